@@ -1,0 +1,164 @@
+//! What happened, as the session machine hears of it. A worker of the host writes an [`Entry`] into its
+//! ring; the engine reads it, perhaps in another order than other workers' entries.
+
+use super::ch2::SessionKey;
+use super::time::Time;
+use serde::{Deserialize, Serialize};
+
+/// One entry of an event ring.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry<'a> {
+    /// The session it belongs to.
+    pub session: SessionKey,
+    /// When the host's worker saw it.
+    pub at: Time,
+    /// What it was.
+    #[serde(borrow)]
+    pub event: Event<'a>,
+}
+
+/// The events of a session. Every order of them is accepted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Event<'a> {
+    /// Step 1: an INVITE waits for its reservation.
+    Reserve(#[serde(borrow)] Reserve<'a>),
+    /// Step 4: a 2xx went to the inviting side, and the MSRP sessions are bound.
+    Answered,
+    /// The INVITE ended without a 2xx: final failure reply, or the transaction died (408).
+    Failed {
+        /// SIP status.
+        code: u16,
+    },
+    /// CANCEL of the INVITE.
+    Cancelled,
+    /// Step 11: BYE of either side.
+    Bye,
+    /// The host's script closes the session.
+    End {
+        /// The script's word for why.
+        reason: &'a str,
+    },
+    /// Step 5: a SEND with content from the server's side passed the gate and goes to the client.
+    Sent(#[serde(borrow)] Sent<'a>),
+    /// A SEND with content was stopped at the gate: beyond the grant.
+    Stopped {
+        /// Message-ID of the SEND.
+        message_id: &'a str,
+    },
+    /// A response of the client's side.
+    Responded {
+        /// [`transaction`] of its id.
+        transaction: u64,
+        /// MSRP status.
+        code: u16,
+        /// The connection it came on; 0 where the host does not tell.
+        connection: u64,
+    },
+    /// A REPORT of the client's side.
+    Reported {
+        /// Message-ID of the message it is about.
+        message_id: &'a str,
+        /// First octet it is about, from 1.
+        start: u64,
+        /// Last octet it is about; `None` where it does not say.
+        end: Option<u64>,
+        /// Code of the Status header (namespace 000).
+        code: u16,
+    },
+    /// Any other frame of a bound session (empty SEND, keep-alive, NICKNAME, the server's responses): the
+    /// session is alive.
+    Moved {
+        /// The connection it came on; 0 where the host does not tell.
+        connection: u64,
+    },
+    /// A connection that carried frames of the session is closed.
+    ConnectionLost {
+        /// Which.
+        connection: u64,
+    },
+    /// The host that had the session's connections is gone: another instance runs now, or it is being stopped.
+    HostStopped,
+}
+
+/// An INVITE that waits.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reserve<'a> {
+    /// Call-ID.
+    pub call_id: &'a str,
+    /// Canonical identity of the charged party; empty: none was found.
+    pub account: &'a str,
+    /// Canonical identity of the other party, for the record; empty where there is none.
+    pub other: &'a str,
+    /// icid-value of P-Charging-Vector; empty where there is none.
+    pub icid: &'a str,
+    /// Who offers and who has the stored messages.
+    pub direction: Direction,
+    /// For how many messages; 0: not known.
+    pub messages: u32,
+    /// Host's numbers of the waiting transaction (see `engine::facts::Suspended`), carried through.
+    pub suspended: [u64; 3],
+}
+
+/// Which side of the INVITE has the stored messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Direction {
+    /// OMA retrieval: the client invites, the server answers and sends.
+    Pull,
+    /// RCS push: the server invites and sends.
+    Push,
+}
+
+/// A SEND with content, or the end of a message.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sent<'a> {
+    /// Message-ID.
+    pub message_id: &'a str,
+    /// [`transaction`] of its id, as this hop sends it.
+    pub transaction: u64,
+    /// Number of the first octet of the chunk, from 1.
+    pub start: u64,
+    /// Octets of content in the chunk.
+    pub octets: u64,
+    /// Total of Byte-Range; `None` where it is absent or `*`.
+    pub total: Option<u64>,
+    /// The end-line's flag.
+    pub flag: Flag,
+    /// What Failure-Report asks for.
+    pub failure_report: FailureReport,
+    /// Whether Success-Report is yes.
+    pub success_report: bool,
+    /// How much the gate took from the grant for this chunk (0: it was paid for before).
+    pub taken: u32,
+    /// The connection it came on; 0 where the host does not tell.
+    pub connection: u64,
+}
+
+/// The end-line's flag (RFC 4975, 7.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Flag {
+    /// `$`: the last chunk.
+    Last,
+    /// `+`: more to come.
+    More,
+    /// `#`: the sender gives the message up.
+    Aborted,
+}
+
+/// Failure-Report (RFC 4975, 7.1.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FailureReport {
+    /// `yes`, or absent.
+    Yes,
+    /// `partial`: only errors are answered.
+    Partial,
+    /// `no`: nothing is answered.
+    No,
+}
+
+/// A transaction id of MSRP as the machine keeps it: 4 to 32 characters in eight octets.
+pub fn transaction(id: &[u8]) -> u64 {
+    use std::hash::Hasher;
+    let mut hasher = siphasher::sip::SipHasher13::new();
+    hasher.write(id);
+    hasher.finish()
+}

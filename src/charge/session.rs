@@ -1,0 +1,1 @@
+//! One session of deferred message retrieval.

@@ -1,0 +1,3 @@
+//! Bindings of CH-2: who really grants and debits.
+
+pub mod ledger;

@@ -1,0 +1,84 @@
+//! What the engine tells the host's resume workers.
+
+use super::facts::Suspended;
+use super::region::Region;
+use crate::charge::ch2::SessionKey;
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// One message of the engine to a resume worker.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Notice<'a> {
+    /// The session.
+    pub session: SessionKey,
+    /// Its Call-ID.
+    pub call_id: &'a str,
+    /// Who pays.
+    pub account: &'a str,
+    /// Why, in one word: empty for a plain grant, else e.g. `no-credit`; for a debit its trigger.
+    pub reason: &'a str,
+    /// A code that goes with it (for a debit on error: the MSRP status), else 0.
+    pub code: u32,
+    /// What is left on the account, where the enabler tells it.
+    pub balance: Option<i64>,
+    /// What it is about.
+    pub kind: Kind<'a>,
+}
+
+/// What a notice is about.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Kind<'a> {
+    /// The waiting INVITE goes on.
+    Verdict {
+        /// The suspended transaction.
+        suspended: Suspended,
+        /// What to do.
+        result: Outcome,
+        /// Messages (or kilobytes) granted.
+        granted: u32,
+    },
+    /// A message was debited (event route `imcharge:debited`).
+    Debited {
+        /// Its Message-ID.
+        message_id: &'a str,
+        /// What it cost.
+        units: u64,
+    },
+    /// The enabler failed for the session (event route `imcharge:failed`).
+    Failed,
+}
+
+/// `$imcharge(result)`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Outcome {
+    /// Credit is reserved.
+    Granted,
+    /// The enabler refused.
+    Denied,
+    /// The enabler could not be asked or gave no answer.
+    Failed,
+}
+
+/// A resume worker's end of its verdict ring.
+pub struct Resumer;
+
+impl Resumer {
+    /// Attaches resume worker `index` (0..resume_workers), after fork.
+    pub fn attach(region: &Arc<Region>, index: usize) -> Resumer {
+        let _ = (region, index);
+        unimplemented!()
+    }
+
+    /// Sleeps until there is a notice or the time is over.
+    pub fn wait(&mut self, at_most: Duration) {
+        let _ = at_most;
+        unimplemented!()
+    }
+
+    /// Takes the next notice, if there is one, and gives it to `run`; it counts as taken before `run` is called.
+    pub fn next(&mut self, run: impl FnOnce(&Notice<'_>)) -> bool {
+        let _ = run;
+        unimplemented!()
+    }
+}

@@ -1,0 +1,14 @@
+//! imcharge: online charging of instant messages, loaded into a SIP proxy by its C ABI.
+//!
+//! Folders are layers. [`charge`] holds the rules and is pure; [`wire`] reads protocols; [`enabler`] is
+//! who grants and debits; [`engine`] is the process that owns all state, and the rings and tables by which
+//! the host's processes reach it; `ffi` and `host` are the faces that hosts see.
+
+pub mod charge;
+pub mod enabler;
+pub mod engine;
+#[cfg(feature = "capi")]
+pub mod ffi;
+#[cfg(feature = "kamailio")]
+pub mod host;
+pub mod wire;
