@@ -196,7 +196,7 @@ impl Worker {
         let Some(path) = sdp::msrp_path(description) else { return (0, 0) };
         let hash = |uri: msrp::Uri<'_>| self.region.hash(&[uri.session_id.as_bytes()]);
         let endpoint = path.last().map_or(0, hash);
-        let relay = if path.len() > 1 { path.first().map_or(0, hash) } else { 0 };
+        let relay = if path.has_relay() { path.first().map_or(0, hash) } else { 0 };
         (endpoint, relay)
     }
 
