@@ -116,7 +116,8 @@ mod tests {
 
     #[test]
     fn a_wrong_case_changes_nothing() {
-        for text in ["close", "close=", "close=maybe", "4xx=debit", "close=release;x=debit", "=debit", "close=debit=1"] {
+        for text in ["close", "close=", "close=maybe", "4xx=debit", "close=release;x=debit", "=debit", "close=debit=1"]
+        {
             let mut policy = Policy::default();
             assert_eq!(policy.set_cases(text), Err(NoPolicy), "{text}");
             assert_eq!(policy, Policy::default(), "{text}");

@@ -186,7 +186,7 @@ pub struct Session {
     wanted: Option<Quota>,
     refused: Option<Time>,
     next_number: u32,
-    flight: Option<Flight>,
+    flight: Option<Box<Flight>>,
     debits: VecDeque<Debit>,
     messages: Vec<Message>,
     settled: VecDeque<u64>,
@@ -634,7 +634,7 @@ impl Session {
             Work::Release => (StepKind::Release, 0),
         };
         self.step(now, kind, detail.into());
-        let flight = Flight { number: self.next_number, work, retry: None, tries: 0 };
+        let flight = Box::new(Flight { number: self.next_number, work, retry: None, tries: 0 });
         self.next_number = self.next_number.saturating_add(1);
         self.outputs.push_back(Output::Ask(self.request(&flight)));
         self.flight = Some(flight);
@@ -750,7 +750,7 @@ impl Session {
     }
 
     /// No debit and no release is lost: it is asked again with its number until it is answered.
-    fn ask_later(&mut self, mut flight: Flight, failure: Failure, now: Time) {
+    fn ask_later(&mut self, mut flight: Box<Flight>, failure: Failure, now: Time) {
         self.step(now, StepKind::EnablerFailed, flight.number.into());
         self.outputs.push_back(Output::EnablerFailed(failure));
         let wait = 1_u32.checked_shl(flight.tries.into()).map_or(RETRY_MOST, |wait| wait.min(RETRY_MOST));
