@@ -166,7 +166,7 @@ pub struct Session {
     parties: Parties,
     /// The script's own word for the end.
     reason: Option<Box<str>>,
-    suspended: [u64; 3],
+    carried: [u64; 4],
     direction: Direction,
     tariff: Tariff,
     policy: Policy,
@@ -207,7 +207,7 @@ impl Session {
             key,
             parties: Parties::new(reserve),
             reason: None,
-            suspended: reserve.suspended,
+            carried: reserve.carried,
             direction: reserve.direction,
             tariff,
             policy,
@@ -844,8 +844,13 @@ impl Session {
     }
 
     /// The host's numbers of the INVITE's transaction.
-    pub fn suspended(&self) -> [u64; 3] {
-        self.suspended
+    pub fn carried(&self) -> [u64; 4] {
+        self.carried
+    }
+
+    /// Connections that have carried its frames.
+    pub fn connections(&self) -> &[u64] {
+        &self.connections
     }
 
     /// When the INVITE was taken.

@@ -17,7 +17,7 @@ fn invite(messages: u32) -> Reserve<'static> {
         icid: "1234bc9876e",
         direction: Direction::Pull,
         messages,
-        suspended: [1, 2, 3],
+        carried: [1, 2, 3, 0],
     }
 }
 
