@@ -212,7 +212,7 @@ impl World {
             icid: "",
             direction: Direction::Pull,
             messages,
-            carried: [0; 3, 0],
+            carried: [0; 4],
         };
         let tariff = Tariff { per: Per::Message, price: PRICE };
         let now = Time(1_000_000_000);
