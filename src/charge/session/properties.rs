@@ -2,8 +2,10 @@
 //! order and more than once, answers at any time, failures anywhere.
 
 use super::*;
+use crate::charge::ch2::{Denial, Operation, Request};
 use crate::charge::event::FailureReport;
-use crate::charge::policy::{DebitOn, Settle};
+use crate::charge::policy::{DebitOn, OnFailure, Settle};
+use crate::charge::tariff::Per;
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 
