@@ -10,8 +10,8 @@ use crate::charge::tariff::{Per, Quota, Units};
 use crate::charge::time::Time;
 
 impl Session {
-    /// Asks what is to be asked next, once the one before is answered. Credit comes before debits, because the gate waits
-    /// for it; the release comes last, because it closes the session at the enabler.
+    /// Asks what is to be asked next, once the one before is answered. Credit comes before debits, because the
+    /// gate waits for it; the release comes last, because it closes the session at the enabler.
     pub(super) fn proceed(&mut self, now: Time) {
         if self.flight.is_some() {
             return;

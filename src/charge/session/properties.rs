@@ -80,7 +80,8 @@ fn act() -> impl Strategy<Value = Act> {
         1 => Just(Sip::End), 1 => Just(Sip::HostStopped),
     ];
     prop_oneof![
-        10 => (0..6_u8, part, 0..12_u8).prop_map(|(message, part, transaction)| Act::Send { message, part, transaction }),
+        10 => (0..6_u8, part, 0..12_u8)
+            .prop_map(|(message, part, transaction)| Act::Send { message, part, transaction }),
         6 => (0..12_u8, code.clone()).prop_map(|(transaction, code)| Act::Respond { transaction, code }),
         2 => (0..6_u8, prop::option::of(0..120_u64), code)
             .prop_map(|(message, end, code)| Act::Report { message, end, code }),
