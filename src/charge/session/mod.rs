@@ -25,7 +25,7 @@
 //!                                     Gone
 //! ```
 //!
-//! Each message of the session runs through the machine of [`message`]. Messages, not the session, decide
+//! Each message of the session runs through the machine of `message`. Messages, not the session, decide
 //! what is debited; the session decides when it is asked.
 //!
 //! Events may come in any order and more than once. A response that is read before its SEND waits for it;
@@ -37,10 +37,12 @@
 //! One request is in flight at most. Numbers rise by one from 0 (the reservation of the INVITE). A debit or a
 //! release without an answer is asked again with its old number, after 1 s and then ever longer, up to 60 s.
 
+mod credit;
 mod ladder;
 mod message;
 mod output;
 mod ranges;
+mod view;
 
 #[cfg(test)]
 mod properties;
@@ -50,11 +52,10 @@ mod tests;
 pub use ladder::{Step, StepKind};
 pub use output::{Decision, Outcome, Output, Verdict};
 
-use super::account::AccountId;
-use super::ch2::{Denial, Failure, Operation, Request, Response, SessionKey, Trigger};
+use super::ch2::{Failure, Response, SessionKey, Trigger};
 use super::event::{Direction, Event, Flag, Reserve, Sent};
-use super::policy::{OnFailure, Policy};
-use super::tariff::{Per, Quota, Tariff, Units};
+use super::policy::Policy;
+use super::tariff::{Quota, Tariff, Units};
 use super::time::Time;
 use ladder::Ladder;
 use message::{Answer, LATE, Message, Settlement};
@@ -69,8 +70,8 @@ const CROSSING: u32 = 5;
 const REFUSED: u32 = 1;
 /// Most that is asked ahead because of what was taken.
 const AHEAD: u32 = 16;
-/// Settled messages whose names are remembered. An older one that comes again is found by the unique
-/// (session, Message-ID) of the enabler.
+/// Messages that are open at once (one more, and the oldest is settled as at the end), and settled messages whose
+/// names are remembered (an older one that comes again is found by the unique (session, Message-ID) of the enabler).
 const MESSAGES: usize = 4096;
 /// Answers kept until their SEND is read. Those to empty SENDs stay in vain and age out.
 const EARLY: usize = 16;
@@ -449,6 +450,10 @@ impl Session {
     fn is_quiet(&self) -> bool {
         self.flight.is_none() && self.debits.is_empty()
     }
+
+    fn step(&mut self, at: Time, what: StepKind, detail: u64) {
+        self.ladder.add(at, what, detail);
+    }
 }
 
 /// MSRP: messages and what becomes of them.
@@ -477,7 +482,7 @@ impl Session {
     }
 
     fn on_chunk(&mut self, sent: &Sent<'_>, at: Time) {
-        let index = self.find_or_add(sent.message_id);
+        let index = self.find_or_add(sent.message_id, at);
         let policy = self.policy;
         let Some(message) = self.messages.get_mut(index) else {
             return;
@@ -498,9 +503,13 @@ impl Session {
         }
     }
 
-    fn find_or_add(&mut self, id: &str) -> usize {
+    fn find_or_add(&mut self, id: &str, now: Time) -> usize {
         if let Some(index) = self.messages.iter().position(|message| message.id() == id) {
             return index;
+        }
+        if let Some(oldest) = self.messages.first().filter(|_| self.messages.len() >= MESSAGES) {
+            let settlement = oldest.close(now, &self.policy);
+            self.settle(0, settlement, now);
         }
         if self.messages.len() < 4 {
             self.messages.reserve_exact(1);
@@ -602,322 +611,5 @@ impl Session {
         self.counts.not_debited = self.counts.not_debited.saturating_add(1);
         self.step(now, StepKind::NotDebited, octets);
         self.outputs.push_back(Output::NotDebited { message_id: message_id.into(), octets, reason });
-    }
-}
-
-/// CH-2: what is asked and what is answered.
-impl Session {
-    /// Asks what is to be asked next, once the one before is answered. Credit comes before debits, because the gate waits
-    /// for it; the release comes last, because it closes the session at the enabler.
-    fn proceed(&mut self, now: Time) {
-        if self.flight.is_some() {
-            return;
-        }
-        if let Some(quota) = self.wanted.take() {
-            self.last_ask = quota;
-            self.ask(Work::Reserve(quota), now);
-        } else if let Some(debit) = self.debits.pop_front() {
-            self.ask(Work::Debit(debit), now);
-        } else if matches!(self.phase, Phase::Settling) {
-            if std::mem::take(&mut self.reserved) {
-                self.ask(Work::Release, now);
-            } else {
-                self.close(now);
-            }
-        }
-    }
-
-    fn ask(&mut self, work: Work, now: Time) {
-        let (kind, detail) = match &work {
-            Work::Reserve(quota) => (StepKind::Reserve, quota.0),
-            Work::Debit(debit) => (StepKind::Debit, self.tariff.quota(debit.octets).0),
-            Work::Release => (StepKind::Release, 0),
-        };
-        self.step(now, kind, detail.into());
-        let flight = Box::new(Flight { number: self.next_number, work, retry: None, tries: 0 });
-        self.next_number = self.next_number.saturating_add(1);
-        self.outputs.push_back(Output::Ask(self.request(&flight)));
-        self.flight = Some(flight);
-    }
-
-    fn request(&self, flight: &Flight) -> Request {
-        let operation = match &flight.work {
-            Work::Reserve(quota) => Operation::Reserve { quota: *quota },
-            Work::Debit(debit) => self.debit(debit),
-            Work::Release => Operation::Release,
-        };
-        Request {
-            session: self.key,
-            number: flight.number,
-            account: AccountId(self.account().into()),
-            tariff: self.tariff,
-            operation,
-        }
-    }
-
-    fn debit(&self, debit: &Debit) -> Operation {
-        let quota = self.tariff.quota(debit.octets);
-        Operation::Debit {
-            message_id: debit.message_id.clone(),
-            octets: debit.octets,
-            units: self.tariff.price_of(quota),
-            quota,
-            trigger: debit.trigger,
-        }
-    }
-
-    fn on_reserved(&mut self, number: u32, asked: Quota, response: &Response, now: Time) {
-        let first = self.decision.is_none();
-        match response {
-            Response::Granted { quota, balance } if *quota > Quota(0) => {
-                self.reserved = true;
-                self.step(now, StepKind::Granted, quota.0.into());
-                self.grant(Quota(quota.0.min(asked.0)), *balance, now);
-            }
-            // A grant of nothing is a refusal.
-            Response::Granted { .. } => self.refuse(first, number, Denial::NoCredit, now),
-            Response::Denied(denial) => self.refuse(first, number, *denial, now),
-            Response::Failed(failure) => self.unanswered(first, number, asked, *failure, now),
-            Response::Debited { .. } | Response::Released { .. } => {
-                self.unanswered(first, number, asked, Failure::Enabler, now);
-            }
-        }
-    }
-
-    fn grant(&mut self, quota: Quota, balance: Option<i64>, now: Time) {
-        self.refused = None;
-        self.granted = Quota(self.granted.0.saturating_add(quota.0));
-        self.decide(Decision::Granted, quota, balance);
-        if matches!(self.phase, Phase::Reserving) {
-            self.phase = Phase::Open;
-            self.moved = self.moved.max(now);
-        }
-        if matches!(self.phase, Phase::Open | Phase::Cancelled { .. }) {
-            self.outputs.push_back(Output::Grant(self.granted));
-        }
-    }
-
-    fn refuse(&mut self, first: bool, number: u32, denial: Denial, now: Time) {
-        self.step(now, StepKind::Denied, number.into());
-        self.refused = Some(now);
-        if first {
-            self.decide(Decision::Denied(denial), Quota(0), None);
-            self.outcome.get_or_insert(Outcome::Denied(denial));
-            self.close(now);
-        }
-    }
-
-    /// The fate of the reservation is not known; one that is granted late is released by the binding.
-    fn unanswered(&mut self, first: bool, number: u32, asked: Quota, failure: Failure, now: Time) {
-        self.step(now, StepKind::EnablerFailed, number.into());
-        self.outputs.push_back(Output::EnablerFailed(failure));
-        self.refused = Some(now);
-        match self.policy.on_failure {
-            _ if !first => {}
-            OnFailure::Grant => self.grant(asked, None, now),
-            OnFailure::Deny => self.fail(failure, now),
-        }
-    }
-
-    fn fail(&mut self, failure: Failure, now: Time) {
-        self.decide(Decision::Failed(failure), Quota(0), None);
-        self.outcome.get_or_insert(Outcome::Failed(failure));
-        self.close(now);
-    }
-
-    /// The verdict, once.
-    fn decide(&mut self, result: Decision, granted: Quota, balance: Option<i64>) {
-        if self.decision.is_none() {
-            self.decision = Some(result);
-            self.outputs.push_back(Output::Verdict(Verdict { result, granted, balance }));
-        }
-    }
-
-    fn on_debited(&mut self, debit: &Debit, balance: Option<i64>, now: Time) {
-        let quota = self.tariff.quota(debit.octets);
-        let units = self.tariff.price_of(quota);
-        self.counts.debited = self.counts.debited.saturating_add(1);
-        self.counts.units = Units(self.counts.units.0.saturating_add(units.0));
-        self.step(now, StepKind::Debited, quota.0.into());
-        self.outputs.push_back(Output::Debited {
-            message_id: debit.message_id.clone(),
-            octets: debit.octets,
-            units,
-            quota,
-            trigger: debit.trigger,
-            balance,
-        });
-    }
-
-    /// No debit and no release is lost: it is asked again with its number until it is answered.
-    fn ask_later(&mut self, mut flight: Box<Flight>, failure: Failure, now: Time) {
-        self.step(now, StepKind::EnablerFailed, flight.number.into());
-        self.outputs.push_back(Output::EnablerFailed(failure));
-        let wait = 1_u32.checked_shl(flight.tries.into()).map_or(RETRY_MOST, |wait| wait.min(RETRY_MOST));
-        flight.tries = flight.tries.saturating_add(1).min(31);
-        flight.retry = Some(now.after_seconds(wait));
-        self.flight = Some(flight);
-    }
-
-    fn retry(&mut self, now: Time) {
-        if let Some(mut flight) = self.flight.take_if(|flight| flight.retry.is_some_and(|at| at <= now)) {
-            flight.retry = None;
-            self.outputs.push_back(Output::Ask(self.request(&flight)));
-            self.flight = Some(flight);
-        }
-    }
-
-    /// More is asked for as soon as little is left, so that the next SEND finds the gate open.
-    fn ask_ahead(&mut self) {
-        let left = self.granted.0.saturating_sub(self.taken);
-        if self.taken > 0 && self.refused.is_none() && left <= self.last_ask.0 / 4 {
-            self.want(self.taken.min(AHEAD));
-        }
-    }
-
-    /// A SEND hit the gate. The account may have been topped up since the last refusal. By kilobytes, one frame needs
-    /// several at once (hosts take frames of some ten kilobytes).
-    fn on_stopped(&mut self, at: Time) {
-        self.step(at, StepKind::Stopped, 0);
-        if self.refused.is_some_and(|refused| at < refused.after_seconds(REFUSED)) {
-            return;
-        }
-        match self.tariff.per {
-            Per::Message => self.want(self.taken.min(AHEAD)),
-            Per::Kilobyte => self.want(AHEAD),
-        }
-    }
-
-    fn want(&mut self, at_least: u32) {
-        let open = matches!(self.phase, Phase::Open | Phase::Cancelled { .. });
-        let asked = self.flight.as_ref().is_some_and(|flight| matches!(flight.work, Work::Reserve(_)));
-        if open && !asked && self.wanted.is_none() {
-            self.wanted = Some(Quota(self.requested.0.max(at_least)));
-        }
-    }
-
-    fn step(&mut self, at: Time, what: StepKind, detail: u64) {
-        self.ladder.add(at, what, detail);
-    }
-}
-
-/// What others ask about a session.
-impl Session {
-    /// Its key.
-    pub fn key(&self) -> SessionKey {
-        self.key
-    }
-
-    /// Call-ID of its INVITE.
-    pub fn call_id(&self) -> &str {
-        self.part(0, self.parties.ends[0])
-    }
-
-    /// Who pays; empty: nobody was found.
-    pub fn account(&self) -> &str {
-        self.part(self.parties.ends[0], self.parties.ends[1])
-    }
-
-    /// The other party; empty where there is none.
-    pub fn other(&self) -> &str {
-        self.part(self.parties.ends[1], self.parties.ends[2])
-    }
-
-    /// icid-value of P-Charging-Vector; empty where there is none.
-    pub fn icid(&self) -> &str {
-        self.part(self.parties.ends[2], u32::MAX)
-    }
-
-    fn part(&self, start: u32, end: u32) -> &str {
-        let text = &self.parties.text;
-        text.get(start as usize..text.len().min(end as usize)).unwrap_or_default()
-    }
-
-    /// Who has the stored messages.
-    pub fn direction(&self) -> Direction {
-        self.direction
-    }
-
-    /// The tariff pinned at the INVITE.
-    pub fn tariff(&self) -> Tariff {
-        self.tariff
-    }
-
-    /// The host's numbers of the INVITE's transaction.
-    pub fn carried(&self) -> [u64; 4] {
-        self.carried
-    }
-
-    /// Connections that have carried its frames.
-    pub fn connections(&self) -> &[u64] {
-        &self.connections
-    }
-
-    /// When the INVITE was taken.
-    pub fn opened(&self) -> Time {
-        self.opened
-    }
-
-    /// The verdict, once it is given.
-    pub fn decision(&self) -> Option<Decision> {
-        self.decision
-    }
-
-    /// How it ended, or ends.
-    pub fn outcome(&self) -> Option<Outcome> {
-        self.outcome
-    }
-
-    /// Where it stands, in one word for RPC.
-    pub fn phase(&self) -> &'static str {
-        match self.phase {
-            Phase::Reserving => "reserving",
-            Phase::Open => "open",
-            Phase::Cancelled { .. } => "cancelled",
-            Phase::Closing | Phase::Draining { .. } => "closing",
-            Phase::Settling => "settling",
-            Phase::Closed { .. } | Phase::Gone => "closed",
-        }
-    }
-
-    /// Whether it is not settled yet.
-    pub fn is_open(&self) -> bool {
-        !matches!(self.phase, Phase::Closed { .. } | Phase::Gone)
-    }
-
-    /// All that was granted so far, in what the tariff counts.
-    pub fn granted(&self) -> Quota {
-        self.granted
-    }
-
-    /// How much of it the gate has taken, as far as SENDs were read.
-    pub fn taken(&self) -> u32 {
-        self.taken
-    }
-
-    /// What became of its messages.
-    pub fn counts(&self) -> Counts {
-        self.counts
-    }
-
-    /// Messages that wait for an answer of the client.
-    pub fn outstanding(&self) -> usize {
-        self.messages.len()
-    }
-
-    /// Debits that the enabler has not acknowledged.
-    pub fn debits_pending(&self) -> usize {
-        let flying = self.flight.as_ref().is_some_and(|flight| matches!(flight.work, Work::Debit(_)));
-        self.debits.len() + usize::from(flying)
-    }
-
-    /// What happened, oldest first.
-    pub fn steps(&self) -> &[Step] {
-        self.ladder.steps()
-    }
-
-    /// Steps that were not kept.
-    pub fn steps_dropped(&self) -> u32 {
-        self.ladder.dropped()
     }
 }

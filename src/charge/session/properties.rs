@@ -2,8 +2,10 @@
 //! order and more than once, answers at any time, failures anywhere.
 
 use super::*;
+use crate::charge::ch2::{Denial, Operation, Request};
 use crate::charge::event::FailureReport;
-use crate::charge::policy::{DebitOn, Settle};
+use crate::charge::policy::{DebitOn, OnFailure, Settle};
+use crate::charge::tariff::Per;
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -78,7 +80,8 @@ fn act() -> impl Strategy<Value = Act> {
         1 => Just(Sip::End), 1 => Just(Sip::HostStopped),
     ];
     prop_oneof![
-        10 => (0..6_u8, part, 0..12_u8).prop_map(|(message, part, transaction)| Act::Send { message, part, transaction }),
+        10 => (0..6_u8, part, 0..12_u8)
+            .prop_map(|(message, part, transaction)| Act::Send { message, part, transaction }),
         6 => (0..12_u8, code.clone()).prop_map(|(transaction, code)| Act::Respond { transaction, code }),
         2 => (0..6_u8, prop::option::of(0..120_u64), code)
             .prop_map(|(message, end, code)| Act::Report { message, end, code }),

@@ -1,8 +1,9 @@
 //! One test for each row of the table of rulings, named after it.
 
 use super::*;
+use crate::charge::ch2::{Denial, Operation, Request};
 use crate::charge::event::FailureReport;
-use crate::charge::policy::{DebitOn, Settle};
+use crate::charge::policy::{DebitOn, OnFailure, Settle};
 
 /// Seconds after the INVITE.
 fn s(seconds: u64) -> Time {
@@ -1100,6 +1101,17 @@ fn settled_messages_are_remembered_up_to_a_bound() {
     }
     assert_eq!(run.session.settled.len(), MESSAGES);
     assert_eq!(run.session.counts().debited, 5000);
+}
+
+#[test]
+fn open_messages_are_bounded_and_the_oldest_is_settled() {
+    let mut run = Run::open();
+    for number in 0..=MESSAGES as u64 {
+        let id = format!("m{number}");
+        run.event(Event::Sent(Sent { message_id: &id, taken: 0, ..whole("", number) }), s(1));
+    }
+    assert_eq!(run.session.outstanding(), MESSAGES);
+    assert_eq!(run.asking(), "debit m0 close");
 }
 
 #[test]

@@ -1,0 +1,201 @@
+//! The session towards the enabler: one request at a time, and what its answer does.
+
+use super::{
+    AHEAD, Debit, Decision, Flight, Outcome, Output, Phase, REFUSED, RETRY_MOST, Session, StepKind, Verdict, Work,
+};
+use crate::charge::account::AccountId;
+use crate::charge::ch2::{Denial, Failure, Operation, Request, Response};
+use crate::charge::policy::OnFailure;
+use crate::charge::tariff::{Per, Quota, Units};
+use crate::charge::time::Time;
+
+impl Session {
+    /// Asks what is to be asked next, once the one before is answered. Credit comes before debits, because the
+    /// gate waits for it; the release comes last, because it closes the session at the enabler.
+    pub(super) fn proceed(&mut self, now: Time) {
+        if self.flight.is_some() {
+            return;
+        }
+        if let Some(quota) = self.wanted.take() {
+            self.last_ask = quota;
+            self.ask(Work::Reserve(quota), now);
+        } else if let Some(debit) = self.debits.pop_front() {
+            self.ask(Work::Debit(debit), now);
+        } else if matches!(self.phase, Phase::Settling) {
+            if std::mem::take(&mut self.reserved) {
+                self.ask(Work::Release, now);
+            } else {
+                self.close(now);
+            }
+        }
+    }
+
+    pub(super) fn ask(&mut self, work: Work, now: Time) {
+        let (kind, detail) = match &work {
+            Work::Reserve(quota) => (StepKind::Reserve, quota.0),
+            Work::Debit(debit) => (StepKind::Debit, self.tariff.quota(debit.octets).0),
+            Work::Release => (StepKind::Release, 0),
+        };
+        self.step(now, kind, detail.into());
+        let flight = Box::new(Flight { number: self.next_number, work, retry: None, tries: 0 });
+        self.next_number = self.next_number.saturating_add(1);
+        self.outputs.push_back(Output::Ask(self.request(&flight)));
+        self.flight = Some(flight);
+    }
+
+    pub(super) fn request(&self, flight: &Flight) -> Request {
+        let operation = match &flight.work {
+            Work::Reserve(quota) => Operation::Reserve { quota: *quota },
+            Work::Debit(debit) => self.debit(debit),
+            Work::Release => Operation::Release,
+        };
+        Request {
+            session: self.key,
+            number: flight.number,
+            account: AccountId(self.account().into()),
+            tariff: self.tariff,
+            operation,
+        }
+    }
+
+    fn debit(&self, debit: &Debit) -> Operation {
+        let quota = self.tariff.quota(debit.octets);
+        Operation::Debit {
+            message_id: debit.message_id.clone(),
+            octets: debit.octets,
+            units: self.tariff.price_of(quota),
+            quota,
+            trigger: debit.trigger,
+        }
+    }
+
+    pub(super) fn on_reserved(&mut self, number: u32, asked: Quota, response: &Response, now: Time) {
+        let first = self.decision.is_none();
+        match response {
+            Response::Granted { quota, balance } if *quota > Quota(0) => {
+                self.reserved = true;
+                self.step(now, StepKind::Granted, quota.0.into());
+                self.grant(Quota(quota.0.min(asked.0)), *balance, now);
+            }
+            // A grant of nothing is a refusal.
+            Response::Granted { .. } => self.refuse(first, number, Denial::NoCredit, now),
+            Response::Denied(denial) => self.refuse(first, number, *denial, now),
+            Response::Failed(failure) => self.unanswered(first, number, asked, *failure, now),
+            Response::Debited { .. } | Response::Released { .. } => {
+                self.unanswered(first, number, asked, Failure::Enabler, now);
+            }
+        }
+    }
+
+    fn grant(&mut self, quota: Quota, balance: Option<i64>, now: Time) {
+        self.refused = None;
+        self.granted = Quota(self.granted.0.saturating_add(quota.0));
+        self.decide(Decision::Granted, quota, balance);
+        if matches!(self.phase, Phase::Reserving) {
+            self.phase = Phase::Open;
+            self.moved = self.moved.max(now);
+        }
+        if matches!(self.phase, Phase::Open | Phase::Cancelled { .. }) {
+            self.outputs.push_back(Output::Grant(self.granted));
+        }
+    }
+
+    fn refuse(&mut self, first: bool, number: u32, denial: Denial, now: Time) {
+        self.step(now, StepKind::Denied, number.into());
+        self.refused = Some(now);
+        if first {
+            self.decide(Decision::Denied(denial), Quota(0), None);
+            self.outcome.get_or_insert(Outcome::Denied(denial));
+            self.close(now);
+        }
+    }
+
+    /// The fate of the reservation is not known; one that is granted late is released by the binding.
+    fn unanswered(&mut self, first: bool, number: u32, asked: Quota, failure: Failure, now: Time) {
+        self.step(now, StepKind::EnablerFailed, number.into());
+        self.outputs.push_back(Output::EnablerFailed(failure));
+        self.refused = Some(now);
+        match self.policy.on_failure {
+            _ if !first => {}
+            OnFailure::Grant => self.grant(asked, None, now),
+            OnFailure::Deny => self.fail(failure, now),
+        }
+    }
+
+    pub(super) fn fail(&mut self, failure: Failure, now: Time) {
+        self.decide(Decision::Failed(failure), Quota(0), None);
+        self.outcome.get_or_insert(Outcome::Failed(failure));
+        self.close(now);
+    }
+
+    /// The verdict, once.
+    fn decide(&mut self, result: Decision, granted: Quota, balance: Option<i64>) {
+        if self.decision.is_none() {
+            self.decision = Some(result);
+            self.outputs.push_back(Output::Verdict(Verdict { result, granted, balance }));
+        }
+    }
+
+    pub(super) fn on_debited(&mut self, debit: &Debit, balance: Option<i64>, now: Time) {
+        let quota = self.tariff.quota(debit.octets);
+        let units = self.tariff.price_of(quota);
+        self.counts.debited = self.counts.debited.saturating_add(1);
+        self.counts.units = Units(self.counts.units.0.saturating_add(units.0));
+        self.step(now, StepKind::Debited, quota.0.into());
+        self.outputs.push_back(Output::Debited {
+            message_id: debit.message_id.clone(),
+            octets: debit.octets,
+            units,
+            quota,
+            trigger: debit.trigger,
+            balance,
+        });
+    }
+
+    /// No debit and no release is lost: it is asked again with its number until it is answered.
+    pub(super) fn ask_later(&mut self, mut flight: Box<Flight>, failure: Failure, now: Time) {
+        self.step(now, StepKind::EnablerFailed, flight.number.into());
+        self.outputs.push_back(Output::EnablerFailed(failure));
+        let wait = 1_u32.checked_shl(flight.tries.into()).map_or(RETRY_MOST, |wait| wait.min(RETRY_MOST));
+        flight.tries = flight.tries.saturating_add(1).min(31);
+        flight.retry = Some(now.after_seconds(wait));
+        self.flight = Some(flight);
+    }
+
+    pub(super) fn retry(&mut self, now: Time) {
+        if let Some(mut flight) = self.flight.take_if(|flight| flight.retry.is_some_and(|at| at <= now)) {
+            flight.retry = None;
+            self.outputs.push_back(Output::Ask(self.request(&flight)));
+            self.flight = Some(flight);
+        }
+    }
+
+    /// More is asked for as soon as little is left, so that the next SEND finds the gate open.
+    pub(super) fn ask_ahead(&mut self) {
+        let left = self.granted.0.saturating_sub(self.taken);
+        if self.taken > 0 && self.refused.is_none() && left <= self.last_ask.0 / 4 {
+            self.want(self.taken.min(AHEAD));
+        }
+    }
+
+    /// A SEND hit the gate. The account may have been topped up since the last refusal. By kilobytes, one frame needs
+    /// several at once (hosts take frames of some ten kilobytes).
+    pub(super) fn on_stopped(&mut self, at: Time) {
+        self.step(at, StepKind::Stopped, 0);
+        if self.refused.is_some_and(|refused| at < refused.after_seconds(REFUSED)) {
+            return;
+        }
+        match self.tariff.per {
+            Per::Message => self.want(self.taken.min(AHEAD)),
+            Per::Kilobyte => self.want(AHEAD),
+        }
+    }
+
+    fn want(&mut self, at_least: u32) {
+        let open = matches!(self.phase, Phase::Open | Phase::Cancelled { .. });
+        let asked = self.flight.as_ref().is_some_and(|flight| matches!(flight.work, Work::Reserve(_)));
+        if open && !asked && self.wanted.is_none() {
+            self.wanted = Some(Quota(self.requested.0.max(at_least)));
+        }
+    }
+}

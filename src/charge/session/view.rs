@@ -1,0 +1,122 @@
+//! What others ask about a session.
+
+use super::{Counts, Decision, Outcome, Phase, Session, Step, Work};
+use crate::charge::ch2::SessionKey;
+use crate::charge::event::Direction;
+use crate::charge::tariff::{Quota, Tariff};
+use crate::charge::time::Time;
+
+impl Session {
+    /// Its key.
+    pub fn key(&self) -> SessionKey {
+        self.key
+    }
+
+    /// Call-ID of its INVITE.
+    pub fn call_id(&self) -> &str {
+        self.part(0, self.parties.ends[0])
+    }
+
+    /// Who pays; empty: nobody was found.
+    pub fn account(&self) -> &str {
+        self.part(self.parties.ends[0], self.parties.ends[1])
+    }
+
+    /// The other party; empty where there is none.
+    pub fn other(&self) -> &str {
+        self.part(self.parties.ends[1], self.parties.ends[2])
+    }
+
+    /// icid-value of P-Charging-Vector; empty where there is none.
+    pub fn icid(&self) -> &str {
+        self.part(self.parties.ends[2], u32::MAX)
+    }
+
+    fn part(&self, start: u32, end: u32) -> &str {
+        let text = &self.parties.text;
+        text.get(start as usize..text.len().min(end as usize)).unwrap_or_default()
+    }
+
+    /// Who has the stored messages.
+    pub fn direction(&self) -> Direction {
+        self.direction
+    }
+
+    /// The tariff pinned at the INVITE.
+    pub fn tariff(&self) -> Tariff {
+        self.tariff
+    }
+
+    /// The host's numbers of the INVITE's transaction.
+    pub fn suspended(&self) -> [u64; 3] {
+        self.suspended
+    }
+
+    /// When the INVITE was taken.
+    pub fn opened(&self) -> Time {
+        self.opened
+    }
+
+    /// The verdict, once it is given.
+    pub fn decision(&self) -> Option<Decision> {
+        self.decision
+    }
+
+    /// How it ended, or ends.
+    pub fn outcome(&self) -> Option<Outcome> {
+        self.outcome
+    }
+
+    /// Where it stands, in one word for RPC.
+    pub fn phase(&self) -> &'static str {
+        match self.phase {
+            Phase::Reserving => "reserving",
+            Phase::Open => "open",
+            Phase::Cancelled { .. } => "cancelled",
+            Phase::Closing | Phase::Draining { .. } => "closing",
+            Phase::Settling => "settling",
+            Phase::Closed { .. } | Phase::Gone => "closed",
+        }
+    }
+
+    /// Whether it is not settled yet.
+    pub fn is_open(&self) -> bool {
+        !matches!(self.phase, Phase::Closed { .. } | Phase::Gone)
+    }
+
+    /// All that was granted so far, in what the tariff counts.
+    pub fn granted(&self) -> Quota {
+        self.granted
+    }
+
+    /// How much of it the gate has taken, as far as SENDs were read.
+    pub fn taken(&self) -> u32 {
+        self.taken
+    }
+
+    /// What became of its messages.
+    pub fn counts(&self) -> Counts {
+        self.counts
+    }
+
+    /// Messages that wait for an answer of the client.
+    pub fn outstanding(&self) -> usize {
+        self.messages.len()
+    }
+
+    /// Debits that the enabler has not acknowledged.
+    pub fn debits_pending(&self) -> usize {
+        let flying = self.flight.as_ref().is_some_and(|flight| matches!(flight.work, Work::Debit(_)));
+        self.debits.len() + usize::from(flying)
+    }
+
+    /// What happened, oldest first.
+    pub fn steps(&self) -> &[Step] {
+        self.ladder.steps()
+    }
+
+    /// Steps that were not kept.
+    pub fn steps_dropped(&self) -> u32 {
+        self.ladder.dropped()
+    }
+}
