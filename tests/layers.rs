@@ -61,7 +61,8 @@ fn unsafe_stands_only_where_it_may_and_says_what_it_rests_on() {
         for (path, text) in layer(name) {
             let file = path.file_name().and_then(|file| file.to_str()).unwrap_or_default();
             let may = matches!(*name, "ffi" | "host") || (*name == "engine" && SHARED_MEMORY.contains(&file));
-            let uses = |line: &&str| line.contains("unsafe {") || line.contains("unsafe fn") || line.contains("unsafe impl");
+            let uses =
+                |line: &&str| line.contains("unsafe {") || line.contains("unsafe fn") || line.contains("unsafe impl");
             let uses = code(&text).filter(uses).count();
             assert!(may || uses == 0, "{}: unsafe may not stand here", path.display());
             let promises = text.matches("SAFETY:").count() + text.matches("# Safety").count();

@@ -88,9 +88,8 @@ impl<'a> Ledger<'a> {
 
     /// An account.
     pub fn account(&self, id: &str) -> rusqlite::Result<Option<Account>> {
-        let mut statement = self
-            .connection
-            .prepare_cached("SELECT balance, held, debited, credit_limit FROM accounts WHERE id=?1")?;
+        let mut statement =
+            self.connection.prepare_cached("SELECT balance, held, debited, credit_limit FROM accounts WHERE id=?1")?;
         statement
             .query_row([id], |row| {
                 let (balance, held, debited, credit_limit) = row.try_into()?;

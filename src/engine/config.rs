@@ -183,7 +183,10 @@ mod tests {
             ("policy", "5xx=release;close=debit;abort=debit"),
             ("default_balance", "100"),
         ];
-        assert_eq!(right.map(|(name, _)| name).as_slice(), Config::PARAMETERS.iter().map(|p| p.name).collect::<Vec<_>>());
+        assert_eq!(
+            right.map(|(name, _)| name).as_slice(),
+            Config::PARAMETERS.iter().map(|p| p.name).collect::<Vec<_>>()
+        );
         for (name, value) in right {
             Config::default().set(name, value).unwrap_or_else(|error| panic!("{error}"));
             let wrong = Config::default().set(name, "-1 bogus").expect_err(name).to_string();

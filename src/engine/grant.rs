@@ -133,12 +133,8 @@ impl Slot {
             if word & CLOSED != 0 || left < amount {
                 return Gate::Beyond;
             }
-            match self.grant.compare_exchange_weak(
-                word,
-                word + u64::from(amount),
-                Ordering::AcqRel,
-                Ordering::Acquire,
-            ) {
+            match self.grant.compare_exchange_weak(word, word + u64::from(amount), Ordering::AcqRel, Ordering::Acquire)
+            {
                 Ok(_) => return Gate::Taken { left: left - amount },
                 Err(now) => word = now,
             }
@@ -154,9 +150,7 @@ impl Slot {
     pub fn set_granted(&self, granted: u32) {
         let granted = u64::from(granted.min(u32::MAX >> 1)) << 32;
         let keep = CLOSED | u64::from(u32::MAX);
-        self.grant
-            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |word| Some((word & keep) | granted))
-            .ok();
+        self.grant.fetch_update(Ordering::AcqRel, Ordering::Acquire, |word| Some((word & keep) | granted)).ok();
     }
 
     /// Engine: closes the gate for good and returns what was taken; no later frame can take more.
@@ -299,9 +293,9 @@ impl Table<'_> {
     /// The slot of a session, by the hash of its Call-ID.
     pub fn slot_of(&self, call: u64, fits: impl Fn(&Slot) -> bool) -> Option<u32> {
         self.calls.find(call).find(|&at| {
-            self.slots.get(at as usize).is_some_and(|slot| {
-                slot.session().is_some() && slot.call.load(Ordering::Acquire) == call && fits(slot)
-            })
+            self.slots
+                .get(at as usize)
+                .is_some_and(|slot| slot.session().is_some() && slot.call.load(Ordering::Acquire) == call && fits(slot))
         })
     }
 
@@ -383,12 +377,8 @@ impl Table<'_> {
             let mut first = slot.messages.load(Ordering::Acquire);
             loop {
                 self.next_message[place].store(first, Ordering::Release);
-                match slot.messages.compare_exchange_weak(
-                    first,
-                    place as u32 + 1,
-                    Ordering::AcqRel,
-                    Ordering::Acquire,
-                ) {
+                match slot.messages.compare_exchange_weak(first, place as u32 + 1, Ordering::AcqRel, Ordering::Acquire)
+                {
                     Ok(_) => break,
                     Err(now) => first = now,
                 }

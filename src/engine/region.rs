@@ -525,9 +525,8 @@ impl Region {
         let prefix = prefix(&self.config.state_dir);
         let Ok(entries) = std::fs::read_dir(SHARED_MEMORY) else { return Vec::new() };
         let paths = entries.flatten().map(|entry| entry.path());
-        let others = paths.filter(|path| {
-            path.as_os_str().as_bytes().starts_with(prefix.as_bytes()) && *path != self.map.path
-        });
+        let others =
+            paths.filter(|path| path.as_os_str().as_bytes().starts_with(prefix.as_bytes()) && *path != self.map.path);
         others.filter_map(|path| LeftBehind::open(&path)).collect()
     }
 }

@@ -54,7 +54,11 @@ pub const COMMANDS: &[Command] = &[
     Command { name: "session", arguments: &["CALLID"], help: "The sessions of one call, open or closed." },
     Command { name: "explain", arguments: &["CALLID"], help: "What happened in a call, step by step, and the money." },
     Command { name: "audit", arguments: &[], help: "What is reserved and not settled." },
-    Command { name: "account.set", arguments: &["ID", "BALANCE"], help: "Sets the balance of an account; makes it if need be." },
+    Command {
+        name: "account.set",
+        arguments: &["ID", "BALANCE"],
+        help: "Sets the balance of an account; makes it if need be.",
+    },
     Command { name: "account.add", arguments: &["ID", "AMOUNT"], help: "Adds to the balance of an account." },
     Command { name: "account.get", arguments: &["ID"], help: "One account." },
     Command { name: "accounts", arguments: &[], help: "All accounts." },
@@ -174,7 +178,12 @@ impl Reader {
     }
 
     /// All rows of a query, at most [`ROWS_MAX`], as structures named like the columns.
-    fn rows(&self, sql: &str, names: &[&'static str], values: impl rusqlite::Params) -> Result<Vec<Value>, CommandError> {
+    fn rows(
+        &self,
+        sql: &str,
+        names: &[&'static str],
+        values: impl rusqlite::Params,
+    ) -> Result<Vec<Value>, CommandError> {
         let read = || {
             let mut statement = self.connection.prepare(&format!("{sql} LIMIT {ROWS_MAX}"))?;
             let rows = statement.query_map(values, |row| {
@@ -264,7 +273,17 @@ impl Reader {
 
 /// Columns of a session, in the order of the query.
 const SESSION_FIELDS: &[&str] = &[
-    "session", "callid", "account", "other", "icid", "direction", "tariff", "opened_at", "closed_at", "phase", "granted",
+    "session",
+    "callid",
+    "account",
+    "other",
+    "icid",
+    "direction",
+    "tariff",
+    "opened_at",
+    "closed_at",
+    "phase",
+    "granted",
     "held",
 ];
 

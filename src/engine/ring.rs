@@ -109,9 +109,7 @@ impl Ring {
         let place = self.place(head, spare)?;
         // SAFETY: `place` leaves PREFIX + RECORD_MAX octets to the end of the ring, and none of them is published,
         // so only the one writer touches them.
-        let content = unsafe {
-            std::slice::from_raw_parts_mut(self.data.add(self.offset(place) + PREFIX), RECORD_MAX)
-        };
+        let content = unsafe { std::slice::from_raw_parts_mut(self.data.add(self.offset(place) + PREFIX), RECORD_MAX) };
         let Some(length) = fill(content).filter(|&length| length <= RECORD_MAX) else { return Ok(None) };
         self.write_length(place, length as u32);
         Ok(Some(place + padded(length)))

@@ -388,9 +388,9 @@ impl Worker {
     }
 
     fn push(&mut self, record: &Record<'_>, spare: usize, urgency: Urgency) -> bool {
-        let written = self.ring.write_at(self.head, spare, |space| {
-            postcard::to_slice(record, space).ok().map(|written| written.len())
-        });
+        let written = self
+            .ring
+            .write_at(self.head, spare, |space| postcard::to_slice(record, space).ok().map(|written| written.len()));
         let Ok(Some(head)) = written else { return false };
         self.head = head;
         self.ring.publish(head);

@@ -55,7 +55,8 @@ mod tests {
         assert_eq!(session_id(OFFER), Some("jshA7w"));
         assert_eq!(session_id(&OFFER.replace("\r\n", "\n")), Some("jshA7w"));
         assert_eq!(session_id(&OFFER.replace("TCP/MSRP", "TCP/TLS/MSRP")), Some("jshA7w"));
-        let multipart = format!("--b\r\nContent-Type: application/sdp\r\n\r\n{OFFER}\r\n--b\r\n\r\n<xml/>\r\n--b--\r\n");
+        let multipart =
+            format!("--b\r\nContent-Type: application/sdp\r\n\r\n{OFFER}\r\n--b\r\n\r\n<xml/>\r\n--b--\r\n");
         assert_eq!(session_id(&multipart), Some("jshA7w"));
     }
 

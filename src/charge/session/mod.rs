@@ -55,7 +55,7 @@ pub use output::{Decision, Outcome, Output, Verdict};
 use super::ch2::{Failure, Response, SessionKey, Trigger};
 use super::event::{Direction, Event, Flag, Reserve, Sent};
 use super::policy::Policy;
-use super::tariff::{Quota, Tariff, Units};
+use super::tariff::{Per, Quota, Tariff, Units};
 use super::time::Time;
 use ladder::Ladder;
 use message::{Answer, LATE, Message, Settlement};
@@ -199,11 +199,20 @@ pub struct Session {
     outputs: VecDeque<Output>,
 }
 
+/// What the INVITE reserves: its messages, one where it does not say. Of kilobytes nobody knows how many they will
+/// have: as many for each message as one is asked ahead for, so that the first chunks pass.
+fn first_quota(tariff: Tariff, messages: u32) -> Quota {
+    match tariff.per {
+        Per::Message => Quota(messages.max(1)),
+        Per::Kilobyte => Quota(messages.max(1).saturating_mul(AHEAD)),
+    }
+}
+
 /// The life of a session.
 impl Session {
     /// Makes the session from its INVITE and asks for the reservation, or refuses where nobody can be charged.
     pub fn open(key: SessionKey, reserve: &Reserve<'_>, tariff: Tariff, policy: Policy, now: Time) -> Session {
-        let requested = Quota(reserve.messages.max(1));
+        let requested = first_quota(tariff, reserve.messages);
         let mut session = Session {
             key,
             parties: Parties::new(reserve),

@@ -48,8 +48,13 @@ impl Session {
     }
 
     /// The host's numbers of the INVITE's transaction.
-    pub fn suspended(&self) -> [u64; 3] {
-        self.suspended
+    pub fn carried(&self) -> [u64; 4] {
+        self.carried
+    }
+
+    /// Connections that have carried its frames.
+    pub fn connections(&self) -> &[u64] {
+        &self.connections
     }
 
     /// When the INVITE was taken.

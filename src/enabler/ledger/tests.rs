@@ -19,8 +19,7 @@ fn account(balance: i64, held: i64, debited: i64, credit_limit: i64) -> Account 
 
 fn ask(ledger: &Ledger<'_>, row: i64, tariff: &str, operation: Operation) -> (Response, Units) {
     let tariff: Tariff = tariff.parse().expect("a tariff");
-    let request =
-        Request { session: SessionKey(1, 1), number: 0, account: AccountId(ALICE.into()), tariff, operation };
+    let request = Request { session: SessionKey(1, 1), number: 0, account: AccountId(ALICE.into()), tariff, operation };
     ledger.answer(&request, row, 0).expect("SQL works in memory")
 }
 
@@ -52,10 +51,7 @@ fn as_many_are_granted_as_the_account_can_pay_for() {
     let connection = connection();
     let ledger = Ledger::over(&connection, None);
     ledger.put(ALICE, &account(99, 0, 0, 0)).expect("written");
-    assert_eq!(
-        ask(&ledger, 1, "message:25", reserve(10)).0,
-        Response::Granted { quota: Quota(3), balance: Some(24) }
-    );
+    assert_eq!(ask(&ledger, 1, "message:25", reserve(10)).0, Response::Granted { quota: Quota(3), balance: Some(24) });
     assert_eq!(ask(&ledger, 2, "message:25", reserve(1)).0, Response::Denied(Denial::NoCredit));
     assert_eq!(ledger.account(ALICE), Ok(Some(account(24, 75, 0, 0))));
 }

@@ -24,7 +24,10 @@ fn a_send_shows_everything_that_charging_reads() {
     assert_eq!(frame.start, Start::Request(Method::Send));
     assert_eq!(frame.to_path.last().expect("a URI").session_id, "kjhd37s2s20w2a");
     let from = frame.from_path.first().expect("a URI");
-    assert_eq!((from.host, from.port, from.transport, from.secure), ("atlantasim.example.com", Some(7654), "tcp", false));
+    assert_eq!(
+        (from.host, from.port, from.transport, from.secure),
+        ("atlantasim.example.com", Some(7654), "tcp", false)
+    );
     assert_eq!(frame.message_id, Some("87652491"));
     assert_eq!(frame.byte_range, Some(ByteRange { start: 1, end: Some(25), total: Some(25) }));
     assert_eq!(frame.body, Some(b"Hey Bob, are you there?\0\n".as_slice()));
@@ -48,9 +51,11 @@ fn good_frames() {
         ("empty body", with("SEND", "Message-ID: 1234\r\nContent-Type: a/b\r\n\r\n\r\n", "$"), |f| {
             f.is_content() && f.content_octets() == 0
         }),
-        ("interruptible", with("SEND", "Message-ID: 1234\r\nByte-Range: 1-*/40000\r\nContent-Type: a/b\r\n\r\nxx\r\n", "+"), |f| {
-            f.byte_range == Some(ByteRange { start: 1, end: None, total: Some(40_000) }) && f.flag == Flag::More
-        }),
+        (
+            "interruptible",
+            with("SEND", "Message-ID: 1234\r\nByte-Range: 1-*/40000\r\nContent-Type: a/b\r\n\r\nxx\r\n", "+"),
+            |f| f.byte_range == Some(ByteRange { start: 1, end: None, total: Some(40_000) }) && f.flag == Flag::More,
+        ),
         ("abort without content", with("SEND", "Message-ID: 1234\r\n", "#"), |f| {
             f.flag == Flag::Aborted && !f.is_content() && f.message_id == Some("1234")
         }),
@@ -60,16 +65,20 @@ fn good_frames() {
         ("report", with("REPORT", "Message-ID: 1234\r\nByte-Range: 1-39/39\r\nStatus: 000 413 No\r\n", "$"), |f| {
             f.status == Some(413) && f.start == Start::Request(Method::Report)
         }),
-        ("status of another namespace", with("REPORT", "Message-ID: 1234\r\nStatus: 001 200\r\n", "$"), |f| f.status.is_none()),
+        ("status of another namespace", with("REPORT", "Message-ID: 1234\r\nStatus: 001 200\r\n", "$"), |f| {
+            f.status.is_none()
+        }),
         ("AUTH", with("AUTH", "", "$"), |f| f.start == Start::Request(Method::Auth)),
         ("unknown method", with("FROB", "X: y\r\n", "$"), |f| f.start == Start::Request(Method::Other("FROB"))),
         ("reports", with("SEND", "failure-report: Partial\r\nSUCCESS-REPORT: YES\r\n", "$"), |f| {
             f.failure_report == FailureReport::Partial && f.success_report
         }),
         ("no reports", with("SEND", "Failure-Report: no\r\n", "$"), |f| f.failure_report == FailureReport::No),
-        ("end-line look-alikes in the body", with("SEND", "Message-ID: 1234\r\nContent-Type: a/b\r\n\r\n-------a786hjs2$\r\n-------b$\r\n", "$"), |f| {
-            f.body == Some(b"-------a786hjs2$\r\n-------b$".as_slice())
-        }),
+        (
+            "end-line look-alikes in the body",
+            with("SEND", "Message-ID: 1234\r\nContent-Type: a/b\r\n\r\n-------a786hjs2$\r\n-------b$\r\n", "$"),
+            |f| f.body == Some(b"-------a786hjs2$\r\n-------b$".as_slice()),
+        ),
     ];
     for (name, text, check) in table {
         let frame = parse(text).unwrap_or_else(|error| panic!("{name}: {error}"));
@@ -127,7 +136,10 @@ fn no_single_octet_makes_it_panic() {
 fn uris_of_all_shapes() {
     let path = "msrps://alice@[2001:db8::1]:7654/S-1;tcp;x=y msrp://relay.example/;tcp MSRP://h/AbC;TCP";
     let uris: Vec<_> = Path::parse(path).expect("a path").uris().collect();
-    assert_eq!((uris[0].host, uris[0].port, uris[0].session_id, uris[0].secure), ("[2001:db8::1]", Some(7654), "S-1", true));
+    assert_eq!(
+        (uris[0].host, uris[0].port, uris[0].session_id, uris[0].secure),
+        ("[2001:db8::1]", Some(7654), "S-1", true)
+    );
     assert_eq!((uris[1].host, uris[1].port, uris[1].session_id), ("relay.example", None, ""));
     assert_eq!((uris[2].session_id, uris[2].transport), ("AbC", "TCP"));
     assert!(Path::parse("").is_err() && Path::parse("msrp://a/b;tcp  msrp://a/b;tcp").is_err());
