@@ -230,8 +230,8 @@ impl Engine {
             batch.set_marks(self.reading.instance, &marks)?;
             batch.commit()?;
         }
-        self.notices.publish(&self.region);
         self.book.publish(&self.region, effects);
+        self.notices.publish(&self.region);
         // Without a commit the records said nothing that must last.
         self.reading.free();
         Ok(())

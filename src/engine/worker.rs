@@ -89,6 +89,13 @@ impl Worker {
         &self.region
     }
 
+    /// Whether [`Worker::reserve`] would take this INVITE now: a host asks before it suspends anything.
+    pub fn can_reserve(&self, invite: &Invite<'_>) -> Result<(), Refused> {
+        call_id_of(invite)?;
+        self.engine_takes_sessions()?;
+        self.has_room(self.ring.size() / 4).then_some(()).ok_or(Refused::Full)
+    }
+
     /// Step 1. `Ok`: the event is in the ring, a verdict will come.
     pub fn reserve(&mut self, invite: &Invite<'_>) -> Result<SessionKey, Refused> {
         let result = self.try_reserve(invite);
@@ -100,12 +107,7 @@ impl Worker {
     }
 
     fn try_reserve(&mut self, invite: &Invite<'_>) -> Result<SessionKey, Refused> {
-        let Invitation { call_id, from_tag, .. } = invite.invitation;
-        let call = from_utf8(call_id).ok().filter(|id| !id.is_empty() && id.len() <= FIELD_MAX);
-        let call = call.ok_or(Refused::Malformed)?;
-        if from_tag.is_empty() || from_tag.len() > FIELD_MAX {
-            return Err(Refused::Malformed);
-        }
+        let call_id = call_id_of(invite)?;
         self.engine_takes_sessions()?;
         let session = Self::session_of_invitation(&invite.invitation);
         let direction = match identity::is_store_and_forward(invite.asserted) {
@@ -119,13 +121,13 @@ impl Worker {
         };
         let host = invite.suspended;
         let event = Event::Reserve(Reserve {
-            call_id: call,
+            call_id,
             account: &account,
             other: &identity::canonical(other).unwrap_or_default(),
             icid: from_utf8(invite.icid).ok().filter(|icid| icid.len() <= FIELD_MAX).unwrap_or_default(),
             direction,
             messages: invite.messages,
-            carried: [host.index, host.label, host.route, self.region.hash(&[from_tag])],
+            carried: [host.index, host.label, host.route, self.region.hash(&[invite.invitation.from_tag])],
         });
         match self.push_event(session, event, self.ring.size() / 4, Urgency::Now) {
             true => Ok(session),
@@ -399,6 +401,14 @@ impl Worker {
         }
         true
     }
+}
+
+/// Call-ID of an INVITE whose fields can be carried.
+fn call_id_of<'a>(invite: &Invite<'a>) -> Result<&'a str, Refused> {
+    let Invitation { call_id, from_tag, .. } = invite.invitation;
+    let fits = |field: &[u8]| (1..=FIELD_MAX).contains(&field.len());
+    let call_id = from_utf8(call_id).ok().filter(|id| fits(id.as_bytes()) && fits(from_tag));
+    call_id.ok_or(Refused::Malformed)
 }
 
 /// The bound session of a frame, by the session id of whoever made it: the rightmost URI of its From-Path. A

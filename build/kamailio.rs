@@ -1,0 +1,254 @@
+//! The Kamailio bindings and the gates before them.
+//!
+//! A module that loads and misreads a structure is worse than none. Nothing in a loaded module is checked by the host
+//! but two strings, so everything else is checked here, against the stock binaries:
+//!
+//! 1. the version and flags strings come from a stock module, by its symbols;
+//! 2. the `-D` set that is derived from the flags gives the same flags when the headers are preprocessed with it;
+//! 3. structures that the binary exports have the size that the headers give them;
+//! 4. after linking (`scripts/check-imports.sh`): every symbol the module wants is in the binary.
+
+use object::{Object, ObjectSection, ObjectSymbol, ReadRef};
+use std::collections::BTreeSet;
+use std::env;
+use std::fmt::Write as _;
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+
+/// Header list for bindgen.
+const HEADERS: &str = "include/host/kamailio.h";
+
+/// What the bindings hold: the host's interface as far as the module uses it.
+const ALLOW: &str = concat!(
+    "sip_msg|hdr_field|to_body|cseq_body|module_exports|cmd_export|param_export|rpc_export|rpc|_pv_.*|pv_.*|",
+    "tm_binds|load_tm_f|tmcb_params|cell|tcp_closed_event_info|tcp_event_info|msrp_frame|sr_event_.*|sr_kemi.*|",
+    "run_act_ctx|route_list|receive_info|ip_addr|socket_info|counter_.*|_str|sr_shm_api|sr_pkg_api|cfg_group_.*|",
+    "parse_headers|parse_from_header|get_hdr_by_name|faked_msg_next|route_lookup|run_top_route|main_rt|event_rt|",
+    "route_type|register_procs|cfg_register_child|cfg_child_init|fork_process|get_max_procs|process_no|",
+    "find_export|find_module_by_name|register_script_cb|find_si|rpc_register_array|fixup_spve_null|fixup_igp_null|",
+    "fixup_spve_igp|fixup_spve_spve|get_str_fparam|get_int_fparam|get_debug_level|get_debug_facility|log_stderr|",
+    "_km_log_func|_shm_root|PROC_.*|PARAM_.*|REQUEST_ROUTE|EVENT_ROUTE|ANY_ROUTE|TMCB_.*|SREV_.*|HDR_.*|_hdr_types_t|",
+    "METHOD_.*|request_method|SR_KEMIP_.*|CNT_F_.*|RPC_.*|L_.*|PV_.*|sr_module|my_pid"
+);
+
+/// Exported objects whose sizes show whether headers and binary agree, and their types.
+const SIZES: &[(&str, &str)] = &[
+    ("_shm_root", "sr_shm_api"),
+    ("_pkg_root", "sr_pkg_api"),
+    ("default_core_cfg", "cfg_group_core"),
+    ("default_tcp_cfg", "cfg_group_tcp"),
+];
+
+/// Macros that every build of Kamailio has and its flags string does not name.
+const UNNAMED: &[&str] = &[
+    "STATISTICS",
+    "USE_CORE_STATS",
+    "MALLOC_STATS",
+    "WITH_XAVP",
+    "MEM_JOIN_FREE",
+    "CC_GCC_LIKE_ASM",
+    "HAVE_GETHOSTBYNAME2",
+    "HAVE_UNION_SEMUN",
+    "HAVE_SCHED_YIELD",
+    "HAVE_MSG_NOSIGNAL",
+    "HAVE_MSGHDR_MSG_CONTROL",
+    "HAVE_ALLOCA_H",
+    "HAVE_TIMEGM",
+    "HAVE_SCHED_SETSCHEDULER",
+    "HAVE_IP_MREQN",
+    "HAVE_EPOLL",
+    "HAVE_SIGIO_RT",
+    "SIGINFO64_WORKARROUND",
+    "ADAPTIVE_WAIT_LOOPS=1024",
+];
+
+/// Where things are on this machine.
+struct Host {
+    source: PathBuf,
+    modules: PathBuf,
+    binary: PathBuf,
+}
+
+/// Runs the gates and writes the bindings into OUT_DIR. The error is a sentence for a person.
+pub fn build() -> Result<(), String> {
+    println!("cargo:rerun-if-changed={HEADERS}");
+    println!("cargo:rerun-if-changed=build/kamailio.rs");
+    let host = find_host()?;
+    let stock = fs::read(host.modules.join("tm.so")).map_err(|error| {
+        format!("no stock module {}: {error}; set KAMAILIO_MODULES", host.modules.join("tm.so").display())
+    })?;
+    let version = text_behind(&stock, "module_version")?;
+    let flags = text_behind(&stock, "module_flags")?;
+    println!("cargo:rustc-env=IMCHARGE_KAMAILIO_VERSION={version}");
+    println!("cargo:rustc-env=IMCHARGE_KAMAILIO_FLAGS={flags}");
+    let mut defines = defines(&version, &flags)?;
+    same_version(&host, &version)?;
+    same_flags(&host, &defines, &flags)?;
+    defines.push("MOD_NAME=\"imcharge\"".into());
+    let bindings = bindings(&host, &defines)?;
+    same_sizes(&host, &defines, &bindings)?;
+    let out = PathBuf::from(env::var_os("OUT_DIR").ok_or("cargo gives no OUT_DIR")?);
+    fs::write(out.join("kamailio.rs"), bindings).map_err(|error| format!("cannot write the bindings: {error}"))
+}
+
+fn find_host() -> Result<Host, String> {
+    let from = |name: &str, default: &str| {
+        println!("cargo:rerun-if-env-changed={name}");
+        env::var_os(name).map_or_else(|| PathBuf::from(default), PathBuf::from)
+    };
+    let source = from("KAMAILIO_SRC", "out/kamailio/src");
+    let modules = from("KAMAILIO_MODULES", "/usr/lib/x86_64-linux-gnu/kamailio/modules");
+    let binary = from("KAMAILIO_BIN", "/usr/sbin/kamailio");
+    if !source.join("core/sr_module.h").is_file() {
+        return Err(format!(
+            "no Kamailio sources in {}; run scripts/kamailio-source.sh, or set KAMAILIO_SRC to the folder with core/ in it",
+            source.display()
+        ));
+    }
+    Ok(Host { source, modules, binary })
+}
+
+/// The C string that the pointer variable `symbol` of a shared object points to.
+fn text_behind(elf: &[u8], symbol: &str) -> Result<String, String> {
+    let missing = || format!("a stock module has no readable {symbol}; are KAMAILIO_MODULES those of Kamailio?");
+    let file = object::File::parse(elf).map_err(|_| missing())?;
+    let variable = file.dynamic_symbols().find(|found| found.name() == Ok(symbol)).ok_or_else(missing)?;
+    // The variable is filled by a relative relocation: its addend is where the text stands.
+    let mut relocations = file.dynamic_relocations().ok_or_else(missing)?;
+    let found = relocations.find(|(at, _)| *at == variable.address()).ok_or_else(missing)?;
+    let address = u64::try_from(found.1.addend()).map_err(|_| missing())?;
+    let inside =
+        |section: &object::Section<'_, '_>| (section.address()..section.address() + section.size()).contains(&address);
+    let section = file.sections().find(inside).ok_or_else(missing)?;
+    let data = section.data().map_err(|_| missing())?;
+    let range = (address - section.address())..data.len() as u64;
+    let text = data.read_bytes_at_until(range, 0).map_err(|()| missing())?;
+    String::from_utf8(text.to_vec()).map_err(|_| missing())
+}
+
+/// The `-D` set behind the strings of a stock module.
+fn defines(version: &str, flags: &str) -> Result<Vec<String>, String> {
+    // kamailio 5.6.3 (x86_64/linux)
+    let strange = || format!("the version string '{version}' of the stock module is of no known form");
+    let (name, rest) = version.split_once(' ').ok_or_else(strange)?;
+    let (number, platform) = rest.split_once(" (").ok_or_else(strange)?;
+    let (arch, os) = platform.trim_end_matches(')').split_once('/').ok_or_else(strange)?;
+    let mut parts = number.splitn(3, '.');
+    let mut part = || parts.next().unwrap_or("0").to_owned();
+    let (major, minor, sub) = (part(), part(), part());
+    let mut all = vec![
+        format!("NAME=\"{name}\""),
+        format!("VERSION=\"{number}\""),
+        format!("ARCH=\"{arch}\""),
+        format!("OS_QUOTED=\"{os}\""),
+        format!("VERSIONVAL={major}00{minor}00{}", sub.split(['-', '~', '+']).next().unwrap_or("0")),
+        format!("__CPU_{arch}"),
+        format!("__OS_{}", os.to_ascii_lowercase()),
+    ];
+    for flag in flags.split(", ").map(str::trim).filter(|flag| !flag.is_empty()) {
+        match flag {
+            "TLS_PTHREAD_MUTEX_SHARED" => all.push("KSR_PTHREAD_MUTEX_SHARED".into()),
+            "FAST_LOCK-ADAPTIVE_WAIT" => all.extend(["FAST_LOCK".into(), "ADAPTIVE_WAIT".into()]),
+            plain => all.push(plain.into()),
+        }
+    }
+    all.extend(UNNAMED.iter().map(|name| (*name).to_owned()));
+    Ok(all)
+}
+
+fn arguments(host: &Host, defines: &[String]) -> Vec<String> {
+    let mut arguments: Vec<String> = defines.iter().map(|define| format!("-D{define}")).collect();
+    arguments.push(format!("-I{}", host.source.display()));
+    arguments
+}
+
+/// Gate: the sources are of the version of the stock modules.
+fn same_version(host: &Host, version: &str) -> Result<(), String> {
+    let number = version.split(' ').nth(1).unwrap_or_default();
+    let text = fs::read_to_string(host.source.join("Makefile.defs")).unwrap_or_default();
+    let value = |name: &str| {
+        let line = text.lines().find(|line| line.split('=').next().is_some_and(|key| key.trim() == name));
+        line.and_then(|line| line.split('=').nth(1)).map(|value| value.trim().to_owned()).unwrap_or_default()
+    };
+    let found = format!("{}.{}.{}{}", value("VERSION"), value("PATCHLEVEL"), value("SUBLEVEL"), value("EXTRAVERSION"));
+    match found == number {
+        true => Ok(()),
+        false => Err(format!(
+            "the sources in {} are of version {found}, the stock modules of {number}; get the sources of {number}",
+            host.source.display()
+        )),
+    }
+}
+
+/// Gate: preprocessing the headers with our macros gives the flags string of the stock modules.
+fn same_flags(host: &Host, defines: &[String], flags: &str) -> Result<(), String> {
+    let probe = "#include \"core/ver_defs.h\"\nIMCHARGE_FLAGS SER_COMPILE_FLAGS\n";
+    let out = PathBuf::from(env::var_os("OUT_DIR").ok_or("cargo gives no OUT_DIR")?).join("flags.c");
+    fs::write(&out, probe).map_err(|error| error.to_string())?;
+    let run = Command::new("clang").args(["-E", "-P"]).args(arguments(host, defines)).arg(&out).output();
+    let run = run.map_err(|error| format!("clang does not run: {error}; install clang and libclang-dev"))?;
+    let text = String::from_utf8_lossy(&run.stdout).into_owned();
+    let line = text.split("IMCHARGE_FLAGS").nth(1).unwrap_or_default();
+    let ours: String = line.split('"').skip(1).step_by(2).collect();
+    let set = |text: &str| -> BTreeSet<String> {
+        text.split(',').map(|flag| flag.trim().to_owned()).filter(|flag| !flag.is_empty()).collect()
+    };
+    let (ours, theirs) = (set(&ours), set(flags));
+    match ours == theirs {
+        true => Ok(()),
+        false => Err(format!(
+            "the headers do not give the compile flags of the stock modules: only in the headers {:?}, only in the \
+             modules {:?}; the sources are not those that the modules were built from",
+            ours.difference(&theirs).collect::<Vec<_>>(),
+            theirs.difference(&ours).collect::<Vec<_>>()
+        )),
+    }
+}
+
+fn bindings(host: &Host, defines: &[String]) -> Result<String, String> {
+    let made = bindgen::Builder::default()
+        .header(HEADERS)
+        .clang_args(arguments(host, defines))
+        .allowlist_item(ALLOW)
+        .use_core()
+        .layout_tests(true)
+        .derive_default(true)
+        .default_enum_style(bindgen::EnumVariation::Consts)
+        .prepend_enum_name(false)
+        .generate();
+    made.map(|bindings| bindings.to_string()).map_err(|error| format!("bindgen fails on the headers: {error}"))
+}
+
+/// Gate: objects that the binary exports have the size that the headers give them.
+fn same_sizes(host: &Host, _defines: &[String], bindings: &str) -> Result<(), String> {
+    let elf = fs::read(&host.binary)
+        .map_err(|error| format!("cannot read {}: {error}; set KAMAILIO_BIN", host.binary.display()))?;
+    let file = object::File::parse(&*elf).map_err(|error| format!("{}: {error}", host.binary.display()))?;
+    let mut checked = String::new();
+    for (symbol, kind) in SIZES {
+        let found = file.dynamic_symbols().find(|found| found.name() == Ok(symbol)).map(|found| found.size());
+        let Some(theirs) = found else { continue };
+        let ours = size_in(bindings, kind);
+        if ours != Some(theirs) {
+            return Err(format!(
+                "{symbol} has {theirs} octets in {} and {} by the headers ({kind}); the sources are not those that \
+                 the binary was built from",
+                host.binary.display(),
+                ours.map_or("no known size".into(), |size| size.to_string())
+            ));
+        }
+        let _ = write!(checked, "{symbol} {theirs}, ");
+    }
+    match checked.is_empty() {
+        true => Err(format!("{} exports none of the objects whose sizes are compared", host.binary.display())),
+        false => Ok(()),
+    }
+}
+
+/// Size of a type by bindgen's own layout test.
+fn size_in(bindings: &str, kind: &str) -> Option<u64> {
+    let mark = format!("[\"Size of {kind}\"][::core::mem::size_of::<{kind}>() - ");
+    let rest = bindings.split_once(&mark)?.1;
+    rest.split("usize").next()?.parse().ok()
+}

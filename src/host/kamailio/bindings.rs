@@ -1,0 +1,15 @@
+//! What bindgen read from the host's headers (see `include/host/kamailio.h`), for exactly the host that is built for.
+#![allow(
+    non_camel_case_types,
+    non_snake_case,
+    non_upper_case_globals,
+    unnecessary_transmutes,
+    unsafe_op_in_unsafe_fn,
+    unused_imports,
+    dead_code,
+    missing_docs,
+    improper_ctypes,
+    rustdoc::all,
+    clippy::all
+)]
+include!(concat!(env!("OUT_DIR"), "/kamailio.rs"));

@@ -1,0 +1,209 @@
+//! What the module sees by itself: replies to the INVITE, CANCEL, BYE, dying transactions, re-INVITE.
+//!
+//! | host's callback | what it means |
+//! |---|---|
+//! | `TMCB_RESPONSE_FWDED` with 2xx | step 4: bind the MSRP sessions, before the reply goes on |
+//! | `TMCB_RESPONSE_OUT` with 3xx to 6xx | the INVITE failed for the client: relayed, timed out or answered by the script |
+//! | `TMCB_E2ECANCEL_IN` | CANCEL |
+//! | `TMCB_DESTROY` | the net under all of these: the transaction died |
+//! | `TMCB_REQUEST_IN`, in a charged dialog | re-INVITE: its 2xx binds again |
+//! | script callback before the request route | step 11: BYE of either side |
+//!
+//! The transaction's callbacks run in whatever process sees the event, so their parameter lies in the host's shared memory.
+
+use super::guard::guard;
+use super::message::Message;
+use super::{TM, bindings as k, with_worker};
+use crate::charge::ch2::SessionKey;
+use crate::engine::facts::{Answer, Dialog, Invitation};
+use crate::engine::worker::Worker;
+use std::ffi::{c_int, c_uint, c_void};
+
+/// Most octets of Call-ID and From tag together.
+const TEXT_MAX: usize = 512;
+
+/// What a watched transaction carries, in the host's shared memory.
+#[repr(C)]
+struct Watched {
+    session: SessionKey,
+    /// The first INVITE of a session, whose end without a 2xx ends it.
+    first: bool,
+    call_id: u16,
+    from_tag: u16,
+    text: [u8; TEXT_MAX],
+}
+
+impl Watched {
+    fn call_id(&self) -> &[u8] {
+        self.text.get(..self.call_id.into()).unwrap_or_default()
+    }
+
+    fn from_tag(&self) -> &[u8] {
+        self.text.get(self.call_id.into()..).and_then(|rest| rest.get(..self.from_tag.into())).unwrap_or_default()
+    }
+}
+
+/// Watches the transaction of the first INVITE. `false`: no shared memory, or tm refuses.
+///
+/// # Safety
+/// `message` must be the host's current request and `transaction` its transaction.
+pub unsafe fn watch_invite(message: *mut k::sip_msg, transaction: *mut k::cell, invitation: &Invitation<'_>) -> bool {
+    let session = Worker::session_of_invitation(invitation);
+    let types = k::TMCB_RESPONSE_FWDED | k::TMCB_RESPONSE_OUT | k::TMCB_E2ECANCEL_IN | k::TMCB_DESTROY;
+    // SAFETY: by the caller's promise.
+    unsafe { watch(message, transaction, types, session, true, invitation.call_id, invitation.from_tag) }
+}
+
+/// # Safety
+/// As for [`watch_invite`].
+unsafe fn watch(
+    message: *mut k::sip_msg,
+    transaction: *mut k::cell,
+    types: c_uint,
+    session: SessionKey,
+    first: bool,
+    call_id: &[u8],
+    from_tag: &[u8],
+) -> bool {
+    let Some(register) = TM.get().and_then(|tm| tm.0.register_tmcb) else { return false };
+    if call_id.len() + from_tag.len() > TEXT_MAX {
+        return false;
+    }
+    let mut text = [0; TEXT_MAX];
+    text[..call_id.len()].copy_from_slice(call_id);
+    text[call_id.len()..call_id.len() + from_tag.len()].copy_from_slice(from_tag);
+    let (call_id, from_tag) = (call_id.len() as u16, from_tag.len() as u16);
+    let watched = Watched { session, first, call_id, from_tag, text };
+    // SAFETY: tm takes the block over with its release function; on refusal it is freed here.
+    unsafe {
+        let block = shared(watched);
+        if block.is_null() {
+            return false;
+        }
+        let registered = register(message, transaction, types as c_int, Some(on_transaction), block, Some(release));
+        if registered <= 0 {
+            release(block);
+        }
+        registered > 0
+    }
+}
+
+/// A copy in the host's shared memory; NULL when there is no room.
+///
+/// # Safety
+/// Only after the host has set up its shared memory: in or after mod_init.
+unsafe fn shared(watched: Watched) -> *mut c_void {
+    // SAFETY: the host's allocator; the block is checked and large enough.
+    unsafe {
+        let Some(malloc) = k::_shm_root.xmalloc else { return std::ptr::null_mut() };
+        let (file, name) = (c"callbacks.rs".as_ptr(), c"imcharge".as_ptr());
+        let block = malloc(k::_shm_root.mem_block, size_of::<Watched>(), file, c"watch".as_ptr(), 0, name);
+        if !block.is_null() {
+            block.cast::<Watched>().write(watched);
+        }
+        block
+    }
+}
+
+/// tm is done with the transaction: frees what it carried.
+unsafe extern "C" fn release(block: *mut c_void) {
+    guard((), || {
+        // SAFETY: a block of `shared`, given back once.
+        unsafe {
+            if let Some(free) = k::_shm_root.xfree {
+                let (file, name) = (c"callbacks.rs".as_ptr(), c"imcharge".as_ptr());
+                free(k::_shm_root.mem_block, block, file, c"release".as_ptr(), 0, name);
+            }
+        }
+    })
+}
+
+/// Something happened to a watched transaction.
+unsafe extern "C" fn on_transaction(_: *mut k::cell, kind: c_int, parameters: *mut k::tmcb_params) {
+    guard((), || {
+        // SAFETY: tm gives its parameters for the time of the call, with the block of `watch` in them.
+        let Some(parameters) = (unsafe { parameters.as_ref() }) else { return };
+        let watched = unsafe { parameters.param.as_ref().and_then(|block| block.cast::<Watched>().as_ref()) };
+        let Some(watched) = watched else { return };
+        match kind as c_uint {
+            k::TMCB_RESPONSE_FWDED if (200..300).contains(&parameters.code) => {
+                // SAFETY: tm gives the request of the transaction and the reply at hand.
+                unsafe { on_answer(watched, parameters.req, parameters.rpl) }
+            }
+            k::TMCB_RESPONSE_OUT if watched.first && parameters.code >= 300 => {
+                with_worker(|worker| worker.failed(watched.session, u16::try_from(parameters.code).unwrap_or(0)));
+            }
+            k::TMCB_E2ECANCEL_IN if watched.first => {
+                with_worker(|worker| worker.cancelled(watched.session));
+            }
+            // An answered or failed session ignores it.
+            k::TMCB_DESTROY if watched.first => {
+                with_worker(|worker| worker.failed(watched.session, 408));
+            }
+            _ => {}
+        }
+    })
+}
+
+/// A 2xx goes to the inviting side.
+///
+/// # Safety
+/// Both pointers must be NULL, tm's mark, or messages that live for the call.
+unsafe fn on_answer(watched: &Watched, request: *const k::sip_msg, reply: *const k::sip_msg) {
+    // SAFETY: by the caller's promise.
+    let (request, reply) = unsafe { (Message::new(request), Message::new(reply)) };
+    let Some(reply) = reply.filter(|reply| reply.parse_identity()) else { return };
+    let to_tag = reply.identity().map_or(&[][..], |identity| identity.to_tag);
+    let answer = Answer {
+        dialog: Dialog { call_id: watched.call_id(), from_tag: watched.from_tag(), to_tag },
+        offer: request.map_or(&[], Message::body),
+        answer: reply.body(),
+    };
+    with_worker(|worker| worker.answered(watched.session, &answer));
+}
+
+/// A new transaction: if it is a re-INVITE of a charged dialog, its 2xx is watched.
+pub unsafe extern "C" fn on_request(transaction: *mut k::cell, _: c_int, parameters: *mut k::tmcb_params) {
+    guard((), || {
+        // SAFETY: tm gives its parameters for the time of the call.
+        let Some(pointer) = (unsafe { parameters.as_ref() }).map(|parameters| parameters.req) else { return };
+        let request = unsafe { Message::new(pointer) }.filter(|r| r.method() == Some(k::METHOD_INVITE as c_int));
+        let Some(identity) = request.filter(|r| r.parse_identity()).and_then(Message::identity) else { return };
+        if identity.to_tag.is_empty() {
+            return;
+        }
+        let dialog = Dialog { call_id: identity.call_id, from_tag: identity.from_tag, to_tag: identity.to_tag };
+        if let Some(session) = with_worker(|worker| worker.session_of(&dialog)).flatten() {
+            let types = k::TMCB_RESPONSE_FWDED;
+            // SAFETY: the request and its new transaction, as tm gives them.
+            unsafe { watch(pointer, transaction, types, session, false, dialog.call_id, dialog.from_tag) };
+        }
+    })
+}
+
+/// Before the script runs for a request: step 11. The script always goes on.
+pub unsafe extern "C" fn before_script(message: *mut k::sip_msg, _: c_uint, _: *mut c_void) -> c_int {
+    guard(1, || {
+        // SAFETY: the host gives its current request.
+        let request = unsafe { Message::new(message) }.filter(|r| r.method() == Some(k::METHOD_BYE as c_int));
+        if let Some(identity) = request.filter(|r| r.parse_identity()).and_then(Message::identity) {
+            let dialog = Dialog { call_id: identity.call_id, from_tag: identity.from_tag, to_tag: identity.to_tag };
+            with_worker(|worker| worker.bye(&dialog));
+        }
+        1
+    })
+}
+
+/// Registers what needs no transaction. In mod_init: tm's list of these is not shared. `false`: the host refused.
+pub fn register() -> bool {
+    /// PRE_SCRIPT_CB and REQUEST_CB of core/script_cb.h.
+    const BEFORE_REQUEST_ROUTE: c_uint = 1 << 30 | 1;
+    let Some(register) = TM.get().and_then(|tm| tm.0.register_tmcb) else { return false };
+    // SAFETY: functions of static life, no parameter.
+    unsafe {
+        let (message, transaction, none) = (std::ptr::null_mut(), std::ptr::null_mut(), std::ptr::null_mut());
+        let types = k::TMCB_REQUEST_IN as c_int;
+        register(message, transaction, types, Some(on_request), none, None) > 0
+            && k::register_script_cb(Some(before_script), BEFORE_REQUEST_ROUTE, none) == 0
+    }
+}

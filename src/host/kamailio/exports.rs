@@ -1,0 +1,133 @@
+//! What the host's loader looks for, and the tables behind it.
+
+use super::guard::guard;
+use super::{bindings as k, frames, lifecycle, parameters, reserve, static_str, text, variables};
+use std::cell::UnsafeCell;
+use std::ffi::{c_char, c_int, c_void};
+
+/// A table that the host takes by pointer. It is the host's alone once it is loaded.
+#[repr(transparent)]
+pub struct Table<T>(UnsafeCell<T>);
+
+// SAFETY: only the host touches it, in its main process, before any fork.
+unsafe impl<T> Sync for Table<T> {}
+
+impl<T> Table<T> {
+    const fn new(table: T) -> Table<T> {
+        Table(UnsafeCell::new(table))
+    }
+}
+
+/// Version of the host that this module was built for; the loader compares.
+#[unsafe(no_mangle)]
+pub static module_version: Table<*const c_char> =
+    Table::new(concat!(env!("IMCHARGE_KAMAILIO_VERSION"), "\0").as_ptr().cast());
+
+/// Compile flags of the host that this module was built for; the loader compares.
+#[unsafe(no_mangle)]
+pub static module_flags: Table<*const c_char> =
+    Table::new(concat!(env!("IMCHARGE_KAMAILIO_FLAGS"), "\0").as_ptr().cast());
+
+/// Version of the module interface (MODULE_INTERFACE_VER).
+#[unsafe(no_mangle)]
+pub static module_interface_ver: u32 = 4;
+
+/// The module.
+#[unsafe(no_mangle)]
+pub static exports: Table<k::module_exports> = Table::new(k::module_exports {
+    name: text(c"imcharge"),
+    dlflags: 0,
+    cmds: COMMANDS.0.get().cast(),
+    params: PARAMETERS.0.get().cast(),
+    rpc_methods: std::ptr::null_mut(),
+    pv_items: VARIABLES.0.get().cast(),
+    response_f: None,
+    init_mod_f: Some(lifecycle::initialise),
+    init_child_f: Some(lifecycle::initialise_child),
+    destroy_mod_f: None,
+});
+
+static PARAMETERS: Table<[k::param_export; parameters::ROWS]> = Table::new(parameters::table());
+
+/// A script function.
+type Function = unsafe extern "C" fn(*mut k::sip_msg, *mut c_char, *mut c_char) -> c_int;
+/// Its fix-up.
+type Fixup = unsafe extern "C" fn(*mut *mut c_void, c_int) -> c_int;
+
+const fn command(
+    name: *mut c_char,
+    function: Function,
+    count: c_int,
+    fixup: Option<Fixup>,
+    routes: u32,
+) -> k::cmd_export {
+    k::cmd_export { name, function: Some(function), param_no: count, fixup, free_fixup: None, flags: routes }
+}
+
+static COMMANDS: Table<[k::cmd_export; 6]> = Table::new([
+    command(text(c"imcharge_reserve"), reserve::reserve, 1, Some(reserve::fixup_reserve), k::REQUEST_ROUTE),
+    command(text(c"imcharge_reserve"), reserve::reserve_messages, 2, Some(reserve::fixup_reserve), k::REQUEST_ROUTE),
+    command(text(c"imcharge_msrp"), frames::msrp, 0, None, k::ANY_ROUTE),
+    command(text(c"imcharge_end"), reserve::end, 0, None, k::ANY_ROUTE),
+    command(text(c"imcharge_end"), reserve::end_reason, 1, Some(k::fixup_spve_null), k::ANY_ROUTE),
+    k::cmd_export { name: std::ptr::null_mut(), function: None, param_no: 0, fixup: None, free_fixup: None, flags: 0 },
+]);
+
+/// The class `$imcharge(...)`; the host finds its end by an empty name.
+static VARIABLES: Table<[k::_pv_export; 2]> = Table::new([
+    k::_pv_export {
+        name: static_str(c"imcharge"),
+        type_: k::PVT_OTHER,
+        getf: Some(variables::get),
+        setf: None,
+        parse_name: Some(variables::parse_name),
+        parse_index: None,
+        init_param: None,
+        iparam: 0,
+    },
+    k::_pv_export {
+        name: k::_str { s: std::ptr::null_mut(), len: 0 },
+        type_: 0,
+        getf: None,
+        setf: None,
+        parse_name: None,
+        parse_index: None,
+        init_param: None,
+        iparam: 0,
+    },
+]);
+
+/// A KEMI function.
+const fn kemi(name: &'static std::ffi::CStr, function: *mut c_void, parameters: [u32; 2]) -> k::sr_kemi {
+    let mut ptypes = [0; 6];
+    ptypes[0] = parameters[0] as c_int;
+    ptypes[1] = parameters[1] as c_int;
+    let (mname, fname) = (static_str(c"imcharge"), static_str(name));
+    k::sr_kemi { mname, fname, rtype: k::SR_KEMIP_INT as c_int, func: function, ptypes }
+}
+
+static KEMI: Table<[k::sr_kemi; 6]> = Table::new([
+    kemi(c"reserve", reserve::kemi_reserve as *mut c_void, [k::SR_KEMIP_STR, 0]),
+    kemi(c"reserve_messages", reserve::kemi_reserve_messages as *mut c_void, [k::SR_KEMIP_STR, k::SR_KEMIP_INT]),
+    kemi(c"msrp", frames::kemi_msrp as *mut c_void, [0, 0]),
+    kemi(c"end_session", reserve::kemi_end as *mut c_void, [0, 0]),
+    kemi(c"end_session_reason", reserve::kemi_end_reason as *mut c_void, [k::SR_KEMIP_STR, 0]),
+    k::sr_kemi {
+        mname: k::_str { s: std::ptr::null_mut(), len: 0 },
+        fname: k::_str { s: std::ptr::null_mut(), len: 0 },
+        rtype: 0,
+        func: std::ptr::null_mut(),
+        ptypes: [0; 6],
+    },
+]);
+
+/// The loader calls this first: the KEMI functions are announced.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mod_register(_: *mut c_char, _: *mut c_int, _: *mut c_void, _: *mut c_void) -> c_int {
+    guard(-1, || {
+        super::logger::install();
+        // SAFETY: the host keeps the table, which is static.
+        unsafe { k::sr_kemi_modules_add(KEMI.0.get().cast()) };
+        0
+    })
+}

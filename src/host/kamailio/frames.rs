@@ -1,0 +1,87 @@
+//! `imcharge_msrp()`: the gate of `event_route[msrp:frame-in]`, and the loss of connections.
+
+use super::guard::guard;
+use super::message::bytes;
+use super::{bindings as k, text, with_worker};
+use crate::engine::facts::Frame;
+use crate::engine::worker::Passage;
+use std::ffi::{c_char, c_int};
+use std::sync::OnceLock;
+
+/// `msrp_get_current_frame` of the msrp module.
+type CurrentFrame = unsafe extern "C" fn() -> *mut k::msrp_frame;
+
+/// Looked up once: modules are loaded for themselves, so the host cannot link us to another one.
+static CURRENT_FRAME: OnceLock<Option<CurrentFrame>> = OnceLock::new();
+
+fn current_frame() -> Option<CurrentFrame> {
+    // SAFETY: the host's list of modules; the symbol, if it is there, is the function of the msrp module, whose
+    // headers the bindings were made from.
+    *CURRENT_FRAME.get_or_init(|| unsafe {
+        let module = k::find_module_by_name(text(c"msrp")).as_ref()?;
+        let found = libc::dlsym(module.handle, c"msrp_get_current_frame".as_ptr());
+        (!found.is_null()).then(|| std::mem::transmute::<*mut libc::c_void, CurrentFrame>(found))
+    })
+}
+
+/// Script: `imcharge_msrp()`. The message is not looked at: for frames from 11,239 octets on there is none.
+pub unsafe extern "C" fn msrp(_: *mut k::sip_msg, _: *mut c_char, _: *mut c_char) -> c_int {
+    guard(Passage::Malformed as c_int, || {
+        let Some(current_frame) = current_frame() else {
+            log::error!("imcharge_msrp: load msrp.so");
+            return Passage::Malformed as c_int;
+        };
+        // SAFETY: the module's own function; the frame, if there is one, lives for the event route.
+        let Some(frame) = (unsafe { current_frame().as_ref() }) else {
+            log::error!("imcharge_msrp: there is no frame; call it in event_route[msrp:frame-in]");
+            return Passage::Malformed as c_int;
+        };
+        // SAFETY: the whole frame lies at `buf` for the event route.
+        let whole = unsafe { bytes(&frame.buf) };
+        // SAFETY: the host fills both for the event.
+        let received = unsafe { frame.tcpinfo.as_ref().and_then(|info| info.rcv.as_mut()) };
+        let (connection, from_self) = match received {
+            // SAFETY: the host's own list of sockets and the address of the event.
+            Some(received) => unsafe {
+                let from = &raw mut received.src_ip;
+                let own = !k::find_si(from, received.src_port, received.proto as u8 as u16).is_null();
+                (received.proto_reserved1 as u64, own)
+            },
+            None => (0, false),
+        };
+        let frame = Frame { bytes: whole, connection, from_self };
+        with_worker(|worker| worker.frame(&frame)).unwrap_or(Passage::Full) as c_int
+    })
+}
+
+/// KEMI: `KSR.imcharge.msrp()`.
+pub unsafe extern "C" fn kemi_msrp(message: *mut k::sip_msg) -> c_int {
+    // SAFETY: as the script's function.
+    unsafe { msrp(message, std::ptr::null_mut(), std::ptr::null_mut()) }
+}
+
+/// The host has closed a connection.
+unsafe extern "C" fn on_closed(event: *mut k::sr_event_param_t) -> c_int {
+    guard(0, || {
+        // SAFETY: for this event the data is a tcp_closed_event_info, for the time of the call.
+        let connection = unsafe {
+            let closed = event.as_ref().and_then(|event| event.data.cast::<k::tcp_closed_event_info>().as_ref());
+            closed.and_then(|closed| closed.con.as_ref()).map(|connection| connection.id)
+        };
+        if let Some(connection) = connection.and_then(|id| u64::try_from(id).ok()) {
+            with_worker(|worker| worker.connection_lost(connection));
+        }
+        0
+    })
+}
+
+/// Asks to be told of lost connections. The host has one place for that.
+pub fn register() {
+    // SAFETY: a function of static life.
+    if unsafe { k::sr_event_register_cb(k::SREV_TCP_CLOSED as c_int, Some(on_closed)) } < 0 {
+        log::warn!(
+            "another module listens for closed connections: a client that drops its connection is debited when \
+             response_timeout is over, not at once"
+        );
+    }
+}

@@ -1,0 +1,130 @@
+//! From the start of the host to its end: checks, registrations, and the processes of the module.
+
+use super::guard::guard;
+use super::{REGION, TM, Tm, bindings as k, callbacks, frames, logger, parameters, resume, rpc, statistics, text};
+use crate::engine::region::Region;
+use crate::engine::supervisor::supervise;
+use std::ffi::{CString, c_int};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Set by SIGTERM in the supervisor.
+static STOP: AtomicBool = AtomicBool::new(false);
+
+/// mod_init: everything that can be wrong is found now, before anything runs. -1 stops the start.
+pub unsafe extern "C" fn initialise() -> c_int {
+    guard(-1, || {
+        logger::install();
+        let config = parameters::config();
+        if let Err(error) = config.check() {
+            log::error!("{error}");
+            return -1;
+        }
+        if !bind_tm() {
+            log::error!("tm is not loaded: write loadmodule \"tm.so\" before loadmodule \"imcharge.so\"");
+            return -1;
+        }
+        // SAFETY: host calls of mod_init; the KEMI list is made once for all modules.
+        let announced = unsafe {
+            let resumers = config.resume_workers as c_int;
+            k::cfg_register_child(resumers);
+            k::sr_kemi_cbname_list_init() >= 0 && k::register_procs(1 + resumers) >= 0
+        };
+        frames::register();
+        if !(announced && callbacks::register() && statistics::register() && rpc::register()) {
+            log::error!("the proxy refuses a registration; its own lines before this one say which");
+            return -1;
+        }
+        0
+    })
+}
+
+/// Fills tm's table of functions.
+fn bind_tm() -> bool {
+    // SAFETY: the host's own way to another module's API: `load_tm` has this type in every version that is built for.
+    unsafe {
+        let Some(found) = k::find_export(text(c"load_tm"), -1, 0) else { return false };
+        let load_tm = std::mem::transmute::<
+            unsafe extern "C" fn(*mut k::sip_msg, *mut i8, *mut i8) -> c_int,
+            unsafe extern "C" fn(*mut k::tm_binds) -> c_int,
+        >(found);
+        let mut tm = std::mem::zeroed::<k::tm_binds>();
+        load_tm(&mut tm) >= 0 && TM.set(Tm(tm)).is_ok()
+    }
+}
+
+/// child_init: the region before the first fork, the module's own processes in the main one.
+pub unsafe extern "C" fn initialise_child(rank: c_int) -> c_int {
+    guard(-1, || match rank {
+        k::PROC_INIT => make_region(),
+        rank if rank == k::PROC_MAIN as c_int => fork_processes(),
+        _ => 0,
+    })
+}
+
+fn make_region() -> c_int {
+    // SAFETY: the number is known once all modules are initialised.
+    let processes = usize::try_from(unsafe { k::get_max_procs() }).unwrap_or(0);
+    match Region::create(parameters::config(), processes) {
+        Ok(region) => {
+            let (debited, failed) = (c"imcharge:debited", c"imcharge:failed");
+            region.want_notices(resume::has_event_route(debited), resume::has_event_route(failed));
+            if REGION.set(region).is_ok() { 0 } else { -1 }
+        }
+        Err(error) => {
+            log::error!("{error}");
+            -1
+        }
+    }
+}
+
+/// Forks the supervisor and the resume workers.
+fn fork_processes() -> c_int {
+    let Some(region) = REGION.get() else { return -1 };
+    // SAFETY: forks of the main process in child_init, as the host wants them. The supervisor gets no child_init of
+    // other modules and no way to the TCP process: it needs neither.
+    unsafe {
+        match k::fork_process(k::PROC_NOCHLDINIT, text(c"imcharge supervisor"), 0) {
+            pid if pid < 0 => return -1,
+            0 => {
+                obey_signals();
+                supervise(region, &STOP);
+                libc::_exit(0);
+            }
+            _ => {}
+        }
+        for index in 0..region.resumers() {
+            let name = CString::new(format!("imcharge resume {}", index + 1)).unwrap_or_default().into_raw();
+            match k::fork_process(k::PROC_RPC, name, 1) {
+                pid if pid < 0 => return -1,
+                0 => {
+                    if k::cfg_child_init() != 0 {
+                        return -1;
+                    }
+                    resume::work(index);
+                }
+                _ => {}
+            }
+        }
+    }
+    0
+}
+
+/// The supervisor stops when it is told to, and is not disturbed by what is meant for the host.
+///
+/// # Safety
+/// Only in the supervisor's own process.
+unsafe fn obey_signals() {
+    extern "C" fn stop(_: c_int) {
+        STOP.store(true, Ordering::Relaxed);
+    }
+    // SAFETY: the handler only stores an atomic.
+    unsafe {
+        for signal in [libc::SIGTERM, libc::SIGINT] {
+            libc::signal(signal, stop as extern "C" fn(c_int) as libc::sighandler_t);
+        }
+        for signal in [libc::SIGHUP, libc::SIGUSR1, libc::SIGUSR2, libc::SIGPIPE] {
+            libc::signal(signal, libc::SIG_IGN);
+        }
+        libc::signal(libc::SIGCHLD, libc::SIG_DFL);
+    }
+}

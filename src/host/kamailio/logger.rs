@@ -1,0 +1,60 @@
+//! Lines for the host's log.
+
+use super::{bindings as k, text};
+use log::{Level, LevelFilter, Log, Metadata, Record};
+use std::ffi::{CString, c_int};
+use std::io::Write;
+
+/// The host's levels (core/dprint.h) and their words.
+const fn host_level(level: Level) -> (c_int, c_int, &'static str) {
+    match level {
+        Level::Error => (-1, libc::LOG_ERR, "ERROR"),
+        Level::Warn => (1, libc::LOG_WARNING, "WARNING"),
+        Level::Info => (2, libc::LOG_INFO, "INFO"),
+        Level::Debug | Level::Trace => (3, libc::LOG_DEBUG, "DEBUG"),
+    }
+}
+
+/// The sink of the `log` facade.
+struct HostLog;
+
+static LOGGER: HostLog = HostLog;
+
+/// Sends the module's lines to the host from now on.
+pub fn install() {
+    if log::set_logger(&LOGGER).is_ok() {
+        log::set_max_level(LevelFilter::Debug);
+    }
+}
+
+impl Log for HostLog {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        // SAFETY: the host copies nothing and keeps nothing of the name.
+        metadata.target().starts_with("imcharge")
+            && unsafe { k::get_debug_level(text(c"imcharge"), 8) } >= host_level(metadata.level()).0
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        if !self.enabled(record.metadata()) {
+            return;
+        }
+        let (_, priority, word) = host_level(record.level());
+        // SAFETY: integers and a function pointer that the host sets while it starts.
+        let (to_stderr, process, syslog) = unsafe { (k::log_stderr != 0, k::process_no, k::_km_log_func) };
+        if to_stderr {
+            let line = format!("{process:2}({}) {word}: imcharge: {}\n", std::process::id(), record.args());
+            let _ = std::io::stderr().write_all(line.as_bytes());
+            return;
+        }
+        let line = CString::new(format!("{word}: imcharge: {}", record.args()).replace('\0', " ")).unwrap_or_default();
+        if let Some(syslog) = syslog {
+            // SAFETY: the format takes one text, which has a NUL and lives beyond the call.
+            unsafe {
+                let facility = k::get_debug_facility(text(c"imcharge"), 8);
+                syslog(priority | facility, c"%s\n".as_ptr(), line.as_ptr());
+            }
+        }
+    }
+
+    fn flush(&self) {}
+}

@@ -1,0 +1,151 @@
+//! Reads what charging needs of a SIP message that the host has parsed.
+
+use super::bindings as k;
+use std::ffi::c_int;
+
+/// A host's text as bytes; empty where there is none.
+///
+/// # Safety
+/// What the text points to must live as long as `'a`.
+pub unsafe fn bytes<'a>(text: &k::_str) -> &'a [u8] {
+    match usize::try_from(text.len) {
+        // SAFETY: the host's texts have `len` octets at `s` (checked to be there); the life is the caller's promise.
+        Ok(length) if length > 0 && !text.s.is_null() => unsafe { std::slice::from_raw_parts(text.s.cast(), length) },
+        _ => &[],
+    }
+}
+
+/// A SIP message of the host, for the time of a call.
+#[derive(Clone, Copy)]
+pub struct Message<'a>(&'a k::sip_msg);
+
+/// The dialog's fields, as both requests and replies have them.
+#[derive(Clone, Copy)]
+pub struct Identity<'a> {
+    /// Call-ID.
+    pub call_id: &'a [u8],
+    /// From tag.
+    pub from_tag: &'a [u8],
+    /// To tag; empty in an initial request.
+    pub to_tag: &'a [u8],
+}
+
+impl<'a> Message<'a> {
+    /// A message that the host has handed over; `None` for NULL and for the mark of a reply that never came.
+    ///
+    /// # Safety
+    /// The pointer must be NULL, the host's `FAKED_REPLY` (-1), or a message that lives as long as `'a`.
+    pub unsafe fn new(message: *const k::sip_msg) -> Option<Message<'a>> {
+        if message.is_null() || message as isize == -1 {
+            return None;
+        }
+        // SAFETY: neither NULL nor the mark, so a message, by the caller's promise.
+        Some(Message(unsafe { &*message }))
+    }
+
+    fn pointer(self) -> *mut k::sip_msg {
+        std::ptr::from_ref(self.0).cast_mut()
+    }
+
+    /// Parses all headers. Only for messages in private memory: those of a transaction are shared and final.
+    pub fn parse(self) -> bool {
+        // SAFETY: the host's own message in this process's private memory.
+        unsafe {
+            k::parse_headers(self.pointer(), u64::MAX as k::hdr_flags_t, 0) == 0
+                && k::parse_from_header(self.pointer()) == 0
+        }
+    }
+
+    /// Parses what tells the dialog, no more.
+    pub fn parse_identity(self) -> bool {
+        let wanted = 1u64 << k::HDR_CALLID_T | 1 << k::HDR_FROM_T | 1 << k::HDR_TO_T | 1 << k::HDR_CSEQ_T;
+        // SAFETY: as in `parse`.
+        unsafe {
+            k::parse_headers(self.pointer(), wanted as k::hdr_flags_t, 0) == 0
+                && k::parse_from_header(self.pointer()) == 0
+        }
+    }
+
+    /// Method of a request, as the host numbers them.
+    pub fn method(self) -> Option<c_int> {
+        // SAFETY: the union is a request where the host says so (SIP_REQUEST is 1).
+        (self.0.first_line.type_ == 1).then(|| unsafe { self.0.first_line.u.request.method_value })
+    }
+
+    /// Request-URI as received.
+    pub fn request_uri(self) -> &'a [u8] {
+        match self.method() {
+            // SAFETY: a request; its text lies in the message's buffer.
+            Some(_) => unsafe { bytes(&self.0.first_line.u.request.uri) },
+            None => &[],
+        }
+    }
+
+    /// Call-ID and tags, after parsing.
+    pub fn identity(self) -> Option<Identity<'a>> {
+        // SAFETY: headers and their parsed bodies live as long as the message; From and To are parsed into to_body.
+        unsafe {
+            let from = self.0.from.as_ref()?.parsed.cast::<k::to_body>().as_ref()?;
+            let to = self.0.to.as_ref()?.parsed.cast::<k::to_body>().as_ref()?;
+            let call_id = bytes(&self.0.callid.as_ref()?.body);
+            Some(Identity { call_id, from_tag: bytes(&from.tag_value), to_tag: bytes(&to.tag_value) })
+        }
+    }
+
+    /// CSeq number, after parsing.
+    pub fn cseq(self) -> Option<u32> {
+        // SAFETY: as in `identity`; CSeq is parsed into cseq_body.
+        let number = unsafe { bytes(&self.0.cseq.as_ref()?.parsed.cast::<k::cseq_body>().as_ref()?.number) };
+        std::str::from_utf8(number).ok()?.parse().ok()
+    }
+
+    /// Whole value of the From header, after parsing.
+    pub fn from(self) -> &'a [u8] {
+        // SAFETY: a header lives as long as its message.
+        unsafe { self.0.from.as_ref().map_or(&[], |from| bytes(&from.body)) }
+    }
+
+    /// Value of the first header of this name, after parsing; empty where there is none.
+    pub fn header(self, name: &str) -> &'a [u8] {
+        let mut next = self.0.headers;
+        // SAFETY: the list of headers and their texts live as long as the message.
+        while let Some(header) = unsafe { next.as_ref() } {
+            if unsafe { bytes(&header.name) }.eq_ignore_ascii_case(name.as_bytes()) {
+                return unsafe { bytes(&header.body) };
+            }
+            next = header.next;
+        }
+        &[]
+    }
+
+    /// Everything behind the empty line. Needs no parsing, so it also reads the shared message of a transaction.
+    pub fn body(self) -> &'a [u8] {
+        // SAFETY: the host's buffer holds `len` octets of the message as received.
+        let whole: &'a [u8] = unsafe { bytes(&k::_str { s: self.0.buf, len: self.0.len as c_int }) };
+        memchr::memmem::find(whole, b"\r\n\r\n").and_then(|end| whole.get(end + 4..)).unwrap_or_default()
+    }
+}
+
+/// icid-value of P-Charging-Vector (RFC 7315): the parameter, without quotes.
+pub fn icid(header: &[u8]) -> &[u8] {
+    let mut parameters = header.split(|octet| *octet == b';').map(<[u8]>::trim_ascii);
+    let value = parameters.find_map(|parameter| {
+        let (name, value) = parameter.split_at_checked(b"icid-value=".len())?;
+        name.eq_ignore_ascii_case(b"icid-value=").then_some(value)
+    });
+    let value = value.unwrap_or_default();
+    value.strip_prefix(b"\"").and_then(|value| value.strip_suffix(b"\"")).unwrap_or(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::icid;
+
+    #[test]
+    fn the_icid_is_found_with_and_without_quotes() {
+        assert_eq!(icid(b"icid-value=abc;orig-ioi=x"), b"abc");
+        assert_eq!(icid(b"orig-ioi=x; ICID-Value=\"a b\""), b"a b");
+        assert_eq!(icid(b"orig-ioi=x"), b"");
+        assert_eq!(icid(b""), b"");
+    }
+}

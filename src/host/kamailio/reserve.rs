@@ -1,0 +1,265 @@
+//! `imcharge_reserve()` and `imcharge_end()`: what the script calls on SIP requests.
+//!
+//! The order matters: the transaction is made, watched ([`callbacks`](super::callbacks)) and suspended before the engine hears of it,
+//! so that the verdict always finds it suspended.
+
+use super::callbacks;
+use super::guard::guard;
+use super::message::{Message, bytes, icid};
+use super::{TM, bindings as k, parameters, with_worker};
+use crate::engine::facts::{Dialog, Invitation, Invite, Suspended};
+use crate::engine::worker::Refused;
+use std::ffi::{CString, c_char, c_int, c_uint, c_void};
+
+/// The script ends here: the transaction is suspended, or was dealt with.
+const END_OF_SCRIPT: c_int = 0;
+
+/// Where the verdict goes on: a route of the script, or a function of the KEMI engine.
+#[derive(Clone, Copy)]
+enum Continuation {
+    Route(c_int),
+    Function(c_int),
+}
+
+/// Marks a KEMI function in [`Suspended::route`].
+pub const FUNCTION: u64 = 1 << 32;
+
+impl Continuation {
+    /// By name. `None`: there is no such route.
+    fn find(name: &[u8]) -> Option<Continuation> {
+        let mut name = CString::new(name).ok()?.into_bytes_with_nul();
+        // SAFETY: the host's own tables; the name has a NUL and lives for the calls.
+        unsafe {
+            if !k::sr_kemi_eng_get().is_null() {
+                let mut whole = k::_str { s: name.as_mut_ptr().cast(), len: name.len() as c_int - 1 };
+                let at = k::sr_kemi_cbname_lookup_name(&mut whole);
+                return (at > 0).then_some(Continuation::Function(at));
+            }
+            let at = k::route_lookup(&raw mut k::main_rt, name.as_mut_ptr().cast());
+            (at >= 0).then_some(Continuation::Route(at))
+        }
+    }
+
+    fn number(self) -> u64 {
+        match self {
+            Continuation::Route(at) => at as u64,
+            Continuation::Function(at) => at as u64 | FUNCTION,
+        }
+    }
+}
+
+/// Script: `imcharge_reserve(route)`.
+pub unsafe extern "C" fn reserve(message: *mut k::sip_msg, route: *mut c_char, _: *mut c_char) -> c_int {
+    // SAFETY: the host gives the request and the parameter that the fix-up made.
+    guard(-1, || unsafe { parameter_text(message, route).map_or(-1, |name| reserve_into(message, name, 0)) })
+}
+
+/// Script: `imcharge_reserve(route, messages)`.
+pub unsafe extern "C" fn reserve_messages(
+    message: *mut k::sip_msg,
+    route: *mut c_char,
+    messages: *mut c_char,
+) -> c_int {
+    guard(-1, || {
+        let mut number: c_int = 0;
+        // SAFETY: the host gives the request and the parameters that the fix-up made.
+        unsafe {
+            if k::get_int_fparam(&mut number, message, messages.cast()) != 0 {
+                log::error!("imcharge_reserve: the number of messages has no value");
+                return -1;
+            }
+            parameter_text(message, route).map_or(-1, |name| reserve_into(message, name, number))
+        }
+    })
+}
+
+/// KEMI: `KSR.imcharge.reserve(function)`.
+pub unsafe extern "C" fn kemi_reserve(message: *mut k::sip_msg, route: *mut k::str_) -> c_int {
+    // SAFETY: the host gives a request and a text.
+    guard(-1, || unsafe { route.as_ref().map_or(-1, |name| reserve_into(message, bytes(name), 0)) })
+}
+
+/// KEMI: `KSR.imcharge.reserve_messages(function, messages)`.
+pub unsafe extern "C" fn kemi_reserve_messages(
+    message: *mut k::sip_msg,
+    route: *mut k::str_,
+    messages: c_int,
+) -> c_int {
+    // SAFETY: the host gives a request and a text.
+    guard(-1, || unsafe { route.as_ref().map_or(-1, |name| reserve_into(message, bytes(name), messages)) })
+}
+
+/// A text parameter's value.
+///
+/// # Safety
+/// `parameter` must come from the host's `fixup_spve`, `message` from the host.
+unsafe fn parameter_text<'a>(message: *mut k::sip_msg, parameter: *mut c_char) -> Option<&'a [u8]> {
+    let mut value = k::_str::default();
+    // SAFETY: by the caller's promise; the value lives until the host's next format.
+    unsafe { (k::get_str_fparam(&mut value, message, parameter.cast()) == 0).then(|| bytes(&value)) }
+}
+
+/// Suspends the INVITE and asks the engine.
+///
+/// # Safety
+/// `message` must be NULL or the host's current request.
+unsafe fn reserve_into(message: *mut k::sip_msg, route: &[u8], messages: c_int) -> c_int {
+    // SAFETY: by the caller's promise.
+    let Some(request) = (unsafe { Message::new(message) }) else { return Refused::Malformed as c_int };
+    if request.method() != Some(k::METHOD_INVITE as c_int) || !request.parse() {
+        return Refused::Malformed as c_int;
+    }
+    let (Some(identity), Some(cseq)) = (request.identity(), request.cseq()) else { return Refused::Malformed as c_int };
+    if !identity.to_tag.is_empty() {
+        return Refused::Malformed as c_int;
+    }
+    let Some(continuation) = Continuation::find(route) else {
+        log::error!("imcharge_reserve: there is no route {}", String::from_utf8_lossy(route));
+        return Refused::Malformed as c_int;
+    };
+    let invitation = Invitation { call_id: identity.call_id, from_tag: identity.from_tag, cseq };
+    // SAFETY: `message` is the host's current request.
+    let subscriber = unsafe { chosen_subscriber(message) };
+    let invite = Invite {
+        invitation,
+        asserted: request.header("P-Asserted-Identity"),
+        from: request.from(),
+        called_party: request.header("P-Called-Party-ID"),
+        request_uri: request.request_uri(),
+        subscriber: subscriber.as_deref().unwrap_or_default(),
+        icid: icid(request.header("P-Charging-Vector")),
+        messages: u32::try_from(messages).unwrap_or(0),
+        suspended: Suspended { route: continuation.number(), ..Suspended::default() },
+    };
+    // Refused now, there is no transaction yet, and the script can answer as it likes.
+    match with_worker(|worker| worker.can_reserve(&invite)) {
+        Some(Ok(())) => {}
+        Some(Err(refused)) => return refused as c_int,
+        None => return Refused::EngineDown as c_int,
+    }
+    // SAFETY: `message` is the host's current request.
+    unsafe { suspend_and_ask(message, invite) }
+}
+
+/// # Safety
+/// `message` must be the host's current request.
+unsafe fn suspend_and_ask(message: *mut k::sip_msg, mut invite: Invite<'_>) -> c_int {
+    let Some(tm) = TM.get() else { return Refused::EngineDown as c_int };
+    let (Some(newtran), Some(gett), Some(suspend), Some(cancel_suspend)) =
+        (tm.0.t_newtran, tm.0.t_gett, tm.0.t_suspend, tm.0.t_cancel_suspend)
+    else {
+        return Refused::EngineDown as c_int;
+    };
+    // SAFETY: tm's own functions on the host's current request.
+    unsafe {
+        if !is_transaction(gett()) {
+            let made = newtran(message);
+            if made == 0 {
+                // A retransmission: tm has answered it again.
+                return END_OF_SCRIPT;
+            }
+            if made < 0 {
+                log::error!("imcharge_reserve: tm cannot make a transaction");
+                return Refused::Malformed as c_int;
+            }
+        }
+        let transaction = gett();
+        if !is_transaction(transaction) || !callbacks::watch_invite(message, transaction, &invite.invitation) {
+            log::error!("imcharge_reserve: the transaction cannot be watched, shared memory is short");
+            return Refused::Full as c_int;
+        }
+        let (mut index, mut label): (c_uint, c_uint) = (0, 0);
+        match suspend(message, &mut index, &mut label) {
+            0 => {}
+            // Cancelled meanwhile: tm has answered.
+            1 => return END_OF_SCRIPT,
+            _ => {
+                log::error!("imcharge_reserve: tm cannot suspend the transaction");
+                return Refused::Malformed as c_int;
+            }
+        }
+        invite.suspended.index = index.into();
+        invite.suspended.label = label.into();
+        match with_worker(|worker| worker.reserve(&invite)) {
+            Some(Ok(_)) => END_OF_SCRIPT,
+            refused => {
+                cancel_suspend(index, label);
+                refused.and_then(Result::err).unwrap_or(Refused::EngineDown) as c_int
+            }
+        }
+    }
+}
+
+/// tm's marks: NULL for none, -1 for not looked up yet.
+fn is_transaction(cell: *mut k::cell) -> bool {
+    !cell.is_null() && cell as isize != -1
+}
+
+/// Value of the script's own text for `subscriber`, if it has given one. An empty value charges nobody.
+///
+/// # Safety
+/// `message` must be the host's current request.
+unsafe fn chosen_subscriber(message: *mut k::sip_msg) -> Option<Vec<u8>> {
+    let format = parameters::subscriber()?;
+    let mut value = k::_str::default();
+    // SAFETY: the format was parsed at the start; the value lives until the host's next format, so it is copied.
+    let filled = unsafe { k::pv_printf_s(message, format.0, &mut value) == 0 };
+    let value = if filled { unsafe { bytes(&value) }.to_vec() } else { Vec::new() };
+    // What has no identity in it must not fall back to another party.
+    Some(if value.is_empty() { b"-".to_vec() } else { value })
+}
+
+/// Script: `imcharge_end()`.
+pub unsafe extern "C" fn end(message: *mut k::sip_msg, _: *mut c_char, _: *mut c_char) -> c_int {
+    // SAFETY: the host gives its current message.
+    guard(-1, || unsafe { end_with(message, b"script") })
+}
+
+/// Script: `imcharge_end(reason)`.
+pub unsafe extern "C" fn end_reason(message: *mut k::sip_msg, reason: *mut c_char, _: *mut c_char) -> c_int {
+    // SAFETY: the host gives its current message and the parameter that the fix-up made.
+    guard(-1, || unsafe { parameter_text(message, reason).map_or(-1, |reason| end_with(message, reason)) })
+}
+
+/// KEMI: `KSR.imcharge.end_session()`.
+pub unsafe extern "C" fn kemi_end(message: *mut k::sip_msg) -> c_int {
+    // SAFETY: the host gives its current message.
+    guard(-1, || unsafe { end_with(message, b"script") })
+}
+
+/// KEMI: `KSR.imcharge.end_session_reason(reason)`.
+pub unsafe extern "C" fn kemi_end_reason(message: *mut k::sip_msg, reason: *mut k::str_) -> c_int {
+    // SAFETY: the host gives its current message and a text.
+    guard(-1, || unsafe { reason.as_ref().map_or(-1, |reason| end_with(message, bytes(reason))) })
+}
+
+/// # Safety
+/// `message` must be NULL or the host's current message.
+unsafe fn end_with(message: *mut k::sip_msg, reason: &[u8]) -> c_int {
+    // SAFETY: by the caller's promise.
+    let message = unsafe { Message::new(message) }.filter(|message| message.parse_identity());
+    let Some(identity) = message.and_then(Message::identity) else { return -1 };
+    let dialog = Dialog { call_id: identity.call_id, from_tag: identity.from_tag, to_tag: identity.to_tag };
+    match with_worker(|worker| worker.end(&dialog, reason)) {
+        Some(true) => 1,
+        _ => -1,
+    }
+}
+
+/// Fix-up of `imcharge_reserve`: a route name without variables must be that of a route.
+pub unsafe extern "C" fn fixup_reserve(parameter: *mut *mut c_void, number: c_int) -> c_int {
+    guard(-1, || {
+        if number == 2 {
+            // SAFETY: the host's own fix-up for whole numbers on the host's own parameter.
+            return unsafe { k::fixup_igp_null(parameter, 1) };
+        }
+        // SAFETY: before the fix-up the parameter is a C text.
+        let name = unsafe { std::ffi::CStr::from_ptr((*parameter).cast::<c_char>()) }.to_bytes();
+        if !name.contains(&b'$') && Continuation::find(name).is_none() {
+            log::error!("imcharge_reserve: there is no route[{}]", String::from_utf8_lossy(name));
+            return -1;
+        }
+        // SAFETY: the host's own fix-up for texts on the host's own parameter.
+        unsafe { k::fixup_spve_null(parameter, 1) }
+    })
+}

@@ -1,0 +1,124 @@
+//! `$imcharge(name)`: what the notice at hand says, in the resume route and the event routes.
+
+use super::bindings as k;
+use super::guard::guard;
+use crate::engine::notice::{Kind, Notice, Outcome};
+use std::cell::RefCell;
+use std::ffi::{CString, c_int};
+
+/// Names in the parentheses, in the order of `values`.
+pub const NAMES: &[&str] =
+    &["result", "reason", "code", "granted", "session", "balance", "callid", "account", "messageid", "units"];
+
+/// The values of one notice; the host takes pointers into them.
+enum Value {
+    Text(CString),
+    Number(i64),
+}
+
+thread_local! {
+    /// Values while a notice is being served, by their place in [`NAMES`].
+    static CURRENT: RefCell<Vec<Option<Value>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Sets the variables for the time of `run`.
+pub fn with<R>(notice: &Notice<'_>, run: impl FnOnce() -> R) -> R {
+    CURRENT.with(|current| *current.borrow_mut() = values(notice));
+    let result = run();
+    CURRENT.with(|current| current.borrow_mut().clear());
+    result
+}
+
+fn values(notice: &Notice<'_>) -> Vec<Option<Value>> {
+    let text = |text: &str| CString::new(text).ok().map(Value::Text);
+    let number = |number: u64| Some(Value::Number(i64::try_from(number).unwrap_or(i64::MAX)));
+    let (result, granted, message_id, units) = match &notice.kind {
+        Kind::Verdict { result, granted, .. } => (Some(*result), number((*granted).into()), None, None),
+        Kind::Debited { message_id, units } => (None, None, text(message_id), number(*units)),
+        Kind::Failed => (Some(Outcome::Failed), None, None, None),
+    };
+    let result = result.map(|result| match result {
+        Outcome::Granted => "granted",
+        Outcome::Denied => "denied",
+        Outcome::Failed => "failed",
+    });
+    vec![
+        result.and_then(text),
+        text(notice.reason),
+        number(notice.code.into()),
+        granted,
+        text(&notice.session.to_string()),
+        notice.balance.map(Value::Number),
+        text(notice.call_id),
+        text(notice.account),
+        message_id,
+        units,
+    ]
+}
+
+/// The host parses `$imcharge(name)`: remembers which.
+pub unsafe extern "C" fn parse_name(spec: k::pv_spec_p, name: *mut k::str_) -> c_int {
+    guard(-1, || {
+        // SAFETY: the host gives both for the time of the call.
+        let (Some(spec), Some(name)) = (unsafe { spec.as_mut() }, unsafe { name.as_ref() }) else { return -1 };
+        // SAFETY: the text lives for the call.
+        let wanted = unsafe { super::message::bytes(name) }.trim_ascii();
+        let Some(at) = NAMES.iter().position(|known| known.as_bytes() == wanted) else {
+            log::error!("$imcharge({}): unknown name; known are {NAMES:?}", String::from_utf8_lossy(wanted));
+            return -1;
+        };
+        spec.pvp.pvn.type_ = k::PV_NAME_INTSTR as c_int;
+        spec.pvp.pvn.u.isname.type_ = 0;
+        spec.pvp.pvn.u.isname.name.n = at as c_int;
+        0
+    })
+}
+
+/// The host wants the value.
+pub unsafe extern "C" fn get(
+    message: *mut k::sip_msg,
+    parameter: *mut k::pv_param_t,
+    result: *mut k::pv_value_t,
+) -> c_int {
+    guard(-1, || {
+        // SAFETY: the host gives a parsed parameter: `parse_name` has left a number in it.
+        let at = unsafe { parameter.as_ref() }.map(|parameter| unsafe { parameter.pvn.u.isname.name.n });
+        let at = at.and_then(|at| usize::try_from(at).ok());
+        CURRENT.with(|current| {
+            let current = current.borrow();
+            // SAFETY: the host's own functions on the host's own places; the text stays until the notice is served.
+            match at.and_then(|at| current.get(at)).and_then(Option::as_ref) {
+                Some(Value::Text(text)) => unsafe {
+                    let mut whole = k::_str { s: text.as_ptr().cast_mut(), len: text.count_bytes() as c_int };
+                    k::pv_get_strval(message, parameter, result, &mut whole)
+                },
+                Some(Value::Number(number)) => match c_int::try_from(*number) {
+                    Ok(number) => unsafe { k::pv_get_sintval(message, parameter, result, number) },
+                    // The host's numbers are of 32 bits: a larger one is a text.
+                    Err(_) => unsafe { large_number(message, parameter, result, *number) },
+                },
+                None => unsafe { k::pv_get_null(message, parameter, result) },
+            }
+        })
+    })
+}
+
+/// # Safety
+/// As for [`get`].
+unsafe fn large_number(
+    message: *mut k::sip_msg,
+    parameter: *mut k::pv_param_t,
+    result: *mut k::pv_value_t,
+    number: i64,
+) -> c_int {
+    thread_local! {
+        static TEXT: RefCell<CString> = RefCell::default();
+    }
+    TEXT.with(|text| {
+        let mut text = text.borrow_mut();
+        *text = CString::new(number.to_string()).unwrap_or_default();
+        let mut whole = k::_str { s: text.as_ptr().cast_mut(), len: text.count_bytes() as c_int };
+        // SAFETY: by the caller's promise; the text stays until the next large number.
+        unsafe { k::pv_get_strval(message, parameter, result, &mut whole) }
+    })
+}
