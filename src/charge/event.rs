@@ -95,8 +95,9 @@ pub struct Reserve<'a> {
     pub direction: Direction,
     /// For how many messages; 0: not known.
     pub messages: u32,
-    /// Host's numbers of the waiting transaction (see `engine::facts::Suspended`), carried through.
-    pub suspended: [u64; 3],
+    /// Carried through for the engine: the host's three numbers of the waiting transaction (see
+    /// `engine::facts::Suspended`) and the hash of the inviting side's tag.
+    pub carried: [u64; 4],
 }
 
 /// Which side of the INVITE has the stored messages.

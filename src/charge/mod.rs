@@ -3,6 +3,8 @@
 //! A session is a function of (state, event, time): feed one [`event::Event`], drain the outputs, then
 //! feed the next. Time is an argument everywhere.
 
+#![forbid(unsafe_code)]
+
 pub mod account;
 pub mod ch2;
 pub mod event;

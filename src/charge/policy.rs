@@ -61,3 +61,66 @@ impl Default for Policy {
         }
     }
 }
+
+/// A case of the parameter `policy` is unknown, or its choice is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("allowed is CASE=CHOICE;..., CASE of 5xx, close, abort, CHOICE of debit, release")]
+pub struct NoPolicy;
+
+impl Policy {
+    /// Sets the cases of the parameter `policy`: `5xx=debit;close=debit;abort=release`. Cases that are not named stay
+    /// as they are, as does the whole where any is wrong.
+    pub fn set_cases(&mut self, text: &str) -> Result<(), NoPolicy> {
+        let mut policy = *self;
+        for case in text.split(';').map(str::trim).filter(|case| !case.is_empty()) {
+            let (name, choice) = case.split_once('=').ok_or(NoPolicy)?;
+            *policy.case(name.trim()).ok_or(NoPolicy)? = Settle::from_word(choice.trim()).ok_or(NoPolicy)?;
+        }
+        *self = policy;
+        Ok(())
+    }
+
+    fn case(&mut self, name: &str) -> Option<&mut Settle> {
+        match name {
+            "5xx" => Some(&mut self.server_error),
+            "close" => Some(&mut self.close),
+            "abort" => Some(&mut self.abort),
+            _ => None,
+        }
+    }
+}
+
+impl Settle {
+    fn from_word(word: &str) -> Option<Settle> {
+        match word {
+            "debit" => Some(Settle::Debit),
+            "release" => Some(Settle::Release),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cases_are_set_by_name_and_others_stay() {
+        let mut policy = Policy::default();
+        assert_eq!(policy.set_cases(" 5xx=release; abort = debit ;"), Ok(()));
+        let wanted = Policy { server_error: Settle::Release, abort: Settle::Debit, ..Policy::default() };
+        assert_eq!(policy, wanted);
+        assert_eq!(policy.set_cases(""), Ok(()));
+        assert_eq!(policy, wanted);
+    }
+
+    #[test]
+    fn a_wrong_case_changes_nothing() {
+        for text in ["close", "close=", "close=maybe", "4xx=debit", "close=release;x=debit", "=debit", "close=debit=1"]
+        {
+            let mut policy = Policy::default();
+            assert_eq!(policy.set_cases(text), Err(NoPolicy), "{text}");
+            assert_eq!(policy, Policy::default(), "{text}");
+        }
+    }
+}

@@ -1,11 +1,30 @@
 //! The engine: the process that owns all state, the shared region by which the host's processes reach
 //! it, and what those processes call.
+//!
+//! | who runs it | files |
+//! |---|---|
+//! | the host, before it forks | [`config`], [`region`] |
+//! | each process of the host | [`worker`], [`facts`] and [`raw`](self) (what a message says), [`report`] (what operators ask) |
+//! | the host's resume workers | [`notice`] |
+//! | the host's supervisor child | [`supervisor`] |
+//! | the engine's own process | [`run()`], `book` (the sessions), `store` (SQLite), `notices` |
+//! | all of them, in shared memory | [`ring`], [`grant`], [`record`], [`statistic`] |
 
+mod book;
+pub mod clock;
 pub mod config;
 pub mod facts;
+pub mod grant;
 pub mod notice;
+mod notices;
+pub mod record;
 pub mod region;
 pub mod report;
+pub mod ring;
+mod run;
 pub mod statistic;
+pub mod store;
 pub mod supervisor;
 pub mod worker;
+
+pub use run::{EngineError, run};

@@ -2,6 +2,7 @@
 
 use super::facts::Suspended;
 use super::region::Region;
+use super::ring::Ring;
 use crate::charge::ch2::SessionKey;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -60,25 +61,38 @@ pub enum Outcome {
     Failed,
 }
 
-/// A resume worker's end of its verdict ring.
-pub struct Resumer;
+/// A resume worker's end of its notice ring.
+pub struct Resumer {
+    region: Arc<Region>,
+    index: usize,
+    ring: Ring,
+    position: u64,
+}
 
 impl Resumer {
     /// Attaches resume worker `index` (0..resume_workers), after fork.
     pub fn attach(region: &Arc<Region>, index: usize) -> Resumer {
-        let _ = (region, index);
-        unimplemented!()
+        let ring = region.notice_ring(index);
+        Resumer { region: Arc::clone(region), index, ring, position: ring.tail() }
     }
 
     /// Sleeps until there is a notice or the time is over.
     pub fn wait(&mut self, at_most: Duration) {
-        let _ = at_most;
-        unimplemented!()
+        let (ring, position) = (self.ring, self.position);
+        self.region.resumer_sleep(self.index, at_most, || ring.head() == position);
     }
 
     /// Takes the next notice, if there is one, and gives it to `run`; it counts as taken before `run` is called.
     pub fn next(&mut self, run: impl FnOnce(&Notice<'_>)) -> bool {
-        let _ = run;
-        unimplemented!()
+        let Some((record, next)) = self.ring.read_at(self.position) else { return false };
+        // Out of the ring first: `run` may take its time, and the engine needs the space.
+        let record = record.to_vec();
+        self.position = next;
+        self.ring.free(next);
+        match postcard::from_bytes(&record) {
+            Ok(notice) => run(&notice),
+            Err(_) => log::error!("a notice of the engine cannot be read, skipped"),
+        }
+        true
     }
 }

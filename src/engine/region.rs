@@ -1,11 +1,257 @@
-//! The shared region (interface first; in work).
+//! The shared region: rings, grant table and counters in one named file of shared memory.
+//!
+//! ```text
+//!  header │ counters │ reply slots │ event rings (one a process) │ notice rings │ slots │ indexes
+//! ```
+//!
+//! The file has a name (`/dev/shm/imcharge-<state dir>-<instance>`), so that what the host's processes wrote
+//! survives them: the engine of the next instance reads what the killed one left behind. It is made with mode
+//! 0600 and its pages are taken at once: a full memory file system refuses the start instead of killing a process later.
 
+use super::clock;
 use super::config::Config;
+use super::grant::{Index, Slot, Table};
+use super::ring::{Ends, Ring};
 use super::statistic::Statistic;
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering, fence};
+use std::time::{Duration, Instant};
+
+/// Changes with the layout: a file of another version is not read.
+const MAGIC: u64 = 0x696d_6368_6172_0001;
+
+/// Octets of one event ring and of one notice ring.
+const RING_SIZE: usize = 512 * 1024;
+
+/// Where region files live.
+const SHARED_MEMORY: &str = "/dev/shm";
+
+/// How long a starting proxy waits for the one before it to let go of the state directory.
+const LOCK_PATIENCE: Duration = Duration::from_secs(5);
+
+/// What the engine is doing, as workers see it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum EngineState {
+    /// Not yet there, or between two lives: events are taken and will be read.
+    Starting = 0,
+    /// At work.
+    Running = 1,
+    /// It cannot write its store: new sessions are refused.
+    StoreFailing = 2,
+    /// The host is being stopped.
+    Stopping = 3,
+}
+
+/// The head of the region.
+#[repr(C, align(64))]
+struct Header {
+    magic: AtomicU64,
+    instance: AtomicU64,
+    boot: AtomicU64,
+    processes: AtomicU64,
+    resumers: AtomicU64,
+    slots: AtomicU64,
+    /// Keys of the hashes in the grant table: nobody outside can aim at a window.
+    hash_keys: [AtomicU64; 2],
+    /// 1 while the engine sleeps, or is about to.
+    engine_sleeps: AtomicU32,
+    /// 1 when someone waits for what the engine makes of an event.
+    urgent: AtomicU32,
+    engine_state: AtomicU32,
+    engine_pid: AtomicU32,
+    stop: AtomicU32,
+    /// [`clock::now`] of the engine's last turn.
+    heartbeat: AtomicU64,
+    /// Whether the script has the event routes: debited 1, failed 2.
+    notices: AtomicU32,
+    /// Price and kind of the tariff for new sessions (see `pack_tariff`).
+    tariff: AtomicU64,
+}
+
+/// Where a process finds the answer to its command.
+#[repr(C, align(64))]
+#[derive(Default)]
+pub struct ReplySlot {
+    /// Number of the command that is answered.
+    pub sequence: AtomicU64,
+    /// 0: done; else what [`super::record::Command`] says.
+    pub code: AtomicU32,
+    /// Account after the command.
+    pub balance: AtomicI64,
+    /// Account after the command.
+    pub held: AtomicI64,
+}
+
+/// Sleeping flags of the resume workers.
+#[repr(C, align(64))]
+struct Sleeper {
+    sleeps: AtomicU32,
+}
+
+/// Offsets of the parts, from the three sizes alone.
+#[derive(Clone, Copy)]
+struct Layout {
+    processes: usize,
+    resumers: usize,
+    slots: usize,
+}
+
+/// Octets of `count` values, padded to a page.
+fn area<T>(count: usize) -> usize {
+    (size_of::<T>() * count).next_multiple_of(4096)
+}
+
+impl Layout {
+    fn index_size(&self) -> usize {
+        Index::size_for(self.slots * 2)
+    }
+    fn rings(&self) -> usize {
+        self.processes + self.resumers
+    }
+    fn counters(&self) -> usize {
+        area::<Header>(1)
+    }
+    fn replies(&self) -> usize {
+        self.counters() + area::<AtomicU64>(Statistic::ALL.len())
+    }
+    fn sleepers(&self) -> usize {
+        self.replies() + area::<ReplySlot>(self.processes)
+    }
+    fn ends(&self) -> usize {
+        self.sleepers() + area::<Sleeper>(self.resumers)
+    }
+    fn data(&self) -> usize {
+        self.ends() + area::<Ends>(self.rings())
+    }
+    fn table(&self) -> usize {
+        self.data() + self.rings() * RING_SIZE
+    }
+    /// Start of index `number` (calls, paths, messages).
+    fn index(&self, number: usize) -> usize {
+        self.table() + area::<Slot>(self.slots) + number * area::<AtomicU64>(self.index_size())
+    }
+    fn next_message(&self) -> usize {
+        self.index(3)
+    }
+    fn total(&self) -> usize {
+        self.next_message() + area::<AtomicU32>(self.index_size())
+    }
+}
+
+/// A mapped region file.
+struct Map {
+    base: *mut u8,
+    layout: Layout,
+    path: PathBuf,
+}
+
+// SAFETY: everything reached through the map is atomics, or rings whose two ends have one owner each.
+unsafe impl Send for Map {}
+// SAFETY: as above.
+unsafe impl Sync for Map {}
+
+impl Map {
+    fn new(file: &File, layout: Layout, path: PathBuf) -> io::Result<Map> {
+        // SAFETY: a new shared mapping of a file we hold open, as long as the file; no address is asked for.
+        let base = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                layout.total(),
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_SHARED,
+                file.as_raw_fd(),
+                0,
+            )
+        };
+        if base == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(Map { base: base.cast(), layout, path })
+    }
+
+    /// `count` values at an offset of the layout.
+    fn slice<T>(&self, offset: usize, count: usize) -> &[T] {
+        assert!(offset + size_of::<T>() * count <= self.layout.total(), "an area ends within the region");
+        // SAFETY: within the mapping (checked), aligned (areas begin at page bounds), mapped as long as `self`;
+        // all T used here are made of atomics, for which any bit pattern is valid.
+        unsafe { std::slice::from_raw_parts(self.base.add(offset).cast(), count) }
+    }
+
+    fn header(&self) -> &Header {
+        &self.slice(0, 1)[0]
+    }
+
+    fn ring(&self, number: usize) -> Ring {
+        let ends = &self.slice::<Ends>(self.layout.ends(), self.layout.rings())[number];
+        // SAFETY: the data area holds RING_SIZE octets for every ring, mapped as long as `self`, zeroed when the
+        // file was made. One writer and one reader: `Worker::attach` and the engine's lock see to it.
+        unsafe { Ring::at(ends, self.base.add(self.layout.data() + number * RING_SIZE), RING_SIZE) }
+    }
+}
+
+impl Drop for Map {
+    fn drop(&mut self) {
+        // SAFETY: this mapping, made in `new`, and nothing borrowed from it lives longer than `self`.
+        unsafe { libc::munmap(self.base.cast(), self.layout.total()) };
+    }
+}
+
+/// An eventfd: lets one process wake another.
+pub struct Bell(File);
+
+impl Bell {
+    fn new() -> io::Result<Bell> {
+        use std::os::fd::FromRawFd;
+        // SAFETY: no pointer involved; the result is checked.
+        let fd = unsafe { libc::eventfd(0, libc::EFD_NONBLOCK) };
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: a new descriptor that nobody else owns.
+        Ok(Bell(unsafe { File::from_raw_fd(fd) }))
+    }
+
+    /// Wakes the sleeper.
+    pub fn ring(&self) {
+        use std::io::Write;
+        // A full counter means that it rings already.
+        let _ = (&self.0).write(&1u64.to_ne_bytes());
+    }
+
+    /// Sleeps until it rings or the time is over.
+    pub fn wait(&self, at_most: Duration) {
+        use std::io::Read;
+        let mut poll = libc::pollfd { fd: self.0.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+        let micros = at_most.as_micros().div_ceil(1000).min(i32::MAX as u128) as i32;
+        // SAFETY: one valid pollfd for the time of the call.
+        unsafe { libc::poll(&mut poll, 1, micros) };
+        let mut count = [0u8; 8];
+        let _ = (&self.0).read(&mut count);
+    }
+
+    /// The descriptor.
+    pub fn fd(&self) -> i32 {
+        self.0.as_raw_fd()
+    }
+}
 
 /// The shared memory that host processes and engine meet in.
-pub struct Region;
+pub struct Region {
+    map: Map,
+    /// The configuration it was made with.
+    pub config: Config,
+    /// Holds the lock on the state directory for as long as any process of this host lives.
+    lock: File,
+    engine_bell: Bell,
+    resumer_bells: Vec<Bell>,
+}
 
 /// Why there is no region: one sentence for an operator.
 #[derive(Debug, thiserror::Error)]
@@ -15,21 +261,377 @@ pub struct RegionError(pub String);
 impl Region {
     /// Makes the region, before the host forks: locks the state directory (one proxy only), checks the
     /// ledger (version, writable), makes the rings: `processes` event rings and `config.resume_workers`
-    /// verdict rings.
+    /// notice rings.
     pub fn create(config: Config, processes: usize) -> Result<Arc<Region>, RegionError> {
-        let _ = (config, processes);
-        unimplemented!()
+        config.check().map_err(|error| RegionError(error.to_string()))?;
+        let lock = lock(&config.state_dir)?;
+        super::store::Store::check(&config).map_err(|error| RegionError(error.to_string()))?;
+        let layout = Layout {
+            processes: processes.clamp(1, 4096),
+            resumers: config.resume_workers as usize,
+            slots: config.max_sessions as usize + config.max_sessions as usize / 4 + 16,
+        };
+        let refused = |what: &str, error: io::Error| {
+            let size = layout.total() >> 20;
+            RegionError(format!(
+                "cannot {what} shared memory of {size} MiB in {SHARED_MEMORY}: {error}; \
+                 give it more room, or set a lower max_sessions"
+            ))
+        };
+        let instance = random();
+        let path = PathBuf::from(format!("{}{instance:016x}", prefix(&config.state_dir)));
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .custom_flags(libc::O_NOFOLLOW)
+            .open(&path)
+            .map_err(|error| refused("create", error))?;
+        // SAFETY: a descriptor we hold open; no pointer involved.
+        let taken = unsafe { libc::posix_fallocate(file.as_raw_fd(), 0, layout.total() as libc::off_t) };
+        if taken != 0 {
+            let _ = std::fs::remove_file(&path);
+            return Err(refused("take", io::Error::from_raw_os_error(taken)));
+        }
+        let map = Map::new(&file, layout, path).map_err(|error| refused("map", error))?;
+        let bells = (0..layout.resumers).map(|_| Bell::new()).collect::<io::Result<Vec<_>>>();
+        let region = Region {
+            map,
+            engine_bell: Bell::new().map_err(|error| refused("make the doorbell of", error))?,
+            resumer_bells: bells.map_err(|error| refused("make the doorbells of", error))?,
+            config,
+            lock,
+        };
+        region.fill_header(instance);
+        Ok(Arc::new(region))
+    }
+
+    fn fill_header(&self, instance: u64) {
+        let header = self.header();
+        let layout = self.map.layout;
+        header.instance.store(instance, Ordering::Relaxed);
+        header.boot.store(boot(), Ordering::Relaxed);
+        header.processes.store(layout.processes as u64, Ordering::Relaxed);
+        header.resumers.store(layout.resumers as u64, Ordering::Relaxed);
+        header.slots.store(layout.slots as u64, Ordering::Relaxed);
+        header.hash_keys[0].store(random(), Ordering::Relaxed);
+        header.hash_keys[1].store(random(), Ordering::Relaxed);
+        header.heartbeat.store(clock::now().0, Ordering::Relaxed);
+        self.set_tariff(self.config.tariff);
+        header.magic.store(MAGIC, Ordering::Release);
+    }
+
+    fn header(&self) -> &Header {
+        self.map.header()
+    }
+
+    /// Number of this run of the host.
+    pub fn instance(&self) -> u64 {
+        self.header().instance.load(Ordering::Relaxed)
     }
 
     /// The value of a counter now.
     pub fn statistic(&self, statistic: Statistic) -> u64 {
-        let _ = statistic;
-        unimplemented!()
+        self.counter(statistic).load(Ordering::Relaxed)
+    }
+
+    /// A counter.
+    pub fn counter(&self, statistic: Statistic) -> &AtomicU64 {
+        &self.map.slice(self.map.layout.counters(), Statistic::ALL.len())[statistic as usize]
+    }
+
+    /// Adds one to a counter.
+    pub fn count(&self, statistic: Statistic) {
+        self.counter(statistic).fetch_add(1, Ordering::Relaxed);
     }
 
     /// Asks for notices of debits and failures too (the script has the event routes). Before fork.
     pub fn want_notices(&self, debited: bool, failed: bool) {
-        let _ = (debited, failed);
-        unimplemented!()
+        self.header().notices.store(u32::from(debited) | u32::from(failed) << 1, Ordering::Relaxed);
     }
+
+    /// Whether the script wants to hear of debits, and of failures.
+    pub fn wanted_notices(&self) -> (bool, bool) {
+        let notices = self.header().notices.load(Ordering::Relaxed);
+        (notices & 1 != 0, notices & 2 != 0)
+    }
+
+    /// Sets the tariff of sessions opened from now on.
+    pub fn set_tariff(&self, tariff: crate::charge::tariff::Tariff) {
+        use crate::charge::tariff::Per;
+        let kilobyte = u64::from(tariff.per == Per::Kilobyte) << 32;
+        self.header().tariff.store(kilobyte | u64::from(tariff.price), Ordering::Release);
+    }
+
+    /// The tariff of sessions opened now.
+    pub fn tariff(&self) -> crate::charge::tariff::Tariff {
+        use crate::charge::tariff::{Per, Tariff};
+        let word = self.header().tariff.load(Ordering::Acquire);
+        let per = if word >> 32 == 0 { Per::Message } else { Per::Kilobyte };
+        Tariff { per, price: word as u32 }
+    }
+
+    /// Event rings.
+    pub fn processes(&self) -> usize {
+        self.map.layout.processes
+    }
+
+    /// Notice rings.
+    pub fn resumers(&self) -> usize {
+        self.map.layout.resumers
+    }
+
+    /// Event ring of a process.
+    pub fn event_ring(&self, process: usize) -> Ring {
+        assert!(process < self.processes(), "a process has a ring of its own");
+        self.map.ring(process)
+    }
+
+    /// Notice ring of a resume worker.
+    pub fn notice_ring(&self, resumer: usize) -> Ring {
+        assert!(resumer < self.resumers(), "a resume worker has a ring of its own");
+        self.map.ring(self.processes() + resumer)
+    }
+
+    /// Where a process finds answers to its commands.
+    pub fn reply_slot(&self, process: usize) -> &ReplySlot {
+        &self.map.slice(self.map.layout.replies(), self.processes())[process]
+    }
+
+    /// The grant table.
+    pub fn table(&self) -> Table<'_> {
+        let layout = self.map.layout;
+        let index = |number| Index::over(self.map.slice(layout.index(number), layout.index_size()));
+        Table {
+            slots: self.map.slice(layout.table(), layout.slots),
+            calls: index(0),
+            paths: index(1),
+            messages: index(2),
+            next_message: self.map.slice(layout.next_message(), layout.index_size()),
+        }
+    }
+
+    /// Hash of something that a slot is found by. Never 0.
+    pub fn hash(&self, parts: &[&[u8]]) -> u64 {
+        use std::hash::Hasher;
+        let keys = &self.header().hash_keys;
+        let (one, two) = (keys[0].load(Ordering::Relaxed), keys[1].load(Ordering::Relaxed));
+        let mut hasher = siphasher::sip::SipHasher13::new_with_keys(one, two);
+        for part in parts {
+            hasher.write_usize(part.len());
+            hasher.write(part);
+        }
+        hasher.finish().max(1)
+    }
+
+    /// Says that someone waits for what comes of an event just published, and wakes the engine if it sleeps.
+    pub fn wake_engine(&self) {
+        let header = self.header();
+        header.urgent.store(1, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+        if header.engine_sleeps.load(Ordering::Relaxed) == 1 && header.engine_sleeps.swap(0, Ordering::Relaxed) == 1 {
+            self.engine_bell.ring();
+        }
+    }
+
+    /// Engine: sleeps until someone waits for it or the time is over. Events that nobody waits for do not end its
+    /// sleep: they are read together on the next turn.
+    pub fn engine_sleep(&self, at_most: Duration) {
+        let header = self.header();
+        header.engine_sleeps.store(1, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+        if header.urgent.load(Ordering::Relaxed) == 0 {
+            self.engine_bell.wait(at_most);
+        }
+        header.engine_sleeps.store(0, Ordering::Relaxed);
+    }
+
+    /// Engine: what was urgent so far is about to be read.
+    pub fn begin_turn(&self) {
+        self.header().urgent.store(0, Ordering::SeqCst);
+    }
+
+    /// Wakes a resume worker, if it sleeps. Call after publishing a notice.
+    pub fn wake_resumer(&self, resumer: usize) {
+        fence(Ordering::SeqCst);
+        let sleeps = &self.map.slice::<Sleeper>(self.map.layout.sleepers(), self.resumers())[resumer].sleeps;
+        if sleeps.load(Ordering::Relaxed) == 1 && sleeps.swap(0, Ordering::Relaxed) == 1 {
+            self.resumer_bells[resumer].ring();
+        }
+    }
+
+    /// Resume worker: sleeps until a notice comes or the time is over, unless `idle` sees that there is one already.
+    pub fn resumer_sleep(&self, resumer: usize, at_most: Duration, idle: impl Fn() -> bool) {
+        let sleeps = &self.map.slice::<Sleeper>(self.map.layout.sleepers(), self.resumers())[resumer].sleeps;
+        sleeps.store(1, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+        if idle() {
+            self.resumer_bells[resumer].wait(at_most);
+        }
+        sleeps.store(0, Ordering::Relaxed);
+    }
+
+    /// Engine: shows that it lives.
+    pub fn beat(&self) {
+        self.header().heartbeat.store(clock::now().0, Ordering::Relaxed);
+    }
+
+    /// How long ago the engine last showed that it lives.
+    pub fn heartbeat_age(&self) -> Duration {
+        let last = crate::charge::time::Time(self.header().heartbeat.load(Ordering::Relaxed));
+        Duration::from_micros(clock::now().micros_since(last))
+    }
+
+    /// What the engine is doing.
+    pub fn engine_state(&self) -> EngineState {
+        match self.header().engine_state.load(Ordering::Acquire) {
+            1 => EngineState::Running,
+            2 => EngineState::StoreFailing,
+            3 => EngineState::Stopping,
+            _ => EngineState::Starting,
+        }
+    }
+
+    /// Engine and supervisor: says what the engine is doing.
+    pub fn set_engine_state(&self, state: EngineState) {
+        self.header().engine_state.store(state as u32, Ordering::Release);
+    }
+
+    /// Asks the engine to settle and return.
+    pub fn request_stop(&self) {
+        self.header().stop.store(1, Ordering::Release);
+        self.wake_engine();
+    }
+
+    /// Whether the engine is asked to return.
+    pub fn stop_requested(&self) -> bool {
+        self.header().stop.load(Ordering::Acquire) == 1
+    }
+
+    /// Descriptors that the engine needs of all it inherits.
+    pub fn descriptors(&self) -> Vec<i32> {
+        let bells = self.resumer_bells.iter().map(Bell::fd);
+        bells.chain([self.engine_bell.fd(), self.lock.as_raw_fd()]).collect()
+    }
+
+    /// Removes the region's file: everything in it is settled.
+    pub fn remove_file(&self) {
+        let _ = std::fs::remove_file(&self.map.path);
+    }
+
+    /// Engine: the event rings that earlier instances left behind on this state directory.
+    pub fn left_behind(&self) -> Vec<LeftBehind> {
+        let prefix = prefix(&self.config.state_dir);
+        let Ok(entries) = std::fs::read_dir(SHARED_MEMORY) else { return Vec::new() };
+        let paths = entries.flatten().map(|entry| entry.path());
+        let others = paths.filter(|path| {
+            path.as_os_str().as_bytes().starts_with(prefix.as_bytes()) && *path != self.map.path
+        });
+        others.filter_map(|path| LeftBehind::open(&path)).collect()
+    }
+}
+
+/// The region of an instance that is gone.
+pub struct LeftBehind {
+    map: Map,
+}
+
+impl LeftBehind {
+    /// Opens a file if it is ours and whole; removes it if it cannot be one of this boot.
+    fn open(path: &Path) -> Option<LeftBehind> {
+        let file = OpenOptions::new().read(true).write(true).custom_flags(libc::O_NOFOLLOW).open(path).ok()?;
+        let metadata = file.metadata().ok()?;
+        // SAFETY: no argument, no failure.
+        if metadata.uid() != unsafe { libc::geteuid() } || (metadata.len() as usize) < area::<Header>(1) {
+            log::warn!("{}: not a region of this user, left alone", path.display());
+            return None;
+        }
+        let layout = Self::layout(&file, path, metadata.len() as usize);
+        if layout.is_none() {
+            log::warn!("{}: left by another version or boot, nothing in it can be read", path.display());
+            let _ = std::fs::remove_file(path);
+        }
+        let map = Map::new(&file, layout?, path.to_owned()).ok()?;
+        Some(LeftBehind { map })
+    }
+
+    /// The layout by the header, if it fits the file and the file is of this version and boot.
+    fn layout(file: &File, path: &Path, length: usize) -> Option<Layout> {
+        let head = Map::new(file, Layout { processes: 0, resumers: 0, slots: 0 }, path.to_owned()).ok()?;
+        let header = head.header();
+        let size = |value: &AtomicU64| usize::try_from(value.load(Ordering::Relaxed)).ok().filter(|v| *v < 1 << 24);
+        let layout = Layout {
+            processes: size(&header.processes)?,
+            resumers: size(&header.resumers)?,
+            slots: size(&header.slots)?,
+        };
+        let ours = header.magic.load(Ordering::Acquire) == MAGIC && header.boot.load(Ordering::Relaxed) == boot();
+        (ours && layout.total() <= length).then_some(layout)
+    }
+
+    /// Its instance number.
+    pub fn instance(&self) -> u64 {
+        self.map.header().instance.load(Ordering::Relaxed)
+    }
+
+    /// Its event rings.
+    pub fn event_rings(&self) -> Vec<Ring> {
+        (0..self.map.layout.processes).map(|number| self.map.ring(number)).collect()
+    }
+
+    /// Removes its file: everything in it is committed.
+    pub fn remove(self) {
+        let _ = std::fs::remove_file(&self.map.path);
+    }
+}
+
+/// How the region files of a state directory begin.
+fn prefix(state_dir: &Path) -> String {
+    use std::hash::Hasher;
+    let whole = state_dir.canonicalize().unwrap_or_else(|_| state_dir.to_owned());
+    let mut hasher = siphasher::sip::SipHasher13::new();
+    hasher.write(whole.as_os_str().as_bytes());
+    format!("{SHARED_MEMORY}/imcharge-{:016x}-", hasher.finish())
+}
+
+/// Tells this boot of the machine from every other.
+fn boot() -> u64 {
+    use std::hash::Hasher;
+    let id = std::fs::read("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    let mut hasher = siphasher::sip::SipHasher13::new();
+    hasher.write(&id);
+    hasher.finish()
+}
+
+/// 64 random bits of the kernel.
+fn random() -> u64 {
+    let mut bytes = [0u8; 8];
+    // SAFETY: a buffer of that length. With 8 octets it is all or nothing, and nothing only before the
+    // kernel's pool is filled at boot.
+    unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
+    u64::from_ne_bytes(bytes)
+}
+
+/// Locks the state directory for this host and all its processes.
+fn lock(state_dir: &Path) -> Result<File, RegionError> {
+    let path = state_dir.join("lock");
+    let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o640).open(&path).map_err(|error| {
+        RegionError(format!(
+            "parameter state_dir: cannot write {}: {error}; the folder must exist and belong to the user of the proxy",
+            path.display()
+        ))
+    })?;
+    let started = Instant::now();
+    // SAFETY: a descriptor we hold open; no pointer involved.
+    while unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } != 0 {
+        if started.elapsed() > LOCK_PATIENCE {
+            return Err(RegionError(format!(
+                "another proxy uses the state directory {}; each proxy needs one of its own",
+                state_dir.display()
+            )));
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    Ok(file)
 }

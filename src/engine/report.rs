@@ -1,7 +1,17 @@
 //! What operators ask (RPC, MI): structures with named fields.
 
+use super::config::BALANCE_MAX;
+use super::record::{Command as Change, CommandResult};
 use super::region::Region;
+use super::statistic::Statistic;
+use super::store::LEDGER;
 use super::worker::Worker;
+use crate::charge::session::{Session, Step};
+use crate::charge::tariff::NoTariff;
+use crate::wire::identity;
+use rusqlite::types::ValueRef;
+use rusqlite::{Connection, OpenFlags};
+use std::time::Duration;
 
 /// An answer: structures with named fields, never text to be parsed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,9 +63,238 @@ pub const COMMANDS: &[Command] = &[
     Command { name: "reload", arguments: &["[TARIFF]"], help: "Sets the tariff for sessions opened from now on." },
 ];
 
+/// Most rows of a list.
+const ROWS_MAX: i64 = 1000;
+
 /// Runs a command. Reads come from what is committed; changes go through `worker` to the engine and wait
 /// for its commit, one second at most.
 pub fn run(name: &str, arguments: &[&str], region: &Region, worker: &mut Worker) -> Result<Value, CommandError> {
-    let _ = (name, arguments, region, worker);
-    unimplemented!()
+    let command = COMMANDS.iter().find(|command| command.name == name);
+    let command = command.ok_or_else(|| refuse(404, format!("no such command: {name}")))?;
+    let least = command.arguments.iter().filter(|argument| !argument.starts_with('[')).count();
+    if !(least..=command.arguments.len()).contains(&arguments.len()) {
+        return Err(refuse(400, format!("usage: imcharge.{name} {}", command.arguments.join(" "))));
+    }
+    let argument = |at: usize| arguments.get(at).copied().unwrap_or_default();
+    match name {
+        "stats" => Ok(stats(region)),
+        "account.set" => {
+            let (id, balance) = (account_id(argument(0))?, number(argument(1))?);
+            change(worker, &id, Change::SetBalance { account: &id, balance })
+        }
+        "account.add" => {
+            let (id, amount) = (account_id(argument(0))?, number(argument(1))?);
+            change(worker, &id, Change::AddBalance { account: &id, amount })
+        }
+        "reload" => reload(argument(0), region),
+        _ => {
+            let ledger = Reader::open(region)?;
+            match name {
+                "sessions" => ledger.open_sessions(),
+                "session" => ledger.sessions_of(argument(0), false),
+                "explain" => ledger.sessions_of(argument(0), true),
+                "audit" => ledger.audit(),
+                "account.get" => ledger.one_account(&account_id(argument(0))?),
+                "accounts" => ledger.accounts(),
+                "debits" if arguments.is_empty() => ledger.debits("%"),
+                "debits" => ledger.debits(&account_id(argument(0))?),
+                // The ledger acknowledges within the commit that asks: its outbox is always empty.
+                _ => Ok(Value::Structure(vec![
+                    ("count", integer(region.statistic(Statistic::OutboxDepth))),
+                    ("oldest_age", Value::Integer(0)),
+                ])),
+            }
+        }
+    }
+}
+
+fn refuse(code: u32, text: impl Into<String>) -> CommandError {
+    CommandError { code, text: text.into() }
+}
+
+fn integer(value: u64) -> Value {
+    Value::Integer(i64::try_from(value).unwrap_or(i64::MAX))
+}
+
+fn number(text: &str) -> Result<i64, CommandError> {
+    let within = |value: &i64| (-BALANCE_MAX..=BALANCE_MAX).contains(value);
+    let range = || refuse(400, format!("'{text}' is not a whole number of units, at most {BALANCE_MAX}"));
+    text.parse().ok().filter(within).ok_or_else(range)
+}
+
+fn account_id(text: &str) -> Result<String, CommandError> {
+    let wrong = || refuse(400, format!("'{text}' is no account: give sip:user@host or tel:+digits"));
+    identity::canonical(text.as_bytes()).ok_or_else(wrong)
+}
+
+fn stats(region: &Region) -> Value {
+    Value::Structure(Statistic::ALL.iter().map(|one| (one.name(), integer(region.statistic(*one)))).collect())
+}
+
+fn reload(tariff: &str, region: &Region) -> Result<Value, CommandError> {
+    if !tariff.is_empty() {
+        let wanted = tariff.parse().map_err(|error: NoTariff| refuse(400, format!("'{tariff}': {error}")))?;
+        let mut config = region.config.clone();
+        config.tariff = wanted;
+        config.check().map_err(|error| refuse(400, error.to_string()))?;
+        region.set_tariff(wanted);
+    } else {
+        region.set_tariff(region.config.tariff);
+    }
+    Ok(Value::Structure(vec![("tariff", Value::Text(region.tariff().to_string()))]))
+}
+
+fn change(worker: &mut Worker, id: &str, command: Change<'_>) -> Result<Value, CommandError> {
+    let answer = worker.command(command);
+    let (result, balance, held) =
+        answer.ok_or_else(|| refuse(503, "the engine does not answer; ask again before you repeat a change"))?;
+    match result {
+        CommandResult::Done => Ok(Value::Structure(vec![
+            ("id", Value::Text(id.into())),
+            ("balance", Value::Integer(balance)),
+            ("held", Value::Integer(held)),
+        ])),
+        CommandResult::UnknownAccount => Err(refuse(404, format!("no account {id}; make it with account.set"))),
+        CommandResult::OutOfRange => Err(refuse(400, format!("the balance of {id} would leave its range"))),
+    }
+}
+
+/// The ledger, for reading.
+struct Reader {
+    connection: Connection,
+}
+
+impl Reader {
+    fn open(region: &Region) -> Result<Reader, CommandError> {
+        let path = region.config.state_dir.join(LEDGER);
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let connection = Connection::open_with_flags(&path, flags).map_err(cannot_read)?;
+        connection.busy_timeout(Duration::from_millis(500)).map_err(cannot_read)?;
+        Ok(Reader { connection })
+    }
+
+    /// All rows of a query, at most [`ROWS_MAX`], as structures named like the columns.
+    fn rows(&self, sql: &str, names: &[&'static str], values: impl rusqlite::Params) -> Result<Vec<Value>, CommandError> {
+        let read = || {
+            let mut statement = self.connection.prepare(&format!("{sql} LIMIT {ROWS_MAX}"))?;
+            let rows = statement.query_map(values, |row| {
+                let field = |(at, name): (usize, &&'static str)| Ok((*name, value(row.get_ref(at)?)));
+                names.iter().enumerate().map(field).collect::<rusqlite::Result<Vec<_>>>()
+            })?;
+            rows.map(|row| row.map(Value::Structure)).collect::<rusqlite::Result<Vec<_>>>()
+        };
+        read().map_err(cannot_read)
+    }
+
+    fn open_sessions(&self) -> Result<Value, CommandError> {
+        self.rows(
+            "SELECT call_id, account, direction, tariff, opened_at, phase, granted, \
+             (SELECT count(*) FROM debits WHERE session=sessions.id), \
+             coalesce((SELECT units FROM holds WHERE session=sessions.id), 0) \
+             FROM sessions WHERE state IS NOT NULL AND closed_at IS NULL ORDER BY id",
+            &["callid", "account", "direction", "tariff", "opened_at", "phase", "granted", "messages", "held"],
+            [],
+        )
+        .map(Value::List)
+    }
+
+    /// The sessions of a call; with their steps as far as they are kept.
+    fn sessions_of(&self, call_id: &str, steps: bool) -> Result<Value, CommandError> {
+        let read = || {
+            let mut statement = self.connection.prepare(
+                "SELECT id, key, call_id, account, other, icid, direction, tariff, opened_at, closed_at, phase, granted, \
+                 coalesce((SELECT units FROM holds WHERE session=sessions.id), 0), state \
+                 FROM sessions WHERE call_id=?1 ORDER BY id LIMIT 100",
+            )?;
+            let names = SESSION_FIELDS.iter().enumerate();
+            let rows = statement.query_map([call_id], |row| {
+                let fields = names.clone().map(|(at, name)| Ok((*name, value(row.get_ref(at + 1)?))));
+                let state = row.get::<_, Option<Vec<u8>>>(SESSION_FIELDS.len() + 1)?;
+                Ok((row.get::<_, i64>(0)?, fields.collect::<rusqlite::Result<Vec<_>>>()?, state))
+            })?;
+            rows.collect::<rusqlite::Result<Vec<_>>>()
+        };
+        let found = read().map_err(cannot_read)?;
+        if found.is_empty() {
+            return Err(refuse(404, format!("no session with Call-ID {call_id}")));
+        }
+        let whole = found.into_iter().map(|(row, mut fields, state)| {
+            fields.push(("debits", Value::List(self.debits_where("session=?1", [row])?)));
+            if steps {
+                fields.push(("steps", Value::List(steps_of(state.as_deref().unwrap_or_default()))));
+            }
+            Ok(Value::Structure(fields))
+        });
+        whole.collect::<Result<Vec<_>, _>>().map(Value::List)
+    }
+
+    /// Sessions that hold something, and for how long already (seconds).
+    fn audit(&self) -> Result<Value, CommandError> {
+        let held = self.rows(
+            "SELECT s.call_id, h.account, h.units, s.phase, (unixepoch('subsec') * 1000 - s.opened_at) / 1000 \
+             FROM holds h JOIN sessions s ON s.id=h.session WHERE h.units>0 ORDER BY s.opened_at",
+            &["callid", "account", "held", "phase", "age"],
+            [],
+        )?;
+        Ok(Value::Structure(vec![("reserved_not_settled", Value::List(held))]))
+    }
+
+    fn one_account(&self, id: &str) -> Result<Value, CommandError> {
+        let found = self.rows(&format!("{ACCOUNTS} WHERE id=?1"), ACCOUNT_FIELDS, [id])?;
+        found.into_iter().next().ok_or_else(|| refuse(404, format!("no account {id}")))
+    }
+
+    fn accounts(&self) -> Result<Value, CommandError> {
+        self.rows(&format!("{ACCOUNTS} ORDER BY id"), ACCOUNT_FIELDS, []).map(Value::List)
+    }
+
+    /// The latest debits first.
+    fn debits(&self, account: &str) -> Result<Value, CommandError> {
+        self.debits_where("?1 IN (account, '%')", [account]).map(Value::List)
+    }
+
+    fn debits_where(&self, condition: &str, values: impl rusqlite::Params) -> Result<Vec<Value>, CommandError> {
+        let sql = format!(
+            "SELECT at, call_id, message_id, account, octets, units, trigger, code FROM debits \
+             WHERE {condition} ORDER BY id DESC"
+        );
+        self.rows(&sql, &["at", "callid", "messageid", "account", "octets", "units", "trigger", "code"], values)
+    }
+}
+
+/// Columns of a session, in the order of the query.
+const SESSION_FIELDS: &[&str] = &[
+    "session", "callid", "account", "other", "icid", "direction", "tariff", "opened_at", "closed_at", "phase", "granted",
+    "held",
+];
+
+const ACCOUNTS: &str = "SELECT id, balance, held, debited, credit_limit, \
+                        (SELECT count(*) FROM debits WHERE account=accounts.id) FROM accounts";
+const ACCOUNT_FIELDS: &[&str] = &["id", "balance", "held", "debited", "credit_limit", "messages"];
+
+/// The steps of a session, with microseconds since its INVITE.
+fn steps_of(state: &[u8]) -> Vec<Value> {
+    let Ok(session) = postcard::from_bytes::<Session>(state) else { return Vec::new() };
+    let step = |step: &Step| {
+        Value::Structure(vec![
+            ("micros", integer(step.at.micros_since(session.opened()))),
+            ("step", Value::Text(step.what.word().into())),
+            ("detail", Value::Integer(step.detail.into())),
+        ])
+    };
+    session.steps().iter().map(step).collect()
+}
+
+/// A column as a field.
+fn value(column: ValueRef<'_>) -> Value {
+    match column {
+        ValueRef::Integer(number) => Value::Integer(number),
+        ValueRef::Real(number) => Value::Integer(number as i64),
+        ValueRef::Text(text) | ValueRef::Blob(text) => Value::Text(String::from_utf8_lossy(text).into_owned()),
+        ValueRef::Null => Value::Integer(0),
+    }
+}
+
+fn cannot_read(error: rusqlite::Error) -> CommandError {
+    refuse(500, format!("the ledger cannot be read: {error}"))
 }

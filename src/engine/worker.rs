@@ -1,12 +1,43 @@
-//! What a process of the host calls (interface first; in work).
+//! What a process of the host calls. Nothing here waits: a hook reads the message, copies a bounded record into
+//! the process's own ring, wakes the engine only if it sleeps and someone waits for it, and goes on.
+//!
+//! Two things cannot wait for the engine and are done here: the MSRP sessions are bound to their slot before the
+//! 200 OK goes on, and the gate is decided on the slot's counters.
 
+use super::clock;
+use super::config::Subscriber;
 use super::facts::{Answer, Dialog, Frame, Invitation, Invite};
-use super::region::Region;
+use super::grant::{Binding, Gate, Inserted, Side, Slot};
+use super::record::{Command, CommandResult, Record};
+use super::region::{EngineState, Region};
+use super::ring::Ring;
+use super::statistic::Statistic;
 use crate::charge::ch2::SessionKey;
+use crate::charge::event::{Direction, Entry, Event, FailureReport, Flag, Reserve, Sent, transaction};
+use crate::charge::tariff::Per;
+use crate::wire::{identity, msrp, sdp};
+use std::str::from_utf8;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
-/// One host process's way to the engine: its event ring and the grant table. Never waits.
-pub struct Worker;
+/// The longest Call-ID, tag or ICID that is taken.
+const FIELD_MAX: usize = 256;
+
+/// An engine that has not shown itself for so long is down. Its restart takes less than a second.
+const ENGINE_SILENCE_MAX: Duration = Duration::from_secs(3);
+
+/// How long an operator's command waits for the engine.
+const COMMAND_PATIENCE: Duration = Duration::from_secs(1);
+
+/// One host process's way to the engine: its event ring and the grant table.
+pub struct Worker {
+    region: Arc<Region>,
+    ring: Ring,
+    head: u64,
+    process: usize,
+    sequence: u64,
+}
 
 /// Why an INVITE was not taken; the number is what the script gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,42 +67,156 @@ pub enum Passage {
     Full = -3,
 }
 
+/// Who waits for an event to be read.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Urgency {
+    /// Somebody waits for what comes of it: wake the engine.
+    Now,
+    /// The engine's next turn is soon enough.
+    Soon,
+}
+
 impl Worker {
     /// Attaches this process, after fork, to event ring `index` (0..processes). No other process may have the same.
     pub fn attach(region: &Arc<Region>, index: usize) -> Worker {
-        let _ = (region, index);
-        unimplemented!()
+        let ring = region.event_ring(index);
+        let sequence = region.reply_slot(index).sequence.load(Ordering::Acquire);
+        Worker { region: Arc::clone(region), ring, head: ring.head(), process: index, sequence }
+    }
+
+    /// The region it is attached to.
+    pub fn region(&self) -> &Arc<Region> {
+        &self.region
     }
 
     /// Step 1. `Ok`: the event is in the ring, a verdict will come.
     pub fn reserve(&mut self, invite: &Invite<'_>) -> Result<SessionKey, Refused> {
-        let _ = invite;
-        unimplemented!()
+        let result = self.try_reserve(invite);
+        match result {
+            Err(Refused::Malformed) => self.region.count(Statistic::DroppedMalformed),
+            Err(Refused::Full | Refused::EngineDown) | Ok(_) => {}
+        }
+        result
+    }
+
+    fn try_reserve(&mut self, invite: &Invite<'_>) -> Result<SessionKey, Refused> {
+        let Invitation { call_id, from_tag, .. } = invite.invitation;
+        let call = from_utf8(call_id).ok().filter(|id| !id.is_empty() && id.len() <= FIELD_MAX);
+        let call = call.ok_or(Refused::Malformed)?;
+        if from_tag.is_empty() || from_tag.len() > FIELD_MAX {
+            return Err(Refused::Malformed);
+        }
+        self.engine_takes_sessions()?;
+        let session = Self::session_of_invitation(&invite.invitation);
+        let direction = match identity::is_store_and_forward(invite.asserted) {
+            true => Direction::Push,
+            false => Direction::Pull,
+        };
+        let account = identity::canonical(self.payer(invite, direction)).unwrap_or_default();
+        let other = match direction {
+            Direction::Pull => invite.request_uri,
+            Direction::Push => invite.from,
+        };
+        let host = invite.suspended;
+        let event = Event::Reserve(Reserve {
+            call_id: call,
+            account: &account,
+            other: &identity::canonical(other).unwrap_or_default(),
+            icid: from_utf8(invite.icid).ok().filter(|icid| icid.len() <= FIELD_MAX).unwrap_or_default(),
+            direction,
+            messages: invite.messages,
+            carried: [host.index, host.label, host.route, self.region.hash(&[from_tag])],
+        });
+        match self.push_event(session, event, self.ring.size() / 4, Urgency::Now) {
+            true => Ok(session),
+            false => Err(Refused::Full),
+        }
+    }
+
+    fn engine_takes_sessions(&self) -> Result<(), Refused> {
+        let state = self.region.engine_state();
+        let silent = self.region.heartbeat_age() > ENGINE_SILENCE_MAX;
+        if silent || matches!(state, EngineState::StoreFailing | EngineState::Stopping) {
+            return Err(Refused::EngineDown);
+        }
+        if self.region.statistic(Statistic::SessionsActive) >= u64::from(self.region.config.max_sessions) {
+            self.region.count(Statistic::DroppedTableFull);
+            return Err(Refused::Full);
+        }
+        Ok(())
+    }
+
+    /// The identity to charge, as it stands in the message.
+    fn payer<'a>(&self, invite: &Invite<'a>, direction: Direction) -> &'a [u8] {
+        let called = match invite.called_party {
+            b"" => invite.request_uri,
+            called => called,
+        };
+        match (invite.subscriber, direction, &self.region.config.subscriber) {
+            (b"", Direction::Push, _) => called,
+            (b"", Direction::Pull, Subscriber::Asserted) => invite.asserted,
+            (b"", Direction::Pull, Subscriber::From) => invite.from,
+            (chosen, _, _) => chosen,
+        }
     }
 
     /// Step 4: a 2xx to an INVITE, or to a repeated one in the dialog. Binds the MSRP sessions of both
     /// descriptions; call it before the reply goes on. `false`: not a charged session.
     pub fn answered(&mut self, session: SessionKey, answer: &Answer<'_>) -> bool {
-        let _ = (session, answer);
-        unimplemented!()
+        let dialog = answer.dialog;
+        let region = Arc::clone(&self.region);
+        let table = region.table();
+        let call = region.hash(&[dialog.call_id]);
+        let Some(at) = table.slot_of(call, |slot| slot.session() == Some(session)) else {
+            region.count(Statistic::DroppedUnknown);
+            return false;
+        };
+        let slot = &table.slots[at as usize];
+        let by_inviting_side = slot.is_inviting_tag(region.hash(&[dialog.from_tag]));
+        if by_inviting_side {
+            slot.set_answering_tag(region.hash(&[dialog.to_tag]));
+        }
+        // In a repeated INVITE the sides may have changed places; who has the messages has not.
+        let server_offers = (slot.direction() == Direction::Push) == by_inviting_side;
+        let (server, client) = match server_offers {
+            true => (answer.offer, answer.answer),
+            false => (answer.answer, answer.offer),
+        };
+        let (server, server_relay) = self.path_hashes(server);
+        let (client, client_relay) = self.path_hashes(client);
+        if !table.bind(at, Binding { server, client, server_relay, client_relay }) {
+            region.count(Statistic::DroppedTableFull);
+        }
+        self.push_or_count(session, Event::Answered);
+        true
+    }
+
+    /// Hashes of the endpoint's own MSRP session id, and of the relay's before it.
+    fn path_hashes(&self, description: &[u8]) -> (u64, u64) {
+        let Some(path) = sdp::msrp_path(description) else { return (0, 0) };
+        let hash = |uri: msrp::Uri<'_>| self.region.hash(&[uri.session_id.as_bytes()]);
+        let endpoint = path.last().map_or(0, hash);
+        let relay = if path.has_relay() { path.first().map_or(0, hash) } else { 0 };
+        (endpoint, relay)
     }
 
     /// The INVITE ended without a 2xx.
     pub fn failed(&mut self, session: SessionKey, code: u16) {
-        let _ = (session, code);
-        unimplemented!()
+        self.push_or_count(session, Event::Failed { code });
     }
 
     /// CANCEL of the INVITE.
     pub fn cancelled(&mut self, session: SessionKey) {
-        let _ = session;
-        unimplemented!()
+        self.push_or_count(session, Event::Cancelled);
     }
 
     /// The charged session of this dialog, if it is one. Tags may stand in either order. Cheap: no copy.
     pub fn session_of(&self, dialog: &Dialog<'_>) -> Option<SessionKey> {
-        let _ = dialog;
-        unimplemented!()
+        let region = &self.region;
+        let (one, other) = (region.hash(&[dialog.from_tag]), region.hash(&[dialog.to_tag]));
+        let table = region.table();
+        let at = table.slot_of(region.hash(&[dialog.call_id]), |slot| slot.has_tags(one, other))?;
+        table.slots[at as usize].session()
     }
 
     /// The session of the INVITE.
@@ -81,25 +226,254 @@ impl Worker {
 
     /// Step 11: BYE. `false`: not a charged session.
     pub fn bye(&mut self, dialog: &Dialog<'_>) -> bool {
-        let _ = dialog;
-        unimplemented!()
+        let session = self.session_of(dialog);
+        session.is_some_and(|session| self.push_or_count(session, Event::Bye))
     }
 
     /// The script closes the session now. `false`: not a charged session.
     pub fn end(&mut self, dialog: &Dialog<'_>, reason: &[u8]) -> bool {
-        let _ = (dialog, reason);
-        unimplemented!()
-    }
-
-    /// Steps 5 and 10: an MSRP frame, before it is relayed.
-    pub fn frame(&mut self, frame: &Frame<'_>) -> Passage {
-        let _ = frame;
-        unimplemented!()
+        let reason = from_utf8(reason).ok().filter(|reason| reason.len() <= FIELD_MAX).unwrap_or("script");
+        let session = self.session_of(dialog);
+        session.is_some_and(|session| self.push_or_count(session, Event::End { reason }))
     }
 
     /// The host closed this connection.
     pub fn connection_lost(&mut self, connection: u64) {
-        let _ = connection;
-        unimplemented!()
+        let lost = Record::ConnectionLost { at: clock::now(), connection };
+        if connection != 0 && !self.push(&lost, 0, Urgency::Soon) {
+            self.region.count(Statistic::DroppedRingFull);
+        }
+    }
+
+    /// Steps 5 and 10: an MSRP frame, before it is relayed.
+    pub fn frame(&mut self, frame: &Frame<'_>) -> Passage {
+        self.region.count(Statistic::Frames);
+        let Ok(parsed) = msrp::Frame::parse(frame.bytes) else {
+            self.region.count(Statistic::FramesMalformed);
+            return Passage::Malformed;
+        };
+        let region = Arc::clone(&self.region);
+        let Some((at, side)) = bound(&region, &parsed) else { return Passage::NotCharged };
+        let slot = &region.table().slots[at as usize];
+        let Some(session) = slot.session() else { return Passage::NotCharged };
+        match (side, parsed.start) {
+            (Side::Server, msrp::Start::Request(msrp::Method::Send)) if parsed.is_content() => {
+                self.content(at, slot, session, &parsed, frame.connection)
+            }
+            (Side::Server, msrp::Start::Request(msrp::Method::Send)) if parsed.flag == msrp::Flag::Aborted => {
+                let Some(message_id) = parsed.message_id else { return Passage::Pass };
+                self.push_or_count(session, Event::Sent(sent(message_id, &parsed, 0, frame.connection)));
+                Passage::Pass
+            }
+            (Side::Client, msrp::Start::Response(code)) if !frame.from_self => {
+                let transaction = transaction(parsed.transaction_id.as_bytes());
+                self.push_or_count(session, Event::Responded { transaction, code, connection: frame.connection });
+                Passage::Pass
+            }
+            (Side::Client, msrp::Start::Request(msrp::Method::Report)) => {
+                if let (Some(message_id), Some(code)) = (parsed.message_id, parsed.status) {
+                    let range = parsed.byte_range;
+                    let start = range.map_or(1, |range| range.start);
+                    let end = range.and_then(|range| range.end.or(range.total));
+                    self.push_or_count(session, Event::Reported { message_id, start, end, code });
+                }
+                Passage::Pass
+            }
+            _ => {
+                self.push_or_count(session, Event::Moved { connection: frame.connection });
+                Passage::Pass
+            }
+        }
+    }
+
+    /// A SEND with content from the server's side: the gate.
+    fn content(
+        &mut self,
+        at: u32,
+        slot: &Slot,
+        session: SessionKey,
+        frame: &msrp::Frame<'_>,
+        connection: u64,
+    ) -> Passage {
+        let Some(message_id) = frame.message_id else {
+            self.region.count(Statistic::FramesMalformed);
+            return Passage::Malformed;
+        };
+        // Room first: what the gate has taken must be told to the engine.
+        let spare = self.ring.size() / 4;
+        if !self.has_room(spare) {
+            self.region.count(Statistic::DroppedRingFull);
+            return Passage::Full;
+        }
+        let region = Arc::clone(&self.region);
+        let table = region.table();
+        let sent = sent(message_id, frame, 0, connection);
+        let (amount, part) = match slot.per() {
+            Per::Message => (1, [0u8; 16]),
+            Per::Kilobyte => (kilobytes(sent.start, sent.octets), range_bytes(sent.start, sent.octets)),
+        };
+        let hash = region.hash(&[
+            &at.to_le_bytes(),
+            &session.0.to_le_bytes(),
+            &session.1.to_le_bytes(),
+            message_id.as_bytes(),
+            &part,
+        ]);
+        if table.is_noted(at, hash) {
+            self.push_event(session, Event::Sent(sent), 0, Urgency::Soon);
+            return Passage::Pass;
+        }
+        let Gate::Taken { left } = slot.take(amount) else {
+            self.push_event(session, Event::Stopped { message_id }, spare, Urgency::Now);
+            return Passage::BeyondGrant;
+        };
+        match table.note_message(at, hash) {
+            Inserted::At(_) => {
+                let urgency = if left == 0 { Urgency::Now } else { Urgency::Soon };
+                self.push_event(session, Event::Sent(Sent { taken: amount, ..sent }), 0, urgency);
+                Passage::Pass
+            }
+            Inserted::Before => {
+                slot.put_back(amount);
+                self.push_event(session, Event::Sent(sent), 0, Urgency::Soon);
+                Passage::Pass
+            }
+            Inserted::Full => {
+                slot.put_back(amount);
+                region.count(Statistic::DroppedTableFull);
+                Passage::Full
+            }
+        }
+    }
+
+    /// Sends an operator's command to the engine and waits, one second at most, until it is committed.
+    /// `None`: the engine does not answer. Only for processes that an operator talks to.
+    pub fn command(&mut self, command: Command<'_>) -> Option<(CommandResult, i64, i64)> {
+        self.sequence += 1;
+        let (process, sequence) = (self.process as u32, self.sequence);
+        let record = Record::Command { at: clock::now(), process, sequence, command };
+        if !self.push(&record, 0, Urgency::Now) {
+            self.region.count(Statistic::DroppedRingFull);
+            return None;
+        }
+        let slot = self.region.reply_slot(self.process);
+        let asked = Instant::now();
+        while slot.sequence.load(Ordering::Acquire) < sequence {
+            if asked.elapsed() > COMMAND_PATIENCE {
+                return None;
+            }
+            std::thread::sleep(Duration::from_micros(100));
+        }
+        let result = CommandResult::from_code(slot.code.load(Ordering::Relaxed));
+        Some((result, slot.balance.load(Ordering::Relaxed), slot.held.load(Ordering::Relaxed)))
+    }
+
+    /// Whether a record would find room, with so much to spare.
+    fn has_room(&self, spare: usize) -> bool {
+        self.ring.write_at(self.head, spare, |_| None).is_ok()
+    }
+
+    /// An event that nobody can be told about if it has no room: counted then.
+    fn push_or_count(&mut self, session: SessionKey, event: Event<'_>) -> bool {
+        self.push_event(session, event, 0, Urgency::Soon)
+    }
+
+    fn push_event(&mut self, session: SessionKey, event: Event<'_>, spare: usize, urgency: Urgency) -> bool {
+        let record = Record::Event(Entry { session, at: clock::now(), event });
+        let pushed = self.push(&record, spare, urgency);
+        if !pushed {
+            self.region.count(Statistic::DroppedRingFull);
+        }
+        pushed
+    }
+
+    fn push(&mut self, record: &Record<'_>, spare: usize, urgency: Urgency) -> bool {
+        let written = self.ring.write_at(self.head, spare, |space| {
+            postcard::to_slice(record, space).ok().map(|written| written.len())
+        });
+        let Ok(Some(head)) = written else { return false };
+        self.head = head;
+        self.ring.publish(head);
+        if urgency == Urgency::Now || self.ring.used() > self.ring.size() / 2 {
+            self.region.wake_engine();
+        }
+        true
+    }
+}
+
+/// The bound session of a frame, by the session id of whoever made it: the rightmost URI of its From-Path. A
+/// response that a relay made has only that relay's.
+fn bound(region: &Region, frame: &msrp::Frame<'_>) -> Option<(u32, Side)> {
+    let hash = |uri: Option<msrp::Uri<'_>>| uri.map(|uri| region.hash(&[uri.session_id.as_bytes()]));
+    let from = hash(frame.from_path.last())?;
+    let table = region.table();
+    let (at, side) = table.bound(from)?;
+    if let msrp::Start::Response(_) = frame.start {
+        return Some((at, side));
+    }
+    // A request has both ends in its paths: a session that shares one of them is not this one.
+    let to = hash(frame.to_path.last())?;
+    let binding = table.slots[at as usize].binding();
+    let other = match side {
+        Side::Server => binding.client,
+        Side::Client => binding.server,
+    };
+    (other == 0 || other == to).then_some((at, side))
+}
+
+/// What the engine hears of a SEND.
+fn sent<'a>(message_id: &'a str, frame: &msrp::Frame<'a>, taken: u32, connection: u64) -> Sent<'a> {
+    Sent {
+        message_id,
+        transaction: transaction(frame.transaction_id.as_bytes()),
+        start: frame.byte_range.map_or(1, |range| range.start.max(1)),
+        octets: frame.content_octets(),
+        total: frame.byte_range.and_then(|range| range.total),
+        flag: match frame.flag {
+            msrp::Flag::Last => Flag::Last,
+            msrp::Flag::More => Flag::More,
+            msrp::Flag::Aborted => Flag::Aborted,
+        },
+        failure_report: match frame.failure_report {
+            msrp::FailureReport::Yes => FailureReport::Yes,
+            msrp::FailureReport::Partial => FailureReport::Partial,
+            msrp::FailureReport::No => FailureReport::No,
+        },
+        success_report: frame.success_report,
+        taken,
+        connection,
+    }
+}
+
+/// Kilobytes that a chunk starts: over the chunks of a message they add up to the kilobytes of the message.
+fn kilobytes(start: u64, octets: u64) -> u32 {
+    let before = (start - 1).div_ceil(1024);
+    let after = (start - 1).saturating_add(octets).div_ceil(1024);
+    let least = u64::from(start == 1);
+    u32::try_from((after - before).max(least)).unwrap_or(u32::MAX)
+}
+
+fn range_bytes(start: u64, octets: u64) -> [u8; 16] {
+    let mut bytes = [0; 16];
+    bytes[..8].copy_from_slice(&start.to_le_bytes());
+    bytes[8..].copy_from_slice(&octets.to_le_bytes());
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::kilobytes;
+
+    #[test]
+    fn kilobytes_of_chunks_add_up_to_those_of_the_message() {
+        for chunk in [1u64, 100, 1023, 1024, 1025, 2048, 5000] {
+            for size in [1u64, 1023, 1024, 1025, 4096, 10_001] {
+                let starts = (0..size).step_by(chunk as usize);
+                let sum: u32 = starts.map(|at| kilobytes(at + 1, chunk.min(size - at))).sum();
+                assert_eq!(u64::from(sum), size.div_ceil(1024), "chunks of {chunk} in {size}");
+            }
+        }
+        assert_eq!(kilobytes(1, 0), 1);
+        assert_eq!(kilobytes(u64::MAX, u64::MAX), 0);
     }
 }

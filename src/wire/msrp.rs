@@ -1,1 +1,388 @@
-//! (in work)
+//! MSRP frames (RFC 4975, 4976): a view over the bytes of one whole frame, without a copy.
+//!
+//! ```text
+//! MSRP a786hjs2 SEND\r\n                        start line: transaction id, method or status
+//! To-Path: msrp://b.example:7394/s1;tcp\r\n     headers; the two paths come first
+//! From-Path: msrp://a.example:7654/s2;tcp\r\n
+//! Message-ID: 87652491\r\n
+//! \r\n                                          with Content-Type: an empty line, the body, CRLF
+//! Hello\r\n
+//! -------a786hjs2$\r\n                          end-line: seven hyphens, the id again, a flag
+//! ```
+//!
+//! The end-line is looked for at the end of the bytes only, so a frame costs the same whatever its body holds.
+
+use memchr::memchr;
+
+/// Headers read at most.
+const HEADERS_MAX: usize = 64;
+
+/// Octets of the start line and all headers at most.
+const HEAD_MAX: usize = 16 * 1024;
+
+/// URIs of a path at most.
+const PATH_MAX: usize = 16;
+
+/// What is wrong with a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum MsrpError {
+    /// No `MSRP id METHOD` or `MSRP id status`.
+    #[error("no MSRP start line")]
+    StartLine,
+    /// A transaction id or Message-ID that is none: 4 to 32 characters, the first alphanumeric.
+    #[error("a malformed id")]
+    Ident,
+    /// The last line is not the end-line of this transaction.
+    #[error("no end-line of this transaction")]
+    EndLine,
+    /// A header that is none, too many of them, or too long ones.
+    #[error("a malformed header")]
+    Header,
+    /// To-Path or From-Path is missing, or has no URI in it.
+    #[error("a malformed path")]
+    Path,
+    /// A Byte-Range or Status that is none.
+    #[error("a malformed value")]
+    Value,
+}
+
+/// A frame.
+#[derive(Clone, Copy, Debug)]
+pub struct Frame<'a> {
+    /// Of this hop only: relays make new ones (RFC 4976, 6.4).
+    pub transaction_id: &'a str,
+    /// Request or response.
+    pub start: Start<'a>,
+    /// Where it goes; the leftmost URI is the next hop.
+    pub to_path: Path<'a>,
+    /// Where it comes from; the rightmost URI is whoever made it.
+    pub from_path: Path<'a>,
+    /// The message that a SEND is a chunk of, or that a REPORT is about.
+    pub message_id: Option<&'a str>,
+    /// Which octets of the message.
+    pub byte_range: Option<ByteRange>,
+    /// Which responses the sender wants.
+    pub failure_report: FailureReport,
+    /// Whether the sender wants REPORTs of success.
+    pub success_report: bool,
+    /// Code of a REPORT (Status header, namespace 000).
+    pub status: Option<u16>,
+    /// The body, without the CRLF before the end-line; `None`: no Content-Type, or no body.
+    pub body: Option<&'a [u8]>,
+    /// The end-line's flag.
+    pub flag: Flag,
+}
+
+/// What the start line says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Start<'a> {
+    /// A request.
+    Request(Method<'a>),
+    /// A response with this status.
+    Response(u16),
+}
+
+/// Methods of RFC 4975, 4976 and 7701.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Method<'a> {
+    /// Content.
+    Send,
+    /// What became of content.
+    Report,
+    /// A client proves itself to a relay.
+    Auth,
+    /// A name in a conference.
+    Nickname,
+    /// Any other.
+    Other(&'a str),
+}
+
+/// Byte-Range: `start-end/total`, `*` is `None`. Octets count from 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ByteRange {
+    /// First octet of the chunk.
+    pub start: u64,
+    /// Last octet of the chunk.
+    pub end: Option<u64>,
+    /// Octets of the message.
+    pub total: Option<u64>,
+}
+
+/// Failure-Report.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FailureReport {
+    /// `yes`, absent, or a word that RFC 4975 does not know.
+    Yes,
+    /// `partial`: errors only.
+    Partial,
+    /// `no`: nothing.
+    No,
+}
+
+/// The end-line's flag.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flag {
+    /// `$`: last chunk.
+    Last,
+    /// `+`: more to come.
+    More,
+    /// `#`: given up.
+    Aborted,
+}
+
+/// A To-Path, a From-Path or an `a=path`: one URI at least, all of them well formed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Path<'a>(&'a str);
+
+/// An MSRP URI.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Uri<'a> {
+    /// Whether it is `msrps:`.
+    pub secure: bool,
+    /// Host without userinfo; IPv6 in brackets.
+    pub host: &'a str,
+    /// Port, if given.
+    pub port: Option<u16>,
+    /// Session id, case sensitive; empty in the URI of a bare relay.
+    pub session_id: &'a str,
+    /// Transport parameter.
+    pub transport: &'a str,
+}
+
+impl<'a> Frame<'a> {
+    /// Reads one whole frame: from `MSRP` to the CRLF of the end-line, with nothing before or behind it.
+    pub fn parse(bytes: &'a [u8]) -> Result<Frame<'a>, MsrpError> {
+        let (line, mut rest) = take_line(bytes).ok_or(MsrpError::StartLine)?;
+        let (transaction_id, start) = start_line(line)?;
+        let (inner, flag) = end_line(bytes, transaction_id)?;
+        let mut headers = Headers::default();
+        let body = loop {
+            // Where the end-line begins there is no header left: a frame without a body.
+            if rest.len() <= bytes.len() - inner.len() {
+                break None;
+            }
+            let (line, after) = take_line(rest).ok_or(MsrpError::Header)?;
+            if line.is_empty() {
+                break body(bytes, after, inner);
+            }
+            headers.read(line, bytes.len() - after.len())?;
+            rest = after;
+        };
+        Ok(Frame {
+            transaction_id,
+            start,
+            to_path: headers.to_path.ok_or(MsrpError::Path)?,
+            from_path: headers.from_path.ok_or(MsrpError::Path)?,
+            message_id: headers.message_id,
+            byte_range: headers.byte_range,
+            failure_report: headers.failure_report.unwrap_or(FailureReport::Yes),
+            success_report: headers.success_report,
+            status: headers.status,
+            body: body.filter(|_| headers.content_type),
+            flag,
+        })
+    }
+
+    /// Whether it is a SEND that carries content. A SEND that binds a connection or keeps it alive has none.
+    pub fn is_content(&self) -> bool {
+        self.start == Start::Request(Method::Send) && self.body.is_some()
+    }
+
+    /// Octets of content.
+    pub fn content_octets(&self) -> u64 {
+        self.body.map_or(0, |body| body.len() as u64)
+    }
+}
+
+/// A line without its CRLF, and what comes behind it.
+fn take_line(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let head = bytes.get(..bytes.len().min(HEAD_MAX))?;
+    let end = memchr(b'\n', head)?;
+    let line = head.get(..end)?.strip_suffix(b"\r")?;
+    Some((line, bytes.get(end + 1..)?))
+}
+
+/// `MSRP id METHOD`, `MSRP id 200` or `MSRP id 200 comment`.
+fn start_line(line: &[u8]) -> Result<(&str, Start<'_>), MsrpError> {
+    let text = std::str::from_utf8(line).map_err(|_| MsrpError::StartLine)?;
+    let rest = text.strip_prefix("MSRP ").ok_or(MsrpError::StartLine)?;
+    let (id, what) = rest.split_once(' ').ok_or(MsrpError::StartLine)?;
+    let id = ident(id)?;
+    let word = what.split(' ').next().unwrap_or_default();
+    if word.len() == 3 && word.bytes().all(|byte| byte.is_ascii_digit()) {
+        let code = word.parse().map_err(|_| MsrpError::StartLine)?;
+        return Ok((id, Start::Response(code)));
+    }
+    let method = match what {
+        "SEND" => Method::Send,
+        "REPORT" => Method::Report,
+        "AUTH" => Method::Auth,
+        "NICKNAME" => Method::Nickname,
+        other if !other.is_empty() && other.bytes().all(|b| b.is_ascii_uppercase()) => Method::Other(other),
+        _ => return Err(MsrpError::StartLine),
+    };
+    Ok((id, Start::Request(method)))
+}
+
+/// RFC 4975, 9: one alphanumeric and 3 to 31 of alphanumeric . - + % =
+fn ident(text: &str) -> Result<&str, MsrpError> {
+    let bytes = text.as_bytes();
+    let first = bytes.first().is_some_and(u8::is_ascii_alphanumeric);
+    let rest = bytes.iter().all(|byte| byte.is_ascii_alphanumeric() || b".-+%=".contains(byte));
+    match first && rest && (4..=32).contains(&bytes.len()) {
+        true => Ok(text),
+        false => Err(MsrpError::Ident),
+    }
+}
+
+/// The bytes before the end-line, and its flag.
+fn end_line<'a>(bytes: &'a [u8], id: &str) -> Result<(&'a [u8], Flag), MsrpError> {
+    let rest = bytes.strip_suffix(b"\r\n").ok_or(MsrpError::EndLine)?;
+    let (flag, rest) = rest.split_last().ok_or(MsrpError::EndLine)?;
+    let inner = rest.strip_suffix(id.as_bytes()).and_then(|rest| rest.strip_suffix(b"-------"));
+    let inner = inner.filter(|inner| inner.ends_with(b"\r\n")).ok_or(MsrpError::EndLine)?;
+    let flag = match flag {
+        b'$' => Flag::Last,
+        b'+' => Flag::More,
+        b'#' => Flag::Aborted,
+        _ => return Err(MsrpError::EndLine),
+    };
+    Ok((inner, flag))
+}
+
+/// What stands between the empty line and the end-line, without the CRLF that belongs to the end-line.
+fn body<'a>(bytes: &'a [u8], after: &[u8], inner: &[u8]) -> Option<&'a [u8]> {
+    let from = bytes.len() - after.len();
+    // The empty line may itself be the CRLF before the end-line: then there is no body.
+    bytes.get(from..inner.len().checked_sub(2)?)
+}
+
+/// The headers that charging reads.
+#[derive(Default)]
+struct Headers<'a> {
+    count: usize,
+    to_path: Option<Path<'a>>,
+    from_path: Option<Path<'a>>,
+    message_id: Option<&'a str>,
+    byte_range: Option<ByteRange>,
+    failure_report: Option<FailureReport>,
+    success_report: bool,
+    status: Option<u16>,
+    content_type: bool,
+}
+
+impl<'a> Headers<'a> {
+    /// Reads one line. `so_far`: octets of the frame up to its end.
+    fn read(&mut self, line: &'a [u8], so_far: usize) -> Result<(), MsrpError> {
+        self.count += 1;
+        if self.count > HEADERS_MAX || so_far > HEAD_MAX {
+            return Err(MsrpError::Header);
+        }
+        let colon = memchr(b':', line).filter(|colon| *colon > 0).ok_or(MsrpError::Header)?;
+        let (name, value) = line.split_at(colon);
+        let is = |wanted: &str| name.eq_ignore_ascii_case(wanted.as_bytes());
+        let text = || {
+            let value = value.get(1..).unwrap_or_default();
+            std::str::from_utf8(value).map(str::trim).map_err(|_| MsrpError::Header)
+        };
+        match name.len() {
+            7 if is("To-Path") => self.to_path = Some(Path::parse(text()?)?),
+            9 if is("From-Path") => self.from_path = Some(Path::parse(text()?)?),
+            10 if is("Message-ID") => self.message_id = Some(ident(text()?)?),
+            10 if is("Byte-Range") => self.byte_range = Some(byte_range(text()?)?),
+            12 if is("Content-Type") => self.content_type = true,
+            14 if is("Failure-Report") => self.failure_report = Some(failure_report(text()?)),
+            14 if is("Success-Report") => self.success_report = text()?.eq_ignore_ascii_case("yes"),
+            6 if is("Status") => self.status = status(text()?)?,
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+fn failure_report(text: &str) -> FailureReport {
+    match text {
+        _ if text.eq_ignore_ascii_case("no") => FailureReport::No,
+        _ if text.eq_ignore_ascii_case("partial") => FailureReport::Partial,
+        _ => FailureReport::Yes,
+    }
+}
+
+/// `start-end/total`.
+fn byte_range(text: &str) -> Result<ByteRange, MsrpError> {
+    let number = |text: &str| text.parse::<u64>().map_err(|_| MsrpError::Value);
+    let or_star = |text: &str| if text == "*" { Ok(None) } else { number(text).map(Some) };
+    let (range, total) = text.split_once('/').ok_or(MsrpError::Value)?;
+    let (start, end) = range.split_once('-').ok_or(MsrpError::Value)?;
+    Ok(ByteRange { start: number(start)?, end: or_star(end)?, total: or_star(total)? })
+}
+
+/// `000 200 comment`; other namespaces say nothing to us.
+fn status(text: &str) -> Result<Option<u16>, MsrpError> {
+    let mut words = text.split(' ');
+    if words.next() != Some("000") {
+        return Ok(None);
+    }
+    let code = words.next().filter(|word| word.len() == 3).and_then(|word| word.parse().ok());
+    code.map(Some).ok_or(MsrpError::Value)
+}
+
+impl<'a> Path<'a> {
+    /// Reads the value of a path header or of an `a=path` line.
+    pub fn parse(text: &'a str) -> Result<Path<'a>, MsrpError> {
+        let mut count = 0;
+        for uri in text.split(' ') {
+            count += 1;
+            if count > PATH_MAX {
+                return Err(MsrpError::Path);
+            }
+            Uri::parse(uri).ok_or(MsrpError::Path)?;
+        }
+        Ok(Path(text))
+    }
+
+    /// Its URIs from left to right.
+    pub fn uris(&self) -> impl Iterator<Item = Uri<'a>> + use<'a> {
+        self.0.split(' ').filter_map(Uri::parse)
+    }
+
+    /// The leftmost URI: the next hop of a To-Path.
+    pub fn first(&self) -> Option<Uri<'a>> {
+        self.0.split(' ').next().and_then(Uri::parse)
+    }
+
+    /// The rightmost URI: the endpoint.
+    pub fn last(&self) -> Option<Uri<'a>> {
+        self.0.rsplit(' ').next().and_then(Uri::parse)
+    }
+
+    /// Whether a relay stands before the endpoint.
+    pub fn has_relay(&self) -> bool {
+        self.0.contains(' ')
+    }
+}
+
+impl<'a> Uri<'a> {
+    /// `msrp://user@host:port/session;tcp;params`
+    fn parse(text: &'a str) -> Option<Uri<'a>> {
+        let (scheme, rest) = text.split_once("://")?;
+        let secure = match scheme {
+            _ if scheme.eq_ignore_ascii_case("msrp") => false,
+            _ if scheme.eq_ignore_ascii_case("msrps") => true,
+            _ => return None,
+        };
+        let (resource, parameters) = rest.split_once(';')?;
+        let (authority, session_id) = resource.split_once('/').unwrap_or((resource, ""));
+        let authority = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+        let (host, port) = match authority.rfind(':').filter(|colon| !authority[*colon..].contains(']')) {
+            Some(colon) => (authority.get(..colon)?, Some(authority.get(colon + 1..)?.parse().ok()?)),
+            None => (authority, None),
+        };
+        let transport = parameters.split(';').next().unwrap_or_default();
+        let whole = !host.is_empty() && !transport.is_empty();
+        whole.then_some(Uri { secure, host, port, session_id, transport })
+    }
+}
+
+#[cfg(test)]
+mod tests;

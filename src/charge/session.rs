@@ -1,1 +1,0 @@
-//! One session of deferred message retrieval.

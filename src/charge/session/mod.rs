@@ -1,0 +1,923 @@
+//! One session of deferred message retrieval: a function of (state, event, time).
+//!
+//! ```text
+//!   INVITE ──► Reserving ── denied, failed ─────────────────────────────────┐
+//!                │   │ └─ CANCEL, failure reply, BYE (answer still to come) │
+//!                │   └──────────────────────────┐                           │
+//!             granted (k of N)                  │                           │
+//!                ▼        CANCEL, no 2xx yet    │                           │
+//!              Open ─────────────► Cancelled    │                           │
+//!                │ ◄──────── 2xx ──────┤        │                           │
+//!                │                     │ 487, or 5 s without a 2xx          │
+//!                │ BYE, end, idle,     ▼        ▼                           │
+//!                └─────────────────► Closing   the gate is being closed     │
+//!                                       │                                   │
+//!              SENDs of other rings ◄───┤ gate_closed(taken)                │
+//!              still to come:           │                                   │
+//!                 Draining (2 s) ───────┤ every open message is settled     │
+//!                                       ▼                                   │
+//!                                   Settling   debits, then the release     │
+//!                                       │ all answered                      │
+//!                                       ▼                                   ▼
+//!                                    Closed   32 s: late frames find a closed gate,
+//!                                       │     a late SEND is debited at once
+//!                                       ▼
+//!                                     Gone
+//! ```
+//!
+//! Each message of the session runs through the machine of [`message`]. Messages, not the session, decide
+//! what is debited; the session decides when it is asked.
+//!
+//! Events may come in any order and more than once. A response that is read before its SEND waits for it;
+//! a SEND that is read after the end is debited at once, even after the release (the enabler then takes
+//! it from the balance). Two things go by the order of reading, which the engine makes the order of
+//! time as far as its rings allow: a response read after the close has debited its message changes nothing,
+//! and a `#` read after a 4xx does not take the debit back, whatever their times.
+//!
+//! One request is in flight at most. Numbers rise by one from 0 (the reservation of the INVITE). A debit or a
+//! release without an answer is asked again with its old number, after 1 s and then ever longer, up to 60 s.
+
+mod ladder;
+mod message;
+mod output;
+mod ranges;
+
+#[cfg(test)]
+mod properties;
+#[cfg(test)]
+mod tests;
+
+pub use ladder::{Step, StepKind};
+pub use output::{Decision, Outcome, Output, Verdict};
+
+use super::account::AccountId;
+use super::ch2::{Denial, Failure, Operation, Request, Response, SessionKey, Trigger};
+use super::event::{Direction, Event, Flag, Reserve, Sent};
+use super::policy::{OnFailure, Policy};
+use super::tariff::{Per, Quota, Tariff, Units};
+use super::time::Time;
+use ladder::Ladder;
+use message::{Answer, LATE, Message, Settlement};
+use serde::{Deserialize, Serialize};
+use std::collections::VecDeque;
+
+/// Seconds that a closed session stays (64*T1 of RFC 3261), so that late frames find a closed gate.
+const LINGER: u32 = 32;
+/// Seconds that a 2xx may still come after CANCEL (RFC 3261, 9.1: the two may cross).
+const CROSSING: u32 = 5;
+/// Seconds between a refused reservation and the next try.
+const REFUSED: u32 = 1;
+/// Most that is asked ahead because of what was taken.
+const AHEAD: u32 = 16;
+/// Settled messages whose names are remembered. An older one that comes again is found by the unique
+/// (session, Message-ID) of the enabler.
+const MESSAGES: usize = 4096;
+/// Answers kept until their SEND is read. Those to empty SENDs stay in vain and age out.
+const EARLY: usize = 16;
+/// Connections of a session: two, and as many again after each repeated INVITE.
+const CONNECTIONS: usize = 8;
+/// Longest wait before a debit or release is asked again, seconds.
+const RETRY_MOST: u32 = 60;
+/// Characters kept of the script's word for why it ended the session.
+const REASON: usize = 64;
+
+/// Where a session stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+enum Phase {
+    Reserving,
+    Open,
+    Cancelled { until: Time },
+    Closing,
+    Draining { until: Time, taken: u32 },
+    Settling,
+    Closed { until: Time },
+    Gone,
+}
+
+/// A debit that is asked for, or will be.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Debit {
+    message_id: Box<str>,
+    octets: u64,
+    trigger: Trigger,
+}
+
+/// What a request is for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+enum Work {
+    Reserve(Quota),
+    Debit(Debit),
+    Release,
+}
+
+/// The request that has no answer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Flight {
+    number: u32,
+    work: Work,
+    /// When it is asked again, after the enabler failed.
+    retry: Option<Time>,
+    tries: u8,
+}
+
+/// An answer whose SEND is not read yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Early {
+    at: Time,
+    answer: Answer,
+}
+
+/// Who takes part: one text, cut where each part ends.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Parties {
+    text: Box<str>,
+    ends: [u32; 3],
+}
+
+impl Parties {
+    fn new(reserve: &Reserve<'_>) -> Parties {
+        let mut text = String::new();
+        let ends = [reserve.call_id, reserve.account, reserve.other].map(|part| {
+            text.push_str(part);
+            u32::try_from(text.len()).unwrap_or(u32::MAX)
+        });
+        text.push_str(reserve.icid);
+        Parties { text: text.into(), ends }
+    }
+}
+
+/// What became of the messages of a session so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counts {
+    /// Messages whose debit the enabler has acknowledged.
+    pub debited: u32,
+    /// What they cost.
+    pub units: Units,
+    /// Messages with content that cost nothing.
+    pub not_debited: u32,
+}
+
+/// A session of charging. See the module for its states.
+///
+/// Drain [`Session::poll`] after every call; outputs that are not drained are not stored with the session.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Session {
+    key: SessionKey,
+    parties: Parties,
+    /// The script's own word for the end.
+    reason: Option<Box<str>>,
+    carried: [u64; 4],
+    direction: Direction,
+    tariff: Tariff,
+    policy: Policy,
+    opened: Time,
+    moved: Time,
+    phase: Phase,
+    answered: bool,
+    decision: Option<Decision>,
+    outcome: Option<Outcome>,
+    /// What the INVITE asked for.
+    requested: Quota,
+    last_ask: Quota,
+    granted: Quota,
+    taken: u32,
+    /// The enabler holds something for this session, or may: it wants a release.
+    reserved: bool,
+    wanted: Option<Quota>,
+    refused: Option<Time>,
+    next_number: u32,
+    flight: Option<Box<Flight>>,
+    debits: VecDeque<Debit>,
+    messages: Vec<Message>,
+    settled: VecDeque<u64>,
+    early: Vec<Early>,
+    connections: Vec<u64>,
+    counts: Counts,
+    ladder: Ladder,
+    #[serde(skip)]
+    outputs: VecDeque<Output>,
+}
+
+/// The life of a session.
+impl Session {
+    /// Makes the session from its INVITE and asks for the reservation, or refuses where nobody can be charged.
+    pub fn open(key: SessionKey, reserve: &Reserve<'_>, tariff: Tariff, policy: Policy, now: Time) -> Session {
+        let requested = Quota(reserve.messages.max(1));
+        let mut session = Session {
+            key,
+            parties: Parties::new(reserve),
+            reason: None,
+            carried: reserve.carried,
+            direction: reserve.direction,
+            tariff,
+            policy,
+            opened: now,
+            moved: now,
+            phase: Phase::Reserving,
+            answered: false,
+            decision: None,
+            outcome: None,
+            requested,
+            last_ask: requested,
+            granted: Quota(0),
+            taken: 0,
+            reserved: false,
+            wanted: None,
+            refused: None,
+            next_number: 0,
+            flight: None,
+            debits: VecDeque::new(),
+            messages: Vec::new(),
+            settled: VecDeque::new(),
+            early: Vec::new(),
+            connections: Vec::new(),
+            counts: Counts::default(),
+            ladder: Ladder::default(),
+            outputs: VecDeque::new(),
+        };
+        session.step(now, StepKind::Invite, reserve.messages.into());
+        if reserve.account.is_empty() {
+            session.fail(Failure::NoIdentity, now);
+        } else {
+            session.ask(Work::Reserve(requested), now);
+        }
+        session
+    }
+
+    /// Something happened, seen by a worker of the host at `at`, which may be earlier than in the call before.
+    pub fn event(&mut self, event: &Event<'_>, at: Time) {
+        if matches!(self.phase, Phase::Gone) {
+            return;
+        }
+        self.moved = self.moved.max(at);
+        match event {
+            // The session was made from it; it is read again after a crash of the engine.
+            Event::Reserve(_) => {}
+            Event::Answered => self.on_answered(at),
+            Event::Failed { code } => self.on_invite_failed(*code, at),
+            Event::Cancelled => self.on_cancelled(at),
+            Event::Bye => self.on_end(StepKind::Bye, Outcome::Bye, at),
+            Event::End { reason } => self.on_script_end(reason, at),
+            Event::HostStopped => self.on_end(StepKind::HostStopped, Outcome::HostStopped, at),
+            Event::Sent(sent) => self.on_sent(sent, at),
+            Event::Stopped { .. } => self.on_stopped(at),
+            Event::Responded { transaction, code, connection } => {
+                self.step(at, StepKind::Response, (*code).into());
+                self.carries(*connection);
+                self.on_answer(Answer::Response { transaction: *transaction, code: *code }, at);
+            }
+            Event::Reported { message_id, start, end, code } => {
+                self.step(at, StepKind::Report, (*code).into());
+                let (message, end) = (Message::name_of(message_id), end.unwrap_or(u64::MAX));
+                self.on_answer(Answer::Report { message, start: *start, end, code: *code }, at);
+            }
+            Event::Moved { connection } => self.carries(*connection),
+            Event::ConnectionLost { connection } => self.on_connection_lost(*connection, at),
+        }
+        self.proceed(at);
+    }
+
+    /// The enabler answers the request of this number; an answer to any other than the one in flight is ignored.
+    pub fn response(&mut self, number: u32, response: &Response, now: Time) {
+        let Some(flight) = self.flight.take_if(|flight| flight.number == number) else {
+            return;
+        };
+        match (&flight.work, response) {
+            (Work::Reserve(asked), answer) => self.on_reserved(number, *asked, answer, now),
+            (Work::Debit(debit), Response::Debited { balance }) => self.on_debited(debit, *balance, now),
+            (Work::Debit(debit), Response::Denied(denial)) => {
+                self.free(&debit.message_id, debit.octets, denial.word(), now);
+            }
+            (Work::Release, Response::Released { .. } | Response::Denied(_)) => {
+                self.step(now, StepKind::Released, 0);
+            }
+            (_, Response::Failed(failure)) => self.ask_later(flight, *failure, now),
+            // An answer to another question is none.
+            (_, Response::Granted { .. } | Response::Debited { .. } | Response::Released { .. }) => {
+                self.ask_later(flight, Failure::Enabler, now);
+            }
+        }
+        self.ask_ahead();
+        self.proceed(now);
+    }
+
+    /// The gate is closed; `taken` is the final value of its counter.
+    pub fn gate_closed(&mut self, taken: u32, now: Time) {
+        if !matches!(self.phase, Phase::Closing) {
+            return;
+        }
+        self.phase = Phase::Draining { until: now.after_seconds(LATE), taken };
+        self.settle_when_drained(now);
+        self.proceed(now);
+    }
+
+    /// Time has passed.
+    pub fn timer(&mut self, now: Time) {
+        if matches!(self.phase, Phase::Gone) {
+            return;
+        }
+        self.retry(now);
+        self.settle_due(now);
+        match self.phase {
+            Phase::Cancelled { until } if until <= now => self.end(Outcome::Cancelled),
+            Phase::Open if self.idle_at() <= now => {
+                self.step(now, StepKind::Idle, 0);
+                self.end(Outcome::Idle);
+            }
+            Phase::Draining { .. } => self.settle_when_drained(now),
+            Phase::Closed { until } if until <= now && self.is_quiet() => {
+                self.phase = Phase::Gone;
+                self.outputs.push_back(Output::Forget);
+            }
+            _ => {}
+        }
+        self.proceed(now);
+    }
+
+    /// When [`Session::timer`] is to be called next.
+    pub fn deadline(&self) -> Option<Time> {
+        let phase = match self.phase {
+            Phase::Open => Some(self.idle_at()),
+            Phase::Cancelled { until } | Phase::Draining { until, .. } => Some(until),
+            Phase::Closed { until } if self.is_quiet() => Some(until),
+            _ => None,
+        };
+        let retry = self.flight.as_ref().and_then(|flight| flight.retry);
+        let messages = self.messages.iter().filter_map(|message| message.deadline(&self.policy));
+        messages.chain(phase).chain(retry).min()
+    }
+
+    /// The next thing to do.
+    pub fn poll(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// Says again what a stopped engine may not have told: the request in flight, the grant, the closing of the gate.
+    /// The verdict is not said again; [`Session::decision`] has it.
+    pub fn resume(&mut self) {
+        if let Some(flight) = self.flight.take_if(|flight| flight.retry.is_none()) {
+            self.outputs.push_back(Output::Ask(self.request(&flight)));
+            self.flight = Some(flight);
+        }
+        match self.phase {
+            Phase::Open | Phase::Cancelled { .. } => self.outputs.push_back(Output::Grant(self.granted)),
+            Phase::Closing => self.outputs.push_back(Output::CloseGate),
+            _ => {}
+        }
+    }
+}
+
+/// SIP: how a session is answered and how it ends.
+impl Session {
+    /// A 2xx wins over a CANCEL that it crossed (RFC 3261, 9.1): the session lives until BYE.
+    fn on_answered(&mut self, at: Time) {
+        self.step(at, StepKind::Answered, 0);
+        self.answered = true;
+        if matches!(self.phase, Phase::Cancelled { .. }) {
+            self.phase = Phase::Open;
+        }
+    }
+
+    /// After a 2xx it is no news of this INVITE.
+    fn on_invite_failed(&mut self, code: u16, at: Time) {
+        self.step(at, StepKind::InviteFailed, code.into());
+        if self.answered {
+            return;
+        }
+        match self.phase {
+            Phase::Cancelled { .. } => self.end(Outcome::Cancelled),
+            _ => self.end(Outcome::InviteFailed(code)),
+        }
+    }
+
+    /// While the reservation is asked for, no 2xx can cross: the INVITE has gone nowhere.
+    fn on_cancelled(&mut self, at: Time) {
+        self.step(at, StepKind::Cancelled, 0);
+        match self.phase {
+            _ if self.answered => {}
+            Phase::Reserving => self.end(Outcome::Cancelled),
+            Phase::Open => self.phase = Phase::Cancelled { until: at.after_seconds(CROSSING) },
+            _ => {}
+        }
+    }
+
+    fn on_script_end(&mut self, reason: &str, at: Time) {
+        if self.outcome.is_none() && !reason.is_empty() {
+            self.reason = Some(reason.chars().take(REASON).collect());
+        }
+        self.on_end(StepKind::End, Outcome::Ended, at);
+    }
+
+    fn on_end(&mut self, step: StepKind, outcome: Outcome, at: Time) {
+        self.step(at, step, 0);
+        self.end(outcome);
+    }
+
+    /// The end begins: no message passes any more. Only the first end counts.
+    fn end(&mut self, outcome: Outcome) {
+        if matches!(self.phase, Phase::Reserving | Phase::Open | Phase::Cancelled { .. }) {
+            self.outcome = Some(outcome);
+            self.wanted = None;
+            self.phase = Phase::Closing;
+            self.outputs.push_back(Output::CloseGate);
+        }
+    }
+
+    /// SENDs that passed the gate before it closed may still be in other rings; they are waited for, 2 s at most.
+    fn settle_when_drained(&mut self, now: Time) {
+        if let Phase::Draining { until, taken } = self.phase
+            && (self.taken >= taken || until <= now)
+        {
+            self.phase = Phase::Settling;
+            self.close_messages(now);
+        }
+    }
+
+    /// Nothing is held and nothing is asked: a denial, or the end of the settling. An end that came first names it.
+    fn close(&mut self, now: Time) {
+        self.phase = Phase::Closed { until: now.max(self.moved).after_seconds(LINGER) };
+        self.step(now, StepKind::Closed, self.counts.debited.into());
+        let word = self.outcome.map_or("", Outcome::word);
+        let outcome = self.reason.clone().unwrap_or_else(|| word.into());
+        self.outputs.push_back(Output::Closed { outcome });
+    }
+
+    fn idle_at(&self) -> Time {
+        self.moved.after_seconds(self.policy.hold_timeout)
+    }
+
+    fn is_quiet(&self) -> bool {
+        self.flight.is_none() && self.debits.is_empty()
+    }
+}
+
+/// MSRP: messages and what becomes of them.
+impl Session {
+    fn on_sent(&mut self, sent: &Sent<'_>, at: Time) {
+        let kind = if sent.flag == Flag::Aborted { StepKind::Abort } else { StepKind::Send };
+        self.step(at, kind, sent.octets);
+        self.carries(sent.connection);
+        // Without a grant the gate lets nothing pass.
+        if self.granted == Quota(0) {
+            return;
+        }
+        self.count_taken(sent);
+        if !self.settled.contains(&Message::name_of(sent.message_id)) {
+            self.on_chunk(sent, at);
+        }
+        self.ask_ahead();
+        self.settle_when_drained(at);
+    }
+
+    /// A frame that passes twice, or is read twice, takes from the grant once.
+    fn count_taken(&mut self, sent: &Sent<'_>) {
+        if !self.messages.iter().any(|message| message.id() == sent.message_id && message.waits_for(sent)) {
+            self.taken = self.taken.saturating_add(sent.taken);
+        }
+    }
+
+    fn on_chunk(&mut self, sent: &Sent<'_>, at: Time) {
+        let index = self.find_or_add(sent.message_id);
+        let policy = self.policy;
+        let Some(message) = self.messages.get_mut(index) else {
+            return;
+        };
+        let mut settlement = message.send(sent, at, &policy);
+        self.early.retain(|early| {
+            let meant = settlement.is_none() && message.is_meant(&early.answer);
+            if meant {
+                settlement = message.answer(&early.answer, early.at, &policy);
+            }
+            !meant
+        });
+        if settlement.is_none() && matches!(self.phase, Phase::Settling | Phase::Closed { .. }) {
+            settlement = Some(message.close(at, &policy));
+        }
+        if let Some(settlement) = settlement {
+            self.settle(index, settlement, at);
+        }
+    }
+
+    fn find_or_add(&mut self, id: &str) -> usize {
+        if let Some(index) = self.messages.iter().position(|message| message.id() == id) {
+            return index;
+        }
+        if self.messages.len() < 4 {
+            self.messages.reserve_exact(1);
+        }
+        self.messages.push(Message::new(id));
+        self.messages.len() - 1
+    }
+
+    fn on_answer(&mut self, answer: Answer, at: Time) {
+        let policy = self.policy;
+        let meant = self.messages.iter_mut().enumerate().find(|(_, message)| message.is_meant(&answer));
+        if let Some((index, message)) = meant {
+            if let Some(settlement) = message.answer(&answer, at, &policy) {
+                self.settle(index, settlement, at);
+            }
+        } else if !self.is_late(&answer) {
+            self.keep_early(Early { at, answer });
+        }
+    }
+
+    fn is_late(&self, answer: &Answer) -> bool {
+        match answer {
+            Answer::Response { .. } => false,
+            Answer::Report { message, .. } => self.settled.contains(message),
+        }
+    }
+
+    /// Rings have no order between them: the SEND of this answer may still come.
+    fn keep_early(&mut self, early: Early) {
+        if self.early.len() >= EARLY {
+            self.early.remove(0);
+        }
+        self.early.reserve_exact(1);
+        self.early.push(early);
+    }
+
+    fn carries(&mut self, connection: u64) {
+        if connection == 0 || self.connections.contains(&connection) {
+            return;
+        }
+        if self.connections.len() >= CONNECTIONS {
+            self.connections.remove(0);
+        }
+        self.connections.reserve_exact(1);
+        self.connections.push(connection);
+    }
+
+    /// What is under way is lost with the connection; a repeated INVITE may bring another one.
+    fn on_connection_lost(&mut self, connection: u64, at: Time) {
+        let Some(index) = self.connections.iter().position(|known| *known == connection) else {
+            return;
+        };
+        self.connections.remove(index);
+        self.step(at, StepKind::ConnectionLost, self.messages.len() as u64);
+        self.close_messages(at);
+    }
+
+    fn close_messages(&mut self, now: Time) {
+        let policy = self.policy;
+        while let Some(message) = self.messages.first() {
+            let settlement = message.close(now, &policy);
+            self.settle(0, settlement, now);
+        }
+    }
+
+    fn settle_due(&mut self, now: Time) {
+        let policy = self.policy;
+        let due = |message: &Message| message.due(now, &policy);
+        while let Some((index, settlement)) =
+            self.messages.iter().enumerate().find_map(|(index, message)| Some((index, due(message)?)))
+        {
+            self.settle(index, settlement, now);
+        }
+    }
+
+    /// A message ends. One without content (an empty SEND) ends unseen.
+    fn settle(&mut self, index: usize, settlement: Settlement, now: Time) {
+        let message = self.messages.remove(index);
+        if !message.has_content() {
+            return;
+        }
+        if self.settled.len() >= MESSAGES {
+            self.settled.pop_front();
+        }
+        self.settled.push_back(Message::name_of(message.id()));
+        match settlement {
+            Settlement::Debit(trigger) => {
+                if trigger == Trigger::Timeout {
+                    self.step(now, StepKind::Timeout, message.octets());
+                }
+                let debit = Debit { message_id: message.id().into(), octets: message.octets(), trigger };
+                self.debits.push_back(debit);
+            }
+            Settlement::Free(reason) => self.free(message.id(), message.octets(), reason, now),
+        }
+    }
+
+    fn free(&mut self, message_id: &str, octets: u64, reason: &'static str, now: Time) {
+        self.counts.not_debited = self.counts.not_debited.saturating_add(1);
+        self.step(now, StepKind::NotDebited, octets);
+        self.outputs.push_back(Output::NotDebited { message_id: message_id.into(), octets, reason });
+    }
+}
+
+/// CH-2: what is asked and what is answered.
+impl Session {
+    /// Asks what is to be asked next, once the one before is answered. Credit comes before debits, because the gate waits
+    /// for it; the release comes last, because it closes the session at the enabler.
+    fn proceed(&mut self, now: Time) {
+        if self.flight.is_some() {
+            return;
+        }
+        if let Some(quota) = self.wanted.take() {
+            self.last_ask = quota;
+            self.ask(Work::Reserve(quota), now);
+        } else if let Some(debit) = self.debits.pop_front() {
+            self.ask(Work::Debit(debit), now);
+        } else if matches!(self.phase, Phase::Settling) {
+            if std::mem::take(&mut self.reserved) {
+                self.ask(Work::Release, now);
+            } else {
+                self.close(now);
+            }
+        }
+    }
+
+    fn ask(&mut self, work: Work, now: Time) {
+        let (kind, detail) = match &work {
+            Work::Reserve(quota) => (StepKind::Reserve, quota.0),
+            Work::Debit(debit) => (StepKind::Debit, self.tariff.quota(debit.octets).0),
+            Work::Release => (StepKind::Release, 0),
+        };
+        self.step(now, kind, detail.into());
+        let flight = Box::new(Flight { number: self.next_number, work, retry: None, tries: 0 });
+        self.next_number = self.next_number.saturating_add(1);
+        self.outputs.push_back(Output::Ask(self.request(&flight)));
+        self.flight = Some(flight);
+    }
+
+    fn request(&self, flight: &Flight) -> Request {
+        let operation = match &flight.work {
+            Work::Reserve(quota) => Operation::Reserve { quota: *quota },
+            Work::Debit(debit) => self.debit(debit),
+            Work::Release => Operation::Release,
+        };
+        Request {
+            session: self.key,
+            number: flight.number,
+            account: AccountId(self.account().into()),
+            tariff: self.tariff,
+            operation,
+        }
+    }
+
+    fn debit(&self, debit: &Debit) -> Operation {
+        let quota = self.tariff.quota(debit.octets);
+        Operation::Debit {
+            message_id: debit.message_id.clone(),
+            octets: debit.octets,
+            units: self.tariff.price_of(quota),
+            quota,
+            trigger: debit.trigger,
+        }
+    }
+
+    fn on_reserved(&mut self, number: u32, asked: Quota, response: &Response, now: Time) {
+        let first = self.decision.is_none();
+        match response {
+            Response::Granted { quota, balance } if *quota > Quota(0) => {
+                self.reserved = true;
+                self.step(now, StepKind::Granted, quota.0.into());
+                self.grant(Quota(quota.0.min(asked.0)), *balance, now);
+            }
+            // A grant of nothing is a refusal.
+            Response::Granted { .. } => self.refuse(first, number, Denial::NoCredit, now),
+            Response::Denied(denial) => self.refuse(first, number, *denial, now),
+            Response::Failed(failure) => self.unanswered(first, number, asked, *failure, now),
+            Response::Debited { .. } | Response::Released { .. } => {
+                self.unanswered(first, number, asked, Failure::Enabler, now);
+            }
+        }
+    }
+
+    fn grant(&mut self, quota: Quota, balance: Option<i64>, now: Time) {
+        self.refused = None;
+        self.granted = Quota(self.granted.0.saturating_add(quota.0));
+        self.decide(Decision::Granted, quota, balance);
+        if matches!(self.phase, Phase::Reserving) {
+            self.phase = Phase::Open;
+            self.moved = self.moved.max(now);
+        }
+        if matches!(self.phase, Phase::Open | Phase::Cancelled { .. }) {
+            self.outputs.push_back(Output::Grant(self.granted));
+        }
+    }
+
+    fn refuse(&mut self, first: bool, number: u32, denial: Denial, now: Time) {
+        self.step(now, StepKind::Denied, number.into());
+        self.refused = Some(now);
+        if first {
+            self.decide(Decision::Denied(denial), Quota(0), None);
+            self.outcome.get_or_insert(Outcome::Denied(denial));
+            self.close(now);
+        }
+    }
+
+    /// The fate of the reservation is not known; one that is granted late is released by the binding.
+    fn unanswered(&mut self, first: bool, number: u32, asked: Quota, failure: Failure, now: Time) {
+        self.step(now, StepKind::EnablerFailed, number.into());
+        self.outputs.push_back(Output::EnablerFailed(failure));
+        self.refused = Some(now);
+        match self.policy.on_failure {
+            _ if !first => {}
+            OnFailure::Grant => self.grant(asked, None, now),
+            OnFailure::Deny => self.fail(failure, now),
+        }
+    }
+
+    fn fail(&mut self, failure: Failure, now: Time) {
+        self.decide(Decision::Failed(failure), Quota(0), None);
+        self.outcome.get_or_insert(Outcome::Failed(failure));
+        self.close(now);
+    }
+
+    /// The verdict, once.
+    fn decide(&mut self, result: Decision, granted: Quota, balance: Option<i64>) {
+        if self.decision.is_none() {
+            self.decision = Some(result);
+            self.outputs.push_back(Output::Verdict(Verdict { result, granted, balance }));
+        }
+    }
+
+    fn on_debited(&mut self, debit: &Debit, balance: Option<i64>, now: Time) {
+        let quota = self.tariff.quota(debit.octets);
+        let units = self.tariff.price_of(quota);
+        self.counts.debited = self.counts.debited.saturating_add(1);
+        self.counts.units = Units(self.counts.units.0.saturating_add(units.0));
+        self.step(now, StepKind::Debited, quota.0.into());
+        self.outputs.push_back(Output::Debited {
+            message_id: debit.message_id.clone(),
+            octets: debit.octets,
+            units,
+            quota,
+            trigger: debit.trigger,
+            balance,
+        });
+    }
+
+    /// No debit and no release is lost: it is asked again with its number until it is answered.
+    fn ask_later(&mut self, mut flight: Box<Flight>, failure: Failure, now: Time) {
+        self.step(now, StepKind::EnablerFailed, flight.number.into());
+        self.outputs.push_back(Output::EnablerFailed(failure));
+        let wait = 1_u32.checked_shl(flight.tries.into()).map_or(RETRY_MOST, |wait| wait.min(RETRY_MOST));
+        flight.tries = flight.tries.saturating_add(1).min(31);
+        flight.retry = Some(now.after_seconds(wait));
+        self.flight = Some(flight);
+    }
+
+    fn retry(&mut self, now: Time) {
+        if let Some(mut flight) = self.flight.take_if(|flight| flight.retry.is_some_and(|at| at <= now)) {
+            flight.retry = None;
+            self.outputs.push_back(Output::Ask(self.request(&flight)));
+            self.flight = Some(flight);
+        }
+    }
+
+    /// More is asked for as soon as little is left, so that the next SEND finds the gate open.
+    fn ask_ahead(&mut self) {
+        let left = self.granted.0.saturating_sub(self.taken);
+        if self.taken > 0 && self.refused.is_none() && left <= self.last_ask.0 / 4 {
+            self.want(self.taken.min(AHEAD));
+        }
+    }
+
+    /// A SEND hit the gate. The account may have been topped up since the last refusal. By kilobytes, one frame needs
+    /// several at once (hosts take frames of some ten kilobytes).
+    fn on_stopped(&mut self, at: Time) {
+        self.step(at, StepKind::Stopped, 0);
+        if self.refused.is_some_and(|refused| at < refused.after_seconds(REFUSED)) {
+            return;
+        }
+        match self.tariff.per {
+            Per::Message => self.want(self.taken.min(AHEAD)),
+            Per::Kilobyte => self.want(AHEAD),
+        }
+    }
+
+    fn want(&mut self, at_least: u32) {
+        let open = matches!(self.phase, Phase::Open | Phase::Cancelled { .. });
+        let asked = self.flight.as_ref().is_some_and(|flight| matches!(flight.work, Work::Reserve(_)));
+        if open && !asked && self.wanted.is_none() {
+            self.wanted = Some(Quota(self.requested.0.max(at_least)));
+        }
+    }
+
+    fn step(&mut self, at: Time, what: StepKind, detail: u64) {
+        self.ladder.add(at, what, detail);
+    }
+}
+
+/// What others ask about a session.
+impl Session {
+    /// Its key.
+    pub fn key(&self) -> SessionKey {
+        self.key
+    }
+
+    /// Call-ID of its INVITE.
+    pub fn call_id(&self) -> &str {
+        self.part(0, self.parties.ends[0])
+    }
+
+    /// Who pays; empty: nobody was found.
+    pub fn account(&self) -> &str {
+        self.part(self.parties.ends[0], self.parties.ends[1])
+    }
+
+    /// The other party; empty where there is none.
+    pub fn other(&self) -> &str {
+        self.part(self.parties.ends[1], self.parties.ends[2])
+    }
+
+    /// icid-value of P-Charging-Vector; empty where there is none.
+    pub fn icid(&self) -> &str {
+        self.part(self.parties.ends[2], u32::MAX)
+    }
+
+    fn part(&self, start: u32, end: u32) -> &str {
+        let text = &self.parties.text;
+        text.get(start as usize..text.len().min(end as usize)).unwrap_or_default()
+    }
+
+    /// Who has the stored messages.
+    pub fn direction(&self) -> Direction {
+        self.direction
+    }
+
+    /// The tariff pinned at the INVITE.
+    pub fn tariff(&self) -> Tariff {
+        self.tariff
+    }
+
+    /// The host's numbers of the INVITE's transaction.
+    pub fn carried(&self) -> [u64; 4] {
+        self.carried
+    }
+
+    /// Connections that have carried its frames.
+    pub fn connections(&self) -> &[u64] {
+        &self.connections
+    }
+
+    /// When the INVITE was taken.
+    pub fn opened(&self) -> Time {
+        self.opened
+    }
+
+    /// The verdict, once it is given.
+    pub fn decision(&self) -> Option<Decision> {
+        self.decision
+    }
+
+    /// How it ended, or ends.
+    pub fn outcome(&self) -> Option<Outcome> {
+        self.outcome
+    }
+
+    /// Where it stands, in one word for RPC.
+    pub fn phase(&self) -> &'static str {
+        match self.phase {
+            Phase::Reserving => "reserving",
+            Phase::Open => "open",
+            Phase::Cancelled { .. } => "cancelled",
+            Phase::Closing | Phase::Draining { .. } => "closing",
+            Phase::Settling => "settling",
+            Phase::Closed { .. } | Phase::Gone => "closed",
+        }
+    }
+
+    /// Whether it is not settled yet.
+    pub fn is_open(&self) -> bool {
+        !matches!(self.phase, Phase::Closed { .. } | Phase::Gone)
+    }
+
+    /// All that was granted so far, in what the tariff counts.
+    pub fn granted(&self) -> Quota {
+        self.granted
+    }
+
+    /// How much of it the gate has taken, as far as SENDs were read.
+    pub fn taken(&self) -> u32 {
+        self.taken
+    }
+
+    /// What became of its messages.
+    pub fn counts(&self) -> Counts {
+        self.counts
+    }
+
+    /// Messages that wait for an answer of the client.
+    pub fn outstanding(&self) -> usize {
+        self.messages.len()
+    }
+
+    /// Debits that the enabler has not acknowledged.
+    pub fn debits_pending(&self) -> usize {
+        let flying = self.flight.as_ref().is_some_and(|flight| matches!(flight.work, Work::Debit(_)));
+        self.debits.len() + usize::from(flying)
+    }
+
+    /// What happened, oldest first.
+    pub fn steps(&self) -> &[Step] {
+        self.ladder.steps()
+    }
+
+    /// Steps that were not kept.
+    pub fn steps_dropped(&self) -> u32 {
+        self.ladder.dropped()
+    }
+}

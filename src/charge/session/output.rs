@@ -1,0 +1,110 @@
+//! What a session wants done.
+
+use crate::charge::ch2::{Denial, Failure, Request, Trigger};
+use crate::charge::tariff::{Quota, Units};
+use serde::{Deserialize, Serialize};
+
+/// One thing the engine does for the session, in the order in which they are polled.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// Ask the enabler. At most one request is in flight; a request that comes again has its old number.
+    Ask(Request),
+    /// The suspended INVITE goes on. Once per session.
+    Verdict(Verdict),
+    /// Publish the session's total grant so far to the gate.
+    Grant(Quota),
+    /// Close the gate, then call `gate_closed`.
+    CloseGate,
+    /// The enabler has taken a debit.
+    Debited {
+        /// Message-ID.
+        message_id: Box<str>,
+        /// Octets of content that went to the client.
+        octets: u64,
+        /// The price.
+        units: Units,
+        /// How much of the session's quota it took.
+        quota: Quota,
+        /// What fired it.
+        trigger: Trigger,
+        /// What is left on the account beside all that is held; `None` where the enabler does not tell.
+        balance: Option<i64>,
+    },
+    /// A message with content costs nothing.
+    NotDebited {
+        /// Message-ID.
+        message_id: Box<str>,
+        /// Octets of content that went to the client.
+        octets: u64,
+        /// Why, in one word: `aborted`, `server-error`, `closed`, or a [`Denial::word`].
+        reason: &'static str,
+    },
+    /// The enabler gave no answer to a request. A debit or a release is asked again later, by itself.
+    EnablerFailed(Failure),
+    /// Settled: all requests are answered and nothing is held.
+    Closed {
+        /// How it ended, in one word: [`Outcome::word`], or the script's own where the script ended it.
+        outcome: Box<str>,
+    },
+    /// Drop the session and its place at the gate.
+    Forget,
+}
+
+/// What the suspended INVITE is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    /// Whether it may go on.
+    pub result: Decision,
+    /// How many messages (or kilobytes) are granted; 0 unless granted.
+    pub granted: Quota,
+    /// What is left on the account beside all that is held; `None` where the enabler does not tell.
+    pub balance: Option<i64>,
+}
+
+/// Whether the INVITE may go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Decision {
+    /// Credit is reserved, or `on_failure=grant` gives the service without.
+    Granted,
+    /// The enabler refused.
+    Denied(Denial),
+    /// The enabler could not be asked or gave no answer.
+    Failed(Failure),
+}
+
+/// How a session ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Outcome {
+    /// BYE.
+    Bye,
+    /// CANCEL before a 2xx.
+    Cancelled,
+    /// The INVITE got this final failure, or died (408).
+    InviteFailed(u16),
+    /// The script ended it.
+    Ended,
+    /// Nothing moved for `hold_timeout`.
+    Idle,
+    /// The host that had its connections is gone.
+    HostStopped,
+    /// The enabler refused.
+    Denied(Denial),
+    /// The enabler could not be asked or gave no answer.
+    Failed(Failure),
+}
+
+impl Outcome {
+    /// The word in history and RPC.
+    pub fn word(self) -> &'static str {
+        match self {
+            Outcome::Bye => "bye",
+            Outcome::Cancelled => "cancelled",
+            Outcome::InviteFailed(_) => "invite-failed",
+            Outcome::Ended => "ended",
+            Outcome::Idle => "idle",
+            Outcome::HostStopped => "host-stopped",
+            Outcome::Denied(denial) => denial.word(),
+            Outcome::Failed(failure) => failure.word(),
+        }
+    }
+}

@@ -1,0 +1,1134 @@
+//! One test for each row of the table of rulings, named after it.
+
+use super::*;
+use crate::charge::event::FailureReport;
+use crate::charge::policy::{DebitOn, Settle};
+
+/// Seconds after the INVITE.
+fn s(seconds: u64) -> Time {
+    Time(1_000_000_000 + seconds * 1_000_000)
+}
+
+fn invite(messages: u32) -> Reserve<'static> {
+    Reserve {
+        call_id: "a84b4c76e66710@pc33.example.org",
+        account: "sip:alice@example.org",
+        other: "sip:store@im.example.org",
+        icid: "1234bc9876e",
+        direction: Direction::Pull,
+        messages,
+        carried: [1, 2, 3, 0],
+    }
+}
+
+const KEY: SessionKey = SessionKey(1, 2);
+const SERVER: u64 = 10;
+const CLIENT: u64 = 20;
+
+/// A whole message of 100 octets in one chunk, the first time it passes.
+fn whole(message_id: &'static str, transaction: u64) -> Sent<'static> {
+    Sent {
+        message_id,
+        transaction,
+        start: 1,
+        octets: 100,
+        total: Some(100),
+        flag: Flag::Last,
+        failure_report: FailureReport::Yes,
+        success_report: false,
+        taken: 1,
+        connection: SERVER,
+    }
+}
+
+fn chunk(message_id: &'static str, transaction: u64, start: u64, octets: u64, flag: Flag) -> Sent<'static> {
+    let taken = u32::from(start == 1);
+    Sent { start, octets, flag, total: None, taken, ..whole(message_id, transaction) }
+}
+
+fn abort(message_id: &'static str, transaction: u64) -> Sent<'static> {
+    Sent { taken: 0, ..chunk(message_id, transaction, 1, 0, Flag::Aborted) }
+}
+
+fn responded(transaction: u64, code: u16) -> Event<'static> {
+    Event::Responded { transaction, code, connection: CLIENT }
+}
+
+fn reported(message_id: &'static str, start: u64, end: Option<u64>, code: u16) -> Event<'static> {
+    Event::Reported { message_id, start, end, code }
+}
+
+/// A session, everything it has put out, and an enabler that says yes when it is asked to.
+struct Run {
+    session: Session,
+    out: Vec<Output>,
+    /// The request that is not answered.
+    asked: Option<Request>,
+}
+
+impl Run {
+    fn new(messages: u32, tariff: &str, policy: Policy) -> Run {
+        let tariff = tariff.parse().expect("a tariff");
+        let session = Session::open(KEY, &invite(messages), tariff, policy, s(0));
+        let mut run = Run { session, out: Vec::new(), asked: None };
+        run.drain();
+        run
+    }
+
+    /// Granted, answered and bound.
+    fn open_with(messages: u32, policy: Policy) -> Run {
+        let mut run = Run::new(messages, "message:5", policy);
+        run.yes();
+        run.event(Event::Answered, s(0));
+        run
+    }
+
+    fn open() -> Run {
+        Run::open_with(8, Policy::default())
+    }
+
+    fn drain(&mut self) {
+        while let Some(output) = self.session.poll() {
+            if let Output::Ask(request) = &output {
+                self.asked = Some(request.clone());
+            }
+            self.out.push(output);
+        }
+    }
+
+    fn event(&mut self, event: Event<'_>, at: Time) {
+        self.session.event(&event, at);
+        self.drain();
+    }
+
+    fn sent(&mut self, sent: Sent<'_>, at: Time) {
+        self.event(Event::Sent(sent), at);
+    }
+
+    fn timer(&mut self, now: Time) {
+        self.session.timer(now);
+        self.drain();
+    }
+
+    fn answer(&mut self, response: Response) {
+        let request = self.asked.take().expect("a request is in flight");
+        self.session.response(request.number, &response, s(0));
+        self.drain();
+    }
+
+    /// The enabler says yes to one request.
+    fn yes(&mut self) {
+        let operation = &self.asked.as_ref().expect("a request is in flight").operation;
+        self.answer(match operation {
+            Operation::Reserve { quota } => Response::Granted { quota: *quota, balance: Some(7) },
+            Operation::Debit { .. } => Response::Debited { balance: Some(7) },
+            Operation::Release => Response::Released { balance: Some(7) },
+        });
+    }
+
+    /// The enabler says yes until nothing is asked, and the gate is closed where that is wanted.
+    fn settle(&mut self) {
+        let taken = self.session.taken();
+        self.session.gate_closed(taken, s(0));
+        self.drain();
+        while self.asked.is_some() {
+            self.yes();
+        }
+    }
+
+    /// What is asked and not answered, as one word with its number of things.
+    fn asking(&self) -> String {
+        self.asked.as_ref().map_or_else(String::new, |request| ask_word(&request.operation))
+    }
+
+    /// Every request, in order.
+    fn asks(&self) -> Vec<String> {
+        let word = |output: &Output| match output {
+            Output::Ask(request) => Some(ask_word(&request.operation)),
+            _ => None,
+        };
+        self.out.iter().filter_map(word).collect()
+    }
+
+    fn debits(&self) -> Vec<String> {
+        self.asks().into_iter().filter(|ask| ask.starts_with("debit")).collect()
+    }
+
+    fn free(&self) -> Vec<&'static str> {
+        let reason = |output: &Output| match output {
+            Output::NotDebited { reason, .. } => Some(*reason),
+            _ => None,
+        };
+        self.out.iter().filter_map(reason).collect()
+    }
+
+    fn verdicts(&self) -> Vec<(Decision, u32)> {
+        let verdict = |output: &Output| match output {
+            Output::Verdict(verdict) => Some((verdict.result, verdict.granted.0)),
+            _ => None,
+        };
+        self.out.iter().filter_map(verdict).collect()
+    }
+
+    fn grants(&self) -> Vec<u32> {
+        let grant = |output: &Output| match output {
+            Output::Grant(total) => Some(total.0),
+            _ => None,
+        };
+        self.out.iter().filter_map(grant).collect()
+    }
+
+    fn closed(&self) -> Option<&str> {
+        self.out.iter().find_map(|output| match output {
+            Output::Closed { outcome } => Some(&**outcome),
+            _ => None,
+        })
+    }
+
+    fn gate_closing(&self) -> bool {
+        self.out.contains(&Output::CloseGate)
+    }
+}
+
+fn ask_word(operation: &Operation) -> String {
+    match operation {
+        Operation::Reserve { quota } => format!("reserve {}", quota.0),
+        Operation::Release => "release".to_owned(),
+        Operation::Debit { message_id, trigger: Trigger::Error(code), .. } => {
+            format!("debit {message_id} error {code}")
+        }
+        Operation::Debit { message_id, trigger, .. } => format!("debit {message_id} {}", trigger.word()),
+    }
+}
+
+fn policy(change: impl FnOnce(&mut Policy)) -> Policy {
+    let mut policy = Policy::default();
+    change(&mut policy);
+    policy
+}
+
+// The reservation.
+
+#[test]
+fn figure_15_reserve_debit_release() {
+    let mut run = Run::open();
+    run.sent(whole("m1", 1), s(1));
+    run.event(responded(1, 200), s(2));
+    run.yes();
+    run.event(Event::Bye, s(3));
+    run.settle();
+    assert_eq!(run.asks(), ["reserve 8", "debit m1 response", "release"]);
+    assert_eq!(run.closed(), Some("bye"));
+    assert_eq!(run.session.counts(), Counts { debited: 1, units: Units(5), not_debited: 0 });
+    run.timer(s(3 + 31));
+    assert_ne!(run.out.last(), Some(&Output::Forget));
+    run.timer(s(3 + 32));
+    assert_eq!(run.out.last(), Some(&Output::Forget));
+    assert_eq!(run.session.deadline(), None);
+}
+
+#[test]
+fn a_reservation_without_a_number_is_for_one() {
+    assert_eq!(Run::new(0, "message:5", Policy::default()).asks(), ["reserve 1"]);
+    assert_eq!(Run::new(0, "kilobyte:5", Policy::default()).asks(), ["reserve 1"]);
+}
+
+#[test]
+fn a_partial_grant_is_a_grant() {
+    let mut run = Run::new(8, "message:5", Policy::default());
+    run.answer(Response::Granted { quota: Quota(3), balance: Some(0) });
+    assert_eq!(run.verdicts(), [(Decision::Granted, 3)]);
+    assert_eq!(run.grants(), [3]);
+}
+
+#[test]
+fn no_release_and_no_end_follows_a_denial() {
+    let mut run = Run::new(8, "message:5", Policy::default());
+    run.answer(Response::Denied(Denial::NoCredit));
+    assert_eq!(run.verdicts(), [(Decision::Denied(Denial::NoCredit), 0)]);
+    assert_eq!(run.closed(), Some("no-credit"));
+    run.event(Event::Failed { code: 402 }, s(1));
+    run.event(Event::Bye, s(1));
+    run.sent(whole("m1", 1), s(1));
+    run.timer(s(20));
+    assert_eq!(run.asks(), ["reserve 8"]);
+    assert_eq!(run.grants(), [0; 0]);
+    run.timer(s(32));
+    assert_eq!(run.out.last(), Some(&Output::Forget));
+}
+
+#[test]
+fn a_grant_of_nothing_is_a_denial() {
+    let mut run = Run::new(8, "message:5", Policy::default());
+    run.answer(Response::Granted { quota: Quota(0), balance: None });
+    assert_eq!(run.verdicts(), [(Decision::Denied(Denial::NoCredit), 0)]);
+}
+
+#[test]
+fn nobody_to_charge_is_refused_without_asking() {
+    let reserve = Reserve { account: "", ..invite(1) };
+    let mut session = Session::open(KEY, &reserve, "message:5".parse().expect("a tariff"), Policy::default(), s(0));
+    let failed = Decision::Failed(Failure::NoIdentity);
+    let verdict = Verdict { result: failed, granted: Quota(0), balance: None };
+    assert_eq!(session.poll(), Some(Output::Verdict(verdict)));
+    assert_eq!(session.poll(), Some(Output::Closed { outcome: "no-identity".into() }));
+    assert_eq!(session.poll(), None);
+}
+
+#[test]
+fn on_failure_deny() {
+    let mut run = Run::new(8, "message:5", Policy::default());
+    run.answer(Response::Failed(Failure::Enabler));
+    assert_eq!(run.verdicts(), [(Decision::Failed(Failure::Enabler), 0)]);
+    assert_eq!(run.closed(), Some("enabler-failed"));
+    assert!(run.out.contains(&Output::EnablerFailed(Failure::Enabler)));
+    assert_eq!(run.asks(), ["reserve 8"]);
+}
+
+#[test]
+fn on_failure_grant() {
+    let mut run = Run::new(8, "message:5", policy(|p| p.on_failure = OnFailure::Grant));
+    run.answer(Response::Failed(Failure::Enabler));
+    assert_eq!(run.verdicts(), [(Decision::Granted, 8)]);
+    assert_eq!(run.grants(), [8]);
+    run.sent(whole("m1", 1), s(1));
+    run.event(responded(1, 200), s(2));
+    run.event(Event::Bye, s(3));
+    run.settle();
+    // Nothing is reserved at the enabler, so there is nothing to release.
+    assert_eq!(run.asks(), ["reserve 8", "debit m1 response"]);
+    assert_eq!(run.closed(), Some("bye"));
+}
+
+#[test]
+fn an_answer_to_another_number_is_ignored() {
+    let mut run = Run::new(1, "message:5", Policy::default());
+    run.session.response(1, &Response::Denied(Denial::NoCredit), s(0));
+    run.drain();
+    assert_eq!(run.verdicts(), []);
+    run.yes();
+    run.session.response(0, &Response::Denied(Denial::NoCredit), s(0));
+    run.drain();
+    assert_eq!(run.verdicts(), [(Decision::Granted, 1)]);
+}
+
+// Asking ahead.
+
+#[test]
+fn after_the_last_granted_message_one_more_is_asked_for() {
+    let mut run = Run::open_with(0, Policy::default());
+    run.sent(whole("m1", 1), s(1));
+    assert_eq!(run.asking(), "reserve 1");
+    run.yes();
+    assert_eq!(run.grants(), [1, 2]);
+}
+
+#[test]
+fn more_is_asked_for_when_a_quarter_is_left() {
+    let mut run = Run::open_with(8, Policy::default());
+    for (id, transaction) in [("m1", 1), ("m2", 2), ("m3", 3), ("m4", 4), ("m5", 5)] {
+        run.sent(whole(id, transaction), s(1));
+    }
+    assert_eq!(run.asks(), ["reserve 8"]);
+    run.sent(whole("m6", 6), s(1));
+    assert_eq!(run.asks(), ["reserve 8", "reserve 8"]);
+    run.sent(whole("m7", 7), s(1));
+    assert_eq!(run.asks().len(), 2);
+}
+
+#[test]
+fn what_is_asked_ahead_grows_with_what_is_taken() {
+    let mut run = Run::open_with(0, Policy::default());
+    for taken in [1, 1, 2, 4, 8, 16] {
+        run.sent(Sent { taken, ..whole("m", run.session.taken().into()) }, s(1));
+        run.yes();
+    }
+    let asked = ["reserve 1", "reserve 1", "reserve 2", "reserve 4", "reserve 8", "reserve 16", "reserve 16"];
+    assert_eq!(run.asks(), asked);
+}
+
+#[test]
+fn credit_goes_before_debits() {
+    let mut run = Run::open_with(1, Policy::default());
+    run.sent(whole("m1", 1), s(1));
+    run.event(responded(1, 200), s(1));
+    assert_eq!(run.asking(), "reserve 1");
+    run.yes();
+    assert_eq!(run.asking(), "debit m1 response");
+}
+
+#[test]
+fn after_a_refusal_only_a_stopped_message_asks_and_once_a_second() {
+    let mut run = Run::open_with(1, Policy::default());
+    run.sent(whole("m1", 1), s(0));
+    run.answer(Response::Denied(Denial::NoCredit));
+    run.sent(Sent { taken: 0, ..whole("m1", 2) }, s(0));
+    assert_eq!(run.asking(), "");
+    run.event(Event::Stopped { message_id: "m2" }, Time(s(1).0 - 1));
+    assert_eq!(run.asking(), "");
+    run.event(Event::Stopped { message_id: "m2" }, s(1));
+    assert_eq!(run.asking(), "reserve 1");
+    run.event(Event::Stopped { message_id: "m2" }, s(5));
+    run.yes();
+    assert_eq!(run.asking(), "");
+    assert_eq!(run.grants(), [1, 2]);
+}
+
+#[test]
+fn a_refusal_in_the_session_closes_nothing() {
+    for refusal in [Response::Denied(Denial::NoCredit), Response::Failed(Failure::Enabler)] {
+        let mut run = Run::open_with(1, Policy::default());
+        run.sent(whole("m1", 1), s(0));
+        run.answer(refusal);
+        assert_eq!(run.session.phase(), "open");
+        assert_eq!(run.verdicts().len(), 1);
+    }
+}
+
+#[test]
+fn by_kilobytes_a_stopped_frame_asks_for_enough_for_a_frame() {
+    let mut run = Run::new(0, "kilobyte:3", Policy::default());
+    run.yes();
+    run.event(Event::Stopped { message_id: "m1" }, s(1));
+    assert_eq!(run.asking(), "reserve 16");
+}
+
+// What ends the wait for one message (step 8).
+
+#[test]
+fn msrp_200_debits() {
+    let mut run = Run::open();
+    run.sent(whole("m1", 1), s(1));
+    assert_eq!(run.debits(), [""; 0]);
+    run.event(responded(1, 200), s(2));
+    assert_eq!(run.debits(), ["debit m1 response"]);
+}
+
+#[test]
+fn msrp_4xx_debits() {
+    for code in [400, 403, 413, 415, 481] {
+        let mut run = Run::open();
+        run.sent(whole("m1", 1), s(1));
+        run.event(responded(1, code), s(2));
+        assert_eq!(run.debits(), [format!("debit m1 error {code}")]);
+    }
+}
+
+#[test]
+fn msrp_408_is_a_time_out() {
+    let mut run = Run::open();
+    run.sent(whole("m1", 1), s(1));
+    run.event(responded(1, 408), s(2));
+    assert_eq!(run.debits(), ["debit m1 timeout"]);
+}
+
+#[test]
+fn no_response_in_time_debits() {
+    let mut run = Run::open();
+    run.sent(whole("m1", 1), s(1));
+    assert_eq!(run.session.deadline(), Some(s(31)));
+    run.timer(Time(s(31).0 - 1));
+    assert_eq!(run.debits(), [""; 0]);
+    run.timer(s(31));
+    assert_eq!(run.debits(), ["debit m1 timeout"]);
+}
+
+#[test]
+fn the_own_timer_ends_the_wait_where_silence_means_success() {
+    for failure_report in [FailureReport::Partial, FailureReport::No] {
+        let mut run = Run::open();
+        run.sent(Sent { failure_report, ..whole("m1", 1) }, s(1));
+        run.timer(s(31));
+        assert_eq!(run.debits(), ["debit m1 timeout"]);
+    }
+}
+
+#[test]
+fn the_first_trigger_counts_and_only_it() {
+    let mut run = Run::open();
+    run.sent(whole("m1", 1), s(1));
+    run.event(responded(1, 413), s(2));
+    run.event(responded(1, 200), s(3));
+    run.timer(s(60));
+    run.event(Event::Bye, s(61));
+    run.settle();
+    assert_eq!(run.debits(), ["debit m1 error 413"]);
+}
+
+#[test]
+fn a_response_read_after_the_deadline_is_late() {
+    let mut run = Run::open_with(8, policy(|p| p.server_error = Settle::Release));
+    run.sent(whole("m1", 1), s(1));
+    run.event(responded(1, 501), s(40));
+    assert_eq!(run.debits(), ["debit m1 timeout"]);
+}
+
+#[test]
+fn msrp_5xx_by_policy() {
+    for code in [501, 506] {
+        let mut run = Run::open();
+        run.sent(whole("m1", 1), s(1));
+        run.event(responded(1, code), s(2));
+        assert_eq!(run.debits(), [format!("debit m1 error {code}")]);
+
+        let mut run = Run::open_with(8, policy(|p| p.server_error = Settle::Release));
+        run.sent(whole("m1", 1), s(1));
+        run.event(responded(1, code), s(2));
+        assert_eq!((run.debits().len(), run.free()), (0, vec!["server-error"]));
+    }
+}
+
+#[test]
+fn the_debit_carries_price_and_octets() {
+    let mut run = Run::new(0, "kilobyte:3", Policy::default());
+    run.yes();
+    run.sent(Sent { octets: 2049, taken: 3, ..whole("m1", 1) }, s(1));
+    run.yes();
+    run.event(responded(1, 200), s(2));
+    let operation = run.asked.as_ref().map(|request| request.operation.clone());
+    let (units, quota) = (Units(9), Quota(3));
+    let message_id: Box<str> = "m1".into();
+    let trigger = Trigger::Response;
+    let wanted = Operation::Debit { message_id: message_id.clone(), octets: 2049, units, quota, trigger };
+    assert_eq!(operation, Some(wanted));
+    run.yes();
+    let balance = Some(7);
+    assert!(run.out.contains(&Output::Debited { message_id, octets: 2049, units, quota, trigger, balance }));
+}
+
+// Chunks.
+
+#[test]
+fn a_200_for_a_part_waits_for_the_rest() {
+    let mut run = Run::open();
+    run.sent(chunk("m1", 1, 1, 50, Flag::More), s(1));
+    run.sent(chunk("m1", 2, 51, 50, Flag::Last), s(1));
+    run.event(responded(1, 200), s(2));
+    assert_eq!(run.debits(), [""; 0]);
+    run.event(responded(2, 200), s(2));
+    assert_eq!(run.debits(), ["debit m1 response"]);
+}
+
+#[test]
+fn chunks_and_their_200s_may_come_in_any_order() {
+    let mut run = Run::open();
+    run.sent(chunk("m1", 2, 51, 50, Flag::Last), s(1));
+    run.event(responded(2, 200), s(2));
+    assert_eq!(run.debits(), [""; 0]);
+    run.event(responded(1, 200), s(2));
+    run.sent(chunk("m1", 1, 1, 50, Flag::More), s(1));
+    assert_eq!(run.debits(), ["debit m1 response"]);
+}
+
+#[test]
+fn a_4xx_for_any_chunk_debits_once() {
+    let mut run = Run::open();
+    run.sent(chunk("m1", 1, 1, 50, Flag::More), s(1));
+    run.event(responded(1, 413), s(2));
+    run.sent(chunk("m1", 2, 51, 50, Flag::More), s(2));
+    run.event(responded(2, 413), s(2));
+    run.sent(abort("m1", 3), s(3));
+    run.event(Event::Bye, s(4));
+    run.settle();
+    assert_eq!(run.debits(), ["debit m1 error 413"]);
+    assert_eq!(run.free(), [""; 0]);
+}
+
+#[test]
+fn silence_on_one_chunk_debits_though_others_were_answered() {
+    let mut run = Run::open();
+    run.sent(chunk("m1", 1, 1, 50, Flag::More), s(1));
+    run.sent(chunk("m1", 2, 51, 50, Flag::Last), s(5));
+    run.event(responded(2, 200), s(6));
+    run.timer(s(31));
+    assert_eq!(run.debits(), ["debit m1 timeout"]);
+}
+
+#[test]
+fn a_last_chunk_without_content_ends_the_message() {
+    let mut run = Run::open();
+    run.sent(chunk("m1", 1, 1, 50, Flag::More), s(1));
+    run.event(responded(1, 200), s(1));
+    assert_eq!(run.debits(), [""; 0]);
+    run.sent(Sent { taken: 0, ..chunk("m1", 2, 51, 0, Flag::Last) }, s(2));
+    assert_eq!(run.debits(), ["debit m1 response"]);
+}
+
+#[test]
+fn transactions_beyond_the_bound_end_by_the_deadline() {
+    let mut run = Run::open();
+    for part in 0..400 {
+        run.sent(chunk("m1", part, part * 10 + 1, 10, Flag::More), s(part / 100));
+    }
+    for part in 0..400 {
+        run.event(responded(part, 200), s(5));
+    }
+    assert_eq!(run.debits(), [""; 0]);
+    assert_eq!(run.session.deadline(), Some(s(32)));
+    run.timer(s(32));
+    assert_eq!(run.debits(), ["debit m1 timeout"]);
+}
+
+// Seen twice, sent twice.
+
+#[test]
+fn a_frame_seen_twice_counts_once() {
+    let mut run = Run::open();
+    run.sent(whole("m1", 1), s(1));
+    run.sent(whole("m1", 1), s(1));
+    assert_eq!(run.session.taken(), 1);
+    run.event(responded(1, 200), s(2));
+    run.event(responded(1, 200), s(2));
+    run.sent(whole("m1", 1), s(3));
+    run.timer(s(60));
+    assert_eq!(run.debits(), ["debit m1 response"]);
+}
+
+#[test]
+fn another_hop_has_other_transactions_and_any_answer_will_do() {
+    let mut run = Run::open();
+    run.sent(whole("m1", 1), s(1));
+    run.sent(Sent { taken: 0, ..whole("m1", 2) }, s(1));
+    run.event(responded(2, 200), s(2));
+    run.yes();
+    run.event(responded(1, 200), s(2));
+    run.timer(s(60));
+    assert_eq!(run.debits(), ["debit m1 response"]);
+}
+
+#[test]
+fn the_same_message_id_again_is_one_debit() {
+    let mut run = Run::open();
+    run.sent(whole("m1", 1), s(1));
+    run.event(responded(1, 200), s(2));
+    run.yes();
+    run.sent(Sent { taken: 0, connection: 11, ..whole("m1", 7) }, s(9));
+    run.event(responded(7, 200), s(9));
+    run.timer(s(60));
+    run.event(Event::Bye, s(61));
+    run.settle();
+    assert_eq!(run.debits(), ["debit m1 response"]);
+}
+
+// Order.
+
+#[test]
+fn a_response_read_before_its_send_waits_for_it() {
+    let mut run = Run::open();
+    run.event(responded(1, 200), s(2));
+    run.sent(whole("m1", 1), s(1));
+    assert_eq!(run.debits(), ["debit m1 response"]);
+}
+
+#[test]
+fn only_the_latest_early_responses_are_kept() {
+    let mut run = Run::open();
+    for transaction in 1..=17 {
+        run.event(responded(transaction, 200), s(1));
+    }
+    run.sent(whole("m1", 1), s(1));
+    assert_eq!(run.debits(), [""; 0]);
+    run.sent(whole("m2", 2), s(1));
+    assert_eq!(run.debits(), ["debit m2 response"]);
+}
+
+#[test]
+fn an_empty_send_is_never_chargeable() {
+    let mut run = Run::open();
+    run.event(Event::Moved { connection: SERVER }, s(1));
+    run.event(responded(1, 200), s(1));
+    run.sent(Sent { taken: 0, ..chunk("m0", 2, 1, 0, Flag::Last) }, s(1));
+    run.event(responded(2, 481), s(1));
+    run.timer(s(60));
+    run.event(Event::Bye, s(61));
+    run.settle();
+    assert_eq!(run.asks(), ["reserve 8", "release"]);
+    assert_eq!(run.free(), [""; 0]);
+}
+
+// The server gives up.
+
+#[test]
+fn an_aborted_message_is_not_debited() {
+    let mut run = Run::open();
+    run.sent(chunk("m1", 1, 1, 50, Flag::More), s(1));
+    run.sent(abort("m1", 2), s(2));
+    run.event(responded(1, 413), s(3));
+    run.event(responded(1, 200), s(3));
+    run.timer(s(4));
+    assert_eq!((run.debits().len(), run.free()), (0, vec!["aborted"]));
+}
+
+#[test]
+fn an_aborted_message_is_debited_where_413_came_first() {
+    let mut run = Run::open();
+    run.sent(chunk("m1", 1, 1, 50, Flag::More), s(1));
+    // By time, not by the order of the rings.
+    run.sent(abort("m1", 2), s(3));
+    run.event(responded(1, 413), s(2));
+    run.timer(s(60));
+    assert_eq!((run.debits(), run.free().len()), (vec!["debit m1 error 413".to_owned()], 0));
+}
+
+#[test]
+fn an_aborting_chunk_with_content_is_not_debited() {
+    let mut run = Run::open();
+    run.sent(chunk("m1", 1, 1, 50, Flag::Aborted), s(1));
+    run.event(Event::Bye, s(1));
+    run.settle();
+    assert_eq!((run.debits().len(), run.free()), (0, vec!["aborted"]));
+}
+
+#[test]
+fn abort_debits_by_policy() {
+    let mut run = Run::open_with(8, policy(|p| p.abort = Settle::Debit));
+    run.sent(chunk("m1", 1, 1, 50, Flag::More), s(1));
+    run.sent(abort("m1", 2), s(2));
+    run.timer(s(4));
+    assert_eq!(run.debits(), ["debit m1 close"]);
+}
+
+#[test]
+fn an_abort_after_the_deadline_changes_nothing() {
+    let mut run = Run::open();
+    run.sent(chunk("m1", 1, 1, 50, Flag::More), s(1));
+    run.sent(abort("m1", 2), s(40));
+    run.timer(s(42));
+    assert_eq!(run.debits(), ["debit m1 timeout"]);
+}
+
+// REPORT.
+
+#[test]
+fn a_failure_report_after_the_200_changes_nothing() {
+    let mut run = Run::open();
+    run.sent(whole("m1", 1), s(1));
+    run.event(responded(1, 200), s(2));
+    run.event(reported("m1", 1, Some(100), 413), s(3));
+    run.timer(s(60));
+    assert_eq!(run.debits(), ["debit m1 response"]);
+}
+
+#[test]
+fn a_report_ends_the_wait_for_a_response() {
+    for (code, debit) in [(200, "debit m1 response"), (413, "debit m1 error 413"), (408, "debit m1 timeout")] {
+        let mut run = Run::open();
+        run.sent(Sent { failure_report: FailureReport::No, ..whole("m1", 1) }, s(1));
+        run.event(reported("m1", 1, None, code), s(3));
+        assert_eq!(run.debits(), [debit]);
+    }
+}
+
+fn awaits_report() -> Run {
+    let mut run = Run::open_with(8, policy(|p| p.debit_on = DebitOn::Report));
+    run.sent(Sent { success_report: true, ..whole("m1", 1) }, s(1));
+    run.event(responded(1, 200), s(2));
+    assert_eq!(run.debits(), [""; 0]);
+    run
+}
+
+#[test]
+fn debit_on_report_waits_for_the_success_report_of_the_whole() {
+    let mut run = awaits_report();
+    run.event(reported("m1", 1, Some(60), 200), s(3));
+    assert_eq!(run.debits(), [""; 0]);
+    run.event(reported("m1", 61, Some(100), 200), s(4));
+    assert_eq!(run.debits(), ["debit m1 response"]);
+}
+
+#[test]
+fn debit_on_report_debits_on_a_failure_report() {
+    let mut run = awaits_report();
+    run.event(reported("m1", 1, Some(100), 415), s(3));
+    assert_eq!(run.debits(), ["debit m1 error 415"]);
+}
+
+#[test]
+fn debit_on_report_has_a_time_out() {
+    let mut run = awaits_report();
+    run.timer(Time(s(32).0 - 1));
+    assert_eq!(run.debits(), [""; 0]);
+    run.timer(s(32));
+    assert_eq!(run.debits(), ["debit m1 timeout"]);
+}
+
+#[test]
+fn debit_on_report_takes_the_response_where_no_report_was_asked_for() {
+    let mut run = Run::open_with(8, policy(|p| p.debit_on = DebitOn::Report));
+    run.sent(whole("m1", 1), s(1));
+    run.event(responded(1, 200), s(2));
+    assert_eq!(run.debits(), ["debit m1 response"]);
+}
+
+#[test]
+fn a_report_read_before_its_send_waits_for_it() {
+    let mut run = Run::open_with(8, policy(|p| p.debit_on = DebitOn::Report));
+    run.event(reported("m1", 1, Some(100), 200), s(2));
+    run.sent(Sent { success_report: true, ..whole("m1", 1) }, s(1));
+    assert_eq!(run.debits(), ["debit m1 response"]);
+}
+
+// The end.
+
+#[test]
+fn a_session_that_ends_before_any_content_is_released() {
+    let mut run = Run::open();
+    run.event(Event::Bye, s(1));
+    assert!(run.gate_closing());
+    assert_eq!(run.asking(), "");
+    run.settle();
+    assert_eq!(run.asks(), ["reserve 8", "release"]);
+    assert_eq!(run.closed(), Some("bye"));
+}
+
+#[test]
+fn bye_before_the_response_debits() {
+    let mut run = Run::open();
+    run.sent(whole("m1", 1), s(1));
+    run.event(Event::Bye, s(2));
+    run.settle();
+    assert_eq!(run.asks(), ["reserve 8", "debit m1 close", "release"]);
+}
+
+#[test]
+fn bye_before_the_response_releases_by_policy() {
+    let mut run = Run::open_with(8, policy(|p| p.close = Settle::Release));
+    run.sent(whole("m1", 1), s(1));
+    run.event(Event::Bye, s(2));
+    run.settle();
+    assert_eq!(run.asks(), ["reserve 8", "release"]);
+    assert_eq!(run.free(), ["closed"]);
+}
+
+#[test]
+fn a_stopped_host_is_an_end() {
+    let mut run = Run::open();
+    run.sent(whole("m1", 1), s(1));
+    run.event(Event::HostStopped, s(2));
+    run.settle();
+    assert_eq!(run.debits(), ["debit m1 close"]);
+    assert_eq!(run.closed(), Some("host-stopped"));
+}
+
+#[test]
+fn the_script_ends_a_session_in_its_own_word() {
+    let mut run = Run::open();
+    run.event(Event::End { reason: "moved-away" }, s(2));
+    run.event(Event::End { reason: "again" }, s(2));
+    run.settle();
+    assert_eq!(run.closed(), Some("moved-away"));
+}
+
+#[test]
+fn an_idle_session_is_settled() {
+    let mut run = Run::open();
+    run.sent(chunk("m1", 1, 1, 50, Flag::More), s(10));
+    run.event(responded(1, 200), s(10));
+    assert_eq!(run.session.deadline(), Some(s(310)));
+    run.timer(s(310));
+    run.settle();
+    assert_eq!(run.asks(), ["reserve 8", "debit m1 close", "release"]);
+    assert_eq!(run.closed(), Some("idle"));
+}
+
+#[test]
+fn a_keep_alive_keeps_the_session() {
+    let mut run = Run::open();
+    run.event(Event::Moved { connection: 0 }, s(299));
+    run.timer(s(300));
+    assert_eq!(run.session.phase(), "open");
+}
+
+#[test]
+fn sends_of_other_rings_are_waited_for() {
+    let mut run = Run::open();
+    run.event(Event::Bye, s(5));
+    run.session.gate_closed(1, s(5));
+    run.drain();
+    assert_eq!(run.asking(), "");
+    run.sent(whole("m1", 1), s(4));
+    assert_eq!(run.asking(), "debit m1 close");
+}
+
+#[test]
+fn sends_of_other_rings_are_waited_for_no_longer_than_two_seconds() {
+    let mut run = Run::open();
+    run.event(Event::Bye, s(5));
+    run.session.gate_closed(1, s(5));
+    run.drain();
+    assert_eq!(run.session.deadline(), Some(s(7)));
+    run.timer(s(7));
+    assert_eq!(run.asking(), "release");
+}
+
+#[test]
+fn a_send_read_after_the_end_is_debited_at_once() {
+    let mut run = Run::open();
+    run.event(Event::Bye, s(5));
+    run.session.gate_closed(2, s(5));
+    run.drain();
+    run.timer(s(7));
+    run.sent(whole("m1", 1), s(4));
+    run.yes();
+    assert_eq!(run.asking(), "debit m1 close");
+    run.yes();
+    assert_eq!(run.closed(), Some("bye"));
+    run.sent(whole("m2", 2), s(4));
+    run.sent(whole("m2", 2), s(4));
+    // The linger is over, yet the debit is not lost.
+    run.timer(s(200));
+    assert!(!run.out.contains(&Output::Forget));
+    run.yes();
+    run.timer(s(200));
+    assert_eq!(run.asks(), ["reserve 8", "release", "debit m1 close", "debit m2 close"]);
+    assert_eq!(run.out.last(), Some(&Output::Forget));
+}
+
+#[test]
+fn a_lost_connection_debits_what_is_under_way_and_the_session_goes_on() {
+    for connection in [SERVER, CLIENT] {
+        let mut run = Run::open();
+        run.sent(chunk("m1", 1, 1, 50, Flag::More), s(1));
+        run.event(responded(1, 200), s(1));
+        run.event(Event::ConnectionLost { connection }, s(2));
+        run.yes();
+        run.sent(Sent { taken: 0, connection: 11, ..whole("m1", 5) }, s(5));
+        run.sent(Sent { connection: 11, ..whole("m2", 6) }, s(5));
+        run.event(responded(6, 200), s(6));
+        assert_eq!(run.debits(), ["debit m1 close", "debit m2 response"]);
+        assert_eq!(run.session.phase(), "open");
+    }
+}
+
+#[test]
+fn a_connection_of_others_is_no_news() {
+    for connection in [0, 99] {
+        let mut run = Run::open();
+        run.sent(Sent { connection: 0, ..whole("m1", 1) }, s(1));
+        run.event(Event::ConnectionLost { connection }, s(2));
+        assert_eq!(run.debits(), [""; 0]);
+    }
+}
+
+// CANCEL and failure replies.
+
+#[test]
+fn cancel_while_the_reservation_is_asked_for() {
+    let mut run = Run::new(8, "message:5", Policy::default());
+    run.event(Event::Cancelled, s(1));
+    run.event(Event::Failed { code: 487 }, s(1));
+    run.session.gate_closed(0, s(1));
+    run.drain();
+    assert_eq!(run.asks(), ["reserve 8"]);
+    run.yes();
+    // The suspended INVITE must not hang, but the closed gate gets no grant.
+    assert_eq!((run.verdicts().len(), run.grants().len()), (1, 0));
+    run.yes();
+    assert_eq!(run.asks(), ["reserve 8", "release"]);
+    assert_eq!(run.closed(), Some("cancelled"));
+}
+
+#[test]
+fn a_failure_while_the_reservation_is_asked_for() {
+    let mut run = Run::new(8, "message:5", Policy::default());
+    run.event(Event::Failed { code: 408 }, s(1));
+    run.settle();
+    assert_eq!(run.asks(), ["reserve 8", "release"]);
+    assert_eq!(run.closed(), Some("invite-failed"));
+    assert_eq!(run.session.outcome(), Some(Outcome::InviteFailed(408)));
+}
+
+#[test]
+fn a_denial_after_cancel_is_not_released() {
+    let mut run = Run::new(8, "message:5", Policy::default());
+    run.event(Event::Cancelled, s(1));
+    run.answer(Response::Denied(Denial::NoCredit));
+    run.session.gate_closed(0, s(1));
+    run.drain();
+    assert_eq!(run.asks(), ["reserve 8"]);
+    assert_eq!(run.closed(), Some("cancelled"));
+}
+
+#[test]
+fn cancel_after_the_grant_releases_with_the_487() {
+    let mut run = Run::new(8, "message:5", Policy::default());
+    run.yes();
+    run.event(Event::Cancelled, s(1));
+    assert!(!run.gate_closing());
+    run.event(Event::Failed { code: 487 }, s(2));
+    run.settle();
+    assert_eq!(run.asks(), ["reserve 8", "release"]);
+    assert_eq!(run.closed(), Some("cancelled"));
+}
+
+#[test]
+fn cancel_after_the_grant_releases_without_any_reply() {
+    let mut run = Run::new(8, "message:5", Policy::default());
+    run.yes();
+    run.event(Event::Cancelled, s(1));
+    assert_eq!(run.session.deadline(), Some(s(6)));
+    run.timer(s(6));
+    run.settle();
+    assert_eq!(run.asks(), ["reserve 8", "release"]);
+}
+
+#[test]
+fn a_2xx_wins_over_a_cancel_that_it_crosses() {
+    for answered_first in [true, false] {
+        let mut run = Run::new(8, "message:5", Policy::default());
+        run.yes();
+        let (first, second) =
+            if answered_first { (Event::Answered, Event::Cancelled) } else { (Event::Cancelled, Event::Answered) };
+        run.event(first, s(1));
+        run.event(second, s(1));
+        run.event(Event::Failed { code: 487 }, s(2));
+        run.timer(s(20));
+        assert_eq!((run.session.phase(), run.gate_closing()), ("open", false));
+        run.event(Event::Bye, s(21));
+        run.settle();
+        assert_eq!(run.asks(), ["reserve 8", "release"]);
+    }
+}
+
+#[test]
+fn an_invite_that_fails_is_released() {
+    let mut run = Run::new(8, "message:5", Policy::default());
+    run.yes();
+    run.event(Event::Failed { code: 486 }, s(1));
+    run.settle();
+    assert_eq!(run.asks(), ["reserve 8", "release"]);
+    assert_eq!(run.closed(), Some("invite-failed"));
+}
+
+// One in flight, nothing lost.
+
+#[test]
+fn one_request_is_in_flight_and_numbers_rise_by_one() {
+    let mut run = Run::open();
+    for (id, transaction) in [("m1", 1), ("m2", 2), ("m3", 3)] {
+        run.sent(whole(id, transaction), s(1));
+        run.event(responded(transaction, 200), s(1));
+    }
+    assert_eq!(run.debits().len(), 1);
+    run.event(Event::Bye, s(2));
+    run.settle();
+    let number = |output: &Output| match output {
+        Output::Ask(request) => Some(request.number),
+        _ => None,
+    };
+    assert_eq!(run.out.iter().filter_map(number).collect::<Vec<_>>(), [0, 1, 2, 3, 4]);
+    assert_eq!(run.asks().last().map(String::as_str), Some("release"));
+}
+
+#[test]
+fn a_debit_without_answer_is_asked_again_with_its_number() {
+    let mut run = Run::open();
+    run.sent(whole("m1", 1), s(0));
+    run.event(responded(1, 200), s(0));
+    let mut waits = Vec::new();
+    for _ in 0..8 {
+        let number = run.asked.as_ref().map(|request| request.number);
+        assert_eq!(number, Some(1));
+        run.answer(Response::Failed(Failure::Enabler));
+        assert_eq!(run.out.last(), Some(&Output::EnablerFailed(Failure::Enabler)));
+        let deadline = run.session.deadline().expect("a time to ask again");
+        waits.push(deadline.micros_since(s(0)) / 1_000_000);
+        run.timer(deadline);
+    }
+    assert_eq!(waits, [1, 2, 4, 8, 16, 32, 60, 60]);
+    run.yes();
+    assert_eq!(run.session.counts().debited, 1);
+}
+
+#[test]
+fn a_release_without_answer_is_asked_again() {
+    let mut run = Run::open();
+    run.event(Event::Bye, s(0));
+    run.session.gate_closed(0, s(0));
+    run.drain();
+    run.answer(Response::Failed(Failure::Enabler));
+    run.timer(s(1));
+    assert_eq!(run.closed(), None);
+    run.yes();
+    assert_eq!(run.closed(), Some("bye"));
+}
+
+#[test]
+fn a_refused_debit_is_told() {
+    let mut run = Run::open();
+    run.sent(whole("m1", 1), s(0));
+    run.event(responded(1, 200), s(0));
+    run.answer(Response::Denied(Denial::UnknownSubscriber));
+    assert_eq!(run.free(), ["unknown-subscriber"]);
+}
+
+#[test]
+fn a_stopped_engine_says_again_what_is_open() {
+    let mut run = Run::open();
+    run.sent(whole("m1", 1), s(1));
+    run.event(responded(1, 200), s(1));
+    let asked = run.asked.clone().expect("the debit");
+    run.out.clear();
+    run.session.resume();
+    run.drain();
+    assert_eq!(run.out, [Output::Ask(asked), Output::Grant(Quota(8))]);
+}
+
+// Bounds.
+
+#[test]
+fn steps_are_kept_for_explain_and_bounded() {
+    let mut run = Run::open();
+    for transaction in 0..100 {
+        run.event(responded(transaction, 200), s(1));
+    }
+    let words: Vec<_> = run.session.steps().iter().take(4).map(|step| (step.what.word(), step.detail)).collect();
+    assert_eq!(words, [("invite", 8), ("reserve", 8), ("granted", 8), ("answered", 0)]);
+    assert_eq!((run.session.steps().len(), run.session.steps_dropped()), (64, 40));
+}
+
+#[test]
+fn settled_messages_are_remembered_up_to_a_bound() {
+    let mut run = Run::open();
+    for number in 0..5000 {
+        let id = format!("m{number}");
+        run.event(Event::Sent(Sent { message_id: &id, ..whole("", number) }), s(1));
+        run.event(responded(number, 200), s(1));
+        while run.asked.is_some() {
+            run.yes();
+        }
+    }
+    assert_eq!(run.session.settled.len(), MESSAGES);
+    assert_eq!(run.session.counts().debited, 5000);
+}
+
+#[test]
+fn hostile_numbers_do_no_harm() {
+    let mut run = Run::open();
+    run.sent(Sent { start: 0, octets: u64::MAX, taken: u32::MAX, ..whole("m1", 1) }, s(1));
+    run.sent(Sent { start: u64::MAX, octets: u64::MAX, taken: u32::MAX, ..whole("m1", 2) }, s(1));
+    run.event(reported("m1", 0, Some(0), 200), s(1));
+    run.event(reported("m1", u64::MAX, None, 200), s(1));
+    run.event(responded(1, u16::MAX), Time(u64::MAX));
+    run.timer(Time(u64::MAX));
+    run.settle();
+    assert_eq!(run.debits(), ["debit m1 timeout"]);
+}
+
+#[test]
+fn an_open_session_with_a_message_is_small() {
+    let mut run = Run::open();
+    run.sent(whole("87652491", 1), s(1));
+    let session = &run.session;
+    let heap = session.parties.text.len()
+        + session.messages.capacity() * size_of::<Message>()
+        + session.messages.iter().map(Message::heap).sum::<usize>()
+        + size_of_val(session.steps())
+        + session.connections.capacity() * size_of::<u64>()
+        + session.early.capacity() * size_of::<Early>();
+    let texts = session.parties.text.len() + "87652491".len();
+    let whole = size_of::<Session>() + heap;
+    assert!(whole - texts < 700, "{whole} octets, {texts} of them text");
+    let stored = postcard::to_stdvec(session).expect("a session is storable");
+    assert!(stored.len() < 300, "{} octets in the store", stored.len());
+}

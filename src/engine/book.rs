@@ -1,0 +1,613 @@
+//! The sessions in memory: takes records to them, does what they want done, writes what has changed.
+
+use super::clock;
+use super::notice::{Kind, Notice, Outcome};
+use super::notices::Notices;
+use super::record::{Command, CommandResult, Record};
+use super::region::Region;
+use super::statistic::Statistic;
+use super::store::{Batch, Debit, StoreError, Stored};
+use super::{config, facts::Suspended};
+use crate::charge::ch2::{Failure, Operation, Request, Response, SessionKey, Trigger};
+use crate::charge::event::{Entry, Event, Reserve};
+use crate::charge::session::{Decision, Output, Session, Verdict};
+use crate::charge::time::Time;
+use crate::enabler::ledger::{Account, Ledger};
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap, HashSet, VecDeque};
+use std::sync::atomic::Ordering;
+
+use super::grant::{Opening, REUSE_AFTER_SECONDS};
+
+/// How long an event waits for the INVITE that it belongs to: they come through different rings.
+const ORPHAN_SECONDS: u32 = 5;
+
+/// Events that wait so at a time.
+const ORPHANS_MAX: usize = 10_000;
+
+/// What is done after the commit.
+pub enum Effect {
+    /// Open a slot of the grant table.
+    Open(u32, Opening),
+    /// Set the total grant of a slot.
+    Grant(u32, u32),
+    /// Close the gate of a slot.
+    Close(u32),
+    /// Free a slot.
+    Free(u32),
+    /// Answer an operator's command.
+    Reply { process: u32, sequence: u64, result: CommandResult, balance: i64, held: i64 },
+    /// Count one.
+    Count(Statistic),
+}
+
+/// What one transaction of the engine works with.
+pub struct Turn<'a, 'b> {
+    /// The transaction.
+    pub batch: &'a Batch<'b>,
+    /// Whether anything must be committed.
+    pub changed: bool,
+    /// What is done after the commit.
+    pub effects: Vec<Effect>,
+    region: &'a Region,
+    notices: &'a mut Notices,
+    /// Which run of the host the records are of.
+    instance: u64,
+    ledger: Ledger<'a>,
+    now: Time,
+    wall_ms: i64,
+}
+
+impl<'a, 'b> Turn<'a, 'b> {
+    /// A turn over records of this instance.
+    pub fn new(region: &'a Region, batch: &'a Batch<'b>, notices: &'a mut Notices, instance: u64) -> Turn<'a, 'b> {
+        let ledger = Ledger::over(&batch.transaction, region.config.default_balance);
+        let (now, wall_ms) = (clock::now(), clock::wall_ms());
+        Turn { batch, changed: false, effects: Vec::new(), region, notices, instance, ledger, now, wall_ms }
+    }
+
+    fn count(&mut self, statistic: Statistic) {
+        self.effects.push(Effect::Count(statistic));
+    }
+}
+
+/// A session and what the engine keeps beside it.
+struct Live {
+    session: Session,
+    row: i64,
+    instance: u64,
+    slot: Option<u32>,
+    /// When it is in the heap of timers.
+    scheduled: Option<Time>,
+    /// UNIX milliseconds.
+    closed_at: Option<i64>,
+    dirty: bool,
+}
+
+/// All sessions that are not forgotten.
+pub struct Book {
+    sessions: HashMap<SessionKey, Live>,
+    dirty: Vec<SessionKey>,
+    timers: BinaryHeap<Reverse<(Time, SessionKey)>>,
+    free_slots: Vec<u32>,
+    /// Closed sessions that still have a slot, oldest first.
+    lingering: VecDeque<(Time, SessionKey)>,
+    /// Sessions that a connection carries.
+    connections: HashMap<u64, HashSet<SessionKey>>,
+    /// Events whose INVITE is not read yet.
+    orphans: VecDeque<(Time, SessionKey, Orphan)>,
+    open: u64,
+}
+
+/// The events that can overtake the INVITE.
+#[derive(Clone, Copy)]
+enum Orphan {
+    Failed(u16),
+    Cancelled,
+}
+
+impl Book {
+    /// Takes over what is stored, and the slots that sessions of this instance have.
+    pub fn load(region: &Region, stored: Vec<Stored>) -> Book {
+        let mut book = Book {
+            sessions: HashMap::new(),
+            dirty: Vec::new(),
+            timers: BinaryHeap::new(),
+            free_slots: Vec::new(),
+            lingering: VecDeque::new(),
+            connections: HashMap::new(),
+            orphans: VecDeque::new(),
+            open: 0,
+        };
+        for Stored { row, instance, session } in stored {
+            let key = session.key();
+            book.open += u64::from(session.is_open());
+            for connection in session.connections() {
+                book.connections.entry(*connection).or_default().insert(key);
+            }
+            let live = Live { session, row, instance, slot: None, scheduled: None, closed_at: None, dirty: false };
+            book.sessions.insert(key, live);
+        }
+        book.take_over_slots(region);
+        book
+    }
+
+    /// Says again what an engine that died may not have told: grants, closed gates, requests in flight.
+    pub fn resume(&mut self, turn: &mut Turn<'_, '_>) -> Result<(), StoreError> {
+        for key in self.sessions.keys().copied().collect::<Vec<_>>() {
+            let Some(live) = self.sessions.get_mut(&key) else { continue };
+            live.session.resume();
+            let granted = live.session.decision() == Some(Decision::Granted) && live.session.is_open();
+            if granted && live.slot.is_none() && live.instance == turn.instance {
+                live.slot = self.free_slots.pop();
+                open_gate(turn, live);
+            }
+            self.drain(turn, key)?;
+        }
+        Ok(())
+    }
+
+    /// Slots are found again by their sessions; the others are free.
+    fn take_over_slots(&mut self, region: &Region) {
+        let table = region.table();
+        for at in (0..table.slots.len() as u32).rev() {
+            let owner = table.slots[at as usize].session().and_then(|key| self.sessions.get_mut(&key));
+            match owner {
+                Some(live) if live.slot.is_none() => live.slot = Some(at),
+                _ => {
+                    table.free(at);
+                    self.free_slots.push(at);
+                }
+            }
+        }
+        let closed = self.sessions.values().filter(|live| !live.session.is_open() && live.slot.is_some());
+        self.lingering = closed.map(|live| (clock::now(), live.session.key())).collect();
+    }
+
+    /// Sessions that an earlier run of the host opened and nobody has settled.
+    pub fn opened_by_others(&self, instance: u64) -> Vec<SessionKey> {
+        let others = self.sessions.iter().filter(|(_, live)| live.instance != instance && live.session.is_open());
+        others.map(|(key, _)| *key).collect()
+    }
+
+    /// Sessions that are not settled.
+    pub fn open_sessions(&self) -> Vec<SessionKey> {
+        self.sessions.iter().filter(|(_, live)| live.session.is_open()).map(|(key, _)| *key).collect()
+    }
+
+    /// Whether a session is not settled.
+    pub fn any_open(&self) -> bool {
+        self.open > 0
+    }
+
+    /// Whether there is no session at all.
+    pub fn is_empty(&self) -> bool {
+        self.open == 0
+    }
+
+    /// When the next timer is due.
+    pub fn next_deadline(&self) -> Option<Time> {
+        self.timers.peek().map(|Reverse((at, _))| *at)
+    }
+
+    /// Takes one record to whom it concerns.
+    pub fn record(&mut self, turn: &mut Turn<'_, '_>, record: &Record<'_>) -> Result<(), StoreError> {
+        match record {
+            Record::Event(Entry { session, at, event: Event::Reserve(reserve) }) => {
+                self.reserve(turn, *session, *at, reserve)
+            }
+            Record::Event(entry) => self.event(turn, entry.session, entry.at, &entry.event),
+            Record::ConnectionLost { at, connection } => {
+                let concerned = self.connections.remove(connection).unwrap_or_default();
+                let lost = Event::ConnectionLost { connection: *connection };
+                concerned.into_iter().try_for_each(|session| self.event(turn, session, *at, &lost))
+            }
+            Record::Command { process, sequence, command, .. } => self.command(turn, *process, *sequence, command),
+        }
+    }
+
+    /// Step 1: a new session.
+    fn reserve(
+        &mut self,
+        turn: &mut Turn<'_, '_>,
+        key: SessionKey,
+        at: Time,
+        reserve: &Reserve<'_>,
+    ) -> Result<(), StoreError> {
+        if self.sessions.contains_key(&key) {
+            return Ok(());
+        }
+        turn.count(Statistic::Reserves);
+        let here = turn.instance == turn.region.instance();
+        let slot = if here { self.free_slot(turn) } else { None };
+        if here && (slot.is_none() || self.open >= u64::from(turn.region.config.max_sessions)) {
+            self.free_slots.extend(slot);
+            turn.count(Statistic::DroppedTableFull);
+            turn.count(Statistic::ReservesFailed);
+            refuse_full(turn, key, reserve);
+            return Ok(());
+        }
+        let session = Session::open(key, reserve, turn.region.tariff(), turn.region.config.policy, at);
+        let row = turn.batch.insert_session(&session, turn.instance, turn.wall_ms)?;
+        self.open += 1;
+        let instance = turn.instance;
+        self.sessions
+            .insert(key, Live { session, row, instance, slot, scheduled: None, closed_at: None, dirty: false });
+        self.drain(turn, key)?;
+        let early: Vec<Orphan> = self.orphans.iter().filter(|orphan| orphan.1 == key).map(|orphan| orphan.2).collect();
+        self.orphans.retain(|orphan| orphan.1 != key);
+        for orphan in early {
+            match orphan {
+                Orphan::Failed(code) => self.event(turn, key, at, &Event::Failed { code })?,
+                Orphan::Cancelled => self.event(turn, key, at, &Event::Cancelled)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// A free slot; if there is none, that of the session closed longest ago.
+    fn free_slot(&mut self, turn: &Turn<'_, '_>) -> Option<u32> {
+        if let Some(slot) = self.free_slots.pop() {
+            return Some(slot);
+        }
+        let (closed, key) = self.lingering.front().copied()?;
+        if closed.after_seconds(REUSE_AFTER_SECONDS) > turn.now {
+            return None;
+        }
+        self.lingering.pop_front();
+        let slot = self.sessions.get_mut(&key)?.slot.take()?;
+        turn.region.table().free(slot);
+        Some(slot)
+    }
+
+    /// Something happened to a session.
+    pub fn event(
+        &mut self,
+        turn: &mut Turn<'_, '_>,
+        key: SessionKey,
+        at: Time,
+        event: &Event<'_>,
+    ) -> Result<(), StoreError> {
+        let Some(live) = self.sessions.get_mut(&key) else {
+            self.keep_orphan(turn, key, event);
+            return Ok(());
+        };
+        if let Event::Sent(crate::charge::event::Sent { connection, .. })
+        | Event::Responded { connection, .. }
+        | Event::Moved { connection } = event
+            && *connection != 0
+            && !live.session.connections().contains(connection)
+        {
+            self.connections.entry(*connection).or_default().insert(key);
+        }
+        live.session.event(event, at);
+        match event {
+            // Says only that the session is alive; not worth a commit.
+            Event::Moved { .. } => Ok(()),
+            _ => self.drain(turn, key),
+        }
+    }
+
+    /// CANCEL and failures can be read before the INVITE; everything else comes after the verdict.
+    fn keep_orphan(&mut self, turn: &mut Turn<'_, '_>, key: SessionKey, event: &Event<'_>) {
+        let orphan = match event {
+            Event::Cancelled => Orphan::Cancelled,
+            Event::Failed { code } => Orphan::Failed(*code),
+            _ => return turn.count(Statistic::DroppedUnknown),
+        };
+        if self.orphans.len() >= ORPHANS_MAX {
+            self.orphans.pop_front();
+            turn.count(Statistic::DroppedUnknown);
+        }
+        self.orphans.push_back((turn.now, key, orphan));
+    }
+
+    /// Timers that are due.
+    pub fn timers(&mut self, turn: &mut Turn<'_, '_>) -> Result<(), StoreError> {
+        while self.orphans.front().is_some_and(|orphan| orphan.0.after_seconds(ORPHAN_SECONDS) <= turn.now) {
+            self.orphans.pop_front();
+            turn.count(Statistic::DroppedUnknown);
+        }
+        while let Some(Reverse((at, key))) = self.timers.peek().copied().filter(|due| due.0.0 <= turn.now) {
+            self.timers.pop();
+            let Some(live) = self.sessions.get_mut(&key).filter(|live| live.scheduled == Some(at)) else { continue };
+            live.scheduled = None;
+            match live.session.deadline() {
+                Some(deadline) if deadline <= turn.now => {
+                    live.session.timer(turn.now);
+                    self.drain(turn, key)?;
+                }
+                _ => self.schedule(key),
+            }
+        }
+        Ok(())
+    }
+
+    fn schedule(&mut self, key: SessionKey) {
+        let Some(live) = self.sessions.get_mut(&key) else { return };
+        let Some(deadline) = live.session.deadline() else { return };
+        if live.scheduled.is_none_or(|scheduled| deadline < scheduled) {
+            live.scheduled = Some(deadline);
+            self.timers.push(Reverse((deadline, key)));
+        }
+    }
+
+    /// Does everything a session wants done.
+    fn drain(&mut self, turn: &mut Turn<'_, '_>, key: SessionKey) -> Result<(), StoreError> {
+        turn.changed = true;
+        while let Some(live) = self.sessions.get_mut(&key) {
+            if !live.dirty {
+                live.dirty = true;
+                self.dirty.push(key);
+            }
+            let Some(output) = live.session.poll() else { break };
+            match output {
+                Output::Ask(request) => {
+                    let response = ask(turn, live, &request)?;
+                    if let Response::Released { .. } = response {
+                        turn.count(Statistic::Releases);
+                    }
+                    live.session.response(request.number, &response, turn.now);
+                }
+                Output::Verdict(verdict) => tell_verdict(turn, live, &verdict),
+                Output::Grant(total) => {
+                    if let Some(slot) = live.slot {
+                        turn.effects.push(Effect::Grant(slot, total.0));
+                    }
+                }
+                Output::CloseGate => {
+                    let taken = live.slot.map_or(0, |slot| {
+                        turn.effects.push(Effect::Close(slot));
+                        let slot = &turn.region.table().slots[slot as usize];
+                        if slot.session() == Some(key) { slot.close() } else { 0 }
+                    });
+                    live.session.gate_closed(taken, turn.now);
+                }
+                Output::Debited { message_id, units, trigger, balance, .. } => {
+                    count_debit(turn, trigger);
+                    tell_debit(turn, &live.session, &message_id, units.0, trigger, balance);
+                }
+                Output::NotDebited { .. } => {}
+                Output::EnablerFailed(failure) => tell_failure(turn, &live.session, failure),
+                Output::Closed { .. } => {
+                    live.closed_at = Some(turn.wall_ms);
+                    self.open = self.open.saturating_sub(1);
+                    match (live.slot, live.session.granted().0) {
+                        (Some(slot), 0) => {
+                            live.slot = None;
+                            turn.effects.push(Effect::Free(slot));
+                        }
+                        (Some(_), _) => self.lingering.push_back((turn.now, key)),
+                        (None, _) => {}
+                    }
+                }
+                Output::Forget => {
+                    self.forget(turn, key)?;
+                    return Ok(());
+                }
+            }
+        }
+        self.schedule(key);
+        Ok(())
+    }
+
+    fn forget(&mut self, turn: &mut Turn<'_, '_>, key: SessionKey) -> Result<(), StoreError> {
+        let Some(live) = self.sessions.remove(&key) else { return Ok(()) };
+        turn.batch.forget_session(live.row)?;
+        if let Some(slot) = live.slot {
+            turn.effects.push(Effect::Free(slot));
+            self.lingering.retain(|(_, lingering)| *lingering != key);
+        }
+        for connection in live.session.connections() {
+            if let Some(sessions) = self.connections.get_mut(connection) {
+                sessions.remove(&key);
+                if sessions.is_empty() {
+                    self.connections.remove(connection);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Does what an operator asked for.
+    fn command(
+        &mut self,
+        turn: &mut Turn<'_, '_>,
+        process: u32,
+        sequence: u64,
+        command: &Command<'_>,
+    ) -> Result<(), StoreError> {
+        let done = change_account(&turn.ledger, command).map_err(|source| turn.batch.error(source))?;
+        let (result, balance, held) = done;
+        turn.changed = true;
+        turn.effects.push(Effect::Reply { process, sequence, result, balance, held });
+        Ok(())
+    }
+
+    /// Writes what has changed of the sessions.
+    pub fn write(&mut self, turn: &mut Turn<'_, '_>) -> Result<(), StoreError> {
+        for key in std::mem::take(&mut self.dirty) {
+            if let Some(live) = self.sessions.get_mut(&key) {
+                live.dirty = false;
+                turn.batch.update_session(live.row, &live.session, live.closed_at)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// After the commit: shows it to workers and operators.
+    pub fn publish(&mut self, region: &Region, effects: Vec<Effect>) {
+        let table = region.table();
+        for effect in effects {
+            match effect {
+                Effect::Open(at, opening) => {
+                    if !table.open(at, &opening) {
+                        region.count(Statistic::DroppedTableFull);
+                    }
+                }
+                Effect::Grant(at, total) => table.slots[at as usize].set_granted(total),
+                Effect::Close(at) => {
+                    table.slots[at as usize].close();
+                }
+                Effect::Free(at) => {
+                    table.free(at);
+                    self.free_slots.push(at);
+                }
+                Effect::Reply { process, sequence, result, balance, held } => {
+                    let slot = region.reply_slot(process as usize);
+                    slot.code.store(result as u32, Ordering::Relaxed);
+                    slot.balance.store(balance, Ordering::Relaxed);
+                    slot.held.store(held, Ordering::Relaxed);
+                    slot.sequence.store(sequence, Ordering::Release);
+                }
+                Effect::Count(statistic) => region.count(statistic),
+            }
+        }
+        region.counter(Statistic::SessionsActive).store(self.open, Ordering::Relaxed);
+    }
+}
+
+/// Asks the enabler, and records a debit with it: once, whatever happens.
+fn ask(turn: &Turn<'_, '_>, live: &Live, request: &Request) -> Result<Response, StoreError> {
+    let hold_ms = i64::from(turn.region.config.policy.hold_timeout) * 1000;
+    let sql = |source| turn.batch.error(source);
+    let answer = || turn.ledger.answer(request, live.row, turn.wall_ms + hold_ms).map_err(sql);
+    let Operation::Debit { message_id, octets, trigger, .. } = &request.operation else {
+        return Ok(answer()?.0);
+    };
+    let mut debit = Debit {
+        row: live.row,
+        call_id: live.session.call_id(),
+        message_id,
+        account: request.account.as_str(),
+        octets: *octets,
+        units: 0,
+        trigger: trigger.word(),
+        code: match trigger {
+            Trigger::Error(code) => *code,
+            _ => 0,
+        },
+        wall_ms: turn.wall_ms,
+    };
+    if turn.batch.is_debited(live.row, message_id)? {
+        return Ok(Response::Debited { balance: None });
+    }
+    let (response, charged) = answer()?;
+    if matches!(response, Response::Debited { .. }) {
+        debit.units = charged.0;
+        turn.batch.insert_debit(&debit)?;
+    }
+    Ok(response)
+}
+
+/// Tells the waiting INVITE, and opens the gate for a granted one.
+fn tell_verdict(turn: &mut Turn<'_, '_>, live: &Live, verdict: &Verdict) {
+    let (statistic, result, reason) = match verdict.result {
+        Decision::Granted => (Statistic::ReservesGranted, Outcome::Granted, ""),
+        Decision::Denied(denial) => (Statistic::ReservesDenied, Outcome::Denied, denial.word()),
+        Decision::Failed(failure) => (Statistic::ReservesFailed, Outcome::Failed, failure.word()),
+    };
+    turn.count(statistic);
+    let session = &live.session;
+    let [index, label, route, _] = session.carried();
+    if result == Outcome::Granted {
+        open_gate(turn, live);
+        turn.effects.extend(live.slot.map(|slot| Effect::Grant(slot, verdict.granted.0)));
+    }
+    if live.instance != turn.region.instance() {
+        return;
+    }
+    let suspended = Suspended { index, label, route };
+    let kind = Kind::Verdict { suspended, result, granted: verdict.granted.0 };
+    turn.notices.verdict(turn.region, &notice(session, reason, 0, verdict.balance, kind));
+}
+
+/// Opens the slot of a granted session.
+fn open_gate(turn: &mut Turn<'_, '_>, live: &Live) {
+    let (session, Some(slot)) = (&live.session, live.slot) else { return };
+    let opening = Opening {
+        session: session.key(),
+        call: turn.region.hash(&[session.call_id().as_bytes()]),
+        inviting_tag: session.carried()[3],
+        direction: session.direction(),
+        per: session.tariff().per,
+    };
+    turn.effects.push(Effect::Open(slot, opening));
+}
+
+/// Tells an INVITE for which there is no room.
+fn refuse_full(turn: &mut Turn<'_, '_>, session: SessionKey, reserve: &Reserve<'_>) {
+    let [index, label, route, _] = reserve.carried;
+    let suspended = Suspended { index, label, route };
+    let notice = Notice {
+        session,
+        call_id: reserve.call_id,
+        account: reserve.account,
+        reason: Failure::Full.word(),
+        code: 0,
+        balance: None,
+        kind: Kind::Verdict { suspended, result: Outcome::Failed, granted: 0 },
+    };
+    turn.changed = true;
+    turn.notices.verdict(turn.region, &notice);
+}
+
+fn tell_debit(
+    turn: &mut Turn<'_, '_>,
+    session: &Session,
+    message_id: &str,
+    units: u64,
+    trigger: Trigger,
+    balance: Option<i64>,
+) {
+    if turn.region.wanted_notices().0 {
+        let code = match trigger {
+            Trigger::Error(code) => code.into(),
+            _ => 0,
+        };
+        let kind = Kind::Debited { message_id, units };
+        turn.notices.event(turn.region, &notice(session, trigger.word(), code, balance, kind));
+    }
+}
+
+fn tell_failure(turn: &mut Turn<'_, '_>, session: &Session, failure: Failure) {
+    if turn.region.wanted_notices().1 {
+        turn.notices.event(turn.region, &notice(session, failure.word(), 0, None, Kind::Failed));
+    }
+}
+
+fn notice<'a>(session: &'a Session, reason: &'a str, code: u32, balance: Option<i64>, kind: Kind<'a>) -> Notice<'a> {
+    let (call_id, account) = (session.call_id(), session.account());
+    Notice { session: session.key(), call_id, account, reason, code, balance, kind }
+}
+
+fn count_debit(turn: &mut Turn<'_, '_>, trigger: Trigger) {
+    turn.count(Statistic::Debits);
+    turn.count(match trigger {
+        Trigger::Response => Statistic::DebitsOnResponse,
+        Trigger::Error(_) => Statistic::DebitsOnError,
+        Trigger::Timeout => Statistic::DebitsOnTimeout,
+        Trigger::Close => Statistic::DebitsOnClose,
+    });
+}
+
+/// Changes an account's balance as an operator asked.
+fn change_account(ledger: &Ledger<'_>, command: &Command<'_>) -> rusqlite::Result<(CommandResult, i64, i64)> {
+    let (id, found) = match command {
+        Command::SetBalance { account, .. } | Command::AddBalance { account, .. } => {
+            (account, ledger.account(account)?)
+        }
+    };
+    let wanted = match (command, found) {
+        (Command::SetBalance { balance, .. }, _) => Some(*balance),
+        (Command::AddBalance { amount, .. }, Some(found)) => found.balance.checked_add(*amount),
+        (Command::AddBalance { .. }, None) => return Ok((CommandResult::UnknownAccount, 0, 0)),
+    };
+    let mut account = found.unwrap_or(Account { balance: 0, held: 0, debited: 0, credit_limit: 0 });
+    let Some(balance) = wanted.filter(|b| (-account.credit_limit..=config::BALANCE_MAX).contains(b)) else {
+        return Ok((CommandResult::OutOfRange, account.balance, account.held));
+    };
+    account.balance = balance;
+    ledger.put(id, &account)?;
+    Ok((CommandResult::Done, account.balance, account.held))
+}

@@ -1,0 +1,21 @@
+//! The two clocks. Timers go by the one that no operator can step; records carry the day.
+
+use crate::charge::time::Time;
+
+/// Now, on the clock of [`Time`].
+pub fn now() -> Time {
+    Time(read(libc::CLOCK_BOOTTIME))
+}
+
+/// Milliseconds since 1970, for records.
+pub fn wall_ms() -> i64 {
+    i64::try_from(read(libc::CLOCK_REALTIME) / 1000).unwrap_or(i64::MAX)
+}
+
+/// Microseconds of a clock.
+fn read(clock: libc::clockid_t) -> u64 {
+    let mut spec = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `spec` is a valid place for the result; both clocks exist on every Linux that Rust supports.
+    unsafe { libc::clock_gettime(clock, &mut spec) };
+    u64::try_from(spec.tv_sec).unwrap_or(0) * 1_000_000 + u64::try_from(spec.tv_nsec).unwrap_or(0) / 1000
+}

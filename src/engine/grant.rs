@@ -1,0 +1,407 @@
+//! The grant table: what the host's workers may let through, in shared memory, without a lock.
+//!
+//! One [`Slot`] per charged session. The engine opens it with the reservation, raises its grant, closes its gate
+//! and frees it; workers bind MSRP session ids to it and take from its grant. Slots are found through
+//! three [`Index`]es: by Call-ID, by MSRP session id, and (only to know it was paid for) by message.
+//!
+//! A slot is freed no sooner than [`REUSE_AFTER_SECONDS`] after its gate was closed. A worker uses what it has
+//! looked up within microseconds, so it never takes from a session that has moved into the slot meanwhile.
+
+use crate::charge::ch2::SessionKey;
+use crate::charge::event::Direction;
+use crate::charge::tariff::Per;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+/// Seconds between the closing of a gate and the earliest reuse of its slot.
+pub const REUSE_AFTER_SECONDS: u32 = 2;
+
+/// MSRP session ids that a slot can be found by: both ends, and the relays before them.
+pub const PATHS: usize = 4;
+
+/// Set in the grant word when the gate is closed for good.
+const CLOSED: u64 = 1 << 63;
+
+/// A charged session as workers see it.
+#[repr(C, align(64))]
+#[derive(Default)]
+pub struct Slot {
+    /// Both halves of the session key; zero while the slot is free.
+    key: [AtomicU64; 2],
+    /// Hash of the Call-ID.
+    call: AtomicU64,
+    /// Hash of the inviting side's tag.
+    inviting_tag: AtomicU64,
+    /// Hash of the answering side's tag, 0 before the 2xx.
+    answering_tag: AtomicU64,
+    /// Closed bit, granted (31 bits), taken (32 bits).
+    grant: AtomicU64,
+    /// Hashes of MSRP session ids: server's end, client's end, server's relay, client's relay; 0: none.
+    paths: [AtomicU64; PATHS],
+    /// Whether the inviting side has the messages (1), whether the tariff counts kilobytes (2).
+    traits: AtomicU32,
+    /// First of the slot's entries in the message index, counted from 1; 0: none.
+    messages: AtomicU32,
+}
+
+/// Which side of the bound session a path belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// The one that has the messages.
+    Server,
+    /// The one that fetches them.
+    Client,
+}
+
+/// The MSRP session ids of one answer, as hashes; 0: none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Binding {
+    /// The server's own.
+    pub server: u64,
+    /// The client's own.
+    pub client: u64,
+    /// That of the relay before the server.
+    pub server_relay: u64,
+    /// That of the relay before the client.
+    pub client_relay: u64,
+}
+
+/// What the gate said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gate {
+    /// Taken; this is what is left of the grant.
+    Taken {
+        /// Granted and not taken.
+        left: u32,
+    },
+    /// Beyond the grant, or closed.
+    Beyond,
+}
+
+impl Slot {
+    /// The session in it.
+    pub fn session(&self) -> Option<SessionKey> {
+        let key = SessionKey(self.key[0].load(Ordering::Acquire), self.key[1].load(Ordering::Acquire));
+        (key != SessionKey::default()).then_some(key)
+    }
+
+    /// Which side invites.
+    pub fn direction(&self) -> Direction {
+        if self.traits.load(Ordering::Relaxed) & 1 == 1 { Direction::Push } else { Direction::Pull }
+    }
+
+    /// What the tariff counts.
+    pub fn per(&self) -> Per {
+        if self.traits.load(Ordering::Relaxed) & 2 == 2 { Per::Kilobyte } else { Per::Message }
+    }
+
+    /// Whether both tags, in either order, are those of the dialog. Before the 2xx one is enough.
+    pub fn has_tags(&self, one: u64, other: u64) -> bool {
+        let inviting = self.inviting_tag.load(Ordering::Acquire);
+        let answering = self.answering_tag.load(Ordering::Acquire);
+        let fits = |tag: u64| answering == 0 || answering == tag;
+        (inviting == one && fits(other)) || (inviting == other && fits(one))
+    }
+
+    /// Whether the tag is the inviting side's.
+    pub fn is_inviting_tag(&self, tag: u64) -> bool {
+        self.inviting_tag.load(Ordering::Acquire) == tag
+    }
+
+    /// Remembers the answering side's tag.
+    pub fn set_answering_tag(&self, tag: u64) {
+        self.answering_tag.store(tag, Ordering::Release);
+    }
+
+    /// What MSRP session ids it is bound to.
+    pub fn binding(&self) -> Binding {
+        let [server, client, server_relay, client_relay] = [0, 1, 2, 3].map(|i| self.paths[i].load(Ordering::Acquire));
+        Binding { server, client, server_relay, client_relay }
+    }
+
+    fn set_binding(&self, to: Binding) {
+        for (place, hash) in self.paths.iter().zip([to.server, to.client, to.server_relay, to.client_relay]) {
+            place.store(hash, Ordering::Release);
+        }
+    }
+
+    /// Takes `amount` from the grant, wholly or not at all.
+    pub fn take(&self, amount: u32) -> Gate {
+        let mut word = self.grant.load(Ordering::Acquire);
+        loop {
+            let (granted, taken) = split(word);
+            let left = granted.saturating_sub(taken);
+            if word & CLOSED != 0 || left < amount {
+                return Gate::Beyond;
+            }
+            match self.grant.compare_exchange_weak(
+                word,
+                word + u64::from(amount),
+                Ordering::AcqRel,
+                Ordering::Acquire,
+            ) {
+                Ok(_) => return Gate::Taken { left: left - amount },
+                Err(now) => word = now,
+            }
+        }
+    }
+
+    /// Gives back what [`Slot::take`] took: the frame did not go on.
+    pub fn put_back(&self, amount: u32) {
+        self.grant.fetch_sub(u64::from(amount), Ordering::AcqRel);
+    }
+
+    /// Engine: sets the total grant.
+    pub fn set_granted(&self, granted: u32) {
+        let granted = u64::from(granted.min(u32::MAX >> 1)) << 32;
+        let keep = CLOSED | u64::from(u32::MAX);
+        self.grant
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |word| Some((word & keep) | granted))
+            .ok();
+    }
+
+    /// Engine: closes the gate for good and returns what was taken; no later frame can take more.
+    pub fn close(&self) -> u32 {
+        split(self.grant.fetch_or(CLOSED, Ordering::AcqRel)).1
+    }
+
+    /// Granted and taken.
+    pub fn counters(&self) -> (u32, u32) {
+        split(self.grant.load(Ordering::Acquire))
+    }
+}
+
+/// Granted and taken of a grant word.
+fn split(word: u64) -> (u32, u32) {
+    (((word & !CLOSED) >> 32) as u32, word as u32)
+}
+
+/// What a slot is opened with.
+#[derive(Clone, Copy, Debug)]
+pub struct Opening {
+    /// The session.
+    pub session: SessionKey,
+    /// Hash of its Call-ID.
+    pub call: u64,
+    /// Hash of the inviting side's tag.
+    pub inviting_tag: u64,
+    /// Who has the messages.
+    pub direction: Direction,
+    /// What the tariff counts.
+    pub per: Per,
+}
+
+/// Entries of an index that a hash can stand in: four cache lines.
+const WINDOW: usize = 32;
+
+/// A set of (hash, slot) pairs in shared memory. An entry is 40 bits of the hash and the slot's number plus one.
+/// There is no order and no chain: a look-up reads its whole window, so that removing leaves no gap behind.
+pub struct Index<'a> {
+    entries: &'a [AtomicU64],
+}
+
+/// What became of an insertion.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Inserted {
+    /// It stands here now.
+    At(usize),
+    /// It stood here before.
+    Before,
+    /// The window is full.
+    Full,
+}
+
+impl<'a> Index<'a> {
+    /// Over this memory; the length is a power of two of at least one window.
+    pub fn over(entries: &'a [AtomicU64]) -> Index<'a> {
+        assert!(entries.len().is_power_of_two() && entries.len() >= WINDOW, "an index has one window at least");
+        Index { entries }
+    }
+
+    /// Entries for `count` pairs, so that a window practically never fills.
+    pub fn size_for(count: usize) -> usize {
+        (count * 2).next_power_of_two().max(WINDOW)
+    }
+
+    fn window(&self, hash: u64) -> &[AtomicU64] {
+        let windows = self.entries.len() / WINDOW;
+        let at = (hash as usize & (windows - 1)) * WINDOW;
+        &self.entries[at..at + WINDOW]
+    }
+
+    fn entry(hash: u64, slot: u32) -> u64 {
+        (hash & !0xff_ffff) | u64::from(slot + 1)
+    }
+
+    /// The slots that this hash leads to.
+    pub fn find(&self, hash: u64) -> impl Iterator<Item = u32> {
+        self.window(hash).iter().filter_map(move |place| {
+            let entry = place.load(Ordering::Acquire);
+            let slot = (entry & 0xff_ffff) as u32;
+            (slot != 0 && entry ^ (hash & !0xff_ffff) == u64::from(slot)).then(|| slot - 1)
+        })
+    }
+
+    /// Inserts a pair, once: of two workers that insert the same at a time, one gets [`Inserted::At`].
+    pub fn insert(&self, hash: u64, slot: u32) -> Inserted {
+        let entry = Self::entry(hash, slot);
+        let window = self.window(hash);
+        let before = |end: usize| window[..end].iter().any(|place| place.load(Ordering::SeqCst) == entry);
+        if before(WINDOW) {
+            return Inserted::Before;
+        }
+        for (at, place) in window.iter().enumerate() {
+            if place.compare_exchange(0, entry, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
+                // Both look again after writing: the one further behind finds the other and steps back.
+                if before(at) {
+                    place.store(0, Ordering::SeqCst);
+                    return Inserted::Before;
+                }
+                let base = place as *const AtomicU64 as usize - self.entries.as_ptr() as usize;
+                return Inserted::At(base / size_of::<AtomicU64>());
+            }
+        }
+        Inserted::Full
+    }
+
+    /// Removes a pair, if it is there.
+    pub fn remove(&self, hash: u64, slot: u32) {
+        let entry = Self::entry(hash, slot);
+        for place in self.window(hash) {
+            if place.compare_exchange(entry, 0, Ordering::AcqRel, Ordering::Acquire).is_ok() {
+                return;
+            }
+        }
+    }
+
+    /// Empties one place.
+    fn clear(&self, at: usize) {
+        if let Some(place) = self.entries.get(at) {
+            place.store(0, Ordering::Release);
+        }
+    }
+}
+
+/// The table: slots and their indexes, over shared memory.
+pub struct Table<'a> {
+    /// All slots.
+    pub slots: &'a [Slot],
+    /// By hash of the Call-ID.
+    pub calls: Index<'a>,
+    /// By hash of an MSRP session id.
+    pub paths: Index<'a>,
+    /// By hash of (slot, message).
+    pub messages: Index<'a>,
+    /// For each place of `messages`, the next one of the same slot, counted from 1.
+    pub next_message: &'a [AtomicU32],
+}
+
+impl Table<'_> {
+    /// The slot of a session, by the hash of its Call-ID.
+    pub fn slot_of(&self, call: u64, fits: impl Fn(&Slot) -> bool) -> Option<u32> {
+        self.calls.find(call).find(|&at| {
+            self.slots.get(at as usize).is_some_and(|slot| {
+                slot.session().is_some() && slot.call.load(Ordering::Acquire) == call && fits(slot)
+            })
+        })
+    }
+
+    /// Engine: opens a free slot. `false`: the index has no room for it.
+    pub fn open(&self, at: u32, opening: &Opening) -> bool {
+        let Some(slot) = self.slots.get(at as usize) else { return false };
+        slot.call.store(opening.call, Ordering::Relaxed);
+        slot.inviting_tag.store(opening.inviting_tag, Ordering::Relaxed);
+        slot.answering_tag.store(0, Ordering::Relaxed);
+        slot.grant.store(0, Ordering::Relaxed);
+        slot.messages.store(0, Ordering::Relaxed);
+        slot.set_binding(Binding::default());
+        let push = u32::from(opening.direction == Direction::Push);
+        let kilobyte = u32::from(opening.per == Per::Kilobyte) << 1;
+        slot.traits.store(push | kilobyte, Ordering::Relaxed);
+        slot.key[0].store(opening.session.0, Ordering::Release);
+        slot.key[1].store(opening.session.1, Ordering::Release);
+        if self.calls.insert(opening.call, at) == Inserted::Full {
+            self.free(at);
+            return false;
+        }
+        true
+    }
+
+    /// Engine: frees a slot and everything that leads to it.
+    pub fn free(&self, at: u32) {
+        let Some(slot) = self.slots.get(at as usize) else { return };
+        slot.key[0].store(0, Ordering::Release);
+        slot.key[1].store(0, Ordering::Release);
+        self.calls.remove(slot.call.load(Ordering::Acquire), at);
+        for place in &slot.paths {
+            let hash = place.swap(0, Ordering::AcqRel);
+            if hash != 0 {
+                self.paths.remove(hash, at);
+            }
+        }
+        let mut place = slot.messages.swap(0, Ordering::AcqRel) as usize;
+        // A chain cannot be longer than the index.
+        for _ in 0..self.next_message.len() {
+            let Some(next) = place.checked_sub(1).and_then(|at| self.next_message.get(at)) else { break };
+            self.messages.clear(place - 1);
+            place = next.swap(0, Ordering::AcqRel) as usize;
+        }
+    }
+
+    /// Worker: binds a session's MSRP session ids, in place of those it had. `false`: no room in the index.
+    pub fn bind(&self, at: u32, to: Binding) -> bool {
+        let Some(slot) = self.slots.get(at as usize) else { return false };
+        let hashes = |b: Binding| [b.server, b.client, b.server_relay, b.client_relay];
+        let before = slot.binding();
+        // First the new ones, so that no frame finds the session unbound.
+        let room = hashes(to).iter().all(|&hash| hash == 0 || self.paths.insert(hash, at) != Inserted::Full);
+        slot.set_binding(to);
+        for gone in hashes(before).into_iter().filter(|hash| *hash != 0 && !hashes(to).contains(hash)) {
+            self.paths.remove(gone, at);
+        }
+        room
+    }
+
+    /// The bound session that an MSRP session id leads to, and whose side it is on.
+    pub fn bound(&self, path: u64) -> Option<(u32, Side)> {
+        self.paths.find(path).find_map(|at| {
+            let slot = self.slots.get(at as usize).filter(|slot| slot.session().is_some())?;
+            let binding = slot.binding();
+            if path == binding.server || path == binding.server_relay {
+                Some((at, Side::Server))
+            } else if path == binding.client || path == binding.client_relay {
+                Some((at, Side::Client))
+            } else {
+                None
+            }
+        })
+    }
+
+    /// Worker: notes that a message (or chunk) of the session is paid for. `hash` covers slot and message.
+    pub fn note_message(&self, at: u32, hash: u64) -> Inserted {
+        let inserted = self.messages.insert(hash, at);
+        if let (Inserted::At(place), Some(slot)) = (inserted, self.slots.get(at as usize)) {
+            let mut first = slot.messages.load(Ordering::Acquire);
+            loop {
+                self.next_message[place].store(first, Ordering::Release);
+                match slot.messages.compare_exchange_weak(
+                    first,
+                    place as u32 + 1,
+                    Ordering::AcqRel,
+                    Ordering::Acquire,
+                ) {
+                    Ok(_) => break,
+                    Err(now) => first = now,
+                }
+            }
+        }
+        inserted
+    }
+
+    /// Worker: whether the message is paid for already.
+    pub fn is_noted(&self, at: u32, hash: u64) -> bool {
+        self.messages.find(hash).any(|slot| slot == at)
+    }
+}
+
+#[cfg(test)]
+mod tests;

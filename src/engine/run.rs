@@ -1,0 +1,239 @@
+//! The loop of the engine: read the rings, step the sessions, commit, and only then tell anybody.
+//!
+//! ```text
+//!   gather ─► step (book) ─► commit: sessions, accounts, debits, read marks, notice marks ─► publish
+//! ```
+//!
+//! The read marks are part of the commit. An event is therefore in the store with all that came of it, or it
+//! is still unread in its ring: killed at any point, the next engine goes on without a loss or a repetition.
+//! Notices are written into their rings before the commit and become visible after it; the marks of what
+//! was committed let the next engine show what this one could not any more.
+
+use super::book::{Book, Turn};
+use super::clock;
+use super::notices::Notices;
+use super::record::Record;
+use super::region::{EngineState, Region};
+use super::ring::Ring;
+use super::store::{Marks, Store, StoreError};
+use crate::charge::event::Event;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+/// Records of one turn: bounds the time to a verdict and the notices of a turn.
+const BATCH: usize = 512;
+
+/// How long events that nobody waits for are left lying, so that one commit takes many.
+const TURN: Duration = Duration::from_millis(10);
+
+/// The longest sleep: the heartbeat of an idle engine.
+const IDLE: Duration = Duration::from_millis(500);
+
+/// The write-ahead log is moved into the ledger from this size on.
+const LOG_SIZE_MAX: u64 = 32 << 20;
+
+/// How long the rings must be silent before a stopping engine settles.
+const QUIET: Duration = Duration::from_millis(100);
+
+/// How long a stopping engine waits for silence at most.
+const QUIET_PATIENCE: Duration = Duration::from_secs(1);
+
+/// How long a stopping engine waits for the last settlements; what is left is settled by the next one.
+const STOP_PATIENCE: Duration = Duration::from_secs(3);
+
+/// The engine cannot go on; another one may try.
+pub type EngineError = StoreError;
+
+/// Runs the engine until `stop` is set or the region is asked to stop, then settles every session and returns.
+/// An error means that the store failed: nothing is lost, the caller may call again after a while.
+/// At most one engine may run on a region at a time.
+pub fn run(region: &Arc<Region>, stop: &AtomicBool) -> Result<(), EngineError> {
+    let result = Engine::start(region).and_then(|mut engine| engine.run(stop));
+    if let Err(error) = &result {
+        if region.engine_state() != EngineState::StoreFailing {
+            log::error!("{error}; new sessions are refused, events wait in shared memory until it can be written");
+        }
+        region.set_engine_state(EngineState::StoreFailing);
+    }
+    result
+}
+
+/// The event rings of one instance and how far they are read.
+struct Reading {
+    instance: u64,
+    rings: Arc<[Ring]>,
+    positions: Vec<u64>,
+}
+
+impl Reading {
+    /// From what was committed on; a ring freed further than that holds nothing older.
+    fn new(instance: u64, rings: Vec<Ring>, marks: &Marks) -> Reading {
+        let committed = marks.events.iter().copied().chain(std::iter::repeat(0));
+        let positions = rings.iter().zip(committed).map(|(ring, mark)| ring.tail().max(mark)).collect();
+        Reading { instance, rings: rings.into(), positions }
+    }
+
+    fn free(&self) {
+        for (ring, position) in self.rings.iter().zip(&self.positions) {
+            ring.free(*position);
+        }
+    }
+}
+
+/// The next records of all rings, in the order in which they happened.
+fn gather<'a>(rings: &'a [Ring], positions: &mut [u64]) -> Vec<Record<'a>> {
+    let waiting = rings.iter().zip(&*positions).filter(|(ring, at)| ring.head() > **at).count();
+    let share = BATCH.div_ceil(waiting.max(1));
+    let mut records = Vec::new();
+    for (ring, position) in rings.iter().zip(positions) {
+        for _ in 0..share {
+            let Some((bytes, next)) = ring.read_at(*position) else { break };
+            *position = next;
+            match postcard::from_bytes(bytes) {
+                Ok(record) => records.push(record),
+                Err(_) => log::error!("a record of an event ring cannot be read, skipped"),
+            }
+        }
+    }
+    records.sort_by_key(Record::at);
+    records
+}
+
+struct Engine {
+    region: Arc<Region>,
+    store: Store,
+    reading: Reading,
+    book: Book,
+    notices: Notices,
+}
+
+impl Engine {
+    fn start(region: &Arc<Region>) -> Result<Engine, EngineError> {
+        let store = Store::open(&region.config.state_dir)?;
+        let instance = region.instance();
+        let marks = store.marks(instance)?.unwrap_or_default();
+        let rings = (0..region.processes()).map(|process| region.event_ring(process)).collect();
+        let reading = Reading::new(instance, rings, &marks);
+        let notices = Notices::resume(region, &marks.notices);
+        let book = Book::load(region, store.live_sessions()?);
+        let mut engine = Engine { region: Arc::clone(region), store, reading, book, notices };
+        engine.settle_left_behind()?;
+        region.set_engine_state(EngineState::Running);
+        Ok(engine)
+    }
+
+    /// Reads what earlier instances of the host left in their rings, and settles every session of theirs: the
+    /// connections it lived on are gone.
+    fn settle_left_behind(&mut self) -> Result<(), EngineError> {
+        let left_behind = self.region.left_behind();
+        for region in &left_behind {
+            let marks = self.store.marks(region.instance())?.unwrap_or_default();
+            let old = Reading::new(region.instance(), region.event_rings(), &marks);
+            let own = std::mem::replace(&mut self.reading, old);
+            while self.turn()? > 0 {}
+            self.reading = own;
+        }
+        let instance = self.region.instance();
+        let stopped = self.book.opened_by_others(instance);
+        if !stopped.is_empty() {
+            log::warn!("{} sessions of an earlier run of the proxy are settled now", stopped.len());
+        }
+        self.step(|book, turn| {
+            book.resume(turn)?;
+            for session in &stopped {
+                book.event(turn, *session, clock::now(), &Event::HostStopped)?;
+            }
+            turn.batch.adopt_sessions(instance)?;
+            turn.batch.drop_other_marks(instance)?;
+            turn.changed = true;
+            Ok(())
+        })?;
+        left_behind.into_iter().for_each(super::region::LeftBehind::remove);
+        Ok(())
+    }
+
+    fn run(&mut self, stop: &AtomicBool) -> Result<(), EngineError> {
+        while !stop.load(Ordering::Relaxed) && !self.region.stop_requested() {
+            self.region.begin_turn();
+            let read = self.turn()?;
+            if self.store.log_size() > LOG_SIZE_MAX {
+                self.store.checkpoint()?;
+            }
+            if read < BATCH / 2 {
+                self.region.engine_sleep(self.patience());
+            }
+        }
+        self.stop()
+    }
+
+    /// How long the engine may sleep.
+    fn patience(&self) -> Duration {
+        let most = if self.book.is_empty() { IDLE } else { TURN };
+        let due = self.book.next_deadline().map(|at| Duration::from_micros(at.micros_since(clock::now())));
+        due.map_or(most, |due| due.clamp(Duration::from_millis(1), most))
+    }
+
+    /// Settles every session: the host is being stopped, and their connections with it.
+    fn stop(&mut self) -> Result<(), EngineError> {
+        self.region.set_engine_state(EngineState::Stopping);
+        let asked = Instant::now();
+        let mut last = asked;
+        while last.elapsed() < QUIET && asked.elapsed() < QUIET_PATIENCE {
+            if self.turn()? > 0 {
+                last = Instant::now();
+            } else {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        }
+        let all = self.book.open_sessions();
+        self.step(|book, turn| {
+            all.iter().try_for_each(|session| book.event(turn, *session, clock::now(), &Event::HostStopped))
+        })?;
+        while self.book.any_open() && asked.elapsed() < STOP_PATIENCE {
+            self.turn()?;
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        self.store.checkpoint()?;
+        self.region.remove_file();
+        Ok(())
+    }
+
+    /// One turn over what the rings hold; how many records that were.
+    fn turn(&mut self) -> Result<usize, EngineError> {
+        self.region.beat();
+        // A verdict must find room: without it, INVITEs wait in the event rings.
+        let rings = Arc::clone(&self.reading.rings);
+        let records = match self.notices.have_room() {
+            true => gather(&rings, &mut self.reading.positions),
+            false => Vec::new(),
+        };
+        self.step(|book, turn| {
+            records.iter().try_for_each(|record| book.record(turn, record))?;
+            book.timers(turn)
+        })?;
+        Ok(records.len())
+    }
+
+    /// Steps the sessions within one transaction, commits it if anything has changed, and tells.
+    fn step(
+        &mut self,
+        work: impl FnOnce(&mut Book, &mut Turn<'_, '_>) -> Result<(), EngineError>,
+    ) -> Result<(), EngineError> {
+        let batch = self.store.begin()?;
+        let mut turn = Turn::new(&self.region, &batch, &mut self.notices, self.reading.instance);
+        work(&mut self.book, &mut turn)?;
+        self.book.write(&mut turn)?;
+        let Turn { changed, effects, .. } = turn;
+        if changed {
+            let marks = Marks { events: self.reading.positions.clone(), notices: self.notices.heads() };
+            batch.set_marks(self.reading.instance, &marks)?;
+            batch.commit()?;
+        }
+        self.notices.publish(&self.region);
+        self.book.publish(&self.region, effects);
+        // Without a commit the records said nothing that must last.
+        self.reading.free();
+        Ok(())
+    }
+}
