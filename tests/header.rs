@@ -1,5 +1,7 @@
 //! include/imcharge.h is what cbindgen makes of src/ffi, and every result in it has its sentence.
 
+#![cfg(feature = "capi")]
+
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 

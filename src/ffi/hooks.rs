@@ -9,7 +9,7 @@ use super::result::{
 };
 use crate::charge::ch2::SessionKey;
 use crate::engine::facts::{Answer, Frame, Suspended};
-use crate::engine::raw::{self, Inviting, Reply};
+use crate::engine::raw::{self, Inviting, Offer, Reply};
 use crate::engine::statistic::Statistic;
 use crate::engine::worker::{Refused, Worker};
 use std::ffi::c_void;
@@ -128,9 +128,9 @@ pub unsafe extern "C" fn imcharge_on_reply(
                 let reply = memory::bytes(reply, reply_length, IMCHARGE_SIP_MAX)?;
                 (reply, memory::optional_bytes(invite, invite_length, IMCHARGE_SIP_MAX)?)
             };
-            let offer = if invite.is_empty() { Some(&b""[..]) } else { raw::offer(invite) };
-            match (raw::reply(reply), offer) {
-                (Some(reply), Some(offer)) => Ok(replied(&mut attached.worker, &reply, offer)),
+            let offer = raw::offer(invite);
+            match raw::reply(reply) {
+                Some(reply) if invite.is_empty() || offer.is_some() => Ok(replied(&mut attached.worker, &reply, offer)),
                 _ => Err(malformed(attached, IMCHARGE_BAD_SIP)),
             }
         })
@@ -138,27 +138,26 @@ pub unsafe extern "C" fn imcharge_on_reply(
 }
 
 /// Tells the engine what a reply says.
-fn replied(worker: &mut Worker, reply: &Reply<'_>, offer: &[u8]) -> i32 {
-    if !reply.to_invite || reply.code < 200 {
+fn replied(worker: &mut Worker, reply: &Reply<'_>, offer: Option<Offer<'_>>) -> i32 {
+    let in_dialog = offer.is_some_and(|offer| offer.in_dialog);
+    // A refused repetition leaves the session as it was (RFC 3261, 14.1).
+    if !reply.to_invite || reply.code < 200 || (in_dialog && reply.code >= 300) {
         return IMCHARGE_IGNORED;
     }
-    // A reply to a repeated INVITE, or a 2xx again, is of a dialog that is known by its tags; else it is the
-    // first final one, and the session is known by its INVITE.
-    let known = worker.session_of(&reply.dialog);
-    let session = known.unwrap_or_else(|| Worker::session_of_invitation(&reply.invitation));
-    if reply.code < 300 {
-        let answer = Answer { dialog: reply.dialog, offer, answer: reply.body };
-        return match worker.answered(session, &answer) {
-            true => IMCHARGE_OK,
-            false => IMCHARGE_NOT_CHARGED,
-        };
+    let opened = Worker::session_of_invitation(&reply.invitation);
+    if reply.code >= 300 {
+        worker.failed(opened, reply.code);
+        return IMCHARGE_OK;
     }
-    if known.is_some() {
-        // The session goes on as it was before the repeated INVITE (RFC 3261, 14.1).
-        return IMCHARGE_IGNORED;
+    let answer = Answer { dialog: reply.dialog, offer: offer.map_or(b"", |offer| offer.body), answer: reply.body };
+    // Without its INVITE it is not known whether it opens or repeats.
+    let opens = !in_dialog && worker.answered(opened, &answer);
+    let repeats = !opens && (in_dialog || offer.is_none());
+    let repeated = worker.session_of(&reply.dialog).filter(|session| repeats && *session != opened);
+    match opens || repeated.is_some_and(|session| worker.answered(session, &answer)) {
+        true => IMCHARGE_OK,
+        false => IMCHARGE_NOT_CHARGED,
     }
-    worker.failed(session, reply.code);
-    IMCHARGE_OK
 }
 
 /// A CANCEL of an INVITE. The reservation is released, also where its verdict is still to come.

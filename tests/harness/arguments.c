@@ -267,7 +267,7 @@ static const char trying[] =
     "SIP/2.0 100 Trying\r\nVia: SIP/2.0/UDP a;branch=z9hG4bK1\r\nFrom: <sip:a@b>;tag=1\r\nTo: <sip:a@b>\r\n"
     "Call-ID: nobody\r\nCSeq: 2 INVITE\r\nContent-Length: 0\r\n\r\n";
 static const char unknown_send[] =
-    "MSRP abcd SEND\r\nTo-Path: msrp://a:1/nobody1;tcp\r\nFrom-Path: msrp://b:1/nobody2;tcp\r\nMessage-ID: 1\r\n"
+    "MSRP abcd SEND\r\nTo-Path: msrp://a:1/nobody1;tcp\r\nFrom-Path: msrp://b:1/nobody2;tcp\r\nMessage-ID: unknown1\r\n"
     "Byte-Range: 1-1/1\r\nContent-Type: text/plain\r\n\r\nx\r\n-------abcd$\r\n";
 
 #define TEXT(constant) constant, sizeof constant - 1
