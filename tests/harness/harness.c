@@ -2,9 +2,10 @@
  * A host of the C ABI: loads the library, opens it, forks the engine and four workers, and drives every hook
  * with raw bytes. Prints a line for each check; the exit status is 0 when all are right.
  *
- *   harness LIBRARY STATE_DIR SESSIONS BOUND
+ *   harness LIBRARY STATE_DIR SESSIONS BOUND KILLS
  *
- * SESSIONS are those of each kind in each worker; BOUND is the longest any wait may take, in seconds.
+ * SESSIONS are those of each kind in each worker; BOUND is the longest any wait may take, in seconds; KILLS is
+ * how often the engine is killed at work and started again.
  */
 #define _GNU_SOURCE
 #include "arguments.h"
@@ -90,16 +91,31 @@ static pid_t fork_worker(imcharge_handle *handle, unsigned index, unsigned per_k
     return child;
 }
 
-/* Hands verdicts to the workers whose they are, until all workers ended. */
-static void resume_until_over(imcharge_resumer *resumer, const pid_t *workers, const int *pipes)
+/* A dead engine is nobody's loss: the next one goes on from what was committed. */
+static void kill_engine(imcharge_handle *handle, pid_t *engine)
 {
-    unsigned over = 0;
+    int status = 0;
+    kill(*engine, SIGKILL);
+    check(waitpid(*engine, &status, 0) == *engine && WIFSIGNALED(status), "the engine is killed at work");
+    *engine = fork_engine(handle);
+}
+
+/* Hands verdicts to the workers whose they are, until all workers ended. The engine is killed at every 50th. */
+static void resume_until_over(
+    imcharge_handle *handle, pid_t *engine, unsigned kills, imcharge_resumer *resumer, const pid_t *workers,
+    const int *pipes)
+{
+    unsigned over = 0, verdicts = 0;
     while (over < WORKERS) {
         imcharge_verdict verdict;
         int32_t got = imcharge.next_verdict(resumer, 50, &verdict);
         if (got == IMCHARGE_OK && verdict.tokens.index < WORKERS) {
             if (write(pipes[verdict.tokens.index], &verdict, sizeof verdict) != sizeof verdict) {
                 check(false, "worker %u takes no verdict: %s", (unsigned)verdict.tokens.index, strerror(errno));
+            }
+            if (++verdicts % 50 == 0 && kills > 0) {
+                kills--;
+                kill_engine(handle, engine);
             }
         } else if (got != IMCHARGE_NO_VERDICT) {
             check(false, "next_verdict: %d for worker %llu", got, (unsigned long long)verdict.tokens.index);
@@ -112,9 +128,11 @@ static void resume_until_over(imcharge_resumer *resumer, const pid_t *workers, c
             }
         }
     }
+    check(kills == 0, "%u kills are left", kills);
 }
 
-static void run_workers(imcharge_handle *handle, imcharge_resumer *resumer, unsigned per_kind)
+static void run_workers(
+    imcharge_handle *handle, pid_t *engine, unsigned kills, imcharge_resumer *resumer, unsigned per_kind)
 {
     pid_t workers[WORKERS];
     int pipes[WORKERS];
@@ -128,7 +146,7 @@ static void run_workers(imcharge_handle *handle, imcharge_resumer *resumer, unsi
         close(ends[0]);
         pipes[index] = ends[1];
     }
-    resume_until_over(resumer, workers, pipes);
+    resume_until_over(handle, engine, kills, resumer, workers, pipes);
     for (unsigned index = 0; index < WORKERS; index++) {
         close(pipes[index]);
     }
@@ -151,11 +169,12 @@ static void stop_engine(imcharge_handle *handle, pid_t engine)
 
 int main(int count, char **arguments)
 {
-    if (count != 5) {
-        fprintf(stderr, "usage: harness LIBRARY STATE_DIR SESSIONS BOUND\n");
+    if (count != 6) {
+        fprintf(stderr, "usage: harness LIBRARY STATE_DIR SESSIONS BOUND KILLS\n");
         return 2;
     }
     unsigned per_kind = (unsigned)strtoul(arguments[3], NULL, 10);
+    unsigned kills = (unsigned)strtoul(arguments[5], NULL, 10);
     signal(SIGPIPE, SIG_IGN);
     check_begin((unsigned)strtoul(arguments[4], NULL, 10));
     library_load(arguments[1]);
@@ -176,7 +195,7 @@ int main(int count, char **arguments)
     if (engine_answers(admin)) {
         arguments_of_commands(admin);
         sessions_prepare(admin, per_kind);
-        run_workers(handle, resumer, per_kind);
+        run_workers(handle, &engine, kills, resumer, per_kind);
         sessions_audit(admin, per_kind);
     }
     stop_engine(handle, engine);
