@@ -27,9 +27,9 @@ fn build(into: &Path) -> PathBuf {
     harness
 }
 
-/// Runs the harness behind `wrapper` with so many sessions of each kind in each worker, and this bound on each
-/// wait in seconds.
-fn run(wrapper: &[&str], sessions: u32, bound: u32) {
+/// Runs the harness behind `wrapper` with so many sessions of each kind in each worker, this bound on each wait
+/// in seconds, and so many kills of the engine.
+fn run(wrapper: &[&str], sessions: u32, bound: u32, kills: u32) {
     let folder = tempfile::tempdir().expect("a folder for the ledger");
     let harness = build(folder.path());
     let library = build_folder().join("libimcharge.so");
@@ -37,7 +37,7 @@ fn run(wrapper: &[&str], sessions: u32, bound: u32) {
     std::fs::create_dir(&state).expect("a state directory");
     let mut words = wrapper.iter().map(|word| word.as_ref()).chain([harness.as_os_str()]);
     let mut command = Command::new(words.next().expect("a command"));
-    command.args(words).arg(library).arg(state).args([sessions.to_string(), bound.to_string()]);
+    command.args(words).arg(library).arg(state).args([sessions, bound, kills].map(|number| number.to_string()));
     let output = command.output().unwrap_or_else(|error| {
         panic!("{wrapper:?} cannot be run ({error}); for the check under valgrind install the Debian package valgrind")
     });
@@ -54,7 +54,13 @@ fn run(wrapper: &[&str], sessions: u32, bound: u32) {
 
 #[test]
 fn a_c_host_charges_to_the_last_unit() {
-    run(&[], 14, 10);
+    run(&[], 14, 10, 0);
+}
+
+/// What the engine had committed stands, what it had not is read again: the money is the same.
+#[test]
+fn a_killed_engine_loses_nothing() {
+    run(&[], 14, 10, 8);
 }
 
 /// Few sessions, as valgrind is slow. A process in which valgrind finds an error ends with a status of its own, so
@@ -62,5 +68,5 @@ fn a_c_host_charges_to_the_last_unit() {
 #[test]
 fn valgrind_finds_nothing() {
     let wrapper = ["valgrind", "--quiet", "--error-exitcode=99", "--leak-check=full", "--show-leak-kinds=definite"];
-    run(&wrapper, 1, 60);
+    run(&wrapper, 1, 60, 0);
 }

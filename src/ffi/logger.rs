@@ -89,3 +89,26 @@ pub unsafe extern "C" fn imcharge_set_logger(
         Ok(IMCHARGE_OK)
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use log::Log;
+
+    unsafe extern "C" fn keep(userdata: *mut c_void, level: i32, text: *const c_char, length: usize) {
+        // SAFETY: the test gives a vector that outlives the call, and the sink gives text of this length.
+        let (lines, text) = unsafe {
+            (&mut *userdata.cast::<Vec<(i32, Vec<u8>)>>(), std::slice::from_raw_parts(text.cast::<u8>(), length))
+        };
+        lines.push((level, text.to_vec()));
+    }
+
+    #[test]
+    fn a_line_comes_with_its_level_and_its_whole_text() {
+        let mut lines: Vec<(i32, Vec<u8>)> = Vec::new();
+        let sink = Sink { callback: keep, userdata: (&raw mut lines).cast() };
+        sink.log(&log::Record::builder().level(log::Level::Warn).args(format_args!("a {}", "line")).build());
+        sink.log(&log::Record::builder().level(log::Level::Error).args(format_args!("b")).build());
+        assert_eq!(lines, [(IMCHARGE_LOG_WARNING, b"a line".to_vec()), (IMCHARGE_LOG_ERROR, b"b".to_vec())]);
+    }
+}
