@@ -1,0 +1,72 @@
+//! Builds the C host of tests/harness with `cc` and runs it against the library of this build, as it is and
+//! under valgrind.
+
+// A library with a host's adapter in it has symbols that only this host has: nobody else can load it.
+#![cfg(all(feature = "capi", not(feature = "kamailio")))]
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// The folder that cargo builds into: this test and the library lie side by side.
+fn build_folder() -> PathBuf {
+    let test = std::env::current_exe().expect("the path of this test");
+    test.parent().expect("its folder").to_owned()
+}
+
+/// Compiles the harness; warnings are errors.
+fn build(into: &Path) -> PathBuf {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let harness = into.join("harness");
+    let sources = std::fs::read_dir(root.join("tests/harness")).expect("tests/harness");
+    let sources = sources.map(|file| file.expect("a file").path()).filter(|path| path.extension() == Some("c".as_ref()));
+    let mut compiler = Command::new("cc");
+    compiler.args(["-std=gnu11", "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-g", "-O1", "-I"]);
+    compiler.arg(root.join("include")).args(sources).arg("-o").arg(&harness).arg("-ldl");
+    let status = compiler.status().expect("cc (Debian: build-essential) is needed for this test");
+    assert!(status.success(), "cc does not build tests/harness");
+    harness
+}
+
+/// Runs the harness behind `wrapper` with so many sessions of each kind in each worker, this bound on each wait
+/// in seconds, and so many kills of the engine.
+fn run(wrapper: &[&str], sessions: u32, bound: u32, kills: u32) {
+    let folder = tempfile::tempdir().expect("a folder for the ledger");
+    let harness = build(folder.path());
+    let library = build_folder().join("libimcharge.so");
+    let state = folder.path().join("state");
+    std::fs::create_dir(&state).expect("a state directory");
+    let mut words = wrapper.iter().map(|word| word.as_ref()).chain([harness.as_os_str()]);
+    let mut command = Command::new(words.next().expect("a command"));
+    command.args(words).arg(library).arg(state).args([sessions, bound, kills].map(|number| number.to_string()));
+    let output = command.output().unwrap_or_else(|error| {
+        panic!("{wrapper:?} cannot be run ({error}); for the check under valgrind install the Debian package valgrind")
+    });
+    let lines = String::from_utf8_lossy(&output.stdout);
+    let wrong: Vec<&str> = lines.lines().filter(|line| line.starts_with("FAIL")).collect();
+    assert!(
+        output.status.success(),
+        "{}\n{}\n{}",
+        wrong.join("\n"),
+        lines.lines().last().unwrap_or("no line"),
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
+
+#[test]
+fn a_c_host_charges_to_the_last_unit() {
+    run(&[], 14, 10, 0);
+}
+
+/// What the engine had committed stands, what it had not is read again: the money is the same.
+#[test]
+fn a_killed_engine_loses_nothing() {
+    run(&[], 14, 10, 8);
+}
+
+/// Few sessions, as valgrind is slow. A process in which valgrind finds an error ends with a status of its own, so
+/// that the harness fails too.
+#[test]
+fn valgrind_finds_nothing() {
+    let wrapper = ["valgrind", "--quiet", "--error-exitcode=99", "--leak-check=full", "--show-leak-kinds=definite"];
+    run(&wrapper, 1, 60, 0);
+}

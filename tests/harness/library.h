@@ -1,0 +1,26 @@
+/* The library under test, by its symbols, as a host that loads it at run time has it. */
+#ifndef LIBRARY_H
+#define LIBRARY_H
+
+#include "imcharge.h"
+
+#define LIBRARY_FUNCTIONS(F) \
+    F(abi_version) F(strerror) F(set_logger) \
+    F(config_new) F(config_set) F(config_free) \
+    F(open) F(engine_run) F(stop) F(attach) F(detach) F(close) \
+    F(resumer_attach) F(next_verdict) F(resumer_detach) \
+    F(on_invite) F(on_reply) F(on_cancel) F(on_bye) F(on_msrp) F(on_disconnect) \
+    F(command) F(command_answer)
+
+struct library {
+#define LIBRARY_MEMBER(name) __typeof__(imcharge_##name) *name;
+    LIBRARY_FUNCTIONS(LIBRARY_MEMBER)
+#undef LIBRARY_MEMBER
+};
+
+extern struct library imcharge;
+
+/* Loads it, or says why not and ends the process. */
+void library_load(const char *path);
+
+#endif
