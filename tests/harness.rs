@@ -18,7 +18,8 @@ fn build(into: &Path) -> PathBuf {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let harness = into.join("harness");
     let sources = std::fs::read_dir(root.join("tests/harness")).expect("tests/harness");
-    let sources = sources.map(|file| file.expect("a file").path()).filter(|path| path.extension() == Some("c".as_ref()));
+    let sources =
+        sources.map(|file| file.expect("a file").path()).filter(|path| path.extension() == Some("c".as_ref()));
     let mut compiler = Command::new("cc");
     compiler.args(["-std=gnu11", "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-g", "-O1", "-I"]);
     compiler.arg(root.join("include")).args(sources).arg("-o").arg(&harness).arg("-ldl");

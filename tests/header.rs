@@ -6,8 +6,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 /// In the order in which a reader of the header meets them.
-const FILES: &[&str] =
-    &["result.rs", "logger.rs", "config.rs", "host.rs", "verdict.rs", "hooks.rs", "command.rs"];
+const FILES: &[&str] = &["result.rs", "logger.rs", "config.rs", "host.rs", "verdict.rs", "hooks.rs", "command.rs"];
 
 /// Set it to write the header instead of comparing it.
 const WRITE: &str = "IMCHARGE_WRITE_HEADER";

@@ -94,12 +94,18 @@ impl Slot {
         if self.traits.load(Ordering::Relaxed) & 2 == 2 { Per::Kilobyte } else { Per::Message }
     }
 
-    /// Whether both tags, in either order, are those of the dialog. Before the 2xx one is enough.
+    /// Whether both tags, in either order, are those of the dialog.
     pub fn has_tags(&self, one: u64, other: u64) -> bool {
         let inviting = self.inviting_tag.load(Ordering::Acquire);
         let answering = self.answering_tag.load(Ordering::Acquire);
-        let fits = |tag: u64| answering == 0 || answering == tag;
-        (inviting == one && fits(other)) || (inviting == other && fits(one))
+        (inviting == one && answering == other) || (inviting == other && answering == one)
+    }
+
+    /// Whether one of the tags is the inviting side's and there is no 2xx yet: an early dialog.
+    pub fn has_early_tag(&self, one: u64, other: u64) -> bool {
+        let inviting = self.inviting_tag.load(Ordering::Acquire);
+        let unanswered = self.answering_tag.load(Ordering::Acquire) == 0;
+        unanswered && (inviting == one || inviting == other)
     }
 
     /// Whether the tag is the inviting side's.

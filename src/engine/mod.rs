@@ -17,6 +17,7 @@ pub mod facts;
 pub mod grant;
 pub mod notice;
 mod notices;
+pub mod raw;
 pub mod record;
 pub mod region;
 pub mod report;

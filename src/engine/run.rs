@@ -118,6 +118,8 @@ impl Engine {
         let notices = Notices::resume(region, &marks.notices);
         let book = Book::load(region, store.live_sessions()?);
         let mut engine = Engine { region: Arc::clone(region), store, reading, book, notices };
+        // Gates are open again before a notice is shown that lets an INVITE go on.
+        engine.step(|book, turn| book.resume(turn))?;
         engine.settle_left_behind()?;
         region.set_engine_state(EngineState::Running);
         Ok(engine)
@@ -140,7 +142,6 @@ impl Engine {
             log::warn!("{} sessions of an earlier run of the proxy are settled now", stopped.len());
         }
         self.step(|book, turn| {
-            book.resume(turn)?;
             for session in &stopped {
                 book.event(turn, *session, clock::now(), &Event::HostStopped)?;
             }

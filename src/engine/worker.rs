@@ -216,8 +216,11 @@ impl Worker {
     pub fn session_of(&self, dialog: &Dialog<'_>) -> Option<SessionKey> {
         let region = &self.region;
         let (one, other) = (region.hash(&[dialog.from_tag]), region.hash(&[dialog.to_tag]));
-        let table = region.table();
-        let at = table.slot_of(region.hash(&[dialog.call_id]), |slot| slot.has_tags(one, other))?;
+        let (table, call) = (region.table(), region.hash(&[dialog.call_id]));
+        // An INVITE that was challenged leaves a slot with the same Call-ID and tag behind for a while: the
+        // answered one comes first.
+        let answered = table.slot_of(call, |slot| slot.has_tags(one, other));
+        let at = answered.or_else(|| table.slot_of(call, |slot| slot.has_early_tag(one, other)))?;
         table.slots[at as usize].session()
     }
 

@@ -220,7 +220,8 @@ mod tests {
             ("list", Value::List(vec![Value::Integer(i64::MIN), Value::List(vec![])])),
             ("none", Value::Structure(vec![])),
         ]);
-        let want = "{\"balance\":-5,\"id\":\"a\\\"b\\\\c\\u000ad\u{e9}\",\"list\":[-9223372036854775808,[]],\"none\":{}}";
+        let want =
+            "{\"balance\":-5,\"id\":\"a\\\"b\\\\c\\u000ad\u{e9}\",\"list\":[-9223372036854775808,[]],\"none\":{}}";
         assert_eq!(json(&value), want);
     }
 }

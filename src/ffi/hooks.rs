@@ -4,8 +4,7 @@ use super::guard::guard;
 use super::host::{Attached, imcharge_worker, with_worker};
 use super::memory;
 use super::result::{
-    IMCHARGE_BAD_SIP, IMCHARGE_IGNORED, IMCHARGE_MSRP_MAX, IMCHARGE_NOT_CHARGED, IMCHARGE_OK,
-    IMCHARGE_SIP_MAX,
+    IMCHARGE_BAD_SIP, IMCHARGE_IGNORED, IMCHARGE_MSRP_MAX, IMCHARGE_NOT_CHARGED, IMCHARGE_OK, IMCHARGE_SIP_MAX,
 };
 use crate::charge::ch2::SessionKey;
 use crate::engine::facts::{Answer, Frame, Suspended};

@@ -5,7 +5,7 @@ use super::guard::{Outcome, guard, log_panics};
 use super::handle::{self, Handle};
 use super::memory;
 use super::result::{
-    IMCHARGE_OUT_OF_RANGE, IMCHARGE_ENGINE_FAILED, IMCHARGE_INDEX_TAKEN, IMCHARGE_OK, IMCHARGE_OPEN_FAILED,
+    IMCHARGE_ENGINE_FAILED, IMCHARGE_INDEX_TAKEN, IMCHARGE_OK, IMCHARGE_OPEN_FAILED, IMCHARGE_OUT_OF_RANGE,
     IMCHARGE_WRONG_STATE,
 };
 use crate::engine::region::Region;

@@ -1,1 +1,237 @@
-//! (in work)
+//! SIP as raw bytes, for hosts that have no parser to ask: the few fields that charging needs.
+//!
+//! Field traffic of an IMS holds much that `rsip` does not read: tel: and urn: Request-URIs, quoted parameters
+//! (`+sip.instance`), folded headers, `Header :`, bare LF, methods it has no name for, octets that are no UTF-8. So
+//! a scan of our own finds the headers in every message, and `rsip` is asked for what is worth a grammar: the tags
+//! of From and To. Where it refuses, the scan decides. Its error texts hold the whole message and go nowhere.
+
+use memchr::{memchr, memchr_iter};
+
+/// The longest message.
+const MESSAGE_MAX: usize = 64 * 1024;
+
+/// Headers read at most.
+const HEADERS_MAX: usize = 256;
+
+/// What the first line says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Start<'a> {
+    /// A request.
+    Request {
+        /// Method.
+        method: &'a [u8],
+        /// Request-URI.
+        uri: &'a [u8],
+    },
+    /// A response.
+    Response {
+        /// Status.
+        code: u16,
+    },
+}
+
+/// The fields of a message. Header values are as they stand in it, without the space around them; a folded one has
+/// its line breaks inside. What is absent is empty; of a header that stands twice the first counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SipMessage<'a> {
+    /// Request or response.
+    pub start: Start<'a>,
+    /// Call-ID.
+    pub call_id: &'a [u8],
+    /// From, whole.
+    pub from: &'a [u8],
+    /// Tag of From.
+    pub from_tag: &'a [u8],
+    /// Tag of To.
+    pub to_tag: &'a [u8],
+    /// Number of CSeq.
+    pub cseq: Option<u32>,
+    /// Method of CSeq.
+    pub cseq_method: &'a [u8],
+    /// P-Asserted-Identity, whole.
+    pub asserted: &'a [u8],
+    /// P-Called-Party-ID, whole.
+    pub called_party: &'a [u8],
+    /// icid-value of P-Charging-Vector, without quotes.
+    pub icid: &'a [u8],
+    /// What stands behind the empty line, as far as Content-Length says.
+    pub body: &'a [u8],
+}
+
+impl<'a> SipMessage<'a> {
+    /// Reads a message. `None`: no SIP start line, or longer than 64 KiB.
+    pub fn parse(bytes: &'a [u8]) -> Option<SipMessage<'a>> {
+        if bytes.len() > MESSAGE_MAX {
+            return None;
+        }
+        // RFC 3261, 7.5: line breaks before the start line are ignored.
+        let skip = bytes.iter().take_while(|octet| b"\r\n".contains(octet)).count();
+        let (line, mut rest) = take_line(bytes.get(skip..)?)?;
+        let start = start_line(line)?;
+        let mut headers = Headers::default();
+        for _ in 0..HEADERS_MAX {
+            let Some((line, after)) = take_header(rest) else { break };
+            rest = after;
+            if line.is_empty() {
+                headers.body = Some(after);
+                break;
+            }
+            headers.read(line);
+        }
+        let (number, method) = split_at_space(headers.cseq);
+        let body = headers.body.unwrap_or_default();
+        let length = number_of(headers.content_length).unwrap_or(body.len());
+        Some(SipMessage {
+            start,
+            call_id: headers.call_id,
+            from: headers.from,
+            from_tag: tag(headers.from),
+            to_tag: tag(headers.to),
+            cseq: number_of(number).and_then(|number| u32::try_from(number).ok()),
+            cseq_method: method,
+            asserted: headers.asserted,
+            called_party: headers.called_party,
+            icid: icid(headers.charging_vector),
+            body: body.get(..length).unwrap_or(body),
+        })
+    }
+}
+
+/// A line without its end (CRLF, or LF alone), and what comes behind.
+fn take_line(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let end = memchr(b'\n', bytes)?;
+    let line = bytes.get(..end)?;
+    Some((line.strip_suffix(b"\r").unwrap_or(line), bytes.get(end + 1..)?))
+}
+
+/// A header with the lines it is folded over (those that begin with space), and what comes behind.
+fn take_header(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (first, after) = take_line(bytes)?;
+    if first.is_empty() {
+        return Some((first, after));
+    }
+    let ends = memchr_iter(b'\n', bytes);
+    let unfolded = |end: &usize| !matches!(bytes.get(end + 1), Some(b' ' | b'\t'));
+    let end = ends.into_iter().find(unfolded)?;
+    let line = bytes.get(..end)?;
+    Some((line.strip_suffix(b"\r").unwrap_or(line), bytes.get(end + 1..)?))
+}
+
+/// `METHOD uri SIP/2.0` or `SIP/2.0 200 reason`.
+fn start_line(line: &[u8]) -> Option<Start<'_>> {
+    let (first, rest) = split_at_space(line);
+    if first.eq_ignore_ascii_case(b"SIP/2.0") {
+        let code = number_of(split_at_space(rest).0)?;
+        let code = u16::try_from(code).ok().filter(|code| (100..700).contains(code))?;
+        return Some(Start::Response { code });
+    }
+    let uri = rest.strip_suffix(b"SIP/2.0").or_else(|| rest.strip_suffix(b"sip/2.0"))?.trim_ascii();
+    let token = |octet: &u8| octet.is_ascii_alphanumeric() || b"-.!%*_+`'~".contains(octet);
+    let sane = !first.is_empty() && first.iter().all(token) && !uri.is_empty();
+    sane.then_some(Start::Request { method: first, uri })
+}
+
+fn split_at_space(text: &[u8]) -> (&[u8], &[u8]) {
+    let text = text.trim_ascii();
+    match text.iter().position(u8::is_ascii_whitespace) {
+        Some(at) => (&text[..at], text[at..].trim_ascii()),
+        None => (text, &[]),
+    }
+}
+
+fn number_of(text: &[u8]) -> Option<usize> {
+    std::str::from_utf8(text).ok()?.parse().ok()
+}
+
+/// The headers that charging reads.
+#[derive(Default)]
+struct Headers<'a> {
+    call_id: &'a [u8],
+    from: &'a [u8],
+    to: &'a [u8],
+    cseq: &'a [u8],
+    asserted: &'a [u8],
+    called_party: &'a [u8],
+    charging_vector: &'a [u8],
+    content_length: &'a [u8],
+    body: Option<&'a [u8]>,
+}
+
+impl<'a> Headers<'a> {
+    fn read(&mut self, line: &'a [u8]) {
+        let Some(colon) = memchr(b':', line) else { return };
+        let (name, value) = (line[..colon].trim_ascii(), line[colon + 1..].trim_ascii());
+        let is = |long: &str, short: &str| {
+            name.eq_ignore_ascii_case(long.as_bytes())
+                || (!short.is_empty() && name.eq_ignore_ascii_case(short.as_bytes()))
+        };
+        let place = match () {
+            () if is("Call-ID", "i") => &mut self.call_id,
+            () if is("From", "f") => &mut self.from,
+            () if is("To", "t") => &mut self.to,
+            () if is("CSeq", "") => &mut self.cseq,
+            () if is("P-Asserted-Identity", "") => &mut self.asserted,
+            () if is("P-Called-Party-ID", "") => &mut self.called_party,
+            () if is("P-Charging-Vector", "") => &mut self.charging_vector,
+            () if is("Content-Length", "l") => &mut self.content_length,
+            () => return,
+        };
+        if place.is_empty() {
+            *place = value;
+        }
+    }
+}
+
+/// Tag of a From or To value.
+fn tag(value: &[u8]) -> &[u8] {
+    rsip_tag(value).unwrap_or_else(|| parameter(behind_address(value), b"tag"))
+}
+
+/// The tag as rsip's grammar finds it, as a part of the value.
+fn rsip_tag(value: &[u8]) -> Option<&[u8]> {
+    use rsip::headers::UntypedHeader;
+    use rsip::headers::typed::From as Typed;
+    let text = std::str::from_utf8(value).ok()?;
+    let typed = Typed::try_from(rsip::headers::From::new(text)).ok()?;
+    let tag = typed.tag()?.to_string();
+    let at = text.rfind(tag.as_str()).filter(|_| !tag.is_empty())?;
+    value.get(at..at + tag.len())
+}
+
+/// What stands behind the address: header parameters. What looks like one in a quoted name or in angle brackets
+/// is none.
+fn behind_address(value: &[u8]) -> &[u8] {
+    let (mut quoted, mut escaped, mut bracket) = (false, false, None);
+    for (at, octet) in value.iter().enumerate() {
+        match octet {
+            _ if escaped => escaped = false,
+            b'\\' if quoted => escaped = true,
+            b'"' => quoted = !quoted,
+            b'>' if !quoted => bracket = Some(at),
+            _ => {}
+        }
+    }
+    match bracket {
+        Some(at) => &value[at + 1..],
+        None => value,
+    }
+}
+
+/// Value of a `;name=value` parameter, without quotes.
+fn parameter<'a>(parameters: &'a [u8], wanted: &[u8]) -> &'a [u8] {
+    let pairs = parameters.split(|octet| *octet == b';').filter_map(|pair| {
+        let equals = memchr(b'=', pair)?;
+        Some((pair[..equals].trim_ascii(), pair[equals + 1..].trim_ascii()))
+    });
+    let found = pairs.into_iter().find(|(name, _)| name.eq_ignore_ascii_case(wanted));
+    let value = found.map_or(&[][..], |(_, value)| value);
+    value.strip_prefix(b"\"").and_then(|value| value.strip_suffix(b"\"")).unwrap_or(value)
+}
+
+/// icid-value of a P-Charging-Vector (RFC 7315).
+pub fn icid(charging_vector: &[u8]) -> &[u8] {
+    parameter(charging_vector, b"icid-value")
+}
+
+#[cfg(test)]
+mod tests;

@@ -77,8 +77,11 @@ fn a_session_is_found_by_call_and_by_path_until_it_is_freed() {
     let table = table(64);
     assert!(table.open(9, &opening(5)));
     assert!(table.bind(9, BINDING));
-    assert_eq!(table.slot_of(5 << 24, |slot| slot.has_tags(7, 0)), Some(9));
-    assert_eq!(table.slot_of(5 << 24, |slot| slot.has_tags(8, 0)), None);
+    assert_eq!(table.slot_of(5 << 24, |slot| slot.has_early_tag(7, 8)), Some(9));
+    assert_eq!(table.slot_of(5 << 24, |slot| slot.has_tags(7, 8)), None);
+    table.slots[9].set_answering_tag(8);
+    assert_eq!(table.slot_of(5 << 24, |slot| slot.has_tags(8, 7)), Some(9));
+    assert_eq!(table.slot_of(5 << 24, |slot| slot.has_tags(8, 9) || slot.has_early_tag(8, 9)), None);
     assert_eq!(table.bound(BINDING.server), Some((9, Side::Server)));
     assert_eq!(table.bound(BINDING.client_relay), Some((9, Side::Client)));
     assert_eq!(table.bound(4 << 30), None);
