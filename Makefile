@@ -1,0 +1,54 @@
+# imcharge: see README.md. "make help" lists what there is.
+
+KAMAILIO_BIN ?= /usr/sbin/kamailio
+KAMAILIO_MODULES ?= /usr/lib/x86_64-linux-gnu/kamailio/modules
+KAMAILIO_SRC ?= $(CURDIR)/out/kamailio/src
+export KAMAILIO_BIN KAMAILIO_MODULES KAMAILIO_SRC
+
+PACKAGES_BUILD = kamailio clang libclang-dev binutils gcc libc6-dev make
+PACKAGES_TEST = kamailio-lua-modules sip-tester valgrind sqlite3
+MODULE = out/imcharge.so
+# The module has a build folder of its own: a feature more would build everything twice in turns.
+CARGO_MODULE = CARGO_TARGET_DIR=$(CURDIR)/target/kamailio cargo
+
+.PHONY: help run test bench module header source clean
+
+help:
+	@echo 'make run      charge four real retrievals in a real Kamailio, and show them'
+	@echo 'make test     all tests, with the stock Kamailio'
+	@echo 'make bench    Kamailio with charging beside Kamailio without'
+	@echo 'make module   build $(MODULE) for the Kamailio on this machine'
+	@echo 'make header   write include/imcharge.h anew'
+	@echo 'make clean    remove what was built'
+
+run: module
+	@echo 'building the example parties'
+	@cargo build -q --release --examples
+	@target/release/examples/retrieval --module $(MODULE)
+
+test: module
+	@scripts/dependencies.sh $(PACKAGES_TEST)
+	@scripts/test.sh
+
+bench: module
+	@echo 'building the load'
+	@cargo build -q --release --examples
+	@target/release/examples/bench --module $(MODULE)
+
+module: source
+	@echo 'building the module (the first time takes some minutes)'
+	@$(CARGO_MODULE) build -q --release --lib --features kamailio
+	@mkdir -p out
+	@scripts/check-imports.sh target/kamailio/release/libimcharge.so $(KAMAILIO_BIN)
+	@cp -u target/kamailio/release/libimcharge.so $(MODULE)
+
+source:
+	@command -v cargo >/dev/null || { echo 'cargo is missing: install Rust 1.88 or newer' >&2; exit 1; }
+	@scripts/dependencies.sh $(PACKAGES_BUILD)
+	@case $(KAMAILIO_SRC) in $(CURDIR)/out/*) scripts/kamailio-source.sh out/kamailio ;; esac
+
+header:
+	@IMCHARGE_WRITE_HEADER=1 cargo test -q --test header
+
+clean:
+	rm -rf out target
