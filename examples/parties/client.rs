@@ -1,0 +1,295 @@
+//! The IM client: invites, binds the MSRP session, takes messages and answers them as it is told.
+
+use super::msrp::{Frame, Reader, Writer, connection};
+use super::sip::{Message, Transport, description, path_of, uri_of};
+use super::{CLIENT, Events, PROXY, unique};
+use std::net::{SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+/// How the client behaves.
+#[derive(Clone)]
+pub struct Options {
+    /// Where the proxy takes SIP.
+    pub proxy: SocketAddr,
+    /// Where the relay takes MSRP.
+    pub relay: SocketAddr,
+    /// Whose messages: P-Asserted-Identity and From.
+    pub identity: String,
+    /// Whether the relay stands in the client's path too: every frame then passes it twice.
+    pub via_relay: bool,
+    /// Whether responses carry the whole path.
+    pub whole_path: bool,
+    /// More header lines of the INVITE.
+    pub headers: Vec<(String, String)>,
+}
+
+impl Options {
+    /// A client of this identity.
+    pub fn new(proxy: SocketAddr, relay: SocketAddr, identity: &str) -> Options {
+        Options { proxy, relay, identity: identity.into(), via_relay: false, whole_path: false, headers: Vec::new() }
+    }
+}
+
+/// What the client does with a SEND.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reaction {
+    /// Answers with this status.
+    Answer(u16),
+    /// Says nothing.
+    Silence,
+}
+
+/// A retrieval from the client's side.
+pub struct ImClient {
+    options: Options,
+    events: Events,
+    transport: Transport,
+    reader: Reader,
+    writer: Writer,
+    /// Call-ID.
+    pub call_id: String,
+    own_path: String,
+    server_path: String,
+    invite: Message,
+    answer: Option<Message>,
+    cseq: u32,
+}
+
+impl ImClient {
+    /// Connects to the relay; sends nothing yet.
+    pub fn new(options: Options, events: Events) -> std::io::Result<ImClient> {
+        let transport = Transport::new()?;
+        let stream = TcpStream::connect(options.relay)?;
+        let own = stream.local_addr()?;
+        let (reader, writer) = connection(stream)?;
+        let number = unique();
+        let call_id = format!("call{number}@{}", own.ip());
+        let own_uri = format!("msrp://{own}/C{number};tcp");
+        let own_path = match options.via_relay {
+            true => format!("msrp://{}/clients;tcp {own_uri}", options.relay),
+            false => own_uri,
+        };
+        let mut invite = Message { start: "INVITE sip:deferred@im.example.org SIP/2.0".into(), ..Message::default() }
+            .with("Via", format!("SIP/2.0/UDP {};branch=z9hG4bK{number};rport", transport.address()))
+            .with("Max-Forwards", "70")
+            .with("From", format!("<{}>;tag=c{number}", options.identity))
+            .with("To", "<sip:deferred@im.example.org>")
+            .with("Call-ID", &call_id)
+            .with("CSeq", "1 INVITE")
+            .with("Contact", format!("<sip:client@{}>", transport.address()))
+            .with("P-Asserted-Identity", format!("<{}>", options.identity));
+        for (name, value) in &options.headers {
+            invite = invite.with(name, value);
+        }
+        invite.body = description(&own_path);
+        Ok(ImClient {
+            options,
+            events,
+            transport,
+            reader,
+            writer,
+            call_id,
+            own_path,
+            server_path: String::new(),
+            invite,
+            answer: None,
+            cseq: 1,
+        })
+    }
+
+    /// Sends the INVITE once.
+    pub fn send_invite(&self) {
+        self.events.add(CLIENT, PROXY, "INVITE");
+        self.transport.send(&self.invite, self.options.proxy).expect("the loopback takes a datagram");
+    }
+
+    /// Sends the INVITE and waits for the final response; acknowledges it. Its status, 408 when none comes.
+    pub fn invite(&mut self) -> u16 {
+        self.send_invite();
+        self.final_response(Duration::from_secs(10))
+    }
+
+    /// Waits for the final response to the INVITE, sending it again as RFC 3261 wants.
+    pub fn final_response(&mut self, within: Duration) -> u16 {
+        let started = Instant::now();
+        let mut provisional = false;
+        while started.elapsed() < within {
+            let Some((answer, _)) = self.transport.receive(Duration::from_millis(500)) else {
+                if !provisional {
+                    let _ = self.transport.send(&self.invite, self.options.proxy);
+                }
+                continue;
+            };
+            match answer.status() {
+                100..200 => provisional = true,
+                status @ 200.. if answer.method() == "INVITE" => {
+                    self.events.add(PROXY, CLIENT, format!("{status}"));
+                    self.server_path = path_of(&answer.body);
+                    self.acknowledge(&answer);
+                    self.answer = Some(answer);
+                    return status;
+                }
+                _ => {}
+            }
+        }
+        408
+    }
+
+    fn acknowledge(&mut self, answer: &Message) {
+        let ack = match answer.status() {
+            200..300 => self.in_dialog("ACK", answer, self.cseq),
+            // The ACK of a refusal belongs to the INVITE's transaction.
+            _ => {
+                let mut ack = self.invite.clone();
+                ack.start = ack.start.replacen("INVITE", "ACK", 1);
+                ack.body.clear();
+                for (name, value) in &mut ack.headers {
+                    match name.as_str() {
+                        "To" => *value = answer.header("To").to_owned(),
+                        "CSeq" => *value = value.replace("INVITE", "ACK"),
+                        _ => {}
+                    }
+                }
+                ack
+            }
+        };
+        let _ = self.transport.send(&ack, self.options.proxy);
+    }
+
+    /// A request in the dialog.
+    fn in_dialog(&self, method: &str, answer: &Message, cseq: u32) -> Message {
+        let target = uri_of(answer.header("Contact"));
+        let mut request = Message { start: format!("{method} {target} SIP/2.0"), ..Message::default() }
+            .with("Via", format!("SIP/2.0/UDP {};branch=z9hG4bK{};rport", self.transport.address(), unique()))
+            .with("Max-Forwards", "70");
+        for route in answer.all("Record-Route").iter().rev() {
+            request = request.with("Route", route);
+        }
+        request
+            .with("From", self.invite.header("From"))
+            .with("To", answer.header("To"))
+            .with("Call-ID", &self.call_id)
+            .with("CSeq", format!("{cseq} {method}"))
+            .with("Contact", format!("<sip:client@{}>", self.transport.address()))
+    }
+
+    /// Invites again in the dialog; the status of the answer.
+    pub fn invite_again(&mut self) -> u16 {
+        let answer = self.answer.clone().expect("there is a dialog");
+        self.cseq += 1;
+        let mut again = self.in_dialog("INVITE", &answer, self.cseq);
+        again.body = self.invite.body.clone();
+        let before = std::mem::replace(&mut self.invite, again);
+        self.send_invite();
+        let status = self.final_response(Duration::from_secs(5));
+        self.invite = before;
+        status
+    }
+
+    /// Binds the MSRP session by an empty SEND (RFC 4975, 5.4).
+    pub fn bind(&mut self) {
+        let id = format!("tr{}", unique());
+        let lines = self.paths() + &format!("Message-ID: bind{}\r\nByte-Range: 1-0/0\r\n", unique());
+        self.events.add(CLIENT, PROXY, "SEND (binds the session)");
+        self.writer.request(&id, "SEND", &lines, None, '$').expect("the relay takes a frame");
+    }
+
+    fn paths(&self) -> String {
+        let (own, relayed) = match self.own_path.split_once(' ') {
+            Some((relay, own)) => (own, format!("{relay} ")),
+            None => (self.own_path.as_str(), String::new()),
+        };
+        format!("To-Path: {relayed}{}\r\nFrom-Path: {own}\r\n", self.server_path)
+    }
+
+    fn own_uri(&self) -> String {
+        self.own_path.rsplit(' ').next().unwrap_or_default().to_owned()
+    }
+
+    /// The next SEND with content within the time, not answered yet.
+    pub fn next_send(&mut self, within: Duration) -> Option<Frame> {
+        let started = Instant::now();
+        while started.elapsed() < within {
+            let frame = self.reader.next(Duration::from_millis(100)).ok()?;
+            if let Some(frame) = frame.filter(|frame| frame.what == "SEND") {
+                let octets = frame.body.as_ref().map_or(0, Vec::len);
+                self.events.add(PROXY, CLIENT, format!("SEND {octets} octets {}", frame.flag));
+                return Some(frame);
+            }
+        }
+        None
+    }
+
+    /// Answers a SEND.
+    pub fn answer(&self, frame: &Frame, code: u16) {
+        self.events.add(CLIENT, PROXY, format!("{code}"));
+        let whole = self.options.whole_path;
+        self.writer.answer(frame, code, &self.own_uri(), whole).expect("the relay takes a response");
+    }
+
+    /// Sends a REPORT about a message.
+    pub fn report(&self, message_id: &str, octets: usize, code: u16) {
+        let id = format!("tr{}", unique());
+        let lines = self.paths()
+            + &format!("Message-ID: {message_id}\r\nByte-Range: 1-{octets}/{octets}\r\nStatus: 000 {code} -\r\n");
+        self.writer.request(&id, "REPORT", &lines, None, '$').expect("the relay takes a report");
+    }
+
+    /// Takes this many whole messages and reacts to each chunk; Message-IDs and octets of what came.
+    pub fn take(&mut self, count: usize, reaction: Reaction) -> Vec<(String, usize)> {
+        let mut whole: Vec<(String, usize)> = Vec::new();
+        let mut ended = 0;
+        while ended < count {
+            let Some(frame) = self.next_send(Duration::from_secs(5)) else { break };
+            let (id, octets) = (frame.header("Message-ID").to_owned(), frame.body.as_ref().map_or(0, Vec::len));
+            match whole.iter_mut().find(|(known, _)| *known == id) {
+                Some((_, sum)) => *sum += octets,
+                None => whole.push((id, octets)),
+            }
+            let wanted = !matches!(frame.header("Failure-Report"), "no" | "partial");
+            if let (Reaction::Answer(code), true) = (reaction, wanted) {
+                self.answer(&frame, code);
+            }
+            ended += usize::from(frame.flag != '+');
+        }
+        whole
+    }
+
+    /// Ends the session; the status of the answer.
+    pub fn bye(&mut self) -> u16 {
+        let Some(answer) = self.answer.clone() else { return 0 };
+        self.cseq += 1;
+        self.events.add(CLIENT, PROXY, "BYE");
+        let bye = self.in_dialog("BYE", &answer, self.cseq);
+        for _ in 0..4 {
+            let _ = self.transport.send(&bye, self.options.proxy);
+            let started = Instant::now();
+            while started.elapsed() < Duration::from_secs(1) {
+                match self.transport.receive(Duration::from_millis(500)) {
+                    Some((answer, _)) if answer.method() == "BYE" => return answer.status(),
+                    _ => {}
+                }
+            }
+        }
+        408
+    }
+
+    /// Cancels the INVITE.
+    pub fn cancel(&self) {
+        self.events.add(CLIENT, PROXY, "CANCEL");
+        let mut cancel = self.invite.clone();
+        cancel.start = cancel.start.replacen("INVITE", "CANCEL", 1);
+        cancel.body.clear();
+        for (name, value) in &mut cancel.headers {
+            if name == "CSeq" {
+                *value = value.replace("INVITE", "CANCEL");
+            }
+        }
+        let _ = self.transport.send(&cancel, self.options.proxy);
+    }
+
+    /// Drops the MSRP connection without a word.
+    pub fn drop_connection(&self) {
+        self.writer.drop_connection();
+    }
+}

@@ -1,0 +1,286 @@
+//! The stock Kamailio with the module, on free ports and in a folder of its own; gone when it is dropped.
+
+use super::eventually;
+use rusqlite::{Connection, OpenFlags};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+use std::{fs, io};
+
+/// What to start.
+#[derive(Clone)]
+pub struct Setup {
+    /// Folder with `imcharge.so`; `None`: without the module, for comparison.
+    pub module: PathBuf,
+    /// The configuration, which has the names of `kamailio-config/kamailio.cfg` to set.
+    pub config: PathBuf,
+    /// Changes to its text: what is replaced, by what. Each must be found.
+    pub changes: Vec<(String, String)>,
+    /// More `-A` definitions.
+    pub defines: Vec<(&'static str, String)>,
+    /// Where the IM server takes SIP.
+    pub server: SocketAddr,
+    /// More arguments.
+    pub arguments: Vec<&'static str>,
+}
+
+impl Setup {
+    /// The shipped configuration before this server.
+    pub fn new(module: &Path, server: SocketAddr) -> Setup {
+        let config = Path::new(env!("CARGO_MANIFEST_DIR")).join("kamailio-config/kamailio.cfg");
+        let (changes, defines, arguments) = (Vec::new(), Vec::new(), Vec::new());
+        Setup { module: module.to_owned(), config, changes, defines, server, arguments }
+    }
+
+    /// With a change to the configuration's text.
+    pub fn changed(mut self, from: &str, to: &str) -> Setup {
+        self.changes.push((from.into(), to.into()));
+        self
+    }
+
+    /// With a definition.
+    pub fn defined(mut self, name: &'static str, value: impl Into<String>) -> Setup {
+        self.defines.push((name, value.into()));
+        self
+    }
+
+    /// With one more parameter of the module.
+    pub fn parameter(self, name: &str, value: &str) -> Setup {
+        let line = "modparam(\"imcharge\", \"enabler\", \"ledger\")";
+        self.changed(line, &format!("{line}\nmodparam(\"imcharge\", \"{name}\", {value})"))
+    }
+}
+
+/// A running proxy.
+pub struct Kamailio {
+    child: Child,
+    setup: Setup,
+    folder: tempfile::TempDir,
+    /// Where it takes SIP.
+    pub sip: SocketAddr,
+    /// Where it takes MSRP.
+    pub msrp: SocketAddr,
+}
+
+/// An account as the ledger has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Account {
+    /// What can be used.
+    pub balance: i64,
+    /// Reserved.
+    pub held: i64,
+    /// Used.
+    pub debited: i64,
+}
+
+/// A row of the history.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Debit {
+    /// Message-ID.
+    pub message_id: String,
+    /// Octets.
+    pub octets: i64,
+    /// Cost.
+    pub units: i64,
+    /// What fired it.
+    pub trigger: String,
+    /// MSRP status.
+    pub code: i64,
+}
+
+impl Kamailio {
+    /// Starts it and waits until it serves. The error has the end of its log.
+    pub fn start(setup: Setup) -> io::Result<Kamailio> {
+        let folder = tempfile::tempdir()?;
+        let free = |tcp: bool| match tcp {
+            true => TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()),
+            false => UdpSocket::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()),
+        };
+        fs::create_dir(folder.path().join("state"))?;
+        fs::create_dir(folder.path().join("run"))?;
+        let (sip, msrp) = (free(false)?, free(true)?);
+        let child = spawn(&setup, folder.path(), sip, msrp)?;
+        let mut started = Kamailio { child, setup, folder, sip, msrp };
+        started.wait_until_it_serves()?;
+        Ok(started)
+    }
+
+    fn wait_until_it_serves(&mut self) -> io::Result<()> {
+        let mut dead = None;
+        let serves = eventually(Duration::from_secs(20), || {
+            dead = self.child.try_wait().ok().flatten();
+            dead.is_some() || self.rpc(&["core.version"]).is_ok()
+        });
+        match (serves, dead) {
+            (true, None) => Ok(()),
+            _ => Err(io::Error::other(format!("kamailio does not serve:\n{}", self.log()))),
+        }
+    }
+
+    /// Starts it again on the same folder, after its end.
+    pub fn restart(&mut self) -> io::Result<()> {
+        self.child = spawn(&self.setup, self.folder.path(), self.sip, self.msrp)?;
+        self.wait_until_it_serves()
+    }
+
+    /// What it has logged.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
+    }
+
+    /// Runs an RPC command; its output, or its error.
+    pub fn rpc(&self, command: &[&str]) -> Result<String, String> {
+        let socket = format!("unix:{}", self.folder.path().join("ctl").display());
+        let run = Command::new("kamcmd").args(["-s", &socket]).args(command).output().map_err(|e| e.to_string())?;
+        let text = String::from_utf8_lossy(&run.stdout).into_owned();
+        match run.status.success() && !text.starts_with("error:") {
+            true => Ok(text),
+            false => Err(text + &String::from_utf8_lossy(&run.stderr)),
+        }
+    }
+
+    /// A counter of the group imcharge.
+    pub fn statistic(&self, name: &str) -> i64 {
+        let all = self.rpc(&["imcharge.stats"]).unwrap_or_default();
+        let line = all.lines().find_map(|line| line.trim().strip_prefix(&format!("{name}: ")));
+        line.and_then(|value| value.parse().ok()).unwrap_or(-1)
+    }
+
+    /// Sets an account's balance.
+    pub fn set_account(&self, id: &str, balance: i64) {
+        let set = self.rpc(&["imcharge.account.set", id, &balance.to_string()]);
+        set.unwrap_or_else(|error| panic!("the account cannot be set: {error}\n{}", self.log()));
+    }
+
+    /// The ledger, for reading.
+    pub fn ledger(&self) -> Connection {
+        let path = self.folder.path().join("state/ledger.sqlite");
+        Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY).expect("the ledger can be read")
+    }
+
+    /// The state directory.
+    pub fn state_dir(&self) -> PathBuf {
+        self.folder.path().join("state")
+    }
+
+    /// An account.
+    pub fn account(&self, id: &str) -> Option<Account> {
+        let sql = "SELECT balance, held, debited FROM accounts WHERE id=?1";
+        let row =
+            |row: &rusqlite::Row<'_>| Ok(Account { balance: row.get(0)?, held: row.get(1)?, debited: row.get(2)? });
+        self.ledger().query_row(sql, [id], row).ok()
+    }
+
+    /// Waits until an account is so; what it is in the end.
+    pub fn account_becomes(&self, id: &str, balance: i64, held: i64, debited: i64) -> Option<Account> {
+        let wanted = Some(Account { balance, held, debited });
+        let mut found = None;
+        eventually(Duration::from_secs(15), || {
+            found = self.account(id);
+            found == wanted
+        });
+        found
+    }
+
+    /// Debits of an account, oldest first.
+    pub fn debits(&self, id: &str) -> Vec<Debit> {
+        let ledger = self.ledger();
+        let sql = "SELECT message_id, octets, units, trigger, code FROM debits WHERE account=?1 ORDER BY id";
+        let mut statement = ledger.prepare(sql).expect("the history is a table");
+        let rows = statement.query_map([id], |row| {
+            let (message_id, octets, units, trigger, code) = row.try_into()?;
+            Ok(Debit { message_id, octets, units, trigger, code })
+        });
+        rows.expect("the history can be read").flatten().collect()
+    }
+
+    /// One number out of the ledger.
+    pub fn count(&self, sql: &str) -> i64 {
+        self.ledger().query_row(sql, [], |row| row.get(0)).expect("a number")
+    }
+
+    /// Number of the main process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Number of the engine's process.
+    pub fn engine_pid(&self) -> Option<u32> {
+        let group = self.child.id().to_string();
+        let processes = fs::read_dir("/proc").ok()?.flatten();
+        processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).find(|pid: &u32| {
+            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            // pid (comm) state ppid pgrp ...
+            let group_of = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(2));
+            stat.contains("(imcharge engine)") && group_of == Some(&group)
+        })
+    }
+
+    /// Sends a signal to one process of this proxy, or to all of them.
+    pub fn signal(&self, signal: &str, pid: Option<u32>) {
+        let target = pid.map_or(format!("-{}", self.child.id()), |pid| pid.to_string());
+        let _ = Command::new("kill").args(["-s", signal, "--", &target]).stderr(Stdio::null()).status();
+    }
+
+    /// Ends it with SIGTERM; how it ended and how long that took.
+    pub fn terminate(&mut self) -> (Option<ExitStatus>, Duration) {
+        let asked = Instant::now();
+        self.signal("TERM", Some(self.child.id()));
+        let mut ended = None;
+        eventually(Duration::from_secs(10), || {
+            ended = self.child.try_wait().ok().flatten();
+            ended.is_some()
+        });
+        (ended, asked.elapsed())
+    }
+
+    /// Kills every process of it at once, and waits until they are gone.
+    pub fn kill_all(&mut self) {
+        self.signal("KILL", None);
+        let _ = self.child.wait();
+        eventually(Duration::from_secs(5), || self.engine_pid().is_none());
+    }
+}
+
+impl Drop for Kamailio {
+    fn drop(&mut self) {
+        if self.child.try_wait().ok().flatten().is_none() && self.terminate().0.is_none() {
+            self.kill_all();
+        }
+    }
+}
+
+fn spawn(setup: &Setup, folder: &Path, sip: SocketAddr, msrp: SocketAddr) -> io::Result<Child> {
+    let mut text = fs::read_to_string(&setup.config)?;
+    for (from, to) in &setup.changes {
+        if !text.contains(from.as_str()) {
+            return Err(io::Error::other(format!("the configuration has no '{from}' to change")));
+        }
+        text = text.replace(from.as_str(), to);
+    }
+    let config = folder.join("kamailio.cfg");
+    fs::write(&config, text)?;
+    let stock =
+        std::env::var("KAMAILIO_MODULES").unwrap_or_else(|_| "/usr/lib/x86_64-linux-gnu/kamailio/modules".to_owned());
+    let log = fs::OpenOptions::new().create(true).append(true).open(folder.join("log"))?;
+    let quoted = |path: PathBuf| format!("\"{}\"", path.display());
+    let mut command = Command::new(std::env::var("KAMAILIO_BIN").unwrap_or_else(|_| "/usr/sbin/kamailio".to_owned()));
+    command.arg("-f").arg(&config).arg("-L").arg(format!("{}:{stock}", setup.module.display()));
+    command.arg("-Y").arg(folder.join("run")).arg("-P").arg(folder.join("run/pid"));
+    command.args(["-DD", "-E", "-m", "256", "-M", "16"]).args(&setup.arguments);
+    let mut defines = vec![
+        ("SIP_LISTEN", format!("udp:{sip}")),
+        ("MSRP_LISTEN", format!("tcp:{msrp}")),
+        ("IM_SERVER", format!("\"sip:{}\"", setup.server)),
+        ("STATE_DIR", quoted(folder.join("state"))),
+        ("CTL_SOCKET", format!("\"unix:{}\"", folder.join("ctl").display())),
+    ];
+    defines.extend(setup.defines.iter().cloned());
+    for (name, value) in defines {
+        command.arg("-A").arg(format!("{name}={value}"));
+    }
+    // A group of its own: one signal reaches every process of it and none of ours.
+    command.process_group(0).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn()
+}

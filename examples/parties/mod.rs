@@ -1,0 +1,81 @@
+//! What stands around the proxy: an IM server, an IM client, and the stock Kamailio itself, for the demonstration,
+//! the end-to-end tests and the benchmark. They speak SIP and MSRP with code of their own, so that they are
+//! no mirror of the module's codecs.
+#![allow(dead_code, reason = "each program uses its part")]
+
+pub mod client;
+pub mod kamailio;
+pub mod msrp;
+pub mod server;
+pub mod sip;
+
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// Something that went over a wire, as one party saw it.
+#[derive(Clone, Debug)]
+pub struct Event {
+    /// Microseconds since 1970.
+    pub at: u64,
+    /// Who sent it.
+    pub from: &'static str,
+    /// Who got it.
+    pub to: &'static str,
+    /// What it was, short.
+    pub text: String,
+}
+
+/// A log that parties share.
+#[derive(Clone, Default)]
+pub struct Events(Arc<Mutex<Vec<Event>>>);
+
+impl Events {
+    /// Adds an event of now.
+    pub fn add(&self, from: &'static str, to: &'static str, text: impl Into<String>) {
+        let event = Event { at: unix_micros(), from, to, text: text.into() };
+        self.0.lock().expect("no holder panics").push(event);
+    }
+
+    /// All events so far.
+    pub fn all(&self) -> Vec<Event> {
+        self.0.lock().expect("no holder panics").clone()
+    }
+}
+
+/// Columns of the ladder.
+pub const CLIENT: &str = "IM Client";
+/// The proxy.
+pub const PROXY: &str = "Kamailio";
+/// The server.
+pub const SERVER: &str = "IM Server";
+/// The ledger.
+pub const ENABLER: &str = "Charging Enabler";
+
+/// Microseconds since 1970.
+pub fn unix_micros() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as u64)
+}
+
+/// A number that no other call in this process gets, for ids.
+pub fn unique() -> u64 {
+    use std::sync::atomic::{AtomicU64, Ordering};
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let next = NEXT.fetch_add(1, Ordering::Relaxed);
+    // Ids of another process must not come again: the clock of the start tells them apart.
+    static START: std::sync::LazyLock<u64> = std::sync::LazyLock::new(unix_micros);
+    *START * 1000 + next
+}
+
+/// Waits until `done` says so. `false`: not within the time.
+pub fn eventually(within: Duration, mut done: impl FnMut() -> bool) -> bool {
+    let started = Instant::now();
+    loop {
+        if done() {
+            return true;
+        }
+        if started.elapsed() > within {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}

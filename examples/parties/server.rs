@@ -1,0 +1,326 @@
+//! The IM server: has stored messages, and sends them by MSRP SEND to whoever has invited it and bound the session.
+
+use super::msrp::{Reader, Writer, connection};
+use super::sip::{Message, Transport, description, path_of};
+use super::{Events, PROXY, SERVER, unique};
+use std::collections::HashMap;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// How the server behaves.
+#[derive(Clone)]
+pub struct Options {
+    /// Where the relay takes MSRP: stands before the server in its path.
+    pub relay: SocketAddr,
+    /// Stored messages, each with its Message-ID.
+    pub messages: Vec<(String, Vec<u8>)>,
+    /// Octets of a chunk at most. Kamailio relays frames up to 14 KB.
+    pub chunk: usize,
+    /// Failure-Report header, if any.
+    pub failure_report: Option<&'static str>,
+    /// Whether REPORTs of success are asked for.
+    pub success_report: bool,
+    /// Whether the next chunk goes without waiting for the response.
+    pub pipeline: bool,
+    /// Sends the chunks of a message from the last to the first.
+    pub backwards: bool,
+    /// Gives each message up (`#`) after its first chunk.
+    pub abort: bool,
+    /// Sends every message twice, with the same Message-ID.
+    pub twice: bool,
+}
+
+impl Options {
+    /// A server behind this relay that sends these texts.
+    pub fn new(relay: SocketAddr, texts: &[&str]) -> Options {
+        let messages = texts.iter().map(|text| (format!("msg{}", unique()), text.as_bytes().to_vec()));
+        Options {
+            relay,
+            messages: messages.collect(),
+            chunk: 10_000,
+            failure_report: None,
+            success_report: false,
+            pipeline: false,
+            backwards: false,
+            abort: false,
+            twice: false,
+        }
+    }
+}
+
+/// One retrieval as the server sees it.
+struct Session {
+    client_path: String,
+    bound: AtomicBool,
+    over: AtomicBool,
+}
+
+struct Shared {
+    options: Options,
+    events: Events,
+    own: SocketAddr,
+    sessions: Mutex<HashMap<String, Arc<Session>>>,
+    /// Statuses of responses that wait for whoever sent the request, by transaction id.
+    responses: Mutex<HashMap<String, u16>>,
+    invites: AtomicUsize,
+    refused: AtomicUsize,
+    stop: AtomicBool,
+}
+
+/// A running IM server; stops when it is dropped.
+pub struct ImServer {
+    /// Where it takes SIP.
+    pub sip: SocketAddr,
+    shared: Arc<Shared>,
+}
+
+impl ImServer {
+    /// Starts a server on free ports of the loopback.
+    pub fn start(options: Options, events: Events) -> std::io::Result<ImServer> {
+        ImServer::start_at(SocketAddr::from(([127, 0, 0, 1], 0)), options, events)
+    }
+
+    /// Starts a server that takes SIP here.
+    pub fn start_at(sip: SocketAddr, options: Options, events: Events) -> std::io::Result<ImServer> {
+        let transport = Transport::at(sip)?;
+        let listener = TcpListener::bind("127.0.0.1:0")?;
+        let shared = Arc::new(Shared {
+            options,
+            events,
+            own: listener.local_addr()?,
+            sessions: Mutex::default(),
+            responses: Mutex::default(),
+            invites: AtomicUsize::new(0),
+            refused: AtomicUsize::new(0),
+            stop: AtomicBool::new(false),
+        });
+        let sip = transport.address();
+        let (for_sip, for_msrp) = (Arc::clone(&shared), Arc::clone(&shared));
+        thread::spawn(move || for_sip.serve_sip(&transport));
+        thread::spawn(move || for_msrp.accept(&listener));
+        Ok(ImServer { sip, shared })
+    }
+
+    /// INVITEs seen, retransmissions not counted.
+    pub fn invites(&self) -> usize {
+        self.shared.invites.load(Ordering::Relaxed)
+    }
+
+    /// SENDs that were refused by a 4xx or 5xx.
+    pub fn refused(&self) -> usize {
+        self.shared.refused.load(Ordering::Relaxed)
+    }
+
+    /// Message-IDs it has.
+    pub fn message_ids(&self) -> Vec<String> {
+        self.shared.options.messages.iter().map(|(id, _)| id.clone()).collect()
+    }
+}
+
+impl Drop for ImServer {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Ordering::Relaxed);
+        // Wakes the thread that accepts.
+        let _ = std::net::TcpStream::connect(self.shared.own);
+    }
+}
+
+impl Shared {
+    fn serve_sip(&self, transport: &Transport) {
+        let contact = format!("<sip:im@{}>", transport.address());
+        // 2xx that have no ACK yet: what, where, when next (RFC 3261, 13.3.1.4).
+        let mut unacknowledged: HashMap<String, (Message, SocketAddr, Instant)> = HashMap::new();
+        let mut answered: HashMap<String, Message> = HashMap::new();
+        while !self.stop.load(Ordering::Relaxed) {
+            for (answer, to, next) in unacknowledged.values_mut() {
+                if *next <= Instant::now() {
+                    let _ = transport.send(answer, *to);
+                    *next = Instant::now() + Duration::from_millis(500);
+                }
+            }
+            let Some((request, from)) = transport.receive(Duration::from_millis(20)) else { continue };
+            let key = format!("{} {}", request.header("Call-ID"), request.header("CSeq"));
+            match request.method() {
+                "INVITE" if answered.contains_key(&key) => {
+                    let _ = transport.send(&answered[&key], from);
+                }
+                "INVITE" => {
+                    self.events.add(PROXY, SERVER, "INVITE");
+                    let answer = self.answer(&request).with("Contact", &contact);
+                    self.events.add(SERVER, PROXY, "200 OK");
+                    let _ = transport.send(&answer, from);
+                    let next = Instant::now() + Duration::from_millis(500);
+                    unacknowledged.insert(request.header("Call-ID").into(), (answer.clone(), from, next));
+                    answered.insert(key, answer);
+                }
+                "ACK" => {
+                    unacknowledged.remove(request.header("Call-ID"));
+                }
+                "BYE" | "CANCEL" => {
+                    if request.method() == "BYE" {
+                        self.events.add(PROXY, SERVER, "BYE");
+                        self.end(request.header("Call-ID"));
+                    }
+                    unacknowledged.remove(request.header("Call-ID"));
+                    let _ = transport.send(&request.answer(200, "OK", "server"), from);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// The session id of a call.
+    fn session_id(call_id: &str) -> String {
+        format!("S{}", call_id.split('@').next().unwrap_or_default())
+    }
+
+    fn answer(&self, invite: &Message) -> Message {
+        self.invites.fetch_add(1, Ordering::Relaxed);
+        let id = Self::session_id(invite.header("Call-ID"));
+        let client_path = path_of(&invite.body);
+        let session = Session { client_path, bound: AtomicBool::new(false), over: AtomicBool::new(false) };
+        self.sessions.lock().expect("no holder panics").insert(id.clone(), Arc::new(session));
+        let mut answer = invite.answer(200, "OK", &format!("t{id}"));
+        answer.body = description(&format!("{} {}", self.relay_uri(), self.own_uri(&id)));
+        answer
+    }
+
+    fn relay_uri(&self) -> String {
+        format!("msrp://{}/relay;tcp", self.options.relay)
+    }
+
+    fn own_uri(&self, id: &str) -> String {
+        format!("msrp://{}/{id};tcp", self.own)
+    }
+
+    fn end(&self, call_id: &str) {
+        if let Some(session) = self.sessions.lock().expect("no holder panics").remove(&Self::session_id(call_id)) {
+            session.over.store(true, Ordering::Relaxed);
+        }
+    }
+
+    fn accept(self: &Arc<Self>, listener: &TcpListener) {
+        for stream in listener.incoming().flatten() {
+            if self.stop.load(Ordering::Relaxed) {
+                return;
+            }
+            let Ok((reader, writer)) = connection(stream) else { continue };
+            let shared = Arc::clone(self);
+            thread::spawn(move || shared.serve_msrp(reader, writer));
+        }
+    }
+
+    fn serve_msrp(self: &Arc<Self>, mut reader: Reader, writer: Writer) {
+        while !self.stop.load(Ordering::Relaxed) {
+            let frame = match reader.next(Duration::from_millis(100)) {
+                Ok(Some(frame)) => frame,
+                Ok(None) => continue,
+                Err(_) => return,
+            };
+            if frame.status() != 0 {
+                self.responses.lock().expect("no holder panics").insert(frame.id.clone(), frame.status());
+                continue;
+            }
+            if frame.what != "SEND" {
+                continue;
+            }
+            let own = frame.header("To-Path").rsplit(' ').next().unwrap_or_default().to_owned();
+            if !matches!(frame.header("Failure-Report"), "no" | "partial") {
+                let _ = writer.answer(&frame, 200, &own, false);
+            }
+            let id = own.rsplit('/').next().and_then(|rest| rest.split(';').next()).unwrap_or_default().to_owned();
+            let session = self.sessions.lock().expect("no holder panics").get(&id).cloned();
+            if let Some(session) = session.filter(|session| !session.bound.swap(true, Ordering::Relaxed)) {
+                self.events.add(PROXY, SERVER, "SEND (binds the session)");
+                let (shared, writer) = (Arc::clone(self), writer.clone());
+                thread::spawn(move || shared.send_all(&id, &session, &writer));
+            }
+        }
+    }
+
+    /// Sends every stored message.
+    fn send_all(&self, id: &str, session: &Session, writer: &Writer) {
+        let times = if self.options.twice { 2 } else { 1 };
+        for (message_id, body) in &self.options.messages {
+            for _ in 0..times {
+                if !self.send_message(id, session, writer, message_id, body) {
+                    break;
+                }
+            }
+        }
+    }
+
+    /// Sends one message in chunks. `false`: refused, or the session is over.
+    fn send_message(&self, id: &str, session: &Session, writer: &Writer, message_id: &str, body: &[u8]) -> bool {
+        let count = body.len().div_ceil(self.options.chunk).max(1);
+        let mut order: Vec<usize> = (0..count).collect();
+        if self.options.backwards {
+            order.reverse();
+        }
+        for at in order {
+            let start = at * self.options.chunk;
+            let piece = &body[start..body.len().min(start + self.options.chunk)];
+            let flag = if at + 1 == count { '$' } else { '+' };
+            if !self.send_chunk(id, session, writer, message_id, (start + 1, body.len()), Some(piece), flag) {
+                return false;
+            }
+            if self.options.abort {
+                return self.send_chunk(id, session, writer, message_id, (start + 1, body.len()), None, '#');
+            }
+        }
+        true
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "a chunk has that many parts")]
+    fn send_chunk(
+        &self,
+        id: &str,
+        session: &Session,
+        writer: &Writer,
+        message_id: &str,
+        (start, total): (usize, usize),
+        piece: Option<&[u8]>,
+        flag: char,
+    ) -> bool {
+        let transaction = format!("tr{}", unique());
+        let mut lines = format!(
+            "To-Path: {} {}\r\nFrom-Path: {}\r\nMessage-ID: {message_id}\r\nByte-Range: {start}-*/{total}\r\n",
+            self.relay_uri(),
+            session.client_path,
+            self.own_uri(id)
+        );
+        if let Some(report) = self.options.failure_report {
+            lines += &format!("Failure-Report: {report}\r\n");
+        }
+        if self.options.success_report {
+            lines += "Success-Report: yes\r\n";
+        }
+        let octets = piece.map_or(0, <[u8]>::len);
+        self.events.add(SERVER, PROXY, format!("SEND {octets} octets {flag}"));
+        if session.over.load(Ordering::Relaxed) || writer.request(&transaction, "SEND", &lines, piece, flag).is_err() {
+            return false;
+        }
+        if self.options.pipeline || self.options.failure_report.is_some() {
+            return true;
+        }
+        let status = self.response(&transaction);
+        if status >= 300 {
+            self.events.add(PROXY, SERVER, format!("{status}"));
+            self.refused.fetch_add(1, Ordering::Relaxed);
+        }
+        status < 300
+    }
+
+    /// The response of the next hop; 408 when it does not come.
+    fn response(&self, transaction: &str) -> u16 {
+        let mut status = None;
+        super::eventually(Duration::from_secs(5), || {
+            status = self.responses.lock().expect("no holder panics").remove(transaction);
+            status.is_some()
+        });
+        status.unwrap_or(408)
+    }
+}

@@ -1,0 +1,155 @@
+//! As much SIP (RFC 3261) over UDP as an IM client and an IM server need.
+
+use std::io;
+use std::net::{SocketAddr, UdpSocket};
+use std::time::Duration;
+
+/// A message, its headers in order.
+#[derive(Clone, Debug, Default)]
+pub struct Message {
+    /// First line.
+    pub start: String,
+    /// Names and values.
+    pub headers: Vec<(String, String)>,
+    /// Body.
+    pub body: String,
+}
+
+impl Message {
+    /// Reads a message.
+    pub fn parse(bytes: &[u8]) -> Option<Message> {
+        let text = std::str::from_utf8(bytes).ok()?;
+        let (head, body) = text.split_once("\r\n\r\n")?;
+        let mut lines = head.split("\r\n");
+        let start = lines.next()?.to_owned();
+        let headers = lines.filter_map(|line| {
+            let (name, value) = line.split_once(':')?;
+            Some((name.trim().to_owned(), value.trim().to_owned()))
+        });
+        Some(Message { start, headers: headers.collect(), body: body.to_owned() })
+    }
+
+    /// Method of a request, of the CSeq for a response.
+    pub fn method(&self) -> &str {
+        match self.status() {
+            0 => self.start.split(' ').next().unwrap_or_default(),
+            _ => self.header("CSeq").split(' ').nth(1).unwrap_or_default(),
+        }
+    }
+
+    /// Status of a response; 0 for a request.
+    pub fn status(&self) -> u16 {
+        let code = self.start.strip_prefix("SIP/2.0 ").and_then(|rest| rest.get(..3));
+        code.and_then(|code| code.parse().ok()).unwrap_or(0)
+    }
+
+    /// First value of a header, or nothing.
+    pub fn header(&self, name: &str) -> &str {
+        let found = self.headers.iter().find(|(known, _)| known.eq_ignore_ascii_case(name));
+        found.map_or("", |(_, value)| value)
+    }
+
+    /// All values of a header.
+    pub fn all(&self, name: &str) -> Vec<String> {
+        let same = self.headers.iter().filter(|(known, _)| known.eq_ignore_ascii_case(name));
+        same.map(|(_, value)| value.clone()).collect()
+    }
+
+    /// Adds a header.
+    pub fn with(mut self, name: &str, value: impl Into<String>) -> Message {
+        self.headers.push((name.to_owned(), value.into()));
+        self
+    }
+
+    /// The answer to a request: Via, Record-Route, From, To, Call-ID and CSeq are the request's.
+    pub fn answer(&self, code: u16, reason: &str, to_tag: &str) -> Message {
+        let mut answer = Message { start: format!("SIP/2.0 {code} {reason}"), ..Message::default() };
+        for (name, value) in &self.headers {
+            match name.to_ascii_lowercase().as_str() {
+                "to" if !value.contains(";tag=") && code > 100 => {
+                    answer = answer.with("To", format!("{value};tag={to_tag}"));
+                }
+                "via" | "record-route" | "from" | "to" | "call-id" | "cseq" => answer = answer.with(name, value),
+                _ => {}
+            }
+        }
+        answer
+    }
+
+    /// The bytes.
+    pub fn bytes(&self) -> Vec<u8> {
+        let mut text = format!("{}\r\n", self.start);
+        for (name, value) in &self.headers {
+            text += &format!("{name}: {value}\r\n");
+        }
+        if !self.body.is_empty() {
+            text += "Content-Type: application/sdp\r\n";
+        }
+        text += &format!("Content-Length: {}\r\n\r\n{}", self.body.len(), self.body);
+        text.into_bytes()
+    }
+}
+
+/// The URI in a name-addr or addr-spec.
+pub fn uri_of(value: &str) -> &str {
+    match value.split_once('<') {
+        Some((_, rest)) => rest.split('>').next().unwrap_or_default(),
+        None => value.split(';').next().unwrap_or_default(),
+    }
+}
+
+/// The tag of a From or To value.
+pub fn tag_of(value: &str) -> &str {
+    value.split(";tag=").nth(1).and_then(|rest| rest.split(';').next()).unwrap_or_default()
+}
+
+/// A socket that sends and receives messages.
+pub struct Transport {
+    socket: UdpSocket,
+}
+
+impl Transport {
+    /// On a free port of the loopback.
+    pub fn new() -> io::Result<Transport> {
+        Transport::at(SocketAddr::from(([127, 0, 0, 1], 0)))
+    }
+
+    /// On this address; a server that just ended may need a moment to let go of it.
+    pub fn at(address: SocketAddr) -> io::Result<Transport> {
+        super::eventually(Duration::from_secs(2), || UdpSocket::bind(address).is_ok());
+        Ok(Transport { socket: UdpSocket::bind(address)? })
+    }
+
+    /// Its address.
+    pub fn address(&self) -> SocketAddr {
+        self.socket.local_addr().expect("a bound socket has an address")
+    }
+
+    /// Sends.
+    pub fn send(&self, message: &Message, to: SocketAddr) -> io::Result<()> {
+        self.socket.send_to(&message.bytes(), to).map(|_| ())
+    }
+
+    /// The next message within the time, and where it comes from.
+    pub fn receive(&self, within: Duration) -> Option<(Message, SocketAddr)> {
+        self.socket.set_read_timeout(Some(within.max(Duration::from_millis(1)))).ok()?;
+        let mut buffer = vec![0; 65_536];
+        let (length, from) = self.socket.recv_from(&mut buffer).ok()?;
+        Message::parse(&buffer[..length]).map(|message| (message, from))
+    }
+}
+
+/// A description with one MSRP media.
+pub fn description(path: &str) -> String {
+    let port = path.rsplit(':').next().and_then(|rest| rest.split('/').next()).unwrap_or("9");
+    format!(
+        "v=0\r\no=- 1 1 IN IP4 127.0.0.1\r\ns=-\r\nc=IN IP4 127.0.0.1\r\nt=0 0\r\nm=message {port} TCP/MSRP *\r\n\
+         a=accept-types:message/cpim text/plain\r\na=path:{path}\r\n"
+    )
+}
+
+/// The path in a description.
+pub fn path_of(description: &str) -> String {
+    let line = description.lines().find_map(|line| line.strip_prefix("a=path:"));
+    line.unwrap_or_default().trim().to_owned()
+}

@@ -1,0 +1,224 @@
+//! Four retrievals of stored messages in a real Kamailio, charged: answered, refused by the client, never answered,
+//! and without credit. Prints what really happened as message ladders, and the money. Exits 0 only if it is right.
+
+#[path = "parties/mod.rs"]
+mod parties;
+
+use imcharge::charge::session::Session;
+use parties::client::{ImClient, Options as ClientOptions, Reaction};
+use parties::kamailio::{Account, Kamailio, Setup};
+use parties::server::{ImServer, Options as ServerOptions};
+use parties::{CLIENT, ENABLER, Event, Events, PROXY, SERVER, unix_micros};
+use std::error::Error;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+const ALICE: &str = "sip:alice@example.org";
+const BOB: &str = "sip:bob@example.org";
+
+/// What a message costs here, in cents.
+const PRICE: i64 = 25;
+
+/// Seconds until silence is debited here.
+const TIMEOUT: &str = "2";
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let mut module = PathBuf::from("out/imcharge.so");
+    let mut store = PathBuf::from("examples/messages");
+    let mut parser = lexopt::Parser::from_env();
+    while let Some(argument) = parser.next()? {
+        match argument {
+            lexopt::Arg::Long("module") => module = parser.value()?.into(),
+            lexopt::Arg::Long("store") => store = parser.value()?.into(),
+            other => return Err(other.unexpected().into()),
+        }
+    }
+    let messages = stored_messages(&store)?;
+    println!("starting Kamailio with {}", module.display());
+    let module = module.canonicalize()?;
+    let folder = module.parent().ok_or("the module is in no folder")?;
+    // The server is started before the proxy and must know where the relay will be, so the proxy goes first on a
+    // server address that is kept free.
+    let place = std::net::UdpSocket::bind("127.0.0.1:0")?.local_addr()?;
+    let setup = Setup::new(folder, place)
+        .defined("TARIFF", format!("\"message:{PRICE}\""))
+        .defined("RESPONSE_TIMEOUT", TIMEOUT)
+        .parameter("unit", "\"money\"");
+    let kamailio = Kamailio::start(setup)?;
+    kamailio.set_account(ALICE, 1000);
+    kamailio.set_account(BOB, PRICE - 1);
+    let count = messages.len() as i64;
+    let mut right = true;
+    for (title, who, reaction, expected) in [
+        ("1. Every message is answered 200", ALICE, Reaction::Answer(200), count * PRICE),
+        ("2. The client answers 415", ALICE, Reaction::Answer(415), count * PRICE),
+        ("3. The client never answers", ALICE, Reaction::Silence, count * PRICE),
+        ("4. There is no credit", BOB, Reaction::Answer(200), 0),
+    ] {
+        let before = kamailio.account(who).ok_or("the account is gone")?;
+        let retrieval = retrieve(&kamailio, place, &messages, who, reaction)?;
+        let after = settled(&kamailio, who, before, expected);
+        println!("\n{title}\n");
+        print_ladder(&retrieval);
+        println!(
+            "\n  {who}   before: {}\n  {:width$}   after:  {}",
+            money(before),
+            "",
+            money(after),
+            width = who.len()
+        );
+        let fine =
+            after.debited - before.debited == expected && after.balance == before.balance - expected && after.held == 0;
+        println!("  {} {}", if fine { "right:" } else { "WRONG, expected" }, cost(expected));
+        right &= fine;
+    }
+    let debits = kamailio.debits(ALICE);
+    println!("\nThe history (sqlite3 ledger.sqlite 'SELECT * FROM debits'):\n");
+    for debit in &debits {
+        println!(
+            "  {:24} {:6} octets {:4} cents  {} {}",
+            debit.message_id, debit.octets, debit.units, debit.trigger, debit.code
+        );
+    }
+    right &= debits.len() as i64 == 3 * count;
+    drop(kamailio);
+    match right {
+        true => {
+            println!("\nThe money is right.");
+            Ok(())
+        }
+        false => Err("the money is not right".into()),
+    }
+}
+
+fn cost(cents: i64) -> String {
+    format!("{cents} cents debited, nothing held")
+}
+
+fn money(account: Account) -> String {
+    format!("balance {:5}   held {:4}   debited {:5}   (cents)", account.balance, account.held, account.debited)
+}
+
+/// The stored messages, in the order of their names.
+fn stored_messages(folder: &PathBuf) -> Result<Vec<Vec<u8>>, Box<dyn Error>> {
+    let mut paths = Vec::new();
+    for entry in std::fs::read_dir(folder)? {
+        paths.push(entry?.path());
+    }
+    paths.sort();
+    Ok(paths.iter().map(std::fs::read).collect::<Result<_, _>>()?)
+}
+
+/// One retrieval; everything that happened in it.
+fn retrieve(
+    kamailio: &Kamailio,
+    place: SocketAddr,
+    messages: &[Vec<u8>],
+    who: &str,
+    reaction: Reaction,
+) -> Result<Vec<Event>, Box<dyn Error>> {
+    let events = Events::default();
+    let mut options = ServerOptions::new(kamailio.msrp, &[]);
+    options.messages =
+        messages.iter().enumerate().map(|(at, m)| (format!("{}-{at}", name_of(who, reaction)), m.clone())).collect();
+    let server = ImServer::start_at(place, options, events.clone())?;
+    let mut client = ImClient::new(ClientOptions::new(kamailio.sip, kamailio.msrp, who), events.clone())?;
+    if client.invite() == 200 {
+        client.bind();
+        client.take(messages.len(), reaction);
+        if reaction == Reaction::Silence {
+            // Silent, but still there: the response does not come in time.
+            parties::eventually(std::time::Duration::from_secs(10), || {
+                kamailio.debits(who).iter().filter(|debit| debit.trigger == "timeout").count() >= messages.len()
+            });
+        }
+        client.bye();
+    }
+    let call_id = client.call_id.clone();
+    parties::eventually(std::time::Duration::from_secs(10), || {
+        kamailio.count(&format!("SELECT count(*) FROM sessions WHERE call_id='{call_id}' AND closed_at IS NOT NULL"))
+            == 1
+    });
+    drop(server);
+    let mut all = events.all();
+    all.extend(charging_steps(kamailio, &call_id));
+    all.sort_by_key(|event| event.at);
+    Ok(all)
+}
+
+fn name_of(who: &str, reaction: Reaction) -> String {
+    let user = who.split([':', '@']).nth(1).unwrap_or_default();
+    match reaction {
+        Reaction::Answer(code) => format!("{user}-{code}"),
+        Reaction::Silence => format!("{user}-silence"),
+    }
+}
+
+/// What went over CH-2, from the session's own record.
+fn charging_steps(kamailio: &Kamailio, call_id: &str) -> Vec<Event> {
+    let state: Result<Vec<u8>, _> =
+        kamailio.ledger().query_row("SELECT state FROM sessions WHERE call_id=?1", [call_id], |row| row.get(0));
+    let Some(session) = state.ok().and_then(|state| postcard_session(&state)) else { return Vec::new() };
+    // The session's clock counts from the boot; its zero on the wall clock is the same for all steps.
+    let zero = unix_micros() - imcharge::engine::clock::now().0;
+    let steps = session.steps().iter().filter_map(|step| {
+        let (from, to, text) = match step.what.word() {
+            "reserve" => (PROXY, ENABLER, format!("reserve units ({})", step.detail)),
+            "granted" => (ENABLER, PROXY, format!("granted ({})", step.detail)),
+            "denied" => (ENABLER, PROXY, "denied".to_owned()),
+            "debit" => (PROXY, ENABLER, "debit units (1)".to_owned()),
+            "debited" => (ENABLER, PROXY, "debited".to_owned()),
+            "release" => (PROXY, ENABLER, "release (0 used)".to_owned()),
+            "released" => (ENABLER, PROXY, "released".to_owned()),
+            "timeout" => (PROXY, PROXY, "response did not come in time".to_owned()),
+            _ => return None,
+        };
+        Some(Event { at: zero + step.at.0, from, to, text })
+    });
+    steps.collect()
+}
+
+fn postcard_session(state: &[u8]) -> Option<Session> {
+    postcard::from_bytes(state).ok()
+}
+
+/// Waits until the account is what it should be; what it is in the end.
+fn settled(kamailio: &Kamailio, who: &str, before: Account, expected: i64) -> Account {
+    let after = kamailio.account_becomes(who, before.balance - expected, 0, before.debited + expected);
+    after.unwrap_or(before)
+}
+
+/// Figure 15, from what really happened: one column a party, times in milliseconds since the first event.
+fn print_ladder(events: &[Event]) {
+    const WIDTH: usize = 30;
+    let columns = [CLIENT, PROXY, SERVER, ENABLER];
+    print!("{:>10}  ", "ms");
+    columns.iter().for_each(|name| print!("{name:<WIDTH$}"));
+    println!();
+    let zero = events.first().map_or(0, |event| event.at);
+    for event in events {
+        let place = |name: &str| columns.iter().position(|column| *column == name).unwrap_or(0);
+        let (from, to) = (place(event.from), place(event.to));
+        let (left, right) = (from.min(to), from.max(to));
+        let mut line: Vec<char> = vec![' '; WIDTH * (columns.len() - 1) + 1];
+        (0..columns.len()).for_each(|column| line[column * WIDTH] = '│');
+        if left == right {
+            let text = format!("* {}", event.text);
+            text.chars().enumerate().for_each(|(at, c)| put(&mut line, left * WIDTH + 2 + at, c));
+        } else {
+            (left * WIDTH + 1..right * WIDTH).for_each(|at| line[at] = '─');
+            line[if from < to { right * WIDTH - 1 } else { left * WIDTH + 1 }] = if from < to { '▶' } else { '◀' };
+            // The text stands beside the sender, so that it crosses no other column's line.
+            let start = if from < to { left * WIDTH + 3 } else { (right - 1) * WIDTH + 4 };
+            let text = format!(" {} ", event.text);
+            text.chars().enumerate().for_each(|(at, c)| put(&mut line, start + at, c));
+        }
+        println!("{:>10.3}  {}", (event.at - zero) as f64 / 1000.0, line.into_iter().collect::<String>().trim_end());
+    }
+}
+
+fn put(line: &mut [char], at: usize, c: char) {
+    if let Some(place) = line.get_mut(at) {
+        *place = c;
+    }
+}
