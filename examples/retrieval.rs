@@ -10,7 +10,7 @@ use parties::kamailio::{Account, Kamailio, Setup};
 use parties::server::{ImServer, Options as ServerOptions};
 use parties::{CLIENT, ENABLER, Event, Events, PROXY, SERVER, unix_micros};
 use std::error::Error;
-use std::net::SocketAddr;
+use std::net::UdpSocket;
 use std::path::PathBuf;
 
 const ALICE: &str = "sip:alice@example.org";
@@ -37,10 +37,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("starting Kamailio with {}", module.display());
     let module = module.canonicalize()?;
     let folder = module.parent().ok_or("the module is in no folder")?;
-    // The server is started before the proxy and must know where the relay will be, so the proxy goes first on a
-    // server address that is kept free.
-    let place = std::net::UdpSocket::bind("127.0.0.1:0")?.local_addr()?;
-    let setup = Setup::new(folder, place)
+    // The proxy must know where the server is, and the server where the relay is: the address is taken first.
+    let place = std::net::UdpSocket::bind("127.0.0.1:0")?;
+    let setup = Setup::new(folder, place.local_addr()?)
         .defined("TARIFF", format!("\"message:{PRICE}\""))
         .defined("RESPONSE_TIMEOUT", TIMEOUT)
         .parameter("unit", "\"money\"");
@@ -56,7 +55,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         ("4. There is no credit", BOB, Reaction::Answer(200), 0),
     ] {
         let before = kamailio.account(who).ok_or("the account is gone")?;
-        let retrieval = retrieve(&kamailio, place, &messages, who, reaction)?;
+        let retrieval = retrieve(&kamailio, &place, &messages, who, reaction)?;
         let after = settled(&kamailio, who, before, expected);
         println!("\n{title}\n");
         print_ladder(&retrieval);
@@ -112,7 +111,7 @@ fn stored_messages(folder: &PathBuf) -> Result<Vec<Vec<u8>>, Box<dyn Error>> {
 /// One retrieval; everything that happened in it.
 fn retrieve(
     kamailio: &Kamailio,
-    place: SocketAddr,
+    place: &UdpSocket,
     messages: &[Vec<u8>],
     who: &str,
     reaction: Reaction,
@@ -121,7 +120,7 @@ fn retrieve(
     let mut options = ServerOptions::new(kamailio.msrp, &[]);
     options.messages =
         messages.iter().enumerate().map(|(at, m)| (format!("{}-{at}", name_of(who, reaction)), m.clone())).collect();
-    let server = ImServer::start_at(place, options, events.clone())?;
+    let server = ImServer::start(place, options, events.clone())?;
     let mut client = ImClient::new(ClientOptions::new(kamailio.sip, kamailio.msrp, who), events.clone())?;
     if client.invite() == 200 {
         client.bind();

@@ -126,7 +126,8 @@ impl ImClient {
                     self.events.add(PROXY, CLIENT, format!("{status}"));
                     self.server_path = path_of(&answer.body);
                     self.acknowledge(&answer);
-                    self.answer = Some(answer);
+                    // The route set is that of the first answer (RFC 3261, 12.2).
+                    self.answer.get_or_insert(answer);
                     return status;
                 }
                 _ => {}
@@ -272,6 +273,12 @@ impl ImClient {
             }
         }
         408
+    }
+
+    /// Waits for a provisional response, which a CANCEL has to wait for (RFC 3261, 9.1).
+    pub fn provisional(&self, within: Duration) -> bool {
+        let answer = self.transport.receive(within);
+        answer.is_some_and(|(answer, _)| (100..200).contains(&answer.status()))
     }
 
     /// Cancels the INVITE.

@@ -42,6 +42,7 @@ impl Setup {
 
     /// With a definition.
     pub fn defined(mut self, name: &'static str, value: impl Into<String>) -> Setup {
+        self.defines.retain(|(known, _)| *known != name);
         self.defines.push((name, value.into()));
         self
     }

@@ -4,7 +4,7 @@ use super::msrp::{Reader, Writer, connection};
 use super::sip::{Message, Transport, description, path_of};
 use super::{Events, PROXY, SERVER, unique};
 use std::collections::HashMap;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -31,6 +31,8 @@ pub struct Options {
     pub abort: bool,
     /// Sends every message twice, with the same Message-ID.
     pub twice: bool,
+    /// Rings and never answers; a CANCEL ends it.
+    pub rings: bool,
 }
 
 impl Options {
@@ -47,6 +49,7 @@ impl Options {
             backwards: false,
             abort: false,
             twice: false,
+            rings: false,
         }
     }
 }
@@ -75,17 +78,13 @@ pub struct ImServer {
     /// Where it takes SIP.
     pub sip: SocketAddr,
     shared: Arc<Shared>,
+    serves_sip: Option<thread::JoinHandle<()>>,
 }
 
 impl ImServer {
-    /// Starts a server on free ports of the loopback.
-    pub fn start(options: Options, events: Events) -> std::io::Result<ImServer> {
-        ImServer::start_at(SocketAddr::from(([127, 0, 0, 1], 0)), options, events)
-    }
-
-    /// Starts a server that takes SIP here.
-    pub fn start_at(sip: SocketAddr, options: Options, events: Events) -> std::io::Result<ImServer> {
-        let transport = Transport::at(sip)?;
+    /// Starts a server that takes SIP on this socket, and MSRP on a free port.
+    pub fn start(socket: &UdpSocket, options: Options, events: Events) -> std::io::Result<ImServer> {
+        let transport = Transport::on(socket)?;
         let listener = TcpListener::bind("127.0.0.1:0")?;
         let shared = Arc::new(Shared {
             options,
@@ -99,9 +98,9 @@ impl ImServer {
         });
         let sip = transport.address();
         let (for_sip, for_msrp) = (Arc::clone(&shared), Arc::clone(&shared));
-        thread::spawn(move || for_sip.serve_sip(&transport));
+        let serves_sip = Some(thread::spawn(move || for_sip.serve_sip(&transport)));
         thread::spawn(move || for_msrp.accept(&listener));
-        Ok(ImServer { sip, shared })
+        Ok(ImServer { sip, shared, serves_sip })
     }
 
     /// INVITEs seen, retransmissions not counted.
@@ -125,6 +124,8 @@ impl Drop for ImServer {
         self.shared.stop.store(true, Ordering::Relaxed);
         // Wakes the thread that accepts.
         let _ = std::net::TcpStream::connect(self.shared.own);
+        // Another server may take over the socket: this one must not answer any more.
+        let _ = self.serves_sip.take().map(thread::JoinHandle::join);
     }
 }
 
@@ -134,6 +135,7 @@ impl Shared {
         // 2xx that have no ACK yet: what, where, when next (RFC 3261, 13.3.1.4).
         let mut unacknowledged: HashMap<String, (Message, SocketAddr, Instant)> = HashMap::new();
         let mut answered: HashMap<String, Message> = HashMap::new();
+        let mut ringing: HashMap<String, Message> = HashMap::new();
         while !self.stop.load(Ordering::Relaxed) {
             for (answer, to, next) in unacknowledged.values_mut() {
                 if *next <= Instant::now() {
@@ -146,6 +148,10 @@ impl Shared {
             match request.method() {
                 "INVITE" if answered.contains_key(&key) => {
                     let _ = transport.send(&answered[&key], from);
+                }
+                "INVITE" if self.options.rings => {
+                    let _ = transport.send(&request.answer(180, "Ringing", "rings"), from);
+                    ringing.insert(request.header("Call-ID").into(), request);
                 }
                 "INVITE" => {
                     self.events.add(PROXY, SERVER, "INVITE");
@@ -166,6 +172,9 @@ impl Shared {
                     }
                     unacknowledged.remove(request.header("Call-ID"));
                     let _ = transport.send(&request.answer(200, "OK", "server"), from);
+                    if let Some(invite) = ringing.remove(request.header("Call-ID")) {
+                        let _ = transport.send(&invite.answer(487, "Request Terminated", "rings"), from);
+                    }
                 }
                 _ => {}
             }

@@ -111,13 +111,12 @@ pub struct Transport {
 impl Transport {
     /// On a free port of the loopback.
     pub fn new() -> io::Result<Transport> {
-        Transport::at(SocketAddr::from(([127, 0, 0, 1], 0)))
+        Ok(Transport { socket: UdpSocket::bind("127.0.0.1:0")? })
     }
 
-    /// On this address; a server that just ended may need a moment to let go of it.
-    pub fn at(address: SocketAddr) -> io::Result<Transport> {
-        super::eventually(Duration::from_secs(2), || UdpSocket::bind(address).is_ok());
-        Ok(Transport { socket: UdpSocket::bind(address)? })
+    /// On a socket that somebody else keeps as well, so that its port stays taken.
+    pub fn on(socket: &UdpSocket) -> io::Result<Transport> {
+        Ok(Transport { socket: socket.try_clone()? })
     }
 
     /// Its address.

@@ -353,7 +353,14 @@ impl Table<'_> {
         let hashes = |b: Binding| [b.server, b.client, b.server_relay, b.client_relay];
         let before = slot.binding();
         // First the new ones, so that no frame finds the session unbound.
-        let room = hashes(to).iter().all(|&hash| hash == 0 || self.paths.insert(hash, at) != Inserted::Full);
+        let ends = [to.server, to.client].into_iter().filter(|hash| *hash != 0);
+        let room = ends.fold(true, |room, hash| self.paths.insert(hash, at) != Inserted::Full && room);
+        // A relay that gives all its clients the same id tells nothing of the session, and would fill a window.
+        for relay in [to.server_relay, to.client_relay].into_iter().filter(|hash| *hash != 0) {
+            if self.paths.find(relay).all(|slot| slot == at) {
+                self.paths.insert(relay, at);
+            }
+        }
         slot.set_binding(to);
         for gone in hashes(before).into_iter().filter(|hash| *hash != 0 && !hashes(to).contains(hash)) {
             self.paths.remove(gone, at);

@@ -19,9 +19,6 @@ const STOP_PATIENCE: Duration = Duration::from_millis(4300);
 /// The longest wait before another start.
 const BACK_OFF_MAX: Duration = Duration::from_secs(5);
 
-/// An engine that has lived so long had a good start: the next one is started at once.
-const GOOD_LIFE: Duration = Duration::from_secs(10);
-
 /// How often the supervisor looks up.
 const LOOK: Duration = Duration::from_millis(100);
 
@@ -31,7 +28,6 @@ const LOOK: Duration = Duration::from_millis(100);
 pub fn supervise(region: &Arc<Region>, stop: &AtomicBool) {
     let mut back_off = Duration::ZERO;
     while !stop.load(Ordering::Relaxed) {
-        let started = Instant::now();
         let engine = match start_engine(region) {
             Ok(engine) => engine,
             Err(error) => {
@@ -45,11 +41,13 @@ pub fn supervise(region: &Arc<Region>, stop: &AtomicBool) {
             break;
         }
         region.count(Statistic::EngineRestarts);
-        if region.engine_state() == EngineState::Running {
+        let was_at_work = region.engine_state() == EngineState::Running;
+        if was_at_work {
             region.set_engine_state(EngineState::Starting);
             log::warn!("the engine died, starting it again; what it had not committed is read again");
         }
-        back_off = match started.elapsed() > GOOD_LIFE {
+        // One that was at work did not die of its start.
+        back_off = match was_at_work {
             true => Duration::ZERO,
             false => (back_off * 2).clamp(Duration::from_millis(100), BACK_OFF_MAX),
         };

@@ -127,3 +127,17 @@ fn a_full_window_is_an_outcome() {
     }
     assert_eq!(inserted, 32);
 }
+
+#[test]
+fn a_relay_with_one_id_for_all_fills_no_window() {
+    let table = table(256);
+    for at in 0..200u32 {
+        let number = u64::from(at) + 1;
+        // Spread over the windows, as hashes are.
+        let spread = number.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(20);
+        assert!(table.open(at, &Opening { call: spread, ..opening(number) }));
+        let ends = Binding { server: spread, client: !spread, server_relay: 99 << 24, client_relay: 0 };
+        assert!(table.bind(at, ends), "session {at} found no room");
+    }
+    assert_eq!(table.paths.find(99 << 24).count(), 1);
+}

@@ -1,0 +1,70 @@
+-- The routing of kamailio.cfg in Lua (KEMI). IM_SERVER is where the IM server takes SIP.
+
+function ksr_request_route()
+    if KSR.maxfwd.process_maxfwd(10) < 0 then
+        KSR.sl.sl_send_reply(483, "Too Many Hops")
+        return 1
+    end
+    local method = KSR.pv.get("$rm")
+    if method == "OPTIONS" then
+        KSR.sl.sl_send_reply(200, "OK")
+        return 1
+    end
+    if method == "CANCEL" then
+        if KSR.tm.t_check_trans() > 0 then KSR.tm.t_relay() end
+        return 1
+    end
+    -- Requests within the dialog: replies, BYE and CANCEL are seen by the module itself.
+    if KSR.siputils.has_totag() > 0 then
+        if KSR.rr.loose_route() < 0 and method ~= "ACK" then
+            KSR.sl.sl_send_reply(404, "Not here")
+            return 1
+        end
+        KSR.tm.t_relay()
+        return 1
+    end
+    if method ~= "INVITE" then
+        KSR.sl.sl_send_reply(405, "Method Not Allowed")
+        return 1
+    end
+    KSR.rr.record_route()
+    -- Credit for up to ten messages at once; 0: the INVITE is suspended, and goes on in ksr_charged.
+    local result = KSR.imcharge.reserve_messages("ksr_charged", 10)
+    if result == 0 then
+        KSR.x.exit()
+    end
+    KSR.sl.sl_send_reply(503, "Charging unavailable")
+    return 1
+end
+
+-- The enabler has answered; runs in a resume worker.
+function ksr_charged()
+    local result = KSR.pv.get("$imcharge(result)")
+    if result == "granted" then
+        KSR.pv.sets("$du", (string.gsub(KSR.pv.gete("$def(IM_SERVER)"), '"', "")))
+        KSR.tm.t_relay()
+    elseif result == "denied" then
+        KSR.tm.t_reply(402, "Payment Required")
+    else
+        KSR.tm.t_reply(503, "Charging unavailable")
+    end
+    return 1
+end
+
+-- Every MSRP frame, request or response.
+function ksr_msrp_event(evname)
+    if KSR.imcharge.msrp() < 0 then
+        if KSR.msrp.is_request() > 0 then KSR.msrp.reply(403, "No credit") end
+        return 1
+    end
+    if KSR.msrp.is_reply() > 0 then
+        KSR.msrp.relay()
+        return 1
+    end
+    local report = KSR.pv.gete("$hdr(Failure-Report)")
+    if KSR.pv.get("$msrp(method)") == "SEND" and report ~= "no" and report ~= "partial" then
+        KSR.msrp.reply(200, "OK")
+    end
+    KSR.msrp.relay()
+    return 1
+end

@@ -1,0 +1,102 @@
+//! End to end: the stock Kamailio with the module, real SIP over UDP, real MSRP over TCP, several workers of each,
+//! and the ledger checked to the last unit after every case.
+//!
+//! Needs the module: `make test` builds it and sets IMCHARGE_MODULE to the folder that holds it.
+
+#[path = "../../examples/parties/mod.rs"]
+mod parties;
+
+mod bad_input;
+mod crashes;
+mod outcomes;
+mod sessions;
+
+use parties::client::{ImClient, Options as ClientOptions};
+use parties::kamailio::{Kamailio, Setup};
+use parties::server::{ImServer, Options as ServerOptions};
+use parties::{Events, unique};
+use std::net::UdpSocket;
+use std::path::PathBuf;
+
+/// Who pays in most cases.
+pub const ALICE: &str = "sip:alice@example.org";
+
+/// Folder of the module. Without it nothing here can be tested, and that is a failure, not a pass.
+pub fn module() -> PathBuf {
+    let folder = std::env::var_os("IMCHARGE_MODULE").expect("IMCHARGE_MODULE names no folder: run make test");
+    PathBuf::from(folder)
+}
+
+/// A proxy before an address that is free for a server.
+pub struct Stage {
+    /// The proxy.
+    pub kamailio: Kamailio,
+    /// Where its IM server has to be; kept, so that nobody else takes the port.
+    pub place: UdpSocket,
+}
+
+impl Stage {
+    /// The shipped configuration, changed as the case wants.
+    pub fn new(change: impl FnOnce(Setup) -> Setup) -> Stage {
+        let place = UdpSocket::bind("127.0.0.1:0").expect("a free port");
+        let address = place.local_addr().expect("a bound socket has an address");
+        let setup = change(Setup::new(&module(), address).defined("RESPONSE_TIMEOUT", "2"));
+        let kamailio = Kamailio::start(setup).unwrap_or_else(|error| panic!("{error}"));
+        Stage { kamailio, place }
+    }
+
+    /// As shipped, but for a short response timeout; Alice has 100.
+    pub fn plain() -> Stage {
+        let stage = Stage::new(|setup| setup);
+        stage.kamailio.set_account(ALICE, 100);
+        stage
+    }
+
+    /// A server with these texts.
+    pub fn server(&self, texts: &[&str], change: impl FnOnce(&mut ServerOptions)) -> ImServer {
+        let mut options = ServerOptions::new(self.kamailio.msrp, texts);
+        change(&mut options);
+        ImServer::start(&self.place, options, Events::default()).expect("a server on a free port")
+    }
+
+    /// A client of this identity that has not invited yet.
+    pub fn client(&self, identity: &str, change: impl FnOnce(&mut ClientOptions)) -> ImClient {
+        let mut options = ClientOptions::new(self.kamailio.sip, self.kamailio.msrp, identity);
+        change(&mut options);
+        ImClient::new(options, Events::default()).expect("the relay takes a connection")
+    }
+
+    /// A client of Alice whose session is answered and bound.
+    pub fn bound(&self, change: impl FnOnce(&mut ClientOptions)) -> ImClient {
+        let mut client = self.client(ALICE, change);
+        assert_eq!(client.invite(), 200, "{}", self.kamailio.log());
+        client.bind();
+        client
+    }
+
+    /// Asserts what an account comes to.
+    #[track_caller]
+    pub fn expect(&self, id: &str, balance: i64, held: i64, debited: i64) {
+        let wanted = Some(parties::kamailio::Account { balance, held, debited });
+        let found = self.kamailio.account_becomes(id, balance, held, debited);
+        assert_eq!(found, wanted, "{:?}\n{}", self.kamailio.debits(id), self.kamailio.log());
+    }
+
+    /// Waits until so many messages of an account are debited: what the client answered over TCP may reach the engine
+    /// after a BYE over UDP.
+    #[track_caller]
+    pub fn until_debited(&self, id: &str, count: usize) {
+        let done = parties::eventually(std::time::Duration::from_secs(15), || self.kamailio.debits(id).len() >= count);
+        assert!(done, "{} of {count} debited\n{}", self.kamailio.debits(id).len(), self.kamailio.log());
+    }
+
+    /// Triggers of an account's debits, in the order of the messages.
+    pub fn triggers(&self, id: &str) -> Vec<String> {
+        self.kamailio.debits(id).into_iter().map(|debit| debit.trigger).collect()
+    }
+}
+
+/// An identity that no other case has.
+pub fn subscriber() -> String {
+    format!("sip:user{}@example.org", unique())
+}

@@ -1,0 +1,242 @@
+//! How sessions begin, run side by side, and end.
+
+use super::parties::client::{ImClient, Options as ClientOptions, Reaction};
+use super::parties::kamailio::Setup;
+use super::parties::{Events, eventually};
+use super::{ALICE, Stage, subscriber};
+use std::path::Path;
+use std::time::Duration;
+
+#[test]
+fn no_credit_is_402_and_holds_nothing() {
+    let stage = Stage::new(|setup| setup);
+    stage.kamailio.set_account(ALICE, 0);
+    let server = stage.server(&["one"], |_| {});
+    for identity in [ALICE, "sip:nobody@example.org"] {
+        let mut client = stage.client(identity, |_| {});
+        assert_eq!(client.invite(), 402, "{}", stage.kamailio.log());
+    }
+    assert_eq!(server.invites(), 0, "the INVITE went on without credit");
+    stage.expect(ALICE, 0, 0, 0);
+    assert_eq!(stage.kamailio.count("SELECT count(*) FROM holds"), 0);
+    assert_eq!(stage.kamailio.statistic("reserves_denied"), 2);
+}
+
+#[test]
+fn an_unknown_subscriber_gets_the_default_balance_where_there_is_one() {
+    let stage = Stage::new(|setup| setup.parameter("default_balance", "5"));
+    let _server = stage.server(&["one"], |_| {});
+    let mut client = stage.bound(|_| {});
+    client.take(1, Reaction::Answer(200));
+    client.bye();
+    stage.expect(ALICE, 4, 0, 1);
+}
+
+#[test]
+fn a_repeated_invite_reserves_once_and_a_reinvite_not_at_all() {
+    let stage = Stage::plain();
+    let server = stage.server(&["one"], |_| {});
+    let mut client = stage.client(ALICE, |_| {});
+    (0..5).for_each(|_| client.send_invite());
+    assert_eq!(client.invite(), 200);
+    stage.expect(ALICE, 90, 10, 0);
+    assert_eq!(client.invite_again(), 200);
+    client.bind();
+    client.take(1, Reaction::Answer(200));
+    assert_eq!(client.bye(), 200);
+    stage.expect(ALICE, 99, 0, 1);
+    assert_eq!(stage.kamailio.statistic("reserves"), 1);
+    assert_eq!(server.invites(), 2);
+}
+
+#[test]
+fn cancel_releases_what_was_reserved() {
+    let stage = Stage::plain();
+    let _server = stage.server(&[], |options| options.rings = true);
+    let mut client = stage.client(ALICE, |_| {});
+    client.send_invite();
+    stage.expect(ALICE, 90, 10, 0);
+    client.cancel();
+    assert_eq!(client.final_response(Duration::from_secs(5)), 487);
+    stage.expect(ALICE, 100, 0, 0);
+}
+
+#[test]
+fn cancel_right_behind_the_invite_leaves_no_hold() {
+    let stage = Stage::plain();
+    let _server = stage.server(&[], |options| options.rings = true);
+    for round in 0..50 {
+        let mut client = stage.client(ALICE, |_| {});
+        client.send_invite();
+        // The first thing that comes is the 100 of the suspended transaction: the reservation may be on its way.
+        assert!(client.provisional(Duration::from_secs(5)));
+        client.cancel();
+        let status = client.final_response(Duration::from_secs(5));
+        assert_eq!(status, 487, "round {round}\n{}", stage.kamailio.log());
+    }
+    stage.expect(ALICE, 100, 0, 0);
+}
+
+#[test]
+fn an_invite_that_fails_releases_what_was_reserved() {
+    let stage = Stage::new(|setup| {
+        setup.changed(
+            "        $du = IM_SERVER;\n        t_relay();",
+            "        t_reply(\"480\", \"Temporarily Unavailable\");",
+        )
+    });
+    stage.kamailio.set_account(ALICE, 100);
+    let mut client = stage.client(ALICE, |_| {});
+    assert_eq!(client.invite(), 480);
+    stage.expect(ALICE, 100, 0, 0);
+    let outcome = "SELECT count(*) FROM sessions WHERE closed_at IS NOT NULL";
+    assert_eq!(stage.kamailio.count(outcome), 1);
+}
+
+#[test]
+fn an_idle_session_gives_its_hold_back() {
+    let stage = Stage::new(|setup| setup.parameter("hold_timeout", "2"));
+    stage.kamailio.set_account(ALICE, 100);
+    let _server = stage.server(&[], |_| {});
+    let mut client = stage.client(ALICE, |_| {});
+    assert_eq!(client.invite(), 200);
+    stage.expect(ALICE, 100, 0, 0);
+}
+
+#[test]
+fn frames_that_pass_twice_count_once() {
+    let stage = Stage::plain();
+    let _server = stage.server(&["one", &"t".repeat(20_000)], |options| options.chunk = 9000);
+    let mut client = stage.bound(|options| options.via_relay = true);
+    assert_eq!(client.take(2, Reaction::Answer(415)).len(), 2, "{}", stage.kamailio.log());
+    stage.until_debited(ALICE, 2);
+    client.bye();
+    stage.expect(ALICE, 98, 0, 2);
+    // Not the relay's own 200 has debited them.
+    assert_eq!(stage.triggers(ALICE), ["error"; 2]);
+}
+
+#[test]
+fn responses_along_the_whole_path_are_charged_alike() {
+    let stage = Stage::new(|setup| {
+        setup.changed(
+            "    if ($msrp(method) == \"SEND\" && !($hdr(Failure-Report) =~ \"^(no|partial)$\")) msrp_reply(\"200\", \"OK\");\n",
+            "",
+        )
+    });
+    stage.kamailio.set_account(ALICE, 100);
+    let _server = stage.server(&["one", "two"], |_| {});
+    let mut client = stage.bound(|options| options.whole_path = true);
+    assert_eq!(client.take(2, Reaction::Answer(200)).len(), 2);
+    client.bye();
+    stage.expect(ALICE, 98, 0, 2);
+}
+
+#[test]
+fn a_frame_that_comes_without_a_message_is_charged() {
+    let stage = Stage::plain();
+    // From 11,239 octets on the host has no SIP message for the event route; its relay stops at 14,336.
+    let _server = stage.server(&[&"b".repeat(12_500)], |options| {
+        (options.chunk, options.failure_report) = (13_000, Some("no"));
+    });
+    let mut client = stage.bound(|_| {});
+    assert_eq!(client.take(1, Reaction::Silence).first().map(|got| got.1), Some(12_500));
+    stage.expect(ALICE, 90, 9, 1);
+    assert_eq!(stage.kamailio.debits(ALICE)[0].octets, 12_500);
+    client.bye();
+    stage.expect(ALICE, 99, 0, 1);
+}
+
+#[test]
+fn the_other_party_pays_when_the_server_invites() {
+    let stage = Stage::new(|setup| setup.changed("sip:127.0.0.1", "sip:127.0.0.1"));
+    // RCS push: whoever invites has the store-and-forward identity, and the called one pays.
+    let callee = "sip:deferred@im.example.org";
+    stage.kamailio.set_account(callee, 100);
+    let _server = stage.server(&[], |_| {});
+    let mut client = stage.client("sip:rcse-standfw@operator.example", |_| {});
+    assert_eq!(client.invite(), 200);
+    stage.expect(callee, 90, 10, 0);
+    let direction = "SELECT count(*) FROM sessions WHERE direction='push'";
+    assert_eq!(stage.kamailio.count(direction), 1);
+    client.bye();
+    stage.expect(callee, 100, 0, 0);
+}
+
+#[test]
+fn the_script_names_who_pays() {
+    let stage = Stage::new(|setup| setup.parameter("subscriber", "\"sip:$hdr(X-Sponsor)@example.org\""));
+    stage.kamailio.set_account("sip:acme@example.org", 50);
+    let _server = stage.server(&["one"], |_| {});
+    let mut client = stage.client(ALICE, |options| options.headers.push(("X-Sponsor".into(), "acme".into())));
+    assert_eq!(client.invite(), 200, "{}", stage.kamailio.log());
+    client.bind();
+    client.take(1, Reaction::Answer(200));
+    client.bye();
+    stage.expect("sip:acme@example.org", 49, 0, 1);
+}
+
+#[test]
+fn the_dialog_module_changes_nothing() {
+    let stage = Stage::new(|setup| {
+        setup
+            .changed("loadmodule \"imcharge.so\"", "loadmodule \"dialog.so\"\nloadmodule \"imcharge.so\"")
+            .changed("    record_route();", "    record_route();\n    dlg_manage();")
+    });
+    stage.kamailio.set_account(ALICE, 100);
+    let _server = stage.server(&["one"], |_| {});
+    let mut client = stage.bound(|_| {});
+    client.take(1, Reaction::Answer(200));
+    assert_eq!(client.bye(), 200);
+    stage.expect(ALICE, 99, 0, 1);
+}
+
+#[test]
+fn lua_charges_like_the_native_script() {
+    let config = Path::new(env!("CARGO_MANIFEST_DIR")).join("kamailio-config/kamailio-lua.cfg");
+    let script = config.with_file_name("kamailio.lua");
+    let stage = Stage::new(|setup| {
+        let setup = Setup { config, ..setup };
+        setup.defined("LUA_SCRIPT", format!("\"{}\"", script.display()))
+    });
+    stage.kamailio.set_account(ALICE, 2);
+    let server = stage.server(&["one", "two", "three"], |_| {});
+    let mut client = stage.bound(|_| {});
+    assert_eq!(client.take(2, Reaction::Answer(200)).len(), 2, "{}", stage.kamailio.log());
+    assert!(eventually(Duration::from_secs(5), || server.refused() == 1), "{}", stage.kamailio.log());
+    assert_eq!(client.bye(), 200);
+    stage.expect(ALICE, 0, 0, 2);
+    let mut poor = stage.client(ALICE, |_| {});
+    assert_eq!(poor.invite(), 402);
+}
+
+#[test]
+fn two_hundred_sessions_at_once_are_right_to_the_last_unit() {
+    const SESSIONS: usize = 200;
+    let stage = Stage::new(|setup| setup.defined("RESPONSE_TIMEOUT", "20"));
+    let _server = stage.server(&["one", "two", "three"], |_| {});
+    let everyone: Vec<String> = (0..SESSIONS).map(|_| subscriber()).collect();
+    everyone.iter().for_each(|id| stage.kamailio.set_account(id, 10));
+    std::thread::scope(|scope| {
+        for (at, id) in everyone.iter().enumerate() {
+            let (proxy, relay) = (stage.kamailio.sip, stage.kamailio.msrp);
+            scope.spawn(move || {
+                let options = ClientOptions::new(proxy, relay, id);
+                let mut client = ImClient::new(options, Events::default()).expect("the relay takes a connection");
+                assert_eq!(client.invite(), 200);
+                client.bind();
+                let reaction = if at % 2 == 0 { Reaction::Answer(200) } else { Reaction::Answer(415) };
+                assert_eq!(client.take(3, reaction).len(), 3);
+                assert_eq!(client.bye(), 200);
+            });
+        }
+    });
+    for id in &everyone {
+        stage.expect(id, 7, 0, 3);
+    }
+    assert_eq!(stage.kamailio.count("SELECT count(*) FROM debits"), 3 * SESSIONS as i64);
+    assert_eq!(stage.kamailio.count("SELECT count(*) FROM holds"), 0);
+    let counters =
+        ["frames_malformed", "dropped_ring_full", "dropped_table_full", "dropped_notices", "engine_restarts"];
+    assert_eq!(counters.map(|name| stage.kamailio.statistic(name)), [0; 5]);
+}
