@@ -353,8 +353,7 @@ impl Table<'_> {
         let hashes = |b: Binding| [b.server, b.client, b.server_relay, b.client_relay];
         let before = slot.binding();
         // First the new ones, so that no frame finds the session unbound.
-        let ends = [to.server, to.client].into_iter().filter(|hash| *hash != 0);
-        let room = ends.fold(true, |room, hash| self.paths.insert(hash, at) != Inserted::Full && room);
+        let room = [to.server, to.client].map(|hash| hash == 0 || self.paths.insert(hash, at) != Inserted::Full);
         // A relay that gives all its clients the same id tells nothing of the session, and would fill a window.
         for relay in [to.server_relay, to.client_relay].into_iter().filter(|hash| *hash != 0) {
             if self.paths.find(relay).all(|slot| slot == at) {
@@ -365,7 +364,7 @@ impl Table<'_> {
         for gone in hashes(before).into_iter().filter(|hash| *hash != 0 && !hashes(to).contains(hash)) {
             self.paths.remove(gone, at);
         }
-        room
+        room == [true; 2]
     }
 
     /// The bound session that an MSRP session id leads to, and whose side it is on.

@@ -92,7 +92,7 @@ fn after_kill_9_of_everything_each_open_session_is_settled_once() {
     stage.kamailio.kill_all();
     stage.kamailio.restart().unwrap_or_else(|error| panic!("{error}"));
     for (at, id) in everyone.iter().enumerate() {
-        let debited = i64::from(at % (SESSIONS / 10) % 2 == 0);
+        let debited = i64::from((at % (SESSIONS / 10)).is_multiple_of(2));
         stage.expect(id, 10 - debited, 0, debited);
     }
     let settled = "SELECT count(*) FROM debits WHERE trigger='close'";

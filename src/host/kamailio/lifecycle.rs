@@ -64,11 +64,11 @@ pub unsafe extern "C" fn initialise_child(rank: c_int) -> c_int {
 fn make_region() -> c_int {
     // SAFETY: the number is known once all modules are initialised.
     let processes = usize::try_from(unsafe { k::get_max_procs() }).unwrap_or(0);
-    match Region::create(parameters::config(), processes) {
+    match REGION.get_or_try_init(|| Region::create(parameters::config(), processes)) {
         Ok(region) => {
             let (debited, failed) = (c"imcharge:debited", c"imcharge:failed");
             region.want_notices(resume::has_event_route(debited), resume::has_event_route(failed));
-            if REGION.set(region).is_ok() { 0 } else { -1 }
+            0
         }
         Err(error) => {
             log::error!("{error}");

@@ -28,12 +28,13 @@ pub mod variables;
 use crate::engine::region::Region;
 use crate::engine::worker::Worker;
 use bindings as k;
+use once_cell::sync::OnceCell;
 use std::cell::RefCell;
 use std::ffi::{CStr, c_char};
 use std::sync::{Arc, OnceLock};
 
 /// The shared region: made in the main process before any fork, inherited by all.
-static REGION: OnceLock<Arc<Region>> = OnceLock::new();
+static REGION: OnceCell<Arc<Region>> = OnceCell::new();
 
 /// The API of tm, bound at the start.
 static TM: OnceLock<Tm> = OnceLock::new();

@@ -1,0 +1,30 @@
+#!/bin/sh
+# All tests, with one line at the end: N passed, N failed. Called by "make test", which has built the module.
+set -u
+cd "$(dirname "$0")/.."
+IMCHARGE_MODULE=$PWD/out
+export IMCHARGE_MODULE
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+broken=0
+run() {
+    echo "== $*"
+    "$@" 2>&1 | tee -a "$log"
+    # The status of the tests, not of tee: every runner says it in its own line, and a build that fails says none.
+    grep -q "^error" "$log" && broken=1
+    return 0
+}
+run cargo fmt --check
+run cargo clippy -q --all-targets -- -D warnings
+# Rules, codecs, engine, layers, manual, header; the C ABI under its C harness, plain, killed and under valgrind.
+run cargo test -q --lib --test header --test layers --test manual --test rings --test harness
+# What only the module has.
+echo "== the module's own tests"
+CARGO_TARGET_DIR=target/kamailio cargo test -q --release --lib --features kamailio host:: 2>&1 | tee -a "$log"
+# The stock Kamailio, on real sockets.
+run cargo test -q --test e2e -- --test-threads=2
+passed=$(awk '/^test result:/ { sum += $4 } END { print sum + 0 }' "$log")
+failed=$(awk '/^test result:/ { sum += $6 } END { print sum + 0 }' "$log")
+[ "$broken" -eq 0 ] || [ "$failed" -gt 0 ] || failed=1
+echo "$passed passed, $failed failed"
+[ "$failed" -eq 0 ] && [ "$passed" -gt 0 ]

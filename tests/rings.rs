@@ -1,0 +1,185 @@
+//! Region, worker and engine together in one process: what a host meets when the engine is slow, gone or full.
+
+use imcharge::charge::ch2::SessionKey;
+use imcharge::engine;
+use imcharge::engine::config::Config;
+use imcharge::engine::facts::{Answer, Dialog, Frame, Invitation, Invite, Suspended};
+use imcharge::engine::notice::{Kind, Outcome, Resumer};
+use imcharge::engine::region::Region;
+use imcharge::engine::report::{self, Value};
+use imcharge::engine::statistic::Statistic;
+use imcharge::engine::worker::{Passage, Refused, Worker};
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+const ALICE: &str = "sip:alice@example.org";
+
+fn region(state: &tempfile::TempDir, change: impl FnOnce(&mut Config)) -> Arc<Region> {
+    let mut config = Config { state_dir: state.path().to_owned(), ..Config::default() };
+    config.default_balance = Some(1_000_000);
+    config.max_sessions = 20_000;
+    change(&mut config);
+    Region::create(config, 4).unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// Runs the engine in a thread for the time of `work`.
+fn with_engine<R>(region: &Arc<Region>, work: impl FnOnce() -> R) -> R {
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let engine = scope.spawn(|| engine::run(region, &stop).unwrap_or_else(|error| panic!("{error}")));
+        let result = work();
+        stop.store(true, Ordering::Relaxed);
+        engine.join().expect("the engine does not panic");
+        result
+    })
+}
+
+fn invite(worker: &mut Worker, call_id: &str) -> Result<SessionKey, Refused> {
+    let invitation = Invitation { call_id: call_id.as_bytes(), from_tag: b"f", cseq: 1 };
+    worker.reserve(&Invite {
+        invitation,
+        asserted: b"<sip:alice@example.org>",
+        from: b"",
+        called_party: b"",
+        request_uri: b"sip:im@example.org",
+        subscriber: b"",
+        icid: b"",
+        messages: 1,
+        suspended: Suspended::default(),
+    })
+}
+
+/// Takes this many verdicts; the sessions they are for, all of them granted.
+fn verdicts(region: &Arc<Region>, count: usize) -> HashSet<SessionKey> {
+    let mut resumers: Vec<Resumer> = (0..region.resumers()).map(|at| Resumer::attach(region, at)).collect();
+    let mut granted = HashSet::new();
+    let started = Instant::now();
+    while granted.len() < count && started.elapsed() < Duration::from_secs(30) {
+        for resumer in &mut resumers {
+            resumer.wait(Duration::from_millis(1));
+            while resumer.next(|notice| {
+                let fine = matches!(notice.kind, Kind::Verdict { result: Outcome::Granted, .. });
+                assert!(fine && granted.insert(notice.session), "a verdict twice or not granted: {notice:?}");
+            }) {}
+        }
+    }
+    granted
+}
+
+/// A number of the answer to `account.get`.
+fn account(worker: &mut Worker, field: &str) -> i64 {
+    let region = Arc::clone(worker.region());
+    let Ok(Value::Structure(fields)) = report::run("account.get", &[ALICE], &region, worker) else { return -1 };
+    let found = fields.into_iter().find(|(name, _)| *name == field);
+    found.map_or(-1, |(_, value)| if let Value::Integer(number) = value { number } else { -1 })
+}
+
+fn eventually(mut done: impl FnMut() -> bool) -> bool {
+    let started = Instant::now();
+    while started.elapsed() < Duration::from_secs(15) {
+        if done() {
+            return true;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    false
+}
+
+#[test]
+fn a_full_ring_refuses_new_sessions_keeps_room_for_their_ends_and_loses_nothing() {
+    let state = tempfile::tempdir().expect("a folder");
+    let region = region(&state, |_| {});
+    let mut worker = Worker::attach(&region, 0);
+    let mut taken = HashSet::new();
+    let refused = loop {
+        match invite(&mut worker, &format!("call{}", taken.len())) {
+            Ok(session) => assert!(taken.insert(session)),
+            Err(refused) => break refused,
+        }
+    };
+    assert_eq!(refused, Refused::Full);
+    assert!(taken.len() > 1000, "{}", taken.len());
+    assert!(region.statistic(Statistic::DroppedRingFull) >= 1);
+    // The ends of the sessions still find room.
+    let before = region.statistic(Statistic::DroppedRingFull);
+    for session in taken.iter().take(500) {
+        worker.cancelled(*session);
+    }
+    assert_eq!(region.statistic(Statistic::DroppedRingFull), before);
+    with_engine(&region, || {
+        assert_eq!(verdicts(&region, taken.len()), taken);
+        assert!(invite(&mut worker, "after").is_ok());
+    });
+    // The engine settles everything at its end: nothing is held, nothing was used.
+    assert_eq!(account(&mut worker, "held"), 0);
+    assert_eq!(account(&mut worker, "balance"), 1_000_000);
+}
+
+#[test]
+fn an_engine_that_never_ran_or_is_silent_is_told_apart_from_one_that_is_slow() {
+    let state = tempfile::tempdir().expect("a folder");
+    let region = region(&state, |_| {});
+    let mut worker = Worker::attach(&region, 0);
+    assert!(invite(&mut worker, "early").is_ok());
+    assert!(eventually(|| invite(&mut worker, "late") == Err(Refused::EngineDown)));
+}
+
+#[test]
+fn malformed_calls_are_refused_and_counted() {
+    let state = tempfile::tempdir().expect("a folder");
+    let region = region(&state, |_| {});
+    let mut worker = Worker::attach(&region, 0);
+    for call_id in ["", &"x".repeat(257)] {
+        assert_eq!(invite(&mut worker, call_id), Err(Refused::Malformed));
+    }
+    assert_eq!(region.statistic(Statistic::DroppedMalformed), 2);
+    for bytes in [&b""[..], b"MSRP", b"\0\0\0\0", &[0xff; 5000]] {
+        assert_eq!(worker.frame(&Frame { bytes, connection: 1, from_self: false }), Passage::Malformed);
+    }
+    assert_eq!(region.statistic(Statistic::FramesMalformed), 4);
+    let dialog = Dialog { call_id: b"none", from_tag: b"a", to_tag: b"b" };
+    assert!(!worker.bye(&dialog) && !worker.end(&dialog, b"x"));
+    assert!(!worker.answered(SessionKey(1, 2), &Answer { dialog, offer: b"", answer: b"" }));
+}
+
+#[test]
+fn a_state_directory_that_cannot_be_used_refuses_the_start_with_a_sentence() {
+    let state = tempfile::tempdir().expect("a folder");
+    let missing = Config { state_dir: state.path().join("missing"), ..Config::default() };
+    let error = Region::create(missing, 1).err().map(|error| error.to_string()).unwrap_or_default();
+    assert!(error.contains("parameter state_dir: cannot write"), "{error}");
+    let first = region(&state, |_| {});
+    let second = Config { state_dir: state.path().to_owned(), ..Config::default() };
+    let error = Region::create(second, 1).err().map(|error| error.to_string()).unwrap_or_default();
+    assert!(error.contains("another proxy uses the state directory"), "{error}");
+    first.remove_file();
+}
+
+#[test]
+fn a_store_that_cannot_be_written_loses_nothing_and_goes_on_when_it_can() {
+    let state = tempfile::tempdir().expect("a folder");
+    let region = region(&state, |_| {});
+    let mut worker = Worker::attach(&region, 0);
+    with_engine(&region, || {
+        invite(&mut worker, "first").expect("taken");
+        assert_eq!(verdicts(&region, 1).len(), 1);
+    });
+    let region = {
+        drop(worker);
+        drop(region);
+        self::region(&state, |_| {})
+    };
+    // A write lock that nobody gives back makes every write fail, as a broken disk does.
+    let hog = rusqlite::Connection::open(state.path().join("ledger.sqlite")).expect("the ledger opens");
+    hog.execute_batch("BEGIN IMMEDIATE").expect("locked");
+    let mut worker = Worker::attach(&region, 0);
+    let session = invite(&mut worker, "second").expect("events are taken before the engine is known to fail");
+    let stop = AtomicBool::new(false);
+    assert!(engine::run(&region, &stop).is_err(), "the store cannot be written");
+    assert_eq!(invite(&mut worker, "third"), Err(Refused::EngineDown));
+    hog.execute_batch("ROLLBACK").expect("unlocked");
+    with_engine(&region, || assert_eq!(verdicts(&region, 1), HashSet::from([session])));
+    assert_eq!(account(&mut worker, "held"), 0);
+}
