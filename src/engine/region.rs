@@ -394,6 +394,12 @@ impl Region {
         self.map.ring(self.processes() + resumer)
     }
 
+    /// Octets of shared memory that one more session takes: its slot and its share of the indexes.
+    pub fn octets_per_session(&self) -> usize {
+        let layout = self.map.layout;
+        (layout.total() - layout.table()) / layout.slots
+    }
+
     /// Where a process finds answers to its commands.
     pub fn reply_slot(&self, process: usize) -> &ReplySlot {
         &self.map.slice(self.map.layout.replies(), self.processes())[process]

@@ -38,7 +38,7 @@ impl Watched {
         self.text.get(..self.call_id.into()).unwrap_or_default()
     }
 
-    fn from_tag(&self) -> &[u8] {
+    fn inviting_tag(&self) -> &[u8] {
         self.text.get(self.call_id.into()..).and_then(|rest| rest.get(..self.from_tag.into())).unwrap_or_default()
     }
 }
@@ -155,7 +155,7 @@ unsafe fn on_answer(watched: &Watched, request: *const k::sip_msg, reply: *const
     let Some(reply) = reply.filter(|reply| reply.parse_identity()) else { return };
     let to_tag = reply.identity().map_or(&[][..], |identity| identity.to_tag);
     let answer = Answer {
-        dialog: Dialog { call_id: watched.call_id(), from_tag: watched.from_tag(), to_tag },
+        dialog: Dialog { call_id: watched.call_id(), from_tag: watched.inviting_tag(), to_tag },
         offer: request.map_or(&[], Message::body),
         answer: reply.body(),
     };

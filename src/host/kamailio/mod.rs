@@ -10,6 +10,8 @@
 //! | an operator asks | [`rpc`], [`statistics`] |
 //! | how a message is read, a panic caught, a line logged | [`message`], [`guard`], [`logger`] |
 
+#![allow(clippy::missing_safety_doc, reason = "entries are called by the host alone, with what its headers promise")]
+
 pub mod bindings;
 pub mod callbacks;
 pub mod exports;

@@ -1,0 +1,199 @@
+//! What charging costs, printed beside what there is without it. Proxies are measured interleaved in one run, medians of
+//! several rounds; what misses its target is printed as such. Run by `make bench`.
+
+#[path = "parties/mod.rs"]
+mod parties;
+
+#[path = "bench/hooks.rs"]
+mod hooks;
+#[path = "bench/load.rs"]
+mod load;
+
+use load::{Call, Load};
+use parties::kamailio::{Kamailio, Setup};
+use std::error::Error;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// Calls a second at which CPU and latency are measured.
+const RATE: u32 = 500;
+
+/// How long one measurement lasts.
+const SPAN: Duration = Duration::from_secs(5);
+
+/// Measurements of each proxy; the median counts.
+const ROUNDS: usize = 5;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let mut module = PathBuf::from("out/imcharge.so");
+    let mut parser = lexopt::Parser::from_env();
+    while let Some(argument) = parser.next()? {
+        match argument {
+            lexopt::Arg::Long("module") => module = parser.value()?.into(),
+            other => return Err(other.unexpected().into()),
+        }
+    }
+    let module = module.canonicalize()?;
+    let folder = module.parent().ok_or("the module is in no folder")?;
+    println!("Machine: {}, {} cores\n", cpu_name(), std::thread::available_parallelism()?);
+    hooks::measure()?;
+    for (name, arguments) in [("-x fm -X fm", vec!["-x", "fm", "-X", "fm"]), ("default allocator (qm)", vec![])] {
+        proxies(folder, name, &arguments)?;
+    }
+    Ok(())
+}
+
+/// Two proxies side by side: relaying only, and relaying with charging.
+fn proxies(folder: &Path, name: &str, arguments: &[&'static str]) -> Result<(), Box<dyn Error>> {
+    println!("Kamailio, {name}, {RATE} calls/s, {ROUNDS} rounds of {} s each, interleaved", SPAN.as_secs());
+    let scratch = tempfile::tempdir()?;
+    let plain = scratch.path().join("plain.cfg");
+    fs::write(&plain, without_charging()?)?;
+    let load = Load::new()?;
+    let setup = |config: &Path| {
+        let mut setup = Setup::new(folder, load.server());
+        setup.config = config.to_owned();
+        setup.arguments = arguments.to_vec();
+        setup
+    };
+    let charging = setup(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/kamailio-config/kamailio.cfg")));
+    let charging = charging.parameter("default_balance", "1000000000");
+    let (without, with) = (Kamailio::start(setup(&plain))?, Kamailio::start(charging)?);
+    let mut rounds: [Vec<Round>; 2] = [Vec::new(), Vec::new()];
+    for _ in 0..ROUNDS {
+        for (kamailio, rounds) in [&without, &with].into_iter().zip(&mut rounds) {
+            rounds.push(Round::measure(kamailio, &load, RATE, SPAN));
+        }
+    }
+    let [without_rounds, with_rounds] = rounds;
+    let median = |of: fn(&Round) -> f64, rounds: &[Round]| middle(rounds.iter().map(of).collect());
+    let cpu = [median(|r| r.cpu_micros, &without_rounds), median(|r| r.cpu_micros, &with_rounds)];
+    line("CPU per call without charging", cpu[0], "us", None);
+    line("CPU per call with charging", cpu[1], "us", None);
+    let target = arguments.len() > 1;
+    line("  ratio", cpu[1] / cpu[0], "", target.then_some((1.45, Better::Lower)));
+    for (quantile, of, most) in
+        [("p50", (|r| r.p50_ms) as fn(&Round) -> f64, 1.0), ("p99", (|r| r.p99_ms) as fn(&Round) -> f64, 5.0)]
+    {
+        let (a, b) = (median(of, &without_rounds), median(of, &with_rounds));
+        line(&format!("INVITE to 200, {quantile}: without"), a, "ms", None);
+        line(&format!("INVITE to 200, {quantile}: with the durable commit"), b, "ms", None);
+        line("  added", b - a, "ms", target.then_some((most, Better::Lower)));
+    }
+    let failed: usize = with_rounds.iter().chain(&without_rounds).map(|round| round.failed).sum();
+    println!("  calls failed or repeated in all rounds: {failed}");
+    if target {
+        let best = [&without, &with].map(|kamailio| highest_rate(kamailio, &load));
+        line("Calls/s without a failure or retransmission, without charging", best[0], "", None);
+        line("Calls/s without a failure or retransmission, with charging", best[1], "", None);
+        line("  ratio", best[1] / best[0], "", Some((0.80, Better::Higher)));
+    }
+    println!();
+    Ok(())
+}
+
+/// One measurement of one proxy.
+struct Round {
+    cpu_micros: f64,
+    p50_ms: f64,
+    p99_ms: f64,
+    failed: usize,
+}
+
+impl Round {
+    fn measure(kamailio: &Kamailio, load: &Load, rate: u32, span: Duration) -> Round {
+        // What it costs to stand still is not what a call costs.
+        let idle_for = Duration::from_secs(1);
+        let before = cpu_nanos(kamailio);
+        std::thread::sleep(idle_for);
+        let idle = (cpu_nanos(kamailio) - before) as f64 / idle_for.as_nanos() as f64;
+        let (before, started) = (cpu_nanos(kamailio), Instant::now());
+        let calls = load.run(kamailio.sip, rate, span);
+        let spent = (cpu_nanos(kamailio) - before) as f64 - idle * started.elapsed().as_nanos() as f64;
+        let mut latencies: Vec<f64> = calls.iter().filter_map(Call::answered_ms).collect();
+        latencies.sort_by(f64::total_cmp);
+        let at = |share: f64| latencies.get((latencies.len() as f64 * share) as usize).copied().unwrap_or(f64::NAN);
+        Round {
+            cpu_micros: spent / 1000.0 / calls.len() as f64,
+            p50_ms: at(0.50),
+            p99_ms: at(0.99),
+            failed: calls.iter().filter(|call| !call.is_clean()).count(),
+        }
+    }
+}
+
+/// The highest rate without a failure, by halving.
+fn highest_rate(kamailio: &Kamailio, load: &Load) -> f64 {
+    let (mut good, mut bad) = (RATE, 8000);
+    while bad - good > 150 {
+        let rate = (good + bad) / 2;
+        // Noise of the machine must not decide: one clean run of two is enough.
+        let clean = (0..2).any(|_| load.run(kamailio.sip, rate, Duration::from_secs(2)).iter().all(Call::is_clean));
+        if clean { good = rate } else { bad = rate }
+    }
+    f64::from(good)
+}
+
+/// The shipped configuration without charging: the same relay.
+fn without_charging() -> std::io::Result<String> {
+    let text = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/kamailio-config/kamailio.cfg"))?;
+    let routing = text.split("# The enabler has answered").next().unwrap_or_default();
+    let kept: Vec<&str> = routing
+        .lines()
+        .map(|line| if line.contains("imcharge_reserve(") { "    $du = IM_SERVER; t_relay(); exit;" } else { line })
+        .filter(|line| !line.contains("\"imcharge") && !line.contains("no charging for"))
+        .collect();
+    Ok(kept.join("\n") + "\n")
+}
+
+/// CPU time of every process of a proxy.
+fn cpu_nanos(kamailio: &Kamailio) -> u64 {
+    let group = kamailio.pid().to_string();
+    let Ok(processes) = fs::read_dir("/proc") else { return 0 };
+    let of_group = processes.flatten().filter(|entry| {
+        let stat = fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
+        stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(2)) == Some(&group)
+    });
+    let nanos = of_group.filter_map(|entry| {
+        let text = fs::read_to_string(entry.path().join("schedstat")).ok()?;
+        text.split_whitespace().next()?.parse::<u64>().ok()
+    });
+    nanos.sum()
+}
+
+fn cpu_name() -> String {
+    let text = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix("model name"));
+    line.map_or("unknown CPU".into(), |name| name.trim_start_matches([' ', '\t', ':']).to_owned())
+}
+
+/// The median.
+pub fn middle(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+/// Which side of a target is the good one.
+#[derive(Clone, Copy)]
+pub enum Better {
+    /// At most.
+    Lower,
+    /// At least.
+    Higher,
+}
+
+/// Prints a figure, and whether it meets its target.
+pub fn line(what: &str, value: f64, unit: &str, target: Option<(f64, Better)>) {
+    let verdict = match target {
+        None => String::new(),
+        Some((target, better)) => {
+            let (met, word) = match better {
+                Better::Lower => (value <= target, "at most"),
+                Better::Higher => (value >= target, "at least"),
+            };
+            format!("   target {word} {target} {unit}: {}", if met { "met" } else { "MISSED" })
+        }
+    };
+    println!("  {what:64} {value:12.2} {unit:4}{verdict}");
+}

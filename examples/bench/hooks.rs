@@ -1,0 +1,251 @@
+//! The module's own parts without a proxy around them: the MSRP hook, the engine, and what a session takes.
+
+use super::{Better, line, middle};
+use imcharge::engine;
+use imcharge::engine::config::Config;
+use imcharge::engine::facts::{Answer, Dialog, Frame, Invitation, Invite, Suspended};
+use imcharge::engine::notice::Resumer;
+use imcharge::engine::region::Region;
+use imcharge::engine::worker::{Passage, Worker};
+use std::error::Error;
+use std::fs;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// Everything that needs no proxy.
+pub fn measure() -> Result<(), Box<dyn Error>> {
+    println!("The MSRP hook, the engine at work beside it");
+    hook()?;
+    println!("\nThe engine alone, every reservation durable before its verdict");
+    sessions_per_second()?;
+    println!("\nMemory of an open session");
+    for count in [1_000, 10_000, 100_000] {
+        memory(count)?;
+    }
+    println!();
+    Ok(())
+}
+
+/// A region with an engine in a thread, for the time of the work.
+fn with_engine<R>(
+    sessions: u32,
+    work: impl FnOnce(&Arc<Region>) -> Result<R, Box<dyn Error>>,
+) -> Result<R, Box<dyn Error>> {
+    let state = tempfile::tempdir()?;
+    let config = Config {
+        state_dir: state.path().to_owned(),
+        default_balance: Some(1_000_000_000_000),
+        max_sessions: sessions,
+        ..Config::default()
+    };
+    let region = Region::create(config, 2)?;
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let engine = scope.spawn(|| engine::run(&region, &stop));
+        let result = work(&region);
+        stop.store(true, Ordering::Relaxed);
+        engine.join().expect("the engine does not panic")?;
+        result
+    })
+}
+
+fn reserve(worker: &mut Worker, number: usize, messages: u32) -> bool {
+    let (call_id, user) = (format!("call-{number}@bench.example"), format!("<sip:user{}@example.org>", number % 1000));
+    let invite = Invite {
+        invitation: Invitation { call_id: call_id.as_bytes(), from_tag: b"caller", cseq: 1 },
+        asserted: user.as_bytes(),
+        from: b"",
+        called_party: b"",
+        request_uri: b"sip:deferred@im.example.org",
+        subscriber: b"",
+        icid: b"",
+        messages,
+        suspended: Suspended::default(),
+    };
+    worker.reserve(&invite).is_ok()
+}
+
+fn answer(worker: &mut Worker, number: usize) -> bool {
+    let call_id = format!("call-{number}@bench.example");
+    let invitation = Invitation { call_id: call_id.as_bytes(), from_tag: b"caller", cseq: 1 };
+    let side = |who: char| format!("m=message 9 TCP/MSRP *\r\na=path:msrp://10.0.0.1:9/{who}{number};tcp\r\n");
+    let (offer, answer) = (side('C'), side('S'));
+    let dialog = Dialog { call_id: call_id.as_bytes(), from_tag: b"caller", to_tag: b"callee" };
+    let answer = Answer { dialog, offer: offer.as_bytes(), answer: answer.as_bytes() };
+    worker.answered(Worker::session_of_invitation(&invitation), &answer)
+}
+
+/// Waits for this many verdicts.
+fn verdicts(region: &Arc<Region>, count: usize) {
+    let mut resumers: Vec<Resumer> = (0..region.resumers()).map(|at| Resumer::attach(region, at)).collect();
+    let mut seen = 0;
+    while seen < count {
+        for resumer in &mut resumers {
+            resumer.wait(Duration::from_millis(1));
+            while resumer.next(|_| seen += 1) {}
+        }
+    }
+}
+
+/// Nanoseconds of the hook for a SEND and for its 200, by size of the body.
+fn hook() -> Result<(), Box<dyn Error>> {
+    const BATCH: usize = 500;
+    with_engine(100_000, |region| {
+        let mut worker = Worker::attach(region, 0);
+        reserve(&mut worker, 0, 1_000_000);
+        verdicts(region, 1);
+        answer(&mut worker, 0);
+        let ring = region.event_ring(0);
+        let mut message = 0;
+        let mut medians = Vec::new();
+        for size in [1_000, 10_000] {
+            let body = "x".repeat(size);
+            let (mut sends, mut responses) = (Vec::new(), Vec::new());
+            for _ in 0..40 {
+                let frames: Vec<(String, String)> = (0..BATCH)
+                    .map(|_| {
+                        message += 1;
+                        (send(message, &body), response(message))
+                    })
+                    .collect();
+                sends.push(nanos_each(&mut worker, frames.iter().map(|frame| frame.0.as_str())));
+                responses.push(nanos_each(&mut worker, frames.iter().map(|frame| frame.1.as_str())));
+                // The next batch must find room; the wait is not measured.
+                while ring.used() > 0 {
+                    thread::sleep(Duration::from_micros(200));
+                }
+            }
+            let (send, response) = (middle(sends), middle(responses));
+            medians.push(send);
+            line(&format!("SEND, body of {size} octets"), send, "ns", Some((1000.0, Better::Lower)));
+            line(&format!("200, after a body of {size} octets"), response, "ns", Some((1000.0, Better::Lower)));
+        }
+        line("  SEND of 10 KB over SEND of 1 KB", medians[1] / medians[0], "", Some((1.2, Better::Lower)));
+        Ok(())
+    })
+}
+
+fn nanos_each<'a>(worker: &mut Worker, frames: impl Iterator<Item = &'a str>) -> f64 {
+    let frames: Vec<&str> = frames.collect();
+    let started = Instant::now();
+    for frame in &frames {
+        let passage = worker.frame(&Frame { bytes: frame.as_bytes(), connection: 7, from_self: false });
+        assert_eq!(passage, Passage::Pass);
+    }
+    started.elapsed().as_nanos() as f64 / frames.len() as f64
+}
+
+fn send(number: usize, body: &str) -> String {
+    format!(
+        "MSRP t{number:08} SEND\r\nTo-Path: msrp://10.0.0.9:2855/relay;tcp msrp://10.0.0.1:9/C0;tcp\r\n\
+         From-Path: msrp://10.0.0.2:9/S0;tcp\r\nMessage-ID: m{number:08}\r\nByte-Range: 1-*/{}\r\n\
+         Content-Type: message/cpim\r\n\r\n{body}\r\n-------t{number:08}$\r\n",
+        body.len()
+    )
+}
+
+fn response(number: usize) -> String {
+    format!(
+        "MSRP t{number:08} 200 OK\r\nTo-Path: msrp://10.0.0.9:2855/relay;tcp\r\n\
+         From-Path: msrp://10.0.0.1:9/C0;tcp\r\n-------t{number:08}$\r\n"
+    )
+}
+
+/// Whole sessions: reservation, verdict, answer, BYE, release.
+fn sessions_per_second() -> Result<(), Box<dyn Error>> {
+    const SESSIONS: usize = 60_000;
+    let (rate, cpu) = with_engine(200_000, |region| {
+        let taken = AtomicUsize::new(0);
+        let before = thread_cpu("engine")?;
+        let started = Instant::now();
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                let mut worker = Worker::attach(region, 0);
+                for number in 0..SESSIONS {
+                    while !reserve(&mut worker, number, 1) {
+                        thread::sleep(Duration::from_micros(200));
+                    }
+                }
+            });
+            let mut resumers: Vec<Resumer> = (0..region.resumers()).map(|at| Resumer::attach(region, at)).collect();
+            let mut ender = Worker::attach(region, 1);
+            while taken.load(Ordering::Relaxed) < SESSIONS {
+                for resumer in &mut resumers {
+                    resumer.wait(Duration::from_millis(1));
+                    while resumer.next(|notice| {
+                        taken.fetch_add(1, Ordering::Relaxed);
+                        let dialog = Dialog { call_id: notice.call_id.as_bytes(), from_tag: b"caller", to_tag: b"x" };
+                        while !ender.bye(&dialog) {
+                            thread::sleep(Duration::from_micros(200));
+                        }
+                    }) {}
+                }
+            }
+        });
+        while region.statistic(imcharge::engine::statistic::Statistic::SessionsActive) > 0 {
+            thread::sleep(Duration::from_millis(1));
+        }
+        Ok((SESSIONS as f64 / started.elapsed().as_secs_f64(), thread_cpu("engine")? - before))
+    })?;
+    line("sessions/s through one engine, with their callers on the same cores", rate, "", None);
+    let per_core = SESSIONS as f64 / (cpu / 1e9);
+    line("sessions/s per core of the engine", per_core, "", Some((30_000.0, Better::Higher)));
+    Ok(())
+}
+
+/// CPU nanoseconds of this process's threads that are not the caller's own; the engine is the one that works most.
+fn thread_cpu(_: &str) -> Result<f64, Box<dyn Error>> {
+    let mut most = 0.0f64;
+    for entry in fs::read_dir("/proc/self/task")?.flatten() {
+        let text = fs::read_to_string(entry.path().join("schedstat")).unwrap_or_default();
+        let nanos: f64 = text.split_whitespace().next().and_then(|first| first.parse().ok()).unwrap_or(0.0);
+        let own = entry.file_name().to_string_lossy() == std::process::id().to_string();
+        most = if own { most } else { most.max(nanos) };
+    }
+    Ok(most)
+}
+
+/// Octets that an open, answered session takes: of the engine's own memory and of the shared table.
+fn memory(count: usize) -> Result<(), Box<dyn Error>> {
+    with_engine(count as u32 + 1000, |region| {
+        let mut worker = Worker::attach(region, 0);
+        let before = private_octets()?;
+        let mut next = 0;
+        while next < count {
+            let batch = (count - next).min(1000);
+            for number in next..next + batch {
+                while !reserve(&mut worker, number, 1) {
+                    thread::sleep(Duration::from_micros(200));
+                }
+            }
+            verdicts(region, batch);
+            for number in next..next + batch {
+                answer(&mut worker, number);
+            }
+            next += batch;
+        }
+        while region.event_ring(0).used() > 0 {
+            thread::sleep(Duration::from_millis(1));
+        }
+        let private = (private_octets()? - before) as f64 / count as f64;
+        let shared = region.octets_per_session() as f64;
+        line(&format!("{count} sessions: engine"), private, "B", None);
+        line(
+            &format!("{count} sessions: engine and shared table"),
+            private + shared,
+            "B",
+            Some((1024.0, Better::Lower)),
+        );
+        Ok(())
+    })
+}
+
+/// Private memory of this process.
+fn private_octets() -> Result<i64, Box<dyn Error>> {
+    let text = fs::read_to_string("/proc/self/smaps_rollup")?;
+    let line = text.lines().find_map(|line| line.strip_prefix("Anonymous:")).ok_or("no such line")?;
+    let kilobytes: i64 = line.trim().trim_end_matches(" kB").parse()?;
+    Ok(kilobytes * 1024)
+}

@@ -1,0 +1,201 @@
+//! A caller and a server that set up and end calls at a fixed rate, with as little work of their own as can be.
+
+use std::io;
+use std::net::{SocketAddr, UdpSocket};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// Subscribers that the calls come from in turn.
+const SUBSCRIBERS: usize = 1000;
+
+/// What became of a call.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Call {
+    invited: Option<Instant>,
+    answered: Option<Instant>,
+    ended: bool,
+    repeated: bool,
+}
+
+impl Call {
+    /// Milliseconds from INVITE to 200.
+    pub fn answered_ms(&self) -> Option<f64> {
+        Some(self.answered?.duration_since(self.invited?).as_secs_f64() * 1000.0)
+    }
+
+    /// Whether it was answered and ended, and nothing had to be sent twice.
+    pub fn is_clean(&self) -> bool {
+        self.answered.is_some() && self.ended && !self.repeated
+    }
+}
+
+/// The caller's and the server's socket.
+pub struct Load {
+    caller: UdpSocket,
+    server: SocketAddr,
+    run: AtomicU32,
+    /// INVITEs that the server has seen twice in this run.
+    repeats: Arc<AtomicU32>,
+}
+
+impl Load {
+    /// Starts the server.
+    pub fn new() -> io::Result<Load> {
+        let socket = UdpSocket::bind("127.0.0.1:0")?;
+        let server = socket.local_addr()?;
+        let repeats = Arc::new(AtomicU32::new(0));
+        let seen = Arc::clone(&repeats);
+        thread::spawn(move || serve(&socket, &seen));
+        Ok(Load { caller: UdpSocket::bind("127.0.0.1:0")?, server, run: AtomicU32::new(0), repeats })
+    }
+
+    /// Where the server is.
+    pub fn server(&self) -> SocketAddr {
+        self.server
+    }
+
+    /// Calls at this rate for this long; what became of each.
+    pub fn run(&self, proxy: SocketAddr, rate: u32, span: Duration) -> Vec<Call> {
+        let count = (f64::from(rate) * span.as_secs_f64()) as usize;
+        let run = self.run.fetch_add(1, Ordering::Relaxed);
+        self.repeats.store(0, Ordering::Relaxed);
+        let calls = Mutex::new(vec![Call::default(); count]);
+        let done = AtomicBool::new(false);
+        let own = self.caller.local_addr().expect("a bound socket has an address");
+        thread::scope(|scope| {
+            scope.spawn(|| self.receive(proxy, run, &calls, &done));
+            let started = Instant::now();
+            for number in 0..count {
+                let due = started + Duration::from_secs_f64(number as f64 / f64::from(rate));
+                if let Some(wait) = due.checked_duration_since(Instant::now()) {
+                    thread::sleep(wait);
+                }
+                let text = invite(run, number, own);
+                calls.lock().expect("no holder panics")[number].invited = Some(Instant::now());
+                let _ = self.caller.send_to(text.as_bytes(), proxy);
+            }
+            // The last calls have a second to end.
+            let deadline = Instant::now() + Duration::from_secs(1);
+            while Instant::now() < deadline && !calls.lock().expect("no holder panics").iter().all(|call| call.ended) {
+                thread::sleep(Duration::from_millis(5));
+            }
+            done.store(true, Ordering::Relaxed);
+        });
+        let mut calls = calls.into_inner().expect("no holder panics");
+        if self.repeats.load(Ordering::Relaxed) > 0 {
+            calls[0].repeated = true;
+        }
+        calls
+    }
+
+    fn receive(&self, proxy: SocketAddr, run: u32, calls: &Mutex<Vec<Call>>, done: &AtomicBool) {
+        let own = self.caller.local_addr().expect("a bound socket has an address");
+        self.caller.set_read_timeout(Some(Duration::from_millis(20))).expect("a time-out can be set");
+        let mut buffer = [0; 8192];
+        while !done.load(Ordering::Relaxed) {
+            let Ok((length, _)) = self.caller.recv_from(&mut buffer) else { continue };
+            let text = String::from_utf8_lossy(&buffer[..length]);
+            let Some((of_run, number)) = number_of(&text) else { continue };
+            if of_run != run || !text.starts_with("SIP/2.0 2") {
+                continue;
+            }
+            let (is_invite, ack) = (
+                text.contains("1 INVITE"),
+                text.contains("1 INVITE").then(|| follow_up("ACK", 1, &text, run, number, own)),
+            );
+            let bye = is_invite.then(|| follow_up("BYE", 2, &text, run, number, own));
+            {
+                let mut calls = calls.lock().expect("no holder panics");
+                let Some(call) = calls.get_mut(number) else { continue };
+                match is_invite {
+                    true if call.answered.is_some() => call.repeated = true,
+                    true => call.answered = Some(Instant::now()),
+                    false => call.ended = true,
+                }
+            }
+            for request in [ack, bye].into_iter().flatten() {
+                let _ = self.caller.send_to(request.as_bytes(), proxy);
+            }
+        }
+    }
+}
+
+/// Run and number of a call, from its Call-ID.
+fn number_of(text: &str) -> Option<(u32, usize)> {
+    let id = text.split("Call-ID: ").nth(1)?.split('@').next()?;
+    let (run, number) = id.split_once('-')?;
+    Some((run.parse().ok()?, number.parse().ok()?))
+}
+
+fn invite(run: u32, number: usize, own: SocketAddr) -> String {
+    let subscriber = number % SUBSCRIBERS;
+    let body = format!(
+        "v=0\r\no=- 1 1 IN IP4 127.0.0.1\r\ns=-\r\nc=IN IP4 127.0.0.1\r\nt=0 0\r\nm=message 9 TCP/MSRP *\r\n\
+         a=accept-types:message/cpim\r\na=path:msrp://127.0.0.1:9/C{run}x{number};tcp\r\n"
+    );
+    format!(
+        "INVITE sip:deferred@im.example.org SIP/2.0\r\nVia: SIP/2.0/UDP {own};branch=z9hG4bKi{run}x{number};rport\r\n\
+         Max-Forwards: 70\r\nFrom: <sip:user{subscriber}@example.org>;tag=c{number}\r\nTo: <sip:deferred@im.example.org>\r\n\
+         Call-ID: {run}-{number}@127.0.0.1\r\nCSeq: 1 INVITE\r\nContact: <sip:client@{own}>\r\n\
+         P-Asserted-Identity: <sip:user{subscriber}@example.org>\r\nContent-Type: application/sdp\r\n\
+         Content-Length: {}\r\n\r\n{body}",
+        body.len()
+    )
+}
+
+/// A request in the dialog that an answer opened.
+fn follow_up(method: &str, cseq: u32, answer: &str, run: u32, number: usize, own: SocketAddr) -> String {
+    let header = |name: &str| answer.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default().trim();
+    let target = header("Contact: ").trim_matches(['<', '>']);
+    format!(
+        "{method} {target} SIP/2.0\r\nVia: SIP/2.0/UDP {own};branch=z9hG4bK{method}{run}x{number};rport\r\nMax-Forwards: 70\r\n\
+         Route: {}\r\nFrom: {}\r\nTo: {}\r\nCall-ID: {run}-{number}@127.0.0.1\r\nCSeq: {cseq} {method}\r\nContent-Length: 0\r\n\r\n",
+        header("Record-Route: "),
+        header("From: "),
+        header("To: ")
+    )
+}
+
+/// Answers every INVITE and BYE at once.
+fn serve(socket: &UdpSocket, repeats: &AtomicU32) {
+    let own = socket.local_addr().expect("a bound socket has an address");
+    let mut last = std::collections::HashSet::new();
+    let mut buffer = [0; 8192];
+    loop {
+        let Ok((length, from)) = socket.recv_from(&mut buffer) else { continue };
+        let text = String::from_utf8_lossy(&buffer[..length]);
+        let method = text.split(' ').next().unwrap_or_default();
+        if !matches!(method, "INVITE" | "BYE") {
+            continue;
+        }
+        let kept = text.lines().skip(1).take_while(|line| !line.is_empty()).filter(|line| {
+            ["Via:", "Record-Route:", "From:", "Call-ID:", "CSeq:"].iter().any(|name| line.starts_with(name))
+        });
+        let to = text.lines().find(|line| line.starts_with("To:")).unwrap_or_default();
+        let id = text.split("Call-ID: ").nth(1).and_then(|rest| rest.split('@').next()).unwrap_or_default();
+        if !last.insert(format!("{method}{id}")) {
+            repeats.fetch_add(1, Ordering::Relaxed);
+        }
+        if last.len() > 200_000 {
+            last.clear();
+        }
+        let kept: String = kept.map(|line| format!("{line}\r\n")).collect();
+        let (to, body) = match method {
+            "INVITE" => (
+                format!("{to};tag=s"),
+                format!(
+                    "v=0\r\no=- 1 1 IN IP4 127.0.0.1\r\ns=-\r\nc=IN IP4 127.0.0.1\r\nt=0 0\r\nm=message 9 TCP/MSRP *\r\n\
+                     a=accept-types:message/cpim\r\na=path:msrp://127.0.0.1:9/S{id};tcp\r\n"
+                ),
+            ),
+            _ => (to.to_owned(), String::new()),
+        };
+        let answer = format!(
+            "SIP/2.0 200 OK\r\n{kept}{to}\r\nContact: <sip:im@{own}>\r\nContent-Type: application/sdp\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        let _ = socket.send_to(answer.as_bytes(), from);
+    }
+}
