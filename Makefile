@@ -6,7 +6,7 @@ KAMAILIO_SRC ?= $(CURDIR)/out/kamailio/src
 export KAMAILIO_BIN KAMAILIO_MODULES KAMAILIO_SRC
 
 PACKAGES_BUILD = kamailio clang libclang-dev binutils gcc libc6-dev make
-PACKAGES_TEST = kamailio-lua-modules sip-tester valgrind sqlite3
+PACKAGES_TEST = kamailio-lua-modules valgrind
 MODULE = out/imcharge.so
 # The module has a build folder of its own: a feature more would build everything twice in turns.
 CARGO_MODULE = CARGO_TARGET_DIR=$(CURDIR)/target/kamailio cargo

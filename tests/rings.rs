@@ -45,7 +45,7 @@ fn invite(worker: &mut Worker, call_id: &str) -> Result<SessionKey, Refused> {
         called_party: b"",
         request_uri: b"sip:im@example.org",
         subscriber: b"",
-        icid: b"",
+        charging_vector: b"",
         messages: 1,
         suspended: Suspended::default(),
     })

@@ -60,7 +60,7 @@ fn reserve(worker: &mut Worker, number: usize, messages: u32) -> bool {
         called_party: b"",
         request_uri: b"sip:deferred@im.example.org",
         subscriber: b"",
-        icid: b"",
+        charging_vector: b"",
         messages,
         suspended: Suspended::default(),
     };

@@ -53,8 +53,8 @@ pub struct Invite<'a> {
     pub request_uri: &'a [u8],
     /// The identity to charge as the host's script has chosen it; empty: the engine chooses by `subscriber`.
     pub subscriber: &'a [u8],
-    /// icid-value of P-Charging-Vector; empty where there is none.
-    pub icid: &'a [u8],
+    /// Value of P-Charging-Vector, whole; empty where there is none.
+    pub charging_vector: &'a [u8],
     /// How many stored messages the reservation is for; 0: not known.
     pub messages: u32,
     /// What to hand back with the verdict.

@@ -15,7 +15,7 @@ use super::statistic::Statistic;
 use crate::charge::ch2::SessionKey;
 use crate::charge::event::{Direction, Entry, Event, FailureReport, Flag, Reserve, Sent, transaction};
 use crate::charge::tariff::Per;
-use crate::wire::{identity, msrp, sdp};
+use crate::wire::{identity, msrp, sdp, sip};
 use std::str::from_utf8;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -124,7 +124,10 @@ impl Worker {
             call_id,
             account: &account,
             other: &identity::canonical(other).unwrap_or_default(),
-            icid: from_utf8(invite.icid).ok().filter(|icid| icid.len() <= FIELD_MAX).unwrap_or_default(),
+            icid: from_utf8(sip::icid(invite.charging_vector))
+                .ok()
+                .filter(|icid| icid.len() <= FIELD_MAX)
+                .unwrap_or_default(),
             direction,
             messages: invite.messages,
             carried: [host.index, host.label, host.route, self.region.hash(&[invite.invitation.from_tag])],

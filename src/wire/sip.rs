@@ -52,8 +52,8 @@ pub struct SipMessage<'a> {
     pub asserted: &'a [u8],
     /// P-Called-Party-ID, whole.
     pub called_party: &'a [u8],
-    /// icid-value of P-Charging-Vector, without quotes.
-    pub icid: &'a [u8],
+    /// P-Charging-Vector, whole.
+    pub charging_vector: &'a [u8],
     /// What stands behind the empty line, as far as Content-Length says.
     pub body: &'a [u8],
 }
@@ -91,7 +91,7 @@ impl<'a> SipMessage<'a> {
             cseq_method: method,
             asserted: headers.asserted,
             called_party: headers.called_party,
-            icid: icid(headers.charging_vector),
+            charging_vector: headers.charging_vector,
             body: body.get(..length).unwrap_or(body),
         })
     }
@@ -228,7 +228,7 @@ fn parameter<'a>(parameters: &'a [u8], wanted: &[u8]) -> &'a [u8] {
     value.strip_prefix(b"\"").and_then(|value| value.strip_suffix(b"\"")).unwrap_or(value)
 }
 
-/// icid-value of a P-Charging-Vector (RFC 7315).
+/// icid-value of a P-Charging-Vector (RFC 7315), without quotes; empty where there is none.
 pub fn icid(charging_vector: &[u8]) -> &[u8] {
     parameter(charging_vector, b"icid-value")
 }

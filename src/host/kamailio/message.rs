@@ -125,27 +125,3 @@ impl<'a> Message<'a> {
         memchr::memmem::find(whole, b"\r\n\r\n").and_then(|end| whole.get(end + 4..)).unwrap_or_default()
     }
 }
-
-/// icid-value of P-Charging-Vector (RFC 7315): the parameter, without quotes.
-pub fn icid(header: &[u8]) -> &[u8] {
-    let mut parameters = header.split(|octet| *octet == b';').map(<[u8]>::trim_ascii);
-    let value = parameters.find_map(|parameter| {
-        let (name, value) = parameter.split_at_checked(b"icid-value=".len())?;
-        name.eq_ignore_ascii_case(b"icid-value=").then_some(value)
-    });
-    let value = value.unwrap_or_default();
-    value.strip_prefix(b"\"").and_then(|value| value.strip_suffix(b"\"")).unwrap_or(value)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::icid;
-
-    #[test]
-    fn the_icid_is_found_with_and_without_quotes() {
-        assert_eq!(icid(b"icid-value=abc;orig-ioi=x"), b"abc");
-        assert_eq!(icid(b"orig-ioi=x; ICID-Value=\"a b\""), b"a b");
-        assert_eq!(icid(b"orig-ioi=x"), b"");
-        assert_eq!(icid(b""), b"");
-    }
-}

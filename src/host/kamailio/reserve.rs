@@ -5,7 +5,7 @@
 
 use super::callbacks;
 use super::guard::guard;
-use super::message::{Message, bytes, icid};
+use super::message::{Message, bytes};
 use super::{TM, bindings as k, parameters, with_worker};
 use crate::engine::facts::{Dialog, Invitation, Invite, Suspended};
 use crate::engine::worker::Refused;
@@ -127,7 +127,7 @@ unsafe fn reserve_into(message: *mut k::sip_msg, route: &[u8], messages: c_int) 
         called_party: request.header("P-Called-Party-ID"),
         request_uri: request.request_uri(),
         subscriber: subscriber.as_deref().unwrap_or_default(),
-        icid: icid(request.header("P-Charging-Vector")),
+        charging_vector: request.header("P-Charging-Vector"),
         messages: u32::try_from(messages).unwrap_or(0),
         suspended: Suspended { route: continuation.number(), ..Suspended::default() },
     };

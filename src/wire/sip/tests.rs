@@ -28,7 +28,7 @@ fn an_invite_shows_everything_that_charging_reads() {
         (&b"call-1@a.example"[..], &b"from1"[..], &b""[..])
     );
     assert_eq!((message.cseq, message.cseq_method), (Some(7), &b"INVITE"[..]));
-    assert_eq!((message.asserted, message.icid), (&b"<sip:alice@example.org>"[..], &b"i-1"[..]));
+    assert_eq!((message.asserted, icid(message.charging_vector)), (&b"<sip:alice@example.org>"[..], &b"i-1"[..]));
     assert_eq!(message.body, b"v=0\r\n");
 }
 
@@ -85,6 +85,15 @@ fn both_ways_to_a_tag_agree_where_rsip_reads_it() {
     for value in ["<sip:a@[2001:db8::1]:5060>;tag=x", "<sip:a@b>;+sip.instance=\"<urn:uuid:1>\";tag=x"] {
         assert_eq!(rsip_tag(value.as_bytes()), None, "rsip reads {value} now: the table above can shrink");
         assert_eq!(tag(value.as_bytes()), b"x");
+    }
+}
+
+#[test]
+fn the_icid_is_found_with_and_without_quotes() {
+    for (vector, found) in
+        [("icid-value=abc;orig-ioi=x", "abc"), ("orig-ioi=x; ICID-Value=\"a b\"", "a b"), ("orig-ioi=x", ""), ("", "")]
+    {
+        assert_eq!(icid(vector.as_bytes()), found.as_bytes(), "{vector}");
     }
 }
 
