@@ -20,7 +20,7 @@ const USAGE: &str = "im_server [OPTION]...
   --failure-report WORD  no or partial: Failure-Report header of every SEND
   --success-report       asks for REPORTs of success
   --pipeline             the next chunk goes without waiting for the response
-  --backwards            the last chunk of a message first
+  --backwards            the last chunk of a message first: for a client that does not count messages to hang up
   --abort                gives each message up (#) after its first chunk
   --events FILE          adds a line for each event: UNIX microseconds, from, to, what; tabs between";
 
