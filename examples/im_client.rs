@@ -1,48 +1,117 @@
-//! An IM client that fetches its stored messages through the proxy and answers each as it is told.
-//!
-//! `im_client --proxy 127.0.0.1:5060 --relay 127.0.0.1:2855 --identity sip:alice@example.org --messages 3 --answer 200`
+//! An IM client to try a proxy with: invites the IM server through it, binds the MSRP session through the relay,
+//! takes the stored messages, answers them as it is told, and hangs up. Prints what it got.
 
 #[path = "parties/mod.rs"]
 mod parties;
 
-use lexopt::ValueExt;
 use parties::Events;
 use parties::client::{ImClient, Options, Reaction};
 use std::error::Error;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+const USAGE: &str = "im_client [OPTION]...
+  --proxy IP:PORT        where the proxy takes SIP (UDP)                              [127.0.0.1:5060]
+  --relay IP:PORT        where the relay takes MSRP                                   [127.0.0.1:2855]
+  --identity URI         From and P-Asserted-Identity                                 [sip:alice@example.org]
+  --not-asserted         leaves P-Asserted-Identity out
+  --icid TEXT            icid-value of P-Charging-Vector
+  --header 'NAME: VALUE' one more header of the INVITE; may come again
+  --via-relay            the relay stands in the client's path too: every frame passes it twice
+  --whole-path           responses carry the whole path, as some clients do
+  --answer STATUS|none   what it answers to every SEND with content                   [200]
+  --bye-after COUNT      hangs up after so many messages      [when nothing has come for 5 s]
+  --drop-after COUNT     drops the MSRP connection after so many, and hangs up then
+  --events FILE          adds a line for each event: UNIX microseconds, from, to, what; tabs between";
+
+struct Arguments {
+    options: Options,
+    reaction: Reaction,
+    count: usize,
+    drops: bool,
+    events: Option<PathBuf>,
+}
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let (mut proxy, mut relay) = ("127.0.0.1:5060".to_owned(), "127.0.0.1:2855".to_owned());
-    let (mut identity, mut messages) = ("sip:alice@example.org".to_owned(), 1);
-    let mut reaction = Reaction::Answer(200);
+    let Some(arguments) = arguments()? else {
+        println!("{USAGE}");
+        return Ok(());
+    };
+    let events = Events::default();
+    let relay = arguments.options.relay;
+    let mut client = ImClient::new(arguments.options.clone(), events.clone())
+        .map_err(|error| format!("--relay {relay}: {error}; does the relay listen there?"))?;
+    let status = retrieve(&mut client, &arguments);
+    events.show_from(0, arguments.events.as_deref())?;
+    match status {
+        200 => Ok(()),
+        other => Err(format!("the INVITE was answered {other}").into()),
+    }
+}
+
+/// One retrieval; the status of the INVITE.
+fn retrieve(client: &mut ImClient, arguments: &Arguments) -> u16 {
+    let status = client.invite();
+    if status != 200 {
+        return status;
+    }
+    client.bind();
+    for (message_id, octets) in client.take(arguments.count, arguments.reaction) {
+        println!("got {message_id}, {octets} octets");
+    }
+    if arguments.drops {
+        client.drop_connection();
+    }
+    println!("BYE was answered {}", client.bye());
+    status
+}
+
+/// `None`: help is wanted.
+fn arguments() -> Result<Option<Arguments>, Box<dyn Error>> {
+    use lexopt::prelude::*;
+    let (proxy, relay) = (SocketAddr::from(([127, 0, 0, 1], 5060)), SocketAddr::from(([127, 0, 0, 1], 2855)));
+    let mut wanted = Arguments {
+        options: Options::new(proxy, relay, "sip:alice@example.org"),
+        reaction: Reaction::Answer(200),
+        count: usize::MAX,
+        drops: false,
+        events: None,
+    };
     let mut parser = lexopt::Parser::from_env();
     while let Some(argument) = parser.next()? {
+        let options = &mut wanted.options;
         match argument {
-            lexopt::Arg::Long("proxy") => proxy = parser.value()?.string()?,
-            lexopt::Arg::Long("relay") => relay = parser.value()?.string()?,
-            lexopt::Arg::Long("identity") => identity = parser.value()?.string()?,
-            lexopt::Arg::Long("messages") => messages = parser.value()?.parse()?,
-            lexopt::Arg::Long("answer") => {
-                let word = parser.value()?.string()?;
-                reaction = if word == "none" { Reaction::Silence } else { Reaction::Answer(word.parse()?) };
+            Long("proxy") => options.proxy = parser.value()?.parse()?,
+            Long("relay") => options.relay = parser.value()?.parse()?,
+            Long("identity") => options.identity = parser.value()?.string()?,
+            Long("not-asserted") => options.asserted = false,
+            Long("icid") => {
+                let vector = format!("icid-value=\"{}\"", parser.value()?.string()?);
+                options.headers.push(("P-Charging-Vector".into(), vector));
             }
+            Long("header") => options.headers.push(parser.value()?.parse_with(header)?),
+            Long("via-relay") => options.via_relay = true,
+            Long("whole-path") => options.whole_path = true,
+            Long("answer") => wanted.reaction = parser.value()?.parse_with(reaction)?,
+            Long("bye-after") => wanted.count = parser.value()?.parse()?,
+            Long("drop-after") => (wanted.count, wanted.drops) = (parser.value()?.parse()?, true),
+            Long("events") => wanted.events = Some(parser.value()?.into()),
+            Short('h') | Long("help") => return Ok(None),
             other => return Err(other.unexpected().into()),
         }
     }
-    let events = Events::default();
-    let mut client = ImClient::new(Options::new(proxy.parse()?, relay.parse()?, &identity), events.clone())?;
-    let status = client.invite();
-    if status == 200 {
-        client.bind();
-        for (id, octets) in client.take(messages, reaction) {
-            println!("message {id}: {octets} octets");
-        }
-        client.bye();
-    }
-    for event in events.all() {
-        println!("{:>16} {} -> {}: {}", event.at, event.from, event.to, event.text);
-    }
-    match status {
-        200 => Ok(()),
-        refused => Err(format!("the INVITE was answered {refused}").into()),
+    Ok(Some(wanted))
+}
+
+fn header(line: &str) -> Result<(String, String), &'static str> {
+    let (name, value) = line.split_once(':').ok_or("a name, a colon and a value are wanted")?;
+    Ok((name.trim().to_owned(), value.trim().to_owned()))
+}
+
+fn reaction(word: &str) -> Result<Reaction, &'static str> {
+    match (word, word.parse()) {
+        ("none", _) => Ok(Reaction::Silence),
+        (_, Ok(status @ 200..=599)) => Ok(Reaction::Answer(status)),
+        _ => Err("a status from 200 to 599 or none is wanted"),
     }
 }

@@ -3,7 +3,7 @@
 use super::msrp::{Frame, Reader, Writer, connection};
 use super::sip::{Message, Transport, description, path_of, uri_of};
 use super::{CLIENT, Events, PROXY, unique};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
 /// How the client behaves.
@@ -19,6 +19,8 @@ pub struct Options {
     pub via_relay: bool,
     /// Whether responses carry the whole path.
     pub whole_path: bool,
+    /// Whether the INVITE carries P-Asserted-Identity: without it only From names the subscriber.
+    pub asserted: bool,
     /// More header lines of the INVITE.
     pub headers: Vec<(String, String)>,
 }
@@ -26,7 +28,8 @@ pub struct Options {
 impl Options {
     /// A client of this identity.
     pub fn new(proxy: SocketAddr, relay: SocketAddr, identity: &str) -> Options {
-        Options { proxy, relay, identity: identity.into(), via_relay: false, whole_path: false, headers: Vec::new() }
+        let (identity, headers) = (identity.into(), Vec::new());
+        Options { proxy, relay, identity, via_relay: false, whole_path: false, asserted: true, headers }
     }
 }
 
@@ -58,10 +61,19 @@ pub struct ImClient {
 impl ImClient {
     /// Connects to the relay; sends nothing yet.
     pub fn new(options: Options, events: Events) -> std::io::Result<ImClient> {
-        let transport = Transport::new()?;
-        let stream = TcpStream::connect(options.relay)?;
-        let own = stream.local_addr()?;
-        let (reader, writer) = connection(stream)?;
+        let (reader, writer) = connection(TcpStream::connect(options.relay)?)?;
+        ImClient::on(reader, writer, options, events)
+    }
+
+    /// One more client on this one's connection to the relay. Both read from it: only one may be waiting at a time.
+    pub fn beside(&self, options: Options) -> std::io::Result<ImClient> {
+        ImClient::on(self.reader.beside()?, self.writer.clone(), options, self.events.clone())
+    }
+
+    fn on(reader: Reader, writer: Writer, options: Options, events: Events) -> std::io::Result<ImClient> {
+        // The path must carry the connection's own port: the relay finds a connection by its address.
+        let own = reader.local_address()?;
+        let transport = Transport::on(&UdpSocket::bind((own.ip(), 0))?)?;
         let number = unique();
         let call_id = format!("call{number}@{}", own.ip());
         let own_uri = format!("msrp://{own}/C{number};tcp");
@@ -76,8 +88,10 @@ impl ImClient {
             .with("To", "<sip:deferred@im.example.org>")
             .with("Call-ID", &call_id)
             .with("CSeq", "1 INVITE")
-            .with("Contact", format!("<sip:client@{}>", transport.address()))
-            .with("P-Asserted-Identity", format!("<{}>", options.identity));
+            .with("Contact", format!("<sip:client@{}>", transport.address()));
+        if options.asserted {
+            invite = invite.with("P-Asserted-Identity", format!("<{}>", options.identity));
+        }
         for (name, value) in &options.headers {
             invite = invite.with(name, value);
         }
@@ -226,6 +240,24 @@ impl ImClient {
         self.events.add(CLIENT, PROXY, format!("{code}"));
         let whole = self.options.whole_path;
         self.writer.answer(frame, code, &self.own_uri(), whole).expect("the relay takes a response");
+    }
+
+    /// Sends a message of its own in one frame, as the IM server of an RCS push does; the status that the next hop
+    /// answers, 408 when none comes.
+    pub fn deliver(&mut self, message_id: &str, body: &[u8]) -> u16 {
+        let (id, octets) = (format!("tr{}", unique()), body.len());
+        let range = format!("Message-ID: {message_id}\r\nByte-Range: 1-{octets}/{octets}\r\n");
+        self.events.add(CLIENT, PROXY, format!("SEND {octets} octets $"));
+        self.writer.request(&id, "SEND", &(self.paths() + &range), Some(body), '$').expect("the relay takes a frame");
+        let started = Instant::now();
+        while started.elapsed() < Duration::from_secs(5) {
+            match self.reader.next(Duration::from_millis(100)) {
+                Ok(Some(frame)) if frame.id == id && frame.status() != 0 => return frame.status(),
+                Ok(_) => {}
+                Err(_) => break,
+            }
+        }
+        408
     }
 
     /// Sends a REPORT about a message.

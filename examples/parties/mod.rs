@@ -9,6 +9,9 @@ pub mod msrp;
 pub mod server;
 pub mod sip;
 
+use std::fs::OpenOptions;
+use std::io::{self, Write};
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -39,6 +42,22 @@ impl Events {
     /// All events so far.
     pub fn all(&self) -> Vec<Event> {
         self.0.lock().expect("no holder panics").clone()
+    }
+
+    /// Prints what came after the first `seen` events, and adds it to the file; how many those are.
+    pub fn show_from(&self, seen: usize, file: Option<&Path>) -> io::Result<usize> {
+        let new = self.all().split_off(seen);
+        let mut file = match file.filter(|_| !new.is_empty()) {
+            Some(path) => Some(OpenOptions::new().create(true).append(true).open(path)?),
+            None => None,
+        };
+        for Event { at, from, to, text } in &new {
+            println!("{from} -> {to}: {text}");
+            if let Some(file) = &mut file {
+                writeln!(file, "{at}\t{from}\t{to}\t{text}")?;
+            }
+        }
+        Ok(new.len())
     }
 }
 

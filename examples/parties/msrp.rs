@@ -1,7 +1,7 @@
 //! As much MSRP (RFC 4975) over TCP as an IM client and an IM server need.
 
 use std::io::{self, Read, Write};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -91,6 +91,16 @@ pub fn connection(stream: TcpStream) -> io::Result<(Reader, Writer)> {
 }
 
 impl Reader {
+    /// Address of this end.
+    pub fn local_address(&self) -> io::Result<SocketAddr> {
+        self.stream.local_addr()
+    }
+
+    /// Another reader of the same connection; what this one has begun to read stays with it.
+    pub fn beside(&self) -> io::Result<Reader> {
+        Ok(Reader { stream: self.stream.try_clone()?, buffer: Vec::new() })
+    }
+
     /// The next frame within the time. `Ok(None)`: none yet. An error: the connection is gone.
     pub fn next(&mut self, within: Duration) -> io::Result<Option<Frame>> {
         self.stream.set_read_timeout(Some(within.max(Duration::from_millis(1))))?;

@@ -29,6 +29,8 @@ pub struct Options {
     pub backwards: bool,
     /// Gives each message up (`#`) after its first chunk.
     pub abort: bool,
+    /// Status of its answer to a SEND with content: it is the one who is called in an RCS push.
+    pub answers: u16,
     /// Sends every message twice, with the same Message-ID.
     pub twice: bool,
     /// Rings and never answers; a CANCEL ends it.
@@ -48,6 +50,7 @@ impl Options {
             pipeline: false,
             backwards: false,
             abort: false,
+            answers: 200,
             twice: false,
             rings: false,
         }
@@ -85,7 +88,7 @@ impl ImServer {
     /// Starts a server that takes SIP on this socket, and MSRP on a free port.
     pub fn start(socket: &UdpSocket, options: Options, events: Events) -> std::io::Result<ImServer> {
         let transport = Transport::on(socket)?;
-        let listener = TcpListener::bind("127.0.0.1:0")?;
+        let listener = TcpListener::bind((transport.address().ip(), 0))?;
         let shared = Arc::new(Shared {
             options,
             events,
@@ -238,7 +241,8 @@ impl Shared {
             }
             let own = frame.header("To-Path").rsplit(' ').next().unwrap_or_default().to_owned();
             if !matches!(frame.header("Failure-Report"), "no" | "partial") {
-                let _ = writer.answer(&frame, 200, &own, false);
+                let code = if frame.is_content() { self.options.answers } else { 200 };
+                let _ = writer.answer(&frame, code, &own, false);
             }
             let id = own.rsplit('/').next().and_then(|rest| rest.split(';').next()).unwrap_or_default().to_owned();
             let session = self.sessions.lock().expect("no holder panics").get(&id).cloned();
@@ -274,6 +278,9 @@ impl Shared {
             let piece = &body[start..body.len().min(start + self.options.chunk)];
             let flag = if at + 1 == count { '$' } else { '+' };
             if !self.send_chunk(id, session, writer, message_id, (start + 1, body.len()), Some(piece), flag) {
+                // Refused before its end, the message is given up (RFC 4975, 10.5).
+                let refused = flag == '+' && !session.over.load(Ordering::Relaxed);
+                let _ = refused && self.send_chunk(id, session, writer, message_id, (start + 1, body.len()), None, '#');
                 return false;
             }
             if self.options.abort {

@@ -109,11 +109,6 @@ pub struct Transport {
 }
 
 impl Transport {
-    /// On a free port of the loopback.
-    pub fn new() -> io::Result<Transport> {
-        Ok(Transport { socket: UdpSocket::bind("127.0.0.1:0")? })
-    }
-
     /// On a socket that somebody else keeps as well, so that its port stays taken.
     pub fn on(socket: &UdpSocket) -> io::Result<Transport> {
         Ok(Transport { socket: socket.try_clone()? })
@@ -138,11 +133,12 @@ impl Transport {
     }
 }
 
-/// A description with one MSRP media.
+/// A description with one MSRP media; its address is the one of the path's last URI, the party itself.
 pub fn description(path: &str) -> String {
-    let port = path.rsplit(':').next().and_then(|rest| rest.split('/').next()).unwrap_or("9");
+    let own = path.rsplit("://").next().and_then(|rest| rest.split('/').next()).unwrap_or_default();
+    let (host, port) = own.rsplit_once(':').unwrap_or((own, "9"));
     format!(
-        "v=0\r\no=- 1 1 IN IP4 127.0.0.1\r\ns=-\r\nc=IN IP4 127.0.0.1\r\nt=0 0\r\nm=message {port} TCP/MSRP *\r\n\
+        "v=0\r\no=- 1 1 IN IP4 {host}\r\ns=-\r\nc=IN IP4 {host}\r\nt=0 0\r\nm=message {port} TCP/MSRP *\r\n\
          a=accept-types:message/cpim text/plain\r\na=path:{path}\r\n"
     )
 }

@@ -7,8 +7,10 @@
 mod parties;
 
 mod bad_input;
+mod connections;
 mod crashes;
 mod outcomes;
+mod push;
 mod sessions;
 
 use parties::client::{ImClient, Options as ClientOptions};
