@@ -17,7 +17,7 @@ run() {
 run cargo fmt --check
 run cargo clippy -q --all-targets -- -D warnings
 # Rules, codecs, engine, layers, manual, header; the C ABI under its C harness, plain, killed and under valgrind.
-run cargo test -q --lib --test header --test layers --test manual --test rings --test harness
+run cargo test -q --no-fail-fast --lib --test header --test layers --test manual --test rings --test harness
 # What only the module has.
 echo "== the module's own tests"
 CARGO_TARGET_DIR=target/kamailio cargo test -q --release --lib --features kamailio host:: 2>&1 | tee -a "$log"

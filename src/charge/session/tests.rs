@@ -231,7 +231,12 @@ fn figure_15_reserve_debit_release() {
 #[test]
 fn a_reservation_without_a_number_is_for_one() {
     assert_eq!(Run::new(0, "message:5", Policy::default()).asks(), ["reserve 1"]);
-    assert_eq!(Run::new(0, "kilobyte:5", Policy::default()).asks(), ["reserve 1"]);
+}
+
+#[test]
+fn a_reservation_of_kilobytes_lets_the_first_chunks_pass() {
+    assert_eq!(Run::new(0, "kilobyte:5", Policy::default()).asks(), ["reserve 16"]);
+    assert_eq!(Run::new(3, "kilobyte:5", Policy::default()).asks(), ["reserve 48"]);
 }
 
 #[test]
@@ -484,7 +489,6 @@ fn the_debit_carries_price_and_octets() {
     let mut run = Run::new(0, "kilobyte:3", Policy::default());
     run.yes();
     run.sent(Sent { octets: 2049, taken: 3, ..whole("m1", 1) }, s(1));
-    run.yes();
     run.event(responded(1, 200), s(2));
     let operation = run.asked.as_ref().map(|request| request.operation.clone());
     let (units, quota) = (Units(9), Quota(3));
