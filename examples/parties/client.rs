@@ -136,7 +136,8 @@ impl ImClient {
             };
             match answer.status() {
                 100..200 => provisional = true,
-                status @ 200.. if answer.method() == "INVITE" => {
+                // A late copy of an earlier answer has another CSeq.
+                status @ 200.. if answer.header("CSeq") == self.invite.header("CSeq") => {
                     self.events.add(PROXY, CLIENT, format!("{status}"));
                     self.server_path = path_of(&answer.body);
                     self.acknowledge(&answer);

@@ -94,6 +94,14 @@ pub struct Debit {
 impl Kamailio {
     /// Starts it and waits until it serves. The error has the end of its log.
     pub fn start(setup: Setup) -> io::Result<Kamailio> {
+        match Kamailio::try_start(setup.clone()) {
+            // Somebody took a port between our look and the proxy's bind.
+            Err(error) if error.to_string().contains("Address already in use") => Kamailio::try_start(setup),
+            started => started,
+        }
+    }
+
+    fn try_start(setup: Setup) -> io::Result<Kamailio> {
         let folder = tempfile::tempdir()?;
         let free = |tcp: bool| match tcp {
             true => TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()),
