@@ -86,7 +86,8 @@ struct Live {
 
 /// All sessions that are not forgotten.
 pub struct Book {
-    sessions: HashMap<SessionKey, Live>,
+    /// Boxed: a growing table moves pointers, and its empty places cost little.
+    sessions: HashMap<SessionKey, Box<Live>>,
     dirty: Vec<SessionKey>,
     timers: BinaryHeap<Reverse<(Time, SessionKey)>>,
     free_slots: Vec<u32>,
@@ -126,7 +127,7 @@ impl Book {
                 book.connections.entry(*connection).or_default().insert(key);
             }
             let live = Live { session, row, instance, slot: None, scheduled: None, closed_at: None, dirty: false };
-            book.sessions.insert(key, live);
+            book.sessions.insert(key, Box::new(live));
         }
         book.take_over_slots(region);
         book
@@ -231,8 +232,8 @@ impl Book {
         let row = turn.batch.insert_session(&session, turn.instance, turn.wall_ms)?;
         self.open += 1;
         let instance = turn.instance;
-        self.sessions
-            .insert(key, Live { session, row, instance, slot, scheduled: None, closed_at: None, dirty: false });
+        let live = Live { session, row, instance, slot, scheduled: None, closed_at: None, dirty: false };
+        self.sessions.insert(key, Box::new(live));
         self.drain(turn, key)?;
         let early: Vec<Orphan> = self.orphans.iter().filter(|orphan| orphan.1 == key).map(|orphan| orphan.2).collect();
         self.orphans.retain(|orphan| orphan.1 != key);

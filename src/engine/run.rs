@@ -30,9 +30,6 @@ const TURN: Duration = Duration::from_millis(10);
 /// The longest sleep: the heartbeat of an idle engine.
 const IDLE: Duration = Duration::from_millis(500);
 
-/// The write-ahead log is moved into the ledger from this size on.
-const LOG_SIZE_MAX: u64 = 32 << 20;
-
 /// How long the rings must be silent before a stopping engine settles.
 const QUIET: Duration = Duration::from_millis(100);
 
@@ -111,6 +108,7 @@ struct Engine {
 impl Engine {
     fn start(region: &Arc<Region>) -> Result<Engine, EngineError> {
         let store = Store::open(&region.config.state_dir)?;
+        store.reserve_log()?;
         let instance = region.instance();
         let marks = store.marks(instance)?.unwrap_or_default();
         let rings = (0..region.processes()).map(|process| region.event_ring(process)).collect();
@@ -158,7 +156,7 @@ impl Engine {
         while !stop.load(Ordering::Relaxed) && !self.region.stop_requested() {
             self.region.begin_turn();
             let read = self.turn()?;
-            if self.store.log_size() > LOG_SIZE_MAX {
+            if self.store.log_is_full() {
                 self.store.checkpoint()?;
             }
             if read < BATCH / 2 {

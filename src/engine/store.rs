@@ -94,10 +94,15 @@ pub struct Marks {
     pub notices: Vec<u64>,
 }
 
+/// Octets of the write-ahead log, taken at the start; when it is full, it is moved into the file.
+const LOG_SIZE: u64 = 16 << 20;
+
 /// The open file.
 pub struct Store {
     connection: Connection,
     path: PathBuf,
+    /// Octets that the log may have before it is moved into the file.
+    reserved: std::cell::Cell<u64>,
 }
 
 impl Store {
@@ -113,7 +118,7 @@ impl Store {
     pub fn open(state_dir: &Path) -> Result<Store, StoreError> {
         let path = state_dir.join(LEDGER);
         let connection = Connection::open(&path).map_err(|source| StoreError::Sqlite { path: path.clone(), source })?;
-        let store = Store { connection, path };
+        let store = Store { connection, path, reserved: std::cell::Cell::new(0) };
         store.prepare()?;
         Ok(store)
     }
@@ -195,14 +200,41 @@ impl Store {
     /// Moves the write-ahead log into the file and begins it anew.
     pub fn checkpoint(&self) -> Result<(), StoreError> {
         let moved = self.connection.query_row("PRAGMA wal_checkpoint(RESTART)", [], |_| Ok(()));
+        self.reserved.set(self.log_size());
         moved.map_err(|source| self.error(source))
     }
 
-    /// Octets of the write-ahead log.
-    pub fn log_size(&self) -> u64 {
+    /// Gives the write-ahead log its size in advance: a commit that makes a file longer costs the file system a commit
+    /// of its own. Appends zeros, which SQLite takes for the end of the log.
+    pub fn reserve_log(&self) -> Result<(), StoreError> {
+        let reserve = || -> std::io::Result<()> {
+            use std::io::Write;
+            let mut file = std::fs::OpenOptions::new().append(true).open(self.log_path())?;
+            let missing = LOG_SIZE.saturating_sub(file.metadata()?.len());
+            file.write_all(&vec![0; usize::try_from(missing).unwrap_or(0)])?;
+            file.sync_all()
+        };
+        reserve().map_err(|error| {
+            let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_IOERR_WRITE);
+            self.error(rusqlite::Error::SqliteFailure(code, Some(error.to_string())))
+        })?;
+        self.reserved.set(self.log_size());
+        Ok(())
+    }
+
+    /// Whether the write-ahead log has filled the size it was given, and should be moved into the file.
+    pub fn log_is_full(&self) -> bool {
+        self.log_size() > self.reserved.get()
+    }
+
+    fn log_path(&self) -> PathBuf {
         let mut path = self.path.clone().into_os_string();
         path.push("-wal");
-        std::fs::metadata(path).map_or(0, |metadata| metadata.len())
+        PathBuf::from(path)
+    }
+
+    fn log_size(&self) -> u64 {
+        std::fs::metadata(self.log_path()).map_or(0, |metadata| metadata.len())
     }
 }
 
