@@ -9,6 +9,7 @@ use parties::client::{ImClient, Options, Reaction};
 use std::error::Error;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 const USAGE: &str = "im_client [OPTION]...
   --proxy IP:PORT        where the proxy takes SIP (UDP)                              [127.0.0.1:5060]
@@ -17,6 +18,10 @@ const USAGE: &str = "im_client [OPTION]...
   --not-asserted         leaves P-Asserted-Identity out
   --icid TEXT            icid-value of P-Charging-Vector
   --header 'NAME: VALUE' one more header of the INVITE; may come again
+  --copies COUNT         sends the INVITE so many times more, as if no answer had come
+  --cancel               cancels the INVITE as soon as there is a provisional response
+  --late-ack SECONDS     lets the 200 wait for its ACK
+  --reinvite             invites once more in the dialog, before it binds the MSRP session
   --via-relay            the relay stands in the client's path too: every frame passes it twice
   --whole-path           responses carry the whole path, as some clients do
   --answer STATUS|none   what it answers to every SEND with content                   [200]
@@ -29,6 +34,9 @@ struct Arguments {
     reaction: Reaction,
     count: usize,
     drops: bool,
+    copies: usize,
+    cancels: bool,
+    invites_again: bool,
     events: Option<PathBuf>,
 }
 
@@ -45,19 +53,35 @@ fn main() -> Result<(), Box<dyn Error>> {
     events.show_from(0, arguments.events.as_deref())?;
     match status {
         200 => Ok(()),
+        487 if arguments.cancels => Ok(()),
         other => Err(format!("the INVITE was answered {other}").into()),
     }
 }
 
 /// One retrieval; the status of the INVITE.
 fn retrieve(client: &mut ImClient, arguments: &Arguments) -> u16 {
-    let status = client.invite();
+    (0..arguments.copies).for_each(|_| client.send_invite());
+    if arguments.cancels {
+        client.send_invite();
+        if client.provisional(Duration::from_secs(5)) {
+            client.cancel();
+        }
+    }
+    let status = if arguments.cancels { client.final_response(Duration::from_secs(10)) } else { client.invite() };
     if status != 200 {
         return status;
     }
+    if arguments.invites_again {
+        println!("the INVITE in the dialog was answered {}", client.invite_again());
+    }
     client.bind();
-    for (message_id, octets) in client.take(arguments.count, arguments.reaction) {
-        println!("got {message_id}, {octets} octets");
+    for got in client.collect(arguments.count, arguments.reaction) {
+        let state = match (got.complete, got.given_up) {
+            (true, _) => "complete",
+            (false, true) => "given up by the server",
+            (false, false) => "incomplete",
+        };
+        println!("got {}, {} octets, {state}", got.message_id, got.octets);
     }
     if arguments.drops {
         client.drop_connection();
@@ -75,6 +99,9 @@ fn arguments() -> Result<Option<Arguments>, Box<dyn Error>> {
         reaction: Reaction::Answer(200),
         count: usize::MAX,
         drops: false,
+        copies: 0,
+        cancels: false,
+        invites_again: false,
         events: None,
     };
     let mut parser = lexopt::Parser::from_env();
@@ -90,6 +117,10 @@ fn arguments() -> Result<Option<Arguments>, Box<dyn Error>> {
                 options.headers.push(("P-Charging-Vector".into(), vector));
             }
             Long("header") => options.headers.push(parser.value()?.parse_with(header)?),
+            Long("copies") => wanted.copies = parser.value()?.parse()?,
+            Long("cancel") => wanted.cancels = true,
+            Long("late-ack") => options.acknowledges_after = parser.value()?.parse_with(seconds)?,
+            Long("reinvite") => wanted.invites_again = true,
             Long("via-relay") => options.via_relay = true,
             Long("whole-path") => options.whole_path = true,
             Long("answer") => wanted.reaction = parser.value()?.parse_with(reaction)?,
@@ -106,6 +137,11 @@ fn arguments() -> Result<Option<Arguments>, Box<dyn Error>> {
 fn header(line: &str) -> Result<(String, String), &'static str> {
     let (name, value) = line.split_once(':').ok_or("a name, a colon and a value are wanted")?;
     Ok((name.trim().to_owned(), value.trim().to_owned()))
+}
+
+fn seconds(text: &str) -> Result<Duration, &'static str> {
+    let seconds = text.parse().ok().filter(|seconds| (0.0..=32.0).contains(seconds));
+    seconds.map(Duration::from_secs_f64).ok_or("seconds from 0 to 32 are wanted: then the dialog is dead")
 }
 
 fn reaction(word: &str) -> Result<Reaction, &'static str> {

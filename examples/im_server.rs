@@ -10,7 +10,6 @@ use std::error::Error;
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 const USAGE: &str = "im_server [OPTION]...
   --listen IP:PORT       where it takes SIP (UDP); MSRP on a free port of the same address   [127.0.0.1:5070]
@@ -20,8 +19,10 @@ const USAGE: &str = "im_server [OPTION]...
   --failure-report WORD  no or partial: Failure-Report header of every SEND
   --success-report       asks for REPORTs of success
   --pipeline             the next chunk goes without waiting for the response
-  --backwards            the last chunk of a message first: for a client that does not count messages to hang up
-  --abort                gives each message up (#) after its first chunk
+  --backwards            the last chunk of a message first
+  --abort                gives each message of more than one chunk up (#) after the first
+  --twice                sends every message twice, with the same Message-ID
+  --rings                rings and never answers; a CANCEL ends it
   --events FILE          adds a line for each event: UNIX microseconds, from, to, what; tabs between";
 
 struct Arguments {
@@ -46,8 +47,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("{count} messages of {} for whoever invites sip:{}", arguments.store.display(), server.sip);
     let mut seen = 0;
     loop {
+        events.wait_beyond(seen);
         seen += events.show_from(seen, arguments.events.as_deref())?;
-        std::thread::sleep(Duration::from_millis(50));
     }
 }
 
@@ -74,6 +75,8 @@ fn arguments() -> Result<Option<Arguments>, Box<dyn Error>> {
             Long("pipeline") => options.pipeline = true,
             Long("backwards") => options.backwards = true,
             Long("abort") => options.abort = true,
+            Long("twice") => options.twice = true,
+            Long("rings") => options.rings = true,
             Long("events") => wanted.events = Some(parser.value()?.into()),
             Short('h') | Long("help") => return Ok(None),
             other => return Err(other.unexpected().into()),

@@ -21,6 +21,8 @@ pub struct Options {
     pub whole_path: bool,
     /// Whether the INVITE carries P-Asserted-Identity: without it only From names the subscriber.
     pub asserted: bool,
+    /// How long a 200 waits for its ACK: the server sends it again meanwhile (RFC 3261, 13.3.1.4).
+    pub acknowledges_after: Duration,
     /// More header lines of the INVITE.
     pub headers: Vec<(String, String)>,
 }
@@ -28,8 +30,16 @@ pub struct Options {
 impl Options {
     /// A client of this identity.
     pub fn new(proxy: SocketAddr, relay: SocketAddr, identity: &str) -> Options {
-        let (identity, headers) = (identity.into(), Vec::new());
-        Options { proxy, relay, identity, via_relay: false, whole_path: false, asserted: true, headers }
+        Options {
+            proxy,
+            relay,
+            identity: identity.into(),
+            via_relay: false,
+            whole_path: false,
+            asserted: true,
+            acknowledges_after: Duration::ZERO,
+            headers: Vec::new(),
+        }
     }
 }
 
@@ -40,6 +50,60 @@ pub enum Reaction {
     Answer(u16),
     /// Says nothing.
     Silence,
+}
+
+/// A message as far as it came.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Got {
+    /// Message-ID.
+    pub message_id: String,
+    /// Octets, those that came again not counted.
+    pub octets: usize,
+    /// Whether every octet came, in whatever order.
+    pub complete: bool,
+    /// Whether the server gave it up (`#`).
+    pub given_up: bool,
+    /// What came: first octets and those behind the last, in order, none touching another.
+    parts: Vec<(usize, usize)>,
+    /// Octets of the whole message, once known.
+    total: Option<usize>,
+}
+
+impl Got {
+    fn new(message_id: &str) -> Got {
+        let (message_id, parts) = (message_id.to_owned(), Vec::new());
+        Got { message_id, octets: 0, complete: false, given_up: false, parts, total: None }
+    }
+
+    /// Takes a chunk. Whether the message has come to an end by it: by its last missing octet, by all of it coming
+    /// once more, or by the server's giving it up.
+    fn add(&mut self, chunk: &Frame) -> bool {
+        let (start, total) = chunk.byte_range();
+        let end = start.saturating_add(chunk.body.as_ref().map_or(0, Vec::len));
+        self.given_up |= chunk.flag == '#';
+        self.total = self.total.or(total).or((chunk.flag == '$').then_some(end.saturating_sub(1)));
+        self.parts.push((start, end));
+        self.parts.sort_unstable();
+        self.parts.dedup_by(|next, kept| {
+            let touches = next.0 <= kept.1;
+            kept.1 = if touches { kept.1.max(next.1) } else { kept.1 };
+            touches
+        });
+        self.octets = self.parts.iter().map(|(start, end)| end - start).sum();
+        let before = std::mem::replace(&mut self.complete, self.total == Some(self.octets));
+        chunk.flag == '#' || self.complete && (!before || chunk.flag == '$')
+    }
+}
+
+/// How a retrieval went.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// Final status of the INVITE; 408: none came.
+    pub status: u16,
+    /// Messages, in the order in which they began to come.
+    pub messages: Vec<Got>,
+    /// Status of the BYE; 0: there was nothing to end.
+    pub bye: u16,
 }
 
 /// A retrieval from the client's side.
@@ -140,6 +204,9 @@ impl ImClient {
                 status @ 200.. if answer.header("CSeq") == self.invite.header("CSeq") => {
                     self.events.add(PROXY, CLIENT, format!("{status}"));
                     self.server_path = path_of(&answer.body);
+                    if status < 300 {
+                        self.let_the_answer_come_again();
+                    }
                     self.acknowledge(&answer);
                     // The route set is that of the first answer (RFC 3261, 12.2).
                     self.answer.get_or_insert(answer);
@@ -151,9 +218,20 @@ impl ImClient {
         408
     }
 
-    fn acknowledge(&mut self, answer: &Message) {
+    fn let_the_answer_come_again(&self) {
+        let started = Instant::now();
+        while let Some(left) = self.options.acknowledges_after.checked_sub(started.elapsed()) {
+            let again = self.transport.receive(left).filter(|(answer, _)| answer.status() == 200);
+            again.inspect(|_| self.events.add(PROXY, CLIENT, "200 again"));
+        }
+    }
+
+    fn acknowledge(&self, answer: &Message) {
         let ack = match answer.status() {
-            200..300 => self.in_dialog("ACK", answer, self.cseq),
+            200..300 => {
+                let cseq = answer.header("CSeq").split(' ').next().and_then(|number| number.parse().ok());
+                self.in_dialog("ACK", answer, cseq.unwrap_or(self.cseq))
+            }
             // The ACK of a refusal belongs to the INVITE's transaction.
             _ => {
                 let mut ack = self.invite.clone();
@@ -271,22 +349,38 @@ impl ImClient {
 
     /// Takes this many whole messages and reacts to each chunk; Message-IDs and octets of what came.
     pub fn take(&mut self, count: usize, reaction: Reaction) -> Vec<(String, usize)> {
-        let mut whole: Vec<(String, usize)> = Vec::new();
+        self.collect(count, reaction).into_iter().map(|got| (got.message_id, got.octets)).collect()
+    }
+
+    /// A whole retrieval: INVITE, binding, this many messages and the reaction to each chunk of them, BYE.
+    pub fn retrieve(&mut self, count: usize, reaction: Reaction) -> Outcome {
+        let status = self.invite();
+        if status >= 300 {
+            return Outcome { status, messages: Vec::new(), bye: 0 };
+        }
+        self.bind();
+        let messages = self.collect(count, reaction);
+        Outcome { status, messages, bye: self.bye() }
+    }
+
+    /// Takes this many messages to their end and reacts to each chunk. Less when nothing comes for five seconds.
+    pub fn collect(&mut self, count: usize, reaction: Reaction) -> Vec<Got> {
+        let mut messages: Vec<Got> = Vec::new();
         let mut ended = 0;
         while ended < count {
             let Some(frame) = self.next_send(Duration::from_secs(5)) else { break };
-            let (id, octets) = (frame.header("Message-ID").to_owned(), frame.body.as_ref().map_or(0, Vec::len));
-            match whole.iter_mut().find(|(known, _)| *known == id) {
-                Some((_, sum)) => *sum += octets,
-                None => whole.push((id, octets)),
+            let id = frame.header("Message-ID");
+            let at = messages.iter().position(|got| got.message_id == id).unwrap_or(messages.len());
+            if at == messages.len() {
+                messages.push(Got::new(id));
             }
+            ended += usize::from(messages[at].add(&frame));
             let wanted = !matches!(frame.header("Failure-Report"), "no" | "partial");
             if let (Reaction::Answer(code), true) = (reaction, wanted) {
                 self.answer(&frame, code);
             }
-            ended += usize::from(frame.flag != '+');
         }
-        whole
+        messages
     }
 
     /// Ends the session; the status of the answer.
@@ -301,6 +395,8 @@ impl ImClient {
             while started.elapsed() < Duration::from_secs(1) {
                 match self.transport.receive(Duration::from_millis(500)) {
                     Some((answer, _)) if answer.method() == "BYE" => return answer.status(),
+                    // Its ACK was lost.
+                    Some((again, _)) if again.method() == "INVITE" && again.status() == 200 => self.acknowledge(&again),
                     _ => {}
                 }
             }

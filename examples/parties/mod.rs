@@ -12,7 +12,7 @@ pub mod sip;
 use std::fs::OpenOptions;
 use std::io::{self, Write};
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Something that went over a wire, as one party saw it.
@@ -30,23 +30,30 @@ pub struct Event {
 
 /// A log that parties share.
 #[derive(Clone, Default)]
-pub struct Events(Arc<Mutex<Vec<Event>>>);
+pub struct Events(Arc<(Mutex<Vec<Event>>, Condvar)>);
 
 impl Events {
     /// Adds an event of now.
     pub fn add(&self, from: &'static str, to: &'static str, text: impl Into<String>) {
         let event = Event { at: unix_micros(), from, to, text: text.into() };
-        self.0.lock().expect("no holder panics").push(event);
+        self.0.0.lock().expect("no holder panics").push(event);
+        self.0.1.notify_all();
     }
 
     /// All events so far.
     pub fn all(&self) -> Vec<Event> {
-        self.0.lock().expect("no holder panics").clone()
+        self.0.0.lock().expect("no holder panics").clone()
+    }
+
+    /// Waits until there are more than `seen`.
+    pub fn wait_beyond(&self, seen: usize) {
+        let events = self.0.0.lock().expect("no holder panics");
+        drop(self.0.1.wait_while(events, |events| events.len() <= seen));
     }
 
     /// Prints what came after the first `seen` events, and adds it to the file; how many those are.
     pub fn show_from(&self, seen: usize, file: Option<&Path>) -> io::Result<usize> {
-        let new = self.all().split_off(seen);
+        let new = self.0.0.lock().expect("no holder panics")[seen..].to_vec();
         let mut file = match file.filter(|_| !new.is_empty()) {
             Some(path) => Some(OpenOptions::new().create(true).append(true).open(path)?),
             None => None,

@@ -37,6 +37,13 @@ impl Frame {
         self.what == "SEND" && self.body.is_some()
     }
 
+    /// First octet and octets of the whole message, as far as Byte-Range says (RFC 4975, 9).
+    pub fn byte_range(&self) -> (usize, Option<usize>) {
+        let (range, total) = self.header("Byte-Range").split_once('/').unwrap_or_default();
+        let start = range.split('-').next().and_then(|start| start.parse().ok()).unwrap_or(1);
+        (start, total.parse().ok())
+    }
+
     /// Cuts the first whole frame off the buffer.
     fn take(buffer: &mut Vec<u8>) -> Option<Frame> {
         let head_end = find(buffer, b"\r\n")?;
@@ -73,20 +80,25 @@ fn find(text: &[u8], wanted: &[u8]) -> Option<usize> {
     text.windows(wanted.len()).position(|window| window == wanted)
 }
 
+/// What a peer may send without the end of a frame; a relay passes 14 KB at most.
+const LONGEST_FRAME: usize = 1 << 20;
+
 /// One direction of a TCP connection each: the reader is one thread's, the writer everyone's.
 pub struct Reader {
-    stream: TcpStream,
+    stream: Arc<TcpStream>,
     buffer: Vec<u8>,
 }
 
 /// Writes whole frames.
 #[derive(Clone)]
-pub struct Writer(Arc<Mutex<TcpStream>>);
+pub struct Writer(Arc<Mutex<Arc<TcpStream>>>);
 
 /// Both ends of a connection.
 pub fn connection(stream: TcpStream) -> io::Result<(Reader, Writer)> {
     stream.set_nodelay(true)?;
-    let writer = Writer(Arc::new(Mutex::new(stream.try_clone()?)));
+    // One descriptor for both directions: thousands of parties live in one process.
+    let stream = Arc::new(stream);
+    let writer = Writer(Arc::new(Mutex::new(Arc::clone(&stream))));
     Ok((Reader { stream, buffer: Vec::new() }, writer))
 }
 
@@ -98,7 +110,7 @@ impl Reader {
 
     /// Another reader of the same connection; what this one has begun to read stays with it.
     pub fn beside(&self) -> io::Result<Reader> {
-        Ok(Reader { stream: self.stream.try_clone()?, buffer: Vec::new() })
+        Ok(Reader { stream: Arc::clone(&self.stream), buffer: Vec::new() })
     }
 
     /// The next frame within the time. `Ok(None)`: none yet. An error: the connection is gone.
@@ -108,8 +120,11 @@ impl Reader {
             if let Some(frame) = Frame::take(&mut self.buffer) {
                 return Ok(Some(frame));
             }
+            if self.buffer.len() > LONGEST_FRAME {
+                return Err(io::ErrorKind::InvalidData.into());
+            }
             let mut piece = [0; 16_384];
-            match self.stream.read(&mut piece) {
+            match (&*self.stream).read(&mut piece) {
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Ok(length) => self.buffer.extend(&piece[..length]),
                 Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
@@ -124,7 +139,8 @@ impl Reader {
 impl Writer {
     /// Writes bytes as they are.
     pub fn raw(&self, bytes: &[u8]) -> io::Result<()> {
-        self.0.lock().expect("no holder panics").write_all(bytes)
+        let stream = self.0.lock().expect("no holder panics");
+        (&**stream).write_all(bytes)
     }
 
     /// Drops the connection without a word.

@@ -6,9 +6,13 @@ use super::{Events, PROXY, SERVER, unique};
 use std::collections::HashMap;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
+
+/// How long it waits for a response of the next hop.
+const RESPONSE_TIME: Duration = Duration::from_secs(5);
 
 /// How the server behaves.
 #[derive(Clone)]
@@ -27,7 +31,7 @@ pub struct Options {
     pub pipeline: bool,
     /// Sends the chunks of a message from the last to the first.
     pub backwards: bool,
-    /// Gives each message up (`#`) after its first chunk.
+    /// Gives each message of more than one chunk up (`#`) after the first.
     pub abort: bool,
     /// Status of its answer to a SEND with content: it is the one who is called in an RCS push.
     pub answers: u16,
@@ -69,8 +73,8 @@ struct Shared {
     events: Events,
     own: SocketAddr,
     sessions: Mutex<HashMap<String, Arc<Session>>>,
-    /// Statuses of responses that wait for whoever sent the request, by transaction id.
-    responses: Mutex<HashMap<String, u16>>,
+    /// Who waits for the response to a request, by transaction id.
+    waiting: Mutex<HashMap<String, Sender<u16>>>,
     invites: AtomicUsize,
     refused: AtomicUsize,
     stop: AtomicBool,
@@ -94,7 +98,7 @@ impl ImServer {
             events,
             own: listener.local_addr()?,
             sessions: Mutex::default(),
-            responses: Mutex::default(),
+            waiting: Mutex::default(),
             invites: AtomicUsize::new(0),
             refused: AtomicUsize::new(0),
             stop: AtomicBool::new(false),
@@ -137,7 +141,8 @@ impl Shared {
         let contact = format!("<sip:im@{}>", transport.address());
         // 2xx that have no ACK yet: what, where, when next (RFC 3261, 13.3.1.4).
         let mut unacknowledged: HashMap<String, (Message, SocketAddr, Instant)> = HashMap::new();
-        let mut answered: HashMap<String, Message> = HashMap::new();
+        // Answers to the INVITEs of each call that is not over, for when an INVITE comes again.
+        let mut answered: HashMap<String, Vec<Message>> = HashMap::new();
         let mut ringing: HashMap<String, Message> = HashMap::new();
         while !self.stop.load(Ordering::Relaxed) {
             for (answer, to, next) in unacknowledged.values_mut() {
@@ -147,37 +152,46 @@ impl Shared {
                 }
             }
             let Some((request, from)) = transport.receive(Duration::from_millis(20)) else { continue };
-            let key = format!("{} {}", request.header("Call-ID"), request.header("CSeq"));
-            match request.method() {
-                "INVITE" if answered.contains_key(&key) => {
-                    let _ = transport.send(&answered[&key], from);
+            let of_the_call = answered.get(request.header("Call-ID")).map_or(&[][..], Vec::as_slice);
+            let before = of_the_call.iter().find(|answer| answer.header("CSeq") == request.header("CSeq"));
+            match (request.method(), before) {
+                ("INVITE", Some(answer)) => {
+                    let _ = transport.send(answer, from);
                 }
-                "INVITE" if self.options.rings => {
+                ("INVITE", None) if self.options.rings => {
+                    self.events.add(PROXY, SERVER, "INVITE");
+                    self.events.add(SERVER, PROXY, "180 Ringing");
                     let _ = transport.send(&request.answer(180, "Ringing", "rings"), from);
                     ringing.insert(request.header("Call-ID").into(), request);
                 }
-                "INVITE" => {
+                ("INVITE", None) => {
                     self.events.add(PROXY, SERVER, "INVITE");
                     let answer = self.answer(&request).with("Contact", &contact);
                     self.events.add(SERVER, PROXY, "200 OK");
                     let _ = transport.send(&answer, from);
                     let next = Instant::now() + Duration::from_millis(500);
                     unacknowledged.insert(request.header("Call-ID").into(), (answer.clone(), from, next));
-                    answered.insert(key, answer);
+                    answered.entry(request.header("Call-ID").into()).or_default().push(answer);
                 }
-                "ACK" => {
+                ("ACK", _) => {
                     unacknowledged.remove(request.header("Call-ID"));
                 }
-                "BYE" | "CANCEL" => {
+                ("BYE" | "CANCEL", _) => {
                     if request.method() == "BYE" {
                         self.events.add(PROXY, SERVER, "BYE");
                         self.end(request.header("Call-ID"));
+                        answered.remove(request.header("Call-ID"));
                     }
                     unacknowledged.remove(request.header("Call-ID"));
                     let _ = transport.send(&request.answer(200, "OK", "server"), from);
                     if let Some(invite) = ringing.remove(request.header("Call-ID")) {
+                        self.events.add(PROXY, SERVER, request.method());
+                        self.events.add(SERVER, PROXY, "487 Request Terminated");
                         let _ = transport.send(&invite.answer(487, "Request Terminated", "rings"), from);
                     }
+                }
+                ("OPTIONS", _) => {
+                    let _ = transport.send(&request.answer(200, "OK", "server"), from);
                 }
                 _ => {}
             }
@@ -193,11 +207,23 @@ impl Shared {
         self.invites.fetch_add(1, Ordering::Relaxed);
         let id = Self::session_id(invite.header("Call-ID"));
         let client_path = path_of(&invite.body);
-        let session = Session { client_path, bound: AtomicBool::new(false), over: AtomicBool::new(false) };
-        self.sessions.lock().expect("no holder panics").insert(id.clone(), Arc::new(session));
+        self.open(&id, client_path);
         let mut answer = invite.answer(200, "OK", &format!("t{id}"));
         answer.body = description(&format!("{} {}", self.relay_uri(), self.own_uri(&id)));
         answer
+    }
+
+    /// A session with the client at the end of this path. An INVITE in the dialog that has another path than before
+    /// begins a new one (RFC 4975, 5.4); with the same path it changes nothing.
+    fn open(&self, id: &str, client_path: String) {
+        let mut sessions = self.sessions.lock().expect("no holder panics");
+        if sessions.get(id).is_some_and(|session| session.client_path == client_path) {
+            return;
+        }
+        let session = Session { client_path, bound: AtomicBool::new(false), over: AtomicBool::new(false) };
+        if let Some(old) = sessions.insert(id.to_owned(), Arc::new(session)) {
+            old.over.store(true, Ordering::Relaxed);
+        }
     }
 
     fn relay_uri(&self) -> String {
@@ -221,7 +247,7 @@ impl Shared {
             }
             let Ok((reader, writer)) = connection(stream) else { continue };
             let shared = Arc::clone(self);
-            thread::spawn(move || shared.serve_msrp(reader, writer));
+            spawn(move || shared.serve_msrp(reader, writer));
         }
     }
 
@@ -233,7 +259,9 @@ impl Shared {
                 Err(_) => return,
             };
             if frame.status() != 0 {
-                self.responses.lock().expect("no holder panics").insert(frame.id.clone(), frame.status());
+                let waiting = self.waiting.lock().expect("no holder panics").remove(&frame.id);
+                // Nobody waits for the response to a pipelined chunk, nor for a second one.
+                let _ = waiting.map(|sender| sender.send(frame.status()));
                 continue;
             }
             if frame.what != "SEND" {
@@ -249,7 +277,7 @@ impl Shared {
             if let Some(session) = session.filter(|session| !session.bound.swap(true, Ordering::Relaxed)) {
                 self.events.add(PROXY, SERVER, "SEND (binds the session)");
                 let (shared, writer) = (Arc::clone(self), writer.clone());
-                thread::spawn(move || shared.send_all(&id, &session, &writer));
+                spawn(move || shared.send_all(&id, &session, &writer));
             }
         }
     }
@@ -283,8 +311,9 @@ impl Shared {
                 let _ = refused && self.send_chunk(id, session, writer, message_id, (start + 1, body.len()), None, '#');
                 return false;
             }
-            if self.options.abort {
-                return self.send_chunk(id, session, writer, message_id, (start + 1, body.len()), None, '#');
+            if self.options.abort && flag == '+' {
+                let next = start + piece.len() + 1;
+                return self.send_chunk(id, session, writer, message_id, (next, body.len()), None, '#');
             }
         }
         true
@@ -316,27 +345,29 @@ impl Shared {
         }
         let octets = piece.map_or(0, <[u8]>::len);
         self.events.add(SERVER, PROXY, format!("SEND {octets} octets {flag}"));
-        if session.over.load(Ordering::Relaxed) || writer.request(&transaction, "SEND", &lines, piece, flag).is_err() {
+        if session.over.load(Ordering::Relaxed) {
             return false;
         }
         if self.options.pipeline || self.options.failure_report.is_some() {
-            return true;
+            return writer.request(&transaction, "SEND", &lines, piece, flag).is_ok();
         }
-        let status = self.response(&transaction);
+        let (sender, response) = channel();
+        self.waiting.lock().expect("no holder panics").insert(transaction.clone(), sender);
+        let sent = writer.request(&transaction, "SEND", &lines, piece, flag);
+        // The response of the next hop; 408 when it does not come.
+        let status = sent.map(|()| response.recv_timeout(RESPONSE_TIME).unwrap_or(408));
+        self.waiting.lock().expect("no holder panics").remove(&transaction);
+        let Ok(status) = status else { return false };
         if status >= 300 {
             self.events.add(PROXY, SERVER, format!("{status}"));
             self.refused.fetch_add(1, Ordering::Relaxed);
         }
         status < 300
     }
+}
 
-    /// The response of the next hop; 408 when it does not come.
-    fn response(&self, transaction: &str) -> u16 {
-        let mut status = None;
-        super::eventually(Duration::from_secs(5), || {
-            status = self.responses.lock().expect("no holder panics").remove(transaction);
-            status.is_some()
-        });
-        status.unwrap_or(408)
-    }
+/// A thread that needs little of a stack: a server has one for each session.
+fn spawn(run: impl FnOnce() + Send + 'static) {
+    let thread = thread::Builder::new().stack_size(256 * 1024).spawn(run);
+    thread.expect("the machine has a thread to give");
 }
