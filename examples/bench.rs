@@ -1,5 +1,6 @@
 //! What charging costs, printed beside what there is without it. Proxies are measured interleaved in one run, medians of
-//! several rounds; what misses its target is printed as such. Run by `make bench`.
+//! several rounds; what misses its target is printed as such. Run by `make bench`; `--part hook|engine|memory|proxies`
+//! measures one part only.
 
 #[path = "parties/mod.rs"]
 mod parties;
@@ -9,6 +10,7 @@ mod hooks;
 #[path = "bench/load.rs"]
 mod load;
 
+use lexopt::ValueExt;
 use load::{Call, Load};
 use parties::kamailio::{Kamailio, Setup};
 use std::error::Error;
@@ -27,19 +29,34 @@ const ROUNDS: usize = 5;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let mut module = PathBuf::from("out/imcharge.so");
+    let mut part = None;
     let mut parser = lexopt::Parser::from_env();
     while let Some(argument) = parser.next()? {
         match argument {
             lexopt::Arg::Long("module") => module = parser.value()?.into(),
+            lexopt::Arg::Long("part") => part = Some(parser.value()?.string()?),
+            // A process of its own for each size: memory that another size has freed would be used again unseen.
+            lexopt::Arg::Long("open-sessions") => return hooks::memory(parser.value()?.parse()?),
             other => return Err(other.unexpected().into()),
         }
     }
     let module = module.canonicalize()?;
     let folder = module.parent().ok_or("the module is in no folder")?;
     println!("Machine: {}, {} cores\n", cpu_name(), std::thread::available_parallelism()?);
-    hooks::measure()?;
-    for (name, arguments) in [("-x fm -X fm", vec!["-x", "fm", "-X", "fm"]), ("default allocator (qm)", vec![])] {
-        proxies(folder, name, &arguments)?;
+    let wanted = |name: &str| part.as_deref().is_none_or(|part| part == name);
+    if wanted("hook") {
+        hooks::hook()?;
+    }
+    if wanted("engine") {
+        hooks::sessions_per_second()?;
+    }
+    if wanted("memory") {
+        hooks::memory_of_each_size()?;
+    }
+    if wanted("proxies") {
+        for (name, arguments) in [("-x fm -X fm", vec!["-x", "fm", "-X", "fm"]), ("default allocator (qm)", vec![])] {
+            proxies(folder, name, &arguments)?;
+        }
     }
     Ok(())
 }

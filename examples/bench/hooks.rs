@@ -9,24 +9,11 @@ use imcharge::engine::region::Region;
 use imcharge::engine::worker::{Passage, Worker};
 use std::error::Error;
 use std::fs;
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
-
-/// Everything that needs no proxy.
-pub fn measure() -> Result<(), Box<dyn Error>> {
-    println!("The MSRP hook, the engine at work beside it");
-    hook()?;
-    println!("\nThe engine alone, every reservation durable before its verdict");
-    sessions_per_second()?;
-    println!("\nMemory of an open session");
-    for count in [1_000, 10_000, 100_000] {
-        memory(count)?;
-    }
-    println!();
-    Ok(())
-}
 
 /// A region with an engine in a thread, for the time of the work.
 fn with_engine<R>(
@@ -89,41 +76,58 @@ fn verdicts(region: &Arc<Region>, count: usize) {
     }
 }
 
-/// Nanoseconds of the hook for a SEND and for its 200, by size of the body.
-fn hook() -> Result<(), Box<dyn Error>> {
+/// Messages in one mailbox that is fetched.
+const MAILBOX: usize = 10;
+
+/// Nanoseconds of the hook for a SEND and for its 200, by size of the body: mailboxes of ten, fetched one after
+/// the other, and then one mailbox of very many.
+pub fn hook() -> Result<(), Box<dyn Error>> {
+    println!("The MSRP hook, the engine at work beside it");
+    let [small, large] = [1_000, 10_000].map(|size| hook_nanos(size, MAILBOX));
+    let (small, large) = (small?, large?);
+    for (size, (send, response)) in [(1_000, small), (10_000, large)] {
+        line(&format!("SEND, body of {size} octets"), send, "ns", Some((1000.0, Better::Lower)));
+        line(&format!("200, after a body of {size} octets"), response, "ns", Some((1000.0, Better::Lower)));
+    }
+    line("  SEND of 10 KB over SEND of 1 KB", large.0 / small.0, "", Some((1.2, Better::Lower)));
+    let (send, _) = hook_nanos(1_000, 20_000)?;
+    line("SEND, body of 1000 octets, 20,000 messages in one session", send, "ns", None);
+    Ok(())
+}
+
+/// Medians for a SEND and for its 200.
+fn hook_nanos(size: usize, mailbox: usize) -> Result<(f64, f64), Box<dyn Error>> {
     const BATCH: usize = 500;
+    const BATCHES: usize = 40;
     with_engine(100_000, |region| {
         let mut worker = Worker::attach(region, 0);
-        reserve(&mut worker, 0, 1_000_000);
-        verdicts(region, 1);
-        answer(&mut worker, 0);
-        let ring = region.event_ring(0);
-        let mut message = 0;
-        let mut medians = Vec::new();
-        for size in [1_000, 10_000] {
-            let body = "x".repeat(size);
-            let (mut sends, mut responses) = (Vec::new(), Vec::new());
-            for _ in 0..40 {
-                let frames: Vec<(String, String)> = (0..BATCH)
-                    .map(|_| {
-                        message += 1;
-                        (send(message, &body), response(message))
-                    })
-                    .collect();
-                sends.push(nanos_each(&mut worker, frames.iter().map(|frame| frame.0.as_str())));
-                responses.push(nanos_each(&mut worker, frames.iter().map(|frame| frame.1.as_str())));
-                // The next batch must find room; the wait is not measured.
-                while ring.used() > 0 {
-                    thread::sleep(Duration::from_micros(200));
-                }
+        let sessions = (BATCH * BATCHES).div_ceil(mailbox);
+        for number in 0..sessions {
+            while !reserve(&mut worker, number, mailbox as u32) {
+                thread::sleep(Duration::from_micros(200));
             }
-            let (send, response) = (middle(sends), middle(responses));
-            medians.push(send);
-            line(&format!("SEND, body of {size} octets"), send, "ns", Some((1000.0, Better::Lower)));
-            line(&format!("200, after a body of {size} octets"), response, "ns", Some((1000.0, Better::Lower)));
         }
-        line("  SEND of 10 KB over SEND of 1 KB", medians[1] / medians[0], "", Some((1.2, Better::Lower)));
-        Ok(())
+        verdicts(region, sessions);
+        for number in 0..sessions {
+            while !answer(&mut worker, number) {
+                thread::sleep(Duration::from_micros(200));
+            }
+        }
+        let ring = region.event_ring(0);
+        let body = "x".repeat(size);
+        let (mut sends, mut responses) = (Vec::new(), Vec::new());
+        for batch in 0..BATCHES {
+            let numbers = (batch * BATCH..(batch + 1) * BATCH).map(|message| (message / mailbox, message));
+            let frames: Vec<(String, String)> =
+                numbers.map(|(session, message)| (send(session, message, &body), response(session, message))).collect();
+            // The next batch must find room; the wait is not measured.
+            while ring.used() > 0 {
+                thread::sleep(Duration::from_micros(200));
+            }
+            sends.push(nanos_each(&mut worker, frames.iter().map(|frame| frame.0.as_str())));
+            responses.push(nanos_each(&mut worker, frames.iter().map(|frame| frame.1.as_str())));
+        }
+        Ok((middle(sends), middle(responses)))
     })
 }
 
@@ -137,24 +141,25 @@ fn nanos_each<'a>(worker: &mut Worker, frames: impl Iterator<Item = &'a str>) ->
     started.elapsed().as_nanos() as f64 / frames.len() as f64
 }
 
-fn send(number: usize, body: &str) -> String {
+fn send(session: usize, number: usize, body: &str) -> String {
     format!(
-        "MSRP t{number:08} SEND\r\nTo-Path: msrp://10.0.0.9:2855/relay;tcp msrp://10.0.0.1:9/C0;tcp\r\n\
-         From-Path: msrp://10.0.0.2:9/S0;tcp\r\nMessage-ID: m{number:08}\r\nByte-Range: 1-*/{}\r\n\
+        "MSRP t{number:08} SEND\r\nTo-Path: msrp://10.0.0.9:2855/relay;tcp msrp://10.0.0.1:9/C{session};tcp\r\n\
+         From-Path: msrp://10.0.0.2:9/S{session};tcp\r\nMessage-ID: m{number:08}\r\nByte-Range: 1-*/{}\r\n\
          Content-Type: message/cpim\r\n\r\n{body}\r\n-------t{number:08}$\r\n",
         body.len()
     )
 }
 
-fn response(number: usize) -> String {
+fn response(session: usize, number: usize) -> String {
     format!(
         "MSRP t{number:08} 200 OK\r\nTo-Path: msrp://10.0.0.9:2855/relay;tcp\r\n\
-         From-Path: msrp://10.0.0.1:9/C0;tcp\r\n-------t{number:08}$\r\n"
+         From-Path: msrp://10.0.0.1:9/C{session};tcp\r\n-------t{number:08}$\r\n"
     )
 }
 
 /// Whole sessions: reservation, verdict, answer, BYE, release.
-fn sessions_per_second() -> Result<(), Box<dyn Error>> {
+pub fn sessions_per_second() -> Result<(), Box<dyn Error>> {
+    println!("\nThe engine alone, every reservation durable before its verdict");
     const SESSIONS: usize = 60_000;
     let (rate, cpu) = with_engine(200_000, |region| {
         let taken = AtomicUsize::new(0);
@@ -207,8 +212,21 @@ fn thread_cpu(_: &str) -> Result<f64, Box<dyn Error>> {
     Ok(most)
 }
 
+/// What an open session takes, for few and for many.
+pub fn memory_of_each_size() -> Result<(), Box<dyn Error>> {
+    println!("\nMemory of an open session");
+    for count in ["1000", "10000", "100000"] {
+        let status = Command::new(std::env::current_exe()?).args(["--open-sessions", count]).status()?;
+        if !status.success() {
+            return Err(format!("the process with {count} open sessions ended with {status}").into());
+        }
+    }
+    println!();
+    Ok(())
+}
+
 /// Octets that an open, answered session takes: of the engine's own memory and of the shared table.
-fn memory(count: usize) -> Result<(), Box<dyn Error>> {
+pub fn memory(count: usize) -> Result<(), Box<dyn Error>> {
     with_engine(count as u32 + 1000, |region| {
         let mut worker = Worker::attach(region, 0);
         let before = private_octets()?;

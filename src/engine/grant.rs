@@ -2,7 +2,8 @@
 //!
 //! One [`Slot`] per charged session. The engine opens it with the reservation, raises its grant, closes its gate
 //! and frees it; workers bind MSRP session ids to it and take from its grant. Slots are found through
-//! three [`Index`]es: by Call-ID, by MSRP session id, and (only to know it was paid for) by message.
+//! two [`Index`]es, by Call-ID and by MSRP session id. Which messages are paid for stands in the slot itself,
+//! beyond the first [`NOTES`] of a session in a third index.
 //!
 //! A slot is freed no sooner than [`REUSE_AFTER_SECONDS`] after its gate was closed. A worker uses what it has
 //! looked up within microseconds, so it never takes from a session that has moved into the slot meanwhile.
@@ -17,6 +18,10 @@ pub const REUSE_AFTER_SECONDS: u32 = 2;
 
 /// MSRP session ids that a slot can be found by: both ends, and the relays before them.
 pub const PATHS: usize = 4;
+
+/// Messages (with a tariff by size: chunks) of a session that are noted in its slot: a mailbox of usual size costs
+/// a worker no other cache line than the slot's own.
+pub const NOTES: usize = 10;
 
 /// Set in the grant word when the gate is closed for good.
 const CLOSED: u64 = 1 << 63;
@@ -41,6 +46,9 @@ pub struct Slot {
     traits: AtomicU32,
     /// First of the slot's entries in the message index, counted from 1; 0: none.
     messages: AtomicU32,
+    /// The first messages that are paid for, as half hashes, in the order in which they came; 0: none. Emptied with
+    /// the slot only.
+    notes: [AtomicU32; NOTES],
 }
 
 /// Which side of the bound session a path belongs to.
@@ -150,6 +158,33 @@ impl Slot {
     /// Gives back what [`Slot::take`] took: the frame did not go on.
     pub fn put_back(&self, amount: u32) {
         self.grant.fetch_sub(u64::from(amount), Ordering::AcqRel);
+    }
+
+    /// Notes a message in the slot. Places are filled in their order and never emptied while the session lives, so of
+    /// two workers that note the same, the later one meets the other's note. `None`: all places are taken.
+    fn note(&self, hash: u64) -> Option<Inserted> {
+        let note = Self::note_of(hash);
+        self.notes.iter().enumerate().find_map(|(at, place)| {
+            match place.compare_exchange(0, note, Ordering::AcqRel, Ordering::Acquire) {
+                Ok(_) => Some(Inserted::At(at)),
+                Err(found) => (found == note).then_some(Inserted::Before),
+            }
+        })
+    }
+
+    /// Whether a message is noted in the slot; `None`: it is not, and all places are taken.
+    fn has_note(&self, hash: u64) -> Option<bool> {
+        let note = Self::note_of(hash);
+        let first = self.notes.iter().map(|place| place.load(Ordering::Acquire)).find(|at| [0, note].contains(at));
+        first.map(|found| found == note)
+    }
+
+    fn forget_notes(&self) {
+        self.notes.iter().for_each(|place| place.store(0, Ordering::Release));
+    }
+
+    fn note_of(hash: u64) -> u32 {
+        ((hash >> 32) as u32).max(1)
     }
 
     /// Engine: sets the total grant.
@@ -289,7 +324,7 @@ pub struct Table<'a> {
     pub calls: Index<'a>,
     /// By hash of an MSRP session id.
     pub paths: Index<'a>,
-    /// By hash of (slot, message).
+    /// By hash of (slot, message), for messages beyond a session's first [`NOTES`].
     pub messages: Index<'a>,
     /// For each place of `messages`, the next one of the same slot, counted from 1.
     pub next_message: &'a [AtomicU32],
@@ -313,6 +348,7 @@ impl Table<'_> {
         slot.answering_tag.store(0, Ordering::Relaxed);
         slot.grant.store(0, Ordering::Relaxed);
         slot.messages.store(0, Ordering::Relaxed);
+        slot.forget_notes();
         slot.set_binding(Binding::default());
         let push = u32::from(opening.direction == Direction::Push);
         let kilobyte = u32::from(opening.per == Per::Kilobyte) << 1;
@@ -338,6 +374,7 @@ impl Table<'_> {
                 self.paths.remove(hash, at);
             }
         }
+        slot.forget_notes();
         let mut place = slot.messages.swap(0, Ordering::AcqRel) as usize;
         // A chain cannot be longer than the index.
         for _ in 0..self.next_message.len() {
@@ -384,6 +421,9 @@ impl Table<'_> {
 
     /// Worker: notes that a message (or chunk) of the session is paid for. `hash` covers slot and message.
     pub fn note_message(&self, at: u32, hash: u64) -> Inserted {
+        if let Some(noted) = self.slots.get(at as usize).and_then(|slot| slot.note(hash)) {
+            return noted;
+        }
         let inserted = self.messages.insert(hash, at);
         if let (Inserted::At(place), Some(slot)) = (inserted, self.slots.get(at as usize)) {
             let mut first = slot.messages.load(Ordering::Acquire);
@@ -401,6 +441,11 @@ impl Table<'_> {
 
     /// Worker: whether the message is paid for already.
     pub fn is_noted(&self, at: u32, hash: u64) -> bool {
+        let in_slot = self.slots.get(at as usize).and_then(|slot| slot.has_note(hash));
+        in_slot.unwrap_or_else(|| self.is_indexed(at, hash))
+    }
+
+    fn is_indexed(&self, at: u32, hash: u64) -> bool {
         self.messages.find(hash).any(|slot| slot == at)
     }
 }

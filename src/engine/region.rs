@@ -24,7 +24,7 @@ use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering, fence};
 use std::time::{Duration, Instant};
 
 /// Changes with the layout: a file of another version is not read.
-const MAGIC: u64 = 0x696d_6368_6172_0001;
+const MAGIC: u64 = 0x696d_6368_6172_0002;
 
 /// Octets of one event ring and of one notice ring.
 const RING_SIZE: usize = 512 * 1024;
@@ -95,12 +95,24 @@ struct Sleeper {
     sleeps: AtomicU32,
 }
 
-/// Offsets of the parts, from the three sizes alone.
+/// Where the parts lie: octets from the start, computed once from the three sizes.
 #[derive(Clone, Copy)]
 struct Layout {
     processes: usize,
     resumers: usize,
     slots: usize,
+    counters: usize,
+    replies: usize,
+    sleepers: usize,
+    ends: usize,
+    data: usize,
+    table: usize,
+    /// Entries and start of the indexes by Call-ID, by MSRP session id and by message.
+    calls: (usize, usize),
+    paths: (usize, usize),
+    messages: (usize, usize),
+    next_message: usize,
+    total: usize,
 }
 
 /// Octets of `count` values, padded to a page.
@@ -109,39 +121,35 @@ fn area<T>(count: usize) -> usize {
 }
 
 impl Layout {
-    fn index_size(&self) -> usize {
-        Index::size_for(self.slots * 2)
+    fn new(processes: usize, resumers: usize, slots: usize) -> Layout {
+        let mut end = 0;
+        let mut part = |size: usize| {
+            end += size;
+            end - size
+        };
+        // A session has one Call-ID and mostly two MSRP session ids.
+        let (one, two) = (Index::size_for(slots), Index::size_for(slots * 2));
+        part(area::<Header>(1));
+        Layout {
+            processes,
+            resumers,
+            slots,
+            counters: part(area::<AtomicU64>(Statistic::ALL.len())),
+            replies: part(area::<ReplySlot>(processes)),
+            sleepers: part(area::<Sleeper>(resumers)),
+            ends: part(area::<Ends>(processes + resumers)),
+            data: part((processes + resumers) * RING_SIZE),
+            table: part(area::<Slot>(slots)),
+            calls: (one, part(area::<AtomicU64>(one))),
+            paths: (two, part(area::<AtomicU64>(two))),
+            messages: (two, part(area::<AtomicU64>(two))),
+            next_message: part(area::<AtomicU32>(two)),
+            total: part(0),
+        }
     }
+
     fn rings(&self) -> usize {
         self.processes + self.resumers
-    }
-    fn counters(&self) -> usize {
-        area::<Header>(1)
-    }
-    fn replies(&self) -> usize {
-        self.counters() + area::<AtomicU64>(Statistic::ALL.len())
-    }
-    fn sleepers(&self) -> usize {
-        self.replies() + area::<ReplySlot>(self.processes)
-    }
-    fn ends(&self) -> usize {
-        self.sleepers() + area::<Sleeper>(self.resumers)
-    }
-    fn data(&self) -> usize {
-        self.ends() + area::<Ends>(self.rings())
-    }
-    fn table(&self) -> usize {
-        self.data() + self.rings() * RING_SIZE
-    }
-    /// Start of index `number` (calls, paths, messages).
-    fn index(&self, number: usize) -> usize {
-        self.table() + area::<Slot>(self.slots) + number * area::<AtomicU64>(self.index_size())
-    }
-    fn next_message(&self) -> usize {
-        self.index(3)
-    }
-    fn total(&self) -> usize {
-        self.next_message() + area::<AtomicU32>(self.index_size())
     }
 }
 
@@ -163,7 +171,7 @@ impl Map {
         let base = unsafe {
             libc::mmap(
                 std::ptr::null_mut(),
-                layout.total(),
+                layout.total,
                 libc::PROT_READ | libc::PROT_WRITE,
                 libc::MAP_SHARED,
                 file.as_raw_fd(),
@@ -176,9 +184,16 @@ impl Map {
         Ok(Map { base: base.cast(), layout, path })
     }
 
+    /// Takes the page faults of this process now, so that no frame waits for one. A kernel before 5.14 does not know
+    /// the advice and takes them one by one as before.
+    fn populate(&self) {
+        // SAFETY: this mapping, whole; populating changes nothing of what stands in it.
+        unsafe { libc::madvise(self.base.cast(), self.layout.total, libc::MADV_POPULATE_WRITE) };
+    }
+
     /// `count` values at an offset of the layout.
     fn slice<T>(&self, offset: usize, count: usize) -> &[T] {
-        assert!(offset + size_of::<T>() * count <= self.layout.total(), "an area ends within the region");
+        assert!(offset + size_of::<T>() * count <= self.layout.total, "an area ends within the region");
         // SAFETY: within the mapping (checked), aligned (areas begin at page bounds), mapped as long as `self`;
         // all T used here are made of atomics, for which any bit pattern is valid.
         unsafe { std::slice::from_raw_parts(self.base.add(offset).cast(), count) }
@@ -189,17 +204,17 @@ impl Map {
     }
 
     fn ring(&self, number: usize) -> Ring {
-        let ends = &self.slice::<Ends>(self.layout.ends(), self.layout.rings())[number];
+        let ends = &self.slice::<Ends>(self.layout.ends, self.layout.rings())[number];
         // SAFETY: the data area holds RING_SIZE octets for every ring, mapped as long as `self`, zeroed when the
         // file was made. One writer and one reader: `Worker::attach` and the engine's lock see to it.
-        unsafe { Ring::at(ends, self.base.add(self.layout.data() + number * RING_SIZE), RING_SIZE) }
+        unsafe { Ring::at(ends, self.base.add(self.layout.data + number * RING_SIZE), RING_SIZE) }
     }
 }
 
 impl Drop for Map {
     fn drop(&mut self) {
         // SAFETY: this mapping, made in `new`, and nothing borrowed from it lives longer than `self`.
-        unsafe { libc::munmap(self.base.cast(), self.layout.total()) };
+        unsafe { libc::munmap(self.base.cast(), self.layout.total) };
     }
 }
 
@@ -266,13 +281,11 @@ impl Region {
         config.check().map_err(|error| RegionError(error.to_string()))?;
         let lock = lock(&config.state_dir)?;
         super::store::Store::check(&config).map_err(|error| RegionError(error.to_string()))?;
-        let layout = Layout {
-            processes: processes.clamp(1, 4096),
-            resumers: config.resume_workers as usize,
-            slots: config.max_sessions as usize + config.max_sessions as usize / 4 + 16,
-        };
+        let max_sessions = config.max_sessions as usize;
+        let slots = max_sessions + max_sessions / 4 + 16;
+        let layout = Layout::new(processes.clamp(1, 4096), config.resume_workers as usize, slots);
         let refused = |what: &str, error: io::Error| {
-            let size = layout.total() >> 20;
+            let size = layout.total >> 20;
             RegionError(format!(
                 "cannot {what} shared memory of {size} MiB in {SHARED_MEMORY}: {error}; \
                  give it more room, or set a lower max_sessions"
@@ -289,7 +302,7 @@ impl Region {
             .open(&path)
             .map_err(|error| refused("create", error))?;
         // SAFETY: a descriptor we hold open; no pointer involved.
-        let taken = unsafe { libc::posix_fallocate(file.as_raw_fd(), 0, layout.total() as libc::off_t) };
+        let taken = unsafe { libc::posix_fallocate(file.as_raw_fd(), 0, layout.total as libc::off_t) };
         if taken != 0 {
             let _ = std::fs::remove_file(&path);
             return Err(refused("take", io::Error::from_raw_os_error(taken)));
@@ -326,6 +339,11 @@ impl Region {
         self.map.header()
     }
 
+    /// Makes the whole region ready in the page tables of this process: what `fork` does not copy.
+    pub fn populate(&self) {
+        self.map.populate();
+    }
+
     /// Number of this run of the host.
     pub fn instance(&self) -> u64 {
         self.header().instance.load(Ordering::Relaxed)
@@ -338,7 +356,7 @@ impl Region {
 
     /// A counter.
     pub fn counter(&self, statistic: Statistic) -> &AtomicU64 {
-        &self.map.slice(self.map.layout.counters(), Statistic::ALL.len())[statistic as usize]
+        &self.map.slice(self.map.layout.counters, Statistic::ALL.len())[statistic as usize]
     }
 
     /// Adds one to a counter.
@@ -397,24 +415,24 @@ impl Region {
     /// Octets of shared memory that one more session takes: its slot and its share of the indexes.
     pub fn octets_per_session(&self) -> usize {
         let layout = self.map.layout;
-        (layout.total() - layout.table()) / layout.slots
+        (layout.total - layout.table) / layout.slots
     }
 
     /// Where a process finds answers to its commands.
     pub fn reply_slot(&self, process: usize) -> &ReplySlot {
-        &self.map.slice(self.map.layout.replies(), self.processes())[process]
+        &self.map.slice(self.map.layout.replies, self.processes())[process]
     }
 
     /// The grant table.
     pub fn table(&self) -> Table<'_> {
         let layout = self.map.layout;
-        let index = |number| Index::over(self.map.slice(layout.index(number), layout.index_size()));
+        let index = |(entries, start)| Index::over(self.map.slice(start, entries));
         Table {
-            slots: self.map.slice(layout.table(), layout.slots),
-            calls: index(0),
-            paths: index(1),
-            messages: index(2),
-            next_message: self.map.slice(layout.next_message(), layout.index_size()),
+            slots: self.map.slice(layout.table, layout.slots),
+            calls: index(layout.calls),
+            paths: index(layout.paths),
+            messages: index(layout.messages),
+            next_message: self.map.slice(layout.next_message, layout.messages.0),
         }
     }
 
@@ -461,7 +479,7 @@ impl Region {
     /// Wakes a resume worker, if it sleeps. Call after publishing a notice.
     pub fn wake_resumer(&self, resumer: usize) {
         fence(Ordering::SeqCst);
-        let sleeps = &self.map.slice::<Sleeper>(self.map.layout.sleepers(), self.resumers())[resumer].sleeps;
+        let sleeps = &self.map.slice::<Sleeper>(self.map.layout.sleepers, self.resumers())[resumer].sleeps;
         if sleeps.load(Ordering::Relaxed) == 1 && sleeps.swap(0, Ordering::Relaxed) == 1 {
             self.resumer_bells[resumer].ring();
         }
@@ -469,7 +487,7 @@ impl Region {
 
     /// Resume worker: sleeps until a notice comes or the time is over, unless `idle` sees that there is one already.
     pub fn resumer_sleep(&self, resumer: usize, at_most: Duration, idle: impl Fn() -> bool) {
-        let sleeps = &self.map.slice::<Sleeper>(self.map.layout.sleepers(), self.resumers())[resumer].sleeps;
+        let sleeps = &self.map.slice::<Sleeper>(self.map.layout.sleepers, self.resumers())[resumer].sleeps;
         sleeps.store(1, Ordering::Relaxed);
         fence(Ordering::SeqCst);
         if idle() {
@@ -563,16 +581,12 @@ impl LeftBehind {
 
     /// The layout by the header, if it fits the file and the file is of this version and boot.
     fn layout(file: &File, path: &Path, length: usize) -> Option<Layout> {
-        let head = Map::new(file, Layout { processes: 0, resumers: 0, slots: 0 }, path.to_owned()).ok()?;
+        let head = Map::new(file, Layout::new(0, 0, 0), path.to_owned()).ok()?;
         let header = head.header();
         let size = |value: &AtomicU64| usize::try_from(value.load(Ordering::Relaxed)).ok().filter(|v| *v < 1 << 24);
-        let layout = Layout {
-            processes: size(&header.processes)?,
-            resumers: size(&header.resumers)?,
-            slots: size(&header.slots)?,
-        };
+        let layout = Layout::new(size(&header.processes)?, size(&header.resumers)?, size(&header.slots)?);
         let ours = header.magic.load(Ordering::Acquire) == MAGIC && header.boot.load(Ordering::Relaxed) == boot();
-        (ours && layout.total() <= length).then_some(layout)
+        (ours && layout.total <= length).then_some(layout)
     }
 
     /// Its instance number.

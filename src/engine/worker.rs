@@ -79,6 +79,7 @@ enum Urgency {
 impl Worker {
     /// Attaches this process, after fork, to event ring `index` (0..processes). No other process may have the same.
     pub fn attach(region: &Arc<Region>, index: usize) -> Worker {
+        region.populate();
         let ring = region.event_ring(index);
         let sequence = region.reply_slot(index).sequence.load(Ordering::Acquire);
         Worker { region: Arc::clone(region), ring, head: ring.head(), process: index, sequence }
@@ -200,9 +201,7 @@ impl Worker {
     fn path_hashes(&self, description: &[u8]) -> (u64, u64) {
         let Some(path) = sdp::msrp_path(description) else { return (0, 0) };
         let hash = |uri: msrp::Uri<'_>| self.region.hash(&[uri.session_id.as_bytes()]);
-        let endpoint = path.last().map_or(0, hash);
-        let relay = if path.has_relay() { path.first().map_or(0, hash) } else { 0 };
-        (endpoint, relay)
+        (hash(path.endpoint()), path.relay().map_or(0, hash))
     }
 
     /// The INVITE ended without a 2xx.
@@ -317,16 +316,11 @@ impl Worker {
         let table = region.table();
         let sent = sent(message_id, frame, 0, connection);
         let (amount, part) = match slot.per() {
-            Per::Message => (1, [0u8; 16]),
-            Per::Kilobyte => (kilobytes(sent.start, sent.octets), range_bytes(sent.start, sent.octets)),
+            Per::Message => (1, [0, 0]),
+            Per::Kilobyte => (kilobytes(sent.start, sent.octets), [sent.start, sent.octets]),
         };
-        let hash = region.hash(&[
-            &at.to_le_bytes(),
-            &session.0.to_le_bytes(),
-            &session.1.to_le_bytes(),
-            message_id.as_bytes(),
-            &part,
-        ]);
+        let [start, octets] = part;
+        let hash = region.hash(&[message_id.as_bytes(), &words([u64::from(at), session.0, session.1, start, octets])]);
         if table.is_noted(at, hash) {
             self.push_event(session, Event::Sent(sent), 0, Urgency::Soon);
             return Passage::Pass;
@@ -420,15 +414,15 @@ fn call_id_of<'a>(invite: &Invite<'a>) -> Result<&'a str, Refused> {
 /// The bound session of a frame, by the session id of whoever made it: the rightmost URI of its From-Path. A
 /// response that a relay made has only that relay's.
 fn bound(region: &Region, frame: &msrp::Frame<'_>) -> Option<(u32, Side)> {
-    let hash = |uri: Option<msrp::Uri<'_>>| uri.map(|uri| region.hash(&[uri.session_id.as_bytes()]));
-    let from = hash(frame.from_path.last())?;
+    let hash = |path: &msrp::Path<'_>| region.hash(&[path.endpoint().session_id.as_bytes()]);
+    let from = hash(&frame.from_path);
     let table = region.table();
     let (at, side) = table.bound(from)?;
     if let msrp::Start::Response(_) = frame.start {
         return Some((at, side));
     }
     // A request has both ends in its paths: a session that shares one of them is not this one.
-    let to = hash(frame.to_path.last())?;
+    let to = hash(&frame.to_path);
     let binding = table.slots[at as usize].binding();
     let other = match side {
         Side::Server => binding.client,
@@ -469,11 +463,13 @@ fn kilobytes(start: u64, octets: u64) -> u32 {
     u32::try_from((after - before).max(least)).unwrap_or(u32::MAX)
 }
 
-fn range_bytes(start: u64, octets: u64) -> [u8; 16] {
-    let mut bytes = [0; 16];
-    bytes[..8].copy_from_slice(&start.to_le_bytes());
-    bytes[8..].copy_from_slice(&octets.to_le_bytes());
-    bytes
+/// The octets of numbers, to be hashed at once.
+fn words(numbers: [u64; 5]) -> [u8; 40] {
+    let mut octets = [0; 40];
+    for (place, number) in octets.chunks_exact_mut(8).zip(numbers) {
+        place.copy_from_slice(&number.to_le_bytes());
+    }
+    octets
 }
 
 #[cfg(test)]

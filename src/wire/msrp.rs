@@ -12,7 +12,7 @@
 //!
 //! The end-line is looked for at the end of the bytes only, so a frame costs the same whatever its body holds.
 
-use memchr::memchr;
+use memchr::{memchr, memrchr};
 
 /// Headers read at most.
 const HEADERS_MAX: usize = 64;
@@ -132,7 +132,10 @@ pub enum Flag {
 
 /// A To-Path, a From-Path or an `a=path`: one URI at least, all of them well formed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Path<'a>(&'a str);
+pub struct Path<'a> {
+    text: &'a str,
+    endpoint: Uri<'a>,
+}
 
 /// An MSRP URI.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -206,9 +209,9 @@ fn take_line(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
 fn start_line(line: &[u8]) -> Result<(&str, Start<'_>), MsrpError> {
     let text = std::str::from_utf8(line).map_err(|_| MsrpError::StartLine)?;
     let rest = text.strip_prefix("MSRP ").ok_or(MsrpError::StartLine)?;
-    let (id, what) = rest.split_once(' ').ok_or(MsrpError::StartLine)?;
+    let (id, what) = cut(rest, b' ').ok_or(MsrpError::StartLine)?;
     let id = ident(id)?;
-    let word = what.split(' ').next().unwrap_or_default();
+    let word = cut(what, b' ').map_or(what, |(word, _)| word);
     if word.len() == 3 && word.bytes().all(|byte| byte.is_ascii_digit()) {
         let code = word.parse().map_err(|_| MsrpError::StartLine)?;
         return Ok((id, Start::Response(code)));
@@ -312,8 +315,8 @@ fn failure_report(text: &str) -> FailureReport {
 fn byte_range(text: &str) -> Result<ByteRange, MsrpError> {
     let number = |text: &str| text.parse::<u64>().map_err(|_| MsrpError::Value);
     let or_star = |text: &str| if text == "*" { Ok(None) } else { number(text).map(Some) };
-    let (range, total) = text.split_once('/').ok_or(MsrpError::Value)?;
-    let (start, end) = range.split_once('-').ok_or(MsrpError::Value)?;
+    let (range, total) = cut(text, b'/').ok_or(MsrpError::Value)?;
+    let (start, end) = cut(range, b'-').ok_or(MsrpError::Value)?;
     Ok(ByteRange { start: number(start)?, end: or_star(end)?, total: or_star(total)? })
 }
 
@@ -330,58 +333,66 @@ fn status(text: &str) -> Result<Option<u16>, MsrpError> {
 impl<'a> Path<'a> {
     /// Reads the value of a path header or of an `a=path` line.
     pub fn parse(text: &'a str) -> Result<Path<'a>, MsrpError> {
-        let mut count = 0;
-        for uri in text.split(' ') {
-            count += 1;
-            if count > PATH_MAX {
-                return Err(MsrpError::Path);
+        let mut rest = text;
+        for _ in 0..PATH_MAX {
+            let (uri, after) = cut(rest, b' ').unwrap_or((rest, ""));
+            let endpoint = Uri::parse(uri).ok_or(MsrpError::Path)?;
+            if uri.len() == rest.len() {
+                return Ok(Path { text, endpoint });
             }
-            Uri::parse(uri).ok_or(MsrpError::Path)?;
+            rest = after;
         }
-        Ok(Path(text))
+        Err(MsrpError::Path)
     }
 
     /// Its URIs from left to right.
     pub fn uris(&self) -> impl Iterator<Item = Uri<'a>> + use<'a> {
-        self.0.split(' ').filter_map(Uri::parse)
+        self.text.split(' ').filter_map(Uri::parse)
     }
 
-    /// The leftmost URI: the next hop of a To-Path.
-    pub fn first(&self) -> Option<Uri<'a>> {
-        self.0.split(' ').next().and_then(Uri::parse)
+    /// The leftmost URI, if it is a relay's: the next hop of a To-Path.
+    pub fn relay(&self) -> Option<Uri<'a>> {
+        cut(self.text, b' ').and_then(|(first, _)| Uri::parse(first))
     }
 
-    /// The rightmost URI: the endpoint.
-    pub fn last(&self) -> Option<Uri<'a>> {
-        self.0.rsplit(' ').next().and_then(Uri::parse)
-    }
-
-    /// Whether a relay stands before the endpoint.
-    pub fn has_relay(&self) -> bool {
-        self.0.contains(' ')
+    /// The rightmost URI.
+    pub fn endpoint(&self) -> Uri<'a> {
+        self.endpoint
     }
 }
 
 impl<'a> Uri<'a> {
     /// `msrp://user@host:port/session;tcp;params`
     fn parse(text: &'a str) -> Option<Uri<'a>> {
-        let (scheme, rest) = text.split_once("://")?;
+        let (scheme, rest) = cut(text, b':')?;
         let secure = match scheme {
             _ if scheme.eq_ignore_ascii_case("msrp") => false,
             _ if scheme.eq_ignore_ascii_case("msrps") => true,
             _ => return None,
         };
-        let (resource, parameters) = rest.split_once(';')?;
-        let (authority, session_id) = resource.split_once('/').unwrap_or((resource, ""));
-        let authority = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
-        let (host, port) = match authority.rfind(':').filter(|colon| !authority[*colon..].contains(']')) {
-            Some(colon) => (authority.get(..colon)?, Some(authority.get(colon + 1..)?.parse().ok()?)),
+        let (resource, parameters) = cut(rest.strip_prefix("//")?, b';')?;
+        let (authority, session_id) = cut(resource, b'/').unwrap_or((resource, ""));
+        let authority = cut_last(authority, b'@').map_or(authority, |(_, host)| host);
+        let (host, port) = match cut_last(authority, b':').filter(|(_, port)| !port.contains(']')) {
+            Some((host, port)) => (host, Some(port.parse().ok()?)),
             None => (authority, None),
         };
-        let transport = parameters.split(';').next().unwrap_or_default();
+        let transport = cut(parameters, b';').map_or(parameters, |(transport, _)| transport);
         let whole = !host.is_empty() && !transport.is_empty();
         whole.then_some(Uri { secure, host, port, session_id, transport })
     }
+}
+
+/// What stands before and behind the first such ASCII character.
+fn cut(text: &str, ascii: u8) -> Option<(&str, &str)> {
+    let at = memchr(ascii, text.as_bytes())?;
+    Some((text.get(..at)?, text.get(at + 1..)?))
+}
+
+/// What stands before and behind the last such ASCII character.
+fn cut_last(text: &str, ascii: u8) -> Option<(&str, &str)> {
+    let at = memrchr(ascii, text.as_bytes())?;
+    Some((text.get(..at)?, text.get(at + 1..)?))
 }
 
 #[cfg(test)]

@@ -47,7 +47,7 @@ mod tests {
         a=path:msrp://relay.example:2855/r1;tcp msrp://a.example:7654/jshA7w;tcp\r\n";
 
     fn session_id(description: &str) -> Option<&str> {
-        msrp_path(description.as_bytes())?.last().map(|uri| uri.session_id)
+        msrp_path(description.as_bytes()).map(|path| path.endpoint().session_id)
     }
 
     #[test]

@@ -107,14 +107,29 @@ fn messages_are_noted_once_and_forgotten_with_their_session() {
     let table = table(64);
     table.open(9, &opening(5));
     for message in 1..=20u64 {
-        let hash = message << 30;
+        let hash = message << 40;
         assert!(matches!(table.note_message(9, hash), Inserted::At(_)));
         assert_eq!(table.note_message(9, hash), Inserted::Before);
         assert!(table.is_noted(9, hash) && !table.is_noted(8, hash));
     }
     table.free(9);
-    assert!((1..=20u64).all(|message| !table.is_noted(9, message << 30)));
+    assert!((1..=20u64).all(|message| !table.is_noted(9, message << 40)));
     assert!(table.messages.entries.iter().all(|entry| entry.load(Ordering::Relaxed) == 0));
+}
+
+#[test]
+fn a_message_is_noted_once_by_however_many_workers() {
+    const MESSAGES: u64 = 3 * NOTES as u64;
+    for session in 0..200 {
+        let table = table(64);
+        table.open(9, &opening(session + 1));
+        let noted: usize = std::thread::scope(|scope| {
+            let note = || (1..=MESSAGES).filter(|n| matches!(table.note_message(9, n << 40), Inserted::At(_))).count();
+            let threads: Vec<_> = (0..3).map(|_| scope.spawn(note)).collect();
+            threads.into_iter().map(|thread| thread.join().expect("no panic")).sum()
+        });
+        assert_eq!(noted as u64, MESSAGES);
+    }
 }
 
 #[test]

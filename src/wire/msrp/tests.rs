@@ -22,8 +22,8 @@ fn a_send_shows_everything_that_charging_reads() {
     let frame = parse(SEND).expect("a frame of the RFC");
     assert_eq!(frame.transaction_id, "a786hjs2");
     assert_eq!(frame.start, Start::Request(Method::Send));
-    assert_eq!(frame.to_path.last().expect("a URI").session_id, "kjhd37s2s20w2a");
-    let from = frame.from_path.first().expect("a URI");
+    assert_eq!(frame.to_path.endpoint().session_id, "kjhd37s2s20w2a");
+    let from = frame.from_path.endpoint();
     assert_eq!(
         (from.host, from.port, from.transport, from.secure),
         ("atlantasim.example.com", Some(7654), "tcp", false)
