@@ -359,7 +359,12 @@ impl Session {
 
     /// The next thing to do.
     pub fn poll(&mut self) -> Option<Output> {
-        self.outputs.pop_front()
+        let output = self.outputs.pop_front();
+        if output.is_none() {
+            // Most sessions do nothing most of the time: an empty queue keeps no room.
+            self.outputs = VecDeque::new();
+        }
+        output
     }
 
     /// Says again what a stopped engine may not have told: the request in flight, the grant, the closing of the gate.
