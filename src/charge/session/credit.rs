@@ -19,7 +19,7 @@ impl Session {
         if let Some(quota) = self.wanted.take() {
             self.last_ask = quota;
             self.ask(Work::Reserve(quota), now);
-        } else if let Some(debit) = self.debits.pop_front() {
+        } else if let Some(debit) = super::first(&mut self.debits) {
             self.ask(Work::Debit(debit), now);
         } else if matches!(self.phase, Phase::Settling) {
             if std::mem::take(&mut self.reserved) {
@@ -39,7 +39,7 @@ impl Session {
         self.step(now, kind, detail.into());
         let flight = Box::new(Flight { number: self.next_number, work, retry: None, tries: 0 });
         self.next_number = self.next_number.saturating_add(1);
-        self.outputs.push_back(Output::Ask(self.request(&flight)));
+        self.outputs.push(Output::Ask(self.request(&flight)));
         self.flight = Some(flight);
     }
 
@@ -96,7 +96,7 @@ impl Session {
             self.moved = self.moved.max(now);
         }
         if matches!(self.phase, Phase::Open | Phase::Cancelled { .. }) {
-            self.outputs.push_back(Output::Grant(self.granted));
+            self.outputs.push(Output::Grant(self.granted));
         }
     }
 
@@ -113,7 +113,7 @@ impl Session {
     /// The fate of the reservation is not known; one that is granted late is released by the binding.
     fn unanswered(&mut self, first: bool, number: u32, asked: Quota, failure: Failure, now: Time) {
         self.step(now, StepKind::EnablerFailed, number.into());
-        self.outputs.push_back(Output::EnablerFailed(failure));
+        self.outputs.push(Output::EnablerFailed(failure));
         self.refused = Some(now);
         match self.policy.on_failure {
             _ if !first => {}
@@ -132,7 +132,7 @@ impl Session {
     fn decide(&mut self, result: Decision, granted: Quota, balance: Option<i64>) {
         if self.decision.is_none() {
             self.decision = Some(result);
-            self.outputs.push_back(Output::Verdict(Verdict { result, granted, balance }));
+            self.outputs.push(Output::Verdict(Verdict { result, granted, balance }));
         }
     }
 
@@ -142,7 +142,7 @@ impl Session {
         self.counts.debited = self.counts.debited.saturating_add(1);
         self.counts.units = Units(self.counts.units.0.saturating_add(units.0));
         self.step(now, StepKind::Debited, quota.0.into());
-        self.outputs.push_back(Output::Debited {
+        self.outputs.push(Output::Debited {
             message_id: debit.message_id.clone(),
             octets: debit.octets,
             units,
@@ -155,7 +155,7 @@ impl Session {
     /// No debit and no release is lost: it is asked again with its number until it is answered.
     pub(super) fn ask_later(&mut self, mut flight: Box<Flight>, failure: Failure, now: Time) {
         self.step(now, StepKind::EnablerFailed, flight.number.into());
-        self.outputs.push_back(Output::EnablerFailed(failure));
+        self.outputs.push(Output::EnablerFailed(failure));
         let wait = 1_u32.checked_shl(flight.tries.into()).map_or(RETRY_MOST, |wait| wait.min(RETRY_MOST));
         flight.tries = flight.tries.saturating_add(1).min(31);
         flight.retry = Some(now.after_seconds(wait));
@@ -165,7 +165,7 @@ impl Session {
     pub(super) fn retry(&mut self, now: Time) {
         if let Some(mut flight) = self.flight.take_if(|flight| flight.retry.is_some_and(|at| at <= now)) {
             flight.retry = None;
-            self.outputs.push_back(Output::Ask(self.request(&flight)));
+            self.outputs.push(Output::Ask(self.request(&flight)));
             self.flight = Some(flight);
         }
     }

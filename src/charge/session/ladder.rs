@@ -2,6 +2,7 @@
 
 use crate::charge::time::Time;
 use serde::{Deserialize, Serialize};
+use thin_vec::ThinVec;
 
 /// Steps kept per session; later ones are only counted.
 const MOST: usize = 64;
@@ -64,7 +65,7 @@ kinds! {
 /// The steps of a session, oldest first.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Ladder {
-    steps: Vec<Step>,
+    steps: ThinVec<Step>,
     dropped: u32,
 }
 

@@ -60,7 +60,7 @@ use super::time::Time;
 use ladder::Ladder;
 use message::{Answer, LATE, Message, Settlement};
 use serde::{Deserialize, Serialize};
-use std::collections::VecDeque;
+use thin_vec::ThinVec;
 
 /// Seconds that a closed session stays (64*T1 of RFC 3261), so that late frames find a closed gate.
 const LINGER: u32 = 32;
@@ -188,15 +188,20 @@ pub struct Session {
     refused: Option<Time>,
     next_number: u32,
     flight: Option<Box<Flight>>,
-    debits: VecDeque<Debit>,
-    messages: Vec<Message>,
-    settled: VecDeque<u64>,
-    early: Vec<Early>,
-    connections: Vec<u64>,
+    debits: ThinVec<Debit>,
+    messages: ThinVec<Message>,
+    settled: ThinVec<u64>,
+    early: ThinVec<Early>,
+    connections: ThinVec<u64>,
     counts: Counts,
     ladder: Ladder,
     #[serde(skip)]
-    outputs: VecDeque<Output>,
+    outputs: ThinVec<Output>,
+}
+
+/// Takes the first of a short queue.
+fn first<T>(queue: &mut ThinVec<T>) -> Option<T> {
+    (!queue.is_empty()).then(|| queue.remove(0))
 }
 
 /// What the INVITE reserves: its messages, one where it does not say. Of kilobytes nobody knows how many they will
@@ -236,14 +241,14 @@ impl Session {
             refused: None,
             next_number: 0,
             flight: None,
-            debits: VecDeque::new(),
-            messages: Vec::new(),
-            settled: VecDeque::new(),
-            early: Vec::new(),
-            connections: Vec::new(),
+            debits: ThinVec::new(),
+            messages: ThinVec::new(),
+            settled: ThinVec::new(),
+            early: ThinVec::new(),
+            connections: ThinVec::new(),
             counts: Counts::default(),
             ladder: Ladder::default(),
-            outputs: VecDeque::new(),
+            outputs: ThinVec::new(),
         };
         session.step(now, StepKind::Invite, reserve.messages.into());
         if reserve.account.is_empty() {
@@ -337,7 +342,7 @@ impl Session {
             Phase::Draining { .. } => self.settle_when_drained(now),
             Phase::Closed { until } if until <= now && self.is_quiet() => {
                 self.phase = Phase::Gone;
-                self.outputs.push_back(Output::Forget);
+                self.outputs.push(Output::Forget);
             }
             _ => {}
         }
@@ -359,10 +364,10 @@ impl Session {
 
     /// The next thing to do.
     pub fn poll(&mut self) -> Option<Output> {
-        let output = self.outputs.pop_front();
+        let output = first(&mut self.outputs);
         if output.is_none() {
             // Most sessions do nothing most of the time: an empty queue keeps no room.
-            self.outputs = VecDeque::new();
+            self.outputs = ThinVec::new();
         }
         output
     }
@@ -371,12 +376,12 @@ impl Session {
     /// The verdict is not said again; [`Session::decision`] has it.
     pub fn resume(&mut self) {
         if let Some(flight) = self.flight.take_if(|flight| flight.retry.is_none()) {
-            self.outputs.push_back(Output::Ask(self.request(&flight)));
+            self.outputs.push(Output::Ask(self.request(&flight)));
             self.flight = Some(flight);
         }
         match self.phase {
-            Phase::Open | Phase::Cancelled { .. } => self.outputs.push_back(Output::Grant(self.granted)),
-            Phase::Closing => self.outputs.push_back(Output::CloseGate),
+            Phase::Open | Phase::Cancelled { .. } => self.outputs.push(Output::Grant(self.granted)),
+            Phase::Closing => self.outputs.push(Output::CloseGate),
             _ => {}
         }
     }
@@ -434,7 +439,7 @@ impl Session {
             self.outcome = Some(outcome);
             self.wanted = None;
             self.phase = Phase::Closing;
-            self.outputs.push_back(Output::CloseGate);
+            self.outputs.push(Output::CloseGate);
         }
     }
 
@@ -454,7 +459,7 @@ impl Session {
         self.step(now, StepKind::Closed, self.counts.debited.into());
         let word = self.outcome.map_or("", Outcome::word);
         let outcome = self.reason.clone().unwrap_or_else(|| word.into());
-        self.outputs.push_back(Output::Closed { outcome });
+        self.outputs.push(Output::Closed { outcome });
     }
 
     fn idle_at(&self) -> Time {
@@ -606,16 +611,16 @@ impl Session {
             return;
         }
         if self.settled.len() >= MESSAGES {
-            self.settled.pop_front();
+            self.settled.remove(0);
         }
-        self.settled.push_back(Message::name_of(message.id()));
+        self.settled.push(Message::name_of(message.id()));
         match settlement {
             Settlement::Debit(trigger) => {
                 if trigger == Trigger::Timeout {
                     self.step(now, StepKind::Timeout, message.octets());
                 }
                 let debit = Debit { message_id: message.id().into(), octets: message.octets(), trigger };
-                self.debits.push_back(debit);
+                self.debits.push(debit);
             }
             Settlement::Free(reason) => self.free(message.id(), message.octets(), reason, now),
         }
@@ -624,6 +629,6 @@ impl Session {
     fn free(&mut self, message_id: &str, octets: u64, reason: &'static str, now: Time) {
         self.counts.not_debited = self.counts.not_debited.saturating_add(1);
         self.step(now, StepKind::NotDebited, octets);
-        self.outputs.push_back(Output::NotDebited { message_id: message_id.into(), octets, reason });
+        self.outputs.push(Output::NotDebited { message_id: message_id.into(), octets, reason });
     }
 }
