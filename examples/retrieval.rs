@@ -155,8 +155,8 @@ fn name_of(who: &str, reaction: Reaction) -> String {
 
 /// What went over CH-2, from the session's own record.
 fn charging_steps(kamailio: &Kamailio, call_id: &str) -> Vec<Event> {
-    let state: Result<Vec<u8>, _> =
-        kamailio.ledger().query_row("SELECT state FROM sessions WHERE call_id=?1", [call_id], |row| row.get(0));
+    let sql = "SELECT state FROM states JOIN sessions ON id=session WHERE call_id=?1";
+    let state: Result<Vec<u8>, _> = kamailio.ledger().query_row(sql, [call_id], |row| row.get(0));
     let Some(session) = state.ok().and_then(|state| postcard_session(&state)) else { return Vec::new() };
     // The session's clock counts from the boot; its zero on the wall clock is the same for all steps.
     let zero = unix_micros() - imcharge::engine::clock::now().0;

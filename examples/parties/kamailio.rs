@@ -163,8 +163,10 @@ impl Kamailio {
         set.unwrap_or_else(|error| panic!("the account cannot be set: {error}\n{}", self.log()));
     }
 
-    /// The ledger, for reading.
+    /// The ledger, for reading, as it is now.
     pub fn ledger(&self) -> Connection {
+        // A command that reads makes the engine bring the tables up to date; without an engine they are as they are.
+        let _ = self.rpc(&["imcharge.outbox"]);
         let path = self.folder.path().join("state/ledger.sqlite");
         Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY).expect("the ledger can be read")
     }

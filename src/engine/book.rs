@@ -6,13 +6,14 @@ use super::notices::Notices;
 use super::record::{Command, CommandResult, Record};
 use super::region::Region;
 use super::statistic::Statistic;
-use super::store::{Batch, Debit, StoreError, Stored};
+use super::store::change::{Change, Debit, SessionChange};
+use super::store::{Store, StoreError, Stored};
 use super::{config, facts::Suspended};
 use crate::charge::ch2::{Failure, Operation, Request, Response, SessionKey, Trigger};
 use crate::charge::event::{Entry, Event, Reserve};
 use crate::charge::session::{Decision, Output, Session, Verdict};
 use crate::charge::time::Time;
-use crate::enabler::ledger::{Account, Ledger};
+use crate::enabler::ledger::{Account, Accounts, Ledger};
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, HashSet, VecDeque};
 use std::sync::atomic::Ordering;
@@ -41,29 +42,29 @@ pub enum Effect {
     Count(Statistic),
 }
 
-/// What one transaction of the engine works with.
-pub struct Turn<'a, 'b> {
-    /// The transaction.
-    pub batch: &'a Batch<'b>,
+/// What one turn of the engine works with.
+pub struct Turn<'a> {
     /// Whether anything must be committed.
     pub changed: bool,
+    /// Whether an operator waits, who reads the tables next.
+    pub operator_waits: bool,
     /// What is done after the commit.
     pub effects: Vec<Effect>,
     region: &'a Region,
+    store: &'a mut Store,
     notices: &'a mut Notices,
     /// Which run of the host the records are of.
     instance: u64,
-    ledger: Ledger<'a>,
     now: Time,
     wall_ms: i64,
 }
 
-impl<'a, 'b> Turn<'a, 'b> {
+impl<'a> Turn<'a> {
     /// A turn over records of this instance.
-    pub fn new(region: &'a Region, batch: &'a Batch<'b>, notices: &'a mut Notices, instance: u64) -> Turn<'a, 'b> {
-        let ledger = Ledger::over(&batch.transaction, region.config.default_balance);
+    pub fn new(region: &'a Region, store: &'a mut Store, notices: &'a mut Notices, instance: u64) -> Turn<'a> {
         let (now, wall_ms) = (clock::now(), clock::wall_ms());
-        Turn { batch, changed: false, effects: Vec::new(), region, notices, instance, ledger, now, wall_ms }
+        let (changed, operator_waits, effects) = (false, false, Vec::new());
+        Turn { changed, operator_waits, effects, region, store, notices, instance, now, wall_ms }
     }
 
     fn count(&mut self, statistic: Statistic) {
@@ -79,6 +80,8 @@ struct Live {
     slot: Option<u32>,
     /// When it is in the heap of timers.
     scheduled: Option<Time>,
+    /// Of a session that is not in the store yet: UNIX milliseconds.
+    opened_at: Option<i64>,
     /// UNIX milliseconds.
     closed_at: Option<i64>,
     dirty: bool,
@@ -126,7 +129,8 @@ impl Book {
             for connection in session.connections() {
                 book.connections.entry(*connection).or_default().insert(key);
             }
-            let live = Live { session, row, instance, slot: None, scheduled: None, closed_at: None, dirty: false };
+            let (slot, scheduled, opened_at, closed_at, dirty) = (None, None, None, None, false);
+            let live = Live { session, row, instance, slot, scheduled, opened_at, closed_at, dirty };
             book.sessions.insert(key, Box::new(live));
         }
         book.take_over_slots(region);
@@ -134,7 +138,7 @@ impl Book {
     }
 
     /// Says again what an engine that died may not have told: grants, closed gates, requests in flight.
-    pub fn resume(&mut self, turn: &mut Turn<'_, '_>) -> Result<(), StoreError> {
+    pub fn resume(&mut self, turn: &mut Turn<'_>) -> Result<(), StoreError> {
         for key in self.sessions.keys().copied().collect::<Vec<_>>() {
             let Some(live) = self.sessions.get_mut(&key) else { continue };
             live.session.resume();
@@ -192,7 +196,7 @@ impl Book {
     }
 
     /// Takes one record to whom it concerns.
-    pub fn record(&mut self, turn: &mut Turn<'_, '_>, record: &Record<'_>) -> Result<(), StoreError> {
+    pub fn record(&mut self, turn: &mut Turn<'_>, record: &Record<'_>) -> Result<(), StoreError> {
         match record {
             Record::Event(Entry { session, at, event: Event::Reserve(reserve) }) => {
                 self.reserve(turn, *session, *at, reserve)
@@ -210,7 +214,7 @@ impl Book {
     /// Step 1: a new session.
     fn reserve(
         &mut self,
-        turn: &mut Turn<'_, '_>,
+        turn: &mut Turn<'_>,
         key: SessionKey,
         at: Time,
         reserve: &Reserve<'_>,
@@ -229,10 +233,11 @@ impl Book {
             return Ok(());
         }
         let session = Session::open(key, reserve, turn.region.tariff(), turn.region.config.policy, at);
-        let row = turn.batch.insert_session(&session, turn.instance, turn.wall_ms)?;
+        let row = turn.store.new_row();
         self.open += 1;
-        let instance = turn.instance;
-        let live = Live { session, row, instance, slot, scheduled: None, closed_at: None, dirty: false };
+        let (instance, opened_at) = (turn.instance, Some(turn.wall_ms));
+        let (scheduled, closed_at, dirty) = (None, None, false);
+        let live = Live { session, row, instance, slot, scheduled, opened_at, closed_at, dirty };
         self.sessions.insert(key, Box::new(live));
         self.drain(turn, key)?;
         let early: Vec<Orphan> = self.orphans.iter().filter(|orphan| orphan.1 == key).map(|orphan| orphan.2).collect();
@@ -247,7 +252,7 @@ impl Book {
     }
 
     /// A free slot; if there is none, that of the session closed longest ago.
-    fn free_slot(&mut self, turn: &Turn<'_, '_>) -> Option<u32> {
+    fn free_slot(&mut self, turn: &Turn<'_>) -> Option<u32> {
         if let Some(slot) = self.free_slots.pop() {
             return Some(slot);
         }
@@ -264,7 +269,7 @@ impl Book {
     /// Something happened to a session.
     pub fn event(
         &mut self,
-        turn: &mut Turn<'_, '_>,
+        turn: &mut Turn<'_>,
         key: SessionKey,
         at: Time,
         event: &Event<'_>,
@@ -290,7 +295,7 @@ impl Book {
     }
 
     /// CANCEL and failures can be read before the INVITE; everything else comes after the verdict.
-    fn keep_orphan(&mut self, turn: &mut Turn<'_, '_>, key: SessionKey, event: &Event<'_>) {
+    fn keep_orphan(&mut self, turn: &mut Turn<'_>, key: SessionKey, event: &Event<'_>) {
         let orphan = match event {
             Event::Cancelled => Orphan::Cancelled,
             Event::Failed { code } => Orphan::Failed(*code),
@@ -304,7 +309,7 @@ impl Book {
     }
 
     /// Timers that are due.
-    pub fn timers(&mut self, turn: &mut Turn<'_, '_>) -> Result<(), StoreError> {
+    pub fn timers(&mut self, turn: &mut Turn<'_>) -> Result<(), StoreError> {
         while self.orphans.front().is_some_and(|orphan| orphan.0.after_seconds(ORPHAN_SECONDS) <= turn.now) {
             self.orphans.pop_front();
             turn.count(Statistic::DroppedUnknown);
@@ -334,7 +339,7 @@ impl Book {
     }
 
     /// Does everything a session wants done.
-    fn drain(&mut self, turn: &mut Turn<'_, '_>, key: SessionKey) -> Result<(), StoreError> {
+    fn drain(&mut self, turn: &mut Turn<'_>, key: SessionKey) -> Result<(), StoreError> {
         turn.changed = true;
         while let Some(live) = self.sessions.get_mut(&key) {
             if !live.dirty {
@@ -392,9 +397,9 @@ impl Book {
         Ok(())
     }
 
-    fn forget(&mut self, turn: &mut Turn<'_, '_>, key: SessionKey) -> Result<(), StoreError> {
+    fn forget(&mut self, turn: &mut Turn<'_>, key: SessionKey) -> Result<(), StoreError> {
         let Some(live) = self.sessions.remove(&key) else { return Ok(()) };
-        turn.batch.forget_session(live.row)?;
+        turn.store.put(Change::Forgotten { row: live.row });
         if let Some(slot) = live.slot {
             turn.effects.push(Effect::Free(slot));
             self.lingering.retain(|(_, lingering)| *lingering != key);
@@ -413,27 +418,38 @@ impl Book {
     /// Does what an operator asked for.
     fn command(
         &mut self,
-        turn: &mut Turn<'_, '_>,
+        turn: &mut Turn<'_>,
         process: u32,
         sequence: u64,
         command: &Command<'_>,
     ) -> Result<(), StoreError> {
-        let done = change_account(&turn.ledger, command).map_err(|source| turn.batch.error(source))?;
-        let (result, balance, held) = done;
-        turn.changed = true;
+        let (result, balance, held) = match command {
+            Command::ShowAll => (CommandResult::Done, 0, 0),
+            Command::SetBalance { account, balance } => {
+                let found = turn.store.account(account)?.unwrap_or_default();
+                set_balance(turn.store, account, found, Some(*balance))
+            }
+            Command::AddBalance { account, amount } => match turn.store.account(account)? {
+                Some(found) => set_balance(turn.store, account, found, found.balance.checked_add(*amount)),
+                None => (CommandResult::UnknownAccount, 0, 0),
+            },
+        };
+        (turn.changed, turn.operator_waits) = (true, true);
         turn.effects.push(Effect::Reply { process, sequence, result, balance, held });
         Ok(())
     }
 
     /// Writes what has changed of the sessions.
-    pub fn write(&mut self, turn: &mut Turn<'_, '_>) -> Result<(), StoreError> {
+    pub fn write(&mut self, turn: &mut Turn<'_>) {
         for key in std::mem::take(&mut self.dirty) {
-            if let Some(live) = self.sessions.get_mut(&key) {
-                live.dirty = false;
-                turn.batch.update_session(live.row, &live.session, live.closed_at)?;
-            }
+            let Some(live) = self.sessions.get_mut(&key) else { continue };
+            live.dirty = false;
+            let opened = live.opened_at.take().map(|at| (live.instance, at));
+            // Writing into a vector cannot fail.
+            let state = postcard::to_stdvec(&live.session).unwrap_or_default();
+            let (row, closed_at) = (live.row, live.closed_at);
+            turn.store.put(Change::Session(SessionChange { row, opened, closed_at, state }));
         }
-        Ok(())
     }
 
     /// After the commit: shows it to workers and operators.
@@ -469,40 +485,40 @@ impl Book {
 }
 
 /// Asks the enabler, and records a debit with it: once, whatever happens.
-fn ask(turn: &Turn<'_, '_>, live: &Live, request: &Request) -> Result<Response, StoreError> {
-    let hold_ms = i64::from(turn.region.config.policy.hold_timeout) * 1000;
-    let sql = |source| turn.batch.error(source);
-    let answer = || turn.ledger.answer(request, live.row, turn.wall_ms + hold_ms).map_err(sql);
-    let Operation::Debit { message_id, octets, trigger, .. } = &request.operation else {
-        return Ok(answer()?.0);
+fn ask(turn: &mut Turn<'_>, live: &Live, request: &Request) -> Result<Response, StoreError> {
+    let config = &turn.region.config;
+    let expires_at = turn.wall_ms + i64::from(config.policy.hold_timeout) * 1000;
+    let debited = match &request.operation {
+        Operation::Debit { message_id, .. } => turn.store.is_debited(live.row, message_id)?,
+        Operation::Reserve { .. } | Operation::Release => false,
     };
-    let mut debit = Debit {
-        row: live.row,
-        call_id: live.session.call_id(),
-        message_id,
-        account: request.account.as_str(),
-        octets: *octets,
-        units: 0,
-        trigger: trigger.word(),
-        code: match trigger {
-            Trigger::Error(code) => *code,
-            _ => 0,
-        },
-        wall_ms: turn.wall_ms,
-    };
-    if turn.batch.is_debited(live.row, message_id)? {
+    if debited {
         return Ok(Response::Debited { balance: None });
     }
-    let (response, charged) = answer()?;
-    if matches!(response, Response::Debited { .. }) {
-        debit.units = charged.0;
-        turn.batch.insert_debit(&debit)?;
+    let (response, charged) = Ledger::over(turn.store, config.default_balance).answer(request, live.row, expires_at)?;
+    if let (Operation::Debit { message_id, octets, trigger, .. }, Response::Debited { .. }) =
+        (&request.operation, &response)
+    {
+        turn.store.put(Change::Debited(Debit {
+            row: live.row,
+            call_id: live.session.call_id().into(),
+            message_id: message_id.clone(),
+            account: request.account.as_str().into(),
+            octets: *octets,
+            units: charged.0,
+            trigger: trigger.word().into(),
+            code: match trigger {
+                Trigger::Error(code) => *code,
+                _ => 0,
+            },
+            wall_ms: turn.wall_ms,
+        }));
     }
     Ok(response)
 }
 
 /// Tells the waiting INVITE, and opens the gate for a granted one.
-fn tell_verdict(turn: &mut Turn<'_, '_>, live: &Live, verdict: &Verdict) {
+fn tell_verdict(turn: &mut Turn<'_>, live: &Live, verdict: &Verdict) {
     let (statistic, result, reason) = match verdict.result {
         Decision::Granted => (Statistic::ReservesGranted, Outcome::Granted, ""),
         Decision::Denied(denial) => (Statistic::ReservesDenied, Outcome::Denied, denial.word()),
@@ -524,7 +540,7 @@ fn tell_verdict(turn: &mut Turn<'_, '_>, live: &Live, verdict: &Verdict) {
 }
 
 /// Opens the slot of a granted session.
-fn open_gate(turn: &mut Turn<'_, '_>, live: &Live) {
+fn open_gate(turn: &mut Turn<'_>, live: &Live) {
     let (session, Some(slot)) = (&live.session, live.slot) else { return };
     let opening = Opening {
         session: session.key(),
@@ -537,7 +553,7 @@ fn open_gate(turn: &mut Turn<'_, '_>, live: &Live) {
 }
 
 /// Tells an INVITE for which there is no room.
-fn refuse_full(turn: &mut Turn<'_, '_>, session: SessionKey, reserve: &Reserve<'_>) {
+fn refuse_full(turn: &mut Turn<'_>, session: SessionKey, reserve: &Reserve<'_>) {
     let [index, label, route, _] = reserve.carried;
     let suspended = Suspended { index, label, route };
     let notice = Notice {
@@ -554,7 +570,7 @@ fn refuse_full(turn: &mut Turn<'_, '_>, session: SessionKey, reserve: &Reserve<'
 }
 
 fn tell_debit(
-    turn: &mut Turn<'_, '_>,
+    turn: &mut Turn<'_>,
     session: &Session,
     message_id: &str,
     units: u64,
@@ -571,7 +587,7 @@ fn tell_debit(
     }
 }
 
-fn tell_failure(turn: &mut Turn<'_, '_>, session: &Session, failure: Failure) {
+fn tell_failure(turn: &mut Turn<'_>, session: &Session, failure: Failure) {
     if turn.region.wanted_notices().1 {
         turn.notices.event(turn.region, &notice(session, failure.word(), 0, None, Kind::Failed));
     }
@@ -582,7 +598,7 @@ fn notice<'a>(session: &'a Session, reason: &'a str, code: u32, balance: Option<
     Notice { session: session.key(), call_id, account, reason, code, balance, kind }
 }
 
-fn count_debit(turn: &mut Turn<'_, '_>, trigger: Trigger) {
+fn count_debit(turn: &mut Turn<'_>, trigger: Trigger) {
     turn.count(Statistic::Debits);
     turn.count(match trigger {
         Trigger::Response => Statistic::DebitsOnResponse,
@@ -592,23 +608,12 @@ fn count_debit(turn: &mut Turn<'_, '_>, trigger: Trigger) {
     });
 }
 
-/// Changes an account's balance as an operator asked.
-fn change_account(ledger: &Ledger<'_>, command: &Command<'_>) -> rusqlite::Result<(CommandResult, i64, i64)> {
-    let (id, found) = match command {
-        Command::SetBalance { account, .. } | Command::AddBalance { account, .. } => {
-            (account, ledger.account(account)?)
-        }
-    };
-    let wanted = match (command, found) {
-        (Command::SetBalance { balance, .. }, _) => Some(*balance),
-        (Command::AddBalance { amount, .. }, Some(found)) => found.balance.checked_add(*amount),
-        (Command::AddBalance { .. }, None) => return Ok((CommandResult::UnknownAccount, 0, 0)),
-    };
-    let mut account = found.unwrap_or(Account { balance: 0, held: 0, debited: 0, credit_limit: 0 });
+/// Gives an account this balance, if it is within the range.
+fn set_balance(store: &mut Store, id: &str, mut account: Account, wanted: Option<i64>) -> (CommandResult, i64, i64) {
     let Some(balance) = wanted.filter(|b| (-account.credit_limit..=config::BALANCE_MAX).contains(b)) else {
-        return Ok((CommandResult::OutOfRange, account.balance, account.held));
+        return (CommandResult::OutOfRange, account.balance, account.held);
     };
     account.balance = balance;
-    ledger.put(id, &account)?;
-    Ok((CommandResult::Done, account.balance, account.held))
+    store.put_account(id, account);
+    (CommandResult::Done, account.balance, account.held)
 }

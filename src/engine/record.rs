@@ -40,9 +40,11 @@ impl Record<'_> {
     }
 }
 
-/// What an operator can change.
+/// What an operator can change, or wants to see.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Command<'a> {
+    /// Bring the tables up to date, before they are read.
+    ShowAll,
     /// Set an account's balance; makes the account if need be.
     SetBalance {
         /// Its id, canonical.

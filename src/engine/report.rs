@@ -70,8 +70,8 @@ pub const COMMANDS: &[Command] = &[
 /// Most rows of a list.
 const ROWS_MAX: i64 = 1000;
 
-/// Runs a command. Reads come from what is committed; changes go through `worker` to the engine and wait
-/// for its commit, one second at most.
+/// Runs a command. Reads come from the ledger's tables, which the engine brings up to date first; changes go through
+/// `worker` to the engine and wait for its commit, one second at most.
 pub fn run(name: &str, arguments: &[&str], region: &Region, worker: &mut Worker) -> Result<Value, CommandError> {
     let command = COMMANDS.iter().find(|command| command.name == name);
     let command = command.ok_or_else(|| refuse(404, format!("no such command: {name}")))?;
@@ -92,6 +92,8 @@ pub fn run(name: &str, arguments: &[&str], region: &Region, worker: &mut Worker)
         }
         "reload" => reload(argument(0), region),
         _ => {
+            // Without an engine the tables say what they can.
+            worker.command(Change::ShowAll);
             let ledger = Reader::open(region)?;
             match name {
                 "sessions" => ledger.open_sessions(),
@@ -200,7 +202,7 @@ impl Reader {
             "SELECT call_id, account, direction, tariff, opened_at, phase, granted, \
              (SELECT count(*) FROM debits WHERE session=sessions.id), \
              coalesce((SELECT units FROM holds WHERE session=sessions.id), 0) \
-             FROM sessions WHERE state IS NOT NULL AND closed_at IS NULL ORDER BY id",
+             FROM sessions WHERE closed_at IS NULL AND id IN (SELECT session FROM states) ORDER BY id",
             &["callid", "account", "direction", "tariff", "opened_at", "phase", "granted", "messages", "held"],
             [],
         )
@@ -212,7 +214,8 @@ impl Reader {
         let read = || {
             let mut statement = self.connection.prepare(
                 "SELECT id, key, call_id, account, other, icid, direction, tariff, opened_at, closed_at, phase, granted, \
-                 coalesce((SELECT units FROM holds WHERE session=sessions.id), 0), state \
+                 coalesce((SELECT units FROM holds WHERE session=sessions.id), 0), \
+                 (SELECT state FROM states WHERE session=sessions.id) \
                  FROM sessions WHERE call_id=?1 ORDER BY id LIMIT 100",
             )?;
             let names = SESSION_FIELDS.iter().enumerate();

@@ -1,7 +1,7 @@
 //! The loop of the engine: read the rings, step the sessions, commit, and only then tell anybody.
 //!
 //! ```text
-//!   gather ─► step (book) ─► commit: sessions, accounts, debits, read marks, notice marks ─► publish
+//!   gather ─► step (book) ─► commit: sessions, accounts, debits, read marks, notice marks ─► publish ─► tables
 //! ```
 //!
 //! The read marks are part of the commit. An event is therefore in the store with all that came of it, or it
@@ -15,7 +15,8 @@ use super::notices::Notices;
 use super::record::Record;
 use super::region::{EngineState, Region};
 use super::ring::Ring;
-use super::store::{Marks, Store, StoreError};
+use super::store::change::{Change, Marks};
+use super::store::{Store, StoreError};
 use crate::charge::event::Event;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -107,8 +108,8 @@ struct Engine {
 
 impl Engine {
     fn start(region: &Arc<Region>) -> Result<Engine, EngineError> {
-        let store = Store::open(&region.config.state_dir)?;
-        store.reserve_log()?;
+        let mut store = Store::open(&region.config.state_dir)?;
+        store.recover()?;
         let instance = region.instance();
         let marks = store.marks(instance)?.unwrap_or_default();
         let rings = (0..region.processes()).map(|process| region.event_ring(process)).collect();
@@ -140,14 +141,9 @@ impl Engine {
             log::warn!("{} sessions of an earlier run of the proxy are settled now", stopped.len());
         }
         self.step(|book, turn| {
-            for session in &stopped {
-                book.event(turn, *session, clock::now(), &Event::HostStopped)?;
-            }
-            turn.batch.adopt_sessions(instance)?;
-            turn.batch.drop_other_marks(instance)?;
-            turn.changed = true;
-            Ok(())
+            stopped.iter().try_for_each(|session| book.event(turn, *session, clock::now(), &Event::HostStopped))
         })?;
+        self.store.adopt(instance)?;
         left_behind.into_iter().for_each(super::region::LeftBehind::remove);
         Ok(())
     }
@@ -156,8 +152,9 @@ impl Engine {
         while !stop.load(Ordering::Relaxed) && !self.region.stop_requested() {
             self.region.begin_turn();
             let read = self.turn()?;
-            if self.store.log_is_full() {
-                self.store.checkpoint()?;
+            // After the verdicts: nobody waits for the tables.
+            if self.store.is_behind() {
+                self.store.write()?;
             }
             if read < BATCH / 2 {
                 self.region.engine_sleep(self.patience());
@@ -168,7 +165,7 @@ impl Engine {
 
     /// How long the engine may sleep.
     fn patience(&self) -> Duration {
-        let most = if self.book.is_empty() { IDLE } else { TURN };
+        let most = if self.book.is_empty() && !self.store.is_pending() { IDLE } else { TURN };
         let due = self.book.next_deadline().map(|at| Duration::from_micros(at.micros_since(clock::now())));
         due.map_or(most, |due| due.clamp(Duration::from_millis(1), most))
     }
@@ -193,6 +190,7 @@ impl Engine {
             self.turn()?;
             std::thread::sleep(Duration::from_millis(5));
         }
+        self.store.write()?;
         self.store.checkpoint()?;
         self.region.remove_file();
         Ok(())
@@ -214,20 +212,22 @@ impl Engine {
         Ok(records.len())
     }
 
-    /// Steps the sessions within one transaction, commits it if anything has changed, and tells.
+    /// Steps the sessions, commits what has changed, and tells.
     fn step(
         &mut self,
-        work: impl FnOnce(&mut Book, &mut Turn<'_, '_>) -> Result<(), EngineError>,
+        work: impl FnOnce(&mut Book, &mut Turn<'_>) -> Result<(), EngineError>,
     ) -> Result<(), EngineError> {
-        let batch = self.store.begin()?;
-        let mut turn = Turn::new(&self.region, &batch, &mut self.notices, self.reading.instance);
+        let mut turn = Turn::new(&self.region, &mut self.store, &mut self.notices, self.reading.instance);
         work(&mut self.book, &mut turn)?;
-        self.book.write(&mut turn)?;
-        let Turn { changed, effects, .. } = turn;
+        self.book.write(&mut turn);
+        let Turn { changed, operator_waits, effects, .. } = turn;
         if changed {
             let marks = Marks { events: self.reading.positions.clone(), notices: self.notices.heads() };
-            batch.set_marks(self.reading.instance, &marks)?;
-            batch.commit()?;
+            self.store.put(Change::Marks { instance: self.reading.instance, marks });
+            match operator_waits {
+                true => self.store.write()?,
+                false => self.store.commit()?,
+            }
         }
         self.book.publish(&self.region, effects);
         self.notices.publish(&self.region);

@@ -1,13 +1,27 @@
 //! Everything durable, in one SQLite file: accounts and holds (for the ledger), sessions, debits, and how far
-//! each ring has been read. A batch of events is one transaction, so that state, money and read marks move
-//! together or not at all.
+//! each ring has been read.
 //!
-//! Operators read it with `sqlite3`, also while the proxy runs; they change it by RPC only.
+//! ```text
+//!   turn ─ put(change)… ─ commit ─► journal (one row, one sync) ─► verdicts and answers
+//!                            │ 50 ms, or at once after a large turn, and for an operator
+//!                            └────► tables (everything pending, coalesced; the journal is emptied with it)
+//! ```
+//!
+//! A turn's changes are durable as one row of the journal: that is what a verdict waits for. The tables follow in
+//! one transaction for many turns. State, money and read marks of a turn move together or not at all.
+//!
+//! Operators read the tables with `sqlite3`, also while the proxy runs; they change them by RPC only.
+
+pub mod change;
+mod tables;
 
 use super::config::Config;
 use crate::charge::session::Session;
-use rusqlite::{Connection, OptionalExtension, Transaction, params};
+use crate::enabler::ledger::{Account, Accounts, Hold};
+use change::{Change, Marks, Pending};
+use rusqlite::{Connection, OptionalExtension, Transaction};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 /// Version of the schema, in `PRAGMA user_version`.
 const VERSION: i64 = 1;
@@ -29,14 +43,14 @@ CREATE TABLE accounts(
 CREATE TABLE holds(
   session INTEGER PRIMARY KEY, account TEXT NOT NULL, units INTEGER NOT NULL, expires_at INTEGER NOT NULL);
 -- One row per session, open or closed. opened_at, closed_at: UNIX milliseconds. granted: messages (or
--- kilobytes) granted in all. state: what the engine needs of it, until it is forgotten.
+-- kilobytes) granted in all.
 CREATE TABLE sessions(
   id INTEGER PRIMARY KEY, key TEXT NOT NULL, call_id TEXT NOT NULL, account TEXT NOT NULL, other TEXT NOT NULL,
   icid TEXT NOT NULL, direction TEXT NOT NULL, tariff TEXT NOT NULL, instance INTEGER NOT NULL,
-  opened_at INTEGER NOT NULL, closed_at INTEGER, phase TEXT NOT NULL, granted INTEGER NOT NULL DEFAULT 0,
-  state BLOB);
+  opened_at INTEGER NOT NULL, closed_at INTEGER, phase TEXT NOT NULL, granted INTEGER NOT NULL DEFAULT 0);
 CREATE INDEX sessions_call ON sessions(call_id);
-CREATE INDEX sessions_live ON sessions(id) WHERE state IS NOT NULL;
+-- What the engine needs of a session, until it is forgotten.
+CREATE TABLE states(session INTEGER PRIMARY KEY, state BLOB NOT NULL);
 -- One row per debited message: who, when (UNIX milliseconds), which, how large, what it cost and why then.
 -- trigger: response, error (with the MSRP code), timeout or close.
 CREATE TABLE debits(
@@ -46,6 +60,8 @@ CREATE TABLE debits(
 CREATE INDEX debits_account ON debits(account);
 -- How far the rings of the running instance have been read and written.
 CREATE TABLE marks(instance INTEGER PRIMARY KEY, events BLOB NOT NULL, notices BLOB NOT NULL);
+-- What is durable and not yet in the tables above, one row a turn of the engine.
+CREATE TABLE journal(id INTEGER PRIMARY KEY, changes BLOB NOT NULL);
 ";
 
 /// The store cannot be used: one sentence for an operator.
@@ -73,6 +89,17 @@ pub enum StoreError {
         /// The file.
         path: PathBuf,
     },
+    /// A crashed engine of another version left something in the journal.
+    #[error(
+        "{path}: the version that ran before has left row {row} of its journal, which this one cannot read; start \
+         that version once more, and stop it cleanly"
+    )]
+    Journal {
+        /// The file.
+        path: PathBuf,
+        /// Row of the journal.
+        row: i64,
+    },
 }
 
 /// A session as it was stored.
@@ -85,14 +112,11 @@ pub struct Stored {
     pub session: Session,
 }
 
-/// Read and write positions of the rings.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Marks {
-    /// Up to where each event ring is read.
-    pub events: Vec<u64>,
-    /// Up to where each notice ring is written.
-    pub notices: Vec<u64>,
-}
+/// How long the tables may be behind the journal.
+const BEHIND: Duration = Duration::from_millis(50);
+
+/// Octets of a turn's changes from which on the tables are written at once: the journal would only double the work.
+const LARGE: usize = 32 * 1024;
 
 /// Octets of the write-ahead log, taken at the start; when it is full, it is moved into the file.
 const LOG_SIZE: u64 = 16 << 20;
@@ -102,7 +126,15 @@ pub struct Store {
     connection: Connection,
     path: PathBuf,
     /// Octets that the log may have before it is moved into the file.
-    reserved: std::cell::Cell<u64>,
+    reserved: u64,
+    /// Of this turn, as the journal keeps them.
+    changes: Vec<u8>,
+    /// Of this turn and of those that the tables do not show yet.
+    pending: Pending,
+    /// When the oldest of them was made.
+    behind_since: Option<Instant>,
+    /// The row of the next session.
+    next_row: i64,
 }
 
 impl Store {
@@ -118,7 +150,8 @@ impl Store {
     pub fn open(state_dir: &Path) -> Result<Store, StoreError> {
         let path = state_dir.join(LEDGER);
         let connection = Connection::open(&path).map_err(|source| StoreError::Sqlite { path: path.clone(), source })?;
-        let store = Store { connection, path, reserved: std::cell::Cell::new(0) };
+        let (changes, pending) = (Vec::new(), Pending::default());
+        let store = Store { connection, path, reserved: 0, changes, pending, behind_since: None, next_row: 1 };
         store.prepare()?;
         Ok(store)
     }
@@ -160,11 +193,36 @@ impl Store {
         StoreError::Sqlite { path: self.path.clone(), source }
     }
 
+    /// Brings the tables up to the journal that a killed engine left, and readies the file for writing. First of all.
+    pub fn recover(&mut self) -> Result<(), StoreError> {
+        let read = || {
+            let mut statement = self.connection.prepare("SELECT id, changes FROM journal ORDER BY id")?;
+            let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+            rows.collect::<rusqlite::Result<Vec<(i64, Vec<u8>)>>>()
+        };
+        for (row, changes) in read().map_err(|source| self.error(source))? {
+            let mut rest = changes.as_slice();
+            while !rest.is_empty() {
+                let path = || self.path.clone();
+                let taken = postcard::take_from_bytes::<Change>(rest);
+                let (change, after) = taken.map_err(|_| StoreError::Journal { path: path(), row })?;
+                self.pending.take(change);
+                rest = after;
+            }
+        }
+        self.write()?;
+        let last = "SELECT coalesce(max(id), 0) FROM sessions";
+        let last: i64 = self.connection.query_row(last, [], |row| row.get(0)).map_err(|source| self.error(source))?;
+        self.next_row = last + 1;
+        self.reserve_log()
+    }
+
     /// The sessions that are not forgotten yet.
     pub fn live_sessions(&self) -> Result<Vec<Stored>, StoreError> {
         let read = || {
-            let mut statement =
-                self.connection.prepare("SELECT id, instance, state FROM sessions WHERE state IS NOT NULL")?;
+            let mut statement = self.connection.prepare(
+                "SELECT sessions.id, instance, state FROM sessions JOIN states ON states.session=sessions.id",
+            )?;
             let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get::<_, i64>(1)?, row.get(2)?)))?;
             rows.collect::<rusqlite::Result<Vec<(i64, i64, Vec<u8>)>>>()
         };
@@ -181,6 +239,9 @@ impl Store {
 
     /// The marks of an instance, if it has committed any.
     pub fn marks(&self, instance: u64) -> Result<Option<Marks>, StoreError> {
+        if let Some(marks) = self.pending.marks.get(&instance) {
+            return Ok(Some(marks.clone()));
+        }
         let read = self
             .connection
             .query_row("SELECT events, notices FROM marks WHERE instance=?1", [instance as i64], |row| {
@@ -190,23 +251,101 @@ impl Store {
         read.map_err(|source| self.error(source))
     }
 
-    /// Begins the transaction of a batch.
-    pub fn begin(&mut self) -> Result<Batch<'_>, StoreError> {
-        let path = self.path.clone();
-        let transaction = self.connection.transaction().map_err(|source| StoreError::Sqlite { path, source })?;
-        Ok(Batch { transaction, path: &self.path })
+    /// The row of a new session.
+    pub fn new_row(&mut self) -> i64 {
+        self.next_row += 1;
+        self.next_row - 1
+    }
+
+    /// Whether this message of this session is debited already.
+    pub fn is_debited(&self, row: i64, message_id: &str) -> Result<bool, StoreError> {
+        if self.pending.is_debited(row, message_id) {
+            return Ok(true);
+        }
+        let exists = || {
+            let sql = "SELECT 1 FROM debits WHERE session=?1 AND message_id=?2";
+            self.connection.prepare_cached(sql)?.exists((row, message_id))
+        };
+        exists().map_err(|source| self.error(source))
+    }
+
+    /// Makes a change, durable with the next commit.
+    pub fn put(&mut self, change: Change) {
+        // Writing into a vector cannot fail.
+        if let Ok(changes) = postcard::to_extend(&change, std::mem::take(&mut self.changes)) {
+            self.changes = changes;
+        }
+        self.pending.take(change);
+    }
+
+    /// Makes all changes since the last commit durable, together.
+    pub fn commit(&mut self) -> Result<(), StoreError> {
+        if self.changes.len() >= LARGE {
+            return self.write();
+        }
+        if !self.changes.is_empty() {
+            let sql = "INSERT INTO journal(changes) VALUES(?1)";
+            let insert = || self.connection.prepare_cached(sql)?.execute([&self.changes]);
+            insert().map_err(|source| self.error(source))?;
+            self.changes.clear();
+            self.behind_since.get_or_insert_with(Instant::now);
+        }
+        Ok(())
+    }
+
+    /// Whether the tables are behind.
+    pub fn is_pending(&self) -> bool {
+        self.behind_since.is_some()
+    }
+
+    /// Whether it is time that the tables follow.
+    pub fn is_behind(&self) -> bool {
+        self.behind_since.is_some_and(|since| since.elapsed() >= BEHIND)
+    }
+
+    /// Brings the tables up to date, durably.
+    pub fn write(&mut self) -> Result<(), StoreError> {
+        self.write_and(|_| Ok(()))
+    }
+
+    /// Says that all sessions belong to this run of the host, and that the rings of every other are read.
+    pub fn adopt(&mut self, instance: u64) -> Result<(), StoreError> {
+        self.write_and(|transaction| {
+            let adopt = "UPDATE sessions SET instance=?1 WHERE id IN (SELECT session FROM states)";
+            transaction.execute(adopt, [instance as i64])?;
+            transaction.execute("DELETE FROM marks WHERE instance<>?1", [instance as i64])?;
+            Ok(())
+        })
+    }
+
+    fn write_and(&mut self, more: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<()>) -> Result<(), StoreError> {
+        let write = || {
+            let transaction = self.connection.unchecked_transaction()?;
+            tables::write(&transaction, &self.pending)?;
+            more(&transaction)?;
+            transaction.prepare_cached("DELETE FROM journal")?.execute([])?;
+            transaction.commit()
+        };
+        write().map_err(|source| self.error(source))?;
+        self.pending = Pending::default();
+        self.changes.clear();
+        self.behind_since = None;
+        match self.log_size() > self.reserved {
+            true => self.checkpoint(),
+            false => Ok(()),
+        }
     }
 
     /// Moves the write-ahead log into the file and begins it anew.
-    pub fn checkpoint(&self) -> Result<(), StoreError> {
+    pub fn checkpoint(&mut self) -> Result<(), StoreError> {
         let moved = self.connection.query_row("PRAGMA wal_checkpoint(RESTART)", [], |_| Ok(()));
-        self.reserved.set(self.log_size());
+        self.reserved = self.log_size();
         moved.map_err(|source| self.error(source))
     }
 
     /// Gives the write-ahead log its size in advance: a commit that makes a file longer costs the file system a commit
     /// of its own. Appends zeros, which SQLite takes for the end of the log.
-    pub fn reserve_log(&self) -> Result<(), StoreError> {
+    fn reserve_log(&mut self) -> Result<(), StoreError> {
         let reserve = || -> std::io::Result<()> {
             use std::io::Write;
             let mut file = std::fs::OpenOptions::new().append(true).open(self.log_path())?;
@@ -218,13 +357,8 @@ impl Store {
             let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_IOERR_WRITE);
             self.error(rusqlite::Error::SqliteFailure(code, Some(error.to_string())))
         })?;
-        self.reserved.set(self.log_size());
+        self.reserved = self.log_size();
         Ok(())
-    }
-
-    /// Whether the write-ahead log has filled the size it was given, and should be moved into the file.
-    pub fn log_is_full(&self) -> bool {
-        self.log_size() > self.reserved.get()
     }
 
     fn log_path(&self) -> PathBuf {
@@ -238,142 +372,43 @@ impl Store {
     }
 }
 
-/// The transaction of one batch. Dropped without [`Batch::commit`], nothing of it stays.
-pub struct Batch<'a> {
-    /// The transaction, for the ledger.
-    pub transaction: Transaction<'a>,
-    path: &'a Path,
-}
+impl Accounts for Store {
+    type Error = StoreError;
 
-impl Batch<'_> {
-    /// Turns SQLite's error into one that names the file.
-    pub fn error(&self, source: rusqlite::Error) -> StoreError {
-        StoreError::Sqlite { path: self.path.to_owned(), source }
-    }
-
-    fn execute(&self, sql: &str, values: impl rusqlite::Params) -> Result<usize, StoreError> {
-        let run = || self.transaction.prepare_cached(sql)?.execute(values);
-        run().map_err(|source| self.error(source))
-    }
-
-    /// Adds a session; its row.
-    pub fn insert_session(&self, session: &Session, instance: u64, wall_ms: i64) -> Result<i64, StoreError> {
-        self.execute(
-            "INSERT INTO sessions(key, call_id, account, other, icid, direction, tariff, instance, opened_at, phase) \
-             VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
-            params![
-                session.key().to_string(),
-                session.call_id(),
-                session.account(),
-                session.other(),
-                session.icid(),
-                match session.direction() {
-                    crate::charge::event::Direction::Pull => "pull",
-                    crate::charge::event::Direction::Push => "push",
-                },
-                session.tariff().to_string(),
-                instance as i64,
-                wall_ms,
-                session.phase(),
-            ],
-        )?;
-        Ok(self.transaction.last_insert_rowid())
-    }
-
-    /// Writes what has changed of a session. `closed_at`: UNIX milliseconds, when it is closed.
-    pub fn update_session(&self, row: i64, session: &Session, closed_at: Option<i64>) -> Result<(), StoreError> {
-        let state = postcard::to_stdvec(session).unwrap_or_default();
-        let granted = session.granted().0;
-        self.execute(
-            "UPDATE sessions SET phase=?2, granted=?3, closed_at=coalesce(closed_at, ?4), state=?5 WHERE id=?1",
-            params![row, session.phase(), granted, closed_at, state],
-        )?;
-        Ok(())
-    }
-
-    /// Forgets the state of a settled session; its record stays.
-    pub fn forget_session(&self, row: i64) -> Result<(), StoreError> {
-        self.execute("UPDATE sessions SET state=NULL WHERE id=?1", [row])?;
-        Ok(())
-    }
-
-    /// Says that a session belongs to this run of the host now.
-    pub fn adopt_sessions(&self, instance: u64) -> Result<(), StoreError> {
-        self.execute("UPDATE sessions SET instance=?1 WHERE state IS NOT NULL", [instance as i64])?;
-        Ok(())
-    }
-
-    /// Whether this message of this session is debited already.
-    pub fn is_debited(&self, row: i64, message_id: &str) -> Result<bool, StoreError> {
-        let exists = || {
-            let sql = "SELECT 1 FROM debits WHERE session=?1 AND message_id=?2";
-            self.transaction.prepare_cached(sql)?.exists(params![row, message_id])
+    fn account(&self, id: &str) -> Result<Option<Account>, StoreError> {
+        if let Some(account) = self.pending.accounts.get(id) {
+            return Ok(Some(*account));
+        }
+        let read = || {
+            let sql = "SELECT balance, held, debited, credit_limit FROM accounts WHERE id=?1";
+            let mut statement = self.connection.prepare_cached(sql)?;
+            let account = statement.query_row([id], |row| {
+                let (balance, held, debited, credit_limit) = row.try_into()?;
+                Ok(Account { balance, held, debited, credit_limit })
+            });
+            account.optional()
         };
-        exists().map_err(|source| self.error(source))
+        read().map_err(|source| self.error(source))
     }
 
-    /// Records a debit, once. `false`: this message of this session was debited before.
-    pub fn insert_debit(&self, debit: &Debit<'_>) -> Result<bool, StoreError> {
-        let inserted = self.execute(
-            "INSERT OR IGNORE INTO debits(session, call_id, message_id, account, octets, units, trigger, code, at) \
-             VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
-            params![
-                debit.row,
-                debit.call_id,
-                debit.message_id,
-                debit.account,
-                debit.octets as i64,
-                debit.units as i64,
-                debit.trigger,
-                debit.code,
-                debit.wall_ms,
-            ],
-        )?;
-        Ok(inserted == 1)
+    fn put_account(&mut self, id: &str, account: Account) {
+        self.put(Change::Account { id: id.into(), account });
     }
 
-    /// Writes how far the rings are read and written.
-    pub fn set_marks(&self, instance: u64, marks: &Marks) -> Result<(), StoreError> {
-        self.execute(
-            "INSERT OR REPLACE INTO marks(instance, events, notices) VALUES(?1, ?2, ?3)",
-            params![instance as i64, pack(&marks.events), pack(&marks.notices)],
-        )?;
-        Ok(())
+    fn held(&self, session: i64) -> Result<i64, StoreError> {
+        if let Some(hold) = self.pending.holds.get(&session) {
+            return Ok(hold.as_ref().map_or(0, |hold| hold.units));
+        }
+        let read = || {
+            let mut statement = self.connection.prepare_cached("SELECT units FROM holds WHERE session=?1")?;
+            statement.query_row([session], |row| row.get(0)).optional()
+        };
+        Ok(read().map_err(|source| self.error(source))?.unwrap_or(0))
     }
 
-    /// Drops the marks of every other instance: their rings are read.
-    pub fn drop_other_marks(&self, instance: u64) -> Result<(), StoreError> {
-        self.execute("DELETE FROM marks WHERE instance<>?1", [instance as i64])?;
-        Ok(())
+    fn put_hold(&mut self, session: i64, hold: Option<Hold>) {
+        self.put(Change::Hold { row: session, hold });
     }
-
-    /// Makes the batch durable.
-    pub fn commit(self) -> Result<(), StoreError> {
-        let path = self.path;
-        self.transaction.commit().map_err(|source| StoreError::Sqlite { path: path.to_owned(), source })
-    }
-}
-
-/// One debited message, for the record.
-pub struct Debit<'a> {
-    /// Row of its session.
-    pub row: i64,
-    /// Call-ID of its session.
-    pub call_id: &'a str,
-    /// Message-ID.
-    pub message_id: &'a str,
-    /// Who paid.
-    pub account: &'a str,
-    /// Size of the content.
-    pub octets: u64,
-    /// What it cost.
-    pub units: u64,
-    /// Word of the trigger.
-    pub trigger: &'a str,
-    /// MSRP status, for a debit on error; else 0.
-    pub code: u16,
-    /// When, UNIX milliseconds.
-    pub wall_ms: i64,
 }
 
 fn pack(positions: &[u64]) -> Vec<u8> {

@@ -1,0 +1,160 @@
+//! What a turn changes, and what of it the tables do not show yet.
+
+use crate::charge::session::Session;
+use crate::enabler::ledger::{Account, Hold};
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+/// One change of what is durable. The journal keeps them in the order in which they were made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Change {
+    /// A session is new, or has moved.
+    Session(SessionChange),
+    /// The state of a settled session is not needed any more; its record stays.
+    Forgotten {
+        /// Row.
+        row: i64,
+    },
+    /// An account, as it is now.
+    Account {
+        /// Its id.
+        id: Box<str>,
+        /// What it has.
+        account: Account,
+    },
+    /// What a session holds now; `None`: nothing more.
+    Hold {
+        /// Row of the session.
+        row: i64,
+        /// The hold.
+        hold: Option<Hold>,
+    },
+    /// A message is debited.
+    Debited(Debit),
+    /// How far the rings of an instance are read and written.
+    Marks {
+        /// Which run of the host.
+        instance: u64,
+        /// The positions.
+        marks: Marks,
+    },
+}
+
+/// A session that is new, or has moved.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionChange {
+    /// Row.
+    pub row: i64,
+    /// Of a new session: which run of the host opened it, and when (UNIX milliseconds).
+    pub opened: Option<(u64, i64)>,
+    /// When it was closed, UNIX milliseconds.
+    pub closed_at: Option<i64>,
+    /// The machine, encoded.
+    pub state: Vec<u8>,
+}
+
+/// One debited message.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Debit {
+    /// Row of its session.
+    pub row: i64,
+    /// Call-ID of its session.
+    pub call_id: Box<str>,
+    /// Message-ID.
+    pub message_id: Box<str>,
+    /// Who paid.
+    pub account: Box<str>,
+    /// Size of the content.
+    pub octets: u64,
+    /// What it cost.
+    pub units: u64,
+    /// Word of the trigger.
+    pub trigger: Box<str>,
+    /// MSRP status, for a debit on error; else 0.
+    pub code: u16,
+    /// When, UNIX milliseconds.
+    pub wall_ms: i64,
+}
+
+/// Read and write positions of the rings.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Marks {
+    /// Up to where each event ring is read.
+    pub events: Vec<u64>,
+    /// Up to where each notice ring is written.
+    pub notices: Vec<u64>,
+}
+
+/// A session of which the tables are behind.
+pub struct PendingSession {
+    /// Of a session that has no row yet.
+    pub opened: Option<(u64, i64)>,
+    /// As in [`SessionChange`].
+    pub closed_at: Option<i64>,
+    /// The machine, encoded; `None`: only forgotten.
+    pub state: Option<Vec<u8>>,
+    /// Its state goes.
+    pub forgotten: bool,
+}
+
+impl PendingSession {
+    /// The machine; `None`: there is nothing new of it, or it cannot be read.
+    pub fn session(&self) -> Option<Session> {
+        self.state.as_deref().and_then(|state| postcard::from_bytes(state).ok())
+    }
+}
+
+/// Where the tables are behind: the latest of everything that has changed.
+#[derive(Default)]
+pub struct Pending {
+    /// By row.
+    pub sessions: BTreeMap<i64, PendingSession>,
+    /// By id.
+    pub accounts: HashMap<Box<str>, Account>,
+    /// By row of the session.
+    pub holds: BTreeMap<i64, Option<Hold>>,
+    /// In their order.
+    pub debits: Vec<Debit>,
+    debited: HashSet<(i64, Box<str>)>,
+    /// Of each instance.
+    pub marks: BTreeMap<u64, Marks>,
+}
+
+impl Pending {
+    /// Takes over a change.
+    pub fn take(&mut self, change: Change) {
+        match change {
+            Change::Session(SessionChange { row, opened, closed_at, state }) => {
+                let session = self.session(row);
+                session.opened = session.opened.or(opened);
+                session.closed_at = session.closed_at.or(closed_at);
+                session.state = Some(state);
+            }
+            Change::Forgotten { row } => self.session(row).forgotten = true,
+            Change::Account { id, account } => {
+                self.accounts.insert(id, account);
+            }
+            Change::Hold { row, hold } => {
+                self.holds.insert(row, hold);
+            }
+            Change::Debited(debit) => {
+                if self.debited.insert((debit.row, debit.message_id.clone())) {
+                    self.debits.push(debit);
+                }
+            }
+            Change::Marks { instance, marks } => {
+                self.marks.insert(instance, marks);
+            }
+        }
+    }
+
+    /// Whether a debit of this message is pending.
+    pub fn is_debited(&self, row: i64, message_id: &str) -> bool {
+        !self.debits.is_empty() && self.debited.contains(&(row, message_id.into()))
+    }
+
+    fn session(&mut self, row: i64) -> &mut PendingSession {
+        let fresh = || PendingSession { opened: None, closed_at: None, state: None, forgotten: false };
+        self.sessions.entry(row).or_insert_with(fresh)
+    }
+}

@@ -1,0 +1,129 @@
+//! Writes what is pending into the tables that operators read.
+
+use super::change::{Debit, Pending, PendingSession};
+use crate::charge::event::Direction;
+use crate::charge::session::Session;
+use crate::enabler::ledger::{Account, Hold};
+use rusqlite::{Connection, Result, params};
+
+/// Writes everything, within the caller's transaction.
+pub fn write(connection: &Connection, pending: &Pending) -> Result<()> {
+    for (row, session) in &pending.sessions {
+        write_session(connection, *row, session)?;
+    }
+    for (id, account) in &pending.accounts {
+        write_account(connection, id, account)?;
+    }
+    for (row, hold) in &pending.holds {
+        write_hold(connection, *row, hold.as_ref())?;
+    }
+    for debit in &pending.debits {
+        write_debit(connection, debit)?;
+    }
+    for (instance, marks) in &pending.marks {
+        let (events, notices) = (super::pack(&marks.events), super::pack(&marks.notices));
+        execute(
+            connection,
+            "INSERT OR REPLACE INTO marks(instance, events, notices) VALUES(?1, ?2, ?3)",
+            params![*instance as i64, events, notices],
+        )?;
+    }
+    Ok(())
+}
+
+fn execute(connection: &Connection, sql: &str, values: impl rusqlite::Params) -> Result<()> {
+    connection.prepare_cached(sql)?.execute(values)?;
+    Ok(())
+}
+
+fn write_session(connection: &Connection, row: i64, pending: &PendingSession) -> Result<()> {
+    if let Some(session) = pending.session() {
+        match pending.opened {
+            Some(opened) => insert_session(connection, row, &session, opened, pending.closed_at)?,
+            None => execute(
+                connection,
+                "UPDATE sessions SET phase=?2, granted=?3, closed_at=coalesce(closed_at, ?4) WHERE id=?1",
+                params![row, session.phase(), session.granted().0, pending.closed_at],
+            )?,
+        }
+    }
+    match &pending.state {
+        _ if pending.forgotten => execute(connection, "DELETE FROM states WHERE session=?1", [row]),
+        Some(state) => {
+            execute(connection, "INSERT OR REPLACE INTO states(session, state) VALUES(?1, ?2)", params![row, state])
+        }
+        None => Ok(()),
+    }
+}
+
+fn insert_session(
+    connection: &Connection,
+    row: i64,
+    session: &Session,
+    (instance, opened_at): (u64, i64),
+    closed_at: Option<i64>,
+) -> Result<()> {
+    let direction = match session.direction() {
+        Direction::Pull => "pull",
+        Direction::Push => "push",
+    };
+    execute(
+        connection,
+        "INSERT INTO sessions(id, key, call_id, account, other, icid, direction, tariff, instance, opened_at, closed_at, \
+         phase, granted) VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
+        params![
+            row,
+            session.key().to_string(),
+            session.call_id(),
+            session.account(),
+            session.other(),
+            session.icid(),
+            direction,
+            session.tariff().to_string(),
+            instance as i64,
+            opened_at,
+            closed_at,
+            session.phase(),
+            session.granted().0,
+        ],
+    )
+}
+
+fn write_account(connection: &Connection, id: &str, account: &Account) -> Result<()> {
+    execute(
+        connection,
+        "INSERT INTO accounts(id, balance, held, debited, credit_limit) VALUES(?1, ?2, ?3, ?4, ?5) \
+         ON CONFLICT(id) DO UPDATE SET balance=?2, held=?3, debited=?4, credit_limit=?5",
+        params![id, account.balance, account.held, account.debited, account.credit_limit],
+    )
+}
+
+fn write_hold(connection: &Connection, row: i64, hold: Option<&Hold>) -> Result<()> {
+    match hold {
+        None => execute(connection, "DELETE FROM holds WHERE session=?1", [row]),
+        Some(hold) => execute(
+            connection,
+            "INSERT OR REPLACE INTO holds(session, account, units, expires_at) VALUES(?1, ?2, ?3, ?4)",
+            params![row, hold.account, hold.units, hold.expires_at],
+        ),
+    }
+}
+
+fn write_debit(connection: &Connection, debit: &Debit) -> Result<()> {
+    execute(
+        connection,
+        "INSERT OR IGNORE INTO debits(session, call_id, message_id, account, octets, units, trigger, code, at) \
+         VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+        params![
+            debit.row,
+            debit.call_id,
+            debit.message_id,
+            debit.account,
+            debit.octets as i64,
+            debit.units as i64,
+            debit.trigger,
+            debit.code,
+            debit.wall_ms,
+        ],
+    )
+}
