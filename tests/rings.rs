@@ -183,3 +183,83 @@ fn a_store_that_cannot_be_written_loses_nothing_and_goes_on_when_it_can() {
     with_engine(&region, || assert_eq!(verdicts(&region, 1), HashSet::from([session])));
     assert_eq!(account(&mut worker, "held"), 0);
 }
+
+/// A small file system of its own, for the time of a test.
+struct SmallDisk(tempfile::TempDir);
+
+impl SmallDisk {
+    fn new(megabytes: u32) -> SmallDisk {
+        let disk = SmallDisk(tempfile::tempdir().expect("a folder"));
+        disk.as_root("mount", &["-t", "tmpfs", "-o", &format!("size={megabytes}m,mode=777"), "imcharge"]);
+        disk
+    }
+
+    fn resize(&self, megabytes: u32) {
+        self.as_root("mount", &["-o", &format!("remount,size={megabytes}m")]);
+    }
+
+    /// Mounting wants root; who is not root must be able to become it without a password, as for the packages.
+    fn as_root(&self, program: &str, arguments: &[&str]) {
+        let root = std::fs::metadata("/proc/self").is_ok_and(|own| std::os::unix::fs::MetadataExt::uid(&own) == 0);
+        let (first, rest): (&str, &[&str]) = if root { (program, &[]) } else { ("sudo", &["-n", program]) };
+        let status = std::process::Command::new(first).args(rest).args(arguments).arg(self.0.path()).status();
+        assert!(status.as_ref().is_ok_and(|status| status.success()), "{program} {arguments:?}: {status:?}");
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        self.as_root("umount", &[]);
+    }
+}
+
+#[test]
+fn a_full_disk_refuses_new_sessions_loses_nothing_and_goes_on_when_there_is_room() {
+    const SESSIONS: usize = 80_000;
+    // The write-ahead log takes 16 MiB of it at the start.
+    let disk = SmallDisk::new(18);
+    let region = region(&disk.0, |config| config.max_sessions = 100_000);
+    let stop = AtomicBool::new(false);
+    let (mut worker, mut sent, mut seen) = (Worker::attach(&region, 0), 0, 0);
+    let mut resumers: Vec<Resumer> = (0..region.resumers()).map(|at| Resumer::attach(&region, at)).collect();
+    let mut take = |seen: &mut usize| {
+        for resumer in &mut resumers {
+            while resumer.next(|notice| {
+                assert!(matches!(notice.kind, Kind::Verdict { result: Outcome::Granted, .. }), "{notice:?}");
+                *seen += 1;
+            }) {}
+        }
+    };
+    let error = std::thread::scope(|scope| {
+        let engine = scope.spawn(|| engine::run(&region, &stop));
+        while !engine.is_finished() {
+            if sent == SESSIONS {
+                stop.store(true, Ordering::Relaxed);
+                break;
+            }
+            match invite(&mut worker, &format!("call-{sent}")) {
+                Ok(_) => sent += 1,
+                Err(_) => std::thread::yield_now(),
+            }
+            take(&mut seen);
+        }
+        engine.join().expect("no panic").expect_err("the disk gets full")
+    });
+    let text = error.to_string();
+    assert!(text.contains("ledger.sqlite") && text.contains("full") && text.contains("space on its disk"), "{text}");
+    assert_eq!(invite(&mut worker, "refused"), Err(Refused::EngineDown));
+    take(&mut seen);
+    assert!(seen < sent, "something waits in the rings");
+    disk.resize(200);
+    with_engine(&region, || {
+        let started = Instant::now();
+        while seen < sent && started.elapsed() < Duration::from_secs(20) {
+            take(&mut seen);
+        }
+        assert_eq!(seen, sent, "one verdict for each");
+        assert_eq!(account(&mut worker, "held"), sent as i64);
+        assert_eq!(account(&mut worker, "balance"), 1_000_000 - sent as i64);
+    });
+    take(&mut seen);
+    assert_eq!(seen, sent, "no verdict twice");
+}
