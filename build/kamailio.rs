@@ -87,7 +87,7 @@ pub fn build() -> Result<(), String> {
     same_flags(&host, &defines, &flags)?;
     defines.push("MOD_NAME=\"imcharge\"".into());
     let bindings = bindings(&host, &defines)?;
-    same_sizes(&host, &defines, &bindings)?;
+    same_sizes(&host, &bindings)?;
     let out = PathBuf::from(env::var_os("OUT_DIR").ok_or("cargo gives no OUT_DIR")?);
     fs::write(out.join("kamailio.rs"), bindings).map_err(|error| format!("cannot write the bindings: {error}"))
 }
@@ -221,7 +221,7 @@ fn bindings(host: &Host, defines: &[String]) -> Result<String, String> {
 }
 
 /// Gate: objects that the binary exports have the size that the headers give them.
-fn same_sizes(host: &Host, _defines: &[String], bindings: &str) -> Result<(), String> {
+fn same_sizes(host: &Host, bindings: &str) -> Result<(), String> {
     let elf = fs::read(&host.binary)
         .map_err(|error| format!("cannot read {}: {error}; set KAMAILIO_BIN", host.binary.display()))?;
     let file = object::File::parse(&*elf).map_err(|error| format!("{}: {error}", host.binary.display()))?;
