@@ -61,7 +61,7 @@ impl Trigger {
     }
 }
 
-/// One EventRequest over CH-2. `(session, number)` names it for ever: a resend carries the same.
+/// One EventRequest over CH-2. `(session, number)` names it for ever: a resend carries the same, and differs in `repeated` alone.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Request {
     /// The session it belongs to.
@@ -72,16 +72,42 @@ pub struct Request {
     pub account: AccountId,
     /// The tariff that was in force when the session was opened.
     pub tariff: Tariff,
+    /// What of a reservation it finds, and what it leaves.
+    pub reservation: Reservation,
+    /// Whether it may have been asked before: the enabler is told that it may be a duplicate.
+    pub repeated: bool,
     /// What is asked.
     pub operation: Operation,
+}
+
+/// The reservation that a request works on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Reservation {
+    /// There is none: this request opens one, or debits without.
+    None,
+    /// There is one.
+    Open {
+        /// Number of the request that opened it.
+        opened_by: u32,
+        /// Reserved and not yet debited, before this request.
+        outstanding: Quota,
+    },
+    /// There is one, and all that it has goes with this debit: it ends with it.
+    Last {
+        /// Number of the request that opened it.
+        opened_by: u32,
+        /// Reserved and not yet debited, before this request.
+        outstanding: Quota,
+    },
 }
 
 /// The operations of CH-2 that this module uses.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Operation {
-    /// Reserve units: up to `quota`; less is granted where the account can pay for less, none is a denial.
+    /// Reserve units: up to `quota` more; less is granted where the account can pay for less, none is a denial.
     Reserve {
-        /// How much of the service is wanted.
+        /// How much more of the service is wanted; 0: only what is outstanding is asked for again, because the enabler
+        /// wants that, or because its grant has become old.
         quota: Quota,
     },
     /// Debit units for one message, out of what is reserved.
@@ -106,17 +132,27 @@ pub enum Operation {
 pub enum Response {
     /// Units are reserved: this much more of the service may be used.
     Granted {
-        /// How much more, at least one and at most what was asked.
+        /// How much more, at most what was asked. None, where some was asked: a refusal with an open reservation.
         quota: Quota,
+        /// Seconds after which what is left of it must be asked for again.
+        valid_for: Option<u32>,
+        /// Whether it is the last: no more will be granted.
+        last: bool,
         /// What is left on the account beside all that is held; `None` where the enabler does not tell.
         balance: Option<i64>,
     },
+    /// The service costs this subscriber nothing: nothing is reserved and nothing will be debited.
+    Free,
     /// Refused: nothing is reserved by this request.
     Denied(Denial),
+    /// The enabler knows no such reservation: it has ended it by itself, or has never heard of it.
+    NoReservation,
     /// The debit stands.
     Debited {
         /// What is left on the account beside all that is held; `None` where the enabler does not tell.
         balance: Option<i64>,
+        /// Whether the enabler has ended the reservation with it: nothing is held any more.
+        ended: bool,
     },
     /// The rest is given back.
     Released {
@@ -127,21 +163,47 @@ pub enum Response {
     Failed(Failure),
 }
 
+impl Response {
+    /// A grant without end and without a word of more.
+    pub fn granted(quota: Quota, balance: Option<i64>) -> Response {
+        Response::Granted { quota, valid_for: None, last: false, balance }
+    }
+
+    /// A debit out of a reservation that goes on.
+    pub fn debited(balance: Option<i64>) -> Response {
+        Response::Debited { balance, ended: false }
+    }
+}
+
 /// Why the enabler refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Denial {
     /// The account cannot pay for one message.
     NoCredit,
+    /// The account cannot pay for so many; perhaps for fewer. Of enablers that never grant in part.
+    NotSoMany,
     /// There is no such account.
     UnknownSubscriber,
+    /// The service is denied to this subscriber.
+    ServiceDenied,
+    /// The subscriber may not have the service.
+    NotAuthorized,
+    /// The enabler cannot rate the service: it does not know it by this name. Asking again is in vain.
+    RatingFailed,
+    /// Refused for another reason, which the code tells.
+    Refused(u32),
 }
 
 impl Denial {
     /// The word in `$imcharge(reason)`, history and RPC.
     pub fn word(self) -> &'static str {
         match self {
-            Denial::NoCredit => "no-credit",
+            Denial::NoCredit | Denial::NotSoMany => "no-credit",
             Denial::UnknownSubscriber => "unknown-subscriber",
+            Denial::ServiceDenied => "service-denied",
+            Denial::NotAuthorized => "not-authorized",
+            Denial::RatingFailed => "rating-failed",
+            Denial::Refused(_) => "refused",
         }
     }
 }
@@ -155,6 +217,16 @@ pub enum Failure {
     NoIdentity,
     /// The enabler could not do it.
     Enabler,
+    /// No enabler can be reached: nothing was asked.
+    Unreachable,
+    /// More requests wait for an answer than may: nothing was asked.
+    Overload,
+    /// Asked, and not answered in time: it may have been done.
+    Silent,
+    /// The enabler says that it is busy.
+    Busy,
+    /// Nobody knows the way to the enabler.
+    Undeliverable,
 }
 
 impl Failure {
@@ -164,6 +236,16 @@ impl Failure {
             Failure::Full => "full",
             Failure::NoIdentity => "no-identity",
             Failure::Enabler => "enabler-failed",
+            Failure::Unreachable => "enabler-unreachable",
+            Failure::Overload => "enabler-overload",
+            Failure::Silent => "enabler-silent",
+            Failure::Busy => "enabler-busy",
+            Failure::Undeliverable => "enabler-undeliverable",
         }
+    }
+
+    /// Whether the request may have been carried out all the same.
+    pub fn may_be_done(self) -> bool {
+        matches!(self, Failure::Silent)
     }
 }

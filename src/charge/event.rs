@@ -78,6 +78,10 @@ pub enum Event<'a> {
     },
     /// The host that had the session's connections is gone: another instance runs now, or it is being stopped.
     HostStopped,
+    /// The enabler wants to be asked again now.
+    Reauthorize,
+    /// The enabler ends the service.
+    Abort,
 }
 
 /// An INVITE that waits.

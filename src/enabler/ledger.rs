@@ -4,7 +4,7 @@
 //! For every account, balance + held + debited is conserved by every operation here. All sums are checked;
 //! the balance never goes below zero unless the account's limit says so.
 
-use crate::charge::ch2::{Denial, Operation, Request, Response};
+use crate::charge::ch2::{Denial, Operation, Request, Reservation, Response};
 use crate::charge::tariff::{Quota, Units};
 use serde::{Deserialize, Serialize};
 
@@ -86,7 +86,7 @@ impl<'a, A: Accounts> Ledger<'a, A> {
                 account.balance -= units;
                 account.held += units;
                 self.accounts.put_hold(session, hold(held + units));
-                Response::Granted { quota: granted, balance: Some(account.balance) }
+                Response::granted(granted, Some(account.balance))
             }
             Operation::Debit { units, .. } => {
                 let from_hold = signed(*units).min(held);
@@ -96,10 +96,18 @@ impl<'a, A: Accounts> Ledger<'a, A> {
                 account.balance -= from_balance;
                 charged = from_hold + from_balance;
                 account.debited = account.debited.saturating_add(charged);
-                if from_hold > 0 {
-                    self.accounts.put_hold(session, hold(held - from_hold));
+                let ended = matches!(request.reservation, Reservation::Last { .. });
+                let rest = held - from_hold;
+                match ended {
+                    true => {
+                        account.held -= rest;
+                        account.balance += rest;
+                        self.accounts.put_hold(session, None);
+                    }
+                    false if from_hold > 0 => self.accounts.put_hold(session, hold(rest)),
+                    false => {}
                 }
-                Response::Debited { balance: Some(account.balance) }
+                Response::Debited { balance: Some(account.balance), ended }
             }
             Operation::Release => {
                 account.held -= held;

@@ -493,7 +493,7 @@ fn ask(turn: &mut Turn<'_>, live: &Live, request: &Request) -> Result<Response, 
         Operation::Reserve { .. } | Operation::Release => false,
     };
     if debited {
-        return Ok(Response::Debited { balance: None });
+        return Ok(Response::debited(None));
     }
     let (response, charged) = Ledger::over(turn.store, config.default_balance).answer(request, live.row, expires_at)?;
     if let (Operation::Debit { message_id, octets, trigger, .. }, Response::Debited { .. }) =

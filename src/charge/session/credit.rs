@@ -4,6 +4,7 @@ use super::{
     AHEAD, Debit, Decision, Flight, Outcome, Output, Phase, REFUSED, RETRY_MOST, Session, StepKind, Verdict, Work,
 };
 use crate::charge::account::AccountId;
+use crate::charge::ch2::Reservation;
 use crate::charge::ch2::{Denial, Failure, Operation, Request, Response};
 use crate::charge::policy::OnFailure;
 use crate::charge::tariff::{Per, Quota, Units};
@@ -17,13 +18,16 @@ impl Session {
             return;
         }
         if let Some(quota) = self.wanted.take() {
-            self.last_ask = quota;
+            if quota.0 > 0 {
+                self.last_ask = quota;
+            }
             self.ask(Work::Reserve(quota), now);
         } else if let Some(debit) = super::first(&mut self.debits) {
             self.ask(Work::Debit(debit), now);
         } else if matches!(self.phase, Phase::Settling) {
-            if std::mem::take(&mut self.reserved) {
+            if self.reservation.is_some() {
                 self.ask(Work::Release, now);
+                self.end_reservation();
             } else {
                 self.close(now);
             }
@@ -37,10 +41,32 @@ impl Session {
             Work::Release => (StepKind::Release, 0),
         };
         self.step(now, kind, detail.into());
-        let flight = Box::new(Flight { number: self.next_number, work, retry: None, tries: 0 });
+        let (number, reservation) = (self.next_number, self.reservation_for(&work));
+        let flight = Box::new(Flight { number, reservation, work, retry: None, tries: 0, repeated: false });
         self.next_number = self.next_number.saturating_add(1);
         self.outputs.push(Output::Ask(self.request(&flight)));
         self.flight = Some(flight);
+    }
+
+    /// What a request finds, and leaves.
+    fn reservation_for(&self, work: &Work) -> Reservation {
+        let (opened_by, outstanding) = match self.reservation {
+            Some(opened_by) => (opened_by, self.outstanding),
+            None => return Reservation::None,
+        };
+        match work {
+            Work::Debit(debit) if self.tariff.quota(debit.octets) >= outstanding => {
+                Reservation::Last { opened_by, outstanding }
+            }
+            _ => Reservation::Open { opened_by, outstanding },
+        }
+    }
+
+    /// The enabler holds nothing any more.
+    pub(super) fn end_reservation(&mut self) {
+        self.reservation = None;
+        self.outstanding = Quota(0);
+        self.valid_until = None;
     }
 
     pub(super) fn request(&self, flight: &Flight) -> Request {
@@ -54,6 +80,8 @@ impl Session {
             number: flight.number,
             account: AccountId(self.account().into()),
             tariff: self.tariff,
+            reservation: flight.reservation,
+            repeated: flight.repeated,
             operation,
         }
     }
@@ -69,21 +97,40 @@ impl Session {
         }
     }
 
-    pub(super) fn on_reserved(&mut self, number: u32, asked: Quota, response: &Response, now: Time) {
-        let first = self.decision.is_none();
+    pub(super) fn on_reserved(&mut self, flight: &Flight, response: &Response, now: Time) {
+        let (number, Work::Reserve(asked)) = (flight.number, &flight.work) else { return };
         match response {
-            Response::Granted { quota, balance } if *quota > Quota(0) => {
-                self.reserved = true;
+            Response::Granted { quota, valid_for, last, balance } => {
+                self.reservation.get_or_insert(number);
+                self.outstanding = Quota(self.outstanding.0.saturating_add(quota.0));
+                self.valid_until = valid_for.map(|seconds| now.after_seconds(seconds));
+                self.last_granted |= *last;
                 self.step(now, StepKind::Granted, quota.0.into());
-                self.grant(Quota(quota.0.min(asked.0)), *balance, now);
+                match quota.0 {
+                    0 if asked.0 > 0 => self.refuse(number, Denial::NoCredit, now),
+                    _ => self.grant(Quota(quota.0.min(asked.0)), *balance, now),
+                }
             }
-            // A grant of nothing is a refusal.
-            Response::Granted { .. } => self.refuse(first, number, Denial::NoCredit, now),
-            Response::Denied(denial) => self.refuse(first, number, *denial, now),
-            Response::Failed(failure) => self.unanswered(first, number, asked, *failure, now),
-            Response::Debited { .. } | Response::Released { .. } => {
-                self.unanswered(first, number, asked, Failure::Enabler, now);
+            Response::Free => {
+                self.free = true;
+                self.end_reservation();
+                self.step(now, StepKind::Free, number.into());
+                self.grant(*asked, None, now);
             }
+            // Where the enabler never grants in part, one may still be had.
+            Response::Denied(Denial::NotSoMany) if asked.0 > 1 => {
+                self.step(now, StepKind::Denied, number.into());
+                self.wanted = Some(Quota(1));
+            }
+            Response::Denied(denial) => self.refuse(number, *denial, now),
+            // It was ended at the enabler's: what is outstanding and what is wanted are asked for anew.
+            Response::NoReservation if self.reservation.is_some() => {
+                self.step(now, StepKind::NoReservation, number.into());
+                self.end_reservation();
+                self.wanted = (asked.0 > 0).then_some(*asked);
+            }
+            Response::Failed(failure) => self.unanswered(number, *asked, *failure, now),
+            _ => self.unanswered(number, *asked, Failure::Enabler, now),
         }
     }
 
@@ -100,23 +147,26 @@ impl Session {
         }
     }
 
-    fn refuse(&mut self, first: bool, number: u32, denial: Denial, now: Time) {
+    fn refuse(&mut self, number: u32, denial: Denial, now: Time) {
         self.step(now, StepKind::Denied, number.into());
         self.refused = Some(now);
-        if first {
+        if self.decision.is_none() {
             self.decide(Decision::Denied(denial), Quota(0), None);
-            self.outcome.get_or_insert(Outcome::Denied(denial));
-            self.close(now);
+            self.end_unserved(Outcome::Denied(denial), now);
         }
     }
 
-    /// The fate of the reservation is not known; one that is granted late is released by the binding.
-    fn unanswered(&mut self, first: bool, number: u32, asked: Quota, failure: Failure, now: Time) {
+    /// The fate of the reservation is not known: what may be held is released in the end, so that a grant that comes
+    /// late binds nobody's credit.
+    fn unanswered(&mut self, number: u32, asked: Quota, failure: Failure, now: Time) {
         self.step(now, StepKind::EnablerFailed, number.into());
         self.outputs.push(Output::EnablerFailed(failure));
         self.refused = Some(now);
+        if failure.may_be_done() {
+            self.reservation.get_or_insert(number);
+        }
         match self.policy.on_failure {
-            _ if !first => {}
+            _ if self.decision.is_some() => {}
             OnFailure::Grant => self.grant(asked, None, now),
             OnFailure::Deny => self.fail(failure, now),
         }
@@ -124,8 +174,16 @@ impl Session {
 
     pub(super) fn fail(&mut self, failure: Failure, now: Time) {
         self.decide(Decision::Failed(failure), Quota(0), None);
-        self.outcome.get_or_insert(Outcome::Failed(failure));
-        self.close(now);
+        self.end_unserved(Outcome::Failed(failure), now);
+    }
+
+    /// The INVITE goes nowhere: there is nothing to settle but what the enabler may hold.
+    fn end_unserved(&mut self, outcome: Outcome, now: Time) {
+        self.outcome.get_or_insert(outcome);
+        match self.reservation {
+            Some(_) => self.phase = Phase::Settling,
+            None => self.close(now),
+        }
     }
 
     /// The verdict, once.
@@ -136,8 +194,12 @@ impl Session {
         }
     }
 
-    pub(super) fn on_debited(&mut self, debit: &Debit, balance: Option<i64>, now: Time) {
+    pub(super) fn on_debited(&mut self, debit: &Debit, balance: Option<i64>, ended: bool, now: Time) {
         let quota = self.tariff.quota(debit.octets);
+        self.outstanding = Quota(self.outstanding.0.saturating_sub(quota.0));
+        if ended {
+            self.end_reservation();
+        }
         let units = self.tariff.price_of(quota);
         self.counts.debited = self.counts.debited.saturating_add(1);
         self.counts.units = Units(self.counts.units.0.saturating_add(units.0));
@@ -159,6 +221,7 @@ impl Session {
         let wait = 1_u32.checked_shl(flight.tries.into()).map_or(RETRY_MOST, |wait| wait.min(RETRY_MOST));
         flight.tries = flight.tries.saturating_add(1).min(31);
         flight.retry = Some(now.after_seconds(wait));
+        flight.repeated |= failure.may_be_done();
         self.flight = Some(flight);
     }
 
@@ -173,8 +236,29 @@ impl Session {
     /// More is asked for as soon as little is left, so that the next SEND finds the gate open.
     pub(super) fn ask_ahead(&mut self) {
         let left = self.granted.0.saturating_sub(self.taken);
-        if self.taken > 0 && self.refused.is_none() && left <= self.last_ask.0 / 4 {
+        if self.taken > 0 && self.refused.is_none() && !self.last_granted && left <= self.last_ask.0 / 4 {
             self.want(self.taken.min(AHEAD));
+        }
+    }
+
+    /// The enabler wants to be asked again (RFC 8506, 5.5).
+    pub(super) fn on_reauthorize(&mut self, at: Time) {
+        self.step(at, StepKind::Reauthorize, 0);
+        self.renew();
+    }
+
+    /// A grant that has become old is asked for again, used or not (RFC 8506, 8.33).
+    pub(super) fn renew_when_old(&mut self, now: Time) {
+        if matches!(self.phase, Phase::Open) && self.valid_until.take_if(|until| *until <= now).is_some() {
+            self.step(now, StepKind::Renew, self.outstanding.0.into());
+            self.renew();
+        }
+    }
+
+    fn renew(&mut self) {
+        let open = matches!(self.phase, Phase::Open | Phase::Cancelled { .. });
+        if open && self.reservation.is_some() && self.wanted.is_none() {
+            self.wanted = Some(Quota(0));
         }
     }
 

@@ -52,7 +52,7 @@ mod tests;
 pub use ladder::{Step, StepKind};
 pub use output::{Decision, Outcome, Output, Verdict};
 
-use super::ch2::{Failure, Response, SessionKey, Trigger};
+use super::ch2::{Failure, Reservation, Response, SessionKey, Trigger};
 use super::event::{Direction, Event, Flag, Reserve, Sent};
 use super::policy::Policy;
 use super::tariff::{Per, Quota, Tariff, Units};
@@ -115,10 +115,13 @@ enum Work {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Flight {
     number: u32,
+    reservation: Reservation,
     work: Work,
     /// When it is asked again, after the enabler failed.
     retry: Option<Time>,
     tries: u8,
+    /// It may have reached the enabler before.
+    repeated: bool,
 }
 
 /// An answer whose SEND is not read yet.
@@ -182,8 +185,16 @@ pub struct Session {
     last_ask: Quota,
     granted: Quota,
     taken: u32,
-    /// The enabler holds something for this session, or may: it wants a release.
-    reserved: bool,
+    /// The request that opened the reservation which the enabler holds, or may hold: it wants a release.
+    reservation: Option<u32>,
+    /// Reserved and not yet debited.
+    outstanding: Quota,
+    /// When the grant has become old (Validity-Time), and for how long each one is good.
+    valid_until: Option<Time>,
+    /// The enabler grants no more.
+    last_granted: bool,
+    /// The service costs this subscriber nothing.
+    free: bool,
     wanted: Option<Quota>,
     refused: Option<Time>,
     next_number: u32,
@@ -236,7 +247,11 @@ impl Session {
             last_ask: requested,
             granted: Quota(0),
             taken: 0,
-            reserved: false,
+            reservation: None,
+            outstanding: Quota(0),
+            valid_until: None,
+            last_granted: false,
+            free: false,
             wanted: None,
             refused: None,
             next_number: 0,
@@ -287,6 +302,8 @@ impl Session {
                 self.on_answer(Answer::Report { message, start: *start, end, code: *code }, at);
             }
             Event::Moved { connection } => self.carries(*connection),
+            Event::Reauthorize => self.on_reauthorize(at),
+            Event::Abort => self.on_end(StepKind::EnablerEnds, Outcome::EnablerEnded, at),
             Event::ConnectionLost { connection } => self.on_connection_lost(*connection, at),
         }
         self.proceed(at);
@@ -298,19 +315,26 @@ impl Session {
             return;
         };
         match (&flight.work, response) {
-            (Work::Reserve(asked), answer) => self.on_reserved(number, *asked, answer, now),
-            (Work::Debit(debit), Response::Debited { balance }) => self.on_debited(debit, *balance, now),
+            (Work::Reserve(_), answer) => self.on_reserved(&flight, answer, now),
+            (Work::Debit(debit), Response::Debited { balance, ended }) => {
+                let ended = *ended || matches!(flight.reservation, Reservation::Last { .. });
+                self.on_debited(debit, *balance, ended, now);
+            }
             (Work::Debit(debit), Response::Denied(denial)) => {
                 self.free(&debit.message_id, debit.octets, denial.word(), now);
             }
-            (Work::Release, Response::Released { .. } | Response::Denied(_)) => {
+            // The content is with the client: it is debited without a reservation.
+            (Work::Debit(debit), Response::NoReservation) if self.reservation.is_some() => {
+                self.step(now, StepKind::NoReservation, number.into());
+                self.end_reservation();
+                self.debits.insert(0, debit.clone());
+            }
+            (Work::Release, Response::Released { .. } | Response::Denied(_) | Response::NoReservation) => {
                 self.step(now, StepKind::Released, 0);
             }
             (_, Response::Failed(failure)) => self.ask_later(flight, *failure, now),
             // An answer to another question is none.
-            (_, Response::Granted { .. } | Response::Debited { .. } | Response::Released { .. }) => {
-                self.ask_later(flight, Failure::Enabler, now);
-            }
+            (_, _) => self.ask_later(flight, Failure::Enabler, now),
         }
         self.ask_ahead();
         self.proceed(now);
@@ -332,6 +356,7 @@ impl Session {
             return;
         }
         self.retry(now);
+        self.renew_when_old(now);
         self.settle_due(now);
         match self.phase {
             Phase::Cancelled { until } if until <= now => self.end(Outcome::Cancelled),
@@ -358,8 +383,9 @@ impl Session {
             _ => None,
         };
         let retry = self.flight.as_ref().and_then(|flight| flight.retry);
+        let old = self.valid_until.filter(|_| matches!(self.phase, Phase::Open));
         let messages = self.messages.iter().filter_map(|message| message.deadline(&self.policy));
-        messages.chain(phase).chain(retry).min()
+        messages.chain(phase).chain(retry).chain(old).min()
     }
 
     /// The next thing to do.
@@ -375,7 +401,8 @@ impl Session {
     /// Says again what a stopped engine may not have told: the request in flight, the grant, the closing of the gate.
     /// The verdict is not said again; [`Session::decision`] has it.
     pub fn resume(&mut self) {
-        if let Some(flight) = self.flight.take_if(|flight| flight.retry.is_none()) {
+        if let Some(mut flight) = self.flight.take_if(|flight| flight.retry.is_none()) {
+            flight.repeated = true;
             self.outputs.push(Output::Ask(self.request(&flight)));
             self.flight = Some(flight);
         }
@@ -615,6 +642,7 @@ impl Session {
         }
         self.settled.push(Message::name_of(message.id()));
         match settlement {
+            Settlement::Debit(_) if self.free => self.free(message.id(), message.octets(), "free-of-charge", now),
             Settlement::Debit(trigger) => {
                 if trigger == Trigger::Timeout {
                     self.step(now, StepKind::Timeout, message.octets());

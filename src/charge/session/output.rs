@@ -36,7 +36,7 @@ pub enum Output {
         message_id: Box<str>,
         /// Octets of content that went to the client.
         octets: u64,
-        /// Why, in one word: `aborted`, `server-error`, `closed`, or a [`Denial::word`].
+        /// Why, in one word: `aborted`, `server-error`, `closed`, `free-of-charge`, or a [`Denial::word`].
         reason: &'static str,
     },
     /// The enabler gave no answer to a request. A debit or a release is asked again later, by itself.
@@ -91,6 +91,8 @@ pub enum Outcome {
     Denied(Denial),
     /// The enabler could not be asked or gave no answer.
     Failed(Failure),
+    /// The enabler ended the service.
+    EnablerEnded,
 }
 
 impl Outcome {
@@ -105,6 +107,7 @@ impl Outcome {
             Outcome::HostStopped => "host-stopped",
             Outcome::Denied(denial) => denial.word(),
             Outcome::Failed(failure) => failure.word(),
+            Outcome::EnablerEnded => "enabler-ended",
         }
     }
 }

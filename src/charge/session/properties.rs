@@ -148,7 +148,7 @@ impl Enabler {
         assert!(!self.released, "nothing is reserved after the release");
         self.balance -= granted * i64::from(PRICE);
         self.held += granted * i64::from(PRICE);
-        Response::Granted { quota: Quota(quota), balance: Some(self.balance) }
+        Response::granted(Quota(quota), Some(self.balance))
     }
 
     fn debit(&mut self, units: i64) -> Response {
@@ -157,7 +157,7 @@ impl Enabler {
         self.held -= from_hold;
         self.balance -= units - from_hold;
         self.debited += units;
-        Response::Debited { balance: Some(self.balance) }
+        Response::debited(Some(self.balance))
     }
 
     fn release(&mut self) -> Response {

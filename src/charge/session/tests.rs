@@ -1,7 +1,7 @@
 //! One test for each row of the table of rulings, named after it.
 
 use super::*;
-use crate::charge::ch2::{Denial, Operation, Request};
+use crate::charge::ch2::{Denial, Operation, Request, Reservation};
 use crate::charge::event::FailureReport;
 use crate::charge::policy::{DebitOn, OnFailure, Settle};
 
@@ -76,6 +76,11 @@ impl Run {
         run
     }
 
+    /// Asked, and not answered yet.
+    fn invited(messages: u32) -> Run {
+        Run::new(messages, "message:5", Policy::default())
+    }
+
     /// Granted, answered and bound.
     fn open_with(messages: u32, policy: Policy) -> Run {
         let mut run = Run::new(messages, "message:5", policy);
@@ -121,10 +126,15 @@ impl Run {
     fn yes(&mut self) {
         let operation = &self.asked.as_ref().expect("a request is in flight").operation;
         self.answer(match operation {
-            Operation::Reserve { quota } => Response::Granted { quota: *quota, balance: Some(7) },
-            Operation::Debit { .. } => Response::Debited { balance: Some(7) },
+            Operation::Reserve { quota } => Response::granted(*quota, Some(7)),
+            Operation::Debit { .. } => Response::debited(Some(7)),
             Operation::Release => Response::Released { balance: Some(7) },
         });
+    }
+
+    fn gate_closed(&mut self, at: Time) {
+        self.session.gate_closed(self.session.taken(), at);
+        self.drain();
     }
 
     /// The enabler says yes until nothing is asked, and the gate is closed where that is wanted.
@@ -242,7 +252,7 @@ fn a_reservation_of_kilobytes_lets_the_first_chunks_pass() {
 #[test]
 fn a_partial_grant_is_a_grant() {
     let mut run = Run::new(8, "message:5", Policy::default());
-    run.answer(Response::Granted { quota: Quota(3), balance: Some(0) });
+    run.answer(Response::granted(Quota(3), Some(0)));
     assert_eq!(run.verdicts(), [(Decision::Granted, 3)]);
     assert_eq!(run.grants(), [3]);
 }
@@ -266,7 +276,7 @@ fn no_release_and_no_end_follows_a_denial() {
 #[test]
 fn a_grant_of_nothing_is_a_denial() {
     let mut run = Run::new(8, "message:5", Policy::default());
-    run.answer(Response::Granted { quota: Quota(0), balance: None });
+    run.answer(Response::granted(Quota(0), None));
     assert_eq!(run.verdicts(), [(Decision::Denied(Denial::NoCredit), 0)]);
 }
 
@@ -1076,7 +1086,133 @@ fn a_stopped_engine_says_again_what_is_open() {
     run.out.clear();
     run.session.resume();
     run.drain();
-    assert_eq!(run.out, [Output::Ask(asked), Output::Grant(Quota(8))]);
+    let again = Request { repeated: true, ..asked };
+    assert_eq!(run.out, [Output::Ask(again), Output::Grant(Quota(8))]);
+}
+
+// A distant enabler.
+
+#[test]
+fn the_last_debit_ends_the_reservation_and_nothing_is_released() {
+    let mut run = Run::invited(1);
+    run.yes();
+    run.event(Event::Answered, s(0));
+    run.sent(whole("m1", 1), s(1));
+    // One more is asked for as soon as the last one is taken; there is none.
+    run.answer(Response::Denied(Denial::NoCredit));
+    run.event(responded(1, 200), s(1));
+    let asked = run.asked.clone().expect("the debit");
+    assert_eq!(asked.reservation, Reservation::Last { opened_by: 0, outstanding: Quota(1) });
+    run.yes();
+    run.event(Event::Bye, s(2));
+    run.gate_closed(s(5));
+    assert!(run.asked.is_none() && !run.session.is_open(), "nothing is left to release");
+}
+
+#[test]
+fn a_reservation_without_an_answer_is_released_all_the_same() {
+    let mut run = Run::invited(2);
+    run.answer(Response::Failed(Failure::Silent));
+    assert_eq!(run.session.decision(), Some(Decision::Failed(Failure::Silent)));
+    let asked = run.asked.clone().expect("the release of what may be held");
+    assert_eq!(asked.operation, Operation::Release);
+    assert_eq!(asked.reservation, Reservation::Open { opened_by: 0, outstanding: Quota(0) });
+    run.answer(Response::NoReservation);
+    assert!(!run.session.is_open());
+}
+
+#[test]
+fn a_reservation_that_was_never_asked_leaves_nothing_to_release() {
+    let mut run = Run::invited(2);
+    run.answer(Response::Failed(Failure::Unreachable));
+    assert!(run.asked.is_none() && !run.session.is_open());
+}
+
+#[test]
+fn a_debit_without_its_reservation_is_asked_again_without() {
+    let mut run = Run::open();
+    run.sent(whole("m1", 1), s(1));
+    run.event(responded(1, 200), s(1));
+    let first = run.asked.clone().expect("the debit");
+    run.answer(Response::NoReservation);
+    let second = run.asked.clone().expect("the debit again");
+    assert_eq!((second.operation, second.reservation), (first.operation, Reservation::None));
+    assert_eq!(second.number, first.number + 1);
+}
+
+#[test]
+fn a_debit_that_may_have_arrived_is_marked_when_it_is_asked_again() {
+    let mut run = Run::open();
+    run.sent(whole("m1", 1), s(1));
+    run.event(responded(1, 200), s(1));
+    let first = run.asked.clone().expect("the debit");
+    assert!(!first.repeated);
+    run.answer(Response::Failed(Failure::Silent));
+    run.timer(s(60));
+    assert_eq!(run.asked, Some(Request { repeated: true, ..first }));
+}
+
+#[test]
+fn where_nothing_is_granted_in_part_one_is_asked_for() {
+    let mut run = Run::invited(5);
+    run.answer(Response::Denied(Denial::NotSoMany));
+    assert_eq!(run.session.decision(), None);
+    let asked = run.asked.clone().expect("a second reservation");
+    assert_eq!((asked.operation, asked.reservation), (Operation::Reserve { quota: Quota(1) }, Reservation::None));
+    run.answer(Response::Denied(Denial::NoCredit));
+    assert_eq!(run.session.decision(), Some(Decision::Denied(Denial::NoCredit)));
+    assert!(run.asked.is_none() && !run.session.is_open());
+}
+
+#[test]
+fn what_costs_nothing_is_given_and_not_debited() {
+    let mut run = Run::invited(2);
+    run.answer(Response::Free);
+    assert_eq!(run.session.decision(), Some(Decision::Granted));
+    run.event(Event::Answered, s(0));
+    run.sent(whole("m1", 1), s(1));
+    run.event(responded(1, 200), s(1));
+    assert!(run.asked.is_none(), "no debit");
+    run.event(Event::Bye, s(2));
+    run.gate_closed(s(5));
+    assert!(run.asked.is_none() && !run.session.is_open(), "no release");
+    assert_eq!(run.session.counts().not_debited, 1);
+}
+
+#[test]
+fn a_grant_that_becomes_old_is_asked_for_again() {
+    let mut run = Run::invited(3);
+    run.answer(Response::Granted { quota: Quota(3), valid_for: Some(60), last: false, balance: None });
+    run.event(Event::Answered, s(0));
+    run.timer(s(59));
+    assert!(run.asked.is_none());
+    run.timer(s(60));
+    let asked = run.asked.clone().expect("the renewal");
+    assert_eq!(asked.operation, Operation::Reserve { quota: Quota(0) });
+    assert_eq!(asked.reservation, Reservation::Open { opened_by: 0, outstanding: Quota(3) });
+    run.answer(Response::granted(Quota(0), None));
+    assert!(run.asked.is_none() && run.session.granted() == Quota(3));
+}
+
+#[test]
+fn the_enabler_may_ask_to_be_asked_and_may_end_the_service() {
+    let mut run = Run::open();
+    run.event(Event::Reauthorize, s(1));
+    assert_eq!(run.asked.as_ref().map(|asked| &asked.operation), Some(&Operation::Reserve { quota: Quota(0) }));
+    run.answer(Response::granted(Quota(0), None));
+    run.event(Event::Abort, s(2));
+    run.gate_closed(s(5));
+    assert_eq!(run.asked.as_ref().map(|asked| &asked.operation), Some(&Operation::Release));
+    assert_eq!(run.session.outcome(), Some(Outcome::EnablerEnded));
+}
+
+#[test]
+fn nothing_more_is_asked_for_after_the_final_units() {
+    let mut run = Run::invited(1);
+    run.answer(Response::Granted { quota: Quota(1), valid_for: None, last: true, balance: None });
+    run.event(Event::Answered, s(0));
+    run.sent(whole("m1", 1), s(1));
+    assert!(run.asked.is_none(), "the grant was the last");
 }
 
 // Bounds.

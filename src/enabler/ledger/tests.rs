@@ -56,7 +56,8 @@ fn ask_with(
     operation: Operation,
 ) -> (Response, Units) {
     let tariff: Tariff = tariff.parse().expect("a tariff");
-    let request = Request { session: SessionKey(1, 1), number: 0, account: AccountId(ALICE.into()), tariff, operation };
+    let (session_key, account, reservation) = (SessionKey(1, 1), AccountId(ALICE.into()), Reservation::None);
+    let request = Request { session: session_key, number: 0, account, tariff, reservation, repeated: false, operation };
     let Ok(answer) = Ledger::over(memory, default_balance).answer(&request, session, 0);
     answer
 }
@@ -73,10 +74,10 @@ fn debit(units: u64) -> Operation {
 #[test]
 fn reserve_debit_release_move_units_and_lose_none() {
     let mut memory = alice(account(100, 0, 0, 0));
-    let granted = Response::Granted { quota: Quota(3), balance: Some(25) };
+    let granted = Response::granted(Quota(3), Some(25));
     assert_eq!(ask(&mut memory, 1, "message:25", reserve(3)).0, granted);
     assert_eq!(memory.accounts[ALICE], account(25, 75, 0, 0));
-    assert_eq!(ask(&mut memory, 1, "message:25", debit(25)), (Response::Debited { balance: Some(25) }, Units(25)));
+    assert_eq!(ask(&mut memory, 1, "message:25", debit(25)), (Response::debited(Some(25)), Units(25)));
     assert_eq!(memory.accounts[ALICE], account(25, 50, 25, 0));
     assert_eq!(ask(&mut memory, 1, "message:25", Operation::Release).0, Response::Released { balance: Some(75) });
     assert_eq!(memory.accounts[ALICE], account(75, 0, 25, 0));
@@ -85,10 +86,7 @@ fn reserve_debit_release_move_units_and_lose_none() {
 #[test]
 fn as_many_are_granted_as_the_account_can_pay_for() {
     let mut memory = alice(account(99, 0, 0, 0));
-    assert_eq!(
-        ask(&mut memory, 1, "message:25", reserve(10)).0,
-        Response::Granted { quota: Quota(3), balance: Some(24) }
-    );
+    assert_eq!(ask(&mut memory, 1, "message:25", reserve(10)).0, Response::granted(Quota(3), Some(24)));
     assert_eq!(ask(&mut memory, 2, "message:25", reserve(1)).0, Response::Denied(Denial::NoCredit));
     assert_eq!(memory.accounts[ALICE], account(24, 75, 0, 0));
 }
@@ -96,10 +94,7 @@ fn as_many_are_granted_as_the_account_can_pay_for() {
 #[test]
 fn the_limit_lets_the_balance_go_below_zero_and_no_further() {
     let mut memory = alice(account(1, 0, 0, 2));
-    assert_eq!(
-        ask(&mut memory, 1, "message:1", reserve(9)).0,
-        Response::Granted { quota: Quota(3), balance: Some(-2) }
-    );
+    assert_eq!(ask(&mut memory, 1, "message:1", reserve(9)).0, Response::granted(Quota(3), Some(-2)));
     assert_eq!(ask(&mut memory, 2, "message:1", reserve(1)).0, Response::Denied(Denial::NoCredit));
 }
 
@@ -116,7 +111,7 @@ fn an_unknown_subscriber_is_denied_unless_there_is_a_default_balance() {
     let mut memory = Memory::default();
     let unknown = Response::Denied(Denial::UnknownSubscriber);
     assert_eq!(ask(&mut memory, 1, "message:1", reserve(1)).0, unknown);
-    let granted = Response::Granted { quota: Quota(2), balance: Some(3) };
+    let granted = Response::granted(Quota(2), Some(3));
     assert_eq!(ask_with(&mut memory, Some(5), 1, "message:1", reserve(2)).0, granted);
     assert_eq!(memory.accounts[ALICE], account(3, 2, 0, 0));
 }

@@ -1,0 +1,254 @@
+//! What is written, read back by the codec's own reader, and what is made of answers.
+
+use super::*;
+use crate::charge::account::AccountId;
+use crate::wire::diameter::credit_control::FinalUnitIndication;
+use crate::wire::diameter::{Message, RawAvp};
+
+const CALL: Call<'static> =
+    Call { call_id: "a84b@pc33", other: "sip:im@example.org", icid: "icid-1", direction: Direction::Pull };
+
+fn dialect(profile: Profile, unit: Unit) -> Dialect {
+    Dialect {
+        origin_host: "proxy.example.org".into(),
+        origin_realm: "example.org".into(),
+        destination_realm: "ocs.example.org".into(),
+        service_context_id: "32274@3gpp.org".into(),
+        profile,
+        unit,
+        service_identifier: Some(7),
+        rating_group: None,
+        currency_code: None,
+    }
+}
+
+fn request(number: u32, reservation: Reservation, operation: Operation) -> Request {
+    Request {
+        session: SessionKey(0x1_0000_0002, 0xabcd),
+        number,
+        account: AccountId("tel:+4912345".into()),
+        tariff: "message:25".parse().expect("a tariff"),
+        reservation,
+        repeated: false,
+        operation,
+    }
+}
+
+fn reserve(quota: u32) -> Operation {
+    Operation::Reserve { quota: Quota(quota) }
+}
+
+fn debit() -> Operation {
+    let (octets, quota, trigger) = (1000, Quota(1), Trigger::Response);
+    Operation::Debit { message_id: "m1".into(), octets, units: crate::charge::tariff::Units(25), quota, trigger }
+}
+
+fn open(outstanding: u32) -> Reservation {
+    Reservation::Open { opened_by: 4, outstanding: Quota(outstanding) }
+}
+
+fn last() -> Reservation {
+    Reservation::Last { opened_by: 4, outstanding: Quota(1) }
+}
+
+/// Writes a request and hands what was read of it to a look.
+fn written<R>(dialect: &Dialect, request: &Request, look: impl FnOnce(&CreditControlRequest<'_>) -> R) -> R {
+    let mut bytes = Vec::new();
+    write(dialect, request, &CALL, None, Time(1_800_000_000), &mut bytes).expect("short enough");
+    let message = Message::parse(&bytes).expect("a message");
+    look(&CreditControlRequest::decode(&message).expect("a request that its own reader takes"))
+}
+
+/// Type, number, wanted and used.
+fn shape(profile: Profile, request: &Request) -> (RequestType, u32, Option<u64>, Option<u64>) {
+    written(&dialect(profile, Unit::Message), request, |ccr| {
+        let count = |units: &ServiceUnits| units.service_specific.expect("messages are counted");
+        let (wanted, used) = match profile {
+            Profile::Rfc8506 => (&ccr.requested_service_unit, &ccr.used_service_unit),
+            Profile::Ro => (&ccr.services[0].requested_service_unit, &ccr.services[0].used_service_unit),
+        };
+        (ccr.request_type, ccr.request_number, wanted.as_ref().map(count), used.first().map(count))
+    })
+}
+
+#[test]
+fn each_step_of_a_session_has_its_request() {
+    for profile in [Profile::Rfc8506, Profile::Ro] {
+        let (initial, update) = (RequestType::INITIAL_REQUEST, RequestType::UPDATE_REQUEST);
+        let (end, event) = (RequestType::TERMINATION_REQUEST, RequestType::EVENT_REQUEST);
+        for (number, reservation, operation, expected) in [
+            (4, Reservation::None, reserve(3), (initial, 0, Some(3), None)),
+            (5, open(3), reserve(2), (update, 1, Some(5), None)),
+            (6, open(3), reserve(0), (update, 2, Some(3), None)),
+            (6, open(3), debit(), (update, 2, Some(2), Some(1))),
+            (7, last(), debit(), (end, 3, None, Some(1))),
+            (7, open(2), Operation::Release, (end, 3, None, Some(0))),
+            (9, Reservation::None, debit(), (event, 0, Some(1), None)),
+        ] {
+            assert_eq!(shape(profile, &request(number, reservation, operation)), expected, "{profile:?}");
+        }
+    }
+}
+
+#[test]
+fn only_a_direct_debit_has_an_action_and_only_an_end_a_cause() {
+    let rfc = dialect(Profile::Rfc8506, Unit::Message);
+    let words = |request: &Request| written(&rfc, request, |ccr| (ccr.requested_action, ccr.termination_cause));
+    assert_eq!(words(&request(0, Reservation::None, reserve(1))), (None, None));
+    assert_eq!(words(&request(5, Reservation::None, debit())), (Some(RequestedAction::DIRECT_DEBITING), None));
+    assert_eq!(words(&request(5, last(), debit())), (None, Some(TerminationCause::LOGOUT)));
+    let release = request(5, open(1), Operation::Release);
+    assert_eq!(words(&release), (None, Some(TerminationCause::SERVICE_NOT_PROVIDED)));
+}
+
+#[test]
+fn a_reservation_has_one_session_id_and_the_next_another() {
+    let rfc = dialect(Profile::Rfc8506, Unit::Message);
+    let id = |request: &Request| written(&rfc, request, |ccr| ccr.session_id.to_owned());
+    let first = id(&request(4, Reservation::None, reserve(3)));
+    assert_eq!(first, id(&request(9, open(1), Operation::Release)));
+    assert_ne!(first, id(&request(10, Reservation::None, reserve(3))));
+    assert_eq!(first, "proxy.example.org;1;2;000000000000abcd.4");
+    assert_eq!(session_of(&first), Some(SessionKey(0x1_0000_0002, 0xabcd)));
+    for foreign in ["", "a;b;c", "proxy;1;2", "proxy;1;2;zz.1", "proxy;99999999999;2;1.1"] {
+        assert_eq!(session_of(foreign), None, "{foreign}");
+    }
+}
+
+#[test]
+fn the_profile_says_where_units_stand_and_what_is_told_of_the_call() {
+    let reserve = request(4, Reservation::None, reserve(3));
+    written(&dialect(Profile::Rfc8506, Unit::Message), &reserve, |ccr| {
+        assert!(ccr.services.is_empty() && ccr.multiple_services_indicator.is_none());
+        assert_eq!(ccr.service_identifier, Some(7));
+    });
+    let ro = dialect(Profile::Ro, Unit::Message);
+    written(&ro, &reserve, |ccr| {
+        assert_eq!(ccr.services[0].service_identifier, [7]);
+        assert_eq!((ccr.service_identifier, ccr.requested_service_unit.as_ref()), (None, None));
+        assert_eq!(ccr.multiple_services_indicator, Some(MultipleServices::MULTIPLE_SERVICES_SUPPORTED));
+    });
+    let mut bytes = Vec::new();
+    write(&ro, &reserve, &CALL, None, Time(1_800_000_000), &mut bytes).expect("short enough");
+    let information = Message::parse(&bytes).and_then(|message| message.find(avp::SERVICE_INFORMATION));
+    let groups: Vec<RawAvp<'_>> = information.expect("Service-Information").group().flatten().collect();
+    assert!(groups[0].is(avp::IMS_INFORMATION) && groups[0].is_mandatory());
+    // A server that has not loaded OMA's AVPs passes them over.
+    assert!(groups[1].is(avp::SERVICE_GENERIC_INFORMATION) && !groups[1].is_mandatory());
+    assert!(groups[2].is(avp::IM_INFORMATION) && !groups[2].is_mandatory());
+}
+
+#[test]
+fn a_telephone_number_is_e164_without_plus_and_all_else_a_sip_uri() {
+    assert_eq!(subscription("tel:+49123").data, "49123");
+    assert_eq!(subscription("tel:+49123").kind, SubscriptionIdType::END_USER_E164);
+    assert_eq!(subscription("sip:a@b").data, "sip:a@b");
+    assert_eq!(subscription("sip:a@b").kind, SubscriptionIdType::END_USER_SIP_URI);
+}
+
+/// What is made of an answer.
+fn told(dialect: &Dialect, request: &Request, answer: CreditControlAnswer<'_>) -> Response {
+    read(dialect, request, &CreditControlAnswer { origin_host: "ocs", origin_realm: "r", ..answer })
+}
+
+fn answer<'a>(code: u32, granted: Option<u64>) -> CreditControlAnswer<'a> {
+    let granted_service_unit =
+        granted.map(|count| ServiceUnits { service_specific: Some(count), ..Default::default() });
+    CreditControlAnswer { result_code: Some(ResultCode(code)), granted_service_unit, ..Default::default() }
+}
+
+#[test]
+fn a_grant_counts_what_is_new() {
+    let rfc = dialect(Profile::Rfc8506, Unit::Message);
+    let quota =
+        |reservation, asked, granted| match told(&rfc, &request(4, reservation, reserve(asked)), answer(2001, granted))
+        {
+            Response::Granted { quota, .. } => quota.0,
+            other => panic!("{other:?}"),
+        };
+    assert_eq!(quota(Reservation::None, 3, Some(3)), 3);
+    assert_eq!(quota(Reservation::None, 3, Some(2)), 2);
+    assert_eq!(quota(Reservation::None, 3, Some(9)), 3);
+    assert_eq!(quota(open(2), 3, Some(5)), 3);
+    assert_eq!(quota(open(2), 3, Some(1)), 0);
+    // Success without units, or with units of another kind, is worth nothing.
+    assert_eq!(quota(Reservation::None, 3, None), 0);
+    let seconds = ServiceUnits { time: Some(60), ..Default::default() };
+    let other = CreditControlAnswer { granted_service_unit: Some(seconds), ..answer(2001, None) };
+    assert_eq!(told(&rfc, &request(4, Reservation::None, reserve(1)), other), Response::granted(Quota(0), None));
+}
+
+#[test]
+fn units_of_a_service_validity_and_the_final_units_are_seen() {
+    let ro = dialect(Profile::Ro, Unit::Message);
+    let service = Service {
+        granted_service_unit: Some(ServiceUnits { service_specific: Some(1), ..Default::default() }),
+        validity_time: Some(60),
+        final_unit_indication: Some(FinalUnitIndication { action: None, ..Default::default() }),
+        ..Default::default()
+    };
+    // A missing Result-Code of the service is no failure.
+    let with = |service: Service<'static>| CreditControlAnswer { services: vec![service], ..answer(2001, None) };
+    let granted = Response::Granted { quota: Quota(1), valid_for: Some(60), last: true, balance: None };
+    let reserve = request(4, Reservation::None, reserve(1));
+    assert_eq!(told(&ro, &reserve, with(service.clone())), granted);
+    let refused = Service { result_code: Some(ResultCode(4012)), ..service };
+    assert_eq!(told(&ro, &reserve, with(refused)), Response::Denied(Denial::NoCredit));
+}
+
+#[test]
+fn money_and_octets_are_worth_what_they_buy() {
+    let money = dialect(Profile::Rfc8506, Unit::Money);
+    let granted = |digits, exponent| {
+        let money = Money { unit_value: UnitValue { digits, exponent }, currency_code: None };
+        ServiceUnits { money: Some(money), ..Default::default() }
+    };
+    let tariff = "message:25".parse().expect("a tariff");
+    assert_eq!(worth(&money, tariff, &granted(75, None)), Quota(3));
+    assert_eq!(worth(&money, tariff, &granted(749, Some(-1))), Quota(2));
+    assert_eq!(worth(&money, tariff, &granted(1, Some(2))), Quota(4));
+    assert_eq!(worth(&money, tariff, &granted(-5, None)), Quota(0));
+    assert_eq!(worth(&money, tariff, &granted(i64::MAX, Some(i32::MAX))), Quota(u32::MAX));
+    assert_eq!(worth(&money, tariff, &granted(i64::MAX, Some(i32::MIN))), Quota(0));
+    let octets = dialect(Profile::Rfc8506, Unit::Octets);
+    let kilobyte = "kilobyte:1".parse().expect("a tariff");
+    let granted = ServiceUnits { total_octets: Some(5000), ..Default::default() };
+    assert_eq!(worth(&octets, kilobyte, &granted), Quota(4));
+}
+
+#[test]
+fn every_result_has_its_meaning() {
+    let rfc = dialect(Profile::Rfc8506, Unit::Message);
+    let of = |code, reservation, operation| told(&rfc, &request(5, reservation, operation), answer(code, None));
+    let ended = Response::Debited { balance: None, ended: true };
+    let released = Response::Released { balance: None };
+    let denied = |denial| Response::Denied(denial);
+    for (code, to_reserve, to_debit, to_release) in [
+        (4010, denied(Denial::ServiceDenied), ended.clone(), released.clone()),
+        (4011, Response::Free, ended.clone(), released.clone()),
+        (4012, denied(Denial::NoCredit), ended, released.clone()),
+        (5002, Response::NoReservation, Response::NoReservation, Response::NoReservation),
+        (5003, denied(Denial::NotAuthorized), denied(Denial::NotAuthorized), denied(Denial::NotAuthorized)),
+        (5030, denied(Denial::UnknownSubscriber), denied(Denial::UnknownSubscriber), denied(Denial::UnknownSubscriber)),
+        (5031, denied(Denial::RatingFailed), denied(Denial::RatingFailed), denied(Denial::RatingFailed)),
+        (5005, denied(Denial::Refused(5005)), denied(Denial::Refused(5005)), denied(Denial::Refused(5005))),
+    ] {
+        assert_eq!(of(code, Reservation::None, reserve(1)), to_reserve, "{code}");
+        assert_eq!(of(code, open(2), debit()), to_debit, "{code}");
+        assert_eq!(of(code, open(2), Operation::Release), to_release, "{code}");
+    }
+    assert_eq!(of(4012, Reservation::None, reserve(2)), denied(Denial::NotSoMany));
+    for (code, failure) in [
+        (3002, Failure::Undeliverable),
+        (3003, Failure::Undeliverable),
+        (3004, Failure::Busy),
+        (3005, Failure::Undeliverable),
+        (3010, Failure::Enabler),
+    ] {
+        for operation in [reserve(1), debit(), Operation::Release] {
+            assert_eq!(of(code, open(2), operation), Response::Failed(failure), "{code}");
+        }
+    }
+    assert_eq!(of(2001, open(2), debit()), Response::debited(None));
+    assert_eq!(of(2002, open(2), Operation::Release), released);
+}
