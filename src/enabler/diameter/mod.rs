@@ -1,4 +1,294 @@
-//! CH-2 over Diameter Credit-Control (RFC 8506, RFC 6733).
+//! CH-2 over Diameter Credit-Control (RFC 8506, RFC 6733): an Online Charging System decides.
+//!
+//! | file | |
+//! |---|---|
+//! | `credit_control` | what a CH-2 request becomes, and what an answer means |
+//! | `dialect` | how this server wants to be spoken to |
+//! | `peers` | which connection takes a request, and what becomes of it when that is lost |
+//! | `peer` | one connection: capabilities, watchdog, leave |
+//! | `transport` | its socket |
+//!
+//! The engine asks after its commit and commits every answer before anybody acts on it. What is not answered stands
+//! in the store as the session's request in flight: that is the outbox, and it is asked again with the T flag.
 
 pub mod credit_control;
 pub mod dialect;
+pub mod peer;
+pub mod peers;
+pub mod transport;
+
+use crate::charge::ch2::{Denial, Failure, Operation, Request, Response, SessionKey};
+use crate::charge::event::Event;
+use crate::charge::time::Time;
+use crate::wire::diameter::base::{AbortSessionRequest, Answer, ReAuthRequest};
+use crate::wire::diameter::words::SessionFailover;
+use crate::wire::diameter::{
+    Command, CreditControlAnswer, Fault, Header, Message, ResultCode, Time as WallTime, dictionary,
+};
+use credit_control::Call;
+use dialect::Dialect;
+use peers::{Counters, Outgoing, PeerStatus, Peers, PeersConfig, Refused, Told};
+use std::collections::{HashMap, VecDeque};
+use std::os::fd::RawFd;
+use std::rc::Rc;
+
+/// The whole configuration of this binding.
+#[derive(Clone, Debug)]
+pub struct DiameterConfig {
+    /// What requests say.
+    pub dialect: Dialect,
+    /// Whom they are sent to.
+    pub peers: PeersConfig,
+    /// Tx: seconds that an answer may take (RFC 8506, 13).
+    pub tx_timeout: u32,
+}
+
+/// What a session hears of the server.
+#[derive(Debug)]
+pub enum Heard {
+    /// The answer to a request, or that there is none.
+    Response {
+        /// Which session.
+        session: SessionKey,
+        /// Number of the request.
+        number: u32,
+        /// What it is.
+        response: Response,
+    },
+    /// The server reaches into the session.
+    Event {
+        /// Which session.
+        session: SessionKey,
+        /// What it wants.
+        event: Event<'static>,
+    },
+}
+
+/// Requests of each kind that were taken.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Requests {
+    /// INITIAL_REQUEST.
+    pub initial: u64,
+    /// UPDATE_REQUEST.
+    pub interim: u64,
+    /// TERMINATION_REQUEST.
+    pub last: u64,
+    /// EVENT_REQUEST.
+    pub events: u64,
+}
+
+/// The server that has a session, and whether another may take it over (CC-Session-Failover).
+struct Bound {
+    host: Rc<str>,
+    may_move: bool,
+}
+
+/// The binding.
+pub struct Diameter {
+    dialect: Dialect,
+    tx_timeout: u32,
+    peers: Peers,
+    asked: HashMap<u64, Request>,
+    next: u64,
+    bound: HashMap<SessionKey, Bound>,
+    heard: VecDeque<Heard>,
+    requests: Requests,
+}
+
+impl Diameter {
+    /// Begins to connect. The error is a sentence for an operator.
+    pub fn start(config: DiameterConfig, now: Time) -> Result<Diameter, String> {
+        Ok(Diameter {
+            dialect: config.dialect,
+            tx_timeout: config.tx_timeout,
+            peers: Peers::new(config.peers, now)?,
+            asked: HashMap::new(),
+            next: 0,
+            bound: HashMap::new(),
+            heard: VecDeque::new(),
+            requests: Requests::default(),
+        })
+    }
+
+    /// Asks. The answer, or that there is none, is [heard](Diameter::poll) later.
+    pub fn ask(&mut self, request: Request, call: &Call<'_>, now: Time, wall_seconds: i64) {
+        let bound = self.bound.get(&request.session);
+        let destination = bound.map(|bound| Rc::clone(&bound.host));
+        let mut message = Vec::with_capacity(768);
+        let at = WallTime(wall_seconds);
+        let written = credit_control::write(&self.dialect, &request, call, destination.as_deref(), at, &mut message);
+        if written.is_err() {
+            return self.hear(&request, Response::Denied(Denial::Refused(ResultCode::INVALID_MESSAGE_LENGTH.0)));
+        }
+        let name = self.next;
+        let outgoing = Outgoing {
+            name,
+            message,
+            deadline: now.after_seconds(self.tx_timeout),
+            may_move: bound.is_none_or(|bound| bound.may_move),
+            again: request.repeated,
+            prefer: destination,
+        };
+        match self.peers.send(outgoing, now) {
+            Ok(()) => {
+                self.next += 1;
+                self.count(&request);
+                self.asked.insert(name, request);
+            }
+            Err(Refused::NoPeer) => self.hear(&request, Response::Failed(Failure::Unreachable)),
+            Err(Refused::Full) => self.hear(&request, Response::Failed(Failure::Overload)),
+        }
+    }
+
+    /// Writes what was asked.
+    pub fn flush(&mut self, now: Time) {
+        self.peers.flush(now);
+    }
+
+    /// Reads what has come, and does what time asks for.
+    pub fn turn(&mut self, now: Time) {
+        self.peers.turn(now);
+        while let Some(told) = self.peers.poll() {
+            match told {
+                Told::Answered { name, peer, message } => self.answered(name, &peer, &message),
+                Told::TimedOut { name, written } | Told::Lost { name, written } => {
+                    let Some(request) = self.asked.remove(&name) else { continue };
+                    let failure = if written { Failure::Silent } else { Failure::Unreachable };
+                    self.hear(&request, Response::Failed(failure));
+                }
+                Told::Asked { peer, message } => self.asked_by(peer, &message),
+            }
+        }
+        self.peers.flush(now);
+    }
+
+    /// What is heard next.
+    pub fn poll(&mut self) -> Option<Heard> {
+        self.heard.pop_front()
+    }
+
+    /// Whether something is heard already.
+    pub fn has_heard(&self) -> bool {
+        !self.heard.is_empty()
+    }
+
+    /// What to wait for: descriptors, and whether they are waited for to be written.
+    pub fn descriptors(&self) -> impl Iterator<Item = (RawFd, bool)> + '_ {
+        self.peers.descriptors()
+    }
+
+    /// When [`Diameter::turn`] is to be called at the latest.
+    pub fn deadline(&self) -> Option<Time> {
+        self.peers.deadline()
+    }
+
+    /// Takes leave of the servers.
+    pub fn leave(&mut self, now: Time) {
+        self.peers.leave(now);
+    }
+
+    /// Each peer as it stands.
+    pub fn status(&self) -> Vec<PeerStatus> {
+        self.peers.status()
+    }
+
+    /// What was counted of all requests, and by kind.
+    pub fn counters(&self) -> (Counters, Requests) {
+        (self.peers.counters(), self.requests)
+    }
+
+    fn hear(&mut self, request: &Request, response: Response) {
+        let (session, number) = (request.session, request.number);
+        self.heard.push_back(Heard::Response { session, number, response });
+    }
+
+    fn count(&mut self, request: &Request) {
+        use crate::charge::ch2::Reservation;
+        match (&request.operation, request.reservation) {
+            (Operation::Reserve { .. }, Reservation::None) => self.requests.initial += 1,
+            (Operation::Debit { .. }, Reservation::None) => self.requests.events += 1,
+            (Operation::Release, _) | (Operation::Debit { .. }, Reservation::Last { .. }) => self.requests.last += 1,
+            (Operation::Reserve { .. } | Operation::Debit { .. }, _) => self.requests.interim += 1,
+        }
+    }
+
+    fn answered(&mut self, name: u64, peer: &Rc<str>, message: &[u8]) {
+        let Some(request) = self.asked.remove(&name) else { return };
+        let response = self.read(&request, peer, message).unwrap_or_else(|why| {
+            log::error!("Diameter peer {peer} answers what cannot be used: {why}");
+            Response::Failed(Failure::Enabler)
+        });
+        self.hear(&request, response);
+    }
+
+    fn read(&mut self, request: &Request, peer: &Rc<str>, message: &[u8]) -> Result<Response, String> {
+        let message = Message::parse(message).ok_or("no message")?;
+        if message.header.command != Command::CREDIT_CONTROL {
+            return Err(format!("command {} instead of credit control", message.header.command.0));
+        }
+        let answer = CreditControlAnswer::decode(&message).map_err(|fault: Fault<'_>| fault.to_string())?;
+        if let Some((code, vendor)) = answer.unsupported {
+            log::warn!("Diameter peer {peer}: AVP {code} of vendor {vendor} is mandatory and not known, passed over");
+        }
+        let response = credit_control::read(&self.dialect, request, &answer.body);
+        self.bind(request, peer, &answer.body, &response);
+        Ok(response)
+    }
+
+    /// Remembers who has the session for as long as it has a reservation there.
+    fn bind(&mut self, request: &Request, peer: &Rc<str>, answer: &CreditControlAnswer<'_>, response: &Response) {
+        match (&request.operation, response) {
+            (Operation::Reserve { .. }, Response::Granted { .. }) => {
+                let may_move = answer.session_failover == Some(SessionFailover::FAILOVER_SUPPORTED);
+                let relayed = !answer.origin_host.eq_ignore_ascii_case(peer);
+                // Behind a relay the server is named in the answer; the way to it is any peer's.
+                let host = if relayed { answer.origin_host.into() } else { Rc::clone(peer) };
+                self.bound.insert(request.session, Bound { host, may_move: may_move || relayed });
+            }
+            (_, Response::Failed(_)) | (Operation::Debit { .. }, Response::Debited { ended: false, .. }) => {}
+            _ => {
+                self.bound.remove(&request.session);
+            }
+        }
+    }
+
+    /// RAR and ASR (RFC 8506, 5.5; RFC 6733, 8.5).
+    fn asked_by(&mut self, peer: usize, bytes: &[u8]) {
+        let Some(message) = Message::parse(bytes) else { return };
+        let read = match message.header.command {
+            Command::RE_AUTH => ReAuthRequest::decode(&message).map(|asked| (asked.session_id, Event::Reauthorize)),
+            _ => AbortSessionRequest::decode(&message).map(|asked| (asked.session_id, Event::Abort)),
+        };
+        match read {
+            Ok((id, event)) => match credit_control::session_of(id) {
+                // A report follows by UPDATE (2002, RFC 8506, 5.5); an abort is done with the TERMINATION.
+                Some(session) => {
+                    let result = match event {
+                        Event::Reauthorize => ResultCode::LIMITED_SUCCESS,
+                        _ => ResultCode::SUCCESS,
+                    };
+                    self.answer(peer, &message.header, Some(id), &Fault::new(result));
+                    self.heard.push_back(Heard::Event { session, event });
+                }
+                None => self.answer(peer, &message.header, Some(id), &Fault::new(ResultCode::UNKNOWN_SESSION_ID)),
+            },
+            Err(fault) => {
+                let id = message.find(dictionary::SESSION_ID).and_then(|id| id.text().ok());
+                self.answer(peer, &message.header, id, &fault);
+            }
+        }
+    }
+
+    fn answer(&mut self, peer: usize, header: &Header, session_id: Option<&str>, fault: &Fault<'_>) {
+        let body = Answer {
+            session_id,
+            origin_host: &self.dialect.origin_host,
+            origin_realm: &self.dialect.origin_realm,
+            ..Answer::default()
+        };
+        self.peers.answer(peer, header, |writer| {
+            body.write(writer);
+            writer.fault(fault);
+        });
+    }
+}
