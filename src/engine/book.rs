@@ -8,11 +8,14 @@ use super::region::Region;
 use super::statistic::Statistic;
 use super::store::change::{Change, Debit, SessionChange};
 use super::store::{Store, StoreError, Stored};
-use super::{config, facts::Suspended};
+use super::{config, config::Enabler, facts::Suspended};
 use crate::charge::ch2::{Failure, Operation, Request, Response, SessionKey, Trigger};
 use crate::charge::event::{Entry, Event, Reserve};
 use crate::charge::session::{Decision, Output, Session, Verdict};
+use crate::charge::tariff::Units;
 use crate::charge::time::Time;
+use crate::enabler::diameter::credit_control::Call;
+use crate::enabler::diameter::{Diameter, Heard};
 use crate::enabler::ledger::{Account, Accounts, Ledger};
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, HashSet, VecDeque};
@@ -38,6 +41,8 @@ pub enum Effect {
     Free(u32),
     /// Answer an operator's command.
     Reply { process: u32, sequence: u64, result: CommandResult, balance: i64, held: i64 },
+    /// Ask the distant enabler.
+    Ask(Request),
     /// Count one.
     Count(Statistic),
 }
@@ -85,6 +90,8 @@ struct Live {
     /// UNIX milliseconds.
     closed_at: Option<i64>,
     dirty: bool,
+    /// Its share of [`Book::debits_pending`].
+    debits_pending: u32,
 }
 
 /// All sessions that are not forgotten.
@@ -101,6 +108,8 @@ pub struct Book {
     /// Events whose INVITE is not read yet.
     orphans: VecDeque<(Time, SessionKey, Orphan)>,
     open: u64,
+    /// Debits of all sessions that are not acknowledged.
+    debits_pending: u64,
 }
 
 /// The events that can overtake the INVITE.
@@ -122,6 +131,7 @@ impl Book {
             connections: HashMap::new(),
             orphans: VecDeque::new(),
             open: 0,
+            debits_pending: 0,
         };
         for Stored { row, instance, session } in stored {
             let key = session.key();
@@ -130,7 +140,7 @@ impl Book {
                 book.connections.entry(*connection).or_default().insert(key);
             }
             let (slot, scheduled, opened_at, closed_at, dirty) = (None, None, None, None, false);
-            let live = Live { session, row, instance, slot, scheduled, opened_at, closed_at, dirty };
+            let live = Live { session, row, instance, slot, scheduled, opened_at, closed_at, dirty, debits_pending: 0 };
             book.sessions.insert(key, Box::new(live));
         }
         book.take_over_slots(region);
@@ -237,7 +247,7 @@ impl Book {
         self.open += 1;
         let (instance, opened_at) = (turn.instance, Some(turn.wall_ms));
         let (scheduled, closed_at, dirty) = (None, None, false);
-        let live = Live { session, row, instance, slot, scheduled, opened_at, closed_at, dirty };
+        let live = Live { session, row, instance, slot, scheduled, opened_at, closed_at, dirty, debits_pending: 0 };
         self.sessions.insert(key, Box::new(live));
         self.drain(turn, key)?;
         let early: Vec<Orphan> = self.orphans.iter().filter(|orphan| orphan.1 == key).map(|orphan| orphan.2).collect();
@@ -294,6 +304,18 @@ impl Book {
         }
     }
 
+    /// The distant enabler has said something to a session.
+    pub fn heard(&mut self, turn: &mut Turn<'_>, heard: &Heard) -> Result<(), StoreError> {
+        match heard {
+            Heard::Event { session, event } => self.event(turn, *session, turn.now, event),
+            Heard::Response { session, number, response } => {
+                let Some(live) = self.sessions.get_mut(session) else { return Ok(()) };
+                respond(turn, live, *number, response);
+                self.drain(turn, *session)
+            }
+        }
+    }
+
     /// CANCEL and failures can be read before the INVITE; everything else comes after the verdict.
     fn keep_orphan(&mut self, turn: &mut Turn<'_>, key: SessionKey, event: &Event<'_>) {
         let orphan = match event {
@@ -331,6 +353,9 @@ impl Book {
 
     fn schedule(&mut self, key: SessionKey) {
         let Some(live) = self.sessions.get_mut(&key) else { return };
+        let pending = live.session.debits_pending() as u32;
+        self.debits_pending = self.debits_pending + u64::from(pending) - u64::from(live.debits_pending);
+        live.debits_pending = pending;
         let Some(deadline) = live.session.deadline() else { return };
         if live.scheduled.is_none_or(|scheduled| deadline < scheduled) {
             live.scheduled = Some(deadline);
@@ -349,11 +374,9 @@ impl Book {
             let Some(output) = live.session.poll() else { break };
             match output {
                 Output::Ask(request) => {
-                    let response = ask(turn, live, &request)?;
-                    if let Response::Released { .. } = response {
-                        turn.count(Statistic::Releases);
+                    if let Some(response) = ask(turn, live, request)? {
+                        respond(turn, live, response.0, &response.1);
                     }
-                    live.session.response(request.number, &response, turn.now);
                 }
                 Output::Verdict(verdict) => tell_verdict(turn, live, &verdict),
                 Output::Grant(total) => {
@@ -369,7 +392,10 @@ impl Book {
                     });
                     live.session.gate_closed(taken, turn.now);
                 }
-                Output::Debited { message_id, units, trigger, balance, .. } => {
+                Output::Debited { message_id, octets, units, trigger, balance, .. } => {
+                    if turn.region.config.enabler == Enabler::Diameter {
+                        record_debit(turn, live, &message_id, octets, units, trigger);
+                    }
                     count_debit(turn, trigger);
                     tell_debit(turn, &live.session, &message_id, units.0, trigger, balance);
                 }
@@ -453,7 +479,7 @@ impl Book {
     }
 
     /// After the commit: shows it to workers and operators.
-    pub fn publish(&mut self, region: &Region, effects: Vec<Effect>) {
+    pub fn publish(&mut self, region: &Region, effects: Vec<Effect>, mut diameter: Option<&mut Diameter>) {
         let table = region.table();
         for effect in effects {
             match effect {
@@ -477,44 +503,75 @@ impl Book {
                     slot.held.store(held, Ordering::Relaxed);
                     slot.sequence.store(sequence, Ordering::Release);
                 }
+                Effect::Ask(request) => {
+                    let live = self.sessions.get(&request.session);
+                    if let (Some(live), Some(diameter)) = (live, diameter.as_deref_mut()) {
+                        let session = &live.session;
+                        let (call_id, other) = (session.call_id(), session.other());
+                        let call = Call { call_id, other, icid: session.icid(), direction: session.direction() };
+                        diameter.ask(request, &call, clock::now(), clock::wall_ms() / 1000);
+                    }
+                }
                 Effect::Count(statistic) => region.count(statistic),
             }
         }
+        if let Some(diameter) = diameter {
+            diameter.flush(clock::now());
+        }
+        region.counter(Statistic::OutboxDepth).store(self.debits_pending, Ordering::Relaxed);
         region.counter(Statistic::SessionsActive).store(self.open, Ordering::Relaxed);
     }
 }
 
-/// Asks the enabler, and records a debit with it: once, whatever happens.
-fn ask(turn: &mut Turn<'_>, live: &Live, request: &Request) -> Result<Response, StoreError> {
+/// Asks the enabler. The ledger answers at once, within the commit; a distant one is asked after it.
+fn ask(turn: &mut Turn<'_>, live: &Live, request: Request) -> Result<Option<(u32, Response)>, StoreError> {
     let config = &turn.region.config;
-    let expires_at = turn.wall_ms + i64::from(config.policy.hold_timeout) * 1000;
-    let debited = match &request.operation {
-        Operation::Debit { message_id, .. } => turn.store.is_debited(live.row, message_id)?,
-        Operation::Reserve { .. } | Operation::Release => false,
-    };
-    if debited {
-        return Ok(Response::debited(None));
+    let number = request.number;
+    // A message is debited once, whatever happens.
+    if let Operation::Debit { message_id, .. } = &request.operation
+        && turn.store.is_debited(live.row, message_id)?
+    {
+        return Ok(Some((number, Response::debited(None))));
     }
-    let (response, charged) = Ledger::over(turn.store, config.default_balance).answer(request, live.row, expires_at)?;
+    if config.enabler == Enabler::Diameter {
+        turn.effects.push(Effect::Ask(request));
+        return Ok(None);
+    }
+    let expires_at = turn.wall_ms + i64::from(config.policy.hold_timeout) * 1000;
+    let ledger = &mut Ledger::over(turn.store, config.default_balance);
+    let (response, charged) = ledger.answer(&request, live.row, expires_at)?;
     if let (Operation::Debit { message_id, octets, trigger, .. }, Response::Debited { .. }) =
         (&request.operation, &response)
     {
-        turn.store.put(Change::Debited(Debit {
-            row: live.row,
-            call_id: live.session.call_id().into(),
-            message_id: message_id.clone(),
-            account: request.account.as_str().into(),
-            octets: *octets,
-            units: charged.0,
-            trigger: trigger.word().into(),
-            code: match trigger {
-                Trigger::Error(code) => *code,
-                _ => 0,
-            },
-            wall_ms: turn.wall_ms,
-        }));
+        record_debit(turn, live, message_id, *octets, charged, *trigger);
     }
-    Ok(response)
+    Ok(Some((number, response)))
+}
+
+/// Tells a session what the enabler said.
+fn respond(turn: &mut Turn<'_>, live: &mut Live, number: u32, response: &Response) {
+    if let Response::Released { .. } = response {
+        turn.count(Statistic::Releases);
+    }
+    live.session.response(number, response, turn.now);
+}
+
+/// Puts a debit into the history.
+fn record_debit(turn: &mut Turn<'_>, live: &Live, message_id: &str, octets: u64, units: Units, trigger: Trigger) {
+    turn.store.put(Change::Debited(Debit {
+        row: live.row,
+        call_id: live.session.call_id().into(),
+        message_id: message_id.into(),
+        account: live.session.account().into(),
+        octets,
+        units: units.0,
+        trigger: trigger.word().into(),
+        code: match trigger {
+            Trigger::Error(code) => code,
+            _ => 0,
+        },
+        wall_ms: turn.wall_ms,
+    }));
 }
 
 /// Tells the waiting INVITE, and opens the gate for a granted one.

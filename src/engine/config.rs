@@ -2,6 +2,11 @@
 
 use crate::charge::policy::{DebitOn, OnFailure, Policy};
 use crate::charge::tariff::{NoTariff, Per, Tariff, Unit};
+use crate::enabler::diameter::DiameterConfig;
+use crate::enabler::diameter::dialect::{Dialect, Profile};
+use crate::enabler::diameter::peer::Identity;
+use crate::enabler::diameter::peers::{PeerConfig, PeersConfig};
+use crate::enabler::diameter::transport::TlsFiles;
 use std::path::PathBuf;
 
 /// The largest balance an operator can set: sums of it stay far from the end of the integer.
@@ -15,6 +20,49 @@ pub enum Subscriber {
     /// The From URI. Anyone can write it: only for closed networks.
     From,
 }
+
+/// Who grants and debits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Enabler {
+    /// The embedded ledger.
+    Ledger,
+    /// An Online Charging System.
+    Diameter,
+}
+
+/// What is only for `enabler=diameter`.
+#[derive(Clone, Debug, Default)]
+pub struct Diameter {
+    /// Origin-Host.
+    pub origin_host: String,
+    /// Origin-Realm.
+    pub origin_realm: String,
+    /// Destination-Realm.
+    pub destination_realm: String,
+    /// Whom to ask.
+    pub peers: Vec<PeerConfig>,
+    /// Service-Context-Id.
+    pub service_context_id: String,
+    /// How it is spoken to.
+    pub profile: Profile,
+    /// Service-Identifier.
+    pub service_identifier: Option<u32>,
+    /// Rating-Group.
+    pub rating_group: Option<u32>,
+    /// Currency-Code, with `unit=money`.
+    pub currency_code: Option<u32>,
+    /// Tx, seconds; 0: 10.
+    pub tx_timeout: u32,
+    /// File with the certificates that are trusted.
+    pub tls_ca: PathBuf,
+    /// File with the own certificate.
+    pub tls_certificate: PathBuf,
+    /// File with its key.
+    pub tls_key: PathBuf,
+}
+
+/// Requests without an answer that a peer may have.
+const IN_FLIGHT_MAX: usize = 20_000;
 
 /// A parameter as the hosts export it.
 #[derive(Clone, Copy, Debug)]
@@ -44,6 +92,10 @@ pub struct Config {
     pub max_sessions: u32,
     /// What an unknown subscriber starts with; `None`: is denied.
     pub default_balance: Option<i64>,
+    /// Who grants and debits.
+    pub enabler: Enabler,
+    /// What is only for `enabler=diameter`.
+    pub diameter: Diameter,
 }
 
 /// A parameter is wrong: one line that names it, the value and what is allowed.
@@ -74,6 +126,19 @@ impl Config {
         Parameter { name: "on_failure", integer: false },
         Parameter { name: "policy", integer: false },
         Parameter { name: "default_balance", integer: true },
+        Parameter { name: "origin_host", integer: false },
+        Parameter { name: "origin_realm", integer: false },
+        Parameter { name: "destination_realm", integer: false },
+        Parameter { name: "peer", integer: false },
+        Parameter { name: "service_context_id", integer: false },
+        Parameter { name: "profile", integer: false },
+        Parameter { name: "service_identifier", integer: true },
+        Parameter { name: "rating_group", integer: true },
+        Parameter { name: "currency_code", integer: true },
+        Parameter { name: "tx_timeout", integer: true },
+        Parameter { name: "tls_ca", integer: false },
+        Parameter { name: "tls_certificate", integer: false },
+        Parameter { name: "tls_key", integer: false },
     ];
 
     /// Sets one parameter from its text.
@@ -84,8 +149,13 @@ impl Config {
             parsed.ok_or_else(|| refuse(&format!("a whole number from {least} to {most}")))
         };
         match name {
-            "enabler" if value == "ledger" => {}
-            "enabler" => return Err(refuse("ledger")),
+            "enabler" => {
+                self.enabler = match value {
+                    "ledger" => Enabler::Ledger,
+                    "diameter" => Enabler::Diameter,
+                    _ => return Err(refuse("ledger or diameter")),
+                }
+            }
             "state_dir" if value.starts_with('/') => self.state_dir = PathBuf::from(value),
             "state_dir" => return Err(refuse("the absolute path of a folder")),
             "subscriber" => {
@@ -128,7 +198,7 @@ impl Config {
                 let allowed = format!("a whole number from 0 to {BALANCE_MAX}");
                 self.default_balance = Some(balance.ok_or_else(|| refuse(&allowed))?);
             }
-            _ => return Err(refuse("no such parameter")),
+            _ => return self.diameter.set(name, value),
         }
         Ok(())
     }
@@ -142,9 +212,125 @@ impl Config {
         match (self.unit, self.tariff.per) {
             (Unit::Message, Per::Kilobyte) => refuse("message:PRICE, as long as unit is message"),
             (Unit::Octets, Per::Message) => refuse("kilobyte:PRICE, as long as unit is octets"),
+            _ if self.enabler == Enabler::Diameter => self.diameter.check(),
             _ => Ok(()),
         }
     }
+
+    /// What the Diameter binding is started with; `None`: another enabler. `state_id`: Origin-State-Id.
+    pub fn diameter(&self, state_id: u32) -> Option<DiameterConfig> {
+        let own = &self.diameter;
+        let (host, realm) = (own.origin_host.clone(), own.origin_realm.clone());
+        let path = |path: &PathBuf| (!path.as_os_str().is_empty()).then(|| path.clone());
+        let config = DiameterConfig {
+            dialect: Dialect {
+                origin_host: host.clone(),
+                origin_realm: realm.clone(),
+                destination_realm: own.destination_realm.clone(),
+                service_context_id: own.service_context_id.clone(),
+                profile: own.profile,
+                unit: self.unit,
+                service_identifier: own.service_identifier,
+                rating_group: own.rating_group,
+                currency_code: own.currency_code,
+            },
+            peers: PeersConfig {
+                identity: Identity { host, realm, state_id, watchdog: 30 },
+                peers: own.peers.clone(),
+                tls: path(&own.tls_ca)
+                    .map(|ca| TlsFiles { ca, own: path(&own.tls_certificate).zip(path(&own.tls_key)) }),
+                in_flight_max: IN_FLIGHT_MAX,
+            },
+            tx_timeout: if own.tx_timeout == 0 { 10 } else { own.tx_timeout },
+        };
+        (self.enabler == Enabler::Diameter).then_some(config)
+    }
+}
+
+impl Diameter {
+    fn set(&mut self, name: &str, value: &str) -> Result<(), ConfigError> {
+        let refuse = |allowed: &str| ConfigError { name: name.into(), value: value.into(), allowed: allowed.into() };
+        let identity = || {
+            let fine = !value.is_empty() && value.bytes().all(|b| b.is_ascii_alphanumeric() || b".-_".contains(&b));
+            fine.then(|| value.to_owned())
+                .ok_or_else(|| refuse("a DiameterIdentity: a domain name like ocs.example.org"))
+        };
+        let number = || value.parse::<u32>().map(Some).map_err(|_| refuse("a whole number from 0 to 4294967295"));
+        let file = || {
+            let fine = value.starts_with('/');
+            fine.then(|| PathBuf::from(value)).ok_or_else(|| refuse("the absolute path of a PEM file"))
+        };
+        match name {
+            "origin_host" => self.origin_host = identity()?,
+            "origin_realm" => self.origin_realm = identity()?,
+            "destination_realm" => self.destination_realm = identity()?,
+            "peer" => self.peers.push(peer(value).ok_or_else(|| {
+                refuse("host=NAME;address=HOST:PORT, and if need be ;priority=0..65535 and ;transport=tcp or tls")
+            })?),
+            "service_context_id" if value.contains('@') => self.service_context_id = value.into(),
+            "service_context_id" => return Err(refuse("a service context like 32274@3gpp.org, as your OCS knows it")),
+            "profile" => self.profile = Profile::named(value).ok_or_else(|| refuse("rfc8506 or 3gpp-ro"))?,
+            "service_identifier" => self.service_identifier = number()?,
+            "rating_group" => self.rating_group = number()?,
+            "currency_code" => self.currency_code = number()?,
+            "tx_timeout" => {
+                let seconds = value.parse().ok().filter(|seconds| (1..=600).contains(seconds));
+                self.tx_timeout = seconds.ok_or_else(|| refuse("a whole number from 1 to 600"))?;
+            }
+            "tls_ca" => self.tls_ca = file()?,
+            "tls_certificate" => self.tls_certificate = file()?,
+            "tls_key" => self.tls_key = file()?,
+            _ => return Err(refuse("no such parameter")),
+        }
+        Ok(())
+    }
+
+    /// What must be there, and what goes together.
+    fn check(&self) -> Result<(), ConfigError> {
+        let missing = |name: &str, value: &str, allowed: &str| {
+            Err(ConfigError { name: name.into(), value: value.into(), allowed: allowed.into() })
+        };
+        let required = [
+            ("origin_host", &self.origin_host),
+            ("origin_realm", &self.origin_realm),
+            ("destination_realm", &self.destination_realm),
+            ("service_context_id", &self.service_context_id),
+        ];
+        if let Some((name, _)) = required.iter().find(|(_, value)| value.is_empty()) {
+            return missing(name, "", "enabler=diameter needs it");
+        }
+        if self.peers.is_empty() {
+            return missing("peer", "", "enabler=diameter needs one at least");
+        }
+        let tls = self.peers.iter().find(|peer| peer.tls);
+        if let Some(peer) = tls.filter(|_| self.tls_ca.as_os_str().is_empty()) {
+            return missing("tls_ca", "", &format!("the peer {} is spoken to in TLS and needs it", peer.host));
+        }
+        if let Some(peer) = tls.filter(|peer| peer.host.is_empty()) {
+            return missing("peer", &peer.address, "a peer in TLS needs its host, which its certificate is for");
+        }
+        match self.tls_certificate.as_os_str().is_empty() == self.tls_key.as_os_str().is_empty() {
+            true => Ok(()),
+            false => missing("tls_key", "", "tls_certificate and tls_key go together"),
+        }
+    }
+}
+
+/// `host=NAME;address=HOST:PORT;priority=N;transport=tls`
+fn peer(text: &str) -> Option<PeerConfig> {
+    let mut peer = PeerConfig { host: String::new(), address: String::new(), priority: 0, tls: false };
+    for part in text.split(';').map(str::trim).filter(|part| !part.is_empty()) {
+        match part.split_once('=')? {
+            ("host", host) => peer.host = host.into(),
+            ("address", address) => peer.address = address.into(),
+            ("priority", number) => peer.priority = number.parse().ok()?,
+            ("transport", "tcp") => peer.tls = false,
+            ("transport", "tls") => peer.tls = true,
+            _ => return None,
+        }
+    }
+    let port = peer.address.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
+    port.map(|_| peer)
 }
 
 impl Default for Config {
@@ -158,6 +344,8 @@ impl Default for Config {
             resume_workers: 2,
             max_sessions: 100_000,
             default_balance: None,
+            enabler: Enabler::Ledger,
+            diameter: Diameter::default(),
         }
     }
 }
@@ -182,6 +370,19 @@ mod tests {
             ("on_failure", "grant"),
             ("policy", "5xx=release;close=debit;abort=debit"),
             ("default_balance", "100"),
+            ("origin_host", "proxy.example.org"),
+            ("origin_realm", "example.org"),
+            ("destination_realm", "ocs.example.org"),
+            ("peer", "host=ocs1.example.org;address=[2001:db8::1]:3868;priority=2;transport=tls"),
+            ("service_context_id", "32274@3gpp.org"),
+            ("profile", "3gpp-ro"),
+            ("service_identifier", "7"),
+            ("rating_group", "0"),
+            ("currency_code", "978"),
+            ("tx_timeout", "5"),
+            ("tls_ca", "/etc/ssl/ca.pem"),
+            ("tls_certificate", "/etc/ssl/own.pem"),
+            ("tls_key", "/etc/ssl/own.key"),
         ];
         assert_eq!(
             right.map(|(name, _)| name).as_slice(),
@@ -191,6 +392,32 @@ mod tests {
             Config::default().set(name, value).unwrap_or_else(|error| panic!("{error}"));
             let wrong = Config::default().set(name, "-1 bogus").expect_err(name).to_string();
             assert!(wrong.starts_with(&format!("parameter {name}: '-1 bogus' is not allowed: ")), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn what_diameter_needs_is_asked_for_by_name() {
+        let mut config = Config::default();
+        config.set("enabler", "diameter").expect("an enabler");
+        for (name, value) in [
+            ("origin_host", "proxy.example.org"),
+            ("origin_realm", "example.org"),
+            ("destination_realm", "ocs.example.org"),
+            ("service_context_id", "32274@3gpp.org"),
+            ("peer", "host=ocs1.example.org;address=127.0.0.1:3868"),
+        ] {
+            assert_eq!(config.check().expect_err("it is missing").name, name);
+            config.set(name, value).unwrap_or_else(|error| panic!("{error}"));
+        }
+        assert!(config.check().is_ok());
+        config.set("peer", "host=ocs2.example.org;address=127.0.0.1:5868;transport=tls").expect("a peer");
+        assert_eq!(config.check().expect_err("TLS without a CA").name, "tls_ca");
+        config.set("tls_ca", "/ca.pem").expect("a path");
+        assert!(config.check().is_ok());
+        config.set("tls_key", "/own.key").expect("a path");
+        assert_eq!(config.check().expect_err("a key without a certificate").name, "tls_key");
+        for wrong in ["", "host=a", "address=1.2.3.4", "address=1.2.3.4:99999", "address=a:1;color=red"] {
+            assert!(config.set("peer", wrong).is_err(), "{wrong}");
         }
     }
 

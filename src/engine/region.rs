@@ -13,9 +13,10 @@ use super::config::Config;
 use super::grant::{Index, Slot, Table};
 use super::ring::{Ends, Ring};
 use super::statistic::Statistic;
+use crate::enabler::diameter::peers::Peers;
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -240,15 +241,22 @@ impl Bell {
         let _ = (&self.0).write(&1u64.to_ne_bytes());
     }
 
-    /// Sleeps until it rings or the time is over.
-    pub fn wait(&self, at_most: Duration) {
+    /// Sleeps until it rings, one of the other descriptors can be read (or, where said so, written), or the time is over.
+    pub fn wait(&self, at_most: Duration, others: &[(RawFd, bool)]) {
         use std::io::Read;
-        let mut poll = libc::pollfd { fd: self.0.as_raw_fd(), events: libc::POLLIN, revents: 0 };
-        let micros = at_most.as_micros().div_ceil(1000).min(i32::MAX as u128) as i32;
-        // SAFETY: one valid pollfd for the time of the call.
-        unsafe { libc::poll(&mut poll, 1, micros) };
-        let mut count = [0u8; 8];
-        let _ = (&self.0).read(&mut count);
+        let one = |fd, events| libc::pollfd { fd, events, revents: 0 };
+        let mut polled = vec![one(self.0.as_raw_fd(), libc::POLLIN)];
+        polled.extend(others.iter().map(|(fd, write)| match write {
+            true => one(*fd, libc::POLLIN | libc::POLLOUT),
+            false => one(*fd, libc::POLLIN),
+        }));
+        let millis = at_most.as_micros().div_ceil(1000).min(i32::MAX as u128) as i32;
+        // SAFETY: as many valid pollfds as are said, for the time of the call.
+        unsafe { libc::poll(polled.as_mut_ptr(), polled.len() as libc::nfds_t, millis) };
+        if polled.first().is_some_and(|bell| bell.revents != 0) {
+            let mut count = [0u8; 8];
+            let _ = (&self.0).read(&mut count);
+        }
     }
 
     /// The descriptor.
@@ -281,6 +289,10 @@ impl Region {
         config.check().map_err(|error| RegionError(error.to_string()))?;
         let lock = lock(&config.state_dir)?;
         super::store::Store::check(&config).map_err(|error| RegionError(error.to_string()))?;
+        if let Some(diameter) = config.diameter(0) {
+            // The engine starts its own; here only what it would stumble over is told in time.
+            Peers::new(diameter.peers, clock::now()).map_err(RegionError)?;
+        }
         let max_sessions = config.max_sessions as usize;
         let slots = max_sessions + max_sessions / 4 + 16;
         let layout = Layout::new(processes.clamp(1, 4096), config.resume_workers as usize, slots);
@@ -459,14 +471,14 @@ impl Region {
         }
     }
 
-    /// Engine: sleeps until someone waits for it or the time is over. Events that nobody waits for do not end its
-    /// sleep: they are read together on the next turn.
-    pub fn engine_sleep(&self, at_most: Duration) {
+    /// Engine: sleeps until someone waits for it, a connection of its own has something, or the time is over. Events
+    /// that nobody waits for do not end its sleep: they are read together on the next turn.
+    pub fn engine_sleep(&self, at_most: Duration, connections: &[(RawFd, bool)]) {
         let header = self.header();
         header.engine_sleeps.store(1, Ordering::Relaxed);
         fence(Ordering::SeqCst);
         if header.urgent.load(Ordering::Relaxed) == 0 {
-            self.engine_bell.wait(at_most);
+            self.engine_bell.wait(at_most, connections);
         }
         header.engine_sleeps.store(0, Ordering::Relaxed);
     }
@@ -491,7 +503,7 @@ impl Region {
         sleeps.store(1, Ordering::Relaxed);
         fence(Ordering::SeqCst);
         if idle() {
-            self.resumer_bells[resumer].wait(at_most);
+            self.resumer_bells[resumer].wait(at_most, &[]);
         }
         sleeps.store(0, Ordering::Relaxed);
     }

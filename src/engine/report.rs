@@ -64,6 +64,7 @@ pub const COMMANDS: &[Command] = &[
     Command { name: "accounts", arguments: &[], help: "All accounts." },
     Command { name: "debits", arguments: &["[ID]"], help: "The latest debits, of one account or of all." },
     Command { name: "outbox", arguments: &[], help: "Debits that the enabler has not acknowledged." },
+    Command { name: "peers", arguments: &[], help: "The Diameter peers, as they stand now." },
     Command { name: "reload", arguments: &["[TARIFF]"], help: "Sets the tariff for sessions opened from now on." },
 ];
 
@@ -104,11 +105,8 @@ pub fn run(name: &str, arguments: &[&str], region: &Region, worker: &mut Worker)
                 "accounts" => ledger.accounts(),
                 "debits" if arguments.is_empty() => ledger.debits("%"),
                 "debits" => ledger.debits(&account_id(argument(0))?),
-                // The ledger acknowledges within the commit that asks: its outbox is always empty.
-                _ => Ok(Value::Structure(vec![
-                    ("count", integer(region.statistic(Statistic::OutboxDepth))),
-                    ("oldest_age", Value::Integer(0)),
-                ])),
+                "peers" => ledger.peers(),
+                _ => ledger.outbox(),
             }
         }
     }
@@ -249,6 +247,30 @@ impl Reader {
             [],
         )?;
         Ok(Value::Structure(vec![("reserved_not_settled", Value::List(held))]))
+    }
+
+    fn peers(&self) -> Result<Value, CommandError> {
+        let names = &["host", "address", "state", "in_flight", "last_error"];
+        self.rows("SELECT host, address, state, in_flight, last_error FROM peers", names, []).map(Value::List)
+    }
+
+    /// Debits that are asked for and not acknowledged, and how long the oldest waits (seconds). The embedded ledger
+    /// acknowledges within the commit that asks: its outbox is always empty.
+    fn outbox(&self) -> Result<Value, CommandError> {
+        let read = || {
+            let mut statement = self.connection.prepare("SELECT state FROM states")?;
+            let states = statement.query_map([], |row| row.get::<_, Vec<u8>>(0))?;
+            states.collect::<rusqlite::Result<Vec<_>>>()
+        };
+        let states = read().map_err(cannot_read)?;
+        let sessions = states.iter().filter_map(|state| postcard::from_bytes::<Session>(state).ok());
+        let (mut count, mut oldest) = (0, None);
+        for session in sessions.filter(|session| session.debits_pending() > 0) {
+            count += session.debits_pending() as u64;
+            oldest = oldest.into_iter().chain(session.oldest_debit()).min();
+        }
+        let age = oldest.map_or(0, |at| super::clock::now().micros_since(at) / 1_000_000);
+        Ok(Value::Structure(vec![("count", integer(count)), ("oldest_age", integer(age))]))
     }
 
     fn one_account(&self, id: &str) -> Result<Value, CommandError> {

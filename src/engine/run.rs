@@ -6,6 +6,9 @@
 //!
 //! The read marks are part of the commit. An event is therefore in the store with all that came of it, or it
 //! is still unread in its ring: killed at any point, the next engine goes on without a loss or a repetition.
+//! A distant enabler is asked after the commit too, and what it answers is stepped and committed like any event. What
+//! is asked and not answered stands in the sessions themselves.
+//!
 //! Notices are written into their rings before the commit and become visible after it; the marks of what
 //! was committed let the next engine show what this one could not any more.
 
@@ -15,9 +18,11 @@ use super::notices::Notices;
 use super::record::Record;
 use super::region::{EngineState, Region};
 use super::ring::Ring;
+use super::statistic::Statistic;
 use super::store::change::{Change, Marks};
 use super::store::{Store, StoreError};
 use crate::charge::event::Event;
+use crate::enabler::diameter::{Diameter, Heard};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -104,6 +109,8 @@ struct Engine {
     reading: Reading,
     book: Book,
     notices: Notices,
+    /// Where an Online Charging System decides.
+    diameter: Option<Diameter>,
 }
 
 impl Engine {
@@ -116,7 +123,10 @@ impl Engine {
         let reading = Reading::new(instance, rings, &marks);
         let notices = Notices::resume(region, &marks.notices);
         let book = Book::load(region, store.live_sessions()?);
-        let mut engine = Engine { region: Arc::clone(region), store, reading, book, notices };
+        let state_id = u32::try_from(clock::wall_ms() / 1000).unwrap_or(u32::MAX);
+        let start = |config| Diameter::start(config, clock::now()).map_err(StoreError::Enabler);
+        let diameter = region.config.diameter(state_id).map(start).transpose()?;
+        let mut engine = Engine { region: Arc::clone(region), store, reading, book, notices, diameter };
         // Gates are open again before a notice is shown that lets an INVITE go on.
         engine.step(|book, turn| book.resume(turn))?;
         engine.settle_left_behind()?;
@@ -157,7 +167,8 @@ impl Engine {
                 self.store.write()?;
             }
             if read < BATCH / 2 {
-                self.region.engine_sleep(self.patience());
+                let connections: Vec<_> = self.diameter.iter().flat_map(Diameter::descriptors).collect();
+                self.region.engine_sleep(self.patience(), &connections);
             }
         }
         self.stop()
@@ -166,7 +177,12 @@ impl Engine {
     /// How long the engine may sleep.
     fn patience(&self) -> Duration {
         let most = if self.book.is_empty() && !self.store.is_pending() { IDLE } else { TURN };
-        let due = self.book.next_deadline().map(|at| Duration::from_micros(at.micros_since(clock::now())));
+        if self.diameter.as_ref().is_some_and(Diameter::has_heard) {
+            return Duration::ZERO;
+        }
+        let due =
+            self.book.next_deadline().into_iter().chain(self.diameter.as_ref().and_then(Diameter::deadline)).min();
+        let due = due.map(|at| Duration::from_micros(at.micros_since(clock::now())));
         due.map_or(most, |due| due.clamp(Duration::from_millis(1), most))
     }
 
@@ -190,6 +206,9 @@ impl Engine {
             self.turn()?;
             std::thread::sleep(Duration::from_millis(5));
         }
+        if let Some(diameter) = &mut self.diameter {
+            diameter.leave(clock::now());
+        }
         self.store.write()?;
         self.store.checkpoint()?;
         self.region.remove_file();
@@ -201,15 +220,38 @@ impl Engine {
         self.region.beat();
         // A verdict must find room: without it, INVITEs wait in the event rings.
         let rings = Arc::clone(&self.reading.rings);
-        let records = match self.notices.have_room() {
-            true => gather(&rings, &mut self.reading.positions),
-            false => Vec::new(),
+        let (records, heard) = match self.notices.have_room() {
+            true => (gather(&rings, &mut self.reading.positions), self.hear()),
+            false => (Vec::new(), Vec::new()),
         };
         self.step(|book, turn| {
             records.iter().try_for_each(|record| book.record(turn, record))?;
+            heard.iter().try_for_each(|heard| book.heard(turn, heard))?;
             book.timers(turn)
         })?;
-        Ok(records.len())
+        Ok(records.len() + heard.len())
+    }
+
+    /// What the distant enabler has said since the last turn.
+    fn hear(&mut self) -> Vec<Heard> {
+        let Some(diameter) = &mut self.diameter else { return Vec::new() };
+        diameter.turn(clock::now());
+        let (all, requests) = diameter.counters();
+        for (statistic, value) in [
+            (Statistic::InitialCcrs, requests.initial),
+            (Statistic::InterimCcrs, requests.interim),
+            (Statistic::FinalCcrs, requests.last),
+            (Statistic::EventCcrs, requests.events),
+            (Statistic::CcrAnswers, all.answered),
+            (Statistic::CcrTimeouts, all.timed_out),
+            (Statistic::CcrFailures, all.failed),
+            (Statistic::CcrLateAnswers, all.late),
+            (Statistic::CcrUnmatchedAnswers, all.unmatched),
+            (Statistic::CcrAvgResponseTime, all.micros / all.answered.max(1)),
+        ] {
+            self.region.counter(statistic).store(value, Ordering::Relaxed);
+        }
+        std::iter::from_fn(|| diameter.poll()).take(BATCH).collect()
     }
 
     /// Steps the sessions, commits what has changed, and tells.
@@ -221,6 +263,9 @@ impl Engine {
         work(&mut self.book, &mut turn)?;
         self.book.write(&mut turn);
         let Turn { changed, operator_waits, effects, .. } = turn;
+        if let Some(diameter) = self.diameter.as_ref().filter(|_| operator_waits) {
+            self.store.show_peers(diameter.status());
+        }
         if changed {
             let marks = Marks { events: self.reading.positions.clone(), notices: self.notices.heads() };
             self.store.put(Change::Marks { instance: self.reading.instance, marks });
@@ -229,7 +274,7 @@ impl Engine {
                 false => self.store.commit()?,
             }
         }
-        self.book.publish(&self.region, effects);
+        self.book.publish(&self.region, effects, self.diameter.as_mut());
         self.notices.publish(&self.region);
         // Without a commit the records said nothing that must last.
         self.reading.free();

@@ -115,6 +115,12 @@ impl Session {
         self.debits.len() + usize::from(flying)
     }
 
+    /// When the first of them was asked for, or had to wait.
+    pub fn oldest_debit(&self) -> Option<Time> {
+        let asked = self.ladder.steps().iter().rev().find(|step| step.what == super::StepKind::Debit);
+        (self.debits_pending() > 0).then(|| asked.map_or(self.moved, |step| step.at))
+    }
+
     /// What happened, oldest first.
     pub fn steps(&self) -> &[Step] {
         self.ladder.steps()

@@ -1,6 +1,7 @@
 //! What a turn changes, and what of it the tables do not show yet.
 
 use crate::charge::session::Session;
+use crate::enabler::diameter::peers::PeerStatus;
 use crate::enabler::ledger::{Account, Hold};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -118,6 +119,8 @@ pub struct Pending {
     debited: HashSet<(i64, Box<str>)>,
     /// Of each instance.
     pub marks: BTreeMap<u64, Marks>,
+    /// As they stand now; not worth a place in the journal.
+    pub peers: Option<Vec<PeerStatus>>,
 }
 
 impl Pending {

@@ -17,6 +17,7 @@ mod tables;
 
 use super::config::Config;
 use crate::charge::session::Session;
+use crate::enabler::diameter::peers::PeerStatus;
 use crate::enabler::ledger::{Account, Accounts, Hold};
 use change::{Change, Marks, Pending};
 use rusqlite::{Connection, OptionalExtension, Transaction};
@@ -60,6 +61,9 @@ CREATE TABLE debits(
 CREATE INDEX debits_account ON debits(account);
 -- How far the rings of the running instance have been read and written.
 CREATE TABLE marks(instance INTEGER PRIMARY KEY, events BLOB NOT NULL, notices BLOB NOT NULL);
+-- How the peers of a distant enabler stood when an operator asked last.
+CREATE TABLE peers(host TEXT NOT NULL, address TEXT NOT NULL, state TEXT NOT NULL, in_flight INTEGER NOT NULL,
+  last_error TEXT NOT NULL);
 -- What is durable and not yet in the tables above, one row a turn of the engine.
 CREATE TABLE journal(id INTEGER PRIMARY KEY, changes BLOB NOT NULL);
 ";
@@ -89,6 +93,9 @@ pub enum StoreError {
         /// The file.
         path: PathBuf,
     },
+    /// The distant enabler cannot be asked.
+    #[error("{0}")]
+    Enabler(String),
     /// A crashed engine of another version left something in the journal.
     #[error(
         "{path}: the version that ran before has left row {row} of its journal, which this one cannot read; start \
@@ -276,6 +283,11 @@ impl Store {
             self.changes = changes;
         }
         self.pending.take(change);
+    }
+
+    /// Shows how the peers of a distant enabler stand, with the next write.
+    pub fn show_peers(&mut self, peers: Vec<PeerStatus>) {
+        self.pending.peers = Some(peers);
     }
 
     /// Makes all changes since the last commit durable, together.

@@ -3,6 +3,7 @@
 use super::change::{Debit, Pending, PendingSession};
 use crate::charge::event::Direction;
 use crate::charge::session::Session;
+use crate::enabler::diameter::peers::PeerStatus;
 use crate::enabler::ledger::{Account, Hold};
 use rusqlite::{Connection, Result, params};
 
@@ -26,6 +27,21 @@ pub fn write(connection: &Connection, pending: &Pending) -> Result<()> {
             connection,
             "INSERT OR REPLACE INTO marks(instance, events, notices) VALUES(?1, ?2, ?3)",
             params![*instance as i64, events, notices],
+        )?;
+    }
+    match &pending.peers {
+        Some(peers) => write_peers(connection, peers),
+        None => Ok(()),
+    }
+}
+
+fn write_peers(connection: &Connection, peers: &[PeerStatus]) -> Result<()> {
+    execute(connection, "DELETE FROM peers", [])?;
+    for peer in peers {
+        execute(
+            connection,
+            "INSERT INTO peers(host, address, state, in_flight, last_error) VALUES(?1, ?2, ?3, ?4, ?5)",
+            params![peer.host, peer.address, peer.state, peer.in_flight as i64, peer.last_error],
         )?;
     }
     Ok(())

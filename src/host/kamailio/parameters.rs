@@ -86,7 +86,7 @@ unsafe fn set_from_host(name: &str, kind: c_uint, value: *mut c_void) -> c_int {
 }
 
 /// Most rows of the table: each whole number can be written as a text too.
-pub const ROWS: usize = 2 * 13 + 1;
+pub const ROWS: usize = 2 * 26 + 1;
 
 /// A setter tells the host nothing of its name, so each parameter has its own.
 macro_rules! parameters {
@@ -139,6 +139,19 @@ parameters! {
     "on_failure" set_on_failure false,
     "policy" set_policy false,
     "default_balance" set_default_balance true,
+    "origin_host" set_origin_host false,
+    "origin_realm" set_origin_realm false,
+    "destination_realm" set_destination_realm false,
+    "peer" set_peer false,
+    "service_context_id" set_service_context_id false,
+    "profile" set_profile false,
+    "service_identifier" set_service_identifier true,
+    "rating_group" set_rating_group true,
+    "currency_code" set_currency_code true,
+    "tx_timeout" set_tx_timeout true,
+    "tls_ca" set_tls_ca false,
+    "tls_certificate" set_tls_certificate false,
+    "tls_key" set_tls_key false,
 }
 
 #[cfg(test)]
