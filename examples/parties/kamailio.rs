@@ -49,7 +49,7 @@ impl Setup {
 
     /// With one more parameter of the module.
     pub fn parameter(self, name: &str, value: &str) -> Setup {
-        let line = "modparam(\"imcharge\", \"enabler\", \"ledger\")";
+        let line = "modparam(\"imcharge\", \"state_dir\", STATE_DIR)";
         self.changed(line, &format!("{line}\nmodparam(\"imcharge\", \"{name}\", {value})"))
     }
 }

@@ -6,6 +6,7 @@
 pub mod client;
 pub mod kamailio;
 pub mod msrp;
+pub mod ocs;
 pub mod server;
 pub mod sip;
 

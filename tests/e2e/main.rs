@@ -9,6 +9,7 @@ mod parties;
 mod bad_input;
 mod connections;
 mod crashes;
+mod diameter;
 mod outcomes;
 mod push;
 mod sessions;

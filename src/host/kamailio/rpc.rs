@@ -166,6 +166,7 @@ commands! {
     "accounts" accounts,
     "debits" debits,
     "outbox" outbox,
+    "peers" peers,
     "reload" reload,
 }
 

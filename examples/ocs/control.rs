@@ -1,0 +1,184 @@
+//! The control port: lines of text in, lines of `key=value` out, the last of them `ok` or `error ...`.
+
+use crate::connection::lock;
+use crate::server::Server;
+use crate::settings::Settings;
+use imcharge::wire::diameter::Command;
+use std::fmt::Write as _;
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::TcpListener;
+use std::os::unix::net::UnixListener;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+/// Octets of a line at most.
+const LINE_MAX: u64 = 4096;
+
+/// What can be said.
+pub const COMMANDS: &str = "\
+accounts                       name, balance, held and debited of each account
+account NAME=BALANCE           gives an account this balance; makes it if there is none
+sessions                       open sessions: Session-Id, account, held, last CC-Request-Number
+counters                       what came, what was answered; CPU time of the server
+connections                    open connections
+faults                         faults that are set
+fault NAME[=VALUE] [on=REQUESTS] [times=N] [rate=1/N]
+fault off                      takes all faults away
+set NAME=VALUE                 a setting, as on the command line
+dpr                            says to every peer that it is to leave (Disconnect-Peer-Request)
+rar SESSION-ID                 wants usage reported now (Re-Auth-Request)
+asr SESSION-ID                 wants the session ended (Abort-Session-Request)
+kill [MILLISECONDS]            drops all connections and lets nobody in for so long (1000)
+reset                          no sessions, no faults, counters at 0, accounts as on the command line
+help                           this";
+
+/// Where the control port is.
+pub enum Port {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+/// Takes lines from whoever connects; never returns.
+pub fn serve(server: &Arc<Server>, port: &Port) -> io::Result<()> {
+    loop {
+        let (reader, writer): (Box<dyn Read + Send>, Box<dyn Write + Send>) = match port {
+            Port::Tcp(listener) => {
+                let stream = listener.accept()?.0;
+                (Box::new(stream.try_clone()?), Box::new(stream))
+            }
+            Port::Unix(listener) => {
+                let stream = listener.accept()?.0;
+                (Box::new(stream.try_clone()?), Box::new(stream))
+            }
+        };
+        let server = server.clone();
+        thread::spawn(move || talk(&server, reader, writer));
+    }
+}
+
+/// One who has connected.
+fn talk(server: &Server, reader: Box<dyn Read + Send>, mut writer: Box<dyn Write + Send>) -> io::Result<()> {
+    let mut reader = BufReader::new(reader);
+    loop {
+        let mut line = String::new();
+        if reader.by_ref().take(LINE_MAX).read_line(&mut line)? == 0 {
+            return Ok(());
+        }
+        let answer = match obey(server, line.trim()) {
+            Ok(lines) => format!("{lines}ok\n"),
+            Err(error) => format!("error {error}\n"),
+        };
+        writer.write_all(answer.as_bytes())?;
+    }
+}
+
+/// What a line is answered, without the last line.
+fn obey(server: &Server, line: &str) -> Result<String, String> {
+    let (command, rest) = line.split_once(' ').map_or((line, ""), |(command, rest)| (command, rest.trim()));
+    match (command, rest) {
+        ("accounts", "") => return Ok(accounts(server)),
+        ("sessions", "") => return Ok(sessions(server)),
+        ("counters", "") => return Ok(counters(server)),
+        ("connections", "") => return Ok(connections(server)),
+        ("faults", "") => {
+            return Ok(lock(&server.state).faults.iter().fold(String::new(), |text, fault| format!("{text}{fault}\n")));
+        }
+        ("help", "") => return Ok(format!("{COMMANDS}\n")),
+        ("account", _) => {
+            let (name, balance) = account(rest)?;
+            lock(&server.state).book.set_balance(&name, balance);
+        }
+        ("fault", "off") => lock(&server.state).faults.clear(),
+        ("fault", _) => lock(&server.state).faults.set(rest)?,
+        ("set", _) => {
+            let (name, value) = rest.split_once('=').ok_or("set NAME=VALUE is wanted")?;
+            lock(&server.state).settings.set(name, value)?;
+        }
+        ("dpr", "") => return Ok(format!("peers={}\n", server.disconnect())),
+        ("rar", _) => server.ask(Command::RE_AUTH, rest)?,
+        ("asr", _) => server.ask(Command::ABORT_SESSION, rest)?,
+        ("kill", _) => {
+            let span = if rest.is_empty() { Ok(1000) } else { rest.parse() };
+            let span = span.map_err(|_| format!("kill {rest}: a number of milliseconds is wanted"))?;
+            return Ok(format!("connections={}\n", server.kill(Duration::from_millis(span))?));
+        }
+        ("reset", "") => lock(&server.state).reset(&server.named),
+        _ => return Err(format!("{line:?} is no command; help lists them")),
+    }
+    Ok(String::new())
+}
+
+/// `NAME=BALANCE`; the name may have `=` in it.
+pub fn account(text: &str) -> Result<(String, i64), String> {
+    let wanted = || format!("{text:?} will not do; NAME=BALANCE is wanted, the balance a number");
+    let (name, balance) = text.rsplit_once('=').ok_or_else(wanted)?;
+    let balance = balance.parse().ok().filter(|balance: &i64| balance.unsigned_abs() <= 1 << 60);
+    match balance {
+        Some(balance) if !name.is_empty() && !name.contains(char::is_whitespace) => Ok((name.to_owned(), balance)),
+        _ => Err(wanted()),
+    }
+}
+
+fn accounts(server: &Server) -> String {
+    let state = lock(&server.state);
+    let mut accounts: Vec<_> = state.book.accounts().collect();
+    accounts.sort_by_key(|(name, _)| *name);
+    accounts.iter().fold(String::new(), |mut text, (name, account)| {
+        let (balance, held, debited) = (account.balance, account.held, account.debited);
+        let _ = writeln!(text, "account={name} balance={balance} held={held} debited={debited}");
+        text
+    })
+}
+
+fn sessions(server: &Server) -> String {
+    let state = lock(&server.state);
+    let mut sessions: Vec<_> = state.book.sessions.iter().collect();
+    sessions.sort_by_key(|(id, _)| *id);
+    sessions.iter().fold(String::new(), |mut text, (id, session)| {
+        let (account, held) = (state.book.name(session.account), session.held());
+        let _ = writeln!(text, "session={id} account={account} held={held} number={}", session.number);
+        text
+    })
+}
+
+fn counters(server: &Server) -> String {
+    let (counters, sessions) = {
+        let state = lock(&server.state);
+        (state.counters, state.book.sessions.len())
+    };
+    let mut text = String::new();
+    for (name, value) in counters.all() {
+        let _ = write!(text, "{name}={value} ");
+    }
+    let _ = writeln!(text, "sessions={sessions} cpu_ms={}", cpu_ms());
+    text
+}
+
+fn connections(server: &Server) -> String {
+    let mut connections = server.open_connections();
+    connections.sort_by_key(|connection| connection.id);
+    connections.iter().fold(String::new(), |mut text, connection| {
+        let remote = connection.remote().map_or("gone".to_owned(), |address| address.to_string());
+        let _ = writeln!(text, "connection={} peer={remote}", connection.id);
+        text
+    })
+}
+
+/// CPU time of this program, in ms.
+pub fn cpu_ms() -> u64 {
+    let tasks = std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
+    let nanos = tasks.filter_map(|task| {
+        let text = std::fs::read_to_string(task.path().join("schedstat")).ok()?;
+        text.split(' ').next()?.parse::<u64>().ok()
+    });
+    nanos.sum::<u64>() / 1_000_000
+}
+
+/// Names of settings for the usage text.
+pub fn settings_usage() -> String {
+    Settings::NAMES.iter().fold(String::new(), |mut text, (name, takes)| {
+        let _ = writeln!(text, "  --{name:<24} {takes}");
+        text
+    })
+}

@@ -1,0 +1,228 @@
+//! From a Credit-Control-Request to its answer: what is granted, what is booked, what is refused.
+
+use crate::book::{Book, Kind, Quantity, Session};
+use crate::settings::Settings;
+use imcharge::wire::diameter::credit_control::{Balance, CostInformation, UnitValue};
+use imcharge::wire::diameter::words::{CheckBalanceResult, RequestType, RequestedAction};
+use imcharge::wire::diameter::{
+    CreditControlAnswer, CreditControlRequest, Failed, FailedAvp, Fault, Message, ResultCode, Service, dictionary,
+};
+
+/// What becomes of one service, before it is known where in the answer that stands.
+type Rated<'s> = Result<Service<'s>, ResultCode>;
+
+/// An answer with nothing in it but what any answer has.
+pub fn plain<'s>(
+    request: &CreditControlRequest<'s>,
+    result: ResultCode,
+    settings: &'s Settings,
+) -> CreditControlAnswer<'s> {
+    CreditControlAnswer {
+        session_id: Some(request.session_id),
+        result_code: Some(result),
+        origin_host: &settings.origin_host,
+        origin_realm: &settings.origin_realm,
+        auth_application_id: Some(dictionary::APPLICATION_CREDIT_CONTROL),
+        request_type: Some(request.request_type),
+        request_number: Some(request.request_number),
+        session_failover: settings.session_failover,
+        cc_sub_session_id: request.cc_sub_session_id,
+        failure_handling: settings.failure_handling,
+        debit_failure_handling: settings.debit_failure_handling,
+        ..CreditControlAnswer::default()
+    }
+}
+
+/// Rates a request, books it, and says what to answer.
+pub fn rate<'s>(
+    book: &mut Book,
+    settings: &'s Settings,
+    request: &CreditControlRequest<'s>,
+    message: &Message<'s>,
+    connection: u64,
+) -> CreditControlAnswer<'s> {
+    let unknown = |context: &String| context != request.service_context_id;
+    if !settings.service_contexts.is_empty() && settings.service_contexts.iter().all(unknown) {
+        let failed = message.find(dictionary::SERVICE_CONTEXT_ID);
+        let failed_avp = vec![FailedAvp { avp: failed }];
+        return CreditControlAnswer { failed_avp, ..plain(request, ResultCode::RATING_FAILED, settings) };
+    }
+    let rated = match request.request_type {
+        RequestType::EVENT_REQUEST => event(book, settings, request),
+        RequestType::INITIAL_REQUEST | RequestType::UPDATE_REQUEST | RequestType::TERMINATION_REQUEST => {
+            in_session(book, settings, request, connection)
+        }
+        _ => Err(Fault::new(ResultCode::INVALID_AVP_VALUE)),
+    };
+    rated.unwrap_or_else(|fault| {
+        let failed = match fault.failed {
+            Some(Failed::Missing(avp)) => Some(imcharge::wire::diameter::RawAvp {
+                code: avp.code,
+                vendor: avp.vendor,
+                flags: 0x40,
+                data: &[0; 4],
+            }),
+            _ => None,
+        };
+        let failed_avp = failed.map(|avp| FailedAvp { avp: Some(avp) }).into_iter().collect();
+        CreditControlAnswer { failed_avp, ..plain(request, fault.result, settings) }
+    })
+}
+
+/// INITIAL, UPDATE and TERMINATION.
+fn in_session<'s>(
+    book: &mut Book,
+    settings: &'s Settings,
+    request: &CreditControlRequest<'s>,
+    connection: u64,
+) -> Result<CreditControlAnswer<'s>, Fault<'static>> {
+    let initial = request.request_type == RequestType::INITIAL_REQUEST;
+    let (key, mut session) = match book.sessions.remove_entry(request.session_id) {
+        Some(open) if initial => {
+            book.sessions.insert(open.0, open.1);
+            return Err(Fault::new(ResultCode::UNABLE_TO_COMPLY));
+        }
+        Some(open) => open,
+        None if initial => {
+            let mut session = Book::open(book.payer(request, settings).map_err(Fault::new)?);
+            request.origin_host.clone_into(&mut session.client);
+            request.origin_realm.clone_into(&mut session.client_realm);
+            (request.session_id.to_owned(), session)
+        }
+        None => return Err(Fault::new(ResultCode::UNKNOWN_SESSION_ID)),
+    };
+    session.connection = connection;
+    session.number = request.request_number;
+    let ends = request.request_type == RequestType::TERMINATION_REQUEST;
+    let answer = answer_services(settings, request, |service| go_on(book, &mut session, settings, service, ends));
+    let account = session.account;
+    let refused = answer.result_code != Some(ResultCode::SUCCESS);
+    if ends || (initial && refused) {
+        book.close(&mut session);
+    } else {
+        book.sessions.insert(key, session);
+    }
+    Ok(CreditControlAnswer { remaining_balance: balance(book, account, settings), ..answer })
+}
+
+/// One service of a session: books what is used, holds what is wanted.
+fn go_on<'s>(
+    book: &mut Book,
+    session: &mut Session,
+    settings: &'s Settings,
+    service: &Service<'_>,
+    ends: bool,
+) -> Rated<'s> {
+    let used: Result<i64, ResultCode> = service.used_service_unit.iter().try_fold(0_i64, |sum, units| {
+        let cost = Quantity::of(units, settings)?.map_or(Ok(0), |used| used.cost(settings))?;
+        Ok(sum + cost)
+    });
+    let used = used?;
+    if ends || !service.used_service_unit.is_empty() || service.requested_service_unit.is_some() {
+        book.report(session, service, used);
+    }
+    let Some(wanted) = service.requested_service_unit.as_ref().filter(|_| !ends) else {
+        return Ok(Service::default());
+    };
+    let any = Quantity { kind: Kind::Specific, amount: settings.quota as i64 };
+    let wanted = Quantity::of(wanted, settings)?.unwrap_or(any);
+    let (granted, last) = book.reserve(session, service, wanted, settings)?;
+    Ok(Service {
+        granted_service_unit: Some(granted.units(settings)),
+        validity_time: settings.validity_time,
+        final_unit_indication: settings.final_unit_indication().filter(|_| last),
+        ..Service::default()
+    })
+}
+
+/// EVENT_REQUEST.
+fn event<'s>(
+    book: &mut Book,
+    settings: &'s Settings,
+    request: &CreditControlRequest<'s>,
+) -> Result<CreditControlAnswer<'s>, Fault<'static>> {
+    let action = request.requested_action.ok_or(Fault::missing(dictionary::REQUESTED_ACTION))?;
+    let account = book.payer(request, settings).map_err(Fault::new)?;
+    let mut cost = 0;
+    let mut enough = true;
+    let mut answer = answer_services(settings, request, |service| {
+        let any = Quantity { kind: Kind::Specific, amount: 1 };
+        let wanted = service.requested_service_unit.as_ref();
+        let wanted = wanted.map_or(Ok(None), |units| Quantity::of(units, settings))?.unwrap_or(any);
+        let of_this = wanted.cost(settings)?;
+        cost += of_this;
+        match action {
+            RequestedAction::DIRECT_DEBITING => book.debit(account, of_this)?,
+            RequestedAction::REFUND_ACCOUNT => book.refund(account, of_this),
+            RequestedAction::CHECK_BALANCE => enough = book.account(account).balance >= cost,
+            RequestedAction::PRICE_ENQUIRY => {}
+            _ => return Err(ResultCode::INVALID_AVP_VALUE),
+        }
+        let debit = action == RequestedAction::DIRECT_DEBITING;
+        Ok(Service { granted_service_unit: debit.then(|| wanted.units(settings)), ..Service::default() })
+    });
+    match action {
+        RequestedAction::CHECK_BALANCE => {
+            answer.check_balance_result =
+                Some(if enough { CheckBalanceResult::ENOUGH_CREDIT } else { CheckBalanceResult::NO_CREDIT });
+        }
+        RequestedAction::PRICE_ENQUIRY | RequestedAction::DIRECT_DEBITING => {
+            let unit_value = value(cost, settings);
+            answer.cost_information = Some(CostInformation { unit_value, ..CostInformation::default() });
+        }
+        _ => {}
+    }
+    Ok(CreditControlAnswer { remaining_balance: balance(book, account, settings), ..answer })
+}
+
+fn value(units: i64, settings: &Settings) -> UnitValue {
+    UnitValue { digits: units, exponent: Some(settings.money_exponent).filter(|exponent| *exponent != 0) }
+}
+
+fn balance(book: &Book, account: usize, settings: &Settings) -> Option<Balance> {
+    let unit_value = value(book.account(account).balance, settings);
+    settings.tell_balance.then(|| Balance { unit_value, ..Balance::default() })
+}
+
+/// The answer in the form of the request: units in services, or in the command.
+fn answer_services<'s>(
+    settings: &'s Settings,
+    request: &CreditControlRequest<'s>,
+    mut rate: impl FnMut(&Service<'s>) -> Rated<'s>,
+) -> CreditControlAnswer<'s> {
+    let mut answer = plain(request, ResultCode::SUCCESS, settings);
+    if request.services.is_empty() {
+        let service = Service {
+            requested_service_unit: request.requested_service_unit.clone(),
+            used_service_unit: request.used_service_unit.clone(),
+            service_identifier: request.service_identifier.into_iter().collect(),
+            ..Service::default()
+        };
+        match rate(&service) {
+            Ok(rated) => {
+                answer.granted_service_unit = rated.granted_service_unit;
+                answer.validity_time = rated.validity_time;
+                answer.final_unit_indication = rated.final_unit_indication;
+            }
+            Err(result) => answer.result_code = Some(result),
+        }
+        return answer;
+    }
+    let mut refusals = Vec::new();
+    for service in &request.services {
+        let rated = rate(service).unwrap_or_else(|result| {
+            refusals.push(result);
+            Service { result_code: Some(result), ..Service::default() }
+        });
+        answer.services.push(Service {
+            service_identifier: service.service_identifier.clone(),
+            rating_group: service.rating_group,
+            result_code: Some(rated.result_code.unwrap_or(ResultCode::SUCCESS)),
+            ..rated
+        });
+    }
+    if let Some(first) = refusals.first().filter(|_| refusals.len() == request.services.len()) {
+        answer.result_code = Some(*first).filter(|_| !settings.success_on_top).or(Some(ResultCode::SUCCESS));
+    }
+    answer
+}

@@ -1,0 +1,108 @@
+//! The charging system to rehearse with (`examples/ocs`), as a process of its own; gone when it is dropped.
+
+use super::eventually;
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::io::{BufRead, BufReader, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+/// A running charging system.
+pub struct Ocs {
+    child: Child,
+    /// Where it takes Diameter.
+    pub diameter: SocketAddr,
+    control: RefCell<BufReader<TcpStream>>,
+}
+
+impl Ocs {
+    /// Starts the program with these options and waits until it listens.
+    pub fn start(program: &Path, options: &[&str]) -> Ocs {
+        let listens = options.contains(&"--listen");
+        let listen: &[&str] = if listens { &[] } else { &["--listen", "127.0.0.1:0"] };
+        let mut command = Command::new(program);
+        command.args(listen).args(options).stdout(Stdio::piped());
+        let mut child = command.spawn().unwrap_or_else(|error| panic!("{}: {error}", program.display()));
+        let mut ready = String::new();
+        let output = child.stdout.take().expect("its output is piped");
+        BufReader::new(output).read_line(&mut ready).expect("a line");
+        let address = |name: &str| {
+            let word = ready.split_whitespace().find_map(|word| word.strip_prefix(name));
+            let address = word.and_then(|word| word.split(',').next()).and_then(|word| word.parse().ok());
+            address.unwrap_or_else(|| panic!("the charging system does not start: {ready:?}"))
+        };
+        let (diameter, control): (SocketAddr, SocketAddr) = (address("diameter="), address("control="));
+        let control = TcpStream::connect(control).expect("its control port is open");
+        Ocs { child, diameter, control: RefCell::new(BufReader::new(control)) }
+    }
+
+    /// Gives an order; the lines of its answer.
+    #[track_caller]
+    pub fn order(&self, line: &str) -> Vec<String> {
+        let mut control = self.control.borrow_mut();
+        control.get_mut().write_all(format!("{line}\n").as_bytes()).expect("the control port takes orders");
+        let mut lines = Vec::new();
+        loop {
+            let mut answer = String::new();
+            control.read_line(&mut answer).expect("the control port answers");
+            match answer.trim_end() {
+                "ok" => return lines,
+                line if line.starts_with("error") || line.is_empty() => panic!("{line}"),
+                line => lines.push(line.to_owned()),
+            }
+        }
+    }
+
+    /// Balance, held and debited of an account; zeros where there is none.
+    pub fn account(&self, name: &str) -> (i64, i64, i64) {
+        let of = |line: &str| {
+            let fields = fields(line);
+            let number = |name: &str| fields.get(name).and_then(|value| value.parse().ok()).unwrap_or(0);
+            (fields.get("account").map(String::as_str) == Some(name))
+                .then(|| (number("balance"), number("held"), number("debited")))
+        };
+        self.order("accounts").iter().find_map(|line| of(line)).unwrap_or_default()
+    }
+
+    /// Waits until an account is so; what it is in the end.
+    pub fn account_becomes(&self, name: &str, wanted: (i64, i64, i64), within: Duration) -> (i64, i64, i64) {
+        let mut found = (0, 0, 0);
+        eventually(within, || {
+            found = self.account(name);
+            found == wanted
+        });
+        found
+    }
+
+    /// Open sessions, as it names them.
+    pub fn sessions(&self) -> Vec<String> {
+        self.order("sessions").iter().filter_map(|line| fields(line).remove("session")).collect()
+    }
+
+    /// A counter.
+    pub fn counter(&self, name: &str) -> u64 {
+        let lines = self.order("counters");
+        let found = lines.iter().find_map(|line| fields(line).get(name).and_then(|value| value.parse().ok()));
+        found.unwrap_or_else(|| panic!("no counter {name} in {lines:?}"))
+    }
+
+    /// Kills the process, as a crash does.
+    pub fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Drop for Ocs {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// `name=value` words of a line.
+fn fields(line: &str) -> HashMap<String, String> {
+    let words = line.split_whitespace().filter_map(|word| word.split_once('='));
+    words.map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
+}
