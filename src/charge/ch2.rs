@@ -223,6 +223,8 @@ pub enum Failure {
     Overload,
     /// Asked, and not answered in time: it may have been done.
     Silent,
+    /// Asked, and answered by something that cannot be read: it may have been done.
+    Unreadable,
     /// The enabler says that it is busy.
     Busy,
     /// Nobody knows the way to the enabler.
@@ -239,6 +241,7 @@ impl Failure {
             Failure::Unreachable => "enabler-unreachable",
             Failure::Overload => "enabler-overload",
             Failure::Silent => "enabler-silent",
+            Failure::Unreadable => "enabler-unreadable",
             Failure::Busy => "enabler-busy",
             Failure::Undeliverable => "enabler-undeliverable",
         }
@@ -246,6 +249,6 @@ impl Failure {
 
     /// Whether the request may have been carried out all the same.
     pub fn may_be_done(self) -> bool {
-        matches!(self, Failure::Silent)
+        matches!(self, Failure::Silent | Failure::Unreadable)
     }
 }

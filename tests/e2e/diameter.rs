@@ -5,6 +5,7 @@ use super::parties::eventually;
 use super::parties::kamailio::Setup;
 use super::parties::ocs::Ocs;
 use super::{ALICE, Stage};
+use std::net::UdpSocket;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -79,4 +80,335 @@ fn one_message_is_an_initial_and_a_termination() {
         charged.expect(99, 0, 1);
         charged.expect_rest();
     }
+}
+
+#[test]
+fn each_outcome_costs_what_it_costs_on_the_ledger() {
+    let charged = Charged::plain();
+    let server = charged.stage.server(&["one", "two", "three"], |_| {});
+    let mut client = charged.stage.bound(|_| {});
+    assert_eq!(client.take(3, Reaction::Answer(200)).len(), 3);
+    charged.stage.until_debited(ALICE, 3);
+    client.bye();
+    charged.expect(97, 0, 3);
+    drop(server);
+    let _server = charged.stage.server(&["one"], |_| {});
+    for (reaction, debited) in [(Reaction::Answer(415), 4), (Reaction::Silence, 5)] {
+        let mut client = charged.stage.bound(|_| {});
+        client.take(1, reaction);
+        charged.expect(100 - debited - 9, 9, debited);
+        client.bye();
+        charged.expect(100 - debited, 0, debited);
+    }
+    charged.expect_rest();
+    assert_eq!(charged.stage.triggers(ALICE), ["response", "response", "response", "error", "timeout"]);
+}
+
+#[test]
+fn a_refusal_has_its_word_and_leaves_nothing_behind() {
+    let charged = Charged::plain();
+    let _server = charged.stage.server(&["one"], |_| {});
+    for (code, sip) in [(4010, 402), (4012, 402), (5003, 402), (5030, 402), (5031, 402), (3004, 503), (3002, 503)] {
+        charged.ocs.order(&format!("fault refuse={code} on=initial"));
+        let mut client = charged.stage.client(ALICE, |_| {});
+        assert_eq!(client.invite(), sip, "{code}\n{}", charged.stage.kamailio.log());
+        charged.ocs.order("fault off");
+    }
+    charged.expect(100, 0, 0);
+    charged.expect_rest();
+    let log = charged.stage.kamailio.log();
+    for word in ["service-denied", "no-credit", "not-authorized", "unknown-subscriber", "rating-failed", "enabler-busy"]
+    {
+        assert!(log.contains(&format!("refused: {word}")), "{word}\n{log}");
+    }
+}
+
+#[test]
+fn where_nothing_is_granted_in_part_one_message_is_still_had() {
+    let charged = Charged::new(&["--no-partial"], |setup| setup);
+    charged.ocs.order(&format!("account {ALICE}=5"));
+    let _server = charged.stage.server(&["one"], |_| {});
+    let mut client = charged.stage.bound(|_| {});
+    client.take(1, Reaction::Answer(200));
+    charged.stage.until_debited(ALICE, 1);
+    client.bye();
+    charged.expect(4, 0, 1);
+    charged.expect_rest();
+}
+
+#[test]
+fn what_is_not_to_be_charged_is_given() {
+    let charged = Charged::plain();
+    charged.ocs.order("fault refuse=4011");
+    let _server = charged.stage.server(&["one"], |_| {});
+    let mut client = charged.stage.bound(|_| {});
+    assert_eq!(client.take(1, Reaction::Answer(200)).len(), 1);
+    client.bye();
+    charged.expect(100, 0, 0);
+    charged.expect_rest();
+    assert_eq!(charged.stage.kamailio.statistic("final_ccrs"), 0, "4011 ends the session: no termination");
+}
+
+/// A retrieval of one message while something is wrong with answers of this kind, which does not hurt it.
+fn survives(fault: &str) {
+    let charged = Charged::plain();
+    charged.ocs.order(&format!("fault {fault}"));
+    let _server = charged.stage.server(&["one"], |_| {});
+    let mut client = charged.stage.bound(|_| {});
+    client.take(1, Reaction::Answer(200));
+    charged.stage.until_debited(ALICE, 1);
+    client.bye();
+    charged.expect(99, 0, 1);
+    charged.expect_rest();
+}
+
+#[test]
+fn answers_that_are_odd_and_not_wrong_are_taken() {
+    for fault in
+        ["no-mscc-result", "duplicate", "no-session-id on=termination", "unknown-avp", "partial-writes", "delay=5-50ms"]
+    {
+        survives(fault);
+    }
+}
+
+/// A retrieval after an INVITE that something went wrong with: the wrong one is refused, nothing of it stays, and the
+/// next is charged as ever.
+#[track_caller]
+fn recovers(fault: &str) {
+    let charged = Charged::plain();
+    charged.ocs.order(&format!("fault {fault} on=initial times=1"));
+    let _server = charged.stage.server(&["one"], |_| {});
+    let mut client = charged.stage.client(ALICE, |_| {});
+    let refused = client.invite();
+    assert!([402, 503].contains(&refused), "{fault}: {refused}\n{}", charged.stage.kamailio.log());
+    charged.until_open();
+    charged.expect(100, 0, 0);
+    let mut client = charged.stage.bound(|_| {});
+    client.take(1, Reaction::Answer(200));
+    charged.stage.until_debited(ALICE, 1);
+    client.bye();
+    charged.expect(99, 0, 1);
+    charged.expect_rest();
+    assert_eq!(charged.stage.kamailio.statistic("engine_restarts"), 0, "{fault}");
+}
+
+#[test]
+fn an_answer_that_does_not_come_is_a_refusal_and_what_was_reserved_is_given_back() {
+    for fault in ["drop", "lose", "delay=3s", "wrong-hbh", "wrong-e2e"] {
+        recovers(fault);
+    }
+}
+
+#[test]
+fn an_answer_that_is_broken_hurts_its_own_request_alone() {
+    for fault in ["avp-length=3", "avp-length=0", "avp-length=beyond", "avp-length=one-byte-result-code", "grant-time"]
+    {
+        recovers(fault);
+    }
+    recovers("no-mscc");
+}
+
+#[test]
+fn a_stream_that_is_broken_is_closed_and_opened_again() {
+    for fault in ["garbage", "header-length=8", "header-length=16000000", "close=before-answer", "close=mid-answer"] {
+        recovers(fault);
+    }
+}
+
+#[test]
+fn a_debit_whose_answer_is_lost_is_asked_again_and_taken_once() {
+    for fault in ["drop", "lose", "close=mid-answer", "avp-length=3"] {
+        let charged = Charged::plain();
+        charged.ocs.order(&format!("fault {fault} on=update,termination times=3"));
+        let _server = charged.stage.server(&["one", "two"], |_| {});
+        let mut client = charged.stage.bound(|_| {});
+        client.take(2, Reaction::Answer(200));
+        client.bye();
+        charged.expect(98, 0, 2);
+        charged.expect_rest();
+        assert_eq!(charged.stage.kamailio.debits(ALICE).len(), 2, "{fault}");
+        assert!(charged.stage.kamailio.statistic("debits") == 2, "{fault}");
+    }
+}
+
+#[test]
+fn a_server_that_is_gone_for_a_while_gets_every_debit_later() {
+    const SESSIONS: i64 = 20;
+    let charged = Charged::plain();
+    let _server = charged.stage.server(&["one"], |_| {});
+    charged.ocs.order(&format!("account {ALICE}=1000"));
+    let mut open: Vec<_> = (0..SESSIONS).map(|_| charged.stage.bound(|_| {})).collect();
+    charged.expect(1000 - 10 * SESSIONS, 10 * SESSIONS, 0);
+    charged.ocs.order("kill 4000");
+    for client in &mut open {
+        assert_eq!(client.take(1, Reaction::Answer(200)).len(), 1);
+        assert_eq!(client.bye(), 200, "BYE is answered while nobody charges");
+    }
+    let mut refused = charged.stage.client(ALICE, |_| {});
+    assert_eq!(refused.invite(), 503);
+    let outbox = charged.stage.kamailio.rpc(&["imcharge.outbox"]).expect("an outbox");
+    assert!(outbox.contains(&format!("count: {SESSIONS}")), "{outbox}");
+    charged.expect(1000 - SESSIONS, 0, SESSIONS);
+    charged.expect_rest();
+}
+
+#[test]
+fn a_cancel_before_the_answer_waits_for_it_and_releases() {
+    let charged = Charged::plain();
+    charged.ocs.order("fault delay=1s on=initial");
+    let _server = charged.stage.server(&["one"], |_| {});
+    let mut client = charged.stage.client(ALICE, |_| {});
+    client.send_invite();
+    assert!(client.provisional(SOON), "the INVITE is taken");
+    client.cancel();
+    assert_eq!(client.final_response(SOON), 487);
+    charged.expect(100, 0, 0);
+    charged.expect_rest();
+}
+
+#[test]
+fn an_update_that_is_refused_ends_nothing_that_was_paid() {
+    let charged = Charged::plain();
+    charged.ocs.order("fault refuse=4012 on=update");
+    let _server = charged.stage.server(&["one"], |_| {});
+    let mut client = charged.stage.bound(|_| {});
+    assert_eq!(client.take(1, Reaction::Answer(200)).len(), 1);
+    client.bye();
+    charged.stage.until_debited(ALICE, 1);
+    charged.expect_rest();
+}
+
+#[test]
+fn the_server_may_ask_for_a_report_and_may_end_the_session() {
+    let charged = Charged::plain();
+    let _server = charged.stage.server(&["one"], |_| {});
+    let mut client = charged.stage.bound(|_| {});
+    charged.expect(90, 10, 0);
+    let session = charged.ocs.sessions().pop().expect("a session");
+    let updates = charged.stage.kamailio.statistic("interim_ccrs");
+    charged.ocs.order(&format!("rar {session}"));
+    let reported = || charged.stage.kamailio.statistic("interim_ccrs") > updates;
+    assert!(eventually(SOON, reported), "{}", charged.stage.kamailio.log());
+    client.take(1, Reaction::Answer(200));
+    charged.stage.until_debited(ALICE, 1);
+    charged.ocs.order(&format!("asr {session}"));
+    charged.expect(99, 0, 1);
+    charged.expect_rest();
+    client.bye();
+}
+
+#[test]
+fn a_peer_that_leaves_is_taken_back_when_it_returns() {
+    let charged = Charged::plain();
+    let _server = charged.stage.server(&["one"], |_| {});
+    charged.ocs.order("dpr");
+    charged.until_open();
+    let mut client = charged.stage.bound(|_| {});
+    client.take(1, Reaction::Answer(200));
+    charged.stage.until_debited(ALICE, 1);
+    client.bye();
+    charged.expect(99, 0, 1);
+    charged.expect_rest();
+}
+
+#[test]
+fn after_kill_9_of_everything_the_server_hears_of_every_session() {
+    const SESSIONS: i64 = 50;
+    let mut charged = Charged::new(&[], |setup| setup.defined("RESPONSE_TIMEOUT", "600"));
+    charged.ocs.order(&format!("account {ALICE}=1000"));
+    let server = charged.stage.server(&["one"], |_| {});
+    let mut open: Vec<_> = (0..SESSIONS).map(|_| charged.stage.client(ALICE, |_| {})).collect();
+    // Every second one has taken its message and not answered it.
+    for (at, client) in open.iter_mut().enumerate() {
+        assert_eq!(client.invite(), 200);
+        if at % 2 == 0 {
+            client.bind();
+            assert_eq!(client.take(1, Reaction::Silence).len(), 1);
+        }
+    }
+    charged.expect(1000 - 10 * SESSIONS, 10 * SESSIONS, 0);
+    charged.stage.kamailio.kill_all();
+    drop((open, server));
+    charged.stage.kamailio.restart().expect("it starts again");
+    charged.expect(1000 - SESSIONS / 2, 0, SESSIONS / 2);
+    assert!(charged.ocs.sessions().is_empty());
+}
+
+#[test]
+fn a_clean_stop_tells_the_server_of_every_session() {
+    const SESSIONS: i64 = 50;
+    let mut charged = Charged::plain();
+    charged.ocs.order(&format!("account {ALICE}=1000"));
+    let _server = charged.stage.server(&["one"], |_| {});
+    let mut open: Vec<_> = (0..SESSIONS).map(|_| charged.stage.client(ALICE, |_| {})).collect();
+    for client in &mut open {
+        assert_eq!(client.invite(), 200);
+    }
+    charged.expect(1000 - 10 * SESSIONS, 10 * SESSIONS, 0);
+    let (ended, after) = charged.stage.kamailio.terminate();
+    assert!(ended.is_some_and(|status| status.success()) && after < Duration::from_secs(5), "{ended:?} {after:?}");
+    assert_eq!(charged.ocs.account(ALICE), (1000, 0, 0));
+    assert!(charged.ocs.sessions().is_empty());
+}
+
+#[test]
+fn a_second_peer_takes_over_and_the_first_is_taken_back() {
+    let second = Ocs::start(&program(), &["--account", &format!("{ALICE}=100"), "--origin-host", "ocs2.example.com"]);
+    let peer = format!("\"host=ocs2.example.com;address={};priority=2\"", second.diameter);
+    let charged = Charged::new(&[], |setup| setup.parameter("peer", &peer));
+    let both = || {
+        let peers = charged.stage.kamailio.rpc(&["imcharge.peers"]).unwrap_or_default();
+        peers.matches("state: open").count() == 2
+    };
+    assert!(eventually(SOON, both), "{}", charged.stage.kamailio.log());
+    let _server = charged.stage.server(&["one"], |_| {});
+    let retrieve = || {
+        let before = charged.stage.kamailio.debits(ALICE).len();
+        let mut client = charged.stage.bound(|_| {});
+        client.take(1, Reaction::Answer(200));
+        charged.stage.until_debited(ALICE, before + 1);
+        client.bye();
+    };
+    retrieve();
+    charged.expect(99, 0, 1);
+    charged.ocs.order("kill 3000");
+    retrieve();
+    assert_eq!(second.account_becomes(ALICE, (99, 0, 1), SOON), (99, 0, 1));
+    assert!(eventually(SOON, both), "{}", charged.stage.kamailio.log());
+    retrieve();
+    charged.expect(98, 0, 2);
+    charged.expect_rest();
+}
+
+#[test]
+fn a_silent_server_holds_nobody_up() {
+    let charged = Charged::plain();
+    let _server = charged.stage.server(&["one"], |_| {});
+    charged.ocs.order("fault lose");
+    std::thread::scope(|scope| {
+        let invite = || {
+            let mut client = charged.stage.client(ALICE, |_| {});
+            assert_eq!(client.invite(), 503);
+        };
+        let waiting: Vec<_> = (0..20).map(|_| scope.spawn(invite)).collect();
+        // The proxy answers at once what needs no charging, more often than it has workers.
+        let socket = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+        socket.set_read_timeout(Some(Duration::from_secs(1))).expect("a time-out can be set");
+        let (own, proxy) = (socket.local_addr().expect("bound"), charged.stage.kamailio.sip);
+        for number in 0..50 {
+            let text = format!(
+                "OPTIONS sip:{proxy} SIP/2.0\r\nVia: SIP/2.0/UDP {own};branch=z9hG4bKo{number};rport\r\n\
+                 From: <sip:a@b>;tag=1\r\nTo: <sip:{proxy}>\r\nCall-ID: o{number}\r\nCSeq: 1 OPTIONS\r\n\
+                 Max-Forwards: 9\r\nContent-Length: 0\r\n\r\n"
+            );
+            socket.send_to(text.as_bytes(), proxy).expect("sent");
+            let mut answer = [0; 2048];
+            let length = socket.recv(&mut answer).expect("an answer within a second");
+            assert!(answer[..length].starts_with(b"SIP/2.0 200"), "{}", String::from_utf8_lossy(&answer[..length]));
+        }
+        waiting.into_iter().for_each(|thread| thread.join().expect("no panic"));
+    });
+    charged.ocs.order("fault off");
+    charged.expect(100, 0, 0);
+    charged.expect_rest();
 }

@@ -326,7 +326,8 @@ fn refused(operation: &Operation, result: ResultCode) -> Response {
         | ResultCode::CREDIT_LIMIT_REACHED
         | ResultCode::END_USER_SERVICE_DENIED => match operation {
             Operation::Release => Response::Released { balance: None },
-            _ => Response::Debited { balance: None, ended: true },
+            // 4011 ends the session; after the others a TERMINATION closes it, so that nothing stays locked there.
+            _ => Response::Debited { balance: None, ended: result == ResultCode::CREDIT_CONTROL_NOT_APPLICABLE },
         },
         ResultCode::AUTHORIZATION_REJECTED => Response::Denied(Denial::NotAuthorized),
         ResultCode::USER_UNKNOWN => Response::Denied(Denial::UnknownSubscriber),

@@ -216,7 +216,7 @@ impl Diameter {
         let Some(request) = self.asked.remove(&name) else { return };
         let response = self.read(&request, peer, message).unwrap_or_else(|why| {
             log::error!("Diameter peer {peer} answers what cannot be used: {why}");
-            Response::Failed(Failure::Enabler)
+            Response::Failed(Failure::Unreadable)
         });
         self.hear(&request, response);
     }

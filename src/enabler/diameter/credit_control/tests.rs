@@ -224,9 +224,9 @@ fn every_result_has_its_meaning() {
     let released = Response::Released { balance: None };
     let denied = |denial| Response::Denied(denial);
     for (code, to_reserve, to_debit, to_release) in [
-        (4010, denied(Denial::ServiceDenied), ended.clone(), released.clone()),
-        (4011, Response::Free, ended.clone(), released.clone()),
-        (4012, denied(Denial::NoCredit), ended, released.clone()),
+        (4010, denied(Denial::ServiceDenied), Response::debited(None), released.clone()),
+        (4011, Response::Free, ended, released.clone()),
+        (4012, denied(Denial::NoCredit), Response::debited(None), released.clone()),
         (5002, Response::NoReservation, Response::NoReservation, Response::NoReservation),
         (5003, denied(Denial::NotAuthorized), denied(Denial::NotAuthorized), denied(Denial::NotAuthorized)),
         (5030, denied(Denial::UnknownSubscriber), denied(Denial::UnknownSubscriber), denied(Denial::UnknownSubscriber)),
