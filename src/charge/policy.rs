@@ -29,6 +29,15 @@ pub enum OnFailure {
     Grant,
 }
 
+/// What happens to a debit that was asked for and never answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Resend {
+    /// It is asked again, marked as a possible duplicate (RFC 8506, 6.5), until it is answered.
+    Again,
+    /// It waits for an operator: this enabler would take it twice.
+    Hold,
+}
+
 /// All choices of an operator that the session machine follows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Policy {
@@ -42,6 +51,10 @@ pub struct Policy {
     pub debit_on: DebitOn,
     /// What an INVITE gets when the enabler fails.
     pub on_failure: OnFailure,
+    /// How much of the service a subscriber may have in all while no enabler answers, with `on_failure=grant`.
+    pub on_failure_cap: u32,
+    /// What happens to a debit that was asked for and never answered.
+    pub resend: Resend,
     /// Seconds to wait for an MSRP response (or REPORT) after the last octet of a chunk.
     pub response_timeout: u32,
     /// Seconds without any movement after which a session is settled and its hold freed.
@@ -56,6 +69,8 @@ impl Default for Policy {
             abort: Settle::Release,
             debit_on: DebitOn::Response,
             on_failure: OnFailure::Deny,
+            on_failure_cap: 100,
+            resend: Resend::Again,
             response_timeout: 30,
             hold_timeout: 300,
         }

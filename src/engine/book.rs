@@ -92,6 +92,8 @@ struct Live {
     dirty: bool,
     /// Its share of [`Book::debits_pending`].
     debits_pending: u32,
+    /// Its share of [`Book::uncovered`].
+    uncovered: u32,
 }
 
 /// All sessions that are not forgotten.
@@ -110,6 +112,8 @@ pub struct Book {
     open: u64,
     /// Debits of all sessions that are not acknowledged.
     debits_pending: u64,
+    /// What each account was granted while no enabler answered, as long as it is not settled.
+    uncovered: HashMap<Box<str>, u32>,
 }
 
 /// The events that can overtake the INVITE.
@@ -132,6 +136,7 @@ impl Book {
             orphans: VecDeque::new(),
             open: 0,
             debits_pending: 0,
+            uncovered: HashMap::new(),
         };
         for Stored { row, instance, session } in stored {
             let key = session.key();
@@ -140,7 +145,18 @@ impl Book {
                 book.connections.entry(*connection).or_default().insert(key);
             }
             let (slot, scheduled, opened_at, closed_at, dirty) = (None, None, None, None, false);
-            let live = Live { session, row, instance, slot, scheduled, opened_at, closed_at, dirty, debits_pending: 0 };
+            let live = Live {
+                session,
+                row,
+                instance,
+                slot,
+                scheduled,
+                opened_at,
+                closed_at,
+                dirty,
+                debits_pending: 0,
+                uncovered: 0,
+            };
             book.sessions.insert(key, Box::new(live));
         }
         book.take_over_slots(region);
@@ -247,7 +263,18 @@ impl Book {
         self.open += 1;
         let (instance, opened_at) = (turn.instance, Some(turn.wall_ms));
         let (scheduled, closed_at, dirty) = (None, None, false);
-        let live = Live { session, row, instance, slot, scheduled, opened_at, closed_at, dirty, debits_pending: 0 };
+        let live = Live {
+            session,
+            row,
+            instance,
+            slot,
+            scheduled,
+            opened_at,
+            closed_at,
+            dirty,
+            debits_pending: 0,
+            uncovered: 0,
+        };
         self.sessions.insert(key, Box::new(live));
         self.drain(turn, key)?;
         let early: Vec<Orphan> = self.orphans.iter().filter(|orphan| orphan.1 == key).map(|orphan| orphan.2).collect();
@@ -310,6 +337,10 @@ impl Book {
             Heard::Event { session, event } => self.event(turn, *session, turn.now, event),
             Heard::Response { session, number, response } => {
                 let Some(live) = self.sessions.get_mut(session) else { return Ok(()) };
+                let had = self.uncovered.get(live.session.account()).copied().unwrap_or(0);
+                if had >= turn.region.config.policy.on_failure_cap {
+                    live.session.deny_on_failure();
+                }
                 respond(turn, live, *number, response);
                 self.drain(turn, *session)
             }
@@ -356,6 +387,13 @@ impl Book {
         let pending = live.session.debits_pending() as u32;
         self.debits_pending = self.debits_pending + u64::from(pending) - u64::from(live.debits_pending);
         live.debits_pending = pending;
+        let uncovered = live.session.uncovered().0;
+        if uncovered != live.uncovered {
+            let account = self.uncovered.entry(live.session.account().into()).or_default();
+            *account = *account + uncovered - live.uncovered;
+            live.uncovered = uncovered;
+            self.uncovered.retain(|_, had| *had > 0);
+        }
         let Some(deadline) = live.session.deadline() else { return };
         if live.scheduled.is_none_or(|scheduled| deadline < scheduled) {
             live.scheduled = Some(deadline);
@@ -451,6 +489,7 @@ impl Book {
     ) -> Result<(), StoreError> {
         let (result, balance, held) = match command {
             Command::ShowAll => (CommandResult::Done, 0, 0),
+            Command::Resolve { call_id, again } => (self.resolve(turn, call_id, *again)?, 0, 0),
             Command::SetBalance { account, balance } => {
                 let found = turn.store.account(account)?.unwrap_or_default();
                 set_balance(turn.store, account, found, Some(*balance))
@@ -463,6 +502,19 @@ impl Book {
         (turn.changed, turn.operator_waits) = (true, true);
         turn.effects.push(Effect::Reply { process, sequence, result, balance, held });
         Ok(())
+    }
+
+    /// An operator decides about what the sessions of a call hold back.
+    fn resolve(&mut self, turn: &mut Turn<'_>, call_id: &str, again: bool) -> Result<CommandResult, StoreError> {
+        let of_call = |live: &&Box<Live>| live.session.call_id() == call_id && live.session.held_back().is_some();
+        let keys: Vec<SessionKey> = self.sessions.values().filter(of_call).map(|live| live.session.key()).collect();
+        for key in &keys {
+            if let Some(live) = self.sessions.get_mut(key) {
+                live.session.resolve(again, turn.now);
+                self.drain(turn, *key)?;
+            }
+        }
+        Ok(if keys.is_empty() { CommandResult::NothingHeld } else { CommandResult::Done })
     }
 
     /// Writes what has changed of the sessions.

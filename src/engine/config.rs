@@ -1,6 +1,6 @@
 //! What an operator configures, checked once, before anything starts.
 
-use crate::charge::policy::{DebitOn, OnFailure, Policy};
+use crate::charge::policy::{DebitOn, OnFailure, Policy, Resend};
 use crate::charge::tariff::{NoTariff, Per, Tariff, Unit};
 use crate::enabler::diameter::DiameterConfig;
 use crate::enabler::diameter::dialect::{Dialect, Profile};
@@ -124,6 +124,7 @@ impl Config {
         Parameter { name: "max_sessions", integer: true },
         Parameter { name: "debit_on", integer: false },
         Parameter { name: "on_failure", integer: false },
+        Parameter { name: "on_failure_cap", integer: true },
         Parameter { name: "policy", integer: false },
         Parameter { name: "default_balance", integer: true },
         Parameter { name: "origin_host", integer: false },
@@ -136,6 +137,7 @@ impl Config {
         Parameter { name: "rating_group", integer: true },
         Parameter { name: "currency_code", integer: true },
         Parameter { name: "tx_timeout", integer: true },
+        Parameter { name: "resend", integer: false },
         Parameter { name: "tls_ca", integer: false },
         Parameter { name: "tls_certificate", integer: false },
         Parameter { name: "tls_key", integer: false },
@@ -190,6 +192,14 @@ impl Config {
                     "deny" => OnFailure::Deny,
                     "grant" => OnFailure::Grant,
                     _ => return Err(refuse("deny or grant")),
+                }
+            }
+            "on_failure_cap" => self.policy.on_failure_cap = number(1, 1_000_000)?,
+            "resend" => {
+                self.policy.resend = match value {
+                    "again" => Resend::Again,
+                    "hold" => Resend::Hold,
+                    _ => return Err(refuse("again or hold")),
                 }
             }
             "policy" => self.policy.set_cases(value).map_err(|error| refuse(&error.to_string()))?,
@@ -368,6 +378,7 @@ mod tests {
             ("max_sessions", "1000"),
             ("debit_on", "report"),
             ("on_failure", "grant"),
+            ("on_failure_cap", "5"),
             ("policy", "5xx=release;close=debit;abort=debit"),
             ("default_balance", "100"),
             ("origin_host", "proxy.example.org"),
@@ -380,6 +391,7 @@ mod tests {
             ("rating_group", "0"),
             ("currency_code", "978"),
             ("tx_timeout", "5"),
+            ("resend", "hold"),
             ("tls_ca", "/etc/ssl/ca.pem"),
             ("tls_certificate", "/etc/ssl/own.pem"),
             ("tls_key", "/etc/ssl/own.key"),

@@ -45,6 +45,13 @@ impl Record<'_> {
 pub enum Command<'a> {
     /// Bring the tables up to date, before they are read.
     ShowAll,
+    /// Decide about the debits of a call that are held back.
+    Resolve {
+        /// Its Call-ID.
+        call_id: &'a str,
+        /// Ask for them again; else they count as taken.
+        again: bool,
+    },
     /// Set an account's balance; makes the account if need be.
     SetBalance {
         /// Its id, canonical.
@@ -71,6 +78,8 @@ pub enum CommandResult {
     UnknownAccount = 1,
     /// The balance would leave the range.
     OutOfRange = 2,
+    /// Nothing is held back there.
+    NothingHeld = 3,
 }
 
 impl CommandResult {
@@ -79,6 +88,7 @@ impl CommandResult {
         match code {
             0 => CommandResult::Done,
             1 => CommandResult::UnknownAccount,
+            3 => CommandResult::NothingHeld,
             _ => CommandResult::OutOfRange,
         }
     }

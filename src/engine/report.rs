@@ -64,6 +64,16 @@ pub const COMMANDS: &[Command] = &[
     Command { name: "accounts", arguments: &[], help: "All accounts." },
     Command { name: "debits", arguments: &["[ID]"], help: "The latest debits, of one account or of all." },
     Command { name: "outbox", arguments: &[], help: "Debits that the enabler has not acknowledged." },
+    Command {
+        name: "outbox.resend",
+        arguments: &["CALLID"],
+        help: "Asks again for the debits of a call that are held back (resend=hold).",
+    },
+    Command {
+        name: "outbox.release",
+        arguments: &["CALLID"],
+        help: "Counts the debits of a call that are held back as taken (resend=hold).",
+    },
     Command { name: "peers", arguments: &[], help: "The Diameter peers, as they stand now." },
     Command { name: "reload", arguments: &["[TARIFF]"], help: "Sets the tariff for sessions opened from now on." },
 ];
@@ -91,6 +101,8 @@ pub fn run(name: &str, arguments: &[&str], region: &Region, worker: &mut Worker)
             let (id, amount) = (account_id(argument(0))?, number(argument(1))?);
             change(worker, &id, Change::AddBalance { account: &id, amount })
         }
+        "outbox.resend" => resolve(worker, argument(0), true),
+        "outbox.release" => resolve(worker, argument(0), false),
         "reload" => reload(argument(0), region),
         _ => {
             // Without an engine the tables say what they can.
@@ -148,6 +160,15 @@ fn reload(tariff: &str, region: &Region) -> Result<Value, CommandError> {
     Ok(Value::Structure(vec![("tariff", Value::Text(region.tariff().to_string()))]))
 }
 
+/// An operator's word about what is held back.
+fn resolve(worker: &mut Worker, call_id: &str, again: bool) -> Result<Value, CommandError> {
+    let answer = worker.command(Change::Resolve { call_id, again });
+    match answer.ok_or_else(|| refuse(503, "the engine does not answer; ask again before you repeat it"))? {
+        (CommandResult::Done, ..) => Ok(Value::Structure(vec![("callid", Value::Text(call_id.into()))])),
+        _ => Err(refuse(404, format!("no debit of {call_id} is held back"))),
+    }
+}
+
 fn change(worker: &mut Worker, id: &str, command: Change<'_>) -> Result<Value, CommandError> {
     let answer = worker.command(command);
     let (result, balance, held) =
@@ -158,7 +179,9 @@ fn change(worker: &mut Worker, id: &str, command: Change<'_>) -> Result<Value, C
             ("balance", Value::Integer(balance)),
             ("held", Value::Integer(held)),
         ])),
-        CommandResult::UnknownAccount => Err(refuse(404, format!("no account {id}; make it with account.set"))),
+        CommandResult::UnknownAccount | CommandResult::NothingHeld => {
+            Err(refuse(404, format!("no account {id}; make it with account.set")))
+        }
         CommandResult::OutOfRange => Err(refuse(400, format!("the balance of {id} would leave its range"))),
     }
 }
@@ -246,7 +269,10 @@ impl Reader {
             &["callid", "account", "held", "phase", "age"],
             [],
         )?;
-        Ok(Value::Structure(vec![("reserved_not_settled", Value::List(held))]))
+        Ok(Value::Structure(vec![
+            ("reserved_not_settled", Value::List(held)),
+            ("debits_held_back", Value::List(self.held_back()?)),
+        ]))
     }
 
     fn peers(&self) -> Result<Value, CommandError> {
@@ -254,18 +280,36 @@ impl Reader {
         self.rows("SELECT host, address, state, in_flight, last_error FROM peers", names, []).map(Value::List)
     }
 
-    /// Debits that are asked for and not acknowledged, and how long the oldest waits (seconds). The embedded ledger
-    /// acknowledges within the commit that asks: its outbox is always empty.
-    fn outbox(&self) -> Result<Value, CommandError> {
+    /// Debits that wait for an operator: they may have been taken.
+    fn held_back(&self) -> Result<Vec<Value>, CommandError> {
+        let sessions = self.live_sessions()?;
+        let row = |session: &Session| {
+            let text = |text: &str| Value::Text(text.to_owned());
+            Some(Value::Structure(vec![
+                ("callid", text(session.call_id())),
+                ("account", text(session.account())),
+                ("messageid", text(session.held_back()?)),
+            ]))
+        };
+        Ok(sessions.iter().filter_map(row).collect())
+    }
+
+    fn live_sessions(&self) -> Result<Vec<Session>, CommandError> {
         let read = || {
             let mut statement = self.connection.prepare("SELECT state FROM states")?;
             let states = statement.query_map([], |row| row.get::<_, Vec<u8>>(0))?;
             states.collect::<rusqlite::Result<Vec<_>>>()
         };
         let states = read().map_err(cannot_read)?;
-        let sessions = states.iter().filter_map(|state| postcard::from_bytes::<Session>(state).ok());
+        Ok(states.iter().filter_map(|state| postcard::from_bytes(state).ok()).collect())
+    }
+
+    /// Debits that are asked for and not acknowledged, and how long the oldest waits (seconds). The embedded ledger
+    /// acknowledges within the commit that asks: its outbox is always empty.
+    fn outbox(&self) -> Result<Value, CommandError> {
+        let sessions = self.live_sessions()?;
         let (mut count, mut oldest) = (0, None);
-        for session in sessions.filter(|session| session.debits_pending() > 0) {
+        for session in sessions.iter().filter(|session| session.debits_pending() > 0) {
             count += session.debits_pending() as u64;
             oldest = oldest.into_iter().chain(session.oldest_debit()).min();
         }

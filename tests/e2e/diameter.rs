@@ -412,3 +412,44 @@ fn a_silent_server_holds_nobody_up() {
     charged.expect(100, 0, 0);
     charged.expect_rest();
 }
+
+#[test]
+fn service_goes_on_without_a_server_up_to_the_cap_and_is_paid_later() {
+    let charged = Charged::new(&[], |setup| {
+        setup.parameter("on_failure", "\"grant\"").parameter("on_failure_cap", "20").parameter("tx_timeout", "1")
+    });
+    let _server = charged.stage.server(&["one"], |_| {});
+    charged.ocs.order("kill 6000");
+    let mut open: Vec<_> = (0..2).map(|_| charged.stage.bound(|_| {})).collect();
+    for client in &mut open {
+        assert_eq!(client.take(1, Reaction::Answer(200)).len(), 1);
+    }
+    // Each asks for ten: the third would be beyond what one subscriber may have without a server.
+    assert_eq!(charged.stage.client(ALICE, |_| {}).invite(), 503);
+    for client in &mut open {
+        assert_eq!(client.bye(), 200);
+    }
+    charged.expect(98, 0, 2);
+    charged.expect_rest();
+    assert_eq!(charged.stage.kamailio.statistic("event_ccrs"), 2, "debits without a reservation");
+}
+
+#[test]
+fn a_debit_is_held_back_where_the_server_would_take_it_twice() {
+    let charged = Charged::new(&["--no-duplicate-detection"], |setup| setup.parameter("resend", "\"hold\""));
+    let _server = charged.stage.server(&["one"], |_| {});
+    for (order, debited) in [("imcharge.outbox.release", 1), ("imcharge.outbox.resend", 3)] {
+        // Booked, and the answer lost: to ask again is to book again.
+        charged.ocs.order("fault drop on=update times=1");
+        let mut client = charged.stage.bound(|_| {});
+        client.take(1, Reaction::Answer(200));
+        let kamailio = &charged.stage.kamailio;
+        let held = || kamailio.rpc(&["imcharge.audit"]).unwrap_or_default().contains("messageid");
+        assert!(eventually(SOON, held), "{}", kamailio.log());
+        kamailio.rpc(&[order, &client.call_id]).expect("one is held back");
+        assert!(kamailio.rpc(&[order, &client.call_id]).expect_err("none any more").contains("404"));
+        client.bye();
+        charged.expect(100 - debited, 0, debited);
+        charged.expect_rest();
+    }
+}

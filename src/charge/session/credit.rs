@@ -6,7 +6,7 @@ use super::{
 use crate::charge::account::AccountId;
 use crate::charge::ch2::Reservation;
 use crate::charge::ch2::{Denial, Failure, Operation, Request, Response};
-use crate::charge::policy::OnFailure;
+use crate::charge::policy::{OnFailure, Resend};
 use crate::charge::tariff::{Per, Quota, Units};
 use crate::charge::time::Time;
 
@@ -42,7 +42,8 @@ impl Session {
         };
         self.step(now, kind, detail.into());
         let (number, reservation) = (self.next_number, self.reservation_for(&work));
-        let flight = Box::new(Flight { number, reservation, work, retry: None, tries: 0, repeated: false });
+        let flight =
+            Box::new(Flight { number, reservation, work, retry: None, tries: 0, repeated: false, held: false });
         self.next_number = self.next_number.saturating_add(1);
         self.outputs.push(Output::Ask(self.request(&flight)));
         self.flight = Some(flight);
@@ -167,7 +168,10 @@ impl Session {
         }
         match self.policy.on_failure {
             _ if self.decision.is_some() => {}
-            OnFailure::Grant => self.grant(asked, None, now),
+            OnFailure::Grant => {
+                self.uncovered = Quota(self.uncovered.0.saturating_add(asked.0));
+                self.grant(asked, None, now);
+            }
             OnFailure::Deny => self.fail(failure, now),
         }
     }
@@ -220,9 +224,39 @@ impl Session {
         self.outputs.push(Output::EnablerFailed(failure));
         let wait = 1_u32.checked_shl(flight.tries.into()).map_or(RETRY_MOST, |wait| wait.min(RETRY_MOST));
         flight.tries = flight.tries.saturating_add(1).min(31);
-        flight.retry = Some(now.after_seconds(wait));
         flight.repeated |= failure.may_be_done();
+        flight.held = flight.repeated && self.holds_back(&flight);
+        flight.retry = (!flight.held).then(|| now.after_seconds(wait));
         self.flight = Some(flight);
+    }
+
+    /// Whether this must not be asked twice: a debit, where the enabler would take it twice.
+    pub(super) fn holds_back(&self, flight: &Flight) -> bool {
+        self.policy.resend == Resend::Hold && matches!(flight.work, Work::Debit(_))
+    }
+
+    /// The operator has decided about the debit that is held back: it is asked again, or counts as taken. `false`: none
+    /// is held back.
+    pub fn resolve(&mut self, again: bool, now: Time) -> bool {
+        let Some(mut flight) = self.flight.take_if(|flight| flight.held) else { return false };
+        flight.held = false;
+        match (&flight.work, again) {
+            (Work::Debit(debit), false) => {
+                let ended = matches!(flight.reservation, Reservation::Last { .. });
+                self.on_debited(debit, None, ended, now);
+            }
+            _ => {
+                self.outputs.push(Output::Ask(self.request(&flight)));
+                self.flight = Some(flight);
+            }
+        }
+        self.proceed(now);
+        true
+    }
+
+    /// The subscriber has had all that may be given while no enabler answers.
+    pub fn deny_on_failure(&mut self) {
+        self.policy.on_failure = OnFailure::Deny;
     }
 
     pub(super) fn retry(&mut self, now: Time) {

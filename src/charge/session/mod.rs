@@ -122,6 +122,8 @@ struct Flight {
     tries: u8,
     /// It may have reached the enabler before.
     repeated: bool,
+    /// It waits for an operator.
+    held: bool,
 }
 
 /// An answer whose SEND is not read yet.
@@ -195,6 +197,8 @@ pub struct Session {
     last_granted: bool,
     /// The service costs this subscriber nothing.
     free: bool,
+    /// Granted while no enabler answered.
+    uncovered: Quota,
     wanted: Option<Quota>,
     refused: Option<Time>,
     next_number: u32,
@@ -252,6 +256,7 @@ impl Session {
             valid_until: None,
             last_granted: false,
             free: false,
+            uncovered: Quota(0),
             wanted: None,
             refused: None,
             next_number: 0,
@@ -403,7 +408,10 @@ impl Session {
     pub fn resume(&mut self) {
         if let Some(mut flight) = self.flight.take_if(|flight| flight.retry.is_none()) {
             flight.repeated = true;
-            self.outputs.push(Output::Ask(self.request(&flight)));
+            flight.held |= self.holds_back(&flight);
+            if !flight.held {
+                self.outputs.push(Output::Ask(self.request(&flight)));
+            }
             self.flight = Some(flight);
         }
         match self.phase {

@@ -3,7 +3,7 @@
 use super::*;
 use crate::charge::ch2::{Denial, Operation, Request, Reservation};
 use crate::charge::event::FailureReport;
-use crate::charge::policy::{DebitOn, OnFailure, Settle};
+use crate::charge::policy::{DebitOn, OnFailure, Resend, Settle};
 
 /// Seconds after the INVITE.
 fn s(seconds: u64) -> Time {
@@ -1150,6 +1150,61 @@ fn a_debit_that_may_have_arrived_is_marked_when_it_is_asked_again() {
     run.answer(Response::Failed(Failure::Silent));
     run.timer(s(60));
     assert_eq!(run.asked, Some(Request { repeated: true, ..first }));
+}
+
+#[test]
+fn a_debit_that_may_be_taken_twice_waits_for_the_operator() {
+    let policy = Policy { resend: Resend::Hold, ..Policy::default() };
+    for again in [true, false] {
+        let mut run = Run::open_with(8, policy);
+        run.sent(whole("m1", 1), s(1));
+        run.event(responded(1, 200), s(1));
+        let first = run.asked.clone().expect("the debit");
+        // What was never sent is asked again all the same.
+        run.answer(Response::Failed(Failure::Unreachable));
+        run.timer(s(10));
+        assert_eq!(run.asked.as_ref(), Some(&first));
+        run.answer(Response::Failed(Failure::Silent));
+        run.timer(s(600));
+        assert_eq!((run.asked.clone(), run.session.held_back()), (None, Some("m1")));
+        run.session.resume();
+        run.drain();
+        assert!(run.asked.is_none(), "nor after a restart");
+        assert!(run.session.resolve(again, s(601)));
+        run.drain();
+        assert!(!run.session.resolve(again, s(601)));
+        if again {
+            assert_eq!(run.asked, Some(Request { repeated: true, ..first }));
+            run.yes();
+        }
+        assert_eq!((run.session.counts().debited, run.session.held_back()), (1, None));
+    }
+}
+
+#[test]
+fn a_debit_in_flight_at_a_crash_may_have_been_taken() {
+    let mut run = Run::open_with(8, Policy { resend: Resend::Hold, ..Policy::default() });
+    run.sent(whole("m1", 1), s(1));
+    run.event(responded(1, 200), s(1));
+    run.asked = None;
+    run.session.resume();
+    run.drain();
+    assert_eq!((run.asked.clone(), run.session.held_back()), (None, Some("m1")));
+}
+
+#[test]
+fn what_is_given_without_an_enabler_is_known_until_it_is_settled() {
+    let mut run = Run::new(3, "message:5", Policy { on_failure: OnFailure::Grant, ..Policy::default() });
+    run.answer(Response::Failed(Failure::Unreachable));
+    assert_eq!((run.session.decision(), run.session.uncovered()), (Some(Decision::Granted), Quota(3)));
+    run.event(Event::Answered, s(0));
+    run.sent(whole("m1", 1), s(1));
+    run.event(responded(1, 200), s(1));
+    assert_eq!(run.asked.as_ref().map(|asked| asked.reservation), Some(Reservation::None));
+    run.yes();
+    run.event(Event::Bye, s(2));
+    run.gate_closed(s(5));
+    assert!(run.asked.is_none() && run.session.uncovered() == Quota(0));
 }
 
 #[test]

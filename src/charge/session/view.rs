@@ -1,6 +1,6 @@
 //! What others ask about a session.
 
-use super::{Counts, Decision, Outcome, Phase, Session, Step, Work};
+use super::{Counts, Decision, Flight, Outcome, Phase, Session, Step, Work};
 use crate::charge::ch2::SessionKey;
 use crate::charge::event::Direction;
 use crate::charge::tariff::{Quota, Tariff};
@@ -113,6 +113,19 @@ impl Session {
     pub fn debits_pending(&self) -> usize {
         let flying = self.flight.as_ref().is_some_and(|flight| matches!(flight.work, Work::Debit(_)));
         self.debits.len() + usize::from(flying)
+    }
+
+    /// What was granted while no enabler answered, as long as it is not settled.
+    pub fn uncovered(&self) -> Quota {
+        if self.is_open() { self.uncovered } else { Quota(0) }
+    }
+
+    /// The Message-ID of a debit that waits for an operator: it may have been taken, and would be taken twice.
+    pub fn held_back(&self) -> Option<&str> {
+        match self.flight.as_deref() {
+            Some(Flight { held: true, work: Work::Debit(debit), .. }) => Some(&debit.message_id),
+            _ => None,
+        }
     }
 
     /// When the first of them was asked for, or had to wait.

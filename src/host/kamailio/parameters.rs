@@ -86,7 +86,7 @@ unsafe fn set_from_host(name: &str, kind: c_uint, value: *mut c_void) -> c_int {
 }
 
 /// Most rows of the table: each whole number can be written as a text too.
-pub const ROWS: usize = 2 * 26 + 1;
+pub const ROWS: usize = 2 * 28 + 1;
 
 /// A setter tells the host nothing of its name, so each parameter has its own.
 macro_rules! parameters {
@@ -137,6 +137,7 @@ parameters! {
     "max_sessions" set_max_sessions true,
     "debit_on" set_debit_on false,
     "on_failure" set_on_failure false,
+    "on_failure_cap" set_on_failure_cap true,
     "policy" set_policy false,
     "default_balance" set_default_balance true,
     "origin_host" set_origin_host false,
@@ -149,6 +150,7 @@ parameters! {
     "rating_group" set_rating_group true,
     "currency_code" set_currency_code true,
     "tx_timeout" set_tx_timeout true,
+    "resend" set_resend false,
     "tls_ca" set_tls_ca false,
     "tls_certificate" set_tls_certificate false,
     "tls_key" set_tls_key false,

@@ -166,6 +166,8 @@ commands! {
     "accounts" accounts,
     "debits" debits,
     "outbox" outbox,
+    "outbox.resend" outbox_resend,
+    "outbox.release" outbox_release,
     "peers" peers,
     "reload" reload,
 }
