@@ -21,7 +21,11 @@ run cargo test -q --no-fail-fast --lib --test header --test layers --test manual
 # What only the module has.
 echo "== the module's own tests"
 CARGO_TARGET_DIR=target/kamailio cargo test -q --release --lib --features kamailio host:: 2>&1 | tee -a "$log"
-# The stock Kamailio, on real sockets.
+# The stock Kamailio, on real sockets, and the charging system to rehearse with.
+echo "== the charging system to rehearse with"
+cargo build -q --release --example ocs 2>&1 | tee -a "$log"
+IMCHARGE_OCS=$PWD/target/release/examples/ocs
+export IMCHARGE_OCS
 run cargo test -q --test e2e -- --test-threads=2
 passed=$(awk '/^test result:/ { sum += $4 } END { print sum + 0 }' "$log")
 failed=$(awk '/^test result:/ { sum += $6 } END { print sum + 0 }' "$log")

@@ -506,8 +506,9 @@ impl Book {
 
     /// An operator decides about what the sessions of a call hold back.
     fn resolve(&mut self, turn: &mut Turn<'_>, call_id: &str, again: bool) -> Result<CommandResult, StoreError> {
-        let of_call = |live: &&Box<Live>| live.session.call_id() == call_id && live.session.held_back().is_some();
-        let keys: Vec<SessionKey> = self.sessions.values().filter(of_call).map(|live| live.session.key()).collect();
+        let sessions = self.sessions.values().map(|live| &live.session);
+        let held = sessions.filter(|session| session.call_id() == call_id && session.held_back().is_some());
+        let keys: Vec<SessionKey> = held.map(Session::key).collect();
         for key in &keys {
             if let Some(live) = self.sessions.get_mut(key) {
                 live.session.resolve(again, turn.now);
