@@ -101,7 +101,7 @@ fn exchange(out: &mut Vec<u8>, host: &str) {
 /// The next request: INITIAL for two units and TERMINATION with one used, in turns.
 fn ask(out: &mut Vec<u8>, host: &str, number: u64) {
     let session_id = format!("{host};{};1", number / 2);
-    let begins = number % 2 == 0;
+    let begins = number.is_multiple_of(2);
     let units = |count| ServiceUnits { service_specific: Some(count), ..ServiceUnits::default() };
     let service = Service {
         requested_service_unit: begins.then(|| units(2)),
