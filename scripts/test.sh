@@ -25,7 +25,8 @@ CARGO_TARGET_DIR=target/kamailio cargo test -q --release --lib --features kamail
 echo "== the charging system to rehearse with"
 cargo build -q --release --example ocs 2>&1 | tee -a "$log"
 IMCHARGE_OCS=$PWD/target/release/examples/ocs
-export IMCHARGE_OCS
+IMCHARGE_PEERS=$PWD/out/peers
+export IMCHARGE_OCS IMCHARGE_PEERS
 run cargo test -q --test e2e -- --test-threads=2
 passed=$(awk '/^test result:/ { sum += $4 } END { print sum + 0 }' "$log")
 failed=$(awk '/^test result:/ { sum += $6 } END { print sum + 0 }' "$log")

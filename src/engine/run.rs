@@ -45,6 +45,9 @@ const QUIET_PATIENCE: Duration = Duration::from_secs(1);
 /// How long a stopping engine waits for the last settlements; what is left is settled by the next one.
 const STOP_PATIENCE: Duration = Duration::from_secs(3);
 
+/// How long it waits for its peers to confirm that it leaves.
+const LEAVE_PATIENCE: Duration = Duration::from_millis(500);
+
 /// The engine cannot go on; another one may try.
 pub type EngineError = StoreError;
 
@@ -208,6 +211,11 @@ impl Engine {
         }
         if let Some(diameter) = &mut self.diameter {
             diameter.leave(clock::now());
+            let left = Instant::now();
+            while diameter.is_connected() && left.elapsed() < LEAVE_PATIENCE {
+                std::thread::sleep(Duration::from_millis(5));
+                diameter.turn(clock::now());
+            }
         }
         self.store.write()?;
         self.store.checkpoint()?;

@@ -10,6 +10,7 @@ mod bad_input;
 mod connections;
 mod crashes;
 mod diameter;
+mod foreign;
 mod outcomes;
 mod push;
 mod sessions;

@@ -187,6 +187,11 @@ impl Diameter {
         self.peers.leave(now);
     }
 
+    /// Whether a connection is still there.
+    pub fn is_connected(&self) -> bool {
+        self.peers.is_connected()
+    }
+
     /// Each peer as it stands.
     pub fn status(&self) -> Vec<PeerStatus> {
         self.peers.status()

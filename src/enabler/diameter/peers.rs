@@ -191,6 +191,8 @@ pub struct Peers {
     next: u32,
     told: VecDeque<Told>,
     counters: Counters,
+    /// The proxy stops: nobody is connected to any more.
+    leaving: bool,
 }
 
 impl Peers {
@@ -221,6 +223,7 @@ impl Peers {
             next: next << 20,
             told: VecDeque::new(),
             counters: Counters::default(),
+            leaving: false,
         })
     }
 
@@ -307,14 +310,20 @@ impl Peers {
         }
     }
 
-    /// Takes leave of every peer.
+    /// Takes leave of every peer; each closes when it has confirmed.
     pub fn leave(&mut self, now: Time) {
+        self.leaving = true;
         for slot in &mut self.slots {
             if let Link::Up { peer, .. } = &mut slot.link {
                 peer.leave(now);
             }
         }
         self.flush(now);
+    }
+
+    /// Whether a connection is still there.
+    pub fn is_connected(&self) -> bool {
+        self.slots.iter().any(|slot| matches!(slot.link, Link::Up { .. }))
     }
 
     /// What to wait for: descriptors, and whether they are waited for to be written.
@@ -359,7 +368,7 @@ impl Peers {
     fn turn_of(&mut self, at: usize, now: Time) {
         let slot = &mut self.slots[at];
         match &mut slot.link {
-            Link::Idle { until } if *until <= now => self.connect(at, now),
+            Link::Idle { until } if *until <= now && !self.leaving => self.connect(at, now),
             Link::Idle { .. } => {}
             Link::Connecting { until, .. } if *until <= now => self.lose(at, "no connection in time".into(), now),
             Link::Connecting { transport, .. } => match transport.established() {
@@ -497,7 +506,7 @@ impl Peers {
         let slot = &mut self.slots[at];
         let wait = slot.back_off;
         slot.back_off = (wait * 2).min(BACK_OFF.1);
-        if slot.last_error != why {
+        if slot.last_error != why && !self.leaving {
             log::warn!(
                 "Diameter peer {} at {}: {why}; connecting again in {wait} s",
                 slot.config.host,

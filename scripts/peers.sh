@@ -1,0 +1,18 @@
+#!/bin/sh
+# Makes what the tests need of foreign Diameter stacks: an extension for freeDiameter, and python-diameter in an
+# environment of its own. Says what it does; does nothing when it is done.
+# Usage: scripts/peers.sh FOLDER
+set -eu
+folder=$1
+sources=$(dirname "$0")/../tests/peers
+mkdir -p "$folder"
+if [ ! "$folder/freediameter_ocs.fdx" -nt "$sources/freediameter_ocs.c" ]; then
+    echo 'building the extension of freeDiameter'
+    cc -std=gnu99 -O1 -fPIC -shared -Wall -o "$folder/freediameter_ocs.fdx" "$sources/freediameter_ocs.c"
+fi
+if [ ! -e "$folder/venv/done" ]; then
+    echo 'installing python-diameter'
+    python3 -m venv "$folder/venv"
+    "$folder/venv/bin/pip" install -q --disable-pip-version-check python-diameter==0.9.0
+    touch "$folder/venv/done"
+fi

@@ -1,0 +1,261 @@
+//! Charging systems made with stacks that no one here wrote, and tshark over what goes between: the same retrieval is
+//! charged, and nobody has a word to say against our messages.
+
+use super::parties::client::Reaction;
+use super::parties::eventually;
+use super::{ALICE, Stage};
+use std::io::{BufRead, BufReader, Write};
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::time::Duration;
+use std::{fs, io};
+
+const SOON: Duration = Duration::from_secs(30);
+
+/// Folder of what `scripts/peers.sh` has made.
+fn made() -> PathBuf {
+    std::env::var_os("IMCHARGE_PEERS").expect("IMCHARGE_PEERS names no folder: run make test").into()
+}
+
+/// A port that is free now.
+fn free() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a free port")
+}
+
+/// A process that ends with its owner.
+struct Process(Child);
+
+impl Process {
+    fn start(command: &mut Command) -> Process {
+        Process(command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}")))
+    }
+
+    fn signal(&mut self, signal: &str) {
+        let _ = Command::new("kill").args(["-s", signal, &self.0.id().to_string()]).status();
+        let _ = self.0.wait();
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// freeDiameter with its dictionaries of RFC 4006 and TS 32.299, and an extension that says yes.
+struct FreeDiameter {
+    folder: tempfile::TempDir,
+    _process: Process,
+    address: SocketAddr,
+}
+
+impl FreeDiameter {
+    fn start() -> FreeDiameter {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = |name: &str| folder.path().join(name).display().to_string();
+        let made_by = rcgen::generate_simple_self_signed(["ocs.example.com".to_owned()]).expect("a certificate");
+        let address = free();
+        let extensions = Path::new("/usr/lib/freeDiameter");
+        let stock = |name: &str| extensions.join(name).display().to_string();
+        let files = [
+            ("cert.pem", made_by.cert.pem()),
+            ("key.pem", made_by.signing_key.serialize_pem()),
+            // The word for peers without TLS.
+            ("acl.conf", "ALLOW_IPSEC *.example.org\n".to_owned()),
+            (
+                "fd.conf",
+                format!(
+                    "Identity = \"ocs.example.com\";\nRealm = \"example.com\";\nPort = {};\nSecPort = 0;\nNo_SCTP;\n\
+                     No_IPv6;\nTLS_Cred = \"{}\", \"{}\";\nTLS_CA = \"{}\";\n\
+                     LoadExtension = \"{}\";\nLoadExtension = \"{}\";\nLoadExtension = \"{}\";\n\
+                     LoadExtension = \"{}\" : \"{}\";\nLoadExtension = \"{}\" : \"0x8888\";\nLoadExtension = \"{}\";\n",
+                    address.port(),
+                    path("cert.pem"),
+                    path("key.pem"),
+                    path("cert.pem"),
+                    stock("dict_nasreq.fdx"),
+                    stock("dict_dcca.fdx"),
+                    stock("dict_dcca_3gpp.fdx"),
+                    stock("acl_wl.fdx"),
+                    path("acl.conf"),
+                    stock("dbg_msg_dumps.fdx"),
+                    made().join("freediameter_ocs.fdx").display(),
+                ),
+            ),
+        ];
+        for (name, text) in files {
+            fs::write(folder.path().join(name), text).expect("written");
+        }
+        let log = fs::File::create(folder.path().join("log")).expect("a log");
+        let mut command = Command::new("freeDiameterd");
+        command.arg("-c").arg(path("fd.conf")).stdout(log.try_clone().expect("a handle")).stderr(log);
+        let started = FreeDiameter { _process: Process::start(&mut command), address, folder };
+        // A connection to look whether it listens would be a peer that is wrong.
+        let listens = || started.log().contains("daemon initialized");
+        assert!(eventually(SOON, listens), "{}", started.log());
+        started
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
+    }
+}
+
+/// The script with python-diameter.
+struct PythonOcs {
+    _process: Process,
+    input: ChildStdin,
+    output: BufReader<ChildStdout>,
+    address: SocketAddr,
+}
+
+impl PythonOcs {
+    fn start(account: &str) -> PythonOcs {
+        let address = free();
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/peers/python_ocs.py");
+        let mut command = Command::new(made().join("venv/bin/python"));
+        command.arg(script).arg(address.port().to_string());
+        command.args(["ocs.example.com", "example.com", "proxy.example.org", "example.org", account]);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut process = Process::start(&mut command);
+        let input = process.0.stdin.take().expect("piped");
+        let output = BufReader::new(process.0.stdout.take().expect("piped"));
+        let mut started = PythonOcs { _process: process, input, output, address };
+        assert_eq!(started.line().expect("it starts"), "ready");
+        started
+    }
+
+    fn line(&mut self) -> io::Result<String> {
+        let mut line = String::new();
+        self.output.read_line(&mut line)?;
+        Ok(line.trim_end().to_owned())
+    }
+
+    fn account(&mut self) -> String {
+        self.input.write_all(b"accounts\n").expect("it reads");
+        let line = self.line().expect("it answers");
+        assert_eq!(self.line().expect("it answers"), "ok");
+        line
+    }
+}
+
+/// What goes over a port, as tshark reads it afterwards.
+struct Capture {
+    process: Process,
+    folder: tempfile::TempDir,
+    port: u16,
+}
+
+impl Capture {
+    fn start(port: u16) -> Capture {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut command = Command::new("dumpcap");
+        command.args(["-q", "-i", "lo", "-f", &format!("tcp port {port}"), "-w"]).arg(folder.path().join("pcap"));
+        let mut process = Process::start(command.stderr(Stdio::piped()));
+        let mut said = BufReader::new(process.0.stderr.take().expect("piped"));
+        let mut line = String::new();
+        while !line.starts_with("File: ") {
+            line.clear();
+            assert!(said.read_line(&mut line).expect("it speaks") > 0, "dumpcap does not start: it wants root");
+        }
+        Capture { process, folder, port }
+    }
+
+    /// Ends it when the proxy has left; what tshark says of the messages that the filter takes: fields by frame.
+    fn read(mut self, filter: &str, fields: &[&str]) -> String {
+        let has_left = || !self.fields("diameter.cmd.code == 282", &["frame.number"]).is_empty();
+        assert!(eventually(SOON, has_left), "no Disconnect-Peer-Request was captured");
+        self.process.signal("INT");
+        self.fields(filter, fields)
+    }
+
+    fn fields(&self, filter: &str, fields: &[&str]) -> String {
+        let mut command = Command::new("tshark");
+        command.arg("-r").arg(self.folder.path().join("pcap"));
+        command.args(["-d", &format!("tcp.port=={},diameter", self.port), "-Y", filter, "-T", "fields"]);
+        for field in fields {
+            command.args(["-e", field]);
+        }
+        let output = command.stderr(Stdio::null()).output().expect("tshark runs");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+}
+
+/// A proxy before this charging system.
+fn stage(address: SocketAddr, profile: &str) -> Stage {
+    let peer = format!("\"host=ocs.example.com;address={address}\"");
+    let stage = Stage::new(|setup| {
+        let setup = setup.defined("WITH_DIAMETER", "1").defined("OCS_PEER", peer);
+        setup.defined("OCS_PROFILE", format!("\"{profile}\"")).parameter("service_identifier", "7")
+    });
+    let open = || stage.kamailio.rpc(&["imcharge.peers"]).is_ok_and(|peers| peers.contains("state: open"));
+    assert!(eventually(SOON, open), "{}", stage.kamailio.log());
+    stage
+}
+
+/// Two messages, one answered 200 and one never; then BYE.
+fn retrieve(stage: &Stage) {
+    let _server = stage.server(&["one", "two"], |_| {});
+    let mut client = stage.bound(|_| {});
+    client.take(1, Reaction::Answer(200));
+    client.take(1, Reaction::Silence);
+    stage.until_debited(ALICE, 2);
+    client.bye();
+    let rests = || stage.kamailio.statistic("sessions_active") == 0 && stage.kamailio.statistic("outbox_depth") == 0;
+    assert!(eventually(SOON, rests), "{}", stage.kamailio.log());
+    assert_eq!(stage.triggers(ALICE), ["response", "timeout"]);
+}
+
+#[test]
+fn freediameter_parses_every_message_without_a_word() {
+    for profile in ["rfc8506", "3gpp-ro"] {
+        let server = FreeDiameter::start();
+        let capture = Capture::start(server.address.port());
+        let stage = stage(server.address, profile);
+        retrieve(&stage);
+        drop(stage);
+        let log = server.log();
+        // ERR and NOTI lines are what it says of a message that does not parse or breaks a rule of the dictionary.
+        for bad in ["ERROR", "Unable to parse", "not parsed", "DIAMETER_INVALID", "DIAMETER_AVP_UNSUPPORTED"] {
+            assert!(!log.contains(bad), "{profile}: {bad}\n{log}");
+        }
+        assert!(log.contains("Credit-Control-Request") || log.contains("'Credit-Control"), "{log}");
+        let filter = format!(
+            "tcp.dstport == {} && diameter && (_ws.malformed || _ws.expert.severity >= 0x600000)",
+            server.address.port()
+        );
+        let said = capture.read(&filter, &["frame.number", "_ws.expert.message"]);
+        assert_eq!(said, "", "{profile}: tshark has something against our messages");
+    }
+}
+
+#[test]
+fn tshark_sees_the_requests_that_we_mean() {
+    let server = FreeDiameter::start();
+    let capture = Capture::start(server.address.port());
+    let stage = stage(server.address, "3gpp-ro");
+    retrieve(&stage);
+    drop(stage);
+    let filter = format!("tcp.dstport == {} && diameter.cmd.code == 272", server.address.port());
+    let types = capture.read(&filter, &["diameter.CC-Request-Type", "diameter.CC-Request-Number"]);
+    let types: Vec<&str> = types.lines().collect();
+    assert_eq!(types, ["1\t0", "2\t1", "2\t2", "3\t3"]);
+}
+
+#[test]
+fn python_diameter_keeps_the_account_to_the_last_unit() {
+    for profile in ["rfc8506", "3gpp-ro"] {
+        let mut server = PythonOcs::start(&format!("{ALICE}=100"));
+        let stage = stage(server.address, profile);
+        retrieve(&stage);
+        let wanted = format!("account={ALICE} balance=98 held=0 debited=2");
+        let mut found = String::new();
+        eventually(SOON, || {
+            found = server.account();
+            found == wanted
+        });
+        assert_eq!(found, wanted, "{profile}");
+    }
+}
