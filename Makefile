@@ -7,6 +7,7 @@ export KAMAILIO_BIN KAMAILIO_MODULES KAMAILIO_SRC
 
 PACKAGES_BUILD = kamailio clang libclang-dev binutils gcc libc6-dev make
 PACKAGES_TEST = kamailio-lua-modules valgrind freediameterd freediameter-extensions libfreediameter-dev python3-venv tshark
+PACKAGES_BENCH = kamailio-ims-modules
 MODULE = out/imcharge.so
 # The module has a build folder of its own: a feature more would build everything twice in turns.
 CARGO_MODULE = CARGO_TARGET_DIR=$(CURDIR)/target/kamailio cargo
@@ -32,6 +33,7 @@ test: module
 	@scripts/test.sh
 
 bench: module
+	@scripts/dependencies.sh $(PACKAGES_BENCH)
 	@echo 'building the load'
 	@cargo build -q --release --examples
 	@target/release/examples/bench --module $(MODULE)

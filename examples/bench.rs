@@ -1,12 +1,14 @@
 //! What charging costs, printed beside what there is without it. Proxies are measured interleaved in one run, medians of
-//! several rounds; what misses its target is printed as such. Run by `make bench`; `--part hook|engine|memory|proxies`
-//! measures one part only.
+//! several rounds; what misses its target is printed as such. Run by `make bench`; `--part
+//! hook|engine|memory|proxies|ocs` measures one part only.
 
 #[path = "parties/mod.rs"]
 mod parties;
 
 #[path = "bench/hooks.rs"]
 mod hooks;
+#[path = "bench/incumbent.rs"]
+mod incumbent;
 #[path = "bench/load.rs"]
 mod load;
 
@@ -58,6 +60,74 @@ fn main() -> Result<(), Box<dyn Error>> {
             proxies(folder, name, &arguments)?;
         }
     }
+    if wanted("ocs") {
+        at_an_ocs(folder)?;
+    }
+    Ok(())
+}
+
+/// Three proxies at the same charging system: relaying only, charged by this module, and by Kamailio's own ims_charging.
+fn at_an_ocs(folder: &Path) -> Result<(), Box<dyn Error>> {
+    let program = std::env::current_exe()?.with_file_name("ocs");
+    let options = ["--default-balance", "1000000000", "--origin-host", "localhost"];
+    let ocs = parties::ocs::Ocs::start(&program, &options);
+    let scratch = tempfile::tempdir()?;
+    let plain = scratch.path().join("plain.cfg");
+    fs::write(&plain, without_charging()?)?;
+    let load = Load::new()?;
+    let fm = ["-x", "fm", "-X", "fm", "-m", "4096"];
+    let setup = |config: &Path| {
+        let mut setup = Setup::new(folder, load.server());
+        (setup.config, setup.arguments) = (config.to_owned(), fm.to_vec());
+        setup
+    };
+    let shipped = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/kamailio-config/kamailio.cfg"));
+    let peer = format!("\"host=localhost;address={}\"", ocs.diameter);
+    let ours = setup(shipped).defined("WITH_DIAMETER", "1").defined("OCS_PEER", peer);
+    let theirs = setup(&incumbent::configuration(scratch.path(), ocs.diameter)?);
+    let all = [Kamailio::start(setup(&plain))?, Kamailio::start(ours)?, Kamailio::start(theirs)?];
+    let connected = parties::eventually(Duration::from_secs(20), || ocs.order("connections").len() == 2);
+    if !connected {
+        return Err(format!("not both are connected:\n{}\n{}", all[1].log(), all[2].log()).into());
+    }
+    for (delay, text) in [(None, "an OCS that answers at once"), (Some("delay=20ms"), "an OCS that takes 20 ms")] {
+        println!("Kamailio, -x fm -X fm, {RATE} calls/s, {ROUNDS} rounds of {} s, interleaved; {text}", SPAN.as_secs());
+        ocs.order("fault off");
+        if let Some(delay) = delay {
+            ocs.order(&format!("fault {delay}"));
+        }
+        let mut rounds: [Vec<Round>; 3] = [Vec::new(), Vec::new(), Vec::new()];
+        for _ in 0..ROUNDS {
+            for (kamailio, rounds) in all.iter().zip(&mut rounds) {
+                rounds.push(Round::measure(kamailio, &load, RATE, SPAN));
+            }
+        }
+        let median = |of: fn(&Round) -> f64| [0, 1, 2].map(|at: usize| middle(rounds[at].iter().map(of).collect()));
+        let [none, ours, theirs] = median(|round| round.cpu_micros);
+        line("CPU per call without charging", none, "us", None);
+        line("CPU per call, imcharge", ours, "us", None);
+        line("CPU per call, ims_charging", theirs, "us", None);
+        line("  added by imcharge over added by ims_charging", (ours - none) / (theirs - none), "", {
+            delay.is_none().then_some((0.5, Better::Lower))
+        });
+        let target = |most| delay.is_some().then_some((most, Better::Lower));
+        let [_, ours, theirs] = median(|round| round.p50_ms);
+        line("INVITE to 200, p50, imcharge", ours, "ms", target(21.5));
+        line("INVITE to 200, p50, ims_charging", theirs, "ms", None);
+        let [_, ours, theirs] = median(|round| round.p99_ms);
+        line("INVITE to 200, p99, imcharge", ours, "ms", target(25.0));
+        line("INVITE to 200, p99, ims_charging", theirs, "ms", None);
+        let failed = [1, 2].map(|at: usize| rounds[at].iter().map(|round| round.failed).sum::<usize>());
+        println!("  calls failed or repeated: imcharge {}, ims_charging {}", failed[0], failed[1]);
+    }
+    ocs.order("fault off");
+    let [_, ours, theirs] = &all;
+    let best = [ours, theirs].map(|kamailio| highest_rate(kamailio, &load));
+    line("Calls/s without a failure or retransmission, imcharge", best[0], "", None);
+    line("Calls/s without a failure or retransmission, ims_charging", best[1], "", None);
+    line("  ratio", best[0] / best[1], "", Some((1.2, Better::Higher)));
+    println!("  sessions left open at the OCS: {}", ocs.sessions().len());
+    println!();
     Ok(())
 }
 

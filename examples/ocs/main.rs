@@ -1,6 +1,6 @@
 //! An online charging system to rehearse with: speaks Diameter Credit-Control (RFC 8506), keeps accounts to the last
-//! unit, and does on demand everything wrong that a charging system can do. Runs until it is ended. README.md beside
-//! this file is its manual.
+//! unit, and does on demand everything wrong that a charging system can do. Runs until it is ended. Its manual is in the
+//! README.
 
 mod book;
 mod connection;
