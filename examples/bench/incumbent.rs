@@ -17,7 +17,7 @@ pub fn configuration(folder: &Path, ocs: SocketAddr) -> io::Result<std::path::Pa
              AcceptUnknownPeers=\"0\" DropUnknownOnDisconnect=\"1\" Tc=\"5\" Workers=\"4\" QueueLength=\"1000\" \
              ConnectTimeout=\"5\" TransactionTimeout=\"5\" SessionsHashSize=\"128\" DefaultAuthSessionTimeout=\"3600\" \
              MaxAuthSessionTimeout=\"3600\">\n<Peer FQDN=\"localhost\" Realm=\"example.com\" port=\"{}\"/>\n\
-             <Acceptor port=\"{}\" bind=\"127.0.0.1\"/>\n<Auth id=\"4\" vendor=\"10415\"/>\n<Auth id=\"4\" vendor=\"0\"/>\n\
+             <Acceptor port=\"{}\" bind=\"127.0.0.1\"/>\n<Auth id=\"4\" vendor=\"10415\"/>\n\
              <SupportedVendor vendor=\"10415\"/>\n<DefaultRoute FQDN=\"localhost\" metric=\"10\"/>\n</DiameterPeer>\n",
             ocs.port(),
             free.port()
@@ -35,8 +35,8 @@ pub fn configuration(folder: &Path, ocs: SocketAddr) -> io::Result<std::path::Pa
     );
     let text = without_charging()?;
     let text = text.replace("loadmodule \"msrp.so\"", &modules);
-    let charged = "    setflag(4);\n    dlg_manage();\n    Ro_CCR(\"CHARGED\", \"orig\", 30, \"\", \"\");\n    \
-                   if ($rc < 0) { sl_send_reply(\"500\", \"Charging Error\"); }\n    exit;";
+    let charged = "    setflag(4);\n    t_newtran();\n    Ro_CCR(\"CHARGED\", \"orig\", 30, \"\", \"\");\n    \
+                   if ($rc < 0) { t_reply(\"500\", \"Charging Error\"); }\n    exit;";
     let text = text.replace("    $du = IM_SERVER; t_relay(); exit;", charged);
     let text = text
         + "\nroute[CHARGED] {\n    if ($avp(s:cca_return_code) == 1) { $du = IM_SERVER; t_relay(); exit; }\n    \

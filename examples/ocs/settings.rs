@@ -25,6 +25,8 @@ pub struct Settings {
     pub partial: bool,
     /// Whether a request that comes again is answered as before, and not booked.
     pub duplicate_detection: bool,
+    /// Whether names that come twice, AVPs of accounting and a missing Auth-Application-Id are passed over.
+    pub lenient: bool,
     /// Answers kept for that.
     pub remember: usize,
     /// Service-Context-Ids that are rated; empty: any.
@@ -66,6 +68,7 @@ impl Default for Settings {
             default_balance: None,
             partial: true,
             duplicate_detection: true,
+            lenient: false,
             remember: 100_000,
             service_contexts: Vec::new(),
             tell_balance: false,
@@ -91,6 +94,7 @@ impl Settings {
         ("default-balance", "a number, or none"),
         ("partial", "yes or no"),
         ("duplicate-detection", "yes or no"),
+        ("lenient", "yes or no: takes what common clients do wrong"),
         ("remember", "a number from 0 on"),
         ("service-context", "a Service-Context-Id; more than one may be given"),
         ("tell-balance", "yes or no"),
@@ -122,6 +126,7 @@ impl Settings {
             "default-balance" => self.default_balance = optional(value, |text| number(text, 0, 1 << 60))?,
             "partial" => self.partial = yes(value)?,
             "duplicate-detection" => self.duplicate_detection = yes(value)?,
+            "lenient" => self.lenient = yes(value)?,
             "remember" => self.remember = number(value, 0, 1 << 24)? as usize,
             "service-context" => self.service_contexts.push(word(value)?),
             "tell-balance" => self.tell_balance = yes(value)?,

@@ -9,7 +9,7 @@ use imcharge::wire::diameter::dictionary::{self, APPLICATION_CREDIT_CONTROL, APP
 use imcharge::wire::diameter::words::RequestType;
 use imcharge::wire::diameter::{
     Address, Avp, Command, CreditControlAnswer, CreditControlRequest, Fault, Flags, HEADER_LENGTH, Header, Message,
-    ResultCode, ServiceUnits, Writer, refuse,
+    RawAvp, ResultCode, ServiceUnits, Writer, refuse,
 };
 use siphasher::sip128::{Hasher128, SipHasher13};
 use std::collections::{HashMap, VecDeque};
@@ -243,8 +243,17 @@ impl State {
         self.spoil(&due, start, out)
     }
 
-    /// CCR.
+    /// CCR. A lenient server passes over what common clients do wrong.
     fn credit_control(&mut self, connection: u64, message: &Message<'_>, out: &mut Vec<u8>) -> Fate {
+        if !self.settings.lenient {
+            return self.credit_control_as_it_is(connection, message, out);
+        }
+        let tidied = tidy(message);
+        let message = Message::parse(&tidied).unwrap_or(*message);
+        self.credit_control_as_it_is(connection, &message, out)
+    }
+
+    fn credit_control_as_it_is(&mut self, connection: u64, message: &Message<'_>, out: &mut Vec<u8>) -> Fate {
         let start = out.len();
         let request = match CreditControlRequest::decode(message) {
             Ok(request) => request,
@@ -466,4 +475,30 @@ pub fn request(
     fill(&mut writer);
     let _ = writer.finish();
     out
+}
+
+/// A request without what some clients put in too much (names twice, accounting in credit control), and with the
+/// Auth-Application-Id that they leave out.
+fn tidy(message: &Message<'_>) -> Vec<u8> {
+    const MANDATORY: u8 = 0x40;
+    let once = [dictionary::ORIGIN_HOST, dictionary::ORIGIN_REALM, dictionary::AUTH_APPLICATION_ID];
+    let (mut tidied, mut seen) = (Vec::new(), [false; 3]);
+    let header = &message.header;
+    let (hop_by_hop, end_to_end) = (header.hop_by_hop, header.end_to_end);
+    let mut writer =
+        Writer::request(&mut tidied, header.command, header.flags, header.application, hop_by_hop, end_to_end);
+    for avp in message.avps().map_while(Result::ok) {
+        if let Some(at) = once.iter().position(|once| avp.is(*once))
+            && std::mem::replace(&mut seen[at], true)
+        {
+            continue;
+        }
+        // Without the M flag, what is not of credit control is passed over.
+        writer.raw(RawAvp { flags: avp.flags & !MANDATORY, ..avp });
+    }
+    if !seen[2] {
+        writer.u32(dictionary::AUTH_APPLICATION_ID, dictionary::APPLICATION_CREDIT_CONTROL);
+    }
+    let _ = writer.finish();
+    tidied
 }

@@ -453,3 +453,77 @@ fn a_debit_is_held_back_where_the_server_would_take_it_twice() {
         charged.expect_rest();
     }
 }
+
+/// An authority, and PEM files of what it has signed.
+struct Authority {
+    folder: tempfile::TempDir,
+    issuer: rcgen::Issuer<'static, rcgen::KeyPair>,
+}
+
+impl Authority {
+    fn new() -> Authority {
+        let folder = tempfile::tempdir().expect("a folder");
+        let key = rcgen::KeyPair::generate().expect("a key");
+        let mut parameters = rcgen::CertificateParams::new(Vec::new()).expect("parameters");
+        parameters.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let own = parameters.self_signed(&key).expect("a certificate");
+        std::fs::write(folder.path().join("ca.pem"), own.pem()).expect("written");
+        Authority { issuer: rcgen::Issuer::new(parameters, key), folder }
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.folder.path().join(name).display().to_string()
+    }
+
+    /// Signs a certificate for this host; its files are NAME.pem and NAME.key.
+    fn sign(&self, name: &str, host: &str) {
+        let key = rcgen::KeyPair::generate().expect("a key");
+        let parameters = rcgen::CertificateParams::new(vec![host.to_owned()]).expect("parameters");
+        let certificate = parameters.signed_by(&key, &self.issuer).expect("a certificate");
+        std::fs::write(self.path(&format!("{name}.pem")), certificate.pem()).expect("written");
+        std::fs::write(self.path(&format!("{name}.key")), key.serialize_pem()).expect("written");
+    }
+
+    /// A charging system whose certificate is for this host, and a proxy that wants it to be ocs.example.com.
+    fn charged(&self, host: &str) -> (Ocs, Stage) {
+        self.sign("ocs", host);
+        self.sign("proxy", "proxy.example.org");
+        let account = format!("{ALICE}=100");
+        let [certificate, key, ca] = ["ocs.pem", "ocs.key", "ca.pem"].map(|name| self.path(name));
+        let options = ["--account", &account, "--tls-cert", &certificate, "--tls-key", &key, "--tls-ca", &ca];
+        let ocs = Ocs::start(&program(), &options);
+        let peer = format!("\"host=ocs.example.com;address={};transport=tls\"", ocs.diameter);
+        let quoted = |name: &str| format!("\"{}\"", self.path(name));
+        let stage = Stage::new(|setup| {
+            let setup = setup.defined("WITH_DIAMETER", "1").defined("OCS_PEER", peer);
+            let setup = setup.parameter("tls_ca", &quoted("ca.pem")).parameter("tls_key", &quoted("proxy.key"));
+            setup.parameter("tls_certificate", &quoted("proxy.pem"))
+        });
+        (ocs, stage)
+    }
+}
+
+#[test]
+fn over_tls_both_sides_prove_who_they_are() {
+    let authority = Authority::new();
+    let (ocs, stage) = authority.charged("ocs.example.com");
+    let charged = Charged { ocs, stage };
+    charged.until_open();
+    let _server = charged.stage.server(&["one"], |_| {});
+    let mut client = charged.stage.bound(|_| {});
+    client.take(1, Reaction::Answer(200));
+    charged.stage.until_debited(ALICE, 1);
+    client.bye();
+    charged.expect(99, 0, 1);
+    charged.expect_rest();
+}
+
+#[test]
+fn a_certificate_for_another_name_opens_nothing_and_says_why() {
+    let authority = Authority::new();
+    let (_ocs, stage) = authority.charged("evil.example.com");
+    let said = || stage.kamailio.log().contains("not valid for name \"ocs.example.com\"");
+    assert!(eventually(SOON, said), "{}", stage.kamailio.log());
+    assert!(stage.kamailio.rpc(&["imcharge.peers"]).is_ok_and(|peers| !peers.contains("state: open")));
+    assert_eq!(stage.client(ALICE, |_| {}).invite(), 503);
+}
