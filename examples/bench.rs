@@ -141,7 +141,6 @@ fn at_an_ocs(folder: &Path) -> Result<(), Box<dyn Error>> {
     line("Calls/s without a failure or retransmission, imcharge", best[0], "", None);
     line("Calls/s without a failure or retransmission, ims_charging", best[1], "", None);
     line("  ratio", best[0] / best[1], "", Some((1.2, Better::Higher)));
-    println!("  sessions left open at the OCS: {}", ocs.sessions().len());
     println!();
     Ok(())
 }

@@ -527,3 +527,37 @@ fn a_certificate_for_another_name_opens_nothing_and_says_why() {
     assert!(stage.kamailio.rpc(&["imcharge.peers"]).is_ok_and(|peers| !peers.contains("state: open")));
     assert_eq!(stage.client(ALICE, |_| {}).invite(), 503);
 }
+
+/// INVITEs at this rate from one socket for so long, each of its own call; nobody reads the answers.
+fn flood(proxy: std::net::SocketAddr, rate: u32, lasts: Duration) {
+    let socket = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+    let own = socket.local_addr().expect("bound");
+    let started = std::time::Instant::now();
+    for number in 0..(f64::from(rate) * lasts.as_secs_f64()) as u32 {
+        let due = started + Duration::from_secs_f64(f64::from(number) / f64::from(rate));
+        if let Some(wait) = due.checked_duration_since(std::time::Instant::now()) {
+            std::thread::sleep(wait);
+        }
+        let text = format!(
+            "INVITE sip:deferred@im.example.org SIP/2.0\r\nVia: SIP/2.0/UDP {own};branch=z9hG4bKf{number};rport\r\n\
+             From: {ALICE};tag=f{number}\r\nTo: <sip:deferred@im.example.org>\r\nCall-ID: f{number}\r\n\
+             CSeq: 1 INVITE\r\nMax-Forwards: 9\r\nP-Asserted-Identity: <{ALICE}>\r\nContact: <sip:f@{own}>\r\n\
+             Content-Length: 0\r\n\r\n"
+        );
+        socket.send_to(text.as_bytes(), proxy).expect("sent");
+    }
+}
+
+#[test]
+fn after_a_minute_of_silence_under_load_service_is_back_at_once() {
+    let charged = Charged::new(&[], |setup| setup.defined("RESPONSE_TIMEOUT", "5"));
+    let _server = charged.stage.server(&["one"], |_| {});
+    charged.ocs.order("fault lose");
+    flood(charged.stage.kamailio.sip, 500, Duration::from_secs(60));
+    charged.ocs.order("fault off");
+    let back = std::time::Instant::now();
+    let granted = || charged.stage.client(ALICE, |_| {}).invite() == 200;
+    assert!(eventually(SOON, granted), "{}", charged.stage.kamailio.log());
+    assert!(back.elapsed() < Duration::from_secs(2), "{:?}", back.elapsed());
+    assert_eq!(charged.stage.kamailio.statistic("engine_restarts"), 0);
+}

@@ -75,6 +75,10 @@ pub struct Peer {
     until: Time,
     /// A DWR has no answer yet.
     asked: bool,
+    /// Answers to the watchdog that it still owes before it is trusted again (RFC 3539, 3.4.1: REOPEN).
+    owes: u8,
+    /// It ended because nobody answered the watchdog.
+    silent: bool,
     input: Vec<u8>,
     output: Vec<u8>,
     next: u32,
@@ -82,8 +86,9 @@ pub struct Peer {
 }
 
 impl Peer {
-    /// The transport is there: capabilities are exchanged first.
-    pub fn connected(identity: Rc<Identity>, expected: &str, local: IpAddr, now: Time) -> Peer {
+    /// The transport is there: capabilities are exchanged first. `was_silent`: the connection before ended because nobody
+    /// answered the watchdog.
+    pub fn connected(identity: Rc<Identity>, expected: &str, was_silent: bool, local: IpAddr, now: Time) -> Peer {
         let mut peer = Peer {
             identity,
             expected: expected.to_owned(),
@@ -91,6 +96,8 @@ impl Peer {
             state: State::Waiting,
             until: now.after_seconds(EXCHANGE),
             asked: false,
+            owes: if was_silent { 3 } else { 0 },
+            silent: false,
             input: Vec::new(),
             output: Vec::new(),
             // Unique on the connection; where it begins does not matter (RFC 6733, 3).
@@ -109,6 +116,16 @@ impl Peer {
     /// Whether requests may be sent on it.
     pub fn is_open(&self) -> bool {
         self.state == State::Open
+    }
+
+    /// Whether it is to be preferred to none but a silent one: it was silent, and has not shown yet that it stays.
+    pub fn is_on_probation(&self) -> bool {
+        self.owes > 0
+    }
+
+    /// Whether nobody answered the watchdog.
+    pub fn was_silent(&self) -> bool {
+        self.silent
     }
 
     /// In one word, for operators.
@@ -216,7 +233,10 @@ impl Peer {
                 self.rest(now);
                 self.happened.push_back(Happened::Suspect);
             }
-            State::Suspect => self.close("no answer to the watchdog".into()),
+            State::Suspect => {
+                self.silent = true;
+                self.close("no answer to the watchdog".into());
+            }
             State::Closed => {}
         }
     }
@@ -234,7 +254,7 @@ impl Peer {
         }
         match (command, message.header.is_request()) {
             (Command::DEVICE_WATCHDOG, true) => self.answer_alive(&message.header),
-            (Command::DEVICE_WATCHDOG, false) => {}
+            (Command::DEVICE_WATCHDOG, false) => self.owes = self.owes.saturating_sub(1),
             (Command::DISCONNECT_PEER, true) => self.on_leave(&message),
             (Command::DISCONNECT_PEER, false) => self.close("left".into()),
             (_, false) => self.happened.push_back(Happened::Answer(bytes.to_vec())),
@@ -278,6 +298,10 @@ impl Peer {
         self.host = answer.origin_host.into();
         self.state = State::Open;
         self.rest(now);
+        if self.owes > 0 {
+            self.asked = true;
+            self.ask_alive();
+        }
         self.happened.push_back(Happened::Opened);
     }
 

@@ -160,6 +160,8 @@ struct Slot {
     link: Link,
     back_off: u32,
     in_flight: usize,
+    /// The connection before ended because nobody answered the watchdog.
+    was_silent: bool,
     /// Octets of this connection that were handed to the socket.
     written: u64,
     last_error: String,
@@ -205,7 +207,8 @@ impl Peers {
             let address = found.next().ok_or_else(|| cannot(&"no address"))?;
             let (link, last_error) = (Link::Idle { until: now }, String::new());
             let (back_off, in_flight, written) = (BACK_OFF.0, 0, 0);
-            Ok(Slot { config: peer, address, link, back_off, in_flight, written, last_error })
+            let was_silent = false;
+            Ok(Slot { config: peer, address, link, back_off, in_flight, was_silent, written, last_error })
         });
         let mut slots = slots.collect::<Result<Vec<_>, String>>()?;
         slots.sort_by_key(|slot| slot.config.priority);
@@ -253,9 +256,11 @@ impl Peers {
             (Link::Up { peer, .. }, Some(host)) => peer.host() == host,
             _ => false,
         };
-        let bound = (0..self.slots.len()).filter(open).find(has_it);
+        let trusted = |at: &usize| matches!(&self.slots[*at].link, Link::Up { peer, .. } if !peer.is_on_probation());
+        let all = || (0..self.slots.len()).filter(open);
+        let bound = all().find(has_it);
         let free = request.may_move || request.prefer.is_none();
-        bound.or_else(|| (0..self.slots.len()).find(open).filter(|_| free))
+        bound.or_else(|| all().find(trusted).or_else(|| all().next()).filter(|_| free))
     }
 
     /// Queues a pending request on a peer that is open.
@@ -401,7 +406,7 @@ impl Peers {
         let Link::Connecting { transport, .. } = std::mem::replace(&mut slot.link, Link::Idle { until: now }) else {
             return;
         };
-        let peer = Peer::connected(Rc::clone(&self.identity), &slot.config.host, local, now);
+        let peer = Peer::connected(Rc::clone(&self.identity), &slot.config.host, slot.was_silent, local, now);
         slot.written = 0;
         slot.link = Link::Up { transport, peer };
     }
@@ -512,6 +517,9 @@ impl Peers {
                 slot.config.host,
                 slot.config.address
             );
+        }
+        if let Link::Up { peer, .. } = &slot.link {
+            slot.was_silent = peer.was_silent();
         }
         slot.last_error = why;
         slot.in_flight = 0;

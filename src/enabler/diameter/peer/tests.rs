@@ -16,7 +16,7 @@ fn s(seconds: u64) -> Time {
 fn peer() -> Peer {
     let (host, realm) = ("proxy.example.org".into(), "example.org".into());
     let identity = Rc::new(Identity { host, realm, state_id: 7, watchdog: 30 });
-    Peer::connected(identity, "ocs.example.org", LOCAL, NOW)
+    Peer::connected(identity, "ocs.example.org", false, LOCAL, NOW)
 }
 
 /// Takes what it has written: the headers of its messages.
@@ -142,6 +142,24 @@ fn silence_is_asked_about_then_suspected_then_closed() {
     assert_eq!((events(&mut peer), peer.is_open(), peer.word()), (vec![Happened::Suspect], false, "suspect"));
     peer.timer(s(96));
     assert_eq!(closed(&mut peer), "no answer to the watchdog");
+    assert!(peer.was_silent());
+}
+
+#[test]
+fn who_was_silent_is_trusted_after_three_answers() {
+    let (host, realm) = ("proxy.example.org".into(), "example.org".into());
+    let identity = Rc::new(Identity { host, realm, state_id: 7, watchdog: 30 });
+    let mut peer = Peer::connected(identity, "", true, LOCAL, NOW);
+    let cer = written(&mut peer).remove(0);
+    peer.received(&capabilities(&cer, "ocs.example.org", ResultCode::SUCCESS, 4), NOW);
+    for at in [0, 33, 66] {
+        assert!(peer.is_open() && peer.is_on_probation());
+        peer.timer(s(at));
+        let dwr = written(&mut peer).remove(0);
+        assert_eq!(dwr.command, Command::DEVICE_WATCHDOG);
+        peer.received(&alive(&dwr), s(at));
+    }
+    assert!(!peer.is_on_probation());
 }
 
 #[test]
