@@ -487,7 +487,7 @@ int32_t imcharge_on_disconnect(struct imcharge_worker *worker, uint64_t connecti
 
 // Runs a command of the manual: `stats`, `sessions`, `session CALLID`, `explain CALLID`, `audit`,
 // `account.set ID BALANCE`, `account.add ID AMOUNT`, `account.get ID`, `accounts`, `debits [ID]`, `outbox`,
-// `reload [TARIFF]`. A command that changes something waits for the engine, one second at most.
+// `outbox.resend CALLID`, `outbox.release CALLID`, `peers`, `reload [TARIFF]`. A command that changes something waits for the engine, one second at most.
 //
 // Parameters:
 //   worker          the worker, not NULL.

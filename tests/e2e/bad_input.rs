@@ -42,7 +42,7 @@ fn what_is_missing_is_named() {
 }
 
 #[test]
-fn a_ledger_of_a_newer_version_and_a_foreign_file_are_left_alone() {
+fn a_ledger_of_another_version_and_a_foreign_file_are_left_alone() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("ledger.sqlite");
     let state = format!("\"{}\"", folder.path().display());
@@ -53,6 +53,9 @@ fn a_ledger_of_a_newer_version_and_a_foreign_file_are_left_alone() {
     connection.execute_batch("PRAGMA application_id=0x696d6368;").expect("SQL");
     let log = refused(|setup| setup.changed("\"state_dir\", STATE_DIR", &format!("\"state_dir\", {state}")));
     assert!(log.contains("written by a newer imcharge (version 7"), "{log}");
+    connection.execute_batch("PRAGMA user_version=1;").expect("SQL");
+    let log = refused(|setup| setup.changed("\"state_dir\", STATE_DIR", &format!("\"state_dir\", {state}")));
+    assert!(log.contains("before its first release (version 1"), "{log}");
     assert_eq!(connection.query_row("SELECT count(*) FROM sqlite_master", [], |row| row.get::<_, i64>(0)), Ok(1));
 }
 

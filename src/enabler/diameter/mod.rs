@@ -17,7 +17,7 @@ pub mod peer;
 pub mod peers;
 pub mod transport;
 
-use crate::charge::ch2::{Denial, Failure, Operation, Request, Response, SessionKey};
+use crate::charge::ch2::{Denial, Failure, Operation, Request, Reservation, Response, SessionKey};
 use crate::charge::event::Event;
 use crate::charge::time::Time;
 use crate::wire::diameter::base::{AbortSessionRequest, Answer, ReAuthRequest};
@@ -151,11 +151,8 @@ impl Diameter {
         while let Some(told) = self.peers.poll() {
             match told {
                 Told::Answered { name, peer, message } => self.answered(name, &peer, &message),
-                Told::TimedOut { name, written } | Told::Lost { name, written } => {
-                    let Some(request) = self.asked.remove(&name) else { continue };
-                    let failure = if written { Failure::Silent } else { Failure::Unreachable };
-                    self.hear(&request, Response::Failed(failure));
-                }
+                Told::TimedOut { name } | Told::Lost { name, written: true } => self.failed(name, Failure::Silent),
+                Told::Lost { name, written: false } => self.failed(name, Failure::Unreachable),
                 Told::Asked { peer, message } => self.asked_by(peer, &message),
             }
         }
@@ -207,8 +204,13 @@ impl Diameter {
         self.heard.push_back(Heard::Response { session, number, response });
     }
 
+    fn failed(&mut self, name: u64, failure: Failure) {
+        if let Some(request) = self.asked.remove(&name) {
+            self.hear(&request, Response::Failed(failure));
+        }
+    }
+
     fn count(&mut self, request: &Request) {
-        use crate::charge::ch2::Reservation;
         match (&request.operation, request.reservation) {
             (Operation::Reserve { .. }, Reservation::None) => self.requests.initial += 1,
             (Operation::Debit { .. }, Reservation::None) => self.requests.events += 1,

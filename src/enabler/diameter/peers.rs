@@ -90,10 +90,8 @@ pub enum Told {
     },
     /// No answer in time.
     TimedOut {
-        /// Of which request.
+        /// Of which request. It may have arrived, or may still.
         name: u64,
-        /// Whether it may have arrived.
-        written: bool,
     },
     /// Its peer is gone, and no other may have it.
     Lost {
@@ -473,8 +471,8 @@ impl Peers {
         }
         self.late.insert(end_to_end);
         self.late_order.push_back(end_to_end);
-        let written = pending.was_written || slot.written + slack(&pending) >= pending.ends;
-        self.told.push_back(Told::TimedOut { name: pending.request.name, written });
+        // What is still queued may leave yet: it counts as gone.
+        self.told.push_back(Told::TimedOut { name: pending.request.name });
     }
 
     /// What waits for this peer moves to others, as far as it may; with its connection, what stays is lost.
@@ -485,7 +483,8 @@ impl Peers {
         waiting.sort();
         for (ends, end_to_end) in waiting {
             let Some(pending) = self.pending.get_mut(&end_to_end) else { continue };
-            pending.was_written |= self.slots[at].written + slack(pending) >= ends;
+            // On a connection that is only silent, what is queued may leave yet.
+            pending.was_written |= !is_lost || self.slots[at].written + slack(pending) >= ends;
             let other = self.pending.get(&end_to_end).and_then(|pending| self.best(&pending.request, Some(at)));
             match other {
                 Some(other) => {

@@ -25,7 +25,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// Version of the schema, in `PRAGMA user_version`.
-const VERSION: i64 = 1;
+const VERSION: i64 = 2;
 
 /// Marks the file as ours (`PRAGMA application_id`): "imch".
 const APPLICATION: i64 = 0x696d_6368;
@@ -82,6 +82,17 @@ pub enum StoreError {
     /// The file was written by a newer imcharge.
     #[error("{path}: written by a newer imcharge (version {found}, this one knows {VERSION}); install that one again")]
     Newer {
+        /// The file.
+        path: PathBuf,
+        /// Its version.
+        found: i64,
+    },
+    /// The file was written by a version before the first release.
+    #[error(
+        "{path}: written by imcharge before its first release (version {found}, this one knows {VERSION}); move the file \
+         away, and give the accounts their balances by account.set"
+    )]
+    Older {
         /// The file.
         path: PathBuf,
         /// Its version.
@@ -175,6 +186,9 @@ impl Store {
         let empty = tables.map_err(|source| self.error(source))? == 0;
         if !empty && pragma("application_id")? != APPLICATION {
             return Err(StoreError::Foreign { path: self.path.clone() });
+        }
+        if !empty && found < VERSION {
+            return Err(StoreError::Older { path: self.path.clone(), found });
         }
         if found > VERSION {
             return Err(StoreError::Newer { path: self.path.clone(), found });
