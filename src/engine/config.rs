@@ -2,11 +2,8 @@
 
 use crate::charge::policy::{DebitOn, OnFailure, Policy, Resend};
 use crate::charge::tariff::{NoTariff, Per, Tariff, Unit};
-use crate::enabler::diameter::DiameterConfig;
 use crate::enabler::diameter::dialect::{Dialect, Profile};
-use crate::enabler::diameter::peer::Identity;
-use crate::enabler::diameter::peers::{PeerConfig, PeersConfig};
-use crate::enabler::diameter::transport::TlsFiles;
+use crate::enabler::diameter::{Config as PeersConfig, DiameterConfig, PeerConfig, TlsConfig};
 use std::path::PathBuf;
 
 /// The largest balance an operator can set: sums of it stay far from the end of the integer.
@@ -40,7 +37,7 @@ pub struct Diameter {
     /// Destination-Realm.
     pub destination_realm: String,
     /// Whom to ask.
-    pub peers: Vec<PeerConfig>,
+    pub peers: Vec<Peer>,
     /// Service-Context-Id.
     pub service_context_id: String,
     /// How it is spoken to.
@@ -59,6 +56,19 @@ pub struct Diameter {
     pub tls_certificate: PathBuf,
     /// File with its key.
     pub tls_key: PathBuf,
+}
+
+/// One value of the parameter `peer`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// Its DiameterIdentity; empty: whoever answers.
+    pub host: String,
+    /// `HOST:PORT`.
+    pub address: String,
+    /// The lowest that is open serves.
+    pub priority: u16,
+    /// Whether it is spoken to in TLS.
+    pub tls: bool,
 }
 
 /// Requests without an answer that a peer may have.
@@ -227,11 +237,19 @@ impl Config {
         }
     }
 
-    /// What the Diameter binding is started with; `None`: another enabler. `state_id`: Origin-State-Id.
-    pub fn diameter(&self, state_id: u32) -> Option<DiameterConfig> {
+    /// What the Diameter binding is started with; `None`: another enabler.
+    pub fn diameter(&self) -> Option<DiameterConfig> {
         let own = &self.diameter;
         let (host, realm) = (own.origin_host.clone(), own.origin_realm.clone());
         let path = |path: &PathBuf| (!path.as_os_str().is_empty()).then(|| path.clone());
+        let (certificate, key) = (path(&own.tls_certificate), path(&own.tls_key));
+        let tls = TlsConfig { ca: own.tls_ca.clone(), certificate, key };
+        let peer = |peer: &Peer| PeerConfig {
+            host: peer.host.clone(),
+            address: peer.address.clone(),
+            priority: peer.priority,
+            tls: peer.tls.then(|| tls.clone()),
+        };
         let config = DiameterConfig {
             dialect: Dialect {
                 origin_host: host.clone(),
@@ -245,11 +263,13 @@ impl Config {
                 currency_code: own.currency_code,
             },
             peers: PeersConfig {
-                identity: Identity { host, realm, state_id, watchdog: 30 },
-                peers: own.peers.clone(),
-                tls: path(&own.tls_ca)
-                    .map(|ca| TlsFiles { ca, own: path(&own.tls_certificate).zip(path(&own.tls_key)) }),
+                origin_host: host,
+                origin_realm: realm,
+                vendor_specific_application: own.profile == Profile::Ro,
+                peers: own.peers.iter().map(peer).collect(),
+                watchdog: 30,
                 in_flight_max: IN_FLIGHT_MAX,
+                connect_timeout: 5,
             },
             tx_timeout: if own.tx_timeout == 0 { 10 } else { own.tx_timeout },
         };
@@ -327,8 +347,8 @@ impl Diameter {
 }
 
 /// `host=NAME;address=HOST:PORT;priority=N;transport=tls`
-fn peer(text: &str) -> Option<PeerConfig> {
-    let mut peer = PeerConfig { host: String::new(), address: String::new(), priority: 0, tls: false };
+fn peer(text: &str) -> Option<Peer> {
+    let mut peer = Peer { host: String::new(), address: String::new(), priority: 0, tls: false };
     for part in text.split(';').map(str::trim).filter(|part| !part.is_empty()) {
         match part.split_once('=')? {
             ("host", host) => peer.host = host.into(),

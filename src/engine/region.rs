@@ -289,9 +289,9 @@ impl Region {
         config.check().map_err(|error| RegionError(error.to_string()))?;
         let lock = lock(&config.state_dir)?;
         super::store::Store::check(&config).map_err(|error| RegionError(error.to_string()))?;
-        if let Some(diameter) = config.diameter(0) {
+        if let Some(diameter) = config.diameter() {
             // The engine starts its own; here only what it would stumble over is told in time.
-            Peers::new(diameter.peers, clock::now()).map_err(RegionError)?;
+            Peers::new(diameter.peers, 0, clock::now()).map_err(|error| RegionError(error.to_string()))?;
         }
         let max_sessions = config.max_sessions as usize;
         let slots = max_sessions + max_sessions / 4 + 16;

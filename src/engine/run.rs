@@ -127,8 +127,11 @@ impl Engine {
         let notices = Notices::resume(region, &marks.notices);
         let book = Book::load(region, store.live_sessions()?);
         let state_id = u32::try_from(clock::wall_ms() / 1000).unwrap_or(u32::MAX);
-        let start = |config| Diameter::start(config, clock::now()).map_err(StoreError::Enabler);
-        let diameter = region.config.diameter(state_id).map(start).transpose()?;
+        let start = |config| {
+            let started = Diameter::start(config, state_id, clock::now());
+            started.map_err(|error| StoreError::Enabler(error.to_string()))
+        };
+        let diameter = region.config.diameter().map(start).transpose()?;
         let mut engine = Engine { region: Arc::clone(region), store, reading, book, notices, diameter };
         // Gates are open again before a notice is shown that lets an INVITE go on.
         engine.step(|book, turn| book.resume(turn))?;
@@ -212,7 +215,7 @@ impl Engine {
         if let Some(diameter) = &mut self.diameter {
             diameter.leave(clock::now());
             let left = Instant::now();
-            while diameter.is_connected() && left.elapsed() < LEAVE_PATIENCE {
+            while !diameter.has_left() && left.elapsed() < LEAVE_PATIENCE {
                 std::thread::sleep(Duration::from_millis(5));
                 diameter.turn(clock::now());
             }
@@ -255,7 +258,7 @@ impl Engine {
             (Statistic::CcrFailures, all.failed),
             (Statistic::CcrLateAnswers, all.late),
             (Statistic::CcrUnmatchedAnswers, all.unmatched),
-            (Statistic::CcrAvgResponseTime, all.micros / all.answered.max(1)),
+            (Statistic::CcrAvgResponseTime, diameter.response_micros()),
         ] {
             self.region.counter(statistic).store(value, Ordering::Relaxed);
         }

@@ -190,7 +190,7 @@ fn stage(address: SocketAddr, profile: &str) -> Stage {
         let setup = setup.defined("WITH_DIAMETER", "1").defined("OCS_PEER", peer);
         setup.defined("OCS_PROFILE", format!("\"{profile}\"")).parameter("service_identifier", "7")
     });
-    let open = || stage.kamailio.rpc(&["imcharge.peers"]).is_ok_and(|peers| peers.contains("state: open"));
+    let open = || stage.kamailio.rpc(&["imcharge.peers"]).is_ok_and(|peers| peers.contains("state: OKAY"));
     assert!(eventually(SOON, open), "{}", stage.kamailio.log());
     stage
 }

@@ -4,18 +4,33 @@
 //! |---|---|
 //! | `credit_control` | what a CH-2 request becomes, and what an answer means |
 //! | `dialect` | how this server wants to be spoken to |
-//! | `peers` | which connection takes a request, and what becomes of it when that is lost |
-//! | `peer` | one connection: capabilities, watchdog, leave |
-//! | `transport` | its socket |
+//! | `peers` | the sockets of all peers around the exchange |
+//! | `exchange`, `requests` | which connection takes a request, and what becomes of it when that is lost |
+//! | `peer`, `capabilities`, `watchdog` | one connection's states |
+//! | `link`, `transport`, `tls` | a peer's addresses and when to connect again; its socket |
 //!
 //! The engine asks after its commit and commits every answer before anybody acts on it. What is not answered stands
 //! in the store as the session's request in flight: that is the outbox, and it is asked again with the T flag.
 
+mod capabilities;
+pub mod config;
 pub mod credit_control;
 pub mod dialect;
+pub mod exchange;
+pub mod link;
+pub mod local;
 pub mod peer;
 pub mod peers;
+#[cfg(test)]
+mod rehearsal;
+mod requests;
+pub mod tls;
 pub mod transport;
+pub mod watchdog;
+
+pub use config::{Config, ConfigError, PeerConfig, TlsConfig};
+pub use exchange::{Asked, Counters, Event as PeerEvent, Refused, Request as Outgoing};
+pub use peers::{PeerStatus, Peers};
 
 use crate::charge::ch2::{Denial, Failure, Operation, Request, Reservation, Response, SessionKey};
 use crate::charge::event::Event;
@@ -23,11 +38,10 @@ use crate::charge::time::Time;
 use crate::wire::diameter::base::{AbortSessionRequest, Answer, ReAuthRequest};
 use crate::wire::diameter::words::SessionFailover;
 use crate::wire::diameter::{
-    Command, CreditControlAnswer, Fault, Header, Message, ResultCode, Time as WallTime, dictionary,
+    Command, CreditControlAnswer, Fault, Header, Message, ResultCode, Time as WallTime, Writer, dictionary,
 };
 use credit_control::Call;
 use dialect::Dialect;
-use peers::{Counters, Outgoing, PeerStatus, Peers, PeersConfig, Refused, Told};
 use std::collections::{HashMap, VecDeque};
 use std::os::fd::RawFd;
 use std::rc::Rc;
@@ -38,7 +52,7 @@ pub struct DiameterConfig {
     /// What requests say.
     pub dialect: Dialect,
     /// Whom they are sent to.
-    pub peers: PeersConfig,
+    pub peers: Config,
     /// Tx: seconds that an answer may take (RFC 8506, 13).
     pub tx_timeout: u32,
 }
@@ -88,25 +102,28 @@ pub struct Diameter {
     dialect: Dialect,
     tx_timeout: u32,
     peers: Peers,
-    asked: HashMap<u64, Request>,
-    next: u64,
+    asked: HashMap<u128, Request>,
+    next: u128,
     bound: HashMap<SessionKey, Bound>,
     heard: VecDeque<Heard>,
     requests: Requests,
+    /// From requests to their answers, in all.
+    micros: u64,
 }
 
 impl Diameter {
-    /// Begins to connect. The error is a sentence for an operator.
-    pub fn start(config: DiameterConfig, now: Time) -> Result<Diameter, String> {
+    /// Begins to connect. `state_id`: Origin-State-Id. The error is a sentence for an operator.
+    pub fn start(config: DiameterConfig, state_id: u32, now: Time) -> Result<Diameter, ConfigError> {
         Ok(Diameter {
             dialect: config.dialect,
             tx_timeout: config.tx_timeout,
-            peers: Peers::new(config.peers, now)?,
+            peers: Peers::new(config.peers, state_id, now)?,
             asked: HashMap::new(),
             next: 0,
             bound: HashMap::new(),
             heard: VecDeque::new(),
             requests: Requests::default(),
+            micros: 0,
         })
     }
 
@@ -123,11 +140,11 @@ impl Diameter {
         let name = self.next;
         let outgoing = Outgoing {
             name,
-            message,
+            message: &message,
             deadline: now.after_seconds(self.tx_timeout),
             may_move: bound.is_none_or(|bound| bound.may_move),
-            again: request.repeated,
-            prefer: destination,
+            duplicate: request.repeated,
+            prefer: destination.as_deref(),
         };
         match self.peers.send(outgoing, now) {
             Ok(()) => {
@@ -135,7 +152,7 @@ impl Diameter {
                 self.count(&request);
                 self.asked.insert(name, request);
             }
-            Err(Refused::NoPeer) => self.hear(&request, Response::Failed(Failure::Unreachable)),
+            Err(Refused::NoPeer | Refused::Malformed) => self.hear(&request, Response::Failed(Failure::Unreachable)),
             Err(Refused::Full) => self.hear(&request, Response::Failed(Failure::Overload)),
         }
     }
@@ -148,12 +165,21 @@ impl Diameter {
     /// Reads what has come, and does what time asks for.
     pub fn turn(&mut self, now: Time) {
         self.peers.turn(now);
-        while let Some(told) = self.peers.poll() {
-            match told {
-                Told::Answered { name, peer, message } => self.answered(name, &peer, &message),
-                Told::TimedOut { name } | Told::Lost { name, written: true } => self.failed(name, Failure::Silent),
-                Told::Lost { name, written: false } => self.failed(name, Failure::Unreachable),
-                Told::Asked { peer, message } => self.asked_by(peer, &message),
+        while let Some(event) = self.peers.next_event() {
+            match event {
+                PeerEvent::Answered { name, from, message, micros } => {
+                    self.micros += micros;
+                    self.answered(name, &from, &message);
+                }
+                // What was wholly written may have arrived; what was not will never leave.
+                PeerEvent::TimedOut { name, written } | PeerEvent::Lost { name, written } => {
+                    self.failed(name, if written { Failure::Silent } else { Failure::Unreachable });
+                }
+                // What may be held is released by a request of its own: the answer is only counted.
+                PeerEvent::Late { .. } => {}
+                PeerEvent::Asked { asked, message } => self.asked_by(asked, &message),
+                PeerEvent::Up { peer } => log::info!("Diameter peer {peer} is open"),
+                PeerEvent::Down { why, .. } => log::warn!("Diameter {why}"),
             }
         }
         self.peers.flush(now);
@@ -181,12 +207,12 @@ impl Diameter {
 
     /// Takes leave of the servers.
     pub fn leave(&mut self, now: Time) {
-        self.peers.leave(now);
+        self.peers.stop(now);
     }
 
-    /// Whether a connection is still there.
-    pub fn is_connected(&self) -> bool {
-        self.peers.is_connected()
+    /// Whether they all have confirmed it.
+    pub fn has_left(&self) -> bool {
+        self.peers.is_stopped()
     }
 
     /// Each peer as it stands.
@@ -195,8 +221,13 @@ impl Diameter {
     }
 
     /// What was counted of all requests, and by kind.
-    pub fn counters(&self) -> (Counters, Requests) {
+    pub fn counters(&self) -> (&Counters, Requests) {
         (self.peers.counters(), self.requests)
+    }
+
+    /// Microseconds from a request to its answer, on average.
+    pub fn response_micros(&self) -> u64 {
+        self.micros / self.peers.counters().answered.max(1)
     }
 
     fn hear(&mut self, request: &Request, response: Response) {
@@ -204,7 +235,7 @@ impl Diameter {
         self.heard.push_back(Heard::Response { session, number, response });
     }
 
-    fn failed(&mut self, name: u64, failure: Failure) {
+    fn failed(&mut self, name: u128, failure: Failure) {
         if let Some(request) = self.asked.remove(&name) {
             self.hear(&request, Response::Failed(failure));
         }
@@ -219,7 +250,7 @@ impl Diameter {
         }
     }
 
-    fn answered(&mut self, name: u64, peer: &Rc<str>, message: &[u8]) {
+    fn answered(&mut self, name: u128, peer: &Rc<str>, message: &[u8]) {
         let Some(request) = self.asked.remove(&name) else { return };
         let response = self.read(&request, peer, message).unwrap_or_else(|why| {
             log::error!("Diameter peer {peer} answers what cannot be used: {why}");
@@ -260,7 +291,7 @@ impl Diameter {
     }
 
     /// RAR and ASR (RFC 8506, 5.5; RFC 6733, 8.5).
-    fn asked_by(&mut self, peer: usize, bytes: &[u8]) {
+    fn asked_by(&mut self, peer: Asked, bytes: &[u8]) {
         let Some(message) = Message::parse(bytes) else { return };
         let read = match message.header.command {
             Command::RE_AUTH => ReAuthRequest::decode(&message).map(|asked| (asked.session_id, Event::Reauthorize)),
@@ -286,16 +317,20 @@ impl Diameter {
         }
     }
 
-    fn answer(&mut self, peer: usize, header: &Header, session_id: Option<&str>, fault: &Fault<'_>) {
+    fn answer(&mut self, peer: Asked, header: &Header, session_id: Option<&str>, fault: &Fault<'_>) {
         let body = Answer {
             session_id,
             origin_host: &self.dialect.origin_host,
             origin_realm: &self.dialect.origin_realm,
             ..Answer::default()
         };
-        self.peers.answer(peer, header, |writer| {
-            body.write(writer);
-            writer.fault(fault);
-        });
+        let mut bytes = Vec::new();
+        let mut writer = Writer::answer(&mut bytes, header);
+        body.write(&mut writer);
+        writer.fault(fault);
+        // Our own answers are short.
+        if writer.finish().is_ok() {
+            self.peers.answer(peer, &bytes);
+        }
     }
 }

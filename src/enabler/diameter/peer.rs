@@ -1,416 +1,560 @@
-//! One transport connection to a peer (RFC 6733, 5.6, as far as its initiator goes; RFC 3539, 3.4). Bytes and time in,
-//! bytes and events out: no socket here.
+//! One peer, from connection to connection: the states of RFC 6733, 5.6, as far as an initiator goes through them, over
+//! the watchdog of RFC 3539. Bytes and moments in, bytes and events out: no socket is known here.
 //!
 //! ```text
-//!   connected ─ CER ─► Waiting ─ CEA 2001 ─► Open ◄──── any message ──── Suspect ─ Tw ─► close
-//!                        │ refused, late      │  Tw: DWR; Tw again, silent ──▲
-//!                        ▼                    │ DPR of either side
-//!                      close                  └──► Leaving ─ DPA ─► close
+//!   Closed ─ connected: CER ─► WaitCea ─ CEA ─► Open ─ DPR comes: DPA ─► Leaving ─┐
+//!     ▲                           │              └─ stop(): DPR ───────► Stopping │
+//!     └────────── closed() ◄──────┴──────── doom() ◄──────────────────────┴───────┘
 //! ```
+//!
+//! Whoever owns the connection closes it when [`doom`](Peer::doom) says so, and calls [`closed`](Peer::closed).
 
+use super::capabilities;
+use super::local::Local;
+use super::watchdog::{Action, State as WatchdogState, Watchdog};
 use crate::charge::time::Time;
-use crate::wire::diameter::base::{
-    CapabilitiesExchangeAnswer, CapabilitiesExchangeRequest, DeviceWatchdogRequest, DisconnectPeerRequest, PeerAnswer,
-    VendorSpecificApplication,
-};
-use crate::wire::diameter::words::{DisconnectCause, ResultCode};
+use crate::wire::diameter::base::{DeviceWatchdogRequest, DisconnectPeerRequest, PeerAnswer};
+use crate::wire::diameter::dictionary::{self, APPLICATION_BASE, APPLICATION_CREDIT_CONTROL, Command};
+use crate::wire::diameter::header::stamp;
+use crate::wire::diameter::words::DisconnectCause;
 use crate::wire::diameter::{
-    Address, Command, EndToEnd, Fault, Flags, Framed, Header, HopByHop, Message, Writer, dictionary, frame, refuse,
+    EndToEnd, Fault, Flags, Framed, Header, HopByHop, Message, ResultCode, Writer, frame, refuse,
 };
 use std::collections::VecDeque;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::rc::Rc;
 
-/// Seconds for the exchange of capabilities, and for the answer to a DPR.
-const EXCHANGE: u32 = 5;
+/// Seconds that a DPA may take, and that a peer may take to close after its own DPR.
+const DISCONNECT: u32 = 3;
 
-/// Who this client is.
-#[derive(Clone, Debug)]
-pub struct Identity {
-    /// Origin-Host.
-    pub host: String,
-    /// Origin-Realm.
-    pub realm: String,
-    /// Origin-State-Id: rises with each start.
-    pub state_id: u32,
-    /// Tw, seconds (RFC 3539, 3.4.1): 6 at least.
-    pub watchdog: u32,
-}
+/// Seconds until a peer is connected again that left: being restarted, being too busy, or having no use for us. It
+/// would not be welcome before (RFC 6733, 5.4), but one day it will be needed again.
+const ABSENT_REBOOTING: u32 = 5;
+const ABSENT_BUSY: u32 = 30;
+const ABSENT_UNWANTED: u32 = 60;
 
 /// What happened on the connection.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Happened {
-    /// Requests can be sent.
-    Opened,
-    /// It has been silent for too long: what waits for it moves away.
-    Suspect,
-    /// An answer to one of ours, or what pretends to be one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// An answer to some request: the whole message.
     Answer(Vec<u8>),
-    /// A request of the server.
+    /// A request of the server within a session, RAR or ASR: the whole message.
     Request(Vec<u8>),
-    /// The peer leaves: nothing more may be sent to it. For how long, its word says.
-    Leaves(DisconnectCause),
-    /// The connection is of no use any more.
-    Close(String),
+    /// Its requests had better go elsewhere, because of this.
+    FailOver(&'static str),
+    /// It may have requests, for the first time or again.
+    Ready,
+    /// An answer of the base protocol that nobody asked for.
+    Unmatched,
+    /// A message that cannot be read.
+    Malformed,
 }
+
+/// Whether a peer may have requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Fitness {
+    /// None.
+    Unfit,
+    /// Only if there is no better one: the connection is on probation (REOPEN). RFC 3539 would send nothing by it; but
+    /// where there is no other, a minute without charging would help nobody.
+    Probation,
+    /// Yes.
+    Fit,
+}
+
+/// Why the connection has to be closed, and how long at least to stay away then.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Doom {
+    /// For an operator, to be read behind "peer x: ".
+    pub why: String,
+    /// Seconds.
+    pub absent: u32,
+}
+
+/// A message that waits to be written.
+#[derive(Debug)]
+struct Unsent {
+    number: u64,
+    /// What is left of it.
+    octets: usize,
+    /// Octets before these are gone.
+    is_begun: bool,
+}
+
+type Ids = (HopByHop, EndToEnd);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
-    Waiting,
-    Open,
-    Suspect,
-    Leaving,
+    /// No connection.
     Closed,
+    /// Wait-I-CEA.
+    WaitCea { asked: Ids, until: Time },
+    /// I-Open.
+    Open,
+    /// Closing, as the peer wants it.
+    Leaving { until: Time, absent: u32 },
+    /// Closing, as we want it.
+    Stopping { asked: Ids, until: Time },
 }
 
-/// One connection.
+/// The machine.
+#[derive(Debug)]
 pub struct Peer {
-    identity: Rc<Identity>,
-    /// Who it must be; empty: whoever answers.
-    expected: String,
-    /// Who it is: its Origin-Host.
-    host: Rc<str>,
+    local: Rc<Local>,
+    /// Its name as configured; empty: any.
+    expected_host: String,
+    /// Seconds for a CEA.
+    patience: u32,
     state: State,
-    /// When the state or the silence has lasted long enough.
-    until: Time,
-    /// A DWR has no answer yet.
-    asked: bool,
-    /// Answers to the watchdog that it still owes before it is trusted again (RFC 3539, 3.4.1: REOPEN).
-    owes: u8,
-    /// It ended because nobody answered the watchdog.
-    silent: bool,
+    watchdog: Watchdog,
+    /// The last DWR without a DWA.
+    watchdog_asked: Option<Ids>,
+    /// Our end's address, for Host-IP-Address.
+    address: IpAddr,
+    host: Option<Rc<str>>,
+    /// When this connection's capabilities were exchanged.
+    open_since: Option<Time>,
+    doom: Option<Doom>,
+    /// Octets of a message that is not whole yet.
     input: Vec<u8>,
+    /// Octets that were not handed to the connection yet.
     output: Vec<u8>,
-    next: u32,
-    happened: VecDeque<Happened>,
+    /// The messages that these are, the first perhaps gone in part.
+    unsent: VecDeque<Unsent>,
+    /// Number of the last message that was put in there.
+    last_number: u64,
+    events: VecDeque<Event>,
 }
 
 impl Peer {
-    /// The transport is there: capabilities are exchanged first. `was_silent`: the connection before ended because nobody
-    /// answered the watchdog.
-    pub fn connected(identity: Rc<Identity>, expected: &str, was_silent: bool, local: IpAddr, now: Time) -> Peer {
-        let mut peer = Peer {
-            identity,
-            expected: expected.to_owned(),
-            host: expected.into(),
-            state: State::Waiting,
-            until: now.after_seconds(EXCHANGE),
-            asked: false,
-            owes: if was_silent { 3 } else { 0 },
-            silent: false,
+    /// Without a connection. `expected_host` may be empty; `watchdog` is Tw, `patience` the time for a CEA, in seconds.
+    pub fn new(local: Rc<Local>, expected_host: &str, watchdog: u32, patience: u32) -> Peer {
+        Peer {
+            local,
+            expected_host: expected_host.to_owned(),
+            patience,
+            state: State::Closed,
+            watchdog: Watchdog::new(watchdog),
+            watchdog_asked: None,
+            address: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            host: None,
+            open_since: None,
+            doom: None,
             input: Vec::new(),
             output: Vec::new(),
-            // Unique on the connection; where it begins does not matter (RFC 6733, 3).
-            next: now.0 as u32,
-            happened: VecDeque::new(),
+            unsent: VecDeque::new(),
+            last_number: 0,
+            events: VecDeque::new(),
+        }
+    }
+
+    /// The transport is up, from this address of ours.
+    pub fn connected(&mut self, address: IpAddr, now: Time) {
+        self.reset();
+        self.address = address;
+        let local = Rc::clone(&self.local);
+        let request = capabilities::request(&local, address);
+        let asked = self.ask(Command::CAPABILITIES_EXCHANGE, |out| request.write(out));
+        self.state = State::WaitCea { asked, until: now.after_seconds(self.patience) };
+    }
+
+    /// The transport is gone. For how many seconds at least the peer does not want to see us.
+    pub fn closed(&mut self) -> u32 {
+        let absent = match (&self.doom, self.state) {
+            (Some(doom), _) => doom.absent,
+            (None, State::Leaving { absent, .. }) => absent,
+            _ => 0,
         };
-        peer.ask_capabilities(local);
-        peer
+        self.reset();
+        self.watchdog.down();
+        absent
     }
 
-    /// Who it is.
-    pub fn host(&self) -> &Rc<str> {
-        &self.host
+    fn reset(&mut self) {
+        self.state = State::Closed;
+        self.open_since = None;
+        self.watchdog_asked = None;
+        self.doom = None;
+        self.input.clear();
+        self.output.clear();
+        self.unsent.clear();
+        self.events.clear();
     }
 
-    /// Whether requests may be sent on it.
-    pub fn is_open(&self) -> bool {
-        self.state == State::Open
-    }
-
-    /// Whether it is to be preferred to none but a silent one: it was silent, and has not shown yet that it stays.
-    pub fn is_on_probation(&self) -> bool {
-        self.owes > 0
-    }
-
-    /// Whether nobody answered the watchdog.
-    pub fn was_silent(&self) -> bool {
-        self.silent
-    }
-
-    /// In one word, for operators.
-    pub fn word(&self) -> &'static str {
-        match self.state {
-            State::Waiting => "waiting",
-            State::Open => "open",
-            State::Suspect => "suspect",
-            State::Leaving => "leaving",
-            State::Closed => "closed",
-        }
-    }
-
-    /// What waits to be written.
-    pub fn output(&mut self) -> &mut Vec<u8> {
-        &mut self.output
-    }
-
-    /// Whether something waits to be written.
-    pub fn has_output(&self) -> bool {
-        !self.output.is_empty()
-    }
-
-    /// When [`Peer::timer`] is to be called next.
-    pub fn deadline(&self) -> Option<Time> {
-        (self.state != State::Closed).then_some(self.until)
-    }
-
-    /// What happened next.
-    pub fn poll(&mut self) -> Option<Happened> {
-        self.happened.pop_front()
-    }
-
-    /// Sends a request that is written whole: puts its identifiers and T flag in. Gives the Hop-by-Hop Identifier.
-    pub fn send(&mut self, request: &[u8], end_to_end: EndToEnd, again: bool) -> HopByHop {
-        let hop_by_hop = self.next_hop();
-        let start = self.output.len();
-        self.output.extend_from_slice(request);
-        stamp(&mut self.output[start..], hop_by_hop, end_to_end, again);
-        hop_by_hop
-    }
-
-    /// Answers a request of the server. `write` writes the AVPs.
-    pub fn answer(&mut self, request: &Header, write: impl FnOnce(&mut Writer<'_>)) {
-        let mut writer = Writer::answer(&mut self.output, request);
-        write(&mut writer);
-        // Our own answers are short.
-        let _ = writer.finish();
-    }
-
-    /// Takes leave (RFC 6733, 5.4): the proxy stops.
-    pub fn leave(&mut self, now: Time) {
-        if matches!(self.state, State::Open | State::Suspect) {
-            let identity = Rc::clone(&self.identity);
-            let body = DisconnectPeerRequest {
-                origin_host: &identity.host,
-                origin_realm: &identity.realm,
-                disconnect_cause: DisconnectCause::REBOOTING,
-            };
-            self.ask(Command::DISCONNECT_PEER, |writer| body.write(writer));
-            self.state = State::Leaving;
-            self.until = now.after_seconds(EXCHANGE);
-        }
-    }
-
-    /// Bytes from the peer.
+    /// Octets came, a message or less or more.
     pub fn received(&mut self, bytes: &[u8], now: Time) {
-        if self.state == State::Closed {
-            return;
-        }
         let mut input = std::mem::take(&mut self.input);
         input.extend_from_slice(bytes);
-        let mut taken = 0;
-        while self.state != State::Closed {
-            let rest = input.get(taken..).unwrap_or_default();
-            match frame(rest) {
+        let mut rest = input.as_slice();
+        while self.doom.is_none() && self.state != State::Closed {
+            let length = match frame(rest) {
+                Framed::Message(length) => length,
                 Framed::Need(_) => break,
-                Framed::Message(length) => {
-                    self.message(rest.get(..length).unwrap_or_default(), now);
-                    taken += length;
+                Framed::Broken(broken) => {
+                    self.events.push_back(Event::Malformed);
+                    return self.condemn(broken.to_string(), 0);
                 }
-                Framed::Broken(broken) => self.close(broken.to_string()),
-            }
+            };
+            let (message, behind) = rest.split_at(length);
+            rest = behind;
+            self.message(message, now);
         }
-        input.drain(..taken);
+        let used = input.len() - rest.len();
+        input.drain(..used);
         self.input = input;
     }
 
-    /// Time has passed.
+    /// Does what is due.
     pub fn timer(&mut self, now: Time) {
-        if now < self.until {
-            return;
-        }
         match self.state {
-            State::Waiting => self.close("no answer to the exchange of capabilities".into()),
-            State::Leaving => self.close("left".into()),
-            State::Open if !self.asked => {
-                self.asked = true;
-                self.ask_alive();
-                self.rest(now);
+            State::Closed => return,
+            State::WaitCea { until, .. } if until <= now => {
+                let why = format!("no Capabilities-Exchange-Answer within {} s", self.patience);
+                return self.condemn(why, 0);
             }
-            // Silent for Tw after the question: others are tried, this one is waited for once more.
+            State::Leaving { until, absent } if until <= now => return self.condemn(LEFT.into(), absent),
+            State::Stopping { until, .. } if until <= now => return self.condemn(STOPPED.into(), 0),
+            _ => {}
+        }
+        let action = self.watchdog.timer(&self.local, now);
+        self.act(action);
+    }
+
+    /// When [`timer`](Peer::timer) has something to do.
+    pub fn deadline(&self) -> Option<Time> {
+        match self.state {
+            State::Closed => None,
+            State::Open => self.watchdog.deadline(),
+            State::WaitCea { until, .. } | State::Leaving { until, .. } | State::Stopping { until, .. } => {
+                Some(self.watchdog.deadline().map_or(until, |at| at.min(until)))
+            }
+        }
+    }
+
+    /// What happened, one after the other.
+    pub fn next_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    /// Whether and why the connection has to be closed now.
+    pub fn doom(&self) -> Option<&Doom> {
+        self.doom.as_ref()
+    }
+
+    /// Whether it may have requests.
+    pub fn fitness(&self) -> Fitness {
+        match (self.state, self.watchdog.state()) {
+            _ if self.doom.is_some() => Fitness::Unfit,
+            (State::Open, WatchdogState::Okay) => Fitness::Fit,
+            (State::Open, WatchdogState::Reopen) => Fitness::Probation,
+            _ => Fitness::Unfit,
+        }
+    }
+
+    /// A word for operators.
+    pub fn state(&self) -> &'static str {
+        match self.state {
+            State::WaitCea { .. } => "WAIT_CEA",
+            State::Leaving { .. } | State::Stopping { .. } => "CLOSING",
+            State::Open | State::Closed => self.watchdog.state().word(),
+        }
+    }
+
+    /// Its Origin-Host, known from its first good CEA on.
+    pub fn host(&self) -> Option<&Rc<str>> {
+        self.host.as_ref()
+    }
+
+    /// When its capabilities were exchanged, if the connection came so far.
+    pub fn open_since(&self) -> Option<Time> {
+        self.open_since
+    }
+
+    /// Octets to be written.
+    pub fn output(&self) -> &[u8] {
+        &self.output
+    }
+
+    /// So many octets of [`output`](Peer::output) were handed to the connection.
+    pub fn wrote(&mut self, octets: usize) {
+        let mut octets = octets.min(self.output.len());
+        self.output.drain(..octets);
+        while let Some(first) = self.unsent.front_mut() {
+            if octets < first.octets {
+                first.octets -= octets;
+                first.is_begun |= octets > 0;
+                return;
+            }
+            octets -= first.octets;
+            self.unsent.pop_front();
+        }
+    }
+
+    /// Whether the message of this number was handed to this connection as a whole.
+    pub fn is_written(&self, number: u64) -> bool {
+        self.unsent.front().is_none_or(|first| number < first.number)
+    }
+
+    /// Whether the first octets of it were.
+    pub fn is_begun(&self, number: u64) -> bool {
+        self.unsent.front().is_none_or(|first| number < first.number || (number == first.number && first.is_begun))
+    }
+
+    /// Takes messages back of which no octet was handed over yet. The numbers rise.
+    pub fn withdraw(&mut self, numbers: &[u64]) {
+        let mut kept = Vec::with_capacity(self.output.len());
+        let mut rest = self.output.as_slice();
+        self.unsent.retain(|message| {
+            let (octets, behind) = rest.split_at_checked(message.octets).unwrap_or((rest, &[]));
+            rest = behind;
+            let stays = message.is_begun || numbers.binary_search(&message.number).is_err();
+            if stays {
+                kept.extend_from_slice(octets);
+            }
+            stays
+        });
+        self.output = kept;
+    }
+
+    /// Queues a request, with these identifiers and flags put in; its number among all messages.
+    pub fn send(&mut self, request: &[u8], flags: Flags, hop_by_hop: HopByHop, end_to_end: EndToEnd) -> u64 {
+        let start = self.output.len();
+        self.output.extend_from_slice(request);
+        if let Some(message) = self.output.get_mut(start..) {
+            stamp(message, flags, hop_by_hop, end_to_end);
+        }
+        self.queued(start)
+    }
+
+    /// Queues an answer as it is, if there is somebody to read it.
+    pub fn answer(&mut self, answer: &[u8]) {
+        if !matches!(self.state, State::Closed | State::WaitCea { .. }) {
+            let start = self.output.len();
+            self.output.extend_from_slice(answer);
+            self.queued(start);
+        }
+    }
+
+    /// Notes that a message was queued from here on.
+    fn queued(&mut self, start: usize) -> u64 {
+        self.last_number += 1;
+        let octets = self.output.len().saturating_sub(start);
+        self.unsent.push_back(Unsent { number: self.last_number, octets, is_begun: false });
+        self.last_number
+    }
+
+    /// Takes leave. Nothing to take leave of: the connection is to be closed at once.
+    pub fn stop(&mut self, now: Time) {
+        match self.state {
             State::Open => {
-                self.state = State::Suspect;
-                self.rest(now);
-                self.happened.push_back(Happened::Suspect);
+                let local = Rc::clone(&self.local);
+                let request = DisconnectPeerRequest {
+                    origin_host: &local.origin_host,
+                    origin_realm: &local.origin_realm,
+                    disconnect_cause: DisconnectCause::REBOOTING,
+                };
+                let asked = self.ask(Command::DISCONNECT_PEER, |out| request.write(out));
+                self.state = State::Stopping { asked, until: now.after_seconds(DISCONNECT) };
             }
-            State::Suspect => {
-                self.silent = true;
-                self.close("no answer to the watchdog".into());
-            }
-            State::Closed => {}
+            State::WaitCea { .. } => self.condemn(STOPPED.into(), 0),
+            State::Closed | State::Leaving { .. } | State::Stopping { .. } => {}
         }
     }
 
+    /// One whole message.
     fn message(&mut self, bytes: &[u8], now: Time) {
-        let Some(message) = Message::parse(bytes) else { return self.close("an unreadable message".into()) };
-        let command = message.header.command;
-        match (self.state, message.header.is_request()) {
-            (State::Waiting, false) if command == Command::CAPABILITIES_EXCHANGE => {
-                return self.on_capabilities(&message, now);
-            }
-            // Whatever else comes first is not Diameter's order of things.
-            (State::Waiting, _) => return self.close("a message before the exchange of capabilities".into()),
-            _ => self.on_sign_of_life(now),
+        let Some(message) = Message::parse(bytes) else { return self.events.push_back(Event::Malformed) };
+        if let State::WaitCea { asked, .. } = self.state {
+            return self.capabilities(&message, asked, now);
         }
-        match (command, message.header.is_request()) {
-            (Command::DEVICE_WATCHDOG, true) => self.answer_alive(&message.header),
-            (Command::DEVICE_WATCHDOG, false) => self.owes = self.owes.saturating_sub(1),
-            (Command::DISCONNECT_PEER, true) => self.on_leave(&message),
-            (Command::DISCONNECT_PEER, false) => self.close("left".into()),
-            (_, false) => self.happened.push_back(Happened::Answer(bytes.to_vec())),
-            (Command::RE_AUTH | Command::ABORT_SESSION, true) => {
-                self.happened.push_back(Happened::Request(bytes.to_vec()));
-            }
-            (_, true) => self.refuse(&message.header, ResultCode::COMMAND_UNSUPPORTED),
+        let header = message.header;
+        if header.command == Command::DEVICE_WATCHDOG && !header.is_request() {
+            return self.watchdog_answer(&header, now);
+        }
+        let action = self.watchdog.heard(&self.local, now);
+        self.act(action);
+        match (header.is_request(), header.command) {
+            (true, _) => self.request(&message, bytes, now),
+            (false, Command::DISCONNECT_PEER) => self.disconnect_answer(&header),
+            (false, Command::CAPABILITIES_EXCHANGE) => self.events.push_back(Event::Unmatched),
+            (false, _) => self.events.push_back(Event::Answer(bytes.to_vec())),
         }
     }
 
-    /// Any message shows that the peer lives (RFC 3539, 3.4.1).
-    fn on_sign_of_life(&mut self, now: Time) {
-        self.asked = false;
-        match self.state {
-            State::Open => self.rest(now),
-            State::Suspect => {
+    /// The first message, which has to be the CEA.
+    fn capabilities(&mut self, message: &Message<'_>, asked: Ids, now: Time) {
+        let header = &message.header;
+        if header.is_request() || header.command != Command::CAPABILITIES_EXCHANGE || ids(header) != asked {
+            let why = format!("it sent {header} where the Capabilities-Exchange-Answer was due");
+            return self.condemn(why, 0);
+        }
+        match capabilities::check(message, &self.expected_host) {
+            Err(why) => self.condemn(why, 0),
+            Ok(host) => {
+                self.host = Some(host);
                 self.state = State::Open;
-                self.rest(now);
-                self.happened.push_back(Happened::Opened);
+                self.open_since = Some(now);
+                let action = self.watchdog.up(&self.local, now);
+                self.act(action);
+                self.events.push_back(Event::Ready);
             }
-            State::Waiting | State::Leaving | State::Closed => {}
         }
     }
 
-    fn on_capabilities(&mut self, message: &Message<'_>, now: Time) {
-        let answer = match CapabilitiesExchangeAnswer::decode(message) {
-            Ok(answer) => answer.body,
-            Err(fault) => return self.close(format!("its answer to the exchange of capabilities is wrong: {fault}")),
-        };
-        if !answer.result_code.is_success() {
-            return self.close(format!("refused: {}", answer.result_code));
+    fn watchdog_answer(&mut self, header: &Header, now: Time) {
+        if self.watchdog_asked != Some(ids(header)) {
+            return self.events.push_back(Event::Unmatched);
         }
-        if !self.expected.is_empty() && !answer.origin_host.eq_ignore_ascii_case(&self.expected) {
-            return self.close(format!("answers as {}, not as {}", answer.origin_host, self.expected));
+        self.watchdog_asked = None;
+        let action = self.watchdog.answered(&self.local, now);
+        self.act(action);
+    }
+
+    fn disconnect_answer(&mut self, header: &Header) {
+        match self.state {
+            State::Stopping { asked, .. } if asked == ids(header) => self.condemn(STOPPED.into(), 0),
+            _ => self.events.push_back(Event::Unmatched),
         }
-        let vendors = answer.vendor_specific_application_id.iter().filter_map(|vendor| vendor.auth_application_id);
-        let serves = |id: u32| id == dictionary::APPLICATION_CREDIT_CONTROL || id == dictionary::APPLICATION_RELAY;
-        if !answer.auth_application_id.iter().copied().chain(vendors).any(serves) {
-            return self.close("does not serve credit control (application 4)".into());
+    }
+
+    /// A request of the peer.
+    fn request(&mut self, message: &Message<'_>, bytes: &[u8], now: Time) {
+        let header = &message.header;
+        if !header.has_valid_flags() {
+            return self.refuse(message, &Fault::new(ResultCode::INVALID_HDR_BITS));
         }
-        self.host = answer.origin_host.into();
-        self.state = State::Open;
-        self.rest(now);
-        if self.owes > 0 {
-            self.asked = true;
-            self.ask_alive();
+        match (header.application, header.command) {
+            (APPLICATION_BASE, Command::DEVICE_WATCHDOG) => match DeviceWatchdogRequest::decode(message) {
+                Ok(_) => self.success(header),
+                Err(fault) => self.refuse_malformed(message, &fault),
+            },
+            (APPLICATION_BASE, Command::DISCONNECT_PEER) => match DisconnectPeerRequest::decode(message) {
+                Ok(request) => self.leave(header, request.disconnect_cause, now),
+                Err(fault) => self.refuse_malformed(message, &fault),
+            },
+            (APPLICATION_BASE, Command::CAPABILITIES_EXCHANGE) => self.capabilities_again(header),
+            (APPLICATION_CREDIT_CONTROL, Command::RE_AUTH | Command::ABORT_SESSION) => {
+                self.events.push_back(Event::Request(bytes.to_vec()));
+            }
+            (APPLICATION_BASE | APPLICATION_CREDIT_CONTROL, _) => {
+                self.refuse(message, &Fault::new(ResultCode::COMMAND_UNSUPPORTED));
+            }
+            _ => self.refuse(message, &Fault::new(ResultCode::APPLICATION_UNSUPPORTED)),
         }
-        self.happened.push_back(Happened::Opened);
     }
 
-    fn on_leave(&mut self, message: &Message<'_>) {
-        let cause = match DisconnectPeerRequest::decode(message) {
-            Ok(request) => request.disconnect_cause,
-            Err(fault) => return self.refuse(&message.header, fault.result),
+    /// The peer's DPR.
+    fn leave(&mut self, header: &Header, cause: DisconnectCause, now: Time) {
+        self.success(header);
+        let absent = match cause {
+            DisconnectCause::BUSY => ABSENT_BUSY,
+            DisconnectCause::DO_NOT_WANT_TO_TALK_TO_YOU => ABSENT_UNWANTED,
+            _ => ABSENT_REBOOTING,
         };
-        self.answer_peer(&message.header);
-        self.state = State::Leaving;
-        self.happened.push_back(Happened::Leaves(cause));
+        if self.state == State::Open {
+            self.state = State::Leaving { until: now.after_seconds(DISCONNECT), absent };
+            self.events.push_back(Event::FailOver(LEFT));
+        }
     }
 
-    /// The next question after silence: Tw, 2 s more or less, so that not all ask at once.
-    fn rest(&mut self, now: Time) {
-        let jitter = self.next.wrapping_mul(0x9e37_79b9) >> 12 & 0x3f_ffff;
-        let tw = u64::from(self.identity.watchdog.max(6)) * 1_000_000;
-        self.until = Time(now.0 + tw + u64::from(jitter) % 4_000_000 - 2_000_000);
-    }
-
-    fn close(&mut self, why: String) {
-        self.state = State::Closed;
-        self.happened.push_back(Happened::Close(why));
-    }
-
-    fn next_hop(&mut self) -> HopByHop {
-        self.next = self.next.wrapping_add(1);
-        HopByHop(self.next)
-    }
-
-    fn ask(&mut self, command: Command, write: impl FnOnce(&mut Writer<'_>)) {
-        let hop_by_hop = self.next_hop();
-        let (application, end_to_end) = (dictionary::APPLICATION_BASE, EndToEnd(hop_by_hop.0));
-        let none = Flags::default();
-        let mut writer = Writer::request(&mut self.output, command, none, application, hop_by_hop, end_to_end);
-        write(&mut writer);
-        // Our own requests are short.
-        let _ = writer.finish();
-    }
-
-    fn ask_capabilities(&mut self, local: IpAddr) {
-        let identity = Rc::clone(&self.identity);
-        let vendor_specific = VendorSpecificApplication {
-            vendor_id: Some(dictionary::VENDOR_3GPP),
-            auth_application_id: Some(dictionary::APPLICATION_CREDIT_CONTROL),
-            acct_application_id: None,
-        };
-        let body = CapabilitiesExchangeRequest {
-            origin_host: &identity.host,
-            origin_realm: &identity.realm,
-            host_ip_address: vec![Address::Ip(local)],
-            vendor_id: 0,
-            product_name: "imcharge",
-            origin_state_id: Some(identity.state_id),
-            supported_vendor_id: vec![dictionary::VENDOR_3GPP],
-            auth_application_id: vec![dictionary::APPLICATION_CREDIT_CONTROL],
-            vendor_specific_application_id: vec![vendor_specific],
-            ..CapabilitiesExchangeRequest::default()
-        };
-        self.ask(Command::CAPABILITIES_EXCHANGE, |writer| body.write(writer));
-    }
-
-    fn ask_alive(&mut self) {
-        let identity = Rc::clone(&self.identity);
-        let body = DeviceWatchdogRequest {
-            origin_host: &identity.host,
-            origin_realm: &identity.realm,
-            origin_state_id: Some(identity.state_id),
-        };
-        self.ask(Command::DEVICE_WATCHDOG, |writer| body.write(writer));
-    }
-
-    fn answer_alive(&mut self, request: &Header) {
-        self.answer_peer(request);
-    }
-
-    /// DWA and DPA are alike.
-    fn answer_peer(&mut self, request: &Header) {
-        let identity = Rc::clone(&self.identity);
-        let body = PeerAnswer {
+    /// DWA or DPA.
+    fn success(&mut self, header: &Header) {
+        let local = Rc::clone(&self.local);
+        let answer = PeerAnswer {
             result_code: ResultCode::SUCCESS,
-            origin_host: &identity.host,
-            origin_realm: &identity.realm,
-            origin_state_id: Some(identity.state_id),
+            origin_host: &local.origin_host,
+            origin_realm: &local.origin_realm,
+            origin_state_id: (header.command == Command::DEVICE_WATCHDOG).then_some(local.origin_state_id),
             ..PeerAnswer::default()
         };
-        self.answer(request, |writer| body.write(writer));
+        self.respond(header, |out| answer.write(out));
     }
 
-    fn refuse(&mut self, request: &Header, result: ResultCode) {
-        let identity = Rc::clone(&self.identity);
-        let fault = Fault::new(result);
-        // Our own answers are short.
-        let _ = refuse(&mut self.output, request, None, (&identity.host, &identity.realm), &fault);
+    /// CEA, to a peer that asks on the open connection.
+    fn capabilities_again(&mut self, header: &Header) {
+        let local = Rc::clone(&self.local);
+        let answer = capabilities::answer(&local, self.address);
+        self.respond(header, |out| answer.write(out));
+    }
+
+    fn refuse_malformed(&mut self, message: &Message<'_>, fault: &Fault<'_>) {
+        self.events.push_back(Event::Malformed);
+        self.refuse(message, fault);
+    }
+
+    fn refuse(&mut self, message: &Message<'_>, fault: &Fault<'_>) {
+        let session = message.find(dictionary::SESSION_ID).and_then(|avp| avp.text().ok());
+        let own = (self.local.origin_host.as_str(), self.local.origin_realm.as_str());
+        let start = self.output.len();
+        match refuse(&mut self.output, &message.header, session, own, fault) {
+            Ok(_) => _ = self.queued(start),
+            // What it would repeat of the request is too long: then there is no answer.
+            Err(_) => self.events.push_back(Event::Malformed),
+        }
+    }
+
+    /// Does what the watchdog wants.
+    fn act(&mut self, action: Action) {
+        match action {
+            Action::None => {}
+            Action::SendWatchdog => self.watchdog_request(),
+            Action::FailOver if self.state == State::Open => self.events.push_back(Event::FailOver(SILENT)),
+            Action::FailBack if self.state == State::Open => self.events.push_back(Event::Ready),
+            Action::FailOver | Action::FailBack => {}
+            Action::CloseConnection => self.condemn(DEAD.into(), 0),
+        }
+    }
+
+    fn watchdog_request(&mut self) {
+        let local = Rc::clone(&self.local);
+        let request = DeviceWatchdogRequest {
+            origin_host: &local.origin_host,
+            origin_realm: &local.origin_realm,
+            origin_state_id: Some(local.origin_state_id),
+        };
+        self.watchdog_asked = Some(self.ask(Command::DEVICE_WATCHDOG, |out| request.write(out)));
+    }
+
+    /// Queues a request of the base protocol.
+    fn ask(&mut self, command: Command, fill: impl FnOnce(&mut Writer<'_>)) -> Ids {
+        let (hop_by_hop, end_to_end) = (self.local.hop_by_hop(), self.local.end_to_end());
+        let flags = Flags::default();
+        let start = self.output.len();
+        let mut out = Writer::request(&mut self.output, command, flags, APPLICATION_BASE, hop_by_hop, end_to_end);
+        fill(&mut out);
+        finish(out);
+        self.queued(start);
+        (hop_by_hop, end_to_end)
+    }
+
+    /// Queues an answer by the grammar of its command.
+    fn respond(&mut self, header: &Header, fill: impl FnOnce(&mut Writer<'_>)) {
+        let start = self.output.len();
+        let mut out = Writer::answer(&mut self.output, header);
+        fill(&mut out);
+        finish(out);
+        self.queued(start);
+    }
+
+    fn condemn(&mut self, why: String, absent: u32) {
+        self.doom.get_or_insert(Doom { why, absent });
     }
 }
 
-/// Puts the identifiers and, for one that may have been sent before, the T flag into a request that is written whole
-/// (RFC 6733, 3).
-fn stamp(request: &mut [u8], hop_by_hop: HopByHop, end_to_end: EndToEnd, again: bool) {
-    if let Some(flags) = request.get_mut(4).filter(|_| again) {
-        *flags |= Flags::RETRANSMITTED.0;
-    }
-    if let Some(place) = request.get_mut(12..16) {
-        place.copy_from_slice(&hop_by_hop.0.to_be_bytes());
-    }
-    if let Some(place) = request.get_mut(16..20) {
-        place.copy_from_slice(&end_to_end.0.to_be_bytes());
-    }
+/// Why a connection ends, in words behind "peer x: ".
+const LEFT: &str = "it said good-bye (Disconnect-Peer-Request)";
+const STOPPED: &str = "closed from our side";
+const SILENT: &str = "no answer to the watchdog";
+const DEAD: &str = "no answer to the watchdog for two intervals";
+
+/// Ends a message in which nothing but our own names has a length.
+fn finish(out: Writer<'_>) {
+    let finished = out.finish();
+    debug_assert!(finished.is_ok(), "names are bounded by the configuration");
+}
+
+fn ids(header: &Header) -> Ids {
+    (header.hop_by_hop, header.end_to_end)
 }
 
 #[cfg(test)]

@@ -1,162 +1,243 @@
-//! The socket under a peer: TCP, or TLS from its first octet (RFC 6733, 13). Never waits.
+//! One connection to a peer: TCP, with or without TLS on it, that never waits.
 
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::{ClientConfig, ClientConnection, RootCertStore};
+use super::tls::Tls;
+use crate::charge::time::Time;
+use rustls::ClientConnection;
 use socket2::{Domain, Protocol, Socket, Type};
-use std::io::{self, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::os::fd::{AsRawFd, RawFd};
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
-/// Octets that one turn reads from a connection, so that none starves the others.
-const READ_MOST: usize = 256 * 1024;
+/// Octets that one read takes.
+const CHUNK: usize = 64 << 10;
 
-/// What TLS is made with.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TlsFiles {
-    /// Whose certificates are trusted (PEM).
-    pub ca: PathBuf,
-    /// This client's own certificate and key (PEM), where the server wants to know it.
-    pub own: Option<(PathBuf, PathBuf)>,
+/// Octets that one turn takes from a connection; the rest waits in the socket.
+const TURN_MAX: usize = 1 << 20;
+
+/// Octets that are encrypted at a time: no more than the socket will soon take.
+const TLS_CHUNK: usize = 64 << 10;
+
+/// How far a connection has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Connecting,
+    Handshaking,
+    Up,
 }
 
-/// Reads the files. The error is a sentence that names the file.
-pub fn tls(files: &TlsFiles) -> Result<Arc<ClientConfig>, String> {
-    let cannot = |path: &Path, why: &dyn std::fmt::Display| format!("{}: {why}", path.display());
-    let certificates = |path: &Path| -> Result<Vec<CertificateDer<'static>>, String> {
-        let read = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
-        let found = read.map_err(|error| cannot(path, &error))?;
-        (!found.is_empty()).then_some(found).ok_or_else(|| cannot(path, &"has no certificate in it"))
-    };
-    let mut roots = RootCertStore::empty();
-    for certificate in certificates(&files.ca)? {
-        roots.add(certificate).map_err(|error| cannot(&files.ca, &error))?;
-    }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-    let builder = builder.map_err(|error| error.to_string())?.with_root_certificates(roots);
-    let config = match &files.own {
-        None => builder.with_no_client_auth(),
-        Some((certificate, key)) => {
-            let private = PrivateKeyDer::from_pem_file(key).map_err(|error| cannot(key, &error))?;
-            let chain = certificates(certificate)?;
-            builder.with_client_auth_cert(chain, private).map_err(|error| cannot(certificate, &error))?
-        }
-    };
-    Ok(Arc::new(config))
-}
-
-/// A connection that is made, or being made.
+/// The connection. Its errors are words to be read behind "peer x at y: ".
+#[derive(Debug)]
 pub struct Transport {
-    tcp: TcpStream,
+    stream: TcpStream,
     tls: Option<Box<ClientConnection>>,
+    stage: Stage,
+    until: Time,
+    /// Seconds until then.
+    patience: u32,
+    buffer: Vec<u8>,
 }
 
 impl Transport {
-    /// Begins to connect. `name`: what the server's certificate must be for, with TLS.
-    pub fn connect(to: SocketAddr, tls: Option<(&Arc<ClientConfig>, &str)>) -> io::Result<Transport> {
-        let socket = Socket::new(Domain::for_address(to), Type::STREAM, Some(Protocol::TCP))?;
-        socket.set_nonblocking(true)?;
-        // Each request leaves at once; those of one turn leave together because they are written together.
-        socket.set_tcp_nodelay(true)?;
-        match socket.connect(&to.into()) {
-            Ok(()) => {}
-            Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => {}
-            Err(error) => return Err(error),
-        }
-        let tls = tls.map(|(config, name)| {
-            let name = ServerName::try_from(name.to_owned()).map_err(io::Error::other)?;
-            let connection = ClientConnection::new(Arc::clone(config), name).map_err(io::Error::other)?;
-            Ok::<_, io::Error>(Box::new(connection))
-        });
-        Ok(Transport { tcp: socket.into(), tls: tls.transpose()? })
+    /// Begins to connect; it may take so many seconds until it is up.
+    pub fn connect(address: SocketAddr, tls: Option<&Tls>, patience: u32, now: Time) -> Result<Transport, String> {
+        let tls = tls.map(Tls::connection).transpose()?.map(Box::new);
+        let stream = open(address).map_err(|error| plain(&error))?;
+        let (stage, until, buffer) = (Stage::Connecting, now.after_seconds(patience), vec![0; CHUNK]);
+        Ok(Transport { stream, tls, stage, until, patience, buffer })
     }
 
-    /// Whether the connection is made: `Some(local address)`; or cannot be.
-    pub fn established(&self) -> io::Result<Option<IpAddr>> {
-        if let Some(error) = self.tcp.take_error()? {
-            return Err(error);
-        }
-        match self.tcp.peer_addr() {
-            Ok(_) => Ok(Some(self.tcp.local_addr()?.ip())),
-            Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(None),
-            Err(error) => Err(error),
-        }
+    /// The descriptor to wait for.
+    pub fn descriptor(&self) -> RawFd {
+        self.stream.as_raw_fd()
     }
 
-    /// The descriptor, to be waited for.
-    pub fn fd(&self) -> RawFd {
-        self.tcp.as_raw_fd()
-    }
-
-    /// Whether something waits inside to be written.
+    /// Whether it has something to write of its own.
     pub fn wants_write(&self) -> bool {
-        self.tls.as_ref().is_some_and(|tls| tls.wants_write())
+        self.stage == Stage::Connecting || self.tls.as_ref().is_some_and(|tls| tls.wants_write())
     }
 
-    /// Writes what can be written now and takes it out of `bytes`; how much that was.
-    pub fn write(&mut self, bytes: &mut Vec<u8>) -> io::Result<usize> {
-        let mut written = 0;
-        if let Some(tls) = &mut self.tls {
-            // TLS takes all into its own buffer; what is in flight is bounded by the number of requests.
-            written = tls.writer().write(bytes)?;
-            bytes.drain(..written);
-            while tls.wants_write() {
-                match tls.write_tls(&mut self.tcp) {
-                    Ok(_) => {}
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                    Err(error) => return Err(error),
-                }
-            }
-            return Ok(written);
-        }
-        while written < bytes.len() {
-            match self.tcp.write(bytes.get(written..).unwrap_or_default()) {
-                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(more) => written += more,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
-        bytes.drain(..written);
-        Ok(written)
+    /// When it has to be up; `None`: it is.
+    pub fn deadline(&self) -> Option<Time> {
+        (self.stage != Stage::Up).then_some(self.until)
     }
 
-    /// Reads what is there, up to a bound, and hands it on piece by piece. An end of the stream is an error.
-    pub fn read(&mut self, mut take: impl FnMut(&[u8])) -> io::Result<()> {
-        let mut buffer = [0; 16 * 1024];
-        let mut total = 0;
-        while total < READ_MOST {
-            match self.read_some(&mut buffer) {
-                Ok(0) => {
-                    return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the peer has closed the connection"));
-                }
-                Ok(length) => {
-                    total += length;
-                    take(buffer.get(..length).unwrap_or_default());
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
+    /// Goes on with what has to be done before it is up; whether it is.
+    pub fn advance(&mut self, now: Time) -> Result<bool, String> {
+        if self.stage == Stage::Connecting && self.is_connected()? {
+            self.stage = if self.tls.is_some() { Stage::Handshaking } else { Stage::Up };
+        }
+        if self.stage == Stage::Handshaking && self.is_shaken()? {
+            self.stage = Stage::Up;
+        }
+        if self.stage != Stage::Up && self.until <= now {
+            let what = if self.stage == Stage::Connecting { "connection" } else { "TLS handshake" };
+            return Err(format!("no {what} within {} s", self.patience));
+        }
+        Ok(self.stage == Stage::Up)
+    }
+
+    /// Our end's address.
+    pub fn local_address(&self) -> Result<IpAddr, String> {
+        self.stream.local_addr().map(|address| address.ip()).map_err(|error| plain(&error))
+    }
+
+    /// Hands what can be read to `take`, in pieces. An error is the end of it, and comes behind all that was sent
+    /// before.
+    pub fn read(&mut self, mut take: impl FnMut(&[u8])) -> Result<(), String> {
+        let buffer = self.buffer.as_mut_slice();
+        let mut taken = 0;
+        while taken < TURN_MAX {
+            let read = match &mut self.tls {
+                None => self.stream.read(buffer),
+                Some(tls) => read_tls(tls, &mut self.stream, buffer),
+            };
+            match read {
+                Ok(0) => return Err("the peer closed the connection".into()),
+                Ok(octets) => take(buffer.get(..octets).unwrap_or_default()),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                Err(error) => return Err(plain(&error)),
             }
+            taken += read.unwrap_or_default();
         }
         Ok(())
     }
 
-    fn read_some(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let Some(tls) = &mut self.tls else { return self.tcp.read(buffer) };
-        loop {
-            match tls.reader().read(buffer) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                other => return other,
-            }
-            if tls.read_tls(&mut self.tcp)? == 0 {
-                return Ok(0);
-            }
-            tls.process_new_packets().map_err(|error| io::Error::other(format!("TLS: {error}")))?;
+    /// Writes what the socket takes; how many octets are gone. With TLS, those that are encrypted count as gone.
+    pub fn write(&mut self, bytes: &[u8]) -> Result<usize, String> {
+        let written = match &mut self.tls {
+            None => write_all(&mut self.stream, bytes),
+            Some(tls) => write_tls(tls, &mut self.stream, bytes),
+        };
+        written.map_err(|error| plain(&error))
+    }
+
+    /// Says that no more will come, if that can be said without waiting.
+    pub fn finish(&mut self) {
+        if let Some(tls) = &mut self.tls {
+            tls.send_close_notify();
+            // The connection is dropped either way.
+            let _ = write_tls(tls, &mut self.stream, &[]);
+        }
+    }
+
+    fn is_connected(&self) -> Result<bool, String> {
+        if let Some(error) = self.stream.take_error().map_err(|error| plain(&error))? {
+            return Err(plain(&error));
+        }
+        match self.stream.peer_addr() {
+            Ok(_) => Ok(true),
+            Err(error) if error.kind() == ErrorKind::NotConnected => Ok(false),
+            Err(error) => Err(plain(&error)),
+        }
+    }
+
+    fn is_shaken(&mut self) -> Result<bool, String> {
+        let Some(tls) = &mut self.tls else { return Ok(true) };
+        let shaken = shake(tls, &mut self.stream);
+        // An alert that tells the peer why.
+        let flushed = write_tls(tls, &mut self.stream, &[]);
+        shaken.and(flushed).map_err(|error| plain(&error))?;
+        Ok(!tls.is_handshaking())
+    }
+}
+
+/// A socket on its way to this address.
+fn open(address: SocketAddr) -> io::Result<TcpStream> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_nonblocking(true)?;
+    // What one turn has to send leaves in one write; nothing is to wait for the acknowledgement of what went before.
+    socket.set_tcp_nodelay(true)?;
+    match socket.connect(&address.into()) {
+        Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => Err(error),
+        _ => Ok(socket.into()),
+    }
+}
+
+/// Reads octets of the handshake, as far as there are any.
+fn shake(tls: &mut ClientConnection, stream: &mut TcpStream) -> io::Result<()> {
+    while tls.is_handshaking() {
+        write_tls(tls, stream, &[])?;
+        match tls.read_tls(stream) {
+            Ok(0) => return Err(io::Error::new(ErrorKind::UnexpectedEof, "the peer closed it in the TLS handshake")),
+            Ok(_) => {}
+            Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+        tls.process_new_packets().map_err(refused)?;
+    }
+    Ok(())
+}
+
+/// Reads decrypted octets as a socket would.
+fn read_tls(tls: &mut ClientConnection, stream: &mut TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
+    loop {
+        match tls.reader().read(buffer) {
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            // Without a word of farewell; a message that is cut off is never taken for a whole one.
+            Err(error) if error.kind() == ErrorKind::UnexpectedEof => return Ok(0),
+            read => return read,
+        }
+        tls.read_tls(stream)?;
+        if let Err(error) = tls.process_new_packets() {
+            // The alert tells the peer why; we know already.
+            let _ = write_tls(tls, stream, &[]);
+            return Err(refused(error));
         }
     }
 }
+
+/// Encrypts as much as the socket takes away; how much that is.
+fn write_tls(tls: &mut ClientConnection, stream: &mut TcpStream, bytes: &[u8]) -> io::Result<usize> {
+    let mut gone = 0;
+    loop {
+        while tls.wants_write() {
+            match tls.write_tls(stream) {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(gone),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+                Ok(_) => {}
+            }
+        }
+        let rest = bytes.get(gone..).unwrap_or_default();
+        let piece = rest.get(..TLS_CHUNK).unwrap_or(rest);
+        if piece.is_empty() {
+            return Ok(gone);
+        }
+        gone += tls.writer().write(piece)?;
+    }
+}
+
+fn write_all(stream: &mut TcpStream, bytes: &[u8]) -> io::Result<usize> {
+    let mut gone = 0;
+    while let Some(rest) = bytes.get(gone..).filter(|rest| !rest.is_empty()) {
+        match stream.write(rest) {
+            Ok(octets) => gone += octets,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(gone)
+}
+
+fn refused(error: rustls::Error) -> io::Error {
+    io::Error::new(ErrorKind::InvalidData, format!("TLS: {error}"))
+}
+
+/// An error without its number.
+fn plain(error: &io::Error) -> String {
+    match error.kind() {
+        ErrorKind::ConnectionRefused => "connection refused".into(),
+        ErrorKind::ConnectionReset => "connection reset by the peer".into(),
+        ErrorKind::BrokenPipe => "the peer closed the connection".into(),
+        ErrorKind::TimedOut => "no answer on the connection".into(),
+        ErrorKind::HostUnreachable => "host unreachable".into(),
+        ErrorKind::NetworkUnreachable => "network unreachable".into(),
+        _ => error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -41,7 +41,13 @@ fn write_peers(connection: &Connection, peers: &[PeerStatus]) -> Result<()> {
         execute(
             connection,
             "INSERT INTO peers(host, address, state, in_flight, last_error) VALUES(?1, ?2, ?3, ?4, ?5)",
-            params![peer.host, peer.address, peer.state, peer.in_flight as i64, peer.last_error],
+            params![
+                peer.host,
+                peer.address,
+                peer.state,
+                peer.in_flight as i64,
+                peer.last_error.as_deref().unwrap_or_default(),
+            ],
         )?;
     }
     Ok(())

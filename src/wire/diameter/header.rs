@@ -168,6 +168,16 @@ impl fmt::Display for Header {
     }
 }
 
+/// Puts identifiers into a message that is written already, and sets these flags besides its own: a resend is the same
+/// message under another Hop-by-Hop Identifier.
+pub fn stamp(message: &mut [u8], flags: Flags, hop_by_hop: HopByHop, end_to_end: EndToEnd) {
+    if let Some(header) = message.first_chunk_mut::<HEADER_LENGTH>() {
+        header[4] |= flags.0;
+        header[12..16].copy_from_slice(&hop_by_hop.0.to_be_bytes());
+        header[16..20].copy_from_slice(&end_to_end.0.to_be_bytes());
+    }
+}
+
 /// 24 bits at this place.
 pub(super) fn number24(bytes: &[u8], at: usize) -> Option<u32> {
     match bytes.get(at..at.checked_add(3)?)? {

@@ -720,3 +720,18 @@ proptest! {
         prop_assert_eq!(decoded, Ok(written));
     }
 }
+
+#[test]
+fn a_message_that_is_written_can_be_sent_under_other_identifiers() {
+    let mut bytes = request(|out| least().write(out));
+    let before = message(&bytes).header;
+    header::stamp(&mut bytes, Flags::RETRANSMITTED, HopByHop(1), EndToEnd(2));
+    let flags = before.flags.with(Flags::RETRANSMITTED);
+    let after = Header { flags, hop_by_hop: HopByHop(1), end_to_end: EndToEnd(2), ..before };
+    assert_eq!(message(&bytes).header, after);
+    for length in 0..HEADER_LENGTH {
+        let mut short = vec![7; length];
+        header::stamp(&mut short, Flags::RETRANSMITTED, HopByHop(1), EndToEnd(2));
+        assert_eq!(short, vec![7; length], "nothing is done to what has no header");
+    }
+}

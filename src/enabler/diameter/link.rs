@@ -1,0 +1,209 @@
+//! A peer's addresses and its transport, and when to try again.
+
+use super::config::{ConfigError, PeerConfig};
+use super::local::Local;
+use super::tls::Tls;
+use super::transport::Transport;
+use crate::charge::time::Time;
+use std::collections::VecDeque;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::time::{Duration, Instant};
+
+/// Microseconds between two tries: at first, and at most.
+const BACK_OFF_FIRST: u64 = 1_000_000;
+const BACK_OFF_MOST: u64 = 30_000_000;
+
+/// Addresses of one name that are tried.
+const ADDRESSES_MAX: usize = 16;
+
+/// A name that took longer to resolve is not asked for again for so many seconds, if it ever was resolved: the caller
+/// waits while the system's resolver does.
+const RESOLVER_SLOW: Duration = Duration::from_millis(500);
+const RESOLVER_SPARED: u32 = 600;
+
+/// The link to one peer.
+#[derive(Debug)]
+pub struct Link {
+    config: PeerConfig,
+    tls: Option<Tls>,
+    transport: Option<Transport>,
+    /// Where it goes, or went last.
+    address: Option<SocketAddr>,
+    /// Addresses of the name as last resolved.
+    known: Vec<SocketAddr>,
+    /// Until when the resolver is left alone.
+    resolver_spared: Option<Time>,
+    /// Those of them not tried yet.
+    others: VecDeque<SocketAddr>,
+    /// When the transport came up.
+    up_since: Option<Time>,
+    /// When to connect.
+    retry_at: Option<Time>,
+    /// Microseconds to wait after the next failure.
+    back_off: u64,
+    /// Connections begun, the first not counted.
+    pub reconnects: u64,
+    tried: bool,
+    /// Why the last one ended.
+    pub last_error: Option<String>,
+}
+
+/// What [`Link::advance`] found.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Advance {
+    /// Nothing new.
+    Same,
+    /// The transport has come up.
+    Up(std::net::IpAddr),
+    /// It cannot be had, because of this.
+    Failed(String),
+}
+
+impl Link {
+    /// To this peer, to be connected at once.
+    pub fn new(config: &PeerConfig, now: Time) -> Result<Link, ConfigError> {
+        let tls = config.tls.as_ref().map(|files| Tls::load(config, files)).transpose()?;
+        Ok(Link {
+            config: config.clone(),
+            tls,
+            transport: None,
+            address: None,
+            known: Vec::new(),
+            resolver_spared: None,
+            others: VecDeque::new(),
+            up_since: None,
+            retry_at: Some(now),
+            back_off: BACK_OFF_FIRST,
+            reconnects: 0,
+            tried: false,
+            last_error: None,
+        })
+    }
+
+    /// The transport, once it is up.
+    pub fn transport(&mut self) -> Option<&mut Transport> {
+        self.transport.as_mut().filter(|_| self.up_since.is_some())
+    }
+
+    /// The transport, up or not yet.
+    pub fn any_transport(&self) -> Option<&Transport> {
+        self.transport.as_ref()
+    }
+
+    /// Whether the transport is up.
+    pub fn is_up(&self) -> bool {
+        self.up_since.is_some()
+    }
+
+    /// How the peer is configured.
+    pub fn config(&self) -> &PeerConfig {
+        &self.config
+    }
+
+    /// When there is something to do for [`advance`](Link::advance).
+    pub fn deadline(&self) -> Option<Time> {
+        match &self.transport {
+            Some(transport) => transport.deadline(),
+            None => self.retry_at,
+        }
+    }
+
+    /// Connects if it is time, `patience` seconds at most, and goes on with connecting.
+    pub fn advance(&mut self, patience: u32, now: Time) -> Advance {
+        let due = self.transport.is_none() && self.retry_at.is_some_and(|at| at <= now);
+        if due && let Err(why) = self.connect(patience, now) {
+            return Advance::Failed(why);
+        }
+        let Some(transport) = self.transport.as_mut().filter(|_| self.up_since.is_none()) else { return Advance::Same };
+        let up = transport.advance(now).and_then(|up| up.then(|| transport.local_address()).transpose());
+        match up {
+            Ok(None) => Advance::Same,
+            Ok(Some(address)) => {
+                self.up_since = Some(now);
+                Advance::Up(address)
+            }
+            Err(why) => Advance::Failed(why),
+        }
+    }
+
+    /// The sentence for an operator.
+    pub fn sentence(&self, why: &str) -> String {
+        match self.address {
+            Some(address) => format!("peer {} at {address}: {why}", self.config.label()),
+            None => format!("peer {} at {}: {why}", self.config.label(), self.config.address),
+        }
+    }
+
+    /// Drops the transport, and sets the time of the next try: never before `absent` seconds are over. `open_since`:
+    /// when the peer had taken us, if it had.
+    pub fn close(&mut self, sentence: String, absent: u32, open_since: Option<Time>, local: &Local, now: Time) {
+        if let Some(mut transport) = self.transport.take().filter(|_| self.up_since.is_some()) {
+            transport.finish();
+        }
+        self.last_error = Some(sentence);
+        let was_up = self.up_since.take();
+        // One that held longer than it had been waited for was good.
+        if open_since.is_some_and(|since| now.micros_since(since) >= self.back_off) {
+            self.back_off = BACK_OFF_FIRST;
+        }
+        if was_up.is_none() && !self.others.is_empty() {
+            self.retry_at = Some(now);
+            return;
+        }
+        let delay = self.back_off - self.back_off / 4 + local.jitter(self.back_off / 2);
+        self.back_off = (self.back_off * 2).min(BACK_OFF_MOST);
+        let soonest = now.after_seconds(absent);
+        self.retry_at = Some(Time(now.0.saturating_add(delay)).max(soonest));
+        self.others.clear();
+    }
+
+    /// Never connects again.
+    pub fn retire(&mut self) {
+        self.retry_at = None;
+        self.others.clear();
+    }
+
+    fn connect(&mut self, patience: u32, now: Time) -> Result<(), String> {
+        if self.others.is_empty() {
+            self.address = None;
+            self.know(now)?;
+            self.others.extend(&self.known);
+        }
+        self.address = self.others.pop_front();
+        let address = self.address.ok_or_else(|| self.no_address())?;
+        self.reconnects += u64::from(self.tried);
+        self.tried = true;
+        self.transport = Some(Transport::connect(address, self.tls.as_ref(), patience, now)?);
+        Ok(())
+    }
+
+    /// Learns the addresses of the name. What was true an hour ago is better than nothing.
+    fn know(&mut self, now: Time) -> Result<(), String> {
+        if !self.known.is_empty() && self.resolver_spared.is_some_and(|until| now < until) {
+            return Ok(());
+        }
+        let begun = Instant::now();
+        let found = self.resolve();
+        self.resolver_spared = (begun.elapsed() > RESOLVER_SLOW).then(|| now.after_seconds(RESOLVER_SPARED));
+        match found {
+            Ok(found) => self.known = found,
+            Err(why) if self.known.is_empty() => return Err(why),
+            Err(_) => {}
+        }
+        Ok(())
+    }
+
+    /// All addresses of the name. An address needs no asking.
+    fn resolve(&self) -> Result<Vec<SocketAddr>, String> {
+        let (host, port) = self.config.host_and_port().ok_or_else(|| self.no_address())?;
+        let found = (host, port).to_socket_addrs().map_err(|error| format!("its name cannot be resolved: {error}"))?;
+        Ok(found.take(ADDRESSES_MAX).collect())
+    }
+
+    fn no_address(&self) -> String {
+        format!("no address for the name {}", self.config.address)
+    }
+}
+
+#[cfg(test)]
+mod tests;

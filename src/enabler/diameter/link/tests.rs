@@ -1,0 +1,84 @@
+//! When a peer is connected again.
+
+use super::super::rehearsal::{HOST, config};
+use super::*;
+
+const START: Time = Time(9_000_000);
+
+fn link() -> (Link, Local) {
+    let config = config(&[HOST]);
+    let link = Link::new(&config.peers[0], START).expect("no files to be read");
+    (link, Local::new(&config, 1, START))
+}
+
+/// Microseconds to the next try.
+fn wait(link: &Link, now: Time) -> u64 {
+    link.deadline().expect("a next try").micros_since(now)
+}
+
+#[track_caller]
+fn assert_about(micros: u64, seconds: u64) {
+    let about = seconds * 1_000_000;
+    assert!((about * 3 / 4..=about * 5 / 4).contains(&micros), "{micros} microseconds, not about {seconds} s");
+}
+
+#[test]
+fn the_first_try_is_at_once_and_each_failure_doubles_the_wait() {
+    let (mut link, local) = link();
+    assert_eq!(link.deadline(), Some(START));
+    let mut waits = Vec::new();
+    for seconds in [1, 2, 4, 8, 16, 30, 30] {
+        link.close("refused".into(), 0, None, &local, START);
+        assert_about(wait(&link, START), seconds);
+        waits.push(wait(&link, START));
+    }
+    assert_ne!(waits[5], waits[6], "not all at the same moment");
+    assert_eq!(link.last_error.as_deref(), Some("refused"));
+}
+
+#[test]
+fn only_a_connection_that_held_begins_the_count_anew() {
+    let (mut link, local) = link();
+    (0..4).for_each(|_| link.close("refused".into(), 0, None, &local, START));
+    let open_since = Some(START);
+    let soon = START.after_seconds(15);
+    link.close("gone at once".into(), 0, open_since, &local, soon);
+    assert_about(wait(&link, soon), 16);
+    let later = START.after_seconds(31);
+    link.close("gone".into(), 0, open_since, &local, later);
+    assert_about(wait(&link, later), 1);
+}
+
+#[test]
+fn who_wants_to_be_left_alone_is() {
+    let (mut link, local) = link();
+    link.close("busy".into(), 30, Some(START), &local, START);
+    assert_eq!(wait(&link, START), 30_000_000);
+    link.retire();
+    assert_eq!(link.deadline(), None);
+}
+
+#[test]
+fn the_other_addresses_of_a_name_are_tried_at_once() {
+    let (mut link, local) = link();
+    link.others.push_back("127.0.0.2:3868".parse().expect("an address"));
+    link.close("refused".into(), 0, None, &local, START);
+    assert_eq!((wait(&link, START), link.others.len()), (0, 1));
+    link.others.clear();
+    link.close("refused".into(), 0, None, &local, START);
+    assert_about(wait(&link, START), 1);
+}
+
+#[test]
+fn a_name_that_cannot_be_resolved_any_more_keeps_its_addresses() {
+    let (mut link, _) = link();
+    let address = "127.0.0.1:3868".parse().expect("an address");
+    link.know(START).expect("an address needs no resolving");
+    assert_eq!(link.known, [address]);
+    link.config.address = "not a name".into();
+    link.know(START).expect("it was known");
+    assert_eq!(link.known, [address]);
+    link.known.clear();
+    let why = link.know(START).expect_err("never known");
+    assert_eq!(why, "no address for the name not a name");
+}

@@ -1,0 +1,179 @@
+//! The other end, for tests: messages as a charging system writes them.
+
+use super::config::{Config, PeerConfig};
+use crate::wire::diameter::base::{
+    CapabilitiesExchangeAnswer, DeviceWatchdogRequest, DisconnectPeerRequest, PeerAnswer, ReAuthRequest,
+};
+use crate::wire::diameter::dictionary::{APPLICATION_BASE, APPLICATION_CREDIT_CONTROL, Command};
+use crate::wire::diameter::words::{DisconnectCause, ReAuthRequestType, RequestType};
+use crate::wire::diameter::{
+    Address, CreditControlAnswer, CreditControlRequest, EndToEnd, Flags, Framed, Header, HopByHop, Message, ResultCode,
+    Writer, frame,
+};
+use std::net::{IpAddr, Ipv4Addr};
+
+pub const HOST: &str = "ocs1.example.org";
+pub const OTHER: &str = "ocs2.example.org";
+pub const REALM: &str = "example.org";
+pub const OWN_ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 7));
+
+/// Peers of these names, the first to be preferred.
+pub fn config(hosts: &[&str]) -> Config {
+    let peer = |(priority, host): (usize, &&str)| PeerConfig {
+        host: (*host).to_owned(),
+        address: format!("127.0.0.1:{}", 3868 + priority),
+        priority: priority as u16,
+        tls: None,
+    };
+    Config {
+        origin_host: "imcharge.example.com".into(),
+        origin_realm: "example.com".into(),
+        vendor_specific_application: false,
+        peers: hosts.iter().enumerate().map(peer).collect(),
+        watchdog: 30,
+        in_flight_max: 1000,
+        connect_timeout: 5,
+    }
+}
+
+pub fn header(bytes: &[u8]) -> Header {
+    Message::parse(bytes).expect("one whole message").header
+}
+
+/// The messages in these octets, all of them whole.
+pub fn messages(mut bytes: &[u8]) -> Vec<Vec<u8>> {
+    let mut found = Vec::new();
+    while !bytes.is_empty() {
+        let Framed::Message(length) = frame(bytes) else { panic!("a broken message") };
+        let (message, rest) = bytes.split_at(length);
+        found.push(message.to_vec());
+        bytes = rest;
+    }
+    found
+}
+
+fn request(command: Command, application: u32, hop_by_hop: u32, fill: impl FnOnce(&mut Writer<'_>)) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let (hop_by_hop, end_to_end) = (HopByHop(hop_by_hop), EndToEnd(hop_by_hop.wrapping_mul(3)));
+    let mut out = Writer::request(&mut bytes, command, Flags::default(), application, hop_by_hop, end_to_end);
+    fill(&mut out);
+    out.finish().expect("short enough");
+    bytes
+}
+
+pub fn answer(to: &[u8], fill: impl FnOnce(&mut Writer<'_>)) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let mut out = Writer::answer(&mut bytes, &header(to));
+    fill(&mut out);
+    out.finish().expect("short enough");
+    bytes
+}
+
+/// A CEA of a charging system of this name, after `change`.
+pub fn cea(to: &[u8], host: &str, change: impl FnOnce(&mut CapabilitiesExchangeAnswer<'_>)) -> Vec<u8> {
+    let mut body = CapabilitiesExchangeAnswer {
+        result_code: ResultCode::SUCCESS,
+        origin_host: host,
+        origin_realm: REALM,
+        host_ip_address: vec![Address::Ip(IpAddr::V4(Ipv4Addr::LOCALHOST))],
+        vendor_id: Some(0),
+        product_name: Some(b"rehearsal"),
+        auth_application_id: vec![APPLICATION_CREDIT_CONTROL],
+        ..CapabilitiesExchangeAnswer::default()
+    };
+    change(&mut body);
+    answer(to, |out| body.write(out))
+}
+
+/// A DWA or DPA.
+pub fn peer_answer(to: &[u8], host: &str) -> Vec<u8> {
+    let body = PeerAnswer {
+        result_code: ResultCode::SUCCESS,
+        origin_host: host,
+        origin_realm: REALM,
+        ..PeerAnswer::default()
+    };
+    answer(to, |out| body.write(out))
+}
+
+pub fn dwr(host: &str, hop_by_hop: u32) -> Vec<u8> {
+    let body = DeviceWatchdogRequest { origin_host: host, origin_realm: REALM, origin_state_id: None };
+    request(Command::DEVICE_WATCHDOG, APPLICATION_BASE, hop_by_hop, |out| body.write(out))
+}
+
+pub fn dpr(host: &str, hop_by_hop: u32, disconnect_cause: DisconnectCause) -> Vec<u8> {
+    let body = DisconnectPeerRequest { origin_host: host, origin_realm: REALM, disconnect_cause };
+    request(Command::DISCONNECT_PEER, APPLICATION_BASE, hop_by_hop, |out| body.write(out))
+}
+
+pub fn rar(host: &str, hop_by_hop: u32) -> Vec<u8> {
+    let body = ReAuthRequest {
+        session_id: "imcharge.example.com;1;2",
+        origin_host: host,
+        origin_realm: REALM,
+        destination_realm: "example.com",
+        destination_host: "imcharge.example.com",
+        auth_application_id: APPLICATION_CREDIT_CONTROL,
+        re_auth_request_type: ReAuthRequestType::AUTHORIZE_ONLY,
+        ..ReAuthRequest::default()
+    };
+    request(Command::RE_AUTH, APPLICATION_CREDIT_CONTROL, hop_by_hop, |out| body.write(out))
+}
+
+/// A request of a command that nobody knows.
+pub fn unknown(application: u32, hop_by_hop: u32) -> Vec<u8> {
+    request(Command(8_388_000), application, hop_by_hop, |_| {})
+}
+
+/// A CCR as the layer above writes it, without identifiers.
+pub fn ccr(number: u32) -> Vec<u8> {
+    let body = CreditControlRequest {
+        session_id: "imcharge.example.com;1;2",
+        origin_host: "imcharge.example.com",
+        origin_realm: "example.com",
+        destination_realm: REALM,
+        auth_application_id: APPLICATION_CREDIT_CONTROL,
+        service_context_id: "im@example.org",
+        request_type: RequestType::EVENT_REQUEST,
+        request_number: number,
+        ..CreditControlRequest::default()
+    };
+    let mut bytes = Vec::new();
+    let (command, application) = (Command::CREDIT_CONTROL, APPLICATION_CREDIT_CONTROL);
+    let ids = (HopByHop(0), EndToEnd(0));
+    let mut out = Writer::request(&mut bytes, command, Flags::PROXIABLE, application, ids.0, ids.1);
+    body.write(&mut out);
+    out.finish().expect("short enough");
+    bytes
+}
+
+/// CC-Request-Number of a CCR or CCA.
+pub fn number_of(bytes: &[u8]) -> u32 {
+    let message = Message::parse(bytes).expect("one whole message");
+    let avp = message.find(crate::wire::diameter::dictionary::CC_REQUEST_NUMBER).expect("a number");
+    avp.u32().expect("32 bits")
+}
+
+/// The CCA to a CCR.
+pub fn cca(to: &[u8], host: &str) -> Vec<u8> {
+    let body = CreditControlAnswer {
+        session_id: Some("imcharge.example.com;1;2"),
+        result_code: Some(ResultCode::SUCCESS),
+        origin_host: host,
+        origin_realm: REALM,
+        auth_application_id: Some(APPLICATION_CREDIT_CONTROL),
+        request_type: Some(RequestType::EVENT_REQUEST),
+        request_number: Some(number_of(to)),
+        ..CreditControlAnswer::default()
+    };
+    answer(to, |out| body.write(out))
+}
+
+/// What a charging system answers to any request of ours.
+pub fn respond(to: &[u8], host: &str) -> Vec<u8> {
+    match header(to).command {
+        Command::CAPABILITIES_EXCHANGE => cea(to, host, |_| {}),
+        Command::CREDIT_CONTROL => cca(to, host),
+        _ => peer_answer(to, host),
+    }
+}

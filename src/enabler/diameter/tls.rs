@@ -1,0 +1,71 @@
+//! TLS to a peer, from the first octet on (RFC 6733, 13.1), with certificates of both ends where we have one.
+
+use super::config::{ConfigError, PeerConfig, TlsConfig};
+use rustls::client::Resumption;
+use rustls::crypto::ring;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{ClientConfig, ClientConnection, RootCertStore};
+use std::path::Path;
+use std::sync::Arc;
+
+/// What connections to one peer are made with.
+#[derive(Clone, Debug)]
+pub struct Tls {
+    config: Arc<ClientConfig>,
+    name: ServerName<'static>,
+}
+
+impl Tls {
+    /// Reads the files. The peer's certificate has to be for its DiameterIdentity; where none is configured, for the
+    /// host of its address.
+    pub fn load(peer: &PeerConfig, files: &TlsConfig) -> Result<Tls, ConfigError> {
+        let wrong = |what: String| ConfigError(format!("peer {}: {what}", peer.label()));
+        let host = match peer.host_and_port() {
+            Some((host, _)) if peer.host.is_empty() => host,
+            _ => peer.host.as_str(),
+        };
+        let name = ServerName::try_from(host.to_owned());
+        let name = name.map_err(|_| wrong(format!("no certificate can be for the name \"{host}\"")))?;
+        let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .map_err(|error| wrong(error.to_string()))?
+            .with_root_certificates(roots(&files.ca).map_err(wrong)?);
+        let mut config = match (&files.certificate, &files.key) {
+            (Some(certificate), Some(key)) => {
+                let chain = certificates(certificate).map_err(wrong)?;
+                let secret = PrivateKeyDer::from_pem_file(key);
+                let secret = secret.map_err(|error| wrong(format!("TLS key {}: {error}", key.display())))?;
+                let unusable = |error| wrong(format!("TLS certificate {}: {error}", certificate.display()));
+                config.with_client_auth_cert(chain, secret).map_err(unusable)?
+            }
+            _ => config.with_no_client_auth(),
+        };
+        // A connection is made seldom: its certificates are looked at each time.
+        config.resumption = Resumption::disabled();
+        Ok(Tls { config: Arc::new(config), name })
+    }
+
+    /// A new connection's state.
+    pub fn connection(&self) -> Result<ClientConnection, String> {
+        ClientConnection::new(Arc::clone(&self.config), self.name.clone()).map_err(|error| format!("TLS: {error}"))
+    }
+}
+
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+    let unreadable = |error| format!("TLS certificate {}: {error}", path.display());
+    let found = CertificateDer::pem_file_iter(path).map_err(unreadable)?;
+    let found = found.collect::<Result<Vec<_>, _>>().map_err(unreadable)?;
+    match found.is_empty() {
+        true => Err(format!("TLS certificate {}: there is none in it", path.display())),
+        false => Ok(found),
+    }
+}
+
+fn roots(path: &Path) -> Result<RootCertStore, String> {
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates(path)? {
+        roots.add(certificate).map_err(|error| format!("TLS certificate {}: {error}", path.display()))?;
+    }
+    Ok(roots)
+}
