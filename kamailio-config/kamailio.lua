@@ -54,7 +54,7 @@ end
 -- Every MSRP frame, request or response.
 function ksr_msrp_event(evname)
     if KSR.imcharge.msrp() < 0 then
-        if KSR.msrp.is_request() > 0 then KSR.msrp.reply(403, "No credit") end
+        if KSR.msrp.is_request() > 0 then KSR.msrp.reply(403, "No credit", "") end
         return 1
     end
     if KSR.msrp.is_reply() > 0 then
@@ -63,7 +63,7 @@ function ksr_msrp_event(evname)
     end
     local report = KSR.pv.gete("$hdr(Failure-Report)")
     if KSR.pv.get("$msrp(method)") == "SEND" and report ~= "no" and report ~= "partial" then
-        KSR.msrp.reply(200, "OK")
+        KSR.msrp.reply(200, "OK", "")
     end
     KSR.msrp.relay()
     return 1

@@ -354,10 +354,10 @@ impl Shared {
         let (sender, response) = channel();
         self.waiting.lock().expect("no holder panics").insert(transaction.clone(), sender);
         let sent = writer.request(&transaction, "SEND", &lines, piece, flag);
-        // The response of the next hop; 408 when it does not come.
-        let status = sent.map(|()| response.recv_timeout(RESPONSE_TIME).unwrap_or(408));
+        // The response of the next hop; the message is given up when it does not come.
+        let status = sent.ok().and_then(|()| response.recv_timeout(RESPONSE_TIME).ok());
         self.waiting.lock().expect("no holder panics").remove(&transaction);
-        let Ok(status) = status else { return false };
+        let Some(status) = status else { return false };
         if status >= 300 {
             self.events.add(PROXY, SERVER, format!("{status}"));
             self.refused.fetch_add(1, Ordering::Relaxed);
