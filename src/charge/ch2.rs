@@ -3,6 +3,7 @@
 //! one binding, Diameter another.
 
 use super::account::AccountId;
+use super::policy::OnFailure;
 use super::tariff::{Quota, Tariff, Units};
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -123,6 +124,17 @@ pub enum Operation {
         /// Why now.
         trigger: Trigger,
     },
+    /// Give back what a debit of this session has taken: the message was not delivered after all.
+    Refund {
+        /// Message-ID of the MSRP message.
+        message_id: Box<str>,
+        /// Octets of content of the message.
+        octets: u64,
+        /// What was debited for it, in units of the account, by the pinned tariff.
+        units: Units,
+        /// The same in what the tariff counts.
+        quota: Quota,
+    },
     /// Give back everything that is reserved and unused: zero units used.
     Release,
 }
@@ -138,6 +150,8 @@ pub enum Response {
         valid_for: Option<u32>,
         /// Whether it is the last: no more will be granted.
         last: bool,
+        /// What the session gets from now on while the enabler fails; `None`: what is configured.
+        on_failure: Option<OnFailure>,
         /// What is left on the account beside all that is held; `None` where the enabler does not tell.
         balance: Option<i64>,
     },
@@ -154,6 +168,11 @@ pub enum Response {
         /// Whether the enabler has ended the reservation with it: nothing is held any more.
         ended: bool,
     },
+    /// What was debited is given back.
+    Refunded {
+        /// What is left on the account beside all that is held; `None` where the enabler does not tell.
+        balance: Option<i64>,
+    },
     /// The rest is given back.
     Released {
         /// What is left on the account beside all that is held; `None` where the enabler does not tell.
@@ -166,7 +185,7 @@ pub enum Response {
 impl Response {
     /// A grant without end and without a word of more.
     pub fn granted(quota: Quota, balance: Option<i64>) -> Response {
-        Response::Granted { quota, valid_for: None, last: false, balance }
+        Response::Granted { quota, valid_for: None, last: false, on_failure: None, balance }
     }
 
     /// A debit out of a reservation that goes on.
@@ -204,6 +223,18 @@ impl Denial {
             Denial::NotAuthorized => "not-authorized",
             Denial::RatingFailed => "rating-failed",
             Denial::Refused(_) => "refused",
+        }
+    }
+
+    /// The Result-Code that says the same (RFC 8506, 9), for `$imcharge(code)`.
+    pub fn code(self) -> u32 {
+        match self {
+            Denial::ServiceDenied => 4010,
+            Denial::NoCredit | Denial::NotSoMany => 4012,
+            Denial::NotAuthorized => 5003,
+            Denial::UnknownSubscriber => 5030,
+            Denial::RatingFailed => 5031,
+            Denial::Refused(code) => code,
         }
     }
 }
@@ -244,6 +275,15 @@ impl Failure {
             Failure::Unreadable => "enabler-unreadable",
             Failure::Busy => "enabler-busy",
             Failure::Undeliverable => "enabler-undeliverable",
+        }
+    }
+
+    /// The Result-Code that says the same (RFC 6733, 7.1.3), for `$imcharge(code)`; 0: there was no answer.
+    pub fn code(self) -> u32 {
+        match self {
+            Failure::Undeliverable => 3002,
+            Failure::Busy => 3004,
+            _ => 0,
         }
     }
 

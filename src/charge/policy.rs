@@ -38,6 +38,15 @@ pub enum Resend {
     Hold,
 }
 
+/// When credit is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Model {
+    /// Before the service: units are reserved, then debited (ECUR and SCUR of TS 32.299).
+    Reserve,
+    /// With each message, after it: units are debited at once (IEC of TS 32.299). Nothing is reserved.
+    Immediate,
+}
+
 /// All choices of an operator that the session machine follows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Policy {
@@ -47,6 +56,11 @@ pub struct Policy {
     pub close: Settle,
     /// `abort`: the server gives a message up (`#`) with no error response before. Default: release.
     pub abort: Settle,
+    /// `report`: a failure REPORT that comes after its message was debited because of a 200. Default: debit, which keeps
+    /// it; release gives the units back.
+    pub report: Settle,
+    /// When credit is asked for.
+    pub model: Model,
     /// What a debit waits for.
     pub debit_on: DebitOn,
     /// What an INVITE gets when the enabler fails.
@@ -67,6 +81,8 @@ impl Default for Policy {
             server_error: Settle::Debit,
             close: Settle::Debit,
             abort: Settle::Release,
+            report: Settle::Debit,
+            model: Model::Reserve,
             debit_on: DebitOn::Response,
             on_failure: OnFailure::Deny,
             on_failure_cap: 100,
@@ -79,11 +95,11 @@ impl Default for Policy {
 
 /// A case of the parameter `policy` is unknown, or its choice is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("allowed is CASE=CHOICE;..., CASE of 5xx, close, abort, CHOICE of debit, release")]
+#[error("allowed is CASE=CHOICE;..., CASE of 5xx, close, abort, report, CHOICE of debit, release")]
 pub struct NoPolicy;
 
 impl Policy {
-    /// Sets the cases of the parameter `policy`: `5xx=debit;close=debit;abort=release`. Cases that are not named stay
+    /// Sets the cases of the parameter `policy`: `5xx=debit;close=debit;abort=release;report=debit`. Cases that are not named stay
     /// as they are, as does the whole where any is wrong.
     pub fn set_cases(&mut self, text: &str) -> Result<(), NoPolicy> {
         let mut policy = *self;
@@ -100,6 +116,7 @@ impl Policy {
             "5xx" => Some(&mut self.server_error),
             "close" => Some(&mut self.close),
             "abort" => Some(&mut self.abort),
+            "report" => Some(&mut self.report),
             _ => None,
         }
     }
@@ -122,8 +139,9 @@ mod tests {
     #[test]
     fn cases_are_set_by_name_and_others_stay() {
         let mut policy = Policy::default();
-        assert_eq!(policy.set_cases(" 5xx=release; abort = debit ;"), Ok(()));
-        let wanted = Policy { server_error: Settle::Release, abort: Settle::Debit, ..Policy::default() };
+        assert_eq!(policy.set_cases(" 5xx=release; abort = debit ;report=release"), Ok(()));
+        let (release, debit) = (Settle::Release, Settle::Debit);
+        let wanted = Policy { server_error: release, abort: debit, report: release, ..Policy::default() };
         assert_eq!(policy, wanted);
         assert_eq!(policy.set_cases(""), Ok(()));
         assert_eq!(policy, wanted);

@@ -6,7 +6,7 @@ use super::notices::Notices;
 use super::record::{Command, CommandResult, Record};
 use super::region::Region;
 use super::statistic::Statistic;
-use super::store::change::{Change, Debit, SessionChange};
+use super::store::change::{Change, Debit, Refund, SessionChange};
 use super::store::{Store, StoreError, Stored};
 use super::{config, config::Enabler, facts::Suspended};
 use crate::charge::ch2::{Failure, Operation, Request, Response, SessionKey, Trigger};
@@ -437,6 +437,16 @@ impl Book {
                     count_debit(turn, trigger);
                     tell_debit(turn, &live.session, &message_id, units.0, trigger, balance);
                 }
+                Output::Refunded { message_id, .. } => {
+                    turn.count(Statistic::Refunds);
+                    let (row, wall_ms) = (live.row, turn.wall_ms);
+                    turn.store.put(Change::Refunded(Refund { row, message_id, wall_ms }));
+                }
+                Output::RefundDenied { message_id, denial } => {
+                    turn.count(Statistic::RefundsDenied);
+                    let (call_id, reason) = (live.session.call_id(), denial.word());
+                    log::error!("call {call_id}: the enabler does not give back message {message_id}: {reason}");
+                }
                 Output::NotDebited { .. } => {}
                 Output::EnablerFailed(failure) => tell_failure(turn, &live.session, failure),
                 Output::Closed { .. } => {
@@ -629,10 +639,10 @@ fn record_debit(turn: &mut Turn<'_>, live: &Live, message_id: &str, octets: u64,
 
 /// Tells the waiting INVITE, and opens the gate for a granted one.
 fn tell_verdict(turn: &mut Turn<'_>, live: &Live, verdict: &Verdict) {
-    let (statistic, result, reason) = match verdict.result {
-        Decision::Granted => (Statistic::ReservesGranted, Outcome::Granted, ""),
-        Decision::Denied(denial) => (Statistic::ReservesDenied, Outcome::Denied, denial.word()),
-        Decision::Failed(failure) => (Statistic::ReservesFailed, Outcome::Failed, failure.word()),
+    let (statistic, result, reason, code) = match verdict.result {
+        Decision::Granted => (Statistic::ReservesGranted, Outcome::Granted, "", 0),
+        Decision::Denied(denial) => (Statistic::ReservesDenied, Outcome::Denied, denial.word(), denial.code()),
+        Decision::Failed(failure) => (Statistic::ReservesFailed, Outcome::Failed, failure.word(), failure.code()),
     };
     turn.count(statistic);
     let session = &live.session;
@@ -646,7 +656,7 @@ fn tell_verdict(turn: &mut Turn<'_>, live: &Live, verdict: &Verdict) {
     }
     let suspended = Suspended { index, label, route };
     let kind = Kind::Verdict { suspended, result, granted: verdict.granted.0 };
-    turn.notices.verdict(turn.region, &notice(session, reason, 0, verdict.balance, kind));
+    turn.notices.verdict(turn.region, &notice(session, reason, code, verdict.balance, kind));
 }
 
 /// Opens the slot of a granted session.
@@ -699,7 +709,7 @@ fn tell_debit(
 
 fn tell_failure(turn: &mut Turn<'_>, session: &Session, failure: Failure) {
     if turn.region.wanted_notices().1 {
-        turn.notices.event(turn.region, &notice(session, failure.word(), 0, None, Kind::Failed));
+        turn.notices.event(turn.region, &notice(session, failure.word(), failure.code(), None, Kind::Failed));
     }
 }
 

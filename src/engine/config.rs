@@ -1,6 +1,6 @@
 //! What an operator configures, checked once, before anything starts.
 
-use crate::charge::policy::{DebitOn, OnFailure, Policy, Resend};
+use crate::charge::policy::{DebitOn, Model, OnFailure, Policy, Resend};
 use crate::charge::tariff::{NoTariff, Per, Tariff, Unit};
 use crate::enabler::diameter::dialect::{Dialect, Profile};
 use crate::enabler::diameter::{Config as PeersConfig, DiameterConfig, PeerConfig, TlsConfig};
@@ -133,6 +133,7 @@ impl Config {
         Parameter { name: "resume_workers", integer: true },
         Parameter { name: "max_sessions", integer: true },
         Parameter { name: "debit_on", integer: false },
+        Parameter { name: "model", integer: false },
         Parameter { name: "on_failure", integer: false },
         Parameter { name: "on_failure_cap", integer: true },
         Parameter { name: "policy", integer: false },
@@ -197,6 +198,13 @@ impl Config {
                     _ => return Err(refuse("response or report")),
                 }
             }
+            "model" => {
+                self.policy.model = match value {
+                    "reserve" => Model::Reserve,
+                    "immediate" => Model::Immediate,
+                    _ => return Err(refuse("reserve or immediate")),
+                }
+            }
             "on_failure" => {
                 self.policy.on_failure = match value {
                     "deny" => OnFailure::Deny,
@@ -229,6 +237,10 @@ impl Config {
             let (name, value) = ("tariff".into(), self.tariff.to_string());
             Err(ConfigError { name, value, allowed: allowed.into() })
         };
+        if (self.enabler, self.policy.model) == (Enabler::Ledger, Model::Immediate) {
+            let (name, value) = ("model".into(), "immediate".into());
+            return Err(ConfigError { name, value, allowed: "reserve, as long as enabler is ledger".into() });
+        }
         match (self.unit, self.tariff.per) {
             (Unit::Message, Per::Kilobyte) => refuse("message:PRICE, as long as unit is message"),
             (Unit::Octets, Per::Message) => refuse("kilobyte:PRICE, as long as unit is octets"),
@@ -397,9 +409,10 @@ mod tests {
             ("resume_workers", "4"),
             ("max_sessions", "1000"),
             ("debit_on", "report"),
+            ("model", "immediate"),
             ("on_failure", "grant"),
             ("on_failure_cap", "5"),
-            ("policy", "5xx=release;close=debit;abort=debit"),
+            ("policy", "5xx=release;close=debit;abort=debit;report=release"),
             ("default_balance", "100"),
             ("origin_host", "proxy.example.org"),
             ("origin_realm", "example.org"),
@@ -462,5 +475,12 @@ mod tests {
         assert!(config.check().is_ok());
         config.set("tariff", "message:2").expect("a tariff");
         assert!(config.check().is_err());
+    }
+
+    #[test]
+    fn the_ledger_always_reserves() {
+        let mut config = Config::default();
+        config.set("model", "immediate").expect("a model");
+        assert_eq!(config.check().expect_err("a balance that nobody holds back").name, "model");
     }
 }

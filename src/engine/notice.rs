@@ -19,7 +19,7 @@ pub struct Notice<'a> {
     pub account: &'a str,
     /// Why, in one word: empty for a plain grant, else e.g. `no-credit`; for a debit its trigger.
     pub reason: &'a str,
-    /// A code that goes with it (for a debit on error: the MSRP status), else 0.
+    /// A code that goes with it: the MSRP status of a debit on error, the Result-Code of a refusal (RFC 8506, 9); else 0.
     pub code: u32,
     /// What is left on the account, where the enabler tells it.
     pub balance: Option<i64>,

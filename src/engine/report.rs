@@ -333,10 +333,11 @@ impl Reader {
 
     fn debits_where(&self, condition: &str, values: impl rusqlite::Params) -> Result<Vec<Value>, CommandError> {
         let sql = format!(
-            "SELECT at, call_id, message_id, account, octets, units, trigger, code FROM debits \
+            "SELECT at, call_id, message_id, account, octets, units, trigger, code, refunded_at FROM debits \
              WHERE {condition} ORDER BY id DESC"
         );
-        self.rows(&sql, &["at", "callid", "messageid", "account", "octets", "units", "trigger", "code"], values)
+        let names = &["at", "callid", "messageid", "account", "octets", "units", "trigger", "code", "refunded_at"];
+        self.rows(&sql, names, values)
     }
 }
 

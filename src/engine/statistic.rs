@@ -30,6 +30,8 @@ statistics! {
     DebitsOnError "debits_on_error" "Of these, on MSRP 4xx or 5xx or a failure REPORT.",
     DebitsOnTimeout "debits_on_timeout" "Of these, because the response did not come in time.",
     DebitsOnClose "debits_on_close" "Of these, because the session ended before the response.",
+    Refunds "refunds" "Messages whose debit was given back.",
+    RefundsDenied "refunds_denied" "Messages whose debit the enabler does not give back.",
     Releases "releases" "Sessions whose unused units were given back.",
     SessionsActive "sessions_active" "Sessions open now.",
     OutboxDepth "outbox_depth" "Debits not yet acknowledged by the enabler, now.",

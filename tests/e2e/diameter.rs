@@ -123,9 +123,16 @@ fn a_refusal_has_its_word_and_leaves_nothing_behind() {
     charged.expect(100, 0, 0);
     charged.expect_rest();
     let log = charged.stage.kamailio.log();
-    for word in ["service-denied", "no-credit", "not-authorized", "unknown-subscriber", "rating-failed", "enabler-busy"]
-    {
-        assert!(log.contains(&format!("refused: {word}")), "{word}\n{log}");
+    for (word, code) in [
+        ("service-denied", 4010),
+        ("no-credit", 4012),
+        ("not-authorized", 5003),
+        ("unknown-subscriber", 5030),
+        ("rating-failed", 5031),
+        ("enabler-busy", 3004),
+        ("enabler-undeliverable", 3002),
+    ] {
+        assert!(log.contains(&format!("refused: {word} {code}")), "{word}\n{log}");
     }
 }
 
@@ -153,6 +160,51 @@ fn what_is_not_to_be_charged_is_given() {
     charged.expect(100, 0, 0);
     charged.expect_rest();
     assert_eq!(charged.stage.kamailio.statistic("final_ccrs"), 0, "4011 ends the session: no termination");
+}
+
+#[test]
+fn event_charging_reserves_nothing_and_ends_with_the_first_refusal() {
+    for profile in ["rfc8506", "3gpp-ro"] {
+        let charged = Charged::new(&[], |setup| {
+            setup.defined("OCS_PROFILE", format!("\"{profile}\"")).parameter("model", "\"immediate\"")
+        });
+        charged.ocs.order(&format!("account {ALICE}=2"));
+        let _server = charged.stage.server(&["one", "two", "three"], |_| {});
+        let mut client = charged.stage.bound(|_| {});
+        charged.expect(2, 0, 0);
+        client.take(1, Reaction::Answer(200));
+        charged.expect(1, 0, 1);
+        client.take(2, Reaction::Answer(200));
+        charged.expect(0, 0, 2);
+        charged.expect_rest();
+        let statistic = |name: &str| charged.stage.kamailio.statistic(name);
+        assert_eq!((statistic("initial_ccrs"), statistic("event_ccrs"), statistic("debits")), (0, 3, 2));
+        client.bye();
+    }
+}
+
+#[test]
+fn a_failure_report_after_the_200_is_refunded_where_the_policy_says_so() {
+    for profile in ["rfc8506", "3gpp-ro"] {
+        let charged = Charged::new(&[], |setup| {
+            setup.defined("OCS_PROFILE", format!("\"{profile}\"")).parameter("policy", "\"report=release\"")
+        });
+        let _server = charged.stage.server(&["one", "two"], |_| {});
+        let mut client = charged.stage.bound(|_| {});
+        let taken = client.take(2, Reaction::Answer(200));
+        charged.stage.until_debited(ALICE, 2);
+        // The answer to the refund is lost: it is asked again, and taken once.
+        charged.ocs.order("fault drop on=event times=1");
+        let (message_id, octets) = &taken[0];
+        client.report(message_id, *octets, 415);
+        charged.expect(91, 8, 1);
+        client.bye();
+        charged.expect(99, 0, 1);
+        charged.expect_rest();
+        let debits = charged.stage.kamailio.debits(ALICE).len();
+        let refunded = charged.stage.kamailio.count("SELECT count(*) FROM debits WHERE refunded_at IS NOT NULL");
+        assert_eq!((debits, refunded, charged.stage.kamailio.statistic("refunds")), (2, 1, 1));
+    }
 }
 
 /// A retrieval of one message while something is wrong with answers of this kind, which does not hurt it.

@@ -49,6 +49,23 @@ fn a_4xx_a_5xx_and_a_413_before_the_end_are_debited() {
 }
 
 #[test]
+fn a_failure_report_after_the_200_is_refunded_where_the_policy_says_so() {
+    let stage = Stage::new(|setup| setup.parameter("policy", "\"report=release\""));
+    stage.kamailio.set_account(ALICE, 100);
+    let _server = stage.server(&["one", "two"], |_| {});
+    let mut client = stage.bound(|_| {});
+    let taken = client.take(2, Reaction::Answer(200));
+    stage.until_debited(ALICE, 2);
+    let (message_id, octets) = &taken[0];
+    (0..2).for_each(|_| client.report(message_id, *octets, 415));
+    client.bye();
+    stage.expect(ALICE, 99, 0, 1);
+    let refunded = "SELECT count(*) FROM debits WHERE refunded_at IS NOT NULL AND message_id=";
+    assert_eq!(stage.kamailio.count(&format!("{refunded}'{message_id}'")), 1);
+    assert_eq!(stage.kamailio.statistic("refunds"), 1);
+}
+
+#[test]
 fn a_5xx_costs_nothing_where_the_policy_says_so() {
     let stage = Stage::new(|setup| setup.parameter("policy", "\"5xx=release\""));
     stage.kamailio.set_account(ALICE, 100);

@@ -6,7 +6,7 @@ use super::{
 use crate::charge::account::AccountId;
 use crate::charge::ch2::Reservation;
 use crate::charge::ch2::{Denial, Failure, Operation, Request, Response};
-use crate::charge::policy::{OnFailure, Resend};
+use crate::charge::policy::{Model, OnFailure, Resend};
 use crate::charge::tariff::{Per, Quota, Units};
 use crate::charge::time::Time;
 
@@ -21,9 +21,15 @@ impl Session {
             if quota.0 > 0 {
                 self.last_ask = quota;
             }
-            self.ask(Work::Reserve(quota), now);
-        } else if let Some(debit) = super::first(&mut self.debits) {
+            match self.policy.model {
+                Model::Reserve => return self.ask(Work::Reserve(quota), now),
+                Model::Immediate => self.grant(quota, None, now),
+            }
+        }
+        if let Some(debit) = super::first(&mut self.debits) {
             self.ask(Work::Debit(debit), now);
+        } else if let Some(debit) = super::first(&mut self.refunds) {
+            self.ask(Work::Refund(debit), now);
         } else if matches!(self.phase, Phase::Settling) {
             if self.reservation.is_some() {
                 self.ask(Work::Release, now);
@@ -38,12 +44,13 @@ impl Session {
         let (kind, detail) = match &work {
             Work::Reserve(quota) => (StepKind::Reserve, quota.0),
             Work::Debit(debit) => (StepKind::Debit, self.tariff.quota(debit.octets).0),
+            Work::Refund(debit) => (StepKind::Refund, self.tariff.quota(debit.octets).0),
             Work::Release => (StepKind::Release, 0),
         };
         self.step(now, kind, detail.into());
         let (number, reservation) = (self.next_number, self.reservation_for(&work));
-        let flight =
-            Box::new(Flight { number, reservation, work, retry: None, tries: 0, repeated: false, held: false });
+        let (retry, tries, repeated, held, revoked) = (None, 0, false, false, false);
+        let flight = Box::new(Flight { number, reservation, work, retry, tries, repeated, held, revoked });
         self.next_number = self.next_number.saturating_add(1);
         self.outputs.push(Output::Ask(self.request(&flight)));
         self.flight = Some(flight);
@@ -51,9 +58,9 @@ impl Session {
 
     /// What a request finds, and leaves.
     fn reservation_for(&self, work: &Work) -> Reservation {
-        let (opened_by, outstanding) = match self.reservation {
-            Some(opened_by) => (opened_by, self.outstanding),
-            None => return Reservation::None,
+        let (opened_by, outstanding) = match (self.reservation, work) {
+            (None, _) | (_, Work::Refund(_)) => return Reservation::None,
+            (Some(opened_by), _) => (opened_by, self.outstanding),
         };
         match work {
             Work::Debit(debit) if self.tariff.quota(debit.octets) >= outstanding => {
@@ -74,6 +81,7 @@ impl Session {
         let operation = match &flight.work {
             Work::Reserve(quota) => Operation::Reserve { quota: *quota },
             Work::Debit(debit) => self.debit(debit),
+            Work::Refund(debit) => self.refund(debit),
             Work::Release => Operation::Release,
         };
         Request {
@@ -101,11 +109,12 @@ impl Session {
     pub(super) fn on_reserved(&mut self, flight: &Flight, response: &Response, now: Time) {
         let (number, Work::Reserve(asked)) = (flight.number, &flight.work) else { return };
         match response {
-            Response::Granted { quota, valid_for, last, balance } => {
+            Response::Granted { quota, valid_for, last, on_failure, balance } => {
                 self.reservation.get_or_insert(number);
                 self.outstanding = Quota(self.outstanding.0.saturating_add(quota.0));
                 self.valid_until = valid_for.map(|seconds| now.after_seconds(seconds));
                 self.last_granted |= *last;
+                self.policy.on_failure = on_failure.unwrap_or(self.policy.on_failure);
                 self.step(now, StepKind::Granted, quota.0.into());
                 match quota.0 {
                     0 if asked.0 > 0 => self.refuse(number, Denial::NoCredit, now),
@@ -135,7 +144,7 @@ impl Session {
         }
     }
 
-    fn grant(&mut self, quota: Quota, balance: Option<i64>, now: Time) {
+    pub(super) fn grant(&mut self, quota: Quota, balance: Option<i64>, now: Time) {
         self.refused = None;
         self.granted = Quota(self.granted.0.saturating_add(quota.0));
         self.decide(Decision::Granted, quota, balance);
@@ -166,13 +175,14 @@ impl Session {
         if failure.may_be_done() {
             self.reservation.get_or_insert(number);
         }
-        match self.policy.on_failure {
-            _ if self.decision.is_some() => {}
-            OnFailure::Grant => {
+        match (self.policy.on_failure, self.decision) {
+            (OnFailure::Grant, _) => {
                 self.uncovered = Quota(self.uncovered.0.saturating_add(asked.0));
                 self.grant(asked, None, now);
             }
-            OnFailure::Deny => self.fail(failure, now),
+            (OnFailure::Deny, None) => self.fail(failure, now),
+            // What is granted stays: it is reserved. More is asked for when a SEND hits the gate.
+            (OnFailure::Deny, Some(_)) => {}
         }
     }
 
@@ -218,6 +228,14 @@ impl Session {
         });
     }
 
+    /// The content is with the client, and the enabler will not have it paid: without a reservation, no more follows.
+    pub(super) fn on_debit_denied(&mut self, debit: &Debit, denial: Denial, now: Time) {
+        self.free(&debit.message_id, debit.octets, denial.word(), now);
+        if self.policy.model == Model::Immediate {
+            self.end(Outcome::Denied(denial));
+        }
+    }
+
     /// No debit and no release is lost: it is asked again with its number until it is answered.
     pub(super) fn ask_later(&mut self, mut flight: Box<Flight>, failure: Failure, now: Time) {
         self.step(now, StepKind::EnablerFailed, flight.number.into());
@@ -230,12 +248,12 @@ impl Session {
         self.flight = Some(flight);
     }
 
-    /// Whether this must not be asked twice: a debit, where the enabler would take it twice.
+    /// Whether this must not be asked twice: money moves, and the enabler would move it twice.
     pub(super) fn holds_back(&self, flight: &Flight) -> bool {
-        self.policy.resend == Resend::Hold && matches!(flight.work, Work::Debit(_))
+        self.policy.resend == Resend::Hold && matches!(flight.work, Work::Debit(_) | Work::Refund(_))
     }
 
-    /// The operator has decided about the debit that is held back: it is asked again, or counts as taken. `false`: none
+    /// The operator has decided about what is held back: it is asked again, or counts as done. `false`: none
     /// is held back.
     pub fn resolve(&mut self, again: bool, now: Time) -> bool {
         let Some(mut flight) = self.flight.take_if(|flight| flight.held) else { return false };
@@ -244,7 +262,9 @@ impl Session {
             (Work::Debit(debit), false) => {
                 let ended = matches!(flight.reservation, Reservation::Last { .. });
                 self.on_debited(debit, None, ended, now);
+                self.keep_refundable(debit, flight.revoked);
             }
+            (Work::Refund(debit), false) => self.on_refunded(debit, None, now),
             _ => {
                 self.outputs.push(Output::Ask(self.request(&flight)));
                 self.flight = Some(flight);

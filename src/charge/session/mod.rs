@@ -42,6 +42,7 @@ mod ladder;
 mod message;
 mod output;
 mod ranges;
+mod refund;
 mod view;
 
 #[cfg(test)]
@@ -54,7 +55,7 @@ pub use output::{Decision, Outcome, Output, Verdict};
 
 use super::ch2::{Failure, Reservation, Response, SessionKey, Trigger};
 use super::event::{Direction, Event, Flag, Reserve, Sent};
-use super::policy::Policy;
+use super::policy::{Model, Policy};
 use super::tariff::{Per, Quota, Tariff, Units};
 use super::time::Time;
 use ladder::Ladder;
@@ -108,6 +109,7 @@ struct Debit {
 enum Work {
     Reserve(Quota),
     Debit(Debit),
+    Refund(Debit),
     Release,
 }
 
@@ -124,6 +126,8 @@ struct Flight {
     repeated: bool,
     /// It waits for an operator.
     held: bool,
+    /// A debit that is to be given back once it stands.
+    revoked: bool,
 }
 
 /// An answer whose SEND is not read yet.
@@ -159,6 +163,8 @@ pub struct Counts {
     pub debited: u32,
     /// What they cost.
     pub units: Units,
+    /// Messages of them whose units were given back.
+    pub refunded: u32,
     /// Messages with content that cost nothing.
     pub not_debited: u32,
 }
@@ -204,6 +210,10 @@ pub struct Session {
     next_number: u32,
     flight: Option<Box<Flight>>,
     debits: ThinVec<Debit>,
+    /// Debits that stand and may be given back; only with `report=release`.
+    refundable: ThinVec<Debit>,
+    /// Debits to be given back.
+    refunds: ThinVec<Debit>,
     messages: ThinVec<Message>,
     settled: ThinVec<u64>,
     early: ThinVec<Early>,
@@ -262,6 +272,8 @@ impl Session {
             next_number: 0,
             flight: None,
             debits: ThinVec::new(),
+            refundable: ThinVec::new(),
+            refunds: ThinVec::new(),
             messages: ThinVec::new(),
             settled: ThinVec::new(),
             early: ThinVec::new(),
@@ -274,7 +286,10 @@ impl Session {
         if reserve.account.is_empty() {
             session.fail(Failure::NoIdentity, now);
         } else {
-            session.ask(Work::Reserve(requested), now);
+            match policy.model {
+                Model::Reserve => session.ask(Work::Reserve(requested), now),
+                Model::Immediate => session.grant(requested, None, now),
+            }
         }
         session
     }
@@ -324,10 +339,15 @@ impl Session {
             (Work::Debit(debit), Response::Debited { balance, ended }) => {
                 let ended = *ended || matches!(flight.reservation, Reservation::Last { .. });
                 self.on_debited(debit, *balance, ended, now);
+                self.keep_refundable(debit, flight.revoked);
             }
-            (Work::Debit(debit), Response::Denied(denial)) => {
-                self.free(&debit.message_id, debit.octets, denial.word(), now);
+            (Work::Debit(debit), Response::Denied(denial)) => self.on_debit_denied(debit, *denial, now),
+            (Work::Debit(debit), Response::Free) => {
+                self.free = true;
+                self.free(&debit.message_id, debit.octets, "free-of-charge", now);
             }
+            (Work::Refund(debit), Response::Refunded { balance }) => self.on_refunded(debit, *balance, now),
+            (Work::Refund(debit), Response::Denied(denial)) => self.on_refund_denied(debit, *denial, now),
             // The content is with the client: it is debited without a reservation.
             (Work::Debit(debit), Response::NoReservation) if self.reservation.is_some() => {
                 self.step(now, StepKind::NoReservation, number.into());
@@ -502,7 +522,7 @@ impl Session {
     }
 
     fn is_quiet(&self) -> bool {
-        self.flight.is_none() && self.debits.is_empty()
+        self.flight.is_none() && self.debits.is_empty() && self.refunds.is_empty()
     }
 
     fn step(&mut self, at: Time, what: StepKind, detail: u64) {
@@ -579,15 +599,13 @@ impl Session {
             if let Some(settlement) = message.answer(&answer, at, &policy) {
                 self.settle(index, settlement, at);
             }
-        } else if !self.is_late(&answer) {
-            self.keep_early(Early { at, answer });
-        }
-    }
-
-    fn is_late(&self, answer: &Answer) -> bool {
-        match answer {
-            Answer::Response { .. } => false,
-            Answer::Report { message, .. } => self.settled.contains(message),
+        } else {
+            match answer {
+                Answer::Report { message, code, .. } if self.settled.contains(&message) => {
+                    self.on_late_report(message, code, at);
+                }
+                _ => self.keep_early(Early { at, answer }),
+            }
         }
     }
 

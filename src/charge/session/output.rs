@@ -30,13 +30,27 @@ pub enum Output {
         /// What is left on the account beside all that is held; `None` where the enabler does not tell.
         balance: Option<i64>,
     },
+    /// The enabler has given back what the debit of a message took.
+    Refunded {
+        /// Message-ID.
+        message_id: Box<str>,
+        /// What is left on the account beside all that is held; `None` where the enabler does not tell.
+        balance: Option<i64>,
+    },
+    /// The enabler does not give it back.
+    RefundDenied {
+        /// Message-ID.
+        message_id: Box<str>,
+        /// Why not.
+        denial: Denial,
+    },
     /// A message with content costs nothing.
     NotDebited {
         /// Message-ID.
         message_id: Box<str>,
         /// Octets of content that went to the client.
         octets: u64,
-        /// Why, in one word: `aborted`, `server-error`, `closed`, `free-of-charge`, or a [`Denial::word`].
+        /// Why, in one word: `aborted`, `server-error`, `closed`, `reported`, `free-of-charge`, or a [`Denial::word`].
         reason: &'static str,
     },
     /// The enabler gave no answer to a request. A debit or a release is asked again later, by itself.

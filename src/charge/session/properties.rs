@@ -101,11 +101,12 @@ fn policies() -> impl Strategy<Value = Policy> {
     let settle = || prop_oneof![Just(Settle::Debit), Just(Settle::Release)];
     let debit_on = prop_oneof![Just(DebitOn::Response), Just(DebitOn::Report)];
     let on_failure = prop_oneof![Just(OnFailure::Deny), Just(OnFailure::Grant)];
-    (settle(), settle(), settle(), debit_on, on_failure).prop_map(
-        |(server_error, close, abort, debit_on, on_failure)| Policy {
+    (settle(), settle(), settle(), settle(), debit_on, on_failure).prop_map(
+        |(server_error, close, abort, report, debit_on, on_failure)| Policy {
             server_error,
             close,
             abort,
+            report,
             debit_on,
             on_failure,
             ..Policy::default()
@@ -133,6 +134,7 @@ impl Enabler {
         let answer = match &request.operation {
             Operation::Reserve { quota } => self.reserve(*quota),
             Operation::Debit { units, .. } => self.debit(i64::try_from(units.0).expect("a price")),
+            Operation::Refund { units, .. } => self.refund(i64::try_from(units.0).expect("a price")),
             Operation::Release => self.release(),
         };
         assert_eq!(self.balance + self.held + self.debited, self.start, "money is conserved");
@@ -158,6 +160,12 @@ impl Enabler {
         self.balance -= units - from_hold;
         self.debited += units;
         Response::debited(Some(self.balance))
+    }
+
+    fn refund(&mut self, units: i64) -> Response {
+        self.balance += units;
+        self.debited -= units;
+        Response::Refunded { balance: Some(self.balance) }
     }
 
     fn release(&mut self) -> Response {
@@ -201,6 +209,9 @@ struct World {
     aborted: BTreeSet<u8>,
     debited: BTreeMap<String, u32>,
     free: BTreeMap<String, u32>,
+    refunded: BTreeMap<String, u32>,
+    /// Messages about which a failure REPORT was read.
+    reported: BTreeSet<u8>,
     verdicts: u32,
     closed: u32,
     forgotten: u32,
@@ -242,6 +253,8 @@ impl World {
             aborted: BTreeSet::new(),
             debited: BTreeMap::new(),
             free: BTreeMap::new(),
+            refunded: BTreeMap::new(),
+            reported: BTreeSet::new(),
             verdicts: 0,
             closed: 0,
             forgotten: 0,
@@ -286,6 +299,8 @@ impl World {
             }
             Output::Debited { message_id, .. } => *self.debited.entry(message_id.into()).or_default() += 1,
             Output::NotDebited { message_id, .. } => *self.free.entry(message_id.into()).or_default() += 1,
+            Output::Refunded { message_id, .. } => *self.refunded.entry(message_id.into()).or_default() += 1,
+            Output::RefundDenied { .. } => panic!("this enabler refuses no refund"),
             Output::EnablerFailed(_) => {}
             Output::Closed { .. } => self.closed += 1,
             Output::Forget => self.forgotten += 1,
@@ -370,6 +385,9 @@ impl World {
             Ring::Other(Act::Report { message, end, code }) => {
                 let message_id = id(message);
                 let event = Event::Reported { message_id: &message_id, start: 1, end, code };
+                if code >= 400 {
+                    self.reported.insert(message);
+                }
                 self.call(|session| session.event(&event, at));
             }
             Ring::Other(act) => {
@@ -420,7 +438,9 @@ impl World {
         assert_eq!((self.verdicts, self.closed, self.forgotten), (1, 1, 1), "verdict, closed, forget");
         assert_eq!(self.enabler.held, 0, "nothing is held");
         let debits: u32 = self.debited.values().sum();
-        assert_eq!(self.enabler.debited, i64::from(debits * PRICE), "what is told is what was taken");
+        let refunds: u32 = self.refunded.values().sum();
+        let told = i64::from(debits) - i64::from(refunds);
+        assert_eq!(self.enabler.debited, told * i64::from(PRICE), "what is told is what was taken");
         assert!(self.enabler.uncovered || self.enabler.balance >= 0, "what is granted is paid for");
         for message in 0..6 {
             self.check_message(message);
@@ -436,8 +456,15 @@ impl World {
             return;
         }
         assert_eq!(debited + free, 1, "{id} is settled once");
-        let Policy { server_error, close, abort, .. } = self.policy;
-        let may_be_free = server_error == Settle::Release
+        let Policy { server_error, close, abort, report, .. } = self.policy;
+        let reported = report == Settle::Release && self.reported.contains(&message);
+        let refunded = self.refunded.get(&id).copied().unwrap_or(0);
+        assert!(
+            refunded <= debited && (reported || refunded == 0),
+            "{id} is given back once at most, and for a reason"
+        );
+        let may_be_free = reported
+            || server_error == Settle::Release
             || close == Settle::Release
             || (abort == Settle::Release && self.aborted.contains(&message));
         assert!(debited == 1 || may_be_free, "{id} is debited");

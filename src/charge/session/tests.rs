@@ -128,6 +128,7 @@ impl Run {
         self.answer(match operation {
             Operation::Reserve { quota } => Response::granted(*quota, Some(7)),
             Operation::Debit { .. } => Response::debited(Some(7)),
+            Operation::Refund { .. } => Response::Refunded { balance: Some(7) },
             Operation::Release => Response::Released { balance: Some(7) },
         });
     }
@@ -205,6 +206,7 @@ fn ask_word(operation: &Operation) -> String {
     match operation {
         Operation::Reserve { quota } => format!("reserve {}", quota.0),
         Operation::Release => "release".to_owned(),
+        Operation::Refund { message_id, .. } => format!("refund {message_id}"),
         Operation::Debit { message_id, trigger: Trigger::Error(code), .. } => {
             format!("debit {message_id} error {code}")
         }
@@ -230,7 +232,7 @@ fn figure_15_reserve_debit_release() {
     run.settle();
     assert_eq!(run.asks(), ["reserve 8", "debit m1 response", "release"]);
     assert_eq!(run.closed(), Some("bye"));
-    assert_eq!(run.session.counts(), Counts { debited: 1, units: Units(5), not_debited: 0 });
+    assert_eq!(run.session.counts(), Counts { debited: 1, units: Units(5), refunded: 0, not_debited: 0 });
     run.timer(s(3 + 31));
     assert_ne!(run.out.last(), Some(&Output::Forget));
     run.timer(s(3 + 32));
@@ -1237,7 +1239,13 @@ fn what_costs_nothing_is_given_and_not_debited() {
 #[test]
 fn a_grant_that_becomes_old_is_asked_for_again() {
     let mut run = Run::invited(3);
-    run.answer(Response::Granted { quota: Quota(3), valid_for: Some(60), last: false, balance: None });
+    run.answer(Response::Granted {
+        quota: Quota(3),
+        valid_for: Some(60),
+        last: false,
+        on_failure: None,
+        balance: None,
+    });
     run.event(Event::Answered, s(0));
     run.timer(s(59));
     assert!(run.asked.is_none());
@@ -1264,10 +1272,198 @@ fn the_enabler_may_ask_to_be_asked_and_may_end_the_service() {
 #[test]
 fn nothing_more_is_asked_for_after_the_final_units() {
     let mut run = Run::invited(1);
-    run.answer(Response::Granted { quota: Quota(1), valid_for: None, last: true, balance: None });
+    run.answer(Response::Granted { quota: Quota(1), valid_for: None, last: true, on_failure: None, balance: None });
     run.event(Event::Answered, s(0));
     run.sent(whole("m1", 1), s(1));
     assert!(run.asked.is_none(), "the grant was the last");
+}
+
+// Refunds (`policy=report=release`).
+
+fn refunding() -> Run {
+    let mut run = Run::open_with(8, policy(|p| p.report = Settle::Release));
+    run.sent(whole("m1", 1), s(1));
+    run.event(responded(1, 200), s(1));
+    run
+}
+
+#[test]
+fn a_failure_report_after_the_debit_gives_it_back_once() {
+    let mut run = refunding();
+    run.yes();
+    for _ in 0..2 {
+        run.event(reported("m1", 1, Some(100), 415), s(2));
+    }
+    assert_eq!(run.asking(), "refund m1");
+    let asked = run.asked.clone().expect("a refund");
+    assert_eq!((asked.number, asked.reservation), (2, Reservation::None));
+    run.yes();
+    assert!(run.out.contains(&Output::Refunded { message_id: "m1".into(), balance: Some(7) }));
+    run.event(reported("m1", 1, Some(100), 415), s(3));
+    run.event(Event::Bye, s(4));
+    run.settle();
+    assert_eq!(run.asks(), ["reserve 8", "debit m1 response", "refund m1", "release"]);
+    assert_eq!(run.session.counts(), Counts { debited: 1, units: Units(5), refunded: 1, not_debited: 0 });
+}
+
+#[test]
+fn a_failure_report_before_the_debit_is_asked_for_costs_nothing() {
+    let mut run = refunding();
+    run.sent(whole("m2", 2), s(1));
+    run.event(responded(2, 200), s(1));
+    run.event(reported("m2", 1, Some(100), 415), s(1));
+    run.yes();
+    assert_eq!((run.asking(), run.free()), (String::new(), vec!["reported"]));
+}
+
+#[test]
+fn a_failure_report_while_the_debit_is_asked_for_gives_it_back_when_it_stands() {
+    let mut run = refunding();
+    run.event(reported("m1", 1, Some(100), 415), s(1));
+    assert_eq!(run.asking(), "debit m1 response");
+    run.yes();
+    assert_eq!(run.asking(), "refund m1");
+}
+
+#[test]
+fn a_failure_report_after_bye_gives_back_as_well_and_a_failing_enabler_is_asked_again() {
+    let mut run = refunding();
+    run.yes();
+    run.event(Event::Bye, s(2));
+    run.settle();
+    run.event(reported("m1", 1, Some(100), 415), s(3));
+    run.answer(Response::Failed(Failure::Silent));
+    assert_eq!(run.session.debits_pending(), 1);
+    run.timer(s(40));
+    assert_eq!(run.asked.as_ref().map(|asked| asked.repeated), Some(true));
+    assert_ne!(run.out.last(), Some(&Output::Forget));
+    run.yes();
+    run.timer(s(80));
+    assert_eq!(run.out.last(), Some(&Output::Forget));
+}
+
+#[test]
+fn silence_and_what_was_paid_for_an_error_are_not_given_back() {
+    let mut run = refunding();
+    run.yes();
+    // What a relay reports of a silent client (RFC 4976, 6.4.1), a success, and codes that mean nothing.
+    for code in [408, 200, 0, 399, 600] {
+        run.event(reported("m1", 1, Some(100), code), s(2));
+    }
+    run.sent(whole("m2", 2), s(1));
+    run.event(responded(2, 415), s(2));
+    run.yes();
+    run.event(reported("m2", 1, Some(100), 415), s(2));
+    assert_eq!(run.asking(), "");
+    let mut run = Run::open();
+    run.sent(whole("m1", 1), s(1));
+    run.event(responded(1, 200), s(1));
+    run.yes();
+    run.event(reported("m1", 1, Some(100), 415), s(2));
+    assert_eq!(run.asking(), "", "by default the debit stands");
+}
+
+#[test]
+fn a_refund_that_is_refused_or_held_back_is_told() {
+    let mut run = refunding();
+    run.yes();
+    run.event(reported("m1", 1, Some(100), 415), s(2));
+    run.answer(Response::Denied(Denial::Refused(5012)));
+    let denial = Denial::Refused(5012);
+    assert_eq!(run.out.last(), Some(&Output::RefundDenied { message_id: "m1".into(), denial }));
+    let both = policy(|p| (p.report, p.resend) = (Settle::Release, Resend::Hold));
+    let mut run = Run::open_with(8, both);
+    run.sent(whole("m1", 1), s(1));
+    run.event(responded(1, 200), s(1));
+    run.yes();
+    run.event(reported("m1", 1, Some(100), 415), s(2));
+    run.answer(Response::Failed(Failure::Silent));
+    assert_eq!(run.session.held_back(), Some("m1"));
+    assert!(run.session.resolve(false, s(3)));
+    assert_eq!(run.session.counts().refunded, 1);
+}
+
+// Immediate charging (`model=immediate`).
+
+fn immediate(messages: u32) -> Run {
+    let mut run = Run::new(messages, "message:5", policy(|p| p.model = Model::Immediate));
+    run.event(Event::Answered, s(0));
+    run
+}
+
+#[test]
+fn immediate_charging_reserves_nothing_and_debits_each_message() {
+    let mut run = immediate(2);
+    assert_eq!(run.verdicts(), [(Decision::Granted, 2)]);
+    for (id, transaction) in [("m1", 1), ("m2", 2), ("m3", 3)] {
+        run.sent(whole(id, transaction), s(1));
+        run.event(responded(transaction, 200), s(1));
+        assert_eq!(run.asked.as_ref().map(|asked| asked.reservation), Some(Reservation::None));
+        run.yes();
+    }
+    assert!(run.session.granted().0 > 3, "more is given as it is taken");
+    run.event(Event::Bye, s(2));
+    run.settle();
+    assert_eq!(run.asks(), ["debit m1 response", "debit m2 response", "debit m3 response"]);
+    assert_eq!(run.closed(), Some("bye"));
+}
+
+#[test]
+fn immediate_charging_ends_with_the_first_debit_that_is_refused() {
+    let mut run = immediate(5);
+    run.sent(whole("m1", 1), s(1));
+    run.event(responded(1, 200), s(1));
+    run.answer(Response::Denied(Denial::NoCredit));
+    assert!(run.gate_closing());
+    run.settle();
+    assert_eq!((run.free(), run.closed()), (vec!["no-credit"], Some("no-credit")));
+}
+
+#[test]
+fn immediate_charging_gives_no_more_while_a_debit_has_no_answer() {
+    let mut run = immediate(1);
+    run.sent(whole("m1", 1), s(1));
+    run.event(responded(1, 200), s(1));
+    run.answer(Response::Failed(Failure::Silent));
+    run.event(Event::Stopped { message_id: "m2" }, s(3));
+    assert_eq!(run.session.granted(), Quota(2), "one asked ahead");
+    run.timer(s(60));
+    run.yes();
+    assert!(run.session.granted().0 > 2);
+}
+
+#[test]
+fn immediate_charging_stops_counting_where_the_service_is_free() {
+    let mut run = immediate(5);
+    run.sent(whole("m1", 1), s(1));
+    run.event(responded(1, 200), s(1));
+    run.answer(Response::Free);
+    run.sent(whole("m2", 2), s(1));
+    run.event(responded(2, 200), s(1));
+    assert_eq!((run.asking(), run.free()), (String::new(), vec!["free-of-charge"; 2]));
+}
+
+// What the enabler wants while it fails (CCFH).
+
+#[test]
+fn the_enabler_says_what_its_failure_means() {
+    for (configured, said, granted) in [
+        (OnFailure::Deny, None, 2),
+        (OnFailure::Deny, Some(OnFailure::Grant), 4),
+        (OnFailure::Grant, Some(OnFailure::Deny), 2),
+        (OnFailure::Grant, None, 4),
+    ] {
+        let mut run = Run::new(2, "message:5", policy(|p| p.on_failure = configured));
+        let (quota, valid_for, last, balance) = (Quota(2), None, false, None);
+        run.answer(Response::Granted { quota, valid_for, last, on_failure: said, balance });
+        run.event(Event::Answered, s(0));
+        run.sent(whole("m1", 1), s(1));
+        run.sent(whole("m2", 2), s(1));
+        assert_eq!(run.asking(), "reserve 2");
+        run.answer(Response::Failed(Failure::Unreachable));
+        assert_eq!(run.session.granted(), Quota(granted), "{configured:?} {said:?}");
+        assert_eq!(run.session.uncovered(), Quota(granted - 2));
+    }
 }
 
 // Bounds.

@@ -1,6 +1,6 @@
 //! What others ask about a session.
 
-use super::{Counts, Decision, Flight, Outcome, Phase, Session, Step, Work};
+use super::{Counts, Decision, Flight, Outcome, Phase, Session, Step, StepKind, Work};
 use crate::charge::ch2::SessionKey;
 use crate::charge::event::Direction;
 use crate::charge::tariff::{Quota, Tariff};
@@ -109,10 +109,10 @@ impl Session {
         self.messages.len()
     }
 
-    /// Debits that the enabler has not acknowledged.
+    /// Debits and refunds that the enabler has not acknowledged.
     pub fn debits_pending(&self) -> usize {
-        let flying = self.flight.as_ref().is_some_and(|flight| matches!(flight.work, Work::Debit(_)));
-        self.debits.len() + usize::from(flying)
+        let flying = self.flight.as_ref().is_some_and(|flight| matches!(flight.work, Work::Debit(_) | Work::Refund(_)));
+        self.debits.len() + self.refunds.len() + usize::from(flying)
     }
 
     /// What was granted while no enabler answered, as long as it is not settled.
@@ -120,17 +120,18 @@ impl Session {
         if self.is_open() { self.uncovered } else { Quota(0) }
     }
 
-    /// The Message-ID of a debit that waits for an operator: it may have been taken, and would be taken twice.
+    /// The Message-ID of a debit (or refund) that waits for an operator: it may be done, and would be done twice.
     pub fn held_back(&self) -> Option<&str> {
         match self.flight.as_deref() {
-            Some(Flight { held: true, work: Work::Debit(debit), .. }) => Some(&debit.message_id),
+            Some(Flight { held: true, work: Work::Debit(debit) | Work::Refund(debit), .. }) => Some(&debit.message_id),
             _ => None,
         }
     }
 
     /// When the first of them was asked for, or had to wait.
     pub fn oldest_debit(&self) -> Option<Time> {
-        let asked = self.ladder.steps().iter().rev().find(|step| step.what == super::StepKind::Debit);
+        let asked =
+            self.ladder.steps().iter().rev().find(|step| matches!(step.what, StepKind::Debit | StepKind::Refund));
         (self.debits_pending() > 0).then(|| asked.map_or(self.moved, |step| step.at))
     }
 

@@ -8,6 +8,7 @@
 //! | debit the last | 1 outstanding | TERMINATION, used 1 |
 //! | release | n outstanding | TERMINATION, used 0 |
 //! | debit | none | EVENT, DIRECT_DEBITING, wants 1 |
+//! | refund | any | EVENT, REFUND_ACCOUNT, wants 1 |
 //!
 //! A Diameter session is one reservation: its Session-Id has the number of the request that opened it, and its
 //! CC-Request-Number counts from there. So every request has the same two names however often it is written, also by
@@ -16,11 +17,12 @@
 use super::dialect::{Dialect, Profile};
 use crate::charge::ch2::{Denial, Failure, Operation, Request, Reservation, Response, SessionKey, Trigger};
 use crate::charge::event::Direction;
+use crate::charge::policy::OnFailure;
 use crate::charge::tariff::{Per, Quota, Tariff, Unit};
 use crate::wire::diameter::credit_control::{Money, Service, ServiceUnits, SubscriptionId, UnitValue};
 use crate::wire::diameter::dictionary as avp;
 use crate::wire::diameter::words::{
-    FinalUnitAction, MultipleServices, NodeFunctionality, ReportingReason, RequestType, RequestedAction, RoleOfNode,
+    FailureHandling, MultipleServices, NodeFunctionality, ReportingReason, RequestType, RequestedAction, RoleOfNode,
     SubscriptionIdType, TerminationCause,
 };
 use crate::wire::diameter::{
@@ -64,6 +66,7 @@ struct Plan {
     /// And the octets, where octets are counted.
     used: Option<(Quota, u64)>,
     cause: Option<TerminationCause>,
+    action: Option<RequestedAction>,
 }
 
 impl Plan {
@@ -74,7 +77,11 @@ impl Plan {
                 (opened_by, outstanding)
             }
         };
-        let plan = |kind, wanted, used, cause| Plan { kind, opened_by, wanted, used, cause };
+        let plan = |kind, wanted, used, cause| Plan { kind, opened_by, wanted, used, cause, action: None };
+        let event = |action, quota: &Quota, octets: &u64| {
+            let (kind, used) = (RequestType::EVENT_REQUEST, Some((*quota, *octets)));
+            Plan { kind, opened_by: request.number, wanted: None, used, cause: None, action: Some(action) }
+        };
         let ends = matches!(request.reservation, Reservation::Last { .. });
         match (&request.operation, request.reservation) {
             (Operation::Reserve { quota }, Reservation::None) => {
@@ -84,8 +91,10 @@ impl Plan {
                 plan(RequestType::UPDATE_REQUEST, Some(Quota(outstanding.0.saturating_add(quota.0))), None, None)
             }
             (Operation::Debit { quota, octets, .. }, Reservation::None) => {
-                plan(RequestType::EVENT_REQUEST, None, Some((*quota, *octets)), None)
+                event(RequestedAction::DIRECT_DEBITING, quota, octets)
             }
+            // A session of its own (RFC 8506, 6.4), whatever is reserved beside it.
+            (Operation::Refund { quota, octets, .. }, _) => event(RequestedAction::REFUND_ACCOUNT, quota, octets),
             (Operation::Debit { quota, octets, trigger, .. }, _) if ends => {
                 plan(RequestType::TERMINATION_REQUEST, None, Some((*quota, *octets)), Some(cause(*trigger)))
             }
@@ -161,7 +170,7 @@ pub fn write(
         service_identifier: dialect.service_identifier.filter(|_| in_command),
         termination_cause: plan.cause,
         requested_service_unit: wanted.filter(|_| in_command),
-        requested_action: is_event.then_some(RequestedAction::DIRECT_DEBITING),
+        requested_action: plan.action,
         used_service_unit: used.filter(|_| in_command).into_iter().collect(),
         multiple_services_indicator: (!in_command).then_some(MultipleServices::MULTIPLE_SERVICES_SUPPORTED),
         services,
@@ -270,7 +279,7 @@ pub fn read(dialect: &Dialect, request: &Request, answer: &CreditControlAnswer<'
     };
     match result.is_success() {
         true => succeeded(dialect, request, answer, service),
-        false => refused(&request.operation, result),
+        false => refused(request, result),
     }
 }
 
@@ -283,6 +292,7 @@ fn succeeded(
     let balance = None;
     match &request.operation {
         Operation::Debit { .. } => Response::debited(balance),
+        Operation::Refund { .. } => Response::Refunded { balance },
         Operation::Release => Response::Released { balance },
         Operation::Reserve { quota } => {
             let granted = service.and_then(|service| service.granted_service_unit.as_ref());
@@ -295,22 +305,27 @@ fn succeeded(
             let more = total.0.saturating_sub(outstanding.0).min(quota.0);
             let valid_for = service.and_then(|service| service.validity_time).or(answer.validity_time);
             let last = service.and_then(|service| service.final_unit_indication.as_ref());
-            let last = last.or(answer.final_unit_indication.as_ref());
-            // For messages that cannot be sent elsewhere, each action means: no more after these.
-            let last = last.is_some_and(|last| last.action != Some(FinalUnitAction::RESTRICT_ACCESS));
-            Response::Granted { quota: Quota(more), valid_for, last, balance }
+            // For messages, which can neither be sent elsewhere nor be restricted, each action means: no more after these
+            // (RFC 8506, 8.35).
+            let last = last.or(answer.final_unit_indication.as_ref()).is_some();
+            let on_failure = answer.failure_handling.map(|handling| match handling {
+                FailureHandling::CONTINUE => OnFailure::Grant,
+                _ => OnFailure::Deny,
+            });
+            Response::Granted { quota: Quota(more), valid_for, last, on_failure, balance }
         }
     }
 }
 
 /// RFC 8506, 9, and where its tables are silent: a limit that is reached denies whatever CCFH says, and what was used
-/// is deducted all the same.
-fn refused(operation: &Operation, result: ResultCode) -> Response {
-    let asked = match operation {
+/// is deducted all the same. A one-time event that is refused has moved nothing (RFC 8506, 6).
+fn refused(request: &Request, result: ResultCode) -> Response {
+    let asked = match request.operation {
         Operation::Reserve { quota } => quota.0,
-        Operation::Debit { .. } | Operation::Release => 0,
+        Operation::Debit { .. } | Operation::Refund { .. } | Operation::Release => 0,
     };
-    let is_reservation = matches!(operation, Operation::Reserve { .. });
+    let is_event = Plan::of(request).kind == RequestType::EVENT_REQUEST;
+    let asks = is_event || matches!(request.operation, Operation::Reserve { .. });
     match result {
         ResultCode::UNKNOWN_SESSION_ID => Response::NoReservation,
         ResultCode::TOO_BUSY => Response::Failed(Failure::Busy),
@@ -318,13 +333,13 @@ fn refused(operation: &Operation, result: ResultCode) -> Response {
             Response::Failed(Failure::Undeliverable)
         }
         _ if result.is_protocol_error() => Response::Failed(Failure::Enabler),
-        ResultCode::CREDIT_CONTROL_NOT_APPLICABLE if is_reservation => Response::Free,
+        ResultCode::CREDIT_CONTROL_NOT_APPLICABLE if asks => Response::Free,
         ResultCode::CREDIT_LIMIT_REACHED if asked > 1 => Response::Denied(Denial::NotSoMany),
-        ResultCode::CREDIT_LIMIT_REACHED if is_reservation => Response::Denied(Denial::NoCredit),
-        ResultCode::END_USER_SERVICE_DENIED if is_reservation => Response::Denied(Denial::ServiceDenied),
+        ResultCode::CREDIT_LIMIT_REACHED if asks => Response::Denied(Denial::NoCredit),
+        ResultCode::END_USER_SERVICE_DENIED if asks => Response::Denied(Denial::ServiceDenied),
         ResultCode::CREDIT_CONTROL_NOT_APPLICABLE
         | ResultCode::CREDIT_LIMIT_REACHED
-        | ResultCode::END_USER_SERVICE_DENIED => match operation {
+        | ResultCode::END_USER_SERVICE_DENIED => match request.operation {
             Operation::Release => Response::Released { balance: None },
             // 4011 ends the session; after the others a TERMINATION closes it, so that nothing stays locked there.
             _ => Response::Debited { balance: None, ended: result == ResultCode::CREDIT_CONTROL_NOT_APPLICABLE },

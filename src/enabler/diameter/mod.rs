@@ -129,7 +129,8 @@ impl Diameter {
 
     /// Asks. The answer, or that there is none, is [heard](Diameter::poll) later.
     pub fn ask(&mut self, request: Request, call: &Call<'_>, now: Time, wall_seconds: i64) {
-        let bound = self.bound.get(&request.session);
+        // A one-time event is a session of its own, for any server (RFC 8506, 5.7).
+        let bound = self.bound.get(&request.session).filter(|_| request.reservation != Reservation::None);
         let destination = bound.map(|bound| Rc::clone(&bound.host));
         let mut message = Vec::with_capacity(768);
         let at = WallTime(wall_seconds);
@@ -244,7 +245,7 @@ impl Diameter {
     fn count(&mut self, request: &Request) {
         match (&request.operation, request.reservation) {
             (Operation::Reserve { .. }, Reservation::None) => self.requests.initial += 1,
-            (Operation::Debit { .. }, Reservation::None) => self.requests.events += 1,
+            (Operation::Debit { .. }, Reservation::None) | (Operation::Refund { .. }, _) => self.requests.events += 1,
             (Operation::Release, _) | (Operation::Debit { .. }, Reservation::Last { .. }) => self.requests.last += 1,
             (Operation::Reserve { .. } | Operation::Debit { .. }, _) => self.requests.interim += 1,
         }
@@ -283,7 +284,9 @@ impl Diameter {
                 let host = if relayed { answer.origin_host.into() } else { Rc::clone(peer) };
                 self.bound.insert(request.session, Bound { host, may_move: may_move || relayed });
             }
-            (_, Response::Failed(_)) | (Operation::Debit { .. }, Response::Debited { ended: false, .. }) => {}
+            (_, Response::Failed(_))
+            | (Operation::Refund { .. }, _)
+            | (Operation::Debit { .. }, Response::Debited { ended: false, .. }) => {}
             _ => {
                 self.bound.remove(&request.session);
             }

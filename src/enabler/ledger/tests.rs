@@ -14,6 +14,8 @@ const ALICE: &str = "sip:alice@example.org";
 struct Memory {
     accounts: HashMap<String, Account>,
     holds: HashMap<i64, Hold>,
+    /// By Message-ID; there is one session that debits.
+    charged: HashMap<String, i64>,
 }
 
 impl Accounts for Memory {
@@ -23,6 +25,9 @@ impl Accounts for Memory {
     }
     fn put_account(&mut self, id: &str, account: Account) {
         self.accounts.insert(id.into(), account);
+    }
+    fn charged(&self, _: i64, message_id: &str) -> Result<Option<i64>, Infallible> {
+        Ok(self.charged.get(message_id).copied())
     }
     fn held(&self, session: i64) -> Result<i64, Infallible> {
         Ok(self.holds.get(&session).map_or(0, |hold| hold.units))
@@ -37,7 +42,7 @@ impl Accounts for Memory {
 
 /// Alice alone, with this account.
 fn alice(account: Account) -> Memory {
-    Memory { accounts: HashMap::from([(ALICE.into(), account)]), holds: HashMap::new() }
+    Memory { accounts: HashMap::from([(ALICE.into(), account)]), ..Memory::default() }
 }
 
 fn account(balance: i64, held: i64, debited: i64, credit_limit: i64) -> Account {
@@ -104,6 +109,20 @@ fn a_debit_beyond_the_hold_takes_from_the_balance_what_is_there() {
     assert_eq!(ask(&mut memory, 1, "message:25", debit(25)).1, Units(25));
     assert_eq!(ask(&mut memory, 1, "message:25", debit(25)).1, Units(5));
     assert_eq!(memory.accounts[ALICE], account(0, 0, 30, 0));
+}
+
+#[test]
+fn a_refund_gives_back_what_was_really_taken() {
+    let mut memory = alice(account(0, 0, 5, 0));
+    memory.charged.insert("m1".into(), 5);
+    let refund = |message_id: &str| {
+        let (message_id, octets, units, quota) = (message_id.into(), 10, Units(25), Quota(1));
+        Operation::Refund { message_id, octets, units, quota }
+    };
+    assert_eq!(ask(&mut memory, 1, "message:25", refund("m1")).0, Response::Refunded { balance: Some(5) });
+    assert_eq!(memory.accounts[ALICE], account(5, 0, 0, 0));
+    memory.charged.clear();
+    assert_eq!(ask(&mut memory, 1, "message:25", refund("m1")).0, Response::Refunded { balance: Some(5) });
 }
 
 #[test]

@@ -32,6 +32,8 @@ pub enum Change {
     },
     /// A message is debited.
     Debited(Debit),
+    /// What a message cost is given back.
+    Refunded(Refund),
     /// How far the rings of an instance are read and written.
     Marks {
         /// Which run of the host.
@@ -77,6 +79,17 @@ pub struct Debit {
     pub wall_ms: i64,
 }
 
+/// A debit that was given back.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refund {
+    /// Row of its session.
+    pub row: i64,
+    /// Message-ID.
+    pub message_id: Box<str>,
+    /// When, UNIX milliseconds.
+    pub wall_ms: i64,
+}
+
 /// Read and write positions of the rings.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Marks {
@@ -117,6 +130,8 @@ pub struct Pending {
     /// In their order.
     pub debits: Vec<Debit>,
     debited: HashSet<(i64, Box<str>)>,
+    /// In their order.
+    pub refunds: Vec<Refund>,
     /// Of each instance.
     pub marks: BTreeMap<u64, Marks>,
     /// As they stand now; not worth a place in the journal.
@@ -145,6 +160,7 @@ impl Pending {
                     self.debits.push(debit);
                 }
             }
+            Change::Refunded(refund) => self.refunds.push(refund),
             Change::Marks { instance, marks } => {
                 self.marks.insert(instance, marks);
             }
@@ -154,6 +170,17 @@ impl Pending {
     /// Whether a debit of this message is pending.
     pub fn is_debited(&self, row: i64, message_id: &str) -> bool {
         !self.debits.is_empty() && self.debited.contains(&(row, message_id.into()))
+    }
+
+    /// What the pending debit of a message takes; `None`: none is pending.
+    pub fn charged(&self, row: i64, message_id: &str) -> Option<u64> {
+        let debit = self.debits.iter().find(|debit| debit.row == row && *debit.message_id == *message_id);
+        debit.map(|debit| debit.units)
+    }
+
+    /// Whether a refund of this message is pending.
+    pub fn is_refunded(&self, row: i64, message_id: &str) -> bool {
+        self.refunds.iter().any(|refund| refund.row == row && *refund.message_id == *message_id)
     }
 
     fn session(&mut self, row: i64) -> &mut PendingSession {

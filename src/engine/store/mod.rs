@@ -25,7 +25,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// Version of the schema, in `PRAGMA user_version`.
-const VERSION: i64 = 2;
+const VERSION: i64 = 3;
 
 /// Marks the file as ours (`PRAGMA application_id`): "imch".
 const APPLICATION: i64 = 0x696d_6368;
@@ -53,11 +53,11 @@ CREATE INDEX sessions_call ON sessions(call_id);
 -- What the engine needs of a session, until it is forgotten.
 CREATE TABLE states(session INTEGER PRIMARY KEY, state BLOB NOT NULL);
 -- One row per debited message: who, when (UNIX milliseconds), which, how large, what it cost and why then.
--- trigger: response, error (with the MSRP code), timeout or close.
+-- trigger: response, error (with the MSRP code), timeout or close. refunded_at: when the units were given back.
 CREATE TABLE debits(
   id INTEGER PRIMARY KEY, session INTEGER NOT NULL, call_id TEXT NOT NULL, message_id TEXT NOT NULL,
   account TEXT NOT NULL, octets INTEGER NOT NULL, units INTEGER NOT NULL, trigger TEXT NOT NULL,
-  code INTEGER NOT NULL, at INTEGER NOT NULL, UNIQUE(session, message_id));
+  code INTEGER NOT NULL, at INTEGER NOT NULL, refunded_at INTEGER, UNIQUE(session, message_id));
 CREATE INDEX debits_account ON debits(account);
 -- How far the rings of the running instance have been read and written.
 CREATE TABLE marks(instance INTEGER PRIMARY KEY, events BLOB NOT NULL, notices BLOB NOT NULL);
@@ -419,6 +419,21 @@ impl Accounts for Store {
 
     fn put_account(&mut self, id: &str, account: Account) {
         self.put(Change::Account { id: id.into(), account });
+    }
+
+    fn charged(&self, session: i64, message_id: &str) -> Result<Option<i64>, StoreError> {
+        if self.pending.is_refunded(session, message_id) {
+            return Ok(None);
+        }
+        if let Some(units) = self.pending.charged(session, message_id) {
+            return Ok(Some(i64::try_from(units).unwrap_or(i64::MAX)));
+        }
+        let read = || {
+            let sql = "SELECT units FROM debits WHERE session=?1 AND message_id=?2 AND refunded_at IS NULL";
+            let mut statement = self.connection.prepare_cached(sql)?;
+            statement.query_row((session, message_id), |row| row.get(0)).optional()
+        };
+        read().map_err(|source| self.error(source))
     }
 
     fn held(&self, session: i64) -> Result<i64, StoreError> {

@@ -1,6 +1,6 @@
 //! Writes what is pending into the tables that operators read.
 
-use super::change::{Debit, Pending, PendingSession};
+use super::change::{Debit, Pending, PendingSession, Refund};
 use crate::charge::event::Direction;
 use crate::charge::session::Session;
 use crate::enabler::diameter::peers::PeerStatus;
@@ -20,6 +20,10 @@ pub fn write(connection: &Connection, pending: &Pending) -> Result<()> {
     }
     for debit in &pending.debits {
         write_debit(connection, debit)?;
+    }
+    for Refund { row, message_id, wall_ms } in &pending.refunds {
+        let sql = "UPDATE debits SET refunded_at=?3 WHERE session=?1 AND message_id=?2 AND refunded_at IS NULL";
+        execute(connection, sql, params![row, message_id, wall_ms])?;
     }
     for (instance, marks) in &pending.marks {
         let (events, notices) = (super::pack(&marks.events), super::pack(&marks.notices));

@@ -86,7 +86,7 @@ unsafe fn set_from_host(name: &str, kind: c_uint, value: *mut c_void) -> c_int {
 }
 
 /// Most rows of the table: each whole number can be written as a text too.
-pub const ROWS: usize = 2 * 28 + 1;
+pub const ROWS: usize = 2 * 29 + 1;
 
 /// A setter tells the host nothing of its name, so each parameter has its own.
 macro_rules! parameters {
@@ -136,6 +136,7 @@ parameters! {
     "resume_workers" set_resume_workers true,
     "max_sessions" set_max_sessions true,
     "debit_on" set_debit_on false,
+    "model" set_model false,
     "on_failure" set_on_failure false,
     "on_failure_cap" set_on_failure_cap true,
     "policy" set_policy false,

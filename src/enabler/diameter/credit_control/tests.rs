@@ -43,6 +43,11 @@ fn debit() -> Operation {
     Operation::Debit { message_id: "m1".into(), octets, units: crate::charge::tariff::Units(25), quota, trigger }
 }
 
+fn refund() -> Operation {
+    let units = crate::charge::tariff::Units(25);
+    Operation::Refund { message_id: "m1".into(), octets: 1000, units, quota: Quota(1) }
+}
+
 fn open(outstanding: u32) -> Reservation {
     Reservation::Open { opened_by: 4, outstanding: Quota(outstanding) }
 }
@@ -84,6 +89,7 @@ fn each_step_of_a_session_has_its_request() {
             (7, last(), debit(), (end, 3, None, Some(1))),
             (7, open(2), Operation::Release, (end, 3, None, Some(0))),
             (9, Reservation::None, debit(), (event, 0, Some(1), None)),
+            (9, Reservation::None, refund(), (event, 0, Some(1), None)),
         ] {
             assert_eq!(shape(profile, &request(number, reservation, operation)), expected, "{profile:?}");
         }
@@ -91,11 +97,12 @@ fn each_step_of_a_session_has_its_request() {
 }
 
 #[test]
-fn only_a_direct_debit_has_an_action_and_only_an_end_a_cause() {
+fn only_an_event_has_an_action_and_only_an_end_a_cause() {
     let rfc = dialect(Profile::Rfc8506, Unit::Message);
     let words = |request: &Request| written(&rfc, request, |ccr| (ccr.requested_action, ccr.termination_cause));
     assert_eq!(words(&request(0, Reservation::None, reserve(1))), (None, None));
     assert_eq!(words(&request(5, Reservation::None, debit())), (Some(RequestedAction::DIRECT_DEBITING), None));
+    assert_eq!(words(&request(5, Reservation::None, refund())), (Some(RequestedAction::REFUND_ACCOUNT), None));
     assert_eq!(words(&request(5, last(), debit())), (None, Some(TerminationCause::LOGOUT)));
     let release = request(5, open(1), Operation::Release);
     assert_eq!(words(&release), (None, Some(TerminationCause::SERVICE_NOT_PROVIDED)));
@@ -189,11 +196,36 @@ fn units_of_a_service_validity_and_the_final_units_are_seen() {
     };
     // A missing Result-Code of the service is no failure.
     let with = |service: Service<'static>| CreditControlAnswer { services: vec![service], ..answer(2001, None) };
-    let granted = Response::Granted { quota: Quota(1), valid_for: Some(60), last: true, balance: None };
+    let granted =
+        Response::Granted { quota: Quota(1), valid_for: Some(60), last: true, on_failure: None, balance: None };
     let reserve = request(4, Reservation::None, reserve(1));
     assert_eq!(told(&ro, &reserve, with(service.clone())), granted);
     let refused = Service { result_code: Some(ResultCode(4012)), ..service };
     assert_eq!(told(&ro, &reserve, with(refused)), Response::Denied(Denial::NoCredit));
+}
+
+#[test]
+fn failure_handling_is_heard_and_every_final_unit_action_means_no_more() {
+    use crate::wire::diameter::words::FinalUnitAction;
+    let rfc = dialect(Profile::Rfc8506, Unit::Message);
+    let reserve = request(4, Reservation::None, reserve(1));
+    let heard = |answer| match told(&rfc, &reserve, answer) {
+        Response::Granted { last, on_failure, .. } => (last, on_failure),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(heard(answer(2001, Some(1))), (false, None));
+    for (handling, told) in [
+        (FailureHandling::TERMINATE, OnFailure::Deny),
+        (FailureHandling::CONTINUE, OnFailure::Grant),
+        (FailureHandling::RETRY_AND_TERMINATE, OnFailure::Deny),
+    ] {
+        let answer = CreditControlAnswer { failure_handling: Some(handling), ..answer(2001, Some(1)) };
+        assert_eq!(heard(answer), (false, Some(told)));
+    }
+    for action in [FinalUnitAction::TERMINATE, FinalUnitAction::REDIRECT, FinalUnitAction::RESTRICT_ACCESS] {
+        let last = Some(FinalUnitIndication { action: Some(action), ..Default::default() });
+        assert!(heard(CreditControlAnswer { final_unit_indication: last, ..answer(2001, Some(1)) }).0);
+    }
 }
 
 #[test]
@@ -238,6 +270,17 @@ fn every_result_has_its_meaning() {
         assert_eq!(of(code, open(2), Operation::Release), to_release, "{code}");
     }
     assert_eq!(of(4012, Reservation::None, reserve(2)), denied(Denial::NotSoMany));
+    // A one-time event that is refused has moved nothing.
+    for (code, told) in [
+        (4010, denied(Denial::ServiceDenied)),
+        (4011, Response::Free),
+        (4012, denied(Denial::NoCredit)),
+        (5030, denied(Denial::UnknownSubscriber)),
+    ] {
+        assert_eq!(of(code, Reservation::None, debit()), told, "{code}");
+    }
+    assert_eq!(of(4012, Reservation::None, refund()), denied(Denial::NoCredit));
+    assert_eq!(of(2001, Reservation::None, refund()), Response::Refunded { balance: None });
     for (code, failure) in [
         (3002, Failure::Undeliverable),
         (3003, Failure::Undeliverable),
