@@ -14,6 +14,7 @@ mod foreign;
 mod outcomes;
 mod push;
 mod sessions;
+mod trouble;
 
 use parties::client::{ImClient, Options as ClientOptions};
 use parties::kamailio::{Kamailio, Setup};

@@ -1,0 +1,191 @@
+//! Trouble with the charging system that operators have reported of other systems: each case here is one of them, and
+//! ends with the money right on both sides.
+
+use super::diameter::{Charged, flood};
+use super::parties::client::Reaction;
+use super::parties::eventually;
+use super::{ALICE, Stage};
+use std::net::{SocketAddr, UdpSocket};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+const SOON: Duration = Duration::from_secs(30);
+
+/// Asks the proxy for OPTIONS until told to stop; how long each answer took, shortest first.
+fn options_latencies(proxy: SocketAddr, stop: &AtomicBool) -> Vec<Duration> {
+    let socket = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+    socket.set_read_timeout(Some(Duration::from_secs(2))).expect("a time-out can be set");
+    let own = socket.local_addr().expect("bound");
+    let mut latencies = Vec::new();
+    while !stop.load(Ordering::Relaxed) {
+        let number = latencies.len();
+        let text = format!(
+            "OPTIONS sip:{proxy} SIP/2.0\r\nVia: SIP/2.0/UDP {own};branch=z9hG4bKo{number};rport\r\n\
+             From: <sip:a@b>;tag=1\r\nTo: <sip:{proxy}>\r\nCall-ID: o{number}\r\nCSeq: 1 OPTIONS\r\n\
+             Max-Forwards: 9\r\nContent-Length: 0\r\n\r\n"
+        );
+        let (asked, mut answer) = (Instant::now(), [0; 2048]);
+        socket.send_to(text.as_bytes(), proxy).expect("sent");
+        let length = socket.recv(&mut answer).expect("an answer within two seconds");
+        latencies.push(asked.elapsed());
+        assert!(answer[..length].starts_with(b"SIP/2.0 200"), "{}", String::from_utf8_lossy(&answer[..length]));
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    latencies.sort();
+    latencies
+}
+
+/// The 99th of a hundred.
+fn p99(latencies: &[Duration]) -> Duration {
+    latencies[latencies.len() * 99 / 100]
+}
+
+#[test]
+fn a_minute_of_silence_under_load_slows_nothing_else_and_service_is_back_at_once() {
+    let charged = Charged::new(&[], |setup| setup.defined("RESPONSE_TIMEOUT", "5"));
+    let _server = charged.stage.server(&["one"], |_| {});
+    let (proxy, stop) = (charged.stage.kamailio.sip, AtomicBool::new(false));
+    charged.ocs.order("fault lose");
+    let latencies = std::thread::scope(|scope| {
+        let asking = scope.spawn(|| options_latencies(proxy, &stop));
+        flood(proxy, 500, Duration::from_secs(60));
+        stop.store(true, Ordering::Relaxed);
+        asking.join().expect("every OPTIONS is answered")
+    });
+    charged.ocs.order("fault off");
+    let back = Instant::now();
+    let granted = || charged.stage.client(ALICE, |_| {}).invite() == 200;
+    assert!(eventually(SOON, granted), "{}", charged.stage.kamailio.log());
+    assert!(back.elapsed() < Duration::from_secs(2), "{:?}", back.elapsed());
+    assert!(latencies.len() > 1000, "{} OPTIONS in a minute", latencies.len());
+    assert!(p99(&latencies) < Duration::from_millis(20), "p99 of OPTIONS: {:?}", p99(&latencies));
+    assert_eq!(charged.stage.kamailio.statistic("engine_restarts"), 0);
+}
+
+#[test]
+fn no_termination_follows_a_refusal() {
+    let charged = Charged::plain();
+    for fault in ["refuse=4012", "refuse-mscc=4012", "refuse=4010", "refuse=5030", "refuse=5031", "protocol-error=3004"]
+    {
+        charged.ocs.order(&format!("fault {fault} on=initial"));
+        let refused = charged.stage.client(ALICE, |_| {}).invite();
+        assert!([402, 503].contains(&refused), "{fault}: {refused}");
+        charged.ocs.order("fault off");
+    }
+    charged.expect(100, 0, 0);
+    charged.expect_rest();
+    assert_eq!(charged.stage.kamailio.statistic("final_ccrs"), 0);
+}
+
+#[test]
+fn after_an_abort_of_the_server_no_message_passes() {
+    let charged = Charged::plain();
+    let server = charged.stage.server(&["one", "two"], |_| {});
+    let mut client = charged.stage.client(ALICE, |_| {});
+    assert_eq!(client.invite(), 200);
+    let session = charged.ocs.sessions().pop().expect("a session");
+    charged.ocs.order(&format!("asr {session}"));
+    charged.expect_rest();
+    client.bind();
+    assert!(eventually(SOON, || server.refused() == 2), "{}", charged.stage.kamailio.log());
+    assert_eq!(client.bye(), 200);
+    charged.expect(100, 0, 0);
+    charged.expect_rest();
+}
+
+#[test]
+fn an_engine_killed_between_a_debit_and_its_answer_debits_once() {
+    let charged = Charged::plain();
+    let _server = charged.stage.server(&["one"], |_| {});
+    for debited in 1..=5 {
+        // Booked, and nobody hears of it.
+        charged.ocs.order("fault drop on=update times=1");
+        let mut client = charged.stage.bound(|_| {});
+        client.take(1, Reaction::Answer(200));
+        charged.expect(100 - debited - 9, 9, debited);
+        let engine = charged.stage.kamailio.engine_pid().expect("an engine");
+        charged.stage.kamailio.signal("KILL", Some(engine));
+        charged.stage.until_debited(ALICE, debited as usize);
+        client.bye();
+        charged.expect(100 - debited, 0, debited);
+    }
+    assert_eq!(charged.stage.kamailio.debits(ALICE).len(), 5);
+    assert!(charged.ocs.sessions().is_empty());
+}
+
+#[test]
+fn a_server_that_never_was_refuses_by_policy_and_the_proxy_serves() {
+    let stage = Stage::new(|setup| {
+        let peer = "\"host=ocs.example.com;address=127.0.0.1:1\"";
+        setup.defined("WITH_DIAMETER", "1").defined("OCS_PEER", peer)
+    });
+    assert_eq!(stage.client(ALICE, |_| {}).invite(), 503);
+    let log = stage.kamailio.log();
+    assert!(log.contains("enabler-unreachable") && log.contains("connection refused"), "{log}");
+    let peers = stage.kamailio.rpc(&["imcharge.peers"]).expect("peers");
+    assert!(peers.contains("last_error"), "{peers}");
+}
+
+#[test]
+fn connections_that_break_all_the_time_hold_nobody_up() {
+    let charged = Charged::new(&[], |setup| setup.parameter("hold_timeout", "5"));
+    let _server = charged.stage.server(&["one"], |_| {});
+    let (done, proxy) = (AtomicBool::new(false), charged.stage.kamailio.sip);
+    charged.ocs.order(&format!("account {ALICE}=1000000"));
+    let latencies = std::thread::scope(|scope| {
+        let asking = scope.spawn(|| options_latencies(proxy, &done));
+        scope.spawn(|| flood(proxy, 200, Duration::from_secs(10)));
+        let breaking = Instant::now();
+        while breaking.elapsed() < Duration::from_secs(10) {
+            charged.ocs.order("kill 0");
+            charged.until_open();
+        }
+        done.store(true, Ordering::Relaxed);
+        asking.join().expect("every OPTIONS is answered")
+    });
+    assert!(latencies.len() > 200, "{} OPTIONS in ten seconds", latencies.len());
+    // Nobody acknowledges what the flood opened: it ends when nothing has moved for `hold_timeout`.
+    let mut client = charged.stage.bound(|_| {});
+    assert_eq!(client.take(1, Reaction::Answer(200)).len(), 1, "{}", charged.stage.kamailio.log());
+    client.bye();
+    let kamailio = &charged.stage.kamailio;
+    assert!(eventually(SOON * 4, || kamailio.statistic("sessions_active") == 0), "{}", kamailio.log());
+    charged.expect(999_999, 0, 1);
+    charged.expect_rest();
+    assert_eq!(kamailio.statistic("engine_restarts"), 0);
+}
+
+#[test]
+fn a_bye_right_behind_the_200_settles_once() {
+    const SESSIONS: usize = 400;
+    let charged = Charged::plain();
+    let _server = charged.stage.server(&["one"], |_| {});
+    charged.ocs.order(&format!("account {ALICE}=100000"));
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for _ in 0..SESSIONS / 4 {
+                    let mut client = charged.stage.client(ALICE, |_| {});
+                    assert_eq!(client.invite(), 200);
+                    assert_eq!(client.bye(), 200);
+                }
+            });
+        }
+    });
+    charged.expect(100_000, 0, 0);
+    charged.expect_rest();
+    let statistic = |name: &str| charged.stage.kamailio.statistic(name);
+    assert_eq!((statistic("initial_ccrs"), statistic("final_ccrs")), (SESSIONS as i64, SESSIONS as i64));
+}
+
+#[test]
+fn all_refused_leaves_nothing_open() {
+    let charged = Charged::plain();
+    charged.ocs.order(&format!("account {ALICE}=0"));
+    for _ in 0..200 {
+        assert_eq!(charged.stage.client(ALICE, |_| {}).invite(), 402);
+    }
+    charged.expect(0, 0, 0);
+    charged.expect_rest();
+    assert_eq!(charged.stage.kamailio.statistic("sessions_active"), 0);
+}
