@@ -2,24 +2,19 @@
 
 use super::config::{ConfigError, PeerConfig};
 use super::local::Local;
+use super::resolver::Resolver;
 use super::tls::Tls;
 use super::transport::Transport;
 use crate::charge::time::Time;
 use std::collections::VecDeque;
-use std::net::{SocketAddr, ToSocketAddrs};
-use std::time::{Duration, Instant};
+use std::net::SocketAddr;
 
 /// Microseconds between two tries: at first, and at most.
 const BACK_OFF_FIRST: u64 = 1_000_000;
 const BACK_OFF_MOST: u64 = 30_000_000;
 
-/// Addresses of one name that are tried.
-const ADDRESSES_MAX: usize = 16;
-
-/// A name that took longer to resolve is not asked for again for so many seconds, if it ever was resolved: the caller
-/// waits while the system's resolver does.
-const RESOLVER_SLOW: Duration = Duration::from_millis(500);
-const RESOLVER_SPARED: u32 = 600;
+/// Microseconds after which a resolver that has not answered is looked at again.
+const RESOLVER_AGAIN: u64 = 20_000;
 
 /// The link to one peer.
 #[derive(Debug)]
@@ -29,11 +24,8 @@ pub struct Link {
     transport: Option<Transport>,
     /// Where it goes, or went last.
     address: Option<SocketAddr>,
-    /// Addresses of the name as last resolved.
-    known: Vec<SocketAddr>,
-    /// Until when the resolver is left alone.
-    resolver_spared: Option<Time>,
-    /// Those of them not tried yet.
+    resolver: Resolver,
+    /// Addresses of the name that are not tried yet.
     others: VecDeque<SocketAddr>,
     /// When the transport came up.
     up_since: Option<Time>,
@@ -68,8 +60,7 @@ impl Link {
             tls,
             transport: None,
             address: None,
-            known: Vec::new(),
-            resolver_spared: None,
+            resolver: Resolver::default(),
             others: VecDeque::new(),
             up_since: None,
             retry_at: Some(now),
@@ -166,8 +157,14 @@ impl Link {
     fn connect(&mut self, patience: u32, now: Time) -> Result<(), String> {
         if self.others.is_empty() {
             self.address = None;
-            self.know(now)?;
-            self.others.extend(&self.known);
+            let (host, port) = self.config.host_and_port().ok_or_else(|| self.no_address())?;
+            match self.resolver.look_up(host, port, patience, now)? {
+                Some(found) => self.others.extend(found),
+                None => {
+                    self.retry_at = Some(Time(now.0.saturating_add(RESOLVER_AGAIN)));
+                    return Ok(());
+                }
+            }
         }
         self.address = self.others.pop_front();
         let address = self.address.ok_or_else(|| self.no_address())?;
@@ -175,29 +172,6 @@ impl Link {
         self.tried = true;
         self.transport = Some(Transport::connect(address, self.tls.as_ref(), patience, now)?);
         Ok(())
-    }
-
-    /// Learns the addresses of the name. What was true an hour ago is better than nothing.
-    fn know(&mut self, now: Time) -> Result<(), String> {
-        if !self.known.is_empty() && self.resolver_spared.is_some_and(|until| now < until) {
-            return Ok(());
-        }
-        let begun = Instant::now();
-        let found = self.resolve();
-        self.resolver_spared = (begun.elapsed() > RESOLVER_SLOW).then(|| now.after_seconds(RESOLVER_SPARED));
-        match found {
-            Ok(found) => self.known = found,
-            Err(why) if self.known.is_empty() => return Err(why),
-            Err(_) => {}
-        }
-        Ok(())
-    }
-
-    /// All addresses of the name. An address needs no asking.
-    fn resolve(&self) -> Result<Vec<SocketAddr>, String> {
-        let (host, port) = self.config.host_and_port().ok_or_else(|| self.no_address())?;
-        let found = (host, port).to_socket_addrs().map_err(|error| format!("its name cannot be resolved: {error}"))?;
-        Ok(found.take(ADDRESSES_MAX).collect())
     }
 
     fn no_address(&self) -> String {

@@ -7,7 +7,7 @@
 //! | `peers` | the sockets of all peers around the exchange |
 //! | `exchange`, `requests` | which connection takes a request, and what becomes of it when that is lost |
 //! | `peer`, `capabilities`, `watchdog` | one connection's states |
-//! | `link`, `transport`, `tls` | a peer's addresses and when to connect again; its socket |
+//! | `link`, `resolver`, `transport`, `tls` | when to connect again; a peer's addresses; its socket |
 //!
 //! The engine asks after its commit and commits every answer before anybody acts on it. What is not answered stands
 //! in the store as the session's request in flight: that is the outbox, and it is asked again with the T flag.
@@ -24,6 +24,7 @@ pub mod peers;
 #[cfg(test)]
 mod rehearsal;
 mod requests;
+mod resolver;
 pub mod tls;
 pub mod transport;
 pub mod watchdog;
