@@ -1,6 +1,6 @@
 //! What charging costs, printed beside what there is without it. Proxies are measured interleaved in one run, medians of
 //! several rounds; what misses its target is printed as such. Run by `make bench`; `--part
-//! hook|engine|memory|proxies|ocs` measures one part only.
+//! hook|engine|memory|proxies|ocs|silence|ocs-memory` measures one part only.
 
 #[path = "parties/mod.rs"]
 mod parties;
@@ -11,6 +11,8 @@ mod hooks;
 mod incumbent;
 #[path = "bench/load.rs"]
 mod load;
+#[path = "bench/ocs.rs"]
+mod ocs;
 
 use lexopt::ValueExt;
 use load::{Call, Load};
@@ -68,80 +70,14 @@ fn run() -> Result<(), Box<dyn Error>> {
         }
     }
     if wanted("ocs") {
-        at_an_ocs(folder)?;
+        ocs::compare(folder)?;
     }
-    Ok(())
-}
-
-/// Three proxies at the same charging system: relaying only, charged by this module, and by Kamailio's own ims_charging.
-fn at_an_ocs(folder: &Path) -> Result<(), Box<dyn Error>> {
-    let program = std::env::current_exe()?.with_file_name("ocs");
-    // ims_charging names itself twice and has AVPs of accounting in its requests.
-    let options = ["--default-balance", "1000000000", "--origin-host", "localhost", "--lenient", "yes"];
-    let ocs = parties::ocs::Ocs::start(&program, &options);
-    let scratch = tempfile::tempdir()?;
-    let plain = scratch.path().join("plain.cfg");
-    fs::write(&plain, without_charging()?)?;
-    let load = Load::new()?;
-    let fm = ["-x", "fm", "-X", "fm", "-m", "4096"];
-    let setup = |config: &Path| {
-        let mut setup = Setup::new(folder, load.server());
-        (setup.config, setup.arguments) = (config.to_owned(), fm.to_vec());
-        setup
-    };
-    let shipped = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/kamailio-config/kamailio.cfg"));
-    let peer = format!("\"host=localhost;address={}\"", ocs.diameter);
-    let ours = setup(shipped).defined("WITH_DIAMETER", "1").defined("OCS_PEER", peer);
-    let theirs = setup(&incumbent::configuration(scratch.path(), ocs.diameter)?);
-    let all = [Kamailio::start(setup(&plain))?, Kamailio::start(ours)?, Kamailio::start(theirs)?];
-    let connected = parties::eventually(Duration::from_secs(20), || ocs.order("connections").len() == 2);
-    if !connected {
-        return Err(format!("not both are connected:\n{}\n{}", all[1].log(), all[2].log()).into());
+    if wanted("silence") {
+        ocs::silence(folder)?;
     }
-    for (kamailio, who) in all.iter().zip(["without charging", "imcharge", "ims_charging"]) {
-        // What does not charge at all would be cheap.
-        let answered = load.run(kamailio.sip, 50, Duration::from_secs(1)).iter().filter(|call| call.is_clean()).count();
-        if answered == 0 {
-            return Err(format!("{who}: no call is answered\n{}", kamailio.log()).into());
-        }
+    if wanted("ocs-memory") {
+        ocs::memory(folder)?;
     }
-    for (delay, text) in [(None, "an OCS that answers at once"), (Some("delay=20ms"), "an OCS that takes 20 ms")] {
-        println!("Kamailio, -x fm -X fm, {RATE} calls/s, {ROUNDS} rounds of {} s, interleaved; {text}", SPAN.as_secs());
-        ocs.order("fault off");
-        if let Some(delay) = delay {
-            ocs.order(&format!("fault {delay}"));
-        }
-        let mut rounds: [Vec<Round>; 3] = [Vec::new(), Vec::new(), Vec::new()];
-        for _ in 0..ROUNDS {
-            for (kamailio, rounds) in all.iter().zip(&mut rounds) {
-                rounds.push(Round::measure(kamailio, &load, RATE, SPAN));
-            }
-        }
-        let median = |of: fn(&Round) -> f64| [0, 1, 2].map(|at: usize| middle(rounds[at].iter().map(of).collect()));
-        let [none, ours, theirs] = median(|round| round.cpu_micros);
-        line("CPU per call without charging", none, "us", None);
-        line("CPU per call, imcharge", ours, "us", None);
-        line("CPU per call, ims_charging", theirs, "us", None);
-        line("  added by imcharge over added by ims_charging", (ours - none) / (theirs - none), "", {
-            delay.is_none().then_some((0.5, Better::Lower))
-        });
-        let target = |most| delay.is_some().then_some((most, Better::Lower));
-        let [_, ours, theirs] = median(|round| round.p50_ms);
-        line("INVITE to 200, p50, imcharge", ours, "ms", target(21.5));
-        line("INVITE to 200, p50, ims_charging", theirs, "ms", None);
-        let [_, ours, theirs] = median(|round| round.p99_ms);
-        line("INVITE to 200, p99, imcharge", ours, "ms", target(25.0));
-        line("INVITE to 200, p99, ims_charging", theirs, "ms", None);
-        let failed = [1, 2].map(|at: usize| rounds[at].iter().map(|round| round.failed).sum::<usize>());
-        println!("  calls failed or repeated: imcharge {}, ims_charging {}", failed[0], failed[1]);
-    }
-    ocs.order("fault off");
-    let [_, ours, theirs] = &all;
-    let best = [ours, theirs].map(|kamailio| highest_rate(kamailio, &load));
-    line("Calls/s without a failure or retransmission, imcharge", best[0], "", None);
-    line("Calls/s without a failure or retransmission, ims_charging", best[1], "", None);
-    line("  ratio", best[0] / best[1], "", Some((1.2, Better::Higher)));
-    println!();
     Ok(())
 }
 
@@ -261,17 +197,19 @@ fn without_charging() -> std::io::Result<String> {
 
 /// CPU time of every process of a proxy.
 fn cpu_nanos(kamailio: &Kamailio) -> u64 {
+    let texts = of_group(kamailio, "schedstat");
+    texts.iter().filter_map(|text| text.split_whitespace().next()?.parse::<u64>().ok()).sum()
+}
+
+/// A file of /proc of every process of a proxy.
+fn of_group(kamailio: &Kamailio, file: &str) -> Vec<String> {
     let group = kamailio.pid().to_string();
-    let Ok(processes) = fs::read_dir("/proc") else { return 0 };
+    let Ok(processes) = fs::read_dir("/proc") else { return Vec::new() };
     let of_group = processes.flatten().filter(|entry| {
         let stat = fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
         stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(2)) == Some(&group)
     });
-    let nanos = of_group.filter_map(|entry| {
-        let text = fs::read_to_string(entry.path().join("schedstat")).ok()?;
-        text.split_whitespace().next()?.parse::<u64>().ok()
-    });
-    nanos.sum()
+    of_group.filter_map(|entry| fs::read_to_string(entry.path().join(file)).ok()).collect()
 }
 
 fn cpu_name() -> String {

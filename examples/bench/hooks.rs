@@ -260,6 +260,11 @@ pub fn memory(count: usize) -> Result<(), Box<dyn Error>> {
     })
 }
 
+/// Octets of shared memory that one more session takes.
+pub fn shared_octets_per_session() -> Result<usize, Box<dyn Error>> {
+    with_engine(100_000, |region| Ok(region.octets_per_session()))
+}
+
 /// Private memory of this process.
 fn private_octets() -> Result<i64, Box<dyn Error>> {
     let text = fs::read_to_string("/proc/self/smaps_rollup")?;

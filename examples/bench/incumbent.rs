@@ -35,7 +35,7 @@ pub fn configuration(folder: &Path, ocs: SocketAddr) -> io::Result<std::path::Pa
     );
     let text = without_charging()?;
     let text = text.replace("loadmodule \"msrp.so\"", &modules);
-    let charged = "    setflag(4);\n    t_newtran();\n    Ro_CCR(\"CHARGED\", \"orig\", 30, \"\", \"\");\n    \
+    let charged = "    setflag(4);\n    t_newtran();\n    Ro_CCR(\"CHARGED\", \"orig\", 3600, \"\", \"\");\n    \
                    if ($rc < 0) { t_reply(\"500\", \"Charging Error\"); }\n    exit;";
     let text = text.replace("    $du = IM_SERVER; t_relay(); exit;", charged);
     let text = text

@@ -58,14 +58,44 @@ impl Load {
 
     /// Calls at this rate for this long; what became of each.
     pub fn run(&self, proxy: SocketAddr, rate: u32, span: Duration) -> Vec<Call> {
-        let count = (f64::from(rate) * span.as_secs_f64()) as usize;
+        self.call(proxy, rate, (f64::from(rate) * span.as_secs_f64()) as usize, true)
+    }
+
+    /// So many calls at this rate that nobody ends; how many were answered.
+    pub fn hold(&self, proxy: SocketAddr, rate: u32, count: u32) -> usize {
+        self.call(proxy, rate, count as usize, false).iter().filter(|call| call.answered.is_some()).count()
+    }
+
+    /// Asks the proxy for OPTIONS until told to stop; milliseconds to each answer, a second for none.
+    pub fn options(&self, proxy: SocketAddr, stop: &AtomicBool) -> Vec<f64> {
+        let Ok(socket) = UdpSocket::bind("127.0.0.1:0") else { return Vec::new() };
+        let (Ok(own), Ok(())) = (socket.local_addr(), socket.set_read_timeout(Some(Duration::from_secs(1)))) else {
+            return Vec::new();
+        };
+        let mut latencies = Vec::new();
+        while !stop.load(Ordering::Relaxed) {
+            let number = latencies.len();
+            let text = format!(
+                "OPTIONS sip:{proxy} SIP/2.0\r\nVia: SIP/2.0/UDP {own};branch=z9hG4bKo{number};rport\r\n\
+                 Max-Forwards: 9\r\nFrom: <sip:a@b>;tag=1\r\nTo: <sip:{proxy}>\r\nCall-ID: o{number}\r\n\
+                 CSeq: 1 OPTIONS\r\nContent-Length: 0\r\n\r\n"
+            );
+            let (asked, mut answer) = (Instant::now(), [0; 2048]);
+            let _ = socket.send_to(text.as_bytes(), proxy).and_then(|_| socket.recv(&mut answer));
+            latencies.push(asked.elapsed().as_secs_f64() * 1000.0);
+            thread::sleep(Duration::from_millis(2));
+        }
+        latencies
+    }
+
+    fn call(&self, proxy: SocketAddr, rate: u32, count: usize, ends: bool) -> Vec<Call> {
         let run = self.run.fetch_add(1, Ordering::Relaxed);
         self.repeats.store(0, Ordering::Relaxed);
         let calls = Mutex::new(vec![Call::default(); count]);
         let done = AtomicBool::new(false);
         let own = self.caller.local_addr().expect("a bound socket has an address");
         thread::scope(|scope| {
-            scope.spawn(|| self.receive(proxy, run, &calls, &done));
+            scope.spawn(|| self.receive(proxy, run, ends, &calls, &done));
             let started = Instant::now();
             for number in 0..count {
                 let due = started + Duration::from_secs_f64(number as f64 / f64::from(rate));
@@ -78,7 +108,8 @@ impl Load {
             }
             // The last calls have a second to end.
             let deadline = Instant::now() + Duration::from_secs(1);
-            while Instant::now() < deadline && !calls.lock().expect("no holder panics").iter().all(|call| call.ended) {
+            let over = |call: &Call| if ends { call.ended } else { call.answered.is_some() };
+            while Instant::now() < deadline && !calls.lock().expect("no holder panics").iter().all(over) {
                 thread::sleep(Duration::from_millis(5));
             }
             done.store(true, Ordering::Relaxed);
@@ -90,7 +121,7 @@ impl Load {
         calls
     }
 
-    fn receive(&self, proxy: SocketAddr, run: u32, calls: &Mutex<Vec<Call>>, done: &AtomicBool) {
+    fn receive(&self, proxy: SocketAddr, run: u32, ends: bool, calls: &Mutex<Vec<Call>>, done: &AtomicBool) {
         let own = self.caller.local_addr().expect("a bound socket has an address");
         self.caller.set_read_timeout(Some(Duration::from_millis(20))).expect("a time-out can be set");
         let mut buffer = [0; 8192];
@@ -105,7 +136,7 @@ impl Load {
                 text.contains("1 INVITE"),
                 text.contains("1 INVITE").then(|| follow_up("ACK", 1, &text, run, number, own)),
             );
-            let bye = is_invite.then(|| follow_up("BYE", 2, &text, run, number, own));
+            let bye = (is_invite && ends).then(|| follow_up("BYE", 2, &text, run, number, own));
             {
                 let mut calls = calls.lock().expect("no holder panics");
                 let Some(call) = calls.get_mut(number) else { continue };

@@ -1,0 +1,214 @@
+//! Three proxies at the same charging system: relaying only, charged by this module, and by Kamailio's own ims_charging.
+
+use super::load::{Call, Load};
+use super::parties::kamailio::{Kamailio, Setup};
+use super::parties::{eventually, ocs::Ocs};
+use super::{
+    Better, RATE, ROUNDS, Round, SPAN, highest_rate, hooks, incumbent, line, middle, of_group, without_charging,
+};
+use std::error::Error;
+use std::fs;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+/// Sessions held at once, to see what one takes.
+const HELD: u32 = 50_000;
+
+/// Calls after which memory should be as it was. As many are made before the first look, so that everything has its size.
+const CALLS: u32 = 100_000;
+
+/// Calls a second of a proxy that is not to be overloaded: what each can do is measured too.
+const OURS: u32 = 1500;
+const THEIRS: u32 = 500;
+
+/// The charging system, the proxies before it and the load.
+struct Scene {
+    ocs: Ocs,
+    load: Load,
+    without: Kamailio,
+    ours: Kamailio,
+    theirs: Kamailio,
+    _scratch: tempfile::TempDir,
+}
+
+impl Scene {
+    fn new(folder: &Path) -> Result<Scene, Box<dyn Error>> {
+        let program = std::env::current_exe()?.with_file_name("ocs");
+        // ims_charging names itself twice and has AVPs of accounting in its requests.
+        let options = ["--default-balance", "1000000000", "--origin-host", "localhost", "--lenient", "yes"];
+        let ocs = Ocs::start(&program, &options);
+        let scratch = tempfile::tempdir()?;
+        let plain = scratch.path().join("plain.cfg");
+        fs::write(&plain, without_charging()?)?;
+        let load = Load::new()?;
+        let fm = ["-x", "fm", "-X", "fm", "-m", "4096"];
+        let setup = |config: &Path| {
+            let mut setup = Setup::new(folder, load.server());
+            (setup.config, setup.arguments) = (config.to_owned(), fm.to_vec());
+            setup
+        };
+        let shipped = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/kamailio-config/kamailio.cfg"));
+        let peer = format!("\"host=localhost;address={}\"", ocs.diameter);
+        let ours = setup(shipped).defined("WITH_DIAMETER", "1").defined("OCS_PEER", peer);
+        // Nothing ends a session that is held but the bench.
+        let ours = Kamailio::start(ours.parameter("hold_timeout", "3600"))?;
+        let theirs = Kamailio::start(setup(&incumbent::configuration(scratch.path(), ocs.diameter)?))?;
+        let without = Kamailio::start(setup(&plain))?;
+        if !eventually(Duration::from_secs(20), || ocs.order("connections").len() == 2) {
+            return Err(format!("not both are connected:\n{}\n{}", ours.log(), theirs.log()).into());
+        }
+        for (kamailio, who) in [(&without, "without charging"), (&ours, "imcharge"), (&theirs, "ims_charging")] {
+            // What does not charge at all would be cheap.
+            let calls = load.run(kamailio.sip, 50, Duration::from_secs(1));
+            if !calls.iter().any(Call::is_clean) {
+                return Err(format!("{who}: no call is answered\n{}", kamailio.log()).into());
+            }
+        }
+        Ok(Scene { ocs, load, without, ours, theirs, _scratch: scratch })
+    }
+}
+
+/// CPU, latency and the highest rate of all three.
+pub fn compare(folder: &Path) -> Result<(), Box<dyn Error>> {
+    let scene = Scene::new(folder)?;
+    for (delay, text) in [(None, "an OCS that answers at once"), (Some("delay=20ms"), "an OCS that takes 20 ms")] {
+        println!("Kamailio, -x fm -X fm, {RATE} calls/s, {ROUNDS} rounds of {} s, interleaved; {text}", SPAN.as_secs());
+        scene.ocs.order("fault off");
+        if let Some(delay) = delay {
+            scene.ocs.order(&format!("fault {delay}"));
+        }
+        let mut rounds: [Vec<Round>; 3] = [Vec::new(), Vec::new(), Vec::new()];
+        for _ in 0..ROUNDS {
+            for (kamailio, rounds) in [&scene.without, &scene.ours, &scene.theirs].into_iter().zip(&mut rounds) {
+                rounds.push(Round::measure(kamailio, &scene.load, RATE, SPAN));
+            }
+        }
+        let median = |of: fn(&Round) -> f64| [0, 1, 2].map(|at: usize| middle(rounds[at].iter().map(of).collect()));
+        let [none, ours, theirs] = median(|round| round.cpu_micros);
+        line("CPU per call without charging", none, "us", None);
+        line("CPU per call, imcharge", ours, "us", None);
+        line("CPU per call, ims_charging", theirs, "us", None);
+        line("  added by imcharge over added by ims_charging", (ours - none) / (theirs - none), "", {
+            delay.is_none().then_some((0.5, Better::Lower))
+        });
+        let target = |most| delay.is_some().then_some((most, Better::Lower));
+        let [_, ours, theirs] = median(|round| round.p50_ms);
+        line("INVITE to 200, p50, imcharge", ours, "ms", target(21.5));
+        line("INVITE to 200, p50, ims_charging", theirs, "ms", None);
+        let [_, ours, theirs] = median(|round| round.p99_ms);
+        line("INVITE to 200, p99, imcharge", ours, "ms", target(25.0));
+        line("INVITE to 200, p99, ims_charging", theirs, "ms", None);
+        let failed = [1, 2].map(|at: usize| rounds[at].iter().map(|round| round.failed).sum::<usize>());
+        println!("  calls failed or repeated: imcharge {}, ims_charging {}", failed[0], failed[1]);
+    }
+    scene.ocs.order("fault off");
+    let best = [&scene.ours, &scene.theirs].map(|kamailio| highest_rate(kamailio, &scene.load));
+    line("Calls/s without a failure or retransmission, imcharge", best[0], "", None);
+    line("Calls/s without a failure or retransmission, ims_charging", best[1], "", None);
+    line("  ratio", best[0] / best[1], "", Some((1.2, Better::Higher)));
+    println!();
+    Ok(())
+}
+
+/// How long OPTIONS takes through a proxy whose charging system is silent, under load.
+pub fn silence(folder: &Path) -> Result<(), Box<dyn Error>> {
+    let scene = Scene::new(folder)?;
+    println!("OPTIONS through the proxy while the OCS is silent, {RATE} INVITEs/s, {} s", SPAN.as_secs());
+    scene.ocs.order("fault lose");
+    let stop = AtomicBool::new(false);
+    let mut latencies = std::thread::scope(|scope| {
+        let asking = scope.spawn(|| scene.load.options(scene.ours.sip, &stop));
+        scene.load.run(scene.ours.sip, RATE, SPAN);
+        stop.store(true, Ordering::Relaxed);
+        asking.join().unwrap_or_default()
+    });
+    latencies.sort_by(f64::total_cmp);
+    let at = |share: f64| latencies.get((latencies.len() as f64 * share) as usize).copied().unwrap_or(f64::NAN);
+    line("OPTIONS to 200, p50", at(0.50), "ms", None);
+    line("OPTIONS to 200, p99", at(0.99), "ms", Some((20.0, Better::Lower)));
+    println!();
+    Ok(())
+}
+
+/// What a held session takes of memory, and what a call leaves behind.
+pub fn memory(folder: &Path) -> Result<(), Box<dyn Error>> {
+    let scene = Scene::new(folder)?;
+    let shared = hooks::shared_octets_per_session()?;
+    println!("Memory at an OCS, -x fm -X fm: after {CALLS} calls that ended, and of {HELD} sessions held");
+    for (who, kamailio, rate, calls) in
+        [("imcharge", &scene.ours, OURS, CALLS), ("ims_charging", &scene.theirs, THEIRS, CALLS / 5)]
+    {
+        let own = who == "imcharge";
+        let span = Duration::from_secs((calls / rate).into());
+        scene.load.run(kamailio.sip, rate, span);
+        let before = Memory::at_rest(kamailio);
+        scene.load.run(kamailio.sip, rate, span);
+        let left = Memory::at_rest(kamailio).since(before, calls);
+        line(&format!("{who}: left by a call, memory of the host"), left.host, "B", None);
+        line(&format!("{who}: left by a call, of its own"), left.private, "B", None);
+        let target = |most| own.then_some((most, Better::Lower));
+        line(&format!("{who}: left by a call"), left.host + left.private, "B", target(0.5));
+    }
+    for (who, kamailio, rate) in [("imcharge", &scene.ours, OURS), ("ims_charging", &scene.theirs, THEIRS)] {
+        let own = who == "imcharge";
+        let before = Memory::at_rest(kamailio);
+        let held = scene.load.hold(kamailio.sip, rate, HELD);
+        if held < HELD as usize * 99 / 100 {
+            return Err(format!("{who}: {held} of {HELD} sessions are held\n{}", kamailio.log()).into());
+        }
+        let took = Memory::at_rest(kamailio).since(before, HELD);
+        let table = if own { shared as f64 } else { 0.0 };
+        line(&format!("{who}: a held session, memory of the host"), took.host, "B", None);
+        line(&format!("{who}: a held session, of its own"), took.private + table, "B", None);
+        let target = own.then_some((1024.0, Better::Lower));
+        line(&format!("{who}: a held session"), took.host + took.private + table, "B", target);
+    }
+    println!();
+    Ok(())
+}
+
+/// Octets in use.
+#[derive(Clone, Copy, PartialEq)]
+struct Memory {
+    /// Of the host's shared memory.
+    host: f64,
+    /// Private, of all processes together.
+    private: f64,
+}
+
+impl Memory {
+    fn now(kamailio: &Kamailio) -> Memory {
+        let shared = kamailio.rpc(&["core.shmmem"]).unwrap_or_default();
+        let line = shared.lines().find_map(|line| line.trim().strip_prefix("real_used: "));
+        let host = line.and_then(|octets| octets.parse().ok()).unwrap_or(f64::NAN);
+        let private = of_group(kamailio, "smaps_rollup").into_iter().filter_map(|text| {
+            let line = text.lines().find_map(|line| line.strip_prefix("Anonymous:"))?;
+            line.trim().trim_end_matches(" kB").parse::<f64>().ok()
+        });
+        Memory { host, private: private.sum::<f64>() * 1024.0 }
+    }
+
+    /// When transactions and their timers are gone: as soon as nothing has changed for a while.
+    fn at_rest(kamailio: &Kamailio) -> Memory {
+        let mut last = Memory::now(kamailio);
+        let mut same = 0;
+        for _ in 0..40 {
+            std::thread::sleep(Duration::from_secs(5));
+            let now = Memory::now(kamailio);
+            same = if (now.host - last.host).abs() < 65_536.0 { same + 1 } else { 0 };
+            last = now;
+            // Closed sessions of this module stay for 32 s.
+            if same == 8 {
+                break;
+            }
+        }
+        last
+    }
+
+    /// For each of so many.
+    fn since(self, before: Memory, count: u32) -> Memory {
+        let each = |now: f64, before: f64| (now - before) / f64::from(count);
+        Memory { host: each(self.host, before.host), private: each(self.private, before.private) }
+    }
+}
