@@ -3,13 +3,14 @@
 
 use super::parties::client::Reaction;
 use super::parties::eventually;
+use super::raw::{self, RawClient};
 use super::{ALICE, Stage};
+use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::Duration;
-use std::{fs, io};
 
 const SOON: Duration = Duration::from_secs(30);
 
@@ -103,41 +104,68 @@ impl FreeDiameter {
     }
 }
 
-/// The script with python-diameter.
-struct PythonOcs {
+/// A charging system that tells its accounts on its standard output when its standard input asks.
+struct Scripted {
     _process: Process,
     input: ChildStdin,
     output: BufReader<ChildStdout>,
     address: SocketAddr,
 }
 
-impl PythonOcs {
-    fn start(account: &str) -> PythonOcs {
+impl Scripted {
+    /// `python_ocs.py`.
+    fn python(account: &str) -> Scripted {
         let address = free();
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/peers/python_ocs.py");
         let mut command = Command::new(made().join("venv/bin/python"));
         command.arg(script).arg(address.port().to_string());
-        command.args(["ocs.example.com", "example.com", "proxy.example.org", "example.org", account]);
-        command.stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut process = Process::start(&mut command);
+        Scripted::start(
+            command.args(["ocs.example.com", "example.com", "proxy.example.org", "example.org", account]),
+            address,
+        )
+    }
+
+    /// `erlang_ocs.erl`, which takes what this profile may send and nothing else.
+    fn erlang(account: &str, profile: &str) -> Scripted {
+        let address = free();
+        let mut command = Command::new("erl");
+        command.args(["-noshell", "-pa"]).arg(made()).args(["-run", "erlang_ocs", "main"]);
+        command.arg(address.port().to_string());
+        Scripted::start(command.args(["ocs.example.com", "example.com", profile, account]), address)
+    }
+
+    fn start(command: &mut Command, address: SocketAddr) -> Scripted {
+        let mut process = Process::start(command.stdin(Stdio::piped()).stdout(Stdio::piped()));
         let input = process.0.stdin.take().expect("piped");
         let output = BufReader::new(process.0.stdout.take().expect("piped"));
-        let mut started = PythonOcs { _process: process, input, output, address };
-        assert_eq!(started.line().expect("it starts"), "ready");
+        let mut started = Scripted { _process: process, input, output, address };
+        assert_eq!(started.line(), "ready");
         started
     }
 
-    fn line(&mut self) -> io::Result<String> {
+    #[track_caller]
+    fn line(&mut self) -> String {
         let mut line = String::new();
-        self.output.read_line(&mut line)?;
-        Ok(line.trim_end().to_owned())
+        let length = self.output.read_line(&mut line).expect("it speaks");
+        assert!(length > 0, "it has ended");
+        line.trim_end().to_owned()
     }
 
-    fn account(&mut self) -> String {
+    /// Its account, and behind it whatever it has against a message.
+    fn accounts(&mut self) -> Vec<String> {
         self.input.write_all(b"accounts\n").expect("it reads");
-        let line = self.line().expect("it answers");
-        assert_eq!(self.line().expect("it answers"), "ok");
-        line
+        std::iter::repeat_with(|| self.line()).take_while(|line| line != "ok").collect()
+    }
+
+    /// Waits until its account, and nothing else, is so; what it says in the end.
+    fn becomes(&mut self, balance: i64, debited: i64) -> Result<(), Vec<String>> {
+        let wanted = [format!("account={ALICE} balance={balance} held=0 debited={debited}")];
+        let mut found = Vec::new();
+        eventually(SOON, || {
+            found = self.accounts();
+            found == wanted
+        });
+        if found == wanted { Ok(()) } else { Err(found) }
     }
 }
 
@@ -247,15 +275,41 @@ fn tshark_sees_the_requests_that_we_mean() {
 #[test]
 fn python_diameter_keeps_the_account_to_the_last_unit() {
     for profile in ["rfc8506", "3gpp-ro"] {
-        let mut server = PythonOcs::start(&format!("{ALICE}=100"));
+        let mut server = Scripted::python(&format!("{ALICE}=100"));
         let stage = stage(server.address, profile);
         retrieve(&stage);
-        let wanted = format!("account={ALICE} balance=98 held=0 debited=2");
-        let mut found = String::new();
-        eventually(SOON, || {
-            found = server.account();
-            found == wanted
-        });
-        assert_eq!(found, wanted, "{profile}");
+        assert_eq!(server.becomes(98, 2), Ok(()), "{profile}");
     }
+}
+
+#[test]
+fn erlang_finds_no_rule_of_the_grammar_broken_and_keeps_the_account_to_the_last_unit() {
+    for profile in ["rfc8506", "3gpp-ro"] {
+        let mut server = Scripted::erlang(&format!("{ALICE}=100"), profile);
+        let capture = Capture::start(server.address.port());
+        let stage = stage(server.address, profile);
+        retrieve(&stage);
+        assert_eq!(server.becomes(98, 2), Ok(()), "{profile}");
+        drop(stage);
+        // The stack keeps what it finds in a message of the base protocol to itself, but for the answer.
+        let answers = format!("tcp.srcport == {} && diameter.flags.request == 0", server.address.port());
+        let results = capture.read(&answers, &["diameter.Result-Code"]);
+        assert!(
+            !results.is_empty() && results.split_terminator(['\n', ',']).all(|result| result == "2001"),
+            "{profile}: {results}"
+        );
+    }
+}
+
+#[test]
+fn erlang_takes_no_message_that_breaks_a_rule() {
+    let mut server = Scripted::erlang(&format!("{ALICE}=100"), "rfc8506");
+    let mut client = RawClient::connect(server.address);
+    let mut wanted = vec![format!("account={ALICE} balance=100 held=0 debited=0")];
+    for (wrong, code, at) in raw::wrong_requests() {
+        assert_eq!(client.ask(&wrong), code, "{at}");
+        wanted.push(format!("violation={code} at={at}"));
+    }
+    assert_eq!(server.accounts(), wanted);
+    assert_eq!(client.ask(&raw::right_request()), 2001);
 }

@@ -13,6 +13,7 @@ mod diameter;
 mod foreign;
 mod outcomes;
 mod push;
+mod raw;
 mod sessions;
 
 use parties::client::{ImClient, Options as ClientOptions};
