@@ -1,15 +1,16 @@
 //! Charging systems made with stacks that no one here wrote, and tshark over what goes between: the same retrieval is
 //! charged, and nobody has a word to say against our messages.
 
+use super::capture::{Capture, Process, free};
 use super::parties::client::Reaction;
 use super::parties::eventually;
 use super::raw::{self, RawClient};
 use super::{ALICE, Stage};
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::process::{ChildStdin, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
 const SOON: Duration = Duration::from_secs(30);
@@ -17,32 +18,6 @@ const SOON: Duration = Duration::from_secs(30);
 /// Folder of what `scripts/peers.sh` has made.
 fn made() -> PathBuf {
     std::env::var_os("IMCHARGE_PEERS").expect("IMCHARGE_PEERS names no folder: run make test").into()
-}
-
-/// A port that is free now.
-fn free() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a free port")
-}
-
-/// A process that ends with its owner.
-struct Process(Child);
-
-impl Process {
-    fn start(command: &mut Command) -> Process {
-        Process(command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}")))
-    }
-
-    fn signal(&mut self, signal: &str) {
-        let _ = Command::new("kill").args(["-s", signal, &self.0.id().to_string()]).status();
-        let _ = self.0.wait();
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }
 
 /// freeDiameter with its dictionaries of RFC 4006 and TS 32.299, and an extension that says yes.
@@ -169,48 +144,6 @@ impl Scripted {
     }
 }
 
-/// What goes over a port, as tshark reads it afterwards.
-struct Capture {
-    process: Process,
-    folder: tempfile::TempDir,
-    port: u16,
-}
-
-impl Capture {
-    fn start(port: u16) -> Capture {
-        let folder = tempfile::tempdir().expect("a folder");
-        let mut command = Command::new("dumpcap");
-        command.args(["-q", "-i", "lo", "-f", &format!("tcp port {port}"), "-w"]).arg(folder.path().join("pcap"));
-        let mut process = Process::start(command.stderr(Stdio::piped()));
-        let mut said = BufReader::new(process.0.stderr.take().expect("piped"));
-        let mut line = String::new();
-        while !line.starts_with("File: ") {
-            line.clear();
-            assert!(said.read_line(&mut line).expect("it speaks") > 0, "dumpcap does not start: it wants root");
-        }
-        Capture { process, folder, port }
-    }
-
-    /// Ends it when the proxy has left; what tshark says of the messages that the filter takes: fields by frame.
-    fn read(mut self, filter: &str, fields: &[&str]) -> String {
-        let has_left = || !self.fields("diameter.cmd.code == 282", &["frame.number"]).is_empty();
-        assert!(eventually(SOON, has_left), "no Disconnect-Peer-Request was captured");
-        self.process.signal("INT");
-        self.fields(filter, fields)
-    }
-
-    fn fields(&self, filter: &str, fields: &[&str]) -> String {
-        let mut command = Command::new("tshark");
-        command.arg("-r").arg(self.folder.path().join("pcap"));
-        command.args(["-d", &format!("tcp.port=={},diameter", self.port), "-Y", filter, "-T", "fields"]);
-        for field in fields {
-            command.args(["-e", field]);
-        }
-        let output = command.stderr(Stdio::null()).output().expect("tshark runs");
-        String::from_utf8_lossy(&output.stdout).into_owned()
-    }
-}
-
 /// A proxy before this charging system.
 fn stage(address: SocketAddr, profile: &str) -> Stage {
     let peer = format!("\"host=ocs.example.com;address={address}\"");
@@ -250,12 +183,7 @@ fn freediameter_parses_every_message_without_a_word() {
             assert!(!log.contains(bad), "{profile}: {bad}\n{log}");
         }
         assert!(log.contains("Credit-Control-Request") || log.contains("'Credit-Control"), "{log}");
-        let filter = format!(
-            "tcp.dstport == {} && diameter && (_ws.malformed || _ws.expert.severity >= 0x600000)",
-            server.address.port()
-        );
-        let said = capture.read(&filter, &["frame.number", "_ws.expert.message"]);
-        assert_eq!(said, "", "{profile}: tshark has something against our messages");
+        assert_eq!(capture.complaints(), [""; 0], "{profile}");
     }
 }
 
@@ -270,6 +198,20 @@ fn tshark_sees_the_requests_that_we_mean() {
     let types = capture.read(&filter, &["diameter.CC-Request-Type", "diameter.CC-Request-Number"]);
     let types: Vec<&str> = types.lines().collect();
     assert_eq!(types, ["1\t0", "2\t1", "2\t2", "3\t3"]);
+}
+
+#[test]
+fn tshark_has_a_word_for_what_is_wrong() {
+    let server = Scripted::erlang(&format!("{ALICE}=100"), "rfc8506");
+    let capture = Capture::start(server.address.port());
+    let mut client = RawClient::connect(server.address);
+    for (wrong, ..) in raw::wrong_requests() {
+        client.ask(&wrong);
+    }
+    let complaints = capture.complaints().join("\n");
+    for word in ["Bad Unsigned32 Length (3)", "Unknown AVP 4000000"] {
+        assert!(complaints.contains(word), "{word}: {complaints}");
+    }
 }
 
 #[test]

@@ -7,6 +7,7 @@
 mod parties;
 
 mod bad_input;
+mod capture;
 mod connections;
 mod crashes;
 mod diameter;
