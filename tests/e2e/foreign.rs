@@ -4,8 +4,9 @@
 use super::capture::{Capture, Process, free};
 use super::parties::client::Reaction;
 use super::parties::eventually;
+use super::parties::kamailio::{Kamailio, Setup};
 use super::raw::{self, RawClient};
-use super::{ALICE, Stage};
+use super::{ALICE, Stage, module};
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
@@ -144,6 +145,34 @@ impl Scripted {
     }
 }
 
+/// Another stock Kamailio as the charging system, with cdp and this configuration.
+struct OtherKamailio {
+    kamailio: Kamailio,
+    _folder: tempfile::TempDir,
+    address: SocketAddr,
+}
+
+impl OtherKamailio {
+    fn start(config: &str) -> OtherKamailio {
+        let (folder, address) = (tempfile::tempdir().expect("a folder"), free());
+        let peers = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/peers");
+        let text = fs::read_to_string(peers.join("cdp.xml")).expect("it is there");
+        let xml = folder.path().join("cdp.xml");
+        fs::write(&xml, text.replace("PORT", &address.port().to_string())).expect("written");
+        let setup = Setup { config: peers.join(config), ..Setup::new(&module(), address) };
+        let setup = setup.defined("CDP_CONFIG", format!("\"{}\"", xml.display()));
+        let kamailio = Kamailio::start(setup).unwrap_or_else(|error| panic!("{error}"));
+        OtherKamailio { kamailio, _folder: folder, address }
+    }
+
+    /// What its script has told of requests, in their order.
+    fn told(&self) -> Vec<String> {
+        let log = self.kamailio.log();
+        let told = log.lines().filter_map(|line| line.split_once("<script>: ocs: "));
+        told.map(|(_, text)| text.to_owned()).collect()
+    }
+}
+
 /// A proxy before this charging system.
 fn stage(address: SocketAddr, profile: &str) -> Stage {
     let peer = format!("\"host=ocs.example.com;address={address}\"");
@@ -254,4 +283,52 @@ fn erlang_takes_no_message_that_breaks_a_rule() {
     }
     assert_eq!(server.accounts(), wanted);
     assert_eq!(client.ask(&raw::right_request()), 2001);
+}
+
+#[test]
+fn a_script_of_ims_diameter_server_grants_and_is_told_of_every_debit() {
+    let server = OtherKamailio::start("ims_diameter_server.cfg");
+    let stage = stage(server.address, "3gpp-ro");
+    retrieve(&stage);
+    assert_eq!(stage.kamailio.debits(ALICE).len(), 2);
+    let wanted = [
+        "272 type 1 number 0 used none wanted 000000000000000a",
+        "272 type 2 number 1 used 0000000000000001 wanted 0000000000000009",
+        "272 type 2 number 2 used 0000000000000001 wanted 0000000000000008",
+        "272 type 3 number 3 used 0000000000000000 wanted none",
+    ];
+    assert_eq!(server.told(), wanted);
+    assert_eq!(stage.kamailio.statistic("ccr_answers"), 4);
+}
+
+/// ims_ocs can answer with no unit but CC-Time (`ocs_build_answer`), however the script decides: nobody can be granted
+/// messages there, and an EVENT_REQUEST ends it (`process_ccr` goes on with the message that `faked_aaa_msg` did not
+/// make). What is left is that a grant of seconds is worth nothing and is given back, and that the script's other
+/// decisions are understood.
+#[test]
+fn ims_ocs_grants_seconds_and_those_buy_no_messages() {
+    let server = OtherKamailio::start("ims_ocs.cfg");
+    let stage = stage(server.address, "3gpp-ro");
+    let _server = stage.server(&["one"], |_| {});
+    let told = |method: &str, who: &str| format!("{method} by {who} for sip:deferred@im.example.org, service 7");
+    let [broke, free] = ["sip:broke@example.org", "sip:free@example.org"];
+    let mut wanted = Vec::new();
+    // Of ten messages not one, and then of one not one.
+    for (who, methods) in [(ALICE, ["INVITE", "BYE"]), (broke, ["INVITE", "INVITE"])] {
+        let mut client = stage.client(who, |_| {});
+        assert_eq!(client.invite(), 402, "{who}\n{}", stage.kamailio.log());
+        assert!(stage.kamailio.log().contains(&format!("{} refused: no-credit", client.call_id)));
+        wanted.extend(methods.map(|method| told(method, who)));
+        assert!(eventually(SOON, || server.told() == wanted), "{:?}", server.told());
+    }
+    let mut client = stage.client(free, |_| {});
+    assert_eq!(client.invite(), 200, "{}", stage.kamailio.log());
+    client.bind();
+    assert_eq!(client.take(1, Reaction::Answer(200)).len(), 1);
+    client.bye();
+    let rests = || stage.kamailio.statistic("sessions_active") == 0 && stage.kamailio.statistic("outbox_depth") == 0;
+    assert!(eventually(SOON, rests), "{}", stage.kamailio.log());
+    wanted.push(told("INVITE", free));
+    assert_eq!(server.told(), wanted);
+    assert_eq!(stage.kamailio.count("SELECT count(*) FROM debits"), 0);
 }
