@@ -102,12 +102,18 @@ impl Scripted {
     }
 
     /// `erlang_ocs.erl`, which takes what this profile may send and nothing else.
-    fn erlang(account: &str, profile: &str) -> Scripted {
-        let address = free();
+    fn erlang(balance: i64, profile: &str) -> Scripted {
+        Scripted::erlang_at(free(), balance, profile)
+    }
+
+    fn erlang_at(address: SocketAddr, balance: i64, profile: &str) -> Scripted {
         let mut command = Command::new("erl");
         command.args(["-noshell", "-pa"]).arg(made()).args(["-run", "erlang_ocs", "main"]);
         command.arg(address.port().to_string());
-        Scripted::start(command.args(["ocs.example.com", "example.com", profile, account]), address)
+        Scripted::start(
+            command.args(["ocs.example.com", "example.com", profile, &format!("{ALICE}={balance}")]),
+            address,
+        )
     }
 
     fn start(command: &mut Command, address: SocketAddr) -> Scripted {
@@ -175,14 +181,23 @@ impl OtherKamailio {
 
 /// A proxy before this charging system.
 fn stage(address: SocketAddr, profile: &str) -> Stage {
-    let peer = format!("\"host=ocs.example.com;address={address}\"");
-    let stage = Stage::new(|setup| {
-        let setup = setup.defined("WITH_DIAMETER", "1").defined("OCS_PEER", peer);
-        setup.defined("OCS_PROFILE", format!("\"{profile}\"")).parameter("service_identifier", "7")
-    });
+    let stage = changed_stage(address, profile, |setup| setup);
+    until_open(&stage);
+    stage
+}
+
+fn until_open(stage: &Stage) {
     let open = || stage.kamailio.rpc(&["imcharge.peers"]).is_ok_and(|peers| peers.contains("state: OKAY"));
     assert!(eventually(SOON, open), "{}", stage.kamailio.log());
-    stage
+}
+
+/// The same, changed as the case wants, and not waited for.
+fn changed_stage(address: SocketAddr, profile: &str, change: impl FnOnce(Setup) -> Setup) -> Stage {
+    let peer = format!("\"host=ocs.example.com;address={address}\"");
+    Stage::new(|setup| {
+        let setup = setup.defined("WITH_DIAMETER", "1").defined("OCS_PEER", peer);
+        change(setup.defined("OCS_PROFILE", format!("\"{profile}\"")).parameter("service_identifier", "7"))
+    })
 }
 
 /// Two messages, one answered 200 and one never; then BYE.
@@ -231,7 +246,7 @@ fn tshark_sees_the_requests_that_we_mean() {
 
 #[test]
 fn tshark_has_a_word_for_what_is_wrong() {
-    let server = Scripted::erlang(&format!("{ALICE}=100"), "rfc8506");
+    let server = Scripted::erlang(100, "rfc8506");
     let capture = Capture::start(server.address.port());
     let mut client = RawClient::connect(server.address);
     for (wrong, ..) in raw::wrong_requests() {
@@ -256,7 +271,7 @@ fn python_diameter_keeps_the_account_to_the_last_unit() {
 #[test]
 fn erlang_finds_no_rule_of_the_grammar_broken_and_keeps_the_account_to_the_last_unit() {
     for profile in ["rfc8506", "3gpp-ro"] {
-        let mut server = Scripted::erlang(&format!("{ALICE}=100"), profile);
+        let mut server = Scripted::erlang(100, profile);
         let capture = Capture::start(server.address.port());
         let stage = stage(server.address, profile);
         retrieve(&stage);
@@ -273,8 +288,39 @@ fn erlang_finds_no_rule_of_the_grammar_broken_and_keeps_the_account_to_the_last_
 }
 
 #[test]
+fn erlang_takes_units_of_each_kind() {
+    for (unit, tariff, debited) in [("octets", "kilobyte:1", 6), ("money", "message:3", 6)] {
+        for profile in ["rfc8506", "3gpp-ro"] {
+            let mut server = Scripted::erlang(100_000, profile);
+            let stage = changed_stage(server.address, profile, |setup| {
+                let setup = setup.defined("TARIFF", format!("\"{tariff}\"")).parameter("currency_code", "978");
+                setup.parameter("unit", &format!("\"{unit}\"")).parameter("rating_group", "9")
+            });
+            until_open(&stage);
+            retrieve(&stage);
+            assert_eq!(server.becomes(100_000 - debited, debited), Ok(()), "{unit} {profile}");
+        }
+    }
+}
+
+#[test]
+fn erlang_takes_the_debits_of_what_was_granted_without_it() {
+    for profile in ["rfc8506", "3gpp-ro"] {
+        let address = free();
+        let stage = changed_stage(address, profile, |setup| setup.parameter("on_failure", "\"grant\""));
+        let _messages = stage.server(&["one"], |_| {});
+        let mut client = stage.bound(|_| {});
+        client.take(1, Reaction::Answer(200));
+        client.bye();
+        let mut server = Scripted::erlang_at(address, 100, profile);
+        assert_eq!(server.becomes(99, 1), Ok(()), "{profile}\n{}", stage.kamailio.log());
+        assert_eq!(stage.kamailio.statistic("event_ccrs"), 1, "{profile}");
+    }
+}
+
+#[test]
 fn erlang_takes_no_message_that_breaks_a_rule() {
-    let mut server = Scripted::erlang(&format!("{ALICE}=100"), "rfc8506");
+    let mut server = Scripted::erlang(100, "rfc8506");
     let mut client = RawClient::connect(server.address);
     let mut wanted = vec![format!("account={ALICE} balance=100 held=0 debited=0")];
     for (wrong, code, at) in raw::wrong_requests() {

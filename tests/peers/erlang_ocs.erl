@@ -127,18 +127,25 @@ holds(_, _, 4, Held) -> Held;
 holds(Session, 0, _, Held) -> maps:remove(Session, Held);
 holds(Session, Granted, _, Held) -> Held#{Session => Granted}.
 
-%% What is used and what is wanted: of the first service, or of the command.
+%% Where units stand: in the first service, or in the command.
+part(#{'Multiple-Services-Credit-Control' := [Service | _]}) -> Service;
+part(Request) -> Request.
+
+%% What is used and what is wanted.
 amounts(Request) ->
-    Part = case Request of
-               #{'Multiple-Services-Credit-Control' := [Service | _]} -> Service;
-               _ -> Request
-           end,
+    Part = part(Request),
     Used = lists:sum(lists:map(fun count/1, maps:get('Used-Service-Unit', Part, []))),
     {Used, lists:sum(lists:map(fun count/1, maps:get('Requested-Service-Unit', Part, [])))}.
 
-%% An AVP that may be missing is a list, also where it may come once only.
-count(Units) ->
-    lists:sum(maps:get('CC-Service-Specific-Units', Units, [])).
+%% Messages, octets or the digits of an amount. An AVP that may be missing is a list, also where it may come once only.
+count(#{'CC-Service-Specific-Units' := [Messages]}) -> Messages;
+count(#{'CC-Total-Octets' := [Octets]}) -> Octets;
+count(#{'CC-Money' := [#{'Unit-Value' := #{'Value-Digits' := Digits}}]}) -> Digits.
+
+%% So many of what is wanted.
+granted(Count, #{'CC-Service-Specific-Units' := _}) -> #{'CC-Service-Specific-Units' => [Count]};
+granted(Count, #{'CC-Total-Octets' := _}) -> #{'CC-Total-Octets' => [Count]};
+granted(Count, #{'CC-Money' := [Money]}) -> #{'CC-Money' => [Money#{'Unit-Value' := #{'Value-Digits' => Count}}]}.
 
 %% What the stack calls.
 
@@ -188,9 +195,11 @@ common(#diameter_caps{origin_host = {Host, _}, origin_realm = {Realm, _}}, Resul
 
 answer(Request, Caps, Result, Granted) ->
     Same = maps:with(['Session-Id', 'CC-Request-Type', 'CC-Request-Number'], Request),
-    Units = case Granted of
-                0 -> #{};
-                _ -> #{'Granted-Service-Unit' => [#{'CC-Service-Specific-Units' => [Granted]}]}
+    Units = case part(Request) of
+                #{'Requested-Service-Unit' := [Wanted]} when Granted > 0 ->
+                    #{'Granted-Service-Unit' => [granted(Granted, Wanted)]};
+                _ ->
+                    #{}
             end,
     Own = maps:merge(Same#{'Auth-Application-Id' => ?CREDIT_CONTROL}, common(Caps, Result)),
     case Request of
