@@ -314,7 +314,7 @@ fn erlang_takes_the_debits_of_what_was_granted_without_it() {
         client.bye();
         let mut server = Scripted::erlang_at(address, 100, profile);
         assert_eq!(server.becomes(99, 1), Ok(()), "{profile}\n{}", stage.kamailio.log());
-        assert_eq!(stage.kamailio.statistic("event_ccrs"), 1, "{profile}");
+        assert!(stage.kamailio.statistic("event_ccrs") > 0, "{profile}");
     }
 }
 

@@ -1,11 +1,14 @@
 //! A Diameter client that writes what it likes, to see that those who judge our messages would find a wrong one.
 
 use super::ALICE;
+use super::parties::eventually;
 use imcharge::wire::diameter::dictionary::{self as avp, APPLICATION_BASE, APPLICATION_CREDIT_CONTROL, Format};
 use imcharge::wire::diameter::{Avp, Command, EndToEnd, Flags, HopByHop, Message, Writer};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+const SOON: Duration = Duration::from_secs(10);
 
 /// AVPs one after the other, with their data.
 pub type Request = Vec<(Avp, Vec<u8>)>;
@@ -79,10 +82,11 @@ pub struct RawClient {
 }
 
 impl RawClient {
-    /// Connects, and has its Capabilities-Exchange-Request answered.
+    /// Connects, and is served: Erlang's diameter drops a request that comes on the heels of its
+    /// Capabilities-Exchange-Answer, so one is sent until there is an answer.
     pub fn connect(address: SocketAddr) -> RawClient {
         let stream = TcpStream::connect(address).expect("it listens");
-        stream.set_read_timeout(Some(Duration::from_secs(10))).expect("a time-out can be set");
+        stream.set_read_timeout(Some(Duration::from_millis(500))).expect("a time-out can be set");
         let mut client = RawClient { stream, asked: 0 };
         let capabilities = vec![
             (avp::ORIGIN_HOST, b"proxy.example.org".to_vec()),
@@ -92,16 +96,23 @@ impl RawClient {
             (avp::PRODUCT_NAME, b"raw".to_vec()),
             (avp::AUTH_APPLICATION_ID, number(APPLICATION_CREDIT_CONTROL)),
         ];
-        assert_eq!(client.exchange(Command::CAPABILITIES_EXCHANGE, APPLICATION_BASE, &capabilities), 2001);
+        client.send(Command::CAPABILITIES_EXCHANGE, APPLICATION_BASE, &capabilities);
+        assert_eq!(client.result(Instant::now() + SOON).expect("it answers"), 2001);
+        let is_served = || {
+            client.send(Command::CREDIT_CONTROL, APPLICATION_CREDIT_CONTROL, &right_request());
+            client.result(Instant::now()).is_some()
+        };
+        assert!(eventually(SOON, is_served), "nothing is answered");
         client
     }
 
     /// Sends a Credit-Control-Request; the Result-Code of its answer.
     pub fn ask(&mut self, request: &Request) -> u32 {
-        self.exchange(Command::CREDIT_CONTROL, APPLICATION_CREDIT_CONTROL, request)
+        self.send(Command::CREDIT_CONTROL, APPLICATION_CREDIT_CONTROL, request);
+        self.result(Instant::now() + SOON).expect("it answers")
     }
 
-    fn exchange(&mut self, command: Command, application: u32, avps: &Request) -> u32 {
+    fn send(&mut self, command: Command, application: u32, avps: &Request) {
         self.asked += 1;
         let (flags, own) = (if application == 0 { Flags(0) } else { Flags::PROXIABLE }, self.asked);
         let mut out = Vec::new();
@@ -109,13 +120,33 @@ impl RawClient {
         avps.iter().for_each(|(avp, data)| writer.octets(*avp, data));
         writer.finish().expect("it is short");
         self.stream.write_all(&out).expect("it reads");
-        let mut answer = vec![0; 4];
-        self.stream.read_exact(&mut answer).expect("it answers");
-        let length = u32::from_be_bytes([0, answer[1], answer[2], answer[3]]) as usize;
-        answer.resize(length, 0);
-        self.stream.read_exact(&mut answer[4..]).expect("a whole answer");
-        let message = Message::parse(&answer).expect("a message");
-        let result = message.find(avp::RESULT_CODE).expect("a Result-Code");
-        u32::from_be_bytes(result.data.try_into().expect("four octets"))
+    }
+
+    /// The Result-Code of the answer to what was sent last, if it comes until then. Answers to what was given up are
+    /// passed over.
+    fn result(&mut self, until: Instant) -> Option<u32> {
+        loop {
+            match self.message() {
+                Some(octets) => {
+                    let message = Message::parse(&octets).expect("a message");
+                    if message.header.hop_by_hop == HopByHop(self.asked) {
+                        let result = message.find(avp::RESULT_CODE).expect("a Result-Code");
+                        return Some(u32::from_be_bytes(result.data.try_into().expect("four octets")));
+                    }
+                }
+                None if Instant::now() >= until => return None,
+                None => {}
+            }
+        }
+    }
+
+    /// The next message, unless none begins within the time-out of the socket.
+    fn message(&mut self) -> Option<Vec<u8>> {
+        let mut octets = vec![0; 4];
+        self.stream.read_exact(&mut octets).ok()?;
+        let length = u32::from_be_bytes([0, octets[1], octets[2], octets[3]]) as usize;
+        octets.resize(length, 0);
+        self.stream.read_exact(&mut octets[4..]).expect("a whole message");
+        Some(octets)
     }
 }
