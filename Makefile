@@ -6,7 +6,7 @@ KAMAILIO_SRC ?= $(CURDIR)/out/kamailio/src
 export KAMAILIO_BIN KAMAILIO_MODULES KAMAILIO_SRC
 
 PACKAGES_BUILD = kamailio clang libclang-dev binutils gcc libc6-dev make
-PACKAGES_TEST = kamailio-lua-modules valgrind freediameterd freediameter-extensions libfreediameter-dev python3-venv tshark
+PACKAGES_TEST = kamailio-lua-modules kamailio-ims-modules valgrind freediameterd freediameter-extensions libfreediameter-dev erlang-dev erlang-diameter python3-venv tshark
 PACKAGES_BENCH = kamailio-ims-modules
 MODULE = out/imcharge.so
 # The module has a build folder of its own: a feature more would build everything twice in turns.
