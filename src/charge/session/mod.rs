@@ -45,8 +45,6 @@ mod ranges;
 mod view;
 
 #[cfg(test)]
-mod properties;
-#[cfg(test)]
 mod tests;
 
 pub use ladder::{Step, StepKind};

@@ -1,19 +1,19 @@
 //! What holds for every conversation: workers, gate, rings and an enabler as a model, events read in any
 //! order and more than once, answers at any time, failures anywhere.
 
-use super::*;
-use crate::charge::ch2::{Denial, Operation, Request};
-use crate::charge::event::FailureReport;
-use crate::charge::policy::{DebitOn, OnFailure, Settle};
-use crate::charge::tariff::Per;
-use proptest::prelude::*;
+use imcharge::charge::ch2::{Denial, Failure, Operation, Request, Response, SessionKey};
+use imcharge::charge::event::{Direction, Event, FailureReport, Flag, Reserve, Sent};
+use imcharge::charge::policy::{Policy, Settle};
+use imcharge::charge::session::{Output, Session};
+use imcharge::charge::tariff::{Per, Quota, Tariff};
+use imcharge::charge::time::Time;
 use std::collections::{BTreeMap, BTreeSet};
 
 const PRICE: u32 = 5;
 
 /// One thing that happens in the world.
 #[derive(Clone, Debug)]
-enum Act {
+pub enum Act {
     Send {
         message: u8,
         part: Part,
@@ -51,7 +51,7 @@ enum Act {
 }
 
 #[derive(Clone, Copy, Debug)]
-enum Part {
+pub enum Part {
     Whole,
     First,
     Second,
@@ -60,57 +60,13 @@ enum Part {
 }
 
 #[derive(Clone, Copy, Debug)]
-enum Sip {
+pub enum Sip {
     Answered,
     Cancelled,
     Failed,
     Bye,
     End,
     HostStopped,
-}
-
-fn act() -> impl Strategy<Value = Act> {
-    let part = prop_oneof![
-        4 => Just(Part::Whole), 3 => Just(Part::First), 3 => Just(Part::Second), 1 => Just(Part::Empty),
-        1 => Just(Part::Abort),
-    ];
-    let code = prop_oneof![6 => Just(200), 1 => Just(413), 1 => Just(408), 1 => Just(501), 1 => 0..999_u16];
-    let sip = prop_oneof![
-        4 => Just(Sip::Answered), 1 => Just(Sip::Cancelled), 1 => Just(Sip::Failed), 2 => Just(Sip::Bye),
-        1 => Just(Sip::End), 1 => Just(Sip::HostStopped),
-    ];
-    prop_oneof![
-        10 => (0..6_u8, part, 0..12_u8)
-            .prop_map(|(message, part, transaction)| Act::Send { message, part, transaction }),
-        6 => (0..12_u8, code.clone()).prop_map(|(transaction, code)| Act::Respond { transaction, code }),
-        2 => (0..6_u8, prop::option::of(0..120_u64), code)
-            .prop_map(|(message, end, code)| Act::Report { message, end, code }),
-        2 => sip.prop_map(Act::Sip),
-        1 => (0..3_u64).prop_map(|connection| Act::Move { connection }),
-        1 => (0..3_u64).prop_map(|connection| Act::Lose { connection }),
-        14 => any::<u8>().prop_map(Act::Read),
-        2 => any::<u8>().prop_map(Act::ReadTwice),
-        8 => Just(Act::Answer),
-        1 => Just(Act::LoseAnswer),
-        1 => Just(Act::Fail),
-        3 => (0..40_u32).prop_map(|seconds| Act::Pass { seconds }),
-    ]
-}
-
-fn policies() -> impl Strategy<Value = Policy> {
-    let settle = || prop_oneof![Just(Settle::Debit), Just(Settle::Release)];
-    let debit_on = prop_oneof![Just(DebitOn::Response), Just(DebitOn::Report)];
-    let on_failure = prop_oneof![Just(OnFailure::Deny), Just(OnFailure::Grant)];
-    (settle(), settle(), settle(), debit_on, on_failure).prop_map(
-        |(server_error, close, abort, debit_on, on_failure)| Policy {
-            server_error,
-            close,
-            abort,
-            debit_on,
-            on_failure,
-            ..Policy::default()
-        },
-    )
 }
 
 /// One account, whole units only, and every answer kept under its number.
@@ -186,7 +142,7 @@ enum Ring {
     Other(Act),
 }
 
-struct World {
+pub struct World {
     session: Session,
     /// Goes through the store before every call.
     stored: Session,
@@ -207,7 +163,7 @@ struct World {
 }
 
 impl World {
-    fn new(messages: u32, balance: i64, policy: Policy) -> World {
+    pub fn new(messages: u32, balance: i64, policy: Policy) -> World {
         let reserve = Reserve {
             call_id: "c1",
             account: "sip:alice@example.org",
@@ -302,7 +258,7 @@ impl World {
         self.in_flight = Some(request);
     }
 
-    fn act(&mut self, act: Act) {
+    pub fn act(&mut self, act: Act) {
         match act {
             Act::Send { message, part, transaction } => self.pass(message, part, transaction),
             Act::Read(index) => self.read(index, false),
@@ -398,7 +354,7 @@ impl World {
     }
 
     /// Everything is read, BYE comes, everything is answered and all timers run out.
-    fn end(&mut self) {
+    pub fn end(&mut self) {
         self.read_all();
         self.act(Act::Sip(Sip::Bye));
         self.read_all();
@@ -416,7 +372,7 @@ impl World {
         panic!("the session comes to no end: {}", self.session.phase());
     }
 
-    fn check(&self) {
+    pub fn check(&self) {
         assert_eq!((self.verdicts, self.closed, self.forgotten), (1, 1, 1), "verdict, closed, forget");
         assert_eq!(self.enabler.held, 0, "nothing is held");
         let debits: u32 = self.debited.values().sum();
@@ -478,24 +434,5 @@ fn plain(act: &Act) -> Event<'static> {
         Act::Sip(Sip::HostStopped) => Event::HostStopped,
         Act::Move { connection } => Event::Moved { connection },
         _ => Event::Moved { connection: 0 },
-    }
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
-
-    #[test]
-    fn every_conversation_ends_with_the_right_money(
-        messages in 0..5_u32,
-        balance in 0..60_i64,
-        policy in policies(),
-        acts in prop::collection::vec(act(), 0..120),
-    ) {
-        let mut world = World::new(messages, balance, policy);
-        for act in acts {
-            world.act(act);
-        }
-        world.end();
-        world.check();
     }
 }
