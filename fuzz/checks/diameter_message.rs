@@ -106,12 +106,13 @@ fn assert_written_again(message: &Message<'_>) {
     }
 }
 
+/// A message with the R, P and E flags of this one.
 fn begin<'b>(out: &'b mut Vec<u8>, header: &Header) -> Writer<'b> {
-    match header.is_request() {
-        true => {
-            Writer::request(out, header.command, header.flags, header.application, header.hop_by_hop, header.end_to_end)
-        }
-        false => Writer::answer(out, header),
+    let Header { command, flags, application, hop_by_hop, end_to_end, .. } = *header;
+    match (header.is_request(), header.is_error()) {
+        (true, _) => Writer::request(out, command, flags, application, hop_by_hop, end_to_end),
+        (false, true) => Writer::error_answer(out, header),
+        (false, false) => Writer::answer(out, header),
     }
 }
 

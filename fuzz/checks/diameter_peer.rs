@@ -29,7 +29,7 @@ pub fn check(bytes: &[u8]) {
 
 /// Requests and peers, until all time runs out.
 fn converse(choices: &mut Choices<'_>) {
-    let mut outside = Outside::new();
+    let mut outside = Outside::default();
     for _ in 0..ACTS_MAX {
         if choices.is_done() {
             break;

@@ -73,9 +73,9 @@ pub struct Outside {
     never: BTreeSet<u32>,
 }
 
-impl Outside {
+impl Default for Outside {
     /// Nobody is connected yet.
-    pub fn new() -> Outside {
+    fn default() -> Outside {
         let config = Config { in_flight_max: 5, ..config(&HOSTS) };
         Outside {
             exchange: Exchange::new(&config, 1, START),
@@ -90,7 +90,9 @@ impl Outside {
             never: BTreeSet::new(),
         }
     }
+}
 
+impl Outside {
     /// Does it, does what the owner of the sockets does then, and looks at what is told.
     pub fn act(&mut self, act: Act) {
         let now = self.now;

@@ -28,7 +28,7 @@ fn act() -> impl Strategy<Value = Act> {
 proptest! {
     #[test]
     fn every_request_ends_exactly_once(acts in prop::collection::vec(act(), 0..150)) {
-        let mut outside = Outside::new();
+        let mut outside = Outside::default();
         acts.into_iter().for_each(|act| outside.act(act));
         outside.end();
     }
@@ -37,7 +37,7 @@ proptest! {
     fn no_octets_harm_an_open_connection(
         pieces in prop::collection::vec((0..8u8, prop::collection::vec(any::<u8>(), 0..80), any::<u16>()), 0..20),
     ) {
-        let mut outside = Outside::new();
+        let mut outside = Outside::default();
         outside.act(Act::Connect(0));
         outside.act(Act::AnswerAll(0));
         outside.act(Act::Send { may_move: true, prefer: None, patience: 10, duplicate: false });
