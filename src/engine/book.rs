@@ -510,7 +510,11 @@ impl Book {
             },
         };
         (turn.changed, turn.operator_waits) = (true, true);
-        turn.effects.push(Effect::Reply { process, sequence, result, balance, held });
+        // Who asked an earlier run of the host is gone, and the slot of its number may be somebody else's, or none.
+        let here = turn.instance == turn.region.instance();
+        if here && (process as usize) < turn.region.processes() {
+            turn.effects.push(Effect::Reply { process, sequence, result, balance, held });
+        }
         Ok(())
     }
 

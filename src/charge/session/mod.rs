@@ -46,8 +46,6 @@ mod refund;
 mod view;
 
 #[cfg(test)]
-mod properties;
-#[cfg(test)]
 mod tests;
 
 pub use ladder::{Step, StepKind};
