@@ -255,7 +255,9 @@ impl World {
             Output::Debited { message_id, .. } => *self.debited.entry(message_id.into()).or_default() += 1,
             Output::NotDebited { message_id, .. } => *self.free.entry(message_id.into()).or_default() += 1,
             Output::Refunded { message_id, .. } => *self.refunded.entry(message_id.into()).or_default() += 1,
-            Output::RefundDenied { .. } => panic!("this enabler refuses no refund"),
+            Output::RefundDenied { .. } | Output::DebitDenied { .. } | Output::HeldBack { .. } => {
+                panic!("this enabler refuses nothing that is with the client, and nothing is held back")
+            }
             Output::EnablerFailed(_) => {}
             Output::Closed { .. } => self.closed += 1,
             Output::Forget => self.forgotten += 1,
