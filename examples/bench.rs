@@ -1,6 +1,6 @@
 //! What charging costs, printed beside what there is without it. Proxies are measured interleaved in one run, medians of
 //! several rounds; what misses its target is printed as such. Run by `make bench`; `--part
-//! hook|engine|memory|proxies|ocs|silence|ocs-memory` measures one part only.
+//! hook|engine|memory|proxies|ocs|silence|held|left-behind` measures one part only.
 
 #[path = "parties/mod.rs"]
 mod parties;
@@ -75,8 +75,11 @@ fn run() -> Result<(), Box<dyn Error>> {
     if wanted("silence") {
         ocs::silence(folder)?;
     }
-    if wanted("ocs-memory") {
-        ocs::memory(folder)?;
+    if wanted("held") {
+        ocs::held(folder)?;
+    }
+    if wanted("left-behind") {
+        ocs::left_behind(folder)?;
     }
     Ok(())
 }
