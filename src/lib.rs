@@ -11,4 +11,6 @@ pub mod engine;
 pub mod ffi;
 #[cfg(feature = "kamailio")]
 pub mod host;
+#[doc(hidden)]
+pub mod simulate;
 pub mod wire;
