@@ -6,18 +6,21 @@ KAMAILIO_SRC ?= $(CURDIR)/out/kamailio/src
 export KAMAILIO_BIN KAMAILIO_MODULES KAMAILIO_SRC
 
 PACKAGES_BUILD = kamailio clang libclang-dev binutils gcc libc6-dev make
-PACKAGES_TEST = kamailio-lua-modules valgrind freediameterd freediameter-extensions libfreediameter-dev python3-venv tshark
+# libFuzzer is C++.
+PACKAGES_FUZZ = g++
+PACKAGES_TEST = $(PACKAGES_FUZZ) kamailio-lua-modules kamailio-ims-modules valgrind freediameterd freediameter-extensions libfreediameter-dev erlang-dev erlang-diameter python3-venv tshark
 PACKAGES_BENCH = kamailio-ims-modules
 MODULE = out/imcharge.so
 # The module has a build folder of its own: a feature more would build everything twice in turns.
 CARGO_MODULE = CARGO_TARGET_DIR=$(CURDIR)/target/kamailio cargo
 
-.PHONY: help run test bench module header source clean
+.PHONY: help run test bench fuzz module header source clean
 
 help:
 	@echo 'make run      charge four real retrievals in a real Kamailio, and show them'
 	@echo 'make test     all tests, with the stock Kamailio'
 	@echo 'make bench    Kamailio with charging beside Kamailio without'
+	@echo 'make fuzz     feed the codecs, machines and the C ABI with made-up input: TARGET=sdp SECONDS=60'
 	@echo 'make module   build $(MODULE) for the Kamailio on this machine'
 	@echo 'make header   write include/imcharge.h anew'
 	@echo 'make clean    remove what was built'
@@ -37,6 +40,10 @@ bench: module
 	@echo 'building the load'
 	@cargo build -q --release --examples
 	@target/release/examples/bench --module $(MODULE)
+
+fuzz:
+	@scripts/dependencies.sh $(PACKAGES_FUZZ)
+	@scripts/fuzz.sh $(or $(SECONDS),60) $(TARGET)
 
 module: source
 	@echo 'building the module (the first time takes some minutes)'

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Makes what the tests need of foreign Diameter stacks: an extension for freeDiameter, and python-diameter in an
-# environment of its own. Says what it does; does nothing when it is done.
+# Makes what the tests need of foreign Diameter stacks: an extension for freeDiameter, a server and its dictionary for
+# Erlang's diameter, and python-diameter in an environment of its own. Says what it does; does nothing when it is done.
 # Usage: scripts/peers.sh FOLDER
 set -eu
 folder=$1
@@ -9,6 +9,12 @@ mkdir -p "$folder"
 if [ ! "$folder/freediameter_ocs.fdx" -nt "$sources/freediameter_ocs.c" ]; then
     echo 'building the extension of freeDiameter'
     cc -std=gnu99 -O1 -fPIC -shared -Wall -o "$folder/freediameter_ocs.fdx" "$sources/freediameter_ocs.c"
+fi
+if [ ! "$folder/erlang_ocs.beam" -nt "$sources/erlang_ocs.erl" ] || [ ! "$folder/erlang_ocs.beam" -nt "$sources/credit_control.dia" ]; then
+    echo "building the server of Erlang's diameter"
+    diameterc -o "$folder" "$sources/credit_control.dia"
+    erlc -o "$folder" "$folder/credit_control.erl"
+    erlc -Wall -Werror -o "$folder" "$sources/erlang_ocs.erl"
 fi
 if [ ! -e "$folder/venv/done" ]; then
     echo 'installing python-diameter'

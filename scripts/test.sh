@@ -17,7 +17,10 @@ run() {
 run cargo fmt --check
 run cargo clippy -q --all-targets -- -D warnings
 # Rules, codecs, engine, layers, manual, header; the C ABI under its C harness, plain, killed and under valgrind.
-run cargo test -q --no-fail-fast --lib --test header --test layers --test manual --test rings --test harness
+run cargo test -q --no-fail-fast --lib --test header --test layers --test manual --test rings --test corpus --test harness
+# Every input of the corpus once more, then new ones, ten seconds a target, under the address sanitizer.
+run cargo fmt --check --manifest-path fuzz/Cargo.toml
+run scripts/fuzz.sh --test 10
 # What only the module has.
 echo "== the module's own tests"
 CARGO_TARGET_DIR=target/kamailio cargo test -q --release --lib --features kamailio host:: 2>&1 | tee -a "$log"

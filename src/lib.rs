@@ -4,6 +4,10 @@
 //! who grants and debits; [`engine`] is the process that owns all state, and the rings and tables by which
 //! the host's processes reach it; `ffi` and `host` are the faces that hosts see.
 
+// Test support that is shared with `fuzz/` names the crate as those outside do.
+#[cfg(test)]
+extern crate self as imcharge;
+
 pub mod charge;
 pub mod enabler;
 pub mod engine;

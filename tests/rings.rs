@@ -184,6 +184,26 @@ fn a_store_that_cannot_be_written_loses_nothing_and_goes_on_when_it_can() {
     assert_eq!(account(&mut worker, "held"), 0);
 }
 
+#[test]
+fn a_command_that_an_earlier_run_left_behind_is_done_and_answers_nobody() {
+    let state = tempfile::tempdir().expect("a folder");
+    let before = region(&state, |_| {});
+    for process in [0, 3] {
+        let mut worker = Worker::attach(&before, process);
+        let asked = report::run("account.set", &[ALICE, "77"], &before, &mut worker);
+        assert_eq!(asked.map_err(|error| error.code), Err(503), "no engine runs");
+    }
+    drop(before);
+    // Fewer processes than before: there is no slot for the answer to the last one.
+    let config = Config { state_dir: state.path().to_owned(), ..Config::default() };
+    let region = Region::create(config, 1).unwrap_or_else(|error| panic!("{error}"));
+    let mut worker = Worker::attach(&region, 0);
+    with_engine(&region, || {
+        assert_eq!(account(&mut worker, "balance"), 77);
+        assert_eq!(region.reply_slot(0).sequence.load(Ordering::Relaxed), 1, "its own question alone");
+    });
+}
+
 /// A small file system of its own, for the time of a test.
 struct SmallDisk(tempfile::TempDir);
 

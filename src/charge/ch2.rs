@@ -77,6 +77,10 @@ pub struct Request {
     pub reservation: Reservation,
     /// Whether it may have been asked before: the enabler is told that it may be a duplicate.
     pub repeated: bool,
+    /// What the enabler gave with the grant: the way to who has the reservation.
+    pub route: Option<Box<str>>,
+    /// A number that goes with the request however often it is asked, where the enabler wants one.
+    pub stamp: u32,
     /// What is asked.
     pub operation: Operation,
 }
@@ -142,19 +146,8 @@ pub enum Operation {
 /// The enabler's Response.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Response {
-    /// Units are reserved: this much more of the service may be used.
-    Granted {
-        /// How much more, at most what was asked. None, where some was asked: a refusal with an open reservation.
-        quota: Quota,
-        /// Seconds after which what is left of it must be asked for again.
-        valid_for: Option<u32>,
-        /// Whether it is the last: no more will be granted.
-        last: bool,
-        /// What the session gets from now on while the enabler fails; `None`: what is configured.
-        on_failure: Option<OnFailure>,
-        /// What is left on the account beside all that is held; `None` where the enabler does not tell.
-        balance: Option<i64>,
-    },
+    /// Units are reserved.
+    Granted(Grant),
     /// The service costs this subscriber nothing: nothing is reserved and nothing will be debited.
     Free,
     /// Refused: nothing is reserved by this request.
@@ -167,6 +160,8 @@ pub enum Response {
         balance: Option<i64>,
         /// Whether the enabler has ended the reservation with it: nothing is held any more.
         ended: bool,
+        /// What is reserved from now on, where the enabler says it anew with each debit.
+        rest: Option<Grant>,
     },
     /// What was debited is given back.
     Refunded {
@@ -182,15 +177,36 @@ pub enum Response {
     Failed(Failure),
 }
 
+/// What is granted.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Grant {
+    /// How much more of the service may be used, at most what was asked. None, where some was asked: a refusal with an
+    /// open reservation.
+    pub quota: Quota,
+    /// All that is reserved from now on, where the enabler says it anew; it may be less than before. `None`: what was,
+    /// and `quota` more.
+    pub reserved: Option<Quota>,
+    /// Seconds after which what is left of it must be asked for again.
+    pub valid_for: Option<u32>,
+    /// Whether it is the last: no more will be granted.
+    pub last: bool,
+    /// What the session gets from now on while the enabler fails; `None`: what is configured.
+    pub on_failure: Option<OnFailure>,
+    /// To be handed back with each request of this reservation.
+    pub route: Option<Box<str>>,
+    /// What is left on the account beside all that is held; `None` where the enabler does not tell.
+    pub balance: Option<i64>,
+}
+
 impl Response {
     /// A grant without end and without a word of more.
     pub fn granted(quota: Quota, balance: Option<i64>) -> Response {
-        Response::Granted { quota, valid_for: None, last: false, on_failure: None, balance }
+        Response::Granted(Grant { quota, balance, ..Grant::default() })
     }
 
-    /// A debit out of a reservation that goes on.
+    /// A debit out of a reservation that goes on as it was.
     pub fn debited(balance: Option<i64>) -> Response {
-        Response::Debited { balance, ended: false }
+        Response::Debited { balance, ended: false, rest: None }
     }
 }
 

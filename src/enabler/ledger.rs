@@ -81,7 +81,7 @@ impl<'a, A: Accounts> Ledger<'a, A> {
         let response = match &request.operation {
             Operation::Reserve { quota } => {
                 let granted = affordable(&account, *quota, request.tariff.price_of(Quota(1)));
-                if granted.0 == 0 {
+                if granted.0 == 0 && quota.0 > 0 {
                     return Ok((Response::Denied(Denial::NoCredit), Units(0)));
                 }
                 let units = signed(request.tariff.price_of(granted));
@@ -109,7 +109,7 @@ impl<'a, A: Accounts> Ledger<'a, A> {
                     false if from_hold > 0 => self.accounts.put_hold(session, hold(rest)),
                     false => {}
                 }
-                Response::Debited { balance: Some(account.balance), ended }
+                Response::Debited { balance: Some(account.balance), ended, rest: None }
             }
             Operation::Refund { message_id, .. } => {
                 let charged = self.accounts.charged(session, message_id)?.unwrap_or(0);

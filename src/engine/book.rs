@@ -169,7 +169,7 @@ impl Book {
         for key in self.in_order(|_| true) {
             let Some(live) = self.sessions.get_mut(&key) else { continue };
             if !simulate::is_broken(Broken::OutboxDropped) {
-                live.session.resume();
+                live.session.resume(turn.now);
             }
             let granted = live.session.decision() == Some(Decision::Granted) && live.session.is_open();
             if granted && live.slot.is_none() && live.instance == turn.instance {
@@ -343,17 +343,25 @@ impl Book {
     /// The distant enabler has said something to a session.
     pub fn heard(&mut self, turn: &mut Turn<'_>, heard: &Heard) -> Result<(), StoreError> {
         match heard {
-            Heard::Event { session, event } => self.event(turn, *session, turn.now, event),
+            Heard::Event { session, event, .. } => self.event(turn, *session, turn.now, event),
+            Heard::Late { session, number, route } => {
+                let Some(live) = self.sessions.get_mut(session) else { return Ok(()) };
+                live.session.late_grant(*number, Some(route.clone()), turn.now);
+                self.drain(turn, *session)
+            }
             Heard::Response { session, number, response } => {
                 let Some(live) = self.sessions.get_mut(session) else { return Ok(()) };
                 let had = self.uncovered.get(live.session.account()).copied().unwrap_or(0);
-                if had >= turn.region.config.policy.on_failure_cap {
-                    live.session.deny_on_failure();
-                }
+                live.session.cap_on_failure(turn.region.config.policy.on_failure_cap.saturating_sub(had));
                 respond(turn, live, *number, response);
                 self.drain(turn, *session)
             }
         }
+    }
+
+    /// Whether a session has the reservation that this request opened.
+    pub fn has_reservation(&self, session: SessionKey, opened_by: u32) -> bool {
+        self.sessions.get(&session).is_some_and(|live| live.session.reservation() == Some(opened_by))
     }
 
     /// CANCEL and failures can be read before the INVITE; everything else comes after the verdict.
@@ -399,7 +407,7 @@ impl Book {
         let uncovered = live.session.uncovered().0;
         if uncovered != live.uncovered {
             let account = self.uncovered.entry(live.session.account().into()).or_default();
-            *account = *account + uncovered - live.uncovered;
+            *account = account.saturating_add(uncovered).saturating_sub(live.uncovered);
             live.uncovered = uncovered;
             self.uncovered.retain(|_, had| *had > 0);
         }
@@ -451,6 +459,20 @@ impl Book {
                     let (row, wall_ms) = (live.row, turn.wall_ms);
                     turn.store.put(Change::Refunded(Refund { row, message_id, wall_ms }));
                 }
+                Output::HeldBack { message_id } => {
+                    let call_id = live.session.call_id();
+                    log::warn!(
+                        "call {call_id}: nobody knows whether the debit of message {message_id} was taken; \
+                         imcharge.outbox.resend or imcharge.outbox.release decides"
+                    );
+                }
+                Output::DebitDenied { message_id, denial } => {
+                    turn.count(Statistic::DebitsDenied);
+                    let (call_id, reason, code) = (live.session.call_id(), denial.word(), denial.code());
+                    log::warn!(
+                        "call {call_id}: the enabler does not take the debit of message {message_id}: {reason} {code}"
+                    );
+                }
                 Output::RefundDenied { message_id, denial } => {
                     turn.count(Statistic::RefundsDenied);
                     let (call_id, reason) = (live.session.call_id(), denial.word());
@@ -461,12 +483,13 @@ impl Book {
                 Output::Closed { .. } => {
                     live.closed_at = Some(turn.wall_ms);
                     self.open = self.open.saturating_sub(1);
-                    match (live.slot, live.session.granted().0) {
-                        (Some(slot), 0) => {
+                    let was_let_in = live.session.decision() == Some(Decision::Granted);
+                    match (live.slot, was_let_in) {
+                        (Some(slot), false) => {
                             live.slot = None;
                             turn.effects.push(Effect::Free(slot));
                         }
-                        (Some(_), _) => self.lingering.push_back((turn.now, key)),
+                        (Some(_), true) => self.lingering.push_back((turn.now, key)),
                         (None, _) => {}
                     }
                 }
@@ -519,7 +542,11 @@ impl Book {
             },
         };
         (turn.changed, turn.operator_waits) = (true, true);
-        turn.effects.push(Effect::Reply { process, sequence, result, balance, held });
+        // Who asked an earlier run of the host is gone, and the slot of its number may be somebody else's, or none.
+        let here = turn.instance == turn.region.instance();
+        if here && (process as usize) < turn.region.processes() {
+            turn.effects.push(Effect::Reply { process, sequence, result, balance, held });
+        }
         Ok(())
     }
 
@@ -594,7 +621,7 @@ impl Book {
 }
 
 /// Asks the enabler. The ledger answers at once, within the commit; a distant one is asked after it.
-fn ask(turn: &mut Turn<'_>, live: &Live, request: Request) -> Result<Option<(u32, Response)>, StoreError> {
+fn ask(turn: &mut Turn<'_>, live: &mut Live, mut request: Request) -> Result<Option<(u32, Response)>, StoreError> {
     let config = &turn.region.config;
     let number = request.number;
     // A message is debited once, whatever happens.
@@ -604,6 +631,8 @@ fn ask(turn: &mut Turn<'_>, live: &Live, request: Request) -> Result<Option<(u32
         return Ok(Some((number, Response::debited(None))));
     }
     if config.enabler == Enabler::Diameter {
+        // A resend keeps it (RFC 6733, 3), so it is committed with the session.
+        request.stamp = live.session.stamp(turn.region.stamp());
         turn.effects.push(Effect::Ask(request));
         return Ok(None);
     }

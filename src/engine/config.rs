@@ -48,6 +48,8 @@ pub struct Diameter {
     pub rating_group: Option<u32>,
     /// Currency-Code, with `unit=money`.
     pub currency_code: Option<u32>,
+    /// Exponent of what the tariff counts, with `unit=money`; `None`: -2.
+    pub currency_exponent: Option<i32>,
     /// Tx, seconds; 0: 10.
     pub tx_timeout: u32,
     /// File with the certificates that are trusted.
@@ -147,6 +149,7 @@ impl Config {
         Parameter { name: "service_identifier", integer: true },
         Parameter { name: "rating_group", integer: true },
         Parameter { name: "currency_code", integer: true },
+        Parameter { name: "currency_exponent", integer: true },
         Parameter { name: "tx_timeout", integer: true },
         Parameter { name: "resend", integer: false },
         Parameter { name: "tls_ca", integer: false },
@@ -273,6 +276,7 @@ impl Config {
                 service_identifier: own.service_identifier,
                 rating_group: own.rating_group,
                 currency_code: own.currency_code,
+                currency_exponent: own.currency_exponent.unwrap_or(-2),
             },
             peers: PeersConfig {
                 origin_host: host,
@@ -315,6 +319,10 @@ impl Diameter {
             "service_identifier" => self.service_identifier = number()?,
             "rating_group" => self.rating_group = number()?,
             "currency_code" => self.currency_code = number()?,
+            "currency_exponent" => {
+                let exponent = value.parse().ok().filter(|exponent| (-9..=9).contains(exponent));
+                self.currency_exponent = Some(exponent.ok_or_else(|| refuse("a whole number from -9 to 9"))?);
+            }
             "tx_timeout" => {
                 let seconds = value.parse().ok().filter(|seconds| (1..=600).contains(seconds));
                 self.tx_timeout = seconds.ok_or_else(|| refuse("a whole number from 1 to 600"))?;
@@ -423,6 +431,7 @@ mod tests {
             ("service_identifier", "7"),
             ("rating_group", "0"),
             ("currency_code", "978"),
+            ("currency_exponent", "-3"),
             ("tx_timeout", "5"),
             ("resend", "hold"),
             ("tls_ca", "/etc/ssl/ca.pem"),

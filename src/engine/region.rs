@@ -26,7 +26,7 @@ use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering, fence};
 use std::time::{Duration, Instant};
 
 /// Changes with the layout: a file of another version is not read.
-const MAGIC: u64 = 0x696d_6368_6172_0002;
+const MAGIC: u64 = 0x696d_6368_6172_0003;
 
 /// Octets of one event ring and of one notice ring.
 const RING_SIZE: usize = if simulate::SMALL { 32 * 1024 } else { 512 * 1024 };
@@ -75,6 +75,8 @@ struct Header {
     notices: AtomicU32,
     /// Price and kind of the tariff for new sessions (see `pack_tariff`).
     tariff: AtomicU64,
+    /// The last number that was given to a request of a distant enabler.
+    stamp: AtomicU32,
 }
 
 /// Where a process finds the answer to its command.
@@ -344,6 +346,10 @@ impl Region {
         header.hash_keys[0].store(random(), Ordering::Relaxed);
         header.hash_keys[1].store(random(), Ordering::Relaxed);
         header.heartbeat.store(clock::now().0, Ordering::Relaxed);
+        // High 12 bits from the time, the others by chance (RFC 6733, 3): counting on from here, no earlier run's number
+        // comes again within the 4 minutes asked for.
+        let seconds = (clock::wall_ms() / 1000) as u32;
+        header.stamp.store(seconds << 20 | random() as u32 >> 12, Ordering::Relaxed);
         self.set_tariff(self.config.tariff);
         header.magic.store(MAGIC, Ordering::Release);
     }
@@ -355,6 +361,15 @@ impl Region {
     /// Makes the whole region ready in the page tables of this process: what `fork` does not copy.
     pub fn populate(&self) {
         self.map.populate();
+    }
+
+    /// A number that no request of the last 4 billion had; never 0.
+    pub fn stamp(&self) -> u32 {
+        let next = || self.header().stamp.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
+        match next() {
+            0 => next(),
+            stamp => stamp,
+        }
     }
 
     /// Number of this run of the host.

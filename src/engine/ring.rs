@@ -84,9 +84,13 @@ impl Ring {
     }
 
     /// Writer: the place of a record begun at `head`, if it and `spare` octets more have room. Gives
-    /// where the content goes, and `head` behind a skip mark.
+    /// where the content goes, and `head` behind a skip mark. Ends that no writer and no reader leave have no room.
     fn place(&self, head: u64, spare: usize) -> Result<u64, Full> {
-        let used = usize::try_from(head.wrapping_sub(self.tail())).map_err(|_| Full)?;
+        let used = head.checked_sub(self.tail()).and_then(|used| usize::try_from(used).ok()).ok_or(Full)?;
+        // A record takes less than the ring, so what passes here does not run over below.
+        if used > self.size || !head.is_multiple_of(8) || head.checked_add(self.size as u64).is_none() {
+            return Err(Full);
+        }
         let rest = self.size - self.offset(head);
         let skip = if rest < PREFIX + RECORD_MAX { rest } else { 0 };
         if used + skip + PREFIX + RECORD_MAX + 8 + spare > self.size {
@@ -133,17 +137,18 @@ impl Ring {
             let rest = self.size - self.offset(at);
             let length = self.read_length(at);
             if length == SKIP {
-                at += rest as u64;
+                at = at.checked_add(rest as u64)?;
                 continue;
             }
             let length = length as usize;
-            if length > RECORD_MAX || PREFIX + length > rest || at + padded(length) > head {
+            if length > RECORD_MAX || PREFIX + length > rest {
                 return None;
             }
+            let next = at.checked_add(padded(length)).filter(|next| *next <= head)?;
             // SAFETY: within the ring (checked above) and published, so the writer leaves it alone until the
             // reader moves the tail, which takes `&mut` of its owner.
             let content = unsafe { std::slice::from_raw_parts(self.data.add(self.offset(at) + PREFIX), length) };
-            return Some((content, at + padded(length)));
+            return Some((content, next));
         }
         None
     }
@@ -252,6 +257,22 @@ mod tests {
             ring.publish(64);
             assert!(ring.read_at(0).is_none());
             assert!(ring.read_at(3).is_none());
+        }
+    }
+
+    #[test]
+    fn impossible_ends_have_no_room_and_nothing_to_read() {
+        let ring = ring(16 * 1024);
+        for (head, tail) in
+            [(1, 0), (16 * 1024 - 1, 0), (0, 8), (1 << 40, 0), (u64::MAX - 7, u64::MAX - 7), (0, u64::MAX)]
+        {
+            ring.free(tail);
+            assert_eq!(ring.write_at(head, 0, |_| panic!("no room is given")), Err(Full), "{head} {tail}");
+        }
+        for length in [SKIP, 4] {
+            ring.write_length(u64::MAX - 7, length);
+            ring.publish(u64::MAX);
+            assert!(ring.read_at(u64::MAX - 7).is_none());
         }
     }
 }

@@ -132,7 +132,9 @@ impl Engine {
         let reading = Reading::new(instance, rings, &marks);
         let notices = Notices::resume(region, &marks.notices);
         let book = Book::load(region, store.live_sessions()?);
-        let state_id = u32::try_from(clock::wall_ms() / 1000).unwrap_or(u32::MAX);
+        // Sessions outlive every engine: to the servers this client has lost its state with the ledger file only
+        // (RFC 6733, 8.16).
+        let state_id = store.origin_state_id()?;
         let start = |config| {
             let started = Diameter::start(config, state_id, clock::now());
             started.map_err(|error| StoreError::Enabler(error.to_string()))
@@ -194,7 +196,7 @@ impl Engine {
     /// How long the engine may sleep.
     pub fn patience(&self) -> Duration {
         let most = if self.book.is_empty() && !self.store.is_pending() { IDLE } else { TURN };
-        if self.diameter.as_ref().is_some_and(Diameter::has_heard) {
+        if self.notices.have_room() && self.diameter.as_ref().is_some_and(Diameter::has_heard) {
             return Duration::ZERO;
         }
         let due =
@@ -242,6 +244,7 @@ impl Engine {
         self.region.beat();
         // A verdict must find room: without it, INVITEs wait in the event rings.
         let rings = Arc::clone(&self.reading.rings);
+        self.attend();
         let (records, heard) = match self.notices.have_room() {
             true => (gather(&rings, &mut self.reading.positions), self.hear()),
             false => (Vec::new(), Vec::new()),
@@ -254,9 +257,9 @@ impl Engine {
         Ok(records.len() + heard.len())
     }
 
-    /// What the distant enabler has said since the last turn.
-    fn hear(&mut self) -> Vec<Heard> {
-        let Some(diameter) = &mut self.diameter else { return Vec::new() };
+    /// Attends to the connections of the distant enabler.
+    fn attend(&mut self) {
+        let Some(diameter) = &mut self.diameter else { return };
         diameter.turn(clock::now());
         let (all, requests) = diameter.counters();
         for (statistic, value) in [
@@ -273,7 +276,19 @@ impl Engine {
         ] {
             self.region.counter(statistic).store(value, Ordering::Relaxed);
         }
-        std::iter::from_fn(|| diameter.poll()).take(BATCH).collect()
+    }
+
+    /// What the distant enabler has said. A session that it asks for is there, or it is told that it is not.
+    fn hear(&mut self) -> Vec<Heard> {
+        let Some(diameter) = &mut self.diameter else { return Vec::new() };
+        let mut all: Vec<Heard> = std::iter::from_fn(|| diameter.poll()).take(BATCH).collect();
+        all.retain(|heard| {
+            let Heard::Event { session, opened_by, event, inquiry } = heard else { return true };
+            let is_known = self.book.has_reservation(*session, *opened_by);
+            diameter.confirm(inquiry, event, is_known);
+            is_known
+        });
+        all
     }
 
     /// Steps the sessions, commits what has changed, and tells.

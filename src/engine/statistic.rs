@@ -30,6 +30,7 @@ statistics! {
     DebitsOnError "debits_on_error" "Of these, on MSRP 4xx or 5xx or a failure REPORT.",
     DebitsOnTimeout "debits_on_timeout" "Of these, because the response did not come in time.",
     DebitsOnClose "debits_on_close" "Of these, because the session ended before the response.",
+    DebitsDenied "debits_denied" "Messages whose debit the enabler refused: with the client, and not paid for.",
     Refunds "refunds" "Messages whose debit was given back.",
     RefundsDenied "refunds_denied" "Messages whose debit the enabler does not give back.",
     Releases "releases" "Sessions whose unused units were given back.",

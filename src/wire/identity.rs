@@ -10,7 +10,8 @@ const IDENTITY_MAX: usize = 256;
 /// several of them separated by commas, or a bare URI.
 ///
 /// `sip:user@host` with the host in lower case and without port, parameters, headers or password; `sips:` is the
-/// same party as `sip:`. Escaped characters that need no escape are unescaped (RFC 3261, 19.1.4). `tel:` keeps a
+/// same party as `sip:`. Escaped characters that need no escape are unescaped (RFC 3261, 19.1.4); a comma gets one,
+/// because it ends a URI that stands without angle brackets (RFC 3261, 20). `tel:` keeps a
 /// leading `+` and the digits, without visual separators and parameters. `None`: no such URI, or not a sane one.
 pub fn canonical(value: &[u8]) -> Option<String> {
     uris(value)?.find_map(one)
@@ -110,12 +111,13 @@ fn sip(rest: &str) -> Option<String> {
 /// Unescapes what needs no escape in a user part; writes the other escapes in upper case.
 fn unescape(user: &str) -> Option<String> {
     let mut out = String::with_capacity(user.len());
-    let mut rest = user;
+    let user = user.replace(',', "%2C");
+    let mut rest = user.as_str();
     while let Some((before, after)) = rest.split_once('%') {
         out.push_str(before);
         let octet = u8::from_str_radix(after.get(..2)?, 16).ok()?;
         match octet {
-            _ if octet.is_ascii_alphanumeric() || b"-_.!~*'()&=+$,?/".contains(&octet) => out.push(octet.into()),
+            _ if octet.is_ascii_alphanumeric() || b"-_.!~*'()&=+$?/".contains(&octet) => out.push(octet.into()),
             _ => write!(out, "%{octet:02X}").ok()?,
         }
         rest = after.get(2..)?;
@@ -175,7 +177,9 @@ mod tests {
 
     #[test]
     fn a_canonical_identity_is_its_own() {
-        for value in ["sip:alice%40x@example.org", "tel:+491", "sip:im.example.org", "sip:a@[::1]"] {
+        for value in
+            ["sip:alice%40x@example.org", "tel:+491", "sip:im.example.org", "sip:a@[::1]", "sip:a%2Cb@example.org"]
+        {
             assert_eq!(canonical(value.as_bytes()).as_deref(), Some(value));
         }
     }

@@ -1,5 +1,6 @@
 //! An Online Charging System decides: the same retrievals over Diameter, and the money at the server to the last unit.
 
+use super::capture::Judged;
 use super::parties::client::Reaction;
 use super::parties::eventually;
 use super::parties::kamailio::Setup;
@@ -23,12 +24,14 @@ fn open_peers(stage: &Stage) -> usize {
     peers.matches("state: OKAY").count() + peers.matches("state: REOPEN").count()
 }
 
-/// A charging system where Alice has 100, and a proxy before it.
+/// A charging system where Alice has 100, and a proxy before it. What the proxy sends is judged at the end, when it has
+/// left: so it goes first.
 pub struct Charged {
-    /// The charging system.
-    pub ocs: Ocs,
     /// The proxy.
     pub stage: Stage,
+    /// The charging system.
+    pub ocs: Ocs,
+    judged: Option<Judged>,
 }
 
 impl Charged {
@@ -37,12 +40,13 @@ impl Charged {
         let account = format!("{ALICE}=100");
         let options: Vec<&str> = ["--account", &account].into_iter().chain(options.iter().copied()).collect();
         let ocs = Ocs::start(&program(), &options);
+        let judged = Some(Judged::start(ocs.diameter.port()));
         let peer = format!("\"host=ocs.example.com;address={}\"", ocs.diameter);
         let setup = |setup: Setup| {
             let setup = setup.defined("WITH_DIAMETER", "1").defined("OCS_PEER", peer.clone());
             change(setup.parameter("tx_timeout", "2"))
         };
-        let charged = Charged { ocs, stage: Stage::new(setup) };
+        let charged = Charged { ocs, judged, stage: Stage::new(setup) };
         charged.until_open();
         charged
     }
@@ -50,6 +54,12 @@ impl Charged {
     /// As shipped.
     pub fn plain() -> Charged {
         Charged::new(&[], |setup| setup)
+    }
+
+    /// Not judged: a minute of the same request is a lot to read, and nothing new.
+    pub fn unjudged(mut self) -> Charged {
+        self.judged = None;
+        self
     }
 
     /// Waits until a peer takes requests.
@@ -423,6 +433,7 @@ fn a_clean_stop_tells_the_server_of_every_session() {
 #[test]
 fn a_second_peer_takes_over_and_keeps_it_while_the_first_is_on_probation() {
     let second = Ocs::start(&program(), &["--account", &format!("{ALICE}=100"), "--origin-host", "ocs2.example.com"]);
+    let _judged = Judged::start(second.diameter.port());
     let peer = format!("\"host=ocs2.example.com;address={};priority=2\"", second.diameter);
     let charged = Charged::new(&[], |setup| setup.parameter("peer", &peer));
     let both = || open_peers(&charged.stage) == 2;
@@ -574,7 +585,8 @@ impl Authority {
 fn over_tls_both_sides_prove_who_they_are() {
     let authority = Authority::new();
     let (ocs, stage) = authority.charged("ocs.example.com");
-    let charged = Charged { ocs, stage };
+    // Nobody but the two can read TLS.
+    let charged = Charged { ocs, stage, judged: None };
     charged.until_open();
     let _server = charged.stage.server(&["one"], |_| {});
     let mut client = charged.stage.bound(|_| {});

@@ -1,47 +1,24 @@
 //! Charging systems made with stacks that no one here wrote, and tshark over what goes between: the same retrieval is
 //! charged, and nobody has a word to say against our messages.
 
+use super::capture::{Capture, Process, free};
 use super::parties::client::Reaction;
 use super::parties::eventually;
-use super::{ALICE, Stage};
+use super::parties::kamailio::{Kamailio, Setup};
+use super::raw::{self, RawClient};
+use super::{ALICE, Stage, module};
+use std::fs;
 use std::io::{BufRead, BufReader, Write};
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::process::{ChildStdin, ChildStdout, Command, Stdio};
 use std::time::Duration;
-use std::{fs, io};
 
 const SOON: Duration = Duration::from_secs(30);
 
 /// Folder of what `scripts/peers.sh` has made.
 fn made() -> PathBuf {
     std::env::var_os("IMCHARGE_PEERS").expect("IMCHARGE_PEERS names no folder: run make test").into()
-}
-
-/// A port that is free now.
-fn free() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a free port")
-}
-
-/// A process that ends with its owner.
-struct Process(Child);
-
-impl Process {
-    fn start(command: &mut Command) -> Process {
-        Process(command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}")))
-    }
-
-    fn signal(&mut self, signal: &str) {
-        let _ = Command::new("kill").args(["-s", signal, &self.0.id().to_string()]).status();
-        let _ = self.0.wait();
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }
 
 /// freeDiameter with its dictionaries of RFC 4006 and TS 32.299, and an extension that says yes.
@@ -103,96 +80,124 @@ impl FreeDiameter {
     }
 }
 
-/// The script with python-diameter.
-struct PythonOcs {
+/// A charging system that tells its accounts on its standard output when its standard input asks.
+struct Scripted {
     _process: Process,
     input: ChildStdin,
     output: BufReader<ChildStdout>,
     address: SocketAddr,
 }
 
-impl PythonOcs {
-    fn start(account: &str) -> PythonOcs {
+impl Scripted {
+    /// `python_ocs.py`.
+    fn python(account: &str) -> Scripted {
         let address = free();
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/peers/python_ocs.py");
         let mut command = Command::new(made().join("venv/bin/python"));
         command.arg(script).arg(address.port().to_string());
-        command.args(["ocs.example.com", "example.com", "proxy.example.org", "example.org", account]);
-        command.stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut process = Process::start(&mut command);
+        Scripted::start(
+            command.args(["ocs.example.com", "example.com", "proxy.example.org", "example.org", account]),
+            address,
+        )
+    }
+
+    /// `erlang_ocs.erl`, which takes what this profile may send and nothing else.
+    fn erlang(balance: i64, profile: &str) -> Scripted {
+        Scripted::erlang_at(free(), balance, profile)
+    }
+
+    fn erlang_at(address: SocketAddr, balance: i64, profile: &str) -> Scripted {
+        let mut command = Command::new("erl");
+        command.args(["-noshell", "-pa"]).arg(made()).args(["-run", "erlang_ocs", "main"]);
+        command.arg(address.port().to_string());
+        Scripted::start(
+            command.args(["ocs.example.com", "example.com", profile, &format!("{ALICE}={balance}")]),
+            address,
+        )
+    }
+
+    fn start(command: &mut Command, address: SocketAddr) -> Scripted {
+        let mut process = Process::start(command.stdin(Stdio::piped()).stdout(Stdio::piped()));
         let input = process.0.stdin.take().expect("piped");
         let output = BufReader::new(process.0.stdout.take().expect("piped"));
-        let mut started = PythonOcs { _process: process, input, output, address };
-        assert_eq!(started.line().expect("it starts"), "ready");
+        let mut started = Scripted { _process: process, input, output, address };
+        assert_eq!(started.line(), "ready");
         started
     }
 
-    fn line(&mut self) -> io::Result<String> {
+    #[track_caller]
+    fn line(&mut self) -> String {
         let mut line = String::new();
-        self.output.read_line(&mut line)?;
-        Ok(line.trim_end().to_owned())
+        let length = self.output.read_line(&mut line).expect("it speaks");
+        assert!(length > 0, "it has ended");
+        line.trim_end().to_owned()
     }
 
-    fn account(&mut self) -> String {
+    /// Its account, and behind it whatever it has against a message.
+    fn accounts(&mut self) -> Vec<String> {
         self.input.write_all(b"accounts\n").expect("it reads");
-        let line = self.line().expect("it answers");
-        assert_eq!(self.line().expect("it answers"), "ok");
-        line
+        std::iter::repeat_with(|| self.line()).take_while(|line| line != "ok").collect()
+    }
+
+    /// Waits until its account, and nothing else, is so; what it says in the end.
+    fn becomes(&mut self, balance: i64, debited: i64) -> Result<(), Vec<String>> {
+        let wanted = [format!("account={ALICE} balance={balance} held=0 debited={debited}")];
+        let mut found = Vec::new();
+        eventually(SOON, || {
+            found = self.accounts();
+            found == wanted
+        });
+        if found == wanted { Ok(()) } else { Err(found) }
     }
 }
 
-/// What goes over a port, as tshark reads it afterwards.
-struct Capture {
-    process: Process,
-    folder: tempfile::TempDir,
-    port: u16,
+/// Another stock Kamailio as the charging system, with cdp and this configuration.
+struct OtherKamailio {
+    kamailio: Kamailio,
+    _folder: tempfile::TempDir,
+    address: SocketAddr,
 }
 
-impl Capture {
-    fn start(port: u16) -> Capture {
-        let folder = tempfile::tempdir().expect("a folder");
-        let mut command = Command::new("dumpcap");
-        command.args(["-q", "-i", "lo", "-f", &format!("tcp port {port}"), "-w"]).arg(folder.path().join("pcap"));
-        let mut process = Process::start(command.stderr(Stdio::piped()));
-        let mut said = BufReader::new(process.0.stderr.take().expect("piped"));
-        let mut line = String::new();
-        while !line.starts_with("File: ") {
-            line.clear();
-            assert!(said.read_line(&mut line).expect("it speaks") > 0, "dumpcap does not start: it wants root");
-        }
-        Capture { process, folder, port }
+impl OtherKamailio {
+    fn start(config: &str) -> OtherKamailio {
+        let (folder, address) = (tempfile::tempdir().expect("a folder"), free());
+        let peers = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/peers");
+        let text = fs::read_to_string(peers.join("cdp.xml")).expect("it is there");
+        let xml = folder.path().join("cdp.xml");
+        fs::write(&xml, text.replace("PORT", &address.port().to_string())).expect("written");
+        let setup = Setup { config: peers.join(config), ..Setup::new(&module(), address) };
+        let setup = setup.defined("CDP_CONFIG", format!("\"{}\"", xml.display()));
+        let kamailio = Kamailio::start(setup).unwrap_or_else(|error| panic!("{error}"));
+        OtherKamailio { kamailio, _folder: folder, address }
     }
 
-    /// Ends it when the proxy has left; what tshark says of the messages that the filter takes: fields by frame.
-    fn read(mut self, filter: &str, fields: &[&str]) -> String {
-        let has_left = || !self.fields("diameter.cmd.code == 282", &["frame.number"]).is_empty();
-        assert!(eventually(SOON, has_left), "no Disconnect-Peer-Request was captured");
-        self.process.signal("INT");
-        self.fields(filter, fields)
-    }
-
-    fn fields(&self, filter: &str, fields: &[&str]) -> String {
-        let mut command = Command::new("tshark");
-        command.arg("-r").arg(self.folder.path().join("pcap"));
-        command.args(["-d", &format!("tcp.port=={},diameter", self.port), "-Y", filter, "-T", "fields"]);
-        for field in fields {
-            command.args(["-e", field]);
-        }
-        let output = command.stderr(Stdio::null()).output().expect("tshark runs");
-        String::from_utf8_lossy(&output.stdout).into_owned()
+    /// What its script has told of requests, in their order.
+    fn told(&self) -> Vec<String> {
+        let log = self.kamailio.log();
+        let told = log.lines().filter_map(|line| line.split_once("<script>: ocs: "));
+        told.map(|(_, text)| text.to_owned()).collect()
     }
 }
 
 /// A proxy before this charging system.
 fn stage(address: SocketAddr, profile: &str) -> Stage {
-    let peer = format!("\"host=ocs.example.com;address={address}\"");
-    let stage = Stage::new(|setup| {
-        let setup = setup.defined("WITH_DIAMETER", "1").defined("OCS_PEER", peer);
-        setup.defined("OCS_PROFILE", format!("\"{profile}\"")).parameter("service_identifier", "7")
-    });
+    let stage = changed_stage(address, profile, |setup| setup);
+    until_open(&stage);
+    stage
+}
+
+fn until_open(stage: &Stage) {
     let open = || stage.kamailio.rpc(&["imcharge.peers"]).is_ok_and(|peers| peers.contains("state: OKAY"));
     assert!(eventually(SOON, open), "{}", stage.kamailio.log());
-    stage
+}
+
+/// The same, changed as the case wants, and not waited for.
+fn changed_stage(address: SocketAddr, profile: &str, change: impl FnOnce(Setup) -> Setup) -> Stage {
+    let peer = format!("\"host=ocs.example.com;address={address}\"");
+    Stage::new(|setup| {
+        let setup = setup.defined("WITH_DIAMETER", "1").defined("OCS_PEER", peer);
+        change(setup.defined("OCS_PROFILE", format!("\"{profile}\"")).parameter("service_identifier", "7"))
+    })
 }
 
 /// Two messages, one answered 200 and one never; then BYE.
@@ -222,12 +227,7 @@ fn freediameter_parses_every_message_without_a_word() {
             assert!(!log.contains(bad), "{profile}: {bad}\n{log}");
         }
         assert!(log.contains("Credit-Control-Request") || log.contains("'Credit-Control"), "{log}");
-        let filter = format!(
-            "tcp.dstport == {} && diameter && (_ws.malformed || _ws.expert.severity >= 0x600000)",
-            server.address.port()
-        );
-        let said = capture.read(&filter, &["frame.number", "_ws.expert.message"]);
-        assert_eq!(said, "", "{profile}: tshark has something against our messages");
+        assert_eq!(capture.complaints(), [""; 0], "{profile}");
     }
 }
 
@@ -245,17 +245,136 @@ fn tshark_sees_the_requests_that_we_mean() {
 }
 
 #[test]
+fn tshark_has_a_word_for_what_is_wrong() {
+    let server = Scripted::erlang(100, "rfc8506");
+    let capture = Capture::start(server.address.port());
+    let mut client = RawClient::connect(server.address);
+    for (wrong, ..) in raw::wrong_requests() {
+        client.ask(&wrong);
+    }
+    let complaints = capture.complaints().join("\n");
+    for word in ["Bad Unsigned32 Length (3)", "Unknown AVP 4000000"] {
+        assert!(complaints.contains(word), "{word}: {complaints}");
+    }
+}
+
+#[test]
 fn python_diameter_keeps_the_account_to_the_last_unit() {
     for profile in ["rfc8506", "3gpp-ro"] {
-        let mut server = PythonOcs::start(&format!("{ALICE}=100"));
+        let mut server = Scripted::python(&format!("{ALICE}=100"));
         let stage = stage(server.address, profile);
         retrieve(&stage);
-        let wanted = format!("account={ALICE} balance=98 held=0 debited=2");
-        let mut found = String::new();
-        eventually(SOON, || {
-            found = server.account();
-            found == wanted
-        });
-        assert_eq!(found, wanted, "{profile}");
+        assert_eq!(server.becomes(98, 2), Ok(()), "{profile}");
     }
+}
+
+#[test]
+fn erlang_finds_no_rule_of_the_grammar_broken_and_keeps_the_account_to_the_last_unit() {
+    for profile in ["rfc8506", "3gpp-ro"] {
+        let mut server = Scripted::erlang(100, profile);
+        let capture = Capture::start(server.address.port());
+        let stage = stage(server.address, profile);
+        retrieve(&stage);
+        assert_eq!(server.becomes(98, 2), Ok(()), "{profile}");
+        drop(stage);
+        // The stack keeps what it finds in a message of the base protocol to itself, but for the answer.
+        let answers = format!("tcp.srcport == {} && diameter.flags.request == 0", server.address.port());
+        let results = capture.read(&answers, &["diameter.Result-Code"]);
+        assert!(
+            !results.is_empty() && results.split_terminator(['\n', ',']).all(|result| result == "2001"),
+            "{profile}: {results}"
+        );
+    }
+}
+
+#[test]
+fn erlang_takes_units_of_each_kind() {
+    for (unit, tariff, debited) in [("octets", "kilobyte:1", 6), ("money", "message:3", 6)] {
+        for profile in ["rfc8506", "3gpp-ro"] {
+            let mut server = Scripted::erlang(100_000, profile);
+            let stage = changed_stage(server.address, profile, |setup| {
+                let setup = setup.defined("TARIFF", format!("\"{tariff}\"")).parameter("currency_code", "978");
+                setup.parameter("unit", &format!("\"{unit}\"")).parameter("rating_group", "9")
+            });
+            until_open(&stage);
+            retrieve(&stage);
+            assert_eq!(server.becomes(100_000 - debited, debited), Ok(()), "{unit} {profile}");
+        }
+    }
+}
+
+#[test]
+fn erlang_takes_the_debits_of_what_was_granted_without_it() {
+    for profile in ["rfc8506", "3gpp-ro"] {
+        let address = free();
+        let stage = changed_stage(address, profile, |setup| setup.parameter("on_failure", "\"grant\""));
+        let _messages = stage.server(&["one"], |_| {});
+        let mut client = stage.bound(|_| {});
+        client.take(1, Reaction::Answer(200));
+        client.bye();
+        let mut server = Scripted::erlang_at(address, 100, profile);
+        assert_eq!(server.becomes(99, 1), Ok(()), "{profile}\n{}", stage.kamailio.log());
+        assert!(stage.kamailio.statistic("event_ccrs") > 0, "{profile}");
+    }
+}
+
+#[test]
+fn erlang_takes_no_message_that_breaks_a_rule() {
+    let mut server = Scripted::erlang(100, "rfc8506");
+    let mut client = RawClient::connect(server.address);
+    let mut wanted = vec![format!("account={ALICE} balance=100 held=0 debited=0")];
+    for (wrong, code, at) in raw::wrong_requests() {
+        assert_eq!(client.ask(&wrong), code, "{at}");
+        wanted.push(format!("violation={code} at={at}"));
+    }
+    assert_eq!(server.accounts(), wanted);
+    assert_eq!(client.ask(&raw::right_request()), 2001);
+}
+
+#[test]
+fn a_script_of_ims_diameter_server_grants_and_is_told_of_every_debit() {
+    let server = OtherKamailio::start("ims_diameter_server.cfg");
+    let stage = stage(server.address, "3gpp-ro");
+    retrieve(&stage);
+    assert_eq!(stage.kamailio.debits(ALICE).len(), 2);
+    let wanted = [
+        "272 type 1 number 0 used none wanted 000000000000000a",
+        "272 type 2 number 1 used 0000000000000001 wanted 0000000000000009",
+        "272 type 2 number 2 used 0000000000000001 wanted 0000000000000008",
+        "272 type 3 number 3 used 0000000000000000 wanted none",
+    ];
+    assert_eq!(server.told(), wanted);
+    assert_eq!(stage.kamailio.statistic("ccr_answers"), 4);
+}
+
+/// ims_ocs can answer with no unit but CC-Time (`ocs_build_answer`), however the script decides: nobody can be granted
+/// messages there, and an EVENT_REQUEST ends it (`process_ccr` goes on with the message that `faked_aaa_msg` did not
+/// make). What is left is that a grant of seconds is worth nothing and is given back, and that the script's other
+/// decisions are understood.
+#[test]
+fn ims_ocs_grants_seconds_and_those_buy_no_messages() {
+    let server = OtherKamailio::start("ims_ocs.cfg");
+    let stage = stage(server.address, "3gpp-ro");
+    let _server = stage.server(&["one"], |_| {});
+    let told = |method: &str, who: &str| format!("{method} by {who} for sip:deferred@im.example.org, service 7");
+    let [broke, free] = ["sip:broke@example.org", "sip:free@example.org"];
+    let mut wanted = Vec::new();
+    // Of ten messages not one, and then of one not one.
+    for (who, methods) in [(ALICE, ["INVITE", "BYE"]), (broke, ["INVITE", "INVITE"])] {
+        let mut client = stage.client(who, |_| {});
+        assert_eq!(client.invite(), 402, "{who}\n{}", stage.kamailio.log());
+        assert!(stage.kamailio.log().contains(&format!("{} refused: no-credit", client.call_id)));
+        wanted.extend(methods.map(|method| told(method, who)));
+        assert!(eventually(SOON, || server.told() == wanted), "{:?}", server.told());
+    }
+    let mut client = stage.client(free, |_| {});
+    assert_eq!(client.invite(), 200, "{}", stage.kamailio.log());
+    client.bind();
+    assert_eq!(client.take(1, Reaction::Answer(200)).len(), 1);
+    client.bye();
+    let rests = || stage.kamailio.statistic("sessions_active") == 0 && stage.kamailio.statistic("outbox_depth") == 0;
+    assert!(eventually(SOON, rests), "{}", stage.kamailio.log());
+    wanted.push(told("INVITE", free));
+    assert_eq!(server.told(), wanted);
+    assert_eq!(stage.kamailio.count("SELECT count(*) FROM debits"), 0);
 }

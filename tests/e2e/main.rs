@@ -7,12 +7,14 @@
 mod parties;
 
 mod bad_input;
+mod capture;
 mod connections;
 mod crashes;
 mod diameter;
 mod foreign;
 mod outcomes;
 mod push;
+mod raw;
 mod sessions;
 mod trouble;
 

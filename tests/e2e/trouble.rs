@@ -42,7 +42,7 @@ fn p99(latencies: &[Duration]) -> Duration {
 
 #[test]
 fn a_minute_of_silence_under_load_slows_nothing_else_and_service_is_back_at_once() {
-    let charged = Charged::new(&[], |setup| setup.defined("RESPONSE_TIMEOUT", "5"));
+    let charged = Charged::new(&[], |setup| setup.defined("RESPONSE_TIMEOUT", "5")).unjudged();
     let _server = charged.stage.server(&["one"], |_| {});
     let (proxy, stop) = (charged.stage.kamailio.sip, AtomicBool::new(false));
     charged.ocs.order("fault lose");
@@ -128,7 +128,7 @@ fn a_server_that_never_was_refuses_by_policy_and_the_proxy_serves() {
 
 #[test]
 fn connections_that_break_all_the_time_hold_nobody_up() {
-    let charged = Charged::new(&[], |setup| setup.parameter("hold_timeout", "5"));
+    let charged = Charged::new(&[], |setup| setup.parameter("hold_timeout", "5")).unjudged();
     let _server = charged.stage.server(&["one"], |_| {});
     let (done, proxy) = (AtomicBool::new(false), charged.stage.kamailio.sip);
     charged.ocs.order(&format!("account {ALICE}=1000000"));

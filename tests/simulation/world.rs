@@ -453,7 +453,10 @@ impl World<'_> {
         let passage = worker.frame(&Frame { bytes: bytes.as_bytes(), connection, from_self: false });
         let place = (self.region().instance(), process, self.region().event_ring(process).head());
         self.tally.note(passage as i32 as u64);
-        say(format_args!("{} send call {number} message {message}.{chunk} again {again}: {passage:?}", self.machine.clock.get()));
+        say(format_args!(
+            "{} send call {number} message {message}.{chunk} again {again}: {passage:?}",
+            self.machine.clock.get()
+        ));
         match passage {
             Passage::Pass if is_content => {
                 self.calls[number].passed.entry(message).or_default().insert(place);

@@ -1,11 +1,11 @@
 //! The session towards the enabler: one request at a time, and what its answer does.
 
 use super::{
-    AHEAD, Debit, Decision, Flight, Outcome, Output, Phase, REFUSED, RETRY_MOST, Session, StepKind, Verdict, Work,
+    AHEAD, Debit, Decision, Flight, Outcome, Output, Phase, REFUSED, RENEW_LEAST, RETRY_MOST, Session, StepKind,
+    Verdict, Work,
 };
 use crate::charge::account::AccountId;
-use crate::charge::ch2::Reservation;
-use crate::charge::ch2::{Denial, Failure, Operation, Request, Response};
+use crate::charge::ch2::{Denial, Failure, Grant, Operation, Request, Reservation, Response};
 use crate::charge::policy::{Model, OnFailure, Resend};
 use crate::charge::tariff::{Per, Quota, Units};
 use crate::charge::time::Time;
@@ -17,19 +17,19 @@ impl Session {
         if self.flight.is_some() {
             return;
         }
-        if let Some(quota) = self.wanted.take() {
+        // There is nothing to be renewed without a reservation.
+        if let Some(quota) = self.wanted.take().filter(|quota| quota.0 > 0 || self.reservation.is_some()) {
             if quota.0 > 0 {
                 self.last_ask = quota;
             }
-            match self.policy.model {
-                Model::Reserve => return self.ask(Work::Reserve(quota), now),
-                Model::Immediate => self.grant(quota, None, now),
-            }
-        }
-        if let Some(debit) = super::first(&mut self.debits) {
+            self.ask(Work::Reserve(quota), now);
+        } else if let Some(debit) = super::first(&mut self.debits) {
             self.ask(Work::Debit(debit), now);
         } else if let Some(debit) = super::first(&mut self.refunds) {
             self.ask(Work::Refund(debit), now);
+        } else if let Some((opened_by, route)) = super::first(&mut self.abandoned) {
+            let reservation = Reservation::Open { opened_by, outstanding: Quota(0) };
+            self.ask_of(reservation, route, Work::Release, now);
         } else if matches!(self.phase, Phase::Settling) {
             if self.reservation.is_some() {
                 self.ask(Work::Release, now);
@@ -41,6 +41,12 @@ impl Session {
     }
 
     pub(super) fn ask(&mut self, work: Work, now: Time) {
+        let reservation = self.reservation_for(&work);
+        let route = self.route.clone().filter(|_| reservation != Reservation::None);
+        self.ask_of(reservation, route, work, now);
+    }
+
+    fn ask_of(&mut self, reservation: Reservation, route: Option<Box<str>>, work: Work, now: Time) {
         let (kind, detail) = match &work {
             Work::Reserve(quota) => (StepKind::Reserve, quota.0),
             Work::Debit(debit) => (StepKind::Debit, self.tariff.quota(debit.octets).0),
@@ -48,9 +54,10 @@ impl Session {
             Work::Release => (StepKind::Release, 0),
         };
         self.step(now, kind, detail.into());
-        let (number, reservation) = (self.next_number, self.reservation_for(&work));
-        let (retry, tries, repeated, held, revoked) = (None, 0, false, false, false);
-        let flight = Box::new(Flight { number, reservation, work, retry, tries, repeated, held, revoked });
+        let (number, stamp, retry, tries) = (self.next_number, 0, None, 0);
+        let (repeated, held, revoked) = (false, false, false);
+        let flight =
+            Box::new(Flight { number, reservation, route, work, stamp, retry, tries, repeated, held, revoked });
         self.next_number = self.next_number.saturating_add(1);
         self.outputs.push(Output::Ask(self.request(&flight)));
         self.flight = Some(flight);
@@ -75,6 +82,36 @@ impl Session {
         self.reservation = None;
         self.outstanding = Quota(0);
         self.valid_until = None;
+        self.route = None;
+    }
+
+    /// The enabler holds only this much: what it held beside it may not be used any more.
+    fn narrow(&mut self, outstanding: Quota) {
+        let less = self.outstanding.0.saturating_sub(outstanding.0);
+        if less > 0 {
+            self.outstanding = outstanding;
+            self.granted = Quota(self.granted.0.saturating_sub(less));
+            self.publish();
+        }
+    }
+
+    /// Tells the gate.
+    fn publish(&mut self) {
+        if matches!(self.phase, Phase::Open | Phase::Cancelled { .. }) {
+            self.outputs.push(Output::Grant(self.granted));
+        }
+    }
+
+    /// The number that goes with the request in flight, the same however often it is asked: this one, if it has none.
+    pub fn stamp(&mut self, fresh: u32) -> u32 {
+        match &mut self.flight {
+            Some(flight) if flight.stamp == 0 => {
+                flight.stamp = fresh;
+                fresh
+            }
+            Some(flight) => flight.stamp,
+            None => fresh,
+        }
     }
 
     pub(super) fn request(&self, flight: &Flight) -> Request {
@@ -91,6 +128,8 @@ impl Session {
             tariff: self.tariff,
             reservation: flight.reservation,
             repeated: flight.repeated,
+            route: flight.route.clone(),
+            stamp: flight.stamp,
             operation,
         }
     }
@@ -109,18 +148,7 @@ impl Session {
     pub(super) fn on_reserved(&mut self, flight: &Flight, response: &Response, now: Time) {
         let (number, Work::Reserve(asked)) = (flight.number, &flight.work) else { return };
         match response {
-            Response::Granted { quota, valid_for, last, on_failure, balance } => {
-                self.reservation.get_or_insert(number);
-                self.outstanding = Quota(self.outstanding.0.saturating_add(quota.0));
-                self.valid_until = valid_for.map(|seconds| now.after_seconds(seconds));
-                self.last_granted |= *last;
-                self.policy.on_failure = on_failure.unwrap_or(self.policy.on_failure);
-                self.step(now, StepKind::Granted, quota.0.into());
-                match quota.0 {
-                    0 if asked.0 > 0 => self.refuse(number, Denial::NoCredit, now),
-                    _ => self.grant(Quota(quota.0.min(asked.0)), *balance, now),
-                }
-            }
+            Response::Granted(grant) => self.on_granted(number, *asked, grant, now),
             Response::Free => {
                 self.free = true;
                 self.end_reservation();
@@ -128,23 +156,73 @@ impl Session {
                 self.grant(*asked, None, now);
             }
             // Where the enabler never grants in part, one may still be had.
-            Response::Denied(Denial::NotSoMany) if asked.0 > 1 => {
+            Response::Denied(Denial::NotSoMany) if asked.0 > 1 && self.may_be_served() => {
                 self.step(now, StepKind::Denied, number.into());
                 self.wanted = Some(Quota(1));
             }
-            Response::Denied(denial) => self.refuse(number, *denial, now),
+            Response::Denied(denial) => {
+                // What was refused when it was to be renewed is not held any more.
+                if asked.0 == 0 {
+                    self.narrow(Quota(0));
+                }
+                self.refuse(number, *denial, now);
+            }
             // It was ended at the enabler's: what is outstanding and what is wanted are asked for anew.
             Response::NoReservation if self.reservation.is_some() => {
                 self.step(now, StepKind::NoReservation, number.into());
+                let anew = Quota(self.outstanding.0.saturating_add(asked.0));
+                self.narrow(Quota(0));
                 self.end_reservation();
-                self.wanted = (asked.0 > 0).then_some(*asked);
+                self.wanted = (anew.0 > 0 && self.may_be_served()).then_some(anew);
             }
-            Response::Failed(failure) => self.unanswered(number, *asked, *failure, now),
-            _ => self.unanswered(number, *asked, Failure::Enabler, now),
+            Response::Failed(failure) => self.unanswered(flight, *asked, *failure, now),
+            _ => self.unanswered(flight, *asked, Failure::Enabler, now),
         }
     }
 
+    fn on_granted(&mut self, number: u32, asked: Quota, grant: &Grant, now: Time) {
+        self.reservation.get_or_insert(number);
+        let more = Quota(grant.quota.0.min(asked.0));
+        self.step(now, StepKind::Granted, more.0.into());
+        if let Some(reserved) = grant.reserved {
+            self.narrow(reserved);
+        }
+        self.outstanding = Quota(self.outstanding.0.saturating_add(more.0));
+        self.heed(grant, now);
+        match more.0 {
+            0 if asked.0 > 0 => self.refuse(number, Denial::NoCredit, now),
+            _ => self.grant(more, grant.balance, now),
+        }
+    }
+
+    /// What a grant says beside its units.
+    fn heed(&mut self, grant: &Grant, now: Time) {
+        self.valid_until = grant.valid_for.map(|seconds| now.after_seconds(seconds.max(RENEW_LEAST)));
+        self.last_granted |= grant.last;
+        self.policy.on_failure = grant.on_failure.unwrap_or(self.policy.on_failure);
+        if grant.route.is_some() {
+            self.route.clone_from(&grant.route);
+        }
+    }
+
+    /// What is reserved after a debit.
+    pub(super) fn on_rest(&mut self, rest: Option<&Grant>, now: Time) {
+        let Some(grant) = rest.filter(|_| self.reservation.is_some()) else { return };
+        self.narrow(grant.reserved.unwrap_or(self.outstanding));
+        self.heed(grant, now);
+    }
+
+    /// Whether a grant is of use: the INVITE waits for it, or the session goes on.
+    fn may_be_served(&self) -> bool {
+        matches!(self.phase, Phase::Reserving | Phase::Open | Phase::Cancelled { .. })
+    }
+
+    /// So much more may pass. Who has ended meanwhile is not let in.
     pub(super) fn grant(&mut self, quota: Quota, balance: Option<i64>, now: Time) {
+        if !self.may_be_served() {
+            self.dialog_over |= !self.answered;
+            return self.decide(Decision::Denied(Denial::ServiceDenied), Quota(0), balance);
+        }
         self.refused = None;
         self.granted = Quota(self.granted.0.saturating_add(quota.0));
         self.decide(Decision::Granted, quota, balance);
@@ -152,9 +230,7 @@ impl Session {
             self.phase = Phase::Open;
             self.moved = self.moved.max(now);
         }
-        if matches!(self.phase, Phase::Open | Phase::Cancelled { .. }) {
-            self.outputs.push(Output::Grant(self.granted));
-        }
+        self.publish();
     }
 
     fn refuse(&mut self, number: u32, denial: Denial, now: Time) {
@@ -168,21 +244,25 @@ impl Session {
 
     /// The fate of the reservation is not known: what may be held is released in the end, so that a grant that comes
     /// late binds nobody's credit.
-    fn unanswered(&mut self, number: u32, asked: Quota, failure: Failure, now: Time) {
-        self.step(now, StepKind::EnablerFailed, number.into());
+    fn unanswered(&mut self, flight: &Flight, asked: Quota, failure: Failure, now: Time) {
+        self.step(now, StepKind::EnablerFailed, flight.number.into());
         self.outputs.push(Output::EnablerFailed(failure));
         self.refused = Some(now);
-        if failure.may_be_done() {
-            self.reservation.get_or_insert(number);
+        if failure.may_be_done() || flight.repeated {
+            self.reservation.get_or_insert(flight.number);
         }
-        match (self.policy.on_failure, self.decision) {
-            (OnFailure::Grant, _) => {
-                self.uncovered = Quota(self.uncovered.0.saturating_add(asked.0));
-                self.grant(asked, None, now);
-            }
-            (OnFailure::Deny, None) => self.fail(failure, now),
-            // What is granted stays: it is reserved. More is asked for when a SEND hits the gate.
-            (OnFailure::Deny, Some(_)) => {}
+        if asked.0 == 0 {
+            self.valid_until = Some(now.after_seconds(RENEW_LEAST));
+        }
+        let uncovered = match self.policy.on_failure {
+            OnFailure::Grant => Quota(asked.0.min(self.policy.on_failure_cap)),
+            OnFailure::Deny => Quota(0),
+        };
+        if uncovered.0 > 0 && self.may_be_served() {
+            self.uncovered = Quota(self.uncovered.0.saturating_add(uncovered.0));
+            self.grant(uncovered, None, now);
+        } else if self.decision.is_none() {
+            self.fail(failure, now);
         }
     }
 
@@ -194,6 +274,7 @@ impl Session {
     /// The INVITE goes nowhere: there is nothing to settle but what the enabler may hold.
     fn end_unserved(&mut self, outcome: Outcome, now: Time) {
         self.outcome.get_or_insert(outcome);
+        self.dialog_over = true;
         match self.reservation {
             Some(_) => self.phase = Phase::Settling,
             None => self.close(now),
@@ -218,6 +299,7 @@ impl Session {
         self.counts.debited = self.counts.debited.saturating_add(1);
         self.counts.units = Units(self.counts.units.0.saturating_add(units.0));
         self.step(now, StepKind::Debited, quota.0.into());
+        self.settled_one(quota);
         self.outputs.push(Output::Debited {
             message_id: debit.message_id.clone(),
             octets: debit.octets,
@@ -228,12 +310,48 @@ impl Session {
         });
     }
 
-    /// The content is with the client, and the enabler will not have it paid: without a reservation, no more follows.
+    /// Without reservations, as many may be with the client unpaid as the INVITE asks for: one is settled, one more
+    /// may pass.
+    pub(super) fn settled_one(&mut self, quota: Quota) {
+        if self.policy.model == Model::Immediate && self.may_be_served() {
+            self.granted = Quota(self.granted.0.saturating_add(quota.0));
+            self.publish();
+        }
+    }
+
+    /// The content is with the client, and the enabler will not have it paid: no more follows.
     pub(super) fn on_debit_denied(&mut self, debit: &Debit, denial: Denial, now: Time) {
         self.free(&debit.message_id, debit.octets, denial.word(), now);
-        if self.policy.model == Model::Immediate {
-            self.end(Outcome::Denied(denial));
+        self.outputs.push(Output::DebitDenied { message_id: debit.message_id.clone(), denial });
+        self.end(Outcome::Denied(denial));
+    }
+
+    /// The enabler does not know the reservation that a debit was to be out of. It is debited without one, unless an
+    /// earlier copy may have been what ended the reservation: nobody knows then but the enabler's people.
+    pub(super) fn on_debit_without_reservation(&mut self, mut flight: Box<Flight>, now: Time) {
+        self.step(now, StepKind::NoReservation, flight.number.into());
+        self.narrow(Quota(0));
+        self.end_reservation();
+        let Work::Debit(debit) = &flight.work else { return };
+        if flight.repeated {
+            flight.reservation = Reservation::None;
+            flight.route = None;
+            self.hold_back(flight, now);
+        } else if flight.revoked {
+            self.free(&debit.message_id, debit.octets, "reported", now);
+        } else {
+            self.debits.insert(0, debit.clone());
         }
+    }
+
+    /// It waits for an operator.
+    pub(super) fn hold_back(&mut self, mut flight: Box<Flight>, now: Time) {
+        self.step(now, StepKind::HeldBack, flight.number.into());
+        if let Work::Debit(debit) | Work::Refund(debit) = &flight.work {
+            self.outputs.push(Output::HeldBack { message_id: debit.message_id.clone() });
+        }
+        (flight.held, flight.retry) = (true, None);
+        self.flight = Some(flight);
     }
 
     /// No debit and no release is lost: it is asked again with its number until it is answered.
@@ -243,8 +361,10 @@ impl Session {
         let wait = 1_u32.checked_shl(flight.tries.into()).map_or(RETRY_MOST, |wait| wait.min(RETRY_MOST));
         flight.tries = flight.tries.saturating_add(1).min(31);
         flight.repeated |= failure.may_be_done();
-        flight.held = flight.repeated && self.holds_back(&flight);
-        flight.retry = (!flight.held).then(|| now.after_seconds(wait));
+        if flight.repeated && self.holds_back(&flight) {
+            return self.hold_back(flight, now);
+        }
+        flight.retry = Some(now.after_seconds(wait));
         self.flight = Some(flight);
     }
 
@@ -274,9 +394,9 @@ impl Session {
         true
     }
 
-    /// The subscriber has had all that may be given while no enabler answers.
-    pub fn deny_on_failure(&mut self) {
-        self.policy.on_failure = OnFailure::Deny;
+    /// The subscriber may have so much more while no enabler answers.
+    pub fn cap_on_failure(&mut self, left: u32) {
+        self.policy.on_failure_cap = left;
     }
 
     pub(super) fn retry(&mut self, now: Time) {
@@ -290,7 +410,8 @@ impl Session {
     /// More is asked for as soon as little is left, so that the next SEND finds the gate open.
     pub(super) fn ask_ahead(&mut self) {
         let left = self.granted.0.saturating_sub(self.taken);
-        if self.taken > 0 && self.refused.is_none() && !self.last_granted && left <= self.last_ask.0 / 4 {
+        let reserves = self.policy.model == Model::Reserve;
+        if reserves && self.taken > 0 && self.refused.is_none() && !self.last_granted && left <= self.last_ask.0 / 4 {
             self.want(self.taken.min(AHEAD));
         }
     }
@@ -320,7 +441,8 @@ impl Session {
     /// several at once (hosts take frames of some ten kilobytes).
     pub(super) fn on_stopped(&mut self, at: Time) {
         self.step(at, StepKind::Stopped, 0);
-        if self.refused.is_some_and(|refused| at < refused.after_seconds(REFUSED)) {
+        let soon = self.refused.is_some_and(|refused| at < refused.after_seconds(REFUSED));
+        if soon || self.policy.model == Model::Immediate {
             return;
         }
         match self.tariff.per {
@@ -332,7 +454,7 @@ impl Session {
     fn want(&mut self, at_least: u32) {
         let open = matches!(self.phase, Phase::Open | Phase::Cancelled { .. });
         let asked = self.flight.as_ref().is_some_and(|flight| matches!(flight.work, Work::Reserve(_)));
-        if open && !asked && self.wanted.is_none() {
+        if open && !asked && self.wanted.is_none_or(|wanted| wanted.0 == 0) {
             self.wanted = Some(Quota(self.requested.0.max(at_least)));
         }
     }

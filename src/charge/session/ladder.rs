@@ -40,6 +40,8 @@ kinds! {
     Granted "granted" "Reservation granted; detail: quota.",
     Denied "denied" "Refused by the enabler; detail: number of the request.",
     EnablerFailed "enabler-failed" "No answer of the enabler; detail: number of the request.",
+    LateGrant "late-grant" "The enabler granted a request after all; detail: number of the request.",
+    HeldBack "held-back" "A debit or refund waits for an operator; detail: number of the request.",
     NoReservation "no-reservation" "The enabler knows no such reservation; detail: number of the request.",
     Free "free" "The service costs this subscriber nothing; detail: number of the request.",
     Reauthorize "reauthorize" "The enabler wants to be asked again; detail: 0.",

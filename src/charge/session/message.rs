@@ -294,6 +294,13 @@ impl Message {
         Settlement::by(policy.abort, Trigger::Close, "aborted")
     }
 
+    /// Waits for nothing longer than this.
+    pub(super) fn rebase(&mut self, latest: Time) {
+        self.outstanding.iter_mut().for_each(|known| known.deadline = known.deadline.min(latest));
+        self.deadline = self.deadline.map(|deadline| deadline.min(latest));
+        self.aborted = self.aborted.map(|aborted| aborted.min(latest));
+    }
+
     /// Octets of memory beside the struct itself.
     #[cfg(test)]
     pub(super) fn heap(&self) -> usize {

@@ -46,14 +46,12 @@ mod refund;
 mod view;
 
 #[cfg(test)]
-mod properties;
-#[cfg(test)]
 mod tests;
 
 pub use ladder::{Step, StepKind};
 pub use output::{Decision, Outcome, Output, Verdict};
 
-use super::ch2::{Failure, Reservation, Response, SessionKey, Trigger};
+use super::ch2::{Denial, Failure, Reservation, Response, SessionKey, Trigger};
 use super::event::{Direction, Event, Flag, Reserve, Sent};
 use super::policy::{Model, Policy};
 use super::tariff::{Per, Quota, Tariff, Units};
@@ -78,8 +76,13 @@ const MESSAGES: usize = 4096;
 const EARLY: usize = 16;
 /// Connections of a session: two, and as many again after each repeated INVITE.
 const CONNECTIONS: usize = 8;
+/// Seconds between two renewals of a grant at least.
+const RENEW_LEAST: u32 = 5;
 /// Longest wait before a debit or release is asked again, seconds.
 const RETRY_MOST: u32 = 60;
+/// Seconds that a closed session stays whose SIP dialog goes on: its messages must not pass unpaid. Each of them counts
+/// from the start.
+const DIALOG: u32 = 3600;
 /// Characters kept of the script's word for why it ended the session.
 const REASON: usize = 64;
 
@@ -118,7 +121,9 @@ enum Work {
 struct Flight {
     number: u32,
     reservation: Reservation,
+    route: Option<Box<str>>,
     work: Work,
+    stamp: u32,
     /// When it is asked again, after the enabler failed.
     retry: Option<Time>,
     tries: u8,
@@ -186,6 +191,8 @@ pub struct Session {
     moved: Time,
     phase: Phase,
     answered: bool,
+    /// The SIP dialog is over, or never was.
+    dialog_over: bool,
     decision: Option<Decision>,
     outcome: Option<Outcome>,
     /// What the INVITE asked for.
@@ -197,6 +204,10 @@ pub struct Session {
     reservation: Option<u32>,
     /// Reserved and not yet debited.
     outstanding: Quota,
+    /// The enabler's way to who has the reservation.
+    route: Option<Box<str>>,
+    /// Reservations that the enabler made after all, when nobody wanted them any more.
+    abandoned: ThinVec<(u32, Option<Box<str>>)>,
     /// When the grant has become old (Validity-Time), and for how long each one is good.
     valid_until: Option<Time>,
     /// The enabler grants no more.
@@ -255,6 +266,7 @@ impl Session {
             moved: now,
             phase: Phase::Reserving,
             answered: false,
+            dialog_over: false,
             decision: None,
             outcome: None,
             requested,
@@ -263,6 +275,8 @@ impl Session {
             taken: 0,
             reservation: None,
             outstanding: Quota(0),
+            route: None,
+            abandoned: ThinVec::new(),
             valid_until: None,
             last_granted: false,
             free: false,
@@ -306,9 +320,15 @@ impl Session {
             Event::Answered => self.on_answered(at),
             Event::Failed { code } => self.on_invite_failed(*code, at),
             Event::Cancelled => self.on_cancelled(at),
-            Event::Bye => self.on_end(StepKind::Bye, Outcome::Bye, at),
+            Event::Bye => {
+                self.dialog_over = true;
+                self.on_end(StepKind::Bye, Outcome::Bye, at);
+            }
             Event::End { reason } => self.on_script_end(reason, at),
-            Event::HostStopped => self.on_end(StepKind::HostStopped, Outcome::HostStopped, at),
+            Event::HostStopped => {
+                self.dialog_over = true;
+                self.on_end(StepKind::HostStopped, Outcome::HostStopped, at);
+            }
             Event::Sent(sent) => self.on_sent(sent, at),
             Event::Stopped { .. } => self.on_stopped(at),
             Event::Responded { transaction, code, connection } => {
@@ -336,9 +356,9 @@ impl Session {
         };
         match (&flight.work, response) {
             (Work::Reserve(_), answer) => self.on_reserved(&flight, answer, now),
-            (Work::Debit(debit), Response::Debited { balance, ended }) => {
-                let ended = *ended || matches!(flight.reservation, Reservation::Last { .. });
-                self.on_debited(debit, *balance, ended, now);
+            (Work::Debit(debit), Response::Debited { balance, ended, rest }) => {
+                self.on_debited(debit, *balance, *ended, now);
+                self.on_rest(rest.as_ref(), now);
                 self.keep_refundable(debit, flight.revoked);
             }
             (Work::Debit(debit), Response::Denied(denial)) => self.on_debit_denied(debit, *denial, now),
@@ -348,11 +368,9 @@ impl Session {
             }
             (Work::Refund(debit), Response::Refunded { balance }) => self.on_refunded(debit, *balance, now),
             (Work::Refund(debit), Response::Denied(denial)) => self.on_refund_denied(debit, *denial, now),
-            // The content is with the client: it is debited without a reservation.
-            (Work::Debit(debit), Response::NoReservation) if self.reservation.is_some() => {
-                self.step(now, StepKind::NoReservation, number.into());
-                self.end_reservation();
-                self.debits.insert(0, debit.clone());
+            (Work::Refund(debit), Response::Free) => self.on_refund_denied(debit, Denial::Refused(4011), now),
+            (Work::Debit(_), Response::NoReservation) if self.reservation.is_some() => {
+                self.on_debit_without_reservation(flight, now);
             }
             (Work::Release, Response::Released { .. } | Response::Denied(_) | Response::NoReservation) => {
                 self.step(now, StepKind::Released, 0);
@@ -362,6 +380,18 @@ impl Session {
             (_, _) => self.ask_later(flight, Failure::Enabler, now),
         }
         self.ask_ahead();
+        self.proceed(now);
+    }
+
+    /// The enabler has granted a request after all that it was not heard to answer. Nobody uses that any more: if the
+    /// session does not hold it, it is given back.
+    pub fn late_grant(&mut self, number: u32, route: Option<Box<str>>, now: Time) {
+        let releases = self.flight.as_ref().is_some_and(|flight| matches!(flight.work, Work::Release));
+        if (self.reservation == Some(number) && !releases) || matches!(self.phase, Phase::Gone) {
+            return;
+        }
+        self.step(now, StepKind::LateGrant, number.into());
+        self.abandoned.push((number, route));
         self.proceed(now);
     }
 
@@ -390,10 +420,7 @@ impl Session {
                 self.end(Outcome::Idle);
             }
             Phase::Draining { .. } => self.settle_when_drained(now),
-            Phase::Closed { until } if until <= now && self.is_quiet() => {
-                self.phase = Phase::Gone;
-                self.outputs.push(Output::Forget);
-            }
+            Phase::Closed { until } if until <= now && self.is_quiet() => self.forget(now),
             _ => {}
         }
         self.proceed(now);
@@ -425,14 +452,18 @@ impl Session {
 
     /// Says again what a stopped engine may not have told: the request in flight, the grant, the closing of the gate.
     /// The verdict is not said again; [`Session::decision`] has it.
-    pub fn resume(&mut self) {
+    ///
+    /// The clock may have begun anew with the machine: nothing is waited for longer than it would be from now on.
+    pub fn resume(&mut self, now: Time) {
+        self.rebase(now);
         if let Some(mut flight) = self.flight.take_if(|flight| flight.retry.is_none()) {
             flight.repeated = true;
-            flight.held |= self.holds_back(&flight);
-            if !flight.held {
+            if flight.held || self.holds_back(&flight) {
+                self.hold_back(flight, now);
+            } else {
                 self.outputs.push(Output::Ask(self.request(&flight)));
+                self.flight = Some(flight);
             }
-            self.flight = Some(flight);
         }
         match self.phase {
             Phase::Open | Phase::Cancelled { .. } => self.outputs.push(Output::Grant(self.granted)),
@@ -442,12 +473,47 @@ impl Session {
     }
 }
 
+/// The clock.
+impl Session {
+    /// Takes no time as later than it can be.
+    fn rebase(&mut self, now: Time) {
+        self.moved = self.moved.min(now);
+        self.opened = self.opened.min(now);
+        match &mut self.phase {
+            Phase::Cancelled { until } => *until = (*until).min(now.after_seconds(CROSSING)),
+            Phase::Draining { until, .. } => *until = (*until).min(now.after_seconds(LATE)),
+            Phase::Closed { until } => *until = (*until).min(now.after_seconds(DIALOG)),
+            _ => {}
+        }
+        if let Some(retry) = self.flight.as_mut().and_then(|flight| flight.retry.as_mut()) {
+            *retry = (*retry).min(now.after_seconds(RETRY_MOST));
+        }
+        self.refused = self.refused.map(|refused| refused.min(now));
+        // How long a grant was good is not known any more: it is asked for again.
+        self.valid_until = self.valid_until.map(|until| until.min(now.after_seconds(RENEW_LEAST)));
+        let latest = now.after_seconds(self.policy.response_timeout);
+        self.messages.iter_mut().for_each(|message| message.rebase(latest));
+    }
+
+    /// Nothing more can come, unless the dialog goes on: who was refused must not be served for nothing.
+    fn forget(&mut self, now: Time) {
+        let until = self.moved.after_seconds(DIALOG);
+        if !self.dialog_over && until > now {
+            self.phase = Phase::Closed { until };
+            return;
+        }
+        self.phase = Phase::Gone;
+        self.outputs.push(Output::Forget);
+    }
+}
+
 /// SIP: how a session is answered and how it ends.
 impl Session {
     /// A 2xx wins over a CANCEL that it crossed (RFC 3261, 9.1): the session lives until BYE.
     fn on_answered(&mut self, at: Time) {
         self.step(at, StepKind::Answered, 0);
         self.answered = true;
+        self.dialog_over = false;
         if matches!(self.phase, Phase::Cancelled { .. }) {
             self.phase = Phase::Open;
         }
@@ -459,6 +525,7 @@ impl Session {
         if self.answered {
             return;
         }
+        self.dialog_over = true;
         match self.phase {
             Phase::Cancelled { .. } => self.end(Outcome::Cancelled),
             _ => self.end(Outcome::InviteFailed(code)),
@@ -468,6 +535,7 @@ impl Session {
     /// While the reservation is asked for, no 2xx can cross: the INVITE has gone nowhere.
     fn on_cancelled(&mut self, at: Time) {
         self.step(at, StepKind::Cancelled, 0);
+        self.dialog_over |= !self.answered;
         match self.phase {
             _ if self.answered => {}
             Phase::Reserving => self.end(Outcome::Cancelled),
@@ -522,7 +590,7 @@ impl Session {
     }
 
     fn is_quiet(&self) -> bool {
-        self.flight.is_none() && self.debits.is_empty() && self.refunds.is_empty()
+        self.flight.is_none() && self.debits.is_empty() && self.refunds.is_empty() && self.abandoned.is_empty()
     }
 
     fn step(&mut self, at: Time, what: StepKind, detail: u64) {
@@ -536,8 +604,8 @@ impl Session {
         let kind = if sent.flag == Flag::Aborted { StepKind::Abort } else { StepKind::Send };
         self.step(at, kind, sent.octets);
         self.carries(sent.connection);
-        // Without a grant the gate lets nothing pass.
-        if self.granted == Quota(0) {
+        // Without a grant the gate has let nothing pass.
+        if self.decision != Some(Decision::Granted) {
             return;
         }
         self.count_taken(sent);
@@ -681,6 +749,7 @@ impl Session {
     }
 
     fn free(&mut self, message_id: &str, octets: u64, reason: &'static str, now: Time) {
+        self.settled_one(self.tariff.quota(octets));
         self.counts.not_debited = self.counts.not_debited.saturating_add(1);
         self.step(now, StepKind::NotDebited, octets);
         self.outputs.push(Output::NotDebited { message_id: message_id.into(), octets, reason });

@@ -37,6 +37,18 @@ pub enum Output {
         /// What is left on the account beside all that is held; `None` where the enabler does not tell.
         balance: Option<i64>,
     },
+    /// A debit or refund waits for an operator: it may be done, and would be done twice.
+    HeldBack {
+        /// Message-ID.
+        message_id: Box<str>,
+    },
+    /// The enabler has refused a debit: the message is with the client, and not paid for.
+    DebitDenied {
+        /// Message-ID.
+        message_id: Box<str>,
+        /// Why.
+        denial: Denial,
+    },
     /// The enabler does not give it back.
     RefundDenied {
         /// Message-ID.

@@ -1,7 +1,7 @@
 //! One test for each row of the table of rulings, named after it.
 
 use super::*;
-use crate::charge::ch2::{Denial, Operation, Request, Reservation};
+use crate::charge::ch2::{Denial, Grant, Operation, Request, Reservation};
 use crate::charge::event::FailureReport;
 use crate::charge::policy::{DebitOn, OnFailure, Resend, Settle};
 
@@ -124,10 +124,11 @@ impl Run {
 
     /// The enabler says yes to one request.
     fn yes(&mut self) {
-        let operation = &self.asked.as_ref().expect("a request is in flight").operation;
-        self.answer(match operation {
+        let asked = self.asked.as_ref().expect("a request is in flight");
+        let ended = matches!(asked.reservation, Reservation::Last { .. });
+        self.answer(match &asked.operation {
             Operation::Reserve { quota } => Response::granted(*quota, Some(7)),
-            Operation::Debit { .. } => Response::debited(Some(7)),
+            Operation::Debit { .. } => Response::Debited { balance: Some(7), ended, rest: None },
             Operation::Refund { .. } => Response::Refunded { balance: Some(7) },
             Operation::Release => Response::Released { balance: Some(7) },
         });
@@ -1086,7 +1087,7 @@ fn a_stopped_engine_says_again_what_is_open() {
     run.event(responded(1, 200), s(1));
     let asked = run.asked.clone().expect("the debit");
     run.out.clear();
-    run.session.resume();
+    run.session.resume(s(1));
     run.drain();
     let again = Request { repeated: true, ..asked };
     assert_eq!(run.out, [Output::Ask(again), Output::Grant(Quota(8))]);
@@ -1137,9 +1138,12 @@ fn a_debit_without_its_reservation_is_asked_again_without() {
     run.event(responded(1, 200), s(1));
     let first = run.asked.clone().expect("the debit");
     run.answer(Response::NoReservation);
+    // More is asked for first: the debit goes out of that.
+    assert_eq!(asked(&run), (Operation::Reserve { quota: Quota(8) }, Reservation::None));
+    run.answer(Response::Denied(Denial::NoCredit));
     let second = run.asked.clone().expect("the debit again");
     assert_eq!((second.operation, second.reservation), (first.operation, Reservation::None));
-    assert_eq!(second.number, first.number + 1);
+    assert_eq!(second.number, first.number + 2);
 }
 
 #[test]
@@ -1169,7 +1173,7 @@ fn a_debit_that_may_be_taken_twice_waits_for_the_operator() {
         run.answer(Response::Failed(Failure::Silent));
         run.timer(s(600));
         assert_eq!((run.asked.clone(), run.session.held_back()), (None, Some("m1")));
-        run.session.resume();
+        run.session.resume(s(1));
         run.drain();
         assert!(run.asked.is_none(), "nor after a restart");
         assert!(run.session.resolve(again, s(601)));
@@ -1189,7 +1193,7 @@ fn a_debit_in_flight_at_a_crash_may_have_been_taken() {
     run.sent(whole("m1", 1), s(1));
     run.event(responded(1, 200), s(1));
     run.asked = None;
-    run.session.resume();
+    run.session.resume(s(1));
     run.drain();
     assert_eq!((run.asked.clone(), run.session.held_back()), (None, Some("m1")));
 }
@@ -1239,13 +1243,7 @@ fn what_costs_nothing_is_given_and_not_debited() {
 #[test]
 fn a_grant_that_becomes_old_is_asked_for_again() {
     let mut run = Run::invited(3);
-    run.answer(Response::Granted {
-        quota: Quota(3),
-        valid_for: Some(60),
-        last: false,
-        on_failure: None,
-        balance: None,
-    });
+    run.answer(Response::Granted(Grant { quota: Quota(3), valid_for: Some(60), ..Grant::default() }));
     run.event(Event::Answered, s(0));
     run.timer(s(59));
     assert!(run.asked.is_none());
@@ -1272,7 +1270,7 @@ fn the_enabler_may_ask_to_be_asked_and_may_end_the_service() {
 #[test]
 fn nothing_more_is_asked_for_after_the_final_units() {
     let mut run = Run::invited(1);
-    run.answer(Response::Granted { quota: Quota(1), valid_for: None, last: true, on_failure: None, balance: None });
+    run.answer(Response::Granted(Grant { quota: Quota(1), last: true, ..Grant::default() }));
     run.event(Event::Answered, s(0));
     run.sent(whole("m1", 1), s(1));
     assert!(run.asked.is_none(), "the grant was the last");
@@ -1401,7 +1399,7 @@ fn immediate_charging_reserves_nothing_and_debits_each_message() {
         assert_eq!(run.asked.as_ref().map(|asked| asked.reservation), Some(Reservation::None));
         run.yes();
     }
-    assert!(run.session.granted().0 > 3, "more is given as it is taken");
+    assert_eq!(run.session.granted(), Quota(5), "one more for each that is paid");
     run.event(Event::Bye, s(2));
     run.settle();
     assert_eq!(run.asks(), ["debit m1 response", "debit m2 response", "debit m3 response"]);
@@ -1420,16 +1418,18 @@ fn immediate_charging_ends_with_the_first_debit_that_is_refused() {
 }
 
 #[test]
-fn immediate_charging_gives_no_more_while_a_debit_has_no_answer() {
+fn immediate_charging_gives_no_more_than_the_invite_asked_for_until_it_is_paid() {
     let mut run = immediate(1);
     run.sent(whole("m1", 1), s(1));
-    run.event(responded(1, 200), s(1));
-    run.answer(Response::Failed(Failure::Silent));
     run.event(Event::Stopped { message_id: "m2" }, s(3));
-    assert_eq!(run.session.granted(), Quota(2), "one asked ahead");
+    assert_eq!(run.session.granted(), Quota(1), "nothing is answered yet");
+    run.event(responded(1, 200), s(4));
+    run.answer(Response::Failed(Failure::Silent));
+    run.event(Event::Stopped { message_id: "m2" }, s(5));
+    assert_eq!(run.session.granted(), Quota(1), "nor paid");
     run.timer(s(60));
     run.yes();
-    assert!(run.session.granted().0 > 2);
+    assert_eq!(run.session.granted(), Quota(2));
 }
 
 #[test]
@@ -1454,8 +1454,7 @@ fn the_enabler_says_what_its_failure_means() {
         (OnFailure::Grant, None, 4),
     ] {
         let mut run = Run::new(2, "message:5", policy(|p| p.on_failure = configured));
-        let (quota, valid_for, last, balance) = (Quota(2), None, false, None);
-        run.answer(Response::Granted { quota, valid_for, last, on_failure: said, balance });
+        run.answer(Response::Granted(Grant { quota: Quota(2), on_failure: said, ..Grant::default() }));
         run.event(Event::Answered, s(0));
         run.sent(whole("m1", 1), s(1));
         run.sent(whole("m2", 2), s(1));
@@ -1464,6 +1463,245 @@ fn the_enabler_says_what_its_failure_means() {
         assert_eq!(run.session.granted(), Quota(granted), "{configured:?} {said:?}");
         assert_eq!(run.session.uncovered(), Quota(granted - 2));
     }
+}
+
+// What the enabler says of a reservation after it was made.
+
+fn granted(total: u32) -> Response {
+    Response::Granted(Grant { reserved: Some(Quota(total)), ..Grant::default() })
+}
+
+fn asked(run: &Run) -> (Operation, Reservation) {
+    let asked = run.asked.clone().expect("something is asked");
+    (asked.operation, asked.reservation)
+}
+
+#[test]
+fn a_renewal_that_grants_less_or_is_refused_narrows_the_gate() {
+    for (answer, left) in [
+        (granted(5), 5),
+        (granted(2), 2),
+        (granted(0), 0),
+        (Response::Denied(Denial::NoCredit), 0),
+        (Response::Denied(Denial::UnknownSubscriber), 0),
+    ] {
+        let mut run = Run::open_with(5, Policy::default());
+        run.event(Event::Reauthorize, s(1));
+        run.answer(answer);
+        assert_eq!(run.session.granted(), Quota(left));
+        assert_eq!(run.grants().last(), Some(&left), "the gate is told");
+        run.event(Event::Bye, s(2));
+        run.gate_closed(s(5));
+        let open = Reservation::Open { opened_by: 0, outstanding: Quota(left) };
+        assert_eq!(asked(&run), (Operation::Release, open));
+    }
+}
+
+#[test]
+fn a_renewal_without_an_answer_is_tried_again() {
+    let mut run = Run::open_with(5, Policy::default());
+    run.event(Event::Reauthorize, s(1));
+    run.answer(Response::Failed(Failure::Unreachable));
+    assert_eq!((run.session.granted(), run.asking()), (Quota(5), String::new()));
+    run.timer(s(6));
+    assert_eq!(run.asking(), "reserve 0");
+}
+
+#[test]
+fn a_debit_may_leave_less_reserved_than_before() {
+    let mut run = Run::open_with(5, Policy::default());
+    run.sent(whole("m1", 1), s(1));
+    run.event(responded(1, 200), s(1));
+    let rest = Some(Grant { reserved: Some(Quota(1)), last: true, valid_for: Some(30), ..Grant::default() });
+    run.answer(Response::Debited { balance: None, ended: false, rest });
+    assert_eq!(run.session.granted(), Quota(2), "one was used, one is left");
+    run.timer(s(30));
+    let open = Reservation::Open { opened_by: 0, outstanding: Quota(1) };
+    assert_eq!(asked(&run), (Operation::Reserve { quota: Quota(0) }, open));
+}
+
+#[test]
+fn a_reservation_that_is_gone_is_asked_for_anew_with_what_was_left_of_it() {
+    let mut run = Run::open_with(8, Policy::default());
+    for (id, transaction) in [("m1", 1), ("m2", 2), ("m3", 3), ("m4", 4), ("m5", 5), ("m6", 6)] {
+        run.sent(whole(id, transaction), s(1));
+    }
+    assert_eq!(run.asking(), "reserve 8");
+    run.answer(Response::NoReservation);
+    assert_eq!(asked(&run), (Operation::Reserve { quota: Quota(16) }, Reservation::None));
+    assert_eq!(run.session.granted(), Quota(0), "nothing more passes until it is there");
+    run.yes();
+    assert_eq!(run.session.granted(), Quota(16));
+}
+
+#[test]
+fn nothing_is_renewed_without_a_reservation() {
+    let mut run = Run::open_with(1, Policy::default());
+    run.session.last_granted = true;
+    run.sent(whole("m1", 1), s(1));
+    run.event(responded(1, 200), s(1));
+    run.event(Event::Reauthorize, s(1));
+    let last = Reservation::Last { opened_by: 0, outstanding: Quota(1) };
+    assert_eq!(asked(&run).1, last);
+    run.answer(Response::Debited { balance: None, ended: true, rest: None });
+    assert!(run.asked.is_none(), "{:?}", run.asked);
+}
+
+#[test]
+fn a_reservation_asked_again_after_a_crash_may_be_held_even_if_nobody_can_be_reached() {
+    let mut run = Run::invited(3);
+    run.asked = None;
+    run.session.resume(s(1));
+    run.drain();
+    run.answer(Response::Failed(Failure::Unreachable));
+    assert_eq!(run.verdicts(), [(Decision::Failed(Failure::Unreachable), 0)]);
+    assert_eq!(run.asking(), "release");
+}
+
+#[test]
+fn a_grant_that_comes_after_its_release_is_released_again() {
+    let mut run = Run::invited(3);
+    run.answer(Response::Failed(Failure::Silent));
+    assert_eq!(run.asking(), "release");
+    run.answer(Response::NoReservation);
+    assert!(run.asked.is_none() && !run.session.is_open());
+    run.session.late_grant(0, Some("*ocs2".into()), s(2));
+    run.drain();
+    let again = run.asked.clone().expect("a second release");
+    assert_eq!(again.reservation, Reservation::Open { opened_by: 0, outstanding: Quota(0) });
+    assert_eq!((again.operation, again.route.as_deref()), (Operation::Release, Some("*ocs2")));
+    run.yes();
+    // What the session holds is no news.
+    let mut run = Run::open();
+    run.session.late_grant(0, None, s(2));
+    run.drain();
+    assert!(run.asked.is_none());
+}
+
+#[test]
+fn the_way_to_the_reservation_goes_with_every_request_of_it() {
+    let mut run = Run::invited(3);
+    let grant = Grant { quota: Quota(3), route: Some("ocs1".into()), ..Grant::default() };
+    run.answer(Response::Granted(grant));
+    run.event(Event::Answered, s(0));
+    run.event(Event::Reauthorize, s(1));
+    run.answer(Response::Denied(Denial::NoCredit));
+    run.sent(whole("m1", 1), s(1));
+    run.event(responded(1, 200), s(1));
+    assert_eq!(run.asked.as_ref().and_then(|asked| asked.route.as_deref()), Some("ocs1"));
+    run.answer(Response::NoReservation);
+    assert_eq!(run.asked.as_ref().map(|asked| asked.route.clone()), Some(None), "what comes next may go anywhere");
+}
+
+#[test]
+fn a_repeated_debit_of_an_unknown_reservation_waits_for_an_operator() {
+    for (again, debited) in [(false, 1), (true, 1)] {
+        let mut run = Run::open_with(8, Policy::default());
+        run.sent(whole("m1", 1), s(1));
+        run.event(responded(1, 200), s(1));
+        run.answer(Response::Failed(Failure::Silent));
+        run.timer(s(2));
+        run.answer(Response::NoReservation);
+        assert_eq!((run.asked.clone(), run.session.held_back()), (None, Some("m1")));
+        assert!(run.out.contains(&Output::HeldBack { message_id: "m1".into() }));
+        assert!(run.session.resolve(again, s(3)));
+        run.drain();
+        if again {
+            assert_eq!(asked(&run).1, Reservation::None);
+            run.yes();
+        }
+        assert_eq!(run.session.counts().debited, debited);
+    }
+}
+
+#[test]
+fn a_failure_report_outlives_the_reservation_of_its_debit() {
+    let mut run = refunding();
+    run.event(reported("m1", 1, Some(100), 415), s(1));
+    run.answer(Response::NoReservation);
+    assert_eq!((run.asking(), run.free()), ("reserve 8".to_owned(), vec!["reported"]));
+}
+
+#[test]
+fn a_refused_debit_is_told_and_ends_the_service() {
+    let mut run = Run::open();
+    run.sent(whole("m1", 1), s(1));
+    run.event(responded(1, 200), s(1));
+    let denial = Denial::Refused(5012);
+    run.answer(Response::Denied(denial));
+    assert!(run.out.contains(&Output::DebitDenied { message_id: "m1".into(), denial }));
+    assert!(run.gate_closing());
+    run.settle();
+    assert_eq!(run.asks(), ["reserve 8", "debit m1 response", "release"]);
+}
+
+#[test]
+fn a_refund_of_what_was_free_comes_to_an_end() {
+    let mut run = refunding();
+    run.yes();
+    run.event(reported("m1", 1, Some(100), 415), s(1));
+    run.answer(Response::Free);
+    assert_eq!(run.session.debits_pending(), 0);
+}
+
+#[test]
+fn only_what_is_left_of_the_cap_is_given_without_an_enabler() {
+    for (left, given) in [(5, Some(5)), (0, None)] {
+        let mut run = Run::new(8, "message:5", policy(|p| p.on_failure = OnFailure::Grant));
+        run.session.cap_on_failure(left);
+        run.answer(Response::Failed(Failure::Unreachable));
+        let verdict = match given {
+            Some(given) => (Decision::Granted, given),
+            None => (Decision::Failed(Failure::Unreachable), 0),
+        };
+        assert_eq!(run.verdicts(), [verdict]);
+    }
+}
+
+// The end of a session that its parties do not know of.
+
+#[test]
+fn a_session_that_ended_before_its_grant_is_not_let_in() {
+    for event in [Event::Abort, Event::End { reason: "script" }, Event::Cancelled] {
+        let mut run = Run::invited(3);
+        run.event(event, s(1));
+        run.gate_closed(s(1));
+        run.yes();
+        assert_eq!(run.verdicts(), [(Decision::Denied(Denial::ServiceDenied), 0)]);
+        assert_eq!((run.grants(), run.asking()), (vec![], "release".to_owned()));
+    }
+    let mut run = Run::invited(3);
+    run.event(Event::Cancelled, s(1));
+    run.answer(Response::Denied(Denial::NotSoMany));
+    assert!(run.asked.is_none(), "nobody wants one either");
+}
+
+#[test]
+fn a_closed_session_whose_dialog_goes_on_keeps_its_gate_closed() {
+    let mut run = Run::open();
+    run.event(Event::Abort, s(1));
+    run.settle();
+    run.timer(s(40));
+    assert_ne!(run.out.last(), Some(&Output::Forget), "messages would pass for nothing");
+    run.event(Event::Stopped { message_id: "m1" }, s(3000));
+    run.timer(s(3601));
+    assert_ne!(run.out.last(), Some(&Output::Forget), "somebody still tries");
+    run.event(Event::Bye, s(3700));
+    run.timer(s(7000));
+    assert_eq!(run.out.last(), Some(&Output::Forget));
+}
+
+#[test]
+fn a_clock_that_began_anew_keeps_nobody_waiting() {
+    let old = Time(s(0).0 + 8_640_000_000_000);
+    let mut run = Run::open();
+    run.sent(whole("m1", 1), old);
+    run.event(responded(1, 200), old);
+    run.session.response(1, &Response::Failed(Failure::Unreachable), old);
+    run.drain();
+    run.session.resume(s(1));
+    run.drain();
+    assert!(run.session.deadline().is_some_and(|deadline| deadline <= s(61)), "{:?}", run.session.deadline());
 }
 
 // Bounds.

@@ -115,6 +115,11 @@ impl Session {
         self.debits.len() + self.refunds.len() + usize::from(flying)
     }
 
+    /// The request that opened the reservation which the enabler holds, or may hold.
+    pub fn reservation(&self) -> Option<u32> {
+        self.reservation
+    }
+
     /// What was granted while no enabler answered, as long as it is not settled.
     pub fn uncovered(&self) -> Quota {
         if self.is_open() { self.uncovered } else { Quota(0) }

@@ -15,7 +15,7 @@
 //! another process.
 
 use super::dialect::{Dialect, Profile};
-use crate::charge::ch2::{Denial, Failure, Operation, Request, Reservation, Response, SessionKey, Trigger};
+use crate::charge::ch2::{Denial, Failure, Grant, Operation, Request, Reservation, Response, SessionKey, Trigger};
 use crate::charge::event::Direction;
 use crate::charge::policy::OnFailure;
 use crate::charge::tariff::{Per, Quota, Tariff, Unit};
@@ -26,7 +26,8 @@ use crate::wire::diameter::words::{
     SubscriptionIdType, TerminationCause,
 };
 use crate::wire::diameter::{
-    Command, CreditControlAnswer, CreditControlRequest, EndToEnd, Flags, HopByHop, ResultCode, Time, TooLong, Writer,
+    Command, CreditControlAnswer, CreditControlRequest, EndToEnd, Flags, HopByHop, Outcome, ResultCode, Time, TooLong,
+    Writer,
 };
 
 /// What a request says of the call beside the money.
@@ -48,14 +49,23 @@ pub fn session_id(origin_host: &str, session: SessionKey, opened_by: u32) -> Str
     format!("{origin_host};{};{};{second:016x}.{opened_by}", first >> 32, first as u32)
 }
 
-/// The session that a Session-Id is of; `None`: not one of this client.
-pub fn session_of(session_id: &str) -> Option<SessionKey> {
+/// The session that a Session-Id is of, and the number of the request that opened the reservation; `None`: not one of
+/// this client.
+pub fn session_of(origin_host: &str, session_id: &str) -> Option<(SessionKey, u32)> {
     let mut parts = session_id.rsplitn(4, ';');
-    let (second, _) = parts.next()?.split_once('.')?;
+    let (second, opened_by) = parts.next()?.split_once('.')?;
     let second = u64::from_str_radix(second, 16).ok()?;
     let low: u32 = parts.next()?.parse().ok()?;
     let high: u32 = parts.next()?.parse().ok()?;
-    Some(SessionKey(u64::from(high) << 32 | u64::from(low), second))
+    let ours = parts.next()?.eq_ignore_ascii_case(origin_host);
+    let key = SessionKey(u64::from(high) << 32 | u64::from(low), second);
+    ours.then_some((key, opened_by.parse().ok()?))
+}
+
+/// Session-Id and CC-Request-Number of a request.
+pub fn names_of(origin_host: &str, request: &Request) -> (String, u32) {
+    let plan = Plan::of(request);
+    (session_id(origin_host, request.session, plan.opened_by), plan.number(request))
 }
 
 /// What a CH-2 request becomes.
@@ -123,7 +133,8 @@ fn cause(trigger: Trigger) -> TerminationCause {
     }
 }
 
-/// Writes the request behind what is in `out`. Hop-by-Hop, End-to-End and the T flag are for whoever sends it.
+/// Writes the request behind what is in `out`. Hop-by-Hop and the T flag are for whoever sends it; so is End-to-End where
+/// the request has no stamp.
 pub fn write(
     dialect: &Dialect,
     request: &Request,
@@ -176,8 +187,8 @@ pub fn write(
         services,
         ..CreditControlRequest::default()
     };
-    let (application, none) = (avp::APPLICATION_CREDIT_CONTROL, (HopByHop(0), EndToEnd(0)));
-    let mut writer = Writer::request(out, Command::CREDIT_CONTROL, Flags::PROXIABLE, application, none.0, none.1);
+    let (application, names) = (avp::APPLICATION_CREDIT_CONTROL, (HopByHop(0), EndToEnd(request.stamp)));
+    let mut writer = Writer::request(out, Command::CREDIT_CONTROL, Flags::PROXIABLE, application, names.0, names.1);
     body.write(&mut writer);
     if dialect.profile == Profile::Ro {
         service_information(&mut writer, request, call);
@@ -236,7 +247,9 @@ fn units(dialect: &Dialect, tariff: Tariff, quota: Quota, octets: u64) -> Servic
         Unit::Octets => ServiceUnits { total_octets: Some(octets), ..none },
         Unit::Money => {
             let digits = i64::try_from(tariff.price_of(quota).0).unwrap_or(i64::MAX);
-            let unit_value = UnitValue { digits, exponent: None };
+            // RFC 8506, 8.10: what is not a whole unit of the currency needs its scale.
+            let exponent = Some(dialect.currency_exponent).filter(|exponent| *exponent != 0);
+            let unit_value = UnitValue { digits, exponent };
             ServiceUnits { money: Some(Money { unit_value, currency_code: dialect.currency_code }), ..none }
         }
     }
@@ -250,16 +263,16 @@ fn worth(dialect: &Dialect, tariff: Tariff, granted: &ServiceUnits) -> Quota {
             Per::Kilobyte => granted.total_octets.unwrap_or(0) / 1024,
             Per::Message => 0,
         },
-        Unit::Money => minor_units(granted) / tariff.price_of(Quota(1)).0.max(1),
+        Unit::Money => minor_units(dialect, granted) / tariff.price_of(Quota(1)).0.max(1),
     };
     Quota(u32::try_from(count).unwrap_or(u32::MAX))
 }
 
 /// Money as a whole number of what the tariff is in; fractions of it buy nothing.
-fn minor_units(granted: &ServiceUnits) -> u64 {
+fn minor_units(dialect: &Dialect, granted: &ServiceUnits) -> u64 {
     let Some(money) = &granted.money else { return 0 };
     let digits = u64::try_from(money.unit_value.digits).unwrap_or(0);
-    let exponent = money.unit_value.exponent.unwrap_or(0);
+    let exponent = money.unit_value.exponent.unwrap_or(0).saturating_sub(dialect.currency_exponent);
     match 10_u64.checked_pow(exponent.unsigned_abs()) {
         Some(power) if exponent < 0 => digits / power,
         Some(power) => digits.saturating_mul(power),
@@ -271,6 +284,13 @@ fn minor_units(granted: &ServiceUnits) -> u64 {
 /// What the server said, in the words of CH-2.
 pub fn read(dialect: &Dialect, request: &Request, answer: &CreditControlAnswer<'_>) -> Response {
     let service = answer.services.first();
+    // A vendor's result has a meaning of its own: it is no more than a yes or a no.
+    if let Some(Outcome::Experimental(_, code)) = answer.outcome()
+        && !code.is_success()
+        && !code.is_protocol_error()
+    {
+        return Response::Denied(Denial::Refused(code.0));
+    }
     let command = answer.outcome().map_or(ResultCode::UNABLE_TO_COMPLY, |outcome| outcome.code());
     // A service without a Result-Code of its own has the command's (RFC 8506, 8.16).
     let result = match service.and_then(|service| service.result_code) {
@@ -289,31 +309,60 @@ fn succeeded(
     answer: &CreditControlAnswer<'_>,
     service: Option<&Service<'_>>,
 ) -> Response {
-    let balance = None;
+    let (balance, outstanding) = (None, outstanding(request));
     match &request.operation {
-        Operation::Debit { .. } => Response::debited(balance),
+        Operation::Debit { .. } => match request.reservation {
+            Reservation::Open { .. } => {
+                let rest = Some(grant(dialect, request, answer, service, Quota(0)));
+                Response::Debited { balance, ended: false, rest }
+            }
+            // A TERMINATION has ended it; an event had none.
+            Reservation::Last { .. } => Response::Debited { balance, ended: true, rest: None },
+            Reservation::None => Response::debited(balance),
+        },
         Operation::Refund { .. } => Response::Refunded { balance },
         Operation::Release => Response::Released { balance },
         Operation::Reserve { quota } => {
-            let granted = service.and_then(|service| service.granted_service_unit.as_ref());
-            let granted = granted.or(answer.granted_service_unit.as_ref());
-            let outstanding = match request.reservation {
-                Reservation::None => Quota(0),
-                Reservation::Open { outstanding, .. } | Reservation::Last { outstanding, .. } => outstanding,
-            };
-            let total = granted.map_or(Quota(0), |units| worth(dialect, request.tariff, units));
-            let more = total.0.saturating_sub(outstanding.0).min(quota.0);
-            let valid_for = service.and_then(|service| service.validity_time).or(answer.validity_time);
-            let last = service.and_then(|service| service.final_unit_indication.as_ref());
-            // For messages, which can neither be sent elsewhere nor be restricted, each action means: no more after these
-            // (RFC 8506, 8.35).
-            let last = last.or(answer.final_unit_indication.as_ref()).is_some();
-            let on_failure = answer.failure_handling.map(|handling| match handling {
-                FailureHandling::CONTINUE => OnFailure::Grant,
-                _ => OnFailure::Deny,
-            });
-            Response::Granted { quota: Quota(more), valid_for, last, on_failure, balance }
+            let most = Quota(outstanding.0.saturating_add(quota.0));
+            let grant = grant(dialect, request, answer, service, outstanding);
+            Response::Granted(Grant { quota: Quota(grant.quota.0.min(most.0 - outstanding.0)), ..grant })
         }
+    }
+}
+
+/// What is reserved before a request.
+fn outstanding(request: &Request) -> Quota {
+    match request.reservation {
+        Reservation::None => Quota(0),
+        Reservation::Open { outstanding, .. } | Reservation::Last { outstanding, .. } => outstanding,
+    }
+}
+
+/// A grant is of all that may be used from now on (RFC 8506, 5.3): what is more than `before` is new.
+fn grant(
+    dialect: &Dialect,
+    request: &Request,
+    answer: &CreditControlAnswer<'_>,
+    service: Option<&Service<'_>>,
+    before: Quota,
+) -> Grant {
+    let granted = service.and_then(|service| service.granted_service_unit.as_ref());
+    let granted = granted.or(answer.granted_service_unit.as_ref());
+    let total = granted.map_or(Quota(0), |units| worth(dialect, request.tariff, units));
+    let last = service.and_then(|service| service.final_unit_indication.as_ref());
+    Grant {
+        quota: Quota(total.0.saturating_sub(before.0)),
+        reserved: Some(total),
+        valid_for: service.and_then(|service| service.validity_time).or(answer.validity_time),
+        // For messages, which can neither be sent elsewhere nor be restricted, each action means: no more after these
+        // (RFC 8506, 8.35).
+        last: last.or(answer.final_unit_indication.as_ref()).is_some(),
+        on_failure: answer.failure_handling.map(|handling| match handling {
+            FailureHandling::CONTINUE => OnFailure::Grant,
+            _ => OnFailure::Deny,
+        }),
+        route: None,
+        balance: None,
     }
 }
 
@@ -342,7 +391,11 @@ fn refused(request: &Request, result: ResultCode) -> Response {
         | ResultCode::END_USER_SERVICE_DENIED => match request.operation {
             Operation::Release => Response::Released { balance: None },
             // 4011 ends the session; after the others a TERMINATION closes it, so that nothing stays locked there.
-            _ => Response::Debited { balance: None, ended: result == ResultCode::CREDIT_CONTROL_NOT_APPLICABLE },
+            _ => Response::Debited {
+                balance: None,
+                ended: result == ResultCode::CREDIT_CONTROL_NOT_APPLICABLE,
+                rest: Some(Grant { reserved: Some(Quota(0)), ..Grant::default() }),
+            },
         },
         ResultCode::AUTHORIZATION_REJECTED => Response::Denied(Denial::NotAuthorized),
         ResultCode::USER_UNKNOWN => Response::Denied(Denial::UnknownSubscriber),

@@ -44,6 +44,8 @@ pub struct Dialect {
     pub rating_group: Option<u32>,
     /// Currency-Code (ISO 4217) of `unit=money`.
     pub currency_code: Option<u32>,
+    /// Exponent of the currency's unit that the tariff counts, with `unit=money`: -2 for cents.
+    pub currency_exponent: i32,
 }
 
 impl Dialect {

@@ -599,6 +599,4 @@ impl Exchange {
 }
 
 #[cfg(test)]
-mod properties;
-#[cfg(test)]
 mod tests;

@@ -38,7 +38,7 @@ use crate::charge::ch2::{Denial, Failure, Operation, Request, Reservation, Respo
 use crate::charge::event::Event;
 use crate::charge::time::Time;
 use crate::wire::diameter::base::{AbortSessionRequest, Answer, ReAuthRequest};
-use crate::wire::diameter::words::SessionFailover;
+use crate::wire::diameter::words::{RequestType, SessionFailover};
 use crate::wire::diameter::{
     Command, CreditControlAnswer, Fault, Header, Message, ResultCode, Time as WallTime, Writer, dictionary,
 };
@@ -71,13 +71,34 @@ pub enum Heard {
         /// What it is.
         response: Response,
     },
-    /// The server reaches into the session.
+    /// A grant that nobody waits for any more.
+    Late {
+        /// Which session.
+        session: SessionKey,
+        /// Number of the request.
+        number: u32,
+        /// The way to who has granted.
+        route: Box<str>,
+    },
+    /// The server reaches into the session. It waits for [`Diameter::confirm`].
     Event {
         /// Which session.
         session: SessionKey,
+        /// Number of the request that opened the reservation it means.
+        opened_by: u32,
         /// What it wants.
         event: Event<'static>,
+        /// To be handed back.
+        inquiry: Inquiry,
     },
+}
+
+/// A request of the server that has no answer yet.
+#[derive(Debug)]
+pub struct Inquiry {
+    asked: Asked,
+    header: Header,
+    session_id: Box<str>,
 }
 
 /// Requests of each kind that were taken.
@@ -93,11 +114,18 @@ pub struct Requests {
     pub events: u64,
 }
 
-/// The server that has a session, and whether another may take it over (CC-Session-Failover).
-struct Bound {
-    host: Rc<str>,
-    may_move: bool,
+/// A request that waits for the first peer, as the engine has just begun.
+struct Early {
+    request: Request,
+    message: Vec<u8>,
+    deadline: Time,
 }
+
+/// For so long after the start, requests wait for a peer.
+const BEGINNING: u32 = 2;
+
+/// What the sessions have not heard yet may be so much; the servers' own requests beyond are refused.
+const HEARD_MAX: usize = 4096;
 
 /// The binding.
 pub struct Diameter {
@@ -106,7 +134,9 @@ pub struct Diameter {
     peers: Peers,
     asked: HashMap<u128, Request>,
     next: u128,
-    bound: HashMap<SessionKey, Bound>,
+    /// Until a peer is open, or has had its time; `None`: it has.
+    beginning: Option<Time>,
+    early: Vec<Early>,
     heard: VecDeque<Heard>,
     requests: Requests,
     /// From requests to their answers, in all.
@@ -122,7 +152,8 @@ impl Diameter {
             peers: Peers::new(config.peers, state_id, now)?,
             asked: HashMap::new(),
             next: 0,
-            bound: HashMap::new(),
+            beginning: Some(now.after_seconds(BEGINNING)),
+            early: Vec::new(),
             heard: VecDeque::new(),
             requests: Requests::default(),
             micros: 0,
@@ -131,23 +162,31 @@ impl Diameter {
 
     /// Asks. The answer, or that there is none, is [heard](Diameter::poll) later.
     pub fn ask(&mut self, request: Request, call: &Call<'_>, now: Time, wall_seconds: i64) {
-        // A one-time event is a session of its own, for any server (RFC 8506, 5.7).
-        let bound = self.bound.get(&request.session).filter(|_| request.reservation != Reservation::None);
-        let destination = bound.map(|bound| Rc::clone(&bound.host));
         let mut message = Vec::with_capacity(768);
+        let destination = request.route.as_deref().map(|route| Route::of(route).host);
         let at = WallTime(wall_seconds);
-        let written = credit_control::write(&self.dialect, &request, call, destination.as_deref(), at, &mut message);
+        let written = credit_control::write(&self.dialect, &request, call, destination, at, &mut message);
         if written.is_err() {
             return self.hear(&request, Response::Denied(Denial::Refused(ResultCode::INVALID_MESSAGE_LENGTH.0)));
         }
+        let early = Early { request, message, deadline: now.after_seconds(self.tx_timeout) };
+        match self.beginning {
+            Some(_) => self.early.push(early),
+            None => self.send(early, now),
+        }
+    }
+
+    fn send(&mut self, early: Early, now: Time) {
+        let Early { request, message, deadline } = early;
+        let route = request.route.as_deref().map(Route::of);
         let name = self.next;
         let outgoing = Outgoing {
             name,
             message: &message,
-            deadline: now.after_seconds(self.tx_timeout),
-            may_move: bound.is_none_or(|bound| bound.may_move),
+            deadline,
+            may_move: route.is_none_or(|route| route.may_move),
             duplicate: request.repeated,
-            prefer: destination.as_deref(),
+            prefer: route.map(|route| route.host),
         };
         match self.peers.send(outgoing, now) {
             Ok(()) => {
@@ -160,6 +199,14 @@ impl Diameter {
         }
     }
 
+    /// The beginning is over as soon as a peer is open.
+    fn begin(&mut self, is_open: bool, now: Time) {
+        if self.beginning.is_some_and(|until| is_open || until <= now) {
+            self.beginning = None;
+            std::mem::take(&mut self.early).into_iter().for_each(|early| self.send(early, now));
+        }
+    }
+
     /// Writes what was asked.
     pub fn flush(&mut self, now: Time) {
         self.peers.flush(now);
@@ -168,6 +215,7 @@ impl Diameter {
     /// Reads what has come, and does what time asks for.
     pub fn turn(&mut self, now: Time) {
         self.peers.turn(now);
+        let mut is_open = false;
         while let Some(event) = self.peers.next_event() {
             match event {
                 PeerEvent::Answered { name, from, message, micros } => {
@@ -178,13 +226,16 @@ impl Diameter {
                 PeerEvent::TimedOut { name, written } | PeerEvent::Lost { name, written } => {
                     self.failed(name, if written { Failure::Silent } else { Failure::Unreachable });
                 }
-                // What may be held is released by a request of its own: the answer is only counted.
-                PeerEvent::Late { .. } => {}
+                PeerEvent::Late { message, .. } => self.late(&message),
                 PeerEvent::Asked { asked, message } => self.asked_by(asked, &message),
-                PeerEvent::Up { peer } => log::info!("Diameter peer {peer} is open"),
+                PeerEvent::Up { peer } => {
+                    is_open = true;
+                    log::info!("Diameter peer {peer} is open");
+                }
                 PeerEvent::Down { why, .. } => log::warn!("Diameter {why}"),
             }
         }
+        self.begin(is_open, now);
         self.peers.flush(now);
     }
 
@@ -205,7 +256,7 @@ impl Diameter {
 
     /// When [`Diameter::turn`] is to be called at the latest.
     pub fn deadline(&self) -> Option<Time> {
-        self.peers.deadline()
+        self.peers.deadline().into_iter().chain(self.beginning).min()
     }
 
     /// Takes leave of the servers.
@@ -271,55 +322,74 @@ impl Diameter {
         if let Some((code, vendor)) = answer.unsupported {
             log::warn!("Diameter peer {peer}: AVP {code} of vendor {vendor} is mandatory and not known, passed over");
         }
-        let response = credit_control::read(&self.dialect, request, &answer.body);
-        self.bind(request, peer, &answer.body, &response);
+        let body = &answer.body;
+        let (id, number) = credit_control::names_of(&self.dialect.origin_host, request);
+        // An answer with the E flag may lack both (RFC 6733, 7.2).
+        if body.session_id.is_some_and(|found| found != id) || body.request_number.is_some_and(|found| found != number)
+        {
+            return Err("it is about another session or request".into());
+        }
+        let mut response = credit_control::read(&self.dialect, request, body);
+        if let (Operation::Reserve { .. }, Response::Granted(grant)) = (&request.operation, &mut response) {
+            grant.route = Some(route(peer, body));
+        }
         Ok(response)
     }
 
-    /// Remembers who has the session for as long as it has a reservation there.
-    fn bind(&mut self, request: &Request, peer: &Rc<str>, answer: &CreditControlAnswer<'_>, response: &Response) {
-        match (&request.operation, response) {
-            (Operation::Reserve { .. }, Response::Granted { .. }) => {
-                let may_move = answer.session_failover == Some(SessionFailover::FAILOVER_SUPPORTED);
-                let relayed = !answer.origin_host.eq_ignore_ascii_case(peer);
-                // Behind a relay the server is named in the answer; the way to it is any peer's.
-                let host = if relayed { answer.origin_host.into() } else { Rc::clone(peer) };
-                self.bound.insert(request.session, Bound { host, may_move: may_move || relayed });
-            }
-            (_, Response::Failed(_))
-            | (Operation::Refund { .. }, _)
-            | (Operation::Debit { .. }, Response::Debited { ended: false, .. }) => {}
-            _ => {
-                self.bound.remove(&request.session);
-            }
+    /// What a request was granted of which nobody waits for the answer any more (RFC 8506 has the server end it by
+    /// Tcc; not all do): it is to be released.
+    fn late(&mut self, message: &[u8]) {
+        let Some(message) = Message::parse(message) else { return };
+        let Ok(answer) = CreditControlAnswer::decode(&message) else { return };
+        let body = &answer.body;
+        let session = body.session_id.and_then(|id| credit_control::session_of(&self.dialect.origin_host, id));
+        let opens = body.request_type == Some(RequestType::INITIAL_REQUEST);
+        let succeeded = body.outcome().is_some_and(|outcome| outcome.code().is_success());
+        if let (Some((session, number)), true, true) = (session, opens, succeeded) {
+            let route = route(body.origin_host, body);
+            self.heard.push_back(Heard::Late { session, number, route });
         }
     }
 
     /// RAR and ASR (RFC 8506, 5.5; RFC 6733, 8.5).
-    fn asked_by(&mut self, peer: Asked, bytes: &[u8]) {
+    fn asked_by(&mut self, asked: Asked, bytes: &[u8]) {
         let Some(message) = Message::parse(bytes) else { return };
         let read = match message.header.command {
             Command::RE_AUTH => ReAuthRequest::decode(&message).map(|asked| (asked.session_id, Event::Reauthorize)),
             _ => AbortSessionRequest::decode(&message).map(|asked| (asked.session_id, Event::Abort)),
         };
         match read {
-            Ok((id, event)) => match credit_control::session_of(id) {
-                // A report follows by UPDATE (2002, RFC 8506, 5.5); an abort is done with the TERMINATION.
-                Some(session) => {
-                    let result = match event {
-                        Event::Reauthorize => ResultCode::LIMITED_SUCCESS,
-                        _ => ResultCode::SUCCESS,
-                    };
-                    self.answer(peer, &message.header, Some(id), &Fault::new(result));
-                    self.heard.push_back(Heard::Event { session, event });
+            Ok((id, event)) => {
+                let session = credit_control::session_of(&self.dialect.origin_host, id);
+                let inquiry = Inquiry { asked, header: message.header, session_id: id.into() };
+                match session {
+                    Some(_) if self.heard.len() >= HEARD_MAX => self.reply(&inquiry, ResultCode::TOO_BUSY),
+                    Some((session, opened_by)) => {
+                        self.heard.push_back(Heard::Event { session, opened_by, event, inquiry });
+                    }
+                    None => self.reply(&inquiry, ResultCode::UNKNOWN_SESSION_ID),
                 }
-                None => self.answer(peer, &message.header, Some(id), &Fault::new(ResultCode::UNKNOWN_SESSION_ID)),
-            },
+            }
             Err(fault) => {
                 let id = message.find(dictionary::SESSION_ID).and_then(|id| id.text().ok());
-                self.answer(peer, &message.header, id, &fault);
+                self.answer(asked, &message.header, id, &fault);
             }
         }
+    }
+
+    /// Says whether there is such a reservation. A report follows by UPDATE (2002, RFC 8506, 5.5); an abort is done with
+    /// the TERMINATION.
+    pub fn confirm(&mut self, inquiry: &Inquiry, event: &Event<'_>, is_known: bool) {
+        let result = match (is_known, event) {
+            (false, _) => ResultCode::UNKNOWN_SESSION_ID,
+            (true, Event::Reauthorize) => ResultCode::LIMITED_SUCCESS,
+            (true, _) => ResultCode::SUCCESS,
+        };
+        self.reply(inquiry, result);
+    }
+
+    fn reply(&mut self, inquiry: &Inquiry, result: ResultCode) {
+        self.answer(inquiry.asked, &inquiry.header, Some(&inquiry.session_id), &Fault::new(result));
     }
 
     fn answer(&mut self, peer: Asked, header: &Header, session_id: Option<&str>, fault: &Fault<'_>) {
@@ -338,4 +408,28 @@ impl Diameter {
             self.peers.answer(peer, &bytes);
         }
     }
+}
+
+/// The way to who has a reservation: its name, behind a `*` where another may take it over.
+#[derive(Clone, Copy)]
+struct Route<'a> {
+    host: &'a str,
+    may_move: bool,
+}
+
+impl Route<'_> {
+    fn of(text: &str) -> Route<'_> {
+        match text.strip_prefix('*') {
+            Some(host) => Route { host, may_move: true },
+            None => Route { host: text, may_move: false },
+        }
+    }
+}
+
+/// Behind a relay the server is named in the answer; the way to it is any peer's.
+fn route(peer: &str, answer: &CreditControlAnswer<'_>) -> Box<str> {
+    let relayed = !answer.origin_host.eq_ignore_ascii_case(peer);
+    let may_move = relayed || answer.session_failover == Some(SessionFailover::FAILOVER_SUPPORTED);
+    let mark = if may_move { "*" } else { "" };
+    format!("{mark}{}", answer.origin_host).into()
 }

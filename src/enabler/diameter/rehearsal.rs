@@ -1,20 +1,26 @@
-//! The other end, for tests: messages as a charging system writes them.
+//! The other end, for tests and fuzz targets: messages as a charging system writes them. `fuzz/checks` reads this file
+//! too, so it calls the crate by its name.
 
-use super::config::{Config, PeerConfig};
-use crate::wire::diameter::base::{
+use imcharge::enabler::diameter::config::{Config, PeerConfig};
+use imcharge::enabler::diameter::exchange::{Counters, Exchange};
+use imcharge::wire::diameter::base::{
     CapabilitiesExchangeAnswer, DeviceWatchdogRequest, DisconnectPeerRequest, PeerAnswer, ReAuthRequest,
 };
-use crate::wire::diameter::dictionary::{APPLICATION_BASE, APPLICATION_CREDIT_CONTROL, Command};
-use crate::wire::diameter::words::{DisconnectCause, ReAuthRequestType, RequestType};
-use crate::wire::diameter::{
+use imcharge::wire::diameter::dictionary::{APPLICATION_BASE, APPLICATION_CREDIT_CONTROL, Command};
+use imcharge::wire::diameter::words::{DisconnectCause, ReAuthRequestType, RequestType};
+use imcharge::wire::diameter::{
     Address, CreditControlAnswer, CreditControlRequest, EndToEnd, Flags, Framed, Header, HopByHop, Message, ResultCode,
     Writer, frame,
 };
 use std::net::{IpAddr, Ipv4Addr};
 
+/// A charging system.
 pub const HOST: &str = "ocs1.example.org";
+/// Another one.
 pub const OTHER: &str = "ocs2.example.org";
+/// Theirs.
 pub const REALM: &str = "example.org";
+/// Where we are.
 pub const OWN_ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 7));
 
 /// Peers of these names, the first to be preferred.
@@ -36,6 +42,7 @@ pub fn config(hosts: &[&str]) -> Config {
     }
 }
 
+/// The header of a message that is whole.
 pub fn header(bytes: &[u8]) -> Header {
     Message::parse(bytes).expect("one whole message").header
 }
@@ -61,6 +68,7 @@ fn request(command: Command, application: u32, hop_by_hop: u32, fill: impl FnOnc
     bytes
 }
 
+/// An answer of this content.
 pub fn answer(to: &[u8], fill: impl FnOnce(&mut Writer<'_>)) -> Vec<u8> {
     let mut bytes = Vec::new();
     let mut out = Writer::answer(&mut bytes, &header(to));
@@ -96,16 +104,19 @@ pub fn peer_answer(to: &[u8], host: &str) -> Vec<u8> {
     answer(to, |out| body.write(out))
 }
 
+/// A DWR.
 pub fn dwr(host: &str, hop_by_hop: u32) -> Vec<u8> {
     let body = DeviceWatchdogRequest { origin_host: host, origin_realm: REALM, origin_state_id: None };
     request(Command::DEVICE_WATCHDOG, APPLICATION_BASE, hop_by_hop, |out| body.write(out))
 }
 
+/// A DPR.
 pub fn dpr(host: &str, hop_by_hop: u32, disconnect_cause: DisconnectCause) -> Vec<u8> {
     let body = DisconnectPeerRequest { origin_host: host, origin_realm: REALM, disconnect_cause };
     request(Command::DISCONNECT_PEER, APPLICATION_BASE, hop_by_hop, |out| body.write(out))
 }
 
+/// A RAR.
 pub fn rar(host: &str, hop_by_hop: u32) -> Vec<u8> {
     let body = ReAuthRequest {
         session_id: "imcharge.example.com;1;2",
@@ -150,7 +161,7 @@ pub fn ccr(number: u32) -> Vec<u8> {
 /// CC-Request-Number of a CCR or CCA.
 pub fn number_of(bytes: &[u8]) -> u32 {
     let message = Message::parse(bytes).expect("one whole message");
-    let avp = message.find(crate::wire::diameter::dictionary::CC_REQUEST_NUMBER).expect("a number");
+    let avp = message.find(imcharge::wire::diameter::dictionary::CC_REQUEST_NUMBER).expect("a number");
     avp.u32().expect("32 bits")
 }
 
@@ -176,4 +187,20 @@ pub fn respond(to: &[u8], host: &str) -> Vec<u8> {
         Command::CREDIT_CONTROL => cca(to, host),
         _ => peer_answer(to, host),
     }
+}
+
+/// Sum of ends equals sum of beginnings, over all and for each peer.
+pub fn assert_accounts(exchange: &Exchange, hosts: usize) {
+    let Counters { sent, answered, timed_out, failed, resent, .. } = *exchange.counters();
+    let mut waiting = 0;
+    let mut moved_in_all = 0;
+    for seat in 0..hosts {
+        let of_peer = exchange.peer_counters(seat);
+        let ended = of_peer.answered + of_peer.timed_out + of_peer.failed + of_peer.moved;
+        assert_eq!(of_peer.sent, ended + exchange.in_flight(seat) as u64, "peer {seat}");
+        waiting += exchange.in_flight(seat) as u64;
+        moved_in_all += of_peer.moved;
+    }
+    assert_eq!(sent, answered + timed_out + failed + waiting);
+    assert_eq!(moved_in_all, resent);
 }

@@ -173,6 +173,8 @@ fn write_tls(tls: &mut ClientConnection, stream: &mut Stream, bytes: &[u8]) -> i
             match tls.write_tls(stream) {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(gone),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                // What is gone is gone: the next write meets the error again.
+                Err(_) if gone > 0 => return Ok(gone),
                 Err(error) => return Err(error),
                 Ok(_) => {}
             }
@@ -193,6 +195,8 @@ fn write_all(stream: &mut Stream, bytes: &[u8]) -> io::Result<usize> {
             Ok(octets) => gone += octets,
             Err(error) if error.kind() == ErrorKind::WouldBlock => break,
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            // What is gone is gone: the next write meets the error again.
+            Err(_) if gone > 0 => break,
             Err(error) => return Err(error),
         }
     }

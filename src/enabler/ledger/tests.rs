@@ -56,14 +56,15 @@ fn ask(memory: &mut Memory, session: i64, tariff: &str, operation: Operation) ->
 fn ask_with(
     memory: &mut Memory,
     default_balance: Option<i64>,
-    session: i64,
+    row: i64,
     tariff: &str,
     operation: Operation,
 ) -> (Response, Units) {
     let tariff: Tariff = tariff.parse().expect("a tariff");
     let (session_key, account, reservation) = (SessionKey(1, 1), AccountId(ALICE.into()), Reservation::None);
-    let request = Request { session: session_key, number: 0, account, tariff, reservation, repeated: false, operation };
-    let Ok(answer) = Ledger::over(memory, default_balance).answer(&request, session, 0);
+    let (session, number, repeated, route, stamp) = (session_key, 0, false, None, 0);
+    let request = Request { session, number, account, tariff, reservation, repeated, route, stamp, operation };
+    let Ok(answer) = Ledger::over(memory, default_balance).answer(&request, row, 0);
     answer
 }
 

@@ -62,6 +62,9 @@ CREATE TABLE debits(
   account TEXT NOT NULL, octets INTEGER NOT NULL, units INTEGER NOT NULL, trigger TEXT NOT NULL,
   code INTEGER NOT NULL, at INTEGER NOT NULL, refunded_at INTEGER, UNIQUE(session, message_id));
 CREATE INDEX debits_account ON debits(account);
+-- When the file was made, UNIX seconds: Origin-State-Id of Diameter.
+CREATE TABLE origin(state_id INTEGER NOT NULL);
+INSERT INTO origin VALUES(unixepoch());
 -- How far the rings of the running instance have been read and written.
 CREATE TABLE marks(instance INTEGER PRIMARY KEY, events BLOB NOT NULL, notices BLOB NOT NULL);
 -- How the peers of a distant enabler stood when an operator asked last.
@@ -272,6 +275,12 @@ impl Store {
                 Ok(Marks { events: unpack(&row.get::<_, Vec<u8>>(0)?), notices: unpack(&row.get::<_, Vec<u8>>(1)?) })
             })
             .optional();
+        read.map_err(|source| self.error(source))
+    }
+
+    /// Changes with the file: whoever has another one has lost all sessions.
+    pub fn origin_state_id(&self) -> Result<u32, StoreError> {
+        let read = self.connection.query_row("SELECT state_id FROM origin", [], |row| row.get(0));
         read.map_err(|source| self.error(source))
     }
 

@@ -86,7 +86,7 @@ unsafe fn set_from_host(name: &str, kind: c_uint, value: *mut c_void) -> c_int {
 }
 
 /// Most rows of the table: each whole number can be written as a text too.
-pub const ROWS: usize = 2 * 29 + 1;
+pub const ROWS: usize = 2 * 30 + 1;
 
 /// A setter tells the host nothing of its name, so each parameter has its own.
 macro_rules! parameters {
@@ -150,6 +150,7 @@ parameters! {
     "service_identifier" set_service_identifier true,
     "rating_group" set_rating_group true,
     "currency_code" set_currency_code true,
+    "currency_exponent" set_currency_exponent true,
     "tx_timeout" set_tx_timeout true,
     "resend" set_resend false,
     "tls_ca" set_tls_ca false,

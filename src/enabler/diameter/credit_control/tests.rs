@@ -19,6 +19,7 @@ fn dialect(profile: Profile, unit: Unit) -> Dialect {
         service_identifier: Some(7),
         rating_group: None,
         currency_code: None,
+        currency_exponent: -2,
     }
 }
 
@@ -30,6 +31,8 @@ fn request(number: u32, reservation: Reservation, operation: Operation) -> Reque
         tariff: "message:25".parse().expect("a tariff"),
         reservation,
         repeated: false,
+        route: None,
+        stamp: 0,
         operation,
     }
 }
@@ -116,9 +119,10 @@ fn a_reservation_has_one_session_id_and_the_next_another() {
     assert_eq!(first, id(&request(9, open(1), Operation::Release)));
     assert_ne!(first, id(&request(10, Reservation::None, reserve(3))));
     assert_eq!(first, "proxy.example.org;1;2;000000000000abcd.4");
-    assert_eq!(session_of(&first), Some(SessionKey(0x1_0000_0002, 0xabcd)));
-    for foreign in ["", "a;b;c", "proxy;1;2", "proxy;1;2;zz.1", "proxy;99999999999;2;1.1"] {
-        assert_eq!(session_of(foreign), None, "{foreign}");
+    assert_eq!(session_of("proxy.example.org", &first), Some((SessionKey(0x1_0000_0002, 0xabcd), 4)));
+    assert_eq!(session_of("another.example.org", &first), None);
+    for foreign in ["", "a;b;c", "proxy;1;2", "proxy;1;2;zz.1", "proxy;99999999999;2;1.1", "proxy;1;2;1.x"] {
+        assert_eq!(session_of("proxy", foreign), None, "{foreign}");
     }
 }
 
@@ -170,19 +174,20 @@ fn a_grant_counts_what_is_new() {
     let quota =
         |reservation, asked, granted| match told(&rfc, &request(4, reservation, reserve(asked)), answer(2001, granted))
         {
-            Response::Granted { quota, .. } => quota.0,
+            Response::Granted(grant) => (grant.quota.0, grant.reserved.map(|all| all.0)),
             other => panic!("{other:?}"),
         };
-    assert_eq!(quota(Reservation::None, 3, Some(3)), 3);
-    assert_eq!(quota(Reservation::None, 3, Some(2)), 2);
-    assert_eq!(quota(Reservation::None, 3, Some(9)), 3);
-    assert_eq!(quota(open(2), 3, Some(5)), 3);
-    assert_eq!(quota(open(2), 3, Some(1)), 0);
+    assert_eq!(quota(Reservation::None, 3, Some(3)), (3, Some(3)));
+    assert_eq!(quota(Reservation::None, 3, Some(2)), (2, Some(2)));
+    assert_eq!(quota(Reservation::None, 3, Some(9)), (3, Some(9)));
+    assert_eq!(quota(open(2), 3, Some(5)), (3, Some(5)));
+    assert_eq!(quota(open(2), 3, Some(1)), (0, Some(1)));
     // Success without units, or with units of another kind, is worth nothing.
-    assert_eq!(quota(Reservation::None, 3, None), 0);
+    assert_eq!(quota(Reservation::None, 3, None), (0, Some(0)));
     let seconds = ServiceUnits { time: Some(60), ..Default::default() };
     let other = CreditControlAnswer { granted_service_unit: Some(seconds), ..answer(2001, None) };
-    assert_eq!(told(&rfc, &request(4, Reservation::None, reserve(1)), other), Response::granted(Quota(0), None));
+    let nothing = Response::Granted(Grant { reserved: Some(Quota(0)), ..Grant::default() });
+    assert_eq!(told(&rfc, &request(4, Reservation::None, reserve(1)), other), nothing);
 }
 
 #[test]
@@ -196,8 +201,8 @@ fn units_of_a_service_validity_and_the_final_units_are_seen() {
     };
     // A missing Result-Code of the service is no failure.
     let with = |service: Service<'static>| CreditControlAnswer { services: vec![service], ..answer(2001, None) };
-    let granted =
-        Response::Granted { quota: Quota(1), valid_for: Some(60), last: true, on_failure: None, balance: None };
+    let (quota, reserved, valid_for) = (Quota(1), Some(Quota(1)), Some(60));
+    let granted = Response::Granted(Grant { quota, reserved, valid_for, last: true, ..Grant::default() });
     let reserve = request(4, Reservation::None, reserve(1));
     assert_eq!(told(&ro, &reserve, with(service.clone())), granted);
     let refused = Service { result_code: Some(ResultCode(4012)), ..service };
@@ -210,7 +215,7 @@ fn failure_handling_is_heard_and_every_final_unit_action_means_no_more() {
     let rfc = dialect(Profile::Rfc8506, Unit::Message);
     let reserve = request(4, Reservation::None, reserve(1));
     let heard = |answer| match told(&rfc, &reserve, answer) {
-        Response::Granted { last, on_failure, .. } => (last, on_failure),
+        Response::Granted(grant) => (grant.last, grant.on_failure),
         other => panic!("{other:?}"),
     };
     assert_eq!(heard(answer(2001, Some(1))), (false, None));
@@ -236,10 +241,16 @@ fn money_and_octets_are_worth_what_they_buy() {
         ServiceUnits { money: Some(money), ..Default::default() }
     };
     let tariff = "message:25".parse().expect("a tariff");
-    assert_eq!(worth(&money, tariff, &granted(75, None)), Quota(3));
-    assert_eq!(worth(&money, tariff, &granted(749, Some(-1))), Quota(2));
-    assert_eq!(worth(&money, tariff, &granted(1, Some(2))), Quota(4));
+    // 25 cents buy one (RFC 8506, 8.10).
+    assert_eq!(worth(&money, tariff, &granted(75, Some(-2))), Quota(3));
+    assert_eq!(worth(&money, tariff, &granted(749, Some(-3))), Quota(2));
+    assert_eq!(worth(&money, tariff, &granted(1, None)), Quota(4));
     assert_eq!(worth(&money, tariff, &granted(-5, None)), Quota(0));
+    let wanted = units(&money, tariff, Quota(3), 0).money.expect("money").unit_value;
+    assert_eq!((wanted.digits, wanted.exponent), (75, Some(-2)));
+    let whole = Dialect { currency_exponent: 0, ..money.clone() };
+    assert_eq!(worth(&whole, tariff, &granted(75, None)), Quota(3));
+    assert_eq!(units(&whole, tariff, Quota(3), 0).money.expect("money").unit_value.exponent, None);
     assert_eq!(worth(&money, tariff, &granted(i64::MAX, Some(i32::MAX))), Quota(u32::MAX));
     assert_eq!(worth(&money, tariff, &granted(i64::MAX, Some(i32::MIN))), Quota(0));
     let octets = dialect(Profile::Rfc8506, Unit::Octets);
@@ -252,13 +263,15 @@ fn money_and_octets_are_worth_what_they_buy() {
 fn every_result_has_its_meaning() {
     let rfc = dialect(Profile::Rfc8506, Unit::Message);
     let of = |code, reservation, operation| told(&rfc, &request(5, reservation, operation), answer(code, None));
-    let ended = Response::Debited { balance: None, ended: true };
+    let nothing = Some(Grant { reserved: Some(Quota(0)), ..Grant::default() });
+    let ended = Response::Debited { balance: None, ended: true, rest: nothing.clone() };
+    let debited = Response::Debited { balance: None, ended: false, rest: nothing.clone() };
     let released = Response::Released { balance: None };
     let denied = |denial| Response::Denied(denial);
     for (code, to_reserve, to_debit, to_release) in [
-        (4010, denied(Denial::ServiceDenied), Response::debited(None), released.clone()),
+        (4010, denied(Denial::ServiceDenied), debited.clone(), released.clone()),
         (4011, Response::Free, ended, released.clone()),
-        (4012, denied(Denial::NoCredit), Response::debited(None), released.clone()),
+        (4012, denied(Denial::NoCredit), debited.clone(), released.clone()),
         (5002, Response::NoReservation, Response::NoReservation, Response::NoReservation),
         (5003, denied(Denial::NotAuthorized), denied(Denial::NotAuthorized), denied(Denial::NotAuthorized)),
         (5030, denied(Denial::UnknownSubscriber), denied(Denial::UnknownSubscriber), denied(Denial::UnknownSubscriber)),
@@ -292,6 +305,8 @@ fn every_result_has_its_meaning() {
             assert_eq!(of(code, open(2), operation), Response::Failed(failure), "{code}");
         }
     }
-    assert_eq!(of(2001, open(2), debit()), Response::debited(None));
+    assert_eq!(of(2001, open(2), debit()), debited);
+    assert_eq!(of(2001, last(), debit()), Response::Debited { balance: None, ended: true, rest: None });
+    assert_eq!(of(2001, Reservation::None, debit()), Response::debited(None));
     assert_eq!(of(2002, open(2), Operation::Release), released);
 }

@@ -12,15 +12,15 @@ fn seconds(seconds: u32) -> Time {
 }
 
 /// Peers over which a charging system sits at each end.
-pub(super) struct World {
-    pub exchange: Exchange,
+struct World {
+    exchange: Exchange,
     hosts: Vec<&'static str>,
-    pub now: Time,
+    now: Time,
 }
 
 impl World {
     /// Nobody is connected yet.
-    pub fn of(config: &Config, hosts: &[&'static str]) -> World {
+    fn of(config: &Config, hosts: &[&'static str]) -> World {
         World { exchange: Exchange::new(config, 1, START), hosts: hosts.to_vec(), now: START }
     }
 
@@ -36,14 +36,14 @@ impl World {
         world
     }
 
-    pub fn connect(&mut self, seat: usize) {
+    fn connect(&mut self, seat: usize) {
         self.exchange.connected(seat, OWN_ADDRESS, self.now);
         let cer = self.sent(seat).remove(0);
         self.exchange.received(seat, &cea(&cer, self.hosts[seat], |_| {}), self.now);
     }
 
     /// Messages that are to go to this peer, and go.
-    pub fn sent(&mut self, seat: usize) -> Vec<Vec<u8>> {
+    fn sent(&mut self, seat: usize) -> Vec<Vec<u8>> {
         let sent = messages(self.exchange.output(seat));
         self.exchange.wrote(seat, usize::MAX);
         sent
@@ -72,7 +72,7 @@ impl World {
         self.exchange.send(request, self.now)
     }
 
-    pub fn receive(&mut self, seat: usize, bytes: &[u8]) {
+    fn receive(&mut self, seat: usize, bytes: &[u8]) {
         self.exchange.received(seat, bytes, self.now);
     }
 
@@ -102,22 +102,6 @@ fn request(name: u32) -> Request<'static> {
 fn ids(bytes: &[u8]) -> (HopByHop, EndToEnd, bool) {
     let Header { hop_by_hop, end_to_end, .. } = header(bytes);
     (hop_by_hop, end_to_end, header(bytes).is_retransmitted())
-}
-
-/// Sum of ends equals sum of beginnings, over all and for each peer.
-pub(super) fn assert_accounts(exchange: &Exchange, hosts: usize) {
-    let Counters { sent, answered, timed_out, failed, resent, .. } = *exchange.counters();
-    let mut waiting = 0;
-    let mut moved_in_all = 0;
-    for seat in 0..hosts {
-        let of_peer = exchange.peer_counters(seat);
-        let ended = of_peer.answered + of_peer.timed_out + of_peer.failed + of_peer.moved;
-        assert_eq!(of_peer.sent, ended + exchange.in_flight(seat) as u64, "peer {seat}");
-        waiting += exchange.in_flight(seat) as u64;
-        moved_in_all += of_peer.moved;
-    }
-    assert_eq!(sent, answered + timed_out + failed + waiting);
-    assert_eq!(moved_in_all, resent);
 }
 
 #[test]

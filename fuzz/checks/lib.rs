@@ -1,0 +1,92 @@
+//! What holds for every input, one file a fuzz target. The targets in `fuzz_targets/` call these with what libFuzzer
+//! makes up; `tests/corpus.rs` calls the same with the corpus, so that plain `cargo test` meets what was found once.
+
+pub mod c_abi;
+pub mod diameter_message;
+pub mod diameter_peer;
+pub mod msrp_frame;
+pub mod peers_world;
+#[path = "../../src/enabler/diameter/rehearsal.rs"]
+pub mod rehearsal;
+pub mod ring_contents;
+pub mod sdp;
+pub mod session_events;
+pub mod session_world;
+pub mod sip_glance;
+
+/// What an input decides, octet by octet; zeros once it is used up. One octet a choice keeps seeds writable by hand
+/// and lets a mutation change one choice and leave the others alone.
+#[derive(Clone, Copy, Debug)]
+pub struct Choices<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> Choices<'a> {
+    /// Of this input.
+    pub fn new(bytes: &'a [u8]) -> Choices<'a> {
+        Choices { rest: bytes }
+    }
+
+    /// Whether the input is used up.
+    pub fn is_done(&self) -> bool {
+        self.rest.is_empty()
+    }
+
+    /// An octet.
+    pub fn octet(&mut self) -> u8 {
+        let (first, rest) = self.rest.split_first().unwrap_or((&0, &[]));
+        self.rest = rest;
+        *first
+    }
+
+    /// One of `count`.
+    pub fn below(&mut self, count: usize) -> usize {
+        usize::from(self.octet()) % count.max(1)
+    }
+
+    /// Yes or no.
+    pub fn flag(&mut self) -> bool {
+        self.octet() & 1 == 1
+    }
+
+    /// 16 bits.
+    pub fn u16(&mut self) -> u16 {
+        u16::from_le_bytes([self.octet(), self.octet()])
+    }
+
+    /// 64 bits, the ends of the range among the short ways: where arithmetic breaks.
+    pub fn u64(&mut self) -> u64 {
+        match self.octet() {
+            small @ 0..=199 => small.into(),
+            200..=227 => u64::from(self.u16()) << 4,
+            228..=235 => u64::MAX - u64::from(self.octet()),
+            236..=241 => (1 << 63) - 128 + u64::from(self.octet()),
+            242..=247 => (1 << 32) - 128 + u64::from(self.octet()),
+            _ => u64::from_le_bytes(std::array::from_fn(|_| self.octet())),
+        }
+    }
+
+    /// So many octets, as far as there are.
+    pub fn take(&mut self, count: usize) -> &'a [u8] {
+        let (taken, rest) = self.rest.split_at(count.min(self.rest.len()));
+        self.rest = rest;
+        taken
+    }
+
+    /// Octets behind a length of two octets.
+    pub fn octets(&mut self) -> &'a [u8] {
+        let count = self.u16();
+        self.take(count.into())
+    }
+
+    /// All that is left.
+    pub fn rest(&mut self) -> &'a [u8] {
+        std::mem::take(&mut self.rest)
+    }
+}
+
+/// Whether `part` lies in the memory of `whole`: a view, and not beyond what was given.
+pub fn lies_in(part: &[u8], whole: &[u8]) -> bool {
+    let (part, whole) = (part.as_ptr_range(), whole.as_ptr_range());
+    part.is_empty() || (whole.start <= part.start && part.end <= whole.end)
+}

@@ -1,0 +1,330 @@
+//! Shared memory with anything in it: a process that was killed, or has gone mad, leaves what it leaves. Rings, records,
+//! notices and the grant table never lead out of their memory, never panic, and never loop.
+
+use super::{Choices, lies_in};
+use imcharge::charge::ch2::{Denial, Operation, Request, Response, SessionKey};
+use imcharge::charge::event::{Direction, Event};
+use imcharge::charge::policy::Policy;
+use imcharge::charge::session::{Output, Session};
+use imcharge::charge::tariff::{Per, Quota, Tariff};
+use imcharge::charge::time::Time;
+use imcharge::engine::grant::{Binding, Gate, Index, Inserted, Opening, Slot, Table};
+use imcharge::engine::notice::Notice;
+use imcharge::engine::record::Record;
+use imcharge::engine::ring::{Ends, RECORD_MAX, Ring};
+use std::sync::atomic::{AtomicU32, AtomicU64};
+
+/// The smallest ring there is.
+const SIZE: usize = 2 * RECORD_MAX;
+
+/// Operations on a table of one input at most.
+const ACTS_MAX: usize = 200;
+
+/// The first octet says what the memory is.
+pub fn check(bytes: &[u8]) {
+    let mut choices = Choices::new(bytes);
+    match choices.below(4) {
+        0 => read_ring(&mut choices),
+        1 => write_ring(&mut choices),
+        2 => {
+            let mut session = None;
+            records(&mut choices).into_iter().for_each(|record| read_record(record, &mut session));
+        }
+        _ => use_table(&mut choices),
+    }
+}
+
+/// The records of an input that is made of records; none of another.
+#[cfg(test)]
+pub fn records_of(bytes: &[u8]) -> Vec<&[u8]> {
+    let mut choices = Choices::new(bytes);
+    if choices.below(4) == 2 { records(&mut choices) } else { Vec::new() }
+}
+
+fn records<'a>(choices: &mut Choices<'a>) -> Vec<&'a [u8]> {
+    let mut records = Vec::new();
+    while !choices.is_done() {
+        records.push(choices.octets());
+    }
+    records
+}
+
+/// A ring in memory of its own, of exactly its size: what reads beyond is seen by the sanitizer.
+struct Memory {
+    ends: Box<RawEnds>,
+    data: Box<[u64]>,
+}
+
+/// The two counters as `Ends` has them.
+#[repr(C, align(64))]
+struct RawEnds {
+    head: AtomicU64,
+    _apart: [u64; 7],
+    tail: AtomicU64,
+    _end: [u64; 7],
+}
+
+impl Memory {
+    fn new(head: u64, tail: u64, contents: &[u8]) -> Memory {
+        assert_eq!((size_of::<RawEnds>(), align_of::<RawEnds>()), (size_of::<Ends>(), align_of::<Ends>()));
+        let word = |octets: &[u8]| octets.iter().rev().fold(0, |word: u64, octet| word << 8 | u64::from(*octet));
+        let mut data: Box<[u64]> = contents.chunks(8).map(word).cycle().take(SIZE / 8).collect();
+        if data.is_empty() {
+            data = vec![0; SIZE / 8].into();
+        }
+        let ends = RawEnds { head: head.into(), _apart: [0; 7], tail: tail.into(), _end: [0; 7] };
+        Memory { ends: Box::new(ends), data }
+    }
+
+    fn ring(&mut self) -> Ring {
+        // SAFETY: both live as long as `self`, of which the ring is used up before; the layout of the ends is the same
+        // (two counters, each on its line, checked in `new`), SIZE octets are there, and one thread reads and writes.
+        unsafe { Ring::at((&raw const *self.ends).cast(), self.data.as_mut_ptr().cast(), SIZE) }
+    }
+
+    fn octets(&self) -> &[u8] {
+        // SAFETY: the same octets, as octets.
+        unsafe { std::slice::from_raw_parts(self.data.as_ptr().cast(), SIZE) }
+    }
+}
+
+/// Follows the records from anywhere. Each lies in the ring and takes the reader on, so there are not more of them than
+/// the shortest record has room.
+fn read_ring(choices: &mut Choices<'_>) {
+    let (head, tail, mut position) = (choices.u64(), choices.u64(), choices.u64());
+    let mut memory = Memory::new(head, tail, choices.rest());
+    let ring = memory.ring();
+    assert!(ring.size() == SIZE && ring.head() == head && ring.tail() == tail);
+    let _ = ring.used();
+    let mut session = None;
+    for _ in 0..SIZE / 8 {
+        let Some((record, next)) = ring.read_at(position) else { break };
+        assert!(lies_in(record, memory.octets()), "a record beyond the ring");
+        assert!(record.len() <= RECORD_MAX && next > position && next <= head, "the reader goes on, up to the head");
+        read_record(record, &mut session);
+        position = next;
+    }
+    ring.free(position);
+    assert_eq!(ring.tail(), position);
+}
+
+/// Writes from any head. What finds room lies in the ring, and is read as it was written.
+fn write_ring(choices: &mut Choices<'_>) {
+    let (mut head, tail) = (choices.u64(), choices.u64());
+    let mut memory = Memory::new(head, tail, &[]);
+    let ring = memory.ring();
+    while !choices.is_done() {
+        let (length, spare) = (usize::from(choices.u16()) % (RECORD_MAX + 2), choices.u16().into());
+        let fill = choices.octet();
+        let written = ring.write_at(head, spare, |space| {
+            assert!(lies_in(space, memory.octets()) && space.len() == RECORD_MAX, "room beyond the ring");
+            space.iter_mut().take(length).for_each(|octet| *octet = fill);
+            Some(length)
+        });
+        let Ok(Some(next)) = written else { continue };
+        assert!(next > head && next.is_multiple_of(8) && length <= RECORD_MAX);
+        ring.publish(next);
+        let (record, behind) = ring.read_at(head).expect("what was written is there");
+        assert!(record.len() == length && record.iter().all(|octet| *octet == fill) && behind == next);
+        assert!(ring.used() <= SIZE, "more written than there is room");
+        head = next;
+        if choices.flag() {
+            ring.free(head);
+        }
+    }
+}
+
+/// What can be read as a record or a notice is, written again, the same; and a session takes every event.
+fn read_record(bytes: &[u8], session: &mut Option<Session>) {
+    if let Ok(notice) = postcard::from_bytes::<Notice<'_>>(bytes) {
+        let again = postcard::to_stdvec(&notice).expect("a notice can be written");
+        assert_eq!(postcard::from_bytes::<Notice<'_>>(&again).as_ref(), Ok(&notice));
+    }
+    let Ok(record) = postcard::from_bytes::<Record<'_>>(bytes) else { return };
+    let again = postcard::to_stdvec(&record).expect("a record can be written");
+    assert_eq!(postcard::from_bytes::<Record<'_>>(&again).as_ref(), Ok(&record));
+    assert!(again.len() <= bytes.len(), "the shortest form is ours");
+    if let Record::Event(entry) = &record {
+        step(session, &entry.event, entry.at);
+    }
+}
+
+/// Feeds an event, answers what is asked, and lets the time come that the session waits for.
+fn step(session: &mut Option<Session>, event: &Event<'_>, at: Time) {
+    let tariff = |messages: u32| match messages % 2 {
+        0 => Tariff { per: Per::Message, price: u32::MAX },
+        _ => Tariff { per: Per::Kilobyte, price: u32::MAX },
+    };
+    if let (None, Event::Reserve(reserve)) = (&session, event) {
+        *session = Some(Session::open(SessionKey(1, 2), reserve, tariff(reserve.messages), Policy::default(), at));
+    }
+    let Some(session) = session else { return };
+    session.event(event, at);
+    drain(session, at);
+    session.timer(at);
+    drain(session, at);
+    let _ = session.deadline();
+    let stored = postcard::to_stdvec(&*session).expect("a session can be stored");
+    *session = postcard::from_bytes(&stored).expect("what is stored can be read");
+}
+
+fn drain(session: &mut Session, now: Time) {
+    for _ in 0..10_000 {
+        match session.poll() {
+            None => return,
+            Some(Output::Ask(request)) => session.response(request.number, &answer(&request), now),
+            Some(Output::CloseGate) => session.gate_closed(u32::MAX, now),
+            Some(_) => {}
+        }
+    }
+    panic!("the session wants more and more");
+}
+
+/// No account pays for ever: what is taken by a record that is out of its mind is asked for until there is no more.
+fn answer(request: &Request) -> Response {
+    match &request.operation {
+        Operation::Reserve { .. } if request.number > 100 => Response::Denied(Denial::NoCredit),
+        Operation::Reserve { quota: Quota(0) } => Response::granted(Quota(0), None),
+        Operation::Reserve { quota } => Response::granted(*quota, Some(i64::MAX)),
+        Operation::Debit { .. } => Response::debited(Some(i64::MIN)),
+        Operation::Refund { .. } => Response::Refunded { balance: None },
+        Operation::Release => Response::Released { balance: None },
+    }
+}
+
+/// Memory of a grant table.
+struct TableMemory {
+    slots: Vec<Slot>,
+    calls: Vec<AtomicU64>,
+    paths: Vec<AtomicU64>,
+    messages: Vec<AtomicU64>,
+    next_message: Vec<AtomicU32>,
+}
+
+/// Slots, and entries of each index.
+const SLOTS: usize = 4;
+const ENTRIES: usize = 64;
+
+impl TableMemory {
+    /// Zeros, with octets of the input anywhere.
+    fn new(choices: &mut Choices<'_>) -> TableMemory {
+        let mut slots: Vec<Slot> = (0..SLOTS).map(|_| Slot::default()).collect();
+        let octets = choices.octets();
+        let room = size_of_val(slots.as_slice());
+        // SAFETY: a slot is made of atomics, for which any octets are good; not more of them than there is room for.
+        unsafe { slots.as_mut_ptr().cast::<u8>().copy_from(octets.as_ptr(), octets.len().min(room)) };
+        let mut memory =
+            TableMemory { slots, calls: zeros(), paths: zeros(), messages: zeros(), next_message: zeros() };
+        for _ in 0..choices.below(32) {
+            let (at, entry) = (choices.below(ENTRIES), choices.u64());
+            match choices.below(4) {
+                0 => memory.calls[at] = entry.into(),
+                1 => memory.paths[at] = entry.into(),
+                2 => memory.messages[at] = entry.into(),
+                _ => memory.next_message[at] = AtomicU32::new(entry as u32),
+            }
+        }
+        memory
+    }
+
+    fn table(&self) -> Table<'_> {
+        Table {
+            slots: &self.slots,
+            calls: Index::over(&self.calls),
+            paths: Index::over(&self.paths),
+            messages: Index::over(&self.messages),
+            next_message: &self.next_message,
+        }
+    }
+}
+
+fn zeros<T: Default>() -> Vec<T> {
+    (0..ENTRIES).map(|_| T::default()).collect()
+}
+
+/// What engine and workers do with a table.
+fn use_table(choices: &mut Choices<'_>) {
+    let memory = TableMemory::new(choices);
+    let table = memory.table();
+    for _ in 0..ACTS_MAX {
+        if choices.is_done() {
+            break;
+        }
+        let (kind, at, hash) = (choices.octet() % 8, choices.below(SLOTS + 1) as u32, hash(choices));
+        match kind {
+            0 => open(&table, at, hash),
+            1 => {
+                table.free(at);
+                assert!(table.slots.get(at as usize).is_none_or(|slot| slot.session().is_none()));
+            }
+            2 => bind(&table, at, hash, choices),
+            3 | 4 => look_up(&table, hash),
+            5 => note(&table, at, hash),
+            _ => take(&table, at, choices),
+        }
+    }
+}
+
+/// Few enough that some meet, with an upper half for what the indexes keep of a hash.
+fn hash(choices: &mut Choices<'_>) -> u64 {
+    let octet = choices.octet();
+    u64::from(octet & 15) << 40 | u64::from(octet >> 4)
+}
+
+fn open(table: &Table<'_>, at: u32, call: u64) {
+    let session = SessionKey(call, 1);
+    let opening = Opening { session, call, inviting_tag: 5, direction: Direction::Push, per: Per::Kilobyte };
+    if table.open(at, &opening) {
+        let slot = &table.slots[at as usize];
+        assert_eq!((slot.session(), slot.direction(), slot.per()), (Some(session), Direction::Push, Per::Kilobyte));
+        assert!(slot.counters() == (0, 0) && slot.is_inviting_tag(5) && slot.has_early_tag(5, 0));
+        assert_eq!(table.slot_of(call, |found| std::ptr::eq(found, slot)), Some(at), "an open slot is found");
+    }
+}
+
+fn bind(table: &Table<'_>, at: u32, hash: u64, choices: &mut Choices<'_>) {
+    let relays = [self::hash(choices), self::hash(choices)];
+    let binding = Binding { server: hash, client: hash ^ 1 << 50, server_relay: relays[0], client_relay: relays[1] };
+    if table.bind(at, binding) {
+        assert_eq!(table.slots[at as usize].binding(), binding);
+    }
+}
+
+fn look_up(table: &Table<'_>, hash: u64) {
+    let found = table.slot_of(hash, |slot| slot.has_tags(hash, 0) || slot.has_early_tag(hash, 0));
+    let bound = table.bound(hash).map(|(at, _)| at);
+    assert!([found, bound].into_iter().flatten().all(|at| (at as usize) < SLOTS), "a slot that is none");
+}
+
+fn note(table: &Table<'_>, at: u32, hash: u64) {
+    match table.note_message(at, hash) {
+        Inserted::At(_) | Inserted::Before => assert!(table.is_noted(at, hash), "what is noted is found"),
+        Inserted::Full => {}
+    }
+}
+
+fn take(table: &Table<'_>, at: u32, choices: &mut Choices<'_>) {
+    let Some(slot) = table.slots.get(at as usize) else { return };
+    let amount = choices.u64() as u32;
+    let (granted, taken) = slot.counters();
+    match slot.take(amount) {
+        Gate::Taken { left } => {
+            let sum = u64::from(taken) + u64::from(amount) + u64::from(left);
+            assert!(amount == 0 || sum == u64::from(granted), "no more than granted");
+            assert_eq!(slot.counters(), (granted, taken + amount));
+            if choices.flag() {
+                slot.put_back(amount);
+                assert_eq!(slot.counters(), (granted, taken));
+            }
+        }
+        Gate::Beyond => assert_eq!(slot.counters(), (granted, taken)),
+    }
+    match choices.below(4) {
+        0 => slot.set_granted(amount),
+        1 => {
+            let taken = slot.close();
+            assert!(slot.counters().1 == taken && slot.take(1) == Gate::Beyond, "a closed gate stays closed");
+        }
+        _ => {}
+    }
+}

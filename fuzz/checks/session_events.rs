@@ -1,0 +1,90 @@
+//! The session machine under any order of events, answers and failures: see [`World`] for what holds.
+
+use super::Choices;
+use super::session_world::{Act, Part, Sip, World};
+use imcharge::charge::policy::{DebitOn, OnFailure, Policy, Settle};
+
+/// Acts of one conversation at most.
+const ACTS_MAX: usize = 400;
+
+/// Lets a conversation happen, ends it, and looks at the money.
+pub fn check(bytes: &[u8]) {
+    let mut choices = Choices::new(bytes);
+    let messages = choices.below(6) as u32;
+    let balance = i64::from(choices.octet());
+    let policy = policy(choices.octet());
+    let mut world = World::new(messages, balance, policy);
+    for _ in 0..ACTS_MAX {
+        if choices.is_done() {
+            break;
+        }
+        world.act(act(&mut choices));
+    }
+    world.end();
+    world.check();
+}
+
+/// One bit for each choice of an operator.
+fn policy(bits: u8) -> Policy {
+    let settle = |bit: u8| if bits & bit == 0 { Settle::Debit } else { Settle::Release };
+    Policy {
+        server_error: settle(1),
+        close: settle(2),
+        abort: settle(4),
+        report: settle(32),
+        debit_on: if bits & 8 == 0 { DebitOn::Response } else { DebitOn::Report },
+        on_failure: if bits & 16 == 0 { OnFailure::Deny } else { OnFailure::Grant },
+        ..Policy::default()
+    }
+}
+
+fn act(choices: &mut Choices<'_>) -> Act {
+    match choices.octet() % 16 {
+        0..=3 => {
+            Act::Send { message: choices.below(6) as u8, part: part(choices), transaction: choices.below(12) as u8 }
+        }
+        4 => Act::Respond { transaction: choices.below(12) as u8, code: code(choices) },
+        5 => {
+            let message = choices.below(6) as u8;
+            let end = choices.flag().then(|| choices.u64());
+            Act::Report { message, end, code: code(choices) }
+        }
+        6 => Act::Sip(sip(choices)),
+        7 => Act::Move { connection: choices.below(3) as u64 },
+        8 => Act::Lose { connection: choices.below(3) as u64 },
+        9 | 10 => Act::Read(choices.octet()),
+        11 => Act::ReadTwice(choices.octet()),
+        12 => Act::Answer,
+        13 => Act::LoseAnswer,
+        14 => Act::Fail,
+        _ => Act::Pass { seconds: choices.octet().into() },
+    }
+}
+
+fn part(choices: &mut Choices<'_>) -> Part {
+    match choices.below(5) {
+        0 => Part::Whole,
+        1 => Part::First,
+        2 => Part::Second,
+        3 => Part::Empty,
+        _ => Part::Abort,
+    }
+}
+
+fn sip(choices: &mut Choices<'_>) -> Sip {
+    match choices.below(6) {
+        0 => Sip::Answered,
+        1 => Sip::Cancelled,
+        2 => Sip::Failed,
+        3 => Sip::Bye,
+        4 => Sip::End,
+        _ => Sip::HostStopped,
+    }
+}
+
+fn code(choices: &mut Choices<'_>) -> u16 {
+    match choices.octet() {
+        octet @ 0..=159 => [200, 413, 408, 501][usize::from(octet % 4)],
+        _ => choices.u16() % 1000,
+    }
+}

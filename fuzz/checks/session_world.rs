@@ -1,0 +1,466 @@
+//! What holds for every conversation: workers, gate, rings and an enabler as a model, events read in any
+//! order and more than once, answers at any time, failures anywhere.
+
+use imcharge::charge::ch2::{Denial, Failure, Operation, Request, Response, SessionKey};
+use imcharge::charge::event::{Direction, Event, FailureReport, Flag, Reserve, Sent};
+use imcharge::charge::policy::{Policy, Settle};
+use imcharge::charge::session::{Output, Session};
+use imcharge::charge::tariff::{Per, Quota, Tariff};
+use imcharge::charge::time::Time;
+use std::collections::{BTreeMap, BTreeSet};
+
+const PRICE: u32 = 5;
+
+/// One thing that happens in the world.
+#[derive(Clone, Debug)]
+pub enum Act {
+    Send {
+        message: u8,
+        part: Part,
+        transaction: u8,
+    },
+    Respond {
+        transaction: u8,
+        code: u16,
+    },
+    Report {
+        message: u8,
+        end: Option<u64>,
+        code: u16,
+    },
+    Sip(Sip),
+    Move {
+        connection: u64,
+    },
+    Lose {
+        connection: u64,
+    },
+    /// An entry of the rings is read.
+    Read(u8),
+    /// It is read, and will be read again.
+    ReadTwice(u8),
+    /// The enabler answers.
+    Answer,
+    /// The enabler does what is asked, and its answer is lost.
+    LoseAnswer,
+    /// The enabler does nothing.
+    Fail,
+    Pass {
+        seconds: u32,
+    },
+}
+
+#[derive(Clone, Copy, Debug)]
+pub enum Part {
+    Whole,
+    First,
+    Second,
+    Empty,
+    Abort,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub enum Sip {
+    Answered,
+    Cancelled,
+    Failed,
+    Bye,
+    End,
+    HostStopped,
+}
+
+/// One account, whole units only, and every answer kept under its number.
+struct Enabler {
+    balance: i64,
+    held: i64,
+    debited: i64,
+    start: i64,
+    answers: BTreeMap<u32, Response>,
+    released: bool,
+    /// A debit came after the release, or without a reservation: it may take the balance below zero.
+    uncovered: bool,
+}
+
+impl Enabler {
+    fn ask(&mut self, request: &Request) -> Response {
+        if let Some(answer) = self.answers.get(&request.number) {
+            return answer.clone();
+        }
+        let answer = match &request.operation {
+            Operation::Reserve { quota } => self.reserve(*quota),
+            Operation::Debit { units, .. } => self.debit(i64::try_from(units.0).expect("a price")),
+            Operation::Refund { units, .. } => self.refund(i64::try_from(units.0).expect("a price")),
+            Operation::Release => self.release(),
+        };
+        assert_eq!(self.balance + self.held + self.debited, self.start, "money is conserved");
+        self.answers.insert(request.number, answer.clone());
+        answer
+    }
+
+    fn reserve(&mut self, quota: Quota) -> Response {
+        let granted = (self.balance / i64::from(PRICE)).clamp(0, quota.0.into());
+        let Some(quota) = u32::try_from(granted).ok().filter(|granted| *granted > 0) else {
+            return Response::Denied(Denial::NoCredit);
+        };
+        assert!(!self.released, "nothing is reserved after the release");
+        self.balance -= granted * i64::from(PRICE);
+        self.held += granted * i64::from(PRICE);
+        Response::granted(Quota(quota), Some(self.balance))
+    }
+
+    fn debit(&mut self, units: i64) -> Response {
+        let from_hold = units.min(self.held);
+        self.uncovered |= from_hold < units;
+        self.held -= from_hold;
+        self.balance -= units - from_hold;
+        self.debited += units;
+        Response::debited(Some(self.balance))
+    }
+
+    fn refund(&mut self, units: i64) -> Response {
+        self.balance += units;
+        self.debited -= units;
+        Response::Refunded { balance: Some(self.balance) }
+    }
+
+    fn release(&mut self) -> Response {
+        assert!(!self.released, "one release");
+        self.released = true;
+        self.balance += self.held;
+        self.held = 0;
+        Response::Released { balance: Some(self.balance) }
+    }
+}
+
+/// The grant slot in shared memory.
+#[derive(Default)]
+struct Gate {
+    granted: u32,
+    taken: u32,
+    closed: bool,
+    known: BTreeSet<u8>,
+}
+
+/// A ring entry; texts are numbers until it is read.
+#[derive(Clone, Debug)]
+enum Ring {
+    Sent { message: u8, part: Part, transaction: u8, taken: u32, connection: u64 },
+    Stopped,
+    Other(Act),
+}
+
+pub struct World {
+    session: Session,
+    /// Goes through the store before every call.
+    stored: Session,
+    now: Time,
+    policy: Policy,
+    enabler: Enabler,
+    gate: Gate,
+    rings: Vec<(Time, Ring)>,
+    in_flight: Option<Request>,
+    next_number: u32,
+    passed: BTreeSet<u8>,
+    aborted: BTreeSet<u8>,
+    debited: BTreeMap<String, u32>,
+    free: BTreeMap<String, u32>,
+    refunded: BTreeMap<String, u32>,
+    /// Messages about which a failure REPORT was read.
+    reported: BTreeSet<u8>,
+    verdicts: u32,
+    closed: u32,
+    forgotten: u32,
+}
+
+impl World {
+    pub fn new(messages: u32, balance: i64, policy: Policy) -> World {
+        let reserve = Reserve {
+            call_id: "c1",
+            account: "sip:alice@example.org",
+            other: "",
+            icid: "",
+            direction: Direction::Pull,
+            messages,
+            carried: [0; 4],
+        };
+        let tariff = Tariff { per: Per::Message, price: PRICE };
+        let now = Time(1_000_000_000);
+        let session = Session::open(SessionKey(1, 2), &reserve, tariff, policy, now);
+        let mut world = World {
+            stored: session.clone(),
+            session,
+            now,
+            policy,
+            enabler: Enabler {
+                balance,
+                held: 0,
+                debited: 0,
+                start: balance,
+                answers: BTreeMap::new(),
+                released: false,
+                uncovered: false,
+            },
+            gate: Gate::default(),
+            rings: Vec::new(),
+            in_flight: None,
+            next_number: 0,
+            passed: BTreeSet::new(),
+            aborted: BTreeSet::new(),
+            debited: BTreeMap::new(),
+            free: BTreeMap::new(),
+            refunded: BTreeMap::new(),
+            reported: BTreeSet::new(),
+            verdicts: 0,
+            closed: 0,
+            forgotten: 0,
+        };
+        world.drain();
+        world
+    }
+
+    /// Calls both sessions and does what they want.
+    fn call(&mut self, call: impl Fn(&mut Session)) {
+        let bytes = postcard::to_stdvec(&self.stored).expect("a session is storable");
+        self.stored = postcard::from_bytes(&bytes).expect("what is stored can be read");
+        call(&mut self.session);
+        call(&mut self.stored);
+        self.drain();
+    }
+
+    fn drain(&mut self) {
+        while let Some(output) = self.session.poll() {
+            assert_eq!(self.stored.poll().as_ref(), Some(&output), "storing changes nothing");
+            self.take(output);
+        }
+        assert_eq!(self.stored.poll(), None);
+        assert_eq!(self.session.deadline(), self.stored.deadline());
+    }
+
+    fn take(&mut self, output: Output) {
+        assert_eq!(self.forgotten, 0, "nothing comes after the end");
+        match output {
+            Output::Ask(request) => self.asked(request),
+            Output::Verdict(_) => self.verdicts += 1,
+            Output::Grant(total) => {
+                assert!(!self.gate.closed, "a closed gate gets no grant");
+                assert!(total.0 >= self.gate.granted);
+                self.gate.granted = total.0;
+            }
+            Output::CloseGate => {
+                self.gate.closed = true;
+                let (taken, now) = (self.gate.taken, self.now);
+                self.session.gate_closed(taken, now);
+                self.stored.gate_closed(taken, now);
+            }
+            Output::Debited { message_id, .. } => *self.debited.entry(message_id.into()).or_default() += 1,
+            Output::NotDebited { message_id, .. } => *self.free.entry(message_id.into()).or_default() += 1,
+            Output::Refunded { message_id, .. } => *self.refunded.entry(message_id.into()).or_default() += 1,
+            Output::RefundDenied { .. } | Output::DebitDenied { .. } | Output::HeldBack { .. } => {
+                panic!("this enabler refuses nothing that is with the client, and nothing is held back")
+            }
+            Output::EnablerFailed(_) => {}
+            Output::Closed { .. } => self.closed += 1,
+            Output::Forget => self.forgotten += 1,
+        }
+    }
+
+    fn asked(&mut self, request: Request) {
+        assert!(self.in_flight.is_none(), "one request is in flight");
+        if request.number == self.next_number {
+            self.next_number += 1;
+        } else {
+            assert_eq!(request.number + 1, self.next_number, "numbers rise by one, only the last comes again");
+        }
+        self.in_flight = Some(request);
+    }
+
+    pub fn act(&mut self, act: Act) {
+        match act {
+            Act::Send { message, part, transaction } => self.pass(message, part, transaction),
+            Act::Read(index) => self.read(index, false),
+            Act::ReadTwice(index) => self.read(index, true),
+            Act::Answer => self.answer(true, true),
+            Act::LoseAnswer => self.answer(true, false),
+            Act::Fail => self.answer(false, false),
+            Act::Pass { seconds } => {
+                // The engine reads its rings well within the time that a closed session lingers.
+                if self.closed > 0 {
+                    self.read_all();
+                }
+                self.now = self.now.after_seconds(seconds);
+                let now = self.now;
+                self.call(|session| session.timer(now));
+            }
+            other => self.rings.push((self.now, Ring::Other(other))),
+        }
+    }
+
+    /// A SEND at the gate.
+    fn pass(&mut self, message: u8, part: Part, transaction: u8) {
+        let content = matches!(part, Part::Whole | Part::First | Part::Second);
+        let known = self.gate.known.contains(&message);
+        let mut taken = 0;
+        if content && (self.gate.closed || (!known && self.gate.taken >= self.gate.granted)) {
+            self.rings.push((self.now, Ring::Stopped));
+            return;
+        }
+        if content {
+            if !known {
+                taken = 1;
+                self.gate.taken += 1;
+                self.gate.known.insert(message);
+            }
+            self.passed.insert(message);
+        }
+        if matches!(part, Part::Abort) {
+            self.aborted.insert(message);
+        }
+        let connection = u64::from(transaction % 3);
+        self.rings.push((self.now, Ring::Sent { message, part, transaction, taken, connection }));
+    }
+
+    fn read_all(&mut self) {
+        while !self.rings.is_empty() {
+            self.read(0, false);
+        }
+    }
+
+    fn read(&mut self, index: u8, again: bool) {
+        if self.rings.is_empty() {
+            return;
+        }
+        let index = usize::from(index) % self.rings.len();
+        let (at, entry) = if again { self.rings[index].clone() } else { self.rings.remove(index) };
+        let id = |message: u8| format!("message-{message}");
+        match entry {
+            Ring::Sent { message, part, transaction, taken, connection } => {
+                let message_id = id(message);
+                let sent = sent(&message_id, part, transaction, taken, connection);
+                self.call(|session| session.event(&Event::Sent(sent.clone()), at));
+            }
+            Ring::Stopped => self.call(|session| session.event(&Event::Stopped { message_id: "x" }, at)),
+            Ring::Other(Act::Report { message, end, code }) => {
+                let message_id = id(message);
+                let event = Event::Reported { message_id: &message_id, start: 1, end, code };
+                if code >= 400 {
+                    self.reported.insert(message);
+                }
+                self.call(|session| session.event(&event, at));
+            }
+            Ring::Other(act) => {
+                let event = plain(&act);
+                self.call(|session| session.event(&event, at));
+            }
+        }
+    }
+
+    fn answer(&mut self, done: bool, told: bool) {
+        let now = self.now;
+        let Some(request) = self.in_flight.take() else {
+            return;
+        };
+        // A reservation whose answer is lost is given back by the binding: as if it were never done.
+        let reserve = matches!(request.operation, Operation::Reserve { .. });
+        let response = match (done, told) {
+            (true, true) => self.enabler.ask(&request),
+            (true, false) if !reserve => {
+                self.enabler.ask(&request);
+                Response::Failed(Failure::Enabler)
+            }
+            _ => Response::Failed(Failure::Enabler),
+        };
+        self.call(|session| session.response(request.number, &response, now));
+    }
+
+    /// Everything is read, BYE comes, everything is answered and all timers run out.
+    pub fn end(&mut self) {
+        self.read_all();
+        self.act(Act::Sip(Sip::Bye));
+        self.read_all();
+        for _ in 0..10_000 {
+            if self.in_flight.is_some() {
+                self.answer(true, true);
+            } else if let Some(deadline) = self.session.deadline() {
+                self.now = self.now.max(deadline);
+                let now = self.now;
+                self.call(|session| session.timer(now));
+            } else {
+                return;
+            }
+        }
+        panic!("the session comes to no end: {}", self.session.phase());
+    }
+
+    pub fn check(&self) {
+        assert_eq!((self.verdicts, self.closed, self.forgotten), (1, 1, 1), "verdict, closed, forget");
+        assert_eq!(self.enabler.held, 0, "nothing is held");
+        let debits: u32 = self.debited.values().sum();
+        let refunds: u32 = self.refunded.values().sum();
+        let told = i64::from(debits) - i64::from(refunds);
+        assert_eq!(self.enabler.debited, told * i64::from(PRICE), "what is told is what was taken");
+        assert!(self.enabler.uncovered || self.enabler.balance >= 0, "what is granted is paid for");
+        for message in 0..6 {
+            self.check_message(message);
+        }
+    }
+
+    fn check_message(&self, message: u8) {
+        let id = format!("message-{message}");
+        let debited = self.debited.get(&id).copied().unwrap_or(0);
+        let free = self.free.get(&id).copied().unwrap_or(0);
+        if !self.passed.contains(&message) {
+            assert_eq!((debited, free), (0, 0), "{id} never passed");
+            return;
+        }
+        assert_eq!(debited + free, 1, "{id} is settled once");
+        let Policy { server_error, close, abort, report, .. } = self.policy;
+        let reported = report == Settle::Release && self.reported.contains(&message);
+        let refunded = self.refunded.get(&id).copied().unwrap_or(0);
+        assert!(
+            refunded <= debited && (reported || refunded == 0),
+            "{id} is given back once at most, and for a reason"
+        );
+        let may_be_free = reported
+            || server_error == Settle::Release
+            || close == Settle::Release
+            || (abort == Settle::Release && self.aborted.contains(&message));
+        assert!(debited == 1 || may_be_free, "{id} is debited");
+    }
+}
+
+fn sent(message_id: &str, part: Part, transaction: u8, taken: u32, connection: u64) -> Sent<'_> {
+    let (start, octets, flag) = match part {
+        Part::Whole => (1, 100, Flag::Last),
+        Part::First => (1, 50, Flag::More),
+        Part::Second => (51, 50, Flag::Last),
+        Part::Empty => (1, 0, Flag::Last),
+        Part::Abort => (51, 0, Flag::Aborted),
+    };
+    Sent {
+        message_id,
+        transaction: transaction.into(),
+        start,
+        octets,
+        total: None,
+        flag,
+        failure_report: FailureReport::Yes,
+        success_report: transaction.is_multiple_of(2),
+        taken,
+        connection,
+    }
+}
+
+fn plain(act: &Act) -> Event<'static> {
+    match *act {
+        Act::Respond { transaction, code } => Event::Responded { transaction: transaction.into(), code, connection: 2 },
+        Act::Lose { connection } => Event::ConnectionLost { connection },
+        Act::Sip(Sip::Answered) => Event::Answered,
+        Act::Sip(Sip::Cancelled) => Event::Cancelled,
+        Act::Sip(Sip::Failed) => Event::Failed { code: 487 },
+        Act::Sip(Sip::Bye) => Event::Bye,
+        Act::Sip(Sip::End) => Event::End { reason: "script" },
+        Act::Sip(Sip::HostStopped) => Event::HostStopped,
+        Act::Move { connection } => Event::Moved { connection },
+        _ => Event::Moved { connection: 0 },
+    }
+}

@@ -1,0 +1,96 @@
+//! SIP as raw bytes (RFC 3261): what is found lies in the message, stays found when the message comes in another of its
+//! lawful forms, and the readers of the engine agree with the view they stand on.
+
+use super::lies_in;
+use imcharge::engine::facts::Suspended;
+use imcharge::engine::raw::{self, Inviting};
+use imcharge::wire::identity;
+use imcharge::wire::sip::{SipMessage, Start, icid};
+
+/// Longest message that is read.
+const MESSAGE_MAX: usize = 64 * 1024;
+
+/// Reads a message in every way that there is.
+pub fn check(bytes: &[u8]) {
+    let message = SipMessage::parse(bytes);
+    assert_readers(bytes, message.as_ref());
+    assert_identity(bytes);
+    let Some(message) = message else { return };
+    assert!(bytes.len() <= MESSAGE_MAX, "longer than may be");
+    for part in fields(&message) {
+        assert!(lies_in(part, bytes), "a field beyond the message");
+    }
+    assert!(lies_in(icid(message.charging_vector), message.charging_vector));
+    if let Start::Response { code } = message.start {
+        assert!((100..700).contains(&code));
+    }
+    for value in [message.from, message.asserted, message.called_party] {
+        assert_identity(value);
+    }
+    assert_same_behind_line_breaks(bytes, &message);
+    assert_same_without_its_rest(bytes, &message);
+}
+
+fn fields<'a>(message: &SipMessage<'a>) -> [&'a [u8]; 9] {
+    [
+        message.call_id,
+        message.from,
+        message.from_tag,
+        message.to_tag,
+        message.cseq_method,
+        message.asserted,
+        message.called_party,
+        message.charging_vector,
+        message.body,
+    ]
+}
+
+/// RFC 3261, 7.5: line breaks before the start line say nothing.
+fn assert_same_behind_line_breaks(bytes: &[u8], message: &SipMessage<'_>) {
+    if bytes.len() + 4 <= MESSAGE_MAX {
+        let behind = [b"\r\n\r\n", bytes].concat();
+        assert_eq!(SipMessage::parse(&behind).as_ref(), Some(message));
+    }
+}
+
+/// RFC 3261, 18.3: what stands behind the body, by its Content-Length, belongs to another message.
+fn assert_same_without_its_rest(bytes: &[u8], message: &SipMessage<'_>) {
+    if message.body.is_empty() {
+        return;
+    }
+    let end = message.body.as_ptr().addr() - bytes.as_ptr().addr() + message.body.len();
+    assert_eq!(SipMessage::parse(&bytes[..end]).as_ref(), Some(message));
+}
+
+/// Each reader takes its own kind only, and none takes what is no message.
+fn assert_readers(bytes: &[u8], message: Option<&SipMessage<'_>>) {
+    let method = match message.map(|message| message.start) {
+        Some(Start::Request { method, .. }) => method,
+        _ => b"",
+    };
+    let is_reply = matches!(message.map(|message| message.start), Some(Start::Response { .. }));
+    let invite = raw::invite(bytes, 1, Suspended::default());
+    assert!(invite.is_none() || method == b"INVITE");
+    assert_eq!(raw::offer(bytes).is_some(), method == b"INVITE");
+    assert!(raw::cancel(bytes).is_none() || method == b"CANCEL");
+    assert!(raw::reply(bytes).is_none() || is_reply);
+    if let Some(bye) = raw::bye(bytes) {
+        assert!(method == b"BYE" && !bye.to_tag.is_empty() && !bye.from_tag.is_empty());
+    }
+    if let (Some(Inviting::Initial(invite)), Some(message)) = (invite, message) {
+        assert_eq!(Some(invite.invitation.cseq), message.cseq);
+        assert_eq!((invite.invitation.call_id, invite.invitation.from_tag), (message.call_id, message.from_tag));
+        assert!(message.to_tag.is_empty(), "an INVITE with a To tag repeats in a dialog");
+    }
+}
+
+/// An identity is bounded, sane, and its own canonical form: the same party is one account however it was written.
+fn assert_identity(value: &[u8]) {
+    let Some(identity) = identity::canonical(value) else {
+        return assert!(!identity::is_store_and_forward(value));
+    };
+    assert!(identity.len() <= 256);
+    assert!(identity.starts_with("sip:") || identity.starts_with("tel:"));
+    assert!(identity.bytes().all(|octet| octet.is_ascii_graphic()));
+    assert_eq!(identity::canonical(identity.as_bytes()).as_deref(), Some(identity.as_str()));
+}

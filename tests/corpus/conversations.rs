@@ -1,0 +1,69 @@
+//! Conversations made up at random, with the model that the fuzz target `session_events` has as well.
+
+use crate::checks::session_world::{Act, Part, Sip, World};
+use imcharge::charge::policy::{DebitOn, OnFailure, Policy, Settle};
+use proptest::prelude::*;
+
+fn act() -> impl Strategy<Value = Act> {
+    let part = prop_oneof![
+        4 => Just(Part::Whole), 3 => Just(Part::First), 3 => Just(Part::Second), 1 => Just(Part::Empty),
+        1 => Just(Part::Abort),
+    ];
+    let code = prop_oneof![6 => Just(200), 1 => Just(413), 1 => Just(408), 1 => Just(501), 1 => 0..999_u16];
+    let sip = prop_oneof![
+        4 => Just(Sip::Answered), 1 => Just(Sip::Cancelled), 1 => Just(Sip::Failed), 2 => Just(Sip::Bye),
+        1 => Just(Sip::End), 1 => Just(Sip::HostStopped),
+    ];
+    prop_oneof![
+        10 => (0..6_u8, part, 0..12_u8)
+            .prop_map(|(message, part, transaction)| Act::Send { message, part, transaction }),
+        6 => (0..12_u8, code.clone()).prop_map(|(transaction, code)| Act::Respond { transaction, code }),
+        2 => (0..6_u8, prop::option::of(0..120_u64), code)
+            .prop_map(|(message, end, code)| Act::Report { message, end, code }),
+        2 => sip.prop_map(Act::Sip),
+        1 => (0..3_u64).prop_map(|connection| Act::Move { connection }),
+        1 => (0..3_u64).prop_map(|connection| Act::Lose { connection }),
+        14 => any::<u8>().prop_map(Act::Read),
+        2 => any::<u8>().prop_map(Act::ReadTwice),
+        8 => Just(Act::Answer),
+        1 => Just(Act::LoseAnswer),
+        1 => Just(Act::Fail),
+        3 => (0..40_u32).prop_map(|seconds| Act::Pass { seconds }),
+    ]
+}
+
+fn policies() -> impl Strategy<Value = Policy> {
+    let settle = || prop_oneof![Just(Settle::Debit), Just(Settle::Release)];
+    let debit_on = prop_oneof![Just(DebitOn::Response), Just(DebitOn::Report)];
+    let on_failure = prop_oneof![Just(OnFailure::Deny), Just(OnFailure::Grant)];
+    (settle(), settle(), settle(), settle(), debit_on, on_failure).prop_map(
+        |(server_error, close, abort, report, debit_on, on_failure)| Policy {
+            server_error,
+            close,
+            abort,
+            report,
+            debit_on,
+            on_failure,
+            ..Policy::default()
+        },
+    )
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn every_conversation_ends_with_the_right_money(
+        messages in 0..5_u32,
+        balance in 0..60_i64,
+        policy in policies(),
+        acts in prop::collection::vec(act(), 0..120),
+    ) {
+        let mut world = World::new(messages, balance, policy);
+        for act in acts {
+            world.act(act);
+        }
+        world.end();
+        world.check();
+    }
+}
