@@ -242,14 +242,14 @@ impl Session {
         }
     }
 
-    /// The fate of the reservation is not known: what may be held is released in the end, so that a grant that comes
-    /// late binds nobody's credit.
+    /// The fate of the reservation is not known: what may be held is released, so that it binds nobody's credit, and
+    /// nothing is debited out of it.
     fn unanswered(&mut self, flight: &Flight, asked: Quota, failure: Failure, now: Time) {
         self.step(now, StepKind::EnablerFailed, flight.number.into());
         self.outputs.push(Output::EnablerFailed(failure));
         self.refused = Some(now);
-        if failure.may_be_done() || flight.repeated {
-            self.reservation.get_or_insert(flight.number);
+        if self.reservation.is_none() && (failure.may_be_done() || flight.repeated) {
+            self.abandoned.push((flight.number, None));
         }
         if asked.0 == 0 {
             self.valid_until = Some(now.after_seconds(RENEW_LEAST));
@@ -275,9 +275,9 @@ impl Session {
     fn end_unserved(&mut self, outcome: Outcome, now: Time) {
         self.outcome.get_or_insert(outcome);
         self.dialog_over = true;
-        match self.reservation {
-            Some(_) => self.phase = Phase::Settling,
-            None => self.close(now),
+        match self.reservation.is_some() || !self.abandoned.is_empty() {
+            true => self.phase = Phase::Settling,
+            false => self.close(now),
         }
     }
 

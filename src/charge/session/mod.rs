@@ -206,7 +206,7 @@ pub struct Session {
     outstanding: Quota,
     /// The enabler's way to who has the reservation.
     route: Option<Box<str>>,
-    /// Reservations that the enabler made after all, when nobody wanted them any more.
+    /// Reservations that the enabler may have made, and nobody uses.
     abandoned: ThinVec<(u32, Option<Box<str>>)>,
     /// When the grant has become old (Validity-Time), and for how long each one is good.
     valid_until: Option<Time>,
@@ -386,8 +386,7 @@ impl Session {
     /// The enabler has granted a request after all that it was not heard to answer. Nobody uses that any more: if the
     /// session does not hold it, it is given back.
     pub fn late_grant(&mut self, number: u32, route: Option<Box<str>>, now: Time) {
-        let releases = self.flight.as_ref().is_some_and(|flight| matches!(flight.work, Work::Release));
-        if (self.reservation == Some(number) && !releases) || matches!(self.phase, Phase::Gone) {
+        if self.reservation == Some(number) || matches!(self.phase, Phase::Gone) {
             return;
         }
         self.step(now, StepKind::LateGrant, number.into());
