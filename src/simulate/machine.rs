@@ -16,6 +16,9 @@ pub struct Crash;
 /// Octets that a connection takes before its far end reads.
 const WINDOW: usize = 4096;
 
+/// Lets a span of time pass.
+pub type Meanwhile = Rc<dyn Fn(Duration)>;
+
 /// The machine.
 pub struct Machine {
     /// Microseconds of the clock that nobody steps.
@@ -35,7 +38,7 @@ pub struct Machine {
     /// Whether anybody listens.
     pub listens: Cell<bool>,
     /// What happens elsewhere while the engine pauses.
-    pub meanwhile: RefCell<Option<Rc<dyn Fn(Duration)>>>,
+    pub meanwhile: RefCell<Option<Meanwhile>>,
 }
 
 thread_local! {

@@ -61,6 +61,8 @@ pub struct Call {
     pub passed: BTreeMap<usize, BTreeSet<Place>>,
     /// Of them, those that a loss of shared memory may have taken.
     pub lost: BTreeSet<usize>,
+    /// Messages about which the client has reported a failure.
+    pub reported: BTreeSet<usize>,
 }
 
 impl Call {
@@ -147,6 +149,20 @@ impl Call {
         format!(
             "MSRP {transaction} {code} -\r\nTo-Path: msrp://10.0.0.9:2855/relay;tcp\r\nFrom-Path: {}\r\n-------{transaction}$\r\n",
             self.client_uri()
+        )
+    }
+
+    /// The client's REPORT that it could not use it.
+    pub fn report(&self, message: usize) -> String {
+        let octets = self.messages[message].chunks * 100;
+        format!(
+            "MSRP r{}x{message} REPORT\r\nTo-Path: msrp://10.0.0.9:2855/relay;tcp {}\r\nFrom-Path: {}\r\nMessage-ID: {}\r\n\
+             Byte-Range: 1-{octets}/{octets}\r\nStatus: 000 415 -\r\n-------r{}x{message}$\r\n",
+            self.number,
+            self.server_uri(),
+            self.client_uri(),
+            self.message_id(message),
+            self.number
         )
     }
 

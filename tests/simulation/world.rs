@@ -2,6 +2,7 @@
 
 use crate::call::{Call, Message, Reaction, Stage};
 use crate::elsewhere::Elsewhere;
+use imcharge::charge::policy::Settle;
 use imcharge::engine::Engine;
 use imcharge::engine::config::Config;
 use imcharge::engine::facts::Frame;
@@ -70,6 +71,8 @@ enum What {
     /// A SEND of (call, message, chunk), the how-many-th.
     Send(usize, usize, u32, u32),
     Respond(usize, usize, u32, u32),
+    /// A failure REPORT about a message.
+    Report(usize, usize),
     Bye(usize),
     Cancel(usize),
     Refuse(usize),
@@ -95,7 +98,7 @@ pub struct World<'a> {
     sequence: u64,
     balances: Vec<(String, i64)>,
     price: i64,
-    /// Whether one crash at the least came with a loss of memory.
+    /// What it has done.
     pub tally: Tally,
     state: &'a Path,
 }
@@ -131,7 +134,11 @@ impl<'a> World<'a> {
                 ("profile", if random.bool() { "rfc8506" } else { "3gpp-ro" }),
                 ("tx_timeout", "3"),
                 ("on_failure", if random.u8(0..4) == 0 { "grant" } else { "deny" }),
+                ("model", if random.u8(0..6) == 0 { "immediate" } else { "reserve" }),
             ]);
+        }
+        if random.bool() {
+            set.push(("policy", "report=release"));
         }
         for (name, value) in set {
             config.set(name, value).unwrap_or_else(|error| panic!("{error}"));
@@ -217,6 +224,7 @@ impl<'a> World<'a> {
                 verdicts: 0,
                 passed: Default::default(),
                 lost: BTreeSet::new(),
+                reported: BTreeSet::new(),
             };
             self.calls.push(call);
             let at = self.random.u64(0..TROUBLE * 2 / 3);
@@ -293,7 +301,8 @@ impl<'a> World<'a> {
             What::Answer(call) => self.answer(call),
             What::Send(call, message, chunk, again) => self.send(call, message, chunk, again),
             What::Respond(call, message, chunk, again) => self.respond(call, message, chunk, again),
-            What::Bye(call) => self.end(call, |call, worker| call.bye(worker)),
+            What::Report(call, message) => self.report(call, message),
+            What::Bye(call) => self.bye(call),
             What::Cancel(call) => self.cancel(call),
             What::Refuse(call) => self.refuse(call),
             What::Lose(call) => self.lose(call),
@@ -476,6 +485,9 @@ impl World<'_> {
             // Some answers are lost, some come twice.
             let times = [1, 1, 1, 1, 1, 1, 1, 1, 0, 2][self.random.usize(0..10)];
             (0..times).for_each(|_| self.soon(most, What::Respond(number, message, chunk, again)));
+            if self.random.u8(0..12) == 0 {
+                self.soon(10 * SECOND, What::Report(number, message));
+            }
         }
     }
 
@@ -487,11 +499,22 @@ impl World<'_> {
         worker.frame(&Frame { bytes: bytes.as_bytes(), connection, from_self: false });
     }
 
-    fn end(&mut self, number: usize, how: impl FnOnce(&Call, &mut Worker) -> bool) {
+    fn report(&mut self, number: usize, message: usize) {
+        let call = &mut self.calls[number];
+        if call.stage != Stage::Answered {
+            return;
+        }
+        call.reported.insert(message);
+        let (bytes, connection) = (call.report(message), call.connections[1]);
+        let (_, worker) = self.worker();
+        worker.frame(&Frame { bytes: bytes.as_bytes(), connection, from_self: false });
+    }
+
+    fn bye(&mut self, number: usize) {
         let process = self.random.usize(0..PROCESSES);
         let call = &mut self.calls[number];
         if call.stage == Stage::Answered {
-            how(call, &mut self.workers[process]);
+            call.bye(&mut self.workers[process]);
             call.stage = Stage::Over;
         }
     }
@@ -679,11 +702,19 @@ impl World<'_> {
             let sql = "SELECT count(*) FROM debits WHERE call_id=?1 AND message_id=?2";
             ledger.query_row(sql, (call_id, message_id), |row| row.get(0)).expect("a table")
         };
+        let refunds = |call_id: &str, message_id: &str| -> i64 {
+            let sql = "SELECT count(refunded_at) FROM debits WHERE call_id=?1 AND message_id=?2";
+            ledger.query_row(sql, (call_id, message_id), |row| row.get(0)).expect("a table")
+        };
         for call in &self.calls {
             for message in 0..call.messages.len() {
                 let debits = count(&call.call_id(), &call.message_id(message));
                 let passed = call.passed.contains_key(&message);
-                let may_be_free = call.may_be_free(message) || call.lost.contains(&message);
+                let given_back = self.config.policy.report == Settle::Release && call.reported.contains(&message);
+                let may_be_free = call.may_be_free(message) || call.lost.contains(&message) || given_back;
+                if !given_back && refunds(&call.call_id(), &call.message_id(message)) > 0 {
+                    return Err(format!("call {} message {message} was given back for no reason", call.number));
+                }
                 let right = match (passed, may_be_free) {
                     (false, _) => debits == 0,
                     (true, false) => debits == 1,
@@ -707,7 +738,8 @@ impl World<'_> {
             |sql: &str, name: &str| -> i64 { ledger.query_row(sql, [name], |row| row.get(0)).expect("a number") };
         let elsewhere = self.elsewhere.borrow();
         for (name, initial) in &self.balances {
-            let debited = number("SELECT coalesce(sum(units), 0) FROM debits WHERE account=?1", name);
+            let debited = "SELECT coalesce(sum(units), 0) FROM debits WHERE account=?1 AND refunded_at IS NULL";
+            let debited = number(debited, name);
             let (balance, held, taken) = match self.config.diameter() {
                 Some(_) => {
                     let found = elsewhere.ocs.book.accounts().find(|(known, _)| known == name);
