@@ -24,6 +24,9 @@ run scripts/fuzz.sh --test 10
 # What only the module has.
 echo "== the module's own tests"
 CARGO_TARGET_DIR=target/kamailio cargo test -q --release --lib --features kamailio host:: 2>&1 | tee -a "$log"
+# The whole on a simulated machine, for as long as there is time for it.
+echo "== the simulation"
+CARGO_TARGET_DIR=target/simulate SECONDS_MAX=100 cargo test -q --release --features simulate --test simulation 2>&1 | tee -a "$log"
 # The stock Kamailio, on real sockets, and the charging system to rehearse with.
 echo "== the charging system to rehearse with"
 cargo build -q --release --example ocs 2>&1 | tee -a "$log"

@@ -2,7 +2,8 @@
 //!
 //! Folders are layers. [`charge`] holds the rules and is pure; [`wire`] reads protocols; [`enabler`] is
 //! who grants and debits; [`engine`] is the process that owns all state, and the rings and tables by which
-//! the host's processes reach it; `ffi` and `host` are the faces that hosts see.
+//! the host's processes reach it; `ffi` and `host` are the faces that hosts see; `simulate` is where a simulation
+//! takes the place of the machine.
 
 // Test support that is shared with `fuzz/` names the crate as those outside do.
 #[cfg(test)]
@@ -15,4 +16,6 @@ pub mod engine;
 pub mod ffi;
 #[cfg(feature = "kamailio")]
 pub mod host;
+#[doc(hidden)]
+pub mod simulate;
 pub mod wire;

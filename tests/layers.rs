@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 const ARROWS: &[(&str, &[&str])] = &[
     ("charge", &["charge"]),
     ("wire", &["wire"]),
-    ("enabler", &["enabler", "charge", "wire"]),
-    ("engine", &["engine", "enabler", "charge", "wire"]),
+    ("simulate", &["simulate", "charge"]),
+    ("enabler", &["enabler", "charge", "wire", "simulate"]),
+    ("engine", &["engine", "enabler", "charge", "wire", "simulate"]),
     ("ffi", &["ffi", "engine", "charge"]),
     ("host", &["host", "engine", "charge"]),
 ];

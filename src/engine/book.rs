@@ -17,8 +17,9 @@ use crate::charge::time::Time;
 use crate::enabler::diameter::credit_control::Call;
 use crate::enabler::diameter::{Diameter, Heard};
 use crate::enabler::ledger::{Account, Accounts, Ledger};
+use crate::simulate::{self, Broken};
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeSet, BinaryHeap, HashMap, VecDeque};
 use std::sync::atomic::Ordering;
 
 use super::grant::{Opening, REUSE_AFTER_SECONDS};
@@ -106,7 +107,7 @@ pub struct Book {
     /// Closed sessions that still have a slot, oldest first.
     lingering: VecDeque<(Time, SessionKey)>,
     /// Sessions that a connection carries.
-    connections: HashMap<u64, HashSet<SessionKey>>,
+    connections: HashMap<u64, BTreeSet<SessionKey>>,
     /// Events whose INVITE is not read yet.
     orphans: VecDeque<(Time, SessionKey, Orphan)>,
     open: u64,
@@ -165,9 +166,11 @@ impl Book {
 
     /// Says again what an engine that died may not have told: grants, closed gates, requests in flight.
     pub fn resume(&mut self, turn: &mut Turn<'_>) -> Result<(), StoreError> {
-        for key in self.sessions.keys().copied().collect::<Vec<_>>() {
+        for key in self.in_order(|_| true) {
             let Some(live) = self.sessions.get_mut(&key) else { continue };
-            live.session.resume(turn.now);
+            if !simulate::is_broken(Broken::OutboxDropped) {
+                live.session.resume(turn.now);
+            }
             let granted = live.session.decision() == Some(Decision::Granted) && live.session.is_open();
             if granted && live.slot.is_none() && live.instance == turn.instance {
                 live.slot = self.free_slots.pop();
@@ -191,19 +194,25 @@ impl Book {
                 }
             }
         }
-        let closed = self.sessions.values().filter(|live| !live.session.is_open() && live.slot.is_some());
-        self.lingering = closed.map(|live| (clock::now(), live.session.key())).collect();
+        let closed = self.in_order(|live| !live.session.is_open() && live.slot.is_some());
+        self.lingering = closed.into_iter().map(|key| (clock::now(), key)).collect();
     }
 
     /// Sessions that an earlier run of the host opened and nobody has settled.
     pub fn opened_by_others(&self, instance: u64) -> Vec<SessionKey> {
-        let others = self.sessions.iter().filter(|(_, live)| live.instance != instance && live.session.is_open());
-        others.map(|(key, _)| *key).collect()
+        self.in_order(|live| live.instance != instance && live.session.is_open())
     }
 
     /// Sessions that are not settled.
     pub fn open_sessions(&self) -> Vec<SessionKey> {
-        self.sessions.iter().filter(|(_, live)| live.session.is_open()).map(|(key, _)| *key).collect()
+        self.in_order(|live| live.session.is_open())
+    }
+
+    /// Sessions, in the order in which they were opened.
+    fn in_order(&self, wanted: impl Fn(&Live) -> bool) -> Vec<SessionKey> {
+        let mut found: Vec<_> = self.sessions.iter().filter(|(_, live)| wanted(live)).collect();
+        found.sort_by_key(|(_, live)| live.row);
+        found.into_iter().map(|(key, _)| *key).collect()
     }
 
     /// Whether a session is not settled.
@@ -543,9 +552,7 @@ impl Book {
 
     /// An operator decides about what the sessions of a call hold back.
     fn resolve(&mut self, turn: &mut Turn<'_>, call_id: &str, again: bool) -> Result<CommandResult, StoreError> {
-        let sessions = self.sessions.values().map(|live| &live.session);
-        let held = sessions.filter(|session| session.call_id() == call_id && session.held_back().is_some());
-        let keys: Vec<SessionKey> = held.map(Session::key).collect();
+        let keys = self.in_order(|live| live.session.call_id() == call_id && live.session.held_back().is_some());
         for key in &keys {
             if let Some(live) = self.sessions.get_mut(key) {
                 live.session.resolve(again, turn.now);
@@ -619,7 +626,7 @@ fn ask(turn: &mut Turn<'_>, live: &mut Live, mut request: Request) -> Result<Opt
     let number = request.number;
     // A message is debited once, whatever happens.
     if let Operation::Debit { message_id, .. } = &request.operation
-        && turn.store.is_debited(live.row, message_id)?
+        && turn.store.is_debited(live.row, key_of(message_id))?
     {
         return Ok(Some((number, Response::debited(None))));
     }
@@ -648,12 +655,17 @@ fn respond(turn: &mut Turn<'_>, live: &mut Live, number: u32, response: &Respons
     live.session.response(number, response, turn.now);
 }
 
+/// What tells the debits of a session apart.
+fn key_of(message_id: &str) -> &str {
+    if simulate::is_broken(Broken::KeyWithoutMessageId) { "" } else { message_id }
+}
+
 /// Puts a debit into the history.
 fn record_debit(turn: &mut Turn<'_>, live: &Live, message_id: &str, octets: u64, units: Units, trigger: Trigger) {
     turn.store.put(Change::Debited(Debit {
         row: live.row,
         call_id: live.session.call_id().into(),
-        message_id: message_id.into(),
+        message_id: key_of(message_id).into(),
         account: live.session.account().into(),
         octets,
         units: units.0,

@@ -1,15 +1,29 @@
 //! The two clocks. Timers go by the one that no operator can step; records carry the day.
 
 use crate::charge::time::Time;
+use crate::simulate;
+use std::time::Duration;
 
 /// Now, on the clock of [`Time`].
 pub fn now() -> Time {
-    Time(read(libc::CLOCK_BOOTTIME))
+    simulate::now().unwrap_or_else(|| Time(read(libc::CLOCK_BOOTTIME)))
 }
 
 /// Milliseconds since 1970, for records.
 pub fn wall_ms() -> i64 {
-    i64::try_from(read(libc::CLOCK_REALTIME) / 1000).unwrap_or(i64::MAX)
+    simulate::wall_ms().unwrap_or_else(|| i64::try_from(read(libc::CLOCK_REALTIME) / 1000).unwrap_or(i64::MAX))
+}
+
+/// Sleeps.
+pub fn pause(time: Duration) {
+    if !simulate::pause(time) {
+        std::thread::sleep(time);
+    }
+}
+
+/// How long ago that was.
+pub fn since(then: Time) -> Duration {
+    Duration::from_micros(now().micros_since(then))
 }
 
 /// Microseconds of a clock.

@@ -28,4 +28,6 @@ pub mod store;
 pub mod supervisor;
 pub mod worker;
 
+#[doc(hidden)]
+pub use run::Engine;
 pub use run::{EngineError, run};

@@ -14,6 +14,7 @@ use super::grant::{Index, Slot, Table};
 use super::ring::{Ends, Ring};
 use super::statistic::Statistic;
 use crate::enabler::diameter::peers::Peers;
+use crate::simulate;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
@@ -28,7 +29,7 @@ use std::time::{Duration, Instant};
 const MAGIC: u64 = 0x696d_6368_6172_0003;
 
 /// Octets of one event ring and of one notice ring.
-const RING_SIZE: usize = 512 * 1024;
+const RING_SIZE: usize = if simulate::SMALL { 32 * 1024 } else { 512 * 1024 };
 
 /// Where region files live.
 const SHARED_MEMORY: &str = "/dev/shm";
@@ -652,6 +653,10 @@ fn boot() -> u64 {
 
 /// 64 random bits of the kernel.
 fn random() -> u64 {
+    simulate::random().unwrap_or_else(random_of_the_kernel)
+}
+
+fn random_of_the_kernel() -> u64 {
     let mut bytes = [0u8; 8];
     // SAFETY: a buffer of that length. With 8 octets it is all or nothing, and nothing only before the
     // kernel's pool is filled at boot.

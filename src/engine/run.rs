@@ -23,12 +23,13 @@ use super::store::change::{Change, Marks};
 use super::store::{Store, StoreError};
 use crate::charge::event::Event;
 use crate::enabler::diameter::{Diameter, Heard};
+use crate::simulate::{self, Broken, moment};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Records of one turn: bounds the time to a verdict and the notices of a turn.
-const BATCH: usize = 512;
+const BATCH: usize = if simulate::SMALL { 16 } else { 512 };
 
 /// How long events that nobody waits for are left lying, so that one commit takes many.
 const TURN: Duration = Duration::from_millis(10);
@@ -38,6 +39,9 @@ const IDLE: Duration = Duration::from_millis(500);
 
 /// How long the rings must be silent before a stopping engine settles.
 const QUIET: Duration = Duration::from_millis(100);
+
+/// How often a stopping engine looks up.
+const LOOK: Duration = Duration::from_millis(5);
 
 /// How long a stopping engine waits for silence at most.
 const QUIET_PATIENCE: Duration = Duration::from_secs(1);
@@ -106,7 +110,8 @@ fn gather<'a>(rings: &'a [Ring], positions: &mut [u64]) -> Vec<Record<'a>> {
     records
 }
 
-struct Engine {
+/// What runs in the engine's process.
+pub struct Engine {
     region: Arc<Region>,
     store: Store,
     reading: Reading,
@@ -117,7 +122,8 @@ struct Engine {
 }
 
 impl Engine {
-    fn start(region: &Arc<Region>) -> Result<Engine, EngineError> {
+    /// Takes over where the engine before it stopped or died.
+    pub fn start(region: &Arc<Region>) -> Result<Engine, EngineError> {
         let mut store = Store::open(&region.config.state_dir)?;
         store.recover()?;
         let instance = region.instance();
@@ -168,13 +174,7 @@ impl Engine {
 
     fn run(&mut self, stop: &AtomicBool) -> Result<(), EngineError> {
         while !stop.load(Ordering::Relaxed) && !self.region.stop_requested() {
-            self.region.begin_turn();
-            let read = self.turn()?;
-            // After the verdicts: nobody waits for the tables.
-            if self.store.is_behind() {
-                self.store.write()?;
-            }
-            if read < BATCH / 2 {
+            if self.round()? < BATCH / 2 {
                 let connections: Vec<_> = self.diameter.iter().flat_map(Diameter::descriptors).collect();
                 self.region.engine_sleep(self.patience(), &connections);
             }
@@ -182,8 +182,19 @@ impl Engine {
         self.stop()
     }
 
+    /// One turn, and the tables when it is time; how many records that were.
+    pub fn round(&mut self) -> Result<usize, EngineError> {
+        self.region.begin_turn();
+        let read = self.turn()?;
+        // After the verdicts: nobody waits for the tables.
+        if self.store.is_behind() {
+            self.store.write()?;
+        }
+        Ok(read)
+    }
+
     /// How long the engine may sleep.
-    fn patience(&self) -> Duration {
+    pub fn patience(&self) -> Duration {
         let most = if self.book.is_empty() && !self.store.is_pending() { IDLE } else { TURN };
         if self.notices.have_room() && self.diameter.as_ref().is_some_and(Diameter::has_heard) {
             return Duration::ZERO;
@@ -195,30 +206,30 @@ impl Engine {
     }
 
     /// Settles every session: the host is being stopped, and their connections with it.
-    fn stop(&mut self) -> Result<(), EngineError> {
+    pub fn stop(&mut self) -> Result<(), EngineError> {
         self.region.set_engine_state(EngineState::Stopping);
-        let asked = Instant::now();
+        let asked = clock::now();
         let mut last = asked;
-        while last.elapsed() < QUIET && asked.elapsed() < QUIET_PATIENCE {
+        while clock::since(last) < QUIET && clock::since(asked) < QUIET_PATIENCE {
             if self.turn()? > 0 {
-                last = Instant::now();
+                last = clock::now();
             } else {
-                std::thread::sleep(Duration::from_millis(5));
+                clock::pause(LOOK);
             }
         }
         let all = self.book.open_sessions();
         self.step(|book, turn| {
             all.iter().try_for_each(|session| book.event(turn, *session, clock::now(), &Event::HostStopped))
         })?;
-        while self.book.any_open() && asked.elapsed() < STOP_PATIENCE {
+        while self.book.any_open() && clock::since(asked) < STOP_PATIENCE {
             self.turn()?;
-            std::thread::sleep(Duration::from_millis(5));
+            clock::pause(LOOK);
         }
         if let Some(diameter) = &mut self.diameter {
             diameter.leave(clock::now());
-            let left = Instant::now();
-            while !diameter.has_left() && left.elapsed() < LEAVE_PATIENCE {
-                std::thread::sleep(Duration::from_millis(5));
+            let left = clock::now();
+            while !diameter.has_left() && clock::since(left) < LEAVE_PATIENCE {
+                clock::pause(LOOK);
                 diameter.turn(clock::now());
             }
         }
@@ -288,7 +299,11 @@ impl Engine {
         let mut turn = Turn::new(&self.region, &mut self.store, &mut self.notices, self.reading.instance);
         work(&mut self.book, &mut turn)?;
         self.book.write(&mut turn);
-        let Turn { changed, operator_waits, effects, .. } = turn;
+        let Turn { changed, operator_waits, mut effects, .. } = turn;
+        if simulate::is_broken(Broken::ToldBeforeCommit) {
+            self.book.publish(&self.region, std::mem::take(&mut effects), self.diameter.as_mut());
+        }
+        moment();
         if let Some(diameter) = self.diameter.as_ref().filter(|_| operator_waits) {
             self.store.show_peers(diameter.status());
         }
@@ -300,8 +315,11 @@ impl Engine {
                 false => self.store.commit()?,
             }
         }
+        moment();
         self.book.publish(&self.region, effects, self.diameter.as_mut());
+        moment();
         self.notices.publish(&self.region);
+        moment();
         // Without a commit the records said nothing that must last.
         self.reading.free();
         Ok(())

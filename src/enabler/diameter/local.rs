@@ -2,6 +2,7 @@
 
 use super::config::Config;
 use crate::charge::time::Time;
+use crate::simulate;
 use crate::wire::diameter::{EndToEnd, HopByHop};
 use std::cell::Cell;
 use std::hash::{BuildHasher, RandomState};
@@ -25,7 +26,7 @@ pub struct Local {
 impl Local {
     /// With numbers that begin somewhere else at each start.
     pub fn new(config: &Config, origin_state_id: u32, now: Time) -> Local {
-        let seed = RandomState::new().hash_one(now.0);
+        let seed = simulate::random().unwrap_or_else(|| RandomState::new().hash_one(now.0));
         let local = Local {
             origin_host: config.origin_host.clone(),
             origin_realm: config.origin_realm.clone(),

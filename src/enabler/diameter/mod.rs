@@ -25,6 +25,7 @@ pub mod peers;
 mod rehearsal;
 mod requests;
 mod resolver;
+mod stream;
 pub mod tls;
 pub mod transport;
 pub mod watchdog;

@@ -1,12 +1,12 @@
 //! One connection to a peer: TCP, with or without TLS on it, that never waits.
 
+use super::stream::Stream;
 use super::tls::Tls;
 use crate::charge::time::Time;
 use rustls::ClientConnection;
-use socket2::{Domain, Protocol, Socket, Type};
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpStream};
-use std::os::fd::{AsRawFd, RawFd};
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::RawFd;
 
 /// Octets that one read takes.
 const CHUNK: usize = 64 << 10;
@@ -28,7 +28,7 @@ enum Stage {
 /// The connection. Its errors are words to be read behind "peer x at y: ".
 #[derive(Debug)]
 pub struct Transport {
-    stream: TcpStream,
+    stream: Stream,
     tls: Option<Box<ClientConnection>>,
     stage: Stage,
     until: Time,
@@ -41,14 +41,14 @@ impl Transport {
     /// Begins to connect; it may take so many seconds until it is up.
     pub fn connect(address: SocketAddr, tls: Option<&Tls>, patience: u32, now: Time) -> Result<Transport, String> {
         let tls = tls.map(Tls::connection).transpose()?.map(Box::new);
-        let stream = open(address).map_err(|error| plain(&error))?;
+        let stream = Stream::open(address).map_err(|error| plain(&error))?;
         let (stage, until, buffer) = (Stage::Connecting, now.after_seconds(patience), vec![0; CHUNK]);
         Ok(Transport { stream, tls, stage, until, patience, buffer })
     }
 
     /// The descriptor to wait for.
     pub fn descriptor(&self) -> RawFd {
-        self.stream.as_raw_fd()
+        self.stream.descriptor()
     }
 
     /// Whether it has something to write of its own.
@@ -63,7 +63,7 @@ impl Transport {
 
     /// Goes on with what has to be done before it is up; whether it is.
     pub fn advance(&mut self, now: Time) -> Result<bool, String> {
-        if self.stage == Stage::Connecting && self.is_connected()? {
+        if self.stage == Stage::Connecting && self.stream.is_connected().map_err(|error| plain(&error))? {
             self.stage = if self.tls.is_some() { Stage::Handshaking } else { Stage::Up };
         }
         if self.stage == Stage::Handshaking && self.is_shaken()? {
@@ -78,7 +78,7 @@ impl Transport {
 
     /// Our end's address.
     pub fn local_address(&self) -> Result<IpAddr, String> {
-        self.stream.local_addr().map(|address| address.ip()).map_err(|error| plain(&error))
+        self.stream.local_address().map_err(|error| plain(&error))
     }
 
     /// Hands what can be read to `take`, in pieces. An error is the end of it, and comes behind all that was sent
@@ -121,17 +121,6 @@ impl Transport {
         }
     }
 
-    fn is_connected(&self) -> Result<bool, String> {
-        if let Some(error) = self.stream.take_error().map_err(|error| plain(&error))? {
-            return Err(plain(&error));
-        }
-        match self.stream.peer_addr() {
-            Ok(_) => Ok(true),
-            Err(error) if error.kind() == ErrorKind::NotConnected => Ok(false),
-            Err(error) => Err(plain(&error)),
-        }
-    }
-
     fn is_shaken(&mut self) -> Result<bool, String> {
         let Some(tls) = &mut self.tls else { return Ok(true) };
         let shaken = shake(tls, &mut self.stream);
@@ -142,20 +131,8 @@ impl Transport {
     }
 }
 
-/// A socket on its way to this address.
-fn open(address: SocketAddr) -> io::Result<TcpStream> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    socket.set_nonblocking(true)?;
-    // What one turn has to send leaves in one write; nothing is to wait for the acknowledgement of what went before.
-    socket.set_tcp_nodelay(true)?;
-    match socket.connect(&address.into()) {
-        Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => Err(error),
-        _ => Ok(socket.into()),
-    }
-}
-
 /// Reads octets of the handshake, as far as there are any.
-fn shake(tls: &mut ClientConnection, stream: &mut TcpStream) -> io::Result<()> {
+fn shake(tls: &mut ClientConnection, stream: &mut Stream) -> io::Result<()> {
     while tls.is_handshaking() {
         write_tls(tls, stream, &[])?;
         match tls.read_tls(stream) {
@@ -171,7 +148,7 @@ fn shake(tls: &mut ClientConnection, stream: &mut TcpStream) -> io::Result<()> {
 }
 
 /// Reads decrypted octets as a socket would.
-fn read_tls(tls: &mut ClientConnection, stream: &mut TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
+fn read_tls(tls: &mut ClientConnection, stream: &mut Stream, buffer: &mut [u8]) -> io::Result<usize> {
     loop {
         match tls.reader().read(buffer) {
             Err(error) if error.kind() == ErrorKind::WouldBlock => {}
@@ -189,7 +166,7 @@ fn read_tls(tls: &mut ClientConnection, stream: &mut TcpStream, buffer: &mut [u8
 }
 
 /// Encrypts as much as the socket takes away; how much that is.
-fn write_tls(tls: &mut ClientConnection, stream: &mut TcpStream, bytes: &[u8]) -> io::Result<usize> {
+fn write_tls(tls: &mut ClientConnection, stream: &mut Stream, bytes: &[u8]) -> io::Result<usize> {
     let mut gone = 0;
     loop {
         while tls.wants_write() {
@@ -211,7 +188,7 @@ fn write_tls(tls: &mut ClientConnection, stream: &mut TcpStream, bytes: &[u8]) -
     }
 }
 
-fn write_all(stream: &mut TcpStream, bytes: &[u8]) -> io::Result<usize> {
+fn write_all(stream: &mut Stream, bytes: &[u8]) -> io::Result<usize> {
     let mut gone = 0;
     while let Some(rest) = bytes.get(gone..).filter(|rest| !rest.is_empty()) {
         match stream.write(rest) {

@@ -15,14 +15,17 @@
 pub mod change;
 mod tables;
 
+use super::clock;
 use super::config::Config;
 use crate::charge::session::Session;
+use crate::charge::time::Time;
 use crate::enabler::diameter::peers::PeerStatus;
 use crate::enabler::ledger::{Account, Accounts, Hold};
+use crate::simulate;
 use change::{Change, Marks, Pending};
 use rusqlite::{Connection, OptionalExtension, Transaction};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Version of the schema, in `PRAGMA user_version`.
 const VERSION: i64 = 3;
@@ -140,7 +143,7 @@ const BEHIND: Duration = Duration::from_millis(50);
 const LARGE: usize = 32 * 1024;
 
 /// Octets of the write-ahead log, taken at the start; when it is full, it is moved into the file.
-const LOG_SIZE: u64 = 16 << 20;
+const LOG_SIZE: u64 = if simulate::SMALL { 64 << 10 } else { 16 << 20 };
 
 /// The open file.
 pub struct Store {
@@ -153,7 +156,7 @@ pub struct Store {
     /// Of this turn and of those that the tables do not show yet.
     pending: Pending,
     /// When the oldest of them was made.
-    behind_since: Option<Instant>,
+    behind_since: Option<Time>,
     /// The row of the next session.
     next_row: i64,
 }
@@ -319,11 +322,12 @@ impl Store {
             return self.write();
         }
         if !self.changes.is_empty() {
+            self.disk()?;
             let sql = "INSERT INTO journal(changes) VALUES(?1)";
             let insert = || self.connection.prepare_cached(sql)?.execute([&self.changes]);
             insert().map_err(|source| self.error(source))?;
             self.changes.clear();
-            self.behind_since.get_or_insert_with(Instant::now);
+            self.behind_since.get_or_insert_with(clock::now);
         }
         Ok(())
     }
@@ -335,7 +339,7 @@ impl Store {
 
     /// Whether it is time that the tables follow.
     pub fn is_behind(&self) -> bool {
-        self.behind_since.is_some_and(|since| since.elapsed() >= BEHIND)
+        self.behind_since.is_some_and(|since| clock::since(since) >= BEHIND)
     }
 
     /// Brings the tables up to date, durably.
@@ -353,11 +357,19 @@ impl Store {
         })
     }
 
+    /// Whether the disk can be written, as far as a simulation has a say in it.
+    fn disk(&self) -> Result<(), StoreError> {
+        let full = || rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_FULL), None);
+        if simulate::disk_fails() { Err(self.error(full())) } else { Ok(()) }
+    }
+
     fn write_and(&mut self, more: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<()>) -> Result<(), StoreError> {
+        self.disk()?;
         let write = || {
             let transaction = self.connection.unchecked_transaction()?;
             tables::write(&transaction, &self.pending)?;
             more(&transaction)?;
+            simulate::moment();
             transaction.prepare_cached("DELETE FROM journal")?.execute([])?;
             transaction.commit()
         };

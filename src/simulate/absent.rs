@@ -1,0 +1,75 @@
+//! There is no simulation: the real machine.
+
+use super::Broken;
+use crate::charge::time::Time;
+use std::io::{self, Read, Write};
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+/// A connection that cannot be.
+#[derive(Debug)]
+pub enum Line {}
+
+impl Line {
+    pub fn is_connected(&self) -> io::Result<bool> {
+        match *self {}
+    }
+
+    pub fn local_address(&self) -> IpAddr {
+        match *self {}
+    }
+}
+
+impl Read for Line {
+    fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+        match *self {}
+    }
+}
+
+impl Write for Line {
+    fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+        match *self {}
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match *self {}
+    }
+}
+
+#[inline(always)]
+pub fn now() -> Option<Time> {
+    None
+}
+
+#[inline(always)]
+pub fn wall_ms() -> Option<i64> {
+    None
+}
+
+#[inline(always)]
+pub fn random() -> Option<u64> {
+    None
+}
+
+#[inline(always)]
+pub fn connect(_: SocketAddr) -> Option<io::Result<Line>> {
+    None
+}
+
+#[inline(always)]
+pub fn pause(_: Duration) -> bool {
+    false
+}
+
+#[inline(always)]
+pub fn moment() {}
+
+#[inline(always)]
+pub fn disk_fails() -> bool {
+    false
+}
+
+#[inline(always)]
+pub fn is_broken(_: Broken) -> bool {
+    false
+}

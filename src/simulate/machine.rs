@@ -1,0 +1,254 @@
+//! The simulated machine of a thread.
+
+use super::Broken;
+use crate::charge::time::Time;
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::rc::Rc;
+use std::time::Duration;
+
+/// What a crash unwinds with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Crash;
+
+/// Octets that a connection takes before its far end reads.
+const WINDOW: usize = 4096;
+
+/// Lets a span of time pass.
+pub type Meanwhile = Rc<dyn Fn(Duration)>;
+
+/// The machine.
+pub struct Machine {
+    /// Microseconds of the clock that nobody steps.
+    pub clock: Cell<u64>,
+    /// Microseconds since 1970 at 0 of that clock; a step of the wall clock changes it.
+    pub wall: Cell<i64>,
+    /// State of chance.
+    pub chance: Cell<u64>,
+    /// Moments until the engine dies; `None`: it lives.
+    pub crash_in: Cell<Option<u32>>,
+    /// Whether each write to the disk fails.
+    pub disk_fails: Cell<bool>,
+    /// The fault built in.
+    pub broken: Cell<Option<Broken>>,
+    /// Connections that were opened and not taken yet.
+    pub opened: RefCell<VecDeque<(SocketAddr, Far)>>,
+    /// Whether anybody listens.
+    pub listens: Cell<bool>,
+    /// What happens elsewhere while the engine pauses.
+    pub meanwhile: RefCell<Option<Meanwhile>>,
+}
+
+thread_local! {
+    static MACHINE: RefCell<Option<Rc<Machine>>> = const { RefCell::new(None) };
+}
+
+impl Machine {
+    /// Puts the thread on a machine whose chance begins here.
+    pub fn begin(seed: u64) -> Rc<Machine> {
+        let machine = Rc::new(Machine {
+            clock: Cell::new(1_000_000_000),
+            wall: Cell::new(1_800_000_000_000_000),
+            chance: Cell::new(seed),
+            crash_in: Cell::new(None),
+            disk_fails: Cell::new(false),
+            broken: Cell::new(None),
+            opened: RefCell::new(VecDeque::new()),
+            listens: Cell::new(true),
+            meanwhile: RefCell::new(None),
+        });
+        MACHINE.with(|place| *place.borrow_mut() = Some(Rc::clone(&machine)));
+        machine
+    }
+
+    /// Puts the thread back on the real one.
+    pub fn end() {
+        MACHINE.with(|place| *place.borrow_mut() = None);
+    }
+
+    /// Lets time pass.
+    pub fn pass(&self, span: Duration) {
+        let micros = u64::try_from(span.as_micros()).unwrap_or(u64::MAX);
+        self.clock.set(self.clock.get().saturating_add(micros));
+    }
+}
+
+fn on<R>(ask: impl FnOnce(&Machine) -> R) -> Option<R> {
+    let machine = MACHINE.with(|place| place.borrow().clone());
+    machine.map(|machine| ask(&machine))
+}
+
+/// The clock that nobody steps.
+pub(crate) fn now() -> Option<Time> {
+    on(|machine| Time(machine.clock.get()))
+}
+
+/// The wall clock.
+pub(crate) fn wall_ms() -> Option<i64> {
+    on(|machine| (machine.wall.get() + i64::try_from(machine.clock.get()).unwrap_or(i64::MAX)) / 1000)
+}
+
+/// 64 bits of chance (SplitMix64).
+pub(crate) fn random() -> Option<u64> {
+    on(|machine| {
+        let state = machine.chance.get().wrapping_add(0x9e37_79b9_7f4a_7c15);
+        machine.chance.set(state);
+        let mixed = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    })
+}
+
+/// Waits, while the world goes on.
+pub(crate) fn pause(span: Duration) -> bool {
+    let passed = on(|machine| {
+        let meanwhile = machine.meanwhile.borrow().clone();
+        match meanwhile {
+            Some(meanwhile) => meanwhile(span),
+            None => machine.pass(span),
+        }
+    });
+    passed.is_some()
+}
+
+/// A moment at which the engine may die: between any two of them something has become durable or visible.
+pub(crate) fn moment() {
+    let dies = on(|machine| match machine.crash_in.get() {
+        Some(0) => {
+            machine.crash_in.set(None);
+            true
+        }
+        left => {
+            machine.crash_in.set(left.map(|left| left - 1));
+            false
+        }
+    });
+    if dies == Some(true) {
+        // Without the hook of panics: a crash is no fault here.
+        std::panic::resume_unwind(Box::new(Crash));
+    }
+}
+
+/// Whether a write to the disk fails.
+pub(crate) fn disk_fails() -> bool {
+    on(|machine| machine.disk_fails.get()) == Some(true)
+}
+
+/// Whether this fault is built in.
+pub(crate) fn is_broken(fault: Broken) -> bool {
+    on(|machine| machine.broken.get() == Some(fault)) == Some(true)
+}
+
+/// Opens a connection.
+pub(crate) fn connect(address: SocketAddr) -> Option<io::Result<Line>> {
+    on(|machine| {
+        if !machine.listens.get() {
+            return Err(ErrorKind::ConnectionRefused.into());
+        }
+        let pipes = Rc::new(Pipes::default());
+        machine.opened.borrow_mut().push_back((address, Far(Rc::clone(&pipes))));
+        Ok(Line(pipes))
+    })
+}
+
+/// What is on its way in a connection.
+#[derive(Debug, Default)]
+struct Pipes {
+    up: Cell<bool>,
+    closed: Cell<bool>,
+    to_far: RefCell<VecDeque<u8>>,
+    to_near: RefCell<VecDeque<u8>>,
+}
+
+/// The engine's end of a connection.
+#[derive(Debug)]
+pub struct Line(Rc<Pipes>);
+
+impl Line {
+    pub(crate) fn is_connected(&self) -> io::Result<bool> {
+        match self.0.closed.get() {
+            true => Err(ErrorKind::ConnectionReset.into()),
+            false => Ok(self.0.up.get()),
+        }
+    }
+
+    pub(crate) fn local_address(&self) -> IpAddr {
+        Ipv4Addr::LOCALHOST.into()
+    }
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        self.0.closed.set(true);
+    }
+}
+
+impl Read for Line {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let octets = self.0.to_near.borrow_mut().read(buffer)?;
+        match octets {
+            0 if self.0.closed.get() => Ok(0),
+            0 => Err(ErrorKind::WouldBlock.into()),
+            octets => Ok(octets),
+        }
+    }
+}
+
+impl Write for Line {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.0.closed.get() {
+            return Err(ErrorKind::BrokenPipe.into());
+        }
+        let mut waiting = self.0.to_far.borrow_mut();
+        let room = WINDOW.saturating_sub(waiting.len()).min(bytes.len());
+        if room == 0 && !bytes.is_empty() {
+            return Err(ErrorKind::WouldBlock.into());
+        }
+        waiting.extend(&bytes[..room]);
+        Ok(room)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The far end of a connection.
+#[derive(Clone, Debug)]
+pub struct Far(Rc<Pipes>);
+
+impl Far {
+    /// Takes the connection.
+    pub fn accept(&self) {
+        self.0.up.set(true);
+    }
+
+    /// Closes it; what is on its way to the engine still arrives.
+    pub fn close(&self) {
+        self.0.closed.set(true);
+    }
+
+    /// Whether either end has closed it.
+    pub fn is_closed(&self) -> bool {
+        self.0.closed.get()
+    }
+
+    /// Takes so many octets at most of what the engine has written.
+    pub fn take(&self, most: usize) -> Vec<u8> {
+        let mut waiting = self.0.to_far.borrow_mut();
+        let count = waiting.len().min(most);
+        waiting.drain(..count).collect()
+    }
+
+    /// Octets that the engine has written and nobody has taken.
+    pub fn waiting(&self) -> usize {
+        self.0.to_far.borrow().len()
+    }
+
+    /// Brings octets to the engine.
+    pub fn give(&self, bytes: &[u8]) {
+        self.0.to_near.borrow_mut().extend(bytes);
+    }
+}

@@ -1,0 +1,30 @@
+//! Where a simulation takes the place of the machine: its clocks, its chance, its disk, its network, and the moments at
+//! which it dies.
+//!
+//! The engine asks here, and without the feature `simulate` the answer is a constant: use the real thing. With it, a
+//! thread that has a [`Machine`](machine::Machine) gets everything from that machine, so that one number makes the same
+//! run again. Modules for hosts are built without.
+
+#[cfg(not(feature = "simulate"))]
+mod absent;
+#[cfg(feature = "simulate")]
+pub mod machine;
+
+#[cfg(not(feature = "simulate"))]
+pub(crate) use absent::{Line, connect, disk_fails, is_broken, moment, now, pause, random, wall_ms};
+#[cfg(feature = "simulate")]
+pub(crate) use machine::{Line, connect, disk_fails, is_broken, moment, now, pause, random, wall_ms};
+
+/// Whether rings and batches are so small that a simulation fills them.
+pub const SMALL: bool = cfg!(feature = "simulate");
+
+/// A fault that is built in on purpose, to see whether the simulation finds it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Broken {
+    /// What a turn has decided is told before it is durable.
+    ToldBeforeCommit,
+    /// Debits are told apart by their session alone, not by their Message-ID.
+    KeyWithoutMessageId,
+    /// A restarted engine forgets the requests that have no answer.
+    OutboxDropped,
+}
