@@ -20,6 +20,7 @@ use crate::enabler::ledger::{Account, Accounts, Ledger};
 use crate::simulate::{self, Broken};
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap, HashMap, VecDeque};
+use std::num::NonZeroI64;
 use std::sync::atomic::Ordering;
 
 use super::grant::{Opening, REUSE_AFTER_SECONDS};
@@ -87,9 +88,9 @@ struct Live {
     /// When it is in the heap of timers.
     scheduled: Option<Time>,
     /// Of a session that is not in the store yet: UNIX milliseconds.
-    opened_at: Option<i64>,
+    opened_at: Option<NonZeroI64>,
     /// UNIX milliseconds.
-    closed_at: Option<i64>,
+    closed_at: Option<NonZeroI64>,
     dirty: bool,
     /// Its share of [`Book::debits_pending`].
     debits_pending: u32,
@@ -270,7 +271,7 @@ impl Book {
         let session = Session::open(key, reserve, turn.region.tariff(), turn.region.config.policy, at);
         let row = turn.store.new_row();
         self.open += 1;
-        let (instance, opened_at) = (turn.instance, Some(turn.wall_ms));
+        let (instance, opened_at) = (turn.instance, NonZeroI64::new(turn.wall_ms));
         let (scheduled, closed_at, dirty) = (None, None, false);
         let live = Live {
             session,
@@ -481,7 +482,7 @@ impl Book {
                 Output::NotDebited { .. } => {}
                 Output::EnablerFailed(failure) => tell_failure(turn, &live.session, failure),
                 Output::Closed { .. } => {
-                    live.closed_at = Some(turn.wall_ms);
+                    live.closed_at = NonZeroI64::new(turn.wall_ms);
                     self.open = self.open.saturating_sub(1);
                     let was_let_in = live.session.decision() == Some(Decision::Granted);
                     match (live.slot, was_let_in) {
@@ -567,10 +568,10 @@ impl Book {
         for key in std::mem::take(&mut self.dirty) {
             let Some(live) = self.sessions.get_mut(&key) else { continue };
             live.dirty = false;
-            let opened = live.opened_at.take().map(|at| (live.instance, at));
+            let opened = live.opened_at.take().map(|at| (live.instance, at.get()));
             // Writing into a vector cannot fail.
             let state = postcard::to_stdvec(&live.session).unwrap_or_default();
-            let (row, closed_at) = (live.row, live.closed_at);
+            let (row, closed_at) = (live.row, live.closed_at.map(NonZeroI64::get));
             turn.store.put(Change::Session(SessionChange { row, opened, closed_at, state }));
         }
     }

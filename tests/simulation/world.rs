@@ -473,7 +473,7 @@ impl World<'_> {
             }
             // It is sent again a little later, as after a refusal that may pass.
             Passage::BeyondGrant | Passage::Full if again < 2 => {
-                self.after(1500_000, What::Send(number, message, chunk, again + 1));
+                self.after(1_500_000, What::Send(number, message, chunk, again + 1));
             }
             _ => {}
         }

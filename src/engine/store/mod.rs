@@ -203,7 +203,7 @@ impl Store {
         // path of a verdict.
         sql(self.connection.execute_batch(
             "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA wal_autocheckpoint=0; \
-             PRAGMA temp_store=MEMORY; PRAGMA cache_size=-8192;",
+             PRAGMA temp_store=MEMORY; PRAGMA cache_size=-2048;",
         ))?;
         self.connection.set_prepared_statement_cache_capacity(64);
         if empty {
