@@ -14,12 +14,13 @@ MODULE = out/imcharge.so
 # The module has a build folder of its own: a feature more would build everything twice in turns.
 CARGO_MODULE = CARGO_TARGET_DIR=$(CURDIR)/target/kamailio cargo
 
-.PHONY: help run test sim bench fuzz module header source clean
+.PHONY: help run test sim soak bench fuzz module header source clean
 
 help:
 	@echo 'make run      charge four real retrievals in a real Kamailio, and show them'
 	@echo 'make test     all tests, with the stock Kamailio'
 	@echo 'make sim      SEEDS=10000 runs of the whole under crashes and faults, from SEED=1 on, on a simulated machine'
+	@echo 'make soak     a million sessions through one proxy, and what they leave behind'
 	@echo 'make bench    Kamailio with charging beside Kamailio without'
 	@echo 'make fuzz     feed the codecs, machines and the C ABI with made-up input: TARGET=sdp SECONDS=60'
 	@echo 'make module   build $(MODULE) for the Kamailio on this machine'
@@ -39,6 +40,10 @@ test: module
 sim:
 	@echo 'building the simulation (the first time takes some minutes)'
 	@CARGO_TARGET_DIR=$(CURDIR)/target/simulate cargo test -q --release --features simulate --test simulation
+
+soak: module
+	@cargo build -q --release --example soak
+	@target/release/examples/soak --module $(MODULE)
 
 bench: module
 	@scripts/dependencies.sh $(PACKAGES_BENCH)

@@ -24,14 +24,16 @@ pub struct Setup {
     pub server: SocketAddr,
     /// More arguments.
     pub arguments: Vec<&'static str>,
+    /// A program that runs it, with its arguments; empty: it runs by itself.
+    pub under: Vec<String>,
 }
 
 impl Setup {
     /// The shipped configuration before this server.
     pub fn new(module: &Path, server: SocketAddr) -> Setup {
         let config = Path::new(env!("CARGO_MANIFEST_DIR")).join("kamailio-config/kamailio.cfg");
-        let (changes, defines, arguments) = (Vec::new(), Vec::new(), Vec::new());
-        Setup { module: module.to_owned(), config, changes, defines, server, arguments }
+        let (changes, defines, arguments, under) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        Setup { module: module.to_owned(), config, changes, defines, server, arguments, under }
     }
 
     /// With a change to the configuration's text.
@@ -118,7 +120,7 @@ impl Kamailio {
 
     fn wait_until_it_serves(&mut self) -> io::Result<()> {
         let mut dead = None;
-        let serves = eventually(Duration::from_secs(20), || {
+        let serves = eventually(Duration::from_secs(if self.setup.under.is_empty() { 20 } else { 120 }), || {
             dead = self.child.try_wait().ok().flatten();
             dead.is_some() || self.rpc(&["core.version"]).is_ok()
         });
@@ -277,8 +279,10 @@ fn spawn(setup: &Setup, folder: &Path, sip: SocketAddr, msrp: SocketAddr) -> io:
         std::env::var("KAMAILIO_MODULES").unwrap_or_else(|_| "/usr/lib/x86_64-linux-gnu/kamailio/modules".to_owned());
     let log = fs::OpenOptions::new().create(true).append(true).open(folder.join("log"))?;
     let quoted = |path: PathBuf| format!("\"{}\"", path.display());
-    let mut command = Command::new(std::env::var("KAMAILIO_BIN").unwrap_or_else(|_| "/usr/sbin/kamailio".to_owned()));
-    command.arg("-f").arg(&config).arg("-L").arg(format!("{}:{stock}", setup.module.display()));
+    let program = std::env::var("KAMAILIO_BIN").unwrap_or_else(|_| "/usr/sbin/kamailio".to_owned());
+    let mut words = setup.under.iter().chain([&program]);
+    let mut command = Command::new(words.next().unwrap_or(&program));
+    command.args(words).arg("-f").arg(&config).arg("-L").arg(format!("{}:{stock}", setup.module.display()));
     command.arg("-Y").arg(folder.join("run")).arg("-P").arg(folder.join("run/pid"));
     command.args(["-DD", "-E", "-m", "256", "-M", "16"]).args(&setup.arguments);
     let mut defines = vec![

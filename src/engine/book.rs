@@ -28,6 +28,9 @@ use super::grant::{Opening, REUSE_AFTER_SECONDS};
 /// How long an event waits for the INVITE that it belongs to: they come through different rings.
 const ORPHAN_SECONDS: u32 = 5;
 
+/// Timers that are not looked through.
+const TIMERS_LEAST: usize = 1024;
+
 /// Events that wait so at a time.
 const ORPHANS_MAX: usize = 10_000;
 
@@ -416,6 +419,18 @@ impl Book {
         if live.scheduled.is_none_or(|scheduled| deadline < scheduled) {
             live.scheduled = Some(deadline);
             self.timers.push(Reverse((deadline, key)));
+        }
+        self.drop_old_timers();
+    }
+
+    /// Entries of sessions that have ended, or have an earlier one, would stay until their time.
+    fn drop_old_timers(&mut self) {
+        if self.timers.len() > TIMERS_LEAST + 2 * self.sessions.len() {
+            let mut timers = std::mem::take(&mut self.timers).into_vec();
+            let is_meant =
+                |at: Time, key: &SessionKey| self.sessions.get(key).is_some_and(|live| live.scheduled == Some(at));
+            timers.retain(|Reverse((at, key))| is_meant(*at, key));
+            self.timers = timers.into();
         }
     }
 

@@ -291,6 +291,7 @@ impl Region {
     pub fn create(config: Config, processes: usize) -> Result<Arc<Region>, RegionError> {
         config.check().map_err(|error| RegionError(error.to_string()))?;
         let lock = lock(&config.state_dir)?;
+        warn_of_others(&config.state_dir);
         super::store::Store::check(&config).map_err(|error| RegionError(error.to_string()))?;
         if let Some(diameter) = config.diameter() {
             // The engine starts its own; here only what it would stumble over is told in time.
@@ -662,6 +663,17 @@ fn random_of_the_kernel() -> u64 {
     // kernel's pool is filled at boot.
     unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
     u64::from_ne_bytes(bytes)
+}
+
+/// Who can read the ledger knows who was served when.
+fn warn_of_others(state_dir: &Path) {
+    let mode = std::fs::metadata(state_dir).map_or(0, |metadata| metadata.mode() & 0o7777);
+    if mode & 0o007 != 0 {
+        log::warn!(
+            "state_dir {} is open to every user of this machine (mode {mode:04o}): make it 0750",
+            state_dir.display()
+        );
+    }
 }
 
 /// Locks the state directory for this host and all its processes.

@@ -12,9 +12,12 @@ mod connections;
 mod crashes;
 mod diameter;
 mod foreign;
+mod memory;
 mod outcomes;
 mod push;
 mod raw;
+mod reconcile;
+mod security;
 mod sessions;
 mod trouble;
 

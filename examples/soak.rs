@@ -1,0 +1,148 @@
+//! Very many sessions through one proxy, and a look at what they leave behind: memory, descriptors, rings, table, holds.
+//! Run by `make soak` with a million; `--sessions` says how many.
+
+#[path = "parties/mod.rs"]
+mod parties;
+
+#[path = "bench/load.rs"]
+#[allow(dead_code, reason = "made for measurements; here it only calls")]
+mod load;
+
+use lexopt::ValueExt;
+use load::Load;
+use parties::kamailio::{Kamailio, Setup};
+use std::error::Error;
+use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Calls a second: about a third of what such a machine can do.
+const RATE: u32 = 1500;
+
+/// Octets by which a process may have grown after all: allocators give back in pieces.
+const GROWTH: i64 = 2 << 20;
+
+fn main() {
+    let (passed, failed) = match run() {
+        Ok(()) => (1, 0),
+        Err(error) => {
+            println!("soak: {error}");
+            (0, 1)
+        }
+    };
+    println!("test result: {}. {passed} passed; {failed} failed", if failed == 0 { "ok" } else { "FAILED" });
+    std::process::exit(failed);
+}
+
+fn run() -> Result<(), Box<dyn Error>> {
+    let (mut module, mut sessions) = (PathBuf::from("out/imcharge.so"), 1_000_000_u32);
+    let mut parser = lexopt::Parser::from_env();
+    while let Some(argument) = parser.next()? {
+        match argument {
+            lexopt::Arg::Long("module") => module = parser.value()?.into(),
+            lexopt::Arg::Long("sessions") => sessions = parser.value()?.parse()?,
+            other => return Err(other.unexpected().into()),
+        }
+    }
+    let module = module.canonicalize()?;
+    let load = Load::new()?;
+    let mut setup = Setup::new(module.parent().ok_or("the module is in no folder")?, load.server());
+    setup.arguments = vec!["-x", "fm", "-X", "fm", "-m", "4096"];
+    let kamailio = Kamailio::start(setup.parameter("default_balance", "1000000000"))?;
+    // Closed sessions stay for 32 s: a first part brings everything to its size.
+    let first = (sessions / 5).max(RATE * 40).min(sessions);
+    call(&load, &kamailio, first)?;
+    let before = State::at_rest(&kamailio)?;
+    println!("after {first} sessions: {before:?}");
+    call(&load, &kamailio, sessions)?;
+    let after = State::at_rest(&kamailio)?;
+    println!("after {sessions} more:  {after:?}");
+    after.compare(&before)
+}
+
+/// So many sessions; each must be answered and ended.
+fn call(load: &Load, kamailio: &Kamailio, sessions: u32) -> Result<(), Box<dyn Error>> {
+    let mut left = sessions;
+    while left > 0 {
+        let part = left.min(RATE * 20);
+        let span = Duration::from_secs_f64(f64::from(part) / f64::from(RATE));
+        let calls = load.run(kamailio.sip, RATE, span);
+        let answered = calls.iter().filter(|call| call.answered_ms().is_some()).count();
+        // A busy machine may lose some datagrams; most must not be lost.
+        if answered * 100 < calls.len() * 98 {
+            return Err(format!("{answered} of {} calls were answered\n{}", calls.len(), kamailio.log()).into());
+        }
+        left -= part;
+    }
+    Ok(())
+}
+
+/// What a proxy holds.
+#[derive(Debug)]
+struct State {
+    host_memory: i64,
+    private_memory: i64,
+    descriptors: usize,
+    open_sessions: i64,
+    holds: i64,
+}
+
+impl State {
+    /// As soon as nothing is open any more and nothing has changed for 40 s.
+    fn at_rest(kamailio: &Kamailio) -> Result<State, Box<dyn Error>> {
+        let (mut last, mut same) = (State::now(kamailio), 0);
+        for _ in 0..60 {
+            std::thread::sleep(Duration::from_secs(5));
+            let now = State::now(kamailio);
+            let rests = now.open_sessions == 0 && (now.host_memory - last.host_memory).abs() < 65_536;
+            same = if rests { same + 1 } else { 0 };
+            last = now;
+            if same == 8 {
+                return Ok(last);
+            }
+        }
+        Err(format!("no rest: {last:?}\n{}", kamailio.log()).into())
+    }
+
+    fn now(kamailio: &Kamailio) -> State {
+        let memory = kamailio.rpc(&["core.shmmem"]).unwrap_or_default();
+        let used = memory.lines().find_map(|line| line.trim().strip_prefix("real_used: "));
+        let group = processes(kamailio);
+        let anonymous = |process: &PathBuf| {
+            let text = fs::read_to_string(process.join("smaps_rollup")).ok()?;
+            let line = text.lines().find_map(|line| line.strip_prefix("Anonymous:"))?;
+            line.trim().trim_end_matches(" kB").parse::<i64>().ok()
+        };
+        let open = |process: &PathBuf| fs::read_dir(process.join("fd")).map_or(0, Iterator::count);
+        State {
+            host_memory: used.and_then(|octets| octets.parse().ok()).unwrap_or(-1),
+            private_memory: group.iter().filter_map(anonymous).sum::<i64>() * 1024,
+            descriptors: group.iter().map(open).sum(),
+            open_sessions: kamailio.statistic("sessions_active"),
+            holds: kamailio.count("SELECT count(*) FROM holds"),
+        }
+    }
+
+    fn compare(&self, before: &State) -> Result<(), Box<dyn Error>> {
+        let grown = |now: i64, then: i64| now - then > GROWTH;
+        match () {
+            () if grown(self.host_memory, before.host_memory) => Err("the host's shared memory has grown".into()),
+            () if grown(self.private_memory, before.private_memory) => Err("private memory has grown".into()),
+            () if self.descriptors > before.descriptors => Err("descriptors are left open".into()),
+            () if self.holds > 0 => Err("holds are left".into()),
+            () => Ok(()),
+        }
+    }
+}
+
+/// Folders in /proc of all processes of a proxy.
+fn processes(kamailio: &Kamailio) -> Vec<PathBuf> {
+    let group = kamailio.pid().to_string();
+    let Ok(all) = fs::read_dir("/proc") else { return Vec::new() };
+    let paths = all.flatten().map(|entry| entry.path());
+    let of_group = paths.filter(|path| {
+        let stat = fs::read_to_string(path.join("stat")).unwrap_or_default();
+        stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(2)) == Some(&group)
+    });
+    of_group.collect()
+}

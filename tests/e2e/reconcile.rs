@@ -1,0 +1,119 @@
+//! SIGKILL at random moments under traffic, with an Online Charging System; afterwards the ledger file, the charging
+//! system and what the clients saw must agree. CRASHES says how often (five where it is not set).
+
+use super::diameter::Charged;
+use super::parties::client::{ImClient, Options as ClientOptions};
+use super::parties::kamailio::Kamailio;
+use super::parties::{Events, eventually};
+use super::{ALICE, subscriber};
+use std::net::SocketAddr;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, UNIX_EPOCH};
+
+/// Clients that retrieve at the same time.
+const CLIENTS: usize = 8;
+
+const SOON: Duration = Duration::from_secs(60);
+
+/// How often something is killed.
+fn crashes() -> usize {
+    std::env::var("CRASHES").ok().and_then(|text| text.parse().ok()).unwrap_or(5)
+}
+
+/// What the clients have seen: Call-ID and Message-ID of every message that came to one.
+type Seen = Mutex<Vec<(String, String)>>;
+
+/// Retrieves three messages, as far as the proxy lets it.
+fn retrieve(proxy: SocketAddr, relay: SocketAddr, identity: &str, seen: &Seen) {
+    let options = ClientOptions::new(proxy, relay, identity);
+    let Ok(mut client) = ImClient::new(options, Events::default()) else {
+        // The proxy is being started again.
+        return std::thread::sleep(Duration::from_millis(20));
+    };
+    if client.invite() != 200 {
+        return;
+    }
+    client.bind();
+    for _ in 0..3 {
+        let Some(frame) = client.next_send(Duration::from_secs(2)) else { return };
+        let message = (client.call_id.clone(), frame.header("Message-ID").to_owned());
+        seen.lock().expect("no holder panics").push(message);
+        client.answer(&frame, 200);
+    }
+    client.bye();
+}
+
+/// Runs traffic while `kill` is called again and again, and compares everything.
+fn reconcile(kill: impl Fn(&mut Kamailio)) {
+    let options = ["--default-balance", "1000000"];
+    let mut charged =
+        Charged::new(&options, |setup| setup.defined("RESPONSE_TIMEOUT", "2").parameter("hold_timeout", "10"));
+    let _server = charged.stage.server(&["one", "two", "three"], |_| {});
+    let (proxy, relay) = (charged.stage.kamailio.sip, charged.stage.kamailio.msrp);
+    let everyone: Vec<String> = (0..CLIENTS).map(|_| subscriber()).collect();
+    let (seen, done, killed) = (Seen::default(), AtomicBool::new(false), AtomicUsize::new(0));
+    std::thread::scope(|scope| {
+        for identity in &everyone {
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    retrieve(proxy, relay, identity, &seen);
+                }
+            });
+        }
+        // A panic in here must not leave the clients running.
+        let killing = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            for _ in 0..crashes() {
+                // Some traffic between two of them, and the moment by the clock's last digits.
+                let before = seen.lock().expect("no holder panics").len();
+                eventually(SOON, || seen.lock().expect("no holder panics").len() > before + 20);
+                let nanos = UNIX_EPOCH.elapsed().map_or(0, |since| since.subsec_nanos());
+                std::thread::sleep(Duration::from_micros(u64::from(nanos) % 50_000));
+                kill(&mut charged.stage.kamailio);
+                killed.fetch_add(1, Ordering::Relaxed);
+            }
+        }));
+        done.store(true, Ordering::Relaxed);
+        killing.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    });
+    let kamailio = &charged.stage.kamailio;
+    let rests = || kamailio.statistic("sessions_active") == 0 && kamailio.statistic("outbox_depth") == 0;
+    assert!(eventually(SOON, rests), "{}", kamailio.log());
+    assert!(eventually(SOON, || charged.ocs.sessions().is_empty()), "{:?}", charged.ocs.sessions());
+    let ledger = kamailio.ledger();
+    let seen = seen.into_inner().expect("no holder panics");
+    assert!(seen.len() > 20 * crashes(), "{} messages", seen.len());
+    for (call_id, message_id) in &seen {
+        let sql = "SELECT count(*) FROM debits WHERE call_id=?1 AND message_id=?2";
+        let debits: i64 = ledger.query_row(sql, [call_id, message_id], |row| row.get(0)).expect("a count");
+        assert_eq!(debits, 1, "{call_id} {message_id}\n{}", kamailio.log());
+    }
+    for identity in &everyone {
+        let history = kamailio.debits(identity).len() as i64;
+        let account = charged.ocs.account_becomes(identity, (1_000_000 - history, 0, history), SOON);
+        assert_eq!(account, (1_000_000 - history, 0, history), "{identity}");
+    }
+    // What was on its way to a client when everything died is debited as well: by policy, like silence.
+    let debits = kamailio.count("SELECT count(*) FROM debits");
+    let most = seen.len() + 3 * CLIENTS * killed.load(Ordering::Relaxed);
+    assert!((seen.len()..=most).contains(&(debits as usize)), "{debits} debits of {} messages", seen.len());
+    assert_eq!(charged.ocs.account(ALICE), (100, 0, 0));
+}
+
+#[test]
+fn a_killed_engine_leaves_ledger_ocs_and_clients_in_agreement() {
+    reconcile(|kamailio| {
+        let engine = kamailio.engine_pid().expect("an engine");
+        kamailio.signal("KILL", Some(engine));
+        let back = eventually(SOON, || kamailio.engine_pid().is_some_and(|pid| pid != engine));
+        assert!(back, "the engine does not come back\n{}", kamailio.log());
+    });
+}
+
+#[test]
+fn a_killed_proxy_leaves_ledger_ocs_and_clients_in_agreement() {
+    reconcile(|kamailio| {
+        kamailio.kill_all();
+        kamailio.restart().unwrap_or_else(|error| panic!("{error}"));
+    });
+}
