@@ -14,13 +14,14 @@ MODULE = out/imcharge.so
 # The module has a build folder of its own: a feature more would build everything twice in turns.
 CARGO_MODULE = CARGO_TARGET_DIR=$(CURDIR)/target/kamailio cargo
 
-.PHONY: help run test bench fuzz module header source clean
+.PHONY: help run test bench fuzz loom module header source clean
 
 help:
 	@echo 'make run      charge four real retrievals in a real Kamailio, and show them'
 	@echo 'make test     all tests, with the stock Kamailio'
 	@echo 'make bench    Kamailio with charging beside Kamailio without'
 	@echo 'make fuzz     feed the codecs, machines and the C ABI with made-up input: TARGET=sdp SECONDS=60'
+	@echo 'make loom     try the shared memory in every order of threads: MODEL=doorbell'
 	@echo 'make module   build $(MODULE) for the Kamailio on this machine'
 	@echo 'make header   write include/imcharge.h anew'
 	@echo 'make clean    remove what was built'
@@ -44,6 +45,9 @@ bench: module
 fuzz:
 	@scripts/dependencies.sh $(PACKAGES_FUZZ)
 	@scripts/fuzz.sh $(or $(SECONDS),60) $(TARGET)
+
+loom:
+	@scripts/loom.sh $(MODEL)
 
 module: source
 	@echo 'building the module (the first time takes some minutes)'

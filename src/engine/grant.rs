@@ -8,10 +8,10 @@
 //! A slot is freed no sooner than [`REUSE_AFTER_SECONDS`] after its gate was closed. A worker uses what it has
 //! looked up within microseconds, so it never takes from a session that has moved into the slot meanwhile.
 
+use super::sync::{AtomicU32, AtomicU64, Ordering, bound};
 use crate::charge::ch2::SessionKey;
 use crate::charge::event::Direction;
 use crate::charge::tariff::Per;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 /// Seconds between the closing of a gate and the earliest reuse of its slot.
 pub const REUSE_AFTER_SECONDS: u32 = 2;
@@ -21,7 +21,7 @@ pub const PATHS: usize = 4;
 
 /// Messages (with a tariff by size: chunks) of a session that are noted in its slot: a mailbox of usual size costs
 /// a worker no other cache line than the slot's own.
-pub const NOTES: usize = 10;
+pub const NOTES: usize = bound(10, 1);
 
 /// Set in the grant word when the gate is closed for good.
 const CLOSED: u64 = 1 << 63;
@@ -83,6 +83,22 @@ pub enum Gate {
     },
     /// Beyond the grant, or closed.
     Beyond,
+}
+
+/// What becomes of a message (or chunk) at the gate of its session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pass {
+    /// Goes on, and is paid for now; this is what is left of the grant.
+    Taken {
+        /// Granted and not taken.
+        left: u32,
+    },
+    /// Goes on: it was paid for before.
+    Before,
+    /// Must not go on: beyond the grant, or the gate is closed.
+    Beyond,
+    /// Must not go on: there is no room to note that it is paid for.
+    Full,
 }
 
 impl Slot {
@@ -226,7 +242,7 @@ pub struct Opening {
 }
 
 /// Entries of an index that a hash can stand in: four cache lines.
-const WINDOW: usize = 32;
+const WINDOW: usize = bound(32, 2);
 
 /// A set of (hash, slot) pairs in shared memory. An entry is 40 bits of the hash and the slot's number plus one.
 /// There is no order and no chain: a look-up reads its whole window, so that removing leaves no gap behind.
@@ -417,6 +433,25 @@ impl Table<'_> {
                 None
             }
         })
+    }
+
+    /// Worker: takes a message (or chunk) of the session from its grant, unless it is paid for already. Of two workers
+    /// that see the same message at a time one pays and the other passes, or meets the grant's end: never do both pay.
+    pub fn pass(&self, at: u32, hash: u64, amount: u32) -> Pass {
+        if self.is_noted(at, hash) {
+            return Pass::Before;
+        }
+        let Some(slot) = self.slots.get(at as usize) else { return Pass::Beyond };
+        let Gate::Taken { left } = slot.take(amount) else { return Pass::Beyond };
+        let noted = self.note_message(at, hash);
+        if !matches!(noted, Inserted::At(_)) {
+            slot.put_back(amount);
+        }
+        match noted {
+            Inserted::At(_) => Pass::Taken { left },
+            Inserted::Before => Pass::Before,
+            Inserted::Full => Pass::Full,
+        }
     }
 
     /// Worker: notes that a message (or chunk) of the session is paid for. `hash` covers slot and message.
