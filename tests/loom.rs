@@ -14,7 +14,7 @@
 use imcharge::charge::ch2::SessionKey;
 use imcharge::charge::event::Direction;
 use imcharge::charge::tariff::Per;
-use imcharge::engine::doorbell::Sleeper;
+use imcharge::engine::doorbell::{Doorbell, Sleeper};
 use imcharge::engine::grant::{Binding, Gate, Index, Opening, Pass, Side, Slot, Table};
 use imcharge::engine::ring::{Ends, Full, Ring};
 use imcharge::engine::sync::{AtomicU32, AtomicU64, Watched};
@@ -386,6 +386,74 @@ impl Bell {
         }
         *rung = false;
     }
+}
+
+/// Event rings of two workers, and the engine's sleep.
+struct House {
+    rings: [Arc<RingMemory>; 2],
+    doorbell: Doorbell,
+    bell: Bell,
+}
+
+impl House {
+    fn new() -> Arc<House> {
+        let rings = [(); 2].map(|()| RingMemory::new(64, 0));
+        Arc::new(House { rings, doorbell: Doorbell::default(), bell: Bell::default() })
+    }
+
+    /// A worker: publishes records, and somebody waits for what comes of each.
+    fn publish(&self, at: usize, numbers: std::ops::Range<u8>) {
+        let ring = self.rings[at].ring();
+        for number in numbers {
+            ring.publish(write(&ring, ring.head(), number).expect("room"));
+            self.doorbell.wake(|| self.bell.ring());
+        }
+    }
+
+    /// The engine: turns and sleeps until it has read so many records.
+    fn read(&self, wanted: usize) {
+        let rings = [self.rings[0].ring(), self.rings[1].ring()];
+        let (mut positions, mut read) = ([0, 0], 0);
+        loop {
+            self.doorbell.begin_turn();
+            for (ring, position) in rings.iter().zip(&mut positions) {
+                while let Some((_, next)) = ring.read_at(*position) {
+                    *position = next;
+                    read += 1;
+                }
+            }
+            if read == wanted {
+                return;
+            }
+            self.doorbell.sleep(|| self.bell.wait());
+        }
+    }
+}
+
+#[test]
+fn the_engine_never_sleeps_on_what_somebody_waits_for() {
+    model("doorbell, one worker", Some(4), || {
+        let house = House::new();
+        let worker = Arc::clone(&house);
+        let worker = thread::spawn(move || worker.publish(0, 0..2));
+        house.read(2);
+        worker.join().expect("the worker ends");
+    });
+}
+
+#[test]
+fn the_engine_hears_each_of_two_workers() {
+    model("doorbell, two workers", Some(3), || {
+        let house = House::new();
+        let workers = [0, 1].map(|at| {
+            let house = Arc::clone(&house);
+            thread::spawn(move || house.publish(at, 0..1))
+        });
+        house.read(2);
+        for worker in workers {
+            worker.join().expect("a worker ends");
+        }
+    });
 }
 
 #[test]

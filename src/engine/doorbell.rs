@@ -43,7 +43,8 @@ pub struct Doorbell {
 impl Doorbell {
     /// Worker: someone waits for what comes of an event just published. Calls `ring` if the engine sleeps.
     pub fn wake(&self, ring: impl FnOnce()) {
-        set(&self.urgent, 1, Ordering::Relaxed);
+        // Whoever takes the flag down sees the event that it was put up for.
+        set(&self.urgent, 1, Ordering::Release);
         self.engine.wake(ring);
     }
 
@@ -54,6 +55,6 @@ impl Doorbell {
 
     /// Engine: what was urgent so far is about to be read.
     pub fn begin_turn(&self) {
-        set(&self.urgent, 0, Ordering::SeqCst);
+        self.urgent.swap(0, Ordering::Acquire);
     }
 }
