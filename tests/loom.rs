@@ -15,7 +15,7 @@ use imcharge::charge::ch2::SessionKey;
 use imcharge::charge::event::Direction;
 use imcharge::charge::tariff::Per;
 use imcharge::engine::doorbell::{Doorbell, Sleeper};
-use imcharge::engine::grant::{Binding, Gate, Index, Opening, Pass, Side, Slot, Table};
+use imcharge::engine::grant::{Binding, Gate, Index, Inserted, Opening, Pass, Side, Slot, Table};
 use imcharge::engine::ring::{Ends, Full, Ring};
 use imcharge::engine::sync::{AtomicU32, AtomicU64, Watched};
 use loom::sync::{Condvar, Mutex};
@@ -282,6 +282,28 @@ fn at_the_grants_end_the_same_message_pays_once_too() {
         assert_eq!(passed.iter().filter(|pass| matches!(pass, Pass::Taken { .. })).count(), 1, "{passed:?}");
         assert!(!passed.contains(&Pass::Full));
         assert_eq!(memory.slots[0].counters(), (1, 1));
+    });
+}
+
+#[test]
+fn one_pays_also_while_another_session_gives_its_place_back() {
+    model("one message, a place freed", Some(2), || {
+        let memory = TableMemory::new(2);
+        for at in [0, 1] {
+            memory.table().open(at, &opening(u64::from(at) + 1));
+            memory.table().note_message(at, message(1));
+        }
+        // This one takes the first place of the window that the two workers look through.
+        assert_eq!(memory.table().note_message(1, message(9)), Inserted::At(0));
+        let engine = Arc::clone(&memory);
+        let engine = thread::spawn(move || engine.table().free(1));
+        let passed = one_message_at_two_workers(&memory, 2);
+        engine.join().expect("the engine ends");
+        let paid = passed.iter().filter(|pass| matches!(pass, Pass::Taken { .. })).count();
+        assert!(paid == 1 || passed.contains(&Pass::Full), "{passed:?}");
+        assert_eq!(memory.slots[0].counters().1 as usize, paid, "{passed:?}");
+        memory.table().free(0);
+        assert!(memory.indexes[2].iter().all(|entry| entry.load(Ordering::Relaxed) == 0), "an entry is left behind");
     });
 }
 

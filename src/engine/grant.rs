@@ -292,7 +292,8 @@ impl<'a> Index<'a> {
         })
     }
 
-    /// Inserts a pair, once: of two workers that insert the same at a time, one gets [`Inserted::At`].
+    /// Inserts a pair, once: of two workers that insert the same at a time, one gets [`Inserted::At`], unless another
+    /// removes what stands in front of both (see [`Table::note_message`]).
     pub fn insert(&self, hash: u64, slot: u32) -> Inserted {
         let entry = Self::entry(hash, slot);
         let window = self.window(hash);
@@ -314,13 +315,11 @@ impl<'a> Index<'a> {
         Inserted::Full
     }
 
-    /// Removes a pair, if it is there.
+    /// Removes a pair, wherever it is.
     pub fn remove(&self, hash: u64, slot: u32) {
         let entry = Self::entry(hash, slot);
-        for place in self.window(hash) {
-            if place.compare_exchange(entry, 0, Ordering::AcqRel, Ordering::Acquire).is_ok() {
-                return;
-            }
+        for place in self.window(hash).iter().filter(|place| place.load(Ordering::Acquire) == entry) {
+            let _ = place.compare_exchange(entry, 0, Ordering::AcqRel, Ordering::Acquire);
         }
     }
 
@@ -455,23 +454,39 @@ impl Table<'_> {
     }
 
     /// Worker: notes that a message (or chunk) of the session is paid for. `hash` covers slot and message.
+    ///
+    /// Two workers that note the same message can both find a place in the index, when one in front of the other's
+    /// is given back by another session meanwhile. Who comes first into the chain of the slot has it.
     pub fn note_message(&self, at: u32, hash: u64) -> Inserted {
-        if let Some(noted) = self.slots.get(at as usize).and_then(|slot| slot.note(hash)) {
+        let Some(slot) = self.slots.get(at as usize) else { return Inserted::Full };
+        if let Some(noted) = slot.note(hash) {
             return noted;
         }
+        // What is in the chain by now, the look through the index finds.
+        let mut first = slot.messages.load(Ordering::Acquire);
         let inserted = self.messages.insert(hash, at);
-        if let (Inserted::At(place), Some(slot)) = (inserted, self.slots.get(at as usize)) {
-            let mut first = slot.messages.load(Ordering::Acquire);
-            loop {
-                self.next_message[place].store(first, Ordering::Release);
-                match slot.messages.compare_exchange_weak(first, place as u32 + 1, Ordering::AcqRel, Ordering::Acquire)
-                {
-                    Ok(_) => break,
-                    Err(now) => first = now,
+        let Inserted::At(place) = inserted else { return inserted };
+        loop {
+            self.next_message[place].store(first, Ordering::Release);
+            match slot.messages.compare_exchange_weak(first, place as u32 + 1, Ordering::AcqRel, Ordering::Acquire) {
+                Ok(_) => return inserted,
+                Err(now) if self.is_chained(now, first, Index::entry(hash, at)) => {
+                    self.messages.clear(place);
+                    return Inserted::Before;
                 }
+                Err(now) => first = now,
             }
         }
-        inserted
+    }
+
+    /// Whether an entry of the message index stands in a chain from this place on, before another one.
+    fn is_chained(&self, from: u32, end: u32, entry: u64) -> bool {
+        let (entries, nexts) = (self.messages.entries, self.next_message);
+        let following =
+            |place: &u32| nexts.get((*place as usize).checked_sub(1)?).map(|next| next.load(Ordering::Acquire));
+        let chain = std::iter::successors(Some(from), following).take_while(|place| *place != end && *place != 0);
+        let stands = |place: u32| entries.get(place as usize - 1).map(|entry| entry.load(Ordering::Acquire));
+        chain.take(nexts.len()).any(|place| stands(place) == Some(entry))
     }
 
     /// Worker: whether the message is paid for already.
