@@ -14,7 +14,7 @@ MODULE = out/imcharge.so
 # The module has a build folder of its own: a feature more would build everything twice in turns.
 CARGO_MODULE = CARGO_TARGET_DIR=$(CURDIR)/target/kamailio cargo
 
-.PHONY: help run test sim soak bench fuzz module header source clean
+.PHONY: help run test sim soak bench fuzz loom deny module header source clean
 
 help:
 	@echo 'make run      charge four real retrievals in a real Kamailio, and show them'
@@ -23,6 +23,8 @@ help:
 	@echo 'make soak     a million sessions through one proxy, and what they leave behind'
 	@echo 'make bench    Kamailio with charging beside Kamailio without'
 	@echo 'make fuzz     feed the codecs, machines and the C ABI with made-up input: TARGET=sdp SECONDS=60'
+	@echo 'make loom     try the shared memory in every order of threads: MODEL=doorbell'
+	@echo 'make deny     check licences, sources, duplicates and known faults of the dependencies'
 	@echo 'make module   build $(MODULE) for the Kamailio on this machine'
 	@echo 'make header   write include/imcharge.h anew'
 	@echo 'make clean    remove what was built'
@@ -54,6 +56,12 @@ bench: module
 fuzz:
 	@scripts/dependencies.sh $(PACKAGES_FUZZ)
 	@scripts/fuzz.sh $(or $(SECONDS),60) $(TARGET)
+
+loom:
+	@scripts/loom.sh $(MODEL)
+
+deny:
+	@scripts/deny.sh
 
 module: source
 	@echo 'building the module (the first time takes some minutes)'

@@ -8,10 +8,10 @@
 //! A slot is freed no sooner than [`REUSE_AFTER_SECONDS`] after its gate was closed. A worker uses what it has
 //! looked up within microseconds, so it never takes from a session that has moved into the slot meanwhile.
 
+use super::sync::{AtomicU32, AtomicU64, Ordering, bound};
 use crate::charge::ch2::SessionKey;
 use crate::charge::event::Direction;
 use crate::charge::tariff::Per;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 /// Seconds between the closing of a gate and the earliest reuse of its slot.
 pub const REUSE_AFTER_SECONDS: u32 = 2;
@@ -21,7 +21,7 @@ pub const PATHS: usize = 4;
 
 /// Messages (with a tariff by size: chunks) of a session that are noted in its slot: a mailbox of usual size costs
 /// a worker no other cache line than the slot's own.
-pub const NOTES: usize = 10;
+pub const NOTES: usize = bound(10, 1);
 
 /// Set in the grant word when the gate is closed for good.
 const CLOSED: u64 = 1 << 63;
@@ -83,6 +83,22 @@ pub enum Gate {
     },
     /// Beyond the grant, or closed.
     Beyond,
+}
+
+/// What becomes of a message (or chunk) at the gate of its session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pass {
+    /// Goes on, and is paid for now; this is what is left of the grant.
+    Taken {
+        /// Granted and not taken.
+        left: u32,
+    },
+    /// Goes on: it was paid for before.
+    Before,
+    /// Must not go on: beyond the grant, or the gate is closed.
+    Beyond,
+    /// Must not go on: there is no room to note that it is paid for.
+    Full,
 }
 
 impl Slot {
@@ -226,7 +242,7 @@ pub struct Opening {
 }
 
 /// Entries of an index that a hash can stand in: four cache lines.
-const WINDOW: usize = 32;
+const WINDOW: usize = bound(32, 2);
 
 /// A set of (hash, slot) pairs in shared memory. An entry is 40 bits of the hash and the slot's number plus one.
 /// There is no order and no chain: a look-up reads its whole window, so that removing leaves no gap behind.
@@ -276,7 +292,8 @@ impl<'a> Index<'a> {
         })
     }
 
-    /// Inserts a pair, once: of two workers that insert the same at a time, one gets [`Inserted::At`].
+    /// Inserts a pair, once: of two workers that insert the same at a time, one gets [`Inserted::At`], unless another
+    /// removes what stands in front of both (see [`Table::note_message`]).
     pub fn insert(&self, hash: u64, slot: u32) -> Inserted {
         let entry = Self::entry(hash, slot);
         let window = self.window(hash);
@@ -298,13 +315,11 @@ impl<'a> Index<'a> {
         Inserted::Full
     }
 
-    /// Removes a pair, if it is there.
+    /// Removes a pair, wherever it is.
     pub fn remove(&self, hash: u64, slot: u32) {
         let entry = Self::entry(hash, slot);
-        for place in self.window(hash) {
-            if place.compare_exchange(entry, 0, Ordering::AcqRel, Ordering::Acquire).is_ok() {
-                return;
-            }
+        for place in self.window(hash).iter().filter(|place| place.load(Ordering::Acquire) == entry) {
+            let _ = place.compare_exchange(entry, 0, Ordering::AcqRel, Ordering::Acquire);
         }
     }
 
@@ -419,24 +434,59 @@ impl Table<'_> {
         })
     }
 
+    /// Worker: takes a message (or chunk) of the session from its grant, unless it is paid for already. Of two workers
+    /// that see the same message at a time one pays and the other passes, or meets the grant's end: never do both pay.
+    pub fn pass(&self, at: u32, hash: u64, amount: u32) -> Pass {
+        if self.is_noted(at, hash) {
+            return Pass::Before;
+        }
+        let Some(slot) = self.slots.get(at as usize) else { return Pass::Beyond };
+        let Gate::Taken { left } = slot.take(amount) else { return Pass::Beyond };
+        let noted = self.note_message(at, hash);
+        if !matches!(noted, Inserted::At(_)) {
+            slot.put_back(amount);
+        }
+        match noted {
+            Inserted::At(_) => Pass::Taken { left },
+            Inserted::Before => Pass::Before,
+            Inserted::Full => Pass::Full,
+        }
+    }
+
     /// Worker: notes that a message (or chunk) of the session is paid for. `hash` covers slot and message.
+    ///
+    /// Two workers that note the same message can both find a place in the index, when one in front of the other's
+    /// is given back by another session meanwhile. Who comes first into the chain of the slot has it.
     pub fn note_message(&self, at: u32, hash: u64) -> Inserted {
-        if let Some(noted) = self.slots.get(at as usize).and_then(|slot| slot.note(hash)) {
+        let Some(slot) = self.slots.get(at as usize) else { return Inserted::Full };
+        if let Some(noted) = slot.note(hash) {
             return noted;
         }
+        // What is in the chain by now, the look through the index finds.
+        let mut first = slot.messages.load(Ordering::Acquire);
         let inserted = self.messages.insert(hash, at);
-        if let (Inserted::At(place), Some(slot)) = (inserted, self.slots.get(at as usize)) {
-            let mut first = slot.messages.load(Ordering::Acquire);
-            loop {
-                self.next_message[place].store(first, Ordering::Release);
-                match slot.messages.compare_exchange_weak(first, place as u32 + 1, Ordering::AcqRel, Ordering::Acquire)
-                {
-                    Ok(_) => break,
-                    Err(now) => first = now,
+        let Inserted::At(place) = inserted else { return inserted };
+        loop {
+            self.next_message[place].store(first, Ordering::Release);
+            match slot.messages.compare_exchange_weak(first, place as u32 + 1, Ordering::AcqRel, Ordering::Acquire) {
+                Ok(_) => return inserted,
+                Err(now) if self.is_chained(now, first, Index::entry(hash, at)) => {
+                    self.messages.clear(place);
+                    return Inserted::Before;
                 }
+                Err(now) => first = now,
             }
         }
-        inserted
+    }
+
+    /// Whether an entry of the message index stands in a chain from this place on, before another one.
+    fn is_chained(&self, from: u32, end: u32, entry: u64) -> bool {
+        let (entries, nexts) = (self.messages.entries, self.next_message);
+        let following =
+            |place: &u32| nexts.get((*place as usize).checked_sub(1)?).map(|next| next.load(Ordering::Acquire));
+        let chain = std::iter::successors(Some(from), following).take_while(|place| *place != end && *place != 0);
+        let stands = |place: u32| entries.get(place as usize - 1).map(|entry| entry.load(Ordering::Acquire));
+        chain.take(nexts.len()).any(|place| stands(place) == Some(entry))
     }
 
     /// Worker: whether the message is paid for already.

@@ -8,11 +8,12 @@
 //! | the host's resume workers | [`notice`] |
 //! | the host's supervisor child | [`supervisor`] |
 //! | the engine's own process | [`run()`], `book` (the sessions), `store` (SQLite), `notices` |
-//! | all of them, in shared memory | [`ring`], [`grant`], [`record`], [`statistic`] |
+//! | all of them, in shared memory | [`ring`], [`grant`], [`doorbell`] (over [`sync`]), [`record`], [`statistic`] |
 
 mod book;
 pub mod clock;
 pub mod config;
+pub mod doorbell;
 pub mod facts;
 pub mod grant;
 pub mod notice;
@@ -26,6 +27,7 @@ mod run;
 pub mod statistic;
 pub mod store;
 pub mod supervisor;
+pub mod sync;
 pub mod worker;
 
 #[doc(hidden)]

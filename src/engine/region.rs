@@ -10,9 +10,11 @@
 
 use super::clock;
 use super::config::Config;
+use super::doorbell::{Doorbell, Sleeper};
 use super::grant::{Index, Slot, Table};
 use super::ring::{Ends, Ring};
 use super::statistic::Statistic;
+use super::sync::{AtomicU32, AtomicU64, Ordering};
 use crate::enabler::diameter::peers::Peers;
 use crate::simulate;
 use std::fs::{File, OpenOptions};
@@ -22,7 +24,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering, fence};
+use std::sync::atomic::AtomicI64;
 use std::time::{Duration, Instant};
 
 /// Changes with the layout: a file of another version is not read.
@@ -62,10 +64,7 @@ struct Header {
     slots: AtomicU64,
     /// Keys of the hashes in the grant table: nobody outside can aim at a window.
     hash_keys: [AtomicU64; 2],
-    /// 1 while the engine sleeps, or is about to.
-    engine_sleeps: AtomicU32,
-    /// 1 when someone waits for what the engine makes of an event.
-    urgent: AtomicU32,
+    doorbell: Doorbell,
     engine_state: AtomicU32,
     engine_pid: AtomicU32,
     stop: AtomicU32,
@@ -93,11 +92,9 @@ pub struct ReplySlot {
     pub held: AtomicI64,
 }
 
-/// Sleeping flags of the resume workers.
+/// A resume worker's sleep.
 #[repr(C, align(64))]
-struct Sleeper {
-    sleeps: AtomicU32,
-}
+struct Resting(Sleeper);
 
 /// Where the parts lie: octets from the start, computed once from the three sizes.
 #[derive(Clone, Copy)]
@@ -140,7 +137,7 @@ impl Layout {
             slots,
             counters: part(area::<AtomicU64>(Statistic::ALL.len())),
             replies: part(area::<ReplySlot>(processes)),
-            sleepers: part(area::<Sleeper>(resumers)),
+            sleepers: part(area::<Resting>(resumers)),
             ends: part(area::<Ends>(processes + resumers)),
             data: part((processes + resumers) * RING_SIZE),
             table: part(area::<Slot>(slots)),
@@ -480,49 +477,32 @@ impl Region {
 
     /// Says that someone waits for what comes of an event just published, and wakes the engine if it sleeps.
     pub fn wake_engine(&self) {
-        let header = self.header();
-        header.urgent.store(1, Ordering::Relaxed);
-        fence(Ordering::SeqCst);
-        if header.engine_sleeps.load(Ordering::Relaxed) == 1 && header.engine_sleeps.swap(0, Ordering::Relaxed) == 1 {
-            self.engine_bell.ring();
-        }
+        self.header().doorbell.wake(|| self.engine_bell.ring());
     }
 
     /// Engine: sleeps until someone waits for it, a connection of its own has something, or the time is over. Events
     /// that nobody waits for do not end its sleep: they are read together on the next turn.
     pub fn engine_sleep(&self, at_most: Duration, connections: &[(RawFd, bool)]) {
-        let header = self.header();
-        header.engine_sleeps.store(1, Ordering::Relaxed);
-        fence(Ordering::SeqCst);
-        if header.urgent.load(Ordering::Relaxed) == 0 {
-            self.engine_bell.wait(at_most, connections);
-        }
-        header.engine_sleeps.store(0, Ordering::Relaxed);
+        self.header().doorbell.sleep(|| self.engine_bell.wait(at_most, connections));
     }
 
     /// Engine: what was urgent so far is about to be read.
     pub fn begin_turn(&self) {
-        self.header().urgent.store(0, Ordering::SeqCst);
+        self.header().doorbell.begin_turn();
+    }
+
+    fn resting(&self, resumer: usize) -> &Sleeper {
+        &self.map.slice::<Resting>(self.map.layout.sleepers, self.resumers())[resumer].0
     }
 
     /// Wakes a resume worker, if it sleeps. Call after publishing a notice.
     pub fn wake_resumer(&self, resumer: usize) {
-        fence(Ordering::SeqCst);
-        let sleeps = &self.map.slice::<Sleeper>(self.map.layout.sleepers, self.resumers())[resumer].sleeps;
-        if sleeps.load(Ordering::Relaxed) == 1 && sleeps.swap(0, Ordering::Relaxed) == 1 {
-            self.resumer_bells[resumer].ring();
-        }
+        self.resting(resumer).wake(|| self.resumer_bells[resumer].ring());
     }
 
     /// Resume worker: sleeps until a notice comes or the time is over, unless `idle` sees that there is one already.
     pub fn resumer_sleep(&self, resumer: usize, at_most: Duration, idle: impl Fn() -> bool) {
-        let sleeps = &self.map.slice::<Sleeper>(self.map.layout.sleepers, self.resumers())[resumer].sleeps;
-        sleeps.store(1, Ordering::Relaxed);
-        fence(Ordering::SeqCst);
-        if idle() {
-            self.resumer_bells[resumer].wait(at_most, &[]);
-        }
-        sleeps.store(0, Ordering::Relaxed);
+        self.resting(resumer).sleep(idle, || self.resumer_bells[resumer].wait(at_most, &[]));
     }
 
     /// Engine: shows that it lives.

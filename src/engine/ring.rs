@@ -11,7 +11,7 @@
 //! stays where it is until what came of it is durable. A process killed in the middle of a write leaves
 //! `head` where it was: the half record does not exist.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use super::sync::{AtomicU64, Ordering, Watch, bound};
 
 /// Stands for a length where the record begins at the start of the ring.
 const SKIP: u32 = u32::MAX;
@@ -20,10 +20,11 @@ const SKIP: u32 = u32::MAX;
 const PREFIX: usize = 4;
 
 /// The longest record.
-pub const RECORD_MAX: usize = 4096;
+pub const RECORD_MAX: usize = bound(4096, 12);
 
 /// The moving ends of a ring, each on a cache line of its own.
 #[repr(C, align(64))]
+#[derive(Default)]
 pub struct Ends {
     head: AtomicU64,
     _apart: [u64; 7],
@@ -37,6 +38,7 @@ pub struct Ring {
     ends: *const Ends,
     data: *mut u8,
     size: usize,
+    watch: Watch,
 }
 
 // SAFETY: the ends are atomics; the data is written only by the one writer beyond what it has published and
@@ -53,7 +55,13 @@ impl Ring {
     /// `size` is a power of two of at least two records. At a time one process writes and one reads.
     pub unsafe fn at(ends: *const Ends, data: *mut u8, size: usize) -> Ring {
         assert!(size.is_power_of_two() && size >= 2 * RECORD_MAX, "a ring holds two records at least");
-        Ring { ends, data, size }
+        Ring { ends, data, size, watch: Watch::nobody() }
+    }
+
+    /// The ring with somebody who watches its data.
+    #[cfg(loom)]
+    pub fn watched(self, watch: Watch) -> Ring {
+        Ring { watch, ..self }
     }
 
     fn ends(&self) -> &Ends {
@@ -111,6 +119,7 @@ impl Ring {
         fill: impl FnOnce(&mut [u8]) -> Option<usize>,
     ) -> Result<Option<u64>, Full> {
         let place = self.place(head, spare)?;
+        self.watch.writes(self.offset(place), PREFIX + RECORD_MAX);
         // SAFETY: `place` leaves PREFIX + RECORD_MAX octets to the end of the ring, and none of them is published,
         // so only the one writer touches them.
         let content = unsafe { std::slice::from_raw_parts_mut(self.data.add(self.offset(place) + PREFIX), RECORD_MAX) };
@@ -145,6 +154,7 @@ impl Ring {
                 return None;
             }
             let next = at.checked_add(padded(length)).filter(|next| *next <= head)?;
+            self.watch.reads(self.offset(at), PREFIX + length);
             // SAFETY: within the ring (checked above) and published, so the writer leaves it alone until the
             // reader moves the tail, which takes `&mut` of its owner.
             let content = unsafe { std::slice::from_raw_parts(self.data.add(self.offset(at) + PREFIX), length) };
@@ -163,11 +173,13 @@ impl Ring {
     }
 
     fn write_length(&self, position: u64, length: u32) {
+        self.watch.writes(self.offset(position), PREFIX);
         // SAFETY: positions are multiples of 8 and the size is a power of two, so 4 aligned octets are there.
         unsafe { self.data.add(self.offset(position)).cast::<u32>().write(length) }
     }
 
     fn read_length(&self, position: u64) -> u32 {
+        self.watch.reads(self.offset(position), PREFIX);
         // SAFETY: as in `write_length`; the caller has checked that the position is a multiple of 8.
         unsafe { self.data.add(self.offset(position)).cast::<u32>().read() }
     }
@@ -184,12 +196,7 @@ mod tests {
 
     /// A ring in private memory.
     fn ring(size: usize) -> Ring {
-        let ends = Box::leak(Box::new(Ends {
-            head: AtomicU64::new(0),
-            _apart: [0; 7],
-            tail: AtomicU64::new(0),
-            _end: [0; 7],
-        }));
+        let ends = Box::leak(Box::default());
         let data = Box::leak(vec![0u64; size / 8].into_boxed_slice()).as_mut_ptr().cast();
         // SAFETY: leaked, so mapped for ever; one thread both writes and reads.
         unsafe { Ring::at(ends, data, size) }

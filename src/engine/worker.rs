@@ -7,7 +7,7 @@
 use super::clock;
 use super::config::Subscriber;
 use super::facts::{Answer, Dialog, Frame, Invitation, Invite};
-use super::grant::{Binding, Gate, Inserted, Side, Slot};
+use super::grant::{Binding, Pass, Side, Slot};
 use super::record::{Command, CommandResult, Record};
 use super::region::{EngineState, Region};
 use super::ring::Ring;
@@ -321,27 +321,21 @@ impl Worker {
         };
         let [start, octets] = part;
         let hash = region.hash(&[message_id.as_bytes(), &words([u64::from(at), session.0, session.1, start, octets])]);
-        if table.is_noted(at, hash) {
-            self.push_event(session, Event::Sent(sent), 0, Urgency::Soon);
-            return Passage::Pass;
-        }
-        let Gate::Taken { left } = slot.take(amount) else {
-            self.push_event(session, Event::Stopped { message_id }, spare, Urgency::Now);
-            return Passage::BeyondGrant;
-        };
-        match table.note_message(at, hash) {
-            Inserted::At(_) => {
+        match table.pass(at, hash, amount) {
+            Pass::Taken { left } => {
                 let urgency = if left == 0 { Urgency::Now } else { Urgency::Soon };
                 self.push_event(session, Event::Sent(Sent { taken: amount, ..sent }), 0, urgency);
                 Passage::Pass
             }
-            Inserted::Before => {
-                slot.put_back(amount);
+            Pass::Before => {
                 self.push_event(session, Event::Sent(sent), 0, Urgency::Soon);
                 Passage::Pass
             }
-            Inserted::Full => {
-                slot.put_back(amount);
+            Pass::Beyond => {
+                self.push_event(session, Event::Stopped { message_id }, spare, Urgency::Now);
+                Passage::BeyondGrant
+            }
+            Pass::Full => {
                 region.count(Statistic::DroppedTableFull);
                 Passage::Full
             }

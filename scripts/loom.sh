@@ -1,0 +1,11 @@
+#!/bin/sh
+# The shared memory under loom (tests/loom.rs), and how many orders were tried. The flag reaches every crate of a build: it
+# has a folder of its own.
+#
+#   scripts/loom.sh [NAME OF A MODEL]
+set -eu
+cd "$(dirname "$0")/.."
+echo 'building the models (the first time takes some minutes)'
+RUSTFLAGS="--cfg loom" CARGO_TARGET_DIR=target/loom
+export RUSTFLAGS CARGO_TARGET_DIR
+exec cargo test -q --test loom -- --nocapture "$@"

@@ -1,0 +1,60 @@
+//! When a sleeper must be woken: the flags beside a bell, in shared memory.
+//!
+//! A bell costs a system call, so it is rung only for who sleeps. The sleeper says that it will sleep and looks
+//! once more; the other side publishes and looks whether somebody sleeps. With a full fence between the two steps on both
+//! sides, one of them sees the other: nobody sleeps on something that was published.
+
+use super::sync::{AtomicU32, Ordering, fence, set};
+
+/// Whether somebody sleeps, or is about to.
+#[repr(transparent)]
+#[derive(Default)]
+pub struct Sleeper(AtomicU32);
+
+impl Sleeper {
+    /// Calls `ring` if the sleeper must be woken for what was just published.
+    pub fn wake(&self, ring: impl FnOnce()) {
+        fence(Ordering::SeqCst);
+        if self.0.load(Ordering::Relaxed) == 1 && self.0.swap(0, Ordering::Relaxed) == 1 {
+            ring();
+        }
+    }
+
+    /// Sleeps by `wait`, unless `idle` sees that there is something already.
+    pub fn sleep(&self, idle: impl FnOnce() -> bool, wait: impl FnOnce()) {
+        set(&self.0, 1, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+        if idle() {
+            wait();
+        }
+        set(&self.0, 0, Ordering::Relaxed);
+    }
+}
+
+/// The engine's sleep: it ends only for events that somebody waits for.
+#[repr(C)]
+#[derive(Default)]
+pub struct Doorbell {
+    engine: Sleeper,
+    /// 1 when someone waits for what the engine makes of an event.
+    urgent: AtomicU32,
+}
+
+impl Doorbell {
+    /// Worker: someone waits for what comes of an event just published. Calls `ring` if the engine sleeps.
+    pub fn wake(&self, ring: impl FnOnce()) {
+        // Whoever takes the flag down sees the event that it was put up for.
+        set(&self.urgent, 1, Ordering::Release);
+        self.engine.wake(ring);
+    }
+
+    /// Engine: sleeps by `wait`, unless someone waits for it.
+    pub fn sleep(&self, wait: impl FnOnce()) {
+        self.engine.sleep(|| self.urgent.load(Ordering::Relaxed) == 0, wait);
+    }
+
+    /// Engine: what was urgent so far is about to be read.
+    pub fn begin_turn(&self) {
+        self.urgent.swap(0, Ordering::Acquire);
+    }
+}
