@@ -12,6 +12,7 @@ mod connections;
 mod crashes;
 mod diameter;
 mod foreign;
+mod hostile;
 mod outcomes;
 mod push;
 mod raw;
