@@ -2,6 +2,7 @@
 //! answers on, no process of it ends, its memory does not grow, and the money is right in the end.
 
 mod msrp;
+mod torture;
 
 use super::parties::eventually;
 use super::parties::kamailio::Kamailio;
