@@ -344,7 +344,7 @@ fn render(case: &Case, socket: &UdpSocket, stage: &Stage) -> Vec<u8> {
 }
 
 /// The final status that comes to a socket within the time; 0: none.
-fn final_status(socket: &UdpSocket, within: Duration) -> u16 {
+pub fn final_status(socket: &UdpSocket, within: Duration) -> u16 {
     let asked = Instant::now();
     socket.set_read_timeout(Some(Duration::from_millis(50))).expect("a time-out can be set");
     while asked.elapsed() < within {
