@@ -427,6 +427,11 @@ impl ImClient {
         let _ = self.transport.send(&cancel, self.options.proxy);
     }
 
+    /// Path of the client's own end, and of the server's once it has answered, as they stand in the descriptions.
+    pub fn msrp_paths(&self) -> (&str, &str) {
+        (&self.own_path, &self.server_path)
+    }
+
     /// Drops the MSRP connection without a word.
     pub fn drop_connection(&self) {
         self.writer.drop_connection();

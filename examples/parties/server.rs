@@ -75,6 +75,8 @@ struct Shared {
     sessions: Mutex<HashMap<String, Arc<Session>>>,
     /// Who waits for the response to a request, by transaction id.
     waiting: Mutex<HashMap<String, Sender<u16>>>,
+    /// Every MSRP connection it has taken.
+    connections: Mutex<Vec<Writer>>,
     invites: AtomicUsize,
     refused: AtomicUsize,
     stop: AtomicBool,
@@ -99,6 +101,7 @@ impl ImServer {
             own: listener.local_addr()?,
             sessions: Mutex::default(),
             waiting: Mutex::default(),
+            connections: Mutex::default(),
             invites: AtomicUsize::new(0),
             refused: AtomicUsize::new(0),
             stop: AtomicBool::new(false),
@@ -118,6 +121,12 @@ impl ImServer {
     /// SENDs that were refused by a 4xx or 5xx.
     pub fn refused(&self) -> usize {
         self.shared.refused.load(Ordering::Relaxed)
+    }
+
+    /// Writes bytes as they are on the newest of its MSRP connections. An error: there is none any more.
+    pub fn write_raw(&self, bytes: &[u8]) -> std::io::Result<()> {
+        let connections = self.shared.connections.lock().expect("no holder panics");
+        connections.last().map_or(Err(std::io::ErrorKind::NotConnected.into()), |newest| newest.raw(bytes))
     }
 
     /// Message-IDs it has.
@@ -246,6 +255,7 @@ impl Shared {
                 return;
             }
             let Ok((reader, writer)) = connection(stream) else { continue };
+            self.connections.lock().expect("no holder panics").push(writer.clone());
             let shared = Arc::clone(self);
             spawn(move || shared.serve_msrp(reader, writer));
         }

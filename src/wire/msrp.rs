@@ -67,7 +67,7 @@ pub struct Frame<'a> {
     pub success_report: bool,
     /// Code of a REPORT (Status header, namespace 000).
     pub status: Option<u16>,
-    /// The body, without the CRLF before the end-line; `None`: no Content-Type, or no body.
+    /// The body, without the CRLF before the end-line; `None`: there is none, or it has neither Content-Type nor octets.
     pub body: Option<&'a [u8]>,
     /// The end-line's flag.
     pub flag: Flag,
@@ -181,7 +181,9 @@ impl<'a> Frame<'a> {
             failure_report: headers.failure_report.unwrap_or(FailureReport::Yes),
             success_report: headers.success_report,
             status: headers.status,
-            body: body.filter(|_| headers.content_type),
+            // RFC 4975, 9, has no body without Content-Type. Who sends one all the same has sent content: were it none,
+            // it would go on unpaid. An empty line too many is no content.
+            body: body.filter(|body| headers.content_type || !body.is_empty()),
             flag,
         })
     }

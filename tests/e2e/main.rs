@@ -12,6 +12,7 @@ mod connections;
 mod crashes;
 mod diameter;
 mod foreign;
+mod hostile;
 mod memory;
 mod outcomes;
 mod push;

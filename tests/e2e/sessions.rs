@@ -191,14 +191,16 @@ fn the_dialog_module_changes_nothing() {
     stage.expect(ALICE, 99, 0, 1);
 }
 
-#[test]
-fn lua_charges_like_the_native_script() {
+/// The shipped configuration in Lua.
+pub fn in_lua(setup: Setup) -> Setup {
     let config = Path::new(env!("CARGO_MANIFEST_DIR")).join("kamailio-config/kamailio-lua.cfg");
     let script = config.with_file_name("kamailio.lua");
-    let stage = Stage::new(|setup| {
-        let setup = Setup { config, ..setup };
-        setup.defined("LUA_SCRIPT", format!("\"{}\"", script.display()))
-    });
+    Setup { config, ..setup }.defined("LUA_SCRIPT", format!("\"{}\"", script.display()))
+}
+
+#[test]
+fn lua_charges_like_the_native_script() {
+    let stage = Stage::new(in_lua);
     stage.kamailio.set_account(ALICE, 2);
     let server = stage.server(&["one", "two", "three"], |_| {});
     let mut client = stage.bound(|_| {});

@@ -51,6 +51,10 @@ fn good_frames() {
         ("empty body", with("SEND", "Message-ID: 1234\r\nContent-Type: a/b\r\n\r\n\r\n", "$"), |f| {
             f.is_content() && f.content_octets() == 0
         }),
+        ("a body that has no Content-Type", with("SEND", "Message-ID: 1234\r\n\r\nfree?\r\n", "$"), |f| {
+            f.is_content() && f.content_octets() == 5
+        }),
+        ("an empty line too many", with("SEND", "Message-ID: 1234\r\n\r\n\r\n", "$"), |f| !f.is_content()),
         (
             "interruptible",
             with("SEND", "Message-ID: 1234\r\nByte-Range: 1-*/40000\r\nContent-Type: a/b\r\n\r\nxx\r\n", "+"),

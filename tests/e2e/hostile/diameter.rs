@@ -1,0 +1,395 @@
+//! A charging system that answers with what is no Diameter (RFC 6733), or no Credit-Control (RFC 8506): each request is
+//! answered by a good answer with one thing changed. Written by hand from the octets of the good one, on a server that
+//! knows no more of Diameter than that takes.
+
+use super::super::parties::{eventually, unique};
+use super::super::{ALICE, Stage};
+use super::{Memory, PATIENCE, Vitals, garbage, statistics};
+use imcharge::wire::diameter::dictionary as avp;
+use imcharge::wire::diameter::{
+    Command, CreditControlAnswer, CreditControlRequest, Message, ResultCode, Service, ServiceUnits, Writer,
+};
+use std::collections::VecDeque;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+/// Seconds that the proxy waits for an answer.
+const TX_TIMEOUT: u64 = 1;
+
+/// What is done to a good answer. Places are counted round where the answer is shorter.
+#[derive(Clone, Copy, Debug)]
+enum Edit {
+    /// These bits of this octet are turned over.
+    Flip { at: usize, bits: u8 },
+    /// The AVP of this number, in the order of the octets, groups before what is in them, has this length.
+    AvpLength { number: usize, length: usize },
+    /// It ends here, and its length says so.
+    Truncate { at: usize },
+    /// Another command.
+    Command(u32),
+    /// Another application.
+    Application(u32),
+    /// Other flags.
+    Flags(u8),
+    /// Services in services, this deep.
+    Nested(usize),
+    /// So many AVPs that nobody knows, with these flags, behind it.
+    Unknown { count: usize, flags: u8 },
+    /// Answers that nobody waits for, before it.
+    Uninvited,
+    /// RAR, ASR, and requests that nobody knows, of octets without a pattern, before it.
+    Requests { seed: u32 },
+    /// Another length of the whole message: the stream is no stream of messages any more.
+    Length(u32),
+    /// Another version; so is this.
+    Version(u8),
+    /// So many octets of it, and the end of the connection.
+    Cut { at: usize },
+    /// Octets without a pattern in its place.
+    Garbage { seed: u32 },
+}
+
+/// An AVP's header and padded data.
+fn raw_avp(code: u32, flags: u8, data: &[u8]) -> Vec<u8> {
+    let length = (8 + data.len() as u32).to_be_bytes();
+    let mut octets = [&code.to_be_bytes()[..], &[flags], &length[1..], data].concat();
+    octets.resize(octets.len().next_multiple_of(4), 0);
+    octets
+}
+
+/// Where the AVPs from `from` to `to` begin, and those in them.
+fn places(octets: &[u8], from: usize, to: usize, found: &mut Vec<usize>) {
+    let (number, mut at) = (|at: usize| u32::from_be_bytes(octets[at..at + 4].try_into().expect("four octets")), from);
+    while at + 8 <= to {
+        found.push(at);
+        let length = (number(at + 4) & 0xff_ffff) as usize;
+        if [avp::MULTIPLE_SERVICES_CREDIT_CONTROL.code, avp::GRANTED_SERVICE_UNIT.code].contains(&number(at)) {
+            places(octets, at + 8, at + length, found);
+        }
+        at += length.next_multiple_of(4);
+    }
+}
+
+/// Puts the length of the whole into a message.
+fn measured(mut octets: Vec<u8>) -> Vec<u8> {
+    let length = (octets.len() as u32).to_be_bytes();
+    octets[1..4].copy_from_slice(&length[1..]);
+    octets
+}
+
+impl Edit {
+    /// What goes out in place of this answer, and whether the connection ends behind it.
+    fn of(self, answer: Vec<u8>) -> (Vec<u8>, bool) {
+        let mut octets = answer.clone();
+        match self {
+            Edit::Flip { at, bits } => {
+                let places = octets.len() - 4;
+                octets[4 + at % places] ^= bits;
+            }
+            Edit::AvpLength { number, length } => {
+                let mut found = Vec::new();
+                places(&octets, 20, octets.len(), &mut found);
+                let at = found[number % found.len()];
+                octets[at + 5..at + 8].copy_from_slice(&(length as u32).to_be_bytes()[1..]);
+            }
+            Edit::Truncate { at } => octets = measured(octets[..at.max(20).min(octets.len())].to_vec()),
+            Edit::Command(code) => octets[5..8].copy_from_slice(&code.to_be_bytes()[1..]),
+            Edit::Application(id) => octets[8..12].copy_from_slice(&id.to_be_bytes()),
+            Edit::Flags(flags) => octets[4] = flags,
+            Edit::Nested(depth) => {
+                let deep = (0..depth).fold(Vec::new(), |inner, _| raw_avp(456, 0x40, &inner));
+                octets = measured([octets, deep].concat());
+            }
+            Edit::Unknown { count, flags } => {
+                let many = (0..count as u32).flat_map(|number| raw_avp(4_000_000 + number, flags, b"what"));
+                octets = measured(octets.into_iter().chain(many).collect());
+            }
+            Edit::Uninvited => {
+                octets[12..16].copy_from_slice(&0xdead_beef_u32.to_be_bytes());
+                octets = [octets.clone(), octets, answer].concat();
+            }
+            Edit::Requests { seed } => octets = [requests(seed), answer].concat(),
+            Edit::Length(length) => octets[1..4].copy_from_slice(&length.to_be_bytes()[1..]),
+            Edit::Version(version) => octets[0] = version,
+            Edit::Cut { at } => return (octets[..at % octets.len()].to_vec(), true),
+            // No version of Diameter begins so.
+            Edit::Garbage { seed } => octets = [vec![0xff], garbage(seed, 5000)].concat(),
+        }
+        (octets, false)
+    }
+
+    /// Changes that leave the stream a stream of messages, for a good answer like this one.
+    fn within(answer: &[u8]) -> Vec<Edit> {
+        let mut found = Vec::new();
+        places(answer, 20, answer.len(), &mut found);
+        let length_of = |at: usize| usize::from(answer[at + 6]) << 8 | usize::from(answer[at + 7]);
+        let lengths = found.iter().enumerate().flat_map(|(number, at)| {
+            let all = 0..=length_of(*at) + 3;
+            all.chain([0xffff, 0xff_ffff]).map(move |length| Edit::AvpLength { number, length })
+        });
+        let flips =
+            (0..answer.len() - 4).map(|at| Edit::Flip { at, bits: if at % 3 == 0 { 0xff } else { 1 << (at % 8) } });
+        // A length that is no multiple of four ends the stream (RFC 6733, 3).
+        let cuts = (20..answer.len()).step_by(4).map(|at| Edit::Truncate { at });
+        let commands = [0, 257, 258, 271, 273, 274, 280, 0xff_ffff].map(Edit::Command);
+        let applications = [0, 1, 3, 5, u32::MAX].map(Edit::Application);
+        let flags = (0..=255).step_by(5).map(Edit::Flags);
+        let depths = [1, 2, 30, 31, 32, 33, 100, 1000, 5000].map(Edit::Nested);
+        let unknown = [0, 0x40, 0x80, 0xff].map(|flags| Edit::Unknown { count: 1000, flags });
+        let requests = (1..40).map(|seed| Edit::Requests { seed });
+        let many = lengths.chain(flips).chain(cuts).chain(flags).chain(requests);
+        many.chain(commands).chain(applications).chain(depths).chain(unknown).chain([Edit::Uninvited]).collect()
+    }
+
+    /// Changes after which nobody can say where the next message begins.
+    const BREAKING: [Edit; 11] = [
+        Edit::Truncate { at: 21 },
+        Edit::Truncate { at: 150 },
+        Edit::Length(0),
+        Edit::Length(19),
+        Edit::Length(21),
+        Edit::Length(70_000),
+        Edit::Length(0xff_ffff),
+        Edit::Version(2),
+        Edit::Cut { at: 0 },
+        Edit::Cut { at: 150 },
+        Edit::Garbage { seed: 7 },
+    ];
+}
+
+/// Requests of a server that are none: of each command one without AVPs, and one with octets that are none.
+fn requests(seed: u32) -> Vec<u8> {
+    let commands = [258, 274, 272, 280, 999, 0xff_fffe];
+    let request = |(number, command): (usize, u32)| {
+        let data = if (seed as usize + number) % 2 == 0 { Vec::new() } else { garbage(seed, 4 * seed as usize) };
+        let application: u32 = [0, 4, 16_777_238][seed as usize % 3];
+        let head = [&[1, 0, 0, 0, 0xc0], &command.to_be_bytes()[1..], &application.to_be_bytes(), &[seed as u8; 8]];
+        measured([head.concat(), data].concat())
+    };
+    commands.into_iter().enumerate().flat_map(request).collect()
+}
+
+/// What the servers have in common.
+#[derive(Default)]
+struct Plan {
+    edits: Mutex<VecDeque<Edit>>,
+    /// A good answer to an INITIAL_REQUEST.
+    good: Mutex<Vec<u8>>,
+    over: AtomicBool,
+}
+
+/// Charging systems that share a plan: each CCR to any of them takes the next edit.
+struct Fakes {
+    plan: Arc<Plan>,
+    addresses: Vec<SocketAddr>,
+}
+
+impl Fakes {
+    fn start(count: usize) -> Fakes {
+        let plan = Arc::new(Plan::default());
+        let start = |number| {
+            let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+            let (address, plan) = (listener.local_addr().expect("bound"), Arc::clone(&plan));
+            std::thread::spawn(move || {
+                for stream in listener.incoming().flatten().take_while(|_| !plan.over.load(Ordering::Relaxed)) {
+                    let plan = Arc::clone(&plan);
+                    std::thread::spawn(move || serve(stream, number, &plan));
+                }
+            });
+            address
+        };
+        let addresses = (0..count).map(start).collect();
+        Fakes { plan, addresses }
+    }
+
+    /// A proxy that has them as its peers, and takes one.
+    fn stage(&self) -> Stage {
+        let peer = |number: usize| format!("\"host=ocs{number}.example.com;address={}\"", self.addresses[number]);
+        let stage = Stage::new(|setup| {
+            let first = setup.defined("WITH_DIAMETER", "1").defined("OCS_PEER", peer(0));
+            let setup = (1..self.addresses.len()).fold(first, |setup, at| setup.parameter("peer", &peer(at)));
+            setup.parameter("tx_timeout", &TX_TIMEOUT.to_string())
+        });
+        let all = || open(&stage) == self.addresses.len();
+        assert!(eventually(PATIENCE, all), "{}", stage.kamailio.log());
+        stage
+    }
+}
+
+impl Drop for Fakes {
+    fn drop(&mut self) {
+        self.plan.over.store(true, Ordering::Relaxed);
+        // Wakes the threads that accept.
+        self.addresses.iter().for_each(|address| drop(TcpStream::connect(address)));
+    }
+}
+
+/// Peers that take requests.
+fn open(stage: &Stage) -> usize {
+    let peers = stage.kamailio.rpc(&["imcharge.peers"]).unwrap_or_default();
+    peers.matches("state: OKAY").count() + peers.matches("state: REOPEN").count()
+}
+
+/// One connection, until it ends.
+fn serve(mut stream: TcpStream, number: usize, plan: &Plan) {
+    let mut head = [0; 4];
+    while stream.read_exact(&mut head).is_ok() {
+        let length = u32::from_be_bytes([0, head[1], head[2], head[3]]) as usize;
+        let mut octets = head.to_vec();
+        octets.resize(length, 0);
+        if stream.read_exact(&mut octets[4..]).is_err() {
+            return;
+        }
+        let request = Message::parse(&octets).expect("the proxy writes messages");
+        if !request.header.is_request() {
+            continue;
+        }
+        let answer = answer(&request, number);
+        let edit = match request.header.command {
+            Command::CREDIT_CONTROL => plan.edits.lock().expect("no holder panics").pop_front(),
+            _ => None,
+        };
+        if request.header.command == Command::CREDIT_CONTROL && edit.is_none() {
+            plan.good.lock().expect("no holder panics").clone_from(&answer);
+        }
+        let (bytes, ends) = edit.map_or((answer.clone(), false), |edit| edit.of(answer));
+        if stream.write_all(&bytes).is_err() || ends {
+            return;
+        }
+    }
+}
+
+/// The good answer.
+fn answer(request: &Message<'_>, number: usize) -> Vec<u8> {
+    let (mut out, host) = (Vec::new(), format!("ocs{number}.example.com"));
+    let mut writer = Writer::answer(&mut out, &request.header);
+    match request.header.command {
+        Command::CREDIT_CONTROL => {
+            let asked = CreditControlRequest::decode(request).expect("the proxy asks as it should");
+            let granted = |service: &Service<'_>| Service {
+                granted_service_unit: service.requested_service_unit.clone(),
+                service_identifier: service.service_identifier.clone(),
+                rating_group: service.rating_group,
+                validity_time: Some(3600),
+                result_code: Some(ResultCode::SUCCESS),
+                ..Service::default()
+            };
+            let answer = CreditControlAnswer {
+                session_id: Some(asked.session_id),
+                result_code: Some(ResultCode::SUCCESS),
+                origin_host: &host,
+                origin_realm: "example.com",
+                auth_application_id: Some(asked.auth_application_id),
+                request_type: Some(asked.request_type),
+                request_number: Some(asked.request_number),
+                granted_service_unit: asked.requested_service_unit.map(|units| ServiceUnits { ..units }),
+                services: asked.services.iter().map(granted).collect(),
+                ..CreditControlAnswer::default()
+            };
+            answer.write(&mut writer);
+        }
+        _ => {
+            writer.u32(avp::RESULT_CODE, 2001);
+            writer.text(avp::ORIGIN_HOST, &host);
+            writer.text(avp::ORIGIN_REALM, "example.com");
+        }
+    }
+    if request.header.command == Command::CAPABILITIES_EXCHANGE {
+        writer.octets(avp::HOST_IP_ADDRESS, &[0, 1, 127, 0, 0, 1]);
+        writer.u32(avp::VENDOR_ID, 0);
+        writer.text(avp::PRODUCT_NAME, "fake");
+        writer.u32(avp::AUTH_APPLICATION_ID, 4);
+    }
+    writer.finish().expect("it is short");
+    out
+}
+
+/// An INVITE, and a BYE where it was granted. It has its final answer in time.
+#[track_caller]
+fn call(stage: &Stage) -> u16 {
+    let asked = Instant::now();
+    let mut client = stage.client(ALICE, |options| options.headers.push(("X-Call".into(), unique().to_string())));
+    let status = client.invite();
+    let within = Duration::from_secs(TX_TIMEOUT + 2);
+    assert!([200, 402, 503].contains(&status), "{status}\n{}", stage.kamailio.log());
+    assert!(asked.elapsed() < within, "{status} after {:?}\n{}", asked.elapsed(), stage.kamailio.log());
+    if status == 200 {
+        assert_eq!(client.bye(), 200);
+    }
+    status
+}
+
+/// Calls until every edit has been sent.
+fn call_until_spent(stage: &Stage, plan: &Plan, callers: usize) {
+    let spent = || plan.edits.lock().expect("no holder panics").is_empty();
+    std::thread::scope(|scope| {
+        for _ in 0..callers {
+            scope.spawn(|| {
+                while !spent() {
+                    call(stage);
+                    assert!(eventually(2 * PATIENCE, || open(stage) > 0), "{}", stage.kamailio.log());
+                }
+            });
+        }
+    });
+}
+
+/// Nothing waits any more, every request has ended in one way, and the next call is granted.
+#[track_caller]
+fn assert_rest(stage: &Stage, vitals: &Vitals<'_>) {
+    let rests = || {
+        let sent = statistics(&stage.kamailio, ["initial_ccrs", "interim_ccrs", "final_ccrs", "event_ccrs"]);
+        let ended = statistics(&stage.kamailio, ["ccr_answers", "ccr_timeouts", "ccr_failures"]);
+        let left = statistics(&stage.kamailio, ["outbox_depth", "sessions_active"]);
+        sent.iter().sum::<i64>() == ended.iter().sum::<i64>() && left == [0, 0]
+    };
+    let all = || stage.kamailio.rpc(&["imcharge.stats"]).unwrap_or_default();
+    assert!(eventually(6 * PATIENCE, rests), "{}\n{}", all(), vitals.end());
+    assert_eq!(call(stage), 200, "{}", vitals.end());
+    assert!(eventually(PATIENCE, rests), "{}", all());
+    vitals.assert_unharmed();
+}
+
+#[test]
+fn an_answer_broken_anywhere_hurts_its_own_request_alone() {
+    let fakes = Fakes::start(1);
+    let stage = fakes.stage();
+    let _server = stage.server(&[], |_| {});
+    let vitals = Vitals::of(&stage.kamailio);
+    let mut client = stage.client(ALICE, |_| {});
+    assert_eq!(client.invite(), 200, "{}", stage.kamailio.log());
+    let edits = Edit::within(&fakes.plan.good.lock().expect("no holder panics"));
+    assert_eq!(client.bye(), 200);
+    // Every third first: they warm what is kept. The rest must not take more.
+    let (third, rest): (Vec<_>, Vec<_>) = edits.into_iter().enumerate().partition(|(at, _)| at % 3 == 0);
+    let run = |edits: Vec<(usize, Edit)>| {
+        fakes.plan.edits.lock().expect("no holder panics").extend(edits.into_iter().map(|(_, edit)| edit));
+        call_until_spent(&stage, &fakes.plan, 32);
+        assert_rest(&stage, &vitals);
+    };
+    run(third);
+    let before = Memory::of(&stage.kamailio);
+    run(rest);
+    let [unmatched, late] = statistics(&stage.kamailio, ["ccr_unmatched_answers", "ccr_late_answers"]);
+    assert!(unmatched + late >= 2, "those that nobody waits for are counted: {unmatched} unmatched, {late} late");
+    Memory::assert_flat(before, &stage.kamailio, 1 << 20, 256 << 10);
+}
+
+#[test]
+fn a_stream_broken_in_any_way_costs_its_connection_alone() {
+    let fakes = Fakes::start(Edit::BREAKING.len() + 1);
+    let stage = fakes.stage();
+    let _server = stage.server(&[], |_| {});
+    let vitals = Vitals::of(&stage.kamailio);
+    for edit in Edit::BREAKING {
+        fakes.plan.edits.lock().expect("no holder panics").push_back(edit);
+        call_until_spent(&stage, &fakes.plan, 1);
+        vitals.assert_well(&format!("{edit:?}"));
+    }
+    assert_rest(&stage, &vitals);
+    let back = || open(&stage) == fakes.addresses.len();
+    assert!(eventually(6 * PATIENCE, back), "{}", vitals.end());
+}
