@@ -175,10 +175,12 @@ impl Book {
             if !simulate::is_broken(Broken::OutboxDropped) {
                 live.session.resume(turn.now);
             }
-            let granted = live.session.decision() == Some(Decision::Granted) && live.session.is_open();
-            if granted && live.slot.is_none() && live.instance == turn.instance {
+            // One whose reservation has no answer yet has no slot in the table either, and needs one for its grant.
+            if live.session.is_open() && live.slot.is_none() && live.instance == turn.instance {
                 live.slot = self.free_slots.pop();
-                open_gate(turn, live);
+                if live.session.decision() == Some(Decision::Granted) {
+                    open_gate(turn, live);
+                }
             }
             self.drain(turn, key)?;
         }
@@ -696,7 +698,13 @@ fn record_debit(turn: &mut Turn<'_>, live: &Live, message_id: &str, octets: u64,
 
 /// Tells the waiting INVITE, and opens the gate for a granted one.
 fn tell_verdict(turn: &mut Turn<'_>, live: &Live, verdict: &Verdict) {
-    let (statistic, result, reason, code) = match verdict.result {
+    // Without a slot its messages would pass unseen.
+    let (here, has_slot) = (live.instance == turn.region.instance(), live.slot.is_some());
+    let decision = match verdict.result {
+        Decision::Granted if here && !has_slot => Decision::Failed(Failure::Full),
+        decision => decision,
+    };
+    let (statistic, result, reason, code) = match decision {
         Decision::Granted => (Statistic::ReservesGranted, Outcome::Granted, "", 0),
         Decision::Denied(denial) => (Statistic::ReservesDenied, Outcome::Denied, denial.word(), denial.code()),
         Decision::Failed(failure) => (Statistic::ReservesFailed, Outcome::Failed, failure.word(), failure.code()),
@@ -708,7 +716,7 @@ fn tell_verdict(turn: &mut Turn<'_>, live: &Live, verdict: &Verdict) {
         open_gate(turn, live);
         turn.effects.extend(live.slot.map(|slot| Effect::Grant(slot, verdict.granted.0)));
     }
-    if live.instance != turn.region.instance() {
+    if !here {
         return;
     }
     let suspended = Suspended { index, label, route };

@@ -86,7 +86,8 @@ fn reconcile(kill: impl Fn(&mut Kamailio)) {
     for (call_id, message_id) in &seen {
         let sql = "SELECT count(*) FROM debits WHERE call_id=?1 AND message_id=?2";
         let debits: i64 = ledger.query_row(sql, [call_id, message_id], |row| row.get(0)).expect("a count");
-        assert_eq!(debits, 1, "{call_id} {message_id}\n{}", kamailio.log());
+        let explained = || kamailio.rpc(&["imcharge.explain", call_id]).unwrap_or_else(|error| error);
+        assert_eq!(debits, 1, "{call_id} {message_id}\n{}\n{}", explained(), kamailio.log());
     }
     for identity in &everyone {
         let history = kamailio.debits(identity).len() as i64;

@@ -98,6 +98,7 @@ pub struct World<'a> {
     sequence: u64,
     balances: Vec<(String, i64)>,
     price: i64,
+    wrong: Vec<String>,
     /// What it has done.
     pub tally: Tally,
     state: &'a Path,
@@ -175,6 +176,7 @@ impl<'a> World<'a> {
             sequence: 0,
             balances,
             price,
+            wrong: Vec::new(),
             tally: Tally::default(),
             state,
         };
@@ -439,7 +441,8 @@ impl World<'_> {
         self.calls[number].stage = Stage::Answered;
         let process = self.random.usize(0..PROCESSES);
         if !self.calls[number].answer(&mut self.workers[process]) {
-            return;
+            // What the server sends now would pass unseen.
+            return self.wrong.push(format!("call {number} was let in, and nobody knows it when it is answered"));
         }
         for message in 0..self.calls[number].messages.len() {
             let begin = self.random.u64(0..10 * SECOND);
@@ -467,6 +470,9 @@ impl World<'_> {
             self.machine.clock.get()
         ));
         match passage {
+            Passage::NotCharged => {
+                self.wrong.push(format!("call {number} message {message} passes a session that nobody knows"));
+            }
             Passage::Pass if is_content => {
                 self.calls[number].passed.entry(message).or_default().insert(place);
                 self.react(number, message, chunk, again);
@@ -687,7 +693,7 @@ impl World<'_> {
         }
         self.check_messages()?;
         self.check_money()?;
-        if let Some(wrong) = self.elsewhere.borrow().wrong.first() {
+        if let Some(wrong) = self.wrong.first().or(self.elsewhere.borrow().wrong.first()) {
             return Err(wrong.clone());
         }
         match self.calls.iter().find(|call| call.verdicts > 1) {
