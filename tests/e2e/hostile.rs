@@ -1,6 +1,7 @@
 //! Hostile input: SIP, MSRP and Diameter that nobody should send, against the running proxy. Whatever comes in, it
 //! answers on, no process of it ends, its memory does not grow, and the money is right in the end.
 
+mod answers;
 mod diameter;
 mod identities;
 mod msrp;

@@ -164,7 +164,8 @@ impl Edit {
 fn requests(seed: u32) -> Vec<u8> {
     let commands = [258, 274, 272, 280, 999, 0xff_fffe];
     let request = |(number, command): (usize, u32)| {
-        let data = if (seed as usize + number) % 2 == 0 { Vec::new() } else { garbage(seed, 4 * seed as usize) };
+        let data =
+            if (seed as usize + number).is_multiple_of(2) { Vec::new() } else { garbage(seed, 4 * seed as usize) };
         let application: u32 = [0, 4, 16_777_238][seed as usize % 3];
         let head = [&[1, 0, 0, 0, 0xc0], &command.to_be_bytes()[1..], &application.to_be_bytes(), &[seed as u8; 8]];
         measured([head.concat(), data].concat())
