@@ -371,8 +371,8 @@ fn an_answer_broken_anywhere_hurts_its_own_request_alone() {
         assert_rest(&stage, &vitals);
         before
     };
-    // As many good answers first: they warm what is kept, and show what the history of so many calls takes in the
-    // ledger's cache. Broken ones take no more.
+    // As many good answers first: they warm what is kept, and show what so many calls take while the engine remembers
+    // them and the ledger's cache fills. Broken ones take no more.
     let good = vec![Edit::Flip { at: 0, bits: 0 }; edits.len()];
     run(&good);
     let before = run(&good);
