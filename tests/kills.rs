@@ -263,8 +263,8 @@ fn tell(region: &Arc<Region>, at: usize, progress: &Progress) {
         let published = progress.attempt(&ring, number, || {
             progress.inside.store(1, Ordering::SeqCst);
             let fill = |space: &mut [u8]| Some(write_slowly(&record, space));
-            // Not into the last quarter, which is the workers' measure too.
-            let written = ring.write_at(ring.head(), ring.size() / 4, fill);
+            // A longer queue than this would keep the workers waiting for their sessions most of the time.
+            let written = ring.write_at(ring.head(), ring.size() / 8 * 7, fill);
             let head = written.ok().flatten();
             head.inspect(|head| ring.publish(*head));
             progress.inside.store(0, Ordering::SeqCst);
@@ -311,7 +311,7 @@ fn kill_at_random(region: &Arc<Region>, progress: &'static [Progress], mut engin
         kills.inside += u64::from(inside);
         writers[at] = Some(start_writer(region, at, &progress[at]));
         take_notices(&mut resumers);
-        if engine_started.elapsed() > Duration::from_millis(60 + dice.roll(120)) {
+        if engine_started.elapsed() > Duration::from_millis(60 + dice.roll(300)) {
             engine.kill();
             kills.engines += 1;
             engine = start_engine(region);
@@ -405,7 +405,8 @@ fn run() {
     let [messages, told] =
         [0..WORKERS, WORKERS..WRITERS].map(|kind| progress[kind].iter().map(Progress::done).sum::<u64>());
     println!(
-        "kills: {} of writers ({} tellers inside a record, {} workers inside a call), {} of engines; {messages} messages and {told} numbers published",
+        "kills: {} of writers ({} tellers inside a record, {} workers inside a call), {} of engines; \
+         {messages} messages and {told} numbers published",
         kills.writers, kills.inside, kills.at_work, kills.engines
     );
     assert!(kills.writers > 200 && kills.inside > 0 && kills.engines > 10, "too little was killed");
