@@ -23,7 +23,7 @@ help:
 	@echo 'make soak     a million sessions through one proxy, and what they leave behind'
 	@echo 'make bench    Kamailio with charging beside Kamailio without'
 	@echo 'make fuzz     feed the codecs, machines and the C ABI with made-up input: TARGET=sdp SECONDS=60'
-	@echo 'make loom     try the shared memory in every order of threads: MODEL=doorbell'
+	@echo 'make loom     try the shared memory in every order of threads: MODEL=sleeps'
 	@echo 'make deny     check licences, sources, duplicates and known faults of the dependencies'
 	@echo 'make module   build $(MODULE) for the Kamailio on this machine'
 	@echo 'make header   write include/imcharge.h anew'

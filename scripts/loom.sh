@@ -2,7 +2,7 @@
 # The shared memory under loom (tests/loom.rs), and how many orders were tried. The flag reaches every crate of a build: it
 # has a folder of its own.
 #
-#   scripts/loom.sh [NAME OF A MODEL]
+#   scripts/loom.sh [PART OF THE NAMES OF SOME]
 set -eu
 cd "$(dirname "$0")/.."
 echo 'building the models (the first time takes some minutes)'

@@ -17,7 +17,7 @@ run() {
 run cargo fmt --check
 run cargo clippy -q --all-targets -- -D warnings
 # Rules, codecs, engine, layers, manual, header; the C ABI under its C harness, plain, killed and under valgrind.
-run cargo test -q --no-fail-fast --lib --test header --test layers --test manual --test rings --test corpus --test harness
+run cargo test -q --no-fail-fast --lib --test header --test layers --test manual --test rings --test corpus --test kills --test harness
 # The shared memory of the processes, in every order of threads.
 run scripts/loom.sh
 # Every input of the corpus once more, then new ones, ten seconds a target, under the address sanitizer.

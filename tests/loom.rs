@@ -5,9 +5,9 @@
 //! What loom cannot see here: that the threads of a model are processes with their own mappings of one file (the
 //! kernel and the caches keep those coherent, as they do threads'); a process that is killed (`tests/kills.rs` kills real
 //! ones); that a compiler could break what lies beneath the atomics, for octets of a record are watched by the
-//! eight, not stored in loom's cells; a compare-and-exchange that fails without a reason. It takes every sequentially
-//! consistent load and store for acquire and release, and of fences alone it knows the full order: it is stricter
-//! there than the processor.
+//! eight, not stored in loom's cells; a compare-and-exchange that fails without a reason. Sequentially
+//! consistent loads and stores it takes for acquiring and releasing ones, with a full order for fences alone: there it tries
+//! more than a processor does.
 
 #![cfg(loom)]
 
@@ -15,7 +15,7 @@ use imcharge::charge::ch2::SessionKey;
 use imcharge::charge::event::Direction;
 use imcharge::charge::tariff::Per;
 use imcharge::engine::doorbell::{Doorbell, Sleeper};
-use imcharge::engine::grant::{Binding, Gate, Index, Inserted, Opening, Pass, Side, Slot, Table};
+use imcharge::engine::grant::{Binding, Bound, Gate, Index, Inserted, Opening, Pass, Side, Slot, Table};
 use imcharge::engine::ring::{Ends, Full, Ring};
 use imcharge::engine::sync::{AtomicU32, AtomicU64, Watched};
 use loom::sync::{Condvar, Mutex};
@@ -248,12 +248,19 @@ fn what_is_put_back_can_be_taken_again_and_never_twice() {
     });
 }
 
+/// A table of so many slots with session 1 in the first.
+fn opened(slots: usize) -> Arc<TableMemory> {
+    let memory = TableMemory::new(slots);
+    assert!(memory.table().open(0, &opening(1)));
+    memory
+}
+
 /// Two workers see the same message while the grant has room for `granted` of them.
 fn one_message_at_two_workers(memory: &Arc<TableMemory>, granted: u32) -> [Pass; 2] {
     memory.slots[0].set_granted(memory.slots[0].counters().1 + granted);
     let other = Arc::clone(memory);
-    let other = thread::spawn(move || other.table().pass(0, message(5), 1));
-    let own = memory.table().pass(0, message(5), 1);
+    let other = thread::spawn(move || other.table().pass(0, opening(1).session, message(5), 1));
+    let own = memory.table().pass(0, opening(1).session, message(5), 1);
     [own, other.join().expect("a worker ends")]
 }
 
@@ -262,9 +269,11 @@ fn of_two_workers_that_see_the_same_message_one_pays() {
     // The first message of a session is noted in the slot, with this many places under loom, the next ones in the index.
     for noted in [0, 1] {
         model("one message, two workers", None, move || {
-            let memory = TableMemory::new(1);
+            let memory = opened(1);
             memory.slots[0].set_granted(noted as u32);
-            (0..noted).for_each(|n| assert_eq!(memory.table().pass(0, message(n + 1), 1), Pass::Taken { left: 0 }));
+            (0..noted).for_each(|n| {
+                assert_eq!(memory.table().pass(0, opening(1).session, message(n + 1), 1), Pass::Taken { left: 0 })
+            });
             let mut passed = one_message_at_two_workers(&memory, 2);
             passed.sort_by_key(|pass| *pass == Pass::Before);
             assert!(matches!(passed, [Pass::Taken { .. }, Pass::Before]), "{passed:?}");
@@ -277,7 +286,7 @@ fn of_two_workers_that_see_the_same_message_one_pays() {
 #[test]
 fn at_the_grants_end_the_same_message_pays_once_too() {
     model("one message, two workers, one unit", None, || {
-        let memory = TableMemory::new(1);
+        let memory = opened(1);
         let passed = one_message_at_two_workers(&memory, 1);
         assert_eq!(passed.iter().filter(|pass| matches!(pass, Pass::Taken { .. })).count(), 1, "{passed:?}");
         assert!(!passed.contains(&Pass::Full));
@@ -288,11 +297,9 @@ fn at_the_grants_end_the_same_message_pays_once_too() {
 #[test]
 fn one_pays_also_while_another_session_gives_its_place_back() {
     model("one message, a place freed", Some(2), || {
-        let memory = TableMemory::new(2);
-        for at in [0, 1] {
-            memory.table().open(at, &opening(u64::from(at) + 1));
-            memory.table().note_message(at, message(1));
-        }
+        let memory = opened(2);
+        assert!(memory.table().open(1, &opening(2)));
+        (0..2).for_each(|at| assert!(matches!(memory.table().note_message(at, message(1)), Inserted::At(_))));
         // This one takes the first place of the window that the two workers look through.
         assert_eq!(memory.table().note_message(1, message(9)), Inserted::At(0));
         let engine = Arc::clone(&memory);
@@ -310,13 +317,12 @@ fn one_pays_also_while_another_session_gives_its_place_back() {
 #[test]
 fn different_messages_pay_each_and_leave_nothing_behind() {
     model("two messages, two workers", Some(3), || {
-        let memory = TableMemory::new(1);
-        memory.table().open(0, &opening(1));
+        let memory = opened(1);
         memory.slots[0].set_granted(3);
-        memory.table().pass(0, message(1), 1);
+        memory.table().pass(0, opening(1).session, message(1), 1);
         let other = Arc::clone(&memory);
-        let other = thread::spawn(move || other.table().pass(0, message(2), 1));
-        let own = memory.table().pass(0, message(3), 1);
+        let other = thread::spawn(move || other.table().pass(0, opening(1).session, message(2), 1));
+        let own = memory.table().pass(0, opening(1).session, message(3), 1);
         let passed = [own, other.join().expect("a worker ends")];
         assert!(passed.iter().all(|pass| matches!(pass, Pass::Taken { .. })), "{passed:?}");
         assert!((1..=3).all(|n| memory.table().is_noted(0, message(n))));
@@ -332,14 +338,13 @@ fn a_session_is_found_whole_or_not_at_all() {
         let worker = Arc::clone(&memory);
         let worker = thread::spawn(move || {
             let table = worker.table();
+            let whole = Bound { at: 0, session: opening(1).session, side: Side::Server };
             if let Some(at) = table.slot_of(1 << 24, |slot| slot.has_early_tag(1, 99)) {
                 assert_eq!(table.slots[at as usize].session(), Some(opening(1).session));
                 assert!(table.bind(at, binding(1)));
-                assert_eq!(table.bound(binding(1).server), Some((at, Side::Server)));
+                assert_eq!(table.bound(binding(1).server), Some(whole));
             }
-            if let Some((at, side)) = table.bound(binding(1).server) {
-                assert_eq!((side, table.slots[at as usize].session()), (Side::Server, Some(opening(1).session)));
-            }
+            assert!(table.bound(binding(1).server).is_none_or(|bound| bound == whole));
         });
         assert!(memory.table().open(0, &opening(1)));
         memory.slots[0].set_granted(1);
@@ -347,19 +352,18 @@ fn a_session_is_found_whole_or_not_at_all() {
     });
 }
 
-/// What a late frame of session 1 does: looks for its session by the path that it has, and takes from it.
+/// What a frame does: looks for its session by the path that it has, and takes from it.
 fn frame(memory: &TableMemory, number: u64) -> Option<Pass> {
     let table = memory.table();
-    let (at, _) = table.bound(binding(number).server)?;
-    let session = table.slots[at as usize].session()?;
+    let Bound { at, session, .. } = table.bound(binding(number).server)?;
     assert_eq!(session, opening(number).session, "a frame found the session of another");
-    Some(table.pass(at, message(number), 1))
+    Some(table.pass(at, session, message(number), 1))
 }
 
 /// A slot with session 1 in it, bound, and one unit granted.
 fn charged() -> Arc<TableMemory> {
-    let memory = TableMemory::new(1);
-    assert!(memory.table().open(0, &opening(1)) && memory.table().bind(0, binding(1)));
+    let memory = opened(1);
+    assert!(memory.table().bind(0, binding(1)));
     memory.slots[0].set_granted(1);
     memory
 }
@@ -384,6 +388,22 @@ fn a_slot_that_is_used_again_owes_nothing_to_the_session_before() {
         assert!(matches!(new, None | Some(Pass::Beyond | Pass::Taken { left: 1 })), "{new:?}");
         let paid = u32::from(matches!(new, Some(Pass::Taken { .. })));
         assert_eq!(memory.slots[0].counters(), (2, paid));
+    });
+}
+
+#[test]
+fn a_frame_that_found_its_slot_just_before_the_reuse_takes_nothing_of_the_next_session() {
+    model("reuse under a frame", Some(2), || {
+        let memory = charged();
+        memory.slots[0].close();
+        let worker = Arc::clone(&memory);
+        let late = thread::spawn(move || frame(&worker, 1));
+        memory.table().free(0);
+        assert!(memory.table().open(0, &opening(2)) && memory.table().bind(0, binding(2)));
+        memory.slots[0].set_granted(2);
+        let late = late.join().expect("the worker ends");
+        assert!(matches!(late, None | Some(Pass::Beyond)), "{late:?}");
+        assert_eq!(memory.slots[0].counters(), (2, 0));
     });
 }
 
@@ -454,7 +474,7 @@ impl House {
 
 #[test]
 fn the_engine_never_sleeps_on_what_somebody_waits_for() {
-    model("doorbell, one worker", Some(4), || {
+    model("doorbell, one worker", Some(5), || {
         let house = House::new();
         let worker = Arc::clone(&house);
         let worker = thread::spawn(move || worker.publish(0, 0..2));

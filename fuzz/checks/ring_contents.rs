@@ -272,7 +272,7 @@ fn hash(choices: &mut Choices<'_>) -> u64 {
 }
 
 fn open(table: &Table<'_>, at: u32, call: u64) {
-    let session = SessionKey(call, 1);
+    let session = SessionKey(call + 1, 1);
     let opening = Opening { session, call, inviting_tag: 5, direction: Direction::Push, per: Per::Kilobyte };
     if table.open(at, &opening) {
         let slot = &table.slots[at as usize];
@@ -292,7 +292,7 @@ fn bind(table: &Table<'_>, at: u32, hash: u64, choices: &mut Choices<'_>) {
 
 fn look_up(table: &Table<'_>, hash: u64) {
     let found = table.slot_of(hash, |slot| slot.has_tags(hash, 0) || slot.has_early_tag(hash, 0));
-    let bound = table.bound(hash).map(|(at, _)| at);
+    let bound = table.bound(hash).map(|bound| bound.at);
     assert!([found, bound].into_iter().flatten().all(|at| (at as usize) < SLOTS), "a slot that is none");
 }
 

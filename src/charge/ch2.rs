@@ -27,7 +27,8 @@ impl SessionKey {
         hasher.write(from_tag);
         hasher.write_u32(cseq);
         let hash = hasher.finish128();
-        SessionKey(hash.h1, hash.h2)
+        // Neither half is zero: a slot of the grant table with half a key is free.
+        SessionKey(hash.h1.max(1), hash.h2.max(1))
     }
 }
 

@@ -5,8 +5,9 @@
 //! two [`Index`]es, by Call-ID and by MSRP session id. Which messages are paid for stands in the slot itself,
 //! beyond the first [`NOTES`] of a session in a third index.
 //!
-//! A slot is freed no sooner than [`REUSE_AFTER_SECONDS`] after its gate was closed. A worker uses what it has
-//! looked up within microseconds, so it never takes from a session that has moved into the slot meanwhile.
+//! A slot that was taken from is used again no sooner than [`REUSE_AFTER_SECONDS`] after its gate was closed: frames on
+//! their way have passed by then. One that comes later still, and finds the slot at the very moment of its reuse, sees behind
+//! its take whose grant that was, and gives it back ([`Table::pass`]).
 
 use super::sync::{AtomicU32, AtomicU64, Ordering, bound};
 use crate::charge::ch2::SessionKey;
@@ -60,6 +61,17 @@ pub enum Side {
     Client,
 }
 
+/// What an MSRP session id leads to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bound {
+    /// Its slot.
+    pub at: u32,
+    /// The session that the id is of.
+    pub session: SessionKey,
+    /// Whose id it is.
+    pub side: Side,
+}
+
 /// The MSRP session ids of one answer, as hashes; 0: none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Binding {
@@ -102,10 +114,10 @@ pub enum Pass {
 }
 
 impl Slot {
-    /// The session in it.
+    /// The session in it. Half a key is none: the slot is being freed, or opened.
     pub fn session(&self) -> Option<SessionKey> {
         let key = SessionKey(self.key[0].load(Ordering::Acquire), self.key[1].load(Ordering::Acquire));
-        (key != SessionKey::default()).then_some(key)
+        (key.0 != 0 && key.1 != 0).then_some(key)
     }
 
     /// Which side invites.
@@ -419,29 +431,35 @@ impl Table<'_> {
         room == [true; 2]
     }
 
-    /// The bound session that an MSRP session id leads to, and whose side it is on.
-    pub fn bound(&self, path: u64) -> Option<(u32, Side)> {
+    /// The bound session that an MSRP session id leads to. The session is looked at before the ids: a slot that is used
+    /// again meanwhile has lost them by the time that the next session stands in it.
+    pub fn bound(&self, path: u64) -> Option<Bound> {
         self.paths.find(path).find_map(|at| {
-            let slot = self.slots.get(at as usize).filter(|slot| slot.session().is_some())?;
+            let slot = self.slots.get(at as usize)?;
+            let session = slot.session()?;
             let binding = slot.binding();
-            if path == binding.server || path == binding.server_relay {
-                Some((at, Side::Server))
-            } else if path == binding.client || path == binding.client_relay {
-                Some((at, Side::Client))
-            } else {
-                None
-            }
+            let side = match path {
+                _ if path == binding.server || path == binding.server_relay => Side::Server,
+                _ if path == binding.client || path == binding.client_relay => Side::Client,
+                _ => return None,
+            };
+            Some(Bound { at, session, side })
         })
     }
 
     /// Worker: takes a message (or chunk) of the session from its grant, unless it is paid for already. Of two workers
     /// that see the same message at a time one pays and the other passes, or meets the grant's end: never do both pay.
-    pub fn pass(&self, at: u32, hash: u64, amount: u32) -> Pass {
+    pub fn pass(&self, at: u32, session: SessionKey, hash: u64, amount: u32) -> Pass {
         if self.is_noted(at, hash) {
             return Pass::Before;
         }
         let Some(slot) = self.slots.get(at as usize) else { return Pass::Beyond };
         let Gate::Taken { left } = slot.take(amount) else { return Pass::Beyond };
+        // The grant of the next session comes after its key, so who has taken from it sees the key too.
+        if slot.session() != Some(session) {
+            slot.put_back(amount);
+            return Pass::Beyond;
+        }
         let noted = self.note_message(at, hash);
         if !matches!(noted, Inserted::At(_)) {
             slot.put_back(amount);

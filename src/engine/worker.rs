@@ -7,7 +7,7 @@
 use super::clock;
 use super::config::Subscriber;
 use super::facts::{Answer, Dialog, Frame, Invitation, Invite};
-use super::grant::{Binding, Pass, Side, Slot};
+use super::grant::{Binding, Bound, Pass, Side, Slot};
 use super::record::{Command, CommandResult, Record};
 use super::region::{EngineState, Region};
 use super::ring::Ring;
@@ -260,9 +260,8 @@ impl Worker {
             return Passage::Malformed;
         };
         let region = Arc::clone(&self.region);
-        let Some((at, side)) = bound(&region, &parsed) else { return Passage::NotCharged };
+        let Some(Bound { at, session, side }) = bound(&region, &parsed) else { return Passage::NotCharged };
         let slot = &region.table().slots[at as usize];
-        let Some(session) = slot.session() else { return Passage::NotCharged };
         match (side, parsed.start) {
             (Side::Server, msrp::Start::Request(msrp::Method::Send)) if parsed.is_content() => {
                 self.content(at, slot, session, &parsed, frame.connection)
@@ -321,7 +320,7 @@ impl Worker {
         };
         let [start, octets] = part;
         let hash = region.hash(&[message_id.as_bytes(), &words([u64::from(at), session.0, session.1, start, octets])]);
-        match table.pass(at, hash, amount) {
+        match table.pass(at, session, hash, amount) {
             Pass::Taken { left } => {
                 let urgency = if left == 0 { Urgency::Now } else { Urgency::Soon };
                 self.push_event(session, Event::Sent(Sent { taken: amount, ..sent }), 0, urgency);
@@ -407,22 +406,22 @@ fn call_id_of<'a>(invite: &Invite<'a>) -> Result<&'a str, Refused> {
 
 /// The bound session of a frame, by the session id of whoever made it: the rightmost URI of its From-Path. A
 /// response that a relay made has only that relay's.
-fn bound(region: &Region, frame: &msrp::Frame<'_>) -> Option<(u32, Side)> {
+fn bound(region: &Region, frame: &msrp::Frame<'_>) -> Option<Bound> {
     let hash = |path: &msrp::Path<'_>| region.hash(&[path.endpoint().session_id.as_bytes()]);
     let from = hash(&frame.from_path);
     let table = region.table();
-    let (at, side) = table.bound(from)?;
+    let bound = table.bound(from)?;
     if let msrp::Start::Response(_) = frame.start {
-        return Some((at, side));
+        return Some(bound);
     }
     // A request has both ends in its paths: a session that shares one of them is not this one.
     let to = hash(&frame.to_path);
-    let binding = table.slots[at as usize].binding();
-    let other = match side {
+    let binding = table.slots[bound.at as usize].binding();
+    let other = match bound.side {
         Side::Server => binding.client,
         Side::Client => binding.server,
     };
-    (other == 0 || other == to).then_some((at, side))
+    (other == 0 || other == to).then_some(bound)
 }
 
 /// What the engine hears of a SEND.

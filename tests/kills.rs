@@ -1,0 +1,422 @@
+//! Real processes, killed at random moments: writers in the middle of a record, the engine in the middle of a turn. What was
+//! published is read once and whole, what was not does not exist, the rings go on under new owners, and the money is
+//! right to the last unit.
+//!
+//! Two kinds of writers. A worker charges messages through [`Worker`], as the host does, and goes on with its predecessor's
+//! session. A teller puts the numbers 1, 2, 3, … on an account, each by a record of its own: one that is lost, read
+//! twice or torn shows in the sum. How far each came stands in memory that outlives it.
+//!
+//! It has no test harness around it: only a process of one thread may fork and go on as it likes.
+
+use imcharge::engine;
+use imcharge::engine::clock;
+use imcharge::engine::config::Config;
+use imcharge::engine::facts::{Answer, Dialog, Frame, Invitation, Invite, Suspended};
+use imcharge::engine::notice::Resumer;
+use imcharge::engine::record::{Command, Record};
+use imcharge::engine::region::Region;
+use imcharge::engine::report;
+use imcharge::engine::ring::Ring;
+use imcharge::engine::statistic::Statistic;
+use imcharge::engine::worker::{Passage, Worker};
+use std::collections::HashSet;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+const WORKERS: usize = 2;
+const TELLERS: usize = 2;
+const WRITERS: usize = WORKERS + TELLERS;
+
+/// How long processes are killed.
+const KILLING: Duration = Duration::from_secs(6);
+
+/// An account's balance at the start.
+const BALANCE: u64 = 1_000_000_000;
+
+/// Messages of a session before its worker says BYE and goes on with the next.
+const MESSAGES: u64 = 400;
+
+/// How far a writer came, in memory that its killer sees. A record is claimed before it is written; whether it was
+/// published when its writer was killed says the ring's head.
+#[repr(C, align(64))]
+struct Progress {
+    /// Records that were published.
+    done: AtomicU64,
+    /// The record at work.
+    claimed: AtomicU64,
+    /// The ring's head when it was claimed.
+    before: AtomicU64,
+    /// 1 while a teller's octets are being written, or are written and not published.
+    inside: AtomicU64,
+}
+
+impl Progress {
+    /// One for each writer, shared with the processes forked from now on.
+    fn shared() -> &'static [Progress] {
+        let size = size_of::<Progress>() * WRITERS;
+        let (access, kind) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED | libc::MAP_ANONYMOUS);
+        // SAFETY: a new mapping, zeroed and never unmapped; zeros are a valid Progress. Its start is that of a page.
+        unsafe {
+            let start = libc::mmap(std::ptr::null_mut(), size, access, kind, -1, 0);
+            assert_ne!(start, libc::MAP_FAILED, "no memory");
+            std::slice::from_raw_parts(start.cast(), WRITERS)
+        }
+    }
+
+    fn done(&self) -> u64 {
+        self.done.load(Ordering::SeqCst)
+    }
+
+    /// Writer: `publish` publishes record `number`, the next one, or gives up.
+    fn attempt(&self, ring: &Ring, number: u64, publish: impl FnOnce() -> bool) -> bool {
+        self.before.store(ring.head(), Ordering::SeqCst);
+        self.claimed.store(number, Ordering::SeqCst);
+        let published = publish();
+        if published {
+            self.done.store(number, Ordering::SeqCst);
+        }
+        self.claimed.store(0, Ordering::SeqCst);
+        published
+    }
+
+    /// Killer: what the writer that is dead now had published; whether it died at work on a record, and inside its octets.
+    fn settle(&self, ring: &Ring) -> (bool, bool) {
+        let claimed = self.claimed.swap(0, Ordering::SeqCst);
+        if claimed == self.done() + 1 && ring.head() > self.before.load(Ordering::SeqCst) {
+            self.done.store(claimed, Ordering::SeqCst);
+        }
+        (claimed != 0, self.inside.swap(0, Ordering::SeqCst) == 1)
+    }
+}
+
+/// Numbers without an order to the eye.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, below: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % below
+    }
+}
+
+/// A process of ours.
+struct Child(libc::pid_t);
+
+impl Child {
+    /// Forks one that does `life`; it dies with this process.
+    fn fork(life: impl FnOnce()) -> Child {
+        // SAFETY: this process has one thread, so the child may use everything it inherits; `_exit` ends it without
+        // running what is the parent's to run.
+        unsafe {
+            let pid = libc::fork();
+            assert!(pid >= 0, "no process can be forked");
+            if pid == 0 {
+                libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+                let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(life));
+                libc::_exit(if ended.is_ok() { 0 } else { 1 });
+            }
+            Child(pid)
+        }
+    }
+
+    fn kill(self) {
+        // SAFETY: our own child, not yet waited for, so the number is still its.
+        unsafe { libc::kill(self.0, libc::SIGKILL) };
+        assert_eq!(self.wait(), libc::SIGKILL, "it ended before it was killed");
+    }
+
+    /// The raw status that it ended with.
+    fn wait(self) -> i32 {
+        let mut status = -1;
+        // SAFETY: a valid place for the status; the child is ours.
+        let waited = unsafe { libc::waitpid(self.0, &mut status, 0) };
+        assert_eq!(waited, self.0);
+        status
+    }
+}
+
+fn start_engine(region: &Arc<Region>) -> Child {
+    Child::fork(|| engine::run(region, &AtomicBool::new(false)).unwrap_or_else(|error| panic!("{error}")))
+}
+
+fn start_writer(region: &Arc<Region>, at: usize, progress: &'static Progress) -> Child {
+    Child::fork(|| match at < WORKERS {
+        true => charge(region, at, progress),
+        false => tell(region, at, progress),
+    })
+}
+
+fn account(at: usize) -> String {
+    format!("sip:writer{at}@example.org")
+}
+
+/// As long as the grammar lets it be, or shorter.
+fn message_id(at: usize, number: u64) -> String {
+    format!("m{at}-{number}-{:x<1$}", "", (number * 7 % 20) as usize)
+}
+
+fn call_id(at: usize, session: u64) -> String {
+    format!("call{at}-{session}-{:y<1$}", "", (session * 53 % 230) as usize)
+}
+
+/// A worker's life: charges messages without an end, from where the one before it was killed.
+fn charge(region: &Arc<Region>, at: usize, progress: &Progress) {
+    let mut worker = Worker::attach(region, at);
+    let ring = region.event_ring(at);
+    loop {
+        let session = progress.done() / MESSAGES;
+        let call_id = call_id(at, session);
+        let dialog = Dialog { call_id: call_id.as_bytes(), from_tag: b"f", to_tag: b"t" };
+        establish(&mut worker, at, session, &dialog);
+        while progress.done() / MESSAGES == session {
+            let number = progress.done() + 1;
+            if !progress.attempt(&ring, number, || send(&mut worker, at, session, number)) {
+                std::thread::yield_now();
+            }
+            if number.is_multiple_of(3) {
+                answer(&mut worker, at, session, number);
+            }
+        }
+        worker.bye(&dialog);
+    }
+}
+
+/// An MSRP URI of a session's side.
+fn uri(side: &str, at: usize, session: u64) -> String {
+    format!("msrp://10.0.0.1:9/{side}{at}x{session};tcp")
+}
+
+/// Asks for the session until the engine has granted it, and binds it.
+fn establish(worker: &mut Worker, at: usize, session: u64, dialog: &Dialog<'_>) {
+    let payer = format!("<{}>", account(at));
+    let invitation = Invitation { call_id: dialog.call_id, from_tag: b"f", cseq: 1 };
+    let key = Worker::session_of_invitation(&invitation);
+    let sdp = |side| format!("m=message 9 TCP/MSRP *\r\na=path:{}\r\n", uri(side, at, session));
+    let (offer, reply) = (sdp("C"), sdp("S"));
+    while worker.session_of(dialog).is_none() {
+        let _ = worker.reserve(&Invite {
+            invitation,
+            asserted: payer.as_bytes(),
+            from: b"",
+            called_party: b"",
+            request_uri: b"sip:im@example.org",
+            subscriber: b"",
+            charging_vector: b"",
+            // Some more than are sent: who is killed between the gate and the ring has taken one for nothing.
+            messages: 4 * MESSAGES as u32,
+            suspended: Suspended::default(),
+        });
+        let asked = Instant::now();
+        while worker.session_of(dialog).is_none() && asked.elapsed() < Duration::from_millis(50) {
+            std::thread::yield_now();
+        }
+    }
+    worker.answered(key, &Answer { dialog: *dialog, offer: offer.as_bytes(), answer: reply.as_bytes() });
+}
+
+/// One message through the gate; whether it is in the ring.
+fn send(worker: &mut Worker, at: usize, session: u64, number: u64) -> bool {
+    let (server, client) = (uri("S", at, session), uri("C", at, session));
+    let bytes = format!(
+        "MSRP t{number:08} SEND\r\nTo-Path: {client}\r\nFrom-Path: {server}\r\nMessage-ID: {}\r\n\
+         Byte-Range: 1-5/5\r\nContent-Type: text/plain\r\n\r\nhello\r\n-------t{number:08}$\r\n",
+        message_id(at, number)
+    );
+    match worker.frame(&Frame { bytes: bytes.as_bytes(), connection: 7, from_self: false }) {
+        Passage::Pass => true,
+        Passage::Full => false,
+        other => panic!("a charged message is refused: {other:?}"),
+    }
+}
+
+/// The client's 200.
+fn answer(worker: &mut Worker, at: usize, session: u64, number: u64) {
+    let (server, client) = (uri("S", at, session), uri("C", at, session));
+    let bytes =
+        format!("MSRP t{number:08} 200 OK\r\nTo-Path: {server}\r\nFrom-Path: {client}\r\n-------t{number:08}$\r\n");
+    worker.frame(&Frame { bytes: bytes.as_bytes(), connection: 8, from_self: false });
+}
+
+/// Octet by octet: most of a teller's time passes inside a record.
+fn write_slowly(record: &Record<'_>, space: &mut [u8]) -> usize {
+    let octets = postcard::to_stdvec(record).unwrap_or_default();
+    for (place, octet) in space.iter_mut().zip(&octets) {
+        *place = *octet;
+        (0..20).for_each(|_| std::hint::spin_loop());
+    }
+    octets.len()
+}
+
+/// A teller's life: puts numbers on its account without an end.
+fn tell(region: &Arc<Region>, at: usize, progress: &Progress) {
+    region.populate();
+    let ring = region.event_ring(at);
+    let account = account(at);
+    loop {
+        let number = progress.done() + 1;
+        let command = Command::AddBalance { account: &account, amount: number as i64 };
+        let record = Record::Command { at: clock::now(), process: at as u32, sequence: number, command };
+        let published = progress.attempt(&ring, number, || {
+            progress.inside.store(1, Ordering::SeqCst);
+            let fill = |space: &mut [u8]| Some(write_slowly(&record, space));
+            // A longer queue than this would keep the workers waiting for their sessions most of the time.
+            let written = ring.write_at(ring.head(), ring.size() / 8 * 7, fill);
+            let head = written.ok().flatten();
+            head.inspect(|head| ring.publish(*head));
+            progress.inside.store(0, Ordering::SeqCst);
+            head.is_some()
+        });
+        if !published {
+            std::thread::yield_now();
+        } else if number.is_multiple_of(16) {
+            region.wake_engine();
+        }
+    }
+}
+
+/// Takes what the engine tells: without anybody to take it, it would read no more.
+fn take_notices(resumers: &mut [Resumer]) {
+    for resumer in resumers {
+        while resumer.next(|_| ()) {}
+    }
+}
+
+/// What was killed.
+#[derive(Default)]
+struct Kills {
+    writers: u64,
+    at_work: u64,
+    inside: u64,
+    engines: u64,
+}
+
+/// Kills writers and engines and starts them again, and leaves the last engine at work.
+fn kill_at_random(region: &Arc<Region>, progress: &'static [Progress], mut engine: Child) -> (Kills, Child) {
+    let mut resumers: Vec<Resumer> = (0..region.resumers()).map(|at| Resumer::attach(region, at)).collect();
+    let mut writers: Vec<Option<Child>> =
+        (0..WRITERS).map(|at| Some(start_writer(region, at, &progress[at]))).collect();
+    let (mut kills, mut dice) = (Kills::default(), Dice(clock::now().0 | 1));
+    let (started, mut engine_started) = (Instant::now(), Instant::now());
+    while started.elapsed() < KILLING {
+        std::thread::sleep(Duration::from_micros(dice.roll(1500)));
+        let at = dice.roll(WRITERS as u64) as usize;
+        writers[at].take().into_iter().for_each(Child::kill);
+        kills.writers += 1;
+        let (at_work, inside) = progress[at].settle(&region.event_ring(at));
+        kills.at_work += u64::from(at_work && at < WORKERS);
+        kills.inside += u64::from(inside);
+        writers[at] = Some(start_writer(region, at, &progress[at]));
+        take_notices(&mut resumers);
+        if engine_started.elapsed() > Duration::from_millis(60 + dice.roll(300)) {
+            engine.kill();
+            kills.engines += 1;
+            engine = start_engine(region);
+            engine_started = Instant::now();
+        }
+    }
+    for (at, writer) in writers.into_iter().enumerate() {
+        writer.into_iter().for_each(Child::kill);
+        progress[at].settle(&region.event_ring(at));
+    }
+    (kills, engine)
+}
+
+/// Takes over every ring, says one thing more on it and BYE to all sessions, and waits until all of it is settled.
+fn settle(region: &Arc<Region>, progress: &[Progress]) {
+    let mut resumers: Vec<Resumer> = (0..region.resumers()).map(|at| Resumer::attach(region, at)).collect();
+    wait("the rings are read", &mut resumers, || (0..WRITERS).all(|at| region.event_ring(at).used() == 0));
+    for (at, progress) in progress.iter().enumerate().take(WORKERS) {
+        let mut worker = Worker::attach(region, at);
+        for session in 0..=progress.done() / MESSAGES {
+            let call_id = call_id(at, session);
+            worker.bye(&Dialog { call_id: call_id.as_bytes(), from_tag: b"f", to_tag: b"t" });
+        }
+    }
+    for (at, progress) in progress.iter().enumerate().skip(WORKERS) {
+        let mut worker = Worker::attach(region, at);
+        let number = progress.done() + 1;
+        let told = report::run("account.add", &[&account(at), &number.to_string()], region, &mut worker);
+        assert!(told.is_ok(), "the ring does not go on: {told:?}");
+        progress.done.store(number, Ordering::SeqCst);
+    }
+    wait("all sessions are closed", &mut resumers, || region.statistic(Statistic::SessionsActive) == 0);
+}
+
+fn wait(what: &str, resumers: &mut [Resumer], done: impl Fn() -> bool) {
+    let started = Instant::now();
+    while !done() {
+        assert!(started.elapsed() < Duration::from_secs(60), "never: {what}");
+        take_notices(resumers);
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Compares the ledger with what was published.
+fn check(state: &Path, progress: &[Progress]) {
+    let ledger = rusqlite::Connection::open(state.join("ledger.sqlite")).expect("the ledger opens");
+    for (at, progress) in progress.iter().enumerate() {
+        let done = progress.done();
+        let sql = "SELECT balance, held, debited FROM accounts WHERE id = ?1";
+        let found = ledger.query_row(sql, [account(at)], |row| Ok([row.get::<_, i64>(0)?, row.get(1)?, row.get(2)?]));
+        let expected = match at < WORKERS {
+            true => [BALANCE - done, 0, done],
+            false => [BALANCE + done * (done + 1) / 2, 0, 0],
+        };
+        assert_eq!(
+            found.expect("the account is there"),
+            expected.map(|units| units as i64),
+            "writer {at}, {done} records"
+        );
+        let mut rows = ledger.prepare("SELECT message_id FROM debits WHERE account = ?1").expect("the ledger is read");
+        let debited = rows.query_map([account(at)], |row| row.get::<_, String>(0)).expect("the ledger is read");
+        let debited: Vec<String> = debited.collect::<Result<_, _>>().expect("the ledger is read");
+        let messages = if at < WORKERS { done } else { 0 };
+        assert_eq!(debited.len() as u64, messages, "writer {at}: a debit for each message");
+        let expected: HashSet<String> = (1..=messages).map(|number| message_id(at, number)).collect();
+        assert_eq!(debited.into_iter().collect::<HashSet<_>>(), expected, "writer {at}: and for no other");
+    }
+}
+
+fn run() {
+    let state = tempfile::tempdir().expect("a folder");
+    let config = Config {
+        state_dir: state.path().to_owned(),
+        default_balance: Some(BALANCE as i64),
+        max_sessions: 1000,
+        ..Config::default()
+    };
+    let region = Region::create(config, WRITERS).unwrap_or_else(|error| panic!("{error}"));
+    let progress = Progress::shared();
+    let engine = start_engine(&region);
+    for at in WORKERS..WRITERS {
+        let mut worker = Worker::attach(&region, at);
+        let made = report::run("account.set", &[&account(at), &BALANCE.to_string()], &region, &mut worker);
+        assert!(made.is_ok(), "{made:?}");
+    }
+    let (kills, engine) = kill_at_random(&region, progress, engine);
+    settle(&region, progress);
+    region.request_stop();
+    assert_eq!(engine.wait(), 0, "the engine ends in good order");
+    check(state.path(), progress);
+    let [messages, told] =
+        [0..WORKERS, WORKERS..WRITERS].map(|kind| progress[kind].iter().map(Progress::done).sum::<u64>());
+    println!(
+        "kills: {} of writers ({} tellers inside a record, {} workers inside a call), {} of engines; \
+         {messages} messages and {told} numbers published",
+        kills.writers, kills.inside, kills.at_work, kills.engines
+    );
+    assert!(kills.writers > 200 && kills.inside > 0 && kills.engines > 10, "too little was killed");
+}
+
+fn main() {
+    let started = Instant::now();
+    let passed = std::panic::catch_unwind(run).is_ok();
+    let (word, counts) = if passed { ("ok", "1 passed; 0 failed") } else { ("FAILED", "0 passed; 1 failed") };
+    // In the words of cargo's own runner: scripts/test.sh adds them up.
+    println!("test result: {word}. {counts}; finished in {:.2}s", started.elapsed().as_secs_f64());
+    std::process::exit(i32::from(!passed));
+}
