@@ -4,10 +4,10 @@
 //!
 //! What loom cannot see here: that the threads of a model are processes with their own mappings of one file (the
 //! kernel and the caches keep those coherent, as they do threads'); a process that is killed (`tests/kills.rs` kills real
-//! ones); that a compiler could break what lies beneath the atomics, for octets of a record are watched by the
-//! eight, not stored in loom's cells; a compare-and-exchange that fails without a reason. Sequentially
-//! consistent loads and stores it takes for acquiring and releasing ones, with a full order for fences alone: there it tries
-//! more than a processor does.
+//! ones); accesses of mixed sizes: a record's length is one word and its content octets, and both are watched by the
+//! eight, not stored in loom's cells; a compare-and-exchange that fails without a reason. Sequentially consistent loads
+//! and stores it takes for acquiring and releasing ones, with a full order for fences alone: there it tries more than a
+//! processor does.
 
 #![cfg(loom)]
 
