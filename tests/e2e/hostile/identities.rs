@@ -38,6 +38,8 @@ fn ask(stage: &Stage, call_id: &[u8], lines: &[u8], within: Duration) -> u16 {
 /// Each is charged or refused, as it must, and the proxy serves on.
 #[track_caller]
 fn judge(stage: &Stage, vitals: &Vitals<'_>, cases: Vec<(Vec<u8>, Vec<u8>, Fate)>) {
+    let pay = cases.iter().filter(|(_, _, fate)| *fate == Pays).count() as i64;
+    let before = stage.kamailio.statistic("reserves_granted");
     for (call_id, lines, fate) in cases {
         let within = if fate == Pays { PATIENCE } else { Duration::from_millis(50) };
         let status = ask(stage, &call_id, &lines, within);
@@ -47,6 +49,8 @@ fn judge(stage: &Stage, vitals: &Vitals<'_>, cases: Vec<(Vec<u8>, Vec<u8>, Fate)
         assert_eq!(status == 200, fate == Pays, "{name}: {status}\n{}", vitals.end());
         vitals.assert_well(&name);
     }
+    // However late: nobody else was given anything.
+    assert_eq!(stage.kamailio.statistic("reserves_granted") - before, pay, "{}", vitals.end());
 }
 
 /// A proxy where every account has enough, and a session that nobody ends is soon over.
@@ -111,11 +115,13 @@ fn asserted_identities_are_charged_or_refused() {
     for value in folded {
         ask(&stage, &name(0), &line(&value), Duration::from_millis(50));
     }
+    let before = stage.kamailio.statistic("reserves_granted");
     for seed in 1..100 {
         let value: Vec<u8> = garbage(seed, 300).into_iter().filter(|octet| !b"\r\n".contains(octet)).collect();
         assert_ne!(ask(&stage, &name(0), &line(&value), Duration::from_millis(1)), 200);
     }
     vitals.assert_well("garbage");
+    assert_eq!(stage.kamailio.statistic("reserves_granted"), before, "{}", vitals.end());
     drop(server);
     let _server = stage.server(&[], |_| {});
     assert_rest(&stage, &vitals);
