@@ -101,6 +101,14 @@ struct Live {
     uncovered: u32,
 }
 
+impl Live {
+    fn new(session: Session, row: i64, instance: u64) -> Live {
+        let (slot, scheduled, opened_at, closed_at, dirty) = (None, None, None, None, false);
+        let (debits_pending, uncovered) = (0, 0);
+        Live { session, row, instance, slot, scheduled, opened_at, closed_at, dirty, debits_pending, uncovered }
+    }
+}
+
 /// All sessions that are not forgotten.
 pub struct Book {
     /// Boxed: a growing table moves pointers, and its empty places cost little.
@@ -149,20 +157,7 @@ impl Book {
             for connection in session.connections() {
                 book.connections.entry(*connection).or_default().insert(key);
             }
-            let (slot, scheduled, opened_at, closed_at, dirty) = (None, None, None, None, false);
-            let live = Live {
-                session,
-                row,
-                instance,
-                slot,
-                scheduled,
-                opened_at,
-                closed_at,
-                dirty,
-                debits_pending: 0,
-                uncovered: 0,
-            };
-            book.sessions.insert(key, Box::new(live));
+            book.sessions.insert(key, Box::new(Live::new(session, row, instance)));
         }
         book.take_over_slots(region);
         book
@@ -276,20 +271,8 @@ impl Book {
         let session = Session::open(key, reserve, turn.region.tariff(), turn.region.config.policy, at);
         let row = turn.store.new_row();
         self.open += 1;
-        let (instance, opened_at) = (turn.instance, NonZeroI64::new(turn.wall_ms));
-        let (scheduled, closed_at, dirty) = (None, None, false);
-        let live = Live {
-            session,
-            row,
-            instance,
-            slot,
-            scheduled,
-            opened_at,
-            closed_at,
-            dirty,
-            debits_pending: 0,
-            uncovered: 0,
-        };
+        let opened_at = NonZeroI64::new(turn.wall_ms);
+        let live = Live { slot, opened_at, ..Live::new(session, row, turn.instance) };
         self.sessions.insert(key, Box::new(live));
         self.drain(turn, key)?;
         let early: Vec<Orphan> = self.orphans.iter().filter(|orphan| orphan.1 == key).map(|orphan| orphan.2).collect();

@@ -25,7 +25,6 @@ impl Notices {
         let heads: Vec<u64> = rings.iter().zip(committed).map(|(ring, mark)| ring.head().max(mark)).collect();
         let mut notices = Notices { rings, heads, shown: Vec::new() };
         notices.shown = notices.rings.iter().map(Ring::head).collect();
-        let _ = region;
         notices
     }
 
