@@ -8,13 +8,14 @@ export KAMAILIO_BIN KAMAILIO_MODULES KAMAILIO_SRC
 PACKAGES_BUILD = kamailio clang libclang-dev binutils gcc libc6-dev make
 # libFuzzer is C++.
 PACKAGES_FUZZ = g++
-PACKAGES_TEST = $(PACKAGES_FUZZ) kamailio-lua-modules kamailio-ims-modules valgrind freediameterd freediameter-extensions libfreediameter-dev erlang-dev erlang-diameter python3-venv tshark
+PACKAGES_TEST = $(PACKAGES_FUZZ) kamailio-lua-modules kamailio-ims-modules valgrind freediameterd freediameter-extensions libfreediameter-dev erlang-dev erlang-diameter python3-venv tshark debootstrap lintian dpkg-dev
 PACKAGES_BENCH = kamailio-ims-modules
+PACKAGES_DEB = dpkg-dev binutils
 MODULE = out/imcharge.so
 # The module has a build folder of its own: a feature more would build everything twice in turns.
 CARGO_MODULE = CARGO_TARGET_DIR=$(CURDIR)/target/kamailio cargo
 
-.PHONY: help run test sim soak bench fuzz loom deny module header source clean
+.PHONY: help run test sim soak bench fuzz loom deny module deb header source clean
 
 help:
 	@echo 'make run      charge four real retrievals in a real Kamailio, and show them'
@@ -26,6 +27,7 @@ help:
 	@echo 'make loom     try the shared memory in every order of threads: MODEL=sleeps'
 	@echo 'make deny     check licences, sources, duplicates and known faults of the dependencies'
 	@echo 'make module   build $(MODULE) for the Kamailio on this machine'
+	@echo 'make deb      pack it for Debian: out/deb/'
 	@echo 'make header   write include/imcharge.h anew'
 	@echo 'make clean    remove what was built'
 
@@ -69,6 +71,10 @@ module: source
 	@mkdir -p out
 	@scripts/check-imports.sh target/kamailio/release/libimcharge.so $(KAMAILIO_BIN)
 	@cp -u target/kamailio/release/libimcharge.so $(MODULE)
+
+deb: module
+	@scripts/dependencies.sh $(PACKAGES_DEB)
+	@scripts/deb.sh $(MODULE) "$$(dpkg-query -W -f '$${Version}' kamailio)" out/deb
 
 source:
 	@command -v cargo >/dev/null || { echo 'cargo is missing: install Rust 1.88 or newer' >&2; exit 1; }

@@ -36,6 +36,8 @@ IMCHARGE_OCS=$PWD/target/release/examples/ocs
 IMCHARGE_PEERS=$PWD/out/peers
 export IMCHARGE_OCS IMCHARGE_PEERS
 run cargo test -q --test e2e -- --test-threads=2
+# The package, in a small Debian of its own.
+run scripts/test-package.sh out/imcharge.so "$(. /etc/os-release && echo "$VERSION_CODENAME")"
 passed=$(awk '/^test result:/ { sum += $4 } END { print sum + 0 }' "$log")
 failed=$(awk '/^test result:/ { sum += $6 } END { print sum + 0 }' "$log")
 [ "$broken" -eq 0 ] || [ "$failed" -gt 0 ] || failed=1
