@@ -69,3 +69,15 @@ function ksr_msrp_event(evname)
     KSR.msrp.relay()
     return 1
 end
+
+-- A message was debited, or the enabler failed for a session.
+function ksr_imcharge_event(evname)
+    local about = KSR.pv.gete("$imcharge(callid)") .. ": " .. KSR.pv.gete("$imcharge(reason)")
+    if evname == "imcharge:debited" then
+        KSR.info(KSR.pv.gete("$imcharge(account)") .. " paid " .. KSR.pv.gete("$imcharge(units)") .. " for " ..
+            KSR.pv.gete("$imcharge(messageid)") .. " of " .. about .. "\n")
+    else
+        KSR.err("the enabler failed for " .. about .. "\n")
+    end
+    return 1
+end

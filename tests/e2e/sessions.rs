@@ -208,8 +208,29 @@ fn lua_charges_like_the_native_script() {
     assert!(eventually(Duration::from_secs(5), || server.refused() == 1), "{}", stage.kamailio.log());
     assert_eq!(client.bye(), 200);
     stage.expect(ALICE, 0, 0, 2);
+    assert_told_of(&stage, &client.call_id, &server.message_ids()[..2]);
     let mut poor = stage.client(ALICE, |_| {});
     assert_eq!(poor.invite(), 402);
+}
+
+/// The shipped scripts log what they hear of each debit.
+#[track_caller]
+fn assert_told_of(stage: &Stage, call_id: &str, message_ids: &[String]) {
+    for message_id in message_ids {
+        let line = format!("{ALICE} paid 1 for {message_id} of {call_id}: response");
+        let heard = || stage.kamailio.log().matches(&line).count() == 1;
+        assert!(eventually(Duration::from_secs(5), heard), "{line}\n{}", stage.kamailio.log());
+    }
+}
+
+#[test]
+fn the_script_hears_of_every_debit_once() {
+    let stage = Stage::plain();
+    let server = stage.server(&["one", "two", "three"], |_| {});
+    let mut client = stage.bound(|_| {});
+    client.take(3, Reaction::Answer(200));
+    stage.until_debited(ALICE, 3);
+    assert_told_of(&stage, &client.call_id, &server.message_ids());
 }
 
 #[test]

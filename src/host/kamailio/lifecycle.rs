@@ -67,7 +67,7 @@ fn make_region() -> c_int {
     match REGION.get_or_try_init(|| Region::create(parameters::config(), processes)) {
         Ok(region) => {
             let (debited, failed) = (c"imcharge:debited", c"imcharge:failed");
-            region.want_notices(resume::has_event_route(debited), resume::has_event_route(failed));
+            region.want_notices(resume::wants_event(debited), resume::wants_event(failed));
             0
         }
         Err(error) => {

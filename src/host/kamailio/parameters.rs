@@ -3,8 +3,8 @@
 use super::bindings as k;
 use super::guard::guard;
 use crate::engine::config::Config;
-use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
-use std::sync::Mutex;
+use std::ffi::{CStr, CString, c_char, c_int, c_uint, c_void};
+use std::sync::{Mutex, OnceLock};
 
 /// What was configured so far.
 static CONFIG: Mutex<Option<Config>> = Mutex::new(None);
@@ -19,6 +19,9 @@ pub struct Format(pub k::pv_elem_p);
 // SAFETY: the host's parsed format is read only, and each process has its own copy since the fork.
 unsafe impl Send for Format {}
 
+/// `event_callback`: the KEMI function that is called where the native script has an event route.
+static EVENT_CALLBACK: OnceLock<CString> = OnceLock::new();
+
 /// The whole configuration.
 pub fn config() -> Config {
     CONFIG.lock().ok().and_then(|config| config.clone()).unwrap_or_default()
@@ -29,11 +32,19 @@ pub fn subscriber() -> Option<Format> {
     SUBSCRIBER.lock().ok().and_then(|format| *format)
 }
 
+/// The KEMI function for the event routes, if the script has named one.
+pub fn event_callback() -> Option<&'static CStr> {
+    EVENT_CALLBACK.get().map(CString::as_c_str)
+}
+
 /// Sets one parameter; refuses with the one line that an operator needs.
 fn set(name: &str, value: &str) -> c_int {
     super::logger::install();
     if name == "subscriber" && value.contains('$') {
         return set_subscriber(value);
+    }
+    if name == "event_callback" {
+        return set_event_callback(value);
     }
     let Ok(mut config) = CONFIG.lock() else { return -1 };
     match config.get_or_insert_default().set(name, value) {
@@ -61,6 +72,17 @@ fn set_subscriber(value: &str) -> c_int {
     })
 }
 
+fn set_event_callback(value: &str) -> c_int {
+    let name = CString::new(value).ok().filter(|name| !name.is_empty());
+    match name.map(|name| EVENT_CALLBACK.set(name)) {
+        Some(Ok(())) => 0,
+        _ => {
+            log::error!("parameter event_callback: '{value}' is not allowed: the name of one function of the script");
+            -1
+        }
+    }
+}
+
 /// A parameter's value as the host gives it to a setter: a number in the pointer, or a C text.
 ///
 /// # Safety
@@ -86,7 +108,7 @@ unsafe fn set_from_host(name: &str, kind: c_uint, value: *mut c_void) -> c_int {
 }
 
 /// Most rows of the table: each whole number can be written as a text too.
-pub const ROWS: usize = 2 * 30 + 1;
+pub const ROWS: usize = 2 * 31 + 1;
 
 /// A setter tells the host nothing of its name, so each parameter has its own.
 macro_rules! parameters {
@@ -156,6 +178,7 @@ parameters! {
     "tls_ca" set_tls_ca false,
     "tls_certificate" set_tls_certificate false,
     "tls_key" set_tls_key false,
+    "event_callback" set_event_callback_parameter false,
 }
 
 #[cfg(test)]
@@ -163,7 +186,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_host_knows_every_parameter_of_the_engine() {
-        assert_eq!(NAMES, Config::PARAMETERS.iter().map(|parameter| parameter.name).collect::<Vec<_>>());
+    fn the_host_knows_every_parameter_of_the_engine_and_its_own() {
+        let engine = Config::PARAMETERS.iter().map(|parameter| parameter.name);
+        assert_eq!(NAMES, engine.chain(["event_callback"]).collect::<Vec<_>>());
     }
 }

@@ -2,7 +2,7 @@
 
 use super::guard::guard;
 use super::reserve::FUNCTION;
-use super::{REGION, TM, bindings as k, static_str, text, variables};
+use super::{REGION, TM, bindings as k, parameters, static_str, text, variables};
 use crate::engine::facts::Suspended;
 use crate::engine::notice::{Kind, Notice, Resumer};
 use std::ffi::{CStr, c_int, c_uint};
@@ -24,8 +24,8 @@ pub fn work(index: usize) -> ! {
 fn serve(notice: &Notice<'_>) {
     variables::with(notice, || match notice.kind {
         Kind::Verdict { suspended, .. } => go_on(suspended),
-        Kind::Debited { .. } => event_route(c"imcharge:debited"),
-        Kind::Failed => event_route(c"imcharge:failed"),
+        Kind::Debited { .. } => run_event(c"imcharge:debited"),
+        Kind::Failed => run_event(c"imcharge:failed"),
     });
 }
 
@@ -61,21 +61,26 @@ fn actions_of(name: &'static CStr) -> Option<*mut k::action> {
     }
 }
 
-/// Whether the script has an event route.
-pub fn has_event_route(name: &'static CStr) -> bool {
-    actions_of(name).is_some()
+/// Whether the script wants to hear of an event: by an event route, or by its KEMI function.
+pub fn wants_event(name: &'static CStr) -> bool {
+    parameters::event_callback().is_some() || actions_of(name).is_some()
 }
 
-/// Runs an event route with a message of no meaning, as the host does for its own events.
-fn event_route(name: &'static CStr) {
-    let Some(actions) = actions_of(name) else { return };
-    // SAFETY: the host's own interpreter on the host's own message; the kind of route is put back.
+/// Runs what the script has for an event, with a message of no meaning, as the host does for its own events.
+fn run_event(name: &'static CStr) {
+    // SAFETY: the host's own interpreters on the host's own message; the kind of route is put back.
     unsafe {
         let message = k::faked_msg_next();
         let before = k::route_type;
-        k::route_type = k::REQUEST_ROUTE as c_int;
         let mut context = std::mem::zeroed::<k::run_act_ctx>();
-        k::run_top_route(actions, message, &mut context);
+        if let Some(actions) = actions_of(name) {
+            k::route_type = k::REQUEST_ROUTE as c_int;
+            k::run_top_route(actions, message, &mut context);
+        } else if let (Some(function), Some(engine)) = (parameters::event_callback(), k::sr_kemi_eng_get().as_mut()) {
+            let (mut function, mut event) = (static_str(function), static_str(name));
+            k::route_type = k::EVENT_ROUTE as c_int;
+            k::sr_kemi_ctx_route(engine, &mut context, message, k::EVENT_ROUTE as c_int, &mut function, &mut event);
+        }
         k::route_type = before;
     }
 }
