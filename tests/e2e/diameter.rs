@@ -307,6 +307,9 @@ fn a_debit_whose_answer_is_lost_is_asked_again_and_taken_once() {
         charged.expect_rest();
         assert_eq!(charged.stage.kamailio.debits(ALICE).len(), 2, "{fault}");
         assert!(charged.stage.kamailio.statistic("debits") == 2, "{fault}");
+        // event_route[imcharge:failed] of the shipped script.
+        let line = format!("the enabler failed for {}: ", client.call_id);
+        assert!(charged.stage.kamailio.log().contains(&line), "{fault}\n{}", charged.stage.kamailio.log());
     }
 }
 
