@@ -268,6 +268,7 @@ fn every_result_has_its_meaning() {
     let debited = Response::Debited { balance: None, ended: false, rest: nothing.clone() };
     let released = Response::Released { balance: None };
     let denied = |denial| Response::Denied(denial);
+    let again = Response::Failed(Failure::Enabler);
     for (code, to_reserve, to_debit, to_release) in [
         (4010, denied(Denial::ServiceDenied), debited.clone(), released.clone()),
         (4011, Response::Free, ended, released.clone()),
@@ -276,6 +277,7 @@ fn every_result_has_its_meaning() {
         (5003, denied(Denial::NotAuthorized), denied(Denial::NotAuthorized), denied(Denial::NotAuthorized)),
         (5030, denied(Denial::UnknownSubscriber), denied(Denial::UnknownSubscriber), denied(Denial::UnknownSubscriber)),
         (5031, denied(Denial::RatingFailed), denied(Denial::RatingFailed), denied(Denial::RatingFailed)),
+        (4002, denied(Denial::Refused(4002)), again.clone(), again.clone()),
         (5005, denied(Denial::Refused(5005)), denied(Denial::Refused(5005)), denied(Denial::Refused(5005))),
     ] {
         assert_eq!(of(code, Reservation::None, reserve(1)), to_reserve, "{code}");
@@ -289,6 +291,7 @@ fn every_result_has_its_meaning() {
         (4011, Response::Free),
         (4012, denied(Denial::NoCredit)),
         (5030, denied(Denial::UnknownSubscriber)),
+        (4002, again),
     ] {
         assert_eq!(of(code, Reservation::None, debit()), told, "{code}");
     }
