@@ -333,6 +333,8 @@ impl Book {
     pub fn heard(&mut self, turn: &mut Turn<'_>, heard: &Heard) -> Result<(), StoreError> {
         match heard {
             Heard::Event { session, event, .. } => self.event(turn, *session, turn.now, event),
+            // Made something of by who has read it.
+            Heard::LateAnswer { .. } => Ok(()),
             Heard::Late { session, number, route } => {
                 let Some(live) = self.sessions.get_mut(session) else { return Ok(()) };
                 live.session.late_grant(*number, Some(route.clone()), turn.now);
@@ -351,6 +353,11 @@ impl Book {
     /// Whether a session has the reservation that this request opened.
     pub fn has_reservation(&self, session: SessionKey, opened_by: u32) -> bool {
         self.sessions.get(&session).is_some_and(|live| live.session.reservation() == Some(opened_by))
+    }
+
+    /// The request of this number, as long as it has no answer.
+    pub fn unanswered(&self, session: SessionKey, number: u32) -> Option<Request> {
+        self.sessions.get(&session)?.session.unanswered(number)
     }
 
     /// CANCEL and failures can be read before the INVITE; everything else comes after the verdict.

@@ -114,6 +114,11 @@ impl Session {
         }
     }
 
+    /// The request of this number, as long as it has no answer.
+    pub fn unanswered(&self, number: u32) -> Option<Request> {
+        self.flight.as_ref().filter(|flight| flight.number == number).map(|flight| self.request(flight))
+    }
+
     pub(super) fn request(&self, flight: &Flight) -> Request {
         let operation = match &flight.work {
             Work::Reserve(quota) => Operation::Reserve { quota: *quota },
@@ -175,8 +180,8 @@ impl Session {
                 self.end_reservation();
                 self.wanted = (anew.0 > 0 && self.may_be_served()).then_some(anew);
             }
-            Response::Failed(failure) => self.unanswered(flight, *asked, *failure, now),
-            _ => self.unanswered(flight, *asked, Failure::Enabler, now),
+            Response::Failed(failure) => self.without_answer(flight, *asked, *failure, now),
+            _ => self.without_answer(flight, *asked, Failure::Enabler, now),
         }
     }
 
@@ -244,7 +249,7 @@ impl Session {
 
     /// The fate of the reservation is not known: what may be held is released, so that it binds nobody's credit, and
     /// nothing is debited out of it.
-    fn unanswered(&mut self, flight: &Flight, asked: Quota, failure: Failure, now: Time) {
+    fn without_answer(&mut self, flight: &Flight, asked: Quota, failure: Failure, now: Time) {
         self.step(now, StepKind::EnablerFailed, flight.number.into());
         self.outputs.push(Output::EnablerFailed(failure));
         self.refused = Some(now);

@@ -1188,6 +1188,25 @@ fn a_debit_that_may_be_taken_twice_waits_for_the_operator() {
 }
 
 #[test]
+fn an_answer_that_comes_late_settles_what_waits_to_be_asked_again_or_is_held_back() {
+    for resend in [Resend::Again, Resend::Hold] {
+        let mut run = Run::open_with(8, policy(|policy| policy.resend = resend));
+        run.sent(whole("m1", 1), s(0));
+        run.event(responded(1, 200), s(0));
+        let asked = run.asked.clone().expect("the debit");
+        run.answer(Response::Failed(Failure::Silent));
+        assert_eq!(run.session.held_back().is_some(), resend == Resend::Hold);
+        let again = run.session.unanswered(asked.number).expect("it has no answer");
+        assert_eq!((again.number, &again.operation), (asked.number, &asked.operation));
+        assert_eq!(run.session.unanswered(asked.number + 1), None);
+        run.session.response(asked.number, &Response::debited(None), s(1));
+        assert_eq!((run.session.counts().debited, run.session.held_back()), (1, None));
+        assert_eq!(run.session.unanswered(asked.number), None);
+        assert!(!run.session.resolve(true, s(1)), "nothing is held back any more");
+    }
+}
+
+#[test]
 fn a_debit_in_flight_at_a_crash_may_have_been_taken() {
     let mut run = Run::open_with(8, Policy { resend: Resend::Hold, ..Policy::default() });
     run.sent(whole("m1", 1), s(1));
