@@ -34,6 +34,13 @@ const TIMERS_LEAST: usize = 1024;
 /// Events that wait so at a time.
 const ORPHANS_MAX: usize = 10_000;
 
+/// Requests that are asked again, each second at most: a server that comes back after an outage has others to serve as
+/// well, and would be drowned in what has waited for it.
+const PATIENT_A_SECOND: u64 = 1000;
+
+/// Microseconds of that which may be made up for at once.
+const PATIENT_BURST: u64 = 50_000;
+
 /// What is done after the commit.
 pub enum Effect {
     /// Open a slot of the grant table.
@@ -120,6 +127,10 @@ pub struct Book {
     lingering: VecDeque<(Time, SessionKey)>,
     /// Sessions that a connection carries.
     connections: HashMap<u64, BTreeSet<SessionKey>>,
+    /// Sessions whose request of this number is to be asked again, the first to come first.
+    patient: VecDeque<(SessionKey, u32)>,
+    /// When the next of them may be.
+    patient_until: Time,
     /// Events whose INVITE is not read yet.
     orphans: VecDeque<(Time, SessionKey, Orphan)>,
     open: u64,
@@ -146,6 +157,8 @@ impl Book {
             free_slots: Vec::new(),
             lingering: VecDeque::new(),
             connections: HashMap::new(),
+            patient: VecDeque::new(),
+            patient_until: Time(0),
             orphans: VecDeque::new(),
             open: 0,
             debits_pending: 0,
@@ -228,7 +241,8 @@ impl Book {
 
     /// When the next timer is due.
     pub fn next_deadline(&self) -> Option<Time> {
-        self.timers.peek().map(|Reverse((at, _))| *at)
+        let patient = self.patient.front().map(|_| self.patient_until);
+        self.timers.peek().map(|Reverse((at, _))| *at).into_iter().chain(patient).min()
     }
 
     /// Takes one record to whom it concerns.
@@ -392,6 +406,25 @@ impl Book {
                 _ => self.schedule(key),
             }
         }
+        self.ask_again(turn)
+    }
+
+    /// Asks again what has waited for its turn, unless it was answered or given to an operator meanwhile.
+    fn ask_again(&mut self, turn: &mut Turn<'_>) -> Result<(), StoreError> {
+        while self.patient_until <= turn.now
+            && let Some((key, number)) = self.patient.pop_front()
+        {
+            let Some(live) = self.sessions.get_mut(&key) else { continue };
+            let Some(request) = live.session.unanswered(number).filter(|_| live.session.held_back().is_none()) else {
+                continue;
+            };
+            let soonest = Time(turn.now.0.saturating_sub(PATIENT_BURST)).max(self.patient_until);
+            self.patient_until = Time(soonest.0.saturating_add(1_000_000 / PATIENT_A_SECOND));
+            if let Some(response) = ask(turn, live, request)? {
+                respond(turn, live, response.0, &response.1);
+            }
+            self.drain(turn, key)?;
+        }
         Ok(())
     }
 
@@ -436,6 +469,9 @@ impl Book {
             }
             let Some(output) = live.session.poll() else { break };
             match output {
+                Output::Ask(request) if request.patient && turn.region.config.enabler == Enabler::Diameter => {
+                    self.patient.push_back((key, request.number));
+                }
                 Output::Ask(request) => {
                     if let Some(response) = ask(turn, live, request)? {
                         respond(turn, live, response.0, &response.1);

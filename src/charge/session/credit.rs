@@ -133,6 +133,8 @@ impl Session {
             tariff: self.tariff,
             reservation: flight.reservation,
             repeated: flight.repeated,
+            // An INVITE or the gate waits for credit.
+            patient: (flight.repeated || flight.tries > 0) && !matches!(flight.work, Work::Reserve(_)),
             route: flight.route.clone(),
             stamp: flight.stamp,
             operation,

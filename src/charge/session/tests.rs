@@ -1089,7 +1089,7 @@ fn a_stopped_engine_says_again_what_is_open() {
     run.out.clear();
     run.session.resume(s(1));
     run.drain();
-    let again = Request { repeated: true, ..asked };
+    let again = Request { repeated: true, patient: true, ..asked };
     assert_eq!(run.out, [Output::Ask(again), Output::Grant(Quota(8))]);
 }
 
@@ -1155,7 +1155,7 @@ fn a_debit_that_may_have_arrived_is_marked_when_it_is_asked_again() {
     assert!(!first.repeated);
     run.answer(Response::Failed(Failure::Silent));
     run.timer(s(60));
-    assert_eq!(run.asked, Some(Request { repeated: true, ..first }));
+    assert_eq!(run.asked, Some(Request { repeated: true, patient: true, ..first }));
 }
 
 #[test]
@@ -1169,7 +1169,7 @@ fn a_debit_that_may_be_taken_twice_waits_for_the_operator() {
         // What was never sent is asked again all the same.
         run.answer(Response::Failed(Failure::Unreachable));
         run.timer(s(10));
-        assert_eq!(run.asked.as_ref(), Some(&first));
+        assert_eq!(run.asked, Some(Request { patient: true, ..first.clone() }));
         run.answer(Response::Failed(Failure::Silent));
         run.timer(s(600));
         assert_eq!((run.asked.clone(), run.session.held_back()), (None, Some("m1")));
@@ -1180,7 +1180,7 @@ fn a_debit_that_may_be_taken_twice_waits_for_the_operator() {
         run.drain();
         assert!(!run.session.resolve(again, s(601)));
         if again {
-            assert_eq!(run.asked, Some(Request { repeated: true, ..first }));
+            assert_eq!(run.asked, Some(Request { repeated: true, patient: true, ..first }));
             run.yes();
         }
         assert_eq!((run.session.counts().debited, run.session.held_back()), (1, None));

@@ -31,6 +31,7 @@ fn request(number: u32, reservation: Reservation, operation: Operation) -> Reque
         tariff: "message:25".parse().expect("a tariff"),
         reservation,
         repeated: false,
+        patient: false,
         route: None,
         stamp: 0,
         operation,
