@@ -455,3 +455,6 @@ fn route(peer: &str, answer: &CreditControlAnswer<'_>) -> Box<str> {
     let mark = if may_move { "*" } else { "" };
     format!("{mark}{}", answer.origin_host).into()
 }
+
+#[cfg(test)]
+mod tests;

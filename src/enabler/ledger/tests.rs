@@ -64,8 +64,7 @@ fn ask_with(
     let (session_key, account, reservation) = (SessionKey(1, 1), AccountId(ALICE.into()), Reservation::None);
     let (session, number, repeated, route, stamp) = (session_key, 0, false, None, 0);
     let patient = false;
-    let request =
-        Request { session, number, account, tariff, reservation, repeated, patient, route, stamp, operation };
+    let request = Request { session, number, account, tariff, reservation, repeated, patient, route, stamp, operation };
     let Ok(answer) = Ledger::over(memory, default_balance).answer(&request, row, 0);
     answer
 }
