@@ -272,6 +272,9 @@ impl Engine {
             (Statistic::CcrFailures, all.failed),
             (Statistic::CcrLateAnswers, all.late),
             (Statistic::CcrUnmatchedAnswers, all.unmatched),
+            (Statistic::CcrResent, all.resent),
+            (Statistic::CcrNoPeer, all.refused_no_peer),
+            (Statistic::CcrOverload, all.refused_full),
             (Statistic::CcrAvgResponseTime, diameter.response_micros()),
         ] {
             self.region.counter(statistic).store(value, Ordering::Relaxed);

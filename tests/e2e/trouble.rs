@@ -103,7 +103,7 @@ fn what_is_owed_outlives_the_end_of_the_proxy_while_the_server_is_away() {
     charged.ocs.order(&format!("account {ALICE}=1000"));
     let mut open: Vec<_> = (0..SESSIONS).map(|_| charged.stage.bound(|_| {})).collect();
     charged.expect(1000 - 10 * SESSIONS, 10 * SESSIONS, 0);
-    charged.ocs.order("kill 10000");
+    charged.ocs.order("kill 6000");
     for client in &mut open {
         assert_eq!(client.take(1, Reaction::Answer(200)).len(), 1);
         client.bye();
@@ -113,6 +113,8 @@ fn what_is_owed_outlives_the_end_of_the_proxy_while_the_server_is_away() {
     charged.stage.kamailio.kill_all();
     drop((open, server));
     charged.stage.kamailio.restart().expect("it starts again");
+    // Each goes on to wait for its next try, half a minute perhaps.
+    charged.ocs.account_becomes(ALICE, (1000 - SESSIONS, 0, SESSIONS), SOON * 2);
     charged.expect(1000 - SESSIONS, 0, SESSIONS);
     charged.expect_rest();
     assert_eq!(charged.stage.kamailio.debits(ALICE).len(), SESSIONS as usize);

@@ -205,7 +205,7 @@ impl Session {
     /// What a grant says beside its units.
     fn heed(&mut self, grant: &Grant, now: Time) {
         self.valid_until = grant.valid_for.map(|seconds| now.after_seconds(seconds.max(RENEW_LEAST)));
-        self.last_granted |= grant.last;
+        self.last_granted = grant.last;
         self.policy.on_failure = grant.on_failure.unwrap_or(self.policy.on_failure);
         if grant.route.is_some() {
             self.route.clone_from(&grant.route);
@@ -449,7 +449,8 @@ impl Session {
     pub(super) fn on_stopped(&mut self, at: Time) {
         self.step(at, StepKind::Stopped, 0);
         let soon = self.refused.is_some_and(|refused| at < refused.after_seconds(REFUSED));
-        if soon || self.policy.model == Model::Immediate {
+        // Behind the final units nothing is to be had until the enabler asks to be asked (RFC 8506, 5.6).
+        if soon || self.last_granted || self.policy.model == Model::Immediate {
             return;
         }
         match self.tariff.per {

@@ -1293,6 +1293,12 @@ fn nothing_more_is_asked_for_after_the_final_units() {
     run.event(Event::Answered, s(0));
     run.sent(whole("m1", 1), s(1));
     assert!(run.asked.is_none(), "the grant was the last");
+    run.event(Event::Stopped { message_id: "m2" }, s(2));
+    assert!(run.asked.is_none(), "nor for a message that was stopped");
+    // The account was topped up, and the enabler wants to be asked.
+    run.event(Event::Reauthorize, s(3));
+    run.answer(Response::Granted(Grant { quota: Quota(0), ..Grant::default() }));
+    assert!(matches!(asked(&run).0, Operation::Reserve { quota: Quota(1..) }), "there may be more again");
 }
 
 // Refunds (`policy=report=release`).
