@@ -335,6 +335,9 @@ impl Book {
         {
             self.connections.entry(*connection).or_default().insert(key);
         }
+        if live.session.is_failing() {
+            live.session.cap_on_failure(left_of_cap(turn, &self.uncovered, live.session.account()));
+        }
         live.session.event(event, at);
         match event {
             // Says only that the session is alive; not worth a commit.
@@ -356,8 +359,7 @@ impl Book {
             }
             Heard::Response { session, number, response } => {
                 let Some(live) = self.sessions.get_mut(session) else { return Ok(()) };
-                let had = self.uncovered.get(live.session.account()).copied().unwrap_or(0);
-                live.session.cap_on_failure(turn.region.config.policy.on_failure_cap.saturating_sub(had));
+                live.session.cap_on_failure(left_of_cap(turn, &self.uncovered, live.session.account()));
                 respond(turn, live, *number, response);
                 self.drain(turn, *session)
             }
@@ -662,6 +664,12 @@ impl Book {
         region.counter(Statistic::OutboxDepth).store(self.debits_pending, Ordering::Relaxed);
         region.counter(Statistic::SessionsActive).store(self.open, Ordering::Relaxed);
     }
+}
+
+/// What a subscriber may still be granted while no enabler answers.
+fn left_of_cap(turn: &Turn<'_>, uncovered: &HashMap<Box<str>, u32>, account: &str) -> u32 {
+    let had = uncovered.get(account).copied().unwrap_or(0);
+    turn.region.config.policy.on_failure_cap.saturating_sub(had)
 }
 
 /// Asks the enabler. The ledger answers at once, within the commit; a distant one is asked after it.

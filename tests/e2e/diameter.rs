@@ -438,9 +438,12 @@ fn the_servers_word_for_its_own_failure_counts() {
         let kamailio = &charged.stage.kamailio;
         let failed = || kamailio.log().contains(&format!("failed for {}", client.call_id));
         assert!(eventually(SOON, failed), "{handling}\n{}", kamailio.log());
-        let session = kamailio.rpc(&["imcharge.session", &client.call_id]).expect("its session");
-        let granted = session.lines().find_map(|line| line.trim().strip_prefix("granted: "));
-        assert_eq!(granted.expect("a number") != "2", goes_on, "{handling}\n{session}");
+        let more = || {
+            let session = kamailio.rpc(&["imcharge.session", &client.call_id]).expect("its session");
+            let granted = session.lines().find_map(|line| line.trim().strip_prefix("granted: "));
+            granted.and_then(|granted| granted.parse::<u32>().ok()).expect("a number") > 2
+        };
+        assert_eq!(if goes_on { eventually(SOON, more) } else { more() }, goes_on, "{handling}\n{}", kamailio.log());
         client.bye();
         charged.expect(98, 0, 2);
         charged.expect_rest();

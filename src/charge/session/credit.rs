@@ -14,6 +14,9 @@ impl Session {
     /// Asks what is to be asked next, once the one before is answered. Credit comes before debits, because the
     /// gate waits for it; the release comes last, because it closes the session at the enabler.
     pub(super) fn proceed(&mut self, now: Time) {
+        if self.is_failing() {
+            self.go_on_uncovered(now);
+        }
         if self.flight.is_some() {
             return;
         }
@@ -261,16 +264,38 @@ impl Session {
         if asked.0 == 0 {
             self.valid_until = Some(now.after_seconds(RENEW_LEAST));
         }
-        let uncovered = match self.policy.on_failure {
-            OnFailure::Grant => Quota(asked.0.min(self.policy.on_failure_cap)),
-            OnFailure::Deny => Quota(0),
-        };
-        if uncovered.0 > 0 && self.may_be_served() {
-            self.uncovered = Quota(self.uncovered.0.saturating_add(uncovered.0));
-            self.grant(uncovered, None, now);
-        } else if self.decision.is_none() {
+        if !self.grant_uncovered(asked, now) && self.decision.is_none() {
             self.fail(failure, now);
         }
+    }
+
+    /// Whether a debit waits to be asked again, because the enabler fails: credit cannot be asked for before it.
+    pub fn is_failing(&self) -> bool {
+        self.flight.as_ref().is_some_and(|flight| flight.retry.is_some())
+    }
+
+    /// What would be asked for is as good as not answered.
+    fn go_on_uncovered(&mut self, now: Time) {
+        if let Some(wanted) = self.wanted.filter(|wanted| wanted.0 > 0)
+            && self.grant_uncovered(wanted, now)
+        {
+            self.wanted = None;
+        }
+    }
+
+    /// Gives the service without the enabler where the policy says so, as far as the subscriber may have it.
+    fn grant_uncovered(&mut self, wanted: Quota, now: Time) -> bool {
+        let uncovered = match self.policy.on_failure {
+            OnFailure::Grant => wanted.0.min(self.policy.on_failure_cap),
+            OnFailure::Deny => 0,
+        };
+        if uncovered == 0 || !self.may_be_served() {
+            return false;
+        }
+        self.policy.on_failure_cap -= uncovered;
+        self.uncovered = Quota(self.uncovered.0.saturating_add(uncovered));
+        self.grant(Quota(uncovered), None, now);
+        true
     }
 
     pub(super) fn fail(&mut self, failure: Failure, now: Time) {

@@ -1686,6 +1686,25 @@ fn only_what_is_left_of_the_cap_is_given_without_an_enabler() {
 // The end of a session that its parties do not know of.
 
 #[test]
+fn service_goes_on_while_a_debit_waits_for_the_enabler() {
+    for (on_failure, granted) in [(OnFailure::Grant, 5), (OnFailure::Deny, 2)] {
+        let mut run = Run::open_with(2, policy(|policy| (policy.on_failure, policy.on_failure_cap) = (on_failure, 3)));
+        run.sent(whole("m1", 1), s(1));
+        run.event(responded(1, 200), s(1));
+        run.answer(Response::Failed(Failure::Unreachable));
+        run.sent(whole("m2", 2), s(1));
+        assert_eq!(run.session.granted(), Quota(if on_failure == OnFailure::Grant { 4 } else { 2 }));
+        run.sent(whole("m3", 3), s(1));
+        run.sent(whole("m4", 4), s(1));
+        // The cap is the end of it.
+        assert_eq!(run.session.granted(), Quota(granted));
+        assert_eq!(run.session.uncovered(), Quota(granted - 2));
+        run.event(Event::Stopped { message_id: "m9" }, s(2));
+        assert_eq!(run.session.granted(), Quota(granted));
+    }
+}
+
+#[test]
 fn a_session_that_ended_before_its_grant_is_not_let_in() {
     for event in [Event::Abort, Event::End { reason: "script" }, Event::Cancelled] {
         let mut run = Run::invited(3);
