@@ -653,7 +653,7 @@ impl Exchange {
 }
 
 /// Whether an answer says that the request was not delivered, and that another peer may have more luck (RFC 6733,
-/// 7.1.3; RFC 8506, 5.7).
+/// 7.1.3; RFC 8506, 5.7). It goes there without the T flag: that is not for what an error answer came to (RFC 6733, 3).
 fn is_temporary(answer: &[u8]) -> bool {
     let result = Message::parse(answer).and_then(|answer| answer.find(dictionary::RESULT_CODE)?.u32().ok());
     let codes = [ResultCode::UNABLE_TO_DELIVER, ResultCode::TOO_BUSY, ResultCode::LOOP_DETECTED];

@@ -312,17 +312,6 @@ fn a_silent_peers_requests_move_and_the_first_answer_counts() {
     }
 }
 
-/// An error answer with this Result-Code.
-fn refusal(to: &[u8], host: &str, code: u32) -> Vec<u8> {
-    let mut bytes = answer(to, |out| {
-        out.u32(dictionary::RESULT_CODE, code);
-        out.text(dictionary::ORIGIN_HOST, host);
-        out.text(dictionary::ORIGIN_REALM, REALM);
-    });
-    bytes[4] |= Flags::ERROR.0;
-    bytes
-}
-
 #[test]
 fn what_a_peer_cannot_deliver_another_gets_unmarked() {
     for code in [3002, 3004, 3005] {
