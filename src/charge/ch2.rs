@@ -78,6 +78,8 @@ pub struct Request {
     pub reservation: Reservation,
     /// Whether it may have been asked before: the enabler is told that it may be a duplicate.
     pub repeated: bool,
+    /// Whether it is asked again and nobody waits for it: it may take its turn.
+    pub patient: bool,
     /// What the enabler gave with the grant: the way to who has the reservation.
     pub route: Option<Box<str>>,
     /// A number that goes with the request however often it is asked, where the enabler wants one.

@@ -34,6 +34,13 @@ const TIMERS_LEAST: usize = 1024;
 /// Events that wait so at a time.
 const ORPHANS_MAX: usize = 10_000;
 
+/// Requests that are asked again, each second at most: a server that comes back after an outage has others to serve as
+/// well, and would be drowned in what has waited for it.
+const PATIENT_A_SECOND: u64 = 1000;
+
+/// Microseconds of that which may be made up for at once.
+const PATIENT_BURST: u64 = 50_000;
+
 /// What is done after the commit.
 pub enum Effect {
     /// Open a slot of the grant table.
@@ -120,6 +127,10 @@ pub struct Book {
     lingering: VecDeque<(Time, SessionKey)>,
     /// Sessions that a connection carries.
     connections: HashMap<u64, BTreeSet<SessionKey>>,
+    /// Sessions whose request of this number is to be asked again, the first to come first.
+    patient: VecDeque<(SessionKey, u32)>,
+    /// When the next of them may be.
+    patient_until: Time,
     /// Events whose INVITE is not read yet.
     orphans: VecDeque<(Time, SessionKey, Orphan)>,
     open: u64,
@@ -146,6 +157,8 @@ impl Book {
             free_slots: Vec::new(),
             lingering: VecDeque::new(),
             connections: HashMap::new(),
+            patient: VecDeque::new(),
+            patient_until: Time(0),
             orphans: VecDeque::new(),
             open: 0,
             debits_pending: 0,
@@ -228,7 +241,8 @@ impl Book {
 
     /// When the next timer is due.
     pub fn next_deadline(&self) -> Option<Time> {
-        self.timers.peek().map(|Reverse((at, _))| *at)
+        let patient = self.patient.front().map(|_| self.patient_until);
+        self.timers.peek().map(|Reverse((at, _))| *at).into_iter().chain(patient).min()
     }
 
     /// Takes one record to whom it concerns.
@@ -321,6 +335,9 @@ impl Book {
         {
             self.connections.entry(*connection).or_default().insert(key);
         }
+        if live.session.is_failing() {
+            live.session.cap_on_failure(left_of_cap(turn, &self.uncovered, live.session.account()));
+        }
         live.session.event(event, at);
         match event {
             // Says only that the session is alive; not worth a commit.
@@ -333,6 +350,8 @@ impl Book {
     pub fn heard(&mut self, turn: &mut Turn<'_>, heard: &Heard) -> Result<(), StoreError> {
         match heard {
             Heard::Event { session, event, .. } => self.event(turn, *session, turn.now, event),
+            // Made something of by who has read it.
+            Heard::LateAnswer { .. } => Ok(()),
             Heard::Late { session, number, route } => {
                 let Some(live) = self.sessions.get_mut(session) else { return Ok(()) };
                 live.session.late_grant(*number, Some(route.clone()), turn.now);
@@ -340,8 +359,7 @@ impl Book {
             }
             Heard::Response { session, number, response } => {
                 let Some(live) = self.sessions.get_mut(session) else { return Ok(()) };
-                let had = self.uncovered.get(live.session.account()).copied().unwrap_or(0);
-                live.session.cap_on_failure(turn.region.config.policy.on_failure_cap.saturating_sub(had));
+                live.session.cap_on_failure(left_of_cap(turn, &self.uncovered, live.session.account()));
                 respond(turn, live, *number, response);
                 self.drain(turn, *session)
             }
@@ -351,6 +369,11 @@ impl Book {
     /// Whether a session has the reservation that this request opened.
     pub fn has_reservation(&self, session: SessionKey, opened_by: u32) -> bool {
         self.sessions.get(&session).is_some_and(|live| live.session.reservation() == Some(opened_by))
+    }
+
+    /// The request of this number, as long as it has no answer.
+    pub fn unanswered(&self, session: SessionKey, number: u32) -> Option<Request> {
+        self.sessions.get(&session)?.session.unanswered(number)
     }
 
     /// CANCEL and failures can be read before the INVITE; everything else comes after the verdict.
@@ -384,6 +407,25 @@ impl Book {
                 }
                 _ => self.schedule(key),
             }
+        }
+        self.ask_again(turn)
+    }
+
+    /// Asks again what has waited for its turn, unless it was answered or given to an operator meanwhile.
+    fn ask_again(&mut self, turn: &mut Turn<'_>) -> Result<(), StoreError> {
+        while self.patient_until <= turn.now
+            && let Some((key, number)) = self.patient.pop_front()
+        {
+            let Some(live) = self.sessions.get_mut(&key) else { continue };
+            let Some(request) = live.session.unanswered(number).filter(|_| live.session.held_back().is_none()) else {
+                continue;
+            };
+            let soonest = Time(turn.now.0.saturating_sub(PATIENT_BURST)).max(self.patient_until);
+            self.patient_until = Time(soonest.0.saturating_add(1_000_000 / PATIENT_A_SECOND));
+            if let Some(response) = ask(turn, live, request)? {
+                respond(turn, live, response.0, &response.1);
+            }
+            self.drain(turn, key)?;
         }
         Ok(())
     }
@@ -429,6 +471,9 @@ impl Book {
             }
             let Some(output) = live.session.poll() else { break };
             match output {
+                Output::Ask(request) if request.patient && turn.region.config.enabler == Enabler::Diameter => {
+                    self.patient.push_back((key, request.number));
+                }
                 Output::Ask(request) => {
                     if let Some(response) = ask(turn, live, request)? {
                         respond(turn, live, response.0, &response.1);
@@ -619,6 +664,12 @@ impl Book {
         region.counter(Statistic::OutboxDepth).store(self.debits_pending, Ordering::Relaxed);
         region.counter(Statistic::SessionsActive).store(self.open, Ordering::Relaxed);
     }
+}
+
+/// What a subscriber may still be granted while no enabler answers.
+fn left_of_cap(turn: &Turn<'_>, uncovered: &HashMap<Box<str>, u32>, account: &str) -> u32 {
+    let had = uncovered.get(account).copied().unwrap_or(0);
+    turn.region.config.policy.on_failure_cap.saturating_sub(had)
 }
 
 /// Asks the enabler. The ledger answers at once, within the commit; a distant one is asked after it.

@@ -272,23 +272,32 @@ impl Engine {
             (Statistic::CcrFailures, all.failed),
             (Statistic::CcrLateAnswers, all.late),
             (Statistic::CcrUnmatchedAnswers, all.unmatched),
+            (Statistic::CcrResent, all.resent),
+            (Statistic::CcrNoPeer, all.refused_no_peer),
+            (Statistic::CcrOverload, all.refused_full),
             (Statistic::CcrAvgResponseTime, diameter.response_micros()),
         ] {
             self.region.counter(statistic).store(value, Ordering::Relaxed);
         }
     }
 
-    /// What the distant enabler has said. A session that it asks for is there, or it is told that it is not.
+    /// What the distant enabler has said. A session that it asks for is there, or it is told that it is not; a late
+    /// answer is of use where its request has no other.
     fn hear(&mut self) -> Vec<Heard> {
         let Some(diameter) = &mut self.diameter else { return Vec::new() };
-        let mut all: Vec<Heard> = std::iter::from_fn(|| diameter.poll()).take(BATCH).collect();
-        all.retain(|heard| {
-            let Heard::Event { session, opened_by, event, inquiry } = heard else { return true };
-            let is_known = self.book.has_reservation(*session, *opened_by);
-            diameter.confirm(inquiry, event, is_known);
-            is_known
-        });
-        all
+        let all: Vec<Heard> = std::iter::from_fn(|| diameter.poll()).take(BATCH).collect();
+        let of_use = |heard: Heard| match &heard {
+            Heard::Event { session, opened_by, event, inquiry } => {
+                let is_known = self.book.has_reservation(*session, *opened_by);
+                diameter.confirm(inquiry, event, is_known);
+                is_known.then_some(heard)
+            }
+            Heard::LateAnswer { session, number, message } => {
+                diameter.read_late(&self.book.unanswered(*session, *number)?, message)
+            }
+            Heard::Response { .. } | Heard::Late { .. } => Some(heard),
+        };
+        all.into_iter().filter_map(of_use).collect()
     }
 
     /// Steps the sessions, commits what has changed, and tells.

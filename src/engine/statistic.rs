@@ -52,6 +52,9 @@ statistics! {
     CcrFailures "ccr_failures" "Diameter: requests lost with their peer.",
     CcrLateAnswers "ccr_late_answers" "Diameter: answers that came too late.",
     CcrUnmatchedAnswers "ccr_unmatched_answers" "Diameter: answers that match no request.",
+    CcrResent "ccr_resent" "Diameter: requests given to another peer.",
+    CcrNoPeer "ccr_no_peer" "Diameter: requests not sent, because no peer was open that may have them.",
+    CcrOverload "ccr_overload" "Diameter: requests not sent, because too many waited for an answer.",
     CcrAvgResponseTime "ccr_avg_response_time" "Diameter: microseconds from request to answer, on average.",
     EngineRestarts "engine_restarts" "Times the engine was started again after it died or hung.",
 }

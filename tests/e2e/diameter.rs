@@ -13,7 +13,7 @@ use std::time::Duration;
 const SOON: Duration = Duration::from_secs(30);
 
 /// The program, which `make test` builds.
-fn program() -> PathBuf {
+pub fn program() -> PathBuf {
     std::env::var_os("IMCHARGE_OCS").expect("IMCHARGE_OCS names no program: run make test").into()
 }
 
@@ -280,8 +280,15 @@ fn an_answer_that_does_not_come_is_a_refusal_and_what_was_reserved_is_given_back
 
 #[test]
 fn an_answer_that_is_broken_hurts_its_own_request_alone() {
-    for fault in ["avp-length=3", "avp-length=0", "avp-length=beyond", "avp-length=one-byte-result-code", "grant-time"]
-    {
+    for fault in [
+        "avp-length=3",
+        "avp-length=0",
+        "avp-length=beyond",
+        "avp-length=one-byte-result-code",
+        "grant-time",
+        "wrong-session-id",
+        "no-session-id",
+    ] {
         recovers(fault);
     }
     recovers("no-mscc");
@@ -296,7 +303,7 @@ fn a_stream_that_is_broken_is_closed_and_opened_again() {
 
 #[test]
 fn a_debit_whose_answer_is_lost_is_asked_again_and_taken_once() {
-    for fault in ["drop", "lose", "close=mid-answer", "avp-length=3"] {
+    for fault in ["drop", "lose", "close=mid-answer", "avp-length=3", "refuse=4002", "protocol-error=3004"] {
         let charged = Charged::plain();
         charged.ocs.order(&format!("fault {fault} on=update,termination times=3"));
         let _server = charged.stage.server(&["one", "two"], |_| {});
@@ -311,6 +318,21 @@ fn a_debit_whose_answer_is_lost_is_asked_again_and_taken_once() {
         let line = format!("the enabler failed for {}: ", client.call_id);
         assert!(charged.stage.kamailio.log().contains(&line), "{fault}\n{}", charged.stage.kamailio.log());
     }
+}
+
+#[test]
+fn a_server_that_is_slower_than_tx_is_asked_until_its_answer_comes_and_no_longer() {
+    let charged = Charged::plain();
+    let _server = charged.stage.server(&["one", "two"], |_| {});
+    let mut client = charged.stage.bound(|_| {});
+    // Each answer comes a second after its time-out, and goes on to.
+    charged.ocs.order("fault delay=3s on=update,termination");
+    client.take(2, Reaction::Answer(200));
+    client.bye();
+    charged.expect(98, 0, 2);
+    charged.expect_rest();
+    assert_eq!(charged.stage.kamailio.statistic("debits"), 2);
+    assert!(charged.stage.kamailio.statistic("ccr_late_answers") > 0);
 }
 
 #[test]
@@ -330,6 +352,12 @@ fn a_server_that_is_gone_for_a_while_gets_every_debit_later() {
     assert_eq!(refused.invite(), 503);
     let outbox = charged.stage.kamailio.rpc(&["imcharge.outbox"]).expect("an outbox");
     assert!(outbox.contains(&format!("count: {SESSIONS}")), "{outbox}");
+    let age = || {
+        let outbox = charged.stage.kamailio.rpc(&["imcharge.outbox"]).unwrap_or_default();
+        let age = outbox.lines().find_map(|line| line.trim().strip_prefix("oldest_age: "));
+        age.and_then(|age| age.parse::<i64>().ok()).unwrap_or_default()
+    };
+    assert!(eventually(Duration::from_secs(3), || (1..60).contains(&age())), "{outbox}");
     charged.expect(1000 - SESSIONS, 0, SESSIONS);
     charged.expect_rest();
 }
@@ -358,6 +386,71 @@ fn an_update_that_is_refused_ends_nothing_that_was_paid() {
     client.bye();
     charged.stage.until_debited(ALICE, 1);
     charged.expect_rest();
+}
+
+#[test]
+fn behind_the_final_units_nothing_more_is_asked_for_or_let_through() {
+    for action in ["terminate", "redirect=sip:topup@example.com", "restrict"] {
+        let charged = Charged::new(&["--final-unit", action], |setup| setup);
+        charged.ocs.order(&format!("account {ALICE}=3"));
+        let server = charged.stage.server(&["one", "two", "three", "four"], |_| {});
+        let mut client = charged.stage.bound(|_| {});
+        assert_eq!(client.take(3, Reaction::Answer(200)).len(), 3, "{action}");
+        assert!(eventually(SOON, || server.refused() == 1), "{}", charged.stage.kamailio.log());
+        charged.expect(0, 0, 3);
+        client.bye();
+        charged.expect_rest();
+        let statistic = |name: &str| charged.stage.kamailio.statistic(name);
+        // A debit each, the last of them the end: no request for more.
+        assert_eq!(
+            (statistic("initial_ccrs"), statistic("interim_ccrs"), statistic("final_ccrs")),
+            (1, 2, 1),
+            "{action}"
+        );
+    }
+}
+
+#[test]
+fn a_grant_is_asked_for_again_when_its_validity_time_is_over() {
+    let charged = Charged::new(&["--validity-time", "5"], |setup| setup.defined("RESPONSE_TIMEOUT", "60"));
+    let _server = charged.stage.server(&["one"], |_| {});
+    let mut client = charged.stage.bound(|_| {});
+    let renewed = || charged.stage.kamailio.statistic("interim_ccrs") >= 2;
+    assert!(eventually(SOON, renewed), "{}", charged.stage.kamailio.log());
+    charged.expect(90, 10, 0);
+    client.take(1, Reaction::Answer(200));
+    charged.stage.until_debited(ALICE, 1);
+    client.bye();
+    charged.expect(99, 0, 1);
+    charged.expect_rest();
+}
+
+#[test]
+fn the_servers_word_for_its_own_failure_counts() {
+    for (handling, goes_on) in [("continue", true), ("terminate", false), ("retry", false)] {
+        let charged = Charged::new(&["--failure-handling", handling], |setup| {
+            setup.changed("imcharge_reserve(\"CHARGED\", \"10\")", "imcharge_reserve(\"CHARGED\", \"2\")")
+        });
+        let _server = charged.stage.server(&["one", "two"], |_| {});
+        let mut client = charged.stage.client(ALICE, |_| {});
+        assert_eq!(client.invite(), 200);
+        // The two that are reserved pass, more is asked for, and nobody is there to be asked.
+        charged.ocs.order("kill 5000");
+        client.bind();
+        assert_eq!(client.take(2, Reaction::Answer(200)).len(), 2, "{handling}");
+        let kamailio = &charged.stage.kamailio;
+        let failed = || kamailio.log().contains(&format!("failed for {}", client.call_id));
+        assert!(eventually(SOON, failed), "{handling}\n{}", kamailio.log());
+        let more = || {
+            let session = kamailio.rpc(&["imcharge.session", &client.call_id]).expect("its session");
+            let granted = session.lines().find_map(|line| line.trim().strip_prefix("granted: "));
+            granted.and_then(|granted| granted.parse::<u32>().ok()).expect("a number") > 2
+        };
+        assert_eq!(if goes_on { eventually(SOON, more) } else { more() }, goes_on, "{handling}\n{}", kamailio.log());
+        client.bye();
+        charged.expect(98, 0, 2);
+        charged.expect_rest();
+    }
 }
 
 #[test]
@@ -533,6 +626,23 @@ fn a_debit_is_held_back_where_the_server_would_take_it_twice() {
         charged.expect(100 - debited, 0, debited);
         charged.expect_rest();
     }
+}
+
+#[test]
+fn a_debit_whose_answer_comes_late_is_not_held_back_any_more() {
+    let charged = Charged::new(&["--no-duplicate-detection"], |setup| setup.parameter("resend", "\"hold\""));
+    let _server = charged.stage.server(&["one"], |_| {});
+    charged.ocs.order("fault delay=5s on=update times=1");
+    let mut client = charged.stage.bound(|_| {});
+    client.take(1, Reaction::Answer(200));
+    let kamailio = &charged.stage.kamailio;
+    let held = || kamailio.rpc(&["imcharge.audit"]).unwrap_or_default().contains("messageid");
+    assert!(eventually(SOON, held), "{}", kamailio.log());
+    charged.stage.until_debited(ALICE, 1);
+    assert!(!held());
+    client.bye();
+    charged.expect(99, 0, 1);
+    charged.expect_rest();
 }
 
 /// An authority, and PEM files of what it has signed.

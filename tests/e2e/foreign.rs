@@ -1,7 +1,7 @@
 //! Charging systems made with stacks that no one here wrote, and tshark over what goes between: the same retrieval is
 //! charged, and nobody has a word to say against our messages.
 
-use super::capture::{Capture, Process, free};
+use super::capture::{Capture, Judged, Process, free};
 use super::parties::client::Reaction;
 use super::parties::eventually;
 use super::parties::kamailio::{Kamailio, Setup};
@@ -262,6 +262,7 @@ fn tshark_has_a_word_for_what_is_wrong() {
 fn python_diameter_keeps_the_account_to_the_last_unit() {
     for profile in ["rfc8506", "3gpp-ro"] {
         let mut server = Scripted::python(&format!("{ALICE}=100"));
+        let _judged = Judged::start(server.address.port());
         let stage = stage(server.address, profile);
         retrieve(&stage);
         assert_eq!(server.becomes(98, 2), Ok(()), "{profile}");
@@ -292,6 +293,7 @@ fn erlang_takes_units_of_each_kind() {
     for (unit, tariff, debited) in [("octets", "kilobyte:1", 6), ("money", "message:3", 6)] {
         for profile in ["rfc8506", "3gpp-ro"] {
             let mut server = Scripted::erlang(100_000, profile);
+            let _judged = Judged::start(server.address.port());
             let stage = changed_stage(server.address, profile, |setup| {
                 let setup = setup.defined("TARIFF", format!("\"{tariff}\"")).parameter("currency_code", "978");
                 setup.parameter("unit", &format!("\"{unit}\"")).parameter("rating_group", "9")
@@ -307,6 +309,7 @@ fn erlang_takes_units_of_each_kind() {
 fn erlang_takes_the_debits_of_what_was_granted_without_it() {
     for profile in ["rfc8506", "3gpp-ro"] {
         let address = free();
+        let _judged = Judged::start(address.port());
         let stage = changed_stage(address, profile, |setup| setup.parameter("on_failure", "\"grant\""));
         let _messages = stage.server(&["one"], |_| {});
         let mut client = stage.bound(|_| {});
@@ -334,6 +337,7 @@ fn erlang_takes_no_message_that_breaks_a_rule() {
 #[test]
 fn a_script_of_ims_diameter_server_grants_and_is_told_of_every_debit() {
     let server = OtherKamailio::start("ims_diameter_server.cfg");
+    let _judged = Judged::start(server.address.port());
     let stage = stage(server.address, "3gpp-ro");
     retrieve(&stage);
     assert_eq!(stage.kamailio.debits(ALICE).len(), 2);
@@ -354,6 +358,7 @@ fn a_script_of_ims_diameter_server_grants_and_is_told_of_every_debit() {
 #[test]
 fn ims_ocs_grants_seconds_and_those_buy_no_messages() {
     let server = OtherKamailio::start("ims_ocs.cfg");
+    let _judged = Judged::start(server.address.port());
     let stage = stage(server.address, "3gpp-ro");
     let _server = stage.server(&["one"], |_| {});
     let told = |method: &str, who: &str| format!("{method} by {who} for sip:deferred@im.example.org, service 7");

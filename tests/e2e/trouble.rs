@@ -59,7 +59,86 @@ fn a_minute_of_silence_under_load_slows_nothing_else_and_service_is_back_at_once
     assert!(back.elapsed() < Duration::from_secs(2), "{:?}", back.elapsed());
     assert!(latencies.len() > 1000, "{} OPTIONS in a minute", latencies.len());
     assert!(p99(&latencies) < Duration::from_millis(20), "p99 of OPTIONS: {:?}", p99(&latencies));
-    assert_eq!(charged.stage.kamailio.statistic("engine_restarts"), 0);
+    // What was asked for in the silence is released, a thousand a second; what was granted since ends by `hold_timeout`.
+    let kamailio = &charged.stage.kamailio;
+    assert!(eventually(SOON * 6, || kamailio.statistic("sessions_active") == 0), "{}", kamailio.log());
+    charged.expect(100, 0, 0);
+    charged.expect_rest();
+    assert_eq!(kamailio.statistic("engine_restarts"), 0);
+}
+
+#[test]
+fn what_has_waited_for_a_server_does_not_come_upon_it_at_once() {
+    const SESSIONS: u32 = 3000;
+    let charged = Charged::new(&[], |setup| setup.parameter("hold_timeout", "5").parameter("tx_timeout", "600"));
+    let charged = charged.unjudged();
+    let _server = charged.stage.server(&[], |_| {});
+    charged.ocs.order(&format!("account {ALICE}=1000000"));
+    charged.ocs.order("fault lose on=termination");
+    flood(charged.stage.kamailio.sip, 500, Duration::from_secs((SESSIONS / 500).into()));
+    // Every session has ended, and nobody answers.
+    let ended = || charged.ocs.counter("lost") >= u64::from(SESSIONS);
+    assert!(eventually(SOON * 2, ended), "{} of {SESSIONS}", charged.ocs.counter("lost"));
+    charged.ocs.order("fault off");
+    let before = charged.ocs.counter("termination");
+    let engine = charged.stage.kamailio.engine_pid().expect("an engine");
+    charged.stage.kamailio.signal("KILL", Some(engine));
+    assert!(eventually(SOON, || charged.ocs.counter("termination") > before), "{}", charged.stage.kamailio.log());
+    let begun = Instant::now();
+    // Credit is asked for at once meanwhile.
+    let mut client = charged.stage.client(ALICE, |_| {});
+    assert!(eventually(SOON, || client.invite() == 200), "{}", charged.stage.kamailio.log());
+    assert!(!charged.ocs.sessions().is_empty());
+    client.bye();
+    charged.expect(1_000_000, 0, 0);
+    assert!(begun.elapsed() > Duration::from_secs(2), "{SESSIONS} in {:?}", begun.elapsed());
+    charged.expect_rest();
+}
+
+#[test]
+fn what_is_owed_outlives_the_end_of_the_proxy_while_the_server_is_away() {
+    const SESSIONS: i64 = 10;
+    let mut charged = Charged::plain();
+    let server = charged.stage.server(&["one"], |_| {});
+    charged.ocs.order(&format!("account {ALICE}=1000"));
+    let mut open: Vec<_> = (0..SESSIONS).map(|_| charged.stage.bound(|_| {})).collect();
+    charged.expect(1000 - 10 * SESSIONS, 10 * SESSIONS, 0);
+    charged.ocs.order("kill 6000");
+    for client in &mut open {
+        assert_eq!(client.take(1, Reaction::Answer(200)).len(), 1);
+        client.bye();
+    }
+    let waits = || charged.stage.kamailio.statistic("outbox_depth") == SESSIONS;
+    assert!(eventually(SOON, waits), "{}", charged.stage.kamailio.log());
+    charged.stage.kamailio.kill_all();
+    drop((open, server));
+    charged.stage.kamailio.restart().expect("it starts again");
+    // Each goes on to wait for its next try, half a minute perhaps.
+    charged.ocs.account_becomes(ALICE, (1000 - SESSIONS, 0, SESSIONS), SOON * 2);
+    charged.expect(1000 - SESSIONS, 0, SESSIONS);
+    charged.expect_rest();
+    assert_eq!(charged.stage.kamailio.debits(ALICE).len(), SESSIONS as usize);
+}
+
+#[test]
+fn a_stop_while_the_server_is_silent_takes_seconds_and_loses_nothing() {
+    const SESSIONS: i64 = 10;
+    let mut charged = Charged::new(&[], |setup| setup.defined("RESPONSE_TIMEOUT", "600"));
+    let server = charged.stage.server(&["one"], |_| {});
+    charged.ocs.order(&format!("account {ALICE}=1000"));
+    let mut open: Vec<_> = (0..SESSIONS).map(|_| charged.stage.bound(|_| {})).collect();
+    for client in &mut open {
+        assert_eq!(client.take(1, Reaction::Silence).len(), 1);
+    }
+    charged.expect(1000 - 10 * SESSIONS, 10 * SESSIONS, 0);
+    charged.ocs.order("fault lose");
+    let (ended, after) = charged.stage.kamailio.terminate();
+    assert!(ended.is_some_and(|status| status.success()) && after < Duration::from_secs(6), "{ended:?} {after:?}");
+    drop((open, server));
+    charged.ocs.order("fault off");
+    charged.stage.kamailio.restart().expect("it starts again");
+    charged.expect(1000 - SESSIONS, 0, SESSIONS);
+    charged.expect_rest();
 }
 
 #[test]

@@ -14,6 +14,9 @@ impl Session {
     /// Asks what is to be asked next, once the one before is answered. Credit comes before debits, because the
     /// gate waits for it; the release comes last, because it closes the session at the enabler.
     pub(super) fn proceed(&mut self, now: Time) {
+        if self.is_failing() {
+            self.go_on_uncovered(now);
+        }
         if self.flight.is_some() {
             return;
         }
@@ -114,6 +117,11 @@ impl Session {
         }
     }
 
+    /// The request of this number, as long as it has no answer.
+    pub fn unanswered(&self, number: u32) -> Option<Request> {
+        self.flight.as_ref().filter(|flight| flight.number == number).map(|flight| self.request(flight))
+    }
+
     pub(super) fn request(&self, flight: &Flight) -> Request {
         let operation = match &flight.work {
             Work::Reserve(quota) => Operation::Reserve { quota: *quota },
@@ -128,6 +136,8 @@ impl Session {
             tariff: self.tariff,
             reservation: flight.reservation,
             repeated: flight.repeated,
+            // An INVITE or the gate waits for credit.
+            patient: (flight.repeated || flight.tries > 0) && !matches!(flight.work, Work::Reserve(_)),
             route: flight.route.clone(),
             stamp: flight.stamp,
             operation,
@@ -175,8 +185,8 @@ impl Session {
                 self.end_reservation();
                 self.wanted = (anew.0 > 0 && self.may_be_served()).then_some(anew);
             }
-            Response::Failed(failure) => self.unanswered(flight, *asked, *failure, now),
-            _ => self.unanswered(flight, *asked, Failure::Enabler, now),
+            Response::Failed(failure) => self.without_answer(flight, *asked, *failure, now),
+            _ => self.without_answer(flight, *asked, Failure::Enabler, now),
         }
     }
 
@@ -198,7 +208,7 @@ impl Session {
     /// What a grant says beside its units.
     fn heed(&mut self, grant: &Grant, now: Time) {
         self.valid_until = grant.valid_for.map(|seconds| now.after_seconds(seconds.max(RENEW_LEAST)));
-        self.last_granted |= grant.last;
+        self.last_granted = grant.last;
         self.policy.on_failure = grant.on_failure.unwrap_or(self.policy.on_failure);
         if grant.route.is_some() {
             self.route.clone_from(&grant.route);
@@ -244,7 +254,7 @@ impl Session {
 
     /// The fate of the reservation is not known: what may be held is released, so that it binds nobody's credit, and
     /// nothing is debited out of it.
-    fn unanswered(&mut self, flight: &Flight, asked: Quota, failure: Failure, now: Time) {
+    fn without_answer(&mut self, flight: &Flight, asked: Quota, failure: Failure, now: Time) {
         self.step(now, StepKind::EnablerFailed, flight.number.into());
         self.outputs.push(Output::EnablerFailed(failure));
         self.refused = Some(now);
@@ -254,16 +264,38 @@ impl Session {
         if asked.0 == 0 {
             self.valid_until = Some(now.after_seconds(RENEW_LEAST));
         }
-        let uncovered = match self.policy.on_failure {
-            OnFailure::Grant => Quota(asked.0.min(self.policy.on_failure_cap)),
-            OnFailure::Deny => Quota(0),
-        };
-        if uncovered.0 > 0 && self.may_be_served() {
-            self.uncovered = Quota(self.uncovered.0.saturating_add(uncovered.0));
-            self.grant(uncovered, None, now);
-        } else if self.decision.is_none() {
+        if !self.grant_uncovered(asked, now) && self.decision.is_none() {
             self.fail(failure, now);
         }
+    }
+
+    /// Whether a debit waits to be asked again, because the enabler fails: credit cannot be asked for before it.
+    pub fn is_failing(&self) -> bool {
+        self.flight.as_ref().is_some_and(|flight| flight.retry.is_some())
+    }
+
+    /// What would be asked for is as good as not answered.
+    fn go_on_uncovered(&mut self, now: Time) {
+        if let Some(wanted) = self.wanted.filter(|wanted| wanted.0 > 0)
+            && self.grant_uncovered(wanted, now)
+        {
+            self.wanted = None;
+        }
+    }
+
+    /// Gives the service without the enabler where the policy says so, as far as the subscriber may have it.
+    fn grant_uncovered(&mut self, wanted: Quota, now: Time) -> bool {
+        let uncovered = match self.policy.on_failure {
+            OnFailure::Grant => wanted.0.min(self.policy.on_failure_cap),
+            OnFailure::Deny => 0,
+        };
+        if uncovered == 0 || !self.may_be_served() {
+            return false;
+        }
+        self.policy.on_failure_cap -= uncovered;
+        self.uncovered = Quota(self.uncovered.0.saturating_add(uncovered));
+        self.grant(Quota(uncovered), None, now);
+        true
     }
 
     pub(super) fn fail(&mut self, failure: Failure, now: Time) {
@@ -442,7 +474,8 @@ impl Session {
     pub(super) fn on_stopped(&mut self, at: Time) {
         self.step(at, StepKind::Stopped, 0);
         let soon = self.refused.is_some_and(|refused| at < refused.after_seconds(REFUSED));
-        if soon || self.policy.model == Model::Immediate {
+        // Behind the final units nothing is to be had until the enabler asks to be asked (RFC 8506, 5.6).
+        if soon || self.last_granted || self.policy.model == Model::Immediate {
             return;
         }
         match self.tariff.per {

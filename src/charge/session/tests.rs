@@ -1089,7 +1089,7 @@ fn a_stopped_engine_says_again_what_is_open() {
     run.out.clear();
     run.session.resume(s(1));
     run.drain();
-    let again = Request { repeated: true, ..asked };
+    let again = Request { repeated: true, patient: true, ..asked };
     assert_eq!(run.out, [Output::Ask(again), Output::Grant(Quota(8))]);
 }
 
@@ -1155,7 +1155,7 @@ fn a_debit_that_may_have_arrived_is_marked_when_it_is_asked_again() {
     assert!(!first.repeated);
     run.answer(Response::Failed(Failure::Silent));
     run.timer(s(60));
-    assert_eq!(run.asked, Some(Request { repeated: true, ..first }));
+    assert_eq!(run.asked, Some(Request { repeated: true, patient: true, ..first }));
 }
 
 #[test]
@@ -1169,7 +1169,7 @@ fn a_debit_that_may_be_taken_twice_waits_for_the_operator() {
         // What was never sent is asked again all the same.
         run.answer(Response::Failed(Failure::Unreachable));
         run.timer(s(10));
-        assert_eq!(run.asked.as_ref(), Some(&first));
+        assert_eq!(run.asked, Some(Request { patient: true, ..first.clone() }));
         run.answer(Response::Failed(Failure::Silent));
         run.timer(s(600));
         assert_eq!((run.asked.clone(), run.session.held_back()), (None, Some("m1")));
@@ -1180,10 +1180,29 @@ fn a_debit_that_may_be_taken_twice_waits_for_the_operator() {
         run.drain();
         assert!(!run.session.resolve(again, s(601)));
         if again {
-            assert_eq!(run.asked, Some(Request { repeated: true, ..first }));
+            assert_eq!(run.asked, Some(Request { repeated: true, patient: true, ..first }));
             run.yes();
         }
         assert_eq!((run.session.counts().debited, run.session.held_back()), (1, None));
+    }
+}
+
+#[test]
+fn an_answer_that_comes_late_settles_what_waits_to_be_asked_again_or_is_held_back() {
+    for resend in [Resend::Again, Resend::Hold] {
+        let mut run = Run::open_with(8, policy(|policy| policy.resend = resend));
+        run.sent(whole("m1", 1), s(0));
+        run.event(responded(1, 200), s(0));
+        let asked = run.asked.clone().expect("the debit");
+        run.answer(Response::Failed(Failure::Silent));
+        assert_eq!(run.session.held_back().is_some(), resend == Resend::Hold);
+        let again = run.session.unanswered(asked.number).expect("it has no answer");
+        assert_eq!((again.number, &again.operation), (asked.number, &asked.operation));
+        assert_eq!(run.session.unanswered(asked.number + 1), None);
+        run.session.response(asked.number, &Response::debited(None), s(1));
+        assert_eq!((run.session.counts().debited, run.session.held_back()), (1, None));
+        assert_eq!(run.session.unanswered(asked.number), None);
+        assert!(!run.session.resolve(true, s(1)), "nothing is held back any more");
     }
 }
 
@@ -1274,6 +1293,12 @@ fn nothing_more_is_asked_for_after_the_final_units() {
     run.event(Event::Answered, s(0));
     run.sent(whole("m1", 1), s(1));
     assert!(run.asked.is_none(), "the grant was the last");
+    run.event(Event::Stopped { message_id: "m2" }, s(2));
+    assert!(run.asked.is_none(), "nor for a message that was stopped");
+    // The account was topped up, and the enabler wants to be asked.
+    run.event(Event::Reauthorize, s(3));
+    run.answer(Response::Granted(Grant { quota: Quota(0), ..Grant::default() }));
+    assert!(matches!(asked(&run).0, Operation::Reserve { quota: Quota(1..) }), "there may be more again");
 }
 
 // Refunds (`policy=report=release`).
@@ -1659,6 +1684,25 @@ fn only_what_is_left_of_the_cap_is_given_without_an_enabler() {
 }
 
 // The end of a session that its parties do not know of.
+
+#[test]
+fn service_goes_on_while_a_debit_waits_for_the_enabler() {
+    for (on_failure, granted) in [(OnFailure::Grant, 5), (OnFailure::Deny, 2)] {
+        let mut run = Run::open_with(2, policy(|policy| (policy.on_failure, policy.on_failure_cap) = (on_failure, 3)));
+        run.sent(whole("m1", 1), s(1));
+        run.event(responded(1, 200), s(1));
+        run.answer(Response::Failed(Failure::Unreachable));
+        run.sent(whole("m2", 2), s(1));
+        assert_eq!(run.session.granted(), Quota(if on_failure == OnFailure::Grant { 4 } else { 2 }));
+        run.sent(whole("m3", 3), s(1));
+        run.sent(whole("m4", 4), s(1));
+        // The cap is the end of it.
+        assert_eq!(run.session.granted(), Quota(granted));
+        assert_eq!(run.session.uncovered(), Quota(granted - 2));
+        run.event(Event::Stopped { message_id: "m9" }, s(2));
+        assert_eq!(run.session.granted(), Quota(granted));
+    }
+}
 
 #[test]
 fn a_session_that_ended_before_its_grant_is_not_let_in() {

@@ -397,6 +397,11 @@ fn refused(request: &Request, result: ResultCode) -> Response {
                 rest: Some(Grant { reserved: Some(Quota(0)), ..Grant::default() }),
             },
         },
+        // A transient failure (RFC 6733, 7.1.4: out of space, say) may be over the next time, and what is with the
+        // client is to be paid for.
+        ResultCode(4000..=4999) if !matches!(request.operation, Operation::Reserve { .. }) => {
+            Response::Failed(Failure::Enabler)
+        }
         ResultCode::AUTHORIZATION_REJECTED => Response::Denied(Denial::NotAuthorized),
         ResultCode::USER_UNKNOWN => Response::Denied(Denial::UnknownSubscriber),
         ResultCode::RATING_FAILED => Response::Denied(Denial::RatingFailed),

@@ -9,7 +9,7 @@ use super::peer::{Event as PeerEvent, Fitness, Peer};
 use super::requests::{Connection, Match, Pending, Requests, Serial};
 use crate::charge::time::Time;
 use crate::wire::diameter::header::stamp;
-use crate::wire::diameter::{EndToEnd, Flags, HopByHop, Message};
+use crate::wire::diameter::{EndToEnd, Flags, HopByHop, Message, ResultCode, dictionary};
 use std::collections::{BTreeSet, VecDeque};
 use std::net::IpAddr;
 use std::rc::Rc;
@@ -167,6 +167,10 @@ struct Seat {
     connected: bool,
     waiting: BTreeSet<Serial>,
     counters: PeerCounters,
+    /// When something came from it last.
+    heard_at: Time,
+    /// A request to it was over, and nothing at all has come since it was sent.
+    in_doubt: bool,
     /// Told to be up.
     up: bool,
     /// Why it was told to be down.
@@ -195,6 +199,8 @@ impl Exchange {
             connected: false,
             waiting: BTreeSet::new(),
             counters: PeerCounters::default(),
+            heard_at: now,
+            in_doubt: false,
             up: false,
             why: String::new(),
         };
@@ -219,7 +225,7 @@ impl Exchange {
         let Some(header) = header.filter(|header| header.is_request()) else { return Err(Refused::Malformed) };
         let bound_to = request.prefer.filter(|_| !request.may_move);
         let seat =
-            self.choose(request.prefer, bound_to, request.message.len()).inspect_err(|refused| match refused {
+            self.choose(request.prefer, bound_to, &[], request.message.len()).inspect_err(|refused| match refused {
                 Refused::Full => self.counters.refused_full += 1,
                 _ => self.counters.refused_no_peer += 1,
             })?;
@@ -240,6 +246,7 @@ impl Exchange {
             written: false,
             seat,
             copies: Vec::new(),
+            refused_by: Vec::new(),
         });
         self.counters.sent += 1;
         self.dispatch(serial, seat, request.message, request.duplicate);
@@ -262,14 +269,20 @@ impl Exchange {
         if let Some(seat) = self.seats.get_mut(seat) {
             seat.number += 1;
             seat.connected = true;
+            (seat.heard_at, seat.in_doubt) = (now, false);
             seat.peer.connected(address, now);
         }
     }
 
     /// Octets came from this peer.
     pub fn received(&mut self, seat: usize, bytes: &[u8], now: Time) {
-        if let Some(seat) = self.seats.get_mut(seat).filter(|seat| seat.connected) {
-            seat.peer.received(bytes, now);
+        if let Some(heard) = self.seats.get_mut(seat).filter(|seat| seat.connected) {
+            heard.heard_at = now;
+            let was_in_doubt = std::mem::take(&mut heard.in_doubt);
+            heard.peer.received(bytes, now);
+            if was_in_doubt && heard.peer.fitness() != Fitness::Unfit {
+                self.ready(seat);
+            }
         }
         self.follow(seat, now);
     }
@@ -295,10 +308,27 @@ impl Exchange {
                 seat.counters.timed_out += 1;
             }
             self.counters.timed_out += 1;
+            self.doubt(pending.seat, pending.sent_at);
             let (name, written) = (pending.name, self.settle(serial, pending, now));
             self.events.push_back(Event::TimedOut { name, written });
         }
         self.requests.forget(now);
+    }
+
+    /// Nothing has come from this peer since the request was sent whose time is over now: where there is another, it
+    /// serves until something comes (RFC 8506, 5.7). The watchdog would see it minutes later.
+    fn doubt(&mut self, seat: usize, sent_at: Time) {
+        let serves =
+            |(at, other): (usize, &Seat)| at != seat && other.peer.fitness() == Fitness::Fit && !other.in_doubt;
+        let has_other = self.seats.iter().enumerate().any(serves);
+        let silent = |seat: &&mut Seat| seat.connected && !seat.in_doubt && seat.heard_at <= sent_at;
+        if let Some(doubted) = self.seats.get_mut(seat).filter(silent).filter(|_| has_other) {
+            doubted.in_doubt = true;
+            let why =
+                format!("peer {}: no answer, nor any other sign of life; its requests go elsewhere", doubted.label);
+            self.fail_over(seat);
+            self.down(seat, why);
+        }
     }
 
     /// The transport to this peer is gone, or was not to be had: why, as one sentence. For how many seconds at least it
@@ -386,16 +416,22 @@ impl Exchange {
     }
 
     /// The best open peer with room: the preferred one, else the first that is fit, else the first on probation.
-    fn choose(&self, prefer: Option<&str>, bound_to: Option<&str>, octets: usize) -> Result<usize, Refused> {
+    fn choose(
+        &self,
+        prefer: Option<&str>,
+        bound_to: Option<&str>,
+        not: &[usize],
+        octets: usize,
+    ) -> Result<usize, Refused> {
         let is = |seat: &Seat, name: &str| seat.peer.host().is_some_and(|host| host.eq_ignore_ascii_case(name));
         let may = |seat: &Seat| bound_to.is_none_or(|name| is(seat, name)) && seat.peer.fitness() != Fitness::Unfit;
         let room =
             |seat: &Seat| seat.waiting.len() < self.in_flight_max && seat.peer.output().len() + octets <= OUTPUT_MAX;
         let rank = |seat: &Seat| {
             let preferred = prefer.is_some_and(|name| is(seat, name));
-            (seat.peer.fitness(), preferred)
+            (seat.peer.fitness(), !seat.in_doubt, preferred)
         };
-        let open = || self.seats.iter().enumerate().filter(|(_, seat)| may(seat));
+        let open = || self.seats.iter().enumerate().filter(|(at, seat)| !not.contains(at) && may(seat));
         // From the back, because of equals the last counts as the greatest.
         match open().rev().filter(|(_, seat)| room(seat)).max_by_key(|(_, seat)| rank(seat)) {
             Some((best, _)) => Ok(best),
@@ -430,7 +466,8 @@ impl Exchange {
         let message = std::mem::take(&mut pending.message);
         let duplicate = pending.duplicate || pending.written || connected;
         let prefer = pending.prefer.take();
-        let target = self.choose(prefer.as_deref(), None, message.len()).ok().filter(|target| *target != from);
+        let not = std::mem::take(&mut pending.refused_by);
+        let target = self.choose(prefer.as_deref(), None, &not, message.len()).ok().filter(|target| *target != from);
         if let Some(target) = target {
             self.dispatch(serial, target, &message, duplicate);
             self.counters.resent += 1;
@@ -442,6 +479,7 @@ impl Exchange {
         if let Some(pending) = self.requests.get_mut(serial) {
             pending.message = message;
             pending.prefer = prefer;
+            pending.refused_by = not;
             pending.duplicate |= connected && target.is_some();
         }
         target.is_some()
@@ -545,7 +583,23 @@ impl Exchange {
                 self.counters.late += 1;
                 self.events.push_back(Event::Late { name, message });
             }
+            Match::Waiting(serial, mut pending) if pending.may_move && is_temporary(&message) => {
+                pending.refused_by.push(seat);
+                let waits_here = pending.seat == seat;
+                self.requests.put_back(serial, pending);
+                // One that has moved on waits for the other peer alone.
+                if waits_here && !self.relocate(serial, seat, false) {
+                    self.answered_for_good(seat, serial, message, now);
+                }
+            }
             Match::Waiting(serial, pending) => self.answered_in_time(seat, serial, pending, message, now),
+        }
+    }
+
+    /// No other peer may have it: then this is its answer.
+    fn answered_for_good(&mut self, seat: usize, serial: Serial, message: Vec<u8>, now: Time) {
+        if let Some(pending) = self.requests.take(serial) {
+            self.answered_in_time(seat, serial, pending, message, now);
         }
     }
 
@@ -596,6 +650,14 @@ impl Exchange {
             self.events.push_back(Event::Down { peer: Rc::clone(&down.label), why });
         }
     }
+}
+
+/// Whether an answer says that the request was not delivered, and that another peer may have more luck (RFC 6733,
+/// 7.1.3; RFC 8506, 5.7). It goes there without the T flag: that is not for what an error answer came to (RFC 6733, 3).
+fn is_temporary(answer: &[u8]) -> bool {
+    let result = Message::parse(answer).and_then(|answer| answer.find(dictionary::RESULT_CODE)?.u32().ok());
+    let codes = [ResultCode::UNABLE_TO_DELIVER, ResultCode::TOO_BUSY, ResultCode::LOOP_DETECTED];
+    result.is_some_and(|result| codes.contains(&ResultCode(result)))
 }
 
 #[cfg(test)]

@@ -80,6 +80,16 @@ pub enum Heard {
         /// The way to who has granted.
         route: Box<str>,
     },
+    /// An answer to anything else that nobody waits for any more. Perhaps it is about to be asked again, or held back:
+    /// then [`Diameter::read_late`] makes something of it.
+    LateAnswer {
+        /// Which session.
+        session: SessionKey,
+        /// Number of the request.
+        number: u32,
+        /// The whole answer.
+        message: Vec<u8>,
+    },
     /// The server reaches into the session. It waits for [`Diameter::confirm`].
     Event {
         /// Which session.
@@ -226,7 +236,7 @@ impl Diameter {
                 PeerEvent::TimedOut { name, written } | PeerEvent::Lost { name, written } => {
                     self.failed(name, if written { Failure::Silent } else { Failure::Unreachable });
                 }
-                PeerEvent::Late { message, .. } => self.late(&message),
+                PeerEvent::Late { message, .. } => self.late(message),
                 PeerEvent::Asked { asked, message } => self.asked_by(asked, &message),
                 PeerEvent::Up { peer } => {
                     is_open = true;
@@ -313,7 +323,7 @@ impl Diameter {
         self.hear(&request, response);
     }
 
-    fn read(&mut self, request: &Request, peer: &Rc<str>, message: &[u8]) -> Result<Response, String> {
+    fn read(&self, request: &Request, peer: &str, message: &[u8]) -> Result<Response, String> {
         let message = Message::parse(message).ok_or("no message")?;
         if message.header.command != Command::CREDIT_CONTROL {
             return Err(format!("command {} instead of credit control", message.header.command.0));
@@ -336,19 +346,31 @@ impl Diameter {
         Ok(response)
     }
 
-    /// What a request was granted of which nobody waits for the answer any more (RFC 8506 has the server end it by
-    /// Tcc; not all do): it is to be released.
-    fn late(&mut self, message: &[u8]) {
-        let Some(message) = Message::parse(message) else { return };
+    /// An answer that nobody waits for any more. What it grants is to be released (RFC 8506 has the server end it by
+    /// Tcc; not all do).
+    fn late(&mut self, bytes: Vec<u8>) {
+        let Some(message) = Message::parse(&bytes) else { return };
         let Ok(answer) = CreditControlAnswer::decode(&message) else { return };
         let body = &answer.body;
         let session = body.session_id.and_then(|id| credit_control::session_of(&self.dialect.origin_host, id));
-        let opens = body.request_type == Some(RequestType::INITIAL_REQUEST);
-        let succeeded = body.outcome().is_some_and(|outcome| outcome.code().is_success());
-        if let (Some((session, number)), true, true) = (session, opens, succeeded) {
+        let (Some((session, opened_by)), Some(kind)) = (session, body.request_type) else { return };
+        if kind != RequestType::INITIAL_REQUEST {
+            let number = opened_by.saturating_add(body.request_number.unwrap_or(0));
+            self.heard.push_back(Heard::LateAnswer { session, number, message: bytes });
+        } else if body.outcome().is_some_and(|outcome| outcome.code().is_success()) {
             let route = route(body.origin_host, body);
-            self.heard.push_back(Heard::Late { session, number, route });
+            self.heard.push_back(Heard::Late { session, number: opened_by, route });
         }
+    }
+
+    /// What a late answer says of this request, where it says that it is done: a server that is slower than Tx would
+    /// else be asked for ever. A refusal says nothing: it may be of a copy that another copy was faster than.
+    pub fn read_late(&self, request: &Request, bytes: &[u8]) -> Option<Heard> {
+        let response = self.read(request, "that is late", bytes).ok()?;
+        let is_done =
+            matches!(response, Response::Debited { .. } | Response::Refunded { .. } | Response::Released { .. });
+        let (session, number) = (request.session, request.number);
+        is_done.then_some(Heard::Response { session, number, response })
     }
 
     /// RAR and ASR (RFC 8506, 5.5; RFC 6733, 8.5).
@@ -433,3 +455,6 @@ fn route(peer: &str, answer: &CreditControlAnswer<'_>) -> Box<str> {
     let mark = if may_move { "*" } else { "" };
     format!("{mark}{}", answer.origin_host).into()
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,7 +6,7 @@ use imcharge::enabler::diameter::exchange::{Counters, Exchange};
 use imcharge::wire::diameter::base::{
     CapabilitiesExchangeAnswer, DeviceWatchdogRequest, DisconnectPeerRequest, PeerAnswer, ReAuthRequest,
 };
-use imcharge::wire::diameter::dictionary::{APPLICATION_BASE, APPLICATION_CREDIT_CONTROL, Command};
+use imcharge::wire::diameter::dictionary::{self, APPLICATION_BASE, APPLICATION_CREDIT_CONTROL, Command};
 use imcharge::wire::diameter::words::{DisconnectCause, ReAuthRequestType, RequestType};
 use imcharge::wire::diameter::{
     Address, CreditControlAnswer, CreditControlRequest, EndToEnd, Flags, Framed, Header, HopByHop, Message, ResultCode,
@@ -178,6 +178,17 @@ pub fn cca(to: &[u8], host: &str) -> Vec<u8> {
         ..CreditControlAnswer::default()
     };
     answer(to, |out| body.write(out))
+}
+
+/// An error answer with this Result-Code.
+pub fn refusal(to: &[u8], host: &str, code: u32) -> Vec<u8> {
+    let mut bytes = answer(to, |out| {
+        out.u32(dictionary::RESULT_CODE, code);
+        out.text(dictionary::ORIGIN_HOST, host);
+        out.text(dictionary::ORIGIN_REALM, REALM);
+    });
+    bytes[4] |= Flags::ERROR.0;
+    bytes
 }
 
 /// What a charging system answers to any request of ours.

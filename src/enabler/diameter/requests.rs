@@ -44,6 +44,8 @@ pub(super) struct Pending {
     pub(super) seat: usize,
     /// Under which identifiers it went out.
     pub(super) copies: Vec<HopByHop>,
+    /// The peers that could not deliver it.
+    pub(super) refused_by: Vec<usize>,
 }
 
 /// One sending of a request.
@@ -92,6 +94,12 @@ impl Requests {
         self.deadlines.insert((pending.deadline, self.last));
         self.pending.insert(self.last, pending);
         self.last
+    }
+
+    /// One that was answered, and not in a way that ends it, waits on.
+    pub(super) fn put_back(&mut self, serial: Serial, pending: Pending) {
+        self.deadlines.insert((pending.deadline, serial));
+        self.pending.insert(serial, pending);
     }
 
     pub(super) fn get(&self, serial: Serial) -> Option<&Pending> {

@@ -31,6 +31,7 @@ fn request(number: u32, reservation: Reservation, operation: Operation) -> Reque
         tariff: "message:25".parse().expect("a tariff"),
         reservation,
         repeated: false,
+        patient: false,
         route: None,
         stamp: 0,
         operation,
@@ -147,6 +148,60 @@ fn the_profile_says_where_units_stand_and_what_is_told_of_the_call() {
     // A server that has not loaded OMA's AVPs passes them over.
     assert!(groups[1].is(avp::SERVICE_GENERIC_INFORMATION) && !groups[1].is_mandatory());
     assert!(groups[2].is(avp::IM_INFORMATION) && !groups[2].is_mandatory());
+}
+
+/// What an AVP of a group says.
+fn inner<'a>(group: RawAvp<'a>, wanted: avp::Avp) -> RawAvp<'a> {
+    group.group().flatten().find(|found| found.is(wanted)).unwrap_or_else(|| panic!("no {wanted}"))
+}
+
+#[test]
+fn every_request_of_a_session_tells_of_the_call_and_has_the_same_keys() {
+    let ro = Dialect { rating_group: Some(9), ..dialect(Profile::Ro, Unit::Message) };
+    let parties = [
+        (Direction::Pull, "tel:+4912345", "sip:im@example.org"),
+        (Direction::Push, "sip:im@example.org", "tel:+4912345"),
+    ];
+    for (direction, calling, called) in parties {
+        for (number, reservation, operation, messages) in [
+            (4, Reservation::None, reserve(3), 0),
+            (5, open(3), reserve(2), 0),
+            (6, open(3), debit(), 1),
+            (7, last(), debit(), 1),
+            (7, open(2), Operation::Release, 0),
+            (9, Reservation::None, debit(), 1),
+            (9, Reservation::None, refund(), 0),
+        ] {
+            let (mut bytes, call) = (Vec::new(), Call { direction, ..CALL });
+            let request = request(number, reservation, operation);
+            write(&ro, &request, &call, Some("ocs1.example.org"), Time(1_800_000_000), &mut bytes)
+                .expect("short enough");
+            let message = Message::parse(&bytes).expect("a message");
+            let ccr = CreditControlRequest::decode(&message).expect("readable");
+            assert_eq!((&ccr.services[0].service_identifier[..], ccr.services[0].rating_group), (&[7][..], Some(9)));
+            assert_eq!((ccr.destination_host, ccr.destination_realm), (Some("ocs1.example.org"), "ocs.example.org"));
+            let all = message.find(avp::SERVICE_INFORMATION).expect("Service-Information");
+            let ims = inner(all, avp::IMS_INFORMATION);
+            for (avp, wanted) in [
+                (avp::USER_SESSION_ID, "a84b@pc33"),
+                (avp::CALLING_PARTY_ADDRESS, calling),
+                (avp::CALLED_PARTY_ADDRESS, called),
+                (avp::IMS_CHARGING_IDENTIFIER, "icid-1"),
+            ] {
+                assert_eq!(inner(ims, avp).text(), Ok(wanted));
+            }
+            assert_eq!(inner(inner(ims, avp::EVENT_TYPE), avp::SIP_METHOD).text(), Ok("INVITE"));
+            assert_eq!(
+                (inner(ims, avp::NODE_FUNCTIONALITY).i32(), inner(ims, avp::ROLE_OF_NODE).i32()),
+                (Ok(6), Ok(1))
+            );
+            let generic = inner(all, avp::SERVICE_GENERIC_INFORMATION);
+            assert_eq!(inner(generic, avp::APPLICATION_SERVICE_TYPE).i32(), Ok(102), "RETRIEVAL");
+            let im = inner(all, avp::IM_INFORMATION);
+            assert_eq!(inner(im, avp::TOTAL_NUMBER_OF_MESSAGES_SENT).u32(), Ok(messages));
+            assert_eq!(inner(im, avp::NUMBER_OF_MESSAGES_SUCCESSFULLY_SENT).u32(), Ok(messages));
+        }
+    }
 }
 
 #[test]
@@ -268,6 +323,7 @@ fn every_result_has_its_meaning() {
     let debited = Response::Debited { balance: None, ended: false, rest: nothing.clone() };
     let released = Response::Released { balance: None };
     let denied = |denial| Response::Denied(denial);
+    let again = Response::Failed(Failure::Enabler);
     for (code, to_reserve, to_debit, to_release) in [
         (4010, denied(Denial::ServiceDenied), debited.clone(), released.clone()),
         (4011, Response::Free, ended, released.clone()),
@@ -276,6 +332,7 @@ fn every_result_has_its_meaning() {
         (5003, denied(Denial::NotAuthorized), denied(Denial::NotAuthorized), denied(Denial::NotAuthorized)),
         (5030, denied(Denial::UnknownSubscriber), denied(Denial::UnknownSubscriber), denied(Denial::UnknownSubscriber)),
         (5031, denied(Denial::RatingFailed), denied(Denial::RatingFailed), denied(Denial::RatingFailed)),
+        (4002, denied(Denial::Refused(4002)), again.clone(), again.clone()),
         (5005, denied(Denial::Refused(5005)), denied(Denial::Refused(5005)), denied(Denial::Refused(5005))),
     ] {
         assert_eq!(of(code, Reservation::None, reserve(1)), to_reserve, "{code}");
@@ -289,6 +346,7 @@ fn every_result_has_its_meaning() {
         (4011, Response::Free),
         (4012, denied(Denial::NoCredit)),
         (5030, denied(Denial::UnknownSubscriber)),
+        (4002, again),
     ] {
         assert_eq!(of(code, Reservation::None, debit()), told, "{code}");
     }

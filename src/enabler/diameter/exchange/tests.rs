@@ -313,6 +313,99 @@ fn a_silent_peers_requests_move_and_the_first_answer_counts() {
 }
 
 #[test]
+fn what_a_peer_cannot_deliver_another_gets_unmarked() {
+    for code in [3002, 3004, 3005] {
+        let mut world = World::open(&[HOST, OTHER]);
+        world.send(1);
+        let asked = world.requests(0).remove(0);
+        world.receive(0, &refusal(&asked, HOST, code));
+        assert_eq!(world.outcomes(), [], "{code}");
+        let moved = world.requests(1).remove(0);
+        assert_eq!((ids(&moved).1, ids(&moved).2), (ids(&asked).1, false), "nobody has taken it yet");
+        world.receive(1, &cca(&moved, OTHER));
+        assert!(matches!(&world.outcomes()[..], [Event::Answered { from, .. }] if &**from == OTHER), "{code}");
+        assert_eq!(world.exchange.counters().resent, 1);
+        assert_accounts(&world.exchange, 2);
+    }
+}
+
+#[test]
+fn what_no_peer_can_deliver_or_what_may_not_move_has_its_answer() {
+    let mut world = World::open(&[HOST, OTHER]);
+    world.send(1);
+    let bound = Request { message: &ccr(2), may_move: false, ..request(2) };
+    world.try_send(bound).expect("taken");
+    world.send(3);
+    let asked = world.requests(0);
+    world.receive(0, &refusal(&asked[1], HOST, 3004));
+    // Another protocol error is the fault of the request.
+    world.receive(0, &refusal(&asked[2], HOST, 3009));
+    world.receive(0, &refusal(&asked[0], HOST, 3002));
+    let moved = world.requests(1).remove(0);
+    let last = refusal(&moved, OTHER, 3004);
+    world.receive(1, &last);
+    let answers = world.outcomes().into_iter().map(|event| match event {
+        Event::Answered { name, from, message, .. } => (name, from, message),
+        other => panic!("{other:?}"),
+    });
+    let answers: Vec<_> = answers.collect();
+    assert_eq!(answers.iter().map(|(name, ..)| *name).collect::<Vec<_>>(), [2, 3, 1]);
+    assert_eq!((&*answers[2].1, &answers[2].2), (OTHER, &last));
+    assert_eq!(world.requests(0).len() + world.requests(1).len(), 0, "it goes round once");
+    assert_accounts(&world.exchange, 2);
+}
+
+#[test]
+fn a_refusal_of_the_first_peer_ends_nothing_that_waits_for_the_second() {
+    let mut world = World::open(&[HOST, OTHER]);
+    let asked = suspect(&mut world, seconds(200));
+    let moved = world.requests(1).remove(0);
+    world.receive(0, &refusal(&asked, HOST, 3004));
+    assert_eq!((world.outcomes(), world.exchange.in_flight(1)), (vec![], 1));
+    world.receive(1, &refusal(&moved, OTHER, 3004));
+    assert!(matches!(world.outcomes()[..], [Event::Answered { name: 1, .. }]), "both have refused it");
+    assert_accounts(&world.exchange, 2);
+}
+
+#[test]
+fn a_peer_that_lets_a_request_time_out_in_silence_is_asked_last_until_it_is_heard() {
+    let mut world = World::open(&[HOST, OTHER]);
+    world.send(1);
+    world.now = seconds(5);
+    world.try_send(Request { message: &ccr(2), deadline: seconds(15), ..request(2) }).expect("taken");
+    assert_eq!(world.requests(0).len(), 2);
+    world.now = seconds(10);
+    world.exchange.timer(world.now);
+    assert_eq!(world.outcomes(), [Event::TimedOut { name: 1, written: true }]);
+    let moved = world.requests(1).remove(0);
+    assert!(number_of(&moved) == 2 && ids(&moved).2, "what waits there goes elsewhere, marked");
+    world.try_send(Request { message: &ccr(3), deadline: seconds(20), ..request(3) }).expect("taken");
+    assert_eq!((world.requests(0).len(), world.requests(1).len()), (0, 1));
+    world.receive(0, &dwr(HOST, 7));
+    world.try_send(Request { message: &ccr(4), deadline: seconds(20), ..request(4) }).expect("taken");
+    assert_eq!((world.requests(0).len(), world.requests(1).len()), (1, 0));
+    assert_accounts(&world.exchange, 2);
+}
+
+#[test]
+fn a_peer_that_was_heard_meanwhile_or_is_the_only_one_is_asked_on() {
+    for hosts in [&[HOST, OTHER][..], &[HOST]] {
+        let mut world = World::open(hosts);
+        world.send(1);
+        world.requests(0);
+        if hosts.len() > 1 {
+            world.now = seconds(1);
+            world.receive(0, &dwr(HOST, 7));
+        }
+        world.now = seconds(10);
+        world.exchange.timer(world.now);
+        assert_eq!(world.outcomes(), [Event::TimedOut { name: 1, written: true }]);
+        world.try_send(Request { message: &ccr(2), deadline: seconds(20), ..request(2) }).expect("taken");
+        assert_eq!(world.requests(0).len(), 1);
+    }
+}
+
+#[test]
 fn what_left_by_a_connection_that_is_gone_has_left() {
     let mut world = World::open(&[HOST, OTHER]);
     world.send(1);

@@ -1,0 +1,233 @@
+//! The binding as the engine sees it, with a charging system at the other end of a real socket.
+
+use super::rehearsal::{HOST, cea, config, header, rar};
+use super::*;
+use crate::charge::account::AccountId;
+use crate::charge::event::Direction;
+use crate::charge::tariff::{Quota, Unit};
+use crate::wire::diameter::{CreditControlRequest, EndToEnd, Flags, Framed, HopByHop, ServiceUnits, frame};
+use dialect::Profile;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::time::{Duration, Instant};
+
+const CALL: Call<'static> = Call { call_id: "a84b@pc33", other: "", icid: "", direction: Direction::Pull };
+const START: Time = Time(7_000_000);
+const TX: u32 = 10;
+
+/// Both ends of an open connection, in one thread; the time stands unless a test moves it.
+struct World {
+    diameter: Diameter,
+    server: TcpStream,
+    now: Time,
+}
+
+impl World {
+    fn open(in_flight_max: usize) -> World {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let mut peers = Config { in_flight_max, ..config(&[HOST]) };
+        peers.peers[0].address = listener.local_addr().expect("bound").to_string();
+        let dialect = Dialect {
+            origin_host: peers.origin_host.clone(),
+            origin_realm: peers.origin_realm.clone(),
+            destination_realm: "example.org".into(),
+            service_context_id: "im@example.org".into(),
+            profile: Profile::Rfc8506,
+            unit: Unit::Message,
+            service_identifier: None,
+            rating_group: None,
+            currency_code: None,
+            currency_exponent: 0,
+        };
+        let config = DiameterConfig { dialect, peers, tx_timeout: TX };
+        let mut diameter = Diameter::start(config, 1, START).expect("a good configuration");
+        diameter.turn(START);
+        let (server, _) = listener.accept().expect("a connection");
+        server.set_read_timeout(Some(Duration::from_millis(20))).expect("a socket");
+        let mut world = World { diameter, server, now: START };
+        let cer = world.sent(1).remove(0);
+        world.say(&cea(&cer, HOST, |_| {}));
+        world.until(|world| world.diameter.status()[0].state == "OKAY");
+        world
+    }
+
+    /// Turns until this is so.
+    #[track_caller]
+    fn until(&mut self, done: impl Fn(&World) -> bool) {
+        let begun = Instant::now();
+        while !done(self) {
+            assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", self.diameter.status());
+            self.diameter.turn(self.now);
+        }
+    }
+
+    /// The next messages from here to there, so many of them.
+    #[track_caller]
+    fn sent(&mut self, count: usize) -> Vec<Vec<u8>> {
+        let (begun, mut input, mut piece) = (Instant::now(), Vec::new(), [0; 4096]);
+        let mut found = Vec::new();
+        while found.len() < count {
+            assert!(begun.elapsed() < Duration::from_secs(20), "{} of {count}", found.len());
+            self.diameter.turn(self.now);
+            if let Ok(octets) = self.server.read(&mut piece) {
+                input.extend_from_slice(&piece[..octets]);
+            }
+            while let Framed::Message(length) = frame(&input) {
+                found.push(input.drain(..length).collect());
+            }
+        }
+        found
+    }
+
+    fn say(&mut self, bytes: &[u8]) {
+        self.server.write_all(bytes).expect("written");
+    }
+
+    fn ask(&mut self, request: Request) {
+        self.diameter.ask(request, &CALL, self.now, 1_800_000_000);
+        self.diameter.flush(self.now);
+    }
+
+    /// What the sessions hear next.
+    #[track_caller]
+    fn heard(&mut self) -> Heard {
+        self.until(|world| world.diameter.has_heard());
+        self.diameter.poll().expect("something is heard")
+    }
+}
+
+fn request(session: u64, number: u32, reservation: Reservation, operation: Operation) -> Request {
+    Request {
+        session: SessionKey(session, 1),
+        number,
+        account: AccountId("sip:alice@example.org".into()),
+        tariff: "message:1".parse().expect("a tariff"),
+        reservation,
+        repeated: false,
+        patient: false,
+        route: None,
+        stamp: 0,
+        operation,
+    }
+}
+
+fn reserve(session: u64) -> Request {
+    request(session, 0, Reservation::None, Operation::Reserve { quota: Quota(3) })
+}
+
+fn release(session: u64) -> Request {
+    let reservation = Reservation::Open { opened_by: 0, outstanding: Quota(3) };
+    request(session, 1, reservation, Operation::Release)
+}
+
+/// The answer to a CCR that grants what is wanted.
+fn granted(to: &[u8]) -> Vec<u8> {
+    let message = Message::parse(to).expect("whole");
+    let asked = CreditControlRequest::decode(&message).expect("readable");
+    let units = asked.requested_service_unit.as_ref().and_then(|units| units.service_specific);
+    let body = CreditControlAnswer {
+        session_id: Some(asked.session_id),
+        result_code: Some(ResultCode::SUCCESS),
+        origin_host: HOST,
+        origin_realm: "example.org",
+        request_type: Some(asked.request_type),
+        request_number: Some(asked.request_number),
+        granted_service_unit: units.map(|count| ServiceUnits { service_specific: Some(count), ..Default::default() }),
+        ..CreditControlAnswer::default()
+    };
+    rehearsal::answer(to, |out| body.write(out))
+}
+
+/// The Result-Code of an answer of ours.
+fn result(bytes: &[u8]) -> u32 {
+    let message = Message::parse(bytes).expect("whole");
+    message.find(dictionary::RESULT_CODE).and_then(|avp| avp.u32().ok()).expect("a Result-Code")
+}
+
+#[test]
+fn beyond_the_bound_a_request_has_its_outcome_at_once() {
+    let mut world = World::open(2);
+    (1..=3).for_each(|session| world.ask(reserve(session)));
+    let Some(Heard::Response { session, response, .. }) = world.diameter.poll() else { panic!("nothing is heard") };
+    assert_eq!((session.0, response), (3, Response::Failed(Failure::Overload)));
+    assert_eq!(world.diameter.counters().0.refused_full, 1);
+    let asked = world.sent(2);
+    world.say(&granted(&asked[0]));
+    assert!(matches!(world.heard(), Heard::Response { response: Response::Granted(_), .. }));
+    world.ask(reserve(4));
+    assert!(!world.diameter.has_heard(), "there is room again");
+    assert_eq!((world.diameter.counters().0.sent, world.diameter.counters().1.initial), (3, 3));
+}
+
+#[test]
+fn without_a_peer_a_request_has_its_outcome_at_once() {
+    let mut world = World::open(2);
+    world.server.shutdown(std::net::Shutdown::Both).expect("open");
+    world.until(|world| world.diameter.status()[0].state == "DOWN");
+    world.ask(reserve(1));
+    let Some(Heard::Response { response, .. }) = world.diameter.poll() else { panic!("nothing is heard") };
+    assert_eq!(response, Response::Failed(Failure::Unreachable));
+    assert_eq!(world.diameter.counters().0.refused_no_peer, 1);
+}
+
+#[test]
+fn a_request_of_the_server_is_handed_to_its_session_and_answered_as_that_says() {
+    for (known, result_code) in [(true, 2002), (false, 5002)] {
+        let mut world = World::open(2);
+        world.ask(reserve(1));
+        let asked = world.sent(1).remove(0);
+        let message = Message::parse(&asked).expect("whole");
+        let own = message.find(dictionary::SESSION_ID).expect("its own").text().expect("text").to_owned();
+        let asks = ReAuthRequest {
+            session_id: &own,
+            origin_host: HOST,
+            origin_realm: "example.org",
+            destination_realm: "example.com",
+            destination_host: "imcharge.example.com",
+            auth_application_id: 4,
+            ..ReAuthRequest::default()
+        };
+        let (mut bytes, ids) = (Vec::new(), (HopByHop(5), EndToEnd(6)));
+        let (command, flags) = (Command::RE_AUTH, Flags::PROXIABLE);
+        let mut writer = Writer::request(&mut bytes, command, flags, 4, ids.0, ids.1);
+        asks.write(&mut writer);
+        writer.finish().expect("short");
+        world.say(&bytes);
+        let Heard::Event { session, opened_by, event, inquiry } = world.heard() else { panic!("no event") };
+        assert_eq!((session, opened_by, &event), (SessionKey(1, 1), 0, &Event::Reauthorize));
+        world.diameter.confirm(&inquiry, &event, known);
+        let answer = world.sent(1).remove(0);
+        assert_eq!((result(&answer), header(&answer).hop_by_hop), (result_code, ids.0));
+    }
+}
+
+#[test]
+fn a_session_of_somebody_else_is_not_known_and_nobody_hears_of_it() {
+    let mut world = World::open(2);
+    world.say(&rar(HOST, 9));
+    let answer = world.sent(1).remove(0);
+    assert_eq!((result(&answer), world.diameter.has_heard()), (5002, false));
+}
+
+#[test]
+fn what_is_answered_late_is_given_back_or_done() {
+    let mut world = World::open(9);
+    world.ask(reserve(1));
+    world.ask(release(2));
+    world.ask(release(3));
+    let asked = world.sent(3);
+    world.now = START.after_seconds(TX);
+    for _ in 0..3 {
+        assert!(matches!(world.heard(), Heard::Response { response: Response::Failed(Failure::Silent), .. }));
+    }
+    asked.iter().for_each(|asked| world.say(&granted(asked)));
+    let Heard::Late { session, number, route } = world.heard() else { panic!("no grant") };
+    assert_eq!((session.0, number, &*route), (1, 0, HOST));
+    for session in [2, 3] {
+        let Heard::LateAnswer { session: of, number, message } = world.heard() else { panic!("no answer") };
+        assert_eq!((of.0, number), (session, 1));
+        let read = world.diameter.read_late(&release(session), &message);
+        assert!(matches!(read, Some(Heard::Response { response: Response::Released { .. }, number: 1, .. })));
+        assert!(world.diameter.read_late(&reserve(session), &message).is_none(), "it answers another request");
+    }
+}
