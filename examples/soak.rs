@@ -9,6 +9,7 @@ mod parties;
 mod load;
 
 use lexopt::ValueExt;
+use imcharge::engine::region::Usage;
 use load::Load;
 use parties::kamailio::{Kamailio, Setup};
 use std::error::Error;
@@ -85,6 +86,7 @@ struct State {
     descriptors: usize,
     open_sessions: i64,
     holds: i64,
+    region: Usage,
 }
 
 impl State {
@@ -120,6 +122,7 @@ impl State {
             descriptors: group.iter().map(open).sum(),
             open_sessions: kamailio.statistic("sessions_active"),
             holds: kamailio.count("SELECT count(*) FROM holds"),
+            region: usage(kamailio),
         }
     }
 
@@ -130,9 +133,19 @@ impl State {
             () if grown(self.private_memory, before.private_memory) => Err("private memory has grown".into()),
             () if self.descriptors > before.descriptors => Err("descriptors are left open".into()),
             () if self.holds > 0 => Err("holds are left".into()),
+            () if self.region != Usage::default() => Err("something is left in the rings or the grant table".into()),
             () => Ok(()),
         }
     }
+}
+
+/// What is in use of the shared memory of the module, which the proxy has mapped.
+fn usage(kamailio: &Kamailio) -> Usage {
+    let maps = fs::read_to_string(format!("/proc/{}/maps", kamailio.pid())).unwrap_or_default();
+    let region = maps.split_whitespace().find(|word| word.starts_with("/dev/shm/imcharge-"));
+    // What cannot be looked at counts as in use.
+    let unknown = Usage { slots: usize::MAX, ..Usage::default() };
+    region.and_then(|path| Usage::of(path.as_ref())).unwrap_or(unknown)
 }
 
 /// Folders in /proc of all processes of a proxy.

@@ -12,6 +12,9 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::OnceLock;
 
+/// The beginning of 1970 on SQLite's clock: milliseconds of the Julian day.
+const EPOCH: i64 = 210_866_760_000_000;
+
 /// What is wrong with a disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sickness {
@@ -151,6 +154,7 @@ pub fn mount() {
         ours.pNext = std::ptr::null_mut();
         ours.xOpen = Some(open);
         ours.xDelete = Some(delete);
+        ours.xCurrentTimeInt64 = Some(current_time);
         assert_eq!(ffi::sqlite3_vfs_register(Box::leak(Box::new(ours)), 1), ffi::SQLITE_OK);
     }
 }
@@ -232,6 +236,19 @@ unsafe extern "C" fn delete(_: *mut sqlite3_vfs, name: *const c_char, sync_folde
         on(|disk| disk.files.remove(&path));
         ((*real_vfs()).xDelete.expect("there is one"))(real_vfs(), name, sync_folder)
     }
+}
+
+/// The wall clock of the machine: what SQL calls now.
+unsafe extern "C" fn current_time(_: *mut sqlite3_vfs, to: *mut i64) -> c_int {
+    let micros = on(|disk| disk.machine.wall.get() + i64::try_from(disk.machine.clock.get()).unwrap_or(i64::MAX));
+    // SAFETY: SQLite gives a place for the result.
+    unsafe {
+        match micros {
+            Some(micros) => *to = micros / 1000 + EPOCH,
+            None => return ((*real_vfs()).xCurrentTimeInt64.expect("there is one"))(real_vfs(), to),
+        }
+    }
+    ffi::SQLITE_OK
 }
 
 unsafe extern "C" fn close(file: *mut sqlite3_file) -> c_int {
