@@ -141,7 +141,9 @@ impl Elsewhere {
         let said = hash(&format!("{said:?}"));
         let asked = self.asked.entry(session.clone()).or_default();
         match asked.numbers.get(&number) {
-            Some(before) if *before != said => self.wrong.push(format!("{session}: number {number} says another thing")),
+            Some(before) if *before != said => {
+                self.wrong.push(format!("{session}: number {number} says another thing"))
+            }
             Some(_) => {}
             None => {
                 if asked.numbers.keys().last().is_some_and(|last| number < *last) {

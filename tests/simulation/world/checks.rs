@@ -29,10 +29,8 @@ impl World<'_> {
     pub(super) fn audit(&mut self) {
         self.after(SECOND, What::Audit);
         let now = self.machine.clock.get();
-        let is_well = self.engine.is_some()
-            && !self.is_ill
-            && self.machine.crash_in.get().is_none()
-            && self.stands_until <= now;
+        let is_well =
+            self.engine.is_some() && !self.is_ill && self.machine.crash_in.get().is_none() && self.stands_until <= now;
         self.well_since = if is_well { self.well_since.or(Some(now)) } else { None };
         let (Some(since), Some(engine)) = (self.well_since, &self.engine) else { return };
         let unsettled = engine.unsettled();

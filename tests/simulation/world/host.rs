@@ -79,11 +79,7 @@ impl World<'_> {
     }
 
     /// Calls a hook of some worker, for a call. It must not wait. `None`: there is no host, or it has died just now.
-    pub(super) fn hook<R>(
-        &mut self,
-        number: usize,
-        work: impl FnOnce(&mut Worker, &Call) -> R,
-    ) -> Option<(usize, R)> {
+    pub(super) fn hook<R>(&mut self, number: usize, work: impl FnOnce(&mut Worker, &Call) -> R) -> Option<(usize, R)> {
         self.region.as_ref()?;
         let process = self.random.usize(0..PROCESSES);
         let dropped = self.region().statistic(Statistic::DroppedRingFull);
