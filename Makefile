@@ -15,16 +15,18 @@ MODULE = out/imcharge.so
 # The module has a build folder of its own: a feature more would build everything twice in turns.
 CARGO_MODULE = CARGO_TARGET_DIR=$(CURDIR)/target/kamailio cargo
 
-.PHONY: help run test sim soak bench fuzz loom deny module deb header source clean
+.PHONY: help run test sim crashes soak bench fuzz loom miri deny module deb header source clean
 
 help:
 	@echo 'make run      charge four real retrievals in a real Kamailio, and show them'
 	@echo 'make test     all tests, with the stock Kamailio'
 	@echo 'make sim      SEEDS=10000 runs of the whole under crashes and faults, from SEED=1 on, on a simulated machine'
+	@echo 'make crashes  SIGKILL of the engine, and of every process, CRASHES=50 times each under traffic'
 	@echo 'make soak     a million sessions through one proxy, and what they leave behind'
 	@echo 'make bench    Kamailio with charging beside Kamailio without'
 	@echo 'make fuzz     feed the codecs, machines and the C ABI with made-up input: TARGET=sdp SECONDS=60'
 	@echo 'make loom     try the shared memory in every order of threads: MODEL=sleeps'
+	@echo 'make miri     the rules, the codecs and the shared memory in the interpreter that knows undefined behaviour'
 	@echo 'make deny     check licences, sources, duplicates and known faults of the dependencies'
 	@echo 'make module   build $(MODULE) for the Kamailio on this machine'
 	@echo 'make deb      pack it for Debian: out/deb/'
@@ -45,6 +47,11 @@ sim:
 	@echo 'building the simulation (the first time takes some minutes)'
 	@CARGO_TARGET_DIR=$(CURDIR)/target/simulate cargo test -q --release --features simulate --test simulation
 
+crashes: module
+	@cargo build -q --release --example ocs
+	@CRASHES=$(or $(CRASHES),50) IMCHARGE_MODULE=$(CURDIR)/out IMCHARGE_OCS=$(CURDIR)/target/release/examples/ocs \
+		cargo test -q --test e2e reconcile:: -- --nocapture --test-threads=1
+
 soak: module
 	@cargo build -q --release --example soak
 	@target/release/examples/soak --module $(MODULE)
@@ -61,6 +68,9 @@ fuzz:
 
 loom:
 	@scripts/loom.sh $(MODEL)
+
+miri:
+	@scripts/miri.sh
 
 deny:
 	@scripts/deny.sh

@@ -1,5 +1,5 @@
 //! Very many sessions through one proxy, and a look at what they leave behind: memory, descriptors, rings, table, holds.
-//! Run by `make soak` with a million; `--sessions` says how many.
+//! Run by `make soak` with a million; `--sessions` says how many, `--rate` how many a second.
 
 #[path = "parties/mod.rs"]
 mod parties;
@@ -8,6 +8,7 @@ mod parties;
 #[allow(dead_code, reason = "made for measurements; here it only calls")]
 mod load;
 
+use imcharge::engine::region::Usage;
 use lexopt::ValueExt;
 use load::Load;
 use parties::kamailio::{Kamailio, Setup};
@@ -16,8 +17,11 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// Calls a second: about a third of what such a machine can do.
+/// Calls a second, where nothing else is said: about a third of what such a machine can do.
 const RATE: u32 = 1500;
+
+/// Seconds of calls that bring everything to its size: closed sessions stay for 32.
+const WARM_UP: u32 = 40;
 
 /// Octets by which a process may have grown after all: allocators give back in pieces.
 const GROWTH: i64 = 2 << 20;
@@ -35,12 +39,13 @@ fn main() {
 }
 
 fn run() -> Result<(), Box<dyn Error>> {
-    let (mut module, mut sessions) = (PathBuf::from("out/imcharge.so"), 1_000_000_u32);
+    let (mut module, mut sessions, mut rate) = (PathBuf::from("out/imcharge.so"), 1_000_000_u32, RATE);
     let mut parser = lexopt::Parser::from_env();
     while let Some(argument) = parser.next()? {
         match argument {
             lexopt::Arg::Long("module") => module = parser.value()?.into(),
             lexopt::Arg::Long("sessions") => sessions = parser.value()?.parse()?,
+            lexopt::Arg::Long("rate") => rate = parser.value()?.parse()?,
             other => return Err(other.unexpected().into()),
         }
     }
@@ -49,24 +54,23 @@ fn run() -> Result<(), Box<dyn Error>> {
     let mut setup = Setup::new(module.parent().ok_or("the module is in no folder")?, load.server());
     setup.arguments = vec!["-x", "fm", "-X", "fm", "-m", "4096"];
     let kamailio = Kamailio::start(setup.parameter("default_balance", "1000000000"))?;
-    // Closed sessions stay for 32 s: a first part brings everything to its size.
-    let first = (sessions / 5).max(RATE * 40).min(sessions);
-    call(&load, &kamailio, first)?;
+    let first = (sessions / 5).max(rate * WARM_UP).min(sessions);
+    call(&load, &kamailio, first, rate)?;
     let before = State::at_rest(&kamailio)?;
     println!("after {first} sessions: {before:?}");
-    call(&load, &kamailio, sessions)?;
+    call(&load, &kamailio, sessions, rate)?;
     let after = State::at_rest(&kamailio)?;
     println!("after {sessions} more:  {after:?}");
     after.compare(&before)
 }
 
 /// So many sessions; each must be answered and ended.
-fn call(load: &Load, kamailio: &Kamailio, sessions: u32) -> Result<(), Box<dyn Error>> {
+fn call(load: &Load, kamailio: &Kamailio, sessions: u32, rate: u32) -> Result<(), Box<dyn Error>> {
     let mut left = sessions;
     while left > 0 {
-        let part = left.min(RATE * 20);
-        let span = Duration::from_secs_f64(f64::from(part) / f64::from(RATE));
-        let calls = load.run(kamailio.sip, RATE, span);
+        let part = left.min(rate * 20);
+        let span = Duration::from_secs_f64(f64::from(part) / f64::from(rate));
+        let calls = load.run(kamailio.sip, rate, span);
         let answered = calls.iter().filter(|call| call.answered_ms().is_some()).count();
         // A busy machine may lose some datagrams; most must not be lost.
         if answered * 100 < calls.len() * 98 {
@@ -85,6 +89,7 @@ struct State {
     descriptors: usize,
     open_sessions: i64,
     holds: i64,
+    region: Usage,
 }
 
 impl State {
@@ -120,6 +125,7 @@ impl State {
             descriptors: group.iter().map(open).sum(),
             open_sessions: kamailio.statistic("sessions_active"),
             holds: kamailio.count("SELECT count(*) FROM holds"),
+            region: usage(kamailio),
         }
     }
 
@@ -130,9 +136,19 @@ impl State {
             () if grown(self.private_memory, before.private_memory) => Err("private memory has grown".into()),
             () if self.descriptors > before.descriptors => Err("descriptors are left open".into()),
             () if self.holds > 0 => Err("holds are left".into()),
+            () if self.region != Usage::default() => Err("something is left in the rings or the grant table".into()),
             () => Ok(()),
         }
     }
+}
+
+/// What is in use of the shared memory of the module, which the proxy has mapped.
+fn usage(kamailio: &Kamailio) -> Usage {
+    let maps = fs::read_to_string(format!("/proc/{}/maps", kamailio.pid())).unwrap_or_default();
+    let region = maps.split_whitespace().find(|word| word.starts_with("/dev/shm/imcharge-"));
+    // What cannot be looked at counts as in use.
+    let unknown = Usage { slots: usize::MAX, ..Usage::default() };
+    region.and_then(|path| Usage::of(path.as_ref())).unwrap_or(unknown)
 }
 
 /// Folders in /proc of all processes of a proxy.

@@ -36,6 +36,10 @@ IMCHARGE_OCS=$PWD/target/release/examples/ocs
 IMCHARGE_PEERS=$PWD/out/peers
 export IMCHARGE_OCS IMCHARGE_PEERS
 run cargo test -q --test e2e -- --test-threads=2
+# A tenth of "make soak", for a machine that has other things to do as well.
+echo "== the soak"
+cargo build -q --release --example soak 2>&1 | tee -a "$log"
+run target/release/examples/soak --module out/imcharge.so --sessions 100000 --rate 1000
 # The package, in a small Debian of its own.
 run scripts/test-package.sh out/imcharge.so "$(. /etc/os-release && echo "$VERSION_CODENAME")"
 passed=$(awk '/^test result:/ { sum += $4 } END { print sum + 0 }' "$log")

@@ -130,3 +130,46 @@ fn the_configurations_use_only_what_there_is() {
         }
     }
 }
+
+/// Texts in backquotes.
+fn quoted_code(text: &str) -> impl Iterator<Item = &str> {
+    text.lines().flat_map(|line| line.split('`').skip(1).step_by(2))
+}
+
+/// Whether there is something that fails in a file, or in a folder of files.
+fn has_tests(path: &Path) -> bool {
+    if path.is_dir() {
+        let entries = fs::read_dir(path).expect("a readable folder");
+        return entries.flatten().any(|entry| has_tests(&entry.path()));
+    }
+    // Some have a runner of their own.
+    let text = fs::read_to_string(path).unwrap_or_default();
+    text.contains("#[test]") || text.contains("fn main()")
+}
+
+#[test]
+fn what_the_manuals_name_is_there() {
+    for manual in ["README.md", "fuzz/README.md"] {
+        let text = read(manual);
+        let folders = ["src/", "tests/", "examples/", "fuzz/", "include/", "kamailio-config/", "scripts/"];
+        let is_path = |name: &&str| folders.iter().any(|folder| name.starts_with(folder)) && !name.contains(' ');
+        for name in quoted_code(&text).filter(is_path) {
+            assert!(Path::new(env!("CARGO_MANIFEST_DIR")).join(name).exists(), "{manual}: there is no {name}");
+        }
+    }
+}
+
+#[test]
+fn every_guarantee_names_a_test_that_shows_it() {
+    let manual = read("README.md");
+    let chapter = manual.split("\n## What is guaranteed").nth(1).and_then(|rest| rest.split("\n## ").next());
+    let rows = chapter.expect("a chapter").lines().filter(|line| line.starts_with("| "));
+    let rows: Vec<&str> = rows.filter(|row| !row.ends_with("| shown by |")).collect();
+    assert!(rows.len() > 10, "the tables of the guarantees have another form");
+    for row in rows {
+        let last = row.trim_end_matches(" |").rsplit("| ").next().unwrap_or_default();
+        let tests: Vec<&str> = quoted_code(last).collect();
+        let shows = |test: &&str| has_tests(&Path::new(env!("CARGO_MANIFEST_DIR")).join(test));
+        assert!(!tests.is_empty() && tests.iter().all(shows), "no test shows it: {row}");
+    }
+}

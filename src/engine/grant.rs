@@ -327,6 +327,11 @@ impl<'a> Index<'a> {
         Inserted::Full
     }
 
+    /// Entries that stand in it.
+    pub fn used(&self) -> usize {
+        self.entries.iter().filter(|entry| entry.load(Ordering::Relaxed) != 0).count()
+    }
+
     /// Removes a pair, wherever it is.
     pub fn remove(&self, hash: u64, slot: u32) {
         let entry = Self::entry(hash, slot);

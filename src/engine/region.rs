@@ -8,6 +8,8 @@
 //! survives them: the engine of the next instance reads what the killed one left behind. It is made with mode
 //! 0600 and its pages are taken at once: a full memory file system refuses the start instead of killing a process later.
 
+mod usage;
+
 use super::clock;
 use super::config::Config;
 use super::doorbell::{Doorbell, Sleeper};
@@ -26,6 +28,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicI64;
 use std::time::{Duration, Instant};
+
+pub use usage::Usage;
 
 /// Changes with the layout: a file of another version is not read.
 const MAGIC: u64 = 0x696d_6368_6172_0003;
@@ -209,6 +213,19 @@ impl Map {
         // SAFETY: the data area holds RING_SIZE octets for every ring, mapped as long as `self`, zeroed when the
         // file was made. One writer and one reader: `Worker::attach` and the engine's lock see to it.
         unsafe { Ring::at(ends, self.base.add(self.layout.data + number * RING_SIZE), RING_SIZE) }
+    }
+
+    /// The grant table.
+    fn table(&self) -> Table<'_> {
+        let layout = self.layout;
+        let index = |(entries, start)| Index::over(self.slice(start, entries));
+        Table {
+            slots: self.slice(layout.table, layout.slots),
+            calls: index(layout.calls),
+            paths: index(layout.paths),
+            messages: index(layout.messages),
+            next_message: self.slice(layout.next_message, layout.messages.0),
+        }
     }
 }
 
@@ -451,15 +468,7 @@ impl Region {
 
     /// The grant table.
     pub fn table(&self) -> Table<'_> {
-        let layout = self.map.layout;
-        let index = |(entries, start)| Index::over(self.map.slice(start, entries));
-        Table {
-            slots: self.map.slice(layout.table, layout.slots),
-            calls: index(layout.calls),
-            paths: index(layout.paths),
-            messages: index(layout.messages),
-            next_message: self.map.slice(layout.next_message, layout.messages.0),
-        }
+        self.map.table()
     }
 
     /// Hash of something that a slot is found by. Never 0.

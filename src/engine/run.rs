@@ -205,6 +205,12 @@ impl Engine {
         due.map_or(most, |due| due.clamp(Duration::from_millis(1), most))
     }
 
+    /// Sessions that are not settled, for who looks whether any holds something too long.
+    #[cfg(feature = "simulate")]
+    pub fn unsettled(&self) -> Vec<crate::charge::ch2::SessionKey> {
+        self.book.open_sessions()
+    }
+
     /// Settles every session: the host is being stopped, and their connections with it.
     pub fn stop(&mut self) -> Result<(), EngineError> {
         self.region.set_engine_state(EngineState::Stopping);

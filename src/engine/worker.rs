@@ -15,6 +15,7 @@ use super::statistic::Statistic;
 use crate::charge::ch2::SessionKey;
 use crate::charge::event::{Direction, Entry, Event, FailureReport, Flag, Reserve, Sent, transaction};
 use crate::charge::tariff::Per;
+use crate::simulate::moment;
 use crate::wire::{identity, msrp, sdp, sip};
 use std::str::from_utf8;
 use std::sync::Arc;
@@ -320,7 +321,9 @@ impl Worker {
         };
         let [start, octets] = part;
         let hash = region.hash(&[message_id.as_bytes(), &words([u64::from(at), session.0, session.1, start, octets])]);
-        match table.pass(at, session, hash, amount) {
+        let passed = table.pass(at, session, hash, amount);
+        moment();
+        match passed {
             Pass::Taken { left } => {
                 let urgency = if left == 0 { Urgency::Now } else { Urgency::Soon };
                 self.push_event(session, Event::Sent(Sent { taken: amount, ..sent }), 0, urgency);
@@ -388,7 +391,9 @@ impl Worker {
             .write_at(self.head, spare, |space| postcard::to_slice(record, space).ok().map(|written| written.len()));
         let Ok(Some(head)) = written else { return false };
         self.head = head;
+        moment();
         self.ring.publish(head);
+        moment();
         if urgency == Urgency::Now || self.ring.used() > self.ring.size() / 2 {
             self.region.wake_engine();
         }

@@ -27,8 +27,12 @@ pub struct Machine {
     pub wall: Cell<i64>,
     /// State of chance.
     pub chance: Cell<u64>,
-    /// Moments until the engine dies; `None`: it lives.
+    /// Moments until a process dies; `None`: it lives.
     pub crash_in: Cell<Option<u32>>,
+    /// Whether it has died: nothing that it does reaches anybody any more.
+    pub dead: Cell<bool>,
+    /// How often somebody has waited.
+    pub waits: Cell<u64>,
     /// Whether each write to the disk fails.
     pub disk_fails: Cell<bool>,
     /// The fault built in.
@@ -53,6 +57,8 @@ impl Machine {
             wall: Cell::new(1_800_000_000_000_000),
             chance: Cell::new(seed),
             crash_in: Cell::new(None),
+            dead: Cell::new(false),
+            waits: Cell::new(0),
             disk_fails: Cell::new(false),
             broken: Cell::new(None),
             opened: RefCell::new(VecDeque::new()),
@@ -66,6 +72,18 @@ impl Machine {
     /// Puts the thread back on the real one.
     pub fn end() {
         MACHINE.with(|place| *place.borrow_mut() = None);
+    }
+
+    /// A moment passes at which a process may die; `true`: it is dead.
+    pub fn moment(&self) -> bool {
+        match self.crash_in.get() {
+            Some(0) => {
+                self.crash_in.set(None);
+                self.dead.set(true);
+            }
+            left => self.crash_in.set(left.map(|left| left - 1)),
+        }
+        self.dead.get()
     }
 
     /// Lets time pass.
@@ -104,6 +122,7 @@ pub(crate) fn random() -> Option<u64> {
 /// Waits, while the world goes on.
 pub(crate) fn pause(span: Duration) -> bool {
     let passed = on(|machine| {
+        machine.waits.set(machine.waits.get() + 1);
         let meanwhile = machine.meanwhile.borrow().clone();
         match meanwhile {
             Some(meanwhile) => meanwhile(span),
@@ -113,19 +132,9 @@ pub(crate) fn pause(span: Duration) -> bool {
     passed.is_some()
 }
 
-/// A moment at which the engine may die: between any two of them something has become durable or visible.
+/// A moment at which a process may die: between any two of them something has become durable or visible.
 pub(crate) fn moment() {
-    let dies = on(|machine| match machine.crash_in.get() {
-        Some(0) => {
-            machine.crash_in.set(None);
-            true
-        }
-        left => {
-            machine.crash_in.set(left.map(|left| left - 1));
-            false
-        }
-    });
-    if dies == Some(true) {
+    if on(Machine::moment) == Some(true) {
         // Without the hook of panics: a crash is no fault here.
         std::panic::resume_unwind(Box::new(Crash));
     }

@@ -38,11 +38,15 @@ fn no_file_of_ours_is_open_to_others() {
 
 #[test]
 fn a_state_directory_that_is_open_to_others_is_told() {
-    let stage = Stage::plain();
-    let log = stage.kamailio.log();
-    let said = log.contains("is open to every user of this machine");
-    let open = mode(&stage.kamailio.state_dir()) & 0o007 != 0;
-    assert_eq!(said, open, "{log}");
+    for open_to in [0o750, 0o755, 0o701] {
+        let folder = tempfile::tempdir().expect("a folder");
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(open_to)).expect("our own folder");
+        let state = format!("\"state_dir\", \"{}\"", folder.path().display());
+        let stage = Stage::new(|setup| setup.changed("\"state_dir\", STATE_DIR", &state));
+        let log = stage.kamailio.log();
+        let told = log.contains("is open to every user of this machine");
+        assert_eq!(told, open_to & 0o007 != 0, "{open_to:o}\n{log}");
+    }
 }
 
 #[test]

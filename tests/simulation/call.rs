@@ -63,6 +63,14 @@ pub struct Call {
     pub lost: BTreeSet<usize>,
     /// Messages about which the client has reported a failure.
     pub reported: BTreeSet<usize>,
+    /// Messages that were in a worker when it died: nobody knows whether it has told of them.
+    pub unsure: BTreeSet<usize>,
+    /// Which run of the host has taken the INVITE.
+    pub taken_by: Option<u64>,
+    /// When the last thing was told to a worker that had room for it.
+    pub moved_at: u64,
+    /// When the end was told so.
+    pub ended_at: Option<u64>,
 }
 
 impl Call {

@@ -4,7 +4,9 @@ use crate::state::{Fate, Peer, State};
 use crate::world::say;
 use imcharge::simulate::machine::{Far, Machine};
 use imcharge::wire::diameter::{Command, CreditControlRequest, Framed, Message, dictionary, frame};
-use std::collections::{BTreeMap, BTreeSet};
+use siphasher::sip::SipHasher13;
+use std::collections::BTreeMap;
+use std::hash::{Hash, Hasher};
 use std::net::Ipv4Addr;
 use std::rc::Rc;
 use std::time::Duration;
@@ -16,9 +18,22 @@ struct Line {
     /// When it is taken.
     accepted_at: u64,
     input: Vec<u8>,
-    /// What goes back, and when.
-    output: Vec<(u64, Vec<u8>)>,
+    /// What goes back, and when; with the session and number of the request that it answers.
+    output: Vec<(u64, Vec<u8>, Option<(String, u32)>)>,
     ends: bool,
+}
+
+/// Microseconds that a client waits for an answer at least before it goes on without (`tx_timeout` of the runs, less
+/// what a request may have been on its way).
+const PATIENCE: u64 = 1_500_000;
+
+/// The requests of a Diameter session.
+#[derive(Default)]
+struct Asked {
+    /// By number, what each said.
+    numbers: BTreeMap<u32, u64>,
+    /// The last one that was new, when it came, by which connection, and whether it was answered.
+    last: Option<(u32, u64, u64, bool)>,
 }
 
 /// The charging system and the way there.
@@ -31,16 +46,19 @@ pub struct Elsewhere {
     next: u64,
     /// Microseconds that an octet is on its way at most.
     pub delay: u64,
-    /// Numbers that each Diameter session has used.
-    numbers: BTreeMap<String, BTreeSet<u32>>,
+    /// What each Diameter session has asked.
+    asked: BTreeMap<String, Asked>,
+    /// All that came, in one number.
+    pub trace: u64,
     /// What was against a rule.
     pub wrong: Vec<String>,
 }
 
 impl Elsewhere {
     pub fn new(machine: Rc<Machine>, random: fastrand::Rng) -> Elsewhere {
-        let (lines, numbers, wrong) = (Vec::new(), BTreeMap::new(), Vec::new());
-        Elsewhere { machine, random, ocs: State::default(), lines, next: 0, delay: 2_000, numbers, wrong }
+        let (lines, asked, wrong) = (Vec::new(), BTreeMap::new(), Vec::new());
+        let ocs = State::default();
+        Elsewhere { machine, random, ocs, lines, next: 0, delay: 2_000, asked, trace: 0, wrong }
     }
 
     /// Time passes for the engine's pause.
@@ -71,7 +89,12 @@ impl Elsewhere {
                 line.far.accept();
             }
             self.hear(line, now);
-            line.speak(now, &mut self.random);
+            for (session, number) in line.speak(now, &mut self.random) {
+                let last = self.asked.get_mut(&session).and_then(|asked| asked.last.as_mut());
+                if let Some(last) = last.filter(|last| last.0 == number) {
+                    last.3 = true;
+                }
+            }
         }
         lines.retain(|line| !line.far.is_closed() || line.far.waiting() > 0);
         self.lines = lines;
@@ -84,7 +107,7 @@ impl Elsewhere {
         loop {
             let Framed::Message(length) = frame(&line.input) else { return };
             let bytes: Vec<u8> = line.input.drain(..length).collect();
-            self.note(&bytes);
+            let request = self.note(&bytes, line.peer.connection, now);
             let mut answer = Vec::new();
             let fate = self.ocs.take(&mut line.peer, &bytes, &mut answer);
             tell(now, &bytes, &answer, fate);
@@ -95,27 +118,55 @@ impl Elsewhere {
                 Fate::Send | Fate::Pieces => {}
             }
             if !answer.is_empty() {
-                line.output.push((due, answer));
+                line.output.push((due, answer, request));
             }
         }
     }
 
-    /// Numbers of a session rise; an old one comes only again (RFC 8506, 8.2).
-    fn note(&mut self, bytes: &[u8]) {
-        let Some(message) = Message::parse(bytes).filter(|message| message.header.is_request()) else { return };
+    /// Numbers of a session rise, an old one comes only again, as it was (RFC 8506, 8.2), and a new one only when the one
+    /// before it is answered, or given up, or gone with its connection. The session and the number of a request.
+    fn note(&mut self, bytes: &[u8], connection: u64, now: u64) -> Option<(String, u32)> {
+        let message = Message::parse(bytes).filter(|message| message.header.is_request())?;
+        self.trace = hash(&(self.trace, now, bytes));
         if message.header.command != Command::CREDIT_CONTROL {
-            return;
+            return None;
         }
         let Ok(request) = CreditControlRequest::decode(&message) else {
-            return self.wrong.push("a Credit-Control-Request that its own reader refuses".into());
+            self.wrong.push("a Credit-Control-Request that its own reader refuses".into());
+            return None;
         };
-        let seen = self.numbers.entry(request.session_id.to_owned()).or_default();
-        let number = request.request_number;
-        if !seen.contains(&number) && seen.last().is_some_and(|last| number < *last) {
-            self.wrong.push(format!("{}: number {number} for the first time after {seen:?}", request.session_id));
+        let (session, number) = (request.session_id.to_owned(), request.request_number);
+        // Where it goes, and when it happened, is not what it asks.
+        let said = CreditControlRequest { destination_host: None, event_timestamp: None, ..request };
+        let said = hash(&format!("{said:?}"));
+        let asked = self.asked.entry(session.clone()).or_default();
+        match asked.numbers.get(&number) {
+            Some(before) if *before != said => {
+                self.wrong.push(format!("{session}: number {number} says another thing"))
+            }
+            Some(_) => {}
+            None => {
+                if asked.numbers.keys().last().is_some_and(|last| number < *last) {
+                    self.wrong.push(format!("{session}: number {number} for the first time after a higher one"));
+                }
+                if let Some((last, came_at, by, false)) = asked.last
+                    && now < came_at + PATIENCE
+                    && by == connection
+                {
+                    self.wrong.push(format!("{session}: number {number} while {last} is in flight"));
+                }
+                asked.numbers.insert(number, said);
+                asked.last = Some((number, now, connection, false));
+            }
         }
-        seen.insert(number);
+        Some((session, number))
     }
+}
+
+fn hash(what: &impl Hash) -> u64 {
+    let mut hasher = SipHasher13::new();
+    what.hash(&mut hasher);
+    hasher.finish()
 }
 
 /// Tells of a request and its answer.
@@ -129,18 +180,21 @@ fn tell(now: u64, bytes: &[u8], answer: &[u8], fate: Fate) {
 }
 
 impl Line {
-    /// Answers come in any order, as servers with several workers give them.
-    fn speak(&mut self, now: u64, random: &mut fastrand::Rng) {
+    /// Answers come in any order, as servers with several workers give them. The requests that are answered now.
+    fn speak(&mut self, now: u64, random: &mut fastrand::Rng) -> Vec<(String, u32)> {
         random.shuffle(&mut self.output);
         let far = &self.far;
-        self.output.retain(|(due, bytes)| {
+        let mut answered = Vec::new();
+        self.output.retain_mut(|(due, bytes, request)| {
             if *due <= now {
                 far.give(bytes);
+                answered.extend(request.take());
             }
             *due > now
         });
         if self.ends && self.output.is_empty() {
             self.far.close();
         }
+        answered
     }
 }

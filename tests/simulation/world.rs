@@ -1,25 +1,26 @@
 //! One run: a proxy with its engine, its calls and its trouble, on a machine that one number makes.
 
+mod checks;
+mod host;
+mod parties;
+mod trouble;
+
+use crate::Fault;
 use crate::call::{Call, Message, Reaction, Stage};
+use crate::disk;
 use crate::elsewhere::Elsewhere;
-use imcharge::charge::policy::Settle;
 use imcharge::engine::Engine;
 use imcharge::engine::config::Config;
-use imcharge::engine::facts::Frame;
-use imcharge::engine::notice::{Kind, Outcome, Resumer};
-use imcharge::engine::region::{EngineState, Region};
-use imcharge::engine::statistic::Statistic;
-use imcharge::engine::worker::{Passage, Worker};
-use imcharge::simulate::Broken;
-use imcharge::simulate::machine::{Crash, Machine};
+use imcharge::engine::notice::Resumer;
+use imcharge::engine::region::Region;
+use imcharge::engine::worker::Worker;
+use imcharge::simulate::machine::Machine;
 use std::cell::RefCell;
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap};
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
 
 /// Processes of the host that see messages, and those that take verdicts.
 const PROCESSES: usize = 3;
@@ -28,9 +29,8 @@ const RESUMERS: u32 = 2;
 /// Microseconds.
 const SECOND: u64 = 1_000_000;
 
-/// For so long something goes wrong; then everything has this time to come to rest.
+/// For so long something goes wrong; then everything has to come to rest (see `checks`).
 const TROUBLE: u64 = 60 * SECOND;
-const REST: u64 = 1200 * SECOND;
 
 /// Tells what happens, where somebody wants to know: `TRACE=1 SEED=... SEEDS=1 make sim`.
 pub fn say(what: std::fmt::Arguments<'_>) {
@@ -46,11 +46,24 @@ pub struct Tally {
     pub crashes: u64,
     pub faults: u64,
     pub debits: u64,
+    /// How often something was refused because a ring was full, or the table.
+    pub rings_full: u64,
+    pub tables_full: u64,
     /// All that happened, in one number: the same seed makes the same.
     pub trace: u64,
 }
 
 impl Tally {
+    /// Adds what another run has done.
+    pub fn add(&mut self, other: &Tally) {
+        self.events += other.events;
+        self.crashes += other.crashes;
+        self.faults += other.faults;
+        self.debits += other.debits;
+        self.rings_full += other.rings_full;
+        self.tables_full += other.tables_full;
+    }
+
     fn note(&mut self, what: u64) {
         self.events += 1;
         self.trace = (self.trace ^ what).wrapping_mul(0x0000_0100_0000_01b3).rotate_left(17);
@@ -62,12 +75,18 @@ impl Tally {
 enum What {
     /// The engine's next turn; the number is its life.
     Engine(u64),
+    /// The host is started again.
+    Host,
+    /// A look at who still holds something.
+    Audit,
     /// Workers take their verdicts.
     Resume,
     /// Octets move.
     Network,
     Invite(usize),
     Answer(usize),
+    /// The 200 comes again.
+    AnswerAgain(usize),
     /// A SEND of (call, message, chunk), the how-many-th.
     Send(usize, usize, u32, u32),
     Respond(usize, usize, u32, u32),
@@ -80,6 +99,13 @@ enum What {
     Trouble,
     /// The disk and the charging system are as they should be again.
     Mend,
+}
+
+impl What {
+    /// Whether the parties of a call do it.
+    fn is_of_parties(&self) -> bool {
+        !matches!(self, What::Engine(_) | What::Host | What::Audit | What::Resume | What::Network | What::Mend)
+    }
 }
 
 /// The run.
@@ -99,17 +125,43 @@ pub struct World<'a> {
     balances: Vec<(String, i64)>,
     price: i64,
     wrong: Vec<String>,
+    /// What the next death takes with it.
+    dies: Death,
+    /// Whether a fault is set that `mend` takes away.
+    is_ill: bool,
+    /// Until when the engine stands still.
+    stands_until: u64,
+    /// Since when nothing is wrong, as far as the last look went.
+    well_since: Option<u64>,
+    /// Whether nobody else runs in this process: then a worker must not give its processor away.
+    pub is_alone: bool,
     /// What it has done.
     pub tally: Tally,
     state: &'a Path,
 }
 
+/// What ends when something dies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Death {
+    /// The engine; its supervisor starts another one.
+    Engine,
+    /// Every process.
+    Host,
+    /// The machine, with all its memory and what is not synced.
+    Machine,
+}
+
 impl<'a> World<'a> {
     /// The run of a seed, in an empty folder.
-    pub fn new(seed: u64, broken: Option<Broken>, state: &'a Path) -> World<'a> {
+    pub fn new(seed: u64, fault: Option<Fault>, state: &'a Path) -> World<'a> {
         let machine = Machine::begin(seed ^ 0x5eed);
-        machine.broken.set(broken);
         let mut random = fastrand::Rng::with_seed(seed);
+        disk::insert(Rc::clone(&machine), fastrand::Rng::with_seed(seed ^ 0xd15c));
+        match fault {
+            Some(Fault::Broken(broken)) => machine.broken.set(Some(broken)),
+            Some(Fault::LyingDisk) => drop(disk::on(|disk| disk.lies = true)),
+            None => {}
+        }
         let diameter = random.bool();
         let price = random.i64(1..=3);
         let mut config = Config { state_dir: state.to_owned(), ..Config::default() };
@@ -177,6 +229,11 @@ impl<'a> World<'a> {
             balances,
             price,
             wrong: Vec::new(),
+            dies: Death::Engine,
+            is_ill: false,
+            stands_until: 0,
+            well_since: None,
+            is_alone: false,
             tally: Tally::default(),
             state,
         };
@@ -227,6 +284,10 @@ impl<'a> World<'a> {
                 passed: Default::default(),
                 lost: BTreeSet::new(),
                 reported: BTreeSet::new(),
+                unsure: BTreeSet::new(),
+                taken_by: None,
+                moved_at: 0,
+                ended_at: None,
             };
             self.calls.push(call);
             let at = self.random.u64(0..TROUBLE * 2 / 3);
@@ -269,19 +330,23 @@ impl<'a> World<'a> {
     pub fn run(&mut self) -> Result<(), String> {
         let begin = self.machine.clock.get();
         self.start_the_host();
-        let (mut mended, mut quiet_at) = (false, None);
+        self.after(SECOND, What::Audit);
+        let (mut mended, mut quiet_at) = (false, begin + TROUBLE);
         while let Some(Reverse((at, _, what))) = self.queue.pop() {
             let now = self.machine.clock.get().max(at);
             self.machine.clock.set(now);
             if now >= begin + TROUBLE && !mended {
-                (mended, quiet_at) = (true, Some(now));
+                mended = true;
                 self.mend();
             }
-            if quiet_at.is_some_and(|quiet| now > quiet + REST) {
+            if what.is_of_parties() {
+                quiet_at = quiet_at.max(now);
+            }
+            if now > quiet_at + self.longest_hold() {
                 return Err(self.restless());
             }
             self.tally.note(at ^ (self.sequence << 40));
-            if !matches!(what, What::Engine(_) | What::Resume | What::Network | What::Send(..)) {
+            if !matches!(what, What::Engine(_) | What::Resume | What::Network | What::Audit | What::Send(..)) {
                 say(format_args!("{now} {what:?}"));
             }
             self.happen(what);
@@ -289,18 +354,23 @@ impl<'a> World<'a> {
                 break;
             }
         }
+        self.tally.trace ^= self.elsewhere.borrow().trace;
+        self.count_refusals();
         self.check()
     }
 
     fn happen(&mut self, what: What) {
         match what {
             What::Engine(life) => self.turn_the_engine(life),
+            What::Host => self.start_the_host(),
+            What::Audit => self.audit(),
             What::Resume => self.take_notices(),
             What::Network => self.elsewhere.borrow_mut().step(),
             What::Trouble => self.trouble(),
             What::Mend => self.mend(),
             What::Invite(call) => self.invite(call),
             What::Answer(call) => self.answer(call),
+            What::AnswerAgain(call) => self.answer_again(call),
             What::Send(call, message, chunk, again) => self.send(call, message, chunk, again),
             What::Respond(call, message, chunk, again) => self.respond(call, message, chunk, again),
             What::Report(call, message) => self.report(call, message),
@@ -312,473 +382,13 @@ impl<'a> World<'a> {
     }
 }
 
-/// The host and its engine.
-impl World<'_> {
-    fn start_the_host(&mut self) {
-        let region = Region::create(self.config.clone(), PROCESSES).unwrap_or_else(|error| panic!("{error}"));
-        self.workers = (0..PROCESSES).map(|process| Worker::attach(&region, process)).collect();
-        self.resumers = (0..RESUMERS as usize).map(|resumer| Resumer::attach(&region, resumer)).collect();
-        self.region = Some(region);
-        self.start_the_engine();
-        self.after(0, What::Resume);
-    }
-
-    fn start_the_engine(&mut self) {
-        self.life += 1;
-        let region = Arc::clone(self.region.as_ref().expect("the host runs"));
-        let started = self.guarded(|_| Engine::start(&region));
-        match started {
-            Some(Ok(engine)) => {
-                self.engine = Some(engine);
-                let life = self.life;
-                self.after(0, What::Engine(life));
-            }
-            Some(Err(_)) => self.the_store_fails(),
-            None => {}
-        }
-    }
-
-    /// Runs what may die; `None`: it did, and will be started again.
-    fn guarded<R>(&mut self, work: impl FnOnce(&mut Option<Engine>) -> R) -> Option<R> {
-        let engine = &mut self.engine;
-        match catch_unwind(AssertUnwindSafe(|| work(engine))) {
-            Ok(result) => Some(result),
-            Err(panic) if panic.is::<Crash>() => {
-                self.tally.crashes += 1;
-                say(format_args!("{} the engine dies", self.machine.clock.get()));
-                self.engine = None;
-                let region = self.region.as_ref().expect("the host runs");
-                region.set_engine_state(EngineState::Starting);
-                self.start_later();
-                None
-            }
-            Err(panic) => resume_unwind(panic),
-        }
-    }
-
-    /// As the supervisor does.
-    fn start_later(&mut self) {
-        self.life += 1;
-        let life = self.life;
-        self.soon(SECOND, What::Engine(life));
-    }
-
-    fn the_store_fails(&mut self) {
-        self.engine = None;
-        self.region.as_ref().expect("the host runs").set_engine_state(EngineState::StoreFailing);
-        self.start_later();
-    }
-
-    fn turn_the_engine(&mut self, life: u64) {
-        if life != self.life || self.region.is_none() {
-            return;
-        }
-        if self.engine.is_none() {
-            return self.start_the_engine();
-        }
-        self.elsewhere.borrow_mut().step();
-        match self.guarded(|engine| engine.as_mut().map(Engine::round)) {
-            Some(Some(Ok(_))) => {
-                let patience = self.engine.as_ref().map_or(Duration::ZERO, Engine::patience);
-                let most = u64::try_from(patience.as_micros()).unwrap_or(0).max(100);
-                self.soon(most, What::Engine(life));
-                self.soon(2_000, What::Network);
-            }
-            Some(_) => self.the_store_fails(),
-            None => {}
-        }
-    }
-
-    /// Verdicts let INVITEs go on, in any worker.
-    fn take_notices(&mut self) {
-        let mut verdicts = Vec::new();
-        for resumer in &mut self.resumers {
-            while resumer.next(|notice| {
-                if let Kind::Verdict { suspended, result, .. } = notice.kind {
-                    verdicts.push((suspended.index as usize, result));
-                }
-            }) {}
-        }
-        for (number, result) in verdicts {
-            let call = &mut self.calls[number];
-            call.verdicts += 1;
-            if call.stage == Stage::Invited && result == Outcome::Granted {
-                call.stage = Stage::Granted;
-                self.soon(SECOND, What::Answer(number));
-            } else if call.stage == Stage::Invited {
-                call.stage = Stage::Over;
-            }
-        }
-        if self.region.is_some() {
-            self.soon(5_000, What::Resume);
-        }
-    }
-
-    fn region(&self) -> &Arc<Region> {
-        self.region.as_ref().expect("the host runs")
-    }
-
-    fn worker(&mut self) -> (usize, &mut Worker) {
-        let process = self.random.usize(0..PROCESSES);
-        (process, &mut self.workers[process])
-    }
-}
-
-/// The parties.
-impl World<'_> {
-    fn invite(&mut self, number: usize) {
-        let process = self.random.usize(0..PROCESSES);
-        let call = &mut self.calls[number];
-        if call.stage != Stage::Invited || !call.invite(&mut self.workers[process]) {
-            call.stage = Stage::Over;
-        }
-    }
-
-    fn answer(&mut self, number: usize) {
-        if self.calls[number].stage != Stage::Granted {
-            return;
-        }
-        self.calls[number].stage = Stage::Answered;
-        let process = self.random.usize(0..PROCESSES);
-        if !self.calls[number].answer(&mut self.workers[process]) {
-            // What the server sends now would pass unseen.
-            return self.wrong.push(format!("call {number} was let in, and nobody knows it when it is answered"));
-        }
-        for message in 0..self.calls[number].messages.len() {
-            let begin = self.random.u64(0..10 * SECOND);
-            for chunk in 0..self.calls[number].messages[message].chunks {
-                // Chunks come in order, mostly.
-                let late = if self.random.u8(0..10) == 0 { 2 * SECOND } else { 0 };
-                self.after(begin + u64::from(chunk) * 50_000 + late, What::Send(number, message, chunk, 0));
-            }
-        }
-    }
-
-    fn send(&mut self, number: usize, message: usize, chunk: u32, again: u32) {
-        if self.calls[number].stage != Stage::Answered {
-            return;
-        }
-        let bytes = self.calls[number].send(message, chunk, again);
-        let is_content = !bytes.trim_end().ends_with('#');
-        let connection = self.calls[number].connections[0];
-        let (process, worker) = self.worker();
-        let passage = worker.frame(&Frame { bytes: bytes.as_bytes(), connection, from_self: false });
-        let place = (self.region().instance(), process, self.region().event_ring(process).head());
-        self.tally.note(passage as i32 as u64);
-        say(format_args!(
-            "{} send call {number} message {message}.{chunk} again {again}: {passage:?}",
-            self.machine.clock.get()
-        ));
-        match passage {
-            Passage::NotCharged => {
-                self.wrong.push(format!("call {number} message {message} passes a session that nobody knows"));
-            }
-            Passage::Pass if is_content => {
-                self.calls[number].passed.entry(message).or_default().insert(place);
-                self.react(number, message, chunk, again);
-            }
-            // It is sent again a little later, as after a refusal that may pass.
-            Passage::BeyondGrant | Passage::Full if again < 2 => {
-                self.after(1_500_000, What::Send(number, message, chunk, again + 1));
-            }
-            _ => {}
-        }
-    }
-
-    fn react(&mut self, number: usize, message: usize, chunk: u32, again: u32) {
-        if let Reaction::Answer(_) = self.calls[number].messages[message].reaction {
-            let most = if self.random.u8(0..8) == 0 { 20 * SECOND } else { 200_000 };
-            // Some answers are lost, some come twice.
-            let times = [1, 1, 1, 1, 1, 1, 1, 1, 0, 2][self.random.usize(0..10)];
-            (0..times).for_each(|_| self.soon(most, What::Respond(number, message, chunk, again)));
-            if self.random.u8(0..12) == 0 {
-                self.soon(10 * SECOND, What::Report(number, message));
-            }
-        }
-    }
-
-    fn respond(&mut self, number: usize, message: usize, chunk: u32, again: u32) {
-        let call = &self.calls[number];
-        let (Stage::Answered, Reaction::Answer(code)) = (call.stage, call.messages[message].reaction) else { return };
-        let (bytes, connection) = (call.respond(message, chunk, again, code), call.connections[1]);
-        let (_, worker) = self.worker();
-        worker.frame(&Frame { bytes: bytes.as_bytes(), connection, from_self: false });
-    }
-
-    fn report(&mut self, number: usize, message: usize) {
-        let call = &mut self.calls[number];
-        if call.stage != Stage::Answered {
-            return;
-        }
-        call.reported.insert(message);
-        let (bytes, connection) = (call.report(message), call.connections[1]);
-        let (_, worker) = self.worker();
-        worker.frame(&Frame { bytes: bytes.as_bytes(), connection, from_self: false });
-    }
-
-    fn bye(&mut self, number: usize) {
-        let process = self.random.usize(0..PROCESSES);
-        let call = &mut self.calls[number];
-        if call.stage == Stage::Answered {
-            call.bye(&mut self.workers[process]);
-            call.stage = Stage::Over;
-        }
-    }
-
-    fn cancel(&mut self, number: usize) {
-        let process = self.random.usize(0..PROCESSES);
-        let call = &mut self.calls[number];
-        if matches!(call.stage, Stage::Invited | Stage::Granted) {
-            self.workers[process].cancelled(call.session());
-            call.stage = Stage::Over;
-        }
-    }
-
-    fn refuse(&mut self, number: usize) {
-        let process = self.random.usize(0..PROCESSES);
-        let call = &mut self.calls[number];
-        if call.stage == Stage::Granted {
-            self.workers[process].failed(call.session(), 486);
-            call.stage = Stage::Over;
-        }
-    }
-
-    fn lose(&mut self, number: usize) {
-        let side = self.random.usize(0..2);
-        let connection = self.calls[number].connections[side];
-        let (_, worker) = self.worker();
-        worker.connection_lost(connection);
-    }
-}
-
-/// What goes wrong.
-impl World<'_> {
-    fn trouble(&mut self) {
-        self.tally.faults += 1;
-        let kind = self.random.u8(0..12);
-        say(format_args!("{} trouble {kind}", self.machine.clock.get()));
-        match kind {
-            0..=3 => self.machine.crash_in.set(Some(self.random.u32(0..40))),
-            4 => self.kill_the_host(false),
-            5 => self.kill_the_host(true),
-            6 => self.stop_the_host(),
-            7 => {
-                let step = self.random.i64(-86_400_000_000..86_400_000_000);
-                self.machine.wall.set(self.machine.wall.get() + step);
-            }
-            8 => self.for_a_while(|world| world.machine.disk_fails.set(true)),
-            9 => self.for_a_while(|world| {
-                world.machine.listens.set(false);
-                world.elsewhere.borrow_mut().cut();
-            }),
-            10 => {
-                // The engine stands still.
-                let stands = self.random.u64(0..5 * SECOND);
-                self.life += 1;
-                let life = self.life;
-                self.after(stands, What::Engine(life));
-            }
-            _ => self.for_a_while(|world| {
-                let faults = [
-                    "drop rate=1/3",
-                    "lose rate=1/3",
-                    "delay=5s rate=1/3",
-                    "duplicate rate=1/2",
-                    "refuse=4012 on=initial rate=1/2",
-                    "protocol-error=3004 rate=1/3",
-                    "wrong-hbh rate=1/4",
-                    "silent",
-                    "garbage rate=1/8",
-                    "avp-length=3 rate=1/4",
-                    "close=mid-answer rate=1/4",
-                ];
-                let fault = world.random.choice(faults).unwrap_or_default();
-                world.elsewhere.borrow_mut().ocs.faults.set(fault).unwrap_or_else(|error| panic!("{error}"));
-            }),
-        }
-    }
-
-    fn for_a_while(&mut self, begin: impl FnOnce(&mut Self)) {
-        begin(self);
-        self.soon(15 * SECOND, What::Mend);
-    }
-
-    fn mend(&mut self) {
-        self.machine.crash_in.set(None);
-        self.machine.disk_fails.set(false);
-        self.machine.listens.set(true);
-        self.elsewhere.borrow_mut().ocs.faults.clear();
-        if self.queue.is_empty() && self.region.is_none() {
-            self.start_the_host();
-        }
-    }
-
-    /// Every process dies at once. With the machine, what is not on the disk is gone; without, shared memory stays.
-    fn kill_the_host(&mut self, machine: bool) {
-        self.tally.crashes += 1;
-        self.machine.crash_in.set(None);
-        self.engine = None;
-        self.life += 1;
-        if machine {
-            self.lose_memory();
-        }
-        self.forget_the_host();
-        self.start_the_host();
-    }
-
-    fn stop_the_host(&mut self) {
-        let stopped = self.guarded(|engine| engine.as_mut().map(Engine::stop));
-        self.engine = None;
-        self.life += 1;
-        // An engine that died or failed at its end leaves what it had not read to the next one.
-        let _ = stopped;
-        self.forget_the_host();
-        self.start_the_host();
-    }
-
-    /// Nothing of a call comes through a host that is not the one it began on.
-    fn forget_the_host(&mut self) {
-        self.workers.clear();
-        self.resumers.clear();
-        self.region = None;
-        self.elsewhere.borrow_mut().cut();
-        for call in &mut self.calls {
-            let begun = call.stage != Stage::Invited || call.verdicts > 0;
-            let waits = self.queue.iter().any(|Reverse((_, _, what))| *what == What::Invite(call.number));
-            if begun || !waits {
-                call.stage = Stage::Over;
-            }
-        }
-    }
-
-    /// What stood in a ring and was not committed may be lost.
-    fn lose_memory(&mut self) {
-        let region = Arc::clone(self.region());
-        let tails: Vec<u64> = (0..PROCESSES).map(|process| region.event_ring(process).tail()).collect();
-        for call in &mut self.calls {
-            for (message, places) in &call.passed {
-                // One record that was read is enough to have the message paid.
-                let read = |place: &(u64, usize, u64)| place.0 != region.instance() || place.2 <= tails[place.1];
-                if !places.iter().any(read) {
-                    call.lost.insert(*message);
-                }
-            }
-        }
-        region.remove_file();
-    }
-}
-
-/// What must be true.
-impl World<'_> {
-    fn is_at_rest(&self) -> bool {
-        let parties = |what: &What| !matches!(what, What::Engine(_) | What::Resume | What::Network);
-        let Some(region) = &self.region else { return false };
-        let rings = (0..PROCESSES).all(|process| region.event_ring(process).used() == 0);
-        let quiet = [Statistic::SessionsActive, Statistic::OutboxDepth].map(|one| region.statistic(one)) == [0, 0];
-        rings && quiet && self.engine.is_some() && !self.queue.iter().any(|Reverse((_, _, what))| parties(what))
-    }
-
-    fn restless(&self) -> String {
-        let region = self.region();
-        let one = |one: Statistic| region.statistic(one);
-        let (active, outbox) = (one(Statistic::SessionsActive), one(Statistic::OutboxDepth));
-        let state = region.engine_state();
-        format!("no rest: {active} sessions are open, {outbox} debits wait, the engine is {state:?}")
-    }
-
-    fn check(&mut self) -> Result<(), String> {
-        // The tables follow the journal with the next write.
-        if let Some(engine) = &mut self.engine {
-            engine.stop().map_err(|error| error.to_string())?;
-        }
-        self.check_messages()?;
-        self.check_money()?;
-        if let Some(wrong) = self.wrong.first().or(self.elsewhere.borrow().wrong.first()) {
-            return Err(wrong.clone());
-        }
-        match self.calls.iter().find(|call| call.verdicts > 1) {
-            Some(call) => Err(format!("call {} has {} verdicts", call.number, call.verdicts)),
-            None => Ok(()),
-        }
-    }
-
-    fn check_messages(&mut self) -> Result<(), String> {
-        let ledger = self.ledger();
-        let count = |call_id: &str, message_id: &str| -> i64 {
-            let sql = "SELECT count(*) FROM debits WHERE call_id=?1 AND message_id=?2";
-            ledger.query_row(sql, (call_id, message_id), |row| row.get(0)).expect("a table")
-        };
-        let refunds = |call_id: &str, message_id: &str| -> i64 {
-            let sql = "SELECT count(refunded_at) FROM debits WHERE call_id=?1 AND message_id=?2";
-            ledger.query_row(sql, (call_id, message_id), |row| row.get(0)).expect("a table")
-        };
-        for call in &self.calls {
-            for message in 0..call.messages.len() {
-                let debits = count(&call.call_id(), &call.message_id(message));
-                let passed = call.passed.contains_key(&message);
-                let given_back = self.config.policy.report == Settle::Release && call.reported.contains(&message);
-                let may_be_free = call.may_be_free(message) || call.lost.contains(&message) || given_back;
-                if !given_back && refunds(&call.call_id(), &call.message_id(message)) > 0 {
-                    return Err(format!("call {} message {message} was given back for no reason", call.number));
-                }
-                let right = match (passed, may_be_free) {
-                    (false, _) => debits == 0,
-                    (true, false) => debits == 1,
-                    (true, true) => debits <= 1,
-                };
-                if !right {
-                    let (number, messages) = (call.number, &call.messages[message]);
-                    return Err(format!(
-                        "call {number} message {message} {messages:?}: passed {passed}, debits {debits}"
-                    ));
-                }
-                self.tally.debits += debits as u64;
-            }
-        }
-        Ok(())
-    }
-
-    fn check_money(&self) -> Result<(), String> {
-        let ledger = self.ledger();
-        let number =
-            |sql: &str, name: &str| -> i64 { ledger.query_row(sql, [name], |row| row.get(0)).expect("a number") };
-        let elsewhere = self.elsewhere.borrow();
-        for (name, initial) in &self.balances {
-            let debited = "SELECT coalesce(sum(units), 0) FROM debits WHERE account=?1 AND refunded_at IS NULL";
-            let debited = number(debited, name);
-            let (balance, held, taken) = match self.config.diameter() {
-                Some(_) => {
-                    let found = elsewhere.ocs.book.accounts().find(|(known, _)| known == name);
-                    let account = found.map(|(_, account)| *account).unwrap_or_default();
-                    (account.balance, account.held, account.debited)
-                }
-                None => {
-                    let of = |column: &str| number(&format!("SELECT {column} FROM accounts WHERE id=?1"), name);
-                    (of("balance"), of("held"), of("debited"))
-                }
-            };
-            if (held, taken, balance) != (0, debited, initial - debited) || balance < 0 {
-                return Err(format!(
-                    "{name} of {initial}: balance {balance}, held {held}, debited {taken}, the history says {debited} \
-                     (price {})",
-                    self.price
-                ));
-            }
-        }
-        let holds: i64 = ledger.query_row("SELECT count(*) FROM holds", [], |row| row.get(0)).expect("a table");
-        match holds {
-            0 => Ok(()),
-            holds => Err(format!("{holds} holds are left")),
-        }
-    }
-}
-
 impl Drop for World<'_> {
     fn drop(&mut self) {
         self.engine = None;
         if let Some(region) = &self.region {
             region.remove_file();
         }
+        disk::remove();
         // What a host left behind that was not started again.
         Machine::end();
     }

@@ -1,0 +1,21 @@
+#!/bin/sh
+# The pure core and the shared memory under Miri, which finds undefined behaviour that no sanitizer sees. It comes with
+# nightly compilers only; where there is none it is fetched, and where it cannot be, that is said.
+#
+#   scripts/miri.sh [PART OF THE NAMES OF SOME]
+set -eu
+cd "$(dirname "$0")/.."
+for component in miri rust-src; do
+    rustup component add -q --toolchain nightly "$component" || {
+        echo 'NOT run under Miri: this machine has no nightly compiler with it (rustup toolchain install nightly)' >&2
+        exit 1
+    }
+done
+CARGO_TARGET_DIR=target/miri
+# No clock and no file of the machine is asked for. Ring positions are numbers by design, pointers are not.
+MIRIFLAGS=-Zmiri-disable-isolation
+export CARGO_TARGET_DIR MIRIFLAGS
+[ $# -gt 0 ] || set -- charge:: wire:: engine::ring engine::grant engine::doorbell
+# Thousands of turns of the same thing: minutes each here, and nothing that the others have not.
+exec cargo +nightly miri test -q --lib -- "$@" \
+    --skip open_messages_are_bounded_and_the_oldest_is_settled --skip records_come_out_as_they_went_in_over_many_turns

@@ -1,0 +1,29 @@
+//! How much of a region is in use: what a proxy that has nothing to do must not keep.
+
+use super::LeftBehind;
+use std::path::Path;
+
+/// What of a region is in use.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Octets in all rings that nobody has freed yet.
+    pub ring_octets: usize,
+    /// Slots of the grant table that have a session.
+    pub slots: usize,
+    /// Entries in the indexes of the grant table.
+    pub entries: usize,
+}
+
+impl Usage {
+    /// Of the region in this file, while its host runs; `None`: it is not one of this user and boot.
+    pub fn of(path: &Path) -> Option<Usage> {
+        let map = LeftBehind::open(path)?.map;
+        let rings = (0..map.layout.rings()).map(|number| map.ring(number).used());
+        let table = map.table();
+        Some(Usage {
+            ring_octets: rings.sum(),
+            slots: table.slots.iter().filter(|slot| slot.session().is_some()).count(),
+            entries: [&table.calls, &table.paths, &table.messages].map(|index| index.used()).iter().sum(),
+        })
+    }
+}

@@ -1,0 +1,368 @@
+//! The disk under SQLite. It stands as a file system of SQLite's own kind before the real one, for every connection of
+//! this program: what is written and not synced may be lost with the machine, write by write; a dead process writes
+//! nothing more, in the middle of a commit too; and it fails or is full when a run wants it.
+
+use imcharge::simulate::machine::Machine;
+use rusqlite::ffi::{self, sqlite3_file, sqlite3_io_methods, sqlite3_vfs};
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::ffi::{CStr, OsStr, c_char, c_int, c_void};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::OnceLock;
+
+/// The beginning of 1970 on SQLite's clock: milliseconds of the Julian day.
+const EPOCH: i64 = 210_866_760_000_000;
+
+/// What is wrong with a disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sickness {
+    /// There is no room: no file becomes longer.
+    Full,
+    /// Every third write fails in its middle.
+    Writes,
+    /// Every second sync fails, and what it was for is never synced (as Linux does it).
+    Syncs,
+    /// Every tenth read fails.
+    Reads,
+}
+
+/// What was done to a file since it was synced.
+enum Change {
+    Write(u64, Vec<u8>),
+    Truncate(u64),
+}
+
+/// A file, as it is when the power comes back, and what may be of it besides.
+#[derive(Default)]
+struct Kept {
+    durable: Vec<u8>,
+    unsynced: Vec<Change>,
+}
+
+/// The disk of a thread.
+pub struct Disk {
+    machine: Rc<Machine>,
+    random: fastrand::Rng,
+    files: BTreeMap<PathBuf, Kept>,
+    /// What is wrong with it.
+    pub sickness: Option<Sickness>,
+    /// Whether it says of every sync that it is done, and does nothing.
+    pub lies: bool,
+}
+
+thread_local! {
+    static DISK: RefCell<Option<Disk>> = const { RefCell::new(None) };
+}
+
+/// Gives the thread a disk with nothing on it.
+pub fn insert(machine: Rc<Machine>, random: fastrand::Rng) {
+    let disk = Disk { machine, random, files: BTreeMap::new(), sickness: None, lies: false };
+    DISK.with(|place| *place.borrow_mut() = Some(disk));
+}
+
+/// Takes it away.
+pub fn remove() {
+    DISK.with(|place| *place.borrow_mut() = None);
+}
+
+/// Asks the thread's disk; `None`: it has none, and the real one is meant.
+pub fn on<R>(ask: impl FnOnce(&mut Disk) -> R) -> Option<R> {
+    DISK.with(|place| place.borrow_mut().as_mut().map(ask))
+}
+
+impl Disk {
+    /// The machine has died, and every process with it: of what was not synced some is there, and some is not.
+    pub fn lose_power(&mut self) {
+        for (path, kept) in &mut self.files {
+            let mut image = std::mem::take(&mut kept.durable);
+            for change in kept.unsynced.drain(..) {
+                if self.random.bool() {
+                    apply(&mut image, &change);
+                }
+            }
+            if path.exists() {
+                std::fs::write(path, &image).expect("the folder in memory takes it");
+            }
+            kept.durable = image;
+        }
+    }
+
+    /// Whether the process may still do something, and the disk does it.
+    fn does(&mut self, sickness: Sickness, one_in: u32) -> bool {
+        let is_sick = self.sickness == Some(sickness) && self.random.u32(0..one_in) == 0;
+        !self.machine.moment() && !is_sick
+    }
+
+    fn opened(&mut self, path: &Path) {
+        let durable = || Kept { durable: std::fs::read(path).unwrap_or_default(), unsynced: Vec::new() };
+        self.files.entry(path.to_owned()).or_insert_with(durable);
+    }
+
+    fn changed(&mut self, path: &Path, change: Change) {
+        if let Some(kept) = self.files.get_mut(path) {
+            kept.unsynced.push(change);
+        }
+    }
+
+    fn synced(&mut self, path: &Path, is_done: bool) {
+        let Some(kept) = self.files.get_mut(path).filter(|_| !self.lies) else { return };
+        for change in kept.unsynced.drain(..).filter(|_| is_done) {
+            apply(&mut kept.durable, &change);
+        }
+    }
+}
+
+fn apply(image: &mut Vec<u8>, change: &Change) {
+    match change {
+        Change::Truncate(length) => image.truncate(usize::try_from(*length).unwrap_or(usize::MAX)),
+        Change::Write(at, bytes) => {
+            let from = usize::try_from(*at).expect("a small file");
+            image.resize(image.len().max(from + bytes.len()), 0);
+            image[from..from + bytes.len()].copy_from_slice(bytes);
+        }
+    }
+}
+
+/// An open file; the real one lies behind it.
+#[repr(C)]
+struct Handle {
+    base: sqlite3_file,
+    path: *mut PathBuf,
+}
+
+struct Real(*mut sqlite3_vfs);
+
+// SAFETY: SQLite's own file system may be used by every thread.
+unsafe impl Send for Real {}
+// SAFETY: as above.
+unsafe impl Sync for Real {}
+
+static REAL: OnceLock<Real> = OnceLock::new();
+
+/// Puts the disk before the real file system, for every connection opened from now on.
+pub fn mount() {
+    // SAFETY: SQLite's file systems live as long as the program, and so does this one; its methods have the forms that
+    // SQLite asks for.
+    unsafe {
+        let real = ffi::sqlite3_vfs_find(std::ptr::null());
+        REAL.get_or_init(|| Real(real));
+        let mut ours = *real;
+        ours.szOsFile += size_of::<Handle>() as c_int;
+        ours.zName = c"simulated".as_ptr();
+        ours.pNext = std::ptr::null_mut();
+        ours.xOpen = Some(open);
+        ours.xDelete = Some(delete);
+        ours.xCurrentTimeInt64 = Some(current_time);
+        assert_eq!(ffi::sqlite3_vfs_register(Box::leak(Box::new(ours)), 1), ffi::SQLITE_OK);
+    }
+}
+
+static METHODS: sqlite3_io_methods = sqlite3_io_methods {
+    iVersion: 2,
+    xClose: Some(close),
+    xRead: Some(read),
+    xWrite: Some(write),
+    xTruncate: Some(truncate),
+    xSync: Some(sync),
+    xFileSize: Some(file_size),
+    xLock: Some(lock),
+    xUnlock: Some(unlock),
+    xCheckReservedLock: Some(check_reserved_lock),
+    xFileControl: Some(file_control),
+    xSectorSize: Some(sector_size),
+    xDeviceCharacteristics: Some(device_characteristics),
+    xShmMap: Some(shm_map),
+    xShmLock: Some(shm_lock),
+    xShmBarrier: Some(shm_barrier),
+    xShmUnmap: Some(shm_unmap),
+    xFetch: None,
+    xUnfetch: None,
+};
+
+fn real_vfs() -> *mut sqlite3_vfs {
+    REAL.get().expect("mounted").0
+}
+
+/// The real file behind ours.
+///
+/// # Safety
+/// `file` was opened by [`open`].
+unsafe fn real(file: *mut sqlite3_file) -> *mut sqlite3_file {
+    // SAFETY: SQLite gives szOsFile octets, of which the first are ours.
+    unsafe { file.cast::<Handle>().add(1).cast() }
+}
+
+/// # Safety
+/// As for [`real`].
+unsafe fn path<'a>(file: *mut sqlite3_file) -> Option<&'a Path> {
+    // SAFETY: set by `open`, freed by `close`.
+    unsafe { (*file.cast::<Handle>()).path.as_ref().map(PathBuf::as_path) }
+}
+
+unsafe extern "C" fn open(
+    _: *mut sqlite3_vfs,
+    name: *const c_char,
+    file: *mut sqlite3_file,
+    flags: c_int,
+    out_flags: *mut c_int,
+) -> c_int {
+    // SAFETY: SQLite gives a name that ends in NUL, or none, and room for both files.
+    unsafe {
+        let handle = file.cast::<Handle>();
+        (*handle).base.pMethods = std::ptr::null();
+        let opened = ((*real_vfs()).xOpen.expect("there is one"))(real_vfs(), name, real(file), flags, out_flags);
+        if opened != ffi::SQLITE_OK {
+            return opened;
+        }
+        let path = (!name.is_null()).then(|| PathBuf::from(OsStr::from_bytes(CStr::from_ptr(name).to_bytes())));
+        if let Some(path) = &path {
+            on(|disk| disk.opened(path));
+        }
+        (*handle).path = path.map_or(std::ptr::null_mut(), |path| Box::into_raw(Box::new(path)));
+        (*handle).base.pMethods = &METHODS;
+        opened
+    }
+}
+
+unsafe extern "C" fn delete(_: *mut sqlite3_vfs, name: *const c_char, sync_folder: c_int) -> c_int {
+    if on(|disk| disk.does(Sickness::Writes, 3)) == Some(false) {
+        return ffi::SQLITE_IOERR_DELETE;
+    }
+    // SAFETY: a name that ends in NUL.
+    unsafe {
+        let path = Path::new(OsStr::from_bytes(CStr::from_ptr(name).to_bytes())).to_owned();
+        on(|disk| disk.files.remove(&path));
+        ((*real_vfs()).xDelete.expect("there is one"))(real_vfs(), name, sync_folder)
+    }
+}
+
+/// The wall clock of the machine: what SQL calls now.
+unsafe extern "C" fn current_time(_: *mut sqlite3_vfs, to: *mut i64) -> c_int {
+    let micros = on(|disk| disk.machine.wall.get() + i64::try_from(disk.machine.clock.get()).unwrap_or(i64::MAX));
+    // SAFETY: SQLite gives a place for the result.
+    unsafe {
+        match micros {
+            Some(micros) => *to = micros / 1000 + EPOCH,
+            None => return ((*real_vfs()).xCurrentTimeInt64.expect("there is one"))(real_vfs(), to),
+        }
+    }
+    ffi::SQLITE_OK
+}
+
+unsafe extern "C" fn close(file: *mut sqlite3_file) -> c_int {
+    // SAFETY: `path` is from a Box, and nobody uses the file any more.
+    unsafe {
+        let handle = file.cast::<Handle>();
+        if !(*handle).path.is_null() {
+            drop(Box::from_raw((*handle).path));
+        }
+        ((*(*real(file)).pMethods).xClose.expect("there is one"))(real(file))
+    }
+}
+
+unsafe extern "C" fn read(file: *mut sqlite3_file, to: *mut c_void, octets: c_int, at: i64) -> c_int {
+    if on(|disk| disk.sickness == Some(Sickness::Reads) && disk.random.u32(0..10) == 0) == Some(true) {
+        return ffi::SQLITE_IOERR_READ;
+    }
+    // SAFETY: as SQLite calls it.
+    unsafe { ((*(*real(file)).pMethods).xRead.expect("there is one"))(real(file), to, octets, at) }
+}
+
+unsafe extern "C" fn write(file: *mut sqlite3_file, from: *const c_void, octets: c_int, at: i64) -> c_int {
+    // SAFETY: as SQLite calls it: `from` has so many octets.
+    unsafe {
+        let bytes = std::slice::from_raw_parts(from.cast::<u8>(), octets as usize);
+        let Some(path) = path(file) else { return write_to(file, bytes, at) };
+        let mut size = 0;
+        file_size(file, &mut size);
+        let grows = at + i64::from(octets) > size;
+        if on(|disk| disk.sickness == Some(Sickness::Full) && grows) == Some(true) {
+            return ffi::SQLITE_FULL;
+        }
+        let was_dead = on(|disk| disk.machine.dead.get()) == Some(true);
+        let does = on(|disk| disk.does(Sickness::Writes, 3)) != Some(false);
+        if was_dead {
+            return ffi::SQLITE_IOERR_WRITE;
+        }
+        // What fails, or dies in its middle, has written a part.
+        let part = match does {
+            true => bytes,
+            false => &bytes[..on(|disk| disk.random.usize(0..bytes.len())).unwrap_or(0)],
+        };
+        on(|disk| disk.changed(path, Change::Write(at as u64, part.to_vec())));
+        let written = write_to(file, part, at);
+        if does { written } else { ffi::SQLITE_IOERR_WRITE }
+    }
+}
+
+/// # Safety
+/// As for [`real`].
+unsafe fn write_to(file: *mut sqlite3_file, bytes: &[u8], at: i64) -> c_int {
+    // SAFETY: the slice has so many octets.
+    unsafe {
+        let write = (*(*real(file)).pMethods).xWrite.expect("there is one");
+        write(real(file), bytes.as_ptr().cast(), bytes.len() as c_int, at)
+    }
+}
+
+unsafe extern "C" fn truncate(file: *mut sqlite3_file, length: i64) -> c_int {
+    if on(|disk| disk.does(Sickness::Writes, 3)) == Some(false) {
+        return ffi::SQLITE_IOERR_TRUNCATE;
+    }
+    // SAFETY: as SQLite calls it.
+    unsafe {
+        if let Some(path) = path(file) {
+            on(|disk| disk.changed(path, Change::Truncate(length as u64)));
+        }
+        ((*(*real(file)).pMethods).xTruncate.expect("there is one"))(real(file), length)
+    }
+}
+
+unsafe extern "C" fn sync(file: *mut sqlite3_file, _: c_int) -> c_int {
+    // SAFETY: as SQLite calls it.
+    let Some(path) = (unsafe { path(file) }) else { return ffi::SQLITE_OK };
+    let done = on(|disk| {
+        let done = disk.does(Sickness::Syncs, 2);
+        // A process that dies in its sync leaves it to chance, with the power.
+        if !disk.machine.dead.get() {
+            disk.synced(path, done);
+        }
+        done
+    });
+    // Nothing here has to outlive the real machine.
+    if done == Some(false) { ffi::SQLITE_IOERR_FSYNC } else { ffi::SQLITE_OK }
+}
+
+unsafe extern "C" fn shm_unmap(file: *mut sqlite3_file, delete: c_int) -> c_int {
+    let is_dead = on(|disk| disk.machine.dead.get()) == Some(true);
+    // SAFETY: as SQLite calls it.
+    unsafe {
+        let unmap = (*(*real(file)).pMethods).xShmUnmap.expect("there is one");
+        unmap(real(file), if is_dead { 0 } else { delete })
+    }
+}
+
+/// Methods that only hand over to the real file.
+macro_rules! hand_over {
+    ($($name:ident $method:ident($($argument:ident: $type:ty),*) $(-> $result:ty)?;)*) => {
+        $(unsafe extern "C" fn $name(file: *mut sqlite3_file $(, $argument: $type)*) $(-> $result)? {
+            // SAFETY: as SQLite calls it.
+            unsafe { ((*(*real(file)).pMethods).$method.expect("there is one"))(real(file) $(, $argument)*) }
+        })*
+    };
+}
+
+hand_over! {
+    file_size xFileSize(size: *mut i64) -> c_int;
+    lock xLock(level: c_int) -> c_int;
+    unlock xUnlock(level: c_int) -> c_int;
+    check_reserved_lock xCheckReservedLock(found: *mut c_int) -> c_int;
+    file_control xFileControl(what: c_int, argument: *mut c_void) -> c_int;
+    sector_size xSectorSize() -> c_int;
+    device_characteristics xDeviceCharacteristics() -> c_int;
+    shm_map xShmMap(page: c_int, size: c_int, extend: c_int, to: *mut *mut c_void) -> c_int;
+    shm_lock xShmLock(offset: c_int, count: c_int, flags: c_int) -> c_int;
+    shm_barrier xShmBarrier();
+}

@@ -1,0 +1,265 @@
+//! The host and its engine: they start, turn, take notices, stop and die.
+
+use super::{Death, PROCESSES, RESUMERS, SECOND, What, World, say};
+use crate::call::{Call, Stage};
+use crate::disk;
+use imcharge::engine::Engine;
+use imcharge::engine::notice::{Kind, Outcome, Resumer};
+use imcharge::engine::region::{EngineState, Region};
+use imcharge::engine::statistic::Statistic;
+use imcharge::engine::worker::Worker;
+use imcharge::simulate::machine::Crash;
+use std::cmp::Reverse;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// What a hook of a worker may change and must not: the clock, who waits, and how often this thread has given its
+/// processor away of its own will.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Waits(u64, u64, i64);
+
+impl World<'_> {
+    fn waits(&self) -> Waits {
+        let given_away = if self.is_alone { times_given_away() } else { 0 };
+        Waits(self.machine.clock.get(), self.machine.waits.get(), given_away)
+    }
+
+    pub(super) fn region(&self) -> &Arc<Region> {
+        self.region.as_ref().expect("the host runs")
+    }
+
+    pub(super) fn start_the_host(&mut self) {
+        if self.region.is_some() {
+            return;
+        }
+        // Nobody has set out to kill this one.
+        self.machine.crash_in.set(None);
+        let Ok(region) = Region::create(self.config.clone(), PROCESSES) else {
+            // The disk cannot be read: an operator tries again.
+            assert!(self.is_ill || self.is_lied_to(), "a host does not start for no reason");
+            return self.after(SECOND, What::Host);
+        };
+        self.workers = (0..PROCESSES).map(|process| Worker::attach(&region, process)).collect();
+        self.resumers = (0..RESUMERS as usize).map(|resumer| Resumer::attach(&region, resumer)).collect();
+        self.region = Some(region);
+        self.start_the_engine();
+        self.after(0, What::Resume);
+    }
+
+    fn is_lied_to(&self) -> bool {
+        disk::on(|disk| disk.lies) == Some(true)
+    }
+
+    fn start_the_engine(&mut self) {
+        self.life += 1;
+        let region = Arc::clone(self.region());
+        match self.guarded(move |_| Engine::start(&region)) {
+            Some(Ok(engine)) => {
+                self.engine = Some(engine);
+                let life = self.life;
+                self.after(0, What::Engine(life));
+            }
+            Some(Err(_)) => self.the_store_fails(),
+            None => {}
+        }
+    }
+
+    /// Runs what may die; `None`: it did. An engine that dies in a write of its store comes back with an error.
+    fn guarded<R, E>(&mut self, work: impl FnOnce(&mut Option<Engine>) -> Result<R, E>) -> Option<Result<R, E>> {
+        let engine = &mut self.engine;
+        match catch_unwind(AssertUnwindSafe(|| work(engine))) {
+            Ok(_) if self.machine.dead.get() => {}
+            Ok(result) => return Some(result),
+            Err(panic) if panic.is::<Crash>() => {}
+            Err(panic) => resume_unwind(panic),
+        }
+        self.die(self.dies);
+        None
+    }
+
+    /// Calls a hook of some worker, for a call. It must not wait. `None`: there is no host, or it has died just now.
+    pub(super) fn hook<R>(&mut self, number: usize, work: impl FnOnce(&mut Worker, &Call) -> R) -> Option<(usize, R)> {
+        self.region.as_ref()?;
+        let process = self.random.usize(0..PROCESSES);
+        let dropped = self.region().statistic(Statistic::DroppedRingFull);
+        let before = self.waits();
+        let (worker, call) = (&mut self.workers[process], &self.calls[number]);
+        let result = catch_unwind(AssertUnwindSafe(|| work(worker, call)));
+        if self.waits() != before {
+            self.wrong.push(format!("a worker waits in a hook of call {number}"));
+        }
+        match result {
+            Ok(result) => {
+                if self.region().statistic(Statistic::DroppedRingFull) == dropped {
+                    self.calls[number].moved_at = self.machine.clock.get();
+                }
+                Some((process, result))
+            }
+            Err(panic) if panic.is::<Crash>() => {
+                // A worker does not die alone.
+                self.die(if self.dies == Death::Engine { Death::Host } else { self.dies });
+                None
+            }
+            Err(panic) => resume_unwind(panic),
+        }
+    }
+
+    /// Whether the end of a call has been told by the hook that was called last.
+    pub(super) fn has_ended(&mut self, number: usize) {
+        let now = self.machine.clock.get();
+        if self.calls[number].moved_at == now {
+            self.calls[number].ended_at.get_or_insert(now);
+        }
+    }
+
+    /// Something is killed. Nothing that it had begun goes on.
+    pub(super) fn die(&mut self, death: Death) {
+        self.tally.crashes += 1;
+        say(format_args!("{} dies: {death:?}", self.machine.clock.get()));
+        self.well_since = None;
+        self.machine.crash_in.set(None);
+        self.machine.dead.set(true);
+        self.engine = None;
+        self.life += 1;
+        if death == Death::Machine {
+            disk::on(disk::Disk::lose_power);
+            self.lose_rings();
+        }
+        self.machine.dead.set(false);
+        match death {
+            Death::Engine => {
+                self.region().set_engine_state(EngineState::Starting);
+                self.start_later();
+            }
+            Death::Host | Death::Machine => {
+                self.forget_the_host();
+                self.start_the_host();
+            }
+        }
+    }
+
+    /// As the supervisor does.
+    fn start_later(&mut self) {
+        self.life += 1;
+        let life = self.life;
+        self.soon(SECOND, What::Engine(life));
+    }
+
+    fn the_store_fails(&mut self) {
+        self.well_since = None;
+        self.engine = None;
+        self.region().set_engine_state(EngineState::StoreFailing);
+        self.start_later();
+    }
+
+    pub(super) fn turn_the_engine(&mut self, life: u64) {
+        if life != self.life || self.region.is_none() {
+            return;
+        }
+        if self.engine.is_none() {
+            return self.start_the_engine();
+        }
+        self.elsewhere.borrow_mut().step();
+        match self.guarded(|engine| engine.as_mut().expect("looked at above").round()) {
+            Some(Ok(_)) => {
+                let patience = self.engine.as_ref().map_or(Duration::ZERO, Engine::patience);
+                let most = u64::try_from(patience.as_micros()).unwrap_or(0).max(100);
+                self.soon(most, What::Engine(life));
+                self.soon(2_000, What::Network);
+            }
+            Some(Err(_)) => self.the_store_fails(),
+            None => {}
+        }
+    }
+
+    /// Verdicts let INVITEs go on, in any worker.
+    pub(super) fn take_notices(&mut self) {
+        let mut verdicts = Vec::new();
+        for resumer in &mut self.resumers {
+            while resumer.next(|notice| {
+                if let Kind::Verdict { suspended, result, .. } = notice.kind {
+                    verdicts.push((suspended.index as usize, result));
+                }
+            }) {}
+        }
+        for (number, result) in verdicts {
+            let call = &mut self.calls[number];
+            call.verdicts += 1;
+            if call.stage == Stage::Invited && result == Outcome::Granted {
+                call.stage = Stage::Granted;
+                self.soon(SECOND, What::Answer(number));
+            } else if call.stage == Stage::Invited {
+                call.stage = Stage::Over;
+            }
+        }
+        if self.region.is_some() {
+            self.soon(5_000, What::Resume);
+        }
+    }
+
+    pub(super) fn stop_the_host(&mut self) {
+        let Some(instance) = self.region.as_ref().map(|region| region.instance()) else { return };
+        self.well_since = None;
+        let stopped = self.guarded(|engine| engine.as_mut().map_or(Ok(()), Engine::stop));
+        // An engine that fails at its end leaves what it had not read to the next one; with one that dies, the
+        // stop goes on; and all may have died meanwhile, and been started again.
+        let _ = stopped;
+        if self.region.as_ref().is_some_and(|now| now.instance() == instance) {
+            self.engine = None;
+            self.life += 1;
+            self.forget_the_host();
+            self.start_the_host();
+        }
+    }
+
+    /// Nothing of a call comes through a host that is not the one it began on.
+    fn forget_the_host(&mut self) {
+        self.count_refusals();
+        self.workers.clear();
+        self.resumers.clear();
+        self.region = None;
+        self.elsewhere.borrow_mut().cut();
+        for call in &mut self.calls {
+            let begun = call.stage != Stage::Invited || call.verdicts > 0;
+            let waits = self.queue.iter().any(|Reverse((_, _, what))| *what == What::Invite(call.number));
+            if begun || !waits {
+                call.stage = Stage::Over;
+                call.ended_at = None;
+            }
+        }
+    }
+
+    /// What stood in a ring and was not committed is gone.
+    fn lose_rings(&mut self) {
+        let region = Arc::clone(self.region());
+        let tails: Vec<u64> = (0..PROCESSES).map(|process| region.event_ring(process).tail()).collect();
+        for call in &mut self.calls {
+            for (message, places) in &call.passed {
+                // One record that was read is enough to have the message paid.
+                let read = |place: &(u64, usize, u64)| place.0 != region.instance() || place.2 <= tails[place.1];
+                if !places.iter().any(read) {
+                    call.lost.insert(*message);
+                }
+            }
+        }
+        region.remove_file();
+    }
+
+    /// Counters end with their host.
+    pub(super) fn count_refusals(&mut self) {
+        let Some(region) = self.region.clone() else { return };
+        self.tally.rings_full += region.statistic(Statistic::DroppedRingFull);
+        self.tally.tables_full += region.statistic(Statistic::DroppedTableFull);
+    }
+}
+
+/// How often this thread has given its processor away to wait for something.
+fn times_given_away() -> i64 {
+    // SAFETY: all zeros are a valid value of it, and it is the place for the result.
+    unsafe {
+        let mut usage: libc::rusage = std::mem::zeroed();
+        libc::getrusage(libc::RUSAGE_THREAD, &mut usage);
+        usage.ru_nvcsw
+    }
+}

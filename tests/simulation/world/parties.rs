@@ -1,0 +1,172 @@
+//! The parties: they invite, answer, send, respond and hang up, each by the hooks of some worker.
+
+use super::{SECOND, What, World, say};
+use crate::call::{Reaction, Stage};
+use imcharge::engine::facts::Frame;
+use imcharge::engine::worker::Passage;
+
+/// For so long frames may come behind a BYE.
+const BEHIND_BYE: u64 = SECOND;
+
+impl World<'_> {
+    pub(super) fn invite(&mut self, number: usize) {
+        if self.calls[number].stage != Stage::Invited {
+            return;
+        }
+        let taken = self.hook(number, |worker, call| call.invite(worker).then(|| worker.region().instance()));
+        let taken = taken.and_then(|(_, taken)| taken);
+        let call = &mut self.calls[number];
+        call.taken_by = taken;
+        if taken.is_none() {
+            call.stage = Stage::Over;
+        }
+    }
+
+    pub(super) fn answer(&mut self, number: usize) {
+        if self.calls[number].stage != Stage::Granted {
+            return;
+        }
+        self.calls[number].stage = Stage::Answered;
+        let Some((_, known)) = self.hook(number, |worker, call| call.answer(worker)) else { return };
+        if !known {
+            // What the server sends now would pass unseen.
+            return self.wrong.push(format!("call {number} was let in, and nobody knows it when it is answered"));
+        }
+        if self.random.u8(0..6) == 0 {
+            self.soon(2 * SECOND, What::AnswerAgain(number));
+        }
+        for message in 0..self.calls[number].messages.len() {
+            let begin = self.random.u64(0..10 * SECOND);
+            for chunk in 0..self.calls[number].messages[message].chunks {
+                // Chunks come in order, mostly.
+                let late = if self.random.u8(0..10) == 0 { 2 * SECOND } else { 0 };
+                self.after(begin + u64::from(chunk) * 50_000 + late, What::Send(number, message, chunk, 0));
+            }
+        }
+    }
+
+    /// Whoever answers has not seen the ACK.
+    pub(super) fn answer_again(&mut self, number: usize) {
+        if self.calls[number].stage == Stage::Answered {
+            self.hook(number, |worker, call| call.answer(worker));
+        }
+    }
+
+    pub(super) fn send(&mut self, number: usize, message: usize, chunk: u32, again: u32) {
+        let call = &self.calls[number];
+        let is_behind = call.ended_at.is_some_and(|at| self.machine.clock.get() < at + BEHIND_BYE);
+        if call.stage != Stage::Answered && !is_behind {
+            return;
+        }
+        let bytes = call.send(message, chunk, again);
+        let is_content = !bytes.trim_end().ends_with('#');
+        let sent = self.hook(number, |worker, call| {
+            let frame = Frame { bytes: bytes.as_bytes(), connection: call.connections[0], from_self: false };
+            worker.frame(&frame)
+        });
+        let Some((process, passage)) = sent else {
+            self.calls[number].unsure.insert(message);
+            return;
+        };
+        let place = (self.region().instance(), process, self.region().event_ring(process).head());
+        self.tally.note(passage as i32 as u64);
+        say(format_args!(
+            "{} send call {number} message {message}.{chunk} again {again}: {passage:?}",
+            self.machine.clock.get()
+        ));
+        match passage {
+            Passage::NotCharged => {
+                self.wrong.push(format!("call {number} message {message} passes a session that nobody knows"));
+            }
+            Passage::Pass if is_content => {
+                self.calls[number].passed.entry(message).or_default().insert(place);
+                self.react(number, message, chunk, again);
+                // The server has not seen the response, or lost its connection.
+                if again < 3 && self.random.u8(0..12) == 0 {
+                    self.soon(3 * SECOND, What::Send(number, message, chunk, again + 1));
+                }
+            }
+            // It is sent again a little later, as after a refusal that may pass.
+            Passage::BeyondGrant | Passage::Full if again < 2 => {
+                self.after(1_500_000, What::Send(number, message, chunk, again + 1));
+            }
+            _ => {}
+        }
+    }
+
+    fn react(&mut self, number: usize, message: usize, chunk: u32, again: u32) {
+        if let Reaction::Answer(_) = self.calls[number].messages[message].reaction {
+            let most = if self.random.u8(0..8) == 0 { 20 * SECOND } else { 200_000 };
+            // Some answers are lost, some come twice.
+            let times = [1, 1, 1, 1, 1, 1, 1, 1, 0, 2][self.random.usize(0..10)];
+            (0..times).for_each(|_| self.soon(most, What::Respond(number, message, chunk, again)));
+            if self.random.u8(0..12) == 0 {
+                let times = self.random.u8(1..3);
+                (0..times).for_each(|_| self.soon(10 * SECOND, What::Report(number, message)));
+            }
+        }
+    }
+
+    pub(super) fn respond(&mut self, number: usize, message: usize, chunk: u32, again: u32) {
+        let call = &self.calls[number];
+        let (Stage::Answered, Reaction::Answer(code)) = (call.stage, call.messages[message].reaction) else { return };
+        self.hear_of_client(number, &call.respond(message, chunk, again, code));
+    }
+
+    pub(super) fn report(&mut self, number: usize, message: usize) {
+        if self.calls[number].stage != Stage::Answered {
+            return;
+        }
+        self.calls[number].reported.insert(message);
+        self.hear_of_client(number, &self.calls[number].report(message));
+    }
+
+    fn hear_of_client(&mut self, number: usize, bytes: &str) {
+        self.hook(number, |worker, call| {
+            worker.frame(&Frame { bytes: bytes.as_bytes(), connection: call.connections[1], from_self: false })
+        });
+    }
+
+    pub(super) fn bye(&mut self, number: usize) {
+        if self.calls[number].stage != Stage::Answered {
+            return;
+        }
+        self.calls[number].stage = Stage::Over;
+        // It may be sent again.
+        for _ in 0..self.random.u8(1..3) {
+            if self.hook(number, |worker, call| call.bye(worker)).is_none() {
+                return;
+            }
+            self.has_ended(number);
+        }
+    }
+
+    pub(super) fn cancel(&mut self, number: usize) {
+        if matches!(self.calls[number].stage, Stage::Invited | Stage::Granted) {
+            self.calls[number].stage = Stage::Over;
+            if self.hook(number, |worker, call| worker.cancelled(call.session())).is_some() {
+                self.has_ended(number);
+            }
+        }
+    }
+
+    pub(super) fn refuse(&mut self, number: usize) {
+        if self.calls[number].stage == Stage::Granted {
+            self.calls[number].stage = Stage::Over;
+            if self.hook(number, |worker, call| worker.failed(call.session(), 486)).is_some() {
+                self.has_ended(number);
+            }
+        }
+    }
+
+    pub(super) fn lose(&mut self, number: usize) {
+        let side = self.random.usize(0..2);
+        let connection = self.calls[number].connections[side];
+        self.hook(number, |worker, _| worker.connection_lost(connection));
+        // Those that share it have moved as well.
+        let now = self.machine.clock.get();
+        for call in self.calls.iter_mut().filter(|call| call.connections[side] == connection) {
+            call.moved_at = now;
+        }
+    }
+}

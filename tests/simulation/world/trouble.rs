@@ -1,0 +1,106 @@
+//! What goes wrong, and how it is put right.
+
+use super::{Death, PROCESSES, SECOND, What, World, say};
+use crate::disk::{self, Sickness};
+use imcharge::engine::statistic::Statistic;
+
+/// A connection that no session has.
+const NOBODYS: u64 = 1_000_000;
+
+/// What the charging system does wrong.
+const FAULTS: [&str; 11] = [
+    "drop rate=1/3",
+    "lose rate=1/3",
+    "delay=5s rate=1/3",
+    "duplicate rate=1/2",
+    "refuse=4012 on=initial rate=1/2",
+    "protocol-error=3004 rate=1/3",
+    "wrong-hbh rate=1/4",
+    "silent",
+    "garbage rate=1/8",
+    "avp-length=3 rate=1/4",
+    "close=mid-answer rate=1/4",
+];
+
+impl World<'_> {
+    pub(super) fn trouble(&mut self) {
+        self.tally.faults += 1;
+        self.well_since = None;
+        let kind = self.random.u8(0..16);
+        say(format_args!("{} trouble {kind}", self.machine.clock.get()));
+        match kind {
+            // At some step of whoever runs then, also in the middle of a commit.
+            0..=3 => self.kill_in_a_while(Death::Engine),
+            4 => self.kill_in_a_while(Death::Host),
+            5 => self.kill_in_a_while(Death::Machine),
+            6 => self.die_with_its_host(Death::Host),
+            7 => self.die_with_its_host(Death::Machine),
+            8 => self.stop_the_host(),
+            9 => {
+                let step = self.random.i64(-86_400_000_000..86_400_000_000);
+                self.machine.wall.set(self.machine.wall.get() + step);
+            }
+            10 | 11 => self.for_a_while(|world| {
+                let sicknesses = [Sickness::Full, Sickness::Writes, Sickness::Syncs, Sickness::Reads];
+                let sickness = world.random.choice(sicknesses);
+                disk::on(|disk| disk.sickness = sickness);
+            }),
+            12 => self.for_a_while(|world| {
+                world.machine.listens.set(false);
+                world.elsewhere.borrow_mut().cut();
+            }),
+            13 => {
+                // The engine stands still.
+                let stands = self.random.u64(0..5 * SECOND);
+                self.stands_until = self.machine.clock.get() + stands;
+                self.life += 1;
+                let life = self.life;
+                self.after(stands, What::Engine(life));
+            }
+            14 => self.flood(),
+            _ => self.for_a_while(|world| {
+                let fault = world.random.choice(FAULTS).unwrap_or_default();
+                world.elsewhere.borrow_mut().ocs.faults.set(fault).unwrap_or_else(|error| panic!("{error}"));
+            }),
+        }
+    }
+
+    /// A process of the host tells so much at once that its ring is full.
+    fn flood(&mut self) {
+        let Some(region) = self.region.clone() else { return };
+        let process = self.random.usize(0..PROCESSES);
+        let dropped = region.statistic(Statistic::DroppedRingFull);
+        let crash = self.machine.crash_in.take();
+        while region.statistic(Statistic::DroppedRingFull) == dropped {
+            self.workers[process].connection_lost(NOBODYS);
+        }
+        self.machine.crash_in.set(crash);
+    }
+
+    fn kill_in_a_while(&mut self, death: Death) {
+        let most = 1 << self.random.u32(0..8);
+        let moments = self.random.u32(0..most);
+        self.dies = death;
+        self.machine.crash_in.set(Some(moments));
+    }
+
+    fn die_with_its_host(&mut self, death: Death) {
+        if self.region.is_some() {
+            self.die(death);
+        }
+    }
+
+    fn for_a_while(&mut self, begin: impl FnOnce(&mut Self)) {
+        begin(self);
+        self.is_ill = true;
+        self.soon(15 * SECOND, What::Mend);
+    }
+
+    pub(super) fn mend(&mut self) {
+        self.is_ill = false;
+        self.machine.crash_in.set(None);
+        disk::on(|disk| disk.sickness = None);
+        self.machine.listens.set(true);
+        self.elsewhere.borrow_mut().ocs.faults.clear();
+    }
+}
