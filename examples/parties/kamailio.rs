@@ -273,6 +273,10 @@ fn spawn(setup: &Setup, folder: &Path, sip: SocketAddr, msrp: SocketAddr) -> io:
         }
         text = text.replace(from.as_str(), to);
     }
+    // Settings of the core that not every version of the host knows, for a whole run of the cases.
+    if let Ok(settings) = std::env::var("KAMAILIO_SETTINGS") {
+        text.insert_str(0, &format!("{settings}\n"));
+    }
     let config = folder.join("kamailio.cfg");
     fs::write(&config, text)?;
     let stock =
