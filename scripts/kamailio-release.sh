@@ -37,7 +37,7 @@ for suite in $suites; do
     echo "deb ${from% *} $suite ${from#* }"
     echo "deb-src ${from% *} $suite ${from#* }"
 done | private_state "$work"
-private_apt "$work" apt-get update >"$work/log" 2>&1 || fail 3 "the mirror has no release $name"
+private_apt "$work" apt-get update >"$work/log" 2>&1 || fail 3 "the mirror does not give the lists of $name"
 packed=$(private_apt "$work" apt-cache madison kamailio | awk -F ' *[|] *' -v name="$name" \
     '$3 ~ / Packages$/ && (name !~ /^[0-9]/ || index($2 ".", name ".") == 1 || index($2, name "-") == 1) { print $2; exit }')
 [ -n "$packed" ] || fail 3 "no release on the mirror has Kamailio $name"
