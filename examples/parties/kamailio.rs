@@ -161,8 +161,12 @@ impl Kamailio {
 
     /// Sets an account's balance.
     pub fn set_account(&self, id: &str, balance: i64) {
-        let set = self.rpc(&["imcharge.account.set", id, &balance.to_string()]);
-        set.unwrap_or_else(|error| panic!("the account cannot be set: {error}\n{}", self.log()));
+        let mut said = String::new();
+        // The command waits a second for the engine, which may be busier than that on a machine full of tests.
+        let set = eventually(Duration::from_secs(10), || {
+            self.rpc(&["imcharge.account.set", id, &balance.to_string()]).map_err(|error| said = error).is_ok()
+        });
+        assert!(set, "the account cannot be set: {said}\n{}", self.log());
     }
 
     /// The ledger, for reading, as it is now.
