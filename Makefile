@@ -1,5 +1,16 @@
 # imcharge: see README.md. "make help" lists what there is.
 
+# KAMAILIO=trixie (a release of Debian) or KAMAILIO=6.0 (a version that some release has): not the one of this machine.
+ifdef KAMAILIO
+HOST = $(CURDIR)/out/hosts/$(KAMAILIO)
+KAMAILIO_BIN = $(HOST)/root/usr/sbin/kamailio
+KAMAILIO_MODULES = $(HOST)/modules
+KAMAILIO_SRC = $(HOST)/source/src
+MODULE = out/$$(cat $(HOST)/version)/imcharge.so
+# It runs with libraries of its own, and with its own kamcmd.
+RUN = PATH=$(HOST)/bin:$$PATH KAMAILIO_BIN=$(HOST)/bin/kamailio
+PACKED = $$(cat $(HOST)/package)
+endif
 KAMAILIO_BIN ?= /usr/sbin/kamailio
 KAMAILIO_MODULES ?= /usr/lib/x86_64-linux-gnu/kamailio/modules
 KAMAILIO_SRC ?= $(CURDIR)/out/kamailio/src
@@ -11,9 +22,9 @@ PACKAGES_FUZZ = g++
 PACKAGES_TEST = $(PACKAGES_FUZZ) kamailio-lua-modules kamailio-ims-modules valgrind freediameterd freediameter-extensions libfreediameter-dev erlang-dev erlang-diameter python3-venv tshark debootstrap lintian dpkg-dev
 PACKAGES_BENCH = kamailio-ims-modules
 PACKAGES_DEB = dpkg-dev binutils
-MODULE = out/imcharge.so
-# The module has a build folder of its own: a feature more would build everything twice in turns.
-CARGO_MODULE = CARGO_TARGET_DIR=$(CURDIR)/target/kamailio cargo
+MODULE ?= out/imcharge.so
+# The version of the Debian package of the Kamailio that the module is for.
+PACKED ?= $$(dpkg-query -W -f '$${Version}' kamailio)
 
 .PHONY: help run test sim crashes soak bench fuzz loom miri deny module deb header source clean
 
@@ -28,15 +39,15 @@ help:
 	@echo 'make loom     try the shared memory in every order of threads: MODEL=sleeps'
 	@echo 'make miri     the rules, the codecs and the shared memory in the interpreter that knows undefined behaviour'
 	@echo 'make deny     check licences, sources, duplicates and known faults of the dependencies'
-	@echo 'make module   build $(MODULE) for the Kamailio on this machine'
-	@echo 'make deb      pack it for Debian: out/deb/'
+	@echo 'make module   build out/imcharge.so for the Kamailio on this machine; KAMAILIO=trixie: out/VERSION/imcharge.so for that'
+	@echo 'make deb      pack it for Debian, in out/deb/; KAMAILIO as for make module'
 	@echo 'make header   write include/imcharge.h anew'
 	@echo 'make clean    remove what was built'
 
 run: module
 	@echo 'building the example parties'
 	@cargo build -q --release --examples
-	@target/release/examples/retrieval --module $(MODULE)
+	@$(RUN) target/release/examples/retrieval --module $(MODULE)
 
 test: module
 	@scripts/dependencies.sh $(PACKAGES_TEST)
@@ -54,13 +65,13 @@ crashes: module
 
 soak: module
 	@cargo build -q --release --example soak
-	@target/release/examples/soak --module $(MODULE)
+	@$(RUN) target/release/examples/soak --module $(MODULE)
 
 bench: module
 	@scripts/dependencies.sh $(PACKAGES_BENCH)
 	@echo 'building the load'
 	@cargo build -q --release --examples
-	@target/release/examples/bench --module $(MODULE)
+	@$(RUN) target/release/examples/bench --module $(MODULE)
 
 fuzz:
 	@scripts/dependencies.sh $(PACKAGES_FUZZ)
@@ -76,20 +87,20 @@ deny:
 	@scripts/deny.sh
 
 module: source
-	@echo 'building the module (the first time takes some minutes)'
-	@$(CARGO_MODULE) build -q --release --lib --features kamailio
-	@mkdir -p out
-	@scripts/check-imports.sh target/kamailio/release/libimcharge.so $(KAMAILIO_BIN)
-	@cp -u target/kamailio/release/libimcharge.so $(MODULE)
+	@scripts/module.sh $(addsuffix /root,$(HOST))
 
 deb: module
 	@scripts/dependencies.sh $(PACKAGES_DEB)
-	@scripts/deb.sh $(MODULE) "$$(dpkg-query -W -f '$${Version}' kamailio)" out/deb
+	@scripts/deb.sh $(MODULE) "$(PACKED)" out/deb
 
 source:
 	@command -v cargo >/dev/null || { echo 'cargo is missing: install Rust 1.88 or newer' >&2; exit 1; }
 	@scripts/dependencies.sh $(PACKAGES_BUILD)
+ifdef KAMAILIO
+	@scripts/kamailio-release.sh $(KAMAILIO) $(HOST)
+else
 	@case $(KAMAILIO_SRC) in $(CURDIR)/out/*) scripts/kamailio-source.sh out/kamailio ;; esac
+endif
 
 header:
 	@IMCHARGE_WRITE_HEADER=1 cargo test -q --test header

@@ -3,17 +3,16 @@
 //! A module that loads and misreads a structure is worse than none. Nothing in a loaded module is checked by the host
 //! but two strings, so everything else is checked here, against the stock binaries:
 //!
-//! 1. the version and flags strings come from a stock module, by its symbols;
+//! 1. the version and flags strings come from a stock module, by its symbols, and binary and sources are of that version;
 //! 2. the `-D` set that is derived from the flags gives the same flags when the headers are preprocessed with it;
-//! 3. structures that the binary exports have the size that the headers give them;
+//! 3. structures that the binary and `tm` export have the size that the headers give them;
 //! 4. after linking (`scripts/check-imports.sh`): every symbol the module wants is in the binary.
 
 use object::{Object, ObjectSection, ObjectSymbol, ReadRef};
 use std::collections::BTreeSet;
 use std::env;
-use std::fmt::Write as _;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Header list for bindgen.
@@ -29,16 +28,19 @@ const ALLOW: &str = concat!(
     "find_export|find_module_by_name|register_script_cb|find_si|rpc_register_array|fixup_spve_null|fixup_igp_null|",
     "fixup_spve_igp|fixup_spve_spve|get_str_fparam|get_int_fparam|get_debug_level|get_debug_facility|log_stderr|",
     "_km_log_func|_shm_root|PROC_.*|PARAM_.*|REQUEST_ROUTE|EVENT_ROUTE|ANY_ROUTE|TMCB_.*|SREV_.*|HDR_.*|_hdr_types_t|",
-    "METHOD_.*|request_method|SR_KEMIP_.*|CNT_F_.*|RPC_.*|L_.*|PV_.*|sr_module|my_pid"
+    "METHOD_.*|request_method|IMCHARGE_.*|SR_KEMIP_.*|CNT_F_.*|RPC_.*|L_.*|PV_.*|sr_module|my_pid"
 );
 
-/// Exported objects whose sizes show whether headers and binary agree, and their types.
+/// Objects of the binary whose sizes show whether headers and binary agree, and their types.
 const SIZES: &[(&str, &str)] = &[
     ("_shm_root", "sr_shm_api"),
     ("_pkg_root", "sr_pkg_api"),
     ("default_core_cfg", "cfg_group_core"),
-    ("default_tcp_cfg", "cfg_group_tcp"),
+    ("tcp_default_cfg", "cfg_group_tcp"),
 ];
+
+/// The same of the stock `tm`.
+const SIZES_OF_TM: &[(&str, &str)] = &[("exports", "module_exports"), ("default_tm_cfg", "cfg_group_tm")];
 
 /// Macros that every build of Kamailio has and its flags string does not name.
 const UNNAMED: &[&str] = &[
@@ -83,11 +85,15 @@ pub fn build() -> Result<(), String> {
     println!("cargo:rustc-env=IMCHARGE_KAMAILIO_VERSION={version}");
     println!("cargo:rustc-env=IMCHARGE_KAMAILIO_FLAGS={flags}");
     let mut defines = defines(&version, &flags)?;
+    let binary = fs::read(&host.binary)
+        .map_err(|error| format!("cannot read {}: {error}; set KAMAILIO_BIN", host.binary.display()))?;
+    same_binary(&host, &binary, &version)?;
     same_version(&host, &version)?;
     same_flags(&host, &defines, &flags)?;
     defines.push("MOD_NAME=\"imcharge\"".into());
     let bindings = bindings(&host, &defines)?;
-    same_sizes(&host, &bindings)?;
+    same_sizes(&host.binary, &binary, &bindings, SIZES)?;
+    same_sizes(&host.modules.join("tm.so"), &stock, &bindings, SIZES_OF_TM)?;
     let out = PathBuf::from(env::var_os("OUT_DIR").ok_or("cargo gives no OUT_DIR")?);
     fs::write(out.join("kamailio.rs"), bindings).map_err(|error| format!("cannot write the bindings: {error}"))
 }
@@ -118,13 +124,17 @@ fn text_behind(elf: &[u8], symbol: &str) -> Result<String, String> {
     let mut relocations = file.dynamic_relocations().ok_or_else(missing)?;
     let found = relocations.find(|(at, _)| *at == variable.address()).ok_or_else(missing)?;
     let address = u64::try_from(found.1.addend()).map_err(|_| missing())?;
+    text_at(&file, address).ok_or_else(missing)
+}
+
+/// The C string at an address of a shared object.
+fn text_at(file: &object::File<'_>, address: u64) -> Option<String> {
     let inside =
         |section: &object::Section<'_, '_>| (section.address()..section.address() + section.size()).contains(&address);
-    let section = file.sections().find(inside).ok_or_else(missing)?;
-    let data = section.data().map_err(|_| missing())?;
+    let section = file.sections().find(inside)?;
+    let data = section.data().ok()?;
     let range = (address - section.address())..data.len() as u64;
-    let text = data.read_bytes_at_until(range, 0).map_err(|()| missing())?;
-    String::from_utf8(text.to_vec()).map_err(|_| missing())
+    String::from_utf8(data.read_bytes_at_until(range, 0).ok()?.to_vec()).ok()
 }
 
 /// The `-D` set behind the strings of a stock module.
@@ -134,15 +144,16 @@ fn defines(version: &str, flags: &str) -> Result<Vec<String>, String> {
     let (name, rest) = version.split_once(' ').ok_or_else(strange)?;
     let (number, platform) = rest.split_once(" (").ok_or_else(strange)?;
     let (arch, os) = platform.trim_end_matches(')').split_once('/').ok_or_else(strange)?;
-    let mut parts = number.splitn(3, '.');
-    let mut part = || parts.next().unwrap_or("0").to_owned();
-    let (major, minor, sub) = (part(), part(), part());
+    let mut parts =
+        number.splitn(3, '.').map(|part| part.split(['-', '~', '+']).next().unwrap_or_default().parse::<u32>());
+    let mut part = || parts.next().and_then(Result::ok).ok_or_else(strange);
+    let number_value = part()? * 1_000_000 + part()? * 1_000 + part()?;
     let mut all = vec![
         format!("NAME=\"{name}\""),
         format!("VERSION=\"{number}\""),
         format!("ARCH=\"{arch}\""),
         format!("OS_QUOTED=\"{os}\""),
-        format!("VERSIONVAL={major}00{minor}00{}", sub.split(['-', '~', '+']).next().unwrap_or("0")),
+        format!("VERSIONVAL={number_value}"),
         format!("__CPU_{arch}"),
         format!("__OS_{}", os.to_ascii_lowercase()),
     ];
@@ -163,22 +174,63 @@ fn arguments(host: &Host, defines: &[String]) -> Vec<String> {
     arguments
 }
 
+/// Gate: the binary is of the version of the stock modules.
+fn same_binary(host: &Host, binary: &[u8], version: &str) -> Result<(), String> {
+    let path = host.binary.display();
+    let file = object::File::parse(binary).map_err(|_| {
+        format!("{path} is no program file; set KAMAILIO_BIN to Kamailio itself, not to a script that starts it")
+    })?;
+    let symbol = file.dynamic_symbols().find(|found| found.name() == Ok("full_version"));
+    let found = symbol.and_then(|symbol| text_at(&file, symbol.address()));
+    let found = found.ok_or_else(|| format!("{path} does not say of what version it is; is it Kamailio?"))?;
+    // The number of the commit may follow.
+    match found.strip_prefix(version).is_some_and(|rest| rest.is_empty() || rest.starts_with(' ')) {
+        true => Ok(()),
+        false => Err(format!(
+            "{path} is {}, the stock modules in {} are of {version}; set KAMAILIO_BIN and KAMAILIO_MODULES to the same",
+            found.trim_end(),
+            host.modules.display()
+        )),
+    }
+}
+
 /// Gate: the sources are of the version of the stock modules.
 fn same_version(host: &Host, version: &str) -> Result<(), String> {
     let number = version.split(' ').nth(1).unwrap_or_default();
-    let text = fs::read_to_string(host.source.join("Makefile.defs")).unwrap_or_default();
-    let value = |name: &str| {
-        let line = text.lines().find(|line| line.split('=').next().is_some_and(|key| key.trim() == name));
-        line.and_then(|line| line.split('=').nth(1)).map(|value| value.trim().to_owned()).unwrap_or_default()
+    // CMake names the system Linux, the make files linux. Of both, only what has built the modules tells the version: the
+    // CMake files of 6.0.1 still say 6.0.0.
+    let found = match version.ends_with("/Linux)") {
+        true => version_of_cmake(&host.source.join("../CMakeLists.txt")),
+        false => version_of_make(&host.source.join("Makefile.defs")),
     };
-    let found = format!("{}.{}.{}{}", value("VERSION"), value("PATCHLEVEL"), value("SUBLEVEL"), value("EXTRAVERSION"));
-    match found == number {
-        true => Ok(()),
-        false => Err(format!(
-            "the sources in {} are of version {found}, the stock modules of {number}; get the sources of {number}",
-            host.source.display()
+    match found.as_deref() {
+        Some(found) if found == number => Ok(()),
+        found => Err(format!(
+            "the sources in {} are of {}, the stock modules of {number}; get the sources of {number}",
+            host.source.display(),
+            found.map_or("no known version".into(), |found| format!("version {found}"))
         )),
     }
+}
+
+/// What Makefile.defs says.
+fn version_of_make(path: &Path) -> Option<String> {
+    let text = fs::read_to_string(path).ok()?;
+    let value = |name: &str| {
+        let line = text.lines().find(|line| line.split('=').next().is_some_and(|key| key.trim() == name));
+        line.and_then(|line| line.split('=').nth(1)).map(|value| value.trim().to_owned())
+    };
+    let extra = value("EXTRAVERSION").unwrap_or_default();
+    Some(format!("{}.{}.{}{extra}", value("VERSION")?, value("PATCHLEVEL")?, value("SUBLEVEL")?))
+}
+
+/// What the `project` and `EXTRAVERSION` of CMakeLists.txt say.
+fn version_of_cmake(path: &Path) -> Option<String> {
+    let text = fs::read_to_string(path).ok()?;
+    let project = text.split_once("project(")?.1.split(')').next()?;
+    let number = project.split_whitespace().skip_while(|word| *word != "VERSION").nth(1)?;
+    let extra = text.split_once("set(EXTRAVERSION \"").and_then(|(_, rest)| rest.split('"').next()).unwrap_or_default();
+    Some(format!("{number}{extra}"))
 }
 
 /// Gate: preprocessing the headers with our macros gives the flags string of the stock modules.
@@ -220,30 +272,24 @@ fn bindings(host: &Host, defines: &[String]) -> Result<String, String> {
     made.map(|bindings| bindings.to_string()).map_err(|error| format!("bindgen fails on the headers: {error}"))
 }
 
-/// Gate: objects that the binary exports have the size that the headers give them.
-fn same_sizes(host: &Host, bindings: &str) -> Result<(), String> {
-    let elf = fs::read(&host.binary)
-        .map_err(|error| format!("cannot read {}: {error}; set KAMAILIO_BIN", host.binary.display()))?;
-    let file = object::File::parse(&*elf).map_err(|error| format!("{}: {error}", host.binary.display()))?;
-    let mut checked = String::new();
-    for (symbol, kind) in SIZES {
+/// Gate: objects that a stock file exports have the size that the headers give them.
+fn same_sizes(path: &Path, elf: &[u8], bindings: &str, sizes: &[(&str, &str)]) -> Result<(), String> {
+    let file = object::File::parse(elf).map_err(|error| format!("{}: {error}", path.display()))?;
+    for (symbol, kind) in sizes {
         let found = file.dynamic_symbols().find(|found| found.name() == Ok(symbol)).map(|found| found.size());
-        let Some(theirs) = found else { continue };
         let ours = size_in(bindings, kind);
-        if ours != Some(theirs) {
+        let octets =
+            |size: Option<u64>| size.map_or("no known number of octets".into(), |size| format!("{size} octets"));
+        if found.is_none() || ours != found {
             return Err(format!(
-                "{symbol} has {theirs} octets in {} and {} by the headers ({kind}); the sources are not those that \
-                 the binary was built from",
-                host.binary.display(),
-                ours.map_or("no known size".into(), |size| size.to_string())
+                "{symbol} has {} in {} and {} by the headers ({kind}); the sources are not those that it was built from",
+                octets(found),
+                path.display(),
+                octets(ours)
             ));
         }
-        let _ = write!(checked, "{symbol} {theirs}, ");
     }
-    match checked.is_empty() {
-        true => Err(format!("{} exports none of the objects whose sizes are compared", host.binary.display())),
-        false => Ok(()),
-    }
+    Ok(())
 }
 
 /// Size of a type by bindgen's own layout test.

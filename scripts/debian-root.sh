@@ -1,22 +1,26 @@
 #!/bin/sh
 # Makes a small Debian with the stock Kamailio in a folder, to install the module's package into. As root; from the
-# mirror that this machine's Kamailio came from.
-# Usage: scripts/debian-root.sh RELEASE FOLDER
+# mirror that this machine itself uses. Says nothing when it is there.
+# Usage: scripts/debian-root.sh RELEASE VERSION FOLDER   (VERSION: of Debian's package of Kamailio, like 5.6.3-2)
+# Status 3: the mirror does not have it.
 set -eu
+. "$(dirname "$0")/mirror.sh"
 release=$1
-folder=$2
-[ -e "$folder/.done" ] && exit 0
-# "500 http://mirror/debian bookworm/main amd64 Packages"
-mirror=$(apt-cache policy kamailio | awk '$5 == "Packages" { print $2; exit }')
-[ -n "$mirror" ] || { echo "apt knows no mirror for kamailio; run apt-get update" >&2; exit 1; }
-echo "making a Debian $release with kamailio in $folder"
+version=$2
+folder=$3
+[ "$(cat "$folder/.kamailio" 2>/dev/null || true)" = "$version" ] && exit 0
+from=$(mirror)
+[ -n "$from" ] || { echo "apt knows no mirror for kamailio; run apt-get update" >&2; exit 1; }
+echo "making a Debian $release with kamailio $version in $folder"
 rm -rf "$folder"
 mkdir -p "$folder"
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
-if ! debootstrap --variant=minbase --include=kamailio "$release" "$folder" "$mirror" >"$log" 2>&1; then
-    tail -n 20 "$log" >&2
-    echo "debootstrap could not make it; the lines above are its own" >&2
-    exit 1
+if ! debootstrap --variant=minbase --include=kamailio "$release" "$folder" "${from% *}" >"$log" 2>&1; then
+    tail -n 5 "$log" >&2
+    echo "debootstrap could not make it; the lines above are its own"
+    exit 3
 fi
-touch "$folder/.done"
+found=$(chroot "$folder" dpkg-query -W -f '${Version}' kamailio)
+[ "$found" = "$version" ] || { echo "the mirror has kamailio $found of $release, the module is for $version"; exit 3; }
+echo "$version" >"$folder/.kamailio"

@@ -23,3 +23,11 @@
 #include "core/parser/parse_cseq.h"
 #include "modules/tm/tm_load.h"
 #include "modules/msrp/msrp_parser.h"
+#include "modules/tm/config.h"
+
+/* Macros that bindgen cannot read for their casts and types. */
+enum {
+	IMCHARGE_PARAM_USE_FUNC = PARAM_USE_FUNC,
+	IMCHARGE_BEFORE_REQUEST_ROUTE = PRE_SCRIPT_CB | REQUEST_CB,
+	IMCHARGE_MODULE_INTERFACE_VERSION = MODULE_INTERFACE_VER
+};

@@ -38,7 +38,7 @@ fn a_repeated_invite_reserves_once_and_a_reinvite_not_at_all() {
     let server = stage.server(&["one"], |_| {});
     let mut client = stage.client(ALICE, |_| {});
     (0..5).for_each(|_| client.send_invite());
-    assert_eq!(client.invite(), 200);
+    assert_eq!(client.invite(), 200, "{}", stage.kamailio.log());
     stage.expect(ALICE, 90, 10, 0);
     assert_eq!(client.invite_again(), 200);
     client.bind();

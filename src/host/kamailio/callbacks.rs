@@ -196,14 +196,12 @@ pub unsafe extern "C" fn before_script(message: *mut k::sip_msg, _: c_uint, _: *
 
 /// Registers what needs no transaction. In mod_init: tm's list of these is not shared. `false`: the host refused.
 pub fn register() -> bool {
-    /// PRE_SCRIPT_CB and REQUEST_CB of core/script_cb.h.
-    const BEFORE_REQUEST_ROUTE: c_uint = 1 << 30 | 1;
     let Some(register) = TM.get().and_then(|tm| tm.0.register_tmcb) else { return false };
     // SAFETY: functions of static life, no parameter.
     unsafe {
         let (message, transaction, none) = (std::ptr::null_mut(), std::ptr::null_mut(), std::ptr::null_mut());
         let types = k::TMCB_REQUEST_IN as c_int;
         register(message, transaction, types, Some(on_request), none, None) > 0
-            && k::register_script_cb(Some(before_script), BEFORE_REQUEST_ROUTE, none) == 0
+            && k::register_script_cb(Some(before_script), k::IMCHARGE_BEFORE_REQUEST_ROUTE, none) == 0
     }
 }

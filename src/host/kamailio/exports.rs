@@ -30,7 +30,7 @@ pub static module_flags: Table<*const c_char> =
 
 /// Version of the module interface (MODULE_INTERFACE_VER).
 #[unsafe(no_mangle)]
-pub static module_interface_ver: u32 = 4;
+pub static module_interface_ver: u32 = k::IMCHARGE_MODULE_INTERFACE_VERSION;
 
 /// The module.
 #[unsafe(no_mangle)]

@@ -131,10 +131,10 @@ macro_rules! parameters {
             $(
                 let name = concat!($name, "\0").as_ptr().cast::<c_char>().cast_mut();
                 let setter = $setter as unsafe extern "C" fn(c_uint, *mut c_void) -> c_int as *mut c_void;
-                rows[at] = k::param_export { name, type_: k::PARAM_STRING | USE_FUNC, param_pointer: setter };
+                rows[at] = k::param_export { name, type_: k::PARAM_STRING | k::IMCHARGE_PARAM_USE_FUNC, param_pointer: setter };
                 at += 1;
                 if $number {
-                    rows[at] = k::param_export { name, type_: k::PARAM_INT | USE_FUNC, param_pointer: setter };
+                    rows[at] = k::param_export { name, type_: k::PARAM_INT | k::IMCHARGE_PARAM_USE_FUNC, param_pointer: setter };
                     at += 1;
                 }
             )*
@@ -143,9 +143,6 @@ macro_rules! parameters {
         }
     };
 }
-
-/// PARAM_USE_FUNC of core/sr_module.h: the top bit.
-const USE_FUNC: c_uint = 1 << (c_uint::BITS - 1);
 
 parameters! {
     "enabler" set_enabler false,

@@ -6,7 +6,7 @@
 use super::callbacks;
 use super::guard::guard;
 use super::message::{Message, bytes};
-use super::{TM, bindings as k, parameters, with_worker};
+use super::{TM, Tm, bindings as k, parameters, with_worker};
 use crate::engine::facts::{Dialog, Invitation, Invite, Suspended};
 use crate::engine::worker::Refused;
 use std::ffi::{CString, c_char, c_int, c_uint, c_void};
@@ -156,6 +156,7 @@ unsafe fn suspend_and_ask(message: *mut k::sip_msg, mut invite: Invite<'_>) -> c
             let made = newtran(message);
             if made == 0 {
                 // A retransmission: tm has answered it again.
+                let_go(tm);
                 return END_OF_SCRIPT;
             }
             if made < 0 {
@@ -185,6 +186,26 @@ unsafe fn suspend_and_ask(message: *mut k::sip_msg, mut invite: Invite<'_>) -> c
             refused => {
                 cancel_suspend(index, label);
                 refused.and_then(Result::err).unwrap_or(Refused::EngineDown) as c_int
+            }
+        }
+    }
+}
+
+/// Gives the transaction back that a retransmission has found. Left to tm after the script, tm of Kamailio 6.1.5 ends the
+/// transaction where its INVITE, in another worker, is not suspended yet: one without a branch is an orphan to it.
+///
+/// # Safety
+/// Only right after tm has found the transaction of the current request.
+unsafe fn let_go(tm: &Tm) {
+    /// T_BR_UNDEFINED of modules/tm/t_lookup.h.
+    const NO_BRANCH: c_int = -1;
+    if let (Some(gett), Some(sett), Some(unref)) = (tm.0.t_gett, tm.0.t_sett, tm.0.unref_cell) {
+        // SAFETY: tm's own functions; the reference that the look-up took is given back once, since tm forgets it here.
+        unsafe {
+            let transaction = gett();
+            if is_transaction(transaction) {
+                unref(transaction);
+                sett(std::ptr::without_provenance_mut(usize::MAX), NO_BRANCH);
             }
         }
     }

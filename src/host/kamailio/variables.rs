@@ -69,7 +69,8 @@ pub unsafe extern "C" fn parse_name(spec: k::pv_spec_p, name: *mut k::str_) -> c
         };
         spec.pvp.pvn.type_ = k::PV_NAME_INTSTR as c_int;
         spec.pvp.pvn.u.isname.type_ = 0;
-        spec.pvp.pvn.u.isname.name.n = at as c_int;
+        // An int in 5.6, a long from 6.0 on.
+        spec.pvp.pvn.u.isname.name.n = at as _;
         0
     })
 }
@@ -92,9 +93,9 @@ pub unsafe extern "C" fn get(
                     let mut whole = k::_str { s: text.as_ptr().cast_mut(), len: text.count_bytes() as c_int };
                     k::pv_get_strval(message, parameter, result, &mut whole)
                 },
-                Some(Value::Number(number)) => match c_int::try_from(*number) {
+                Some(Value::Number(number)) => match (*number).try_into() {
                     Ok(number) => unsafe { k::pv_get_sintval(message, parameter, result, number) },
-                    // The host's numbers are of 32 bits: a larger one is a text.
+                    // The numbers of 5.6 are of 32 bits, those of 6.0 of 64: a larger one is a text.
                     Err(_) => unsafe { large_number(message, parameter, result, *number) },
                 },
                 None => unsafe { k::pv_get_null(message, parameter, result) },
