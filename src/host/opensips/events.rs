@@ -5,6 +5,7 @@
 use super::bindings as k;
 use super::variables::{NAMES, Value, values};
 use crate::engine::notice::{Kind, Notice};
+use crate::host::text::static_str;
 use std::ffi::c_int;
 use std::sync::OnceLock;
 
@@ -14,8 +15,14 @@ static EVENTS: OnceLock<[k::event_id_t; 2]> = OnceLock::new();
 /// Announces the events. `false`: the host refused. In mod_init.
 pub fn register() -> bool {
     let publish = |name: &'static std::ffi::CStr| {
-        // SAFETY: a text of static life.
-        unsafe { k::evi_publish_event(k::_str { s: name.as_ptr().cast_mut(), len: name.count_bytes() as c_int }) }
+        let mut name = static_str(name);
+        // SAFETY: a text of static life. The host has published the event already where the script has its route.
+        unsafe {
+            match k::evi_get_id(&mut name) {
+                known if known >= 0 => known,
+                _ => k::evi_publish_event(name),
+            }
+        }
     };
     let events = [c"E_IMCHARGE_DEBITED", c"E_IMCHARGE_FAILED"].map(publish);
     events.iter().all(|event| *event >= 0) && EVENTS.set(events).is_ok()

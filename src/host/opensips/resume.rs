@@ -68,6 +68,8 @@ unsafe extern "C" fn on_resume(_: c_int, _: *mut k::sip_msg, number: *mut c_void
 /// The life of resume worker `index`; the host ends it by signal.
 pub unsafe extern "C" fn work(index: c_int) {
     let Some(region) = REGION.get() else { return };
+    // SAFETY: the host's own names for its processes; the format takes one number.
+    unsafe { k::set_proc_attrs(c"imcharge resume %d".as_ptr(), index + 1) };
     let mut resumer = Resumer::attach(region, index as usize);
     loop {
         resumer.wait(LOOK);

@@ -1,0 +1,129 @@
+//! The same before OpenSIPS: its msrp_relay between the parties, who ask it for their paths (RFC 4976), with more than one
+//! UDP worker and TCP worker. And what only OpenSIPS has: its events and its management interface.
+//!
+//! Needs OpenSIPS, which Debian does not have: OPENSIPS_SRC names its sources and OPENSIPS_BIN its program, and
+//! IMCHARGE_OPENSIPS_MODULE the folder of the module that was built for it (`make opensips`). `make test` says whether it
+//! runs these.
+
+use super::parties::client::Reaction;
+use super::parties::kamailio::Host;
+use super::parties::{eventually, opensips};
+use super::{ALICE, Stage, bad_input, before, connections, crashes, outcomes, sessions};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Folder of the module for OpenSIPS.
+pub fn module() -> PathBuf {
+    let folder = std::env::var_os("IMCHARGE_OPENSIPS_MODULE").expect("IMCHARGE_OPENSIPS_MODULE names no folder");
+    assert!(opensips::program().is_some(), "OPENSIPS_SRC and OPENSIPS_BIN must name an OpenSIPS");
+    PathBuf::from(folder)
+}
+
+/// Cases of the other files, before OpenSIPS.
+macro_rules! cases {
+    ($($file:ident::{$($case:ident),*})*) => {
+        $($(
+            #[test]
+            #[ignore = "needs OPENSIPS_SRC and OPENSIPS_BIN"]
+            fn $case() {
+                before(Host::OpenSips, $file::$case);
+            }
+        )*)*
+    };
+}
+
+cases! {
+    outcomes::{answered_200_is_debited_once_and_the_rest_released, a_4xx_a_5xx_and_a_413_before_the_end_are_debited, a_failure_report_after_the_200_is_refunded_where_the_policy_says_so, a_5xx_costs_nothing_where_the_policy_says_so, silence_is_debited_when_the_response_does_not_come_in_time, messages_that_want_no_response_are_debited_by_the_own_timer, bye_after_a_send_and_before_its_response_is_debited, a_dropped_connection_is_debited_at_once, a_session_without_content_costs_nothing, chunks_are_one_message_in_whatever_order, a_message_that_the_server_gives_up_costs_nothing, the_same_message_again_is_one_debit, messages_beyond_the_grant_are_stopped, a_tariff_by_the_started_kilobyte, a_report_is_waited_for_where_the_operator_wants_it}
+    sessions::{no_credit_is_402_and_holds_nothing, an_unknown_subscriber_gets_the_default_balance_where_there_is_one, a_repeated_invite_reserves_once_and_a_reinvite_not_at_all, cancel_releases_what_was_reserved, cancel_right_behind_the_invite_leaves_no_hold, an_idle_session_gives_its_hold_back, frames_that_pass_twice_count_once, a_frame_that_comes_without_a_message_is_charged, the_other_party_pays_when_the_server_invites, the_script_names_who_pays, two_hundred_sessions_at_once_are_right_to_the_last_unit}
+    connections::{a_late_response_after_the_time_out_is_not_debited_again, who_is_not_asserted_by_the_network_gets_nothing, sessions_on_one_connection_are_charged_each_for_itself_and_lost_together}
+    crashes::{a_killed_engine_is_back_within_a_second_and_nothing_is_lost, after_kill_9_of_everything_each_open_session_is_settled_once, sigterm_ends_it_within_five_seconds_and_settles_what_is_open}
+    bad_input::{a_wrong_parameter_stops_the_start_with_one_line, hostile_frames_and_messages_are_counted_and_the_proxy_serves_on, a_full_table_refuses_new_sessions_and_keeps_the_old_ones}
+}
+
+/// A stage before OpenSIPS; Alice has 100.
+fn plain() -> Stage {
+    super::HOST.set(Host::OpenSips);
+    Stage::plain()
+}
+
+#[test]
+#[ignore = "needs OPENSIPS_SRC and OPENSIPS_BIN"]
+fn the_management_interface_answers_with_structures_and_names_what_is_wrong() {
+    let stage = plain();
+    let _server = stage.server(&["one"], |_| {});
+    let mut client = stage.bound(|_| {});
+    client.take(1, Reaction::Answer(200));
+    stage.expect(ALICE, 90, 9, 1);
+    let ask = |command: &[&str]| stage.kamailio.rpc(command).unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    assert!(ask(&["imcharge:sessions"]).contains("\"phase\":\"open\""));
+    assert!(ask(&["imcharge:audit"]).contains("\"held\":9"));
+    let explained = ask(&["imcharge:explain", &client.call_id]);
+    for step in ["invite", "granted", "send", "response", "debited"] {
+        assert!(explained.contains(&format!("\"step\":\"{step}\"")), "no {step} in {explained}");
+    }
+    assert!(ask(&["imcharge:account.add", "SIP:alice@EXAMPLE.org:5060", "10"]).contains("\"balance\":100"));
+    assert!(ask(&["imcharge:debits", ALICE]).contains("\"trigger\":\"response\""));
+    assert!(ask(&["imcharge:debits"]).contains("\"trigger\":\"response\""));
+    assert!(ask(&["imcharge:accounts"]).contains(ALICE));
+    assert!(ask(&["imcharge:outbox"]).contains("\"count\":0"));
+    assert!(ask(&["imcharge:peers"]).contains("\"result\""));
+    assert!(ask(&["imcharge:reload", "message:2"]).contains("\"tariff\":\"message:2\""));
+    let fails = |command: &[&str]| stage.kamailio.rpc(command).expect_err("it must fail");
+    assert!(fails(&["imcharge:account.get", "sip:nobody@example.org"]).contains("404"));
+    assert!(fails(&["imcharge:account.set", "nobody", "1"]).contains("is no account"));
+    assert!(fails(&["imcharge:account.set", ALICE]).contains("-32602"));
+    assert!(fails(&["imcharge:session", "none"]).contains("404"));
+    let processes = ask(&["ps"]);
+    for name in ["imcharge supervisor", "imcharge resume 1", "imcharge resume 2"] {
+        assert!(processes.contains(name), "{processes}");
+    }
+    client.bye();
+    stage.expect(ALICE, 109, 0, 1);
+}
+
+#[test]
+#[ignore = "needs OPENSIPS_SRC and OPENSIPS_BIN"]
+fn the_host_has_the_counters_and_raises_the_events() {
+    let stage = plain();
+    let _server = stage.server(&["one"], |_| {});
+    let mut client = stage.bound(|_| {});
+    let got = client.take(1, Reaction::Answer(415));
+    stage.expect(ALICE, 90, 9, 1);
+    client.bye();
+    stage.expect(ALICE, 99, 0, 1);
+    let counters = stage.kamailio.rpc(&["get_statistics", "[imcharge:]"]).expect("the host's statistics");
+    for counter in ["\"imcharge:debits\":1", "\"imcharge:debits_on_error\":1", "\"imcharge:reserves_granted\":1"] {
+        assert!(counters.contains(counter), "no {counter} in {counters}");
+    }
+    // The shipped script logs the event with its parameters.
+    let line = format!("{ALICE} paid 1 for {} of {}: error", got[0].0, client.call_id);
+    assert!(eventually(Duration::from_secs(5), || stage.kamailio.log().contains(&line)), "{}", stage.kamailio.log());
+}
+
+#[test]
+#[ignore = "needs OPENSIPS_SRC and OPENSIPS_BIN"]
+fn a_reservation_without_async_is_refused_and_the_script_goes_on() {
+    super::HOST.set(Host::OpenSips);
+    let stage = Stage::new(|setup| {
+        setup.changed(
+            "    async(imcharge_reserve(10), CHARGED);",
+            "    imcharge_reserve(10);\n    $var(code) = $rc;\n    sl_send_reply(480, \"code $var(code)\");",
+        )
+    });
+    assert_eq!(stage.client(ALICE, |_| {}).invite(), 480, "{}", stage.kamailio.log());
+    assert!(stage.kamailio.log().contains("write async(imcharge_reserve(), ROUTE)"), "{}", stage.kamailio.log());
+    assert_eq!(stage.kamailio.statistic("reserves"), 0);
+}
+
+#[test]
+#[ignore = "needs OPENSIPS_SRC and OPENSIPS_BIN"]
+fn loaded_before_proto_msrp_it_stops_the_start() {
+    super::HOST.set(Host::OpenSips);
+    let nowhere = std::net::SocketAddr::from(([127, 0, 0, 1], 9));
+    let setup = super::setup(nowhere)
+        .changed("loadmodule \"imcharge.so\"", "#")
+        .changed("loadmodule \"proto_msrp.so\"", "loadmodule \"imcharge.so\"\nloadmodule \"proto_msrp.so\"");
+    let started = super::parties::kamailio::Kamailio::start(setup);
+    let log = started.err().expect("it must not start").to_string();
+    assert!(log.contains("write loadmodule \"imcharge.so\" after loadmodule \"proto_msrp.so\""), "{log}");
+}
