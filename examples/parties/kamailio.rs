@@ -3,7 +3,7 @@
 
 use super::{eventually, opensips};
 use rusqlite::{Connection, OpenFlags};
-use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -144,7 +144,8 @@ impl Kamailio {
         let mut dead = None;
         let serves = eventually(Duration::from_secs(if self.setup.under.is_empty() { 20 } else { 120 }), || {
             dead = self.child.try_wait().ok().flatten();
-            dead.is_some() || self.rpc(&["core.version"]).is_ok()
+            // OpenSIPS listens for TCP last.
+            dead.is_some() || (self.rpc(&["core.version"]).is_ok() && TcpStream::connect(self.msrp).is_ok())
         });
         match (serves, dead) {
             (true, None) => Ok(()),

@@ -172,19 +172,34 @@ fn is_own(cell: &k::msrp_cell) -> bool {
 /// # Safety
 /// `message` must be one of proto_msrp.
 unsafe fn pass(message: &k::msrp_msg, came_as: Option<&[u8]>) -> Passage {
-    let received = &message.rcv;
-    // SAFETY: the whole message as received lies at `buf`; the host's own list of sockets and the address of the message.
-    let (whole, from_self) = unsafe {
+    // SAFETY: the whole message as received lies at `buf`; a header lives as long as its message.
+    let (whole, from_path) = unsafe {
         let whole = k::_str { s: message.buf, len: message.len as c_int };
-        let own = k::find_si(&received.src_ip, received.src_port, received.proto as u16);
-        (bytes(&whole), !own.is_null())
+        (bytes(&whole), message.from_path.as_ref().map_or(&[][..], |header| bytes(&header.body)))
     };
-    let frame = Frame { bytes: whole, connection: connections::number(received), from_self };
+    let connection = connections::number(&message.rcv);
+    let frame = Frame { bytes: whole, connection, from_self: is_own_uri(from_path, message.rcv.proto) };
     let passage = with_worker(|worker| match came_as {
         Some(request) => worker.response(&frame, request),
         None => worker.frame(&frame),
     });
     passage.unwrap_or(Passage::Full)
+}
+
+/// Whether who made a message, the last URI of its From-Path, is this proxy: a relay that both ends use answers itself. The
+/// address that it came from does not tell, for that may be either end of the proxy's connection to itself.
+fn is_own_uri(from_path: &[u8], protocol: c_int) -> bool {
+    let uri = from_path.rsplit(|octet| *octet == b' ').next().unwrap_or_default();
+    let Some(start) = memchr::memmem::find(uri, b"://") else { return false };
+    let authority = uri[start + 3..].split(|octet| b"/;".contains(octet)).next().unwrap_or_default();
+    let Some(colon) = memchr::memrchr(b':', authority) else { return false };
+    let port = std::str::from_utf8(&authority[colon + 1..]).ok().and_then(|port| port.parse().ok());
+    let host = authority[..colon].trim_ascii();
+    let host = host.strip_prefix(b"[").and_then(|host| host.strip_suffix(b"]")).unwrap_or(host);
+    let Some(port) = port else { return false };
+    let mut host = k::_str { s: host.as_ptr().cast::<c_char>().cast_mut(), len: host.len() as c_int };
+    // SAFETY: the host's own list of sockets; it only reads the text.
+    unsafe { !k::grep_sock_info_ext(&mut host, port, protocol as u16, 0).is_null() }
 }
 
 /// Answers a request that must not go on, unless its sender wants no answer (RFC 4975, 7.1.2).
