@@ -4,6 +4,11 @@ KAMAILIO_BIN ?= /usr/sbin/kamailio
 KAMAILIO_MODULES ?= /usr/lib/x86_64-linux-gnu/kamailio/modules
 KAMAILIO_SRC ?= $(CURDIR)/out/kamailio/src
 export KAMAILIO_BIN KAMAILIO_MODULES KAMAILIO_SRC
+# OpenSIPS is in no Debian: where its sources and its program are is said by whoever has them.
+export OPENSIPS_SRC OPENSIPS_BIN
+ifdef OPENSIPS_MODULES
+export OPENSIPS_MODULES
+endif
 
 PACKAGES_BUILD = kamailio clang libclang-dev binutils gcc libc6-dev make
 # libFuzzer is C++.
@@ -13,8 +18,11 @@ PACKAGES_BENCH = kamailio-ims-modules
 MODULE = out/imcharge.so
 # The module has a build folder of its own: a feature more would build everything twice in turns.
 CARGO_MODULE = CARGO_TARGET_DIR=$(CURDIR)/target/kamailio cargo
+OPENSIPS_SO = out/opensips/imcharge.so
+PACKAGES_OPENSIPS = clang libclang-dev binutils gcc libc6-dev make
+CARGO_OPENSIPS = CARGO_TARGET_DIR=$(CURDIR)/target/opensips cargo
 
-.PHONY: help run test sim soak bench fuzz loom deny module header source clean
+.PHONY: help run test sim soak bench fuzz loom deny module opensips header source clean
 
 help:
 	@echo 'make run      charge four real retrievals in a real Kamailio, and show them'
@@ -26,6 +34,7 @@ help:
 	@echo 'make loom     try the shared memory in every order of threads: MODEL=sleeps'
 	@echo 'make deny     check licences, sources, duplicates and known faults of the dependencies'
 	@echo 'make module   build $(MODULE) for the Kamailio on this machine'
+	@echo 'make opensips build $(OPENSIPS_SO) for an OpenSIPS: OPENSIPS_SRC=its sources OPENSIPS_BIN=its program'
 	@echo 'make header   write include/imcharge.h anew'
 	@echo 'make clean    remove what was built'
 
@@ -34,7 +43,7 @@ run: module
 	@cargo build -q --release --examples
 	@target/release/examples/retrieval --module $(MODULE)
 
-test: module
+test: module $(if $(and $(OPENSIPS_SRC),$(OPENSIPS_BIN)),opensips)
 	@scripts/dependencies.sh $(PACKAGES_TEST)
 	@scripts/peers.sh out/peers
 	@scripts/test.sh
@@ -69,6 +78,16 @@ module: source
 	@mkdir -p out
 	@scripts/check-imports.sh target/kamailio/release/libimcharge.so $(KAMAILIO_BIN)
 	@cp -u target/kamailio/release/libimcharge.so $(MODULE)
+
+opensips:
+	@[ -n "$(OPENSIPS_SRC)" ] && [ -n "$(OPENSIPS_BIN)" ] || { echo 'say where OpenSIPS is: make opensips OPENSIPS_SRC=its sources OPENSIPS_BIN=its program' >&2; exit 1; }
+	@command -v cargo >/dev/null || { echo 'cargo is missing: install Rust 1.88 or newer' >&2; exit 1; }
+	@scripts/dependencies.sh $(PACKAGES_OPENSIPS)
+	@echo 'building the module for OpenSIPS (the first time takes some minutes)'
+	@$(CARGO_OPENSIPS) build -q --release --lib --features opensips
+	@mkdir -p out/opensips
+	@scripts/check-imports.sh target/opensips/release/libimcharge.so $(OPENSIPS_BIN)
+	@cp -u target/opensips/release/libimcharge.so $(OPENSIPS_SO)
 
 source:
 	@command -v cargo >/dev/null || { echo 'cargo is missing: install Rust 1.88 or newer' >&2; exit 1; }

@@ -86,7 +86,8 @@ pub fn build() -> Result<(), String> {
     defines.push("MOD_NAME=\"imcharge\"".into());
     let bindings = gates::bindings(&host.source, &defines, HEADERS, ALLOW)?;
     gates::same_sizes(&host.binary, &bindings, SIZES)?;
-    fs::write(gates::out_dir()?.join("kamailio.rs"), bindings).map_err(|error| format!("cannot write the bindings: {error}"))
+    fs::write(gates::out_dir()?.join("kamailio.rs"), bindings)
+        .map_err(|error| format!("cannot write the bindings: {error}"))
 }
 
 fn find_host() -> Result<Host, String> {

@@ -155,8 +155,7 @@ fn same_version(host: &Host, version: &str) -> Result<(), String> {
         let line = text.lines().find(|line| line.split('=').next().is_some_and(|key| key.trim() == name));
         line.and_then(|line| line.split('=').nth(1)).map(|value| value.trim().to_owned()).unwrap_or_default()
     };
-    let [major, minor, sub, build] =
-        ["VERSION_MAJOR", "VERSION_MINOR", "VERSION_SUBMINOR", "VERSION_BUILD"].map(value);
+    let [major, minor, sub, build] = ["VERSION_MAJOR", "VERSION_MINOR", "VERSION_SUBMINOR", "VERSION_BUILD"].map(value);
     let found = format!("{major}.{minor}.{sub}{build}");
     match number.starts_with(&found) {
         true => Ok(()),

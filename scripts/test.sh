@@ -36,6 +36,16 @@ IMCHARGE_OCS=$PWD/target/release/examples/ocs
 IMCHARGE_PEERS=$PWD/out/peers
 export IMCHARGE_OCS IMCHARGE_PEERS
 run cargo test -q --test e2e -- --test-threads=2
+# The same before OpenSIPS, where somebody has said where it is.
+if [ -n "${OPENSIPS_SRC:-}" ] && [ -n "${OPENSIPS_BIN:-}" ]; then
+    IMCHARGE_OPENSIPS_MODULE=$PWD/out/opensips
+    export IMCHARGE_OPENSIPS_MODULE
+    echo "== the module's own tests, for OpenSIPS"
+    CARGO_TARGET_DIR=target/opensips cargo test -q --release --lib --features opensips host:: 2>&1 | tee -a "$log"
+    run cargo test -q --test e2e -- --include-ignored --test-threads=2 opensips::
+else
+    echo '== OpenSIPS: NOT tested, for OPENSIPS_SRC and OPENSIPS_BIN do not say where one is'
+fi
 passed=$(awk '/^test result:/ { sum += $4 } END { print sum + 0 }' "$log")
 failed=$(awk '/^test result:/ { sum += $6 } END { print sum + 0 }' "$log")
 [ "$broken" -eq 0 ] || [ "$failed" -gt 0 ] || failed=1

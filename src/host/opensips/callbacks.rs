@@ -68,8 +68,7 @@ unsafe extern "C" fn on_transaction(_: *mut k::cell, kind: c_int, parameters: *m
     guard((), || {
         // SAFETY: tm gives its parameters for the time of the call, with the place of `watch`'s block in them.
         let Some(parameters) = (unsafe { parameters.as_ref() }) else { return };
-        let watched =
-            unsafe { parameters.param.as_ref().and_then(|block| (*block).cast::<Watched>().as_ref()) };
+        let watched = unsafe { parameters.param.as_ref().and_then(|block| (*block).cast::<Watched>().as_ref()) };
         let Some(watched) = watched else { return };
         let success = (200..300).contains(&parameters.code);
         match kind as u32 {

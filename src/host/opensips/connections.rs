@@ -21,9 +21,7 @@ fn number_of(source: (IpAddr, u16), destination: (IpAddr, u16)) -> u64 {
 /// Of the connection that a message came on; 0 where its addresses are of no known kind.
 pub fn number(received: &k::receive_info) -> u64 {
     match (address(&received.src_ip), address(&received.dst_ip)) {
-        (Some(source), Some(destination)) => {
-            number_of((source, received.src_port), (destination, received.dst_port))
-        }
+        (Some(source), Some(destination)) => number_of((source, received.src_port), (destination, received.dst_port)),
         _ => 0,
     }
 }
@@ -120,4 +118,3 @@ unsafe extern "C" fn raise(
         0
     })
 }
-

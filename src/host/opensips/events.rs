@@ -66,9 +66,7 @@ unsafe fn add(list: k::evi_params_p, name: &str, value: &Value) {
         Value::Text(text) => as_text(&text.to_string_lossy()),
         Value::Number(number) => match c_int::try_from(*number) {
             // SAFETY: as above; the value is an int.
-            Ok(number) => unsafe {
-                k::evi_param_add(list, &name, (&raw const number).cast(), k::EVI_INT_VAL as c_int)
-            },
+            Ok(number) => unsafe { k::evi_param_add(list, &name, (&raw const number).cast(), k::EVI_INT_VAL as c_int) },
             Err(_) => as_text(&number.to_string()),
         },
     };

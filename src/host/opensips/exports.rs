@@ -65,16 +65,10 @@ struct Dependencies {
 
 const fn dependency(name: Option<&'static CStr>, kind: u32) -> k::module_dependency {
     match name {
-        Some(name) => k::module_dependency {
-            mod_type: k::MOD_TYPE_DEFAULT,
-            mod_name: name.as_ptr().cast_mut(),
-            type_: kind,
-        },
-        None => k::module_dependency {
-            mod_type: k::MOD_TYPE_NULL,
-            mod_name: std::ptr::null_mut(),
-            type_: 0,
-        },
+        Some(name) => {
+            k::module_dependency { mod_type: k::MOD_TYPE_DEFAULT, mod_name: name.as_ptr().cast_mut(), type_: kind }
+        }
+        None => k::module_dependency { mod_type: k::MOD_TYPE_NULL, mod_name: std::ptr::null_mut(), type_: 0 },
     }
 }
 

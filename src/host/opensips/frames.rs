@@ -70,7 +70,8 @@ fn stock() -> Option<k::msrp_binds> {
     // SAFETY: the host's own way to a function of a module: `load_msrp` has this type in every version that is built for.
     let binds = unsafe {
         let found = k::find_mod_export(c"proto_msrp".as_ptr(), c"load_msrp".as_ptr(), 0)?;
-        let load = std::mem::transmute::<*const c_void, unsafe extern "C" fn(*mut k::msrp_binds)>(found as *const c_void);
+        let load =
+            std::mem::transmute::<*const c_void, unsafe extern "C" fn(*mut k::msrp_binds)>(found as *const c_void);
         let mut binds = std::mem::zeroed::<k::msrp_binds>();
         load(&mut binds);
         binds
@@ -286,7 +287,9 @@ fn own_number() -> u64 {
         last.set(last.get() + 1);
         // SAFETY: an integer that the host sets once in each process.
         let process = unsafe { k::process_no } as u64;
-        std::time::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_secs()) << 32 | process << 24 | last.get() & 0xff_ffff
+        std::time::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_secs()) << 32
+            | process << 24
+            | last.get() & 0xff_ffff
     })
 }
 

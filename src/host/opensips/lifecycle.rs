@@ -44,8 +44,9 @@ fn bind_tm() -> bool {
     // SAFETY: the host's own way to another module's API: `load_tm` has this type in every version that is built for.
     unsafe {
         let Some(found) = k::find_export(text(c"load_tm"), 0) else { return false };
-        let load_tm =
-            std::mem::transmute::<*const c_void, unsafe extern "C" fn(*mut k::tm_binds) -> c_int>(found as *const c_void);
+        let load_tm = std::mem::transmute::<*const c_void, unsafe extern "C" fn(*mut k::tm_binds) -> c_int>(
+            found as *const c_void,
+        );
         let mut tm = std::mem::zeroed::<k::tm_binds>();
         load_tm(&mut tm) >= 0 && TM.set(Tm(tm)).is_ok()
     }

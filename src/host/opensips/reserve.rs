@@ -45,7 +45,17 @@ pub unsafe extern "C" fn reserve(
 
 /// Script: `imcharge_reserve()` without `async`: wrong use, for nothing may block here.
 #[allow(clippy::too_many_arguments, reason = "the host's form of a function")]
-pub unsafe extern "C" fn reserve_without_async(_: *mut k::sip_msg, _: P, _: P, _: P, _: P, _: P, _: P, _: P, _: P) -> c_int {
+pub unsafe extern "C" fn reserve_without_async(
+    _: *mut k::sip_msg,
+    _: P,
+    _: P,
+    _: P,
+    _: P,
+    _: P,
+    _: P,
+    _: P,
+    _: P,
+) -> c_int {
     log::error!("imcharge_reserve: write async(imcharge_reserve(), ROUTE): the INVITE has to wait");
     Refused::Malformed as c_int
 }
@@ -114,4 +124,3 @@ pub unsafe extern "C" fn end(message: *mut k::sip_msg, reason: P, _: P, _: P, _:
         }
     })
 }
-

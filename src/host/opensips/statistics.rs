@@ -15,7 +15,8 @@ pub fn register() -> bool {
         // SAFETY: a counter that is a function stands where the host has its place for a variable; its context is a
         // number that only `read` looks at.
         unsafe {
-            k::register_stat2(c"imcharge".as_ptr(), name, read as *mut *mut k::stat_var, flags, at as *mut c_void, 0) == 0
+            k::register_stat2(c"imcharge".as_ptr(), name, read as *mut *mut k::stat_var, flags, at as *mut c_void, 0)
+                == 0
         }
     })
 }
