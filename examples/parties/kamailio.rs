@@ -161,7 +161,7 @@ impl Kamailio {
 
     /// What it has logged.
     pub fn log(&self) -> String {
-        fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
+        fs::read(self.folder.path().join("log")).map_or(String::new(), |log| String::from_utf8_lossy(&log).into_owned())
     }
 
     /// Runs an RPC command; its output, or its error.

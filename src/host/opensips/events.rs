@@ -6,7 +6,7 @@ use super::bindings as k;
 use super::variables::{NAMES, Value, values};
 use crate::engine::notice::{Kind, Notice};
 use crate::host::text::static_str;
-use std::ffi::c_int;
+use std::ffi::{CString, c_int};
 use std::sync::OnceLock;
 
 /// Numbers of the two events, as the host gave them.
@@ -35,7 +35,8 @@ pub fn raise(notice: &Notice<'_>) {
         Kind::Debited { .. } => *debited,
         _ => *failed,
     };
-    // SAFETY: the host's own functions on its own list; names and values live for the calls, which copy them.
+    // SAFETY: the host's own functions on its own list. The list points to names and values until the event is handed
+    // over: all of them live beyond that.
     unsafe {
         if k::evi_probe_event(event) <= 0 {
             return;
@@ -44,35 +45,36 @@ pub fn raise(notice: &Notice<'_>) {
         if list.is_null() {
             return;
         }
-        for (name, value) in NAMES.iter().zip(values(notice)) {
-            if let Some(value) = value {
-                add(list, name, &value);
+        let values: Vec<_> = values(notice).into_iter().map(|value| value.map(fitting)).collect();
+        for (name, value) in NAMES.iter().zip(&values) {
+            let name = text_of(name.as_bytes());
+            match value {
+                Some(Value::Text(text)) => {
+                    let text = text_of(text.as_bytes());
+                    k::evi_param_add(list, &name, (&raw const text).cast(), k::EVI_STR_VAL as c_int);
+                }
+                Some(Value::Number(number)) => {
+                    let number = *number as c_int;
+                    k::evi_param_add(list, &name, (&raw const number).cast(), k::EVI_INT_VAL as c_int);
+                }
+                None => {}
             }
         }
         k::evi_dispatch_event(event, list);
     }
 }
 
-/// # Safety
-/// `list` must be a list of the host.
-unsafe fn add(list: k::evi_params_p, name: &str, value: &Value) {
-    let name = text_of(name);
-    let as_text = |text: &str| {
-        let text = text_of(text);
-        // SAFETY: by the caller's promise; the host copies both texts.
-        unsafe { k::evi_param_add(list, &name, (&raw const text).cast(), k::EVI_STR_VAL as c_int) }
-    };
+/// A number that the host's 32 bits do not hold, as a text.
+fn fitting(value: Value) -> Value {
     match value {
-        Value::Text(text) => as_text(&text.to_string_lossy()),
-        Value::Number(number) => match c_int::try_from(*number) {
-            // SAFETY: as above; the value is an int.
-            Ok(number) => unsafe { k::evi_param_add(list, &name, (&raw const number).cast(), k::EVI_INT_VAL as c_int) },
-            Err(_) => as_text(&number.to_string()),
-        },
-    };
+        Value::Number(number) if c_int::try_from(number).is_err() => {
+            Value::Text(CString::new(number.to_string()).unwrap_or_default())
+        }
+        fits => fits,
+    }
 }
 
 /// The host's form of a text that it only reads.
-fn text_of(text: &str) -> k::_str {
+fn text_of(text: &[u8]) -> k::_str {
     k::_str { s: text.as_ptr().cast::<std::ffi::c_char>().cast_mut(), len: text.len() as c_int }
 }
