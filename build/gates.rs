@@ -75,7 +75,7 @@ pub fn bindings(source: &Path, defines: &[String], headers: &str, allow: &str) -
 
 /// Gate: objects that the binary exports have the size that the headers give them.
 pub fn same_sizes(binary: &Path, bindings: &str, objects: &[(&str, &str)]) -> Result<(), String> {
-    let elf = fs::read(&binary)
+    let elf = fs::read(binary)
         .map_err(|error| format!("cannot read {}: {error}; say where the program is", binary.display()))?;
     let file = object::File::parse(&*elf).map_err(|error| format!("{}: {error}", binary.display()))?;
     let mut checked = String::new();

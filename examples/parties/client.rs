@@ -303,6 +303,12 @@ impl ImClient {
         format!("To-Path: {relayed}{}\r\nFrom-Path: {own}\r\n", self.server_path)
     }
 
+    /// Session id of the first hop to the server.
+    pub fn peer_session(&self) -> String {
+        let first = self.server_path.split(' ').next().unwrap_or_default();
+        first.rsplit('/').next().and_then(|rest| rest.split(';').next()).unwrap_or_default().to_owned()
+    }
+
     fn own_uri(&self) -> String {
         self.own_path.rsplit(' ').next().unwrap_or_default().to_owned()
     }

@@ -70,19 +70,29 @@ pub fn rpc(folder: &Path, words: &[&str]) -> Result<String, String> {
         "core.version" => "version".to_owned(),
         name => name.replacen("imcharge.", "imcharge:", 1),
     };
-    // What stands in brackets is an array of one.
-    let quote = |argument: &&str| match argument.strip_prefix('[').and_then(|inner| inner.strip_suffix(']')) {
-        Some(inner) => format!("[\"{inner}\"]"),
-        None => format!("\"{argument}\""),
+    let parameters = match arguments.iter().map(|argument| argument.split_once('=')).collect::<Option<Vec<_>>>() {
+        _ if arguments.is_empty() => String::new(),
+        // All are named.
+        Some(named) => {
+            let named: Vec<String> = named.iter().map(|(name, value)| format!("\"{name}\":\"{value}\"")).collect();
+            format!(",\"params\":{{{}}}", named.join(","))
+        }
+        None => format!(",\"params\":[{}]", arguments.iter().map(quoted).collect::<Vec<_>>().join(",")),
     };
-    let quoted: Vec<String> = arguments.iter().map(quote).collect();
-    let parameters = if quoted.is_empty() { String::new() } else { format!(",\"params\":[{}]", quoted.join(",")) };
     let request = format!("{{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"{name}\"{parameters}}}");
     let own = folder.join(format!("mi{}", unique()));
     let answer = ask(&own, &folder.join("ctl"), &request);
     let _ = std::fs::remove_file(&own);
     let answer = answer.map_err(|error| error.to_string())?;
     if answer.contains("\"error\":") { Err(answer) } else { Ok(answer) }
+}
+
+/// A text, or, in brackets, an array of one.
+fn quoted(argument: &&str) -> String {
+    match argument.strip_prefix('[').and_then(|inner| inner.strip_suffix(']')) {
+        Some(inner) => format!("[\"{inner}\"]"),
+        None => format!("\"{argument}\""),
+    }
 }
 
 fn ask(own: &Path, socket: &Path, request: &str) -> io::Result<String> {

@@ -169,3 +169,49 @@ fn loaded_before_proto_msrp_it_stops_the_start() {
     let log = started.err().expect("it must not start").to_string();
     assert!(log.contains("write loadmodule \"imcharge.so\" after loadmodule \"proto_msrp.so\""), "{log}");
 }
+
+/// The proxy is itself the IM server (msrp_ua): its own messages pass the gate, and the answers to them debit.
+#[test]
+#[ignore = "needs OPENSIPS_SRC and OPENSIPS_BIN"]
+fn messages_of_the_proxys_own_user_agent_are_charged_alike() {
+    super::HOST.set(Host::OpenSips);
+    let stage = Stage::new(|setup| {
+        setup
+            .changed("loadmodule \"auth.so\"\nloadmodule \"msrp_relay.so\"", "loadmodule \"b2b_entities.so\"\nloadmodule \"msrp_ua.so\"")
+            .changed("modparam(\"msrp_relay\", \"my_uri\"", "modparam(\"msrp_ua\", \"my_uri\"")
+            .changed("modparam(\"msrp_relay\", \"auth_route\", \"msrp_auth\")\nmodparam(\"msrp_relay\", \"calculate_ha1\", 1)", "")
+            .changed("        $du = \"sip:127.0.0.1:5070\";\n        t_relay();", "        # 127.0.0.1:5070\n        msrp_ua_answer(\"text/plain\");")
+    });
+    stage.kamailio.set_account(ALICE, 3);
+    let mut client = stage.bound(|_| {});
+    stage.expect(ALICE, 0, 3, 0);
+    let session = client.peer_session();
+    let session = format!("session_id={session}");
+    let send = |text: &str| {
+        let body = format!("body={text}");
+        let words = ["msrp_ua_send_message", &session, "mime=text/plain", &body, "failure_report=yes"];
+        stage.kamailio.rpc(&words)
+    };
+    for (text, code) in [("one", 200), ("two", 415)] {
+        send(text).unwrap_or_else(|error| panic!("{error}\n{}", stage.kamailio.log()));
+        let frame = client.next_send(Duration::from_secs(5)).expect("a message");
+        assert_eq!(frame.body.as_deref(), Some(text.as_bytes()));
+        client.answer(&frame, code);
+    }
+    stage.until_debited(ALICE, 2);
+    assert_eq!(stage.triggers(ALICE), ["response", "error"]);
+    send("three").expect("it is paid for");
+    assert!(client.next_send(Duration::from_secs(5)).is_some());
+    assert!(send("four").is_err(), "a message beyond the grant was sent");
+    assert!(client.next_send(Duration::from_millis(300)).is_none());
+    // The proxy hangs up, and nobody has answered the third message.
+    stage.kamailio.rpc(&["msrp_ua_end_session", &session]).expect("the session ends");
+    stage.expect(ALICE, 0, 0, 3);
+    assert_eq!(stage.triggers(ALICE), ["response", "error", "close"]);
+    // The client hangs up.
+    stage.kamailio.set_account(ALICE, 5);
+    let mut other = stage.bound(|_| {});
+    stage.expect(ALICE, 0, 5, 3);
+    assert_eq!(other.bye(), 200, "{}", stage.kamailio.log());
+    stage.expect(ALICE, 5, 0, 3);
+}
