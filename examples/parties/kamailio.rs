@@ -190,7 +190,12 @@ impl Kamailio {
 
     /// Sets an account's balance.
     pub fn set_account(&self, id: &str, balance: i64) {
-        let set = self.rpc(&["imcharge.account.set", id, &balance.to_string()]);
+        let mut set = Err(String::new());
+        // An engine that has just been started on a busy machine may not answer within its second.
+        eventually(Duration::from_secs(10), || {
+            set = self.rpc(&["imcharge.account.set", id, &balance.to_string()]);
+            !set.as_ref().is_err_and(|error| error.contains("503"))
+        });
         set.unwrap_or_else(|error| panic!("the account cannot be set: {error}\n{}", self.log()));
     }
 

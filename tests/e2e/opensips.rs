@@ -215,3 +215,54 @@ fn messages_of_the_proxys_own_user_agent_are_charged_alike() {
     assert_eq!(other.bye(), 200, "{}", stage.kamailio.log());
     stage.expect(ALICE, 5, 0, 3);
 }
+
+#[test]
+#[ignore = "needs OPENSIPS_SRC and OPENSIPS_BIN"]
+fn the_dialog_module_changes_nothing() {
+    super::HOST.set(Host::OpenSips);
+    let stage = Stage::new(|setup| {
+        setup.changed("loadmodule \"maxfwd.so\"", "loadmodule \"maxfwd.so\"\nloadmodule \"dialog.so\"").changed(
+            "    async(imcharge_reserve(10), CHARGED);",
+            "    create_dialog();\n    async(imcharge_reserve(10), CHARGED);",
+        )
+    });
+    stage.kamailio.set_account(ALICE, 100);
+    let _server = stage.server(&["one"], |_| {});
+    let mut client = stage.bound(|_| {});
+    client.take(1, Reaction::Answer(200));
+    assert_eq!(client.bye(), 200);
+    stage.expect(ALICE, 99, 0, 1);
+}
+
+#[test]
+#[ignore = "needs OPENSIPS_SRC and OPENSIPS_BIN"]
+fn an_invite_that_fails_releases_what_was_reserved() {
+    super::HOST.set(Host::OpenSips);
+    let relay = "        $du = \"sip:127.0.0.1:5070\";\n        t_relay();";
+    let stage = Stage::new(|setup| {
+        setup.changed(relay, "        # 127.0.0.1:5070\n        t_reply(480, \"Temporarily Unavailable\");")
+    });
+    stage.kamailio.set_account(ALICE, 100);
+    assert_eq!(stage.client(ALICE, |_| {}).invite(), 480, "{}", stage.kamailio.log());
+    stage.expect(ALICE, 100, 0, 0);
+    assert_eq!(stage.kamailio.statistic("reserves_granted"), 1);
+}
+
+#[test]
+#[ignore = "needs OPENSIPS_SRC and OPENSIPS_BIN"]
+fn the_script_ends_a_session() {
+    super::HOST.set(Host::OpenSips);
+    let stage = Stage::new(|setup| {
+        let end = "    if (is_method(\"INVITE\") && has_totag()) imcharge_end(\"operator\");\n";
+        let from = "    # Requests within the dialog";
+        setup.changed(from, &format!("{end}{from}"))
+    });
+    stage.kamailio.set_account(ALICE, 100);
+    let _server = stage.server(&[], |_| {});
+    let mut client = stage.client(ALICE, |_| {});
+    assert_eq!(client.invite(), 200);
+    stage.expect(ALICE, 90, 10, 0);
+    assert_eq!(client.invite_again(), 200, "{}", stage.kamailio.log());
+    stage.expect(ALICE, 100, 0, 0);
+    client.bye();
+}
