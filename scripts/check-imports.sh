@@ -18,6 +18,6 @@ nm -D --undefined-only "$module" | grep -v ' w ' | names >"$want"
 missing=$(comm -23 "$want" "$have")
 if [ -n "$missing" ]; then
     echo "$module wants what is neither in $binary nor in a library:" $missing >&2
-    echo "it would not load; the sources are not those of this binary, or include/host/kamailio.h names a macro" >&2
+    echo "it would not load; the sources are not those of this binary, or a header of include/host names a macro" >&2
     exit 1
 fi
