@@ -12,6 +12,11 @@ void imcharge_shm_free(void *block)
 	shm_free(block);
 }
 
+int imcharge_parse_headers(struct sip_msg *message, hdr_flags_t wanted, int next)
+{
+	return parse_headers(message, wanted, next);
+}
+
 int imcharge_logs(int level)
 {
 	return is_printable(level);

@@ -22,13 +22,13 @@ pub const PARAM_INT: u32 = INT_PARAM;
 /// Parameter that is a text.
 pub const PARAM_STRING: u32 = STR_PARAM;
 
-/// The macro of parser/msg_parser.h: the message is SIP.
+/// Parses the headers that are wanted.
 ///
 /// # Safety
 /// `message` must be one of the host, in private memory.
 pub unsafe fn parse_headers(message: *mut sip_msg, wanted: hdr_flags_t, next: ::std::ffi::c_int) -> ::std::ffi::c_int {
     // SAFETY: by the caller's promise.
-    unsafe { parse_headers_aux(message, wanted, next, 1) }
+    unsafe { imcharge_parse_headers(message, wanted, next) }
 }
 
 unsafe extern "C" {
@@ -36,6 +36,9 @@ unsafe extern "C" {
     pub fn imcharge_shm_malloc(octets: ::std::ffi::c_ulong) -> *mut ::std::ffi::c_void;
     /// Gives such a block back.
     pub fn imcharge_shm_free(block: *mut ::std::ffi::c_void);
+    /// A function in OpenSIPS 3.4, a macro in 3.6.
+    fn imcharge_parse_headers(message: *mut sip_msg, wanted: hdr_flags_t, next: ::std::ffi::c_int)
+    -> ::std::ffi::c_int;
     /// Whether the host logs lines of this level.
     pub fn imcharge_logs(level: ::std::ffi::c_int) -> ::std::ffi::c_int;
     /// Logs a line.
