@@ -15,6 +15,11 @@ KAMAILIO_BIN ?= /usr/sbin/kamailio
 KAMAILIO_MODULES ?= /usr/lib/x86_64-linux-gnu/kamailio/modules
 KAMAILIO_SRC ?= $(CURDIR)/out/kamailio/src
 export KAMAILIO_BIN KAMAILIO_MODULES KAMAILIO_SRC
+# OpenSIPS is in no Debian: where its sources and its program are is said by whoever has them.
+export OPENSIPS_SRC OPENSIPS_BIN
+ifdef OPENSIPS_MODULES
+export OPENSIPS_MODULES
+endif
 
 PACKAGES_BUILD = kamailio clang libclang-dev binutils gcc libc6-dev make
 # libFuzzer is C++.
@@ -26,7 +31,11 @@ MODULE ?= out/imcharge.so
 # The version of the Debian package of the Kamailio that the module is for.
 PACKED ?= $$(dpkg-query -W -f '$${Version}' kamailio)
 
-.PHONY: help run test sim crashes soak bench fuzz loom miri deny module deb header source clean
+OPENSIPS_SO = out/opensips/imcharge.so
+PACKAGES_OPENSIPS = clang libclang-dev binutils gcc libc6-dev make
+CARGO_OPENSIPS = CARGO_TARGET_DIR=$(CURDIR)/target/opensips cargo
+
+.PHONY: help run test sim crashes soak bench fuzz loom miri deny module opensips deb header source clean
 
 help:
 	@echo 'make run      charge four real retrievals in a real Kamailio, and show them'
@@ -40,6 +49,7 @@ help:
 	@echo 'make miri     the rules, the codecs and the shared memory in the interpreter that knows undefined behaviour'
 	@echo 'make deny     check licences, sources, duplicates and known faults of the dependencies'
 	@echo 'make module   build out/imcharge.so for the Kamailio on this machine; KAMAILIO=trixie: out/VERSION/imcharge.so for that'
+	@echo 'make opensips build $(OPENSIPS_SO) for an OpenSIPS: OPENSIPS_SRC=its sources OPENSIPS_BIN=its program'
 	@echo 'make deb      pack it for Debian, in out/deb/; KAMAILIO as for make module'
 	@echo 'make header   write include/imcharge.h anew'
 	@echo 'make clean    remove what was built'
@@ -49,7 +59,7 @@ run: module
 	@cargo build -q --release --examples
 	@$(RUN) target/release/examples/retrieval --module $(MODULE)
 
-test: module
+test: module $(if $(and $(OPENSIPS_SRC),$(OPENSIPS_BIN)),opensips)
 	@scripts/dependencies.sh $(PACKAGES_TEST)
 	@scripts/peers.sh out/peers
 	@scripts/test.sh
@@ -92,6 +102,16 @@ module: source
 deb: module
 	@scripts/dependencies.sh $(PACKAGES_DEB)
 	@scripts/deb.sh $(MODULE) "$(PACKED)" out/deb
+
+opensips:
+	@[ -n "$(OPENSIPS_SRC)" ] && [ -n "$(OPENSIPS_BIN)" ] || { echo 'say where OpenSIPS is: make opensips OPENSIPS_SRC=its sources OPENSIPS_BIN=its program' >&2; exit 1; }
+	@command -v cargo >/dev/null || { echo 'cargo is missing: install Rust 1.88 or newer' >&2; exit 1; }
+	@scripts/dependencies.sh $(PACKAGES_OPENSIPS)
+	@echo 'building the module for OpenSIPS (the first time takes some minutes)'
+	@$(CARGO_OPENSIPS) build -q --release --lib --features opensips
+	@mkdir -p out/opensips
+	@scripts/check-imports.sh target/opensips/release/libimcharge.so $(OPENSIPS_BIN)
+	@cp -u target/opensips/release/libimcharge.so $(OPENSIPS_SO)
 
 source:
 	@command -v cargo >/dev/null || { echo 'cargo is missing: install Rust 1.88 or newer' >&2; exit 1; }

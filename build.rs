@@ -1,14 +1,30 @@
 //! Builds what a host needs: only with a host's feature, and then exactly for the host that is on this machine.
 
+#[cfg(any(feature = "kamailio", feature = "opensips"))]
+#[path = "build/gates.rs"]
+mod gates;
+
 #[cfg(feature = "kamailio")]
 #[path = "build/kamailio.rs"]
 mod kamailio;
 
+#[cfg(feature = "opensips")]
+#[path = "build/opensips.rs"]
+mod opensips;
+
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
     #[cfg(feature = "kamailio")]
-    if let Err(sentence) = kamailio::build() {
-        eprintln!("\nimcharge cannot be built for this Kamailio: {sentence}\n");
+    finish("Kamailio", kamailio::build());
+    #[cfg(feature = "opensips")]
+    finish("OpenSIPS", opensips::build());
+}
+
+/// Ends the build with the sentence of a gate that stays shut.
+#[cfg(any(feature = "kamailio", feature = "opensips"))]
+fn finish(host: &str, built: Result<(), String>) {
+    if let Err(sentence) = built {
+        eprintln!("\nimcharge cannot be built for this {host}: {sentence}\n");
         std::process::exit(1);
     }
 }

@@ -8,12 +8,11 @@
 //! 3. structures that the binary and `tm` export have the size that the headers give them;
 //! 4. after linking (`scripts/check-imports.sh`): every symbol the module wants is in the binary.
 
-use object::{Object, ObjectSection, ObjectSymbol, ReadRef};
-use std::collections::BTreeSet;
+use super::gates;
+use object::{Object, ObjectSymbol};
 use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 /// Header list for bindgen.
 const HEADERS: &str = "include/host/kamailio.h";
@@ -76,12 +75,13 @@ struct Host {
 pub fn build() -> Result<(), String> {
     println!("cargo:rerun-if-changed={HEADERS}");
     println!("cargo:rerun-if-changed=build/kamailio.rs");
+    println!("cargo:rerun-if-changed=build/gates.rs");
     let host = find_host()?;
     let stock = fs::read(host.modules.join("tm.so")).map_err(|error| {
         format!("no stock module {}: {error}; set KAMAILIO_MODULES", host.modules.join("tm.so").display())
     })?;
-    let version = text_behind(&stock, "module_version")?;
-    let flags = text_behind(&stock, "module_flags")?;
+    let version = gates::text_behind(&stock, "module_version", 0)?;
+    let flags = gates::text_behind(&stock, "module_flags", 0)?;
     println!("cargo:rustc-env=IMCHARGE_KAMAILIO_VERSION={version}");
     println!("cargo:rustc-env=IMCHARGE_KAMAILIO_FLAGS={flags}");
     let mut defines = defines(&version, &flags)?;
@@ -89,13 +89,13 @@ pub fn build() -> Result<(), String> {
         .map_err(|error| format!("cannot read {}: {error}; set KAMAILIO_BIN", host.binary.display()))?;
     same_binary(&host, &binary, &version)?;
     same_version(&host, &version)?;
-    same_flags(&host, &defines, &flags)?;
+    gates::same_flags(&host.source, &defines, ("core/ver_defs.h", "SER_COMPILE_FLAGS"), &flags)?;
     defines.push("MOD_NAME=\"imcharge\"".into());
-    let bindings = bindings(&host, &defines)?;
-    same_sizes(&host.binary, &binary, &bindings, SIZES)?;
-    same_sizes(&host.modules.join("tm.so"), &stock, &bindings, SIZES_OF_TM)?;
-    let out = PathBuf::from(env::var_os("OUT_DIR").ok_or("cargo gives no OUT_DIR")?);
-    fs::write(out.join("kamailio.rs"), bindings).map_err(|error| format!("cannot write the bindings: {error}"))
+    let bindings = gates::bindings(&host.source, &defines, HEADERS, ALLOW)?;
+    gates::same_sizes(&host.binary, &binary, &bindings, SIZES)?;
+    gates::same_sizes(&host.modules.join("tm.so"), &stock, &bindings, SIZES_OF_TM)?;
+    fs::write(gates::out_dir()?.join("kamailio.rs"), bindings)
+        .map_err(|error| format!("cannot write the bindings: {error}"))
 }
 
 fn find_host() -> Result<Host, String> {
@@ -113,28 +113,6 @@ fn find_host() -> Result<Host, String> {
         ));
     }
     Ok(Host { source, modules, binary })
-}
-
-/// The C string that the pointer variable `symbol` of a shared object points to.
-fn text_behind(elf: &[u8], symbol: &str) -> Result<String, String> {
-    let missing = || format!("a stock module has no readable {symbol}; are KAMAILIO_MODULES those of Kamailio?");
-    let file = object::File::parse(elf).map_err(|_| missing())?;
-    let variable = file.dynamic_symbols().find(|found| found.name() == Ok(symbol)).ok_or_else(missing)?;
-    // The variable is filled by a relative relocation: its addend is where the text stands.
-    let mut relocations = file.dynamic_relocations().ok_or_else(missing)?;
-    let found = relocations.find(|(at, _)| *at == variable.address()).ok_or_else(missing)?;
-    let address = u64::try_from(found.1.addend()).map_err(|_| missing())?;
-    text_at(&file, address).ok_or_else(missing)
-}
-
-/// The C string at an address of a shared object.
-fn text_at(file: &object::File<'_>, address: u64) -> Option<String> {
-    let inside =
-        |section: &object::Section<'_, '_>| (section.address()..section.address() + section.size()).contains(&address);
-    let section = file.sections().find(inside)?;
-    let data = section.data().ok()?;
-    let range = (address - section.address())..data.len() as u64;
-    String::from_utf8(data.read_bytes_at_until(range, 0).ok()?.to_vec()).ok()
 }
 
 /// The `-D` set behind the strings of a stock module.
@@ -168,12 +146,6 @@ fn defines(version: &str, flags: &str) -> Result<Vec<String>, String> {
     Ok(all)
 }
 
-fn arguments(host: &Host, defines: &[String]) -> Vec<String> {
-    let mut arguments: Vec<String> = defines.iter().map(|define| format!("-D{define}")).collect();
-    arguments.push(format!("-I{}", host.source.display()));
-    arguments
-}
-
 /// Gate: the binary is of the version of the stock modules.
 fn same_binary(host: &Host, binary: &[u8], version: &str) -> Result<(), String> {
     let path = host.binary.display();
@@ -181,7 +153,7 @@ fn same_binary(host: &Host, binary: &[u8], version: &str) -> Result<(), String> 
         format!("{path} is no program file; set KAMAILIO_BIN to Kamailio itself, not to a script that starts it")
     })?;
     let symbol = file.dynamic_symbols().find(|found| found.name() == Ok("full_version"));
-    let found = symbol.and_then(|symbol| text_at(&file, symbol.address()));
+    let found = symbol.and_then(|symbol| gates::text_at(&file, symbol.address()));
     let found = found.ok_or_else(|| format!("{path} does not say of what version it is; is it Kamailio?"))?;
     // The number of the commit may follow.
     match found.strip_prefix(version).is_some_and(|rest| rest.is_empty() || rest.starts_with(' ')) {
@@ -231,70 +203,4 @@ fn version_of_cmake(path: &Path) -> Option<String> {
     let number = project.split_whitespace().skip_while(|word| *word != "VERSION").nth(1)?;
     let extra = text.split_once("set(EXTRAVERSION \"").and_then(|(_, rest)| rest.split('"').next()).unwrap_or_default();
     Some(format!("{number}{extra}"))
-}
-
-/// Gate: preprocessing the headers with our macros gives the flags string of the stock modules.
-fn same_flags(host: &Host, defines: &[String], flags: &str) -> Result<(), String> {
-    let probe = "#include \"core/ver_defs.h\"\nIMCHARGE_FLAGS SER_COMPILE_FLAGS\n";
-    let out = PathBuf::from(env::var_os("OUT_DIR").ok_or("cargo gives no OUT_DIR")?).join("flags.c");
-    fs::write(&out, probe).map_err(|error| error.to_string())?;
-    let run = Command::new("clang").args(["-E", "-P"]).args(arguments(host, defines)).arg(&out).output();
-    let run = run.map_err(|error| format!("clang does not run: {error}; install clang and libclang-dev"))?;
-    let text = String::from_utf8_lossy(&run.stdout).into_owned();
-    let line = text.split("IMCHARGE_FLAGS").nth(1).unwrap_or_default();
-    let ours: String = line.split('"').skip(1).step_by(2).collect();
-    let set = |text: &str| -> BTreeSet<String> {
-        text.split(',').map(|flag| flag.trim().to_owned()).filter(|flag| !flag.is_empty()).collect()
-    };
-    let (ours, theirs) = (set(&ours), set(flags));
-    match ours == theirs {
-        true => Ok(()),
-        false => Err(format!(
-            "the headers do not give the compile flags of the stock modules: only in the headers {:?}, only in the \
-             modules {:?}; the sources are not those that the modules were built from",
-            ours.difference(&theirs).collect::<Vec<_>>(),
-            theirs.difference(&ours).collect::<Vec<_>>()
-        )),
-    }
-}
-
-fn bindings(host: &Host, defines: &[String]) -> Result<String, String> {
-    let made = bindgen::Builder::default()
-        .header(HEADERS)
-        .clang_args(arguments(host, defines))
-        .allowlist_item(ALLOW)
-        .use_core()
-        .layout_tests(true)
-        .derive_default(true)
-        .default_enum_style(bindgen::EnumVariation::Consts)
-        .prepend_enum_name(false)
-        .generate();
-    made.map(|bindings| bindings.to_string()).map_err(|error| format!("bindgen fails on the headers: {error}"))
-}
-
-/// Gate: objects that a stock file exports have the size that the headers give them.
-fn same_sizes(path: &Path, elf: &[u8], bindings: &str, sizes: &[(&str, &str)]) -> Result<(), String> {
-    let file = object::File::parse(elf).map_err(|error| format!("{}: {error}", path.display()))?;
-    for (symbol, kind) in sizes {
-        let found = file.dynamic_symbols().find(|found| found.name() == Ok(symbol)).map(|found| found.size());
-        let ours = size_in(bindings, kind);
-        let octets =
-            |size: Option<u64>| size.map_or("no known number of octets".into(), |size| format!("{size} octets"));
-        if found.is_none() || ours != found {
-            return Err(format!(
-                "{symbol} has {} in {} and {} by the headers ({kind}); the sources are not those that it was built from",
-                octets(found),
-                path.display(),
-                octets(ours)
-            ));
-        }
-    }
-    Ok(())
-}
-
-/// Size of a type by bindgen's own layout test.
-fn size_in(bindings: &str, kind: &str) -> Option<u64> {
-    let mark = format!("[\"Size of {kind}\"][::core::mem::size_of::<{kind}>() - ");
-    let rest = bindings.split_once(&mark)?.1;
-    rest.split("usize").next()?.parse().ok()
 }

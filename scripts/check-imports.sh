@@ -25,7 +25,7 @@ nm -D --undefined-only "$module" | grep -v ' w ' | names >"$want"
 missing=$(comm -23 "$want" "$have")
 if [ -n "$missing" ]; then
     echo "$module wants what is neither in $binary nor in a library of its system:" $missing >&2
-    echo "it would not load; the sources are not those of this binary, include/host/kamailio.h names a macro, or the" >&2
+    echo "it would not load; the sources are not those of this binary, a header of include/host names a macro, or the" >&2
     echo "C library of this machine is newer than that of the system it is for" >&2
     exit 1
 fi

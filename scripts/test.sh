@@ -64,6 +64,15 @@ for release in ${RELEASES-trixie sid}; do
     [ "$status" -ne 3 ] || { broken=$before; untested="$untested $release (package)"; }
 done
 [ -z "$untested" ] || echo "NOT tested, since the mirror lacks it (see above): Kamailio of Debian$untested"
+# The same before OpenSIPS, where somebody has said where it is.
+if [ -n "${OPENSIPS_SRC:-}" ] && [ -n "${OPENSIPS_BIN:-}" ]; then
+    IMCHARGE_OPENSIPS_MODULE=$PWD/out/opensips
+    export IMCHARGE_OPENSIPS_MODULE
+    run env CARGO_TARGET_DIR=target/opensips cargo test -q --release --lib --features opensips host::
+    run cargo test -q --test e2e -- --include-ignored --test-threads=2 opensips::
+else
+    echo '== OpenSIPS: NOT tested, for OPENSIPS_SRC and OPENSIPS_BIN do not say where one is'
+fi
 # A tenth of "make soak", for a machine that has other things to do as well.
 run cargo build -q --release --example soak
 run target/release/examples/soak --module out/imcharge.so --sessions 100000 --rate 1000

@@ -14,7 +14,7 @@ pub mod enabler;
 pub mod engine;
 #[cfg(feature = "capi")]
 pub mod ffi;
-#[cfg(feature = "kamailio")]
+#[cfg(any(feature = "kamailio", feature = "opensips"))]
 pub mod host;
 #[doc(hidden)]
 pub mod simulate;

@@ -111,7 +111,7 @@ fn every_function_is_in_the_manual() {
 
 #[test]
 fn every_variable_and_event_route_is_in_the_manual() {
-    let source = read("src/host/kamailio/variables.rs");
+    let source = read("src/host/variables.rs");
     let list =
         source.split("NAMES: &[&str] =").nth(1).and_then(|rest| rest.split(';').next()).expect("a list of names");
     let names: BTreeSet<String> = list.split('"').skip(1).step_by(2).map(|name| format!("$imcharge({name})")).collect();
@@ -123,8 +123,29 @@ fn every_variable_and_event_route_is_in_the_manual() {
 }
 
 #[test]
+fn what_opensips_has_is_in_the_manual() {
+    let chapter = chapter("14. OpenSIPS");
+    let exports = read("src/host/opensips/exports.rs");
+    let functions: BTreeSet<String> = quoted_behind(&exports, "command(c").into_iter().collect();
+    assert!(functions.contains("imcharge_end"), "the table of functions has another form");
+    // `load_msrp` is for other modules, not for scripts.
+    for function in functions.iter().filter(|name| *name != "load_msrp") {
+        assert!(chapter.contains(&format!("{function}(")), "{function}");
+    }
+    for event in
+        quoted_behind(&read("src/host/opensips/events.rs"), "[c").iter().chain(["E_IMCHARGE_FAILED".to_owned()].iter())
+    {
+        assert!(chapter.contains(&format!("`{event}`")), "{event}");
+    }
+    for argument in COMMANDS.iter().flat_map(|command| command.arguments) {
+        let name = argument.trim_matches(['[', ']']).to_ascii_lowercase();
+        assert!(chapter.contains(&format!("`{name}`")), "the argument {name}");
+    }
+}
+
+#[test]
 fn the_configurations_use_only_what_there_is() {
-    for config in ["kamailio-config/kamailio.cfg", "kamailio-config/kamailio-lua.cfg"] {
+    for config in ["kamailio-config/kamailio.cfg", "kamailio-config/kamailio-lua.cfg", "kamailio-config/opensips.cfg"] {
         for name in quoted_behind(&read(config), "modparam(\"imcharge\", ") {
             assert!(parameters().any(|parameter| parameter.name == name), "{config}: {name}");
         }

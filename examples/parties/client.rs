@@ -1,5 +1,6 @@
 //! The IM client: invites, binds the MSRP session, takes messages and answers them as it is told.
 
+use super::auth::use_path;
 use super::msrp::{Frame, Reader, Writer, connection};
 use super::sip::{Message, Transport, description, path_of, uri_of};
 use super::{CLIENT, Events, PROXY, unique};
@@ -17,6 +18,8 @@ pub struct Options {
     pub identity: String,
     /// Whether the relay stands in the client's path too: every frame then passes it twice.
     pub via_relay: bool,
+    /// Asks the relay for that URI in its path (RFC 4976), instead of naming one.
+    pub authenticates: bool,
     /// Whether responses carry the whole path.
     pub whole_path: bool,
     /// Whether the INVITE carries P-Asserted-Identity: without it only From names the subscriber.
@@ -35,6 +38,7 @@ impl Options {
             relay,
             identity: identity.into(),
             via_relay: false,
+            authenticates: false,
             whole_path: false,
             asserted: true,
             acknowledges_after: Duration::ZERO,
@@ -142,6 +146,7 @@ impl ImClient {
         let call_id = format!("call{number}@{}", own.ip());
         let own_uri = format!("msrp://{own}/C{number};tcp");
         let own_path = match options.via_relay {
+            true if options.authenticates => format!("{} {own_uri}", use_path(options.relay, &own_uri)?),
             true => format!("msrp://{}/clients;tcp {own_uri}", options.relay),
             false => own_uri,
         };
@@ -296,6 +301,12 @@ impl ImClient {
             None => (self.own_path.as_str(), String::new()),
         };
         format!("To-Path: {relayed}{}\r\nFrom-Path: {own}\r\n", self.server_path)
+    }
+
+    /// Session id of the first hop to the server.
+    pub fn peer_session(&self) -> String {
+        let first = self.server_path.split(' ').next().unwrap_or_default();
+        first.rsplit('/').next().and_then(|rest| rest.split(';').next()).unwrap_or_default().to_owned()
     }
 
     fn own_uri(&self) -> String {

@@ -1,17 +1,30 @@
-//! The stock Kamailio with the module, on free ports and in a folder of its own; gone when it is dropped.
+//! The proxy with the module, on free ports and in a folder of its own; gone when it is dropped: the stock Kamailio, or an
+//! OpenSIPS where the setup says so.
 
-use super::eventually;
+use super::{eventually, opensips};
 use rusqlite::{Connection, OpenFlags};
-use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 use std::{fs, io};
 
+/// Which proxy.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Host {
+    /// The stock Kamailio.
+    #[default]
+    Kamailio,
+    /// The OpenSIPS of OPENSIPS_SRC and OPENSIPS_BIN.
+    OpenSips,
+}
+
 /// What to start.
 #[derive(Clone)]
 pub struct Setup {
+    /// Which proxy.
+    pub host: Host,
     /// Folder with `imcharge.so`; `None`: without the module, for comparison.
     pub module: PathBuf,
     /// The configuration, which has the names of `kamailio-config/kamailio.cfg` to set.
@@ -33,7 +46,13 @@ impl Setup {
     pub fn new(module: &Path, server: SocketAddr) -> Setup {
         let config = Path::new(env!("CARGO_MANIFEST_DIR")).join("kamailio-config/kamailio.cfg");
         let (changes, defines, arguments, under) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        Setup { module: module.to_owned(), config, changes, defines, server, arguments, under }
+        let host = Host::Kamailio;
+        Setup { host, module: module.to_owned(), config, changes, defines, server, arguments, under }
+    }
+
+    /// The same before OpenSIPS, with its shipped configuration.
+    pub fn for_opensips(module: &Path, server: SocketAddr) -> Setup {
+        Setup { host: Host::OpenSips, config: opensips::config(), ..Setup::new(module, server) }
     }
 
     /// With a change to the configuration's text.
@@ -51,7 +70,10 @@ impl Setup {
 
     /// With one more parameter of the module.
     pub fn parameter(self, name: &str, value: &str) -> Setup {
-        let line = "modparam(\"imcharge\", \"state_dir\", STATE_DIR)";
+        let line = match self.host {
+            Host::Kamailio => "modparam(\"imcharge\", \"state_dir\", STATE_DIR)",
+            Host::OpenSips => opensips::STATE_DIR,
+        };
         self.changed(line, &format!("{line}\nmodparam(\"imcharge\", \"{name}\", {value})"))
     }
 }
@@ -122,11 +144,12 @@ impl Kamailio {
         let mut dead = None;
         let serves = eventually(Duration::from_secs(if self.setup.under.is_empty() { 20 } else { 120 }), || {
             dead = self.child.try_wait().ok().flatten();
-            dead.is_some() || self.rpc(&["core.version"]).is_ok()
+            // OpenSIPS listens for TCP last.
+            dead.is_some() || (self.rpc(&["core.version"]).is_ok() && TcpStream::connect(self.msrp).is_ok())
         });
         match (serves, dead) {
             (true, None) => Ok(()),
-            _ => Err(io::Error::other(format!("kamailio does not serve:\n{}", self.log()))),
+            _ => Err(io::Error::other(format!("the proxy does not serve:\n{}", self.log()))),
         }
     }
 
@@ -138,11 +161,14 @@ impl Kamailio {
 
     /// What it has logged.
     pub fn log(&self) -> String {
-        fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
+        fs::read(self.folder.path().join("log")).map_or(String::new(), |log| String::from_utf8_lossy(&log).into_owned())
     }
 
     /// Runs an RPC command; its output, or its error.
     pub fn rpc(&self, command: &[&str]) -> Result<String, String> {
+        if self.setup.host == Host::OpenSips {
+            return opensips::rpc(self.folder.path(), command);
+        }
         let socket = format!("unix:{}", self.folder.path().join("ctl").display());
         let run = Command::new("kamcmd").args(["-s", &socket]).args(command).output().map_err(|e| e.to_string())?;
         let text = String::from_utf8_lossy(&run.stdout).into_owned();
@@ -155,6 +181,9 @@ impl Kamailio {
     /// A counter of the group imcharge.
     pub fn statistic(&self, name: &str) -> i64 {
         let all = self.rpc(&["imcharge.stats"]).unwrap_or_default();
+        if self.setup.host == Host::OpenSips {
+            return opensips::number(&all, name).unwrap_or(-1);
+        }
         let line = all.lines().find_map(|line| line.trim().strip_prefix(&format!("{name}: ")));
         line.and_then(|value| value.parse().ok()).unwrap_or(-1)
     }
@@ -269,9 +298,14 @@ impl Drop for Kamailio {
     }
 }
 
+/// Starts the program, in a group of its own: one signal reaches every process of it and none of ours.
 fn spawn(setup: &Setup, folder: &Path, sip: SocketAddr, msrp: SocketAddr) -> io::Result<Child> {
     let mut text = fs::read_to_string(&setup.config)?;
-    for (from, to) in &setup.changes {
+    let settings = match setup.host {
+        Host::Kamailio => Vec::new(),
+        Host::OpenSips => opensips::settings(setup, folder, sip, msrp),
+    };
+    for (from, to) in setup.changes.iter().chain(&settings) {
         if !text.contains(from.as_str()) {
             return Err(io::Error::other(format!("the configuration has no '{from}' to change")));
         }
@@ -281,16 +315,24 @@ fn spawn(setup: &Setup, folder: &Path, sip: SocketAddr, msrp: SocketAddr) -> io:
     if let Ok(settings) = std::env::var("KAMAILIO_SETTINGS") {
         text.insert_str(0, &format!("{settings}\n"));
     }
-    let config = folder.join("kamailio.cfg");
+    let config = folder.join("proxy.cfg");
     fs::write(&config, text)?;
+    let log = fs::OpenOptions::new().create(true).append(true).open(folder.join("log"))?;
+    let mut command = match setup.host {
+        Host::Kamailio => kamailio(setup, folder, &config, sip, msrp),
+        Host::OpenSips => opensips::command(&config),
+    };
+    command.process_group(0).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn()
+}
+
+fn kamailio(setup: &Setup, folder: &Path, config: &Path, sip: SocketAddr, msrp: SocketAddr) -> Command {
     let stock =
         std::env::var("KAMAILIO_MODULES").unwrap_or_else(|_| "/usr/lib/x86_64-linux-gnu/kamailio/modules".to_owned());
-    let log = fs::OpenOptions::new().create(true).append(true).open(folder.join("log"))?;
     let quoted = |path: PathBuf| format!("\"{}\"", path.display());
     let program = std::env::var("KAMAILIO_BIN").unwrap_or_else(|_| "/usr/sbin/kamailio".to_owned());
     let mut words = setup.under.iter().chain([&program]);
     let mut command = Command::new(words.next().unwrap_or(&program));
-    command.args(words).arg("-f").arg(&config).arg("-L").arg(format!("{}:{stock}", setup.module.display()));
+    command.args(words).arg("-f").arg(config).arg("-L").arg(format!("{}:{stock}", setup.module.display()));
     command.arg("-Y").arg(folder.join("run")).arg("-P").arg(folder.join("run/pid"));
     command.args(["-DD", "-E", "-m", "256", "-M", "16"]).args(&setup.arguments);
     let mut defines = vec![
@@ -304,6 +346,5 @@ fn spawn(setup: &Setup, folder: &Path, sip: SocketAddr, msrp: SocketAddr) -> io:
     for (name, value) in defines {
         command.arg("-A").arg(format!("{name}={value}"));
     }
-    // A group of its own: one signal reaches every process of it and none of ours.
-    command.process_group(0).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn()
+    command
 }

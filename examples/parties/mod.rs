@@ -3,10 +3,12 @@
 //! no mirror of the module's codecs.
 #![allow(dead_code, reason = "each program uses its part")]
 
+pub mod auth;
 pub mod client;
 pub mod kamailio;
 pub mod msrp;
 pub mod ocs;
+pub mod opensips;
 pub mod server;
 pub mod sip;
 

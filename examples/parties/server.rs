@@ -1,5 +1,6 @@
 //! The IM server: has stored messages, and sends them by MSRP SEND to whoever has invited it and bound the session.
 
+use super::auth::use_path;
 use super::msrp::{Reader, Writer, connection};
 use super::sip::{Message, Transport, description, path_of};
 use super::{Events, PROXY, SERVER, unique};
@@ -39,6 +40,8 @@ pub struct Options {
     pub twice: bool,
     /// Rings and never answers; a CANCEL ends it.
     pub rings: bool,
+    /// Asks the relay for a URI of its own for each session (RFC 4976), instead of naming one.
+    pub authenticates: bool,
 }
 
 impl Options {
@@ -57,12 +60,15 @@ impl Options {
             answers: 200,
             twice: false,
             rings: false,
+            authenticates: false,
         }
     }
 }
 
 /// One retrieval as the server sees it.
 struct Session {
+    /// The relay's URI for it.
+    relay: String,
     client_path: String,
     bound: AtomicBool,
     over: AtomicBool,
@@ -216,27 +222,38 @@ impl Shared {
         self.invites.fetch_add(1, Ordering::Relaxed);
         let id = Self::session_id(invite.header("Call-ID"));
         let client_path = path_of(&invite.body);
-        self.open(&id, client_path);
+        let relay = self.open(&id, client_path);
         let mut answer = invite.answer(200, "OK", &format!("t{id}"));
-        answer.body = description(&format!("{} {}", self.relay_uri(), self.own_uri(&id)));
+        answer.body = description(&format!("{relay} {}", self.own_uri(&id)));
         answer
     }
 
     /// A session with the client at the end of this path. An INVITE in the dialog that has another path than before
     /// begins a new one (RFC 4975, 5.4); with the same path it changes nothing.
-    fn open(&self, id: &str, client_path: String) {
-        let mut sessions = self.sessions.lock().expect("no holder panics");
-        if sessions.get(id).is_some_and(|session| session.client_path == client_path) {
-            return;
+    fn open(&self, id: &str, client_path: String) -> String {
+        let known = self.sessions.lock().expect("no holder panics").get(id).cloned();
+        if let Some(session) = known.as_ref().filter(|session| session.client_path == client_path) {
+            return session.relay.clone();
         }
-        let session = Session { client_path, bound: AtomicBool::new(false), over: AtomicBool::new(false) };
+        let relay = match known {
+            Some(session) => session.relay.clone(),
+            None => self.relay_uri(id),
+        };
+        let mut sessions = self.sessions.lock().expect("no holder panics");
+        let session =
+            Session { relay: relay.clone(), client_path, bound: AtomicBool::new(false), over: AtomicBool::new(false) };
         if let Some(old) = sessions.insert(id.to_owned(), Arc::new(session)) {
             old.over.store(true, Ordering::Relaxed);
         }
+        relay
     }
 
-    fn relay_uri(&self) -> String {
-        format!("msrp://{}/relay;tcp", self.options.relay)
+    /// The relay's URI for a session: one of its giving, or any.
+    fn relay_uri(&self, id: &str) -> String {
+        match self.options.authenticates {
+            true => use_path(self.options.relay, &self.own_uri(id)).expect("the relay gives a path"),
+            false => format!("msrp://{}/relay;tcp", self.options.relay),
+        }
     }
 
     fn own_uri(&self, id: &str) -> String {
@@ -343,7 +360,7 @@ impl Shared {
         let transaction = format!("tr{}", unique());
         let mut lines = format!(
             "To-Path: {} {}\r\nFrom-Path: {}\r\nMessage-ID: {message_id}\r\nByte-Range: {start}-*/{total}\r\n",
-            self.relay_uri(),
+            session.relay,
             session.client_path,
             self.own_uri(id)
         );

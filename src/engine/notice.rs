@@ -27,6 +27,18 @@ pub struct Notice<'a> {
     pub kind: Kind<'a>,
 }
 
+impl Notice<'_> {
+    /// Its bytes, for a process that has no ring of its own.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        postcard::to_stdvec(self).unwrap_or_default()
+    }
+
+    /// A notice out of its bytes; `None`: these are none.
+    pub fn from_bytes(bytes: &[u8]) -> Option<Notice<'_>> {
+        postcard::from_bytes(bytes).ok()
+    }
+}
+
 /// What a notice is about.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Kind<'a> {

@@ -255,6 +255,16 @@ impl Worker {
 
     /// Steps 5 and 10: an MSRP frame, before it is relayed.
     pub fn frame(&mut self, frame: &Frame<'_>) -> Passage {
+        self.frame_of(frame, None)
+    }
+
+    /// A response, where the host gives a request another transaction id as it sends it on: `request` is the id that the
+    /// request came with.
+    pub fn response(&mut self, frame: &Frame<'_>, request: &[u8]) -> Passage {
+        self.frame_of(frame, Some(request))
+    }
+
+    fn frame_of(&mut self, frame: &Frame<'_>, request: Option<&[u8]>) -> Passage {
         self.region.count(Statistic::Frames);
         let Ok(parsed) = msrp::Frame::parse(frame.bytes) else {
             self.region.count(Statistic::FramesMalformed);
@@ -273,7 +283,7 @@ impl Worker {
                 Passage::Pass
             }
             (Side::Client, msrp::Start::Response(code)) if !frame.from_self => {
-                let transaction = transaction(parsed.transaction_id.as_bytes());
+                let transaction = transaction(request.unwrap_or(parsed.transaction_id.as_bytes()));
                 self.push_or_count(session, Event::Responded { transaction, code, connection: frame.connection });
                 Passage::Pass
             }

@@ -1,3 +1,36 @@
 //! Adapters to SIP proxies: they translate and hand over, no rule of charging stands here.
+//!
+//! A module is for one host. What both hosts have alike stands here and is built with the bindings of that one: their
+//! messages and pseudo-variables have one ancestor.
+//!
+//! | what is shared | file |
+//! |---|---|
+//! | a panic caught at every entry from C | [`guard`] |
+//! | a process's way to the engine | [`attach`] |
+//! | what charging needs of a parsed SIP message | [`message`] |
+//! | what a watched transaction carries | [`watched`] |
+//! | parameters of the script | [`parameters`] |
+//! | `$imcharge(name)` | [`variables`] |
+//! | texts for the host's tables | [`text`] |
 
+#![allow(clippy::missing_safety_doc, reason = "entries are called by the host alone, with what its headers promise")]
+
+#[cfg(all(feature = "kamailio", feature = "opensips"))]
+compile_error!("a module is for one host, Kamailio or OpenSIPS: both look for the symbol `exports`");
+
+pub mod attach;
+pub mod guard;
+#[cfg(feature = "kamailio")]
 pub mod kamailio;
+pub mod message;
+#[cfg(feature = "opensips")]
+pub mod opensips;
+pub mod parameters;
+pub mod text;
+pub mod variables;
+pub mod watched;
+
+#[cfg(feature = "kamailio")]
+use kamailio::{bindings, logger};
+#[cfg(feature = "opensips")]
+use opensips::{bindings, logger};

@@ -2,19 +2,19 @@
 
 use super::parties::client::Reaction;
 use super::parties::kamailio::{Kamailio, Setup};
-use super::{ALICE, Stage, module};
+use super::{ALICE, Stage, setup};
 use std::io::Write;
 use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::time::Duration;
 
 fn refused(change: impl FnOnce(Setup) -> Setup) -> String {
     let nowhere = SocketAddr::from(([127, 0, 0, 1], 9));
-    let started = Kamailio::start(change(Setup::new(&module(), nowhere)));
+    let started = Kamailio::start(change(setup(nowhere)));
     started.err().map(|error| error.to_string()).expect("it must not start")
 }
 
 #[test]
-fn a_wrong_parameter_stops_the_start_with_one_line() {
+pub fn a_wrong_parameter_stops_the_start_with_one_line() {
     for (name, value) in [
         ("policy", "\"5xx=maybe\""),
         ("unit", "\"pounds\""),
@@ -60,7 +60,7 @@ fn a_ledger_of_another_version_and_a_foreign_file_are_left_alone() {
 }
 
 #[test]
-fn hostile_frames_and_messages_are_counted_and_the_proxy_serves_on() {
+pub fn hostile_frames_and_messages_are_counted_and_the_proxy_serves_on() {
     let stage = Stage::plain();
     let _server = stage.server(&["one"], |_| {});
     let frames = [
@@ -92,7 +92,7 @@ fn hostile_frames_and_messages_are_counted_and_the_proxy_serves_on() {
 }
 
 #[test]
-fn a_full_table_refuses_new_sessions_and_keeps_the_old_ones() {
+pub fn a_full_table_refuses_new_sessions_and_keeps_the_old_ones() {
     let stage = Stage::new(|setup| setup.parameter("max_sessions", "3"));
     stage.kamailio.set_account(ALICE, 100);
     let _server = stage.server(&[], |_| {});

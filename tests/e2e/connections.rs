@@ -6,7 +6,7 @@ use super::{ALICE, Stage, subscriber};
 use std::time::Duration;
 
 #[test]
-fn sessions_on_one_connection_are_charged_each_for_itself_and_lost_together() {
+pub fn sessions_on_one_connection_are_charged_each_for_itself_and_lost_together() {
     let stage = Stage::new(|setup| setup.defined("RESPONSE_TIMEOUT", "600"));
     let _server = stage.server(&["one"], |_| {});
     let (first, second, third) = (subscriber(), subscriber(), subscriber());
@@ -57,7 +57,7 @@ fn a_413_before_the_end_and_the_servers_giving_up_are_one_debit() {
 }
 
 #[test]
-fn a_late_response_after_the_time_out_is_not_debited_again() {
+pub fn a_late_response_after_the_time_out_is_not_debited_again() {
     let stage = Stage::plain();
     let _server = stage.server(&["one"], |_| {});
     let mut client = stage.bound(|_| {});
@@ -73,7 +73,7 @@ fn a_late_response_after_the_time_out_is_not_debited_again() {
 }
 
 #[test]
-fn who_is_not_asserted_by_the_network_gets_nothing() {
+pub fn who_is_not_asserted_by_the_network_gets_nothing() {
     let stage = Stage::plain();
     let server = stage.server(&["one"], |_| {});
     let mut client = stage.client(ALICE, |options| options.asserted = false);

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 #[test]
-fn a_killed_engine_is_back_within_a_second_and_nothing_is_lost() {
+pub fn a_killed_engine_is_back_within_a_second_and_nothing_is_lost() {
     const SESSIONS: usize = 120;
     let stage = Stage::new(|setup| setup.defined("RESPONSE_TIMEOUT", "20"));
     let _server = stage.server(&["one", "two", "three"], |_| {});
@@ -63,7 +63,7 @@ fn a_killed_engine_is_back_within_a_second_and_nothing_is_lost() {
 }
 
 #[test]
-fn after_kill_9_of_everything_each_open_session_is_settled_once() {
+pub fn after_kill_9_of_everything_each_open_session_is_settled_once() {
     const SESSIONS: usize = 1000;
     let mut stage = Stage::new(|setup| setup.defined("RESPONSE_TIMEOUT", "600"));
     let server = stage.server(&["one"], |_| {});
@@ -108,7 +108,7 @@ fn after_kill_9_of_everything_each_open_session_is_settled_once() {
 }
 
 #[test]
-fn sigterm_ends_it_within_five_seconds_and_settles_what_is_open() {
+pub fn sigterm_ends_it_within_five_seconds_and_settles_what_is_open() {
     let mut stage = Stage::new(|setup| setup.defined("RESPONSE_TIMEOUT", "600"));
     stage.kamailio.set_account(ALICE, 100);
     let _server = stage.server(&["one"], |_| {});

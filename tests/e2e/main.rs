@@ -1,4 +1,4 @@
-//! End to end: the stock Kamailio with the module, real SIP over UDP, real MSRP over TCP, several workers of each,
+//! End to end: the stock Kamailio with the module (and, where there is one, OpenSIPS: see `opensips.rs`), real SIP over UDP, real MSRP over TCP, several workers of each,
 //! and the ledger checked to the last unit after every case.
 //!
 //! Needs the module: `make test` builds it and sets IMCHARGE_MODULE to the folder that holds it.
@@ -15,6 +15,7 @@ mod failover;
 mod foreign;
 mod hostile;
 mod memory;
+mod opensips;
 mod outcomes;
 mod push;
 mod raw;
@@ -25,10 +26,11 @@ mod sessions;
 mod trouble;
 
 use parties::client::{ImClient, Options as ClientOptions};
-use parties::kamailio::{Kamailio, Setup};
+use parties::kamailio::{Host, Kamailio, Setup};
 use parties::server::{ImServer, Options as ServerOptions};
 use parties::{Events, unique};
-use std::net::UdpSocket;
+use std::cell::Cell;
+use std::net::{SocketAddr, UdpSocket};
 use std::path::PathBuf;
 
 /// Who pays in most cases.
@@ -38,6 +40,25 @@ pub const ALICE: &str = "sip:alice@example.org";
 pub fn module() -> PathBuf {
     let folder = std::env::var_os("IMCHARGE_MODULE").expect("IMCHARGE_MODULE names no folder: run make test");
     PathBuf::from(folder)
+}
+
+thread_local! {
+    /// Before which proxy the case of this thread runs.
+    static HOST: Cell<Host> = const { Cell::new(Host::Kamailio) };
+}
+
+/// Runs a case before this proxy.
+pub fn before(host: Host, case: fn()) {
+    HOST.set(host);
+    case();
+}
+
+/// The shipped configuration of the case's proxy before this server.
+pub fn setup(server: SocketAddr) -> Setup {
+    match HOST.get() {
+        Host::Kamailio => Setup::new(&module(), server),
+        Host::OpenSips => Setup::for_opensips(&opensips::module(), server),
+    }
 }
 
 /// A proxy before an address that is free for a server.
@@ -53,7 +74,7 @@ impl Stage {
     pub fn new(change: impl FnOnce(Setup) -> Setup) -> Stage {
         let place = UdpSocket::bind("127.0.0.1:0").expect("a free port");
         let address = place.local_addr().expect("a bound socket has an address");
-        let setup = change(Setup::new(&module(), address).defined("RESPONSE_TIMEOUT", "2"));
+        let setup = change(setup(address).defined("RESPONSE_TIMEOUT", "2"));
         let kamailio = Kamailio::start(setup).unwrap_or_else(|error| panic!("{error}"));
         Stage { kamailio, place }
     }
@@ -68,6 +89,7 @@ impl Stage {
     /// A server with these texts.
     pub fn server(&self, texts: &[&str], change: impl FnOnce(&mut ServerOptions)) -> ImServer {
         let mut options = ServerOptions::new(self.kamailio.msrp, texts);
+        options.authenticates = HOST.get() == Host::OpenSips;
         change(&mut options);
         ImServer::start(&self.place, options, Events::default()).expect("a server on a free port")
     }
@@ -75,6 +97,7 @@ impl Stage {
     /// A client of this identity that has not invited yet.
     pub fn client(&self, identity: &str, change: impl FnOnce(&mut ClientOptions)) -> ImClient {
         let mut options = ClientOptions::new(self.kamailio.sip, self.kamailio.msrp, identity);
+        options.authenticates = HOST.get() == Host::OpenSips;
         change(&mut options);
         ImClient::new(options, Events::default()).expect("the relay takes a connection")
     }

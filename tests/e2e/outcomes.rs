@@ -8,7 +8,7 @@ use std::time::Duration;
 const LONG: usize = 25_000;
 
 #[test]
-fn answered_200_is_debited_once_and_the_rest_released() {
+pub fn answered_200_is_debited_once_and_the_rest_released() {
     let stage = Stage::plain();
     let server = stage.server(&["one", "two", "three"], |_| {});
     let mut client = stage.bound(|_| {});
@@ -25,7 +25,7 @@ fn answered_200_is_debited_once_and_the_rest_released() {
 }
 
 #[test]
-fn a_4xx_a_5xx_and_a_413_before_the_end_are_debited() {
+pub fn a_4xx_a_5xx_and_a_413_before_the_end_are_debited() {
     let stage = Stage::plain();
     let _server = stage.server(&["one"], |_| {});
     for (code, debited) in [(415, 1), (481, 2), (506, 3)] {
@@ -49,7 +49,7 @@ fn a_4xx_a_5xx_and_a_413_before_the_end_are_debited() {
 }
 
 #[test]
-fn a_failure_report_after_the_200_is_refunded_where_the_policy_says_so() {
+pub fn a_failure_report_after_the_200_is_refunded_where_the_policy_says_so() {
     let stage = Stage::new(|setup| setup.parameter("policy", "\"report=release\""));
     stage.kamailio.set_account(ALICE, 100);
     let _server = stage.server(&["one", "two"], |_| {});
@@ -66,7 +66,7 @@ fn a_failure_report_after_the_200_is_refunded_where_the_policy_says_so() {
 }
 
 #[test]
-fn a_5xx_costs_nothing_where_the_policy_says_so() {
+pub fn a_5xx_costs_nothing_where_the_policy_says_so() {
     let stage = Stage::new(|setup| setup.parameter("policy", "\"5xx=release\""));
     stage.kamailio.set_account(ALICE, 100);
     let _server = stage.server(&["one"], |_| {});
@@ -80,7 +80,7 @@ fn a_5xx_costs_nothing_where_the_policy_says_so() {
 }
 
 #[test]
-fn silence_is_debited_when_the_response_does_not_come_in_time() {
+pub fn silence_is_debited_when_the_response_does_not_come_in_time() {
     let stage = Stage::plain();
     let _server = stage.server(&["one", "two"], |_| {});
     let mut client = stage.bound(|_| {});
@@ -92,7 +92,7 @@ fn silence_is_debited_when_the_response_does_not_come_in_time() {
 }
 
 #[test]
-fn messages_that_want_no_response_are_debited_by_the_own_timer() {
+pub fn messages_that_want_no_response_are_debited_by_the_own_timer() {
     for report in ["no", "partial"] {
         let stage = Stage::plain();
         let _server = stage.server(&["one"], |options| options.failure_report = Some(report));
@@ -106,7 +106,7 @@ fn messages_that_want_no_response_are_debited_by_the_own_timer() {
 }
 
 #[test]
-fn bye_after_a_send_and_before_its_response_is_debited() {
+pub fn bye_after_a_send_and_before_its_response_is_debited() {
     let stage = Stage::plain();
     let _server = stage.server(&["one"], |_| {});
     let mut client = stage.bound(|_| {});
@@ -117,7 +117,7 @@ fn bye_after_a_send_and_before_its_response_is_debited() {
 }
 
 #[test]
-fn a_dropped_connection_is_debited_at_once() {
+pub fn a_dropped_connection_is_debited_at_once() {
     let stage = Stage::new(|setup| setup.defined("RESPONSE_TIMEOUT", "600"));
     stage.kamailio.set_account(ALICE, 100);
     let _server = stage.server(&["one"], |_| {});
@@ -131,7 +131,7 @@ fn a_dropped_connection_is_debited_at_once() {
 }
 
 #[test]
-fn a_session_without_content_costs_nothing() {
+pub fn a_session_without_content_costs_nothing() {
     let stage = Stage::plain();
     let _server = stage.server(&[], |_| {});
     let mut client = stage.bound(|_| {});
@@ -142,7 +142,7 @@ fn a_session_without_content_costs_nothing() {
 }
 
 #[test]
-fn chunks_are_one_message_in_whatever_order() {
+pub fn chunks_are_one_message_in_whatever_order() {
     for backwards in [false, true] {
         let stage = Stage::plain();
         let text = "y".repeat(LONG);
@@ -166,7 +166,7 @@ fn chunks_are_one_message_in_whatever_order() {
 }
 
 #[test]
-fn a_message_that_the_server_gives_up_costs_nothing() {
+pub fn a_message_that_the_server_gives_up_costs_nothing() {
     let stage = Stage::plain();
     let text = "y".repeat(LONG);
     let _server = stage.server(&[&text], |options| options.abort = true);
@@ -179,7 +179,7 @@ fn a_message_that_the_server_gives_up_costs_nothing() {
 }
 
 #[test]
-fn the_same_message_again_is_one_debit() {
+pub fn the_same_message_again_is_one_debit() {
     let stage = Stage::plain();
     let _server = stage.server(&["one"], |options| options.twice = true);
     let mut client = stage.bound(|_| {});
@@ -189,7 +189,7 @@ fn the_same_message_again_is_one_debit() {
 }
 
 #[test]
-fn messages_beyond_the_grant_are_stopped() {
+pub fn messages_beyond_the_grant_are_stopped() {
     let stage = Stage::new(|setup| setup);
     stage.kamailio.set_account(ALICE, 2);
     let server = stage.server(&["one", "two", "three"], |_| {});
@@ -218,7 +218,7 @@ fn without_a_number_one_is_reserved_and_more_asked_for() {
 }
 
 #[test]
-fn a_tariff_by_the_started_kilobyte() {
+pub fn a_tariff_by_the_started_kilobyte() {
     let stage = Stage::new(|setup| setup.defined("TARIFF", "\"kilobyte:3\"").parameter("unit", "\"money\""));
     stage.kamailio.set_account(ALICE, 10_000);
     let _server = stage.server(&["small", &"z".repeat(2049)], |_| {});
@@ -230,7 +230,7 @@ fn a_tariff_by_the_started_kilobyte() {
 }
 
 #[test]
-fn a_report_is_waited_for_where_the_operator_wants_it() {
+pub fn a_report_is_waited_for_where_the_operator_wants_it() {
     let stage = Stage::new(|setup| setup.parameter("debit_on", "\"report\"").defined("RESPONSE_TIMEOUT", "600"));
     stage.kamailio.set_account(ALICE, 100);
     let _server = stage.server(&["one"], |options| options.success_report = true);

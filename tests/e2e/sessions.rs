@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::Duration;
 
 #[test]
-fn no_credit_is_402_and_holds_nothing() {
+pub fn no_credit_is_402_and_holds_nothing() {
     let stage = Stage::new(|setup| setup);
     stage.kamailio.set_account(ALICE, 0);
     let server = stage.server(&["one"], |_| {});
@@ -23,7 +23,7 @@ fn no_credit_is_402_and_holds_nothing() {
 }
 
 #[test]
-fn an_unknown_subscriber_gets_the_default_balance_where_there_is_one() {
+pub fn an_unknown_subscriber_gets_the_default_balance_where_there_is_one() {
     let stage = Stage::new(|setup| setup.parameter("default_balance", "5"));
     let _server = stage.server(&["one"], |_| {});
     let mut client = stage.bound(|_| {});
@@ -33,7 +33,7 @@ fn an_unknown_subscriber_gets_the_default_balance_where_there_is_one() {
 }
 
 #[test]
-fn a_repeated_invite_reserves_once_and_a_reinvite_not_at_all() {
+pub fn a_repeated_invite_reserves_once_and_a_reinvite_not_at_all() {
     let stage = Stage::plain();
     let server = stage.server(&["one"], |_| {});
     let mut client = stage.client(ALICE, |_| {});
@@ -50,7 +50,7 @@ fn a_repeated_invite_reserves_once_and_a_reinvite_not_at_all() {
 }
 
 #[test]
-fn cancel_releases_what_was_reserved() {
+pub fn cancel_releases_what_was_reserved() {
     let stage = Stage::plain();
     let _server = stage.server(&[], |options| options.rings = true);
     let mut client = stage.client(ALICE, |_| {});
@@ -62,7 +62,7 @@ fn cancel_releases_what_was_reserved() {
 }
 
 #[test]
-fn cancel_right_behind_the_invite_leaves_no_hold() {
+pub fn cancel_right_behind_the_invite_leaves_no_hold() {
     let stage = Stage::plain();
     let _server = stage.server(&[], |options| options.rings = true);
     for round in 0..50 {
@@ -94,7 +94,7 @@ fn an_invite_that_fails_releases_what_was_reserved() {
 }
 
 #[test]
-fn an_idle_session_gives_its_hold_back() {
+pub fn an_idle_session_gives_its_hold_back() {
     let stage = Stage::new(|setup| setup.parameter("hold_timeout", "2"));
     stage.kamailio.set_account(ALICE, 100);
     let _server = stage.server(&[], |_| {});
@@ -104,7 +104,7 @@ fn an_idle_session_gives_its_hold_back() {
 }
 
 #[test]
-fn frames_that_pass_twice_count_once() {
+pub fn frames_that_pass_twice_count_once() {
     let stage = Stage::plain();
     let _server = stage.server(&["one", &"t".repeat(20_000)], |options| options.chunk = 9000);
     let mut client = stage.bound(|options| options.via_relay = true);
@@ -133,7 +133,7 @@ fn responses_along_the_whole_path_are_charged_alike() {
 }
 
 #[test]
-fn a_frame_that_comes_without_a_message_is_charged() {
+pub fn a_frame_that_comes_without_a_message_is_charged() {
     let stage = Stage::plain();
     // From 11,239 octets on the host has no SIP message for the event route; its relay stops at 14,336.
     let _server = stage.server(&[&"b".repeat(12_500)], |options| {
@@ -148,7 +148,7 @@ fn a_frame_that_comes_without_a_message_is_charged() {
 }
 
 #[test]
-fn the_other_party_pays_when_the_server_invites() {
+pub fn the_other_party_pays_when_the_server_invites() {
     let stage = Stage::new(|setup| setup);
     // RCS push: whoever invites has the store-and-forward identity, and the called one pays.
     let callee = "sip:deferred@im.example.org";
@@ -164,7 +164,7 @@ fn the_other_party_pays_when_the_server_invites() {
 }
 
 #[test]
-fn the_script_names_who_pays() {
+pub fn the_script_names_who_pays() {
     let stage = Stage::new(|setup| setup.parameter("subscriber", "\"sip:$hdr(X-Sponsor)@example.org\""));
     stage.kamailio.set_account("sip:acme@example.org", 50);
     let _server = stage.server(&["one"], |_| {});
@@ -234,7 +234,7 @@ fn the_script_hears_of_every_debit_once() {
 }
 
 #[test]
-fn two_hundred_sessions_at_once_are_right_to_the_last_unit() {
+pub fn two_hundred_sessions_at_once_are_right_to_the_last_unit() {
     const SESSIONS: usize = 200;
     let stage = Stage::new(|setup| setup.defined("RESPONSE_TIMEOUT", "20"));
     let _server = stage.server(&["one", "two", "three"], |_| {});

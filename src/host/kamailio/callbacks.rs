@@ -13,35 +13,12 @@
 
 use super::guard::guard;
 use super::message::Message;
+use super::watched::Watched;
 use super::{TM, bindings as k, with_worker};
 use crate::charge::ch2::SessionKey;
 use crate::engine::facts::{Answer, Dialog, Invitation};
 use crate::engine::worker::Worker;
 use std::ffi::{c_int, c_uint, c_void};
-
-/// Most octets of Call-ID and From tag together.
-const TEXT_MAX: usize = 512;
-
-/// What a watched transaction carries, in the host's shared memory.
-#[repr(C)]
-struct Watched {
-    session: SessionKey,
-    /// The first INVITE of a session, whose end without a 2xx ends it.
-    first: bool,
-    call_id: u16,
-    from_tag: u16,
-    text: [u8; TEXT_MAX],
-}
-
-impl Watched {
-    fn call_id(&self) -> &[u8] {
-        self.text.get(..self.call_id.into()).unwrap_or_default()
-    }
-
-    fn inviting_tag(&self) -> &[u8] {
-        self.text.get(self.call_id.into()..).and_then(|rest| rest.get(..self.from_tag.into())).unwrap_or_default()
-    }
-}
 
 /// Watches the transaction of the first INVITE. `false`: no shared memory, or tm refuses.
 ///
@@ -66,14 +43,7 @@ unsafe fn watch(
     from_tag: &[u8],
 ) -> bool {
     let Some(register) = TM.get().and_then(|tm| tm.0.register_tmcb) else { return false };
-    if call_id.len() + from_tag.len() > TEXT_MAX {
-        return false;
-    }
-    let mut text = [0; TEXT_MAX];
-    text[..call_id.len()].copy_from_slice(call_id);
-    text[call_id.len()..call_id.len() + from_tag.len()].copy_from_slice(from_tag);
-    let (call_id, from_tag) = (call_id.len() as u16, from_tag.len() as u16);
-    let watched = Watched { session, first, call_id, from_tag, text };
+    let Some(watched) = Watched::new(session, first, call_id, from_tag) else { return false };
     // SAFETY: tm takes the block over with its release function; on refusal it is freed here.
     unsafe {
         let block = shared(watched);
@@ -168,11 +138,10 @@ pub unsafe extern "C" fn on_request(transaction: *mut k::cell, _: c_int, paramet
         // SAFETY: tm gives its parameters for the time of the call.
         let Some(pointer) = (unsafe { parameters.as_ref() }).map(|parameters| parameters.req) else { return };
         let request = unsafe { Message::new(pointer) }.filter(|r| r.method() == Some(k::METHOD_INVITE as c_int));
-        let Some(identity) = request.filter(|r| r.parse_identity()).and_then(Message::identity) else { return };
-        if identity.to_tag.is_empty() {
+        let Some(dialog) = request.filter(|r| r.parse_identity()).and_then(Message::dialog) else { return };
+        if dialog.to_tag.is_empty() {
             return;
         }
-        let dialog = Dialog { call_id: identity.call_id, from_tag: identity.from_tag, to_tag: identity.to_tag };
         if let Some(session) = with_worker(|worker| worker.session_of(&dialog)).flatten() {
             let types = k::TMCB_RESPONSE_FWDED;
             // SAFETY: the request and its new transaction, as tm gives them.
@@ -186,8 +155,7 @@ pub unsafe extern "C" fn before_script(message: *mut k::sip_msg, _: c_uint, _: *
     guard(1, || {
         // SAFETY: the host gives its current request.
         let request = unsafe { Message::new(message) }.filter(|r| r.method() == Some(k::METHOD_BYE as c_int));
-        if let Some(identity) = request.filter(|r| r.parse_identity()).and_then(Message::identity) {
-            let dialog = Dialog { call_id: identity.call_id, from_tag: identity.from_tag, to_tag: identity.to_tag };
+        if let Some(dialog) = request.filter(|r| r.parse_identity()).and_then(Message::dialog) {
             with_worker(|worker| worker.bye(&dialog));
         }
         1

@@ -7,7 +7,7 @@ use super::callbacks;
 use super::guard::guard;
 use super::message::{Message, bytes};
 use super::{TM, Tm, bindings as k, parameters, with_worker};
-use crate::engine::facts::{Dialog, Invitation, Invite, Suspended};
+use crate::engine::facts::Invite;
 use crate::engine::worker::Refused;
 use std::ffi::{CString, c_char, c_int, c_uint, c_void};
 
@@ -109,28 +109,16 @@ unsafe fn reserve_into(message: *mut k::sip_msg, route: &[u8], messages: c_int) 
     if request.method() != Some(k::METHOD_INVITE as c_int) || !request.parse() {
         return Refused::Malformed as c_int;
     }
-    let (Some(identity), Some(cseq)) = (request.identity(), request.cseq()) else { return Refused::Malformed as c_int };
-    if !identity.to_tag.is_empty() {
-        return Refused::Malformed as c_int;
-    }
     let Some(continuation) = Continuation::find(route) else {
         log::error!("imcharge_reserve: there is no route {}", String::from_utf8_lossy(route));
         return Refused::Malformed as c_int;
     };
-    let invitation = Invitation { call_id: identity.call_id, from_tag: identity.from_tag, cseq };
     // SAFETY: `message` is the host's current request.
-    let subscriber = unsafe { chosen_subscriber(message) };
-    let invite = Invite {
-        invitation,
-        asserted: request.header("P-Asserted-Identity"),
-        from: request.from(),
-        called_party: request.header("P-Called-Party-ID"),
-        request_uri: request.request_uri(),
-        subscriber: subscriber.as_deref().unwrap_or_default(),
-        charging_vector: request.header("P-Charging-Vector"),
-        messages: u32::try_from(messages).unwrap_or(0),
-        suspended: Suspended { route: continuation.number(), ..Suspended::default() },
+    let subscriber = unsafe { chosen_subscriber(message) }.unwrap_or_default();
+    let Some(mut invite) = request.invite(&subscriber, u32::try_from(messages).unwrap_or(0)) else {
+        return Refused::Malformed as c_int;
     };
+    invite.suspended.route = continuation.number();
     // Refused now, there is no transaction yet, and the script can answer as it likes.
     match with_worker(|worker| worker.can_reserve(&invite)) {
         Some(Ok(())) => {}
@@ -259,8 +247,7 @@ pub unsafe extern "C" fn kemi_end_reason(message: *mut k::sip_msg, reason: *mut 
 unsafe fn end_with(message: *mut k::sip_msg, reason: &[u8]) -> c_int {
     // SAFETY: by the caller's promise.
     let message = unsafe { Message::new(message) }.filter(|message| message.parse_identity());
-    let Some(identity) = message.and_then(Message::identity) else { return -1 };
-    let dialog = Dialog { call_id: identity.call_id, from_tag: identity.from_tag, to_tag: identity.to_tag };
+    let Some(dialog) = message.and_then(Message::dialog) else { return -1 };
     match with_worker(|worker| worker.end(&dialog, reason)) {
         Some(true) => 1,
         _ => -1,

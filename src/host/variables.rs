@@ -10,9 +10,11 @@ use std::ffi::{CString, c_int};
 pub const NAMES: &[&str] =
     &["result", "reason", "code", "granted", "session", "balance", "callid", "account", "messageid", "units"];
 
-/// The values of one notice; the host takes pointers into them.
-enum Value {
+/// One value of a notice; the host takes pointers into it.
+pub enum Value {
+    /// A text.
     Text(CString),
+    /// A whole number.
     Number(i64),
 }
 
@@ -29,7 +31,8 @@ pub fn with<R>(notice: &Notice<'_>, run: impl FnOnce() -> R) -> R {
     result
 }
 
-fn values(notice: &Notice<'_>) -> Vec<Option<Value>> {
+/// What a notice says, by the places in [`NAMES`].
+pub fn values(notice: &Notice<'_>) -> Vec<Option<Value>> {
     let text = |text: &str| CString::new(text).ok().map(Value::Text);
     let number = |number: u64| Some(Value::Number(i64::try_from(number).unwrap_or(i64::MAX)));
     let (result, granted, message_id, units) = match &notice.kind {

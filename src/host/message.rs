@@ -1,6 +1,7 @@
 //! Reads what charging needs of a SIP message that the host has parsed.
 
 use super::bindings as k;
+use crate::engine::facts::{Dialog, Invitation, Invite, Suspended};
 use std::ffi::c_int;
 
 /// A host's text as bytes; empty where there is none.
@@ -90,6 +91,29 @@ impl<'a> Message<'a> {
             let call_id = bytes(&self.0.callid.as_ref()?.body);
             Some(Identity { call_id, from_tag: bytes(&from.tag_value), to_tag: bytes(&to.tag_value) })
         }
+    }
+
+    /// The dialog of a request or reply, after parsing.
+    pub fn dialog(self) -> Option<Dialog<'a>> {
+        let Identity { call_id, from_tag, to_tag } = self.identity()?;
+        Some(Dialog { call_id, from_tag, to_tag })
+    }
+
+    /// What the engine wants to know of a first INVITE, after parsing; nothing waits yet. `None`: it is none.
+    pub fn invite(self, subscriber: &'a [u8], messages: u32) -> Option<Invite<'a>> {
+        let identity = self.identity().filter(|identity| identity.to_tag.is_empty())?;
+        let invitation = Invitation { call_id: identity.call_id, from_tag: identity.from_tag, cseq: self.cseq()? };
+        Some(Invite {
+            invitation,
+            asserted: self.header("P-Asserted-Identity"),
+            from: self.from(),
+            called_party: self.header("P-Called-Party-ID"),
+            request_uri: self.request_uri(),
+            subscriber,
+            charging_vector: self.header("P-Charging-Vector"),
+            messages,
+            suspended: Suspended::default(),
+        })
     }
 
     /// CSeq number, after parsing.

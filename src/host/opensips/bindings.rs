@@ -1,0 +1,46 @@
+//! What bindgen read from the host's headers (see `include/host/opensips.h`), for exactly the host that is built for, and
+//! what bindgen cannot read there.
+#![allow(
+    non_camel_case_types,
+    non_snake_case,
+    non_upper_case_globals,
+    unnecessary_transmutes,
+    unsafe_op_in_unsafe_fn,
+    unused_imports,
+    dead_code,
+    missing_docs,
+    improper_ctypes,
+    rustdoc::all,
+    clippy::all
+)]
+include!(concat!(env!("OUT_DIR"), "/opensips.rs"));
+
+// The names that Kamailio has for the same things.
+pub use self::{__str as _str, param_export_ as param_export};
+/// Parameter that is a number.
+pub const PARAM_INT: u32 = INT_PARAM;
+/// Parameter that is a text.
+pub const PARAM_STRING: u32 = STR_PARAM;
+
+/// Parses the headers that are wanted.
+///
+/// # Safety
+/// `message` must be one of the host, in private memory.
+pub unsafe fn parse_headers(message: *mut sip_msg, wanted: hdr_flags_t, next: ::std::ffi::c_int) -> ::std::ffi::c_int {
+    // SAFETY: by the caller's promise.
+    unsafe { imcharge_parse_headers(message, wanted, next) }
+}
+
+unsafe extern "C" {
+    /// A block of the host's shared memory, NULL when there is none left (`include/host/opensips.c`).
+    pub fn imcharge_shm_malloc(octets: ::std::ffi::c_ulong) -> *mut ::std::ffi::c_void;
+    /// Gives such a block back.
+    pub fn imcharge_shm_free(block: *mut ::std::ffi::c_void);
+    /// A function in OpenSIPS 3.4, a macro in 3.6.
+    fn imcharge_parse_headers(message: *mut sip_msg, wanted: hdr_flags_t, next: ::std::ffi::c_int)
+    -> ::std::ffi::c_int;
+    /// Whether the host logs lines of this level.
+    pub fn imcharge_logs(level: ::std::ffi::c_int) -> ::std::ffi::c_int;
+    /// Logs a line.
+    pub fn imcharge_log(level: ::std::ffi::c_int, place: *const ::std::ffi::c_char, line: *const ::std::ffi::c_char);
+}

@@ -1,0 +1,197 @@
+//! What the module sees by itself: replies to the INVITE, CANCEL, BYE, dying transactions, re-INVITE.
+//!
+//! | host's callback | what it means |
+//! |---|---|
+//! | `TMCB_RESPONSE_FWDED` with 2xx | step 4: bind the MSRP sessions, before the reply goes on |
+//! | `TMCB_RESPONSE_PRE_OUT` with 2xx of this proxy itself | the same, where the proxy is the user agent (msrp_ua) |
+//! | `TMCB_RESPONSE_OUT` with 3xx to 6xx | the INVITE failed for the client: relayed, timed out or answered by the script |
+//! | `TMCB_TRANS_CANCELLED` | CANCEL |
+//! | `TMCB_TRANS_DELETED` | the net under all of these: the transaction died |
+//! | `TMCB_REQUEST_IN`, in a charged dialog | re-INVITE: its 2xx binds again |
+//! | script callback before the request route | step 11: BYE of either side |
+//! | `TMCB_LOCAL_TRANS_NEW` of a BYE, then `TMCB_MSG_SENT_OUT` | step 11: BYE of this proxy itself |
+//!
+//! The transaction's callbacks run in whatever process sees the event, so their parameter lies in the host's shared memory.
+
+use super::guard::guard;
+use super::message::{Message, bytes};
+use super::watched::Watched;
+use super::{TM, bindings as k, shared, with_worker};
+use crate::engine::facts::{Answer, Dialog, Invitation};
+use crate::engine::raw;
+use crate::engine::worker::Worker;
+use std::ffi::{c_int, c_void};
+
+/// Callbacks before the script: ours is the first, for others (b2b_entities) take the requests of their dialogs away.
+const FIRST: c_int = 1000;
+
+/// Watches the transaction of the first INVITE. `false`: no shared memory, or tm refuses.
+///
+/// # Safety
+/// `message` must be the host's current request and `transaction` its transaction.
+pub unsafe fn watch_invite(message: *mut k::sip_msg, transaction: *mut k::cell, invitation: &Invitation<'_>) -> bool {
+    let session = Worker::session_of_invitation(invitation);
+    let answers = k::TMCB_RESPONSE_FWDED | k::TMCB_RESPONSE_PRE_OUT;
+    let types = answers | k::TMCB_RESPONSE_OUT | k::TMCB_TRANS_CANCELLED | k::TMCB_TRANS_DELETED;
+    let watched = Watched::new(session, true, invitation.call_id, invitation.from_tag);
+    // SAFETY: by the caller's promise.
+    watched.is_some_and(|watched| unsafe { watch(message, transaction, types, watched) })
+}
+
+/// # Safety
+/// As for [`watch_invite`].
+unsafe fn watch(message: *mut k::sip_msg, transaction: *mut k::cell, types: u32, watched: Watched) -> bool {
+    let Some(register) = TM.get().and_then(|tm| tm.0.register_tmcb) else { return false };
+    // SAFETY: tm takes the block over with its release function; on refusal it is freed here.
+    unsafe {
+        let block = shared::put(watched);
+        if block.is_null() {
+            return false;
+        }
+        let block = block.cast::<c_void>();
+        let registered = register(message, transaction, types as c_int, Some(on_transaction), block, Some(release));
+        if registered <= 0 {
+            k::imcharge_shm_free(block);
+        }
+        registered > 0
+    }
+}
+
+/// tm is done with the transaction: frees what it carried.
+unsafe extern "C" fn release(block: *mut c_void) {
+    // SAFETY: a block of `watch`, given back once.
+    guard((), || unsafe { k::imcharge_shm_free(block) })
+}
+
+/// Something happened to a watched transaction.
+unsafe extern "C" fn on_transaction(_: *mut k::cell, kind: c_int, parameters: *mut k::tmcb_params) {
+    guard((), || {
+        // SAFETY: tm gives its parameters for the time of the call, with the place of `watch`'s block in them.
+        let Some(parameters) = (unsafe { parameters.as_ref() }) else { return };
+        let watched = unsafe { parameters.param.as_ref().and_then(|block| (*block).cast::<Watched>().as_ref()) };
+        let Some(watched) = watched else { return };
+        let success = (200..300).contains(&parameters.code);
+        match kind as u32 {
+            // SAFETY: tm gives the request of the transaction and the reply at hand.
+            k::TMCB_RESPONSE_FWDED if success => unsafe { on_answer(watched, parameters.req, parameters.rpl) },
+            k::TMCB_RESPONSE_PRE_OUT if success => unsafe { on_own_answer(watched, parameters) },
+            k::TMCB_RESPONSE_OUT if watched.first && parameters.code >= 300 => {
+                with_worker(|worker| worker.failed(watched.session, u16::try_from(parameters.code).unwrap_or(0)));
+            }
+            k::TMCB_TRANS_CANCELLED if watched.first => {
+                with_worker(|worker| worker.cancelled(watched.session));
+            }
+            // An answered or failed session ignores it.
+            k::TMCB_TRANS_DELETED if watched.first => {
+                with_worker(|worker| worker.failed(watched.session, 408));
+            }
+            _ => {}
+        }
+    })
+}
+
+/// A 2xx goes to the inviting side.
+///
+/// # Safety
+/// Both pointers must be NULL, tm's mark, or messages that live for the call.
+unsafe fn on_answer(watched: &Watched, request: *const k::sip_msg, reply: *const k::sip_msg) {
+    // SAFETY: by the caller's promise.
+    let (request, reply) = unsafe { (Message::new(request), Message::new(reply)) };
+    let Some(reply) = reply.filter(|reply| reply.parse_identity()) else { return };
+    let to_tag = reply.identity().map_or(&[][..], |identity| identity.to_tag);
+    answered(watched, request.map_or(&[], Message::body), to_tag, reply.body());
+}
+
+/// A 2xx that this proxy has made itself is about to go out. One that it relays was seen before.
+///
+/// # Safety
+/// `parameters` must be tm's for the time of the call.
+unsafe fn on_own_answer(watched: &Watched, parameters: &k::tmcb_params) {
+    // SAFETY: for this callback tm gives the request, its mark for a reply that never came in, and the octets.
+    let (request, whole) = unsafe {
+        if Message::new(parameters.rpl).is_some() {
+            return;
+        }
+        let whole = parameters.extra1.cast::<k::_str>().as_ref().map_or(&[][..], |text| bytes(text));
+        (Message::new(parameters.req), whole)
+    };
+    if let Some(reply) = raw::reply(whole) {
+        answered(watched, request.map_or(&[], Message::body), reply.dialog.to_tag, reply.body);
+    }
+}
+
+fn answered(watched: &Watched, offer: &[u8], to_tag: &[u8], answer: &[u8]) {
+    let dialog = Dialog { call_id: watched.call_id(), from_tag: watched.inviting_tag(), to_tag };
+    with_worker(|worker| worker.answered(watched.session, &Answer { dialog, offer, answer }));
+}
+
+/// A new transaction: if it is a re-INVITE of a charged dialog, its 2xx is watched.
+unsafe extern "C" fn on_request(transaction: *mut k::cell, _: c_int, parameters: *mut k::tmcb_params) {
+    guard((), || {
+        // SAFETY: tm gives its parameters for the time of the call.
+        let Some(pointer) = (unsafe { parameters.as_ref() }).map(|parameters| parameters.req) else { return };
+        let invite = |request: &Message<'_>| request.method() == Some(k::METHOD_INVITE as c_int);
+        let request = unsafe { Message::new(pointer) }.filter(invite);
+        let Some(dialog) = request.filter(|r| r.parse_identity()).and_then(Message::dialog) else { return };
+        if dialog.to_tag.is_empty() {
+            return;
+        }
+        let session = with_worker(|worker| worker.session_of(&dialog)).flatten();
+        let watched = session.and_then(|session| Watched::new(session, false, dialog.call_id, dialog.from_tag));
+        if let Some(watched) = watched {
+            // SAFETY: the request and its new transaction, as tm gives them.
+            unsafe { watch(pointer, transaction, k::TMCB_RESPONSE_FWDED | k::TMCB_RESPONSE_PRE_OUT, watched) };
+        }
+    })
+}
+
+/// A new transaction of this proxy itself: the octets of a BYE are looked at when they go out.
+unsafe extern "C" fn on_own_request(transaction: *mut k::cell, _: c_int, parameters: *mut k::tmcb_params) {
+    guard((), || {
+        // SAFETY: tm gives its parameters for the time of the call, with the method where others have the status.
+        let method = unsafe { parameters.as_ref() }.map(|parameters| parameters.code);
+        let register = TM.get().and_then(|tm| tm.0.register_tmcb);
+        if let (Some(register), true) = (register, method == Some(k::METHOD_BYE as c_int)) {
+            let (message, none) = (std::ptr::null_mut(), std::ptr::null_mut());
+            // SAFETY: tm's new transaction; a function of static life, no parameter.
+            unsafe { register(message, transaction, k::TMCB_MSG_SENT_OUT as c_int, Some(on_own_bye), none, None) };
+        }
+    })
+}
+
+/// A BYE of this proxy itself goes out.
+unsafe extern "C" fn on_own_bye(_: *mut k::cell, _: c_int, parameters: *mut k::tmcb_params) {
+    guard((), || {
+        // SAFETY: for this callback tm gives the octets that go out.
+        let whole = unsafe { parameters.as_ref().and_then(|parameters| parameters.extra1.cast::<k::_str>().as_ref()) };
+        let dialog = whole.and_then(|whole| raw::bye(unsafe { bytes(whole) }));
+        dialog.map(|dialog| with_worker(|worker| worker.bye(&dialog)));
+    })
+}
+
+/// Before the script runs for a request: step 11. The script always goes on.
+unsafe extern "C" fn before_script(message: *mut k::sip_msg, _: *mut c_void) -> c_int {
+    let go_on = (k::SCB_RUN_TOP_ROUTE | k::SCB_RUN_POST_CBS) as c_int;
+    guard(go_on, || {
+        // SAFETY: the host gives its current request.
+        let bye = |request: &Message<'_>| request.method() == Some(k::METHOD_BYE as c_int);
+        let request = unsafe { Message::new(message) }.filter(bye);
+        if let Some(dialog) = request.filter(|r| r.parse_identity()).and_then(Message::dialog) {
+            with_worker(|worker| worker.bye(&dialog));
+        }
+        go_on
+    })
+}
+
+/// Registers what needs no transaction. In mod_init: tm's list of these is not shared. `false`: the host refused.
+pub fn register() -> bool {
+    let Some(register) = TM.get().and_then(|tm| tm.0.register_tmcb) else { return false };
+    // SAFETY: functions of static life, no parameter.
+    unsafe {
+        let (message, transaction, none) = (std::ptr::null_mut(), std::ptr::null_mut(), std::ptr::null_mut());
+        let before = (k::PRE_SCRIPT_CB | k::REQ_TYPE_CB) as c_int;
+        register(message, transaction, k::TMCB_REQUEST_IN as c_int, Some(on_request), none, None) > 0
+            && register(message, transaction, k::TMCB_LOCAL_TRANS_NEW as c_int, Some(on_own_request), none, None) > 0
+            && k::__register_script_cb(Some(before_script), before, none, FIRST) == 0
+    }
+}

@@ -1,0 +1,80 @@
+//! Events of the host's event interface: `E_IMCHARGE_DEBITED` and `E_IMCHARGE_FAILED`.
+//!
+//! Their parameters have the names of the variables. A number that the host's 32 bits do not hold is a text.
+
+use super::bindings as k;
+use super::variables::{NAMES, Value, values};
+use crate::engine::notice::{Kind, Notice};
+use crate::host::text::static_str;
+use std::ffi::{CString, c_int};
+use std::sync::OnceLock;
+
+/// Numbers of the two events, as the host gave them.
+static EVENTS: OnceLock<[k::event_id_t; 2]> = OnceLock::new();
+
+/// Announces the events. `false`: the host refused. In mod_init.
+pub fn register() -> bool {
+    let publish = |name: &'static std::ffi::CStr| {
+        let mut name = static_str(name);
+        // SAFETY: a text of static life. The host has published the event already where the script has its route.
+        unsafe {
+            match k::evi_get_id(&mut name) {
+                known if known >= 0 => known,
+                _ => k::evi_publish_event(name),
+            }
+        }
+    };
+    let events = [c"E_IMCHARGE_DEBITED", c"E_IMCHARGE_FAILED"].map(publish);
+    events.iter().all(|event| *event >= 0) && EVENTS.set(events).is_ok()
+}
+
+/// Raises the event of a notice in one of the host's workers, if anybody has subscribed.
+pub fn raise(notice: &Notice<'_>) {
+    let Some([debited, failed]) = EVENTS.get() else { return };
+    let event = match notice.kind {
+        Kind::Debited { .. } => *debited,
+        _ => *failed,
+    };
+    // SAFETY: the host's own functions on its own list. The list points to names and values until the event is handed
+    // over: all of them live beyond that.
+    unsafe {
+        if k::evi_probe_event(event) <= 0 {
+            return;
+        }
+        let list = k::evi_get_params();
+        if list.is_null() {
+            return;
+        }
+        let values: Vec<_> = values(notice).into_iter().map(|value| value.map(fitting)).collect();
+        for (name, value) in NAMES.iter().zip(&values) {
+            let name = text_of(name.as_bytes());
+            match value {
+                Some(Value::Text(text)) => {
+                    let text = text_of(text.as_bytes());
+                    k::evi_param_add(list, &name, (&raw const text).cast(), k::EVI_STR_VAL as c_int);
+                }
+                Some(Value::Number(number)) => {
+                    let number = *number as c_int;
+                    k::evi_param_add(list, &name, (&raw const number).cast(), k::EVI_INT_VAL as c_int);
+                }
+                None => {}
+            }
+        }
+        k::evi_dispatch_event(event, list);
+    }
+}
+
+/// A number that the host's 32 bits do not hold, as a text.
+fn fitting(value: Value) -> Value {
+    match value {
+        Value::Number(number) if c_int::try_from(number).is_err() => {
+            Value::Text(CString::new(number.to_string()).unwrap_or_default())
+        }
+        fits => fits,
+    }
+}
+
+/// The host's form of a text that it only reads.
+fn text_of(text: &[u8]) -> k::_str {
+    k::_str { s: text.as_ptr().cast::<std::ffi::c_char>().cast_mut(), len: text.len() as c_int }
+}

@@ -1,0 +1,199 @@
+//! What the host's loader looks for, and the tables behind it.
+
+use super::{bindings as k, frames, lifecycle, parameters, reserve, resume, variables};
+use std::cell::UnsafeCell;
+use std::ffi::{CStr, c_char, c_int, c_void};
+
+/// A table that the host takes by pointer. It is the host's alone once it is loaded.
+#[repr(transparent)]
+pub struct Table<T>(UnsafeCell<T>);
+
+// SAFETY: only the host touches it, in its main process, before any fork.
+unsafe impl<T> Sync for Table<T> {}
+
+impl<T> Table<T> {
+    const fn new(table: T) -> Table<T> {
+        Table(UnsafeCell::new(table))
+    }
+}
+
+/// A text of the build with a NUL behind it.
+macro_rules! built {
+    ($name:literal) => {
+        concat!(env!($name), "\0").as_ptr().cast::<c_char>()
+    };
+}
+
+/// The module; the loader compares the three strings with its own.
+#[unsafe(no_mangle)]
+pub static exports: Table<k::module_exports> = Table::new(k::module_exports {
+    name: c"imcharge".as_ptr(),
+    type_: k::MOD_TYPE_DEFAULT,
+    ver_info: k::module_exports__bindgen_ty_1 {
+        version: built!("IMCHARGE_OPENSIPS_VERSION"),
+        compile_flags: built!("IMCHARGE_OPENSIPS_FLAGS"),
+        scm: k::scm_version {
+            type_: built!("IMCHARGE_OPENSIPS_REVISION_TYPE"),
+            rev: built!("IMCHARGE_OPENSIPS_REVISION"),
+        },
+    },
+    dlflags: k::DEFAULT_DLFLAGS,
+    load_f: None,
+    deps: DEPENDENCIES.0.get().cast(),
+    cmds: COMMANDS.0.get().cast(),
+    acmds: ASYNC_COMMANDS.0.get().cast(),
+    params: PARAMETERS.0.get().cast(),
+    stats: std::ptr::null(),
+    mi_cmds: std::ptr::null(),
+    items: VARIABLES.0.get().cast(),
+    trans: std::ptr::null(),
+    procs: PROCESSES.0.get().cast(),
+    preinit_f: None,
+    init_f: Some(lifecycle::initialise),
+    response_f: None,
+    destroy_f: None,
+    init_child_f: None,
+    reload_ack_f: None,
+});
+
+/// What must be initialised before: the host's structure has no end of its own, here it has an empty row.
+#[repr(C)]
+struct Dependencies {
+    modules: [k::module_dependency; k::MAX_MOD_DEPS as usize],
+    parameters: [k::modparam_dependency; 1],
+}
+
+const fn dependency(name: Option<&'static CStr>, kind: u32) -> k::module_dependency {
+    match name {
+        Some(name) => {
+            k::module_dependency { mod_type: k::MOD_TYPE_DEFAULT, mod_name: name.as_ptr().cast_mut(), type_: kind }
+        }
+        None => k::module_dependency { mod_type: k::MOD_TYPE_NULL, mod_name: std::ptr::null_mut(), type_: 0 },
+    }
+}
+
+static DEPENDENCIES: Table<Dependencies> = Table::new(Dependencies {
+    modules: {
+        let mut all = [dependency(None, 0); k::MAX_MOD_DEPS as usize];
+        all[0] = dependency(Some(c"tm"), k::DEP_ABORT);
+        all[1] = dependency(Some(c"proto_msrp"), k::DEP_SILENT);
+        all
+    },
+    parameters: [k::modparam_dependency { script_param: std::ptr::null_mut(), get_deps_f: None }],
+});
+
+static PARAMETERS: Table<[k::param_export; parameters::ROWS]> = Table::new(parameters::table());
+
+/// Parameters of a function: of these kinds, all of which may be left out.
+const fn optional<const N: usize>(kind: u32) -> [k::cmd_param; N] {
+    let mut all = [k::cmd_param { flags: 0, fixup: None, free_fixup: None }; N];
+    if kind != 0 {
+        all[0].flags = (kind | k::CMD_PARAM_OPT) as c_int;
+    }
+    all
+}
+
+const fn command(name: &'static CStr, function: k::cmd_function, kind: u32, routes: u32) -> k::cmd_export_ {
+    k::cmd_export_ { name: name.as_ptr(), function, params: optional(kind), flags: routes as c_int }
+}
+
+static COMMANDS: Table<[k::cmd_export_; 4]> = Table::new([
+    command(c"imcharge_reserve", Some(reserve::reserve_without_async), k::CMD_PARAM_INT, k::REQUEST_ROUTE),
+    command(c"imcharge_end", Some(reserve::end), k::CMD_PARAM_STR, k::ALL_ROUTES),
+    // No route may call it: other modules look it up.
+    command(c"load_msrp", Some(load_msrp), 0, 0),
+    k::cmd_export_ { name: std::ptr::null(), function: None, params: optional(0), flags: 0 },
+]);
+
+/// `load_msrp` in the form of a function of the script, which the host's table has for everything.
+#[allow(clippy::too_many_arguments, reason = "the host's form of a function")]
+unsafe extern "C" fn load_msrp(
+    binds: *mut k::sip_msg,
+    _: *mut c_void,
+    _: *mut c_void,
+    _: *mut c_void,
+    _: *mut c_void,
+    _: *mut c_void,
+    _: *mut c_void,
+    _: *mut c_void,
+    _: *mut c_void,
+) -> c_int {
+    // SAFETY: who looks it up by this name gives a place for the API.
+    unsafe { frames::load_msrp(binds.cast()) };
+    0
+}
+
+/// What the others find by the name `load_msrp`.
+pub fn own_load_msrp() -> usize {
+    load_msrp as *const () as usize
+}
+
+static ASYNC_COMMANDS: Table<[k::acmd_export_; 2]> = Table::new([
+    k::acmd_export_ {
+        name: c"imcharge_reserve".as_ptr(),
+        function: Some(reserve::reserve),
+        params: optional(k::CMD_PARAM_INT),
+    },
+    k::acmd_export_ { name: std::ptr::null(), function: None, params: optional(0) },
+]);
+
+/// The class `$imcharge(...)`; the host finds its end by an empty name.
+static VARIABLES: Table<[k::_pv_export; 2]> = Table::new([
+    k::_pv_export {
+        name: k::__str_const { s: c"imcharge".as_ptr(), len: 8 },
+        type_: k::PVT_EXTRA + 2855,
+        getf: Some(variables::get),
+        setf: None,
+        parse_name: Some(parse_name),
+        parse_index: None,
+        init_param: None,
+        iparam: 0,
+    },
+    k::_pv_export {
+        name: k::__str_const { s: std::ptr::null(), len: 0 },
+        type_: 0,
+        getf: None,
+        setf: None,
+        parse_name: None,
+        parse_index: None,
+        init_param: None,
+        iparam: 0,
+    },
+]);
+
+/// The host parses `$imcharge(name)`.
+unsafe extern "C" fn parse_name(spec: k::pv_spec_p, name: *const k::str_) -> c_int {
+    // SAFETY: as the host calls it; the name is only read.
+    unsafe { variables::parse_name(spec, name.cast_mut()) }
+}
+
+const fn processes(name: &'static CStr, function: k::mod_proc, count: u32) -> k::proc_export_ {
+    k::proc_export_ {
+        name: name.as_ptr(),
+        pre_fork_function: None,
+        post_fork_function: None,
+        function,
+        no: count,
+        flags: 0,
+    }
+}
+
+/// The module's own processes.
+static PROCESSES: Table<[k::proc_export_; 3]> = Table::new([
+    processes(c"imcharge supervisor", Some(lifecycle::supervisor), 1),
+    processes(c"imcharge resume", Some(resume::work), 0),
+    k::proc_export_ {
+        name: std::ptr::null(),
+        pre_fork_function: None,
+        post_fork_function: None,
+        function: None,
+        no: 0,
+        flags: 0,
+    },
+]);
+
+/// How many resume workers there are. In mod_init: the host counts afterwards.
+pub fn set_resume_workers(count: u32) {
+    // SAFETY: in the host's main process, before it looks.
+    unsafe { (*PROCESSES.0.get())[1].no = count };
+}

@@ -1,0 +1,339 @@
+//! MSRP: every request and response that the modules of the host handle passes here first.
+//!
+//! No event of the script tells of a 200, and a module cannot put itself before another: proto_msrp gives a request to the
+//! first handler whose address fits. But whoever handles MSRP (msrp_relay, msrp_ua, msrp_gateway) finds proto_msrp's API
+//! by the name of its function, `load_msrp`, and the host's search begins with the module that was loaded last. This module
+//! has a function of that name too. It hands over proto_msrp's own API, except for two functions: a handler is
+//! registered with ours in front of it, and a request that a module makes itself passes the gate before it is sent.
+//!
+//! The host gives a request a transaction id of its own as it sends it on; what came in is kept in the transaction, and the
+//! engine is told that id for the response.
+
+use super::guard::guard;
+use super::message::bytes;
+use super::{bindings as k, connections, exports, shared, text, with_worker};
+use crate::engine::facts::Frame;
+use crate::engine::worker::Passage;
+use std::cell::Cell;
+use std::ffi::{c_char, c_int, c_void};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicPtr, Ordering};
+
+/// proto_msrp's own API.
+static STOCK: OnceLock<Binds> = OnceLock::new();
+
+/// Plain function pointers, the same in all processes.
+#[derive(Clone, Copy)]
+struct Binds(k::msrp_binds);
+
+// SAFETY: the structure holds function pointers only and is never written after it was filled.
+unsafe impl Send for Binds {}
+// SAFETY: as above.
+unsafe impl Sync for Binds {}
+
+/// A handler of another module, which ours stands in front of.
+struct Handler {
+    request: k::msrp_req_handler_f,
+    reply: k::msrp_rpl_handler_f,
+    parameter: *mut c_void,
+    /// What proto_msrp knows it by.
+    handle: AtomicPtr<c_void>,
+}
+
+/// What a request of a module's own carries besides what the module wants back: the id that the engine knows it by.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct Own {
+    parameter: *mut c_void,
+    number: u64,
+}
+
+/// `load_msrp` as the others find it.
+pub unsafe extern "C" fn load_msrp(binds: *mut k::msrp_binds) {
+    guard((), || {
+        // SAFETY: the caller gives a place for the API.
+        let (Some(stock), Some(binds)) = (stock(), unsafe { binds.as_mut() }) else {
+            log::error!("load proto_msrp.so: another module wants MSRP");
+            return;
+        };
+        *binds = stock;
+        binds.register_msrp_handler = Some(register_handler);
+        binds.send_request = Some(send_request);
+    })
+}
+
+/// proto_msrp's API; `None`: it is not loaded.
+fn stock() -> Option<k::msrp_binds> {
+    if let Some(stock) = STOCK.get() {
+        return Some(stock.0);
+    }
+    // SAFETY: the host's own way to a function of a module: `load_msrp` has this type in every version that is built for.
+    let binds = unsafe {
+        let found = k::find_mod_export(c"proto_msrp".as_ptr(), c"load_msrp".as_ptr(), 0)?;
+        let load =
+            std::mem::transmute::<*const c_void, unsafe extern "C" fn(*mut k::msrp_binds)>(found as *const c_void);
+        let mut binds = std::mem::zeroed::<k::msrp_binds>();
+        load(&mut binds);
+        binds
+    };
+    Some(STOCK.get_or_init(|| Binds(binds)).0)
+}
+
+/// Whether the others find this module's `load_msrp`, or there is no MSRP at all. `false`: they find proto_msrp's.
+pub fn stands_in_front() -> bool {
+    // SAFETY: the host's own search, by which the others find it.
+    let found = unsafe { k::find_export(text(c"load_msrp"), 0) };
+    found.is_none_or(|found| found as *const () as usize == exports::own_load_msrp())
+}
+
+/// Another module registers its handler: ours is put in front of it.
+unsafe extern "C" fn register_handler(
+    host: *mut k::_str,
+    port: c_int,
+    secured: c_int,
+    request: k::msrp_req_handler_f,
+    reply: k::msrp_rpl_handler_f,
+    parameter: *mut c_void,
+) -> *mut c_void {
+    guard(std::ptr::null_mut(), || {
+        let none = std::ptr::null_mut();
+        let Some(register) = stock().and_then(|stock| stock.register_msrp_handler) else { return none };
+        if request.is_none() || reply.is_none() {
+            return none;
+        }
+        // It lives as long as the host: made before the fork, the same in all processes.
+        let handler = Box::leak(Box::new(Handler { request, reply, parameter, handle: AtomicPtr::new(none) }));
+        let own = std::ptr::from_ref(handler).cast_mut().cast::<c_void>();
+        // SAFETY: what the other module gives, with our functions and a parameter of static life.
+        let handle = unsafe { register(host, port, secured, Some(on_request), Some(on_reply), own) };
+        handler.handle.store(handle, Ordering::Relaxed);
+        handle
+    })
+}
+
+/// A request came in: goes on to its handler, or is answered here.
+unsafe extern "C" fn on_request(request: *mut k::msrp_msg, handler: *mut c_void) -> c_int {
+    // SAFETY: proto_msrp gives a parsed message and the parameter of `register_handler`.
+    let (message, handler) = unsafe { (request.as_ref(), handler.cast::<Handler>().as_ref()) };
+    let (Some(message), Some(handler)) = (message, handler) else { return -1 };
+    // SAFETY: a message of proto_msrp, for the time of the call.
+    let passage = guard(Passage::Malformed, || unsafe { pass(message, None) });
+    match (passage, handler.request) {
+        // SAFETY: the other module's own handler, with what it would get without us.
+        (Passage::Pass | Passage::NotCharged, Some(handle)) => unsafe { handle(request, handler.parameter) },
+        // SAFETY: as for `pass`.
+        (passage, _) => guard(-1, || unsafe { refuse(request, message, handler, passage) }),
+    }
+}
+
+/// A response came in, or (NULL) none in time: goes on to its handler.
+unsafe extern "C" fn on_reply(
+    reply: *mut k::msrp_msg,
+    transaction: *mut k::msrp_cell,
+    parameter: *mut c_void,
+    handler: *mut c_void,
+) -> c_int {
+    // SAFETY: proto_msrp gives its transaction and the parameter of `register_handler`.
+    let (cell, handler) = unsafe { (transaction.as_ref(), handler.cast::<Handler>().as_ref()) };
+    let (Some(cell), Some(handler)) = (cell, handler) else { return -1 };
+    let mut parameter = parameter;
+    guard((), || {
+        let number;
+        // SAFETY: texts of a transaction live as long as it; a request of a module's own was sent by `send_request`,
+        // with its block, and is taken out here once.
+        let came_as = unsafe {
+            match is_own(cell) {
+                true if parameter.is_null() => return,
+                true => {
+                    let own = parameter.cast::<Own>().read();
+                    k::imcharge_shm_free(parameter);
+                    parameter = own.parameter;
+                    number = own_id(own.number);
+                    number.as_bytes()
+                }
+                false => bytes(&cell.recv_ident),
+            }
+        };
+        // SAFETY: NULL, or a message of proto_msrp for the time of the call.
+        if let Some(message) = unsafe { reply.as_ref() } {
+            unsafe { pass(message, Some(came_as)) };
+        }
+    });
+    // SAFETY: the other module's own handler, with what it would get without us.
+    handler.reply.map_or(-1, |handle| unsafe { handle(reply, transaction, parameter, handler.parameter) })
+}
+
+/// Whether a module of this proxy has made the request itself, and it was a SEND.
+fn is_own(cell: &k::msrp_cell) -> bool {
+    cell.recv_ident.len == 0 && cell.method_id == k::MSRP_METHOD_SEND
+}
+
+/// The gate.
+///
+/// # Safety
+/// `message` must be one of proto_msrp.
+unsafe fn pass(message: &k::msrp_msg, came_as: Option<&[u8]>) -> Passage {
+    // SAFETY: the whole message as received lies at `buf`; a header lives as long as its message.
+    let (whole, from_path) = unsafe {
+        let whole = k::_str { s: message.buf, len: message.len as c_int };
+        (bytes(&whole), message.from_path.as_ref().map_or(&[][..], |header| bytes(&header.body)))
+    };
+    let connection = connections::number(&message.rcv);
+    let frame = Frame { bytes: whole, connection, from_self: is_own_uri(from_path, message.rcv.proto) };
+    let passage = with_worker(|worker| match came_as {
+        Some(request) => worker.response(&frame, request),
+        None => worker.frame(&frame),
+    });
+    passage.unwrap_or(Passage::Full)
+}
+
+/// Whether who made a message, the last URI of its From-Path, is this proxy: a relay that both ends use answers itself. The
+/// address that it came from does not tell, for that may be either end of the proxy's connection to itself.
+fn is_own_uri(from_path: &[u8], protocol: c_int) -> bool {
+    let uri = from_path.rsplit(|octet| *octet == b' ').next().unwrap_or_default();
+    let Some(start) = memchr::memmem::find(uri, b"://") else { return false };
+    let authority = uri[start + 3..].split(|octet| b"/;".contains(octet)).next().unwrap_or_default();
+    let Some(colon) = memchr::memrchr(b':', authority) else { return false };
+    let port = std::str::from_utf8(&authority[colon + 1..]).ok().and_then(|port| port.parse().ok());
+    let host = authority[..colon].trim_ascii();
+    let host = host.strip_prefix(b"[").and_then(|host| host.strip_suffix(b"]")).unwrap_or(host);
+    let Some(port) = port else { return false };
+    let mut host = k::_str { s: host.as_ptr().cast::<c_char>().cast_mut(), len: host.len() as c_int };
+    // SAFETY: the host's own list of sockets; it only reads the text.
+    unsafe { !k::grep_sock_info_ext(&mut host, port, protocol as u16, 0).is_null() }
+}
+
+/// Answers a request that must not go on, unless its sender wants no answer (RFC 4975, 7.1.2).
+///
+/// # Safety
+/// As for [`pass`]; `request` is the same message.
+unsafe fn refuse(request: *mut k::msrp_msg, message: &k::msrp_msg, handler: &Handler, passage: Passage) -> c_int {
+    // SAFETY: proto_msrp has parsed the first line of a request; a header lives as long as its message.
+    let (report, no_answer) = unsafe {
+        let report = message.fl.u.request.method_id == k::MSRP_METHOD_REPORT;
+        (report, message.failure_report.as_ref().is_some_and(|header| bytes(&header.body) == b"no"))
+    };
+    let (code, reason) = match passage {
+        Passage::BeyondGrant => (403, c"No credit"),
+        Passage::Full => (403, c"Overloaded"),
+        _ => (400, c"Bad Request"),
+    };
+    let Some(send) = stock().and_then(|stock| stock.send_reply).filter(|_| !report && !no_answer) else { return 0 };
+    let mut reason = super::super::text::static_str(reason);
+    // SAFETY: proto_msrp's own function on its own message.
+    unsafe { send(handler.handle.load(Ordering::Relaxed), request, code, &mut reason, std::ptr::null_mut(), 0) }
+}
+
+/// What the engine knows a request of a module's own by.
+fn own_id(number: u64) -> String {
+    format!("own{number:x}")
+}
+
+/// A module of this proxy sends a request that it has made itself: content passes the gate first.
+#[allow(clippy::too_many_arguments, reason = "the host's form of the function")]
+unsafe extern "C" fn send_request(
+    handle: *mut c_void,
+    method: k::msrp_method,
+    from: *mut k::_str,
+    to: *mut k::msrp_url,
+    socket: *const k::socket_info,
+    address: *mut k::sockaddr_union,
+    mime: *mut k::_str,
+    body: *mut k::_str,
+    headers: *mut k::_str,
+    count: c_int,
+    flag: c_char,
+    parameter: *mut c_void,
+) -> c_int {
+    guard(-1, || {
+        let Some(send) = stock().and_then(|stock| stock.send_request) else { return -1 };
+        let on = |parameter| {
+            // SAFETY: proto_msrp's own function with what the module gives.
+            unsafe { send(handle, method, from, to, socket, address, mime, body, headers, count, flag, parameter) }
+        };
+        if method != k::MSRP_METHOD_SEND {
+            return on(parameter);
+        }
+        let number = own_number();
+        // SAFETY: the module gives texts, a path and headers that live for the call.
+        let frame = unsafe { frame_of(&own_id(number), from, to, mime, body, headers, count, flag as u8) };
+        let frame = Frame { bytes: &frame, connection: 0, from_self: false };
+        let passage = with_worker(|worker| worker.frame(&frame)).unwrap_or(Passage::Full);
+        if !matches!(passage, Passage::Pass | Passage::NotCharged) {
+            log::warn!("a message of this proxy itself is not sent: {passage:?}");
+            return -1;
+        }
+        // SAFETY: the host's shared memory, after its start; given back by `on_reply`, or here.
+        unsafe {
+            let own = shared::put(Own { parameter, number });
+            if own.is_null() {
+                return -1;
+            }
+            let sent = on(own.cast());
+            if sent < 0 {
+                k::imcharge_shm_free(own.cast());
+            }
+            sent
+        }
+    })
+}
+
+/// A number that no other request of this proxy has had.
+fn own_number() -> u64 {
+    thread_local! {
+        static LAST: Cell<u64> = const { Cell::new(0) };
+    }
+    LAST.with(|last| {
+        last.set(last.get() + 1);
+        // SAFETY: an integer that the host sets once in each process.
+        let process = unsafe { k::process_no } as u64;
+        std::time::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_secs()) << 32
+            | process << 24
+            | last.get() & 0xff_ffff
+    })
+}
+
+/// The frame that proto_msrp will make of these parts, as far as charging looks at it.
+///
+/// # Safety
+/// All pointers must be NULL or valid for the call, `headers` with `count` texts.
+#[allow(clippy::too_many_arguments, reason = "a frame has that many parts")]
+unsafe fn frame_of(
+    id: &str,
+    from: *const k::_str,
+    to: *const k::msrp_url,
+    mime: *const k::_str,
+    body: *const k::_str,
+    headers: *const k::_str,
+    count: c_int,
+    flag: u8,
+) -> Vec<u8> {
+    // SAFETY: by the caller's promise.
+    unsafe {
+        let text = |text: *const k::_str| text.as_ref().map_or(&[][..], |text| bytes(text));
+        let mut frame = format!("MSRP {id} SEND\r\nTo-Path:").into_bytes();
+        let mut next = to;
+        while let Some(url) = next.as_ref() {
+            frame.push(b' ');
+            frame.extend(bytes(&url.whole));
+            next = url.next;
+        }
+        frame.extend(b"\r\nFrom-Path: ");
+        frame.extend(text(from));
+        frame.extend(b"\r\n");
+        for at in 0..usize::try_from(count).unwrap_or(0) {
+            frame.extend(text(headers.add(at)));
+            frame.extend(b"\r\n");
+        }
+        if !body.is_null() {
+            frame.extend(b"Content-Type: ");
+            frame.extend(text(mime));
+            frame.extend(b"\r\n\r\n");
+            frame.extend(text(body));
+            frame.extend(b"\r\n");
+        }
+        frame.extend(format!("-------{id}").bytes());
+        frame.extend([flag, b'\r', b'\n']);
+        frame
+    }
+}

@@ -1,0 +1,47 @@
+//! Lines for the host's log.
+
+use super::bindings as k;
+use log::{Level, LevelFilter, Log, Metadata, Record};
+use std::ffi::{CString, c_int};
+
+/// The host's levels (dprint.h).
+const fn host_level(level: Level) -> c_int {
+    match level {
+        Level::Error => k::L_ERR,
+        Level::Warn => k::L_WARN as c_int,
+        Level::Info => k::L_INFO as c_int,
+        Level::Debug | Level::Trace => k::L_DBG as c_int,
+    }
+}
+
+/// The sink of the `log` facade.
+struct HostLog;
+
+static LOGGER: HostLog = HostLog;
+
+/// Sends the module's lines to the host from now on.
+pub fn install() {
+    if log::set_logger(&LOGGER).is_ok() {
+        log::set_max_level(LevelFilter::Debug);
+    }
+}
+
+impl Log for HostLog {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        // SAFETY: the host's own level, set before it loads a module.
+        metadata.target().starts_with("imcharge") && unsafe { k::imcharge_logs(host_level(metadata.level())) } != 0
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        if !self.enabled(record.metadata()) {
+            return;
+        }
+        let text = |text: String| CString::new(text.replace('\0', " ")).unwrap_or_default();
+        let place = record.target().rsplit("::").next().unwrap_or_default();
+        let (place, line) = (text(place.to_owned()), text(record.args().to_string()));
+        // SAFETY: two texts with a NUL that live beyond the call.
+        unsafe { k::imcharge_log(host_level(record.level()), place.as_ptr(), line.as_ptr()) };
+    }
+
+    fn flush(&self) {}
+}

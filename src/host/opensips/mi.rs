@@ -1,0 +1,198 @@
+//! Commands of the management interface: the engine's reports as the host's structures.
+
+use super::guard::guard;
+use super::{REGION, bindings as k, with_worker};
+use crate::engine::report::{self, COMMANDS, Command, Value};
+use std::ffi::{CString, c_char, c_int};
+
+/// JSON-RPC's code for parameters that are none (JSON-RPC 2.0, 5.1).
+const INVALID: c_int = -32602;
+
+/// Runs one command: reads its arguments, answers with a structure or an error.
+///
+/// # Safety
+/// `parameters` must be what the host gives for the call.
+unsafe fn run(name: &str, parameters: *const k::mi_params_t) -> *mut k::mi_response_t {
+    let Some(command) = COMMANDS.iter().find(|command| command.name == name) else { return std::ptr::null_mut() };
+    // SAFETY: by the caller's promise.
+    let arguments = unsafe { arguments(command, parameters) };
+    let borrowed: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let answer = REGION.get().and_then(|region| with_worker(|worker| report::run(name, &borrowed, region, worker)));
+    // SAFETY: answers are made by the host's own functions, which copy every text.
+    unsafe {
+        match answer {
+            Some(Ok(value)) => whole(&value),
+            Some(Err(error)) => fault(if error.code == 400 { INVALID } else { error.code as c_int }, &error.text),
+            None => fault(503, "this process cannot reach the engine"),
+        }
+    }
+}
+
+/// All arguments as texts: those that came, for the host has found the form of the command by their number.
+///
+/// # Safety
+/// As for [`run`].
+unsafe fn arguments(command: &Command, parameters: *const k::mi_params_t) -> Vec<String> {
+    let one = |argument: &&str| {
+        let name = CString::new(parameter_name(argument)).ok()?;
+        let (mut value, mut length): (*mut c_char, c_int) = (std::ptr::null_mut(), 0);
+        // SAFETY: by the caller's promise; the text lives for the call.
+        unsafe {
+            let found = k::try_get_mi_string_param(parameters, name.as_ptr().cast_mut(), &mut value, &mut length) == 0;
+            let text = k::_str { s: value, len: length };
+            found.then(|| String::from_utf8_lossy(super::message::bytes(&text)).into_owned())
+        }
+    };
+    command.arguments.iter().map_while(one).collect()
+}
+
+/// The name of a parameter: the argument's, in small letters.
+fn parameter_name(argument: &str) -> String {
+    argument.trim_matches(['[', ']']).to_ascii_lowercase()
+}
+
+unsafe fn fault(code: c_int, sentence: &str) -> *mut k::mi_response_t {
+    let (text, length) = parts(sentence);
+    // SAFETY: the host copies the text; there are no details.
+    unsafe { k::init_mi_error_extra(code, text, length, std::ptr::null(), 0) }
+}
+
+/// A text as the host wants it.
+fn parts(text: &str) -> (*const c_char, c_int) {
+    (text.as_ptr().cast(), text.len() as c_int)
+}
+
+/// A value as an answer.
+unsafe fn whole(value: &Value) -> *mut k::mi_response_t {
+    let mut inner: *mut k::mi_item_t = std::ptr::null_mut();
+    // SAFETY: the host makes the answer and gives the place to fill.
+    unsafe {
+        match value {
+            Value::List(rows) => {
+                let answer = k::init_mi_result_array(&mut inner);
+                fill(inner, &mut rows.iter().map(|row| ("", row)));
+                answer
+            }
+            Value::Structure(fields) => {
+                let answer = k::init_mi_result_object(&mut inner);
+                fill(inner, &mut fields.iter().map(|(name, value)| (*name, value)));
+                answer
+            }
+            Value::Integer(number) => k::init_mi_result_number(*number as f64),
+            Value::Text(words) => {
+                let (text, length) = parts(words);
+                k::init_mi_result_string(text, length)
+            }
+        }
+    }
+}
+
+/// Adds to a structure, or, with empty names, to a list. What has no room is left out.
+unsafe fn fill(into: *mut k::mi_item_t, values: &mut dyn Iterator<Item = (&'static str, &Value)>) {
+    if into.is_null() {
+        return;
+    }
+    for (name, value) in values {
+        let (name, length) = match name {
+            "" => (std::ptr::null(), 0),
+            name => parts(name),
+        };
+        let name = name.cast_mut();
+        // SAFETY: a place that the host gave; it copies names and texts. A ledger's numbers are whole in a double: none has
+        // more than 2^53.
+        unsafe {
+            match value {
+                Value::Integer(number) => {
+                    k::add_mi_number(into, name, length, *number as f64);
+                }
+                Value::Text(words) => {
+                    let (text, octets) = parts(words);
+                    k::add_mi_string(into, name, length, text, octets);
+                }
+                Value::Structure(fields) => {
+                    let inner = k::add_mi_object(into, name, length);
+                    fill(inner, &mut fields.iter().map(|(name, value)| (*name, value)));
+                }
+                Value::List(rows) => {
+                    let inner = k::add_mi_array(into, name, length);
+                    fill(inner, &mut rows.iter().map(|row| ("", row)));
+                }
+            }
+        }
+    }
+}
+
+/// The host's form of a command.
+type Entry = unsafe extern "C" fn(*const k::mi_params_t, *mut k::mi_handler) -> *mut k::mi_response_t;
+
+/// The host tells a command nothing of its name, so each has its own entry.
+macro_rules! commands {
+    ($($name:literal $entry:ident,)*) => {
+        $(
+            /// Entry of one command.
+            unsafe extern "C" fn $entry(parameters: *const k::mi_params_t, _: *mut k::mi_handler) -> *mut k::mi_response_t {
+                // SAFETY: called by the host.
+                guard(std::ptr::null_mut(), || unsafe { run($name, parameters) })
+            }
+        )*
+
+        /// Names and entries, for the check against the engine's own list.
+        const ENTRIES: &[(&str, Entry)] = &[$(($name, $entry),)*];
+    };
+}
+
+commands! {
+    "stats" stats,
+    "sessions" sessions,
+    "session" session,
+    "explain" explain,
+    "audit" audit,
+    "account.set" account_set,
+    "account.add" account_add,
+    "account.get" account_get,
+    "accounts" accounts,
+    "debits" debits,
+    "outbox" outbox,
+    "outbox.resend" outbox_resend,
+    "outbox.release" outbox_release,
+    "peers" peers,
+    "reload" reload,
+}
+
+/// Registers every command. `false`: the host refused.
+pub fn register() -> bool {
+    ENTRIES.iter().all(|(name, entry)| {
+        let Some(command) = COMMANDS.iter().find(|command| command.name == *name) else { return false };
+        // The host keeps names, help and forms: they stay for ever.
+        let text = |text: String| CString::new(text).unwrap_or_default().into_raw();
+        let forms = Vec::leak(forms(command, *entry)).as_ptr();
+        let help = text(format!("{} {}", command.arguments.join(" "), command.help).trim().to_owned());
+        // SAFETY: all texts have a NUL and live for ever, and the forms are closed by an empty one.
+        unsafe { k::register_mi_cmd(text(format!("imcharge:{name}")), help, 0, None, forms, c"imcharge".as_ptr()) == 0 }
+    })
+}
+
+/// The forms of a command, from all its required arguments to all of its arguments, and an empty one.
+fn forms(command: &Command, entry: Entry) -> Vec<k::mi_recipe_t> {
+    let least = command.arguments.iter().filter(|argument| !argument.starts_with('[')).count();
+    let form = |count: usize| {
+        let mut params = [std::ptr::null_mut(); k::MAX_MI_PARAMS as usize];
+        for (place, argument) in params.iter_mut().zip(&command.arguments[..count]) {
+            *place = CString::new(parameter_name(argument)).unwrap_or_default().into_raw();
+        }
+        k::mi_recipe_t { cmd: Some(entry), params }
+    };
+    let end = k::mi_recipe_t { cmd: None, params: [std::ptr::null_mut(); k::MAX_MI_PARAMS as usize] };
+    (least..=command.arguments.len()).map(form).chain([end]).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_host_knows_every_command_of_the_engine() {
+        let ours: Vec<_> = ENTRIES.iter().map(|(name, _)| *name).collect();
+        assert_eq!(ours, COMMANDS.iter().map(|command| command.name).collect::<Vec<_>>());
+    }
+}

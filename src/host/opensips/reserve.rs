@@ -1,0 +1,126 @@
+//! `async(imcharge_reserve(messages), ROUTE)` and `imcharge_end()`: what the script calls on SIP requests.
+//!
+//! The host makes the transaction before it calls the function. The order matters: the transaction is watched
+//! ([`callbacks`](super::callbacks)) and waits before the engine hears of it, so that the verdict always finds it.
+
+use super::callbacks;
+use super::guard::guard;
+use super::message::{Message, bytes};
+use super::{TM, bindings as k, parameters, resume, with_worker};
+use crate::engine::worker::Refused;
+use std::ffi::{c_int, c_void};
+
+/// What the host gives to a function of the script: up to eight parameters.
+type P = *mut c_void;
+
+/// Script: `async(imcharge_reserve([messages]), ROUTE)`. Goes on in the route at once, with a negative `$rc`, where
+/// nothing could be asked.
+#[allow(clippy::too_many_arguments, reason = "the host's form of a function")]
+pub unsafe extern "C" fn reserve(
+    message: *mut k::sip_msg,
+    context: *mut k::async_ctx,
+    messages: P,
+    _: P,
+    _: P,
+    _: P,
+    _: P,
+    _: P,
+    _: P,
+    _: P,
+) -> c_int {
+    // SAFETY: the host gives its request and context, and a number where the script has one.
+    let refused = guard(Err(Refused::Malformed), || unsafe {
+        let messages = messages.cast::<c_int>().as_ref().map_or(0, |number| u32::try_from(*number).unwrap_or(0));
+        wait_and_ask(message, context, messages)
+    });
+    match refused {
+        Ok(()) => 1,
+        Err(refused) => {
+            // SAFETY: the host's own place for what an async function says: go on at once.
+            unsafe { k::async_status = k::ASYNC_SYNC };
+            refused as c_int
+        }
+    }
+}
+
+/// Script: `imcharge_reserve()` without `async`: wrong use, for nothing may block here.
+#[allow(clippy::too_many_arguments, reason = "the host's form of a function")]
+pub unsafe extern "C" fn reserve_without_async(
+    _: *mut k::sip_msg,
+    _: P,
+    _: P,
+    _: P,
+    _: P,
+    _: P,
+    _: P,
+    _: P,
+    _: P,
+) -> c_int {
+    log::error!("imcharge_reserve: write async(imcharge_reserve(), ROUTE): the INVITE has to wait");
+    Refused::Malformed as c_int
+}
+
+/// # Safety
+/// `message` must be NULL or the host's current request, `context` what it gives with it.
+unsafe fn wait_and_ask(message: *mut k::sip_msg, context: *mut k::async_ctx, messages: u32) -> Result<(), Refused> {
+    // SAFETY: by the caller's promise; a number of the host's.
+    let (request, route) = unsafe { (Message::new(message), k::route_type) };
+    let invite = |request: Message<'_>| request.method() == Some(k::METHOD_INVITE as c_int);
+    let request = request.filter(|request| invite(*request) && request.parse()).ok_or(Refused::Malformed)?;
+    if route != k::REQUEST_ROUTE as c_int || context.is_null() {
+        log::error!("imcharge_reserve: only in the request route, for an INVITE");
+        return Err(Refused::Malformed);
+    }
+    // SAFETY: `message` is the host's current request.
+    let subscriber = unsafe { chosen_subscriber(message) }.unwrap_or_default();
+    let mut invite = request.invite(&subscriber, messages).ok_or(Refused::Malformed)?;
+    with_worker(|worker| worker.can_reserve(&invite)).unwrap_or(Err(Refused::EngineDown))?;
+    let transaction = TM.get().and_then(|tm| tm.0.t_gett).ok_or(Refused::EngineDown)?;
+    // SAFETY: tm's own function and its transaction of the current request; the context of that request.
+    unsafe {
+        let transaction = transaction();
+        if !is_transaction(transaction) || !callbacks::watch_invite(message, transaction, &invite.invitation) {
+            log::error!("imcharge_reserve: the transaction cannot be watched, shared memory is short");
+            return Err(Refused::Full);
+        }
+        invite.suspended = resume::wait(context);
+    }
+    let asked = with_worker(|worker| worker.reserve(&invite)).unwrap_or(Err(Refused::EngineDown));
+    asked.map(|_| ()).inspect_err(|_| resume::forget(invite.suspended))
+}
+
+/// tm's marks: NULL for none, -1 for not looked up yet.
+fn is_transaction(cell: *mut k::cell) -> bool {
+    !cell.is_null() && cell as isize != -1
+}
+
+/// Value of the script's own text for `subscriber`, if it has given one. An empty value charges nobody.
+///
+/// # Safety
+/// `message` must be the host's current request.
+unsafe fn chosen_subscriber(message: *mut k::sip_msg) -> Option<Vec<u8>> {
+    let format = parameters::subscriber()?;
+    let mut value = k::_str::default();
+    // SAFETY: the format was parsed at the start; the value lives until the host's next format, so it is copied.
+    let filled = unsafe { k::pv_printf_s(message, format.0, &mut value) == 0 };
+    let value = if filled { unsafe { bytes(&value) }.to_vec() } else { Vec::new() };
+    // What has no identity in it must not fall back to another party.
+    Some(if value.is_empty() { b"-".to_vec() } else { value })
+}
+
+/// Script: `imcharge_end([reason])`.
+#[allow(clippy::too_many_arguments, reason = "the host's form of a function")]
+pub unsafe extern "C" fn end(message: *mut k::sip_msg, reason: P, _: P, _: P, _: P, _: P, _: P, _: P, _: P) -> c_int {
+    guard(-1, || {
+        // SAFETY: the host gives its current message, and a text where the script has one.
+        let (message, reason) = unsafe {
+            let reason = reason.cast::<k::_str>().as_ref().map_or(&b"script"[..], |reason| bytes(reason));
+            (Message::new(message), reason)
+        };
+        let dialog = message.filter(|message| message.parse_identity()).and_then(Message::dialog);
+        match dialog.and_then(|dialog| with_worker(|worker| worker.end(&dialog, reason))) {
+            Some(true) => 1,
+            _ => -1,
+        }
+    })
+}

@@ -1,0 +1,49 @@
+//! Values in the host's shared memory: what one process leaves there, another finds at the same address.
+
+use super::bindings as k;
+use std::ffi::c_void;
+
+/// A copy of the value in shared memory; NULL when there is no room. Nothing is dropped there.
+///
+/// # Safety
+/// Only after the host has set up its shared memory: in or after mod_init.
+pub unsafe fn put<T: Copy>(value: T) -> *mut T {
+    // SAFETY: the host's allocator, whose blocks are aligned for any value; the block is checked and large enough.
+    unsafe {
+        let block = k::imcharge_shm_malloc(size_of::<T>() as u64).cast::<T>();
+        if !block.is_null() {
+            block.write(value);
+        }
+        block
+    }
+}
+
+/// A copy of the bytes, behind their number; NULL when there is no room.
+///
+/// # Safety
+/// As for [`put`].
+pub unsafe fn put_bytes(bytes: &[u8]) -> *mut c_void {
+    // SAFETY: as in `put`; the number takes the first eight octets.
+    unsafe {
+        let block = k::imcharge_shm_malloc((size_of::<usize>() + bytes.len()) as u64);
+        if !block.is_null() {
+            block.cast::<usize>().write(bytes.len());
+            block.cast::<u8>().add(size_of::<usize>()).copy_from_nonoverlapping(bytes.as_ptr(), bytes.len());
+        }
+        block
+    }
+}
+
+/// Takes such bytes out again and gives the block back.
+///
+/// # Safety
+/// `block` must be one of [`put_bytes`], taken once.
+pub unsafe fn take_bytes(block: *mut c_void) -> Vec<u8> {
+    // SAFETY: by the caller's promise: a number, and so many octets behind it.
+    unsafe {
+        let length = block.cast::<usize>().read();
+        let bytes = std::slice::from_raw_parts(block.cast::<u8>().add(size_of::<usize>()), length).to_vec();
+        k::imcharge_shm_free(block);
+        bytes
+    }
+}

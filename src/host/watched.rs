@@ -1,0 +1,40 @@
+//! What a watched transaction carries, in the host's shared memory: its callbacks run in whatever process sees the event.
+
+use crate::charge::ch2::SessionKey;
+
+/// Most octets of Call-ID and From tag together.
+const TEXT_MAX: usize = 512;
+
+/// The session of a transaction, and what names its dialog.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Watched {
+    /// The session.
+    pub session: SessionKey,
+    /// The first INVITE of a session, whose end without a 2xx ends it.
+    pub first: bool,
+    call_id: u16,
+    from_tag: u16,
+    text: [u8; TEXT_MAX],
+}
+
+impl Watched {
+    /// `None`: Call-ID and tag are too long to be carried.
+    pub fn new(session: SessionKey, first: bool, call_id: &[u8], from_tag: &[u8]) -> Option<Watched> {
+        let mut text = [0; TEXT_MAX];
+        text.get_mut(..call_id.len())?.copy_from_slice(call_id);
+        text.get_mut(call_id.len()..call_id.len() + from_tag.len())?.copy_from_slice(from_tag);
+        let (call_id, from_tag) = (call_id.len() as u16, from_tag.len() as u16);
+        Some(Watched { session, first, call_id, from_tag, text })
+    }
+
+    /// Call-ID.
+    pub fn call_id(&self) -> &[u8] {
+        self.text.get(..self.call_id.into()).unwrap_or_default()
+    }
+
+    /// Tag of who invited.
+    pub fn inviting_tag(&self) -> &[u8] {
+        self.text.get(self.call_id.into()..).and_then(|rest| rest.get(..self.from_tag.into())).unwrap_or_default()
+    }
+}

@@ -1,0 +1,268 @@
+//! The same before OpenSIPS: its msrp_relay between the parties, who ask it for their paths (RFC 4976), with more than one
+//! UDP worker and TCP worker. And what only OpenSIPS has: its events and its management interface.
+//!
+//! Needs OpenSIPS, which Debian does not have: OPENSIPS_SRC names its sources and OPENSIPS_BIN its program, and
+//! IMCHARGE_OPENSIPS_MODULE the folder of the module that was built for it (`make opensips`). `make test` says whether it
+//! runs these.
+
+use super::parties::client::Reaction;
+use super::parties::kamailio::Host;
+use super::parties::{eventually, opensips};
+use super::{ALICE, Stage, bad_input, before, connections, crashes, outcomes, sessions};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Folder of the module for OpenSIPS.
+pub fn module() -> PathBuf {
+    let folder = std::env::var_os("IMCHARGE_OPENSIPS_MODULE").expect("IMCHARGE_OPENSIPS_MODULE names no folder");
+    assert!(opensips::program().is_some(), "OPENSIPS_SRC and OPENSIPS_BIN must name an OpenSIPS");
+    PathBuf::from(folder)
+}
+
+/// Cases of the other files, before OpenSIPS.
+macro_rules! cases {
+    ($($file:ident::{$($case:ident),*})*) => {
+        $($(
+            #[test]
+            #[ignore = "needs OPENSIPS_SRC and OPENSIPS_BIN"]
+            fn $case() {
+                before(Host::OpenSips, $file::$case);
+            }
+        )*)*
+    };
+}
+
+cases! {
+    outcomes::{answered_200_is_debited_once_and_the_rest_released, a_4xx_a_5xx_and_a_413_before_the_end_are_debited, a_failure_report_after_the_200_is_refunded_where_the_policy_says_so, a_5xx_costs_nothing_where_the_policy_says_so, silence_is_debited_when_the_response_does_not_come_in_time, messages_that_want_no_response_are_debited_by_the_own_timer, bye_after_a_send_and_before_its_response_is_debited, a_dropped_connection_is_debited_at_once, a_session_without_content_costs_nothing, chunks_are_one_message_in_whatever_order, a_message_that_the_server_gives_up_costs_nothing, the_same_message_again_is_one_debit, messages_beyond_the_grant_are_stopped, a_tariff_by_the_started_kilobyte, a_report_is_waited_for_where_the_operator_wants_it}
+    sessions::{no_credit_is_402_and_holds_nothing, an_unknown_subscriber_gets_the_default_balance_where_there_is_one, a_repeated_invite_reserves_once_and_a_reinvite_not_at_all, cancel_releases_what_was_reserved, cancel_right_behind_the_invite_leaves_no_hold, an_idle_session_gives_its_hold_back, frames_that_pass_twice_count_once, a_frame_that_comes_without_a_message_is_charged, the_other_party_pays_when_the_server_invites, the_script_names_who_pays, two_hundred_sessions_at_once_are_right_to_the_last_unit}
+    connections::{who_is_not_asserted_by_the_network_gets_nothing, sessions_on_one_connection_are_charged_each_for_itself_and_lost_together}
+    crashes::{a_killed_engine_is_back_within_a_second_and_nothing_is_lost, after_kill_9_of_everything_each_open_session_is_settled_once, sigterm_ends_it_within_five_seconds_and_settles_what_is_open}
+    bad_input::{a_wrong_parameter_stops_the_start_with_one_line, a_full_table_refuses_new_sessions_and_keeps_the_old_ones}
+}
+
+/// A stage before OpenSIPS; Alice has 100.
+fn plain() -> Stage {
+    super::HOST.set(Host::OpenSips);
+    Stage::plain()
+}
+
+#[test]
+#[ignore = "needs OPENSIPS_SRC and OPENSIPS_BIN"]
+fn the_management_interface_answers_with_structures_and_names_what_is_wrong() {
+    let stage = plain();
+    let _server = stage.server(&["one"], |_| {});
+    let mut client = stage.bound(|_| {});
+    client.take(1, Reaction::Answer(200));
+    stage.expect(ALICE, 90, 9, 1);
+    let ask = |command: &[&str]| stage.kamailio.rpc(command).unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    assert!(ask(&["imcharge:sessions"]).contains("\"phase\":\"open\""));
+    assert!(ask(&["imcharge:audit"]).contains("\"held\":9"));
+    let explained = ask(&["imcharge:explain", &client.call_id]);
+    for step in ["invite", "granted", "send", "response", "debited"] {
+        assert!(explained.contains(&format!("\"step\":\"{step}\"")), "no {step} in {explained}");
+    }
+    assert!(ask(&["imcharge:account.add", "SIP:alice@EXAMPLE.org:5060", "10"]).contains("\"balance\":100"));
+    assert!(ask(&["imcharge:debits", ALICE]).contains("\"trigger\":\"response\""));
+    assert!(ask(&["imcharge:debits"]).contains("\"trigger\":\"response\""));
+    assert!(ask(&["imcharge:accounts"]).contains(ALICE));
+    assert!(ask(&["imcharge:outbox"]).contains("\"count\":0"));
+    assert!(ask(&["imcharge:peers"]).contains("\"result\""));
+    assert!(ask(&["imcharge:reload", "message:2"]).contains("\"tariff\":\"message:2\""));
+    let fails = |command: &[&str]| stage.kamailio.rpc(command).expect_err("it must fail");
+    assert!(fails(&["imcharge:account.get", "sip:nobody@example.org"]).contains("404"));
+    assert!(fails(&["imcharge:account.set", "nobody", "1"]).contains("is no account"));
+    assert!(fails(&["imcharge:account.set", ALICE]).contains("-32602"));
+    assert!(fails(&["imcharge:session", "none"]).contains("404"));
+    let processes = ask(&["ps"]);
+    for name in ["imcharge supervisor", "imcharge resume 1", "imcharge resume 2"] {
+        assert!(processes.contains(name), "{processes}");
+    }
+    client.bye();
+    stage.expect(ALICE, 109, 0, 1);
+}
+
+#[test]
+#[ignore = "needs OPENSIPS_SRC and OPENSIPS_BIN"]
+fn the_host_has_the_counters_and_raises_the_events() {
+    let stage = plain();
+    let _server = stage.server(&["one"], |_| {});
+    let mut client = stage.bound(|_| {});
+    let got = client.take(1, Reaction::Answer(415));
+    stage.expect(ALICE, 90, 9, 1);
+    client.bye();
+    stage.expect(ALICE, 99, 0, 1);
+    let counters = stage.kamailio.rpc(&["get_statistics", "[imcharge:]"]).expect("the host's statistics");
+    for counter in ["\"imcharge:debits\":1", "\"imcharge:debits_on_error\":1", "\"imcharge:reserves_granted\":1"] {
+        assert!(counters.contains(counter), "no {counter} in {counters}");
+    }
+    // The shipped script logs the event with its parameters.
+    let line = format!("{ALICE} paid 1 for {} of {}: error", got[0].0, client.call_id);
+    assert!(eventually(Duration::from_secs(5), || stage.kamailio.log().contains(&line)), "{}", stage.kamailio.log());
+}
+
+#[test]
+#[ignore = "needs OPENSIPS_SRC and OPENSIPS_BIN"]
+fn a_late_response_after_the_time_out_is_not_debited_again() {
+    let stage = plain();
+    let _server = stage.server(&["one"], |_| {});
+    let mut client = stage.bound(|_| {});
+    let frame = client.next_send(Duration::from_secs(5)).expect("a message");
+    stage.until_debited(ALICE, 1);
+    let seen = stage.kamailio.statistic("frames");
+    client.answer(&frame, 200);
+    // The host keeps to itself what answers nothing any more.
+    client.answer(&frame, 415);
+    assert!(eventually(Duration::from_secs(5), || stage.kamailio.statistic("frames") == seen + 1));
+    client.bye();
+    stage.expect(ALICE, 99, 0, 1);
+    assert_eq!(stage.triggers(ALICE), ["timeout"]);
+}
+
+#[test]
+#[ignore = "needs OPENSIPS_SRC and OPENSIPS_BIN"]
+fn hostile_frames_and_messages_leave_the_proxy_serving() {
+    let stage = plain();
+    let _server = stage.server(&["one"], |_| {});
+    let frames: [&[u8]; 6] = [
+        b"MSRP a786hjs2 SEND\r\nTo-Path: x\r\nFrom-Path: y\r\nMessage-ID: 1234\r\n-------a786hjs2$\r\n",
+        b"MSRP a786hjs3 SEND\r\nTo-Path: msrp://127.0.0.1:1/b;tcp\r\nFrom-Path: \r\nMessage-ID: 1\r\n-------a786hjs3$\r\n",
+        b"MSRP a786hjs4 SEND\r\nTo-Path: msrp://127.0.0.1:1/b;tcp\r\nFrom-Path: msrp://:/\r\nMessage-ID: 1\r\nByte-Range: 9\r\n-------a786hjs4$\r\n",
+        b"MSRP a786hjs5 200 OK\r\nTo-Path: msrp://127.0.0.1:1/b;tcp\r\nFrom-Path: msrp://127.0.0.1:1/c;tcp\r\n-------a786hjs5$\r\n",
+        b"MSRP 1.2.3.4 200 OK\r\nTo-Path: msrp://127.0.0.1:1/b;tcp\r\nFrom-Path: msrp://[::1/c;tcp\r\n-------1.2.3.4$\r\n",
+        b"\0\x01garbage",
+    ];
+    for frame in frames {
+        let mut stream = std::net::TcpStream::connect(stage.kamailio.msrp).expect("the relay takes a connection");
+        std::io::Write::write_all(&mut stream, frame).expect("written");
+    }
+    let mut client = stage.bound(|_| {});
+    assert_eq!(client.take(1, Reaction::Answer(200)).len(), 1, "{}", stage.kamailio.log());
+    client.bye();
+    stage.expect(ALICE, 99, 0, 1);
+    assert_eq!(stage.kamailio.statistic("engine_restarts"), 0);
+}
+
+#[test]
+#[ignore = "needs OPENSIPS_SRC and OPENSIPS_BIN"]
+fn a_reservation_without_async_is_refused_and_the_script_goes_on() {
+    super::HOST.set(Host::OpenSips);
+    let stage = Stage::new(|setup| {
+        setup.changed(
+            "    async(imcharge_reserve(10), CHARGED);",
+            "    imcharge_reserve(10);\n    $var(code) = $rc;\n    sl_send_reply(480, \"code $var(code)\");",
+        )
+    });
+    assert_eq!(stage.client(ALICE, |_| {}).invite(), 480, "{}", stage.kamailio.log());
+    assert!(stage.kamailio.log().contains("write async(imcharge_reserve(), ROUTE)"), "{}", stage.kamailio.log());
+    assert_eq!(stage.kamailio.statistic("reserves"), 0);
+}
+
+#[test]
+#[ignore = "needs OPENSIPS_SRC and OPENSIPS_BIN"]
+fn loaded_before_proto_msrp_it_stops_the_start() {
+    super::HOST.set(Host::OpenSips);
+    let nowhere = std::net::SocketAddr::from(([127, 0, 0, 1], 9));
+    let setup = super::setup(nowhere)
+        .changed("loadmodule \"imcharge.so\"", "#")
+        .changed("loadmodule \"proto_msrp.so\"", "loadmodule \"imcharge.so\"\nloadmodule \"proto_msrp.so\"");
+    let started = super::parties::kamailio::Kamailio::start(setup);
+    let log = started.err().expect("it must not start").to_string();
+    assert!(log.contains("write loadmodule \"imcharge.so\" after loadmodule \"proto_msrp.so\""), "{log}");
+}
+
+/// The proxy is itself the IM server (msrp_ua): its own messages pass the gate, and the answers to them debit.
+#[test]
+#[ignore = "needs OPENSIPS_SRC and OPENSIPS_BIN"]
+fn messages_of_the_proxys_own_user_agent_are_charged_alike() {
+    super::HOST.set(Host::OpenSips);
+    let stage = Stage::new(|setup| {
+        setup
+            .changed("loadmodule \"auth.so\"\nloadmodule \"msrp_relay.so\"", "loadmodule \"b2b_entities.so\"\nloadmodule \"msrp_ua.so\"")
+            .changed("modparam(\"msrp_relay\", \"my_uri\"", "modparam(\"msrp_ua\", \"my_uri\"")
+            .changed("modparam(\"msrp_relay\", \"auth_route\", \"msrp_auth\")\nmodparam(\"msrp_relay\", \"calculate_ha1\", 1)", "")
+            .changed("        $du = \"sip:127.0.0.1:5070\";\n        t_relay();", "        # 127.0.0.1:5070\n        msrp_ua_answer(\"text/plain\");")
+    });
+    stage.kamailio.set_account(ALICE, 3);
+    let mut client = stage.bound(|_| {});
+    stage.expect(ALICE, 0, 3, 0);
+    let session = client.peer_session();
+    let session = format!("session_id={session}");
+    let send = |text: &str| {
+        let body = format!("body={text}");
+        let words = ["msrp_ua_send_message", &session, "mime=text/plain", &body, "failure_report=yes"];
+        stage.kamailio.rpc(&words)
+    };
+    for (text, code) in [("one", 200), ("two", 415)] {
+        send(text).unwrap_or_else(|error| panic!("{error}\n{}", stage.kamailio.log()));
+        let frame = client.next_send(Duration::from_secs(5)).expect("a message");
+        assert_eq!(frame.body.as_deref(), Some(text.as_bytes()));
+        client.answer(&frame, code);
+    }
+    stage.until_debited(ALICE, 2);
+    assert_eq!(stage.triggers(ALICE), ["response", "error"]);
+    send("three").expect("it is paid for");
+    assert!(client.next_send(Duration::from_secs(5)).is_some());
+    assert!(send("four").is_err(), "a message beyond the grant was sent");
+    assert!(client.next_send(Duration::from_millis(300)).is_none());
+    // The proxy hangs up, and nobody has answered the third message.
+    stage.kamailio.rpc(&["msrp_ua_end_session", &session]).expect("the session ends");
+    stage.expect(ALICE, 0, 0, 3);
+    assert_eq!(stage.triggers(ALICE), ["response", "error", "close"]);
+    // The client hangs up.
+    stage.kamailio.set_account(ALICE, 5);
+    let mut other = stage.bound(|_| {});
+    stage.expect(ALICE, 0, 5, 3);
+    assert_eq!(other.bye(), 200, "{}", stage.kamailio.log());
+    stage.expect(ALICE, 5, 0, 3);
+}
+
+#[test]
+#[ignore = "needs OPENSIPS_SRC and OPENSIPS_BIN"]
+fn the_dialog_module_changes_nothing() {
+    super::HOST.set(Host::OpenSips);
+    let stage = Stage::new(|setup| {
+        setup.changed("loadmodule \"maxfwd.so\"", "loadmodule \"maxfwd.so\"\nloadmodule \"dialog.so\"").changed(
+            "    async(imcharge_reserve(10), CHARGED);",
+            "    create_dialog();\n    async(imcharge_reserve(10), CHARGED);",
+        )
+    });
+    stage.kamailio.set_account(ALICE, 100);
+    let _server = stage.server(&["one"], |_| {});
+    let mut client = stage.bound(|_| {});
+    client.take(1, Reaction::Answer(200));
+    assert_eq!(client.bye(), 200);
+    stage.expect(ALICE, 99, 0, 1);
+}
+
+#[test]
+#[ignore = "needs OPENSIPS_SRC and OPENSIPS_BIN"]
+fn an_invite_that_fails_releases_what_was_reserved() {
+    super::HOST.set(Host::OpenSips);
+    let relay = "        $du = \"sip:127.0.0.1:5070\";\n        t_relay();";
+    let stage = Stage::new(|setup| {
+        setup.changed(relay, "        # 127.0.0.1:5070\n        t_reply(480, \"Temporarily Unavailable\");")
+    });
+    stage.kamailio.set_account(ALICE, 100);
+    assert_eq!(stage.client(ALICE, |_| {}).invite(), 480, "{}", stage.kamailio.log());
+    stage.expect(ALICE, 100, 0, 0);
+    assert_eq!(stage.kamailio.statistic("reserves_granted"), 1);
+}
+
+#[test]
+#[ignore = "needs OPENSIPS_SRC and OPENSIPS_BIN"]
+fn the_script_ends_a_session() {
+    super::HOST.set(Host::OpenSips);
+    let stage = Stage::new(|setup| {
+        let end = "    if (is_method(\"INVITE\") && has_totag()) imcharge_end(\"operator\");\n";
+        let from = "    # Requests within the dialog";
+        setup.changed(from, &format!("{end}{from}"))
+    });
+    stage.kamailio.set_account(ALICE, 100);
+    let _server = stage.server(&[], |_| {});
+    let mut client = stage.client(ALICE, |_| {});
+    assert_eq!(client.invite(), 200);
+    stage.expect(ALICE, 90, 10, 0);
+    assert_eq!(client.invite_again(), 200, "{}", stage.kamailio.log());
+    stage.expect(ALICE, 100, 0, 0);
+    client.bye();
+}
