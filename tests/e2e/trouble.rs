@@ -42,7 +42,7 @@ fn p99(latencies: &[Duration]) -> Duration {
 
 #[test]
 fn a_minute_of_silence_under_load_slows_nothing_else_and_service_is_back_at_once() {
-    let charged = Charged::new(&[], |setup| setup.defined("RESPONSE_TIMEOUT", "5")).unjudged();
+    let charged = Charged::new(&[], |setup| setup.parameter("hold_timeout", "10")).unjudged();
     let _server = charged.stage.server(&["one"], |_| {});
     let (proxy, stop) = (charged.stage.kamailio.sip, AtomicBool::new(false));
     charged.ocs.order("fault lose");
