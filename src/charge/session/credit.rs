@@ -306,6 +306,7 @@ impl Session {
             units,
             quota,
             trigger: debit.trigger,
+            since: debit.since,
             balance,
         });
     }
