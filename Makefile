@@ -37,6 +37,7 @@ run: module
 test: module
 	@scripts/dependencies.sh $(PACKAGES_TEST)
 	@scripts/peers.sh out/peers
+	@scripts/prometheus.sh out/prometheus
 	@scripts/test.sh
 
 sim:

@@ -34,7 +34,8 @@ echo "== the charging system to rehearse with"
 cargo build -q --release --example ocs 2>&1 | tee -a "$log"
 IMCHARGE_OCS=$PWD/target/release/examples/ocs
 IMCHARGE_PEERS=$PWD/out/peers
-export IMCHARGE_OCS IMCHARGE_PEERS
+IMCHARGE_PROMETHEUS=$PWD/out/prometheus
+export IMCHARGE_OCS IMCHARGE_PEERS IMCHARGE_PROMETHEUS
 run cargo test -q --test e2e -- --test-threads=2
 passed=$(awk '/^test result:/ { sum += $4 } END { print sum + 0 }' "$log")
 failed=$(awk '/^test result:/ { sum += $6 } END { print sum + 0 }' "$log")

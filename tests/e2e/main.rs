@@ -21,6 +21,7 @@ mod reconcile;
 mod security;
 mod sessions;
 mod trouble;
+mod watching;
 
 use parties::client::{ImClient, Options as ClientOptions};
 use parties::kamailio::{Kamailio, Setup};
