@@ -6,10 +6,8 @@ use super::region::Region;
 use super::statistic::{Kind, Statistic};
 use std::fmt::{self, Write};
 
-/// The Content-Type of [`exposition`].
-pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
-
-/// All numbers, each with its meaning and type. Reads atomics and waits for nobody.
+/// All numbers, each with its meaning and type; to be served as `text/plain; version=0.0.4`. Reads atomics and waits for
+/// nobody.
 pub fn exposition(region: &Region) -> String {
     let mut text = String::with_capacity(16 * 1024);
     // Writing into a string cannot fail.

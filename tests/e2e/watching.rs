@@ -6,6 +6,8 @@ mod prometheus;
 use super::diameter::Charged;
 use super::parties::client::Reaction;
 use super::parties::eventually;
+use super::parties::kamailio::Setup;
+use super::sessions::in_lua;
 use super::{ALICE, Stage};
 use imcharge::engine::metrics;
 use imcharge::engine::statistic::{Kind, Statistic};
@@ -117,12 +119,23 @@ fn what_goes_wrong_is_seen() {
     prometheus.becomes("imcharge_debit_latency_seconds_count == 1 and imcharge_debit_latency_seconds_sum > 60", SOON);
 }
 
+#[test]
+fn lua_tells_the_same() {
+    let metrics = free_address();
+    let stage = Stage::new(|setup| with_metrics(in_lua(setup), metrics));
+    the_text_is_clean(metrics, &stage);
+    let kamailio = get(metrics, "/metrics/kamailio", SOON).expect("the proxy answers");
+    assert!(kamailio.status == 200 && kamailio.text.contains("kamailio_core_rcv_requests "), "{kamailio:?}");
+}
+
+fn with_metrics(setup: Setup, metrics: SocketAddr) -> Setup {
+    setup.defined("WITH_METRICS", "1").defined("METRICS_LISTEN", format!("tcp:{metrics}"))
+}
+
 /// A charging system and a proxy with its metrics, and where they are.
 fn watched() -> (Charged, SocketAddr) {
     let metrics = free_address();
-    let charged = Charged::new(&[], |setup| {
-        setup.defined("WITH_METRICS", "1").defined("METRICS_LISTEN", format!("tcp:{metrics}"))
-    });
+    let charged = Charged::new(&[], |setup| with_metrics(setup, metrics));
     (charged.unjudged(), metrics)
 }
 
