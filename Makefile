@@ -62,6 +62,7 @@ run: module
 test: module $(if $(and $(OPENSIPS_SRC),$(OPENSIPS_BIN)),opensips)
 	@scripts/dependencies.sh $(PACKAGES_TEST)
 	@scripts/peers.sh out/peers
+	@scripts/prometheus.sh out/prometheus
 	@scripts/test.sh
 
 sim:

@@ -81,3 +81,17 @@ function ksr_imcharge_event(evname)
     end
     return 1
 end
+
+-- Prometheus asks for the numbers of imcharge, and for those of Kamailio itself. On the other sockets HTTP is nothing.
+function ksr_xhttp_event(evname)
+    if KSR.pv.get("$Rn") ~= "metrics" then return 1 end
+    local path = KSR.pv.get("$hu")
+    if path == "/metrics" then
+        KSR.xhttp.xhttp_reply(200, "OK", "text/plain; version=0.0.4", KSR.pv.get("$imcharge(metrics)"))
+    elseif path == "/metrics/kamailio" then
+        KSR.xhttp_prom.dispatch()
+    else
+        KSR.xhttp.xhttp_reply(404, "Not Found", "text/plain", "/metrics or /metrics/kamailio\n")
+    end
+    return 1
+end

@@ -31,7 +31,8 @@ run env CARGO_TARGET_DIR=target/simulate SECONDS_MAX=100 cargo test -q --release
 run cargo build -q --release --example ocs
 IMCHARGE_OCS=$PWD/target/release/examples/ocs
 IMCHARGE_PEERS=$PWD/out/peers
-export IMCHARGE_OCS IMCHARGE_PEERS
+IMCHARGE_PROMETHEUS=$PWD/out/prometheus
+export IMCHARGE_OCS IMCHARGE_PEERS IMCHARGE_PROMETHEUS
 echo "== end to end in Kamailio $(dpkg-query -W -f '${Version}' kamailio) of this machine"
 run cargo test -q --test e2e -- --test-threads=2
 # The package, in a small Debian of its own.

@@ -1,8 +1,10 @@
 //! The manual and the code say the same: parameters, commands, statistics, functions, variables, event routes.
 
 use imcharge::engine::config::{Config, Parameter};
+use imcharge::engine::latency::Latency;
+use imcharge::engine::metrics;
 use imcharge::engine::report::COMMANDS;
-use imcharge::engine::statistic::Statistic;
+use imcharge::engine::statistic::{Kind, Statistic};
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
@@ -86,7 +88,55 @@ fn every_command_is_in_the_manual_with_its_arguments() {
 
 #[test]
 fn every_statistic_is_in_the_manual() {
-    assert_eq!(cells(&chapter("8. Statistics")), set(Statistic::ALL.iter().map(|statistic| statistic.name())));
+    let names = all_cells(&chapter("8. Statistics"));
+    assert_eq!(names, set(Statistic::ALL.iter().map(|statistic| statistic.name())));
+}
+
+/// All code in the first cells of the rows of a chapter's tables.
+fn all_cells(chapter: &str) -> BTreeSet<String> {
+    let first = chapter.lines().filter_map(|line| line.strip_prefix("| `")?.split(" |").next());
+    set(first.flat_map(|cell| cell.split('`').step_by(2)))
+}
+
+/// Every name that Prometheus can ask for, histograms with their parts.
+fn prometheus_names() -> BTreeSet<String> {
+    let histograms = Latency::ALL.iter().map(|latency| metrics::name_of_histogram(*latency));
+    let parts = histograms.flat_map(|name| ["_bucket", "_sum", "_count"].map(|part| format!("{name}{part}")));
+    Statistic::ALL.iter().filter_map(|statistic| metrics::name_of(*statistic)).chain(parts).collect()
+}
+
+#[test]
+fn every_name_for_prometheus_is_in_the_manual() {
+    let mut manual = all_cells(&chapter("14. Watching it"));
+    assert!(manual.remove("imcharge_NAME_total"));
+    let counters = Statistic::ALL.iter().filter(|statistic| statistic.kind() == Kind::Counter);
+    manual.extend(counters.filter_map(|statistic| metrics::name_of(*statistic)));
+    manual.retain(|name| !name.starts_with("Imcharge"));
+    let ours = Statistic::ALL.iter().filter_map(|statistic| metrics::name_of(*statistic));
+    let histograms = Latency::ALL.iter().map(|latency| metrics::name_of_histogram(*latency));
+    assert_eq!(manual, ours.chain(histograms).collect());
+}
+
+#[test]
+fn every_alert_is_in_the_manual() {
+    let rules = read("kamailio-config/imcharge-alerts.yml");
+    let names = set(rules.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")));
+    let manual = all_cells(&chapter("14. Watching it")).into_iter().filter(|name| name.starts_with("Imcharge"));
+    assert_eq!(manual.collect::<BTreeSet<String>>(), names);
+}
+
+#[test]
+fn dashboard_and_alerts_ask_for_what_there_is() {
+    let names = prometheus_names();
+    let is_of_name = |letter: char| letter.is_ascii_alphanumeric() || letter == '_';
+    for (path, least) in [("kamailio-config/grafana-dashboard.json", 30), ("kamailio-config/imcharge-alerts.yml", 10)] {
+        let text = read(path);
+        let asked = text.split(|letter| !is_of_name(letter)).filter(|word| word.starts_with("imcharge_"));
+        let asked = set(asked);
+        assert!(asked.len() > least, "{path}: {asked:?}");
+        let unknown: Vec<_> = asked.difference(&names).collect();
+        assert!(unknown.is_empty(), "{path}: {unknown:?}");
+    }
 }
 
 /// Names in double quotes or C texts that follow a mark in a source.

@@ -24,13 +24,24 @@ fn region(state: &tempfile::TempDir, change: impl FnOnce(&mut Config)) -> Arc<Re
     Region::create(config, 4).unwrap_or_else(|error| panic!("{error}"))
 }
 
+/// Stops the engine when it goes, also where an assertion has failed: the scope waits for its thread.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// Runs the engine in a thread for the time of `work`.
 fn with_engine<R>(region: &Arc<Region>, work: impl FnOnce() -> R) -> R {
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let engine = scope.spawn(|| engine::run(region, &stop).unwrap_or_else(|error| panic!("{error}")));
-        let result = work();
-        stop.store(true, Ordering::Relaxed);
+        let result = {
+            let _stop = Stop(&stop);
+            work()
+        };
         engine.join().expect("the engine does not panic");
         result
     })
@@ -282,4 +293,54 @@ fn a_full_disk_refuses_new_sessions_loses_nothing_and_goes_on_when_there_is_room
     });
     take(&mut seen);
     assert_eq!(seen, sent, "no verdict twice");
+}
+
+#[test]
+fn what_the_engine_does_is_measured() {
+    let state = tempfile::tempdir().expect("a folder");
+    let region = region(&state, |_| {});
+    let value = |statistic| region.statistic(statistic);
+    with_engine(&region, || {
+        let mut worker = Worker::attach(&region, 0);
+        for number in 0..20 {
+            assert!(invite(&mut worker, &format!("measured-{number}")).is_ok());
+        }
+        assert_eq!(verdicts(&region, 20).len(), 20);
+        assert_eq!(value(Statistic::EngineUp), 1);
+    });
+    assert_eq!(value(Statistic::ReserveLatencyCount), 20);
+    // Each reservation, and each release when the engine was stopped.
+    assert_eq!(value(Statistic::EnablerLatencyCount), 40);
+    assert!(value(Statistic::ReserveLatencySum) >= 20 && value(Statistic::EnablerLatencySum) >= 40);
+    assert!(value(Statistic::ReserveLatencySum) < 20 * 30_000_000, "microseconds");
+    assert_eq!((value(Statistic::OutboxOldestAge), value(Statistic::HoldsStuck)), (0, 0));
+    assert_eq!(value(Statistic::EngineUp), 0, "it has stopped");
+}
+
+#[test]
+fn an_engine_that_cannot_write_is_not_up() {
+    let state = tempfile::tempdir().expect("a folder");
+    let region = region(&state, |_| {});
+    let value = |statistic| region.statistic(statistic);
+    assert_eq!((value(Statistic::EngineUp), value(Statistic::StoreFailing)), (1, 0), "it begins");
+    region.set_engine_state(engine::region::EngineState::StoreFailing);
+    assert_eq!((value(Statistic::EngineUp), value(Statistic::StoreFailing)), (0, 1));
+}
+
+#[test]
+fn the_text_for_prometheus_fits_the_buffer_that_the_configuration_gives_it() {
+    let state = tempfile::tempdir().expect("a folder");
+    let region = region(&state, |_| {});
+    Statistic::ALL.iter().for_each(|statistic| region.counter(*statistic).store(u64::MAX, Ordering::Relaxed));
+    let text = engine::metrics::exposition(&region);
+    // A bucket begins with one digit and may come to twenty.
+    let most = text.len() + 20 * text.lines().filter(|line| line.contains("_latency_")).count();
+    for file in ["README.md", "kamailio-config/kamailio.cfg"] {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
+        let whole = std::fs::read_to_string(path).expect("readable");
+        let size =
+            whole.split("pv_buffer_size=").nth(1).and_then(|rest| rest.split(|c: char| !c.is_ascii_digit()).next());
+        let size: usize = size.and_then(|size| size.parse().ok()).unwrap_or_else(|| panic!("{file} sets no size"));
+        assert!(most < size, "{file}: {most} octets of {size}");
+    }
 }

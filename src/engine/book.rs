@@ -1,8 +1,10 @@
 //! The sessions in memory: takes records to them, does what they want done, writes what has changed.
 
 use super::clock;
+use super::latency::Latency;
 use super::notice::{Kind, Notice, Outcome};
 use super::notices::Notices;
+use super::outstanding::Outstanding;
 use super::record::{Command, CommandResult, Record};
 use super::region::Region;
 use super::statistic::Statistic;
@@ -67,6 +69,8 @@ pub struct Turn<'a> {
     pub operator_waits: bool,
     /// What is done after the commit.
     pub effects: Vec<Effect>,
+    /// What is to be measured when it is told, and since when it went on.
+    pub latencies: Vec<(Latency, Time)>,
     region: &'a Region,
     store: &'a mut Store,
     notices: &'a mut Notices,
@@ -80,8 +84,8 @@ impl<'a> Turn<'a> {
     /// A turn over records of this instance.
     pub fn new(region: &'a Region, store: &'a mut Store, notices: &'a mut Notices, instance: u64) -> Turn<'a> {
         let (now, wall_ms) = (clock::now(), clock::wall_ms());
-        let (changed, operator_waits, effects) = (false, false, Vec::new());
-        Turn { changed, operator_waits, effects, region, store, notices, instance, now, wall_ms }
+        let (changed, operator_waits, effects, latencies) = (false, false, Vec::new(), Vec::new());
+        Turn { changed, operator_waits, effects, latencies, region, store, notices, instance, now, wall_ms }
     }
 
     fn count(&mut self, statistic: Statistic) {
@@ -136,6 +140,7 @@ pub struct Book {
     open: u64,
     /// Debits of all sessions that are not acknowledged.
     debits_pending: u64,
+    outstanding: Outstanding,
     /// What each account was granted while no enabler answered, as long as it is not settled.
     uncovered: HashMap<Box<str>, u32>,
 }
@@ -162,6 +167,7 @@ impl Book {
             orphans: VecDeque::new(),
             open: 0,
             debits_pending: 0,
+            outstanding: Outstanding::default(),
             uncovered: HashMap::new(),
         };
         for Stored { row, instance, session } in stored {
@@ -280,6 +286,7 @@ impl Book {
             turn.count(Statistic::DroppedTableFull);
             turn.count(Statistic::ReservesFailed);
             refuse_full(turn, key, reserve);
+            turn.latencies.push((Latency::Reserve, at));
             return Ok(());
         }
         let session = Session::open(key, reserve, turn.region.tariff(), turn.region.config.policy, at);
@@ -405,9 +412,10 @@ impl Book {
                     live.session.timer(turn.now);
                     self.drain(turn, key)?;
                 }
-                _ => self.schedule(key),
+                _ => self.schedule(key, turn.now),
             }
         }
+        self.outstanding.timers(turn.now);
         self.ask_again(turn)
     }
 
@@ -430,11 +438,12 @@ impl Book {
         Ok(())
     }
 
-    fn schedule(&mut self, key: SessionKey) {
+    fn schedule(&mut self, key: SessionKey, now: Time) {
         let Some(live) = self.sessions.get_mut(&key) else { return };
         let pending = live.session.debits_pending() as u32;
         self.debits_pending = self.debits_pending + u64::from(pending) - u64::from(live.debits_pending);
         live.debits_pending = pending;
+        self.outstanding.look(&live.session, now);
         let uncovered = live.session.uncovered().0;
         if uncovered != live.uncovered {
             let account = self.uncovered.entry(live.session.account().into()).or_default();
@@ -493,7 +502,8 @@ impl Book {
                     });
                     live.session.gate_closed(taken, turn.now);
                 }
-                Output::Debited { message_id, octets, units, trigger, balance, .. } => {
+                Output::Debited { message_id, octets, units, trigger, since, balance, .. } => {
+                    turn.latencies.push((Latency::Debit, since));
                     if turn.region.config.enabler == Enabler::Diameter {
                         record_debit(turn, live, &message_id, octets, units, trigger);
                     }
@@ -545,7 +555,7 @@ impl Book {
                 }
             }
         }
-        self.schedule(key);
+        self.schedule(key, turn.now);
         Ok(())
     }
 
@@ -663,6 +673,8 @@ impl Book {
         }
         region.counter(Statistic::OutboxDepth).store(self.debits_pending, Ordering::Relaxed);
         region.counter(Statistic::SessionsActive).store(self.open, Ordering::Relaxed);
+        region.counter(Statistic::HoldsStuck).store(self.outstanding.stuck(), Ordering::Relaxed);
+        region.set_oldest_debit(self.outstanding.oldest_debit());
     }
 }
 
@@ -688,6 +700,7 @@ fn ask(turn: &mut Turn<'_>, live: &mut Live, mut request: Request) -> Result<Opt
         turn.effects.push(Effect::Ask(request));
         return Ok(None);
     }
+    turn.latencies.push((Latency::Enabler, turn.now));
     let expires_at = turn.wall_ms + i64::from(config.policy.hold_timeout) * 1000;
     let ledger = &mut Ledger::over(turn.store, config.default_balance);
     let (response, charged) = ledger.answer(&request, live.row, expires_at)?;
@@ -756,6 +769,7 @@ fn tell_verdict(turn: &mut Turn<'_>, live: &Live, verdict: &Verdict) {
     let suspended = Suspended { index, label, route };
     let kind = Kind::Verdict { suspended, result, granted: verdict.granted.0 };
     turn.notices.verdict(turn.region, &notice(session, reason, code, verdict.balance, kind));
+    turn.latencies.push((Latency::Reserve, session.opened()));
 }
 
 /// Opens the slot of a granted session.

@@ -4,11 +4,11 @@
 //! | who runs it | files |
 //! |---|---|
 //! | the host, before it forks | [`config`], [`region`] |
-//! | each process of the host | [`worker`], [`facts`] and [`raw`](self) (what a message says), [`report`] (what operators ask) |
+//! | each process of the host | [`worker`], [`facts`] and [`raw`](self) (what a message says), [`report`], [`metrics`] (what operators ask) |
 //! | the host's resume workers | [`notice`] |
 //! | the host's supervisor child | [`supervisor`] |
-//! | the engine's own process | [`run()`], `book` (the sessions), `store` (SQLite), `notices` |
-//! | all of them, in shared memory | [`ring`], [`grant`], [`doorbell`] (over [`sync`]), [`record`], [`statistic`] |
+//! | the engine's own process | [`run()`], `book` (the sessions), `outstanding`, `store` (SQLite), `notices` |
+//! | all of them, in shared memory | [`ring`], [`grant`], [`doorbell`] (over [`sync`]), [`record`], [`statistic`], [`latency`] |
 
 mod book;
 pub mod clock;
@@ -16,8 +16,11 @@ pub mod config;
 pub mod doorbell;
 pub mod facts;
 pub mod grant;
+pub mod latency;
+pub mod metrics;
 pub mod notice;
 mod notices;
+mod outstanding;
 pub mod raw;
 pub mod record;
 pub mod region;

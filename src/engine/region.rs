@@ -1,7 +1,7 @@
 //! The shared region: rings, grant table and counters in one named file of shared memory.
 //!
 //! ```text
-//!  header │ counters │ reply slots │ event rings (one a process) │ notice rings │ slots │ indexes
+//!  header │ counters │ latencies │ reply slots │ event rings (one a process) │ notice rings │ slots │ indexes
 //! ```
 //!
 //! The file has a name (`/dev/shm/imcharge-<state dir>-<instance>`), so that what the host's processes wrote
@@ -14,9 +14,11 @@ use super::clock;
 use super::config::Config;
 use super::doorbell::{Doorbell, Sleeper};
 use super::grant::{Index, Slot, Table};
+use super::latency::{Histogram, Latency};
 use super::ring::{Ends, Ring};
 use super::statistic::Statistic;
 use super::sync::{AtomicU32, AtomicU64, Ordering};
+use crate::charge::time::Time;
 use crate::enabler::diameter::peers::Peers;
 use crate::simulate;
 use std::fs::{File, OpenOptions};
@@ -32,7 +34,7 @@ use std::time::{Duration, Instant};
 pub use usage::Usage;
 
 /// Changes with the layout: a file of another version is not read.
-const MAGIC: u64 = 0x696d_6368_6172_0003;
+const MAGIC: u64 = 0x696d_6368_6172_0004;
 
 /// Octets of one event ring and of one notice ring.
 const RING_SIZE: usize = if simulate::SMALL { 32 * 1024 } else { 512 * 1024 };
@@ -42,6 +44,9 @@ const SHARED_MEMORY: &str = "/dev/shm";
 
 /// How long a starting proxy waits for the one before it to let go of the state directory.
 const LOCK_PATIENCE: Duration = Duration::from_secs(5);
+
+/// An engine that has not shown itself for so long is down. Its restart takes less than a second.
+const ENGINE_SILENCE_MAX: Duration = Duration::from_secs(3);
 
 /// What the engine is doing, as workers see it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,6 +85,8 @@ struct Header {
     tariff: AtomicU64,
     /// The last number that was given to a request of a distant enabler.
     stamp: AtomicU32,
+    /// Since when the oldest debit waits for the enabler ([`Time`]); 0: none does.
+    oldest_debit: AtomicU64,
 }
 
 /// Where a process finds the answer to its command.
@@ -107,6 +114,7 @@ struct Layout {
     resumers: usize,
     slots: usize,
     counters: usize,
+    latencies: usize,
     replies: usize,
     sleepers: usize,
     ends: usize,
@@ -140,6 +148,7 @@ impl Layout {
             resumers,
             slots,
             counters: part(area::<AtomicU64>(Statistic::ALL.len())),
+            latencies: part(area::<Histogram>(Latency::ALL.len())),
             replies: part(area::<ReplySlot>(processes)),
             sleepers: part(area::<Resting>(resumers)),
             ends: part(area::<Ends>(processes + resumers)),
@@ -392,9 +401,36 @@ impl Region {
         self.header().instance.load(Ordering::Relaxed)
     }
 
-    /// The value of a counter now.
+    /// The value of a statistic now.
     pub fn statistic(&self, statistic: Statistic) -> u64 {
-        self.counter(statistic).load(Ordering::Relaxed)
+        match statistic {
+            Statistic::OutboxOldestAge => self.oldest_debit().map_or(0, |since| clock::since(since).as_secs()),
+            Statistic::EngineUp => u64::from(self.engine_is_up()),
+            Statistic::StoreFailing => u64::from(self.engine_state() == EngineState::StoreFailing),
+            Statistic::ReserveLatencyCount => self.latency(Latency::Reserve).count(),
+            Statistic::ReserveLatencySum => self.latency(Latency::Reserve).sum(),
+            Statistic::DebitLatencyCount => self.latency(Latency::Debit).count(),
+            Statistic::DebitLatencySum => self.latency(Latency::Debit).sum(),
+            Statistic::EnablerLatencyCount => self.latency(Latency::Enabler).count(),
+            Statistic::EnablerLatencySum => self.latency(Latency::Enabler).sum(),
+            _ => self.counter(statistic).load(Ordering::Relaxed),
+        }
+    }
+
+    /// How long something took so far.
+    pub fn latency(&self, latency: Latency) -> &Histogram {
+        &self.map.slice(self.map.layout.latencies, Latency::ALL.len())[latency as usize]
+    }
+
+    /// Since when the oldest debit waits for the enabler. Its age rises also while no engine is there to say so.
+    fn oldest_debit(&self) -> Option<Time> {
+        let since = self.header().oldest_debit.load(Ordering::Relaxed);
+        (since != 0).then_some(Time(since))
+    }
+
+    /// Engine: says since when the oldest debit waits.
+    pub fn set_oldest_debit(&self, since: Option<Time>) {
+        self.header().oldest_debit.store(since.map_or(0, |since| since.0), Ordering::Relaxed);
     }
 
     /// A counter.
@@ -521,8 +557,7 @@ impl Region {
 
     /// How long ago the engine last showed that it lives.
     pub fn heartbeat_age(&self) -> Duration {
-        let last = crate::charge::time::Time(self.header().heartbeat.load(Ordering::Relaxed));
-        Duration::from_micros(clock::now().micros_since(last))
+        clock::since(Time(self.header().heartbeat.load(Ordering::Relaxed)))
     }
 
     /// What the engine is doing.
@@ -533,6 +568,13 @@ impl Region {
             3 => EngineState::Stopping,
             _ => EngineState::Starting,
         }
+    }
+
+    /// Whether the engine takes new sessions: it has shown itself not long ago, and is neither stopping nor unable to
+    /// write its store. One that is being started again will have read what waits for it in less than a second.
+    pub fn engine_is_up(&self) -> bool {
+        let failing = matches!(self.engine_state(), EngineState::StoreFailing | EngineState::Stopping);
+        !failing && self.heartbeat_age() <= ENGINE_SILENCE_MAX
     }
 
     /// Engine and supervisor: says what the engine is doing.

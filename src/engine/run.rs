@@ -14,6 +14,7 @@
 
 use super::book::{Book, Turn};
 use super::clock;
+use super::latency::Latency;
 use super::notices::Notices;
 use super::record::Record;
 use super::region::{EngineState, Region};
@@ -22,6 +23,7 @@ use super::statistic::Statistic;
 use super::store::change::{Change, Marks};
 use super::store::{Store, StoreError};
 use crate::charge::event::Event;
+use crate::charge::time::Time;
 use crate::enabler::diameter::{Diameter, Heard};
 use crate::simulate::{self, Broken, moment};
 use std::sync::Arc;
@@ -267,6 +269,7 @@ impl Engine {
     fn attend(&mut self) {
         let Some(diameter) = &mut self.diameter else { return };
         diameter.turn(clock::now());
+        diameter.response_times().for_each(|micros| self.region.latency(Latency::Enabler).add(micros));
         let (all, requests) = diameter.counters();
         for (statistic, value) in [
             (Statistic::InitialCcrs, requests.initial),
@@ -314,7 +317,7 @@ impl Engine {
         let mut turn = Turn::new(&self.region, &mut self.store, &mut self.notices, self.reading.instance);
         work(&mut self.book, &mut turn)?;
         self.book.write(&mut turn);
-        let Turn { changed, operator_waits, mut effects, .. } = turn;
+        let Turn { changed, operator_waits, mut effects, latencies, .. } = turn;
         if simulate::is_broken(Broken::ToldBeforeCommit) {
             self.book.publish(&self.region, std::mem::take(&mut effects), self.diameter.as_mut());
         }
@@ -334,9 +337,19 @@ impl Engine {
         self.book.publish(&self.region, effects, self.diameter.as_mut());
         moment();
         self.notices.publish(&self.region);
+        self.measure(&latencies);
         moment();
         // Without a commit the records said nothing that must last.
         self.reading.free();
         Ok(())
+    }
+
+    /// Adds what took until now.
+    fn measure(&self, latencies: &[(Latency, Time)]) {
+        if latencies.is_empty() {
+            return;
+        }
+        let now = clock::now();
+        latencies.iter().for_each(|(latency, since)| self.region.latency(*latency).add(now.micros_since(*since)));
     }
 }

@@ -9,7 +9,7 @@ use super::config::Subscriber;
 use super::facts::{Answer, Dialog, Frame, Invitation, Invite};
 use super::grant::{Binding, Bound, Pass, Side, Slot};
 use super::record::{Command, CommandResult, Record};
-use super::region::{EngineState, Region};
+use super::region::Region;
 use super::ring::Ring;
 use super::statistic::Statistic;
 use crate::charge::ch2::SessionKey;
@@ -24,9 +24,6 @@ use std::time::{Duration, Instant};
 
 /// The longest Call-ID, tag or ICID that is taken.
 const FIELD_MAX: usize = 256;
-
-/// An engine that has not shown itself for so long is down. Its restart takes less than a second.
-const ENGINE_SILENCE_MAX: Duration = Duration::from_secs(3);
 
 /// How long an operator's command waits for the engine.
 const COMMAND_PATIENCE: Duration = Duration::from_secs(1);
@@ -141,9 +138,7 @@ impl Worker {
     }
 
     fn engine_takes_sessions(&self) -> Result<(), Refused> {
-        let state = self.region.engine_state();
-        let silent = self.region.heartbeat_age() > ENGINE_SILENCE_MAX;
-        if silent || matches!(state, EngineState::StoreFailing | EngineState::Stopping) {
+        if !self.region.engine_is_up() {
             return Err(Refused::EngineDown);
         }
         if self.region.statistic(Statistic::SessionsActive) >= u64::from(self.region.config.max_sessions) {

@@ -3,8 +3,8 @@
 use super::bindings as k;
 use super::guard::guard;
 use crate::engine::config::Config;
-use std::ffi::{CStr, CString, c_char, c_int, c_uint, c_void};
-use std::sync::{Mutex, OnceLock};
+use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
+use std::sync::Mutex;
 
 /// What was configured so far.
 static CONFIG: Mutex<Option<Config>> = Mutex::new(None);
@@ -19,9 +19,6 @@ pub struct Format(pub k::pv_elem_p);
 // SAFETY: the host's parsed format is read only, and each process has its own copy since the fork.
 unsafe impl Send for Format {}
 
-/// `event_callback`: the KEMI function that is called where the native script has an event route.
-static EVENT_CALLBACK: OnceLock<CString> = OnceLock::new();
-
 /// The whole configuration.
 pub fn config() -> Config {
     CONFIG.lock().ok().and_then(|config| config.clone()).unwrap_or_default()
@@ -32,19 +29,11 @@ pub fn subscriber() -> Option<Format> {
     SUBSCRIBER.lock().ok().and_then(|format| *format)
 }
 
-/// The KEMI function for the event routes, if the script has named one.
-pub fn event_callback() -> Option<&'static CStr> {
-    EVENT_CALLBACK.get().map(CString::as_c_str)
-}
-
 /// Sets one parameter; refuses with the one line that an operator needs.
 fn set(name: &str, value: &str) -> c_int {
     super::logger::install();
     if name == "subscriber" && value.contains('$') {
         return set_subscriber(value);
-    }
-    if name == "event_callback" {
-        return set_event_callback(value);
     }
     let Ok(mut config) = CONFIG.lock() else { return -1 };
     match config.get_or_insert_default().set(name, value) {
@@ -70,17 +59,6 @@ fn set_subscriber(value: &str) -> c_int {
         *subscriber = Some(Format(format));
         0
     })
-}
-
-fn set_event_callback(value: &str) -> c_int {
-    let name = CString::new(value).ok().filter(|name| !name.is_empty());
-    match name.map(|name| EVENT_CALLBACK.set(name)) {
-        Some(Ok(())) => 0,
-        _ => {
-            log::error!("parameter event_callback: '{value}' is not allowed: the name of one function of the script");
-            -1
-        }
-    }
 }
 
 /// A parameter's value as the host gives it to a setter: a number in the pointer, or a C text.
@@ -124,8 +102,8 @@ macro_rules! parameters {
         /// Names, for the check against the engine's own list.
         pub const NAMES: &[&str] = &[$($name,)*];
 
-        /// The table for the host, closed by a row of zeros.
-        pub const fn table() -> [k::param_export; ROWS] {
+        /// The table for the host, with what only this host has, closed by a row of zeros.
+        pub const fn table(own: &[k::param_export]) -> [k::param_export; ROWS] {
             let mut rows = [k::param_export { name: std::ptr::null_mut(), type_: 0, param_pointer: std::ptr::null_mut() }; ROWS];
             let mut at = 0;
             $(
@@ -138,6 +116,12 @@ macro_rules! parameters {
                     at += 1;
                 }
             )*
+            let mut next = 0;
+            while next < own.len() {
+                rows[at] = own[next];
+                at += 1;
+                next += 1;
+            }
             assert!(at < ROWS, "the last row closes the table");
             rows
         }
@@ -175,7 +159,6 @@ parameters! {
     "tls_ca" set_tls_ca false,
     "tls_certificate" set_tls_certificate false,
     "tls_key" set_tls_key false,
-    "event_callback" set_event_callback_parameter false,
 }
 
 #[cfg(test)]
@@ -183,8 +166,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_host_knows_every_parameter_of_the_engine_and_its_own() {
-        let engine = Config::PARAMETERS.iter().map(|parameter| parameter.name);
-        assert_eq!(NAMES, engine.chain(["event_callback"]).collect::<Vec<_>>());
+    fn the_host_knows_every_parameter_of_the_engine() {
+        assert_eq!(NAMES, Config::PARAMETERS.iter().map(|parameter| parameter.name).collect::<Vec<_>>());
     }
 }

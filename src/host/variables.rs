@@ -1,14 +1,30 @@
-//! `$imcharge(name)`: what the notice at hand says, in the resume route and the event routes.
+//! `$imcharge(name)`: what the notice at hand says, in the resume route and the event routes; and `metrics`, everywhere.
 
+use super::attach::REGION;
 use super::bindings as k;
 use super::guard::guard;
+use crate::engine::metrics;
 use crate::engine::notice::{Kind, Notice, Outcome};
 use std::cell::RefCell;
 use std::ffi::{CString, c_int};
 
-/// Names in the parentheses, in the order of `values`.
-pub const NAMES: &[&str] =
-    &["result", "reason", "code", "granted", "session", "balance", "callid", "account", "messageid", "units"];
+/// Names in the parentheses, in the order of `values`, and the last.
+pub const NAMES: &[&str] = &[
+    "result",
+    "reason",
+    "code",
+    "granted",
+    "session",
+    "balance",
+    "callid",
+    "account",
+    "messageid",
+    "units",
+    "metrics",
+];
+
+/// The one that says the same everywhere: all numbers, for Prometheus.
+const METRICS: usize = NAMES.len() - 1;
 
 /// One value of a notice; the host takes pointers into it.
 pub enum Value {
@@ -88,6 +104,11 @@ pub unsafe extern "C" fn get(
         // SAFETY: the host gives a parsed parameter: `parse_name` has left a number in it.
         let at = unsafe { parameter.as_ref() }.map(|parameter| unsafe { parameter.pvn.u.isname.name.n });
         let at = at.and_then(|at| usize::try_from(at).ok());
+        if at == Some(METRICS) {
+            let all = REGION.get().map(|region| metrics::exposition(region)).unwrap_or_default();
+            // SAFETY: the host gives all three for the time of the call.
+            return unsafe { text(message, parameter, result, all) };
+        }
         CURRENT.with(|current| {
             let current = current.borrow();
             // SAFETY: the host's own functions on the host's own places; the text stays until the notice is served.
@@ -99,7 +120,7 @@ pub unsafe extern "C" fn get(
                 Some(Value::Number(number)) => match (*number).try_into() {
                     Ok(number) => unsafe { k::pv_get_sintval(message, parameter, result, number) },
                     // The numbers of 5.6 are of 32 bits, those of 6.0 of 64: a larger one is a text.
-                    Err(_) => unsafe { large_number(message, parameter, result, *number) },
+                    Err(_) => unsafe { text(message, parameter, result, number.to_string()) },
                 },
                 None => unsafe { k::pv_get_null(message, parameter, result) },
             }
@@ -109,20 +130,20 @@ pub unsafe extern "C" fn get(
 
 /// # Safety
 /// As for [`get`].
-unsafe fn large_number(
+unsafe fn text(
     message: *mut k::sip_msg,
     parameter: *mut k::pv_param_t,
     result: *mut k::pv_value_t,
-    number: i64,
+    words: String,
 ) -> c_int {
     thread_local! {
         static TEXT: RefCell<CString> = RefCell::default();
     }
-    TEXT.with(|text| {
-        let mut text = text.borrow_mut();
-        *text = CString::new(number.to_string()).unwrap_or_default();
+    TEXT.with(|place| {
+        let mut text = place.borrow_mut();
+        *text = CString::new(words).unwrap_or_default();
         let mut whole = k::_str { s: text.as_ptr().cast_mut(), len: text.count_bytes() as c_int };
-        // SAFETY: by the caller's promise; the text stays until the next large number.
+        // SAFETY: by the caller's promise; the text stays until the next one.
         unsafe { k::pv_get_strval(message, parameter, result, &mut whole) }
     })
 }

@@ -24,6 +24,7 @@ mod relay;
 mod security;
 mod sessions;
 mod trouble;
+mod watching;
 
 use parties::client::{ImClient, Options as ClientOptions};
 use parties::kamailio::{Host, Kamailio, Setup};

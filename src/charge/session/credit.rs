@@ -338,6 +338,7 @@ impl Session {
             units,
             quota,
             trigger: debit.trigger,
+            since: debit.since,
             balance,
         });
     }

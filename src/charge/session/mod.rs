@@ -105,6 +105,8 @@ struct Debit {
     message_id: Box<str>,
     octets: u64,
     trigger: Trigger,
+    /// When it was fired.
+    since: Time,
 }
 
 /// What a request is for.
@@ -492,6 +494,12 @@ impl Session {
         self.valid_until = self.valid_until.map(|until| until.min(now.after_seconds(RENEW_LEAST)));
         let latest = now.after_seconds(self.policy.response_timeout);
         self.messages.iter_mut().for_each(|message| message.rebase(latest));
+        let flying = self.flight.as_mut().and_then(|flight| match &mut flight.work {
+            Work::Debit(debit) | Work::Refund(debit) => Some(debit),
+            Work::Reserve(_) | Work::Release => None,
+        });
+        let waiting = self.debits.iter_mut().chain(&mut self.refunds).chain(&mut self.refundable).chain(flying);
+        waiting.for_each(|debit| debit.since = debit.since.min(now));
     }
 
     /// Nothing more can come, unless the dialog goes on: who was refused must not be served for nothing.
@@ -740,11 +748,24 @@ impl Session {
                 if trigger == Trigger::Timeout {
                     self.step(now, StepKind::Timeout, message.octets());
                 }
-                let debit = Debit { message_id: message.id().into(), octets: message.octets(), trigger };
+                let since = self.fired_at(&message, trigger, now);
+                let debit = Debit { message_id: message.id().into(), octets: message.octets(), trigger, since };
                 self.debits.push(debit);
             }
             Settlement::Free(reason) => self.free(message.id(), message.octets(), reason, now),
         }
+    }
+
+    /// When it happened what a message is debited for; it may be read later.
+    fn fired_at(&self, message: &Message, trigger: Trigger, now: Time) -> Time {
+        let happened = match trigger {
+            Trigger::Response | Trigger::Error(_) => now,
+            Trigger::Timeout => message.deadline(&self.policy).unwrap_or(now),
+            Trigger::Close if self.outcome == Some(Outcome::Idle) => self.idle_at(),
+            // BYE, the loss of the connection, or this SEND itself, read when the session was over.
+            Trigger::Close => self.moved,
+        };
+        happened.min(now)
     }
 
     fn free(&mut self, message_id: &str, octets: u64, reason: &'static str, now: Time) {

@@ -2,6 +2,7 @@
 
 use crate::charge::ch2::{Denial, Failure, Request, Trigger};
 use crate::charge::tariff::{Quota, Units};
+use crate::charge::time::Time;
 use serde::{Deserialize, Serialize};
 
 /// One thing the engine does for the session, in the order in which they are polled.
@@ -27,6 +28,8 @@ pub enum Output {
         quota: Quota,
         /// What fired it.
         trigger: Trigger,
+        /// When that was.
+        since: Time,
         /// What is left on the account beside all that is held; `None` where the enabler does not tell.
         balance: Option<i64>,
     },

@@ -23,7 +23,8 @@ impl Session {
         let is_meant =
             |debit: &Debit| debit.trigger == Trigger::Response && Message::name_of(&debit.message_id) == message;
         if let Some(index) = self.refundable.iter().position(is_meant) {
-            self.refunds.push(self.refundable.remove(index));
+            let debit = self.refundable.remove(index);
+            self.refunds.push(Debit { since: at, ..debit });
         } else if let Some(index) = self.debits.iter().position(is_meant) {
             let debit = self.debits.remove(index);
             self.free(&debit.message_id, debit.octets, "reported", at);

@@ -511,7 +511,43 @@ fn the_debit_carries_price_and_octets() {
     assert_eq!(operation, Some(wanted));
     run.yes();
     let balance = Some(7);
-    assert!(run.out.contains(&Output::Debited { message_id, octets: 2049, units, quota, trigger, balance }));
+    let since = s(2);
+    assert!(run.out.contains(&Output::Debited { message_id, octets: 2049, units, quota, trigger, since, balance }));
+}
+
+/// When what fired the debits happened, as the enabler's acknowledgements tell it.
+fn fired(run: &Run) -> Vec<Time> {
+    let since = |output: &Output| match output {
+        Output::Debited { since, .. } => Some(*since),
+        _ => None,
+    };
+    run.out.iter().filter_map(since).collect()
+}
+
+#[test]
+fn a_debit_knows_when_it_was_fired() {
+    let mut run = Run::open_with(8, policy(|policy| policy.response_timeout = 30));
+    (1..=4).for_each(|number| run.sent(whole(["m1", "m2", "m3", "m4"][number - 1], number as u64), s(1)));
+    run.event(responded(1, 200), s(2));
+    run.yes();
+    run.event(responded(2, 415), s(3));
+    assert_eq!(run.session.oldest_debit(), Some(s(3)));
+    run.yes();
+    // Silence ends with its deadline, however late the timer is; the end is the BYE, however late the gate.
+    run.sent(whole("m5", 5), s(20));
+    run.timer(s(35));
+    run.yes();
+    run.yes();
+    run.event(Event::Bye, s(40));
+    run.gate_closed(s(41));
+    assert_eq!(run.session.oldest_debit(), Some(s(40)));
+    run.settle();
+    assert_eq!(fired(&run), [s(2), s(3), s(31), s(31), s(40)]);
+    // A SEND that is read when all is over.
+    run.sent(whole("m6", 6), s(50));
+    run.yes();
+    assert_eq!(fired(&run).last(), Some(&s(50)));
+    assert_eq!(run.session.oldest_debit(), None);
 }
 
 // Chunks.

@@ -1,6 +1,6 @@
 //! What others ask about a session.
 
-use super::{Counts, Decision, Flight, Outcome, Phase, Session, Step, StepKind, Work};
+use super::{Counts, Decision, Flight, Outcome, Phase, Session, Step, Work};
 use crate::charge::ch2::SessionKey;
 use crate::charge::event::Direction;
 use crate::charge::tariff::{Quota, Tariff};
@@ -133,11 +133,22 @@ impl Session {
         }
     }
 
-    /// When the first of them was asked for, or had to wait.
+    /// Since when the oldest of them waits: what fired it happened then.
     pub fn oldest_debit(&self) -> Option<Time> {
-        let asked =
-            self.ladder.steps().iter().rev().find(|step| matches!(step.what, StepKind::Debit | StepKind::Refund));
-        (self.debits_pending() > 0).then(|| asked.map_or(self.moved, |step| step.at))
+        let flying = self.flight.as_ref().and_then(|flight| match &flight.work {
+            Work::Debit(debit) | Work::Refund(debit) => Some(debit),
+            Work::Reserve(_) | Work::Release => None,
+        });
+        self.debits.iter().chain(&self.refunds).chain(flying).map(|debit| debit.since).min()
+    }
+
+    /// Whether it is over and the enabler has not settled it: a debit or the release is not acknowledged.
+    pub fn is_unsettled(&self) -> bool {
+        match self.phase {
+            Phase::Reserving | Phase::Open | Phase::Cancelled { .. } | Phase::Gone => false,
+            Phase::Closing | Phase::Draining { .. } | Phase::Settling => true,
+            Phase::Closed { .. } => !self.is_quiet(),
+        }
     }
 
     /// What happened, oldest first.

@@ -151,6 +151,8 @@ pub struct Diameter {
     requests: Requests,
     /// From requests to their answers, in all.
     micros: u64,
+    /// The same of each answer that nobody has asked for yet.
+    response_times: Vec<u64>,
 }
 
 impl Diameter {
@@ -167,6 +169,7 @@ impl Diameter {
             heard: VecDeque::new(),
             requests: Requests::default(),
             micros: 0,
+            response_times: Vec::new(),
         })
     }
 
@@ -230,6 +233,7 @@ impl Diameter {
             match event {
                 PeerEvent::Answered { name, from, message, micros } => {
                     self.micros += micros;
+                    self.response_times.push(micros);
                     self.answered(name, &from, &message);
                 }
                 // What was wholly written may have arrived; what was not will never leave.
@@ -292,6 +296,11 @@ impl Diameter {
     /// Microseconds from a request to its answer, on average.
     pub fn response_micros(&self) -> u64 {
         self.micros / self.peers.counters().answered.max(1)
+    }
+
+    /// Microseconds from request to answer, of each answer since this was asked last.
+    pub fn response_times(&mut self) -> impl Iterator<Item = u64> + '_ {
+        self.response_times.drain(..)
     }
 
     fn hear(&mut self, request: &Request, response: Response) {

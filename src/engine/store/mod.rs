@@ -28,7 +28,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Version of the schema, in `PRAGMA user_version`.
-const VERSION: i64 = 3;
+const VERSION: i64 = 4;
 
 /// Marks the file as ours (`PRAGMA application_id`): "imch".
 const APPLICATION: i64 = 0x696d_6368;

@@ -1,7 +1,9 @@
 //! From the start of the host to its end: checks, registrations, and the processes of the module.
 
 use super::guard::guard;
-use super::{REGION, TM, Tm, bindings as k, callbacks, frames, logger, parameters, resume, rpc, statistics, text};
+use super::{
+    REGION, TM, Tm, bindings as k, callbacks, events, frames, logger, parameters, resume, rpc, statistics, text,
+};
 use crate::engine::region::Region;
 use crate::engine::supervisor::supervise;
 use std::ffi::{CString, c_int};
@@ -67,7 +69,7 @@ fn make_region() -> c_int {
     match REGION.get_or_try_init(|| Region::create(parameters::config(), processes)) {
         Ok(region) => {
             let (debited, failed) = (c"imcharge:debited", c"imcharge:failed");
-            region.want_notices(resume::wants_event(debited), resume::wants_event(failed));
+            region.want_notices(events::wants(debited), events::wants(failed));
             0
         }
         Err(error) => {

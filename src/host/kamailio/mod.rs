@@ -7,11 +7,13 @@
 //! | replies, CANCEL, BYE, dying transactions are seen | [`callbacks`] |
 //! | an MSRP frame passes the gate | [`frames`] |
 //! | a verdict comes back: the INVITE goes on | [`resume`], [`variables`](super::variables) |
+//! | the script hears of a debit or a failure | [`events`] |
 //! | an operator asks | [`rpc`], [`statistics`] |
 //! | a line is logged | [`logger`] |
 
 pub mod bindings;
 pub mod callbacks;
+pub mod events;
 pub mod exports;
 pub mod frames;
 pub mod lifecycle;

@@ -50,7 +50,9 @@ impl World<'_> {
     pub(super) fn is_at_rest(&self) -> bool {
         let Some(region) = &self.region else { return false };
         let rings = (0..PROCESSES).all(|process| region.event_ring(process).used() == 0);
-        let quiet = [Statistic::SessionsActive, Statistic::OutboxDepth].map(|one| region.statistic(one)) == [0, 0];
+        let waits =
+            [Statistic::SessionsActive, Statistic::OutboxDepth, Statistic::OutboxOldestAge, Statistic::HoldsStuck];
+        let quiet = waits.iter().all(|one| region.statistic(*one) == 0);
         rings && quiet && self.engine.is_some() && !self.queue.iter().any(|Reverse((_, _, what))| what.is_of_parties())
     }
 

@@ -1,0 +1,77 @@
+//! What the script hears of: its event routes, or the KEMI function in their place.
+
+use super::guard::guard;
+use super::{bindings as k, static_str, text};
+use std::ffi::{CStr, CString, c_char, c_int, c_uint, c_void};
+use std::sync::OnceLock;
+
+/// `event_callback`: the KEMI function that is called where the native script has an event route.
+static CALLBACK: OnceLock<CString> = OnceLock::new();
+
+/// Its row in the table of parameters.
+pub const PARAMETER: k::param_export = k::param_export {
+    name: text(c"event_callback"),
+    type_: k::PARAM_STRING | k::IMCHARGE_PARAM_USE_FUNC,
+    param_pointer: set_callback as unsafe extern "C" fn(c_uint, *mut c_void) -> c_int as *mut c_void,
+};
+
+/// Setter of `event_callback`.
+unsafe extern "C" fn set_callback(_: c_uint, value: *mut c_void) -> c_int {
+    guard(-1, || {
+        super::logger::install();
+        if value.is_null() {
+            return -1;
+        }
+        // SAFETY: the host gives a C text, which lives for the call.
+        let name = unsafe { CStr::from_ptr(value.cast::<c_char>()) };
+        match !name.is_empty() && CALLBACK.set(name.to_owned()).is_ok() {
+            true => 0,
+            false => {
+                log::error!(
+                    "parameter event_callback: '{}' is not allowed: the name of one function of the script",
+                    name.to_string_lossy()
+                );
+                -1
+            }
+        }
+    })
+}
+
+fn callback() -> Option<&'static CStr> {
+    CALLBACK.get().map(CString::as_c_str)
+}
+
+/// The actions of an event route, if the script has it.
+fn actions_of(name: &'static CStr) -> Option<*mut k::action> {
+    // SAFETY: the host's table of event routes.
+    unsafe {
+        let at = k::route_lookup(&raw mut k::event_rt, text(name));
+        let at = usize::try_from(at).ok()?;
+        let actions = *k::event_rt.rlist.add(at);
+        (!actions.is_null()).then_some(actions)
+    }
+}
+
+/// Whether the script wants to hear of an event: by an event route, or by its KEMI function.
+pub fn wants(name: &'static CStr) -> bool {
+    callback().is_some() || actions_of(name).is_some()
+}
+
+/// Runs what the script has for an event, with a message of no meaning, as the host does for its own events.
+pub fn run(name: &'static CStr) {
+    // SAFETY: the host's own interpreters on the host's own message; the kind of route is put back.
+    unsafe {
+        let message = k::faked_msg_next();
+        let before = k::route_type;
+        let mut context = std::mem::zeroed::<k::run_act_ctx>();
+        if let Some(actions) = actions_of(name) {
+            k::route_type = k::REQUEST_ROUTE as c_int;
+            k::run_top_route(actions, message, &mut context);
+        } else if let (Some(function), Some(engine)) = (callback(), k::sr_kemi_eng_get().as_mut()) {
+            let (mut function, mut event) = (static_str(function), static_str(name));
+            k::route_type = k::EVENT_ROUTE as c_int;
+            k::sr_kemi_ctx_route(engine, &mut context, message, k::EVENT_ROUTE as c_int, &mut function, &mut event);
+        }
+        k::route_type = before;
+    }
+}
