@@ -174,7 +174,7 @@ fn every_variable_and_event_route_is_in_the_manual() {
 
 #[test]
 fn what_opensips_has_is_in_the_manual() {
-    let chapter = chapter("14. OpenSIPS");
+    let chapter = chapter("15. OpenSIPS");
     let exports = read("src/host/opensips/exports.rs");
     let functions: BTreeSet<String> = quoted_behind(&exports, "command(c").into_iter().collect();
     assert!(functions.contains("imcharge_end"), "the table of functions has another form");
