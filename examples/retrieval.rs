@@ -4,11 +4,10 @@
 #[path = "parties/mod.rs"]
 mod parties;
 
-use imcharge::charge::session::Session;
 use parties::client::{ImClient, Options as ClientOptions, Reaction};
 use parties::kamailio::{Account, Kamailio, Setup};
 use parties::server::{ImServer, Options as ServerOptions};
-use parties::{CLIENT, ENABLER, Event, Events, PROXY, SERVER, unix_micros};
+use parties::{CLIENT, ENABLER, Event, Events, PROXY, SERVER};
 use std::error::Error;
 use std::net::UdpSocket;
 use std::path::PathBuf;
@@ -153,17 +152,21 @@ fn name_of(who: &str, reaction: Reaction) -> String {
     }
 }
 
-/// What went over CH-2, from the session's own record.
+/// What went over CH-2, from the history.
 fn charging_steps(kamailio: &Kamailio, call_id: &str) -> Vec<Event> {
-    let sql = "SELECT state FROM states JOIN sessions ON id=session WHERE call_id=?1";
-    let state: Result<Vec<u8>, _> = kamailio.ledger().query_row(sql, [call_id], |row| row.get(0));
-    let Some(session) = state.ok().and_then(|state| postcard_session(&state)) else { return Vec::new() };
-    // The session's clock counts from the boot; its zero on the wall clock is the same for all steps.
-    let zero = unix_micros() - imcharge::engine::clock::now().0;
-    let steps = session.steps().iter().filter_map(|step| {
-        let (from, to, text) = match step.what.word() {
-            "reserve" => (PROXY, ENABLER, format!("reserve units ({})", step.detail)),
-            "granted" => (ENABLER, PROXY, format!("granted ({})", step.detail)),
+    let sql = "SELECT (SELECT min(zero) FROM ladders WHERE session=steps.session) + micros, step, coalesce(quota, 0) \
+               FROM steps JOIN sessions ON id=session WHERE call_id=?1 ORDER BY number";
+    let ledger = kamailio.ledger();
+    let read = || {
+        let mut statement = ledger.prepare(sql)?;
+        let rows = statement.query_map([call_id], |row| row.try_into())?;
+        rows.collect::<rusqlite::Result<Vec<(u64, String, u32)>>>()
+    };
+    let steps = read().unwrap_or_default();
+    let events = steps.into_iter().filter_map(|(at, step, quota)| {
+        let (from, to, text) = match step.as_str() {
+            "reserve" => (PROXY, ENABLER, format!("reserve units ({quota})")),
+            "granted" => (ENABLER, PROXY, format!("granted ({quota})")),
             "denied" => (ENABLER, PROXY, "denied".to_owned()),
             "debit" => (PROXY, ENABLER, "debit units (1)".to_owned()),
             "debited" => (ENABLER, PROXY, "debited".to_owned()),
@@ -172,13 +175,9 @@ fn charging_steps(kamailio: &Kamailio, call_id: &str) -> Vec<Event> {
             "timeout" => (PROXY, PROXY, "response did not come in time".to_owned()),
             _ => return None,
         };
-        Some(Event { at: zero + step.at.0, from, to, text })
+        Some(Event { at, from, to, text })
     });
-    steps.collect()
-}
-
-fn postcard_session(state: &[u8]) -> Option<Session> {
-    postcard::from_bytes(state).ok()
+    events.collect()
 }
 
 /// Waits until the account is what it should be; what it is in the end.

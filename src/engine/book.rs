@@ -6,7 +6,7 @@ use super::notices::Notices;
 use super::record::{Command, CommandResult, Record};
 use super::region::Region;
 use super::statistic::Statistic;
-use super::store::change::{Change, Debit, Refund, SessionChange};
+use super::store::change::{Change, Debit, NotDebited, Refund, SessionChange};
 use super::store::{Store, StoreError, Stored};
 use super::{config, config::Enabler, facts::Suspended};
 use crate::charge::ch2::{Failure, Operation, Request, Response, SessionKey, Trigger};
@@ -479,7 +479,12 @@ impl Book {
                     let (call_id, reason) = (live.session.call_id(), denial.word());
                     log::error!("call {call_id}: the enabler does not give back message {message_id}: {reason}");
                 }
-                Output::NotDebited { .. } => {}
+                Output::NotDebited { message_id, octets, units, rule } => {
+                    let (row, units, wall_ms) = (live.row, units.0, turn.wall_ms);
+                    let (call_id, account) = (live.session.call_id().into(), live.session.account().into());
+                    let message = NotDebited { row, call_id, message_id, account, octets, units, rule, wall_ms };
+                    turn.store.put(Change::NotDebited(message));
+                }
                 Output::EnablerFailed(failure) => tell_failure(turn, &live.session, failure),
                 Output::Closed { .. } => {
                     live.closed_at = NonZeroI64::new(turn.wall_ms);
@@ -505,7 +510,8 @@ impl Book {
     }
 
     fn forget(&mut self, turn: &mut Turn<'_>, key: SessionKey) -> Result<(), StoreError> {
-        let Some(live) = self.sessions.remove(&key) else { return Ok(()) };
+        let Some(mut live) = self.sessions.remove(&key) else { return Ok(()) };
+        write_steps(turn, &mut live);
         turn.store.put(Change::Forgotten { row: live.row });
         if let Some(slot) = live.slot {
             turn.effects.push(Effect::Free(slot));
@@ -568,6 +574,7 @@ impl Book {
         for key in std::mem::take(&mut self.dirty) {
             let Some(live) = self.sessions.get_mut(&key) else { continue };
             live.dirty = false;
+            write_steps(turn, live);
             let opened = live.opened_at.take().map(|at| (live.instance, at.get()));
             // Writing into a vector cannot fail.
             let state = postcard::to_stdvec(&live.session).unwrap_or_default();
@@ -618,6 +625,16 @@ impl Book {
         }
         region.counter(Statistic::OutboxDepth).store(self.debits_pending, Ordering::Relaxed);
         region.counter(Statistic::SessionsActive).store(self.open, Ordering::Relaxed);
+    }
+}
+
+/// Puts what has happened in a session into the history.
+fn write_steps(turn: &mut Turn<'_>, live: &mut Live) {
+    let (first, steps) = live.session.take_steps();
+    if !steps.is_empty() {
+        let since = turn.now.micros_since(live.session.opened());
+        let zero = (turn.wall_ms * 1000).saturating_sub(i64::try_from(since).unwrap_or(i64::MAX));
+        turn.store.put(Change::Steps { row: live.row, first, zero, steps: steps.into_iter().collect() });
     }
 }
 

@@ -1,6 +1,7 @@
 //! What a turn changes, and what of it the tables do not show yet.
 
-use crate::charge::session::Session;
+use super::steps::Part;
+use crate::charge::session::{Rule, Session, Step};
 use crate::enabler::diameter::peers::PeerStatus;
 use crate::enabler::ledger::{Account, Hold};
 use serde::{Deserialize, Serialize};
@@ -41,6 +42,19 @@ pub enum Change {
         /// The positions.
         marks: Marks,
     },
+    /// Something has happened in a session.
+    Steps {
+        /// Row.
+        row: i64,
+        /// Number of the first step.
+        first: u32,
+        /// When the session was opened, as the clock shows it now: UNIX microseconds.
+        zero: i64,
+        /// The steps.
+        steps: Vec<Step>,
+    },
+    /// A message that went to the client costs nothing.
+    NotDebited(NotDebited),
 }
 
 /// A session that is new, or has moved.
@@ -79,6 +93,27 @@ pub struct Debit {
     pub wall_ms: i64,
 }
 
+/// One message that went to the client and costs nothing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NotDebited {
+    /// Row of its session.
+    pub row: i64,
+    /// Call-ID of its session.
+    pub call_id: Box<str>,
+    /// Message-ID.
+    pub message_id: Box<str>,
+    /// Who does not pay.
+    pub account: Box<str>,
+    /// Size of the content.
+    pub octets: u64,
+    /// What it would have cost.
+    pub units: u64,
+    /// Why.
+    pub rule: Rule,
+    /// When, UNIX milliseconds.
+    pub wall_ms: i64,
+}
+
 /// A debit that was given back.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Refund {
@@ -109,12 +144,22 @@ pub struct PendingSession {
     pub state: Option<Vec<u8>>,
     /// Its state goes.
     pub forgotten: bool,
+    /// What has happened in it.
+    pub steps: Vec<Part>,
 }
 
 impl PendingSession {
     /// The machine; `None`: there is nothing new of it, or it cannot be read.
     pub fn session(&self) -> Option<Session> {
         self.state.as_deref().and_then(|state| postcard::from_bytes(state).ok())
+    }
+
+    /// Steps that follow each other are one part. The clocks drift by less than a millisecond meanwhile, or were set.
+    fn add(&mut self, part: Part) {
+        match self.steps.last_mut().filter(|last| (last.zero - part.zero).abs() < 1000) {
+            Some(last) => last.steps.extend(part.steps),
+            None => self.steps.push(part),
+        }
     }
 }
 
@@ -132,6 +177,8 @@ pub struct Pending {
     debited: HashSet<(i64, Box<str>)>,
     /// In their order.
     pub refunds: Vec<Refund>,
+    /// In their order.
+    pub undebited: Vec<NotDebited>,
     /// Of each instance.
     pub marks: BTreeMap<u64, Marks>,
     /// As they stand now; not worth a place in the journal.
@@ -164,6 +211,8 @@ impl Pending {
             Change::Marks { instance, marks } => {
                 self.marks.insert(instance, marks);
             }
+            Change::Steps { row, first, zero, steps } => self.session(row).add(Part { first, zero, steps }),
+            Change::NotDebited(message) => self.undebited.push(message),
         }
     }
 
@@ -184,7 +233,8 @@ impl Pending {
     }
 
     fn session(&mut self, row: i64) -> &mut PendingSession {
-        let fresh = || PendingSession { opened: None, closed_at: None, state: None, forgotten: false };
+        let fresh =
+            || PendingSession { opened: None, closed_at: None, state: None, forgotten: false, steps: Vec::new() };
         self.sessions.entry(row).or_insert_with(fresh)
     }
 }

@@ -1,6 +1,6 @@
 //! Writes what is pending into the tables that operators read.
 
-use super::change::{Debit, Pending, PendingSession, Refund};
+use super::change::{Debit, NotDebited, Pending, PendingSession, Refund};
 use crate::charge::event::Direction;
 use crate::charge::session::Session;
 use crate::enabler::diameter::peers::PeerStatus;
@@ -24,6 +24,9 @@ pub fn write(connection: &Connection, pending: &Pending) -> Result<()> {
     for Refund { row, message_id, wall_ms } in &pending.refunds {
         let sql = "UPDATE debits SET refunded_at=?3 WHERE session=?1 AND message_id=?2 AND refunded_at IS NULL";
         execute(connection, sql, params![row, message_id, wall_ms])?;
+    }
+    for message in &pending.undebited {
+        write_undebited(connection, message)?;
     }
     for (instance, marks) in &pending.marks {
         let (events, notices) = (super::pack(&marks.events), super::pack(&marks.notices));
@@ -68,10 +71,23 @@ fn write_session(connection: &Connection, row: i64, pending: &PendingSession) ->
             Some(opened) => insert_session(connection, row, &session, opened, pending.closed_at)?,
             None => execute(
                 connection,
-                "UPDATE sessions SET phase=?2, granted=?3, closed_at=coalesce(closed_at, ?4) WHERE id=?1",
-                params![row, session.phase(), session.granted().0, pending.closed_at],
+                "UPDATE sessions SET phase=?2, granted=?3, closed_at=coalesce(closed_at, ?4), reserved=?5, waiting=?6, \
+                 steps_dropped=?7 WHERE id=?1",
+                params![
+                    row,
+                    session.phase(),
+                    session.granted().0,
+                    pending.closed_at,
+                    session.reserved().0 as i64,
+                    session.waits(),
+                    session.steps_dropped(),
+                ],
             )?,
         }
+    }
+    for part in &pending.steps {
+        let sql = "INSERT OR REPLACE INTO ladders(session, part, zero, steps) VALUES(?1, ?2, ?3, ?4)";
+        execute(connection, sql, params![row, part.first, part.zero, super::steps::json(&part.steps)])?;
     }
     match &pending.state {
         _ if pending.forgotten => execute(connection, "DELETE FROM states WHERE session=?1", [row]),
@@ -96,7 +112,8 @@ fn insert_session(
     execute(
         connection,
         "INSERT INTO sessions(id, key, call_id, account, other, icid, direction, tariff, instance, opened_at, closed_at, \
-         phase, granted) VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
+         phase, granted, reserved, waiting, steps_dropped) \
+         VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)",
         params![
             row,
             session.key().to_string(),
@@ -111,6 +128,28 @@ fn insert_session(
             closed_at,
             session.phase(),
             session.granted().0,
+            session.reserved().0 as i64,
+            session.waits(),
+            session.steps_dropped(),
+        ],
+    )
+}
+
+fn write_undebited(connection: &Connection, message: &NotDebited) -> Result<()> {
+    execute(
+        connection,
+        "INSERT OR IGNORE INTO undebited(session, message_id, call_id, account, octets, units, rule, code, at) \
+         VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+        params![
+            message.row,
+            message.message_id,
+            message.call_id,
+            message.account,
+            message.octets as i64,
+            message.units as i64,
+            message.rule.word(),
+            message.rule.code(),
+            message.wall_ms,
         ],
     )
 }
