@@ -73,9 +73,9 @@ impl Reader {
             let steps = self.present(STEP, STEP_FIELDS, [row, from], room)?;
             let last = steps.last().map_or(from, |(number, _)| number + 1);
             room -= steps.len() as i64;
-            let more = "SELECT coalesce(sum(json_array_length(steps)), 0) FROM ladders WHERE session=?1";
-            let all: i64 = self.connection.query_row(more, [row], |row| row.get(0)).map_err(cannot_read)?;
-            fields.push(("steps_more", Value::Integer((all - last).max(0))));
+            let more = "SELECT count(*) FROM steps WHERE session=?1 AND number>=?2";
+            let more: i64 = self.connection.query_row(more, [row, last], |row| row.get(0)).map_err(cannot_read)?;
+            fields.push(("steps_more", Value::Integer(more)));
             fields.push(("steps", Value::List(steps.into_iter().map(|(_, step)| Value::Structure(step)).collect())));
             Ok(Value::Structure(fields))
         });

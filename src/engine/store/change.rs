@@ -6,6 +6,7 @@ use crate::enabler::diameter::peers::PeerStatus;
 use crate::enabler::ledger::{Account, Hold};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap, HashSet};
+use thin_vec::ThinVec;
 
 /// One change of what is durable. The journal keeps them in the order in which they were made.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,10 +49,10 @@ pub enum Change {
         row: i64,
         /// Number of the first step.
         first: u32,
-        /// When the session was opened, as the clock shows it now: UNIX microseconds.
-        zero: i64,
+        /// What the times of the steps count from, UNIX microseconds; `None`: the INVITE.
+        zero: Option<i64>,
         /// The steps.
-        steps: Vec<Step>,
+        steps: ThinVec<Step>,
     },
     /// A message that went to the client costs nothing.
     NotDebited(NotDebited),
@@ -146,6 +147,36 @@ pub struct PendingSession {
     pub forgotten: bool,
     /// What has happened in it.
     pub steps: Vec<Part>,
+    /// What the machine says; `None`: ask it.
+    pub shown: Option<Shown>,
+}
+
+/// What the table of sessions shows of a machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shown {
+    /// Where it stands.
+    pub phase: &'static str,
+    /// Messages (or kilobytes) granted in all.
+    pub granted: u32,
+    /// Units that the enabler holds for it.
+    pub reserved: i64,
+    /// Whether anything of it has no answer.
+    pub waiting: bool,
+    /// Steps that were not kept.
+    pub steps_dropped: u32,
+}
+
+impl Shown {
+    /// Of this machine.
+    pub fn of(session: &Session) -> Shown {
+        Shown {
+            phase: session.phase(),
+            granted: session.granted().0,
+            reserved: i64::try_from(session.reserved().0).unwrap_or(i64::MAX),
+            waiting: session.waits(),
+            steps_dropped: session.steps_dropped(),
+        }
+    }
 }
 
 impl PendingSession {
@@ -156,7 +187,11 @@ impl PendingSession {
 
     /// Steps that follow each other are one part. The clocks drift by less than a millisecond meanwhile, or were set.
     fn add(&mut self, part: Part) {
-        match self.steps.last_mut().filter(|last| (last.zero - part.zero).abs() < 1000) {
+        let near = |one: Option<i64>, other: Option<i64>| match (one, other) {
+            (Some(one), Some(other)) => (one - other).abs() < 1000,
+            (one, other) => one == other,
+        };
+        match self.steps.last_mut().filter(|last| near(last.zero, part.zero)) {
             Some(last) => last.steps.extend(part.steps),
             None => self.steps.push(part),
         }
@@ -194,6 +229,7 @@ impl Pending {
                 session.opened = session.opened.or(opened);
                 session.closed_at = session.closed_at.or(closed_at);
                 session.state = Some(state);
+                session.shown = None;
             }
             Change::Forgotten { row } => self.session(row).forgotten = true,
             Change::Account { id, account } => {
@@ -232,9 +268,20 @@ impl Pending {
         self.refunds.iter().any(|refund| refund.row == row && *refund.message_id == *message_id)
     }
 
+    /// What the machine of a pending session says, so that it need not be read again.
+    pub fn show(&mut self, row: i64, shown: Shown) {
+        self.session(row).shown = Some(shown);
+    }
+
     fn session(&mut self, row: i64) -> &mut PendingSession {
-        let fresh =
-            || PendingSession { opened: None, closed_at: None, state: None, forgotten: false, steps: Vec::new() };
+        let fresh = || PendingSession {
+            opened: None,
+            closed_at: None,
+            state: None,
+            forgotten: false,
+            steps: Vec::new(),
+            shown: None,
+        };
         self.sessions.entry(row).or_insert_with(fresh)
     }
 }

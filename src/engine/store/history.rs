@@ -1,10 +1,13 @@
 //! Closed sessions are kept for so many days, with their steps and debits; then they go, a few at a time.
 //!
-//! A pass takes 128 sessions or 1000 rows or five milliseconds at most, in the transaction that brings the tables up to date; the
-//! next one comes no sooner than after 200 ms on the clock that nobody can step. Only sessions that the engine has forgotten go:
-//! whatever may still be debited is known by its (session, Message-ID). The day is told by the wall clock. Where that has
-//! jumped ahead by more than a day, against the other clock or (after a start) against the latest session, nothing goes
-//! for a day: an operator can set it right, or it was wrong before.
+//! A pass takes 128 sessions or 1000 rows or five milliseconds at most, in the transaction that brings the tables up to
+//! date; the next one comes no sooner than after 200 ms on the clock that nobody can step. It looks at the sessions that
+//! were opened first; where none of them is old enough, it looks a little further, farther with each pass, for those whose
+//! times were taken from a wrong clock. Only sessions that the engine has forgotten go: whatever may still be debited is
+//! known by its (session, Message-ID).
+//!
+//! The day is told by the wall clock. Where that has jumped ahead by more than a day, against the other clock or (after a
+//! start) against the latest session, nothing goes for a day: an operator can set it right, or it was wrong before.
 
 use super::{Store, StoreError};
 use crate::charge::time::Time;
@@ -38,6 +41,8 @@ pub(super) struct Passes {
     last: Option<(Time, i64)>,
     /// The wall clock is not trusted until then.
     distrusted_until: Time,
+    /// How far was looked where the first sessions are not old enough.
+    looked: i64,
 }
 
 impl Store {
@@ -57,17 +62,18 @@ impl Store {
             return Ok(());
         }
         let before = wall_ms.saturating_sub(i64::from(days) * DAY_MS);
-        let old = old_sessions(&self.connection, before).map_err(|source| self.error(source))?;
-        if old.is_empty() {
+        let mut old = old_sessions(&self.connection, 0, before).map_err(|source| self.error(source))?;
+        if old.sessions.is_empty() {
+            let further = old_sessions(&self.connection, self.passes.looked, before);
+            old = further.map_err(|source| self.error(source))?;
+            self.passes.looked = old.last.unwrap_or(0);
+        }
+        if old.sessions.is_empty() {
             return Ok(());
         }
-        let all = old.len() < SESSIONS;
-        let removed = std::cell::Cell::new(false);
-        self.write_and(|transaction| remove(transaction, &old).map(|whole| removed.set(whole)))?;
-        if !all || !removed.get() {
-            self.passes.next = after(now, SOON);
-        }
-        Ok(())
+        // There may be more.
+        self.passes.next = after(now, SOON);
+        self.write_and(|transaction| remove(transaction, &old.sessions))
     }
 
     fn has_jumped(&self, now: Time, wall_ms: i64) -> std::result::Result<bool, StoreError> {
@@ -89,18 +95,29 @@ fn latest(connection: &Connection) -> Result<Option<i64>> {
     connection.query_row(sql, [], |row| row.get(0)).optional()
 }
 
-/// Sessions that nobody needs any more, those closed first. The latest one stays: its number must not come again.
-fn old_sessions(connection: &Connection, before: i64) -> Result<Vec<i64>> {
-    let mut statement = connection.prepare_cached(
-        "SELECT id FROM sessions WHERE closed_at<?1 AND id<(SELECT max(id) FROM sessions) \
-         AND NOT EXISTS(SELECT 1 FROM states WHERE session=sessions.id) \
-         AND NOT EXISTS(SELECT 1 FROM holds WHERE session=sessions.id) ORDER BY closed_at LIMIT ?2",
-    )?;
-    statement.query_map((before, SESSIONS as i64), |row| row.get(0))?.collect()
+/// What a look at some sessions has found.
+struct Old {
+    /// Those that nobody needs any more.
+    sessions: Vec<i64>,
+    /// The last one looked at; `None`: there are no more.
+    last: Option<i64>,
 }
 
-/// Removes sessions with all that is kept of them, as far as a pass goes; `false`: something is left.
-fn remove(connection: &Connection, sessions: &[i64]) -> Result<bool> {
+/// Looks at the sessions behind this one. The latest of all stays: its number must not come again.
+fn old_sessions(connection: &Connection, behind: i64, before: i64) -> Result<Old> {
+    let mut statement = connection.prepare_cached(
+        "SELECT id, coalesce(closed_at<?2, 0) AND NOT EXISTS(SELECT 1 FROM states WHERE session=sessions.id) \
+         AND NOT EXISTS(SELECT 1 FROM holds WHERE session=sessions.id) \
+         FROM sessions WHERE id>?1 AND id<(SELECT max(id) FROM sessions) ORDER BY id LIMIT ?3",
+    )?;
+    let rows = statement.query_map((behind, before, SESSIONS as i64), |row| Ok((row.get(0)?, row.get(1)?)))?;
+    let rows = rows.collect::<Result<Vec<(i64, bool)>>>()?;
+    let last = rows.last().map(|(id, _)| *id);
+    Ok(Old { sessions: rows.into_iter().filter_map(|(id, is_old)| is_old.then_some(id)).collect(), last })
+}
+
+/// Removes sessions with all that is kept of them, as far as a pass goes.
+fn remove(connection: &Connection, sessions: &[i64]) -> Result<()> {
     let begun = clock::now();
     let mut left = ROWS;
     for session in sessions {
@@ -112,14 +129,14 @@ fn remove(connection: &Connection, sessions: &[i64]) -> Result<bool> {
         ] {
             left -= connection.prepare_cached(sql)?.execute((session, left as i64))?.min(left);
             if left == 0 {
-                return Ok(false);
+                return Ok(());
             }
         }
         connection.prepare_cached("DELETE FROM sessions WHERE id=?1")?.execute([session])?;
         left -= 1;
         if left == 0 || clock::since(begun) > SPAN {
-            return Ok(false);
+            return Ok(());
         }
     }
-    Ok(true)
+    Ok(())
 }

@@ -29,7 +29,7 @@ use crate::charge::time::Time;
 use crate::enabler::diameter::peers::PeerStatus;
 use crate::enabler::ledger::{Account, Accounts, Hold};
 use crate::simulate;
-use change::{Change, Marks, Pending};
+use change::{Change, Marks, Pending, SessionChange, Shown};
 use history::Passes;
 use rusqlite::{Connection, OptionalExtension, Transaction};
 use schema::VERSION;
@@ -100,6 +100,8 @@ pub struct Stored {
     pub row: i64,
     /// Which run of the host opened it.
     pub instance: u64,
+    /// When it was opened, UNIX milliseconds.
+    pub opened_at: i64,
     /// The machine.
     pub session: Session,
 }
@@ -224,18 +226,18 @@ impl Store {
     pub fn live_sessions(&self) -> Result<Vec<Stored>, StoreError> {
         let read = || {
             let mut statement = self.connection.prepare(
-                "SELECT sessions.id, instance, state FROM sessions JOIN states ON states.session=sessions.id",
+                "SELECT sessions.id, instance, opened_at, state FROM sessions JOIN states ON states.session=sessions.id",
             )?;
-            let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get::<_, i64>(1)?, row.get(2)?)))?;
-            rows.collect::<rusqlite::Result<Vec<(i64, i64, Vec<u8>)>>>()
+            let rows = statement.query_map([], |row| row.try_into())?;
+            rows.collect::<rusqlite::Result<Vec<(i64, i64, i64, Vec<u8>)>>>()
         };
         let rows = read().map_err(|source| self.error(source))?;
-        let decoded = rows.into_iter().filter_map(|(row, instance, state)| match postcard::from_bytes(&state) {
-            Ok(session) => Some(Stored { row, instance: instance as u64, session }),
-            Err(_) => {
+        let decoded = rows.into_iter().filter_map(|(row, instance, opened_at, state)| {
+            let Ok(session) = postcard::from_bytes(&state) else {
                 log::error!("{}: the state of session row {row} cannot be read, left as it is", self.path.display());
-                None
-            }
+                return None;
+            };
+            Some(Stored { row, instance: instance as u64, opened_at, session })
         });
         Ok(decoded.collect())
     }
@@ -285,6 +287,13 @@ impl Store {
             self.changes = changes;
         }
         self.pending.take(change);
+    }
+
+    /// Makes a change of a session, of which the machine is at hand.
+    pub fn put_session(&mut self, change: SessionChange, session: &Session) {
+        let (row, shown) = (change.row, Shown::of(session));
+        self.put(Change::Session(change));
+        self.pending.show(row, shown);
     }
 
     /// Shows how the peers of a distant enabler stand, with the next write.

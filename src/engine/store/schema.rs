@@ -47,11 +47,11 @@ CREATE TABLE journal(id INTEGER PRIMARY KEY, changes BLOB NOT NULL);
 /// What version 4 adds: the history.
 pub const HISTORY: &str = "
 -- reserved: units that the enabler holds for the session. waiting: whether anything of it has no answer, of the client
--- or of the enabler. steps_dropped: steps beyond the bound, which are not kept.
+-- or of the enabler. steps_dropped: steps beyond the bound, which are not kept. steps: the first ones, see the view.
 ALTER TABLE sessions ADD COLUMN reserved INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE sessions ADD COLUMN waiting INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE sessions ADD COLUMN steps_dropped INTEGER NOT NULL DEFAULT 0;
-CREATE INDEX sessions_closed ON sessions(closed_at) WHERE closed_at IS NOT NULL;
+ALTER TABLE sessions ADD COLUMN steps TEXT NOT NULL DEFAULT '';
 CREATE INDEX debits_undelivered ON debits(at, units) WHERE trigger<>'response' AND refunded_at IS NULL;
 -- One row per message that went to the client and costs nothing. units: what it would have cost. rule and code: why.
 CREATE TABLE undebited(
@@ -59,20 +59,25 @@ CREATE TABLE undebited(
   octets INTEGER NOT NULL, units INTEGER NOT NULL, rule TEXT NOT NULL, code INTEGER NOT NULL, at INTEGER NOT NULL,
   PRIMARY KEY(session, message_id)) WITHOUT ROWID;
 CREATE INDEX undebited_at ON undebited(at, units);
--- What happened in a session, some steps a row; part: number of the first one; zero: UNIX microseconds that the times
--- of the steps count from. See the view steps.
+-- What happened in a session after its first steps, some steps a row; part: number of the first one; zero: UNIX
+-- microseconds that their times count from, NULL: those of the INVITE.
 CREATE TABLE ladders(
-  session INTEGER NOT NULL, part INTEGER NOT NULL, zero INTEGER NOT NULL, steps TEXT NOT NULL,
+  session INTEGER NOT NULL, part INTEGER NOT NULL, zero INTEGER, steps TEXT NOT NULL,
   PRIMARY KEY(session, part)) WITHOUT ROWID;
--- The same one by one. at: UNIX milliseconds; micros: microseconds since the INVITE.
+-- What happened in the sessions, step by step. at: UNIX milliseconds; micros: microseconds since the INVITE.
 CREATE VIEW steps AS SELECT
-  l.session, l.part + e.key AS number,
-  (l.zero + json_extract(e.value, '$[0]')) / 1000 AS at, json_extract(e.value, '$[0]') AS micros,
-  json_extract(e.value, '$[1]') AS step, json_extract(e.value, '$[3]') AS rule,
-  json_extract(e.value, '$[11]') AS cause, json_extract(e.value, '$[12]') AS seconds,
-  json_extract(e.value, '$[4]') AS message_id, json_extract(e.value, '$[8]') AS code,
-  json_extract(e.value, '$[10]') AS messages, json_extract(e.value, '$[5]') AS octets,
-  json_extract(e.value, '$[6]') AS quota, json_extract(e.value, '$[7]') AS units,
-  json_extract(e.value, '$[9]') AS balance, json_extract(e.value, '$[2]') AS request
-  FROM ladders l, json_each(l.steps) e;
+  session, json_extract(step, '$[0]') AS number,
+  (zero + json_extract(step, '$[1]')) / 1000 AS at, json_extract(step, '$[1]') AS micros,
+  json_extract(step, '$[2]') AS step, json_extract(step, '$[4]') AS rule,
+  json_extract(step, '$[12]') AS cause, json_extract(step, '$[13]') AS seconds,
+  json_extract(step, '$[5]') AS message_id, json_extract(step, '$[9]') AS code,
+  json_extract(step, '$[11]') AS messages, json_extract(step, '$[6]') AS octets,
+  json_extract(step, '$[7]') AS quota, json_extract(step, '$[8]') AS units,
+  json_extract(step, '$[10]') AS balance, json_extract(step, '$[3]') AS request
+  FROM (
+    SELECT s.id AS session, s.opened_at * 1000 AS zero, e.value AS step
+      FROM sessions s, json_each('[' || rtrim(s.steps, ',') || ']') e
+    UNION ALL
+    SELECT l.session, coalesce(l.zero, (SELECT s.opened_at * 1000 FROM sessions s WHERE s.id=l.session)), e.value
+      FROM ladders l, json_each('[' || rtrim(l.steps, ',') || ']') e);
 ";
