@@ -283,3 +283,46 @@ fn a_full_disk_refuses_new_sessions_loses_nothing_and_goes_on_when_there_is_room
     take(&mut seen);
     assert_eq!(seen, sent, "no verdict twice");
 }
+
+#[test]
+fn old_history_goes_while_the_engine_runs_and_what_is_newer_is_explained() {
+    let state = tempfile::tempdir().expect("a folder");
+    let region = region(&state, |config| config.history_days = 7);
+    let mut worker = Worker::attach(&region, 0);
+    let calls: Vec<String> = (0..300).map(|call| format!("call{call}")).collect();
+    let ledger = || rusqlite::Connection::open(state.path().join("ledger.sqlite")).expect("the ledger opens");
+    with_engine(&region, || {
+        for call_id in &calls {
+            let session = invite(&mut worker, call_id).expect("taken");
+            worker.failed(session, 486);
+        }
+        assert!(eventually(|| region.statistic(Statistic::ReservesGranted) == calls.len() as u64));
+    });
+    drop(worker);
+    drop(region);
+    // All but the last hundred were closed a week and a day ago, and nobody needs them any more.
+    let week = "UPDATE sessions SET opened_at=opened_at-8*86400000, closed_at=closed_at-8*86400000 WHERE id<=200; \
+                DELETE FROM states WHERE session<=200;";
+    ledger().execute_batch(week).expect("a ledger");
+    let region = self::region(&state, |config| config.history_days = 7);
+    let mut worker = Worker::attach(&region, 0);
+    let count = |sql: &str| -> i64 { ledger().query_row(sql, [], |row| row.get(0)).expect("a number") };
+    with_engine(&region, || {
+        assert!(
+            eventually(|| count("SELECT count(*) FROM sessions") == 100),
+            "{}",
+            count("SELECT count(*) FROM sessions")
+        );
+        let old = report::run("explain", &["call0"], &region, &mut worker);
+        assert_eq!(old.map_err(|error| error.code), Err(404));
+        let Ok(Value::List(sessions)) = report::run("explain", &["call299"], &region, &mut worker) else {
+            panic!("the latest one is explained")
+        };
+        let explained = format!("{sessions:?}");
+        for word in ["Text(\"invite\")", "Text(\"granted\")", "Text(\"invite-failed\")", "Text(\"unused\")"] {
+            assert!(explained.contains(word), "no {word} in {explained}");
+        }
+    });
+    assert_eq!(count("SELECT count(*) FROM steps WHERE session<=200"), 0);
+    assert_eq!((account(&mut worker, "held"), account(&mut worker, "balance")), (0, 1_000_000));
+}

@@ -191,7 +191,8 @@ impl PendingSession {
             (Some(one), Some(other)) => (one - other).abs() < 1000,
             (one, other) => one == other,
         };
-        match self.steps.last_mut().filter(|last| near(last.zero, part.zero)) {
+        let follows = |last: &&mut Part| last.next() == part.first && near(last.zero, part.zero);
+        match self.steps.last_mut().filter(follows) {
             Some(last) => last.steps.extend(part.steps),
             None => self.steps.push(part),
         }

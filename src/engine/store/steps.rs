@@ -7,7 +7,7 @@ use std::fmt::Write;
 use thin_vec::ThinVec;
 
 /// Steps that stand in the row of their session.
-const IN_ROW: usize = 64;
+const IN_ROW: u32 = 64;
 
 /// Steps of a session, one behind the other.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -23,7 +23,12 @@ pub struct Part {
 impl Part {
     /// Whether it stands in the row of its session.
     pub fn is_in_row(&self) -> bool {
-        self.zero.is_none() && self.first as usize + self.steps.len() <= IN_ROW
+        self.zero.is_none() && self.next() <= IN_ROW
+    }
+
+    /// Number of the step behind it.
+    pub fn next(&self) -> u32 {
+        self.first.saturating_add(u32::try_from(self.steps.len()).unwrap_or(u32::MAX))
     }
 
     /// Its steps, each with a comma behind it.
