@@ -37,8 +37,8 @@ fn explain(kamailio: &Kamailio, call_id: &str) -> Vec<Fields> {
 /// The steps of this kind as `rule cause code`, as far as there are any.
 fn rules(kamailio: &Kamailio, call_id: &str, step: &str) -> Vec<String> {
     let words = |fields: &Fields| {
-        let of = ["rule", "cause", "code"].map(|name| fields.get(name).cloned().unwrap_or_default());
-        of.join(" ").trim().to_owned()
+        let of = ["rule", "cause", "code"].into_iter().filter_map(|name| fields.get(name));
+        of.map(String::as_str).collect::<Vec<_>>().join(" ")
     };
     explain(kamailio, call_id).iter().filter(|fields| fields["step"] == step).map(words).collect()
 }

@@ -112,8 +112,9 @@ impl Reader {
 
     /// What the enabler holds.
     fn reserved(&self, list: List, now: i64) -> rusqlite::Result<List> {
-        let sql = "SELECT call_id, s.account, coalesce(h.units, reserved) AS units, opened_at, phase, '' FROM states t \
-                   JOIN sessions s ON s.id=t.session LEFT JOIN holds h ON h.session=s.id WHERE units>0 ORDER BY s.id";
+        let sql = "SELECT call_id, s.account, coalesce(h.units, reserved), opened_at, phase FROM states t \
+                   JOIN sessions s ON s.id=t.session LEFT JOIN holds h ON h.session=s.id \
+                   WHERE coalesce(h.units, reserved)>0 ORDER BY s.id";
         self.all(sql, list, now, |row| Ok(vec![("phase", Value::Text(row.get(4)?))]))
     }
 

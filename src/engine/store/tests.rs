@@ -301,3 +301,57 @@ fn older_and_newer_files_are_refused_and_left_as_they_are() {
         assert_eq!(found, version);
     }
 }
+
+/// What version 3 left on the ledger: a closed session with two debits, and an open one with a message outstanding.
+const LEDGER_OF_3: &str = include_str!("tests/ledger-of-version-3.sql");
+
+/// And before a charging system: a debit that is held back, and one that waits behind it.
+const DIAMETER_OF_3: &str = include_str!("tests/diameter-of-version-3.sql");
+
+#[test]
+fn an_open_session_of_version_3_goes_on_and_its_money_is_as_it_was() {
+    let folder = version_3(&format!("{}{LEDGER_OF_3}", schema::TABLES));
+    let mut store = Store::open(folder.path()).unwrap_or_else(|error| panic!("{error}"));
+    store.recover().unwrap_or_else(|error| panic!("{error}"));
+    let account = store.account("sip:alice@example.org").expect("readable").expect("an account");
+    assert_eq!((account.balance, account.held, account.debited), (88, 9, 3));
+    assert_eq!(number(&store, "SELECT count(*) FROM debits"), 3);
+    let mut live = store.live_sessions().expect("readable");
+    assert_eq!(live.iter().map(|stored| stored.session.phase()).collect::<Vec<_>>(), ["closed", "open"]);
+    let session = &mut live[1].session;
+    assert_eq!(session.messages_outstanding().count(), 1);
+    assert!(session.steps_dropped() >= 7, "{}", session.steps_dropped());
+    // The host is gone: what was outstanding is debited.
+    let now = session.opened().after_seconds(9);
+    session.resume(now);
+    session.event(&crate::charge::event::Event::HostStopped, now);
+    session.gate_closed(session.taken(), now);
+    let waiting: Vec<_> =
+        session.waiting_at_the_enabler().filter_map(|one| Some((one.rule?.word(), one.rule?.cause()))).collect();
+    assert_eq!(waiting, [("close=debit", Some("host-stopped"))]);
+}
+
+#[test]
+fn a_debit_that_version_3_held_back_is_held_back() {
+    // Once from the table, once from the journal of an engine that was killed before it had written the tables.
+    for in_journal in [false, true] {
+        let folder = version_3(&format!("{}{DIAMETER_OF_3}", schema::TABLES));
+        if in_journal {
+            let file = Connection::open(folder.path().join(LEDGER)).expect("a file");
+            let state = file.query_row("SELECT state FROM states", [], |row| row.get(0)).expect("a state");
+            let change = Change::Session(SessionChange { row: 1, opened: None, closed_at: None, state });
+            let changes = postcard::to_stdvec(&change).expect("a change is storable");
+            file.execute("INSERT INTO journal(changes) VALUES(?1)", [changes]).expect("a journal");
+            file.execute("UPDATE states SET state=x''", []).expect("an old state");
+        }
+        let mut store = Store::open(folder.path()).unwrap_or_else(|error| panic!("{error}"));
+        store.recover().unwrap_or_else(|error| panic!("{error}"));
+        let live = store.live_sessions().expect("readable");
+        let waiting: Vec<_> = live[0].session.waiting_at_the_enabler().collect();
+        let told: Vec<_> = waiting.iter().map(|one| (one.work.word(), one.state, one.rule.map(Rule::word))).collect();
+        let rule = Some("debit_on=response");
+        assert_eq!(told, [("debit", "held-back", rule), ("debit", "queued", rule)]);
+        assert!(live[0].session.held_back().is_some_and(|message_id| message_id.starts_with("msg")));
+        assert_eq!(number(&store, "SELECT count(*) FROM journal"), 0);
+    }
+}
