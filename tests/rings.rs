@@ -326,3 +326,37 @@ fn old_history_goes_while_the_engine_runs_and_what_is_newer_is_explained() {
     assert_eq!(count("SELECT count(*) FROM steps WHERE session<=200"), 0);
     assert_eq!((account(&mut worker, "held"), account(&mut worker, "balance")), (0, 1_000_000));
 }
+
+#[test]
+fn a_list_of_the_audit_that_is_cut_says_how_much_there_is() {
+    let state = tempfile::tempdir().expect("a folder");
+    let region = region(&state, |_| {});
+    let mut worker = Worker::attach(&region, 0);
+    with_engine(&region, || {
+        invite(&mut worker, "open").expect("taken");
+        assert_eq!(verdicts(&region, 1).len(), 1);
+    });
+    let free = "WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n+1 FROM n WHERE n<1500) \
+                INSERT INTO undebited SELECT 1, 'm' || n, 'open', 'sip:alice@example.org', 9, 2, '5xx=release', 506, n FROM n";
+    let ledger = rusqlite::Connection::open(state.path().join("ledger.sqlite")).expect("the ledger opens");
+    ledger.execute_batch(free).expect("rows");
+    let mut audit = |arguments: &[&str]| {
+        let Ok(Value::Structure(lists)) = report::run("audit", arguments, &region, &mut worker) else {
+            panic!("no audit")
+        };
+        let (_, list) = lists.into_iter().find(|(name, _)| *name == "delivered_not_debited").expect("a list");
+        let Value::Structure(fields) = list else { panic!("no list") };
+        let number = |wanted: &str| fields.iter().find_map(|(name, value)| (*name == wanted).then(|| value.clone()));
+        let Some(Value::List(rows)) = number("rows") else { panic!("no rows") };
+        (number("count"), number("units"), number("shown"), rows.len())
+    };
+    let all = (Some(Value::Integer(1500)), Some(Value::Integer(3000)));
+    for (arguments, shown) in [(&[][..], 100), (&["7"][..], 7), (&["1000"][..], 1000)] {
+        let wanted = (all.0.clone(), all.1.clone(), Some(Value::Integer(shown)), shown as usize);
+        assert_eq!(audit(arguments), wanted);
+    }
+    for wrong in ["0", "1001", "x"] {
+        let refused = report::run("audit", &[wrong], &region, &mut worker).map_err(|error| error.code);
+        assert_eq!(refused, Err(400), "{wrong}");
+    }
+}

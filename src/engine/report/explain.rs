@@ -60,6 +60,9 @@ const STEP_FIELDS: &[&str] = &[
     "request",
 ];
 
+/// The number of a row, and its fields.
+type Numbered = (i64, Vec<(&'static str, Value)>);
+
 impl Reader {
     /// The sessions of a call, their steps from this number on.
     pub(super) fn explain(&self, call_id: &str, from: i64, unit: Unit) -> Result<Value, CommandError> {
@@ -83,14 +86,13 @@ impl Reader {
     }
 
     /// Rows of a query with their first column, a number; what says nothing is left out.
-    #[allow(clippy::type_complexity, reason = "a row and its number, once")]
     fn present(
         &self,
         sql: &str,
         names: &[&'static str],
         values: impl rusqlite::Params,
         most: i64,
-    ) -> Result<Vec<(i64, Vec<(&'static str, Value)>)>, CommandError> {
+    ) -> Result<Vec<Numbered>, CommandError> {
         let read = || {
             let mut statement = self.connection.prepare(&format!("{sql} LIMIT {most}"))?;
             let rows = statement.query_map(values, |row| {

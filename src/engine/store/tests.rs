@@ -148,7 +148,9 @@ fn the_latest_session_stays_so_that_its_number_does_not_come_again() {
 #[test]
 fn a_pass_is_bounded_in_sessions_and_the_next_one_does_not_come_at_once() {
     let (_folder, mut store) = store();
-    (0..300).for_each(|_| drop(put_old(&mut store, 31, 0)));
+    for _ in 0..300 {
+        put_old(&mut store, 31, 0);
+    }
     put_old(&mut store, 0, 0);
     store.write().expect("written");
     let left = |store: &Store| number(store, "SELECT count(*) FROM sessions");
