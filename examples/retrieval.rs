@@ -4,10 +4,11 @@
 #[path = "parties/mod.rs"]
 mod parties;
 
+use imcharge::charge::session::Session;
 use parties::client::{ImClient, Options as ClientOptions, Reaction};
 use parties::kamailio::{Account, Kamailio, Setup};
 use parties::server::{ImServer, Options as ServerOptions};
-use parties::{CLIENT, ENABLER, Event, Events, PROXY, SERVER};
+use parties::{CLIENT, ENABLER, Event, Events, PROXY, SERVER, unix_micros};
 use std::error::Error;
 use std::net::UdpSocket;
 use std::path::PathBuf;
@@ -139,7 +140,7 @@ fn retrieve(
     });
     drop(server);
     let mut all = events.all();
-    all.extend(charging_steps(kamailio, &call_id));
+    all.extend(charging_steps(kamailio, &call_id)?);
     all.sort_by_key(|event| event.at);
     Ok(all)
 }
@@ -152,18 +153,18 @@ fn name_of(who: &str, reaction: Reaction) -> String {
     }
 }
 
-/// What went over CH-2, from the history.
-fn charging_steps(kamailio: &Kamailio, call_id: &str) -> Vec<Event> {
-    let sql = "SELECT (SELECT min(zero) FROM ladders WHERE session=steps.session) + micros, step, coalesce(quota, 0) \
-               FROM steps JOIN sessions ON id=session WHERE call_id=?1 ORDER BY number";
+/// What went over CH-2, from the history. The session itself, as long as it is there, knows when it began to the
+/// microsecond: on a clock that counts from the boot, whose zero on the wall clock is the same for all steps.
+fn charging_steps(kamailio: &Kamailio, call_id: &str) -> Result<Vec<Event>, Box<dyn Error>> {
     let ledger = kamailio.ledger();
-    let read = || {
-        let mut statement = ledger.prepare(sql)?;
-        let rows = statement.query_map([call_id], |row| row.try_into())?;
-        rows.collect::<rusqlite::Result<Vec<(u64, String, u32)>>>()
-    };
-    let steps = read().unwrap_or_default();
-    let events = steps.into_iter().filter_map(|(at, step, quota)| {
+    let state = "SELECT state FROM states JOIN sessions ON id=session WHERE call_id=?1";
+    let state: Vec<u8> = ledger.query_row(state, [call_id], |row| row.get(0))?;
+    let zero = unix_micros() - imcharge::engine::clock::now().0 + postcard::from_bytes::<Session>(&state)?.opened().0;
+    let sql = "SELECT micros, step, coalesce(quota, 0) FROM steps JOIN sessions ON id=session WHERE call_id=?1";
+    let mut statement = ledger.prepare(sql)?;
+    let steps = statement.query_map([call_id], |row| row.try_into())?;
+    let steps = steps.collect::<rusqlite::Result<Vec<(u64, String, u32)>>>()?;
+    let events = steps.into_iter().filter_map(|(micros, step, quota)| {
         let (from, to, text) = match step.as_str() {
             "reserve" => (PROXY, ENABLER, format!("reserve units ({quota})")),
             "granted" => (ENABLER, PROXY, format!("granted ({quota})")),
@@ -175,9 +176,9 @@ fn charging_steps(kamailio: &Kamailio, call_id: &str) -> Vec<Event> {
             "timeout" => (PROXY, PROXY, "response did not come in time".to_owned()),
             _ => return None,
         };
-        Some(Event { at, from, to, text })
+        Some(Event { at: zero + micros, from, to, text })
     });
-    events.collect()
+    Ok(events.collect())
 }
 
 /// Waits until the account is what it should be; what it is in the end.

@@ -284,7 +284,10 @@ impl Book {
         let session = Session::open(key, reserve, turn.region.tariff(), turn.region.config.policy, at);
         let row = turn.store.new_row();
         self.open += 1;
-        let live = Live { slot, ..Live::new(session, row, turn.instance, turn.wall_ms) };
+        // The INVITE has waited in its ring since.
+        let waited = i64::try_from(turn.now.micros_since(at) / 1000).unwrap_or(i64::MAX);
+        let opened_at = turn.wall_ms.saturating_sub(waited);
+        let live = Live { slot, ..Live::new(session, row, turn.instance, opened_at) };
         self.sessions.insert(key, Box::new(live));
         self.drain(turn, key)?;
         let early: Vec<Orphan> = self.orphans.iter().filter(|orphan| orphan.1 == key).map(|orphan| orphan.2).collect();
