@@ -78,7 +78,7 @@ impl Store {
 
     fn has_jumped(&self, now: Time, wall_ms: i64) -> std::result::Result<bool, StoreError> {
         let expected = match self.passes.last {
-            Some((then, wall)) => Some(wall + i64::try_from(now.micros_since(then) / 1000).unwrap_or(i64::MAX)),
+            Some((then, wall)) => Some(wall.saturating_add_unsigned(now.micros_since(then) / 1000)),
             None => latest(&self.connection).map_err(|source| self.error(source))?,
         };
         Ok(expected.is_some_and(|expected| wall_ms > expected.saturating_add(DAY_MS)))
@@ -103,12 +103,12 @@ struct Old {
     last: Option<i64>,
 }
 
-/// Looks at the sessions behind this one. The latest of all stays: its number must not come again.
+/// Looks at sessions behind this one, of those that the engine has forgotten. The latest of all stays: its number must not come again.
 fn old_sessions(connection: &Connection, behind: i64, before: i64) -> Result<Old> {
     let mut statement = connection.prepare_cached(
-        "SELECT id, coalesce(closed_at<?2, 0) AND NOT EXISTS(SELECT 1 FROM states WHERE session=sessions.id) \
-         AND NOT EXISTS(SELECT 1 FROM holds WHERE session=sessions.id) \
-         FROM sessions WHERE id>?1 AND id<(SELECT max(id) FROM sessions) ORDER BY id LIMIT ?3",
+        "SELECT id, coalesce(closed_at<?2, 0) AND NOT EXISTS(SELECT 1 FROM holds WHERE session=sessions.id) \
+         FROM sessions WHERE id>?1 AND id<(SELECT max(id) FROM sessions) \
+         AND NOT EXISTS(SELECT 1 FROM states WHERE session=sessions.id) ORDER BY id LIMIT ?3",
     )?;
     let rows = statement.query_map((behind, before, SESSIONS as i64), |row| Ok((row.get(0)?, row.get(1)?)))?;
     let rows = rows.collect::<Result<Vec<(i64, bool)>>>()?;

@@ -357,3 +357,19 @@ fn a_debit_that_version_3_held_back_is_held_back() {
         assert_eq!(number(&store, "SELECT count(*) FROM journal"), 0);
     }
 }
+
+#[test]
+fn sessions_of_a_wrong_clock_do_not_keep_the_others() {
+    let (_folder, mut store) = store();
+    // More than a pass looks at: closed in the year 2097, as it seemed.
+    let wrong: Vec<i64> = (0..200).map(|_| put_old(&mut store, -70 * 365, 0)).collect();
+    let live: Vec<i64> = (0..200).map(|_| put(&mut store, TODAY - 100 * DAY_MS, None, 0)).collect();
+    let old: Vec<i64> = (0..200).map(|_| put_old(&mut store, 31, 0)).collect();
+    let latest = put_old(&mut store, 0, 0);
+    store.write().expect("written");
+    for pass_number in 0..30 {
+        pass(&mut store, s(20 * pass_number), TODAY + 20_000 * pass_number as i64);
+    }
+    let kept: Vec<i64> = wrong.iter().chain(&live).copied().chain([latest]).collect();
+    assert_eq!(sessions(&store), kept, "{} were old", old.len());
+}
