@@ -140,7 +140,7 @@ fn retrieve(
     });
     drop(server);
     let mut all = events.all();
-    all.extend(charging_steps(kamailio, &call_id));
+    all.extend(charging_steps(kamailio, &call_id)?);
     all.sort_by_key(|event| event.at);
     Ok(all)
 }
@@ -153,17 +153,21 @@ fn name_of(who: &str, reaction: Reaction) -> String {
     }
 }
 
-/// What went over CH-2, from the session's own record.
-fn charging_steps(kamailio: &Kamailio, call_id: &str) -> Vec<Event> {
-    let sql = "SELECT state FROM states JOIN sessions ON id=session WHERE call_id=?1";
-    let state: Result<Vec<u8>, _> = kamailio.ledger().query_row(sql, [call_id], |row| row.get(0));
-    let Some(session) = state.ok().and_then(|state| postcard_session(&state)) else { return Vec::new() };
-    // The session's clock counts from the boot; its zero on the wall clock is the same for all steps.
-    let zero = unix_micros() - imcharge::engine::clock::now().0;
-    let steps = session.steps().iter().filter_map(|step| {
-        let (from, to, text) = match step.what.word() {
-            "reserve" => (PROXY, ENABLER, format!("reserve units ({})", step.detail)),
-            "granted" => (ENABLER, PROXY, format!("granted ({})", step.detail)),
+/// What went over CH-2, from the history. The session itself, as long as it is there, knows when it began to the
+/// microsecond: on a clock that counts from the boot, whose zero on the wall clock is the same for all steps.
+fn charging_steps(kamailio: &Kamailio, call_id: &str) -> Result<Vec<Event>, Box<dyn Error>> {
+    let ledger = kamailio.ledger();
+    let state = "SELECT state FROM states JOIN sessions ON id=session WHERE call_id=?1";
+    let state: Vec<u8> = ledger.query_row(state, [call_id], |row| row.get(0))?;
+    let zero = unix_micros() - imcharge::engine::clock::now().0 + postcard::from_bytes::<Session>(&state)?.opened().0;
+    let sql = "SELECT micros, step, coalesce(quota, 0) FROM steps JOIN sessions ON id=session WHERE call_id=?1";
+    let mut statement = ledger.prepare(sql)?;
+    let steps = statement.query_map([call_id], |row| row.try_into())?;
+    let steps = steps.collect::<rusqlite::Result<Vec<(u64, String, u32)>>>()?;
+    let events = steps.into_iter().filter_map(|(micros, step, quota)| {
+        let (from, to, text) = match step.as_str() {
+            "reserve" => (PROXY, ENABLER, format!("reserve units ({quota})")),
+            "granted" => (ENABLER, PROXY, format!("granted ({quota})")),
             "denied" => (ENABLER, PROXY, "denied".to_owned()),
             "debit" => (PROXY, ENABLER, "debit units (1)".to_owned()),
             "debited" => (ENABLER, PROXY, "debited".to_owned()),
@@ -172,13 +176,9 @@ fn charging_steps(kamailio: &Kamailio, call_id: &str) -> Vec<Event> {
             "timeout" => (PROXY, PROXY, "response did not come in time".to_owned()),
             _ => return None,
         };
-        Some(Event { at: zero + step.at.0, from, to, text })
+        Some(Event { at: zero + micros, from, to, text })
     });
-    steps.collect()
-}
-
-fn postcard_session(state: &[u8]) -> Option<Session> {
-    postcard::from_bytes(state).ok()
+    Ok(events.collect())
 }
 
 /// Waits until the account is what it should be; what it is in the end.

@@ -485,7 +485,7 @@ int32_t imcharge_on_msrp(struct imcharge_worker *worker,
 // one thread at a time.
 int32_t imcharge_on_disconnect(struct imcharge_worker *worker, uint64_t connection);
 
-// Runs a command of the manual: `stats`, `sessions`, `session CALLID`, `explain CALLID`, `audit`,
+// Runs a command of the manual: `stats`, `sessions`, `session CALLID`, `explain CALLID [STEP]`, `audit [ROWS]`,
 // `account.set ID BALANCE`, `account.add ID AMOUNT`, `account.get ID`, `accounts`, `debits [ID]`, `outbox`,
 // `outbox.resend CALLID`, `outbox.release CALLID`, `peers`, `reload [TARIFF]`. A command that changes something waits for the engine, one second at most.
 //

@@ -1,5 +1,6 @@
 //! The manual and the code say the same: parameters, commands, statistics, functions, variables, event routes.
 
+use imcharge::charge::session::StepKind;
 use imcharge::engine::config::{Config, Parameter};
 use imcharge::engine::latency::Latency;
 use imcharge::engine::metrics;
@@ -72,6 +73,7 @@ fn the_defaults_in_the_manual_are_those_of_the_code() {
         ("hold_timeout", config.policy.hold_timeout.to_string()),
         ("resume_workers", config.resume_workers.to_string()),
         ("max_sessions", config.max_sessions.to_string()),
+        ("history_days", config.history_days.to_string()),
     ] {
         let section = chapter.split("\n### ").find(|section| section.contains(&format!(". {name} (")));
         let wanted = format!("*Default value is {default}.*");
@@ -84,6 +86,16 @@ fn every_command_is_in_the_manual_with_its_arguments() {
     let ours = COMMANDS.iter().map(|command| format!("imcharge.{} {}", command.name, command.arguments.join(" ")));
     let ours: BTreeSet<String> = ours.map(|line| line.trim().to_owned()).collect();
     assert_eq!(cells(&chapter("7. RPC commands")), ours);
+}
+
+#[test]
+fn every_step_is_in_the_manual() {
+    let chapter = chapter("7. RPC commands");
+    let from = chapter.find("| step | what happened |").expect("a table of steps");
+    let words: BTreeSet<&str> = chapter[from..].split(|c: char| !c.is_alphanumeric() && c != '-').collect();
+    for kind in StepKind::ALL {
+        assert!(words.contains(kind.word()), "{}", kind.word());
+    }
 }
 
 #[test]

@@ -344,3 +344,80 @@ fn the_text_for_prometheus_fits_the_buffer_that_the_configuration_gives_it() {
         assert!(most < size, "{file}: {most} octets of {size}");
     }
 }
+
+#[test]
+fn old_history_goes_while_the_engine_runs_and_what_is_newer_is_explained() {
+    let state = tempfile::tempdir().expect("a folder");
+    let region = region(&state, |config| config.history_days = 7);
+    let mut worker = Worker::attach(&region, 0);
+    let calls: Vec<String> = (0..300).map(|call| format!("call{call}")).collect();
+    let ledger = || rusqlite::Connection::open(state.path().join("ledger.sqlite")).expect("the ledger opens");
+    with_engine(&region, || {
+        for call_id in &calls {
+            let session = invite(&mut worker, call_id).expect("taken");
+            worker.failed(session, 486);
+        }
+        assert!(eventually(|| region.statistic(Statistic::ReservesGranted) == calls.len() as u64));
+    });
+    drop(worker);
+    drop(region);
+    // All but the last hundred were closed a week and a day ago, and nobody needs them any more.
+    let week = "UPDATE sessions SET opened_at=opened_at-8*86400000, closed_at=closed_at-8*86400000 WHERE id<=200; \
+                DELETE FROM states WHERE session<=200;";
+    ledger().execute_batch(week).expect("a ledger");
+    let region = self::region(&state, |config| config.history_days = 7);
+    let mut worker = Worker::attach(&region, 0);
+    let count = |sql: &str| -> i64 { ledger().query_row(sql, [], |row| row.get(0)).expect("a number") };
+    with_engine(&region, || {
+        assert!(
+            eventually(|| count("SELECT count(*) FROM sessions") == 100),
+            "{}",
+            count("SELECT count(*) FROM sessions")
+        );
+        let old = report::run("explain", &["call0"], &region, &mut worker);
+        assert_eq!(old.map_err(|error| error.code), Err(404));
+        let Ok(Value::List(sessions)) = report::run("explain", &["call299"], &region, &mut worker) else {
+            panic!("the latest one is explained")
+        };
+        let explained = format!("{sessions:?}");
+        for word in ["Text(\"invite\")", "Text(\"granted\")", "Text(\"invite-failed\")", "Text(\"unused\")"] {
+            assert!(explained.contains(word), "no {word} in {explained}");
+        }
+    });
+    assert_eq!(count("SELECT count(*) FROM steps WHERE session<=200"), 0);
+    assert_eq!((account(&mut worker, "held"), account(&mut worker, "balance")), (0, 1_000_000));
+}
+
+#[test]
+fn a_list_of_the_audit_that_is_cut_says_how_much_there_is() {
+    let state = tempfile::tempdir().expect("a folder");
+    let region = region(&state, |_| {});
+    let mut worker = Worker::attach(&region, 0);
+    with_engine(&region, || {
+        invite(&mut worker, "open").expect("taken");
+        assert_eq!(verdicts(&region, 1).len(), 1);
+    });
+    let free = "WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n+1 FROM n WHERE n<1500) \
+                INSERT INTO undebited SELECT 1, 'm' || n, 'open', 'sip:alice@example.org', 9, 2, '5xx=release', 506, n FROM n";
+    let ledger = rusqlite::Connection::open(state.path().join("ledger.sqlite")).expect("the ledger opens");
+    ledger.execute_batch(free).expect("rows");
+    let mut audit = |arguments: &[&str]| {
+        let Ok(Value::Structure(lists)) = report::run("audit", arguments, &region, &mut worker) else {
+            panic!("no audit")
+        };
+        let (_, list) = lists.into_iter().find(|(name, _)| *name == "delivered_not_debited").expect("a list");
+        let Value::Structure(fields) = list else { panic!("no list") };
+        let number = |wanted: &str| fields.iter().find_map(|(name, value)| (*name == wanted).then(|| value.clone()));
+        let Some(Value::List(rows)) = number("rows") else { panic!("no rows") };
+        (number("count"), number("units"), number("shown"), rows.len())
+    };
+    let all = (Some(Value::Integer(1500)), Some(Value::Integer(3000)));
+    for (arguments, shown) in [(&[][..], 100), (&["7"][..], 7), (&["1000"][..], 1000)] {
+        let wanted = (all.0.clone(), all.1.clone(), Some(Value::Integer(shown)), shown as usize);
+        assert_eq!(audit(arguments), wanted);
+    }
+    for wrong in ["0", "1001", "x"] {
+        let refused = report::run("audit", &[wrong], &region, &mut worker).map_err(|error| error.code);
+        assert_eq!(refused, Err(400), "{wrong}");
+    }
+}

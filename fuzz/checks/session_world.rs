@@ -233,6 +233,7 @@ impl World {
             self.take(output);
         }
         assert_eq!(self.stored.poll(), None);
+        assert_eq!(self.stored.take_steps(), self.session.take_steps(), "storing changes no step");
         assert_eq!(self.session.deadline(), self.stored.deadline());
     }
 

@@ -109,6 +109,16 @@ pub enum Reservation {
     },
 }
 
+impl Reservation {
+    /// What is reserved and not yet debited, before the request.
+    pub fn outstanding(self) -> Quota {
+        match self {
+            Reservation::None => Quota(0),
+            Reservation::Open { outstanding, .. } | Reservation::Last { outstanding, .. } => outstanding,
+        }
+    }
+}
+
 /// The operations of CH-2 that this module uses.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Operation {

@@ -24,6 +24,17 @@ pub enum Unit {
     Money,
 }
 
+impl Unit {
+    /// The word of the parameter `unit`.
+    pub fn word(self) -> &'static str {
+        match self {
+            Unit::Message => "message",
+            Unit::Octets => "octets",
+            Unit::Money => "money",
+        }
+    }
+}
+
 /// What the price is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Per {

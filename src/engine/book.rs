@@ -8,7 +8,7 @@ use super::outstanding::Outstanding;
 use super::record::{Command, CommandResult, Record};
 use super::region::Region;
 use super::statistic::Statistic;
-use super::store::change::{Change, Debit, Refund, SessionChange};
+use super::store::change::{Change, Debit, NotDebited, Refund, SessionChange};
 use super::store::{Store, StoreError, Stored};
 use super::{config, config::Enabler, facts::Suspended};
 use crate::charge::ch2::{Failure, Operation, Request, Response, SessionKey, Trigger};
@@ -101,8 +101,10 @@ struct Live {
     slot: Option<u32>,
     /// When it is in the heap of timers.
     scheduled: Option<Time>,
-    /// Of a session that is not in the store yet: UNIX milliseconds.
-    opened_at: Option<NonZeroI64>,
+    /// UNIX milliseconds.
+    opened_at: i64,
+    /// Whether the store knows it.
+    stored: bool,
     /// UNIX milliseconds.
     closed_at: Option<NonZeroI64>,
     dirty: bool,
@@ -113,10 +115,20 @@ struct Live {
 }
 
 impl Live {
-    fn new(session: Session, row: i64, instance: u64) -> Live {
-        let (slot, scheduled, opened_at, closed_at, dirty) = (None, None, None, None, false);
-        let (debits_pending, uncovered) = (0, 0);
-        Live { session, row, instance, slot, scheduled, opened_at, closed_at, dirty, debits_pending, uncovered }
+    fn new(session: Session, row: i64, instance: u64, opened_at: i64) -> Live {
+        Live {
+            session,
+            row,
+            instance,
+            slot: None,
+            scheduled: None,
+            opened_at,
+            stored: false,
+            closed_at: None,
+            dirty: false,
+            debits_pending: 0,
+            uncovered: 0,
+        }
     }
 }
 
@@ -170,13 +182,14 @@ impl Book {
             outstanding: Outstanding::default(),
             uncovered: HashMap::new(),
         };
-        for Stored { row, instance, session } in stored {
+        for Stored { row, instance, opened_at, session } in stored {
             let key = session.key();
             book.open += u64::from(session.is_open());
             for connection in session.connections() {
                 book.connections.entry(*connection).or_default().insert(key);
             }
-            book.sessions.insert(key, Box::new(Live::new(session, row, instance)));
+            let live = Live { stored: true, ..Live::new(session, row, instance, opened_at) };
+            book.sessions.insert(key, Box::new(live));
         }
         book.take_over_slots(region);
         book
@@ -292,8 +305,10 @@ impl Book {
         let session = Session::open(key, reserve, turn.region.tariff(), turn.region.config.policy, at);
         let row = turn.store.new_row();
         self.open += 1;
-        let opened_at = NonZeroI64::new(turn.wall_ms);
-        let live = Live { slot, opened_at, ..Live::new(session, row, turn.instance) };
+        // The INVITE has waited in its ring since.
+        let waited = i64::try_from(turn.now.micros_since(at) / 1000).unwrap_or(i64::MAX);
+        let opened_at = turn.wall_ms.saturating_sub(waited);
+        let live = Live { slot, ..Live::new(session, row, turn.instance, opened_at) };
         self.sessions.insert(key, Box::new(live));
         self.drain(turn, key)?;
         let early: Vec<Orphan> = self.orphans.iter().filter(|orphan| orphan.1 == key).map(|orphan| orphan.2).collect();
@@ -534,7 +549,12 @@ impl Book {
                     let (call_id, reason) = (live.session.call_id(), denial.word());
                     log::error!("call {call_id}: the enabler does not give back message {message_id}: {reason}");
                 }
-                Output::NotDebited { .. } => {}
+                Output::NotDebited { message_id, octets, units, rule } => {
+                    let (row, units, wall_ms) = (live.row, units.0, turn.wall_ms);
+                    let (call_id, account) = (live.session.call_id().into(), live.session.account().into());
+                    let message = NotDebited { row, call_id, message_id, account, octets, units, rule, wall_ms };
+                    turn.store.put(Change::NotDebited(message));
+                }
                 Output::EnablerFailed(failure) => tell_failure(turn, &live.session, failure),
                 Output::Closed { .. } => {
                     live.closed_at = NonZeroI64::new(turn.wall_ms);
@@ -560,7 +580,8 @@ impl Book {
     }
 
     fn forget(&mut self, turn: &mut Turn<'_>, key: SessionKey) -> Result<(), StoreError> {
-        let Some(live) = self.sessions.remove(&key) else { return Ok(()) };
+        let Some(mut live) = self.sessions.remove(&key) else { return Ok(()) };
+        write_steps(turn, &mut live);
         turn.store.put(Change::Forgotten { row: live.row });
         if let Some(slot) = live.slot {
             turn.effects.push(Effect::Free(slot));
@@ -623,11 +644,13 @@ impl Book {
         for key in std::mem::take(&mut self.dirty) {
             let Some(live) = self.sessions.get_mut(&key) else { continue };
             live.dirty = false;
-            let opened = live.opened_at.take().map(|at| (live.instance, at.get()));
+            write_steps(turn, live);
+            let opened = (!live.stored).then_some((live.instance, live.opened_at));
+            live.stored = true;
             // Writing into a vector cannot fail.
             let state = postcard::to_stdvec(&live.session).unwrap_or_default();
             let (row, closed_at) = (live.row, live.closed_at.map(NonZeroI64::get));
-            turn.store.put(Change::Session(SessionChange { row, opened, closed_at, state }));
+            turn.store.put_session(SessionChange { row, opened, closed_at, state }, &live.session);
         }
     }
 
@@ -682,6 +705,22 @@ impl Book {
 fn left_of_cap(turn: &Turn<'_>, uncovered: &HashMap<Box<str>, u32>, account: &str) -> u32 {
     let had = uncovered.get(account).copied().unwrap_or(0);
     turn.region.config.policy.on_failure_cap.saturating_sub(had)
+}
+
+/// How far the clocks may drift from each other before the times of steps go by the wall clock again, microseconds.
+const DRIFT: u64 = 2_000_000;
+
+/// Puts what has happened in a session into the history.
+fn write_steps(turn: &mut Turn<'_>, live: &mut Live) {
+    let (first, steps) = live.session.take_steps();
+    if steps.is_empty() {
+        return;
+    }
+    let since = turn.now.micros_since(live.session.opened());
+    let zero = turn.wall_ms.saturating_mul(1000).saturating_sub_unsigned(since);
+    // The machine's own clock begins anew with the machine, and an operator may set the other one.
+    let drifts = zero.abs_diff(live.opened_at.saturating_mul(1000)) > DRIFT;
+    turn.store.put(Change::Steps { row: live.row, first, zero: drifts.then_some(zero), steps });
 }
 
 /// Asks the enabler. The ledger answers at once, within the commit; a distant one is asked after it.

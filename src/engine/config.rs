@@ -104,6 +104,8 @@ pub struct Config {
     pub max_sessions: u32,
     /// What an unknown subscriber starts with; `None`: is denied.
     pub default_balance: Option<i64>,
+    /// Days for which closed sessions are kept.
+    pub history_days: u32,
     /// Who grants and debits.
     pub enabler: Enabler,
     /// What is only for `enabler=diameter`.
@@ -140,6 +142,7 @@ impl Config {
         Parameter { name: "on_failure_cap", integer: true },
         Parameter { name: "policy", integer: false },
         Parameter { name: "default_balance", integer: true },
+        Parameter { name: "history_days", integer: true },
         Parameter { name: "origin_host", integer: false },
         Parameter { name: "origin_realm", integer: false },
         Parameter { name: "destination_realm", integer: false },
@@ -229,6 +232,7 @@ impl Config {
                 let allowed = format!("a whole number from 0 to {BALANCE_MAX}");
                 self.default_balance = Some(balance.ok_or_else(|| refuse(&allowed))?);
             }
+            "history_days" => self.history_days = number(1, 3650)?,
             _ => return self.diameter.set(name, value),
         }
         Ok(())
@@ -394,6 +398,7 @@ impl Default for Config {
             resume_workers: 2,
             max_sessions: 100_000,
             default_balance: None,
+            history_days: 30,
             enabler: Enabler::Ledger,
             diameter: Diameter::default(),
         }
@@ -422,6 +427,7 @@ mod tests {
             ("on_failure_cap", "5"),
             ("policy", "5xx=release;close=debit;abort=debit;report=release"),
             ("default_balance", "100"),
+            ("history_days", "90"),
             ("origin_host", "proxy.example.org"),
             ("origin_realm", "example.org"),
             ("destination_realm", "ocs.example.org"),

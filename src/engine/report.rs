@@ -1,12 +1,15 @@
 //! What operators ask (RPC, MI): structures with named fields.
 
+mod audit;
+mod explain;
+
 use super::config::BALANCE_MAX;
 use super::record::{Command as Change, CommandResult};
 use super::region::Region;
 use super::statistic::Statistic;
 use super::store::LEDGER;
 use super::worker::Worker;
-use crate::charge::session::{Session, Step};
+use crate::charge::session::Session;
 use crate::charge::tariff::NoTariff;
 use crate::wire::identity;
 use rusqlite::types::ValueRef;
@@ -52,8 +55,12 @@ pub const COMMANDS: &[Command] = &[
     Command { name: "stats", arguments: &[], help: "All counters." },
     Command { name: "sessions", arguments: &[], help: "The open sessions." },
     Command { name: "session", arguments: &["CALLID"], help: "The sessions of one call, open or closed." },
-    Command { name: "explain", arguments: &["CALLID"], help: "What happened in a call, step by step, and the money." },
-    Command { name: "audit", arguments: &[], help: "What is reserved and not settled." },
+    Command {
+        name: "explain",
+        arguments: &["CALLID", "[STEP]"],
+        help: "What happened in a call, step by step, by which rule, and the money.",
+    },
+    Command { name: "audit", arguments: &["[ROWS]"], help: "Where money and messages do not meet." },
     Command {
         name: "account.set",
         arguments: &["ID", "BALANCE"],
@@ -110,9 +117,9 @@ pub fn run(name: &str, arguments: &[&str], region: &Region, worker: &mut Worker)
             let ledger = Reader::open(region)?;
             match name {
                 "sessions" => ledger.open_sessions(),
-                "session" => ledger.sessions_of(argument(0), false),
-                "explain" => ledger.sessions_of(argument(0), true),
-                "audit" => ledger.audit(),
+                "session" => ledger.sessions_of(argument(0)),
+                "explain" => ledger.explain(argument(0), step(argument(1))?, region.config.unit),
+                "audit" => ledger.audit(argument(0)),
                 "account.get" => ledger.one_account(&account_id(argument(0))?),
                 "accounts" => ledger.accounts(),
                 "debits" if arguments.is_empty() => ledger.debits("%"),
@@ -141,6 +148,16 @@ fn number(text: &str) -> Result<i64, CommandError> {
 fn account_id(text: &str) -> Result<String, CommandError> {
     let wrong = || refuse(400, format!("'{text}' is no account: give sip:user@host or tel:+digits"));
     identity::canonical(text.as_bytes()).ok_or_else(wrong)
+}
+
+/// The number of a step; none is the first.
+fn step(text: &str) -> Result<i64, CommandError> {
+    let wrong = || refuse(400, format!("'{text}' is no number of a step"));
+    if text.is_empty() { Ok(0) } else { text.parse().ok().filter(|step| *step >= 0).ok_or_else(wrong) }
+}
+
+fn no_session(call_id: &str) -> CommandError {
+    refuse(404, format!("no session with Call-ID {call_id}"))
 }
 
 fn stats(region: &Region) -> Value {
@@ -197,6 +214,8 @@ impl Reader {
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection = Connection::open_with_flags(&path, flags).map_err(cannot_read)?;
         connection.busy_timeout(Duration::from_millis(500)).map_err(cannot_read)?;
+        // What one answer says is of one moment.
+        connection.execute_batch("BEGIN").map_err(cannot_read)?;
         Ok(Reader { connection })
     }
 
@@ -230,68 +249,35 @@ impl Reader {
         .map(Value::List)
     }
 
-    /// The sessions of a call; with their steps as far as they are kept.
-    fn sessions_of(&self, call_id: &str, steps: bool) -> Result<Value, CommandError> {
+    /// The sessions of a call, with their debits.
+    fn sessions_of(&self, call_id: &str) -> Result<Value, CommandError> {
         let read = || {
             let mut statement = self.connection.prepare(
                 "SELECT id, key, call_id, account, other, icid, direction, tariff, opened_at, closed_at, phase, granted, \
-                 coalesce((SELECT units FROM holds WHERE session=sessions.id), 0), \
-                 (SELECT state FROM states WHERE session=sessions.id) \
+                 coalesce((SELECT units FROM holds WHERE session=sessions.id), 0) \
                  FROM sessions WHERE call_id=?1 ORDER BY id LIMIT 100",
             )?;
             let names = SESSION_FIELDS.iter().enumerate();
             let rows = statement.query_map([call_id], |row| {
                 let fields = names.clone().map(|(at, name)| Ok((*name, value(row.get_ref(at + 1)?))));
-                let state = row.get::<_, Option<Vec<u8>>>(SESSION_FIELDS.len() + 1)?;
-                Ok((row.get::<_, i64>(0)?, fields.collect::<rusqlite::Result<Vec<_>>>()?, state))
+                Ok((row.get::<_, i64>(0)?, fields.collect::<rusqlite::Result<Vec<_>>>()?))
             })?;
             rows.collect::<rusqlite::Result<Vec<_>>>()
         };
         let found = read().map_err(cannot_read)?;
         if found.is_empty() {
-            return Err(refuse(404, format!("no session with Call-ID {call_id}")));
+            return Err(no_session(call_id));
         }
-        let whole = found.into_iter().map(|(row, mut fields, state)| {
+        let whole = found.into_iter().map(|(row, mut fields)| {
             fields.push(("debits", Value::List(self.debits_where("session=?1", [row])?)));
-            if steps {
-                fields.push(("steps", Value::List(steps_of(state.as_deref().unwrap_or_default()))));
-            }
             Ok(Value::Structure(fields))
         });
         whole.collect::<Result<Vec<_>, _>>().map(Value::List)
     }
 
-    /// Sessions that hold something, and for how long already (seconds).
-    fn audit(&self) -> Result<Value, CommandError> {
-        let held = self.rows(
-            "SELECT s.call_id, h.account, h.units, s.phase, (unixepoch('subsec') * 1000 - s.opened_at) / 1000 \
-             FROM holds h JOIN sessions s ON s.id=h.session WHERE h.units>0 ORDER BY s.opened_at",
-            &["callid", "account", "held", "phase", "age"],
-            [],
-        )?;
-        Ok(Value::Structure(vec![
-            ("reserved_not_settled", Value::List(held)),
-            ("debits_held_back", Value::List(self.held_back()?)),
-        ]))
-    }
-
     fn peers(&self) -> Result<Value, CommandError> {
         let names = &["host", "address", "state", "in_flight", "last_error"];
         self.rows("SELECT host, address, state, in_flight, last_error FROM peers", names, []).map(Value::List)
-    }
-
-    /// Debits that wait for an operator: they may have been taken.
-    fn held_back(&self) -> Result<Vec<Value>, CommandError> {
-        let sessions = self.live_sessions()?;
-        let row = |session: &Session| {
-            let text = |text: &str| Value::Text(text.to_owned());
-            Some(Value::Structure(vec![
-                ("callid", text(session.call_id())),
-                ("account", text(session.account())),
-                ("messageid", text(session.held_back()?)),
-            ]))
-        };
-        Ok(sessions.iter().filter_map(row).collect())
     }
 
     fn live_sessions(&self) -> Result<Vec<Session>, CommandError> {
@@ -360,19 +346,6 @@ const SESSION_FIELDS: &[&str] = &[
 const ACCOUNTS: &str = "SELECT id, balance, held, debited, credit_limit, \
                         (SELECT count(*) FROM debits WHERE account=accounts.id) FROM accounts";
 const ACCOUNT_FIELDS: &[&str] = &["id", "balance", "held", "debited", "credit_limit", "messages"];
-
-/// The steps of a session, with microseconds since its INVITE.
-fn steps_of(state: &[u8]) -> Vec<Value> {
-    let Ok(session) = postcard::from_bytes::<Session>(state) else { return Vec::new() };
-    let step = |step: &Step| {
-        Value::Structure(vec![
-            ("micros", integer(step.at.micros_since(session.opened()))),
-            ("step", Value::Text(step.what.word().into())),
-            ("detail", Value::Integer(step.detail.into())),
-        ])
-    };
-    session.steps().iter().map(step).collect()
-}
 
 /// A column as a field.
 fn value(column: ValueRef<'_>) -> Value {

@@ -192,6 +192,7 @@ impl Engine {
         if self.store.is_behind() {
             self.store.write()?;
         }
+        self.store.remove_old(self.region.config.history_days, clock::now(), clock::wall_ms())?;
         Ok(read)
     }
 

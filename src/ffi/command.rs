@@ -22,7 +22,7 @@ pub struct imcharge_text {
     pub length: usize,
 }
 
-/// Runs a command of the manual: `stats`, `sessions`, `session CALLID`, `explain CALLID`, `audit`,
+/// Runs a command of the manual: `stats`, `sessions`, `session CALLID`, `explain CALLID [STEP]`, `audit [ROWS]`,
 /// `account.set ID BALANCE`, `account.add ID AMOUNT`, `account.get ID`, `accounts`, `debits [ID]`, `outbox`,
 /// `outbox.resend CALLID`, `outbox.release CALLID`, `peers`, `reload [TARIFF]`. A command that changes something waits for the engine, one second at most.
 ///

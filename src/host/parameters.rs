@@ -144,6 +144,7 @@ parameters! {
     "on_failure_cap" set_on_failure_cap true,
     "policy" set_policy false,
     "default_balance" set_default_balance true,
+    "history_days" set_history_days true,
     "origin_host" set_origin_host false,
     "origin_realm" set_origin_realm false,
     "destination_realm" set_destination_realm false,

@@ -116,7 +116,7 @@ fn rpc_answers_with_structures_and_names_what_is_wrong() {
     stage.expect(ALICE, 90, 9, 1);
     let rpc = |command: &[&str]| stage.kamailio.rpc(command).unwrap_or_else(|error| panic!("{command:?}: {error}"));
     assert!(rpc(&["imcharge.sessions"]).contains("phase: open"));
-    assert!(rpc(&["imcharge.audit"]).contains("held: 9"));
+    assert!(rpc(&["imcharge.audit"]).contains("units: 9"));
     let explained = rpc(&["imcharge.explain", &client.call_id]);
     for word in ["step: invite", "step: granted", "step: send", "step: response", "step: debited", "units: 1"] {
         assert!(explained.contains(word), "no {word} in {explained}");

@@ -618,7 +618,7 @@ fn a_debit_is_held_back_where_the_server_would_take_it_twice() {
         let mut client = charged.stage.bound(|_| {});
         client.take(1, Reaction::Answer(200));
         let kamailio = &charged.stage.kamailio;
-        let held = || kamailio.rpc(&["imcharge.audit"]).unwrap_or_default().contains("messageid");
+        let held = || kamailio.rpc(&["imcharge.audit"]).unwrap_or_default().contains("held-back");
         assert!(eventually(SOON, held), "{}", kamailio.log());
         kamailio.rpc(&[order, &client.call_id]).expect("one is held back");
         assert!(kamailio.rpc(&[order, &client.call_id]).expect_err("none any more").contains("404"));

@@ -11,6 +11,7 @@ mod capture;
 mod connections;
 mod crashes;
 mod diameter;
+mod explain;
 mod failover;
 mod foreign;
 mod hostile;

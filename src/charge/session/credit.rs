@@ -1,12 +1,12 @@
 //! The session towards the enabler: one request at a time, and what its answer does.
 
 use super::{
-    AHEAD, Debit, Decision, Flight, Outcome, Output, Phase, REFUSED, RENEW_LEAST, RETRY_MOST, Session, StepKind,
-    Verdict, Work,
+    AHEAD, Debit, Decision, Flight, Outcome, Output, Phase, REFUSED, RENEW_LEAST, RETRY_MOST, Rule, Session, Step,
+    StepKind, Verdict, Work,
 };
 use crate::charge::account::AccountId;
 use crate::charge::ch2::{Denial, Failure, Grant, Operation, Request, Reservation, Response};
-use crate::charge::policy::{Model, OnFailure, Resend};
+use crate::charge::policy::{Model, OnFailure, Resend, Settle};
 use crate::charge::tariff::{Per, Quota, Units};
 use crate::charge::time::Time;
 
@@ -21,21 +21,21 @@ impl Session {
             return;
         }
         // There is nothing to be renewed without a reservation.
-        if let Some(quota) = self.wanted.take().filter(|quota| quota.0 > 0 || self.reservation.is_some()) {
+        if let Some((quota, rule)) = self.wanted.take().filter(|want| want.0.0 > 0 || self.reservation.is_some()) {
             if quota.0 > 0 {
                 self.last_ask = quota;
             }
-            self.ask(Work::Reserve(quota), now);
+            self.ask(Work::Reserve(quota, rule), now);
         } else if let Some(debit) = super::first(&mut self.debits) {
             self.ask(Work::Debit(debit), now);
         } else if let Some(debit) = super::first(&mut self.refunds) {
             self.ask(Work::Refund(debit), now);
-        } else if let Some((opened_by, route)) = super::first(&mut self.abandoned) {
+        } else if let Some((opened_by, route, rule)) = super::first(&mut self.abandoned) {
             let reservation = Reservation::Open { opened_by, outstanding: Quota(0) };
-            self.ask_of(reservation, route, Work::Release, now);
+            self.ask_of(reservation, route, Work::Release(rule), now);
         } else if matches!(self.phase, Phase::Settling) {
             if self.reservation.is_some() {
-                self.ask(Work::Release, now);
+                self.ask(Work::Release(Rule::Unused), now);
                 self.end_reservation();
             } else {
                 self.close(now);
@@ -50,20 +50,32 @@ impl Session {
     }
 
     fn ask_of(&mut self, reservation: Reservation, route: Option<Box<str>>, work: Work, now: Time) {
-        let (kind, detail) = match &work {
-            Work::Reserve(quota) => (StepKind::Reserve, quota.0),
-            Work::Debit(debit) => (StepKind::Debit, self.tariff.quota(debit.octets).0),
-            Work::Refund(debit) => (StepKind::Refund, self.tariff.quota(debit.octets).0),
-            Work::Release => (StepKind::Release, 0),
-        };
-        self.step(now, kind, detail.into());
-        let (number, stamp, retry, tries) = (self.next_number, 0, None, 0);
-        let (repeated, held, revoked) = (false, false, false);
+        let (number, since, stamp, retry, tries) = (self.next_number, now, 0, None, 0);
+        let (repeated, held, revoked) = (false, false, None);
+        self.step(now, self.asked(&work, reservation).request(number));
         let flight =
-            Box::new(Flight { number, reservation, route, work, stamp, retry, tries, repeated, held, revoked });
+            Box::new(Flight { number, since, reservation, route, work, stamp, retry, tries, repeated, held, revoked });
         self.next_number = self.next_number.saturating_add(1);
         self.outputs.push(Output::Ask(self.request(&flight)));
         self.flight = Some(flight);
+    }
+
+    /// The step of a request.
+    fn asked(&self, work: &Work, reservation: Reservation) -> Step {
+        let worth = |step: Step, quota: Quota| step.worth(quota, self.price_of(quota));
+        match work {
+            Work::Reserve(quota, rule) => worth(Step::new(StepKind::Reserve), *quota).by(*rule),
+            Work::Debit(debit) => self.about(StepKind::Debit, debit).by(debit.rule),
+            Work::Refund(debit) => self.about(StepKind::Refund, debit).by(debit.rule),
+            Work::Release(rule) => {
+                let step = Step::new(StepKind::Release).by(*rule);
+                // Nobody knows what a reservation has that was not answered.
+                match (rule, reservation) {
+                    (Rule::Unused, Reservation::Open { outstanding, .. }) => worth(step, outstanding),
+                    _ => step,
+                }
+            }
+        }
     }
 
     /// What a request finds, and leaves.
@@ -124,10 +136,10 @@ impl Session {
 
     pub(super) fn request(&self, flight: &Flight) -> Request {
         let operation = match &flight.work {
-            Work::Reserve(quota) => Operation::Reserve { quota: *quota },
+            Work::Reserve(quota, _) => Operation::Reserve { quota: *quota },
             Work::Debit(debit) => self.debit(debit),
             Work::Refund(debit) => self.refund(debit),
-            Work::Release => Operation::Release,
+            Work::Release(_) => Operation::Release,
         };
         Request {
             session: self.key,
@@ -137,7 +149,7 @@ impl Session {
             reservation: flight.reservation,
             repeated: flight.repeated,
             // An INVITE or the gate waits for credit.
-            patient: (flight.repeated || flight.tries > 0) && !matches!(flight.work, Work::Reserve(_)),
+            patient: (flight.repeated || flight.tries > 0) && !matches!(flight.work, Work::Reserve(..)),
             route: flight.route.clone(),
             stamp: flight.stamp,
             operation,
@@ -156,19 +168,19 @@ impl Session {
     }
 
     pub(super) fn on_reserved(&mut self, flight: &Flight, response: &Response, now: Time) {
-        let (number, Work::Reserve(asked)) = (flight.number, &flight.work) else { return };
+        let (number, Work::Reserve(asked, _)) = (flight.number, &flight.work) else { return };
         match response {
             Response::Granted(grant) => self.on_granted(number, *asked, grant, now),
             Response::Free => {
                 self.free = true;
                 self.end_reservation();
-                self.step(now, StepKind::Free, number.into());
+                self.step(now, Step::new(StepKind::Free).request(number).by(Rule::FreeOfCharge));
                 self.grant(*asked, None, now);
             }
             // Where the enabler never grants in part, one may still be had.
             Response::Denied(Denial::NotSoMany) if asked.0 > 1 && self.may_be_served() => {
-                self.step(now, StepKind::Denied, number.into());
-                self.wanted = Some(Quota(1));
+                self.step(now, Step::new(StepKind::Denied).request(number).by(Rule::Denied(Denial::NotSoMany)));
+                self.wanted = Some((Quota(1), Rule::OneAtLeast));
             }
             Response::Denied(denial) => {
                 // What was refused when it was to be renewed is not held any more.
@@ -179,11 +191,11 @@ impl Session {
             }
             // It was ended at the enabler's: what is outstanding and what is wanted are asked for anew.
             Response::NoReservation if self.reservation.is_some() => {
-                self.step(now, StepKind::NoReservation, number.into());
+                self.step(now, Step::new(StepKind::NoReservation).request(number));
                 let anew = Quota(self.outstanding.0.saturating_add(asked.0));
                 self.narrow(Quota(0));
                 self.end_reservation();
-                self.wanted = (anew.0 > 0 && self.may_be_served()).then_some(anew);
+                self.wanted = (anew.0 > 0 && self.may_be_served()).then_some((anew, Rule::NoReservation));
             }
             Response::Failed(failure) => self.without_answer(flight, *asked, *failure, now),
             _ => self.without_answer(flight, *asked, Failure::Enabler, now),
@@ -193,7 +205,8 @@ impl Session {
     fn on_granted(&mut self, number: u32, asked: Quota, grant: &Grant, now: Time) {
         self.reservation.get_or_insert(number);
         let more = Quota(grant.quota.0.min(asked.0));
-        self.step(now, StepKind::Granted, more.0.into());
+        let step = Step::new(StepKind::Granted).request(number).worth(more, self.price_of(more));
+        self.step(now, step.leaves(grant.balance));
         if let Some(reserved) = grant.reserved {
             self.narrow(reserved);
         }
@@ -227,15 +240,21 @@ impl Session {
         matches!(self.phase, Phase::Reserving | Phase::Open | Phase::Cancelled { .. })
     }
 
+    /// So much is given without a reservation.
+    pub(super) fn give(&mut self, quota: Quota, rule: Rule, now: Time) {
+        self.step(now, Step::new(StepKind::Granted).by(rule).worth(quota, self.price_of(quota)));
+        self.grant(quota, None, now);
+    }
+
     /// So much more may pass. Who has ended meanwhile is not let in.
     pub(super) fn grant(&mut self, quota: Quota, balance: Option<i64>, now: Time) {
         if !self.may_be_served() {
             self.dialog_over |= !self.answered;
-            return self.decide(Decision::Denied(Denial::ServiceDenied), Quota(0), balance);
+            return self.decide(Decision::Denied(Denial::ServiceDenied), Quota(0), balance, now);
         }
         self.refused = None;
         self.granted = Quota(self.granted.0.saturating_add(quota.0));
-        self.decide(Decision::Granted, quota, balance);
+        self.decide(Decision::Granted, quota, balance, now);
         if matches!(self.phase, Phase::Reserving) {
             self.phase = Phase::Open;
             self.moved = self.moved.max(now);
@@ -244,10 +263,10 @@ impl Session {
     }
 
     fn refuse(&mut self, number: u32, denial: Denial, now: Time) {
-        self.step(now, StepKind::Denied, number.into());
+        self.step(now, Step::new(StepKind::Denied).request(number).by(Rule::Denied(denial)));
         self.refused = Some(now);
         if self.decision.is_none() {
-            self.decide(Decision::Denied(denial), Quota(0), None);
+            self.decide(Decision::Denied(denial), Quota(0), None, now);
             self.end_unserved(Outcome::Denied(denial), now);
         }
     }
@@ -255,11 +274,11 @@ impl Session {
     /// The fate of the reservation is not known: what may be held is released, so that it binds nobody's credit, and
     /// nothing is debited out of it.
     fn without_answer(&mut self, flight: &Flight, asked: Quota, failure: Failure, now: Time) {
-        self.step(now, StepKind::EnablerFailed, flight.number.into());
+        self.step(now, Step::new(StepKind::EnablerFailed).request(flight.number).by(Rule::Failed(failure)));
         self.outputs.push(Output::EnablerFailed(failure));
         self.refused = Some(now);
         if self.reservation.is_none() && (failure.may_be_done() || flight.repeated) {
-            self.abandoned.push((flight.number, None));
+            self.abandoned.push((flight.number, None, Rule::MaybeHeld));
         }
         if asked.0 == 0 {
             self.valid_until = Some(now.after_seconds(RENEW_LEAST));
@@ -276,7 +295,7 @@ impl Session {
 
     /// What would be asked for is as good as not answered.
     fn go_on_uncovered(&mut self, now: Time) {
-        if let Some(wanted) = self.wanted.filter(|wanted| wanted.0 > 0)
+        if let Some((wanted, _)) = self.wanted.filter(|(wanted, _)| wanted.0 > 0)
             && self.grant_uncovered(wanted, now)
         {
             self.wanted = None;
@@ -294,12 +313,12 @@ impl Session {
         }
         self.policy.on_failure_cap -= uncovered;
         self.uncovered = Quota(self.uncovered.0.saturating_add(uncovered));
-        self.grant(Quota(uncovered), None, now);
+        self.give(Quota(uncovered), Rule::OnFailureGrant, now);
         true
     }
 
     pub(super) fn fail(&mut self, failure: Failure, now: Time) {
-        self.decide(Decision::Failed(failure), Quota(0), None);
+        self.decide(Decision::Failed(failure), Quota(0), None, now);
         self.end_unserved(Outcome::Failed(failure), now);
     }
 
@@ -314,14 +333,21 @@ impl Session {
     }
 
     /// The verdict, once.
-    fn decide(&mut self, result: Decision, granted: Quota, balance: Option<i64>) {
+    fn decide(&mut self, result: Decision, granted: Quota, balance: Option<i64>, now: Time) {
         if self.decision.is_none() {
             self.decision = Some(result);
+            let rule = match result {
+                Decision::Granted => Rule::Granted,
+                Decision::Denied(denial) => Rule::Denied(denial),
+                Decision::Failed(failure) => Rule::Failed(failure),
+            };
+            let step = Step::new(StepKind::Verdict).by(rule).worth(granted, self.price_of(granted));
+            self.step(now, step.leaves(balance));
             self.outputs.push(Output::Verdict(Verdict { result, granted, balance }));
         }
     }
 
-    pub(super) fn on_debited(&mut self, debit: &Debit, balance: Option<i64>, ended: bool, now: Time) {
+    pub(super) fn on_debited(&mut self, debit: &Debit, request: u32, balance: Option<i64>, ended: bool, now: Time) {
         let quota = self.tariff.quota(debit.octets);
         self.outstanding = Quota(self.outstanding.0.saturating_sub(quota.0));
         if ended {
@@ -330,7 +356,7 @@ impl Session {
         let units = self.tariff.price_of(quota);
         self.counts.debited = self.counts.debited.saturating_add(1);
         self.counts.units = Units(self.counts.units.0.saturating_add(units.0));
-        self.step(now, StepKind::Debited, quota.0.into());
+        self.step(now, self.about(StepKind::Debited, debit).request(request).by(debit.rule).leaves(balance));
         self.settled_one(quota);
         self.outputs.push(Output::Debited {
             message_id: debit.message_id.clone(),
@@ -353,8 +379,10 @@ impl Session {
     }
 
     /// The content is with the client, and the enabler will not have it paid: no more follows.
-    pub(super) fn on_debit_denied(&mut self, debit: &Debit, denial: Denial, now: Time) {
-        self.free(&debit.message_id, debit.octets, denial.word(), now);
+    pub(super) fn on_debit_denied(&mut self, debit: &Debit, request: u32, denial: Denial, now: Time) {
+        let step = self.about(StepKind::Denied, debit).request(request).by(Rule::Denied(denial));
+        self.step(now, step);
+        self.free(&debit.message_id, debit.octets, Rule::Denied(denial), now);
         self.outputs.push(Output::DebitDenied { message_id: debit.message_id.clone(), denial });
         self.end(Outcome::Denied(denial));
     }
@@ -362,25 +390,25 @@ impl Session {
     /// The enabler does not know the reservation that a debit was to be out of. It is debited without one, unless an
     /// earlier copy may have been what ended the reservation: nobody knows then but the enabler's people.
     pub(super) fn on_debit_without_reservation(&mut self, mut flight: Box<Flight>, now: Time) {
-        self.step(now, StepKind::NoReservation, flight.number.into());
+        let Work::Debit(debit) = &flight.work else { return };
+        self.step(now, self.about(StepKind::NoReservation, debit).request(flight.number));
         self.narrow(Quota(0));
         self.end_reservation();
-        let Work::Debit(debit) = &flight.work else { return };
         if flight.repeated {
             flight.reservation = Reservation::None;
             flight.route = None;
-            self.hold_back(flight, now);
-        } else if flight.revoked {
-            self.free(&debit.message_id, debit.octets, "reported", now);
+            self.hold_back(flight, Rule::MaybeTaken, now);
+        } else if let Some(code) = flight.revoked {
+            self.free(&debit.message_id, debit.octets, Rule::Report(code, Settle::Release), now);
         } else {
             self.debits.insert(0, debit.clone());
         }
     }
 
     /// It waits for an operator.
-    pub(super) fn hold_back(&mut self, mut flight: Box<Flight>, now: Time) {
-        self.step(now, StepKind::HeldBack, flight.number.into());
+    pub(super) fn hold_back(&mut self, mut flight: Box<Flight>, rule: Rule, now: Time) {
         if let Work::Debit(debit) | Work::Refund(debit) = &flight.work {
+            self.step(now, self.about(StepKind::HeldBack, debit).request(flight.number).by(rule));
             self.outputs.push(Output::HeldBack { message_id: debit.message_id.clone() });
         }
         (flight.held, flight.retry) = (true, None);
@@ -389,13 +417,20 @@ impl Session {
 
     /// No debit and no release is lost: it is asked again with its number until it is answered.
     pub(super) fn ask_later(&mut self, mut flight: Box<Flight>, failure: Failure, now: Time) {
-        self.step(now, StepKind::EnablerFailed, flight.number.into());
+        let step = Step::new(StepKind::EnablerFailed).request(flight.number).by(Rule::Failed(failure));
+        self.step(
+            now,
+            match &flight.work {
+                Work::Debit(debit) | Work::Refund(debit) => step.about(&debit.message_id),
+                _ => step,
+            },
+        );
         self.outputs.push(Output::EnablerFailed(failure));
         let wait = 1_u32.checked_shl(flight.tries.into()).map_or(RETRY_MOST, |wait| wait.min(RETRY_MOST));
         flight.tries = flight.tries.saturating_add(1).min(31);
         flight.repeated |= failure.may_be_done();
         if flight.repeated && self.holds_back(&flight) {
-            return self.hold_back(flight, now);
+            return self.hold_back(flight, Rule::ResendHold, now);
         }
         flight.retry = Some(now.after_seconds(wait));
         self.flight = Some(flight);
@@ -411,13 +446,18 @@ impl Session {
     pub fn resolve(&mut self, again: bool, now: Time) -> bool {
         let Some(mut flight) = self.flight.take_if(|flight| flight.held) else { return false };
         flight.held = false;
+        let number = flight.number;
+        if let Work::Debit(debit) | Work::Refund(debit) = &flight.work {
+            let rule = if again { Rule::OutboxResend } else { Rule::OutboxRelease };
+            self.step(now, self.about(StepKind::Resolved, debit).request(number).by(rule));
+        }
         match (&flight.work, again) {
             (Work::Debit(debit), false) => {
                 let ended = matches!(flight.reservation, Reservation::Last { .. });
-                self.on_debited(debit, None, ended, now);
-                self.keep_refundable(debit, flight.revoked);
+                self.on_debited(debit, number, None, ended, now);
+                self.keep_refundable(debit, flight.revoked, now);
             }
-            (Work::Refund(debit), false) => self.on_refunded(debit, None, now),
+            (Work::Refund(debit), false) => self.on_refunded(debit, number, None, now),
             _ => {
                 self.outputs.push(Output::Ask(self.request(&flight)));
                 self.flight = Some(flight);
@@ -445,51 +485,52 @@ impl Session {
         let left = self.granted.0.saturating_sub(self.taken);
         let reserves = self.policy.model == Model::Reserve;
         if reserves && self.taken > 0 && self.refused.is_none() && !self.last_granted && left <= self.last_ask.0 / 4 {
-            self.want(self.taken.min(AHEAD));
+            self.want(self.taken.min(AHEAD), Rule::Ahead);
         }
     }
 
     /// The enabler wants to be asked again (RFC 8506, 5.5).
     pub(super) fn on_reauthorize(&mut self, at: Time) {
-        self.step(at, StepKind::Reauthorize, 0);
-        self.renew();
+        self.step(at, Step::new(StepKind::Reauthorize));
+        self.renew(Rule::Reauthorization);
     }
 
     /// A grant that has become old is asked for again, used or not (RFC 8506, 8.33).
     pub(super) fn renew_when_old(&mut self, now: Time) {
         if matches!(self.phase, Phase::Open) && self.valid_until.take_if(|until| *until <= now).is_some() {
-            self.step(now, StepKind::Renew, self.outstanding.0.into());
-            self.renew();
+            let step = Step::new(StepKind::Renew).worth(self.outstanding, self.price_of(self.outstanding));
+            self.step(now, step);
+            self.renew(Rule::ValidityTime);
         }
     }
 
-    fn renew(&mut self) {
+    fn renew(&mut self, rule: Rule) {
         let open = matches!(self.phase, Phase::Open | Phase::Cancelled { .. });
         if open && self.reservation.is_some() && self.wanted.is_none() {
-            self.wanted = Some(Quota(0));
+            self.wanted = Some((Quota(0), rule));
         }
     }
 
     /// A SEND hit the gate. The account may have been topped up since the last refusal. By kilobytes, one frame needs
     /// several at once (hosts take frames of some ten kilobytes).
-    pub(super) fn on_stopped(&mut self, at: Time) {
-        self.step(at, StepKind::Stopped, 0);
+    pub(super) fn on_stopped(&mut self, message_id: &str, at: Time) {
+        self.step(at, Step::new(StepKind::Stopped).about(message_id).by(Rule::BeyondGrant));
         let soon = self.refused.is_some_and(|refused| at < refused.after_seconds(REFUSED));
         // Behind the final units nothing is to be had until the enabler asks to be asked (RFC 8506, 5.6).
         if soon || self.last_granted || self.policy.model == Model::Immediate {
             return;
         }
         match self.tariff.per {
-            Per::Message => self.want(self.taken.min(AHEAD)),
-            Per::Kilobyte => self.want(AHEAD),
+            Per::Message => self.want(self.taken.min(AHEAD), Rule::BeyondGrant),
+            Per::Kilobyte => self.want(AHEAD, Rule::BeyondGrant),
         }
     }
 
-    fn want(&mut self, at_least: u32) {
+    fn want(&mut self, at_least: u32, rule: Rule) {
         let open = matches!(self.phase, Phase::Open | Phase::Cancelled { .. });
-        let asked = self.flight.as_ref().is_some_and(|flight| matches!(flight.work, Work::Reserve(_)));
-        if open && !asked && self.wanted.is_none_or(|wanted| wanted.0 == 0) {
-            self.wanted = Some(Quota(self.requested.0.max(at_least)));
+        let asked = self.flight.as_ref().is_some_and(|flight| matches!(flight.work, Work::Reserve(..)));
+        if open && !asked && self.wanted.is_none_or(|(quota, _)| quota.0 == 0) {
+            self.wanted = Some((Quota(self.requested.0.max(at_least)), rule));
         }
     }
 }

@@ -1,97 +1,220 @@
-//! What happened in a session, step by step, for `explain`.
+//! What happened in a session and why, step by step, for `explain`. The steps leave the session as they are made: it
+//! keeps none of them, and counts those that are beyond a bound.
 
-use crate::charge::time::Time;
+use super::rule::Rule;
+use crate::charge::tariff::{Quota, Units};
 use serde::{Deserialize, Serialize};
 use thin_vec::ThinVec;
 
-/// Steps kept per session; later ones are only counted.
-const MOST: usize = 64;
-
 /// One rung of the message ladder.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Step {
-    /// When.
-    pub at: Time,
+    /// Microseconds since the INVITE.
+    pub micros: u64,
     /// What.
     pub what: StepKind,
-    /// A number that goes with it, as [`StepKind`] says; saturates.
-    pub detail: u32,
+    /// The rule that decided it; `None`: nobody has decided anything.
+    pub rule: Option<Rule>,
+    /// The message it is about.
+    pub message_id: Option<Box<str>>,
+    /// Number of the request to the enabler that it is about.
+    pub request: Option<u32>,
+    /// MSRP or SIP status, or the enabler's Result-Code; 0: none.
+    pub code: u32,
+    /// How many messages it is about; 0: it is not about a number of them.
+    pub messages: u32,
+    /// Octets of content; 0: none.
+    pub octets: u64,
+    /// Messages or kilobytes, as the tariff counts.
+    pub quota: Option<Quota>,
+    /// What that is in units of the account.
+    pub units: Option<Units>,
+    /// What is left on the account beside all that is held, where the enabler tells.
+    pub balance: Option<i64>,
 }
 
-/// Declares the kinds of steps: word and meaning of the detail in one list.
+impl Step {
+    /// A step that says no more than this. When it was is added with [`Ladder::add`].
+    pub(super) fn new(what: StepKind) -> Step {
+        Step {
+            micros: 0,
+            what,
+            rule: None,
+            message_id: None,
+            request: None,
+            code: 0,
+            messages: 0,
+            octets: 0,
+            quota: None,
+            units: None,
+            balance: None,
+        }
+    }
+
+    pub(super) fn by(self, rule: Rule) -> Step {
+        let code = if self.code == 0 { rule.code() } else { self.code };
+        Step { rule: Some(rule), code, ..self }
+    }
+
+    pub(super) fn about(self, message_id: &str) -> Step {
+        Step { message_id: Some(message_id.into()), ..self }
+    }
+
+    pub(super) fn request(self, number: u32) -> Step {
+        Step { request: Some(number), ..self }
+    }
+
+    pub(super) fn code(self, code: u32) -> Step {
+        Step { code, ..self }
+    }
+
+    pub(super) fn messages(self, messages: u32) -> Step {
+        Step { messages, ..self }
+    }
+
+    pub(super) fn octets(self, octets: u64) -> Step {
+        Step { octets, ..self }
+    }
+
+    pub(super) fn worth(self, quota: Quota, units: Units) -> Step {
+        Step { quota: Some(quota), units: Some(units), ..self }
+    }
+
+    pub(super) fn leaves(self, balance: Option<i64>) -> Step {
+        Step { balance, ..self }
+    }
+}
+
+/// Which bound a step falls under.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StepClass {
+    /// Moves or decides about money: a reservation, a debit, what costs nothing.
+    Money,
+    /// What may come again and again while nothing moves: a stopped SEND, an enabler that fails.
+    Repeated,
+    /// What was seen of SIP and MSRP.
+    Traffic,
+}
+
+impl StepClass {
+    /// Steps kept of a session. A message takes three of money (time-out, debit, debited) and two of traffic.
+    pub const fn most(self) -> u32 {
+        match self {
+            StepClass::Money => 32_768,
+            StepClass::Repeated => 256,
+            StepClass::Traffic => 2048,
+        }
+    }
+}
+
+/// Declares the kinds of steps: class, word and meaning in one list.
 macro_rules! kinds {
-    ($($variant:ident $word:literal $meaning:literal,)*) => {
+    ($($variant:ident $class:ident $word:literal $meaning:literal,)*) => {
         /// What a [`Step`] is about.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
         pub enum StepKind { $(#[doc = $meaning] $variant,)* }
 
         impl StepKind {
+            /// Every kind, in the order of the manual.
+            pub const ALL: &'static [StepKind] = &[$(StepKind::$variant,)*];
+
             /// The word in `explain`.
             pub fn word(self) -> &'static str {
                 match self { $(StepKind::$variant => $word,)* }
+            }
+
+            /// Which bound it falls under.
+            pub fn class(self) -> StepClass {
+                match self { $(StepKind::$variant => StepClass::$class,)* }
             }
         }
     };
 }
 
 kinds! {
-    Invite "invite" "INVITE; detail: messages it asks for, 0 where it does not say.",
-    Reserve "reserve" "Reservation asked for; detail: quota.",
-    Granted "granted" "Reservation granted; detail: quota.",
-    Denied "denied" "Refused by the enabler; detail: number of the request.",
-    EnablerFailed "enabler-failed" "No answer of the enabler; detail: number of the request.",
-    LateGrant "late-grant" "The enabler granted a request after all; detail: number of the request.",
-    HeldBack "held-back" "A debit or refund waits for an operator; detail: number of the request.",
-    NoReservation "no-reservation" "The enabler knows no such reservation; detail: number of the request.",
-    Free "free" "The service costs this subscriber nothing; detail: number of the request.",
-    Reauthorize "reauthorize" "The enabler wants to be asked again; detail: 0.",
-    Renew "renew" "The grant has become old; detail: what is outstanding.",
-    EnablerEnds "enabler-ends" "The enabler ends the service; detail: 0.",
-    Answered "answered" "2xx to the INVITE; detail: 0.",
-    InviteFailed "invite-failed" "The INVITE ended without a 2xx; detail: SIP status.",
-    Cancelled "cancel" "CANCEL; detail: 0.",
-    Bye "bye" "BYE; detail: 0.",
-    End "end" "The script closes the session; detail: 0.",
-    HostStopped "host-stopped" "The host is gone; detail: 0.",
-    Idle "idle" "Nothing moved for `hold_timeout`; detail: 0.",
-    ConnectionLost "connection-lost" "A connection of the session is closed; detail: messages it settled.",
-    Send "send" "A SEND of the server passed; detail: octets of content.",
-    Abort "abort" "The server gave a message up (`#`); detail: octets of content in that chunk.",
-    Stopped "stopped" "A SEND was stopped at the gate; detail: 0.",
-    Response "response" "MSRP response of the client; detail: its code.",
-    Report "report" "REPORT of the client; detail: its code.",
-    Timeout "timeout" "No response in time; detail: octets of the message.",
-    Debit "debit" "Debit asked for; detail: quota.",
-    Debited "debited" "Debit acknowledged; detail: quota.",
-    Refund "refund" "Refund asked for; detail: quota.",
-    Refunded "refunded" "Refund acknowledged; detail: quota.",
-    RefundDenied "refund-denied" "Refund refused by the enabler; detail: its Result-Code.",
-    NotDebited "not-debited" "A message costs nothing; detail: octets of the message.",
-    Release "release" "Release asked for; detail: 0.",
-    Released "released" "What was reserved and unused is given back; detail: 0.",
-    Closed "closed" "Settled; detail: messages debited.",
+    Invite Money "invite" "INVITE; messages: what it asks for.",
+    Reserve Money "reserve" "A reservation is asked for; rule: why now.",
+    Granted Money "granted" "It is granted, or given without one; rule: why, where the enabler has not decided.",
+    Denied Money "denied" "The enabler refuses; rule and code: its reason.",
+    EnablerFailed Repeated "enabler-failed" "A request has no answer; rule: why.",
+    LateGrant Money "late-grant" "The enabler has granted a request after all, and nobody uses it.",
+    HeldBack Money "held-back" "A debit or refund waits for an operator; rule: why.",
+    NoReservation Money "no-reservation" "The enabler knows no such reservation.",
+    Free Money "free" "The service costs this subscriber nothing.",
+    Verdict Money "verdict" "What the INVITE is told; rule: granted, or why not.",
+    Reauthorize Repeated "reauthorize" "The enabler wants to be asked again.",
+    Renew Repeated "renew" "The grant has become old; quota: what is outstanding.",
+    EnablerEnds Money "enabler-ends" "The enabler ends the service.",
+    Answered Traffic "answered" "2xx to the INVITE.",
+    InviteFailed Traffic "invite-failed" "The INVITE ended without a 2xx; code: SIP status.",
+    Cancelled Traffic "cancel" "CANCEL.",
+    Bye Money "bye" "BYE.",
+    End Money "end" "The script closes the session.",
+    HostStopped Money "host-stopped" "The host is gone.",
+    Idle Money "idle" "Nothing moved for `hold_timeout`.",
+    ConnectionLost Traffic "connection-lost" "A connection of the session is closed; messages: those that it settles.",
+    Send Traffic "send" "A SEND of the server passed.",
+    Abort Traffic "abort" "The server gave a message up (`#`).",
+    Stopped Repeated "stopped" "A SEND was stopped at the gate; rule: beyond-grant.",
+    Response Traffic "response" "MSRP response of the client.",
+    Report Traffic "report" "REPORT of the client.",
+    Timeout Money "timeout" "No response in time.",
+    Debit Money "debit" "A debit is asked for; rule: why now.",
+    Debited Money "debited" "It stands; rule: as of the debit.",
+    NotDebited Money "not-debited" "A message costs nothing; rule: why.",
+    Refund Money "refund" "A debit is to be given back; rule: why.",
+    Refunded Money "refunded" "It is given back.",
+    RefundDenied Money "refund-denied" "The enabler does not give it back; rule and code: its reason.",
+    Resolved Money "resolved" "An operator has decided about what was held back; rule: how.",
+    Release Money "release" "What is reserved and unused is to be given back; rule: why.",
+    Released Money "released" "It is given back.",
+    Closed Money "closed" "Settled; rule: what ended the session; messages: those debited.",
 }
 
-/// The steps of a session, oldest first.
+/// The steps that nobody has taken yet, and how many there were.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Ladder {
-    steps: ThinVec<Step>,
+    #[serde(skip)]
+    fresh: ThinVec<Step>,
+    money: u32,
+    repeated: u32,
+    traffic: u32,
     dropped: u32,
 }
 
 impl Ladder {
-    /// Adds a step, or counts it when the ladder is full.
-    pub(super) fn add(&mut self, at: Time, what: StepKind, detail: u64) {
-        if self.steps.len() >= MOST {
+    /// Of a session whose earlier steps are lost.
+    pub(super) fn without(dropped: u32) -> Ladder {
+        Ladder { dropped, ..Ladder::default() }
+    }
+
+    /// Adds a step, or counts it when there are enough of its class.
+    pub(super) fn add(&mut self, micros: u64, step: Step) {
+        let class = step.what.class();
+        let count = match class {
+            StepClass::Money => &mut self.money,
+            StepClass::Repeated => &mut self.repeated,
+            StepClass::Traffic => &mut self.traffic,
+        };
+        if *count >= class.most() {
             self.dropped = self.dropped.saturating_add(1);
             return;
         }
-        self.steps.reserve_exact(1);
-        self.steps.push(Step { at, what, detail: u32::try_from(detail).unwrap_or(u32::MAX) });
+        *count += 1;
+        self.fresh.push(Step { micros, ..step });
     }
 
-    pub(super) fn steps(&self) -> &[Step] {
-        &self.steps
+    pub(super) fn take(&mut self) -> ThinVec<Step> {
+        std::mem::take(&mut self.fresh)
+    }
+
+    pub(super) fn fresh(&self) -> usize {
+        self.fresh.len()
+    }
+
+    /// All that were kept.
+    pub(super) fn kept(&self) -> u32 {
+        self.money + self.repeated + self.traffic
     }
 
     pub(super) fn dropped(&self) -> u32 {

@@ -17,6 +17,7 @@
 //! The end is told once, by value; whoever holds the message then remembers its name alone.
 
 use super::ranges::Ranges;
+use super::rule::{Ending, Rule};
 use crate::charge::ch2::Trigger;
 use crate::charge::event::{Flag, Sent, transaction};
 use crate::charge::policy::{DebitOn, Policy, Settle};
@@ -51,17 +52,17 @@ pub(super) enum Answer {
 /// How a message ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Settlement {
-    /// It is paid for.
-    Debit(Trigger),
-    /// It costs nothing, for this reason.
-    Free(&'static str),
+    /// It is paid for, by this rule.
+    Debit(Trigger, Rule),
+    /// It costs nothing, by this rule.
+    Free(Rule),
 }
 
 impl Settlement {
-    fn by(settle: Settle, trigger: Trigger, reason: &'static str) -> Settlement {
+    fn by(settle: Settle, trigger: Trigger, rule: Rule) -> Settlement {
         match settle {
-            Settle::Debit => Settlement::Debit(trigger),
-            Settle::Release => Settlement::Free(reason),
+            Settle::Debit => Settlement::Debit(trigger, rule),
+            Settle::Release => Settlement::Free(rule),
         }
     }
 
@@ -69,9 +70,12 @@ impl Settlement {
     /// (RFC 4975, 10.6): a time-out. Codes that RFC 4975 does not have say nothing.
     fn of_code(code: u16, policy: &Policy) -> Option<Settlement> {
         match code {
-            408 => Some(Settlement::Debit(Trigger::Timeout)),
-            400..=499 => Some(Settlement::Debit(Trigger::Error(code))),
-            500..=599 => Some(Settlement::by(policy.server_error, Trigger::Error(code), "server-error")),
+            408 => Some(Settlement::Debit(Trigger::Timeout, Rule::RequestTimeout)),
+            400..=499 => Some(Settlement::Debit(Trigger::Error(code), Rule::ClientError(code))),
+            500..=599 => {
+                let settle = policy.server_error;
+                Some(Settlement::by(settle, Trigger::Error(code), Rule::ServerError(code, settle)))
+            }
             _ => None,
         }
     }
@@ -81,6 +85,8 @@ impl Settlement {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Message {
     id: Box<str>,
+    /// When its first SEND passed.
+    since: Time,
     outstanding: Vec<Transaction>,
     /// Confirmed by 200 (or by success REPORT, where the response decides).
     acknowledged: Ranges,
@@ -100,9 +106,10 @@ pub(super) struct Message {
 }
 
 impl Message {
-    pub(super) fn new(id: &str) -> Message {
+    pub(super) fn new(id: &str, since: Time) -> Message {
         Message {
             id: id.into(),
+            since,
             outstanding: Vec::new(),
             acknowledged: Ranges::default(),
             reported: Ranges::default(),
@@ -122,6 +129,11 @@ impl Message {
 
     pub(super) fn id(&self) -> &str {
         &self.id
+    }
+
+    /// When its first SEND passed.
+    pub(super) fn since(&self) -> Time {
+        self.since
     }
 
     /// The last octet that went out.
@@ -246,10 +258,11 @@ impl Message {
             return None;
         }
         if !self.wants_report(policy) {
-            return whole(&self.acknowledged).then_some(Settlement::Debit(Trigger::Response));
+            let rule = Rule::DebitOn(DebitOn::Response);
+            return whole(&self.acknowledged).then_some(Settlement::Debit(Trigger::Response, rule));
         }
         if whole(&self.reported) {
-            return Some(Settlement::Debit(Trigger::Response));
+            return Some(Settlement::Debit(Trigger::Response, Rule::DebitOn(DebitOn::Report)));
         }
         if whole(&self.acknowledged) && self.deadline.is_none() {
             self.deadline = Some(at.after_seconds(policy.response_timeout));
@@ -265,7 +278,10 @@ impl Message {
             Some(aborted) if silence.is_none_or(|deadline| aborted < deadline) => {
                 Some((aborted.after_seconds(LATE), self.abort(policy)))
             }
-            _ => silence.map(|deadline| (deadline, Settlement::Debit(Trigger::Timeout))),
+            _ => {
+                let rule = Rule::ResponseTimeout(policy.response_timeout);
+                silence.map(|deadline| (deadline, Settlement::Debit(Trigger::Timeout, rule)))
+            }
         }
     }
 
@@ -280,22 +296,23 @@ impl Message {
     }
 
     /// The end because the session or its connection ends.
-    pub(super) fn close(&self, now: Time, policy: &Policy) -> Settlement {
+    pub(super) fn close(&self, ending: Ending, now: Time, policy: &Policy) -> Settlement {
         if let Some(due) = self.due(now, policy) {
             return due;
         }
         match self.aborted {
             Some(_) => self.abort(policy),
-            None => Settlement::by(policy.close, Trigger::Close, "closed"),
+            None => Settlement::by(policy.close, Trigger::Close, Rule::Close(policy.close, ending)),
         }
     }
 
     fn abort(&self, policy: &Policy) -> Settlement {
-        Settlement::by(policy.abort, Trigger::Close, "aborted")
+        Settlement::by(policy.abort, Trigger::Close, Rule::Abort(policy.abort))
     }
 
-    /// Waits for nothing longer than this.
-    pub(super) fn rebase(&mut self, latest: Time) {
+    /// Waits for nothing longer than `latest`, and for nothing since a time that is still to come.
+    pub(super) fn rebase(&mut self, now: Time, latest: Time) {
+        self.since = self.since.min(now);
         self.outstanding.iter_mut().for_each(|known| known.deadline = known.deadline.min(latest));
         self.deadline = self.deadline.map(|deadline| deadline.min(latest));
         self.aborted = self.aborted.map(|aborted| aborted.min(latest));
@@ -307,5 +324,45 @@ impl Message {
         self.id.len()
             + self.outstanding.capacity() * size_of::<Transaction>()
             + (self.acknowledged.len() + self.reported.len()) * size_of::<(u64, u64)>()
+    }
+}
+
+/// A message as version 3 of the ledger has it.
+pub(super) mod version3 {
+    use super::{Ranges, Time, Transaction};
+    use serde::Deserialize;
+
+    /// The same without the time since when it waits.
+    #[derive(Debug, Deserialize)]
+    pub(in super::super) struct Message {
+        pub(super) id: Box<str>,
+        pub(super) outstanding: Vec<Transaction>,
+        pub(super) acknowledged: Ranges,
+        pub(super) reported: Ranges,
+        pub(super) furthest: u64,
+        pub(super) last: bool,
+        pub(super) content: bool,
+        pub(super) success_report: bool,
+        pub(super) deadline: Option<Time>,
+        pub(super) aborted: Option<Time>,
+    }
+}
+
+impl Message {
+    /// A message of version 3, which did not keep since when it waits.
+    pub(super) fn from_version3(old: version3::Message, since: Time) -> Message {
+        Message {
+            id: old.id,
+            since,
+            outstanding: old.outstanding,
+            acknowledged: old.acknowledged,
+            reported: old.reported,
+            furthest: old.furthest,
+            last: old.last,
+            content: old.content,
+            success_report: old.success_report,
+            deadline: old.deadline,
+            aborted: old.aborted,
+        }
     }
 }

@@ -43,13 +43,18 @@ mod message;
 mod output;
 mod ranges;
 mod refund;
+mod rule;
+mod version3;
 mod view;
 
 #[cfg(test)]
 mod tests;
 
-pub use ladder::{Step, StepKind};
+pub use ladder::{Step, StepClass, StepKind};
 pub use output::{Decision, Outcome, Output, Verdict};
+pub use rule::{Ending, Rule};
+pub use version3::SessionOfVersion3;
+pub use view::{Waiting, Work as WaitingWork};
 
 use super::ch2::{Denial, Failure, Reservation, Response, SessionKey, Trigger};
 use super::event::{Direction, Event, Flag, Reserve, Sent};
@@ -105,23 +110,27 @@ struct Debit {
     message_id: Box<str>,
     octets: u64,
     trigger: Trigger,
-    /// When it was fired.
+    /// The rule that made it due.
+    rule: Rule,
+    /// When what it is for happened.
     since: Time,
 }
 
 /// What a request is for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 enum Work {
-    Reserve(Quota),
+    Reserve(Quota, Rule),
     Debit(Debit),
     Refund(Debit),
-    Release,
+    Release(Rule),
 }
 
 /// The request that has no answer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Flight {
     number: u32,
+    /// When it was asked first.
+    since: Time,
     reservation: Reservation,
     route: Option<Box<str>>,
     work: Work,
@@ -133,8 +142,8 @@ struct Flight {
     repeated: bool,
     /// It waits for an operator.
     held: bool,
-    /// A debit that is to be given back once it stands.
-    revoked: bool,
+    /// A debit that is to be given back once it stands, because of a REPORT with this code.
+    revoked: Option<u16>,
 }
 
 /// An answer whose SEND is not read yet.
@@ -178,7 +187,8 @@ pub struct Counts {
 
 /// A session of charging. See the module for its states.
 ///
-/// Drain [`Session::poll`] after every call; outputs that are not drained are not stored with the session.
+/// Drain [`Session::poll`] and [`Session::take_steps`] after every call; what is not drained is not stored with the
+/// session.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Session {
     key: SessionKey,
@@ -209,7 +219,7 @@ pub struct Session {
     /// The enabler's way to who has the reservation.
     route: Option<Box<str>>,
     /// Reservations that the enabler may have made, and nobody uses.
-    abandoned: ThinVec<(u32, Option<Box<str>>)>,
+    abandoned: ThinVec<(u32, Option<Box<str>>, Rule)>,
     /// When the grant has become old (Validity-Time), and for how long each one is good.
     valid_until: Option<Time>,
     /// The enabler grants no more.
@@ -218,7 +228,8 @@ pub struct Session {
     free: bool,
     /// Granted while no enabler answered.
     uncovered: Quota,
-    wanted: Option<Quota>,
+    /// What is to be asked for, and why.
+    wanted: Option<(Quota, Rule)>,
     refused: Option<Time>,
     next_number: u32,
     flight: Option<Box<Flight>>,
@@ -298,13 +309,13 @@ impl Session {
             ladder: Ladder::default(),
             outputs: ThinVec::new(),
         };
-        session.step(now, StepKind::Invite, reserve.messages.into());
+        session.step(now, Step::new(StepKind::Invite).messages(reserve.messages));
         if reserve.account.is_empty() {
             session.fail(Failure::NoIdentity, now);
         } else {
             match policy.model {
-                Model::Reserve => session.ask(Work::Reserve(requested), now),
-                Model::Immediate => session.grant(requested, None, now),
+                Model::Reserve => session.ask(Work::Reserve(requested, Rule::Invite), now),
+                Model::Immediate => session.give(requested, Rule::ModelImmediate, now),
             }
         }
         session
@@ -332,14 +343,13 @@ impl Session {
                 self.on_end(StepKind::HostStopped, Outcome::HostStopped, at);
             }
             Event::Sent(sent) => self.on_sent(sent, at),
-            Event::Stopped { .. } => self.on_stopped(at),
+            Event::Stopped { message_id } => self.on_stopped(message_id, at),
             Event::Responded { transaction, code, connection } => {
-                self.step(at, StepKind::Response, (*code).into());
                 self.carries(*connection);
                 self.on_answer(Answer::Response { transaction: *transaction, code: *code }, at);
             }
             Event::Reported { message_id, start, end, code } => {
-                self.step(at, StepKind::Report, (*code).into());
+                self.step(at, Step::new(StepKind::Report).about(message_id).code((*code).into()));
                 let (message, end) = (Message::name_of(message_id), end.unwrap_or(u64::MAX));
                 self.on_answer(Answer::Report { message, start: *start, end, code: *code }, at);
             }
@@ -357,25 +367,33 @@ impl Session {
             return;
         };
         match (&flight.work, response) {
-            (Work::Reserve(_), answer) => self.on_reserved(&flight, answer, now),
+            (Work::Reserve(..), answer) => self.on_reserved(&flight, answer, now),
             (Work::Debit(debit), Response::Debited { balance, ended, rest }) => {
-                self.on_debited(debit, *balance, *ended, now);
+                self.on_debited(debit, number, *balance, *ended, now);
                 self.on_rest(rest.as_ref(), now);
-                self.keep_refundable(debit, flight.revoked);
+                self.keep_refundable(debit, flight.revoked, now);
             }
-            (Work::Debit(debit), Response::Denied(denial)) => self.on_debit_denied(debit, *denial, now),
+            (Work::Debit(debit), Response::Denied(denial)) => self.on_debit_denied(debit, number, *denial, now),
             (Work::Debit(debit), Response::Free) => {
                 self.free = true;
-                self.free(&debit.message_id, debit.octets, "free-of-charge", now);
+                self.free(&debit.message_id, debit.octets, Rule::FreeOfCharge, now);
             }
-            (Work::Refund(debit), Response::Refunded { balance }) => self.on_refunded(debit, *balance, now),
-            (Work::Refund(debit), Response::Denied(denial)) => self.on_refund_denied(debit, *denial, now),
-            (Work::Refund(debit), Response::Free) => self.on_refund_denied(debit, Denial::Refused(4011), now),
+            (Work::Refund(debit), Response::Refunded { balance }) => self.on_refunded(debit, number, *balance, now),
+            (Work::Refund(debit), Response::Denied(denial)) => self.on_refund_denied(debit, number, *denial, now),
+            (Work::Refund(debit), Response::Free) => {
+                self.on_refund_denied(debit, number, Denial::Refused(4011), now);
+            }
             (Work::Debit(_), Response::NoReservation) if self.reservation.is_some() => {
                 self.on_debit_without_reservation(flight, now);
             }
-            (Work::Release, Response::Released { .. } | Response::Denied(_) | Response::NoReservation) => {
-                self.step(now, StepKind::Released, 0);
+            (Work::Release(_), Response::Released { balance }) => {
+                self.step(now, Step::new(StepKind::Released).request(number).leaves(*balance));
+            }
+            (Work::Release(_), Response::Denied(denial)) => {
+                self.step(now, Step::new(StepKind::Released).request(number).by(Rule::Denied(*denial)));
+            }
+            (Work::Release(_), Response::NoReservation) => {
+                self.step(now, Step::new(StepKind::Released).request(number).by(Rule::NoReservation));
             }
             (_, Response::Failed(failure)) => self.ask_later(flight, *failure, now),
             // An answer to another question is none.
@@ -391,8 +409,8 @@ impl Session {
         if self.reservation == Some(number) || matches!(self.phase, Phase::Gone) {
             return;
         }
-        self.step(now, StepKind::LateGrant, number.into());
-        self.abandoned.push((number, route));
+        self.step(now, Step::new(StepKind::LateGrant).request(number));
+        self.abandoned.push((number, route, Rule::LateGrant));
         self.proceed(now);
     }
 
@@ -417,7 +435,7 @@ impl Session {
         match self.phase {
             Phase::Cancelled { until } if until <= now => self.end(Outcome::Cancelled),
             Phase::Open if self.idle_at() <= now => {
-                self.step(now, StepKind::Idle, 0);
+                self.step(now, Step::new(StepKind::Idle));
                 self.end(Outcome::Idle);
             }
             Phase::Draining { .. } => self.settle_when_drained(now),
@@ -460,7 +478,7 @@ impl Session {
         if let Some(mut flight) = self.flight.take_if(|flight| flight.retry.is_none()) {
             flight.repeated = true;
             if flight.held || self.holds_back(&flight) {
-                self.hold_back(flight, now);
+                self.hold_back(flight, Rule::ResendHold, now);
             } else {
                 self.outputs.push(Output::Ask(self.request(&flight)));
                 self.flight = Some(flight);
@@ -493,10 +511,13 @@ impl Session {
         // How long a grant was good is not known any more: it is asked for again.
         self.valid_until = self.valid_until.map(|until| until.min(now.after_seconds(RENEW_LEAST)));
         let latest = now.after_seconds(self.policy.response_timeout);
-        self.messages.iter_mut().for_each(|message| message.rebase(latest));
-        let flying = self.flight.as_mut().and_then(|flight| match &mut flight.work {
-            Work::Debit(debit) | Work::Refund(debit) => Some(debit),
-            Work::Reserve(_) | Work::Release => None,
+        self.messages.iter_mut().for_each(|message| message.rebase(now, latest));
+        let flying = self.flight.as_mut().and_then(|flight| {
+            flight.since = flight.since.min(now);
+            match &mut flight.work {
+                Work::Debit(debit) | Work::Refund(debit) => Some(debit),
+                Work::Reserve(..) | Work::Release(_) => None,
+            }
         });
         let waiting = self.debits.iter_mut().chain(&mut self.refunds).chain(&mut self.refundable).chain(flying);
         waiting.for_each(|debit| debit.since = debit.since.min(now));
@@ -518,7 +539,7 @@ impl Session {
 impl Session {
     /// A 2xx wins over a CANCEL that it crossed (RFC 3261, 9.1): the session lives until BYE.
     fn on_answered(&mut self, at: Time) {
-        self.step(at, StepKind::Answered, 0);
+        self.step(at, Step::new(StepKind::Answered));
         self.answered = true;
         self.dialog_over = false;
         if matches!(self.phase, Phase::Cancelled { .. }) {
@@ -528,7 +549,7 @@ impl Session {
 
     /// After a 2xx it is no news of this INVITE.
     fn on_invite_failed(&mut self, code: u16, at: Time) {
-        self.step(at, StepKind::InviteFailed, code.into());
+        self.step(at, Step::new(StepKind::InviteFailed).code(code.into()));
         if self.answered {
             return;
         }
@@ -541,7 +562,7 @@ impl Session {
 
     /// While the reservation is asked for, no 2xx can cross: the INVITE has gone nowhere.
     fn on_cancelled(&mut self, at: Time) {
-        self.step(at, StepKind::Cancelled, 0);
+        self.step(at, Step::new(StepKind::Cancelled));
         self.dialog_over |= !self.answered;
         match self.phase {
             _ if self.answered => {}
@@ -559,7 +580,7 @@ impl Session {
     }
 
     fn on_end(&mut self, step: StepKind, outcome: Outcome, at: Time) {
-        self.step(at, step, 0);
+        self.step(at, Step::new(step));
         self.end(outcome);
     }
 
@@ -579,14 +600,15 @@ impl Session {
             && (self.taken >= taken || until <= now)
         {
             self.phase = Phase::Settling;
-            self.close_messages(now);
+            self.close_messages(self.ending(), now);
         }
     }
 
     /// Nothing is held and nothing is asked: a denial, or the end of the settling. An end that came first names it.
     fn close(&mut self, now: Time) {
         self.phase = Phase::Closed { until: now.max(self.moved).after_seconds(LINGER) };
-        self.step(now, StepKind::Closed, self.counts.debited.into());
+        let closed = Step::new(StepKind::Closed).messages(self.counts.debited);
+        self.step(now, self.outcome.map_or(closed.clone(), |outcome| closed.by(Rule::Ended(outcome))));
         let word = self.outcome.map_or("", Outcome::word);
         let outcome = self.reason.clone().unwrap_or_else(|| word.into());
         self.outputs.push(Output::Closed { outcome });
@@ -600,8 +622,13 @@ impl Session {
         self.flight.is_none() && self.debits.is_empty() && self.refunds.is_empty() && self.abandoned.is_empty()
     }
 
-    fn step(&mut self, at: Time, what: StepKind, detail: u64) {
-        self.ladder.add(at, what, detail);
+    fn step(&mut self, at: Time, step: Step) {
+        self.ladder.add(at.micros_since(self.opened), step);
+    }
+
+    /// What a quota costs.
+    fn price_of(&self, quota: Quota) -> Units {
+        self.tariff.price_of(quota)
     }
 }
 
@@ -609,7 +636,7 @@ impl Session {
 impl Session {
     fn on_sent(&mut self, sent: &Sent<'_>, at: Time) {
         let kind = if sent.flag == Flag::Aborted { StepKind::Abort } else { StepKind::Send };
-        self.step(at, kind, sent.octets);
+        self.step(at, Step::new(kind).about(sent.message_id).octets(sent.octets));
         self.carries(sent.connection);
         // Without a grant the gate has let nothing pass.
         if self.decision != Some(Decision::Granted) {
@@ -632,7 +659,7 @@ impl Session {
 
     fn on_chunk(&mut self, sent: &Sent<'_>, at: Time) {
         let index = self.find_or_add(sent.message_id, at);
-        let policy = self.policy;
+        let (policy, ending) = (self.policy, self.ending());
         let Some(message) = self.messages.get_mut(index) else {
             return;
         };
@@ -645,7 +672,7 @@ impl Session {
             !meant
         });
         if settlement.is_none() && matches!(self.phase, Phase::Settling | Phase::Closed { .. }) {
-            settlement = Some(message.close(at, &policy));
+            settlement = Some(message.close(ending, at, &policy));
         }
         if let Some(settlement) = settlement {
             self.settle(index, settlement, at);
@@ -657,19 +684,24 @@ impl Session {
             return index;
         }
         if let Some(oldest) = self.messages.first().filter(|_| self.messages.len() >= MESSAGES) {
-            let settlement = oldest.close(now, &self.policy);
+            let settlement = oldest.close(Ending::TooManyOpen, now, &self.policy);
             self.settle(0, settlement, now);
         }
         if self.messages.len() < 4 {
             self.messages.reserve_exact(1);
         }
-        self.messages.push(Message::new(id));
+        self.messages.push(Message::new(id, now));
         self.messages.len() - 1
     }
 
     fn on_answer(&mut self, answer: Answer, at: Time) {
         let policy = self.policy;
         let meant = self.messages.iter_mut().enumerate().find(|(_, message)| message.is_meant(&answer));
+        if let Answer::Response { code, .. } = answer {
+            let step = Step::new(StepKind::Response).code(code.into());
+            let step = meant.as_ref().map_or(step.clone(), |(_, message)| step.about(message.id()));
+            self.ladder.add(at.micros_since(self.opened), step);
+        }
         if let Some((index, message)) = meant {
             if let Some(settlement) = message.answer(&answer, at, &policy) {
                 self.settle(index, settlement, at);
@@ -710,14 +742,20 @@ impl Session {
             return;
         };
         self.connections.remove(index);
-        self.step(at, StepKind::ConnectionLost, self.messages.len() as u64);
-        self.close_messages(at);
+        let settles = u32::try_from(self.messages.len()).unwrap_or(u32::MAX);
+        self.step(at, Step::new(StepKind::ConnectionLost).messages(settles));
+        self.close_messages(Ending::ConnectionLost, at);
     }
 
-    fn close_messages(&mut self, now: Time) {
+    /// The end of the session, for messages that it settles.
+    fn ending(&self) -> Ending {
+        Ending::Session(self.outcome.unwrap_or(Outcome::Ended))
+    }
+
+    fn close_messages(&mut self, ending: Ending, now: Time) {
         let policy = self.policy;
         while let Some(message) = self.messages.first() {
-            let settlement = message.close(now, &policy);
+            let settlement = message.close(ending, now, &policy);
             self.settle(0, settlement, now);
         }
     }
@@ -743,16 +781,16 @@ impl Session {
         }
         self.settled.push(Message::name_of(message.id()));
         match settlement {
-            Settlement::Debit(_) if self.free => self.free(message.id(), message.octets(), "free-of-charge", now),
-            Settlement::Debit(trigger) => {
+            Settlement::Debit(..) if self.free => self.free(message.id(), message.octets(), Rule::FreeOfCharge, now),
+            Settlement::Debit(trigger, rule) => {
+                let (message_id, octets) = (Box::from(message.id()), message.octets());
                 if trigger == Trigger::Timeout {
-                    self.step(now, StepKind::Timeout, message.octets());
+                    self.step(now, Step::new(StepKind::Timeout).by(rule).about(&message_id).octets(octets));
                 }
                 let since = self.fired_at(&message, trigger, now);
-                let debit = Debit { message_id: message.id().into(), octets: message.octets(), trigger, since };
-                self.debits.push(debit);
+                self.debits.push(Debit { message_id, octets, trigger, rule, since });
             }
-            Settlement::Free(reason) => self.free(message.id(), message.octets(), reason, now),
+            Settlement::Free(rule) => self.free(message.id(), message.octets(), rule, now),
         }
     }
 
@@ -768,10 +806,13 @@ impl Session {
         happened.min(now)
     }
 
-    fn free(&mut self, message_id: &str, octets: u64, reason: &'static str, now: Time) {
-        self.settled_one(self.tariff.quota(octets));
+    fn free(&mut self, message_id: &str, octets: u64, rule: Rule, now: Time) {
+        let quota = self.tariff.quota(octets);
+        let units = self.price_of(quota);
+        self.settled_one(quota);
         self.counts.not_debited = self.counts.not_debited.saturating_add(1);
-        self.step(now, StepKind::NotDebited, octets);
-        self.outputs.push(Output::NotDebited { message_id: message_id.into(), octets, reason });
+        let step = Step::new(StepKind::NotDebited).by(rule).about(message_id).octets(octets);
+        self.step(now, step.worth(quota, units));
+        self.outputs.push(Output::NotDebited { message_id: message_id.into(), octets, units, rule });
     }
 }

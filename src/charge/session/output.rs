@@ -1,5 +1,6 @@
 //! What a session wants done.
 
+use super::rule::Rule;
 use crate::charge::ch2::{Denial, Failure, Request, Trigger};
 use crate::charge::tariff::{Quota, Units};
 use crate::charge::time::Time;
@@ -65,8 +66,10 @@ pub enum Output {
         message_id: Box<str>,
         /// Octets of content that went to the client.
         octets: u64,
-        /// Why, in one word: `aborted`, `server-error`, `closed`, `reported`, `free-of-charge`, or a [`Denial::word`].
-        reason: &'static str,
+        /// What it would have cost.
+        units: Units,
+        /// Why.
+        rule: Rule,
     },
     /// The enabler gave no answer to a request. A debit or a release is asked again later, by itself.
     EnablerFailed(Failure),

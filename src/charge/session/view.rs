@@ -1,10 +1,58 @@
 //! What others ask about a session.
 
-use super::{Counts, Decision, Flight, Outcome, Phase, Session, Step, Work};
+use super::{Counts, Debit, Decision, Flight, Outcome, Phase, Rule, Session, Step, Work as InFlight};
 use crate::charge::ch2::SessionKey;
 use crate::charge::event::Direction;
-use crate::charge::tariff::{Quota, Tariff};
+use crate::charge::tariff::{Quota, Tariff, Units};
 use crate::charge::time::Time;
+use thin_vec::ThinVec;
+
+/// Something without an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Waiting<'a> {
+    /// What it is.
+    pub work: Work,
+    /// How far it is: `outstanding`, `queued`, `asked`, `again` (asked in vain, and to be asked again), `held-back`.
+    pub state: &'static str,
+    /// The message it is about.
+    pub message_id: Option<&'a str>,
+    /// Octets of its content.
+    pub octets: u64,
+    /// What it is worth, in units of the account.
+    pub units: Units,
+    /// The rule that made it due.
+    pub rule: Option<Rule>,
+    /// When it became due.
+    pub since: Time,
+}
+
+/// What waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Work {
+    /// An answer of the client to a message.
+    Answer,
+    /// A reservation.
+    Reserve,
+    /// A debit.
+    Debit,
+    /// A debit that is to be given back.
+    Refund,
+    /// A release.
+    Release,
+}
+
+impl Work {
+    /// The word in `audit`.
+    pub fn word(self) -> &'static str {
+        match self {
+            Work::Answer => "answer",
+            Work::Reserve => "reserve",
+            Work::Debit => "debit",
+            Work::Refund => "refund",
+            Work::Release => "release",
+        }
+    }
+}
 
 impl Session {
     /// Its key.
@@ -111,7 +159,8 @@ impl Session {
 
     /// Debits and refunds that the enabler has not acknowledged.
     pub fn debits_pending(&self) -> usize {
-        let flying = self.flight.as_ref().is_some_and(|flight| matches!(flight.work, Work::Debit(_) | Work::Refund(_)));
+        let flying =
+            self.flight.as_ref().is_some_and(|flight| matches!(flight.work, InFlight::Debit(_) | InFlight::Refund(_)));
         self.debits.len() + self.refunds.len() + usize::from(flying)
     }
 
@@ -128,7 +177,9 @@ impl Session {
     /// The Message-ID of a debit (or refund) that waits for an operator: it may be done, and would be done twice.
     pub fn held_back(&self) -> Option<&str> {
         match self.flight.as_deref() {
-            Some(Flight { held: true, work: Work::Debit(debit) | Work::Refund(debit), .. }) => Some(&debit.message_id),
+            Some(Flight { held: true, work: InFlight::Debit(debit) | InFlight::Refund(debit), .. }) => {
+                Some(&debit.message_id)
+            }
             _ => None,
         }
     }
@@ -136,8 +187,8 @@ impl Session {
     /// Since when the oldest of them waits: what fired it happened then.
     pub fn oldest_debit(&self) -> Option<Time> {
         let flying = self.flight.as_ref().and_then(|flight| match &flight.work {
-            Work::Debit(debit) | Work::Refund(debit) => Some(debit),
-            Work::Reserve(_) | Work::Release => None,
+            InFlight::Debit(debit) | InFlight::Refund(debit) => Some(debit),
+            InFlight::Reserve(..) | InFlight::Release(_) => None,
         });
         self.debits.iter().chain(&self.refunds).chain(flying).map(|debit| debit.since).min()
     }
@@ -151,13 +202,76 @@ impl Session {
         }
     }
 
-    /// What happened, oldest first.
-    pub fn steps(&self) -> &[Step] {
-        self.ladder.steps()
+    /// Takes what has happened since the last call, oldest first, with the number of the first step. Numbers rise by
+    /// one from 0.
+    pub fn take_steps(&mut self) -> (u32, ThinVec<Step>) {
+        let first = self.ladder.kept().saturating_sub(u32::try_from(self.ladder.fresh()).unwrap_or(u32::MAX));
+        (first, self.ladder.take())
     }
 
     /// Steps that were not kept.
     pub fn steps_dropped(&self) -> u32 {
         self.ladder.dropped()
+    }
+
+    /// What is reserved and not yet debited, in units of the account.
+    pub fn reserved(&self) -> Units {
+        self.price_of(self.outstanding)
+    }
+
+    /// Messages whose content is with the client, and whose debit is not due yet.
+    pub fn messages_outstanding(&self) -> impl Iterator<Item = Waiting<'_>> {
+        self.messages.iter().filter(|message| message.has_content()).map(|message| Waiting {
+            work: Work::Answer,
+            state: "outstanding",
+            message_id: Some(message.id()),
+            octets: message.octets(),
+            units: self.price_of(self.tariff.quota(message.octets())),
+            rule: None,
+            since: message.since(),
+        })
+    }
+
+    /// What the enabler has not answered, in the order in which it is asked.
+    pub fn waiting_at_the_enabler(&self) -> impl Iterator<Item = Waiting<'_>> {
+        let flying = self.flight.as_deref().map(|flight| self.flying(flight));
+        let debits = self.debits.iter().map(|debit| self.due(Work::Debit, "queued", debit));
+        let refunds = self.refunds.iter().map(|debit| self.due(Work::Refund, "queued", debit));
+        flying.into_iter().chain(debits).chain(refunds)
+    }
+
+    /// Whether anything waits for an answer of the client or of the enabler.
+    pub fn waits(&self) -> bool {
+        self.flight.is_some() || !self.debits.is_empty() || !self.refunds.is_empty() || !self.messages.is_empty()
+    }
+
+    fn flying<'a>(&'a self, flight: &'a Flight) -> Waiting<'a> {
+        let state = match (flight.held, flight.retry) {
+            (true, _) => "held-back",
+            (false, Some(_)) => "again",
+            (false, None) => "asked",
+        };
+        let plain = |work, rule, quota| {
+            let (message_id, octets, since) = (None, 0, flight.since);
+            Waiting { work, state, message_id, octets, units: self.price_of(quota), rule: Some(rule), since }
+        };
+        match &flight.work {
+            InFlight::Reserve(quota, rule) => plain(Work::Reserve, *rule, *quota),
+            InFlight::Release(rule) => plain(Work::Release, *rule, flight.reservation.outstanding()),
+            InFlight::Debit(debit) => self.due(Work::Debit, state, debit),
+            InFlight::Refund(debit) => self.due(Work::Refund, state, debit),
+        }
+    }
+
+    fn due<'a>(&self, work: Work, state: &'static str, debit: &'a Debit) -> Waiting<'a> {
+        Waiting {
+            work,
+            state,
+            message_id: Some(&debit.message_id),
+            octets: debit.octets,
+            units: self.price_of(self.tariff.quota(debit.octets)),
+            rule: Some(debit.rule),
+            since: debit.since,
+        }
     }
 }

@@ -1,10 +1,12 @@
 //! What a turn changes, and what of it the tables do not show yet.
 
-use crate::charge::session::Session;
+use super::steps::Part;
+use crate::charge::session::{Rule, Session, Step};
 use crate::enabler::diameter::peers::PeerStatus;
 use crate::enabler::ledger::{Account, Hold};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap, HashSet};
+use thin_vec::ThinVec;
 
 /// One change of what is durable. The journal keeps them in the order in which they were made.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,6 +43,19 @@ pub enum Change {
         /// The positions.
         marks: Marks,
     },
+    /// Something has happened in a session.
+    Steps {
+        /// Row.
+        row: i64,
+        /// Number of the first step.
+        first: u32,
+        /// What the times of the steps count from, UNIX microseconds; `None`: the INVITE.
+        zero: Option<i64>,
+        /// The steps.
+        steps: ThinVec<Step>,
+    },
+    /// A message that went to the client costs nothing.
+    NotDebited(NotDebited),
 }
 
 /// A session that is new, or has moved.
@@ -79,6 +94,27 @@ pub struct Debit {
     pub wall_ms: i64,
 }
 
+/// One message that went to the client and costs nothing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NotDebited {
+    /// Row of its session.
+    pub row: i64,
+    /// Call-ID of its session.
+    pub call_id: Box<str>,
+    /// Message-ID.
+    pub message_id: Box<str>,
+    /// Who does not pay.
+    pub account: Box<str>,
+    /// Size of the content.
+    pub octets: u64,
+    /// What it would have cost.
+    pub units: u64,
+    /// Why.
+    pub rule: Rule,
+    /// When, UNIX milliseconds.
+    pub wall_ms: i64,
+}
+
 /// A debit that was given back.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Refund {
@@ -109,12 +145,57 @@ pub struct PendingSession {
     pub state: Option<Vec<u8>>,
     /// Its state goes.
     pub forgotten: bool,
+    /// What has happened in it.
+    pub steps: Vec<Part>,
+    /// What the machine says; `None`: ask it.
+    pub shown: Option<Shown>,
+}
+
+/// What the table of sessions shows of a machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shown {
+    /// Where it stands.
+    pub phase: &'static str,
+    /// Messages (or kilobytes) granted in all.
+    pub granted: u32,
+    /// Units that the enabler holds for it.
+    pub reserved: i64,
+    /// Whether anything of it has no answer.
+    pub waiting: bool,
+    /// Steps that were not kept.
+    pub steps_dropped: u32,
+}
+
+impl Shown {
+    /// Of this machine.
+    pub fn of(session: &Session) -> Shown {
+        Shown {
+            phase: session.phase(),
+            granted: session.granted().0,
+            reserved: i64::try_from(session.reserved().0).unwrap_or(i64::MAX),
+            waiting: session.waits(),
+            steps_dropped: session.steps_dropped(),
+        }
+    }
 }
 
 impl PendingSession {
     /// The machine; `None`: there is nothing new of it, or it cannot be read.
     pub fn session(&self) -> Option<Session> {
         self.state.as_deref().and_then(|state| postcard::from_bytes(state).ok())
+    }
+
+    /// Steps that follow each other are one part. The clocks drift by less than a millisecond meanwhile, or were set.
+    fn add(&mut self, part: Part) {
+        let near = |one: Option<i64>, other: Option<i64>| match (one, other) {
+            (Some(one), Some(other)) => (one - other).abs() < 1000,
+            (one, other) => one == other,
+        };
+        let follows = |last: &&mut Part| last.next() == part.first && near(last.zero, part.zero);
+        match self.steps.last_mut().filter(follows) {
+            Some(last) => last.steps.extend(part.steps),
+            None => self.steps.push(part),
+        }
     }
 }
 
@@ -132,6 +213,8 @@ pub struct Pending {
     debited: HashSet<(i64, Box<str>)>,
     /// In their order.
     pub refunds: Vec<Refund>,
+    /// In their order.
+    pub undebited: Vec<NotDebited>,
     /// Of each instance.
     pub marks: BTreeMap<u64, Marks>,
     /// As they stand now; not worth a place in the journal.
@@ -147,6 +230,7 @@ impl Pending {
                 session.opened = session.opened.or(opened);
                 session.closed_at = session.closed_at.or(closed_at);
                 session.state = Some(state);
+                session.shown = None;
             }
             Change::Forgotten { row } => self.session(row).forgotten = true,
             Change::Account { id, account } => {
@@ -164,6 +248,8 @@ impl Pending {
             Change::Marks { instance, marks } => {
                 self.marks.insert(instance, marks);
             }
+            Change::Steps { row, first, zero, steps } => self.session(row).add(Part { first, zero, steps }),
+            Change::NotDebited(message) => self.undebited.push(message),
         }
     }
 
@@ -183,8 +269,20 @@ impl Pending {
         self.refunds.iter().any(|refund| refund.row == row && *refund.message_id == *message_id)
     }
 
+    /// What the machine of a pending session says, so that it need not be read again.
+    pub fn show(&mut self, row: i64, shown: Shown) {
+        self.session(row).shown = Some(shown);
+    }
+
     fn session(&mut self, row: i64) -> &mut PendingSession {
-        let fresh = || PendingSession { opened: None, closed_at: None, state: None, forgotten: false };
+        let fresh = || PendingSession {
+            opened: None,
+            closed_at: None,
+            state: None,
+            forgotten: false,
+            steps: Vec::new(),
+            shown: None,
+        };
         self.sessions.entry(row).or_insert_with(fresh)
     }
 }

@@ -13,7 +13,14 @@
 //! Operators read the tables with `sqlite3`, also while the proxy runs; they change them by RPC only.
 
 pub mod change;
+mod history;
+mod schema;
+mod steps;
 mod tables;
+mod upgrade;
+
+#[cfg(test)]
+mod tests;
 
 use super::clock;
 use super::config::Config;
@@ -22,57 +29,18 @@ use crate::charge::time::Time;
 use crate::enabler::diameter::peers::PeerStatus;
 use crate::enabler::ledger::{Account, Accounts, Hold};
 use crate::simulate;
-use change::{Change, Marks, Pending};
+use change::{Change, Marks, Pending, SessionChange, Shown};
+use history::Passes;
 use rusqlite::{Connection, OptionalExtension, Transaction};
+use schema::VERSION;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-
-/// Version of the schema, in `PRAGMA user_version`.
-const VERSION: i64 = 4;
 
 /// Marks the file as ours (`PRAGMA application_id`): "imch".
 const APPLICATION: i64 = 0x696d_6368;
 
 /// Name of the file in the state directory.
 pub const LEDGER: &str = "ledger.sqlite";
-
-/// Tables and what they mean, as an operator reads them with `.schema`.
-pub const SCHEMA: &str = "
--- Who pays. balance: what can still be used; held: reserved and not yet used; debited: all that was ever
--- used; balance + held + debited changes only by RPC. credit_limit: how far below zero balance may go.
-CREATE TABLE accounts(
-  id TEXT PRIMARY KEY, balance INTEGER NOT NULL, held INTEGER NOT NULL DEFAULT 0,
-  debited INTEGER NOT NULL DEFAULT 0, credit_limit INTEGER NOT NULL DEFAULT 0) WITHOUT ROWID;
--- What a session holds of an account. expires_at: UNIX milliseconds after which an idle session gives it back.
-CREATE TABLE holds(
-  session INTEGER PRIMARY KEY, account TEXT NOT NULL, units INTEGER NOT NULL, expires_at INTEGER NOT NULL);
--- One row per session, open or closed. opened_at, closed_at: UNIX milliseconds. granted: messages (or
--- kilobytes) granted in all.
-CREATE TABLE sessions(
-  id INTEGER PRIMARY KEY, key TEXT NOT NULL, call_id TEXT NOT NULL, account TEXT NOT NULL, other TEXT NOT NULL,
-  icid TEXT NOT NULL, direction TEXT NOT NULL, tariff TEXT NOT NULL, instance INTEGER NOT NULL,
-  opened_at INTEGER NOT NULL, closed_at INTEGER, phase TEXT NOT NULL, granted INTEGER NOT NULL DEFAULT 0);
-CREATE INDEX sessions_call ON sessions(call_id);
--- What the engine needs of a session, until it is forgotten.
-CREATE TABLE states(session INTEGER PRIMARY KEY, state BLOB NOT NULL);
--- One row per debited message: who, when (UNIX milliseconds), which, how large, what it cost and why then.
--- trigger: response, error (with the MSRP code), timeout or close. refunded_at: when the units were given back.
-CREATE TABLE debits(
-  id INTEGER PRIMARY KEY, session INTEGER NOT NULL, call_id TEXT NOT NULL, message_id TEXT NOT NULL,
-  account TEXT NOT NULL, octets INTEGER NOT NULL, units INTEGER NOT NULL, trigger TEXT NOT NULL,
-  code INTEGER NOT NULL, at INTEGER NOT NULL, refunded_at INTEGER, UNIQUE(session, message_id));
-CREATE INDEX debits_account ON debits(account);
--- When the file was made, UNIX seconds: Origin-State-Id of Diameter.
-CREATE TABLE origin(state_id INTEGER NOT NULL);
-INSERT INTO origin VALUES(unixepoch());
--- How far the rings of the running instance have been read and written.
-CREATE TABLE marks(instance INTEGER PRIMARY KEY, events BLOB NOT NULL, notices BLOB NOT NULL);
--- How the peers of a distant enabler stood when an operator asked last.
-CREATE TABLE peers(host TEXT NOT NULL, address TEXT NOT NULL, state TEXT NOT NULL, in_flight INTEGER NOT NULL,
-  last_error TEXT NOT NULL);
--- What is durable and not yet in the tables above, one row a turn of the engine.
-CREATE TABLE journal(id INTEGER PRIMARY KEY, changes BLOB NOT NULL);
-";
 
 /// The store cannot be used: one sentence for an operator.
 #[derive(Debug, thiserror::Error)]
@@ -132,6 +100,8 @@ pub struct Stored {
     pub row: i64,
     /// Which run of the host opened it.
     pub instance: u64,
+    /// When it was opened, UNIX milliseconds.
+    pub opened_at: i64,
     /// The machine.
     pub session: Session,
 }
@@ -159,6 +129,8 @@ pub struct Store {
     behind_since: Option<Time>,
     /// The row of the next session.
     next_row: i64,
+    /// When old history went last.
+    passes: Passes,
 }
 
 impl Store {
@@ -174,8 +146,8 @@ impl Store {
     pub fn open(state_dir: &Path) -> Result<Store, StoreError> {
         let path = state_dir.join(LEDGER);
         let connection = Connection::open(&path).map_err(|source| StoreError::Sqlite { path: path.clone(), source })?;
-        let (changes, pending) = (Vec::new(), Pending::default());
-        let store = Store { connection, path, reserved: 0, changes, pending, behind_since: None, next_row: 1 };
+        let (changes, pending, passes) = (Vec::new(), Pending::default(), Passes::default());
+        let store = Store { connection, path, reserved: 0, changes, pending, behind_since: None, next_row: 1, passes };
         store.prepare()?;
         Ok(store)
     }
@@ -193,7 +165,7 @@ impl Store {
         if !empty && pragma("application_id")? != APPLICATION {
             return Err(StoreError::Foreign { path: self.path.clone() });
         }
-        if !empty && found < VERSION {
+        if !empty && found < schema::OLDEST {
             return Err(StoreError::Older { path: self.path.clone(), found });
         }
         if found > VERSION {
@@ -206,9 +178,15 @@ impl Store {
              PRAGMA temp_store=MEMORY; PRAGMA cache_size=-2048;",
         ))?;
         self.connection.set_prepared_statement_cache_capacity(64);
+        if !empty && found < VERSION {
+            log::info!("{}: brought from version {found} to {VERSION}", self.path.display());
+            return upgrade::upgrade(&self.connection, &self.path);
+        }
         if empty {
+            let (tables, history) = (schema::TABLES, schema::HISTORY);
             sql(self.connection.execute_batch(&format!(
-                "BEGIN IMMEDIATE; {SCHEMA} PRAGMA application_id={APPLICATION}; PRAGMA user_version={VERSION}; COMMIT;"
+                "BEGIN IMMEDIATE; {tables} {history} PRAGMA application_id={APPLICATION}; \
+                 PRAGMA user_version={VERSION}; COMMIT;"
             )))?;
             use std::os::unix::fs::PermissionsExt;
             let _ = std::fs::set_permissions(&self.path, std::fs::Permissions::from_mode(0o640));
@@ -248,18 +226,18 @@ impl Store {
     pub fn live_sessions(&self) -> Result<Vec<Stored>, StoreError> {
         let read = || {
             let mut statement = self.connection.prepare(
-                "SELECT sessions.id, instance, state FROM sessions JOIN states ON states.session=sessions.id",
+                "SELECT sessions.id, instance, opened_at, state FROM sessions JOIN states ON states.session=sessions.id",
             )?;
-            let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get::<_, i64>(1)?, row.get(2)?)))?;
-            rows.collect::<rusqlite::Result<Vec<(i64, i64, Vec<u8>)>>>()
+            let rows = statement.query_map([], |row| row.try_into())?;
+            rows.collect::<rusqlite::Result<Vec<(i64, i64, i64, Vec<u8>)>>>()
         };
         let rows = read().map_err(|source| self.error(source))?;
-        let decoded = rows.into_iter().filter_map(|(row, instance, state)| match postcard::from_bytes(&state) {
-            Ok(session) => Some(Stored { row, instance: instance as u64, session }),
-            Err(_) => {
+        let decoded = rows.into_iter().filter_map(|(row, instance, opened_at, state)| {
+            let Ok(session) = postcard::from_bytes(&state) else {
                 log::error!("{}: the state of session row {row} cannot be read, left as it is", self.path.display());
-                None
-            }
+                return None;
+            };
+            Some(Stored { row, instance: instance as u64, opened_at, session })
         });
         Ok(decoded.collect())
     }
@@ -309,6 +287,13 @@ impl Store {
             self.changes = changes;
         }
         self.pending.take(change);
+    }
+
+    /// Makes a change of a session, of which the machine is at hand.
+    pub fn put_session(&mut self, change: SessionChange, session: &Session) {
+        let (row, shown) = (change.row, Shown::of(session));
+        self.put(Change::Session(change));
+        self.pending.show(row, shown);
     }
 
     /// Shows how the peers of a distant enabler stand, with the next write.

@@ -1,6 +1,7 @@
 //! Writes what is pending into the tables that operators read.
 
-use super::change::{Debit, Pending, PendingSession, Refund};
+use super::change::{Debit, NotDebited, Pending, PendingSession, Refund, Shown};
+use super::steps::Part;
 use crate::charge::event::Direction;
 use crate::charge::session::Session;
 use crate::enabler::diameter::peers::PeerStatus;
@@ -24,6 +25,9 @@ pub fn write(connection: &Connection, pending: &Pending) -> Result<()> {
     for Refund { row, message_id, wall_ms } in &pending.refunds {
         let sql = "UPDATE debits SET refunded_at=?3 WHERE session=?1 AND message_id=?2 AND refunded_at IS NULL";
         execute(connection, sql, params![row, message_id, wall_ms])?;
+    }
+    for message in &pending.undebited {
+        write_undebited(connection, message)?;
     }
     for (instance, marks) in &pending.marks {
         let (events, notices) = (super::pack(&marks.events), super::pack(&marks.notices));
@@ -63,15 +67,20 @@ fn execute(connection: &Connection, sql: &str, values: impl rusqlite::Params) ->
 }
 
 fn write_session(connection: &Connection, row: i64, pending: &PendingSession) -> Result<()> {
-    if let Some(session) = pending.session() {
-        match pending.opened {
-            Some(opened) => insert_session(connection, row, &session, opened, pending.closed_at)?,
-            None => execute(
-                connection,
-                "UPDATE sessions SET phase=?2, granted=?3, closed_at=coalesce(closed_at, ?4) WHERE id=?1",
-                params![row, session.phase(), session.granted().0, pending.closed_at],
-            )?,
+    let mut steps = String::new();
+    for part in &pending.steps {
+        match part.is_in_row() {
+            true => part.write(&mut steps),
+            false => write_part(connection, row, part)?,
         }
+    }
+    match pending.opened {
+        Some(opened) => {
+            if let Some(session) = pending.session() {
+                insert_session(connection, row, &session, opened, pending.closed_at, &steps)?;
+            }
+        }
+        None => update_session(connection, row, pending, &steps)?,
     }
     match &pending.state {
         _ if pending.forgotten => execute(connection, "DELETE FROM states WHERE session=?1", [row]),
@@ -82,13 +91,43 @@ fn write_session(connection: &Connection, row: i64, pending: &PendingSession) ->
     }
 }
 
+fn write_part(connection: &Connection, row: i64, part: &Part) -> Result<()> {
+    let mut steps = String::new();
+    part.write(&mut steps);
+    let sql = "INSERT OR REPLACE INTO ladders(session, part, zero, steps) VALUES(?1, ?2, ?3, ?4)";
+    execute(connection, sql, params![row, part.first, part.zero, steps])
+}
+
+fn update_session(connection: &Connection, row: i64, pending: &PendingSession, steps: &str) -> Result<()> {
+    let Some(shown) = pending.shown.or_else(|| pending.session().as_ref().map(Shown::of)) else {
+        return execute(connection, "UPDATE sessions SET steps=steps||?2 WHERE id=?1", params![row, steps]);
+    };
+    execute(
+        connection,
+        "UPDATE sessions SET phase=?2, granted=?3, closed_at=coalesce(closed_at, ?4), reserved=?5, waiting=?6, \
+         steps_dropped=?7, steps=steps||?8 WHERE id=?1",
+        params![
+            row,
+            shown.phase,
+            shown.granted,
+            pending.closed_at,
+            shown.reserved,
+            shown.waiting,
+            shown.steps_dropped,
+            steps,
+        ],
+    )
+}
+
 fn insert_session(
     connection: &Connection,
     row: i64,
     session: &Session,
     (instance, opened_at): (u64, i64),
     closed_at: Option<i64>,
+    steps: &str,
 ) -> Result<()> {
+    let shown = Shown::of(session);
     let direction = match session.direction() {
         Direction::Pull => "pull",
         Direction::Push => "push",
@@ -96,7 +135,8 @@ fn insert_session(
     execute(
         connection,
         "INSERT INTO sessions(id, key, call_id, account, other, icid, direction, tariff, instance, opened_at, closed_at, \
-         phase, granted) VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
+         phase, granted, reserved, waiting, steps_dropped, steps) \
+         VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17)",
         params![
             row,
             session.key().to_string(),
@@ -109,8 +149,31 @@ fn insert_session(
             instance as i64,
             opened_at,
             closed_at,
-            session.phase(),
-            session.granted().0,
+            shown.phase,
+            shown.granted,
+            shown.reserved,
+            shown.waiting,
+            shown.steps_dropped,
+            steps,
+        ],
+    )
+}
+
+fn write_undebited(connection: &Connection, message: &NotDebited) -> Result<()> {
+    execute(
+        connection,
+        "INSERT OR IGNORE INTO undebited(session, message_id, call_id, account, octets, units, rule, code, at) \
+         VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+        params![
+            message.row,
+            message.message_id,
+            message.call_id,
+            message.account,
+            message.octets as i64,
+            message.units as i64,
+            message.rule.word(),
+            message.rule.code(),
+            message.wall_ms,
         ],
     )
 }

@@ -18,7 +18,12 @@ unsafe fn run(name: &str, rpc: *mut k::rpc_t, context: *mut c_void) {
     let answer = with_worker(|worker| report::run(name, &borrowed, region, worker));
     match answer {
         // SAFETY: by the caller's promise.
-        Some(Ok(value)) => unsafe { Answer { rpc, context }.add(&value) },
+        Some(Ok(value)) => unsafe {
+            if !(Answer { rpc, context }).add(&value) {
+                // Half an answer would be a wrong one.
+                fault(rpc, context, 500, "the answer is too long for this socket: ask for fewer rows");
+            }
+        },
         Some(Err(error)) => unsafe { fault(rpc, context, error.code, &error.text) },
         None => unsafe { fault(rpc, context, 503, "this process cannot reach the engine") },
     }
@@ -62,33 +67,29 @@ struct Answer<'a> {
 }
 
 impl Answer<'_> {
-    /// Adds a value at the top: rows of a list one by one.
-    unsafe fn add(self, value: &Value) {
-        let Some(add) = self.rpc.add else { return };
+    /// Adds a value at the top: rows of a list one by one. `false`: the host has no room for it, as for all below.
+    unsafe fn add(self, value: &Value) -> bool {
+        let Some(add) = self.rpc.add else { return false };
         match value {
-            Value::List(rows) => rows.iter().for_each(|row| unsafe { self.add(row) }),
+            Value::List(rows) => rows.iter().all(|row| unsafe { self.add(row) }),
             Value::Structure(fields) => {
                 let mut handle: *mut c_void = std::ptr::null_mut();
                 // SAFETY: the host makes a structure and gives its handle.
-                if unsafe { add(self.context, text(c"{"), &mut handle) } >= 0 {
-                    unsafe { self.fields(handle, fields) };
-                }
+                unsafe { add(self.context, text(c"{"), &mut handle) >= 0 && self.fields(handle, fields) }
             }
             // SAFETY: a number of 64 bits, and a text with a NUL, as the formats say.
-            Value::Integer(number) => unsafe {
-                add(self.context, text(c"l"), *number);
-            },
+            Value::Integer(number) => unsafe { add(self.context, text(c"l"), *number) >= 0 },
             Value::Text(words) => unsafe {
                 let words = CString::new(words.as_str()).unwrap_or_default();
-                add(self.context, text(c"s"), words.as_ptr());
+                add(self.context, text(c"s"), words.as_ptr()) >= 0
             },
         }
     }
 
     /// Adds fields to a structure.
-    unsafe fn fields(self, handle: *mut c_void, fields: &[(&'static str, Value)]) {
-        let Some(add) = self.rpc.struct_add else { return };
-        for (name, value) in fields {
+    unsafe fn fields(self, handle: *mut c_void, fields: &[(&'static str, Value)]) -> bool {
+        let Some(add) = self.rpc.struct_add else { return false };
+        fields.iter().all(|(name, value)| {
             let name = CString::new(*name).unwrap_or_default();
             let name = name.as_ptr().cast_mut();
             let mut inner: *mut c_void = std::ptr::null_mut();
@@ -97,44 +98,31 @@ impl Answer<'_> {
             unsafe {
                 match value {
                     Value::Integer(number) => match c_int::try_from(*number) {
-                        Ok(number) => add(handle, text(c"d"), name, number),
-                        Err(_) => add(handle, text(c"l"), name, *number),
+                        Ok(number) => add(handle, text(c"d"), name, number) >= 0,
+                        Err(_) => add(handle, text(c"l"), name, *number) >= 0,
                     },
                     Value::Text(words) => {
                         let words = CString::new(words.as_str()).unwrap_or_default();
-                        add(handle, text(c"s"), name, words.as_ptr())
+                        add(handle, text(c"s"), name, words.as_ptr()) >= 0
                     }
                     Value::Structure(below) => {
-                        let made = add(handle, text(c"{"), name, &mut inner);
-                        if made >= 0 {
-                            self.fields(inner, below);
-                        }
-                        made
+                        add(handle, text(c"{"), name, &mut inner) >= 0 && self.fields(inner, below)
                     }
-                    Value::List(rows) => {
-                        let made = add(handle, text(c"["), name, &mut inner);
-                        if made >= 0 {
-                            self.rows(inner, rows);
-                        }
-                        made
-                    }
-                };
+                    Value::List(rows) => add(handle, text(c"["), name, &mut inner) >= 0 && self.rows(inner, rows),
+                }
             }
-        }
+        })
     }
 
     /// Adds rows to a list.
-    unsafe fn rows(self, handle: *mut c_void, rows: &[Value]) {
-        let Some(add) = self.rpc.array_add else { return };
-        for row in rows {
-            if let Value::Structure(fields) = row {
-                let mut inner: *mut c_void = std::ptr::null_mut();
-                // SAFETY: the host makes a structure in the list and gives its handle.
-                if unsafe { add(handle, text(c"{"), &mut inner) } >= 0 {
-                    unsafe { self.fields(inner, fields) };
-                }
-            }
-        }
+    unsafe fn rows(self, handle: *mut c_void, rows: &[Value]) -> bool {
+        let Some(add) = self.rpc.array_add else { return false };
+        rows.iter().all(|row| {
+            let Value::Structure(fields) = row else { return true };
+            let mut inner: *mut c_void = std::ptr::null_mut();
+            // SAFETY: the host makes a structure in the list and gives its handle.
+            unsafe { add(handle, text(c"{"), &mut inner) >= 0 && self.fields(inner, fields) }
+        })
     }
 }
 

@@ -1,0 +1,317 @@
+//! Each decision names the rule that made it, and the message and the money that it is about.
+
+use super::*;
+
+/// What a step says beside its time and its money: `what rule`, and the cause and code where there are any.
+fn line(step: &Step) -> String {
+    let mut line = step.what.word().to_owned();
+    let mut add = |word: &str| line = format!("{line} {word}");
+    step.rule.map(|rule| rule.word()).into_iter().for_each(&mut add);
+    step.rule.and_then(Rule::cause).into_iter().for_each(&mut add);
+    if step.code != 0 {
+        add(&step.code.to_string());
+    }
+    line
+}
+
+impl Run {
+    /// The steps of this kind.
+    fn of(&self, what: StepKind) -> Vec<String> {
+        self.steps.iter().filter(|step| step.what == what).map(line).collect()
+    }
+
+    fn step(&self, what: StepKind) -> &Step {
+        self.steps.iter().rfind(|step| step.what == what).unwrap_or_else(|| panic!("no {} step", what.word()))
+    }
+
+    /// One message went out; something becomes of it, and the session ends.
+    fn with_a_message(policy: Policy, becomes: impl FnOnce(&mut Run)) -> Run {
+        let mut run = Run::open_with(8, policy);
+        run.sent(whole("m1", 1), s(1));
+        becomes(&mut run);
+        if run.asked.is_some() {
+            run.yes();
+        }
+        run
+    }
+}
+
+#[test]
+fn a_ladder_tells_what_was_asked_answered_and_paid() {
+    let mut run = Run::with_a_message(Policy::default(), |run| run.event(responded(1, 200), s(2)));
+    run.event(Event::Bye, s(3));
+    run.settle();
+    let lines: Vec<_> = run.steps.iter().map(line).collect();
+    let wanted = [
+        "invite",
+        "reserve invite",
+        "granted",
+        "verdict granted",
+        "answered",
+        "send",
+        "response 200",
+        "debit debit_on=response 200",
+        "debited debit_on=response 200",
+        "bye",
+        "release unused",
+        "released",
+        "closed bye",
+    ];
+    assert_eq!(lines, wanted);
+    let debit = run.step(StepKind::Debit);
+    assert_eq!((debit.message_id.as_deref(), debit.octets, debit.request), (Some("m1"), 100, Some(1)));
+    assert_eq!((debit.quota, debit.units, debit.micros), (Some(Quota(1)), Some(Units(5)), 2_000_000));
+    for what in [StepKind::Send, StepKind::Response, StepKind::Debited] {
+        assert_eq!(run.step(what).message_id.as_deref(), Some("m1"), "{}", what.word());
+    }
+    assert_eq!(run.step(StepKind::Debited).balance, Some(7));
+    assert_eq!((run.step(StepKind::Granted).units, run.step(StepKind::Granted).balance), (Some(Units(40)), Some(7)));
+    // Of 8 reserved, one is used.
+    assert_eq!(
+        (run.step(StepKind::Release).quota, run.step(StepKind::Release).units),
+        (Some(Quota(7)), Some(Units(35)))
+    );
+    assert_eq!(run.step(StepKind::Closed).messages, 1);
+}
+
+#[test]
+fn an_answer_makes_a_debit_by_its_own_rule() {
+    let release = policy(|p| p.server_error = Settle::Release);
+    for (policy, code, wanted) in [
+        (Policy::default(), 415, "debit 4xx 415"),
+        (Policy::default(), 506, "debit 5xx=debit 506"),
+        (Policy::default(), 408, "debit 408 408"),
+        (release, 506, "not-debited 5xx=release 506"),
+    ] {
+        let run = Run::with_a_message(policy, |run| run.event(responded(1, code), s(2)));
+        let decided = if wanted.starts_with("not") { StepKind::NotDebited } else { StepKind::Debit };
+        assert_eq!(run.of(decided), [wanted]);
+        assert_eq!(run.step(decided).message_id.as_deref(), Some("m1"));
+        assert_eq!(run.step(decided).units, Some(Units(5)));
+    }
+}
+
+#[test]
+fn silence_makes_a_debit_by_the_timer_that_ran_out() {
+    let run = Run::with_a_message(Policy { response_timeout: 12, ..Policy::default() }, |run| run.timer(s(13)));
+    assert_eq!(run.of(StepKind::Timeout), ["timeout response_timeout"]);
+    assert_eq!(run.of(StepKind::Debit), ["debit response_timeout"]);
+    assert_eq!(run.step(StepKind::Debit).rule.and_then(Rule::seconds), Some(12));
+}
+
+#[test]
+fn what_ended_the_wait_is_named_with_the_policy() {
+    let ends: [(Event<'_>, &str); 4] = [
+        (Event::Bye, "bye"),
+        (Event::HostStopped, "host-stopped"),
+        (Event::End { reason: "script" }, "ended"),
+        (Event::Abort, "enabler-ended"),
+    ];
+    for (end, word) in ends {
+        for (close, what, choice) in
+            [(Settle::Debit, StepKind::Debit, "close=debit"), (Settle::Release, StepKind::NotDebited, "close=release")]
+        {
+            let policy = policy(|p| p.close = close);
+            let end = end.clone();
+            let run = Run::with_a_message(policy, |run| {
+                run.event(end, s(2));
+                run.gate_closed(s(2));
+            });
+            assert_eq!(run.of(what), [format!("{} {choice} {word}", what.word())]);
+        }
+    }
+    let lost = Event::ConnectionLost { connection: SERVER };
+    let run = Run::with_a_message(Policy::default(), |run| run.event(lost, s(2)));
+    assert_eq!(run.of(StepKind::Debit), ["debit close=debit connection-lost"]);
+    assert_eq!(run.step(StepKind::ConnectionLost).messages, 1);
+    let mut idle = Run::with_a_message(policy(|p| p.response_timeout = 3600), |run| run.timer(s(302)));
+    idle.settle();
+    assert_eq!(idle.of(StepKind::Debit), ["debit close=debit idle"]);
+}
+
+#[test]
+fn a_message_given_up_names_the_policy_of_abort() {
+    for (choice, what, wanted) in [
+        (Settle::Release, StepKind::NotDebited, "not-debited abort=release"),
+        (Settle::Debit, StepKind::Debit, "debit abort=debit"),
+    ] {
+        let mut run = Run::open_with(8, policy(|p| p.abort = choice));
+        run.sent(chunk("m1", 1, 1, 50, Flag::More), s(1));
+        run.sent(abort("m1", 2), s(2));
+        run.timer(s(5));
+        assert_eq!(run.of(what), [wanted]);
+        assert_eq!(run.of(StepKind::Abort), ["abort"]);
+    }
+}
+
+#[test]
+fn a_report_is_named_where_it_decides() {
+    let mut run = Run::open_with(8, policy(|p| p.debit_on = DebitOn::Report));
+    run.sent(Sent { success_report: true, ..whole("m1", 1) }, s(1));
+    run.event(responded(1, 200), s(2));
+    run.event(reported("m1", 1, None, 200), s(3));
+    assert_eq!(run.of(StepKind::Debit), ["debit debit_on=report 200"]);
+}
+
+#[test]
+fn a_refund_names_the_report_before_and_after_the_debit_stands() {
+    let report = reported("m1", 1, None, 413);
+    // The debit stands, is on its way, or waits for another request.
+    let stands = |run: &mut Run| {
+        run.event(responded(1, 200), s(2));
+        run.yes();
+        run.event(report.clone(), s(3));
+    };
+    let flies = |run: &mut Run| {
+        run.event(responded(1, 200), s(2));
+        run.event(report.clone(), s(3));
+        run.yes();
+    };
+    let refunds = policy(|p| p.report = Settle::Release);
+    for run in [Run::with_a_message(refunds, stands), Run::with_a_message(refunds, flies)] {
+        assert_eq!(run.of(StepKind::Refund), ["refund report=release 413"]);
+        assert_eq!(run.of(StepKind::Refunded), ["refunded report=release 413"]);
+        assert_eq!(run.step(StepKind::Refunded).message_id.as_deref(), Some("m1"));
+    }
+    let mut waits = Run::open_with(8, refunds);
+    for (name, transaction) in [("m0", 1), ("m1", 2)] {
+        waits.sent(whole(name, transaction), s(1));
+        waits.event(responded(transaction, 200), s(2));
+    }
+    waits.event(report, s(3));
+    assert_eq!(waits.of(StepKind::NotDebited), ["not-debited report=release 413"]);
+}
+
+#[test]
+fn a_refusal_names_the_enablers_reason() {
+    let mut run = Run::invited(8);
+    run.answer(Response::Denied(Denial::NoCredit));
+    assert_eq!(run.of(StepKind::Denied), ["denied no-credit 4012"]);
+    assert_eq!(run.of(StepKind::Verdict), ["verdict no-credit 4012"]);
+    assert_eq!(run.of(StepKind::Closed), ["closed no-credit 4012"]);
+    assert_eq!(run.step(StepKind::Denied).request, Some(0));
+    let mut run = Run::open();
+    run.sent(whole("m1", 1), s(1));
+    run.event(responded(1, 200), s(2));
+    run.answer(Response::Denied(Denial::Refused(5012)));
+    assert_eq!(run.of(StepKind::NotDebited), ["not-debited refused 5012"]);
+    assert_eq!(run.step(StepKind::Denied).message_id.as_deref(), Some("m1"));
+}
+
+#[test]
+fn a_stopped_message_and_what_it_asks_for_are_beyond_the_grant() {
+    let mut run = Run::open();
+    run.event(Event::Stopped { message_id: "m9" }, s(1));
+    assert_eq!(run.of(StepKind::Stopped), ["stopped beyond-grant"]);
+    assert_eq!(run.step(StepKind::Stopped).message_id.as_deref(), Some("m9"));
+    assert_eq!(run.of(StepKind::Reserve), ["reserve invite", "reserve beyond-grant"]);
+}
+
+#[test]
+fn more_is_asked_for_by_the_rule_that_wants_it() {
+    let mut run = Run::open_with(1, Policy::default());
+    run.sent(whole("m1", 1), s(1));
+    assert_eq!(run.of(StepKind::Reserve), ["reserve invite", "reserve ahead-of-need"]);
+    let mut run = Run::open();
+    run.event(Event::Reauthorize, s(1));
+    assert_eq!(run.of(StepKind::Reserve).last().map(String::as_str), Some("reserve reauthorization"));
+    let mut run = Run::invited(8);
+    run.answer(Response::Denied(Denial::NotSoMany));
+    assert_eq!(run.of(StepKind::Reserve), ["reserve invite", "reserve one-at-least"]);
+    let mut run = Run::invited(8);
+    let grant = Grant { quota: Quota(8), valid_for: Some(10), ..Grant::default() };
+    run.answer(Response::Granted(grant));
+    run.timer(s(11));
+    assert_eq!(run.of(StepKind::Reserve), ["reserve invite", "reserve validity-time"]);
+    run.answer(Response::NoReservation);
+    assert_eq!(run.of(StepKind::Reserve).last().map(String::as_str), Some("reserve no-reservation"));
+}
+
+#[test]
+fn what_is_given_without_a_reservation_says_why() {
+    let mut run = Run::new(8, "message:5", policy(|p| p.on_failure = OnFailure::Grant));
+    run.answer(Response::Failed(Failure::Silent));
+    assert_eq!(run.of(StepKind::Granted), ["granted on_failure=grant"]);
+    assert_eq!(run.of(StepKind::EnablerFailed), ["enabler-failed enabler-silent"]);
+    assert_eq!(run.of(StepKind::Release), ["release maybe-held"]);
+    let run = Run::new(8, "message:5", policy(|p| p.model = Model::Immediate));
+    assert_eq!(run.of(StepKind::Granted), ["granted model=immediate"]);
+    let mut run = Run::invited(8);
+    run.answer(Response::Free);
+    assert_eq!(run.of(StepKind::Free), ["free free-of-charge 4011"]);
+}
+
+#[test]
+fn a_grant_that_comes_too_late_is_released_as_such() {
+    let mut run = Run::invited(8);
+    run.answer(Response::Failed(Failure::Unreachable));
+    run.session.late_grant(0, None, s(9));
+    run.drain();
+    assert_eq!(run.of(StepKind::LateGrant), ["late-grant"]);
+    assert_eq!(run.of(StepKind::Release), ["release late-grant"]);
+}
+
+#[test]
+fn what_is_held_back_and_how_it_is_resolved_are_named() {
+    for (again, word) in [(true, "outbox.resend"), (false, "outbox.release")] {
+        let mut run = Run::open_with(8, policy(|p| p.resend = Resend::Hold));
+        run.sent(whole("m1", 1), s(1));
+        run.event(responded(1, 200), s(2));
+        run.answer(Response::Failed(Failure::Silent));
+        assert_eq!(run.of(StepKind::HeldBack), ["held-back resend=hold"]);
+        let waiting: Vec<_> = run.session.waiting_at_the_enabler().map(|one| (one.state, one.message_id)).collect();
+        assert_eq!(waiting, [("held-back", Some("m1"))]);
+        run.session.resolve(again, s(9));
+        run.drain();
+        assert_eq!(run.of(StepKind::Resolved), [format!("resolved {word}")]);
+    }
+}
+
+#[test]
+fn what_waits_is_listed_with_its_age_and_its_price() {
+    let mut run = Run::open();
+    run.sent(whole("m1", 1), s(1));
+    run.sent(whole("m2", 2), s(3));
+    let outstanding: Vec<_> =
+        run.session.messages_outstanding().map(|one| (one.message_id, one.units, one.since)).collect();
+    assert_eq!(outstanding, [(Some("m1"), Units(5), s(1)), (Some("m2"), Units(5), s(3))]);
+    run.event(responded(1, 200), s(4));
+    run.event(responded(2, 415), s(5));
+    let waiting: Vec<_> = run.session.waiting_at_the_enabler().collect();
+    let told: Vec<_> = waiting.iter().map(|one| (one.work.word(), one.state, one.message_id, one.since)).collect();
+    assert_eq!(told, [("debit", "asked", Some("m1"), s(4)), ("debit", "queued", Some("m2"), s(5))]);
+    assert_eq!(run.session.oldest_debit(), Some(s(4)));
+    assert!(run.session.waits());
+}
+
+#[test]
+fn many_messages_hide_no_decision_and_what_is_dropped_is_counted() {
+    let mut run = Run::open();
+    let most = StepClass::Traffic.most() as usize;
+    let messages = most as u64 + 100;
+    for number in 0..messages {
+        let id = format!("m{number}");
+        run.event(Event::Sent(Sent { message_id: &id, ..whole("", number) }), s(1));
+        run.event(responded(number, 200), s(1));
+        while run.asked.is_some() {
+            run.yes();
+        }
+    }
+    assert_eq!(run.of(StepKind::Debited).len() as u64, messages);
+    let traffic = run.steps.iter().filter(|step| step.what.class() == StepClass::Traffic).count();
+    // The 2xx to the INVITE, and for each message a SEND and a response.
+    assert_eq!((traffic, run.session.steps_dropped() as usize), (most, 1 + 2 * messages as usize - most));
+    for number in 0..400 {
+        run.event(Event::Stopped { message_id: "m" }, s(2 + number));
+    }
+    assert_eq!(run.of(StepKind::Stopped).len(), StepClass::Repeated.most() as usize);
+    run.event(Event::Bye, s(1000));
+    run.settle();
+    assert_eq!(run.of(StepKind::Closed), ["closed bye"]);
+}
+
+#[test]
+fn every_word_of_a_step_is_its_own() {
+    let words: std::collections::BTreeSet<_> = StepKind::ALL.iter().map(|kind| kind.word()).collect();
+    assert_eq!(words.len(), StepKind::ALL.len());
+}

@@ -1,0 +1,142 @@
+//! Closed sessions are kept for so many days, with their steps and debits; then they go, a few at a time.
+//!
+//! A pass takes 128 sessions or 1000 rows or five milliseconds at most, in the transaction that brings the tables up to
+//! date; the next one comes no sooner than after 200 ms on the clock that nobody can step. It looks at the sessions that
+//! were opened first; where none of them is old enough, it looks a little further, farther with each pass, for those whose
+//! times were taken from a wrong clock. Only sessions that the engine has forgotten go: whatever may still be debited is
+//! known by its (session, Message-ID).
+//!
+//! The day is told by the wall clock. Where that has jumped ahead by more than a day, against the other clock or (after a
+//! start) against the latest session, nothing goes for a day: an operator can set it right, or it was wrong before.
+
+use super::{Store, StoreError};
+use crate::charge::time::Time;
+use crate::engine::clock;
+use rusqlite::{Connection, OptionalExtension, Result};
+use std::time::Duration;
+
+const DAY_MS: i64 = 86_400_000;
+
+/// Between two passes, where the first has left something.
+const SOON: Duration = Duration::from_millis(200);
+
+/// Between two passes, where it has not.
+const LATER: Duration = Duration::from_secs(10);
+
+/// Sessions of a pass.
+const SESSIONS: usize = 128;
+
+/// Rows of a pass.
+const ROWS: usize = 1000;
+
+/// No session is begun after so much of a pass.
+const SPAN: Duration = Duration::from_millis(5);
+
+/// What the passes know of each other.
+#[derive(Default)]
+pub(super) struct Passes {
+    /// When the next one may be.
+    next: Time,
+    /// When the last one was, on both clocks.
+    last: Option<(Time, i64)>,
+    /// The wall clock is not trusted until then.
+    distrusted_until: Time,
+    /// How far was looked where the first sessions are not old enough.
+    looked: i64,
+}
+
+impl Store {
+    /// Removes some of what was closed more than so many days ago, if it is time. `wall_ms`: UNIX milliseconds.
+    pub fn remove_old(&mut self, days: u32, now: Time, wall_ms: i64) -> std::result::Result<(), StoreError> {
+        if now < self.passes.next {
+            return Ok(());
+        }
+        self.passes.next = after(now, LATER);
+        let jumped = self.has_jumped(now, wall_ms)?;
+        self.passes.last = Some((now, wall_ms));
+        if jumped {
+            log::warn!("the wall clock has gone ahead by more than a day: no history is removed for a day");
+            self.passes.distrusted_until = now.after_seconds(86_400);
+        }
+        if now < self.passes.distrusted_until {
+            return Ok(());
+        }
+        let before = wall_ms.saturating_sub(i64::from(days) * DAY_MS);
+        let mut old = old_sessions(&self.connection, 0, before).map_err(|source| self.error(source))?;
+        if old.sessions.is_empty() {
+            let further = old_sessions(&self.connection, self.passes.looked, before);
+            old = further.map_err(|source| self.error(source))?;
+            self.passes.looked = old.last.unwrap_or(0);
+        }
+        if old.sessions.is_empty() {
+            return Ok(());
+        }
+        // There may be more.
+        self.passes.next = after(now, SOON);
+        self.write_and(|transaction| remove(transaction, &old.sessions))
+    }
+
+    fn has_jumped(&self, now: Time, wall_ms: i64) -> std::result::Result<bool, StoreError> {
+        let expected = match self.passes.last {
+            Some((then, wall)) => Some(wall.saturating_add_unsigned(now.micros_since(then) / 1000)),
+            None => latest(&self.connection).map_err(|source| self.error(source))?,
+        };
+        Ok(expected.is_some_and(|expected| wall_ms > expected.saturating_add(DAY_MS)))
+    }
+}
+
+fn after(now: Time, span: Duration) -> Time {
+    Time(now.0.saturating_add(u64::try_from(span.as_micros()).unwrap_or(u64::MAX)))
+}
+
+/// When the latest session was opened or closed.
+fn latest(connection: &Connection) -> Result<Option<i64>> {
+    let sql = "SELECT max(opened_at, coalesce(closed_at, 0)) FROM sessions ORDER BY id DESC LIMIT 1";
+    connection.query_row(sql, [], |row| row.get(0)).optional()
+}
+
+/// What a look at some sessions has found.
+struct Old {
+    /// Those that nobody needs any more.
+    sessions: Vec<i64>,
+    /// The last one looked at; `None`: there are no more.
+    last: Option<i64>,
+}
+
+/// Looks at sessions behind this one, of those that the engine has forgotten. The latest of all stays: its number must not come again.
+fn old_sessions(connection: &Connection, behind: i64, before: i64) -> Result<Old> {
+    let mut statement = connection.prepare_cached(
+        "SELECT id, coalesce(closed_at<?2, 0) AND NOT EXISTS(SELECT 1 FROM holds WHERE session=sessions.id) \
+         FROM sessions WHERE id>?1 AND id<(SELECT max(id) FROM sessions) \
+         AND NOT EXISTS(SELECT 1 FROM states WHERE session=sessions.id) ORDER BY id LIMIT ?3",
+    )?;
+    let rows = statement.query_map((behind, before, SESSIONS as i64), |row| Ok((row.get(0)?, row.get(1)?)))?;
+    let rows = rows.collect::<Result<Vec<(i64, bool)>>>()?;
+    let last = rows.last().map(|(id, _)| *id);
+    Ok(Old { sessions: rows.into_iter().filter_map(|(id, is_old)| is_old.then_some(id)).collect(), last })
+}
+
+/// Removes sessions with all that is kept of them, as far as a pass goes.
+fn remove(connection: &Connection, sessions: &[i64]) -> Result<()> {
+    let begun = clock::now();
+    let mut left = ROWS;
+    for session in sessions {
+        for sql in [
+            "DELETE FROM ladders WHERE session=?1 AND part IN (SELECT part FROM ladders WHERE session=?1 LIMIT ?2)",
+            "DELETE FROM debits WHERE id IN (SELECT id FROM debits WHERE session=?1 LIMIT ?2)",
+            "DELETE FROM undebited WHERE session=?1 AND message_id IN \
+             (SELECT message_id FROM undebited WHERE session=?1 LIMIT ?2)",
+        ] {
+            left -= connection.prepare_cached(sql)?.execute((session, left as i64))?.min(left);
+            if left == 0 {
+                return Ok(());
+            }
+        }
+        connection.prepare_cached("DELETE FROM sessions WHERE id=?1")?.execute([session])?;
+        left -= 1;
+        if left == 0 || clock::since(begun) > SPAN {
+            return Ok(());
+        }
+    }
+    Ok(())
+}
