@@ -21,3 +21,8 @@
 #include "parser/parse_cseq.h"
 #include "modules/tm/tm_load.h"
 #include "modules/proto_msrp/msrp_api.h"
+
+/* A macro that bindgen cannot read for its types; by the name that Kamailio's has. */
+enum {
+	IMCHARGE_PARAM_USE_FUNC = USE_FUNC_PARAM
+};
