@@ -44,6 +44,9 @@ const FLAGS: u64 = 24;
 const REVISION_TYPE: u64 = 32;
 const REVISION: u64 = 40;
 
+/// How the version string of those that the module is for begins.
+const SERIES: &str = "opensips 3.6.";
+
 /// Macros that every build of OpenSIPS for Linux has and its flags string does not name.
 const UNNAMED: &[&str] = &[
     "HAVE_RESOLV_RES",
@@ -85,6 +88,10 @@ pub fn build() -> Result<(), String> {
     println!("cargo:rustc-env=IMCHARGE_OPENSIPS_FLAGS={flags}");
     println!("cargo:rustc-env=IMCHARGE_OPENSIPS_REVISION_TYPE={kind}");
     println!("cargo:rustc-env=IMCHARGE_OPENSIPS_REVISION={revision}");
+    // OpenSIPS 3.4 has no call between the counting of its processes and its first fork, where the shared region is made.
+    if !version.starts_with(SERIES) {
+        return Err(format!("the module is for OpenSIPS 3.6, and {} says '{version}'", stock.display()));
+    }
     let mut defines = defines(&version, &flags)?;
     same_version(&host, &version)?;
     gates::same_flags(&host.source, &defines, ("version.h", "OPENSIPS_COMPILE_FLAGS"), &flags)?;
