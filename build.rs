@@ -1,5 +1,8 @@
 //! Builds what a host needs: only with a host's feature, and then exactly for the host that is on this machine.
 
+#[cfg(all(feature = "kamailio", feature = "opensips"))]
+compile_error!("a module is for one host, Kamailio or OpenSIPS: both look for the symbol `exports`");
+
 #[cfg(any(feature = "kamailio", feature = "opensips"))]
 #[path = "build/gates.rs"]
 mod gates;

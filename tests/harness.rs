@@ -2,7 +2,7 @@
 //! under valgrind.
 
 // A library with a host's adapter in it has symbols that only this host has: nobody else can load it.
-#![cfg(all(feature = "capi", not(feature = "kamailio")))]
+#![cfg(all(feature = "capi", not(feature = "kamailio"), not(feature = "opensips")))]
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

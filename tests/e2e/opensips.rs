@@ -159,6 +159,24 @@ fn a_reservation_without_async_is_refused_and_the_script_goes_on() {
 
 #[test]
 #[ignore = "needs OPENSIPS_SRC and OPENSIPS_BIN"]
+fn a_launched_reservation_is_told_of_and_harms_nothing() {
+    super::HOST.set(Host::OpenSips);
+    let stage = Stage::new(|setup| {
+        setup.changed(
+            "    async(imcharge_reserve(10), CHARGED);",
+            "    t_newtran();\n    launch(imcharge_reserve(10), CHARGED);\n    t_reply(480, \"Launched\");",
+        )
+    });
+    stage.kamailio.set_account(ALICE, 100);
+    for _ in 0..8 {
+        assert_eq!(stage.client(ALICE, |_| {}).invite(), 480, "{}", stage.kamailio.log());
+    }
+    stage.expect(ALICE, 100, 0, 0);
+    assert!(stage.kamailio.log().contains("not launch"), "{}", stage.kamailio.log());
+}
+
+#[test]
+#[ignore = "needs OPENSIPS_SRC and OPENSIPS_BIN"]
 fn loaded_before_proto_msrp_it_stops_the_start() {
     super::HOST.set(Host::OpenSips);
     let nowhere = std::net::SocketAddr::from(([127, 0, 0, 1], 9));

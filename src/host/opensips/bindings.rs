@@ -36,7 +36,7 @@ unsafe extern "C" {
     pub fn imcharge_shm_malloc(octets: ::std::ffi::c_ulong) -> *mut ::std::ffi::c_void;
     /// Gives such a block back.
     pub fn imcharge_shm_free(block: *mut ::std::ffi::c_void);
-    /// A function in OpenSIPS 3.4, a macro in 3.6.
+    /// A macro of the host's headers.
     fn imcharge_parse_headers(message: *mut sip_msg, wanted: hdr_flags_t, next: ::std::ffi::c_int)
     -> ::std::ffi::c_int;
     /// Whether the host logs lines of this level.

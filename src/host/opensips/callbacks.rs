@@ -16,7 +16,7 @@
 use super::guard::guard;
 use super::message::{Message, bytes};
 use super::watched::Watched;
-use super::{TM, bindings as k, shared, with_worker};
+use super::{TM, bindings as k, resume, shared, with_worker};
 use crate::engine::facts::{Answer, Dialog, Invitation};
 use crate::engine::raw;
 use crate::engine::worker::Worker;
@@ -183,6 +183,18 @@ unsafe extern "C" fn before_script(message: *mut k::sip_msg, _: *mut c_void) -> 
     })
 }
 
+/// After the script has run for a request that waits for nothing.
+unsafe extern "C" fn after_script(message: *mut k::sip_msg, _: *mut c_void) -> c_int {
+    let go_on = (k::SCB_RUN_TOP_ROUTE | k::SCB_RUN_POST_CBS) as c_int;
+    guard(go_on, || {
+        // SAFETY: the host gives its current request.
+        if let Some(message) = unsafe { message.as_ref() } {
+            resume::script_ended(message.id);
+        }
+        go_on
+    })
+}
+
 /// Registers what needs no transaction. In mod_init: tm's list of these is not shared. `false`: the host refused.
 pub fn register() -> bool {
     let Some(register) = TM.get().and_then(|tm| tm.0.register_tmcb) else { return false };
@@ -190,8 +202,10 @@ pub fn register() -> bool {
     unsafe {
         let (message, transaction, none) = (std::ptr::null_mut(), std::ptr::null_mut(), std::ptr::null_mut());
         let before = (k::PRE_SCRIPT_CB | k::REQ_TYPE_CB) as c_int;
+        let after = (k::POST_SCRIPT_CB | k::REQ_TYPE_CB) as c_int;
         register(message, transaction, k::TMCB_REQUEST_IN as c_int, Some(on_request), none, None) > 0
             && register(message, transaction, k::TMCB_LOCAL_TRANS_NEW as c_int, Some(on_own_request), none, None) > 0
             && k::__register_script_cb(Some(before_script), before, none, FIRST) == 0
+            && k::__register_script_cb(Some(after_script), after, none, 0) == 0
     }
 }

@@ -56,8 +56,10 @@ pub unsafe extern "C" fn reserve_without_async(
     _: P,
     _: P,
 ) -> c_int {
-    log::error!("imcharge_reserve: write async(imcharge_reserve(), ROUTE): the INVITE has to wait");
-    Refused::Malformed as c_int
+    guard(Refused::Malformed as c_int, || {
+        log::error!("imcharge_reserve: write async(imcharge_reserve(), ROUTE): the INVITE has to wait");
+        Refused::Malformed as c_int
+    })
 }
 
 /// # Safety
@@ -83,7 +85,7 @@ unsafe fn wait_and_ask(message: *mut k::sip_msg, context: *mut k::async_ctx, mes
             log::error!("imcharge_reserve: the transaction cannot be watched, shared memory is short");
             return Err(Refused::Full);
         }
-        invite.suspended = resume::wait(context);
+        invite.suspended = resume::wait(message, context);
     }
     let asked = with_worker(|worker| worker.reserve(&invite)).unwrap_or(Err(Refused::EngineDown));
     asked.map(|_| ()).inspect_err(|_| resume::forget(invite.suspended))

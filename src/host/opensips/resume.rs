@@ -22,13 +22,15 @@ thread_local! {
     static WAITING: RefCell<HashMap<u64, *mut k::async_ctx>> = RefCell::default();
     /// The last number; the first is one that no earlier process of this place had.
     static NUMBER: Cell<u64> = const { Cell::new(0) };
+    /// The host's number of the message that was made to wait last, and ours.
+    static LAST: Cell<(u32, u64)> = const { Cell::new((0, 0)) };
 }
 
 /// Remembers that a message waits in this process.
 ///
 /// # Safety
-/// `context` must be what the host gave to the function that makes the message wait.
-pub unsafe fn wait(context: *mut k::async_ctx) -> Suspended {
+/// `message` must be the host's current request, `context` what it gave to the function that makes the message wait.
+pub unsafe fn wait(message: *const k::sip_msg, context: *mut k::async_ctx) -> Suspended {
     let number = NUMBER.with(|number| {
         let last = match number.get() {
             0 => std::time::UNIX_EPOCH.elapsed().map_or(1, |since| since.as_nanos() as u64),
@@ -38,6 +40,8 @@ pub unsafe fn wait(context: *mut k::async_ctx) -> Suspended {
         last + 1
     });
     WAITING.with(|waiting| waiting.borrow_mut().insert(number, context));
+    // SAFETY: by the caller's promise.
+    LAST.set((unsafe { (*message).id }, number));
     // SAFETY: the context is the host's, as the caller promises; this process's own number.
     let process = unsafe {
         (*context).resume_f = on_resume as *mut c_void;
@@ -52,6 +56,15 @@ pub unsafe fn wait(context: *mut k::async_ctx) -> Suspended {
 /// Nothing waits after all.
 pub fn forget(suspended: Suspended) {
     WAITING.with(|waiting| waiting.borrow_mut().remove(&suspended.label));
+}
+
+/// The script has ended for a message, whose number is the host's, and nothing waits: if this one was made to wait, then by
+/// `launch`, whose context is none that a message could go on with. The host would fall over it.
+pub fn script_ended(message: u32) {
+    let (last, number) = LAST.get();
+    if last == message && WAITING.with(|waiting| waiting.borrow_mut().remove(&number)).is_some() {
+        log::error!("imcharge_reserve: write async(imcharge_reserve(), ROUTE), not launch: nothing waited");
+    }
 }
 
 /// The host goes on with a message: the resume route gets 1.
