@@ -15,7 +15,7 @@ const ARROWS: &[(&str, &[&str])] = &[
 ];
 
 /// Files of the engine that touch shared memory or processes.
-const SHARED_MEMORY: &[&str] = &["ring.rs", "sync.rs", "region.rs", "clock.rs", "supervisor.rs"];
+const SHARED_MEMORY: &[&str] = &["bell.rs", "ring.rs", "sync.rs", "region.rs", "clock.rs", "supervisor.rs"];
 
 fn sources(folder: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));

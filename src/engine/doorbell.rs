@@ -6,6 +6,9 @@
 
 use super::sync::{AtomicU32, Ordering, fence, set};
 
+/// The word of a [`Sleeper`] while somebody sleeps, or is about to.
+pub const ASLEEP: u32 = 1;
+
 /// Whether somebody sleeps, or is about to.
 #[repr(transparent)]
 #[derive(Default)]
@@ -15,19 +18,24 @@ impl Sleeper {
     /// Calls `ring` if the sleeper must be woken for what was just published.
     pub fn wake(&self, ring: impl FnOnce()) {
         fence(Ordering::SeqCst);
-        if self.0.load(Ordering::Relaxed) == 1 && self.0.swap(0, Ordering::Relaxed) == 1 {
+        if self.0.load(Ordering::Relaxed) == ASLEEP && self.0.swap(0, Ordering::Relaxed) == ASLEEP {
             ring();
         }
     }
 
     /// Sleeps by `wait`, unless `idle` sees that there is something already.
     pub fn sleep(&self, idle: impl FnOnce() -> bool, wait: impl FnOnce()) {
-        set(&self.0, 1, Ordering::Relaxed);
+        set(&self.0, ASLEEP, Ordering::Relaxed);
         fence(Ordering::SeqCst);
         if idle() {
             wait();
         }
         set(&self.0, 0, Ordering::Relaxed);
+    }
+
+    /// What a sleeper can sleep on: it is [`ASLEEP`] until somebody wakes it.
+    pub fn word(&self) -> &AtomicU32 {
+        &self.0
     }
 }
 
@@ -51,6 +59,11 @@ impl Doorbell {
     /// Engine: sleeps by `wait`, unless someone waits for it.
     pub fn sleep(&self, wait: impl FnOnce()) {
         self.engine.sleep(|| self.urgent.load(Ordering::Relaxed) == 0, wait);
+    }
+
+    /// What the engine can sleep on, as in [`Sleeper::word`].
+    pub fn word(&self) -> &AtomicU32 {
+        self.engine.word()
     }
 
     /// Engine: what was urgent so far is about to be read.

@@ -8,8 +8,9 @@
 //! | the host's resume workers | [`notice`] |
 //! | the host's supervisor child | [`supervisor`] |
 //! | the engine's own process | [`run()`], `book` (the sessions), `outstanding`, `store` (SQLite), `notices` |
-//! | all of them, in shared memory | [`ring`], [`grant`], [`doorbell`] (over [`sync`]), [`record`], [`statistic`], [`latency`] |
+//! | all of them, in shared memory | [`ring`], [`grant`], [`doorbell`] and `bell` (over [`sync`]), [`record`], [`statistic`], [`latency`] |
 
+mod bell;
 mod book;
 pub mod clock;
 pub mod config;

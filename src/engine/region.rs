@@ -10,9 +10,10 @@
 
 mod usage;
 
+use super::bell::{self, Bell};
 use super::clock;
 use super::config::Config;
-use super::doorbell::{Doorbell, Sleeper};
+use super::doorbell::{ASLEEP, Doorbell, Sleeper};
 use super::grant::{Index, Slot, Table};
 use super::latency::{Histogram, Latency};
 use super::ring::{Ends, Ring};
@@ -245,52 +246,6 @@ impl Drop for Map {
     }
 }
 
-/// An eventfd: lets one process wake another.
-pub struct Bell(File);
-
-impl Bell {
-    fn new() -> io::Result<Bell> {
-        use std::os::fd::FromRawFd;
-        // SAFETY: no pointer involved; the result is checked.
-        let fd = unsafe { libc::eventfd(0, libc::EFD_NONBLOCK) };
-        if fd < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        // SAFETY: a new descriptor that nobody else owns.
-        Ok(Bell(unsafe { File::from_raw_fd(fd) }))
-    }
-
-    /// Wakes the sleeper.
-    pub fn ring(&self) {
-        use std::io::Write;
-        // A full counter means that it rings already.
-        let _ = (&self.0).write(&1u64.to_ne_bytes());
-    }
-
-    /// Sleeps until it rings, one of the other descriptors can be read (or, where said so, written), or the time is over.
-    pub fn wait(&self, at_most: Duration, others: &[(RawFd, bool)]) {
-        use std::io::Read;
-        let one = |fd, events| libc::pollfd { fd, events, revents: 0 };
-        let mut polled = vec![one(self.0.as_raw_fd(), libc::POLLIN)];
-        polled.extend(others.iter().map(|(fd, write)| match write {
-            true => one(*fd, libc::POLLIN | libc::POLLOUT),
-            false => one(*fd, libc::POLLIN),
-        }));
-        let millis = at_most.as_micros().div_ceil(1000).min(i32::MAX as u128) as i32;
-        // SAFETY: as many valid pollfds as are said, for the time of the call.
-        unsafe { libc::poll(polled.as_mut_ptr(), polled.len() as libc::nfds_t, millis) };
-        if polled.first().is_some_and(|bell| bell.revents != 0) {
-            let mut count = [0u8; 8];
-            let _ = (&self.0).read(&mut count);
-        }
-    }
-
-    /// The descriptor.
-    pub fn fd(&self) -> i32 {
-        self.0.as_raw_fd()
-    }
-}
-
 /// The shared memory that host processes and engine meet in.
 pub struct Region {
     map: Map,
@@ -298,8 +253,8 @@ pub struct Region {
     pub config: Config,
     /// Holds the lock on the state directory for as long as any process of this host lives.
     lock: File,
-    engine_bell: Bell,
-    resumer_bells: Vec<Bell>,
+    /// For an engine that listens to connections of its own; without one, it sleeps on the word of its doorbell.
+    engine_bell: Option<Bell>,
 }
 
 /// Why there is no region: one sentence for an operator.
@@ -347,11 +302,10 @@ impl Region {
             return Err(refused("take", io::Error::from_raw_os_error(taken)));
         }
         let map = Map::new(&file, layout, path).map_err(|error| refused("map", error))?;
-        let bells = (0..layout.resumers).map(|_| Bell::new()).collect::<io::Result<Vec<_>>>();
+        let engine_bell = config.diameter().map(|_| Bell::new()).transpose();
         let region = Region {
             map,
-            engine_bell: Bell::new().map_err(|error| refused("make the doorbell of", error))?,
-            resumer_bells: bells.map_err(|error| refused("make the doorbells of", error))?,
+            engine_bell: engine_bell.map_err(|error| refused("make the doorbell of", error))?,
             config,
             lock,
         };
@@ -522,13 +476,21 @@ impl Region {
 
     /// Says that someone waits for what comes of an event just published, and wakes the engine if it sleeps.
     pub fn wake_engine(&self) {
-        self.header().doorbell.wake(|| self.engine_bell.ring());
+        let doorbell = &self.header().doorbell;
+        doorbell.wake(|| match &self.engine_bell {
+            Some(bell) => bell.ring(),
+            None => bell::wake(doorbell.word()),
+        });
     }
 
     /// Engine: sleeps until someone waits for it, a connection of its own has something, or the time is over. Events
     /// that nobody waits for do not end its sleep: they are read together on the next turn.
     pub fn engine_sleep(&self, at_most: Duration, connections: &[(RawFd, bool)]) {
-        self.header().doorbell.sleep(|| self.engine_bell.wait(at_most, connections));
+        let doorbell = &self.header().doorbell;
+        doorbell.sleep(|| match &self.engine_bell {
+            Some(bell) => bell.wait(at_most, connections),
+            None => bell::wait(doorbell.word(), ASLEEP, at_most),
+        });
     }
 
     /// Engine: what was urgent so far is about to be read.
@@ -542,12 +504,14 @@ impl Region {
 
     /// Wakes a resume worker, if it sleeps. Call after publishing a notice.
     pub fn wake_resumer(&self, resumer: usize) {
-        self.resting(resumer).wake(|| self.resumer_bells[resumer].ring());
+        let sleeper = self.resting(resumer);
+        sleeper.wake(|| bell::wake(sleeper.word()));
     }
 
     /// Resume worker: sleeps until a notice comes or the time is over, unless `idle` sees that there is one already.
     pub fn resumer_sleep(&self, resumer: usize, at_most: Duration, idle: impl Fn() -> bool) {
-        self.resting(resumer).sleep(idle, || self.resumer_bells[resumer].wait(at_most, &[]));
+        let sleeper = self.resting(resumer);
+        sleeper.sleep(idle, || bell::wait(sleeper.word(), ASLEEP, at_most));
     }
 
     /// Engine: shows that it lives.
@@ -595,8 +559,7 @@ impl Region {
 
     /// Descriptors that the engine needs of all it inherits.
     pub fn descriptors(&self) -> Vec<i32> {
-        let bells = self.resumer_bells.iter().map(Bell::fd);
-        bells.chain([self.engine_bell.fd(), self.lock.as_raw_fd()]).collect()
+        self.engine_bell.iter().map(Bell::fd).chain([self.lock.as_raw_fd()]).collect()
     }
 
     /// Removes the region's file: everything in it is settled.
