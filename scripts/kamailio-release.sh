@@ -29,10 +29,10 @@ fail() {
 from=$(mirror)
 [ -n "$from" ] || fail 1 "apt knows no mirror for kamailio; run apt-get update"
 case $name in
-    [0-9]*) suites='oldstable stable testing unstable' ;;
-    *) suites=$name ;;
+    [0-9]*) suites='oldstable stable testing unstable' of='' ;;
+    *) suites=$name of=" of $name" ;;
 esac
-echo "looking for Kamailio of $name on the mirror"
+echo "looking on the mirror for Kamailio${of:- $name}"
 for suite in $suites; do
     echo "deb ${from% *} $suite ${from#* }"
     echo "deb-src ${from% *} $suite ${from#* }"
@@ -42,11 +42,11 @@ packed=$(private_apt "$work" apt-cache madison kamailio | awk -F ' *[|] *' -v na
     '$3 ~ / Packages$/ && (name !~ /^[0-9]/ || index($2 ".", name ".") == 1 || index($2, name "-") == 1) { print $2; exit }')
 [ -n "$packed" ] || fail 3 "no release on the mirror has Kamailio $name"
 version=${packed%-*}
-echo "unpacking Kamailio $version of $name and its libraries"
+echo "unpacking Kamailio $version$of and its libraries"
 wanted=
 for package in $packages; do wanted="$wanted $package=$packed"; done
 private_apt "$work" apt-get install --download-only -y $wanted >"$work/log" 2>&1 ||
-    fail 3 "the mirror no longer has the packages of Kamailio $version of $name"
+    fail 3 "the mirror no longer has the packages of Kamailio $version$of"
 rm -rf "$folder/root" "$folder/bin" "$folder/modules"
 mkdir -p "$folder/root" "$folder/bin"
 for archive in "$work"/cache/archives/*.deb; do dpkg-deb -x "$archive" "$folder/root"; done
@@ -67,6 +67,6 @@ echo "$packed" >"$folder/package"
 echo "fetching the sources of Kamailio $version"
 unpack_source "$work" "$packed" "$folder/source" >>"$work/log" 2>&1 || {
     cat "$work/source.log" >>"$work/log"
-    fail 3 "the mirror has Kamailio $version of $name and no longer its sources: no module can be built for it"
+    fail 3 "the mirror has Kamailio $version$of and no longer its sources: no module can be built for it"
 }
 touch "$folder/complete"
