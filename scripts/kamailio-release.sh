@@ -15,7 +15,7 @@ set -eu
 name=$1
 mkdir -p "$2"
 folder=$(cd "$2" && pwd)
-packages='kamailio kamailio-lua-modules'
+packages='kamailio kamailio-lua-modules kamailio-ims-modules'
 [ -e "$folder/complete" ] && exit 0
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
