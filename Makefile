@@ -9,7 +9,7 @@ KAMAILIO_SRC = $(HOST)/source/src
 MODULE = out/$$(cat $(HOST)/version)/imcharge.so
 # It runs with libraries of its own, and with its own kamcmd.
 RUN = PATH=$(HOST)/bin:$$PATH KAMAILIO_BIN=$(HOST)/bin/kamailio
-PACKED = $$(cat $(HOST)/package)
+PACKED = $$(cat $(HOST)/packed)
 endif
 KAMAILIO_BIN ?= /usr/sbin/kamailio
 KAMAILIO_MODULES ?= /usr/lib/x86_64-linux-gnu/kamailio/modules

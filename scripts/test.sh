@@ -14,6 +14,19 @@ run() {
     status=$(cat "$log.status")
     [ "$status" -eq 0 ] || broken=1
 }
+# refused WORDS NAME=VALUE...: no module is built so, and the line that says why has these words.
+refused() {
+    words=$1
+    shift
+    said=$(env "$@" CARGO_TARGET_DIR=target/kamailio cargo build -q --release --lib --features kamailio 2>&1)
+    if [ $? -ne 0 ] && echo "$said" | grep -q "imcharge cannot be built for this Kamailio: .*$words"; then
+        echo "test result: ok. 1 passed; 0 failed" | tee -a "$log"
+    else
+        echo "$said"
+        echo "not refused with '$words': $*"
+        echo "test result: FAILED. 0 passed; 1 failed" | tee -a "$log"
+    fi
+}
 run cargo fmt --check
 run cargo clippy -q --all-targets -- -D warnings
 # Rules, codecs, engine, layers, manual, header; the C ABI under its C harness, plain, killed and under valgrind.
@@ -40,6 +53,9 @@ run scripts/test-package.sh out/imcharge.so "$(. /etc/os-release && echo "$VERSI
 # What touches the host, in the stock Kamailio of other releases of Debian: not the Diameter binding for itself, nor
 # memcheck, which does not know their C libraries. What a mirror no longer has is no fault of ours, and is said.
 HOST_CASES='--test-threads=2 --skip diameter:: --skip foreign:: --skip trouble:: --skip hostile::answers --skip memory::'
+in_host() {
+    env "IMCHARGE_MODULE=$PWD/out/$version" "KAMAILIO_BIN=$host/bin/kamailio" "KAMAILIO_MODULES=$host/modules" "PATH=$host/bin:$PATH" "$@"
+}
 untested=
 for release in ${RELEASES-trixie sid}; do
     host=$PWD/out/hosts/$release
@@ -50,18 +66,34 @@ for release in ${RELEASES-trixie sid}; do
         3) untested="$untested $release"; continue ;;
         *) broken=1; continue ;;
     esac
-    make -s module "KAMAILIO=$release" || { broken=1; continue; }
     version=$(cat "$host/version")
-    in_host="env IMCHARGE_MODULE=$PWD/out/$version KAMAILIO_BIN=$host/bin/kamailio KAMAILIO_MODULES=$host/modules PATH=$host/bin:$PATH"
+    if ! grep -q "kamailio $version (" "$KAMAILIO_BIN"; then
+        echo "== what would be misread is not built"
+        refused "get the sources of" "KAMAILIO_SRC=$host/source/src"
+        refused "are of kamailio $version" "KAMAILIO_MODULES=$host/modules" "KAMAILIO_SRC=$host/source/src"
+        refused "is no program file" "KAMAILIO_BIN=$host/bin/kamailio" "KAMAILIO_MODULES=$host/modules" "KAMAILIO_SRC=$host/source/src"
+        # Its headers, passed off as those of this machine's version, down to the flags.
+        false=$host/false/src
+        rm -rf "$host/false"
+        mkdir -p "$false/core"
+        cp "$KAMAILIO_SRC/../CMakeLists.txt" "$host/false/" 2>/dev/null
+        ln -s "$host/source/src/modules" "$host/source/src/lib" "$false/"
+        ln -s "$host"/source/src/core/* "$false/core/"
+        rm "$false/core/ver_defs.h"
+        cp "$KAMAILIO_SRC/core/ver_defs.h" "$false/core/"
+        cp "$KAMAILIO_SRC/Makefile.defs" "$false/"
+        refused "octets by the headers" "KAMAILIO_SRC=$false"
+    fi
+    make -s module "KAMAILIO=$release" || { broken=1; continue; }
     echo "== end to end in Kamailio $version of Debian $release"
-    run $in_host cargo test -q --test e2e -- $HOST_CASES
+    run in_host cargo test -q --test e2e -- $HOST_CASES
     # From 6.1 on its TCP process can have threads.
     if grep -q tcp_main_threads "$host/root/usr/sbin/kamailio"; then
         echo "== end to end in Kamailio $version with tcp_main_threads=1"
-        run $in_host KAMAILIO_SETTINGS=tcp_main_threads=1 cargo test -q --test e2e -- $HOST_CASES
+        run in_host KAMAILIO_SETTINGS=tcp_main_threads=1 cargo test -q --test e2e -- $HOST_CASES
     fi
     before=$broken
-    run scripts/test-package.sh "out/$version/imcharge.so" "$release" "$(cat "$host/package")"
+    run scripts/test-package.sh "out/$version/imcharge.so" "$release" "$(cat "$host/packed")"
     [ "$status" -ne 3 ] || { broken=$before; untested="$untested $release (package)"; }
 done
 [ -z "$untested" ] || echo "NOT tested, since the mirror lacks it (see above): Kamailio of Debian$untested"
