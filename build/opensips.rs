@@ -6,7 +6,7 @@
 //! 1. the three strings come from a stock module, out of the structure `exports` that the loader itself reads;
 //! 2. the sources are of that version, and the `-D` set that is derived from the flags gives the same flags when the
 //!    headers are preprocessed with it;
-//! 3. structures that the binary exports have the size that the headers give them;
+//! 3. structures that the binary and its modules export have the size that the headers give them;
 //! 4. after linking (`scripts/check-imports.sh`): every symbol the module wants is in the binary.
 
 use super::gates;
@@ -36,7 +36,16 @@ const ALLOW: &str = concat!(
 );
 
 /// Exported objects whose sizes show whether headers and binary agree, and their types.
-const SIZES: &[(&str, &str)] = &[("core_scm_ver", "scm_version")];
+const SIZES: &[(&str, &str)] = &[("core_scm_ver", "scm_version"), ("pv_true", "_pv_value")];
+
+/// Objects of stock modules that show the same, where the module is there.
+const MODULE_SIZES: &[(&str, &str, &str)] = &[
+    ("tm", "exports", "module_exports"),
+    ("dialog", "d_tmb", "tm_binds"),
+    ("b2b_entities", "tmb", "tm_binds"),
+    ("msrp_relay", "msrp_api", "msrp_binds"),
+    ("msrp_ua", "msrp_api", "msrp_binds"),
+];
 
 /// Octets into `exports` where the three strings that the loader compares stand, and the type of the last.
 const VERSION: u64 = 16;
@@ -78,7 +87,8 @@ pub fn build() -> Result<(), String> {
         println!("cargo:rerun-if-changed={file}");
     }
     let host = find_host()?;
-    let stock = find_stock(&host.modules)?;
+    let missing = || format!("no stock module tm.so in {}; set OPENSIPS_MODULES", host.modules.display());
+    let stock = find_stock(&host.modules, "tm").ok_or_else(missing)?;
     let elf = fs::read(&stock).map_err(|error| format!("cannot read {}: {error}", stock.display()))?;
     let version = gates::text_behind(&elf, "exports", VERSION)?;
     let flags = gates::text_behind(&elf, "exports", FLAGS)?;
@@ -97,9 +107,18 @@ pub fn build() -> Result<(), String> {
     gates::same_flags(&host.source, &defines, ("version.h", "OPENSIPS_COMPILE_FLAGS"), &flags)?;
     defines.push("MOD_NAME=imcharge".into());
     let bindings = gates::bindings(&host.source, &defines, HEADERS, ALLOW)?;
+<<<<<<< HEAD
     let binary = fs::read(&host.binary)
         .map_err(|error| format!("cannot read {}: {error}; set OPENSIPS_BIN", host.binary.display()))?;
     gates::same_sizes(&host.binary, &binary, &bindings, SIZES)?;
+=======
+    gates::same_sizes(&host.binary, &bindings, SIZES)?;
+    for (module, symbol, kind) in MODULE_SIZES {
+        if let Some(path) = find_stock(&host.modules, module) {
+            gates::same_sizes(&path, &bindings, &[(symbol, kind)])?;
+        }
+    }
+>>>>>>> opensips
     compile_inline(&host.source, &defines)?;
     fs::write(gates::out_dir()?.join("opensips.rs"), bindings)
         .map_err(|error| format!("cannot write the bindings: {error}"))
@@ -119,11 +138,10 @@ fn find_host() -> Result<Host, String> {
     }
 }
 
-/// The module tm: in a folder of its own where the host was built, beside the others where it was installed.
-fn find_stock(modules: &Path) -> Result<PathBuf, String> {
-    let places = [modules.join("tm/tm.so"), modules.join("tm.so")];
-    let found = places.into_iter().find(|path| path.is_file());
-    found.ok_or_else(|| format!("no stock module tm.so in {}; set OPENSIPS_MODULES", modules.display()))
+/// A stock module: in a folder of its own where the host was built, beside the others where it was installed.
+fn find_stock(modules: &Path, name: &str) -> Option<PathBuf> {
+    let places = [modules.join(format!("{name}/{name}.so")), modules.join(format!("{name}.so"))];
+    places.into_iter().find(|path| path.is_file())
 }
 
 /// The `-D` set behind the strings of a stock module.

@@ -88,9 +88,19 @@ pub unsafe extern "C" fn supervisor(_: c_int) {
     // SAFETY: this process was made for it, with one thread.
     unsafe {
         obey_signals();
+        end_with_the_host(libc::SIGTERM);
         supervise(region, &STOP);
         libc::_exit(0);
     }
+}
+
+/// A proxy that fails while it starts leaves its children behind, and ours hold the state directory: they end with it.
+///
+/// # Safety
+/// Only in a process of the module's own.
+pub unsafe fn end_with_the_host(signal: c_int) {
+    // SAFETY: a plain system call on this process.
+    unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, signal) };
 }
 
 /// The supervisor stops when it is told to, and is not disturbed by what is meant for the host.

@@ -2,7 +2,7 @@
 //! waits. Only that process can go on with it, for the host keeps part of what belongs to a message in private memory.
 
 use super::guard::guard;
-use super::{REGION, bindings as k, events, shared, variables};
+use super::{REGION, bindings as k, events, lifecycle, shared, variables};
 use crate::engine::facts::Suspended;
 use crate::engine::notice::{Kind, Notice, Resumer};
 use std::cell::{Cell, RefCell};
@@ -81,8 +81,11 @@ unsafe extern "C" fn on_resume(_: c_int, _: *mut k::sip_msg, number: *mut c_void
 /// The life of resume worker `index`; the host ends it by signal.
 pub unsafe extern "C" fn work(index: c_int) {
     let Some(region) = REGION.get() else { return };
-    // SAFETY: the host's own names for its processes; the format takes one number.
-    unsafe { k::set_proc_attrs(c"imcharge resume %d".as_ptr(), index + 1) };
+    // SAFETY: the host's own names for its processes; the format takes one number. This process was made for this.
+    unsafe {
+        k::set_proc_attrs(c"imcharge resume %d".as_ptr(), index + 1);
+        lifecycle::end_with_the_host(libc::SIGKILL);
+    }
     let mut resumer = Resumer::attach(region, index as usize);
     loop {
         resumer.wait(LOOK);
