@@ -77,8 +77,9 @@ pub fn bindings(source: &Path, defines: &[String], headers: &str, allow: &str) -
 }
 
 /// Gate: objects that a stock file exports have the size that the headers give them.
-pub fn same_sizes(path: &Path, elf: &[u8], bindings: &str, objects: &[(&str, &str)]) -> Result<(), String> {
-    let file = object::File::parse(elf).map_err(|error| format!("{}: {error}", path.display()))?;
+pub fn same_sizes(path: &Path, bindings: &str, objects: &[(&str, &str)]) -> Result<(), String> {
+    let elf = fs::read(path).map_err(|error| format!("cannot read {}: {error}", path.display()))?;
+    let file = object::File::parse(&*elf).map_err(|error| format!("{}: {error}", path.display()))?;
     for (symbol, kind) in objects {
         let found = file.dynamic_symbols().find(|found| found.name() == Ok(symbol)).map(|found| found.size());
         let ours = size_in(bindings, kind);

@@ -92,8 +92,8 @@ pub fn build() -> Result<(), String> {
     gates::same_flags(&host.source, &defines, ("core/ver_defs.h", "SER_COMPILE_FLAGS"), &flags)?;
     defines.push("MOD_NAME=\"imcharge\"".into());
     let bindings = gates::bindings(&host.source, &defines, HEADERS, ALLOW)?;
-    gates::same_sizes(&host.binary, &binary, &bindings, SIZES)?;
-    gates::same_sizes(&host.modules.join("tm.so"), &stock, &bindings, SIZES_OF_TM)?;
+    gates::same_sizes(&host.binary, &bindings, SIZES)?;
+    gates::same_sizes(&host.modules.join("tm.so"), &bindings, SIZES_OF_TM)?;
     fs::write(gates::out_dir()?.join("kamailio.rs"), bindings)
         .map_err(|error| format!("cannot write the bindings: {error}"))
 }

@@ -107,18 +107,12 @@ pub fn build() -> Result<(), String> {
     gates::same_flags(&host.source, &defines, ("version.h", "OPENSIPS_COMPILE_FLAGS"), &flags)?;
     defines.push("MOD_NAME=imcharge".into());
     let bindings = gates::bindings(&host.source, &defines, HEADERS, ALLOW)?;
-<<<<<<< HEAD
-    let binary = fs::read(&host.binary)
-        .map_err(|error| format!("cannot read {}: {error}; set OPENSIPS_BIN", host.binary.display()))?;
-    gates::same_sizes(&host.binary, &binary, &bindings, SIZES)?;
-=======
     gates::same_sizes(&host.binary, &bindings, SIZES)?;
     for (module, symbol, kind) in MODULE_SIZES {
         if let Some(path) = find_stock(&host.modules, module) {
             gates::same_sizes(&path, &bindings, &[(symbol, kind)])?;
         }
     }
->>>>>>> opensips
     compile_inline(&host.source, &defines)?;
     fs::write(gates::out_dir()?.join("opensips.rs"), bindings)
         .map_err(|error| format!("cannot write the bindings: {error}"))
