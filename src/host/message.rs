@@ -70,7 +70,10 @@ impl<'a> Message<'a> {
     /// Method of a request, as the host numbers them.
     pub fn method(self) -> Option<c_int> {
         // SAFETY: the union is a request where the host says so (SIP_REQUEST is 1).
-        (self.0.first_line.type_ == 1).then(|| unsafe { self.0.first_line.u.request.method_value })
+        match self.0.first_line.type_ {
+            1 => Some(unsafe { self.0.first_line.u.request.method_value }),
+            _ => None,
+        }
     }
 
     /// Request-URI as received.

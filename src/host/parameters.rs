@@ -51,7 +51,7 @@ fn set_subscriber(value: &str) -> c_int {
     let mut whole = k::_str { s: text.as_mut_ptr().cast(), len: value.len() as c_int };
     let mut format: k::pv_elem_p = std::ptr::null_mut();
     // SAFETY: both places are valid for the call, and the text for ever.
-    if unsafe { k::pv_parse_format(&mut whole, &mut format) } < 0 {
+    if unsafe { k::pv_parse_format(&raw mut whole, &mut format) } < 0 {
         log::error!("parameter subscriber: '{value}' is not allowed: asserted, from, or a text with pseudo-variables");
         return -1;
     }

@@ -100,7 +100,10 @@ unsafe extern "C" fn raise(
         unsafe {
             let mut next = parameters.as_ref().map_or(std::ptr::null_mut(), |list| list.first);
             while let Some(parameter) = next.as_ref() {
-                let number = || (parameter.flags as c_uint & k::EVI_INT_VAL != 0).then(|| parameter.val.n as u16);
+                let number = || match parameter.flags as c_uint & k::EVI_INT_VAL {
+                    0 => None,
+                    _ => Some(parameter.val.n as u16),
+                };
                 let ip = || std::str::from_utf8(bytes(&parameter.val.s)).ok().and_then(|text| text.parse().ok());
                 match bytes(&parameter.name) {
                     b"src_ip" => addresses[0] = ip(),
