@@ -79,7 +79,8 @@ pub enum Event {
     TimedOut {
         /// Which request.
         name: u128,
-        /// Whether it was ever handed to a socket as a whole: if not, nobody has seen it.
+        /// Whether it was ever handed to a socket as a whole, of a peer that has not refused it: if not, nobody can have
+        /// done it.
         written: bool,
     },
     /// Its peer is lost, and no other may have it or can.
