@@ -145,7 +145,8 @@ impl Kamailio {
         let serves = eventually(Duration::from_secs(if self.setup.under.is_empty() { 20 } else { 120 }), || {
             dead = self.child.try_wait().ok().flatten();
             // OpenSIPS listens for TCP last.
-            dead.is_some() || (self.rpc(&["core.version"]).is_ok() && TcpStream::connect(self.msrp).is_ok())
+            let listens = || self.setup.host != Host::OpenSips || TcpStream::connect(self.msrp).is_ok();
+            dead.is_some() || (self.rpc(&["core.version"]).is_ok() && listens())
         });
         match (serves, dead) {
             (true, None) => Ok(()),
