@@ -25,6 +25,11 @@ impl Call {
         Some(self.answered?.duration_since(self.invited?).as_secs_f64() * 1000.0)
     }
 
+    /// Whether the answer to its BYE has come.
+    pub fn has_ended(&self) -> bool {
+        self.ended
+    }
+
     /// Whether it was answered and ended, and nothing had to be sent twice.
     pub fn is_clean(&self) -> bool {
         self.answered.is_some() && self.ended && !self.repeated

@@ -56,7 +56,7 @@ fn the_management_interface_answers_with_structures_and_names_what_is_wrong() {
     stage.expect(ALICE, 90, 9, 1);
     let ask = |command: &[&str]| stage.kamailio.rpc(command).unwrap_or_else(|error| panic!("{command:?}: {error}"));
     assert!(ask(&["imcharge:sessions"]).contains("\"phase\":\"open\""));
-    assert!(ask(&["imcharge:audit"]).contains("\"held\":9"));
+    assert!(ask(&["imcharge:audit"]).contains("\"units\":9"));
     let explained = ask(&["imcharge:explain", &client.call_id]);
     for step in ["invite", "granted", "send", "response", "debited"] {
         assert!(explained.contains(&format!("\"step\":\"{step}\"")), "no {step} in {explained}");
