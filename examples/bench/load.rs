@@ -32,7 +32,7 @@ impl Call {
 
     /// Whether it was answered and ended, and nothing had to be sent twice.
     pub fn is_clean(&self) -> bool {
-        self.answered.is_some() && self.ended && !self.repeated
+        self.answered.is_some() && self.has_ended() && !self.repeated
     }
 }
 
