@@ -36,10 +36,6 @@ const BATCH: usize = if simulate::SMALL { 16 } else { 512 };
 /// How long events that nobody waits for are left lying, so that one commit takes many.
 const TURN: Duration = Duration::from_millis(10);
 
-/// How far apart the beginnings of two commits are at least. A thousand syncs a second are enough: what comes faster shares
-/// them, and wakes the resume workers together.
-const APART: Duration = Duration::from_millis(1);
-
 /// The longest sleep: the heartbeat of an idle engine.
 const IDLE: Duration = Duration::from_millis(500);
 
@@ -125,8 +121,6 @@ pub struct Engine {
     notices: Notices,
     /// Where an Online Charging System decides.
     diameter: Option<Diameter>,
-    /// When the last commit began.
-    committed: Time,
 }
 
 impl Engine {
@@ -148,8 +142,7 @@ impl Engine {
             started.map_err(|error| StoreError::Enabler(error.to_string()))
         };
         let diameter = region.config.diameter().map(start).transpose()?;
-        let committed = Time(0);
-        let mut engine = Engine { region: Arc::clone(region), store, reading, book, notices, diameter, committed };
+        let mut engine = Engine { region: Arc::clone(region), store, reading, book, notices, diameter };
         // Gates are open again before a notice is shown that lets an INVITE go on.
         engine.step(|book, turn| book.resume(turn))?;
         engine.settle_left_behind()?;
@@ -186,11 +179,6 @@ impl Engine {
             if self.round()? < BATCH / 2 {
                 let connections: Vec<_> = self.diameter.iter().flat_map(Diameter::descriptors).collect();
                 self.region.engine_sleep(self.patience(), &connections);
-                // Workers need not wake an engine that sleeps for a time.
-                let early = APART.saturating_sub(clock::since(self.committed));
-                if !early.is_zero() {
-                    clock::pause(early);
-                }
             }
         }
         self.stop()
@@ -341,7 +329,6 @@ impl Engine {
         if changed {
             let marks = Marks { events: self.reading.positions.clone(), notices: self.notices.heads() };
             self.store.put(Change::Marks { instance: self.reading.instance, marks });
-            self.committed = clock::now();
             match operator_waits {
                 true => self.store.write()?,
                 false => self.store.commit()?,
