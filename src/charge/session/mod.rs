@@ -541,7 +541,8 @@ impl Session {
     fn on_answered(&mut self, at: Time) {
         self.step(at, Step::new(StepKind::Answered));
         self.answered = true;
-        self.dialog_over = false;
+        // A BYE may be read before the 2xx: it comes through another ring.
+        self.dialog_over &= matches!(self.outcome, Some(Outcome::Bye | Outcome::HostStopped));
         if matches!(self.phase, Phase::Cancelled { .. }) {
             self.phase = Phase::Open;
         }

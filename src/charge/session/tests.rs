@@ -1763,6 +1763,17 @@ fn a_session_that_ended_before_its_grant_is_not_let_in() {
 }
 
 #[test]
+fn a_bye_that_is_read_before_its_2xx_ends_the_dialog_all_the_same() {
+    let mut run = Run::new(8, "message:5", Policy::default());
+    run.yes();
+    run.event(Event::Bye, s(2));
+    run.event(Event::Answered, s(1));
+    run.settle();
+    run.timer(s(40));
+    assert_eq!(run.out.last(), Some(&Output::Forget), "it would keep its place at the gate for an hour");
+}
+
+#[test]
 fn a_closed_session_whose_dialog_goes_on_keeps_its_gate_closed() {
     let mut run = Run::open();
     run.event(Event::Abort, s(1));
