@@ -175,6 +175,12 @@ fn installed_upgraded_over_an_open_ledger_removed_and_purged() {
     let drop_in = std::fs::read_to_string(debian.root.join(drop_in)).expect("the drop-in");
     assert!(drop_in.contains("StateDirectory=imcharge\nStateDirectoryMode=0750"), "{drop_in}");
 
+    for example in
+        ["kamailio-lua.cfg", "kamailio.lua", "prometheus.yml", "imcharge-alerts.yml", "grafana-dashboard.json"]
+    {
+        assert!(debian.has(&format!("/usr/share/doc/{NAME}/examples/{example}")), "no {example}");
+    }
+
     let proxy = Proxy::start(&debian);
     proxy.rpc(&["imcharge.account.set", ALICE, "100"]).unwrap_or_else(|error| panic!("{error}"));
     let server = proxy.server(&["one", "two"]);
