@@ -188,7 +188,7 @@ fn write_tls(tls: &mut ClientConnection, stream: &mut Stream, bytes: &[u8]) -> i
     }
 }
 
-fn write_all(stream: &mut Stream, bytes: &[u8]) -> io::Result<usize> {
+fn write_all(stream: &mut impl Write, bytes: &[u8]) -> io::Result<usize> {
     let mut gone = 0;
     while let Some(rest) = bytes.get(gone..).filter(|rest| !rest.is_empty()) {
         match stream.write(rest) {

@@ -177,12 +177,18 @@ fn a_refused_connection_is_one_plain_sentence_and_tried_again() {
 }
 
 #[test]
-fn a_thousand_requests_in_one_write() {
+fn a_thousand_requests_are_one_buffer_and_one_write() {
     let (listener, config) = listen("127.0.0.1:0");
     let server = spawn(move || serve(&mut accept(&listener), HOST));
     let mut world = World::of(config);
     world.until_open();
     (0..1000).for_each(|name| world.send(name));
+    let output = world.peers.exchange.output(0);
+    let mut rest = output;
+    while let Framed::Message(length) = frame(rest) {
+        rest = &rest[length..];
+    }
+    assert!(output.len() > 1000 * 20 && rest.is_empty(), "they wait behind each other");
     let now = world.now();
     world.peers.flush(now);
     world.until("answered", |world| world.answered() == 1000);

@@ -73,6 +73,24 @@ fn what_came_before_the_end_is_read_before_it_is_told() {
 }
 
 #[test]
+fn what_waits_is_handed_over_at_once() {
+    /// Takes everything, and counts how often it is asked to.
+    struct Socket(Vec<usize>);
+    impl Write for Socket {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.push(bytes.len());
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    let mut socket = Socket(Vec::new());
+    assert_eq!(write_all(&mut socket, &[7; 100_000]).expect("taken"), 100_000);
+    assert_eq!(socket.0, [100_000]);
+}
+
+#[test]
 fn a_full_socket_takes_a_part() {
     let (mut transport, _stream) = pair();
     let bytes = vec![1; 64 << 20];
