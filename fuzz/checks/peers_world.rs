@@ -217,7 +217,7 @@ impl Outside {
         while let Some(event) = self.exchange.next_event() {
             let (name, written) = match event {
                 Event::Answered { name, .. } => (name, true),
-                Event::TimedOut { name, written } | Event::Lost { name, written } => (name, written),
+                Event::TimedOut { name, written_to } | Event::Lost { name, written_to } => (name, written_to.is_some()),
                 Event::Late { name, .. } => {
                     assert!(self.outcomes.contains_key(&name), "late behind an outcome");
                     continue;

@@ -7,6 +7,7 @@ use super::policy::OnFailure;
 use super::tariff::{Quota, Tariff, Units};
 use serde::{Deserialize, Serialize};
 use std::fmt;
+use std::sync::Arc;
 
 /// A session of charging, from the reservation to the release. Made from the identity of the INVITE,
 /// so that every process of the host comes to the same one without asking.
@@ -81,7 +82,7 @@ pub struct Request {
     /// Whether it is asked again and nobody waits for it: it may take its turn.
     pub patient: bool,
     /// What the enabler gave with the grant: the way to who has the reservation.
-    pub route: Option<Box<str>>,
+    pub route: Option<Arc<str>>,
     /// A number that goes with the request however often it is asked, where the enabler wants one.
     pub stamp: u32,
     /// What is asked.
@@ -206,7 +207,7 @@ pub struct Grant {
     /// What the session gets from now on while the enabler fails; `None`: what is configured.
     pub on_failure: Option<OnFailure>,
     /// To be handed back with each request of this reservation.
-    pub route: Option<Box<str>>,
+    pub route: Option<Arc<str>>,
     /// What is left on the account beside all that is held; `None` where the enabler does not tell.
     pub balance: Option<i64>,
 }

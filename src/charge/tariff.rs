@@ -25,6 +25,11 @@ pub enum Unit {
 }
 
 impl Unit {
+    /// By its word.
+    pub fn named(word: &str) -> Option<Unit> {
+        [Unit::Message, Unit::Octets, Unit::Money].into_iter().find(|unit| unit.word() == word)
+    }
+
     /// The word of the parameter `unit`.
     pub fn word(self) -> &'static str {
         match self {

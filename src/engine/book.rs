@@ -17,7 +17,7 @@ use crate::charge::session::{Decision, Output, Session, Verdict};
 use crate::charge::tariff::Units;
 use crate::charge::time::Time;
 use crate::enabler::diameter::credit_control::Call;
-use crate::enabler::diameter::{Diameter, Heard};
+use crate::enabler::diameter::{Diameter, Heard, Standing};
 use crate::enabler::ledger::{Account, Accounts, Ledger};
 use crate::simulate::{self, Broken};
 use std::cmp::Reverse;
@@ -30,8 +30,8 @@ use super::grant::{Opening, REUSE_AFTER_SECONDS};
 /// How long an event waits for the INVITE that it belongs to: they come through different rings.
 const ORPHAN_SECONDS: u32 = 5;
 
-/// Timers that are not looked through.
-const TIMERS_LEAST: usize = 1024;
+/// Timers, and closed sessions, that are not looked through for those that mean nothing any more.
+const STALE_LEAST: usize = 1024;
 
 /// Events that wait so at a time.
 const ORPHANS_MAX: usize = 10_000;
@@ -139,7 +139,7 @@ pub struct Book {
     dirty: Vec<SessionKey>,
     timers: BinaryHeap<Reverse<(Time, SessionKey)>>,
     free_slots: Vec<u32>,
-    /// Closed sessions that still have a slot, oldest first.
+    /// Closed sessions that still have a slot, oldest first, and some that are forgotten.
     lingering: VecDeque<(Time, SessionKey)>,
     /// Sessions that a connection carries.
     connections: HashMap<u64, BTreeSet<SessionKey>>,
@@ -327,14 +327,17 @@ impl Book {
         if let Some(slot) = self.free_slots.pop() {
             return Some(slot);
         }
-        let (closed, key) = self.lingering.front().copied()?;
-        if closed.after_seconds(REUSE_AFTER_SECONDS) > turn.now {
-            return None;
+        while let Some((closed, key)) = self.lingering.front().copied() {
+            if closed.after_seconds(REUSE_AFTER_SECONDS) > turn.now {
+                break;
+            }
+            self.lingering.pop_front();
+            if let Some(slot) = self.sessions.get_mut(&key).and_then(|live| live.slot.take()) {
+                turn.region.table().free(slot);
+                return Some(slot);
+            }
         }
-        self.lingering.pop_front();
-        let slot = self.sessions.get_mut(&key)?.slot.take()?;
-        turn.region.table().free(slot);
-        Some(slot)
+        None
     }
 
     /// Something happened to a session.
@@ -379,8 +382,11 @@ impl Book {
                 live.session.late_grant(*number, Some(route.clone()), turn.now);
                 self.drain(turn, *session)
             }
-            Heard::Response { session, number, response } => {
+            Heard::Response { session, number, response, asked_of } => {
                 let Some(live) = self.sessions.get_mut(session) else { return Ok(()) };
+                if let Some(route) = asked_of {
+                    live.session.went_to(*number, route);
+                }
                 live.session.cap_on_failure(left_of_cap(turn, &self.uncovered, live.session.account()));
                 respond(turn, live, *number, response);
                 self.drain(turn, *session)
@@ -388,9 +394,13 @@ impl Book {
         }
     }
 
-    /// Whether a session has the reservation that this request opened.
-    pub fn has_reservation(&self, session: SessionKey, opened_by: u32) -> bool {
-        self.sessions.get(&session).is_some_and(|live| live.session.reservation() == Some(opened_by))
+    /// How the reservation stands that this request of a session opened.
+    pub fn standing(&self, session: SessionKey, opened_by: u32) -> Standing {
+        match self.sessions.get(&session).filter(|live| live.session.reservation() == Some(opened_by)) {
+            Some(live) if live.session.is_updating() => Standing::Pending,
+            Some(_) => Standing::Open,
+            None => Standing::Unknown,
+        }
     }
 
     /// The request of this number, as long as it has no answer.
@@ -476,12 +486,19 @@ impl Book {
 
     /// Entries of sessions that have ended, or have an earlier one, would stay until their time.
     fn drop_old_timers(&mut self) {
-        if self.timers.len() > TIMERS_LEAST + 2 * self.sessions.len() {
+        if self.timers.len() > STALE_LEAST + 2 * self.sessions.len() {
             let mut timers = std::mem::take(&mut self.timers).into_vec();
             let is_meant =
                 |at: Time, key: &SessionKey| self.sessions.get(key).is_some_and(|live| live.scheduled == Some(at));
             timers.retain(|Reverse((at, key))| is_meant(*at, key));
             self.timers = timers.into();
+        }
+    }
+
+    /// Entries of sessions that are forgotten would stay until no slot is free.
+    fn drop_old_lingering(&mut self) {
+        if self.lingering.len() > STALE_LEAST + 2 * self.sessions.len() {
+            self.lingering.retain(|(_, key)| self.sessions.contains_key(key));
         }
     }
 
@@ -585,8 +602,8 @@ impl Book {
         turn.store.put(Change::Forgotten { row: live.row });
         if let Some(slot) = live.slot {
             turn.effects.push(Effect::Free(slot));
-            self.lingering.retain(|(_, lingering)| *lingering != key);
         }
+        self.drop_old_lingering();
         for connection in live.session.connections() {
             if let Some(sessions) = self.connections.get_mut(connection) {
                 sessions.remove(&key);

@@ -2,7 +2,7 @@
 
 use crate::charge::policy::{DebitOn, Model, OnFailure, Policy, Resend};
 use crate::charge::tariff::{NoTariff, Per, Tariff, Unit};
-use crate::enabler::diameter::dialect::{Dialect, Profile};
+use crate::enabler::diameter::dialect::{Dialect, Profile, ServiceKeys};
 use crate::enabler::diameter::{Config as PeersConfig, DiameterConfig, PeerConfig, TlsConfig};
 use std::path::PathBuf;
 
@@ -186,12 +186,7 @@ impl Config {
             }
             "tariff" => self.tariff = value.parse().map_err(|error: NoTariff| refuse(&error.to_string()))?,
             "unit" => {
-                self.unit = match value {
-                    "message" => Unit::Message,
-                    "octets" => Unit::Octets,
-                    "money" => Unit::Money,
-                    _ => return Err(refuse("message, octets or money")),
-                }
+                self.unit = Unit::named(value).ok_or_else(|| refuse("message, octets or money"))?;
             }
             "response_timeout" => self.policy.response_timeout = number(1, 3600)?,
             "hold_timeout" => self.policy.hold_timeout = number(1, 86_400)?,
@@ -275,10 +270,12 @@ impl Config {
                 origin_realm: realm.clone(),
                 destination_realm: own.destination_realm.clone(),
                 service_context_id: own.service_context_id.clone(),
-                profile: own.profile,
-                unit: self.unit,
-                service_identifier: own.service_identifier,
-                rating_group: own.rating_group,
+                keys: ServiceKeys {
+                    profile: own.profile,
+                    unit: self.unit,
+                    identifier: own.service_identifier,
+                    rating_group: own.rating_group,
+                },
                 currency_code: own.currency_code,
                 currency_exponent: own.currency_exponent.unwrap_or(-2),
             },

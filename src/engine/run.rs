@@ -24,7 +24,7 @@ use super::store::change::{Change, Marks};
 use super::store::{Store, StoreError};
 use crate::charge::event::Event;
 use crate::charge::time::Time;
-use crate::enabler::diameter::{Diameter, Heard};
+use crate::enabler::diameter::{Diameter, Heard, Standing};
 use crate::simulate::{self, Broken, moment};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -298,9 +298,9 @@ impl Engine {
         let all: Vec<Heard> = std::iter::from_fn(|| diameter.poll()).take(BATCH).collect();
         let of_use = |heard: Heard| match &heard {
             Heard::Event { session, opened_by, event, inquiry } => {
-                let is_known = self.book.has_reservation(*session, *opened_by);
-                diameter.confirm(inquiry, event, is_known);
-                is_known.then_some(heard)
+                let standing = self.book.standing(*session, *opened_by);
+                diameter.confirm(inquiry, event, standing);
+                (standing != Standing::Unknown).then_some(heard)
             }
             Heard::LateAnswer { session, number, message } => {
                 diameter.read_late(&self.book.unanswered(*session, *number)?, message)

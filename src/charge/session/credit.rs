@@ -9,6 +9,7 @@ use crate::charge::ch2::{Denial, Failure, Grant, Operation, Request, Reservation
 use crate::charge::policy::{Model, OnFailure, Resend, Settle};
 use crate::charge::tariff::{Per, Quota, Units};
 use crate::charge::time::Time;
+use std::sync::Arc;
 
 impl Session {
     /// Asks what is to be asked next, once the one before is answered. Credit comes before debits, because the
@@ -49,7 +50,7 @@ impl Session {
         self.ask_of(reservation, route, work, now);
     }
 
-    fn ask_of(&mut self, reservation: Reservation, route: Option<Box<str>>, work: Work, now: Time) {
+    fn ask_of(&mut self, reservation: Reservation, route: Option<Arc<str>>, work: Work, now: Time) {
         let (number, since, stamp, retry, tries) = (self.next_number, now, 0, None, 0);
         let (repeated, held, revoked) = (false, false, None);
         self.step(now, self.asked(&work, reservation).request(number));
@@ -249,7 +250,7 @@ impl Session {
     /// So much more may pass. Who has ended meanwhile is not let in.
     pub(super) fn grant(&mut self, quota: Quota, balance: Option<i64>, now: Time) {
         if !self.may_be_served() {
-            self.dialog_over |= !self.answered;
+            self.has_no_dialog();
             return self.decide(Decision::Denied(Denial::ServiceDenied), Quota(0), balance, now);
         }
         self.refused = None;
@@ -278,13 +279,21 @@ impl Session {
         self.outputs.push(Output::EnablerFailed(failure));
         self.refused = Some(now);
         if self.reservation.is_none() && (failure.may_be_done() || flight.repeated) {
-            self.abandoned.push((flight.number, None, Rule::MaybeHeld));
+            self.abandoned.push((flight.number, flight.route.clone(), Rule::MaybeHeld));
         }
         if asked.0 == 0 {
             self.valid_until = Some(now.after_seconds(RENEW_LEAST));
         }
         if !self.grant_uncovered(asked, now) && self.decision.is_none() {
             self.fail(failure, now);
+        }
+    }
+
+    /// The request of this number went this way, and will not be answered: whoever is there may have done it.
+    pub fn went_to(&mut self, number: u32, route: &Arc<str>) {
+        let is_meant = |flight: &&mut Box<Flight>| flight.number == number && flight.route.is_none();
+        if let Some(flight) = self.flight.as_mut().filter(is_meant) {
+            flight.route = Some(Arc::clone(route));
         }
     }
 
@@ -325,7 +334,7 @@ impl Session {
     /// The INVITE goes nowhere: there is nothing to settle but what the enabler may hold.
     fn end_unserved(&mut self, outcome: Outcome, now: Time) {
         self.outcome.get_or_insert(outcome);
-        self.dialog_over = true;
+        self.has_no_dialog();
         match self.reservation.is_some() || !self.abandoned.is_empty() {
             true => self.phase = Phase::Settling,
             false => self.close(now),
@@ -489,10 +498,12 @@ impl Session {
         }
     }
 
-    /// The enabler wants to be asked again (RFC 8506, 5.5).
+    /// The enabler wants to be asked again (RFC 8506, 5.5); where it is asked already, that will do.
     pub(super) fn on_reauthorize(&mut self, at: Time) {
         self.step(at, Step::new(StepKind::Reauthorize));
-        self.renew(Rule::Reauthorization);
+        if !self.is_updating() {
+            self.renew(Rule::Reauthorization);
+        }
     }
 
     /// A grant that has become old is asked for again, used or not (RFC 8506, 8.33).

@@ -64,6 +64,7 @@ use super::time::Time;
 use ladder::Ladder;
 use message::{Answer, LATE, Message, Settlement};
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 use thin_vec::ThinVec;
 
 /// Seconds that a closed session stays (64*T1 of RFC 3261), so that late frames find a closed gate.
@@ -104,6 +105,17 @@ enum Phase {
     Gone,
 }
 
+/// Whether the SIP dialog may still carry messages. Stored as its place in this list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+enum Dialog {
+    /// It goes on, or may begin.
+    Alive,
+    /// The INVITE was cancelled or refused; a 2xx that crossed brings it to life all the same (RFC 3261, 9.1).
+    Unborn,
+    /// A BYE was read, or the host is gone. A 2xx that is read after it changes nothing: it came through another ring.
+    Dead,
+}
+
 /// A debit that is asked for, or will be.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Debit {
@@ -132,7 +144,7 @@ struct Flight {
     /// When it was asked first.
     since: Time,
     reservation: Reservation,
-    route: Option<Box<str>>,
+    route: Option<Arc<str>>,
     work: Work,
     stamp: u32,
     /// When it is asked again, after the enabler failed.
@@ -157,7 +169,7 @@ struct Early {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Parties {
     text: Box<str>,
-    ends: [u32; 3],
+    ends: [u16; 3],
 }
 
 impl Parties {
@@ -165,7 +177,7 @@ impl Parties {
         let mut text = String::new();
         let ends = [reserve.call_id, reserve.account, reserve.other].map(|part| {
             text.push_str(part);
-            u32::try_from(text.len()).unwrap_or(u32::MAX)
+            u16::try_from(text.len()).unwrap_or(u16::MAX)
         });
         text.push_str(reserve.icid);
         Parties { text: text.into(), ends }
@@ -203,8 +215,7 @@ pub struct Session {
     moved: Time,
     phase: Phase,
     answered: bool,
-    /// The SIP dialog is over, or never was.
-    dialog_over: bool,
+    dialog: Dialog,
     decision: Option<Decision>,
     outcome: Option<Outcome>,
     /// What the INVITE asked for.
@@ -217,9 +228,9 @@ pub struct Session {
     /// Reserved and not yet debited.
     outstanding: Quota,
     /// The enabler's way to who has the reservation.
-    route: Option<Box<str>>,
+    route: Option<Arc<str>>,
     /// Reservations that the enabler may have made, and nobody uses.
-    abandoned: ThinVec<(u32, Option<Box<str>>, Rule)>,
+    abandoned: ThinVec<(u32, Option<Arc<str>>, Rule)>,
     /// When the grant has become old (Validity-Time), and for how long each one is good.
     valid_until: Option<Time>,
     /// The enabler grants no more.
@@ -279,7 +290,7 @@ impl Session {
             moved: now,
             phase: Phase::Reserving,
             answered: false,
-            dialog_over: false,
+            dialog: Dialog::Alive,
             decision: None,
             outcome: None,
             requested,
@@ -334,12 +345,12 @@ impl Session {
             Event::Failed { code } => self.on_invite_failed(*code, at),
             Event::Cancelled => self.on_cancelled(at),
             Event::Bye => {
-                self.dialog_over = true;
+                self.end_dialog(at);
                 self.on_end(StepKind::Bye, Outcome::Bye, at);
             }
             Event::End { reason } => self.on_script_end(reason, at),
             Event::HostStopped => {
-                self.dialog_over = true;
+                self.end_dialog(at);
                 self.on_end(StepKind::HostStopped, Outcome::HostStopped, at);
             }
             Event::Sent(sent) => self.on_sent(sent, at),
@@ -405,7 +416,7 @@ impl Session {
 
     /// The enabler has granted a request after all that it was not heard to answer. Nobody uses that any more: if the
     /// session does not hold it, it is given back.
-    pub fn late_grant(&mut self, number: u32, route: Option<Box<str>>, now: Time) {
+    pub fn late_grant(&mut self, number: u32, route: Option<Arc<str>>, now: Time) {
         if self.reservation == Some(number) || matches!(self.phase, Phase::Gone) {
             return;
         }
@@ -526,7 +537,7 @@ impl Session {
     /// Nothing more can come, unless the dialog goes on: who was refused must not be served for nothing.
     fn forget(&mut self, now: Time) {
         let until = self.moved.after_seconds(DIALOG);
-        if !self.dialog_over && until > now {
+        if self.dialog == Dialog::Alive && until > now {
             self.phase = Phase::Closed { until };
             return;
         }
@@ -541,8 +552,9 @@ impl Session {
     fn on_answered(&mut self, at: Time) {
         self.step(at, Step::new(StepKind::Answered));
         self.answered = true;
-        // A BYE may be read before the 2xx: it comes through another ring.
-        self.dialog_over &= matches!(self.outcome, Some(Outcome::Bye | Outcome::HostStopped));
+        if self.dialog == Dialog::Unborn {
+            self.dialog = Dialog::Alive;
+        }
         if matches!(self.phase, Phase::Cancelled { .. }) {
             self.phase = Phase::Open;
         }
@@ -554,7 +566,7 @@ impl Session {
         if self.answered {
             return;
         }
-        self.dialog_over = true;
+        self.has_no_dialog();
         match self.phase {
             Phase::Cancelled { .. } => self.end(Outcome::Cancelled),
             _ => self.end(Outcome::InviteFailed(code)),
@@ -564,12 +576,27 @@ impl Session {
     /// While the reservation is asked for, no 2xx can cross: the INVITE has gone nowhere.
     fn on_cancelled(&mut self, at: Time) {
         self.step(at, Step::new(StepKind::Cancelled));
-        self.dialog_over |= !self.answered;
+        self.has_no_dialog();
         match self.phase {
             _ if self.answered => {}
             Phase::Reserving => self.end(Outcome::Cancelled),
             Phase::Open => self.phase = Phase::Cancelled { until: at.after_seconds(CROSSING) },
             _ => {}
+        }
+    }
+
+    /// What is closed already stays for late frames alone.
+    fn end_dialog(&mut self, at: Time) {
+        self.dialog = Dialog::Dead;
+        if let Phase::Closed { until } = &mut self.phase {
+            *until = (*until).min(at.after_seconds(LINGER));
+        }
+    }
+
+    /// The INVITE leads to no dialog, as far as is known.
+    fn has_no_dialog(&mut self) {
+        if self.dialog == Dialog::Alive && !self.answered {
+            self.dialog = Dialog::Unborn;
         }
     }
 

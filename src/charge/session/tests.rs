@@ -1646,6 +1646,38 @@ fn a_grant_that_comes_after_its_release_is_released_again() {
 }
 
 #[test]
+fn what_may_be_reserved_by_an_enabler_that_does_not_answer_is_released_there() {
+    let mut run = Run::invited(3);
+    run.session.went_to(7, &"~another's".into());
+    run.session.went_to(0, &"~ocs2".into());
+    run.answer(Response::Failed(Failure::Silent));
+    let release = run.asked.clone().expect("a release");
+    assert_eq!((release.operation, release.route.as_deref()), (Operation::Release, Some("~ocs2")));
+    // Whoever has the reservation is known better.
+    let mut run = Run::invited(3);
+    let grant = Grant { quota: Quota(3), route: Some("ocs1".into()), ..Grant::default() };
+    run.answer(Response::Granted(grant));
+    run.event(Event::Bye, s(1));
+    run.gate_closed(s(1));
+    run.session.went_to(1, &"~ocs2".into());
+    run.answer(Response::Failed(Failure::Silent));
+    run.timer(s(10));
+    assert_eq!(run.asked.as_ref().and_then(|asked| asked.route.as_deref()), Some("ocs1"));
+}
+
+#[test]
+fn a_reauthorization_while_a_request_of_the_reservation_is_on_its_way_asks_for_nothing_more() {
+    let mut run = Run::open();
+    run.event(Event::Reauthorize, s(1));
+    assert!(run.session.is_updating());
+    run.event(Event::Reauthorize, s(1));
+    run.yes();
+    assert!(run.asked.is_none() && !run.session.is_updating(), "one UPDATE answers both");
+    run.event(Event::Reauthorize, s(2));
+    assert!(run.asked.is_some());
+}
+
+#[test]
 fn the_way_to_the_reservation_goes_with_every_request_of_it() {
     let mut run = Run::invited(3);
     let grant = Grant { quota: Quota(3), route: Some("ocs1".into()), ..Grant::default() };
@@ -1764,13 +1796,26 @@ fn a_session_that_ended_before_its_grant_is_not_let_in() {
 
 #[test]
 fn a_bye_that_is_read_before_its_2xx_ends_the_dialog_all_the_same() {
-    let mut run = Run::new(8, "message:5", Policy::default());
-    run.yes();
-    run.event(Event::Bye, s(2));
-    run.event(Event::Answered, s(1));
-    run.settle();
-    run.timer(s(40));
-    assert_eq!(run.out.last(), Some(&Output::Forget), "it would keep its place at the gate for an hour");
+    for ends_by_script in [false, true] {
+        let mut run = Run::new(8, "message:5", Policy::default());
+        run.yes();
+        if ends_by_script {
+            run.event(Event::End { reason: "" }, s(1));
+        }
+        run.event(Event::Bye, s(2));
+        run.event(Event::Answered, s(1));
+        run.settle();
+        run.timer(s(40));
+        assert_eq!(run.out.last(), Some(&Output::Forget), "it would keep its place at the gate for an hour");
+    }
+}
+
+#[test]
+fn whether_the_dialog_is_over_can_be_read_from_before_there_were_two_ways() {
+    for (over, dialog) in [(false, Dialog::Alive), (true, Dialog::Unborn)] {
+        let stored = postcard::to_stdvec(&over).expect("stored");
+        assert_eq!(postcard::from_bytes(&stored), Ok(dialog));
+    }
 }
 
 #[test]
@@ -1784,7 +1829,9 @@ fn a_closed_session_whose_dialog_goes_on_keeps_its_gate_closed() {
     run.timer(s(3601));
     assert_ne!(run.out.last(), Some(&Output::Forget), "somebody still tries");
     run.event(Event::Bye, s(3700));
-    run.timer(s(7000));
+    run.timer(s(3731));
+    assert_ne!(run.out.last(), Some(&Output::Forget), "late frames find a closed gate");
+    run.timer(s(3732));
     assert_eq!(run.out.last(), Some(&Output::Forget));
 }
 

@@ -3,13 +3,14 @@
 
 use super::ladder::Ladder;
 use super::message::{Message, version3::Message as OldMessage};
-use super::{Counts, Debit, Decision, Early, Ending, Flight, Outcome, Parties, Phase, Rule, Session, Work};
+use super::{Counts, Debit, Decision, Dialog, Early, Ending, Flight, Outcome, Parties, Phase, Rule, Session, Work};
 use crate::charge::ch2::{Reservation, SessionKey, Trigger};
 use crate::charge::event::Direction;
 use crate::charge::policy::{DebitOn, Policy, Settle};
 use crate::charge::tariff::{Quota, Tariff};
 use crate::charge::time::Time;
 use serde::Deserialize;
+use std::sync::Arc;
 use thin_vec::ThinVec;
 
 /// A session of version 3.
@@ -35,8 +36,8 @@ pub struct SessionOfVersion3 {
     taken: u32,
     reservation: Option<u32>,
     outstanding: Quota,
-    route: Option<Box<str>>,
-    abandoned: ThinVec<(u32, Option<Box<str>>)>,
+    route: Option<Arc<str>>,
+    abandoned: ThinVec<(u32, Option<Arc<str>>)>,
     valid_until: Option<Time>,
     last_granted: bool,
     free: bool,
@@ -75,7 +76,7 @@ enum OldWork {
 struct OldFlight {
     number: u32,
     reservation: Reservation,
-    route: Option<Box<str>>,
+    route: Option<Arc<str>>,
     work: OldWork,
     stamp: u32,
     retry: Option<Time>,
@@ -152,7 +153,7 @@ impl From<SessionOfVersion3> for Session {
             moved: old.moved,
             phase: old.phase,
             answered: old.answered,
-            dialog_over: old.dialog_over,
+            dialog: if old.dialog_over { Dialog::Unborn } else { Dialog::Alive },
             decision: old.decision,
             outcome: old.outcome,
             requested: old.requested,

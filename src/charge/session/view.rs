@@ -1,7 +1,7 @@
 //! What others ask about a session.
 
 use super::{Counts, Debit, Decision, Flight, Outcome, Phase, Rule, Session, Step, Work as InFlight};
-use crate::charge::ch2::SessionKey;
+use crate::charge::ch2::{Reservation, SessionKey};
 use crate::charge::event::Direction;
 use crate::charge::tariff::{Quota, Tariff, Units};
 use crate::charge::time::Time;
@@ -77,12 +77,12 @@ impl Session {
 
     /// icid-value of P-Charging-Vector; empty where there is none.
     pub fn icid(&self) -> &str {
-        self.part(self.parties.ends[2], u32::MAX)
+        self.part(self.parties.ends[2], u16::MAX)
     }
 
-    fn part(&self, start: u32, end: u32) -> &str {
+    fn part(&self, start: u16, end: u16) -> &str {
         let text = &self.parties.text;
-        text.get(start as usize..text.len().min(end as usize)).unwrap_or_default()
+        text.get(start.into()..text.len().min(end.into())).unwrap_or_default()
     }
 
     /// Who has the stored messages.
@@ -167,6 +167,11 @@ impl Session {
     /// The request that opened the reservation which the enabler holds, or may hold.
     pub fn reservation(&self) -> Option<u32> {
         self.reservation
+    }
+
+    /// Whether a request of the reservation is on its way, or will be sent again: its answer says anew what is reserved.
+    pub fn is_updating(&self) -> bool {
+        self.flight.as_ref().is_some_and(|flight| flight.reservation != Reservation::None && !flight.held)
     }
 
     /// What was granted while no enabler answered, as long as it is not settled.

@@ -154,18 +154,18 @@ pub fn write(
     let used = plan.used.filter(|_| !is_event);
     let used = used.map(|(quota, octets)| units(dialect, request.tariff, quota, octets));
     let is_last = plan.kind == RequestType::TERMINATION_REQUEST;
-    let services = match dialect.has_services() {
+    let services = match dialect.keys.in_multiple_services() {
         true => vec![Service {
             requested_service_unit: wanted.clone(),
             used_service_unit: used.clone().into_iter().collect(),
-            service_identifier: dialect.service_identifier.into_iter().collect(),
-            rating_group: dialect.rating_group,
+            service_identifier: dialect.keys.identifier.into_iter().collect(),
+            rating_group: dialect.keys.rating_group,
             reporting_reason: (is_last && used.is_some()).then_some(ReportingReason::FINAL),
             ..Service::default()
         }],
         false => Vec::new(),
     };
-    let in_command = !dialect.has_services();
+    let in_command = !dialect.keys.in_multiple_services();
     let body = CreditControlRequest {
         session_id: &session_id,
         origin_host: &dialect.origin_host,
@@ -178,7 +178,7 @@ pub fn write(
         destination_host,
         event_timestamp: Some(at),
         subscription_id: vec![subscription(request.account.as_str())],
-        service_identifier: dialect.service_identifier.filter(|_| in_command),
+        service_identifier: dialect.keys.identifier.filter(|_| in_command),
         termination_cause: plan.cause,
         requested_service_unit: wanted.filter(|_| in_command),
         requested_action: plan.action,
@@ -190,7 +190,7 @@ pub fn write(
     let (application, names) = (avp::APPLICATION_CREDIT_CONTROL, (HopByHop(0), EndToEnd(request.stamp)));
     let mut writer = Writer::request(out, Command::CREDIT_CONTROL, Flags::PROXIABLE, application, names.0, names.1);
     body.write(&mut writer);
-    if dialect.profile == Profile::Ro {
+    if dialect.keys.profile == Profile::Ro {
         service_information(&mut writer, request, call);
     }
     writer.finish()
@@ -242,7 +242,7 @@ fn subscription(account: &str) -> SubscriptionId<'_> {
 /// An amount in what the server counts.
 fn units(dialect: &Dialect, tariff: Tariff, quota: Quota, octets: u64) -> ServiceUnits {
     let none = ServiceUnits::default();
-    match dialect.unit {
+    match dialect.keys.unit {
         Unit::Message => ServiceUnits { service_specific: Some(quota.0.into()), ..none },
         Unit::Octets => ServiceUnits { total_octets: Some(octets), ..none },
         Unit::Money => {
@@ -257,7 +257,7 @@ fn units(dialect: &Dialect, tariff: Tariff, quota: Quota, octets: u64) -> Servic
 
 /// How much of the service a grant is worth. Units of another kind than was asked for are worth nothing here.
 fn worth(dialect: &Dialect, tariff: Tariff, granted: &ServiceUnits) -> Quota {
-    let count = match dialect.unit {
+    let count = match dialect.keys.unit {
         Unit::Message => granted.service_specific.unwrap_or(0),
         Unit::Octets => match tariff.per {
             Per::Kilobyte => granted.total_octets.unwrap_or(0) / 1024,

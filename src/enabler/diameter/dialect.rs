@@ -1,6 +1,7 @@
 //! How an Online Charging System wants to be spoken to: a named profile, and parameters over it.
 
 use crate::charge::tariff::Unit;
+use std::fmt;
 
 /// A profile: what a kind of server expects.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -21,6 +22,14 @@ impl Profile {
             _ => None,
         }
     }
+
+    /// That name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Profile::Rfc8506 => "rfc8506",
+            Profile::Ro => "3gpp-ro",
+        }
+    }
 }
 
 /// Everything that requests have in common.
@@ -34,23 +43,48 @@ pub struct Dialect {
     pub destination_realm: String,
     /// Service-Context-Id: what the server's people call this service. There is no standard one for OMA IM.
     pub service_context_id: String,
-    /// Which profile.
-    pub profile: Profile,
-    /// What is counted.
-    pub unit: Unit,
-    /// Service-Identifier of the service, where the server rates by it.
-    pub service_identifier: Option<u32>,
-    /// Rating-Group of the service, where the server rates by it.
-    pub rating_group: Option<u32>,
+    /// How the service is called and counted.
+    pub keys: ServiceKeys,
     /// Currency-Code (ISO 4217) of `unit=money`.
     pub currency_code: Option<u32>,
     /// Exponent of the currency's unit that the tariff counts, with `unit=money`: -2 for cents.
     pub currency_exponent: i32,
 }
 
-impl Dialect {
+/// How the service is called and counted: by this the server finds what it has reserved, so a reservation is closed with
+/// the same as it was opened with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ServiceKeys {
+    /// Where units stand in a request.
+    pub profile: Profile,
+    /// What is counted.
+    pub unit: Unit,
+    /// Service-Identifier, where the server rates by it.
+    pub identifier: Option<u32>,
+    /// Rating-Group, where the server rates by it.
+    pub rating_group: Option<u32>,
+}
+
+impl ServiceKeys {
     /// Whether units stand in Multiple-Services-Credit-Control.
-    pub fn has_services(&self) -> bool {
+    pub fn in_multiple_services(&self) -> bool {
         self.profile == Profile::Ro
+    }
+
+    /// Reads what `Display` writes.
+    pub fn read(text: &str) -> Option<ServiceKeys> {
+        let number = |text: &str| if text.is_empty() { Some(None) } else { text.parse().ok().map(Some) };
+        let mut parts = text.split(',');
+        let (profile, unit) = (Profile::named(parts.next()?)?, Unit::named(parts.next()?)?);
+        let (identifier, rating_group) = (number(parts.next()?)?, number(parts.next()?)?);
+        parts.next().is_none().then_some(ServiceKeys { profile, unit, identifier, rating_group })
+    }
+}
+
+impl fmt::Display for ServiceKeys {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let number = |number: Option<u32>| number.map(|number| number.to_string()).unwrap_or_default();
+        let (identifier, rating_group) = (number(self.identifier), number(self.rating_group));
+        write!(out, "{},{},{identifier},{rating_group}", self.profile.name(), self.unit.word())
     }
 }

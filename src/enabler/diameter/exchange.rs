@@ -79,16 +79,16 @@ pub enum Event {
     TimedOut {
         /// Which request.
         name: u128,
-        /// Whether it was ever handed to a socket as a whole, of a peer that has not refused it: if not, nobody can have
-        /// done it.
-        written: bool,
+        /// Origin-Host of the peer to whose socket it was handed as a whole, the last if it was more than one, and not
+        /// one that has refused it. `None`: nobody can have done it.
+        written_to: Option<Rc<str>>,
     },
     /// Its peer is lost, and no other may have it or can.
     Lost {
         /// Which request.
         name: u128,
         /// As of `TimedOut`.
-        written: bool,
+        written_to: Option<Rc<str>>,
     },
     /// An answer to a request that is over: timed out, lost, or answered by another peer. It may grant something.
     Late {
@@ -244,7 +244,7 @@ impl Exchange {
             may_move: request.may_move,
             duplicate: request.duplicate,
             prefer: request.prefer.filter(|_| request.may_move).map(Box::from),
-            written: false,
+            written_to: None,
             seat,
             copies: Vec::new(),
             refused_by: Vec::new(),
@@ -310,8 +310,8 @@ impl Exchange {
             }
             self.counters.timed_out += 1;
             self.doubt(pending.seat, pending.sent_at);
-            let (name, written) = (pending.name, self.settle(serial, pending, now));
-            self.events.push_back(Event::TimedOut { name, written });
+            let (name, written_to) = (pending.name, self.settle(serial, pending, now));
+            self.events.push_back(Event::TimedOut { name, written_to });
         }
         self.requests.forget(now);
     }
@@ -465,7 +465,7 @@ impl Exchange {
             return false;
         }
         let message = std::mem::take(&mut pending.message);
-        let duplicate = pending.duplicate || pending.written || connected;
+        let duplicate = pending.duplicate || pending.written_to.is_some() || connected;
         let prefer = pending.prefer.take();
         let not = std::mem::take(&mut pending.refused_by);
         let target = self.choose(prefer.as_deref(), None, &not, message.len()).ok().filter(|target| *target != from);
@@ -496,8 +496,8 @@ impl Exchange {
         }
         self.counters.failed += 1;
         for (serial, pending) in lost {
-            let (name, written) = (pending.name, self.settle(serial, pending, now));
-            self.events.push_back(Event::Lost { name, written });
+            let (name, written_to) = (pending.name, self.settle(serial, pending, now));
+            self.events.push_back(Event::Lost { name, written_to });
         }
     }
 
@@ -514,10 +514,10 @@ impl Exchange {
     /// Keeps in mind whether a request has left by this connection, before the connection is gone that knows it.
     fn note_written(&mut self, serial: Serial) {
         let Some(pending) = self.requests.get(serial) else { return };
-        let written = |copy: &HopByHop| self.live_copy(*copy).is_some_and(|(peer, number)| peer.is_written(number));
-        let written = pending.copies.iter().any(written);
-        if let Some(pending) = self.requests.get_mut(serial) {
-            pending.written |= written;
+        let written = |(peer, number): (&Peer, u64)| peer.host().filter(|_| peer.is_written(number)).cloned();
+        let to = pending.copies.iter().rev().find_map(|copy| self.live_copy(*copy).and_then(written));
+        if let Some(pending) = self.requests.get_mut(serial).filter(|_| to.is_some()) {
+            pending.written_to = to;
         }
     }
 
@@ -546,15 +546,16 @@ impl Exchange {
         }
     }
 
-    /// Remembers those copies of a request that is over to which an answer may come. Whether any copy has left, or
-    /// will because its first octets have.
-    fn settle(&mut self, serial: Serial, pending: Pending, now: Time) -> bool {
+    /// Remembers those copies of a request that is over to which an answer may come. Whom a copy has reached, or will
+    /// because its first octets have left.
+    fn settle(&mut self, serial: Serial, pending: Pending, now: Time) -> Option<Rc<str>> {
         let is_live = |copy: &HopByHop| self.live_copy(*copy).is_some();
         let (live, dead): (Vec<_>, Vec<_>) = pending.copies.into_iter().partition(is_live);
         dead.into_iter().for_each(|copy| self.requests.drop_copy(copy));
-        let written = pending.written || !live.is_empty();
+        let host = |copy: &HopByHop| self.live_copy(*copy).and_then(|(peer, _)| peer.host().cloned());
+        let written_to = live.last().and_then(host).or(pending.written_to);
         self.requests.remember(serial, pending.name, live, now);
-        written
+        written_to
     }
 
     /// Makes something of what a peer's machine says.

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `credit_control` | what a CH-2 request becomes, and what an answer means |
 //! | `dialect` | how this server wants to be spoken to |
+//! | `route` | who has a reservation, and what it is called there |
 //! | `peers` | the sockets of all peers around the exchange |
 //! | `exchange`, `requests` | which connection takes a request, and what becomes of it when that is lost |
 //! | `peer`, `capabilities`, `watchdog` | one connection's states |
@@ -25,6 +26,7 @@ pub mod peers;
 mod rehearsal;
 mod requests;
 mod resolver;
+mod route;
 mod stream;
 pub mod tls;
 pub mod transport;
@@ -44,9 +46,12 @@ use crate::wire::diameter::{
 };
 use credit_control::Call;
 use dialect::Dialect;
+use route::{Bond, Route, Routes};
+use std::borrow::Cow;
 use std::collections::{HashMap, VecDeque};
 use std::os::fd::RawFd;
 use std::rc::Rc;
+use std::sync::Arc;
 
 /// The whole configuration of this binding.
 #[derive(Clone, Debug)]
@@ -70,6 +75,8 @@ pub enum Heard {
         number: u32,
         /// What it is.
         response: Response,
+        /// The way to who may have done it, where there is no answer.
+        asked_of: Option<Arc<str>>,
     },
     /// A grant that nobody waits for any more.
     Late {
@@ -78,7 +85,7 @@ pub enum Heard {
         /// Number of the request.
         number: u32,
         /// The way to who has granted.
-        route: Box<str>,
+        route: Arc<str>,
     },
     /// An answer to anything else that nobody waits for any more. Perhaps it is about to be asked again, or held back:
     /// then [`Diameter::read_late`] makes something of it.
@@ -109,6 +116,17 @@ pub struct Inquiry {
     asked: Asked,
     header: Header,
     session_id: Box<str>,
+}
+
+/// How a reservation stands that the server asks about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// There is none.
+    Unknown,
+    /// It is there, and nothing is asked of it.
+    Open,
+    /// A request of it waits for its answer.
+    Pending,
 }
 
 /// Requests of each kind that were taken.
@@ -144,6 +162,7 @@ pub struct Diameter {
     peers: Peers,
     asked: HashMap<u128, Request>,
     next: u128,
+    routes: Routes,
     /// Until a peer is open, or has had its time; `None`: it has.
     beginning: Option<Time>,
     early: Vec<Early>,
@@ -164,6 +183,7 @@ impl Diameter {
             peers: Peers::new(config.peers, state_id, now)?,
             asked: HashMap::new(),
             next: 0,
+            routes: Routes::default(),
             beginning: Some(now.after_seconds(BEGINNING)),
             early: Vec::new(),
             heard: VecDeque::new(),
@@ -176,9 +196,9 @@ impl Diameter {
     /// Asks. The answer, or that there is none, is [heard](Diameter::poll) later.
     pub fn ask(&mut self, request: Request, call: &Call<'_>, now: Time, wall_seconds: i64) {
         let mut message = Vec::with_capacity(768);
-        let destination = request.route.as_deref().map(|route| Route::of(route).host);
-        let at = WallTime(wall_seconds);
-        let written = credit_control::write(&self.dialect, &request, call, destination, at, &mut message);
+        let destination = request.route.as_deref().and_then(|route| Route::of(route).destination());
+        let (dialect, at) = (self.dialect_of(&request), WallTime(wall_seconds));
+        let written = credit_control::write(&dialect, &request, call, destination, at, &mut message);
         if written.is_err() {
             return self.hear(&request, Response::Denied(Denial::Refused(ResultCode::INVALID_MESSAGE_LENGTH.0)));
         }
@@ -197,7 +217,7 @@ impl Diameter {
             name,
             message: &message,
             deadline,
-            may_move: route.is_none_or(|route| route.may_move),
+            may_move: route.is_none_or(|route| route.bond != Bond::Bound),
             duplicate: request.repeated,
             prefer: route.map(|route| route.host),
         };
@@ -237,8 +257,8 @@ impl Diameter {
                     self.answered(name, &from, &message);
                 }
                 // What was wholly written may have arrived; what was not will never leave.
-                PeerEvent::TimedOut { name, written } | PeerEvent::Lost { name, written } => {
-                    self.failed(name, if written { Failure::Silent } else { Failure::Unreachable });
+                PeerEvent::TimedOut { name, written_to } | PeerEvent::Lost { name, written_to } => {
+                    self.failed(name, written_to.as_deref());
                 }
                 PeerEvent::Late { message, .. } => self.late(message),
                 PeerEvent::Asked { asked, message } => self.asked_by(asked, &message),
@@ -303,15 +323,34 @@ impl Diameter {
         self.response_times.drain(..)
     }
 
-    fn hear(&mut self, request: &Request, response: Response) {
-        let (session, number) = (request.session, request.number);
-        self.heard.push_back(Heard::Response { session, number, response });
+    /// How a request speaks: of its reservation as it was opened.
+    fn dialect_of(&self, request: &Request) -> Cow<'_, Dialect> {
+        let keys = request.route.as_deref().and_then(|route| Route::of(route).keys);
+        match keys.filter(|keys| *keys != self.dialect.keys) {
+            Some(keys) => Cow::Owned(Dialect { keys, ..self.dialect.clone() }),
+            None => Cow::Borrowed(&self.dialect),
+        }
     }
 
-    fn failed(&mut self, name: u128, failure: Failure) {
-        if let Some(request) = self.asked.remove(&name) {
-            self.hear(&request, Response::Failed(failure));
+    fn hear(&mut self, request: &Request, response: Response) {
+        let (session, number) = (request.session, request.number);
+        self.heard.push_back(Heard::Response { session, number, response, asked_of: None });
+    }
+
+    fn failed(&mut self, name: u128, written_to: Option<&str>) {
+        let Some(request) = self.asked.remove(&name) else { return };
+        match written_to {
+            Some(host) => self.hear_nothing(&request, host, Failure::Silent),
+            None => self.hear(&request, Response::Failed(Failure::Unreachable)),
         }
+    }
+
+    /// There is no answer. This peer may have done it all the same: it is the first to be asked again, or to give back
+    /// what it has reserved.
+    fn hear_nothing(&mut self, request: &Request, host: &str, failure: Failure) {
+        let (session, number, keys) = (request.session, request.number, self.dialect_of(request).keys);
+        let (response, asked_of) = (Response::Failed(failure), Some(self.routes.to(host, Bond::Asked, keys)));
+        self.heard.push_back(Heard::Response { session, number, response, asked_of });
     }
 
     fn count(&mut self, request: &Request) {
@@ -325,14 +364,16 @@ impl Diameter {
 
     fn answered(&mut self, name: u128, peer: &Rc<str>, message: &[u8]) {
         let Some(request) = self.asked.remove(&name) else { return };
-        let response = self.read(&request, peer, message).unwrap_or_else(|why| {
-            log::error!("Diameter peer {peer} answers what cannot be used: {why}");
-            Response::Failed(Failure::Unreadable)
-        });
-        self.hear(&request, response);
+        match self.read(&request, peer, message) {
+            Ok(response) => self.hear(&request, response),
+            Err(why) => {
+                log::error!("Diameter peer {peer} answers what cannot be used: {why}");
+                self.hear_nothing(&request, peer, Failure::Unreadable);
+            }
+        }
     }
 
-    fn read(&self, request: &Request, peer: &str, message: &[u8]) -> Result<Response, String> {
+    fn read(&mut self, request: &Request, peer: &str, message: &[u8]) -> Result<Response, String> {
         let message = Message::parse(message).ok_or("no message")?;
         if message.header.command != Command::CREDIT_CONTROL {
             return Err(format!("command {} instead of credit control", message.header.command.0));
@@ -348,9 +389,10 @@ impl Diameter {
         {
             return Err("it is about another session or request".into());
         }
-        let mut response = credit_control::read(&self.dialect, request, body);
+        let dialect = self.dialect_of(request);
+        let (mut response, keys) = (credit_control::read(&dialect, request, body), dialect.keys);
         if let (Operation::Reserve { .. }, Response::Granted(grant)) = (&request.operation, &mut response) {
-            grant.route = Some(route(peer, body));
+            grant.route = Some(self.routes.to(body.origin_host, bond(peer, body), keys));
         }
         Ok(response)
     }
@@ -367,19 +409,19 @@ impl Diameter {
             let number = opened_by.saturating_add(body.request_number.unwrap_or(0));
             self.heard.push_back(Heard::LateAnswer { session, number, message: bytes });
         } else if body.outcome().is_some_and(|outcome| outcome.code().is_success()) {
-            let route = route(body.origin_host, body);
+            let route = self.routes.to(body.origin_host, bond(body.origin_host, body), self.dialect.keys);
             self.heard.push_back(Heard::Late { session, number: opened_by, route });
         }
     }
 
     /// What a late answer says of this request, where it says that it is done: a server that is slower than Tx would
     /// else be asked for ever. A refusal says nothing: it may be of a copy that another copy was faster than.
-    pub fn read_late(&self, request: &Request, bytes: &[u8]) -> Option<Heard> {
+    pub fn read_late(&mut self, request: &Request, bytes: &[u8]) -> Option<Heard> {
         let response = self.read(request, "that is late", bytes).ok()?;
         let is_done =
             matches!(response, Response::Debited { .. } | Response::Refunded { .. } | Response::Released { .. });
         let (session, number) = (request.session, request.number);
-        is_done.then_some(Heard::Response { session, number, response })
+        is_done.then_some(Heard::Response { session, number, response, asked_of: None })
     }
 
     /// RAR and ASR (RFC 8506, 5.5; RFC 6733, 8.5).
@@ -408,13 +450,13 @@ impl Diameter {
         }
     }
 
-    /// Says whether there is such a reservation. A report follows by UPDATE (2002, RFC 8506, 5.5); an abort is done with
-    /// the TERMINATION.
-    pub fn confirm(&mut self, inquiry: &Inquiry, event: &Event<'_>, is_known: bool) {
-        let result = match (is_known, event) {
-            (false, _) => ResultCode::UNKNOWN_SESSION_ID,
-            (true, Event::Reauthorize) => ResultCode::LIMITED_SUCCESS,
-            (true, _) => ResultCode::SUCCESS,
+    /// Says how the reservation stands. A report follows by UPDATE (2002, RFC 8506, 5.5), unless one is on its way (5.5
+    /// and the state PendingU of section 7); an abort is done with the TERMINATION.
+    pub fn confirm(&mut self, inquiry: &Inquiry, event: &Event<'_>, standing: Standing) {
+        let result = match (standing, event) {
+            (Standing::Unknown, _) => ResultCode::UNKNOWN_SESSION_ID,
+            (Standing::Open, Event::Reauthorize) => ResultCode::LIMITED_SUCCESS,
+            (Standing::Open | Standing::Pending, _) => ResultCode::SUCCESS,
         };
         self.reply(inquiry, result);
     }
@@ -441,28 +483,13 @@ impl Diameter {
     }
 }
 
-/// The way to who has a reservation: its name, behind a `*` where another may take it over.
-#[derive(Clone, Copy)]
-struct Route<'a> {
-    host: &'a str,
-    may_move: bool,
-}
-
-impl Route<'_> {
-    fn of(text: &str) -> Route<'_> {
-        match text.strip_prefix('*') {
-            Some(host) => Route { host, may_move: true },
-            None => Route { host: text, may_move: false },
-        }
-    }
-}
-
 /// Behind a relay the server is named in the answer; the way to it is any peer's.
-fn route(peer: &str, answer: &CreditControlAnswer<'_>) -> Box<str> {
+fn bond(peer: &str, answer: &CreditControlAnswer<'_>) -> Bond {
     let relayed = !answer.origin_host.eq_ignore_ascii_case(peer);
-    let may_move = relayed || answer.session_failover == Some(SessionFailover::FAILOVER_SUPPORTED);
-    let mark = if may_move { "*" } else { "" };
-    format!("{mark}{}", answer.origin_host).into()
+    match relayed || answer.session_failover == Some(SessionFailover::FAILOVER_SUPPORTED) {
+        true => Bond::MayMove,
+        false => Bond::Bound,
+    }
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use crate::charge::time::Time;
 use crate::wire::diameter::dictionary::Command;
 use crate::wire::diameter::{EndToEnd, Header, HopByHop};
 use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::rc::Rc;
 
 /// Seconds for which the answer to a request that is over is still known.
 const LATE_FOR: u32 = 300;
@@ -38,8 +39,8 @@ pub(super) struct Pending {
     pub(super) duplicate: bool,
     /// The peer that has its session.
     pub(super) prefer: Option<Box<str>>,
-    /// It may have arrived somewhere.
-    pub(super) written: bool,
+    /// The last peer that it may have arrived at.
+    pub(super) written_to: Option<Rc<str>>,
     /// The peer that it waits for.
     pub(super) seat: usize,
     /// Under which identifiers it went out.

@@ -4,9 +4,9 @@ use super::rehearsal::{HOST, cea, config, header, rar};
 use super::*;
 use crate::charge::account::AccountId;
 use crate::charge::event::Direction;
-use crate::charge::tariff::{Quota, Unit};
+use crate::charge::tariff::Quota;
 use crate::wire::diameter::{CreditControlRequest, EndToEnd, Flags, Framed, HopByHop, ServiceUnits, frame};
-use dialect::Profile;
+use dialect::ServiceKeys;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::time::{Duration, Instant};
@@ -32,10 +32,7 @@ impl World {
             origin_realm: peers.origin_realm.clone(),
             destination_realm: "example.org".into(),
             service_context_id: "im@example.org".into(),
-            profile: Profile::Rfc8506,
-            unit: Unit::Message,
-            service_identifier: None,
-            rating_group: None,
+            keys: ServiceKeys::default(),
             currency_code: None,
             currency_exponent: 0,
         };
@@ -172,7 +169,7 @@ fn without_a_peer_a_request_has_its_outcome_at_once() {
 
 #[test]
 fn a_request_of_the_server_is_handed_to_its_session_and_answered_as_that_says() {
-    for (known, result_code) in [(true, 2002), (false, 5002)] {
+    for (standing, result_code) in [(Standing::Open, 2002), (Standing::Pending, 2001), (Standing::Unknown, 5002)] {
         let mut world = World::open(2);
         world.ask(reserve(1));
         let asked = world.sent(1).remove(0);
@@ -195,7 +192,7 @@ fn a_request_of_the_server_is_handed_to_its_session_and_answered_as_that_says() 
         world.say(&bytes);
         let Heard::Event { session, opened_by, event, inquiry } = world.heard() else { panic!("no event") };
         assert_eq!((session, opened_by, &event), (SessionKey(1, 1), 0, &Event::Reauthorize));
-        world.diameter.confirm(&inquiry, &event, known);
+        world.diameter.confirm(&inquiry, &event, standing);
         let answer = world.sent(1).remove(0);
         assert_eq!((result(&answer), header(&answer).hop_by_hop), (result_code, ids.0));
     }
@@ -207,6 +204,43 @@ fn a_session_of_somebody_else_is_not_known_and_nobody_hears_of_it() {
     world.say(&rar(HOST, 9));
     let answer = world.sent(1).remove(0);
     assert_eq!((result(&answer), world.diameter.has_heard()), (5002, false));
+}
+
+#[test]
+fn who_was_silent_is_asked_to_give_back_what_it_may_have_reserved() {
+    let mut world = World::open(9);
+    world.ask(reserve(1));
+    world.sent(1);
+    world.now = START.after_seconds(TX);
+    let Heard::Response { response, asked_of, .. } = world.heard() else { panic!("no outcome") };
+    assert_eq!(response, Response::Failed(Failure::Silent));
+    let route = asked_of.expect("it was written");
+    let of = Route::of(&route);
+    assert_eq!((of.host, of.bond, of.keys), (HOST, Bond::Asked, Some(ServiceKeys::default())));
+    world.ask(Request { route: Some(route), ..release(1) });
+    let asked = world.sent(1).remove(0);
+    let message = Message::parse(&asked).expect("whole");
+    assert!(message.find(dictionary::DESTINATION_HOST).is_none(), "it may be a relay, which would take it for itself");
+}
+
+#[test]
+fn a_reservation_is_closed_by_the_keys_that_it_was_opened_with() {
+    let mut world = World::open(9);
+    world.ask(reserve(1));
+    let asked = world.sent(1).remove(0);
+    world.say(&granted(&asked));
+    let Heard::Response { response: Response::Granted(grant), .. } = world.heard() else { panic!("no grant") };
+    // The operator has changed the configuration and started the proxy again.
+    world.diameter.dialect.keys =
+        ServiceKeys { profile: dialect::Profile::Ro, rating_group: Some(9), ..ServiceKeys::default() };
+    world.ask(Request { route: grant.route, ..release(1) });
+    world.ask(release(2));
+    let asked = world.sent(2);
+    for (asked, services, used) in [(&asked[0], 0, 1), (&asked[1], 1, 0)] {
+        let message = Message::parse(asked).expect("whole");
+        let read = CreditControlRequest::decode(&message).expect("readable");
+        assert_eq!((read.services.len(), read.used_service_unit.len()), (services, used));
+    }
 }
 
 #[test]
@@ -222,7 +256,7 @@ fn what_is_answered_late_is_given_back_or_done() {
     }
     asked.iter().for_each(|asked| world.say(&granted(asked)));
     let Heard::Late { session, number, route } = world.heard() else { panic!("no grant") };
-    assert_eq!((session.0, number, &*route), (1, 0, HOST));
+    assert_eq!((session.0, number, Route::of(&route).host), (1, 0, HOST));
     for session in [2, 3] {
         let Heard::LateAnswer { session: of, number, message } = world.heard() else { panic!("no answer") };
         assert_eq!((of.0, number), (session, 1));

@@ -1,5 +1,6 @@
 //! What is written, read back by the codec's own reader, and what is made of answers.
 
+use super::super::dialect::ServiceKeys;
 use super::*;
 use crate::charge::account::AccountId;
 use crate::wire::diameter::credit_control::FinalUnitIndication;
@@ -14,10 +15,7 @@ fn dialect(profile: Profile, unit: Unit) -> Dialect {
         origin_realm: "example.org".into(),
         destination_realm: "ocs.example.org".into(),
         service_context_id: "32274@3gpp.org".into(),
-        profile,
-        unit,
-        service_identifier: Some(7),
-        rating_group: None,
+        keys: ServiceKeys { profile, unit, identifier: Some(7), rating_group: None },
         currency_code: None,
         currency_exponent: -2,
     }
@@ -157,7 +155,8 @@ fn inner<'a>(group: RawAvp<'a>, wanted: avp::Avp) -> RawAvp<'a> {
 
 #[test]
 fn every_request_of_a_session_tells_of_the_call_and_has_the_same_keys() {
-    let ro = Dialect { rating_group: Some(9), ..dialect(Profile::Ro, Unit::Message) };
+    let mut ro = dialect(Profile::Ro, Unit::Message);
+    ro.keys.rating_group = Some(9);
     let parties = [
         (Direction::Pull, "tel:+4912345", "sip:im@example.org"),
         (Direction::Push, "sip:im@example.org", "tel:+4912345"),

@@ -202,7 +202,7 @@ fn half_a_message_in_the_socket_is_none() {
     let length = world.exchange.output(0).len();
     world.exchange.wrote(0, length - 1);
     world.close(0);
-    assert_eq!(world.outcomes(), [Event::Lost { name: 1, written: false }]);
+    assert_eq!(world.outcomes(), [Event::Lost { name: 1, written_to: None }]);
 }
 
 #[test]
@@ -214,7 +214,7 @@ fn a_request_that_may_not_move_is_lost_with_its_peer() {
     }
     assert_eq!((world.requests(0).len(), world.requests(1).len()), (2, 1));
     world.close(0);
-    let lost = |name| Event::Lost { name, written: true };
+    let lost = |name| Event::Lost { name, written_to: Some(HOST.into()) };
     assert_eq!(world.outcomes(), [lost(1), lost(2)]);
     let bound = Request { message: &ccr(4), may_move: false, prefer: Some(HOST), ..request(4) };
     assert_eq!(world.try_send(bound), Err(Refused::NoPeer));
@@ -228,7 +228,7 @@ fn without_another_peer_all_are_lost() {
     (0..3).for_each(|name| world.send(name));
     world.requests(0);
     world.close(0);
-    assert_eq!(world.outcomes(), [0, 1, 2].map(|name| Event::Lost { name, written: true }));
+    assert_eq!(world.outcomes(), [0, 1, 2].map(|name| Event::Lost { name, written_to: Some(HOST.into()) }));
     assert_eq!(world.try_send(Request { message: &ccr(9), ..request(9) }), Err(Refused::NoPeer));
     assert_eq!(world.exchange.counters().refused_no_peer, 1);
     assert_accounts(&world.exchange, 1);
@@ -376,7 +376,7 @@ fn a_peer_that_lets_a_request_time_out_in_silence_is_asked_last_until_it_is_hear
     assert_eq!(world.requests(0).len(), 2);
     world.now = seconds(10);
     world.exchange.timer(world.now);
-    assert_eq!(world.outcomes(), [Event::TimedOut { name: 1, written: true }]);
+    assert_eq!(world.outcomes(), [Event::TimedOut { name: 1, written_to: Some(HOST.into()) }]);
     let moved = world.requests(1).remove(0);
     assert!(number_of(&moved) == 2 && ids(&moved).2, "what waits there goes elsewhere, marked");
     world.try_send(Request { message: &ccr(3), deadline: seconds(20), ..request(3) }).expect("taken");
@@ -399,7 +399,7 @@ fn a_peer_that_was_heard_meanwhile_or_is_the_only_one_is_asked_on() {
         }
         world.now = seconds(10);
         world.exchange.timer(world.now);
-        assert_eq!(world.outcomes(), [Event::TimedOut { name: 1, written: true }]);
+        assert_eq!(world.outcomes(), [Event::TimedOut { name: 1, written_to: Some(HOST.into()) }]);
         world.try_send(Request { message: &ccr(2), deadline: seconds(20), ..request(2) }).expect("taken");
         assert_eq!(world.requests(0).len(), 1);
     }
@@ -416,7 +416,7 @@ fn what_left_by_a_connection_that_is_gone_has_left() {
     world.close(0);
     assert!(header(&messages(world.exchange.output(1))[0]).is_retransmitted());
     world.close(1);
-    assert_eq!(world.outcomes(), [Event::Lost { name: 1, written: true }]);
+    assert_eq!(world.outcomes(), [Event::Lost { name: 1, written_to: Some(HOST.into()) }]);
 }
 
 #[test]
@@ -437,7 +437,7 @@ fn what_is_over_does_not_leave_any_more() {
     world.receive(0, &dpr(HOST, 8, DisconnectCause::REBOOTING));
     world.now = seconds(10);
     world.exchange.timer(world.now);
-    assert_eq!(world.outcomes(), [Event::TimedOut { name: 1, written: false }]);
+    assert_eq!(world.outcomes(), [Event::TimedOut { name: 1, written_to: None }]);
     assert_eq!((world.requests(0).len(), world.requests(1).len()), (0, 0));
 }
 
@@ -505,7 +505,7 @@ fn a_moved_request_respects_the_bound_of_the_other() {
     assert_eq!((world.exchange.in_flight(0), world.exchange.in_flight(1)), (2, 1), "the third found the first full");
     world.sent(0);
     world.close(0);
-    assert_eq!(world.outcomes(), [Event::Lost { name: 1, written: true }]);
+    assert_eq!(world.outcomes(), [Event::Lost { name: 1, written_to: Some(HOST.into()) }]);
     assert_accounts(&world.exchange, 2);
 }
 
@@ -532,8 +532,8 @@ fn a_request_in_time_out_and_its_late_answer() {
     assert_eq!(world.outcomes(), []);
     world.now = seconds(10);
     world.exchange.timer(world.now);
-    let timed_out = |name, written| Event::TimedOut { name, written };
-    assert_eq!(world.outcomes(), [timed_out(1, true), timed_out(2, false)]);
+    let timed_out = |name, written_to| Event::TimedOut { name, written_to };
+    assert_eq!(world.outcomes(), [timed_out(1, Some(HOST.into())), timed_out(2, None)]);
     assert_eq!(world.exchange.in_flight(0), 0);
     let answer = cca(&asked, HOST);
     world.receive(0, &answer);
