@@ -280,25 +280,23 @@ impl Reader {
         self.rows("SELECT host, address, state, in_flight, last_error FROM peers", names, []).map(Value::List)
     }
 
-    fn live_sessions(&self) -> Result<Vec<Session>, CommandError> {
-        let read = || {
-            let mut statement = self.connection.prepare("SELECT state FROM states")?;
-            let states = statement.query_map([], |row| row.get::<_, Vec<u8>>(0))?;
-            states.collect::<rusqlite::Result<Vec<_>>>()
-        };
-        let states = read().map_err(cannot_read)?;
-        Ok(states.iter().filter_map(|state| postcard::from_bytes(state).ok()).collect())
-    }
-
     /// Debits that are asked for and not acknowledged, and how long the oldest waits (seconds). The embedded ledger
     /// acknowledges within the commit that asks: its outbox is always empty.
     fn outbox(&self) -> Result<Value, CommandError> {
-        let sessions = self.live_sessions()?;
         let (mut count, mut oldest) = (0, None);
-        for session in sessions.iter().filter(|session| session.debits_pending() > 0) {
-            count += session.debits_pending() as u64;
-            oldest = oldest.into_iter().chain(session.oldest_debit()).min();
-        }
+        // One by one: there may be a million of them, and the host keeps the memory of the most that it ever had.
+        let mut read = || {
+            let mut statement = self.connection.prepare("SELECT state FROM states")?;
+            let mut rows = statement.query([])?;
+            while let Some(row) = rows.next()? {
+                let state = row.get_ref(0)?.as_blob()?;
+                let Ok(session) = postcard::from_bytes::<Session>(state) else { continue };
+                count += session.debits_pending() as u64;
+                oldest = oldest.into_iter().chain(session.oldest_debit()).min();
+            }
+            Ok(())
+        };
+        read().map_err(cannot_read)?;
         let age = oldest.map_or(0, |at| super::clock::now().micros_since(at) / 1_000_000);
         Ok(Value::Structure(vec![("count", integer(count)), ("oldest_age", integer(age))]))
     }
