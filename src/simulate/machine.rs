@@ -39,8 +39,8 @@ pub struct Machine {
     pub broken: Cell<Option<Broken>>,
     /// Connections that were opened and not taken yet.
     pub opened: RefCell<VecDeque<(SocketAddr, Far)>>,
-    /// Whether anybody listens.
-    pub listens: Cell<bool>,
+    /// Ports where nobody listens.
+    pub deaf: RefCell<Vec<u16>>,
     /// What happens elsewhere while the engine pauses.
     pub meanwhile: RefCell<Option<Meanwhile>>,
 }
@@ -62,7 +62,7 @@ impl Machine {
             disk_fails: Cell::new(false),
             broken: Cell::new(None),
             opened: RefCell::new(VecDeque::new()),
-            listens: Cell::new(true),
+            deaf: RefCell::new(Vec::new()),
             meanwhile: RefCell::new(None),
         });
         MACHINE.with(|place| *place.borrow_mut() = Some(Rc::clone(&machine)));
@@ -153,7 +153,7 @@ pub(crate) fn is_broken(fault: Broken) -> bool {
 /// Opens a connection.
 pub(crate) fn connect(address: SocketAddr) -> Option<io::Result<Line>> {
     on(|machine| {
-        if !machine.listens.get() {
+        if machine.deaf.borrow().contains(&address.port()) {
             return Err(ErrorKind::ConnectionRefused.into());
         }
         let pipes = Rc::new(Pipes::default());

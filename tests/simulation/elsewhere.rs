@@ -11,9 +11,13 @@ use std::net::Ipv4Addr;
 use std::rc::Rc;
 use std::time::Duration;
 
+/// The servers: two doors of one charging system, each with its name and port.
+pub const DOORS: [(&str, u16); 2] = [("ocs1.example.com", 3868), ("ocs2.example.com", 3869)];
+
 /// A connection, seen from there.
 struct Line {
     far: Far,
+    port: u16,
     peer: Peer,
     /// When it is taken.
     accepted_at: u64,
@@ -34,6 +38,8 @@ struct Asked {
     numbers: BTreeMap<u32, u64>,
     /// The last one that was new, when it came, by which connection, and whether it was answered.
     last: Option<(u32, u64, u64, bool)>,
+    /// At which door the last one came.
+    door: Option<u16>,
 }
 
 /// The charging system and the way there.
@@ -46,8 +52,12 @@ pub struct Elsewhere {
     next: u64,
     /// Microseconds that an octet is on its way at most.
     pub delay: u64,
+    /// The only door at which the faults are; `None`: at each.
+    pub ill: Option<u16>,
     /// What each Diameter session has asked.
     asked: BTreeMap<String, Asked>,
+    /// How often a Diameter session has gone to the other door.
+    pub moves: u64,
     /// All that came, in one number.
     pub trace: u64,
     /// What was against a rule.
@@ -58,7 +68,7 @@ impl Elsewhere {
     pub fn new(machine: Rc<Machine>, random: fastrand::Rng) -> Elsewhere {
         let (lines, asked, wrong) = (Vec::new(), BTreeMap::new(), Vec::new());
         let ocs = State::default();
-        Elsewhere { machine, random, ocs, lines, next: 0, delay: 2_000, asked, trace: 0, wrong }
+        Elsewhere { machine, random, ocs, lines, next: 0, delay: 2_000, ill: None, asked, moves: 0, trace: 0, wrong }
     }
 
     /// Time passes for the engine's pause.
@@ -67,21 +77,33 @@ impl Elsewhere {
         self.step();
     }
 
-    /// Closes every connection.
-    pub fn cut(&mut self) {
-        for line in &self.lines {
+    /// Closes every connection to these ports.
+    pub fn cut(&mut self, ports: &[u16]) {
+        for line in self.lines.iter().filter(|line| ports.contains(&line.port)) {
             line.far.close();
         }
+    }
+
+    /// The charging system takes a message at one of its doors.
+    fn take(&mut self, line: &mut Line, bytes: &[u8], answer: &mut Vec<u8>) -> Fate {
+        let name = DOORS.iter().find(|door| door.1 == line.port).map_or("", |door| door.0);
+        self.ocs.settings.origin_host = name.into();
+        let is_well = self.ill.is_some_and(|ill| ill != line.port);
+        let faults = is_well.then(|| std::mem::take(&mut self.ocs.faults));
+        let fate = self.ocs.take(&mut line.peer, bytes, answer);
+        self.ocs.faults = faults.unwrap_or_else(|| std::mem::take(&mut self.ocs.faults));
+        fate
     }
 
     /// Takes connections and octets, answers what is whole, and brings what is due.
     pub fn step(&mut self) {
         let now = self.machine.clock.get();
-        while let Some((_, far)) = self.machine.opened.borrow_mut().pop_front() {
+        while let Some((address, far)) = self.machine.opened.borrow_mut().pop_front() {
             let peer = Peer { connection: self.next, local: Ipv4Addr::LOCALHOST.into(), name: None };
             self.next += 1;
             let accepted_at = now + self.random.u64(0..=self.delay);
-            self.lines.push(Line { far, peer, accepted_at, input: Vec::new(), output: Vec::new(), ends: false });
+            let port = address.port();
+            self.lines.push(Line { far, port, peer, accepted_at, input: Vec::new(), output: Vec::new(), ends: false });
         }
         let mut lines = std::mem::take(&mut self.lines);
         for line in &mut lines {
@@ -107,9 +129,9 @@ impl Elsewhere {
         loop {
             let Framed::Message(length) = frame(&line.input) else { return };
             let bytes: Vec<u8> = line.input.drain(..length).collect();
-            let request = self.note(&bytes, line.peer.connection, now);
+            let request = self.note(&bytes, line, now);
             let mut answer = Vec::new();
-            let fate = self.ocs.take(&mut line.peer, &bytes, &mut answer);
+            let fate = self.take(line, &bytes, &mut answer);
             tell(now, &bytes, &answer, fate);
             let mut due = now + self.random.u64(0..=self.delay);
             match fate {
@@ -125,7 +147,7 @@ impl Elsewhere {
 
     /// Numbers of a session rise, an old one comes only again, as it was (RFC 8506, 8.2), and a new one only when the one
     /// before it is answered, or given up, or gone with its connection. The session and the number of a request.
-    fn note(&mut self, bytes: &[u8], connection: u64, now: u64) -> Option<(String, u32)> {
+    fn note(&mut self, bytes: &[u8], line: &Line, now: u64) -> Option<(String, u32)> {
         let message = Message::parse(bytes).filter(|message| message.header.is_request())?;
         self.trace = hash(&(self.trace, now, bytes));
         if message.header.command != Command::CREDIT_CONTROL {
@@ -139,7 +161,8 @@ impl Elsewhere {
         // Where it goes, and when it happened, is not what it asks.
         let said = CreditControlRequest { destination_host: None, event_timestamp: None, ..request };
         let said = hash(&format!("{said:?}"));
-        let asked = self.asked.entry(session.clone()).or_default();
+        let (asked, connection) = (self.asked.entry(session.clone()).or_default(), line.peer.connection);
+        self.moves += u64::from(asked.door.replace(line.port).is_some_and(|door| door != line.port));
         match asked.numbers.get(&number) {
             Some(before) if *before != said => {
                 self.wrong.push(format!("{session}: number {number} says another thing"))

@@ -8,13 +8,14 @@ mod trouble;
 use crate::Fault;
 use crate::call::{Call, Message, Reaction, Stage};
 use crate::disk;
-use crate::elsewhere::Elsewhere;
+use crate::elsewhere::{DOORS, Elsewhere};
 use imcharge::engine::Engine;
 use imcharge::engine::config::Config;
 use imcharge::engine::notice::Resumer;
 use imcharge::engine::region::Region;
 use imcharge::engine::worker::Worker;
 use imcharge::simulate::machine::Machine;
+use imcharge::wire::diameter::words::SessionFailover;
 use std::cell::RefCell;
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap};
@@ -49,6 +50,8 @@ pub struct Tally {
     /// How often something was refused because a ring was full, or the table.
     pub rings_full: u64,
     pub tables_full: u64,
+    /// How often a Diameter session has gone to another peer.
+    pub moves: u64,
     /// All that happened, in one number: the same seed makes the same.
     pub trace: u64,
 }
@@ -62,6 +65,7 @@ impl Tally {
         self.debits += other.debits;
         self.rings_full += other.rings_full;
         self.tables_full += other.tables_full;
+        self.moves += other.moves;
     }
 
     fn note(&mut self, what: u64) {
@@ -183,12 +187,15 @@ impl<'a> World<'a> {
                 ("origin_realm", "example.org"),
                 ("destination_realm", "example.com"),
                 ("service_context_id", "32274@3gpp.org"),
-                ("peer", "host=ocs.example.com;address=127.0.0.1:3868"),
                 ("profile", if random.bool() { "rfc8506" } else { "3gpp-ro" }),
                 ("tx_timeout", "3"),
                 ("on_failure", if random.u8(0..4) == 0 { "grant" } else { "deny" }),
                 ("model", if random.u8(0..6) == 0 { "immediate" } else { "reserve" }),
             ]);
+        }
+        let peers = DOORS.map(|(name, port)| format!("host={name};address=127.0.0.1:{port}"));
+        if diameter {
+            set.extend(peers.iter().take(random.usize(1..=2)).map(|peer| ("peer", peer.as_str())));
         }
         if random.bool() {
             set.push(("policy", "report=release"));
@@ -204,6 +211,7 @@ impl<'a> World<'a> {
         let balances: Vec<_> = balances.collect();
         let mut elsewhere = Elsewhere::new(Rc::clone(&machine), fastrand::Rng::with_seed(random.u64(..)));
         elsewhere.ocs.settings.price = price;
+        elsewhere.ocs.settings.session_failover = random.bool().then_some(SessionFailover::FAILOVER_SUPPORTED);
         if random.bool() {
             elsewhere.ocs.settings.validity_time = Some(random.u32(5..30));
         }
@@ -355,6 +363,7 @@ impl<'a> World<'a> {
             }
         }
         self.tally.trace ^= self.elsewhere.borrow().trace;
+        self.tally.moves = self.elsewhere.borrow().moves;
         self.count_refusals();
         self.check()
     }

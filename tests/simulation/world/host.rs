@@ -3,6 +3,7 @@
 use super::{Death, PROCESSES, RESUMERS, SECOND, What, World, say};
 use crate::call::{Call, Stage};
 use crate::disk;
+use crate::elsewhere::DOORS;
 use imcharge::engine::Engine;
 use imcharge::engine::notice::{Kind, Outcome, Resumer};
 use imcharge::engine::region::{EngineState, Region};
@@ -219,7 +220,7 @@ impl World<'_> {
         self.workers.clear();
         self.resumers.clear();
         self.region = None;
-        self.elsewhere.borrow_mut().cut();
+        self.elsewhere.borrow_mut().cut(&DOORS.map(|door| door.1));
         for call in &mut self.calls {
             let begun = call.stage != Stage::Invited || call.verdicts > 0;
             let waits = self.queue.iter().any(|Reverse((_, _, what))| *what == What::Invite(call.number));

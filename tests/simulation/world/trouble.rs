@@ -2,6 +2,7 @@
 
 use super::{Death, PROCESSES, SECOND, What, World, say};
 use crate::disk::{self, Sickness};
+use crate::elsewhere::DOORS;
 use imcharge::engine::statistic::Statistic;
 
 /// A connection that no session has.
@@ -46,8 +47,9 @@ impl World<'_> {
                 disk::on(|disk| disk.sickness = sickness);
             }),
             12 => self.for_a_while(|world| {
-                world.machine.listens.set(false);
-                world.elsewhere.borrow_mut().cut();
+                let deaf = world.some_doors();
+                world.elsewhere.borrow_mut().cut(&deaf);
+                *world.machine.deaf.borrow_mut() = deaf;
             }),
             13 => {
                 // The engine stands still.
@@ -60,8 +62,19 @@ impl World<'_> {
             14 => self.flood(),
             _ => self.for_a_while(|world| {
                 let fault = world.random.choice(FAULTS).unwrap_or_default();
-                world.elsewhere.borrow_mut().ocs.faults.set(fault).unwrap_or_else(|error| panic!("{error}"));
+                let doors = world.some_doors();
+                let mut elsewhere = world.elsewhere.borrow_mut();
+                elsewhere.ill = doors.first().copied().filter(|_| doors.len() == 1);
+                elsewhere.ocs.faults.set(fault).unwrap_or_else(|error| panic!("{error}"));
             }),
+        }
+    }
+
+    /// One of the charging system's doors, or all.
+    fn some_doors(&mut self) -> Vec<u16> {
+        match self.random.usize(0..3) {
+            at @ (0 | 1) => vec![DOORS[at].1],
+            _ => DOORS.map(|door| door.1).to_vec(),
         }
     }
 
@@ -100,7 +113,7 @@ impl World<'_> {
         self.is_ill = false;
         self.machine.crash_in.set(None);
         disk::on(|disk| disk.sickness = None);
-        self.machine.listens.set(true);
+        self.machine.deaf.borrow_mut().clear();
         self.elsewhere.borrow_mut().ocs.faults.clear();
     }
 }
