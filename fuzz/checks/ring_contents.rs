@@ -156,7 +156,7 @@ fn step(session: &mut Option<Session>, event: &Event<'_>, at: Time) {
         _ => Tariff { per: Per::Kilobyte, price: u32::MAX },
     };
     if let (None, Event::Reserve(reserve)) = (&session, event) {
-        *session = Some(Session::open(SessionKey(1, 2), reserve, tariff(reserve.messages), Policy::default(), at));
+        *session = Some(Session::open(SessionKey(1, 2), reserve, tariff(reserve.messages), Policy::default(), 0, at));
     }
     let Some(session) = session else { return };
     session.event(event, at);

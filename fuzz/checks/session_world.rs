@@ -185,7 +185,7 @@ impl World {
         };
         let tariff = Tariff { per: Per::Message, price: PRICE };
         let now = Time(1_000_000_000);
-        let session = Session::open(SessionKey(1, 2), &reserve, tariff, policy, now);
+        let session = Session::open(SessionKey(1, 2), &reserve, tariff, policy, 0, now);
         let mut world = World {
             stored: session.clone(),
             session,

@@ -13,7 +13,7 @@ use super::store::{Store, StoreError, Stored};
 use super::{config, config::Enabler, facts::Suspended};
 use crate::charge::ch2::{Failure, Operation, Request, Response, SessionKey, Trigger};
 use crate::charge::event::{Entry, Event, Reserve};
-use crate::charge::session::{Decision, Output, Session, Verdict};
+use crate::charge::session::{Decision, FIRST_NUMBER_END, Output, Session, Verdict};
 use crate::charge::tariff::Units;
 use crate::charge::time::Time;
 use crate::enabler::diameter::credit_control::Call;
@@ -302,7 +302,9 @@ impl Book {
             turn.latencies.push((Latency::Reserve, at));
             return Ok(());
         }
-        let session = Session::open(key, reserve, turn.region.tariff(), turn.region.config.policy, at);
+        let (tariff, policy) = (turn.region.tariff(), turn.region.config.policy);
+        let first = turn.region.stamp() % FIRST_NUMBER_END;
+        let session = Session::open(key, reserve, tariff, policy, first, at);
         let row = turn.store.new_row();
         self.open += 1;
         // The INVITE has waited in its ring since.
@@ -332,7 +334,9 @@ impl Book {
                 break;
             }
             self.lingering.pop_front();
-            if let Some(slot) = self.sessions.get_mut(&key).and_then(|live| live.slot.take()) {
+            // The same INVITE may have opened another one since.
+            let closed = self.sessions.get_mut(&key).filter(|live| !live.session.is_open());
+            if let Some(slot) = closed.and_then(|live| live.slot.take()) {
                 turn.region.table().free(slot);
                 return Some(slot);
             }

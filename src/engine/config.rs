@@ -275,9 +275,9 @@ impl Config {
                     unit: self.unit,
                     identifier: own.service_identifier,
                     rating_group: own.rating_group,
+                    currency: own.currency_code,
+                    exponent: own.currency_exponent.unwrap_or(-2),
                 },
-                currency_code: own.currency_code,
-                currency_exponent: own.currency_exponent.unwrap_or(-2),
             },
             peers: PeersConfig {
                 origin_host: host,

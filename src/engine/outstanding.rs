@@ -110,7 +110,7 @@ mod tests {
             carried: [0; 4],
         };
         let tariff = "message:1".parse().expect("a tariff");
-        let mut session = Session::open(SessionKey(number, 1), &reserve, tariff, Policy::default(), s(0));
+        let mut session = Session::open(SessionKey(number, 1), &reserve, tariff, Policy::default(), 0, s(0));
         answer(&mut session, &Response::granted(Quota(2), None), s(0));
         session
     }

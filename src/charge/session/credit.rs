@@ -250,7 +250,7 @@ impl Session {
     /// So much more may pass. Who has ended meanwhile is not let in.
     pub(super) fn grant(&mut self, quota: Quota, balance: Option<i64>, now: Time) {
         if !self.may_be_served() {
-            self.has_no_dialog();
+            self.has_no_dialog(now);
             return self.decide(Decision::Denied(Denial::ServiceDenied), Quota(0), balance, now);
         }
         self.refused = None;
@@ -334,7 +334,7 @@ impl Session {
     /// The INVITE goes nowhere: there is nothing to settle but what the enabler may hold.
     fn end_unserved(&mut self, outcome: Outcome, now: Time) {
         self.outcome.get_or_insert(outcome);
-        self.has_no_dialog();
+        self.has_no_dialog(now);
         match self.reservation.is_some() || !self.abandoned.is_empty() {
             true => self.phase = Phase::Settling,
             false => self.close(now),
@@ -526,6 +526,7 @@ impl Session {
     /// several at once (hosts take frames of some ten kilobytes).
     pub(super) fn on_stopped(&mut self, message_id: &str, at: Time) {
         self.step(at, Step::new(StepKind::Stopped).about(message_id).by(Rule::BeyondGrant));
+        self.keep_closed(at);
         let soon = self.refused.is_some_and(|refused| at < refused.after_seconds(REFUSED));
         // Behind the final units nothing is to be had until the enabler asks to be asked (RFC 8506, 5.6).
         if soon || self.last_granted || self.policy.model == Model::Immediate {

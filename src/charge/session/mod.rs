@@ -19,8 +19,9 @@
 //!                                   Settling   debits, then the release     │
 //!                                       │ all answered                      │
 //!                                       ▼                                   ▼
-//!                                    Closed   32 s: late frames find a closed gate,
-//!                                       │     a late SEND is debited at once
+//!                                    Closed   32 s after the BYE and the last frame, an hour
+//!                                       │     where the dialog goes on: frames find a closed
+//!                                       │     gate, a late SEND is debited at once
 //!                                       ▼
 //!                                     Gone
 //! ```
@@ -34,8 +35,9 @@
 //! time as far as its rings allow: a response read after the close has debited its message changes nothing,
 //! and a `#` read after a 4xx does not take the debit back, whatever their times.
 //!
-//! One request is in flight at most. Numbers rise by one from 0 (the reservation of the INVITE). A debit or a
-//! release without an answer is asked again with its old number, after 1 s and then ever longer, up to 60 s.
+//! One request is in flight at most. Numbers rise by one, from a first one that is another in each session: an INVITE
+//! whose session is forgotten may be sent once more, and an enabler knows what it has done by session and number. A debit
+//! or a release without an answer is asked again with its old number, after 1 s and then ever longer, up to 60 s.
 
 mod credit;
 mod ladder;
@@ -91,6 +93,9 @@ const RETRY_MOST: u32 = 60;
 const DIALOG: u32 = 3600;
 /// Characters kept of the script's word for why it ended the session.
 const REASON: usize = 64;
+
+/// The numbers of requests begin below this, and have as much room to rise.
+pub const FIRST_NUMBER_END: u32 = 1 << 31;
 
 /// Where a session stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -275,8 +280,16 @@ fn first_quota(tariff: Tariff, messages: u32) -> Quota {
 
 /// The life of a session.
 impl Session {
-    /// Makes the session from its INVITE and asks for the reservation, or refuses where nobody can be charged.
-    pub fn open(key: SessionKey, reserve: &Reserve<'_>, tariff: Tariff, policy: Policy, now: Time) -> Session {
+    /// Makes the session from its INVITE and asks for the reservation, or refuses where nobody can be charged. `first`:
+    /// number of its first request, below [`FIRST_NUMBER_END`].
+    pub fn open(
+        key: SessionKey,
+        reserve: &Reserve<'_>,
+        tariff: Tariff,
+        policy: Policy,
+        first: u32,
+        now: Time,
+    ) -> Session {
         let requested = first_quota(tariff, reserve.messages);
         let mut session = Session {
             key,
@@ -307,7 +320,7 @@ impl Session {
             uncovered: Quota(0),
             wanted: None,
             refused: None,
-            next_number: 0,
+            next_number: first,
             flight: None,
             debits: ThinVec::new(),
             refundable: ThinVec::new(),
@@ -486,6 +499,10 @@ impl Session {
     /// The clock may have begun anew with the machine: nothing is waited for longer than it would be from now on.
     pub fn resume(&mut self, now: Time) {
         self.rebase(now);
+        // As stored before a BYE was told from an INVITE that failed.
+        if self.dialog == Dialog::Unborn && matches!(self.outcome, Some(Outcome::Bye | Outcome::HostStopped)) {
+            self.dialog = Dialog::Dead;
+        }
         if let Some(mut flight) = self.flight.take_if(|flight| flight.retry.is_none()) {
             flight.repeated = true;
             if flight.held || self.holds_back(&flight) {
@@ -566,7 +583,7 @@ impl Session {
         if self.answered {
             return;
         }
-        self.has_no_dialog();
+        self.has_no_dialog(at);
         match self.phase {
             Phase::Cancelled { .. } => self.end(Outcome::Cancelled),
             _ => self.end(Outcome::InviteFailed(code)),
@@ -576,7 +593,7 @@ impl Session {
     /// While the reservation is asked for, no 2xx can cross: the INVITE has gone nowhere.
     fn on_cancelled(&mut self, at: Time) {
         self.step(at, Step::new(StepKind::Cancelled));
-        self.has_no_dialog();
+        self.has_no_dialog(at);
         match self.phase {
             _ if self.answered => {}
             Phase::Reserving => self.end(Outcome::Cancelled),
@@ -585,18 +602,31 @@ impl Session {
         }
     }
 
-    /// What is closed already stays for late frames alone.
+    /// A BYE, or the end of the host.
     fn end_dialog(&mut self, at: Time) {
         self.dialog = Dialog::Dead;
-        if let Phase::Closed { until } = &mut self.phase {
-            *until = (*until).min(at.after_seconds(LINGER));
-        }
+        self.linger(at);
     }
 
     /// The INVITE leads to no dialog, as far as is known.
-    fn has_no_dialog(&mut self) {
+    fn has_no_dialog(&mut self, at: Time) {
         if self.dialog == Dialog::Alive && !self.answered {
             self.dialog = Dialog::Unborn;
+            self.linger(at);
+        }
+    }
+
+    /// What is closed stays only for late frames from now on.
+    fn linger(&mut self, at: Time) {
+        if let Phase::Closed { until } = &mut self.phase {
+            *until = at.after_seconds(LINGER);
+        }
+    }
+
+    /// Whoever goes on behind a BYE finds a closed gate for as long as that.
+    fn keep_closed(&mut self, at: Time) {
+        if let Phase::Closed { until } = &mut self.phase {
+            *until = (*until).max(at.after_seconds(LINGER));
         }
     }
 
@@ -666,6 +696,7 @@ impl Session {
         let kind = if sent.flag == Flag::Aborted { StepKind::Abort } else { StepKind::Send };
         self.step(at, Step::new(kind).about(sent.message_id).octets(sent.octets));
         self.carries(sent.connection);
+        self.keep_closed(at);
         // Without a grant the gate has let nothing pass.
         if self.decision != Some(Decision::Granted) {
             return;

@@ -73,7 +73,7 @@ struct Run {
 impl Run {
     fn new(messages: u32, tariff: &str, policy: Policy) -> Run {
         let tariff = tariff.parse().expect("a tariff");
-        let session = Session::open(KEY, &invite(messages), tariff, policy, s(0));
+        let session = Session::open(KEY, &invite(messages), tariff, policy, 0, s(0));
         let mut run = Run { session, out: Vec::new(), asked: None, steps: Vec::new() };
         run.drain();
         run
@@ -278,7 +278,7 @@ fn no_release_and_no_end_follows_a_denial() {
     run.timer(s(20));
     assert_eq!(run.asks(), ["reserve 8"]);
     assert_eq!(run.grants(), [0; 0]);
-    run.timer(s(32));
+    run.timer(s(33));
     assert_eq!(run.out.last(), Some(&Output::Forget));
 }
 
@@ -292,7 +292,7 @@ fn a_grant_of_nothing_is_a_denial() {
 #[test]
 fn nobody_to_charge_is_refused_without_asking() {
     let reserve = Reserve { account: "", ..invite(1) };
-    let mut session = Session::open(KEY, &reserve, "message:5".parse().expect("a tariff"), Policy::default(), s(0));
+    let mut session = Session::open(KEY, &reserve, "message:5".parse().expect("a tariff"), Policy::default(), 0, s(0));
     let failed = Decision::Failed(Failure::NoIdentity);
     let verdict = Verdict { result: failed, granted: Quota(0), balance: None };
     assert_eq!(session.poll(), Some(Output::Verdict(verdict)));
@@ -1675,6 +1675,14 @@ fn a_reauthorization_while_a_request_of_the_reservation_is_on_its_way_asks_for_n
     assert!(run.asked.is_none() && !run.session.is_updating(), "one UPDATE answers both");
     run.event(Event::Reauthorize, s(2));
     assert!(run.asked.is_some());
+    run.yes();
+    // What another reservation is asked says nothing of this one.
+    run.session.late_grant(7, None, s(3));
+    run.drain();
+    assert_eq!((run.asking(), run.session.is_updating()), ("release".to_owned(), false));
+    run.event(Event::Reauthorize, s(3));
+    run.yes();
+    assert!(run.asked.is_some(), "it is asked after that");
 }
 
 #[test]
@@ -1829,10 +1837,50 @@ fn a_closed_session_whose_dialog_goes_on_keeps_its_gate_closed() {
     run.timer(s(3601));
     assert_ne!(run.out.last(), Some(&Output::Forget), "somebody still tries");
     run.event(Event::Bye, s(3700));
-    run.timer(s(3731));
+    run.event(Event::Stopped { message_id: "m1" }, s(3710));
+    run.timer(s(3741));
     assert_ne!(run.out.last(), Some(&Output::Forget), "late frames find a closed gate");
-    run.timer(s(3732));
+    run.timer(s(3742));
     assert_eq!(run.out.last(), Some(&Output::Forget));
+}
+
+#[test]
+fn an_invite_that_fails_behind_the_scripts_end_needs_no_gate() {
+    let mut run = Run::new(8, "message:5", Policy::default());
+    run.yes();
+    run.event(Event::End { reason: "" }, s(1));
+    run.settle();
+    run.timer(s(33));
+    assert_ne!(run.out.last(), Some(&Output::Forget), "a 2xx may come");
+    run.event(Event::Failed { code: 486 }, s(60));
+    run.timer(s(92));
+    assert_eq!(run.out.last(), Some(&Output::Forget));
+}
+
+#[test]
+fn numbers_begin_where_they_are_told_to() {
+    let tariff = "message:5".parse().expect("a tariff");
+    let mut session = Session::open(KEY, &invite(3), tariff, Policy::default(), 70, s(0));
+    let Some(Output::Ask(request)) = session.poll() else { panic!("nothing is asked") };
+    assert_eq!((request.number, request.reservation), (70, Reservation::None));
+    session.response(70, &Response::granted(Quota(3), None), s(1));
+    session.event(&Event::Bye, s(2));
+    session.gate_closed(0, s(2));
+    let asked = std::iter::from_fn(|| session.poll()).find_map(|output| match output {
+        Output::Ask(request) => Some((request.number, request.reservation)),
+        _ => None,
+    });
+    assert_eq!(asked, Some((71, Reservation::Open { opened_by: 70, outstanding: Quota(3) })));
+}
+
+#[test]
+fn a_bye_of_before_there_were_two_ways_is_known_by_the_outcome() {
+    let mut run = Run::open();
+    run.event(Event::Bye, s(1));
+    run.settle();
+    run.session.dialog = Dialog::Unborn;
+    run.session.resume(s(2));
+    assert_eq!(run.session.dialog, Dialog::Dead);
 }
 
 #[test]

@@ -171,7 +171,12 @@ impl Session {
 
     /// Whether a request of the reservation is on its way, or will be sent again: its answer says anew what is reserved.
     pub fn is_updating(&self) -> bool {
-        self.flight.as_ref().is_some_and(|flight| flight.reservation != Reservation::None && !flight.held)
+        self.flight.as_ref().is_some_and(|flight| match flight.reservation {
+            Reservation::Open { opened_by, .. } | Reservation::Last { opened_by, .. } => {
+                self.reservation == Some(opened_by) && !flight.held
+            }
+            Reservation::None => false,
+        })
     }
 
     /// What was granted while no enabler answered, as long as it is not settled.

@@ -248,9 +248,9 @@ fn units(dialect: &Dialect, tariff: Tariff, quota: Quota, octets: u64) -> Servic
         Unit::Money => {
             let digits = i64::try_from(tariff.price_of(quota).0).unwrap_or(i64::MAX);
             // RFC 8506, 8.10: what is not a whole unit of the currency needs its scale.
-            let exponent = Some(dialect.currency_exponent).filter(|exponent| *exponent != 0);
+            let exponent = Some(dialect.keys.exponent).filter(|exponent| *exponent != 0);
             let unit_value = UnitValue { digits, exponent };
-            ServiceUnits { money: Some(Money { unit_value, currency_code: dialect.currency_code }), ..none }
+            ServiceUnits { money: Some(Money { unit_value, currency_code: dialect.keys.currency }), ..none }
         }
     }
 }
@@ -272,7 +272,7 @@ fn worth(dialect: &Dialect, tariff: Tariff, granted: &ServiceUnits) -> Quota {
 fn minor_units(dialect: &Dialect, granted: &ServiceUnits) -> u64 {
     let Some(money) = &granted.money else { return 0 };
     let digits = u64::try_from(money.unit_value.digits).unwrap_or(0);
-    let exponent = money.unit_value.exponent.unwrap_or(0).saturating_sub(dialect.currency_exponent);
+    let exponent = money.unit_value.exponent.unwrap_or(0).saturating_sub(dialect.keys.exponent);
     match 10_u64.checked_pow(exponent.unsigned_abs()) {
         Some(power) if exponent < 0 => digits / power,
         Some(power) => digits.saturating_mul(power),

@@ -45,10 +45,6 @@ pub struct Dialect {
     pub service_context_id: String,
     /// How the service is called and counted.
     pub keys: ServiceKeys,
-    /// Currency-Code (ISO 4217) of `unit=money`.
-    pub currency_code: Option<u32>,
-    /// Exponent of the currency's unit that the tariff counts, with `unit=money`: -2 for cents.
-    pub currency_exponent: i32,
 }
 
 /// How the service is called and counted: by this the server finds what it has reserved, so a reservation is closed with
@@ -63,6 +59,10 @@ pub struct ServiceKeys {
     pub identifier: Option<u32>,
     /// Rating-Group, where the server rates by it.
     pub rating_group: Option<u32>,
+    /// Currency-Code (ISO 4217) of `unit=money`.
+    pub currency: Option<u32>,
+    /// Exponent of the currency's unit that the tariff counts, with `unit=money`: -2 for cents.
+    pub exponent: i32,
 }
 
 impl ServiceKeys {
@@ -77,7 +77,9 @@ impl ServiceKeys {
         let mut parts = text.split(',');
         let (profile, unit) = (Profile::named(parts.next()?)?, Unit::named(parts.next()?)?);
         let (identifier, rating_group) = (number(parts.next()?)?, number(parts.next()?)?);
-        parts.next().is_none().then_some(ServiceKeys { profile, unit, identifier, rating_group })
+        let (currency, exponent) = (number(parts.next()?)?, parts.next()?.parse().ok()?);
+        let keys = ServiceKeys { profile, unit, identifier, rating_group, currency, exponent };
+        parts.next().is_none().then_some(keys)
     }
 }
 
@@ -85,6 +87,8 @@ impl fmt::Display for ServiceKeys {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let number = |number: Option<u32>| number.map(|number| number.to_string()).unwrap_or_default();
         let (identifier, rating_group) = (number(self.identifier), number(self.rating_group));
-        write!(out, "{},{},{identifier},{rating_group}", self.profile.name(), self.unit.word())
+        let (profile, unit) = (self.profile.name(), self.unit.word());
+        let (currency, exponent) = (number(self.currency), self.exponent);
+        write!(out, "{profile},{unit},{identifier},{rating_group},{currency},{exponent}")
     }
 }

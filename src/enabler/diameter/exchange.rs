@@ -94,6 +94,8 @@ pub enum Event {
     Late {
         /// Of which request.
         name: u128,
+        /// Origin-Host of the peer that it came through.
+        from: Rc<str>,
         /// The whole answer.
         message: Vec<u8>,
     },
@@ -583,7 +585,8 @@ impl Exchange {
             Match::None => self.counters.unmatched += 1,
             Match::Over(name) => {
                 self.counters.late += 1;
-                self.events.push_back(Event::Late { name, message });
+                let from = self.host(seat);
+                self.events.push_back(Event::Late { name, from, message });
             }
             Match::Waiting(serial, mut pending) if pending.may_move && is_temporary(&message) => {
                 pending.refused_by.push(seat);
@@ -596,6 +599,11 @@ impl Exchange {
             }
             Match::Waiting(serial, pending) => self.answered_in_time(seat, serial, pending, message, now),
         }
+    }
+
+    /// Origin-Host of a peer that has answered.
+    fn host(&self, seat: usize) -> Rc<str> {
+        self.seats.get(seat).and_then(|seat| seat.peer.host()).map_or_else(|| Rc::from(""), Rc::clone)
     }
 
     /// No other peer may have it: then this is its answer.
@@ -611,8 +619,7 @@ impl Exchange {
             seat.waiting.remove(&serial);
             seat.counters.answered += 1;
         }
-        let from = self.seats.get(seat).and_then(|seat| seat.peer.host());
-        let from = from.map_or_else(|| Rc::from(""), Rc::clone);
+        let from = self.host(seat);
         let micros = now.micros_since(pending.sent_at);
         self.events.push_back(Event::Answered { name: pending.name, from, message, micros });
         // Another peer may have it as well.

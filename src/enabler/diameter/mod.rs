@@ -217,7 +217,7 @@ impl Diameter {
             name,
             message: &message,
             deadline,
-            may_move: route.is_none_or(|route| route.bond != Bond::Bound),
+            may_move: route.is_none_or(|route| route.may_move(request.patient)),
             duplicate: request.repeated,
             prefer: route.map(|route| route.host),
         };
@@ -260,7 +260,7 @@ impl Diameter {
                 PeerEvent::TimedOut { name, written_to } | PeerEvent::Lost { name, written_to } => {
                     self.failed(name, written_to.as_deref());
                 }
-                PeerEvent::Late { message, .. } => self.late(message),
+                PeerEvent::Late { from, message, .. } => self.late(&from, message),
                 PeerEvent::Asked { asked, message } => self.asked_by(asked, &message),
                 PeerEvent::Up { peer } => {
                     is_open = true;
@@ -399,7 +399,7 @@ impl Diameter {
 
     /// An answer that nobody waits for any more. What it grants is to be released (RFC 8506 has the server end it by
     /// Tcc; not all do).
-    fn late(&mut self, bytes: Vec<u8>) {
+    fn late(&mut self, peer: &str, bytes: Vec<u8>) {
         let Some(message) = Message::parse(&bytes) else { return };
         let Ok(answer) = CreditControlAnswer::decode(&message) else { return };
         let body = &answer.body;
@@ -409,7 +409,7 @@ impl Diameter {
             let number = opened_by.saturating_add(body.request_number.unwrap_or(0));
             self.heard.push_back(Heard::LateAnswer { session, number, message: bytes });
         } else if body.outcome().is_some_and(|outcome| outcome.code().is_success()) {
-            let route = self.routes.to(body.origin_host, bond(body.origin_host, body), self.dialect.keys);
+            let route = self.routes.to(body.origin_host, bond(peer, body), self.dialect.keys);
             self.heard.push_back(Heard::Late { session, number: opened_by, route });
         }
     }
@@ -483,12 +483,12 @@ impl Diameter {
     }
 }
 
-/// Behind a relay the server is named in the answer; the way to it is any peer's.
+/// How the session of this answer of the peer's is bound to who has answered.
 fn bond(peer: &str, answer: &CreditControlAnswer<'_>) -> Bond {
-    let relayed = !answer.origin_host.eq_ignore_ascii_case(peer);
-    match relayed || answer.session_failover == Some(SessionFailover::FAILOVER_SUPPORTED) {
-        true => Bond::MayMove,
-        false => Bond::Bound,
+    match answer.session_failover {
+        _ if !answer.origin_host.eq_ignore_ascii_case(peer) => Bond::Relayed,
+        Some(SessionFailover::FAILOVER_SUPPORTED) => Bond::MayMove,
+        _ => Bond::Bound,
     }
 }
 

@@ -2,8 +2,9 @@
 //!
 //! | mark | |
 //! |---|---|
-//! | none | This server alone has the reservation. |
-//! | `*` | Another may take it over. |
+//! | none | This peer alone has the reservation. |
+//! | `*` | This server has it, behind a relay: each peer knows the way, and each request names it. |
+//! | `+` | This peer has it, and another may take it over (CC-Session-Failover): no request names it (RFC 8506, 5.7). |
 //! | `~` | The request was last with this peer, which has not answered: it may have it. It may be a relay, so no request names it. |
 //!
 //! Behind `#` stands the [`ServiceKeys`] that the reservation was opened with: it is closed with the same, also where the
@@ -13,15 +14,26 @@ use super::dialect::ServiceKeys;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-/// How sure it is who has the reservation.
+/// How a reservation is bound to a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Bond {
-    /// It alone.
+    /// This peer alone has it.
     Bound,
-    /// It, or another.
+    /// This server has it, by whatever peer it is reached.
+    Relayed,
+    /// This peer has it, and another may take it over.
     MayMove,
-    /// Perhaps it.
+    /// This peer may have it.
     Asked,
+}
+
+impl Bond {
+    const ALL: [(Bond, &'static str); 4] =
+        [(Bond::Relayed, "*"), (Bond::MayMove, "+"), (Bond::Asked, "~"), (Bond::Bound, "")];
+
+    fn mark(self) -> &'static str {
+        Bond::ALL.iter().find(|known| known.0 == self).map_or("", |known| known.1)
+    }
 }
 
 /// See the module.
@@ -42,17 +54,24 @@ impl<'a> Route<'a> {
             Some((text, keys)) => (text, ServiceKeys::read(keys)),
             None => (text, None),
         };
-        let (host, bond) = match (text.strip_prefix('*'), text.strip_prefix('~')) {
-            (Some(host), _) => (host, Bond::MayMove),
-            (_, Some(host)) => (host, Bond::Asked),
-            (None, None) => (text, Bond::Bound),
-        };
+        let marked = Bond::ALL.iter().find_map(|(bond, mark)| Some((text.strip_prefix(mark)?, *bond)));
+        let (host, bond) = marked.unwrap_or((text, Bond::Bound));
         Route { host, bond, keys }
     }
 
     /// Destination-Host of a request.
     pub fn destination(self) -> Option<&'a str> {
-        (self.bond != Bond::Asked).then_some(self.host)
+        matches!(self.bond, Bond::Bound | Bond::Relayed).then_some(self.host)
+    }
+
+    /// Whether another peer may have a request. What may be reserved by one that is silent is given back there first,
+    /// and elsewhere when it is `asked_again`: the peers may be doors of one server.
+    pub fn may_move(self, asked_again: bool) -> bool {
+        match self.bond {
+            Bond::Bound => false,
+            Bond::Asked => asked_again,
+            Bond::Relayed | Bond::MayMove => true,
+        }
     }
 }
 
@@ -68,12 +87,7 @@ const RECENT: usize = 16;
 impl Routes {
     /// Writes one.
     pub fn to(&mut self, host: &str, bond: Bond, keys: ServiceKeys) -> Arc<str> {
-        let mark = match bond {
-            Bond::Bound => "",
-            Bond::MayMove => "*",
-            Bond::Asked => "~",
-        };
-        let text = format!("{mark}{host}#{keys}");
+        let text = format!("{}{host}#{keys}", bond.mark());
         if let Some(known) = self.recent.iter().find(|known| ***known == *text) {
             return Arc::clone(known);
         }
@@ -93,13 +107,14 @@ mod tests {
     #[test]
     fn what_is_written_is_read() {
         let mut routes = Routes::default();
+        let money = ServiceKeys { currency: Some(978), exponent: -2, ..ServiceKeys::default() };
         for profile in [Profile::Rfc8506, Profile::Ro] {
             for unit in [Unit::Message, Unit::Octets, Unit::Money] {
                 for (identifier, rating_group) in
                     [(None, None), (Some(7), None), (None, Some(0)), (Some(1), Some(u32::MAX))]
                 {
-                    let keys = ServiceKeys { profile, unit, identifier, rating_group };
-                    for bond in [Bond::Bound, Bond::MayMove, Bond::Asked] {
+                    let keys = ServiceKeys { profile, unit, identifier, rating_group, ..money };
+                    for (bond, _) in Bond::ALL {
                         let route = routes.to("ocs.example.org", bond, keys);
                         let expected = Route { host: "ocs.example.org", bond, keys: Some(keys) };
                         assert_eq!(Route::of(&route), expected, "{route}");
@@ -113,8 +128,22 @@ mod tests {
     #[test]
     fn one_of_before_the_keys_were_written_has_none() {
         for text in ["*ocs", "*ocs#", "*ocs#unheard,of"] {
-            assert_eq!(Route::of(text), Route { host: "ocs", bond: Bond::MayMove, keys: None }, "{text}");
+            assert_eq!(Route::of(text), Route { host: "ocs", bond: Bond::Relayed, keys: None }, "{text}");
         }
+    }
+
+    #[test]
+    fn who_may_hold_something_is_asked_alone_at_first() {
+        let route = |text| Route::of(text);
+        assert_eq!([false, true].map(|again| route("~ocs").may_move(again)), [false, true]);
+        assert_eq!([false, true].map(|again| route("ocs").may_move(again)), [false, false]);
+        assert_eq!([false, true].map(|again| route("+ocs").may_move(again)), [true, true]);
+    }
+
+    #[test]
+    fn only_who_has_it_for_sure_is_named() {
+        let named = ["ocs", "*ocs", "+ocs", "~ocs"].map(|text| Route::of(text).destination());
+        assert_eq!(named, [Some("ocs"), Some("ocs"), None, None]);
     }
 
     #[test]

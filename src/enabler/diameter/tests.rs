@@ -33,8 +33,6 @@ impl World {
             destination_realm: "example.org".into(),
             service_context_id: "im@example.org".into(),
             keys: ServiceKeys::default(),
-            currency_code: None,
-            currency_exponent: 0,
         };
         let config = DiameterConfig { dialect, peers, tx_timeout: TX };
         let mut diameter = Diameter::start(config, 1, START).expect("a good configuration");
@@ -119,13 +117,18 @@ fn release(session: u64) -> Request {
 
 /// The answer to a CCR that grants what is wanted.
 fn granted(to: &[u8]) -> Vec<u8> {
+    granted_by(HOST, to)
+}
+
+/// The same of any server.
+fn granted_by(origin_host: &str, to: &[u8]) -> Vec<u8> {
     let message = Message::parse(to).expect("whole");
     let asked = CreditControlRequest::decode(&message).expect("readable");
     let units = asked.requested_service_unit.as_ref().and_then(|units| units.service_specific);
     let body = CreditControlAnswer {
         session_id: Some(asked.session_id),
         result_code: Some(ResultCode::SUCCESS),
-        origin_host: HOST,
+        origin_host,
         origin_realm: "example.org",
         request_type: Some(asked.request_type),
         request_number: Some(asked.request_number),
@@ -221,6 +224,24 @@ fn who_was_silent_is_asked_to_give_back_what_it_may_have_reserved() {
     let asked = world.sent(1).remove(0);
     let message = Message::parse(&asked).expect("whole");
     assert!(message.find(dictionary::DESTINATION_HOST).is_none(), "it may be a relay, which would take it for itself");
+}
+
+#[test]
+fn a_late_grant_by_way_of_a_relay_is_released_by_way_of_any_peer() {
+    let mut world = World::open(9);
+    world.ask(reserve(1));
+    let asked = world.sent(1).remove(0);
+    world.now = START.after_seconds(TX);
+    assert!(matches!(world.heard(), Heard::Response { response: Response::Failed(Failure::Silent), .. }));
+    world.say(&granted_by("ocs7.example.org", &asked));
+    let Heard::Late { route, .. } = world.heard() else { panic!("no grant") };
+    let of = Route::of(&route);
+    assert_eq!((of.host, of.bond), ("ocs7.example.org", Bond::Relayed));
+    world.ask(Request { route: Some(route), ..release(1) });
+    let asked = world.sent(1).remove(0);
+    let message = Message::parse(&asked).expect("whole");
+    let to = message.find(dictionary::DESTINATION_HOST).expect("the relay has to know it").text();
+    assert_eq!(to.expect("text"), "ocs7.example.org");
 }
 
 #[test]

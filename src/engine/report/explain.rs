@@ -40,7 +40,7 @@ const SESSION_FIELDS: &[&str] = &[
 
 const STEP: &str = "\
     SELECT number, number, at, micros, step, rule, cause, seconds, message_id, code, messages, octets, quota, units, balance, \
-    request FROM steps WHERE session=?1 AND number>=?2 ORDER BY number";
+    request-(SELECT min(request) FROM steps WHERE session=?1) FROM steps WHERE session=?1 AND number>=?2 ORDER BY number";
 
 const STEP_FIELDS: &[&str] = &[
     "number",

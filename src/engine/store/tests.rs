@@ -39,7 +39,7 @@ fn session(call_id: &str) -> Session {
         carried: [0; 4],
     };
     let tariff = "message:5".parse().expect("a tariff");
-    Session::open(SessionKey::of(call_id.as_bytes(), b"", 1), &reserve, tariff, Policy::default(), s(0))
+    Session::open(SessionKey::of(call_id.as_bytes(), b"", 1), &reserve, tariff, Policy::default(), 0, s(0))
 }
 
 /// Puts a session into the store that was opened and closed then, with so many debits; its row.

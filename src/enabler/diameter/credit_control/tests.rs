@@ -15,9 +15,7 @@ fn dialect(profile: Profile, unit: Unit) -> Dialect {
         origin_realm: "example.org".into(),
         destination_realm: "ocs.example.org".into(),
         service_context_id: "32274@3gpp.org".into(),
-        keys: ServiceKeys { profile, unit, identifier: Some(7), rating_group: None },
-        currency_code: None,
-        currency_exponent: -2,
+        keys: ServiceKeys { profile, unit, identifier: Some(7), rating_group: None, currency: None, exponent: -2 },
     }
 }
 
@@ -302,7 +300,8 @@ fn money_and_octets_are_worth_what_they_buy() {
     assert_eq!(worth(&money, tariff, &granted(-5, None)), Quota(0));
     let wanted = units(&money, tariff, Quota(3), 0).money.expect("money").unit_value;
     assert_eq!((wanted.digits, wanted.exponent), (75, Some(-2)));
-    let whole = Dialect { currency_exponent: 0, ..money.clone() };
+    let mut whole = money.clone();
+    whole.keys.exponent = 0;
     assert_eq!(worth(&whole, tariff, &granted(75, None)), Quota(3));
     assert_eq!(units(&whole, tariff, Quota(3), 0).money.expect("money").unit_value.exponent, None);
     assert_eq!(worth(&money, tariff, &granted(i64::MAX, Some(i32::MAX))), Quota(u32::MAX));

@@ -538,7 +538,7 @@ fn a_request_in_time_out_and_its_late_answer() {
     let answer = cca(&asked, HOST);
     world.receive(0, &answer);
     world.receive(0, &answer);
-    assert_eq!(world.outcomes(), [Event::Late { name: 1, message: answer }]);
+    assert_eq!(world.outcomes(), [Event::Late { name: 1, from: HOST.into(), message: answer }]);
     let counters = world.exchange.counters();
     assert_eq!((counters.timed_out, counters.late, counters.unmatched), (2, 1, 1));
     assert_accounts(&world.exchange, 1);
