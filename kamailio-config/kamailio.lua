@@ -53,17 +53,23 @@ end
 
 -- Every MSRP frame, request or response.
 function ksr_msrp_event(evname)
-    if KSR.imcharge.msrp() < 0 then
+    local passes, method = KSR.imcharge.msrp(), KSR.pv.get("$msrp(method)")
+    if passes < 0 then
         -- A request, and from 11,239 octets on nothing: reply() writes beyond its buffer for a path of 14 KB.
-        if KSR.pv.get("$msrp(method)") ~= nil then KSR.msrp.reply(403, "No credit", "") end
+        if method ~= nil then KSR.msrp.reply(403, "No credit", "") end
         return 1
     end
     if KSR.msrp.is_reply() > 0 then
         KSR.msrp.relay()
         return 1
     end
+    -- 2: of no session, or of one that is over. Every session here is charged, so nobody would pay for it.
+    if passes == 2 and method ~= "REPORT" then
+        if method ~= nil then KSR.msrp.reply(481, "No such session", "") end
+        return 1
+    end
     local report = KSR.pv.gete("$hdr(Failure-Report)")
-    if KSR.pv.get("$msrp(method)") == "SEND" and report ~= "no" and report ~= "partial" then
+    if method == "SEND" and report ~= "no" and report ~= "partial" then
         KSR.msrp.reply(200, "OK", "")
     end
     KSR.msrp.relay()

@@ -2,8 +2,9 @@
 
 use super::parties::client::{ImClient, Options as ClientOptions, Reaction};
 use super::parties::kamailio::Setup;
-use super::parties::{Events, eventually};
+use super::parties::{Events, eventually, msrp};
 use super::{ALICE, Stage, subscriber};
+use std::net::TcpStream;
 use std::path::Path;
 use std::time::Duration;
 
@@ -174,6 +175,29 @@ pub fn the_script_names_who_pays() {
     client.take(1, Reaction::Answer(200));
     client.bye();
     stage.expect("sip:acme@example.org", 49, 0, 1);
+}
+
+#[test]
+fn what_belongs_to_no_session_goes_nowhere() {
+    for change in [|setup| setup, in_lua] {
+        let stage = Stage::new(change);
+        stage.kamailio.set_account(ALICE, 100);
+        let server = stage.server(&["one"], |_| {});
+        let mut client = stage.bound(|_| {});
+        assert_eq!(client.take(1, Reaction::Answer(200)).len(), 1);
+        // To the server of this session, from somebody else.
+        let (_, to) = client.msrp_paths();
+        let stream = TcpStream::connect(stage.kamailio.msrp).expect("it listens");
+        let (mut reader, writer) = msrp::connection(stream).expect("a connection");
+        let from = "msrp://127.0.0.1:9/unknown;tcp";
+        let lines = format!("To-Path: {to}\r\nFrom-Path: {from}\r\nMessage-ID: unknown1\r\nByte-Range: 1-3/3\r\n");
+        writer.request("unknown1", "SEND", &lines, Some(b"abc"), '$').expect("written");
+        let answer = reader.next(Duration::from_secs(10)).expect("open").expect("an answer");
+        assert_eq!((answer.id.as_str(), answer.status()), ("unknown1", 481), "{}", stage.kamailio.log());
+        assert_eq!(client.bye(), 200);
+        stage.expect(ALICE, 99, 0, 1);
+        drop(server);
+    }
 }
 
 #[test]
