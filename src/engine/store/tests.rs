@@ -2,10 +2,11 @@
 
 use super::change::{Change, Debit, NotDebited, SessionChange};
 use super::*;
-use crate::charge::ch2::SessionKey;
-use crate::charge::event::{Direction, Reserve};
+use crate::charge::ch2::{Operation, Reservation, SessionKey};
+use crate::charge::event::{Direction, Event, Reserve};
 use crate::charge::policy::{Policy, Settle};
-use crate::charge::session::Rule;
+use crate::charge::session::{Output, Rule};
+use crate::charge::tariff::Quota;
 
 const DAY_MS: i64 = 86_400_000;
 
@@ -356,6 +357,37 @@ fn a_debit_that_version_3_held_back_is_held_back() {
         assert!(live[0].session.held_back().is_some_and(|message_id| message_id.starts_with("msg")));
         assert_eq!(number(&store, "SELECT count(*) FROM journal"), 0);
     }
+}
+
+/// What version 4 has left at a charging system, before a session's route and its dialog said as much as they do now.
+const DIAMETER_OF_4: &str = include_str!("tests/diameter-of-version-4.sql");
+
+#[test]
+fn sessions_of_the_first_builds_of_version_4_go_on() {
+    let (_folder, store) = store();
+    store.connection.execute_batch(DIAMETER_OF_4).expect("its tables are these");
+    let mut live = store.live_sessions().expect("readable");
+    assert_eq!(live.iter().map(|stored| stored.session.phase()).collect::<Vec<_>>(), ["closed", "open"]);
+    let over = &mut live[0].session;
+    let now = over.opened().after_seconds(2);
+    over.resume(now);
+    // A 2xx that is read late brings no dialog back that had its BYE.
+    over.event(&Event::Answered, now);
+    over.timer(now.after_seconds(40));
+    assert_eq!(std::iter::from_fn(|| over.poll()).last(), Some(Output::Forget));
+    let open = &mut live[1].session;
+    let now = open.opened().after_seconds(2);
+    open.resume(now);
+    open.event(&Event::HostStopped, now);
+    open.gate_closed(open.taken(), now);
+    let asked = std::iter::from_fn(|| open.poll()).find_map(|output| match output {
+        Output::Ask(request) => Some(request),
+        _ => None,
+    });
+    let asked = asked.expect("nine units are held");
+    let reservation = Reservation::Open { opened_by: 0, outstanding: Quota(9) };
+    assert_eq!((asked.operation, asked.reservation), (Operation::Release, reservation));
+    assert_eq!(asked.route.as_deref(), Some("*ocs.example.com"));
 }
 
 #[test]
