@@ -282,6 +282,7 @@ impl Engine {
             (Statistic::CcrFailures, all.failed),
             (Statistic::CcrLateAnswers, all.late),
             (Statistic::CcrUnmatchedAnswers, all.unmatched),
+            (Statistic::CcrMalformed, diameter.malformed()),
             (Statistic::CcrResent, all.resent),
             (Statistic::CcrNoPeer, all.refused_no_peer),
             (Statistic::CcrOverload, all.refused_full),

@@ -79,6 +79,7 @@ statistics! {
     CcrFailures "ccr_failures" Counter "Diameter: requests lost with their peer.",
     CcrLateAnswers "ccr_late_answers" Counter "Diameter: answers that came too late.",
     CcrUnmatchedAnswers "ccr_unmatched_answers" Counter "Diameter: answers that match no request.",
+    CcrMalformed "ccr_malformed" Counter "Diameter: messages and streams of peers that cannot be read or used.",
     CcrResent "ccr_resent" Counter "Diameter: requests given to another peer.",
     CcrNoPeer "ccr_no_peer" Counter "Diameter: requests not sent: no peer was open that may have them.",
     CcrOverload "ccr_overload" Counter "Diameter: requests not sent: too many waited for an answer.",

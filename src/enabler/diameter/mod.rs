@@ -168,6 +168,8 @@ pub struct Diameter {
     early: Vec<Early>,
     heard: VecDeque<Heard>,
     requests: Requests,
+    /// Answers that could not be used.
+    unusable: u64,
     /// From requests to their answers, in all.
     micros: u64,
     /// The same of each answer that nobody has asked for yet.
@@ -188,6 +190,7 @@ impl Diameter {
             early: Vec::new(),
             heard: VecDeque::new(),
             requests: Requests::default(),
+            unusable: 0,
             micros: 0,
             response_times: Vec::new(),
         })
@@ -313,6 +316,11 @@ impl Diameter {
         (self.peers.counters(), self.requests)
     }
 
+    /// Messages and streams that could not be read, and answers that could not be used.
+    pub fn malformed(&self) -> u64 {
+        self.peers.counters().malformed + self.unusable
+    }
+
     /// Microseconds from a request to its answer, on average.
     pub fn response_micros(&self) -> u64 {
         self.micros / self.peers.counters().answered.max(1)
@@ -367,6 +375,7 @@ impl Diameter {
         match self.read(&request, peer, message) {
             Ok(response) => self.hear(&request, response),
             Err(why) => {
+                self.unusable += 1;
                 log::error!("Diameter peer {peer} answers what cannot be used: {why}");
                 self.hear_nothing(&request, peer, Failure::Unreadable);
             }

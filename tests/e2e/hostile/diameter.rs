@@ -379,8 +379,12 @@ fn an_answer_broken_anywhere_hurts_its_own_request_alone() {
     let history = Memory::of(&stage.kamailio).own_since(before);
     let before = run(&edits);
     Memory::assert_flat(before, &stage.kamailio, history + (512 << 10), 256 << 10);
-    let [unmatched, late] = statistics(&stage.kamailio, ["ccr_unmatched_answers", "ccr_late_answers"]);
+    let names = ["ccr_unmatched_answers", "ccr_late_answers", "ccr_malformed"];
+    let [unmatched, late, malformed] = statistics(&stage.kamailio, names);
     assert!(unmatched + late >= 2, "those that nobody waits for are counted: {unmatched} unmatched, {late} late");
+    // Each length of each AVP but its own is wrong somewhere; what is wrong with others may have no meaning.
+    let lengths = edits.iter().filter(|edit| matches!(edit, Edit::AvpLength { .. })).count() as i64;
+    assert!(malformed >= lengths / 2, "{malformed} malformed of {} broken ones", edits.len());
 }
 
 #[test]
@@ -390,9 +394,12 @@ fn a_stream_broken_in_any_way_costs_its_connection_alone() {
     let _server = stage.server(&[], |_| {});
     let vitals = Vitals::of(&stage.kamailio);
     for edit in Edit::BREAKING {
+        let [before] = statistics(&stage.kamailio, ["ccr_malformed"]);
         fakes.plan.edits.lock().expect("no holder panics").push_back(edit);
         call_until_spent(&stage, &fakes.plan, 1);
         vitals.assert_well(&format!("{edit:?}"));
+        let counted = || statistics(&stage.kamailio, ["ccr_malformed"]) > [before];
+        assert!(matches!(edit, Edit::Cut { .. }) || eventually(PATIENCE, counted), "{edit:?} is not counted");
     }
     assert_rest(&stage, &vitals);
     let back = || open(&stage) == fakes.addresses.len();
