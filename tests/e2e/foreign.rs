@@ -78,6 +78,17 @@ impl FreeDiameter {
     fn log(&self) -> String {
         fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
     }
+
+    /// It has seen requests, and found nothing wrong with any.
+    #[track_caller]
+    fn assert_content(&self) {
+        let log = self.log();
+        // ERR and NOTI lines are what it says of a message that does not parse or breaks a rule of the dictionary.
+        for bad in ["ERROR", "Unable to parse", "not parsed", "DIAMETER_INVALID", "DIAMETER_AVP_UNSUPPORTED"] {
+            assert!(!log.contains(bad), "{bad}\n{log}");
+        }
+        assert!(log.contains("Credit-Control-Request") || log.contains("'Credit-Control"), "{log}");
+    }
 }
 
 /// A charging system that tells its accounts on its standard output when its standard input asks.
@@ -221,13 +232,37 @@ fn freediameter_parses_every_message_without_a_word() {
         let stage = stage(server.address, profile);
         retrieve(&stage);
         drop(stage);
-        let log = server.log();
-        // ERR and NOTI lines are what it says of a message that does not parse or breaks a rule of the dictionary.
-        for bad in ["ERROR", "Unable to parse", "not parsed", "DIAMETER_INVALID", "DIAMETER_AVP_UNSUPPORTED"] {
-            assert!(!log.contains(bad), "{profile}: {bad}\n{log}");
-        }
-        assert!(log.contains("Credit-Control-Request") || log.contains("'Credit-Control"), "{log}");
+        server.assert_content();
         assert_eq!(capture.complaints(), [""; 0], "{profile}");
+    }
+}
+
+#[test]
+fn freediameter_parses_debits_and_refunds_without_a_reservation_in_units_of_each_kind() {
+    for (unit, tariff) in [("message", "message:1"), ("octets", "kilobyte:1"), ("money", "message:3")] {
+        for profile in ["rfc8506", "3gpp-ro"] {
+            let server = FreeDiameter::start();
+            let capture = Capture::start(server.address.port());
+            let stage = changed_stage(server.address, profile, |setup| {
+                let setup = setup.defined("TARIFF", format!("\"{tariff}\"")).parameter("currency_code", "978");
+                let setup = setup.parameter("model", "\"immediate\"").parameter("policy", "\"report=release\"");
+                setup.parameter("unit", &format!("\"{unit}\"")).parameter("rating_group", "9")
+            });
+            until_open(&stage);
+            let _messages = stage.server(&["one"], |_| {});
+            let mut client = stage.bound(|_| {});
+            let taken = client.take(1, Reaction::Answer(200));
+            stage.until_debited(ALICE, 1);
+            let (message_id, octets) = &taken[0];
+            client.report(message_id, *octets, 415);
+            let refunded = || stage.kamailio.statistic("refunds") == 1;
+            assert!(eventually(SOON, refunded), "{unit} {profile}\n{}", stage.kamailio.log());
+            client.bye();
+            assert_eq!(stage.kamailio.statistic("event_ccrs"), 2);
+            drop(stage);
+            server.assert_content();
+            assert_eq!(capture.complaints(), [""; 0], "{unit} {profile}");
+        }
     }
 }
 
