@@ -138,7 +138,7 @@ pub fn silence(folder: &Path) -> Result<(), Box<dyn Error>> {
 pub fn left_behind(folder: &Path) -> Result<(), Box<dyn Error>> {
     let scene = Scene::new(folder)?;
     println!(
-        "Memory at an OCS, -x fm -X fm, after {CALLS} calls (ims_charging: {}) that ended, middle of {LOOKS}",
+        "Memory at an OCS, -x fm -X fm, after {CALLS} calls that ended, middle of {LOOKS} (ims_charging: {}, once)",
         CALLS / 5
     );
     for (who, kamailio, rate, calls) in
@@ -149,7 +149,7 @@ pub fn left_behind(folder: &Path) -> Result<(), Box<dyn Error>> {
         scene.load.run(kamailio.sip, rate, span);
         let mut before = Memory::at_rest(kamailio);
         let mut left = Vec::new();
-        for _ in 0..LOOKS {
+        for _ in 0..if own { LOOKS } else { 1 } {
             scene.load.run(kamailio.sip, rate, span);
             let now = Memory::at_rest(kamailio);
             left.push(now.since(before, calls));
