@@ -6,7 +6,7 @@
 set -eu
 cd "$(dirname "$0")/.."
 for component in miri rust-src; do
-    rustup component add -q --toolchain nightly "$component" || {
+    rustup -q component add --toolchain nightly "$component" || {
         echo 'NOT run under Miri: this machine has no nightly compiler with it (rustup toolchain install nightly)' >&2
         exit 1
     }
