@@ -86,6 +86,15 @@ impl Charged {
         assert!(eventually(SOON, rests), "sent {} ended {}\n{}", sum(&kinds), sum(&ends), self.stage.kamailio.log());
         let left = self.ocs.sessions();
         assert!(left.is_empty(), "the server still has {left:?}");
+        self.expect_marked();
+    }
+
+    /// Whatever came again said so, and had its End-to-End Identifier of before (RFC 6733, 3): over crashes too.
+    #[track_caller]
+    fn expect_marked(&self) {
+        for wrong in ["unmarked", "renumbered"] {
+            assert_eq!(self.ocs.counter(wrong), 0, "{wrong}\n{}", self.stage.kamailio.log());
+        }
     }
 }
 
@@ -489,12 +498,14 @@ fn a_peer_that_leaves_is_taken_back_when_it_returns() {
 #[test]
 fn after_kill_9_of_everything_the_server_hears_of_every_session() {
     const SESSIONS: i64 = 50;
+    const UNHEARD: i64 = 5;
     let mut charged = Charged::new(&[], |setup| setup.defined("RESPONSE_TIMEOUT", "600"));
     charged.ocs.order(&format!("account {ALICE}=1000"));
     let server = charged.stage.server(&["one"], |_| {});
-    let mut open: Vec<_> = (0..SESSIONS).map(|_| charged.stage.client(ALICE, |_| {})).collect();
+    let mut open: Vec<_> = (0..SESSIONS + UNHEARD).map(|_| charged.stage.client(ALICE, |_| {})).collect();
+    let (sessions, unheard) = open.split_at_mut(SESSIONS as usize);
     // Every second one has taken its message and not answered it.
-    for (at, client) in open.iter_mut().enumerate() {
+    for (at, client) in sessions.iter_mut().enumerate() {
         assert_eq!(client.invite(), 200);
         if at % 2 == 0 {
             client.bind();
@@ -502,11 +513,25 @@ fn after_kill_9_of_everything_the_server_hears_of_every_session() {
         }
     }
     charged.expect(1000 - 10 * SESSIONS, 10 * SESSIONS, 0);
+    // The debits of these are booked, and nobody hears of it.
+    charged.ocs.order("fault drop on=update");
+    for client in unheard {
+        assert_eq!(client.invite(), 200);
+        client.bind();
+        assert_eq!(client.take(1, Reaction::Answer(200)).len(), 1);
+    }
+    charged.expect(1000 - 10 * (SESSIONS + UNHEARD), 10 * SESSIONS + 9 * UNHEARD, UNHEARD);
     charged.stage.kamailio.kill_all();
     drop((open, server));
+    charged.ocs.order("fault off");
+    let before = charged.ocs.counter("duplicates");
     charged.stage.kamailio.restart().expect("it starts again");
-    charged.expect(1000 - SESSIONS / 2, 0, SESSIONS / 2);
-    assert!(charged.ocs.sessions().is_empty());
+    let debited = SESSIONS / 2 + UNHEARD;
+    charged.expect(1000 - debited, 0, debited);
+    charged.expect_rest();
+    let again = charged.ocs.counter("duplicates") - before;
+    assert!(again >= UNHEARD as u64, "{again} of {UNHEARD} were asked again");
+    assert!(charged.ocs.counter("retransmitted") >= before + again, "with the T flag");
 }
 
 #[test]
