@@ -399,12 +399,19 @@ impl ImClient {
 
     /// Ends the session; the status of the answer.
     pub fn bye(&mut self) -> u16 {
+        self.bye_in_copies(1)
+    }
+
+    /// Ends the session by a BYE that the network multiplies; the status of the answer.
+    pub fn bye_in_copies(&mut self, copies: usize) -> u16 {
         let Some(answer) = self.answer.clone() else { return 0 };
         self.cseq += 1;
         self.events.add(CLIENT, PROXY, "BYE");
         let bye = self.in_dialog("BYE", &answer, self.cseq);
         for _ in 0..4 {
-            let _ = self.transport.send(&bye, self.options.proxy);
+            for _ in 0..copies {
+                let _ = self.transport.send(&bye, self.options.proxy);
+            }
             let started = Instant::now();
             while started.elapsed() < Duration::from_secs(1) {
                 match self.transport.receive(Duration::from_millis(500)) {
@@ -422,6 +429,18 @@ impl ImClient {
     pub fn provisional(&self, within: Duration) -> bool {
         let answer = self.transport.receive(within);
         answer.is_some_and(|(answer, _)| (100..200).contains(&answer.status()))
+    }
+
+    /// Waits until the other side rings.
+    pub fn ringing(&self, within: Duration) -> bool {
+        let started = Instant::now();
+        let left = || within.checked_sub(started.elapsed());
+        while let Some((answer, _)) = left().and_then(|left| self.transport.receive(left)) {
+            if answer.status() == 180 {
+                return true;
+            }
+        }
+        false
     }
 
     /// Cancels the INVITE.

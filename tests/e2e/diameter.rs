@@ -1,7 +1,7 @@
 //! An Online Charging System decides: the same retrievals over Diameter, and the money at the server to the last unit.
 
 use super::capture::Judged;
-use super::parties::client::Reaction;
+use super::parties::client::{ImClient, Reaction};
 use super::parties::eventually;
 use super::parties::kamailio::Setup;
 use super::parties::ocs::Ocs;
@@ -386,6 +386,83 @@ fn a_cancel_before_the_answer_waits_for_it_and_releases() {
 }
 
 #[test]
+fn a_cancel_while_it_rings_releases_what_was_granted() {
+    let charged = Charged::plain();
+    let _server = charged.stage.server(&["one"], |options| options.rings = true);
+    let mut client = charged.stage.client(ALICE, |_| {});
+    client.send_invite();
+    assert!(client.ringing(SOON), "{}", charged.stage.kamailio.log());
+    charged.expect(90, 10, 0);
+    client.cancel();
+    assert_eq!(client.final_response(SOON), 487);
+    charged.expect(100, 0, 0);
+    charged.expect_rest();
+    let statistic = |name: &str| charged.stage.kamailio.statistic(name);
+    assert_eq!((statistic("initial_ccrs"), statistic("final_ccrs"), statistic("debits")), (1, 1, 0));
+}
+
+#[test]
+fn a_bye_that_comes_three_times_and_twice_anew_is_one_termination() {
+    let charged = Charged::plain();
+    let _server = charged.stage.server(&["one"], |_| {});
+    let mut client = charged.stage.bound(|_| {});
+    client.take(1, Reaction::Answer(200));
+    charged.stage.until_debited(ALICE, 1);
+    assert_eq!(client.bye_in_copies(3), 200);
+    // In transactions of their own.
+    assert_eq!([client.bye(), client.bye()], [200; 2]);
+    charged.expect(99, 0, 1);
+    charged.expect_rest();
+    assert_eq!(charged.ocs.counter("termination"), 1);
+    assert_eq!((charged.stage.kamailio.statistic("final_ccrs"), charged.stage.kamailio.statistic("debits")), (1, 1));
+}
+
+#[test]
+fn two_sessions_that_want_three_messages_each_get_the_three_that_are_paid_for() {
+    // One session has all that there is, and the other nothing; or two and one.
+    for (reserved, answers) in [("10", [200, 402]), ("2", [200, 200])] {
+        let charged = Charged::new(&[], |setup| {
+            let reserve = |messages: &str| format!("imcharge_reserve(\"CHARGED\", \"{messages}\")");
+            setup.changed(&reserve("10"), &reserve(reserved))
+        });
+        charged.ocs.order(&format!("account {ALICE}=3"));
+        let server = charged.stage.server(&["one", "two", "three"], |_| {});
+        let mut both = [charged.stage.client(ALICE, |_| {}), charged.stage.client(ALICE, |_| {})];
+        let mut found = at_once(&mut both, &charged.ocs, |client| client.invite());
+        found.sort_unstable();
+        assert_eq!(found, answers, "reserved {reserved}\n{}", charged.stage.kamailio.log());
+        charged.expect(0, 3, 0);
+        let taken = at_once(&mut both, &charged.ocs, |client| {
+            if client.peer_session().is_empty() {
+                return 0;
+            }
+            client.bind();
+            client.take(3, Reaction::Answer(200)).len()
+        });
+        assert_eq!(taken.iter().sum::<usize>(), 3, "reserved {reserved}\n{}", charged.stage.kamailio.log());
+        assert_eq!(server.refused(), if reserved == "10" { 0 } else { 3 });
+        at_once(&mut both, &charged.ocs, |client| client.bye());
+        charged.expect(0, 0, 3);
+        charged.expect_rest();
+        assert_eq!(charged.stage.kamailio.debits(ALICE).len(), 3, "reserved {reserved}");
+    }
+}
+
+/// Both do this at once, while Alice's three units are watched: none is added, and none is missing.
+fn at_once<T: Send>(both: &mut [ImClient; 2], ocs: &Ocs, act: impl Fn(&mut ImClient) -> T + Sync) -> [T; 2] {
+    std::thread::scope(|scope| {
+        let act = &act;
+        let threads = both.each_mut().map(|client| scope.spawn(move || act(client)));
+        while !threads.iter().all(std::thread::ScopedJoinHandle::is_finished) {
+            let (balance, held, debited) = ocs.account(ALICE);
+            assert!(balance >= 0 && balance + held + debited == 3, "{balance} {held} {debited}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        threads.map(|thread| thread.join().expect("no panic"))
+    })
+}
+
+#[test]
 fn an_update_that_is_refused_ends_nothing_that_was_paid() {
     let charged = Charged::plain();
     charged.ocs.order("fault refuse=4012 on=update");
@@ -535,19 +612,33 @@ fn after_kill_9_of_everything_the_server_hears_of_every_session() {
 }
 
 #[test]
-fn a_clean_stop_tells_the_server_of_every_session() {
-    const SESSIONS: i64 = 50;
+fn a_clean_stop_after_load_tells_the_server_of_every_session() {
+    const SESSIONS: i64 = 100;
     let mut charged = Charged::plain();
-    charged.ocs.order(&format!("account {ALICE}=1000"));
+    charged.ocs.order(&format!("account {ALICE}=10000"));
     let _server = charged.stage.server(&["one"], |_| {});
+    let stage = &charged.stage;
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for _ in 0..SESSIONS / 4 {
+                    let mut client = stage.bound(|_| {});
+                    assert_eq!(client.take(1, Reaction::Answer(200)).len(), 1);
+                    assert_eq!(client.bye(), 200);
+                }
+            });
+        }
+    });
+    charged.expect(10_000 - SESSIONS, 0, SESSIONS);
+    charged.expect_rest();
     let mut open: Vec<_> = (0..SESSIONS).map(|_| charged.stage.client(ALICE, |_| {})).collect();
     for client in &mut open {
         assert_eq!(client.invite(), 200);
     }
-    charged.expect(1000 - 10 * SESSIONS, 10 * SESSIONS, 0);
+    charged.expect(10_000 - 11 * SESSIONS, 10 * SESSIONS, SESSIONS);
     let (ended, after) = charged.stage.kamailio.terminate();
     assert!(ended.is_some_and(|status| status.success()) && after < Duration::from_secs(5), "{ended:?} {after:?}");
-    assert_eq!(charged.ocs.account(ALICE), (1000, 0, 0));
+    assert_eq!(charged.ocs.account(ALICE), (10_000 - SESSIONS, 0, SESSIONS));
     assert!(charged.ocs.sessions().is_empty());
 }
 
@@ -610,6 +701,32 @@ fn a_silent_server_holds_nobody_up() {
     charged.ocs.order("fault off");
     charged.expect(100, 0, 0);
     charged.expect_rest();
+}
+
+#[test]
+fn a_server_that_says_nothing_at_all_for_a_while_leaves_nothing_wrong_behind() {
+    let charged = Charged::new(&[], |setup| setup.parameter("hold_timeout", "5")).unjudged();
+    let _server = charged.stage.server(&["one"], |_| {});
+    // Not even the watchdog is answered.
+    charged.ocs.order("fault silent");
+    flood(charged.stage.kamailio.sip, 50, Duration::from_secs(6));
+    charged.ocs.order("fault off");
+    let mut granted = None;
+    let invited = || {
+        let mut client = charged.stage.client(ALICE, |_| {});
+        granted = (client.invite() == 200).then_some(client);
+        granted.is_some()
+    };
+    assert!(eventually(SOON, invited), "{}", charged.stage.kamailio.log());
+    let mut client = granted.expect("it is granted");
+    client.bind();
+    assert_eq!(client.take(1, Reaction::Answer(200)).len(), 1);
+    charged.stage.until_debited(ALICE, 1);
+    assert_eq!(client.bye(), 200);
+    charged.expect(99, 0, 1);
+    charged.expect_rest();
+    assert!(charged.stage.kamailio.statistic("ccr_timeouts") > 0);
+    assert_eq!(charged.stage.kamailio.statistic("engine_restarts"), 0);
 }
 
 #[test]
