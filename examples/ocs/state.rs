@@ -273,6 +273,11 @@ impl State {
             self.counters.lost += 1;
             return Fate::Send;
         }
+        if !self.settings.lenient && is_for_another(&request, &self.settings.origin_host) {
+            self.counters.refused += 1;
+            write_error(&plain(&request, ResultCode::UNABLE_TO_DELIVER, &self.settings), message, out);
+            return self.spoil(&due, start, out);
+        }
         let key = Answered::key(&request);
         let before = self.answered.bodies.get(&key).filter(|_| self.settings.duplicate_detection);
         if let Some((end_to_end, body)) = before {
@@ -340,6 +345,11 @@ impl State {
         self.counters.answered += 1;
         fate
     }
+}
+
+/// Whether a request names another server: this one knows of none, and cannot deliver it (RFC 6733, 6.1.6).
+fn is_for_another(request: &CreditControlRequest<'_>, own: &str) -> bool {
+    request.destination_host.is_some_and(|host| !host.eq_ignore_ascii_case(own))
 }
 
 /// The same answer to a request that came again: with the identifiers of now.
