@@ -26,6 +26,9 @@ pub struct Options {
     pub asserted: bool,
     /// How long a 200 waits for its ACK: the server sends it again meanwhile (RFC 3261, 13.3.1.4).
     pub acknowledges_after: Duration,
+    /// Number that Call-ID, tag and branch are made of; `None`: one that no other has. With the number of another client
+    /// its INVITE comes once more.
+    pub number: Option<u64>,
     /// More header lines of the INVITE.
     pub headers: Vec<(String, String)>,
 }
@@ -42,6 +45,7 @@ impl Options {
             whole_path: false,
             asserted: true,
             acknowledges_after: Duration::ZERO,
+            number: None,
             headers: Vec::new(),
         }
     }
@@ -142,7 +146,7 @@ impl ImClient {
         // The path must carry the connection's own port: the relay finds a connection by its address.
         let own = reader.local_address()?;
         let transport = Transport::on(&UdpSocket::bind((own.ip(), 0))?)?;
-        let number = unique();
+        let number = options.number.unwrap_or_else(unique);
         let call_id = format!("call{number}@{}", own.ip());
         let own_uri = format!("msrp://{own}/C{number};tcp");
         let own_path = match options.via_relay {

@@ -2,13 +2,13 @@
 
 use super::capture::Judged;
 use super::parties::client::{ImClient, Reaction};
-use super::parties::eventually;
 use super::parties::kamailio::Setup;
 use super::parties::ocs::Ocs;
+use super::parties::{eventually, unique};
 use super::{ALICE, Stage};
 use std::net::UdpSocket;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const SOON: Duration = Duration::from_secs(30);
 
@@ -415,6 +415,30 @@ fn a_bye_that_comes_three_times_and_twice_anew_is_one_termination() {
     charged.expect_rest();
     assert_eq!(charged.ocs.counter("termination"), 1);
     assert_eq!((charged.stage.kamailio.statistic("final_ccrs"), charged.stage.kamailio.statistic("debits")), (1, 1));
+}
+
+#[test]
+fn an_invite_that_comes_once_more_long_after_its_session_is_a_session_of_its_own() {
+    // 64*T1 of RFC 3261, and the second that a turn of the clock may be late.
+    const REMEMBERED: Duration = Duration::from_secs(33);
+    let charged = Charged::plain();
+    let _server = charged.stage.server(&["one"], |_| {});
+    let number = unique();
+    let mut calls = Vec::new();
+    for debited in 1..=2 {
+        let mut client = charged.stage.bound(|options| options.number = Some(number));
+        assert_eq!(client.take(1, Reaction::Answer(200)).len(), 1, "{}", charged.stage.kamailio.log());
+        charged.stage.until_debited(ALICE, debited as usize);
+        assert_eq!(client.bye(), 200);
+        let ended = Instant::now();
+        charged.expect(100 - debited, 0, debited);
+        charged.expect_rest();
+        assert_eq!(charged.ocs.counter("duplicates"), 0, "the server takes it for the first one");
+        calls.push(client.call_id.clone());
+        assert!(debited == 2 || eventually(REMEMBERED * 2, || ended.elapsed() > REMEMBERED));
+    }
+    assert_eq!(calls[0], calls[1]);
+    assert_eq!((charged.ocs.counter("initial"), charged.ocs.counter("termination")), (2, 2));
 }
 
 #[test]
@@ -866,10 +890,10 @@ fn a_certificate_for_another_name_opens_nothing_and_says_why() {
 pub fn flood(proxy: std::net::SocketAddr, rate: u32, lasts: Duration) {
     let socket = UdpSocket::bind("127.0.0.1:0").expect("a socket");
     let own = socket.local_addr().expect("bound");
-    let started = std::time::Instant::now();
+    let started = Instant::now();
     for number in 0..(f64::from(rate) * lasts.as_secs_f64()) as u32 {
         let due = started + Duration::from_secs_f64(f64::from(number) / f64::from(rate));
-        if let Some(wait) = due.checked_duration_since(std::time::Instant::now()) {
+        if let Some(wait) = due.checked_duration_since(Instant::now()) {
             std::thread::sleep(wait);
         }
         let text = format!(
