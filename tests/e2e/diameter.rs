@@ -91,7 +91,7 @@ impl Charged {
 
     /// Whatever came again said so, and had its End-to-End Identifier of before (RFC 6733, 3): over crashes too.
     #[track_caller]
-    fn expect_marked(&self) {
+    pub fn expect_marked(&self) {
         for wrong in ["unmarked", "renumbered"] {
             assert_eq!(self.ocs.counter(wrong), 0, "{wrong}\n{}", self.stage.kamailio.log());
         }
