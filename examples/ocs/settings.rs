@@ -25,7 +25,8 @@ pub struct Settings {
     pub partial: bool,
     /// Whether a request that comes again is answered as before, and not booked.
     pub duplicate_detection: bool,
-    /// Whether names that come twice, AVPs of accounting and a missing Auth-Application-Id are passed over.
+    /// Whether names that come twice, AVPs of accounting, a missing Auth-Application-Id and the Destination-Host of
+    /// another server are passed over.
     pub lenient: bool,
     /// Answers kept for that.
     pub remember: usize,

@@ -8,8 +8,8 @@ use imcharge::wire::diameter::base::{Answer, CapabilitiesExchangeAnswer, Capabil
 use imcharge::wire::diameter::dictionary::{self, APPLICATION_CREDIT_CONTROL, APPLICATION_RELAY, VENDOR_3GPP};
 use imcharge::wire::diameter::words::RequestType;
 use imcharge::wire::diameter::{
-    Address, Avp, Command, CreditControlAnswer, CreditControlRequest, Fault, Flags, HEADER_LENGTH, Header, Message,
-    RawAvp, ResultCode, ServiceUnits, Writer, refuse,
+    Address, Avp, Command, CreditControlAnswer, CreditControlRequest, EndToEnd, Fault, Flags, HEADER_LENGTH, Header,
+    Message, RawAvp, ResultCode, ServiceUnits, Writer, refuse,
 };
 use siphasher::sip128::{Hasher128, SipHasher13};
 use std::collections::{HashMap, VecDeque};
@@ -58,14 +58,14 @@ macro_rules! counters {
 
 counters! {
     initial update termination event
-    retransmitted duplicates answered refused dropped lost malformed unexpected
+    retransmitted duplicates unmarked renumbered answered refused dropped lost malformed unexpected
     connections broken_streams cer dwr dpr dwa dpa raa asa
 }
 
-/// Answers given, for requests that come again.
+/// Answers given, for requests that come again, and what End-to-End Identifier each request had.
 #[derive(Debug, Default)]
 struct Answered {
-    bodies: HashMap<u128, Box<[u8]>>,
+    bodies: HashMap<u128, (EndToEnd, Box<[u8]>)>,
     order: VecDeque<u128>,
 }
 
@@ -79,13 +79,13 @@ impl Answered {
         hasher.finish128().into()
     }
 
-    fn keep(&mut self, key: u128, body: &[u8], most: usize) {
+    fn keep(&mut self, key: u128, end_to_end: EndToEnd, body: &[u8], most: usize) {
         while self.order.len() >= most.max(1) {
             if let Some(oldest) = self.order.pop_front() {
                 self.bodies.remove(&oldest);
             }
         }
-        if most > 0 && self.bodies.insert(key, body.into()).is_none() {
+        if most > 0 && self.bodies.insert(key, (end_to_end, body.into())).is_none() {
             self.order.push_back(key);
         }
     }
@@ -273,9 +273,18 @@ impl State {
             self.counters.lost += 1;
             return Fate::Send;
         }
+        if !self.settings.lenient && is_for_another(&request, &self.settings.origin_host) {
+            self.counters.refused += 1;
+            write_error(&plain(&request, ResultCode::UNABLE_TO_DELIVER, &self.settings), message, out);
+            return self.spoil(&due, start, out);
+        }
         let key = Answered::key(&request);
-        if let Some(body) = self.answered.bodies.get(&key).filter(|_| self.settings.duplicate_detection) {
+        let before = self.answered.bodies.get(&key).filter(|_| self.settings.duplicate_detection);
+        if let Some((end_to_end, body)) = before {
+            // What comes again has the T flag and the same End-to-End Identifier (RFC 6733, 3).
             self.counters.duplicates += 1;
+            self.counters.unmarked += u64::from(!message.header.is_retransmitted());
+            self.counters.renumbered += u64::from(message.header.end_to_end != *end_to_end);
             repeat(&message.header, body, out);
         } else if let Some(result) = refusal(&due) {
             let answer = plain(&request, result, &self.settings);
@@ -291,7 +300,7 @@ impl State {
             write_answer(&answer, message, out);
             if self.settings.duplicate_detection {
                 let body = out.get(start + HEADER_LENGTH..).unwrap_or_default();
-                self.answered.keep(key, body, self.settings.remember);
+                self.answered.keep(key, message.header.end_to_end, body, self.settings.remember);
             }
             if alter(&mut answer, &due) {
                 out.truncate(start);
@@ -336,6 +345,11 @@ impl State {
         self.counters.answered += 1;
         fate
     }
+}
+
+/// Whether a request names another server: this one knows of none, and cannot deliver it (RFC 6733, 6.1.6).
+fn is_for_another(request: &CreditControlRequest<'_>, own: &str) -> bool {
+    request.destination_host.is_some_and(|host| !host.eq_ignore_ascii_case(own))
 }
 
 /// The same answer to a request that came again: with the identifiers of now.
@@ -469,7 +483,7 @@ pub fn request(
     number: u32,
     fill: impl FnOnce(&mut Writer<'_>),
 ) -> Vec<u8> {
-    use imcharge::wire::diameter::{EndToEnd, HopByHop};
+    use imcharge::wire::diameter::HopByHop;
     let mut out = Vec::new();
     let mut writer = Writer::request(&mut out, command, flags, application, HopByHop(number), EndToEnd(number));
     fill(&mut writer);

@@ -26,6 +26,9 @@ pub struct Options {
     pub asserted: bool,
     /// How long a 200 waits for its ACK: the server sends it again meanwhile (RFC 3261, 13.3.1.4).
     pub acknowledges_after: Duration,
+    /// Number that Call-ID, tag and branch are made of; `None`: one that no other has. With the number of another client
+    /// its INVITE comes once more.
+    pub number: Option<u64>,
     /// More header lines of the INVITE.
     pub headers: Vec<(String, String)>,
 }
@@ -42,6 +45,7 @@ impl Options {
             whole_path: false,
             asserted: true,
             acknowledges_after: Duration::ZERO,
+            number: None,
             headers: Vec::new(),
         }
     }
@@ -142,7 +146,7 @@ impl ImClient {
         // The path must carry the connection's own port: the relay finds a connection by its address.
         let own = reader.local_address()?;
         let transport = Transport::on(&UdpSocket::bind((own.ip(), 0))?)?;
-        let number = unique();
+        let number = options.number.unwrap_or_else(unique);
         let call_id = format!("call{number}@{}", own.ip());
         let own_uri = format!("msrp://{own}/C{number};tcp");
         let own_path = match options.via_relay {
@@ -399,12 +403,19 @@ impl ImClient {
 
     /// Ends the session; the status of the answer.
     pub fn bye(&mut self) -> u16 {
+        self.bye_in_copies(1)
+    }
+
+    /// Ends the session by a BYE that the network multiplies; the status of the answer.
+    pub fn bye_in_copies(&mut self, copies: usize) -> u16 {
         let Some(answer) = self.answer.clone() else { return 0 };
         self.cseq += 1;
         self.events.add(CLIENT, PROXY, "BYE");
         let bye = self.in_dialog("BYE", &answer, self.cseq);
         for _ in 0..4 {
-            let _ = self.transport.send(&bye, self.options.proxy);
+            for _ in 0..copies {
+                let _ = self.transport.send(&bye, self.options.proxy);
+            }
             let started = Instant::now();
             while started.elapsed() < Duration::from_secs(1) {
                 match self.transport.receive(Duration::from_millis(500)) {
@@ -422,6 +433,18 @@ impl ImClient {
     pub fn provisional(&self, within: Duration) -> bool {
         let answer = self.transport.receive(within);
         answer.is_some_and(|(answer, _)| (100..200).contains(&answer.status()))
+    }
+
+    /// Waits until the other side rings.
+    pub fn ringing(&self, within: Duration) -> bool {
+        let started = Instant::now();
+        let left = || within.checked_sub(started.elapsed());
+        while let Some((answer, _)) = left().and_then(|left| self.transport.receive(left)) {
+            if answer.status() == 180 {
+                return true;
+            }
+        }
+        false
     }
 
     /// Cancels the INVITE.

@@ -1,14 +1,14 @@
 //! An Online Charging System decides: the same retrievals over Diameter, and the money at the server to the last unit.
 
 use super::capture::Judged;
-use super::parties::client::Reaction;
-use super::parties::eventually;
+use super::parties::client::{ImClient, Reaction};
 use super::parties::kamailio::Setup;
 use super::parties::ocs::Ocs;
+use super::parties::{eventually, unique};
 use super::{ALICE, Stage};
 use std::net::UdpSocket;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const SOON: Duration = Duration::from_secs(30);
 
@@ -86,6 +86,15 @@ impl Charged {
         assert!(eventually(SOON, rests), "sent {} ended {}\n{}", sum(&kinds), sum(&ends), self.stage.kamailio.log());
         let left = self.ocs.sessions();
         assert!(left.is_empty(), "the server still has {left:?}");
+        self.expect_marked();
+    }
+
+    /// Whatever came again said so, and had its End-to-End Identifier of before (RFC 6733, 3): over crashes too.
+    #[track_caller]
+    pub fn expect_marked(&self) {
+        for wrong in ["unmarked", "renumbered"] {
+            assert_eq!(self.ocs.counter(wrong), 0, "{wrong}\n{}", self.stage.kamailio.log());
+        }
     }
 }
 
@@ -377,6 +386,107 @@ fn a_cancel_before_the_answer_waits_for_it_and_releases() {
 }
 
 #[test]
+fn a_cancel_while_it_rings_releases_what_was_granted() {
+    let charged = Charged::plain();
+    let _server = charged.stage.server(&["one"], |options| options.rings = true);
+    let mut client = charged.stage.client(ALICE, |_| {});
+    client.send_invite();
+    assert!(client.ringing(SOON), "{}", charged.stage.kamailio.log());
+    charged.expect(90, 10, 0);
+    client.cancel();
+    assert_eq!(client.final_response(SOON), 487);
+    charged.expect(100, 0, 0);
+    charged.expect_rest();
+    let statistic = |name: &str| charged.stage.kamailio.statistic(name);
+    assert_eq!((statistic("initial_ccrs"), statistic("final_ccrs"), statistic("debits")), (1, 1, 0));
+}
+
+#[test]
+fn a_bye_that_comes_three_times_and_twice_anew_is_one_termination() {
+    let charged = Charged::plain();
+    let _server = charged.stage.server(&["one"], |_| {});
+    let mut client = charged.stage.bound(|_| {});
+    client.take(1, Reaction::Answer(200));
+    charged.stage.until_debited(ALICE, 1);
+    assert_eq!(client.bye_in_copies(3), 200);
+    // In transactions of their own.
+    assert_eq!([client.bye(), client.bye()], [200; 2]);
+    charged.expect(99, 0, 1);
+    charged.expect_rest();
+    assert_eq!(charged.ocs.counter("termination"), 1);
+    assert_eq!((charged.stage.kamailio.statistic("final_ccrs"), charged.stage.kamailio.statistic("debits")), (1, 1));
+}
+
+#[test]
+fn an_invite_that_comes_once_more_long_after_its_session_is_a_session_of_its_own() {
+    // 64*T1 of RFC 3261, and the second that a turn of the clock may be late.
+    const REMEMBERED: Duration = Duration::from_secs(33);
+    let charged = Charged::plain();
+    let _server = charged.stage.server(&["one"], |_| {});
+    let number = unique();
+    let mut calls = Vec::new();
+    for debited in 1..=2 {
+        let mut client = charged.stage.bound(|options| options.number = Some(number));
+        assert_eq!(client.take(1, Reaction::Answer(200)).len(), 1, "{}", charged.stage.kamailio.log());
+        charged.stage.until_debited(ALICE, debited as usize);
+        assert_eq!(client.bye(), 200);
+        let ended = Instant::now();
+        charged.expect(100 - debited, 0, debited);
+        charged.expect_rest();
+        assert_eq!(charged.ocs.counter("duplicates"), 0, "the server takes it for the first one");
+        calls.push(client.call_id.clone());
+        assert!(debited == 2 || eventually(REMEMBERED * 2, || ended.elapsed() > REMEMBERED));
+    }
+    assert_eq!(calls[0], calls[1]);
+    assert_eq!((charged.ocs.counter("initial"), charged.ocs.counter("termination")), (2, 2));
+}
+
+#[test]
+fn two_sessions_that_want_three_messages_each_get_the_three_that_are_paid_for() {
+    // One session has all that there is, and the other nothing; or two and one.
+    for (reserved, answers) in [("10", [200, 402]), ("2", [200, 200])] {
+        let charged = Charged::new(&[], |setup| {
+            let reserve = |messages: &str| format!("imcharge_reserve(\"CHARGED\", \"{messages}\")");
+            setup.changed(&reserve("10"), &reserve(reserved))
+        });
+        charged.ocs.order(&format!("account {ALICE}=3"));
+        let server = charged.stage.server(&["one", "two", "three"], |_| {});
+        let mut both = [charged.stage.client(ALICE, |_| {}), charged.stage.client(ALICE, |_| {})];
+        let mut found = at_once(&mut both, &charged.ocs, |client| client.invite());
+        found.sort_unstable();
+        assert_eq!(found, answers, "reserved {reserved}\n{}", charged.stage.kamailio.log());
+        charged.expect(0, 3, 0);
+        let taken = at_once(&mut both, &charged.ocs, |client| {
+            if client.peer_session().is_empty() {
+                return 0;
+            }
+            client.bind();
+            client.take(3, Reaction::Answer(200)).len()
+        });
+        assert_eq!(taken.iter().sum::<usize>(), 3, "reserved {reserved}\n{}", charged.stage.kamailio.log());
+        assert_eq!(server.refused(), if reserved == "10" { 0 } else { 3 });
+        at_once(&mut both, &charged.ocs, |client| client.bye());
+        charged.expect(0, 0, 3);
+        charged.expect_rest();
+        assert_eq!(charged.stage.kamailio.debits(ALICE).len(), 3, "reserved {reserved}");
+    }
+}
+
+/// Both do this at once, while Alice's three units are watched: none is added, and none is missing.
+fn at_once<T: Send>(both: &mut [ImClient; 2], ocs: &Ocs, act: impl Fn(&mut ImClient) -> T + Sync) -> [T; 2] {
+    std::thread::scope(|scope| {
+        let act = &act;
+        let threads = both.each_mut().map(|client| scope.spawn(move || act(client)));
+        while !threads.iter().all(std::thread::ScopedJoinHandle::is_finished) {
+            let (balance, held, debited) = ocs.account(ALICE);
+            assert!(balance >= 0 && balance + held + debited == 3, "{balance} {held} {debited}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        threads.map(|thread| thread.join().expect("no panic"))
+    })
+}
+
+#[test]
 fn an_update_that_is_refused_ends_nothing_that_was_paid() {
     let charged = Charged::plain();
     charged.ocs.order("fault refuse=4012 on=update");
@@ -489,12 +599,14 @@ fn a_peer_that_leaves_is_taken_back_when_it_returns() {
 #[test]
 fn after_kill_9_of_everything_the_server_hears_of_every_session() {
     const SESSIONS: i64 = 50;
+    const UNHEARD: i64 = 5;
     let mut charged = Charged::new(&[], |setup| setup.defined("RESPONSE_TIMEOUT", "600"));
     charged.ocs.order(&format!("account {ALICE}=1000"));
     let server = charged.stage.server(&["one"], |_| {});
-    let mut open: Vec<_> = (0..SESSIONS).map(|_| charged.stage.client(ALICE, |_| {})).collect();
+    let mut open: Vec<_> = (0..SESSIONS + UNHEARD).map(|_| charged.stage.client(ALICE, |_| {})).collect();
+    let (sessions, unheard) = open.split_at_mut(SESSIONS as usize);
     // Every second one has taken its message and not answered it.
-    for (at, client) in open.iter_mut().enumerate() {
+    for (at, client) in sessions.iter_mut().enumerate() {
         assert_eq!(client.invite(), 200);
         if at % 2 == 0 {
             client.bind();
@@ -502,27 +614,55 @@ fn after_kill_9_of_everything_the_server_hears_of_every_session() {
         }
     }
     charged.expect(1000 - 10 * SESSIONS, 10 * SESSIONS, 0);
+    // The debits of these are booked, and nobody hears of it.
+    charged.ocs.order("fault drop on=update");
+    for client in unheard {
+        assert_eq!(client.invite(), 200);
+        client.bind();
+        assert_eq!(client.take(1, Reaction::Answer(200)).len(), 1);
+    }
+    charged.expect(1000 - 10 * (SESSIONS + UNHEARD), 10 * SESSIONS + 9 * UNHEARD, UNHEARD);
     charged.stage.kamailio.kill_all();
     drop((open, server));
+    charged.ocs.order("fault off");
+    let before = charged.ocs.counter("duplicates");
     charged.stage.kamailio.restart().expect("it starts again");
-    charged.expect(1000 - SESSIONS / 2, 0, SESSIONS / 2);
-    assert!(charged.ocs.sessions().is_empty());
+    let debited = SESSIONS / 2 + UNHEARD;
+    charged.expect(1000 - debited, 0, debited);
+    charged.expect_rest();
+    let again = charged.ocs.counter("duplicates") - before;
+    assert!(again >= UNHEARD as u64, "{again} of {UNHEARD} were asked again");
+    assert!(charged.ocs.counter("retransmitted") >= before + again, "with the T flag");
 }
 
 #[test]
-fn a_clean_stop_tells_the_server_of_every_session() {
-    const SESSIONS: i64 = 50;
+fn a_clean_stop_after_load_tells_the_server_of_every_session() {
+    const SESSIONS: i64 = 100;
     let mut charged = Charged::plain();
-    charged.ocs.order(&format!("account {ALICE}=1000"));
+    charged.ocs.order(&format!("account {ALICE}=10000"));
     let _server = charged.stage.server(&["one"], |_| {});
+    let stage = &charged.stage;
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for _ in 0..SESSIONS / 4 {
+                    let mut client = stage.bound(|_| {});
+                    assert_eq!(client.take(1, Reaction::Answer(200)).len(), 1);
+                    assert_eq!(client.bye(), 200);
+                }
+            });
+        }
+    });
+    charged.expect(10_000 - SESSIONS, 0, SESSIONS);
+    charged.expect_rest();
     let mut open: Vec<_> = (0..SESSIONS).map(|_| charged.stage.client(ALICE, |_| {})).collect();
     for client in &mut open {
         assert_eq!(client.invite(), 200);
     }
-    charged.expect(1000 - 10 * SESSIONS, 10 * SESSIONS, 0);
+    charged.expect(10_000 - 11 * SESSIONS, 10 * SESSIONS, SESSIONS);
     let (ended, after) = charged.stage.kamailio.terminate();
     assert!(ended.is_some_and(|status| status.success()) && after < Duration::from_secs(5), "{ended:?} {after:?}");
-    assert_eq!(charged.ocs.account(ALICE), (1000, 0, 0));
+    assert_eq!(charged.ocs.account(ALICE), (10_000 - SESSIONS, 0, SESSIONS));
     assert!(charged.ocs.sessions().is_empty());
 }
 
@@ -585,6 +725,32 @@ fn a_silent_server_holds_nobody_up() {
     charged.ocs.order("fault off");
     charged.expect(100, 0, 0);
     charged.expect_rest();
+}
+
+#[test]
+fn a_server_that_says_nothing_at_all_for_a_while_leaves_nothing_wrong_behind() {
+    let charged = Charged::new(&[], |setup| setup.parameter("hold_timeout", "5")).unjudged();
+    let _server = charged.stage.server(&["one"], |_| {});
+    // Not even the watchdog is answered.
+    charged.ocs.order("fault silent");
+    flood(charged.stage.kamailio.sip, 50, Duration::from_secs(6));
+    charged.ocs.order("fault off");
+    let mut granted = None;
+    let invited = || {
+        let mut client = charged.stage.client(ALICE, |_| {});
+        granted = (client.invite() == 200).then_some(client);
+        granted.is_some()
+    };
+    assert!(eventually(SOON, invited), "{}", charged.stage.kamailio.log());
+    let mut client = granted.expect("it is granted");
+    client.bind();
+    assert_eq!(client.take(1, Reaction::Answer(200)).len(), 1);
+    charged.stage.until_debited(ALICE, 1);
+    assert_eq!(client.bye(), 200);
+    charged.expect(99, 0, 1);
+    charged.expect_rest();
+    assert!(charged.stage.kamailio.statistic("ccr_timeouts") > 0);
+    assert_eq!(charged.stage.kamailio.statistic("engine_restarts"), 0);
 }
 
 #[test]
@@ -724,10 +890,10 @@ fn a_certificate_for_another_name_opens_nothing_and_says_why() {
 pub fn flood(proxy: std::net::SocketAddr, rate: u32, lasts: Duration) {
     let socket = UdpSocket::bind("127.0.0.1:0").expect("a socket");
     let own = socket.local_addr().expect("bound");
-    let started = std::time::Instant::now();
+    let started = Instant::now();
     for number in 0..(f64::from(rate) * lasts.as_secs_f64()) as u32 {
         let due = started + Duration::from_secs_f64(f64::from(number) / f64::from(rate));
-        if let Some(wait) = due.checked_duration_since(std::time::Instant::now()) {
+        if let Some(wait) = due.checked_duration_since(Instant::now()) {
             std::thread::sleep(wait);
         }
         let text = format!(

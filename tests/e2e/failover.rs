@@ -41,15 +41,21 @@ fn retrieve(stage: &Stage) {
     assert_eq!(client.bye(), 200);
 }
 
-/// No session is left anywhere, nothing waits, and every request has ended in one way.
+/// Nothing waits, and every request has ended in one way.
 #[track_caller]
-fn expect_rest(stage: &Stage, systems: [&Ocs; 2]) {
+fn expect_ended(stage: &Stage) {
     let sum = |names: &[&str]| names.iter().map(|name| stage.kamailio.statistic(name)).sum::<i64>();
     let rests = || {
         let sent = sum(&["initial_ccrs", "interim_ccrs", "final_ccrs", "event_ccrs"]);
         sent == sum(&["ccr_answers", "ccr_timeouts", "ccr_failures"]) && sum(&["outbox_depth", "sessions_active"]) == 0
     };
     assert!(eventually(SOON, rests), "{}", stage.kamailio.log());
+}
+
+/// The same, and no session is left anywhere.
+#[track_caller]
+fn expect_rest(stage: &Stage, systems: [&Ocs; 2]) {
+    expect_ended(stage);
     systems.iter().for_each(|ocs| assert_eq!(ocs.sessions(), [""; 0]));
 }
 
@@ -158,11 +164,35 @@ fn a_session_that_may_move_goes_on_at_the_next_server() {
     let _server = stage.server(&["one"], |_| {});
     let mut client = stage.bound(|_| {});
     expect(&one, (90, 10, 0), &stage);
-    one.order("kill 5000");
+    // For longer than this takes.
+    one.order("kill 600000");
     // The other one has never heard of the session: the debit is asked for without it.
     client.take(1, Reaction::Answer(200));
     client.bye();
     expect(&two, (99, 0, 1), &stage);
-    assert!(eventually(SOON, || stage.kamailio.statistic("outbox_depth") == 0), "{}", stage.kamailio.log());
-    assert_eq!((stage.kamailio.debits(ALICE).len(), one.account(ALICE).2), (1, 0));
+    expect_ended(&stage);
+    assert_eq!((stage.kamailio.debits(ALICE).len(), two.sessions().len()), (1, 0));
+    // What the first one holds, nobody can ask it to release.
+    assert_eq!(one.account(ALICE), (90, 10, 0));
+}
+
+#[test]
+fn what_names_another_server_is_not_served_and_is_asked_again() {
+    let one = ocs("ocs1.example.com");
+    let relay = Relay::start("dra1.example.com", &[("ocs1.example.com", one.diameter)]);
+    let two = ocs("ocs2.example.com");
+    let stage = stage(("dra1.example.com", relay.address), ("ocs2.example.com", two.diameter), |setup| setup);
+    let _server = stage.server(&["one"], |_| {});
+    let mut client = stage.bound(|_| {});
+    expect(&one, (90, 10, 0), &stage);
+    one.order("set origin-host=ocs9.example.com");
+    client.take(1, Reaction::Answer(200));
+    assert!(eventually(SOON, || one.counter("refused") > 0), "{}", stage.kamailio.log());
+    assert_eq!(one.account(ALICE), (90, 10, 0));
+    // Names of hosts are the same in any case.
+    one.order("set origin-host=OCS1.Example.COM");
+    client.bye();
+    expect(&one, (99, 0, 1), &stage);
+    expect_rest(&stage, [&one, &two]);
+    assert_eq!((stage.kamailio.debits(ALICE).len(), two.account(ALICE)), (1, (100, 0, 0)));
 }

@@ -99,6 +99,7 @@ fn reconcile(kill: impl Fn(&mut Kamailio)) {
     let most = seen.len() + 3 * CLIENTS * killed.load(Ordering::Relaxed);
     assert!((seen.len()..=most).contains(&(debits as usize)), "{debits} debits of {} messages", seen.len());
     assert_eq!(charged.ocs.account(ALICE), (100, 0, 0));
+    charged.expect_marked();
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! What the manual's chapter on security says, line by line.
 
+use super::diameter::Charged;
 use super::parties::client::Reaction;
 use super::{ALICE, Stage};
 use std::fs;
@@ -49,29 +50,101 @@ fn a_state_directory_that_is_open_to_others_is_told() {
     }
 }
 
-#[test]
-fn nothing_of_a_message_is_in_our_log_lines_even_at_their_finest() {
-    const SECRET: &str = "the-treasure-is-under-the-oak";
-    let stage = Stage::new(|setup| setup.changed("debug=2", "debug=4"));
-    stage.kamailio.set_account(ALICE, 100);
-    retrieve(&stage, SECRET);
-    // And what is no frame.
-    let mut raw = std::net::TcpStream::connect(stage.kamailio.msrp).expect("the relay takes a connection");
-    let bad = format!("MSRP bad1 SEND\r\nTo-Path: nonsense {SECRET}\r\n\r\n{SECRET}\r\n-------bad1$\r\n");
-    std::io::Write::write_all(&mut raw, bad.as_bytes()).expect("sent");
-    retrieve_again(&stage);
-    let log = stage.kamailio.log();
-    let ours: Vec<&str> = log.lines().filter(|line| line.contains("imcharge")).collect();
-    assert!(!ours.is_empty(), "the module says something");
-    let told: Vec<&&str> = ours.iter().filter(|line| line.contains(SECRET)).collect();
-    assert!(told.is_empty(), "{told:?}");
+/// What nobody may read in a log: the content of a message, the answer to a challenge, and what a charging system sends
+/// when it has gone mad.
+const SECRETS: [&str; 3] = ["the-treasure-is-under-the-oak", "6629fae49393a05397450978507c4ef1", "GARBAGE"];
+
+/// An Authorization header.
+fn authorization() -> String {
+    let [_, digest, _] = SECRETS;
+    format!("Digest username=\"alice\", realm=\"r\", nonce=\"n\", uri=\"sip:r\", response=\"{digest}\"")
 }
 
-/// Until this is over, what came before is read as well.
-fn retrieve_again(stage: &Stage) {
+/// Makes the proxy see secrets: in a retrieval, in an AUTH, and in what is no frame.
+fn tempt(stage: &Stage) {
+    let [content, ..] = SECRETS;
+    let server = stage.server(&[content], |_| {});
+    let mut client = stage.bound(|options| {
+        options.headers.extend(["Authorization", "Proxy-Authorization"].map(|name| (name.to_owned(), authorization())));
+    });
+    client.take(1, Reaction::Answer(200));
+    stage.until_debited(ALICE, 1);
+    assert_eq!(client.bye(), 200);
+    drop(server);
+    let mut raw = std::net::TcpStream::connect(stage.kamailio.msrp).expect("the relay takes a connection");
+    let paths = "To-Path: msrp://im.example.org;tcp\r\nFrom-Path: msrp://c.example.org:9/c;tcp\r\n";
+    let auth = format!("MSRP aut1 AUTH\r\n{paths}Authorization: {}\r\n-------aut1$\r\n", authorization());
+    let bad = format!("MSRP bad1 SEND\r\nTo-Path: nonsense {content}\r\n\r\n{content}\r\n-------bad1$\r\n");
+    for frame in [auth, bad] {
+        std::io::Write::write_all(&mut raw, frame.as_bytes()).expect("sent");
+    }
+    // Until this is over, what came before is read as well.
     let _server = stage.server(&["two"], |_| {});
     let mut client = stage.bound(|_| {});
     client.take(1, Reaction::Answer(200));
     stage.until_debited(ALICE, 2);
     client.bye();
+}
+
+/// Digits of the longest run of hexadecimal ones, whatever stands between octets.
+fn hexadecimal(line: &str) -> usize {
+    let digits: String = line.chars().filter(|letter| !" :,-".contains(*letter)).collect();
+    digits.split(|letter: char| !letter.is_ascii_hexdigit()).map(str::len).max().unwrap_or(0)
+}
+
+/// What the module says, each with the lines that belong to it: a line that begins it has the process before it, as
+/// in `12(345) INFO: imcharge: `.
+fn ours(log: &str) -> Vec<Vec<&str>> {
+    let begins = |line: &str| {
+        let number = |text: &str| text.trim_start().parse::<u32>().is_ok();
+        line.split_once('(')
+            .is_some_and(|(process, rest)| number(process) && rest.split(')').next().is_some_and(number))
+    };
+    let mut said: Vec<Vec<&str>> = Vec::new();
+    for line in log.lines() {
+        match said.last_mut().filter(|_| !begins(line)) {
+            Some(last) => last.push(line),
+            None => said.push(vec![line]),
+        }
+    }
+    said.retain(|lines| lines[0].contains("imcharge"));
+    said
+}
+
+/// The module's own lines have no secret, and no octets as they came.
+#[track_caller]
+fn expect_silence(log: &str) {
+    // No name in a line has as many digits as 32 octets.
+    let tells = |line: &&str| {
+        let printable = line.chars().all(|letter| !letter.is_control() && letter != char::REPLACEMENT_CHARACTER);
+        !printable || hexadecimal(line) >= 64 || SECRETS.iter().any(|secret| line.contains(secret))
+    };
+    let ours = ours(log);
+    assert!(ours.iter().any(|lines| lines[0].contains(": imcharge: ")), "the module says something");
+    let told: Vec<&str> = ours.into_iter().flatten().filter(tells).collect();
+    assert!(told.is_empty(), "{told:?}");
+}
+
+#[test]
+fn nothing_of_a_message_is_in_our_log_lines_even_at_their_finest() {
+    let stage = Stage::new(|setup| setup.changed("debug=2", "debug=4"));
+    stage.kamailio.set_account(ALICE, 100);
+    tempt(&stage);
+    expect_silence(&stage.kamailio.log());
+}
+
+#[test]
+fn nothing_of_a_message_or_a_packet_is_in_them_with_a_charging_system_either() {
+    let charged = Charged::new(&[], |setup| setup.changed("debug=2", "debug=4"));
+    for fault in ["garbage on=update", "avp-length=beyond on=termination"] {
+        charged.ocs.order(&format!("fault {fault} times=1"));
+    }
+    tempt(&charged.stage);
+    charged.expect(98, 0, 2);
+    charged.expect_rest();
+    let log = charged.stage.kamailio.log();
+    for said in ["this is no Diameter", "INVALID_AVP_LENGTH"] {
+        assert!(log.contains(said), "{said} is what it says of such an answer");
+    }
+    expect_silence(&log);
 }
