@@ -13,6 +13,10 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+/// Retrievals a second: about half of what such a machine can do. As many sessions as come in 32 s are kept at a time,
+/// so it has to be the same before both looks.
+const RATE: u32 = 250;
+
 /// Clients that retrieve at the same time, each for a subscriber of its own.
 const CLIENTS: u32 = 8;
 
@@ -29,17 +33,18 @@ struct Scene {
     place: UdpSocket,
 }
 
-/// So many retrievals, after as many, or as come within the warm-up, that bring everything to its size; a fifth at least.
+/// So many retrievals, after those that bring everything to its size.
 pub fn soak(folder: &Path, retrievals: u32) -> Result<(), Box<dyn Error>> {
     let scene = Scene::new(folder)?;
-    let (first, _) = scene.retrieve(retrievals, retrievals / 5, Duration::from_secs(WARM_UP.into()))?;
+    let first = (retrievals / 5).max(RATE * WARM_UP).min(retrievals);
+    scene.retrieve(first)?;
     let before = State::at_rest(&scene.kamailio)?;
     println!("after {first} retrievals: {before:?}");
-    let (more, rate) = scene.retrieve(retrievals, retrievals, Duration::ZERO)?;
+    let rate = scene.retrieve(retrievals)?;
     let after = State::at_rest(&scene.kamailio)?;
-    println!("after {more} more:  {after:?}; {rate:.0} a second");
+    println!("after {retrievals} more:  {after:?}; {rate:.0} a second");
     after.compare(&before, 0)?;
-    scene.reconcile(i64::from(first + more) * MESSAGES.len() as i64)
+    scene.reconcile(i64::from(first + retrievals) * MESSAGES.len() as i64)
 }
 
 fn identity(number: u32) -> String {
@@ -63,15 +68,20 @@ impl Scene {
         Ok(Scene { kamailio, ocs, place })
     }
 
-    /// So many retrievals by all clients together, or those within the span and `least`; how many there were, and how
-    /// many a second. The server has gone when it returns, and its connections with it.
-    fn retrieve(&self, most: u32, least: u32, span: Duration) -> Result<(u32, f64), Box<dyn Error>> {
+    /// So many retrievals by all clients together; how many a second. The server has gone when it returns, and its
+    /// connections with it.
+    fn retrieve(&self, count: u32) -> Result<f64, Box<dyn Error>> {
         let (sip, msrp, started) = (self.kamailio.sip, self.kamailio.msrp, Instant::now());
         let _server = ImServer::start(&self.place, ServerOptions::new(msrp, &MESSAGES), Events::default())?;
         let begun = AtomicU32::new(0);
-        let goes_on = |begun: u32| (begun < most && (begun < least || started.elapsed() < span)).then_some(begun + 1);
         let client = |number: u32| -> Result<(), String> {
-            while begun.fetch_update(Ordering::Relaxed, Ordering::Relaxed, goes_on).is_ok() {
+            loop {
+                let next = begun.fetch_add(1, Ordering::Relaxed);
+                if next >= count {
+                    return Ok(());
+                }
+                let due = started + Duration::from_secs_f64(f64::from(next) / f64::from(RATE));
+                std::thread::sleep(due.saturating_duration_since(Instant::now()));
                 let options = ClientOptions::new(sip, msrp, &identity(number));
                 let client = ImClient::new(options, Events::default());
                 let mut client = client.map_err(|error| format!("the relay takes no connection: {error}"))?;
@@ -81,7 +91,6 @@ impl Scene {
                     return Err(format!("{}: {outcome:?}", client.call_id));
                 }
             }
-            Ok(())
         };
         let client = &client;
         let results: Vec<_> = std::thread::scope(|scope| {
@@ -90,8 +99,7 @@ impl Scene {
         });
         let result: Result<(), String> = results.into_iter().collect();
         result.map_err(|error| format!("{error}\n{}", self.kamailio.log()))?;
-        let count = begun.into_inner();
-        Ok((count, f64::from(count) / started.elapsed().as_secs_f64()))
+        Ok(f64::from(count) / started.elapsed().as_secs_f64())
     }
 
     /// Each message is paid for once, at the charging system and in the history, and nothing is held.
