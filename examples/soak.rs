@@ -24,7 +24,7 @@ use std::time::Duration;
 /// Calls a second, where nothing else is said: about a third of what such a machine can do.
 const RATE: u32 = 1500;
 
-/// Retrievals, where nothing else is said: two minutes of them with the warm-up.
+/// Retrievals, where nothing else is said; as many come before them.
 const RETRIEVALS: u32 = 20_000;
 
 /// The allocator of the host that joins what is freed, and enough memory.
