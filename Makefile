@@ -42,7 +42,7 @@ help:
 	@echo 'make test     all tests, with the stock Kamailio'
 	@echo 'make sim      SEEDS=10000 runs of the whole under crashes and faults, from SEED=1 on, on a simulated machine'
 	@echo 'make crashes  SIGKILL of the engine, and of every process, CRASHES=50 times each under traffic'
-	@echo 'make soak     a million sessions through one proxy, and what they leave behind'
+	@echo 'make soak     a million sessions and 20,000 retrievals, and what they leave behind'
 	@echo 'make bench    Kamailio with charging beside Kamailio without'
 	@echo 'make fuzz     feed the codecs, machines and the C ABI with made-up input: TARGET=sdp SECONDS=60'
 	@echo 'make loom     try the shared memory in every order of threads: MODEL=sleeps'
@@ -75,7 +75,7 @@ crashes: module
 		cargo test -q --test e2e reconcile:: -- --nocapture --test-threads=1
 
 soak: module
-	@cargo build -q --release --example soak
+	@cargo build -q --release --example soak --example ocs
 	@$(RUN) target/release/examples/soak --module $(MODULE)
 
 bench: module

@@ -1,5 +1,6 @@
 //! Very many sessions through one proxy, and a look at what they leave behind: memory, descriptors, rings, table, holds.
-//! Run by `make soak` with a million; `--sessions` says how many, `--rate` how many a second.
+//! Run by `make soak` with a million; `--sessions` says how many, `--rate` how many a second. These have no messages; as
+//! many retrievals as `--retrievals` says, with messages and at a charging system, come after them. 0: not that half.
 
 #[path = "parties/mod.rs"]
 mod parties;
@@ -8,17 +9,26 @@ mod parties;
 #[allow(dead_code, reason = "made for measurements; here it only calls")]
 mod load;
 
+#[path = "soak/retrievals.rs"]
+mod retrievals;
+
 use imcharge::engine::region::Usage;
 use lexopt::ValueExt;
 use load::Load;
 use parties::kamailio::{Kamailio, Setup};
 use std::error::Error;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Calls a second, where nothing else is said: about a third of what such a machine can do.
 const RATE: u32 = 1500;
+
+/// Retrievals, where nothing else is said; as many come before them.
+const RETRIEVALS: u32 = 20_000;
+
+/// The allocator of the host that joins what is freed, and enough memory.
+const ARGUMENTS: [&str; 6] = ["-x", "fm", "-X", "fm", "-m", "4096"];
 
 /// Seconds of calls that bring everything to its size: closed sessions stay for 32.
 const WARM_UP: u32 = 40;
@@ -27,32 +37,64 @@ const WARM_UP: u32 = 40;
 const GROWTH: i64 = 2 << 20;
 
 fn main() {
-    let (passed, failed) = match run() {
-        Ok(()) => (1, 0),
+    let (mut passed, mut failed) = (0, 0);
+    let mut count = |result: Result<(), Box<dyn Error>>| match result {
+        Ok(()) => passed += 1,
         Err(error) => {
             println!("soak: {error}");
-            (0, 1)
+            failed += 1;
         }
     };
+    match Wanted::read() {
+        Ok(wanted) => {
+            if wanted.sessions > 0 {
+                count(soak(&wanted));
+            }
+            if wanted.retrievals > 0 {
+                count(retrievals::soak(&wanted.folder, wanted.retrievals));
+            }
+        }
+        Err(error) => count(Err(error)),
+    }
     println!("test result: {}. {passed} passed; {failed} failed", if failed == 0 { "ok" } else { "FAILED" });
     std::process::exit(failed);
 }
 
-fn run() -> Result<(), Box<dyn Error>> {
-    let (mut module, mut sessions, mut rate) = (PathBuf::from("out/imcharge.so"), 1_000_000_u32, RATE);
-    let mut parser = lexopt::Parser::from_env();
-    while let Some(argument) = parser.next()? {
-        match argument {
-            lexopt::Arg::Long("module") => module = parser.value()?.into(),
-            lexopt::Arg::Long("sessions") => sessions = parser.value()?.parse()?,
-            lexopt::Arg::Long("rate") => rate = parser.value()?.parse()?,
-            other => return Err(other.unexpected().into()),
+/// What the command line wants.
+struct Wanted {
+    /// Where the module lies.
+    folder: PathBuf,
+    sessions: u32,
+    rate: u32,
+    retrievals: u32,
+}
+
+impl Wanted {
+    fn read() -> Result<Wanted, Box<dyn Error>> {
+        let mut module = PathBuf::from("out/imcharge.so");
+        let (mut sessions, mut rate, mut retrievals) = (1_000_000, RATE, RETRIEVALS);
+        let mut parser = lexopt::Parser::from_env();
+        while let Some(argument) = parser.next()? {
+            match argument {
+                lexopt::Arg::Long("module") => module = parser.value()?.into(),
+                lexopt::Arg::Long("sessions") => sessions = parser.value()?.parse()?,
+                lexopt::Arg::Long("rate") => rate = parser.value()?.parse()?,
+                lexopt::Arg::Long("retrievals") => retrievals = parser.value()?.parse()?,
+                other => return Err(other.unexpected().into()),
+            }
         }
+        let module = module.canonicalize()?;
+        let folder = module.parent().map(Path::to_owned).ok_or("the module is in no folder")?;
+        Ok(Wanted { folder, sessions, rate, retrievals })
     }
-    let module = module.canonicalize()?;
+}
+
+/// The calls without messages, on the ledger.
+fn soak(wanted: &Wanted) -> Result<(), Box<dyn Error>> {
+    let Wanted { sessions, rate, .. } = *wanted;
     let load = Load::new()?;
-    let mut setup = Setup::new(module.parent().ok_or("the module is in no folder")?, load.server());
-    setup.arguments = vec!["-x", "fm", "-X", "fm", "-m", "4096"];
+    let mut setup = Setup::new(&wanted.folder, load.server());
+    setup.arguments = ARGUMENTS.to_vec();
     let kamailio = Kamailio::start(setup.parameter("default_balance", "1000000000"))?;
     let first = (sessions / 5).max(rate * WARM_UP).min(sessions);
     let mut cut = call(&load, &kamailio, first, rate)?;

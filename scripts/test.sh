@@ -107,8 +107,8 @@ else
     echo '== OpenSIPS: NOT tested, for OPENSIPS_SRC and OPENSIPS_BIN do not say where one is'
 fi
 # A tenth of "make soak", for a machine that has other things to do as well.
-run cargo build -q --release --example soak
-run target/release/examples/soak --module out/imcharge.so --sessions 100000 --rate 1000
+run cargo build -q --release --example soak --example ocs
+run target/release/examples/soak --module out/imcharge.so --sessions 100000 --rate 1000 --retrievals 2000
 passed=$(awk '/^test result:/ { sum += $4 } END { print sum + 0 }' "$log")
 failed=$(awk '/^test result:/ { sum += $6 } END { print sum + 0 }' "$log")
 [ "$broken" -eq 0 ] || [ "$failed" -gt 0 ] || failed=1

@@ -9,6 +9,7 @@ use super::{
 use std::error::Error;
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -70,6 +71,34 @@ impl Scene {
         }
         Ok(Scene { ocs, load, without, ours, theirs, _scratch: scratch })
     }
+}
+
+/// How many requests a second the charging system answers by itself: well more than any proxy here asks.
+pub fn capacity() -> Result<(), Box<dyn Error>> {
+    let program = std::env::current_exe()?.with_file_name("ocs");
+    let ocs = Ocs::start(&program, &["--default-balance", "1000000000000"]);
+    println!("The OCS of these measurements under its own load, {ROUNDS} rounds of {} s", SPAN.as_secs());
+    let mut rates = Vec::new();
+    for _ in 0..ROUNDS {
+        let mut load = Command::new(&program);
+        load.args(["--load", &ocs.diameter.to_string(), "--seconds", &SPAN.as_secs().to_string()]);
+        let output = load.output()?;
+        let said = String::from_utf8_lossy(&output.stdout);
+        // "N CCRs answered in S s, N with SUCCESS: N CCR/s (...)"
+        let words: Vec<&str> = said.split_whitespace().collect();
+        let behind = |word: &str| words.iter().position(|said| *said == word).and_then(|at| words.get(at + 1));
+        let before =
+            |word: &str| words.iter().position(|said| *said == word).and_then(|at| words.get(at.checked_sub(1)?));
+        let (answered, granted) = (before("CCRs"), before("with"));
+        let rate = behind("SUCCESS:").and_then(|rate| rate.parse().ok());
+        match rate.filter(|_| answered.is_some() && answered == granted) {
+            Some(rate) => rates.push(rate),
+            None => return Err(format!("not all is granted: {said}{}", String::from_utf8_lossy(&output.stderr)).into()),
+        }
+    }
+    line("CCRs answered per second", middle(rates), "", Some((50_000.0, Better::Higher)));
+    println!();
+    Ok(())
 }
 
 /// CPU, latency and the highest rate of all three.

@@ -4,7 +4,7 @@ use super::auth::use_path;
 use super::msrp::{Reader, Writer, connection};
 use super::sip::{Message, Transport, description, path_of};
 use super::{Events, PROXY, SERVER, unique};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Sender, channel};
@@ -74,6 +74,18 @@ struct Session {
     over: AtomicBool,
 }
 
+/// Messages, by the local part of the Call-ID and by Message-ID.
+pub type Messages = HashSet<(String, String)>;
+
+/// What the next hop has said of messages that were sent with a response wanted.
+#[derive(Clone, Default)]
+pub struct Told {
+    /// It took them: they have passed.
+    pub passed: Messages,
+    /// It said nothing: they have passed, or not.
+    pub unanswered: Messages,
+}
+
 struct Shared {
     options: Options,
     events: Events,
@@ -85,6 +97,9 @@ struct Shared {
     connections: Mutex<Vec<Writer>>,
     invites: AtomicUsize,
     refused: AtomicUsize,
+    told: Mutex<Told>,
+    /// SENDs whose responses are not noted yet.
+    awaited: AtomicUsize,
     stop: AtomicBool,
 }
 
@@ -110,6 +125,8 @@ impl ImServer {
             connections: Mutex::default(),
             invites: AtomicUsize::new(0),
             refused: AtomicUsize::new(0),
+            told: Mutex::default(),
+            awaited: AtomicUsize::new(0),
             stop: AtomicBool::new(false),
         });
         let sip = transport.address();
@@ -133,6 +150,12 @@ impl ImServer {
     pub fn write_raw(&self, bytes: &[u8]) -> std::io::Result<()> {
         let connections = self.shared.connections.lock().expect("no holder panics");
         connections.last().map_or(Err(std::io::ErrorKind::NotConnected.into()), |newest| newest.raw(bytes))
+    }
+
+    /// What became of its messages so far; `None`: some wait for their responses.
+    pub fn told(&self) -> Option<Told> {
+        let is_at_rest = self.shared.awaited.load(Ordering::Relaxed) == 0;
+        is_at_rest.then(|| self.shared.told.lock().expect("no holder panics").clone())
     }
 
     /// Message-IDs it has.
@@ -379,10 +402,15 @@ impl Shared {
             return writer.request(&transaction, "SEND", &lines, piece, flag).is_ok();
         }
         let (sender, response) = channel();
+        self.awaited.fetch_add(1, Ordering::Relaxed);
         self.waiting.lock().expect("no holder panics").insert(transaction.clone(), sender);
         let sent = writer.request(&transaction, "SEND", &lines, piece, flag);
         // The response of the next hop; the message is given up when it does not come.
         let status = sent.ok().and_then(|()| response.recv_timeout(RESPONSE_TIME).ok());
+        if piece.is_some() {
+            self.note(id, message_id, status);
+        }
+        self.awaited.fetch_sub(1, Ordering::Relaxed);
         self.waiting.lock().expect("no holder panics").remove(&transaction);
         let Some(status) = status else { return false };
         if status >= 300 {
@@ -390,6 +418,16 @@ impl Shared {
             self.refused.fetch_add(1, Ordering::Relaxed);
         }
         status < 300
+    }
+
+    fn note(&self, id: &str, message_id: &str, status: Option<u16>) {
+        let message = (id.trim_start_matches('S').to_owned(), message_id.to_owned());
+        let mut told = self.told.lock().expect("no holder panics");
+        match status {
+            Some(200..300) => _ = told.passed.insert(message),
+            Some(_) => {}
+            None => _ = told.unanswered.insert(message),
+        }
     }
 }
 

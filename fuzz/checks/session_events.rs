@@ -2,7 +2,7 @@
 
 use super::Choices;
 use super::session_world::{Act, Part, Sip, World};
-use imcharge::charge::policy::{DebitOn, OnFailure, Policy, Settle};
+use imcharge::charge::policy::{DebitOn, OnFailure, Policy, Resend, Settle};
 
 /// Acts of one conversation at most.
 const ACTS_MAX: usize = 400;
@@ -34,12 +34,15 @@ fn policy(bits: u8) -> Policy {
         report: settle(32),
         debit_on: if bits & 8 == 0 { DebitOn::Response } else { DebitOn::Report },
         on_failure: if bits & 16 == 0 { OnFailure::Deny } else { OnFailure::Grant },
+        resend: if bits & 64 == 0 { Resend::Again } else { Resend::Hold },
         ..Policy::default()
     }
 }
 
 fn act(choices: &mut Choices<'_>) -> Act {
-    match choices.octet() % 16 {
+    let octet = choices.octet();
+    match octet % 16 {
+        _ if octet >= RARE => rare(octet, choices),
         0..=3 => {
             Act::Send { message: choices.below(6) as u8, part: part(choices), transaction: choices.below(12) as u8 }
         }
@@ -58,6 +61,19 @@ fn act(choices: &mut Choices<'_>) -> Act {
         13 => Act::LoseAnswer,
         14 => Act::Fail,
         _ => Act::Pass { seconds: choices.octet().into() },
+    }
+}
+
+/// From here on an octet means what the enabler and the operator do at a time of their own.
+const RARE: u8 = 240;
+
+fn rare(octet: u8, choices: &mut Choices<'_>) -> Act {
+    match octet - RARE {
+        0..=4 => Act::Silence { done: choices.flag(), went: choices.flag() },
+        5..=8 => Act::Late(choices.octet()),
+        9..=10 => Act::Reauthorize,
+        11 => Act::Abort,
+        _ => Act::Resolve { again: choices.flag() },
     }
 }
 

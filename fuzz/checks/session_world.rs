@@ -1,13 +1,14 @@
 //! What holds for every conversation: workers, gate, rings and an enabler as a model, events read in any
 //! order and more than once, answers at any time, failures anywhere.
 
-use imcharge::charge::ch2::{Denial, Failure, Operation, Request, Response, SessionKey};
+use imcharge::charge::ch2::{Denial, Failure, Grant, Operation, Request, Reservation, Response, SessionKey};
 use imcharge::charge::event::{Direction, Event, FailureReport, Flag, Reserve, Sent};
-use imcharge::charge::policy::{Policy, Settle};
+use imcharge::charge::policy::{Policy, Resend, Settle};
 use imcharge::charge::session::{Output, Session};
 use imcharge::charge::tariff::{Per, Quota, Tariff};
 use imcharge::charge::time::Time;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 const PRICE: u32 = 5;
 
@@ -45,6 +46,21 @@ pub enum Act {
     LoseAnswer,
     /// The enabler does nothing.
     Fail,
+    /// No answer comes in time; perhaps it is `done`, and perhaps somebody is known who has the request.
+    Silence {
+        done: bool,
+        went: bool,
+    },
+    /// A request that had no answer in time is done, if it is not yet, and answered.
+    Late(u8),
+    /// The enabler wants to be asked again.
+    Reauthorize,
+    /// The enabler ends the session.
+    Abort,
+    /// The operator decides about what is held back. He does not call done what is not.
+    Resolve {
+        again: bool,
+    },
     Pass {
         seconds: u32,
     },
@@ -72,11 +88,14 @@ pub enum Sip {
 /// One account, whole units only, and every answer kept under its number.
 struct Enabler {
     balance: i64,
-    held: i64,
+    /// By the number of the request that opened each reservation.
+    held: BTreeMap<u32, i64>,
     debited: i64,
     start: i64,
     answers: BTreeMap<u32, Response>,
-    released: bool,
+    /// How often each reservation was released, and how often it was granted late.
+    released: BTreeMap<u32, u32>,
+    late: BTreeMap<u32, u32>,
     /// A debit came after the release, or without a reservation: it may take the balance below zero.
     uncovered: bool,
 }
@@ -86,32 +105,42 @@ impl Enabler {
         if let Some(answer) = self.answers.get(&request.number) {
             return answer.clone();
         }
+        let opened_by = opened_by(request);
         let answer = match &request.operation {
-            Operation::Reserve { quota } => self.reserve(*quota),
-            Operation::Debit { units, .. } => self.debit(i64::try_from(units.0).expect("a price")),
+            Operation::Reserve { quota } => self.reserve(opened_by.unwrap_or(request.number), *quota),
+            Operation::Debit { units, .. } => self.debit(opened_by, i64::try_from(units.0).expect("a price")),
             Operation::Refund { units, .. } => self.refund(i64::try_from(units.0).expect("a price")),
-            Operation::Release => self.release(),
+            Operation::Release => self.release(opened_by.expect("a release is of a reservation")),
         };
-        assert_eq!(self.balance + self.held + self.debited, self.start, "money is conserved");
+        let held: i64 = self.held.values().sum();
+        assert_eq!(self.balance + held + self.debited, self.start, "money is conserved");
         self.answers.insert(request.number, answer.clone());
         answer
     }
 
-    fn reserve(&mut self, quota: Quota) -> Response {
+    /// Of nothing more, it goes on as it is.
+    fn reserve(&mut self, opened_by: u32, quota: Quota) -> Response {
         let granted = (self.balance / i64::from(PRICE)).clamp(0, quota.0.into());
-        let Some(quota) = u32::try_from(granted).ok().filter(|granted| *granted > 0) else {
+        let Some(more) = u32::try_from(granted).ok().filter(|granted| *granted > 0 || quota.0 == 0) else {
             return Response::Denied(Denial::NoCredit);
         };
-        assert!(!self.released, "nothing is reserved after the release");
+        let is_late = self.late.contains_key(&opened_by);
+        assert!(is_late || !self.released.contains_key(&opened_by), "nothing is reserved after the release");
+        assert!(quota.0 > 0 || self.held.contains_key(&opened_by), "only what is there is renewed");
         self.balance -= granted * i64::from(PRICE);
-        self.held += granted * i64::from(PRICE);
-        Response::granted(Quota(quota), Some(self.balance))
+        *self.held.entry(opened_by).or_default() += granted * i64::from(PRICE);
+        let (route, balance) = (Some(format!("who granted {opened_by}").into()), Some(self.balance));
+        Response::Granted(Grant { quota: Quota(more), route, balance, ..Grant::default() })
     }
 
-    fn debit(&mut self, units: i64) -> Response {
-        let from_hold = units.min(self.held);
+    fn debit(&mut self, opened_by: Option<u32>, units: i64) -> Response {
+        let hold = opened_by.map(|number| self.held.get_mut(&number).expect("it is debited out of what is there"));
+        let from_hold = hold.map_or(0, |hold| {
+            let from_hold = units.min(*hold);
+            *hold -= from_hold;
+            from_hold
+        });
         self.uncovered |= from_hold < units;
-        self.held -= from_hold;
         self.balance -= units - from_hold;
         self.debited += units;
         Response::debited(Some(self.balance))
@@ -123,12 +152,42 @@ impl Enabler {
         Response::Refunded { balance: Some(self.balance) }
     }
 
-    fn release(&mut self) -> Response {
-        assert!(!self.released, "one release");
-        self.released = true;
-        self.balance += self.held;
-        self.held = 0;
+    /// What is not there is no more than that.
+    fn release(&mut self, opened_by: u32) -> Response {
+        *self.released.entry(opened_by).or_default() += 1;
+        let late = self.late.get(&opened_by).copied().unwrap_or(0);
+        assert!(self.released.get(&opened_by) <= Some(&(1 + late)), "one release");
+        self.balance += self.held.remove(&opened_by).unwrap_or(0);
         Response::Released { balance: Some(self.balance) }
+    }
+}
+
+/// Which reservation a request finds, by the number of the request that opened it.
+fn opened_by(request: &Request) -> Option<u32> {
+    match request.reservation {
+        Reservation::None => None,
+        Reservation::Open { opened_by, .. } | Reservation::Last { opened_by, .. } => Some(opened_by),
+    }
+}
+
+/// Where requests go.
+#[derive(Default)]
+struct Ways {
+    /// Who may have each reservation, by the number of the request that opened it. `None`: nobody is known.
+    known: BTreeMap<u32, Vec<Option<Arc<str>>>>,
+    /// Where the request in flight goes, or would if it were asked again.
+    last: Option<Arc<str>>,
+}
+
+impl Ways {
+    /// A request of a reservation goes to who has it, and one that comes again to who may have it.
+    fn check(&mut self, request: &Request, again: bool) {
+        if again {
+            assert_eq!(request.route, self.last, "it goes where it went");
+        } else if let Some(known) = opened_by(request).and_then(|number| self.known.get(&number)) {
+            assert!(known.contains(&request.route), "{:?} is not one of {known:?}", request.route);
+        }
+        self.last.clone_from(&request.route);
     }
 }
 
@@ -160,6 +219,11 @@ pub struct World {
     rings: Vec<(Time, Ring)>,
     in_flight: Option<Request>,
     next_number: u32,
+    ways: Ways,
+    /// Requests that had no answer in time.
+    lost: Vec<Request>,
+    /// Whether a request waits for the operator.
+    held_back: bool,
     passed: BTreeSet<u8>,
     aborted: BTreeSet<u8>,
     debited: BTreeMap<String, u32>,
@@ -193,17 +257,21 @@ impl World {
             policy,
             enabler: Enabler {
                 balance,
-                held: 0,
+                held: BTreeMap::new(),
                 debited: 0,
                 start: balance,
                 answers: BTreeMap::new(),
-                released: false,
+                released: BTreeMap::new(),
+                late: BTreeMap::new(),
                 uncovered: false,
             },
             gate: Gate::default(),
             rings: Vec::new(),
             in_flight: None,
             next_number: 0,
+            ways: Ways::default(),
+            lost: Vec::new(),
+            held_back: false,
             passed: BTreeSet::new(),
             aborted: BTreeSet::new(),
             debited: BTreeMap::new(),
@@ -256,8 +324,12 @@ impl World {
             Output::Debited { message_id, .. } => *self.debited.entry(message_id.into()).or_default() += 1,
             Output::NotDebited { message_id, .. } => *self.free.entry(message_id.into()).or_default() += 1,
             Output::Refunded { message_id, .. } => *self.refunded.entry(message_id.into()).or_default() += 1,
-            Output::RefundDenied { .. } | Output::DebitDenied { .. } | Output::HeldBack { .. } => {
-                panic!("this enabler refuses nothing that is with the client, and nothing is held back")
+            Output::RefundDenied { .. } | Output::DebitDenied { .. } => {
+                panic!("this enabler refuses nothing that is with the client")
+            }
+            Output::HeldBack { .. } => {
+                assert_eq!(self.policy.resend, Resend::Hold, "else it is asked again");
+                assert!(!std::mem::replace(&mut self.held_back, true), "it is held back once");
             }
             Output::EnablerFailed(_) => {}
             Output::Closed { .. } => self.closed += 1,
@@ -266,12 +338,14 @@ impl World {
     }
 
     fn asked(&mut self, request: Request) {
-        assert!(self.in_flight.is_none(), "one request is in flight");
-        if request.number == self.next_number {
-            self.next_number += 1;
-        } else {
+        assert!(self.in_flight.is_none() && !self.held_back, "one request is in flight");
+        let again = request.number != self.next_number;
+        if again {
             assert_eq!(request.number + 1, self.next_number, "numbers rise by one, only the last comes again");
+        } else {
+            self.next_number += 1;
         }
+        self.ways.check(&request, again);
         self.in_flight = Some(request);
     }
 
@@ -283,10 +357,16 @@ impl World {
             Act::Answer => self.answer(true, true),
             Act::LoseAnswer => self.answer(true, false),
             Act::Fail => self.answer(false, false),
+            Act::Silence { done, went } => self.keep_silent(done, went),
+            Act::Late(index) => self.answer_late(index),
+            Act::Reauthorize => self.enabler_asks(&Event::Reauthorize),
+            Act::Abort => self.enabler_asks(&Event::Abort),
+            Act::Resolve { again } => self.resolve(again),
             Act::Pass { seconds } => {
-                // The engine reads its rings well within the time that a closed session lingers.
+                // The engine reads its rings, and the network carries, well within the time that a closed session lingers.
                 if self.closed > 0 {
                     self.read_all();
+                    self.answer_all_late();
                 }
                 self.now = self.now.after_seconds(seconds);
                 let now = self.now;
@@ -356,7 +436,6 @@ impl World {
     }
 
     fn answer(&mut self, done: bool, told: bool) {
-        let now = self.now;
         let Some(request) = self.in_flight.take() else {
             return;
         };
@@ -370,7 +449,79 @@ impl World {
             }
             _ => Response::Failed(Failure::Enabler),
         };
-        self.call(|session| session.response(request.number, &response, now));
+        self.tell(&request, &response);
+    }
+
+    /// An answer reaches the session.
+    fn tell(&mut self, request: &Request, response: &Response) {
+        if let Response::Granted(grant) = response {
+            self.ways.known.insert(opened_by(request).unwrap_or(request.number), vec![grant.route.clone()]);
+        }
+        let now = self.now;
+        self.call(|session| session.response(request.number, response, now));
+    }
+
+    fn keep_silent(&mut self, done: bool, went: bool) {
+        let Some(mut request) = self.in_flight.take() else { return };
+        if done {
+            self.enabler.ask(&request);
+        }
+        if went {
+            let route: Arc<str> = format!("who got {}", request.number).into();
+            self.call(|session| session.went_to(request.number, &route));
+            self.ways.last.get_or_insert_with(|| route.clone());
+            request.route.get_or_insert(route);
+        }
+        if opened_by(&request).is_none() && matches!(request.operation, Operation::Reserve { .. }) {
+            self.ways.known.entry(request.number).or_default().push(request.route.clone());
+        }
+        self.lost.push(request.clone());
+        self.tell(&request, &Response::Failed(Failure::Silent));
+    }
+
+    /// A reservation that is granted late is told as such; anything else is an answer, as long as it has none. What was
+    /// to make a reservation greater is not done after its time, and its answer is of no use.
+    fn answer_late(&mut self, index: u8) {
+        if self.lost.is_empty() {
+            return;
+        }
+        let request = self.lost.remove(usize::from(index) % self.lost.len());
+        let (number, now) = (request.number, self.now);
+        match (&request.operation, opened_by(&request)) {
+            (Operation::Reserve { .. }, Some(_)) => {}
+            (Operation::Reserve { .. }, None) => {
+                *self.enabler.late.entry(number).or_default() += 1;
+                if let Response::Granted(grant) = self.enabler.ask(&request) {
+                    self.ways.known.entry(number).or_default().push(grant.route.clone());
+                    self.call(|session| session.late_grant(number, grant.route.clone(), now));
+                }
+            }
+            _ => {
+                let response = self.enabler.ask(&request);
+                if self.session.unanswered(number).is_some() {
+                    (self.in_flight, self.held_back) = (None, false);
+                    self.tell(&request, &response);
+                }
+            }
+        }
+    }
+
+    fn answer_all_late(&mut self) {
+        while !self.lost.is_empty() {
+            self.answer_late(0);
+        }
+    }
+
+    fn enabler_asks(&mut self, event: &Event<'_>) {
+        let now = self.now;
+        self.call(|session| session.event(event, now));
+    }
+
+    fn resolve(&mut self, again: bool) {
+        let (now, is_held) = (self.now, std::mem::take(&mut self.held_back));
+        let is_done = self.enabler.answers.contains_key(&self.next_number.saturating_sub(1));
+        let again = again || !is_done;
+        self.call(|session| assert_eq!(session.resolve(again, now), is_held));
     }
 
     /// Everything is read, BYE comes, everything is answered and all timers run out.
@@ -378,9 +529,12 @@ impl World {
         self.read_all();
         self.act(Act::Sip(Sip::Bye));
         self.read_all();
+        self.answer_all_late();
         for _ in 0..10_000 {
             if self.in_flight.is_some() {
                 self.answer(true, true);
+            } else if self.held_back {
+                self.resolve(false);
             } else if let Some(deadline) = self.session.deadline() {
                 self.now = self.now.max(deadline);
                 let now = self.now;
@@ -394,7 +548,7 @@ impl World {
 
     pub fn check(&self) {
         assert_eq!((self.verdicts, self.closed, self.forgotten), (1, 1, 1), "verdict, closed, forget");
-        assert_eq!(self.enabler.held, 0, "nothing is held");
+        assert_eq!(self.enabler.held.values().sum::<i64>(), 0, "nothing is held");
         let debits: u32 = self.debited.values().sum();
         let refunds: u32 = self.refunded.values().sum();
         let told = i64::from(debits) - i64::from(refunds);

@@ -1,7 +1,7 @@
 //! Conversations made up at random, with the model that the fuzz target `session_events` has as well.
 
 use crate::checks::session_world::{Act, Part, Sip, World};
-use imcharge::charge::policy::{DebitOn, OnFailure, Policy, Settle};
+use imcharge::charge::policy::{DebitOn, OnFailure, Policy, Resend, Settle};
 use proptest::prelude::*;
 
 fn act() -> impl Strategy<Value = Act> {
@@ -14,13 +14,14 @@ fn act() -> impl Strategy<Value = Act> {
         4 => Just(Sip::Answered), 1 => Just(Sip::Cancelled), 1 => Just(Sip::Failed), 2 => Just(Sip::Bye),
         1 => Just(Sip::End), 1 => Just(Sip::HostStopped),
     ];
+    let end = prop_oneof![3 => sip.prop_map(Act::Sip), 1 => Just(Act::Abort)];
     prop_oneof![
         10 => (0..6_u8, part, 0..12_u8)
             .prop_map(|(message, part, transaction)| Act::Send { message, part, transaction }),
         6 => (0..12_u8, code.clone()).prop_map(|(transaction, code)| Act::Respond { transaction, code }),
         2 => (0..6_u8, prop::option::of(0..120_u64), code)
             .prop_map(|(message, end, code)| Act::Report { message, end, code }),
-        2 => sip.prop_map(Act::Sip),
+        2 => end,
         1 => (0..3_u64).prop_map(|connection| Act::Move { connection }),
         1 => (0..3_u64).prop_map(|connection| Act::Lose { connection }),
         14 => any::<u8>().prop_map(Act::Read),
@@ -28,6 +29,10 @@ fn act() -> impl Strategy<Value = Act> {
         8 => Just(Act::Answer),
         1 => Just(Act::LoseAnswer),
         1 => Just(Act::Fail),
+        2 => any::<(bool, bool)>().prop_map(|(done, went)| Act::Silence { done, went }),
+        2 => any::<u8>().prop_map(Act::Late),
+        1 => Just(Act::Reauthorize),
+        1 => any::<bool>().prop_map(|again| Act::Resolve { again }),
         3 => (0..40_u32).prop_map(|seconds| Act::Pass { seconds }),
     ]
 }
@@ -36,14 +41,16 @@ fn policies() -> impl Strategy<Value = Policy> {
     let settle = || prop_oneof![Just(Settle::Debit), Just(Settle::Release)];
     let debit_on = prop_oneof![Just(DebitOn::Response), Just(DebitOn::Report)];
     let on_failure = prop_oneof![Just(OnFailure::Deny), Just(OnFailure::Grant)];
-    (settle(), settle(), settle(), settle(), debit_on, on_failure).prop_map(
-        |(server_error, close, abort, report, debit_on, on_failure)| Policy {
+    let resend = prop_oneof![Just(Resend::Again), Just(Resend::Hold)];
+    (settle(), settle(), settle(), settle(), debit_on, on_failure, resend).prop_map(
+        |(server_error, close, abort, report, debit_on, on_failure, resend)| Policy {
             server_error,
             close,
             abort,
             report,
             debit_on,
             on_failure,
+            resend,
             ..Policy::default()
         },
     )

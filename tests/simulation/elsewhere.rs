@@ -3,7 +3,9 @@
 use crate::state::{Fate, Peer, State};
 use crate::world::say;
 use imcharge::simulate::machine::{Far, Machine};
-use imcharge::wire::diameter::{Command, CreditControlRequest, Framed, Message, dictionary, frame};
+use imcharge::wire::diameter::{
+    Command, CreditControlRequest, EndToEnd, Framed, Header, HopByHop, Message, ResultCode, dictionary, frame,
+};
 use siphasher::sip::SipHasher13;
 use std::collections::BTreeMap;
 use std::hash::{Hash, Hasher};
@@ -22,8 +24,8 @@ struct Line {
     /// When it is taken.
     accepted_at: u64,
     input: Vec<u8>,
-    /// What goes back, and when; with the session and number of the request that it answers.
-    output: Vec<(u64, Vec<u8>, Option<(String, u32)>)>,
+    /// What goes back, and when; with the request that it answers.
+    output: Vec<(u64, Vec<u8>, Option<Asking>)>,
     ends: bool,
 }
 
@@ -31,11 +33,32 @@ struct Line {
 /// what a request may have been on its way).
 const PATIENCE: u64 = 1_500_000;
 
+/// The session and the number of a request that came, and which coming of it that was.
+type Asking = (String, u32, Coming);
+
+/// One coming of a request.
+#[derive(Clone, PartialEq, Eq)]
+struct Coming {
+    connection: u64,
+    hop_by_hop: HopByHop,
+    /// With the T flag.
+    repeats: bool,
+}
+
+/// What is known of a request, however often it has come.
+struct Known {
+    /// What it says.
+    said: u64,
+    end_to_end: EndToEnd,
+    /// How it came, without those comings that were refused as not delivered.
+    comings: Vec<Coming>,
+}
+
 /// The requests of a Diameter session.
 #[derive(Default)]
 struct Asked {
-    /// By number, what each said.
-    numbers: BTreeMap<u32, u64>,
+    /// By number.
+    numbers: BTreeMap<u32, Known>,
     /// The last one that was new, when it came, by which connection, and whether it was answered.
     last: Option<(u32, u64, u64, bool)>,
     /// At which door the last one came.
@@ -111,10 +134,13 @@ impl Elsewhere {
                 line.far.accept();
             }
             self.hear(line, now);
-            for (session, number) in line.speak(now, &mut self.random) {
-                let last = self.asked.get_mut(&session).and_then(|asked| asked.last.as_mut());
-                if let Some(last) = last.filter(|last| last.0 == number) {
+            for (session, number, coming, is_refused) in line.speak(now, &mut self.random) {
+                let Some(asked) = self.asked.get_mut(&session) else { continue };
+                if let Some(last) = asked.last.as_mut().filter(|last| last.0 == number) {
                     last.3 = true;
+                }
+                if let Some(known) = asked.numbers.get_mut(&number).filter(|_| is_refused) {
+                    known.comings.retain(|kept| *kept != coming);
                 }
             }
         }
@@ -146,8 +172,8 @@ impl Elsewhere {
     }
 
     /// Numbers of a session rise, an old one comes only again, as it was (RFC 8506, 8.2), and a new one only when the one
-    /// before it is answered, or given up, or gone with its connection. The session and the number of a request.
-    fn note(&mut self, bytes: &[u8], line: &Line, now: u64) -> Option<(String, u32)> {
+    /// before it is answered, or given up, or gone with its connection.
+    fn note(&mut self, bytes: &[u8], line: &Line, now: u64) -> Option<Asking> {
         let message = Message::parse(bytes).filter(|message| message.header.is_request())?;
         self.trace = hash(&(self.trace, now, bytes));
         if message.header.command != Command::CREDIT_CONTROL {
@@ -163,11 +189,14 @@ impl Elsewhere {
         let said = hash(&format!("{said:?}"));
         let (asked, connection) = (self.asked.entry(session.clone()).or_default(), line.peer.connection);
         self.moves += u64::from(asked.door.replace(line.port).is_some_and(|door| door != line.port));
-        match asked.numbers.get(&number) {
-            Some(before) if *before != said => {
-                self.wrong.push(format!("{session}: number {number} says another thing"))
+        let Header { hop_by_hop, end_to_end, .. } = message.header;
+        let coming = Coming { connection, hop_by_hop, repeats: message.header.is_retransmitted() };
+        match asked.numbers.get_mut(&number) {
+            Some(before) => {
+                let wrong = before.wrong_again(said, end_to_end, &coming);
+                self.wrong.extend(wrong.map(|wrong| format!("{session}: number {number} {wrong}")));
+                before.comings.push(coming.clone());
             }
-            Some(_) => {}
             None => {
                 if asked.numbers.keys().last().is_some_and(|last| number < *last) {
                     self.wrong.push(format!("{session}: number {number} for the first time after a higher one"));
@@ -178,12 +207,33 @@ impl Elsewhere {
                 {
                     self.wrong.push(format!("{session}: number {number} while {last} is in flight"));
                 }
-                asked.numbers.insert(number, said);
+                asked.numbers.insert(number, Known { said, end_to_end, comings: vec![coming.clone()] });
                 asked.last = Some((number, now, connection, false));
             }
         }
-        Some((session, number))
+        Some((session, number, coming))
     }
+}
+
+impl Known {
+    /// What is wrong where it comes again. The End-to-End Identifier stays, and the T flag is set, unless every copy
+    /// before it was refused (RFC 6733, 3). Between two connections there is no order: the first copy, without T, may
+    /// come after one that was sent after it.
+    fn wrong_again(&self, said: u64, end_to_end: EndToEnd, coming: &Coming) -> Option<&'static str> {
+        let follows = |before: &Coming| !before.repeats || before.connection == coming.connection;
+        match () {
+            () if self.said != said => Some("says another thing"),
+            () if self.end_to_end != end_to_end => Some("comes again with another End-to-End Identifier"),
+            () if !coming.repeats && self.comings.iter().any(follows) => Some("comes again without the T flag"),
+            () => None,
+        }
+    }
+}
+
+/// Whether an answer says that the request was not delivered.
+fn is_refusal(answer: &[u8]) -> bool {
+    let result = Message::parse(answer).and_then(|answer| answer.find(dictionary::RESULT_CODE)?.u32().ok());
+    result.is_some_and(|result| ResultCode(result).is_protocol_error())
 }
 
 fn hash(what: &impl Hash) -> u64 {
@@ -203,15 +253,17 @@ fn tell(now: u64, bytes: &[u8], answer: &[u8], fate: Fate) {
 }
 
 impl Line {
-    /// Answers come in any order, as servers with several workers give them. The requests that are answered now.
-    fn speak(&mut self, now: u64, random: &mut fastrand::Rng) -> Vec<(String, u32)> {
+    /// Answers come in any order, as servers with several workers give them. The requests that are answered now, and
+    /// whether by a refusal.
+    fn speak(&mut self, now: u64, random: &mut fastrand::Rng) -> Vec<(String, u32, Coming, bool)> {
         random.shuffle(&mut self.output);
         let far = &self.far;
         let mut answered = Vec::new();
         self.output.retain_mut(|(due, bytes, request)| {
             if *due <= now {
                 far.give(bytes);
-                answered.extend(request.take());
+                let asked = request.take();
+                answered.extend(asked.map(|(session, number, coming)| (session, number, coming, is_refusal(bytes))));
             }
             *due > now
         });
