@@ -83,7 +83,10 @@ impl Reading {
     fn new(instance: u64, rings: Vec<Ring>, marks: &Marks) -> Reading {
         let committed = marks.events.iter().copied().chain(std::iter::repeat(0));
         let positions = rings.iter().zip(committed).map(|(ring, mark)| ring.tail().max(mark)).collect();
-        Reading { instance, rings: rings.into(), positions }
+        let reading = Reading { instance, rings: rings.into(), positions };
+        // An engine that died behind its commit has not said so.
+        reading.free();
+        reading
     }
 
     fn free(&self) {

@@ -60,8 +60,12 @@ impl World<'_> {
         let Some(region) = &self.region else { return "the host does not start any more".into() };
         let one = |one: Statistic| region.statistic(one);
         let (active, outbox) = (one(Statistic::SessionsActive), one(Statistic::OutboxDepth));
-        let state = region.engine_state();
-        format!("no rest: {active} sessions are open, {outbox} debits wait, the engine is {state:?}")
+        let (state, stuck) = (region.engine_state(), one(Statistic::HoldsStuck));
+        let unread: usize = (0..PROCESSES).map(|process| region.event_ring(process).used()).sum();
+        format!(
+            "no rest: {active} sessions are open, {outbox} debits wait, {stuck} sessions hold what they should not, \
+             {unread} octets are not read, the engine is {state:?}"
+        )
     }
 
     pub(super) fn check(&mut self) -> Result<(), String> {
