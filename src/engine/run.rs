@@ -179,7 +179,7 @@ impl Engine {
 
     fn run(&mut self, stop: &AtomicBool) -> Result<(), EngineError> {
         while !stop.load(Ordering::Relaxed) && !self.region.stop_requested() {
-            if self.round()? < BATCH / 2 {
+            if !Engine::has_more(self.round()?) {
                 let connections: Vec<_> = self.diameter.iter().flat_map(Diameter::descriptors).collect();
                 self.region.engine_sleep(self.patience(), &connections);
             }
@@ -197,6 +197,11 @@ impl Engine {
         }
         self.store.remove_old(self.region.config.history_days, clock::now(), clock::wall_ms())?;
         Ok(read)
+    }
+
+    /// Whether a round that read so many records left some, so that the engine does not sleep.
+    pub fn has_more(read: usize) -> bool {
+        read >= BATCH / 2
     }
 
     /// How long the engine may sleep.

@@ -163,8 +163,9 @@ impl World<'_> {
         }
         self.elsewhere.borrow_mut().step();
         match self.guarded(|engine| engine.as_mut().expect("looked at above").round()) {
-            Some(Ok(_)) => {
-                let patience = self.engine.as_ref().map_or(Duration::ZERO, Engine::patience);
+            Some(Ok(read)) => {
+                let engine = self.engine.as_ref().filter(|_| !Engine::has_more(read));
+                let patience = engine.map_or(Duration::ZERO, Engine::patience);
                 let most = u64::try_from(patience.as_micros()).unwrap_or(0).max(100);
                 self.soon(most, What::Engine(life));
                 self.soon(2_000, What::Network);
