@@ -177,8 +177,8 @@ pub fn left_behind(folder: &Path) -> Result<(), Box<dyn Error>> {
         let span = Duration::from_secs((calls / rate).into());
         scene.load.run(kamailio.sip, rate, span);
         let mut before = Memory::at_rest(kamailio);
-        let mut left = Vec::new();
-        for _ in 0..if own { LOOKS } else { 1 } {
+        let (looks, mut left) = (if own { LOOKS } else { 1 }, Vec::new());
+        for _ in 0..looks {
             scene.load.run(kamailio.sip, rate, span);
             let now = Memory::at_rest(kamailio);
             left.push(now.since(before, calls));

@@ -114,7 +114,9 @@ impl Elsewhere {
         let is_well = self.ill.is_some_and(|ill| ill != line.port);
         let faults = is_well.then(|| std::mem::take(&mut self.ocs.faults));
         let fate = self.ocs.take(&mut line.peer, bytes, answer);
-        self.ocs.faults = faults.unwrap_or_else(|| std::mem::take(&mut self.ocs.faults));
+        if let Some(faults) = faults {
+            self.ocs.faults = faults;
+        }
         fate
     }
 
@@ -230,10 +232,14 @@ impl Known {
     }
 }
 
+/// Result-Code of an answer.
+fn result_of(answer: &[u8]) -> Option<u32> {
+    Message::parse(answer)?.find(dictionary::RESULT_CODE)?.u32().ok()
+}
+
 /// Whether an answer says that the request was not delivered.
 fn is_refusal(answer: &[u8]) -> bool {
-    let result = Message::parse(answer).and_then(|answer| answer.find(dictionary::RESULT_CODE)?.u32().ok());
-    result.is_some_and(|result| ResultCode(result).is_protocol_error())
+    result_of(answer).is_some_and(|result| ResultCode(result).is_protocol_error())
 }
 
 fn hash(what: &impl Hash) -> u64 {
@@ -246,7 +252,7 @@ fn hash(what: &impl Hash) -> u64 {
 fn tell(now: u64, bytes: &[u8], answer: &[u8], fate: Fate) {
     let Some(message) = Message::parse(bytes) else { return };
     let Ok(request) = CreditControlRequest::decode(&message) else { return };
-    let result = Message::parse(answer).and_then(|answer| answer.find(dictionary::RESULT_CODE)?.u32().ok());
+    let result = result_of(answer);
     let (id, kind, number) = (request.session_id, request.request_type, request.request_number);
     let repeated = if message.header.is_retransmitted() { "T" } else { "" };
     say(format_args!("{now} {id} {kind:?} {number}{repeated} on {:?}: {result:?} {fate:?}", message.header.hop_by_hop));

@@ -28,11 +28,10 @@ pub enum Bond {
 }
 
 impl Bond {
-    const ALL: [(Bond, &'static str); 4] =
-        [(Bond::Relayed, "*"), (Bond::MayMove, "+"), (Bond::Asked, "~"), (Bond::Bound, "")];
+    const MARKED: [(Bond, &'static str); 3] = [(Bond::Relayed, "*"), (Bond::MayMove, "+"), (Bond::Asked, "~")];
 
     fn mark(self) -> &'static str {
-        Bond::ALL.iter().find(|known| known.0 == self).map_or("", |known| known.1)
+        Bond::MARKED.iter().find(|known| known.0 == self).map_or("", |known| known.1)
     }
 }
 
@@ -54,7 +53,7 @@ impl<'a> Route<'a> {
             Some((text, keys)) => (text, ServiceKeys::read(keys)),
             None => (text, None),
         };
-        let marked = Bond::ALL.iter().find_map(|(bond, mark)| Some((text.strip_prefix(mark)?, *bond)));
+        let marked = Bond::MARKED.iter().find_map(|(bond, mark)| Some((text.strip_prefix(mark)?, *bond)));
         let (host, bond) = marked.unwrap_or((text, Bond::Bound));
         Route { host, bond, keys }
     }
@@ -114,7 +113,7 @@ mod tests {
                     [(None, None), (Some(7), None), (None, Some(0)), (Some(1), Some(u32::MAX))]
                 {
                     let keys = ServiceKeys { profile, unit, identifier, rating_group, ..money };
-                    for (bond, _) in Bond::ALL {
+                    for bond in [Bond::Bound, Bond::Relayed, Bond::MayMove, Bond::Asked] {
                         let route = routes.to("ocs.example.org", bond, keys);
                         let expected = Route { host: "ocs.example.org", bond, keys: Some(keys) };
                         assert_eq!(Route::of(&route), expected, "{route}");
