@@ -291,9 +291,9 @@ impl Session {
 
     /// The request of this number went this way, and will not be answered: whoever is there may have done it.
     pub fn went_to(&mut self, number: u32, route: &Arc<str>) {
-        let is_meant = |flight: &&mut Box<Flight>| flight.number == number && flight.route.is_none();
-        if let Some(flight) = self.flight.as_mut().filter(is_meant) {
-            flight.route = Some(Arc::clone(route));
+        if let Some(flight) = self.flight.as_mut().filter(|flight| flight.number == number) {
+            flight.repeated = true;
+            flight.route.get_or_insert_with(|| Arc::clone(route));
         }
     }
 

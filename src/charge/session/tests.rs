@@ -1666,6 +1666,25 @@ fn what_may_be_reserved_by_an_enabler_that_does_not_answer_is_released_there() {
 }
 
 #[test]
+fn what_another_peer_may_have_done_is_repeated_as_such_whatever_the_last_one_says() {
+    for (resend, held) in [(Resend::Again, false), (Resend::Hold, true)] {
+        let mut run = Run::open_with(8, policy(|p| p.resend = resend));
+        run.sent(whole("m1", 1), s(1));
+        run.event(responded(1, 200), s(1));
+        run.session.went_to(1, &"~ocs1".into());
+        run.answer(Response::Failed(Failure::Undeliverable));
+        assert_eq!(run.session.held_back().is_some(), held);
+        run.timer(s(10));
+        assert_eq!(run.asked.as_ref().is_some_and(|asked| asked.repeated), !held);
+    }
+    // A reservation may be there, too.
+    let mut run = Run::invited(3);
+    run.session.went_to(0, &"~ocs1".into());
+    run.answer(Response::Failed(Failure::Busy));
+    assert_eq!(run.asking(), "release");
+}
+
+#[test]
 fn a_reauthorization_while_a_request_of_the_reservation_is_on_its_way_asks_for_nothing_more() {
     let mut run = Run::open();
     run.event(Event::Reauthorize, s(1));

@@ -74,6 +74,8 @@ pub enum Event {
         message: Vec<u8>,
         /// Microseconds from the first sending to now.
         micros: u64,
+        /// Origin-Host of another peer that it was written to, which has not answered and may have done it.
+        elsewhere: Option<Rc<str>>,
     },
     /// No answer in time.
     TimedOut {
@@ -620,14 +622,17 @@ impl Exchange {
             seat.counters.answered += 1;
         }
         let from = self.host(seat);
-        let micros = now.micros_since(pending.sent_at);
-        self.events.push_back(Event::Answered { name: pending.name, from, message, micros });
-        // Another peer may have it as well.
-        if !pending.copies.is_empty() {
-            let over = [(serial, pending)];
-            self.withdraw(&over);
-            over.into_iter().for_each(|(serial, pending)| _ = self.settle(serial, pending, now));
-        }
+        let (name, micros) = (pending.name, now.micros_since(pending.sent_at));
+        let elsewhere = match pending.copies.is_empty() {
+            true => pending.written_to,
+            false => {
+                let over = [(serial, pending)];
+                self.withdraw(&over);
+                over.into_iter().find_map(|(serial, pending)| self.settle(serial, pending, now))
+            }
+        };
+        let elsewhere = elsewhere.filter(|host| *host != from);
+        self.events.push_back(Event::Answered { name, from, message, micros, elsewhere });
     }
 
     fn asked(&mut self, seat: usize, message: Vec<u8>) {

@@ -75,7 +75,7 @@ pub enum Heard {
         number: u32,
         /// What it is.
         response: Response,
-        /// The way to who may have done it, where there is no answer.
+        /// The way to who may have done it, where there is no answer of theirs.
         asked_of: Option<Arc<str>>,
     },
     /// A grant that nobody waits for any more.
@@ -254,10 +254,10 @@ impl Diameter {
         let mut is_open = false;
         while let Some(event) = self.peers.next_event() {
             match event {
-                PeerEvent::Answered { name, from, message, micros } => {
+                PeerEvent::Answered { name, from, message, micros, elsewhere } => {
                     self.micros += micros;
                     self.response_times.push(micros);
-                    self.answered(name, &from, &message);
+                    self.answered(name, &from, &message, elsewhere.as_deref());
                 }
                 // What was wholly written may have arrived; what was not will never leave.
                 PeerEvent::TimedOut { name, written_to } | PeerEvent::Lost { name, written_to } => {
@@ -370,11 +370,13 @@ impl Diameter {
         }
     }
 
-    fn answered(&mut self, name: u128, peer: &Rc<str>, message: &[u8]) {
+    fn answered(&mut self, name: u128, peer: &Rc<str>, message: &[u8], elsewhere: Option<&str>) {
         let Some(request) = self.asked.remove(&name) else { return };
-        match self.read(&request, peer, message) {
-            Ok(response) => self.hear(&request, response),
-            Err(why) => {
+        match (self.read(&request, peer, message), elsewhere) {
+            // That this one has not done it says nothing of the other.
+            (Ok(Response::Failed(failure)), Some(other)) => self.hear_nothing(&request, other, failure),
+            (Ok(response), _) => self.hear(&request, response),
+            (Err(why), _) => {
                 self.unusable += 1;
                 log::error!("Diameter peer {peer} answers what cannot be used: {why}");
                 self.hear_nothing(&request, peer, Failure::Unreadable);

@@ -114,7 +114,7 @@ fn answers_find_their_requests_in_any_order() {
         world.receive(0, &cca(asked, HOST));
     }
     for (event, expected) in world.outcomes().into_iter().zip((0..5).rev()) {
-        let Event::Answered { name, from, message, micros } = event else { panic!("{event:?}") };
+        let Event::Answered { name, from, message, micros, .. } = event else { panic!("{event:?}") };
         assert_eq!((name, &*from, micros), (u128::from(expected), HOST, 2_000_000));
         assert_eq!(number_of(&message), expected);
     }
@@ -364,6 +364,20 @@ fn a_refusal_of_the_first_peer_ends_nothing_that_waits_for_the_second() {
     assert_eq!((world.outcomes(), world.exchange.in_flight(1)), (vec![], 1));
     world.receive(1, &refusal(&moved, OTHER, 3004));
     assert!(matches!(world.outcomes()[..], [Event::Answered { name: 1, .. }]), "both have refused it");
+    assert_accounts(&world.exchange, 2);
+}
+
+#[test]
+fn a_refusal_says_nothing_of_the_peer_that_had_it_before_and_is_silent() {
+    let mut world = World::open(&[HOST, OTHER]);
+    world.send(1);
+    world.requests(0);
+    world.close(0);
+    let moved = world.requests(1).remove(0);
+    world.receive(1, &refusal(&moved, OTHER, 3002));
+    let outcomes = world.outcomes();
+    let [Event::Answered { name: 1, elsewhere: Some(elsewhere), .. }] = &outcomes[..] else { panic!("{outcomes:?}") };
+    assert_eq!(&**elsewhere, HOST);
     assert_accounts(&world.exchange, 2);
 }
 
