@@ -202,7 +202,7 @@ impl ImClient {
         let started = Instant::now();
         let mut provisional = false;
         while started.elapsed() < within {
-            let Some((answer, _)) = self.transport.receive(Duration::from_millis(500)) else {
+            let Some(answer) = self.receive(Duration::from_millis(500)) else {
                 if !provisional {
                     let _ = self.transport.send(&self.invite, self.options.proxy);
                 }
@@ -228,10 +228,22 @@ impl ImClient {
         408
     }
 
+    /// The next message of this call within the time. Who had the port before may still be sent something.
+    fn receive(&self, within: Duration) -> Option<Message> {
+        let started = Instant::now();
+        while let Some(left) = within.checked_sub(started.elapsed()) {
+            let (message, _) = self.transport.receive(left)?;
+            if message.header("Call-ID") == self.call_id {
+                return Some(message);
+            }
+        }
+        None
+    }
+
     fn let_the_answer_come_again(&self) {
         let started = Instant::now();
         while let Some(left) = self.options.acknowledges_after.checked_sub(started.elapsed()) {
-            let again = self.transport.receive(left).filter(|(answer, _)| answer.status() == 200);
+            let again = self.receive(left).filter(|answer| answer.status() == 200);
             again.inspect(|_| self.events.add(PROXY, CLIENT, "200 again"));
         }
     }
@@ -418,10 +430,10 @@ impl ImClient {
             }
             let started = Instant::now();
             while started.elapsed() < Duration::from_secs(1) {
-                match self.transport.receive(Duration::from_millis(500)) {
-                    Some((answer, _)) if answer.method() == "BYE" => return answer.status(),
+                match self.receive(Duration::from_millis(500)) {
+                    Some(answer) if answer.method() == "BYE" => return answer.status(),
                     // Its ACK was lost.
-                    Some((again, _)) if again.method() == "INVITE" && again.status() == 200 => self.acknowledge(&again),
+                    Some(again) if again.method() == "INVITE" && again.status() == 200 => self.acknowledge(&again),
                     _ => {}
                 }
             }
@@ -431,15 +443,15 @@ impl ImClient {
 
     /// Waits for a provisional response, which a CANCEL has to wait for (RFC 3261, 9.1).
     pub fn provisional(&self, within: Duration) -> bool {
-        let answer = self.transport.receive(within);
-        answer.is_some_and(|(answer, _)| (100..200).contains(&answer.status()))
+        let answer = self.receive(within);
+        answer.is_some_and(|answer| (100..200).contains(&answer.status()))
     }
 
     /// Waits until the other side rings.
     pub fn ringing(&self, within: Duration) -> bool {
         let started = Instant::now();
         let left = || within.checked_sub(started.elapsed());
-        while let Some((answer, _)) = left().and_then(|left| self.transport.receive(left)) {
+        while let Some(answer) = left().and_then(|left| self.receive(left)) {
             if answer.status() == 180 {
                 return true;
             }
@@ -459,6 +471,11 @@ impl ImClient {
             }
         }
         let _ = self.transport.send(&cancel, self.options.proxy);
+    }
+
+    /// Where it takes SIP.
+    pub fn address(&self) -> SocketAddr {
+        self.transport.address()
     }
 
     /// Path of the client's own end, and of the server's once it has answered, as they stand in the descriptions.

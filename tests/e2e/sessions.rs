@@ -2,7 +2,7 @@
 
 use super::parties::client::{ImClient, Options as ClientOptions, Reaction};
 use super::parties::kamailio::Setup;
-use super::parties::{Events, eventually, msrp};
+use super::parties::{Events, eventually, msrp, sip};
 use super::{ALICE, Stage, subscriber};
 use std::net::TcpStream;
 use std::path::Path;
@@ -21,6 +21,23 @@ pub fn no_credit_is_402_and_holds_nothing() {
     stage.expect(ALICE, 0, 0, 0);
     assert_eq!(stage.kamailio.count("SELECT count(*) FROM holds"), 0);
     assert_eq!(stage.kamailio.statistic("reserves_denied"), 2);
+}
+
+#[test]
+fn an_answer_to_another_call_is_not_taken_for_ones_own() {
+    let stage = Stage::plain();
+    let _server = stage.server(&["one"], |_| {});
+    let mut client = stage.client(ALICE, |_| {});
+    let elses = sip::Message { start: "SIP/2.0 503 Service Unavailable".into(), ..sip::Message::default() }
+        .with("To", "<sip:deferred@im.example.org>;tag=other")
+        .with("Call-ID", "other@example.org")
+        .with("CSeq", "1 INVITE");
+    // Whoever had the client's port before.
+    let socket = std::net::UdpSocket::bind("127.0.0.1:0").expect("a free port");
+    socket.send_to(&elses.bytes(), client.address()).expect("a local address");
+    assert_eq!(client.invite(), 200, "{}", stage.kamailio.log());
+    assert_eq!(client.bye(), 200);
+    stage.expect(ALICE, 100, 0, 0);
 }
 
 #[test]
