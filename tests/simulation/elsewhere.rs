@@ -150,6 +150,11 @@ impl Elsewhere {
         self.lines = lines;
     }
 
+    /// Whether there is more to hear: what the proxy has written arrives, however its engine fares.
+    pub fn has_more(&self) -> bool {
+        self.lines.iter().any(|line| line.far.waiting() > 0)
+    }
+
     /// Reads some octets: a stream may break anywhere.
     fn hear(&mut self, line: &mut Line, now: u64) {
         let most = if self.random.bool() { 4096 } else { self.random.usize(1..200) };

@@ -368,13 +368,21 @@ impl<'a> World<'a> {
         self.check()
     }
 
+    /// The network goes on by itself as long as something is on its way.
+    fn carry(&mut self) {
+        self.elsewhere.borrow_mut().step();
+        if self.elsewhere.borrow().has_more() {
+            self.soon(2_000, What::Network);
+        }
+    }
+
     fn happen(&mut self, what: What) {
         match what {
             What::Engine(life) => self.turn_the_engine(life),
             What::Host => self.start_the_host(),
             What::Audit => self.audit(),
             What::Resume => self.take_notices(),
-            What::Network => self.elsewhere.borrow_mut().step(),
+            What::Network => self.carry(),
             What::Trouble => self.trouble(),
             What::Mend => self.mend(),
             What::Invite(call) => self.invite(call),
