@@ -405,7 +405,10 @@ int32_t imcharge_resumer_detach(struct imcharge_resumer *resumer);
 //   worker       the worker, not NULL.
 //   message      the INVITE as received, not NULL, 1 to IMCHARGE_SIP_MAX bytes. It is copied.
 //   messages     how many stored messages it is for; 0: not known, then one is reserved at a time.
-//   tokens       what comes back with the verdict; NULL: three zeros. It is copied.
+//   tokens       what comes back with the verdict; NULL: three zeros. It is copied. An INVITE that comes again
+//                in the same transaction is ignored; with another index or label it came by another way (RFC
+//                3261, 8.2.2.2), and its verdict is `failed` with the reason `merged`. Answer it by 482, and do
+//                not give that reply to imcharge_on_reply.
 //   session      place for the session's name, or NULL. Written only on IMCHARGE_OK.
 //
 // Returns: IMCHARGE_OK: a verdict will come; IMCHARGE_IGNORED: it has a To tag, so it repeats in a dialog and

@@ -45,6 +45,8 @@ function ksr_charged()
         KSR.tm.t_relay()
     elseif result == "denied" then
         KSR.tm.t_reply(402, "Payment Required")
+    elseif KSR.pv.get("$imcharge(reason)") == "merged" then
+        KSR.tm.t_reply(482, "Request Merged")
     else
         KSR.tm.t_reply(503, "Charging unavailable")
     end

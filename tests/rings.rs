@@ -48,6 +48,11 @@ fn with_engine<R>(region: &Arc<Region>, work: impl FnOnce() -> R) -> R {
 }
 
 fn invite(worker: &mut Worker, call_id: &str) -> Result<SessionKey, Refused> {
+    invite_in(worker, call_id, Suspended::default())
+}
+
+/// Invites in this transaction.
+fn invite_in(worker: &mut Worker, call_id: &str, suspended: Suspended) -> Result<SessionKey, Refused> {
     let invitation = Invitation { call_id: call_id.as_bytes(), from_tag: b"f", cseq: 1 };
     worker.reserve(&Invite {
         invitation,
@@ -58,7 +63,7 @@ fn invite(worker: &mut Worker, call_id: &str) -> Result<SessionKey, Refused> {
         subscriber: b"",
         charging_vector: b"",
         messages: 1,
-        suspended: Suspended::default(),
+        suspended,
     })
 }
 
@@ -116,7 +121,7 @@ fn a_full_ring_refuses_new_sessions_keeps_room_for_their_ends_and_loses_nothing(
     // The ends of the sessions still find room.
     let before = region.statistic(Statistic::DroppedRingFull);
     for session in taken.iter().take(500) {
-        worker.cancelled(*session);
+        worker.cancelled(*session, None);
     }
     assert_eq!(region.statistic(Statistic::DroppedRingFull), before);
     with_engine(&region, || {
@@ -126,6 +131,40 @@ fn a_full_ring_refuses_new_sessions_keeps_room_for_their_ends_and_loses_nothing(
     // The engine settles everything at its end: nothing is held, nothing was used.
     assert_eq!(account(&mut worker, "held"), 0);
     assert_eq!(account(&mut worker, "balance"), 1_000_000);
+}
+
+#[test]
+fn an_invite_by_a_second_way_is_told_so_and_its_end_ends_nothing() {
+    let state = tempfile::tempdir().expect("a folder");
+    let region = region(&state, |_| {});
+    let (mut worker, mut other) = (Worker::attach(&region, 0), Worker::attach(&region, 1));
+    let [first, second] = [1, 2].map(|number| Suspended { index: number, label: number, route: 0 });
+    let session = Worker::session_of_invitation(&Invitation { call_id: b"merged", from_tag: b"f", cseq: 1 });
+    // The end of the second, seen by another process, may be read before either has begun.
+    other.failed(session, Some(second.transaction()), 408);
+    for suspended in [first, second] {
+        assert_eq!(invite_in(&mut worker, "merged", suspended), Ok(session));
+    }
+    other.cancelled(session, Some(second.transaction()));
+    with_engine(&region, || {
+        let mut resumers: Vec<Resumer> = (0..region.resumers()).map(|at| Resumer::attach(&region, at)).collect();
+        let mut told = Vec::new();
+        assert!(eventually(|| {
+            for resumer in &mut resumers {
+                while resumer.next(|notice| {
+                    let Kind::Verdict { suspended, result, .. } = notice.kind else { panic!("{notice:?}") };
+                    told.push((suspended.index, result, notice.reason.to_owned()));
+                }) {}
+            }
+            told.len() == 2
+        }));
+        told.sort_by_key(|verdict| verdict.0);
+        assert_eq!(told, [(1, Outcome::Granted, String::new()), (2, Outcome::Failed, "merged".into())]);
+        assert_eq!((region.statistic(Statistic::SessionsActive), account(&mut worker, "held")), (1, 1));
+        worker.failed(session, Some(first.transaction()), 486);
+        assert!(eventually(|| region.statistic(Statistic::SessionsActive) == 0));
+        assert_eq!(account(&mut worker, "held"), 0);
+    });
 }
 
 #[test]
@@ -355,7 +394,7 @@ fn old_history_goes_while_the_engine_runs_and_what_is_newer_is_explained() {
     with_engine(&region, || {
         for call_id in &calls {
             let session = invite(&mut worker, call_id).expect("taken");
-            worker.failed(session, 486);
+            worker.failed(session, None, 486);
         }
         assert!(eventually(|| region.statistic(Statistic::ReservesGranted) == calls.len() as u64));
     });

@@ -26,8 +26,8 @@ pub struct Options {
     pub asserted: bool,
     /// How long a 200 waits for its ACK: the server sends it again meanwhile (RFC 3261, 13.3.1.4).
     pub acknowledges_after: Duration,
-    /// Number that Call-ID, tag and branch are made of; `None`: one that no other has. With the number of another client
-    /// its INVITE comes once more.
+    /// Number that Call-ID and tag are made of; `None`: one that no other has. With the number of another client its
+    /// INVITE comes once more, in a transaction of its own.
     pub number: Option<u64>,
     /// More header lines of the INVITE.
     pub headers: Vec<(String, String)>,
@@ -155,7 +155,7 @@ impl ImClient {
             false => own_uri,
         };
         let mut invite = Message { start: "INVITE sip:deferred@im.example.org SIP/2.0".into(), ..Message::default() }
-            .with("Via", format!("SIP/2.0/UDP {};branch=z9hG4bK{number};rport", transport.address()))
+            .with("Via", format!("SIP/2.0/UDP {};branch=z9hG4bK{};rport", transport.address(), unique()))
             .with("Max-Forwards", "70")
             .with("From", format!("<{}>;tag=c{number}", options.identity))
             .with("To", "<sip:deferred@im.example.org>")

@@ -290,6 +290,8 @@ pub enum Failure {
     Busy,
     /// Nobody knows the way to the enabler.
     Undeliverable,
+    /// Its INVITE came by another way as well, and is charged there: nothing was asked.
+    Merged,
 }
 
 impl Failure {
@@ -305,6 +307,7 @@ impl Failure {
             Failure::Unreadable => "enabler-unreadable",
             Failure::Busy => "enabler-busy",
             Failure::Undeliverable => "enabler-undeliverable",
+            Failure::Merged => "merged",
         }
     }
 

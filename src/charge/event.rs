@@ -28,9 +28,14 @@ pub enum Event<'a> {
     Failed {
         /// SIP status.
         code: u16,
+        /// Which transaction of the INVITE; `None`: the host does not tell.
+        transaction: Option<InviteTransaction>,
     },
     /// CANCEL of the INVITE.
-    Cancelled,
+    Cancelled {
+        /// Which transaction of the INVITE; `None`: the host does not tell.
+        transaction: Option<InviteTransaction>,
+    },
     /// Step 11: BYE of either side.
     Bye,
     /// The host's script closes the session.
@@ -82,6 +87,16 @@ pub enum Event<'a> {
     Reauthorize,
     /// The enabler ends the service.
     Abort,
+}
+
+/// One of the transactions in which an INVITE came, by the host's numbers: where it came by two ways, there are two with
+/// the same Call-ID, From tag and CSeq (RFC 3261, 8.2.2.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InviteTransaction {
+    /// First number.
+    pub index: u64,
+    /// Second number.
+    pub label: u64,
 }
 
 /// An INVITE that waits.

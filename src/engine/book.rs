@@ -12,7 +12,7 @@ use super::store::change::{Change, Debit, NotDebited, Refund, SessionChange};
 use super::store::{Store, StoreError, Stored};
 use super::{config, config::Enabler, facts::Suspended};
 use crate::charge::ch2::{Failure, Operation, Request, Response, SessionKey, Trigger};
-use crate::charge::event::{Entry, Event, Reserve};
+use crate::charge::event::{Entry, Event, InviteTransaction, Reserve};
 use crate::charge::session::{Decision, FIRST_NUMBER_END, Output, Session, Verdict};
 use crate::charge::tariff::Units;
 use crate::charge::time::Time;
@@ -160,8 +160,8 @@ pub struct Book {
 /// The events that can overtake the INVITE.
 #[derive(Clone, Copy)]
 enum Orphan {
-    Failed(u16),
-    Cancelled,
+    Failed(u16, Option<InviteTransaction>),
+    Cancelled(Option<InviteTransaction>),
 }
 
 impl Book {
@@ -288,20 +288,21 @@ impl Book {
         at: Time,
         reserve: &Reserve<'_>,
     ) -> Result<(), StoreError> {
-        if self.sessions.contains_key(&key) {
+        let here = turn.instance == turn.region.instance();
+        if let Some(live) = self.sessions.get(&key) {
+            if here && transaction_of(reserve.carried) != transaction_of(live.session.carried()) {
+                refuse(turn, key, at, reserve, Failure::Merged);
+            }
             return Ok(());
         }
-        turn.count(Statistic::Reserves);
-        let here = turn.instance == turn.region.instance();
         let slot = if here { self.free_slot(turn) } else { None };
         if here && (slot.is_none() || self.open >= u64::from(turn.region.config.max_sessions)) {
             self.free_slots.extend(slot);
             turn.count(Statistic::DroppedTableFull);
-            turn.count(Statistic::ReservesFailed);
-            refuse_full(turn, key, reserve);
-            turn.latencies.push((Latency::Reserve, at));
+            refuse(turn, key, at, reserve, Failure::Full);
             return Ok(());
         }
+        turn.count(Statistic::Reserves);
         let (tariff, policy) = (turn.region.tariff(), turn.region.config.policy);
         let first = turn.region.stamp() % FIRST_NUMBER_END;
         let session = Session::open(key, reserve, tariff, policy, first, at);
@@ -317,8 +318,8 @@ impl Book {
         self.orphans.retain(|orphan| orphan.1 != key);
         for orphan in early {
             match orphan {
-                Orphan::Failed(code) => self.event(turn, key, at, &Event::Failed { code })?,
-                Orphan::Cancelled => self.event(turn, key, at, &Event::Cancelled)?,
+                Orphan::Failed(code, transaction) => self.event(turn, key, at, &Event::Failed { code, transaction })?,
+                Orphan::Cancelled(transaction) => self.event(turn, key, at, &Event::Cancelled { transaction })?,
             }
         }
         Ok(())
@@ -356,6 +357,11 @@ impl Book {
             self.keep_orphan(turn, key, event);
             return Ok(());
         };
+        if let Event::Failed { transaction: Some(ended), .. } | Event::Cancelled { transaction: Some(ended) } = event
+            && *ended != transaction_of(live.session.carried())
+        {
+            return Ok(());
+        }
         if let Event::Sent(crate::charge::event::Sent { connection, .. })
         | Event::Responded { connection, .. }
         | Event::Moved { connection } = event
@@ -415,8 +421,8 @@ impl Book {
     /// CANCEL and failures can be read before the INVITE; everything else comes after the verdict.
     fn keep_orphan(&mut self, turn: &mut Turn<'_>, key: SessionKey, event: &Event<'_>) {
         let orphan = match event {
-            Event::Cancelled => Orphan::Cancelled,
-            Event::Failed { code } => Orphan::Failed(*code),
+            Event::Cancelled { transaction } => Orphan::Cancelled(*transaction),
+            Event::Failed { code, transaction } => Orphan::Failed(*code, *transaction),
             _ => return turn.count(Statistic::DroppedUnknown),
         };
         if self.orphans.len() >= ORPHANS_MAX {
@@ -845,16 +851,24 @@ fn open_gate(turn: &mut Turn<'_>, live: &Live) {
     turn.effects.push(Effect::Open(slot, opening));
 }
 
-/// Tells an INVITE for which there is no room.
-fn refuse_full(turn: &mut Turn<'_>, session: SessionKey, reserve: &Reserve<'_>) {
+/// The transaction whose numbers a session carries through.
+fn transaction_of([index, label, ..]: [u64; 4]) -> InviteTransaction {
+    InviteTransaction { index, label }
+}
+
+/// Tells an INVITE that opens no session.
+fn refuse(turn: &mut Turn<'_>, session: SessionKey, at: Time, reserve: &Reserve<'_>, why: Failure) {
+    turn.count(Statistic::Reserves);
+    turn.count(Statistic::ReservesFailed);
+    turn.latencies.push((Latency::Reserve, at));
     let [index, label, route, _] = reserve.carried;
     let suspended = Suspended { index, label, route };
     let notice = Notice {
         session,
         call_id: reserve.call_id,
         account: reserve.account,
-        reason: Failure::Full.word(),
-        code: 0,
+        reason: why.word(),
+        code: why.code(),
         balance: None,
         kind: Kind::Verdict { suspended, result: Outcome::Failed, granted: 0 },
     };

@@ -4,6 +4,8 @@
 //! structures; `engine::raw` fills them from raw bytes for every other host. All bytes are borrowed
 //! from the caller and copied once, into the caller's event ring.
 
+use crate::charge::event::InviteTransaction;
+
 /// A transaction that the host has suspended, as the host wants it back with the verdict.
 /// The engine carries both numbers and never looks into them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -16,7 +18,14 @@ pub struct Suspended {
     pub route: u64,
 }
 
-/// Names one INVITE transaction: the identity a session is known by before its dialog exists.
+impl Suspended {
+    /// Which transaction of its INVITE it is.
+    pub fn transaction(self) -> InviteTransaction {
+        InviteTransaction { index: self.index, label: self.label }
+    }
+}
+
+/// Names an INVITE: the identity a session is known by before its dialog exists.
 #[derive(Clone, Copy, Debug)]
 pub struct Invitation<'a> {
     /// Call-ID, as it stands in the header.

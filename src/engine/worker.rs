@@ -13,7 +13,9 @@ use super::region::Region;
 use super::ring::Ring;
 use super::statistic::Statistic;
 use crate::charge::ch2::SessionKey;
-use crate::charge::event::{Direction, Entry, Event, FailureReport, Flag, Reserve, Sent, transaction};
+use crate::charge::event::{
+    Direction, Entry, Event, FailureReport, Flag, InviteTransaction, Reserve, Sent, transaction,
+};
 use crate::charge::tariff::Per;
 use crate::simulate::moment;
 use crate::wire::{identity, msrp, sdp, sip};
@@ -201,13 +203,13 @@ impl Worker {
     }
 
     /// The INVITE ended without a 2xx.
-    pub fn failed(&mut self, session: SessionKey, code: u16) {
-        self.push_or_count(session, Event::Failed { code });
+    pub fn failed(&mut self, session: SessionKey, transaction: Option<InviteTransaction>, code: u16) {
+        self.push_or_count(session, Event::Failed { code, transaction });
     }
 
     /// CANCEL of the INVITE.
-    pub fn cancelled(&mut self, session: SessionKey) {
-        self.push_or_count(session, Event::Cancelled);
+    pub fn cancelled(&mut self, session: SessionKey, transaction: Option<InviteTransaction>) {
+        self.push_or_count(session, Event::Cancelled { transaction });
     }
 
     /// The charged session of this dialog, if it is one. Tags may stand in either order. Cheap: no copy.

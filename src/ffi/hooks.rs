@@ -62,7 +62,10 @@ impl From<Suspended> for imcharge_tokens {
 ///   worker       the worker, not NULL.
 ///   message      the INVITE as received, not NULL, 1 to IMCHARGE_SIP_MAX bytes. It is copied.
 ///   messages     how many stored messages it is for; 0: not known, then one is reserved at a time.
-///   tokens       what comes back with the verdict; NULL: three zeros. It is copied.
+///   tokens       what comes back with the verdict; NULL: three zeros. It is copied. An INVITE that comes again
+///                in the same transaction is ignored; with another index or label it came by another way (RFC
+///                3261, 8.2.2.2), and its verdict is `failed` with the reason `merged`. Answer it by 482, and do
+///                not give that reply to imcharge_on_reply.
 ///   session      place for the session's name, or NULL. Written only on IMCHARGE_OK.
 ///
 /// Returns: IMCHARGE_OK: a verdict will come; IMCHARGE_IGNORED: it has a To tag, so it repeats in a dialog and
@@ -145,7 +148,7 @@ fn replied(worker: &mut Worker, reply: &Reply<'_>, offer: Option<Offer<'_>>) -> 
     }
     let opened = Worker::session_of_invitation(&reply.invitation);
     if reply.code >= 300 {
-        worker.failed(opened, reply.code);
+        worker.failed(opened, None, reply.code);
         return IMCHARGE_OK;
     }
     let answer = Answer { dialog: reply.dialog, offer: offer.map_or(b"", |offer| offer.body), answer: reply.body };
@@ -178,7 +181,7 @@ pub unsafe extern "C" fn imcharge_on_cancel(
             // SAFETY: the pointer and length that the contract above names.
             let bytes = unsafe { memory::bytes(message, length, IMCHARGE_SIP_MAX) }?;
             let Some(invitation) = raw::cancel(bytes) else { return Err(malformed(attached, IMCHARGE_BAD_SIP)) };
-            attached.worker.cancelled(Worker::session_of_invitation(&invitation));
+            attached.worker.cancelled(Worker::session_of_invitation(&invitation), None);
             Ok(IMCHARGE_OK)
         })
     })

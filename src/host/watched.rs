@@ -1,6 +1,7 @@
 //! What a watched transaction carries, in the host's shared memory: its callbacks run in whatever process sees the event.
 
 use crate::charge::ch2::SessionKey;
+use crate::charge::event::InviteTransaction;
 
 /// Most octets of Call-ID and From tag together.
 const TEXT_MAX: usize = 512;
@@ -11,8 +12,9 @@ const TEXT_MAX: usize = 512;
 pub struct Watched {
     /// The session.
     pub session: SessionKey,
-    /// The first INVITE of a session, whose end without a 2xx ends it.
-    pub first: bool,
+    /// The transaction of the INVITE that opens the session, whose end without a 2xx ends it; `None`: it repeats in the
+    /// dialog.
+    pub opens: Option<InviteTransaction>,
     call_id: u16,
     from_tag: u16,
     text: [u8; TEXT_MAX],
@@ -20,12 +22,17 @@ pub struct Watched {
 
 impl Watched {
     /// `None`: Call-ID and tag are too long to be carried.
-    pub fn new(session: SessionKey, first: bool, call_id: &[u8], from_tag: &[u8]) -> Option<Watched> {
+    pub fn new(
+        session: SessionKey,
+        opens: Option<InviteTransaction>,
+        call_id: &[u8],
+        from_tag: &[u8],
+    ) -> Option<Watched> {
         let mut text = [0; TEXT_MAX];
         text.get_mut(..call_id.len())?.copy_from_slice(call_id);
         text.get_mut(call_id.len()..call_id.len() + from_tag.len())?.copy_from_slice(from_tag);
         let (call_id, from_tag) = (call_id.len() as u16, from_tag.len() as u16);
-        Some(Watched { session, first, call_id, from_tag, text })
+        Some(Watched { session, opens, call_id, from_tag, text })
     }
 
     /// Call-ID.

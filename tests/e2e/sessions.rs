@@ -2,7 +2,7 @@
 
 use super::parties::client::{ImClient, Options as ClientOptions, Reaction};
 use super::parties::kamailio::Setup;
-use super::parties::{Events, eventually, msrp, sip};
+use super::parties::{Events, eventually, msrp, sip, unique};
 use super::{ALICE, Stage, subscriber};
 use std::net::TcpStream;
 use std::path::Path;
@@ -77,6 +77,29 @@ pub fn cancel_releases_what_was_reserved() {
     client.cancel();
     assert_eq!(client.final_response(Duration::from_secs(5)), 487);
     stage.expect(ALICE, 100, 0, 0);
+}
+
+#[test]
+pub fn an_invite_by_a_second_way_is_merged_and_ends_nothing() {
+    let stage = Stage::plain();
+    let _server = stage.server(&[], |options| options.rings = true);
+    let number = unique();
+    let mut one_way = stage.client(ALICE, |options| options.number = Some(number));
+    one_way.send_invite();
+    assert!(one_way.ringing(Duration::from_secs(5)), "{}", stage.kamailio.log());
+    let mut other_way = stage.client(ALICE, |options| options.number = Some(number));
+    assert_eq!(other_way.invite(), 482, "{}", stage.kamailio.log());
+    stage.expect(ALICE, 90, 10, 0);
+    one_way.cancel();
+    assert_eq!(one_way.final_response(Duration::from_secs(5)), 487);
+    stage.expect(ALICE, 100, 0, 0);
+    let ended_by_the_cancel = "SELECT count(*) FROM steps WHERE step='closed' AND rule='cancelled'";
+    assert_eq!(stage.kamailio.count(ended_by_the_cancel), 1);
+    assert_eq!(stage.kamailio.count("SELECT count(*) FROM sessions"), 1);
+    assert_eq!(
+        ["reserves", "reserves_granted", "reserves_failed"].map(|name| stage.kamailio.statistic(name)),
+        [2, 1, 1]
+    );
 }
 
 #[test]

@@ -355,8 +355,8 @@ impl Session {
             // The session was made from it; it is read again after a crash of the engine.
             Event::Reserve(_) => {}
             Event::Answered => self.on_answered(at),
-            Event::Failed { code } => self.on_invite_failed(*code, at),
-            Event::Cancelled => self.on_cancelled(at),
+            Event::Failed { code, .. } => self.on_invite_failed(*code, at),
+            Event::Cancelled { .. } => self.on_cancelled(at),
             Event::Bye => {
                 self.end_dialog(at);
                 self.on_end(StepKind::Bye, Outcome::Bye, at);

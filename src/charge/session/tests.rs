@@ -272,7 +272,7 @@ fn no_release_and_no_end_follows_a_denial() {
     run.answer(Response::Denied(Denial::NoCredit));
     assert_eq!(run.verdicts(), [(Decision::Denied(Denial::NoCredit), 0)]);
     assert_eq!(run.closed(), Some("no-credit"));
-    run.event(Event::Failed { code: 402 }, s(1));
+    run.event(Event::Failed { code: 402, transaction: None }, s(1));
     run.event(Event::Bye, s(1));
     run.sent(whole("m1", 1), s(1));
     run.timer(s(20));
@@ -975,8 +975,8 @@ fn a_connection_of_others_is_no_news() {
 #[test]
 fn cancel_while_the_reservation_is_asked_for() {
     let mut run = Run::new(8, "message:5", Policy::default());
-    run.event(Event::Cancelled, s(1));
-    run.event(Event::Failed { code: 487 }, s(1));
+    run.event(Event::Cancelled { transaction: None }, s(1));
+    run.event(Event::Failed { code: 487, transaction: None }, s(1));
     run.session.gate_closed(0, s(1));
     run.drain();
     assert_eq!(run.asks(), ["reserve 8"]);
@@ -991,7 +991,7 @@ fn cancel_while_the_reservation_is_asked_for() {
 #[test]
 fn a_failure_while_the_reservation_is_asked_for() {
     let mut run = Run::new(8, "message:5", Policy::default());
-    run.event(Event::Failed { code: 408 }, s(1));
+    run.event(Event::Failed { code: 408, transaction: None }, s(1));
     run.settle();
     assert_eq!(run.asks(), ["reserve 8", "release"]);
     assert_eq!(run.closed(), Some("invite-failed"));
@@ -1001,7 +1001,7 @@ fn a_failure_while_the_reservation_is_asked_for() {
 #[test]
 fn a_denial_after_cancel_is_not_released() {
     let mut run = Run::new(8, "message:5", Policy::default());
-    run.event(Event::Cancelled, s(1));
+    run.event(Event::Cancelled { transaction: None }, s(1));
     run.answer(Response::Denied(Denial::NoCredit));
     run.session.gate_closed(0, s(1));
     run.drain();
@@ -1013,9 +1013,9 @@ fn a_denial_after_cancel_is_not_released() {
 fn cancel_after_the_grant_releases_with_the_487() {
     let mut run = Run::new(8, "message:5", Policy::default());
     run.yes();
-    run.event(Event::Cancelled, s(1));
+    run.event(Event::Cancelled { transaction: None }, s(1));
     assert!(!run.gate_closing());
-    run.event(Event::Failed { code: 487 }, s(2));
+    run.event(Event::Failed { code: 487, transaction: None }, s(2));
     run.settle();
     assert_eq!(run.asks(), ["reserve 8", "release"]);
     assert_eq!(run.closed(), Some("cancelled"));
@@ -1025,7 +1025,7 @@ fn cancel_after_the_grant_releases_with_the_487() {
 fn cancel_after_the_grant_releases_without_any_reply() {
     let mut run = Run::new(8, "message:5", Policy::default());
     run.yes();
-    run.event(Event::Cancelled, s(1));
+    run.event(Event::Cancelled { transaction: None }, s(1));
     assert_eq!(run.session.deadline(), Some(s(6)));
     run.timer(s(6));
     run.settle();
@@ -1037,11 +1037,14 @@ fn a_2xx_wins_over_a_cancel_that_it_crosses() {
     for answered_first in [true, false] {
         let mut run = Run::new(8, "message:5", Policy::default());
         run.yes();
-        let (first, second) =
-            if answered_first { (Event::Answered, Event::Cancelled) } else { (Event::Cancelled, Event::Answered) };
+        let (first, second) = if answered_first {
+            (Event::Answered, Event::Cancelled { transaction: None })
+        } else {
+            (Event::Cancelled { transaction: None }, Event::Answered)
+        };
         run.event(first, s(1));
         run.event(second, s(1));
-        run.event(Event::Failed { code: 487 }, s(2));
+        run.event(Event::Failed { code: 487, transaction: None }, s(2));
         run.timer(s(20));
         assert_eq!((run.session.phase(), run.gate_closing()), ("open", false));
         run.event(Event::Bye, s(21));
@@ -1054,7 +1057,7 @@ fn a_2xx_wins_over_a_cancel_that_it_crosses() {
 fn an_invite_that_fails_is_released() {
     let mut run = Run::new(8, "message:5", Policy::default());
     run.yes();
-    run.event(Event::Failed { code: 486 }, s(1));
+    run.event(Event::Failed { code: 486, transaction: None }, s(1));
     run.settle();
     assert_eq!(run.asks(), ["reserve 8", "release"]);
     assert_eq!(run.closed(), Some("invite-failed"));
@@ -1807,7 +1810,7 @@ fn service_goes_on_while_a_debit_waits_for_the_enabler() {
 
 #[test]
 fn a_session_that_ended_before_its_grant_is_not_let_in() {
-    for event in [Event::Abort, Event::End { reason: "script" }, Event::Cancelled] {
+    for event in [Event::Abort, Event::End { reason: "script" }, Event::Cancelled { transaction: None }] {
         let mut run = Run::invited(3);
         run.event(event, s(1));
         run.gate_closed(s(1));
@@ -1816,7 +1819,7 @@ fn a_session_that_ended_before_its_grant_is_not_let_in() {
         assert_eq!((run.grants(), run.asking()), (vec![], "release".to_owned()));
     }
     let mut run = Run::invited(3);
-    run.event(Event::Cancelled, s(1));
+    run.event(Event::Cancelled { transaction: None }, s(1));
     run.answer(Response::Denied(Denial::NotSoMany));
     assert!(run.asked.is_none(), "nobody wants one either");
 }
@@ -1871,7 +1874,7 @@ fn an_invite_that_fails_behind_the_scripts_end_needs_no_gate() {
     run.settle();
     run.timer(s(33));
     assert_ne!(run.out.last(), Some(&Output::Forget), "a 2xx may come");
-    run.event(Event::Failed { code: 486 }, s(60));
+    run.event(Event::Failed { code: 486, transaction: None }, s(60));
     run.timer(s(92));
     assert_eq!(run.out.last(), Some(&Output::Forget));
 }

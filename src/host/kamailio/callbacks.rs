@@ -15,7 +15,7 @@ use super::guard::guard;
 use super::message::Message;
 use super::watched::Watched;
 use super::{TM, bindings as k, with_worker};
-use crate::charge::ch2::SessionKey;
+use crate::charge::event::InviteTransaction;
 use crate::engine::facts::{Answer, Dialog, Invitation};
 use crate::engine::worker::Worker;
 use std::ffi::{c_int, c_uint, c_void};
@@ -27,23 +27,19 @@ use std::ffi::{c_int, c_uint, c_void};
 pub unsafe fn watch_invite(message: *mut k::sip_msg, transaction: *mut k::cell, invitation: &Invitation<'_>) -> bool {
     let session = Worker::session_of_invitation(invitation);
     let types = k::TMCB_RESPONSE_FWDED | k::TMCB_RESPONSE_OUT | k::TMCB_E2ECANCEL_IN | k::TMCB_DESTROY;
-    // SAFETY: by the caller's promise.
-    unsafe { watch(message, transaction, types, session, true, invitation.call_id, invitation.from_tag) }
+    // SAFETY: by the caller's promise. The numbers are those by which tm will go on with it.
+    unsafe {
+        let (index, label) = ((*transaction).hash_index.into(), (*transaction).label.into());
+        let opens = Some(InviteTransaction { index, label });
+        let watched = Watched::new(session, opens, invitation.call_id, invitation.from_tag);
+        watched.is_some_and(|watched| watch(message, transaction, types, watched))
+    }
 }
 
 /// # Safety
 /// As for [`watch_invite`].
-unsafe fn watch(
-    message: *mut k::sip_msg,
-    transaction: *mut k::cell,
-    types: c_uint,
-    session: SessionKey,
-    first: bool,
-    call_id: &[u8],
-    from_tag: &[u8],
-) -> bool {
+unsafe fn watch(message: *mut k::sip_msg, transaction: *mut k::cell, types: c_uint, watched: Watched) -> bool {
     let Some(register) = TM.get().and_then(|tm| tm.0.register_tmcb) else { return false };
-    let Some(watched) = Watched::new(session, first, call_id, from_tag) else { return false };
     // SAFETY: tm takes the block over with its release function; on refusal it is freed here.
     unsafe {
         let block = shared(watched);
@@ -95,20 +91,22 @@ unsafe extern "C" fn on_transaction(_: *mut k::cell, kind: c_int, parameters: *m
         let Some(parameters) = (unsafe { parameters.as_ref() }) else { return };
         let watched = unsafe { parameters.param.as_ref().and_then(|block| block.cast::<Watched>().as_ref()) };
         let Some(watched) = watched else { return };
+        let (session, opens) = (watched.session, watched.opens);
         match kind as c_uint {
             k::TMCB_RESPONSE_FWDED if (200..300).contains(&parameters.code) => {
                 // SAFETY: tm gives the request of the transaction and the reply at hand.
                 unsafe { on_answer(watched, parameters.req, parameters.rpl) }
             }
-            k::TMCB_RESPONSE_OUT if watched.first && parameters.code >= 300 => {
-                with_worker(|worker| worker.failed(watched.session, u16::try_from(parameters.code).unwrap_or(0)));
+            k::TMCB_RESPONSE_OUT if opens.is_some() && parameters.code >= 300 => {
+                let code = u16::try_from(parameters.code).unwrap_or(0);
+                with_worker(|worker| worker.failed(session, opens, code));
             }
-            k::TMCB_E2ECANCEL_IN if watched.first => {
-                with_worker(|worker| worker.cancelled(watched.session));
+            k::TMCB_E2ECANCEL_IN if opens.is_some() => {
+                with_worker(|worker| worker.cancelled(session, opens));
             }
             // An answered or failed session ignores it.
-            k::TMCB_DESTROY if watched.first => {
-                with_worker(|worker| worker.failed(watched.session, 408));
+            k::TMCB_DESTROY if opens.is_some() => {
+                with_worker(|worker| worker.failed(session, opens, 408));
             }
             _ => {}
         }
@@ -142,10 +140,11 @@ pub unsafe extern "C" fn on_request(transaction: *mut k::cell, _: c_int, paramet
         if dialog.to_tag.is_empty() {
             return;
         }
-        if let Some(session) = with_worker(|worker| worker.session_of(&dialog)).flatten() {
-            let types = k::TMCB_RESPONSE_FWDED;
+        let session = with_worker(|worker| worker.session_of(&dialog)).flatten();
+        let watched = session.and_then(|session| Watched::new(session, None, dialog.call_id, dialog.from_tag));
+        if let Some(watched) = watched {
             // SAFETY: the request and its new transaction, as tm gives them.
-            unsafe { watch(pointer, transaction, types, session, false, dialog.call_id, dialog.from_tag) };
+            unsafe { watch(pointer, transaction, k::TMCB_RESPONSE_FWDED, watched) };
         }
     })
 }

@@ -17,7 +17,7 @@ use super::guard::guard;
 use super::message::{Message, bytes};
 use super::watched::Watched;
 use super::{TM, bindings as k, resume, shared, with_worker};
-use crate::engine::facts::{Answer, Dialog, Invitation};
+use crate::engine::facts::{Answer, Dialog, Invite};
 use crate::engine::raw;
 use crate::engine::worker::Worker;
 use std::ffi::{c_int, c_void};
@@ -25,15 +25,16 @@ use std::ffi::{c_int, c_void};
 /// Callbacks before the script: ours is the first, for others (b2b_entities) take the requests of their dialogs away.
 const FIRST: c_int = 1000;
 
-/// Watches the transaction of the first INVITE. `false`: no shared memory, or tm refuses.
+/// Watches the transaction of a first INVITE that waits. `false`: no shared memory, or tm refuses.
 ///
 /// # Safety
 /// `message` must be the host's current request and `transaction` its transaction.
-pub unsafe fn watch_invite(message: *mut k::sip_msg, transaction: *mut k::cell, invitation: &Invitation<'_>) -> bool {
+pub unsafe fn watch_invite(message: *mut k::sip_msg, transaction: *mut k::cell, invite: &Invite<'_>) -> bool {
+    let (invitation, opens) = (&invite.invitation, Some(invite.suspended.transaction()));
     let session = Worker::session_of_invitation(invitation);
     let answers = k::TMCB_RESPONSE_FWDED | k::TMCB_RESPONSE_PRE_OUT;
     let types = answers | k::TMCB_RESPONSE_OUT | k::TMCB_TRANS_CANCELLED | k::TMCB_TRANS_DELETED;
-    let watched = Watched::new(session, true, invitation.call_id, invitation.from_tag);
+    let watched = Watched::new(session, opens, invitation.call_id, invitation.from_tag);
     // SAFETY: by the caller's promise.
     watched.is_some_and(|watched| unsafe { watch(message, transaction, types, watched) })
 }
@@ -70,20 +71,22 @@ unsafe extern "C" fn on_transaction(_: *mut k::cell, kind: c_int, parameters: *m
         let Some(parameters) = (unsafe { parameters.as_ref() }) else { return };
         let watched = unsafe { parameters.param.as_ref().and_then(|block| (*block).cast::<Watched>().as_ref()) };
         let Some(watched) = watched else { return };
+        let (session, opens) = (watched.session, watched.opens);
         let success = (200..300).contains(&parameters.code);
         match kind as u32 {
             // SAFETY: tm gives the request of the transaction and the reply at hand.
             k::TMCB_RESPONSE_FWDED if success => unsafe { on_answer(watched, parameters.req, parameters.rpl) },
             k::TMCB_RESPONSE_PRE_OUT if success => unsafe { on_own_answer(watched, parameters) },
-            k::TMCB_RESPONSE_OUT if watched.first && parameters.code >= 300 => {
-                with_worker(|worker| worker.failed(watched.session, u16::try_from(parameters.code).unwrap_or(0)));
+            k::TMCB_RESPONSE_OUT if opens.is_some() && parameters.code >= 300 => {
+                let code = u16::try_from(parameters.code).unwrap_or(0);
+                with_worker(|worker| worker.failed(session, opens, code));
             }
-            k::TMCB_TRANS_CANCELLED if watched.first => {
-                with_worker(|worker| worker.cancelled(watched.session));
+            k::TMCB_TRANS_CANCELLED if opens.is_some() => {
+                with_worker(|worker| worker.cancelled(session, opens));
             }
             // An answered or failed session ignores it.
-            k::TMCB_TRANS_DELETED if watched.first => {
-                with_worker(|worker| worker.failed(watched.session, 408));
+            k::TMCB_TRANS_DELETED if opens.is_some() => {
+                with_worker(|worker| worker.failed(session, opens, 408));
             }
             _ => {}
         }
@@ -137,7 +140,7 @@ unsafe extern "C" fn on_request(transaction: *mut k::cell, _: c_int, parameters:
             return;
         }
         let session = with_worker(|worker| worker.session_of(&dialog)).flatten();
-        let watched = session.and_then(|session| Watched::new(session, false, dialog.call_id, dialog.from_tag));
+        let watched = session.and_then(|session| Watched::new(session, None, dialog.call_id, dialog.from_tag));
         if let Some(watched) = watched {
             // SAFETY: the request and its new transaction, as tm gives them.
             unsafe { watch(pointer, transaction, k::TMCB_RESPONSE_FWDED | k::TMCB_RESPONSE_PRE_OUT, watched) };

@@ -81,11 +81,12 @@ unsafe fn wait_and_ask(message: *mut k::sip_msg, context: *mut k::async_ctx, mes
     // SAFETY: tm's own function and its transaction of the current request; the context of that request.
     unsafe {
         let transaction = transaction();
-        if !is_transaction(transaction) || !callbacks::watch_invite(message, transaction, &invite.invitation) {
+        invite.suspended = resume::wait(message, context);
+        if !is_transaction(transaction) || !callbacks::watch_invite(message, transaction, &invite) {
             log::error!("imcharge_reserve: the transaction cannot be watched, shared memory is short");
+            resume::forget(invite.suspended);
             return Err(Refused::Full);
         }
-        invite.suspended = resume::wait(message, context);
     }
     let asked = with_worker(|worker| worker.reserve(&invite)).unwrap_or(Err(Refused::EngineDown));
     asked.map(|_| ()).inspect_err(|_| resume::forget(invite.suspended))

@@ -144,7 +144,7 @@ impl World<'_> {
     pub(super) fn cancel(&mut self, number: usize) {
         if matches!(self.calls[number].stage, Stage::Invited | Stage::Granted) {
             self.calls[number].stage = Stage::Over;
-            if self.hook(number, |worker, call| worker.cancelled(call.session())).is_some() {
+            if self.hook(number, |worker, call| worker.cancelled(call.session(), None)).is_some() {
                 self.has_ended(number);
             }
         }
@@ -153,7 +153,7 @@ impl World<'_> {
     pub(super) fn refuse(&mut self, number: usize) {
         if self.calls[number].stage == Stage::Granted {
             self.calls[number].stage = Stage::Over;
-            if self.hook(number, |worker, call| worker.failed(call.session(), 486)).is_some() {
+            if self.hook(number, |worker, call| worker.failed(call.session(), None, 486)).is_some() {
                 self.has_ended(number);
             }
         }
