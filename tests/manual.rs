@@ -40,11 +40,12 @@ fn set<'a>(names: impl Iterator<Item = &'a str>) -> BTreeSet<String> {
     names.map(str::to_owned).collect()
 }
 
-/// A parameter that only Kamailio's scripts have.
-const EVENT_CALLBACK: Parameter = Parameter { name: "event_callback", integer: false };
+/// Parameters that only Kamailio's scripts have, or only those of OpenSIPS.
+const OF_ONE_HOST: [Parameter; 2] =
+    [Parameter { name: "event_callback", integer: false }, Parameter { name: "no_session", integer: false }];
 
 fn parameters() -> impl Iterator<Item = &'static Parameter> {
-    Config::PARAMETERS.iter().chain([&EVENT_CALLBACK])
+    Config::PARAMETERS.iter().chain(&OF_ONE_HOST)
 }
 
 #[test]

@@ -15,12 +15,52 @@ use super::{bindings as k, connections, exports, shared, text, with_worker};
 use crate::engine::facts::Frame;
 use crate::engine::worker::Passage;
 use std::cell::Cell;
-use std::ffi::{c_char, c_int, c_void};
+use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicPtr, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 
 /// proto_msrp's own API.
 static STOCK: OnceLock<Binds> = OnceLock::new();
+
+/// `no_session`: whether messages of no session are refused.
+static REFUSES_STRANGERS: AtomicBool = AtomicBool::new(false);
+
+/// Its row in the table of parameters.
+pub const PARAMETER: k::param_export = k::param_export {
+    name: text(c"no_session"),
+    type_: k::PARAM_STRING | k::IMCHARGE_PARAM_USE_FUNC,
+    param_pointer: set_no_session as unsafe extern "C" fn(c_uint, *mut c_void) -> c_int as *mut c_void,
+};
+
+/// Setter of `no_session`.
+unsafe extern "C" fn set_no_session(_: c_uint, value: *mut c_void) -> c_int {
+    guard(-1, || {
+        super::logger::install();
+        if value.is_null() {
+            return -1;
+        }
+        // SAFETY: the host gives a C text, which lives for the call.
+        let value = unsafe { CStr::from_ptr(value.cast::<c_char>()) };
+        match value.to_bytes() {
+            b"pass" => REFUSES_STRANGERS.store(false, Ordering::Relaxed),
+            b"refuse" => REFUSES_STRANGERS.store(true, Ordering::Relaxed),
+            _ => {
+                log::error!("parameter no_session: '{}' is not allowed: pass or refuse", value.to_string_lossy());
+                return -1;
+            }
+        }
+        0
+    })
+}
+
+/// Whether a message may go on: it belongs to a charged session, or nobody minds that it belongs to none.
+fn may_go_on(passage: Passage, method: k::msrp_method) -> bool {
+    match passage {
+        Passage::Pass => true,
+        Passage::NotCharged => method != k::MSRP_METHOD_SEND || !REFUSES_STRANGERS.load(Ordering::Relaxed),
+        Passage::BeyondGrant | Passage::Malformed | Passage::Full => false,
+    }
+}
 
 /// Plain function pointers, the same in all processes.
 #[derive(Clone, Copy)]
@@ -118,11 +158,13 @@ unsafe extern "C" fn on_request(request: *mut k::msrp_msg, handler: *mut c_void)
     let (Some(message), Some(handler)) = (message, handler) else { return -1 };
     // SAFETY: a message of proto_msrp, for the time of the call.
     let passage = guard(Passage::Malformed, || unsafe { pass(message, None) });
-    match (passage, handler.request) {
+    // SAFETY: proto_msrp has parsed the first line of a request.
+    let method = unsafe { message.fl.u.request.method_id };
+    match handler.request.filter(|_| may_go_on(passage, method)) {
         // SAFETY: the other module's own handler, with what it would get without us.
-        (Passage::Pass | Passage::NotCharged, Some(handle)) => unsafe { handle(request, handler.parameter) },
+        Some(handle) => unsafe { handle(request, handler.parameter) },
         // SAFETY: as for `pass`.
-        (passage, _) => guard(-1, || unsafe { refuse(request, message, handler, passage) }),
+        None => guard(-1, || unsafe { refuse(request, message, handler, passage) }),
     }
 }
 
@@ -216,6 +258,7 @@ unsafe fn refuse(request: *mut k::msrp_msg, message: &k::msrp_msg, handler: &Han
     let (code, reason) = match passage {
         Passage::BeyondGrant => (403, c"No credit"),
         Passage::Full => (403, c"Overloaded"),
+        Passage::NotCharged => (481, c"No such session"),
         _ => (400, c"Bad Request"),
     };
     let Some(send) = stock().and_then(|stock| stock.send_reply).filter(|_| !report && !no_answer) else { return 0 };
@@ -259,7 +302,7 @@ unsafe extern "C" fn send_request(
         let frame = unsafe { frame_of(&own_id(number), from, to, mime, body, headers, count, flag as u8) };
         let frame = Frame { bytes: &frame, connection: 0, from_self: false };
         let passage = with_worker(|worker| worker.frame(&frame)).unwrap_or(Passage::Full);
-        if !matches!(passage, Passage::Pass | Passage::NotCharged) {
+        if !may_go_on(passage, method) {
             log::warn!("a message of this proxy itself is not sent: {passage:?}");
             return -1;
         }
