@@ -108,7 +108,15 @@ impl Enabler {
         let opened_by = opened_by(request);
         let answer = match &request.operation {
             Operation::Reserve { quota } => self.reserve(opened_by.unwrap_or(request.number), *quota),
-            Operation::Debit { units, .. } => self.debit(opened_by, i64::try_from(units.0).expect("a price")),
+            Operation::Debit { units, .. } => {
+                self.debit(opened_by, i64::try_from(units.0).expect("a price"));
+                let mut ended = false;
+                if let Reservation::Last { opened_by, .. } = request.reservation {
+                    self.close(opened_by);
+                    ended = true;
+                }
+                Response::Debited { balance: Some(self.balance), ended, rest: None }
+            }
             Operation::Refund { units, .. } => self.refund(i64::try_from(units.0).expect("a price")),
             Operation::Release => self.release(opened_by.expect("a release is of a reservation")),
         };
@@ -133,7 +141,7 @@ impl Enabler {
         Response::Granted(Grant { quota: Quota(more), route, balance, ..Grant::default() })
     }
 
-    fn debit(&mut self, opened_by: Option<u32>, units: i64) -> Response {
+    fn debit(&mut self, opened_by: Option<u32>, units: i64) {
         let hold = opened_by.map(|number| self.held.get_mut(&number).expect("it is debited out of what is there"));
         let from_hold = hold.map_or(0, |hold| {
             let from_hold = units.min(*hold);
@@ -143,7 +151,6 @@ impl Enabler {
         self.uncovered |= from_hold < units;
         self.balance -= units - from_hold;
         self.debited += units;
-        Response::debited(Some(self.balance))
     }
 
     fn refund(&mut self, units: i64) -> Response {
@@ -152,13 +159,17 @@ impl Enabler {
         Response::Refunded { balance: Some(self.balance) }
     }
 
-    /// What is not there is no more than that.
     fn release(&mut self, opened_by: u32) -> Response {
+        self.close(opened_by);
+        Response::Released { balance: Some(self.balance) }
+    }
+
+    /// What is not there is no more than that.
+    fn close(&mut self, opened_by: u32) {
         *self.released.entry(opened_by).or_default() += 1;
         let late = self.late.get(&opened_by).copied().unwrap_or(0);
         assert!(self.released.get(&opened_by) <= Some(&(1 + late)), "one release");
         self.balance += self.held.remove(&opened_by).unwrap_or(0);
-        Response::Released { balance: Some(self.balance) }
     }
 }
 
