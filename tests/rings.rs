@@ -84,6 +84,23 @@ fn verdicts(region: &Arc<Region>, count: usize) -> HashSet<SessionKey> {
     granted
 }
 
+/// Takes this many verdicts: which transactions they are for, in their order, and why.
+fn reasons(region: &Arc<Region>, count: usize) -> Vec<(u64, Outcome, String)> {
+    let mut resumers: Vec<Resumer> = (0..region.resumers()).map(|at| Resumer::attach(region, at)).collect();
+    let mut told = Vec::new();
+    assert!(eventually(|| {
+        for resumer in &mut resumers {
+            while resumer.next(|notice| {
+                let Kind::Verdict { suspended, result, .. } = notice.kind else { panic!("{notice:?}") };
+                told.push((suspended.index, result, notice.reason.to_owned()));
+            }) {}
+        }
+        told.len() == count
+    }));
+    told.sort_by_key(|verdict| verdict.0);
+    told
+}
+
 /// A number of the answer to `account.get`.
 fn account(worker: &mut Worker, field: &str) -> i64 {
     let region = Arc::clone(worker.region());
@@ -147,24 +164,19 @@ fn an_invite_by_a_second_way_is_told_so_and_its_end_ends_nothing() {
     }
     other.cancelled(session, Some(second.transaction()));
     with_engine(&region, || {
-        let mut resumers: Vec<Resumer> = (0..region.resumers()).map(|at| Resumer::attach(&region, at)).collect();
-        let mut told = Vec::new();
-        assert!(eventually(|| {
-            for resumer in &mut resumers {
-                while resumer.next(|notice| {
-                    let Kind::Verdict { suspended, result, .. } = notice.kind else { panic!("{notice:?}") };
-                    told.push((suspended.index, result, notice.reason.to_owned()));
-                }) {}
-            }
-            told.len() == 2
-        }));
-        told.sort_by_key(|verdict| verdict.0);
+        let told = reasons(&region, 2);
         assert_eq!(told, [(1, Outcome::Granted, String::new()), (2, Outcome::Failed, "merged".into())]);
         assert_eq!((region.statistic(Statistic::SessionsActive), account(&mut worker, "held")), (1, 1));
         worker.failed(session, Some(first.transaction()), 486);
         assert!(eventually(|| region.statistic(Statistic::SessionsActive) == 0));
         assert_eq!(account(&mut worker, "held"), 0);
     });
+    drop((worker, other, region));
+    // Behind a restart of the host it is another one, whatever its numbers are.
+    let region = self::region(&state, |_| {});
+    let mut worker = Worker::attach(&region, 0);
+    assert_eq!(invite_in(&mut worker, "merged", first), Ok(session));
+    with_engine(&region, || assert_eq!(reasons(&region, 1), [(1, Outcome::Failed, "merged".into())]));
 }
 
 #[test]

@@ -290,7 +290,8 @@ impl Book {
     ) -> Result<(), StoreError> {
         let here = turn.instance == turn.region.instance();
         if let Some(live) = self.sessions.get(&key) {
-            if here && transaction_of(reserve.carried) != transaction_of(live.session.carried()) {
+            let is_another = transaction_of(reserve.carried) != transaction_of(live.session.carried());
+            if here && (is_another || live.instance != turn.instance) {
                 refuse(turn, key, at, reserve, Failure::Merged);
             }
             return Ok(());

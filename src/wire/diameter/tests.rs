@@ -589,9 +589,11 @@ fn groups_in_groups_do_not_exhaust_the_stack() {
 
 #[test]
 fn cut_or_bent_messages_do_no_harm() {
+    // Miri is a thousand times slower: some of each.
+    let every = if cfg!(miri) { 101 } else { 1 };
     for sample in samples() {
         read_as_everything(&sample);
-        for length in 0..sample.len() {
+        for length in (0..sample.len()).step_by(every) {
             let mut cut = sample[..length].to_vec();
             assert!(!matches!(frame(&cut), Framed::Message(_)), "a message that is not whole");
             // The same, with a header that says so.
@@ -601,7 +603,7 @@ fn cut_or_bent_messages_do_no_harm() {
             }
             read_as_everything(&cut);
         }
-        for bit in 0..sample.len() * 8 {
+        for bit in (0..sample.len() * 8).step_by(every) {
             let mut bent = sample.clone();
             bent[bit / 8] ^= 1 << (bit % 8);
             read_as_everything(&bent);
