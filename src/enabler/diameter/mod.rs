@@ -23,7 +23,7 @@ pub mod local;
 pub mod peer;
 pub mod peers;
 #[cfg(test)]
-mod rehearsal;
+pub(crate) mod rehearsal;
 mod requests;
 mod resolver;
 mod route;
