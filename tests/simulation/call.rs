@@ -71,6 +71,8 @@ pub struct Call {
     pub moved_at: u64,
     /// When the end was told so.
     pub ended_at: Option<u64>,
+    /// Whether the charging system has ended it.
+    pub is_aborted: bool,
 }
 
 impl Call {

@@ -100,6 +100,8 @@ enum What {
     Cancel(usize),
     Refuse(usize),
     Lose(usize),
+    /// The charging system asks something of its own accord.
+    Inquire,
     Trouble,
     /// The disk and the charging system are as they should be again.
     Mend,
@@ -215,6 +217,7 @@ impl<'a> World<'a> {
         if random.bool() {
             elsewhere.ocs.settings.validity_time = Some(random.u32(5..30));
         }
+        elsewhere.asks = diameter && random.bool();
         for (name, balance) in &balances {
             elsewhere.ocs.book.set_balance(name, *balance);
         }
@@ -296,6 +299,7 @@ impl<'a> World<'a> {
                 taken_by: None,
                 moved_at: 0,
                 ended_at: None,
+                is_aborted: false,
             };
             self.calls.push(call);
             let at = self.random.u64(0..TROUBLE * 2 / 3);
@@ -313,6 +317,11 @@ impl<'a> World<'a> {
         while at < TROUBLE {
             self.after(at, What::Trouble);
             at += self.random_up_to(20 * SECOND);
+        }
+        let mut at = if self.elsewhere.borrow().asks { 0 } else { TROUBLE };
+        while at < TROUBLE {
+            self.after(at, What::Inquire);
+            at += self.random_up_to(4 * SECOND);
         }
     }
 
@@ -358,6 +367,7 @@ impl<'a> World<'a> {
                 say(format_args!("{now} {what:?}"));
             }
             self.happen(what);
+            self.hear_of_aborts();
             if mended && self.is_at_rest() {
                 break;
             }
@@ -375,6 +385,7 @@ impl<'a> World<'a> {
             What::Audit => self.audit(),
             What::Resume => self.take_notices(),
             What::Network => self.elsewhere.borrow_mut().step(),
+            What::Inquire => self.elsewhere.borrow_mut().inquire(),
             What::Trouble => self.trouble(),
             What::Mend => self.mend(),
             What::Invite(call) => self.invite(call),

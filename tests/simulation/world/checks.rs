@@ -71,10 +71,13 @@ impl World<'_> {
     pub(super) fn check(&mut self) -> Result<(), String> {
         // The tables follow the journal with the next write.
         self.engine.as_mut().map_or(Ok(()), Engine::stop).map_err(|error| error.to_string())?;
-        self.check_messages()?;
-        self.check_money()?;
         if let Some(wrong) = self.wrong.first().or(self.elsewhere.borrow().wrong.first()) {
             return Err(wrong.clone());
+        }
+        self.check_messages()?;
+        self.check_money()?;
+        if let Some(wrong) = self.elsewhere.borrow().unheard() {
+            return Err(wrong);
         }
         self.check_verdicts()
     }

@@ -119,6 +119,7 @@ impl World<'_> {
         self.tally.crashes += 1;
         say(format_args!("{} dies: {death:?}", self.machine.clock.get()));
         self.well_since = None;
+        self.elsewhere.borrow_mut().disturb(false);
         self.machine.crash_in.set(None);
         self.machine.dead.set(true);
         self.engine = None;
@@ -149,6 +150,7 @@ impl World<'_> {
 
     fn the_store_fails(&mut self) {
         self.well_since = None;
+        self.elsewhere.borrow_mut().disturb(false);
         self.engine = None;
         self.region().set_engine_state(EngineState::StoreFailing);
         self.start_later();
