@@ -3,19 +3,20 @@
 mod checks;
 mod host;
 mod parties;
+mod setup;
 mod trouble;
 
 use crate::Fault;
 use crate::call::{Call, Message, Reaction, Stage};
 use crate::disk;
-use crate::elsewhere::{DOORS, Elsewhere};
+use crate::elsewhere::Elsewhere;
+use imcharge::charge::tariff::Per;
 use imcharge::engine::Engine;
 use imcharge::engine::config::Config;
 use imcharge::engine::notice::Resumer;
 use imcharge::engine::region::Region;
 use imcharge::engine::worker::Worker;
 use imcharge::simulate::machine::Machine;
-use imcharge::wire::diameter::words::SessionFailover;
 use std::cell::RefCell;
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap};
@@ -129,7 +130,6 @@ pub struct World<'a> {
     queue: BinaryHeap<Reverse<(u64, u64, What)>>,
     sequence: u64,
     balances: Vec<(String, i64)>,
-    price: i64,
     wrong: Vec<String>,
     /// What the next death takes with it.
     dies: Death,
@@ -168,56 +168,10 @@ impl<'a> World<'a> {
             Some(Fault::LyingDisk) => drop(disk::on(|disk| disk.lies = true)),
             None => {}
         }
-        let diameter = random.bool();
-        let price = random.i64(1..=3);
-        let mut config = Config { state_dir: state.to_owned(), ..Config::default() };
-        let response_timeout = random.u32(2..20).to_string();
-        let hold_timeout = random.u32(20..90).to_string();
-        let max_sessions = random.u32(4..16).to_string();
-        let tariff = format!("message:{price}");
-        let mut set = vec![
-            ("tariff", tariff.as_str()),
-            ("response_timeout", &response_timeout),
-            ("hold_timeout", &hold_timeout),
-            ("max_sessions", &max_sessions),
-            ("resume_workers", "2"),
-        ];
-        if diameter {
-            set.extend([
-                ("enabler", "diameter"),
-                ("origin_host", "proxy.example.org"),
-                ("origin_realm", "example.org"),
-                ("destination_realm", "example.com"),
-                ("service_context_id", "32274@3gpp.org"),
-                ("profile", if random.bool() { "rfc8506" } else { "3gpp-ro" }),
-                ("tx_timeout", "3"),
-                ("on_failure", if random.u8(0..4) == 0 { "grant" } else { "deny" }),
-                ("model", if random.u8(0..6) == 0 { "immediate" } else { "reserve" }),
-            ]);
-        }
-        let peers = DOORS.map(|(name, port)| format!("host={name};address=127.0.0.1:{port}"));
-        if diameter {
-            set.extend(peers.iter().take(random.usize(1..=2)).map(|peer| ("peer", peer.as_str())));
-        }
-        if random.bool() {
-            set.push(("policy", "report=release"));
-        }
-        for (name, value) in set {
-            config.set(name, value).unwrap_or_else(|error| panic!("{error}"));
-        }
-        // At a distance nobody is short of money here: what the server refuses is decided there.
-        let balances = (0..random.usize(1..4)).map(|number| {
-            let balance = if diameter { random.i64(500..1000) } else { random.i64(0..60) };
-            (format!("sip:user{number}@example.org"), balance)
-        });
-        let balances: Vec<_> = balances.collect();
+        let config = setup::configure(&mut random, state);
+        let balances = setup::balances(&mut random, &config);
         let mut elsewhere = Elsewhere::new(Rc::clone(&machine), fastrand::Rng::with_seed(random.u64(..)));
-        elsewhere.ocs.settings.price = price;
-        elsewhere.ocs.settings.session_failover = random.bool().then_some(SessionFailover::FAILOVER_SUPPORTED);
-        if random.bool() {
-            elsewhere.ocs.settings.validity_time = Some(random.u32(5..30));
-        }
-        elsewhere.asks = diameter && random.bool();
+        setup::set_up(&mut random, &config, &mut elsewhere);
         for (name, balance) in &balances {
             elsewhere.ocs.book.set_balance(name, *balance);
         }
@@ -238,7 +192,6 @@ impl<'a> World<'a> {
             queue: BinaryHeap::new(),
             sequence: 0,
             balances,
-            price,
             wrong: Vec::new(),
             dies: Death::Engine,
             is_ill: false,
@@ -269,10 +222,15 @@ impl<'a> World<'a> {
 
     fn invent_calls(&mut self) {
         let shared = self.random.u8(0..4) == 0;
+        let by_kilobyte = self.config.tariff.per == Per::Kilobyte;
         for number in 0..self.random.usize(3..14) {
             let random = &mut self.random;
             let messages = (0..random.usize(0..7)).map(|_| Message {
                 chunks: if random.bool() { 1 } else { random.u32(1..4) },
+                octets: match by_kilobyte {
+                    true => random.choice([1, 100, 1023, 1024, 1025, 4000, 10_000]).expect("there is one"),
+                    false => 100,
+                },
                 reaction: match random.u8(0..10) {
                     0 => Reaction::Silence,
                     1 => Reaction::Answer(415),
@@ -293,6 +251,7 @@ impl<'a> World<'a> {
                 stage: Stage::Invited,
                 verdicts: 0,
                 passed: Default::default(),
+                chunks: BTreeSet::new(),
                 lost: BTreeSet::new(),
                 reported: BTreeSet::new(),
                 unsure: BTreeSet::new(),

@@ -2,6 +2,7 @@
 
 use super::{SECOND, What, World, say};
 use crate::call::{Reaction, Stage};
+use imcharge::charge::tariff::Per;
 use imcharge::engine::facts::Frame;
 use imcharge::engine::worker::Passage;
 
@@ -58,7 +59,18 @@ impl World<'_> {
         if call.stage != Stage::Answered && !is_behind {
             return;
         }
-        let has_passed = call.passed.contains_key(&message);
+        let has_passed = match self.config.tariff.per {
+            Per::Message => call.passed.contains_key(&message),
+            Per::Kilobyte => call.chunks.contains(&(message, chunk)),
+        };
+        // Where octets are paid for, the server leaves no hole: it sends on when what is before has passed.
+        let is_early = !(0..chunk).all(|before| call.chunks.contains(&(message, before)));
+        if is_early && self.config.tariff.per == Per::Kilobyte {
+            if again < 3 {
+                self.after(1_500_000, What::Send(number, message, chunk, again + 1));
+            }
+            return;
+        }
         let bytes = call.send(message, chunk, again);
         let is_content = !bytes.trim_end().ends_with('#');
         let sent = self.hook(number, |worker, call| {
@@ -84,6 +96,7 @@ impl World<'_> {
                     self.wrong.push(format!("call {number} message {message} passes, and the service is ended"));
                 }
                 self.calls[number].passed.entry(message).or_default().insert(place);
+                self.calls[number].chunks.insert((message, chunk));
                 self.react(number, message, chunk, again);
                 // The server has not seen the response, or lost its connection.
                 if again < 3 && self.random.u8(0..12) == 0 {
