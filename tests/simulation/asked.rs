@@ -18,6 +18,7 @@ pub type Asking = (String, u32, Coming);
 pub struct Coming {
     pub connection: u64,
     pub hop_by_hop: HopByHop,
+    pub at: u64,
     /// With the T flag.
     pub repeats: bool,
 }
@@ -71,6 +72,11 @@ impl Asked {
     pub fn has_reported(&self, since: u64, answered_at: u64) -> bool {
         let until = if self.is_disturbed { u64::MAX } else { answered_at + READ_WITHIN };
         self.came.iter().any(|at| (since..=until).contains(at))
+    }
+
+    /// When a request came last, if it was delivered.
+    pub fn last_coming(&self, number: u32) -> Option<u64> {
+        self.numbers.get(&number)?.comings.last().map(|last| last.at)
     }
 
     /// A request comes; the first value says whether it is new, the second what is wrong with it. Numbers of a session

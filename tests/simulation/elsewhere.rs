@@ -5,6 +5,8 @@ use crate::book::Quantity;
 use crate::inquiries::{CLIENT, Inquiries, Wish};
 use crate::state::{Fate, Peer, State};
 use crate::world::say;
+use imcharge::charge::ch2::SessionKey;
+use imcharge::enabler::diameter::credit_control;
 use imcharge::simulate::machine::{Far, Machine};
 use imcharge::wire::diameter::words::RequestType;
 use imcharge::wire::diameter::{Command, CreditControlRequest, Framed, Header, Message, ResultCode, dictionary, frame};
@@ -52,6 +54,9 @@ pub struct Elsewhere {
     /// What it has asked so, and what it will ask next.
     pub inquiries: Inquiries,
     wishes: Vec<(Wish, String)>,
+    /// Whether what moves money must not come again unless an operator wants it, and when one did last.
+    pub holds: bool,
+    may_repeat: BTreeMap<SessionKey, u64>,
     /// Whether something is wrong now.
     pub is_ill: bool,
     /// What each Diameter session has asked.
@@ -78,6 +83,8 @@ impl Elsewhere {
             asks: false,
             inquiries: Inquiries::default(),
             wishes: Vec::new(),
+            holds: false,
+            may_repeat: BTreeMap::new(),
             is_ill: false,
             asked: BTreeMap::new(),
             moves: 0,
@@ -147,6 +154,11 @@ impl Elsewhere {
             Some(!line.far.is_closed() && !line.leaves)
         };
         self.wrong.extend(self.inquiries.overdue(lives, now));
+    }
+
+    /// An operator wants what is held back of a session to be sent again.
+    pub fn may_repeat(&mut self, session: SessionKey) {
+        self.may_repeat.insert(session, self.machine.clock.get());
     }
 
     /// Something goes wrong, once or until further notice.
@@ -237,6 +249,7 @@ impl Elsewhere {
             return None;
         };
         let (session, number, kind) = (request.session_id.to_owned(), request.request_number, request.request_type);
+        let moves_money = kind == RequestType::EVENT_REQUEST || self.is_used(&request);
         let is_renewal = kind == RequestType::UPDATE_REQUEST && self.is_renewal(&request);
         // Where it goes, and when it happened, is not what it asks.
         let said = CreditControlRequest { destination_host: None, event_timestamp: None, ..request };
@@ -244,7 +257,14 @@ impl Elsewhere {
         let asked = self.asked.entry(session.clone()).or_default();
         self.moves += u64::from(asked.door.replace(line.port).is_some_and(|door| door != line.port));
         let Header { hop_by_hop, end_to_end, .. } = message.header;
-        let coming = Coming { connection, hop_by_hop, repeats: message.header.is_retransmitted() };
+        let coming = Coming { connection, hop_by_hop, at: now, repeats: message.header.is_retransmitted() };
+        if self.holds && moves_money {
+            let key = credit_control::session_of(CLIENT[0], &session).map(|(key, _)| key);
+            let wanted_at = key.and_then(|key| self.may_repeat.get(&key)).copied().unwrap_or(0);
+            if asked.last_coming(number).is_some_and(|at| at > wanted_at) {
+                self.wrong.push(format!("{session}: number {number} is held back and comes again by itself"));
+            }
+        }
         let (is_new, wrong) = asked.came(number, said, end_to_end, &coming, now);
         asked.is_disturbed |= self.is_ill;
         asked.renewals += usize::from(is_new && is_renewal);
@@ -257,6 +277,13 @@ impl Elsewhere {
             self.wishes.push((Wish::Report, session.clone()));
         }
         Some((session, number, coming))
+    }
+
+    /// Whether a request says that something was used.
+    fn is_used(&self, request: &CreditControlRequest<'_>) -> bool {
+        let services = request.services.iter().flat_map(|service| &service.used_service_unit);
+        let amount = |units| Quantity::of(units, &self.ocs.settings).ok().flatten().map_or(0, |used| used.amount);
+        request.used_service_unit.iter().chain(services).any(|units| amount(units) > 0)
     }
 
     /// Whether a request uses nothing and wants no more than is granted already.

@@ -103,6 +103,8 @@ enum What {
     Lose(usize),
     /// The charging system asks something of its own accord.
     Inquire,
+    /// An operator looks at what is held back.
+    Operator,
     Trouble,
     /// The disk and the charging system are as they should be again.
     Mend,
@@ -111,7 +113,10 @@ enum What {
 impl What {
     /// Whether the parties of a call do it.
     fn is_of_parties(&self) -> bool {
-        !matches!(self, What::Engine(_) | What::Host | What::Audit | What::Resume | What::Network | What::Mend)
+        !matches!(
+            self,
+            What::Engine(_) | What::Host | What::Audit | What::Operator | What::Resume | What::Network | What::Mend
+        )
     }
 }
 
@@ -307,6 +312,9 @@ impl<'a> World<'a> {
         let begin = self.machine.clock.get();
         self.start_the_host();
         self.after(SECOND, What::Audit);
+        if self.elsewhere.borrow().holds {
+            self.after(SECOND, What::Operator);
+        }
         let (mut mended, mut quiet_at) = (false, begin + TROUBLE);
         while let Some(Reverse((at, _, what))) = self.queue.pop() {
             let now = self.machine.clock.get().max(at);
@@ -322,7 +330,10 @@ impl<'a> World<'a> {
                 return Err(self.restless());
             }
             self.tally.note(at ^ (self.sequence << 40));
-            if !matches!(what, What::Engine(_) | What::Resume | What::Network | What::Audit | What::Send(..)) {
+            if !matches!(
+                what,
+                What::Engine(_) | What::Operator | What::Resume | What::Network | What::Audit | What::Send(..)
+            ) {
                 say(format_args!("{now} {what:?}"));
             }
             self.happen(what);
@@ -342,6 +353,7 @@ impl<'a> World<'a> {
             What::Engine(life) => self.turn_the_engine(life),
             What::Host => self.start_the_host(),
             What::Audit => self.audit(),
+            What::Operator => self.operate(),
             What::Resume => self.take_notices(),
             What::Network => self.elsewhere.borrow_mut().step(),
             What::Inquire => self.elsewhere.borrow_mut().inquire(),

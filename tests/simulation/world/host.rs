@@ -6,6 +6,7 @@ use crate::disk;
 use crate::elsewhere::DOORS;
 use imcharge::engine::Engine;
 use imcharge::engine::notice::{Kind, Outcome, Resumer};
+use imcharge::engine::record::Command;
 use imcharge::engine::region::{EngineState, Region};
 use imcharge::engine::statistic::Statistic;
 use imcharge::engine::worker::Worker;
@@ -199,6 +200,22 @@ impl World<'_> {
         }
         if self.region.is_some() {
             self.soon(5_000, What::Resume);
+        }
+    }
+
+    /// An operator has what is held back sent again, for some of the calls that are not settled.
+    pub(super) fn operate(&mut self) {
+        self.soon(10 * SECOND, What::Operator);
+        let unsettled = self.engine.as_ref().map(Engine::unsettled).unwrap_or_default();
+        let calls = self.calls.iter().filter(|call| unsettled.contains(&call.session()));
+        for number in calls.map(|call| call.number).collect::<Vec<_>>() {
+            if self.random.bool() {
+                let (call_id, session) = (self.calls[number].call_id(), self.calls[number].session());
+                self.elsewhere.borrow_mut().may_repeat(session);
+                let moved_at = self.calls[number].moved_at;
+                self.hook(number, |worker, _| worker.order(Command::Resolve { call_id: &call_id, again: true }));
+                self.calls[number].moved_at = moved_at;
+            }
         }
     }
 

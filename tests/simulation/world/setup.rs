@@ -1,6 +1,7 @@
 //! How a seed picks its world: what the operator configures, what the charging system is set up to be, who has how much.
 
 use crate::elsewhere::{DOORS, Elsewhere};
+use imcharge::charge::policy::Resend;
 use imcharge::charge::tariff::{Per, Unit};
 use imcharge::engine::config::Config;
 use imcharge::wire::diameter::words::SessionFailover;
@@ -37,6 +38,7 @@ pub fn configure(random: &mut fastrand::Rng, state: &Path) -> Config {
             ("profile", if random.bool() { "rfc8506" } else { "3gpp-ro" }),
             ("tx_timeout", "3"),
             ("on_failure", if random.u8(0..4) == 0 { "grant" } else { "deny" }),
+            ("resend", if random.u8(0..4) == 0 { "hold" } else { "again" }),
             ("model", if random.u8(0..6) == 0 { "immediate" } else { "reserve" }),
         ]);
     }
@@ -83,5 +85,6 @@ pub fn set_up(random: &mut fastrand::Rng, config: &Config, elsewhere: &mut Elsew
     if random.bool() {
         settings.validity_time = Some(random.u32(5..30));
     }
+    elsewhere.holds = config.policy.resend == Resend::Hold;
     elsewhere.asks = config.diameter().is_some() && random.bool();
 }
