@@ -150,6 +150,7 @@ impl Outside {
             message: &ccr(name),
             deadline: self.now.after_seconds(patience),
             may_move,
+            once: false,
             duplicate,
             prefer: prefer.map(|seat| HOSTS[seat]),
         };

@@ -81,6 +81,8 @@ pub struct Request {
     pub repeated: bool,
     /// Whether it is asked again and nobody waits for it: it may take its turn.
     pub patient: bool,
+    /// Whether it must not be asked twice, nor of two: money moves, and the enabler would move it twice.
+    pub once: bool,
     /// What the enabler gave with the grant: the way to who has the reservation.
     pub route: Option<Arc<str>>,
     /// A number that goes with the request however often it is asked, where the enabler wants one.

@@ -17,7 +17,7 @@ use crate::charge::session::{Decision, FIRST_NUMBER_END, Output, Session, Verdic
 use crate::charge::tariff::Units;
 use crate::charge::time::Time;
 use crate::enabler::diameter::credit_control::Call;
-use crate::enabler::diameter::{Diameter, Heard, Standing};
+use crate::enabler::diameter::{Diameter, Heard, Inquiry, Standing};
 use crate::enabler::ledger::{Account, Accounts, Ledger};
 use crate::simulate::{self, Broken};
 use std::cmp::Reverse;
@@ -57,6 +57,8 @@ pub enum Effect {
     Reply { process: u32, sequence: u64, result: CommandResult, balance: i64, held: i64 },
     /// Ask the distant enabler.
     Ask(Request),
+    /// Tell it how the session stands that it has asked about.
+    Confirm { inquiry: Inquiry, event: Event<'static>, standing: Standing },
     /// Count one.
     Count(Statistic),
 }
@@ -383,30 +385,38 @@ impl Book {
     }
 
     /// The distant enabler has said something to a session.
-    pub fn heard(&mut self, turn: &mut Turn<'_>, heard: &Heard) -> Result<(), StoreError> {
+    pub fn heard(&mut self, turn: &mut Turn<'_>, heard: Heard) -> Result<(), StoreError> {
         match heard {
-            Heard::Event { session, event, .. } => self.event(turn, *session, turn.now, event),
+            Heard::Event { session, opened_by, event, inquiry } => {
+                // As it stands behind all that was heard before: the answer that has opened it, perhaps.
+                let standing = self.standing(session, opened_by);
+                turn.effects.push(Effect::Confirm { inquiry, event: event.clone(), standing });
+                match standing {
+                    Standing::Unknown => Ok(()),
+                    Standing::Open | Standing::Pending => self.event(turn, session, turn.now, &event),
+                }
+            }
             // Made something of by who has read it.
             Heard::LateAnswer { .. } => Ok(()),
             Heard::Late { session, number, route } => {
-                let Some(live) = self.sessions.get_mut(session) else { return Ok(()) };
-                live.session.late_grant(*number, Some(route.clone()), turn.now);
-                self.drain(turn, *session)
+                let Some(live) = self.sessions.get_mut(&session) else { return Ok(()) };
+                live.session.late_grant(number, Some(route), turn.now);
+                self.drain(turn, session)
             }
             Heard::Response { session, number, response, asked_of } => {
-                let Some(live) = self.sessions.get_mut(session) else { return Ok(()) };
+                let Some(live) = self.sessions.get_mut(&session) else { return Ok(()) };
                 if let Some(route) = asked_of {
-                    live.session.went_to(*number, route);
+                    live.session.went_to(number, &route);
                 }
                 live.session.cap_on_failure(left_of_cap(turn, &self.uncovered, live.session.account()));
-                respond(turn, live, *number, response);
-                self.drain(turn, *session)
+                respond(turn, live, number, &response);
+                self.drain(turn, session)
             }
         }
     }
 
     /// How the reservation stands that this request of a session opened.
-    pub fn standing(&self, session: SessionKey, opened_by: u32) -> Standing {
+    fn standing(&self, session: SessionKey, opened_by: u32) -> Standing {
         match self.sessions.get(&session).filter(|live| live.session.reservation() == Some(opened_by)) {
             Some(live) if live.session.is_updating() => Standing::Pending,
             Some(_) => Standing::Open,
@@ -714,6 +724,11 @@ impl Book {
                         let (call_id, other) = (session.call_id(), session.other());
                         let call = Call { call_id, other, icid: session.icid(), direction: session.direction() };
                         diameter.ask(request, &call, clock::now(), clock::wall_ms() / 1000);
+                    }
+                }
+                Effect::Confirm { inquiry, event, standing } => {
+                    if let Some(diameter) = diameter.as_deref_mut() {
+                        diameter.confirm(&inquiry, &event, standing);
                     }
                 }
                 Effect::Count(statistic) => region.count(statistic),

@@ -24,7 +24,7 @@ use super::store::change::{Change, Marks};
 use super::store::{Store, StoreError};
 use crate::charge::event::Event;
 use crate::charge::time::Time;
-use crate::enabler::diameter::{Diameter, Heard, Standing};
+use crate::enabler::diameter::{Diameter, Heard};
 use crate::simulate::{self, Broken, moment};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -266,12 +266,13 @@ impl Engine {
             true => (gather(&rings, &mut self.reading.positions), self.hear()),
             false => (Vec::new(), Vec::new()),
         };
+        let read = records.len() + heard.len();
         self.step(|book, turn| {
             records.iter().try_for_each(|record| book.record(turn, record))?;
-            heard.iter().try_for_each(|heard| book.heard(turn, heard))?;
+            heard.into_iter().try_for_each(|heard| book.heard(turn, heard))?;
             book.timers(turn)
         })?;
-        Ok(records.len() + heard.len())
+        Ok(read)
     }
 
     /// Attends to the connections of the distant enabler.
@@ -300,21 +301,15 @@ impl Engine {
         }
     }
 
-    /// What the distant enabler has said. A session that it asks for is there, or it is told that it is not; a late
-    /// answer is of use where its request has no other.
+    /// What the distant enabler has said. A late answer is of use where its request has no other.
     fn hear(&mut self) -> Vec<Heard> {
         let Some(diameter) = &mut self.diameter else { return Vec::new() };
         let all: Vec<Heard> = std::iter::from_fn(|| diameter.poll()).take(BATCH).collect();
         let of_use = |heard: Heard| match &heard {
-            Heard::Event { session, opened_by, event, inquiry } => {
-                let standing = self.book.standing(*session, *opened_by);
-                diameter.confirm(inquiry, event, standing);
-                (standing != Standing::Unknown).then_some(heard)
-            }
             Heard::LateAnswer { session, number, message } => {
                 diameter.read_late(&self.book.unanswered(*session, *number)?, message)
             }
-            Heard::Response { .. } | Heard::Late { .. } => Some(heard),
+            Heard::Response { .. } | Heard::Late { .. } | Heard::Event { .. } => Some(heard),
         };
         all.into_iter().filter_map(of_use).collect()
     }
@@ -363,3 +358,6 @@ impl Engine {
         latencies.iter().for_each(|(latency, since)| self.region.latency(*latency).add(now.micros_since(*since)));
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -354,13 +354,7 @@ impl Worker {
     /// Sends an operator's command to the engine and waits, one second at most, until it is committed.
     /// `None`: the engine does not answer. Only for processes that an operator talks to.
     pub fn command(&mut self, command: Command<'_>) -> Option<(CommandResult, i64, i64)> {
-        self.sequence += 1;
-        let (process, sequence) = (self.process as u32, self.sequence);
-        let record = Record::Command { at: clock::now(), process, sequence, command };
-        if !self.push(&record, 0, Urgency::Now) {
-            self.region.count(Statistic::DroppedRingFull);
-            return None;
-        }
+        let sequence = self.order(command)?;
         let slot = self.region.reply_slot(self.process);
         let asked = Instant::now();
         while slot.sequence.load(Ordering::Acquire) < sequence {
@@ -371,6 +365,18 @@ impl Worker {
         }
         let result = CommandResult::from_code(slot.code.load(Ordering::Relaxed));
         Some((result, slot.balance.load(Ordering::Relaxed), slot.held.load(Ordering::Relaxed)))
+    }
+
+    /// The same without the wait; its number. `None`: there is no room.
+    pub fn order(&mut self, command: Command<'_>) -> Option<u64> {
+        self.sequence += 1;
+        let (process, sequence) = (self.process as u32, self.sequence);
+        let record = Record::Command { at: clock::now(), process, sequence, command };
+        if !self.push(&record, 0, Urgency::Now) {
+            self.region.count(Statistic::DroppedRingFull);
+            return None;
+        }
+        Some(sequence)
     }
 
     /// Whether a record would find room, with so much to spare.

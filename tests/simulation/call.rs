@@ -19,6 +19,8 @@ pub enum Reaction {
 pub struct Message {
     /// Chunks that it is sent in.
     pub chunks: u32,
+    /// Octets of each.
+    pub octets: u32,
     /// What the client does with each.
     pub reaction: Reaction,
     /// Whether the server gives it up after the first chunk.
@@ -59,7 +61,9 @@ pub struct Call {
     pub verdicts: u32,
     /// Messages of which content has passed the gate, and where that was told last.
     pub passed: BTreeMap<usize, BTreeSet<Place>>,
-    /// Of them, those that a loss of shared memory may have taken.
+    /// The chunks of messages that have passed.
+    pub chunks: BTreeSet<(usize, u32)>,
+    /// Of the messages, those that a loss of shared memory may have taken.
     pub lost: BTreeSet<usize>,
     /// Messages about which the client has reported a failure.
     pub reported: BTreeSet<usize>,
@@ -71,6 +75,8 @@ pub struct Call {
     pub moved_at: u64,
     /// When the end was told so.
     pub ended_at: Option<u64>,
+    /// Whether the charging system has ended it.
+    pub is_aborted: bool,
 }
 
 impl Call {
@@ -131,17 +137,17 @@ impl Call {
         format!("msrp://10.0.0.1:9/C{};tcp", self.number)
     }
 
-    /// A chunk of a message as it comes from the server, 100 octets of content.
+    /// A chunk of a message as it comes from the server.
     pub fn send(&self, message: usize, chunk: u32, again: u32) -> String {
-        let Message { chunks, given_up, .. } = self.messages[message];
+        let Message { chunks, octets, given_up, .. } = self.messages[message];
         let flag = match (given_up && chunk > 0, chunk + 1 == chunks) {
             (true, _) => '#',
             (false, true) => '$',
             (false, false) => '+',
         };
         let transaction = self.transaction(message, chunk, again);
-        let (start, total) = (chunk * 100 + 1, chunks * 100);
-        let body = if flag == '#' { String::new() } else { format!("\r\n{}\r\n", "x".repeat(100)) };
+        let (start, total) = (chunk * octets + 1, chunks * octets);
+        let body = if flag == '#' { String::new() } else { format!("\r\n{}\r\n", "x".repeat(octets as usize)) };
         format!(
             "MSRP {transaction} SEND\r\nTo-Path: msrp://10.0.0.9:2855/relay;tcp {}\r\nFrom-Path: {}\r\nMessage-ID: {}\r\n\
              Byte-Range: {start}-*/{total}\r\nContent-Type: message/cpim\r\n{body}-------{transaction}{flag}\r\n",
@@ -162,7 +168,7 @@ impl Call {
 
     /// The client's REPORT that it could not use it.
     pub fn report(&self, message: usize) -> String {
-        let octets = self.messages[message].chunks * 100;
+        let octets = self.messages[message].chunks * self.messages[message].octets;
         format!(
             "MSRP r{}x{message} REPORT\r\nTo-Path: msrp://10.0.0.9:2855/relay;tcp {}\r\nFrom-Path: {}\r\nMessage-ID: {}\r\n\
              Byte-Range: 1-{octets}/{octets}\r\nStatus: 000 415 -\r\n-------r{}x{message}$\r\n",

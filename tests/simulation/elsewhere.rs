@@ -1,11 +1,15 @@
 //! What lies beyond the proxy's sockets: the charging system and the network to it.
 
+use crate::asked::{Asked, Asking, Coming};
+use crate::book::Quantity;
+use crate::inquiries::{CLIENT, Inquiries, Wish};
 use crate::state::{Fate, Peer, State};
 use crate::world::say;
+use imcharge::charge::ch2::SessionKey;
+use imcharge::enabler::diameter::credit_control;
 use imcharge::simulate::machine::{Far, Machine};
-use imcharge::wire::diameter::{
-    Command, CreditControlRequest, EndToEnd, Framed, Header, HopByHop, Message, ResultCode, dictionary, frame,
-};
+use imcharge::wire::diameter::words::RequestType;
+use imcharge::wire::diameter::{Command, CreditControlRequest, Framed, Header, Message, ResultCode, dictionary, frame};
 use siphasher::sip::SipHasher13;
 use std::collections::BTreeMap;
 use std::hash::{Hash, Hasher};
@@ -27,42 +31,10 @@ struct Line {
     /// What goes back, and when; with the request that it answers.
     output: Vec<(u64, Vec<u8>, Option<Asking>)>,
     ends: bool,
-}
-
-/// Microseconds that a client waits for an answer at least before it goes on without (`tx_timeout` of the runs, less
-/// what a request may have been on its way).
-const PATIENCE: u64 = 1_500_000;
-
-/// The session and the number of a request that came, and which coming of it that was.
-type Asking = (String, u32, Coming);
-
-/// One coming of a request.
-#[derive(Clone, PartialEq, Eq)]
-struct Coming {
-    connection: u64,
-    hop_by_hop: HopByHop,
-    /// With the T flag.
-    repeats: bool,
-}
-
-/// What is known of a request, however often it has come.
-struct Known {
-    /// What it says.
-    said: u64,
-    end_to_end: EndToEnd,
-    /// How it came, without those comings that were refused as not delivered.
-    comings: Vec<Coming>,
-}
-
-/// The requests of a Diameter session.
-#[derive(Default)]
-struct Asked {
-    /// By number.
-    numbers: BTreeMap<u32, Known>,
-    /// The last one that was new, when it came, by which connection, and whether it was answered.
-    last: Option<(u32, u64, u64, bool)>,
-    /// At which door the last one came.
-    door: Option<u16>,
+    /// Whether it has been answered to who is there.
+    is_greeted: bool,
+    /// Whether the client has taken leave.
+    leaves: bool,
 }
 
 /// The charging system and the way there.
@@ -77,6 +49,16 @@ pub struct Elsewhere {
     pub delay: u64,
     /// The only door at which the faults are; `None`: at each.
     pub ill: Option<u16>,
+    /// Whether it asks of its own accord.
+    pub asks: bool,
+    /// What it has asked so, and what it will ask next.
+    pub inquiries: Inquiries,
+    wishes: Vec<(Wish, String)>,
+    /// Whether what moves money must not come again unless an operator wants it, and when one did last.
+    pub holds: bool,
+    may_repeat: BTreeMap<SessionKey, u64>,
+    /// Whether something is wrong now.
+    pub is_ill: bool,
     /// What each Diameter session has asked.
     asked: BTreeMap<String, Asked>,
     /// How often a Diameter session has gone to the other door.
@@ -89,9 +71,26 @@ pub struct Elsewhere {
 
 impl Elsewhere {
     pub fn new(machine: Rc<Machine>, random: fastrand::Rng) -> Elsewhere {
-        let (lines, asked, wrong) = (Vec::new(), BTreeMap::new(), Vec::new());
         let ocs = State::default();
-        Elsewhere { machine, random, ocs, lines, next: 0, delay: 2_000, ill: None, asked, moves: 0, trace: 0, wrong }
+        Elsewhere {
+            machine,
+            random,
+            ocs,
+            lines: Vec::new(),
+            next: 0,
+            delay: 2_000,
+            ill: None,
+            asks: false,
+            inquiries: Inquiries::default(),
+            wishes: Vec::new(),
+            holds: false,
+            may_repeat: BTreeMap::new(),
+            is_ill: false,
+            asked: BTreeMap::new(),
+            moves: 0,
+            trace: 0,
+            wrong: Vec::new(),
+        }
     }
 
     /// Time passes for the engine's pause.
@@ -128,7 +127,8 @@ impl Elsewhere {
             self.next += 1;
             let accepted_at = now + self.random.u64(0..=self.delay);
             let port = address.port();
-            self.lines.push(Line { far, port, peer, accepted_at, input: Vec::new(), output: Vec::new(), ends: false });
+            let (input, output, ends, is_greeted, leaves) = (Vec::new(), Vec::new(), false, false, false);
+            self.lines.push(Line { far, port, peer, accepted_at, input, output, ends, is_greeted, leaves });
         }
         let mut lines = std::mem::take(&mut self.lines);
         for line in &mut lines {
@@ -136,18 +136,76 @@ impl Elsewhere {
                 line.far.accept();
             }
             self.hear(line, now);
-            for (session, number, coming, is_refused) in line.speak(now, &mut self.random) {
+            for ((session, number, coming), result) in line.speak(now, &mut self.random) {
                 let Some(asked) = self.asked.get_mut(&session) else { continue };
-                if let Some(last) = asked.last.as_mut().filter(|last| last.0 == number) {
-                    last.3 = true;
-                }
-                if let Some(known) = asked.numbers.get_mut(&number).filter(|_| is_refused) {
-                    known.comings.retain(|kept| *kept != coming);
+                asked.answered(number, &coming, result.is_some_and(ResultCode::is_protocol_error));
+                if number == 0 && result == Some(ResultCode::SUCCESS) {
+                    asked.opened_at.get_or_insert(now);
                 }
             }
         }
         lines.retain(|line| !line.far.is_closed() || line.far.waiting() > 0);
         self.lines = lines;
+        for (wish, session) in std::mem::take(&mut self.wishes) {
+            self.ask(wish, &session, now);
+        }
+        let lives = |connection| {
+            let line = self.lines.iter().find(|line| line.peer.connection == connection)?;
+            Some(!line.far.is_closed() && !line.leaves)
+        };
+        self.wrong.extend(self.inquiries.overdue(lives, now));
+    }
+
+    /// An operator wants what is held back of a session to be sent again.
+    pub fn may_repeat(&mut self, session: SessionKey) {
+        self.may_repeat.insert(session, self.machine.clock.get());
+    }
+
+    /// Something goes wrong, once or until further notice.
+    pub fn disturb(&mut self, lasts: bool) {
+        self.is_ill |= lasts;
+        self.asked.values_mut().filter(|asked| asked.ended_at.is_none()).for_each(|asked| asked.is_disturbed = true);
+    }
+
+    /// It asks something of its own accord, of a session that is open, or over, or was never.
+    pub fn inquire(&mut self) {
+        let wish = if self.random.u8(0..5) == 0 { Wish::Abort } else { Wish::Report };
+        let known: Vec<&String> = self.asked.keys().collect();
+        let known = self.random.choice(known).cloned();
+        let session = match (self.random.u8(0..8), known) {
+            (0, _) | (_, None) => self.strange_session(),
+            // A reservation that nobody has opened.
+            (1, Some(known)) => format!("{known}1"),
+            (_, Some(known)) => known,
+        };
+        self.wishes.push((wish, session));
+    }
+
+    fn strange_session(&mut self) -> String {
+        let host = self.random.choice([CLIENT[0], "another.example.org"]).unwrap_or_default();
+        match self.random.u8(0..4) {
+            0 => "nothing".into(),
+            _ => format!("{host};{};{};{:016x}.{}", self.random.u32(..), self.random.u32(..), self.random.u64(..), 7),
+        }
+    }
+
+    /// By any of its doors, not only where the session is; some come twice, and some once more as a possible duplicate.
+    fn ask(&mut self, wish: Wish, session: &str, now: u64) {
+        let times = [1, 1, 1, 2, 3][self.random.usize(0..5)];
+        for time in 0..times {
+            let mut open = self.lines.iter().filter(|line| line.may_be_asked()).collect::<Vec<_>>();
+            self.random.shuffle(&mut open);
+            let Some(line) = open.first() else { return };
+            let (again, connection) = (time == 1, line.peer.connection);
+            let known = self.asked.get(session);
+            line.far.give(&self.inquiries.ask(wish, (session, known), connection, now, again));
+            say(format_args!("{now} {wish:?} of {session} by {}", line.port));
+        }
+    }
+
+    /// What has not come of what was asked.
+    pub fn unheard(&self) -> Option<String> {
+        self.inquiries.check(&self.asked, self.ocs.settings.validity_time.is_none())
     }
 
     /// Whether there is more to hear: what the proxy has written arrives, however its engine fares.
@@ -178,11 +236,16 @@ impl Elsewhere {
         }
     }
 
-    /// Numbers of a session rise, an old one comes only again, as it was (RFC 8506, 8.2), and a new one only when the one
-    /// before it is answered, or given up, or gone with its connection.
-    fn note(&mut self, bytes: &[u8], line: &Line, now: u64) -> Option<Asking> {
-        let message = Message::parse(bytes).filter(|message| message.header.is_request())?;
+    /// Notes a request.
+    fn note(&mut self, bytes: &[u8], line: &mut Line, now: u64) -> Option<Asking> {
+        let message = Message::parse(bytes)?;
+        let connection = line.peer.connection;
+        if !message.header.is_request() {
+            self.wrong.extend(self.inquiries.answered(&message, connection, now));
+            return None;
+        }
         self.trace = hash(&(self.trace, now, bytes));
+        line.leaves |= message.header.command == Command::DISCONNECT_PEER;
         if message.header.command != Command::CREDIT_CONTROL {
             return None;
         }
@@ -190,61 +253,61 @@ impl Elsewhere {
             self.wrong.push("a Credit-Control-Request that its own reader refuses".into());
             return None;
         };
-        let (session, number) = (request.session_id.to_owned(), request.request_number);
+        let (session, number, kind) = (request.session_id.to_owned(), request.request_number, request.request_type);
+        let moves_money = kind == RequestType::EVENT_REQUEST || self.is_used(&request);
+        let is_renewal = kind == RequestType::UPDATE_REQUEST && self.is_renewal(&request);
         // Where it goes, and when it happened, is not what it asks.
         let said = CreditControlRequest { destination_host: None, event_timestamp: None, ..request };
         let said = hash(&format!("{said:?}"));
-        let (asked, connection) = (self.asked.entry(session.clone()).or_default(), line.peer.connection);
+        let asked = self.asked.entry(session.clone()).or_default();
         self.moves += u64::from(asked.door.replace(line.port).is_some_and(|door| door != line.port));
         let Header { hop_by_hop, end_to_end, .. } = message.header;
-        let coming = Coming { connection, hop_by_hop, repeats: message.header.is_retransmitted() };
-        match asked.numbers.get_mut(&number) {
-            Some(before) => {
-                let wrong = before.wrong_again(said, end_to_end, &coming);
-                self.wrong.extend(wrong.map(|wrong| format!("{session}: number {number} {wrong}")));
-                before.comings.push(coming.clone());
+        let coming = Coming { connection, hop_by_hop, at: now, repeats: message.header.is_retransmitted() };
+        if self.holds && moves_money {
+            let key = credit_control::session_of(CLIENT[0], &session).map(|(key, _)| key);
+            let wanted_at = key.and_then(|key| self.may_repeat.get(&key)).copied().unwrap_or(0);
+            if asked.last_coming(number).is_some_and(|at| at > wanted_at) {
+                self.wrong.push(format!("{session}: number {number} is held back and comes again by itself"));
             }
-            None => {
-                if asked.numbers.keys().last().is_some_and(|last| number < *last) {
-                    self.wrong.push(format!("{session}: number {number} for the first time after a higher one"));
-                }
-                if let Some((last, came_at, by, false)) = asked.last
-                    && now < came_at + PATIENCE
-                    && by == connection
-                {
-                    self.wrong.push(format!("{session}: number {number} while {last} is in flight"));
-                }
-                asked.numbers.insert(number, Known { said, end_to_end, comings: vec![coming.clone()] });
-                asked.last = Some((number, now, connection, false));
-            }
+        }
+        let (is_new, wrong) = asked.came(number, said, end_to_end, &coming, now);
+        asked.is_disturbed |= self.is_ill;
+        asked.renewals += usize::from(is_new && is_renewal);
+        if kind == RequestType::TERMINATION_REQUEST {
+            asked.ended_at.get_or_insert(now);
+        }
+        self.wrong.extend(wrong.map(|wrong| format!("{session}: {wrong}")));
+        // Sometimes it is asked for just now.
+        if self.asks && is_new && self.random.u8(0..8) == 0 {
+            self.wishes.push((Wish::Report, session.clone()));
         }
         Some((session, number, coming))
     }
-}
 
-impl Known {
-    /// What is wrong where it comes again. The End-to-End Identifier stays, and the T flag is set, unless every copy
-    /// before it was refused (RFC 6733, 3). Between two connections there is no order: the first copy, without T, may
-    /// come after one that was sent after it.
-    fn wrong_again(&self, said: u64, end_to_end: EndToEnd, coming: &Coming) -> Option<&'static str> {
-        let follows = |before: &Coming| !before.repeats || before.connection == coming.connection;
-        match () {
-            () if self.said != said => Some("says another thing"),
-            () if self.end_to_end != end_to_end => Some("comes again with another End-to-End Identifier"),
-            () if !coming.repeats && self.comings.iter().any(follows) => Some("comes again without the T flag"),
-            () => None,
-        }
+    /// Whether a request says that something was used.
+    fn is_used(&self, request: &CreditControlRequest<'_>) -> bool {
+        let services = request.services.iter().flat_map(|service| &service.used_service_unit);
+        let amount = |units| Quantity::of(units, &self.ocs.settings).ok().flatten().map_or(0, |used| used.amount);
+        request.used_service_unit.iter().chain(services).any(|units| amount(units) > 0)
+    }
+
+    /// Whether a request uses nothing and wants no more than is granted already.
+    fn is_renewal(&self, request: &CreditControlRequest<'_>) -> bool {
+        let service = request.services.first();
+        let used = service.map_or(&request.used_service_unit, |service| &service.used_service_unit);
+        let wanted = service.and_then(|service| service.requested_service_unit.as_ref());
+        let wanted = wanted.or(request.requested_service_unit.as_ref());
+        let held = self.ocs.book.sessions.get(request.session_id).map_or(0, |session| session.held());
+        let settings = &self.ocs.settings;
+        let wanted = wanted.and_then(|wanted| Quantity::of(wanted, settings).ok().flatten());
+        let cost = wanted.and_then(|wanted| wanted.cost(settings).ok());
+        used.is_empty() && cost.is_some_and(|cost| cost <= held)
     }
 }
 
 /// Result-Code of an answer.
-fn result_of(answer: &[u8]) -> Option<u32> {
-    Message::parse(answer)?.find(dictionary::RESULT_CODE)?.u32().ok()
-}
-
-/// Whether an answer says that the request was not delivered.
-fn is_refusal(answer: &[u8]) -> bool {
-    result_of(answer).is_some_and(|result| ResultCode(result).is_protocol_error())
+fn result_of(answer: &[u8]) -> Option<ResultCode> {
+    Message::parse(answer)?.find(dictionary::RESULT_CODE)?.u32().ok().map(ResultCode)
 }
 
 fn hash(what: &impl Hash) -> u64 {
@@ -264,17 +327,25 @@ fn tell(now: u64, bytes: &[u8], answer: &[u8], fate: Fate) {
 }
 
 impl Line {
+    /// Whether a request of the charging system may go this way.
+    fn may_be_asked(&self) -> bool {
+        self.is_greeted && !self.leaves && !self.ends && !self.far.is_closed()
+    }
+
     /// Answers come in any order, as servers with several workers give them. The requests that are answered now, and
-    /// whether by a refusal.
-    fn speak(&mut self, now: u64, random: &mut fastrand::Rng) -> Vec<(String, u32, Coming, bool)> {
+    /// the Result-Codes.
+    fn speak(&mut self, now: u64, random: &mut fastrand::Rng) -> Vec<(Asking, Option<ResultCode>)> {
         random.shuffle(&mut self.output);
         let far = &self.far;
         let mut answered = Vec::new();
+        let is_greeted = &mut self.is_greeted;
         self.output.retain_mut(|(due, bytes, request)| {
             if *due <= now {
                 far.give(bytes);
+                // The first answer is that to the exchange of capabilities.
+                *is_greeted = true;
                 let asked = request.take();
-                answered.extend(asked.map(|(session, number, coming)| (session, number, coming, is_refusal(bytes))));
+                answered.extend(asked.map(|asked| (asked, result_of(bytes))));
             }
             *due > now
         });

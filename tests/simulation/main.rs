@@ -15,9 +15,11 @@ mod settings;
 #[path = "../../examples/ocs/state.rs"]
 mod state;
 
+mod asked;
 mod call;
 mod disk;
 mod elsewhere;
+mod inquiries;
 mod world;
 
 use imcharge::simulate::Broken;

@@ -3,19 +3,20 @@
 mod checks;
 mod host;
 mod parties;
+mod setup;
 mod trouble;
 
 use crate::Fault;
 use crate::call::{Call, Message, Reaction, Stage};
 use crate::disk;
-use crate::elsewhere::{DOORS, Elsewhere};
+use crate::elsewhere::Elsewhere;
+use imcharge::charge::tariff::Per;
 use imcharge::engine::Engine;
 use imcharge::engine::config::Config;
 use imcharge::engine::notice::Resumer;
 use imcharge::engine::region::Region;
 use imcharge::engine::worker::Worker;
 use imcharge::simulate::machine::Machine;
-use imcharge::wire::diameter::words::SessionFailover;
 use std::cell::RefCell;
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap};
@@ -100,6 +101,10 @@ enum What {
     Cancel(usize),
     Refuse(usize),
     Lose(usize),
+    /// The charging system asks something of its own accord.
+    Inquire,
+    /// An operator looks at what is held back.
+    Operator,
     Trouble,
     /// The disk and the charging system are as they should be again.
     Mend,
@@ -108,7 +113,10 @@ enum What {
 impl What {
     /// Whether the parties of a call do it.
     fn is_of_parties(&self) -> bool {
-        !matches!(self, What::Engine(_) | What::Host | What::Audit | What::Resume | What::Network | What::Mend)
+        !matches!(
+            self,
+            What::Engine(_) | What::Host | What::Audit | What::Operator | What::Resume | What::Network | What::Mend
+        )
     }
 }
 
@@ -127,7 +135,6 @@ pub struct World<'a> {
     queue: BinaryHeap<Reverse<(u64, u64, What)>>,
     sequence: u64,
     balances: Vec<(String, i64)>,
-    price: i64,
     wrong: Vec<String>,
     /// What the next death takes with it.
     dies: Death,
@@ -166,55 +173,10 @@ impl<'a> World<'a> {
             Some(Fault::LyingDisk) => drop(disk::on(|disk| disk.lies = true)),
             None => {}
         }
-        let diameter = random.bool();
-        let price = random.i64(1..=3);
-        let mut config = Config { state_dir: state.to_owned(), ..Config::default() };
-        let response_timeout = random.u32(2..20).to_string();
-        let hold_timeout = random.u32(20..90).to_string();
-        let max_sessions = random.u32(4..16).to_string();
-        let tariff = format!("message:{price}");
-        let mut set = vec![
-            ("tariff", tariff.as_str()),
-            ("response_timeout", &response_timeout),
-            ("hold_timeout", &hold_timeout),
-            ("max_sessions", &max_sessions),
-            ("resume_workers", "2"),
-        ];
-        if diameter {
-            set.extend([
-                ("enabler", "diameter"),
-                ("origin_host", "proxy.example.org"),
-                ("origin_realm", "example.org"),
-                ("destination_realm", "example.com"),
-                ("service_context_id", "32274@3gpp.org"),
-                ("profile", if random.bool() { "rfc8506" } else { "3gpp-ro" }),
-                ("tx_timeout", "3"),
-                ("on_failure", if random.u8(0..4) == 0 { "grant" } else { "deny" }),
-                ("model", if random.u8(0..6) == 0 { "immediate" } else { "reserve" }),
-            ]);
-        }
-        let peers = DOORS.map(|(name, port)| format!("host={name};address=127.0.0.1:{port}"));
-        if diameter {
-            set.extend(peers.iter().take(random.usize(1..=2)).map(|peer| ("peer", peer.as_str())));
-        }
-        if random.bool() {
-            set.push(("policy", "report=release"));
-        }
-        for (name, value) in set {
-            config.set(name, value).unwrap_or_else(|error| panic!("{error}"));
-        }
-        // At a distance nobody is short of money here: what the server refuses is decided there.
-        let balances = (0..random.usize(1..4)).map(|number| {
-            let balance = if diameter { random.i64(500..1000) } else { random.i64(0..60) };
-            (format!("sip:user{number}@example.org"), balance)
-        });
-        let balances: Vec<_> = balances.collect();
+        let config = setup::configure(&mut random, state);
+        let balances = setup::balances(&mut random, &config);
         let mut elsewhere = Elsewhere::new(Rc::clone(&machine), fastrand::Rng::with_seed(random.u64(..)));
-        elsewhere.ocs.settings.price = price;
-        elsewhere.ocs.settings.session_failover = random.bool().then_some(SessionFailover::FAILOVER_SUPPORTED);
-        if random.bool() {
-            elsewhere.ocs.settings.validity_time = Some(random.u32(5..30));
-        }
+        setup::set_up(&mut random, &config, &mut elsewhere);
         for (name, balance) in &balances {
             elsewhere.ocs.book.set_balance(name, *balance);
         }
@@ -235,7 +197,6 @@ impl<'a> World<'a> {
             queue: BinaryHeap::new(),
             sequence: 0,
             balances,
-            price,
             wrong: Vec::new(),
             dies: Death::Engine,
             is_ill: false,
@@ -266,10 +227,15 @@ impl<'a> World<'a> {
 
     fn invent_calls(&mut self) {
         let shared = self.random.u8(0..4) == 0;
+        let by_kilobyte = self.config.tariff.per == Per::Kilobyte;
         for number in 0..self.random.usize(3..14) {
             let random = &mut self.random;
             let messages = (0..random.usize(0..7)).map(|_| Message {
                 chunks: if random.bool() { 1 } else { random.u32(1..4) },
+                octets: match by_kilobyte {
+                    true => random.choice([1, 100, 1023, 1024, 1025, 4000, 10_000]).expect("there is one"),
+                    false => 100,
+                },
                 reaction: match random.u8(0..10) {
                     0 => Reaction::Silence,
                     1 => Reaction::Answer(415),
@@ -290,12 +256,14 @@ impl<'a> World<'a> {
                 stage: Stage::Invited,
                 verdicts: 0,
                 passed: Default::default(),
+                chunks: BTreeSet::new(),
                 lost: BTreeSet::new(),
                 reported: BTreeSet::new(),
                 unsure: BTreeSet::new(),
                 taken_by: None,
                 moved_at: 0,
                 ended_at: None,
+                is_aborted: false,
             };
             self.calls.push(call);
             let at = self.random.u64(0..TROUBLE * 2 / 3);
@@ -313,6 +281,11 @@ impl<'a> World<'a> {
         while at < TROUBLE {
             self.after(at, What::Trouble);
             at += self.random_up_to(20 * SECOND);
+        }
+        let mut at = if self.elsewhere.borrow().asks { 0 } else { TROUBLE };
+        while at < TROUBLE {
+            self.after(at, What::Inquire);
+            at += self.random_up_to(4 * SECOND);
         }
     }
 
@@ -339,6 +312,9 @@ impl<'a> World<'a> {
         let begin = self.machine.clock.get();
         self.start_the_host();
         self.after(SECOND, What::Audit);
+        if self.elsewhere.borrow().holds {
+            self.after(SECOND, What::Operator);
+        }
         let (mut mended, mut quiet_at) = (false, begin + TROUBLE);
         while let Some(Reverse((at, _, what))) = self.queue.pop() {
             let now = self.machine.clock.get().max(at);
@@ -354,10 +330,14 @@ impl<'a> World<'a> {
                 return Err(self.restless());
             }
             self.tally.note(at ^ (self.sequence << 40));
-            if !matches!(what, What::Engine(_) | What::Resume | What::Network | What::Audit | What::Send(..)) {
+            if !matches!(
+                what,
+                What::Engine(_) | What::Operator | What::Resume | What::Network | What::Audit | What::Send(..)
+            ) {
                 say(format_args!("{now} {what:?}"));
             }
             self.happen(what);
+            self.hear_of_aborts();
             if mended && self.is_at_rest() {
                 break;
             }
@@ -381,8 +361,10 @@ impl<'a> World<'a> {
             What::Engine(life) => self.turn_the_engine(life),
             What::Host => self.start_the_host(),
             What::Audit => self.audit(),
+            What::Operator => self.operate(),
             What::Resume => self.take_notices(),
             What::Network => self.carry(),
+            What::Inquire => self.elsewhere.borrow_mut().inquire(),
             What::Trouble => self.trouble(),
             What::Mend => self.mend(),
             What::Invite(call) => self.invite(call),

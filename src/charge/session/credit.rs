@@ -151,6 +151,7 @@ impl Session {
             repeated: flight.repeated,
             // An INVITE or the gate waits for credit.
             patient: (flight.repeated || flight.tries > 0) && !matches!(flight.work, Work::Reserve(..)),
+            once: self.holds_back(flight),
             route: flight.route.clone(),
             stamp: flight.stamp,
             operation,

@@ -350,7 +350,10 @@ impl Session {
         if matches!(self.phase, Phase::Gone) {
             return;
         }
-        self.moved = self.moved.max(at);
+        // What an enabler asks says nothing of the parties: a session that they have left is idle all the same.
+        if !matches!(event, Event::Reauthorize) {
+            self.moved = self.moved.max(at);
+        }
         match event {
             // The session was made from it; it is read again after a crash of the engine.
             Event::Reserve(_) => {}

@@ -1332,6 +1332,19 @@ fn the_enabler_may_ask_to_be_asked_and_may_end_the_service() {
 }
 
 #[test]
+fn a_session_that_the_parties_have_left_is_idle_however_often_the_enabler_wants_to_be_asked() {
+    let mut run = Run::open_with(5, policy(|p| p.hold_timeout = 20));
+    for second in 1..20 {
+        run.event(Event::Reauthorize, s(second));
+        run.answer(Response::granted(Quota(0), None));
+    }
+    run.timer(s(20));
+    run.gate_closed(s(20));
+    assert_eq!(run.session.outcome(), Some(Outcome::Idle));
+    assert_eq!(run.asked.as_ref().map(|asked| &asked.operation), Some(&Operation::Release));
+}
+
+#[test]
 fn nothing_more_is_asked_for_after_the_final_units() {
     let mut run = Run::invited(1);
     run.answer(Response::Granted(Grant { quota: Quota(1), last: true, ..Grant::default() }));

@@ -33,6 +33,8 @@ pub struct Request<'a> {
     /// Whether another peer may have it if this one is lost: of a session that has begun, only where the server says so
     /// (CC-Session-Failover, RFC 8506, 8.4).
     pub may_move: bool,
+    /// Whether it must not arrive twice: another peer gets it only where this one cannot have it.
+    pub once: bool,
     /// It may have been sent before: T from the first time on.
     pub duplicate: bool,
     /// Origin-Host of the peer that the session is bound to. Without `may_move`, no other gets it.
@@ -246,6 +248,7 @@ impl Exchange {
             deadline: request.deadline,
             sent_at: now,
             may_move: request.may_move,
+            once: request.once,
             duplicate: request.duplicate,
             prefer: request.prefer.filter(|_| request.may_move).map(Box::from),
             written_to: None,
@@ -465,11 +468,12 @@ impl Exchange {
     /// it is still connected.
     fn relocate(&mut self, serial: Serial, from: usize, connected: bool) -> bool {
         let Some(pending) = self.requests.get_mut(serial) else { return false };
-        if !pending.may_move {
+        let may_have_arrived = pending.written_to.is_some() || connected;
+        if !pending.may_move || (pending.once && may_have_arrived) {
             return false;
         }
         let message = std::mem::take(&mut pending.message);
-        let duplicate = pending.duplicate || pending.written_to.is_some() || connected;
+        let duplicate = pending.duplicate || may_have_arrived;
         let prefer = pending.prefer.take();
         let not = std::mem::take(&mut pending.refused_by);
         let target = self.choose(prefer.as_deref(), None, &not, message.len()).ok().filter(|target| *target != from);

@@ -23,7 +23,7 @@ pub mod local;
 pub mod peer;
 pub mod peers;
 #[cfg(test)]
-mod rehearsal;
+pub(crate) mod rehearsal;
 mod requests;
 mod resolver;
 mod route;
@@ -221,6 +221,7 @@ impl Diameter {
             message: &message,
             deadline,
             may_move: route.is_none_or(|route| route.may_move(request.patient)),
+            once: request.once,
             duplicate: request.repeated,
             prefer: route.map(|route| route.host),
         };

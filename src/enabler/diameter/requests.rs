@@ -35,6 +35,8 @@ pub(super) struct Pending {
     pub(super) deadline: Time,
     pub(super) sent_at: Time,
     pub(super) may_move: bool,
+    /// It must not arrive twice.
+    pub(super) once: bool,
     /// It may have been sent before it came here.
     pub(super) duplicate: bool,
     /// The peer that has its session.

@@ -100,6 +100,7 @@ fn request(session: u64, number: u32, reservation: Reservation, operation: Opera
         reservation,
         repeated: false,
         patient: false,
+        once: false,
         route: None,
         stamp: 0,
         operation,

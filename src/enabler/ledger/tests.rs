@@ -63,8 +63,9 @@ fn ask_with(
     let tariff: Tariff = tariff.parse().expect("a tariff");
     let (session_key, account, reservation) = (SessionKey(1, 1), AccountId(ALICE.into()), Reservation::None);
     let (session, number, repeated, route, stamp) = (session_key, 0, false, None, 0);
-    let patient = false;
-    let request = Request { session, number, account, tariff, reservation, repeated, patient, route, stamp, operation };
+    let (patient, once) = (false, false);
+    let request =
+        Request { session, number, account, tariff, reservation, repeated, patient, once, route, stamp, operation };
     let Ok(answer) = Ledger::over(memory, default_balance).answer(&request, row, 0);
     answer
 }

@@ -1,9 +1,12 @@
 //! What must be true, all the time and in the end.
 
 use super::{PROCESSES, SECOND, What, World};
+use crate::call::Message;
 use imcharge::charge::policy::Settle;
+use imcharge::charge::tariff::Unit;
 use imcharge::engine::Engine;
 use imcharge::engine::statistic::Statistic;
+use rusqlite::OptionalExtension;
 use std::cmp::Reverse;
 
 /// What the engine needs on top of every time-out: its restart, its turns, and the looks from here.
@@ -71,10 +74,13 @@ impl World<'_> {
     pub(super) fn check(&mut self) -> Result<(), String> {
         // The tables follow the journal with the next write.
         self.engine.as_mut().map_or(Ok(()), Engine::stop).map_err(|error| error.to_string())?;
-        self.check_messages()?;
-        self.check_money()?;
         if let Some(wrong) = self.wrong.first().or(self.elsewhere.borrow().wrong.first()) {
             return Err(wrong.clone());
+        }
+        self.check_messages()?;
+        self.check_money()?;
+        if let Some(wrong) = self.elsewhere.borrow().unheard() {
+            return Err(wrong);
         }
         self.check_verdicts()
     }
@@ -129,11 +135,37 @@ impl World<'_> {
         if all != self.tally.debits as i64 {
             return Err(format!("{all} debits, and {} of them of a message", self.tally.debits));
         }
-        let prices = number(&format!("SELECT count(*) FROM debits WHERE units<>{}", self.price));
-        match prices {
-            0 => Ok(()),
-            wrong => Err(format!("{wrong} debits at another price")),
+        self.check_prices(&ledger)
+    }
+
+    /// Each debit is of what has passed of its message, all of it where the client has said that it has all, and costs
+    /// what the tariff says.
+    fn check_prices(&self, ledger: &rusqlite::Connection) -> Result<(), String> {
+        let sql = "SELECT octets, units, \"trigger\" FROM debits WHERE call_id=?1 AND message_id=?2";
+        let debit = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get(1)?, row.get(2)?));
+        for call in &self.calls {
+            for (message, Message { chunks, octets: each, .. }) in call.messages.iter().enumerate() {
+                let found = ledger.query_row(sql, (call.call_id(), call.message_id(message)), debit).optional();
+                let Some((octets, units, trigger)): Option<(u64, u64, String)> = found.expect("a table") else {
+                    continue;
+                };
+                let passed = (0..*chunks).filter(|chunk| call.chunks.contains(&(message, *chunk)));
+                let most =
+                    if call.unsure.contains(&message) { *chunks } else { passed.max().map_or(0, |last| last + 1) };
+                let is_whole = octets == u64::from(chunks * each);
+                let is_part = octets % u64::from(*each) == 0 && octets > 0 && octets <= u64::from(most * each);
+                let tariff = self.config.tariff;
+                let price = tariff.price_of(tariff.quota(octets)).0;
+                if !is_part || (trigger == "response" && !is_whole) || units != price {
+                    let number = call.number;
+                    return Err(format!(
+                        "call {number} message {message} of {chunks} times {each} octets, {most} of them passed: {units} \
+                         units for {octets} octets at {tariff}, on {trigger}"
+                    ));
+                }
+            }
         }
+        Ok(())
     }
 
     fn check_money(&self) -> Result<(), String> {
@@ -142,8 +174,13 @@ impl World<'_> {
             |sql: &str, name: &str| -> i64 { ledger.query_row(sql, [name], |row| row.get(0)).expect("a number") };
         let elsewhere = self.elsewhere.borrow();
         for (name, initial) in &self.balances {
-            let debited = "SELECT coalesce(sum(units), 0) FROM debits WHERE account=?1 AND refunded_at IS NULL";
-            let debited = number(debited, name);
+            // A charging system that counts octets counts each.
+            let counted = match (self.config.diameter(), self.config.unit) {
+                (Some(_), Unit::Octets) => "octets",
+                _ => "units",
+            };
+            let debited = "FROM debits WHERE account=?1 AND refunded_at IS NULL";
+            let debited = number(&format!("SELECT coalesce(sum({counted}), 0) {debited}"), name);
             let (balance, held, taken) = match self.config.diameter() {
                 Some(_) => {
                     let found = elsewhere.ocs.book.accounts().find(|(known, _)| known == name);
@@ -158,8 +195,8 @@ impl World<'_> {
             if (held, taken, balance) != (0, debited, initial - debited) || balance < 0 {
                 return Err(format!(
                     "{name} of {initial}: balance {balance}, held {held}, debited {taken}, the history says {debited} \
-                     (price {})",
-                    self.price
+                     ({})",
+                    self.config.tariff
                 ));
             }
         }

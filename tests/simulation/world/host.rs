@@ -6,6 +6,7 @@ use crate::disk;
 use crate::elsewhere::DOORS;
 use imcharge::engine::Engine;
 use imcharge::engine::notice::{Kind, Outcome, Resumer};
+use imcharge::engine::record::Command;
 use imcharge::engine::region::{EngineState, Region};
 use imcharge::engine::statistic::Statistic;
 use imcharge::engine::worker::Worker;
@@ -119,6 +120,7 @@ impl World<'_> {
         self.tally.crashes += 1;
         say(format_args!("{} dies: {death:?}", self.machine.clock.get()));
         self.well_since = None;
+        self.elsewhere.borrow_mut().disturb(false);
         self.machine.crash_in.set(None);
         self.machine.dead.set(true);
         self.engine = None;
@@ -149,6 +151,7 @@ impl World<'_> {
 
     fn the_store_fails(&mut self) {
         self.well_since = None;
+        self.elsewhere.borrow_mut().disturb(false);
         self.engine = None;
         self.region().set_engine_state(EngineState::StoreFailing);
         self.start_later();
@@ -197,6 +200,22 @@ impl World<'_> {
         }
         if self.region.is_some() {
             self.soon(5_000, What::Resume);
+        }
+    }
+
+    /// An operator has what is held back sent again, for some of the calls that are not settled.
+    pub(super) fn operate(&mut self) {
+        self.soon(10 * SECOND, What::Operator);
+        let unsettled = self.engine.as_ref().map(Engine::unsettled).unwrap_or_default();
+        let calls = self.calls.iter().filter(|call| unsettled.contains(&call.session()));
+        for number in calls.map(|call| call.number).collect::<Vec<_>>() {
+            if self.random.bool() {
+                let (call_id, session) = (self.calls[number].call_id(), self.calls[number].session());
+                self.elsewhere.borrow_mut().may_repeat(session);
+                let moved_at = self.calls[number].moved_at;
+                self.hook(number, |worker, _| worker.order(Command::Resolve { call_id: &call_id, again: true }));
+                self.calls[number].moved_at = moved_at;
+            }
         }
     }
 

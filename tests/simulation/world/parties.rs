@@ -2,6 +2,7 @@
 
 use super::{SECOND, What, World, say};
 use crate::call::{Reaction, Stage};
+use imcharge::charge::tariff::Per;
 use imcharge::engine::facts::Frame;
 use imcharge::engine::worker::Passage;
 
@@ -58,6 +59,18 @@ impl World<'_> {
         if call.stage != Stage::Answered && !is_behind {
             return;
         }
+        let has_passed = match self.config.tariff.per {
+            Per::Message => call.passed.contains_key(&message),
+            Per::Kilobyte => call.chunks.contains(&(message, chunk)),
+        };
+        // Where octets are paid for, the server leaves no hole: it sends on when what is before has passed.
+        let is_early = !(0..chunk).all(|before| call.chunks.contains(&(message, before)));
+        if is_early && self.config.tariff.per == Per::Kilobyte {
+            if again < 3 {
+                self.after(1_500_000, What::Send(number, message, chunk, again + 1));
+            }
+            return;
+        }
         let bytes = call.send(message, chunk, again);
         let is_content = !bytes.trim_end().ends_with('#');
         let sent = self.hook(number, |worker, call| {
@@ -79,7 +92,11 @@ impl World<'_> {
                 self.wrong.push(format!("call {number} message {message} passes a session that nobody knows"));
             }
             Passage::Pass if is_content => {
+                if self.calls[number].is_aborted && !has_passed {
+                    self.wrong.push(format!("call {number} message {message} passes, and the service is ended"));
+                }
                 self.calls[number].passed.entry(message).or_default().insert(place);
+                self.calls[number].chunks.insert((message, chunk));
                 self.react(number, message, chunk, again);
                 // The server has not seen the response, or lost its connection.
                 if again < 3 && self.random.u8(0..12) == 0 {
@@ -155,6 +172,20 @@ impl World<'_> {
             self.calls[number].stage = Stage::Over;
             if self.hook(number, |worker, call| worker.failed(call.session(), None, 486)).is_some() {
                 self.has_ended(number);
+            }
+        }
+    }
+
+    /// What the charging system has ended, and the proxy has said so: nothing new passes from now on, and all is settled
+    /// as after a BYE.
+    pub(super) fn hear_of_aborts(&mut self) {
+        let aborted = std::mem::take(&mut self.elsewhere.borrow_mut().inquiries.aborted);
+        let now = self.machine.clock.get();
+        for call in self.calls.iter_mut().filter(|call| aborted.contains(&call.session())) {
+            call.is_aborted = true;
+            if call.stage != Stage::Over {
+                call.moved_at = now;
+                call.ended_at.get_or_insert(now);
             }
         }
     }

@@ -27,6 +27,7 @@ impl World<'_> {
     pub(super) fn trouble(&mut self) {
         self.tally.faults += 1;
         self.well_since = None;
+        self.elsewhere.borrow_mut().disturb(false);
         let kind = self.random.u8(0..16);
         say(format_args!("{} trouble {kind}", self.machine.clock.get()));
         match kind {
@@ -106,6 +107,7 @@ impl World<'_> {
     fn for_a_while(&mut self, begin: impl FnOnce(&mut Self)) {
         begin(self);
         self.is_ill = true;
+        self.elsewhere.borrow_mut().disturb(true);
         self.soon(15 * SECOND, What::Mend);
     }
 
@@ -114,6 +116,9 @@ impl World<'_> {
         self.machine.crash_in.set(None);
         disk::on(|disk| disk.sickness = None);
         self.machine.deaf.borrow_mut().clear();
-        self.elsewhere.borrow_mut().ocs.faults.clear();
+        let mut elsewhere = self.elsewhere.borrow_mut();
+        elsewhere.disturb(false);
+        elsewhere.is_ill = false;
+        elsewhere.ocs.faults.clear();
     }
 }

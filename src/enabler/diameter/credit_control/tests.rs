@@ -28,6 +28,7 @@ fn request(number: u32, reservation: Reservation, operation: Operation) -> Reque
         reservation,
         repeated: false,
         patient: false,
+        once: false,
         route: None,
         stamp: 0,
         operation,

@@ -96,7 +96,15 @@ impl World {
 
 /// A request without a message that waits for 10 s, and may go anywhere.
 fn request(name: u32) -> Request<'static> {
-    Request { name: name.into(), message: &[], deadline: seconds(10), may_move: true, duplicate: false, prefer: None }
+    Request {
+        name: name.into(),
+        message: &[],
+        deadline: seconds(10),
+        may_move: true,
+        once: false,
+        duplicate: false,
+        prefer: None,
+    }
 }
 
 fn ids(bytes: &[u8]) -> (HopByHop, EndToEnd, bool) {
@@ -477,6 +485,23 @@ fn what_waits_for_a_silent_peer_goes_to_the_next_that_opens() {
     }
     world.connect(1);
     assert_eq!((world.requests(1).len(), world.exchange.in_flight(0)), (1, 0));
+}
+
+#[test]
+fn what_must_not_arrive_twice_moves_on_only_where_it_has_not_left() {
+    for has_left in [false, true] {
+        let mut world = World::open(&[HOST, OTHER]);
+        world.try_send(Request { message: &ccr(1), once: true, ..request(1) }).expect("taken");
+        if has_left {
+            assert_eq!(world.requests(0).len(), 1);
+        }
+        world.close(0);
+        assert_eq!(world.requests(1).len(), usize::from(!has_left));
+        let outcomes = world.outcomes();
+        let is_lost = matches!(&outcomes[..], [Event::Lost { name: 1, written_to: Some(host) }] if **host == *HOST);
+        assert_eq!((is_lost, outcomes.len()), (has_left, usize::from(has_left)));
+        assert_accounts(&world.exchange, 2);
+    }
 }
 
 #[test]

@@ -61,8 +61,15 @@ impl World {
         let now = self.now();
         let message = ccr(name);
         let deadline = now.after_seconds(15);
-        let request =
-            Request { name: name.into(), message: &message, deadline, may_move: true, duplicate: false, prefer: None };
+        let request = Request {
+            name: name.into(),
+            message: &message,
+            deadline,
+            may_move: true,
+            once: false,
+            duplicate: false,
+            prefer: None,
+        };
         self.peers.send(request, now).expect("taken");
     }
 

@@ -1,0 +1,157 @@
+//! The loop with a charging system at the other end of a real socket.
+
+use super::*;
+use crate::enabler::diameter::rehearsal::{HOST, REALM, answer, cea, header, messages};
+use crate::engine::config::Config;
+use crate::engine::facts::{Invitation, Invite, Suspended};
+use crate::engine::worker::Worker;
+use crate::wire::diameter::base::{AbortSessionRequest, ReAuthRequest};
+use crate::wire::diameter::dictionary::{self, APPLICATION_CREDIT_CONTROL, Command};
+use crate::wire::diameter::{
+    CreditControlAnswer, CreditControlRequest, EndToEnd, Flags, HopByHop, Message, ResultCode, ServiceUnits, Writer,
+};
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::time::Instant;
+
+/// An engine and its charging system, in one thread.
+struct World {
+    engine: Engine,
+    server: TcpStream,
+    _folder: tempfile::TempDir,
+}
+
+impl World {
+    /// An INVITE waits for its reservation.
+    fn invited() -> World {
+        let folder = tempfile::tempdir().expect("a folder");
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let peer = format!("host={HOST};address={}", listener.local_addr().expect("bound"));
+        let mut config = Config { state_dir: folder.path().to_owned(), ..Config::default() };
+        for (name, value) in [
+            ("enabler", "diameter"),
+            ("origin_host", "imcharge.example.com"),
+            ("origin_realm", "example.com"),
+            ("destination_realm", REALM),
+            ("service_context_id", "im@example.org"),
+            ("peer", peer.as_str()),
+        ] {
+            config.set(name, value).unwrap_or_else(|error| panic!("{error}"));
+        }
+        Store::check(&config).expect("a new ledger");
+        let region = Region::create(config, 1).expect("a region");
+        let mut engine = Engine::start(&region).unwrap_or_else(|error| panic!("{error}"));
+        let taken = Worker::attach(&region, 0).reserve(&Invite {
+            invitation: Invitation { call_id: b"a84b@pc33", from_tag: b"1", cseq: 1 },
+            asserted: b"<sip:alice@example.org>",
+            from: b"<sip:alice@example.org>",
+            called_party: b"",
+            request_uri: b"sip:deferred@im.example.org",
+            subscriber: b"",
+            charging_vector: b"",
+            messages: 3,
+            suspended: Suspended { index: 0, label: 0, route: 0 },
+        });
+        taken.expect("the engine runs");
+        engine.turn().unwrap_or_else(|error| panic!("{error}"));
+        let (server, _) = listener.accept().expect("a connection");
+        server.set_read_timeout(Some(Duration::from_millis(5))).expect("a socket");
+        World { engine, server, _folder: folder }
+    }
+
+    /// Turns until messages come, and reads them.
+    #[track_caller]
+    fn sent(&mut self) -> Vec<Vec<u8>> {
+        let begun = Instant::now();
+        let mut buffer = [0; 8192];
+        loop {
+            self.engine.turn().unwrap_or_else(|error| panic!("{error}"));
+            match self.server.read(&mut buffer) {
+                Ok(octets) if octets > 0 => return messages(&buffer[..octets]),
+                _ => assert!(begun.elapsed() < Duration::from_secs(20), "nothing comes"),
+            }
+        }
+    }
+
+    fn say(&mut self, bytes: &[u8]) {
+        self.server.write_all(bytes).expect("the engine reads");
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        self.engine.region.remove_file();
+    }
+}
+
+/// The answer that grants three messages.
+fn granted(to: &[u8]) -> Vec<u8> {
+    let message = Message::parse(to).expect("whole");
+    let request = CreditControlRequest::decode(&message).expect("a request");
+    let body = CreditControlAnswer {
+        session_id: Some(request.session_id),
+        result_code: Some(ResultCode::SUCCESS),
+        origin_host: HOST,
+        origin_realm: REALM,
+        auth_application_id: Some(APPLICATION_CREDIT_CONTROL),
+        request_type: Some(request.request_type),
+        request_number: Some(request.request_number),
+        granted_service_unit: Some(ServiceUnits { service_specific: Some(3), ..ServiceUnits::default() }),
+        ..CreditControlAnswer::default()
+    };
+    answer(to, |out| body.write(out))
+}
+
+/// What the server asks of the session of a request.
+fn asks(command: Command, of: &[u8]) -> Vec<u8> {
+    let message = Message::parse(of).expect("whole");
+    let session_id = message.find(dictionary::SESSION_ID).expect("its own").text().expect("text");
+    let (destination_realm, destination_host) = ("example.com", "imcharge.example.com");
+    let (origin_host, origin_realm, auth_application_id) = (HOST, REALM, APPLICATION_CREDIT_CONTROL);
+    let mut bytes = Vec::new();
+    let names = (HopByHop(5), EndToEnd(6));
+    let mut out = Writer::request(&mut bytes, command, Flags::PROXIABLE, auth_application_id, names.0, names.1);
+    match command {
+        Command::RE_AUTH => ReAuthRequest {
+            session_id,
+            origin_host,
+            origin_realm,
+            destination_realm,
+            destination_host,
+            auth_application_id,
+            ..ReAuthRequest::default()
+        }
+        .write(&mut out),
+        _ => AbortSessionRequest {
+            session_id,
+            origin_host,
+            origin_realm,
+            destination_realm,
+            destination_host,
+            auth_application_id,
+            origin_state_id: None,
+        }
+        .write(&mut out),
+    }
+    out.finish().expect("short enough");
+    bytes
+}
+
+/// A server that grants and thinks better of it at once: both are read in one turn.
+#[test]
+fn what_the_server_asks_behind_a_grant_finds_the_session_open() {
+    for (command, result_code) in [(Command::RE_AUTH, 2002), (Command::ABORT_SESSION, 2001)] {
+        let mut world = World::invited();
+        let cer = world.sent().remove(0);
+        world.say(&cea(&cer, HOST, |_| {}));
+        let initial = world.sent().remove(0);
+        world.say(&[granted(&initial), asks(command, &initial)].concat());
+        let mut sent = world.sent();
+        let answer = sent.remove(0);
+        let message = Message::parse(&answer).expect("whole");
+        let result = message.find(dictionary::RESULT_CODE).expect("a result").u32().expect("32 bits");
+        assert_eq!((message.header.command, result), (command, result_code));
+        let report = sent.pop().unwrap_or_else(|| world.sent().remove(0));
+        assert_eq!(header(&report).command, Command::CREDIT_CONTROL, "an UPDATE, or the TERMINATION");
+    }
+}

@@ -1,0 +1,90 @@
+//! How a seed picks its world: what the operator configures, what the charging system is set up to be, who has how much.
+
+use crate::elsewhere::{DOORS, Elsewhere};
+use imcharge::charge::policy::Resend;
+use imcharge::charge::tariff::{Per, Unit};
+use imcharge::engine::config::Config;
+use imcharge::wire::diameter::words::SessionFailover;
+use std::path::Path;
+
+/// The configuration of the first start.
+pub fn configure(random: &mut fastrand::Rng, state: &Path) -> Config {
+    let is_distant = random.bool();
+    let mut config = Config { state_dir: state.to_owned(), ..Config::default() };
+    let by_kilobyte = random.u8(0..3) == 0;
+    let per = if by_kilobyte { "kilobyte" } else { "message" };
+    let unit = match (random.u8(0..3), by_kilobyte) {
+        (0, _) => "money",
+        (_, true) => "octets",
+        (_, false) => "message",
+    };
+    let tariff = format!("{per}:{}", random.i64(1..=3));
+    let [response_timeout, hold_timeout, max_sessions] = [2..20, 20..90, 4..16].map(|of| random.u32(of).to_string());
+    let mut set = vec![
+        ("tariff", tariff.as_str()),
+        ("unit", unit),
+        ("response_timeout", &response_timeout),
+        ("hold_timeout", &hold_timeout),
+        ("max_sessions", &max_sessions),
+        ("resume_workers", "2"),
+    ];
+    if is_distant {
+        set.extend([
+            ("enabler", "diameter"),
+            ("origin_host", "proxy.example.org"),
+            ("origin_realm", "example.org"),
+            ("destination_realm", "example.com"),
+            ("service_context_id", "32274@3gpp.org"),
+            ("profile", if random.bool() { "rfc8506" } else { "3gpp-ro" }),
+            ("tx_timeout", "3"),
+            ("on_failure", if random.u8(0..4) == 0 { "grant" } else { "deny" }),
+            ("resend", if random.u8(0..4) == 0 { "hold" } else { "again" }),
+            ("model", if random.u8(0..6) == 0 { "immediate" } else { "reserve" }),
+        ]);
+    }
+    let peers = DOORS.map(|(name, port)| format!("host={name};address=127.0.0.1:{port}"));
+    if is_distant {
+        set.extend(peers.iter().take(random.usize(1..=2)).map(|peer| ("peer", peer.as_str())));
+    }
+    if random.bool() {
+        set.push(("policy", "report=release"));
+    }
+    if unit == "money" && is_distant {
+        set.extend([("currency_code", "978"), ("currency_exponent", "0")]);
+    }
+    for (name, value) in set {
+        config.set(name, value).unwrap_or_else(|error| panic!("{error}"));
+    }
+    config.check().unwrap_or_else(|error| panic!("{error}"));
+    config
+}
+
+/// Accounts and what is on them. At a distance nobody is short of money here: what the server refuses is decided there.
+pub fn balances(random: &mut fastrand::Rng, config: &Config) -> Vec<(String, i64)> {
+    let one = match (config.tariff.per, config.unit) {
+        (Per::Message, _) => 1,
+        // As many kilobytes as are reserved for a message.
+        (Per::Kilobyte, Unit::Octets) if config.diameter().is_some() => 16 * 1024,
+        (Per::Kilobyte, _) => 16,
+    };
+    let accounts = (0..random.usize(1..4)).map(|number| {
+        let messages = if config.diameter().is_some() { random.i64(500..1000) } else { random.i64(0..60) };
+        (format!("sip:user{number}@example.org"), messages * one)
+    });
+    accounts.collect()
+}
+
+/// The charging system that goes with it.
+pub fn set_up(random: &mut fastrand::Rng, config: &Config, elsewhere: &mut Elsewhere) {
+    let settings = &mut elsewhere.ocs.settings;
+    settings.price = match config.unit {
+        Unit::Octets => 1,
+        Unit::Message | Unit::Money => config.tariff.price.into(),
+    };
+    settings.session_failover = random.bool().then_some(SessionFailover::FAILOVER_SUPPORTED);
+    if random.bool() {
+        settings.validity_time = Some(random.u32(5..30));
+    }
+    elsewhere.holds = config.policy.resend == Resend::Hold;
+    elsewhere.asks = config.diameter().is_some() && random.bool();
+}
