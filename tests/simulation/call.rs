@@ -1,9 +1,17 @@
 //! One retrieval: what its parties do, and what should come of it.
 
 use imcharge::charge::ch2::SessionKey;
+use imcharge::charge::event::InviteTransaction;
 use imcharge::engine::facts::{Answer, Dialog, Invitation, Invite, Suspended};
 use imcharge::engine::worker::Worker;
 use std::collections::{BTreeMap, BTreeSet};
+
+/// The ways of an INVITE: the one that its call lives by, and one by which it comes as well (RFC 3261, 8.2.2.2).
+pub const ITS_WAY: u64 = 0;
+pub const OTHER_WAY: u64 = 1;
+
+/// What is answered where the call lives by the first way.
+pub const MERGED: u16 = 482;
 
 /// What the client does with a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,8 +101,13 @@ impl Call {
         Worker::session_of_invitation(&Invitation { call_id: call_id.as_bytes(), from_tag: b"caller", cseq: 1 })
     }
 
-    /// Gives the INVITE to a worker; `true`: a verdict will come.
-    pub fn invite(&self, worker: &mut Worker) -> bool {
+    /// The transaction of its INVITE by one of the ways that it takes.
+    pub fn by_way(&self, way: u64) -> InviteTransaction {
+        InviteTransaction { index: self.number as u64, label: way }
+    }
+
+    /// Gives the INVITE to a worker, by one of the ways that it takes; `true`: a verdict will come.
+    pub fn invite(&self, worker: &mut Worker, way: u64) -> bool {
         let call_id = self.call_id();
         let payer = format!("<{}>", self.account);
         let store: &[u8] = b"<sip:rcse-standfw@sim.example>";
@@ -108,7 +121,7 @@ impl Call {
             subscriber: b"",
             charging_vector: b"icid-value=1",
             messages: self.announced,
-            suspended: Suspended { index: self.number as u64, label: 0, route: 0 },
+            suspended: Suspended { index: self.number as u64, label: way, route: 0 },
         });
         taken.is_ok()
     }

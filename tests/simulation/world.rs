@@ -99,6 +99,9 @@ enum What {
     Report(usize, usize),
     Bye(usize),
     Cancel(usize),
+    /// The INVITE comes by another way as well, and ends there.
+    Merge(usize),
+    EndOther(usize, u16),
     Refuse(usize),
     Lose(usize),
     /// The charging system asks something of its own accord.
@@ -375,6 +378,8 @@ impl<'a> World<'a> {
             What::Report(call, message) => self.report(call, message),
             What::Bye(call) => self.bye(call),
             What::Cancel(call) => self.cancel(call),
+            What::Merge(call) => self.merge(call),
+            What::EndOther(call, code) => self.end_other(call, code),
             What::Refuse(call) => self.refuse(call),
             What::Lose(call) => self.lose(call),
         }

@@ -1,7 +1,7 @@
 //! What must be true, all the time and in the end.
 
 use super::{PROCESSES, SECOND, What, World};
-use crate::call::Message;
+use crate::call::{MERGED, Message};
 use imcharge::charge::policy::Settle;
 use imcharge::charge::tariff::Unit;
 use imcharge::engine::Engine;
@@ -82,7 +82,17 @@ impl World<'_> {
         if let Some(wrong) = self.elsewhere.borrow().unheard() {
             return Err(wrong);
         }
-        self.check_verdicts()
+        self.check_verdicts()?;
+        self.check_merged()
+    }
+
+    /// No session hears of what became of an INVITE that was charged by another way.
+    fn check_merged(&self) -> Result<(), String> {
+        let sql = "SELECT count(*) FROM steps WHERE step='invite-failed' AND code=?1";
+        match self.ledger().query_row(sql, [MERGED], |row| row.get::<_, i64>(0)).expect("a view") {
+            0 => Ok(()),
+            some => Err(format!("{some} sessions took the end of another INVITE for their own")),
+        }
     }
 
     /// Each INVITE that was taken has one verdict, as long as its host lives to give it.

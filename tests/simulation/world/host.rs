@@ -1,7 +1,7 @@
 //! The host and its engine: they start, turn, take notices, stop and die.
 
 use super::{Death, PROCESSES, RESUMERS, SECOND, What, World, say};
-use crate::call::{Call, Stage};
+use crate::call::{Call, MERGED, OTHER_WAY, Stage};
 use crate::disk;
 use crate::elsewhere::DOORS;
 use imcharge::engine::Engine;
@@ -184,11 +184,16 @@ impl World<'_> {
         for resumer in &mut self.resumers {
             while resumer.next(|notice| {
                 if let Kind::Verdict { suspended, result, .. } = notice.kind {
-                    verdicts.push((suspended.index as usize, result));
+                    verdicts.push((suspended, result, notice.reason == "merged"));
                 }
             }) {}
         }
-        for (number, result) in verdicts {
+        for (suspended, result, is_merged) in verdicts {
+            let number = suspended.index as usize;
+            if suspended.label == OTHER_WAY {
+                self.soon(SECOND, What::EndOther(number, if is_merged { MERGED } else { 487 }));
+                continue;
+            }
             let call = &mut self.calls[number];
             call.verdicts += 1;
             if call.stage == Stage::Invited && result == Outcome::Granted {

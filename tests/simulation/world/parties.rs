@@ -1,7 +1,7 @@
 //! The parties: they invite, answer, send, respond and hang up, each by the hooks of some worker.
 
 use super::{SECOND, What, World, say};
-use crate::call::{Reaction, Stage};
+use crate::call::{ITS_WAY, OTHER_WAY, Reaction, Stage};
 use imcharge::charge::tariff::Per;
 use imcharge::engine::facts::Frame;
 use imcharge::engine::worker::Passage;
@@ -14,13 +14,25 @@ impl World<'_> {
         if self.calls[number].stage != Stage::Invited {
             return;
         }
-        let taken = self.hook(number, |worker, call| call.invite(worker).then(|| worker.region().instance()));
+        let taken = self.hook(number, |worker, call| call.invite(worker, ITS_WAY).then(|| worker.region().instance()));
         let taken = taken.and_then(|(_, taken)| taken);
         let call = &mut self.calls[number];
         call.taken_by = taken;
         if taken.is_none() {
             call.stage = Stage::Over;
+        } else if self.random.u8(0..6) == 0 {
+            self.soon(5 * SECOND, What::Merge(number));
         }
+    }
+
+    /// The INVITE comes by another way as well.
+    pub(super) fn merge(&mut self, number: usize) {
+        self.hook(number, |worker, call| call.invite(worker, OTHER_WAY));
+    }
+
+    /// What came by the other way ends there, whatever it was told.
+    pub(super) fn end_other(&mut self, number: usize, code: u16) {
+        self.hook(number, |worker, call| worker.failed(call.session(), Some(call.by_way(OTHER_WAY)), code));
     }
 
     pub(super) fn answer(&mut self, number: usize) {
@@ -161,7 +173,8 @@ impl World<'_> {
     pub(super) fn cancel(&mut self, number: usize) {
         if matches!(self.calls[number].stage, Stage::Invited | Stage::Granted) {
             self.calls[number].stage = Stage::Over;
-            if self.hook(number, |worker, call| worker.cancelled(call.session(), None)).is_some() {
+            if self.hook(number, |worker, call| worker.cancelled(call.session(), Some(call.by_way(ITS_WAY)))).is_some()
+            {
                 self.has_ended(number);
             }
         }
@@ -170,7 +183,10 @@ impl World<'_> {
     pub(super) fn refuse(&mut self, number: usize) {
         if self.calls[number].stage == Stage::Granted {
             self.calls[number].stage = Stage::Over;
-            if self.hook(number, |worker, call| worker.failed(call.session(), None, 486)).is_some() {
+            if self
+                .hook(number, |worker, call| worker.failed(call.session(), Some(call.by_way(ITS_WAY)), 486))
+                .is_some()
+            {
                 self.has_ended(number);
             }
         }
