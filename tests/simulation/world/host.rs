@@ -38,8 +38,7 @@ impl World<'_> {
         // Nobody has set out to kill this one.
         self.machine.crash_in.set(None);
         if self.changes && self.random.bool() {
-            let price = self.elsewhere.borrow().ocs.settings.price;
-            setup::reconfigure(&mut self.random, &mut self.config, price);
+            setup::reconfigure(&mut self.random, &mut self.config);
             self.hold_timeout = self.hold_timeout.max(self.config.policy.hold_timeout);
         }
         let Ok(region) = Region::create(self.config.clone(), PROCESSES) else {

@@ -59,22 +59,21 @@ pub fn configure(random: &mut fastrand::Rng, state: &Path) -> Config {
     config
 }
 
-/// Something else is configured at a restart. `price` is what the charging system takes for a message: it does not change.
-pub fn reconfigure(random: &mut fastrand::Rng, config: &mut Config, price: i64) {
+/// Something else is configured at a restart.
+pub fn reconfigure(random: &mut fastrand::Rng, config: &mut Config) {
     let is_distant = config.diameter().is_some();
     let mut set = vec![("hold_timeout", random.u32(20..90).to_string())];
     let per = config.tariff.to_string().split(':').next().unwrap_or_default().to_owned();
-    // Who counts messages at a distance knows one price.
-    if !is_distant || config.unit != Unit::Message {
+    // Who counts messages at a distance knows one price, also of a debit without a reservation that goes out in other units.
+    if !is_distant || config.tariff.per == Per::Kilobyte {
         set.push(("tariff", format!("{per}:{}", random.i64(1..=3))));
     }
     if is_distant {
         set.push(("profile", if random.bool() { "rfc8506" } else { "3gpp-ro" }.into()));
         set.push(("service_identifier", random.u32(1..3).to_string()));
         set.push(("rating_group", random.u32(1..3).to_string()));
-        if config.unit == Unit::Message || (config.tariff.per == Per::Message && random.bool()) {
-            let unit = if config.unit == Unit::Message { "money" } else { "message" };
-            set.extend([("unit", unit.into()), ("tariff", format!("message:{price}"))]);
+        if config.tariff.per == Per::Message {
+            set.push(("unit", if random.bool() { "money" } else { "message" }.into()));
         }
     }
     for (name, value) in set {
