@@ -49,6 +49,8 @@ pub struct Asked {
     last: Option<Last>,
     /// When those came that were new.
     came: Vec<u64>,
+    /// How its service is called and counted.
+    pub keys: Option<String>,
     /// At which door the last one came.
     pub door: Option<u16>,
     /// When its INITIAL was granted.
@@ -72,6 +74,14 @@ impl Asked {
     pub fn has_reported(&self, since: u64, answered_at: u64) -> bool {
         let until = if self.is_disturbed { u64::MAX } else { answered_at + READ_WITHIN };
         self.came.iter().any(|at| (since..=until).contains(at))
+    }
+
+    /// The first request comes again, and calls the service otherwise.
+    pub fn begin_anew(&mut self, keys: String, said: u64) {
+        self.keys = Some(keys);
+        if let Some(known) = self.numbers.get_mut(&0) {
+            known.said = said;
+        }
     }
 
     /// When a request came last, if it was delivered.

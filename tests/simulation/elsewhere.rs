@@ -57,6 +57,8 @@ pub struct Elsewhere {
     /// Whether what moves money must not come again unless an operator wants it, and when one did last.
     pub holds: bool,
     may_repeat: BTreeMap<SessionKey, u64>,
+    /// Whether the client may be configured in another way at a restart.
+    pub changes: bool,
     /// Whether something is wrong now.
     pub is_ill: bool,
     /// What each Diameter session has asked.
@@ -85,6 +87,7 @@ impl Elsewhere {
             wishes: Vec::new(),
             holds: false,
             may_repeat: BTreeMap::new(),
+            changes: false,
             is_ill: false,
             asked: BTreeMap::new(),
             moves: 0,
@@ -255,6 +258,7 @@ impl Elsewhere {
         };
         let (session, number, kind) = (request.session_id.to_owned(), request.request_number, request.request_type);
         let moves_money = kind == RequestType::EVENT_REQUEST || self.is_used(&request);
+        let keys = self.keys_of(&request);
         let is_renewal = kind == RequestType::UPDATE_REQUEST && self.is_renewal(&request);
         // Where it goes, and when it happened, is not what it asks.
         let said = CreditControlRequest { destination_host: None, event_timestamp: None, ..request };
@@ -270,6 +274,13 @@ impl Elsewhere {
                 self.wrong.push(format!("{session}: number {number} is held back and comes again by itself"));
             }
         }
+        let first = asked.keys.get_or_insert_with(|| keys.clone());
+        if *first != keys && self.changes && number == 0 {
+            // Only what was answered is bound to what it was opened with.
+            asked.begin_anew(keys, said);
+        } else if *first != keys {
+            self.wrong.push(format!("{session}: number {number} speaks of {keys}, and the session is of {first}"));
+        }
         let (is_new, wrong) = asked.came(number, said, end_to_end, &coming, now);
         asked.is_disturbed |= self.is_ill;
         asked.renewals += usize::from(is_new && is_renewal);
@@ -282,6 +293,16 @@ impl Elsewhere {
             self.wishes.push((Wish::Report, session.clone()));
         }
         Some((session, number, coming))
+    }
+
+    /// How a request calls and counts the service.
+    fn keys_of(&self, request: &CreditControlRequest<'_>) -> String {
+        let used = request.services.iter().flat_map(|one| &one.used_service_unit).chain(&request.used_service_unit);
+        let wanted = request.services.iter().filter_map(|one| one.requested_service_unit.as_ref());
+        let units = used.chain(wanted).chain(&request.requested_service_unit).next();
+        let kind = units.and_then(|units| Quantity::of(units, &self.ocs.settings).ok()?).map(|units| units.kind);
+        let services = request.services.iter().map(|one| (&one.service_identifier, one.rating_group));
+        format!("{kind:?} {:?} {:?}", request.service_identifier, services.collect::<Vec<_>>())
     }
 
     /// Whether a request says that something was used.

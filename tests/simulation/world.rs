@@ -10,7 +10,7 @@ use crate::Fault;
 use crate::call::{Call, Message, Reaction, Stage};
 use crate::disk;
 use crate::elsewhere::Elsewhere;
-use imcharge::charge::tariff::Per;
+use imcharge::charge::tariff::{Per, Tariff};
 use imcharge::engine::Engine;
 use imcharge::engine::config::Config;
 use imcharge::engine::notice::Resumer;
@@ -19,7 +19,7 @@ use imcharge::engine::worker::Worker;
 use imcharge::simulate::machine::Machine;
 use std::cell::RefCell;
 use std::cmp::Reverse;
-use std::collections::{BTreeSet, BinaryHeap};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -128,6 +128,12 @@ pub struct World<'a> {
     machine: Rc<Machine>,
     random: fastrand::Rng,
     config: Config,
+    /// Whether something else is configured at some restarts.
+    changes: bool,
+    /// What a message has cost in each run of the host.
+    tariffs: BTreeMap<u64, Tariff>,
+    /// The longest `hold_timeout` that was configured.
+    hold_timeout: u32,
     elsewhere: Rc<RefCell<Elsewhere>>,
     region: Option<Arc<Region>>,
     workers: Vec<Worker>,
@@ -178,8 +184,10 @@ impl<'a> World<'a> {
         }
         let config = setup::configure(&mut random, state);
         let balances = setup::balances(&mut random, &config);
+        let changes = random.u8(0..3) == 0;
         let mut elsewhere = Elsewhere::new(Rc::clone(&machine), fastrand::Rng::with_seed(random.u64(..)));
         setup::set_up(&mut random, &config, &mut elsewhere);
+        elsewhere.changes = changes;
         for (name, balance) in &balances {
             elsewhere.ocs.book.set_balance(name, *balance);
         }
@@ -189,7 +197,10 @@ impl<'a> World<'a> {
         let mut world = World {
             machine,
             random,
+            hold_timeout: config.policy.hold_timeout,
             config,
+            changes,
+            tariffs: BTreeMap::new(),
             elsewhere,
             region: None,
             workers: Vec::new(),

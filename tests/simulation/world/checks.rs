@@ -3,7 +3,7 @@
 use super::{PROCESSES, SECOND, What, World};
 use crate::call::{MERGED, Message};
 use imcharge::charge::policy::Settle;
-use imcharge::charge::tariff::Unit;
+use imcharge::charge::tariff::{Per, Unit};
 use imcharge::engine::Engine;
 use imcharge::engine::statistic::Statistic;
 use rusqlite::OptionalExtension;
@@ -19,7 +19,7 @@ const SLACK_OF_DIAMETER: u64 = 60 * SECOND;
 impl World<'_> {
     /// How long after its last movement a session may hold something, as long as nothing is wrong.
     pub(super) fn longest_hold(&self) -> u64 {
-        u64::from(self.config.policy.hold_timeout) * SECOND + self.longest_after_end()
+        u64::from(self.hold_timeout) * SECOND + self.longest_after_end()
     }
 
     /// How long after its end.
@@ -164,8 +164,13 @@ impl World<'_> {
                     if call.unsure.contains(&message) { *chunks } else { passed.max().map_or(0, |last| last + 1) };
                 let is_whole = octets == u64::from(chunks * each);
                 let is_part = octets % u64::from(*each) == 0 && octets > 0 && octets <= u64::from(most * each);
-                let tariff = self.config.tariff;
-                let price = tariff.price_of(tariff.quota(octets)).0;
+                let pinned = call.taken_by.and_then(|instance| self.tariffs.get(&instance));
+                let tariff = pinned.copied().unwrap_or(self.config.tariff);
+                let counted = match tariff.per {
+                    Per::Message => 1,
+                    Per::Kilobyte => octets.div_ceil(1024),
+                };
+                let price = counted * u64::from(tariff.price);
                 if !is_part || (trigger == "response" && !is_whole) || units != price {
                     let number = call.number;
                     return Err(format!(

@@ -1,6 +1,6 @@
 //! The host and its engine: they start, turn, take notices, stop and die.
 
-use super::{Death, PROCESSES, RESUMERS, SECOND, What, World, say};
+use super::{Death, PROCESSES, RESUMERS, SECOND, What, World, say, setup};
 use crate::call::{Call, MERGED, OTHER_WAY, Stage};
 use crate::disk;
 use crate::elsewhere::DOORS;
@@ -37,6 +37,10 @@ impl World<'_> {
         }
         // Nobody has set out to kill this one.
         self.machine.crash_in.set(None);
+        if self.changes && self.random.bool() {
+            setup::reconfigure(&mut self.random, &mut self.config);
+            self.hold_timeout = self.hold_timeout.max(self.config.policy.hold_timeout);
+        }
         let Ok(region) = Region::create(self.config.clone(), PROCESSES) else {
             // The disk cannot be read: an operator tries again.
             assert!(self.is_ill || self.is_lied_to(), "a host does not start for no reason");
@@ -44,6 +48,7 @@ impl World<'_> {
         };
         self.workers = (0..PROCESSES).map(|process| Worker::attach(&region, process)).collect();
         self.resumers = (0..RESUMERS as usize).map(|resumer| Resumer::attach(&region, resumer)).collect();
+        self.tariffs.insert(region.instance(), self.config.tariff);
         self.region = Some(region);
         self.start_the_engine();
         self.after(0, What::Resume);

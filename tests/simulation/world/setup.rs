@@ -59,6 +59,31 @@ pub fn configure(random: &mut fastrand::Rng, state: &Path) -> Config {
     config
 }
 
+/// Something else is configured at a restart.
+pub fn reconfigure(random: &mut fastrand::Rng, config: &mut Config) {
+    let is_distant = config.diameter().is_some();
+    let mut set = vec![("hold_timeout", random.u32(20..90).to_string())];
+    let per = config.tariff.to_string().split(':').next().unwrap_or_default().to_owned();
+    // Who counts messages at a distance knows one price, also of a debit without a reservation that goes out in other units.
+    if !is_distant || config.tariff.per == Per::Kilobyte {
+        set.push(("tariff", format!("{per}:{}", random.i64(1..=3))));
+    }
+    if is_distant {
+        set.push(("profile", if random.bool() { "rfc8506" } else { "3gpp-ro" }.into()));
+        set.push(("service_identifier", random.u32(1..3).to_string()));
+        set.push(("rating_group", random.u32(1..3).to_string()));
+        if config.tariff.per == Per::Message {
+            set.push(("unit", if random.bool() { "money" } else { "message" }.into()));
+        }
+    }
+    for (name, value) in set {
+        config.set(name, &value).unwrap_or_else(|error| panic!("{error}"));
+    }
+    config.diameter.currency_code = (config.unit == Unit::Money && is_distant).then_some(978);
+    config.diameter.currency_exponent = config.diameter.currency_code.map(|_| 0);
+    config.check().unwrap_or_else(|error| panic!("{error}"));
+}
+
 /// Accounts and what is on them. At a distance nobody is short of money here: what the server refuses is decided there.
 pub fn balances(random: &mut fastrand::Rng, config: &Config) -> Vec<(String, i64)> {
     let one = match (config.tariff.per, config.unit) {
