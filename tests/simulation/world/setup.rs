@@ -1,4 +1,4 @@
-//! How a seed picks its world: what the operator configures, what the charging system is set up to be, who has how much.
+//! How a seed picks its world: what is configured, what the charging system is set up to be, who has how much.
 
 use crate::elsewhere::{DOORS, Elsewhere};
 use imcharge::charge::policy::Resend;
@@ -64,7 +64,7 @@ pub fn reconfigure(random: &mut fastrand::Rng, config: &mut Config) {
     let is_distant = config.diameter().is_some();
     let mut set = vec![("hold_timeout", random.u32(20..90).to_string())];
     let per = config.tariff.to_string().split(':').next().unwrap_or_default().to_owned();
-    // Who counts messages at a distance knows one price, also of a debit without a reservation that goes out in other units.
+    // Who counts messages at a distance knows one price, also of a debit without a reservation in other units.
     if !is_distant || config.tariff.per == Per::Kilobyte {
         set.push(("tariff", format!("{per}:{}", random.i64(1..=3))));
     }
