@@ -1,8 +1,10 @@
 //! The sessions in memory: takes records to them, does what they want done, writes what has changed.
 
+mod tell;
+
 use super::clock;
+use super::grant::{Opening, REUSE_AFTER_SECONDS};
 use super::latency::Latency;
-use super::notice::{Kind, Notice, Outcome};
 use super::notices::Notices;
 use super::outstanding::Outstanding;
 use super::record::{Command, CommandResult, Record};
@@ -10,10 +12,10 @@ use super::region::Region;
 use super::statistic::Statistic;
 use super::store::change::{Change, Debit, NotDebited, Refund, SessionChange};
 use super::store::{Store, StoreError, Stored};
-use super::{config, config::Enabler, facts::Suspended};
+use super::{config, config::Enabler};
 use crate::charge::ch2::{Failure, Operation, Request, Response, SessionKey, Trigger};
 use crate::charge::event::{Entry, Event, InviteTransaction, Reserve};
-use crate::charge::session::{Decision, FIRST_NUMBER_END, Output, Session, Verdict};
+use crate::charge::session::{Decision, FIRST_NUMBER_END, Output, Session};
 use crate::charge::tariff::Units;
 use crate::charge::time::Time;
 use crate::enabler::diameter::credit_control::Call;
@@ -24,8 +26,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap, HashMap, VecDeque};
 use std::num::NonZeroI64;
 use std::sync::atomic::Ordering;
-
-use super::grant::{Opening, REUSE_AFTER_SECONDS};
+use tell::{count_debit, open_gate, refuse, tell_debit, tell_failure, tell_verdict};
 
 /// How long an event waits for the INVITE that it belongs to: they come through different rings.
 const ORPHAN_SECONDS: u32 = 5;
@@ -825,110 +826,9 @@ fn record_debit(turn: &mut Turn<'_>, live: &Live, message_id: &str, octets: u64,
     }));
 }
 
-/// Tells the waiting INVITE, and opens the gate for a granted one.
-fn tell_verdict(turn: &mut Turn<'_>, live: &Live, verdict: &Verdict) {
-    // Without a slot its messages would pass unseen.
-    let (here, has_slot) = (live.instance == turn.region.instance(), live.slot.is_some());
-    let decision = match verdict.result {
-        Decision::Granted if here && !has_slot => Decision::Failed(Failure::Full),
-        decision => decision,
-    };
-    let (statistic, result, reason, code) = match decision {
-        Decision::Granted => (Statistic::ReservesGranted, Outcome::Granted, "", 0),
-        Decision::Denied(denial) => (Statistic::ReservesDenied, Outcome::Denied, denial.word(), denial.code()),
-        Decision::Failed(failure) => (Statistic::ReservesFailed, Outcome::Failed, failure.word(), failure.code()),
-    };
-    turn.count(statistic);
-    let session = &live.session;
-    let [index, label, route, _] = session.carried();
-    if result == Outcome::Granted {
-        open_gate(turn, live);
-        turn.effects.extend(live.slot.map(|slot| Effect::Grant(slot, verdict.granted.0)));
-    }
-    if !here {
-        return;
-    }
-    let suspended = Suspended { index, label, route };
-    let kind = Kind::Verdict { suspended, result, granted: verdict.granted.0 };
-    turn.notices.verdict(turn.region, &notice(session, reason, code, verdict.balance, kind));
-    turn.latencies.push((Latency::Reserve, session.opened()));
-}
-
-/// Opens the slot of a granted session.
-fn open_gate(turn: &mut Turn<'_>, live: &Live) {
-    let (session, Some(slot)) = (&live.session, live.slot) else { return };
-    let opening = Opening {
-        session: session.key(),
-        call: turn.region.hash(&[session.call_id().as_bytes()]),
-        inviting_tag: session.carried()[3],
-        direction: session.direction(),
-        per: session.tariff().per,
-    };
-    turn.effects.push(Effect::Open(slot, opening));
-}
-
 /// The transaction whose numbers a session carries through.
 fn transaction_of([index, label, ..]: [u64; 4]) -> InviteTransaction {
     InviteTransaction { index, label }
-}
-
-/// Tells an INVITE that opens no session.
-fn refuse(turn: &mut Turn<'_>, session: SessionKey, at: Time, reserve: &Reserve<'_>, why: Failure) {
-    turn.count(Statistic::Reserves);
-    turn.count(Statistic::ReservesFailed);
-    turn.latencies.push((Latency::Reserve, at));
-    let [index, label, route, _] = reserve.carried;
-    let suspended = Suspended { index, label, route };
-    let notice = Notice {
-        session,
-        call_id: reserve.call_id,
-        account: reserve.account,
-        reason: why.word(),
-        code: why.code(),
-        balance: None,
-        kind: Kind::Verdict { suspended, result: Outcome::Failed, granted: 0 },
-    };
-    turn.changed = true;
-    turn.notices.verdict(turn.region, &notice);
-}
-
-fn tell_debit(
-    turn: &mut Turn<'_>,
-    session: &Session,
-    message_id: &str,
-    units: u64,
-    trigger: Trigger,
-    balance: Option<i64>,
-) {
-    if turn.region.wanted_notices().0 {
-        let code = match trigger {
-            Trigger::Error(code) => code.into(),
-            _ => 0,
-        };
-        let kind = Kind::Debited { message_id, units };
-        turn.notices.event(turn.region, &notice(session, trigger.word(), code, balance, kind));
-    }
-}
-
-fn tell_failure(turn: &mut Turn<'_>, session: &Session, failure: Failure) {
-    if turn.region.wanted_notices().1 {
-        turn.notices.event(turn.region, &notice(session, failure.word(), failure.code(), None, Kind::Failed));
-    }
-}
-
-fn notice<'a>(session: &'a Session, reason: &'a str, code: u32, balance: Option<i64>, kind: Kind<'a>) -> Notice<'a> {
-    let (call_id, account) = (session.call_id(), session.account());
-    Notice { session: session.key(), call_id, account, reason, code, balance, kind }
-}
-
-fn count_debit(turn: &mut Turn<'_>, trigger: Trigger) {
-    turn.count(Statistic::Debits);
-    turn.count(match trigger {
-        Trigger::Response => Statistic::DebitsOnResponse,
-        Trigger::Error(_) => Statistic::DebitsOnError,
-        Trigger::Timeout => Statistic::DebitsOnTimeout,
-        Trigger::Close => Statistic::DebitsOnClose,
-    });
 }
 
 /// Gives an account this balance, if it is within the range.

@@ -1,0 +1,113 @@
+//! What hosts and scripts are told of: verdicts, debits, failures.
+
+use super::{Effect, Live, Turn};
+use crate::charge::ch2::{Failure, SessionKey, Trigger};
+use crate::charge::event::Reserve;
+use crate::charge::session::{Decision, Session, Verdict};
+use crate::charge::time::Time;
+use crate::engine::facts::Suspended;
+use crate::engine::grant::Opening;
+use crate::engine::latency::Latency;
+use crate::engine::notice::{Kind, Notice, Outcome};
+use crate::engine::statistic::Statistic;
+
+/// Tells the waiting INVITE, and opens the gate for a granted one.
+pub(super) fn tell_verdict(turn: &mut Turn<'_>, live: &Live, verdict: &Verdict) {
+    // Without a slot its messages would pass unseen.
+    let (here, has_slot) = (live.instance == turn.region.instance(), live.slot.is_some());
+    let decision = match verdict.result {
+        Decision::Granted if here && !has_slot => Decision::Failed(Failure::Full),
+        decision => decision,
+    };
+    let (statistic, result, reason, code) = match decision {
+        Decision::Granted => (Statistic::ReservesGranted, Outcome::Granted, "", 0),
+        Decision::Denied(denial) => (Statistic::ReservesDenied, Outcome::Denied, denial.word(), denial.code()),
+        Decision::Failed(failure) => (Statistic::ReservesFailed, Outcome::Failed, failure.word(), failure.code()),
+    };
+    turn.count(statistic);
+    let session = &live.session;
+    let [index, label, route, _] = session.carried();
+    if result == Outcome::Granted {
+        open_gate(turn, live);
+        turn.effects.extend(live.slot.map(|slot| Effect::Grant(slot, verdict.granted.0)));
+    }
+    if !here {
+        return;
+    }
+    let suspended = Suspended { index, label, route };
+    let kind = Kind::Verdict { suspended, result, granted: verdict.granted.0 };
+    turn.notices.verdict(turn.region, &notice(session, reason, code, verdict.balance, kind));
+    turn.latencies.push((Latency::Reserve, session.opened()));
+}
+
+/// Opens the slot of a granted session.
+pub(super) fn open_gate(turn: &mut Turn<'_>, live: &Live) {
+    let (session, Some(slot)) = (&live.session, live.slot) else { return };
+    let opening = Opening {
+        session: session.key(),
+        call: turn.region.hash(&[session.call_id().as_bytes()]),
+        inviting_tag: session.carried()[3],
+        direction: session.direction(),
+        per: session.tariff().per,
+    };
+    turn.effects.push(Effect::Open(slot, opening));
+}
+
+/// Tells an INVITE that opens no session.
+pub(super) fn refuse(turn: &mut Turn<'_>, session: SessionKey, at: Time, reserve: &Reserve<'_>, why: Failure) {
+    turn.count(Statistic::Reserves);
+    turn.count(Statistic::ReservesFailed);
+    turn.latencies.push((Latency::Reserve, at));
+    let [index, label, route, _] = reserve.carried;
+    let suspended = Suspended { index, label, route };
+    let notice = Notice {
+        session,
+        call_id: reserve.call_id,
+        account: reserve.account,
+        reason: why.word(),
+        code: why.code(),
+        balance: None,
+        kind: Kind::Verdict { suspended, result: Outcome::Failed, granted: 0 },
+    };
+    turn.changed = true;
+    turn.notices.verdict(turn.region, &notice);
+}
+
+pub(super) fn tell_debit(
+    turn: &mut Turn<'_>,
+    session: &Session,
+    message_id: &str,
+    units: u64,
+    trigger: Trigger,
+    balance: Option<i64>,
+) {
+    if turn.region.wanted_notices().0 {
+        let code = match trigger {
+            Trigger::Error(code) => code.into(),
+            _ => 0,
+        };
+        let kind = Kind::Debited { message_id, units };
+        turn.notices.event(turn.region, &notice(session, trigger.word(), code, balance, kind));
+    }
+}
+
+pub(super) fn tell_failure(turn: &mut Turn<'_>, session: &Session, failure: Failure) {
+    if turn.region.wanted_notices().1 {
+        turn.notices.event(turn.region, &notice(session, failure.word(), failure.code(), None, Kind::Failed));
+    }
+}
+
+fn notice<'a>(session: &'a Session, reason: &'a str, code: u32, balance: Option<i64>, kind: Kind<'a>) -> Notice<'a> {
+    let (call_id, account) = (session.call_id(), session.account());
+    Notice { session: session.key(), call_id, account, reason, code, balance, kind }
+}
+
+pub(super) fn count_debit(turn: &mut Turn<'_>, trigger: Trigger) {
+    turn.count(Statistic::Debits);
+    turn.count(match trigger {
+        Trigger::Response => Statistic::DebitsOnResponse,
+        Trigger::Error(_) => Statistic::DebitsOnError,
+        Trigger::Timeout => Statistic::DebitsOnTimeout,
+        Trigger::Close => Statistic::DebitsOnClose,
+    });
+}
