@@ -76,10 +76,10 @@ impl Asked {
         self.came.iter().any(|at| (since..=until).contains(at))
     }
 
-    /// The first request comes again, and calls the service otherwise.
-    pub fn begin_anew(&mut self, keys: String, said: u64) {
+    /// The session was never opened, and a request calls the service otherwise; perhaps one that has come before.
+    pub fn begin_anew(&mut self, number: u32, keys: String, said: u64) {
         self.keys = Some(keys);
-        if let Some(known) = self.numbers.get_mut(&0) {
+        if let Some(known) = self.numbers.get_mut(&number) {
             known.said = said;
         }
     }

@@ -275,9 +275,12 @@ impl Elsewhere {
             }
         }
         let first = asked.keys.get_or_insert_with(|| keys.clone());
-        if *first != keys && self.changes && number == 0 {
-            // Only what was answered is bound to what it was opened with.
-            asked.begin_anew(keys, said);
+        // Only what was answered is bound to what it was opened with: neither the first request that comes again, nor the
+        // TERMINATION of what it may have opened, where its answer was lost.
+        let opens = number == 0 || asked.opened_at.is_none();
+        let ends_unopened = number == 1 && kind == RequestType::TERMINATION_REQUEST && asked.is_disturbed;
+        if *first != keys && self.changes && (opens || ends_unopened) {
+            asked.begin_anew(number, keys, said);
         } else if *first != keys {
             self.wrong.push(format!("{session}: number {number} speaks of {keys}, and the session is of {first}"));
         }
