@@ -6,6 +6,7 @@ mod book;
 mod connection;
 mod control;
 mod faults;
+mod inquiry;
 mod load;
 mod rating;
 mod server;

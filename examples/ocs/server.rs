@@ -1,12 +1,11 @@
 //! Listens, reads, answers; sends late what is to come late, and watches over silent peers.
 
 use crate::connection::{Connection, lock};
+use crate::inquiry;
 use crate::state::{Fate, Peer, State, request};
-use imcharge::wire::diameter::base::{
-    AbortSessionRequest, DeviceWatchdogRequest, DisconnectPeerRequest, ReAuthRequest,
-};
+use imcharge::wire::diameter::base::{DeviceWatchdogRequest, DisconnectPeerRequest};
 use imcharge::wire::diameter::dictionary::{APPLICATION_BASE, APPLICATION_CREDIT_CONTROL};
-use imcharge::wire::diameter::words::{DisconnectCause, ReAuthRequestType};
+use imcharge::wire::diameter::words::DisconnectCause;
 use imcharge::wire::diameter::{Command, Flags, Framed, frame};
 use rustls::ServerConfig;
 use std::cmp::Reverse;
@@ -281,29 +280,9 @@ impl Server {
             let session = state.book.sessions.get(session_id).ok_or(format!("there is no session {session_id}"))?;
             (session.connection, session.client.clone(), session.client_realm.clone())
         };
-        let again = ReAuthRequest {
-            session_id,
-            origin_host: &host,
-            origin_realm: &realm,
-            destination_realm: &client_realm,
-            destination_host: &client,
-            auth_application_id: APPLICATION_CREDIT_CONTROL,
-            re_auth_request_type: ReAuthRequestType::AUTHORIZE_ONLY,
-            ..ReAuthRequest::default()
-        };
-        let abort = AbortSessionRequest {
-            session_id,
-            origin_host: &host,
-            origin_realm: &realm,
-            destination_realm: &client_realm,
-            destination_host: &client,
-            auth_application_id: APPLICATION_CREDIT_CONTROL,
-            origin_state_id: None,
-        };
-        let application = APPLICATION_CREDIT_CONTROL;
-        let bytes = request(command, Flags::PROXIABLE, application, self.number(), |out| match command {
-            Command::RE_AUTH => again.write(out),
-            _ => abort.write(out),
+        let (from, to) = ([host.as_str(), &realm], [client.as_str(), &client_realm]);
+        let bytes = request(command, Flags::PROXIABLE, APPLICATION_CREDIT_CONTROL, self.number(), |out| {
+            inquiry::write(command, session_id, from, to, out);
         });
         let connection = lock(&self.connections).get(&id).cloned();
         let connection = connection.ok_or("the connection of that session is closed")?;

@@ -12,7 +12,7 @@ use super::region::Region;
 use super::statistic::Statistic;
 use super::store::change::{Change, Debit, NotDebited, Refund, SessionChange};
 use super::store::{Store, StoreError, Stored};
-use super::{config, config::Enabler};
+use super::{config, config::Enabler, facts::Suspended};
 use crate::charge::ch2::{Failure, Operation, Request, Response, SessionKey, Trigger};
 use crate::charge::event::{Entry, Event, InviteTransaction, Reserve};
 use crate::charge::session::{Decision, FIRST_NUMBER_END, Output, Session};
@@ -293,7 +293,8 @@ impl Book {
     ) -> Result<(), StoreError> {
         let here = turn.instance == turn.region.instance();
         if let Some(live) = self.sessions.get(&key) {
-            let is_another = transaction_of(reserve.carried) != transaction_of(live.session.carried());
+            let is_another =
+                suspended_of(reserve.carried).transaction() != suspended_of(live.session.carried()).transaction();
             if here && (is_another || live.instance != turn.instance) {
                 refuse(turn, key, at, reserve, Failure::Merged);
             }
@@ -362,7 +363,7 @@ impl Book {
             return Ok(());
         };
         if let Event::Failed { transaction: Some(ended), .. } | Event::Cancelled { transaction: Some(ended) } = event
-            && *ended != transaction_of(live.session.carried())
+            && *ended != suspended_of(live.session.carried()).transaction()
         {
             return Ok(());
         }
@@ -826,9 +827,9 @@ fn record_debit(turn: &mut Turn<'_>, live: &Live, message_id: &str, octets: u64,
     }));
 }
 
-/// The transaction whose numbers a session carries through.
-fn transaction_of([index, label, ..]: [u64; 4]) -> InviteTransaction {
-    InviteTransaction { index, label }
+/// The waiting INVITE whose numbers a session carries through.
+fn suspended_of([index, label, route, _]: [u64; 4]) -> Suspended {
+    Suspended { index, label, route }
 }
 
 /// Gives an account this balance, if it is within the range.

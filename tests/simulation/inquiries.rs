@@ -2,12 +2,11 @@
 //! (Abort-Session-Request, RFC 6733, 8.5). And what has to come of it.
 
 use crate::asked::Asked;
+use crate::inquiry;
 use crate::world::say;
 use imcharge::charge::ch2::SessionKey;
 use imcharge::enabler::diameter::credit_control;
-use imcharge::wire::diameter::base::{AbortSessionRequest, ReAuthRequest};
 use imcharge::wire::diameter::dictionary::{self, APPLICATION_CREDIT_CONTROL};
-use imcharge::wire::diameter::words::ReAuthRequestType;
 use imcharge::wire::diameter::{Command, EndToEnd, Flags, Header, HopByHop, Message, ResultCode, Writer};
 use std::collections::BTreeMap;
 
@@ -178,34 +177,10 @@ impl Inquiry {
 }
 
 fn write(wish: Wish, session_id: &str, names: (HopByHop, EndToEnd), flags: Flags) -> Vec<u8> {
-    let [destination_host, destination_realm] = CLIENT;
-    let (origin_host, origin_realm) = ("ocs.example.com", "example.com");
-    let auth_application_id = APPLICATION_CREDIT_CONTROL;
+    let (command, from) = (wish.command(), ["ocs.example.com", "example.com"]);
     let mut bytes = Vec::new();
-    let mut writer = Writer::request(&mut bytes, wish.command(), flags, auth_application_id, names.0, names.1);
-    match wish {
-        Wish::Report => ReAuthRequest {
-            session_id,
-            origin_host,
-            origin_realm,
-            destination_realm,
-            destination_host,
-            auth_application_id,
-            re_auth_request_type: ReAuthRequestType::AUTHORIZE_ONLY,
-            ..ReAuthRequest::default()
-        }
-        .write(&mut writer),
-        Wish::Abort => AbortSessionRequest {
-            session_id,
-            origin_host,
-            origin_realm,
-            destination_realm,
-            destination_host,
-            auth_application_id,
-            origin_state_id: None,
-        }
-        .write(&mut writer),
-    }
+    let mut writer = Writer::request(&mut bytes, command, flags, APPLICATION_CREDIT_CONTROL, names.0, names.1);
+    inquiry::write(command, session_id, from, CLIENT, &mut writer);
     let _ = writer.finish();
     bytes
 }

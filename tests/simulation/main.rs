@@ -8,6 +8,8 @@
 mod book;
 #[path = "../../examples/ocs/faults.rs"]
 mod faults;
+#[path = "../../examples/ocs/inquiry.rs"]
+mod inquiry;
 #[path = "../../examples/ocs/rating.rs"]
 mod rating;
 #[path = "../../examples/ocs/settings.rs"]

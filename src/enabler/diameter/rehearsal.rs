@@ -4,7 +4,8 @@
 use imcharge::enabler::diameter::config::{Config, PeerConfig};
 use imcharge::enabler::diameter::exchange::{Counters, Exchange};
 use imcharge::wire::diameter::base::{
-    CapabilitiesExchangeAnswer, DeviceWatchdogRequest, DisconnectPeerRequest, PeerAnswer, ReAuthRequest,
+    AbortSessionRequest, CapabilitiesExchangeAnswer, DeviceWatchdogRequest, DisconnectPeerRequest, PeerAnswer,
+    ReAuthRequest,
 };
 use imcharge::wire::diameter::dictionary::{self, APPLICATION_BASE, APPLICATION_CREDIT_CONTROL, Command};
 use imcharge::wire::diameter::words::{DisconnectCause, ReAuthRequestType, RequestType};
@@ -62,7 +63,9 @@ pub fn messages(mut bytes: &[u8]) -> Vec<Vec<u8>> {
 fn request(command: Command, application: u32, hop_by_hop: u32, fill: impl FnOnce(&mut Writer<'_>)) -> Vec<u8> {
     let mut bytes = Vec::new();
     let (hop_by_hop, end_to_end) = (HopByHop(hop_by_hop), EndToEnd(hop_by_hop.wrapping_mul(3)));
-    let mut out = Writer::request(&mut bytes, command, Flags::default(), application, hop_by_hop, end_to_end);
+    // What is of one connection goes no further (RFC 6733, 3.1).
+    let flags = if application == APPLICATION_BASE { Flags::default() } else { Flags::PROXIABLE };
+    let mut out = Writer::request(&mut bytes, command, flags, application, hop_by_hop, end_to_end);
     fill(&mut out);
     out.finish().expect("short enough");
     bytes
@@ -116,19 +119,39 @@ pub fn dpr(host: &str, hop_by_hop: u32, disconnect_cause: DisconnectCause) -> Ve
     request(Command::DISCONNECT_PEER, APPLICATION_BASE, hop_by_hop, |out| body.write(out))
 }
 
+/// What a server asks of a session: a RAR, or else an ASR.
+pub fn asks(command: Command, session_id: &str, host: &str, hop_by_hop: u32) -> Vec<u8> {
+    let (origin_host, origin_realm) = (host, REALM);
+    let (destination_host, destination_realm) = ("imcharge.example.com", "example.com");
+    let auth_application_id = APPLICATION_CREDIT_CONTROL;
+    request(command, APPLICATION_CREDIT_CONTROL, hop_by_hop, |out| match command {
+        Command::RE_AUTH => ReAuthRequest {
+            session_id,
+            origin_host,
+            origin_realm,
+            destination_realm,
+            destination_host,
+            auth_application_id,
+            re_auth_request_type: ReAuthRequestType::AUTHORIZE_ONLY,
+            ..ReAuthRequest::default()
+        }
+        .write(out),
+        _ => AbortSessionRequest {
+            session_id,
+            origin_host,
+            origin_realm,
+            destination_realm,
+            destination_host,
+            auth_application_id,
+            origin_state_id: None,
+        }
+        .write(out),
+    })
+}
+
 /// A RAR.
 pub fn rar(host: &str, hop_by_hop: u32) -> Vec<u8> {
-    let body = ReAuthRequest {
-        session_id: "imcharge.example.com;1;2",
-        origin_host: host,
-        origin_realm: REALM,
-        destination_realm: "example.com",
-        destination_host: "imcharge.example.com",
-        auth_application_id: APPLICATION_CREDIT_CONTROL,
-        re_auth_request_type: ReAuthRequestType::AUTHORIZE_ONLY,
-        ..ReAuthRequest::default()
-    };
-    request(Command::RE_AUTH, APPLICATION_CREDIT_CONTROL, hop_by_hop, |out| body.write(out))
+    asks(Command::RE_AUTH, "imcharge.example.com;1;2", host, hop_by_hop)
 }
 
 /// A request of a command that nobody knows.

@@ -1,11 +1,11 @@
 //! The binding as the engine sees it, with a charging system at the other end of a real socket.
 
-use super::rehearsal::{HOST, cea, config, header, rar};
+use super::rehearsal::{HOST, asks, cea, config, header, rar};
 use super::*;
 use crate::charge::account::AccountId;
 use crate::charge::event::Direction;
 use crate::charge::tariff::Quota;
-use crate::wire::diameter::{CreditControlRequest, EndToEnd, Flags, Framed, HopByHop, ServiceUnits, frame};
+use crate::wire::diameter::{CreditControlRequest, Framed, HopByHop, ServiceUnits, frame};
 use dialect::ServiceKeys;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -179,26 +179,12 @@ fn a_request_of_the_server_is_handed_to_its_session_and_answered_as_that_says() 
         let asked = world.sent(1).remove(0);
         let message = Message::parse(&asked).expect("whole");
         let own = message.find(dictionary::SESSION_ID).expect("its own").text().expect("text").to_owned();
-        let asks = ReAuthRequest {
-            session_id: &own,
-            origin_host: HOST,
-            origin_realm: "example.org",
-            destination_realm: "example.com",
-            destination_host: "imcharge.example.com",
-            auth_application_id: 4,
-            ..ReAuthRequest::default()
-        };
-        let (mut bytes, ids) = (Vec::new(), (HopByHop(5), EndToEnd(6)));
-        let (command, flags) = (Command::RE_AUTH, Flags::PROXIABLE);
-        let mut writer = Writer::request(&mut bytes, command, flags, 4, ids.0, ids.1);
-        asks.write(&mut writer);
-        writer.finish().expect("short");
-        world.say(&bytes);
+        world.say(&asks(Command::RE_AUTH, &own, HOST, 5));
         let Heard::Event { session, opened_by, event, inquiry } = world.heard() else { panic!("no event") };
         assert_eq!((session, opened_by, &event), (SessionKey(1, 1), 0, &Event::Reauthorize));
         world.diameter.confirm(&inquiry, &event, standing);
         let answer = world.sent(1).remove(0);
-        assert_eq!((result(&answer), header(&answer).hop_by_hop), (result_code, ids.0));
+        assert_eq!((result(&answer), header(&answer).hop_by_hop), (result_code, HopByHop(5)));
     }
 }
 

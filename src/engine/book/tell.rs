@@ -1,11 +1,10 @@
 //! What hosts and scripts are told of: verdicts, debits, failures.
 
-use super::{Effect, Live, Turn};
+use super::{Effect, Live, Turn, suspended_of};
 use crate::charge::ch2::{Failure, SessionKey, Trigger};
 use crate::charge::event::Reserve;
 use crate::charge::session::{Decision, Session, Verdict};
 use crate::charge::time::Time;
-use crate::engine::facts::Suspended;
 use crate::engine::grant::Opening;
 use crate::engine::latency::Latency;
 use crate::engine::notice::{Kind, Notice, Outcome};
@@ -26,7 +25,6 @@ pub(super) fn tell_verdict(turn: &mut Turn<'_>, live: &Live, verdict: &Verdict) 
     };
     turn.count(statistic);
     let session = &live.session;
-    let [index, label, route, _] = session.carried();
     if result == Outcome::Granted {
         open_gate(turn, live);
         turn.effects.extend(live.slot.map(|slot| Effect::Grant(slot, verdict.granted.0)));
@@ -34,7 +32,7 @@ pub(super) fn tell_verdict(turn: &mut Turn<'_>, live: &Live, verdict: &Verdict) 
     if !here {
         return;
     }
-    let suspended = Suspended { index, label, route };
+    let suspended = suspended_of(session.carried());
     let kind = Kind::Verdict { suspended, result, granted: verdict.granted.0 };
     turn.notices.verdict(turn.region, &notice(session, reason, code, verdict.balance, kind));
     turn.latencies.push((Latency::Reserve, session.opened()));
@@ -58,8 +56,7 @@ pub(super) fn refuse(turn: &mut Turn<'_>, session: SessionKey, at: Time, reserve
     turn.count(Statistic::Reserves);
     turn.count(Statistic::ReservesFailed);
     turn.latencies.push((Latency::Reserve, at));
-    let [index, label, route, _] = reserve.carried;
-    let suspended = Suspended { index, label, route };
+    let suspended = suspended_of(reserve.carried);
     let notice = Notice {
         session,
         call_id: reserve.call_id,

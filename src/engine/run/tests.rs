@@ -1,15 +1,12 @@
 //! The loop with a charging system at the other end of a real socket.
 
 use super::*;
-use crate::enabler::diameter::rehearsal::{HOST, REALM, answer, cea, header, messages};
+use crate::enabler::diameter::rehearsal::{HOST, REALM, answer, asks, cea, header, messages};
 use crate::engine::config::Config;
 use crate::engine::facts::{Invitation, Invite, Suspended};
 use crate::engine::worker::Worker;
-use crate::wire::diameter::base::{AbortSessionRequest, ReAuthRequest};
 use crate::wire::diameter::dictionary::{self, APPLICATION_CREDIT_CONTROL, Command};
-use crate::wire::diameter::{
-    CreditControlAnswer, CreditControlRequest, EndToEnd, Flags, HopByHop, Message, ResultCode, ServiceUnits, Writer,
-};
+use crate::wire::diameter::{CreditControlAnswer, CreditControlRequest, Message, ResultCode, ServiceUnits};
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::time::Instant;
@@ -102,41 +99,6 @@ fn granted(to: &[u8]) -> Vec<u8> {
     answer(to, |out| body.write(out))
 }
 
-/// What the server asks of the session of a request.
-fn asks(command: Command, of: &[u8]) -> Vec<u8> {
-    let message = Message::parse(of).expect("whole");
-    let session_id = message.find(dictionary::SESSION_ID).expect("its own").text().expect("text");
-    let (destination_realm, destination_host) = ("example.com", "imcharge.example.com");
-    let (origin_host, origin_realm, auth_application_id) = (HOST, REALM, APPLICATION_CREDIT_CONTROL);
-    let mut bytes = Vec::new();
-    let names = (HopByHop(5), EndToEnd(6));
-    let mut out = Writer::request(&mut bytes, command, Flags::PROXIABLE, auth_application_id, names.0, names.1);
-    match command {
-        Command::RE_AUTH => ReAuthRequest {
-            session_id,
-            origin_host,
-            origin_realm,
-            destination_realm,
-            destination_host,
-            auth_application_id,
-            ..ReAuthRequest::default()
-        }
-        .write(&mut out),
-        _ => AbortSessionRequest {
-            session_id,
-            origin_host,
-            origin_realm,
-            destination_realm,
-            destination_host,
-            auth_application_id,
-            origin_state_id: None,
-        }
-        .write(&mut out),
-    }
-    out.finish().expect("short enough");
-    bytes
-}
-
 /// A server that grants and thinks better of it at once: both are read in one turn.
 #[test]
 fn what_the_server_asks_behind_a_grant_finds_the_session_open() {
@@ -145,7 +107,8 @@ fn what_the_server_asks_behind_a_grant_finds_the_session_open() {
         let cer = world.sent().remove(0);
         world.say(&cea(&cer, HOST, |_| {}));
         let initial = world.sent().remove(0);
-        world.say(&[granted(&initial), asks(command, &initial)].concat());
+        let session_id = Message::parse(&initial).expect("whole").find(dictionary::SESSION_ID).expect("its own").text();
+        world.say(&[granted(&initial), asks(command, session_id.expect("text"), HOST, 5)].concat());
         let mut sent = world.sent();
         let answer = sent.remove(0);
         let message = Message::parse(&answer).expect("whole");
