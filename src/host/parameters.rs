@@ -85,6 +85,27 @@ unsafe fn set_from_host(name: &str, kind: c_uint, value: *mut c_void) -> c_int {
     })
 }
 
+/// Sets a parameter that only this host has; `set` refuses with the one line that an operator needs.
+///
+/// # Safety
+/// `value` must be NULL or a C text that lives for the call.
+pub unsafe fn set_own(value: *mut c_void, set: impl FnOnce(&CStr) -> Result<(), String>) -> c_int {
+    guard(-1, || {
+        super::logger::install();
+        if value.is_null() {
+            return -1;
+        }
+        // SAFETY: by the caller's promise.
+        set(unsafe { CStr::from_ptr(value.cast::<c_char>()) }).map_or_else(
+            |error| {
+                log::error!("{error}");
+                -1
+            },
+            |()| 0,
+        )
+    })
+}
+
 /// Most rows of the table: each whole number can be written as a text too.
 pub const ROWS: usize = 2 * 31 + 1;
 

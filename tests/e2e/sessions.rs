@@ -81,7 +81,17 @@ pub fn cancel_releases_what_was_reserved() {
 
 #[test]
 pub fn an_invite_by_a_second_way_is_merged_and_ends_nothing() {
-    let stage = Stage::plain();
+    assert_that_a_second_way_is_merged(|setup| setup);
+}
+
+#[test]
+fn an_invite_by_a_second_way_is_merged_in_lua() {
+    assert_that_a_second_way_is_merged(in_lua);
+}
+
+fn assert_that_a_second_way_is_merged(change: fn(Setup) -> Setup) {
+    let stage = Stage::new(change);
+    stage.kamailio.set_account(ALICE, 100);
     let _server = stage.server(&[], |options| options.rings = true);
     let number = unique();
     let mut one_way = stage.client(ALICE, |options| options.number = Some(number));

@@ -91,23 +91,14 @@ unsafe extern "C" fn on_transaction(_: *mut k::cell, kind: c_int, parameters: *m
         let Some(parameters) = (unsafe { parameters.as_ref() }) else { return };
         let watched = unsafe { parameters.param.as_ref().and_then(|block| block.cast::<Watched>().as_ref()) };
         let Some(watched) = watched else { return };
-        let (session, opens) = (watched.session, watched.opens);
         match kind as c_uint {
             k::TMCB_RESPONSE_FWDED if (200..300).contains(&parameters.code) => {
                 // SAFETY: tm gives the request of the transaction and the reply at hand.
                 unsafe { on_answer(watched, parameters.req, parameters.rpl) }
             }
-            k::TMCB_RESPONSE_OUT if opens.is_some() && parameters.code >= 300 => {
-                let code = u16::try_from(parameters.code).unwrap_or(0);
-                with_worker(|worker| worker.failed(session, opens, code));
-            }
-            k::TMCB_E2ECANCEL_IN if opens.is_some() => {
-                with_worker(|worker| worker.cancelled(session, opens));
-            }
-            // An answered or failed session ignores it.
-            k::TMCB_DESTROY if opens.is_some() => {
-                with_worker(|worker| worker.failed(session, opens, 408));
-            }
+            k::TMCB_RESPONSE_OUT if parameters.code >= 300 => watched.failed(parameters.code),
+            k::TMCB_E2ECANCEL_IN => watched.cancelled(),
+            k::TMCB_DESTROY => watched.failed(408),
             _ => {}
         }
     })

@@ -1,8 +1,7 @@
 //! What the script hears of: its event routes, or the KEMI function in their place.
 
-use super::guard::guard;
-use super::{bindings as k, static_str, text};
-use std::ffi::{CStr, CString, c_char, c_int, c_uint, c_void};
+use super::{bindings as k, parameters, static_str, text};
+use std::ffi::{CStr, CString, c_int, c_uint, c_void};
 use std::sync::OnceLock;
 
 /// `event_callback`: the KEMI function that is called where the native script has an event route.
@@ -17,24 +16,15 @@ pub const PARAMETER: k::param_export = k::param_export {
 
 /// Setter of `event_callback`.
 unsafe extern "C" fn set_callback(_: c_uint, value: *mut c_void) -> c_int {
-    guard(-1, || {
-        super::logger::install();
-        if value.is_null() {
-            return -1;
+    let set = |name: &CStr| match !name.is_empty() && CALLBACK.set(name.to_owned()).is_ok() {
+        true => Ok(()),
+        false => {
+            let name = name.to_string_lossy();
+            Err(format!("parameter event_callback: '{name}' is not allowed: the name of one function of the script"))
         }
-        // SAFETY: the host gives a C text, which lives for the call.
-        let name = unsafe { CStr::from_ptr(value.cast::<c_char>()) };
-        match !name.is_empty() && CALLBACK.set(name.to_owned()).is_ok() {
-            true => 0,
-            false => {
-                log::error!(
-                    "parameter event_callback: '{}' is not allowed: the name of one function of the script",
-                    name.to_string_lossy()
-                );
-                -1
-            }
-        }
-    })
+    };
+    // SAFETY: the host gives a C text, which lives for the call.
+    unsafe { parameters::set_own(value, set) }
 }
 
 fn callback() -> Option<&'static CStr> {

@@ -71,23 +71,14 @@ unsafe extern "C" fn on_transaction(_: *mut k::cell, kind: c_int, parameters: *m
         let Some(parameters) = (unsafe { parameters.as_ref() }) else { return };
         let watched = unsafe { parameters.param.as_ref().and_then(|block| (*block).cast::<Watched>().as_ref()) };
         let Some(watched) = watched else { return };
-        let (session, opens) = (watched.session, watched.opens);
         let success = (200..300).contains(&parameters.code);
         match kind as u32 {
             // SAFETY: tm gives the request of the transaction and the reply at hand.
             k::TMCB_RESPONSE_FWDED if success => unsafe { on_answer(watched, parameters.req, parameters.rpl) },
             k::TMCB_RESPONSE_PRE_OUT if success => unsafe { on_own_answer(watched, parameters) },
-            k::TMCB_RESPONSE_OUT if opens.is_some() && parameters.code >= 300 => {
-                let code = u16::try_from(parameters.code).unwrap_or(0);
-                with_worker(|worker| worker.failed(session, opens, code));
-            }
-            k::TMCB_TRANS_CANCELLED if opens.is_some() => {
-                with_worker(|worker| worker.cancelled(session, opens));
-            }
-            // An answered or failed session ignores it.
-            k::TMCB_TRANS_DELETED if opens.is_some() => {
-                with_worker(|worker| worker.failed(session, opens, 408));
-            }
+            k::TMCB_RESPONSE_OUT if parameters.code >= 300 => watched.failed(parameters.code),
+            k::TMCB_TRANS_CANCELLED => watched.cancelled(),
+            k::TMCB_TRANS_DELETED => watched.failed(408),
             _ => {}
         }
     })

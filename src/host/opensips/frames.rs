@@ -11,7 +11,7 @@
 
 use super::guard::guard;
 use super::message::bytes;
-use super::{bindings as k, connections, exports, shared, text, with_worker};
+use super::{bindings as k, connections, exports, parameters, shared, text, with_worker};
 use crate::engine::facts::Frame;
 use crate::engine::worker::Passage;
 use std::cell::Cell;
@@ -34,23 +34,20 @@ pub const PARAMETER: k::param_export = k::param_export {
 
 /// Setter of `no_session`.
 unsafe extern "C" fn set_no_session(_: c_uint, value: *mut c_void) -> c_int {
-    guard(-1, || {
-        super::logger::install();
-        if value.is_null() {
-            return -1;
-        }
-        // SAFETY: the host gives a C text, which lives for the call.
-        let value = unsafe { CStr::from_ptr(value.cast::<c_char>()) };
-        match value.to_bytes() {
-            b"pass" => REFUSES_STRANGERS.store(false, Ordering::Relaxed),
-            b"refuse" => REFUSES_STRANGERS.store(true, Ordering::Relaxed),
+    let set = |value: &CStr| {
+        let refuses = match value.to_bytes() {
+            b"pass" => false,
+            b"refuse" => true,
             _ => {
-                log::error!("parameter no_session: '{}' is not allowed: pass or refuse", value.to_string_lossy());
-                return -1;
+                let value = value.to_string_lossy();
+                return Err(format!("parameter no_session: '{value}' is not allowed: pass or refuse"));
             }
-        }
-        0
-    })
+        };
+        REFUSES_STRANGERS.store(refuses, Ordering::Relaxed);
+        Ok(())
+    };
+    // SAFETY: the host gives a C text, which lives for the call.
+    unsafe { parameters::set_own(value, set) }
 }
 
 /// Whether a message may go on: it belongs to a charged session, or nobody minds that it belongs to none.
