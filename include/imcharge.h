@@ -488,9 +488,10 @@ int32_t imcharge_on_msrp(struct imcharge_worker *worker,
 // one thread at a time.
 int32_t imcharge_on_disconnect(struct imcharge_worker *worker, uint64_t connection);
 
-// Runs a command of the manual: `stats`, `sessions`, `session CALLID`, `explain CALLID [STEP]`, `audit [ROWS]`,
-// `account.set ID BALANCE`, `account.add ID AMOUNT`, `account.get ID`, `accounts`, `debits [ID]`, `outbox`,
-// `outbox.resend CALLID`, `outbox.release CALLID`, `peers`, `reload [TARIFF]`. A command that changes something waits for the engine, one second at most.
+// Runs a command of the manual: `stats`, `sessions [LIMIT] [NEXT]`, `session CALLID [NEXT]`, `explain CALLID [NEXT]`,
+// `audit [LIST] [LIMIT] [NEXT]`, `account.set ID BALANCE`, `account.add ID AMOUNT`, `account.get ID`,
+// `accounts [LIMIT] [NEXT]`, `debits [ID] [LIMIT] [NEXT]`, `outbox`, `outbox.resend CALLID`, `outbox.release CALLID`,
+// `peers`, `tariff`, `reload [TARIFF]`. A command waits for the engine, one second at most.
 //
 // Parameters:
 //   worker          the worker, not NULL.
@@ -499,8 +500,8 @@ int32_t imcharge_on_disconnect(struct imcharge_worker *worker, uint64_t connecti
 //                   where `count` is 0. They are copied.
 //   count           how many, up to IMCHARGE_ARGUMENTS_MAX.
 //   answer          the caller's buffer for the answer as JSON text, without NUL. May be NULL where `size` is 0.
-//                   On IMCHARGE_COMMAND_FAILED it is an object with `code` (400 wrong use, 404 no such thing,
-//                   500 the ledger cannot be read, 503 the engine does not answer) and `text`.
+//                   On IMCHARGE_COMMAND_FAILED it is an object with `code` (400 wrong use, 404 not found, 409 not
+//                   with this enabler, 500 the ledger cannot be read, 503 the engine does not answer) and `text`.
 //   size            the buffer's size in bytes.
 //   length          place for the length of the whole answer, not NULL. Written on IMCHARGE_OK,
 //                   IMCHARGE_COMMAND_FAILED and IMCHARGE_NEEDS_ROOM.

@@ -84,7 +84,7 @@ fn the_defaults_in_the_manual_are_those_of_the_code() {
 
 #[test]
 fn every_command_is_in_the_manual_with_its_arguments() {
-    let ours = COMMANDS.iter().map(|command| format!("imcharge.{} {}", command.name, command.arguments.join(" ")));
+    let ours = COMMANDS.iter().map(|command| format!("imcharge.{} {}", command.name, command.usage()));
     let ours: BTreeSet<String> = ours.map(|line| line.trim().to_owned()).collect();
     assert_eq!(cells(&chapter("7. RPC commands")), ours);
 }
@@ -201,7 +201,7 @@ fn what_opensips_has_is_in_the_manual() {
         assert!(chapter.contains(&format!("`{event}`")), "{event}");
     }
     for argument in COMMANDS.iter().flat_map(|command| command.arguments) {
-        let name = argument.trim_matches(['[', ']']).to_ascii_lowercase();
+        let name = argument.name.to_ascii_lowercase();
         assert!(chapter.contains(&format!("`{name}`")), "the argument {name}");
     }
 }

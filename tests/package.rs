@@ -182,7 +182,7 @@ fn installed_upgraded_over_an_open_ledger_removed_and_purged() {
     }
 
     let proxy = Proxy::start(&debian);
-    proxy.rpc(&["imcharge.account.set", ALICE, "100"]).unwrap_or_else(|error| panic!("{error}"));
+    proxy.rpc(&["imcharge.account.set", ALICE, "s:100"]).unwrap_or_else(|error| panic!("{error}"));
     let server = proxy.server(&["one", "two"]);
     let mut client = proxy.client();
     client.take(2, Reaction::Answer(200));

@@ -29,6 +29,8 @@ pub struct Options {
     /// Number that Call-ID and tag are made of; `None`: one that no other has. With the number of another client its
     /// INVITE comes once more, in a transaction of its own.
     pub number: Option<u64>,
+    /// The Call-ID, in place of one made of that number.
+    pub call_id: Option<String>,
     /// More header lines of the INVITE.
     pub headers: Vec<(String, String)>,
 }
@@ -46,6 +48,7 @@ impl Options {
             asserted: true,
             acknowledges_after: Duration::ZERO,
             number: None,
+            call_id: None,
             headers: Vec::new(),
         }
     }
@@ -147,7 +150,7 @@ impl ImClient {
         let own = reader.local_address()?;
         let transport = Transport::on(&UdpSocket::bind((own.ip(), 0))?)?;
         let number = options.number.unwrap_or_else(unique);
-        let call_id = format!("call{number}@{}", own.ip());
+        let call_id = options.call_id.clone().unwrap_or_else(|| format!("call{number}@{}", own.ip()));
         let own_uri = format!("msrp://{own}/C{number};tcp");
         let own_path = match options.via_relay {
             true if options.authenticates => format!("{} {own_uri}", use_path(options.relay, &own_uri)?),

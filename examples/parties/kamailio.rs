@@ -170,8 +170,13 @@ impl Kamailio {
         if self.setup.host == Host::OpenSips {
             return opensips::rpc(self.folder.path(), command);
         }
+        self.kamcmd(&command.iter().map(|word| kamcmd_text(word)).collect::<Vec<_>>())
+    }
+
+    /// Runs kamcmd with these words as they are; its output, or its error.
+    pub fn kamcmd<S: AsRef<std::ffi::OsStr>>(&self, words: &[S]) -> Result<String, String> {
         let socket = format!("unix:{}", self.folder.path().join("ctl").display());
-        let run = Command::new("kamcmd").args(["-s", &socket]).args(command).output().map_err(|e| e.to_string())?;
+        let run = Command::new("kamcmd").args(["-s", &socket]).args(words).output().map_err(|e| e.to_string())?;
         let text = String::from_utf8_lossy(&run.stdout).into_owned();
         match run.status.success() && !text.starts_with("error:") {
             true => Ok(text),
@@ -205,6 +210,11 @@ impl Kamailio {
         let _ = self.rpc(&["imcharge.outbox"]);
         let path = self.folder.path().join("state/ledger.sqlite");
         Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY).expect("the ledger can be read")
+    }
+
+    /// The folder of this proxy.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
     }
 
     /// The state directory.
@@ -297,6 +307,12 @@ impl Drop for Kamailio {
             self.kill_all();
         }
     }
+}
+
+/// An argument as kamcmd takes it for a text: not for a number, nor for an option.
+pub fn kamcmd_text(word: &str) -> String {
+    let is_text = |first: char| first.is_ascii_alphabetic() && word.parse::<f64>().is_err() && !word.starts_with("s:");
+    if word.starts_with(is_text) { word.into() } else { format!("s:{word}") }
 }
 
 /// Starts the program, in a group of its own: one signal reaches every process of it and none of ours.

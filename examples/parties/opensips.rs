@@ -80,10 +80,7 @@ pub fn rpc(folder: &Path, words: &[&str]) -> Result<String, String> {
         None => format!(",\"params\":[{}]", arguments.iter().map(quoted).collect::<Vec<_>>().join(",")),
     };
     let request = format!("{{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"{name}\"{parameters}}}");
-    let own = folder.join(format!("mi{}", unique()));
-    let answer = ask(&own, &folder.join("ctl"), &request);
-    let _ = std::fs::remove_file(&own);
-    let answer = answer.map_err(|error| error.to_string())?;
+    let answer = ask(&folder.join("ctl"), &request).map_err(|error| error.to_string())?;
     if answer.contains("\"error\":") { Err(answer) } else { Ok(answer) }
 }
 
@@ -95,13 +92,16 @@ fn quoted(argument: &&str) -> String {
     }
 }
 
-fn ask(own: &Path, socket: &Path, request: &str) -> io::Result<String> {
-    let place = UnixDatagram::bind(own)?;
+/// Sends a datagram to a socket that answers, from a socket beside it; the answer.
+pub fn ask(socket: &Path, request: &str) -> io::Result<String> {
+    let own = socket.with_file_name(format!("answers{}", unique()));
+    let place = UnixDatagram::bind(&own)?;
     place.set_read_timeout(Some(Duration::from_secs(10)))?;
     place.send_to(request.as_bytes(), socket)?;
     let mut answer = vec![0; 1 << 18];
-    let length = place.recv(&mut answer)?;
-    Ok(String::from_utf8_lossy(&answer[..length]).into_owned())
+    let length = place.recv(&mut answer);
+    let _ = std::fs::remove_file(&own);
+    Ok(String::from_utf8_lossy(&answer[..length?]).into_owned())
 }
 
 /// A number in an answer.

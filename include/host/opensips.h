@@ -22,7 +22,10 @@
 #include "modules/tm/tm_load.h"
 #include "modules/proto_msrp/msrp_api.h"
 
-/* A macro that bindgen cannot read for its types; by the name that Kamailio's has. */
+/* Macros that bindgen cannot read for their types; the first by the name that Kamailio's has. */
 enum {
-	IMCHARGE_PARAM_USE_FUNC = USE_FUNC_PARAM
+	IMCHARGE_PARAM_USE_FUNC = USE_FUNC_PARAM,
+	IMCHARGE_JSON_NUMBER = cJSON_Number,
+	IMCHARGE_JSON_STRING = cJSON_String,
+	IMCHARGE_JSON_ARRAY = cJSON_Array
 };

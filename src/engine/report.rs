@@ -1,25 +1,25 @@
-//! What operators ask (RPC, MI): structures with named fields.
+//! Commands of operators (RPC, MI): a table of names, arguments and handlers, and answers with named fields.
 
 mod audit;
 mod explain;
+mod ledger;
+mod page;
 
-use super::config::BALANCE_MAX;
+use super::config::{BALANCE_MAX, Enabler};
 use super::record::{Command as Change, CommandResult};
 use super::region::Region;
 use super::statistic::Statistic;
-use super::store::LEDGER;
 use super::worker::Worker;
-use crate::charge::session::Session;
 use crate::charge::tariff::NoTariff;
 use crate::wire::identity;
-use rusqlite::types::ValueRef;
-use rusqlite::{Connection, OpenFlags};
-use std::time::Duration;
+use ledger::Reader;
+use page::LIMIT_MAX;
+use std::borrow::Cow;
 
 /// An answer: structures with named fields, never text to be parsed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Value {
-    /// A whole number.
+    /// A whole number; none that a command gives exceeds 2^53, so that JSON carries it exactly.
     Integer(i64),
     /// Text.
     Text(String),
@@ -29,14 +29,43 @@ pub enum Value {
     List(Vec<Value>),
 }
 
-/// Why there is no answer: a SIP-like code and a sentence.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{code} {text}")]
+/// Why a command failed. [`CommandError::sentence`] is what the operator reads.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CommandError {
-    /// 400 wrong use, 404 no such thing, 500 the ledger cannot be read, 503 the engine does not answer.
+    /// 400 wrong use, 404 not found, 409 not with this enabler, 500 the ledger cannot be read, 503 the engine does not
+    /// answer.
     pub code: u32,
-    /// A sentence.
-    pub text: String,
+    /// The command that failed, without the module's name.
+    command: &'static str,
+    text: String,
+    /// Another command that helps, with its arguments.
+    advice: Option<&'static str>,
+}
+
+/// Octets of a sentence: Kamailio's jsonrpcs cuts a fault at 127.
+const SENTENCE_MAX: usize = 127;
+
+impl CommandError {
+    /// An error of a command that has no such advice.
+    pub fn new(code: u32, command: &'static Command, text: impl Into<String>) -> CommandError {
+        CommandError { code, command: command.name, text: text.into(), advice: None }
+    }
+
+    fn advise(self, advice: &'static str) -> CommandError {
+        CommandError { advice: Some(advice), ..self }
+    }
+
+    /// The sentence, with the commands in the host's form: `prefix` is what the host puts before their names.
+    pub fn sentence(&self, prefix: &str) -> String {
+        let mut sentence = match self.command {
+            "" => self.text.clone(),
+            command => format!("{prefix}{command}: {}", self.text),
+        };
+        if let Some(advice) = self.advice {
+            sentence += &format!("; see {prefix}{advice}");
+        }
+        shortened(&sentence, SENTENCE_MAX).into_owned()
+    }
 }
 
 /// A command as the hosts export it.
@@ -44,317 +73,352 @@ pub struct CommandError {
 pub struct Command {
     /// Name without the module: `account.get`.
     pub name: &'static str,
-    /// Names of its arguments; an optional one stands in brackets.
-    pub arguments: &'static [&'static str],
+    /// Its arguments, those that may be left out last.
+    pub arguments: &'static [Argument],
     /// What it does, one line.
     pub help: &'static str,
+    run: fn(&mut Call<'_>) -> Result<Value, CommandError>,
 }
+
+impl Command {
+    /// The command of this name.
+    pub fn named(name: &str) -> Option<&'static Command> {
+        COMMANDS.iter().find(|command| command.name == name)
+    }
+
+    /// Its arguments as the manual writes them: `ID [LIMIT] [NEXT]`.
+    pub fn usage(&self) -> String {
+        let argument = |argument: &Argument| match argument.required {
+            true => argument.name.to_owned(),
+            false => format!("[{}]", argument.name),
+        };
+        self.arguments.iter().map(argument).collect::<Vec<_>>().join(" ")
+    }
+
+    /// How many of its arguments cannot be left out.
+    pub fn required(&self) -> usize {
+        self.arguments.iter().filter(|argument| argument.required).count()
+    }
+}
+
+/// An argument of a command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Argument {
+    /// Its name in the manual, in capitals.
+    pub name: &'static str,
+    /// What it is: hosts whose transports know types check the type that came.
+    pub kind: Kind,
+    /// Whether it cannot be left out.
+    pub required: bool,
+}
+
+/// What an argument is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Text, also where it consists of digits alone.
+    Text,
+    /// Units of an account, up to 64 bits and possibly negative.
+    Amount,
+    /// A small number.
+    Count,
+}
+
+const fn required(name: &'static str, kind: Kind) -> Argument {
+    Argument { name, kind, required: true }
+}
+
+const fn optional(name: &'static str, kind: Kind) -> Argument {
+    Argument { name, kind, required: false }
+}
+
+const CALL_ID: Argument = required("CALLID", Kind::Text);
+const ACCOUNT: Argument = required("ID", Kind::Text);
+const LIMIT: Argument = optional("LIMIT", Kind::Count);
+const NEXT: Argument = optional("NEXT", Kind::Text);
 
 /// Every command, in the order of the manual.
 pub const COMMANDS: &[Command] = &[
-    Command { name: "stats", arguments: &[], help: "All counters." },
-    Command { name: "sessions", arguments: &[], help: "The open sessions." },
-    Command { name: "session", arguments: &["CALLID"], help: "The sessions of one call, open or closed." },
+    Command { name: "stats", arguments: &[], help: "All counters.", run: |call| Ok(stats(call.region)) },
+    Command {
+        name: "sessions",
+        arguments: &[LIMIT, NEXT],
+        help: "The open sessions, page by page.",
+        run: |call| call.ledger()?.open_sessions(call.limit(0)?, call.cursor(1)?),
+    },
+    Command {
+        name: "session",
+        arguments: &[CALL_ID, NEXT],
+        help: "The sessions of one call, open or closed, with their debits.",
+        run: |call| call.ledger()?.sessions_of(call, call.cursor(1)?),
+    },
     Command {
         name: "explain",
-        arguments: &["CALLID", "[STEP]"],
+        arguments: &[CALL_ID, NEXT],
         help: "What happened in a call, step by step, by which rule, and the money.",
+        run: |call| call.ledger()?.explain(call, call.cursor(1)?, call.region.config.unit),
     },
-    Command { name: "audit", arguments: &["[ROWS]"], help: "Where money and messages do not meet." },
+    Command {
+        name: "audit",
+        arguments: &[optional("LIST", Kind::Text), LIMIT, NEXT],
+        help: "Where money and messages do not meet.",
+        run: |call| call.ledger()?.audit(call),
+    },
     Command {
         name: "account.set",
-        arguments: &["ID", "BALANCE"],
-        help: "Sets the balance of an account; makes it if need be.",
+        arguments: &[ACCOUNT, required("BALANCE", Kind::Amount)],
+        help: "Sets the balance of an account; creates the account if there is none.",
+        run: |call| {
+            let (account, balance) = (call.account(0)?, call.amount(1)?);
+            call.change(&account, Change::SetBalance { account: &account, balance })
+        },
     },
-    Command { name: "account.add", arguments: &["ID", "AMOUNT"], help: "Adds to the balance of an account." },
-    Command { name: "account.get", arguments: &["ID"], help: "One account." },
-    Command { name: "accounts", arguments: &[], help: "All accounts." },
-    Command { name: "debits", arguments: &["[ID]"], help: "The latest debits, of one account or of all." },
-    Command { name: "outbox", arguments: &[], help: "Debits that the enabler has not acknowledged." },
+    Command {
+        name: "account.add",
+        arguments: &[ACCOUNT, required("AMOUNT", Kind::Amount)],
+        help: "Adds to the balance of an account.",
+        run: |call| {
+            let (account, amount) = (call.account(0)?, call.amount(1)?);
+            call.change(&account, Change::AddBalance { account: &account, amount })
+        },
+    },
+    Command {
+        name: "account.get",
+        arguments: &[ACCOUNT],
+        help: "One account.",
+        run: |call| {
+            let account = call.account(0)?;
+            call.ledger()?.one_account(&account)?.ok_or_else(|| call.no_account(&account))
+        },
+    },
+    Command {
+        name: "accounts",
+        arguments: &[LIMIT, NEXT],
+        help: "All accounts, page by page.",
+        run: |call| {
+            call.needs_ledger()?;
+            call.ledger()?.accounts(call.limit(0)?, call.text(1))
+        },
+    },
+    Command {
+        name: "debits",
+        arguments: &[optional("ID", Kind::Text), LIMIT, NEXT],
+        help: "The debits of one account or of all, the latest first, page by page.",
+        run: |call| {
+            let account = match call.text(0) {
+                "" | ALL => None,
+                id => Some(call.canonical(0, id, "an account (sip:user@host, tel:+digits) or 'all'")?),
+            };
+            call.ledger()?.debits(account.as_deref(), call.limit(1)?, call.cursor(2)?)
+        },
+    },
+    Command {
+        name: "outbox",
+        arguments: &[],
+        help: "Debits that the enabler has not acknowledged.",
+        run: |call| call.ledger()?.outbox(),
+    },
     Command {
         name: "outbox.resend",
-        arguments: &["CALLID"],
-        help: "Asks again for the debits of a call that are held back (resend=hold).",
+        arguments: &[CALL_ID],
+        help: "Sends the debits of a call that are held back again (resend=hold).",
+        run: |call| call.resolve(true),
     },
     Command {
         name: "outbox.release",
-        arguments: &["CALLID"],
+        arguments: &[CALL_ID],
         help: "Counts the debits of a call that are held back as taken (resend=hold).",
+        run: |call| call.resolve(false),
     },
-    Command { name: "peers", arguments: &[], help: "The Diameter peers, as they stand now." },
-    Command { name: "reload", arguments: &["[TARIFF]"], help: "Sets the tariff for sessions opened from now on." },
+    Command {
+        name: "peers",
+        arguments: &[],
+        help: "The Diameter peers and their state.",
+        run: |call| call.ledger()?.peers(),
+    },
+    Command {
+        name: "tariff",
+        arguments: &[],
+        help: "The tariff of new sessions, and the configured one.",
+        run: |call| Ok(tariff(call.region)),
+    },
+    Command {
+        name: "reload",
+        arguments: &[optional("TARIFF", Kind::Text)],
+        help: "Sets the tariff of new sessions; without an argument, the configured one.",
+        run: |call| call.reload(),
+    },
 ];
 
-/// Most rows of a list.
-const ROWS_MAX: i64 = 1000;
+/// In place of a filter: everything.
+const ALL: &str = "all";
 
 /// Runs a command. Reads come from the ledger's tables, which the engine brings up to date first; changes go through
-/// `worker` to the engine and wait for its commit, one second at most.
+/// `worker` to the engine and wait for its commit, one second at most. An empty argument is one that was left out.
 pub fn run(name: &str, arguments: &[&str], region: &Region, worker: &mut Worker) -> Result<Value, CommandError> {
-    let command = COMMANDS.iter().find(|command| command.name == name);
-    let command = command.ok_or_else(|| refuse(404, format!("no such command: {name}")))?;
-    let least = command.arguments.iter().filter(|argument| !argument.starts_with('[')).count();
-    if !(least..=command.arguments.len()).contains(&arguments.len()) {
-        return Err(refuse(400, format!("usage: imcharge.{name} {}", command.arguments.join(" "))));
+    let Some(command) = Command::named(name) else {
+        let text = format!("there is no command '{}'", shown(name));
+        return Err(CommandError { code: 404, command: "", text, advice: None });
+    };
+    if !(command.required()..=command.arguments.len()).contains(&arguments.len()) {
+        let takes = if command.arguments.is_empty() { "no arguments".to_owned() } else { command.usage() };
+        return Err(CommandError::new(400, command, format!("takes {takes}; arguments given: {}", arguments.len())));
     }
-    let argument = |at: usize| arguments.get(at).copied().unwrap_or_default();
-    match name {
-        "stats" => Ok(stats(region)),
-        "account.set" => {
-            let (id, balance) = (account_id(argument(0))?, number(argument(1))?);
-            change(worker, &id, Change::SetBalance { account: &id, balance })
+    (command.run)(&mut Call { command, arguments, region, worker })
+}
+
+/// A command that is being run.
+struct Call<'a> {
+    command: &'static Command,
+    arguments: &'a [&'a str],
+    region: &'a Region,
+    worker: &'a mut Worker,
+}
+
+impl Call<'_> {
+    /// An argument as it came; empty where it was left out.
+    fn text(&self, at: usize) -> &str {
+        self.arguments.get(at).copied().unwrap_or_default()
+    }
+
+    fn fails(&self, code: u32, text: impl Into<String>) -> CommandError {
+        CommandError::new(code, self.command, text)
+    }
+
+    /// The argument is not what it has to be.
+    fn wrong(&self, at: usize, accepted: &str) -> CommandError {
+        let name = self.command.arguments[at].name;
+        self.fails(400, format!("{name} '{}' is not {accepted}", shown(self.text(at))))
+    }
+
+    fn amount(&self, at: usize) -> Result<i64, CommandError> {
+        let within = |amount: &i64| (-BALANCE_MAX..=BALANCE_MAX).contains(amount);
+        let wrong = || self.wrong(at, &format!("a whole number from -{BALANCE_MAX} to {BALANCE_MAX}"));
+        self.text(at).parse().ok().filter(within).ok_or_else(wrong)
+    }
+
+    /// Rows of a page at most; `None`: the operator leaves it to us.
+    fn limit(&self, at: usize) -> Result<Option<usize>, CommandError> {
+        if self.text(at).is_empty() {
+            return Ok(None);
         }
-        "account.add" => {
-            let (id, amount) = (account_id(argument(0))?, number(argument(1))?);
-            change(worker, &id, Change::AddBalance { account: &id, amount })
+        let limit = self.text(at).parse().ok().filter(|limit| (1..=LIMIT_MAX).contains(limit));
+        limit.map(Some).ok_or_else(|| self.wrong(at, &format!("a whole number from 1 to {LIMIT_MAX}")))
+    }
+
+    /// Where the page begins.
+    fn cursor<C: page::Cursor>(&self, at: usize) -> Result<Option<C>, CommandError> {
+        match self.text(at) {
+            "" => Ok(None),
+            next => C::parse(next).map(Some).ok_or_else(|| self.no_cursor(at)),
         }
-        "outbox.resend" => resolve(worker, argument(0), true),
-        "outbox.release" => resolve(worker, argument(0), false),
-        "reload" => reload(argument(0), region),
-        _ => {
-            // Without an engine the tables say what they can.
-            worker.command(Change::ShowAll);
-            let ledger = Reader::open(region)?;
-            match name {
-                "sessions" => ledger.open_sessions(),
-                "session" => ledger.sessions_of(argument(0)),
-                "explain" => ledger.explain(argument(0), step(argument(1))?, region.config.unit),
-                "audit" => ledger.audit(argument(0)),
-                "account.get" => ledger.one_account(&account_id(argument(0))?),
-                "accounts" => ledger.accounts(),
-                "debits" if arguments.is_empty() => ledger.debits("%"),
-                "debits" => ledger.debits(&account_id(argument(0))?),
-                "peers" => ledger.peers(),
-                _ => ledger.outbox(),
+    }
+
+    fn no_cursor(&self, at: usize) -> CommandError {
+        self.wrong(at, "the 'next' of an answer to this command")
+    }
+
+    fn canonical(&self, at: usize, id: &str, accepted: &str) -> Result<String, CommandError> {
+        identity::canonical(id.as_bytes()).ok_or_else(|| self.wrong(at, accepted))
+    }
+
+    /// The id of an account of the embedded ledger.
+    fn account(&self, at: usize) -> Result<String, CommandError> {
+        self.needs_ledger()?;
+        self.canonical(at, self.text(at), "an account: sip:user@host or tel:+digits")
+    }
+
+    /// Accounts are here only if this ledger grants and debits.
+    fn needs_ledger(&self) -> Result<(), CommandError> {
+        match self.region.config.enabler {
+            Enabler::Ledger => Ok(()),
+            Enabler::Diameter => {
+                let text = "with enabler=diameter the charging system keeps the accounts, not imcharge";
+                Err(self.fails(409, text).advise("debits"))
             }
         }
     }
+
+    fn no_account(&self, id: &str) -> CommandError {
+        self.fails(404, format!("there is no account '{}'", shown(id))).advise("account.set ID BALANCE")
+    }
+
+    fn no_session(&self) -> CommandError {
+        self.fails(404, format!("there is no session with the Call-ID '{}'", shown(self.text(0))))
+    }
+
+    fn no_answer(&self, look: &'static str) -> CommandError {
+        self.fails(503, "the engine does not answer; look before you repeat it").advise(look)
+    }
+
+    /// The ledger, for reading: as up to date as the engine makes it, or as it is where there is no engine.
+    fn ledger(&mut self) -> Result<Reader, CommandError> {
+        self.worker.command(Change::ShowAll);
+        Reader::open(self.command, self.region)
+    }
+
+    fn change(&mut self, id: &str, change: Change<'_>) -> Result<Value, CommandError> {
+        let answer = self.worker.command(change);
+        let (result, balance, held) = answer.ok_or_else(|| self.no_answer("account.get ID"))?;
+        match result {
+            CommandResult::Done => Ok(Value::Structure(vec![
+                ("id", Value::Text(id.into())),
+                ("balance", Value::Integer(balance)),
+                ("held", Value::Integer(held)),
+            ])),
+            CommandResult::UnknownAccount | CommandResult::NothingHeld => Err(self.no_account(id)),
+            CommandResult::OutOfRange => {
+                let name = self.command.arguments[1].name;
+                let range = format!("takes the balance out of its range, -credit_limit to {BALANCE_MAX}");
+                Err(self.fails(400, format!("{name} '{}' {range}", shown(self.text(1)))))
+            }
+        }
+    }
+
+    /// An operator decides about what is held back.
+    fn resolve(&mut self, again: bool) -> Result<Value, CommandError> {
+        let call_id = self.arguments[0];
+        let answer = self.worker.command(Change::Resolve { call_id, again });
+        match answer.ok_or_else(|| self.no_answer("audit waiting"))? {
+            (CommandResult::Done, ..) => Ok(Value::Structure(vec![("callid", Value::Text(call_id.into()))])),
+            _ => Err(self.fails(404, format!("no debit of the Call-ID '{}' is held back", shown(call_id)))),
+        }
+    }
+
+    fn reload(&mut self) -> Result<Value, CommandError> {
+        let mut config = self.region.config.clone();
+        if !self.text(0).is_empty() {
+            let accepted = "message:PRICE or kilobyte:PRICE, PRICE 1 to 1000000000";
+            config.tariff = self.text(0).parse().map_err(|_: NoTariff| self.wrong(0, accepted))?;
+            config.check().map_err(|error| self.wrong(0, &error.allowed))?;
+        }
+        self.region.set_tariff(config.tariff);
+        Ok(tariff(self.region))
+    }
 }
 
-fn refuse(code: u32, text: impl Into<String>) -> CommandError {
-    CommandError { code, text: text.into() }
+/// A value in an error: its beginning, where it is long.
+fn shown(value: &str) -> Cow<'_, str> {
+    shortened(value, 28)
+}
+
+/// A text of so many octets at most.
+fn shortened(text: &str, most: usize) -> Cow<'_, str> {
+    if text.len() <= most {
+        return text.into();
+    }
+    let end = (0..=most - 3).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
+    format!("{}...", &text[..end]).into()
 }
 
 fn integer(value: u64) -> Value {
     Value::Integer(i64::try_from(value).unwrap_or(i64::MAX))
 }
 
-fn number(text: &str) -> Result<i64, CommandError> {
-    let within = |value: &i64| (-BALANCE_MAX..=BALANCE_MAX).contains(value);
-    let range = || refuse(400, format!("'{text}' is not a whole number of units, at most {BALANCE_MAX}"));
-    text.parse().ok().filter(within).ok_or_else(range)
-}
-
-fn account_id(text: &str) -> Result<String, CommandError> {
-    let wrong = || refuse(400, format!("'{text}' is no account: give sip:user@host or tel:+digits"));
-    identity::canonical(text.as_bytes()).ok_or_else(wrong)
-}
-
-/// The number of a step; none is the first.
-fn step(text: &str) -> Result<i64, CommandError> {
-    let wrong = || refuse(400, format!("'{text}' is no number of a step"));
-    if text.is_empty() { Ok(0) } else { text.parse().ok().filter(|step| *step >= 0).ok_or_else(wrong) }
-}
-
-fn no_session(call_id: &str) -> CommandError {
-    refuse(404, format!("no session with Call-ID {call_id}"))
-}
-
 fn stats(region: &Region) -> Value {
     Value::Structure(Statistic::ALL.iter().map(|one| (one.name(), integer(region.statistic(*one)))).collect())
 }
 
-fn reload(tariff: &str, region: &Region) -> Result<Value, CommandError> {
-    if !tariff.is_empty() {
-        let wanted = tariff.parse().map_err(|error: NoTariff| refuse(400, format!("'{tariff}': {error}")))?;
-        let mut config = region.config.clone();
-        config.tariff = wanted;
-        config.check().map_err(|error| refuse(400, error.to_string()))?;
-        region.set_tariff(wanted);
-    } else {
-        region.set_tariff(region.config.tariff);
-    }
-    Ok(Value::Structure(vec![("tariff", Value::Text(region.tariff().to_string()))]))
-}
-
-/// An operator's word about what is held back.
-fn resolve(worker: &mut Worker, call_id: &str, again: bool) -> Result<Value, CommandError> {
-    let answer = worker.command(Change::Resolve { call_id, again });
-    match answer.ok_or_else(|| refuse(503, "the engine does not answer; ask again before you repeat it"))? {
-        (CommandResult::Done, ..) => Ok(Value::Structure(vec![("callid", Value::Text(call_id.into()))])),
-        _ => Err(refuse(404, format!("no debit of {call_id} is held back"))),
-    }
-}
-
-fn change(worker: &mut Worker, id: &str, command: Change<'_>) -> Result<Value, CommandError> {
-    let answer = worker.command(command);
-    let (result, balance, held) =
-        answer.ok_or_else(|| refuse(503, "the engine does not answer; ask again before you repeat a change"))?;
-    match result {
-        CommandResult::Done => Ok(Value::Structure(vec![
-            ("id", Value::Text(id.into())),
-            ("balance", Value::Integer(balance)),
-            ("held", Value::Integer(held)),
-        ])),
-        CommandResult::UnknownAccount | CommandResult::NothingHeld => {
-            Err(refuse(404, format!("no account {id}; make it with account.set")))
-        }
-        CommandResult::OutOfRange => Err(refuse(400, format!("the balance of {id} would leave its range"))),
-    }
-}
-
-/// The ledger, for reading.
-struct Reader {
-    connection: Connection,
-}
-
-impl Reader {
-    fn open(region: &Region) -> Result<Reader, CommandError> {
-        let path = region.config.state_dir.join(LEDGER);
-        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let connection = Connection::open_with_flags(&path, flags).map_err(cannot_read)?;
-        connection.busy_timeout(Duration::from_millis(500)).map_err(cannot_read)?;
-        // What one answer says is of one moment.
-        connection.execute_batch("BEGIN").map_err(cannot_read)?;
-        Ok(Reader { connection })
-    }
-
-    /// All rows of a query, at most [`ROWS_MAX`], as structures named like the columns.
-    fn rows(
-        &self,
-        sql: &str,
-        names: &[&'static str],
-        values: impl rusqlite::Params,
-    ) -> Result<Vec<Value>, CommandError> {
-        let read = || {
-            let mut statement = self.connection.prepare(&format!("{sql} LIMIT {ROWS_MAX}"))?;
-            let rows = statement.query_map(values, |row| {
-                let field = |(at, name): (usize, &&'static str)| Ok((*name, value(row.get_ref(at)?)));
-                names.iter().enumerate().map(field).collect::<rusqlite::Result<Vec<_>>>()
-            })?;
-            rows.map(|row| row.map(Value::Structure)).collect::<rusqlite::Result<Vec<_>>>()
-        };
-        read().map_err(cannot_read)
-    }
-
-    fn open_sessions(&self) -> Result<Value, CommandError> {
-        self.rows(
-            "SELECT call_id, account, direction, tariff, opened_at, phase, granted, \
-             (SELECT count(*) FROM debits WHERE session=sessions.id), \
-             coalesce((SELECT units FROM holds WHERE session=sessions.id), 0) \
-             FROM sessions WHERE closed_at IS NULL AND id IN (SELECT session FROM states) ORDER BY id",
-            &["callid", "account", "direction", "tariff", "opened_at", "phase", "granted", "messages", "held"],
-            [],
-        )
-        .map(Value::List)
-    }
-
-    /// The sessions of a call, with their debits.
-    fn sessions_of(&self, call_id: &str) -> Result<Value, CommandError> {
-        let read = || {
-            let mut statement = self.connection.prepare(
-                "SELECT id, key, call_id, account, other, icid, direction, tariff, opened_at, closed_at, phase, granted, \
-                 coalesce((SELECT units FROM holds WHERE session=sessions.id), 0) \
-                 FROM sessions WHERE call_id=?1 ORDER BY id LIMIT 100",
-            )?;
-            let names = SESSION_FIELDS.iter().enumerate();
-            let rows = statement.query_map([call_id], |row| {
-                let fields = names.clone().map(|(at, name)| Ok((*name, value(row.get_ref(at + 1)?))));
-                Ok((row.get::<_, i64>(0)?, fields.collect::<rusqlite::Result<Vec<_>>>()?))
-            })?;
-            rows.collect::<rusqlite::Result<Vec<_>>>()
-        };
-        let found = read().map_err(cannot_read)?;
-        if found.is_empty() {
-            return Err(no_session(call_id));
-        }
-        let whole = found.into_iter().map(|(row, mut fields)| {
-            fields.push(("debits", Value::List(self.debits_where("session=?1", [row])?)));
-            Ok(Value::Structure(fields))
-        });
-        whole.collect::<Result<Vec<_>, _>>().map(Value::List)
-    }
-
-    fn peers(&self) -> Result<Value, CommandError> {
-        let names = &["host", "address", "state", "in_flight", "last_error"];
-        self.rows("SELECT host, address, state, in_flight, last_error FROM peers", names, []).map(Value::List)
-    }
-
-    /// Debits that are asked for and not acknowledged, and how long the oldest waits (seconds). The embedded ledger
-    /// acknowledges within the commit that asks: its outbox is always empty.
-    fn outbox(&self) -> Result<Value, CommandError> {
-        let (mut count, mut oldest) = (0, None);
-        // One by one: there may be a million of them, and the host keeps the memory of the most that it ever had.
-        let mut read = || {
-            let mut statement = self.connection.prepare("SELECT state FROM states")?;
-            let mut rows = statement.query([])?;
-            while let Some(row) = rows.next()? {
-                let state = row.get_ref(0)?.as_blob()?;
-                let Ok(session) = postcard::from_bytes::<Session>(state) else { continue };
-                count += session.debits_pending() as u64;
-                oldest = oldest.into_iter().chain(session.oldest_debit()).min();
-            }
-            Ok(())
-        };
-        read().map_err(cannot_read)?;
-        let age = oldest.map_or(0, |at| super::clock::now().micros_since(at) / 1_000_000);
-        Ok(Value::Structure(vec![("count", integer(count)), ("oldest_age", integer(age))]))
-    }
-
-    fn one_account(&self, id: &str) -> Result<Value, CommandError> {
-        let found = self.rows(&format!("{ACCOUNTS} WHERE id=?1"), ACCOUNT_FIELDS, [id])?;
-        found.into_iter().next().ok_or_else(|| refuse(404, format!("no account {id}")))
-    }
-
-    fn accounts(&self) -> Result<Value, CommandError> {
-        self.rows(&format!("{ACCOUNTS} ORDER BY id"), ACCOUNT_FIELDS, []).map(Value::List)
-    }
-
-    /// The latest debits first.
-    fn debits(&self, account: &str) -> Result<Value, CommandError> {
-        self.debits_where("?1 IN (account, '%')", [account]).map(Value::List)
-    }
-
-    fn debits_where(&self, condition: &str, values: impl rusqlite::Params) -> Result<Vec<Value>, CommandError> {
-        let sql = format!(
-            "SELECT at, call_id, message_id, account, octets, units, trigger, code, refunded_at FROM debits \
-             WHERE {condition} ORDER BY id DESC"
-        );
-        let names = &["at", "callid", "messageid", "account", "octets", "units", "trigger", "code", "refunded_at"];
-        self.rows(&sql, names, values)
-    }
-}
-
-/// Columns of a session, in the order of the query.
-const SESSION_FIELDS: &[&str] = &[
-    "session",
-    "callid",
-    "account",
-    "other",
-    "icid",
-    "direction",
-    "tariff",
-    "opened_at",
-    "closed_at",
-    "phase",
-    "granted",
-    "held",
-];
-
-const ACCOUNTS: &str = "SELECT id, balance, held, debited, credit_limit, \
-                        (SELECT count(*) FROM debits WHERE account=accounts.id) FROM accounts";
-const ACCOUNT_FIELDS: &[&str] = &["id", "balance", "held", "debited", "credit_limit", "messages"];
-
-/// A column as a field.
-fn value(column: ValueRef<'_>) -> Value {
-    match column {
-        ValueRef::Integer(number) => Value::Integer(number),
-        ValueRef::Real(number) => Value::Integer(number as i64),
-        ValueRef::Text(text) | ValueRef::Blob(text) => Value::Text(String::from_utf8_lossy(text).into_owned()),
-        ValueRef::Null => Value::Integer(0),
-    }
-}
-
-fn cannot_read(error: rusqlite::Error) -> CommandError {
-    refuse(500, format!("the ledger cannot be read: {error}"))
+fn tariff(region: &Region) -> Value {
+    let text = |tariff: crate::charge::tariff::Tariff| Value::Text(tariff.to_string());
+    Value::Structure(vec![("tariff", text(region.tariff())), ("configured", text(region.config.tariff))])
 }

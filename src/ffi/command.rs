@@ -22,9 +22,10 @@ pub struct imcharge_text {
     pub length: usize,
 }
 
-/// Runs a command of the manual: `stats`, `sessions`, `session CALLID`, `explain CALLID [STEP]`, `audit [ROWS]`,
-/// `account.set ID BALANCE`, `account.add ID AMOUNT`, `account.get ID`, `accounts`, `debits [ID]`, `outbox`,
-/// `outbox.resend CALLID`, `outbox.release CALLID`, `peers`, `reload [TARIFF]`. A command that changes something waits for the engine, one second at most.
+/// Runs a command of the manual: `stats`, `sessions [LIMIT] [NEXT]`, `session CALLID [NEXT]`, `explain CALLID [NEXT]`,
+/// `audit [LIST] [LIMIT] [NEXT]`, `account.set ID BALANCE`, `account.add ID AMOUNT`, `account.get ID`,
+/// `accounts [LIMIT] [NEXT]`, `debits [ID] [LIMIT] [NEXT]`, `outbox`, `outbox.resend CALLID`, `outbox.release CALLID`,
+/// `peers`, `tariff`, `reload [TARIFF]`. A command waits for the engine, one second at most.
 ///
 /// Parameters:
 ///   worker          the worker, not NULL.
@@ -33,8 +34,8 @@ pub struct imcharge_text {
 ///                   where `count` is 0. They are copied.
 ///   count           how many, up to IMCHARGE_ARGUMENTS_MAX.
 ///   answer          the caller's buffer for the answer as JSON text, without NUL. May be NULL where `size` is 0.
-///                   On IMCHARGE_COMMAND_FAILED it is an object with `code` (400 wrong use, 404 no such thing,
-///                   500 the ledger cannot be read, 503 the engine does not answer) and `text`.
+///                   On IMCHARGE_COMMAND_FAILED it is an object with `code` (400 wrong use, 404 not found, 409 not
+///                   with this enabler, 500 the ledger cannot be read, 503 the engine does not answer) and `text`.
 ///   size            the buffer's size in bytes.
 ///   length          place for the length of the whole answer, not NULL. Written on IMCHARGE_OK,
 ///                   IMCHARGE_COMMAND_FAILED and IMCHARGE_NEEDS_ROOM.
@@ -155,7 +156,7 @@ unsafe fn borrow<'a>(arguments: *const imcharge_text, count: usize) -> Result<Ve
 
 /// A failure as an answer.
 fn failure(error: CommandError) -> Value {
-    Value::Structure(vec![("code", Value::Integer(error.code.into())), ("text", Value::Text(error.text))])
+    Value::Structure(vec![("code", Value::Integer(error.code.into())), ("text", Value::Text(error.sentence("")))])
 }
 
 /// An answer as JSON (RFC 8259).

@@ -148,7 +148,7 @@ fn the_audit_shows_what_is_reserved_what_waits_for_its_answer_and_what_is_free()
     assert_eq!(audit(kamailio, "reserved_not_settled").1, 0);
     assert_eq!(states(), (vec!["not-debited".to_owned()], 1, 1));
     assert_eq!(rules(kamailio, &client.call_id, "not-debited"), ["5xx=release 506"]);
-    let error = kamailio.rpc(&["imcharge.audit", "0"]).expect_err("no such number of rows");
+    let error = kamailio.rpc(&["imcharge.audit", "all", "0"]).expect_err("no such number of rows");
     assert!(error.contains("400"), "{error}");
 }
 
@@ -195,19 +195,21 @@ fn a_long_ladder_is_told_in_parts_and_nothing_of_it_is_lost() {
     stage.until_debited(ALICE, MESSAGES);
     client.bye();
     stage.expect(ALICE, 900, 0, 100);
-    let (mut from, mut all) = (0, Vec::new());
+    let (mut pages, mut next, mut all) = (0, String::new(), Vec::new());
     loop {
-        let answer = stage.kamailio.rpc(&["imcharge.explain", &client.call_id, &from.to_string()]);
+        let answer = stage.kamailio.rpc(&["imcharge.explain", &client.call_id, &next]);
         let answer = answer.unwrap_or_else(|error| panic!("{error}"));
-        let steps = structures(&answer, "step");
-        let whole = structures(&answer, "steps_more").pop().expect("a session");
-        from += steps.len();
-        all.extend(steps);
-        assert_eq!((whole["steps_dropped"].as_str(), whole["units_debited"].as_str()), ("0", "100"));
-        if whole["steps_more"] == "0" {
+        pages += 1;
+        all.extend(structures(&answer, "step"));
+        let session = structures(&answer, "steps_dropped").pop().expect("a session");
+        assert_eq!((session["steps_dropped"].as_str(), session["units_debited"].as_str()), ("0", "100"));
+        let page = structures(&answer, "more").pop().expect("a page");
+        if page["more"] == "0" {
             break;
         }
+        next = page["next"].clone();
     }
+    assert!(pages > 1);
     let numbers: Vec<usize> = all.iter().map(|step| step["number"].parse().expect("a number")).collect();
     assert_eq!(numbers, (0..all.len()).collect::<Vec<_>>());
     assert_eq!(all.iter().filter(|step| step["step"] == "debited").count(), MESSAGES);

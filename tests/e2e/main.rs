@@ -22,6 +22,7 @@ mod push;
 mod raw;
 mod reconcile;
 mod relay;
+mod rpc;
 mod security;
 mod sessions;
 mod trouble;

@@ -68,9 +68,12 @@ fn the_management_interface_answers_with_structures_and_names_what_is_wrong() {
     assert!(ask(&["imcharge:outbox"]).contains("\"count\":0"));
     assert!(ask(&["imcharge:peers"]).contains("\"result\""));
     assert!(ask(&["imcharge:reload", "message:2"]).contains("\"tariff\":\"message:2\""));
+    assert!(ask(&["imcharge:tariff"]).contains("\"configured\":\"message:1\""));
     let fails = |command: &[&str]| stage.kamailio.rpc(command).expect_err("it must fail");
     assert!(fails(&["imcharge:account.get", "sip:nobody@example.org"]).contains("404"));
-    assert!(fails(&["imcharge:account.set", "nobody", "1"]).contains("is no account"));
+    assert!(
+        fails(&["imcharge:account.set", "nobody", "1"]).contains("imcharge:account.set: ID 'nobody' is not an account")
+    );
     assert!(fails(&["imcharge:account.set", ALICE]).contains("-32602"));
     assert!(fails(&["imcharge:session", "none"]).contains("404"));
     let processes = ask(&["ps"]);

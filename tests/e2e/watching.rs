@@ -1,7 +1,7 @@
 //! The module watched as an operator would: the shipped configuration, a real Prometheus that scrapes it, every query of
 //! the shipped dashboard, and the shipped alerts.
 
-mod prometheus;
+pub mod prometheus;
 
 use super::diameter::Charged;
 use super::parties::client::Reaction;

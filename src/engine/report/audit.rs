@@ -1,58 +1,143 @@
-//! `audit`: where money and messages do not meet, now or for good. Four lists, the oldest first; each says how many rows
-//! and units it has in all, also where it shows fewer.
+//! `audit`: where money and messages do not meet, now or for good. Four lists, the oldest first.
 
-use super::{CommandError, Reader, Value, cannot_read, integer, refuse};
+use super::ledger::Reader;
+use super::page::{Page, Room};
+use super::{ALL, Call, CommandError, Value, integer};
 use crate::charge::session::{Session, Waiting};
 use crate::engine::clock;
-use rusqlite::Row;
+use rusqlite::{Row, params};
 
-/// Rows of a list, where nobody asks for more.
-const ROWS: usize = 100;
+/// The word of each list and its name in the answer.
+const LISTS: [(&str, &str); 4] = [
+    ("reserved", "reserved_not_settled"),
+    ("delivered", "delivered_not_debited"),
+    ("debited", "debited_not_delivered"),
+    ("waiting", "waiting_at_the_enabler"),
+];
 
-/// Rows of a list at most.
-const ROWS_MAX: usize = 1000;
+/// Sessions with something that has no answer.
+const UNANSWERED: &str = "\
+    SELECT session, state, opened_at FROM states CROSS JOIN sessions ON id=session \
+    WHERE session>=?1 AND waiting ORDER BY session";
 
-/// A list that is being made.
+/// Sessions for which the enabler holds units.
+const RESERVED: &str = "\
+    SELECT call_id, s.account, coalesce(h.units, reserved), opened_at, s.id, phase \
+    FROM states t CROSS JOIN sessions s ON s.id=t.session LEFT JOIN holds h ON h.session=s.id \
+    WHERE t.session>=?1 AND coalesce(h.units, reserved)>0 ORDER BY t.session";
+
+const RESERVED_TOTALS: &str = "\
+    SELECT count(*), coalesce(sum(coalesce(h.units, reserved)), 0) \
+    FROM states t CROSS JOIN sessions s ON s.id=t.session LEFT JOIN holds h ON h.session=s.id \
+    WHERE coalesce(h.units, reserved)>0";
+
+/// Messages that cost nothing.
+const UNDEBITED: &str = "\
+    SELECT call_id, account, units, at, session, message_id, octets, rule, code FROM undebited \
+    WHERE (at, units, session, message_id)>=(?1, ?2, ?3, ?4) ORDER BY at, units, session, message_id";
+
+/// Debits of messages that the client has not confirmed.
+macro_rules! undelivered {
+    ($columns:literal, $rest:literal) => {
+        concat!(
+            "SELECT ",
+            $columns,
+            " FROM debits INDEXED BY debits_undelivered WHERE trigger<>'response' AND refunded_at IS NULL",
+            $rest
+        )
+    };
+}
+const UNDELIVERED: &str = undelivered!(
+    "call_id, account, units, at, id, message_id, octets, trigger, code",
+    " AND (at, units, id)>=(?1, ?2, ?3) ORDER BY at, units, id"
+);
+
+/// The queries that read pages.
+#[cfg(test)]
+pub const PAGES: [&str; 4] = [UNANSWERED, RESERVED, UNDEBITED, UNDELIVERED];
+
+/// A list that is being filled.
 struct List {
-    most: usize,
-    count: u64,
-    units: u64,
-    rows: Vec<Value>,
+    page: Page,
+    /// Rows and units of all that there is, also beyond this page; `None`: this is not the first page.
+    totals: Option<(u64, u64)>,
 }
 
-/// What a row says beside its units and its age.
+/// Fields of a row that each list has.
 struct Entry<'a> {
     call_id: &'a str,
     account: &'a str,
     units: u64,
+    /// Seconds.
     age: u64,
-    rest: Vec<(&'static str, Value)>,
+}
+
+impl Entry<'_> {
+    /// The whole row, with the fields that only this list has.
+    fn row(self, rest: Vec<(&'static str, Value)>) -> Value {
+        let mut fields = vec![("callid", text(self.call_id)), ("account", text(self.account))];
+        fields.extend(rest);
+        fields.extend([("units", integer(self.units)), ("age", integer(self.age))]);
+        Value::Structure(fields)
+    }
 }
 
 impl List {
-    fn new(most: usize) -> List {
-        List { most, count: 0, units: 0, rows: Vec::new() }
+    /// Adds a row and counts it.
+    fn add(&mut self, units: u64, row: impl FnOnce() -> Value, cursor: impl FnOnce() -> String) {
+        if !self.page.is_full() {
+            self.page.add(row(), cursor);
+        }
+        self.count(1, units);
     }
 
-    fn add(&mut self, entry: Entry<'_>) {
-        self.count += 1;
-        self.units = self.units.saturating_add(entry.units);
-        if self.rows.len() < self.most {
-            let mut fields = vec![("callid", text(entry.call_id)), ("account", text(entry.account))];
-            fields.extend(entry.rest);
-            fields.extend([("units", integer(entry.units)), ("age", integer(entry.age))]);
-            self.rows.push(Value::Structure(fields));
+    fn count(&mut self, rows: u64, units: u64) {
+        if let Some((all, all_units)) = &mut self.totals {
+            (*all, *all_units) = (*all + rows, all_units.saturating_add(units));
         }
     }
 
+    /// Whether the remaining rows are of no interest.
+    fn is_done(&self) -> bool {
+        self.page.is_full() && self.totals.is_none()
+    }
+
     fn value(self) -> Value {
-        let shown = integer(self.rows.len() as u64);
-        Value::Structure(vec![
-            ("count", integer(self.count)),
-            ("units", integer(self.units)),
-            ("shown", shown),
-            ("rows", Value::List(self.rows)),
-        ])
+        let totals = self.totals.map(|(count, units)| [("count", integer(count)), ("units", integer(units))]);
+        let mut fields: Vec<_> = totals.into_iter().flatten().collect();
+        fields.push(("shown", integer(self.page.len() as u64)));
+        fields.extend(self.page.fields("rows"));
+        Value::Structure(fields)
+    }
+}
+
+/// Where a page of a list begins: numbers, then a Message-ID where the list has one.
+struct Start<'a, const N: usize> {
+    numbers: [i64; N],
+    message_id: &'a str,
+}
+
+impl<'a, const N: usize> Start<'a, N> {
+    /// The beginning of the list.
+    const FIRST: Start<'a, N> = Start { numbers: [i64::MIN; N], message_id: "" };
+
+    /// From the `next` of an answer, which begins with `mark`; an empty one is the beginning of the list.
+    fn parse(next: &'a str, mark: &str) -> Option<Start<'a, N>> {
+        if next.is_empty() {
+            return Some(Start::FIRST);
+        }
+        let mut rest = next.strip_prefix(mark)?;
+        let mut numbers = [0; N];
+        for number in &mut numbers {
+            let (digits, after) = rest.split_once(':')?;
+            (*number, rest) = (digits.parse().ok()?, after);
+        }
+        Some(Start { numbers, message_id: rest })
+    }
+
+    fn next(self, mark: &str) -> String {
+        let numbers: String = self.numbers.iter().map(|number| format!("{number}:")).collect();
+        format!("{mark}{numbers}{}", self.message_id)
     }
 }
 
@@ -60,160 +145,177 @@ fn text(text: &str) -> Value {
     Value::Text(text.to_owned())
 }
 
-/// Seconds since then, both in UNIX milliseconds.
+/// Seconds from then to now, both in UNIX milliseconds.
 fn age(then: i64, now: i64) -> u64 {
     u64::try_from((now - then) / 1000).unwrap_or(0)
 }
 
-/// How many rows the operator wants.
-fn wanted(rows: &str) -> Result<usize, CommandError> {
-    if rows.is_empty() {
-        return Ok(ROWS);
-    }
-    let wanted = rows.parse().ok().filter(|rows| (1..=ROWS_MAX).contains(rows));
-    wanted.ok_or_else(|| refuse(400, format!("'{rows}' is no number of rows from 1 to {ROWS_MAX}")))
-}
-
 impl Reader {
-    /// The four lists.
-    pub(super) fn audit(&self, rows: &str) -> Result<Value, CommandError> {
-        let (most, now) = (wanted(rows)?, clock::wall_ms());
-        let mut delivered = List::new(most);
-        let mut waiting = List::new(most);
-        self.each_that_waits(|session, opened_at| {
-            session.messages_outstanding().for_each(|one| delivered.add(entry(session, one, opened_at, now)));
-            session.waiting_at_the_enabler().for_each(|one| waiting.add(entry(session, one, opened_at, now)));
-        })
-        .map_err(cannot_read)?;
-        self.undebited(&mut delivered, now).map_err(cannot_read)?;
-        let reserved = self.reserved(List::new(most), now).map_err(cannot_read)?;
-        let undelivered = self.undelivered(List::new(most), now).map_err(cannot_read)?;
-        Ok(Value::Structure(vec![
-            ("reserved_not_settled", reserved.value()),
-            ("delivered_not_debited", delivered.value()),
-            ("debited_not_delivered", undelivered.value()),
-            ("waiting_at_the_enabler", waiting.value()),
-        ]))
-    }
-
-    /// Sessions of which something has no answer, with the time of their INVITE.
-    fn each_that_waits(&self, mut see: impl FnMut(&Session, i64)) -> rusqlite::Result<()> {
-        let mut statement = self.connection.prepare(
-            "SELECT state, opened_at FROM states JOIN sessions ON id=session WHERE waiting ORDER BY session",
-        )?;
-        let mut rows = statement.query([])?;
-        while let Some(row) = rows.next()? {
-            if let Ok(session) = postcard::from_bytes(row.get_ref(0)?.as_blob()?) {
-                see(&session, row.get(1)?);
+    /// All four lists, or a page of one.
+    pub(super) fn audit(&self, call: &Call<'_>) -> Result<Value, CommandError> {
+        let (limit, next, now) = (call.limit(1)?, call.text(2), clock::wall_ms());
+        let wanted = match call.text(0) {
+            "" | ALL => &LISTS[..],
+            word => {
+                let list = LISTS.iter().position(|(list, _)| *list == word);
+                let list = list.ok_or_else(|| call.wrong(0, "one of all, reserved, delivered, debited, waiting"))?;
+                &LISTS[list..=list]
             }
+        };
+        if !next.is_empty() && wanted.len() > 1 {
+            return Err(call.fails(400, "NEXT continues one LIST: reserved, delivered, debited or waiting"));
         }
-        Ok(())
+        let list = |(word, name): &(&str, &'static str)| {
+            let totals = next.is_empty().then_some((0, 0));
+            let mut list = List { page: Page::new(Room::shared(limit, wanted.len())), totals };
+            let filled = match *word {
+                "reserved" => self.reserved(&mut list, next, now),
+                "delivered" => self.not_debited(&mut list, next, now),
+                "debited" => self.undelivered(&mut list, next, now),
+                _ => self.unanswered(&mut list, next, now, |session| session.waiting_at_the_enabler().collect()),
+            };
+            match filled.map_err(|error| self.cannot_read(error))? {
+                true => Ok((*name, list.value())),
+                false => Err(call.no_cursor(2)),
+            }
+        };
+        wanted.iter().map(list).collect::<Result<_, _>>().map(Value::Structure)
     }
 
-    /// What the enabler holds.
-    fn reserved(&self, list: List, now: i64) -> rusqlite::Result<List> {
-        let sql = "SELECT call_id, s.account, coalesce(h.units, reserved), opened_at, phase FROM states t \
-                   JOIN sessions s ON s.id=t.session LEFT JOIN holds h ON h.session=s.id \
-                   WHERE coalesce(h.units, reserved)>0 ORDER BY s.id";
-        self.all(sql, list, now, |row| Ok(vec![("phase", Value::Text(row.get(4)?))]))
+    /// What the enabler holds. `false`, as for all below: `next` is not of this list.
+    fn reserved(&self, list: &mut List, next: &str, now: i64) -> rusqlite::Result<bool> {
+        let Some(Start::<1> { numbers: [from], .. }) = Start::parse(next, "") else { return Ok(false) };
+        let rest = |row: &Row<'_>| Ok(vec![("phase", Value::Text(row.get(5)?))]);
+        let start = |row: &Row<'_>| Ok(Start { numbers: [row.get(4)?], message_id: "" }.next(""));
+        self.count(list, RESERVED_TOTALS)?;
+        self.rows(list, (RESERVED, params![from]), now, rest, start)?;
+        Ok(true)
     }
 
-    /// Messages that cost nothing.
-    fn undebited(&self, list: &mut List, now: i64) -> rusqlite::Result<()> {
-        let (count, units) = self.sum("SELECT count(*), coalesce(sum(units), 0) FROM undebited")?;
-        let sql = "SELECT call_id, account, units, at, message_id, octets, rule, code FROM undebited ORDER BY at";
-        self.some(sql, list, now, (count, units), |row| {
+    /// Messages that are with the client and not paid for: those without an answer first, then those that cost nothing.
+    fn not_debited(&self, list: &mut List, next: &str, now: i64) -> rusqlite::Result<bool> {
+        const MARK: &str = "free:";
+        let settled = Start::<3>::parse(next, MARK);
+        if (settled.is_none() || next.is_empty())
+            && !self.unanswered(list, next, now, |session| session.messages_outstanding().collect())?
+        {
+            return Ok(false);
+        }
+        let Start { numbers: [at, units, session], message_id } = settled.unwrap_or(Start::FIRST);
+        let rest = |row: &Row<'_>| {
             Ok(vec![
-                ("messageid", Value::Text(row.get(4)?)),
+                ("messageid", Value::Text(row.get(5)?)),
                 ("state", text("not-debited")),
-                ("rule", Value::Text(row.get(6)?)),
-                ("code", Value::Integer(row.get(7)?)),
-                ("octets", Value::Integer(row.get(5)?)),
+                ("rule", Value::Text(row.get(7)?)),
+                ("code", Value::Integer(row.get(8)?)),
+                ("octets", Value::Integer(row.get(6)?)),
             ])
-        })
+        };
+        let start = |row: &Row<'_>| {
+            let numbers = [row.get(3)?, row.get(2)?, row.get(4)?];
+            Ok(Start { numbers, message_id: row.get_ref(5)?.as_str()? }.next(MARK))
+        };
+        self.count(list, "SELECT count(*), coalesce(sum(units), 0) FROM undebited")?;
+        self.rows(list, (UNDEBITED, params![at, units, session, message_id]), now, rest, start)?;
+        Ok(true)
     }
 
     /// Messages that are paid for, and that the client has not confirmed.
-    fn undelivered(&self, mut list: List, now: i64) -> rusqlite::Result<List> {
-        let which = "FROM debits INDEXED BY debits_undelivered WHERE trigger<>'response' AND refunded_at IS NULL";
-        let sum = self.sum(&format!("SELECT count(*), coalesce(sum(units), 0) {which}"))?;
-        let sql = format!("SELECT call_id, account, units, at, message_id, octets, trigger, code {which} ORDER BY at");
-        self.some(&sql, &mut list, now, sum, |row| {
+    fn undelivered(&self, list: &mut List, next: &str, now: i64) -> rusqlite::Result<bool> {
+        let Some(Start::<3> { numbers: [at, units, id], .. }) = Start::parse(next, "") else { return Ok(false) };
+        let rest = |row: &Row<'_>| {
             Ok(vec![
-                ("messageid", Value::Text(row.get(4)?)),
-                ("trigger", Value::Text(row.get(6)?)),
-                ("code", Value::Integer(row.get(7)?)),
-                ("octets", Value::Integer(row.get(5)?)),
+                ("messageid", Value::Text(row.get(5)?)),
+                ("trigger", Value::Text(row.get(7)?)),
+                ("code", Value::Integer(row.get(8)?)),
+                ("octets", Value::Integer(row.get(6)?)),
             ])
-        })?;
-        Ok(list)
+        };
+        let start =
+            |row: &Row<'_>| Ok(Start { numbers: [row.get(3)?, row.get(2)?, row.get(4)?], message_id: "" }.next(""));
+        self.count(list, undelivered!("count(*), coalesce(sum(units), 0)", ""))?;
+        self.rows(list, (UNDELIVERED, params![at, units, id]), now, rest, start)?;
+        Ok(true)
     }
 
-    fn sum(&self, sql: &str) -> rusqlite::Result<(u64, u64)> {
-        self.connection.query_row(sql, [], |row| {
-            let (count, units): (i64, i64) = row.try_into()?;
-            Ok((u64::try_from(count).unwrap_or(0), u64::try_from(units).unwrap_or(0)))
-        })
-    }
-
-    /// The first rows of a query that has so many with so many units.
-    fn some(
+    /// What of the sessions has no answer, session by session, the oldest of each first.
+    fn unanswered(
         &self,
-        sql: &str,
         list: &mut List,
+        next: &str,
         now: i64,
-        (count, units): (u64, u64),
-        rest: impl Fn(&Row<'_>) -> rusqlite::Result<Vec<(&'static str, Value)>>,
-    ) -> rusqlite::Result<()> {
-        let before = (list.count, list.units);
-        let room = list.most.saturating_sub(list.rows.len());
-        let mut statement = self.connection.prepare(&format!("{sql} LIMIT {room}"))?;
-        let mut rows = statement.query([])?;
-        while let Some(row) = rows.next()? {
-            add(list, row, now, rest(row)?)?;
+        of: impl for<'a> Fn(&'a Session) -> Vec<Waiting<'a>>,
+    ) -> rusqlite::Result<bool> {
+        let Some(first) = Start::<2>::parse(next, "") else { return Ok(false) };
+        let mut statement = self.connection.prepare(UNANSWERED)?;
+        let mut rows = statement.query([first.numbers[0]])?;
+        while let Some(row) = rows.next()?.filter(|_| !list.is_done()) {
+            let (id, opened_at) = (row.get(0)?, row.get(2)?);
+            // Not of this version: the engine says so.
+            let Ok(session) = postcard::from_bytes::<Session>(row.get_ref(1)?.as_blob()?) else { continue };
+            let mut all = of(&session);
+            all.sort_by_key(key);
+            for one in all {
+                let (since, message_id) = key(&one);
+                if (id, since, message_id) < (first.numbers[0], first.numbers[1], first.message_id) {
+                    continue;
+                }
+                let start = || Start { numbers: [id, since], message_id }.next("");
+                list.add(one.units.0, || unanswered_row(&session, one, opened_at, now), start);
+            }
         }
-        (list.count, list.units) = (before.0 + count, before.1.saturating_add(units));
+        Ok(true)
+    }
+
+    /// Counts what a query says: rows and units.
+    fn count(&self, list: &mut List, sql: &str) -> rusqlite::Result<()> {
+        if list.totals.is_some() {
+            let (rows, units): (i64, i64) = self.connection.query_row(sql, [], |row| row.try_into())?;
+            let whole = |number| u64::try_from(number).unwrap_or(0);
+            list.count(whole(rows), whole(units));
+        }
         Ok(())
     }
 
-    /// All rows of a query.
-    fn all(
+    /// Adds the rows of a query whose columns begin with Call-ID, account, units and the time since when.
+    fn rows(
         &self,
-        sql: &str,
-        mut list: List,
+        list: &mut List,
+        (sql, values): (&str, impl rusqlite::Params),
         now: i64,
         rest: impl Fn(&Row<'_>) -> rusqlite::Result<Vec<(&'static str, Value)>>,
-    ) -> rusqlite::Result<List> {
+        start: impl Fn(&Row<'_>) -> rusqlite::Result<String>,
+    ) -> rusqlite::Result<()> {
         let mut statement = self.connection.prepare(sql)?;
-        let mut rows = statement.query([])?;
-        while let Some(row) = rows.next()? {
-            add(&mut list, row, now, rest(row)?)?;
+        let mut rows = statement.query(values)?;
+        while let Some(row) = rows.next()?.filter(|_| !list.page.is_full()) {
+            let units = u64::try_from(row.get::<_, i64>(2)?).unwrap_or(0);
+            let (call_id, account) = (row.get_ref(0)?.as_str()?, row.get_ref(1)?.as_str()?);
+            let value = Entry { call_id, account, units, age: age(row.get(3)?, now) }.row(rest(row)?);
+            let next = start(row)?;
+            list.page.add(value, || next);
         }
-        Ok(list)
+        Ok(())
     }
 }
 
-/// Adds a row that begins with Call-ID, account, units and the time since when.
-fn add(list: &mut List, row: &Row<'_>, now: i64, rest: Vec<(&'static str, Value)>) -> rusqlite::Result<()> {
-    let (call_id, account): (String, String) = (row.get(0)?, row.get(1)?);
-    let units = u64::try_from(row.get::<_, i64>(2)?).unwrap_or(0);
-    let (call_id, account) = (call_id.as_str(), account.as_str());
-    list.add(Entry { call_id, account, units, age: age(row.get(3)?, now), rest });
-    Ok(())
+/// The order of what has no answer in a session.
+fn key<'a>(one: &Waiting<'a>) -> (i64, &'a str) {
+    (i64::try_from(one.since.0).unwrap_or(i64::MAX), one.message_id.unwrap_or_default())
 }
 
-/// What a session waits for.
-fn entry<'a>(session: &'a Session, waiting: Waiting<'a>, opened_at: i64, now: i64) -> Entry<'a> {
-    let after = waiting.since.micros_since(session.opened()) / 1000;
+/// A row about something of a session that has no answer.
+fn unanswered_row(session: &Session, one: Waiting<'_>, opened_at: i64, now: i64) -> Value {
+    let after = one.since.micros_since(session.opened()) / 1000;
     let since = opened_at.saturating_add(i64::try_from(after).unwrap_or(i64::MAX));
-    let mut rest = vec![("state", text(waiting.state))];
-    if let Some(message_id) = waiting.message_id {
+    let mut rest = vec![("state", text(one.state))];
+    if let Some(message_id) = one.message_id {
         rest.insert(0, ("messageid", text(message_id)));
-        rest.push(("octets", integer(waiting.octets)));
+        rest.push(("octets", integer(one.octets)));
     }
-    if let Some(rule) = waiting.rule {
-        rest.extend([("what", text(waiting.work.word())), ("rule", text(rule.word()))]);
+    if let Some(rule) = one.rule {
+        rest.extend([("what", text(one.work.word())), ("rule", text(rule.word()))]);
     }
     let (call_id, account) = (session.call_id(), session.account());
-    Entry { call_id, account, units: waiting.units.0, age: age(since, now), rest }
+    Entry { call_id, account, units: one.units.0, age: age(since, now) }.row(rest)
 }

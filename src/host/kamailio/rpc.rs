@@ -2,51 +2,117 @@
 
 use super::guard::guard;
 use super::{REGION, bindings as k, text, with_worker};
-use crate::engine::report::{self, COMMANDS, Value};
-use std::ffi::{CStr, CString, c_char, c_int, c_void};
+use crate::engine::report::{self, Argument, Command, CommandError, Kind, Value};
+use std::ffi::{CStr, CString, c_int, c_void};
+
+/// What this host puts before the name of a command.
+const PREFIX: &str = "imcharge.";
 
 /// Runs one command: reads its arguments, answers with a structure or a fault.
 ///
 /// # Safety
 /// `rpc` and `context` must be what the host gives for the call.
 unsafe fn run(name: &str, rpc: *mut k::rpc_t, context: *mut c_void) {
+    let (Some(command), Some(region)) = (Command::named(name), REGION.get()) else { return };
     // SAFETY: by the caller's promise.
     let Some(rpc) = (unsafe { rpc.as_ref() }) else { return };
-    let arguments = unsafe { arguments(rpc, context) };
-    let borrowed: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    let Some(region) = REGION.get() else { return };
-    let answer = with_worker(|worker| report::run(name, &borrowed, region, worker));
-    match answer {
+    // SAFETY: by the caller's promise.
+    let answer = unsafe { arguments(command, rpc, context) }.and_then(|arguments| {
+        let borrowed: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        let unreachable = || CommandError::new(503, command, "this process cannot reach the engine");
+        with_worker(|worker| report::run(name, &borrowed, region, worker)).ok_or_else(unreachable)?
+    });
+    let failure = match answer {
         // SAFETY: by the caller's promise.
-        Some(Ok(value)) => unsafe {
-            if !(Answer { rpc, context }).add(&value) {
-                // Half an answer would be a wrong one.
-                fault(rpc, context, 500, "the answer is too long for this socket: ask for fewer rows");
+        Ok(value) if unsafe { Answer { rpc, context }.put(Place::Top, &value) } => return,
+        // What is there of the answer is dropped: a part would be a wrong one.
+        Ok(_) => CommandError::new(500, command, "the host has no memory for the answer: give a smaller LIMIT"),
+        Err(error) => error,
+    };
+    // SAFETY: by the caller's promise.
+    unsafe { fault(rpc, context, failure.code, &failure.sentence(PREFIX)) };
+}
+
+/// An argument as its transport has it.
+#[derive(Clone, Debug, PartialEq)]
+enum Given {
+    /// A text.
+    Text(String),
+    /// A number of JSON, which has been a double on its way. 0 is also what the host makes of `null`, lists and so on.
+    Number(f64),
+    /// What kamcmd has made a number of, cut to 32 bits: 5000000000 comes as 705032704, 007 as 7.
+    Cut(i32),
+    /// What kamcmd has made a fraction of, in thousandths: 1.0001 comes as 1, and so does a Call-ID 1e0.
+    Fraction,
+}
+
+impl Given {
+    /// As the text that has been typed, where there is no doubt about it.
+    fn text(self, argument: &Argument) -> Result<String, String> {
+        let name = argument.name;
+        match (self, argument.kind) {
+            (Given::Text(text), _) => Ok(text),
+            // Below 2^53 each whole number is a double of its own.
+            (Given::Number(number), _) if number.fract() == 0.0 && number != 0.0 && number.abs() < 9e15 => {
+                Ok((number as i64).to_string())
             }
-        },
-        Some(Err(error)) => unsafe { fault(rpc, context, error.code, &error.text) },
-        None => unsafe { fault(rpc, context, 503, "this process cannot reach the engine") },
+            (Given::Number(0.0), _) => Err(format!("{name} is null, or the number 0: write 0 as a string, \"0\"")),
+            (Given::Number(number), Kind::Amount | Kind::Count) => {
+                Err(format!("{name} {number} is not a whole number"))
+            }
+            (Given::Number(_), Kind::Text) => Err(format!("{name} is a number: write it as a string")),
+            (Given::Cut(number), Kind::Count) => Ok(number.to_string()),
+            (Given::Cut(_) | Given::Fraction, Kind::Amount | Kind::Count) => {
+                Err(format!("{name}: kamcmd cuts numbers; write a whole number as text, like s:100 or s:-5"))
+            }
+            (Given::Cut(_) | Given::Fraction, Kind::Text) => {
+                Err(format!("{name}: kamcmd took it for a number; put s: before it, like s:12345"))
+            }
+        }
     }
 }
 
-/// All arguments as texts.
+/// All arguments as texts, one more than the command takes at most.
 ///
 /// # Safety
 /// As for [`run`].
-unsafe fn arguments(rpc: &k::rpc_t, context: *mut c_void) -> Vec<String> {
+unsafe fn arguments(
+    command: &'static Command,
+    rpc: &k::rpc_t,
+    context: *mut c_void,
+) -> Result<Vec<String>, CommandError> {
     let mut all = Vec::new();
-    let Some(scan) = rpc.scan else { return all };
-    for _ in 0..4 {
-        let mut argument: *mut c_char = std::ptr::null_mut();
-        // SAFETY: one optional text, turned into one from whatever it was; it lives for the call.
-        let read = unsafe { scan(context, text(c"*.s"), &mut argument) };
-        if read < 1 || argument.is_null() {
-            break;
-        }
-        // SAFETY: as above.
-        all.push(unsafe { CStr::from_ptr(argument) }.to_string_lossy().into_owned());
+    let surplus = Argument { name: "surplus", kind: Kind::Text, required: false };
+    for argument in command.arguments.iter().chain([&surplus]) {
+        // SAFETY: by the caller's promise.
+        let Some(given) = (unsafe { argument_given(rpc, context) }) else { break };
+        all.push(given.text(argument).map_err(|text| CommandError::new(400, command, text))?);
     }
-    all
+    Ok(all)
+}
+
+/// The next argument; `None`: there is none.
+///
+/// # Safety
+/// As for [`run`].
+unsafe fn argument_given(rpc: &k::rpc_t, context: *mut c_void) -> Option<Given> {
+    let scan = rpc.scan?;
+    let untouched = c"".as_ptr().cast_mut();
+    let (mut text, mut double, mut integer) = (untouched, 0f64, 0 as c_int);
+    // What is of another type stays for the next attempt. No `.`: converted, a fraction is cut and -1 is 2^64-1. First a
+    // double, then an integer, for jsonrpcs takes any number for either.
+    // SAFETY: each format names one optional value of the type that follows; a text lives for the call.
+    unsafe {
+        if scan(context, self::text(c"*s"), &mut text) == 1 && !text.is_null() {
+            return Some(Given::Text(CStr::from_ptr(text).to_string_lossy().into_owned()));
+        }
+        // Of a value that is no text jsonrpcs makes NULL, and ctl a text of its own.
+        let json = text.is_null();
+        if scan(context, self::text(c"*f"), &mut double) == 1 {
+            return Some(if json { Given::Number(double) } else { Given::Fraction });
+        }
+        (scan(context, self::text(c"*d"), &mut integer) == 1).then_some(Given::Cut(integer))
+    }
 }
 
 /// # Safety
@@ -66,63 +132,69 @@ struct Answer<'a> {
     context: *mut c_void,
 }
 
+/// Where a value goes in an answer.
+#[derive(Clone, Copy)]
+enum Place<'a> {
+    /// It is the answer.
+    Top,
+    /// The field of this name of a structure.
+    Field(*mut c_void, &'a CStr),
+    /// The end of a list.
+    Row(*mut c_void),
+}
+
 impl Answer<'_> {
-    /// Adds a value at the top: rows of a list one by one. `false`: the host has no room for it, as for all below.
-    unsafe fn add(self, value: &Value) -> bool {
-        let Some(add) = self.rpc.add else { return false };
+    /// Adds a value. `false`: the host has no room for it.
+    ///
+    /// # Safety
+    /// The place must be one of this answer.
+    unsafe fn put(self, place: Place<'_>, value: &Value) -> bool {
+        /// Calls the function of the host that adds to a place.
+        macro_rules! add {
+            ($format:literal, $argument:expr) => {
+                // SAFETY: the format names one value of the type that follows. The host copies names and texts.
+                unsafe {
+                    let (format, argument) = (text($format), $argument);
+                    match place {
+                        Place::Top => self.rpc.add.is_some_and(|add| add(self.context, format, argument) >= 0),
+                        Place::Field(structure, name) => {
+                            let name = name.as_ptr().cast_mut();
+                            self.rpc.struct_add.is_some_and(|add| add(structure, format, name, argument) >= 0)
+                        }
+                        Place::Row(list) => self.rpc.array_add.is_some_and(|add| add(list, format, argument) >= 0),
+                    }
+                }
+            };
+        }
+        let mut inner: *mut c_void = std::ptr::null_mut();
         match value {
-            Value::List(rows) => rows.iter().all(|row| unsafe { self.add(row) }),
             Value::Structure(fields) => {
-                let mut handle: *mut c_void = std::ptr::null_mut();
-                // SAFETY: the host makes a structure and gives its handle.
-                unsafe { add(self.context, text(c"{"), &mut handle) >= 0 && self.fields(handle, fields) }
+                add!(c"{", &raw mut inner)
+                    && fields.iter().all(|(name, value)| {
+                        let name = CString::new(*name).unwrap_or_default();
+                        // SAFETY: the host has just made the structure.
+                        unsafe { self.put(Place::Field(inner, &name), value) }
+                    })
             }
-            // SAFETY: a number of 64 bits, and a text with a NUL, as the formats say.
-            Value::Integer(number) => unsafe { add(self.context, text(c"l"), *number) >= 0 },
-            Value::Text(words) => unsafe {
+            // SAFETY: the host has just made the list.
+            Value::List(rows) => {
+                add!(c"[", &raw mut inner) && rows.iter().all(|row| unsafe { self.put(Place::Row(inner), row) })
+            }
+            Value::Text(words) => {
                 let words = CString::new(words.as_str()).unwrap_or_default();
-                add(self.context, text(c"s"), words.as_ptr()) >= 0
+                add!(c"s", words.as_ptr())
+            }
+            Value::Integer(number) => match c_int::try_from(*number) {
+                Ok(number) => add!(c"d", number),
+                // Binrpc has integers of 32 bits, and thousandths in a double: a text is exact, and kamcmd shows it like a
+                // number. Only ctl, which speaks it, has no capabilities to ask for.
+                Err(_) if self.rpc.capabilities.is_none() => {
+                    let digits = CString::new(number.to_string()).unwrap_or_default();
+                    add!(c"s", digits.as_ptr())
+                }
+                Err(_) => add!(c"l", *number),
             },
         }
-    }
-
-    /// Adds fields to a structure.
-    unsafe fn fields(self, handle: *mut c_void, fields: &[(&'static str, Value)]) -> bool {
-        let Some(add) = self.rpc.struct_add else { return false };
-        fields.iter().all(|(name, value)| {
-            let name = CString::new(*name).unwrap_or_default();
-            let name = name.as_ptr().cast_mut();
-            let mut inner: *mut c_void = std::ptr::null_mut();
-            // SAFETY: the formats say what follows: a name with a NUL, and a number, text or place for a handle. The host
-            // copies texts. Whole numbers that fit are sent as such: kamcmd shows the larger ones as fractions.
-            unsafe {
-                match value {
-                    Value::Integer(number) => match c_int::try_from(*number) {
-                        Ok(number) => add(handle, text(c"d"), name, number) >= 0,
-                        Err(_) => add(handle, text(c"l"), name, *number) >= 0,
-                    },
-                    Value::Text(words) => {
-                        let words = CString::new(words.as_str()).unwrap_or_default();
-                        add(handle, text(c"s"), name, words.as_ptr()) >= 0
-                    }
-                    Value::Structure(below) => {
-                        add(handle, text(c"{"), name, &mut inner) >= 0 && self.fields(inner, below)
-                    }
-                    Value::List(rows) => add(handle, text(c"["), name, &mut inner) >= 0 && self.rows(inner, rows),
-                }
-            }
-        })
-    }
-
-    /// Adds rows to a list.
-    unsafe fn rows(self, handle: *mut c_void, rows: &[Value]) -> bool {
-        let Some(add) = self.rpc.array_add else { return false };
-        rows.iter().all(|row| {
-            let Value::Structure(fields) = row else { return true };
-            let mut inner: *mut c_void = std::ptr::null_mut();
-            // SAFETY: the host makes a structure in the list and gives its handle.
-            unsafe { add(handle, text(c"{"), &mut inner) >= 0 && self.fields(inner, fields) }
-        })
     }
 }
 
@@ -157,6 +229,7 @@ commands! {
     "outbox.resend" outbox_resend,
     "outbox.release" outbox_release,
     "peers" peers,
+    "tariff" tariff,
     "reload" reload,
 }
 
@@ -169,20 +242,40 @@ pub fn register() -> bool {
 }
 
 fn row(name: &str, entry: unsafe extern "C" fn(*mut k::rpc_t, *mut c_void)) -> k::rpc_export {
-    let command = COMMANDS.iter().find(|command| command.name == name);
-    let help = command.map_or(String::new(), |command| format!("{} {}", command.arguments.join(" "), command.help));
+    let help = Command::named(name).map_or(String::new(), |command| format!("{} {}", command.usage(), command.help));
     let text = |text: String| CString::new(text).unwrap_or_default().into_raw().cast_const();
     let document = Vec::leak(vec![text(help.trim().to_owned()), std::ptr::null()]).as_mut_ptr();
-    k::rpc_export { name: text(format!("imcharge.{name}")), function: Some(entry), doc_str: document, flags: 0 }
+    k::rpc_export { name: text(format!("{PREFIX}{name}")), function: Some(entry), doc_str: document, flags: 0 }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::report::COMMANDS;
 
     #[test]
     fn the_host_knows_every_command_of_the_engine() {
         let ours: Vec<_> = ENTRIES.iter().map(|(name, _)| *name).collect();
         assert_eq!(ours, COMMANDS.iter().map(|command| command.name).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn what_a_transport_may_have_changed_is_refused() {
+        let of = |kind, given: &Given| given.clone().text(&Argument { name: "ARGUMENT", kind, required: true });
+        for (given, as_text, as_amount, as_count) in [
+            (Given::Text("-5000000000".into()), true, true, true),
+            (Given::Number(-5_000_000_000.0), true, true, true),
+            (Given::Number(1.5), false, false, false),
+            (Given::Number(0.0), false, false, false),
+            (Given::Number(1e16), false, false, false),
+            (Given::Number(f64::INFINITY), false, false, false),
+            (Given::Cut(705_032_704), false, false, true),
+            (Given::Fraction, false, false, false),
+        ] {
+            let taken = [Kind::Text, Kind::Amount, Kind::Count].map(|kind| of(kind, &given).is_ok());
+            assert_eq!(taken, [as_text, as_amount, as_count], "{given:?}");
+        }
+        assert_eq!(of(Kind::Amount, &Given::Number(-5_000_000_000.0)).as_deref(), Ok("-5000000000"));
+        assert_eq!(of(Kind::Text, &Given::Number(1_000_000_000_000_000.0)).as_deref(), Ok("1000000000000000"));
     }
 }

@@ -2,53 +2,104 @@
 
 use super::guard::guard;
 use super::{REGION, bindings as k, with_worker};
-use crate::engine::report::{self, COMMANDS, Command, Value};
-use std::ffi::{CString, c_char, c_int};
+use crate::engine::report::{self, Argument, Command, CommandError, Value};
+use std::ffi::{CStr, CString, c_char, c_int};
+
+/// Types of a JSON value, without the flags beside them.
+const TYPES: c_int = 0xff;
+const NUMBER: c_int = k::IMCHARGE_JSON_NUMBER as c_int;
+const STRING: c_int = k::IMCHARGE_JSON_STRING as c_int;
+const ARRAY: c_int = k::IMCHARGE_JSON_ARRAY as c_int;
 
 /// JSON-RPC's code for parameters that are none (JSON-RPC 2.0, 5.1).
 const INVALID: c_int = -32602;
+
+/// What this host puts before the name of a command.
+const PREFIX: &str = "imcharge:";
 
 /// Runs one command: reads its arguments, answers with a structure or an error.
 ///
 /// # Safety
 /// `parameters` must be what the host gives for the call.
 unsafe fn run(name: &str, parameters: *const k::mi_params_t) -> *mut k::mi_response_t {
-    let Some(command) = COMMANDS.iter().find(|command| command.name == name) else { return std::ptr::null_mut() };
+    let (Some(command), Some(region)) = (Command::named(name), REGION.get()) else { return std::ptr::null_mut() };
     // SAFETY: by the caller's promise.
-    let arguments = unsafe { arguments(command, parameters) };
-    let borrowed: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    let answer = REGION.get().and_then(|region| with_worker(|worker| report::run(name, &borrowed, region, worker)));
+    let answer = unsafe { arguments(command, parameters) }.and_then(|arguments| {
+        let borrowed: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        let unreachable = || CommandError::new(503, command, "this process cannot reach the engine");
+        with_worker(|worker| report::run(name, &borrowed, region, worker)).ok_or_else(unreachable)?
+    });
     // SAFETY: answers are made by the host's own functions, which copy every text.
     unsafe {
         match answer {
-            Some(Ok(value)) => whole(&value),
-            Some(Err(error)) => fault(if error.code == 400 { INVALID } else { error.code as c_int }, &error.text),
-            None => fault(503, "this process cannot reach the engine"),
+            Ok(value) => whole(&value),
+            Err(error) => fault(if error.code == 400 { INVALID } else { error.code as c_int }, &error.sentence(PREFIX)),
         }
     }
 }
 
-/// All arguments as texts: those that came, for the host has found the form of the command by their number.
+/// All arguments that came, as texts: the host has found the form of the command by their number.
 ///
 /// # Safety
 /// As for [`run`].
-unsafe fn arguments(command: &Command, parameters: *const k::mi_params_t) -> Vec<String> {
-    let one = |argument: &&str| {
-        let name = CString::new(parameter_name(argument)).ok()?;
-        let (mut value, mut length): (*mut c_char, c_int) = (std::ptr::null_mut(), 0);
-        // SAFETY: by the caller's promise; the text lives for the call.
-        unsafe {
-            let found = k::try_get_mi_string_param(parameters, name.as_ptr().cast_mut(), &mut value, &mut length) == 0;
-            let text = k::_str { s: value, len: length };
-            found.then(|| String::from_utf8_lossy(super::message::bytes(&text)).into_owned())
+unsafe fn arguments(command: &'static Command, parameters: *const k::mi_params_t) -> Result<Vec<String>, CommandError> {
+    let mut all = Vec::new();
+    for argument in command.arguments {
+        // SAFETY: by the caller's promise; what is found lives for the call.
+        let Some(item) = (unsafe { item(parameters, argument).as_ref() }) else { break };
+        let text = match item.type_ & TYPES {
+            // SAFETY: a text of the host's, with a NUL.
+            STRING if !item.valuestring.is_null() => unsafe { CStr::from_ptr(item.valuestring) }.to_str().ok(),
+            _ => None,
+        };
+        let text = match item.type_ & TYPES {
+            NUMBER => whole_number(item.valuedouble),
+            _ => text.map(str::to_owned),
+        };
+        let name = argument.name;
+        let wrong = || CommandError::new(400, command, format!("{name} is not a string or a whole number below 2^53"));
+        all.push(text.ok_or_else(wrong)?);
+    }
+    Ok(all)
+}
+
+/// A number of JSON as text. `None`: a fraction, or one that a double cannot tell from its neighbours.
+fn whole_number(number: f64) -> Option<String> {
+    (number.fract() == 0.0 && number.abs() < 9e15).then(|| (number as i64).to_string())
+}
+
+/// An argument in the request: by name, or by its place in the form that the host has chosen. Not by the host's own
+/// function, which cuts numbers to 32 bits and fractions to whole numbers. NULL: it was left out.
+///
+/// # Safety
+/// As for [`run`].
+unsafe fn item(parameters: *const k::mi_params_t, argument: &Argument) -> *const k::mi_item_t {
+    // SAFETY: by the caller's promise: a list of names that ends with NULL, and items that are linked by `next`.
+    unsafe {
+        let Some(parameters) = parameters.as_ref() else { return std::ptr::null() };
+        let Some(all) = parameters.item.as_ref() else { return std::ptr::null() };
+        let name = parameter_name(argument);
+        let (mut child, mut at) = (all.child.cast_const(), 0);
+        while let Some(item) = child.as_ref() {
+            let key = match all.type_ & TYPES {
+                ARRAY => *parameters.list.add(at),
+                _ => item.string,
+            };
+            if key.is_null() {
+                break;
+            }
+            if CStr::from_ptr(key).to_bytes() == name.as_bytes() {
+                return item;
+            }
+            (child, at) = (item.next, at + 1);
         }
-    };
-    command.arguments.iter().map_while(one).collect()
+        std::ptr::null()
+    }
 }
 
 /// The name of a parameter: the argument's, in small letters.
-fn parameter_name(argument: &str) -> String {
-    argument.trim_matches(['[', ']']).to_ascii_lowercase()
+fn parameter_name(argument: &Argument) -> String {
+    argument.name.to_ascii_lowercase()
 }
 
 unsafe fn fault(code: c_int, sentence: &str) -> *mut k::mi_response_t {
@@ -156,25 +207,26 @@ commands! {
     "outbox.resend" outbox_resend,
     "outbox.release" outbox_release,
     "peers" peers,
+    "tariff" tariff,
     "reload" reload,
 }
 
 /// Registers every command. `false`: the host refused.
 pub fn register() -> bool {
     ENTRIES.iter().all(|(name, entry)| {
-        let Some(command) = COMMANDS.iter().find(|command| command.name == *name) else { return false };
+        let Some(command) = Command::named(name) else { return false };
         // The host keeps names, help and forms: they stay for ever.
         let text = |text: String| CString::new(text).unwrap_or_default().into_raw();
         let forms = Vec::leak(forms(command, *entry)).as_ptr();
-        let help = text(format!("{} {}", command.arguments.join(" "), command.help).trim().to_owned());
+        let help = text(format!("{} {}", command.usage(), command.help).trim().to_owned());
         // SAFETY: all texts have a NUL and live for ever, and the forms are closed by an empty one.
-        unsafe { k::register_mi_cmd(text(format!("imcharge:{name}")), help, 0, None, forms, c"imcharge".as_ptr()) == 0 }
+        unsafe { k::register_mi_cmd(text(format!("{PREFIX}{name}")), help, 0, None, forms, c"imcharge".as_ptr()) == 0 }
     })
 }
 
-/// The forms of a command, from all its required arguments to all of its arguments, and an empty one.
+/// The forms of a command, one for each number of arguments, and an empty one. Those with too few are forms too: the host
+/// would only say "Invalid params".
 fn forms(command: &Command, entry: Entry) -> Vec<k::mi_recipe_t> {
-    let least = command.arguments.iter().filter(|argument| !argument.starts_with('[')).count();
     let form = |count: usize| {
         let mut params = [std::ptr::null_mut(); k::MAX_MI_PARAMS as usize];
         for (place, argument) in params.iter_mut().zip(&command.arguments[..count]) {
@@ -183,12 +235,13 @@ fn forms(command: &Command, entry: Entry) -> Vec<k::mi_recipe_t> {
         k::mi_recipe_t { cmd: Some(entry), params }
     };
     let end = k::mi_recipe_t { cmd: None, params: [std::ptr::null_mut(); k::MAX_MI_PARAMS as usize] };
-    (least..=command.arguments.len()).map(form).chain([end]).collect()
+    (0..=command.arguments.len()).map(form).chain([end]).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::report::COMMANDS;
 
     #[test]
     fn the_host_knows_every_command_of_the_engine() {

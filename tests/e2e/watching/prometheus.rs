@@ -42,9 +42,14 @@ pub struct Page {
 
 /// Gets a page. `None`: no answer within the time.
 pub fn get(address: SocketAddr, path: &str, within: Duration) -> Option<Page> {
+    http(address, &format!("GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n"), within)
+}
+
+/// Sends an HTTP request; the answer. `None`: there is none.
+pub fn http(address: SocketAddr, request: &str, within: Duration) -> Option<Page> {
     let mut stream = TcpStream::connect(address).ok()?;
     stream.set_read_timeout(Some(within)).ok()?;
-    stream.write_all(format!("GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n").as_bytes()).ok()?;
+    stream.write_all(request.as_bytes()).ok()?;
     let mut reader = BufReader::new(stream);
     let (mut lines, mut line) = (Vec::new(), String::new());
     while reader.read_line(&mut line).ok()? > 0 && !line.trim_end().is_empty() {

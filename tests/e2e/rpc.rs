@@ -1,0 +1,465 @@
+//! Commands by every transport of the host: the same answers, lists that are arrays, pages that fit, numbers that are exact
+//! or refused, and the examples of the manual.
+
+mod console;
+
+use super::parties::client::Reaction;
+use super::parties::eventually;
+use super::parties::kamailio::Host;
+use super::{ALICE, HOST, before};
+use console::{Console, Way, as_texts};
+use imcharge::engine::report::COMMANDS;
+use serde_json::{Value, json};
+use std::collections::HashSet;
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+const SOON: Duration = Duration::from_secs(20);
+
+const BOB: &str = "sip:bob@example.org";
+
+/// The code of wrong use in an answer of the host.
+fn wrong_use() -> i64 {
+    if HOST.get() == Host::OpenSips { -32602 } else { 400 }
+}
+
+#[test]
+fn lists_are_arrays_and_every_transport_gives_the_same_answer() {
+    let console = Console::new(|setup| setup);
+    console.stage.kamailio.set_account(ALICE, 100);
+    let lists = |expected: usize| {
+        for way in console.json_ways() {
+            for (command, arguments) in [("debits", &[][..]), ("debits", &[ALICE]), ("debits", &["all", "500"])] {
+                let answer = console.ask(way, command, arguments).expect("debits");
+                assert_eq!(answer["debits"].as_array().map(Vec::len), Some(expected), "{way:?} {answer}");
+                assert_eq!((&answer["more"], &answer["next"]), (&json!(0), &json!("")), "{way:?}");
+            }
+        }
+    };
+    lists(0);
+    for way in console.json_ways() {
+        for (command, list, expected) in
+            [("sessions", "sessions", 0), ("peers", "peers", 0), ("accounts", "accounts", 1)]
+        {
+            let answer = console.ask(way, command, &[]).expect("a list");
+            assert_eq!(answer[list].as_array().map(Vec::len), Some(expected), "{way:?} {answer}");
+        }
+    }
+    let _server = console.stage.server(&["one", "two", "three"], |_| {});
+    let mut client = console.stage.bound(|_| {});
+    client.take(1, Reaction::Answer(200));
+    console.stage.until_debited(ALICE, 1);
+    lists(1);
+    client.take(2, Reaction::Answer(415));
+    console.stage.until_debited(ALICE, 3);
+    lists(3);
+    let call_id = client.call_id.as_str();
+    let all = COMMANDS.iter().filter(|command| !["account.set", "account.add"].contains(&command.name));
+    for command in all.filter(|command| !command.name.starts_with("outbox.")) {
+        let arguments: Vec<&str> = command
+            .arguments
+            .iter()
+            .filter(|argument| argument.required)
+            .map(|argument| if argument.name == "ID" { ALICE } else { call_id })
+            .collect();
+        let ask = |way| console.ask(way, command.name, &arguments).unwrap_or_else(|error| panic!("{way:?} {error:?}"));
+        let answers = || console.ways().iter().map(|way| (as_texts(&ask(*way)), *way)).collect::<Vec<_>>();
+        // Ages and counters may move between two of them.
+        let mut last = Vec::new();
+        let same = eventually(SOON, || {
+            last = answers();
+            last.iter().all(|(answer, _)| *answer == last[0].0)
+        });
+        assert!(same, "{}: {last:?}", command.name);
+        assert!(last[0].0.is_object(), "{}: {last:?}", command.name);
+    }
+    let explained = console.ask(Way::Http, "explain", &[call_id]).expect("explained");
+    assert_eq!(explained["sessions"][0]["units_debited"], 3);
+    assert!(explained["sessions"][0]["steps"].as_array().is_some_and(|steps| steps.len() > 5), "{explained}");
+    let session = console.ask(Way::Http, "session", &[call_id]).expect("a session");
+    assert_eq!(session["sessions"][0]["debits"].as_array().map(Vec::len), Some(3), "{session}");
+    client.bye();
+    console.stage.expect(ALICE, 97, 0, 3);
+}
+
+#[test]
+fn amounts_are_exact_or_refused() {
+    let console = Console::new(|setup| setup);
+    let balance = || console.proxy().account(BOB).map(|account| account.balance);
+    for way in console.ways() {
+        let set = |amount: &str| console.ask(*way, "account.set", &[BOB, amount]).map(|answer| as_texts(&answer));
+        let add = |amount: &str| console.ask(*way, "account.add", &[BOB, amount]).map(|answer| as_texts(&answer));
+        for (change, amount, expected) in [
+            (&set as &dyn Fn(&str) -> _, "5000000000", 5_000_000_000),
+            (&add, "-100", 4_999_999_900),
+            (&add, "-4294967296", 705_032_604),
+            (&set, "2147483648", 2_147_483_648),
+            (&set, "1000000000000000", 1_000_000_000_000_000),
+            (&add, "-999999999999999", 1),
+            (&set, "0", 0),
+            (&add, "9007199254740", 9_007_199_254_740),
+        ] {
+            let answer = change(amount).unwrap_or_else(|error| panic!("{way:?} {amount} {error:?}"));
+            assert_eq!(answer["balance"], expected.to_string(), "{way:?} {amount}");
+            assert_eq!(balance(), Some(expected), "{way:?} {amount}");
+            let account = console.ask(*way, "account.get", &[BOB]).expect("an account");
+            assert_eq!(as_texts(&account)["balance"], expected.to_string(), "{way:?} {amount}");
+        }
+        assert_eq!(set("77").map(|answer| answer["balance"].clone()), Ok(json!("77")));
+        for wrong in ["1.5", "1e3", "0x10", "5000000000000000000", "99999999999999999999", "", " 5", "5 ", "ten"] {
+            for change in [&set as &dyn Fn(&str) -> _, &add] {
+                let (code, sentence) = change(wrong).expect_err("no amount");
+                assert_eq!(code, wrong_use(), "{way:?} {wrong} {sentence}");
+                assert!(sentence.contains(&format!("'{wrong}' is not a whole number")), "{way:?} {wrong} {sentence}");
+            }
+        }
+        // Below zero, and beyond the most.
+        for (change, wrong) in [(&set as &dyn Fn(&str) -> _, "-1"), (&add, "-78"), (&add, "1000000000000000")] {
+            let (code, sentence) = change(wrong).expect_err("out of range");
+            assert!(code == wrong_use() && sentence.contains("out of its range"), "{way:?} {wrong} {sentence}");
+        }
+        assert_eq!(balance(), Some(77), "{way:?}");
+    }
+    for way in console.json_ways() {
+        for (amount, expected) in [
+            (json!(5_000_000_000i64), 5_000_000_077),
+            (json!(-5_000_000_000i64), 77),
+            (json!(999_999_999_999_922i64), 999_999_999_999_999),
+            (json!(-999_999_999_999_922i64), 77),
+        ] {
+            let answer = console.ask_json(way, "account.add", json!([BOB, amount])).expect("a number of JSON");
+            assert_eq!(answer["balance"], expected, "{way:?} {amount}");
+            assert_eq!(balance(), Some(expected), "{way:?} {amount}");
+        }
+        for wrong in
+            [json!(1.5), json!(-0.1), json!(1e30), json!(999_999_999_999_999.5), json!(null), json!([]), json!({})]
+        {
+            let (code, sentence) = console.ask_json(way, "account.set", json!([BOB, wrong])).expect_err("no amount");
+            assert!(code == wrong_use() && sentence.contains("account.set: BALANCE"), "{way:?} {wrong} {sentence}");
+        }
+        assert_eq!(balance(), Some(77), "{way:?}");
+    }
+    if console.ways().contains(&Way::Kamcmd) {
+        // kamcmd sends none of these as it was typed.
+        for typed in ["100", "5000000000", "4294967396", "1.5", "1.0001", "1e3", "99999999999999999999"] {
+            let (code, sentence) =
+                console.kamcmd(&["imcharge.account.set", BOB, typed]).expect_err("kamcmd has cut it");
+            assert_eq!(code, 400, "{typed} {sentence}");
+            assert!(sentence.starts_with("imcharge.account.set: BALANCE") && sentence.contains("s:100"), "{sentence}");
+        }
+        let (_, sentence) = console.kamcmd(&["--", "imcharge.account.add", BOB, "-100"]).expect_err("as above");
+        assert!(sentence.contains("s:-5"), "{sentence}");
+        assert_eq!(balance(), Some(77));
+    }
+}
+
+#[test]
+fn a_call_id_of_digits_is_a_text() {
+    let console = Console::new(|setup| setup);
+    let calls = ["5000000000", "007", "1e5", "0x1f", "nan", "-12", "12345.5", "s:1"];
+    for call_id in calls {
+        // Nobody has credit here, and the call is known all the same.
+        let mut client = console.stage.client(BOB, |options| options.call_id = Some(call_id.into()));
+        assert_eq!(client.invite(), 402, "{call_id}");
+    }
+    for way in console.ways() {
+        for call_id in calls {
+            let explained = console.ask(*way, "explain", &[call_id]);
+            let explained = explained.unwrap_or_else(|error| panic!("{way:?} {call_id} {error:?}"));
+            assert_eq!(explained["sessions"][0]["callid"], call_id, "{way:?}");
+        }
+    }
+    for way in console.json_ways() {
+        let explained = console.ask_json(way, "explain", json!([5_000_000_000i64])).expect("a number of JSON");
+        assert_eq!(explained["sessions"][0]["callid"], "5000000000", "{way:?}");
+        let other = console.ask_json(way, "explain", json!([7])).expect_err("007 is another call");
+        assert_eq!(other.0, 404, "{way:?} {other:?}");
+        let fraction = console.ask_json(way, "explain", json!([12345.5])).expect_err("no text");
+        assert_eq!(fraction.0, wrong_use(), "{way:?} {fraction:?}");
+    }
+    if console.ways().contains(&Way::Kamcmd) {
+        for typed in ["5000000000", "705032704", "007", "1e5", "0x1f", "nan", "12345.5"] {
+            let (code, sentence) = console.kamcmd(&["imcharge.explain", typed]).expect_err("kamcmd has changed it");
+            assert!(code == 400 && sentence.contains("CALLID") && sentence.contains("s:12345"), "{typed} {sentence}");
+        }
+    }
+}
+
+/// Rows of a list, page by page, and how many pages.
+fn walk(console: &Console, way: Way, command: &str, arguments: &[&str], list: &[&str]) -> (Vec<Value>, usize) {
+    let (mut rows, mut pages, mut next) = (Vec::new(), 0, String::new());
+    loop {
+        let arguments: Vec<&str> = arguments.iter().copied().chain([next.as_str()]).collect();
+        let mut page = console.ask(way, command, &arguments).unwrap_or_else(|error| panic!("{way:?} {error:?}"));
+        for name in &list[..list.len() - 1] {
+            page = page[name].take();
+        }
+        page = as_texts(&page);
+        rows.extend(page[list[list.len() - 1]].as_array().expect("a list").iter().cloned());
+        pages += 1;
+        if page["more"] == "0" {
+            return (rows, pages);
+        }
+        next = page["next"].as_str().expect("where it goes on").to_owned();
+        assert!(pages < 1000, "{way:?} {command} {next}");
+    }
+}
+
+#[test]
+fn pages_fit_and_together_have_every_row_once() {
+    const DEBITS: usize = 600;
+    let mut console = Console::new(|setup| setup);
+    console.stage.kamailio.set_account(ALICE, 100);
+    let _server = console.stage.server(&[], |_| {});
+    let mut clients: Vec<_> = (0..3).map(|_| console.stage.bound(|_| {})).collect();
+    for way in console.ways() {
+        let (sessions, pages) = walk(&console, *way, "sessions", &["2"], &["sessions"]);
+        assert_eq!((sessions.len(), pages), (3, 2), "{way:?}");
+    }
+    for client in &mut clients {
+        client.bye();
+    }
+    console.stage.expect(ALICE, 100, 0, 0);
+    // A long history: call-ids and message-ids as long as they may be, with all that JSON has to escape.
+    console.stage.kamailio.terminate();
+    let ledger = rusqlite::Connection::open(console.proxy().state_dir().join("ledger.sqlite")).expect("a ledger");
+    let long = format!("{}\\\"\u{e9}", "x".repeat(250));
+    let rows = format!(
+        "WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n+1 FROM n WHERE n<{DEBITS}) \
+         INSERT INTO debits(session, call_id, message_id, account, octets, units, trigger, code, at) \
+         SELECT 1, ?1, n || ?2, ?3, 5000000000, 1, 'timeout', 408, 1000*(n/7) FROM n"
+    );
+    ledger.execute(&rows, (&long, &long[..30], ALICE)).expect("debits");
+    let free = rows
+        .replace("debits(session, call_id, message_id, account, octets, units, trigger, code, at)", "undebited")
+        .replace(
+            "SELECT 1, ?1, n || ?2, ?3, 5000000000, 1, 'timeout', 408, 1000*(n/7)",
+            "SELECT 1, n || ?2, ?1, ?3, 7, n%5, '5xx=release', 506, 1000*(n/7)",
+        );
+    ledger.execute(&free, (&long, &long[..30], ALICE)).expect("messages");
+    let accounts = format!(
+        "WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n+1 FROM n WHERE n<{DEBITS}) \
+         INSERT INTO accounts(id, balance) SELECT 'sip:a' || n || '@example.org', 1000000000000000-n FROM n"
+    );
+    ledger.execute(&accounts, []).expect("accounts");
+    drop(ledger);
+    console.stage.kamailio.restart().expect("it starts again");
+    let unique = |rows: &[Value], name: &str| rows.iter().map(|row| row[name].clone()).collect::<HashSet<_>>().len();
+    for way in console.ways() {
+        for (filter, limit) in [("all", "500"), (ALICE, "100"), (BOB, "7")] {
+            let (rows, pages) = walk(&console, *way, "debits", &[filter, limit], &["debits"]);
+            let expected = if filter == BOB { 0 } else { DEBITS };
+            assert_eq!((rows.len(), unique(&rows, "messageid")), (expected, expected), "{way:?}");
+            assert_eq!(pages > 1, filter != BOB, "{way:?}");
+            let order =
+                |row: &Value| row["messageid"].as_str().and_then(|id| id.split('x').next()?.parse::<usize>().ok());
+            assert!(rows.is_sorted_by_key(|row| std::cmp::Reverse(order(row))), "{way:?}");
+            assert!(rows.iter().all(|row| row["callid"] == *long && row["octets"] == "5000000000"), "{way:?}");
+        }
+        let (rows, pages) = walk(&console, *way, "accounts", &["500"], &["accounts"]);
+        assert_eq!((rows.len(), unique(&rows, "id"), unique(&rows, "balance")), (DEBITS + 1, DEBITS + 1, DEBITS + 1));
+        assert!(pages > 1, "{way:?}");
+        for (list, name, limit) in
+            [("debited", "debited_not_delivered", "500"), ("delivered", "delivered_not_debited", "33")]
+        {
+            let (rows, pages) = walk(&console, *way, "audit", &[list, limit], &[name, "rows"]);
+            assert_eq!(
+                (rows.len(), unique(&rows, "messageid").max(unique(&rows, "callid"))),
+                (DEBITS, DEBITS),
+                "{way:?} {list}"
+            );
+            assert!(pages > 1, "{way:?}");
+        }
+        // All at once: each list has a part of the room, and tells how much there is.
+        let audit = console.ask(*way, "audit", &["all", "500"]).expect("an audit");
+        let list = as_texts(&audit["debited_not_delivered"]);
+        assert_eq!((&list["count"], &list["more"]), (&json!(DEBITS.to_string()), &json!("1")), "{way:?} {list}");
+    }
+}
+
+#[test]
+fn errors_name_the_command_the_argument_the_value_and_what_is_accepted() {
+    let console = Console::new(|setup| setup);
+    let name = |command: &str| console.named(command);
+    let long = "x".repeat(500);
+    for (command, arguments, code, words) in [
+        ("account.set", &[ALICE][..], 400, "takes ID BALANCE; arguments given: 1"),
+        ("account.set", &["nobody", "1"], 400, "ID 'nobody' is not an account: sip:user@host or tel:+digits"),
+        ("account.set", &[&long, "1"], 400, "xxx...' is not an account"),
+        ("account.get", &[BOB], 404, "there is no account 'sip:bob@example.org'; see "),
+        ("account.add", &[BOB, "1"], 404, "account.set ID BALANCE"),
+        ("accounts", &["501"], 400, "LIMIT '501' is not a whole number from 1 to 500"),
+        ("debits", &["alice"], 400, "ID 'alice' is not an account (sip:user@host, tel:+digits) or 'all'"),
+        ("debits", &["all", "5", "sip:x"], 400, "NEXT 'sip:x' is not the 'next' of an answer to this command"),
+        ("audit", &["x"], 400, "LIST 'x' is not one of all, reserved, delivered, debited, waiting"),
+        ("audit", &["reserved", "5", "id:7"], 400, "NEXT 'id:7' is not the 'next' of an answer to this command"),
+        ("explain", &["none"], 404, "there is no session with the Call-ID 'none'"),
+        ("outbox.resend", &["none"], 404, "no debit of the Call-ID 'none' is held back"),
+        ("reload", &["kilobyte:0"], 400, "TARIFF 'kilobyte:0' is not message:PRICE or kilobyte:PRICE"),
+        ("reload", &["kilobyte:2"], 400, "TARIFF 'kilobyte:2' is not message:PRICE, as long as unit is message"),
+    ] {
+        let refusals: Vec<_> =
+            console.ways().iter().map(|way| console.ask(*way, command, arguments).expect_err("it must fail")).collect();
+        let code = if code == 400 { wrong_use() } else { code };
+        for refusal in &refusals {
+            assert_eq!(refusal, &refusals[0], "{command} {arguments:?}");
+        }
+        let (found, sentence) = &refusals[0];
+        assert_eq!(*found, code, "{sentence}");
+        assert!(sentence.starts_with(&format!("{}: ", name(command))), "{sentence}");
+        assert!(sentence.contains(words) && sentence.len() <= 127, "{sentence}");
+    }
+    let (_, sentence) = console.ask(Way::Http, "account.get", &[BOB]).expect_err("no account");
+    assert!(sentence.ends_with(&format!("see {}", name("account.set ID BALANCE"))), "{sentence}");
+}
+
+#[test]
+fn the_tariff_is_shown_and_only_reload_changes_it() {
+    let console = Console::new(|setup| setup);
+    let pair = |way: &Way, command: &str, arguments: &[&str]| {
+        let answer = console.ask(*way, command, arguments).expect("a tariff");
+        (answer["tariff"].as_str().map(str::to_owned), answer["configured"].as_str().map(str::to_owned))
+    };
+    let is = |now: &str| (Some(now.to_owned()), Some("message:1".to_owned()));
+    for way in console.ways() {
+        assert_eq!(pair(way, "tariff", &[]), is("message:1"), "{way:?}");
+        assert_eq!(pair(way, "reload", &["message:3"]), is("message:3"), "{way:?}");
+        assert_eq!(pair(way, "tariff", &[]), is("message:3"), "{way:?}");
+        assert_eq!(pair(way, "tariff", &[]), is("message:3"), "{way:?}");
+        assert_eq!(pair(way, "reload", &[]), is("message:1"), "{way:?}");
+    }
+}
+
+#[test]
+fn with_a_charging_system_accounts_are_refused_and_the_error_says_who_has_them() {
+    // There is none, which does not matter to who has the accounts.
+    let console = Console::new(|setup| match HOST.get() {
+        Host::Kamailio => setup.defined("WITH_DIAMETER", "1"),
+        Host::OpenSips => [
+            ("service_context_id", "\"32274@3gpp.org\""),
+            ("peer", "\"host=ocs.example.com;address=127.0.0.1:9\""),
+            ("destination_realm", "\"example.com\""),
+            ("origin_realm", "\"example.org\""),
+            ("origin_host", "\"proxy.example.org\""),
+            ("enabler", "\"diameter\""),
+        ]
+        .iter()
+        .fold(setup, |setup, (name, value)| setup.parameter(name, value)),
+    });
+    for way in console.ways() {
+        for (command, arguments) in [
+            ("account.set", &[ALICE, "1"][..]),
+            ("account.add", &[ALICE, "1"]),
+            ("account.get", &[ALICE]),
+            ("accounts", &[]),
+        ] {
+            let (code, sentence) = console.ask(*way, command, arguments).expect_err("they are not here");
+            let why = "with enabler=diameter the charging system keeps the accounts, not imcharge; see ";
+            let expected = format!("{}: {why}{}", console.named(command), console.named("debits"));
+            assert_eq!((code, sentence), (409, expected), "{way:?}");
+        }
+        assert!(console.ask(*way, "debits", &[]).is_ok());
+    }
+    assert_eq!(console.proxy().count("SELECT count(*) FROM accounts"), 0);
+}
+
+/// Examples in a chapter of the manual: lines of code that begin with this word.
+fn examples(chapter: &str, word: &str) -> Vec<Vec<String>> {
+    let manual = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).expect("a manual");
+    let from = manual.find(&format!("\n## {chapter}. ")).expect("a chapter");
+    let rest = &manual[from + 1..];
+    let chapter = &rest[..rest.find("\n## ").unwrap_or(rest.len())];
+    let code = chapter.split("```").skip(1).step_by(2).flat_map(str::lines);
+    let lines = code.filter(|line| line.split_whitespace().next() == Some(word));
+    // A text in quotes is one word.
+    let words = |line: &str| {
+        let parts = line.split('\'').enumerate();
+        let words = parts.flat_map(|(at, part)| match at % 2 {
+            0 => part.split_whitespace().map(str::to_owned).collect(),
+            _ => vec![part.to_owned()],
+        });
+        words.collect()
+    };
+    lines.map(words).collect()
+}
+
+/// The Call-ID in the manual.
+const CALL_ID: &str = "a84b4c76e66710";
+
+#[test]
+fn every_example_of_the_manual_runs() {
+    let console = Console::new(|setup| setup);
+    console.stage.kamailio.set_account(ALICE, 100);
+    let _server = console.stage.server(&["one"], |_| {});
+    let mut client = console.stage.bound(|options| options.call_id = Some(CALL_ID.into()));
+    client.take(1, Reaction::Answer(200));
+    client.bye();
+    console.stage.expect(ALICE, 99, 0, 1);
+    // Nothing is held back with this ledger, and the sentence says so.
+    let may_fail = |command: &str, refusal: &(i64, String)| {
+        command.contains("outbox.re") && refusal.0 == 404 && refusal.1.contains("is held back")
+    };
+    let ran = |words: &str, result: Result<Value, (i64, String)>| match result {
+        Err(refusal) if !may_fail(words, &refusal) => panic!("{words}: {refusal:?}"),
+        _ => {}
+    };
+    let examples_of_kamcmd = examples("7", "kamcmd");
+    let named: HashSet<&str> = examples_of_kamcmd.iter().map(|words| words[1].as_str()).collect();
+    for command in COMMANDS {
+        assert!(named.contains(format!("imcharge.{}", command.name).as_str()), "no example of {}", command.name);
+    }
+    for words in &examples_of_kamcmd {
+        // Everywhere else it is a text without more.
+        let texts: Vec<&str> = words[2..].iter().map(|word| word.strip_prefix("s:").unwrap_or(word)).collect();
+        let command = words[1].strip_prefix("imcharge.").expect("a command of ours");
+        for way in console.ways() {
+            match way {
+                Way::Kamcmd => ran(&words.join(" "), console.kamcmd(&words[1..])),
+                way => ran(&words.join(" "), console.ask(*way, command, &texts)),
+            }
+        }
+    }
+    match HOST.get() {
+        Host::Kamailio => {
+            let posted = examples("7", "curl");
+            assert!(!posted.is_empty());
+            for words in posted {
+                let request: Value = serde_json::from_str(words.last().expect("a request")).expect("JSON");
+                console.json_ways().for_each(|way| ran(&words.join(" "), console.send(way, request.clone())));
+            }
+        }
+        Host::OpenSips => {
+            let typed = examples("15", "opensips-cli");
+            assert!(!typed.is_empty());
+            for words in typed.iter().filter(|_| console.ways().contains(&Way::Cli)) {
+                assert_eq!(words[1..3], ["-x", "mi"]);
+                let arguments: Vec<&str> = words[4..].iter().map(String::as_str).collect();
+                ran(&words.join(" "), console.cli(&words[3], &arguments));
+            }
+        }
+    }
+}
+
+/// The same before OpenSIPS.
+macro_rules! opensips {
+    ($($case:ident),*) => {
+        mod opensips {
+            $(
+                #[test]
+                #[ignore = "needs OPENSIPS_SRC and OPENSIPS_BIN"]
+                fn $case() {
+                    super::before(super::Host::OpenSips, super::$case);
+                }
+            )*
+        }
+    };
+}
+
+opensips! {
+    lists_are_arrays_and_every_transport_gives_the_same_answer, amounts_are_exact_or_refused,
+    a_call_id_of_digits_is_a_text, pages_fit_and_together_have_every_row_once,
+    errors_name_the_command_the_argument_the_value_and_what_is_accepted,
+    with_a_charging_system_accounts_are_refused_and_the_error_says_who_has_them, the_tariff_is_shown_and_only_reload_changes_it,
+    every_example_of_the_manual_runs
+}
