@@ -1,6 +1,7 @@
 #!/bin/sh
-# Makes what the tests need of foreign Diameter stacks: an extension for freeDiameter, a server and its dictionary for
-# Erlang's diameter, and python-diameter in an environment of its own. Says what it does; does nothing when it is done.
+# Makes what the tests need of other projects: an extension for freeDiameter, a server and its dictionary for Erlang's
+# diameter, python-diameter, and opensips-cli where OPENSIPS_BIN names an OpenSIPS. Prints what it does; does nothing the
+# second time.
 # Usage: scripts/peers.sh FOLDER
 set -eu
 folder=$1
@@ -21,4 +22,11 @@ if [ ! -e "$folder/venv/done" ]; then
     python3 -m venv "$folder/venv"
     "$folder/venv/bin/pip" install -q --disable-pip-version-check python-diameter==0.9.0
     touch "$folder/venv/done"
+fi
+if [ -n "${OPENSIPS_BIN:-}" ] && [ ! -e "$folder/opensips-cli/done" ]; then
+    echo 'installing opensips-cli'
+    python3 -m venv "$folder/opensips-cli"
+    # Without what it needs of databases: the tests use its module mi alone.
+    "$folder/opensips-cli/bin/pip" install -q --disable-pip-version-check --no-deps opensipscli==0.4.1 opensips==0.1.11
+    touch "$folder/opensips-cli/done"
 fi

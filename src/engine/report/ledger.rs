@@ -123,7 +123,7 @@ impl Reader {
     }
 
     pub(super) fn one_account(&self, id: &str) -> Result<Option<Value>, CommandError> {
-        let mut page = Page::new(Room::whole());
+        let mut page = Page::new(Room::fixed());
         self.fill(&mut page, ACCOUNT, ACCOUNT_FIELDS, [id], |row| row.get(0))?;
         Ok(page.into_rows().pop())
     }
@@ -163,7 +163,7 @@ impl Reader {
         below: &Below,
     ) -> Result<Value, CommandError> {
         let read = || {
-            let (mut sessions, mut room) = (Vec::new(), Room::whole());
+            let (mut sessions, mut room) = (Vec::new(), Room::fixed());
             let mut statement = self.connection.prepare(sql)?;
             let mut statement_below = self.connection.prepare(below.sql)?;
             let mut found = statement.query(values)?;
@@ -202,7 +202,7 @@ impl Reader {
 
     pub(super) fn peers(&self) -> Result<Value, CommandError> {
         let names = &["host", "address", "state", "in_flight", "last_error"];
-        let mut page = Page::new(Room::whole());
+        let mut page = Page::new(Room::fixed());
         let sql = "SELECT rowid, host, address, state, in_flight, last_error FROM peers ORDER BY rowid";
         self.fill(&mut page, sql, names, [], |row| Ok(by_id(row.get(0)?)))?;
         Ok(Value::Structure(vec![("peers", Value::List(page.into_rows()))]))

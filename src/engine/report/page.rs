@@ -9,8 +9,11 @@ use super::Value;
 /// Rows of a page, where the operator does not say.
 const LIMIT: usize = 100;
 
-/// Most rows of a page.
+/// Most rows of a page. Kamailio's ctl takes 8 KB of its private memory, 8 MB unless configured, for each.
 pub const LIMIT_MAX: usize = 500;
+
+/// Most rows of an answer whose length the operator does not choose.
+const FIXED: usize = 250;
 
 /// Octets of a page's rows at most, as JSON without white space.
 const OCTETS: usize = 30 * 1024;
@@ -27,9 +30,9 @@ impl Room {
         Room { rows: limit.unwrap_or(LIMIT), octets: OCTETS }
     }
 
-    /// Of an answer whose rows only its size bounds.
-    pub fn whole() -> Room {
-        Room { rows: usize::MAX, octets: OCTETS }
+    /// Of an answer whose length the operator does not choose.
+    pub fn fixed() -> Room {
+        Room::new(Some(FIXED))
     }
 
     /// Of one of so many lists in an answer.
@@ -143,4 +146,47 @@ impl Cursor for (i64, i64) {
 /// As [`Cursor`] of a pair reads it.
 pub fn by_session(session: i64, row: i64) -> String {
     format!("{session}:{row}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_is_never_longer_than_counted() {
+        let text = |text: &str| Value::Text(text.to_owned());
+        for (value, json) in [
+            (Value::Integer(i64::MIN), "-9223372036854775808"),
+            (text("\u{1}\"\\/\u{e9}\u{1f600}x"), "'\\u0001\\\"\\\\\\/\u{e9}\u{1f600}x'"),
+            (Value::Structure(vec![("a", Value::Integer(0)), ("long", text(""))]), "{'a':0,'long':''}"),
+            (Value::List(vec![Value::List(vec![]), Value::Structure(vec![]), Value::Integer(7)]), "[[],{},7]"),
+        ] {
+            assert!((json.len()..json.len() + 8).contains(&octets(&value)), "{} of {json}", octets(&value));
+        }
+    }
+
+    #[test]
+    fn a_page_ends_by_its_rows_and_by_its_octets() {
+        let row = |length| Value::Text("x".repeat(length));
+        for (limit, length, expected) in
+            [(Some(2), 1, 2), (None, 1, LIMIT), (Some(LIMIT_MAX), 1000, 30), (Some(1), 0, 1)]
+        {
+            let mut page = Page::new(Room::new(limit));
+            let added = (0..1000).take_while(|at| page.add(row(length), || by_id(*at))).count();
+            assert_eq!(added, expected);
+            let fields = page.fields("rows");
+            assert_eq!(fields[1], ("more", Value::Integer(1)));
+            assert_eq!(fields[2], ("next", Value::Text(by_id(expected as i64))));
+        }
+    }
+
+    #[test]
+    fn a_cursor_comes_back_and_is_no_number_for_kamcmd() {
+        assert_eq!(i64::parse(&by_id(7)), Some(7));
+        assert_eq!(<(i64, i64)>::parse(&by_session(7, 0)), Some((7, 0)));
+        for wrong in ["7", "id:", "id:-1", "id:x", "7:", "7:-1", ":7"] {
+            assert_eq!(i64::parse(wrong), None, "{wrong}");
+            assert_eq!(<(i64, i64)>::parse(wrong), None, "{wrong}");
+        }
+    }
 }

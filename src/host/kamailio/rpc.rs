@@ -38,7 +38,8 @@ unsafe fn run(name: &str, rpc: *mut k::rpc_t, context: *mut c_void) {
 enum Given {
     /// A text.
     Text(String),
-    /// A number of JSON, which has been a double on its way. 0 is also what the host makes of `null`, lists and so on.
+    /// A number of JSON, which has been a double on its way. 0 is also what the host makes of `null`, a list
+    /// or a structure, and 1 of `true`.
     Number(f64),
     /// What kamcmd has made a number of, cut to 32 bits: 5000000000 comes as 705032704, 007 as 7.
     Cut(i32),
