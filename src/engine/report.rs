@@ -296,7 +296,7 @@ impl Call<'_> {
         self.text(at).parse().ok().filter(within).ok_or_else(wrong)
     }
 
-    /// Rows of a page at most; `None`: the operator leaves it to us.
+    /// Most rows of the page; `None`: the default.
     fn limit(&self, at: usize) -> Result<Option<usize>, CommandError> {
         if self.text(at).is_empty() {
             return Ok(None);

@@ -32,7 +32,15 @@ unsafe fn run(name: &str, parameters: *const k::mi_params_t) -> *mut k::mi_respo
     // SAFETY: answers are made by the host's own functions, which copy every text.
     unsafe {
         match answer {
-            Ok(value) => whole(&value),
+            Ok(value) => {
+                let answer = whole(&value);
+                let text = "the host has no memory for the answer: give a smaller LIMIT";
+                if answer.is_null() {
+                    fault(500, &CommandError::new(500, command, text).sentence(PREFIX))
+                } else {
+                    answer
+                }
+            }
             Err(error) => fault(if error.code == 400 { INVALID } else { error.code as c_int }, &error.sentence(PREFIX)),
         }
     }
@@ -113,64 +121,69 @@ fn parts(text: &str) -> (*const c_char, c_int) {
     (text.as_ptr().cast(), text.len() as c_int)
 }
 
-/// A value as an answer.
+/// A value as an answer. NULL: the host has no memory for it.
+///
+/// # Safety
+/// In a process of the host, after its start.
 unsafe fn whole(value: &Value) -> *mut k::mi_response_t {
     let mut inner: *mut k::mi_item_t = std::ptr::null_mut();
-    // SAFETY: the host makes the answer and gives the place to fill.
+    // SAFETY: the host makes the answer, gives the place to fill, and takes back what is not complete.
     unsafe {
-        match value {
+        let (answer, complete) = match value {
             Value::List(rows) => {
                 let answer = k::init_mi_result_array(&mut inner);
-                fill(inner, &mut rows.iter().map(|row| ("", row)));
-                answer
+                (answer, fill(inner, &mut rows.iter().map(|row| ("", row))))
             }
             Value::Structure(fields) => {
                 let answer = k::init_mi_result_object(&mut inner);
-                fill(inner, &mut fields.iter().map(|(name, value)| (*name, value)));
-                answer
+                (answer, fill(inner, &mut fields.iter().map(|(name, value)| (*name, value))))
             }
-            Value::Integer(number) => k::init_mi_result_number(*number as f64),
+            Value::Integer(number) => (k::init_mi_result_number(*number as f64), true),
             Value::Text(words) => {
                 let (text, length) = parts(words);
-                k::init_mi_result_string(text, length)
+                (k::init_mi_result_string(text, length), true)
             }
+        };
+        if complete || answer.is_null() {
+            return answer;
         }
+        k::free_mi_response(answer);
+        std::ptr::null_mut()
     }
 }
 
-/// Adds to a structure, or, with empty names, to a list. What has no room is left out.
-unsafe fn fill(into: *mut k::mi_item_t, values: &mut dyn Iterator<Item = (&'static str, &Value)>) {
-    if into.is_null() {
-        return;
-    }
-    for (name, value) in values {
-        let (name, length) = match name {
-            "" => (std::ptr::null(), 0),
-            name => parts(name),
-        };
-        let name = name.cast_mut();
-        // SAFETY: a place that the host gave; it copies names and texts. A ledger's numbers are whole in a double: none has
-        // more than 2^53.
-        unsafe {
-            match value {
-                Value::Integer(number) => {
-                    k::add_mi_number(into, name, length, *number as f64);
-                }
-                Value::Text(words) => {
-                    let (text, octets) = parts(words);
-                    k::add_mi_string(into, name, length, text, octets);
-                }
-                Value::Structure(fields) => {
-                    let inner = k::add_mi_object(into, name, length);
-                    fill(inner, &mut fields.iter().map(|(name, value)| (*name, value)));
-                }
-                Value::List(rows) => {
-                    let inner = k::add_mi_array(into, name, length);
-                    fill(inner, &mut rows.iter().map(|row| ("", row)));
+/// Adds to a structure, or, with empty names, to a list. `false`: the host has no memory, and something is missing.
+///
+/// # Safety
+/// `into` must be NULL or a structure or list of the host's.
+unsafe fn fill(into: *mut k::mi_item_t, values: &mut dyn Iterator<Item = (&'static str, &Value)>) -> bool {
+    !into.is_null()
+        && values.all(|(name, value)| {
+            let (name, length) = match name {
+                "" => (std::ptr::null(), 0),
+                name => parts(name),
+            };
+            let name = name.cast_mut();
+            // SAFETY: a place that the host gave; it copies names and texts. Below 2^53 each whole number is a double of its
+            // own.
+            unsafe {
+                match value {
+                    Value::Integer(number) => k::add_mi_number(into, name, length, *number as f64) == 0,
+                    Value::Text(words) => {
+                        let (text, octets) = parts(words);
+                        k::add_mi_string(into, name, length, text, octets) == 0
+                    }
+                    Value::Structure(fields) => {
+                        let inner = k::add_mi_object(into, name, length);
+                        fill(inner, &mut fields.iter().map(|(name, value)| (*name, value)))
+                    }
+                    Value::List(rows) => {
+                        let inner = k::add_mi_array(into, name, length);
+                        fill(inner, &mut rows.iter().map(|row| ("", row)))
+                    }
                 }
             }
-        }
-    }
+        })
 }
 
 /// The host's form of a command.

@@ -58,6 +58,9 @@ impl Console {
                         parameter("jsonrpcs", "fifo_reply_dir", &quoted(path(""))),
                         parameter("jsonrpcs", "dgram_socket", &quoted(path("datagram"))),
                     ];
+                    // The private memory of a Kamailio that has no -M.
+                    let mut setup = setup;
+                    setup.arguments.extend(["-M", "8"]);
                     let setup = setup.defined("WITH_JSONRPC", "1").defined("JSONRPC_LISTEN", format!("tcp:{http}"));
                     setup.changed(&shipped, &format!("{} # ", all.join("\n")))
                 }
