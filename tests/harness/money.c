@@ -38,6 +38,20 @@ static long long field(const char *answer, const char *name)
     return at == NULL ? -1 : strtoll(at + strlen(quoted), NULL, 10);
 }
 
+/* Rows of an account in the history, -1 where they do not fit on one page. */
+static long long debits(imcharge_worker *worker, const char *id)
+{
+    static char answer[32 * 1024];
+    if (command(worker, "debits", id, "500", answer, sizeof answer) != IMCHARGE_OK || field(answer, "more") != 0) {
+        return -1;
+    }
+    long long rows = 0;
+    for (const char *at = answer; (at = strstr(at, "\"messageid\":")) != NULL; at++) {
+        rows++;
+    }
+    return rows;
+}
+
 bool account_get(imcharge_worker *worker, const char *id, struct account *account)
 {
     char answer[1024];
@@ -47,7 +61,7 @@ bool account_get(imcharge_worker *worker, const char *id, struct account *accoun
     account->balance = field(answer, "balance");
     account->held = field(answer, "held");
     account->debited = field(answer, "debited");
-    account->messages = field(answer, "messages");
+    account->messages = debits(worker, id);
     return true;
 }
 
