@@ -17,6 +17,8 @@ KAMAILIO_SRC ?= $(CURDIR)/out/kamailio/src
 export KAMAILIO_BIN KAMAILIO_MODULES KAMAILIO_SRC
 # OpenSIPS is in no Debian: where its sources and its program are is said by whoever has them.
 export OPENSIPS_SRC OPENSIPS_BIN
+# kamailio and kamcmd lie in /usr/sbin, which is not in the PATH of Debian's ordinary users.
+export PATH := $(PATH):/usr/sbin:/sbin
 ifdef OPENSIPS_MODULES
 export OPENSIPS_MODULES
 endif
@@ -24,7 +26,7 @@ endif
 PACKAGES_BUILD = kamailio clang libclang-dev binutils gcc libc6-dev make
 # libFuzzer is C++.
 PACKAGES_FUZZ = g++
-PACKAGES_TEST = $(PACKAGES_FUZZ) kamailio-lua-modules kamailio-ims-modules valgrind freediameterd freediameter-extensions libfreediameter-dev erlang-dev erlang-diameter python3-venv tshark debootstrap lintian dpkg-dev
+PACKAGES_TEST = $(PACKAGES_FUZZ) sqlite3 kamailio-lua-modules kamailio-ims-modules valgrind freediameterd freediameter-extensions libfreediameter-dev erlang-dev erlang-diameter python3-venv tshark debootstrap lintian dpkg-dev
 PACKAGES_BENCH = kamailio-ims-modules
 PACKAGES_DEB = dpkg-dev binutils
 MODULE ?= out/imcharge.so
@@ -35,7 +37,7 @@ OPENSIPS_SO = out/opensips/imcharge.so
 PACKAGES_OPENSIPS = clang libclang-dev binutils gcc libc6-dev make
 CARGO_OPENSIPS = CARGO_TARGET_DIR=$(CURDIR)/target/opensips cargo
 
-.PHONY: help run test sim crashes soak bench fuzz loom miri deny module opensips deb header source clean
+.PHONY: help run test sim crashes soak bench fuzz loom miri deny module opensips deb header source rust clean
 
 help:
 	@echo 'make run      charge four real retrievals in a real Kamailio, and show them'
@@ -65,7 +67,7 @@ test: module $(if $(and $(OPENSIPS_SRC),$(OPENSIPS_BIN)),opensips)
 	@scripts/prometheus.sh out/prometheus
 	@scripts/test.sh
 
-sim:
+sim: rust
 	@echo 'building the simulation (the first time takes some minutes)'
 	@CARGO_TARGET_DIR=$(CURDIR)/target/simulate cargo test -q --release --features simulate --test simulation
 
@@ -84,17 +86,17 @@ bench: module
 	@cargo build -q --release --examples
 	@$(RUN) target/release/examples/bench --module $(MODULE)
 
-fuzz:
+fuzz: rust
 	@scripts/dependencies.sh $(PACKAGES_FUZZ)
 	@scripts/fuzz.sh $(or $(SECONDS),60) $(TARGET)
 
-loom:
+loom: rust
 	@scripts/loom.sh $(MODEL)
 
-miri:
+miri: rust
 	@scripts/miri.sh
 
-deny:
+deny: rust
 	@scripts/deny.sh
 
 module: source
@@ -104,9 +106,8 @@ deb: module
 	@scripts/dependencies.sh $(PACKAGES_DEB)
 	@scripts/deb.sh $(MODULE) "$(PACKED)" out/deb
 
-opensips:
+opensips: rust
 	@[ -n "$(OPENSIPS_SRC)" ] && [ -n "$(OPENSIPS_BIN)" ] || { echo 'say where OpenSIPS is: make opensips OPENSIPS_SRC=its sources OPENSIPS_BIN=its program' >&2; exit 1; }
-	@command -v cargo >/dev/null || { echo 'cargo is missing: install Rust 1.88 or newer' >&2; exit 1; }
 	@scripts/dependencies.sh $(PACKAGES_OPENSIPS)
 	@echo 'building the module for OpenSIPS (the first time takes some minutes)'
 	@$(CARGO_OPENSIPS) build -q --release --lib --features opensips
@@ -114,8 +115,7 @@ opensips:
 	@scripts/check-imports.sh target/opensips/release/libimcharge.so $(OPENSIPS_BIN)
 	@cp -u target/opensips/release/libimcharge.so $(OPENSIPS_SO)
 
-source:
-	@command -v cargo >/dev/null || { echo 'cargo is missing: install Rust 1.88 or newer' >&2; exit 1; }
+source: rust
 	@scripts/dependencies.sh $(PACKAGES_BUILD)
 ifdef KAMAILIO
 	@scripts/kamailio-release.sh $(KAMAILIO) $(HOST)
@@ -123,7 +123,10 @@ else
 	@case $(KAMAILIO_SRC) in $(CURDIR)/out/*) scripts/kamailio-source.sh out/kamailio ;; esac
 endif
 
-header:
+rust:
+	@scripts/rust.sh
+
+header: rust
 	@IMCHARGE_WRITE_HEADER=1 cargo test -q --test header
 
 clean:

@@ -16,6 +16,10 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 const NAME: &str = "kamailio-imcharge-module";
+
+/// Where the package has the configurations.
+const EXAMPLES: &str = "/usr/share/doc/kamailio-imcharge-module/examples";
+
 const ALICE: &str = "sip:alice@example.org";
 
 /// What the service's unit makes before it starts the proxy.
@@ -80,7 +84,8 @@ struct Proxy<'a> {
 }
 
 impl<'a> Proxy<'a> {
-    fn start(debian: &'a Debian) -> Proxy<'a> {
+    /// Starts it with one of the installed configurations, as it is installed but for the addresses.
+    fn start(debian: &'a Debian, config: &str) -> Proxy<'a> {
         debian.must(&["install", "-d", "-m", "770", "-o", "kamailio", "-g", "kamailio", RUN]);
         let place = UdpSocket::bind("127.0.0.1:0").expect("a free port");
         let sip = UdpSocket::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a free port");
@@ -92,7 +97,7 @@ impl<'a> Proxy<'a> {
         let mut command = Command::new("unshare");
         command.args(["--mount", "sh", "-c", script]).arg(&debian.root).args(["/usr/sbin/kamailio", "-DD", "-E"]);
         command.args(["-P", "/run/kamailio/kamailio.pid", "-m", "64", "-M", "8"]);
-        command.args(["-f", &format!("/usr/share/doc/{NAME}/examples/kamailio.cfg")]);
+        command.args(["-f", &format!("{EXAMPLES}/{config}")]);
         let server = place.local_addr().expect("bound");
         for (name, value) in [
             ("SIP_LISTEN", format!("udp:{sip}")),
@@ -178,10 +183,10 @@ fn installed_upgraded_over_an_open_ledger_removed_and_purged() {
     for example in
         ["kamailio-lua.cfg", "kamailio.lua", "prometheus.yml", "imcharge-alerts.yml", "grafana-dashboard.json"]
     {
-        assert!(debian.has(&format!("/usr/share/doc/{NAME}/examples/{example}")), "no {example}");
+        assert!(debian.has(&format!("{EXAMPLES}/{example}")), "no {example}");
     }
 
-    let proxy = Proxy::start(&debian);
+    let proxy = Proxy::start(&debian, "kamailio.cfg");
     proxy.rpc(&["imcharge.account.set", ALICE, "s:100"]).unwrap_or_else(|error| panic!("{error}"));
     let server = proxy.server(&["one", "two"]);
     let mut client = proxy.client();
@@ -201,7 +206,7 @@ fn installed_upgraded_over_an_open_ledger_removed_and_purged() {
     proxy.stop();
     drop((server, client));
 
-    let proxy = Proxy::start(&debian);
+    let proxy = Proxy::start(&debian, "kamailio.cfg");
     proxy.expect(96, 0, 4);
     let _server = proxy.server(&["one"]);
     let mut client = proxy.client();
@@ -218,11 +223,28 @@ fn installed_upgraded_over_an_open_ledger_removed_and_purged() {
     let left: Vec<&str> = files.lines().filter(|file| file.contains("imcharge") && debian.has(file)).collect();
     assert!(left.is_empty(), "{left:?}");
     debian.install(&later);
-    let proxy = Proxy::start(&debian);
+    let proxy = Proxy::start(&debian, "kamailio.cfg");
     proxy.expect(95, 0, 5);
     proxy.stop();
     debian.must(&["dpkg", "--purge", NAME]);
     assert!(!debian.has("/var/lib/imcharge"));
+}
+
+/// With what its first lines ask for: the package kamailio-lua-modules, and the script where it is looked for.
+#[test]
+fn the_configuration_in_lua_runs_as_it_is() {
+    let debian = Debian::clean();
+    debian.install(&wanted("IMCHARGE_PACKAGE"));
+    debian.must(&["install", "-m", "644", &format!("{EXAMPLES}/kamailio.lua"), "/etc/kamailio/"]);
+    let proxy = Proxy::start(&debian, "kamailio-lua.cfg");
+    proxy.rpc(&["imcharge.account.set", ALICE, "s:100"]).unwrap_or_else(|error| panic!("{error}"));
+    let _server = proxy.server(&["one", "two"]);
+    let mut client = proxy.client();
+    assert_eq!(client.take(2, Reaction::Answer(200)).len(), 2, "{}", proxy.log());
+    proxy.expect(90, 8, 2);
+    assert_eq!(client.bye(), 200);
+    proxy.expect(98, 0, 2);
+    proxy.stop();
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::io::Write;
 use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::time::Duration;
 
-fn refused(change: impl FnOnce(Setup) -> Setup) -> String {
+pub fn refused(change: impl FnOnce(Setup) -> Setup) -> String {
     let nowhere = SocketAddr::from(([127, 0, 0, 1], 9));
     let started = Kamailio::start(change(setup(nowhere)));
     started.err().map(|error| error.to_string()).expect("it must not start")
