@@ -64,6 +64,18 @@ pub enum Effect {
     Count(Statistic),
 }
 
+impl Effect {
+    /// Whether it must not happen before it is certain that this machine remembers it.
+    pub fn leaves_the_machine(&self) -> bool {
+        matches!(self, Effect::Ask(_) | Effect::Confirm { .. })
+    }
+
+    /// Whether it answers an operator, who may read the tables next.
+    pub fn is_reply(&self) -> bool {
+        matches!(self, Effect::Reply { .. })
+    }
+}
+
 /// What one turn of the engine works with.
 pub struct Turn<'a> {
     /// Whether anything must be committed.
@@ -198,23 +210,30 @@ impl Book {
         book
     }
 
-    /// Says again what an engine that died may not have told: grants, closed gates, requests in flight.
-    pub fn resume(&mut self, turn: &mut Turn<'_>) -> Result<(), StoreError> {
-        for key in self.in_order(|_| true) {
-            let Some(live) = self.sessions.get_mut(&key) else { continue };
-            if !simulate::is_broken(Broken::OutboxDropped) {
-                live.session.resume(turn.now);
-            }
-            // One whose reservation has no answer yet has no slot in the table either, and needs one for its grant.
-            if live.session.is_open() && live.slot.is_none() && live.instance == turn.instance {
-                live.slot = self.free_slots.pop();
-                if live.session.decision() == Some(Decision::Granted) {
-                    open_gate(turn, live);
-                }
-            }
-            self.drain(turn, key)?;
+    /// Says again what an engine that died may not have told of a session: grants, closed gates, requests in flight.
+    pub fn resume(&mut self, turn: &mut Turn<'_>, key: SessionKey) -> Result<(), StoreError> {
+        let Some(live) = self.sessions.get_mut(&key) else { return Ok(()) };
+        if !simulate::is_broken(Broken::OutboxDropped) {
+            live.session.resume(turn.now);
         }
-        Ok(())
+        // One whose reservation has no answer yet has no slot in the table either, and needs one for its grant.
+        if live.session.is_open() && live.slot.is_none() && live.instance == turn.instance {
+            live.slot = self.free_slots.pop();
+            if live.session.decision() == Some(Decision::Granted) {
+                open_gate(turn, live);
+            }
+        }
+        self.drain(turn, key)
+    }
+
+    /// The connections of a session are gone with the host's processes.
+    pub fn host_stopped(&mut self, turn: &mut Turn<'_>, key: SessionKey) -> Result<(), StoreError> {
+        self.event(turn, key, turn.now, &Event::HostStopped)
+    }
+
+    /// All sessions.
+    pub fn all_sessions(&self) -> Vec<SessionKey> {
+        self.in_order(|_| true)
     }
 
     /// Slots are found again by their sessions; the others are free.
@@ -720,7 +739,9 @@ impl Book {
                     slot.sequence.store(sequence, Ordering::Release);
                 }
                 Effect::Ask(request) => {
+                    // It may have been answered while it waited for the sync: a late answer to its first copy.
                     let live = self.sessions.get(&request.session);
+                    let live = live.filter(|live| live.session.unanswered(request.number).is_some());
                     if let (Some(live), Some(diameter)) = (live, diameter.as_deref_mut()) {
                         let session = &live.session;
                         let (call_id, other) = (session.call_id(), session.other());

@@ -18,6 +18,7 @@ use super::grant::{Index, Slot, Table};
 use super::latency::{Histogram, Latency};
 use super::ring::{Ends, Ring};
 use super::statistic::Statistic;
+use super::store::StoreError;
 use super::sync::{AtomicU32, AtomicU64, Ordering};
 use crate::charge::time::Time;
 use crate::enabler::diameter::peers::Peers;
@@ -35,7 +36,7 @@ use std::time::{Duration, Instant};
 pub use usage::Usage;
 
 /// Changes with the layout: a file of another version is not read.
-const MAGIC: u64 = 0x696d_6368_6172_0005;
+const MAGIC: u64 = 0x696d_6368_6172_0006;
 
 /// Octets of one event ring and of one notice ring.
 const RING_SIZE: usize = if simulate::SMALL { 32 * 1024 } else { 512 * 1024 };
@@ -88,6 +89,8 @@ struct Header {
     stamp: AtomicU32,
     /// Since when the oldest debit waits for the enabler ([`Time`]); 0: none does.
     oldest_debit: AtomicU64,
+    /// Whether the tables of the ledger cannot be written.
+    ledger_failing: AtomicU32,
 }
 
 /// Where a process finds the answer to its command.
@@ -270,7 +273,7 @@ impl Region {
         config.check().map_err(|error| RegionError(error.to_string()))?;
         let lock = lock(&config.state_dir)?;
         warn_of_others(&config.state_dir);
-        super::store::Store::check(&config).map_err(|error| RegionError(error.to_string()))?;
+        super::store::Store::check(&config.state_dir).map_err(|error| RegionError(error.to_string()))?;
         if let Some(diameter) = config.diameter() {
             // The engine starts its own; here only what it would stumble over is told in time.
             Peers::new(diameter.peers, 0, clock::now()).map_err(|error| RegionError(error.to_string()))?;
@@ -360,7 +363,7 @@ impl Region {
         match statistic {
             Statistic::OutboxOldestAge => self.oldest_debit().map_or(0, |since| clock::since(since).as_secs()),
             Statistic::EngineUp => u64::from(self.engine_is_up()),
-            Statistic::StoreFailing => u64::from(self.engine_state() == EngineState::StoreFailing),
+            Statistic::StoreFailing => u64::from(self.store_is_failing()),
             Statistic::ReserveLatencyCount => self.latency(Latency::Reserve).count(),
             Statistic::ReserveLatencySum => self.latency(Latency::Reserve).sum(),
             Statistic::DebitLatencyCount => self.latency(Latency::Debit).count(),
@@ -544,6 +547,28 @@ impl Region {
     /// Engine and supervisor: says what the engine is doing.
     pub fn set_engine_state(&self, state: EngineState) {
         self.header().engine_state.store(state as u32, Ordering::Release);
+    }
+
+    /// Engine: the journal cannot be written or has no room, or the store cannot be opened at all.
+    pub fn report_store_failure(&self, error: &StoreError) {
+        if self.engine_state() != EngineState::StoreFailing {
+            log::error!("{error}; new sessions are refused, events wait in shared memory until it can be written");
+        }
+        self.set_engine_state(EngineState::StoreFailing);
+    }
+
+    /// Engine: whether the tables of the ledger cannot be written, what the journal keeps for them, and what readers
+    /// keep in the write-ahead log.
+    pub fn report_ledger(&self, is_failing: bool, journal_octets: u64, log_octets: u64) {
+        self.header().ledger_failing.store(u32::from(is_failing), Ordering::Relaxed);
+        self.counter(Statistic::JournalOctets).store(journal_octets, Ordering::Relaxed);
+        self.counter(Statistic::LedgerLogOctets).store(log_octets, Ordering::Relaxed);
+    }
+
+    /// Whether the journal or the tables cannot be written.
+    fn store_is_failing(&self) -> bool {
+        let tables = self.header().ledger_failing.load(Ordering::Relaxed) == 1;
+        tables || self.engine_state() == EngineState::StoreFailing
     }
 
     /// Asks the engine to settle and return.

@@ -1,18 +1,22 @@
-//! The loop of the engine: read the rings, step the sessions, commit, and only then tell anybody.
+//! The loop of the engine: read the rings, step the sessions, commit, and only then publish the results.
 //!
 //! ```text
-//!   gather ─► step (book) ─► commit: sessions, accounts, debits, read marks, notice marks ─► publish ─► tables
+//!   gather ─► step (book) ─► commit: sessions, accounts, debits, read marks, notice marks ─► publish
+//!                              └─ synced ─► distant enabler      └─ tables written ─► operators
 //! ```
 //!
-//! The read marks are part of the commit. An event is therefore in the store with all that came of it, or it
-//! is still unread in its ring: killed at any point, the next engine goes on without a loss or a repetition.
-//! A distant enabler is asked after the commit too, and what it answers is stepped and committed like any event. What
-//! is asked and not answered stands in the sessions themselves.
+//! The read marks are part of the commit. An event is therefore in the journal with all that came of it, or it
+//! is still unread in its ring: killed at any point, the next engine continues without a loss or a repetition.
+//! A commit survives the death of every process. What leaves the machine must survive the machine too: a distant
+//! enabler is asked after the sync, and its answer is stepped and committed like any event. Requests without an answer
+//! are part of the sessions.
 //!
 //! Notices are written into their rings before the commit and become visible after it; the marks of what
 //! was committed let the next engine show what this one could not any more.
+//!
+//! A commit that fails is tried again, and nothing else is done until it succeeds: the events wait in their rings.
 
-use super::book::{Book, Turn};
+use super::book::{Book, Effect, Turn};
 use super::clock;
 use super::latency::Latency;
 use super::notices::Notices;
@@ -21,11 +25,12 @@ use super::region::{EngineState, Region};
 use super::ring::Ring;
 use super::statistic::Statistic;
 use super::store::change::{Change, Marks};
-use super::store::{Store, StoreError};
-use crate::charge::event::Event;
+use super::store::{Pass, Store, StoreError};
+use crate::charge::ch2::SessionKey;
 use crate::charge::time::Time;
 use crate::enabler::diameter::{Diameter, Heard};
 use crate::simulate::{self, Broken, moment};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -54,6 +59,15 @@ const STOP_PATIENCE: Duration = Duration::from_secs(3);
 /// How long it waits for its peers to confirm that it leaves.
 const LEAVE_PATIENCE: Duration = Duration::from_millis(500);
 
+/// How long it waits for the tables to follow; the journal keeps what is left.
+const TABLES_PATIENCE: Duration = Duration::from_millis(500);
+
+/// Sessions of a turn that settles or resumes many: the engine shows between two of them that it lives.
+const PORTION: usize = if simulate::SMALL { 4 } else { 1000 };
+
+/// Between two tries of a commit that fails.
+const RETRY: Duration = Duration::from_millis(20);
+
 /// The engine cannot go on; another one may try.
 pub type EngineError = StoreError;
 
@@ -63,10 +77,7 @@ pub type EngineError = StoreError;
 pub fn run(region: &Arc<Region>, stop: &AtomicBool) -> Result<(), EngineError> {
     let result = Engine::start(region).and_then(|mut engine| engine.run(stop));
     if let Err(error) = &result {
-        if region.engine_state() != EngineState::StoreFailing {
-            log::error!("{error}; new sessions are refused, events wait in shared memory until it can be written");
-        }
-        region.set_engine_state(EngineState::StoreFailing);
+        region.report_store_failure(error);
     }
     result
 }
@@ -115,6 +126,20 @@ fn gather<'a>(rings: &'a [Ring], positions: &mut [u64]) -> Vec<Record<'a>> {
     records
 }
 
+/// What a turn has decided, until its commit succeeds.
+struct Decided {
+    effects: Vec<Effect>,
+    latencies: Vec<(Latency, Time)>,
+    /// Whether an operator waits for the tables.
+    operator_waits: bool,
+}
+
+/// Takes from a queue what waited for the records up to this one.
+fn ready(queue: &mut VecDeque<(u64, Effect)>, through: u64) -> Vec<Effect> {
+    let count = queue.partition_point(|(sequence, _)| *sequence <= through);
+    queue.drain(..count).map(|(_, effect)| effect).collect()
+}
+
 /// What runs in the engine's process.
 pub struct Engine {
     region: Arc<Region>,
@@ -124,13 +149,20 @@ pub struct Engine {
     notices: Notices,
     /// Where an Online Charging System decides.
     diameter: Option<Diameter>,
+    /// Of a turn whose commit has failed.
+    uncommitted: Option<Decided>,
+    /// What is done when a record of the journal is synced, by its sequence.
+    after_sync: VecDeque<(u64, Effect)>,
+    /// Answers to operators that wait until the tables contain a record of the journal, by its sequence.
+    after_tables: VecDeque<(u64, Effect)>,
+    /// Whether notices may be shown: not before the gates of all sessions are open again.
+    is_ready: bool,
 }
 
 impl Engine {
     /// Takes over where the engine before it stopped or died.
     pub fn start(region: &Arc<Region>) -> Result<Engine, EngineError> {
-        let mut store = Store::open(&region.config.state_dir)?;
-        store.recover()?;
+        let store = Store::open(&region.config.state_dir, Some(region))?;
         let instance = region.instance();
         let marks = store.marks(instance)?.unwrap_or_default();
         let rings = (0..region.processes()).map(|process| region.event_ring(process)).collect();
@@ -145,9 +177,22 @@ impl Engine {
             started.map_err(|error| StoreError::Enabler(error.to_string()))
         };
         let diameter = region.config.diameter().map(start).transpose()?;
-        let mut engine = Engine { region: Arc::clone(region), store, reading, book, notices, diameter };
+        let mut engine = Engine {
+            region: Arc::clone(region),
+            store,
+            reading,
+            book,
+            notices,
+            diameter,
+            uncommitted: None,
+            after_sync: VecDeque::new(),
+            after_tables: VecDeque::new(),
+            is_ready: false,
+        };
+        let sessions = engine.book.all_sessions();
+        engine.in_portions(&sessions, Book::resume)?;
         // Gates are open again before a notice is shown that lets an INVITE go on.
-        engine.step(|book, turn| book.resume(turn))?;
+        engine.is_ready = true;
         engine.settle_left_behind()?;
         region.set_engine_state(EngineState::Running);
         Ok(engine)
@@ -169,12 +214,38 @@ impl Engine {
         if !stopped.is_empty() {
             log::warn!("{} sessions of an earlier run of the proxy are settled now", stopped.len());
         }
-        self.step(|book, turn| {
-            stopped.iter().try_for_each(|session| book.event(turn, *session, clock::now(), &Event::HostStopped))
+        self.in_portions(&stopped, Book::host_stopped)?;
+        self.store.put(Change::Adopted { instance });
+        self.step(|_, turn| {
+            turn.changed = true;
+            Ok(())
         })?;
-        self.store.adopt(instance)?;
         left_behind.into_iter().for_each(super::region::LeftBehind::remove);
         Ok(())
+    }
+
+    /// Does something with many sessions, some of them a turn. It must be committed to the last: a start or a stop
+    /// leaves nothing undecided.
+    fn in_portions(
+        &mut self,
+        sessions: &[SessionKey],
+        work: impl Fn(&mut Book, &mut Turn<'_>, SessionKey) -> Result<(), EngineError>,
+    ) -> Result<(), EngineError> {
+        for portion in sessions.chunks(PORTION) {
+            self.region.beat();
+            self.follow()?;
+            self.step(|book, turn| portion.iter().try_for_each(|session| work(book, turn, *session)))?;
+            self.expect_committed()?;
+        }
+        Ok(())
+    }
+
+    /// Where nothing can be done with a commit that fails.
+    fn expect_committed(&mut self) -> Result<(), EngineError> {
+        match self.uncommitted.take() {
+            Some(decided) => self.commit(decided).map(drop),
+            None => Ok(()),
+        }
     }
 
     fn run(&mut self, stop: &AtomicBool) -> Result<(), EngineError> {
@@ -187,16 +258,55 @@ impl Engine {
         self.stop()
     }
 
-    /// One turn, and the tables when it is time; how many records that were.
+    /// One turn, unless nothing can be committed; how many records that were.
     pub fn round(&mut self) -> Result<usize, EngineError> {
         self.region.begin_turn();
-        let read = self.turn()?;
-        // After the verdicts: nobody waits for the tables.
-        if self.store.is_behind() {
-            self.store.write()?;
+        self.region.beat();
+        self.follow()?;
+        if !self.can_commit() {
+            // Connections are kept, and the tables may follow meanwhile.
+            self.attend();
+            return Ok(0);
         }
-        self.store.remove_old(self.region.config.history_days, clock::now(), clock::wall_ms())?;
-        Ok(read)
+        self.turn()
+    }
+
+    /// Whether new events may be decided about: the last commit has succeeded, and the journal has room for the next.
+    fn can_commit(&mut self) -> bool {
+        let committed = match self.uncommitted.take() {
+            Some(decided) => self.commit(decided),
+            None => self.store.check_room(),
+        };
+        match committed {
+            Ok(()) => {
+                self.region.set_engine_state(match self.store.is_unusable() {
+                    true => EngineState::StoreFailing,
+                    false => EngineState::Running,
+                });
+                true
+            }
+            Err(error) => {
+                self.region.report_store_failure(&error);
+                false
+            }
+        }
+    }
+
+    /// Does what waited for the disk and the tables, and hands the tables what they do not contain.
+    fn follow(&mut self) -> Result<(), EngineError> {
+        let days = self.region.config.history_days;
+        self.store.follow(Some(Pass { days, now: clock::now(), wall_ms: clock::wall_ms() }))?;
+        let (durable, shown) = (self.store.durable()?, self.store.shown()?);
+        let mut effects = ready(&mut self.after_sync, durable);
+        effects.extend(ready(&mut self.after_tables, shown));
+        if !effects.is_empty() {
+            moment();
+            self.book.publish(&self.region, effects, self.diameter.as_mut());
+            moment();
+        }
+        let (journal_octets, log_octets) = self.store.octets_behind();
+        self.region.report_ledger(self.store.is_failing(), journal_octets, log_octets);
+        Ok(())
     }
 
     /// Whether a round that read so many records left some, so that the engine does not sleep.
@@ -206,6 +316,9 @@ impl Engine {
 
     /// How long the engine may sleep.
     pub fn patience(&self) -> Duration {
+        if self.uncommitted.is_some() {
+            return RETRY;
+        }
         let most = if self.book.is_empty() && !self.store.is_pending() { IDLE } else { TURN };
         if self.notices.have_room() && self.diameter.as_ref().is_some_and(Diameter::has_heard) {
             return Duration::ZERO;
@@ -214,6 +327,12 @@ impl Engine {
             self.book.next_deadline().into_iter().chain(self.diameter.as_ref().and_then(Diameter::deadline)).min();
         let due = due.map(|at| Duration::from_micros(at.micros_since(clock::now())));
         due.map_or(most, |due| due.clamp(Duration::from_millis(1), most))
+    }
+
+    /// Since when something is committed that does not survive the machine yet.
+    #[cfg(feature = "simulate")]
+    pub fn unsynced_since(&self) -> Option<Time> {
+        self.store.unsynced_since()
     }
 
     /// Sessions that are not settled, for who looks whether any holds something too long.
@@ -235,11 +354,10 @@ impl Engine {
             }
         }
         let all = self.book.open_sessions();
-        self.step(|book, turn| {
-            all.iter().try_for_each(|session| book.event(turn, *session, clock::now(), &Event::HostStopped))
-        })?;
+        self.in_portions(&all, Book::host_stopped)?;
         while self.book.any_open() && clock::since(asked) < STOP_PATIENCE {
             self.turn()?;
+            self.follow()?;
             clock::pause(LOOK);
         }
         if let Some(diameter) = &mut self.diameter {
@@ -250,8 +368,8 @@ impl Engine {
                 diameter.turn(clock::now());
             }
         }
-        self.store.write()?;
-        self.store.checkpoint()?;
+        self.store.finish(TABLES_PATIENCE)?;
+        self.follow()?;
         self.region.remove_file();
         Ok(())
     }
@@ -314,15 +432,23 @@ impl Engine {
         all.into_iter().filter_map(of_use).collect()
     }
 
-    /// Steps the sessions, commits what has changed, and tells.
+    /// Steps the sessions, commits what has changed, and publishes it. A commit that fails leaves what was decided in
+    /// `uncommitted`.
     fn step(
         &mut self,
         work: impl FnOnce(&mut Book, &mut Turn<'_>) -> Result<(), EngineError>,
     ) -> Result<(), EngineError> {
+        self.expect_committed()?;
         let mut turn = Turn::new(&self.region, &mut self.store, &mut self.notices, self.reading.instance);
         work(&mut self.book, &mut turn)?;
         self.book.write(&mut turn);
         let Turn { changed, operator_waits, mut effects, latencies, .. } = turn;
+        if !changed && effects.is_empty() {
+            // The records that were read, if any, said nothing that must last.
+            self.book.publish(&self.region, effects, self.diameter.as_mut());
+            self.reading.free();
+            return Ok(());
+        }
         if simulate::is_broken(Broken::ToldBeforeCommit) {
             self.book.publish(&self.region, std::mem::take(&mut effects), self.diameter.as_mut());
         }
@@ -333,18 +459,42 @@ impl Engine {
         if changed {
             let marks = Marks { events: self.reading.positions.clone(), notices: self.notices.heads() };
             self.store.put(Change::Marks { instance: self.reading.instance, marks });
-            match operator_waits {
-                true => self.store.write()?,
-                false => self.store.commit()?,
+        }
+        let decided = Decided { effects, latencies, operator_waits };
+        if let Err(error) = self.commit(decided) {
+            self.region.report_store_failure(&error);
+        }
+        Ok(())
+    }
+
+    /// Commits what was decided, and publishes what needs no more than that.
+    fn commit(&mut self, decided: Decided) -> Result<(), EngineError> {
+        let is_urgent = decided.operator_waits || decided.effects.iter().any(Effect::leaves_the_machine);
+        let sequence = match self.store.commit(is_urgent) {
+            Ok(sequence) => sequence,
+            Err(error) => {
+                moment();
+                self.uncommitted = Some(decided);
+                return Err(error);
             }
+        };
+        let Decided { effects, latencies, operator_waits } = decided;
+        if operator_waits {
+            self.store.hurry();
         }
         moment();
-        self.book.publish(&self.region, effects, self.diameter.as_mut());
+        let waits = |effect: &Effect| effect.leaves_the_machine() && !simulate::is_broken(Broken::AskedBeforeSync);
+        let (outward, rest): (Vec<_>, Vec<_>) = effects.into_iter().partition(waits);
+        let (replies, here): (Vec<_>, Vec<_>) = rest.into_iter().partition(Effect::is_reply);
+        self.after_sync.extend(outward.into_iter().map(|effect| (sequence, effect)));
+        self.after_tables.extend(replies.into_iter().map(|effect| (sequence, effect)));
+        self.book.publish(&self.region, here, self.diameter.as_mut());
         moment();
-        self.notices.publish(&self.region);
+        if self.is_ready {
+            self.notices.publish(&self.region);
+        }
         self.measure(&latencies);
         moment();
-        // Without a commit the records said nothing that must last.
         self.reading.free();
         Ok(())
     }

@@ -91,6 +91,8 @@ statistics! {
     EnablerLatencyCount "enabler_latency_count" OfLatency "Requests that the enabler has answered.",
     EnablerLatencySum "enabler_latency_sum" OfLatency "Microseconds from request to answer, in all.",
     EngineRestarts "engine_restarts" Counter "Times the engine was started again after it died or hung.",
-    EngineUp "engine_up" Gauge "1: the engine is at work; 0: it is down, hangs, or cannot write its ledger.",
-    StoreFailing "store_failing" Gauge "1: the ledger cannot be written and new sessions are refused; 0: it can.",
+    EngineUp "engine_up" Gauge "1: the engine is at work; 0: it is down, hangs, or refuses new sessions.",
+    StoreFailing "store_failing" Gauge "1: the ledger cannot be written; new sessions are refused when the journal is full.",
+    JournalOctets "journal_octets" Gauge "Octets that the journal keeps because the ledger cannot be written; else 0.",
+    LedgerLogOctets "ledger_log_octets" Gauge "Octets that readers keep in the ledger's write-ahead log; 0: none.",
 }

@@ -4,6 +4,7 @@ use super::Broken;
 use crate::charge::time::Time;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
 use std::time::Duration;
 
 /// A connection that cannot be.
@@ -65,8 +66,21 @@ pub fn pause(_: Duration) -> bool {
 pub fn moment() {}
 
 #[inline(always)]
-pub fn disk_fails() -> bool {
+pub fn is_simulated() -> bool {
     false
+}
+
+#[inline(always)]
+pub fn file_opened(_: &Path) {}
+
+#[inline(always)]
+pub fn file_write(_: &Path, _: u64, bytes: &[u8], _: bool) -> (usize, io::Result<()>) {
+    (bytes.len(), Ok(()))
+}
+
+#[inline(always)]
+pub fn file_sync(_: &Path) -> Option<io::Result<()>> {
+    None
 }
 
 #[inline(always)]

@@ -6,6 +6,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -33,8 +34,8 @@ pub struct Machine {
     pub dead: Cell<bool>,
     /// How often somebody has waited.
     pub waits: Cell<u64>,
-    /// Whether each write to the disk fails.
-    pub disk_fails: Cell<bool>,
+    /// The disk under the files that the engine writes itself; SQLite's files have a file system of their own.
+    pub files: RefCell<Option<Rc<dyn Files>>>,
     /// The fault built in.
     pub broken: Cell<Option<Broken>>,
     /// Connections that were opened and not taken yet.
@@ -43,6 +44,16 @@ pub struct Machine {
     pub deaf: RefCell<Vec<u16>>,
     /// What happens elsewhere while the engine pauses.
     pub meanwhile: RefCell<Option<Meanwhile>>,
+}
+
+/// The disk of a simulated machine, as far as the engine writes files itself.
+pub trait Files {
+    /// A file was opened.
+    fn opened(&self, path: &Path);
+    /// How many of these octets reach the file, and what the write returns. `grows`: they make the file longer.
+    fn write(&self, path: &Path, at: u64, bytes: &[u8], grows: bool) -> (usize, io::Result<()>);
+    /// What a sync returns.
+    fn sync(&self, path: &Path) -> io::Result<()>;
 }
 
 thread_local! {
@@ -59,7 +70,7 @@ impl Machine {
             crash_in: Cell::new(None),
             dead: Cell::new(false),
             waits: Cell::new(0),
-            disk_fails: Cell::new(false),
+            files: RefCell::new(None),
             broken: Cell::new(None),
             opened: RefCell::new(VecDeque::new()),
             deaf: RefCell::new(Vec::new()),
@@ -140,9 +151,30 @@ pub(crate) fn moment() {
     }
 }
 
-/// Whether a write to the disk fails.
-pub(crate) fn disk_fails() -> bool {
-    on(|machine| machine.disk_fails.get()) == Some(true)
+/// Whether this thread runs on a simulated machine.
+pub(crate) fn is_simulated() -> bool {
+    on(|_| ()).is_some()
+}
+
+fn files() -> Option<Rc<dyn Files>> {
+    on(|machine| machine.files.borrow().clone()).flatten()
+}
+
+/// The engine has opened a file.
+pub(crate) fn file_opened(path: &Path) {
+    if let Some(files) = files() {
+        files.opened(path);
+    }
+}
+
+/// How many of these octets reach the file, and what the write returns.
+pub(crate) fn file_write(path: &Path, at: u64, bytes: &[u8], grows: bool) -> (usize, io::Result<()>) {
+    files().map_or((bytes.len(), Ok(())), |files| files.write(path, at, bytes, grows))
+}
+
+/// What a sync of this file returns; `None`: the real disk is meant.
+pub(crate) fn file_sync(path: &Path) -> Option<io::Result<()>> {
+    files().map(|files| files.sync(path))
 }
 
 /// Whether this fault is built in.

@@ -11,9 +11,13 @@ mod absent;
 pub mod machine;
 
 #[cfg(not(feature = "simulate"))]
-pub(crate) use absent::{Line, connect, disk_fails, is_broken, moment, now, pause, random, wall_ms};
+pub(crate) use absent::{
+    Line, connect, file_opened, file_sync, file_write, is_broken, is_simulated, moment, now, pause, random, wall_ms,
+};
 #[cfg(feature = "simulate")]
-pub(crate) use machine::{Line, connect, disk_fails, is_broken, moment, now, pause, random, wall_ms};
+pub(crate) use machine::{
+    Line, connect, file_opened, file_sync, file_write, is_broken, is_simulated, moment, now, pause, random, wall_ms,
+};
 
 /// Whether rings and batches are so small that a simulation fills them.
 pub const SMALL: bool = cfg!(feature = "simulate");
@@ -21,8 +25,10 @@ pub const SMALL: bool = cfg!(feature = "simulate");
 /// A fault that is built in on purpose, to see whether the simulation finds it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Broken {
-    /// What a turn has decided is told before it is durable.
+    /// What a turn has decided is told before it is in the journal.
     ToldBeforeCommit,
+    /// A distant enabler is asked before the journal is on the disk.
+    AskedBeforeSync,
     /// Debits are told apart by their session alone, not by their Message-ID.
     KeyWithoutMessageId,
     /// A restarted engine forgets the requests that have no answer.

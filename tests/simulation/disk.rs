@@ -1,12 +1,13 @@
-//! The disk under SQLite. It stands as a file system of SQLite's own kind before the real one, for every connection of
-//! this program: what is written and not synced may be lost with the machine, write by write; a dead process writes
-//! nothing more, in the middle of a commit too; and it fails or is full when a run wants it.
+//! The simulated disk: a SQLite VFS in front of the real one, for every connection of this program, and the files that
+//! the engine writes itself. What is written and not synced may be lost with the machine, write by write; a dead process
+//! writes nothing more, in the middle of a commit too; and the disk fails or is full when a run wants it.
 
-use imcharge::simulate::machine::Machine;
+use imcharge::simulate::machine::{Files, Machine};
 use rusqlite::ffi::{self, sqlite3_file, sqlite3_io_methods, sqlite3_vfs};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::ffi::{CStr, OsStr, c_char, c_int, c_void};
+use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -58,6 +59,7 @@ thread_local! {
 
 /// Gives the thread a disk with nothing on it.
 pub fn insert(machine: Rc<Machine>, random: fastrand::Rng) {
+    *machine.files.borrow_mut() = Some(Rc::new(EngineFiles));
     let disk = Disk { machine, random, files: BTreeMap::new(), sickness: None, lies: false };
     DISK.with(|place| *place.borrow_mut() = Some(disk));
 }
@@ -100,6 +102,28 @@ impl Disk {
         self.files.entry(path.to_owned()).or_insert_with(durable);
     }
 
+    /// How many of these octets reach the file, and whether the write succeeds: one that fails, or dies in its middle,
+    /// has written a part.
+    fn write(&mut self, path: &Path, at: u64, bytes: &[u8]) -> (usize, bool) {
+        if self.machine.dead.get() {
+            return (0, false);
+        }
+        let does = self.does(Sickness::Writes, 3);
+        let part = if does { bytes.len() } else { self.random.usize(0..bytes.len().max(1)) };
+        self.changed(path, Change::Write(at, bytes[..part].to_vec()));
+        (part, does)
+    }
+
+    /// Whether a sync succeeds.
+    fn sync(&mut self, path: &Path) -> bool {
+        let done = self.does(Sickness::Syncs, 2);
+        // A process that dies in its sync leaves it to chance, with the power.
+        if !self.machine.dead.get() {
+            self.synced(path, done);
+        }
+        done
+    }
+
     fn changed(&mut self, path: &Path, change: Change) {
         if let Some(kept) = self.files.get_mut(path) {
             kept.unsynced.push(change);
@@ -121,6 +145,30 @@ fn apply(image: &mut Vec<u8>, change: &Change) {
             let from = usize::try_from(*at).expect("a small file");
             image.resize(image.len().max(from + bytes.len()), 0);
             image[from..from + bytes.len()].copy_from_slice(bytes);
+        }
+    }
+}
+
+/// The files that the engine writes without SQLite, on the thread's disk.
+struct EngineFiles;
+
+impl Files for EngineFiles {
+    fn opened(&self, path: &Path) {
+        on(|disk| disk.opened(path));
+    }
+
+    fn write(&self, path: &Path, at: u64, bytes: &[u8], grows: bool) -> (usize, io::Result<()>) {
+        if on(|disk| disk.sickness == Some(Sickness::Full) && grows) == Some(true) {
+            return (0, Err(io::ErrorKind::StorageFull.into()));
+        }
+        let (part, does) = on(|disk| disk.write(path, at, bytes)).unwrap_or((bytes.len(), true));
+        (part, if does { Ok(()) } else { Err(io::Error::other("the disk fails")) })
+    }
+
+    fn sync(&self, path: &Path) -> io::Result<()> {
+        match on(|disk| disk.sync(path)) {
+            Some(false) => Err(io::Error::other("the disk fails")),
+            _ => Ok(()),
         }
     }
 }
@@ -281,18 +329,8 @@ unsafe extern "C" fn write(file: *mut sqlite3_file, from: *const c_void, octets:
         if on(|disk| disk.sickness == Some(Sickness::Full) && grows) == Some(true) {
             return ffi::SQLITE_FULL;
         }
-        let was_dead = on(|disk| disk.machine.dead.get()) == Some(true);
-        let does = on(|disk| disk.does(Sickness::Writes, 3)) != Some(false);
-        if was_dead {
-            return ffi::SQLITE_IOERR_WRITE;
-        }
-        // What fails, or dies in its middle, has written a part.
-        let part = match does {
-            true => bytes,
-            false => &bytes[..on(|disk| disk.random.usize(0..bytes.len())).unwrap_or(0)],
-        };
-        on(|disk| disk.changed(path, Change::Write(at as u64, part.to_vec())));
-        let written = write_to(file, part, at);
+        let (part, does) = on(|disk| disk.write(path, at as u64, bytes)).unwrap_or((bytes.len(), true));
+        let written = if part == 0 { ffi::SQLITE_OK } else { write_to(file, &bytes[..part], at) };
         if does { written } else { ffi::SQLITE_IOERR_WRITE }
     }
 }
@@ -323,14 +361,7 @@ unsafe extern "C" fn truncate(file: *mut sqlite3_file, length: i64) -> c_int {
 unsafe extern "C" fn sync(file: *mut sqlite3_file, _: c_int) -> c_int {
     // SAFETY: as SQLite calls it.
     let Some(path) = (unsafe { path(file) }) else { return ffi::SQLITE_OK };
-    let done = on(|disk| {
-        let done = disk.does(Sickness::Syncs, 2);
-        // A process that dies in its sync leaves it to chance, with the power.
-        if !disk.machine.dead.get() {
-            disk.synced(path, done);
-        }
-        done
-    });
+    let done = on(|disk| disk.sync(path));
     // Nothing here has to outlive the real machine.
     if done == Some(false) { ffi::SQLITE_IOERR_FSYNC } else { ffi::SQLITE_OK }
 }

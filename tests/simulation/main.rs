@@ -48,8 +48,9 @@ pub enum Fault {
     LyingDisk,
 }
 
-const FAULTS: [Fault; 4] = [
+const FAULTS: [Fault; 5] = [
     Fault::Broken(Broken::ToldBeforeCommit),
+    Fault::Broken(Broken::AskedBeforeSync),
     Fault::Broken(Broken::KeyWithoutMessageId),
     Fault::Broken(Broken::OutboxDropped),
     Fault::LyingDisk,

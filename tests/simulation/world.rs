@@ -158,6 +158,7 @@ pub struct World<'a> {
     /// What it has done.
     pub tally: Tally,
     state: &'a Path,
+    seed: u64,
 }
 
 /// What ends when something dies.
@@ -219,6 +220,7 @@ impl<'a> World<'a> {
             is_alone: false,
             tally: Tally::default(),
             state,
+            seed,
         };
         world.fill_the_ledger();
         world.invent_calls();
@@ -227,7 +229,7 @@ impl<'a> World<'a> {
 
     /// Accounts as an operator sets them.
     fn fill_the_ledger(&self) {
-        imcharge::engine::store::Store::check(&self.config).expect("a new ledger");
+        imcharge::engine::store::Store::check(&self.config.state_dir).expect("a new ledger");
         let ledger = self.ledger();
         for (name, balance) in &self.balances {
             let sql = "INSERT INTO accounts(id, balance) VALUES(?1, ?2)";

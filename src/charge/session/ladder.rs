@@ -183,11 +183,6 @@ pub(super) struct Ladder {
 }
 
 impl Ladder {
-    /// Of a session whose earlier steps are lost.
-    pub(super) fn without(dropped: u32) -> Ladder {
-        Ladder { dropped, ..Ladder::default() }
-    }
-
     /// Adds a step, or counts it when there are enough of its class.
     pub(super) fn add(&mut self, micros: u64, step: Step) {
         let class = step.what.class();

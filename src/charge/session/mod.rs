@@ -46,7 +46,6 @@ mod output;
 mod ranges;
 mod refund;
 mod rule;
-mod version3;
 mod view;
 
 #[cfg(test)]
@@ -55,7 +54,6 @@ mod tests;
 pub use ladder::{Step, StepClass, StepKind};
 pub use output::{Decision, Outcome, Output, Verdict};
 pub use rule::{Ending, Rule};
-pub use version3::SessionOfVersion3;
 pub use view::{Waiting, Work as WaitingWork};
 
 use super::ch2::{Denial, Failure, Reservation, Response, SessionKey, Trigger};

@@ -35,7 +35,6 @@ impl World {
         ] {
             config.set(name, value).unwrap_or_else(|error| panic!("{error}"));
         }
-        Store::check(&config).expect("a new ledger");
         let region = Region::create(config, 1).expect("a region");
         let mut engine = Engine::start(&region).unwrap_or_else(|error| panic!("{error}"));
         let taken = Worker::attach(&region, 0).reserve(&Invite {
@@ -50,7 +49,7 @@ impl World {
             suspended: Suspended { index: 0, label: 0, route: 0 },
         });
         taken.expect("the engine runs");
-        engine.turn().unwrap_or_else(|error| panic!("{error}"));
+        engine.round().unwrap_or_else(|error| panic!("{error}"));
         let (server, _) = listener.accept().expect("a connection");
         server.set_read_timeout(Some(Duration::from_millis(5))).expect("a socket");
         World { engine, server, _folder: folder }
@@ -62,7 +61,7 @@ impl World {
         let begun = Instant::now();
         let mut buffer = [0; 8192];
         loop {
-            self.engine.turn().unwrap_or_else(|error| panic!("{error}"));
+            self.engine.round().unwrap_or_else(|error| panic!("{error}"));
             match self.server.read(&mut buffer) {
                 Ok(octets) if octets > 0 => return messages(&buffer[..octets]),
                 _ => assert!(begun.elapsed() < Duration::from_secs(20), "nothing comes"),

@@ -56,6 +56,11 @@ pub enum Change {
     },
     /// A message that went to the client costs nothing.
     NotDebited(NotDebited),
+    /// All sessions belong to this run of the host now, and the rings of every other are read.
+    Adopted {
+        /// Which run of the host.
+        instance: u64,
+    },
 }
 
 /// A session that is new, or has moved.
@@ -217,6 +222,8 @@ pub struct Pending {
     pub undebited: Vec<NotDebited>,
     /// Of each instance.
     pub marks: BTreeMap<u64, Marks>,
+    /// Which run of the host all sessions belong to.
+    pub adopted: Option<u64>,
     /// As they stand now; not worth a place in the journal.
     pub peers: Option<Vec<PeerStatus>>,
 }
@@ -250,7 +257,18 @@ impl Pending {
             }
             Change::Steps { row, first, zero, steps } => self.session(row).add(Part { first, zero, steps }),
             Change::NotDebited(message) => self.undebited.push(message),
+            Change::Adopted { instance } => {
+                self.marks.retain(|of, _| *of == instance);
+                self.adopted = Some(instance);
+            }
         }
+    }
+
+    /// Whether there is nothing to write.
+    pub fn is_empty(&self) -> bool {
+        let no_records = self.sessions.is_empty() && self.debits.is_empty() && self.refunds.is_empty();
+        let no_money = self.accounts.is_empty() && self.holds.is_empty() && self.undebited.is_empty();
+        no_records && no_money && self.marks.is_empty() && self.adopted.is_none() && self.peers.is_none()
     }
 
     /// Whether a debit of this message is pending.

@@ -1,7 +1,7 @@
 //! Closed sessions are kept for so many days, with their steps and debits; then they go, a few at a time.
 //!
-//! A pass takes 128 sessions or 1000 rows or five milliseconds at most, in the transaction that brings the tables up to
-//! date; the next one comes no sooner than after 200 ms on the clock that nobody can step. It looks at the sessions that
+//! A pass takes 128 sessions or 1000 rows or five milliseconds at most, in a transaction of its own; the next one comes
+//! no sooner than after 200 ms on the clock that nobody can step. It looks at the sessions that
 //! were opened first; where none of them is old enough, it looks a little further, farther with each pass, for those whose
 //! times were taken from a wrong clock. Only sessions that the engine has forgotten go: whatever may still be debited is
 //! known by its (session, Message-ID).
@@ -9,7 +9,8 @@
 //! The day is told by the wall clock. Where that has jumped ahead by more than a day, against the other clock or (after a
 //! start) against the latest session, nothing goes for a day: an operator can set it right, or it was wrong before.
 
-use super::{Store, StoreError};
+use super::writer::Tables;
+use super::{StoreError, database};
 use crate::charge::time::Time;
 use crate::engine::clock;
 use rusqlite::{Connection, OptionalExtension, Result};
@@ -35,8 +36,6 @@ const SPAN: Duration = Duration::from_millis(5);
 /// What the passes know of each other.
 #[derive(Default)]
 pub(super) struct Passes {
-    /// When the next one may be.
-    next: Time,
     /// When the last one was, on both clocks.
     last: Option<(Time, i64)>,
     /// The wall clock is not trusted until then.
@@ -45,13 +44,21 @@ pub(super) struct Passes {
     looked: i64,
 }
 
-impl Store {
-    /// Removes some of what was closed more than so many days ago, if it is time. `wall_ms`: UNIX milliseconds.
-    pub fn remove_old(&mut self, days: u32, now: Time, wall_ms: i64) -> std::result::Result<(), StoreError> {
-        if now < self.passes.next {
-            return Ok(());
-        }
-        self.passes.next = after(now, LATER);
+/// What a pass goes by.
+#[derive(Clone, Copy)]
+pub struct Pass {
+    /// Days for which closed sessions are kept.
+    pub days: u32,
+    /// Now.
+    pub now: Time,
+    /// Now, UNIX milliseconds.
+    pub wall_ms: i64,
+}
+
+impl Tables {
+    /// Removes some of what was closed more than so many days ago; when to call it again.
+    pub(super) fn remove_old(&mut self, pass: Pass) -> std::result::Result<Time, StoreError> {
+        let Pass { days, now, wall_ms } = pass;
         let jumped = self.has_jumped(now, wall_ms)?;
         self.passes.last = Some((now, wall_ms));
         if jumped {
@@ -59,27 +66,27 @@ impl Store {
             self.passes.distrusted_until = now.after_seconds(86_400);
         }
         if now < self.passes.distrusted_until {
-            return Ok(());
+            return Ok(after(now, LATER));
         }
         let before = wall_ms.saturating_sub(i64::from(days) * DAY_MS);
-        let mut old = old_sessions(&self.connection, 0, before).map_err(|source| self.error(source))?;
+        let error = |source| database::error(&self.database.path, source);
+        let mut old = old_sessions(&self.database.connection, 0, before).map_err(error)?;
         if old.sessions.is_empty() {
-            let further = old_sessions(&self.connection, self.passes.looked, before);
-            old = further.map_err(|source| self.error(source))?;
+            old = old_sessions(&self.database.connection, self.passes.looked, before).map_err(error)?;
             self.passes.looked = old.last.unwrap_or(0);
         }
         if old.sessions.is_empty() {
-            return Ok(());
+            return Ok(after(now, LATER));
         }
+        self.transaction(|connection| remove(connection, &old.sessions))?;
         // There may be more.
-        self.passes.next = after(now, SOON);
-        self.write_and(|transaction| remove(transaction, &old.sessions))
+        Ok(after(now, SOON))
     }
 
     fn has_jumped(&self, now: Time, wall_ms: i64) -> std::result::Result<bool, StoreError> {
         let expected = match self.passes.last {
             Some((then, wall)) => Some(wall.saturating_add_unsigned(now.micros_since(then) / 1000)),
-            None => latest(&self.connection).map_err(|source| self.error(source))?,
+            None => latest(&self.database.connection).map_err(|source| database::error(&self.database.path, source))?,
         };
         Ok(expected.is_some_and(|expected| wall_ms > expected.saturating_add(DAY_MS)))
     }

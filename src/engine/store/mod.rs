@@ -1,40 +1,51 @@
-//! Everything durable, in one SQLite file: accounts and holds (for the ledger), sessions, debits, and how far
-//! each ring has been read.
+//! Everything durable: accounts and holds (for the ledger), sessions, debits, and how far each ring has been read.
 //!
 //! ```text
-//!   turn ─ put(change)… ─ commit ─► journal (one row, one sync) ─► verdicts and answers
-//!                            │ 50 ms, or at once after a large turn, and for an operator
-//!                            └────► tables (everything pending, coalesced; the journal is emptied with it)
+//!   tick ─ put(change)… ─ commit ─► journal (one record, no lock, no wait) ─► verdicts of the ledger
+//!                            │         └─ Syncer, 8 ms or at once ─► requests to a distant enabler, operators' answers
+//!                            └─ Writer, 50 ms or at once ─► tables (everything pending, coalesced, in one transaction)
 //! ```
 //!
-//! A turn's changes are durable as one row of the journal: that is what a verdict waits for. The tables follow in
-//! one transaction for many turns. State, money and read marks of a turn move together or not at all.
+//! The changes of a tick are one record of the journal: state, money and read marks move together or not at all. The
+//! tables follow in a thread of their own, where they wait for the disk and for other processes that have the ledger
+//! file open. What they do not contain yet is kept here, so that the engine reads its own changes.
 //!
 //! Operators read the tables with `sqlite3`, also while the proxy runs; they change them by RPC only.
 
 pub mod change;
+mod database;
 mod history;
+mod journal;
+mod locks;
 mod schema;
 mod steps;
+mod syncer;
 mod tables;
-mod upgrade;
+mod writer;
 
 #[cfg(test)]
 mod tests;
 
 use super::clock;
-use super::config::Config;
+use super::region::Region;
 use crate::charge::session::Session;
 use crate::charge::time::Time;
 use crate::enabler::diameter::peers::PeerStatus;
 use crate::enabler::ledger::{Account, Accounts, Hold};
-use crate::simulate;
 use change::{Change, Marks, Pending, SessionChange, Shown};
-use history::Passes;
-use rusqlite::{Connection, OptionalExtension, Transaction};
+use database::Database;
+pub use history::Pass;
+use journal::{Journal, JournalError};
+use rusqlite::OptionalExtension;
 use schema::VERSION;
+use std::collections::BTreeMap;
+use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
+pub use syncer::SYNC_DELAY;
+use syncer::Syncer;
+use writer::{Job, Report, Tables, Writer};
 
 /// Marks the file as ours (`PRAGMA application_id`): "imch".
 const APPLICATION: i64 = 0x696d_6368;
@@ -46,12 +57,49 @@ pub const LEDGER: &str = "ledger.sqlite";
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// SQLite refused.
-    #[error("{path}: {source}; check the folder's owner and mode, and the space on its disk")]
+    #[error("{path}: {source}; check the folder's owner and mode, and its disk")]
     Sqlite {
         /// The file.
         path: PathBuf,
         /// SQLite's own word.
         source: rusqlite::Error,
+    },
+    /// Another process has the write lock.
+    #[error("{path}: locked by {holder}; it is written as soon as that process ends its transaction")]
+    Locked {
+        /// The file.
+        path: PathBuf,
+        /// Who, as far as the kernel says.
+        holder: String,
+    },
+    /// The disk is full.
+    #[error("{path}: no space on its disk; free some")]
+    NoSpace {
+        /// The file.
+        path: PathBuf,
+    },
+    /// It cannot be written.
+    #[error("{path}: is read-only; check its owner and mode, and whether its disk is mounted read-only")]
+    ReadOnly {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Its contents are broken.
+    #[error("{path}: is damaged ({source}); stop the proxy and restore the file from a backup")]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// SQLite's own word.
+        source: rusqlite::Error,
+    },
+    /// It is not where it was.
+    #[error(
+        "{path}: was deleted, moved or replaced; put the file back, or stop the proxy, restore a backup and remove \
+         journal-a and journal-b"
+    )]
+    Missing {
+        /// The file.
+        path: PathBuf,
     },
     /// The file was written by a newer imcharge.
     #[error("{path}: written by a newer imcharge (version {found}, this one knows {VERSION}); install that one again")]
@@ -81,17 +129,56 @@ pub enum StoreError {
     /// The distant enabler cannot be asked.
     #[error("{0}")]
     Enabler(String),
-    /// A crashed engine of another version left something in the journal.
+    /// The journal cannot be used.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// A record of the journal is of another build.
     #[error(
-        "{path}: the version that ran before has left row {row} of its journal, which this one cannot read; start \
-         that version once more, and stop it cleanly"
+        "{path}: record {sequence} was written by another build of imcharge and cannot be read; start that build once \
+         more, and stop it cleanly"
     )]
-    Journal {
+    Record {
+        /// The folder.
+        path: PathBuf,
+        /// Sequence of the record.
+        sequence: u64,
+    },
+    /// The operating system refused.
+    #[error("{path}: {}", describe(.source))]
+    Io {
         /// The file.
         path: PathBuf,
-        /// Row of the journal.
-        row: i64,
+        /// Why.
+        source: io::Error,
     },
+    /// The thread that writes the tables has panicked.
+    #[error("the thread that writes the ledger has ended; the engine is restarted")]
+    WriterEnded,
+}
+
+impl StoreError {
+    /// Whether new sessions must be refused at once: what the tables say cannot be trusted any more, and no journal
+    /// helps there.
+    fn is_fatal(&self) -> bool {
+        !matches!(
+            self,
+            StoreError::Locked { .. }
+                | StoreError::NoSpace { .. }
+                | StoreError::ReadOnly { .. }
+                | StoreError::Sqlite { .. }
+                | StoreError::Io { .. }
+        )
+    }
+}
+
+/// What an error of the operating system means to an operator.
+fn describe(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "no space on its disk; free some".into(),
+        io::ErrorKind::ReadOnlyFilesystem => "its disk is mounted read-only".into(),
+        io::ErrorKind::PermissionDenied => "permission denied; it must belong to the user of the proxy".into(),
+        _ => error.to_string(),
+    }
 }
 
 /// A session as it was stored.
@@ -106,159 +193,176 @@ pub struct Stored {
     pub session: Session,
 }
 
-/// How long the tables may be behind the journal.
+/// How long the tables may be behind the journal while nothing is wrong.
 const BEHIND: Duration = Duration::from_millis(50);
 
-/// Octets of a turn's changes from which on the tables are written at once: the journal would only double the work.
-const LARGE: usize = 32 * 1024;
+/// How long the tables may fail before that is reported: an operator's statement may hold the lock for a moment.
+const FAILING_AFTER: Duration = Duration::from_secs(1);
 
-/// Octets of the write-ahead log, taken at the start; when it is full, it is moved into the file.
-const LOG_SIZE: u64 = if simulate::SMALL { 64 << 10 } else { 16 << 20 };
+/// Since when the tables cannot be written, and why.
+struct Failing {
+    since: Time,
+    /// The sentence that was logged; `None`: none yet.
+    told: Option<String>,
+    is_fatal: bool,
+}
 
-/// The open file.
+/// The store of a running engine.
 pub struct Store {
-    connection: Connection,
-    path: PathBuf,
-    /// Octets that the log may have before it is moved into the file.
-    reserved: u64,
-    /// Of this turn, as the journal keeps them.
+    database: Database,
+    journal: Journal,
+    syncer: Syncer,
+    writer: Writer,
+    /// Of this tick, as the journal keeps them.
     changes: Vec<u8>,
-    /// Of this turn and of those that the tables do not show yet.
+    /// Of this tick and of those that were not handed to the writer yet.
     pending: Pending,
-    /// When the oldest of them was made.
+    /// What the writer has.
+    writing: Option<Arc<Pending>>,
+    /// When the oldest pending change was committed.
     behind_since: Option<Time>,
+    /// Whether an operator waits for the tables.
+    is_urgent: bool,
+    /// Sequence of the last record that the tables contain.
+    applied: u64,
+    /// Sequence of the last record that they contain on the disk: its place in the journal may be used again.
+    freed: u64,
     /// The row of the next session.
     next_row: i64,
-    /// When old history went last.
-    passes: Passes,
+    /// When old history may be removed next.
+    history_due: Time,
+    failing: Option<Failing>,
+    log_octets: u64,
 }
 
 impl Store {
-    /// Opens or makes the file and closes it again: what a starting host asks before it forks.
-    pub fn check(config: &Config) -> Result<(), StoreError> {
-        let store = Store::open(&config.state_dir)?;
-        // A file that cannot be written shows only on writing.
-        let probe = store.connection.execute_batch("BEGIN IMMEDIATE; ROLLBACK;");
-        probe.map_err(|source| store.error(source))
+    /// Makes the ledger of a state directory if there is none, and says what is wrong with it: what a starting host
+    /// asks before it forks. A lock of another process, and a file that is damaged or missing, do not keep the host from
+    /// starting: its sessions are refused until that is mended.
+    pub fn check(state_dir: &Path) -> Result<(), StoreError> {
+        let made = Database::open(state_dir).and_then(|database| {
+            let mark = database.journal_mark()?;
+            Journal::open(state_dir, mark.ledger, mark.applied, |_, _| {})?;
+            Ok(())
+        });
+        match made {
+            Err(error @ (StoreError::Damaged { .. } | StoreError::Missing { .. } | StoreError::Locked { .. })) => {
+                log::error!("{error}");
+                Ok(())
+            }
+            made => made,
+        }
     }
 
-    /// Opens the file, makes it if need be.
-    pub fn open(state_dir: &Path) -> Result<Store, StoreError> {
-        let path = state_dir.join(LEDGER);
-        let connection = Connection::open(&path).map_err(|source| StoreError::Sqlite { path: path.clone(), source })?;
-        let (changes, pending, passes) = (Vec::new(), Pending::default(), Passes::default());
-        let store = Store { connection, path, reserved: 0, changes, pending, behind_since: None, next_row: 1, passes };
-        store.prepare()?;
-        Ok(store)
-    }
-
-    fn prepare(&self) -> Result<(), StoreError> {
-        let sql = |result: rusqlite::Result<()>| result.map_err(|source| self.error(source));
-        let pragma = |name: &str| {
-            let read = self.connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
-            read.map_err(|source| self.error(source))
-        };
-        sql(self.connection.busy_timeout(std::time::Duration::from_secs(2)))?;
-        let found = pragma("user_version")?;
-        let tables = self.connection.query_row("SELECT count(*) FROM sqlite_master", [], |row| row.get::<_, i64>(0));
-        let empty = tables.map_err(|source| self.error(source))? == 0;
-        if !empty && pragma("application_id")? != APPLICATION {
-            return Err(StoreError::Foreign { path: self.path.clone() });
+    /// Opens the store, with what an engine that died has left in the journal. The region is woken for what waits.
+    pub fn open(state_dir: &Path, region: Option<&Arc<Region>>) -> Result<Store, StoreError> {
+        let database = Database::open(state_dir)?;
+        let mark = database.journal_mark()?;
+        let (mut pending, mut unreadable) = (Pending::default(), None);
+        let journal = Journal::open(state_dir, mark.ledger, mark.applied, |sequence, mut changes| {
+            while !changes.is_empty() && unreadable.is_none() {
+                match postcard::take_from_bytes(changes) {
+                    Ok((change, rest)) => {
+                        pending.take(change);
+                        changes = rest;
+                    }
+                    Err(_) => unreadable = Some(sequence),
+                }
+            }
+            if let Some(region) = region {
+                region.beat();
+            }
+        })?;
+        if let Some(sequence) = unreadable {
+            return Err(StoreError::Record { path: state_dir.to_owned(), sequence });
         }
-        if !empty && found < schema::OLDEST {
-            return Err(StoreError::Older { path: self.path.clone(), found });
-        }
-        if found > VERSION {
-            return Err(StoreError::Newer { path: self.path.clone(), found });
-        }
-        // A commit is on the disk when it returns; the log is moved into the file by `checkpoint`, off the
-        // path of a verdict.
-        sql(self.connection.execute_batch(
-            "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA wal_autocheckpoint=0; \
-             PRAGMA temp_store=MEMORY; PRAGMA cache_size=-2048;",
-        ))?;
-        self.connection.set_prepared_statement_cache_capacity(64);
-        if !empty && found < VERSION {
-            log::info!("{}: brought from version {found} to {VERSION}", self.path.display());
-            return upgrade::upgrade(&self.connection, &self.path);
-        }
-        if empty {
-            let (tables, history) = (schema::TABLES, schema::HISTORY);
-            sql(self.connection.execute_batch(&format!(
-                "BEGIN IMMEDIATE; {tables} {history} PRAGMA application_id={APPLICATION}; \
-                 PRAGMA user_version={VERSION}; COMMIT;"
-            )))?;
-            use std::os::unix::fs::PermissionsExt;
-            let _ = std::fs::set_permissions(&self.path, std::fs::Permissions::from_mode(0o640));
-        }
-        Ok(())
+        let syncer = Syncer::start(&journal, region.cloned())?;
+        let writer = Writer::start(Tables::open(state_dir)?, region.cloned())?;
+        let last = "SELECT coalesce(max(id), 0) FROM sessions";
+        let last = database.connection.query_row(last, [], |row| row.get::<_, i64>(0));
+        let last = last.map_err(|source| database::error(&database.path, source))?;
+        let last = pending.sessions.last_key_value().map_or(last, |(row, _)| last.max(*row));
+        let behind_since = (!pending.is_empty()).then(clock::now);
+        Ok(Store {
+            database,
+            journal,
+            syncer,
+            writer,
+            changes: Vec::new(),
+            pending,
+            writing: None,
+            behind_since,
+            is_urgent: false,
+            applied: mark.applied,
+            freed: 0,
+            next_row: last + 1,
+            history_due: Time(0),
+            failing: None,
+            log_octets: 0,
+        })
     }
 
     fn error(&self, source: rusqlite::Error) -> StoreError {
-        StoreError::Sqlite { path: self.path.clone(), source }
+        database::error(&self.database.path, source)
     }
 
-    /// Brings the tables up to the journal that a killed engine left, and readies the file for writing. First of all.
-    pub fn recover(&mut self) -> Result<(), StoreError> {
-        let read = || {
-            let mut statement = self.connection.prepare("SELECT id, changes FROM journal ORDER BY id")?;
-            let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
-            rows.collect::<rusqlite::Result<Vec<(i64, Vec<u8>)>>>()
-        };
-        for (row, changes) in read().map_err(|source| self.error(source))? {
-            let mut rest = changes.as_slice();
-            while !rest.is_empty() {
-                let path = || self.path.clone();
-                let taken = postcard::take_from_bytes::<Change>(rest);
-                let (change, after) = taken.map_err(|_| StoreError::Journal { path: path(), row })?;
-                self.pending.take(change);
-                rest = after;
-            }
-        }
-        self.write()?;
-        let last = "SELECT coalesce(max(id), 0) FROM sessions";
-        let last: i64 = self.connection.query_row(last, [], |row| row.get(0)).map_err(|source| self.error(source))?;
-        self.next_row = last + 1;
-        self.reserve_log()
+    /// What the tables do not contain yet, the latest first.
+    fn overlays(&self) -> impl Iterator<Item = &Pending> {
+        std::iter::once(&self.pending).chain(self.writing.as_deref())
     }
 
-    /// The sessions that are not forgotten yet.
+    /// The sessions that are not forgotten yet. Only before the first tick.
     pub fn live_sessions(&self) -> Result<Vec<Stored>, StoreError> {
         let read = || {
-            let mut statement = self.connection.prepare(
+            let mut statement = self.database.connection.prepare(
                 "SELECT sessions.id, instance, opened_at, state FROM sessions JOIN states ON states.session=sessions.id",
             )?;
-            let rows = statement.query_map([], |row| row.try_into())?;
-            rows.collect::<rusqlite::Result<Vec<(i64, i64, i64, Vec<u8>)>>>()
+            let rows = statement
+                .query_map([], |row| Ok((row.get(0)?, (row.get::<_, i64>(1)? as u64, row.get(2)?, row.get(3)?))))?;
+            rows.collect::<rusqlite::Result<BTreeMap<i64, (u64, i64, Vec<u8>)>>>()
         };
-        let rows = read().map_err(|source| self.error(source))?;
-        let decoded = rows.into_iter().filter_map(|(row, instance, opened_at, state)| {
+        let mut live = read().map_err(|source| self.error(source))?;
+        for (row, pending) in &self.pending.sessions {
+            if pending.forgotten {
+                live.remove(row);
+                continue;
+            }
+            let Some(state) = &pending.state else { continue };
+            match (live.get_mut(row), pending.opened) {
+                (Some(stored), _) => stored.2.clone_from(state),
+                (None, Some((instance, opened_at))) => {
+                    live.insert(*row, (instance, opened_at, state.clone()));
+                }
+                (None, None) => {}
+            }
+        }
+        let decoded = live.into_iter().filter_map(|(row, (instance, opened_at, state))| {
             let Ok(session) = postcard::from_bytes(&state) else {
-                log::error!("{}: the state of session row {row} cannot be read, left as it is", self.path.display());
+                let path = self.database.path.display();
+                log::error!("{path}: the state of session row {row} cannot be read, left as it is");
                 return None;
             };
-            Some(Stored { row, instance: instance as u64, opened_at, session })
+            let instance = self.pending.adopted.unwrap_or(instance);
+            Some(Stored { row, instance, opened_at, session })
         });
         Ok(decoded.collect())
     }
 
     /// The marks of an instance, if it has committed any.
     pub fn marks(&self, instance: u64) -> Result<Option<Marks>, StoreError> {
-        if let Some(marks) = self.pending.marks.get(&instance) {
+        if let Some(marks) = self.overlays().find_map(|pending| pending.marks.get(&instance)) {
             return Ok(Some(marks.clone()));
         }
-        let read = self
-            .connection
-            .query_row("SELECT events, notices FROM marks WHERE instance=?1", [instance as i64], |row| {
-                Ok(Marks { events: unpack(&row.get::<_, Vec<u8>>(0)?), notices: unpack(&row.get::<_, Vec<u8>>(1)?) })
-            })
-            .optional();
-        read.map_err(|source| self.error(source))
+        let sql = "SELECT events, notices FROM marks WHERE instance=?1";
+        let read = self.database.connection.query_row(sql, [instance as i64], |row| {
+            Ok(Marks { events: unpack(&row.get::<_, Vec<u8>>(0)?), notices: unpack(&row.get::<_, Vec<u8>>(1)?) })
+        });
+        read.optional().map_err(|source| self.error(source))
     }
 
     /// Changes with the file: whoever has another one has lost all sessions.
     pub fn origin_state_id(&self) -> Result<u32, StoreError> {
-        let read = self.connection.query_row("SELECT state_id FROM origin", [], |row| row.get(0));
+        let read = self.database.connection.query_row("SELECT state_id FROM origin", [], |row| row.get(0));
         read.map_err(|source| self.error(source))
     }
 
@@ -270,12 +374,12 @@ impl Store {
 
     /// Whether this message of this session is debited already.
     pub fn is_debited(&self, row: i64, message_id: &str) -> Result<bool, StoreError> {
-        if self.pending.is_debited(row, message_id) {
+        if self.overlays().any(|pending| pending.is_debited(row, message_id)) {
             return Ok(true);
         }
         let exists = || {
             let sql = "SELECT 1 FROM debits WHERE session=?1 AND message_id=?2";
-            self.connection.prepare_cached(sql)?.exists((row, message_id))
+            self.database.connection.prepare_cached(sql)?.exists((row, message_id))
         };
         exists().map_err(|source| self.error(source))
     }
@@ -299,108 +403,142 @@ impl Store {
     /// Shows how the peers of a distant enabler stand, with the next write.
     pub fn show_peers(&mut self, peers: Vec<PeerStatus>) {
         self.pending.peers = Some(peers);
+        self.behind_since.get_or_insert_with(clock::now);
     }
 
-    /// Makes all changes since the last commit durable, together.
-    pub fn commit(&mut self) -> Result<(), StoreError> {
-        if self.changes.len() >= LARGE {
-            return self.write();
-        }
+    /// Writes all changes since the last commit into the journal, together; the sequence of their record. They survive
+    /// the death of every process then, and the machine's as soon as [`Store::durable`] says so, which `is_urgent`
+    /// hastens. After an error the changes wait for the next call.
+    pub fn commit(&mut self, is_urgent: bool) -> Result<u64, StoreError> {
         if !self.changes.is_empty() {
-            self.disk()?;
-            let sql = "INSERT INTO journal(changes) VALUES(?1)";
-            let insert = || self.connection.prepare_cached(sql)?.execute([&self.changes]);
-            insert().map_err(|source| self.error(source))?;
+            let durable = self.durable()?;
+            let (sequence, file) = self.journal.append(&self.changes, self.freed, durable)?;
+            self.syncer.written(sequence, file, is_urgent);
             self.changes.clear();
             self.behind_since.get_or_insert_with(clock::now);
         }
+        Ok(self.journal.sequence())
+    }
+
+    /// Sequence of the last record that survives the machine. An error means that a sync has failed: the engine must
+    /// end, so that the next one writes what is in the journal anew.
+    pub fn durable(&self) -> Result<u64, StoreError> {
+        Ok(self.syncer.durable()?.max(self.freed))
+    }
+
+    /// Sequence of the last record that the tables contain; while they cannot be written, the last durable one.
+    pub fn shown(&self) -> Result<u64, StoreError> {
+        let is_failing = self.failing.as_ref().is_some_and(|failing| failing.told.is_some());
+        if is_failing { self.durable() } else { Ok(self.applied) }
+    }
+
+    /// Whether the journal has room for another tick.
+    pub fn check_room(&self) -> Result<(), StoreError> {
+        Ok(self.journal.check_room(self.freed)?)
+    }
+
+    /// Since when something is committed that does not survive the machine yet.
+    #[cfg(feature = "simulate")]
+    pub fn unsynced_since(&self) -> Option<Time> {
+        self.syncer.unsynced_since()
+    }
+
+    /// Whether the tables or the disk have to follow.
+    pub fn is_pending(&self) -> bool {
+        self.behind_since.is_some() || self.writing.is_some() || self.syncer.unsynced_since().is_some()
+    }
+
+    /// An operator waits for the tables.
+    pub fn hurry(&mut self) {
+        self.is_urgent = true;
+    }
+
+    /// Hears what the writer says, and hands it what it is time for. `history`: old history may be removed.
+    pub fn follow(&mut self, history: Option<Pass>) -> Result<(), StoreError> {
+        while let Some(report) = self.writer.report()? {
+            match report {
+                Report::Failing(error) => {
+                    self.tables_fail(&error);
+                    break;
+                }
+                Report::InPlace => self.tables_are_written(),
+                Report::Done { through, is_durable, log_octets, history_due } => {
+                    self.writing = None;
+                    self.applied = self.applied.max(through);
+                    self.freed = if is_durable { self.applied } else { self.freed };
+                    self.log_octets = log_octets;
+                    self.history_due = history_due.unwrap_or(self.history_due);
+                    self.tables_are_written();
+                }
+            }
+        }
+        let is_behind = self.behind_since.is_some_and(|since| self.is_urgent || clock::since(since) >= BEHIND);
+        let history = history.filter(|pass| pass.now >= self.history_due);
+        // A pending change without its record is not decided yet.
+        if self.writing.is_none() && self.changes.is_empty() && (is_behind || history.is_some()) {
+            self.hand_over(history);
+        }
         Ok(())
     }
 
-    /// Whether the tables are behind.
-    pub fn is_pending(&self) -> bool {
-        self.behind_since.is_some()
-    }
-
-    /// Whether it is time that the tables follow.
-    pub fn is_behind(&self) -> bool {
-        self.behind_since.is_some_and(|since| clock::since(since) >= BEHIND)
-    }
-
-    /// Brings the tables up to date, durably.
-    pub fn write(&mut self) -> Result<(), StoreError> {
-        self.write_and(|_| Ok(()))
-    }
-
-    /// Says that all sessions belong to this run of the host, and that the rings of every other are read.
-    pub fn adopt(&mut self, instance: u64) -> Result<(), StoreError> {
-        self.write_and(|transaction| {
-            let adopt = "UPDATE sessions SET instance=?1 WHERE id IN (SELECT session FROM states)";
-            transaction.execute(adopt, [instance as i64])?;
-            transaction.execute("DELETE FROM marks WHERE instance<>?1", [instance as i64])?;
-            Ok(())
-        })
-    }
-
-    /// Whether the disk can be written, as far as a simulation has a say in it.
-    fn disk(&self) -> Result<(), StoreError> {
-        let full = || rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_FULL), None);
-        if simulate::disk_fails() { Err(self.error(full())) } else { Ok(()) }
-    }
-
-    fn write_and(&mut self, more: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<()>) -> Result<(), StoreError> {
-        self.disk()?;
-        let write = || {
-            let transaction = self.connection.unchecked_transaction()?;
-            tables::write(&transaction, &self.pending)?;
-            more(&transaction)?;
-            simulate::moment();
-            transaction.prepare_cached("DELETE FROM journal")?.execute([])?;
-            transaction.commit()
-        };
-        write().map_err(|source| self.error(source))?;
-        self.pending = Pending::default();
-        self.changes.clear();
+    fn hand_over(&mut self, history: Option<Pass>) {
+        let pending = Arc::new(std::mem::take(&mut self.pending));
+        self.writing = Some(Arc::clone(&pending));
         self.behind_since = None;
-        match self.log_size() > self.reserved {
-            true => self.checkpoint(),
-            false => Ok(()),
+        let is_urgent = std::mem::take(&mut self.is_urgent);
+        self.writer.submit(Job { pending, through: self.journal.sequence(), history, is_urgent });
+    }
+
+    fn tables_fail(&mut self, error: &StoreError) {
+        let failing = self.failing.get_or_insert_with(|| Failing { since: clock::now(), told: None, is_fatal: false });
+        if clock::since(failing.since) < FAILING_AFTER && !error.is_fatal() {
+            return;
+        }
+        failing.is_fatal |= error.is_fatal();
+        let sentence = error.to_string();
+        if failing.told.as_ref() != Some(&sentence) {
+            let consequence = match error.is_fatal() {
+                true => "new sessions are refused",
+                false => "sessions are charged as before, and kept in the journal until then",
+            };
+            log::error!("{sentence}; {consequence}");
+            failing.told = Some(sentence);
         }
     }
 
-    /// Moves the write-ahead log into the file and begins it anew.
-    pub fn checkpoint(&mut self) -> Result<(), StoreError> {
-        let moved = self.connection.query_row("PRAGMA wal_checkpoint(RESTART)", [], |_| Ok(()));
-        self.reserved = self.log_size();
-        moved.map_err(|source| self.error(source))
+    fn tables_are_written(&mut self) {
+        if let Some(Failing { since, told: Some(_), .. }) = self.failing.take() {
+            let seconds = clock::since(since).as_secs();
+            log::warn!("{}: can be written again, after {seconds} s", self.database.path.display());
+        }
     }
 
-    /// Gives the write-ahead log its size in advance: a commit that makes a file longer costs the file system a commit
-    /// of its own. Appends zeros, which SQLite takes for the end of the log.
-    fn reserve_log(&mut self) -> Result<(), StoreError> {
-        let reserve = || -> std::io::Result<()> {
-            use std::io::Write;
-            let mut file = std::fs::OpenOptions::new().append(true).open(self.log_path())?;
-            let missing = LOG_SIZE.saturating_sub(file.metadata()?.len());
-            file.write_all(&vec![0; usize::try_from(missing).unwrap_or(0)])?;
-            file.sync_all()
-        };
-        reserve().map_err(|error| {
-            let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_IOERR_WRITE);
-            self.error(rusqlite::Error::SqliteFailure(code, Some(error.to_string())))
-        })?;
-        self.reserved = self.log_size();
+    /// Whether the tables have not been written for longer than a moment.
+    pub fn is_failing(&self) -> bool {
+        self.failing.as_ref().is_some_and(|failing| failing.told.is_some())
+    }
+
+    /// Whether the ledger cannot be trusted, so that new sessions must be refused.
+    pub fn is_unusable(&self) -> bool {
+        self.failing.as_ref().is_some_and(|failing| failing.is_fatal)
+    }
+
+    /// Octets of the journal that the tables do not contain, and of the write-ahead log that readers keep.
+    pub fn octets_behind(&self) -> (u64, u64) {
+        let journal = if self.is_failing() { self.journal.octets(self.freed) } else { 0 };
+        (journal, self.log_octets)
+    }
+
+    /// Brings the tables up to date, if that takes no longer than this. The journal keeps what is left.
+    pub fn finish(&mut self, patience: Duration) -> Result<(), StoreError> {
+        let begun = clock::now();
+        self.is_urgent = true;
+        while self.is_pending() && clock::since(begun) < patience {
+            self.follow(None)?;
+            self.durable()?;
+            clock::pause(Duration::from_millis(2));
+        }
         Ok(())
-    }
-
-    fn log_path(&self) -> PathBuf {
-        let mut path = self.path.clone().into_os_string();
-        path.push("-wal");
-        PathBuf::from(path)
-    }
-
-    fn log_size(&self) -> u64 {
-        std::fs::metadata(self.log_path()).map_or(0, |metadata| metadata.len())
     }
 }
 
@@ -408,12 +546,12 @@ impl Accounts for Store {
     type Error = StoreError;
 
     fn account(&self, id: &str) -> Result<Option<Account>, StoreError> {
-        if let Some(account) = self.pending.accounts.get(id) {
+        if let Some(account) = self.overlays().find_map(|pending| pending.accounts.get(id)) {
             return Ok(Some(*account));
         }
         let read = || {
             let sql = "SELECT balance, held, debited, credit_limit FROM accounts WHERE id=?1";
-            let mut statement = self.connection.prepare_cached(sql)?;
+            let mut statement = self.database.connection.prepare_cached(sql)?;
             let account = statement.query_row([id], |row| {
                 let (balance, held, debited, credit_limit) = row.try_into()?;
                 Ok(Account { balance, held, debited, credit_limit })
@@ -428,26 +566,26 @@ impl Accounts for Store {
     }
 
     fn charged(&self, session: i64, message_id: &str) -> Result<Option<i64>, StoreError> {
-        if self.pending.is_refunded(session, message_id) {
+        if self.overlays().any(|pending| pending.is_refunded(session, message_id)) {
             return Ok(None);
         }
-        if let Some(units) = self.pending.charged(session, message_id) {
+        if let Some(units) = self.overlays().find_map(|pending| pending.charged(session, message_id)) {
             return Ok(Some(i64::try_from(units).unwrap_or(i64::MAX)));
         }
         let read = || {
             let sql = "SELECT units FROM debits WHERE session=?1 AND message_id=?2 AND refunded_at IS NULL";
-            let mut statement = self.connection.prepare_cached(sql)?;
+            let mut statement = self.database.connection.prepare_cached(sql)?;
             statement.query_row((session, message_id), |row| row.get(0)).optional()
         };
         read().map_err(|source| self.error(source))
     }
 
     fn held(&self, session: i64) -> Result<i64, StoreError> {
-        if let Some(hold) = self.pending.holds.get(&session) {
+        if let Some(hold) = self.overlays().find_map(|pending| pending.holds.get(&session)) {
             return Ok(hold.as_ref().map_or(0, |hold| hold.units));
         }
         let read = || {
-            let mut statement = self.connection.prepare_cached("SELECT units FROM holds WHERE session=?1")?;
+            let mut statement = self.database.connection.prepare_cached("SELECT units FROM holds WHERE session=?1")?;
             statement.query_row([session], |row| row.get(0)).optional()
         };
         Ok(read().map_err(|source| self.error(source))?.unwrap_or(0))

@@ -1,12 +1,9 @@
-//! The tables, version by version: a new file goes through all of them, an older one through those that it has not.
+//! The tables of the ledger file, and what they mean to an operator who reads them.
 
-/// Version of the schema, in `PRAGMA user_version`.
-pub const VERSION: i64 = 4;
+/// Version of the schema, in `PRAGMA user_version`. A file of another version is refused.
+pub const VERSION: i64 = 5;
 
-/// The first version that was released: what is older cannot be read.
-pub const OLDEST: i64 = 3;
-
-/// Tables of version 3, and what they mean.
+/// All tables.
 pub const TABLES: &str = "
 -- Who pays. balance: what can still be used; held: reserved and not yet used; debited: all that was ever
 -- used; balance + held + debited changes only by RPC. credit_limit: how far below zero balance may go.
@@ -16,12 +13,16 @@ CREATE TABLE accounts(
 -- What a session holds of an account. expires_at: UNIX milliseconds after which an idle session gives it back.
 CREATE TABLE holds(
   session INTEGER PRIMARY KEY, account TEXT NOT NULL, units INTEGER NOT NULL, expires_at INTEGER NOT NULL);
--- One row per session, open or closed. opened_at, closed_at: UNIX milliseconds. granted: messages (or
--- kilobytes) granted in all.
+-- One row per session, open or closed. opened_at, closed_at: UNIX milliseconds. granted: messages (or kilobytes)
+-- granted in all. reserved: units that the enabler holds for the session. waiting: whether anything of it has no answer,
+-- of the client or of the enabler. steps_dropped: steps beyond the bound, which are not kept. steps: the first ones, see
+-- the view.
 CREATE TABLE sessions(
   id INTEGER PRIMARY KEY, key TEXT NOT NULL, call_id TEXT NOT NULL, account TEXT NOT NULL, other TEXT NOT NULL,
   icid TEXT NOT NULL, direction TEXT NOT NULL, tariff TEXT NOT NULL, instance INTEGER NOT NULL,
-  opened_at INTEGER NOT NULL, closed_at INTEGER, phase TEXT NOT NULL, granted INTEGER NOT NULL DEFAULT 0);
+  opened_at INTEGER NOT NULL, closed_at INTEGER, phase TEXT NOT NULL, granted INTEGER NOT NULL DEFAULT 0,
+  reserved INTEGER NOT NULL DEFAULT 0, waiting INTEGER NOT NULL DEFAULT 0, steps_dropped INTEGER NOT NULL DEFAULT 0,
+  steps TEXT NOT NULL DEFAULT '');
 CREATE INDEX sessions_call ON sessions(call_id);
 -- What the engine needs of a session, until it is forgotten.
 CREATE TABLE states(session INTEGER PRIMARY KEY, state BLOB NOT NULL);
@@ -32,6 +33,7 @@ CREATE TABLE debits(
   account TEXT NOT NULL, octets INTEGER NOT NULL, units INTEGER NOT NULL, trigger TEXT NOT NULL,
   code INTEGER NOT NULL, at INTEGER NOT NULL, refunded_at INTEGER, UNIQUE(session, message_id));
 CREATE INDEX debits_account ON debits(account);
+CREATE INDEX debits_undelivered ON debits(at, units) WHERE trigger<>'response' AND refunded_at IS NULL;
 -- When the file was made, UNIX seconds: Origin-State-Id of Diameter.
 CREATE TABLE origin(state_id INTEGER NOT NULL);
 INSERT INTO origin VALUES(unixepoch());
@@ -40,19 +42,10 @@ CREATE TABLE marks(instance INTEGER PRIMARY KEY, events BLOB NOT NULL, notices B
 -- How the peers of a distant enabler stood when an operator asked last.
 CREATE TABLE peers(host TEXT NOT NULL, address TEXT NOT NULL, state TEXT NOT NULL, in_flight INTEGER NOT NULL,
   last_error TEXT NOT NULL);
--- What is durable and not yet in the tables above, one row a turn of the engine.
-CREATE TABLE journal(id INTEGER PRIMARY KEY, changes BLOB NOT NULL);
-";
-
-/// What version 4 adds: the history.
-pub const HISTORY: &str = "
--- reserved: units that the enabler holds for the session. waiting: whether anything of it has no answer, of the client
--- or of the enabler. steps_dropped: steps beyond the bound, which are not kept. steps: the first ones, see the view.
-ALTER TABLE sessions ADD COLUMN reserved INTEGER NOT NULL DEFAULT 0;
-ALTER TABLE sessions ADD COLUMN waiting INTEGER NOT NULL DEFAULT 0;
-ALTER TABLE sessions ADD COLUMN steps_dropped INTEGER NOT NULL DEFAULT 0;
-ALTER TABLE sessions ADD COLUMN steps TEXT NOT NULL DEFAULT '';
-CREATE INDEX debits_undelivered ON debits(at, units) WHERE trigger<>'response' AND refunded_at IS NULL;
+-- The journal beside this file. ledger: random number by which the two know each other. applied: sequence of its last
+-- record that these tables contain.
+CREATE TABLE journal(ledger INTEGER NOT NULL, applied INTEGER NOT NULL);
+INSERT INTO journal VALUES(random(), 0);
 -- One row per message that went to the client and costs nothing. units: what it would have cost. rule and code: why.
 CREATE TABLE undebited(
   session INTEGER NOT NULL, message_id TEXT NOT NULL, call_id TEXT NOT NULL, account TEXT NOT NULL,

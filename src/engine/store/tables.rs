@@ -8,7 +8,7 @@ use crate::enabler::diameter::peers::PeerStatus;
 use crate::enabler::ledger::{Account, Hold};
 use rusqlite::{Connection, Result, params};
 
-/// Writes everything, within the caller's transaction.
+/// Writes everything but the peers, within the caller's transaction. Not twice.
 pub fn write(connection: &Connection, pending: &Pending) -> Result<()> {
     for (row, session) in &pending.sessions {
         write_session(connection, *row, session)?;
@@ -37,13 +37,16 @@ pub fn write(connection: &Connection, pending: &Pending) -> Result<()> {
             params![*instance as i64, events, notices],
         )?;
     }
-    match &pending.peers {
-        Some(peers) => write_peers(connection, peers),
-        None => Ok(()),
+    if let Some(instance) = pending.adopted {
+        let adopt = "UPDATE sessions SET instance=?1 WHERE id IN (SELECT session FROM states)";
+        execute(connection, adopt, [instance as i64])?;
+        execute(connection, "DELETE FROM marks WHERE instance<>?1", [instance as i64])?;
     }
+    Ok(())
 }
 
-fn write_peers(connection: &Connection, peers: &[PeerStatus]) -> Result<()> {
+/// Writes how the peers of a distant enabler are.
+pub fn write_peers(connection: &Connection, peers: &[PeerStatus]) -> Result<()> {
     execute(connection, "DELETE FROM peers", [])?;
     for peer in peers {
         execute(

@@ -1,12 +1,12 @@
-//! The file over its versions, and what is kept of closed sessions for how long.
+//! The store under other processes and broken files, and how long closed sessions are kept.
 
 use super::change::{Change, Debit, NotDebited, SessionChange};
 use super::*;
-use crate::charge::ch2::{Operation, Reservation, SessionKey};
-use crate::charge::event::{Direction, Event, Reserve};
+use crate::charge::ch2::SessionKey;
+use crate::charge::event::{Direction, Reserve};
 use crate::charge::policy::{Policy, Settle};
-use crate::charge::session::{Output, Rule};
-use crate::charge::tariff::Quota;
+use crate::charge::session::Rule;
+use rusqlite::Connection;
 
 const DAY_MS: i64 = 86_400_000;
 
@@ -20,13 +20,25 @@ fn s(seconds: u64) -> Time {
 /// A store in a folder of its own.
 fn store() -> (tempfile::TempDir, Store) {
     let folder = tempfile::tempdir().expect("a folder");
-    let mut store = Store::open(folder.path()).unwrap_or_else(|error| panic!("{error}"));
-    store.recover().unwrap_or_else(|error| panic!("{error}"));
+    Store::check(folder.path()).unwrap_or_else(|error| panic!("{error}"));
+    let store = open(&folder);
     (folder, store)
 }
 
+fn open(folder: &tempfile::TempDir) -> Store {
+    Store::open(folder.path(), None).unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// Commits and waits until the tables contain everything.
+#[track_caller]
+fn write(store: &mut Store) {
+    store.commit(true).unwrap_or_else(|error| panic!("{error}"));
+    store.finish(Duration::from_secs(20)).unwrap_or_else(|error| panic!("{error}"));
+    assert!(!store.is_pending(), "the tables are written");
+}
+
 fn number(store: &Store, sql: &str) -> i64 {
-    store.connection.query_row(sql, [], |row| row.get(0)).unwrap_or_else(|error| panic!("{sql}: {error}"))
+    store.database.connection.query_row(sql, [], |row| row.get(0)).unwrap_or_else(|error| panic!("{sql}: {error}"))
 }
 
 fn session(call_id: &str) -> Session {
@@ -74,19 +86,28 @@ fn put_old(store: &mut Store, days: i64, debits: usize) -> i64 {
     put(store, then, Some(then), debits)
 }
 
-fn pass(store: &mut Store, now: Time, wall_ms: i64) {
-    store.remove_old(30, now, wall_ms).unwrap_or_else(|error| panic!("{error}"));
+/// A pass of the writer's, unless it is not time for the next one.
+fn pass(tables: &mut (Tables, Time), now: Time, wall_ms: i64) {
+    if now >= tables.1 {
+        let next = tables.0.remove_old(Pass { days: 30, now, wall_ms });
+        tables.1 = next.unwrap_or_else(|error| panic!("{error}"));
+    }
+}
+
+/// What removes the history of a store.
+fn tables(folder: &tempfile::TempDir) -> (Tables, Time) {
+    (Tables::open(folder.path()).unwrap_or_else(|error| panic!("{error}")), Time(0))
 }
 
 fn sessions(store: &Store) -> Vec<i64> {
-    let mut statement = store.connection.prepare("SELECT id FROM sessions ORDER BY id").expect("a table");
+    let mut statement = store.database.connection.prepare("SELECT id FROM sessions ORDER BY id").expect("a table");
     let rows = statement.query_map([], |row| row.get(0)).expect("rows");
     rows.collect::<rusqlite::Result<_>>().expect("numbers")
 }
 
 #[test]
 fn closed_sessions_go_after_their_days_with_all_that_is_kept_of_them() {
-    let (_folder, mut store) = store();
+    let (folder, mut store) = store();
     let old = put_old(&mut store, 31, 3);
     let recent = put_old(&mut store, 29, 3);
     let latest = put_old(&mut store, 0, 0);
@@ -98,8 +119,9 @@ fn closed_sessions_go_after_their_days_with_all_that_is_kept_of_them() {
         id: "sip:alice@example.org".into(),
         account: Account { debited: 30, ..Account::default() },
     });
-    store.write().expect("written");
-    pass(&mut store, s(0), TODAY);
+    write(&mut store);
+    let mut tables = tables(&folder);
+    pass(&mut tables, s(0), TODAY);
     assert_eq!(sessions(&store), [recent, latest]);
     for table in ["debits", "undebited", "ladders"] {
         assert_eq!(number(&store, &format!("SELECT count(*) FROM {table} WHERE session={old}")), 0, "{table}");
@@ -111,18 +133,19 @@ fn closed_sessions_go_after_their_days_with_all_that_is_kept_of_them() {
 
 #[test]
 fn what_is_not_settled_or_not_forgotten_stays_however_old_it_is() {
-    let (_folder, mut store) = store();
+    let (folder, mut store) = store();
     let then = TODAY - 100 * DAY_MS;
     let open = put(&mut store, then, None, 1);
     let lingers = put(&mut store, then, Some(then), 1);
     let holds = put(&mut store, then, Some(then), 1);
     let latest = put_old(&mut store, 0, 0);
     store.put(Change::Hold { row: holds, hold: Some(Hold { account: "a".into(), units: 1, expires_at: 0 }) });
-    store.write().expect("written");
+    write(&mut store);
+    let mut tables = tables(&folder);
     let keep = "INSERT INTO states(session, state) VALUES(?1, x'00')";
-    store.connection.execute(keep, [lingers]).expect("a state");
+    store.database.connection.execute(keep, [lingers]).expect("a state");
     for second in 0..3 {
-        pass(&mut store, s(second * 20), TODAY + second as i64 * 20_000);
+        pass(&mut tables, s(second * 20), TODAY + second as i64 * 20_000);
     }
     assert_eq!(sessions(&store), [open, lingers, holds, latest]);
     for row in [open, lingers, holds] {
@@ -134,52 +157,54 @@ fn what_is_not_settled_or_not_forgotten_stays_however_old_it_is() {
 fn the_latest_session_stays_so_that_its_number_does_not_come_again() {
     let (folder, mut store) = store();
     let rows = [put_old(&mut store, 60, 1), put_old(&mut store, 59, 1)];
-    store.write().expect("written");
+    write(&mut store);
+    let mut tables = tables(&folder);
     // Nothing has come since: whether the clock is right nobody knows for a day.
-    pass(&mut store, s(0), TODAY);
+    pass(&mut tables, s(0), TODAY);
     assert_eq!(sessions(&store), rows);
-    pass(&mut store, s(86_401), TODAY + DAY_MS);
+    pass(&mut tables, s(86_401), TODAY + DAY_MS);
     assert_eq!(sessions(&store), [rows[1]]);
     drop(store);
-    let mut again = Store::open(folder.path()).expect("it opens");
-    again.recover().expect("it is read");
+    let mut again = open(&folder);
     assert_eq!(again.new_row(), rows[1] + 1);
 }
 
 #[test]
 fn a_pass_is_bounded_in_sessions_and_the_next_one_does_not_come_at_once() {
-    let (_folder, mut store) = store();
+    let (folder, mut store) = store();
     for _ in 0..300 {
         put_old(&mut store, 31, 0);
     }
     put_old(&mut store, 0, 0);
-    store.write().expect("written");
+    write(&mut store);
+    let mut tables = tables(&folder);
     let left = |store: &Store| number(store, "SELECT count(*) FROM sessions");
-    pass(&mut store, s(0), TODAY);
+    pass(&mut tables, s(0), TODAY);
     let after_one = left(&store);
     assert!((301 - 128..301).contains(&after_one), "{after_one}");
     // Not before its time, whatever the wall clock says.
     for hours in 0..20 {
-        pass(&mut store, Time(s(0).0 + 199_000), TODAY + hours * 3_600_000);
+        pass(&mut tables, Time(s(0).0 + 199_000), TODAY + hours * 3_600_000);
     }
     assert_eq!(left(&store), after_one);
     let mut passes = 0;
     while left(&store) > 1 {
         passes += 1;
-        pass(&mut store, s(20 * passes), TODAY + 20_000 * passes as i64);
+        pass(&mut tables, s(20 * passes), TODAY + 20_000 * passes as i64);
     }
     assert!(passes >= 2, "{passes}");
 }
 
 #[test]
 fn a_session_of_many_messages_goes_in_parts() {
-    let (_folder, mut store) = store();
+    let (folder, mut store) = store();
     let many = put_old(&mut store, 31, 2500);
     let latest = put_old(&mut store, 0, 0);
-    store.write().expect("written");
+    write(&mut store);
+    let mut tables = tables(&folder);
     let mut left = vec![number(&store, "SELECT count(*) FROM debits")];
     for second in 0..10 {
-        pass(&mut store, s(second), TODAY);
+        pass(&mut tables, s(second), TODAY);
         left.push(number(&store, "SELECT count(*) FROM debits"));
     }
     assert!(left.windows(2).all(|pair| pair[0] - pair[1] <= 1000), "{left:?}");
@@ -189,32 +214,34 @@ fn a_session_of_many_messages_goes_in_parts() {
 
 #[test]
 fn a_clock_that_jumps_ahead_takes_nothing_for_a_day_and_is_set_right_without_a_loss() {
-    let (_folder, mut store) = store();
+    let (folder, mut store) = store();
     let rows: Vec<i64> = (0..50).map(|day| put_old(&mut store, 20 - day % 20, 1)).collect();
-    store.write().expect("written");
-    pass(&mut store, s(0), TODAY);
+    write(&mut store);
+    let mut tables = tables(&folder);
+    pass(&mut tables, s(0), TODAY);
     assert_eq!(sessions(&store), rows);
     let years = 40 * 365 * DAY_MS;
     for hour in 1..24 {
-        pass(&mut store, s(hour * 3600), TODAY + years + hour as i64 * 3_600_000);
+        pass(&mut tables, s(hour * 3600), TODAY + years + hour as i64 * 3_600_000);
     }
     assert_eq!(sessions(&store), rows, "nothing is removed on the word of such a clock");
     // Set right again: back is no reason to wait.
-    pass(&mut store, s(30 * 3600), TODAY + 30 * 3_600_000);
+    pass(&mut tables, s(30 * 3600), TODAY + 30 * 3_600_000);
     assert_eq!(sessions(&store).len(), rows.len());
 }
 
 #[test]
 fn a_clock_that_stays_ahead_is_believed_after_a_day() {
-    let (_folder, mut store) = store();
+    let (folder, mut store) = store();
     let _old = put_old(&mut store, 1, 1);
     let latest = put_old(&mut store, 0, 1);
-    store.write().expect("written");
-    pass(&mut store, s(0), TODAY);
+    write(&mut store);
+    let mut tables = tables(&folder);
+    pass(&mut tables, s(0), TODAY);
     let ahead = TODAY + 60 * DAY_MS;
-    pass(&mut store, s(20), ahead);
+    pass(&mut tables, s(20), ahead);
     assert_eq!(sessions(&store).len(), 2);
-    pass(&mut store, s(86_500), ahead + 86_480_000);
+    pass(&mut tables, s(86_500), ahead + 86_480_000);
     assert_eq!(sessions(&store), [latest]);
 }
 
@@ -222,7 +249,7 @@ fn a_clock_that_stays_ahead_is_believed_after_a_day() {
 fn the_first_steps_stand_with_their_session_and_no_number_is_lost() {
     let (_folder, mut store) = store();
     let row = put(&mut store, TODAY, None, 0);
-    store.write().expect("written");
+    write(&mut store);
     let (_, mut steps) = session("c").take_steps();
     let step = steps.remove(0);
     let mut first = number(&store, "SELECT count(*) FROM steps") as u32;
@@ -230,7 +257,7 @@ fn the_first_steps_stand_with_their_session_and_no_number_is_lost() {
     for count in [3, 50, 40, 1] {
         let steps = std::iter::repeat_n(step.clone(), count).collect();
         store.put(Change::Steps { row, first, zero: None, steps });
-        store.write().expect("written");
+        write(&mut store);
         first += count as u32;
     }
     assert_eq!(number(&store, "SELECT count(*) FROM ladders"), 2, "those beyond the first ones");
@@ -252,156 +279,215 @@ fn steps_are_rows_with_names_whatever_a_message_id_has_in_it() {
         store.put(Change::Steps { row: 1, first, zero: Some(5_000_000), steps: steps.into_iter().collect() });
     }
     store.put(Change::Steps { row: 1, first: 3, zero: Some(9_000_000), steps: [plain].into_iter().collect() });
-    store.write().expect("written");
+    write(&mut store);
     assert_eq!(number(&store, "SELECT count(*) FROM ladders"), 2, "steps that follow each other share a row");
     let sql = "SELECT message_id, rule, seconds, octets, balance, at FROM steps WHERE number=0";
-    let read = store.connection.query_row(sql, [], |row| row.try_into());
+    let read = store.database.connection.query_row(sql, [], |row| row.try_into());
     let read: (String, String, i64, i64, i64, i64) = read.expect("the step");
     assert_eq!(read, (odd.into(), "response_timeout".into(), 30, 7, -3, 5000));
     let numbers = "SELECT group_concat(number || step || ' ' || at) FROM steps WHERE message_id IS NULL";
-    let read: String = store.connection.query_row(numbers, [], |row| row.get(0)).expect("the others");
+    let read: String = store.database.connection.query_row(numbers, [], |row| row.get(0)).expect("the others");
     assert_eq!(read, "1reserve 5000,2reserve 5000,3reserve 9000");
 }
 
-/// Makes a file of version 3 from SQL.
-fn version_3(sql: &str) -> tempfile::TempDir {
-    let folder = tempfile::tempdir().expect("a folder");
-    let connection = Connection::open(folder.path().join(LEDGER)).expect("a file");
-    connection.execute_batch(sql).unwrap_or_else(|error| panic!("{error}"));
-    let marks = format!("PRAGMA application_id={APPLICATION}; PRAGMA user_version=3;");
-    connection.execute_batch(&marks).expect("marked");
-    folder
-}
-
-fn schema_of(store: &Store) -> Vec<String> {
-    let sql = "SELECT sql FROM sqlite_master WHERE sql IS NOT NULL ORDER BY name";
-    let mut statement = store.connection.prepare(sql).expect("a schema");
-    let rows = statement.query_map([], |row| row.get(0)).expect("rows");
-    rows.collect::<rusqlite::Result<_>>().expect("texts")
-}
-
 #[test]
-fn a_file_of_version_3_becomes_one_of_this() {
-    let folder = version_3(schema::TABLES);
-    let upgraded = Store::open(folder.path()).unwrap_or_else(|error| panic!("{error}"));
-    let (_fresh_folder, fresh) = store();
-    assert_eq!(schema_of(&upgraded), schema_of(&fresh));
-    assert_eq!(number(&upgraded, "PRAGMA user_version"), VERSION);
-    drop(upgraded);
-    Store::open(folder.path()).unwrap_or_else(|error| panic!("a second time: {error}"));
-}
-
-#[test]
-fn older_and_newer_files_are_refused_and_left_as_they_are() {
-    for version in [2, VERSION + 1] {
-        let folder = version_3(schema::TABLES);
+fn files_of_other_versions_are_refused_and_left_as_they_are() {
+    for version in [VERSION - 1, VERSION + 1] {
+        let (folder, store) = store();
+        drop(store);
         let connection = Connection::open(folder.path().join(LEDGER)).expect("a file");
         connection.pragma_update(None, "user_version", version).expect("marked");
-        let error = Store::open(folder.path()).err().map(|error| error.to_string()).unwrap_or_default();
-        let word = if version == 2 { "before its first release" } else { "written by a newer imcharge" };
+        let error = Store::open(folder.path(), None).err().map(|error| error.to_string()).unwrap_or_default();
+        let word = if version < VERSION { "before its first release" } else { "written by a newer imcharge" };
         assert!(error.contains(word), "{error}");
         let found: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0)).expect("a number");
         assert_eq!(found, version);
     }
 }
 
-/// What version 3 left on the ledger: a closed session with two debits, and an open one with a message outstanding.
-const LEDGER_OF_3: &str = include_str!("tests/ledger-of-version-3.sql");
-
-/// And before a charging system: a debit that is held back, and one that waits behind it.
-const DIAMETER_OF_3: &str = include_str!("tests/diameter-of-version-3.sql");
-
-#[test]
-fn an_open_session_of_version_3_goes_on_and_its_money_is_as_it_was() {
-    let folder = version_3(&format!("{}{LEDGER_OF_3}", schema::TABLES));
-    let mut store = Store::open(folder.path()).unwrap_or_else(|error| panic!("{error}"));
-    store.recover().unwrap_or_else(|error| panic!("{error}"));
-    let account = store.account("sip:alice@example.org").expect("readable").expect("an account");
-    assert_eq!((account.balance, account.held, account.debited), (88, 9, 3));
-    assert_eq!(number(&store, "SELECT count(*) FROM debits"), 3);
-    let mut live = store.live_sessions().expect("readable");
-    assert_eq!(live.iter().map(|stored| stored.session.phase()).collect::<Vec<_>>(), ["closed", "open"]);
-    let session = &mut live[1].session;
-    assert_eq!(session.messages_outstanding().count(), 1);
-    assert!(session.steps_dropped() >= 7, "{}", session.steps_dropped());
-    // The host is gone: what was outstanding is debited.
-    let now = session.opened().after_seconds(9);
-    session.resume(now);
-    session.event(&crate::charge::event::Event::HostStopped, now);
-    session.gate_closed(session.taken(), now);
-    let waiting: Vec<_> =
-        session.waiting_at_the_enabler().filter_map(|one| Some((one.rule?.word(), one.rule?.cause()))).collect();
-    assert_eq!(waiting, [("close=debit", Some("host-stopped"))]);
-}
-
-#[test]
-fn a_debit_that_version_3_held_back_is_held_back() {
-    // Once from the table, once from the journal of an engine that was killed before it had written the tables.
-    for in_journal in [false, true] {
-        let folder = version_3(&format!("{}{DIAMETER_OF_3}", schema::TABLES));
-        if in_journal {
-            let file = Connection::open(folder.path().join(LEDGER)).expect("a file");
-            let state = file.query_row("SELECT state FROM states", [], |row| row.get(0)).expect("a state");
-            let change = Change::Session(SessionChange { row: 1, opened: None, closed_at: None, state });
-            let changes = postcard::to_stdvec(&change).expect("a change is storable");
-            file.execute("INSERT INTO journal(changes) VALUES(?1)", [changes]).expect("a journal");
-            file.execute("UPDATE states SET state=x''", []).expect("an old state");
-        }
-        let mut store = Store::open(folder.path()).unwrap_or_else(|error| panic!("{error}"));
-        store.recover().unwrap_or_else(|error| panic!("{error}"));
-        let live = store.live_sessions().expect("readable");
-        let waiting: Vec<_> = live[0].session.waiting_at_the_enabler().collect();
-        let told: Vec<_> = waiting.iter().map(|one| (one.work.word(), one.state, one.rule.map(Rule::word))).collect();
-        let rule = Some("debit_on=response");
-        assert_eq!(told, [("debit", "held-back", rule), ("debit", "queued", rule)]);
-        assert!(live[0].session.held_back().is_some_and(|message_id| message_id.starts_with("msg")));
-        assert_eq!(number(&store, "SELECT count(*) FROM journal"), 0);
-    }
-}
-
-/// What version 4 has left at a charging system, before a session's route and its dialog said as much as they do now.
-const DIAMETER_OF_4: &str = include_str!("tests/diameter-of-version-4.sql");
-
-#[test]
-fn sessions_of_the_first_builds_of_version_4_go_on() {
-    let (_folder, store) = store();
-    store.connection.execute_batch(DIAMETER_OF_4).expect("its tables are these");
-    let mut live = store.live_sessions().expect("readable");
-    assert_eq!(live.iter().map(|stored| stored.session.phase()).collect::<Vec<_>>(), ["closed", "open"]);
-    let over = &mut live[0].session;
-    let now = over.opened().after_seconds(2);
-    over.resume(now);
-    // A 2xx that is read late brings no dialog back that had its BYE.
-    over.event(&Event::Answered, now);
-    over.timer(now.after_seconds(40));
-    assert_eq!(std::iter::from_fn(|| over.poll()).last(), Some(Output::Forget));
-    let open = &mut live[1].session;
-    let now = open.opened().after_seconds(2);
-    open.resume(now);
-    open.event(&Event::HostStopped, now);
-    open.gate_closed(open.taken(), now);
-    let asked = std::iter::from_fn(|| open.poll()).find_map(|output| match output {
-        Output::Ask(request) => Some(request),
-        _ => None,
-    });
-    let asked = asked.expect("nine units are held");
-    let reservation = Reservation::Open { opened_by: 0, outstanding: Quota(9) };
-    assert_eq!((asked.operation, asked.reservation), (Operation::Release, reservation));
-    assert_eq!(asked.route.as_deref(), Some("*ocs.example.com"));
-}
-
 #[test]
 fn sessions_of_a_wrong_clock_do_not_keep_the_others() {
-    let (_folder, mut store) = store();
+    let (folder, mut store) = store();
     // More than a pass looks at: closed in the year 2097, as it seemed.
     let wrong: Vec<i64> = (0..200).map(|_| put_old(&mut store, -70 * 365, 0)).collect();
     let live: Vec<i64> = (0..200).map(|_| put(&mut store, TODAY - 100 * DAY_MS, None, 0)).collect();
     let old: Vec<i64> = (0..200).map(|_| put_old(&mut store, 31, 0)).collect();
     let latest = put_old(&mut store, 0, 0);
-    store.write().expect("written");
+    write(&mut store);
+    let mut tables = tables(&folder);
     for pass_number in 0..30 {
-        pass(&mut store, s(20 * pass_number), TODAY + 20_000 * pass_number as i64);
+        pass(&mut tables, s(20 * pass_number), TODAY + 20_000 * pass_number as i64);
     }
     let kept: Vec<i64> = wrong.iter().chain(&live).copied().chain([latest]).collect();
     assert_eq!(sessions(&store), kept, "{} were old", old.len());
+}
+
+fn set_balance(store: &mut Store, balance: i64) {
+    store.put_account("sip:alice@example.org", Account { balance, ..Account::default() });
+}
+
+fn balance(store: &Store) -> Option<i64> {
+    store.account("sip:alice@example.org").expect("readable").map(|account| account.balance)
+}
+
+const BALANCE: &str = "SELECT balance FROM accounts";
+
+/// Lets the store work until something is so.
+#[track_caller]
+fn until(store: &mut Store, what: &str, mut is_so: impl FnMut(&mut Store) -> bool) {
+    let begun = std::time::Instant::now();
+    while !is_so(store) {
+        store.follow(None).unwrap_or_else(|error| panic!("{error}"));
+        assert!(begun.elapsed() < Duration::from_secs(30), "not within 30 s: {what}");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+#[test]
+fn a_commit_survives_the_process_before_the_tables_contain_it() {
+    let (folder, mut store) = store();
+    set_balance(&mut store, 7);
+    let row = put(&mut store, TODAY, None, 2);
+    store.commit(false).expect("committed");
+    set_balance(&mut store, 9);
+    drop(store);
+    let mut again = open(&folder);
+    assert_eq!(balance(&again), Some(7), "what was not committed is gone");
+    assert!(again.is_debited(row, "m1").expect("readable"));
+    assert_eq!(again.new_row(), row + 1);
+    let live = again.live_sessions().expect("readable");
+    assert_eq!(live.iter().map(|stored| (stored.row, stored.instance)).collect::<Vec<_>>(), [(row, 7)]);
+    write(&mut again);
+    assert_eq!((number(&again, BALANCE), number(&again, "SELECT count(*) FROM debits")), (7, 2));
+}
+
+#[test]
+fn what_the_tables_contain_is_not_replayed() {
+    let (folder, mut store) = store();
+    let row = put(&mut store, TODAY, None, 1);
+    write(&mut store);
+    let steps = number(&store, "SELECT count(*) FROM steps");
+    drop(store);
+    let mut again = open(&folder);
+    assert!(!again.is_pending());
+    set_balance(&mut again, 1);
+    write(&mut again);
+    assert_eq!(number(&again, "SELECT count(*) FROM steps"), steps);
+    assert!(again.is_debited(row, "m0").expect("readable"));
+}
+
+#[test]
+fn a_lock_of_another_process_delays_the_tables_and_nothing_else() {
+    let (folder, mut store) = store();
+    let other = Connection::open(folder.path().join(LEDGER)).expect("a file");
+    other.execute_batch("BEGIN IMMEDIATE").expect("the lock");
+    set_balance(&mut store, 1);
+    let sequence = store.commit(true).expect("committed");
+    until(&mut store, "the lock is reported", |store| store.is_failing());
+    assert!(!store.is_unusable());
+    let told = store.failing.as_ref().and_then(|failing| failing.told.clone()).unwrap_or_default();
+    assert!(told.contains("locked by another process"), "{told}");
+    until(&mut store, "the commit is on the disk", |store| store.durable().expect("synced") >= sequence);
+    assert_eq!(store.shown().expect("synced"), store.durable().expect("synced"), "operators are answered");
+    // It is open for decisions, and reads what it has decided.
+    for value in 2..100 {
+        set_balance(&mut store, value);
+        store.commit(false).expect("committed");
+        store.follow(None).expect("it goes on");
+        assert_eq!(balance(&store), Some(value));
+    }
+    assert_eq!(store.applied, 0);
+    // Another engine takes over meanwhile.
+    drop(store);
+    let mut store = open(&folder);
+    assert_eq!(balance(&store), Some(99));
+    other.execute_batch("ROLLBACK").expect("the lock is given back");
+    until(&mut store, "the tables are written", |store| !store.is_pending());
+    assert_eq!((number(&store, BALANCE), store.is_failing()), (99, false));
+}
+
+#[test]
+fn a_reader_keeps_the_log_and_delays_nothing() {
+    let (folder, mut store) = store();
+    set_balance(&mut store, 1);
+    write(&mut store);
+    let reader = Connection::open(folder.path().join(LEDGER)).expect("a file");
+    reader.execute_batch("BEGIN; SELECT count(*) FROM accounts;").expect("a snapshot");
+    let mut tables = tables(&folder).0;
+    for value in 2..200 {
+        set_balance(&mut store, value);
+        write(&mut store);
+    }
+    tables.checkpoint().expect("waits for no reader");
+    let Report::Done { log_octets, .. } = tables.run(&nothing()).expect("done") else { panic!("it is done") };
+    assert!(log_octets > 0, "the reader needs the log");
+    assert_eq!(reader.query_row(BALANCE, [], |row| row.get(0)), Ok(1), "a snapshot stays as it was");
+    reader.execute_batch("COMMIT").expect("it ends");
+    tables.checkpoint().expect("nobody needs the log");
+    let Report::Done { log_octets, .. } = tables.run(&nothing()).expect("done") else { panic!("it is done") };
+    assert_eq!((log_octets, number(&store, BALANCE)), (0, 199));
+}
+
+fn nothing() -> Job {
+    Job { pending: Arc::default(), through: 0, history: None, is_urgent: false }
+}
+
+#[test]
+fn a_ledger_that_is_moved_away_is_noticed_and_comes_back() {
+    let (folder, mut store) = store();
+    set_balance(&mut store, 1);
+    write(&mut store);
+    let (path, away) = (folder.path().join(LEDGER), folder.path().join("away"));
+    std::fs::rename(&path, &away).expect("moved");
+    // Also while there is nothing to write.
+    until(&mut store, "it is noticed", |store| store.is_unusable());
+    std::fs::rename(&away, &path).expect("moved back");
+    until(&mut store, "it is back", |store| !store.is_failing());
+    std::fs::rename(&path, &away).expect("moved");
+    set_balance(&mut store, 2);
+    store.commit(false).expect("the journal is there");
+    let error = Store::open(folder.path(), None).err().map(|error| error.to_string()).unwrap_or_default();
+    assert!(error.contains("was deleted, moved or replaced"), "{error}");
+    assert!(!path.exists(), "no empty ledger is made in its place");
+    Store::check(folder.path()).expect("the host starts, and refuses sessions");
+    std::fs::rename(&away, &path).expect("moved back");
+    until(&mut store, "it is back", |store| !store.is_pending() && !store.is_failing());
+    assert_eq!(number(&store, BALANCE), 2);
+}
+
+#[test]
+fn a_damaged_ledger_is_named_with_what_to_do() {
+    let (folder, store) = store();
+    drop(store);
+    let path = folder.path().join(LEDGER);
+    std::fs::write(&path, vec![b'x'; 40_960]).expect("damaged");
+    for suffix in ["-wal", "-shm"] {
+        let _ = std::fs::remove_file(database::beside(&path, suffix));
+    }
+    let error = Store::open(folder.path(), None).err().expect("it is damaged");
+    assert!(error.is_fatal() && error.to_string().contains("restore the file from a backup"), "{error}");
+    Store::check(folder.path()).expect("the host starts, and refuses sessions");
+}
+
+#[test]
+fn a_copy_of_an_earlier_day_is_not_taken_for_the_ledger_of_the_journal() {
+    let (folder, mut store) = store();
+    set_balance(&mut store, 1);
+    write(&mut store);
+    let copy = folder.path().join("backup.sqlite");
+    store.database.connection.execute("VACUUM INTO ?1", [copy.to_str()]).expect("a backup");
+    for value in 2..5 {
+        set_balance(&mut store, value);
+        write(&mut store);
+    }
+    drop(store);
+    let path = folder.path().join(LEDGER);
+    for suffix in ["-wal", "-shm"] {
+        let _ = std::fs::remove_file(database::beside(&path, suffix));
+    }
+    std::fs::rename(&copy, &path).expect("restored");
+    // The journal still has all records since: they bring the copy up to the last commit.
+    let mut store = open(&folder);
+    write(&mut store);
+    assert_eq!(number(&store, BALANCE), 4);
 }

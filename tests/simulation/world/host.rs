@@ -9,6 +9,7 @@ use imcharge::engine::notice::{Kind, Outcome, Resumer};
 use imcharge::engine::record::Command;
 use imcharge::engine::region::{EngineState, Region};
 use imcharge::engine::statistic::Statistic;
+use imcharge::engine::store::SYNC_DELAY;
 use imcharge::engine::worker::Worker;
 use imcharge::simulate::machine::Crash;
 use std::cmp::Reverse;
@@ -41,10 +42,13 @@ impl World<'_> {
             setup::reconfigure(&mut self.random, &mut self.config);
             self.hold_timeout = self.hold_timeout.max(self.config.policy.hold_timeout);
         }
-        let Ok(region) = Region::create(self.config.clone(), PROCESSES) else {
-            // The disk cannot be read: an operator tries again.
-            assert!(self.is_ill || self.is_lied_to(), "a host does not start for no reason");
-            return self.after(SECOND, What::Host);
+        let region = match Region::create(self.config.clone(), PROCESSES) {
+            Ok(region) => region,
+            Err(error) => {
+                // The disk cannot be read: an operator tries again.
+                assert!(self.is_ill || self.is_lied_to(), "seed {}: a host does not start: {error}", self.seed);
+                return self.after(SECOND, What::Host);
+            }
         };
         self.workers = (0..PROCESSES).map(|process| Worker::attach(&region, process)).collect();
         self.resumers = (0..RESUMERS as usize).map(|resumer| Resumer::attach(&region, resumer)).collect();
@@ -132,9 +136,11 @@ impl World<'_> {
         self.life += 1;
         if death == Death::Machine {
             disk::on(disk::Disk::lose_power);
-            self.lose_rings();
         }
         self.machine.dead.set(false);
+        if death == Death::Machine {
+            self.lose_rings();
+        }
         match death {
             Death::Engine => {
                 self.region().set_engine_state(EngineState::Starting);
@@ -172,6 +178,7 @@ impl World<'_> {
         self.elsewhere.borrow_mut().step();
         match self.guarded(|engine| engine.as_mut().expect("looked at above").round()) {
             Some(Ok(read)) => {
+                self.check_syncs();
                 let engine = self.engine.as_ref().filter(|_| !Engine::has_more(read));
                 let patience = engine.map_or(Duration::ZERO, Engine::patience);
                 let most = u64::try_from(patience.as_micros()).unwrap_or(0).max(100);
@@ -180,6 +187,15 @@ impl World<'_> {
             }
             Some(Err(_)) => self.the_store_fails(),
             None => {}
+        }
+    }
+
+    /// A disk that works has everything that was committed before the last delay of syncs.
+    fn check_syncs(&mut self) {
+        let since = self.engine.as_ref().and_then(Engine::unsynced_since);
+        let age = since.map_or(0, |since| self.machine.clock.get() - since.0);
+        if !self.is_ill && Duration::from_micros(age) > SYNC_DELAY {
+            self.wrong.push(format!("a commit is not on the disk after {age} us"));
         }
     }
 
@@ -237,6 +253,8 @@ impl World<'_> {
         // stop goes on; and all may have died meanwhile, and been started again.
         let _ = stopped;
         if self.region.as_ref().is_some_and(|now| now.instance() == instance) {
+            // It closes its files, which is too late to be killed in.
+            self.machine.crash_in.set(None);
             self.engine = None;
             self.life += 1;
             self.forget_the_host();
@@ -261,10 +279,14 @@ impl World<'_> {
         }
     }
 
-    /// What stood in a ring and was not committed is gone.
+    /// What was in a ring and is not on the disk is gone.
     fn lose_rings(&mut self) {
         let region = Arc::clone(self.region());
-        let tails: Vec<u64> = (0..PROCESSES).map(|process| region.event_ring(process).tail()).collect();
+        let sickness = disk::on(|disk| disk.sickness.take()).flatten();
+        let store = imcharge::engine::store::Store::open(self.state, None);
+        disk::on(|disk| disk.sickness = sickness);
+        let marks = store.and_then(|store| store.marks(region.instance())).ok().flatten().unwrap_or_default();
+        let tails: Vec<u64> = marks.events.into_iter().chain(std::iter::repeat(0)).take(PROCESSES).collect();
         for call in &mut self.calls {
             for (message, places) in &call.passed {
                 // One record that was read is enough to have the message paid.

@@ -1,0 +1,176 @@
+//! Syncs the journal from a thread of its own, so that a slow disk delays only what has to wait for it.
+//!
+//! Requests to a distant enabler and answers to operators wait for a sync; they make it urgent. A verdict of the
+//! embedded ledger does not wait: its record is synced within [`SYNC_DELAY`] and the time that the disk takes.
+
+use super::journal::{self, Journal, JournalError};
+use crate::charge::time::Time;
+use crate::engine::clock;
+use crate::engine::region::Region;
+use crate::simulate;
+use std::fs::File;
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// How long records are collected for one sync if none of them is urgent.
+pub const SYNC_DELAY: Duration = Duration::from_millis(8);
+
+/// What is written and not synced.
+#[derive(Clone, Copy, Default)]
+struct Unsynced {
+    /// Sequence of the last record.
+    through: u64,
+    /// Which files have records in them.
+    files: [bool; 2],
+    /// When the first record was written; `None`: everything is synced.
+    since: Option<Time>,
+    is_urgent: bool,
+}
+
+#[derive(Default)]
+struct State {
+    unsynced: Unsynced,
+    /// Sequence of the last record that is on the disk.
+    durable: u64,
+    failed: Option<(PathBuf, io::Error)>,
+    is_over: bool,
+}
+
+struct Shared {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Nothing that holds it can panic.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Syncs the files of a journal.
+pub struct Syncer {
+    shared: Arc<Shared>,
+    /// `None`: a simulation syncs when it is asked to.
+    thread: Option<JoinHandle<()>>,
+    files: Option<[(File, PathBuf); 2]>,
+}
+
+impl Syncer {
+    /// For the files of this journal, of which nothing is synced yet. Wakes the engine of the region after an urgent
+    /// sync.
+    pub fn start(journal: &Journal, region: Option<Arc<Region>>) -> Result<Syncer, JournalError> {
+        let through = journal.sequence();
+        let unsynced = Unsynced { through, files: [true; 2], since: Some(clock::now()), is_urgent: true };
+        let state = State { unsynced, ..State::default() };
+        let shared = Arc::new(Shared { state: Mutex::new(state), changed: Condvar::new() });
+        let files = journal.handles()?;
+        if simulate::is_simulated() {
+            return Ok(Syncer { shared, thread: None, files: Some(files) });
+        }
+        let path = files[0].1.clone();
+        let (theirs, name) = (Arc::clone(&shared), "journal sync".to_owned());
+        let thread = std::thread::Builder::new().name(name).spawn(move || serve(&theirs, &files, region.as_deref()));
+        let thread = thread.map_err(|source| JournalError::Io { path, source })?;
+        Ok(Syncer { shared, thread: Some(thread), files: None })
+    }
+
+    /// A record was written to this file.
+    pub fn written(&self, sequence: u64, file: usize, is_urgent: bool) {
+        let mut state = self.shared.lock();
+        let unsynced = &mut state.unsynced;
+        unsynced.through = sequence;
+        unsynced.files[file] = true;
+        let wakes = unsynced.since.is_none() || is_urgent;
+        unsynced.since.get_or_insert_with(clock::now);
+        unsynced.is_urgent |= is_urgent;
+        drop(state);
+        if wakes {
+            self.shared.changed.notify_one();
+        }
+    }
+
+    /// Sequence of the last record that survives the machine, or why a sync has failed: what it was for may be lost.
+    pub fn durable(&self) -> Result<u64, JournalError> {
+        if let Some(files) = &self.files {
+            sync_when_due(&self.shared, files);
+        }
+        let mut state = self.shared.lock();
+        match state.failed.take() {
+            Some((path, source)) => Err(JournalError::Io { path, source }),
+            None => Ok(state.durable),
+        }
+    }
+
+    /// Since when the oldest record waits for its sync.
+    pub fn unsynced_since(&self) -> Option<Time> {
+        self.shared.lock().unsynced.since
+    }
+}
+
+impl Drop for Syncer {
+    fn drop(&mut self) {
+        self.shared.lock().is_over = true;
+        self.shared.changed.notify_one();
+        // It may be in a sync that takes its time: it ends by itself.
+        drop(self.thread.take());
+    }
+}
+
+/// The life of the thread.
+fn serve(shared: &Shared, files: &[(File, PathBuf); 2], region: Option<&Region>) {
+    loop {
+        let mut state = shared.lock();
+        let unsynced = loop {
+            if state.is_over {
+                return;
+            }
+            let Unsynced { since, is_urgent, .. } = state.unsynced;
+            let age = since.map(clock::since);
+            state = match age {
+                Some(age) if is_urgent || age >= SYNC_DELAY => break std::mem::take(&mut state.unsynced),
+                Some(age) => wait(shared, state, SYNC_DELAY - age),
+                None => shared.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
+            };
+        };
+        drop(state);
+        let result = sync_files(&unsynced, files);
+        let mut state = shared.lock();
+        finish(&mut state, &unsynced, result);
+        drop(state);
+        if let Some(region) = region.filter(|_| unsynced.is_urgent) {
+            region.wake_engine();
+        }
+    }
+}
+
+fn wait<'a>(shared: &'a Shared, state: MutexGuard<'a, State>, most: Duration) -> MutexGuard<'a, State> {
+    shared.changed.wait_timeout(state, most).unwrap_or_else(PoisonError::into_inner).0
+}
+
+fn sync_files(unsynced: &Unsynced, files: &[(File, PathBuf); 2]) -> Result<(), (PathBuf, io::Error)> {
+    let used = files.iter().zip(unsynced.files).filter_map(|(file, used)| used.then_some(file));
+    used.map(|(file, path)| journal::sync(file, path).map_err(|error| (path.clone(), error))).collect()
+}
+
+fn finish(state: &mut State, unsynced: &Unsynced, result: Result<(), (PathBuf, io::Error)>) {
+    match result {
+        Ok(()) => state.durable = state.durable.max(unsynced.through),
+        Err(failed) => state.failed = Some(failed),
+    }
+}
+
+/// What the thread does, in the engine's own thread of a simulation.
+fn sync_when_due(shared: &Shared, files: &[(File, PathBuf); 2]) {
+    let mut state = shared.lock();
+    let is_due = |since: Time| state.unsynced.is_urgent || clock::since(since) >= SYNC_DELAY;
+    if state.unsynced.since.is_some_and(is_due) {
+        let unsynced = std::mem::take(&mut state.unsynced);
+        drop(state);
+        let result = sync_files(&unsynced, files);
+        finish(&mut shared.lock(), &unsynced, result);
+    }
+}

@@ -1,0 +1,261 @@
+//! Writes the tables of the ledger file, in a thread of its own: it waits for other processes' locks and for the disk,
+//! so that the engine's thread does not.
+//!
+//! A job is one transaction: everything that has changed, and up to which journal record that is. One that fails is
+//! tried again until it is done; the journal keeps what it contains.
+
+use super::change::Pending;
+use super::database::{self, Database};
+use super::history::{Pass, Passes};
+use super::{StoreError, locks, tables};
+use crate::charge::time::Time;
+use crate::engine::clock;
+use crate::engine::region::Region;
+use crate::simulate;
+use rusqlite::Connection;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError, channel};
+use std::time::Duration;
+
+/// How long a transaction waits for the lock of another process before it is reported.
+const LOCK_PATIENCE: Duration = Duration::from_millis(500);
+
+/// Between two tries.
+const RETRY: Duration = Duration::from_millis(200);
+
+/// How often the write-ahead log is moved into the file while there are writes, and how often an idle writer looks
+/// whether the file is still in its place.
+const CHECKPOINT: Duration = Duration::from_secs(1);
+
+/// Octets of the write-ahead log from which on the reader that keeps it from being begun anew is named.
+const LOG_OCTETS_NORMAL: u64 = 64 << 20;
+
+/// Octets that the log's file keeps when it is begun anew.
+const LOG_OCTETS_KEPT: u64 = 16 << 20;
+
+/// What is to be written.
+pub struct Job {
+    /// Everything that has changed.
+    pub pending: Arc<Pending>,
+    /// Sequence of the last journal record in it.
+    pub through: u64,
+    /// Old history is to be removed too.
+    pub history: Option<Pass>,
+    /// Whether an operator waits for it.
+    pub is_urgent: bool,
+}
+
+/// What became of a job.
+pub enum Report {
+    /// It cannot be done yet, or the file is not in its place.
+    Failing(StoreError),
+    /// There is no job, and the file is in its place again.
+    InPlace,
+    /// It is done, durably.
+    Done {
+        /// Sequence of the last journal record that the tables contain.
+        through: u64,
+        /// Whether they do on the disk.
+        is_durable: bool,
+        /// Octets of the write-ahead log.
+        log_octets: u64,
+        /// When old history may be removed next; `None`: unchanged.
+        history_due: Option<Time>,
+    },
+}
+
+/// The tables, and who may write them.
+pub struct Tables {
+    pub(super) database: Database,
+    pub(super) passes: Passes,
+    checkpointed: Time,
+    log_octets: u64,
+    /// Whether all of the write-ahead log has been moved into the file since it was opened. What a process that has
+    /// died left in the log may be there after a sync that failed, and be lost with the power.
+    is_durable: bool,
+}
+
+impl Tables {
+    /// Opens the ledger of a state directory for writing.
+    pub fn open(state_dir: &Path) -> Result<Tables, StoreError> {
+        let database = Database::open(state_dir)?;
+        let limit = format!("PRAGMA journal_size_limit={LOG_OCTETS_KEPT};");
+        let ready =
+            database.connection.busy_timeout(LOCK_PATIENCE).and_then(|()| database.connection.execute_batch(&limit));
+        ready.map_err(|source| database::error(&database.path, source))?;
+        let (passes, checkpointed) = (Passes::default(), clock::now());
+        Ok(Tables { database, passes, checkpointed, log_octets: 0, is_durable: false })
+    }
+
+    /// Does a job; after an error nothing of its changes is written.
+    pub fn run(&mut self, job: &Job) -> Result<Report, StoreError> {
+        self.look_at_the_file()?;
+        if !job.pending.is_empty() {
+            self.write(&job.pending, job.through)?;
+        }
+        let history_due = job.history.map(|pass| self.remove_old(pass)).transpose()?;
+        if !self.is_durable || clock::since(self.checkpointed) >= CHECKPOINT {
+            self.checkpoint()?;
+        }
+        let (through, is_durable, log_octets) = (job.through, self.is_durable, self.log_octets);
+        Ok(Report::Done { through, is_durable, log_octets, history_due })
+    }
+
+    fn look_at_the_file(&self) -> Result<(), StoreError> {
+        let path = || self.database.path.clone();
+        if self.database.is_in_place() { Ok(()) } else { Err(StoreError::Missing { path: path() }) }
+    }
+
+    /// Writes changes, and that the tables contain the journal up to this record. They may contain it already: a commit
+    /// can be on the disk and fail, and so can what follows it.
+    pub fn write(&self, pending: &Pending, through: u64) -> Result<(), StoreError> {
+        self.transaction(|connection| {
+            let applied = connection.prepare_cached("SELECT applied FROM journal")?.query_row([], |row| row.get(0))?;
+            if i64::try_from(through).is_ok_and(|through| through > applied) {
+                tables::write(connection, pending)?;
+                simulate::moment();
+                connection.prepare_cached("UPDATE journal SET applied=?1")?.execute([through as i64])?;
+            }
+            pending.peers.iter().try_for_each(|peers| tables::write_peers(connection, peers))
+        })
+    }
+
+    /// Does something in a transaction of its own.
+    pub(super) fn transaction(&self, work: impl FnOnce(&Connection) -> rusqlite::Result<()>) -> Result<(), StoreError> {
+        let write = || {
+            let transaction = rusqlite::Transaction::new_unchecked(
+                &self.database.connection,
+                rusqlite::TransactionBehavior::Immediate,
+            )?;
+            work(&transaction)?;
+            transaction.commit()
+        };
+        write().map_err(|source| database::error(&self.database.path, source))
+    }
+
+    /// Moves what it can of the write-ahead log into the file. Waits for no reader: the log is begun anew when none of
+    /// them needs it any more.
+    pub fn checkpoint(&mut self) -> Result<(), StoreError> {
+        self.checkpointed = clock::now();
+        let numbers = self
+            .database
+            .connection
+            .query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| Ok((row.get::<_, i64>(1)?, row.get::<_, i64>(2)?)));
+        let (in_log, moved) = numbers.map_err(|source| database::error(&self.database.path, source))?;
+        let is_kept = moved < in_log;
+        self.is_durable |= !is_kept;
+        self.log_octets = if is_kept { self.database.log_octets() } else { 0 };
+        if is_kept && self.log_octets > LOG_OCTETS_NORMAL {
+            self.name_the_reader();
+        }
+        Ok(())
+    }
+
+    fn name_the_reader(&self) {
+        let reader = locks::reader(&self.database.path).map(|holder| holder.to_string());
+        log::warn!(
+            "{}-wal: {} MiB, because {} has an open read transaction; it grows until that ends",
+            self.database.path.display(),
+            self.log_octets >> 20,
+            reader.as_deref().unwrap_or("another process")
+        );
+    }
+}
+
+/// The engine's end of the thread.
+pub enum Writer {
+    /// Where the thread is.
+    Thread {
+        /// What it is to write.
+        jobs: Sender<Job>,
+        /// What it says.
+        reports: Receiver<Report>,
+    },
+    /// A simulation does the work when it is asked for reports.
+    Inline {
+        /// What writes.
+        tables: Box<Tables>,
+        /// What is not done yet.
+        job: Option<Job>,
+    },
+}
+
+impl Writer {
+    /// Starts the thread. It wakes the engine of the region after an urgent job, and when the tables begin to fail.
+    pub fn start(mut tables: Tables, region: Option<Arc<Region>>) -> Result<Writer, StoreError> {
+        if simulate::is_simulated() {
+            return Ok(Writer::Inline { tables: Box::new(tables), job: None });
+        }
+        let ((jobs, to_do), (to_tell, reports)) = (channel(), channel());
+        let path = tables.database.path.clone();
+        let name = "ledger writer".to_owned();
+        let work = move || serve(&mut tables, &to_do, &to_tell, region.as_deref());
+        std::thread::Builder::new().name(name).spawn(work).map_err(|source| StoreError::Io { path, source })?;
+        Ok(Writer::Thread { jobs, reports })
+    }
+
+    /// Hands over a job. One at a time.
+    pub fn submit(&mut self, new: Job) {
+        match self {
+            // Without a receiver the thread has panicked; `report` says so.
+            Writer::Thread { jobs, .. } => drop(jobs.send(new)),
+            Writer::Inline { job, .. } => *job = Some(new),
+        }
+    }
+
+    /// What it has to say.
+    pub fn report(&mut self) -> Result<Option<Report>, StoreError> {
+        match self {
+            Writer::Thread { reports, .. } => match reports.try_recv() {
+                Ok(report) => Ok(Some(report)),
+                Err(TryRecvError::Empty) => Ok(None),
+                Err(TryRecvError::Disconnected) => Err(StoreError::WriterEnded),
+            },
+            Writer::Inline { tables, job } => {
+                let Some(waiting) = job.as_ref() else { return Ok(None) };
+                let result = tables.run(waiting);
+                if result.is_ok() {
+                    *job = None;
+                }
+                Ok(Some(result.unwrap_or_else(Report::Failing)))
+            }
+        }
+    }
+}
+
+/// The life of the thread: until the engine's end of the channel is gone.
+fn serve(tables: &mut Tables, jobs: &Receiver<Job>, reports: &Sender<Report>, region: Option<&Region>) {
+    let tell = |report: Report, is_urgent: bool| {
+        let is_heard = reports.send(report).is_ok();
+        if let Some(region) = region.filter(|_| is_urgent) {
+            region.wake_engine();
+        }
+        is_heard
+    };
+    let (mut waiting, mut is_missing): (Option<Job>, bool) = (None, false);
+    loop {
+        let patience = if waiting.is_some() { RETRY } else { CHECKPOINT };
+        match jobs.recv_timeout(patience) {
+            Ok(job) => waiting = Some(job),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return,
+        }
+        let (result, is_urgent) = match &waiting {
+            Some(job) => (tables.run(job).map(Some), job.is_urgent),
+            None => (tables.look_at_the_file().map(|()| is_missing.then_some(Report::InPlace)), false),
+        };
+        is_missing = result.is_err();
+        let is_heard = match result {
+            Ok(Some(report)) => {
+                waiting = None;
+                tell(report, is_urgent)
+            }
+            Ok(None) => true,
+            Err(error) => tell(Report::Failing(error), true),
+        };
+        if !is_heard {
+            return;
+        }
+    }
+}
