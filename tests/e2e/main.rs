@@ -15,6 +15,7 @@ mod explain;
 mod failover;
 mod foreign;
 mod hostile;
+mod ledger;
 mod manual;
 mod memory;
 mod opensips;

@@ -277,7 +277,7 @@ mod tests {
     #[test]
     fn a_page_is_read_by_an_index() {
         let folder = tempfile::tempdir().expect("a folder");
-        drop(Store::open(folder.path()).unwrap_or_else(|error| panic!("{error}")));
+        Store::check(folder.path()).unwrap_or_else(|error| panic!("{error}"));
         let connection = Connection::open(folder.path().join(LEDGER)).expect("a ledger");
         let pages = [ACCOUNTS, ACCOUNT, OPEN_SESSIONS, SESSIONS_OF_CALL, DEBITS, DEBITS_OF_ACCOUNT];
         for sql in pages.iter().chain(&super::super::audit::PAGES) {

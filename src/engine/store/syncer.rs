@@ -112,11 +112,13 @@ impl Syncer {
 }
 
 impl Drop for Syncer {
+    /// Waits for the sync that is under way.
     fn drop(&mut self) {
         self.shared.lock().is_over = true;
         self.shared.changed.notify_one();
-        // It may be in a sync that takes its time: it ends by itself.
-        drop(self.thread.take());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
     }
 }
 
@@ -152,8 +154,8 @@ fn wait<'a>(shared: &'a Shared, state: MutexGuard<'a, State>, most: Duration) ->
 }
 
 fn sync_files(unsynced: &Unsynced, files: &[(File, PathBuf); 2]) -> Result<(), (PathBuf, io::Error)> {
-    let used = files.iter().zip(unsynced.files).filter_map(|(file, used)| used.then_some(file));
-    used.map(|(file, path)| journal::sync(file, path).map_err(|error| (path.clone(), error))).collect()
+    let mut used = files.iter().zip(unsynced.files).filter_map(|(file, used)| used.then_some(file));
+    used.try_for_each(|(file, path)| journal::sync(file, path).map_err(|error| (path.clone(), error)))
 }
 
 fn finish(state: &mut State, unsynced: &Unsynced, result: Result<(), (PathBuf, io::Error)>) {

@@ -16,6 +16,7 @@ use rusqlite::Connection;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError, channel};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 /// How long a transaction waits for the lock of another process before it is reported.
@@ -167,10 +168,12 @@ impl Tables {
 pub enum Writer {
     /// Where the thread is.
     Thread {
-        /// What it is to write.
-        jobs: Sender<Job>,
+        /// What it is to write; the thread ends when this is gone.
+        jobs: Option<Sender<Job>>,
         /// What it says.
         reports: Receiver<Report>,
+        /// Itself.
+        thread: Option<JoinHandle<()>>,
     },
     /// A simulation does the work when it is asked for reports.
     Inline {
@@ -191,15 +194,16 @@ impl Writer {
         let path = tables.database.path.clone();
         let name = "ledger writer".to_owned();
         let work = move || serve(&mut tables, &to_do, &to_tell, region.as_deref());
-        std::thread::Builder::new().name(name).spawn(work).map_err(|source| StoreError::Io { path, source })?;
-        Ok(Writer::Thread { jobs, reports })
+        let thread = std::thread::Builder::new().name(name).spawn(work);
+        let thread = thread.map_err(|source| StoreError::Io { path, source })?;
+        Ok(Writer::Thread { jobs: Some(jobs), reports, thread: Some(thread) })
     }
 
     /// Hands over a job. One at a time.
     pub fn submit(&mut self, new: Job) {
         match self {
             // Without a receiver the thread has panicked; `report` says so.
-            Writer::Thread { jobs, .. } => drop(jobs.send(new)),
+            Writer::Thread { jobs, .. } => drop(jobs.as_ref().map(|jobs| jobs.send(new))),
             Writer::Inline { job, .. } => *job = Some(new),
         }
     }
@@ -219,6 +223,18 @@ impl Writer {
                     *job = None;
                 }
                 Ok(Some(result.unwrap_or_else(Report::Failing)))
+            }
+        }
+    }
+}
+
+impl Drop for Writer {
+    /// Waits for what the thread is doing, but not for what it has to try again.
+    fn drop(&mut self) {
+        if let Writer::Thread { jobs, thread, .. } = self {
+            drop(jobs.take());
+            if let Some(thread) = thread.take() {
+                let _ = thread.join();
             }
         }
     }
