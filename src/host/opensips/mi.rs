@@ -157,33 +157,38 @@ unsafe fn whole(value: &Value) -> *mut k::mi_response_t {
 /// # Safety
 /// `into` must be NULL or a structure or list of the host's.
 unsafe fn fill(into: *mut k::mi_item_t, values: &mut dyn Iterator<Item = (&'static str, &Value)>) -> bool {
-    !into.is_null()
-        && values.all(|(name, value)| {
-            let (name, length) = match name {
-                "" => (std::ptr::null(), 0),
-                name => parts(name),
-            };
-            let name = name.cast_mut();
-            // SAFETY: a place that the host gave; it copies names and texts. Below 2^53 each whole number is a double of its
-            // own.
-            unsafe {
-                match value {
-                    Value::Integer(number) => k::add_mi_number(into, name, length, *number as f64) == 0,
-                    Value::Text(words) => {
-                        let (text, octets) = parts(words);
-                        k::add_mi_string(into, name, length, text, octets) == 0
-                    }
-                    Value::Structure(fields) => {
-                        let inner = k::add_mi_object(into, name, length);
-                        fill(inner, &mut fields.iter().map(|(name, value)| (*name, value)))
-                    }
-                    Value::List(rows) => {
-                        let inner = k::add_mi_array(into, name, length);
-                        fill(inner, &mut rows.iter().map(|row| ("", row)))
-                    }
+    if into.is_null() {
+        return false;
+    }
+    for (name, value) in values {
+        let (name, length) = match name {
+            "" => (std::ptr::null(), 0),
+            name => parts(name),
+        };
+        let name = name.cast_mut();
+        // SAFETY: a place that the host gave; it copies names and texts. Below 2^53 each whole number is a double of its own.
+        let added = unsafe {
+            match value {
+                Value::Integer(number) => k::add_mi_number(into, name, length, *number as f64) == 0,
+                Value::Text(words) => {
+                    let (text, octets) = parts(words);
+                    k::add_mi_string(into, name, length, text, octets) == 0
+                }
+                Value::Structure(fields) => {
+                    let inner = k::add_mi_object(into, name, length);
+                    fill(inner, &mut fields.iter().map(|(name, value)| (*name, value)))
+                }
+                Value::List(rows) => {
+                    let inner = k::add_mi_array(into, name, length);
+                    fill(inner, &mut rows.iter().map(|row| ("", row)))
                 }
             }
-        })
+        };
+        if !added {
+            return false;
+        }
+    }
+    true
 }
 
 /// The host's form of a command.
