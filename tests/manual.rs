@@ -75,11 +75,91 @@ fn the_defaults_in_the_manual_are_those_of_the_code() {
         ("resume_workers", config.resume_workers.to_string()),
         ("max_sessions", config.max_sessions.to_string()),
         ("history_days", config.history_days.to_string()),
+        ("unit", format!("\"{}\"", config.unit.word())),
+        ("on_failure_cap", config.policy.on_failure_cap.to_string()),
     ] {
         let section = chapter.split("\n### ").find(|section| section.contains(&format!(". {name} (")));
         let wanted = format!("*Default value is {default}.*");
         assert!(section.is_some_and(|section| section.contains(&wanted)), "{name}: {wanted}");
     }
+}
+
+/// Parameters, values and quotation marks of the examples, as in `modparam("imcharge", "unit", "money")`.
+fn examples(section: &str) -> Vec<(String, String)> {
+    let lines = section.lines().filter_map(|line| line.strip_prefix("modparam(\"imcharge\", \"")?.strip_suffix(')'));
+    let pairs = lines.filter_map(|line| line.split_once("\", "));
+    pairs.map(|(name, value)| (name.to_owned(), value.trim_matches('"').to_owned())).collect()
+}
+
+#[test]
+fn each_example_of_a_parameter_and_each_default_is_allowed() {
+    let chapter = chapter("3. Parameters");
+    for section in chapter.split("\n### ").skip(1) {
+        let title = section.lines().next().unwrap_or_default();
+        let name = title.split([' ', '(']).nth(1).unwrap_or_default();
+        if OF_ONE_HOST.iter().any(|parameter| parameter.name == name) {
+            continue;
+        }
+        let default = section.split("*Default value is ").nth(1).and_then(|rest| rest.split([';', '*']).next());
+        let default =
+            default.map(|text| text.trim_end_matches('.').trim_matches('"')).filter(|text| *text != "not set");
+        let examples = examples(section);
+        assert!(!examples.is_empty(), "{name} has no example");
+        assert!(examples.iter().all(|(of, _)| of == name), "{name}: {examples:?}");
+        let values = examples.iter().map(|(_, value)| value.as_str()).chain(default);
+        // A text with pseudo-variables is for the host to read.
+        for value in values.filter(|value| !value.contains('$')) {
+            Config::default().set(name, value).unwrap_or_else(|error| panic!("{title}: {error}"));
+        }
+    }
+}
+
+#[test]
+fn the_manual_asks_for_the_rust_that_cargo_asks_for() {
+    let cargo = read("Cargo.toml");
+    let version = cargo.split("rust-version = \"").nth(1).and_then(|rest| rest.split('"').next()).expect("a version");
+    let manual = read("README.md");
+    let asked = manual.split("Rust ").skip(1).filter(|rest| rest.starts_with(|first: char| first.is_ascii_digit()));
+    let asked: Vec<&str> = asked.map(|rest| rest.split(' ').next().unwrap_or_default()).collect();
+    assert!(!asked.is_empty() && asked.iter().all(|asked| *asked == version), "{asked:?} is not {version}");
+}
+
+/// What of a log line is the same each time: what stands between the placeholders of the manual (NAME, N, `...`, a file).
+fn constant_parts(line: &str) -> Vec<String> {
+    let mut line =
+        line.replace("...", "\0").replace("ledger.sqlite", "\0").replace("/lock", "\0").replace("state_dir:", "\0");
+    for placeholder in ["NAME", "VALUE", "ADDRESS", " N ", " 3 ", " 4"] {
+        line = line.replace(placeholder, "\0");
+    }
+    line.split('\0').map(str::trim).filter(|part| part.len() > 5).map(str::to_owned).collect()
+}
+
+/// All sources, with the breaks within a text literal taken out.
+fn sources(folder: &Path) -> String {
+    let entries = fs::read_dir(folder).expect("a readable folder").flatten();
+    entries.fold(String::new(), |all, entry| match entry.path() {
+        path if path.is_dir() => all + &sources(&path),
+        path => all + &fs::read_to_string(path).unwrap_or_default(),
+    })
+}
+
+#[test]
+fn every_log_line_of_the_manual_is_logged() {
+    let sources = sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"));
+    let joined: String = sources.split("\\\n").map(str::trim_start).collect();
+    let chapter = chapter("9. When something is wrong");
+    let rows: Vec<&str> = chapter.lines().filter_map(|line| line.strip_prefix("| `")).collect();
+    assert!(rows.len() > 10, "the table of log lines has another form");
+    let mut checked = 0;
+    // A cell that is one code is a log line.
+    let lines = rows.iter().filter_map(|row| row.split(" | ").next()?.strip_suffix('`'));
+    for line in lines.filter(|line| !line.contains('`')) {
+        for part in constant_parts(line) {
+            assert!(joined.contains(&part), "nothing logs '{part}' of '{line}'");
+            checked += 1;
+        }
+    }
+    assert!(checked > 10, "{checked} parts");
 }
 
 #[test]

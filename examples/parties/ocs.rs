@@ -38,9 +38,15 @@ impl Ocs {
         Ocs { child, diameter, control: RefCell::new(BufReader::new(control)) }
     }
 
-    /// Gives an order; the lines of its answer.
+    /// Gives an order that must be taken; the lines of its answer.
     #[track_caller]
     pub fn order(&self, line: &str) -> Vec<String> {
+        self.try_order(line).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// Gives an order; the lines of its answer, or its error.
+    #[track_caller]
+    pub fn try_order(&self, line: &str) -> Result<Vec<String>, String> {
         let mut control = self.control.borrow_mut();
         control.get_mut().write_all(format!("{line}\n").as_bytes()).expect("the control port takes orders");
         let mut lines = Vec::new();
@@ -48,8 +54,8 @@ impl Ocs {
             let mut answer = String::new();
             control.read_line(&mut answer).expect("the control port answers");
             match answer.trim_end() {
-                "ok" => return lines,
-                line if line.starts_with("error") || line.is_empty() => panic!("{line}"),
+                "ok" => return Ok(lines),
+                line if line.starts_with("error") || line.is_empty() => return Err(line.to_owned()),
                 line => lines.push(line.to_owned()),
             }
         }

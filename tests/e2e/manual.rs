@@ -1,10 +1,11 @@
-//! The manual's own examples, taken out of README.md as they are written there and run.
+//! The manual's own examples, taken out of README.md as they are printed there and run.
 
 use super::parties::client::Reaction;
 use super::parties::eventually;
-use super::parties::kamailio::Setup;
+use super::parties::kamailio::{Host, Setup};
+use super::parties::ocs::Ocs;
 use super::sessions::in_lua;
-use super::{ALICE, Stage};
+use super::{ALICE, Stage, diameter};
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -28,19 +29,34 @@ fn blocks(heading: &str) -> Vec<String> {
     blocks
 }
 
-/// The settings of the shipped configuration with the routes of the manual.
+/// The settings of the host's shipped configuration with the routes of the manual.
 fn routes_of_the_manual(setup: Setup, folder: &Path) -> Setup {
-    let shipped = read("kamailio-config/kamailio.cfg");
-    let (settings, _) = shipped.split_once("request_route {").expect("the shipped configuration has routes");
-    let routes = [blocks("### 4.1."), blocks("### 4.2."), blocks("### 6.1.")].concat().concat();
+    let (shipped, routes) = match setup.host {
+        Host::Kamailio => (
+            read("kamailio-config/kamailio.cfg"),
+            [blocks("### 4.1."), blocks("### 4.2."), blocks("### 6.1.")].concat(),
+        ),
+        Host::OpenSips => (read("kamailio-config/opensips.cfg"), blocks("### 15.2.")),
+    };
+    let (settings, own_routes) = match setup.host {
+        Host::Kamailio => shipped.split_once("request_route {").map(|(settings, _)| (settings, "")),
+        Host::OpenSips => shipped.split_once("\nroute {").and_then(|(settings, routes)| {
+            let from = routes.find("route[msrp_auth]")?;
+            Some((settings, &routes[from..from + routes[from..].find("\n}\n")? + 3]))
+        }),
+    }
+    .expect("the shipped configuration has routes");
     let config = folder.join("manual.cfg");
-    std::fs::write(&config, settings.to_owned() + &routes).expect("a file");
+    std::fs::write(&config, format!("{settings}\n{}\n{own_routes}", routes.concat())).expect("a file");
     let server = format!("\"sip:{}\"", setup.server);
-    Setup { config, ..setup }.changed(SERVER, &server)
+    match setup.host {
+        Host::Kamailio => Setup { config, ..setup }.changed(SERVER, &server),
+        Host::OpenSips => Setup { config, ..setup },
+    }
 }
 
 #[test]
-fn the_routes_of_the_manual_charge_a_retrieval() {
+pub fn the_routes_of_the_manual_charge_a_retrieval() {
     let folder = tempfile::tempdir().expect("a folder");
     let stage = Stage::new(|setup| routes_of_the_manual(setup, folder.path()));
     stage.kamailio.set_account(ALICE, 12);
@@ -50,11 +66,6 @@ fn the_routes_of_the_manual_charge_a_retrieval() {
     stage.until_debited(ALICE, 3);
     assert_eq!(client.bye(), 200);
     stage.expect(ALICE, 9, 0, 3);
-    for message_id in server.message_ids() {
-        let line = format!("{ALICE} paid 1 for {message_id} (response)");
-        let logged = || stage.kamailio.log().contains(&line);
-        assert!(eventually(Duration::from_secs(5), logged), "{line}\n{}", stage.kamailio.log());
-    }
     // Each refusal has its own status.
     stage.kamailio.set_account(ALICE, 0);
     assert_eq!(stage.client(ALICE, |_| {}).invite(), 402, "no credit");
@@ -70,6 +81,21 @@ fn the_routes_of_the_manual_charge_a_retrieval() {
     cancelled.cancel();
     assert_eq!(cancelled.final_response(Duration::from_secs(5)), 487);
     stage.expect(ALICE, 9, 0, 3);
+}
+
+#[test]
+fn the_event_route_of_the_manual_hears_of_each_debit() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let stage = Stage::new(|setup| routes_of_the_manual(setup, folder.path()));
+    stage.kamailio.set_account(ALICE, 12);
+    let server = stage.server(&["one", "two"], |_| {});
+    let mut client = stage.bound(|_| {});
+    client.take(2, Reaction::Answer(200));
+    for message_id in server.message_ids() {
+        let line = format!("{ALICE} paid 1 for {message_id} (response)");
+        let logged = || stage.kamailio.log().contains(&line);
+        assert!(eventually(Duration::from_secs(5), logged), "{line}\n{}", stage.kamailio.log());
+    }
 }
 
 /// What the manual says of the order in which modules are loaded.
@@ -129,5 +155,57 @@ fn the_queries_of_the_manual_find_what_happened() {
     assert!(run.status.success(), "{said}");
     for word in server.message_ids().iter().map(String::as_str).chain(["granted", "debited", "released"]) {
         assert!(said.contains(word), "no {word} in\n{said}");
+    }
+}
+
+/// Texts in backquotes.
+fn codes(text: &str) -> Vec<&str> {
+    text.lines().flat_map(|line| line.split('`').skip(1).step_by(2)).collect()
+}
+
+/// The charging system to rehearse with takes every order and fault that the manual has, and the manual has every fault.
+#[test]
+fn the_ocs_takes_every_order_and_fault_of_the_manual() {
+    let manual = read("README.md");
+    let section = manual.split("\n### 10.1.").nth(1).and_then(|rest| rest.split("\n## ").next()).expect("a section");
+    let ocs = Ocs::start(&diameter::program(), &["--account", "sip:alice@example.org=100"]);
+    let takes = |line: &str| assert!(ocs.try_order(line).is_ok(), "{line}: {:?}", ocs.try_order(line));
+    let (table, faults) = section.split_once("\nFaults: ").expect("a list of faults");
+    let rows: Vec<&str> = table.lines().filter(|line| line.starts_with("| `")).collect();
+    assert!(rows.len() > 5, "the table of orders has another form");
+    for order in rows.iter().flat_map(|row| codes(row.split(" | ").next().unwrap_or_default())) {
+        match order {
+            // Those that name a session find none.
+            "rar SESSION-ID" | "asr SESSION-ID" => {
+                let error = ocs.try_order(&order.replace("SESSION-ID", "none")).unwrap_err();
+                assert!(!error.contains("is no command"), "{order}: {error}");
+            }
+            "account NAME=BALANCE" => takes("account sip:bob@example.org=5"),
+            "set NAME=VALUE" => takes("set price=1"),
+            "kill [MILLISECONDS]" => takes("kill 1"),
+            order if order.starts_with("fault NAME") => takes("fault drop=1/3 on=initial,update times=2 rate=1/2"),
+            order => takes(order),
+        }
+    }
+    let mut named = Vec::new();
+    for fault in codes(faults) {
+        // `5-50ms` is another value of the fault before it.
+        let (name, values) = fault.split_once('=').unwrap_or((fault, ""));
+        if !fault.starts_with(|first: char| first.is_ascii_digit()) {
+            named.push(name);
+            for value in values.split('|').map(|value| value.replace("CODE", "4012").replace('N', "20")) {
+                takes("fault off");
+                takes(&if value.is_empty() { format!("fault {name}") } else { format!("fault {name}={value}") });
+            }
+        }
+    }
+    let all = ocs.try_order("fault unheard-of").unwrap_err();
+    let (_, all) = all.split_once("there are ").expect("the faults that there are");
+    let missing: Vec<&str> = all.split(", ").filter(|name| !named.contains(name)).collect();
+    assert!(missing.is_empty(), "the manual lacks {missing:?}");
+    let help = std::process::Command::new(diameter::program()).arg("--help").output().expect("the program runs");
+    let help = String::from_utf8_lossy(&help.stdout).into_owned();
+    for option in codes(table).into_iter().flat_map(str::split_whitespace).filter(|word| word.starts_with("--")) {
+        assert!(help.contains(option) || option == "--help", "there is no option {option}\n{help}");
     }
 }

@@ -8,7 +8,7 @@
 use super::parties::client::Reaction;
 use super::parties::kamailio::Host;
 use super::parties::{eventually, opensips};
-use super::{ALICE, Stage, bad_input, before, connections, crashes, outcomes, sessions};
+use super::{ALICE, Stage, bad_input, before, connections, crashes, manual, outcomes, sessions};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -37,6 +37,7 @@ cases! {
     sessions::{no_credit_is_402_and_holds_nothing, an_unknown_subscriber_gets_the_default_balance_where_there_is_one, a_repeated_invite_reserves_once_and_a_reinvite_not_at_all, cancel_releases_what_was_reserved, an_invite_by_a_second_way_is_merged_and_ends_nothing, cancel_right_behind_the_invite_leaves_no_hold, what_belongs_to_no_session_goes_nowhere, an_idle_session_gives_its_hold_back, frames_that_pass_twice_count_once, a_frame_that_comes_without_a_message_is_charged, the_other_party_pays_when_the_server_invites, the_script_names_who_pays, two_hundred_sessions_at_once_are_right_to_the_last_unit}
     connections::{who_is_not_asserted_by_the_network_gets_nothing, sessions_on_one_connection_are_charged_each_for_itself_and_lost_together}
     crashes::{a_killed_engine_is_back_within_a_second_and_nothing_is_lost, after_kill_9_of_everything_each_open_session_is_settled_once, sigterm_ends_it_within_five_seconds_and_settles_what_is_open}
+    manual::{the_routes_of_the_manual_charge_a_retrieval}
     bad_input::{a_wrong_parameter_stops_the_start_with_one_line, a_full_table_refuses_new_sessions_and_keeps_the_old_ones}
 }
 
