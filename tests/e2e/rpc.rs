@@ -6,7 +6,8 @@ mod console;
 use super::parties::client::Reaction;
 use super::parties::eventually;
 use super::parties::kamailio::Host;
-use super::{ALICE, HOST, before};
+use super::watching::prometheus::{free_address, get, http};
+use super::{ALICE, HOST, Stage, before};
 use console::{Console, Way, as_texts};
 use imcharge::engine::report::COMMANDS;
 use serde_json::{Value, json};
@@ -362,6 +363,30 @@ fn with_a_charging_system_accounts_are_refused_and_the_error_says_who_has_them()
         assert!(console.ask(*way, "debits", &[]).is_ok());
     }
     assert_eq!(console.proxy().count("SELECT count(*) FROM accounts"), 0);
+}
+
+#[test]
+fn commands_over_http_have_a_socket_of_their_own() {
+    let (commands, metrics) = (free_address(), free_address());
+    let stage = Stage::new(|setup| {
+        let setup = setup.defined("WITH_JSONRPC", "1").defined("JSONRPC_LISTEN", format!("tcp:{commands}"));
+        setup.defined("WITH_METRICS", "1").defined("METRICS_LISTEN", format!("tcp:{metrics}"))
+    });
+    let request =
+        json!({"jsonrpc": "2.0", "id": 1, "method": "imcharge.account.set", "params": [BOB, "7"]}).to_string();
+    let post = |address, within| {
+        let head = format!("POST / HTTP/1.1\r\nHost: {address}\r\nContent-Length: {}", request.len());
+        http(address, &format!("{head}\r\n\r\n{request}"), within)
+    };
+    assert_eq!(post(metrics, SOON).map(|page| page.status), Some(404));
+    assert!(post(stage.kamailio.msrp, Duration::from_millis(500)).is_none(), "the socket of MSRP takes commands");
+    assert_eq!(stage.kamailio.account(BOB), None);
+    assert_eq!(post(commands, SOON).map(|page| page.status), Some(200));
+    assert_eq!(stage.kamailio.account(BOB).map(|account| account.balance), Some(7));
+    assert!(
+        get(commands, "/metrics", Duration::from_millis(500)).is_none(),
+        "the socket of commands tells the metrics"
+    );
 }
 
 /// Examples in a chapter of the manual: lines of code that begin with this word.

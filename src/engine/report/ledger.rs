@@ -289,6 +289,7 @@ mod tests {
             while let Some(row) = rows.next().expect("a plan") {
                 let step: String = row.get(3).expect("a step");
                 assert!(!step.contains("SCAN") && !step.contains("TEMP B-TREE"), "{step} in {sql}");
+                assert!(!sql.contains("account=") || step.contains("(account=? AND rowid<?)"), "{step} in {sql}");
             }
         }
     }
