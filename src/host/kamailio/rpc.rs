@@ -100,19 +100,22 @@ unsafe fn argument_given(rpc: &k::rpc_t, context: *mut c_void) -> Option<Given> 
     let scan = rpc.scan?;
     let untouched = c"".as_ptr().cast_mut();
     let (mut text, mut double, mut integer) = (untouched, 0f64, 0 as c_int);
-    // What is of another type stays for the next attempt. No `.`: converted, a fraction is cut and -1 is 2^64-1. First a
-    // double, then an integer, for jsonrpcs takes any number for either.
+    // A value of another type is left for the next attempt. Without `.` nothing is converted: a conversion cuts fractions
+    // and makes 2^64-1 of -1.
     // SAFETY: each format names one optional value of the type that follows; a text lives for the call.
     unsafe {
         if scan(context, self::text(c"*s"), &mut text) == 1 && !text.is_null() {
             return Some(Given::Text(CStr::from_ptr(text).to_string_lossy().into_owned()));
         }
-        // Of a value that is no text jsonrpcs makes NULL, and ctl a text of its own.
-        let json = text.is_null();
-        if scan(context, self::text(c"*f"), &mut double) == 1 {
-            return Some(if json { Given::Number(double) } else { Given::Fraction });
+        // For a value that is no text jsonrpcs sets NULL, and ctl a text of its own. jsonrpcs gives any number as either
+        // type, and the ctl of 6.0 gives an integer as a double, but not the reverse.
+        if text.is_null() {
+            return (scan(context, self::text(c"*f"), &mut double) == 1).then_some(Given::Number(double));
         }
-        (scan(context, self::text(c"*d"), &mut integer) == 1).then_some(Given::Cut(integer))
+        if scan(context, self::text(c"*d"), &mut integer) == 1 {
+            return Some(Given::Cut(integer));
+        }
+        (scan(context, self::text(c"*f"), &mut double) == 1).then_some(Given::Fraction)
     }
 }
 
