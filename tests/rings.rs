@@ -53,7 +53,10 @@ fn invite(worker: &mut Worker, call_id: &str) -> Result<SessionKey, Refused> {
 
 /// Invites in this transaction.
 fn invite_in(worker: &mut Worker, call_id: &str, suspended: Suspended) -> Result<SessionKey, Refused> {
-    let invitation = Invitation { call_id: call_id.as_bytes(), from_tag: b"f", cseq: 1 };
+    invite_as(worker, Invitation { call_id: call_id.as_bytes(), from_tag: b"f", cseq: 1 }, suspended)
+}
+
+fn invite_as(worker: &mut Worker, invitation: Invitation<'_>, suspended: Suspended) -> Result<SessionKey, Refused> {
     worker.reserve(&Invite {
         invitation,
         asserted: b"<sip:alice@example.org>",
@@ -499,4 +502,68 @@ fn a_list_of_the_audit_that_is_cut_says_how_much_there_is() {
         let refused = report::run("audit", &["all", wrong], &region, &mut worker).map_err(|error| error.code);
         assert_eq!(refused, Err(400), "{wrong}");
     }
+}
+
+/// Fields of an answer.
+fn fields(answer: Value) -> Vec<(&'static str, Value)> {
+    match answer {
+        Value::Structure(fields) => fields,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// A field of an answer.
+fn field(fields: &[(&'static str, Value)], wanted: &str) -> Value {
+    let found = fields.iter().find(|(name, _)| *name == wanted);
+    found.unwrap_or_else(|| panic!("no {wanted} in {fields:?}")).1.clone()
+}
+
+/// Pages of one call with more sessions than an answer carries have each session and each of its rows once.
+#[test]
+fn a_call_of_many_sessions_comes_in_pages() {
+    const SESSIONS: u32 = 200;
+    let state = tempfile::tempdir().expect("a folder");
+    let region = region(&state, |_| {});
+    let mut worker = Worker::attach(&region, 0);
+    with_engine(&region, || {
+        for cseq in 1..=SESSIONS {
+            let invitation = Invitation { call_id: b"again", from_tag: b"f", cseq };
+            invite_as(&mut worker, invitation, Suspended::default()).expect("taken");
+        }
+        assert_eq!(verdicts(&region, SESSIONS as usize).len(), SESSIONS as usize);
+        let mut rows = [Vec::new(), Vec::new()];
+        for ((command, list), rows) in [("explain", "steps"), ("session", "debits")].into_iter().zip(&mut rows) {
+            let (mut pages, mut next) = (0, String::new());
+            loop {
+                let page = fields(report::run(command, &["again", &next], &region, &mut worker).expect("a page"));
+                let Value::List(sessions) = field(&page, "sessions") else { panic!("no list") };
+                for session in sessions.into_iter().map(fields) {
+                    let Value::List(inner) = field(&session, list) else { panic!("no list") };
+                    let key = format!("{:?}", field(&session, "session"));
+                    // A session is repeated where its rows are continued.
+                    rows.push((key.clone(), String::new()));
+                    rows.extend(
+                        inner.into_iter().map(|row| (key.clone(), format!("{:?}", field(&fields(row), "number")))),
+                    );
+                }
+                pages += 1;
+                match field(&page, "next") {
+                    Value::Text(empty) if empty.is_empty() => break,
+                    Value::Text(more) => next = more,
+                    other => panic!("{other:?}"),
+                }
+            }
+            assert!(pages > 1, "{command}");
+        }
+        let [mut steps, sessions] = rows;
+        steps.retain(|(_, number)| !number.is_empty());
+        let unique: HashSet<_> = steps.iter().collect();
+        assert_eq!(unique.len(), steps.len(), "a step on two pages");
+        let explained: HashSet<_> = steps.iter().map(|(session, _)| session).collect();
+        let listed: HashSet<_> = sessions.iter().map(|(session, _)| session).collect();
+        assert_eq!((explained.len(), listed.len()), (SESSIONS as usize, SESSIONS as usize));
+        let ledger = rusqlite::Connection::open(state.path().join("ledger.sqlite")).expect("the ledger opens");
+        let all: i64 = ledger.query_row("SELECT count(*) FROM steps", [], |row| row.get(0)).expect("a number");
+        assert_eq!(steps.len() as i64, all);
+    });
 }
