@@ -40,7 +40,14 @@ struct Arguments {
     events: Option<PathBuf>,
 }
 
-fn main() -> Result<(), Box<dyn Error>> {
+fn main() {
+    if let Err(error) = run() {
+        eprintln!("im_client: {error}");
+        std::process::exit(1);
+    }
+}
+
+fn run() -> Result<(), Box<dyn Error>> {
     let Some(arguments) = arguments()? else {
         println!("{USAGE}");
         return Ok(());

@@ -32,7 +32,14 @@ struct Arguments {
     options: Options,
 }
 
-fn main() -> Result<(), Box<dyn Error>> {
+fn main() {
+    if let Err(error) = run() {
+        eprintln!("im_server: {error}");
+        std::process::exit(1);
+    }
+}
+
+fn run() -> Result<(), Box<dyn Error>> {
     let Some(mut arguments) = arguments()? else {
         println!("{USAGE}");
         return Ok(());

@@ -22,7 +22,14 @@ const PRICE: i64 = 25;
 /// Seconds until silence is debited here.
 const TIMEOUT: &str = "2";
 
-fn main() -> Result<(), Box<dyn Error>> {
+fn main() {
+    if let Err(error) = run() {
+        eprintln!("retrieval: {error}");
+        std::process::exit(1);
+    }
+}
+
+fn run() -> Result<(), Box<dyn Error>> {
     let mut module = PathBuf::from("out/imcharge.so");
     let mut store = PathBuf::from("examples/messages");
     let mut parser = lexopt::Parser::from_env();
@@ -35,7 +42,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     let messages = stored_messages(&store)?;
     println!("starting Kamailio with {}", module.display());
-    let module = module.canonicalize()?;
+    let module = module.canonicalize().map_err(|error| format!("--module {}: {error}", module.display()))?;
     let folder = module.parent().ok_or("the module is in no folder")?;
     // The proxy must know where the server is, and the server where the relay is: the address is taken first.
     let place = std::net::UdpSocket::bind("127.0.0.1:0")?;
