@@ -156,6 +156,22 @@ fn amounts_are_exact_or_refused() {
 }
 
 #[test]
+fn a_conversion_by_ctl_is_noticed() {
+    let ctl = "modparam(\"ctl\", \"binrpc\", CTL_SOCKET)";
+    let console = Console::new(|setup| setup.changed(ctl, &format!("{ctl}\nmodparam(\"ctl\", \"autoconversion\", 1)")));
+    for typed in ["5000000000", "100", "s:100", "s:-5"] {
+        let (code, sentence) = console.kamcmd(&["imcharge.account.set", BOB, typed]).expect_err("it may be cut");
+        assert!(code == 400 && sentence.contains("BALANCE: ctl's autoconversion"), "{typed} {sentence}");
+    }
+    let (_, sentence) = console.kamcmd(&["imcharge.explain", "5000000000"]).expect_err("it may be cut");
+    assert!(sentence.contains("CALLID: ctl's autoconversion"), "{sentence}");
+    assert_eq!(console.proxy().account(BOB), None);
+    let set = console.ask(Way::Http, "account.set", &[BOB, "5000000000"]).expect("JSON has no such conversion");
+    assert_eq!(set["balance"], 5_000_000_000i64);
+    assert!(console.kamcmd(&["imcharge.accounts", "50"]).is_ok());
+}
+
+#[test]
 fn a_call_id_of_digits_is_a_text() {
     let console = Console::new(|setup| setup);
     let calls = ["5000000000", "007", "1e5", "0x1f", "nan", "-12", "12345.5", "s:1"];

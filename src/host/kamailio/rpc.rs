@@ -83,13 +83,37 @@ unsafe fn arguments(
     context: *mut c_void,
 ) -> Result<Vec<String>, CommandError> {
     let mut all = Vec::new();
-    let surplus = Argument { name: "surplus", kind: Kind::Text, required: false };
+    let surplus = Argument { name: "surplus", kind: Kind::Count, required: false };
+    let converted = is_binrpc(rpc) && ctl_converts();
     for argument in command.arguments.iter().chain([&surplus]) {
         // SAFETY: by the caller's promise.
         let Some(given) = (unsafe { argument_given(rpc, context) }) else { break };
-        all.push(given.text(argument).map_err(|text| CommandError::new(400, command, text))?);
+        let text = given.text(argument).and_then(|text| {
+            match converted && argument.kind != Kind::Count && text.parse::<i64>().is_ok() {
+                true => Err(format!("{}: ctl's autoconversion cuts numbers unseen; set it to 0", argument.name)),
+                false => Ok(text),
+            }
+        });
+        all.push(text.map_err(|text| CommandError::new(400, command, text))?);
     }
     Ok(all)
+}
+
+/// Whether it is ctl that asks, which speaks binrpc: of what runs commands, it alone has no capabilities.
+fn is_binrpc(rpc: &k::rpc_t) -> bool {
+    rpc.capabilities.is_none()
+}
+
+/// Whether ctl makes a text of each number, cut to 32 bits: then nothing tells it from a text that was typed.
+fn ctl_converts() -> bool {
+    let mut kind = 0;
+    // SAFETY: the host looks for a module and its parameter by name, and gives NULL for what is not there. The parameter is
+    // an integer that is set before the first fork.
+    unsafe {
+        let module = k::find_module_by_name(text(c"ctl"));
+        let parameter = k::find_param_export(module, text(c"autoconversion"), k::PARAM_INT, &mut kind);
+        parameter.cast::<c_int>().as_ref().is_some_and(|on| *on != 0)
+    }
 }
 
 /// The next argument; `None`: there is none.
@@ -191,8 +215,8 @@ impl Answer<'_> {
             Value::Integer(number) => match c_int::try_from(*number) {
                 Ok(number) => add!(c"d", number),
                 // Binrpc has integers of 32 bits, and thousandths in a double: a text is exact, and kamcmd shows it like a
-                // number. Only ctl, which speaks it, has no capabilities to ask for.
-                Err(_) if self.rpc.capabilities.is_none() => {
+                // number.
+                Err(_) if is_binrpc(self.rpc) => {
                     let digits = CString::new(number.to_string()).unwrap_or_default();
                     add!(c"s", digits.as_ptr())
                 }
