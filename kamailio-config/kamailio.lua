@@ -43,7 +43,11 @@ function ksr_charged()
     if result == "granted" then
         KSR.pv.sets("$du", (string.gsub(KSR.pv.gete("$def(IM_SERVER)"), '"', "")))
         KSR.tm.t_relay()
-    elseif result == "denied" then
+        return 1
+    end
+    KSR.info(KSR.pv.gete("$ci") .. " refused: " .. KSR.pv.gete("$imcharge(reason)") .. " " ..
+        KSR.pv.gete("$imcharge(code)") .. "\n")
+    if result == "denied" then
         KSR.tm.t_reply(402, "Payment Required")
     elseif KSR.pv.get("$imcharge(reason)") == "merged" then
         KSR.tm.t_reply(482, "Request Merged")

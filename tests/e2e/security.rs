@@ -26,7 +26,7 @@ fn no_file_of_ours_is_open_to_others() {
     let stage = Stage::plain();
     retrieve(&stage, "one");
     let state = stage.kamailio.state_dir();
-    for name in ["ledger.sqlite", "ledger.sqlite-wal", "ledger.sqlite-shm", "lock"] {
+    for name in ["ledger.sqlite", "ledger.sqlite-wal", "ledger.sqlite-shm", "journal-a", "journal-b", "lock"] {
         assert_eq!(mode(&state.join(name)), 0o640, "{name}");
     }
     let process = fs::read_to_string(format!("/proc/{}/maps", stage.kamailio.pid())).expect("its maps");

@@ -291,6 +291,9 @@ fn lua_charges_like_the_native_script() {
     assert_told_of(&stage, &client.call_id, &server.message_ids()[..2]);
     let mut poor = stage.client(ALICE, |_| {});
     assert_eq!(poor.invite(), 402);
+    let line = format!("{} refused: no-credit 4012", poor.call_id);
+    let logged = || stage.kamailio.log().contains(&line);
+    assert!(eventually(Duration::from_secs(5), logged), "{line}\n{}", stage.kamailio.log());
 }
 
 /// The shipped scripts log what they hear of each debit.
