@@ -23,7 +23,8 @@ ifdef OPENSIPS_MODULES
 export OPENSIPS_MODULES
 endif
 
-PACKAGES_BUILD = kamailio clang libclang-dev binutils gcc libc6-dev make
+# A Kamailio of one's own, or of another release, needs no second one installed (and started) beside it.
+PACKAGES_BUILD = $(if $(filter $(CURDIR)/out/kamailio/src,$(KAMAILIO_SRC)),kamailio) clang libclang-dev binutils gcc libc6-dev make
 # libFuzzer is C++.
 PACKAGES_FUZZ = g++
 PACKAGES_TEST = $(PACKAGES_FUZZ) sqlite3 kamailio-lua-modules kamailio-ims-modules valgrind freediameterd freediameter-extensions libfreediameter-dev erlang-dev erlang-diameter python3-venv tshark debootstrap lintian dpkg-dev
