@@ -24,7 +24,7 @@ export OPENSIPS_MODULES
 endif
 
 # A Kamailio of one's own, or of another release, needs no second one installed (and started) beside it.
-PACKAGES_BUILD = $(if $(filter $(CURDIR)/out/kamailio/src,$(KAMAILIO_SRC)),kamailio) clang libclang-dev binutils gcc libc6-dev make
+PACKAGES_BUILD = $(if $(filter $(CURDIR)/out/kamailio/src,$(KAMAILIO_SRC)),kamailio) clang libclang-dev binutils gcc libc6-dev make xz-utils patch
 # libFuzzer is C++.
 PACKAGES_FUZZ = g++
 PACKAGES_TEST = $(PACKAGES_FUZZ) sqlite3 kamailio-lua-modules kamailio-ims-modules valgrind freediameterd freediameter-extensions libfreediameter-dev erlang-dev erlang-diameter python3-venv tshark debootstrap lintian dpkg-dev

@@ -17,7 +17,8 @@ apt-cache policy kamailio | awk '$1 ~ /^[0-9]+$/ && $5 == "Packages" { split($3,
 [ -s "$work/sources.list" ] || { echo "apt knows no mirror for kamailio; run apt-get update" >&2; exit 1; }
 if ! { private_apt "$work" apt-get update && unpack_source "$work" "$version" "$work/unpacked"; } >"$work/log" 2>&1; then
     cat "$work/log" "$work/source.log" >&2
-    echo "the mirror no longer has the sources of kamailio $version; upgrade kamailio, or set KAMAILIO_SRC" >&2
+    echo "the sources of kamailio $version could not be fetched and unpacked; the lines above say why. If the mirror no" >&2
+    echo "longer has them: upgrade kamailio, or set KAMAILIO_SRC" >&2
     exit 1
 fi
 rm -rf "$folder"
