@@ -86,7 +86,7 @@ statistics! {
     CcrAvgResponseTime "ccr_avg_response_time" Micros "Diameter: from request to answer, on average.",
     ReserveLatencyCount "reserve_latency_count" OfLatency "INVITEs that got a verdict.",
     ReserveLatencySum "reserve_latency_sum" OfLatency "Microseconds from INVITE to verdict, in all.",
-    DebitLatencyCount "debit_latency_count" OfLatency "Debits acknowledged and on the disk.",
+    DebitLatencyCount "debit_latency_count" OfLatency "Debits acknowledged by the enabler and in the journal.",
     DebitLatencySum "debit_latency_sum" OfLatency "Microseconds from what fired a debit to the debit, in all.",
     EnablerLatencyCount "enabler_latency_count" OfLatency "Requests that the enabler has answered.",
     EnablerLatencySum "enabler_latency_sum" OfLatency "Microseconds from request to answer, in all.",
