@@ -6,7 +6,7 @@
 //! | the host, before it forks | [`config`], [`region`] |
 //! | each process of the host | [`worker`], [`facts`] and [`raw`](self) (what a message says), [`report`], [`metrics`] (what operators ask) |
 //! | the host's resume workers | [`notice`] |
-//! | the host's supervisor child | [`supervisor`] |
+//! | the host's supervisor child | [`supervisor`] (processes), [`watchdog`] (decisions) |
 //! | the engine's own process | [`run()`], `book` (the sessions), `outstanding`, `store` (SQLite), `notices` |
 //! | all of them, in shared memory | [`ring`], [`grant`], [`doorbell`] and `bell` (over [`sync`]), [`record`], [`statistic`], [`latency`] |
 
@@ -32,6 +32,7 @@ pub mod statistic;
 pub mod store;
 pub mod supervisor;
 pub mod sync;
+pub mod watchdog;
 pub mod worker;
 
 #[doc(hidden)]

@@ -79,8 +79,12 @@ struct Header {
     engine_state: AtomicU32,
     engine_pid: AtomicU32,
     stop: AtomicU32,
-    /// [`clock::now`] of the engine's last turn.
+    /// [`clock::now`] of the last turn of an engine that was ready.
     heartbeat: AtomicU64,
+    /// How often an engine has shown that it lives.
+    beats: AtomicU64,
+    /// Whether the engine has finished its start.
+    engine_ready: AtomicU32,
     /// Whether the script has the event routes: debited 1, failed 2.
     notices: AtomicU32,
     /// Price and kind of the tariff for new sessions (see `pack_tariff`).
@@ -519,11 +523,37 @@ impl Region {
 
     /// Engine: shows that it lives.
     pub fn beat(&self) {
-        self.header().heartbeat.store(clock::now().0, Ordering::Relaxed);
+        let header = self.header();
+        header.beats.fetch_add(1, Ordering::Relaxed);
+        if self.engine_is_ready() {
+            header.heartbeat.store(clock::now().0, Ordering::Relaxed);
+        }
     }
 
-    /// How long ago the engine last showed that it lives.
-    pub fn heartbeat_age(&self) -> Duration {
+    /// How often an engine has shown that it lives.
+    pub fn beats(&self) -> u64 {
+        self.header().beats.load(Ordering::Relaxed)
+    }
+
+    /// Supervisor: a new engine is about to be started.
+    pub fn engine_begins(&self) {
+        self.header().engine_ready.store(0, Ordering::Release);
+    }
+
+    /// Engine: its start is over.
+    pub fn engine_is_ready_now(&self) {
+        self.set_engine_state(EngineState::Running);
+        self.header().engine_ready.store(1, Ordering::Release);
+        self.beat();
+    }
+
+    /// Whether the engine that was started last has finished its start.
+    pub fn engine_is_ready(&self) -> bool {
+        self.header().engine_ready.load(Ordering::Acquire) == 1
+    }
+
+    /// How long ago an engine that was ready last showed that it lives.
+    fn heartbeat_age(&self) -> Duration {
         clock::since(Time(self.header().heartbeat.load(Ordering::Relaxed)))
     }
 

@@ -194,7 +194,7 @@ impl Engine {
         // Gates are open again before a notice is shown that lets an INVITE go on.
         engine.is_ready = true;
         engine.settle_left_behind()?;
-        region.set_engine_state(EngineState::Running);
+        region.engine_is_ready_now();
         Ok(engine)
     }
 

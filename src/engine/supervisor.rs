@@ -1,96 +1,106 @@
 //! The supervisor: a process of a few lines that starts the engine again whenever it dies or hangs.
 //!
 //! The host takes the death of a child for its own end, so its child is this, and the engine is the child of
-//! this. Nothing here can fail but `fork`.
+//! this. What is done when is decided by [`Watchdog`]; here are the processes.
 
+use super::clock;
 use super::region::{EngineState, Region};
 use super::run;
 use super::statistic::Statistic;
+use super::watchdog::{Action, Seen, Watchdog};
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
 
-/// An engine that has not shown itself for so long hangs.
-const HANG: Duration = Duration::from_secs(10);
-
-/// How long a stopping engine may take.
-const STOP_PATIENCE: Duration = Duration::from_millis(4300);
-
-/// The longest wait before another start.
-const BACK_OFF_MAX: Duration = Duration::from_secs(5);
-
-/// How often the supervisor looks up.
-const LOOK: Duration = Duration::from_millis(100);
-
-/// Runs until `stop` is set (by the caller's SIGTERM handler): forks the engine, restarts it with back-off when
-/// it dies or its heartbeat stops, and at the end lets it settle, 4 s at most. Call it in a process of the
-/// host made for it, with one thread. The engine dies with this process.
+/// Runs until `stop` is set (by the caller's SIGTERM handler): forks the engine, restarts it when it dies or hangs, and at
+/// the end lets it settle, 4 s at most. Call it in a process of the host made for it, with one thread. The engine dies
+/// with this process.
 pub fn supervise(region: &Arc<Region>, stop: &AtomicBool) {
-    let mut back_off = Duration::ZERO;
-    while !stop.load(Ordering::Relaxed) {
-        let engine = match start_engine(region) {
-            Ok(engine) => engine,
-            Err(error) => {
-                log::error!("cannot start the engine: {error}; trying again");
-                pause(BACK_OFF_MAX, stop);
-                continue;
+    let mut watchdog = Watchdog::new(clock::now());
+    let mut engine: Option<libc::pid_t> = None;
+    loop {
+        let ended = engine.and_then(|pid| wait_for(pid).map(|how| (pid, how)));
+        let stop = stop.load(Ordering::Relaxed);
+        if let Some((pid, how)) = ended {
+            engine = None;
+            if !stop {
+                report_end(region, pid, how);
             }
-        };
-        watch(region, engine, stop);
-        if stop.load(Ordering::Relaxed) {
-            break;
         }
-        region.count(Statistic::EngineRestarts);
-        let was_at_work = region.engine_state() == EngineState::Running;
-        if was_at_work {
-            region.set_engine_state(EngineState::Starting);
-            log::warn!("the engine died, starting it again; what it had not committed is read again");
+        let (beats, is_ready) = (region.beats(), region.engine_is_ready());
+        match watchdog.look(Seen { beats, is_ready, has_ended: engine.is_none(), stop }, clock::now()) {
+            Action::Nothing => {}
+            Action::Return => return,
+            Action::Start => match start_engine(region) {
+                Ok(pid) => {
+                    engine = Some(pid);
+                    watchdog.started(beats);
+                }
+                Err(error) => {
+                    log::error!("cannot fork the engine: {error}; trying again");
+                    watchdog.not_started();
+                }
+            },
+            Action::AskToStop => region.request_stop(),
+            Action::KillSilent(silence) => {
+                let (pid, seconds) = (engine.unwrap_or_default(), silence.as_secs());
+                log::error!(
+                    "the engine (pid {pid}) has not moved for {seconds} s and is killed; events that it had not committed \
+                     are processed by the next one"
+                );
+                kill(engine);
+            }
+            Action::KillStopping => {
+                log::error!(
+                    "the engine (pid {}) has not settled all sessions in time and is killed; the next start settles the rest",
+                    engine.unwrap_or_default()
+                );
+                kill(engine);
+            }
         }
-        // One that was at work did not die of its start.
-        back_off = match was_at_work {
-            true => Duration::ZERO,
-            false => (back_off * 2).clamp(Duration::from_millis(100), BACK_OFF_MAX),
-        };
-        pause(back_off, stop);
+        std::thread::sleep(watchdog.patience());
     }
 }
 
-/// Waits until the engine is dead, and sees to it when it hangs or has to stop.
-fn watch(region: &Region, engine: libc::pid_t, stop: &AtomicBool) {
-    let mut stopping = None;
-    while !is_dead(engine) {
-        if stop.load(Ordering::Relaxed) && stopping.is_none() {
-            region.request_stop();
-            stopping = Some(Instant::now());
-        }
-        let hangs = region.heartbeat_age() > HANG;
-        if hangs || stopping.is_some_and(|since| since.elapsed() > STOP_PATIENCE) {
-            log::error!("the engine does not move, killing it; what it had not committed is read again");
-            // SAFETY: our own child, not yet waited for, so the number is still its.
-            unsafe { libc::kill(engine, libc::SIGKILL) };
-        }
-        std::thread::sleep(if stopping.is_some() { Duration::from_millis(5) } else { LOOK });
+/// Says how an engine ended that was not asked to, and counts it.
+fn report_end(region: &Region, pid: libc::pid_t, how: Option<ExitStatus>) {
+    region.count(Statistic::EngineRestarts);
+    // An engine that cannot start has said why; each further try would say it again.
+    if region.engine_is_ready() {
+        let how = how.map_or_else(|| "in an unknown way".to_owned(), |how| how.to_string());
+        log::error!(
+            "the engine (pid {pid}) ended by itself ({how}) and is started again; events that it had not committed are \
+             processed by the next one"
+        );
+    }
+    if region.engine_state() == EngineState::Running {
+        region.set_engine_state(EngineState::Starting);
     }
 }
 
-/// Whether the child has ended; it is gone then.
-fn is_dead(child: libc::pid_t) -> bool {
+/// How a child has ended; `None`: it lives. It is gone then.
+fn wait_for(child: libc::pid_t) -> Option<Option<ExitStatus>> {
     let mut status = 0;
     // SAFETY: a valid place for the status; the child is ours.
     let waited = unsafe { libc::waitpid(child, &mut status, libc::WNOHANG) };
-    waited == child || (waited < 0 && std::io::Error::last_os_error().raw_os_error() == Some(libc::ECHILD))
+    if waited == child {
+        return Some(Some(ExitStatus::from_raw(status)));
+    }
+    let is_gone = waited < 0 && std::io::Error::last_os_error().raw_os_error() == Some(libc::ECHILD);
+    is_gone.then_some(None)
 }
 
-/// Sleeps, but not into a stop.
-fn pause(time: Duration, stop: &AtomicBool) {
-    let since = Instant::now();
-    while since.elapsed() < time && !stop.load(Ordering::Relaxed) {
-        std::thread::sleep(LOOK.min(time));
+fn kill(child: Option<libc::pid_t>) {
+    if let Some(child) = child {
+        // SAFETY: our own child, not yet waited for, so the number is still its.
+        unsafe { libc::kill(child, libc::SIGKILL) };
     }
 }
 
 /// Forks the engine.
 fn start_engine(region: &Arc<Region>) -> std::io::Result<libc::pid_t> {
+    region.engine_begins();
     // SAFETY: getpid and fork have no arguments. This process has one thread (contract of `supervise`), so the
     // child may use everything it inherits.
     let (supervisor, pid) = unsafe { (libc::getpid(), libc::fork()) };
@@ -105,14 +115,16 @@ fn start_engine(region: &Arc<Region>) -> std::io::Result<libc::pid_t> {
 fn engine_process(region: &Arc<Region>, supervisor: libc::pid_t) -> ! {
     static NEVER: AtomicBool = AtomicBool::new(false);
     leave_the_host(region, supervisor);
+    // The place alone: the text of a panic may quote what the engine was working on.
+    std::panic::set_hook(Box::new(|panic| match panic.location() {
+        Some(place) => log::error!("the engine panicked at {}:{}; please report it", place.file(), place.line()),
+        None => log::error!("the engine panicked at an unknown place; please report it"),
+    }));
     let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| run::run(region, &NEVER)));
     let code = match result {
         Ok(Ok(())) => 0,
         Ok(Err(_)) => 1,
-        Err(_) => {
-            log::error!("the engine met a state that it was not made for; it is started again");
-            2
-        }
+        Err(_) => 2,
     };
     // SAFETY: ends this process at once. The host's exit handlers are not ours to run.
     unsafe { libc::_exit(code) }

@@ -31,6 +31,8 @@ pub enum Broken {
     AskedBeforeSync,
     /// Debits are told apart by their session alone, not by their Message-ID.
     KeyWithoutMessageId,
+    /// The supervisor measures the silence of the engine before the one that it has started.
+    PredecessorWatched,
     /// A restarted engine forgets the requests that have no answer.
     OutboxDropped,
 }

@@ -13,8 +13,9 @@ use std::collections::BTreeMap;
 /// The client's names.
 pub const CLIENT: [&str; 2] = ["proxy.example.org", "example.org"];
 
-/// Microseconds within which the client answers, as long as the connection lives: it may stand still for five seconds.
-const PATIENCE: u64 = 10_000_000;
+/// Microseconds within which the client answers, as long as the connection lives: all its processes may be frozen for
+/// 100 s.
+const PATIENCE: u64 = 110_000_000;
 
 /// Microseconds within which a TERMINATION comes by one door that was sent before an answer by the other.
 const CROSSING: u64 = 1_000_000;

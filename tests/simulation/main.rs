@@ -48,11 +48,12 @@ pub enum Fault {
     LyingDisk,
 }
 
-const FAULTS: [Fault; 5] = [
+const FAULTS: [Fault; 6] = [
     Fault::Broken(Broken::ToldBeforeCommit),
     Fault::Broken(Broken::AskedBeforeSync),
     Fault::Broken(Broken::KeyWithoutMessageId),
     Fault::Broken(Broken::OutboxDropped),
+    Fault::Broken(Broken::PredecessorWatched),
     Fault::LyingDisk,
 ];
 

@@ -11,10 +11,12 @@ use crate::call::{Call, Message, Reaction, Stage};
 use crate::disk;
 use crate::elsewhere::Elsewhere;
 use imcharge::charge::tariff::{Per, Tariff};
+use imcharge::charge::time::Time;
 use imcharge::engine::Engine;
 use imcharge::engine::config::Config;
 use imcharge::engine::notice::Resumer;
 use imcharge::engine::region::Region;
+use imcharge::engine::watchdog::Watchdog;
 use imcharge::engine::worker::Worker;
 use imcharge::simulate::machine::Machine;
 use std::cell::RefCell;
@@ -80,6 +82,8 @@ impl Tally {
 enum What {
     /// The engine's next turn; the number is its life.
     Engine(u64),
+    /// The supervisor looks at the engine of this run of the host.
+    Supervise(u64),
     /// The host is started again.
     Host,
     /// A look at who still holds something.
@@ -118,7 +122,7 @@ impl What {
     fn is_of_parties(&self) -> bool {
         !matches!(
             self,
-            What::Engine(_) | What::Host | What::Audit | What::Operator | What::Resume | What::Network | What::Mend
+            What::Engine(_) | What::Supervise(_) | What::Host | What::Audit | What::Operator | What::Resume | What::Network | What::Mend
         )
     }
 }
@@ -139,6 +143,14 @@ pub struct World<'a> {
     workers: Vec<Worker>,
     resumers: Vec<Resumer>,
     engine: Option<Engine>,
+    /// What starts the engine, and kills it when it hangs.
+    watchdog: Watchdog,
+    /// Whether an engine was started that has not begun yet.
+    starts: bool,
+    /// Microseconds that the next start may take.
+    next_start_takes: u64,
+    /// Since when there is no engine, as far as the looks of the audit go.
+    down_since: Option<u64>,
     life: u64,
     calls: Vec<Call>,
     queue: BinaryHeap<Reverse<(u64, u64, What)>>,
@@ -207,6 +219,10 @@ impl<'a> World<'a> {
             workers: Vec::new(),
             resumers: Vec::new(),
             engine: None,
+            watchdog: Watchdog::new(Time(0)),
+            starts: false,
+            next_start_takes: 0,
+            down_since: None,
             life: 0,
             calls: Vec::new(),
             queue: BinaryHeap::new(),
@@ -345,14 +361,22 @@ impl<'a> World<'a> {
             if now > quiet_at + self.longest_hold() {
                 return Err(self.restless());
             }
+            if what == What::Trouble && mended {
+                // A pause of all processes has moved it beyond the end.
+                continue;
+            }
             self.tally.note(at ^ (self.sequence << 40));
             if !matches!(
                 what,
-                What::Engine(_) | What::Operator | What::Resume | What::Network | What::Audit | What::Send(..)
+                What::Engine(_) | What::Supervise(_) | What::Operator | What::Resume | What::Network | What::Audit | What::Send(..)
             ) {
                 say(format_args!("{now} {what:?}"));
             }
             self.happen(what);
+            if what.is_of_parties() {
+                // Some take their time, such as a pause of all processes.
+                quiet_at = quiet_at.max(self.machine.clock.get());
+            }
             self.hear_of_aborts();
             if mended && self.is_at_rest() {
                 break;
@@ -375,6 +399,7 @@ impl<'a> World<'a> {
     fn happen(&mut self, what: What) {
         match what {
             What::Engine(life) => self.turn_the_engine(life),
+            What::Supervise(instance) => self.supervise(instance),
             What::Host => self.start_the_host(),
             What::Audit => self.audit(),
             What::Operator => self.operate(),

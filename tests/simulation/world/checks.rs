@@ -1,6 +1,6 @@
 //! What must be true, all the time and in the end.
 
-use super::{PROCESSES, SECOND, What, World};
+use super::{PROCESSES, RESUMERS, SECOND, What, World};
 use crate::call::{MERGED, Message};
 use imcharge::charge::policy::Settle;
 use imcharge::charge::tariff::{Per, Unit};
@@ -11,6 +11,9 @@ use std::cmp::Reverse;
 
 /// What the engine needs on top of every time-out: its restart, its turns, and the looks from here.
 const SLACK: u64 = 5 * SECOND;
+
+/// Seconds after a fault within which an engine is started again.
+const BACK_MAX: u64 = 10;
 
 /// What a distant enabler needs besides: to be connected to again (RFC 6733, 2.1: 30 s), and answers that do not come.
 const SLACK_OF_DIAMETER: u64 = 60 * SECOND;
@@ -32,6 +35,11 @@ impl World<'_> {
     pub(super) fn audit(&mut self) {
         self.after(SECOND, What::Audit);
         let now = self.machine.clock.get();
+        let is_down = self.engine.is_none() && !self.starts && !self.is_ill && self.region.is_some();
+        self.down_since = if is_down { self.down_since.or(Some(now)) } else { None };
+        if let Some(seconds) = self.down_since.map(|since| (now - since) / SECOND).filter(|down| *down > BACK_MAX) {
+            self.wrong.push(format!("no engine for {seconds} s, although nothing is wrong"));
+        }
         let is_well =
             self.engine.is_some() && !self.is_ill && self.machine.crash_in.get().is_none() && self.stands_until <= now;
         self.well_since = if is_well { self.well_since.or(Some(now)) } else { None };
@@ -56,7 +64,8 @@ impl World<'_> {
         let waits =
             [Statistic::SessionsActive, Statistic::OutboxDepth, Statistic::OutboxOldestAge, Statistic::HoldsStuck];
         let quiet = waits.iter().all(|one| region.statistic(*one) == 0);
-        rings && quiet && self.engine.is_some() && !self.queue.iter().any(|Reverse((_, _, what))| what.is_of_parties())
+        let taken = (0..RESUMERS as usize).all(|resumer| region.notice_ring(resumer).used() == 0);
+        rings && taken && quiet && self.engine.is_some() && !self.queue.iter().any(|Reverse((_, _, what))| what.is_of_parties())
     }
 
     pub(super) fn restless(&self) -> String {

@@ -4,12 +4,14 @@ use super::{Death, PROCESSES, RESUMERS, SECOND, What, World, say, setup};
 use crate::call::{Call, MERGED, OTHER_WAY, Stage};
 use crate::disk;
 use crate::elsewhere::DOORS;
+use imcharge::charge::time::Time;
 use imcharge::engine::Engine;
 use imcharge::engine::notice::{Kind, Outcome, Resumer};
 use imcharge::engine::record::Command;
 use imcharge::engine::region::{EngineState, Region};
 use imcharge::engine::statistic::Statistic;
 use imcharge::engine::store::SYNC_DELAY;
+use imcharge::engine::watchdog::{Action, Seen, Watchdog};
 use imcharge::engine::worker::Worker;
 use imcharge::simulate::machine::Crash;
 use std::cmp::Reverse;
@@ -53,9 +55,38 @@ impl World<'_> {
         self.workers = (0..PROCESSES).map(|process| Worker::attach(&region, process)).collect();
         self.resumers = (0..RESUMERS as usize).map(|resumer| Resumer::attach(&region, resumer)).collect();
         self.tariffs.insert(region.instance(), self.config.tariff);
+        let instance = region.instance();
         self.region = Some(region);
-        self.start_the_engine();
+        self.watchdog = Watchdog::new(Time(self.machine.clock.get()));
+        self.after(0, What::Supervise(instance));
         self.after(0, What::Resume);
+    }
+
+    /// A look of the supervisor.
+    pub(super) fn supervise(&mut self, instance: u64) {
+        let Some(region) = self.region.clone().filter(|region| region.instance() == instance) else { return };
+        let has_ended = self.engine.is_none() && !self.starts;
+        let seen = Seen { beats: region.beats(), is_ready: region.engine_is_ready(), has_ended, stop: false };
+        match self.watchdog.look(seen, Time(self.machine.clock.get())) {
+            Action::Start => {
+                region.engine_begins();
+                self.watchdog.started(region.beats());
+                self.starts = true;
+                self.life += 1;
+                let (life, most) = (self.life, std::mem::take(&mut self.next_start_takes));
+                self.soon(most.max(SECOND / 5), What::Engine(life));
+            }
+            Action::KillSilent(silence) => {
+                if self.starts || self.machine.clock.get() >= self.stands_until {
+                    self.wrong.push(format!("an engine that works, or starts, is killed after {silence:?}"));
+                }
+                self.die(Death::Engine);
+            }
+            Action::Nothing => {}
+            action => self.wrong.push(format!("the supervisor does {action:?} for no reason")),
+        }
+        let patience = self.watchdog.patience().max(Duration::from_millis(1));
+        self.after(u64::try_from(patience.as_micros()).unwrap_or(u64::MAX), What::Supervise(instance));
     }
 
     fn is_lied_to(&self) -> bool {
@@ -63,7 +94,7 @@ impl World<'_> {
     }
 
     fn start_the_engine(&mut self) {
-        self.life += 1;
+        self.starts = false;
         let region = Arc::clone(self.region());
         match self.guarded(move |_| Engine::start(&region)) {
             Some(Ok(engine)) => {
@@ -133,6 +164,7 @@ impl World<'_> {
         self.machine.crash_in.set(None);
         self.machine.dead.set(true);
         self.engine = None;
+        self.starts = false;
         self.life += 1;
         if death == Death::Machine {
             disk::on(disk::Disk::lose_power);
@@ -142,10 +174,7 @@ impl World<'_> {
             self.lose_rings();
         }
         match death {
-            Death::Engine => {
-                self.region().set_engine_state(EngineState::Starting);
-                self.start_later();
-            }
+            Death::Engine => self.region().set_engine_state(EngineState::Starting),
             Death::Host | Death::Machine => {
                 self.forget_the_host();
                 self.start_the_host();
@@ -153,27 +182,22 @@ impl World<'_> {
         }
     }
 
-    /// As the supervisor does.
-    fn start_later(&mut self) {
-        self.life += 1;
-        let life = self.life;
-        self.soon(SECOND, What::Engine(life));
-    }
-
     fn the_store_fails(&mut self) {
         self.well_since = None;
         self.elsewhere.borrow_mut().disturb(false);
         self.engine = None;
         self.region().set_engine_state(EngineState::StoreFailing);
-        self.start_later();
     }
 
     pub(super) fn turn_the_engine(&mut self, life: u64) {
         if life != self.life || self.region.is_none() {
             return;
         }
-        if self.engine.is_none() {
+        if self.starts {
             return self.start_the_engine();
+        }
+        if self.engine.is_none() {
+            return;
         }
         self.elsewhere.borrow_mut().step();
         match self.guarded(|engine| engine.as_mut().expect("looked at above").round()) {
@@ -256,6 +280,7 @@ impl World<'_> {
             // It closes its files, which is too late to be killed in.
             self.machine.crash_in.set(None);
             self.engine = None;
+            self.starts = false;
             self.life += 1;
             self.forget_the_host();
             self.start_the_host();

@@ -4,6 +4,7 @@ use super::{Death, PROCESSES, SECOND, What, World, say};
 use crate::disk::{self, Sickness};
 use crate::elsewhere::DOORS;
 use imcharge::engine::statistic::Statistic;
+use std::time::Duration;
 
 /// A connection that no session has.
 const NOBODYS: u64 = 1_000_000;
@@ -28,7 +29,7 @@ impl World<'_> {
         self.tally.faults += 1;
         self.well_since = None;
         self.elsewhere.borrow_mut().disturb(false);
-        let kind = self.random.u8(0..16);
+        let kind = self.random.u8(0..18);
         say(format_args!("{} trouble {kind}", self.machine.clock.get()));
         match kind {
             // At some step of whoever runs then, also in the middle of a commit.
@@ -53,14 +54,22 @@ impl World<'_> {
                 *world.machine.deaf.borrow_mut() = deaf;
             }),
             13 => {
-                // The engine stands still.
-                let stands = self.random.u64(0..5 * SECOND);
+                // The engine stands still, perhaps until the supervisor kills it.
+                let most = if self.random.u8(0..4) == 0 { 40 } else { 5 };
+                let stands = self.random.u64(0..most * SECOND);
                 self.stands_until = self.machine.clock.get() + stands;
                 self.life += 1;
                 let life = self.life;
                 self.after(stands, What::Engine(life));
             }
             14 => self.flood(),
+            // All processes are frozen: a container's pause, a snapshot of the machine.
+            15 => self.machine.pass(Duration::from_micros(self.random.u64(0..100 * SECOND))),
+            // The next engine takes its time to start: a slow disk, a million sessions.
+            16 => {
+                self.next_start_takes = 30 * SECOND;
+                self.die_with_its_host(Death::Engine);
+            }
             _ => self.for_a_while(|world| {
                 let fault = world.random.choice(FAULTS).unwrap_or_default();
                 let doors = world.some_doors();
