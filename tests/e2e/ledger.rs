@@ -229,7 +229,8 @@ fn a_ledger_deleted_under_the_proxy_refuses_sessions_over_an_engine_restart_unti
     let refused = || case.stage.client(ALICE, |_| {}).invite() == 503;
     std::fs::rename(&ledger, &away).expect("moved");
     let kamailio = &case.stage.kamailio;
-    assert!(eventually(SOON, refused), "{}", kamailio.log());
+    case.until("engine_up", 0);
+    assert!(refused(), "{}", kamailio.log());
     assert_eq!(times(&kamailio.log(), "was deleted, moved or replaced"), 1, "{}", kamailio.log());
     let engine = kamailio.engine_pid().expect("an engine");
     kamailio.signal("KILL", Some(engine));

@@ -23,6 +23,7 @@ mod outcomes;
 mod push;
 mod raw;
 mod reconcile;
+mod recovery;
 mod relay;
 mod rpc;
 mod security;

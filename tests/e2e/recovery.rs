@@ -1,0 +1,148 @@
+//! Processes that stand still: a hanging engine, and a pause of all processes (a container's freezer, a snapshot of the
+//! machine). Service returns by itself, each waiting INVITE gets a final answer, and the money is right.
+
+use super::diameter::Charged;
+use super::parties::client::{ImClient, Reaction};
+use super::parties::eventually;
+use super::{ALICE, HOST, Stage};
+use std::time::{Duration, Instant};
+
+/// Within which service is back after the end of a fault.
+const BACK: Duration = Duration::from_secs(10);
+
+/// Open sessions whose message was taken and not answered.
+const SESSIONS: usize = 5;
+
+fn open_sessions(stage: &Stage) -> Vec<ImClient> {
+    let open = (0..SESSIONS).map(|_| {
+        let mut client = stage.bound(|_| {});
+        assert_eq!(client.take(1, Reaction::Silence).len(), 1);
+        client
+    });
+    open.collect()
+}
+
+/// A retrieval, from the INVITE to the BYE.
+fn retrieve(stage: &Stage) -> bool {
+    let mut client = stage.client(ALICE, |_| {});
+    if client.invite() != 200 {
+        return false;
+    }
+    client.bind();
+    assert_eq!(client.take(1, Reaction::Answer(200)).len(), 1, "{}", stage.kamailio.log());
+    client.bye() == 200
+}
+
+/// Waits for the final answer of an INVITE that was sent while something was wrong, and ends the session if it has one.
+fn answered(mut client: ImClient, within: Duration) -> u16 {
+    let status = client.final_response(within);
+    if status == 200 {
+        assert_eq!(client.bye(), 200);
+    }
+    status
+}
+
+#[test]
+pub fn a_hanging_engine_is_replaced_and_so_is_its_successor() {
+    let stage = Stage::new(|setup| setup.defined("RESPONSE_TIMEOUT", "60"));
+    stage.kamailio.set_account(ALICE, 100);
+    let _server = stage.server(&["one"], |_| {});
+    let kamailio = &stage.kamailio;
+    let open = open_sessions(&stage);
+    let mut waiting = 0;
+    for restarts in 1..=2 {
+        let engine = kamailio.engine_pid().expect("an engine");
+        kamailio.signal("STOP", Some(engine));
+        let client = stage.client(ALICE, |_| {});
+        client.send_invite();
+        // Nothing happens to it before its time, and then at once.
+        let killed = || kamailio.engine_pid() != Some(engine);
+        assert!(eventually(BACK * 3, killed), "{}", kamailio.log());
+        let since = Instant::now();
+        let granted = || retrieve(&stage);
+        assert!(eventually(BACK, granted), "{}", kamailio.log());
+        assert!(since.elapsed() < Duration::from_secs(3), "back after {:?}", since.elapsed());
+        let status = answered(client, BACK);
+        assert!([200, 503].contains(&status), "{status}\n{}", kamailio.log());
+        waiting += i64::from(status == 200);
+        assert_eq!(kamailio.statistic("engine_restarts"), restarts);
+    }
+    assert!(waiting > 0, "an INVITE that waited for an engine is served by the next one");
+    let log = kamailio.log();
+    assert_eq!(log.matches(" s and is killed").count(), 2, "{log}");
+    for mut client in open {
+        assert_eq!(client.bye(), 200);
+    }
+    let debited = SESSIONS as i64 + 2;
+    stage.expect(ALICE, 100 - debited, 0, debited);
+}
+
+/// Pauses all processes of a proxy for so long, in the middle of traffic; how many messages are debited in the end.
+fn pause(stage: &Stage, span: Duration) -> i64 {
+    let kamailio = &stage.kamailio;
+    let _server = stage.server(&["one"], |_| {});
+    let open = open_sessions(stage);
+    let engine = kamailio.engine_pid().expect("an engine");
+    // Some INVITEs are being decided about, others come while nobody listens.
+    let early: Vec<ImClient> = (0..3).map(|_| stage.client(ALICE, |_| {})).collect();
+    early.iter().for_each(ImClient::send_invite);
+    kamailio.signal("STOP", None);
+    // Their MSRP connections are made already: nobody accepts one now.
+    std::thread::sleep(span);
+    early.iter().for_each(ImClient::send_invite);
+    kamailio.signal("CONT", None);
+    let since = Instant::now();
+    assert!(eventually(BACK, || retrieve(stage)), "{}", kamailio.log());
+    assert!(since.elapsed() < BACK, "back after {:?}", since.elapsed());
+    for client in early {
+        let status = answered(client, BACK * 4);
+        assert_ne!(status, 408, "an INVITE without a final answer\n{}", kamailio.log());
+    }
+    for mut client in open {
+        // Its time for the response may have ended meanwhile, and the session with `hold_timeout`.
+        client.bye();
+    }
+    assert_eq!(kamailio.engine_pid(), Some(engine), "the engine was not the one at fault\n{}", kamailio.log());
+    assert_eq!(kamailio.statistic("engine_restarts"), 0);
+    SESSIONS as i64 + 1
+}
+
+fn pause_with_the_ledger(span: Duration) {
+    let stage = Stage::new(|setup| setup.defined("RESPONSE_TIMEOUT", "60"));
+    stage.kamailio.set_account(ALICE, 100);
+    let debited = pause(&stage, span);
+    stage.expect(ALICE, 100 - debited, 0, debited);
+}
+
+fn pause_with_an_ocs(span: Duration) {
+    let charged = Charged::new(&[], |setup| setup.defined("RESPONSE_TIMEOUT", "60")).unjudged();
+    let debited = pause(&charged.stage, span);
+    charged.expect(100 - debited, 0, debited);
+    charged.expect_rest();
+}
+
+#[test]
+pub fn a_pause_of_15_seconds_ends_nothing() {
+    pause_with_the_ledger(Duration::from_secs(15));
+}
+
+#[test]
+fn a_pause_of_15_seconds_ends_nothing_at_an_ocs() {
+    pause_with_an_ocs(Duration::from_secs(15));
+}
+
+#[test]
+pub fn a_pause_of_two_minutes_loses_nothing() {
+    let (span, host) = (Duration::from_secs(120), HOST.get());
+    std::thread::scope(|scope| {
+        let cases = [pause_with_the_ledger, pause_with_an_ocs].map(|case| {
+            scope.spawn(move || {
+                HOST.set(host);
+                case(span);
+            })
+        });
+        for case in cases {
+            case.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        }
+    });
+}
