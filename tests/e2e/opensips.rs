@@ -8,7 +8,7 @@
 use super::parties::client::Reaction;
 use super::parties::kamailio::Host;
 use super::parties::{eventually, opensips};
-use super::{ALICE, Stage, bad_input, before, connections, crashes, manual, outcomes, sessions};
+use super::{ALICE, Stage, bad_input, before, connections, crashes, manual, outcomes, recovery, sessions};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -38,6 +38,7 @@ cases! {
     connections::{who_is_not_asserted_by_the_network_gets_nothing, sessions_on_one_connection_are_charged_each_for_itself_and_lost_together}
     crashes::{a_killed_engine_is_back_within_a_second_and_nothing_is_lost, after_kill_9_of_everything_each_open_session_is_settled_once, sigterm_ends_it_within_five_seconds_and_settles_what_is_open}
     manual::{the_routes_of_the_manual_charge_a_retrieval}
+    recovery::{a_hanging_engine_is_replaced_and_so_is_its_successor, a_pause_of_15_seconds_ends_nothing}
     bad_input::{a_wrong_parameter_stops_the_start_with_one_line, a_full_table_refuses_new_sessions_and_keeps_the_old_ones}
 }
 

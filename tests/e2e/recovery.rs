@@ -4,7 +4,7 @@
 use super::diameter::Charged;
 use super::parties::client::{ImClient, Reaction};
 use super::parties::eventually;
-use super::{ALICE, HOST, Stage};
+use super::{ALICE, Stage};
 use std::time::{Duration, Instant};
 
 /// Within which service is back after the end of a fault.
@@ -132,15 +132,10 @@ fn a_pause_of_15_seconds_ends_nothing_at_an_ocs() {
 }
 
 #[test]
-pub fn a_pause_of_two_minutes_loses_nothing() {
-    let (span, host) = (Duration::from_secs(120), HOST.get());
+fn a_pause_of_two_minutes_loses_nothing() {
+    let span = Duration::from_secs(120);
     std::thread::scope(|scope| {
-        let cases = [pause_with_the_ledger, pause_with_an_ocs].map(|case| {
-            scope.spawn(move || {
-                HOST.set(host);
-                case(span);
-            })
-        });
+        let cases = [pause_with_the_ledger, pause_with_an_ocs].map(|case| scope.spawn(move || case(span)));
         for case in cases {
             case.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         }

@@ -122,7 +122,14 @@ impl What {
     fn is_of_parties(&self) -> bool {
         !matches!(
             self,
-            What::Engine(_) | What::Supervise(_) | What::Host | What::Audit | What::Operator | What::Resume | What::Network | What::Mend
+            What::Engine(_)
+                | What::Supervise(_)
+                | What::Host
+                | What::Audit
+                | What::Operator
+                | What::Resume
+                | What::Network
+                | What::Mend
         )
     }
 }
@@ -368,7 +375,13 @@ impl<'a> World<'a> {
             self.tally.note(at ^ (self.sequence << 40));
             if !matches!(
                 what,
-                What::Engine(_) | What::Supervise(_) | What::Operator | What::Resume | What::Network | What::Audit | What::Send(..)
+                What::Engine(_)
+                    | What::Supervise(_)
+                    | What::Operator
+                    | What::Resume
+                    | What::Network
+                    | What::Audit
+                    | What::Send(..)
             ) {
                 say(format_args!("{now} {what:?}"));
             }

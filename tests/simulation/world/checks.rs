@@ -65,7 +65,11 @@ impl World<'_> {
             [Statistic::SessionsActive, Statistic::OutboxDepth, Statistic::OutboxOldestAge, Statistic::HoldsStuck];
         let quiet = waits.iter().all(|one| region.statistic(*one) == 0);
         let taken = (0..RESUMERS as usize).all(|resumer| region.notice_ring(resumer).used() == 0);
-        rings && taken && quiet && self.engine.is_some() && !self.queue.iter().any(|Reverse((_, _, what))| what.is_of_parties())
+        rings
+            && taken
+            && quiet
+            && self.engine.is_some()
+            && !self.queue.iter().any(|Reverse((_, _, what))| what.is_of_parties())
     }
 
     pub(super) fn restless(&self) -> String {
