@@ -193,6 +193,10 @@ impl Engine {
         engine.in_portions(&sessions, Book::resume)?;
         // Gates are open again before a notice is shown that lets an INVITE go on.
         engine.is_ready = true;
+        if engine.uncommitted.is_none() {
+            // What the engine before this one had committed and not published: nothing else may change for a while.
+            engine.notices.publish(region);
+        }
         engine.settle_left_behind()?;
         region.engine_is_ready_now();
         Ok(engine)

@@ -90,7 +90,7 @@ impl Run {
         let name = self.name();
         fence(Ordering::Acquire);
         let goes_on = self.since.load(Ordering::Relaxed) == since.0;
-        (goes_on && self.count(region, since)).then(|| SlowRun { run: self, since, name })
+        (goes_on && self.count(region, since)).then_some(SlowRun { run: self, since, name })
     }
 
     fn name(&self) -> String {

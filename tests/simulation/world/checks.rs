@@ -1,6 +1,6 @@
 //! What must be true, all the time and in the end.
 
-use super::{PROCESSES, RESUMERS, SECOND, What, World};
+use super::{PROCESSES, SECOND, What, World};
 use crate::call::{MERGED, Message};
 use imcharge::charge::policy::Settle;
 use imcharge::charge::tariff::{Per, Unit};
