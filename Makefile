@@ -35,10 +35,11 @@ MODULE ?= out/imcharge.so
 PACKED ?= $$(dpkg-query -W -f '$${Version}' kamailio)
 
 OPENSIPS_SO = out/opensips/imcharge.so
+PACKAGES_TEST_OPENSIPS = python3-venv tshark
 PACKAGES_OPENSIPS = clang libclang-dev binutils gcc libc6-dev make
 CARGO_OPENSIPS = CARGO_TARGET_DIR=$(CURDIR)/target/opensips cargo
 
-.PHONY: help run test sim crashes soak bench fuzz loom miri deny module opensips deb header source rust clean
+.PHONY: help run test sim crashes soak bench fuzz loom miri deny module opensips test-opensips deb header source rust clean
 
 help:
 	@echo 'make run      charge four real retrievals in a real Kamailio, and show them'
@@ -53,6 +54,7 @@ help:
 	@echo 'make deny     check licences, sources, duplicates and known faults of the dependencies'
 	@echo 'make module   build out/imcharge.so for the Kamailio on this machine; KAMAILIO=trixie: out/VERSION/imcharge.so for that'
 	@echo 'make opensips build $(OPENSIPS_SO) for an OpenSIPS: OPENSIPS_SRC=its sources OPENSIPS_BIN=its program'
+	@echo 'make test-opensips  the tests that are for it alone, with the same variables; ONLY=a word of their names'
 	@echo 'make deb      pack it for Debian, in out/deb/; KAMAILIO as for make module'
 	@echo 'make header   write include/imcharge.h anew'
 	@echo 'make clean    remove what was built'
@@ -115,6 +117,12 @@ opensips: rust
 	@mkdir -p out/opensips
 	@scripts/check-imports.sh target/opensips/release/libimcharge.so $(OPENSIPS_BIN)
 	@cp -u target/opensips/release/libimcharge.so $(OPENSIPS_SO)
+
+test-opensips: opensips
+	@scripts/dependencies.sh $(PACKAGES_TEST_OPENSIPS)
+	@scripts/opensips-cli.sh out/peers
+	@cargo build -q --release --example ocs
+	@scripts/test-opensips.sh $(ONLY)
 
 source: rust
 	@scripts/dependencies.sh $(PACKAGES_BUILD)

@@ -23,10 +23,4 @@ if [ ! -e "$folder/venv/done" ]; then
     "$folder/venv/bin/pip" install -q --disable-pip-version-check python-diameter==0.9.0
     touch "$folder/venv/done"
 fi
-if [ -n "${OPENSIPS_BIN:-}" ] && [ ! -e "$folder/opensips-cli/done" ]; then
-    echo 'installing opensips-cli'
-    python3 -m venv "$folder/opensips-cli"
-    # Without what it needs of databases: the tests use its module mi alone.
-    "$folder/opensips-cli/bin/pip" install -q --disable-pip-version-check --no-deps opensipscli==0.4.1 opensips==0.1.11
-    touch "$folder/opensips-cli/done"
-fi
+[ -z "${OPENSIPS_BIN:-}" ] || "$(dirname "$0")/opensips-cli.sh" "$folder"

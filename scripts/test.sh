@@ -99,10 +99,7 @@ done
 [ -z "$untested" ] || echo "NOT tested, since the mirror lacks it (see above): Kamailio of Debian$untested"
 # The same before OpenSIPS, where somebody has said where it is.
 if [ -n "${OPENSIPS_SRC:-}" ] && [ -n "${OPENSIPS_BIN:-}" ]; then
-    IMCHARGE_OPENSIPS_MODULE=$PWD/out/opensips
-    export IMCHARGE_OPENSIPS_MODULE
-    run env CARGO_TARGET_DIR=target/opensips cargo test -q --release --lib --features opensips host::
-    run cargo test -q --test e2e -- --include-ignored --test-threads=2 opensips::
+    run scripts/test-opensips.sh
 else
     echo '== OpenSIPS: NOT tested, for OPENSIPS_SRC and OPENSIPS_BIN do not say where one is'
 fi
