@@ -87,6 +87,13 @@ pub enum Event<'a> {
     Reauthorize,
     /// The enabler ends the service.
     Abort,
+    /// A SEND that had passed the gate could not be sent on: its content was handed to nobody.
+    Unsent {
+        /// Message-ID of the SEND.
+        message_id: &'a str,
+        /// [`transaction`] of its id, as in [`Event::Sent`].
+        transaction: u64,
+    },
 }
 
 /// One of the transactions in which an INVITE came, by the host's numbers: where it came by two ways, there are two with

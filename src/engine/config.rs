@@ -98,10 +98,8 @@ pub struct Config {
     pub unit: Unit,
     /// The rules.
     pub policy: Policy,
-    /// Host processes that take verdicts and run the resume route.
+    /// Host processes that take verdicts.
     pub resume_workers: u32,
-    /// Host processes that run the event routes.
-    pub event_workers: u32,
     /// Sessions open at once.
     pub max_sessions: u32,
     /// What an unknown subscriber starts with; `None`: is denied.
@@ -137,7 +135,6 @@ impl Config {
         Parameter { name: "response_timeout", integer: true },
         Parameter { name: "hold_timeout", integer: true },
         Parameter { name: "resume_workers", integer: true },
-        Parameter { name: "event_workers", integer: true },
         Parameter { name: "max_sessions", integer: true },
         Parameter { name: "debit_on", integer: false },
         Parameter { name: "model", integer: false },
@@ -194,7 +191,6 @@ impl Config {
             "response_timeout" => self.policy.response_timeout = number(1, 3600)?,
             "hold_timeout" => self.policy.hold_timeout = number(1, 86_400)?,
             "resume_workers" => self.resume_workers = number(1, 64)?,
-            "event_workers" => self.event_workers = number(1, 64)?,
             "max_sessions" => self.max_sessions = number(1, 4_000_000)?,
             "debit_on" => {
                 self.policy.debit_on = match value {
@@ -292,13 +288,18 @@ impl Config {
                 in_flight_max: IN_FLIGHT_MAX,
                 connect_timeout: 5,
             },
-            tx_timeout: if own.tx_timeout == 0 { 10 } else { own.tx_timeout },
+            tx_timeout: own.tx_timeout(),
         };
         (self.enabler == Enabler::Diameter).then_some(config)
     }
 }
 
 impl Diameter {
+    /// Seconds that a request waits for its answer.
+    pub fn tx_timeout(&self) -> u32 {
+        if self.tx_timeout == 0 { 10 } else { self.tx_timeout }
+    }
+
     fn set(&mut self, name: &str, value: &str) -> Result<(), ConfigError> {
         let refuse = |allowed: &str| ConfigError { name: name.into(), value: value.into(), allowed: allowed.into() };
         let identity = || {
@@ -397,7 +398,6 @@ impl Default for Config {
             unit: Unit::Message,
             policy: Policy::default(),
             resume_workers: 2,
-            event_workers: 1,
             max_sessions: 100_000,
             default_balance: None,
             history_days: 30,
@@ -422,7 +422,6 @@ mod tests {
             ("response_timeout", "5"),
             ("hold_timeout", "60"),
             ("resume_workers", "4"),
-            ("event_workers", "2"),
             ("max_sessions", "1000"),
             ("debit_on", "report"),
             ("model", "immediate"),

@@ -47,7 +47,7 @@ pub enum Refused {
     Malformed = -1,
     /// The engine does not run.
     EngineDown = -2,
-    /// The ring of this process or the table of sessions is full, or all resume workers are stuck or too far behind.
+    /// The ring of this process or the table of sessions is full.
     Full = -3,
 }
 
@@ -145,10 +145,6 @@ impl Worker {
         }
         if self.region.statistic(Statistic::SessionsActive) >= u64::from(self.region.config.max_sessions) {
             self.region.count(Statistic::DroppedTableFull);
-            return Err(Refused::Full);
-        }
-        if self.region.verdicts_are_late() {
-            self.region.count(Statistic::DroppedResumeBusy);
             return Err(Refused::Full);
         }
         Ok(())
@@ -263,6 +259,17 @@ impl Worker {
     /// request came with.
     pub fn response(&mut self, frame: &Frame<'_>, request: &[u8]) -> Passage {
         self.frame_of(frame, Some(request))
+    }
+
+    /// A frame that [`Worker::frame`] let pass could not be sent on: a SEND with content costs nothing then.
+    pub fn unsent(&mut self, frame: &[u8]) {
+        let Ok(parsed) = msrp::Frame::parse(frame) else { return };
+        let region = Arc::clone(&self.region);
+        let bound = bound(&region, &parsed).filter(|bound| bound.side == Side::Server);
+        if let (Some(bound), Some(message_id), true) = (bound, parsed.message_id, parsed.is_content()) {
+            let transaction = transaction(parsed.transaction_id.as_bytes());
+            self.push_or_count(bound.session, Event::Unsent { message_id, transaction });
+        }
     }
 
     fn frame_of(&mut self, frame: &Frame<'_>, request: Option<&[u8]>) -> Passage {

@@ -155,6 +155,7 @@ kinds! {
     ConnectionLost Traffic "connection-lost" "A connection of the session is closed; messages: those that it settles.",
     Send Traffic "send" "A SEND of the server passed.",
     Abort Traffic "abort" "The server gave a message up (`#`).",
+    Unsent Traffic "unsent" "The proxy could not send the SEND on: it costs nothing.",
     Stopped Repeated "stopped" "A SEND was stopped at the gate; rule: beyond-grant.",
     Response Traffic "response" "MSRP response of the client.",
     Report Traffic "report" "REPORT of the client.",

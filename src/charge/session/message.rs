@@ -6,7 +6,7 @@
 //!                     │    │    ─ 5xx ────────────────────────────────► policy `5xx`
 //!                     │    │    ─ no answer by a deadline, 408 ───────► debit (timeout)
 //!                     │    │    ─ BYE, connection lost, host stopped ─► policy `close`
-//!                     │    │
+//!                     │    ├ not sent on after all, and nothing else was ► (unknown)
 //!                     │    └ `#` ► given up ─ 2 s ────────────────────► policy `abort`
 //!                     │             └ an answer stamped before the `#` counts as above
 //!                     └ 200 for all, REPORT asked for (`debit_on=report`)
@@ -190,6 +190,16 @@ impl Message {
             self.outstanding.reserve_exact(1);
         }
         self.outstanding.push(transaction);
+    }
+
+    /// A chunk was not sent after all. Where both ends use this relay it has passed under two transaction ids, so its octets
+    /// are waited for under neither. Returns whether nothing of the message is with the client.
+    pub(super) fn unsend(&mut self, transaction: u64) -> bool {
+        let Some(known) = self.outstanding.iter().find(|known| known.name == transaction) else { return false };
+        let octets = (known.start, known.end);
+        self.outstanding.retain(|known| (known.start, known.end) != octets);
+        let unanswered = self.acknowledged.is_empty() && self.reported.is_empty();
+        self.outstanding.is_empty() && unanswered && self.deadline.is_none()
     }
 
     /// Whether the answer is about this message.

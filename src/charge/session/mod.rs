@@ -382,6 +382,7 @@ impl Session {
             Event::Reauthorize => self.on_reauthorize(at),
             Event::Abort => self.on_end(StepKind::EnablerEnds, Outcome::EnablerEnded, at),
             Event::ConnectionLost { connection } => self.on_connection_lost(*connection, at),
+            Event::Unsent { message_id, transaction } => self.on_unsent(message_id, *transaction, at),
         }
         self.proceed(at);
     }
@@ -736,6 +737,16 @@ impl Session {
         }
         if let Some(settlement) = settlement {
             self.settle(index, settlement, at);
+        }
+    }
+
+    /// A message of which nothing else was sent is forgotten: sent again, it is charged as if for the first time. It keeps
+    /// its place in the grant until then, because the gate lets it pass without a new one.
+    fn on_unsent(&mut self, message_id: &str, transaction: u64, at: Time) {
+        self.step(at, Step::new(StepKind::Unsent).about(message_id));
+        let index = self.messages.iter().position(|message| message.id() == message_id);
+        if let Some(index) = index.filter(|&index| self.messages[index].unsend(transaction)) {
+            self.messages.remove(index);
         }
     }
 

@@ -31,6 +31,11 @@ impl Ranges {
         start > end || self.0.iter().any(|range| range.0 <= start && end <= range.1)
     }
 
+    /// Whether nothing is in.
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         self.0.len()

@@ -757,6 +757,58 @@ fn an_abort_after_the_deadline_changes_nothing() {
     assert_eq!(run.debits(), ["debit m1 timeout"]);
 }
 
+// The proxy could not send it on.
+
+fn unsent(message_id: &'static str, transaction: u64) -> Event<'static> {
+    Event::Unsent { message_id, transaction }
+}
+
+#[test]
+fn what_could_not_be_sent_on_is_not_debited() {
+    let mut run = Run::open_with(8, policy(|p| p.abort = Settle::Debit));
+    run.sent(whole("m1", 1), s(1));
+    run.event(unsent("m1", 1), s(1));
+    run.timer(s(60));
+    run.event(Event::Bye, s(61));
+    run.settle();
+    assert_eq!((run.debits().len(), run.free().len()), (0, 0));
+    assert_eq!(run.asks(), ["reserve 8", "release"]);
+}
+
+#[test]
+fn what_passed_twice_and_could_not_be_sent_on_is_not_debited() {
+    let mut run = Run::open();
+    run.sent(whole("m1", 1), s(1));
+    run.sent(Sent { taken: 0, ..whole("m1", 2) }, s(1));
+    run.event(unsent("m1", 2), s(1));
+    run.timer(s(60));
+    assert_eq!(run.debits().len(), 0);
+}
+
+#[test]
+fn what_is_sent_on_at_the_second_attempt_is_debited() {
+    let mut run = Run::open();
+    run.sent(whole("m1", 1), s(1));
+    run.event(unsent("m1", 1), s(1));
+    run.sent(Sent { taken: 0, ..whole("m1", 2) }, s(2));
+    run.event(responded(2, 200), s(3));
+    assert_eq!(run.debits(), ["debit m1 response"]);
+}
+
+#[test]
+fn a_chunk_that_could_not_be_sent_on_leaves_the_others_charged() {
+    let mut run = Run::open();
+    run.sent(chunk("m1", 1, 1, 50, Flag::More), s(1));
+    run.sent(chunk("m1", 2, 51, 50, Flag::Last), s(1));
+    run.event(unsent("m1", 2), s(1));
+    run.timer(s(31));
+    assert_eq!(run.debits(), ["debit m1 timeout"]);
+    // What is told of a transaction that nobody knows, or of a message that is settled, changes nothing.
+    run.event(unsent("m1", 9), s(32));
+    run.event(unsent("m2", 9), s(32));
+    assert_eq!(run.debits().len(), 1);
+}
+
 // REPORT.
 
 #[test]
