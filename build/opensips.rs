@@ -4,7 +4,7 @@
 //! So the rest is checked here, against the binaries:
 //!
 //! 1. the three strings come from a stock module, out of the structure `exports` that the loader itself reads;
-//! 2. the sources are of that version, and the `-D` set that is derived from the flags gives the same flags when the
+//! 2. the program and the sources are of that version, and the `-D` set that is derived from the flags gives the same flags when the
 //!    headers are preprocessed with it;
 //! 3. structures that the binary and its modules export have the size that the headers give them;
 //! 4. after linking (`scripts/check-imports.sh`): every symbol the module wants is in the binary.
@@ -26,7 +26,7 @@ const ALLOW: &str = concat!(
     "sip_msg|hdr_field|to_body|cseq_body|module_exports|sr_module|cmd_export_.*|acmd_export_.*|cmd_param|param_export_.*|",
     "proc_export_.*|stat_export_.*|stat_var.*|mi_export_.*|mi_recipe_.*|_pv_.*|pv_.*|tm_binds|load_tm_f|tmcb_params|cell|",
     "dep_export_.*|module_dependency.*|async_ctx|async_ret_code|async_status|async_script_resume_f|evi_.*|EVI_.*|",
-    "register_event_mod|ipc_send_rpc|process_no|count_child_processes|__register_script_cb|find_export|find_mod_export|",
+    "register_event_mod|register_timer|TIMER_FLAG_.*|modules|T_WAS_CANCELLED_FLAG|ipc_send_rpc|process_no|count_child_processes|__register_script_cb|find_export|find_mod_export|",
     "receive_info|ip_addr|socket_info|grep_sock_info_ext|__str.*|parse_from_header|parse_msg|",
     "free_sip_msg|dprint|log_level|log_facility|log_prefix|log_name|register_stat2|stat_flags|STAT_.*|",
     "init_mi_.*|add_mi_.*|free_mi_response|try_get_mi_.*|get_mi_.*|mi_response_t|mi_params_.*|cJSON|msrp_.*|MSRP_.*|PROC_FLAG_.*|",
@@ -103,6 +103,7 @@ pub fn build() -> Result<(), String> {
         return Err(format!("the module is for OpenSIPS 3.6, and {} says '{version}'", stock.display()));
     }
     let mut defines = defines(&version, &flags)?;
+    same_binary(&host, &version)?;
     same_version(&host, &version)?;
     gates::same_flags(&host.source, &defines, ("version.h", "OPENSIPS_COMPILE_FLAGS"), &flags)?;
     defines.push("MOD_NAME=imcharge".into());
@@ -166,6 +167,29 @@ fn defines(version: &str, flags: &str) -> Result<Vec<String>, String> {
     }
     all.extend(UNNAMED.iter().map(|name| (*name).to_owned()));
     Ok(all)
+}
+
+/// Gate: the program is of the version of the stock modules. It has its version as a text alone, which no symbol names.
+fn same_binary(host: &Host, version: &str) -> Result<(), String> {
+    let path = host.binary.display();
+    let binary = fs::read(&host.binary).map_err(|error| format!("cannot read {path}: {error}; set OPENSIPS_BIN"))?;
+    object::File::parse(&*binary).map_err(|_| {
+        format!("{path} is no program file; set OPENSIPS_BIN to OpenSIPS itself, not to a script that starts it")
+    })?;
+    let texts = binary.split(|octet| *octet == 0).filter_map(|text| std::str::from_utf8(text).ok());
+    let is_version = |text: &&str| {
+        let rest = text.strip_prefix("opensips ").unwrap_or_default();
+        rest.starts_with(|first: char| first.is_ascii_digit()) && rest.ends_with(')')
+    };
+    let found: Vec<&str> = texts.filter(is_version).collect();
+    match found.as_slice() {
+        found if found.contains(&version) => Ok(()),
+        [] => Err(format!("{path} does not say of what version it is; is it OpenSIPS?")),
+        [found, ..] => Err(format!(
+            "{path} is {found}, the stock modules in {} are of {version}; set OPENSIPS_BIN and OPENSIPS_MODULES to the same",
+            host.modules.display()
+        )),
+    }
 }
 
 /// Gate: the sources are of the version of the stock modules.

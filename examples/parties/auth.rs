@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 /// The password that every user has at the relay.
 const PASSWORD: &str = "secret";
 
-/// The URI at this relay for the party whose own URI is `own` (RFC 4976, 5).
-pub fn use_path(relay: SocketAddr, own: &str) -> io::Result<String> {
+/// The URI at this relay, by the name that it has in its URIs, for the party whose own URI is `own` (RFC 4976, 5).
+pub fn use_path(relay: SocketAddr, name: &str, own: &str) -> io::Result<String> {
     let (mut reader, writer) = connection(TcpStream::connect(relay)?)?;
-    let uri = format!("msrp://{relay};tcp");
+    let uri = format!("msrp://{name};tcp");
     let paths = format!("To-Path: {uri}\r\nFrom-Path: {own}\r\n");
     let mut ask = |more: &str| {
         let id = format!("tr{}", unique());

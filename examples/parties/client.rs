@@ -14,6 +14,8 @@ pub struct Options {
     pub proxy: SocketAddr,
     /// Where the relay takes MSRP.
     pub relay: SocketAddr,
+    /// Its name and port in the URIs that it gives.
+    pub relay_name: String,
     /// Whose messages: P-Asserted-Identity and From.
     pub identity: String,
     /// Whether the relay stands in the client's path too: every frame then passes it twice.
@@ -41,6 +43,7 @@ impl Options {
         Options {
             proxy,
             relay,
+            relay_name: relay.to_string(),
             identity: identity.into(),
             via_relay: false,
             authenticates: false,
@@ -153,7 +156,9 @@ impl ImClient {
         let call_id = options.call_id.clone().unwrap_or_else(|| format!("call{number}@{}", own.ip()));
         let own_uri = format!("msrp://{own}/C{number};tcp");
         let own_path = match options.via_relay {
-            true if options.authenticates => format!("{} {own_uri}", use_path(options.relay, &own_uri)?),
+            true if options.authenticates => {
+                format!("{} {own_uri}", use_path(options.relay, &options.relay_name, &own_uri)?)
+            }
             true => format!("msrp://{}/clients;tcp {own_uri}", options.relay),
             false => own_uri,
         };

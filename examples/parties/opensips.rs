@@ -35,8 +35,8 @@ pub fn settings(setup: &Setup, folder: &Path, sip: SocketAddr, msrp: SocketAddr)
     let parameter = |name: &str, value: &str| format!("modparam(\"imcharge\", \"{name}\", {value})");
     let mut all = vec![
         ("udp:127.0.0.1:5060".to_owned(), format!("udp:{sip}")),
-        ("socket=msrp:127.0.0.1:2855".to_owned(), format!("socket=msrp:{msrp}")),
-        ("msrp://127.0.0.1:2855".to_owned(), format!("msrp://{msrp}")),
+        // In every form that a case gives it: the address is the shipped one.
+        (":2855".to_owned(), format!(":{}", msrp.port())),
         ("127.0.0.1:5070".to_owned(), setup.server.to_string()),
         (
             "mpath=\"/usr/lib/x86_64-linux-gnu/opensips/modules/\"".to_owned(),
@@ -49,6 +49,12 @@ pub fn settings(setup: &Setup, folder: &Path, sip: SocketAddr, msrp: SocketAddr)
         let (from, name) = match *name {
             "RESPONSE_TIMEOUT" => (parameter("response_timeout", "30"), "response_timeout"),
             "TARIFF" => (parameter("tariff", "\"message:1\""), "tariff"),
+            "WITH_DIAMETER" => {
+                all.push(("#modparam(\"imcharge\"".to_owned(), "modparam(\"imcharge\"".to_owned()));
+                continue;
+            }
+            "OCS_PEER" => (parameter("peer", "\"host=ocs.example.com;address=127.0.0.1:3868\""), "peer"),
+            "OCS_PROFILE" => (parameter("profile", "\"3gpp-ro\""), "profile"),
             other => panic!("the configuration for OpenSIPS has no {other}"),
         };
         all.push((from, parameter(name, value)));

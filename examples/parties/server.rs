@@ -20,6 +20,8 @@ const RESPONSE_TIME: Duration = Duration::from_secs(5);
 pub struct Options {
     /// Where the relay takes MSRP: stands before the server in its path.
     pub relay: SocketAddr,
+    /// Its name and port in the URIs that it gives.
+    pub relay_name: String,
     /// Stored messages, each with its Message-ID.
     pub messages: Vec<(String, Vec<u8>)>,
     /// Octets of a chunk at most. Kamailio relays frames up to 14 KB.
@@ -50,6 +52,7 @@ impl Options {
         let messages = texts.iter().map(|text| (format!("msg{}", unique()), text.as_bytes().to_vec()));
         Options {
             relay,
+            relay_name: relay.to_string(),
             messages: messages.collect(),
             chunk: 10_000,
             failure_report: None,
@@ -274,7 +277,8 @@ impl Shared {
     /// The relay's URI for a session: one of its giving, or any.
     fn relay_uri(&self, id: &str) -> String {
         match self.options.authenticates {
-            true => use_path(self.options.relay, &self.own_uri(id)).expect("the relay gives a path"),
+            true => use_path(self.options.relay, &self.options.relay_name, &self.own_uri(id))
+                .expect("the relay gives a path"),
             false => format!("msrp://{}/relay;tcp", self.options.relay),
         }
     }

@@ -17,6 +17,27 @@ int imcharge_parse_headers(struct sip_msg *message, hdr_flags_t wanted, int next
 	return parse_headers(message, wanted, next);
 }
 
+/* Whether an MSRP address is this proxy's: of a socket, or an alias. An alias without a port names a host alone; the ports
+ * are those of the sockets then. */
+int imcharge_is_own(str *host, unsigned short port, unsigned short proto)
+{
+	struct socket_info_full **list = get_sock_info_list(proto), *one;
+	struct host_alias *alias;
+
+	if (grep_sock_info_ext(host, port, proto, 0))
+		return 1;
+	if (!grep_aliases(host->s, host->len, port, proto))
+		return 0;
+	for (alias = aliases; alias; alias = alias->next)
+		if (alias->port == port && (alias->proto == 0 || alias->proto == proto)
+				&& match_domain(alias->alias.s, alias->alias.len, host->s, host->len, alias->accept_subdomain))
+			return 1;
+	for (one = list ? *list : NULL; one; one = one->next)
+		if (one->socket_info.port_no == port)
+			return 1;
+	return 0;
+}
+
 int imcharge_logs(int level)
 {
 	return is_printable(level);

@@ -25,7 +25,6 @@ mod raw;
 mod reconcile;
 mod recovery;
 mod relay;
-mod resume;
 mod rpc;
 mod security;
 mod sessions;

@@ -5,10 +5,13 @@
 //! IMCHARGE_OPENSIPS_MODULE the folder of the module that was built for it (`make opensips`). `make test` says whether it
 //! runs these.
 
+mod delivery;
+mod waits;
+
 use super::parties::client::Reaction;
-use super::parties::kamailio::Host;
+use super::parties::kamailio::{Host, Setup};
 use super::parties::{eventually, opensips};
-use super::{ALICE, Stage, bad_input, before, connections, crashes, manual, outcomes, recovery, resume, sessions};
+use super::{ALICE, Stage, bad_input, before, connections, crashes, diameter, manual, outcomes, recovery, sessions};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -39,7 +42,7 @@ cases! {
     crashes::{a_killed_engine_is_back_within_a_second_and_nothing_is_lost, after_kill_9_of_everything_each_open_session_is_settled_once, sigterm_ends_it_within_five_seconds_and_settles_what_is_open}
     manual::{the_routes_of_the_manual_charge_a_retrieval}
     recovery::{a_hanging_engine_is_replaced_and_so_is_its_successor, a_pause_of_15_seconds_ends_nothing}
-    resume::{a_resume_route_that_blocks_for_one_caller_delays_nobody_else}
+    diameter::{one_message_is_an_initial_and_a_termination}
     bad_input::{a_wrong_parameter_stops_the_start_with_one_line, a_full_table_refuses_new_sessions_and_keeps_the_old_ones}
 }
 
@@ -80,7 +83,7 @@ fn the_management_interface_answers_with_structures_and_names_what_is_wrong() {
     assert!(fails(&["imcharge:account.set", ALICE]).contains("-32602"));
     assert!(fails(&["imcharge:session", "none"]).contains("404"));
     let processes = ask(&["ps"]);
-    for name in ["imcharge supervisor", "imcharge resume 1", "imcharge resume 2", "imcharge events 1"] {
+    for name in ["imcharge supervisor", "imcharge resume 1", "imcharge resume 2"] {
         assert!(processes.contains(name), "{processes}");
     }
     client.bye();
@@ -181,17 +184,17 @@ fn a_launched_reservation_is_told_of_and_harms_nothing() {
     assert!(stage.kamailio.log().contains("not launch"), "{}", stage.kamailio.log());
 }
 
-#[test]
-#[ignore = "needs OPENSIPS_SRC and OPENSIPS_BIN"]
-fn loaded_before_proto_msrp_it_stops_the_start() {
-    super::HOST.set(Host::OpenSips);
-    let nowhere = std::net::SocketAddr::from(([127, 0, 0, 1], 9));
-    let setup = super::setup(nowhere)
-        .changed("loadmodule \"imcharge.so\"", "#")
-        .changed("loadmodule \"proto_msrp.so\"", "loadmodule \"imcharge.so\"\nloadmodule \"proto_msrp.so\"");
-    let started = super::parties::kamailio::Kamailio::start(setup);
-    let log = started.err().expect("it must not start").to_string();
-    assert!(log.contains("write loadmodule \"imcharge.so\" after loadmodule \"proto_msrp.so\""), "{log}");
+/// The proxy is itself the IM server (msrp_ua).
+fn as_user_agent(setup: Setup) -> Setup {
+    let relay = "loadmodule \"auth.so\"\nloadmodule \"msrp_relay.so\"";
+    let auth =
+        "modparam(\"msrp_relay\", \"auth_route\", \"msrp_auth\")\nmodparam(\"msrp_relay\", \"calculate_ha1\", 1)";
+    let server = "        $du = \"sip:127.0.0.1:5070\";\n        t_relay();";
+    setup
+        .changed(relay, "loadmodule \"b2b_entities.so\"\nloadmodule \"msrp_ua.so\"")
+        .changed("modparam(\"msrp_relay\", \"my_uri\"", "modparam(\"msrp_ua\", \"my_uri\"")
+        .changed(auth, "")
+        .changed(server, "        # 127.0.0.1:5070\n        msrp_ua_answer(\"text/plain\");")
 }
 
 /// The proxy is itself the IM server (msrp_ua): its own messages pass the gate, and the answers to them debit.
@@ -199,13 +202,7 @@ fn loaded_before_proto_msrp_it_stops_the_start() {
 #[ignore = "needs OPENSIPS_SRC and OPENSIPS_BIN"]
 fn messages_of_the_proxys_own_user_agent_are_charged_alike() {
     super::HOST.set(Host::OpenSips);
-    let stage = Stage::new(|setup| {
-        setup
-            .changed("loadmodule \"auth.so\"\nloadmodule \"msrp_relay.so\"", "loadmodule \"b2b_entities.so\"\nloadmodule \"msrp_ua.so\"")
-            .changed("modparam(\"msrp_relay\", \"my_uri\"", "modparam(\"msrp_ua\", \"my_uri\"")
-            .changed("modparam(\"msrp_relay\", \"auth_route\", \"msrp_auth\")\nmodparam(\"msrp_relay\", \"calculate_ha1\", 1)", "")
-            .changed("        $du = \"sip:127.0.0.1:5070\";\n        t_relay();", "        # 127.0.0.1:5070\n        msrp_ua_answer(\"text/plain\");")
-    });
+    let stage = Stage::new(as_user_agent);
     stage.kamailio.set_account(ALICE, 3);
     let mut client = stage.bound(|_| {});
     stage.expect(ALICE, 0, 3, 0);

@@ -39,6 +39,12 @@ unsafe extern "C" {
     /// A macro of the host's headers.
     fn imcharge_parse_headers(message: *mut sip_msg, wanted: hdr_flags_t, next: ::std::ffi::c_int)
     -> ::std::ffi::c_int;
+    /// Whether an MSRP address is this proxy's own.
+    pub fn imcharge_is_own(
+        host: *mut __str,
+        port: ::std::ffi::c_ushort,
+        proto: ::std::ffi::c_ushort,
+    ) -> ::std::ffi::c_int;
     /// Whether the host logs lines of this level.
     pub fn imcharge_logs(level: ::std::ffi::c_int) -> ::std::ffi::c_int;
     /// Logs a line.

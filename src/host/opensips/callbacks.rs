@@ -16,7 +16,7 @@
 use super::guard::guard;
 use super::message::{Message, bytes};
 use super::watched::Watched;
-use super::{TM, bindings as k, resume, shared, with_worker};
+use super::{TM, bindings as k, shared, waiting, with_worker};
 use crate::engine::facts::{Answer, Dialog, Invite};
 use crate::engine::raw;
 use crate::engine::worker::Worker;
@@ -77,7 +77,10 @@ unsafe extern "C" fn on_transaction(_: *mut k::cell, kind: c_int, parameters: *m
             k::TMCB_RESPONSE_FWDED if success => unsafe { on_answer(watched, parameters.req, parameters.rpl) },
             k::TMCB_RESPONSE_PRE_OUT if success => unsafe { on_own_answer(watched, parameters) },
             k::TMCB_RESPONSE_OUT if parameters.code >= 300 => watched.failed(parameters.code),
-            k::TMCB_TRANS_CANCELLED => watched.cancelled(),
+            k::TMCB_TRANS_CANCELLED => {
+                watched.cancelled();
+                watched.opens.into_iter().for_each(waiting::cancel);
+            }
             k::TMCB_TRANS_DELETED => watched.failed(408),
             _ => {}
         }
@@ -183,7 +186,7 @@ unsafe extern "C" fn after_script(message: *mut k::sip_msg, _: *mut c_void) -> c
     guard(go_on, || {
         // SAFETY: the host gives its current request.
         if let Some(message) = unsafe { message.as_ref() } {
-            resume::script_ended(message.id);
+            waiting::script_ended(message.id);
         }
         go_on
     })

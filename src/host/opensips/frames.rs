@@ -3,8 +3,9 @@
 //! No event of the script tells of a 200, and a module cannot put itself before another: proto_msrp gives a request to the
 //! first handler whose address fits. But whoever handles MSRP (msrp_relay, msrp_ua, msrp_gateway) finds proto_msrp's API
 //! by the name of its function, `load_msrp`, and the host's search begins with the module that was loaded last. This module
-//! has a function of that name too. It hands over proto_msrp's own API, except for two functions: a handler is
-//! registered with ours in front of it, and a request that a module makes itself passes the gate before it is sent.
+//! has a function of that name too. It hands over proto_msrp's own API, except for three functions: a handler is
+//! registered with ours in front of it, and a request that a module makes itself passes the gate before it is sent. What a
+//! module could not send on, or send, is taken back: it costs nothing.
 //!
 //! The host gives a request a transaction id of its own as it sends it on; what came in is kept in the transaction, and the
 //! engine is told that id for the response.
@@ -70,6 +71,8 @@ unsafe impl Sync for Binds {}
 
 /// A handler of another module, which ours stands in front of.
 struct Handler {
+    /// Whether it is msrp_relay's: what that does not send on goes nowhere. Other modules take messages in.
+    relays: bool,
     request: k::msrp_req_handler_f,
     reply: k::msrp_rpl_handler_f,
     parameter: *mut c_void,
@@ -96,6 +99,7 @@ pub unsafe extern "C" fn load_msrp(binds: *mut k::msrp_binds) {
         *binds = stock;
         binds.register_msrp_handler = Some(register_handler);
         binds.send_request = Some(send_request);
+        binds.forward_request = Some(forward_request);
     })
 }
 
@@ -116,11 +120,20 @@ fn stock() -> Option<k::msrp_binds> {
     Some(STOCK.get_or_init(|| Binds(binds)).0)
 }
 
-/// Whether the others find this module's `load_msrp`, or there is no MSRP at all. `false`: they find proto_msrp's.
-pub fn stands_in_front() -> bool {
+/// Checks that proto_msrp is there and that the others find this module's `load_msrp`, not its. The error is a sentence for
+/// the operator.
+pub fn check_order() -> Result<(), &'static str> {
+    if stock().is_none() {
+        return Err(
+            "proto_msrp is not loaded, so no message would be seen: write loadmodule \"proto_msrp.so\" before \
+                    loadmodule \"imcharge.so\"",
+        );
+    }
     // SAFETY: the host's own search, by which the others find it.
-    let found = unsafe { k::find_export(text(c"load_msrp"), 0) };
-    found.is_none_or(|found| found as *const () as usize == exports::own_load_msrp())
+    match unsafe { k::find_export(text(c"load_msrp"), 0) } {
+        Some(found) if found as *const () as usize == exports::own_load_msrp() => Ok(()),
+        _ => Err("write loadmodule \"imcharge.so\" after loadmodule \"proto_msrp.so\": it would see no message"),
+    }
 }
 
 /// Another module registers its handler: ours is put in front of it.
@@ -139,13 +152,29 @@ unsafe extern "C" fn register_handler(
             return none;
         }
         // It lives as long as the host: made before the fork, the same in all processes.
-        let handler = Box::leak(Box::new(Handler { request, reply, parameter, handle: AtomicPtr::new(none) }));
+        let relays = request.is_some_and(|request| is_of(request as *const c_void, b"msrp_relay.so"));
+        let handler = Box::leak(Box::new(Handler { relays, request, reply, parameter, handle: AtomicPtr::new(none) }));
         let own = std::ptr::from_ref(handler).cast_mut().cast::<c_void>();
         // SAFETY: what the other module gives, with our functions and a parameter of static life.
         let handle = unsafe { register(host, port, secured, Some(on_request), Some(on_reply), own) };
         handler.handle.store(handle, Ordering::Relaxed);
         handle
     })
+}
+
+/// Whether a function is in the shared object of this name.
+fn is_of(function: *const c_void, object: &[u8]) -> bool {
+    // SAFETY: the loader only compares the address, and its name of an object lives as long as that.
+    unsafe {
+        let mut found = std::mem::zeroed::<libc::Dl_info>();
+        let known = libc::dladdr(function, &mut found) != 0 && !found.dli_fname.is_null();
+        known && CStr::from_ptr(found.dli_fname).to_bytes().ends_with(object)
+    }
+}
+
+thread_local! {
+    /// Whether the handler of the request at hand has tried to send it on.
+    static FORWARDED: Cell<bool> = const { Cell::new(false) };
 }
 
 /// A request came in: goes on to its handler, or is answered here.
@@ -158,8 +187,16 @@ unsafe extern "C" fn on_request(request: *mut k::msrp_msg, handler: *mut c_void)
     // SAFETY: proto_msrp has parsed the first line of a request.
     let method = unsafe { message.fl.u.request.method_id };
     match handler.request.filter(|_| may_go_on(passage, method)) {
-        // SAFETY: the other module's own handler, with what it would get without us.
-        Some(handle) => unsafe { handle(request, handler.parameter) },
+        Some(handle) => {
+            FORWARDED.set(false);
+            // SAFETY: the other module's own handler, with what it would get without us.
+            let handled = unsafe { handle(request, handler.parameter) };
+            if handler.relays && !FORWARDED.get() {
+                // SAFETY: as for `pass`; the handler has left the message as it was.
+                guard((), || unsafe { take_back(message) });
+            }
+            handled
+        }
         // SAFETY: as for `pass`.
         None => guard(-1, || unsafe { refuse(request, message, handler, passage) }),
     }
@@ -226,6 +263,37 @@ unsafe fn pass(message: &k::msrp_msg, came_as: Option<&[u8]>) -> Passage {
     passage.unwrap_or(Passage::Full)
 }
 
+/// A request that passed the gate went nowhere.
+///
+/// # Safety
+/// As for [`pass`].
+unsafe fn take_back(message: &k::msrp_msg) {
+    // SAFETY: as in `pass`.
+    let whole = unsafe { bytes(&k::_str { s: message.buf, len: message.len as c_int }) };
+    with_worker(|worker| worker.unsent(whole));
+}
+
+/// A handler sends a request on.
+unsafe extern "C" fn forward_request(
+    handle: *mut c_void,
+    request: *mut k::msrp_msg,
+    headers: *mut k::_str,
+    count: c_int,
+    socket: *const k::socket_info,
+    address: *mut k::sockaddr_union,
+    parameter: *mut c_void,
+) -> c_int {
+    let Some(forward) = stock().and_then(|stock| stock.forward_request) else { return -1 };
+    FORWARDED.set(true);
+    // SAFETY: proto_msrp's own function with what the module gives.
+    let sent = unsafe { forward(handle, request, headers, count, socket, address, parameter) };
+    if sent < 0 {
+        // SAFETY: as for `pass`; NULL, or the message that proto_msrp has left as it was.
+        guard((), || unsafe { request.as_ref().into_iter().for_each(|message| take_back(message)) });
+    }
+    sent
+}
+
 /// Whether who made a message, the last URI of its From-Path, is this proxy: a relay that both ends use answers itself. The
 /// address that it came from does not tell, for that may be either end of the proxy's connection to itself.
 fn is_own_uri(from_path: &[u8], protocol: c_int) -> bool {
@@ -234,12 +302,47 @@ fn is_own_uri(from_path: &[u8], protocol: c_int) -> bool {
     let authority = uri[start + 3..].split(|octet| b"/;".contains(octet)).next().unwrap_or_default();
     let Some(colon) = memchr::memrchr(b':', authority) else { return false };
     let port = std::str::from_utf8(&authority[colon + 1..]).ok().and_then(|port| port.parse().ok());
-    let host = authority[..colon].trim_ascii();
+    port.is_some_and(|port| is_own_address(&authority[..colon], port, protocol))
+}
+
+/// Whether this is an address of a socket of the proxy, or an alias of it.
+fn is_own_address(host: &[u8], port: u16, protocol: c_int) -> bool {
+    let host = host.trim_ascii();
     let host = host.strip_prefix(b"[").and_then(|host| host.strip_suffix(b"]")).unwrap_or(host);
-    let Some(port) = port else { return false };
     let mut host = k::_str { s: host.as_ptr().cast::<c_char>().cast_mut(), len: host.len() as c_int };
-    // SAFETY: the host's own list of sockets; it only reads the text.
-    unsafe { !k::grep_sock_info_ext(&mut host, port, protocol as u16, 0).is_null() }
+    // SAFETY: the host's own lists of sockets and aliases; it only reads the text.
+    unsafe { k::imcharge_is_own(&mut host, port, protocol as u16) != 0 }
+}
+
+/// Checks that each `my_uri` of msrp_relay is an address of this proxy. Otherwise the relay's responses to itself would
+/// count as the client's. The error is a sentence for the operator. In mod_init: the host has read its script and opened its
+/// list of sockets.
+pub fn check_own_uris() -> Result<(), String> {
+    // SAFETY: the host's list of modules; the list of URIs is filled while the script is read, and texts live as long.
+    unsafe {
+        let mut module = k::modules;
+        while let Some(found) = module.as_ref() {
+            let name = found.exports.as_ref().map(|exports| CStr::from_ptr(exports.name));
+            if name == Some(c"msrp_relay") {
+                let list = libc::dlsym(found.handle, c"my_url_list".as_ptr()).cast::<*const k::msrp_url>();
+                let mut next = list.as_ref().map_or(std::ptr::null(), |first| *first);
+                while let Some(url) = next.as_ref() {
+                    let protocol = if url.secured == 0 { k::PROTO_MSRP } else { k::PROTO_MSRPS };
+                    if !is_own_address(bytes(&url.host), url.port_no, protocol as c_int) {
+                        let (host, port) = (String::from_utf8_lossy(bytes(&url.host)), url.port_no);
+                        return Err(format!(
+                            "my_uri of msrp_relay: {host}:{port} is no address of an msrp socket, and no alias: write \
+                             alias=\"{host}\", or name the socket's address; otherwise the relay's own responses would \
+                             count as the client's"
+                        ));
+                    }
+                    next = url.next;
+                }
+            }
+            module = found.next;
+        }
+    }
+    Ok(())
 }
 
 /// Answers a request that must not go on, unless its sender wants no answer (RFC 4975, 7.1.2).
@@ -296,25 +399,26 @@ unsafe extern "C" fn send_request(
         }
         let number = own_number();
         // SAFETY: the module gives texts, a path and headers that live for the call.
-        let frame = unsafe { frame_of(&own_id(number), from, to, mime, body, headers, count, flag as u8) };
-        let frame = Frame { bytes: &frame, connection: 0, from_self: false };
+        let whole = unsafe { frame_of(&own_id(number), from, to, mime, body, headers, count, flag as u8) };
+        let frame = Frame { bytes: &whole, connection: 0, from_self: false };
         let passage = with_worker(|worker| worker.frame(&frame)).unwrap_or(Passage::Full);
         if !may_go_on(passage, method) {
             log::warn!("a message of this proxy itself is not sent: {passage:?}");
             return -1;
         }
         // SAFETY: the host's shared memory, after its start; given back by `on_reply`, or here.
-        unsafe {
+        let sent = unsafe {
             let own = shared::put(Own { parameter, number });
-            if own.is_null() {
-                return -1;
-            }
-            let sent = on(own.cast());
-            if sent < 0 {
+            let sent = if own.is_null() { -1 } else { on(own.cast()) };
+            if sent < 0 && !own.is_null() {
                 k::imcharge_shm_free(own.cast());
             }
             sent
+        };
+        if sent < 0 {
+            with_worker(|worker| worker.unsent(&whole));
         }
+        sent
     })
 }
 

@@ -2,10 +2,10 @@
 
 use super::guard::guard;
 use super::{REGION, TM, Tm, bindings as k, callbacks, connections, events, exports, frames, logger, mi, parameters};
-use super::{statistics, text};
+use super::{statistics, text, waiting};
 use crate::engine::region::Region;
 use crate::engine::supervisor::supervise;
-use std::ffi::{CStr, c_int, c_void};
+use std::ffi::{c_int, c_void};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Set by SIGTERM in the supervisor.
@@ -24,13 +24,18 @@ pub unsafe extern "C" fn initialise() -> c_int {
             log::error!("tm is not loaded: write loadmodule \"tm.so\" before loadmodule \"imcharge.so\"");
             return -1;
         }
-        if !frames::stands_in_front() {
-            log::error!("write loadmodule \"imcharge.so\" after loadmodule \"proto_msrp.so\": it would see no message");
+        if let Err(error) = frames::check_order() {
+            log::error!("{error}");
             return -1;
         }
-        exports::set_workers(config.resume_workers, config.event_workers);
+        if let Err(error) = frames::check_own_uris() {
+            log::error!("{error}");
+            return -1;
+        }
+        exports::set_resume_workers(config.resume_workers);
         connections::register();
-        if !(events::register() && callbacks::register() && statistics::register() && mi::register()) {
+        let all = [events::register, callbacks::register, waiting::register_timer, statistics::register, mi::register];
+        if !all.iter().all(|register| register()) {
             log::error!("the proxy refuses a registration; its own lines before this one say which");
             return -1;
         }
@@ -68,6 +73,10 @@ unsafe extern "C" fn make_region() -> c_int {
     guard(-1, || {
         // SAFETY: the number is known once all modules are initialised.
         let processes = unsafe { k::counted_max_processes } as usize;
+        if !waiting::make_counts(processes) {
+            log::error!("no shared memory: start the proxy with more of it (-m)");
+            return -1;
+        }
         match REGION.get_or_try_init(|| Region::create(parameters::config(), processes)) {
             Ok(region) => {
                 // Anybody may subscribe at any time.
@@ -91,18 +100,6 @@ pub unsafe extern "C" fn supervisor(_: c_int) {
         end_with_the_host(libc::SIGTERM);
         supervise(region, &STOP);
         libc::_exit(0);
-    }
-}
-
-/// Names a process of the module, which ends with the host.
-///
-/// # Safety
-/// Only in a process that was made for this.
-pub unsafe fn begin(format: &'static CStr, index: c_int) {
-    // SAFETY: the host's own names for its processes; the format takes one number.
-    unsafe {
-        k::set_proc_attrs(format.as_ptr(), index + 1);
-        end_with_the_host(libc::SIGKILL);
     }
 }
 

@@ -3,10 +3,10 @@
 //! | what happens | file |
 //! |---|---|
 //! | the host loads the module: tables, parameters, processes | [`exports`], [`parameters`](super::parameters), [`lifecycle`] |
-//! | the script reserves: the INVITE waits in `async()` | [`reserve`] |
+//! | the script reserves: the INVITE waits in `async()` | [`reserve`], [`waiting`] |
 //! | replies, CANCEL, BYE, dying transactions are seen | [`callbacks`] |
 //! | an MSRP frame passes the gate, a connection is lost | [`frames`], [`connections`] |
-//! | a verdict comes back: the INVITE goes on | [`resume`], [`variables`](super::variables) |
+//! | a verdict comes back: the INVITE resumes | [`resume`], [`waiting`], [`variables`](super::variables) |
 //! | something happened that the script wants to know | [`events`] |
 //! | an operator asks | [`mi`], [`statistics`] |
 //! | memory that all processes see, a line for the log | [`shared`], [`logger`] |
@@ -24,6 +24,7 @@ pub mod reserve;
 pub mod resume;
 pub mod shared;
 pub mod statistics;
+pub mod waiting;
 
 use super::attach::{REGION, with_worker};
 use super::text::text;

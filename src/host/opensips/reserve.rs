@@ -6,7 +6,7 @@
 use super::callbacks;
 use super::guard::guard;
 use super::message::{Message, bytes};
-use super::{TM, bindings as k, parameters, resume, with_worker};
+use super::{TM, bindings as k, parameters, waiting, with_worker};
 use crate::engine::worker::Refused;
 use std::ffi::{c_int, c_void};
 
@@ -29,16 +29,16 @@ pub unsafe extern "C" fn reserve(
     _: P,
 ) -> c_int {
     // SAFETY: the host gives its request and context, and a number where the script has one.
-    let refused = guard(Err(Refused::Malformed), || unsafe {
+    let waits = guard(Err(Refused::Malformed as c_int), || unsafe {
         let messages = messages.cast::<c_int>().as_ref().map_or(0, |number| u32::try_from(*number).unwrap_or(0));
         wait_and_ask(message, context, messages)
     });
-    match refused {
+    match waits {
         Ok(()) => 1,
-        Err(refused) => {
+        Err(return_code) => {
             // SAFETY: the host's own place for what an async function says: go on at once.
             unsafe { k::async_status = k::ASYNC_SYNC };
-            refused as c_int
+            return_code
         }
     }
 }
@@ -62,34 +62,51 @@ pub unsafe extern "C" fn reserve_without_async(
     })
 }
 
+/// Makes the INVITE wait and asks the engine. The error is `$rc` of the route that follows at once.
+///
 /// # Safety
 /// `message` must be NULL or the host's current request, `context` what it gives with it.
-unsafe fn wait_and_ask(message: *mut k::sip_msg, context: *mut k::async_ctx, messages: u32) -> Result<(), Refused> {
+unsafe fn wait_and_ask(message: *mut k::sip_msg, context: *mut k::async_ctx, messages: u32) -> Result<(), c_int> {
+    let (malformed, down, full) = (Refused::Malformed as c_int, Refused::EngineDown as c_int, Refused::Full as c_int);
     // SAFETY: by the caller's promise; a number of the host's.
     let (request, route) = unsafe { (Message::new(message), k::route_type) };
     let invite = |request: Message<'_>| request.method() == Some(k::METHOD_INVITE as c_int);
-    let request = request.filter(|request| invite(*request) && request.parse()).ok_or(Refused::Malformed)?;
+    let request = request.filter(|request| invite(*request) && request.parse()).ok_or(malformed)?;
     if route != k::REQUEST_ROUTE as c_int || context.is_null() {
         log::error!("imcharge_reserve: only in the request route, for an INVITE");
-        return Err(Refused::Malformed);
+        return Err(malformed);
     }
     // SAFETY: `message` is the host's current request.
     let subscriber = unsafe { chosen_subscriber(message) }.unwrap_or_default();
-    let mut invite = request.invite(&subscriber, messages).ok_or(Refused::Malformed)?;
-    with_worker(|worker| worker.can_reserve(&invite)).unwrap_or(Err(Refused::EngineDown))?;
-    let transaction = TM.get().and_then(|tm| tm.0.t_gett).ok_or(Refused::EngineDown)?;
+    let mut invite = request.invite(&subscriber, messages).ok_or(malformed)?;
+    let can_reserve = with_worker(|worker| worker.can_reserve(&invite));
+    can_reserve.unwrap_or(Err(Refused::EngineDown)).map_err(|refused| refused as c_int)?;
+    let transaction = TM.get().and_then(|tm| tm.0.t_gett).ok_or(down)?;
     // SAFETY: tm's own function and its transaction of the current request; the context of that request.
     unsafe {
         let transaction = transaction();
-        invite.suspended = resume::wait(message, context);
-        if !is_transaction(transaction) || !callbacks::watch_invite(message, transaction, &invite) {
+        if !is_transaction(transaction) {
+            log::error!("imcharge_reserve: the host has made no transaction");
+            return Err(full);
+        }
+        invite.suspended = waiting::wait(message, transaction, context);
+        if !callbacks::watch_invite(message, transaction, &invite) {
             log::error!("imcharge_reserve: the transaction cannot be watched, shared memory is short");
-            resume::forget(invite.suspended);
-            return Err(Refused::Full);
+            waiting::forget(invite.suspended);
+            return Err(full);
+        }
+        // A CANCEL that came before is seen by nobody else.
+        if waiting::is_cancelled(transaction) {
+            waiting::forget(invite.suspended);
+            waiting::answer_cancelled(message);
+            return Err(waiting::CANCELLED);
         }
     }
     let asked = with_worker(|worker| worker.reserve(&invite)).unwrap_or(Err(Refused::EngineDown));
-    asked.map(|_| ()).inspect_err(|_| resume::forget(invite.suspended))
+    asked.map(|_| ()).map_err(|refused| {
+        waiting::forget(invite.suspended);
+        refused as c_int
+    })
 }
 
 /// tm's marks: NULL for none, -1 for not looked up yet.
