@@ -1,4 +1,4 @@
-//! The shared memory under loom: rings, grant table and doorbell as production runs them, in every order in which
+//! The shared memory under loom: rings, queues, grant table and doorbell as production runs them, in every order in which
 //! threads may run (where a bound on preemptions is given: in every order with so few of them), and with every value
 //! that the memory model lets a load see. Run by `make loom`.
 //!
@@ -14,8 +14,10 @@
 use imcharge::charge::ch2::SessionKey;
 use imcharge::charge::event::Direction;
 use imcharge::charge::tariff::Per;
-use imcharge::engine::doorbell::{Doorbell, Sleeper};
+use imcharge::charge::time::Time;
+use imcharge::engine::doorbell::{Doorbell, Sleeper, wake_some};
 use imcharge::engine::grant::{Binding, Bound, Gate, Index, Inserted, Opening, Pass, Side, Slot, Table};
+use imcharge::engine::queue::Queue;
 use imcharge::engine::ring::{Ends, Full, Ring};
 use imcharge::engine::sync::{AtomicU32, AtomicU64, Watched};
 use loom::sync::{Condvar, Mutex};
@@ -498,29 +500,126 @@ fn the_engine_hears_each_of_two_workers() {
     });
 }
 
-#[test]
-fn a_resume_worker_never_sleeps_on_a_notice() {
-    model("notice bell", None, || {
-        let memory = RingMemory::new(64, 0);
-        let shared = Arc::new((Sleeper::default(), Bell::default()));
-        let (engine, told) = (Arc::clone(&memory), Arc::clone(&shared));
-        let engine = thread::spawn(move || {
-            let ring = engine.ring();
-            for number in 0..2 {
-                ring.publish(write(&ring, ring.head(), number).expect("room"));
-                told.0.wake(|| told.1.ring());
-            }
-        });
-        let ring = memory.ring();
-        let mut position = ring.tail();
-        for number in 0..2 {
-            while ring.head() == position {
-                shared.0.sleep(|| ring.head() == position, || shared.1.wait());
-            }
-            let (read, next) = ring.read_at(position).expect("it was woken for something");
-            assert_eq!(read, content(number));
-            position = next;
+/// What stands in a mapped file otherwise: a queue, and the sleeps of two who take from it.
+struct QueueMemory {
+    ends: Ends,
+    words: Vec<AtomicU64>,
+    sleepers: [Sleeper; 2],
+    bells: [Bell; 2],
+    taken: [Count; 4],
+}
+
+impl QueueMemory {
+    /// The smallest queue there is: two of the longest records.
+    fn new() -> Arc<QueueMemory> {
+        let words = (0..8).map(|_| AtomicU64::new(0)).collect();
+        let (ends, sleepers, bells, taken) = Default::default();
+        Arc::new(QueueMemory { ends, words, sleepers, bells, taken })
+    }
+
+    fn queue(&self) -> Queue<'_> {
+        Queue::over(&self.ends, &self.words)
+    }
+
+    /// Writes and publishes records, waiting for room, and wakes one who takes for each.
+    fn publish(&self, numbers: std::ops::Range<u8>) {
+        let queue = self.queue();
+        for number in numbers {
+            let head = loop {
+                match queue.write_at(queue.head(), &content(number)) {
+                    Ok(head) => break head,
+                    Err(Full) => thread::yield_now(),
+                }
+            };
+            queue.publish(head, Time(number.into()));
+            self.wake(1);
         }
-        engine.join().expect("the engine ends");
+    }
+
+    fn wake(&self, records: usize) {
+        wake_some(self.sleepers.iter(), records, |sleeper| {
+            let at = self.sleepers.iter().position(|own| std::ptr::eq(own, sleeper)).expect("one of them");
+            self.bells[at].ring();
+        });
+    }
+
+    /// Takes one record, if there is one, and checks that it is whole and nobody else has it.
+    fn take(&self, record: &mut Vec<u8>) -> bool {
+        let is_taken = self.queue().take(record);
+        if is_taken {
+            assert_eq!(*record, content(record[0]), "a record is not what was written");
+            assert_eq!(self.taken[usize::from(record[0])].fetch_add(1, Ordering::Relaxed), 0, "taken twice");
+        }
+        is_taken
+    }
+
+    fn all_taken(&self, count: usize) -> bool {
+        self.taken[..count].iter().all(|times| times.load(Ordering::Relaxed) == 1)
+    }
+}
+
+#[test]
+fn each_record_of_a_queue_is_taken_whole_by_one() {
+    model("queue, two takers, reused space", Some(3), || {
+        let memory = QueueMemory::new();
+        let other = Arc::clone(&memory);
+        let other = thread::spawn(move || {
+            let mut record = Vec::new();
+            // One look only: it may be anywhere in it while the others go on without it.
+            other.take(&mut record)
+        });
+        let writer = Arc::clone(&memory);
+        let writer = thread::spawn(move || writer.publish(0..3));
+        let mut record = Vec::new();
+        let mut taken = 0;
+        while taken < 2 {
+            match memory.take(&mut record) {
+                true => taken += 1,
+                false => thread::yield_now(),
+            }
+        }
+        writer.join().expect("the writer ends");
+        // The third one is there for whoever has not had it.
+        let by_other = other.join().expect("a taker ends");
+        assert_eq!(memory.take(&mut record), !by_other);
+        assert!(memory.all_taken(3) && memory.queue().used() == 0);
+    });
+}
+
+#[test]
+fn the_age_of_the_oldest_record_is_that_of_a_record() {
+    model("queue, age", Some(3), || {
+        let memory = QueueMemory::new();
+        let writer = Arc::clone(&memory);
+        let writer = thread::spawn(move || writer.publish(1..3));
+        let taker = Arc::clone(&memory);
+        let taker = thread::spawn(move || taker.take(&mut Vec::new()));
+        let since = memory.queue().waiting_since();
+        assert!(since.is_none_or(|since| (1..3).contains(&since.0)), "{since:?}");
+        writer.join().expect("the writer ends");
+        taker.join().expect("the taker ends");
+    });
+}
+
+#[test]
+fn no_verdict_waits_while_one_of_two_takers_sleeps() {
+    model("queue, sleeping takers", Some(2), || {
+        let memory = QueueMemory::new();
+        let takers = [0, 1].map(|at: usize| {
+            let memory = Arc::clone(&memory);
+            thread::spawn(move || {
+                let mut record = Vec::new();
+                // One record stops each, as a script that blocks does.
+                while !memory.take(&mut record) {
+                    let is_idle = || memory.queue().used() == 0;
+                    memory.sleepers[at].sleep(is_idle, || memory.bells[at].wait());
+                }
+            })
+        });
+        memory.publish(0..2);
+        for taker in takers {
+            taker.join().expect("a taker ends");
+        }
+        assert!(memory.all_taken(2));
     });
 }

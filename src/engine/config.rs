@@ -98,8 +98,10 @@ pub struct Config {
     pub unit: Unit,
     /// The rules.
     pub policy: Policy,
-    /// Host processes that take verdicts.
+    /// Host processes that take verdicts and run the resume route.
     pub resume_workers: u32,
+    /// Host processes that run the event routes.
+    pub event_workers: u32,
     /// Sessions open at once.
     pub max_sessions: u32,
     /// What an unknown subscriber starts with; `None`: is denied.
@@ -135,6 +137,7 @@ impl Config {
         Parameter { name: "response_timeout", integer: true },
         Parameter { name: "hold_timeout", integer: true },
         Parameter { name: "resume_workers", integer: true },
+        Parameter { name: "event_workers", integer: true },
         Parameter { name: "max_sessions", integer: true },
         Parameter { name: "debit_on", integer: false },
         Parameter { name: "model", integer: false },
@@ -191,6 +194,7 @@ impl Config {
             "response_timeout" => self.policy.response_timeout = number(1, 3600)?,
             "hold_timeout" => self.policy.hold_timeout = number(1, 86_400)?,
             "resume_workers" => self.resume_workers = number(1, 64)?,
+            "event_workers" => self.event_workers = number(1, 64)?,
             "max_sessions" => self.max_sessions = number(1, 4_000_000)?,
             "debit_on" => {
                 self.policy.debit_on = match value {
@@ -398,6 +402,7 @@ impl Default for Config {
             unit: Unit::Message,
             policy: Policy::default(),
             resume_workers: 2,
+            event_workers: 1,
             max_sessions: 100_000,
             default_balance: None,
             history_days: 30,
@@ -422,6 +427,7 @@ mod tests {
             ("response_timeout", "5"),
             ("hold_timeout", "60"),
             ("resume_workers", "4"),
+            ("event_workers", "2"),
             ("max_sessions", "1000"),
             ("debit_on", "report"),
             ("model", "immediate"),

@@ -15,12 +15,14 @@ pub const ASLEEP: u32 = 1;
 pub struct Sleeper(AtomicU32);
 
 impl Sleeper {
-    /// Calls `ring` if the sleeper must be woken for what was just published.
-    pub fn wake(&self, ring: impl FnOnce()) {
+    /// Calls `ring` if the sleeper must be woken for what was just published; whether it had to.
+    pub fn wake(&self, ring: impl FnOnce()) -> bool {
         fence(Ordering::SeqCst);
-        if self.0.load(Ordering::Relaxed) == ASLEEP && self.0.swap(0, Ordering::Relaxed) == ASLEEP {
+        let sleeps = self.0.load(Ordering::Relaxed) == ASLEEP && self.0.swap(0, Ordering::Relaxed) == ASLEEP;
+        if sleeps {
             ring();
         }
+        sleeps
     }
 
     /// Sleeps by `wait`, unless `idle` sees that there is something already.
@@ -37,6 +39,12 @@ impl Sleeper {
     pub fn word(&self) -> &AtomicU32 {
         &self.0
     }
+}
+
+/// Wakes as many of those who take from one queue as there are new records, as far as so many sleep. One who does not sleep
+/// looks into the queue before it sleeps.
+pub fn wake_some<'a>(sleepers: impl Iterator<Item = &'a Sleeper>, records: usize, ring: impl Fn(&Sleeper)) {
+    sleepers.filter(|sleeper| sleeper.wake(|| ring(sleeper))).take(records).for_each(drop);
 }
 
 /// The engine's sleep: it ends only for events that somebody waits for.

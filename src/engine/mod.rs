@@ -5,10 +5,10 @@
 //! |---|---|
 //! | the host, before it forks | [`config`], [`region`] |
 //! | each process of the host | [`worker`], [`facts`] and [`raw`](self) (what a message says), [`report`], [`metrics`] (what operators ask) |
-//! | the host's resume workers | [`notice`] |
+//! | the host's resume workers and event workers | [`notice`], [`script`] |
 //! | the host's supervisor child | [`supervisor`] (processes), [`watchdog`] (decisions) |
 //! | the engine's own process | [`run()`], `book` (the sessions), `outstanding`, `store` (SQLite), `notices` |
-//! | all of them, in shared memory | [`ring`], [`grant`], [`doorbell`] and `bell` (over [`sync`]), [`record`], [`statistic`], [`latency`] |
+//! | all of them, in shared memory | [`ring`], [`queue`], [`grant`], [`doorbell`] and `bell` (over [`sync`]), [`record`], [`statistic`], [`latency`] |
 
 mod bell;
 mod book;
@@ -22,12 +22,14 @@ pub mod metrics;
 pub mod notice;
 mod notices;
 mod outstanding;
+pub mod queue;
 pub mod raw;
 pub mod record;
 pub mod region;
 pub mod report;
 pub mod ring;
 mod run;
+pub mod script;
 pub mod statistic;
 pub mod store;
 pub mod supervisor;

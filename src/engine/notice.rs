@@ -1,14 +1,13 @@
-//! What the engine tells the host's resume workers.
+//! What the engine tells the host's resume workers and event workers.
 
 use super::facts::Suspended;
-use super::region::Region;
-use super::ring::Ring;
+use super::region::{Lane, Region};
 use crate::charge::ch2::SessionKey;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// One message of the engine to a resume worker.
+/// One message of the engine to a resume worker or an event worker.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Notice<'a> {
     /// The session.
@@ -73,35 +72,37 @@ pub enum Outcome {
     Failed,
 }
 
-/// A resume worker's end of its notice ring.
+/// Who takes notices from a queue: a resume worker or an event worker. The next notice goes to whoever comes first, so that
+/// one that is busy delays nothing but what it has taken.
 pub struct Resumer {
     region: Arc<Region>,
+    lane: Lane,
     index: usize,
-    ring: Ring,
-    position: u64,
+    record: Vec<u8>,
 }
 
 impl Resumer {
-    /// Attaches resume worker `index` (0..resume_workers), after fork.
+    /// Attaches resume worker `index` (0..resume_workers), after fork: it takes verdicts.
     pub fn attach(region: &Arc<Region>, index: usize) -> Resumer {
-        let ring = region.notice_ring(index);
-        Resumer { region: Arc::clone(region), index, ring, position: ring.tail() }
+        Resumer { region: Arc::clone(region), lane: Lane::Verdicts, index, record: Vec::new() }
+    }
+
+    /// Attaches event worker `index` (0..event_workers), after fork: it takes what the event routes are told.
+    pub fn attach_to_events(region: &Arc<Region>, index: usize) -> Resumer {
+        Resumer { region: Arc::clone(region), lane: Lane::Events, index, record: Vec::new() }
     }
 
     /// Sleeps until there is a notice or the time is over.
     pub fn wait(&mut self, at_most: Duration) {
-        let (ring, position) = (self.ring, self.position);
-        self.region.resumer_sleep(self.index, at_most, || ring.head() == position);
+        self.region.taker_sleep(self.lane, self.index, at_most);
     }
 
     /// Takes the next notice, if there is one, and gives it to `run`; it counts as taken before `run` is called.
     pub fn next(&mut self, run: impl FnOnce(&Notice<'_>)) -> bool {
-        let Some((record, next)) = self.ring.read_at(self.position) else { return false };
-        // Out of the ring first: `run` may take its time, and the engine needs the space.
-        let record = record.to_vec();
-        self.position = next;
-        self.ring.free(next);
-        match postcard::from_bytes(&record) {
+        if !self.region.queue(self.lane).take(&mut self.record) {
+            return false;
+        }
+        match postcard::from_bytes(&self.record) {
             Ok(notice) => run(&notice),
             Err(_) => log::error!("a notice of the engine cannot be read, skipped"),
         }

@@ -1,79 +1,167 @@
-//! The engine's end of the notice rings.
+//! The engine's end of the queues of notices, and its eye on those who take from them.
 
+use super::clock;
 use super::notice::Notice;
-use super::region::Region;
-use super::ring::{Full, Ring};
+use super::region::{Lane, Region};
+use super::ring::{Full, RECORD_MAX};
+use super::script::Process;
 use super::statistic::Statistic;
-use crate::charge::ch2::SessionKey;
-use crate::simulate::SMALL;
+use crate::charge::time::Time;
+use std::time::Duration;
 
-/// Room that every ring must have before events are read: a verdict for each of them.
-const ROOM_FOR_VERDICTS: usize = if SMALL { 16 * 1024 } else { 350 * 1024 };
+/// How often the engine looks for slow runs of the script.
+const LOOK: Duration = Duration::from_millis(100);
 
-/// Writes notices before the commit, shows them after it.
+/// How often it logs of one kind of trouble.
+const LOG_EVERY: Duration = Duration::from_secs(60);
+
+/// What the engine knows of one queue.
+struct Written {
+    lane: Lane,
+    /// Up to where it is written.
+    head: u64,
+    /// Records that are written and not published.
+    records: usize,
+}
+
+/// Writes notices before the commit, publishes them after it.
 pub struct Notices {
-    rings: Vec<Ring>,
-    heads: Vec<u64>,
-    shown: Vec<u64>,
+    queues: [Written; 2],
+    watch: Watch,
 }
 
 impl Notices {
-    /// Goes on from what was committed: what an engine that died had committed and not shown is shown now.
+    /// Carries on from what was committed: what an engine that died had committed and not published is published with the
+    /// next turn.
     pub fn resume(region: &Region, committed: &[u64]) -> Notices {
-        let rings: Vec<Ring> = (0..region.resumers()).map(|resumer| region.notice_ring(resumer)).collect();
-        let committed = committed.iter().copied().chain(std::iter::repeat(0));
-        let heads: Vec<u64> = rings.iter().zip(committed).map(|(ring, mark)| ring.head().max(mark)).collect();
-        let mut notices = Notices { rings, heads, shown: Vec::new() };
-        notices.shown = notices.rings.iter().map(Ring::head).collect();
-        notices
+        let queues = Lane::ALL.map(|lane| {
+            let (head, mark) = (region.queue(lane).head(), committed.get(lane as usize).copied().unwrap_or(0));
+            let records = if mark > head { usize::MAX } else { 0 };
+            Written { lane, head: head.max(mark), records }
+        });
+        Notices { queues, watch: Watch::new(region) }
     }
 
-    /// Whether a verdict for each record of a turn would find room.
-    pub fn have_room(&self) -> bool {
-        let room = |(ring, head): (&Ring, &u64)| ring.write_at(*head, ROOM_FOR_VERDICTS, |_| None).is_ok();
-        self.rings.iter().zip(&self.heads).all(room)
-    }
-
-    /// Writes a verdict. There is room: see [`Notices::have_room`].
+    /// Writes a verdict. The queue has room for all INVITEs that are let in before its fill or the age of its oldest
+    /// verdict keeps others out ([`Region::verdicts_are_late`]); should it be full nevertheless, the INVITE is answered by
+    /// the host's own timer.
     pub fn verdict(&mut self, region: &Region, notice: &Notice<'_>) {
-        if self.write(notice, 0).is_err() {
-            region.count(Statistic::DroppedNotices);
+        if self.queues[Lane::Verdicts as usize].write(region, notice).is_err() {
+            region.count(Statistic::DroppedVerdicts);
+            if let Some(more) = self.watch.dropped.log(clock::now()) {
+                let call_id = notice.call_id;
+                log::error!("the queue of verdicts is full: the INVITE of {call_id}{more} gets none and times out");
+            }
         }
     }
 
-    /// Writes the notice of an event route, if that leaves room for verdicts.
+    /// Writes what an event route is told.
     pub fn event(&mut self, region: &Region, notice: &Notice<'_>) {
-        if self.write(notice, ROOM_FOR_VERDICTS).is_err() {
+        if self.queues[Lane::Events as usize].write(region, notice).is_err() {
             region.count(Statistic::DroppedNotices);
         }
     }
 
-    fn write(&mut self, notice: &Notice<'_>, spare: usize) -> Result<(), Full> {
-        let at = resumer_of(notice.session, self.rings.len());
-        let (Some(ring), Some(head)) = (self.rings.get(at), self.heads.get_mut(at)) else { return Err(Full) };
-        let fill = |space: &mut [u8]| postcard::to_slice(notice, space).ok().map(|written| written.len());
-        *head = ring.write_at(*head, spare, fill)?.ok_or(Full)?;
+    /// Up to where each queue is written.
+    pub fn heads(&self) -> Vec<u64> {
+        self.queues.iter().map(|queue| queue.head).collect()
+    }
+
+    /// Publishes everything written.
+    pub fn publish(&mut self, region: &Region) {
+        for queue in self.queues.iter_mut().filter(|queue| queue.records > 0) {
+            region.queue(queue.lane).publish(queue.head, clock::now());
+            region.wake_takers(queue.lane, std::mem::take(&mut queue.records));
+        }
+    }
+
+    /// Counts and logs runs of the script that have become slow.
+    pub fn watch(&mut self, region: &Region) {
+        self.watch.look(region, clock::now());
+    }
+}
+
+impl Written {
+    fn write(&mut self, region: &Region, notice: &Notice<'_>) -> Result<(), Full> {
+        let mut space = [0; RECORD_MAX];
+        let content = postcard::to_slice(notice, &mut space).map_err(|_| Full)?;
+        self.head = region.queue(self.lane).write_at(self.head, content)?;
+        self.records = self.records.saturating_add(1);
         Ok(())
     }
+}
 
-    /// Up to where each ring is written.
-    pub fn heads(&self) -> Vec<u64> {
-        self.heads.clone()
-    }
+/// One kind of trouble in the log: a line a minute, with the number of those that had none.
+#[derive(Clone, Default)]
+struct Lines {
+    last: Option<Time>,
+    without: u32,
+}
 
-    /// Shows everything written.
-    pub fn publish(&mut self, region: &Region) {
-        for (at, ring) in self.rings.iter().enumerate() {
-            if self.shown[at] != self.heads[at] {
-                ring.publish(self.heads[at]);
-                self.shown[at] = self.heads[at];
-                region.wake_resumer(at);
-            }
+impl Lines {
+    /// What a line says of those before it; `None`: this one gets no line.
+    fn log(&mut self, now: Time) -> Option<String> {
+        let is_due = self.last.is_none_or(|last| Duration::from_micros(now.micros_since(last)) >= LOG_EVERY);
+        if !is_due {
+            self.without = self.without.saturating_add(1);
+            return None;
+        }
+        self.last = Some(now);
+        match std::mem::take(&mut self.without) {
+            0 => Some(String::new()),
+            without => Some(format!(" (and {without} more since the last such line)")),
         }
     }
 }
 
-/// Notices of one session come in order: always by the same worker.
-fn resumer_of(session: SessionKey, resumers: usize) -> usize {
-    (session.0 % resumers.max(1) as u64) as usize
+/// The engine's eye on what the host's processes run in the script.
+struct Watch {
+    looked: Time,
+    /// For each of [`Region::script_processes`].
+    processes: Vec<Lines>,
+    /// When all resume workers are stuck, and were at the last look.
+    stuck: Lines,
+    are_stuck: bool,
+    dropped: Lines,
+}
+
+impl Watch {
+    fn new(region: &Region) -> Watch {
+        let (processes, stuck) = (vec![Lines::default(); region.script_processes().count()], Lines::default());
+        Watch { looked: Time(0), processes, stuck, are_stuck: false, dropped: Lines::default() }
+    }
+
+    fn look(&mut self, region: &Region, now: Time) {
+        if Duration::from_micros(now.micros_since(self.looked)) < LOOK {
+            return;
+        }
+        self.looked = now;
+        for (process, lines) in region.script_processes().zip(&mut self.processes) {
+            if let Some(slow) = region.run(process).find_slow(region, now)
+                && let Some(more) = lines.log(now)
+            {
+                slow.is_logged();
+                let what = match process {
+                    Process::Events(_) => {
+                        "events that find no room meanwhile are skipped and counted (dropped_notices)"
+                    }
+                    Process::Resume(_) => "verdicts go to the other resume workers meanwhile",
+                    Process::Host(_) => "INVITEs that this process has taken wait meanwhile",
+                };
+                let name = &slow.name;
+                log::warn!("{process} has been in {name} for more than a second{more}: see what blocks there; {what}");
+            }
+        }
+        let are_stuck = region.resumers_are_stuck(now);
+        if are_stuck
+            && !std::mem::replace(&mut self.are_stuck, are_stuck)
+            && let Some(more) = self.stuck.log(now)
+        {
+            log::error!(
+                "all {} resume workers are stuck in the script{more}: INVITEs are refused with -3 until one is back",
+                region.resumers()
+            );
+        }
+        self.are_stuck = are_stuck;
+    }
 }

@@ -1,7 +1,7 @@
 //! The shared region: rings, grant table and counters in one named file of shared memory.
 //!
 //! ```text
-//!  header │ counters │ latencies │ reply slots │ event rings (one a process) │ notice rings │ slots │ indexes
+//!  header │ counters │ latencies │ reply slots │ script runs │ event rings (one a process) │ queues │ slots │ indexes
 //! ```
 //!
 //! The file has a name (`/dev/shm/imcharge-<state dir>-<instance>`), so that what the host's processes wrote
@@ -13,10 +13,12 @@ mod usage;
 use super::bell::{self, Bell};
 use super::clock;
 use super::config::Config;
-use super::doorbell::{ASLEEP, Doorbell, Sleeper};
+use super::doorbell::{ASLEEP, Doorbell, Sleeper, wake_some};
 use super::grant::{Index, Slot, Table};
 use super::latency::{Histogram, Latency};
+use super::queue::Queue;
 use super::ring::{Ends, Ring};
+use super::script::{Process, Run, SLOW};
 use super::statistic::Statistic;
 use super::store::StoreError;
 use super::sync::{AtomicU32, AtomicU64, Ordering};
@@ -36,10 +38,16 @@ use std::time::{Duration, Instant};
 pub use usage::Usage;
 
 /// Changes with the layout: a file of another version is not read.
-const MAGIC: u64 = 0x696d_6368_6172_0006;
+const MAGIC: u64 = 0x696d_6368_6172_0007;
 
-/// Octets of one event ring and of one notice ring.
+/// Octets of one event ring.
 const RING_SIZE: usize = if simulate::SMALL { 32 * 1024 } else { 512 * 1024 };
+
+/// Words of the queue of verdicts: room for ten thousand. INVITEs are refused from half of that on.
+const VERDICT_WORDS: usize = if simulate::SMALL { 4 * 1024 } else { 256 * 1024 };
+
+/// Words of the queue of what the event routes are told.
+const EVENT_WORDS: usize = if simulate::SMALL { 4 * 1024 } else { 64 * 1024 };
 
 /// Where region files live.
 const SHARED_MEMORY: &str = "/dev/shm";
@@ -49,6 +57,20 @@ const LOCK_PATIENCE: Duration = Duration::from_secs(5);
 
 /// An engine that has not shown itself for so long is down. Its restart takes less than a second.
 const ENGINE_SILENCE_MAX: Duration = Duration::from_secs(3);
+
+/// The queues from the engine to the host's processes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lane {
+    /// Verdicts, for the resume workers.
+    Verdicts,
+    /// What the event routes are told, for the event workers.
+    Events,
+}
+
+impl Lane {
+    /// Both, in the order of their marks in the store.
+    pub const ALL: [Lane; 2] = [Lane::Verdicts, Lane::Events];
+}
 
 /// What the engine is doing, as workers see it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,6 +94,7 @@ struct Header {
     boot: AtomicU64,
     processes: AtomicU64,
     resumers: AtomicU64,
+    event_workers: AtomicU64,
     slots: AtomicU64,
     /// Keys of the hashes in the grant table: nobody outside can aim at a window.
     hash_keys: [AtomicU64; 2],
@@ -111,22 +134,39 @@ pub struct ReplySlot {
     pub held: AtomicI64,
 }
 
-/// A resume worker's sleep.
+/// The sleep of a resume worker or an event worker.
 #[repr(C, align(64))]
 struct Resting(Sleeper);
 
-/// Where the parts lie: octets from the start, computed once from the three sizes.
+/// How many there are of what the host and the configuration decide.
 #[derive(Clone, Copy)]
-struct Layout {
+struct Sizes {
     processes: usize,
     resumers: usize,
+    event_workers: usize,
     slots: usize,
+}
+
+impl Sizes {
+    /// Resume workers and event workers.
+    fn takers(&self) -> usize {
+        self.resumers + self.event_workers
+    }
+}
+
+/// Where the parts lie: octets from the start, computed once from the sizes.
+#[derive(Clone, Copy)]
+struct Layout {
+    sizes: Sizes,
     counters: usize,
     latencies: usize,
     replies: usize,
     sleepers: usize,
+    runs: usize,
     ends: usize,
     data: usize,
+    verdicts: usize,
+    events: usize,
     table: usize,
     /// Entries and start of the indexes by Call-ID, by MSRP session id and by message.
     calls: (usize, usize),
@@ -142,7 +182,8 @@ fn area<T>(count: usize) -> usize {
 }
 
 impl Layout {
-    fn new(processes: usize, resumers: usize, slots: usize) -> Layout {
+    fn new(sizes: Sizes) -> Layout {
+        let Sizes { processes, slots, .. } = sizes;
         let mut end = 0;
         let mut part = |size: usize| {
             end += size;
@@ -152,15 +193,16 @@ impl Layout {
         let (one, two) = (Index::size_for(slots), Index::size_for(slots * 2));
         part(area::<Header>(1));
         Layout {
-            processes,
-            resumers,
-            slots,
+            sizes,
             counters: part(area::<AtomicU64>(Statistic::ALL.len())),
             latencies: part(area::<Histogram>(Latency::ALL.len())),
             replies: part(area::<ReplySlot>(processes)),
-            sleepers: part(area::<Resting>(resumers)),
-            ends: part(area::<Ends>(processes + resumers)),
-            data: part((processes + resumers) * RING_SIZE),
+            sleepers: part(area::<Resting>(sizes.takers())),
+            runs: part(area::<Run>(sizes.takers() + processes)),
+            ends: part(area::<Ends>(processes + Lane::ALL.len())),
+            data: part(processes * RING_SIZE),
+            verdicts: part(area::<AtomicU64>(VERDICT_WORDS)),
+            events: part(area::<AtomicU64>(EVENT_WORDS)),
             table: part(area::<Slot>(slots)),
             calls: (one, part(area::<AtomicU64>(one))),
             paths: (two, part(area::<AtomicU64>(two))),
@@ -168,10 +210,6 @@ impl Layout {
             next_message: part(area::<AtomicU32>(two)),
             total: part(0),
         }
-    }
-
-    fn rings(&self) -> usize {
-        self.processes + self.resumers
     }
 }
 
@@ -225,8 +263,21 @@ impl Map {
         &self.slice(0, 1)[0]
     }
 
+    /// The ends of all rings, and behind them those of the queues.
+    fn ends(&self) -> &[Ends] {
+        self.slice(self.layout.ends, self.layout.sizes.processes + Lane::ALL.len())
+    }
+
+    fn queue(&self, lane: Lane) -> Queue<'_> {
+        let (start, words) = match lane {
+            Lane::Verdicts => (self.layout.verdicts, VERDICT_WORDS),
+            Lane::Events => (self.layout.events, EVENT_WORDS),
+        };
+        Queue::over(&self.ends()[self.layout.sizes.processes + lane as usize], self.slice(start, words))
+    }
+
     fn ring(&self, number: usize) -> Ring {
-        let ends = &self.slice::<Ends>(self.layout.ends, self.layout.rings())[number];
+        let ends = &self.ends()[number];
         // SAFETY: the data area holds RING_SIZE octets for every ring, mapped as long as `self`, zeroed when the
         // file was made. One writer and one reader: `Worker::attach` and the engine's lock see to it.
         unsafe { Ring::at(ends, self.base.add(self.layout.data + number * RING_SIZE), RING_SIZE) }
@@ -237,7 +288,7 @@ impl Map {
         let layout = self.layout;
         let index = |(entries, start)| Index::over(self.slice(start, entries));
         Table {
-            slots: self.slice(layout.table, layout.slots),
+            slots: self.slice(layout.table, layout.sizes.slots),
             calls: index(layout.calls),
             paths: index(layout.paths),
             messages: index(layout.messages),
@@ -271,8 +322,7 @@ pub struct RegionError(pub String);
 
 impl Region {
     /// Makes the region, before the host forks: locks the state directory (one proxy only), checks the
-    /// ledger (version, writable), makes the rings: `processes` event rings and `config.resume_workers`
-    /// notice rings.
+    /// ledger (version, writable), makes `processes` event rings and the queues of verdicts and of events.
     pub fn create(config: Config, processes: usize) -> Result<Arc<Region>, RegionError> {
         config.check().map_err(|error| RegionError(error.to_string()))?;
         let lock = lock(&config.state_dir)?;
@@ -284,7 +334,8 @@ impl Region {
         }
         let max_sessions = config.max_sessions as usize;
         let slots = max_sessions + max_sessions / 4 + 16;
-        let layout = Layout::new(processes.clamp(1, 4096), config.resume_workers as usize, slots);
+        let (resumers, event_workers) = (config.resume_workers as usize, config.event_workers as usize);
+        let layout = Layout::new(Sizes { processes: processes.clamp(1, 4096), resumers, event_workers, slots });
         let refused = |what: &str, error: io::Error| {
             let size = layout.total >> 20;
             RegionError(format!(
@@ -322,12 +373,13 @@ impl Region {
 
     fn fill_header(&self, instance: u64) {
         let header = self.header();
-        let layout = self.map.layout;
+        let sizes = self.map.layout.sizes;
         header.instance.store(instance, Ordering::Relaxed);
         header.boot.store(boot(), Ordering::Relaxed);
-        header.processes.store(layout.processes as u64, Ordering::Relaxed);
-        header.resumers.store(layout.resumers as u64, Ordering::Relaxed);
-        header.slots.store(layout.slots as u64, Ordering::Relaxed);
+        header.processes.store(sizes.processes as u64, Ordering::Relaxed);
+        header.resumers.store(sizes.resumers as u64, Ordering::Relaxed);
+        header.event_workers.store(sizes.event_workers as u64, Ordering::Relaxed);
+        header.slots.store(sizes.slots as u64, Ordering::Relaxed);
         header.hash_keys[0].store(random(), Ordering::Relaxed);
         header.hash_keys[1].store(random(), Ordering::Relaxed);
         header.heartbeat.store(clock::now().0, Ordering::Relaxed);
@@ -368,6 +420,8 @@ impl Region {
             Statistic::OutboxOldestAge => self.oldest_debit().map_or(0, |since| clock::since(since).as_secs()),
             Statistic::EngineUp => u64::from(self.engine_is_up()),
             Statistic::StoreFailing => u64::from(self.store_is_failing()),
+            Statistic::ResumeWorkersStuck => self.stuck(|process| !matches!(process, Process::Events(_))),
+            Statistic::EventWorkersStuck => self.stuck(|process| matches!(process, Process::Events(_))),
             Statistic::ReserveLatencyCount => self.latency(Latency::Reserve).count(),
             Statistic::ReserveLatencySum => self.latency(Latency::Reserve).sum(),
             Statistic::DebitLatencyCount => self.latency(Latency::Debit).count(),
@@ -432,12 +486,55 @@ impl Region {
 
     /// Event rings.
     pub fn processes(&self) -> usize {
-        self.map.layout.processes
+        self.map.layout.sizes.processes
     }
 
-    /// Notice rings.
+    /// Resume workers.
     pub fn resumers(&self) -> usize {
-        self.map.layout.resumers
+        self.map.layout.sizes.resumers
+    }
+
+    /// Event workers.
+    pub fn event_workers(&self) -> usize {
+        self.map.layout.sizes.event_workers
+    }
+
+    /// All that can run routes of the script for this module.
+    pub fn script_processes(&self) -> impl Iterator<Item = Process> + use<> {
+        let Sizes { processes, resumers, event_workers, .. } = self.map.layout.sizes;
+        let resume = (0..resumers).map(Process::Resume);
+        resume.chain((0..event_workers).map(Process::Events)).chain((0..processes).map(Process::Host))
+    }
+
+    /// What a process runs in the script now.
+    pub fn run(&self, process: Process) -> &Run {
+        let sizes = self.map.layout.sizes;
+        let at = match process {
+            Process::Resume(index) => index,
+            Process::Events(index) => sizes.resumers + index,
+            Process::Host(index) => sizes.takers() + index,
+        };
+        &self.map.slice(self.map.layout.runs, sizes.takers() + sizes.processes)[at]
+    }
+
+    /// How many of these processes have been in one run of the script for too long.
+    fn stuck(&self, of: impl Fn(Process) -> bool) -> u64 {
+        let now = clock::now();
+        self.script_processes().filter(|process| of(*process) && self.run(*process).slow_since(now).is_some()).count()
+            as u64
+    }
+
+    /// Whether every resume worker has been in one run of the script for too long: no verdict can be delivered.
+    pub fn resumers_are_stuck(&self, now: Time) -> bool {
+        (0..self.resumers()).all(|index| self.run(Process::Resume(index)).slow_since(now).is_some())
+    }
+
+    /// Whether a verdict on a new INVITE would not be delivered in time: every resume worker is stuck, or they are too far
+    /// behind.
+    pub fn verdicts_are_late(&self) -> bool {
+        let (queue, now) = (self.queue(Lane::Verdicts), clock::now());
+        let waits = queue.waiting_since().is_some_and(|since| Duration::from_micros(now.micros_since(since)) > SLOW);
+        waits || queue.used() > queue.size() / 2 || self.resumers_are_stuck(now)
     }
 
     /// Event ring of a process.
@@ -446,16 +543,15 @@ impl Region {
         self.map.ring(process)
     }
 
-    /// Notice ring of a resume worker.
-    pub fn notice_ring(&self, resumer: usize) -> Ring {
-        assert!(resumer < self.resumers(), "a resume worker has a ring of its own");
-        self.map.ring(self.processes() + resumer)
+    /// A queue from the engine to the host's processes.
+    pub fn queue(&self, lane: Lane) -> Queue<'_> {
+        self.map.queue(lane)
     }
 
     /// Octets of shared memory that one more session takes: its slot and its share of the indexes.
     pub fn octets_per_session(&self) -> usize {
         let layout = self.map.layout;
-        (layout.total - layout.table) / layout.slots
+        (layout.total - layout.table) / layout.sizes.slots
     }
 
     /// Where a process finds answers to its commands.
@@ -505,20 +601,26 @@ impl Region {
         self.header().doorbell.begin_turn();
     }
 
-    fn resting(&self, resumer: usize) -> &Sleeper {
-        &self.map.slice::<Resting>(self.map.layout.sleepers, self.resumers())[resumer].0
+    /// The sleeps of those who take from a queue.
+    fn sleepers(&self, lane: Lane) -> &[Resting] {
+        let sizes = self.map.layout.sizes;
+        let (resume, events) = self.map.slice(self.map.layout.sleepers, sizes.takers()).split_at(sizes.resumers);
+        match lane {
+            Lane::Verdicts => resume,
+            Lane::Events => events,
+        }
     }
 
-    /// Wakes a resume worker, if it sleeps. Call after publishing a notice.
-    pub fn wake_resumer(&self, resumer: usize) {
-        let sleeper = self.resting(resumer);
-        sleeper.wake(|| bell::wake(sleeper.word()));
+    /// Engine: wakes those who take from a queue, as many as there are new records. Call after publishing them.
+    pub fn wake_takers(&self, lane: Lane, records: usize) {
+        let sleepers = self.sleepers(lane).iter().map(|resting| &resting.0);
+        wake_some(sleepers, records, |sleeper| bell::wake(sleeper.word()));
     }
 
-    /// Resume worker: sleeps until a notice comes or the time is over, unless `idle` sees that there is one already.
-    pub fn resumer_sleep(&self, resumer: usize, at_most: Duration, idle: impl Fn() -> bool) {
-        let sleeper = self.resting(resumer);
-        sleeper.sleep(idle, || bell::wait(sleeper.word(), ASLEEP, at_most));
+    /// Who takes from a queue: sleeps until a record comes or the time is over.
+    pub fn taker_sleep(&self, lane: Lane, index: usize, at_most: Duration) {
+        let (sleeper, queue) = (&self.sleepers(lane)[index].0, self.queue(lane));
+        sleeper.sleep(|| queue.used() == 0, || bell::wait(sleeper.word(), ASLEEP, at_most));
     }
 
     /// Engine: shows that it lives.
@@ -659,10 +761,16 @@ impl LeftBehind {
 
     /// The layout by the header, if it fits the file and the file is of this version and boot.
     fn layout(file: &File, path: &Path, length: usize) -> Option<Layout> {
-        let head = Map::new(file, Layout::new(0, 0, 0), path.to_owned()).ok()?;
+        let nothing = Sizes { processes: 0, resumers: 0, event_workers: 0, slots: 0 };
+        let head = Map::new(file, Layout::new(nothing), path.to_owned()).ok()?;
         let header = head.header();
         let size = |value: &AtomicU64| usize::try_from(value.load(Ordering::Relaxed)).ok().filter(|v| *v < 1 << 24);
-        let layout = Layout::new(size(&header.processes)?, size(&header.resumers)?, size(&header.slots)?);
+        let layout = Layout::new(Sizes {
+            processes: size(&header.processes)?,
+            resumers: size(&header.resumers)?,
+            event_workers: size(&header.event_workers)?,
+            slots: size(&header.slots)?,
+        });
         let ours = header.magic.load(Ordering::Acquire) == MAGIC && header.boot.load(Ordering::Relaxed) == boot();
         (ours && layout.total <= length).then_some(layout)
     }
@@ -674,7 +782,7 @@ impl LeftBehind {
 
     /// Its event rings.
     pub fn event_rings(&self) -> Vec<Ring> {
-        (0..self.map.layout.processes).map(|number| self.map.ring(number)).collect()
+        (0..self.map.layout.sizes.processes).map(|number| self.map.ring(number)).collect()
     }
 
     /// Removes its file: everything in it is committed.

@@ -22,13 +22,13 @@ const PREFIX: usize = 4;
 /// The longest record.
 pub const RECORD_MAX: usize = bound(4096, 12);
 
-/// The moving ends of a ring, each on a cache line of its own.
+/// The moving ends of a ring or a queue, each on a cache line of its own.
 #[repr(C, align(64))]
 #[derive(Default)]
 pub struct Ends {
-    head: AtomicU64,
+    pub(super) head: AtomicU64,
     _apart: [u64; 7],
-    tail: AtomicU64,
+    pub(super) tail: AtomicU64,
     _end: [u64; 7],
 }
 

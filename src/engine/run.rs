@@ -11,7 +11,7 @@
 //! enabler is asked after the sync, and its answer is stepped and committed like any event. Requests without an answer
 //! are part of the sessions.
 //!
-//! Notices are written into their rings before the commit and become visible after it; the marks of what
+//! Notices are written into their queues before the commit and become visible after it; the marks of what
 //! was committed let the next engine show what this one could not any more.
 //!
 //! A commit that fails is tried again, and nothing else is done until it succeeds: the events wait in their rings.
@@ -35,7 +35,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-/// Records of one turn: bounds the time to a verdict and the notices of a turn.
+/// Records of one turn: bounds the time to a verdict.
 const BATCH: usize = if simulate::SMALL { 16 } else { 512 };
 
 /// How long events that nobody waits for are left lying, so that one commit takes many.
@@ -193,6 +193,10 @@ impl Engine {
         engine.in_portions(&sessions, Book::resume)?;
         // Gates are open again before a notice is shown that lets an INVITE go on.
         engine.is_ready = true;
+        if engine.uncommitted.is_none() {
+            // What the engine before this one had committed and not published: nothing else may change for a while.
+            engine.notices.publish(region);
+        }
         engine.settle_left_behind()?;
         region.engine_is_ready_now();
         Ok(engine)
@@ -320,7 +324,7 @@ impl Engine {
             return RETRY;
         }
         let most = if self.book.is_empty() && !self.store.is_pending() { IDLE } else { TURN };
-        if self.notices.have_room() && self.diameter.as_ref().is_some_and(Diameter::has_heard) {
+        if self.diameter.as_ref().is_some_and(Diameter::has_heard) {
             return Duration::ZERO;
         }
         let due =
@@ -377,13 +381,10 @@ impl Engine {
     /// One turn over what the rings hold; how many records that were.
     fn turn(&mut self) -> Result<usize, EngineError> {
         self.region.beat();
-        // A verdict must find room: without it, INVITEs wait in the event rings.
+        self.notices.watch(&self.region);
         let rings = Arc::clone(&self.reading.rings);
         self.attend();
-        let (records, heard) = match self.notices.have_room() {
-            true => (gather(&rings, &mut self.reading.positions), self.hear()),
-            false => (Vec::new(), Vec::new()),
-        };
+        let (records, heard) = (gather(&rings, &mut self.reading.positions), self.hear());
         let read = records.len() + heard.len();
         self.step(|book, turn| {
             records.iter().try_for_each(|record| book.record(turn, record))?;

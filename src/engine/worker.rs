@@ -47,7 +47,7 @@ pub enum Refused {
     Malformed = -1,
     /// The engine does not run.
     EngineDown = -2,
-    /// The ring of this process or the table of sessions is full.
+    /// The ring of this process or the table of sessions is full, or all resume workers are stuck or too far behind.
     Full = -3,
 }
 
@@ -145,6 +145,10 @@ impl Worker {
         }
         if self.region.statistic(Statistic::SessionsActive) >= u64::from(self.region.config.max_sessions) {
             self.region.count(Statistic::DroppedTableFull);
+            return Err(Refused::Full);
+        }
+        if self.region.verdicts_are_late() {
+            self.region.count(Statistic::DroppedResumeBusy);
             return Err(Refused::Full);
         }
         Ok(())

@@ -25,6 +25,7 @@ mod raw;
 mod reconcile;
 mod recovery;
 mod relay;
+mod resume;
 mod rpc;
 mod security;
 mod sessions;

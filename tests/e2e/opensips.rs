@@ -11,7 +11,9 @@ mod waits;
 use super::parties::client::Reaction;
 use super::parties::kamailio::{Host, Setup};
 use super::parties::{eventually, opensips};
-use super::{ALICE, Stage, bad_input, before, connections, crashes, diameter, manual, outcomes, recovery, sessions};
+use super::{
+    ALICE, Stage, bad_input, before, connections, crashes, diameter, manual, outcomes, recovery, resume, sessions,
+};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -42,6 +44,7 @@ cases! {
     crashes::{a_killed_engine_is_back_within_a_second_and_nothing_is_lost, after_kill_9_of_everything_each_open_session_is_settled_once, sigterm_ends_it_within_five_seconds_and_settles_what_is_open}
     manual::{the_routes_of_the_manual_charge_a_retrieval}
     recovery::{a_hanging_engine_is_replaced_and_so_is_its_successor, a_pause_of_15_seconds_ends_nothing}
+    resume::{a_resume_route_that_blocks_for_one_caller_delays_nobody_else}
     diameter::{one_message_is_an_initial_and_a_termination}
     bad_input::{a_wrong_parameter_stops_the_start_with_one_line, a_full_table_refuses_new_sessions_and_keeps_the_old_ones}
 }
@@ -83,7 +86,7 @@ fn the_management_interface_answers_with_structures_and_names_what_is_wrong() {
     assert!(fails(&["imcharge:account.set", ALICE]).contains("-32602"));
     assert!(fails(&["imcharge:session", "none"]).contains("404"));
     let processes = ask(&["ps"]);
-    for name in ["imcharge supervisor", "imcharge resume 1", "imcharge resume 2"] {
+    for name in ["imcharge supervisor", "imcharge resume 1", "imcharge resume 2", "imcharge events 1"] {
         assert!(processes.contains(name), "{processes}");
     }
     client.bye();

@@ -36,7 +36,7 @@ const FOUND_WITHIN: u64 = 1000;
 /// Seeds that are run twice.
 const SAME_AGAIN: u64 = 50;
 
-/// Seeds within which some ring and some table has been full, and some session has gone to another peer.
+/// Seeds within which some ring and some table has been full, all resume workers have blocked, and some session has gone to another peer.
 const ALL_WITHIN: u64 = 1000;
 
 /// What is made wrong on purpose.
@@ -100,8 +100,8 @@ struct Summary {
 impl Summary {
     /// Whether nothing was wrong; and of many runs, some have filled what can be full, and gone to another peer.
     fn is_fine(&self) -> bool {
-        let Tally { rings_full, tables_full, moves, .. } = self.tally;
-        let has_all = rings_full > 0 && tables_full > 0 && moves > 0;
+        let Tally { rings_full, tables_full, verdicts_late, moves, .. } = self.tally;
+        let has_all = rings_full > 0 && tables_full > 0 && verdicts_late > 0 && moves > 0;
         self.violations == 0 && self.seeds > 0 && (has_all || self.seeds < ALL_WITHIN)
     }
 }
@@ -141,10 +141,10 @@ fn run_all(first: u64, seeds: u64, time: Duration) -> Summary {
     });
     let summary = total.into_inner().unwrap_or_else(PoisonError::into_inner);
     let each = |count: u64| count as f64 / started.elapsed().as_secs_f64();
-    let Tally { events, crashes, faults, debits, rings_full, tables_full, moves, .. } = summary.tally;
+    let Tally { events, crashes, faults, debits, rings_full, tables_full, verdicts_late, moves, .. } = summary.tally;
     println!(
         "per second: {:.0} events, {:.1} crashes, {:.1} faults, {:.0} debits; refused for a full ring {rings_full} times, \
-         for a full table {tables_full} times; {moves} times a session went to another peer",
+         for a full table {tables_full} times, for late verdicts {verdicts_late} times; {moves} times a session went to another peer",
         each(events),
         each(crashes),
         each(faults),

@@ -53,6 +53,8 @@ pub struct Tally {
     /// How often something was refused because a ring was full, or the table.
     pub rings_full: u64,
     pub tables_full: u64,
+    /// How often an INVITE was refused because no resume worker came for the verdicts.
+    pub verdicts_late: u64,
     /// How often a Diameter session has gone to another peer.
     pub moves: u64,
     /// All that happened, in one number: the same seed makes the same.
@@ -68,6 +70,7 @@ impl Tally {
         self.debits += other.debits;
         self.rings_full += other.rings_full;
         self.tables_full += other.tables_full;
+        self.verdicts_late += other.verdicts_late;
         self.moves += other.moves;
     }
 
@@ -149,6 +152,8 @@ pub struct World<'a> {
     region: Option<Arc<Region>>,
     workers: Vec<Worker>,
     resumers: Vec<Resumer>,
+    /// Until when the script of each resume worker blocks.
+    resumers_block_until: [u64; RESUMERS as usize],
     engine: Option<Engine>,
     /// What starts the engine, and kills it when it hangs.
     watchdog: Watchdog,
@@ -225,6 +230,7 @@ impl<'a> World<'a> {
             region: None,
             workers: Vec::new(),
             resumers: Vec::new(),
+            resumers_block_until: [0; RESUMERS as usize],
             engine: None,
             watchdog: Watchdog::new(Time(0)),
             starts: false,

@@ -47,6 +47,15 @@ pub fn wants(name: &'static CStr) -> bool {
     callback().is_some() || actions_of(name).is_some()
 }
 
+/// What the script has for an event, by the name that its author knows.
+pub fn name(event: &'static CStr) -> String {
+    let event_name = event.to_string_lossy();
+    match callback().filter(|_| actions_of(event).is_none()) {
+        Some(function) => format!("{}({event_name})", function.to_string_lossy()),
+        None => format!("event_route[{event_name}]"),
+    }
+}
+
 /// Runs what the script has for an event, with a message of no meaning, as the host does for its own events.
 pub fn run(name: &'static CStr) {
     // SAFETY: the host's own interpreters on the host's own message; the kind of route is put back.

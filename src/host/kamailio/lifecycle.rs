@@ -5,12 +5,19 @@ use super::{
     REGION, TM, Tm, bindings as k, callbacks, events, frames, logger, parameters, resume, rpc, statistics, text,
 };
 use crate::engine::region::Region;
+use crate::engine::script::Process;
 use crate::engine::supervisor::supervise;
-use std::ffi::{CString, c_int};
+use std::ffi::{CStr, CString, c_int};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Set by SIGTERM in the supervisor.
 static STOP: AtomicBool = AtomicBool::new(false);
+
+/// Name of the event route that hears of debits.
+pub const DEBITED: &CStr = c"imcharge:debited";
+
+/// Name of the event route that hears of failures of the enabler.
+pub const FAILED: &CStr = c"imcharge:failed";
 
 /// mod_init: everything that can be wrong is found now, before anything runs. -1 stops the start.
 pub unsafe extern "C" fn initialise() -> c_int {
@@ -27,9 +34,10 @@ pub unsafe extern "C" fn initialise() -> c_int {
         }
         // SAFETY: host calls of mod_init; the KEMI list is made once for all modules.
         let announced = unsafe {
-            let resumers = config.resume_workers as c_int;
-            k::cfg_register_child(resumers);
-            k::sr_kemi_cbname_list_init() >= 0 && k::register_procs(1 + resumers) >= 0
+            let workers =
+                config.resume_workers as c_int + if wants_events() { config.event_workers as c_int } else { 0 };
+            k::cfg_register_child(workers);
+            k::sr_kemi_cbname_list_init() >= 0 && k::register_procs(1 + workers) >= 0
         };
         frames::register();
         if !(announced && callbacks::register() && statistics::register() && rpc::register()) {
@@ -68,8 +76,7 @@ fn make_region() -> c_int {
     let processes = usize::try_from(unsafe { k::get_max_procs() }).unwrap_or(0);
     match REGION.get_or_try_init(|| Region::create(parameters::config(), processes)) {
         Ok(region) => {
-            let (debited, failed) = (c"imcharge:debited", c"imcharge:failed");
-            region.want_notices(events::wants(debited), events::wants(failed));
+            region.want_notices(events::wants(DEBITED), events::wants(FAILED));
             0
         }
         Err(error) => {
@@ -79,7 +86,12 @@ fn make_region() -> c_int {
     }
 }
 
-/// Forks the supervisor and the resume workers.
+/// Whether the script has something for the event workers to run.
+fn wants_events() -> bool {
+    events::wants(DEBITED) || events::wants(FAILED)
+}
+
+/// Forks the supervisor, the resume workers and, where the script has event routes, the event workers.
 fn fork_processes() -> c_int {
     let Some(region) = REGION.get() else { return -1 };
     // SAFETY: forks of the main process in child_init, as the host wants them. The supervisor gets no child_init of
@@ -94,15 +106,17 @@ fn fork_processes() -> c_int {
             }
             _ => {}
         }
-        for index in 0..region.resumers() {
-            let name = CString::new(format!("imcharge resume {}", index + 1)).unwrap_or_default().into_raw();
+        let resumers = (0..region.resumers()).map(Process::Resume);
+        let events = (0..if wants_events() { region.event_workers() } else { 0 }).map(Process::Events);
+        for process in resumers.chain(events) {
+            let name = CString::new(process.to_string()).unwrap_or_default().into_raw();
             match k::fork_process(k::PROC_RPC, name, 1) {
                 pid if pid < 0 => return -1,
                 0 => {
                     if k::cfg_child_init() != 0 {
                         return -1;
                     }
-                    resume::work(index);
+                    resume::work(process);
                 }
                 _ => {}
             }

@@ -7,7 +7,7 @@ use super::callbacks;
 use super::guard::guard;
 use super::message::{Message, bytes};
 use super::{TM, Tm, bindings as k, parameters, with_worker};
-use crate::engine::facts::Invite;
+use crate::engine::facts::{Invite, Suspended};
 use crate::engine::worker::Refused;
 use std::ffi::{CString, c_char, c_int, c_uint, c_void};
 
@@ -16,13 +16,15 @@ const END_OF_SCRIPT: c_int = 0;
 
 /// Where the verdict goes on: a route of the script, or a function of the KEMI engine.
 #[derive(Clone, Copy)]
-enum Continuation {
+pub enum Continuation {
+    /// Place in the host's table of routes.
     Route(c_int),
+    /// Place in the host's table of KEMI functions.
     Function(c_int),
 }
 
 /// Marks a KEMI function in [`Suspended::route`].
-pub const FUNCTION: u64 = 1 << 32;
+const FUNCTION: u64 = 1 << 32;
 
 impl Continuation {
     /// By name. `None`: there is no such route.
@@ -44,6 +46,55 @@ impl Continuation {
         match self {
             Continuation::Route(at) => at as u64,
             Continuation::Function(at) => at as u64 | FUNCTION,
+        }
+    }
+
+    /// The one that a suspended transaction was given.
+    pub fn of(suspended: Suspended) -> Continuation {
+        match suspended.route & FUNCTION {
+            0 => Continuation::Route(suspended.route as c_int),
+            _ => Continuation::Function((suspended.route & !FUNCTION) as c_int),
+        }
+    }
+
+    /// The name that the script has for it.
+    fn name(self) -> Option<String> {
+        // SAFETY: the host's own tables, which no process changes after the start; entries of a list whose last points to
+        // its head, with texts of their length.
+        unsafe {
+            if let Continuation::Function(at) = self {
+                return k::sr_kemi_cbname_lookup_idx(at).as_ref().map(|name| text_of(name));
+            }
+            let Continuation::Route(at) = self else { return None };
+            let names = k::main_rt.names;
+            for bucket in 0..usize::try_from(names.size).unwrap_or(0) {
+                let head = names.table.add(bucket);
+                let mut entry = (*head).next;
+                while entry != head.cast() {
+                    if (*entry).u.n == at {
+                        return Some(text_of(&(*entry).key));
+                    }
+                    entry = (*entry).next;
+                }
+            }
+            None
+        }
+    }
+}
+
+/// # Safety
+/// A text of the host that lives for the call.
+unsafe fn text_of(text: &k::str_) -> String {
+    // SAFETY: by the caller's promise.
+    String::from_utf8_lossy(unsafe { bytes(text) }).into_owned()
+}
+
+impl std::fmt::Display for Continuation {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let name = self.name().unwrap_or_else(|| "?".into());
+        match self {
+            Continuation::Route(_) => write!(out, "route[{name}]"),
+            Continuation::Function(_) => write!(out, "{name}()"),
         }
     }
 }

@@ -2,12 +2,18 @@
 //!
 //! Their parameters have the names of the variables. A number that the host's 32 bits do not hold is a text.
 
-use super::bindings as k;
+use super::guard::guard;
 use super::variables::{NAMES, Value, values};
-use crate::engine::notice::{Kind, Notice};
+use super::{REGION, bindings as k, lifecycle};
+use crate::engine::notice::{Kind, Notice, Resumer};
+use crate::engine::script::{Process, Running};
 use crate::host::text::static_str;
 use std::ffi::{CString, c_int};
 use std::sync::OnceLock;
+use std::time::Duration;
+
+/// How long an event worker sleeps without looking up.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// Numbers of the two events, as the host gave them.
 static EVENTS: OnceLock<[k::event_id_t; 2]> = OnceLock::new();
@@ -28,8 +34,26 @@ pub fn register() -> bool {
     events.iter().all(|event| *event >= 0) && EVENTS.set(events).is_ok()
 }
 
+/// The life of event worker `index`; the host ends it by signal. It hands events to the host's transports, of which some
+/// may block: an event route waits in a pipe for one of the SIP processes to run it.
+pub unsafe extern "C" fn work(index: c_int) {
+    let Some(region) = REGION.get() else { return };
+    // SAFETY: this process was made for this.
+    unsafe { lifecycle::begin(c"imcharge events %d", index) };
+    let process = Process::Events(index as usize);
+    let mut resumer = Resumer::attach_to_events(region, index as usize);
+    let serve = |notice: &Notice<'_>| {
+        let _running = Running::begin(region, process, &format!("the transports of an event of {}", notice.call_id));
+        raise(notice);
+    };
+    loop {
+        resumer.wait(LOOK);
+        while guard(true, || resumer.next(serve)) {}
+    }
+}
+
 /// Raises the event of a notice in one of the host's workers, if anybody has subscribed.
-pub fn raise(notice: &Notice<'_>) {
+fn raise(notice: &Notice<'_>) {
     let Some([debited, failed]) = EVENTS.get() else { return };
     let event = match notice.kind {
         Kind::Debited { .. } => *debited,

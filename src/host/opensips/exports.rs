@@ -1,6 +1,6 @@
 //! What the host's loader looks for, and the tables behind it.
 
-use super::{bindings as k, frames, lifecycle, parameters, reserve, resume, variables};
+use super::{bindings as k, events, frames, lifecycle, parameters, reserve, resume, variables};
 use std::cell::UnsafeCell;
 use std::ffi::{CStr, c_char, c_int, c_void};
 
@@ -179,9 +179,10 @@ const fn processes(name: &'static CStr, function: k::mod_proc, count: u32) -> k:
 }
 
 /// The module's own processes.
-static PROCESSES: Table<[k::proc_export_; 3]> = Table::new([
+static PROCESSES: Table<[k::proc_export_; 4]> = Table::new([
     processes(c"imcharge supervisor", Some(lifecycle::supervisor), 1),
     processes(c"imcharge resume", Some(resume::work), 0),
+    processes(c"imcharge events", Some(events::work), 0),
     k::proc_export_ {
         name: std::ptr::null(),
         pre_fork_function: None,
@@ -192,8 +193,11 @@ static PROCESSES: Table<[k::proc_export_; 3]> = Table::new([
     },
 ]);
 
-/// How many resume workers there are. In mod_init: the host counts afterwards.
-pub fn set_resume_workers(count: u32) {
+/// Sets how many resume workers and event workers there are. In mod_init: the host counts afterwards.
+pub fn set_workers(resume: u32, events: u32) {
     // SAFETY: in the host's main process, before it looks.
-    unsafe { (*PROCESSES.0.get())[1].no = count };
+    unsafe {
+        let processes = &mut *PROCESSES.0.get();
+        (processes[1].no, processes[2].no) = (resume, events);
+    }
 }

@@ -5,7 +5,7 @@ use super::{REGION, TM, Tm, bindings as k, callbacks, connections, events, expor
 use super::{statistics, text, waiting};
 use crate::engine::region::Region;
 use crate::engine::supervisor::supervise;
-use std::ffi::{c_int, c_void};
+use std::ffi::{CStr, c_int, c_void};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Set by SIGTERM in the supervisor.
@@ -32,7 +32,7 @@ pub unsafe extern "C" fn initialise() -> c_int {
             log::error!("{error}");
             return -1;
         }
-        exports::set_resume_workers(config.resume_workers);
+        exports::set_workers(config.resume_workers, config.event_workers);
         connections::register();
         let all = [events::register, callbacks::register, waiting::register_timer, statistics::register, mi::register];
         if !all.iter().all(|register| register()) {
@@ -100,6 +100,18 @@ pub unsafe extern "C" fn supervisor(_: c_int) {
         end_with_the_host(libc::SIGTERM);
         supervise(region, &STOP);
         libc::_exit(0);
+    }
+}
+
+/// Names a process of the module, which ends with the host.
+///
+/// # Safety
+/// Only in a process that was made for this.
+pub unsafe fn begin(format: &'static CStr, index: c_int) {
+    // SAFETY: the host's own names for its processes; the format takes one number.
+    unsafe {
+        k::set_proc_attrs(format.as_ptr(), index + 1);
+        end_with_the_host(libc::SIGKILL);
     }
 }
 

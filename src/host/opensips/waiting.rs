@@ -14,6 +14,7 @@ use super::{REGION, TM, bindings as k, shared, text, variables};
 use crate::charge::event::InviteTransaction;
 use crate::engine::facts::Suspended;
 use crate::engine::notice::{Kind, Notice};
+use crate::engine::script::{Process, Running};
 use crate::engine::worker::Refused;
 use crate::host::text::static_str;
 use std::cell::{Cell, RefCell};
@@ -196,6 +197,13 @@ pub unsafe extern "C" fn on_verdict(_: c_int, block: *mut c_void) {
         let bytes = unsafe { shared::take_bytes(block) };
         let Some(notice) = Notice::from_bytes(&bytes) else { return };
         let Kind::Verdict { suspended, .. } = notice.kind else { return };
+        // SAFETY: the host's number of this process.
+        let process = usize::try_from(unsafe { k::process_no }).ok();
+        let place = REGION.get().zip(process).filter(|(region, process)| *process < region.processes());
+        let _running = place.map(|(region, process)| {
+            let name = format!("the route behind imcharge_reserve() for {}", notice.call_id);
+            Running::begin(region, Process::Host(process), &name)
+        });
         // SAFETY: this is a job of its own.
         variables::with(&notice, || unsafe { go_on(suspended.label, 1) });
     })

@@ -1,10 +1,11 @@
 //! What must be true, all the time and in the end.
 
-use super::{PROCESSES, RESUMERS, SECOND, What, World};
+use super::{PROCESSES, SECOND, What, World};
 use crate::call::{MERGED, Message};
 use imcharge::charge::policy::Settle;
 use imcharge::charge::tariff::{Per, Unit};
 use imcharge::engine::Engine;
+use imcharge::engine::region::Lane;
 use imcharge::engine::statistic::Statistic;
 use rusqlite::OptionalExtension;
 use std::cmp::Reverse;
@@ -63,10 +64,10 @@ impl World<'_> {
         let rings = (0..PROCESSES).all(|process| region.event_ring(process).used() == 0);
         let waits =
             [Statistic::SessionsActive, Statistic::OutboxDepth, Statistic::OutboxOldestAge, Statistic::HoldsStuck];
+        let told = region.queue(Lane::Verdicts).used() == 0;
         let quiet = waits.iter().all(|one| region.statistic(*one) == 0);
-        let taken = (0..RESUMERS as usize).all(|resumer| region.notice_ring(resumer).used() == 0);
         rings
-            && taken
+            && told
             && quiet
             && self.engine.is_some()
             && !self.queue.iter().any(|Reverse((_, _, what))| what.is_of_parties())

@@ -8,7 +8,7 @@ use imcharge::charge::time::Time;
 use imcharge::engine::Engine;
 use imcharge::engine::notice::{Kind, Outcome, Resumer};
 use imcharge::engine::record::Command;
-use imcharge::engine::region::{EngineState, Region};
+use imcharge::engine::region::{EngineState, Lane, Region};
 use imcharge::engine::statistic::Statistic;
 use imcharge::engine::store::SYNC_DELAY;
 use imcharge::engine::watchdog::{Action, Seen, Watchdog};
@@ -53,6 +53,7 @@ impl World<'_> {
             }
         };
         self.workers = (0..PROCESSES).map(|process| Worker::attach(&region, process)).collect();
+        self.resumers_block_until = [0; RESUMERS as usize];
         self.resumers = (0..RESUMERS as usize).map(|resumer| Resumer::attach(&region, resumer)).collect();
         self.tariffs.insert(region.instance(), self.config.tariff);
         let instance = region.instance();
@@ -223,15 +224,20 @@ impl World<'_> {
         }
     }
 
-    /// Verdicts let INVITEs go on, in any worker.
+    /// Verdicts let INVITEs go on, in any resume worker whose script does not block.
     pub(super) fn take_notices(&mut self) {
         let mut verdicts = Vec::new();
-        for resumer in &mut self.resumers {
+        let (now, mut is_any_free) = (self.machine.clock.get(), false);
+        for (resumer, _) in self.resumers.iter_mut().zip(self.resumers_block_until).filter(|(_, until)| *until <= now) {
+            is_any_free = true;
             while resumer.next(|notice| {
                 if let Kind::Verdict { suspended, result, .. } = notice.kind {
                     verdicts.push((suspended, result, notice.reason == "merged"));
                 }
             }) {}
+        }
+        if is_any_free && self.region().queue(Lane::Verdicts).used() > 0 {
+            self.wrong.push("a verdict waits while a resume worker is free".into());
         }
         for (suspended, result, is_merged) in verdicts {
             let number = suspended.index as usize;
@@ -329,6 +335,7 @@ impl World<'_> {
         let Some(region) = self.region.clone() else { return };
         self.tally.rings_full += region.statistic(Statistic::DroppedRingFull);
         self.tally.tables_full += region.statistic(Statistic::DroppedTableFull);
+        self.tally.verdicts_late += region.statistic(Statistic::DroppedResumeBusy);
     }
 }
 

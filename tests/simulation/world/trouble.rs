@@ -1,6 +1,6 @@
 //! What goes wrong, and how it is put right.
 
-use super::{Death, PROCESSES, SECOND, What, World, say};
+use super::{Death, PROCESSES, RESUMERS, SECOND, What, World, say};
 use crate::disk::{self, Sickness};
 use crate::elsewhere::DOORS;
 use imcharge::engine::statistic::Statistic;
@@ -29,7 +29,7 @@ impl World<'_> {
         self.tally.faults += 1;
         self.well_since = None;
         self.elsewhere.borrow_mut().disturb(false);
-        let kind = self.random.u8(0..18);
+        let kind = self.random.u8(0..19);
         say(format_args!("{} trouble {kind}", self.machine.clock.get()));
         match kind {
             // At some step of whoever runs then, also in the middle of a commit.
@@ -69,6 +69,17 @@ impl World<'_> {
             16 => {
                 self.next_start_takes = 30 * SECOND;
                 self.die_with_its_host(Death::Engine);
+            }
+            17 => {
+                // The script blocks in one resume worker, or in each.
+                let now = self.machine.clock.get();
+                let blocks = (0..RESUMERS as usize).map(|_| self.random.u64(0..20 * SECOND)).collect::<Vec<_>>();
+                let one = self.random.usize(0..2 * RESUMERS as usize);
+                for (at, time) in
+                    blocks.into_iter().enumerate().filter(|(at, _)| *at == one || one >= RESUMERS as usize)
+                {
+                    self.resumers_block_until[at] = now + time;
+                }
             }
             _ => self.for_a_while(|world| {
                 let fault = world.random.choice(FAULTS).unwrap_or_default();
@@ -122,6 +133,7 @@ impl World<'_> {
 
     pub(super) fn mend(&mut self) {
         self.is_ill = false;
+        self.resumers_block_until = [0; RESUMERS as usize];
         self.machine.crash_in.set(None);
         disk::on(|disk| disk.sickness = None);
         self.machine.deaf.borrow_mut().clear();

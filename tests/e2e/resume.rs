@@ -1,0 +1,206 @@
+//! A script that blocks: in the resume route of one caller, in all resume workers, in an event route.
+
+use super::parties::client::Reaction;
+use super::parties::eventually;
+use super::parties::kamailio::{Host, Kamailio, Setup};
+use super::{ALICE, HOST, Stage};
+use std::net::{SocketAddr, UdpSocket};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+const SOON: Duration = Duration::from_secs(10);
+
+/// What callers who are not blocked are promised.
+const PROMPT: Duration = Duration::from_secs(2);
+
+/// Who is not known to the ledger: answered 402 by the resume route, and nothing is left of the call.
+const STRANGER: &str = "sip:stranger@example.org";
+
+/// For whom the resume route sleeps.
+const SLOW: &str = "sip:slow@example.org";
+
+/// The shipped configuration, with a resume route that sleeps for one caller.
+fn sleeping(setup: Setup, seconds: u32) -> Setup {
+    let (pv, begin, sleep) = match setup.host {
+        Host::Kamailio => ("loadmodule \"pv.so\"", "route[CHARGED] {", format!("sleep(\"{seconds}\")")),
+        Host::OpenSips => ("loadmodule \"tm.so\"", "route[CHARGED] {", format!("sleep({seconds})")),
+    };
+    setup
+        .changed(pv, &format!("{pv}\nloadmodule \"cfgutils.so\""))
+        .changed(begin, &format!("{begin}\n    if ($fU == \"slow\") {sleep};"))
+}
+
+/// Invites as a subscriber, in a transaction of this number.
+fn invite(proxy: SocketAddr, socket: &UdpSocket, who: &str, number: u32) {
+    let own = socket.local_addr().expect("bound");
+    let text = format!(
+        "INVITE sip:deferred@im.example.org SIP/2.0\r\nVia: SIP/2.0/UDP {own};branch=z9hG4bKr{number};rport\r\n\
+         From: <{who}>;tag=r{number}\r\nTo: <sip:deferred@im.example.org>\r\nCall-ID: r{number}\r\nCSeq: 1 INVITE\r\n\
+         Max-Forwards: 9\r\nP-Asserted-Identity: <{who}>\r\nContact: <sip:r@{own}>\r\nContent-Length: 0\r\n\r\n"
+    );
+    socket.send_to(text.as_bytes(), proxy).expect("sent");
+}
+
+/// The next final answer that comes until then, acknowledged: the number of its transaction, and its status.
+fn answer(proxy: SocketAddr, socket: &UdpSocket, until: Instant) -> Option<(u32, u16)> {
+    let own = socket.local_addr().expect("bound");
+    let mut octets = [0; 4096];
+    loop {
+        let left = until.checked_duration_since(Instant::now()).filter(|left| !left.is_zero())?;
+        socket.set_read_timeout(Some(left)).expect("a time-out can be set");
+        let Ok(length) = socket.recv(&mut octets) else { continue };
+        let text = String::from_utf8_lossy(&octets[..length]).into_owned();
+        let header = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default().trim();
+        let status = text.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0);
+        let number = header("Call-ID: r").parse().ok();
+        if let (Some(number), 200..) = (number, status) {
+            let ack = format!(
+                "ACK sip:deferred@im.example.org SIP/2.0\r\nVia: SIP/2.0/UDP {own};branch=z9hG4bKr{number};rport\r\n\
+                 From: {}\r\nTo: {}\r\nCall-ID: r{number}\r\nCSeq: 1 ACK\r\nMax-Forwards: 9\r\nContent-Length: 0\r\n\r\n",
+                header("From:"),
+                header("To:")
+            );
+            socket.send_to(ack.as_bytes(), proxy).expect("sent");
+            return Some((number, status));
+        }
+    }
+}
+
+fn socket() -> UdpSocket {
+    UdpSocket::bind("127.0.0.1:0").expect("a socket")
+}
+
+/// Invites at this rate for a while; asserts that each gets this final answer, and in time.
+#[track_caller]
+fn all_are_answered(kamailio: &Kamailio, rate: u32, lasts: Duration, wanted: u16) {
+    let (proxy, socket) = (kamailio.sip, socket());
+    let count = (f64::from(rate) * lasts.as_secs_f64()) as u32;
+    // No two calls of one proxy have the same number.
+    static FIRST: AtomicU32 = AtomicU32::new(1000);
+    let first = FIRST.fetch_add(count, Ordering::Relaxed);
+    let (started, step) = (Instant::now(), Duration::from_secs(1) / rate);
+    let due = |number: u32| started + step * (number - first);
+    let answers: Vec<_> = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for number in first..first + count {
+                std::thread::sleep(due(number).saturating_duration_since(Instant::now()));
+                invite(proxy, &socket, STRANGER, number);
+            }
+        });
+        let next = || answer(proxy, &socket, due(first + count) + PROMPT).map(|answer| (answer, Instant::now()));
+        std::iter::from_fn(next).take(count as usize).collect()
+    });
+    let late = answers.iter().map(|((number, _), at)| at.saturating_duration_since(due(*number)));
+    let longest = late.max().unwrap_or_default();
+    assert_eq!(answers.len(), count as usize, "each is answered once\n{}", kamailio.log());
+    assert!(longest < PROMPT, "one waited {longest:?}\n{}", kamailio.log());
+    let others: Vec<_> = answers.iter().filter(|((_, status), _)| *status != wanted).collect();
+    assert!(others.is_empty(), "{others:?}\n{}", kamailio.log());
+}
+
+/// One retrieval from end to end.
+fn retrieve(stage: &Stage, texts: usize) {
+    let mut client = stage.bound(|_| {});
+    assert_eq!(client.take(texts, Reaction::Answer(200)).len(), texts);
+    assert_eq!(client.bye(), 200);
+}
+
+fn becomes(kamailio: &Kamailio, name: &str, value: i64) {
+    let found = eventually(SOON, || kamailio.statistic(name) == value);
+    assert!(found, "{name} is {}\n{}", kamailio.statistic(name), kamailio.log());
+}
+
+#[test]
+pub fn a_resume_route_that_blocks_for_one_caller_delays_nobody_else() {
+    let stage = Stage::new(|setup| sleeping(setup, 15));
+    let kamailio = &stage.kamailio;
+    kamailio.set_account(ALICE, 100);
+    let _server = stage.server(&["one"], |_| {});
+    let slow = socket();
+    invite(kamailio.sip, &slow, SLOW, 1);
+    becomes(kamailio, "resume_workers_stuck", 1);
+    all_are_answered(kamailio, 150, Duration::from_secs(6), 402);
+    retrieve(&stage, 1);
+    stage.expect(ALICE, 99, 0, 1);
+    // Named while it lasts and when it is over, and answered once.
+    assert_eq!(kamailio.statistic("resume_workers_stuck"), 1, "{}", kamailio.log());
+    let log = kamailio.log();
+    let (process, route) = match HOST.get() {
+        Host::Kamailio => ("imcharge resume", "route[CHARGED] for r1"),
+        Host::OpenSips => ("process", "the route behind imcharge_reserve() for r1"),
+    };
+    let names = |line: &str, end: &str| line.contains(process) && line.contains(&format!("{route} {end}"));
+    assert_eq!(log.lines().filter(|line| names(line, "for more than a second")).count(), 1, "{log}");
+    let until = Instant::now() + Duration::from_secs(20);
+    assert_eq!(answer(kamailio.sip, &slow, until), Some((1, 402)), "{}", kamailio.log());
+    becomes(kamailio, "resume_workers_stuck", 0);
+    let log = kamailio.log();
+    assert_eq!(log.lines().filter(|line| names(line, "after 15")).count(), 1, "{log}");
+    let one = |name: &str| kamailio.statistic(name);
+    assert_eq!((one("slow_runs"), one("dropped_resume_busy"), one("dropped_verdicts")), (1, 0, 0));
+    assert_eq!(answer(kamailio.sip, &slow, Instant::now() + PROMPT), None, "it is not run again");
+}
+
+#[test]
+fn with_all_resume_workers_blocked_invites_are_refused_in_time_and_the_rest_goes_on() {
+    let stage = Stage::new(|setup| sleeping(setup, 10));
+    let kamailio = &stage.kamailio;
+    kamailio.set_account(ALICE, 100);
+    let _server = stage.server(&["one", "two"], |_| {});
+    let mut open = stage.bound(|_| {});
+    let slow = socket();
+    (1..=2).for_each(|number| invite(kamailio.sip, &slow, SLOW, number));
+    becomes(kamailio, "resume_workers_stuck", 2);
+    all_are_answered(kamailio, 100, Duration::from_secs(2), 503);
+    assert_eq!(kamailio.statistic("dropped_resume_busy"), 200);
+    // Debits, releases, timers and commands need no script.
+    assert_eq!(open.take(2, Reaction::Answer(200)).len(), 2);
+    stage.until_debited(ALICE, 2);
+    assert_eq!(open.bye(), 200);
+    stage.expect(ALICE, 98, 0, 2);
+    assert_eq!(kamailio.statistic("resume_workers_stuck"), 2, "{}", kamailio.log());
+    let log = kamailio.log();
+    let lines = log.lines().filter(|line| line.contains("all 2 resume workers are stuck in the script"));
+    assert_eq!(lines.count(), 1, "{log}");
+    let until = Instant::now() + Duration::from_secs(15);
+    let answers: Vec<_> = (0..2).filter_map(|_| answer(kamailio.sip, &slow, until)).collect();
+    assert_eq!(answers.iter().filter(|(_, status)| *status == 402).count(), 2, "{answers:?}\n{}", kamailio.log());
+    // Back by itself.
+    becomes(kamailio, "resume_workers_stuck", 0);
+    all_are_answered(kamailio, 100, Duration::from_secs(1), 402);
+    retrieve(&stage, 2);
+    stage.expect(ALICE, 96, 0, 4);
+    assert_eq!((kamailio.statistic("slow_runs"), kamailio.statistic("engine_restarts")), (2, 0));
+}
+
+#[test]
+fn a_slow_event_route_delays_no_verdict_and_what_it_cannot_follow_is_skipped_and_counted() {
+    const CLIENTS: usize = 10;
+    const MESSAGES: usize = 600;
+    let stage = Stage::new(|setup| {
+        let (pv, begin) = ("loadmodule \"pv.so\"", "event_route[imcharge:debited] {");
+        setup
+            .changed(pv, &format!("{pv}\nloadmodule \"cfgutils.so\""))
+            .changed("\"CHARGED\", \"10\"", &format!("\"CHARGED\", \"{MESSAGES}\""))
+            .changed(begin, &format!("{begin}\n    usleep(\"1500000\");"))
+    });
+    let kamailio = &stage.kamailio;
+    let paid = (CLIENTS * MESSAGES) as i64;
+    kamailio.set_account(ALICE, 2 * paid);
+    let texts = vec!["x"; MESSAGES];
+    let _server = stage.server(&texts, |_| {});
+    std::thread::scope(|scope| {
+        (0..CLIENTS).for_each(|_| drop(scope.spawn(|| retrieve(&stage, MESSAGES))));
+        all_are_answered(kamailio, 20, Duration::from_secs(8), 402);
+    });
+    stage.until_debited(ALICE, paid as usize);
+    stage.expect(ALICE, paid, 0, paid);
+    // Every debit has had its run, waits for it, or was skipped.
+    let skipped = kamailio.statistic("dropped_notices");
+    assert!(skipped > 0 && skipped < paid, "{skipped} of {paid}\n{}", kamailio.log());
+    becomes(kamailio, "event_workers_stuck", 1);
+    assert!(kamailio.statistic("slow_runs") > 0);
+    assert_eq!((kamailio.statistic("resume_workers_stuck"), kamailio.statistic("dropped_resume_busy")), (0, 0));
+    let name = "imcharge events 1 has been in event_route[imcharge:debited] for call";
+    assert!(kamailio.log().contains(name), "{}", kamailio.log());
+}
