@@ -7,7 +7,7 @@ use super::clock;
 use super::region::{EngineState, Region};
 use super::run;
 use super::statistic::Statistic;
-use super::watchdog::{Action, Seen, Watchdog};
+use super::watchdog::{Action, Ended, Seen, Watchdog};
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 use std::sync::Arc;
@@ -20,16 +20,18 @@ pub fn supervise(region: &Arc<Region>, stop: &AtomicBool) {
     let mut watchdog = Watchdog::new(clock::now());
     let mut engine: Option<libc::pid_t> = None;
     loop {
-        let ended = engine.and_then(|pid| wait_for(pid).map(|how| (pid, how)));
         let stop = stop.load(Ordering::Relaxed);
-        if let Some((pid, how)) = ended {
+        let mut ended = None;
+        if let Some((pid, how)) = engine.and_then(|pid| wait_for(pid).map(|how| (pid, how))) {
             engine = None;
+            let was_killed = how.is_some_and(|how| how.signal().is_some());
+            ended = Some(if was_killed { Ended::Killed } else { Ended::Failed });
             if !stop {
                 report_end(region, pid, how);
             }
         }
         let (beats, is_ready) = (region.beats(), region.engine_is_ready());
-        match watchdog.look(Seen { beats, is_ready, has_ended: engine.is_none(), stop }, clock::now()) {
+        match watchdog.look(Seen { beats, is_ready, ended, stop }, clock::now()) {
             Action::Nothing => {}
             Action::Return => return,
             Action::Start => match start_engine(region) {

@@ -28,14 +28,17 @@ pub const START_SILENCE_MAX: Duration = Duration::from_secs(120);
 /// How long a stopping engine may take in all. What it has not settled then, the next one settles.
 pub const STOP_PATIENCE: Duration = Duration::from_millis(4300);
 
-/// The longest wait before another start.
+/// The longest wait after a start that has failed.
 pub const BACK_OFF_MAX: Duration = Duration::from_secs(5);
 
-/// The shortest one, after an engine that did not live for [`LIVED`].
+/// The longest wait after an engine that was killed, or was ready, and did not work for [`WORKED`].
+const SHORT_BACK_OFF_MAX: Duration = Duration::from_millis(400);
+
+/// The shortest wait, unless there is none.
 const BACK_OFF_MIN: Duration = Duration::from_millis(100);
 
 /// An engine that has worked for so long did not die of its start: the next one is started at once.
-const LIVED: Duration = Duration::from_secs(1);
+const WORKED: Duration = Duration::from_secs(1);
 
 /// How often the supervisor looks.
 pub const LOOK: Duration = Duration::from_millis(100);
@@ -53,10 +56,19 @@ pub struct Seen {
     pub beats: u64,
     /// Whether it has finished its start.
     pub is_ready: bool,
-    /// Whether its process has ended.
-    pub has_ended: bool,
+    /// How its process has ended; `None`: it has not.
+    pub ended: Option<Ended>,
     /// Whether the host is being stopped.
     pub stop: bool,
+}
+
+/// How an engine has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// By itself: it could not start, or not continue.
+    Failed,
+    /// By a signal.
+    Killed,
 }
 
 /// What the supervisor does after a look.
@@ -117,15 +129,15 @@ impl Watchdog {
     pub fn look(&mut self, seen: Seen, now: Time) -> Action {
         let passed = Duration::from_micros(now.micros_since(self.looked_at)).min(LOOK_MAX);
         self.looked_at = now;
+        if let (State::Watching(_) | State::Killing { .. }, Some(ended)) = (&self.state, seen.ended) {
+            self.ended(ended);
+            return Action::Nothing;
+        }
         match &mut self.state {
             State::Waiting(_) if seen.stop => Action::Return,
             State::Waiting(left) => {
                 *left = left.saturating_sub(passed);
                 if left.is_zero() { Action::Start } else { Action::Nothing }
-            }
-            State::Watching(_) | State::Killing { .. } if seen.has_ended => {
-                self.ended();
-                Action::Nothing
             }
             State::Killing { .. } => Action::Nothing,
             State::Watching(watch) => {
@@ -160,16 +172,15 @@ impl Watchdog {
         }
     }
 
-    fn ended(&mut self) {
-        let has_worked = match &self.state {
-            State::Watching(watch) => watch.is_ready && watch.worked >= LIVED,
-            State::Killing { was_ready } => *was_ready,
-            State::Waiting(_) => false,
+    fn ended(&mut self, ended: Ended) {
+        let (was_ready, has_worked) = match &self.state {
+            State::Watching(watch) => (watch.is_ready, watch.worked >= WORKED),
+            State::Killing { was_ready } => (*was_ready, *was_ready),
+            State::Waiting(_) => (false, false),
         };
-        self.back_off = match has_worked {
-            true => Duration::ZERO,
-            false => (self.back_off * 2).clamp(BACK_OFF_MIN, BACK_OFF_MAX),
-        };
+        let has_failed = ended == Ended::Failed && !was_ready;
+        let most = if has_failed { BACK_OFF_MAX } else { SHORT_BACK_OFF_MAX };
+        self.back_off = if has_worked { Duration::ZERO } else { (self.back_off * 2).clamp(BACK_OFF_MIN, most) };
         self.state = State::Waiting(self.back_off);
     }
 }
@@ -211,7 +222,7 @@ mod tests {
 
     impl Run {
         fn new() -> Run {
-            let seen = Seen { beats: 0, is_ready: false, has_ended: false, stop: false };
+            let seen = Seen { beats: 0, is_ready: false, ended: None, stop: false };
             Run { watchdog: Watchdog::new(Time(0)), now: Time(0), seen }
         }
 
@@ -225,7 +236,7 @@ mod tests {
         }
 
         fn start(&mut self) {
-            self.seen.has_ended = false;
+            self.seen.ended = None;
             self.seen.is_ready = false;
             self.watchdog.started(self.seen.beats);
         }
@@ -270,7 +281,7 @@ mod tests {
             assert!(matches!(killed, Some((Action::KillSilent(_), after)) if after < 11 * SECOND), "{killed:?}");
             // It is killed once, however long it takes to end.
             assert_eq!(run.within(60 * SECOND), None);
-            run.seen.has_ended = true;
+            run.seen.ended = Some(Ended::Failed);
             assert_eq!(run.after(LOOK), Action::Nothing);
             let started = run.within(SECOND);
             assert!(matches!(started, Some((Action::Start, after)) if after < SECOND), "{started:?}");
@@ -314,7 +325,7 @@ mod tests {
         let mut waits = Vec::new();
         for _ in 0..10 {
             run.start();
-            run.seen.has_ended = true;
+            run.seen.ended = Some(Ended::Failed);
             assert_eq!(run.after(Duration::from_millis(1)), Action::Nothing);
             waits.push(run.within(10 * SECOND).map(|(action, after)| {
                 assert_eq!(action, Action::Start);
@@ -327,9 +338,22 @@ mod tests {
         run.seen.is_ready = true;
         run.seen.beats += 1;
         assert_eq!(run.within(2 * SECOND), None);
-        run.seen.has_ended = true;
+        run.seen.ended = Some(Ended::Failed);
         assert_eq!(run.after(LOOK), Action::Nothing);
         assert_eq!(run.after(Duration::ZERO), Action::Start, "one that has worked is followed at once");
+    }
+
+    #[test]
+    fn engines_that_are_killed_in_their_start_are_followed_soon() {
+        let mut run = Run::new();
+        assert_eq!(run.after(Duration::ZERO), Action::Start);
+        for _ in 0..10 {
+            run.start();
+            run.seen.ended = Some(Ended::Killed);
+            assert_eq!(run.after(LOOK), Action::Nothing);
+            let started = run.within(SECOND);
+            assert!(matches!(started, Some((Action::Start, _))), "{started:?}");
+        }
     }
 
     #[test]
@@ -341,10 +365,10 @@ mod tests {
             if run.after(patience) == Action::Start {
                 starts += 1;
                 run.start();
-                (run.seen.is_ready, run.seen.has_ended) = (true, true);
+                (run.seen.is_ready, run.seen.ended) = (true, Some(Ended::Failed));
             }
         }
-        assert!((5..30).contains(&starts), "{starts} in a minute");
+        assert!((5..200).contains(&starts), "{starts} in a minute");
     }
 
     #[test]
@@ -355,7 +379,7 @@ mod tests {
         let killed = run.within(20 * SECOND);
         assert!(matches!(killed, Some((Action::KillStopping, after)) if after < 5 * SECOND), "{killed:?}");
         assert_eq!(run.within(SECOND), None, "it is killed once");
-        run.seen.has_ended = true;
+        run.seen.ended = Some(Ended::Failed);
         assert_eq!(run.after(LOOK), Action::Nothing);
         assert_eq!(run.after(LOOK), Action::Return);
         // A stop during a back-off does not wait for it.

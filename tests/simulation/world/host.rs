@@ -11,7 +11,7 @@ use imcharge::engine::record::Command;
 use imcharge::engine::region::{EngineState, Lane, Region};
 use imcharge::engine::statistic::Statistic;
 use imcharge::engine::store::SYNC_DELAY;
-use imcharge::engine::watchdog::{Action, Seen, Watchdog};
+use imcharge::engine::watchdog::{Action, Ended, Seen, Watchdog};
 use imcharge::engine::worker::Worker;
 use imcharge::simulate::machine::Crash;
 use std::cmp::Reverse;
@@ -67,7 +67,9 @@ impl World<'_> {
     pub(super) fn supervise(&mut self, instance: u64) {
         let Some(region) = self.region.clone().filter(|region| region.instance() == instance) else { return };
         let has_ended = self.engine.is_none() && !self.starts;
-        let seen = Seen { beats: region.beats(), is_ready: region.engine_is_ready(), has_ended, stop: false };
+        let is_failing = region.engine_state() == EngineState::StoreFailing;
+        let ended = has_ended.then_some(if is_failing { Ended::Failed } else { Ended::Killed });
+        let seen = Seen { beats: region.beats(), is_ready: region.engine_is_ready(), ended, stop: false };
         match self.watchdog.look(seen, Time(self.machine.clock.get())) {
             Action::Start => {
                 region.engine_begins();
