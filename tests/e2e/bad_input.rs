@@ -1,6 +1,7 @@
 //! Wrong parameters, hostile messages, a ledger that cannot be used: each has its line and its number.
 
 use super::parties::client::Reaction;
+use super::parties::eventually;
 use super::parties::kamailio::{Kamailio, Setup};
 use super::{ALICE, Stage, setup};
 use std::io::Write;
@@ -100,6 +101,9 @@ pub fn a_full_table_refuses_new_sessions_and_keeps_the_old_ones() {
     let mut fourth = stage.client(ALICE, |_| {});
     assert_eq!(fourth.invite(), 503);
     assert!(stage.kamailio.statistic("dropped_table_full") >= 1);
+    let line = format!("no charging for {}: -3", fourth.call_id);
+    let logged = || stage.kamailio.log().contains(&line);
+    assert!(eventually(Duration::from_secs(5), logged), "{line}\n{}", stage.kamailio.log());
     stage.expect(ALICE, 70, 30, 0);
     assert_eq!(open.remove(0).bye(), 200);
     stage.expect(ALICE, 80, 20, 0);
