@@ -8,7 +8,7 @@ mod parties;
 
 use parties::client::{ImClient, Options as ClientOptions, Reaction};
 use parties::server::{ImServer, Options as ServerOptions};
-use parties::{Events, eventually};
+use parties::{Events, eventually, send_signal};
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -154,7 +154,7 @@ impl<'a> Proxy<'a> {
 
     /// Ends it as its service does: SIGTERM to every process of it.
     fn stop(mut self) {
-        let _ = Command::new("kill").args(["-s", "TERM", "--", &format!("-{}", self.child.id())]).status();
+        send_signal("TERM", -i64::from(self.child.id()));
         let ended = eventually(Duration::from_secs(10), || self.child.try_wait().ok().flatten().is_some());
         assert!(ended, "it does not end\n{}", self.log());
     }
@@ -163,8 +163,7 @@ impl<'a> Proxy<'a> {
 impl Drop for Proxy<'_> {
     fn drop(&mut self) {
         if self.child.try_wait().ok().flatten().is_none() {
-            let group = format!("-{}", self.child.id());
-            let _ = Command::new("kill").args(["-s", "KILL", "--", &group]).stderr(Stdio::null()).status();
+            send_signal("KILL", -i64::from(self.child.id()));
             let _ = self.child.wait();
         }
     }

@@ -1,7 +1,7 @@
 //! The proxy with the module, on free ports and in a folder of its own; gone when it is dropped: the stock Kamailio, or an
 //! OpenSIPS where the setup says so.
 
-use super::{eventually, opensips};
+use super::{eventually, opensips, send_signal};
 use rusqlite::{Connection, OpenFlags};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::unix::process::CommandExt;
@@ -277,8 +277,7 @@ impl Kamailio {
 
     /// Sends a signal to one process of this proxy, or to all of them.
     pub fn signal(&self, signal: &str, pid: Option<u32>) {
-        let target = pid.map_or(format!("-{}", self.child.id()), |pid| pid.to_string());
-        let _ = Command::new("kill").args(["-s", signal, "--", &target]).stderr(Stdio::null()).status();
+        send_signal(signal, pid.map_or(-i64::from(self.child.id()), i64::from));
     }
 
     /// Ends it with SIGTERM; how it ended and how long that took.

@@ -15,6 +15,7 @@ pub mod sip;
 use std::fs::OpenOptions;
 use std::io::{self, Write};
 use std::path::Path;
+use std::process::{Command, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -93,6 +94,14 @@ pub fn unique() -> u64 {
     // Ids of another process must not come again: the clock of the start tells them apart.
     static START: std::sync::LazyLock<u64> = std::sync::LazyLock::new(unix_micros);
     *START * 1000 + next
+}
+
+/// Sends a signal (`TERM`) to a process, or to a group where the number is negative. The shell's own `kill` does it: a
+/// small Debian has no program of that name.
+pub fn send_signal(signal: &str, target: i64) {
+    let script = ["-c", "kill -s \"$1\" -- \"$2\"", "sh", signal, &target.to_string()];
+    // A process that has gone already needs none.
+    let _ = Command::new("sh").args(script).stderr(Stdio::null()).status();
 }
 
 /// Waits until `done` says so. `false`: not within the time.

@@ -1,6 +1,6 @@
 //! What goes over a port, as dumpcap writes it down and tshark reads it afterwards.
 
-use super::parties::eventually;
+use super::parties::{eventually, send_signal};
 use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::process::{Child, Command, Stdio};
@@ -25,7 +25,7 @@ impl Process {
 
     /// Sends it a signal that ends it, and waits for that.
     pub fn signal(&mut self, signal: &str) {
-        let _ = Command::new("kill").args(["-s", signal, &self.0.id().to_string()]).status();
+        send_signal(signal, i64::from(self.0.id()));
         let _ = self.0.wait();
     }
 }
