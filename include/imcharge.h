@@ -61,7 +61,8 @@
 // imcharge_on_invite: the engine does not run.
 #define IMCHARGE_INVITE_ENGINE_DOWN -2
 
-// imcharge_on_invite: the ring of this worker or the table of sessions is full.
+// imcharge_on_invite: the ring of this worker or the table of sessions is full, or a verdict has waited for its
+// taker for more than a second.
 #define IMCHARGE_INVITE_FULL -3
 
 // imcharge_on_msrp: the frame must not go on; it is beyond the grant.
@@ -366,8 +367,9 @@ int32_t imcharge_detach(struct imcharge_worker *worker);
 // Returns: IMCHARGE_OK; IMCHARGE_BAD_HANDLE if this process has closed it already. Any process.
 int32_t imcharge_close(struct imcharge_handle *handle);
 
-// Attaches a taker of verdicts: a process, or a thread, that lets waiting INVITEs go on. Every index from 0 to
-// the parameter `resume_workers` (2) must have its taker: each gets a part of the verdicts.
+// Attaches a taker of verdicts: a process, or a thread, that lets waiting INVITEs go on. There can be as many as
+// the parameter `resume_workers` (2) says; the next verdict goes to whichever asks first. While a verdict has
+// waited for more than a second, imcharge_on_invite returns IMCHARGE_INVITE_FULL.
 //
 // Parameters:
 //   handle       the handle, not NULL.
@@ -389,8 +391,8 @@ int32_t imcharge_resumer_attach(struct imcharge_handle *handle, uint32_t index, 
 // one that attached it. One thread at a time. It waits: not for a process that serves SIP.
 int32_t imcharge_next_verdict(struct imcharge_resumer *resumer, uint32_t timeout_ms, struct imcharge_verdict *verdict);
 
-// Detaches a taker of verdicts and frees its handle. Verdicts that it has not taken wait for the next one that
-// attaches with its index.
+// Detaches a taker of verdicts and frees its handle. Verdicts that it has not taken go to the others, or wait for
+// the next one that attaches.
 //
 // Parameters:
 //   resumer      the taker, not NULL.

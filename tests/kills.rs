@@ -6,6 +6,8 @@
 //! session. A teller puts the numbers 1, 2, 3, … on an account, each by a record of its own: one that is lost, read
 //! twice or torn shows in the sum. How far each came stands in memory that outlives it.
 //!
+//! And takers of one queue, as the resume workers are: each record is taken by one of them or dies with its taker.
+//!
 //! It has no test harness around it: only a process of one thread may fork and go on as it likes.
 
 use imcharge::engine;
@@ -14,7 +16,7 @@ use imcharge::engine::config::Config;
 use imcharge::engine::facts::{Answer, Dialog, Frame, Invitation, Invite, Suspended};
 use imcharge::engine::notice::Resumer;
 use imcharge::engine::record::{Command, Record};
-use imcharge::engine::region::Region;
+use imcharge::engine::region::{Lane, Region};
 use imcharge::engine::report;
 use imcharge::engine::ring::Ring;
 use imcharge::engine::statistic::Statistic;
@@ -22,7 +24,7 @@ use imcharge::engine::worker::{Passage, Worker};
 use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 const WORKERS: usize = 2;
@@ -53,18 +55,6 @@ struct Progress {
 }
 
 impl Progress {
-    /// One for each writer, shared with the processes forked from now on.
-    fn shared() -> &'static [Progress] {
-        let size = size_of::<Progress>() * WRITERS;
-        let (access, kind) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED | libc::MAP_ANONYMOUS);
-        // SAFETY: a new mapping, zeroed and never unmapped; zeros are a valid Progress. Its start is that of a page.
-        unsafe {
-            let start = libc::mmap(std::ptr::null_mut(), size, access, kind, -1, 0);
-            assert_ne!(start, libc::MAP_FAILED, "no memory");
-            std::slice::from_raw_parts(start.cast(), WRITERS)
-        }
-    }
-
     fn done(&self) -> u64 {
         self.done.load(Ordering::SeqCst)
     }
@@ -88,6 +78,20 @@ impl Progress {
             self.done.store(claimed, Ordering::SeqCst);
         }
         (claimed != 0, self.inside.swap(0, Ordering::SeqCst) == 1)
+    }
+}
+
+/// What the processes forked from now on share.
+///
+/// # Safety
+/// `T` is valid as zeros, and made of atomics.
+unsafe fn shared<T>(count: usize) -> &'static [T] {
+    let (access, kind) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED | libc::MAP_ANONYMOUS);
+    // SAFETY: a new mapping, zeroed and never unmapped, which begins with a page; for T by the caller's promise.
+    unsafe {
+        let start = libc::mmap(std::ptr::null_mut(), size_of::<T>() * count, access, kind, -1, 0);
+        assert_ne!(start, libc::MAP_FAILED, "no memory");
+        std::slice::from_raw_parts(start.cast(), count)
     }
 }
 
@@ -278,7 +282,7 @@ fn tell(region: &Arc<Region>, at: usize, progress: &Progress) {
     }
 }
 
-/// Takes what the engine tells: without anybody to take it, it would read no more.
+/// Takes what the engine tells: while nobody takes it, no session is let in.
 fn take_notices(resumers: &mut [Resumer]) {
     for resumer in resumers {
         while resumer.next(|_| ()) {}
@@ -390,7 +394,8 @@ fn run() {
         ..Config::default()
     };
     let region = Region::create(config, WRITERS).unwrap_or_else(|error| panic!("{error}"));
-    let progress = Progress::shared();
+    // SAFETY: four atomics.
+    let progress = unsafe { shared::<Progress>(WRITERS) };
     let engine = start_engine(&region);
     for at in WORKERS..WRITERS {
         let mut worker = Worker::attach(&region, at);
@@ -412,11 +417,88 @@ fn run() {
     assert!(kills.writers > 200 && kills.inside > 0 && kills.engines > 10, "too little was killed");
 }
 
+/// How long those who take from a queue are killed.
+const KILLING_TAKERS: Duration = Duration::from_secs(2);
+
+/// Records that are published meanwhile at most.
+const RECORDS: usize = 4_000_000;
+
+/// The content of a record of a queue: its number, and octets that follow from it.
+fn content(number: u64) -> Vec<u8> {
+    let mut content = number.to_le_bytes().to_vec();
+    content.resize(8 + (number % 300) as usize, number as u8);
+    content
+}
+
+/// A taker's life: takes records without an end, and notes each that it has.
+fn take(region: &Region, taken: &[AtomicU32]) {
+    let (queue, mut record) = (region.queue(Lane::Verdicts), Vec::new());
+    loop {
+        while queue.take(&mut record) {
+            let number = u64::from_le_bytes(record[..8].try_into().expect("eight octets"));
+            assert_eq!(record, content(number), "a record is not what was published");
+            taken[number as usize].fetch_add(1, Ordering::SeqCst);
+        }
+        std::thread::yield_now();
+    }
+}
+
+/// Kills those who take from one queue: none takes what another has, none delays another, and each takes at most one
+/// record with it.
+fn kill_takers() {
+    let state = tempfile::tempdir().expect("a folder");
+    let config = Config { state_dir: state.path().to_owned(), ..Config::default() };
+    let region = Region::create(config, 1).unwrap_or_else(|error| panic!("{error}"));
+    // SAFETY: atomics.
+    let taken = unsafe { shared::<AtomicU32>(RECORDS) };
+    let start = || Some(Child::fork(|| take(&region, taken)));
+    let mut takers = [(); 3].map(|()| start());
+    let (queue, started, mut dice) = (region.queue(Lane::Verdicts), Instant::now(), Dice(clock::now().0 | 1));
+    let (mut published, mut kills, mut next_kill) = (0, 0, Instant::now());
+    while started.elapsed() < KILLING_TAKERS && published < RECORDS as u64 {
+        match queue.write_at(queue.head(), &content(published)) {
+            Ok(head) => {
+                queue.publish(head, clock::now());
+                published += 1;
+            }
+            Err(_) => std::thread::yield_now(),
+        }
+        if Instant::now() > next_kill {
+            let taker = &mut takers[dice.roll(3) as usize];
+            taker.take().into_iter().for_each(Child::kill);
+            *taker = start();
+            kills += 1;
+            next_kill = Instant::now() + Duration::from_micros(dice.roll(4000));
+        }
+    }
+    // Whoever lives takes the rest.
+    let emptied = Instant::now();
+    while queue.used() > 0 {
+        assert!(emptied.elapsed() < Duration::from_secs(30), "nobody takes what is left");
+        std::thread::yield_now();
+    }
+    std::thread::sleep(Duration::from_millis(50));
+    takers.into_iter().flatten().for_each(Child::kill);
+    let times = |wanted: fn(u32) -> bool| {
+        taken[..published as usize].iter().filter(|times| wanted(times.load(Ordering::SeqCst))).count()
+    };
+    let (lost, twice) = (times(|times| times == 0), times(|times| times > 1));
+    println!("kills: {kills} of takers; {published} records published, {lost} taken along");
+    region.remove_file();
+    assert_eq!(twice, 0, "taken twice");
+    assert!(lost <= kills, "{lost} are lost with {kills} takers");
+    assert!(kills > 100 && published > 10_000, "too little was killed");
+}
+
 fn main() {
     let started = Instant::now();
-    let passed = std::panic::catch_unwind(run).is_ok();
-    let (word, counts) = if passed { ("ok", "1 passed; 0 failed") } else { ("FAILED", "0 passed; 1 failed") };
+    let passed = [run, kill_takers].map(|case| std::panic::catch_unwind(case).is_ok());
+    let failed = passed.iter().filter(|passed| !**passed).count();
+    let (word, passed) = (if failed == 0 { "ok" } else { "FAILED" }, passed.len() - failed);
     // In the words of cargo's own runner: scripts/test.sh adds them up.
-    println!("test result: {word}. {counts}; finished in {:.2}s", started.elapsed().as_secs_f64());
-    std::process::exit(i32::from(!passed));
+    println!(
+        "test result: {word}. {passed} passed; {failed} failed; finished in {:.2}s",
+        started.elapsed().as_secs_f64()
+    );
+    std::process::exit(i32::from(failed > 0));
 }

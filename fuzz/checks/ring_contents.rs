@@ -1,4 +1,4 @@
-//! Shared memory with anything in it: a process that was killed, or has gone mad, leaves what it leaves. Rings, records,
+//! Shared memory with anything in it: a process that was killed, or has gone mad, leaves what it leaves. Rings, queues, records,
 //! notices and the grant table never lead out of their memory, never panic, and never loop.
 
 use super::{Choices, lies_in};
@@ -10,12 +10,16 @@ use imcharge::charge::tariff::{Per, Quota, Tariff};
 use imcharge::charge::time::Time;
 use imcharge::engine::grant::{Binding, Gate, Index, Inserted, Opening, Slot, Table};
 use imcharge::engine::notice::Notice;
+use imcharge::engine::queue::Queue;
 use imcharge::engine::record::Record;
 use imcharge::engine::ring::{Ends, RECORD_MAX, Ring};
 use std::sync::atomic::{AtomicU32, AtomicU64};
 
 /// The smallest ring there is.
 const SIZE: usize = 2 * RECORD_MAX;
+
+/// Words of the smallest queue there is.
+const QUEUE_WORDS: usize = 2048;
 
 /// Operations on a table of one input at most.
 const ACTS_MAX: usize = 200;
@@ -88,11 +92,59 @@ impl Memory {
     }
 }
 
+/// A queue in memory of its own, of exactly its size.
+struct QueueMemory {
+    ends: Box<RawEnds>,
+    words: Box<[AtomicU64]>,
+}
+
+impl QueueMemory {
+    /// With the contents of a ring's memory, over and over.
+    fn new(head: u64, tail: u64, like: &Memory) -> QueueMemory {
+        let ends = RawEnds { head: head.into(), _apart: [0; 7], tail: tail.into(), _end: [0; 7] };
+        let words = like.data.iter().cycle().take(QUEUE_WORDS).map(|word| AtomicU64::new(*word)).collect();
+        QueueMemory { ends: Box::new(ends), words }
+    }
+
+    fn queue(&self) -> Queue<'_> {
+        // SAFETY: the layout of the ends is the same (checked in `Memory::new`), and they live as long as the borrow.
+        Queue::over(unsafe { &*(&raw const *self.ends).cast::<Ends>() }, &self.words)
+    }
+}
+
+/// Takes records from anywhere, with any contents.
+fn take_from_queue(memory: &QueueMemory) {
+    let (queue, mut record, mut session) = (memory.queue(), Vec::new(), None);
+    for _ in 0..QUEUE_WORDS {
+        let (before, _) = (queue.tail(), queue.waiting_since());
+        if !queue.take(&mut record) {
+            break;
+        }
+        assert!(record.len() <= RECORD_MAX && queue.tail() > before && queue.tail() <= queue.head());
+        read_record(&record, &mut session);
+    }
+    let _ = queue.used();
+}
+
+/// Writes a record at any head. What finds room is taken as it was written.
+fn write_to_queue(memory: &QueueMemory, length: usize, fill: u8) {
+    let (queue, content, mut record) = (memory.queue(), vec![fill; length], Vec::new());
+    let head = queue.head();
+    let Ok(next) = queue.write_at(head, &content) else { return };
+    assert!(next > head && length <= RECORD_MAX && next - queue.tail() <= QUEUE_WORDS as u64);
+    queue.publish(next, Time(1));
+    if queue.tail() == head {
+        assert_eq!(queue.waiting_since(), Some(Time(1)));
+        assert!(queue.take(&mut record) && record == content && queue.tail() == next);
+    }
+}
+
 /// Follows the records from anywhere. Each lies in the ring and takes the reader on, so there are not more of them than
 /// the shortest record has room.
 fn read_ring(choices: &mut Choices<'_>) {
     let (head, tail, mut position) = (choices.u64(), choices.u64(), choices.u64());
     let mut memory = Memory::new(head, tail, choices.rest());
+    take_from_queue(&QueueMemory::new(head, tail, &memory));
     let ring = memory.ring();
     assert!(ring.size() == SIZE && ring.head() == head && ring.tail() == tail);
     let _ = ring.used();
@@ -112,10 +164,12 @@ fn read_ring(choices: &mut Choices<'_>) {
 fn write_ring(choices: &mut Choices<'_>) {
     let (mut head, tail) = (choices.u64(), choices.u64());
     let mut memory = Memory::new(head, tail, &[]);
+    let queue = QueueMemory::new(head, tail, &memory);
     let ring = memory.ring();
     while !choices.is_done() {
         let (length, spare) = (usize::from(choices.u16()) % (RECORD_MAX + 2), choices.u16().into());
         let fill = choices.octet();
+        write_to_queue(&queue, length, fill);
         let written = ring.write_at(head, spare, |space| {
             assert!(lies_in(space, memory.octets()) && space.len() == RECORD_MAX, "room beyond the ring");
             space.iter_mut().take(length).for_each(|octet| *octet = fill);

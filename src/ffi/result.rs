@@ -34,7 +34,8 @@ pub const IMCHARGE_NO_VERDICT: i32 = 4;
 pub const IMCHARGE_INVITE_MALFORMED: i32 = -1;
 /// imcharge_on_invite: the engine does not run.
 pub const IMCHARGE_INVITE_ENGINE_DOWN: i32 = -2;
-/// imcharge_on_invite: the ring of this worker or the table of sessions is full.
+/// imcharge_on_invite: the ring of this worker or the table of sessions is full, or a verdict has waited for its
+/// taker for more than a second.
 pub const IMCHARGE_INVITE_FULL: i32 = -3;
 
 /// imcharge_on_msrp: the frame must not go on; it is beyond the grant.
@@ -87,7 +88,7 @@ fn text(result: i32) -> &'static str {
         IMCHARGE_NO_VERDICT => "no verdict came in time",
         IMCHARGE_INVITE_MALFORMED => "the INVITE cannot be used, or the MSRP frame is beyond the grant",
         IMCHARGE_INVITE_ENGINE_DOWN => "the engine does not run, or the MSRP frame is malformed",
-        IMCHARGE_INVITE_FULL => "the ring of this worker or a table is full",
+        IMCHARGE_INVITE_FULL => "the ring of this worker or a table is full, or nobody takes the verdicts",
         IMCHARGE_NULL_ARGUMENT => "a pointer is NULL that must not be",
         IMCHARGE_BAD_LENGTH => "a length is 0 or beyond its limit",
         IMCHARGE_BAD_HANDLE => "no handle: closed, of another kind or not made here",

@@ -88,8 +88,9 @@ impl imcharge_verdict {
     }
 }
 
-/// Attaches a taker of verdicts: a process, or a thread, that lets waiting INVITEs go on. Every index from 0 to
-/// the parameter `resume_workers` (2) must have its taker: each gets a part of the verdicts.
+/// Attaches a taker of verdicts: a process, or a thread, that lets waiting INVITEs go on. There can be as many as
+/// the parameter `resume_workers` (2) says; the next verdict goes to whichever asks first. While a verdict has
+/// waited for more than a second, imcharge_on_invite returns IMCHARGE_INVITE_FULL.
 ///
 /// Parameters:
 ///   handle       the handle, not NULL.
@@ -168,8 +169,8 @@ fn next(resumer: &mut Resumer, at_most: Duration) -> Option<imcharge_verdict> {
     }
 }
 
-/// Detaches a taker of verdicts and frees its handle. Verdicts that it has not taken wait for the next one that
-/// attaches with its index.
+/// Detaches a taker of verdicts and frees its handle. Verdicts that it has not taken go to the others, or wait for
+/// the next one that attaches.
 ///
 /// Parameters:
 ///   resumer      the taker, not NULL.

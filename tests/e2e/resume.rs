@@ -173,28 +173,54 @@ fn with_all_resume_workers_blocked_invites_are_refused_in_time_and_the_rest_goes
     assert_eq!((kamailio.statistic("slow_runs"), kamailio.statistic("engine_restarts")), (2, 0));
 }
 
+/// The shipped configuration, with an event route that sleeps at each debit, and a reservation for so many messages.
+fn sleeping_at_debits(setup: Setup, micros: u32, messages: usize) -> Setup {
+    let (pv, reserve, begin, sleep) = match setup.host {
+        Host::Kamailio => (
+            "loadmodule \"pv.so\"",
+            ("\"CHARGED\", \"10\"", format!("\"CHARGED\", \"{messages}\"")),
+            "event_route[imcharge:debited] {",
+            format!("usleep(\"{micros}\")"),
+        ),
+        Host::OpenSips => (
+            "loadmodule \"tm.so\"",
+            ("imcharge_reserve(10)", format!("imcharge_reserve({messages})")),
+            "event_route[E_IMCHARGE_DEBITED] {",
+            format!("usleep({micros})"),
+        ),
+    };
+    setup
+        .changed(pv, &format!("{pv}\nloadmodule \"cfgutils.so\""))
+        .changed(reserve.0, &reserve.1)
+        .changed(begin, &format!("{begin}\n    {sleep};"))
+}
+
+/// Retrievals of so many clients at once, each of so many messages, while INVITEs are answered in time.
+fn debits_and_invites(stage: &Stage, clients: usize, messages: usize) {
+    let paid = (clients * messages) as i64;
+    stage.kamailio.set_account(ALICE, 2 * paid);
+    let _server = stage.server(&vec!["x"; messages], |_| {});
+    std::thread::scope(|scope| {
+        (0..clients).for_each(|_| drop(scope.spawn(|| retrieve(stage, messages))));
+        all_are_answered(&stage.kamailio, 20, Duration::from_secs(8), 402);
+    });
+    stage.until_debited(ALICE, paid as usize);
+    stage.expect(ALICE, paid, 0, paid);
+}
+
+/// Of OpenSIPS, whose event routes run in the SIP processes: as long as these are not all in one, SIP goes on.
+pub fn event_routes_of_ten_milliseconds_delay_no_invite_by_seconds() {
+    let stage = Stage::new(|setup| sleeping_at_debits(setup, 10_000, 300));
+    debits_and_invites(&stage, 5, 300);
+}
+
 #[test]
 fn a_slow_event_route_delays_no_verdict_and_what_it_cannot_follow_is_skipped_and_counted() {
     const CLIENTS: usize = 10;
     const MESSAGES: usize = 600;
-    let stage = Stage::new(|setup| {
-        let (pv, begin) = ("loadmodule \"pv.so\"", "event_route[imcharge:debited] {");
-        setup
-            .changed(pv, &format!("{pv}\nloadmodule \"cfgutils.so\""))
-            .changed("\"CHARGED\", \"10\"", &format!("\"CHARGED\", \"{MESSAGES}\""))
-            .changed(begin, &format!("{begin}\n    usleep(\"1500000\");"))
-    });
-    let kamailio = &stage.kamailio;
-    let paid = (CLIENTS * MESSAGES) as i64;
-    kamailio.set_account(ALICE, 2 * paid);
-    let texts = vec!["x"; MESSAGES];
-    let _server = stage.server(&texts, |_| {});
-    std::thread::scope(|scope| {
-        (0..CLIENTS).for_each(|_| drop(scope.spawn(|| retrieve(&stage, MESSAGES))));
-        all_are_answered(kamailio, 20, Duration::from_secs(8), 402);
-    });
-    stage.until_debited(ALICE, paid as usize);
-    stage.expect(ALICE, paid, 0, paid);
+    let stage = Stage::new(|setup| sleeping_at_debits(setup, 1_500_000, MESSAGES));
+    debits_and_invites(&stage, CLIENTS, MESSAGES);
+    let (kamailio, paid) = (&stage.kamailio, (CLIENTS * MESSAGES) as i64);
     // Every debit has had its run, waits for it, or was skipped.
     let skipped = kamailio.statistic("dropped_notices");
     assert!(skipped > 0 && skipped < paid, "{skipped} of {paid}\n{}", kamailio.log());
