@@ -165,3 +165,96 @@ impl Watch {
         self.are_stuck = are_stuck;
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::charge::ch2::SessionKey;
+    use crate::engine::config::Config;
+    use crate::engine::notice::{Kind, Resumer};
+    use crate::engine::script::{Running, SLOW};
+    use std::sync::Arc;
+
+    fn region() -> (tempfile::TempDir, Arc<Region>) {
+        let folder = tempfile::tempdir().expect("a folder");
+        let config = Config { state_dir: folder.path().to_owned(), ..Config::default() };
+        let region = Region::create(config, 1).unwrap_or_else(|error| panic!("{error}"));
+        (folder, region)
+    }
+
+    fn notice(call_id: &str) -> Notice<'_> {
+        let (session, kind) = (SessionKey(1, 2), Kind::Failed);
+        Notice { session, call_id, account: "sip:a@b", reason: "", code: 0, balance: None, kind }
+    }
+
+    /// What a resume worker takes until there is no more.
+    fn taken(region: &Arc<Region>) -> Vec<String> {
+        let (mut resumer, mut taken) = (Resumer::attach(region, 0), Vec::new());
+        while resumer.next(|notice| taken.push(notice.call_id.to_owned())) {}
+        taken
+    }
+
+    #[test]
+    fn what_was_committed_and_not_published_is_published_by_the_next_engine_once() {
+        let (_folder, region) = region();
+        let mut first = Notices::resume(&region, &[]);
+        first.verdict(&region, &notice("committed"));
+        let committed = first.heads();
+        first.verdict(&region, &notice("not committed"));
+        assert!(taken(&region).is_empty());
+        let mut second = Notices::resume(&region, &committed);
+        second.publish(&region);
+        assert_eq!(taken(&region), ["committed"]);
+        let mut third = Notices::resume(&region, &committed);
+        third.publish(&region);
+        third.verdict(&region, &notice("later"));
+        third.publish(&region);
+        assert_eq!(taken(&region), ["later"]);
+        region.remove_file();
+    }
+
+    #[test]
+    fn events_that_find_no_room_are_counted_and_take_none_of_the_verdicts() {
+        let (_folder, region) = region();
+        let mut notices = Notices::resume(&region, &[]);
+        while region.statistic(Statistic::DroppedNotices) < 3 {
+            notices.event(&region, &notice("event"));
+        }
+        notices.verdict(&region, &notice("verdict"));
+        notices.publish(&region);
+        assert_eq!(taken(&region), ["verdict"]);
+        assert_eq!(region.statistic(Statistic::DroppedVerdicts), 0);
+        region.remove_file();
+    }
+
+    #[test]
+    fn verdicts_are_late_when_one_waits_or_every_resume_worker_is_stuck() {
+        let (_folder, region) = region();
+        let mut notices = Notices::resume(&region, &[]);
+        notices.verdict(&region, &notice("waits"));
+        notices.publish(&region);
+        assert!(!region.verdicts_are_late());
+        std::thread::sleep(SLOW);
+        assert!(region.verdicts_are_late());
+        assert_eq!(taken(&region).len(), 1);
+        assert!(!region.verdicts_are_late());
+        let runs = [0, 1].map(|index| Running::begin(&region, Process::Resume(index), "route[X] for call"));
+        std::thread::sleep(SLOW);
+        assert!(region.verdicts_are_late());
+        (0..2).for_each(|_| notices.watch(&region));
+        let [one, _other] = runs;
+        drop(one);
+        assert!(!region.verdicts_are_late());
+        let value = |statistic| region.statistic(statistic);
+        assert_eq!((value(Statistic::ResumeWorkersStuck), value(Statistic::SlowRuns)), (1, 2));
+        region.remove_file();
+    }
+
+    #[test]
+    fn one_kind_of_trouble_has_a_line_a_minute_with_a_count() {
+        let (mut lines, at) = (Lines::default(), |seconds: u64| Time(1 + seconds * 1_000_000));
+        let said: Vec<_> = [0, 10, 59, 60, 121].map(|seconds| lines.log(at(seconds))).into_iter().collect();
+        let more = " (and 2 more since the last such line)".to_owned();
+        assert_eq!(said, [Some(String::new()), None, None, Some(more), Some(String::new())]);
+    }
+}

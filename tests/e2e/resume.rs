@@ -143,13 +143,20 @@ pub fn a_resume_route_that_blocks_for_one_caller_delays_nobody_else() {
 
 #[test]
 fn with_all_resume_workers_blocked_invites_are_refused_in_time_and_the_rest_goes_on() {
-    let stage = Stage::new(|setup| sleeping(setup, 10));
+    let tariff = "modparam(\"imcharge\", \"tariff\", TARIFF)";
+    let timer = format!("{tariff}\nmodparam(\"tm\", \"fr_timer\", 4000)");
+    let stage = Stage::new(|setup| sleeping(setup, 10).changed(tariff, &timer));
     let kamailio = &stage.kamailio;
     kamailio.set_account(ALICE, 100);
     let _server = stage.server(&["one", "two"], |_| {});
     let mut open = stage.bound(|_| {});
     let slow = socket();
+    let verdicts = kamailio.statistic("reserve_latency_count");
     (1..=2).for_each(|number| invite(kamailio.sip, &slow, SLOW, number));
+    becomes(kamailio, "reserve_latency_count", verdicts + 2);
+    // Let in before the workers count as stuck: tm's own timer answers it.
+    let early = socket();
+    invite(kamailio.sip, &early, STRANGER, 3);
     becomes(kamailio, "resume_workers_stuck", 2);
     all_are_answered(kamailio, 100, Duration::from_secs(2), 503);
     assert_eq!(kamailio.statistic("dropped_resume_busy"), 200);
@@ -159,6 +166,8 @@ fn with_all_resume_workers_blocked_invites_are_refused_in_time_and_the_rest_goes
     assert_eq!(open.bye(), 200);
     stage.expect(ALICE, 98, 0, 2);
     assert_eq!(kamailio.statistic("resume_workers_stuck"), 2, "{}", kamailio.log());
+    let until = Instant::now() + Duration::from_secs(6);
+    assert_eq!(answer(kamailio.sip, &early, until), Some((3, 408)), "{}", kamailio.log());
     let log = kamailio.log();
     let lines = log.lines().filter(|line| line.contains("all 2 resume workers are stuck in the script"));
     assert_eq!(lines.count(), 1, "{log}");
@@ -171,6 +180,7 @@ fn with_all_resume_workers_blocked_invites_are_refused_in_time_and_the_rest_goes
     retrieve(&stage, 2);
     stage.expect(ALICE, 96, 0, 4);
     assert_eq!((kamailio.statistic("slow_runs"), kamailio.statistic("engine_restarts")), (2, 0));
+    assert_eq!(answer(kamailio.sip, &early, Instant::now() + PROMPT), None, "its verdict came too late");
 }
 
 /// The shipped configuration, with an event route that sleeps at each debit, and a reservation for so many messages.
