@@ -9,6 +9,7 @@ use imcharge::engine::region::Region;
 use imcharge::engine::worker::{Passage, Worker};
 use std::error::Error;
 use std::fs;
+use std::ops::Range;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -64,15 +65,18 @@ fn answer(worker: &mut Worker, number: usize) -> bool {
     worker.answered(Worker::session_of_invitation(&invitation), &answer)
 }
 
-/// Waits for this many verdicts.
-fn verdicts(region: &Arc<Region>, count: usize) {
-    let mut resumers: Vec<Resumer> = (0..region.resumers()).map(|at| Resumer::attach(region, at)).collect();
-    let mut seen = 0;
-    while seen < count {
-        for resumer in &mut resumers {
-            resumer.wait(Duration::from_millis(1));
+/// Reserves for these calls, and waits for their verdicts. While one waits for long, no more calls are let in.
+fn reserve_all(region: &Arc<Region>, worker: &mut Worker, numbers: Range<usize>, messages: u32) {
+    let (mut resumer, mut seen, count) = (Resumer::attach(region, 0), 0, numbers.len());
+    for number in numbers {
+        while !reserve(worker, number, messages) {
             while resumer.next(|_| seen += 1) {}
+            thread::sleep(Duration::from_micros(200));
         }
+    }
+    while seen < count {
+        resumer.wait(Duration::from_millis(1));
+        while resumer.next(|_| seen += 1) {}
     }
 }
 
@@ -102,12 +106,7 @@ fn hook_nanos(size: usize, mailbox: usize) -> Result<(f64, f64), Box<dyn Error>>
     with_engine(100_000, |region| {
         let mut worker = Worker::attach(region, 0);
         let sessions = (BATCH * BATCHES).div_ceil(mailbox);
-        for number in 0..sessions {
-            while !reserve(&mut worker, number, mailbox as u32) {
-                thread::sleep(Duration::from_micros(200));
-            }
-        }
-        verdicts(region, sessions);
+        reserve_all(region, &mut worker, 0..sessions, mailbox as u32);
         for number in 0..sessions {
             while !answer(&mut worker, number) {
                 thread::sleep(Duration::from_micros(200));
@@ -233,12 +232,7 @@ pub fn memory(count: usize) -> Result<(), Box<dyn Error>> {
         let mut next = 0;
         while next < count {
             let batch = (count - next).min(1000);
-            for number in next..next + batch {
-                while !reserve(&mut worker, number, 1) {
-                    thread::sleep(Duration::from_micros(200));
-                }
-            }
-            verdicts(region, batch);
+            reserve_all(region, &mut worker, next..next + batch, 1);
             for number in next..next + batch {
                 answer(&mut worker, number);
             }

@@ -3,8 +3,11 @@
 use super::parties::client::Reaction;
 use super::parties::eventually;
 use super::parties::kamailio::{Host, Kamailio, Setup};
+use super::sessions::in_lua;
 use super::{ALICE, HOST, Stage};
+use std::fs;
 use std::net::{SocketAddr, UdpSocket};
+use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
@@ -139,6 +142,25 @@ pub fn a_resume_route_that_blocks_for_one_caller_delays_nobody_else() {
     let one = |name: &str| kamailio.statistic(name);
     assert_eq!((one("slow_runs"), one("dropped_resume_busy"), one("dropped_verdicts")), (1, 0, 0));
     assert_eq!(answer(kamailio.sip, &slow, Instant::now() + PROMPT), None, "it is not run again");
+}
+
+#[test]
+fn a_function_in_lua_that_blocks_delays_nobody_else_and_is_named() {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("kamailio-config/kamailio.lua");
+    let begin = "function ksr_charged()\n";
+    let sleep = "    if KSR.pv.gete(\"$fU\") == \"slow\" then os.execute(\"sleep 6\") end\n";
+    let text = fs::read_to_string(script).expect("readable");
+    let folder = tempfile::tempdir().expect("a folder");
+    let script = folder.path().join("kamailio.lua");
+    fs::write(&script, text.replace(begin, &format!("{begin}{sleep}"))).expect("written");
+    let stage = Stage::new(|setup| in_lua(setup).defined("LUA_SCRIPT", format!("\"{}\"", script.display())));
+    let (kamailio, slow) = (&stage.kamailio, socket());
+    invite(kamailio.sip, &slow, SLOW, 1);
+    becomes(kamailio, "resume_workers_stuck", 1);
+    all_are_answered(kamailio, 100, Duration::from_secs(2), 402);
+    let named = || kamailio.log().contains("has been in ksr_charged() for r1 for more than a second");
+    assert!(eventually(SOON, named), "{}", kamailio.log());
+    assert_eq!(answer(kamailio.sip, &slow, Instant::now() + SOON), Some((1, 402)), "{}", kamailio.log());
 }
 
 #[test]
