@@ -28,8 +28,9 @@ function ksr_request_route()
         return 1
     end
     KSR.rr.record_route()
-    -- Credit for up to ten messages at once; 0: the INVITE is suspended, and goes on in ksr_charged.
-    local result = KSR.imcharge.reserve_messages("ksr_charged", 10)
+    -- Credit for the stored messages; 0: the INVITE is suspended, and goes on in ksr_charged. Where the script knows how
+    -- many messages there are, reserve_messages("ksr_charged", number) says so.
+    local result = KSR.imcharge.reserve("ksr_charged")
     if result == 0 then
         KSR.x.exit()
     end

@@ -315,8 +315,17 @@ pub fn kamcmd_text(word: &str) -> String {
 }
 
 /// Starts the program, in a group of its own: one signal reaches every process of it and none of ours.
+/// What the cases reserve unless they say otherwise: credit for ten messages.
+const TEN_MESSAGES: [(&str, &str); 2] = [
+    ("imcharge_reserve(\"CHARGED\")", "imcharge_reserve(\"CHARGED\", \"10\")"),
+    ("async(imcharge_reserve(), CHARGED)", "async(imcharge_reserve(10), CHARGED)"),
+];
+
 fn spawn(setup: &Setup, folder: &Path, sip: SocketAddr, msrp: SocketAddr) -> io::Result<Child> {
     let mut text = fs::read_to_string(&setup.config)?;
+    for (shipped, ten) in TEN_MESSAGES {
+        text = text.replace(shipped, ten);
+    }
     let settings = match setup.host {
         Host::Kamailio => Vec::new(),
         Host::OpenSips => opensips::settings(setup, folder, sip, msrp),

@@ -13,7 +13,8 @@ pub fn check(bytes: &[u8]) {
     let messages = choices.below(6) as u32;
     let balance = i64::from(choices.octet());
     let policy = policy(choices.octet());
-    let mut world = World::new(messages, balance, policy);
+    let in_part = choices.octet().is_multiple_of(2);
+    let mut world = World::new(messages, balance, in_part, policy);
     for _ in 0..ACTS_MAX {
         if choices.is_done() {
             break;

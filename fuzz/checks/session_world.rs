@@ -98,6 +98,8 @@ struct Enabler {
     late: BTreeMap<u32, u32>,
     /// A debit came after the release, or without a reservation: it may take the balance below zero.
     uncovered: bool,
+    /// It grants in part. One that does not ends a reservation whose UPDATE it refuses.
+    in_part: bool,
 }
 
 impl Enabler {
@@ -129,8 +131,10 @@ impl Enabler {
     /// Of nothing more, it goes on as it is.
     fn reserve(&mut self, opened_by: u32, quota: Quota) -> Response {
         let granted = (self.balance / i64::from(PRICE)).clamp(0, quota.0.into());
-        let Some(more) = u32::try_from(granted).ok().filter(|granted| *granted > 0 || quota.0 == 0) else {
-            return Response::Denied(Denial::NoCredit);
+        let is_enough = granted == i64::from(quota.0) || (self.in_part && granted > 0);
+        let Some(more) = u32::try_from(granted).ok().filter(|_| is_enough) else {
+            assert!(!self.held.contains_key(&opened_by), "what is open is not asked for more: a refusal may end it");
+            return Response::Denied(if quota.0 > 1 { Denial::NotSoMany } else { Denial::NoCredit });
         };
         let is_late = self.late.contains_key(&opened_by);
         assert!(is_late || !self.released.contains_key(&opened_by), "nothing is reserved after the release");
@@ -248,7 +252,8 @@ pub struct World {
 }
 
 impl World {
-    pub fn new(messages: u32, balance: i64, policy: Policy) -> World {
+    /// A session for this many messages, at an enabler that grants in part or not.
+    pub fn new(messages: u32, balance: i64, in_part: bool, policy: Policy) -> World {
         let reserve = Reserve {
             call_id: "c1",
             account: "sip:alice@example.org",
@@ -275,6 +280,7 @@ impl World {
                 released: BTreeMap::new(),
                 late: BTreeMap::new(),
                 uncovered: false,
+                in_part,
             },
             gate: Gate::default(),
             rings: Vec::new(),
@@ -314,6 +320,17 @@ impl World {
         assert_eq!(self.stored.poll(), None);
         assert_eq!(self.stored.take_steps(), self.session.take_steps(), "storing changes no step");
         assert_eq!(self.session.deadline(), self.stored.deadline());
+        self.check_reserved();
+    }
+
+    /// Where nothing is on its way, session and enabler agree about what is reserved.
+    fn check_reserved(&self) {
+        if self.session.waiting_at_the_enabler().next().is_some() {
+            return;
+        }
+        let of_session = self.enabler.held.iter().filter(|(opened_by, _)| self.session.has_reservation(**opened_by));
+        let held: i64 = of_session.map(|(_, held)| held).sum();
+        assert_eq!(self.session.reserved().0, held as u64, "what is reserved");
     }
 
     fn take(&mut self, output: Output) {
@@ -370,7 +387,10 @@ impl World {
             Act::Fail => self.answer(false, false),
             Act::Silence { done, went } => self.keep_silent(done, went),
             Act::Late(index) => self.answer_late(index),
-            Act::Reauthorize => self.enabler_asks(&Event::Reauthorize),
+            Act::Reauthorize => {
+                let opened_by = self.enabler.held.keys().next_back().copied().unwrap_or(0);
+                self.enabler_asks(&Event::Reauthorize { opened_by });
+            }
             Act::Abort => self.enabler_asks(&Event::Abort),
             Act::Resolve { again } => self.resolve(again),
             Act::Pass { seconds } => {

@@ -64,13 +64,15 @@ impl Trigger {
     }
 }
 
-/// One EventRequest over CH-2. `(session, number)` names it for ever: a resend carries the same, and differs in `repeated` alone.
+/// One EventRequest over CH-2, named by `(session, number)`: a resend carries the same, and differs in `repeated` alone.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Request {
     /// The session it belongs to.
     pub session: SessionKey,
     /// Rises by one with each request of the session, from 0.
     pub number: u32,
+    /// Its number within the reservation, from 0, the request that opens it; 0 as well without one.
+    pub sequence: u32,
     /// Who pays.
     pub account: AccountId,
     /// The tariff that was in force when the session was opened.
@@ -94,7 +96,7 @@ pub struct Request {
 /// The reservation that a request works on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Reservation {
-    /// There is none: this request opens one, or debits without.
+    /// This request opens one, or debits without.
     None,
     /// There is one.
     Open {
@@ -103,7 +105,7 @@ pub enum Reservation {
         /// Reserved and not yet debited, before this request.
         outstanding: Quota,
     },
-    /// There is one, and all that it has goes with this debit: it ends with it.
+    /// There is one, and it ends with this debit: what the debit leaves of it is given back.
     Last {
         /// Number of the request that opened it.
         opened_by: u32,
@@ -113,6 +115,14 @@ pub enum Reservation {
 }
 
 impl Reservation {
+    /// Number of the request that opened it.
+    pub fn opened_by(self) -> Option<u32> {
+        match self {
+            Reservation::None => None,
+            Reservation::Open { opened_by, .. } | Reservation::Last { opened_by, .. } => Some(opened_by),
+        }
+    }
+
     /// What is reserved and not yet debited, before the request.
     pub fn outstanding(self) -> Quota {
         match self {
@@ -125,10 +135,11 @@ impl Reservation {
 /// The operations of CH-2 that this module uses.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Operation {
-    /// Reserve units: up to `quota` more; less is granted where the account can pay for less, none is a denial.
+    /// Reserve units: up to `quota`, in a reservation of their own; less is granted where the account can pay for less,
+    /// none is a denial.
     Reserve {
-        /// How much more of the service is wanted; 0: only what is outstanding is asked for again, because the enabler
-        /// wants that, or because its grant has become old.
+        /// How much of the service is wanted; 0: what is outstanding of an open reservation is asked for again, because
+        /// the enabler wants that, or because its grant has become old.
         quota: Quota,
     },
     /// Debit units for one message, out of what is reserved.
@@ -155,7 +166,7 @@ pub enum Operation {
         /// The same in what the tariff counts.
         quota: Quota,
     },
-    /// Give back everything that is reserved and unused: zero units used.
+    /// End a reservation: what is left of it is given back, zero units are used.
     Release,
 }
 
@@ -196,11 +207,11 @@ pub enum Response {
 /// What is granted.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Grant {
-    /// How much more of the service may be used, at most what was asked. None, where some was asked: a refusal with an
-    /// open reservation.
+    /// How much of the service may be used, at most what was asked. None, where some was asked: a refusal with an open
+    /// reservation.
     pub quota: Quota,
-    /// All that is reserved from now on, where the enabler says it anew; it may be less than before. `None`: what was,
-    /// and `quota` more.
+    /// All that the reservation holds from now on, where the enabler says it anew; it may be less than before. `None`:
+    /// what it held, less what is debited.
     pub reserved: Option<Quota>,
     /// Seconds after which what is left of it must be asked for again.
     pub valid_for: Option<u32>,

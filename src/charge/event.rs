@@ -83,8 +83,11 @@ pub enum Event<'a> {
     },
     /// The host that had the session's connections is gone: another instance runs now, or it is being stopped.
     HostStopped,
-    /// The enabler wants to be asked again now.
-    Reauthorize,
+    /// The enabler wants to be asked again about a reservation now.
+    Reauthorize {
+        /// Number of the request that opened it.
+        opened_by: u32,
+    },
     /// The enabler ends the service.
     Abort,
     /// A SEND that had passed the gate could not be sent on: its content was handed to nobody.

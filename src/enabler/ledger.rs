@@ -76,7 +76,7 @@ impl<'a, A: Accounts> Ledger<'a, A> {
             return Ok((Response::Denied(Denial::UnknownSubscriber), Units(0)));
         };
         let held = self.accounts.held(session)?;
-        let hold = |units| Some(Hold { account: id.into(), units, expires_at });
+        let hold = |units| (units > 0).then(|| Hold { account: id.into(), units, expires_at });
         let mut charged = 0;
         let response = match &request.operation {
             Operation::Reserve { quota } => {
@@ -91,6 +91,7 @@ impl<'a, A: Accounts> Ledger<'a, A> {
                 Response::granted(granted, Some(account.balance))
             }
             Operation::Debit { units, .. } => {
+                // The hold of a session is that of all its reservations.
                 let from_hold = signed(*units).min(held);
                 // Beyond the hold only where credit was given without one; never below the limit.
                 let from_balance = (signed(*units) - from_hold).min(account.available());
@@ -99,15 +100,12 @@ impl<'a, A: Accounts> Ledger<'a, A> {
                 charged = from_hold + from_balance;
                 account.debited = account.debited.saturating_add(charged);
                 let ended = matches!(request.reservation, Reservation::Last { .. });
-                let rest = held - from_hold;
-                match ended {
-                    true => {
-                        account.held -= rest;
-                        account.balance += rest;
-                        self.accounts.put_hold(session, None);
-                    }
-                    false if from_hold > 0 => self.accounts.put_hold(session, hold(rest)),
-                    false => {}
+                let left = held - from_hold;
+                let given_back = if ended { (reserved(request) - from_hold).clamp(0, left) } else { 0 };
+                account.held -= given_back;
+                account.balance += given_back;
+                if from_hold > 0 || given_back > 0 {
+                    self.accounts.put_hold(session, hold(left - given_back));
                 }
                 Response::Debited { balance: Some(account.balance), ended, rest: None }
             }
@@ -118,9 +116,10 @@ impl<'a, A: Accounts> Ledger<'a, A> {
                 Response::Refunded { balance: Some(account.balance) }
             }
             Operation::Release => {
-                account.held -= held;
-                account.balance += held;
-                self.accounts.put_hold(session, None);
+                let given_back = reserved(request).min(held);
+                account.held -= given_back;
+                account.balance += given_back;
+                self.accounts.put_hold(session, hold(held - given_back));
                 Response::Released { balance: Some(account.balance) }
             }
         };
@@ -128,10 +127,31 @@ impl<'a, A: Accounts> Ledger<'a, A> {
         Ok((response, Units(u64::try_from(charged).unwrap_or(0))))
     }
 
+    /// A message that is debited already will not be a second time: what is reserved for it is given back.
+    pub fn debit_none(&mut self, request: &Request, session: i64, expires_at: i64) -> Result<(), A::Error> {
+        let Operation::Debit { units, .. } = &request.operation else { return Ok(()) };
+        let held = self.accounts.held(session)?;
+        let given_back = signed(*units).min(held);
+        let Some(mut account) = self.accounts.account(request.account.as_str())?.filter(|_| given_back > 0) else {
+            return Ok(());
+        };
+        account.held -= given_back;
+        account.balance += given_back;
+        let left = Hold { account: request.account.as_str().into(), units: held - given_back, expires_at };
+        self.accounts.put_hold(session, Some(left).filter(|hold| hold.units > 0));
+        self.accounts.put_account(request.account.as_str(), account);
+        Ok(())
+    }
+
     fn account_or_default(&self, id: &str) -> Result<Option<Account>, A::Error> {
         let fresh = self.default_balance.map(|balance| Account { balance, ..Account::default() });
         Ok(self.accounts.account(id)?.or(fresh))
     }
+}
+
+/// What the reservation of a request holds before it, in units of the account.
+fn reserved(request: &Request) -> i64 {
+    signed(request.tariff.price_of(request.reservation.outstanding()))
 }
 
 /// How much of `wanted` the account can pay for.

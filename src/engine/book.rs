@@ -438,8 +438,8 @@ impl Book {
 
     /// How the reservation stands that this request of a session opened.
     fn standing(&self, session: SessionKey, opened_by: u32) -> Standing {
-        match self.sessions.get(&session).filter(|live| live.session.reservation() == Some(opened_by)) {
-            Some(live) if live.session.is_updating() => Standing::Pending,
+        match self.sessions.get(&session).filter(|live| live.session.has_reservation(opened_by)) {
+            Some(live) if live.session.is_updating(opened_by) => Standing::Pending,
             Some(_) => Standing::Open,
             None => Standing::Unknown,
         }
@@ -793,10 +793,14 @@ fn write_steps(turn: &mut Turn<'_>, live: &mut Live) {
 fn ask(turn: &mut Turn<'_>, live: &mut Live, mut request: Request) -> Result<Option<(u32, Response)>, StoreError> {
     let config = &turn.region.config;
     let number = request.number;
+    let expires_at = turn.wall_ms + i64::from(config.policy.hold_timeout) * 1000;
     // A message is debited once, whatever happens.
     if let Operation::Debit { message_id, .. } = &request.operation
         && turn.store.is_debited(live.row, key_of(message_id))?
     {
+        if config.enabler != Enabler::Diameter {
+            Ledger::over(turn.store, config.default_balance).debit_none(&request, live.row, expires_at)?;
+        }
         return Ok(Some((number, Response::debited(None))));
     }
     if config.enabler == Enabler::Diameter {
@@ -806,7 +810,6 @@ fn ask(turn: &mut Turn<'_>, live: &mut Live, mut request: Request) -> Result<Opt
         return Ok(None);
     }
     turn.latencies.push((Latency::Enabler, turn.now));
-    let expires_at = turn.wall_ms + i64::from(config.policy.hold_timeout) * 1000;
     let ledger = &mut Ledger::over(turn.store, config.default_balance);
     let (response, charged) = ledger.answer(&request, live.row, expires_at)?;
     if let (Operation::Debit { message_id, octets, trigger, .. }, Response::Debited { .. }) =

@@ -347,7 +347,7 @@ impl Worker {
         moment();
         match passed {
             Pass::Taken { left } => {
-                let urgency = if left == 0 { Urgency::Now } else { Urgency::Soon };
+                let urgency = if is_to_be_told(slot.per(), left, amount) { Urgency::Now } else { Urgency::Soon };
                 self.push_event(session, Event::Sent(Sent { taken: amount, ..sent }), 0, urgency);
                 Passage::Pass
             }
@@ -479,6 +479,18 @@ fn sent<'a>(message_id: &'a str, frame: &msrp::Frame<'a>, taken: u32, connection
         taken,
         connection,
     }
+}
+
+/// Whether the engine is woken for what a frame has taken: it may have to ask for more, and until its next turn a fast
+/// server sends a hundred messages. Once in 32 messages, in 8 where few are left, and when none is.
+fn is_to_be_told(per: Per, left: u32, amount: u32) -> bool {
+    let step = match (per, left) {
+        (_, 0) => return true,
+        (Per::Message, ..32) => 8,
+        (Per::Message, _) => 32,
+        (Per::Kilobyte, _) => 128,
+    };
+    left / step != left.saturating_add(amount) / step
 }
 
 /// Kilobytes that a chunk starts: over the chunks of a message they add up to the kilobytes of the message.

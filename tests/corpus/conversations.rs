@@ -63,10 +63,11 @@ proptest! {
     fn every_conversation_ends_with_the_right_money(
         messages in 0..5_u32,
         balance in 0..60_i64,
+        in_part in any::<bool>(),
         policy in policies(),
         acts in prop::collection::vec(act(), 0..120),
     ) {
-        let mut world = World::new(messages, balance, policy);
+        let mut world = World::new(messages, balance, in_part, policy);
         for act in acts {
             world.act(act);
         }

@@ -541,10 +541,10 @@ fn the_servers_word_for_its_own_failure_counts() {
         let charged = Charged::new(&["--failure-handling", handling], |setup| {
             setup.changed("imcharge_reserve(\"CHARGED\", \"10\")", "imcharge_reserve(\"CHARGED\", \"2\")")
         });
-        let _server = charged.stage.server(&["one", "two"], |_| {});
+        let _server = charged.stage.server(&["one", "two", "three"], |_| {});
         let mut client = charged.stage.client(ALICE, |_| {});
         assert_eq!(client.invite(), 200);
-        // The two that are reserved pass, more is asked for, and nobody is there to be asked.
+        // The two that are reserved pass, the third is stopped and asks for more, and the server is gone.
         charged.ocs.order("kill 5000");
         client.bind();
         assert_eq!(client.take(2, Reaction::Answer(200)).len(), 2, "{handling}");

@@ -6,6 +6,7 @@
 #[path = "../../examples/parties/mod.rs"]
 mod parties;
 
+mod ahead;
 mod bad_input;
 mod capture;
 mod connections;

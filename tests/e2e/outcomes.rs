@@ -201,23 +201,6 @@ pub fn messages_beyond_the_grant_are_stopped() {
 }
 
 #[test]
-fn without_a_number_one_is_reserved_and_more_asked_for() {
-    let stage =
-        Stage::new(|setup| setup.changed("imcharge_reserve(\"CHARGED\", \"10\")", "imcharge_reserve(\"CHARGED\")"));
-    stage.kamailio.set_account(ALICE, 100);
-    let server = stage.server(&["one"; 12], |_| {});
-    let mut client = stage.client(ALICE, |_| {});
-    assert_eq!(client.invite(), 200);
-    stage.expect(ALICE, 99, 1, 0);
-    client.bind();
-    let got = client.take(12, Reaction::Answer(200)).len() as i64;
-    client.bye();
-    stage.expect(ALICE, 100 - got, 0, got);
-    // An early burst may be stopped while more is asked for; what passed is what was paid for.
-    assert!(got >= 1 && got as usize + server.refused() >= 12, "{got} passed, {} refused", server.refused());
-}
-
-#[test]
 pub fn a_tariff_by_the_started_kilobyte() {
     let stage = Stage::new(|setup| setup.defined("TARIFF", "\"kilobyte:3\"").parameter("unit", "\"money\""));
     stage.kamailio.set_account(ALICE, 10_000);

@@ -168,6 +168,8 @@ pub struct World<'a> {
     queue: BinaryHeap<Reverse<(u64, u64, What)>>,
     sequence: u64,
     balances: Vec<(String, i64)>,
+    /// Whether a charging system at a distance may have to refuse for want of credit.
+    is_short: bool,
     wrong: Vec<String>,
     /// What the next death takes with it.
     dies: Death,
@@ -208,10 +210,11 @@ impl<'a> World<'a> {
             None => {}
         }
         let config = setup::configure(&mut random, state);
-        let balances = setup::balances(&mut random, &config);
+        let is_short = config.diameter().is_some() && random.u8(0..4) == 0;
+        let balances = setup::balances(&mut random, &config, is_short);
         let changes = random.u8(0..3) == 0;
         let mut elsewhere = Elsewhere::new(Rc::clone(&machine), fastrand::Rng::with_seed(random.u64(..)));
-        setup::set_up(&mut random, &config, &mut elsewhere);
+        setup::set_up(&mut random, &config, is_short, &mut elsewhere);
         elsewhere.changes = changes;
         for (name, balance) in &balances {
             elsewhere.ocs.book.set_balance(name, *balance);
@@ -241,6 +244,7 @@ impl<'a> World<'a> {
             queue: BinaryHeap::new(),
             sequence: 0,
             balances,
+            is_short,
             wrong: Vec::new(),
             dies: Death::Engine,
             is_ill: false,

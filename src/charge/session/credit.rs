@@ -1,8 +1,9 @@
 //! The session towards the enabler: one request at a time, and what its answer does.
 
+use super::ahead::Further;
 use super::{
-    AHEAD, Debit, Decision, Flight, Outcome, Output, Phase, REFUSED, RENEW_LEAST, RETRY_MOST, Rule, Session, Step,
-    StepKind, Verdict, Work,
+    Debit, Decision, Flight, Outcome, Output, Phase, REFUSED, RENEW_LEAST, RETRY_MOST, Rule, Session, Step, StepKind,
+    Verdict, Work,
 };
 use crate::charge::account::AccountId;
 use crate::charge::ch2::{Denial, Failure, Grant, Operation, Request, Reservation, Response};
@@ -12,8 +13,9 @@ use crate::charge::time::Time;
 use std::sync::Arc;
 
 impl Session {
-    /// Asks what is to be asked next, once the one before is answered. Credit comes before debits, because the
-    /// gate waits for it; the release comes last, because it closes the session at the enabler.
+    /// Asks what is to be asked next, once the one before is answered: a reservation that holds nothing is ended first,
+    /// because the enabler may have more than it says; then credit, because the gate waits for it; then the debits. The
+    /// release comes last.
     pub(super) fn proceed(&mut self, now: Time) {
         if self.is_failing() {
             self.go_on_uncovered(now);
@@ -21,27 +23,69 @@ impl Session {
         if self.flight.is_some() {
             return;
         }
-        // There is nothing to be renewed without a reservation.
-        if let Some((quota, rule)) = self.wanted.take().filter(|want| want.0.0 > 0 || self.reservation.is_some()) {
-            if quota.0 > 0 {
-                self.last_ask = quota;
-            }
+        let _ = self.bring_to_front(|further| further.outstanding.0 == 0);
+        if self.reservation.is_some() && self.outstanding.0 == 0 {
+            self.release(now);
+        } else if let Some(rule) = self.next_renewal() {
+            self.ask(Work::Reserve(Quota(0), rule), now);
+        } else if let Some((quota, rule)) = self.wanted.take().filter(|(quota, _)| quota.0 > 0) {
             self.ask(Work::Reserve(quota, rule), now);
         } else if let Some(debit) = super::first(&mut self.debits) {
-            self.ask(Work::Debit(debit), now);
+            self.ask_debit(debit, now);
         } else if let Some(debit) = super::first(&mut self.refunds) {
             self.ask(Work::Refund(debit), now);
         } else if let Some((opened_by, route, rule)) = super::first(&mut self.abandoned) {
             let reservation = Reservation::Open { opened_by, outstanding: Quota(0) };
             self.ask_of(reservation, route, Work::Release(rule), now);
+        } else if self.reservation.is_some() && (matches!(self.phase, Phase::Settling) || self.is_told_out(0)) {
+            self.close_gate_at_taken();
+            self.release(now);
         } else if matches!(self.phase, Phase::Settling) {
-            if self.reservation.is_some() {
-                self.ask(Work::Release(Rule::Unused), now);
-                self.end_reservation();
-            } else {
-                self.close(now);
-            }
+            self.close(now);
         }
+    }
+
+    /// The first reservation is ended: nothing of it is used.
+    fn release(&mut self, now: Time) {
+        self.ask(Work::Release(Rule::Unused), now);
+        self.end_reservation();
+    }
+
+    /// A debit goes out of a reservation that covers it, if there is one. What the debit of the last told message leaves
+    /// is given back with it.
+    fn ask_debit(&mut self, debit: Debit, now: Time) {
+        let quota = self.tariff.quota(debit.octets);
+        if self.outstanding < quota {
+            let _ = self.bring_to_front(|further| further.outstanding >= quota);
+        }
+        if self.reservation.is_some() && self.is_told_out(1) {
+            self.close_gate_at_taken();
+        }
+        self.ask(Work::Debit(debit), now);
+    }
+
+    /// What is left of the grant is given back.
+    fn close_gate_at_taken(&mut self) {
+        if self.may_be_served() && self.granted.0 > self.taken {
+            self.granted = Quota(self.taken);
+            self.publish();
+        }
+    }
+
+    /// A reservation that is to be asked for again, brought to the front.
+    fn next_renewal(&mut self) -> Option<Rule> {
+        if !self.is_served() || self.reservation.is_none() {
+            return None;
+        }
+        if self.ahead.renewal.is_none() {
+            self.bring_to_front(|further| further.renewal.is_some())?;
+        }
+        self.ahead.renewal.take()
+    }
+
+    /// Whether messages pass.
+    pub(super) fn is_served(&self) -> bool {
+        matches!(self.phase, Phase::Open | Phase::Cancelled { .. })
     }
 
     pub(super) fn ask(&mut self, work: Work, now: Time) {
@@ -54,11 +98,24 @@ impl Session {
         let (number, since, stamp, retry, tries) = (self.next_number, now, 0, None, 0);
         let (repeated, held, revoked) = (false, false, None);
         self.step(now, self.asked(&work, reservation).request(number));
+        self.ahead.sequence = self.sequence_in(reservation, number);
         let flight =
             Box::new(Flight { number, since, reservation, route, work, stamp, retry, tries, repeated, held, revoked });
         self.next_number = self.next_number.saturating_add(1);
         self.outputs.push(Output::Ask(self.request(&flight)));
         self.flight = Some(flight);
+    }
+
+    /// Number of a request within its reservation. Of one that the session does not have, nobody knows how many there
+    /// were: no more than of the session.
+    fn sequence_in(&mut self, reservation: Reservation, number: u32) -> u32 {
+        let Some(opened_by) = reservation.opened_by() else { return 0 };
+        if self.reservation != Some(opened_by) {
+            return number.saturating_sub(opened_by);
+        }
+        let sequence = self.ahead.requests;
+        self.ahead.requests = sequence.saturating_add(1);
+        sequence
     }
 
     /// The step of a request.
@@ -79,41 +136,43 @@ impl Session {
         }
     }
 
-    /// What a request finds, and leaves.
+    /// What a request finds, and leaves. More is asked for in a reservation of its own (see `ahead`).
     fn reservation_for(&self, work: &Work) -> Reservation {
-        let (opened_by, outstanding) = match (self.reservation, work) {
-            (None, _) | (_, Work::Refund(_)) => return Reservation::None,
-            (Some(opened_by), _) => (opened_by, self.outstanding),
-        };
-        match work {
-            Work::Debit(debit) if self.tariff.quota(debit.octets) >= outstanding => {
+        let outstanding = self.outstanding;
+        match (self.reservation, work) {
+            (None, _) | (_, Work::Refund(_)) => Reservation::None,
+            (_, Work::Reserve(quota, _)) if quota.0 > 0 => Reservation::None,
+            (Some(opened_by), Work::Debit(debit))
+                if self.tariff.quota(debit.octets) >= outstanding || self.is_told_out(1) =>
+            {
                 Reservation::Last { opened_by, outstanding }
             }
-            _ => Reservation::Open { opened_by, outstanding },
+            (Some(opened_by), _) => Reservation::Open { opened_by, outstanding },
         }
     }
 
-    /// The enabler holds nothing any more.
-    pub(super) fn end_reservation(&mut self) {
-        self.reservation = None;
-        self.outstanding = Quota(0);
-        self.valid_until = None;
-        self.route = None;
-    }
-
-    /// The enabler holds only this much: what it held beside it may not be used any more.
+    /// The enabler holds only this much of the first reservation: what it held beside it may not be used any more.
     fn narrow(&mut self, outstanding: Quota) {
         let less = self.outstanding.0.saturating_sub(outstanding.0);
         if less > 0 {
             self.outstanding = outstanding;
             self.granted = Quota(self.granted.0.saturating_sub(less));
+            self.cut_short(outstanding);
             self.publish();
+        }
+    }
+
+    /// So much the enabler says that the first reservation has. Nothing is as good as a refusal.
+    fn narrow_to_told(&mut self, grant: &Grant, now: Time) {
+        self.narrow(grant.reserved.unwrap_or(self.outstanding));
+        if self.outstanding.0 == 0 {
+            self.refused = Some(now);
         }
     }
 
     /// Tells the gate.
     fn publish(&mut self) {
-        if matches!(self.phase, Phase::Open | Phase::Cancelled { .. }) {
+        if self.is_served() {
             self.outputs.push(Output::Grant(self.granted));
         }
     }
@@ -145,6 +204,7 @@ impl Session {
         Request {
             session: self.key,
             number: flight.number,
+            sequence: flight.reservation.opened_by().map_or(0, |_| self.ahead.sequence),
             account: AccountId(self.account().into()),
             tariff: self.tariff,
             reservation: flight.reservation,
@@ -172,59 +232,78 @@ impl Session {
     pub(super) fn on_reserved(&mut self, flight: &Flight, response: &Response, now: Time) {
         let (number, Work::Reserve(asked, _)) = (flight.number, &flight.work) else { return };
         match response {
-            Response::Granted(grant) => self.on_granted(number, *asked, grant, now),
+            Response::Granted(grant) if asked.0 == 0 => self.on_renewed(number, grant, now),
+            Response::Granted(grant) => self.on_granted(flight, *asked, grant, now),
             Response::Free => {
                 self.free = true;
-                self.end_reservation();
+                if asked.0 == 0 {
+                    self.end_reservation();
+                }
                 self.step(now, Step::new(StepKind::Free).request(number).by(Rule::FreeOfCharge));
                 self.grant(*asked, None, now);
             }
-            // Where the enabler never grants in part, one may still be had.
+            // Where the enabler never grants in part, fewer may still be had: the INVITE waits, and asks for one.
             Response::Denied(Denial::NotSoMany) if asked.0 > 1 && self.may_be_served() => {
                 self.step(now, Step::new(StepKind::Denied).request(number).by(Rule::Denied(Denial::NotSoMany)));
-                self.wanted = Some((Quota(1), Rule::OneAtLeast));
+                let fewer = Quota(if self.decision.is_none() { 1 } else { asked.0 / 2 });
+                self.at_once = Quota(asked.0 / 2);
+                self.wanted = Some((fewer, Rule::OneAtLeast));
             }
             Response::Denied(denial) => {
-                // What was refused when it was to be renewed is not held any more.
+                // What was refused when it was to be renewed is not held any more, and the reservation is ended.
                 if asked.0 == 0 {
                     self.narrow(Quota(0));
                 }
                 self.refuse(number, *denial, now);
             }
-            // It was ended at the enabler's: what is outstanding and what is wanted are asked for anew.
-            Response::NoReservation if self.reservation.is_some() => {
+            // It was ended at the enabler's: what is outstanding is asked for anew.
+            Response::NoReservation if asked.0 == 0 => {
                 self.step(now, Step::new(StepKind::NoReservation).request(number));
-                let anew = Quota(self.outstanding.0.saturating_add(asked.0));
+                let anew = self.outstanding.0.saturating_add(self.wanted.map_or(0, |(wanted, _)| wanted.0));
                 self.narrow(Quota(0));
                 self.end_reservation();
-                self.wanted = (anew.0 > 0 && self.may_be_served()).then_some((anew, Rule::NoReservation));
+                self.wanted = (anew > 0 && self.may_be_served()).then_some((Quota(anew), Rule::NoReservation));
             }
             Response::Failed(failure) => self.without_answer(flight, *asked, *failure, now),
             _ => self.without_answer(flight, *asked, Failure::Enabler, now),
         }
     }
 
-    fn on_granted(&mut self, number: u32, asked: Quota, grant: &Grant, now: Time) {
-        self.reservation.get_or_insert(number);
+    fn on_granted(&mut self, flight: &Flight, asked: Quota, grant: &Grant, now: Time) {
+        let number = flight.number;
         let more = Quota(grant.quota.0.min(asked.0));
         let step = Step::new(StepKind::Granted).request(number).worth(more, self.price_of(more));
         self.step(now, step.leaves(grant.balance));
-        if let Some(reserved) = grant.reserved {
-            self.narrow(reserved);
+        let valid_until = valid_until(grant, now);
+        let (route, renewal, requests) = (grant.route.clone(), None, 1);
+        self.add_reservation(Further { opened_by: number, outstanding: more, route, valid_until, renewal, requests });
+        self.heed(grant);
+        if more.0 == 0 {
+            return self.refuse(number, Denial::NoCredit, now);
         }
-        self.outstanding = Quota(self.outstanding.0.saturating_add(more.0));
-        self.heed(grant, now);
-        match more.0 {
-            0 if asked.0 > 0 => self.refuse(number, Denial::NoCredit, now),
-            _ => self.grant(more, grant.balance, now),
-        }
+        self.learn(asked, more, (!flight.repeated).then(|| now.micros_since(flight.since)));
+        self.grant(more, grant.balance, now);
+    }
+
+    /// What is outstanding was asked for again: so much of it is reserved.
+    fn on_renewed(&mut self, number: u32, grant: &Grant, now: Time) {
+        let step = Step::new(StepKind::Granted).request(number).worth(Quota(0), Units(0));
+        self.step(now, step.leaves(grant.balance));
+        self.heed_for_first(grant, now);
+        self.grant(Quota(0), grant.balance, now);
+        self.narrow_to_told(grant, now);
     }
 
     /// What a grant says beside its units.
-    fn heed(&mut self, grant: &Grant, now: Time) {
-        self.valid_until = grant.valid_for.map(|seconds| now.after_seconds(seconds.max(RENEW_LEAST)));
+    fn heed(&mut self, grant: &Grant) {
         self.last_granted = grant.last;
         self.policy.on_failure = grant.on_failure.unwrap_or(self.policy.on_failure);
+    }
+
+    /// The same of the first reservation.
+    fn heed_for_first(&mut self, grant: &Grant, now: Time) {
+        self.heed(grant);
+        self.valid_until = valid_until(grant, now);
         if grant.route.is_some() {
             self.route.clone_from(&grant.route);
         }
@@ -233,8 +312,8 @@ impl Session {
     /// What is reserved after a debit.
     pub(super) fn on_rest(&mut self, rest: Option<&Grant>, now: Time) {
         let Some(grant) = rest.filter(|_| self.reservation.is_some()) else { return };
-        self.narrow(grant.reserved.unwrap_or(self.outstanding));
-        self.heed(grant, now);
+        self.heed_for_first(grant, now);
+        self.narrow_to_told(grant, now);
     }
 
     /// Whether a grant is of use: the INVITE waits for it, or the session goes on.
@@ -279,10 +358,10 @@ impl Session {
         self.step(now, Step::new(StepKind::EnablerFailed).request(flight.number).by(Rule::Failed(failure)));
         self.outputs.push(Output::EnablerFailed(failure));
         self.refused = Some(now);
-        if self.reservation.is_none() && (failure.may_be_done() || flight.repeated) {
+        if asked.0 > 0 && (failure.may_be_done() || flight.repeated) {
             self.abandoned.push((flight.number, flight.route.clone(), Rule::MaybeHeld));
         }
-        if asked.0 == 0 {
+        if asked.0 == 0 && self.reservation.is_some() {
             self.valid_until = Some(now.after_seconds(RENEW_LEAST));
         }
         if !self.grant_uncovered(asked, now) && self.decision.is_none() {
@@ -357,11 +436,23 @@ impl Session {
         }
     }
 
-    pub(super) fn on_debited(&mut self, debit: &Debit, request: u32, balance: Option<i64>, ended: bool, now: Time) {
+    /// A debit stands. It is out of `reservation`, which it has `ended`.
+    pub(super) fn on_debited(
+        &mut self,
+        debit: &Debit,
+        request: u32,
+        reservation: Reservation,
+        balance: Option<i64>,
+        ended: bool,
+        now: Time,
+    ) {
         let quota = self.tariff.quota(debit.octets);
-        self.outstanding = Quota(self.outstanding.0.saturating_sub(quota.0));
-        if ended {
-            self.end_reservation();
+        if reservation != Reservation::None {
+            self.take_from_further(quota.0.saturating_sub(self.outstanding.0));
+            self.outstanding = Quota(self.outstanding.0.saturating_sub(quota.0));
+            if ended {
+                self.end_reservation();
+            }
         }
         let units = self.tariff.price_of(quota);
         self.counts.debited = self.counts.debited.saturating_add(1);
@@ -382,7 +473,21 @@ impl Session {
     /// Without reservations, as many may be with the client unpaid as the INVITE asks for: one is settled, one more
     /// may pass.
     pub(super) fn settled_one(&mut self, quota: Quota) {
-        if self.policy.model == Model::Immediate && self.may_be_served() {
+        if self.policy.model == Model::Immediate {
+            self.let_pass(quota);
+        }
+    }
+
+    /// A message has passed and costs nothing: what is reserved for it serves another one. With a tariff by size its
+    /// chunks may have taken less than its size says, so that stays reserved until the end.
+    pub(super) fn regrant(&mut self, quota: Quota) {
+        if self.policy.model == Model::Immediate || self.tariff.per == Per::Message {
+            self.let_pass(quota);
+        }
+    }
+
+    fn let_pass(&mut self, quota: Quota) {
+        if self.may_be_served() {
             self.granted = Quota(self.granted.0.saturating_add(quota.0));
             self.publish();
         }
@@ -464,7 +569,7 @@ impl Session {
         match (&flight.work, again) {
             (Work::Debit(debit), false) => {
                 let ended = matches!(flight.reservation, Reservation::Last { .. });
-                self.on_debited(debit, number, None, ended, now);
+                self.on_debited(debit, number, flight.reservation, None, ended, now);
                 self.keep_refundable(debit, flight.revoked, now);
             }
             (Work::Refund(debit), false) => self.on_refunded(debit, number, None, now),
@@ -490,60 +595,57 @@ impl Session {
         }
     }
 
-    /// More is asked for as soon as little is left, so that the next SEND finds the gate open.
-    pub(super) fn ask_ahead(&mut self) {
-        let left = self.granted.0.saturating_sub(self.taken);
-        let reserves = self.policy.model == Model::Reserve;
-        if reserves && self.taken > 0 && self.refused.is_none() && !self.last_granted && left <= self.last_ask.0 / 4 {
-            self.want(self.taken.min(AHEAD), Rule::Ahead);
-        }
-    }
-
     /// The enabler wants to be asked again (RFC 8506, 5.5); where it is asked already, that will do.
-    pub(super) fn on_reauthorize(&mut self, at: Time) {
+    pub(super) fn on_reauthorize(&mut self, opened_by: u32, at: Time) {
         self.step(at, Step::new(StepKind::Reauthorize));
-        if !self.is_updating() {
-            self.renew(Rule::Reauthorization);
+        if !self.is_updating(opened_by)
+            && let Some(renewal) = self.renewal_of(opened_by)
+        {
+            *renewal = Some(Rule::Reauthorization);
         }
     }
 
     /// A grant that has become old is asked for again, used or not (RFC 8506, 8.33).
     pub(super) fn renew_when_old(&mut self, now: Time) {
-        if matches!(self.phase, Phase::Open) && self.valid_until.take_if(|until| *until <= now).is_some() {
-            let step = Step::new(StepKind::Renew).worth(self.outstanding, self.price_of(self.outstanding));
-            self.step(now, step);
-            self.renew(Rule::ValidityTime);
+        if !matches!(self.phase, Phase::Open) {
+            return;
+        }
+        let mut old = Quota(0);
+        if self.valid_until.take_if(|until| *until <= now).is_some() {
+            self.ahead.renewal = Some(Rule::ValidityTime);
+            old = self.outstanding;
+        }
+        for further in &mut self.ahead.further {
+            if further.valid_until.take_if(|until| *until <= now).is_some() {
+                further.renewal = Some(Rule::ValidityTime);
+                old = Quota(old.0.saturating_add(further.outstanding.0));
+            }
+        }
+        if old.0 > 0 {
+            self.step(now, Step::new(StepKind::Renew).worth(old, self.price_of(old)));
         }
     }
 
-    fn renew(&mut self, rule: Rule) {
-        let open = matches!(self.phase, Phase::Open | Phase::Cancelled { .. });
-        if open && self.reservation.is_some() && self.wanted.is_none() {
-            self.wanted = Some((Quota(0), rule));
-        }
-    }
-
-    /// A SEND hit the gate. The account may have been topped up since the last refusal. By kilobytes, one frame needs
-    /// several at once (hosts take frames of some ten kilobytes).
+    /// A SEND hit the gate. The account may have been topped up since the last refusal.
     pub(super) fn on_stopped(&mut self, message_id: &str, at: Time) {
         self.step(at, Step::new(StepKind::Stopped).about(message_id).by(Rule::BeyondGrant));
         self.keep_closed(at);
         let soon = self.refused.is_some_and(|refused| at < refused.after_seconds(REFUSED));
         // Behind the final units nothing is to be had until the enabler asks to be asked (RFC 8506, 5.6).
-        if soon || self.last_granted || self.policy.model == Model::Immediate {
-            return;
-        }
-        match self.tariff.per {
-            Per::Message => self.want(self.taken.min(AHEAD), Rule::BeyondGrant),
-            Per::Kilobyte => self.want(AHEAD, Rule::BeyondGrant),
+        if !soon && !self.last_granted && self.policy.model == Model::Reserve {
+            self.want_beyond();
         }
     }
+}
 
-    fn want(&mut self, at_least: u32, rule: Rule) {
-        let open = matches!(self.phase, Phase::Open | Phase::Cancelled { .. });
-        let asked = self.flight.as_ref().is_some_and(|flight| matches!(flight.work, Work::Reserve(..)));
-        if open && !asked && self.wanted.is_none_or(|(quota, _)| quota.0 == 0) {
-            self.wanted = Some((Quota(self.requested.0.max(at_least)), rule));
-        }
+impl Flight {
+    /// Whether it asks for more credit.
+    pub(super) fn asks_for_more(&self) -> bool {
+        matches!(self.work, Work::Reserve(quota, _) if quota.0 > 0)
     }
+}
+
+/// When a grant becomes old.
+fn valid_until(grant: &Grant, now: Time) -> Option<Time> {
+    grant.valid_for.map(|seconds| now.after_seconds(seconds.max(RENEW_LEAST)))
 }

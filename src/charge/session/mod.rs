@@ -27,7 +27,7 @@
 //! ```
 //!
 //! Each message of the session runs through the machine of `message`. Messages, not the session, decide
-//! what is debited; the session decides when it is asked.
+//! what is debited; the session decides when it is asked. What is reserved, and when more is, is in `credit`.
 //!
 //! Events may come in any order and more than once. A response that is read before its SEND waits for it;
 //! a SEND that is read after the end is debited at once, even after the release (the enabler then takes
@@ -39,6 +39,7 @@
 //! whose session is forgotten may be sent once more, and an enabler knows what it has done by session and number. A debit
 //! or a release without an answer is asked again with its old number, after 1 s and then ever longer, up to 60 s.
 
+mod ahead;
 mod credit;
 mod ladder;
 mod message;
@@ -59,8 +60,9 @@ pub use view::{Waiting, Work as WaitingWork};
 use super::ch2::{Denial, Failure, Reservation, Response, SessionKey, Trigger};
 use super::event::{Direction, Event, Flag, Reserve, Sent};
 use super::policy::{Model, Policy};
-use super::tariff::{Per, Quota, Tariff, Units};
+use super::tariff::{Quota, Tariff, Units};
 use super::time::Time;
+use ahead::Ahead;
 use ladder::Ladder;
 use message::{Answer, LATE, Message, Settlement};
 use serde::{Deserialize, Serialize};
@@ -73,8 +75,6 @@ const LINGER: u32 = 32;
 const CROSSING: u32 = 5;
 /// Seconds between a refused reservation and the next try.
 const REFUSED: u32 = 1;
-/// Most that is asked ahead because of what was taken.
-const AHEAD: u32 = 16;
 /// Messages that are open at once (one more, and the oldest is settled as at the end), and settled messages whose
 /// names are remembered (an older one that comes again is found by the unique (session, Message-ID) of the enabler).
 const MESSAGES: usize = 4096;
@@ -223,12 +223,14 @@ pub struct Session {
     outcome: Option<Outcome>,
     /// What the INVITE asked for.
     requested: Quota,
-    last_ask: Quota,
+    /// How much is asked for at once: halved where the enabler refuses so much, doubled where it grants it.
+    at_once: Quota,
     granted: Quota,
     taken: u32,
-    /// The request that opened the reservation which the enabler holds, or may hold: it wants a release.
+    /// The first reservation, by the number of the request that opened it: debits go out of this one. Those after it
+    /// are in `ahead`.
     reservation: Option<u32>,
-    /// Reserved and not yet debited.
+    /// Reserved by it and not yet debited.
     outstanding: Quota,
     /// The enabler's way to who has the reservation.
     route: Option<Arc<str>>,
@@ -258,6 +260,7 @@ pub struct Session {
     connections: ThinVec<u64>,
     counts: Counts,
     ladder: Ladder,
+    ahead: Ahead,
     #[serde(skip)]
     outputs: ThinVec<Output>,
 }
@@ -265,15 +268,6 @@ pub struct Session {
 /// Takes the first of a short queue.
 fn first<T>(queue: &mut ThinVec<T>) -> Option<T> {
     (!queue.is_empty()).then(|| queue.remove(0))
-}
-
-/// What the INVITE reserves: its messages, one where it does not say. Of kilobytes nobody knows how many they will
-/// have: as many for each message as one is asked ahead for, so that the first chunks pass.
-fn first_quota(tariff: Tariff, messages: u32) -> Quota {
-    match tariff.per {
-        Per::Message => Quota(messages.max(1)),
-        Per::Kilobyte => Quota(messages.max(1).saturating_mul(AHEAD)),
-    }
 }
 
 /// The life of a session.
@@ -288,7 +282,7 @@ impl Session {
         first: u32,
         now: Time,
     ) -> Session {
-        let requested = first_quota(tariff, reserve.messages);
+        let (requested, ahead) = Ahead::new(tariff, policy.model, reserve.messages);
         let mut session = Session {
             key,
             parties: Parties::new(reserve),
@@ -305,7 +299,7 @@ impl Session {
             decision: None,
             outcome: None,
             requested,
-            last_ask: requested,
+            at_once: requested,
             granted: Quota(0),
             taken: 0,
             reservation: None,
@@ -329,6 +323,7 @@ impl Session {
             connections: ThinVec::new(),
             counts: Counts::default(),
             ladder: Ladder::default(),
+            ahead,
             outputs: ThinVec::new(),
         };
         session.step(now, Step::new(StepKind::Invite).messages(reserve.messages));
@@ -349,7 +344,7 @@ impl Session {
             return;
         }
         // What an enabler asks says nothing of the parties: a session that they have left is idle all the same.
-        if !matches!(event, Event::Reauthorize) {
+        if !matches!(event, Event::Reauthorize { .. }) {
             self.moved = self.moved.max(at);
         }
         match event {
@@ -379,7 +374,7 @@ impl Session {
                 self.on_answer(Answer::Report { message, start: *start, end, code: *code }, at);
             }
             Event::Moved { connection } => self.carries(*connection),
-            Event::Reauthorize => self.on_reauthorize(at),
+            Event::Reauthorize { opened_by } => self.on_reauthorize(*opened_by, at),
             Event::Abort => self.on_end(StepKind::EnablerEnds, Outcome::EnablerEnded, at),
             Event::ConnectionLost { connection } => self.on_connection_lost(*connection, at),
             Event::Unsent { message_id, transaction } => self.on_unsent(message_id, *transaction, at),
@@ -395,7 +390,7 @@ impl Session {
         match (&flight.work, response) {
             (Work::Reserve(..), answer) => self.on_reserved(&flight, answer, now),
             (Work::Debit(debit), Response::Debited { balance, ended, rest }) => {
-                self.on_debited(debit, number, *balance, *ended, now);
+                self.on_debited(debit, number, flight.reservation, *balance, *ended, now);
                 self.on_rest(rest.as_ref(), now);
                 self.keep_refundable(debit, flight.revoked, now);
             }
@@ -425,14 +420,14 @@ impl Session {
             // An answer to another question is none.
             (_, _) => self.ask_later(flight, Failure::Enabler, now),
         }
-        self.ask_ahead();
+        self.ask_ahead(0);
         self.proceed(now);
     }
 
     /// The enabler has granted a request after all that it was not heard to answer. Nobody uses that any more: if the
     /// session does not hold it, it is given back.
     pub fn late_grant(&mut self, number: u32, route: Option<Arc<str>>, now: Time) {
-        if self.reservation == Some(number) || matches!(self.phase, Phase::Gone) {
+        if self.has_reservation(number) || matches!(self.phase, Phase::Gone) {
             return;
         }
         self.step(now, Step::new(StepKind::LateGrant).request(number));
@@ -480,7 +475,7 @@ impl Session {
             _ => None,
         };
         let retry = self.flight.as_ref().and_then(|flight| flight.retry);
-        let old = self.valid_until.filter(|_| matches!(self.phase, Phase::Open));
+        let old = self.oldest_grant().filter(|_| matches!(self.phase, Phase::Open));
         let messages = self.messages.iter().filter_map(|message| message.deadline(&self.policy));
         messages.chain(phase).chain(retry).chain(old).min()
     }
@@ -539,7 +534,10 @@ impl Session {
         }
         self.refused = self.refused.map(|refused| refused.min(now));
         // How long a grant was good is not known any more: it is asked for again.
-        self.valid_until = self.valid_until.map(|until| until.min(now.after_seconds(RENEW_LEAST)));
+        let further = self.ahead.further.iter_mut().map(|further| &mut further.valid_until);
+        for until in further.chain([&mut self.valid_until]).flatten() {
+            *until = (*until).min(now.after_seconds(RENEW_LEAST));
+        }
         let latest = now.after_seconds(self.policy.response_timeout);
         self.messages.iter_mut().for_each(|message| message.rebase(now, latest));
         let flying = self.flight.as_mut().and_then(|flight| {
@@ -703,16 +701,18 @@ impl Session {
         if self.decision != Some(Decision::Granted) {
             return;
         }
-        self.count_taken(sent);
+        self.count_taken(sent, at);
         if !self.settled.contains(&Message::name_of(sent.message_id)) {
             self.on_chunk(sent, at);
         }
-        self.ask_ahead();
+        self.ask_ahead(self.still_to_come(sent));
         self.settle_when_drained(at);
     }
 
     /// A frame that passes twice, or is read twice, takes from the grant once.
-    fn count_taken(&mut self, sent: &Sent<'_>) {
+    fn count_taken(&mut self, sent: &Sent<'_>, at: Time) {
+        // Messages go on: the account may have been topped up since the enabler refused.
+        self.refused = self.refused.filter(|refused| at < refused.after_seconds(REFUSED));
         if !self.messages.iter().any(|message| message.id() == sent.message_id && message.waits_for(sent)) {
             self.taken = self.taken.saturating_add(sent.taken);
         }
@@ -880,7 +880,7 @@ impl Session {
     fn free(&mut self, message_id: &str, octets: u64, rule: Rule, now: Time) {
         let quota = self.tariff.quota(octets);
         let units = self.price_of(quota);
-        self.settled_one(quota);
+        self.regrant(quota);
         self.counts.not_debited = self.counts.not_debited.saturating_add(1);
         let step = Step::new(StepKind::NotDebited).by(rule).about(message_id).octets(octets);
         self.step(now, step.worth(quota, units));

@@ -1,5 +1,6 @@
 //! One test for each row of the table of rulings, named after it.
 
+mod ahead;
 mod rules;
 
 use super::*;
@@ -248,13 +249,13 @@ fn figure_15_reserve_debit_release() {
 }
 
 #[test]
-fn a_reservation_without_a_number_is_for_one() {
-    assert_eq!(Run::new(0, "message:5", Policy::default()).asks(), ["reserve 1"]);
+fn a_reservation_without_a_number_is_for_as_many_as_are_kept_ahead() {
+    assert_eq!(Run::new(0, "message:5", Policy::default()).asks(), ["reserve 128"]);
 }
 
 #[test]
 fn a_reservation_of_kilobytes_lets_the_first_chunks_pass() {
-    assert_eq!(Run::new(0, "kilobyte:5", Policy::default()).asks(), ["reserve 16"]);
+    assert_eq!(Run::new(0, "kilobyte:5", Policy::default()).asks(), ["reserve 1024"]);
     assert_eq!(Run::new(3, "kilobyte:5", Policy::default()).asks(), ["reserve 48"]);
 }
 
@@ -335,87 +336,6 @@ fn an_answer_to_another_number_is_ignored() {
     run.session.response(0, &Response::Denied(Denial::NoCredit), s(0));
     run.drain();
     assert_eq!(run.verdicts(), [(Decision::Granted, 1)]);
-}
-
-// Asking ahead.
-
-#[test]
-fn after_the_last_granted_message_one_more_is_asked_for() {
-    let mut run = Run::open_with(0, Policy::default());
-    run.sent(whole("m1", 1), s(1));
-    assert_eq!(run.asking(), "reserve 1");
-    run.yes();
-    assert_eq!(run.grants(), [1, 2]);
-}
-
-#[test]
-fn more_is_asked_for_when_a_quarter_is_left() {
-    let mut run = Run::open_with(8, Policy::default());
-    for (id, transaction) in [("m1", 1), ("m2", 2), ("m3", 3), ("m4", 4), ("m5", 5)] {
-        run.sent(whole(id, transaction), s(1));
-    }
-    assert_eq!(run.asks(), ["reserve 8"]);
-    run.sent(whole("m6", 6), s(1));
-    assert_eq!(run.asks(), ["reserve 8", "reserve 8"]);
-    run.sent(whole("m7", 7), s(1));
-    assert_eq!(run.asks().len(), 2);
-}
-
-#[test]
-fn what_is_asked_ahead_grows_with_what_is_taken() {
-    let mut run = Run::open_with(0, Policy::default());
-    for taken in [1, 1, 2, 4, 8, 16] {
-        run.sent(Sent { taken, ..whole("m", run.session.taken().into()) }, s(1));
-        run.yes();
-    }
-    let asked = ["reserve 1", "reserve 1", "reserve 2", "reserve 4", "reserve 8", "reserve 16", "reserve 16"];
-    assert_eq!(run.asks(), asked);
-}
-
-#[test]
-fn credit_goes_before_debits() {
-    let mut run = Run::open_with(1, Policy::default());
-    run.sent(whole("m1", 1), s(1));
-    run.event(responded(1, 200), s(1));
-    assert_eq!(run.asking(), "reserve 1");
-    run.yes();
-    assert_eq!(run.asking(), "debit m1 response");
-}
-
-#[test]
-fn after_a_refusal_only_a_stopped_message_asks_and_once_a_second() {
-    let mut run = Run::open_with(1, Policy::default());
-    run.sent(whole("m1", 1), s(0));
-    run.answer(Response::Denied(Denial::NoCredit));
-    run.sent(Sent { taken: 0, ..whole("m1", 2) }, s(0));
-    assert_eq!(run.asking(), "");
-    run.event(Event::Stopped { message_id: "m2" }, Time(s(1).0 - 1));
-    assert_eq!(run.asking(), "");
-    run.event(Event::Stopped { message_id: "m2" }, s(1));
-    assert_eq!(run.asking(), "reserve 1");
-    run.event(Event::Stopped { message_id: "m2" }, s(5));
-    run.yes();
-    assert_eq!(run.asking(), "");
-    assert_eq!(run.grants(), [1, 2]);
-}
-
-#[test]
-fn a_refusal_in_the_session_closes_nothing() {
-    for refusal in [Response::Denied(Denial::NoCredit), Response::Failed(Failure::Enabler)] {
-        let mut run = Run::open_with(1, Policy::default());
-        run.sent(whole("m1", 1), s(0));
-        run.answer(refusal);
-        assert_eq!(run.session.phase(), "open");
-        assert_eq!(run.verdicts().len(), 1);
-    }
-}
-
-#[test]
-fn by_kilobytes_a_stopped_frame_asks_for_enough_for_a_frame() {
-    let mut run = Run::new(0, "kilobyte:3", Policy::default());
-    run.yes();
-    run.event(Event::Stopped { message_id: "m1" }, s(1));
-    assert_eq!(run.asking(), "reserve 16");
 }
 
 // What ends the wait for one message (step 8).
@@ -1198,8 +1118,6 @@ fn the_last_debit_ends_the_reservation_and_nothing_is_released() {
     run.yes();
     run.event(Event::Answered, s(0));
     run.sent(whole("m1", 1), s(1));
-    // One more is asked for as soon as the last one is taken; there is none.
-    run.answer(Response::Denied(Denial::NoCredit));
     run.event(responded(1, 200), s(1));
     let asked = run.asked.clone().expect("the debit");
     assert_eq!(asked.reservation, Reservation::Last { opened_by: 0, outstanding: Quota(1) });
@@ -1374,7 +1292,7 @@ fn a_grant_that_becomes_old_is_asked_for_again() {
 #[test]
 fn the_enabler_may_ask_to_be_asked_and_may_end_the_service() {
     let mut run = Run::open();
-    run.event(Event::Reauthorize, s(1));
+    run.event(Event::Reauthorize { opened_by: 0 }, s(1));
     assert_eq!(run.asked.as_ref().map(|asked| &asked.operation), Some(&Operation::Reserve { quota: Quota(0) }));
     run.answer(Response::granted(Quota(0), None));
     run.event(Event::Abort, s(2));
@@ -1387,7 +1305,7 @@ fn the_enabler_may_ask_to_be_asked_and_may_end_the_service() {
 fn a_session_that_the_parties_have_left_is_idle_however_often_the_enabler_wants_to_be_asked() {
     let mut run = Run::open_with(5, policy(|p| p.hold_timeout = 20));
     for second in 1..20 {
-        run.event(Event::Reauthorize, s(second));
+        run.event(Event::Reauthorize { opened_by: 0 }, s(second));
         run.answer(Response::granted(Quota(0), None));
     }
     run.timer(s(20));
@@ -1398,7 +1316,7 @@ fn a_session_that_the_parties_have_left_is_idle_however_often_the_enabler_wants_
 
 #[test]
 fn nothing_more_is_asked_for_after_the_final_units() {
-    let mut run = Run::invited(1);
+    let mut run = Run::invited(0);
     run.answer(Response::Granted(Grant { quota: Quota(1), last: true, ..Grant::default() }));
     run.event(Event::Answered, s(0));
     run.sent(whole("m1", 1), s(1));
@@ -1406,7 +1324,7 @@ fn nothing_more_is_asked_for_after_the_final_units() {
     run.event(Event::Stopped { message_id: "m2" }, s(2));
     assert!(run.asked.is_none(), "nor for a message that was stopped");
     // The account was topped up, and the enabler wants to be asked.
-    run.event(Event::Reauthorize, s(3));
+    run.event(Event::Reauthorize { opened_by: 0 }, s(3));
     run.answer(Response::Granted(Grant { quota: Quota(0), ..Grant::default() }));
     assert!(matches!(asked(&run).0, Operation::Reserve { quota: Quota(1..) }), "there may be more again");
 }
@@ -1588,7 +1506,7 @@ fn the_enabler_says_what_its_failure_means() {
         (OnFailure::Grant, Some(OnFailure::Deny), 2),
         (OnFailure::Grant, None, 4),
     ] {
-        let mut run = Run::new(2, "message:5", policy(|p| p.on_failure = configured));
+        let mut run = Run::new(4, "message:5", policy(|p| p.on_failure = configured));
         run.answer(Response::Granted(Grant { quota: Quota(2), on_failure: said, ..Grant::default() }));
         run.event(Event::Answered, s(0));
         run.sent(whole("m1", 1), s(1));
@@ -1621,13 +1539,14 @@ fn a_renewal_that_grants_less_or_is_refused_narrows_the_gate() {
         (Response::Denied(Denial::UnknownSubscriber), 0),
     ] {
         let mut run = Run::open_with(5, Policy::default());
-        run.event(Event::Reauthorize, s(1));
+        run.event(Event::Reauthorize { opened_by: 0 }, s(1));
         run.answer(answer);
         assert_eq!(run.session.granted(), Quota(left));
         assert_eq!(run.grants().last(), Some(&left), "the gate is told");
+        let open = Reservation::Open { opened_by: 0, outstanding: Quota(left) };
+        assert_eq!(run.asking() == "release", left == 0, "what holds nothing is ended at once");
         run.event(Event::Bye, s(2));
         run.gate_closed(s(5));
-        let open = Reservation::Open { opened_by: 0, outstanding: Quota(left) };
         assert_eq!(asked(&run), (Operation::Release, open));
     }
 }
@@ -1635,7 +1554,7 @@ fn a_renewal_that_grants_less_or_is_refused_narrows_the_gate() {
 #[test]
 fn a_renewal_without_an_answer_is_tried_again() {
     let mut run = Run::open_with(5, Policy::default());
-    run.event(Event::Reauthorize, s(1));
+    run.event(Event::Reauthorize { opened_by: 0 }, s(1));
     run.answer(Response::Failed(Failure::Unreachable));
     assert_eq!((run.session.granted(), run.asking()), (Quota(5), String::new()));
     run.timer(s(6));
@@ -1661,12 +1580,12 @@ fn a_reservation_that_is_gone_is_asked_for_anew_with_what_was_left_of_it() {
     for (id, transaction) in [("m1", 1), ("m2", 2), ("m3", 3), ("m4", 4), ("m5", 5), ("m6", 6)] {
         run.sent(whole(id, transaction), s(1));
     }
-    assert_eq!(run.asking(), "reserve 8");
+    run.event(Event::Reauthorize { opened_by: 0 }, s(1));
     run.answer(Response::NoReservation);
-    assert_eq!(asked(&run), (Operation::Reserve { quota: Quota(16) }, Reservation::None));
+    assert_eq!(asked(&run), (Operation::Reserve { quota: Quota(8) }, Reservation::None));
     assert_eq!(run.session.granted(), Quota(0), "nothing more passes until it is there");
     run.yes();
-    assert_eq!(run.session.granted(), Quota(16));
+    assert_eq!(run.session.granted(), Quota(8));
 }
 
 #[test]
@@ -1675,7 +1594,7 @@ fn nothing_is_renewed_without_a_reservation() {
     run.session.last_granted = true;
     run.sent(whole("m1", 1), s(1));
     run.event(responded(1, 200), s(1));
-    run.event(Event::Reauthorize, s(1));
+    run.event(Event::Reauthorize { opened_by: 0 }, s(1));
     let last = Reservation::Last { opened_by: 0, outstanding: Quota(1) };
     assert_eq!(asked(&run).1, last);
     run.answer(Response::Debited { balance: None, ended: true, rest: None });
@@ -1755,19 +1674,19 @@ fn what_another_peer_may_have_done_is_repeated_as_such_whatever_the_last_one_say
 #[test]
 fn a_reauthorization_while_a_request_of_the_reservation_is_on_its_way_asks_for_nothing_more() {
     let mut run = Run::open();
-    run.event(Event::Reauthorize, s(1));
-    assert!(run.session.is_updating());
-    run.event(Event::Reauthorize, s(1));
+    run.event(Event::Reauthorize { opened_by: 0 }, s(1));
+    assert!(run.session.is_updating(0));
+    run.event(Event::Reauthorize { opened_by: 0 }, s(1));
     run.yes();
-    assert!(run.asked.is_none() && !run.session.is_updating(), "one UPDATE answers both");
-    run.event(Event::Reauthorize, s(2));
+    assert!(run.asked.is_none() && !run.session.is_updating(0), "one UPDATE answers both");
+    run.event(Event::Reauthorize { opened_by: 0 }, s(2));
     assert!(run.asked.is_some());
     run.yes();
     // What another reservation is asked says nothing of this one.
     run.session.late_grant(7, None, s(3));
     run.drain();
-    assert_eq!((run.asking(), run.session.is_updating()), ("release".to_owned(), false));
-    run.event(Event::Reauthorize, s(3));
+    assert_eq!((run.asking(), run.session.is_updating(0)), ("release".to_owned(), false));
+    run.event(Event::Reauthorize { opened_by: 0 }, s(3));
     run.yes();
     assert!(run.asked.is_some(), "it is asked after that");
 }
@@ -1778,7 +1697,7 @@ fn the_way_to_the_reservation_goes_with_every_request_of_it() {
     let grant = Grant { quota: Quota(3), route: Some("ocs1".into()), ..Grant::default() };
     run.answer(Response::Granted(grant));
     run.event(Event::Answered, s(0));
-    run.event(Event::Reauthorize, s(1));
+    run.event(Event::Reauthorize { opened_by: 0 }, s(1));
     run.answer(Response::Denied(Denial::NoCredit));
     run.sent(whole("m1", 1), s(1));
     run.event(responded(1, 200), s(1));
@@ -1813,7 +1732,7 @@ fn a_failure_report_outlives_the_reservation_of_its_debit() {
     let mut run = refunding();
     run.event(reported("m1", 1, Some(100), 415), s(1));
     run.answer(Response::NoReservation);
-    assert_eq!((run.asking(), run.free()), ("reserve 8".to_owned(), vec!["report=release"]));
+    assert_eq!((run.asking(), run.free()), ("reserve 7".to_owned(), vec!["report=release"]));
 }
 
 #[test]
@@ -1862,9 +1781,7 @@ fn service_goes_on_while_a_debit_waits_for_the_enabler() {
         run.event(responded(1, 200), s(1));
         run.answer(Response::Failed(Failure::Unreachable));
         run.sent(whole("m2", 2), s(1));
-        assert_eq!(run.session.granted(), Quota(if on_failure == OnFailure::Grant { 4 } else { 2 }));
-        run.sent(whole("m3", 3), s(1));
-        run.sent(whole("m4", 4), s(1));
+        run.event(Event::Stopped { message_id: "m3" }, s(1));
         // The cap is the end of it.
         assert_eq!(run.session.granted(), Quota(granted));
         assert_eq!(run.session.uncovered(), Quota(granted - 2));

@@ -1,7 +1,7 @@
 //! What others ask about a session.
 
 use super::{Counts, Debit, Decision, Flight, Outcome, Phase, Rule, Session, Step, Work as InFlight};
-use crate::charge::ch2::{Reservation, SessionKey};
+use crate::charge::ch2::SessionKey;
 use crate::charge::event::Direction;
 use crate::charge::tariff::{Quota, Tariff, Units};
 use crate::charge::time::Time;
@@ -164,19 +164,16 @@ impl Session {
         self.debits.len() + self.refunds.len() + usize::from(flying)
     }
 
-    /// The request that opened the reservation which the enabler holds, or may hold.
-    pub fn reservation(&self) -> Option<u32> {
-        self.reservation
+    /// The reservation that the request in flight is of, by the number of the request that opened it; not one that waits
+    /// for an operator.
+    pub(super) fn reservation_in_flight(&self) -> Option<u32> {
+        let flight = self.flight.as_ref().filter(|flight| !flight.held)?;
+        flight.reservation.opened_by()
     }
 
-    /// Whether a request of the reservation is on its way, or will be sent again: its answer says anew what is reserved.
-    pub fn is_updating(&self) -> bool {
-        self.flight.as_ref().is_some_and(|flight| match flight.reservation {
-            Reservation::Open { opened_by, .. } | Reservation::Last { opened_by, .. } => {
-                self.reservation == Some(opened_by) && !flight.held
-            }
-            Reservation::None => false,
-        })
+    /// Whether a request of this reservation is on its way, or will be sent again: its answer says anew what is reserved.
+    pub fn is_updating(&self, opened_by: u32) -> bool {
+        self.has_reservation(opened_by) && self.reservation_in_flight() == Some(opened_by)
     }
 
     /// What was granted while no enabler answered, as long as it is not settled.
@@ -226,7 +223,7 @@ impl Session {
 
     /// What is reserved and not yet debited, in units of the account.
     pub fn reserved(&self) -> Units {
-        self.price_of(self.outstanding)
+        self.price_of(self.outstanding_in_all())
     }
 
     /// Messages whose content is with the client, and whose debit is not due yet.

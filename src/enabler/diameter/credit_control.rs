@@ -3,7 +3,7 @@
 //! | CH-2 | reservation | Credit-Control-Request |
 //! |---|---|---|
 //! | reserve k | none | INITIAL, wants k |
-//! | reserve k more | n outstanding | UPDATE, wants n + k |
+//! | reserve again | n outstanding | UPDATE, wants n |
 //! | debit one | n > 1 outstanding | UPDATE, used 1, wants n - 1 |
 //! | debit the last | 1 outstanding | TERMINATION, used 1 |
 //! | release | n outstanding | TERMINATION, used 0 |
@@ -11,8 +11,8 @@
 //! | refund | any | EVENT, REFUND_ACCOUNT, wants 1 |
 //!
 //! A Diameter session is one reservation: its Session-Id has the number of the request that opened it, and its
-//! CC-Request-Number counts from there. So every request has the same two names however often it is written, also by
-//! another process.
+//! CC-Request-Number counts the requests of that reservation. So every request has the same two names however often it is
+//! written, also by another process.
 
 use super::dialect::{Dialect, Profile};
 use crate::charge::ch2::{Denial, Failure, Grant, Operation, Request, Reservation, Response, SessionKey, Trigger};
@@ -120,7 +120,7 @@ impl Plan {
     }
 
     fn number(&self, request: &Request) -> u32 {
-        request.number.saturating_sub(self.opened_by)
+        if self.opened_by == request.number { 0 } else { request.sequence }
     }
 }
 

@@ -440,16 +440,20 @@ impl Diameter {
     fn asked_by(&mut self, asked: Asked, bytes: &[u8]) {
         let Some(message) = Message::parse(bytes) else { return };
         let read = match message.header.command {
-            Command::RE_AUTH => ReAuthRequest::decode(&message).map(|asked| (asked.session_id, Event::Reauthorize)),
-            _ => AbortSessionRequest::decode(&message).map(|asked| (asked.session_id, Event::Abort)),
+            Command::RE_AUTH => ReAuthRequest::decode(&message).map(|asked| asked.session_id),
+            _ => AbortSessionRequest::decode(&message).map(|asked| asked.session_id),
         };
         match read {
-            Ok((id, event)) => {
+            Ok(id) => {
                 let session = credit_control::session_of(&self.dialect.origin_host, id);
                 let inquiry = Inquiry { asked, header: message.header, session_id: id.into() };
                 match session {
                     Some(_) if self.heard.len() >= HEARD_MAX => self.reply(&inquiry, ResultCode::TOO_BUSY),
                     Some((session, opened_by)) => {
+                        let event = match inquiry.header.command {
+                            Command::RE_AUTH => Event::Reauthorize { opened_by },
+                            _ => Event::Abort,
+                        };
                         self.heard.push_back(Heard::Event { session, opened_by, event, inquiry });
                     }
                     None => self.reply(&inquiry, ResultCode::UNKNOWN_SESSION_ID),
@@ -467,7 +471,7 @@ impl Diameter {
     pub fn confirm(&mut self, inquiry: &Inquiry, event: &Event<'_>, standing: Standing) {
         let result = match (standing, event) {
             (Standing::Unknown, _) => ResultCode::UNKNOWN_SESSION_ID,
-            (Standing::Open, Event::Reauthorize) => ResultCode::LIMITED_SUCCESS,
+            (Standing::Open, Event::Reauthorize { .. }) => ResultCode::LIMITED_SUCCESS,
             (Standing::Open | Standing::Pending, _) => ResultCode::SUCCESS,
         };
         self.reply(inquiry, result);

@@ -95,6 +95,7 @@ fn request(session: u64, number: u32, reservation: Reservation, operation: Opera
     Request {
         session: SessionKey(session, 1),
         number,
+        sequence: reservation.opened_by().map_or(0, |opened_by| number - opened_by),
         account: AccountId("sip:alice@example.org".into()),
         tariff: "message:1".parse().expect("a tariff"),
         reservation,
@@ -181,7 +182,7 @@ fn a_request_of_the_server_is_handed_to_its_session_and_answered_as_that_says() 
         let own = message.find(dictionary::SESSION_ID).expect("its own").text().expect("text").to_owned();
         world.say(&asks(Command::RE_AUTH, &own, HOST, 5));
         let Heard::Event { session, opened_by, event, inquiry } = world.heard() else { panic!("no event") };
-        assert_eq!((session, opened_by, &event), (SessionKey(1, 1), 0, &Event::Reauthorize));
+        assert_eq!((session, opened_by, &event), (SessionKey(1, 1), 0, &Event::Reauthorize { opened_by: 0 }));
         world.diameter.confirm(&inquiry, &event, standing);
         let answer = world.sent(1).remove(0);
         assert_eq!((result(&answer), header(&answer).hop_by_hop), (result_code, HopByHop(5)));

@@ -53,6 +53,18 @@ fn ask(memory: &mut Memory, session: i64, tariff: &str, operation: Operation) ->
     ask_with(memory, None, session, tariff, operation)
 }
 
+/// Of a reservation that has this much.
+fn ask_of(memory: &mut Memory, outstanding: u32, ends: bool, operation: Operation) -> (Response, Units) {
+    let outstanding = Quota(outstanding);
+    let reservation = match ends {
+        true => Reservation::Last { opened_by: 0, outstanding },
+        false => Reservation::Open { opened_by: 0, outstanding },
+    };
+    let request = request(1, "message:25", reservation, operation);
+    let Ok(answer) = Ledger::over(memory, None).answer(&request, 1, 0);
+    answer
+}
+
 fn ask_with(
     memory: &mut Memory,
     default_balance: Option<i64>,
@@ -60,14 +72,29 @@ fn ask_with(
     tariff: &str,
     operation: Operation,
 ) -> (Response, Units) {
-    let tariff: Tariff = tariff.parse().expect("a tariff");
-    let (session_key, account, reservation) = (SessionKey(1, 1), AccountId(ALICE.into()), Reservation::None);
-    let (session, number, repeated, route, stamp) = (session_key, 0, false, None, 0);
-    let (patient, once) = (false, false);
-    let request =
-        Request { session, number, account, tariff, reservation, repeated, patient, once, route, stamp, operation };
+    let request = request(0, tariff, Reservation::None, operation);
     let Ok(answer) = Ledger::over(memory, default_balance).answer(&request, row, 0);
     answer
+}
+
+fn request(number: u32, tariff: &str, reservation: Reservation, operation: Operation) -> Request {
+    let tariff: Tariff = tariff.parse().expect("a tariff");
+    let (session, account, sequence) = (SessionKey(1, 1), AccountId(ALICE.into()), number);
+    let (repeated, patient, once, route, stamp) = (false, false, false, None, 0);
+    Request {
+        session,
+        number,
+        sequence,
+        account,
+        tariff,
+        reservation,
+        repeated,
+        patient,
+        once,
+        route,
+        stamp,
+        operation,
+    }
 }
 
 fn reserve(quota: u32) -> Operation {
@@ -87,8 +114,34 @@ fn reserve_debit_release_move_units_and_lose_none() {
     assert_eq!(memory.accounts[ALICE], account(25, 75, 0, 0));
     assert_eq!(ask(&mut memory, 1, "message:25", debit(25)), (Response::debited(Some(25)), Units(25)));
     assert_eq!(memory.accounts[ALICE], account(25, 50, 25, 0));
-    assert_eq!(ask(&mut memory, 1, "message:25", Operation::Release).0, Response::Released { balance: Some(75) });
+    assert_eq!(ask_of(&mut memory, 2, false, Operation::Release).0, Response::Released { balance: Some(75) });
     assert_eq!(memory.accounts[ALICE], account(75, 0, 25, 0));
+}
+
+#[test]
+fn the_end_of_a_reservation_gives_back_what_is_left_of_it_and_nothing_of_another() {
+    let mut memory = alice(account(200, 0, 0, 0));
+    ask(&mut memory, 1, "message:25", reserve(2));
+    ask(&mut memory, 1, "message:25", reserve(3));
+    assert_eq!(memory.accounts[ALICE], account(75, 125, 0, 0));
+    let ended = Response::Debited { balance: Some(100), ended: true, rest: None };
+    assert_eq!(ask_of(&mut memory, 2, true, debit(25)), (ended, Units(25)));
+    assert_eq!(memory.accounts[ALICE], account(100, 75, 25, 0));
+    // More than the reservation has comes out of the session's others.
+    ask_of(&mut memory, 1, true, debit(50));
+    assert_eq!(memory.accounts[ALICE], account(100, 25, 75, 0));
+    ask_of(&mut memory, 1, false, Operation::Release);
+    assert_eq!(memory.accounts[ALICE], account(125, 0, 75, 0));
+    assert!(memory.holds.is_empty());
+}
+
+#[test]
+fn what_is_reserved_for_a_message_that_is_debited_already_is_given_back() {
+    let mut memory = alice(account(50, 0, 0, 0));
+    ask(&mut memory, 1, "message:25", reserve(2));
+    let open = Reservation::Open { opened_by: 0, outstanding: Quota(2) };
+    let Ok(()) = Ledger::over(&mut memory, None).debit_none(&request(1, "message:25", open, debit(25)), 1, 0);
+    assert_eq!(memory.accounts[ALICE], account(25, 25, 0, 0));
 }
 
 #[test]

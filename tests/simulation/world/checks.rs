@@ -130,12 +130,19 @@ impl World<'_> {
             let sql = "SELECT count(refunded_at) FROM debits WHERE call_id=?1 AND message_id=?2";
             ledger.query_row(sql, (call_id, message_id), |row| row.get(0)).expect("a table")
         };
+        // A debit that had lost its reservation, and met an account without credit.
+        let is_refused = |call_id: &str, message_id: &str| -> bool {
+            let sql = "SELECT count(*) FROM undebited WHERE call_id=?1 AND message_id=?2 AND rule='no-credit'";
+            let count: i64 = ledger.query_row(sql, (call_id, message_id), |row| row.get(0)).expect("a table");
+            self.is_short && count > 0
+        };
         for call in &self.calls {
             for message in 0..call.messages.len() {
                 let debits = count(&call.call_id(), &call.message_id(message));
                 let passed = call.passed.contains_key(&message);
                 let given_back = self.config.policy.report == Settle::Release && call.reported.contains(&message);
-                let may_be_free = call.may_be_free(message) || call.lost.contains(&message) || given_back;
+                let is_refused = is_refused(&call.call_id(), &call.message_id(message));
+                let may_be_free = call.may_be_free(message) || call.lost.contains(&message) || given_back || is_refused;
                 if !given_back && refunds(&call.call_id(), &call.message_id(message)) > 0 {
                     return Err(format!("call {} message {message} was given back for no reason", call.number));
                 }

@@ -84,8 +84,8 @@ pub fn reconfigure(random: &mut fastrand::Rng, config: &mut Config) {
     config.check().unwrap_or_else(|error| panic!("{error}"));
 }
 
-/// Accounts and what is on them. At a distance nobody is short of money here: what the server refuses is decided there.
-pub fn balances(random: &mut fastrand::Rng, config: &Config) -> Vec<(String, i64)> {
+/// Accounts and what is on them. At a distance there is enough, unless it `is_short`.
+pub fn balances(random: &mut fastrand::Rng, config: &Config, is_short: bool) -> Vec<(String, i64)> {
     let one = match (config.tariff.per, config.unit) {
         (Per::Message, _) => 1,
         // As many kilobytes as are reserved for a message.
@@ -93,15 +93,18 @@ pub fn balances(random: &mut fastrand::Rng, config: &Config) -> Vec<(String, i64
         (Per::Kilobyte, _) => 16,
     };
     let accounts = (0..random.usize(1..4)).map(|number| {
-        let messages = if config.diameter().is_some() { random.i64(500..1000) } else { random.i64(0..60) };
+        let is_rich = config.diameter().is_some() && !is_short;
+        let messages = if is_rich { random.i64(3000..4000) } else { random.i64(0..60) };
         (format!("sip:user{number}@example.org"), messages * one)
     });
     accounts.collect()
 }
 
-/// The charging system that goes with it.
-pub fn set_up(random: &mut fastrand::Rng, config: &Config, elsewhere: &mut Elsewhere) {
+/// The charging system that goes with it. Where accounts are short it grants all or nothing, and drops the reservation
+/// with an UPDATE that it refuses.
+pub fn set_up(random: &mut fastrand::Rng, config: &Config, is_short: bool, elsewhere: &mut Elsewhere) {
     let settings = &mut elsewhere.ocs.settings;
+    settings.partial = !is_short;
     settings.price = match config.unit {
         Unit::Octets => 1,
         Unit::Message | Unit::Money => config.tariff.price.into(),

@@ -23,6 +23,7 @@ fn request(number: u32, reservation: Reservation, operation: Operation) -> Reque
     Request {
         session: SessionKey(0x1_0000_0002, 0xabcd),
         number,
+        sequence: reservation.opened_by().map_or(0, |opened_by| number - opened_by),
         account: AccountId("tel:+4912345".into()),
         tariff: "message:25".parse().expect("a tariff"),
         reservation,

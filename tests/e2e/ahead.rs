@@ -1,0 +1,136 @@
+//! How much is reserved, when more is asked for, and what a charging system holds that refuses.
+
+use super::diameter::Charged;
+use super::parties::client::{ImClient, Reaction};
+use super::parties::eventually;
+use super::parties::kamailio::Setup;
+use super::{ALICE, Stage};
+use std::time::Duration;
+
+const SOON: Duration = Duration::from_secs(30);
+
+/// With this number of messages told; `None`: with none.
+fn told(setup: Setup, messages: Option<u32>) -> Setup {
+    let to = messages.map_or(String::new(), |messages| format!(", \"{messages}\""));
+    setup.changed("imcharge_reserve(\"CHARGED\", \"10\")", &format!("imcharge_reserve(\"CHARGED\"{to})"))
+}
+
+/// A client takes all messages of a server that waits for each response, and none is refused.
+#[track_caller]
+fn take_all(stage: &Stage, count: usize) -> ImClient {
+    let server = stage.server(&vec!["one"; count], |_| {});
+    let mut client = stage.bound(|_| {});
+    let got = client.take(count, Reaction::Answer(200)).len();
+    assert_eq!((got, server.refused()), (count, 0), "{}", stage.kamailio.log());
+    client
+}
+
+#[test]
+pub fn without_a_number_no_message_waits_for_credit_on_the_ledger() {
+    let stage = Stage::new(|setup| told(setup, None));
+    stage.kamailio.set_account(ALICE, 1000);
+    let mut client = take_all(&stage, 300);
+    stage.until_debited(ALICE, 300);
+    client.bye();
+    stage.expect(ALICE, 700, 0, 300);
+}
+
+#[test]
+fn without_a_number_no_message_waits_for_credit_at_a_charging_system() {
+    for (delay, count) in [(None, 300), (Some("fault delay=20ms"), 200)] {
+        let charged = Charged::new(&[], |setup| told(setup, None)).unjudged();
+        charged.ocs.order(&format!("account {ALICE}=1000"));
+        if let Some(delay) = delay {
+            charged.ocs.order(delay);
+        }
+        let mut client = take_all(&charged.stage, count);
+        charged.stage.until_debited(ALICE, count);
+        client.bye();
+        charged.expect(1000 - count as i64, 0, count as i64);
+        charged.expect_rest();
+    }
+}
+
+#[test]
+fn the_last_of_the_credit_is_used_up_without_a_refusal() {
+    for options in [&[][..], &["--no-partial"]] {
+        let charged = Charged::new(options, |setup| told(setup, None));
+        charged.ocs.order(&format!("account {ALICE}=20"));
+        let mut client = charged.stage.client(ALICE, |_| {});
+        let server = charged.stage.server(&["one"; 20], |_| {});
+        assert_eq!(client.invite(), 200);
+        // All that is there is found and reserved before the first message.
+        charged.expect(0, 20, 0);
+        client.bind();
+        assert_eq!(client.take(20, Reaction::Answer(200)).len(), 20);
+        assert_eq!(server.refused(), 0, "{}", charged.stage.kamailio.log());
+        client.bye();
+        charged.expect(0, 0, 20);
+        charged.expect_rest();
+    }
+}
+
+#[test]
+fn of_a_told_number_nothing_more_is_asked_for_and_nothing_is_held_after_its_last_debit() {
+    let charged = Charged::new(&[], |setup| told(setup, Some(5)));
+    let mut client = take_all(&charged.stage, 5);
+    charged.expect(95, 0, 5);
+    let asked = || ["initial", "update", "termination", "event"].map(|name| charged.ocs.counter(name));
+    assert_eq!((asked(), charged.ocs.sessions().len()), ([1, 4, 1, 0], 0));
+    client.bye();
+    let is_closed = || charged.stage.kamailio.statistic("sessions_active") == 0;
+    assert!(eventually(SOON, is_closed), "{}", charged.stage.kamailio.log());
+    assert_eq!(asked(), [1, 4, 1, 0], "the BYE has nothing to release");
+    charged.expect_rest();
+}
+
+#[test]
+pub fn on_the_ledger_nothing_is_held_after_the_last_told_debit() {
+    let stage = Stage::new(|setup| told(setup, Some(5)));
+    stage.kamailio.set_account(ALICE, 100);
+    let mut client = take_all(&stage, 5);
+    stage.expect(ALICE, 95, 0, 5);
+    client.bye();
+    stage.expect(ALICE, 95, 0, 5);
+}
+
+#[test]
+pub fn a_message_beyond_the_told_number_is_stopped_and_then_the_session_goes_on_as_without_one() {
+    let stage = Stage::new(|setup| told(setup, Some(1)));
+    stage.kamailio.set_account(ALICE, 500);
+    let server = stage.server(&["one", "two"], |_| {});
+    let mut client = stage.bound(|_| {});
+    assert_eq!(client.take(1, Reaction::Answer(200)).len(), 1, "{}", stage.kamailio.log());
+    assert!(eventually(SOON, || server.refused() == 1), "{}", stage.kamailio.log());
+    let granted = || stage.kamailio.count("SELECT granted FROM sessions");
+    assert!(eventually(SOON, || granted() == 129), "{} granted\n{}", granted(), stage.kamailio.log());
+    client.bye();
+    stage.expect(ALICE, 499, 0, 1);
+}
+
+#[test]
+fn one_unit_buys_one_message_where_a_refusal_drops_what_was_reserved() {
+    for messages in [Some(1), None] {
+        let charged = Charged::new(&["--no-partial"], |setup| told(setup, messages).defined("RESPONSE_TIMEOUT", "60"));
+        charged.ocs.order(&format!("account {ALICE}=1"));
+        let server = charged.stage.server(&["one", "two"], |_| {});
+        let mut clients = Vec::new();
+        let mut passed = 0;
+        for _ in 0..10 {
+            let mut client = charged.stage.client(ALICE, |_| {});
+            if client.invite() == 200 {
+                client.bind();
+                passed += client.take(2, Reaction::Silence).len();
+            }
+            clients.push(client);
+        }
+        assert_eq!(passed, 1, "told {messages:?}: {}", charged.stage.kamailio.log());
+        assert_eq!(server.invites(), 1);
+        charged.expect(0, 1, 0);
+        for client in &mut clients {
+            client.bye();
+        }
+        charged.expect(0, 0, 1);
+        charged.expect_rest();
+    }
+}
