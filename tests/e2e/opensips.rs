@@ -44,7 +44,7 @@ cases! {
     crashes::{a_killed_engine_is_back_within_a_second_and_nothing_is_lost, after_kill_9_of_everything_each_open_session_is_settled_once, sigterm_ends_it_within_five_seconds_and_settles_what_is_open}
     manual::{the_routes_of_the_manual_charge_a_retrieval}
     recovery::{a_hanging_engine_is_replaced_and_so_is_its_successor, a_pause_of_15_seconds_ends_nothing}
-    resume::{a_resume_route_that_blocks_for_one_caller_delays_nobody_else, event_routes_of_ten_milliseconds_delay_no_invite_by_seconds}
+    resume::{a_resume_route_that_blocks_for_one_caller_delays_nobody_else, event_routes_of_ten_milliseconds_delay_no_invite_by_seconds, what_waits_in_a_blocked_process_is_answered_when_it_is_back}
     diameter::{one_message_is_an_initial_and_a_termination}
     bad_input::{a_wrong_parameter_stops_the_start_with_one_line, a_full_table_refuses_new_sessions_and_keeps_the_old_ones}
 }

@@ -246,6 +246,20 @@ pub fn event_routes_of_ten_milliseconds_delay_no_invite_by_seconds() {
     debits_and_invites(&stage, 5, 300);
 }
 
+/// Of OpenSIPS, where an INVITE goes on in the process that took it: here there is one such process.
+pub fn what_waits_in_a_blocked_process_is_answered_when_it_is_back() {
+    let stage = Stage::new(|setup| sleeping(setup, 6).changed("udp_workers=4", "udp_workers=1"));
+    let (kamailio, socket) = (&stage.kamailio, socket());
+    // Both have been taken when the script blocks for the first.
+    (1..=2).for_each(|number| invite(kamailio.sip, &socket, if number == 1 { SLOW } else { STRANGER }, number));
+    becomes(kamailio, "resume_workers_stuck", 1);
+    (3..=5).for_each(|number| invite(kamailio.sip, &socket, STRANGER, number));
+    let mut answers: Vec<_> = (0..5).filter_map(|_| answer(kamailio.sip, &socket, Instant::now() + SOON)).collect();
+    answers.sort_unstable();
+    assert_eq!(answers, [1, 2, 3, 4, 5].map(|number| (number, 402)), "{}", kamailio.log());
+    assert_eq!((kamailio.statistic("slow_runs"), kamailio.statistic("dropped_verdicts")), (1, 0));
+}
+
 #[test]
 fn a_slow_event_route_delays_no_verdict_and_what_it_cannot_follow_is_skipped_and_counted() {
     const CLIENTS: usize = 10;
