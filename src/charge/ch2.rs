@@ -305,6 +305,8 @@ pub enum Failure {
     Undeliverable,
     /// Its INVITE came by another way as well, and is charged there: nothing was asked.
     Merged,
+    /// Granted after the INVITE had ended: cancelled, failed or out of time. What was granted is released.
+    Ended,
 }
 
 impl Failure {
@@ -321,6 +323,7 @@ impl Failure {
             Failure::Busy => "enabler-busy",
             Failure::Undeliverable => "enabler-undeliverable",
             Failure::Merged => "merged",
+            Failure::Ended => "invite-ended",
         }
     }
 

@@ -213,6 +213,7 @@ impl Book {
     /// Says again what an engine that died may not have told of a session: grants, closed gates, requests in flight.
     pub fn resume(&mut self, turn: &mut Turn<'_>, key: SessionKey) -> Result<(), StoreError> {
         let Some(live) = self.sessions.get_mut(&key) else { return Ok(()) };
+        self.outstanding.adopt(&live.session, turn.now);
         if !simulate::is_broken(Broken::OutboxDropped) {
             live.session.resume(turn.now);
         }

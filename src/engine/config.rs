@@ -27,6 +27,16 @@ pub enum Enabler {
     Diameter,
 }
 
+impl Enabler {
+    /// The word of the parameter.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Enabler::Ledger => "ledger",
+            Enabler::Diameter => "diameter",
+        }
+    }
+}
+
 /// What is only for `enabler=diameter`.
 #[derive(Clone, Debug, Default)]
 pub struct Diameter {

@@ -18,6 +18,7 @@ pub mod doorbell;
 pub mod facts;
 pub mod grant;
 pub mod latency;
+pub mod log_lines;
 pub mod metrics;
 pub mod notice;
 mod notices;

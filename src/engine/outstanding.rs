@@ -52,6 +52,13 @@ pub struct Outstanding {
 }
 
 impl Outstanding {
+    /// A session was loaded that may have been over for long: since it last moved.
+    pub fn adopt(&mut self, session: &Session, now: Time) {
+        if session.is_unsettled() {
+            self.over.set(session.key(), Some(session.moved().min(now)));
+        }
+    }
+
     /// A session has moved.
     pub fn look(&mut self, session: &Session, now: Time) {
         let key = session.key();

@@ -368,6 +368,14 @@ impl Region {
             lock,
         };
         region.fill_header(instance);
+        let config = &region.config;
+        log::info!(
+            "imcharge {}: enabler {}, tariff {}, state directory {}",
+            env!("CARGO_PKG_VERSION"),
+            config.enabler.as_str(),
+            config.tariff,
+            config.state_dir.display()
+        );
         Ok(Arc::new(region))
     }
 

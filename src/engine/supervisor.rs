@@ -4,6 +4,7 @@
 //! this. What is done when is decided by [`Watchdog`]; here are the processes.
 
 use super::clock;
+use super::log_lines;
 use super::region::{EngineState, Region};
 use super::run;
 use super::statistic::Statistic;
@@ -69,7 +70,7 @@ pub fn supervise(region: &Arc<Region>, stop: &AtomicBool) {
 fn report_end(region: &Region, pid: libc::pid_t, how: Option<ExitStatus>) {
     region.count(Statistic::EngineRestarts);
     // An engine that cannot start has said why; each further try would say it again.
-    if region.engine_is_ready() {
+    if region.engine_is_ready() || how.is_some_and(|how| how.signal().is_some()) {
         let how = how.map_or_else(|| "in an unknown way".to_owned(), |how| how.to_string());
         log::error!(
             "the engine (pid {pid}) ended by itself ({how}) and is started again; events that it had not committed are \
@@ -117,11 +118,7 @@ fn start_engine(region: &Arc<Region>) -> std::io::Result<libc::pid_t> {
 fn engine_process(region: &Arc<Region>, supervisor: libc::pid_t) -> ! {
     static NEVER: AtomicBool = AtomicBool::new(false);
     leave_the_host(region, supervisor);
-    // The place alone: the text of a panic may quote what the engine was working on.
-    std::panic::set_hook(Box::new(|panic| match panic.location() {
-        Some(place) => log::error!("the engine panicked at {}:{}; please report it", place.file(), place.line()),
-        None => log::error!("the engine panicked at an unknown place; please report it"),
-    }));
+    log_lines::log_panics();
     let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| run::run(region, &NEVER)));
     let code = match result {
         Ok(Ok(())) => 0,

@@ -1,7 +1,8 @@
 //! The one way in: no panic crosses into C.
 
 use super::result::IMCHARGE_PANIC;
-use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind};
+use crate::engine::log_lines;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Once;
 
 /// What a body of the ABI comes to: a result either way, an early return as `Err`.
@@ -16,17 +17,10 @@ pub(super) fn guard(body: impl FnOnce() -> Outcome) -> i32 {
     }
 }
 
-/// Sends panics to the log, one line each. Their place only: a panic's text can quote what it was working on.
+/// Sends panics to the log from now on.
 pub(super) fn log_panics() {
     static ONCE: Once = Once::new();
-    ONCE.call_once(|| std::panic::set_hook(Box::new(log_panic)));
-}
-
-fn log_panic(panic: &PanicHookInfo<'_>) {
-    match panic.location() {
-        Some(place) => log::error!("caught a panic at {}:{}; please report it", place.file(), place.line()),
-        None => log::error!("caught a panic at an unknown place; please report it"),
-    }
+    ONCE.call_once(log_lines::log_panics);
 }
 
 #[cfg(test)]

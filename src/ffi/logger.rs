@@ -2,6 +2,7 @@
 
 use super::guard::guard;
 use super::result::{IMCHARGE_NULL_ARGUMENT, IMCHARGE_OK, IMCHARGE_OUT_OF_RANGE, IMCHARGE_WRONG_STATE};
+use crate::engine::log_lines::Limit;
 use std::ffi::{c_char, c_void};
 use std::sync::OnceLock;
 
@@ -33,6 +34,8 @@ unsafe impl Send for Sink {}
 // SAFETY: as above.
 unsafe impl Sync for Sink {}
 
+static LIMIT: Limit = Limit::new();
+
 static SINK: OnceLock<Sink> = OnceLock::new();
 
 impl log::Log for Sink {
@@ -41,6 +44,7 @@ impl log::Log for Sink {
     }
 
     fn log(&self, record: &log::Record<'_>) {
+        let Some(after) = LIMIT.admit(record) else { return };
         let level = match record.level() {
             log::Level::Error => IMCHARGE_LOG_ERROR,
             log::Level::Warn => IMCHARGE_LOG_WARNING,
@@ -48,7 +52,7 @@ impl log::Log for Sink {
             log::Level::Debug => IMCHARGE_LOG_DEBUG,
             log::Level::Trace => IMCHARGE_LOG_TRACE,
         };
-        let text = record.args().to_string();
+        let text = record.args().to_string() + &after;
         // SAFETY: the host's promise at imcharge_set_logger; the text lives until the call is over.
         unsafe { (self.callback)(self.userdata, level, text.as_ptr().cast(), text.len()) }
     }

@@ -6,7 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 /// with them: it is logged, and the caller gets `otherwise`.
 pub fn guard<T>(otherwise: T, body: impl FnOnce() -> T) -> T {
     catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|_| {
-        log::error!("met a state that the module was not made for; the call fails, the proxy goes on");
+        log::error!("a call of the module has panicked and fails; the proxy is not affected");
         otherwise
     })
 }

@@ -212,6 +212,8 @@ fn a_long_ladder_is_told_in_parts_and_nothing_of_it_is_lost() {
     assert!(pages > 1);
     let numbers: Vec<usize> = all.iter().map(|step| step["number"].parse().expect("a number")).collect();
     assert_eq!(numbers, (0..all.len()).collect::<Vec<_>>());
+    let times: Vec<i64> = all.iter().map(|step| step["micros"].parse().expect("a time")).collect();
+    assert!(times.is_sorted(), "{times:?}");
     assert_eq!(all.iter().filter(|step| step["step"] == "debited").count(), MESSAGES);
     assert_eq!(all.last().map(|step| step["step"].as_str()), Some("closed"));
 }

@@ -17,6 +17,7 @@ mod failover;
 mod foreign;
 mod hostile;
 mod ledger;
+mod logs;
 mod manual;
 mod memory;
 mod opensips;

@@ -12,7 +12,7 @@ use super::parties::client::Reaction;
 use super::parties::kamailio::{Host, Setup};
 use super::parties::{eventually, opensips};
 use super::{
-    ALICE, Stage, bad_input, before, connections, crashes, diameter, manual, outcomes, recovery, resume, sessions,
+    ALICE, Stage, bad_input, before, connections, crashes, diameter, logs, manual, outcomes, recovery, resume, sessions,
 };
 use std::path::PathBuf;
 use std::time::Duration;
@@ -43,6 +43,7 @@ cases! {
     connections::{who_is_not_asserted_by_the_network_gets_nothing, sessions_on_one_connection_are_charged_each_for_itself_and_lost_together}
     crashes::{a_killed_engine_is_back_within_a_second_and_nothing_is_lost, after_kill_9_of_everything_each_open_session_is_settled_once, sigterm_ends_it_within_five_seconds_and_settles_what_is_open}
     manual::{the_routes_of_the_manual_charge_a_retrieval}
+    logs::{a_killed_engine_has_a_line_at_the_default_log_level, an_answered_call_does_not_end_as_a_failed_invite}
     recovery::{a_hanging_engine_is_replaced_and_so_is_its_successor, a_pause_of_15_seconds_ends_nothing}
     resume::{a_resume_route_that_blocks_for_one_caller_delays_nobody_else, event_routes_of_ten_milliseconds_delay_no_invite_by_seconds, what_waits_in_a_blocked_process_is_answered_when_it_is_back}
     diameter::{one_message_is_an_initial_and_a_termination}

@@ -331,7 +331,7 @@ impl Session {
     pub(super) fn grant(&mut self, quota: Quota, balance: Option<i64>, now: Time) {
         if !self.may_be_served() {
             self.has_no_dialog(now);
-            return self.decide(Decision::Denied(Denial::ServiceDenied), Quota(0), balance, now);
+            return self.decide(Decision::Failed(Failure::Ended), Quota(0), balance, now);
         }
         self.refused = None;
         self.granted = Quota(self.granted.0.saturating_add(quota.0));

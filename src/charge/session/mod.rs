@@ -577,12 +577,12 @@ impl Session {
         }
     }
 
-    /// After a 2xx it is no news of this INVITE.
+    /// Ignored once the INVITE has been answered, or has failed: hosts report the end of every transaction.
     fn on_invite_failed(&mut self, code: u16, at: Time) {
-        self.step(at, Step::new(StepKind::InviteFailed).code(code.into()));
-        if self.answered {
+        if self.answered || self.dialog != Dialog::Alive && !matches!(self.phase, Phase::Cancelled { .. }) {
             return;
         }
+        self.step(at, Step::new(StepKind::InviteFailed).code(code.into()));
         self.has_no_dialog(at);
         match self.phase {
             Phase::Cancelled { .. } => self.end(Outcome::Cancelled),

@@ -1797,7 +1797,7 @@ fn a_session_that_ended_before_its_grant_is_not_let_in() {
         run.event(event, s(1));
         run.gate_closed(s(1));
         run.yes();
-        assert_eq!(run.verdicts(), [(Decision::Denied(Denial::ServiceDenied), 0)]);
+        assert_eq!(run.verdicts(), [(Decision::Failed(Failure::Ended), 0)]);
         assert_eq!((run.grants(), run.asking()), (vec![], "release".to_owned()));
     }
     let mut run = Run::invited(3);

@@ -200,6 +200,11 @@ impl Session {
         self.debits.iter().chain(&self.refunds).chain(flying).map(|debit| debit.since).min()
     }
 
+    /// When something last happened in it.
+    pub fn moved(&self) -> Time {
+        self.moved
+    }
+
     /// Whether it is over and the enabler has not settled it: a debit or the release is not acknowledged.
     pub fn is_unsettled(&self) -> bool {
         match self.phase {

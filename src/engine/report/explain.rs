@@ -39,8 +39,10 @@ const SESSION_FIELDS: &[&str] = &[
 ];
 
 const STEP: &str = "\
-    SELECT number, number, at, micros, step, rule, cause, seconds, message_id, code, messages, octets, quota, units, balance, \
-    request-(SELECT min(request) FROM steps WHERE session=?1) FROM steps WHERE session=?1 AND number>=?2 ORDER BY number";
+    SELECT place, place, at, micros, step, rule, cause, seconds, message_id, code, messages, octets, quota, units, balance, \
+    request-(SELECT min(request) FROM steps WHERE session=?1) FROM \
+    (SELECT row_number() OVER (ORDER BY at, micros, number) - 1 AS place, * FROM steps WHERE session=?1) \
+    WHERE place>=?2 ORDER BY place";
 
 const STEP_FIELDS: &[&str] = &[
     "number",

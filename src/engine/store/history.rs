@@ -59,12 +59,10 @@ impl Tables {
     /// Removes some of what was closed more than so many days ago; when to call it again.
     pub(super) fn remove_old(&mut self, pass: Pass) -> std::result::Result<Time, StoreError> {
         let Pass { days, now, wall_ms } = pass;
-        let jumped = self.has_jumped(now, wall_ms)?;
-        self.passes.last = Some((now, wall_ms));
-        if jumped {
-            log::warn!("the wall clock has gone ahead by more than a day: no history is removed for a day");
+        if self.has_jumped(now, wall_ms)? {
             self.passes.distrusted_until = now.after_seconds(86_400);
         }
+        self.passes.last = Some((now, wall_ms));
         if now < self.passes.distrusted_until {
             return Ok(after(now, LATER));
         }
@@ -83,12 +81,20 @@ impl Tables {
         Ok(after(now, SOON))
     }
 
+    /// Whether the wall clock may be wrong. Only a jump against the other clock is reported: at a start, a day without a
+    /// session says nothing about a clock.
     fn has_jumped(&self, now: Time, wall_ms: i64) -> std::result::Result<bool, StoreError> {
-        let expected = match self.passes.last {
-            Some((then, wall)) => Some(wall.saturating_add_unsigned(now.micros_since(then) / 1000)),
-            None => latest(&self.database.connection).map_err(|source| database::error(&self.database.path, source))?,
-        };
-        Ok(expected.is_some_and(|expected| wall_ms > expected.saturating_add(DAY_MS)))
+        let is_beyond = |expected: i64| wall_ms > expected.saturating_add(DAY_MS);
+        if let Some((then, wall)) = self.passes.last {
+            let has_jumped = is_beyond(wall.saturating_add_unsigned(now.micros_since(then) / 1000));
+            if has_jumped {
+                log::warn!("the wall clock has gone ahead by more than a day: no history is removed for a day");
+            }
+            return Ok(has_jumped);
+        }
+        let latest = latest(&self.database.connection);
+        let latest = latest.map_err(|source| database::error(&self.database.path, source))?;
+        Ok(latest.is_some_and(is_beyond))
     }
 }
 

@@ -1,15 +1,16 @@
 //! Lines for the host's log.
 
 use super::{bindings as k, text};
+use crate::engine::log_lines::{self, Limit};
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use std::ffi::{CString, c_int};
 use std::io::Write;
 
-/// The host's levels (core/dprint.h) and their words.
+/// The host's levels (core/dprint.h) and their words. Without a `debug=` line it logs warnings and what is worse.
 const fn host_level(level: Level) -> (c_int, c_int, &'static str) {
     match level {
         Level::Error => (-1, libc::LOG_ERR, "ERROR"),
-        Level::Warn => (1, libc::LOG_WARNING, "WARNING"),
+        Level::Warn => (0, libc::LOG_WARNING, "WARNING"),
         Level::Info => (2, libc::LOG_INFO, "INFO"),
         Level::Debug | Level::Trace => (3, libc::LOG_DEBUG, "DEBUG"),
     }
@@ -20,10 +21,13 @@ struct HostLog;
 
 static LOGGER: HostLog = HostLog;
 
-/// Sends the module's lines to the host from now on.
+static LIMIT: Limit = Limit::new();
+
+/// Sends the module's lines to the host from now on, and panics too.
 pub fn install() {
     if log::set_logger(&LOGGER).is_ok() {
         log::set_max_level(LevelFilter::Debug);
+        log_lines::log_panics();
     }
 }
 
@@ -38,15 +42,17 @@ impl Log for HostLog {
         if !self.enabled(record.metadata()) {
             return;
         }
+        let Some(after) = LIMIT.admit(record) else { return };
         let (_, priority, word) = host_level(record.level());
         // SAFETY: integers and a function pointer that the host sets while it starts.
         let (to_stderr, process, syslog) = unsafe { (k::log_stderr != 0, k::process_no, k::_km_log_func) };
         if to_stderr {
-            let line = format!("{process:2}({}) {word}: imcharge: {}\n", std::process::id(), record.args());
+            let line = format!("{process:2}({}) {word}: imcharge: {}{after}\n", std::process::id(), record.args());
             let _ = std::io::stderr().write_all(line.as_bytes());
             return;
         }
-        let line = CString::new(format!("{word}: imcharge: {}", record.args()).replace('\0', " ")).unwrap_or_default();
+        let line =
+            CString::new(format!("{word}: imcharge: {}{after}", record.args()).replace('\0', " ")).unwrap_or_default();
         if let Some(syslog) = syslog {
             // SAFETY: the format takes one text, which has a NUL and lives beyond the call.
             unsafe {

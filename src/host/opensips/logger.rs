@@ -1,6 +1,7 @@
 //! Lines for the host's log.
 
 use super::bindings as k;
+use crate::engine::log_lines::{self, Limit};
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use std::ffi::{CString, c_int};
 
@@ -19,10 +20,13 @@ struct HostLog;
 
 static LOGGER: HostLog = HostLog;
 
-/// Sends the module's lines to the host from now on.
+static LIMIT: Limit = Limit::new();
+
+/// Sends the module's lines to the host from now on, and panics too.
 pub fn install() {
     if log::set_logger(&LOGGER).is_ok() {
         log::set_max_level(LevelFilter::Debug);
+        log_lines::log_panics();
     }
 }
 
@@ -36,9 +40,10 @@ impl Log for HostLog {
         if !self.enabled(record.metadata()) {
             return;
         }
+        let Some(after) = LIMIT.admit(record) else { return };
         let text = |text: String| CString::new(text.replace('\0', " ")).unwrap_or_default();
         let place = record.target().rsplit("::").next().unwrap_or_default();
-        let (place, line) = (text(place.to_owned()), text(record.args().to_string()));
+        let (place, line) = (text(place.to_owned()), text(format!("{}{after}", record.args())));
         // SAFETY: two texts with a NUL that live beyond the call.
         unsafe { k::imcharge_log(host_level(record.level()), place.as_ptr(), line.as_ptr()) };
     }

@@ -1,0 +1,82 @@
+//! What an operator reads in the log: at the host's default level, once, and with what is wrong.
+
+use super::diameter::Charged;
+use super::parties::client::Reaction;
+use super::parties::eventually;
+use super::parties::kamailio::{Host, Setup};
+use super::{ALICE, HOST, Stage};
+use std::time::Duration;
+
+const SOON: Duration = Duration::from_secs(20);
+
+/// The configuration without a line that sets the log level.
+fn at_the_default_level(setup: Setup) -> Setup {
+    match HOST.get() {
+        Host::Kamailio => setup.changed("\ndebug=2\n", "\n"),
+        Host::OpenSips => setup,
+    }
+}
+
+#[test]
+pub fn a_killed_engine_has_a_line_at_the_default_log_level() {
+    let stage = Stage::new(at_the_default_level);
+    let kamailio = &stage.kamailio;
+    let log = kamailio.log();
+    if HOST.get() == Host::Kamailio {
+        assert!(!log.contains("INFO:"), "the default level is higher\n{log}");
+    }
+    assert!(eventually(SOON, || kamailio.engine_pid().is_some()));
+    kamailio.signal("KILL", kamailio.engine_pid());
+    let told = || kamailio.log().contains("ended by itself (signal: 9 (SIGKILL))");
+    assert!(eventually(SOON, told), "{}", kamailio.log());
+}
+
+#[test]
+fn a_warning_is_visible_at_the_default_log_level() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let state = format!("\"state_dir\", \"{}\"", folder.path().display());
+    std::fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("our own");
+    let stage = Stage::new(|setup| at_the_default_level(setup).changed("\"state_dir\", STATE_DIR", &state));
+    let log = stage.kamailio.log();
+    assert!(log.contains("WARNING: imcharge: state_dir") && log.contains("is open to every user"), "{log}");
+}
+
+#[test]
+pub fn a_good_start_has_one_line_that_says_what_is_charged_and_where() {
+    let stage = Stage::plain();
+    let (log, state) = (stage.kamailio.log(), stage.kamailio.state_dir());
+    let version = env!("CARGO_PKG_VERSION");
+    let line = format!("imcharge {version}: enabler ledger, tariff message:1, state directory {}", state.display());
+    assert_eq!(log.matches(&line).count(), 1, "{log}");
+}
+
+#[test]
+fn what_a_peer_does_wrong_each_time_does_not_fill_the_log() {
+    const SESSIONS: usize = 60;
+    let charged = Charged::plain().unjudged();
+    charged.ocs.order(&format!("account {ALICE}=100000"));
+    charged.ocs.order("fault unknown-mandatory-avp");
+    let _server = charged.stage.server(&["one"], |_| {});
+    for _ in 0..SESSIONS {
+        let mut client = charged.stage.client(ALICE, |_| {});
+        client.invite();
+        client.bye();
+    }
+    let log = charged.stage.kamailio.log();
+    let lines = log.matches("is mandatory and not known").count();
+    assert!((1..=10).contains(&lines), "{lines} lines for {SESSIONS} sessions\n{log}");
+}
+
+#[test]
+pub fn an_answered_call_does_not_end_as_a_failed_invite() {
+    let stage = Stage::plain();
+    let _server = stage.server(&["one"], |_| {});
+    let mut client = stage.bound(|_| {});
+    client.take(1, Reaction::Answer(200));
+    stage.until_debited(ALICE, 1);
+    assert_eq!(client.bye(), 200);
+    // The transaction of the INVITE is destroyed some seconds after its answer (tm's wt_timer).
+    std::thread::sleep(Duration::from_secs(7));
+    let explained = stage.kamailio.rpc(&["imcharge.explain", &client.call_id]).expect("explained");
+    assert!(explained.contains("answered") && !explained.contains("invite-failed"), "{explained}");
+}
