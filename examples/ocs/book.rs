@@ -52,6 +52,8 @@ pub struct Book {
     accounts: Vec<Account>,
     /// By Session-Id.
     pub sessions: HashMap<String, Session>,
+    /// TERMINATIONs that left a service unreported for which the session held something.
+    pub unreported: u64,
 }
 
 /// What units are of.

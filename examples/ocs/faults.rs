@@ -62,6 +62,8 @@ pub enum Kind {
     ProtocolError(u32),
     /// SUCCESS, and this Result-Code in every service; nothing booked.
     RefuseMscc(u32),
+    /// Another service in the answer, before or after the others.
+    Foreign { granted: bool, first: bool },
     /// Services without Result-Code.
     NoMsccResult,
     /// No services in the answer.
@@ -236,6 +238,7 @@ const VALUED: &[(&str, &str)] = &[
     ("refuse", "a Result-Code"),
     ("protocol-error", "a Result-Code"),
     ("refuse-mscc", "a Result-Code"),
+    ("foreign", "granted-before, granted-after, refused-before or refused-after"),
     ("header-length", "a length below 16777216"),
     ("avp-length", "0 to 255, beyond or one-byte-result-code"),
     ("close", "before-answer or mid-answer"),
@@ -263,6 +266,10 @@ fn valued(name: &str, value: &str) -> Option<Kind> {
         ("refuse", _) => Kind::Refuse(number()?),
         ("protocol-error", _) => Kind::ProtocolError(number()?),
         ("refuse-mscc", _) => Kind::RefuseMscc(number()?),
+        ("foreign", "granted-before") => Kind::Foreign { granted: true, first: true },
+        ("foreign", "granted-after") => Kind::Foreign { granted: true, first: false },
+        ("foreign", "refused-before") => Kind::Foreign { granted: false, first: true },
+        ("foreign", "refused-after") => Kind::Foreign { granted: false, first: false },
         ("header-length", _) => Kind::HeaderLength(number().filter(|length| *length < 1 << 24)?),
         ("avp-length", "beyond") => Kind::AvpLength(AvpLength::Beyond),
         ("avp-length", "one-byte-result-code") => Kind::AvpLength(AvpLength::OneByte),

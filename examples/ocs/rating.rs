@@ -98,6 +98,7 @@ fn in_session<'s>(
     let account = session.account;
     let refused = answer.result_code != Some(ResultCode::SUCCESS);
     if ends || (initial && refused) {
+        book.unreported += u64::from(ends && session.held() > 0);
         book.close(&mut session);
     } else {
         book.sessions.insert(key, session);
@@ -133,6 +134,34 @@ fn go_on<'s>(
         final_unit_indication: settings.final_unit_indication().filter(|_| last),
         ..Service::default()
     })
+}
+
+/// Rating-Group of the service that an answer names unasked, see [`add_foreign`].
+const FOREIGN_GROUP: u32 = 99;
+
+/// Adds a service to an answer that the request does not name: refused by 4012, or with one unit granted, which the
+/// session holds.
+pub fn add_foreign(
+    book: &mut Book,
+    settings: &Settings,
+    session_id: &str,
+    answer: &mut CreditControlAnswer<'_>,
+    granted: bool,
+    first: bool,
+) {
+    let mut service = Service { rating_group: Some(FOREIGN_GROUP), ..Service::default() };
+    service.result_code = Some(ResultCode::CREDIT_LIMIT_REACHED);
+    if let Some((key, mut session)) = book.sessions.remove_entry(session_id) {
+        // One unit in all, however often it is granted.
+        book.report(&mut session, &service, 0);
+        let one = Quantity { kind: Kind::Specific, amount: 1 };
+        if granted && let Ok((granted, _)) = book.reserve(&mut session, &service, one, settings) {
+            service.granted_service_unit = Some(granted.units(settings));
+            service.result_code = Some(ResultCode::SUCCESS);
+        }
+        book.sessions.insert(key, session);
+    }
+    answer.services.insert(if first { 0 } else { answer.services.len() }, service);
 }
 
 /// EVENT_REQUEST.

@@ -2,7 +2,7 @@
 
 use crate::book::Book;
 use crate::faults::{AvpLength, Faults, Kind, Requests};
-use crate::rating::{plain, rate};
+use crate::rating::{add_foreign, plain, rate};
 use crate::settings::Settings;
 use imcharge::wire::diameter::base::{Answer, CapabilitiesExchangeAnswer, CapabilitiesExchangeRequest, PeerAnswer};
 use imcharge::wire::diameter::dictionary::{self, APPLICATION_CREDIT_CONTROL, APPLICATION_RELAY, VENDOR_3GPP};
@@ -59,7 +59,7 @@ macro_rules! counters {
 counters! {
     initial update termination event
     retransmitted duplicates unmarked renumbered answered refused dropped lost malformed unexpected
-    connections broken_streams cer dwr dpr dwa dpa raa asa
+    unreported connections broken_streams cer dwr dpr dwa dpa raa asa
 }
 
 /// Answers given, for requests that come again, and what End-to-End Identifier each request had.
@@ -297,6 +297,13 @@ impl State {
             write_answer(&refused_services(&request, result, &self.settings), message, out);
         } else {
             let mut answer = rate(&mut self.book, &self.settings, &request, message, connection);
+            for kind in &due {
+                if let Kind::Foreign { granted, first } = *kind {
+                    let session = request.session_id;
+                    add_foreign(&mut self.book, &self.settings, session, &mut answer, granted, first);
+                }
+            }
+            self.counters.unreported = self.book.unreported;
             write_answer(&answer, message, out);
             if self.settings.duplicate_detection {
                 let body = out.get(start + HEADER_LENGTH..).unwrap_or_default();

@@ -425,6 +425,12 @@ impl Book {
                 live.session.late_grant(number, Some(route), turn.now);
                 self.drain(turn, session)
             }
+            Heard::Rerouted { session, opened_by, route } => {
+                if let Some(live) = self.sessions.get_mut(&session) {
+                    live.session.rerouted(opened_by, route);
+                }
+                Ok(())
+            }
             Heard::Response { session, number, response, asked_of } => {
                 let Some(live) = self.sessions.get_mut(&session) else { return Ok(()) };
                 if let Some(route) = asked_of {

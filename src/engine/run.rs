@@ -428,7 +428,7 @@ impl Engine {
             Heard::LateAnswer { session, number, message } => {
                 diameter.read_late(&self.book.unanswered(*session, *number)?, message)
             }
-            Heard::Response { .. } | Heard::Late { .. } | Heard::Event { .. } => Some(heard),
+            Heard::Response { .. } | Heard::Late { .. } | Heard::Rerouted { .. } | Heard::Event { .. } => Some(heard),
         };
         all.into_iter().filter_map(of_use).collect()
     }

@@ -20,6 +20,7 @@ mod ledger;
 mod logs;
 mod manual;
 mod memory;
+mod ocs_wire;
 mod opensips;
 mod outcomes;
 mod push;

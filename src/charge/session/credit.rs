@@ -377,6 +377,13 @@ impl Session {
         }
     }
 
+    /// The requests of the reservation that this request opened go this way from now on.
+    pub fn rerouted(&mut self, opened_by: u32, route: Arc<str>) {
+        if self.reservation == Some(opened_by) {
+            self.route = Some(route);
+        }
+    }
+
     /// Whether a debit waits to be asked again, because the enabler fails: credit cannot be asked for before it.
     pub fn is_failing(&self) -> bool {
         self.flight.as_ref().is_some_and(|flight| flight.retry.is_some())

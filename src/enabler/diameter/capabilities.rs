@@ -21,9 +21,9 @@ const NAME_SHOWN: usize = 80;
 
 fn vendor_specific(local: &Local) -> Vec<VendorSpecificApplication> {
     let application = VendorSpecificApplication {
-        vendor_id: Some(VENDOR_3GPP),
-        auth_application_id: Some(APPLICATION_CREDIT_CONTROL),
-        acct_application_id: None,
+        vendor_id: vec![VENDOR_3GPP],
+        auth_application_id: vec![APPLICATION_CREDIT_CONTROL],
+        acct_application_id: Vec::new(),
     };
     if local.vendor_specific_application { vec![application] } else { Vec::new() }
 }
@@ -90,5 +90,5 @@ fn has_credit_control(answer: &CapabilitiesExchangeAnswer<'_>) -> bool {
     let of_vendors = &answer.vendor_specific_application_id;
     answer.auth_application_id.iter().any(common)
         || answer.acct_application_id.contains(&APPLICATION_RELAY)
-        || of_vendors.iter().filter_map(|vendor| vendor.auth_application_id.as_ref()).any(common)
+        || of_vendors.iter().flat_map(|vendor| &vendor.auth_application_id).any(common)
 }

@@ -15,6 +15,7 @@
 //! written, also by another process.
 
 use super::dialect::{Dialect, Profile};
+use super::services::{self, Other};
 use crate::charge::ch2::{Denial, Failure, Grant, Operation, Request, Reservation, Response, SessionKey, Trigger};
 use crate::charge::event::Direction;
 use crate::charge::policy::OnFailure;
@@ -133,13 +134,22 @@ fn cause(trigger: Trigger) -> TerminationCause {
     }
 }
 
-/// Writes the request behind what is in `out`. Hop-by-Hop and the T flag are for whoever sends it; so is End-to-End where
+/// Where a request goes, and what it closes there beside our service.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Target<'a> {
+    /// Destination-Host, where it is known.
+    pub host: Option<&'a str>,
+    /// What the server has granted to other services.
+    pub others: &'a [Other],
+}
+
+/// Appends the request to `out`. The sender sets Hop-by-Hop Identifier and T flag, and the End-to-End Identifier where
 /// the request has no stamp.
 pub fn write(
     dialect: &Dialect,
     request: &Request,
     call: &Call<'_>,
-    destination_host: Option<&str>,
+    target: Target<'_>,
     at: Time,
     out: &mut Vec<u8>,
 ) -> Result<usize, TooLong> {
@@ -154,17 +164,20 @@ pub fn write(
     let used = plan.used.filter(|_| !is_event);
     let used = used.map(|(quota, octets)| units(dialect, request.tariff, quota, octets));
     let is_last = plan.kind == RequestType::TERMINATION_REQUEST;
-    let services = match dialect.keys.in_multiple_services() {
-        true => vec![Service {
+    let own = match dialect.keys.in_multiple_services() {
+        true => Some(Service {
             requested_service_unit: wanted.clone(),
             used_service_unit: used.clone().into_iter().collect(),
             service_identifier: dialect.keys.identifier.into_iter().collect(),
             rating_group: dialect.keys.rating_group,
             reporting_reason: (is_last && used.is_some()).then_some(ReportingReason::FINAL),
             ..Service::default()
-        }],
-        false => Vec::new(),
+        }),
+        false => None,
     };
+    let closings = target.others.iter().map(|other| other.closing(dialect.keys.profile));
+    let services: Vec<Service<'_>> = own.into_iter().chain(closings).collect();
+    let indicator = (!services.is_empty()).then_some(MultipleServices::MULTIPLE_SERVICES_SUPPORTED);
     let in_command = !dialect.keys.in_multiple_services();
     let body = CreditControlRequest {
         session_id: &session_id,
@@ -175,7 +188,7 @@ pub fn write(
         service_context_id: &dialect.service_context_id,
         request_type: plan.kind,
         request_number: plan.number(request),
-        destination_host,
+        destination_host: target.host,
         event_timestamp: Some(at),
         subscription_id: vec![subscription(request.account.as_str())],
         service_identifier: dialect.keys.identifier.filter(|_| in_command),
@@ -183,7 +196,7 @@ pub fn write(
         requested_service_unit: wanted.filter(|_| in_command),
         requested_action: plan.action,
         used_service_unit: used.filter(|_| in_command).into_iter().collect(),
-        multiple_services_indicator: (!in_command).then_some(MultipleServices::MULTIPLE_SERVICES_SUPPORTED),
+        multiple_services_indicator: indicator,
         services,
         ..CreditControlRequest::default()
     };
@@ -281,9 +294,16 @@ fn minor_units(dialect: &Dialect, granted: &ServiceUnits) -> u64 {
     }
 }
 
-/// What the server said, in the words of CH-2.
+/// Whether the answer as a whole says success: the session is open at the server then, even if it refuses our service
+/// in it.
+pub fn succeeds(answer: &CreditControlAnswer<'_>) -> bool {
+    answer.outcome().is_some_and(|outcome| outcome.code().is_success())
+}
+
+/// What the server said, in the words of CH-2. Of several services, ours decides. Units, Validity-Time and
+/// Final-Unit-Indication are those of our service; the command's hold where our service has none of its own.
 pub fn read(dialect: &Dialect, request: &Request, answer: &CreditControlAnswer<'_>) -> Response {
-    let service = answer.services.first();
+    let service = services::ours(&dialect.keys, &answer.services);
     // A vendor's result has a meaning of its own: it is no more than a yes or a no.
     if let Some(Outcome::Experimental(_, code)) = answer.outcome()
         && !code.is_success()
@@ -378,9 +398,10 @@ fn refused(request: &Request, result: ResultCode) -> Response {
     match result {
         ResultCode::UNKNOWN_SESSION_ID => Response::NoReservation,
         ResultCode::TOO_BUSY => Response::Failed(Failure::Busy),
-        ResultCode::UNABLE_TO_DELIVER | ResultCode::REALM_NOT_SERVED | ResultCode::LOOP_DETECTED => {
-            Response::Failed(Failure::Undeliverable)
-        }
+        ResultCode::UNABLE_TO_DELIVER
+        | ResultCode::REALM_NOT_SERVED
+        | ResultCode::LOOP_DETECTED
+        | ResultCode::REDIRECT_INDICATION => Response::Failed(Failure::Undeliverable),
         _ if result.is_protocol_error() => Response::Failed(Failure::Enabler),
         ResultCode::CREDIT_CONTROL_NOT_APPLICABLE if asks => Response::Free,
         ResultCode::CREDIT_LIMIT_REACHED if asked > 1 => Response::Denied(Denial::NotSoMany),

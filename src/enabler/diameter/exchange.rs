@@ -5,7 +5,7 @@
 
 use super::config::Config;
 use super::local::Local;
-use super::peer::{Event as PeerEvent, Fitness, Peer};
+use super::peer::{Absence, Event as PeerEvent, Fitness, Peer};
 use super::requests::{Connection, Match, Pending, Requests, Serial};
 use crate::charge::time::Time;
 use crate::wire::diameter::header::stamp;
@@ -19,6 +19,12 @@ const OUTPUT_MAX: usize = 4 << 20;
 
 /// The same, before a connection is closed whose peer asks without ever reading an answer.
 const ANSWERS_MAX: usize = OUTPUT_MAX + (1 << 20);
+
+/// Seconds between two requests that try a demoted peer.
+const PROBE_EVERY: u32 = 10;
+
+/// Seconds after which such a request is given to another peer.
+const PROBE_PATIENCE: u32 = 1;
 
 /// A request to be sent.
 #[derive(Clone, Copy, Debug)]
@@ -174,14 +180,33 @@ struct Seat {
     connected: bool,
     waiting: BTreeSet<Serial>,
     counters: PeerCounters,
-    /// When something came from it last.
-    heard_at: Time,
-    /// A request to it was over, and nothing at all has come since it was sent.
-    in_doubt: bool,
+    /// When it answered a request in time last, or was connected.
+    answered_at: Time,
+    /// A request to it timed out, and it had answered none since that was sent: other peers serve until it answers one.
+    demoted: Option<Demoted>,
     /// Told to be up.
     up: bool,
     /// Why it was told to be down.
     why: String,
+}
+
+/// How a demoted peer is tried. Its watchdog says nothing: the application behind it may hang.
+#[derive(Clone, Copy, Debug)]
+struct Demoted {
+    /// When the next request tries it.
+    probe_at: Time,
+    /// The last one that did.
+    probe: Option<Probe>,
+}
+
+/// A request that tries a demoted peer.
+#[derive(Clone, Copy, Debug)]
+struct Probe {
+    serial: Serial,
+    /// When another peer gets it; `None`: one has it.
+    move_at: Option<Time>,
+    /// An answer after this is too late.
+    deadline: Time,
 }
 
 /// All peers, the first to be used first.
@@ -206,8 +231,8 @@ impl Exchange {
             connected: false,
             waiting: BTreeSet::new(),
             counters: PeerCounters::default(),
-            heard_at: now,
-            in_doubt: false,
+            answered_at: now,
+            demoted: None,
             up: false,
             why: String::new(),
         };
@@ -236,6 +261,8 @@ impl Exchange {
                 Refused::Full => self.counters.refused_full += 1,
                 _ => self.counters.refused_no_peer += 1,
             })?;
+        let probed = self.to_be_probed(seat, &request, now);
+        let seat = probed.unwrap_or(seat);
         let end_to_end = match header.end_to_end {
             EndToEnd(0) => self.local.end_to_end(),
             kept => kept,
@@ -258,7 +285,24 @@ impl Exchange {
         });
         self.counters.sent += 1;
         self.dispatch(serial, seat, request.message, request.duplicate);
+        if let Some(demoted) = probed.and_then(|seat| self.seats.get_mut(seat)?.demoted.as_mut()) {
+            let move_at = Some(now.after_seconds(PROBE_PATIENCE));
+            demoted.probe = Some(Probe { serial, move_at, deadline: request.deadline });
+            demoted.probe_at = now.after_seconds(PROBE_EVERY);
+        }
         Ok(())
+    }
+
+    /// The demoted peer that this request is to try in place of the chosen one: one that is due, where the request may
+    /// move on from there, may arrive twice, and is not of a session that another peer has.
+    fn to_be_probed(&self, chosen: usize, request: &Request<'_>, now: Time) -> Option<usize> {
+        let may_probe = request.may_move && !request.once && request.prefer.is_none();
+        let octets = request.message.len();
+        let is_due = |(at, seat): &(usize, &Seat)| {
+            let due = seat.demoted.is_some_and(|demoted| demoted.probe_at <= now);
+            due && *at != chosen && seat.peer.fitness() == Fitness::Fit && self.has_room(seat, octets)
+        };
+        self.seats.iter().enumerate().filter(|_| may_probe).find(is_due).map(|(at, _)| at)
     }
 
     /// Queues the answer to a server's request; its identifiers are put in. On a connection that is gone, nobody waits
@@ -277,7 +321,9 @@ impl Exchange {
         if let Some(seat) = self.seats.get_mut(seat) {
             seat.number += 1;
             seat.connected = true;
-            (seat.heard_at, seat.in_doubt) = (now, false);
+            seat.answered_at = now;
+            // It may be another program behind the same address, and is tried at once.
+            seat.demoted = seat.demoted.map(|_| Demoted { probe_at: now, probe: None });
             seat.peer.connected(address, now);
         }
     }
@@ -285,12 +331,7 @@ impl Exchange {
     /// Octets came from this peer.
     pub fn received(&mut self, seat: usize, bytes: &[u8], now: Time) {
         if let Some(heard) = self.seats.get_mut(seat).filter(|seat| seat.connected) {
-            heard.heard_at = now;
-            let was_in_doubt = std::mem::take(&mut heard.in_doubt);
             heard.peer.received(bytes, now);
-            if was_in_doubt && heard.peer.fitness() != Fitness::Unfit {
-                self.ready(seat);
-            }
         }
         self.follow(seat, now);
     }
@@ -305,6 +346,7 @@ impl Exchange {
 
     /// Gives up requests whose time is over.
     pub fn timer(&mut self, now: Time) {
+        self.move_probes(now);
         let mut overdue = Vec::new();
         while let Some(serial) = self.requests.overdue(now) {
             overdue.extend(self.requests.take(serial).map(|pending| (serial, pending)));
@@ -316,38 +358,80 @@ impl Exchange {
                 seat.counters.timed_out += 1;
             }
             self.counters.timed_out += 1;
-            self.doubt(pending.seat, pending.sent_at);
+            self.demote(pending.seat, pending.sent_at, now);
             let (name, written_to) = (pending.name, self.settle(serial, pending, now));
             self.events.push_back(Event::TimedOut { name, written_to });
         }
         self.requests.forget(now);
     }
 
-    /// Nothing has come from this peer since the request was sent whose time is over now: where there is another, it
-    /// serves until something comes (RFC 8506, 5.7). The watchdog would see it minutes later.
-    fn doubt(&mut self, seat: usize, sent_at: Time) {
+    /// A request that this peer was sent at that time has timed out. If it has answered none since, its application may
+    /// hang behind a watchdog that answers: where there is another peer, that serves (RFC 8506, 5.7).
+    fn demote(&mut self, seat: usize, sent_at: Time, now: Time) {
+        let is_silent = |seat: &Seat| seat.connected && seat.demoted.is_none() && seat.answered_at <= sent_at;
+        if !self.seats.get(seat).is_some_and(is_silent) {
+            return;
+        }
+        if !self.is_served_without(seat) {
+            // The others are demoted or gone: what comes next tries the former.
+            self.seats.iter_mut().filter_map(|seat| seat.demoted.as_mut()).for_each(|demoted| demoted.probe_at = now);
+            return;
+        }
+        let Some(demoted) = self.seats.get_mut(seat) else { return };
+        demoted.demoted = Some(Demoted { probe_at: now.after_seconds(PROBE_EVERY), probe: None });
+        let why = format!(
+            "peer {}: a request timed out, and it answered none since that was sent; others serve until it answers one",
+            demoted.label
+        );
+        self.fail_over(seat);
+        self.down(seat, why);
+    }
+
+    /// Whether another peer than this one is open and answers.
+    pub fn is_served_without(&self, seat: usize) -> bool {
         let serves =
-            |(at, other): (usize, &Seat)| at != seat && other.peer.fitness() == Fitness::Fit && !other.in_doubt;
-        let has_other = self.seats.iter().enumerate().any(serves);
-        let silent = |seat: &&mut Seat| seat.connected && !seat.in_doubt && seat.heard_at <= sent_at;
-        if let Some(doubted) = self.seats.get_mut(seat).filter(silent).filter(|_| has_other) {
-            doubted.in_doubt = true;
-            let why =
-                format!("peer {}: no answer, nor any other sign of life; its requests go elsewhere", doubted.label);
-            self.fail_over(seat);
-            self.down(seat, why);
+            |(at, other): (usize, &Seat)| at != seat && other.peer.fitness() == Fitness::Fit && other.demoted.is_none();
+        self.seats.iter().enumerate().any(serves)
+    }
+
+    /// Whether this peer is open, and used only where no other is because it let a request time out.
+    pub fn is_demoted(&self, seat: usize) -> bool {
+        self.seats.get(seat).is_some_and(|seat| seat.demoted.is_some() && seat.peer.fitness() == Fitness::Fit)
+    }
+
+    /// This peer has answered a request in time.
+    fn trust(&mut self, seat: usize, now: Time) {
+        let Some(trusted) = self.seats.get_mut(seat) else { return };
+        trusted.answered_at = now;
+        if trusted.demoted.take().is_some() && trusted.peer.fitness() != Fitness::Unfit {
+            self.ready(seat);
         }
     }
 
-    /// The transport to this peer is gone, or was not to be had: why, as one sentence. For how many seconds at least it
-    /// does not want to see us.
-    pub fn closed(&mut self, seat: usize, why: String, now: Time) -> u32 {
-        let Some(number) = self.seats.get(seat).map(|seat| seat.number) else { return 0 };
+    /// Gives requests that tried a demoted peer to another one, as that has not answered for a second.
+    fn move_probes(&mut self, now: Time) {
+        for seat in 0..self.seats.len() {
+            let Some(demoted) = self.seats.get_mut(seat).and_then(|seat| seat.demoted.as_mut()) else { continue };
+            let is_due = |probe: &&mut Probe| probe.move_at.is_some_and(|at| at <= now);
+            let Some(probe) = demoted.probe.as_mut().filter(is_due) else { continue };
+            probe.move_at = None;
+            let serial = probe.serial;
+            if self.requests.get(serial).is_some_and(|pending| pending.seat == seat) {
+                self.note_written(serial);
+                self.relocate(serial, seat, true);
+            }
+        }
+    }
+
+    /// The transport to this peer is gone, or was not to be had: why, as one sentence. How long it does not want to
+    /// be connected.
+    pub fn closed(&mut self, seat: usize, why: String, now: Time) -> Absence {
+        let Some(number) = self.seats.get(seat).map(|seat| seat.number) else { return Absence::default() };
         // Those that have moved on as well.
         for serial in self.requests.on(Connection { seat, number }) {
             self.note_written(serial);
         }
-        let Some(lost) = self.seats.get_mut(seat) else { return 0 };
+        let Some(lost) = self.seats.get_mut(seat) else { return Absence::default() };
         lost.connected = false;
         let absent = lost.peer.closed();
         let waiting = std::mem::take(&mut lost.waiting);
@@ -380,7 +464,8 @@ impl Exchange {
     /// When the next timer is due, of a peer or of a request.
     pub fn deadline(&self) -> Option<Time> {
         let peers = self.seats.iter().filter_map(|seat| seat.peer.deadline());
-        peers.chain(self.requests.deadline()).min()
+        let probes = self.seats.iter().filter_map(|seat| seat.demoted?.probe?.move_at);
+        peers.chain(self.requests.deadline()).chain(probes).min()
     }
 
     /// Why the connection of this peer has to be closed, if it has.
@@ -433,19 +518,22 @@ impl Exchange {
     ) -> Result<usize, Refused> {
         let is = |seat: &Seat, name: &str| seat.peer.host().is_some_and(|host| host.eq_ignore_ascii_case(name));
         let may = |seat: &Seat| bound_to.is_none_or(|name| is(seat, name)) && seat.peer.fitness() != Fitness::Unfit;
-        let room =
-            |seat: &Seat| seat.waiting.len() < self.in_flight_max && seat.peer.output().len() + octets <= OUTPUT_MAX;
         let rank = |seat: &Seat| {
             let preferred = prefer.is_some_and(|name| is(seat, name));
-            (seat.peer.fitness(), !seat.in_doubt, preferred)
+            (seat.peer.fitness(), seat.demoted.is_none(), preferred)
         };
         let open = || self.seats.iter().enumerate().filter(|(at, seat)| !not.contains(at) && may(seat));
         // From the back, because of equals the last counts as the greatest.
-        match open().rev().filter(|(_, seat)| room(seat)).max_by_key(|(_, seat)| rank(seat)) {
+        match open().rev().filter(|(_, seat)| self.has_room(seat, octets)).max_by_key(|(_, seat)| rank(seat)) {
             Some((best, _)) => Ok(best),
             None if open().next().is_some() => Err(Refused::Full),
             None => Err(Refused::NoPeer),
         }
+    }
+
+    /// Whether a peer may have one more request, of so many octets.
+    fn has_room(&self, seat: &Seat, octets: usize) -> bool {
+        seat.waiting.len() < self.in_flight_max && seat.peer.output().len() + octets <= OUTPUT_MAX
     }
 
     /// Sends a request by this peer.
@@ -587,15 +675,29 @@ impl Exchange {
     fn answered(&mut self, seat: usize, message: Vec<u8>, now: Time) {
         let number = self.seats.get(seat).map_or(0, |seat| seat.number);
         let Some(header) = Message::parse(&message).map(|message| message.header) else { return };
-        match self.requests.answered(&header, Connection { seat, number }) {
+        let found = self.requests.answered(&header, Connection { seat, number });
+        let is_probe = |serial: Serial| {
+            let probe = self.seats.get(seat).and_then(|seat| seat.demoted?.probe);
+            probe.is_some_and(|probe| probe.serial == serial && now < probe.deadline)
+        };
+        match &found {
+            Match::Waiting(..) => self.trust(seat, now),
+            // Another peer was faster, and this one answers all the same.
+            Match::Over(serial, _) if is_probe(*serial) => self.trust(seat, now),
+            Match::Over(..) | Match::None => {}
+        }
+        match found {
             Match::None => self.counters.unmatched += 1,
-            Match::Over(name) => {
+            Match::Over(_, name) => {
                 self.counters.late += 1;
                 let from = self.host(seat);
                 self.events.push_back(Event::Late { name, from, message });
             }
             Match::Waiting(serial, mut pending) if pending.may_move && is_temporary(&message) => {
                 pending.refused_by.push(seat);
+                if let Some(host) = self.redirected_to(&message) {
+                    pending.prefer = Some(host);
+                }
                 let waits_here = pending.seat == seat;
                 self.requests.put_back(serial, pending);
                 // One that has moved on waits for the other peer alone.
@@ -605,6 +707,19 @@ impl Exchange {
             }
             Match::Waiting(serial, pending) => self.answered_in_time(seat, serial, pending, message, now),
         }
+    }
+
+    /// The first open peer that an answer with 3006 names as Redirect-Host (RFC 6733, 6.1.8 and 6.12). Others are not
+    /// connected to: peers are those of the configuration.
+    fn redirected_to(&self, answer: &[u8]) -> Option<Box<str>> {
+        let answer = Message::parse(answer)?;
+        let uris = answer.avps().map_while(Result::ok).filter(|avp| avp.is(dictionary::REDIRECT_HOST));
+        let hosts = uris.filter_map(|avp| avp.text().ok().and_then(host_of));
+        let mut open = hosts.filter(|host| {
+            let is = |seat: &Seat| seat.peer.host().is_some_and(|known| known.eq_ignore_ascii_case(host));
+            self.seats.iter().any(|seat| is(seat) && seat.peer.fitness() != Fitness::Unfit)
+        });
+        open.next().map(Box::from)
     }
 
     /// Origin-Host of a peer that has answered.
@@ -650,7 +765,7 @@ impl Exchange {
     /// A peer can be used. What waits for silent ones may go to it.
     fn ready(&mut self, seat: usize) {
         let Some(ready) = self.seats.get_mut(seat) else { return };
-        if !ready.up {
+        if !ready.up && ready.demoted.is_none() {
             ready.up = true;
             ready.why.clear();
             self.events.push_back(Event::Up { peer: Rc::clone(&ready.label) });
@@ -674,8 +789,20 @@ impl Exchange {
 /// 7.1.3; RFC 8506, 5.7). It goes there without the T flag: that is not for what an error answer came to (RFC 6733, 3).
 fn is_temporary(answer: &[u8]) -> bool {
     let result = Message::parse(answer).and_then(|answer| answer.find(dictionary::RESULT_CODE)?.u32().ok());
-    let codes = [ResultCode::UNABLE_TO_DELIVER, ResultCode::TOO_BUSY, ResultCode::LOOP_DETECTED];
+    let codes = [
+        ResultCode::UNABLE_TO_DELIVER,
+        ResultCode::TOO_BUSY,
+        ResultCode::LOOP_DETECTED,
+        ResultCode::REDIRECT_INDICATION,
+    ];
     result.is_some_and(|result| codes.contains(&ResultCode(result)))
+}
+
+/// The host of a DiameterURI (RFC 6733, 4.3.1): `aaa://host:port;transport=tcp`.
+fn host_of(uri: &str) -> Option<&str> {
+    let (scheme, rest) = uri.split_once("://")?;
+    let host = rest.split([':', ';']).next()?;
+    (["aaa", "aaas"].contains(&scheme) && !host.is_empty()).then_some(host)
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use super::config::{ConfigError, PeerConfig};
 use super::local::Local;
+use super::peer::Absence;
 use super::resolver::Resolver;
 use super::tls::Tls;
 use super::transport::Transport;
@@ -31,6 +32,8 @@ pub struct Link {
     up_since: Option<Time>,
     /// When to connect.
     retry_at: Option<Time>,
+    /// And not before no other peer serves.
+    until_needed: bool,
     /// Microseconds to wait after the next failure.
     back_off: u64,
     /// Connections begun, the first not counted.
@@ -64,6 +67,7 @@ impl Link {
             others: VecDeque::new(),
             up_since: None,
             retry_at: Some(now),
+            until_needed: false,
             back_off: BACK_OFF_FIRST,
             reconnects: 0,
             tried: false,
@@ -92,16 +96,21 @@ impl Link {
     }
 
     /// When there is something to do for [`advance`](Link::advance).
-    pub fn deadline(&self) -> Option<Time> {
+    pub fn deadline(&self, is_needed: bool) -> Option<Time> {
         match &self.transport {
             Some(transport) => transport.deadline(),
-            None => self.retry_at,
+            None => self.retry_at(is_needed),
         }
     }
 
-    /// Connects if it is time, `patience` seconds at most, and goes on with connecting.
-    pub fn advance(&mut self, patience: u32, now: Time) -> Advance {
-        let due = self.transport.is_none() && self.retry_at.is_some_and(|at| at <= now);
+    /// When to connect, where no other peer serves or one does.
+    fn retry_at(&self, is_needed: bool) -> Option<Time> {
+        self.retry_at.filter(|_| is_needed || !self.until_needed)
+    }
+
+    /// Connects if it is time, `patience` seconds at most, and goes on with connecting. `is_needed`: no other peer serves.
+    pub fn advance(&mut self, patience: u32, is_needed: bool, now: Time) -> Advance {
+        let due = self.transport.is_none() && self.retry_at(is_needed).is_some_and(|at| at <= now);
         if due && let Err(why) = self.connect(patience, now) {
             return Advance::Failed(why);
         }
@@ -125,9 +134,9 @@ impl Link {
         }
     }
 
-    /// Drops the transport, and sets the time of the next try: never before `absent` seconds are over. `open_since`:
-    /// when the peer had taken us, if it had.
-    pub fn close(&mut self, sentence: String, absent: u32, open_since: Option<Time>, local: &Local, now: Time) {
+    /// Drops the transport, and sets the time of the next try: never before the `absent` time is over.
+    /// `open_since`: when the peer had taken us, if it had.
+    pub fn close(&mut self, sentence: String, absent: Absence, open_since: Option<Time>, local: &Local, now: Time) {
         if let Some(mut transport) = self.transport.take().filter(|_| self.up_since.is_some()) {
             transport.finish();
         }
@@ -143,7 +152,9 @@ impl Link {
         }
         let delay = self.back_off - self.back_off / 4 + local.jitter(self.back_off / 2);
         self.back_off = (self.back_off * 2).min(BACK_OFF_MOST);
-        let soonest = now.after_seconds(absent);
+        // A try that failed has not been welcome either.
+        self.until_needed = absent.until_needed || (self.until_needed && open_since.is_none());
+        let soonest = now.after_seconds(absent.seconds);
         self.retry_at = Some(Time(now.0.saturating_add(delay)).max(soonest));
         self.others.clear();
     }

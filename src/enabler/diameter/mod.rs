@@ -5,6 +5,7 @@
 //! | `credit_control` | what a CH-2 request becomes, and what an answer means |
 //! | `dialect` | how this server wants to be spoken to |
 //! | `route` | who has a reservation, and what it is called there |
+//! | `services` | which service of an answer is ours, and what else was granted |
 //! | `peers` | the sockets of all peers around the exchange |
 //! | `exchange`, `requests` | which connection takes a request, and what becomes of it when that is lost |
 //! | `peer`, `capabilities`, `watchdog` | one connection's states |
@@ -27,6 +28,7 @@ pub(crate) mod rehearsal;
 mod requests;
 mod resolver;
 mod route;
+mod services;
 mod stream;
 pub mod tls;
 pub mod transport;
@@ -44,9 +46,10 @@ use crate::wire::diameter::words::{RequestType, SessionFailover};
 use crate::wire::diameter::{
     Command, CreditControlAnswer, Fault, Header, Message, ResultCode, Time as WallTime, Writer, dictionary,
 };
-use credit_control::Call;
-use dialect::Dialect;
+use credit_control::{Call, Target};
+use dialect::{Dialect, ServiceKeys};
 use route::{Bond, Route, Routes};
+use services::Other;
 use std::borrow::Cow;
 use std::collections::{HashMap, VecDeque};
 use std::os::fd::RawFd;
@@ -85,6 +88,15 @@ pub enum Heard {
         /// Number of the request.
         number: u32,
         /// The way to who has granted.
+        route: Arc<str>,
+    },
+    /// The way of a reservation has changed: its next request has something else to close.
+    Rerouted {
+        /// Which session.
+        session: SessionKey,
+        /// Number of the request that opened the reservation.
+        opened_by: u32,
+        /// The way from now on.
         route: Arc<str>,
     },
     /// An answer to anything else that nobody waits for any more. Perhaps it is about to be asked again, or held back:
@@ -199,9 +211,11 @@ impl Diameter {
     /// Asks. The answer, or that there is none, is [heard](Diameter::poll) later.
     pub fn ask(&mut self, request: Request, call: &Call<'_>, now: Time, wall_seconds: i64) {
         let mut message = Vec::with_capacity(768);
-        let destination = request.route.as_deref().and_then(|route| Route::of(route).destination());
+        let route = request.route.as_deref().map(Route::of);
+        let host = route.as_ref().and_then(Route::destination);
+        let target = Target { host, others: route.as_ref().map_or(&[], |route| &route.others) };
         let (dialect, at) = (self.dialect_of(&request), WallTime(wall_seconds));
-        let written = credit_control::write(&dialect, &request, call, destination, at, &mut message);
+        let written = credit_control::write(&dialect, &request, call, target, at, &mut message);
         if written.is_err() {
             return self.hear(&request, Response::Denied(Denial::Refused(ResultCode::INVALID_MESSAGE_LENGTH.0)));
         }
@@ -220,10 +234,10 @@ impl Diameter {
             name,
             message: &message,
             deadline,
-            may_move: route.is_none_or(|route| route.may_move(request.patient)),
+            may_move: route.as_ref().is_none_or(|route| route.may_move(request.patient)),
             once: request.once,
             duplicate: request.repeated,
-            prefer: route.map(|route| route.host),
+            prefer: route.as_ref().map(|route| route.host),
         };
         match self.peers.send(outgoing, now) {
             Ok(()) => {
@@ -403,10 +417,43 @@ impl Diameter {
         }
         let dialect = self.dialect_of(request);
         let (mut response, keys) = (credit_control::read(&dialect, request, body), dialect.keys);
-        if let (Operation::Reserve { .. }, Response::Granted(grant)) = (&request.operation, &mut response) {
-            grant.route = Some(self.routes.to(body.origin_host, bond(peer, body), keys));
+        let others = services::others(&keys, &body.services);
+        let is_open = credit_control::succeeds(body);
+        match (&request.operation, request.reservation, &mut response) {
+            (Operation::Reserve { .. }, _, Response::Granted(grant)) => {
+                grant.route = Some(self.route_of(peer, body, keys, &others));
+            }
+            // The server has opened the session, and refuses our service in it.
+            (Operation::Reserve { .. }, Reservation::None, _) if is_open => {
+                let (session, number) = (request.session, request.number);
+                let route = self.route_of(peer, body, keys, &others);
+                self.heard.push_back(Heard::Late { session, number, route });
+            }
+            (Operation::Reserve { .. } | Operation::Debit { .. }, Reservation::Open { opened_by, .. }, _)
+                if is_open =>
+            {
+                let route = request.route.as_deref().filter(|route| Route::of(route).others != others);
+                if let Some(route) = route {
+                    let (session, route) = (request.session, self.routes.with_others(route, &others));
+                    self.heard.push_back(Heard::Rerouted { session, opened_by, route });
+                }
+            }
+            _ => {}
         }
         Ok(response)
+    }
+
+    /// The way to who has answered.
+    fn route_of(
+        &mut self,
+        peer: &str,
+        answer: &CreditControlAnswer<'_>,
+        keys: ServiceKeys,
+        others: &[Other],
+    ) -> Arc<str> {
+        let own = self.dialect.origin_host.as_str();
+        let (host, bond) = bond(own, peer, answer);
+        self.routes.to_all(host, bond, keys, others)
     }
 
     /// An answer that nobody waits for any more. What it grants is to be released (RFC 8506 has the server end it by
@@ -420,8 +467,9 @@ impl Diameter {
         if kind != RequestType::INITIAL_REQUEST {
             let number = opened_by.saturating_add(body.request_number.unwrap_or(0));
             self.heard.push_back(Heard::LateAnswer { session, number, message: bytes });
-        } else if body.outcome().is_some_and(|outcome| outcome.code().is_success()) {
-            let route = self.routes.to(body.origin_host, bond(peer, body), self.dialect.keys);
+        } else if credit_control::succeeds(body) {
+            let keys = self.dialect.keys;
+            let route = self.route_of(peer, body, keys, &services::others(&keys, &body.services));
             self.heard.push_back(Heard::Late { session, number: opened_by, route });
         }
     }
@@ -499,12 +547,16 @@ impl Diameter {
     }
 }
 
-/// How the session of this answer of the peer's is bound to who has answered.
-fn bond(peer: &str, answer: &CreditControlAnswer<'_>) -> Bond {
-    match answer.session_failover {
-        _ if !answer.origin_host.eq_ignore_ascii_case(peer) => Bond::Relayed,
-        Some(SessionFailover::FAILOVER_SUPPORTED) => Bond::MayMove,
-        _ => Bond::Bound,
+/// Who has the session of an answer that came through this peer, and how it is bound to that server. An answer with our
+/// `own` Origin-Host, as some servers echo it, does not say who has answered: the session is this peer's then, and no
+/// request names a server.
+fn bond<'a>(own: &str, peer: &'a str, answer: &CreditControlAnswer<'a>) -> (&'a str, Bond) {
+    let may_move = answer.session_failover == Some(SessionFailover::FAILOVER_SUPPORTED);
+    let host = answer.origin_host;
+    match host.eq_ignore_ascii_case(own) {
+        true => (peer, if may_move { Bond::MayMove } else { Bond::Asked }),
+        false if !host.eq_ignore_ascii_case(peer) => (host, Bond::Relayed),
+        false => (host, if may_move { Bond::MayMove } else { Bond::Bound }),
     }
 }
 

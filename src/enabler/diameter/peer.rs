@@ -27,11 +27,20 @@ use std::rc::Rc;
 /// Seconds that a DPA may take, and that a peer may take to close after its own DPR.
 const DISCONNECT: u32 = 3;
 
-/// Seconds until a peer is connected again that left: being restarted, being too busy, or having no use for us. It
-/// would not be welcome before (RFC 6733, 5.4), but one day it will be needed again.
-const ABSENT_REBOOTING: u32 = 5;
-const ABSENT_BUSY: u32 = 30;
-const ABSENT_UNWANTED: u32 = 60;
+/// How long to stay away from a peer that has disconnected.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Absence {
+    /// Seconds at least.
+    pub seconds: u32,
+    /// And then until no other peer serves.
+    pub until_needed: bool,
+}
+
+/// By Disconnect-Cause (RFC 6733, 5.4.3). A peer that restarts may be connected again; one that is busy, or sees no use
+/// in the connection, should not be, unless it is the only one left.
+const ABSENT_REBOOTING: Absence = Absence { seconds: 5, until_needed: false };
+const ABSENT_BUSY: Absence = Absence { seconds: 30, until_needed: true };
+const ABSENT_UNWANTED: Absence = Absence { seconds: 60, until_needed: true };
 
 /// What happened on the connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,8 +76,8 @@ pub enum Fitness {
 pub struct Doom {
     /// For an operator, to be read behind "peer x: ".
     pub why: String,
-    /// Seconds.
-    pub absent: u32,
+    /// How long.
+    pub absent: Absence,
 }
 
 /// A message that waits to be written.
@@ -92,7 +101,7 @@ enum State {
     /// I-Open.
     Open,
     /// Closing, as the peer wants it.
-    Leaving { until: Time, absent: u32 },
+    Leaving { until: Time, absent: Absence },
     /// Closing, as we want it.
     Stopping { asked: Ids, until: Time },
 }
@@ -158,12 +167,12 @@ impl Peer {
         self.state = State::WaitCea { asked, until: now.after_seconds(self.patience) };
     }
 
-    /// The transport is gone. For how many seconds at least the peer does not want to see us.
-    pub fn closed(&mut self) -> u32 {
+    /// The transport is gone. How long the peer does not want to be connected.
+    pub fn closed(&mut self) -> Absence {
         let absent = match (&self.doom, self.state) {
             (Some(doom), _) => doom.absent,
             (None, State::Leaving { absent, .. }) => absent,
-            _ => 0,
+            _ => Absence::default(),
         };
         self.reset();
         self.watchdog.down();
@@ -192,7 +201,7 @@ impl Peer {
                 Framed::Need(_) => break,
                 Framed::Broken(broken) => {
                     self.events.push_back(Event::Malformed);
-                    return self.condemn(broken.to_string(), 0);
+                    return self.condemn(broken.to_string());
                 }
             };
             let (message, behind) = rest.split_at(length);
@@ -210,10 +219,10 @@ impl Peer {
             State::Closed => return,
             State::WaitCea { until, .. } if until <= now => {
                 let why = format!("no Capabilities-Exchange-Answer within {} s", self.patience);
-                return self.condemn(why, 0);
+                return self.condemn(why);
             }
-            State::Leaving { until, absent } if until <= now => return self.condemn(LEFT.into(), absent),
-            State::Stopping { until, .. } if until <= now => return self.condemn(STOPPED.into(), 0),
+            State::Leaving { until, absent } if until <= now => return self.condemn_for(LEFT.into(), absent),
+            State::Stopping { until, .. } if until <= now => return self.condemn(STOPPED.into()),
             _ => {}
         }
         let action = self.watchdog.timer(&self.local, now);
@@ -356,7 +365,7 @@ impl Peer {
                 let asked = self.ask(Command::DISCONNECT_PEER, |out| request.write(out));
                 self.state = State::Stopping { asked, until: now.after_seconds(DISCONNECT) };
             }
-            State::WaitCea { .. } => self.condemn(STOPPED.into(), 0),
+            State::WaitCea { .. } => self.condemn(STOPPED.into()),
             State::Closed | State::Leaving { .. } | State::Stopping { .. } => {}
         }
     }
@@ -386,10 +395,10 @@ impl Peer {
         let header = &message.header;
         if header.is_request() || header.command != Command::CAPABILITIES_EXCHANGE || ids(header) != asked {
             let why = format!("it sent {header} where the Capabilities-Exchange-Answer was due");
-            return self.condemn(why, 0);
+            return self.condemn(why);
         }
         match capabilities::check(message, &self.expected_host) {
-            Err(why) => self.condemn(why, 0),
+            Err(why) => self.condemn(why),
             Ok(host) => {
                 self.host = Some(host);
                 self.state = State::Open;
@@ -412,7 +421,7 @@ impl Peer {
 
     fn disconnect_answer(&mut self, header: &Header) {
         match self.state {
-            State::Stopping { asked, .. } if asked == ids(header) => self.condemn(STOPPED.into(), 0),
+            State::Stopping { asked, .. } if asked == ids(header) => self.condemn(STOPPED.into()),
             _ => self.events.push_back(Event::Unmatched),
         }
     }
@@ -501,7 +510,7 @@ impl Peer {
             Action::FailOver if self.state == State::Open => self.events.push_back(Event::FailOver(SILENT)),
             Action::FailBack if self.state == State::Open => self.events.push_back(Event::Ready),
             Action::FailOver | Action::FailBack => {}
-            Action::CloseConnection => self.condemn(DEAD.into(), 0),
+            Action::CloseConnection => self.condemn(DEAD.into()),
         }
     }
 
@@ -536,7 +545,11 @@ impl Peer {
         self.queued(start);
     }
 
-    fn condemn(&mut self, why: String, absent: u32) {
+    fn condemn(&mut self, why: String) {
+        self.condemn_for(why, Absence::default());
+    }
+
+    fn condemn_for(&mut self, why: String, absent: Absence) {
         self.doom.get_or_insert(Doom { why, absent });
     }
 }

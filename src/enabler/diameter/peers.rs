@@ -15,7 +15,7 @@ pub struct PeerStatus {
     pub host: String,
     /// Where it is, as configured.
     pub address: String,
-    /// `CONNECTING`, `WAIT_CEA`, `CLOSING`, or the watchdog's word: `INITIAL`, `OKAY`, `SUSPECT`, `DOWN`, `REOPEN`.
+    /// `CONNECTING`, `WAIT_CEA`, `CLOSING`, `DEMOTED`, or the watchdog's word: `INITIAL`, `OKAY`, `SUSPECT`, `DOWN`, `REOPEN`.
     pub state: &'static str,
     /// Requests that wait for it.
     pub in_flight: usize,
@@ -98,7 +98,9 @@ impl Peers {
         if self.exchange.has_events() {
             return Some(Time(0));
         }
-        self.links.iter().filter_map(Link::deadline).chain(self.exchange.deadline()).min()
+        let is_needed = |seat| !self.exchange.is_served_without(seat);
+        let links = self.links.iter().enumerate().filter_map(|(seat, link)| link.deadline(is_needed(seat)));
+        links.chain(self.exchange.deadline()).min()
     }
 
     /// Takes leave of all peers. Turns go on until [`is_stopped`](Peers::is_stopped), a few seconds at most.
@@ -135,7 +137,11 @@ impl Peers {
         PeerStatus {
             host: host.to_owned(),
             address: link.config().address.clone(),
-            state: if connecting { "CONNECTING" } else { peer.map_or("DOWN", |peer| peer.state()) },
+            state: match peer {
+                _ if connecting => "CONNECTING",
+                _ if self.exchange.is_demoted(seat) => "DEMOTED",
+                peer => peer.map_or("DOWN", Peer::state),
+            },
             in_flight: self.exchange.in_flight(seat),
             counters: self.exchange.peer_counters(seat),
             reconnects: link.reconnects,
@@ -144,8 +150,9 @@ impl Peers {
     }
 
     fn advance(&mut self, seat: usize, now: Time) {
+        let is_needed = !self.exchange.is_served_without(seat);
         let Some(link) = self.links.get_mut(seat) else { return };
-        match link.advance(self.patience, now) {
+        match link.advance(self.patience, is_needed, now) {
             Advance::Same => {}
             Advance::Up(address) => self.exchange.connected(seat, address, now),
             Advance::Failed(why) => self.close(seat, &why, now),

@@ -73,8 +73,8 @@ struct Over {
 pub(super) enum Match {
     /// Of a request that waited, and does not any more.
     Waiting(Serial, Pending),
-    /// Of one that was over.
-    Over(u128),
+    /// Of one that was over, and its name.
+    Over(Serial, u128),
     /// Of none.
     None,
 }
@@ -138,7 +138,7 @@ impl Requests {
         let Some(copy) = self.copies.remove(&header.hop_by_hop) else { return Match::None };
         if let Some(over) = self.over.get_mut(&copy.serial) {
             over.copies.retain(|other| *other != header.hop_by_hop);
-            return Match::Over(over.name);
+            return Match::Over(copy.serial, over.name);
         }
         match self.take(copy.serial) {
             Some(mut pending) => {

@@ -7,10 +7,12 @@
 //! | `+` | This peer has it, and another may take it over (CC-Session-Failover): no request names it (RFC 8506, 5.7). |
 //! | `~` | The request was last with this peer, which has not answered: it may have it. It may be a relay, so no request names it. |
 //!
-//! Behind `#` stands the [`ServiceKeys`] that the reservation was opened with: it is closed with the same, also where the
-//! configuration has changed since.
+//! `#` begins the [`ServiceKeys`] that the reservation was opened with: it is closed with the same, also where the
+//! configuration has changed since. `!` begins the [other services](Other) that the server granted with the last answer:
+//! the next request closes them.
 
 use super::dialect::ServiceKeys;
+use super::services::{Listed, Other};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -36,7 +38,7 @@ impl Bond {
 }
 
 /// See the module.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Route<'a> {
     /// Origin-Host.
     pub host: &'a str,
@@ -44,28 +46,34 @@ pub struct Route<'a> {
     pub bond: Bond,
     /// `None`: of a version that did not write it.
     pub keys: Option<ServiceKeys>,
+    /// What else the server has granted in this session.
+    pub others: Vec<Other>,
 }
 
 impl<'a> Route<'a> {
     /// Reads one.
     pub fn of(text: &'a str) -> Route<'a> {
+        let (text, others) = match text.split_once('!') {
+            Some((text, others)) => (text, Other::read_all(others)),
+            None => (text, Vec::new()),
+        };
         let (text, keys) = match text.split_once('#') {
             Some((text, keys)) => (text, ServiceKeys::read(keys)),
             None => (text, None),
         };
         let marked = Bond::MARKED.iter().find_map(|(bond, mark)| Some((text.strip_prefix(mark)?, *bond)));
         let (host, bond) = marked.unwrap_or((text, Bond::Bound));
-        Route { host, bond, keys }
+        Route { host, bond, keys, others }
     }
 
     /// Destination-Host of a request.
-    pub fn destination(self) -> Option<&'a str> {
+    pub fn destination(&self) -> Option<&'a str> {
         matches!(self.bond, Bond::Bound | Bond::Relayed).then_some(self.host)
     }
 
     /// Whether another peer may have a request. What may be reserved by one that is silent is given back there first,
     /// and elsewhere when it is `asked_again`: the peers may be doors of one server.
-    pub fn may_move(self, asked_again: bool) -> bool {
+    pub fn may_move(&self, asked_again: bool) -> bool {
         match self.bond {
             Bond::Bound => false,
             Bond::Asked => asked_again,
@@ -84,9 +92,27 @@ pub struct Routes {
 const RECENT: usize = 16;
 
 impl Routes {
-    /// Writes one.
+    /// Writes one without other services.
     pub fn to(&mut self, host: &str, bond: Bond, keys: ServiceKeys) -> Arc<str> {
-        let text = format!("{}{host}#{keys}", bond.mark());
+        self.to_all(host, bond, keys, &[])
+    }
+
+    /// Writes one.
+    pub fn to_all(&mut self, host: &str, bond: Bond, keys: ServiceKeys, others: &[Other]) -> Arc<str> {
+        let separator = if others.is_empty() { "" } else { "!" };
+        self.shared(format!("{}{host}#{keys}{separator}{}", bond.mark(), Listed(others)))
+    }
+
+    /// The same way as this one, with these other services.
+    pub fn with_others(&mut self, route: &str, others: &[Other]) -> Arc<str> {
+        let way = route.split('!').next().unwrap_or_default();
+        match others.is_empty() {
+            true => self.shared(way.to_owned()),
+            false => self.shared(format!("{way}!{}", Listed(others))),
+        }
+    }
+
+    fn shared(&mut self, text: String) -> Arc<str> {
         if let Some(known) = self.recent.iter().find(|known| ***known == *text) {
             return Arc::clone(known);
         }
@@ -115,7 +141,8 @@ mod tests {
                     let keys = ServiceKeys { profile, unit, identifier, rating_group, ..money };
                     for bond in [Bond::Bound, Bond::Relayed, Bond::MayMove, Bond::Asked] {
                         let route = routes.to("ocs.example.org", bond, keys);
-                        let expected = Route { host: "ocs.example.org", bond, keys: Some(keys) };
+                        let (host, keys) = ("ocs.example.org", Some(keys));
+                        let expected = Route { host, bond, keys, others: Vec::new() };
                         assert_eq!(Route::of(&route), expected, "{route}");
                     }
                 }
@@ -127,8 +154,21 @@ mod tests {
     #[test]
     fn one_of_before_the_keys_were_written_has_none() {
         for text in ["*ocs", "*ocs#", "*ocs#unheard,of"] {
-            assert_eq!(Route::of(text), Route { host: "ocs", bond: Bond::Relayed, keys: None }, "{text}");
+            let (host, bond, keys, others) = ("ocs", Bond::Relayed, None, Vec::new());
+            assert_eq!(Route::of(text), Route { host, bond, keys, others }, "{text}");
         }
+    }
+
+    #[test]
+    fn other_services_are_added_and_taken_away() {
+        let mut routes = Routes::default();
+        let others = Other::read_all("5:8.9:to;:7:s");
+        let plain = routes.to("ocs", Bond::MayMove, ServiceKeys::default());
+        let with = routes.with_others(&plain, &others);
+        assert_eq!(with, routes.to_all("ocs", Bond::MayMove, ServiceKeys::default(), &others));
+        let read = Route::of(&with);
+        assert_eq!((read.host, read.keys, &read.others), ("ocs", Some(ServiceKeys::default()), &others));
+        assert_eq!(routes.with_others(&with, &[]), plain);
     }
 
     #[test]

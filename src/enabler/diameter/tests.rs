@@ -5,7 +5,7 @@ use super::*;
 use crate::charge::account::AccountId;
 use crate::charge::event::Direction;
 use crate::charge::tariff::Quota;
-use crate::wire::diameter::{CreditControlRequest, Framed, HopByHop, ServiceUnits, frame};
+use crate::wire::diameter::{CreditControlRequest, Framed, HopByHop, Service, ServiceUnits, frame};
 use dialect::ServiceKeys;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -273,4 +273,123 @@ fn what_is_answered_late_is_given_back_or_done() {
         assert!(matches!(read, Some(Heard::Response { response: Response::Released { .. }, number: 1, .. })));
         assert!(world.diameter.read_late(&reserve(session), &message).is_none(), "it answers another request");
     }
+}
+
+/// An answer of this server that grants ours nothing else than `result`, and three units to Rating-Group 99.
+fn beside(origin_host: &str, to: &[u8], result: u32) -> Vec<u8> {
+    let message = Message::parse(to).expect("whole");
+    let asked = CreditControlRequest::decode(&message).expect("readable");
+    let units = Some(ServiceUnits { service_specific: Some(3), ..ServiceUnits::default() });
+    let other = Service { rating_group: Some(99), granted_service_unit: units.clone(), ..Service::default() };
+    let result = ResultCode(result);
+    let ours = Service {
+        rating_group: Some(1),
+        granted_service_unit: units.filter(|_| result.is_success()),
+        result_code: Some(result),
+        ..Service::default()
+    };
+    let body = CreditControlAnswer {
+        session_id: Some(asked.session_id),
+        result_code: Some(ResultCode::SUCCESS),
+        origin_host,
+        origin_realm: "example.org",
+        request_type: Some(asked.request_type),
+        request_number: Some(asked.request_number),
+        services: vec![other, ours],
+        ..CreditControlAnswer::default()
+    };
+    rehearsal::answer(to, |out| body.write(out))
+}
+
+/// Rating-Groups of the services in a request, with what it wants of each and reports as used.
+fn services_of(bytes: &[u8]) -> Vec<(Option<u32>, Option<u64>, Option<u64>)> {
+    let message = Message::parse(bytes).expect("whole");
+    let asked = CreditControlRequest::decode(&message).expect("readable");
+    let count = |units: &ServiceUnits| units.service_specific.expect("messages");
+    let services = asked.services.iter().map(|service| {
+        let (wanted, used) = (service.requested_service_unit.as_ref(), service.used_service_unit.first());
+        (service.rating_group, wanted.map(count), used.map(count))
+    });
+    services.collect()
+}
+
+/// A world that speaks of Rating-Group 1.
+fn rated() -> World {
+    let mut world = World::open(9);
+    world.diameter.dialect.keys =
+        ServiceKeys { profile: dialect::Profile::Ro, rating_group: Some(1), ..ServiceKeys::default() };
+    world
+}
+
+#[test]
+fn what_is_granted_to_another_service_is_closed_by_the_next_request() {
+    let mut world = rated();
+    world.ask(reserve(1));
+    let asked = world.sent(1).remove(0);
+    world.say(&beside(HOST, &asked, 2001));
+    let Heard::Response { response: Response::Granted(grant), .. } = world.heard() else { panic!("no grant") };
+    assert_eq!(grant.quota, Quota(3));
+    let reservation = Reservation::Open { opened_by: 0, outstanding: Quota(3) };
+    let more = request(1, 1, reservation, Operation::Reserve { quota: Quota(1) });
+    world.ask(Request { route: grant.route.clone(), ..more });
+    let asked = world.sent(1).remove(0);
+    assert_eq!(services_of(&asked), [(Some(1), Some(4), None), (Some(99), None, Some(0))]);
+    // Refused, and granted to the other once more.
+    world.say(&beside(HOST, &asked, 4012));
+    assert!(matches!(world.heard(), Heard::Response { response: Response::Denied(_), .. }));
+    // And closed again at the end.
+    world.ask(Request { route: grant.route, ..release(1) });
+    let asked = world.sent(1).remove(0);
+    assert_eq!(services_of(&asked), [(Some(1), None, Some(0)), (Some(99), None, Some(0))]);
+}
+
+#[test]
+fn a_session_in_which_ours_was_refused_learns_what_else_to_close() {
+    let mut world = rated();
+    let reservation = Reservation::Open { opened_by: 0, outstanding: Quota(3) };
+    let debit = || Operation::Debit {
+        message_id: "m1".into(),
+        octets: 1,
+        units: crate::charge::tariff::Units(1),
+        quota: Quota(1),
+        trigger: crate::charge::ch2::Trigger::Response,
+    };
+    let route = world.diameter.routes.to(HOST, Bond::Bound, world.diameter.dialect.keys);
+    for (operation, result) in [(Operation::Reserve { quota: Quota(1) }, 4012), (debit(), 2001)] {
+        world.ask(Request { route: Some(route.clone()), ..request(1, 1, reservation, operation) });
+        let asked = world.sent(1).remove(0);
+        world.say(&beside(HOST, &asked, result));
+        let Heard::Rerouted { session, opened_by, route } = world.heard() else { panic!("no other way") };
+        assert_eq!((session.0, opened_by, Route::of(&route).others.len()), (1, 0, 1));
+        assert!(matches!(world.heard(), Heard::Response { .. }));
+    }
+}
+
+#[test]
+fn a_session_that_is_opened_only_for_others_is_ended() {
+    let mut world = rated();
+    world.ask(reserve(1));
+    let asked = world.sent(1).remove(0);
+    world.say(&beside(HOST, &asked, 4012));
+    let Heard::Late { session, number, route } = world.heard() else { panic!("nothing to give back") };
+    assert_eq!((session.0, number), (1, 0));
+    assert!(matches!(world.heard(), Heard::Response { response: Response::Denied(Denial::NotSoMany), .. }));
+    world.ask(Request { route: Some(route), ..release(1) });
+    let asked = world.sent(1).remove(0);
+    assert_eq!(services_of(&asked), [(Some(1), None, Some(0)), (Some(99), None, Some(0))]);
+}
+
+#[test]
+fn a_server_that_echoes_our_name_is_never_named_by_it() {
+    let mut world = World::open(9);
+    world.ask(reserve(1));
+    let asked = world.sent(1).remove(0);
+    let own = world.diameter.dialect.origin_host.clone();
+    world.say(&granted_by(&own, &asked));
+    let Heard::Response { response: Response::Granted(grant), .. } = world.heard() else { panic!("no grant") };
+    let route = grant.route.expect("a way");
+    assert_eq!((Route::of(&route).host, Route::of(&route).destination()), (HOST, None));
+    world.ask(Request { route: Some(route), ..release(1) });
+    let asked = world.sent(1).remove(0);
+    assert!(Message::parse(&asked).expect("whole").find(dictionary::DESTINATION_HOST).is_none());
 }

@@ -18,6 +18,40 @@ pub(super) const ROUTING: &[Avp] = &[
     dictionary::PROXY_STATE,
 ];
 
+/// Vendor-Specific-Application-Id (RFC 6733, 6.11; RFC 3588 has several Vendor-Ids in one). Read as far as it can be read:
+/// peers advertise applications that are of no use here, and such a group must not cost the connection.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct VendorSpecificApplication {
+    /// Whose application.
+    pub vendor_id: Vec<u32>,
+    /// Applications of authorization: credit control is one.
+    pub auth_application_id: Vec<u32>,
+    /// Applications of accounting.
+    pub acct_application_id: Vec<u32>,
+}
+
+impl<'a> Body<'a> for VendorSpecificApplication {
+    fn read_avps(avps: Avps<'a>, _: &mut Reading) -> Result<Self, Fault<'a>> {
+        let mut read = VendorSpecificApplication::default();
+        for avp in avps.map_while(Result::ok) {
+            let ids = match () {
+                () if avp.is(dictionary::VENDOR_ID) => &mut read.vendor_id,
+                () if avp.is(dictionary::AUTH_APPLICATION_ID) => &mut read.auth_application_id,
+                () if avp.is(dictionary::ACCT_APPLICATION_ID) => &mut read.acct_application_id,
+                () => continue,
+            };
+            ids.extend(avp.u32().ok());
+        }
+        Ok(read)
+    }
+
+    fn write_avps(&self, out: &mut Writer<'_>) {
+        self.vendor_id.iter().for_each(|id| out.u32(dictionary::VENDOR_ID, *id));
+        self.auth_application_id.iter().for_each(|id| out.u32(dictionary::AUTH_APPLICATION_ID, *id));
+        self.acct_application_id.iter().for_each(|id| out.u32(dictionary::ACCT_APPLICATION_ID, *id));
+    }
+}
+
 grammar! {
     /// Any answer, as far as all are alike: the grammar of answers with the E flag (RFC 6733, 7.2), of RAA and of ASA.
     Answer<'a> {
@@ -48,16 +82,6 @@ grammar! {
         vendor_id: one u32 = VENDOR_ID;
         /// The result; classes are those of Result-Code.
         code: one ResultCode = EXPERIMENTAL_RESULT_CODE;
-    } known &[];
-
-    /// Vendor-Specific-Application-Id (RFC 6733, 6.11).
-    VendorSpecificApplication {
-        /// Whose application.
-        vendor_id: optional u32 = VENDOR_ID;
-        /// An application of authorization: credit control is one.
-        auth_application_id: optional u32 = AUTH_APPLICATION_ID;
-        /// An application of accounting.
-        acct_application_id: optional u32 = ACCT_APPLICATION_ID;
     } known &[];
 
     /// Capabilities-Exchange-Request (RFC 6733, 5.3.1).

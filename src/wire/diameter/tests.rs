@@ -206,9 +206,9 @@ fn cer() -> CapabilitiesExchangeRequest<'static> {
         supported_vendor_id: vec![10_415],
         auth_application_id: vec![4],
         vendor_specific_application_id: vec![VendorSpecificApplication {
-            vendor_id: Some(10_415),
-            auth_application_id: Some(4),
-            acct_application_id: None,
+            vendor_id: vec![10_415],
+            auth_application_id: vec![4],
+            acct_application_id: vec![],
         }],
         ..CapabilitiesExchangeRequest::default()
     }

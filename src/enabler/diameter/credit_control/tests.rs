@@ -61,7 +61,7 @@ fn last() -> Reservation {
 /// Writes a request and hands what was read of it to a look.
 fn written<R>(dialect: &Dialect, request: &Request, look: impl FnOnce(&CreditControlRequest<'_>) -> R) -> R {
     let mut bytes = Vec::new();
-    write(dialect, request, &CALL, None, Time(1_800_000_000), &mut bytes).expect("short enough");
+    write(dialect, request, &CALL, Target::default(), Time(1_800_000_000), &mut bytes).expect("short enough");
     let message = Message::parse(&bytes).expect("a message");
     look(&CreditControlRequest::decode(&message).expect("a request that its own reader takes"))
 }
@@ -139,7 +139,7 @@ fn the_profile_says_where_units_stand_and_what_is_told_of_the_call() {
         assert_eq!(ccr.multiple_services_indicator, Some(MultipleServices::MULTIPLE_SERVICES_SUPPORTED));
     });
     let mut bytes = Vec::new();
-    write(&ro, &reserve, &CALL, None, Time(1_800_000_000), &mut bytes).expect("short enough");
+    write(&ro, &reserve, &CALL, Target::default(), Time(1_800_000_000), &mut bytes).expect("short enough");
     let information = Message::parse(&bytes).and_then(|message| message.find(avp::SERVICE_INFORMATION));
     let groups: Vec<RawAvp<'_>> = information.expect("Service-Information").group().flatten().collect();
     assert!(groups[0].is(avp::IMS_INFORMATION) && groups[0].is_mandatory());
@@ -173,8 +173,8 @@ fn every_request_of_a_session_tells_of_the_call_and_has_the_same_keys() {
         ] {
             let (mut bytes, call) = (Vec::new(), Call { direction, ..CALL });
             let request = request(number, reservation, operation);
-            write(&ro, &request, &call, Some("ocs1.example.org"), Time(1_800_000_000), &mut bytes)
-                .expect("short enough");
+            let target = Target { host: Some("ocs1.example.org"), others: &[] };
+            write(&ro, &request, &call, target, Time(1_800_000_000), &mut bytes).expect("short enough");
             let message = Message::parse(&bytes).expect("a message");
             let ccr = CreditControlRequest::decode(&message).expect("readable");
             assert_eq!((&ccr.services[0].service_identifier[..], ccr.services[0].rating_group), (&[7][..], Some(9)));
@@ -357,6 +357,7 @@ fn every_result_has_its_meaning() {
         (3003, Failure::Undeliverable),
         (3004, Failure::Busy),
         (3005, Failure::Undeliverable),
+        (3006, Failure::Undeliverable),
         (3010, Failure::Enabler),
     ] {
         for operation in [reserve(1), debit(), Operation::Release] {

@@ -389,8 +389,8 @@ fn a_refusal_says_nothing_of_the_peer_that_had_it_before_and_is_silent() {
     assert_accounts(&world.exchange, 2);
 }
 
-#[test]
-fn a_peer_that_lets_a_request_time_out_in_silence_is_asked_last_until_it_is_heard() {
+/// The first peer has let a request time out, sent at 0 s; one more of 5 s has moved on. Now it is 10 s.
+fn demoted() -> World {
     let mut world = World::open(&[HOST, OTHER]);
     world.send(1);
     world.now = seconds(5);
@@ -401,29 +401,155 @@ fn a_peer_that_lets_a_request_time_out_in_silence_is_asked_last_until_it_is_hear
     assert_eq!(world.outcomes(), [Event::TimedOut { name: 1, written_to: Some(HOST.into()) }]);
     let moved = world.requests(1).remove(0);
     assert!(number_of(&moved) == 2 && ids(&moved).2, "what waits there goes elsewhere, marked");
-    world.try_send(Request { message: &ccr(3), deadline: seconds(20), ..request(3) }).expect("taken");
-    assert_eq!((world.requests(0).len(), world.requests(1).len()), (0, 1));
+    world
+}
+
+/// Sends a request that waits for 10 s from now, and tells to how many of the peers it goes.
+fn send_now(world: &mut World, name: u32) -> (usize, usize) {
+    let deadline = world.now.after_seconds(10);
+    world.try_send(Request { message: &ccr(name), deadline, ..request(name) }).expect("taken");
+    world.exchange.timer(world.now);
+    (world.exchange.in_flight(0), world.exchange.in_flight(1))
+}
+
+#[test]
+fn a_peer_whose_requests_time_out_is_not_trusted_for_its_watchdog() {
+    let mut world = demoted();
+    assert!(world.exchange.is_demoted(0));
+    assert_eq!(send_now(&mut world, 3), (0, 2));
     world.receive(0, &dwr(HOST, 7));
-    world.try_send(Request { message: &ccr(4), deadline: seconds(20), ..request(4) }).expect("taken");
-    assert_eq!((world.requests(0).len(), world.requests(1).len()), (1, 0));
+    while world.now < seconds(19) {
+        world.now = world.now.after_seconds(1);
+        world.answer_watchdog(0);
+    }
+    assert_eq!(send_now(&mut world, 4), (0, 2), "no DWR and no DWA is an answer to a request");
     assert_accounts(&world.exchange, 2);
 }
 
 #[test]
-fn a_peer_that_was_heard_meanwhile_or_is_the_only_one_is_asked_on() {
+fn a_demoted_peer_is_tried_by_one_request_in_ten_seconds_which_another_gets_after_one() {
+    let mut world = demoted();
+    world.requests(1);
+    world.now = seconds(20);
+    world.exchange.timer(world.now);
+    assert_eq!(send_now(&mut world, 3), (1, 0));
+    assert_eq!(send_now(&mut world, 4), (1, 1), "one at a time");
+    let probe = world.requests(0).remove(0);
+    assert!(!ids(&probe).2);
+    world.now = seconds(21);
+    assert!(world.exchange.deadline() <= Some(world.now), "it is due");
+    world.exchange.timer(world.now);
+    let moved = world.requests(1).pop().expect("it has moved");
+    assert_eq!((number_of(&moved), ids(&moved).1, ids(&moved).2), (3, ids(&probe).1, true));
+    world.receive(1, &cca(&moved, OTHER));
+    assert!(matches!(&world.outcomes()[..], [.., Event::Answered { name: 3, .. }]));
+    // The slow peer answers within the time of the request all the same.
+    world.now = seconds(25);
+    world.receive(0, &cca(&probe, HOST));
+    assert!(!world.exchange.is_demoted(0));
+    assert_eq!(send_now(&mut world, 5).0, 1, "it is used again");
+    assert_accounts(&world.exchange, 2);
+}
+
+#[test]
+fn an_answer_after_its_time_trusts_nobody() {
+    let mut world = demoted();
+    world.now = seconds(20);
+    world.exchange.timer(world.now);
+    send_now(&mut world, 3);
+    let probe = world.requests(0).remove(0);
+    world.now = seconds(21);
+    world.exchange.timer(world.now);
+    let moved = world.requests(1).pop().expect("it has moved");
+    world.receive(1, &cca(&moved, OTHER));
+    world.now = seconds(30);
+    world.receive(0, &cca(&probe, HOST));
+    assert!(world.exchange.is_demoted(0));
+}
+
+#[test]
+fn what_must_not_arrive_twice_or_belongs_elsewhere_tries_no_peer() {
+    let bound = Request { prefer: Some(OTHER), ..request(3) };
+    for tried in [Request { once: true, ..request(3) }, bound, Request { may_move: false, ..bound }] {
+        let mut world = demoted();
+        world.now = seconds(30);
+        world.try_send(Request { message: &ccr(3), deadline: seconds(40), ..tried }).expect("taken");
+        assert_eq!(world.requests(0).len(), 0);
+    }
+}
+
+#[test]
+fn a_demoted_peer_that_is_connected_again_is_tried_at_once_and_serves_where_no_other_does() {
+    let mut world = demoted();
+    world.close(1);
+    assert_eq!(send_now(&mut world, 3).0, 2, "with the one that has come back");
+    let asked = world.requests(0);
+    world.receive(0, &cca(asked.last().expect("sent"), HOST));
+    assert!(!world.exchange.is_demoted(0));
+}
+
+#[test]
+fn where_all_are_silent_the_demoted_one_is_tried_at_once() {
+    let mut world = demoted();
+    world.now = seconds(11);
+    assert_eq!(send_now(&mut world, 3), (0, 2));
+    world.now = seconds(15);
+    world.exchange.timer(world.now);
+    assert!(!world.exchange.is_demoted(1), "there is no other");
+    world.now = seconds(16);
+    assert_eq!(send_now(&mut world, 4).0, 1);
+}
+
+#[test]
+fn a_peer_that_answers_others_meanwhile_or_is_the_only_one_is_asked_on() {
     for hosts in [&[HOST, OTHER][..], &[HOST]] {
         let mut world = World::open(hosts);
         world.send(1);
         world.requests(0);
         if hosts.len() > 1 {
             world.now = seconds(1);
-            world.receive(0, &dwr(HOST, 7));
+            send_now(&mut world, 2);
+            let asked = world.requests(0).remove(0);
+            world.receive(0, &cca(&asked, HOST));
+            world.outcomes();
         }
         world.now = seconds(10);
         world.exchange.timer(world.now);
         assert_eq!(world.outcomes(), [Event::TimedOut { name: 1, written_to: Some(HOST.into()) }]);
-        world.try_send(Request { message: &ccr(2), deadline: seconds(20), ..request(2) }).expect("taken");
+        send_now(&mut world, 3);
         assert_eq!(world.requests(0).len(), 1);
+    }
+}
+
+#[test]
+fn a_redirection_is_followed_to_a_peer_that_is_open() {
+    const THIRD: &str = "ocs3.example.org";
+    let redirect = |asked: &[u8], to: &str| {
+        let mut bytes = answer(asked, |out| {
+            out.u32(dictionary::RESULT_CODE, 3006);
+            out.text(dictionary::ORIGIN_HOST, HOST);
+            out.text(dictionary::ORIGIN_REALM, REALM);
+            out.text(dictionary::REDIRECT_HOST, "aaa://unknown.example.org:3868");
+            out.text(dictionary::REDIRECT_HOST, to);
+        });
+        bytes[4] |= Flags::ERROR.0;
+        bytes
+    };
+    for (to, target) in [
+        ("aaa://OCS3.example.org:3868;transport=tcp", 2),
+        ("aaas://ocs3.example.org", 2),
+        // None of ours: another peer may have more luck.
+        ("aaa://else.example.org", 1),
+        ("ocs3.example.org", 1),
+    ] {
+        let mut world = World::open(&[HOST, OTHER, THIRD]);
+        world.send(1);
+        let asked = world.requests(0).remove(0);
+        world.receive(0, &redirect(&asked, to));
+        assert_eq!(world.outcomes(), []);
+        let moved = world.requests(target).remove(0);
+        assert_eq!((ids(&moved).1, ids(&moved).2), (ids(&asked).1, false), "{to}");
+        assert_accounts(&world.exchange, 3);
     }
 }
 
@@ -517,7 +643,7 @@ fn a_peer_that_leaves_gets_nothing_more() {
     assert_eq!(world.requests(1).len(), 1);
     world.receive(0, &cca(&asked[1], HOST));
     assert!(matches!(world.outcomes()[..], [Event::Answered { name: 2, .. }]), "what it still answers is taken");
-    assert_eq!(world.exchange.closed(0, "gone".into(), world.now), 5);
+    assert_eq!(world.exchange.closed(0, "gone".into(), world.now).seconds, 5);
     assert_accounts(&world.exchange, 2);
 }
 

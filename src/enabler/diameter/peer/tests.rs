@@ -93,17 +93,18 @@ fn the_application_of_3gpp_is_offered_where_it_is_wanted() {
     let cer = one(&mut peer);
     let message = Message::parse(&cer).expect("whole");
     let body = CapabilitiesExchangeRequest::decode(&message).expect("readable");
-    let offered: Vec<_> = body.vendor_specific_application_id.iter().map(|id| id.auth_application_id).collect();
-    assert_eq!((offered, body.supported_vendor_id), (vec![Some(4)], vec![10_415]));
+    let offered: Vec<_> =
+        body.vendor_specific_application_id.iter().flat_map(|id| id.auth_application_id.clone()).collect();
+    assert_eq!((offered, body.supported_vendor_id), (vec![4], vec![10_415]));
 }
 
 #[test]
 fn an_answer_to_the_capabilities_opens_or_closes() {
     type Change = fn(&mut CapabilitiesExchangeAnswer<'_>);
     let vendors = |id| crate::wire::diameter::base::VendorSpecificApplication {
-        vendor_id: Some(10_415),
-        auth_application_id: Some(id),
-        acct_application_id: None,
+        vendor_id: vec![10_415],
+        auth_application_id: vec![id],
+        acct_application_id: Vec::new(),
     };
     let cases: Vec<(Change, Result<(), &str>)> = vec![
         (|_| {}, Ok(())),
@@ -141,6 +142,35 @@ fn an_answer_to_the_capabilities_opens_or_closes() {
     };
     peer.received(&cea(&cer, HOST, change), START);
     assert_eq!(peer.fitness(), Fitness::Fit);
+}
+
+#[test]
+fn a_group_of_an_application_that_is_of_no_use_here_costs_nothing() {
+    use crate::wire::diameter::dictionary as avp;
+    let groups: [fn(&mut Writer<'_>); 4] = [
+        // As RFC 3588 has it.
+        |group| [10_415, 13_019].iter().for_each(|vendor| group.u32(avp::VENDOR_ID, *vendor)),
+        |group| {
+            [16_777_251, 16_777_216].iter().for_each(|id| group.u32(avp::AUTH_APPLICATION_ID, *id));
+            group.u32(avp::ACCT_APPLICATION_ID, 3);
+        },
+        |group| group.octets(avp::AUTH_APPLICATION_ID, &[1]),
+        |_| {},
+    ];
+    for (at, group) in groups.into_iter().enumerate() {
+        let mut peer = peer();
+        peer.connected(OWN_ADDRESS, START);
+        let cer = one(&mut peer);
+        let cea = answer(&cer, |out| {
+            out.u32(avp::RESULT_CODE, 2001);
+            out.text(avp::ORIGIN_HOST, HOST);
+            out.text(avp::ORIGIN_REALM, REALM);
+            out.group(avp::VENDOR_SPECIFIC_APPLICATION_ID, group);
+            out.u32(avp::AUTH_APPLICATION_ID, 4);
+        });
+        peer.received(&cea, START);
+        assert_eq!((peer.fitness(), peer.doom()), (Fitness::Fit, None), "group {at}");
+    }
 }
 
 #[test]
@@ -218,7 +248,7 @@ fn silence_makes_suspect_then_down_and_three_answers_make_good_again() {
     let down_at = expire(&mut peer);
     assert_watchdog(down_at, suspect_at);
     assert_eq!((peer.state(), why(&peer)), ("DOWN", "no answer to the watchdog for two intervals"));
-    assert_eq!(peer.closed(), 0);
+    assert_eq!(peer.closed(), Absence::default());
 
     connect_again(&mut peer, down_at);
     let mut at = down_at;
@@ -311,10 +341,10 @@ fn capabilities_request() -> Vec<u8> {
 #[test]
 fn a_peer_that_leaves_is_answered_and_left_alone() {
     let cases = [
-        (DisconnectCause::REBOOTING, 5),
-        (DisconnectCause::BUSY, 30),
-        (DisconnectCause::DO_NOT_WANT_TO_TALK_TO_YOU, 60),
-        (DisconnectCause(99), 5),
+        (DisconnectCause::REBOOTING, ABSENT_REBOOTING),
+        (DisconnectCause::BUSY, ABSENT_BUSY),
+        (DisconnectCause::DO_NOT_WANT_TO_TALK_TO_YOU, ABSENT_UNWANTED),
+        (DisconnectCause(99), ABSENT_REBOOTING),
     ];
     for (cause, absent) in cases {
         for waits in [true, false] {

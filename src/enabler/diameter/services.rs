@@ -1,0 +1,232 @@
+//! Multiple-Services-Credit-Control of an answer (RFC 8506, 8.16): which one is about our service, and what else the
+//! server has granted, to be closed with the next request of the session.
+
+use super::dialect::{Profile, ServiceKeys};
+use crate::wire::diameter::credit_control::{Money, Service, ServiceUnits, UnitValue};
+use crate::wire::diameter::words::ReportingReason;
+use std::cmp::Reverse;
+use std::fmt;
+
+/// Grants to other services that one reservation remembers, and Service-Identifiers of each. The TERMINATION of the
+/// session ends any beyond.
+const OTHERS_MAX: usize = 8;
+const IDENTIFIERS_MAX: usize = 8;
+
+/// The service of an answer that is ours, whatever their order.
+///
+/// Every id that is configured and that the service names must be equal; a service that names ids must name one that is
+/// configured, unless none is. Of several, the one that names most of the configured ids wins, then the one with the
+/// fewest further ids, then the one with the lowest ids. So a server may leave out ids, or add its own.
+pub fn ours<'s, 'a>(keys: &ServiceKeys, services: &'s [Service<'a>]) -> Option<&'s Service<'a>> {
+    let rank = |service: &&Service<'_>| {
+        let (agreeing, further) = agreement(keys, service)?;
+        Some((agreeing, Reverse(further), Reverse(service.rating_group), Reverse(service.service_identifier.clone())))
+    };
+    // Of equals, the first.
+    services.iter().rev().filter(|service| rank(service).is_some()).max_by_key(rank)
+}
+
+/// How many of the configured ids a service names, and how many further ones. `None`: it is another service.
+fn agreement(keys: &ServiceKeys, service: &Service<'_>) -> Option<(usize, usize)> {
+    let identifiers = &service.service_identifier;
+    let group = keys.rating_group.zip(service.rating_group).map(|(own, named)| own == named);
+    let identifier = keys.identifier.filter(|_| !identifiers.is_empty()).map(|own| identifiers.contains(&own));
+    let compared = [group, identifier];
+    if compared.contains(&Some(false)) {
+        return None;
+    }
+    let agreeing = compared.iter().flatten().count();
+    let named = usize::from(service.rating_group.is_some()) + identifiers.len();
+    let is_configured = keys.rating_group.is_some() || keys.identifier.is_some();
+    (agreeing > 0 || named == 0 || !is_configured).then_some((agreeing, named - agreeing))
+}
+
+/// A service that the server granted without being asked for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Other {
+    rating_group: Option<u32>,
+    identifiers: Vec<u32>,
+    /// A letter of [`KINDS`] for each kind of unit granted.
+    kinds: String,
+}
+
+/// A letter for each kind of unit: whether it is granted, and none of it as used.
+type KindOfUnit = (char, fn(&ServiceUnits) -> bool, fn(&mut ServiceUnits));
+
+const KINDS: [KindOfUnit; 6] = [
+    ('s', |units| units.service_specific.is_some(), |units| units.service_specific = Some(0)),
+    ('t', |units| units.time.is_some(), |units| units.time = Some(0)),
+    ('o', |units| units.total_octets.is_some(), |units| units.total_octets = Some(0)),
+    ('i', |units| units.input_octets.is_some(), |units| units.input_octets = Some(0)),
+    ('u', |units| units.output_octets.is_some(), |units| units.output_octets = Some(0)),
+    (
+        'm',
+        |units| units.money.is_some(),
+        |units| {
+            let unit_value = UnitValue { digits: 0, exponent: None };
+            units.money = Some(Money { unit_value, currency_code: None });
+        },
+    ),
+];
+
+/// What an answer grants beside our service. A service of the same ids as ours, or without a Granted-Service-Unit, holds
+/// nothing that could be closed by itself.
+pub fn others(keys: &ServiceKeys, services: &[Service<'_>]) -> Vec<Other> {
+    let own = ours(keys, services);
+    let ids = |service: &Service<'_>| (service.rating_group, service.service_identifier.clone());
+    let asked = (keys.rating_group, keys.identifier.into_iter().collect::<Vec<u32>>());
+    let is_other = |service: &&Service<'_>| {
+        let found = ids(service);
+        found != asked && own.is_none_or(|own| found != ids(own))
+    };
+    let succeeded = |service: &&Service<'_>| service.result_code.is_none_or(|result| result.is_success());
+    let granted = services.iter().filter(is_other).filter(succeeded).filter_map(|service| {
+        let units = service.granted_service_unit.as_ref()?;
+        let kinds: String = KINDS.iter().filter(|kind| kind.1(units)).map(|kind| kind.0).collect();
+        let identifiers: Vec<u32> = service.service_identifier.iter().copied().take(IDENTIFIERS_MAX).collect();
+        (!kinds.is_empty()).then_some(Other { rating_group: service.rating_group, identifiers, kinds })
+    });
+    granted.take(OTHERS_MAX).collect()
+}
+
+impl Other {
+    /// What closes it: nothing used, and nothing more requested (RFC 8506, 5.1.2 and 8.16).
+    pub fn closing(&self, profile: Profile) -> Service<'static> {
+        let mut units = ServiceUnits::default();
+        KINDS.iter().filter(|kind| self.kinds.contains(kind.0)).for_each(|kind| kind.2(&mut units));
+        Service {
+            used_service_unit: vec![units],
+            service_identifier: self.identifiers.clone(),
+            rating_group: self.rating_group,
+            reporting_reason: (profile == Profile::Ro).then_some(ReportingReason::FINAL),
+            ..Service::default()
+        }
+    }
+
+    /// Reads what `Display` writes.
+    fn read(text: &str) -> Option<Other> {
+        let mut parts = text.split(':');
+        let rating_group = match parts.next()? {
+            "" => None,
+            group => Some(group.parse().ok()?),
+        };
+        let identifiers = parts.next()?.split('.').filter(|text| !text.is_empty());
+        let identifiers = identifiers.map(str::parse).collect::<Result<_, _>>().ok()?;
+        let kinds = parts.next()?.to_owned();
+        parts.next().is_none().then_some(Other { rating_group, identifiers, kinds })
+    }
+
+    /// Reads what [`Listed`] writes.
+    pub fn read_all(text: &str) -> Vec<Other> {
+        text.split(';').filter_map(Other::read).collect()
+    }
+}
+
+impl fmt::Display for Other {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(group) = self.rating_group {
+            write!(out, "{group}")?;
+        }
+        let identifiers: Vec<String> = self.identifiers.iter().map(u32::to_string).collect();
+        write!(out, ":{}:{}", identifiers.join("."), self.kinds)
+    }
+}
+
+/// Several of them as one text.
+#[derive(Debug)]
+pub struct Listed<'a>(pub &'a [Other]);
+
+impl fmt::Display for Listed<'_> {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().enumerate().try_for_each(|(at, other)| match at {
+            0 => write!(out, "{other}"),
+            _ => write!(out, ";{other}"),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::diameter::ResultCode;
+
+    fn keys(rating_group: Option<u32>, identifier: Option<u32>) -> ServiceKeys {
+        ServiceKeys { profile: Profile::Ro, rating_group, identifier, ..ServiceKeys::default() }
+    }
+
+    fn service(rating_group: Option<u32>, identifiers: &[u32]) -> Service<'static> {
+        let units = ServiceUnits { service_specific: Some(3), ..ServiceUnits::default() };
+        Service {
+            rating_group,
+            service_identifier: identifiers.to_vec(),
+            granted_service_unit: Some(units),
+            ..Service::default()
+        }
+    }
+
+    /// Which of these is ours, in this order and in the reverse one.
+    #[track_caller]
+    fn expect(keys: ServiceKeys, found: &[(Option<u32>, &[u32])], wanted: Option<usize>) {
+        let services: Vec<_> = found.iter().map(|(group, identifiers)| service(*group, identifiers)).collect();
+        let reversed: Vec<_> = services.iter().cloned().rev().collect();
+        let wanted = wanted.map(|at| &services[at]);
+        assert_eq!((ours(&keys, &services), ours(&keys, &reversed)), (wanted, wanted));
+    }
+
+    #[test]
+    fn ids_decide_in_any_order() {
+        let both = keys(Some(1), Some(7));
+        expect(both, &[(Some(1), &[8]), (Some(1), &[7]), (Some(2), &[7])], Some(1));
+        expect(both, &[(Some(1), &[]), (Some(1), &[9, 7])], Some(1));
+        expect(both, &[(None, &[]), (None, &[7])], Some(1));
+        expect(both, &[(Some(2), &[]), (None, &[8]), (Some(2), &[7])], None);
+        // The server leaves them out.
+        expect(both, &[(Some(2), &[7]), (None, &[])], Some(1));
+    }
+
+    #[test]
+    fn where_one_id_is_configured_the_other_may_be_added() {
+        expect(keys(Some(1), None), &[(Some(2), &[7]), (Some(1), &[7])], Some(1));
+        expect(keys(Some(1), None), &[(Some(1), &[7]), (Some(1), &[])], Some(1));
+        expect(keys(Some(1), None), &[(None, &[7])], None);
+        expect(keys(None, Some(7)), &[(Some(100), &[7]), (Some(100), &[8])], Some(0));
+        expect(keys(None, Some(7)), &[(Some(100), &[])], None);
+    }
+
+    #[test]
+    fn where_none_is_configured_the_plainest_is_ours() {
+        expect(keys(None, None), &[(Some(5), &[])], Some(0));
+        expect(keys(None, None), &[(Some(5), &[]), (None, &[])], Some(1));
+        expect(keys(None, None), &[(Some(5), &[7]), (Some(5), &[]), (Some(6), &[])], Some(1));
+        expect(keys(None, None), &[], None);
+    }
+
+    #[test]
+    fn what_else_was_granted_is_closed_in_its_own_units() {
+        let refused = Service { result_code: Some(ResultCode(4012)), ..service(Some(3), &[]) };
+        let nothing = Service { granted_service_unit: None, ..service(Some(4), &[]) };
+        let units = ServiceUnits { time: Some(60), total_octets: Some(1), ..ServiceUnits::default() };
+        let other = Service { granted_service_unit: Some(units), ..service(Some(5), &[8, 9]) };
+        let found = others(&keys(Some(1), Some(7)), &[other, refused, service(Some(1), &[7]), nothing]);
+        assert_eq!(found.iter().map(Other::to_string).collect::<Vec<_>>(), ["5:8.9:to"]);
+        let closing = found[0].closing(Profile::Ro);
+        let used = ServiceUnits { time: Some(0), total_octets: Some(0), ..ServiceUnits::default() };
+        assert_eq!((closing.used_service_unit, closing.requested_service_unit), (vec![used], None));
+        assert_eq!((closing.rating_group, closing.service_identifier), (Some(5), vec![8, 9]));
+        assert_eq!(closing.reporting_reason, Some(ReportingReason::FINAL));
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        let all = ["5:8.9:to", ":7:s", "4294967295::m"].map(|text| Other::read(text).expect(text));
+        assert_eq!(Other::read_all(&Listed(&all).to_string()), all);
+        assert_eq!((Other::read_all(""), Other::read_all("x:y:z;1")), (vec![], vec![]));
+    }
+
+    #[test]
+    fn so_many_are_remembered_and_no_more() {
+        let many: Vec<_> = (10..90).map(|group| service(Some(group), &[1; 60])).collect();
+        let found = others(&keys(Some(1), None), &many);
+        assert_eq!((found.len(), found[0].identifiers.len()), (OTHERS_MAX, IDENTIFIERS_MAX));
+    }
+}

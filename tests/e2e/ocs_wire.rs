@@ -1,0 +1,101 @@
+//! Answers and peers that a client may misread: several services in one answer, and a server whose application hangs.
+
+use super::ALICE;
+use super::diameter::Charged;
+use super::failover::{expect, ocs, retrieve, stage};
+use super::parties::client::Reaction;
+use std::time::{Duration, Instant};
+
+/// A proxy whose OCS rates by Service-Identifier 7 and Rating-Group 1, in Multiple-Services-Credit-Control.
+fn rated(options: &[&str]) -> Charged {
+    Charged::new(options, |setup| {
+        let setup = setup.defined("OCS_PROFILE", "\"3gpp-ro\"");
+        setup.parameter("service_identifier", "7").parameter("rating_group", "1")
+    })
+}
+
+#[test]
+fn of_several_services_ours_decides_and_the_others_are_closed() {
+    let charged = rated(&[]);
+    let _server = charged.stage.server(&["one"], |_| {});
+    let mut debited = 0;
+    for fault in ["refused-before", "refused-after", "granted-before", "granted-after"] {
+        charged.ocs.order("fault off");
+        charged.ocs.order(&format!("fault foreign={fault} on=initial"));
+        let mut client = charged.stage.bound(|_| {});
+        let foreign = i64::from(fault.starts_with("granted"));
+        charged.expect(100 - debited - 10 - foreign, 10 + foreign, debited);
+        client.take(1, Reaction::Answer(200));
+        debited += 1;
+        charged.stage.until_debited(ALICE, debited as usize);
+        // The UPDATE of the debit has closed what else was granted.
+        charged.expect(100 - debited - 9, 9, debited);
+        client.bye();
+        charged.expect(100 - debited, 0, debited);
+    }
+    // The server grants it again with each answer.
+    charged.ocs.order("fault off");
+    charged.ocs.order("fault foreign=granted-before on=initial,update");
+    let mut client = charged.stage.bound(|_| {});
+    client.take(1, Reaction::Answer(200));
+    debited += 1;
+    charged.stage.until_debited(ALICE, debited as usize);
+    charged.expect(100 - debited - 10, 10, debited);
+    client.bye();
+    charged.expect(100 - debited, 0, debited);
+    charged.expect_rest();
+    assert_eq!(charged.ocs.counter("unreported"), 0);
+}
+
+#[test]
+fn what_is_granted_beside_a_refusal_of_ours_is_given_back() {
+    let charged = rated(&["--no-partial", "--success-on-top", "yes"]);
+    charged.ocs.order(&format!("account {ALICE}=3"));
+    charged.ocs.order("fault foreign=granted-before on=initial times=1");
+    let _server = charged.stage.server(&["one"], |_| {});
+    // Ten are refused, one is granted in a session of its own.
+    let mut client = charged.stage.bound(|_| {});
+    client.take(1, Reaction::Answer(200));
+    charged.stage.until_debited(ALICE, 1);
+    client.bye();
+    charged.expect(2, 0, 1);
+    charged.expect_rest();
+    assert_eq!((charged.ocs.counter("initial"), charged.ocs.counter("unreported")), (2, 0));
+}
+
+#[test]
+fn a_server_whose_application_hangs_serves_again_when_it_answers_requests() {
+    const SOON: Duration = Duration::from_secs(30);
+    let (one, two) = (ocs("ocs1.example.com"), ocs("ocs2.example.com"));
+    let (first, second) = (("ocs1.example.com", one.diameter), ("ocs2.example.com", two.diameter));
+    let stage = stage(first, second, |setup| setup.parameter("tx_timeout", "3"));
+    let _server = stage.server(&["one"], |_| {});
+    two.order(&format!("account {ALICE}=1000000"));
+    // Its watchdog answers.
+    one.order("fault lose on=all");
+    assert_eq!(stage.client(ALICE, |_| {}).invite(), 503);
+    let mut served = 0;
+    let (begun, mut longest) = (Instant::now(), Duration::ZERO);
+    while one.counter("lost") < 2 {
+        assert!(begun.elapsed() < SOON, "it is never tried: {}", stage.kamailio.log());
+        let invited = Instant::now();
+        retrieve(&stage);
+        longest = longest.max(invited.elapsed());
+        served += 1;
+    }
+    // The request that tried it was served by the other, before its time was over.
+    expect(&two, (1_000_000 - served, 0, served), &stage);
+    assert!(longest < Duration::from_secs(3), "{longest:?}");
+    assert!(stage.kamailio.rpc(&["imcharge.peers"]).unwrap_or_default().contains("state: DEMOTED"));
+    one.order("fault off");
+    let begun = Instant::now();
+    while one.account(ALICE) == (100, 0, 0) {
+        assert!(begun.elapsed() < SOON, "it is not trusted again: {}", stage.kamailio.log());
+        retrieve(&stage);
+    }
+    expect(&one, (99, 0, 1), &stage);
+    retrieve(&stage);
+    expect(&one, (98, 0, 2), &stage);
+    let log = stage.kamailio.log();
+    assert_eq!(log.matches("Diameter peer ocs1.example.com is open").count(), 2, "{log}");
+}
