@@ -204,7 +204,7 @@ fn establish(worker: &mut Worker, at: usize, session: u64, dialog: &Dialog<'_>) 
     while worker.session_of(dialog).is_none() {
         let _ = worker.reserve(&Invite {
             invitation,
-            asserted: payer.as_bytes(),
+            asserted: [payer.as_bytes(), b""],
             from: b"",
             called_party: b"",
             request_uri: b"sip:im@example.org",

@@ -59,7 +59,7 @@ fn invite_in(worker: &mut Worker, call_id: &str, suspended: Suspended) -> Result
 fn invite_as(worker: &mut Worker, invitation: Invitation<'_>, suspended: Suspended) -> Result<SessionKey, Refused> {
     worker.reserve(&Invite {
         invitation,
-        asserted: b"<sip:alice@example.org>",
+        asserted: [b"<sip:alice@example.org>", b""],
         from: b"",
         called_party: b"",
         request_uri: b"sip:im@example.org",

@@ -43,7 +43,7 @@ fn reserve(worker: &mut Worker, number: usize, messages: u32) -> bool {
     let (call_id, user) = (format!("call-{number}@bench.example"), format!("<sip:user{}@example.org>", number % 1000));
     let invite = Invite {
         invitation: Invitation { call_id: call_id.as_bytes(), from_tag: b"caller", cseq: 1 },
-        asserted: user.as_bytes(),
+        asserted: [user.as_bytes(), b""],
         from: b"",
         called_party: b"",
         request_uri: b"sip:deferred@im.example.org",

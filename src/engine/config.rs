@@ -4,6 +4,7 @@ use crate::charge::policy::{DebitOn, Model, OnFailure, Policy, Resend};
 use crate::charge::tariff::{NoTariff, Per, Tariff, Unit};
 use crate::enabler::diameter::dialect::{Dialect, Profile, ServiceKeys};
 use crate::enabler::diameter::{Config as PeersConfig, DiameterConfig, PeerConfig, TlsConfig};
+use crate::wire::identity::Preference;
 use std::path::PathBuf;
 
 /// The largest balance an operator can set: sums of it stay far from the end of the integer.
@@ -102,6 +103,8 @@ pub struct Config {
     pub state_dir: PathBuf,
     /// Which identity pays.
     pub subscriber: Subscriber,
+    /// Which of several: a SIP URI, or a telephone number.
+    pub identity: Preference,
     /// What a message costs.
     pub tariff: Tariff,
     /// What a unit of an account is.
@@ -142,6 +145,7 @@ impl Config {
         Parameter { name: "enabler", integer: false },
         Parameter { name: "state_dir", integer: false },
         Parameter { name: "subscriber", integer: false },
+        Parameter { name: "identity", integer: false },
         Parameter { name: "tariff", integer: false },
         Parameter { name: "unit", integer: false },
         Parameter { name: "response_timeout", integer: true },
@@ -196,6 +200,9 @@ impl Config {
                     "from" => Subscriber::From,
                     _ => return Err(refuse("asserted, from, or (in Kamailio) a text with pseudo-variables")),
                 }
+            }
+            "identity" => {
+                self.identity = Preference::named(value).ok_or_else(|| refuse("first, sip or tel"))?;
             }
             "tariff" => self.tariff = value.parse().map_err(|error: NoTariff| refuse(&error.to_string()))?,
             "unit" => {
@@ -408,6 +415,7 @@ impl Default for Config {
         Config {
             state_dir: PathBuf::from("/var/lib/imcharge"),
             subscriber: Subscriber::Asserted,
+            identity: Preference::First,
             tariff: Tariff { per: Per::Message, price: 1 },
             unit: Unit::Message,
             policy: Policy::default(),
@@ -432,6 +440,7 @@ mod tests {
             ("enabler", "ledger"),
             ("state_dir", "/var/lib/imcharge"),
             ("subscriber", "from"),
+            ("identity", "tel"),
             ("tariff", "message:25"),
             ("unit", "money"),
             ("response_timeout", "5"),

@@ -52,8 +52,8 @@ pub struct Dialog<'a> {
 pub struct Invite<'a> {
     /// Which INVITE it is.
     pub invitation: Invitation<'a>,
-    /// Value of the first P-Asserted-Identity header, whole; empty where there is none.
-    pub asserted: &'a [u8],
+    /// Values of the first two P-Asserted-Identity headers, whole; empty where there is none.
+    pub asserted: [&'a [u8]; 2],
     /// Value of the From header, whole.
     pub from: &'a [u8],
     /// Value of P-Called-Party-ID, whole; empty where there is none.

@@ -124,14 +124,14 @@ mod tests {
 
     #[test]
     fn an_invite_gives_every_field_that_it_has() {
-        let more = "P-Asserted-Identity: <sip:c@example.com>\r\nP-Called-Party-ID: <sip:d@example.com>\r\n";
+        let more = "P-Asserted-Identity: <sip:c@example.com>\r\nP-Asserted-Identity: <tel:+491>\r\nP-Called-Party-ID: <sip:d@example.com>\r\n";
         let bytes = sip(INVITE, "", "7 INVITE", more);
         let suspended = Suspended { index: 1, label: 2, route: 3 };
         let Some(Inviting::Initial(invite)) = invite(&bytes, 4, suspended) else { panic!("not read") };
         assert_eq!(invite.invitation.call_id, b"call");
         assert_eq!((invite.invitation.from_tag, invite.invitation.cseq), (&b"one"[..], 7));
         assert_eq!(invite.request_uri, b"sip:b@example.com");
-        assert_eq!(invite.asserted, b"<sip:c@example.com>");
+        assert_eq!(invite.asserted, [&b"<sip:c@example.com>"[..], b"<tel:+491>"]);
         assert_eq!(invite.called_party, b"<sip:d@example.com>");
         assert_eq!((invite.messages, invite.suspended), (4, suspended));
     }

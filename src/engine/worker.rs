@@ -111,11 +111,12 @@ impl Worker {
         let call_id = call_id_of(invite)?;
         self.engine_takes_sessions()?;
         let session = Self::session_of_invitation(&invite.invitation);
-        let direction = match identity::is_store_and_forward(invite.asserted) {
+        let direction = match identity::is_store_and_forward(&invite.asserted) {
             true => Direction::Push,
             false => Direction::Pull,
         };
-        let account = identity::canonical(self.payer(invite, direction)).unwrap_or_default();
+        let preference = self.region.config.identity;
+        let account = identity::preferred(&self.payer(invite, direction), preference).unwrap_or_default();
         let other = match direction {
             Direction::Pull => invite.request_uri,
             Direction::Push => invite.from,
@@ -154,17 +155,17 @@ impl Worker {
         Ok(())
     }
 
-    /// The identity to charge, as it stands in the message.
-    fn payer<'a>(&self, invite: &Invite<'a>, direction: Direction) -> &'a [u8] {
+    /// The header values with the identity to charge.
+    fn payer<'a>(&self, invite: &Invite<'a>, direction: Direction) -> [&'a [u8]; 2] {
         let called = match invite.called_party {
             b"" => invite.request_uri,
             called => called,
         };
         match (invite.subscriber, direction, &self.region.config.subscriber) {
-            (b"", Direction::Push, _) => called,
+            (b"", Direction::Push, _) => [called, b""],
             (b"", Direction::Pull, Subscriber::Asserted) => invite.asserted,
-            (b"", Direction::Pull, Subscriber::From) => invite.from,
-            (chosen, _, _) => chosen,
+            (b"", Direction::Pull, Subscriber::From) => [invite.from, b""],
+            (chosen, _, _) => [chosen, b""],
         }
     }
 

@@ -108,7 +108,7 @@ impl<'a> Message<'a> {
         let invitation = Invitation { call_id: identity.call_id, from_tag: identity.from_tag, cseq: self.cseq()? };
         Some(Invite {
             invitation,
-            asserted: self.header("P-Asserted-Identity"),
+            asserted: self.first_headers("P-Asserted-Identity"),
             from: self.from(),
             called_party: self.header("P-Called-Party-ID"),
             request_uri: self.request_uri(),
@@ -134,15 +134,25 @@ impl<'a> Message<'a> {
 
     /// Value of the first header of this name, after parsing; empty where there is none.
     pub fn header(self, name: &str) -> &'a [u8] {
+        let [first] = self.first_headers(name);
+        first
+    }
+
+    /// Values of the first so many headers of this name, after parsing; empty where there are fewer.
+    fn first_headers<const COUNT: usize>(self, name: &str) -> [&'a [u8]; COUNT] {
+        let mut found = [&[][..]; COUNT];
+        let mut places = found.iter_mut();
         let mut next = self.0.headers;
         // SAFETY: the list of headers and their texts live as long as the message.
         while let Some(header) = unsafe { next.as_ref() } {
             if unsafe { bytes(&header.name) }.eq_ignore_ascii_case(name.as_bytes()) {
-                return unsafe { bytes(&header.body) };
+                let Some(place) = places.next() else { break };
+                // SAFETY: as above.
+                *place = unsafe { bytes(&header.body) };
             }
             next = header.next;
         }
-        &[]
+        found
     }
 
     /// Everything behind the empty line. Needs no parsing, so it also reads the shared message of a transaction.

@@ -107,7 +107,7 @@ pub unsafe fn set_own(value: *mut c_void, set: impl FnOnce(&CStr) -> Result<(), 
 }
 
 /// Most rows of the table: each whole number can be written as a text too.
-pub const ROWS: usize = 2 * 31 + 1;
+pub const ROWS: usize = 2 * 32 + 1;
 
 /// A setter tells the host nothing of its name, so each parameter has its own.
 macro_rules! parameters {
@@ -153,6 +153,7 @@ parameters! {
     "enabler" set_enabler false,
     "state_dir" set_state_dir false,
     "subscriber" set_subscriber_parameter false,
+    "identity" set_identity false,
     "tariff" set_tariff false,
     "unit" set_unit false,
     "response_timeout" set_response_timeout true,

@@ -6,6 +6,42 @@ use std::fmt::Write;
 const VALUE_MAX: usize = 2048;
 const IDENTITY_MAX: usize = 256;
 
+/// Which of several identities counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Preference {
+    /// The first.
+    #[default]
+    First,
+    /// The first SIP URI; if there is none, the first.
+    Sip,
+    /// The first telephone number: a tel URI, or a SIP URI with `user=phone` and a global number (RFC 3261, 19.1.6),
+    /// which becomes that tel URI. If there is none, the first.
+    Tel,
+}
+
+impl Preference {
+    /// By its name in the configuration.
+    pub fn named(name: &str) -> Option<Preference> {
+        match name {
+            "first" => Some(Preference::First),
+            "sip" => Some(Preference::Sip),
+            "tel" => Some(Preference::Tel),
+            _ => None,
+        }
+    }
+}
+
+/// The identity that counts of all in these header values, in canonical form; see [`canonical`].
+pub fn preferred(values: &[&[u8]], preference: Preference) -> Option<String> {
+    let all = || values.iter().filter_map(|value| uris(value)).flatten();
+    let found = match preference {
+        Preference::First => None,
+        Preference::Sip => all().filter_map(one).find(|identity| identity.starts_with("sip:")),
+        Preference::Tel => all().find_map(telephone),
+    };
+    found.or_else(|| all().find_map(one))
+}
+
 /// The canonical identity of the first `sip:`, `sips:` or `tel:` URI of a header value: name-addr or addr-spec,
 /// several of them separated by commas, or a bare URI.
 ///
@@ -14,13 +50,13 @@ const IDENTITY_MAX: usize = 256;
 /// because it ends a URI that stands without angle brackets (RFC 3261, 20). `tel:` keeps a
 /// leading `+` and the digits, without visual separators and parameters. `None`: no such URI, or not a sane one.
 pub fn canonical(value: &[u8]) -> Option<String> {
-    uris(value)?.find_map(one)
+    preferred(&[value], Preference::First)
 }
 
-/// Whether the first identity is that of an RCS store-and-forward server, which brings messages instead of
-/// being asked for them: user part `rcse-standfw`.
-pub fn is_store_and_forward(value: &[u8]) -> bool {
-    canonical(value).is_some_and(|identity| {
+/// Whether the first SIP URI is that of an RCS store-and-forward server, which brings messages instead of being asked for
+/// them: user part `rcse-standfw`.
+pub fn is_store_and_forward(values: &[&[u8]]) -> bool {
+    preferred(values, Preference::Sip).is_some_and(|identity| {
         let user = identity.strip_prefix("sip:").and_then(|rest| rest.split('@').next());
         user.is_some_and(|user| user.to_ascii_lowercase().starts_with("rcse-standfw"))
     })
@@ -84,6 +120,21 @@ fn one(uri: &str) -> Option<String> {
         _ => return None,
     };
     (identity.len() <= IDENTITY_MAX).then_some(identity)
+}
+
+/// The telephone number of a tel URI, or of a SIP URI with `user=phone` and a number with `+`.
+fn telephone(uri: &str) -> Option<String> {
+    let (scheme, rest) = uri.split_once(':')?;
+    if scheme.eq_ignore_ascii_case("tel") {
+        return one(uri);
+    }
+    let (user, host) = rest.split_once('@')?;
+    let mut parameters = host.split('?').next()?.split(';').skip(1);
+    let is_phone = parameters.any(|parameter| parameter.trim().eq_ignore_ascii_case("user=phone"));
+    let number = unescape(user.split([':', ';']).next()?)?;
+    let identity = one(uri).and_then(|_| tel(&number)).filter(|_| is_phone)?;
+    let digits = identity.strip_prefix("tel:+")?;
+    digits.bytes().all(|digit| digit.is_ascii_digit()).then_some(identity)
 }
 
 fn sip(rest: &str) -> Option<String> {
@@ -176,6 +227,37 @@ mod tests {
     }
 
     #[test]
+    fn of_several_identities_the_preferred_one_counts() {
+        let (sip, tel) = ("sip:alice@example.org", "tel:+49301234");
+        for (values, first, preferred_sip, preferred_tel) in [
+            (&["<sip:alice@example.org>, <tel:+49-30-1234>"][..], sip, sip, tel),
+            (&["<tel:+49301234>", "<sip:alice@example.org>"], tel, sip, tel),
+            (&["<sip:alice@example.org>", "<tel:+49301234>"], sip, sip, tel),
+            (&["<urn:service:sos>", "<tel:+49301234>"], tel, tel, tel),
+            (&["<sip:alice@example.org>"], sip, sip, sip),
+            (&["", "<tel:+49301234>"], tel, tel, tel),
+            (&["<sip:alice@example.org>, <sip:+49301234@example.org;user=phone>"], sip, sip, tel),
+            (
+                &["<sips:+49-30-1234;phone-context=x@Example.org:5061;transport=tcp;User=Phone?a=b>"],
+                "sip:+49-30-1234@example.org",
+                "sip:+49-30-1234@example.org",
+                tel,
+            ),
+        ] {
+            let values: Vec<&[u8]> = values.iter().map(|value| value.as_bytes()).collect();
+            let found = [Preference::First, Preference::Sip, Preference::Tel].map(|which| preferred(&values, which));
+            assert_eq!(found.each_ref().map(Option::as_deref), [first, preferred_sip, preferred_tel].map(Some));
+        }
+        // No number that is the same everywhere, or none said to be one.
+        for uri in ["sip:110@example.org;user=phone", "sip:+49301234@example.org", "sip:+49ab@example.org;user=phone"] {
+            let value = format!("<{uri}>");
+            let found = preferred(&[value.as_bytes()], Preference::Tel);
+            assert_eq!(found.as_deref(), uri.split(';').next(), "{uri}");
+        }
+        assert_eq!(preferred(&[], Preference::Tel), None);
+    }
+
+    #[test]
     fn a_canonical_identity_is_its_own() {
         for value in
             ["sip:alice%40x@example.org", "tel:+491", "sip:im.example.org", "sip:a@[::1]", "sip:a%2Cb@example.org"]
@@ -186,15 +268,17 @@ mod tests {
 
     #[test]
     fn the_store_and_forward_server_of_rcs() {
-        assert!(is_store_and_forward(b"<sip:rcse-standfw@operator.example>"));
-        assert!(!is_store_and_forward(b"<sip:alice@operator.example>"));
-        assert!(!is_store_and_forward(b""));
+        let server = b"<sip:rcse-standfw@operator.example>";
+        assert!(is_store_and_forward(&[server]) && is_store_and_forward(&[b"<tel:+491>", server]));
+        assert!(!is_store_and_forward(&[b"<sip:alice@operator.example>"]));
+        assert!(!is_store_and_forward(&[b""]));
     }
 
     proptest::proptest! {
         #[test]
         fn random_text_does_not_panic(text in ".{0,100}") {
             let _ = canonical(text.as_bytes());
+            let _ = preferred(&[text.as_bytes(), text.as_bytes()], Preference::Tel);
         }
 
         #[test]

@@ -31,7 +31,8 @@ pub enum Start<'a> {
 }
 
 /// The fields of a message. Header values are as they stand in it, without the space around them; a folded one has
-/// its line breaks inside. What is absent is empty; of a header that stands twice the first counts.
+/// its line breaks inside. What is absent is empty; of a header that stands twice the first counts, except for
+/// P-Asserted-Identity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SipMessage<'a> {
     /// Request or response.
@@ -48,8 +49,8 @@ pub struct SipMessage<'a> {
     pub cseq: Option<u32>,
     /// Method of CSeq.
     pub cseq_method: &'a [u8],
-    /// P-Asserted-Identity, whole.
-    pub asserted: &'a [u8],
+    /// The first two P-Asserted-Identity headers, whole (RFC 3325, 9.1: a SIP and a tel URI, in one header or two).
+    pub asserted: [&'a [u8]; 2],
     /// P-Called-Party-ID, whole.
     pub called_party: &'a [u8],
     /// P-Charging-Vector, whole.
@@ -150,7 +151,7 @@ struct Headers<'a> {
     from: &'a [u8],
     to: &'a [u8],
     cseq: &'a [u8],
-    asserted: &'a [u8],
+    asserted: [&'a [u8]; 2],
     called_party: &'a [u8],
     charging_vector: &'a [u8],
     content_length: &'a [u8],
@@ -170,7 +171,10 @@ impl<'a> Headers<'a> {
             () if is("From", "f") => &mut self.from,
             () if is("To", "t") => &mut self.to,
             () if is("CSeq", "") => &mut self.cseq,
-            () if is("P-Asserted-Identity", "") => &mut self.asserted,
+            () if is("P-Asserted-Identity", "") => match &mut self.asserted {
+                [first, _] if first.is_empty() => first,
+                [_, second] => second,
+            },
             () if is("P-Called-Party-ID", "") => &mut self.called_party,
             () if is("P-Charging-Vector", "") => &mut self.charging_vector,
             () if is("Content-Length", "l") => &mut self.content_length,

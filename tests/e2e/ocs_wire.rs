@@ -99,3 +99,23 @@ fn a_server_whose_application_hangs_serves_again_when_it_answers_requests() {
     let log = stage.kamailio.log();
     assert_eq!(log.matches("Diameter peer ocs1.example.com is open").count(), 2, "{log}");
 }
+
+#[test]
+fn a_sip_uri_of_a_telephone_number_is_sent_as_e164() {
+    let charged = Charged::new(&[], |setup| setup.parameter("identity", "\"tel\""));
+    charged.ocs.order("account tel:+49301234=100");
+    let _server = charged.stage.server(&["one"], |_| {});
+    let value = format!("<{ALICE}>, <sip:+49-30-1234@example.org;user=phone>");
+    let mut client = charged.stage.client(ALICE, |options| {
+        options.asserted = false;
+        options.headers.push(("P-Asserted-Identity".into(), value));
+    });
+    assert_eq!(client.invite(), 200, "{}", charged.stage.kamailio.log());
+    client.bind();
+    client.take(1, Reaction::Answer(200));
+    client.bye();
+    let wanted = (99, 0, 1);
+    assert_eq!(charged.ocs.account_becomes("tel:+49301234", wanted, Duration::from_secs(30)), wanted);
+    charged.expect(100, 0, 0);
+    charged.expect_rest();
+}

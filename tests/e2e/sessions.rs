@@ -229,6 +229,35 @@ pub fn the_script_names_who_pays() {
 }
 
 #[test]
+pub fn of_two_asserted_identities_the_parameter_chooses_who_pays() {
+    const NUMBER: &str = "tel:+49301234";
+    let (sip, tel) = (format!("<{ALICE}>"), format!("<{NUMBER}>"));
+    let (one, phone) = (format!("{sip}, {tel}"), format!("{sip}, <sip:+49-30-1234@example.org;user=phone>"));
+    for (identity, values, pays) in [
+        ("first", &[tel.as_str(), &sip][..], NUMBER),
+        ("sip", &[&tel, &sip], ALICE),
+        ("tel", &[&sip, &tel], NUMBER),
+        ("tel", &[&one], NUMBER),
+        ("tel", &[&phone], NUMBER),
+        ("tel", &[&sip], ALICE),
+    ] {
+        let stage = Stage::new(|setup| setup.parameter("identity", &format!("\"{identity}\"")));
+        [ALICE, NUMBER].iter().for_each(|account| stage.kamailio.set_account(account, 100));
+        let _server = stage.server(&["one"], |_| {});
+        let mut client = stage.client(ALICE, |options| {
+            options.asserted = false;
+            options.headers = values.iter().map(|value| ("P-Asserted-Identity".into(), (*value).into())).collect();
+        });
+        assert_eq!(client.invite(), 200, "{identity} {values:?}\n{}", stage.kamailio.log());
+        client.bind();
+        client.take(1, Reaction::Answer(200));
+        client.bye();
+        stage.expect(pays, 99, 0, 1);
+        stage.expect(if pays == ALICE { NUMBER } else { ALICE }, 100, 0, 0);
+    }
+}
+
+#[test]
 pub fn what_belongs_to_no_session_goes_nowhere() {
     assert_that_strangers_go_nowhere(|setup| setup);
 }

@@ -114,7 +114,7 @@ impl Call {
         let (asserted, called) = if self.push { (store, payer.as_bytes()) } else { (payer.as_bytes(), &b""[..]) };
         let taken = worker.reserve(&Invite {
             invitation: Invitation { call_id: call_id.as_bytes(), from_tag: b"caller", cseq: 1 },
-            asserted,
+            asserted: [asserted, b""],
             from: b"<sip:caller@sim.example>",
             called_party: called,
             request_uri: b"sip:deferred@im.example.org",

@@ -39,7 +39,7 @@ impl World {
         let mut engine = Engine::start(&region).unwrap_or_else(|error| panic!("{error}"));
         let taken = Worker::attach(&region, 0).reserve(&Invite {
             invitation: Invitation { call_id: b"a84b@pc33", from_tag: b"1", cseq: 1 },
-            asserted: b"<sip:alice@example.org>",
+            asserted: [b"<sip:alice@example.org>", b""],
             from: b"<sip:alice@example.org>",
             called_party: b"",
             request_uri: b"sip:deferred@im.example.org",

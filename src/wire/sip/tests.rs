@@ -28,7 +28,7 @@ fn an_invite_shows_everything_that_charging_reads() {
         (&b"call-1@a.example"[..], &b"from1"[..], &b""[..])
     );
     assert_eq!((message.cseq, message.cseq_method), (Some(7), &b"INVITE"[..]));
-    assert_eq!((message.asserted, icid(message.charging_vector)), (&b"<sip:alice@example.org>"[..], &b"i-1"[..]));
+    assert_eq!((message.asserted[0], icid(message.charging_vector)), (&b"<sip:alice@example.org>"[..], &b"i-1"[..]));
     assert_eq!(message.body, b"v=0\r\n");
 }
 
@@ -56,7 +56,7 @@ fn messages_of_the_field_are_read_like_plain_ones() {
         assert_ne!(text, INVITE);
         let read = parse(&text);
         let same =
-            |m: SipMessage<'_>| (m.call_id.to_vec(), m.from_tag.to_vec(), m.cseq, m.asserted.to_vec(), m.body.to_vec());
+            |m: SipMessage<'_>| (m.call_id.to_vec(), m.from_tag.to_vec(), m.cseq, m.asserted.concat(), m.body.to_vec());
         assert_eq!(same(read), same(plain), "{to}");
     }
     let lf = INVITE.replace("\r\n", "\n").replace("Content-Length: 5", "Content-Length: 4");
