@@ -453,7 +453,7 @@ impl Diameter {
     ) -> Arc<str> {
         let own = self.dialect.origin_host.as_str();
         let (host, bond) = bond(own, peer, answer);
-        self.routes.to_all(host, bond, keys, others)
+        self.routes.way(host, bond, keys, others)
     }
 
     /// An answer that nobody waits for any more. What it grants is to be released (RFC 8506 has the server end it by

@@ -94,11 +94,11 @@ const RECENT: usize = 16;
 impl Routes {
     /// Writes one without other services.
     pub fn to(&mut self, host: &str, bond: Bond, keys: ServiceKeys) -> Arc<str> {
-        self.to_all(host, bond, keys, &[])
+        self.way(host, bond, keys, &[])
     }
 
     /// Writes one.
-    pub fn to_all(&mut self, host: &str, bond: Bond, keys: ServiceKeys, others: &[Other]) -> Arc<str> {
+    pub fn way(&mut self, host: &str, bond: Bond, keys: ServiceKeys, others: &[Other]) -> Arc<str> {
         let separator = if others.is_empty() { "" } else { "!" };
         self.shared(format!("{}{host}#{keys}{separator}{}", bond.mark(), Listed(others)))
     }
@@ -165,7 +165,7 @@ mod tests {
         let others = Other::read_all("5:8.9:to;:7:s");
         let plain = routes.to("ocs", Bond::MayMove, ServiceKeys::default());
         let with = routes.with_others(&plain, &others);
-        assert_eq!(with, routes.to_all("ocs", Bond::MayMove, ServiceKeys::default(), &others));
+        assert_eq!(with, routes.way("ocs", Bond::MayMove, ServiceKeys::default(), &others));
         let read = Route::of(&with);
         assert_eq!((read.host, read.keys, &read.others), ("ocs", Some(ServiceKeys::default()), &others));
         assert_eq!(routes.with_others(&with, &[]), plain);
