@@ -3,7 +3,7 @@
 use super::diameter::Charged;
 use super::parties::client::{ImClient, Reaction};
 use super::parties::eventually;
-use super::parties::kamailio::Setup;
+use super::parties::kamailio::{Host, Setup};
 use super::{ALICE, Stage};
 use std::time::Duration;
 
@@ -11,8 +11,14 @@ const SOON: Duration = Duration::from_secs(30);
 
 /// With this number of messages told; `None`: with none.
 fn told(setup: Setup, messages: Option<u32>) -> Setup {
-    let to = messages.map_or(String::new(), |messages| format!(", \"{messages}\""));
-    setup.changed("imcharge_reserve(\"CHARGED\", \"10\")", &format!("imcharge_reserve(\"CHARGED\"{to})"))
+    let number = messages.map_or(String::new(), |messages| messages.to_string());
+    match setup.host {
+        Host::OpenSips => setup.changed("imcharge_reserve(10)", &format!("imcharge_reserve({number})")),
+        Host::Kamailio => {
+            let number = if number.is_empty() { number } else { format!(", \"{number}\"") };
+            setup.changed("imcharge_reserve(\"CHARGED\", \"10\")", &format!("imcharge_reserve(\"CHARGED\"{number})"))
+        }
+    }
 }
 
 /// A client takes all messages of a server that waits for each response, and none is refused.

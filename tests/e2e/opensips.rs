@@ -12,7 +12,8 @@ use super::parties::client::Reaction;
 use super::parties::kamailio::{Host, Setup};
 use super::parties::{eventually, opensips};
 use super::{
-    ALICE, Stage, bad_input, before, connections, crashes, diameter, logs, manual, outcomes, recovery, resume, sessions,
+    ALICE, Stage, ahead, bad_input, before, connections, crashes, diameter, logs, manual, outcomes, recovery, resume,
+    sessions,
 };
 use std::path::PathBuf;
 use std::time::Duration;
