@@ -48,7 +48,10 @@ fn a_script_that_serves_for_nothing_does_not_serve_a_cancelled_invite() {
     HOST.set(Host::OpenSips);
     let charged = Charged::new(&[], |setup| {
         let relay = "$du = \"sip:127.0.0.1:5070\";\n        t_relay();";
-        setup.changed("    if ($rc < 0) {", &format!("    if ($rc < 0) {{\n        {relay}\n        exit;"))
+        setup.changed(
+            "    if ($var(rc) == -4) exit;\n    if ($var(rc) < 0) {",
+            &format!("    if ($var(rc) < 0) {{\n        {relay}\n        exit;"),
+        )
     });
     let charged = charged.unjudged();
     charged.ocs.order("fault drop on=initial");
