@@ -1,6 +1,6 @@
 //! What charging costs, printed beside what there is without it. Proxies are measured interleaved in one run, medians of
 //! several rounds; what misses its target is printed as such. Run by `make bench`; `--part
-//! hook|engine|memory|proxies|ocs-capacity|ocs|silence|held|left-behind` measures one part only.
+//! hook|engine|memory|proxies|ledger|ocs-capacity|ocs|silence|held|left-behind` measures one part only.
 
 #[path = "parties/mod.rs"]
 mod parties;
@@ -9,6 +9,8 @@ mod parties;
 mod hooks;
 #[path = "bench/incumbent.rs"]
 mod incumbent;
+#[path = "bench/ledger.rs"]
+mod ledger;
 #[path = "bench/load.rs"]
 mod load;
 #[path = "bench/ocs.rs"]
@@ -68,6 +70,9 @@ fn run() -> Result<(), Box<dyn Error>> {
         for (name, arguments) in [("-x fm -X fm", vec!["-x", "fm", "-X", "fm"]), ("default allocator (qm)", vec![])] {
             proxies(folder, name, &arguments)?;
         }
+    }
+    if wanted("ledger") {
+        ledger::disturbed(folder)?;
     }
     if wanted("ocs-capacity") {
         ocs::capacity()?;

@@ -217,3 +217,28 @@ fn a_long_ladder_is_told_in_parts_and_nothing_of_it_is_lost() {
     assert_eq!(all.iter().filter(|step| step["step"] == "debited").count(), MESSAGES);
     assert_eq!(all.last().map(|step| step["step"].as_str()), Some("closed"));
 }
+
+/// CC-Request-Number counts from 0 in each Diameter session (RFC 8506, 8.2).
+#[test]
+fn requests_have_the_numbers_that_were_sent() {
+    let charged = Charged::new(&[], |setup| {
+        setup.changed("imcharge_reserve(\"CHARGED\", \"10\")", "imcharge_reserve(\"CHARGED\", \"3\")")
+    });
+    let _server = charged.stage.server(&["one", "two", "three"], |_| {});
+    let kamailio = &charged.stage.kamailio;
+    // Each session begins to count anew, whatever the sessions before it have asked.
+    for _ in 0..2 {
+        let mut client = charged.stage.bound(|_| {});
+        for _ in 0..3 {
+            assert_eq!(client.take(1, Reaction::Answer(200)).len(), 1);
+        }
+        assert_eq!(client.bye(), 200);
+        let numbers = || {
+            let steps = explain(kamailio, &client.call_id);
+            let of = |fields: &Fields| Some((fields["step"].clone(), fields.get("request")?.clone()));
+            let asked = steps.iter().filter_map(of).filter(|(step, _)| step == "reserve" || step == "debit");
+            asked.map(|(_, number)| number).collect::<Vec<_>>()
+        };
+        assert!(eventually(SOON, || numbers() == ["0", "1", "2", "3"]), "{:?}\n{}", numbers(), kamailio.log());
+    }
+}

@@ -97,11 +97,11 @@ impl Session {
     fn ask_of(&mut self, reservation: Reservation, route: Option<Arc<str>>, work: Work, now: Time) {
         let (number, since, stamp, retry, tries) = (self.next_number, now, 0, None, 0);
         let (repeated, held, revoked) = (false, false, None);
-        self.step(now, self.asked(&work, reservation).request(number));
         self.ahead.sequence = self.sequence_in(reservation, number);
+        self.next_number = self.next_number.saturating_add(1);
+        self.step(now, self.asked(&work, reservation).request(number));
         let flight =
             Box::new(Flight { number, since, reservation, route, work, stamp, retry, tries, repeated, held, revoked });
-        self.next_number = self.next_number.saturating_add(1);
         self.outputs.push(Output::Ask(self.request(&flight)));
         self.flight = Some(flight);
     }

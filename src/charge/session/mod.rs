@@ -680,8 +680,15 @@ impl Session {
         self.flight.is_none() && self.debits.is_empty() && self.refunds.is_empty() && self.abandoned.is_empty()
     }
 
-    fn step(&mut self, at: Time, step: Step) {
+    fn step(&mut self, at: Time, mut step: Step) {
+        step.request = step.request.map(|number| self.sent_as(number));
         self.ladder.add(at.micros_since(self.opened), step);
+    }
+
+    /// Number of a request as it was sent: the last one's within its reservation. An earlier one that is heard of later
+    /// has opened a reservation of its own.
+    fn sent_as(&self, number: u32) -> u32 {
+        if number.saturating_add(1) == self.next_number { self.ahead.sequence } else { 0 }
     }
 
     /// What a quota costs.

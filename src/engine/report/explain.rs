@@ -40,7 +40,7 @@ const SESSION_FIELDS: &[&str] = &[
 
 const STEP: &str = "\
     SELECT place, place, at, micros, step, rule, cause, seconds, message_id, code, messages, octets, quota, units, balance, \
-    request-(SELECT min(request) FROM steps WHERE session=?1) FROM \
+    request FROM \
     (SELECT row_number() OVER (ORDER BY at, micros, number) - 1 AS place, * FROM steps WHERE session=?1) \
     WHERE place>=?2 ORDER BY place";
 
