@@ -369,7 +369,7 @@ fn what_the_tables_contain_is_not_replayed() {
     let steps = number(&store, "SELECT count(*) FROM steps");
     drop(store);
     let mut again = open(&folder);
-    assert!(!again.is_pending());
+    assert!(again.pending.is_empty());
     set_balance(&mut again, 1);
     write(&mut again);
     assert_eq!(number(&again, "SELECT count(*) FROM steps"), steps);
