@@ -49,7 +49,6 @@ cases! {
     recovery::{a_hanging_engine_is_replaced_and_so_is_its_successor, a_pause_of_15_seconds_ends_nothing}
     resume::{a_resume_route_that_blocks_for_one_caller_delays_nobody_else, event_routes_of_ten_milliseconds_delay_no_invite_by_seconds, what_waits_in_a_blocked_process_is_answered_when_it_is_back}
     diameter::{one_message_is_an_initial_and_a_termination}
-    ahead::{without_a_number_no_message_waits_for_credit_on_the_ledger, on_the_ledger_nothing_is_held_after_the_last_told_debit, a_message_beyond_the_told_number_is_stopped_and_then_the_session_goes_on_as_without_one}
     bad_input::{a_wrong_parameter_stops_the_start_with_one_line, a_full_table_refuses_new_sessions_and_keeps_the_old_ones}
 }
 
