@@ -12,6 +12,9 @@ use std::collections::HashMap;
 use std::panic::PanicHookInfo;
 use std::sync::{Mutex, PoisonError};
 
+/// Target of information that hosts log at their default level, where other information is not logged.
+pub const NOTICE: &str = "imcharge::notice";
+
 /// Lines of one place in each [`WINDOW_SECONDS`]: the first ones may name different calls, accounts or peers.
 const LINES: u32 = 5;
 

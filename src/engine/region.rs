@@ -16,6 +16,7 @@ use super::config::Config;
 use super::doorbell::{ASLEEP, Doorbell, Sleeper, wake_some};
 use super::grant::{Index, Slot, Table};
 use super::latency::{Histogram, Latency};
+use super::log_lines::NOTICE;
 use super::queue::Queue;
 use super::ring::{Ends, Ring};
 use super::script::{Process, Run, SLOW};
@@ -329,8 +330,7 @@ impl Region {
         warn_of_others(&config.state_dir);
         super::store::Store::check(&config.state_dir).map_err(|error| RegionError(error.to_string()))?;
         if let Some(diameter) = config.diameter() {
-            // The engine starts its own; here only what it would stumble over is told in time.
-            Peers::new(diameter.peers, 0, clock::now()).map_err(|error| RegionError(error.to_string()))?;
+            Peers::check(&diameter.peers).map_err(|error| RegionError(error.to_string()))?;
         }
         let max_sessions = config.max_sessions as usize;
         let slots = max_sessions + max_sessions / 4 + 16;
@@ -370,6 +370,7 @@ impl Region {
         region.fill_header(instance);
         let config = &region.config;
         log::info!(
+            target: NOTICE,
             "imcharge {}: enabler {}, tariff {}, state directory {}",
             env!("CARGO_PKG_VERSION"),
             config.enabler.as_str(),

@@ -31,7 +31,7 @@ pub struct Charged {
     pub stage: Stage,
     /// The charging system.
     pub ocs: Ocs,
-    judged: Option<Judged>,
+    pub judged: Option<Judged>,
 }
 
 impl Charged {
@@ -812,13 +812,14 @@ fn a_debit_whose_answer_comes_late_is_not_held_back_any_more() {
 }
 
 /// An authority, and PEM files of what it has signed.
-struct Authority {
+pub struct Authority {
     folder: tempfile::TempDir,
     issuer: rcgen::Issuer<'static, rcgen::KeyPair>,
 }
 
 impl Authority {
-    fn new() -> Authority {
+    /// A new one.
+    pub fn new() -> Authority {
         let folder = tempfile::tempdir().expect("a folder");
         let key = rcgen::KeyPair::generate().expect("a key");
         let mut parameters = rcgen::CertificateParams::new(Vec::new()).expect("parameters");
@@ -828,7 +829,8 @@ impl Authority {
         Authority { issuer: rcgen::Issuer::new(parameters, key), folder }
     }
 
-    fn path(&self, name: &str) -> String {
+    /// The path of one of its files.
+    pub fn path(&self, name: &str) -> String {
         self.folder.path().join(name).display().to_string()
     }
 
@@ -842,7 +844,7 @@ impl Authority {
     }
 
     /// A charging system whose certificate is for this host, and a proxy that wants it to be ocs.example.com.
-    fn charged(&self, host: &str) -> (Ocs, Stage) {
+    pub fn charged(&self, host: &str) -> (Ocs, Stage) {
         self.sign("ocs", host);
         self.sign("proxy", "proxy.example.org");
         let account = format!("{ALICE}=100");

@@ -1,6 +1,6 @@
 //! What an operator reads in the log: at the host's default level, once, and with what is wrong.
 
-use super::diameter::Charged;
+use super::diameter::{Authority, Charged};
 use super::parties::client::Reaction;
 use super::parties::eventually;
 use super::parties::kamailio::{Host, Setup};
@@ -43,7 +43,7 @@ fn a_warning_is_visible_at_the_default_log_level() {
 
 #[test]
 pub fn a_good_start_has_one_line_that_says_what_is_charged_and_where() {
-    let stage = Stage::plain();
+    let stage = Stage::new(at_the_default_level);
     let (log, state) = (stage.kamailio.log(), stage.kamailio.state_dir());
     let version = env!("CARGO_PKG_VERSION");
     let line = format!("imcharge {version}: enabler ledger, tariff message:1, state directory {}", state.display());
@@ -79,4 +79,30 @@ pub fn an_answered_call_does_not_end_as_a_failed_invite() {
     std::thread::sleep(Duration::from_secs(7));
     let explained = stage.kamailio.rpc(&["imcharge.explain", &client.call_id]).expect("explained");
     assert!(explained.contains("answered") && !explained.contains("invite-failed"), "{explained}");
+}
+
+#[test]
+fn an_unreadable_tls_file_at_a_restart_of_the_engine_takes_down_its_peer_alone() {
+    let authority = Authority::new();
+    let (ocs, stage) = authority.charged("ocs.example.com");
+    let charged = Charged { ocs, stage, judged: None };
+    charged.until_open();
+    let (file, aside) = (authority.path("ca.pem"), authority.path("aside.pem"));
+    std::fs::rename(&file, &aside).expect("renamed");
+    let kamailio = &charged.stage.kamailio;
+    kamailio.signal("KILL", kamailio.engine_pid());
+    let told = || kamailio.log().contains(&format!("TLS certificate {file}: "));
+    assert!(eventually(SOON, told), "{}", kamailio.log());
+    let answers = || kamailio.rpc(&["imcharge.peers"]).is_ok_and(|peers| peers.contains("TLS certificate"));
+    assert!(eventually(SOON, answers), "no engine answers\n{}", kamailio.log());
+    assert!(!kamailio.log().contains("new sessions are refused"), "{}", kamailio.log());
+    assert_eq!(charged.stage.client(ALICE, |_| {}).invite(), 503);
+    std::fs::rename(&aside, &file).expect("renamed");
+    charged.until_open();
+    let _server = charged.stage.server(&["one"], |_| {});
+    let mut client = charged.stage.bound(|_| {});
+    client.take(1, Reaction::Answer(200));
+    charged.stage.until_debited(ALICE, 1);
+    client.bye();
+    charged.expect(99, 0, 1);
 }

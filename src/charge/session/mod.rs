@@ -343,8 +343,14 @@ impl Session {
         if matches!(self.phase, Phase::Gone) {
             return;
         }
-        // What an enabler asks says nothing of the parties: a session that they have left is idle all the same.
-        if !matches!(event, Event::Reauthorize { .. }) {
+        // What an enabler asks says nothing about the parties: a session that they have left is idle all the same. The end
+        // of the host is not a new end of a session that is over.
+        let is_activity = match event {
+            Event::Reauthorize { .. } => false,
+            Event::HostStopped => self.outcome.is_none(),
+            _ => true,
+        };
+        if is_activity {
             self.moved = self.moved.max(at);
         }
         match event {

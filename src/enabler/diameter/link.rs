@@ -1,6 +1,6 @@
 //! A peer's addresses and its transport, and when to try again.
 
-use super::config::{ConfigError, PeerConfig};
+use super::config::PeerConfig;
 use super::local::Local;
 use super::peer::Absence;
 use super::resolver::Resolver;
@@ -21,6 +21,7 @@ const RESOLVER_AGAIN: u64 = 20_000;
 #[derive(Debug)]
 pub struct Link {
     config: PeerConfig,
+    /// Read from its files with the first connection that finds them readable.
     tls: Option<Tls>,
     transport: Option<Transport>,
     /// Where it goes, or went last.
@@ -56,11 +57,10 @@ pub enum Advance {
 
 impl Link {
     /// To this peer, to be connected at once.
-    pub fn new(config: &PeerConfig, now: Time) -> Result<Link, ConfigError> {
-        let tls = config.tls.as_ref().map(|files| Tls::load(config, files)).transpose()?;
-        Ok(Link {
+    pub fn new(config: &PeerConfig, now: Time) -> Link {
+        Link {
             config: config.clone(),
-            tls,
+            tls: None,
             transport: None,
             address: None,
             resolver: Resolver::default(),
@@ -72,7 +72,7 @@ impl Link {
             reconnects: 0,
             tried: false,
             last_error: None,
-        })
+        }
     }
 
     /// The transport, once it is up.
@@ -181,6 +181,9 @@ impl Link {
         let address = self.address.ok_or_else(|| self.no_address())?;
         self.reconnects += u64::from(self.tried);
         self.tried = true;
+        if let (None, Some(files)) = (&self.tls, &self.config.tls) {
+            self.tls = Some(Tls::load(&self.config, files)?);
+        }
         self.transport = Some(Transport::connect(address, self.tls.as_ref(), patience, now)?);
         Ok(())
     }

@@ -5,6 +5,7 @@ use super::config::{Config, ConfigError, PeerConfig};
 use super::exchange::{Asked, Counters, Event, Exchange, PeerCounters, Refused, Request};
 use super::link::{Advance, Link};
 use super::peer::Peer;
+use super::tls::Tls;
 use crate::charge::time::Time;
 use std::os::fd::RawFd;
 
@@ -38,12 +39,21 @@ pub struct Peers {
 }
 
 impl Peers {
-    /// Checks the configuration, reads the files of TLS, and connects to all from the first [`turn`](Peers::turn) on.
-    /// `origin_state_id` rises with each start that loses its state.
+    /// Checks the configuration and the files of TLS, for the start of a host. The error is a sentence for an operator.
+    pub fn check(config: &Config) -> Result<(), ConfigError> {
+        config.check()?;
+        config.peers.iter().try_for_each(|peer| {
+            let loaded = peer.tls.as_ref().map(|files| Tls::load(peer, files)).transpose();
+            loaded.map(drop).map_err(|why| ConfigError(format!("peer {}: {why}", peer.label())))
+        })
+    }
+
+    /// Checks the configuration, and connects to all from the first [`turn`](Peers::turn) on. A peer whose TLS files cannot
+    /// be read is down until they can. `origin_state_id` rises with each start that loses its state.
     pub fn new(mut config: Config, origin_state_id: u32, now: Time) -> Result<Peers, ConfigError> {
         config.check()?;
         config.peers.sort_by_key(|peer: &PeerConfig| peer.priority);
-        let links = config.peers.iter().map(|peer| Link::new(peer, now)).collect::<Result<_, _>>()?;
+        let links = config.peers.iter().map(|peer| Link::new(peer, now)).collect();
         let exchange = Exchange::new(&config, origin_state_id, now);
         Ok(Peers { exchange, links, patience: config.connect_timeout, stopping: false })
     }

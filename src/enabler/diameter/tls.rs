@@ -1,6 +1,6 @@
 //! TLS to a peer, from the first octet on (RFC 6733, 13.1), with certificates of both ends where we have one.
 
-use super::config::{ConfigError, PeerConfig, TlsConfig};
+use super::config::{PeerConfig, TlsConfig};
 use rustls::client::Resumption;
 use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject;
@@ -18,25 +18,24 @@ pub struct Tls {
 
 impl Tls {
     /// Reads the files. The peer's certificate has to be for its DiameterIdentity; where none is configured, for the
-    /// host of its address.
-    pub fn load(peer: &PeerConfig, files: &TlsConfig) -> Result<Tls, ConfigError> {
-        let wrong = |what: String| ConfigError(format!("peer {}: {what}", peer.label()));
+    /// host of its address. The error names the file and what is wrong with it.
+    pub fn load(peer: &PeerConfig, files: &TlsConfig) -> Result<Tls, String> {
         let host = match peer.host_and_port() {
             Some((host, _)) if peer.host.is_empty() => host,
             _ => peer.host.as_str(),
         };
         let name = ServerName::try_from(host.to_owned());
-        let name = name.map_err(|_| wrong(format!("no certificate can be for the name \"{host}\"")))?;
+        let name = name.map_err(|_| format!("no certificate can be for the name \"{host}\""))?;
         let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()
-            .map_err(|error| wrong(error.to_string()))?
-            .with_root_certificates(roots(&files.ca).map_err(wrong)?);
+            .map_err(|error| error.to_string())?
+            .with_root_certificates(roots(&files.ca)?);
         let mut config = match (&files.certificate, &files.key) {
             (Some(certificate), Some(key)) => {
-                let chain = certificates(certificate).map_err(wrong)?;
+                let chain = certificates(certificate)?;
                 let secret = PrivateKeyDer::from_pem_file(key);
-                let secret = secret.map_err(|error| wrong(format!("TLS key {}: {error}", key.display())))?;
-                let unusable = |error| wrong(format!("TLS certificate {}: {error}", certificate.display()));
+                let secret = secret.map_err(|error| format!("TLS key {}: {error}", key.display()))?;
+                let unusable = |error| format!("TLS certificate {}: {error}", certificate.display());
                 config.with_client_auth_cert(chain, secret).map_err(unusable)?
             }
             _ => config.with_no_client_auth(),

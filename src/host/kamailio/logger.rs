@@ -1,16 +1,17 @@
 //! Lines for the host's log.
 
 use super::{bindings as k, text};
-use crate::engine::log_lines::{self, Limit};
+use crate::engine::log_lines::{self, Limit, NOTICE};
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use std::ffi::{CString, c_int};
 use std::io::Write;
 
 /// The host's levels (core/dprint.h) and their words. Without a `debug=` line it logs warnings and what is worse.
-const fn host_level(level: Level) -> (c_int, c_int, &'static str) {
-    match level {
+fn host_level(metadata: &Metadata<'_>) -> (c_int, c_int, &'static str) {
+    match metadata.level() {
         Level::Error => (-1, libc::LOG_ERR, "ERROR"),
         Level::Warn => (0, libc::LOG_WARNING, "WARNING"),
+        Level::Info if metadata.target() == NOTICE => (0, libc::LOG_NOTICE, "NOTICE"),
         Level::Info => (2, libc::LOG_INFO, "INFO"),
         Level::Debug | Level::Trace => (3, libc::LOG_DEBUG, "DEBUG"),
     }
@@ -35,7 +36,7 @@ impl Log for HostLog {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
         // SAFETY: the host copies nothing and keeps nothing of the name.
         metadata.target().starts_with("imcharge")
-            && unsafe { k::get_debug_level(text(c"imcharge"), 8) } >= host_level(metadata.level()).0
+            && unsafe { k::get_debug_level(text(c"imcharge"), 8) } >= host_level(metadata).0
     }
 
     fn log(&self, record: &Record<'_>) {
@@ -43,7 +44,7 @@ impl Log for HostLog {
             return;
         }
         let Some(after) = LIMIT.admit(record) else { return };
-        let (_, priority, word) = host_level(record.level());
+        let (_, priority, word) = host_level(record.metadata());
         // SAFETY: integers and a function pointer that the host sets while it starts.
         let (to_stderr, process, syslog) = unsafe { (k::log_stderr != 0, k::process_no, k::_km_log_func) };
         if to_stderr {

@@ -1,15 +1,16 @@
 //! Lines for the host's log.
 
 use super::bindings as k;
-use crate::engine::log_lines::{self, Limit};
+use crate::engine::log_lines::{self, Limit, NOTICE};
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use std::ffi::{CString, c_int};
 
-/// The host's levels (dprint.h).
-const fn host_level(level: Level) -> c_int {
-    match level {
+/// The host's levels (dprint.h). Its default level is `L_NOTICE`.
+fn host_level(metadata: &Metadata<'_>) -> c_int {
+    match metadata.level() {
         Level::Error => k::L_ERR,
         Level::Warn => k::L_WARN as c_int,
+        Level::Info if metadata.target() == NOTICE => k::L_NOTICE as c_int,
         Level::Info => k::L_INFO as c_int,
         Level::Debug | Level::Trace => k::L_DBG as c_int,
     }
@@ -33,7 +34,7 @@ pub fn install() {
 impl Log for HostLog {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
         // SAFETY: the host's own level, set before it loads a module.
-        metadata.target().starts_with("imcharge") && unsafe { k::imcharge_logs(host_level(metadata.level())) } != 0
+        metadata.target().starts_with("imcharge") && unsafe { k::imcharge_logs(host_level(metadata)) } != 0
     }
 
     fn log(&self, record: &Record<'_>) {
@@ -45,7 +46,7 @@ impl Log for HostLog {
         let place = record.target().rsplit("::").next().unwrap_or_default();
         let (place, line) = (text(place.to_owned()), text(format!("{}{after}", record.args())));
         // SAFETY: two texts with a NUL that live beyond the call.
-        unsafe { k::imcharge_log(host_level(record.level()), place.as_ptr(), line.as_ptr()) };
+        unsafe { k::imcharge_log(host_level(record.metadata()), place.as_ptr(), line.as_ptr()) };
     }
 
     fn flush(&self) {}

@@ -315,3 +315,17 @@ fn every_word_of_a_step_is_its_own() {
     let words: std::collections::BTreeSet<_> = StepKind::ALL.iter().map(|kind| kind.word()).collect();
     assert_eq!(words.len(), StepKind::ALL.len());
 }
+
+#[test]
+fn requests_have_the_numbers_with_which_they_are_sent() {
+    let mut run = Run::open();
+    run.sent(whole("m1", 1), s(1));
+    run.event(responded(1, 200), s(2));
+    let asked = run.asked.clone().expect("a request");
+    assert_eq!(run.steps.last().and_then(|step| step.request), Some(asked.sequence));
+    // The enabler has lost the reservation: numbers count from the request that opens the next one.
+    run.answer(Response::NoReservation);
+    assert_eq!(run.step(StepKind::NoReservation).request, Some(asked.sequence));
+    let next = run.asked.clone().expect("a request");
+    assert_eq!((next.sequence, run.steps.last().and_then(|step| step.request)), (0, Some(0)));
+}

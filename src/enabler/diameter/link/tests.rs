@@ -7,7 +7,7 @@ const START: Time = Time(9_000_000);
 
 fn link() -> (Link, Local) {
     let config = config(&[HOST]);
-    let link = Link::new(&config.peers[0], START).expect("no files to be read");
+    let link = Link::new(&config.peers[0], START);
     (link, Local::new(&config, 1, START))
 }
 

@@ -359,7 +359,7 @@ fn wrong_configurations_are_named() {
     let tls = |certificate, key| {
         let tls = TlsConfig { ca: "/nowhere/ca.pem".into(), certificate, key };
         let config = Config { peers: vec![PeerConfig { tls: Some(tls), ..peer("a:1") }], ..good.clone() };
-        Peers::new(config, 1, Time(0)).expect_err("wrong").to_string()
+        Peers::check(&config).expect_err("wrong").to_string()
     };
     let file = || Some(PathBuf::from("/nowhere/x.pem"));
     assert_eq!(tls(file(), None), format!("peer {HOST} has a TLS certificate and no key"));
