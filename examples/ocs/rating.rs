@@ -137,7 +137,7 @@ fn go_on<'s>(
 }
 
 /// Rating-Group of the service that an answer names unasked, see [`add_foreign`].
-const FOREIGN_GROUP: u32 = 99;
+pub const FOREIGN_GROUP: u32 = 99;
 
 /// Adds a service to an answer that the request does not name: refused by 4012, or with one unit granted, which the
 /// session holds.

@@ -48,6 +48,24 @@ fn of_several_services_ours_decides_and_the_others_are_closed() {
 }
 
 #[test]
+fn units_in_the_command_are_ours_whatever_services_stand_beside_them() {
+    let charged = Charged::plain();
+    let _server = charged.stage.server(&["one"], |_| {});
+    for (at, fault) in [(0, "refused-before"), (1, "granted-before")] {
+        charged.ocs.order("fault off");
+        charged.ocs.order(&format!("fault foreign={fault} on=initial"));
+        let mut client = charged.stage.bound(|_| {});
+        client.take(1, Reaction::Answer(200));
+        charged.stage.until_debited(ALICE, at as usize + 1);
+        charged.expect(90 - at, 9, at + 1);
+        client.bye();
+        charged.expect(99 - at, 0, at + 1);
+    }
+    charged.expect_rest();
+    assert_eq!(charged.ocs.counter("unreported"), 0);
+}
+
+#[test]
 fn what_is_granted_beside_a_refusal_of_ours_is_given_back() {
     let charged = rated(&["--no-partial", "--success-on-top", "yes"]);
     charged.ocs.order(&format!("account {ALICE}=3"));

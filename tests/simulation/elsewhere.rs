@@ -3,13 +3,16 @@
 use crate::asked::{Asked, Asking, Coming};
 use crate::book::Quantity;
 use crate::inquiries::{CLIENT, Inquiries, Wish};
+use crate::rating::FOREIGN_GROUP;
 use crate::state::{Fate, Peer, State};
 use crate::world::say;
 use imcharge::charge::ch2::SessionKey;
 use imcharge::enabler::diameter::credit_control;
 use imcharge::simulate::machine::{Far, Machine};
 use imcharge::wire::diameter::words::RequestType;
-use imcharge::wire::diameter::{Command, CreditControlRequest, Framed, Header, Message, ResultCode, dictionary, frame};
+use imcharge::wire::diameter::{
+    Command, CreditControlRequest, Framed, Header, Message, ResultCode, Service, dictionary, frame,
+};
 use siphasher::sip::SipHasher13;
 use std::collections::BTreeMap;
 use std::hash::{Hash, Hasher};
@@ -300,11 +303,11 @@ impl Elsewhere {
 
     /// How a request calls and counts the service.
     fn keys_of(&self, request: &CreditControlRequest<'_>) -> String {
-        let used = request.services.iter().flat_map(|one| &one.used_service_unit).chain(&request.used_service_unit);
-        let wanted = request.services.iter().filter_map(|one| one.requested_service_unit.as_ref());
+        let used = own_services(request).flat_map(|one| &one.used_service_unit).chain(&request.used_service_unit);
+        let wanted = own_services(request).filter_map(|one| one.requested_service_unit.as_ref());
         let units = used.chain(wanted).chain(&request.requested_service_unit).next();
         let kind = units.and_then(|units| Quantity::of(units, &self.ocs.settings).ok()?).map(|units| units.kind);
-        let services = request.services.iter().map(|one| (&one.service_identifier, one.rating_group));
+        let services = own_services(request).map(|one| (&one.service_identifier, one.rating_group));
         format!("{kind:?} {:?} {:?}", request.service_identifier, services.collect::<Vec<_>>())
     }
 
@@ -317,7 +320,7 @@ impl Elsewhere {
 
     /// Whether a request uses nothing and wants no more than is granted already.
     fn is_renewal(&self, request: &CreditControlRequest<'_>) -> bool {
-        let service = request.services.first();
+        let service = own_services(request).next();
         let used = service.map_or(&request.used_service_unit, |service| &service.used_service_unit);
         let wanted = service.and_then(|service| service.requested_service_unit.as_ref());
         let wanted = wanted.or(request.requested_service_unit.as_ref());
@@ -327,6 +330,11 @@ impl Elsewhere {
         let cost = wanted.and_then(|wanted| wanted.cost(settings).ok());
         used.is_empty() && cost.is_some_and(|cost| cost <= held)
     }
+}
+
+/// The services of a request without those that it only closes, because an answer granted them unasked.
+fn own_services<'r, 'a>(request: &'r CreditControlRequest<'a>) -> impl Iterator<Item = &'r Service<'a>> {
+    request.services.iter().filter(|service| service.rating_group != Some(FOREIGN_GROUP))
 }
 
 /// Result-Code of an answer.

@@ -1707,6 +1707,23 @@ fn the_way_to_the_reservation_goes_with_every_request_of_it() {
 }
 
 #[test]
+fn a_reservation_goes_another_way_from_its_next_request_on() {
+    let mut run = Run::invited(3);
+    run.answer(Response::Granted(Grant { quota: Quota(3), route: Some("ocs1".into()), ..Grant::default() }));
+    run.event(Event::Answered, s(0));
+    run.event(Event::Reauthorize, s(1));
+    // The request that is on its way comes again as it was.
+    run.session.rerouted(0, "ocs1!5::s".into());
+    run.session.rerouted(7, "another's".into());
+    let route = |run: &Run| run.asked.as_ref().and_then(|asked| asked.route.clone());
+    assert_eq!(route(&run).as_deref(), Some("ocs1"));
+    run.answer(Response::Denied(Denial::NoCredit));
+    run.sent(whole("m1", 1), s(1));
+    run.event(responded(1, 200), s(1));
+    assert_eq!(route(&run).as_deref(), Some("ocs1!5::s"));
+}
+
+#[test]
 fn a_repeated_debit_of_an_unknown_reservation_waits_for_an_operator() {
     for (again, debited) in [(false, 1), (true, 1)] {
         let mut run = Run::open_with(8, Policy::default());

@@ -303,7 +303,7 @@ pub fn succeeds(answer: &CreditControlAnswer<'_>) -> bool {
 /// What the server said, in the words of CH-2. Of several services, ours decides. Units, Validity-Time and
 /// Final-Unit-Indication are those of our service; the command's hold where our service has none of its own.
 pub fn read(dialect: &Dialect, request: &Request, answer: &CreditControlAnswer<'_>) -> Response {
-    let service = services::ours(&dialect.keys, &answer.services);
+    let service = services::ours(&dialect.keys, answer);
     // A vendor's result has a meaning of its own: it is no more than a yes or a no.
     if let Some(Outcome::Experimental(_, code)) = answer.outcome()
         && !code.is_success()

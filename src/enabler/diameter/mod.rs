@@ -417,7 +417,7 @@ impl Diameter {
         }
         let dialect = self.dialect_of(request);
         let (mut response, keys) = (credit_control::read(&dialect, request, body), dialect.keys);
-        let others = services::others(&keys, &body.services);
+        let others = services::others(&keys, body);
         let is_open = credit_control::succeeds(body);
         match (&request.operation, request.reservation, &mut response) {
             (Operation::Reserve { .. }, _, Response::Granted(grant)) => {
@@ -469,7 +469,7 @@ impl Diameter {
             self.heard.push_back(Heard::LateAnswer { session, number, message: bytes });
         } else if credit_control::succeeds(body) {
             let keys = self.dialect.keys;
-            let route = self.route_of(peer, body, keys, &services::others(&keys, &body.services));
+            let route = self.route_of(peer, body, keys, &services::others(&keys, body));
             self.heard.push_back(Heard::Late { session, number: opened_by, route });
         }
     }

@@ -2,6 +2,7 @@
 //! server has granted, to be closed with the next request of the session.
 
 use super::dialect::{Profile, ServiceKeys};
+use crate::wire::diameter::CreditControlAnswer;
 use crate::wire::diameter::credit_control::{Money, Service, ServiceUnits, UnitValue};
 use crate::wire::diameter::words::ReportingReason;
 use std::cmp::Reverse;
@@ -16,14 +17,16 @@ const IDENTIFIERS_MAX: usize = 8;
 ///
 /// Every id that is configured and that the service names must be equal; a service that names ids must name one that is
 /// configured, unless none is. Of several, the one that names most of the configured ids wins, then the one with the
-/// fewest further ids, then the one with the lowest ids. So a server may leave out ids, or add its own.
-pub fn ours<'s, 'a>(keys: &ServiceKeys, services: &'s [Service<'a>]) -> Option<&'s Service<'a>> {
+/// fewest further ids, then the one with the lowest ids. So a server may leave out ids, or add its own. If the command
+/// itself grants units, those are ours, unless a service names a configured id.
+pub fn ours<'s, 'a>(keys: &ServiceKeys, answer: &'s CreditControlAnswer<'a>) -> Option<&'s Service<'a>> {
+    let in_command = answer.granted_service_unit.is_some();
     let rank = |service: &&Service<'_>| {
-        let (agreeing, further) = agreement(keys, service)?;
+        let (agreeing, further) = agreement(keys, service).filter(|(agreeing, _)| *agreeing > 0 || !in_command)?;
         Some((agreeing, Reverse(further), Reverse(service.rating_group), Reverse(service.service_identifier.clone())))
     };
     // Of equals, the first.
-    services.iter().rev().filter(|service| rank(service).is_some()).max_by_key(rank)
+    answer.services.iter().rev().filter(|service| rank(service).is_some()).max_by_key(rank)
 }
 
 /// How many of the configured ids a service names, and how many further ones. `None`: it is another service.
@@ -71,8 +74,8 @@ const KINDS: [KindOfUnit; 6] = [
 
 /// What an answer grants beside our service. A service of the same ids as ours, or without a Granted-Service-Unit, holds
 /// nothing that could be closed by itself.
-pub fn others(keys: &ServiceKeys, services: &[Service<'_>]) -> Vec<Other> {
-    let own = ours(keys, services);
+pub fn others(keys: &ServiceKeys, answer: &CreditControlAnswer<'_>) -> Vec<Other> {
+    let own = ours(keys, answer);
     let ids = |service: &Service<'_>| (service.rating_group, service.service_identifier.clone());
     let asked = (keys.rating_group, keys.identifier.into_iter().collect::<Vec<u32>>());
     let is_other = |service: &&Service<'_>| {
@@ -80,7 +83,7 @@ pub fn others(keys: &ServiceKeys, services: &[Service<'_>]) -> Vec<Other> {
         found != asked && own.is_none_or(|own| found != ids(own))
     };
     let succeeded = |service: &&Service<'_>| service.result_code.is_none_or(|result| result.is_success());
-    let granted = services.iter().filter(is_other).filter(succeeded).filter_map(|service| {
+    let granted = answer.services.iter().filter(is_other).filter(succeeded).filter_map(|service| {
         let units = service.granted_service_unit.as_ref()?;
         let kinds: String = KINDS.iter().filter(|kind| kind.1(units)).map(|kind| kind.0).collect();
         let identifiers: Vec<u32> = service.service_identifier.iter().copied().take(IDENTIFIERS_MAX).collect();
@@ -164,13 +167,17 @@ mod tests {
         }
     }
 
+    fn answer(services: Vec<Service<'static>>) -> CreditControlAnswer<'static> {
+        CreditControlAnswer { services, ..CreditControlAnswer::default() }
+    }
+
     /// Which of these is ours, in this order and in the reverse one.
     #[track_caller]
     fn expect(keys: ServiceKeys, found: &[(Option<u32>, &[u32])], wanted: Option<usize>) {
         let services: Vec<_> = found.iter().map(|(group, identifiers)| service(*group, identifiers)).collect();
-        let reversed: Vec<_> = services.iter().cloned().rev().collect();
+        let reversed = answer(services.iter().cloned().rev().collect());
         let wanted = wanted.map(|at| &services[at]);
-        assert_eq!((ours(&keys, &services), ours(&keys, &reversed)), (wanted, wanted));
+        assert_eq!((ours(&keys, &answer(services.clone())), ours(&keys, &reversed)), (wanted, wanted));
     }
 
     #[test]
@@ -202,12 +209,22 @@ mod tests {
     }
 
     #[test]
+    fn units_in_the_command_are_ours_unless_a_service_names_us() {
+        let units = Some(ServiceUnits { service_specific: Some(10), ..ServiceUnits::default() });
+        let in_command = |services| CreditControlAnswer { granted_service_unit: units.clone(), ..answer(services) };
+        let found = in_command(vec![service(Some(99), &[])]);
+        assert_eq!((ours(&keys(None, None), &found), others(&keys(None, None), &found).len()), (None, 1));
+        let found = in_command(vec![service(Some(99), &[]), service(Some(1), &[])]);
+        assert_eq!(ours(&keys(Some(1), None), &found), found.services.last());
+    }
+
+    #[test]
     fn what_else_was_granted_is_closed_in_its_own_units() {
         let refused = Service { result_code: Some(ResultCode(4012)), ..service(Some(3), &[]) };
         let nothing = Service { granted_service_unit: None, ..service(Some(4), &[]) };
         let units = ServiceUnits { time: Some(60), total_octets: Some(1), ..ServiceUnits::default() };
         let other = Service { granted_service_unit: Some(units), ..service(Some(5), &[8, 9]) };
-        let found = others(&keys(Some(1), Some(7)), &[other, refused, service(Some(1), &[7]), nothing]);
+        let found = others(&keys(Some(1), Some(7)), &answer(vec![other, refused, service(Some(1), &[7]), nothing]));
         assert_eq!(found.iter().map(Other::to_string).collect::<Vec<_>>(), ["5:8.9:to"]);
         let closing = found[0].closing(Profile::Ro);
         let used = ServiceUnits { time: Some(0), total_octets: Some(0), ..ServiceUnits::default() };
@@ -225,8 +242,8 @@ mod tests {
 
     #[test]
     fn so_many_are_remembered_and_no_more() {
-        let many: Vec<_> = (10..90).map(|group| service(Some(group), &[1; 60])).collect();
-        let found = others(&keys(Some(1), None), &many);
+        let many = (10..90).map(|group| service(Some(group), &[1; 60])).collect();
+        let found = others(&keys(Some(1), None), &answer(many));
         assert_eq!((found.len(), found[0].identifiers.len()), (OTHERS_MAX, IDENTIFIERS_MAX));
     }
 }

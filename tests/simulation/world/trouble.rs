@@ -10,7 +10,7 @@ use std::time::Duration;
 const NOBODYS: u64 = 1_000_000;
 
 /// What the charging system does wrong.
-const FAULTS: [&str; 11] = [
+const FAULTS: [&str; 15] = [
     "drop rate=1/3",
     "lose rate=1/3",
     "delay=5s rate=1/3",
@@ -22,6 +22,10 @@ const FAULTS: [&str; 11] = [
     "garbage rate=1/8",
     "avp-length=3 rate=1/4",
     "close=mid-answer rate=1/4",
+    "foreign=granted-before rate=1/2",
+    "foreign=granted-after rate=1/2",
+    "foreign=refused-before rate=1/2",
+    "foreign=refused-after rate=1/2",
 ];
 
 impl World<'_> {
