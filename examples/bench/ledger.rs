@@ -23,12 +23,8 @@ enum Use {
     Lock,
 }
 
-const USES: [(Use, &str); 4] = [
-    (Use::Nothing, "nobody"),
-    (Use::Reader, "an open reader"),
-    (Use::Backup, "backups"),
-    (Use::Lock, "a write lock"),
-];
+const USES: [(Use, &str); 4] =
+    [(Use::Nothing, "nobody"), (Use::Reader, "an open reader"), (Use::Backup, "backups"), (Use::Lock, "a write lock")];
 
 /// One proxy; in each round, one measurement under each use.
 pub fn disturbed(folder: &Path) -> Result<(), Box<dyn Error>> {

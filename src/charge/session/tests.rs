@@ -1711,7 +1711,7 @@ fn a_reservation_goes_another_way_from_its_next_request_on() {
     let mut run = Run::invited(3);
     run.answer(Response::Granted(Grant { quota: Quota(3), route: Some("ocs1".into()), ..Grant::default() }));
     run.event(Event::Answered, s(0));
-    run.event(Event::Reauthorize, s(1));
+    run.event(Event::Reauthorize { opened_by: 0 }, s(1));
     // The request that is on its way comes again as it was.
     run.session.rerouted(0, "ocs1!5::s".into());
     run.session.rerouted(7, "another's".into());
