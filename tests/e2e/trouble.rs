@@ -142,10 +142,10 @@ fn a_stop_while_the_server_is_silent_takes_seconds_and_loses_nothing() {
 }
 
 #[test]
-fn no_termination_follows_a_refusal() {
+fn a_termination_follows_a_refusal_only_where_the_command_says_success() {
     let charged = Charged::plain();
-    for fault in ["refuse=4012", "refuse-mscc=4012", "refuse=4010", "refuse=5030", "refuse=5031", "protocol-error=3004"]
-    {
+    let statistic = |name: &str| charged.stage.kamailio.statistic(name);
+    for fault in ["refuse=4012", "refuse=4010", "refuse=5030", "refuse=5031", "protocol-error=3004"] {
         charged.ocs.order(&format!("fault {fault} on=initial"));
         let refused = charged.stage.client(ALICE, |_| {}).invite();
         assert!([402, 503].contains(&refused), "{fault}: {refused}");
@@ -153,7 +153,14 @@ fn no_termination_follows_a_refusal() {
     }
     charged.expect(100, 0, 0);
     charged.expect_rest();
-    assert_eq!(charged.stage.kamailio.statistic("final_ccrs"), 0);
+    let before = statistic("initial_ccrs");
+    assert_eq!(statistic("final_ccrs"), 0);
+    // The session is open, and our service is refused in it (RFC 8506, 8.16).
+    charged.ocs.order("fault refuse-mscc=4012 on=initial");
+    assert_eq!(charged.stage.client(ALICE, |_| {}).invite(), 402);
+    charged.expect_rest();
+    charged.expect(100, 0, 0);
+    assert_eq!(statistic("final_ccrs"), statistic("initial_ccrs") - before);
 }
 
 #[test]
