@@ -32,6 +32,8 @@ pub struct Options {
     pub success_report: bool,
     /// Whether the next chunk goes without waiting for the response.
     pub pipeline: bool,
+    /// What each message takes on its way, on top of loopback: a network.
+    pub pace: Duration,
     /// Sends the chunks of a message from the last to the first.
     pub backwards: bool,
     /// Gives each message of more than one chunk up (`#`) after the first.
@@ -58,6 +60,7 @@ impl Options {
             failure_report: None,
             success_report: false,
             pipeline: false,
+            pace: Duration::ZERO,
             backwards: false,
             abort: false,
             answers: 200,
@@ -340,6 +343,7 @@ impl Shared {
     fn send_all(&self, id: &str, session: &Session, writer: &Writer) {
         let times = if self.options.twice { 2 } else { 1 };
         for (message_id, body) in &self.options.messages {
+            thread::sleep(self.options.pace);
             for _ in 0..times {
                 if !self.send_message(id, session, writer, message_id, body) {
                     break;

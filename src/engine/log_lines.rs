@@ -1,5 +1,5 @@
-//! What keeps the log of every process readable: each place in the source gets a few lines a minute, and a panic gets one
-//! with its place.
+//! What keeps the log of every process readable: the same line comes once a minute, and different ones of one place in
+//! the source a few times. A panic gets a line with its place.
 //!
 //! A peer, a subscriber or a disk decides how often something goes wrong; an operator has to find the line that matters
 //! all the same. A sink asks [`Limit::admit`] for each line. Lines that were left out are counted in the next one of
@@ -8,6 +8,7 @@
 use super::clock;
 use crate::charge::time::Time;
 use log::{Level, Record};
+use siphasher::sip::SipHasher13;
 use std::collections::HashMap;
 use std::panic::PanicHookInfo;
 use std::sync::{Mutex, PoisonError};
@@ -15,17 +16,17 @@ use std::sync::{Mutex, PoisonError};
 /// Target of information that hosts log at their default level, where other information is not logged.
 pub const NOTICE: &str = "imcharge::notice";
 
-/// Lines of one place in each [`WINDOW_SECONDS`]: the first ones may name different calls, accounts or peers.
-const LINES: u32 = 5;
+/// Different lines of one place in each [`WINDOW_SECONDS`]: the first ones may name different calls, accounts or peers.
+const LINES: usize = 5;
 
 /// Seconds for which they are counted.
 const WINDOW_SECONDS: u32 = 60;
 
 /// What one place has logged.
-#[derive(Clone, Copy)]
 struct Place {
     since: Time,
-    lines: u32,
+    /// Hashes of its lines.
+    lines: Vec<u64>,
     left_out: u64,
 }
 
@@ -42,24 +43,28 @@ impl Limit {
     /// Whether a line may be written, and with what after it. Lines for debugging are asked for, and always may.
     pub fn admit(&self, record: &Record<'_>) -> Option<String> {
         match (record.level(), record.file_static(), record.line()) {
-            (Level::Error | Level::Warn | Level::Info, Some(file), Some(line)) => self.count(file, line, clock::now()),
+            (Level::Error | Level::Warn | Level::Info, Some(file), Some(line)) => {
+                self.count((file, line), &record.args().to_string(), clock::now())
+            }
             _ => Some(String::new()),
         }
     }
 
-    fn count(&self, file: &'static str, line: u32, now: Time) -> Option<String> {
+    fn count(&self, place: (&'static str, u32), text: &str, now: Time) -> Option<String> {
+        let hash = SipHasher13::new().hash(text.as_bytes());
         // Nothing that holds it can panic.
         let mut places = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let fresh = Place { since: now, lines: 0, left_out: 0 };
-        let place = places.get_or_insert_default().entry((file, line)).or_insert(fresh);
+        let fresh = || Place { since: now, lines: Vec::new(), left_out: 0 };
+        let place = places.get_or_insert_default().entry(place).or_insert_with(fresh);
         if place.since.after_seconds(WINDOW_SECONDS) <= now {
-            (place.since, place.lines) = (now, 0);
+            place.since = now;
+            place.lines.clear();
         }
-        if place.lines >= LINES {
+        if place.lines.len() >= LINES || place.lines.contains(&hash) {
             place.left_out += 1;
             return None;
         }
-        place.lines += 1;
+        place.lines.push(hash);
         match std::mem::take(&mut place.left_out) {
             0 => Some(String::new()),
             left_out => Some(format!(" ({left_out} more lines like this were left out before)")),
@@ -90,14 +95,16 @@ mod tests {
     #[test]
     fn a_place_gets_a_few_lines_a_minute_and_says_how_many_it_had_not() {
         let limit = Limit::new();
-        let written = |second: u64| limit.count("peer.rs", 7, s(second));
-        let first: Vec<_> = (0..300).map(|_| written(1)).collect();
-        assert_eq!(first.iter().flatten().count(), LINES as usize);
-        assert_eq!(written(60), None);
-        assert_eq!(written(61).as_deref(), Some(" (296 more lines like this were left out before)"));
-        assert_eq!(written(61).as_deref(), Some(""));
+        let written = |text: &str, second: u64| limit.count(("peer.rs", 7), text, s(second));
+        let first: Vec<_> = (0..300).map(|peer| written(&format!("peer {peer}"), 1)).collect();
+        assert_eq!(first.iter().flatten().count(), LINES);
+        assert_eq!(written("peer 0", 60), None);
+        assert_eq!(written("peer 0", 61).as_deref(), Some(" (296 more lines like this were left out before)"));
+        // The same line comes once, another one of this place too.
+        assert_eq!(written("peer 0", 62), None);
+        assert_eq!(written("peer 1", 62).as_deref(), Some(" (1 more lines like this were left out before)"));
         // Another place has lines of its own.
-        assert_eq!(limit.count("peer.rs", 8, s(61)).as_deref(), Some(""));
+        assert_eq!(limit.count(("peer.rs", 8), "peer 0", s(62)).as_deref(), Some(""));
     }
 
     #[test]

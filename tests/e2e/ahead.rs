@@ -23,8 +23,8 @@ fn told(setup: Setup, messages: Option<u32>) -> Setup {
 
 /// A client takes all messages of a server that waits for each response, and none is refused.
 #[track_caller]
-fn take_all(stage: &Stage, count: usize) -> ImClient {
-    let server = stage.server(&vec!["one"; count], |_| {});
+fn take_all(stage: &Stage, count: usize, pace: Duration) -> ImClient {
+    let server = stage.server(&vec!["one"; count], |options| options.pace = pace);
     let mut client = stage.bound(|_| {});
     let got = client.take(count, Reaction::Answer(200)).len();
     assert_eq!((got, server.refused()), (count, 0), "{}", stage.kamailio.log());
@@ -35,7 +35,7 @@ fn take_all(stage: &Stage, count: usize) -> ImClient {
 pub fn without_a_number_no_message_waits_for_credit_on_the_ledger() {
     let stage = Stage::new(|setup| told(setup, None));
     stage.kamailio.set_account(ALICE, 1000);
-    let mut client = take_all(&stage, 300);
+    let mut client = take_all(&stage, 300, Duration::ZERO);
     stage.until_debited(ALICE, 300);
     client.bye();
     stage.expect(ALICE, 700, 0, 300);
@@ -49,7 +49,8 @@ fn without_a_number_no_message_waits_for_credit_at_a_charging_system() {
         if let Some(delay) = delay {
             charged.ocs.order(delay);
         }
-        let mut client = take_all(&charged.stage, count);
+        // A request waits for the disk, which a machine full of tests keeps busy.
+        let mut client = take_all(&charged.stage, count, Duration::from_millis(3));
         charged.stage.until_debited(ALICE, count);
         client.bye();
         charged.expect(1000 - count as i64, 0, count as i64);
@@ -79,7 +80,7 @@ fn the_last_of_the_credit_is_used_up_without_a_refusal() {
 #[test]
 fn of_a_told_number_nothing_more_is_asked_for_and_nothing_is_held_after_its_last_debit() {
     let charged = Charged::new(&[], |setup| told(setup, Some(5)));
-    let mut client = take_all(&charged.stage, 5);
+    let mut client = take_all(&charged.stage, 5, Duration::ZERO);
     charged.expect(95, 0, 5);
     let asked = || ["initial", "update", "termination", "event"].map(|name| charged.ocs.counter(name));
     assert_eq!((asked(), charged.ocs.sessions().len()), ([1, 4, 1, 0], 0));
@@ -94,7 +95,7 @@ fn of_a_told_number_nothing_more_is_asked_for_and_nothing_is_held_after_its_last
 pub fn on_the_ledger_nothing_is_held_after_the_last_told_debit() {
     let stage = Stage::new(|setup| told(setup, Some(5)));
     stage.kamailio.set_account(ALICE, 100);
-    let mut client = take_all(&stage, 5);
+    let mut client = take_all(&stage, 5, Duration::ZERO);
     stage.expect(ALICE, 95, 0, 5);
     client.bye();
     stage.expect(ALICE, 95, 0, 5);
