@@ -149,11 +149,14 @@ impl Journal {
         let last = |at: usize| chains[at].last().map_or(0, |record| record.sequence);
         let order = if last(1) < last(0) { [1, 0] } else { [0, 1] };
         let (mut sequence, mut latest, mut active) = (applied, None, order[0]);
+        let mut is_dropped = false;
         'files: for at in order {
             for record in &chains[at] {
                 if record.sequence > applied {
                     if !record.follows(sequence, latest) {
-                        segments[at].refuse_gap(record, sequence)?;
+                        let durable = chains.iter().flatten().map(|record| record.durable).max();
+                        segments[at].refuse_gap(record.sequence, sequence, durable.unwrap_or(0))?;
+                        is_dropped = true;
                         break 'files;
                     }
                     replay(record.sequence, record.changes);
@@ -169,6 +172,9 @@ impl Journal {
         }
         for (segment, image) in segments.iter_mut().zip(&images) {
             segment.write(HEADER, &image[HEADER as usize..segment.end as usize])?;
+            if is_dropped {
+                segment.end_chain()?;
+            }
         }
         let previous = latest.map_or(0, |(_, checksum)| checksum);
         Ok(Journal { segments, active, sequence, previous, buffer: Vec::new() })
@@ -286,10 +292,20 @@ impl Segment {
         sync(&self.file, &self.path).map_err(|source| self.error(source))
     }
 
-    /// What it means that this record does not follow the last one before it.
-    fn refuse_gap(&self, record: &Record<'_>, sequence: u64) -> Result<(), JournalError> {
-        let (path, found) = (self.path.clone(), record.sequence);
-        if record.durable > sequence {
+    /// Makes sure that no record follows the last one that counts: dropped records must not be read again when new
+    /// ones have reached their sequences.
+    fn end_chain(&mut self) -> Result<(), JournalError> {
+        match self.end + RECORD_HEAD as u64 <= self.size {
+            true => self.write(self.end, &[0; RECORD_HEAD]),
+            false => Ok(()),
+        }
+    }
+
+    /// Decides what it means that record `found` does not follow `sequence`. `durable`: the highest sequence that any
+    /// record names as synced. The first records after a start name none, so the record found cannot tell alone.
+    fn refuse_gap(&self, found: u64, sequence: u64, durable: u64) -> Result<(), JournalError> {
+        let path = self.path.clone();
+        if durable > sequence {
             return Err(JournalError::Gap { path, expected: sequence + 1, found });
         }
         log::warn!(
@@ -457,6 +473,42 @@ mod tests {
         assert_eq!(last, 16);
         journal.check_room(last).expect("the tables contain all of it");
         assert_eq!(journal.append(b"next", last, last).expect("room").0, last + 1);
+    }
+
+    #[test]
+    fn dropped_records_are_not_read_again_when_new_ones_have_reached_their_sequences() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (mut journal, _) = open(folder.path(), 0);
+        let payload = vec![7; 64 << 10];
+        let mut places = Vec::new();
+        while places.iter().filter(|at| **at == 1).count() < 40 {
+            places.push(journal.append(&payload, 0, 0).expect("room").1);
+        }
+        drop(journal);
+        // The last ten records of the first file are lost with the power.
+        let kept = places.iter().filter(|at| **at == 0).count() as u64 - 10;
+        let file = OpenOptions::new().write(true).open(folder.path().join(JOURNALS[0])).expect("the file");
+        let begin = HEADER + kept * (RECORD_HEAD + payload.len()) as u64;
+        file.write_all_at(&[0; RECORD_HEAD], begin).expect("written");
+        let (mut journal, records) = open(folder.path(), 0);
+        assert_eq!(records.len() as u64, kept);
+        let last = (0..30).map(|_| journal.append(b"new", 0, 0).expect("room").0).last().unwrap_or(0);
+        drop(journal);
+        assert_eq!(sequences(folder.path(), 0), (1..=last).collect::<Vec<_>>());
+        assert_eq!(sequences(folder.path(), last - 1), [last]);
+        assert_eq!(sequences(folder.path(), last), [0; 0]);
+    }
+
+    #[test]
+    fn an_older_ledger_is_refused_though_the_first_record_after_a_start_names_nothing_as_synced() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (mut journal, _) = open(folder.path(), 100);
+        assert_eq!(journal.append(b"first", 0, 0).expect("room").0, 101);
+        journal.append(b"second", 0, 101).expect("room");
+        drop(journal);
+        let older = Journal::open(folder.path(), LEDGER, 50, |_, _| {}).err();
+        assert!(matches!(older, Some(JournalError::Gap { expected: 51, found: 101, .. })), "{older:?}");
+        assert_eq!(sequences(folder.path(), 100), [101, 102]);
     }
 
     #[test]
