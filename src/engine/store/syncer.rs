@@ -35,6 +35,8 @@ struct State {
     unsynced: Unsynced,
     /// Sequence of the last record that is on the disk.
     durable: u64,
+    /// The first sync that has failed. It stays: the kernel reports a failed write once and then takes the pages for
+    /// written, so a later sync that succeeds proves nothing about them.
     failed: Option<(PathBuf, io::Error)>,
     is_over: bool,
 }
@@ -94,13 +96,14 @@ impl Syncer {
     }
 
     /// Sequence of the last record that survives the machine, or why a sync has failed: what it was for may be lost.
+    /// After a failed sync every call returns its error.
     pub fn durable(&self) -> Result<u64, JournalError> {
         if let Some(files) = &self.files {
             sync_when_due(&self.shared, files);
         }
-        let mut state = self.shared.lock();
-        match state.failed.take() {
-            Some((path, source)) => Err(JournalError::Io { path, source }),
+        let state = self.shared.lock();
+        match &state.failed {
+            Some((path, source)) => Err(JournalError::Io { path: path.clone(), source: same_error(source) }),
             None => Ok(state.durable),
         }
     }
@@ -158,10 +161,15 @@ fn sync_files(unsynced: &Unsynced, files: &[(File, PathBuf); 2]) -> Result<(), (
     used.try_for_each(|(file, path)| journal::sync(file, path).map_err(|error| (path.clone(), error)))
 }
 
+/// The error once more: `io::Error` cannot be cloned.
+fn same_error(error: &io::Error) -> io::Error {
+    error.raw_os_error().map_or_else(|| error.kind().into(), io::Error::from_raw_os_error)
+}
+
 fn finish(state: &mut State, unsynced: &Unsynced, result: Result<(), (PathBuf, io::Error)>) {
     match result {
         Ok(()) => state.durable = state.durable.max(unsynced.through),
-        Err(failed) => state.failed = Some(failed),
+        Err(failed) => drop(state.failed.get_or_insert(failed)),
     }
 }
 
@@ -174,5 +182,24 @@ fn sync_when_due(shared: &Shared, files: &[(File, PathBuf); 2]) {
         drop(state);
         let result = sync_files(&unsynced, files);
         finish(&mut shared.lock(), &unsynced, result);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failed_sync_is_not_forgotten() {
+        // The kernel syncs no character device.
+        let file = || (File::options().write(true).open("/dev/null").expect("a device"), PathBuf::from("journal-a"));
+        let shared = Arc::new(Shared { state: Mutex::default(), changed: Condvar::new() });
+        let syncer = Syncer { shared, thread: None, files: Some([file(), file()]) };
+        assert_eq!(syncer.durable().ok(), Some(0), "nothing to sync");
+        syncer.written(1, 0, true);
+        // Asked by a commit, and then by the tick that must end the engine.
+        for _ in 0..2 {
+            assert!(matches!(syncer.durable(), Err(JournalError::Io { .. })));
+        }
     }
 }
