@@ -407,6 +407,27 @@ fn a_lock_of_another_process_delays_the_tables_and_nothing_else() {
 }
 
 #[test]
+fn a_reader_that_was_there_before_the_engine_does_not_keep_the_journal_from_being_used_again() {
+    let (folder, mut store) = store();
+    put_old(&mut store, 1, 1);
+    write(&mut store);
+    let reader = Connection::open(folder.path().join(LEDGER)).expect("a file");
+    reader.execute_batch("BEGIN; SELECT count(*) FROM accounts;").expect("a snapshot");
+    put_old(&mut store, 0, 1);
+    write(&mut store);
+    drop(store);
+    let mut store = open(&folder);
+    put_old(&mut store, 0, 1);
+    write(&mut store);
+    assert_eq!(store.freed, store.journal.sequence(), "the tables contain it on the disk");
+    reader.execute_batch("COMMIT").expect("it ends");
+    assert_eq!(number(&store, "SELECT count(*) FROM debits"), 3);
+    let intact: String =
+        store.database.connection.query_row("PRAGMA integrity_check", [], |row| row.get(0)).expect("checked");
+    assert_eq!(intact, "ok");
+}
+
+#[test]
 fn a_reader_keeps_the_log_and_delays_nothing() {
     let (folder, mut store) = store();
     set_balance(&mut store, 1);

@@ -13,6 +13,8 @@ use crate::engine::clock;
 use crate::engine::region::Region;
 use crate::simulate;
 use rusqlite::Connection;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError, channel};
@@ -34,6 +36,9 @@ const LOG_OCTETS_NORMAL: u64 = 64 << 20;
 
 /// Octets that the log's file keeps when it is begun anew.
 const LOG_OCTETS_KEPT: u64 = 16 << 20;
+
+/// Octets of the log that are written again at a time.
+const PART_OCTETS: usize = 1 << 20;
 
 /// What is to be written.
 pub struct Job {
@@ -72,8 +77,8 @@ pub struct Tables {
     pub(super) passes: Passes,
     checkpointed: Time,
     log_octets: u64,
-    /// Whether all of the write-ahead log has been moved into the file since it was opened. What a process that has
-    /// died left in the log may be there after a sync that failed, and be lost with the power.
+    /// Whether the write-ahead log was moved into the file, or written again, since it was opened. What a process that
+    /// has died left in the log may be there after a sync that failed, and be lost with the power.
     is_durable: bool,
 }
 
@@ -145,12 +150,39 @@ impl Tables {
             .query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| Ok((row.get::<_, i64>(1)?, row.get::<_, i64>(2)?)));
         let (in_log, moved) = numbers.map_err(|source| database::error(&self.database.path, source))?;
         let is_kept = moved < in_log;
-        self.is_durable |= !is_kept;
+        if is_kept && !self.is_durable {
+            self.rewrite_log()?;
+        }
+        self.is_durable = true;
         self.log_octets = if is_kept { self.database.log_octets() } else { 0 };
         if is_kept && self.log_octets > LOG_OCTETS_NORMAL {
             self.name_the_reader();
         }
         Ok(())
+    }
+
+    /// Writes what is in the write-ahead log to the disk again, where a reader keeps it from being moved into the file.
+    /// The write lock keeps it from being begun anew meanwhile; readers find the same octets.
+    fn rewrite_log(&self) -> Result<(), StoreError> {
+        let path = database::beside(&self.database.path, "-wal");
+        let rewrite = || {
+            let log = File::options().read(true).write(true).open(&path)?;
+            let (mut at, mut part) = (0, vec![0; PART_OCTETS]);
+            loop {
+                let octets = log.read_at(&mut part, at)?;
+                if octets == 0 {
+                    return log.sync_data();
+                }
+                log.write_all_at(&part[..octets], at)?;
+                at += octets as u64;
+            }
+        };
+        let mut result = Ok(());
+        self.transaction(|_| {
+            result = rewrite();
+            Ok(())
+        })?;
+        result.map_err(|source| StoreError::Io { path, source })
     }
 
     fn name_the_reader(&self) {
