@@ -73,7 +73,14 @@ impl Case {
     /// All retrievals are debited, once, and nothing is held.
     #[track_caller]
     fn expect_debited(&self, count: i64) {
-        let wanted = Account { balance: BALANCE - count, held: 0, debited: count };
+        self.expect_debits(count, 0);
+        assert_eq!(self.statistic("engine_restarts"), 0);
+    }
+
+    /// The same, where engines were killed and so much was paid in.
+    #[track_caller]
+    fn expect_debits(&self, count: i64, paid_in: i64) {
+        let wanted = Account { balance: BALANCE + paid_in - count, held: 0, debited: count };
         let sql = "SELECT balance, held, debited, (SELECT count(*) FROM debits) FROM accounts WHERE id=?1";
         let mut found = None;
         let is_so = eventually(SOON, || {
@@ -85,7 +92,6 @@ impl Case {
             found == Some((wanted, count))
         });
         assert!(is_so, "{count} were retrieved: {found:?}\n{}", self.stage.kamailio.log());
-        assert_eq!(self.statistic("engine_restarts"), 0);
     }
 }
 
@@ -121,6 +127,62 @@ fn lock_for(span: Duration) {
     assert!(count > 5 && longest < Duration::from_secs(2), "{count} retrievals, the longest INVITE {longest:?}");
     case.expect_debited(count);
     assert_eq!(times(&case.stage.kamailio.log(), "can be written again"), 1);
+}
+
+/// Each start has to open the ledger, and to read back from the journal what the tables do not contain.
+#[test]
+fn engines_that_are_killed_while_the_ledger_is_locked_lose_and_double_nothing() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let case = Case::on(folder.path());
+    let browser = case.ledger();
+    let kamailio = &case.stage.kamailio;
+    let (count, _) = case.retrieve_while(|| {
+        browser.execute_batch("BEGIN IMMEDIATE").expect("locked");
+        for _ in 0..10 {
+            let engine = kamailio.engine_pid().expect("an engine");
+            kamailio.signal("KILL", Some(engine));
+            let is_back = eventually(SOON, || {
+                let is_new = kamailio.engine_pid().is_some_and(|pid| pid != engine);
+                is_new && case.statistic("engine_up") == 1
+            });
+            assert!(is_back, "{}", kamailio.log());
+            // Some traffic between two kills.
+            let seen = case.statistic("frames");
+            assert!(eventually(SOON, || case.statistic("frames") > seen + 8), "{}", kamailio.log());
+        }
+        browser.execute_batch("ROLLBACK").expect("unlocked");
+    });
+    assert!(count > 5, "{count} retrievals");
+    case.expect_debits(count, 0);
+}
+
+#[test]
+fn a_proxy_that_is_stopped_or_killed_and_started_while_the_ledger_is_locked_continues() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut case = Case::on(folder.path());
+    let browser = case.ledger();
+    browser.execute_batch("BEGIN IMMEDIATE").expect("locked");
+    let mut count = 0;
+    for is_killed in [false, true, false] {
+        count += case.retrieve_while(|| lasts(Duration::from_secs(1))).0;
+        // An operator is answered, and the answer survives the stop.
+        let paid = case.stage.kamailio.rpc(&["imcharge.account.add", ALICE, "1"]);
+        assert!(paid.is_ok(), "{paid:?}");
+        if is_killed {
+            case.stage.kamailio.kill_all();
+        } else {
+            let (status, took) = case.stage.kamailio.terminate();
+            assert!(
+                status.is_some_and(|status| status.success()) && took < Duration::from_secs(5),
+                "{status:?} {took:?}"
+            );
+        }
+        case.stage.kamailio.restart().expect("it starts");
+        case.until("engine_up", 1);
+    }
+    count += case.retrieve_while(|| lasts(Duration::from_secs(1))).0;
+    browser.execute_batch("ROLLBACK").expect("unlocked");
+    case.expect_debits(count, 3);
 }
 
 #[test]
