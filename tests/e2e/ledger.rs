@@ -47,6 +47,11 @@ impl Case {
     /// Retrieves one message after the other while something happens; how many that were, and the longest INVITE. Each
     /// INVITE is answered, and each message comes.
     fn retrieve_while(&self, happens: impl FnOnce()) -> (i64, Duration) {
+        self.retrieve_every(Duration::ZERO, happens)
+    }
+
+    /// The same with a pause after each.
+    fn retrieve_every(&self, pause: Duration, happens: impl FnOnce()) -> (i64, Duration) {
         let _server = self.stage.server(&["one"], |_| {});
         let over = AtomicBool::new(false);
         std::thread::scope(|scope| {
@@ -61,6 +66,7 @@ impl Case {
                     assert_eq!(client.take(1, Reaction::Answer(200)).len(), 1, "{}", self.stage.kamailio.log());
                     assert_eq!(client.bye(), 200);
                     count += 1;
+                    std::thread::sleep(pause);
                 }
                 (count, longest)
             });
@@ -228,7 +234,9 @@ fn fill_for(span: Duration) {
     let disk = Disk::new(256);
     let case = Case::on(disk.0.path());
     let filler = disk.0.path().join("filler");
-    let (count, longest) = case.retrieve_while(|| {
+    // The journal has 16 MiB without the disk's help: some 8000 retrievals.
+    let pause = span / 2500;
+    let (count, longest) = case.retrieve_every(pause, || {
         // What another program leaves behind: everything that is free.
         let full = std::fs::write(&filler, vec![0; 256 << 20]);
         assert!(full.is_err(), "the disk is full");

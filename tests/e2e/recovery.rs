@@ -77,6 +77,24 @@ pub fn a_hanging_engine_is_replaced_and_so_is_its_successor() {
     stage.expect(ALICE, 100 - debited, 0, debited);
 }
 
+/// A copy of an INVITE that is being decided about, or answered, is no INVITE of its own: it is not refused for the time
+/// in which the engine has not moved.
+#[test]
+fn a_retransmission_has_no_second_answer_while_the_engine_is_down() {
+    let stage = Stage::plain();
+    let _server = stage.server(&["one"], |options| options.rings = true);
+    let kamailio = &stage.kamailio;
+    let mut client = stage.client(ALICE, |_| {});
+    client.send_invite();
+    assert!(client.ringing(BACK), "{}", kamailio.log());
+    kamailio.signal("STOP", kamailio.engine_pid());
+    assert!(eventually(BACK, || kamailio.statistic("engine_up") == 0));
+    client.send_invite();
+    client.cancel();
+    assert_eq!(client.final_response(BACK), 487, "{}", kamailio.log());
+    stage.expect(ALICE, 100, 0, 0);
+}
+
 /// Pauses all processes of a proxy for so long, in the middle of traffic; how many messages are debited in the end.
 fn pause(stage: &Stage, span: Duration) -> i64 {
     let kamailio = &stage.kamailio;

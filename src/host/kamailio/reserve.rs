@@ -171,13 +171,36 @@ unsafe fn reserve_into(message: *mut k::sip_msg, route: &[u8], messages: c_int) 
     };
     invite.suspended.route = continuation.number();
     // Refused now, there is no transaction yet, and the script can answer as it likes.
-    match with_worker(|worker| worker.can_reserve(&invite)) {
-        Some(Ok(())) => {}
-        Some(Err(refused)) => return refused as c_int,
-        None => return Refused::EngineDown as c_int,
-    }
+    let can_reserve = with_worker(|worker| worker.can_reserve(&invite)).unwrap_or(Err(Refused::EngineDown));
     // SAFETY: `message` is the host's current request.
-    unsafe { suspend_and_ask(message, invite) }
+    unsafe {
+        match can_reserve {
+            Ok(()) => suspend_and_ask(message, invite),
+            // The INVITE itself is being decided about, or is answered: no second answer to a copy of it.
+            Err(_) if is_retransmission(message) => END_OF_SCRIPT,
+            Err(refused) => refused as c_int,
+        }
+    }
+}
+
+/// Whether a transaction has this INVITE already: it will be answered there.
+///
+/// # Safety
+/// `message` must be the host's current request.
+unsafe fn is_retransmission(message: *mut k::sip_msg) -> bool {
+    let Some((tm, lookup)) = TM.get().and_then(|tm| tm.0.t_lookup_request.map(|lookup| (tm, lookup))) else {
+        return false;
+    };
+    let mut cancel = 0;
+    // SAFETY: tm's own function on the host's current request, with a place for what it says about a CANCEL; what it has
+    // found is given back.
+    unsafe {
+        let is_found = lookup(message, 0, &mut cancel) > 0;
+        if is_found {
+            let_go(tm);
+        }
+        is_found
+    }
 }
 
 /// # Safety
