@@ -38,11 +38,15 @@ const STALE_LEAST: usize = 1024;
 const ORPHANS_MAX: usize = 10_000;
 
 /// Requests that are asked again, each second at most: a server that comes back after an outage has others to serve as
-/// well, and would be drowned in what has waited for it.
+/// well, and would be drowned in what has waited for it. The same for renewals, if there are not more sessions than can
+/// be renewed at that rate within [`RENEWED_WITHIN`].
 const PATIENT_A_SECOND: u64 = 1000;
 
 /// Microseconds of that which may be made up for at once.
 const PATIENT_BURST: u64 = 50_000;
+
+/// Seconds within which all open sessions can be renewed: a renewal is never postponed by more.
+const RENEWED_WITHIN: u64 = 60;
 
 /// What is done after the commit.
 pub enum Effect {
@@ -147,6 +151,22 @@ impl Live {
     }
 }
 
+/// Spreads requests that nobody waits for over time.
+#[derive(Default)]
+struct Pace {
+    /// When the next request may be sent.
+    next: Time,
+}
+
+impl Pace {
+    /// When a request that could be sent `now` is to be sent.
+    fn turn(&mut self, now: Time, a_second: u64) -> Time {
+        let turn = Time(now.0.saturating_sub(PATIENT_BURST)).max(self.next);
+        self.next = Time(turn.0.saturating_add(1_000_000 / a_second.clamp(1, 1_000_000)));
+        turn
+    }
+}
+
 /// All sessions that are not forgotten.
 pub struct Book {
     /// Boxed: a growing table moves pointers, and its empty places cost little.
@@ -160,8 +180,10 @@ pub struct Book {
     connections: HashMap<u64, BTreeSet<SessionKey>>,
     /// Sessions whose request of this number is to be asked again, the first to come first.
     patient: VecDeque<(SessionKey, u32)>,
-    /// When the next of them may be.
-    patient_until: Time,
+    /// Pace at which they are asked.
+    patient_pace: Pace,
+    /// Pace of renewals (Validity-Time). Many may be due at the same moment, after a restart or a pause.
+    renewal_pace: Pace,
     /// Events whose INVITE is not read yet.
     orphans: VecDeque<(Time, SessionKey, Orphan)>,
     open: u64,
@@ -190,7 +212,8 @@ impl Book {
             lingering: VecDeque::new(),
             connections: HashMap::new(),
             patient: VecDeque::new(),
-            patient_until: Time(0),
+            patient_pace: Pace::default(),
+            renewal_pace: Pace::default(),
             orphans: VecDeque::new(),
             open: 0,
             debits_pending: 0,
@@ -283,7 +306,7 @@ impl Book {
 
     /// When the next timer is due.
     pub fn next_deadline(&self) -> Option<Time> {
-        let patient = self.patient.front().map(|_| self.patient_until);
+        let patient = self.patient.front().map(|_| self.patient_pace.next);
         self.timers.peek().map(|Reverse((at, _))| *at).into_iter().chain(patient).min()
     }
 
@@ -483,6 +506,14 @@ impl Book {
             live.scheduled = None;
             match live.session.deadline() {
                 Some(deadline) if deadline <= turn.now => {
+                    if live.session.is_renewal_due(turn.now) {
+                        let a_second = PATIENT_A_SECOND.max(self.open / RENEWED_WITHIN);
+                        live.session.postpone_renewals(turn.now, self.renewal_pace.turn(turn.now, a_second));
+                        if live.session.deadline().is_none_or(|deadline| deadline > turn.now) {
+                            self.schedule(key, turn.now);
+                            continue;
+                        }
+                    }
                     live.session.timer(turn.now);
                     self.drain(turn, key)?;
                 }
@@ -495,15 +526,14 @@ impl Book {
 
     /// Asks again what has waited for its turn, unless it was answered or given to an operator meanwhile.
     fn ask_again(&mut self, turn: &mut Turn<'_>) -> Result<(), StoreError> {
-        while self.patient_until <= turn.now
+        while self.patient_pace.next <= turn.now
             && let Some((key, number)) = self.patient.pop_front()
         {
             let Some(live) = self.sessions.get_mut(&key) else { continue };
             let Some(request) = live.session.unanswered(number).filter(|_| live.session.held_back().is_none()) else {
                 continue;
             };
-            let soonest = Time(turn.now.0.saturating_sub(PATIENT_BURST)).max(self.patient_until);
-            self.patient_until = Time(soonest.0.saturating_add(1_000_000 / PATIENT_A_SECOND));
+            self.patient_pace.turn(turn.now, PATIENT_A_SECOND);
             if let Some(response) = ask(turn, live, request)? {
                 respond(turn, live, response.0, &response.1);
             }

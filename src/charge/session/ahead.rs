@@ -19,11 +19,11 @@
 //! the enabler answers. A reservation that the enabler cuts short (an UPDATE that is refused or grants less) is worth only
 //! what it says from then on: the gate is narrowed at once, and a reservation that has nothing any more is ended.
 
+use super::validity::Validity;
 use super::{Decision, Rule, Session};
 use crate::charge::event::{Flag, Sent};
 use crate::charge::policy::Model;
 use crate::charge::tariff::{Per, Quota, Tariff};
-use crate::charge::time::Time;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use thin_vec::ThinVec;
@@ -52,8 +52,8 @@ pub(super) struct Further {
     pub(super) outstanding: Quota,
     /// The enabler's way to who has it.
     pub(super) route: Option<Arc<str>>,
-    /// When it has become old (Validity-Time).
-    pub(super) valid_until: Option<Time>,
+    /// How long it is good; `None`: without a limit.
+    pub(super) validity: Option<Validity>,
     /// It is to be asked for again, and why.
     pub(super) renewal: Option<Rule>,
     /// Requests of it so far.
@@ -240,12 +240,6 @@ impl Session {
         Quota(further.fold(self.outstanding.0, u32::saturating_add))
     }
 
-    /// When the first grant becomes old.
-    pub(super) fn oldest_grant(&self) -> Option<Time> {
-        let further = self.ahead.further.iter().filter_map(|further| further.valid_until);
-        further.chain(self.valid_until).min()
-    }
-
     /// A reservation comes after the others.
     pub(super) fn add_reservation(&mut self, further: Further) {
         match self.reservation {
@@ -258,7 +252,7 @@ impl Session {
         self.reservation = Some(first.opened_by);
         self.outstanding = first.outstanding;
         self.route = first.route;
-        self.valid_until = first.valid_until;
+        self.validity = first.validity;
         self.ahead.renewal = first.renewal;
         self.ahead.requests = first.requests;
     }
@@ -267,7 +261,7 @@ impl Session {
     pub(super) fn end_reservation(&mut self) {
         self.reservation = None;
         self.outstanding = Quota(0);
-        self.valid_until = None;
+        self.validity = None;
         self.route = None;
         (self.ahead.renewal, self.ahead.requests) = (None, 0);
         if let Some(next) = super::first(&mut self.ahead.further) {
@@ -283,7 +277,7 @@ impl Session {
             opened_by,
             outstanding: self.outstanding,
             route: self.route.take(),
-            valid_until: self.valid_until,
+            validity: self.validity,
             renewal: self.ahead.renewal,
             requests: self.ahead.requests,
         };

@@ -1,9 +1,9 @@
 //! The session towards the enabler: one request at a time, and what its answer does.
 
 use super::ahead::Further;
+use super::validity::Validity;
 use super::{
-    Debit, Decision, Flight, Outcome, Output, Phase, REFUSED, RENEW_LEAST, RETRY_MOST, Rule, Session, Step, StepKind,
-    Verdict, Work,
+    Debit, Decision, Flight, Outcome, Output, Phase, REFUSED, RETRY_MOST, Rule, Session, Step, StepKind, Verdict, Work,
 };
 use crate::charge::account::AccountId;
 use crate::charge::ch2::{Denial, Failure, Grant, Operation, Request, Reservation, Response};
@@ -209,8 +209,8 @@ impl Session {
             tariff: self.tariff,
             reservation: flight.reservation,
             repeated: flight.repeated,
-            // An INVITE or the gate waits for credit.
-            patient: (flight.repeated || flight.tries > 0) && !matches!(flight.work, Work::Reserve(..)),
+            // An INVITE or the gate waits for more credit.
+            patient: (flight.repeated || flight.tries > 0) && !flight.asks_for_more(),
             once: self.holds_back(flight),
             route: flight.route.clone(),
             stamp: flight.stamp,
@@ -274,9 +274,9 @@ impl Session {
         let more = Quota(grant.quota.0.min(asked.0));
         let step = Step::new(StepKind::Granted).request(number).worth(more, self.price_of(more));
         self.step(now, step.leaves(grant.balance));
-        let valid_until = valid_until(grant, now);
+        let validity = Validity::of(grant, now);
         let (route, renewal, requests) = (grant.route.clone(), None, 1);
-        self.add_reservation(Further { opened_by: number, outstanding: more, route, valid_until, renewal, requests });
+        self.add_reservation(Further { opened_by: number, outstanding: more, route, validity, renewal, requests });
         self.heed(grant);
         if more.0 == 0 {
             return self.refuse(number, Denial::NoCredit, now);
@@ -303,7 +303,7 @@ impl Session {
     /// The same of the first reservation.
     fn heed_for_first(&mut self, grant: &Grant, now: Time) {
         self.heed(grant);
-        self.valid_until = valid_until(grant, now);
+        self.validity = Validity::of(grant, now);
         if grant.route.is_some() {
             self.route.clone_from(&grant.route);
         }
@@ -362,7 +362,7 @@ impl Session {
             self.abandoned.push((flight.number, flight.route.clone(), Rule::MaybeHeld));
         }
         if asked.0 == 0 && self.reservation.is_some() {
-            self.valid_until = Some(now.after_seconds(RENEW_LEAST));
+            self.validity = Some(Validity::until_next_try(now));
         }
         if !self.grant_uncovered(asked, now) && self.decision.is_none() {
             self.fail(failure, now);
@@ -612,27 +612,6 @@ impl Session {
         }
     }
 
-    /// A grant that has become old is asked for again, used or not (RFC 8506, 8.33).
-    pub(super) fn renew_when_old(&mut self, now: Time) {
-        if !matches!(self.phase, Phase::Open) {
-            return;
-        }
-        let mut old = Quota(0);
-        if self.valid_until.take_if(|until| *until <= now).is_some() {
-            self.ahead.renewal = Some(Rule::ValidityTime);
-            old = self.outstanding;
-        }
-        for further in &mut self.ahead.further {
-            if further.valid_until.take_if(|until| *until <= now).is_some() {
-                further.renewal = Some(Rule::ValidityTime);
-                old = Quota(old.0.saturating_add(further.outstanding.0));
-            }
-        }
-        if old.0 > 0 {
-            self.step(now, Step::new(StepKind::Renew).worth(old, self.price_of(old)));
-        }
-    }
-
     /// A SEND hit the gate. The account may have been topped up since the last refusal.
     pub(super) fn on_stopped(&mut self, message_id: &str, at: Time) {
         self.step(at, Step::new(StepKind::Stopped).about(message_id).by(Rule::BeyondGrant));
@@ -650,9 +629,4 @@ impl Flight {
     pub(super) fn asks_for_more(&self) -> bool {
         matches!(self.work, Work::Reserve(quota, _) if quota.0 > 0)
     }
-}
-
-/// When a grant becomes old.
-fn valid_until(grant: &Grant, now: Time) -> Option<Time> {
-    grant.valid_for.map(|seconds| now.after_seconds(seconds.max(RENEW_LEAST)))
 }

@@ -47,6 +47,7 @@ mod output;
 mod ranges;
 mod refund;
 mod rule;
+mod validity;
 mod view;
 
 #[cfg(test)]
@@ -68,6 +69,7 @@ use message::{Answer, LATE, Message, Settlement};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use thin_vec::ThinVec;
+use validity::Validity;
 
 /// Seconds that a closed session stays (64*T1 of RFC 3261), so that late frames find a closed gate.
 const LINGER: u32 = 32;
@@ -82,8 +84,6 @@ const MESSAGES: usize = 4096;
 const EARLY: usize = 16;
 /// Connections of a session: two, and as many again after each repeated INVITE.
 const CONNECTIONS: usize = 8;
-/// Seconds between two renewals of a grant at least.
-const RENEW_LEAST: u32 = 5;
 /// Longest wait before a debit or release is asked again, seconds.
 const RETRY_MOST: u32 = 60;
 /// Seconds that a closed session stays whose SIP dialog goes on: its messages must not pass unpaid. Each of them counts
@@ -236,8 +236,8 @@ pub struct Session {
     route: Option<Arc<str>>,
     /// Reservations that the enabler may have made, and nobody uses.
     abandoned: ThinVec<(u32, Option<Arc<str>>, Rule)>,
-    /// When the grant has become old (Validity-Time), and for how long each one is good.
-    valid_until: Option<Time>,
+    /// How long it is good; `None`: without a limit.
+    validity: Option<Validity>,
     /// The enabler grants no more.
     last_granted: bool,
     /// The service costs this subscriber nothing.
@@ -306,7 +306,7 @@ impl Session {
             outstanding: Quota(0),
             route: None,
             abandoned: ThinVec::new(),
-            valid_until: None,
+            validity: None,
             last_granted: false,
             free: false,
             uncovered: Quota(0),
@@ -481,9 +481,9 @@ impl Session {
             _ => None,
         };
         let retry = self.flight.as_ref().and_then(|flight| flight.retry);
-        let old = self.oldest_grant().filter(|_| matches!(self.phase, Phase::Open));
+        let renewal = self.next_renewal_at().filter(|_| matches!(self.phase, Phase::Open));
         let messages = self.messages.iter().filter_map(|message| message.deadline(&self.policy));
-        messages.chain(phase).chain(retry).chain(old).min()
+        messages.chain(phase).chain(retry).chain(renewal).min()
     }
 
     /// The next thing to do.
@@ -539,11 +539,7 @@ impl Session {
             *retry = (*retry).min(now.after_seconds(RETRY_MOST));
         }
         self.refused = self.refused.map(|refused| refused.min(now));
-        // How long a grant was good is not known any more: it is asked for again.
-        let further = self.ahead.further.iter_mut().map(|further| &mut further.valid_until);
-        for until in further.chain([&mut self.valid_until]).flatten() {
-            *until = (*until).min(now.after_seconds(RENEW_LEAST));
-        }
+        self.rebase_validities(now);
         let latest = now.after_seconds(self.policy.response_timeout);
         self.messages.iter_mut().for_each(|message| message.rebase(now, latest));
         let flying = self.flight.as_mut().and_then(|flight| {

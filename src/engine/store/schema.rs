@@ -1,7 +1,7 @@
 //! The tables of the ledger file, and what they mean to an operator who reads them.
 
 /// Version of the schema, in `PRAGMA user_version`. A file of another version is refused.
-pub const VERSION: i64 = 6;
+pub const VERSION: i64 = 7;
 
 /// All tables.
 pub const TABLES: &str = "

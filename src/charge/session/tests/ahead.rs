@@ -328,6 +328,61 @@ fn each_reservation_is_renewed_when_it_is_old_or_the_enabler_wants_it() {
     assert!(run.asked.is_none());
 }
 
+/// A session with a grant of four messages, received at 0 and good for a minute.
+fn valid_for_a_minute() -> Run {
+    let mut run = Run::invited(0);
+    run.answer(Response::Granted(Grant { quota: Quota(4), valid_for: Some(60), ..Grant::default() }));
+    run.event(Event::Answered, s(0));
+    run
+}
+
+#[test]
+fn a_validity_time_goes_on_over_a_restart_of_the_engine() {
+    let mut run = valid_for_a_minute();
+    run.session.resume(s(20));
+    assert_eq!(run.session.deadline(), Some(s(60)));
+    run.timer(s(59));
+    assert_eq!(run.asking(), "");
+    run.timer(s(60));
+    assert_eq!(run.asking(), "reserve 0");
+}
+
+#[test]
+fn after_a_restart_of_the_machine_a_grant_is_good_for_its_validity_time_at_most() {
+    let mut run = valid_for_a_minute();
+    let begun_again = Time(s(0).0 / 2);
+    run.session.resume(begun_again);
+    assert_eq!(run.session.deadline(), Some(begun_again.after_seconds(60)));
+}
+
+#[test]
+fn a_renewal_is_postponed_once() {
+    let mut run = valid_for_a_minute();
+    assert!(!run.session.is_renewal_due(s(59)));
+    assert!(run.session.is_renewal_due(s(60)));
+    run.session.postpone_renewals(s(60), s(80));
+    assert_eq!(run.session.deadline(), Some(s(80)));
+    run.timer(s(79));
+    assert_eq!(run.asking(), "");
+    assert!(!run.session.is_renewal_due(s(80)));
+    run.timer(s(80));
+    assert_eq!(run.asking(), "reserve 0");
+    // An engine that starts paces it anew.
+    let mut run = valid_for_a_minute();
+    run.session.postpone_renewals(s(60), s(80));
+    run.session.resume(s(80));
+    assert!(run.session.is_renewal_due(s(80)));
+}
+
+#[test]
+fn a_repeated_renewal_waits_for_its_turn() {
+    let mut run = valid_for_a_minute();
+    run.timer(s(60));
+    run.session.resume(s(61));
+    run.drain();
+    assert!(run.asked.as_ref().is_some_and(|request| request.repeated && request.patient), "{:?}", run.asked);
+}
+
 #[test]
 fn reservations_are_bounded() {
     let mut run = Run::invited(0);
