@@ -291,6 +291,25 @@ fn a_reader_a_backup_and_a_vacuum_under_traffic_disturb_nobody() {
 }
 
 #[test]
+fn a_journal_deleted_while_the_ledger_is_locked_is_made_anew_when_the_tables_contain_it() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let case = Case::on(folder.path());
+    let browser = case.ledger();
+    let kamailio = &case.stage.kamailio;
+    browser.execute_batch("BEGIN IMMEDIATE").expect("locked");
+    let (mut count, _) = case.retrieve_while(|| lasts(Duration::from_secs(1)));
+    let journal = case.state.join("journal-a");
+    std::fs::remove_file(&journal).expect("removed");
+    let is_told = eventually(SOON, || kamailio.log().contains("journal-a: was deleted"));
+    assert!(is_told && case.statistic("store_failing") == 1, "{}", kamailio.log());
+    browser.execute_batch("ROLLBACK").expect("unlocked");
+    assert!(eventually(SOON, || journal.exists() && case.statistic("store_failing") == 0), "{}", kamailio.log());
+    case.until("engine_up", 1);
+    count += case.retrieve_while(|| lasts(Duration::from_secs(1))).0;
+    case.expect_debits(count, 0);
+}
+
+#[test]
 fn a_ledger_deleted_under_the_proxy_refuses_sessions_over_an_engine_restart_until_it_is_back() {
     let folder = tempfile::tempdir().expect("a folder");
     let case = Case::on(folder.path());

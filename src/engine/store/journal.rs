@@ -20,7 +20,7 @@ use crate::simulate;
 use std::fs::{File, OpenOptions};
 use std::hash::Hasher;
 use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 /// Names of the files in the state directory.
@@ -55,6 +55,12 @@ pub enum JournalError {
     /// Both files are full, because the tables cannot be written.
     #[error("{path}: full ({JOURNAL_OCTETS_MAX} octets), because the ledger could not be written for too long")]
     Full {
+        /// The file.
+        path: PathBuf,
+    },
+    /// It was deleted under the engine: what it contains is lost with the engine's process.
+    #[error("{path}: was deleted; it is made anew as soon as the ledger contains everything that was in it")]
+    Deleted {
         /// The file.
         path: PathBuf,
     },
@@ -189,6 +195,16 @@ impl Journal {
     pub fn check_room(&self, freed: u64) -> Result<(), JournalError> {
         let is_full = self.octets(freed) >= JOURNAL_OCTETS_MAX;
         if is_full { Err(JournalError::Full { path: self.segments[self.active].path.clone() }) } else { Ok(()) }
+    }
+
+    /// Whether both files are still in a folder, so that the next engine finds them. Asks the open files, which waits for
+    /// no disk.
+    pub fn check_files(&self) -> Result<(), JournalError> {
+        let is_deleted = |segment: &&Segment| segment.file.metadata().is_ok_and(|metadata| metadata.nlink() == 0);
+        match self.segments.iter().find(is_deleted) {
+            Some(segment) => Err(JournalError::Deleted { path: segment.path.clone() }),
+            None => Ok(()),
+        }
     }
 
     /// Octets of records that the tables do not contain on the disk, up to the size of a file more.

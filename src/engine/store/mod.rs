@@ -255,7 +255,12 @@ impl Store {
     }
 
     /// Opens the store, with what an engine that died has left in the journal. The region is woken for what waits.
+    /// Makes no ledger: where there is none any more, an empty one would hide that all accounts are gone.
     pub fn open(state_dir: &Path, region: Option<&Arc<Region>>) -> Result<Store, StoreError> {
+        let path = state_dir.join(LEDGER);
+        if !path.exists() {
+            return Err(StoreError::Missing { path });
+        }
         let database = Database::open(state_dir)?;
         let mark = database.journal_mark()?;
         let (mut pending, mut unreadable) = (Pending::default(), None);
@@ -432,8 +437,9 @@ impl Store {
         if is_failing { self.durable() } else { Ok(self.applied) }
     }
 
-    /// Whether the journal has room for another tick.
+    /// Whether the journal is in its place and has room for another tick.
     pub fn check_room(&self) -> Result<(), StoreError> {
+        self.journal.check_files()?;
         Ok(self.journal.check_room(self.freed)?)
     }
 
@@ -453,7 +459,8 @@ impl Store {
         self.is_urgent = true;
     }
 
-    /// Hears what the writer says, and hands it what it is time for. `history`: old history may be removed.
+    /// Hears what the writer says, and hands it what it is time for. `history`: old history may be removed. An error
+    /// means that the engine must end: the next one makes a journal that was deleted anew.
     pub fn follow(&mut self, history: Option<Pass>) -> Result<(), StoreError> {
         while let Some(report) = self.writer.report()? {
             match report {
@@ -478,7 +485,15 @@ impl Store {
         if self.writing.is_none() && self.changes.is_empty() && (is_behind || history.is_some()) {
             self.hand_over(history);
         }
-        Ok(())
+        // The end of this process loses nothing only if the tables contain everything, and are where the next one looks.
+        match self.journal.check_files() {
+            Err(error) if self.is_all_applied() && self.database.is_in_place() => Err(error.into()),
+            _ => Ok(()),
+        }
+    }
+
+    fn is_all_applied(&self) -> bool {
+        self.applied == self.journal.sequence() && self.changes.is_empty()
     }
 
     fn hand_over(&mut self, history: Option<Pass>) {

@@ -407,6 +407,18 @@ fn a_lock_of_another_process_delays_the_tables_and_nothing_else() {
 }
 
 #[test]
+fn an_engine_makes_no_new_ledger_where_everything_was_deleted() {
+    let (folder, store) = store();
+    drop(store);
+    for file in std::fs::read_dir(folder.path()).expect("a folder") {
+        std::fs::remove_file(file.expect("a file").path()).expect("removed");
+    }
+    let opened = Store::open(folder.path(), None).err();
+    assert!(matches!(opened, Some(StoreError::Missing { .. })), "{opened:?}");
+    assert!(!folder.path().join(LEDGER).exists());
+}
+
+#[test]
 fn a_reader_that_was_there_before_the_engine_does_not_keep_the_journal_from_being_used_again() {
     let (folder, mut store) = store();
     put_old(&mut store, 1, 1);
