@@ -431,10 +431,10 @@ impl Store {
         Ok(self.syncer.durable()?.max(self.freed))
     }
 
-    /// Sequence of the last record that the tables contain; while they cannot be written, the last durable one.
+    /// Sequence of the last record that the tables contain. While they cannot be written, from the first failure on, the
+    /// last durable one: an operator's command waits for less time than a failure takes to be reported.
     pub fn shown(&self) -> Result<u64, StoreError> {
-        let is_failing = self.failing.as_ref().is_some_and(|failing| failing.told.is_some());
-        if is_failing { self.durable() } else { Ok(self.applied) }
+        if self.failing.is_some() { self.durable() } else { Ok(self.applied) }
     }
 
     /// Whether the journal is in its place and has room for another tick.
