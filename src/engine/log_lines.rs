@@ -9,7 +9,7 @@ use super::clock;
 use crate::charge::time::Time;
 use log::{Level, Record};
 use siphasher::sip::SipHasher13;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::panic::PanicHookInfo;
 use std::sync::{Mutex, PoisonError};
 
@@ -32,12 +32,12 @@ struct Place {
 
 /// The limit of a process. Its memory is bounded by the places in the source that log.
 #[derive(Default)]
-pub struct Limit(Mutex<Option<HashMap<(&'static str, u32), Place>>>);
+pub struct Limit(Mutex<BTreeMap<(&'static str, u32), Place>>);
 
 impl Limit {
     /// Nothing was logged yet.
     pub const fn new() -> Limit {
-        Limit(Mutex::new(None))
+        Limit(Mutex::new(BTreeMap::new()))
     }
 
     /// Whether a line may be written, and with what after it. Lines for debugging are asked for, and always may.
@@ -55,7 +55,7 @@ impl Limit {
         // Nothing that holds it can panic.
         let mut places = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let fresh = || Place { since: now, lines: Vec::new(), left_out: 0 };
-        let place = places.get_or_insert_default().entry(place).or_insert_with(fresh);
+        let place = places.entry(place).or_insert_with(fresh);
         if place.since.after_seconds(WINDOW_SECONDS) <= now {
             place.since = now;
             place.lines.clear();
