@@ -205,4 +205,23 @@ mod tests {
         assert_eq!(outstanding.stuck(), 0);
         assert!(outstanding.over.order.is_empty() && outstanding.over.since.is_empty());
     }
+
+    #[test]
+    fn a_session_that_was_over_before_a_restart_is_as_old_as_it_was() {
+        let mut session = open(1);
+        let mut outstanding = Outstanding::default();
+        outstanding.adopt(&session, s(50));
+        session.event(&Event::Bye, s(100));
+        session.gate_closed(0, s(100));
+        assert_eq!(answer(&mut session, &SILENT, s(102)), Some(Operation::Release));
+        for (restarted, stuck) in [(110, 0), (1000, 1)] {
+            let mut outstanding = Outstanding::default();
+            outstanding.adopt(&session, s(restarted));
+            outstanding.look(&session, s(restarted));
+            outstanding.timers(s(restarted));
+            assert_eq!(outstanding.stuck(), stuck, "restarted at second {restarted}");
+        }
+        outstanding.timers(s(10_000));
+        assert_eq!(outstanding.stuck(), 0, "it was open then");
+    }
 }
