@@ -159,6 +159,7 @@ parameters! {
     "response_timeout" set_response_timeout true,
     "hold_timeout" set_hold_timeout true,
     "resume_workers" set_resume_workers true,
+    "event_workers" set_event_workers true,
     "max_sessions" set_max_sessions true,
     "debit_on" set_debit_on false,
     "model" set_model false,
