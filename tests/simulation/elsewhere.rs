@@ -260,6 +260,10 @@ impl Elsewhere {
             return None;
         };
         let (session, number, kind) = (request.session_id.to_owned(), request.request_number, request.request_type);
+        let has_units = request.requested_service_unit.is_some() || !request.used_service_unit.is_empty();
+        if has_units && !request.services.is_empty() {
+            self.wrong.push(format!("{session}: number {number} has units in the command and in services"));
+        }
         let moves_money = kind == RequestType::EVENT_REQUEST || self.is_used(&request);
         let keys = self.keys_of(&request);
         let is_renewal = kind == RequestType::UPDATE_REQUEST && self.is_renewal(&request);

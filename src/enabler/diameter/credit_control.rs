@@ -164,21 +164,23 @@ pub fn write(
     let used = plan.used.filter(|_| !is_event);
     let used = used.map(|(quota, octets)| units(dialect, request.tariff, quota, octets));
     let is_last = plan.kind == RequestType::TERMINATION_REQUEST;
-    let own = match dialect.keys.in_multiple_services() {
-        true => Some(Service {
+    let in_command = !dialect.keys.in_multiple_services();
+    // Units stand either in the command or in services, never in both: a server that finds services may read no units
+    // in the command, and the debit would be lost.
+    let services: Vec<Service<'_>> = if in_command {
+        Vec::new()
+    } else {
+        let own = Service {
             requested_service_unit: wanted.clone(),
             used_service_unit: used.clone().into_iter().collect(),
             service_identifier: dialect.keys.identifier.into_iter().collect(),
             rating_group: dialect.keys.rating_group,
             reporting_reason: (is_last && used.is_some()).then_some(ReportingReason::FINAL),
             ..Service::default()
-        }),
-        false => None,
+        };
+        std::iter::once(own).chain(target.others.iter().map(Other::closing)).collect()
     };
-    let closings = target.others.iter().map(|other| other.closing(dialect.keys.profile));
-    let services: Vec<Service<'_>> = own.into_iter().chain(closings).collect();
-    let indicator = (!services.is_empty()).then_some(MultipleServices::MULTIPLE_SERVICES_SUPPORTED);
-    let in_command = !dialect.keys.in_multiple_services();
+    let indicator = (!in_command).then_some(MultipleServices::MULTIPLE_SERVICES_SUPPORTED);
     let body = CreditControlRequest {
         session_id: &session_id,
         origin_host: &dialect.origin_host,

@@ -1,7 +1,7 @@
 //! Multiple-Services-Credit-Control of an answer (RFC 8506, 8.16): which one is about our service, and what else the
 //! server has granted, to be closed with the next request of the session.
 
-use super::dialect::{Profile, ServiceKeys};
+use super::dialect::ServiceKeys;
 use crate::wire::diameter::CreditControlAnswer;
 use crate::wire::diameter::credit_control::{Money, Service, ServiceUnits, UnitValue};
 use crate::wire::diameter::words::ReportingReason;
@@ -74,7 +74,13 @@ const KINDS: [KindOfUnit; 6] = [
 
 /// What an answer grants beside our service. A service of the same ids as ours, or without a Granted-Service-Unit, holds
 /// nothing that could be closed by itself.
+///
+/// Empty where our units are in the command: such a session does not support multiple services (RFC 8506, 8.40), so no
+/// request of it can report another service. Its TERMINATION ends whatever the server granted.
 pub fn others(keys: &ServiceKeys, answer: &CreditControlAnswer<'_>) -> Vec<Other> {
+    if !keys.in_multiple_services() {
+        return Vec::new();
+    }
     let own = ours(keys, answer);
     let ids = |service: &Service<'_>| (service.rating_group, service.service_identifier.clone());
     let asked = (keys.rating_group, keys.identifier.into_iter().collect::<Vec<u32>>());
@@ -93,15 +99,15 @@ pub fn others(keys: &ServiceKeys, answer: &CreditControlAnswer<'_>) -> Vec<Other
 }
 
 impl Other {
-    /// What closes it: nothing used, and nothing more requested (RFC 8506, 5.1.2 and 8.16).
-    pub fn closing(&self, profile: Profile) -> Service<'static> {
+    /// What closes it: nothing used, and nothing more requested (RFC 8506, 5.1.2 and 8.16), for the last time (TS 32.299).
+    pub fn closing(&self) -> Service<'static> {
         let mut units = ServiceUnits::default();
         KINDS.iter().filter(|kind| self.kinds.contains(kind.0)).for_each(|kind| kind.2(&mut units));
         Service {
             used_service_unit: vec![units],
             service_identifier: self.identifiers.clone(),
             rating_group: self.rating_group,
-            reporting_reason: (profile == Profile::Ro).then_some(ReportingReason::FINAL),
+            reporting_reason: Some(ReportingReason::FINAL),
             ..Service::default()
         }
     }
@@ -150,6 +156,7 @@ impl fmt::Display for Listed<'_> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::dialect::Profile;
     use super::*;
     use crate::wire::diameter::ResultCode;
 
@@ -219,6 +226,14 @@ mod tests {
     }
 
     #[test]
+    fn a_session_with_units_in_the_command_closes_no_other_service() {
+        let found = answer(vec![service(Some(98), &[]), service(Some(99), &[])]);
+        let ro = keys(Some(1), None);
+        let rfc = ServiceKeys { profile: Profile::Rfc8506, ..ro };
+        assert_eq!([ro, rfc].map(|keys| others(&keys, &found).len()), [2, 0]);
+    }
+
+    #[test]
     fn what_else_was_granted_is_closed_in_its_own_units() {
         let refused = Service { result_code: Some(ResultCode(4012)), ..service(Some(3), &[]) };
         let nothing = Service { granted_service_unit: None, ..service(Some(4), &[]) };
@@ -226,7 +241,7 @@ mod tests {
         let other = Service { granted_service_unit: Some(units), ..service(Some(5), &[8, 9]) };
         let found = others(&keys(Some(1), Some(7)), &answer(vec![other, refused, service(Some(1), &[7]), nothing]));
         assert_eq!(found.iter().map(Other::to_string).collect::<Vec<_>>(), ["5:8.9:to"]);
-        let closing = found[0].closing(Profile::Ro);
+        let closing = found[0].closing();
         let used = ServiceUnits { time: Some(0), total_octets: Some(0), ..ServiceUnits::default() };
         assert_eq!((closing.used_service_unit, closing.requested_service_unit), (vec![used], None));
         assert_eq!((closing.rating_group, closing.service_identifier), (Some(5), vec![8, 9]));

@@ -343,17 +343,43 @@ fn what_is_granted_to_another_service_is_closed_by_the_next_request() {
     assert_eq!(services_of(&asked), [(Some(1), None, Some(0)), (Some(99), None, Some(0))]);
 }
 
-#[test]
-fn a_session_in_which_ours_was_refused_learns_what_else_to_close() {
-    let mut world = rated();
-    let reservation = Reservation::Open { opened_by: 0, outstanding: Quota(3) };
-    let debit = || Operation::Debit {
+fn debit() -> Operation {
+    Operation::Debit {
         message_id: "m1".into(),
         octets: 1,
         units: crate::charge::tariff::Units(1),
         quota: Quota(1),
         trigger: crate::charge::ch2::Trigger::Response,
-    };
+    }
+}
+
+/// A server that finds Multiple-Services-Credit-Control in a request may book nothing of the units beside it.
+#[test]
+fn a_debit_with_units_in_the_command_has_no_services_whatever_the_server_granted() {
+    let mut world = World::open(9);
+    world.ask(reserve(1));
+    let asked = world.sent(1).remove(0);
+    world.say(&beside(HOST, &asked, 2001));
+    let Heard::Response { response: Response::Granted(grant), .. } = world.heard() else { panic!("no grant") };
+    let outstanding = Quota(3);
+    let reservations =
+        [Reservation::Open { opened_by: 0, outstanding }, Reservation::Last { opened_by: 0, outstanding }];
+    for (number, reservation) in (1..).zip(reservations) {
+        world.ask(Request { route: grant.route.clone(), ..request(1, number, reservation, debit()) });
+        let bytes = world.sent(1).remove(0);
+        let message = Message::parse(&bytes).expect("whole");
+        let asked = CreditControlRequest::decode(&message).expect("readable");
+        let used = asked.used_service_unit.first().and_then(|units| units.service_specific);
+        assert_eq!((used, asked.services.len(), asked.multiple_services_indicator), (Some(1), 0, None));
+        world.say(&beside(HOST, &bytes, 2001));
+        assert!(matches!(world.heard(), Heard::Response { response: Response::Debited { .. }, .. }));
+    }
+}
+
+#[test]
+fn a_session_in_which_ours_was_refused_learns_what_else_to_close() {
+    let mut world = rated();
+    let reservation = Reservation::Open { opened_by: 0, outstanding: Quota(3) };
     let route = world.diameter.routes.to(HOST, Bond::Bound, world.diameter.dialect.keys);
     for (operation, result) in [(Operation::Reserve { quota: Quota(1) }, 4012), (debit(), 2001)] {
         world.ask(Request { route: Some(route.clone()), ..request(1, 1, reservation, operation) });
