@@ -74,6 +74,13 @@
 // imcharge_on_msrp: the frame must not go on; the ring of this worker or a table is full.
 #define IMCHARGE_MSRP_FULL -3
 
+// imcharge_on_msrp: the frame must not go on; it claims to be of the other side of its session than it comes from.
+#define IMCHARGE_MSRP_FORGED -4
+
+// imcharge_on_msrp: the frame must not go on; it comes from an endpoint of a charged session, or from an IM server, and
+// belongs to no session.
+#define IMCHARGE_MSRP_NO_SESSION -5
+
 // A pointer is NULL that must not be.
 #define IMCHARGE_NULL_ARGUMENT -100
 
@@ -468,15 +475,20 @@ int32_t imcharge_on_bye(struct imcharge_worker *worker, const void *message, siz
 //   worker       the worker, not NULL.
 //   frame        the whole frame, from its first `M` to the CRLF of its end-line, not NULL, 1 to
 //                IMCHARGE_MSRP_MAX bytes. What is needed of it is copied.
-//   connection   the host's number of the connection it came on, for imcharge_on_disconnect; 0: not known.
+//   connection   the host's number of the connection it came on, for imcharge_on_disconnect; 0: the host has made the
+//                frame itself. It decides which side of a session the frame may speak for, so it must be right.
+//   source       16 octets: the IPv6 address at the other end of the connection, or its IPv4-mapped form; NULL: not
+//                known, so that no frame counts as one of the parameter im_server.
 //   from_self    not 0: the frame came over a connection of this relay to itself, so that it passes twice.
 //
 // Returns: IMCHARGE_PASS, IMCHARGE_NOT_CHARGED: relay it; IMCHARGE_MSRP_BEYOND_GRANT, IMCHARGE_MSRP_MALFORMED,
-// IMCHARGE_MSRP_FULL: do not; or another error. The process that attached the worker, one thread at a time.
+// IMCHARGE_MSRP_FULL, IMCHARGE_MSRP_FORGED, IMCHARGE_MSRP_NO_SESSION: do not; or another error. The process that attached
+// the worker, one thread at a time.
 int32_t imcharge_on_msrp(struct imcharge_worker *worker,
                          const void *frame,
                          size_t length,
                          uint64_t connection,
+                         const void *source,
                          int32_t from_self);
 
 // A connection that may have carried MSRP frames is closed.

@@ -63,7 +63,15 @@ function ksr_msrp_event(evname)
     local passes, method = KSR.imcharge.msrp(), KSR.pv.get("$msrp(method)")
     if passes < 0 then
         -- A request, and from 11,239 octets on nothing: reply() writes beyond its buffer for a path of 14 KB.
-        if method ~= nil then KSR.msrp.reply(403, "No credit", "") end
+        if method ~= nil then
+            if passes == -2 then
+                KSR.msrp.reply(400, "Bad Request", "")
+            elseif passes == -5 then
+                KSR.msrp.reply(481, "No such session", "")
+            else
+                KSR.msrp.reply(403, "No credit", "")
+            end
+        end
         return 1
     end
     if KSR.msrp.is_reply() > 0 then

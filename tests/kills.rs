@@ -230,7 +230,7 @@ fn send(worker: &mut Worker, at: usize, session: u64, number: u64) -> bool {
          Byte-Range: 1-5/5\r\nContent-Type: text/plain\r\n\r\nhello\r\n-------t{number:08}$\r\n",
         message_id(at, number)
     );
-    match worker.frame(&Frame { bytes: bytes.as_bytes(), connection: 7, from_self: false }) {
+    match worker.frame(&Frame::of_connection(bytes.as_bytes(), 7)) {
         Passage::Pass => true,
         Passage::Full => false,
         other => panic!("a charged message is refused: {other:?}"),
@@ -242,7 +242,7 @@ fn answer(worker: &mut Worker, at: usize, session: u64, number: u64) {
     let (server, client) = (uri("S", at, session), uri("C", at, session));
     let bytes =
         format!("MSRP t{number:08} 200 OK\r\nTo-Path: {server}\r\nFrom-Path: {client}\r\n-------t{number:08}$\r\n");
-    worker.frame(&Frame { bytes: bytes.as_bytes(), connection: 8, from_self: false });
+    worker.frame(&Frame::of_connection(bytes.as_bytes(), 8));
 }
 
 /// Octet by octet: most of a teller's time passes inside a record.

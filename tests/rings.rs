@@ -201,7 +201,7 @@ fn malformed_calls_are_refused_and_counted() {
     }
     assert_eq!(region.statistic(Statistic::DroppedMalformed), 2);
     for bytes in [&b""[..], b"MSRP", b"\0\0\0\0", &[0xff; 5000]] {
-        assert_eq!(worker.frame(&Frame { bytes, connection: 1, from_self: false }), Passage::Malformed);
+        assert_eq!(worker.frame(&Frame::of_connection(bytes, 1)), Passage::Malformed);
     }
     assert_eq!(region.statistic(Statistic::FramesMalformed), 4);
     let dialog = Dialog { call_id: b"none", from_tag: b"a", to_tag: b"b" };

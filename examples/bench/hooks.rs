@@ -134,7 +134,7 @@ fn nanos_each<'a>(worker: &mut Worker, frames: impl Iterator<Item = &'a str>) ->
     let frames: Vec<&str> = frames.collect();
     let started = Instant::now();
     for frame in &frames {
-        let passage = worker.frame(&Frame { bytes: frame.as_bytes(), connection: 7, from_self: false });
+        let passage = worker.frame(&Frame::of_connection(frame.as_bytes(), 7));
         assert_eq!(passage, Passage::Pass);
     }
     started.elapsed().as_nanos() as f64 / frames.len() as f64

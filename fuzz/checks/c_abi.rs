@@ -140,9 +140,12 @@ impl<'h> Caller<'h> {
         let template = self.party.frame(choices.octet(), choices.octet());
         let frame = bytes(choices, template);
         let (connection, from_self) = (choices.below(3) as u64, i32::from(choices.octet()));
-        // SAFETY: a frame of its length.
-        let result = unsafe { imcharge_on_msrp(self.worker, frame.start(), frame.length, connection, from_self) };
-        assert!([1, 2, -1, -2, -3].contains(&result) || frame.is_bad(result), "{result}");
+        let address = [7u8; 16];
+        let source = if choices.flag() { address.as_ptr().cast() } else { null() };
+        // SAFETY: a frame of its length, and an address.
+        let result =
+            unsafe { imcharge_on_msrp(self.worker, frame.start(), frame.length, connection, source, from_self) };
+        assert!([1, 2, -1, -2, -3, -4, -5].contains(&result) || frame.is_bad(result), "{result}");
     }
 
     fn bye(&mut self, choices: &mut Choices<'_>) {
@@ -318,7 +321,7 @@ impl<'h> Caller<'h> {
         let results = unsafe {
             [
                 imcharge_on_bye(worker, text.as_ptr().cast(), text.len()),
-                imcharge_on_msrp(worker, text.as_ptr().cast(), text.len(), 1, 0),
+                imcharge_on_msrp(worker, text.as_ptr().cast(), text.len(), 1, null(), 0),
                 imcharge_on_disconnect(worker, 1),
                 imcharge_detach(worker),
                 imcharge_config_free(worker.cast()),
@@ -350,7 +353,7 @@ impl<'h> Caller<'h> {
             assert!(handle.is_null() && (error.is_empty() || error.contains(&0)));
             assert_eq!(imcharge_config_free(config), IMCHARGE_OK);
             assert_eq!(imcharge_on_bye(self.worker, null(), 7), IMCHARGE_NULL_ARGUMENT);
-            assert_eq!(imcharge_on_msrp(self.worker, null(), 0, 0, 0), IMCHARGE_NULL_ARGUMENT);
+            assert_eq!(imcharge_on_msrp(self.worker, null(), 0, 0, null(), 0), IMCHARGE_NULL_ARGUMENT);
             assert_eq!(imcharge_next_verdict(self.resumer, 0, null_mut()), IMCHARGE_NULL_ARGUMENT);
         }
     }

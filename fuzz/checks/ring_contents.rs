@@ -8,7 +8,9 @@ use imcharge::charge::policy::Policy;
 use imcharge::charge::session::{Output, Session};
 use imcharge::charge::tariff::{Per, Quota, Tariff};
 use imcharge::charge::time::Time;
-use imcharge::engine::grant::{Binding, Gate, Index, Inserted, Opening, Slot, Table};
+use imcharge::engine::grant::{
+    Attribution, Chained, Chunk, Gate, Index, Opening, Pass, Side, Slot, Stream, StreamRecord, StreamState, Table,
+};
 use imcharge::engine::notice::Notice;
 use imcharge::engine::queue::Queue;
 use imcharge::engine::record::Record;
@@ -249,10 +251,13 @@ fn answer(request: &Request) -> Response {
 /// Memory of a grant table.
 struct TableMemory {
     slots: Vec<Slot>,
-    calls: Vec<AtomicU64>,
-    paths: Vec<AtomicU64>,
+    streams: Vec<StreamRecord>,
+    names: Vec<AtomicU64>,
+    next_name: Vec<AtomicU32>,
     messages: Vec<AtomicU64>,
     next_message: Vec<AtomicU32>,
+    passed: Vec<AtomicU64>,
+    transactions: Vec<AtomicU64>,
 }
 
 /// Slots, and entries of each index.
@@ -267,14 +272,27 @@ impl TableMemory {
         let room = size_of_val(slots.as_slice());
         // SAFETY: a slot is made of atomics, for which any octets are good; not more of them than there is room for.
         unsafe { slots.as_mut_ptr().cast::<u8>().copy_from(octets.as_ptr(), octets.len().min(room)) };
-        let mut memory =
-            TableMemory { slots, calls: zeros(), paths: zeros(), messages: zeros(), next_message: zeros() };
+        let mut memory = TableMemory {
+            slots,
+            streams: zeros(),
+            names: zeros(),
+            next_name: zeros(),
+            messages: zeros(),
+            next_message: zeros(),
+            passed: zeros(),
+            transactions: zeros(),
+        };
+        let octets = choices.octets();
+        let room = size_of_val(memory.streams.as_slice());
+        // SAFETY: as for the slots.
+        unsafe { memory.streams.as_mut_ptr().cast::<u8>().copy_from(octets.as_ptr(), octets.len().min(room)) };
         for _ in 0..choices.below(32) {
             let (at, entry) = (choices.below(ENTRIES), choices.u64());
-            match choices.below(4) {
-                0 => memory.calls[at] = entry.into(),
-                1 => memory.paths[at] = entry.into(),
+            match choices.below(5) {
+                0 => memory.names[at] = entry.into(),
+                1 => memory.next_name[at] = AtomicU32::new(entry as u32),
                 2 => memory.messages[at] = entry.into(),
+                3 => memory.passed[at] = entry.into(),
                 _ => memory.next_message[at] = AtomicU32::new(entry as u32),
             }
         }
@@ -284,10 +302,11 @@ impl TableMemory {
     fn table(&self) -> Table<'_> {
         Table {
             slots: &self.slots,
-            calls: Index::over(&self.calls),
-            paths: Index::over(&self.paths),
-            messages: Index::over(&self.messages),
-            next_message: &self.next_message,
+            names: Chained { index: Index::over(&self.names), next: &self.next_name },
+            streams: &self.streams,
+            messages: Chained { index: Index::over(&self.messages), next: &self.next_message },
+            passed: &self.passed,
+            transactions: Index::over(&self.transactions),
         }
     }
 }
@@ -313,7 +332,7 @@ fn use_table(choices: &mut Choices<'_>) {
             }
             2 => bind(&table, at, hash, choices),
             3 | 4 => look_up(&table, hash),
-            5 => note(&table, at, hash),
+            5 => pass(&table, at, hash, choices),
             _ => take(&table, at, choices),
         }
     }
@@ -325,35 +344,54 @@ fn hash(choices: &mut Choices<'_>) -> u64 {
     u64::from(octet & 15) << 40 | u64::from(octet >> 4)
 }
 
-fn open(table: &Table<'_>, at: u32, call: u64) {
-    let session = SessionKey(call + 1, 1);
-    let opening = Opening { session, call, inviting_tag: 5, direction: Direction::Push, per: Per::Kilobyte };
-    if table.open(at, &opening) {
+fn open(table: &Table<'_>, at: u32, name: u64) {
+    let session = SessionKey(name + 1, 1);
+    let names = [name, name ^ 1 << 50];
+    let opening = Opening { session, names, inviting_tag: 5, direction: Direction::Push, per: Per::Kilobyte };
+    if table.claim(at, &opening) {
+        table.open(at, &opening);
         let slot = &table.slots[at as usize];
         assert_eq!((slot.session(), slot.direction(), slot.per()), (Some(session), Direction::Push, Per::Kilobyte));
-        assert!(slot.counters() == (0, 0) && slot.is_inviting_tag(5) && slot.has_early_tag(5, 0));
-        assert_eq!(table.slot_of(call, |found| std::ptr::eq(found, slot)), Some(at), "an open slot is found");
+        assert!(slot.counters() == (0, 0) && slot.is_inviting_tag(5));
+        assert!(table.slot_of_session(name, session).is_some(), "an open slot is found");
     }
 }
 
 fn bind(table: &Table<'_>, at: u32, hash: u64, choices: &mut Choices<'_>) {
-    let relays = [self::hash(choices), self::hash(choices)];
-    let binding = Binding { server: hash, client: hash ^ 1 << 50, server_relay: relays[0], client_relay: relays[1] };
-    if table.bind(at, binding) {
-        assert_eq!(table.slots[at as usize].binding(), binding);
+    let Some(session) = table.slots.get(at as usize).and_then(Slot::session) else { return };
+    let (server, client) = (hash | 1, self::hash(choices) | 2);
+    let stream = Stream { leg: hash, position: 1, state: StreamState::Bound, server, client };
+    let bound = table.change_streams(at, session, |streams| {
+        streams.retain(|stream| stream.leg != hash);
+        streams.push(stream);
+    });
+    if bound.is_ok() && table.streams(at).iter().any(|found| *found == stream) {
+        assert_ne!(table.attribute(server, client), Attribution::NotCharged, "what is bound is found");
     }
 }
 
 fn look_up(table: &Table<'_>, hash: u64) {
-    let found = table.slot_of(hash, |slot| slot.has_tags(hash, 0) || slot.has_early_tag(hash, 0));
-    let bound = table.bound(hash).map(|bound| bound.at);
-    assert!([found, bound].into_iter().flatten().all(|at| (at as usize) < SLOTS), "a slot that is none");
+    let dialog = table.slot_of_dialog(hash, |slot| slot.is_inviting_tag(hash));
+    let report = table.attribute_report(hash).map(|bound| bound.at);
+    let answers = table.attribute_response(hash).chain(table.expecting(hash)).map(|bound| bound.at);
+    let found = [dialog, report].into_iter().flatten().chain(answers);
+    assert!(found.into_iter().all(|at| (at as usize) < SLOTS), "a slot that is none");
+    if let Attribution::Bound(bound) = table.attribute(hash, hash ^ 1) {
+        assert!(matches!(bound.side, Side::Server | Side::Client) && (bound.at as usize) < SLOTS);
+    }
 }
 
-fn note(table: &Table<'_>, at: u32, hash: u64) {
-    match table.note_message(at, hash) {
-        Inserted::At(_) | Inserted::Before => assert!(table.is_noted(at, hash), "what is noted is found"),
-        Inserted::Full => {}
+fn pass(table: &Table<'_>, at: u32, hash: u64, choices: &mut Choices<'_>) {
+    let Some(session) = table.slots.get(at as usize).and_then(Slot::session) else { return };
+    let chunk = Chunk { message: hash, is_first: choices.flag(), octets: choices.u64() };
+    match table.pass(at, session, &chunk) {
+        Pass::Taken { .. } | Pass::Before => assert!(table.is_paid(at, session, hash), "what passes is paid for"),
+        Pass::Beyond | Pass::Stopped | Pass::Full => {}
+    }
+    match choices.below(4) {
+        0 => table.forget_message(at, session, hash),
+        1 => table.stop_message(at, session, hash),
+        _ => table.expect_response(at, hash),
     }
 }
 

@@ -2,7 +2,7 @@
 //! order and more than once, answers at any time, failures anywhere.
 
 use imcharge::charge::ch2::{Denial, Failure, Grant, Operation, Request, Reservation, Response, SessionKey};
-use imcharge::charge::event::{Direction, Event, FailureReport, Flag, Reserve, Sent};
+use imcharge::charge::event::{Direction, Event, FailureReport, Flag, Reserve, Sent, Stop};
 use imcharge::charge::policy::{Policy, Resend, Settle};
 use imcharge::charge::session::{Output, Session};
 use imcharge::charge::tariff::{Per, Quota, Tariff};
@@ -450,7 +450,9 @@ impl World {
                 let sent = sent(&message_id, part, transaction, taken, connection);
                 self.call(|session| session.event(&Event::Sent(sent.clone()), at));
             }
-            Ring::Stopped => self.call(|session| session.event(&Event::Stopped { message_id: "x" }, at)),
+            Ring::Stopped => {
+                self.call(|session| session.event(&Event::Stopped { message_id: "x", why: Stop::Beyond }, at))
+            }
             Ring::Other(Act::Report { message, end, code }) => {
                 let message_id = id(message);
                 let event = Event::Reported { message_id: &message_id, start: 1, end, code };

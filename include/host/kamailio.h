@@ -31,3 +31,6 @@ enum {
 	IMCHARGE_BEFORE_REQUEST_ROUTE = PRE_SCRIPT_CB | REQUEST_CB,
 	IMCHARGE_MODULE_INTERFACE_VERSION = MODULE_INTERFACE_VER
 };
+
+/* Of core/tcp_main.c, in no header: whether there is a connection of this number, or (0) with these ends. */
+int tcpconn_exists(int id, struct ip_addr *peer, int peer_port, struct ip_addr *own, int own_port);

@@ -45,10 +45,12 @@ pub enum Event<'a> {
     },
     /// Step 5: a SEND with content from the server's side passed the gate and goes to the client.
     Sent(#[serde(borrow)] Sent<'a>),
-    /// A SEND with content was stopped at the gate: beyond the grant.
+    /// A frame was stopped.
     Stopped {
-        /// Message-ID of the SEND.
+        /// Message-ID of the frame; empty where it has none.
         message_id: &'a str,
+        /// Why it was stopped.
+        why: Stop,
     },
     /// A response of the client's side.
     Responded {
@@ -161,6 +163,21 @@ pub struct Sent<'a> {
     pub taken: u32,
     /// The connection it came on; 0 where the host does not tell.
     pub connection: u64,
+}
+
+/// Why a frame was stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Stop {
+    /// A SEND with content beyond the grant, or after the gate was closed.
+    Beyond,
+    /// A SEND with content of a message of which a chunk was stopped before, or that is settled.
+    Message,
+    /// A SEND with content of a session whose share of the grant table is used up.
+    Share,
+    /// A frame that claims to be of the other side than it comes from.
+    Forged,
+    /// A frame from an endpoint of the session to one with which it has no MSRP session.
+    NoStream,
 }
 
 /// The end-line's flag (RFC 4975, 7.1).

@@ -26,7 +26,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap, HashMap, VecDeque};
 use std::num::NonZeroI64;
 use std::sync::atomic::Ordering;
-use tell::{count_debit, open_gate, refuse, tell_debit, tell_failure, tell_verdict};
+use tell::{count_debit, is_gate_opened, refuse, tell_debit, tell_failure, tell_verdict};
 
 /// How long an event waits for the INVITE that it belongs to: they come through different rings.
 const ORPHAN_SECONDS: u32 = 5;
@@ -58,6 +58,8 @@ pub enum Effect {
     Close(u32),
     /// Free a slot.
     Free(u32),
+    /// Let another connection speak for the server's side of a slot.
+    Disconnected(u32, u64),
     /// Answer an operator's command.
     Reply { process: u32, sequence: u64, result: CommandResult, balance: i64, held: i64 },
     /// Ask the distant enabler.
@@ -244,7 +246,7 @@ impl Book {
         if live.session.is_open() && live.slot.is_none() && live.instance == turn.instance {
             live.slot = self.free_slots.pop();
             if live.session.decision() == Some(Decision::Granted) {
-                open_gate(turn, live);
+                is_gate_opened(turn, live);
             }
         }
         self.drain(turn, key)
@@ -320,6 +322,8 @@ impl Book {
             Record::ConnectionLost { at, connection } => {
                 let concerned = self.connections.remove(connection).unwrap_or_default();
                 let lost = Event::ConnectionLost { connection: *connection };
+                let slots = concerned.iter().filter_map(|key| self.sessions.get(key)?.slot);
+                turn.effects.extend(slots.map(|slot| Effect::Disconnected(slot, *connection)));
                 concerned.into_iter().try_for_each(|session| self.event(turn, session, *at, &lost))
             }
             Record::Command { process, sequence, command, .. } => self.command(turn, *process, *sequence, command),
@@ -755,11 +759,8 @@ impl Book {
         let table = region.table();
         for effect in effects {
             match effect {
-                Effect::Open(at, opening) => {
-                    if !table.open(at, &opening) {
-                        region.count(Statistic::DroppedTableFull);
-                    }
-                }
+                Effect::Open(at, opening) => table.open(at, &opening),
+                Effect::Disconnected(at, connection) => table.slots[at as usize].forget_connection(connection),
                 Effect::Grant(at, total) => table.slots[at as usize].set_granted(total),
                 Effect::Close(at) => {
                     table.slots[at as usize].close();

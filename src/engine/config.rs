@@ -1,5 +1,6 @@
 //! What an operator configures, checked once, before anything starts.
 
+use super::im_servers::ImServers;
 use crate::charge::policy::{DebitOn, Model, OnFailure, Policy, Resend};
 use crate::charge::tariff::{NoTariff, Per, Tariff, Unit};
 use crate::enabler::diameter::dialect::{Dialect, Profile, ServiceKeys};
@@ -115,6 +116,8 @@ pub struct Config {
     pub resume_workers: u32,
     /// Host processes that run the event routes.
     pub event_workers: u32,
+    /// Addresses that alone may speak for the side that has the messages.
+    pub im_servers: ImServers,
     /// Sessions open at once.
     pub max_sessions: u32,
     /// What an unknown subscriber starts with; `None`: is denied.
@@ -152,6 +155,7 @@ impl Config {
         Parameter { name: "hold_timeout", integer: true },
         Parameter { name: "resume_workers", integer: true },
         Parameter { name: "event_workers", integer: true },
+        Parameter { name: "im_server", integer: false },
         Parameter { name: "max_sessions", integer: true },
         Parameter { name: "debit_on", integer: false },
         Parameter { name: "model", integer: false },
@@ -212,6 +216,12 @@ impl Config {
             "hold_timeout" => self.policy.hold_timeout = number(1, 86_400)?,
             "resume_workers" => self.resume_workers = number(1, 64)?,
             "event_workers" => self.event_workers = number(1, 64)?,
+            "im_server" => {
+                let is_one = self.im_servers.add(value);
+                is_one
+                    .then_some(())
+                    .ok_or_else(|| refuse("an IPv4 or IPv6 address, or a network like 192.0.2.0/24"))?;
+            }
             "max_sessions" => self.max_sessions = number(1, 4_000_000)?,
             "debit_on" => {
                 self.policy.debit_on = match value {
@@ -421,6 +431,7 @@ impl Default for Config {
             policy: Policy::default(),
             resume_workers: 2,
             event_workers: 1,
+            im_servers: ImServers::default(),
             max_sessions: 100_000,
             default_balance: None,
             history_days: 30,
@@ -447,6 +458,7 @@ mod tests {
             ("hold_timeout", "60"),
             ("resume_workers", "4"),
             ("event_workers", "2"),
+            ("im_server", "2001:db8::/32"),
             ("max_sessions", "1000"),
             ("debit_on", "report"),
             ("model", "immediate"),

@@ -5,6 +5,7 @@
 //! from the caller and copied once, into the caller's event ring.
 
 use crate::charge::event::InviteTransaction;
+use std::net::IpAddr;
 
 /// A transaction that the host has suspended, as the host wants it back with the verdict.
 /// The engine carries both numbers and never looks into them.
@@ -82,12 +83,38 @@ pub struct Answer<'a> {
 }
 
 /// A whole MSRP frame as it came in, from the first `M` to the CRLF of its end-line.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct Frame<'a> {
     /// The bytes.
     pub bytes: &'a [u8],
-    /// The host's number of the connection it came on; 0 where the host has none.
+    /// The host's number of the connection it came on; 0 where the host has none, or has made the frame itself.
     pub connection: u64,
-    /// Whether it came from this relay itself: both ends use it, and the frame passes twice.
+    /// The address at the other end of that connection; `None` where the host does not tell.
+    pub source: Option<IpAddr>,
+    /// Whether it came over a connection of this proxy to itself: both ends use this relay, and the frame passes twice.
     pub from_self: bool,
+    /// The host's connections.
+    pub connections: &'a dyn Connections,
+}
+
+impl<'a> Frame<'a> {
+    /// A frame that came on a connection of which the host tells nothing but its number.
+    pub fn of_connection(bytes: &'a [u8], connection: u64) -> Frame<'a> {
+        Frame { bytes, connection, source: None, from_self: false, connections: &NoConnections }
+    }
+}
+
+/// What a host knows of its connections.
+pub trait Connections {
+    /// Whether the connection of this number is open; `None` where the host cannot tell.
+    fn is_open(&self, connection: u64) -> Option<bool>;
+}
+
+/// A host that cannot tell of its connections.
+pub struct NoConnections;
+
+impl Connections for NoConnections {
+    fn is_open(&self, _: u64) -> Option<bool> {
+        None
+    }
 }

@@ -17,6 +17,7 @@ pub mod config;
 pub mod doorbell;
 pub mod facts;
 pub mod grant;
+pub mod im_servers;
 pub mod latency;
 pub mod log_lines;
 pub mod metrics;

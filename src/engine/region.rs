@@ -14,7 +14,7 @@ use super::bell::{self, Bell};
 use super::clock;
 use super::config::Config;
 use super::doorbell::{ASLEEP, Doorbell, Sleeper, wake_some};
-use super::grant::{Index, Slot, Table};
+use super::grant::{Chained, Index, Slot, StreamRecord, Table};
 use super::latency::{Histogram, Latency};
 use super::log_lines::NOTICE;
 use super::queue::Queue;
@@ -23,9 +23,11 @@ use super::script::{Process, Run, SLOW};
 use super::statistic::Statistic;
 use super::store::StoreError;
 use super::sync::{AtomicU32, AtomicU64, Ordering};
+use crate::charge::ch2::SessionKey;
 use crate::charge::time::Time;
 use crate::enabler::diameter::peers::Peers;
 use crate::simulate;
+use crate::wire::msrp::{HOST_MAX, Uri};
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
@@ -39,7 +41,7 @@ use std::time::{Duration, Instant};
 pub use usage::Usage;
 
 /// Changes with the layout: a file of another version is not read.
-const MAGIC: u64 = 0x696d_6368_6172_0007;
+const MAGIC: u64 = 0x696d_6368_6172_0008;
 
 /// Octets of one event ring.
 const RING_SIZE: usize = if simulate::SMALL { 32 * 1024 } else { 512 * 1024 };
@@ -49,6 +51,9 @@ const VERDICT_WORDS: usize = if simulate::SMALL { 4 * 1024 } else { 256 * 1024 }
 
 /// Words of the queue of what the event routes are told.
 const EVENT_WORDS: usize = if simulate::SMALL { 4 * 1024 } else { 64 * 1024 };
+
+/// Messages that the index has room for at least, so that the share of one session is not small where there are few sessions.
+const MESSAGES_MIN: usize = if simulate::SMALL { 64 } else { 8192 };
 
 /// Where region files live.
 const SHARED_MEMORY: &str = "/dev/shm";
@@ -169,11 +174,15 @@ struct Layout {
     verdicts: usize,
     events: usize,
     table: usize,
-    /// Entries and start of the indexes by Call-ID, by MSRP session id and by message.
-    calls: (usize, usize),
-    paths: (usize, usize),
+    /// Number and start of the records of streams.
+    streams: (usize, usize),
+    /// Entries and start of the indexes of names, messages and transactions, and the chains of the first two.
+    names: (usize, usize),
+    next_name: usize,
     messages: (usize, usize),
     next_message: usize,
+    passed: usize,
+    transactions: (usize, usize),
     total: usize,
 }
 
@@ -190,8 +199,10 @@ impl Layout {
             end += size;
             end - size
         };
-        // A session has one Call-ID and mostly two MSRP session ids.
-        let (one, two) = (Index::size_for(slots), Index::size_for(slots * 2));
+        // A session has its key, an early and a confirmed dialog and two endpoints.
+        let (names, streams) = (Index::size_for(slots * 5), slots * 2);
+        let messages = Index::size_for((slots * 2).max(MESSAGES_MIN));
+        let transactions = Index::size_for(slots);
         part(area::<Header>(1));
         Layout {
             sizes,
@@ -205,10 +216,13 @@ impl Layout {
             verdicts: part(area::<AtomicU64>(VERDICT_WORDS)),
             events: part(area::<AtomicU64>(EVENT_WORDS)),
             table: part(area::<Slot>(slots)),
-            calls: (one, part(area::<AtomicU64>(one))),
-            paths: (two, part(area::<AtomicU64>(two))),
-            messages: (two, part(area::<AtomicU64>(two))),
-            next_message: part(area::<AtomicU32>(two)),
+            streams: (streams, part(area::<StreamRecord>(streams))),
+            names: (names, part(area::<AtomicU64>(names))),
+            next_name: part(area::<AtomicU32>(names)),
+            messages: (messages, part(area::<AtomicU64>(messages))),
+            next_message: part(area::<AtomicU32>(messages)),
+            passed: part(area::<AtomicU64>(messages)),
+            transactions: (transactions, part(area::<AtomicU64>(transactions))),
             total: part(0),
         }
     }
@@ -290,10 +304,14 @@ impl Map {
         let index = |(entries, start)| Index::over(self.slice(start, entries));
         Table {
             slots: self.slice(layout.table, layout.sizes.slots),
-            calls: index(layout.calls),
-            paths: index(layout.paths),
-            messages: index(layout.messages),
-            next_message: self.slice(layout.next_message, layout.messages.0),
+            names: Chained { index: index(layout.names), next: self.slice(layout.next_name, layout.names.0) },
+            streams: self.slice(layout.streams.1, layout.streams.0),
+            messages: Chained {
+                index: index(layout.messages),
+                next: self.slice(layout.next_message, layout.messages.0),
+            },
+            passed: self.slice(layout.passed, layout.messages.0),
+            transactions: index(layout.transactions),
         }
     }
 }
@@ -571,6 +589,37 @@ impl Region {
     /// The grant table.
     pub fn table(&self) -> Table<'_> {
         self.map.table()
+    }
+
+    /// The name by which workers find a session.
+    pub fn name_of_session(&self, session: SessionKey) -> u64 {
+        self.hash(&[b"session", &session.0.to_le_bytes(), &session.1.to_le_bytes()])
+    }
+
+    /// The name of all early dialogs of an INVITE.
+    pub fn name_of_early_dialogs(&self, call_id: &[u8], inviting_tag: u64) -> u64 {
+        self.hash(&[b"early", call_id, &inviting_tag.to_le_bytes()])
+    }
+
+    /// The name of a dialog: Call-ID and the hashes of both tags, in either order.
+    pub fn name_of_dialog(&self, call_id: &[u8], one: u64, other: u64) -> u64 {
+        self.hash(&[b"dialog", call_id, &one.min(other).to_le_bytes(), &one.max(other).to_le_bytes()])
+    }
+
+    /// The hash of an MSRP endpoint: its whole URI (RFC 4975, 6.1).
+    pub fn hash_of_endpoint(&self, uri: &Uri<'_>) -> u64 {
+        let (mut host, mut port) = ([0; HOST_MAX], [0; 3]);
+        let host = uri.canonical_host(&mut host);
+        if let Some(number) = uri.port {
+            port[0] = 1;
+            port[1..].copy_from_slice(&number.to_le_bytes());
+        }
+        self.hash(&[b"uri", &[u8::from(uri.secure)], host, &port, uri.session_id.as_bytes(), uri.transport.as_bytes()])
+    }
+
+    /// The hash of a message of a session, as the gate knows it.
+    pub fn hash_of_message(&self, session: SessionKey, message_id: &str) -> u64 {
+        self.hash(&[b"message", &session.0.to_le_bytes(), &session.1.to_le_bytes(), message_id.as_bytes()])
     }
 
     /// Hash of something that a slot is found by. Never 0.

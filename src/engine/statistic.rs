@@ -65,6 +65,8 @@ statistics! {
     HoldsStuck "holds_stuck" Gauge "Sessions over for more than a minute that the enabler has not settled yet.",
     Frames "frames" Counter "MSRP frames seen.",
     FramesMalformed "frames_malformed" Counter "MSRP frames that are none, or a SEND with content and no Message-ID.",
+    FramesForged "frames_forged" Counter "MSRP frames refused: they claimed to be of the other side than they came from.",
+    FramesUnattributed "frames_unattributed" Counter "MSRP frames refused: of a charged endpoint or an IM server, and of no session.",
     DroppedRingFull "dropped_ring_full" Counter "Events refused because the ring of the process was full.",
     DroppedTableFull "dropped_table_full" Counter "Reservations, bindings or messages refused: the grant table was full.",
     DroppedMalformed "dropped_malformed" Counter "SIP messages of no use: no Call-ID, tag or method, or too long.",

@@ -60,6 +60,10 @@ pub enum Passage {
     Malformed = -2,
     /// Must not go on: the ring of this process or a table is full.
     Full = -3,
+    /// Must not go on: it claims to be of the other side of its session than it comes from.
+    Forged = -4,
+    /// Must not go on: it comes from an endpoint of a charged session, or from an IM server, and belongs to no session.
+    NoSession = -5,
 }
 
 /// Who waits for an event to be read.

@@ -7,7 +7,7 @@ use super::result::{
     IMCHARGE_BAD_SIP, IMCHARGE_IGNORED, IMCHARGE_MSRP_MAX, IMCHARGE_NOT_CHARGED, IMCHARGE_OK, IMCHARGE_SIP_MAX,
 };
 use crate::charge::ch2::SessionKey;
-use crate::engine::facts::{Answer, Frame, Suspended};
+use crate::engine::facts::{Answer, Frame, NoConnections, Suspended};
 use crate::engine::raw::{self, Inviting, Offer, Reply};
 use crate::engine::statistic::Statistic;
 use crate::engine::worker::{Refused, Worker};
@@ -216,24 +216,32 @@ pub unsafe extern "C" fn imcharge_on_bye(worker: *mut imcharge_worker, message: 
 ///   worker       the worker, not NULL.
 ///   frame        the whole frame, from its first `M` to the CRLF of its end-line, not NULL, 1 to
 ///                IMCHARGE_MSRP_MAX bytes. What is needed of it is copied.
-///   connection   the host's number of the connection it came on, for imcharge_on_disconnect; 0: not known.
+///   connection   the host's number of the connection it came on, for imcharge_on_disconnect; 0: the host has made the
+///                frame itself. It decides which side of a session the frame may speak for, so it must be right.
+///   source       16 octets: the IPv6 address at the other end of the connection, or its IPv4-mapped form; NULL: not
+///                known, so that no frame counts as one of the parameter im_server.
 ///   from_self    not 0: the frame came over a connection of this relay to itself, so that it passes twice.
 ///
 /// Returns: IMCHARGE_PASS, IMCHARGE_NOT_CHARGED: relay it; IMCHARGE_MSRP_BEYOND_GRANT, IMCHARGE_MSRP_MALFORMED,
-/// IMCHARGE_MSRP_FULL: do not; or another error. The process that attached the worker, one thread at a time.
+/// IMCHARGE_MSRP_FULL, IMCHARGE_MSRP_FORGED, IMCHARGE_MSRP_NO_SESSION: do not; or another error. The process that attached
+/// the worker, one thread at a time.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn imcharge_on_msrp(
     worker: *mut imcharge_worker,
     frame: *const c_void,
     length: usize,
     connection: u64,
+    source: *const c_void,
     from_self: i32,
 ) -> i32 {
     guard(|| {
         with_worker(worker, |attached| {
             // SAFETY: the pointer and length that the contract above names.
             let bytes = unsafe { memory::bytes(frame, length, IMCHARGE_MSRP_MAX) }?;
-            let frame = Frame { bytes, connection, from_self: from_self != 0 };
+            // SAFETY: as above, for the 16 octets of an address.
+            let source = unsafe { memory::address(source) };
+            let from_self = from_self != 0;
+            let frame = Frame { bytes, connection, source, from_self, connections: &NoConnections };
             Ok(attached.worker.frame(&frame) as i32)
         })
     })

@@ -44,6 +44,11 @@ pub const IMCHARGE_MSRP_BEYOND_GRANT: i32 = -1;
 pub const IMCHARGE_MSRP_MALFORMED: i32 = -2;
 /// imcharge_on_msrp: the frame must not go on; the ring of this worker or a table is full.
 pub const IMCHARGE_MSRP_FULL: i32 = -3;
+/// imcharge_on_msrp: the frame must not go on; it claims to be of the other side of its session than it comes from.
+pub const IMCHARGE_MSRP_FORGED: i32 = -4;
+/// imcharge_on_msrp: the frame must not go on; it comes from an endpoint of a charged session, or from an IM server, and
+/// belongs to no session.
+pub const IMCHARGE_MSRP_NO_SESSION: i32 = -5;
 
 /// A pointer is NULL that must not be.
 pub const IMCHARGE_NULL_ARGUMENT: i32 = -100;
@@ -89,6 +94,8 @@ fn text(result: i32) -> &'static str {
         IMCHARGE_INVITE_MALFORMED => "the INVITE cannot be used, or the MSRP frame is beyond the grant",
         IMCHARGE_INVITE_ENGINE_DOWN => "the engine does not run, or the MSRP frame is malformed",
         IMCHARGE_INVITE_FULL => "the ring of this worker or a table is full, or nobody takes the verdicts",
+        IMCHARGE_MSRP_FORGED => "the MSRP frame claims to be of the other side of its session than it comes from",
+        IMCHARGE_MSRP_NO_SESSION => "the MSRP frame comes from a charged endpoint or an IM server and is of no session",
         IMCHARGE_NULL_ARGUMENT => "a pointer is NULL that must not be",
         IMCHARGE_BAD_LENGTH => "a length is 0 or beyond its limit",
         IMCHARGE_BAD_HANDLE => "no handle: closed, of another kind or not made here",

@@ -107,7 +107,7 @@ pub unsafe fn set_own(value: *mut c_void, set: impl FnOnce(&CStr) -> Result<(), 
 }
 
 /// Most rows of the table: each whole number can be written as a text too.
-pub const ROWS: usize = 2 * 32 + 1;
+pub const ROWS: usize = 2 * 40 + 1;
 
 /// A setter tells the host nothing of its name, so each parameter has its own.
 macro_rules! parameters {
@@ -160,6 +160,7 @@ parameters! {
     "hold_timeout" set_hold_timeout true,
     "resume_workers" set_resume_workers true,
     "event_workers" set_event_workers true,
+    "im_server" set_im_server false,
     "max_sessions" set_max_sessions true,
     "debit_on" set_debit_on false,
     "model" set_model false,

@@ -23,6 +23,9 @@ const HEAD_MAX: usize = 16 * 1024;
 /// URIs of a path at most.
 const PATH_MAX: usize = 16;
 
+/// Octets of a host at most (RFC 1035, 2.3.4).
+pub const HOST_MAX: usize = 255;
+
 /// What is wrong with a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum MsrpError {
@@ -71,6 +74,8 @@ pub struct Frame<'a> {
     pub body: Option<&'a [u8]>,
     /// The end-line's flag.
     pub flag: Flag,
+    /// A Message-ID, Byte-Range or Status that is none: the paths are good, so it can be told whose frame it is.
+    pub bad_value: Option<MsrpError>,
 }
 
 /// What the start line says.
@@ -185,6 +190,7 @@ impl<'a> Frame<'a> {
             // it would go on unpaid. An empty line too many is no content.
             body: body.filter(|body| headers.content_type || !body.is_empty()),
             flag,
+            bad_value: headers.bad_value,
         })
     }
 
@@ -274,6 +280,7 @@ struct Headers<'a> {
     success_report: bool,
     status: Option<u16>,
     content_type: bool,
+    bad_value: Option<MsrpError>,
 }
 
 impl<'a> Headers<'a> {
@@ -291,17 +298,26 @@ impl<'a> Headers<'a> {
             std::str::from_utf8(value).map(str::trim).map_err(|_| MsrpError::Header)
         };
         match name.len() {
-            7 if is("To-Path") => self.to_path = Some(Path::parse(text()?)?),
-            9 if is("From-Path") => self.from_path = Some(Path::parse(text()?)?),
-            10 if is("Message-ID") => self.message_id = Some(ident(text()?)?),
-            10 if is("Byte-Range") => self.byte_range = Some(byte_range(text()?)?),
+            // Twice is none: a relay may read another one than this.
+            7 if is("To-Path") && self.to_path.is_none() => self.to_path = Some(Path::parse(text()?)?),
+            9 if is("From-Path") && self.from_path.is_none() => self.from_path = Some(Path::parse(text()?)?),
+            7 if is("To-Path") => return Err(MsrpError::Path),
+            9 if is("From-Path") => return Err(MsrpError::Path),
+            10 if is("Message-ID") && self.message_id.is_some() => self.bad_value = Some(MsrpError::Ident),
+            10 if is("Message-ID") => self.message_id = self.value(ident(text()?)),
+            10 if is("Byte-Range") => self.byte_range = self.value(byte_range(text()?)),
             12 if is("Content-Type") => self.content_type = true,
             14 if is("Failure-Report") => self.failure_report = Some(failure_report(text()?)),
             14 if is("Success-Report") => self.success_report = text()?.eq_ignore_ascii_case("yes"),
-            6 if is("Status") => self.status = status(text()?)?,
+            6 if is("Status") => self.status = self.value(status(text()?)).flatten(),
             _ => {}
         }
         Ok(())
+    }
+
+    /// A value, or the note that it is none.
+    fn value<T>(&mut self, value: Result<T, MsrpError>) -> Option<T> {
+        value.inspect_err(|error| self.bad_value = Some(*error)).ok()
     }
 }
 
@@ -352,9 +368,11 @@ impl<'a> Path<'a> {
         self.text.split(' ').filter_map(Uri::parse)
     }
 
-    /// The leftmost URI, if it is a relay's: the next hop of a To-Path.
-    pub fn relay(&self) -> Option<Uri<'a>> {
-        cut(self.text, b' ').and_then(|(first, _)| Uri::parse(first))
+    /// The URI after the first one of a To-Path, if it is a relay's and not the end: the next hop after this one.
+    pub fn hop_after_this(&self) -> Option<Uri<'a>> {
+        let (_, rest) = cut(self.text, b' ')?;
+        let (next, _) = cut(rest, b' ')?;
+        Uri::parse(next)
     }
 
     /// The rightmost URI.
@@ -364,6 +382,23 @@ impl<'a> Path<'a> {
 }
 
 impl<'a> Uri<'a> {
+    /// The host by which URIs are compared (RFC 4975, 6.1): in lower case, without the final dot of a name; addresses in
+    /// one form. `space` is where it is written.
+    pub fn canonical_host<'b>(&self, space: &'b mut [u8; HOST_MAX]) -> &'b [u8] {
+        use std::io::Write;
+        let bare = self.host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(self.host);
+        let mut rest = &mut space[..];
+        // A host of this length has room: `Uri::parse` has seen to it, and no address is longer.
+        let written = match bare.parse::<std::net::IpAddr>() {
+            Ok(address) => write!(rest, "{address}"),
+            Err(_) => rest.write_all(bare.strip_suffix('.').unwrap_or(bare).as_bytes()),
+        };
+        let left = rest.len();
+        let host = &mut space[..HOST_MAX - left];
+        host.make_ascii_lowercase();
+        if written.is_ok() { host } else { &[] }
+    }
+
     /// `msrp://user@host:port/session;tcp;params`
     fn parse(text: &'a str) -> Option<Uri<'a>> {
         let (scheme, rest) = cut(text, b':')?;
@@ -380,7 +415,7 @@ impl<'a> Uri<'a> {
             None => (authority, None),
         };
         let transport = cut(parameters, b';').map_or(parameters, |(transport, _)| transport);
-        let whole = !host.is_empty() && !transport.is_empty();
+        let whole = (1..=HOST_MAX).contains(&host.len()) && !transport.is_empty();
         whole.then_some(Uri { secure, host, port, session_id, transport })
     }
 }

@@ -94,7 +94,7 @@ static int32_t with_on_bye(void *handle)
 
 static int32_t with_on_msrp(void *handle)
 {
-    return imcharge.on_msrp(handle, "x", 1, 0, 0);
+    return imcharge.on_msrp(handle, "x", 1, 0, NULL, 0);
 }
 
 static int32_t with_on_disconnect(void *handle)
@@ -310,12 +310,12 @@ static void check_sip(imcharge_worker *worker, char *large)
 
 static void check_msrp(imcharge_worker *worker, char *large)
 {
-    check_result(imcharge.on_msrp(worker, NULL, 1, 0, 0), IMCHARGE_NULL_ARGUMENT, "on_msrp(NULL)");
-    check_result(imcharge.on_msrp(worker, "x", 0, 0, 0), IMCHARGE_BAD_LENGTH, "on_msrp(length 0)");
-    check_result(imcharge.on_msrp(worker, large, IMCHARGE_MSRP_MAX + 1, 0, 0), IMCHARGE_BAD_LENGTH, "on_msrp(too long)");
-    check_result(imcharge.on_msrp(worker, large, IMCHARGE_MSRP_MAX, 0, 0), IMCHARGE_MSRP_MALFORMED, "on_msrp(noise)");
-    check_result(imcharge.on_msrp(worker, TEXT(trying), 0, 0), IMCHARGE_MSRP_MALFORMED, "on_msrp(SIP)");
-    check_result(imcharge.on_msrp(worker, TEXT(unknown_send), 0, 0), IMCHARGE_NOT_CHARGED, "on_msrp(unknown session)");
+    check_result(imcharge.on_msrp(worker, NULL, 1, 0, NULL, 0), IMCHARGE_NULL_ARGUMENT, "on_msrp(NULL)");
+    check_result(imcharge.on_msrp(worker, "x", 0, 0, NULL, 0), IMCHARGE_BAD_LENGTH, "on_msrp(length 0)");
+    check_result(imcharge.on_msrp(worker, large, IMCHARGE_MSRP_MAX + 1, 0, NULL, 0), IMCHARGE_BAD_LENGTH, "on_msrp(too long)");
+    check_result(imcharge.on_msrp(worker, large, IMCHARGE_MSRP_MAX, 0, NULL, 0), IMCHARGE_MSRP_MALFORMED, "on_msrp(noise)");
+    check_result(imcharge.on_msrp(worker, TEXT(trying), 0, NULL, 0), IMCHARGE_MSRP_MALFORMED, "on_msrp(SIP)");
+    check_result(imcharge.on_msrp(worker, TEXT(unknown_send), 0, NULL, 0), IMCHARGE_NOT_CHARGED, "on_msrp(unknown session)");
     check_result(imcharge.on_disconnect(worker, 0), IMCHARGE_IGNORED, "on_disconnect(0)");
     check_result(imcharge.on_disconnect(worker, UINT64_MAX), IMCHARGE_OK, "on_disconnect(unknown)");
 }

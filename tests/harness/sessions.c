@@ -82,9 +82,12 @@ static void bye(struct worker *worker, struct session *session)
     step(imcharge.on_bye(worker->sip, message.text, message.length), IMCHARGE_OK, "on_bye", session->party.call_id);
 }
 
-static uint64_t connection(const struct worker *worker, const struct session *session)
+enum side { SERVER, CLIENT };
+
+/* Each side of each session has a connection of its own, whichever worker reads it. */
+static uint64_t connection(const struct session *session, enum side side)
 {
-    return 1 + worker->index + (uint64_t)WORKERS * session->party.number;
+    return 1 + (uint64_t)side + 2 * (uint64_t)session->party.number;
 }
 
 static void frame(struct worker *worker, struct session *session, const struct chunk *chunk, int32_t want)
@@ -92,7 +95,7 @@ static void frame(struct worker *worker, struct session *session, const struct c
     struct message message;
     msrp_send(&message, &session->party, chunk);
     int32_t got = imcharge.on_msrp(
-        worker->msrp, message.text, message.length, connection(worker, session), chunk->second_pass);
+        worker->msrp, message.text, message.length, connection(session, SERVER), NULL, chunk->second_pass);
     step(got, want, "on_msrp SEND", session->party.call_id);
 }
 
@@ -116,7 +119,7 @@ static void respond(struct worker *worker, struct session *session, unsigned nth
 {
     struct message message;
     msrp_response(&message, &session->party, transaction(worker, session, nth), code);
-    int32_t got = imcharge.on_msrp(worker->msrp, message.text, message.length, connection(worker, session), 0);
+    int32_t got = imcharge.on_msrp(worker->msrp, message.text, message.length, connection(session, CLIENT), NULL, 0);
     step(got, want, "on_msrp response", session->party.call_id);
 }
 
@@ -153,7 +156,7 @@ static void play_silent(struct worker *worker, struct session *session)
 static void play_cut(struct worker *worker, struct session *session)
 {
     play_silent(worker, session);
-    step(imcharge.on_disconnect(worker->msrp, connection(worker, session)), IMCHARGE_OK, "on_disconnect",
+    step(imcharge.on_disconnect(worker->msrp, connection(session, CLIENT)), IMCHARGE_OK, "on_disconnect",
          session->party.call_id);
 }
 

@@ -7,6 +7,7 @@ use super::{
 };
 use crate::charge::account::AccountId;
 use crate::charge::ch2::{Denial, Failure, Grant, Operation, Request, Reservation, Response};
+use crate::charge::event::Stop;
 use crate::charge::policy::{Model, OnFailure, Resend, Settle};
 use crate::charge::tariff::{Per, Quota, Units};
 use crate::charge::time::Time;
@@ -613,9 +614,12 @@ impl Session {
     }
 
     /// A SEND hit the gate. The account may have been topped up since the last refusal.
-    pub(super) fn on_stopped(&mut self, message_id: &str, at: Time) {
-        self.step(at, Step::new(StepKind::Stopped).about(message_id).by(Rule::BeyondGrant));
+    pub(super) fn on_stopped(&mut self, message_id: &str, why: Stop, at: Time) {
+        self.step(at, Step::new(StepKind::Stopped).about(message_id).by(Rule::from_stop(why)));
         self.keep_closed(at);
+        if why != Stop::Beyond {
+            return;
+        }
         let soon = self.refused.is_some_and(|refused| at < refused.after_seconds(REFUSED));
         // Behind the final units nothing is to be had until the enabler asks to be asked (RFC 8506, 5.6).
         if !soon && !self.last_granted && self.policy.model == Model::Reserve {

@@ -369,7 +369,7 @@ impl Session {
                 self.on_end(StepKind::HostStopped, Outcome::HostStopped, at);
             }
             Event::Sent(sent) => self.on_sent(sent, at),
-            Event::Stopped { message_id } => self.on_stopped(message_id, at),
+            Event::Stopped { message_id, why } => self.on_stopped(message_id, *why, at),
             Event::Responded { transaction, code, connection } => {
                 self.carries(*connection);
                 self.on_answer(Answer::Response { transaction: *transaction, code: *code }, at);

@@ -3,6 +3,7 @@
 
 use super::output::Outcome;
 use crate::charge::ch2::{Denial, Failure};
+use crate::charge::event::Stop;
 use crate::charge::policy::{DebitOn, Settle};
 use serde::{Deserialize, Serialize};
 
@@ -15,6 +16,14 @@ pub enum Rule {
     Ahead,
     /// A SEND was beyond the grant.
     BeyondGrant,
+    /// An earlier chunk of the message was stopped, or the message is settled.
+    MessageStopped,
+    /// The session's share of the grant table is used up.
+    ShareUsed,
+    /// The frame claims to be of the other side than it comes from.
+    Forged,
+    /// The frame is of an endpoint of the session, and of none of its MSRP sessions.
+    NoStream,
     /// The enabler grants nothing in part: one is asked for.
     OneAtLeast,
     /// The grant has become old (Validity-Time).
@@ -81,12 +90,27 @@ pub enum Ending {
 }
 
 impl Rule {
+    /// Why a frame was stopped.
+    pub fn from_stop(why: Stop) -> Rule {
+        match why {
+            Stop::Beyond => Rule::BeyondGrant,
+            Stop::Message => Rule::MessageStopped,
+            Stop::Share => Rule::ShareUsed,
+            Stop::Forged => Rule::Forged,
+            Stop::NoStream => Rule::NoStream,
+        }
+    }
+
     /// Its name in `explain` and `audit`.
     pub fn word(self) -> &'static str {
         match self {
             Rule::Invite => "invite",
             Rule::Ahead => "ahead-of-need",
             Rule::BeyondGrant => "beyond-grant",
+            Rule::MessageStopped => "message-stopped",
+            Rule::ShareUsed => "share-used",
+            Rule::Forged => "forged",
+            Rule::NoStream => "no-stream",
             Rule::OneAtLeast => "one-at-least",
             Rule::ValidityTime => "validity-time",
             Rule::Reauthorization => "reauthorization",

@@ -5,7 +5,7 @@ mod rules;
 
 use super::*;
 use crate::charge::ch2::{Denial, Grant, Operation, Request, Reservation};
-use crate::charge::event::FailureReport;
+use crate::charge::event::{FailureReport, Stop};
 use crate::charge::policy::{DebitOn, OnFailure, Resend, Settle};
 
 /// Seconds after the INVITE.
@@ -1321,7 +1321,7 @@ fn nothing_more_is_asked_for_after_the_final_units() {
     run.event(Event::Answered, s(0));
     run.sent(whole("m1", 1), s(1));
     assert!(run.asked.is_none(), "the grant was the last");
-    run.event(Event::Stopped { message_id: "m2" }, s(2));
+    run.event(Event::Stopped { message_id: "m2", why: Stop::Beyond }, s(2));
     assert!(run.asked.is_none(), "nor for a message that was stopped");
     // The account was topped up, and the enabler wants to be asked.
     run.event(Event::Reauthorize { opened_by: 0 }, s(3));
@@ -1474,11 +1474,11 @@ fn immediate_charging_ends_with_the_first_debit_that_is_refused() {
 fn immediate_charging_gives_no_more_than_the_invite_asked_for_until_it_is_paid() {
     let mut run = immediate(1);
     run.sent(whole("m1", 1), s(1));
-    run.event(Event::Stopped { message_id: "m2" }, s(3));
+    run.event(Event::Stopped { message_id: "m2", why: Stop::Beyond }, s(3));
     assert_eq!(run.session.granted(), Quota(1), "nothing is answered yet");
     run.event(responded(1, 200), s(4));
     run.answer(Response::Failed(Failure::Silent));
-    run.event(Event::Stopped { message_id: "m2" }, s(5));
+    run.event(Event::Stopped { message_id: "m2", why: Stop::Beyond }, s(5));
     assert_eq!(run.session.granted(), Quota(1), "nor paid");
     run.timer(s(60));
     run.yes();
@@ -1798,11 +1798,11 @@ fn service_goes_on_while_a_debit_waits_for_the_enabler() {
         run.event(responded(1, 200), s(1));
         run.answer(Response::Failed(Failure::Unreachable));
         run.sent(whole("m2", 2), s(1));
-        run.event(Event::Stopped { message_id: "m3" }, s(1));
+        run.event(Event::Stopped { message_id: "m3", why: Stop::Beyond }, s(1));
         // The cap is the end of it.
         assert_eq!(run.session.granted(), Quota(granted));
         assert_eq!(run.session.uncovered(), Quota(granted - 2));
-        run.event(Event::Stopped { message_id: "m9" }, s(2));
+        run.event(Event::Stopped { message_id: "m9", why: Stop::Beyond }, s(2));
         assert_eq!(run.session.granted(), Quota(granted));
     }
 }
@@ -1854,11 +1854,11 @@ fn a_closed_session_whose_dialog_goes_on_keeps_its_gate_closed() {
     run.settle();
     run.timer(s(40));
     assert_ne!(run.out.last(), Some(&Output::Forget), "messages would pass for nothing");
-    run.event(Event::Stopped { message_id: "m1" }, s(3000));
+    run.event(Event::Stopped { message_id: "m1", why: Stop::Beyond }, s(3000));
     run.timer(s(3601));
     assert_ne!(run.out.last(), Some(&Output::Forget), "somebody still tries");
     run.event(Event::Bye, s(3700));
-    run.event(Event::Stopped { message_id: "m1" }, s(3710));
+    run.event(Event::Stopped { message_id: "m1", why: Stop::Beyond }, s(3710));
     run.timer(s(3741));
     assert_ne!(run.out.last(), Some(&Output::Forget), "late frames find a closed gate");
     run.timer(s(3742));

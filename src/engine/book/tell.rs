@@ -12,10 +12,10 @@ use crate::engine::statistic::Statistic;
 
 /// Tells the waiting INVITE, and opens the gate for a granted one.
 pub(super) fn tell_verdict(turn: &mut Turn<'_>, live: &Live, verdict: &Verdict) {
-    // Without a slot its messages would pass unseen.
-    let (here, has_slot) = (live.instance == turn.region.instance(), live.slot.is_some());
+    let here = live.instance == turn.region.instance();
     let decision = match verdict.result {
-        Decision::Granted if here && !has_slot => Decision::Failed(Failure::Full),
+        // Without a slot that workers find, its messages would be stopped.
+        Decision::Granted if here && !is_gate_opened(turn, live) => Decision::Failed(Failure::Full),
         decision => decision,
     };
     let (statistic, result, reason, code) = match decision {
@@ -26,7 +26,6 @@ pub(super) fn tell_verdict(turn: &mut Turn<'_>, live: &Live, verdict: &Verdict) 
     turn.count(statistic);
     let session = &live.session;
     if result == Outcome::Granted {
-        open_gate(turn, live);
         turn.effects.extend(live.slot.map(|slot| Effect::Grant(slot, verdict.granted.0)));
     }
     if !here {
@@ -38,17 +37,24 @@ pub(super) fn tell_verdict(turn: &mut Turn<'_>, live: &Live, verdict: &Verdict) 
     turn.latencies.push((Latency::Reserve, session.opened()));
 }
 
-/// Opens the slot of a granted session.
-pub(super) fn open_gate(turn: &mut Turn<'_>, live: &Live) {
-    let (session, Some(slot)) = (&live.session, live.slot) else { return };
+/// Opens the slot of a granted session after the commit. `false`: it has none, or workers would not find it.
+pub(super) fn is_gate_opened(turn: &mut Turn<'_>, live: &Live) -> bool {
+    let (session, Some(slot)) = (&live.session, live.slot) else { return false };
+    let (region, inviting_tag) = (turn.region, session.carried()[3]);
+    let early = region.name_of_early_dialogs(session.call_id().as_bytes(), inviting_tag);
     let opening = Opening {
         session: session.key(),
-        call: turn.region.hash(&[session.call_id().as_bytes()]),
-        inviting_tag: session.carried()[3],
+        names: [region.name_of_session(session.key()), early],
+        inviting_tag,
         direction: session.direction(),
         per: session.tariff().per,
     };
+    if !region.table().claim(slot, &opening) {
+        turn.count(Statistic::DroppedTableFull);
+        return false;
+    }
     turn.effects.push(Effect::Open(slot, opening));
+    true
 }
 
 /// Tells an INVITE that opens no session.

@@ -10,7 +10,7 @@ pub struct Usage {
     pub ring_octets: usize,
     /// Slots of the grant table that have a session.
     pub slots: usize,
-    /// Entries in the indexes of the grant table.
+    /// Names, messages and streams in the grant table.
     pub entries: usize,
 }
 
@@ -24,7 +24,7 @@ impl Usage {
         Some(Usage {
             ring_octets: rings.chain(queues).sum(),
             slots: table.slots.iter().filter(|slot| slot.session().is_some()).count(),
-            entries: [&table.calls, &table.paths, &table.messages].map(|index| index.used()).iter().sum(),
+            entries: table.names.index.used() + table.messages.index.used() + table.streams_used(),
         })
     }
 }

@@ -2,11 +2,11 @@
 
 use super::{Passage, Urgency, Worker};
 use crate::charge::ch2::SessionKey;
-use crate::charge::event::{Event, FailureReport, Flag, Sent, transaction};
+use crate::charge::event::{Event, FailureReport, Flag, Sent, Stop, transaction};
 use crate::charge::tariff::Per;
+use crate::engine::clock;
 use crate::engine::facts::Frame;
-use crate::engine::grant::{Bound, Pass, Side, Slot};
-use crate::engine::region::Region;
+use crate::engine::grant::{Attribution, Bound, Chunk, Pass, Side};
 use crate::engine::statistic::Statistic;
 use crate::simulate::moment;
 use crate::wire::msrp;
@@ -27,9 +27,11 @@ impl Worker {
     /// A frame that [`Worker::frame`] let pass could not be sent on: a SEND with content costs nothing then.
     pub fn unsent(&mut self, frame: &[u8]) {
         let Ok(parsed) = msrp::Frame::parse(frame) else { return };
-        let region = Arc::clone(&self.region);
-        let bound = bound(&region, &parsed).filter(|bound| bound.side == Side::Server);
-        if let (Some(bound), Some(message_id), true) = (bound, parsed.message_id, parsed.is_content()) {
+        let bound = match self.attribute(&parsed) {
+            Attribution::Bound(bound) if bound.side == Side::Server => bound,
+            _ => return,
+        };
+        if let (Some(message_id), true) = (parsed.message_id, parsed.is_content()) {
             let transaction = transaction(parsed.transaction_id.as_bytes());
             self.push_or_count(bound.session, Event::Unsent { message_id, transaction });
         }
@@ -41,52 +43,200 @@ impl Worker {
             self.region.count(Statistic::FramesMalformed);
             return Passage::Malformed;
         };
-        let region = Arc::clone(&self.region);
-        let Some(Bound { at, session, side }) = bound(&region, &parsed) else { return Passage::NotCharged };
-        let slot = &region.table().slots[at as usize];
-        match (side, parsed.start) {
-            (Side::Server, msrp::Start::Request(msrp::Method::Send)) if parsed.is_content() => {
-                self.content(at, slot, session, &parsed, frame.connection)
+        let passage = match parsed.start {
+            msrp::Start::Response(code) => self.answer(&parsed, code, frame, request),
+            msrp::Start::Request(_) => match self.attribute(&parsed) {
+                Attribution::Bound(bound) => self.request(bound, &parsed, frame),
+                Attribution::Stray { at, session } => self.stop_stray(at, session, &parsed),
+                Attribution::NotCharged => self.not_charged(&parsed, frame),
+            },
+        };
+        // A value that is none is the business of charged sessions alone.
+        match passage {
+            Passage::Malformed => self.region.count(Statistic::FramesMalformed),
+            Passage::Forged => self.region.count(Statistic::FramesForged),
+            Passage::NoSession => self.region.count(Statistic::FramesUnattributed),
+            _ => {}
+        }
+        passage
+    }
+
+    /// The session of a request: by both ends of its paths, or of a REPORT of a relay near the client by the end that it
+    /// goes to.
+    fn attribute(&self, frame: &msrp::Frame<'_>) -> Attribution {
+        let hash = |path: &msrp::Path<'_>| self.region.hash_of_endpoint(&path.endpoint());
+        let (from, to) = (hash(&frame.from_path), hash(&frame.to_path));
+        let table = self.region.table();
+        match table.attribute(from, to) {
+            Attribution::NotCharged if frame.start == msrp::Start::Request(msrp::Method::Report) => {
+                table.attribute_report(to).map_or(Attribution::NotCharged, Attribution::Bound)
             }
-            (Side::Server, msrp::Start::Request(msrp::Method::Send)) if parsed.flag == msrp::Flag::Aborted => {
-                let Some(message_id) = parsed.message_id else { return Passage::Pass };
-                self.push_or_count(session, Event::Sent(sent(message_id, &parsed, 0, frame.connection)));
-                Passage::Pass
+            attribution => attribution,
+        }
+    }
+
+    /// A request between the endpoints of a session.
+    fn request(&mut self, bound: Bound, frame: &msrp::Frame<'_>, came: &Frame<'_>) -> Passage {
+        if !self.is_believed(bound, came) {
+            self.report_stop(bound.at, bound.session, frame.message_id, Stop::Forged);
+            return Passage::Forged;
+        }
+        // It has passed once.
+        if came.from_self {
+            return Passage::Pass;
+        }
+        if frame.bad_value.is_some() {
+            return Passage::Malformed;
+        }
+        match (bound.side, frame.start) {
+            (Side::Server, msrp::Start::Request(msrp::Method::Send)) if frame.is_content() => {
+                self.content(bound, frame, came.connection)
             }
-            (Side::Client, msrp::Start::Response(code)) if !frame.from_self => {
-                let transaction = transaction(request.unwrap_or(parsed.transaction_id.as_bytes()));
-                self.push_or_count(session, Event::Responded { transaction, code, connection: frame.connection });
-                Passage::Pass
-            }
-            (Side::Client, msrp::Start::Request(msrp::Method::Report)) => {
-                if let (Some(message_id), Some(code)) = (parsed.message_id, parsed.status) {
-                    let range = parsed.byte_range;
-                    let start = range.map_or(1, |range| range.start);
-                    let end = range.and_then(|range| range.end.or(range.total));
-                    self.push_or_count(session, Event::Reported { message_id, start, end, code });
+            (Side::Server, msrp::Start::Request(msrp::Method::Send)) if frame.flag == msrp::Flag::Aborted => {
+                if let Some(message_id) = frame.message_id {
+                    self.push_or_count(bound.session, Event::Sent(sent(message_id, frame, 0, came.connection)));
                 }
                 Passage::Pass
             }
+            (Side::Client, msrp::Start::Request(msrp::Method::Report)) => {
+                self.report(bound, frame);
+                Passage::Pass
+            }
             _ => {
-                self.push_or_count(session, Event::Moved { connection: frame.connection });
+                self.activity(bound, came.connection);
                 Passage::Pass
             }
         }
     }
 
-    /// A SEND with content from the server's side: the gate.
-    fn content(
-        &mut self,
-        at: u32,
-        slot: &Slot,
-        session: SessionKey,
-        frame: &msrp::Frame<'_>,
-        connection: u64,
-    ) -> Passage {
-        let Some(message_id) = frame.message_id else {
-            self.region.count(Statistic::FramesMalformed);
-            return Passage::Malformed;
+    fn report(&mut self, bound: Bound, frame: &msrp::Frame<'_>) {
+        let (Some(message_id), Some(code)) = (frame.message_id, frame.status) else { return };
+        if self.may_push(bound.at) {
+            let range = frame.byte_range;
+            let start = range.map_or(1, |range| range.start);
+            let end = range.and_then(|range| range.end.or(range.total));
+            self.push_or_count(bound.session, Event::Reported { message_id, start, end, code });
+        }
+    }
+
+    /// The session is alive: the engine hears of it once in a second, and of each new connection.
+    fn activity(&mut self, bound: Bound, connection: u64) {
+        let region = Arc::clone(&self.region);
+        let slot = &region.table().slots[bound.at as usize];
+        let is_new = bound.side == Side::Client && slot.set_client_connection(connection);
+        if (slot.is_first_activity(second()) || is_new) && slot.may_push(second()) {
+            self.push_or_count(bound.session, Event::Moved { connection });
+        }
+    }
+
+    fn may_push(&self, at: u32) -> bool {
+        self.region.table().slots[at as usize].may_push(second())
+    }
+
+    /// A response: of the client's endpoint, or of a relay near it that has taken the SEND over.
+    fn answer(&mut self, frame: &msrp::Frame<'_>, code: u16, came: &Frame<'_>, request: Option<&[u8]>) -> Passage {
+        // The relay's own response to itself says nothing of the client.
+        if came.from_self {
+            return Passage::NotCharged;
+        }
+        let id = request.unwrap_or(frame.transaction_id.as_bytes());
+        let from = self.region.hash_of_endpoint(&frame.from_path.endpoint());
+        let region = Arc::clone(&self.region);
+        let table = region.table();
+        let mut passage = Passage::NotCharged;
+        let own = table.attribute_response(from);
+        for bound in
+            own.chain(table.expecting(region.hash(&[b"transaction", &from.to_le_bytes(), id]))).take(SHARED_MAX)
+        {
+            passage = self.answer_of(bound, id, code, came);
+            if passage == Passage::Forged {
+                break;
+            }
+        }
+        passage
+    }
+
+    fn answer_of(&mut self, bound: Bound, id: &[u8], code: u16, came: &Frame<'_>) -> Passage {
+        if !self.is_believed(bound, came) {
+            self.report_stop(bound.at, bound.session, None, Stop::Forged);
+            return Passage::Forged;
+        }
+        match bound.side {
+            Side::Server => self.activity(bound, came.connection),
+            Side::Client if self.may_push(bound.at) => {
+                let event = Event::Responded { transaction: transaction(id), code, connection: came.connection };
+                self.push_or_count(bound.session, event);
+            }
+            Side::Client => {}
+        }
+        Passage::Pass
+    }
+
+    /// Whether a frame comes from the side that it claims: by its connection, or by its address where the operator has
+    /// named those of the IM servers.
+    fn is_believed(&mut self, bound: Bound, came: &Frame<'_>) -> bool {
+        if came.from_self || came.connection == 0 {
+            return true;
+        }
+        let region = Arc::clone(&self.region);
+        let slot = &region.table().slots[bound.at as usize];
+        let known = slot.server_connection();
+        let servers = &region.config.im_servers;
+        if bound.side == Side::Client {
+            let is_servers = known == came.connection && servers.is_empty();
+            if !is_servers {
+                slot.set_client_connection(came.connection);
+            }
+            return !is_servers;
+        }
+        if known == came.connection {
+            return true;
+        }
+        let may_speak = match servers.is_empty() {
+            true => {
+                let is_gone = known == 0 || came.connections.is_open(known) == Some(false);
+                is_gone && slot.client_connection() != came.connection
+            }
+            false => came.source.is_some_and(|source| servers.contains(source)),
         };
+        if !may_speak {
+            return false;
+        }
+        // What was on its way over the old connection is settled before anything of the new one is believed.
+        if known != 0 {
+            self.push_or_count(bound.session, Event::ConnectionLost { connection: known });
+        }
+        let is_believed =
+            slot.replace_server_connection(known, came.connection) || slot.server_connection() == came.connection;
+        // So that the engine knows whose loss to look for.
+        self.push_or_count(bound.session, Event::Moved { connection: came.connection });
+        is_believed
+    }
+
+    /// A request of no session: of an IM server it must not go on, whatever the script says.
+    fn not_charged(&mut self, frame: &msrp::Frame<'_>, came: &Frame<'_>) -> Passage {
+        let is_servers = came.source.is_some_and(|source| self.region.config.im_servers.contains(source));
+        if is_servers && !came.from_self && frame.is_content() { Passage::NoSession } else { Passage::NotCharged }
+    }
+
+    /// Content of an endpoint of a charged session that belongs to none of its streams.
+    fn stop_stray(&mut self, at: u32, session: SessionKey, frame: &msrp::Frame<'_>) -> Passage {
+        if frame.is_content() {
+            self.report_stop(at, session, frame.message_id, Stop::NoStream);
+        }
+        Passage::NoSession
+    }
+
+    /// Tells the engine that a frame was stopped; of one session not more often than is of use.
+    fn report_stop(&mut self, at: u32, session: SessionKey, message_id: Option<&str>, why: Stop) {
+        if self.region.table().slots[at as usize].may_report(second()) {
+            self.push_event(session, Event::Stopped { message_id: message_id.unwrap_or(""), why }, 0, Urgency::Soon);
+        }
+    }
+
+    /// A SEND with content from the server's side: the gate.
+    fn content(&mut self, bound: Bound, frame: &msrp::Frame<'_>, connection: u64) -> Passage {
+        let Some(message_id) = frame.message_id else { return Passage::Malformed };
         // Room first: what the gate has taken must be told to the engine.
         let spare = self.ring.size() / 4;
         if !self.has_room(spare) {
@@ -94,56 +244,58 @@ impl Worker {
             return Passage::Full;
         }
         let region = Arc::clone(&self.region);
-        let table = region.table();
+        let (table, Bound { at, session, .. }) = (region.table(), bound);
         let sent = sent(message_id, frame, 0, connection);
-        let (amount, part) = match slot.per() {
-            Per::Message => (1, [0, 0]),
-            Per::Kilobyte => (kilobytes(sent.start, sent.octets), [sent.start, sent.octets]),
-        };
-        let [start, octets] = part;
-        let hash = region.hash(&[message_id.as_bytes(), &words([u64::from(at), session.0, session.1, start, octets])]);
-        let passed = table.pass(at, session, hash, amount);
+        let message = region.hash_of_message(session, message_id);
+        let chunk = Chunk { message, is_first: sent.start == 1, octets: sent.octets };
+        let passed = table.pass(at, session, &chunk);
         moment();
-        match passed {
-            Pass::Taken { left } => {
-                let urgency = if is_to_be_told(slot.per(), left, amount) { Urgency::Now } else { Urgency::Soon };
+        let stop = match passed {
+            Pass::Taken { amount, left } => {
+                let per = table.slots[at as usize].per();
+                let urgency = if is_to_be_told(per, left, amount) { Urgency::Now } else { Urgency::Soon };
                 self.push_event(session, Event::Sent(Sent { taken: amount, ..sent }), 0, urgency);
-                Passage::Pass
+                self.expect_response(at, frame);
+                return Passage::Pass;
             }
             Pass::Before => {
                 self.push_event(session, Event::Sent(sent), 0, Urgency::Soon);
-                Passage::Pass
+                self.expect_response(at, frame);
+                return Passage::Pass;
             }
-            Pass::Beyond => {
-                self.push_event(session, Event::Stopped { message_id }, spare, Urgency::Now);
-                Passage::BeyondGrant
-            }
-            Pass::Full => {
+            Pass::Beyond => Stop::Beyond,
+            Pass::Stopped => Stop::Message,
+            Pass::Full => Stop::Share,
+        };
+        // The first stop of a message may end it, so it is told whatever else was.
+        if stop != Stop::Message || table.slots[at as usize].may_report(second()) {
+            self.push_event(session, Event::Stopped { message_id, why: stop }, spare, Urgency::Now);
+        }
+        match stop {
+            Stop::Share => {
                 region.count(Statistic::DroppedTableFull);
                 Passage::Full
             }
+            _ => Passage::BeyondGrant,
+        }
+    }
+
+    /// Where the next hop of a SEND is another relay, that one will answer it (RFC 4975, 7.2).
+    fn expect_response(&self, at: u32, frame: &msrp::Frame<'_>) {
+        if let Some(relay) = frame.to_path.hop_after_this() {
+            let relay = self.region.hash_of_endpoint(&relay).to_le_bytes();
+            let id = frame.transaction_id.as_bytes();
+            self.region.table().expect_response(at, self.region.hash(&[b"transaction", &relay, id]));
         }
     }
 }
 
-/// The bound session of a frame, by the session id of whoever made it: the rightmost URI of its From-Path. A
-/// response that a relay made has only that relay's.
-fn bound(region: &Region, frame: &msrp::Frame<'_>) -> Option<Bound> {
-    let hash = |path: &msrp::Path<'_>| region.hash(&[path.endpoint().session_id.as_bytes()]);
-    let from = hash(&frame.from_path);
-    let table = region.table();
-    let bound = table.bound(from)?;
-    if let msrp::Start::Response(_) = frame.start {
-        return Some(bound);
-    }
-    // A request has both ends in its paths: a session that shares one of them is not this one.
-    let to = hash(&frame.to_path);
-    let binding = table.slots[bound.at as usize].binding();
-    let other = match bound.side {
-        Side::Server => binding.client,
-        Side::Client => binding.server,
-    };
-    (other == 0 || other == to).then_some(bound)
+/// Sessions that a response may be of, where several clients have described the same URI.
+const SHARED_MAX: usize = 8;
+
+/// The second of the clock, as allowances count it.
+fn second() -> u32 {
+    (clock::now().0 / 1_000_000) as u32
 }
 
 /// What the engine hears of a SEND.
@@ -180,39 +332,4 @@ fn is_to_be_told(per: Per, left: u32, amount: u32) -> bool {
         (Per::Kilobyte, _) => 128,
     };
     left / step != left.saturating_add(amount) / step
-}
-
-/// Kilobytes that a chunk starts: over the chunks of a message they add up to the kilobytes of the message.
-fn kilobytes(start: u64, octets: u64) -> u32 {
-    let before = (start - 1).div_ceil(1024);
-    let after = (start - 1).saturating_add(octets).div_ceil(1024);
-    let least = u64::from(start == 1);
-    u32::try_from((after - before).max(least)).unwrap_or(u32::MAX)
-}
-
-/// The octets of numbers, to be hashed at once.
-fn words(numbers: [u64; 5]) -> [u8; 40] {
-    let mut octets = [0; 40];
-    for (place, number) in octets.chunks_exact_mut(8).zip(numbers) {
-        place.copy_from_slice(&number.to_le_bytes());
-    }
-    octets
-}
-
-#[cfg(test)]
-mod tests {
-    use super::kilobytes;
-
-    #[test]
-    fn kilobytes_of_chunks_add_up_to_those_of_the_message() {
-        for chunk in [1u64, 100, 1023, 1024, 1025, 2048, 5000] {
-            for size in [1u64, 1023, 1024, 1025, 4096, 10_001] {
-                let starts = (0..size).step_by(chunk as usize);
-                let sum: u32 = starts.map(|at| kilobytes(at + 1, chunk.min(size - at))).sum();
-                assert_eq!(u64::from(sum), size.div_ceil(1024), "chunks of {chunk} in {size}");
-            }
-        }
-        assert_eq!(kilobytes(1, 0), 1);
-        assert_eq!(kilobytes(u64::MAX, u64::MAX), 0);
-    }
 }

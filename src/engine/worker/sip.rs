@@ -6,10 +6,10 @@ use crate::charge::event::{Direction, Event, InviteTransaction, Reserve};
 use crate::engine::clock;
 use crate::engine::config::Subscriber;
 use crate::engine::facts::{Answer, Dialog, Invitation, Invite};
-use crate::engine::grant::Binding;
+use crate::engine::grant::{Stream, StreamState};
 use crate::engine::record::Record;
 use crate::engine::statistic::Statistic;
-use crate::wire::{identity, msrp, sdp, sip};
+use crate::wire::{identity, sdp, sip};
 use std::str::from_utf8;
 use std::sync::Arc;
 
@@ -99,36 +99,36 @@ impl Worker {
         let dialog = answer.dialog;
         let region = Arc::clone(&self.region);
         let table = region.table();
-        let call = region.hash(&[dialog.call_id]);
-        let Some(at) = table.slot_of(call, |slot| slot.session() == Some(session)) else {
+        let Some(at) = table.slot_of_session(region.name_of_session(session), session) else {
             region.count(Statistic::DroppedUnknown);
             return false;
         };
         let slot = &table.slots[at as usize];
-        let by_inviting_side = slot.is_inviting_tag(region.hash(&[dialog.from_tag]));
-        if by_inviting_side {
-            slot.set_answering_tag(region.hash(&[dialog.to_tag]));
-        }
+        let (one, other) = (region.hash(&[dialog.from_tag]), region.hash(&[dialog.to_tag]));
+        let by_inviting_side = slot.is_inviting_tag(one);
+        let leg = if by_inviting_side { other } else { one };
         // In a repeated INVITE the sides may have changed places; who has the messages has not.
         let server_offers = (slot.direction() == Direction::Push) == by_inviting_side;
         let (server, client) = match server_offers {
             true => (answer.offer, answer.answer),
             false => (answer.answer, answer.offer),
         };
-        let (server, server_relay) = self.path_hashes(server);
-        let (client, client_relay) = self.path_hashes(client);
-        if !table.bind(at, Binding { server, client, server_relay, client_relay }) {
+        let endpoint =
+            |description| sdp::msrp_path(description).map_or(0, |path| region.hash_of_endpoint(&path.endpoint()));
+        let (server, client) = (endpoint(server), endpoint(client));
+        let stream = Stream { leg, position: 0, state: StreamState::Bound, server, client };
+        let named = table.add_name(at, region.name_of_dialog(dialog.call_id, one, other));
+        let bound = table.change_streams(at, session, |streams| {
+            streams.retain(|stream| stream.leg != leg);
+            if server != 0 {
+                streams.push(stream);
+            }
+        });
+        if named.is_err() || bound.is_err() {
             region.count(Statistic::DroppedTableFull);
         }
         self.push_or_count(session, Event::Answered);
         true
-    }
-
-    /// Hashes of the endpoint's own MSRP session id, and of the relay's before it.
-    fn path_hashes(&self, description: &[u8]) -> (u64, u64) {
-        let Some(path) = sdp::msrp_path(description) else { return (0, 0) };
-        let hash = |uri: msrp::Uri<'_>| self.region.hash(&[uri.session_id.as_bytes()]);
-        (hash(path.endpoint()), path.relay().map_or(0, hash))
     }
 
     /// The INVITE ended without a 2xx.
@@ -145,11 +145,18 @@ impl Worker {
     pub fn session_of(&self, dialog: &Dialog<'_>) -> Option<SessionKey> {
         let region = &self.region;
         let (one, other) = (region.hash(&[dialog.from_tag]), region.hash(&[dialog.to_tag]));
-        let (table, call) = (region.table(), region.hash(&[dialog.call_id]));
-        // An INVITE that was challenged leaves a slot with the same Call-ID and tag behind for a while: the
-        // answered one comes first.
-        let answered = table.slot_of(call, |slot| slot.has_tags(one, other));
-        let at = answered.or_else(|| table.slot_of(call, |slot| slot.has_early_tag(one, other)))?;
+        let table = region.table();
+        let early = |tag| {
+            let name = region.name_of_early_dialogs(dialog.call_id, tag);
+            table.slot_of_dialog(name, |slot| slot.is_inviting_tag(tag))
+        };
+        let confirmed = table.slot_of_dialog(region.name_of_dialog(dialog.call_id, one, other), |slot| {
+            slot.is_inviting_tag(one) || slot.is_inviting_tag(other)
+        });
+        // An INVITE that was challenged leaves a slot with the same Call-ID and tag for a while: the answered one comes
+        // first, and one with streams is not early any more.
+        let unanswered = |at: &u32| table.streams(*at).is_empty();
+        let at = confirmed.or_else(|| early(one).or_else(|| early(other)).filter(unanswered))?;
         table.slots[at as usize].session()
     }
 
@@ -174,7 +181,8 @@ impl Worker {
     /// The host closed this connection.
     pub fn connection_lost(&mut self, connection: u64) {
         let lost = Record::ConnectionLost { at: clock::now(), connection };
-        if connection != 0 && !self.push(&lost, 0, Urgency::Soon) {
+        // Another connection may speak for its side once the engine has read it.
+        if connection != 0 && !self.push(&lost, 0, Urgency::Now) {
             self.region.count(Statistic::DroppedRingFull);
         }
     }

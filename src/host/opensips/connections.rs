@@ -26,7 +26,8 @@ pub fn number(received: &k::receive_info) -> u64 {
     }
 }
 
-fn address(address: &k::ip_addr) -> Option<IpAddr> {
+/// An address of the host's.
+pub fn address(address: &k::ip_addr) -> Option<IpAddr> {
     // SAFETY: any octets are an address; so many are filled as its kind has.
     let octets = unsafe { address.u.addr };
     match address.len {

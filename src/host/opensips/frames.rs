@@ -13,7 +13,7 @@
 use super::guard::guard;
 use super::message::bytes;
 use super::{bindings as k, connections, exports, parameters, shared, text, with_worker};
-use crate::engine::facts::Frame;
+use crate::engine::facts::{Frame, NoConnections};
 use crate::engine::worker::Passage;
 use std::cell::Cell;
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
@@ -56,7 +56,7 @@ fn may_go_on(passage: Passage, method: k::msrp_method) -> bool {
     match passage {
         Passage::Pass => true,
         Passage::NotCharged => method != k::MSRP_METHOD_SEND || !REFUSES_STRANGERS.load(Ordering::Relaxed),
-        Passage::BeyondGrant | Passage::Malformed | Passage::Full => false,
+        Passage::BeyondGrant | Passage::Malformed | Passage::Full | Passage::Forged | Passage::NoSession => false,
     }
 }
 
@@ -255,7 +255,16 @@ unsafe fn pass(message: &k::msrp_msg, came_as: Option<&[u8]>) -> Passage {
         (bytes(&whole), message.from_path.as_ref().map_or(&[][..], |header| bytes(&header.body)))
     };
     let connection = connections::number(&message.rcv);
-    let frame = Frame { bytes: whole, connection, from_self: is_own_uri(from_path, message.rcv.proto) };
+    let (source, own) = (connections::address(&message.rcv.src_ip), connections::address(&message.rcv.dst_ip));
+    let mut uris = from_path.split(|octet| *octet == b' ');
+    let from_self = match came_as {
+        // A relay that both ends use answers itself.
+        Some(_) => is_own_uri(uris.next_back().unwrap_or_default(), message.rcv.proto),
+        // The host has no exact way to its connections by their own end: a frame that this relay has passed on comes from
+        // its own address, with its URI in front.
+        None => source == own && is_own_uri(uris.next().unwrap_or_default(), message.rcv.proto),
+    };
+    let frame = Frame { bytes: whole, connection, source, from_self, connections: &NoConnections };
     let passage = with_worker(|worker| match came_as {
         Some(request) => worker.response(&frame, request),
         None => worker.frame(&frame),
@@ -294,10 +303,8 @@ unsafe extern "C" fn forward_request(
     sent
 }
 
-/// Whether who made a message, the last URI of its From-Path, is this proxy: a relay that both ends use answers itself. The
-/// address that it came from does not tell, for that may be either end of the proxy's connection to itself.
-fn is_own_uri(from_path: &[u8], protocol: c_int) -> bool {
-    let uri = from_path.rsplit(|octet| *octet == b' ').next().unwrap_or_default();
+/// Whether a URI is this proxy's.
+fn is_own_uri(uri: &[u8], protocol: c_int) -> bool {
     let Some(start) = memchr::memmem::find(uri, b"://") else { return false };
     let authority = uri[start + 3..].split(|octet| b"/;".contains(octet)).next().unwrap_or_default();
     let Some(colon) = memchr::memrchr(b':', authority) else { return false };
@@ -358,7 +365,8 @@ unsafe fn refuse(request: *mut k::msrp_msg, message: &k::msrp_msg, handler: &Han
     let (code, reason) = match passage {
         Passage::BeyondGrant => (403, c"No credit"),
         Passage::Full => (403, c"Overloaded"),
-        Passage::NotCharged => (481, c"No such session"),
+        Passage::NotCharged | Passage::NoSession => (481, c"No such session"),
+        Passage::Forged => (403, c"Forbidden"),
         _ => (400, c"Bad Request"),
     };
     let Some(send) = stock().and_then(|stock| stock.send_reply).filter(|_| !report && !no_answer) else { return 0 };
@@ -400,7 +408,7 @@ unsafe extern "C" fn send_request(
         let number = own_number();
         // SAFETY: the module gives texts, a path and headers that live for the call.
         let whole = unsafe { frame_of(&own_id(number), from, to, mime, body, headers, count, flag as u8) };
-        let frame = Frame { bytes: &whole, connection: 0, from_self: false };
+        let frame = Frame { bytes: &whole, connection: 0, source: None, from_self: false, connections: &NoConnections };
         let passage = with_worker(|worker| worker.frame(&frame)).unwrap_or(Passage::Full);
         if !may_go_on(passage, method) {
             log::warn!("a message of this proxy itself is not sent: {passage:?}");

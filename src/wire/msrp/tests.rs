@@ -99,7 +99,6 @@ fn bad_frames_have_a_name_each() {
         (SEND.replace("a786hjs2", "abc"), MsrpError::Ident),
         (SEND.replace("a786hjs2", &long), MsrpError::Ident),
         (SEND.replace("a786hjs2", "-786hjs2"), MsrpError::Ident),
-        (SEND.replace("Message-ID: 87652491", "Message-ID: a b c d"), MsrpError::Ident),
         (SEND.replace("-------a786hjs2$", "-------a786hjs3$"), MsrpError::EndLine),
         (SEND.replace("-------a786hjs2$", "-------a786hjs2!"), MsrpError::EndLine),
         (SEND.replace("-------a786hjs2$", "------a786hjs2$"), MsrpError::EndLine),
@@ -107,14 +106,49 @@ fn bad_frames_have_a_name_each() {
         (SEND.replace("msrp://bobpc", "sip://bobpc"), MsrpError::Path),
         (SEND.replace("2a;tcp", "2a"), MsrpError::Path),
         (SEND.replace(":7394", ":99999"), MsrpError::Path),
-        (SEND.replace("1-25/25", "1-25"), MsrpError::Value),
-        (SEND.replace("1-25/25", "-1-25/25"), MsrpError::Value),
+        (SEND.replace("Message-ID: 87652491", "From-Path: msrp://a.example:1/x;tcp"), MsrpError::Path),
+        (SEND.replace("Message-ID: 87652491", "To-Path: msrp://a.example:1/x;tcp"), MsrpError::Path),
         (SEND.replace("Content-Type:", "Content-Type"), MsrpError::Header),
         (with("SEND", &"X: y\r\n".repeat(100), "$"), MsrpError::Header),
         (with("SEND", &format!("X: {}\r\n", "y".repeat(20_000)), "$"), MsrpError::Header),
     ];
     for (text, error) in table {
         assert_eq!(parse(text).err(), Some(*error), "{text:?}");
+    }
+}
+
+#[test]
+fn a_frame_with_a_bad_value_still_says_whose_it_is() {
+    for (text, error) in [
+        (SEND.replace("Message-ID: 87652491", "Message-ID: a b c d"), MsrpError::Ident),
+        (SEND.replace("Message-ID: 87652491", &format!("Message-ID: {}", "x".repeat(33))), MsrpError::Ident),
+        (SEND.replace("Message-ID: 87652491", "Message-ID: 87652491\r\nMessage-ID: 87652492"), MsrpError::Ident),
+        (SEND.replace("1-25/25", "1-25"), MsrpError::Value),
+        (SEND.replace("1-25/25", "-1-25/25"), MsrpError::Value),
+    ] {
+        let frame = parse(&text).expect("its paths are good");
+        assert_eq!((frame.bad_value, frame.to_path.endpoint().session_id), (Some(error), "kjhd37s2s20w2a"));
+    }
+}
+
+#[test]
+fn uris_are_compared_whole() {
+    let canonical = |text: &str| {
+        let uri = Path::parse(text).expect("a URI").endpoint();
+        let mut space = [0; HOST_MAX];
+        (uri.secure, uri.canonical_host(&mut space).to_vec(), uri.port, uri.session_id.to_owned())
+    };
+    for (one, other, same) in [
+        ("msrp://a.example:1/x;tcp", "MSRP://A.EXAMPLE.:1/x;tcp", true),
+        ("msrp://u@a.example:1/x;tcp;p", "msrp://a.example:1/x;tcp", true),
+        ("msrp://[2001:DB8::1]:1/x;tcp", "msrp://[2001:db8:0::1]:1/x;tcp", true),
+        ("msrp://a.example:1/x;tcp", "msrp://a.example:1/X;tcp", false),
+        ("msrp://a.example:1/x;tcp", "msrp://a.example:2/x;tcp", false),
+        ("msrp://a.example:1/x;tcp", "msrp://a.example/x;tcp", false),
+        ("msrp://a.example:1/x;tcp", "msrps://a.example:1/x;tcp", false),
+        ("msrp://a.example:1/x;tcp", "msrp://b.example:1/x;tcp", false),
+    ] {
+        assert_eq!(canonical(one) == canonical(other), same, "{one} {other}");
     }
 }
 

@@ -86,7 +86,7 @@ impl World<'_> {
         let bytes = call.send(message, chunk, again);
         let is_content = !bytes.trim_end().ends_with('#');
         let sent = self.hook(number, |worker, call| {
-            let frame = Frame { bytes: bytes.as_bytes(), connection: call.connections[0], from_self: false };
+            let frame = Frame::of_connection(bytes.as_bytes(), call.connections[0]);
             worker.frame(&frame)
         });
         let Some((process, passage)) = sent else {
@@ -151,9 +151,7 @@ impl World<'_> {
     }
 
     fn hear_of_client(&mut self, number: usize, bytes: &str) {
-        self.hook(number, |worker, call| {
-            worker.frame(&Frame { bytes: bytes.as_bytes(), connection: call.connections[1], from_self: false })
-        });
+        self.hook(number, |worker, call| worker.frame(&Frame::of_connection(bytes.as_bytes(), call.connections[1])));
     }
 
     pub(super) fn bye(&mut self, number: usize) {

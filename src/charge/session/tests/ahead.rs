@@ -61,7 +61,7 @@ fn a_message_beyond_the_told_number_is_stopped_and_the_session_goes_on_as_withou
     let mut run = Run::open_with(1, Policy::default());
     send(&mut run, 1, 1, s(1));
     assert_eq!(run.asking(), "");
-    run.event(Event::Stopped { message_id: "m2" }, s(2));
+    run.event(Event::Stopped { message_id: "m2", why: Stop::Beyond }, s(2));
     assert_eq!(asked(&run), (Operation::Reserve { quota: Quota(128) }, Reservation::None));
     run.yes();
     assert_eq!(run.session.granted(), Quota(129));
@@ -155,11 +155,11 @@ fn after_a_refusal_a_stopped_message_asks_once_a_second_and_so_does_one_that_pas
     run.event(Event::Answered, s(0));
     send(&mut run, 1, 1, s(0));
     run.answer(denied(Denial::NoCredit));
-    run.event(Event::Stopped { message_id: "m9" }, Time(s(1).0 - 1));
+    run.event(Event::Stopped { message_id: "m9", why: Stop::Beyond }, Time(s(1).0 - 1));
     run.event(responded(1, 200), s(0));
     run.yes();
     assert_eq!(run.asking(), "");
-    run.event(Event::Stopped { message_id: "m9" }, s(1));
+    run.event(Event::Stopped { message_id: "m9", why: Stop::Beyond }, s(1));
     assert_eq!(run.asking(), "reserve 127");
     run.answer(denied(Denial::NoCredit));
     send(&mut run, 2, 2, s(2));
@@ -230,7 +230,7 @@ fn by_kilobytes_a_large_message_of_a_told_number_asks_for_its_size_and_the_last_
 fn by_kilobytes_a_stopped_frame_asks_for_enough_for_a_frame() {
     let mut run = Run::new(1, "kilobyte:3", Policy::default());
     run.yes();
-    run.event(Event::Stopped { message_id: "m1" }, s(1));
+    run.event(Event::Stopped { message_id: "m1", why: Stop::Beyond }, s(1));
     assert_eq!(run.asking(), "reserve 16");
 }
 

@@ -201,7 +201,7 @@ fn a_refusal_names_the_enablers_reason() {
 #[test]
 fn a_stopped_message_and_what_it_asks_for_are_beyond_the_grant() {
     let mut run = Run::open();
-    run.event(Event::Stopped { message_id: "m9" }, s(1));
+    run.event(Event::Stopped { message_id: "m9", why: Stop::Beyond }, s(1));
     assert_eq!(run.of(StepKind::Stopped), ["stopped beyond-grant"]);
     assert_eq!(run.step(StepKind::Stopped).message_id.as_deref(), Some("m9"));
     assert_eq!(run.of(StepKind::Reserve), ["reserve invite", "reserve beyond-grant"]);
@@ -302,7 +302,7 @@ fn many_messages_hide_no_decision_and_what_is_dropped_is_counted() {
     // The 2xx to the INVITE, and for each message a SEND and a response.
     assert_eq!((traffic, run.session.steps_dropped() as usize), (most, 1 + 2 * messages as usize - most));
     for number in 0..400 {
-        run.event(Event::Stopped { message_id: "m" }, s(2 + number));
+        run.event(Event::Stopped { message_id: "m", why: Stop::Beyond }, s(2 + number));
     }
     assert_eq!(run.of(StepKind::Stopped).len(), StepClass::Repeated.most() as usize);
     run.event(Event::Bye, s(1000));
