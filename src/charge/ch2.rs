@@ -146,6 +146,8 @@ pub enum Operation {
     Debit {
         /// Message-ID of the MSRP message.
         message_id: Box<str>,
+        /// Number among the debits of the message: 0, unless chunks of it were read after its first debit.
+        part: u32,
         /// Octets of content that went to the client.
         octets: u64,
         /// The price, in units of the account, by the pinned tariff.
@@ -159,6 +161,8 @@ pub enum Operation {
     Refund {
         /// Message-ID of the MSRP message.
         message_id: Box<str>,
+        /// Number among the debits of the message: 0, unless chunks of it were read after its first debit.
+        part: u32,
         /// Octets of content of the message.
         octets: u64,
         /// What was debited for it, in units of the account, by the pinned tariff.

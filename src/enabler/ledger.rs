@@ -47,8 +47,8 @@ pub trait Accounts {
     fn account(&self, id: &str) -> Result<Option<Account>, Self::Error>;
     /// Writes an account, new or old.
     fn put_account(&mut self, id: &str, account: Account);
-    /// What the debit of a message has taken and was not given back yet.
-    fn charged(&self, session: i64, message_id: &str) -> Result<Option<i64>, Self::Error>;
+    /// What this debit of a message has taken and was not given back yet.
+    fn charged(&self, session: i64, message_id: &str, part: u32) -> Result<Option<i64>, Self::Error>;
     /// Units that a session holds.
     fn held(&self, session: i64) -> Result<i64, Self::Error>;
     /// Writes what a session holds; `None`: nothing more.
@@ -109,8 +109,8 @@ impl<'a, A: Accounts> Ledger<'a, A> {
                 }
                 Response::Debited { balance: Some(account.balance), ended, rest: None }
             }
-            Operation::Refund { message_id, .. } => {
-                let charged = self.accounts.charged(session, message_id)?.unwrap_or(0);
+            Operation::Refund { message_id, part, .. } => {
+                let charged = self.accounts.charged(session, message_id, *part)?.unwrap_or(0);
                 account.balance = account.balance.saturating_add(charged);
                 account.debited -= charged;
                 Response::Refunded { balance: Some(account.balance) }

@@ -60,6 +60,10 @@ pub enum Effect {
     Free(u32),
     /// Let another connection speak for the server's side of a slot.
     Disconnected(u32, u64),
+    /// Let nothing more of a message of a session pass: its slot, the session, the hash of the message.
+    StopMessage(u32, SessionKey, u64),
+    /// Charge a message of a session like a new one, the same way.
+    ForgetMessage(u32, SessionKey, u64),
     /// Answer an operator's command.
     Reply { process: u32, sequence: u64, result: CommandResult, balance: i64, held: i64 },
     /// Ask the distant enabler.
@@ -609,6 +613,14 @@ impl Book {
                         turn.effects.push(Effect::Grant(slot, total.0));
                     }
                 }
+                Output::StopMessage { message_id } => {
+                    let message = turn.region.hash_of_message(key, &message_id);
+                    turn.effects.extend(live.slot.map(|slot| Effect::StopMessage(slot, key, message)));
+                }
+                Output::ForgetMessage { message_id } => {
+                    let message = turn.region.hash_of_message(key, &message_id);
+                    turn.effects.extend(live.slot.map(|slot| Effect::ForgetMessage(slot, key, message)));
+                }
                 Output::CloseGate => {
                     let taken = live.slot.map_or(0, |slot| {
                         turn.effects.push(Effect::Close(slot));
@@ -617,18 +629,18 @@ impl Book {
                     });
                     live.session.gate_closed(taken, turn.now);
                 }
-                Output::Debited { message_id, octets, units, trigger, since, balance, .. } => {
+                Output::Debited { message_id, part, octets, units, trigger, since, balance, .. } => {
                     turn.latencies.push((Latency::Debit, since));
                     if turn.region.config.enabler == Enabler::Diameter {
-                        record_debit(turn, live, &message_id, octets, units, trigger);
+                        record_debit(turn, live, (&message_id, part), octets, units, trigger);
                     }
                     count_debit(turn, trigger);
                     tell_debit(turn, &live.session, &message_id, units.0, trigger, balance);
                 }
-                Output::Refunded { message_id, .. } => {
+                Output::Refunded { message_id, part, .. } => {
                     turn.count(Statistic::Refunds);
                     let (row, wall_ms) = (live.row, turn.wall_ms);
-                    turn.store.put(Change::Refunded(Refund { row, message_id, wall_ms }));
+                    turn.store.put(Change::Refunded(Refund { row, message_id, part, wall_ms }));
                 }
                 Output::HeldBack { message_id } => {
                     let call_id = live.session.call_id();
@@ -747,10 +759,9 @@ impl Book {
             write_steps(turn, live);
             let opened = (!live.stored).then_some((live.instance, live.opened_at));
             live.stored = true;
-            // Writing into a vector cannot fail.
-            let state = postcard::to_stdvec(&live.session).unwrap_or_default();
+            let (head, parts) = (live.session.head(), live.session.take_changed_parts());
             let (row, closed_at) = (live.row, live.closed_at.map(NonZeroI64::get));
-            turn.store.put_session(SessionChange { row, opened, closed_at, state }, &live.session);
+            turn.store.put_session(SessionChange { row, opened, closed_at, head, parts }, &live.session);
         }
     }
 
@@ -762,6 +773,8 @@ impl Book {
                 Effect::Open(at, opening) => table.open(at, &opening),
                 Effect::Disconnected(at, connection) => table.slots[at as usize].forget_connection(connection),
                 Effect::Grant(at, total) => table.slots[at as usize].set_granted(total),
+                Effect::StopMessage(at, session, message) => table.stop_message(at, session, message),
+                Effect::ForgetMessage(at, session, message) => table.forget_message(at, session, message),
                 Effect::Close(at) => {
                     table.slots[at as usize].close();
                 }
@@ -833,8 +846,8 @@ fn ask(turn: &mut Turn<'_>, live: &mut Live, mut request: Request) -> Result<Opt
     let number = request.number;
     let expires_at = turn.wall_ms + i64::from(config.policy.hold_timeout) * 1000;
     // A message is debited once, whatever happens.
-    if let Operation::Debit { message_id, .. } = &request.operation
-        && turn.store.is_debited(live.row, key_of(message_id))?
+    if let Operation::Debit { message_id, part, .. } = &request.operation
+        && turn.store.is_debited(live.row, key_of(message_id), *part)?
     {
         if config.enabler != Enabler::Diameter {
             Ledger::over(turn.store, config.default_balance).debit_none(&request, live.row, expires_at)?;
@@ -850,10 +863,10 @@ fn ask(turn: &mut Turn<'_>, live: &mut Live, mut request: Request) -> Result<Opt
     turn.latencies.push((Latency::Enabler, turn.now));
     let ledger = &mut Ledger::over(turn.store, config.default_balance);
     let (response, charged) = ledger.answer(&request, live.row, expires_at)?;
-    if let (Operation::Debit { message_id, octets, trigger, .. }, Response::Debited { .. }) =
+    if let (Operation::Debit { message_id, part, octets, trigger, .. }, Response::Debited { .. }) =
         (&request.operation, &response)
     {
-        record_debit(turn, live, message_id, *octets, charged, *trigger);
+        record_debit(turn, live, (message_id, *part), *octets, charged, *trigger);
     }
     Ok(Some((number, response)))
 }
@@ -872,11 +885,19 @@ fn key_of(message_id: &str) -> &str {
 }
 
 /// Puts a debit into the history.
-fn record_debit(turn: &mut Turn<'_>, live: &Live, message_id: &str, octets: u64, units: Units, trigger: Trigger) {
+fn record_debit(
+    turn: &mut Turn<'_>,
+    live: &Live,
+    (message_id, part): (&str, u32),
+    octets: u64,
+    units: Units,
+    trigger: Trigger,
+) {
     turn.store.put(Change::Debited(Debit {
         row: live.row,
         call_id: live.session.call_id().into(),
         message_id: key_of(message_id).into(),
+        part,
         account: live.session.account().into(),
         octets,
         units: units.0,

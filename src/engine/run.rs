@@ -162,7 +162,7 @@ pub struct Engine {
 impl Engine {
     /// Takes over where the engine before it stopped or died.
     pub fn start(region: &Arc<Region>) -> Result<Engine, EngineError> {
-        let store = Store::open(&region.config.state_dir, Some(region))?;
+        let mut store = Store::open(&region.config.state_dir, Some(region))?;
         let instance = region.instance();
         let marks = store.marks(instance)?.unwrap_or_default();
         let rings = (0..region.processes()).map(|process| region.event_ring(process)).collect();

@@ -9,7 +9,7 @@ use crate::charge::account::AccountId;
 use crate::charge::ch2::{Denial, Failure, Grant, Operation, Request, Reservation, Response};
 use crate::charge::event::Stop;
 use crate::charge::policy::{Model, OnFailure, Resend, Settle};
-use crate::charge::tariff::{Per, Quota, Units};
+use crate::charge::tariff::{Quota, Units};
 use crate::charge::time::Time;
 use std::sync::Arc;
 
@@ -32,8 +32,10 @@ impl Session {
         } else if let Some((quota, rule)) = self.wanted.take().filter(|(quota, _)| quota.0 > 0) {
             self.ask(Work::Reserve(quota, rule), now);
         } else if let Some(debit) = super::first(&mut self.debits) {
+            self.touch(debit.number);
             self.ask_debit(debit, now);
         } else if let Some(debit) = super::first(&mut self.refunds) {
+            self.touch(debit.number);
             self.ask(Work::Refund(debit), now);
         } else if let Some((opened_by, route, rule)) = super::first(&mut self.abandoned) {
             let reservation = Reservation::Open { opened_by, outstanding: Quota(0) };
@@ -55,7 +57,7 @@ impl Session {
     /// A debit goes out of a reservation that covers it, if there is one. What the debit of the last told message leaves
     /// is given back with it.
     fn ask_debit(&mut self, debit: Debit, now: Time) {
-        let quota = self.tariff.quota(debit.octets);
+        let quota = debit.quota;
         if self.outstanding < quota {
             let _ = self.bring_to_front(|further| further.outstanding >= quota);
         }
@@ -143,9 +145,7 @@ impl Session {
         match (self.reservation, work) {
             (None, _) | (_, Work::Refund(_)) => Reservation::None,
             (_, Work::Reserve(quota, _)) if quota.0 > 0 => Reservation::None,
-            (Some(opened_by), Work::Debit(debit))
-                if self.tariff.quota(debit.octets) >= outstanding || self.is_told_out(1) =>
-            {
+            (Some(opened_by), Work::Debit(debit)) if debit.quota >= outstanding || self.is_told_out(1) => {
                 Reservation::Last { opened_by, outstanding }
             }
             (Some(opened_by), _) => Reservation::Open { opened_by, outstanding },
@@ -172,7 +172,7 @@ impl Session {
     }
 
     /// Tells the gate.
-    fn publish(&mut self) {
+    pub(super) fn publish(&mut self) {
         if self.is_served() {
             self.outputs.push(Output::Grant(self.granted));
         }
@@ -220,12 +220,12 @@ impl Session {
     }
 
     fn debit(&self, debit: &Debit) -> Operation {
-        let quota = self.tariff.quota(debit.octets);
         Operation::Debit {
             message_id: debit.message_id.clone(),
+            part: debit.part,
             octets: debit.octets,
-            units: self.tariff.price_of(quota),
-            quota,
+            units: self.tariff.price_of(debit.quota),
+            quota: debit.quota,
             trigger: debit.trigger,
         }
     }
@@ -454,7 +454,7 @@ impl Session {
         ended: bool,
         now: Time,
     ) {
-        let quota = self.tariff.quota(debit.octets);
+        let quota = debit.quota;
         if reservation != Reservation::None {
             self.take_from_further(quota.0.saturating_sub(self.outstanding.0));
             self.outstanding = Quota(self.outstanding.0.saturating_sub(quota.0));
@@ -469,6 +469,7 @@ impl Session {
         self.settled_one(quota);
         self.outputs.push(Output::Debited {
             message_id: debit.message_id.clone(),
+            part: debit.part,
             octets: debit.octets,
             units,
             quota,
@@ -486,15 +487,8 @@ impl Session {
         }
     }
 
-    /// A message has passed and costs nothing: what is reserved for it serves another one. With a tariff by size its
-    /// chunks may have taken less than its size says, so that stays reserved until the end.
-    pub(super) fn regrant(&mut self, quota: Quota) {
-        if self.policy.model == Model::Immediate || self.tariff.per == Per::Message {
-            self.let_pass(quota);
-        }
-    }
-
-    fn let_pass(&mut self, quota: Quota) {
+    /// So much more may pass: what was taken for something that costs nothing serves another message.
+    pub(super) fn let_pass(&mut self, quota: Quota) {
         if self.may_be_served() {
             self.granted = Quota(self.granted.0.saturating_add(quota.0));
             self.publish();
@@ -505,7 +499,7 @@ impl Session {
     pub(super) fn on_debit_denied(&mut self, debit: &Debit, request: u32, denial: Denial, now: Time) {
         let step = self.about(StepKind::Denied, debit).request(request).by(Rule::Denied(denial));
         self.step(now, step);
-        self.free(&debit.message_id, debit.octets, Rule::Denied(denial), now);
+        self.free(debit, Rule::Denied(denial), now);
         self.outputs.push(Output::DebitDenied { message_id: debit.message_id.clone(), denial });
         self.end(Outcome::Denied(denial));
     }
@@ -522,8 +516,10 @@ impl Session {
             flight.route = None;
             self.hold_back(flight, Rule::MaybeTaken, now);
         } else if let Some(code) = flight.revoked {
-            self.free(&debit.message_id, debit.octets, Rule::Report(code, Settle::Release), now);
+            self.free(debit, Rule::Report(code, Settle::Release), now);
+            self.charge_anew(&debit.message_id);
         } else {
+            self.touch(debit.number);
             self.debits.insert(0, debit.clone());
         }
     }
@@ -617,6 +613,9 @@ impl Session {
     pub(super) fn on_stopped(&mut self, message_id: &str, why: Stop, at: Time) {
         self.step(at, Step::new(StepKind::Stopped).about(message_id).by(Rule::from_stop(why)));
         self.keep_closed(at);
+        if matches!(why, Stop::Beyond | Stop::Message) {
+            self.stop_message(message_id, at);
+        }
         if why != Stop::Beyond {
             return;
         }

@@ -157,6 +157,7 @@ kinds! {
     Abort Traffic "abort" "The server gave a message up (`#`).",
     Unsent Traffic "unsent" "The proxy could not send the SEND on: it costs nothing.",
     Stopped Repeated "stopped" "A SEND was stopped at the gate; rule: beyond-grant.",
+    StopRest Money "stop-rest" "The rest of a message is stopped, and what has passed is settled in 2 s; rule: why.",
     Response Traffic "response" "MSRP response of the client.",
     Report Traffic "report" "REPORT of the client.",
     Timeout Money "timeout" "No response in time.",

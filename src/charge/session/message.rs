@@ -7,24 +7,32 @@
 //!                     │    │    ─ no answer by a deadline, 408 ───────► debit (timeout)
 //!                     │    │    ─ BYE, connection lost, host stopped ─► policy `close`
 //!                     │    ├ not sent on after all, and nothing else was ► (unknown)
-//!                     │    └ `#` ► given up ─ 2 s ────────────────────► policy `abort`
-//!                     │             └ an answer stamped before the `#` counts as above
+//!                     │    ├ `#` before the last octet ─ 2 s ──────────► policy `abort`
+//!                     │    │             └ an answer stamped before the `#` counts as above
+//!                     │    └ the gate stopped the rest ─ 200 for all that passed ► debit (response)
 //!                     └ 200 for all, REPORT asked for (`debit_on=report`)
 //!                              └► reporting ─ success REPORT for all ─► debit (response)
 //!                                           └ none by the deadline ───► debit (timeout)
 //! ```
 //!
-//! The end is told once, by value; whoever holds the message then remembers its name alone.
+//! What is debited is what the gate took for the chunks, whatever their Byte-Range says. Every message has a deadline
+//! from its first chunk on: gaps, and a last chunk that never comes, end it [`Policy::response_timeout`] after the last
+//! chunk that passed.
+//!
+//! With a tariff by size, a message that is settled before its last octet has passed is stopped at the gate first, and
+//! settled 2 s later: chunks that passed before may still be in other rings ([`Message::settle_later`]).
 
 use super::ranges::Ranges;
 use super::rule::{Ending, Rule};
 use crate::charge::ch2::Trigger;
 use crate::charge::event::{Flag, Sent, transaction};
 use crate::charge::policy::{DebitOn, Policy, Settle};
+use crate::charge::tariff::Quota;
 use crate::charge::time::Time;
 use serde::{Deserialize, Serialize};
+use thin_vec::ThinVec;
 
-/// Transactions kept per message. The answers of any beyond are not recognised; their deadline counts.
+/// Transactions kept per message. The answers to any beyond are not recognised; their deadline counts.
 const TRANSACTIONS: usize = 256;
 
 /// Seconds that an entry of one ring may be read after a later one of another ring.
@@ -37,7 +45,15 @@ struct Transaction {
     start: u64,
     /// Last octet; before `start` for a chunk without content.
     end: u64,
+    /// What the gate took for the chunk.
+    taken: u32,
     deadline: Time,
+}
+
+impl Transaction {
+    fn octets(&self) -> u64 {
+        if self.end < self.start { 0 } else { (self.end - self.start).saturating_add(1) }
+    }
 }
 
 /// What the client said, and about what.
@@ -50,7 +66,7 @@ pub(super) enum Answer {
 }
 
 /// How a message ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Settlement {
     /// It is paid for, by this rule.
     Debit(Trigger, Rule),
@@ -59,6 +75,12 @@ pub(super) enum Settlement {
 }
 
 impl Settlement {
+    pub(super) fn rule(self) -> Rule {
+        match self {
+            Settlement::Debit(_, rule) | Settlement::Free(rule) => rule,
+        }
+    }
+
     fn by(settle: Settle, trigger: Trigger, rule: Rule) -> Settlement {
         match settle {
             Settle::Debit => Settlement::Debit(trigger, rule),
@@ -81,50 +103,92 @@ impl Settlement {
     }
 }
 
+/// A settlement that waits for chunks that passed before the gate stopped the message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Later {
+    settlement: Settlement,
+    /// When what it is for happened.
+    since: Time,
+    until: Time,
+}
+
 /// A message that is not settled.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Message {
+    /// Number among all that the session stores in parts.
+    number: u32,
+    /// Number of its debit among those of its Message-ID.
+    part: u32,
     id: Box<str>,
     /// When its first SEND passed.
     since: Time,
-    outstanding: Vec<Transaction>,
+    outstanding: ThinVec<Transaction>,
     /// Confirmed by 200 (or by success REPORT, where the response decides).
     acknowledged: Ranges,
     /// Confirmed by success REPORT, where the REPORT decides.
     reported: Ranges,
-    /// The last octet that went out.
+    /// The octets up to this one went out without a gap.
+    through: u64,
+    /// The last octet that went out, by position.
     furthest: u64,
+    /// Octets that went out.
+    octets: u64,
+    /// What the gate took for them.
+    taken: u32,
+    /// Size of the message, where a Byte-Range told it; else 0.
+    total: u64,
     /// `$` was seen: `furthest` is the end of the message.
     last: bool,
-    /// Something chargeable went out.
-    content: bool,
+    /// The gate has stopped a chunk, and lets nothing more of the message pass.
+    stopped: bool,
     success_report: bool,
+    /// When its last chunk went out.
+    last_sent: Time,
     /// Of the wait for the REPORT, or of transactions beyond the bound.
     deadline: Option<Time>,
     /// When the server gave it up.
     aborted: Option<Time>,
+    later: Option<Box<Later>>,
 }
 
 impl Message {
-    pub(super) fn new(id: &str, since: Time) -> Message {
+    pub(super) fn new(number: u32, part: u32, id: &str, since: Time) -> Message {
         Message {
+            number,
+            part,
             id: id.into(),
             since,
-            outstanding: Vec::new(),
+            outstanding: ThinVec::new(),
             acknowledged: Ranges::default(),
             reported: Ranges::default(),
+            through: 0,
             furthest: 0,
+            octets: 0,
+            taken: 0,
+            total: 0,
             last: false,
-            content: false,
+            stopped: false,
             success_report: false,
+            last_sent: since,
             deadline: None,
             aborted: None,
+            later: None,
         }
     }
 
     /// The name by which a settled message is remembered, and a REPORT finds one.
     pub(super) fn name_of(id: &str) -> u64 {
         transaction(id.as_bytes())
+    }
+
+    /// Number among all that the session stores in parts.
+    pub(super) fn number(&self) -> u32 {
+        self.number
+    }
+
+    /// Number of its debit among those of its Message-ID.
+    pub(super) fn part(&self) -> u32 {
+        self.part
     }
 
     pub(super) fn id(&self) -> &str {
@@ -136,52 +200,99 @@ impl Message {
         self.since
     }
 
-    /// The last octet that went out.
+    /// Octets that went out.
     pub(super) fn octets(&self) -> u64 {
-        self.furthest
+        self.octets
+    }
+
+    /// What the gate took for them.
+    pub(super) fn taken(&self) -> Quota {
+        Quota(self.taken)
+    }
+
+    /// What is to be debited for it is this.
+    pub(super) fn set_taken(&mut self, taken: Quota) {
+        self.taken = taken.0;
     }
 
     /// Whether anything chargeable went out.
     pub(super) fn has_content(&self) -> bool {
-        self.content
+        self.octets > 0 || self.taken > 0
+    }
+
+    /// Transactions without an answer.
+    pub(super) fn transactions(&self) -> usize {
+        self.outstanding.len()
+    }
+
+    /// Whether the server has given it up before this time.
+    pub(super) fn is_given_up(&self, at: Time) -> bool {
+        self.aborted.is_some_and(|aborted| aborted < at)
+    }
+
+    /// Whether nothing more of it passes, or has to.
+    pub(super) fn is_over(&self) -> bool {
+        self.is_complete() || self.stopped || self.aborted.is_some()
+    }
+
+    /// Whether all of it went out.
+    fn is_complete(&self) -> bool {
+        self.last || (self.total > 0 && self.through >= self.total)
     }
 
     /// Whether this is a chunk seen before, by the transaction that still waits.
     pub(super) fn waits_for(&self, sent: &Sent<'_>) -> bool {
-        self.outstanding.iter().any(|known| known.name == sent.transaction)
+        let (start, end) = range_of(sent);
+        self.outstanding.iter().any(|known| (known.name, known.start, known.end) == (sent.transaction, start, end))
     }
 
-    /// A chunk goes out.
-    pub(super) fn send(&mut self, sent: &Sent<'_>, at: Time, policy: &Policy) -> Option<Settlement> {
-        let start = sent.start.max(1);
-        let end = start.saturating_add(sent.octets).saturating_sub(1);
-        self.content |= sent.octets > 0 || sent.taken > 0;
+    /// A chunk goes out. `has_room`: its transaction may be kept.
+    pub(super) fn send(&mut self, sent: &Sent<'_>, at: Time, has_room: bool, policy: &Policy) -> Option<Settlement> {
+        let (start, end) = range_of(sent);
+        if !self.waits_for(sent) {
+            self.octets = self.octets.saturating_add(sent.octets);
+            self.taken = self.taken.saturating_add(sent.taken);
+        }
         self.success_report |= sent.success_report;
+        self.last_sent = self.last_sent.max(at);
         if sent.octets > 0 {
             self.furthest = self.furthest.max(end);
+            if start <= self.through.saturating_add(1) {
+                self.through = self.through.max(end);
+            }
+            self.total = sent.total.unwrap_or(self.total);
         }
         match sent.flag {
             Flag::Aborted => {
-                self.aborted = Some(self.aborted.map_or(at, |known| known.min(at)));
-                return None;
+                if !self.is_complete() {
+                    self.aborted = Some(self.aborted.map_or(at, |known| known.min(at)));
+                }
+                return self.settlement_due_later();
             }
-            Flag::Last => self.last = true,
+            Flag::Last => {
+                self.last = true;
+                // A `#` that followed the last octet was read before it.
+                self.aborted = self.aborted.filter(|aborted| *aborted < at);
+            }
             Flag::More => {}
         }
         let deadline = at.after_seconds(policy.response_timeout);
-        self.wait(Transaction { name: sent.transaction, start, end, deadline });
+        self.wait(Transaction { name: sent.transaction, start, end, taken: sent.taken, deadline }, has_room);
+        if self.last && self.later.is_some() {
+            return self.settlement_due_later();
+        }
         self.completed(at, policy)
     }
 
-    /// The same frame passes twice where both ends use this relay, and a resend may come under another
-    /// transaction id: one more name for the same octets, and an answer to any of them will do.
-    fn wait(&mut self, transaction: Transaction) {
+    /// A resend may come under another transaction id: one more name for the same octets, and an answer to any of them
+    /// will do.
+    fn wait(&mut self, transaction: Transaction, has_room: bool) {
         let confirmed =
             transaction.start <= transaction.end && self.acknowledged.covers(transaction.start, transaction.end);
         if confirmed || self.outstanding.iter().any(|known| known.name == transaction.name) {
             return;
         }
-        if self.outstanding.len() >= TRANSACTIONS {
+        if self.outstanding.len() >= TRANSACTIONS || !has_room {
             let earliest = self.deadline.map_or(transaction.deadline, |known| known.min(transaction.deadline));
             self.deadline = Some(earliest);
             return;
@@ -192,14 +303,52 @@ impl Message {
         self.outstanding.push(transaction);
     }
 
-    /// A chunk was not sent after all. Where both ends use this relay it has passed under two transaction ids, so its octets
-    /// are waited for under neither. Returns whether nothing of the message is with the client.
-    pub(super) fn unsend(&mut self, transaction: u64) -> bool {
-        let Some(known) = self.outstanding.iter().find(|known| known.name == transaction) else { return false };
-        let octets = (known.start, known.end);
-        self.outstanding.retain(|known| (known.start, known.end) != octets);
+    /// The gate has stopped a chunk: nothing more of the message passes.
+    pub(super) fn stop(&mut self, at: Time, policy: &Policy) -> Option<Settlement> {
+        // A message that was sent again after it was stopped is a new one.
+        if at < self.since {
+            return None;
+        }
+        self.stopped = true;
+        if self.later.is_some() { self.settlement_due_later() } else { self.completed(at, policy) }
+    }
+
+    /// The gate stops the rest of the message; it is settled when chunks that passed before must have been read.
+    pub(super) fn settle_later(&mut self, settlement: Settlement, since: Time, now: Time) {
+        self.later = Some(Box::new(Later { settlement, since, until: now.after_seconds(LATE) }));
+    }
+
+    /// When what it is settled for happened, where the settlement was decided before.
+    pub(super) fn settled_since(&self) -> Option<Time> {
+        self.later.as_ref().map(|later| later.since)
+    }
+
+    fn settlement_due_later(&self) -> Option<Settlement> {
+        self.later.as_ref().map(|later| later.settlement)
+    }
+
+    /// A chunk was not sent after all; a resend of the same octets was not either. Returns what the gate took for them;
+    /// `None`: nothing of the message is with the client.
+    pub(super) fn unsend(&mut self, transaction: u64) -> Option<Quota> {
+        let Some(known) = self.outstanding.iter().find(|known| known.name == transaction) else {
+            return Some(Quota(0));
+        };
+        let range = (known.start, known.end);
+        let is_meant = |known: &Transaction| (known.start, known.end) == range;
+        let meant = || self.outstanding.iter().filter(|known| is_meant(known));
+        let octets = meant().map(Transaction::octets).fold(0, u64::saturating_add);
+        let taken = meant().map(|known| known.taken).fold(0, u32::saturating_add);
+        self.outstanding.retain(|known| !is_meant(known));
+        self.octets = self.octets.saturating_sub(octets);
         let unanswered = self.acknowledged.is_empty() && self.reported.is_empty();
-        self.outstanding.is_empty() && unanswered && self.deadline.is_none()
+        if self.outstanding.is_empty() && unanswered && self.deadline.is_none() {
+            return None;
+        }
+        // What went out of it costs something.
+        let kept = self.taken.saturating_sub(taken).max(1).min(self.taken);
+        let given_back = self.taken - kept;
+        self.taken = kept;
+        Some(Quota(given_back))
     }
 
     /// Whether the answer is about this message.
@@ -215,7 +364,7 @@ impl Message {
         if let Some(due) = self.due(at, policy) {
             return Some(due);
         }
-        if self.aborted.is_some_and(|aborted| aborted <= at) {
+        if self.aborted.is_some_and(|aborted| aborted <= at) || self.later.is_some() {
             return None;
         }
         let code = match *answer {
@@ -257,19 +406,24 @@ impl Message {
         policy.debit_on == DebitOn::Report && self.success_report
     }
 
-    /// The end of a message that the client has taken whole: at once, or once its REPORT comes.
+    /// The end of a message that the client has taken whole, or as far as it has passed the gate: at once, or once its
+    /// REPORT comes.
     ///
     /// `$` makes the last octet seen the end of the message, whatever total a Byte-Range names: the client
     /// confirms what was sent, not what was announced (RFC 4975, 7.3.1).
     fn completed(&mut self, at: Time, policy: &Policy) -> Option<Settlement> {
-        let answered = self.furthest > 0 || self.outstanding.is_empty();
-        let whole = |ranges: &Ranges| answered && ranges.covers(1, self.furthest);
-        if !self.last || !self.content || self.aborted.is_some_and(|aborted| aborted <= at) {
+        let is_given_up = self.aborted.is_some_and(|aborted| aborted <= at);
+        if !(self.last || self.stopped) || !self.has_content() || is_given_up || self.later.is_some() {
             return None;
         }
+        let by_response = Settlement::Debit(Trigger::Response, Rule::DebitOn(DebitOn::Response));
+        if self.stopped {
+            return (self.outstanding.is_empty() && self.deadline.is_none()).then_some(by_response);
+        }
+        let answered = self.furthest > 0 || self.outstanding.is_empty();
+        let whole = |ranges: &Ranges| answered && ranges.covers(1, self.furthest);
         if !self.wants_report(policy) {
-            let rule = Rule::DebitOn(DebitOn::Response);
-            return whole(&self.acknowledged).then_some(Settlement::Debit(Trigger::Response, rule));
+            return whole(&self.acknowledged).then_some(by_response);
         }
         if whole(&self.reported) {
             return Some(Settlement::Debit(Trigger::Response, Rule::DebitOn(DebitOn::Report)));
@@ -281,33 +435,33 @@ impl Message {
     }
 
     /// What ends the message if nothing more comes, and when.
-    fn end(&self, policy: &Policy) -> Option<(Time, Settlement)> {
-        let silence = self.outstanding.iter().map(|known| known.deadline).chain(self.deadline).min();
+    fn end(&self, policy: &Policy) -> (Time, Settlement) {
+        if let Some(later) = &self.later {
+            return (later.until, later.settlement);
+        }
+        let answers = self.outstanding.iter().map(|known| known.deadline).chain(self.deadline).min();
+        let silence = answers.unwrap_or_else(|| self.last_sent.after_seconds(policy.response_timeout));
         match self.aborted {
             // A response that came first may still be in another ring.
-            Some(aborted) if silence.is_none_or(|deadline| aborted < deadline) => {
-                Some((aborted.after_seconds(LATE), self.abort(policy)))
-            }
-            _ => {
-                let rule = Rule::ResponseTimeout(policy.response_timeout);
-                silence.map(|deadline| (deadline, Settlement::Debit(Trigger::Timeout, rule)))
-            }
+            Some(aborted) if aborted < silence => (aborted.after_seconds(LATE), self.abort(policy)),
+            _ => (silence, Settlement::Debit(Trigger::Timeout, Rule::ResponseTimeout(policy.response_timeout))),
         }
     }
 
     /// When [`Message::due`] has something to say.
-    pub(super) fn deadline(&self, policy: &Policy) -> Option<Time> {
-        self.end(policy).map(|(when, _)| when)
+    pub(super) fn deadline(&self, policy: &Policy) -> Time {
+        self.end(policy).0
     }
 
     /// The end by time.
     pub(super) fn due(&self, now: Time, policy: &Policy) -> Option<Settlement> {
-        self.end(policy).filter(|(when, _)| *when <= now).map(|(_, settlement)| settlement)
+        let (when, settlement) = self.end(policy);
+        (when <= now).then_some(settlement)
     }
 
     /// The end because the session or its connection ends.
     pub(super) fn close(&self, ending: Ending, now: Time, policy: &Policy) -> Settlement {
-        if let Some(due) = self.due(now, policy) {
+        if let Some(due) = self.due(now, policy).or(self.settlement_due_later()) {
             return due;
         }
         match self.aborted {
@@ -316,13 +470,18 @@ impl Message {
         }
     }
 
-    fn abort(&self, policy: &Policy) -> Settlement {
+    /// The end because the server has given it up.
+    pub(super) fn abort(&self, policy: &Policy) -> Settlement {
         Settlement::by(policy.abort, Trigger::Close, Rule::Abort(policy.abort))
     }
 
     /// Waits for nothing longer than `latest`, and for nothing since a time that is still to come.
     pub(super) fn rebase(&mut self, now: Time, latest: Time) {
         self.since = self.since.min(now);
+        self.last_sent = self.last_sent.min(now);
+        if let Some(later) = &mut self.later {
+            (later.since, later.until) = (later.since.min(now), later.until.min(now.after_seconds(LATE)));
+        }
         self.outstanding.iter_mut().for_each(|known| known.deadline = known.deadline.min(latest));
         self.deadline = self.deadline.map(|deadline| deadline.min(latest));
         self.aborted = self.aborted.map(|aborted| aborted.min(latest));
@@ -335,4 +494,10 @@ impl Message {
             + self.outstanding.capacity() * size_of::<Transaction>()
             + (self.acknowledged.len() + self.reported.len()) * size_of::<(u64, u64)>()
     }
+}
+
+/// First and last octet of a chunk; the last is before the first for one without content.
+fn range_of(sent: &Sent<'_>) -> (u64, u64) {
+    let start = sent.start.max(1);
+    (start, start.saturating_add(sent.octets).saturating_sub(1))
 }

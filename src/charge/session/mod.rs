@@ -27,7 +27,8 @@
 //! ```
 //!
 //! Each message of the session runs through the machine of `message`. Messages, not the session, decide
-//! what is debited; the session decides when it is asked. What is reserved, and when more is, is in `credit`.
+//! what is debited; the session decides when it is asked (`messages`). What is reserved, and when more is, is in `credit`.
+//! A session with many messages is stored in `parts`.
 //!
 //! Events may come in any order and more than once. A response that is read before its SEND waits for it;
 //! a SEND that is read after the end is debited at once, even after the release (the enabler then takes
@@ -43,7 +44,9 @@ mod ahead;
 mod credit;
 mod ladder;
 mod message;
+mod messages;
 mod output;
+mod parts;
 mod ranges;
 mod refund;
 mod rule;
@@ -59,13 +62,14 @@ pub use rule::{Ending, Rule};
 pub use view::{Waiting, Work as WaitingWork};
 
 use super::ch2::{Denial, Failure, Reservation, Response, SessionKey, Trigger};
-use super::event::{Direction, Event, Flag, Reserve, Sent};
+use super::event::{Direction, Event, Reserve};
 use super::policy::{Model, Policy};
 use super::tariff::{Quota, Tariff, Units};
 use super::time::Time;
 use ahead::Ahead;
 use ladder::Ladder;
-use message::{Answer, LATE, Message, Settlement};
+use message::{Answer, LATE, Message};
+use messages::{Forgotten, Settled};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use thin_vec::ThinVec;
@@ -77,9 +81,6 @@ const LINGER: u32 = 32;
 const CROSSING: u32 = 5;
 /// Seconds between a refused reservation and the next try.
 const REFUSED: u32 = 1;
-/// Messages that are open at once (one more, and the oldest is settled as at the end), and settled messages whose
-/// names are remembered (an older one that comes again is found by the unique (session, Message-ID) of the enabler).
-const MESSAGES: usize = 4096;
 /// Answers kept until their SEND is read. Those to empty SENDs stay in vain and age out.
 const EARLY: usize = 16;
 /// Connections of a session: two, and as many again after each repeated INVITE.
@@ -122,8 +123,14 @@ enum Dialog {
 /// A debit that is asked for, or will be.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Debit {
+    /// Number among all that the session stores in parts.
+    number: u32,
     message_id: Box<str>,
+    /// Number among the debits of its message.
+    part: u32,
     octets: u64,
+    /// What the gate took for them.
+    quota: Quota,
     trigger: Trigger,
     /// The rule that made it due.
     rule: Rule,
@@ -249,13 +256,27 @@ pub struct Session {
     refused: Option<Time>,
     next_number: u32,
     flight: Option<Box<Flight>>,
+    // These lists are sorted by number, and stored in parts.
+    #[serde(skip)]
     debits: ThinVec<Debit>,
     /// Debits that stand and may be given back; only with `report=release`.
+    #[serde(skip)]
     refundable: ThinVec<Debit>,
     /// Debits to be given back.
+    #[serde(skip)]
     refunds: ThinVec<Debit>,
+    #[serde(skip)]
     messages: ThinVec<Message>,
-    settled: ThinVec<u64>,
+    #[serde(skip)]
+    settled: ThinVec<Settled>,
+    forgotten: ThinVec<Forgotten>,
+    /// Number of the next item of these lists.
+    next_item: u32,
+    /// Parts that have changed since they were stored.
+    #[serde(skip)]
+    changed: ThinVec<u32>,
+    /// Transactions of all messages without an answer.
+    transactions: u32,
     early: ThinVec<Early>,
     connections: ThinVec<u64>,
     counts: Counts,
@@ -319,6 +340,10 @@ impl Session {
             refunds: ThinVec::new(),
             messages: ThinVec::new(),
             settled: ThinVec::new(),
+            forgotten: ThinVec::new(),
+            next_item: 0,
+            changed: ThinVec::new(),
+            transactions: 0,
             early: ThinVec::new(),
             connections: ThinVec::new(),
             counts: Counts::default(),
@@ -403,7 +428,7 @@ impl Session {
             (Work::Debit(debit), Response::Denied(denial)) => self.on_debit_denied(debit, number, *denial, now),
             (Work::Debit(debit), Response::Free) => {
                 self.free = true;
-                self.free(&debit.message_id, debit.octets, Rule::FreeOfCharge, now);
+                self.free(debit, Rule::FreeOfCharge, now);
             }
             (Work::Refund(debit), Response::Refunded { balance }) => self.on_refunded(debit, number, *balance, now),
             (Work::Refund(debit), Response::Denied(denial)) => self.on_refund_denied(debit, number, *denial, now),
@@ -482,7 +507,7 @@ impl Session {
         };
         let retry = self.flight.as_ref().and_then(|flight| flight.retry);
         let renewal = self.next_renewal_at().filter(|_| matches!(self.phase, Phase::Open));
-        let messages = self.messages.iter().filter_map(|message| message.deadline(&self.policy));
+        let messages = self.messages.iter().map(|message| message.deadline(&self.policy));
         messages.chain(phase).chain(retry).chain(renewal).min()
     }
 
@@ -539,6 +564,7 @@ impl Session {
             *retry = (*retry).min(now.after_seconds(RETRY_MOST));
         }
         self.refused = self.refused.map(|refused| refused.min(now));
+        self.forgotten.clear();
         self.rebase_validities(now);
         let latest = now.after_seconds(self.policy.response_timeout);
         self.messages.iter_mut().for_each(|message| message.rebase(now, latest));
@@ -551,6 +577,7 @@ impl Session {
         });
         let waiting = self.debits.iter_mut().chain(&mut self.refunds).chain(&mut self.refundable).chain(flying);
         waiting.for_each(|debit| debit.since = debit.since.min(now));
+        self.touch_all();
     }
 
     /// Nothing more can come, unless the dialog goes on: who was refused must not be served for nothing.
@@ -696,203 +723,5 @@ impl Session {
     /// What a quota costs.
     fn price_of(&self, quota: Quota) -> Units {
         self.tariff.price_of(quota)
-    }
-}
-
-/// MSRP: messages and what becomes of them.
-impl Session {
-    fn on_sent(&mut self, sent: &Sent<'_>, at: Time) {
-        let kind = if sent.flag == Flag::Aborted { StepKind::Abort } else { StepKind::Send };
-        self.step(at, Step::new(kind).about(sent.message_id).octets(sent.octets));
-        self.carries(sent.connection);
-        self.keep_closed(at);
-        // Without a grant the gate has let nothing pass.
-        if self.decision != Some(Decision::Granted) {
-            return;
-        }
-        self.count_taken(sent, at);
-        if !self.settled.contains(&Message::name_of(sent.message_id)) {
-            self.on_chunk(sent, at);
-        }
-        self.ask_ahead(self.still_to_come(sent));
-        self.settle_when_drained(at);
-    }
-
-    /// A frame that passes twice, or is read twice, takes from the grant once.
-    fn count_taken(&mut self, sent: &Sent<'_>, at: Time) {
-        // Messages go on: the account may have been topped up since the enabler refused.
-        self.refused = self.refused.filter(|refused| at < refused.after_seconds(REFUSED));
-        if !self.messages.iter().any(|message| message.id() == sent.message_id && message.waits_for(sent)) {
-            self.taken = self.taken.saturating_add(sent.taken);
-        }
-    }
-
-    fn on_chunk(&mut self, sent: &Sent<'_>, at: Time) {
-        let index = self.find_or_add(sent.message_id, at);
-        let (policy, ending) = (self.policy, self.ending());
-        let Some(message) = self.messages.get_mut(index) else {
-            return;
-        };
-        let mut settlement = message.send(sent, at, &policy);
-        self.early.retain(|early| {
-            let meant = settlement.is_none() && message.is_meant(&early.answer);
-            if meant {
-                settlement = message.answer(&early.answer, early.at, &policy);
-            }
-            !meant
-        });
-        if settlement.is_none() && matches!(self.phase, Phase::Settling | Phase::Closed { .. }) {
-            settlement = Some(message.close(ending, at, &policy));
-        }
-        if let Some(settlement) = settlement {
-            self.settle(index, settlement, at);
-        }
-    }
-
-    /// A message of which nothing else was sent is forgotten: sent again, it is charged as if for the first time. It keeps
-    /// its place in the grant until then, because the gate lets it pass without a new one.
-    fn on_unsent(&mut self, message_id: &str, transaction: u64, at: Time) {
-        self.step(at, Step::new(StepKind::Unsent).about(message_id));
-        let index = self.messages.iter().position(|message| message.id() == message_id);
-        if let Some(index) = index.filter(|&index| self.messages[index].unsend(transaction)) {
-            self.messages.remove(index);
-        }
-    }
-
-    fn find_or_add(&mut self, id: &str, now: Time) -> usize {
-        if let Some(index) = self.messages.iter().position(|message| message.id() == id) {
-            return index;
-        }
-        if let Some(oldest) = self.messages.first().filter(|_| self.messages.len() >= MESSAGES) {
-            let settlement = oldest.close(Ending::TooManyOpen, now, &self.policy);
-            self.settle(0, settlement, now);
-        }
-        if self.messages.len() < 4 {
-            self.messages.reserve_exact(1);
-        }
-        self.messages.push(Message::new(id, now));
-        self.messages.len() - 1
-    }
-
-    fn on_answer(&mut self, answer: Answer, at: Time) {
-        let policy = self.policy;
-        let meant = self.messages.iter_mut().enumerate().find(|(_, message)| message.is_meant(&answer));
-        if let Answer::Response { code, .. } = answer {
-            let step = Step::new(StepKind::Response).code(code.into());
-            let step = meant.as_ref().map_or(step.clone(), |(_, message)| step.about(message.id()));
-            self.ladder.add(at.micros_since(self.opened), step);
-        }
-        if let Some((index, message)) = meant {
-            if let Some(settlement) = message.answer(&answer, at, &policy) {
-                self.settle(index, settlement, at);
-            }
-        } else {
-            match answer {
-                Answer::Report { message, code, .. } if self.settled.contains(&message) => {
-                    self.on_late_report(message, code, at);
-                }
-                _ => self.keep_early(Early { at, answer }),
-            }
-        }
-    }
-
-    /// Rings have no order between them: the SEND of this answer may still come.
-    fn keep_early(&mut self, early: Early) {
-        if self.early.len() >= EARLY {
-            self.early.remove(0);
-        }
-        self.early.reserve_exact(1);
-        self.early.push(early);
-    }
-
-    fn carries(&mut self, connection: u64) {
-        if connection == 0 || self.connections.contains(&connection) {
-            return;
-        }
-        if self.connections.len() >= CONNECTIONS {
-            self.connections.remove(0);
-        }
-        self.connections.reserve_exact(1);
-        self.connections.push(connection);
-    }
-
-    /// What is under way is lost with the connection; a repeated INVITE may bring another one.
-    fn on_connection_lost(&mut self, connection: u64, at: Time) {
-        let Some(index) = self.connections.iter().position(|known| *known == connection) else {
-            return;
-        };
-        self.connections.remove(index);
-        let settles = u32::try_from(self.messages.len()).unwrap_or(u32::MAX);
-        self.step(at, Step::new(StepKind::ConnectionLost).messages(settles));
-        self.close_messages(Ending::ConnectionLost, at);
-    }
-
-    /// The end of the session, for messages that it settles.
-    fn ending(&self) -> Ending {
-        Ending::Session(self.outcome.unwrap_or(Outcome::Ended))
-    }
-
-    fn close_messages(&mut self, ending: Ending, now: Time) {
-        let policy = self.policy;
-        while let Some(message) = self.messages.first() {
-            let settlement = message.close(ending, now, &policy);
-            self.settle(0, settlement, now);
-        }
-    }
-
-    fn settle_due(&mut self, now: Time) {
-        let policy = self.policy;
-        let due = |message: &Message| message.due(now, &policy);
-        while let Some((index, settlement)) =
-            self.messages.iter().enumerate().find_map(|(index, message)| Some((index, due(message)?)))
-        {
-            self.settle(index, settlement, now);
-        }
-    }
-
-    /// A message ends. One without content (an empty SEND) ends unseen.
-    fn settle(&mut self, index: usize, settlement: Settlement, now: Time) {
-        let message = self.messages.remove(index);
-        if !message.has_content() {
-            return;
-        }
-        if self.settled.len() >= MESSAGES {
-            self.settled.remove(0);
-        }
-        self.settled.push(Message::name_of(message.id()));
-        match settlement {
-            Settlement::Debit(..) if self.free => self.free(message.id(), message.octets(), Rule::FreeOfCharge, now),
-            Settlement::Debit(trigger, rule) => {
-                let (message_id, octets) = (Box::from(message.id()), message.octets());
-                if trigger == Trigger::Timeout {
-                    self.step(now, Step::new(StepKind::Timeout).by(rule).about(&message_id).octets(octets));
-                }
-                let since = self.fired_at(&message, trigger, now);
-                self.debits.push(Debit { message_id, octets, trigger, rule, since });
-            }
-            Settlement::Free(rule) => self.free(message.id(), message.octets(), rule, now),
-        }
-    }
-
-    /// When it happened what a message is debited for; it may be read later.
-    fn fired_at(&self, message: &Message, trigger: Trigger, now: Time) -> Time {
-        let happened = match trigger {
-            Trigger::Response | Trigger::Error(_) => now,
-            Trigger::Timeout => message.deadline(&self.policy).unwrap_or(now),
-            Trigger::Close if self.outcome == Some(Outcome::Idle) => self.idle_at(),
-            // BYE, the loss of the connection, or this SEND itself, read when the session was over.
-            Trigger::Close => self.moved,
-        };
-        happened.min(now)
-    }
-
-    fn free(&mut self, message_id: &str, octets: u64, rule: Rule, now: Time) {
-        let quota = self.tariff.quota(octets);
-        let units = self.price_of(quota);
-        self.regrant(quota);
-        self.counts.not_debited = self.counts.not_debited.saturating_add(1);
-        let step = Step::new(StepKind::NotDebited).by(rule).about(message_id).octets(octets);
-        self.step(now, step.worth(quota, units));
-        self.outputs.push(Output::NotDebited { message_id: message_id.into(), octets, units, rule });
     }
 }

@@ -17,10 +17,22 @@ pub enum Output {
     Grant(Quota),
     /// Close the gate, then call `gate_closed`.
     CloseGate,
+    /// Nothing more of a message may pass the gate: it is settled, or will be when what has passed is read.
+    StopMessage {
+        /// Message-ID.
+        message_id: Box<str>,
+    },
+    /// What has passed of a message costs nothing: the gate charges the same Message-ID like a new one.
+    ForgetMessage {
+        /// Message-ID.
+        message_id: Box<str>,
+    },
     /// The enabler has taken a debit.
     Debited {
         /// Message-ID.
         message_id: Box<str>,
+        /// Number among the debits of the message.
+        part: u32,
         /// Octets of content that went to the client.
         octets: u64,
         /// The price.
@@ -38,6 +50,8 @@ pub enum Output {
     Refunded {
         /// Message-ID.
         message_id: Box<str>,
+        /// Number among the debits of the message.
+        part: u32,
         /// What is left on the account beside all that is held; `None` where the enabler does not tell.
         balance: Option<i64>,
     },
@@ -125,6 +139,8 @@ pub enum Outcome {
     Failed(Failure),
     /// The enabler ended the service.
     EnablerEnded,
+    /// More messages waited for answers of the client than a session may have.
+    TooManyOpen,
 }
 
 impl Outcome {
@@ -140,6 +156,7 @@ impl Outcome {
             Outcome::Denied(denial) => denial.word(),
             Outcome::Failed(failure) => failure.word(),
             Outcome::EnablerEnded => "enabler-ended",
+            Outcome::TooManyOpen => "too-many-open",
         }
     }
 }

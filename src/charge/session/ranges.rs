@@ -1,6 +1,7 @@
 //! Octet ranges of a message that someone has confirmed.
 
 use serde::{Deserialize, Serialize};
+use thin_vec::ThinVec;
 
 /// Disjoint ranges kept at once. A receiver that confirms in more pieces than this leaves gaps, and the
 /// message ends by its timer instead of by a complete confirmation.
@@ -8,7 +9,7 @@ const MOST: usize = 256;
 
 /// A set of octets, numbered from 1, as sorted ranges that neither touch nor overlap.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Ranges(Vec<(u64, u64)>);
+pub(super) struct Ranges(ThinVec<(u64, u64)>);
 
 impl Ranges {
     /// Adds `start..=end`; an empty range (`end` before `start`) adds nothing.
@@ -52,7 +53,7 @@ mod tests {
         for (start, end) in [(21, 30), (1, 10), (5, 12), (13, 20)] {
             ranges.add(start, end);
         }
-        assert_eq!(ranges, Ranges(vec![(1, 30)]));
+        assert_eq!(ranges, Ranges([(1, 30)].into()));
         assert!(ranges.covers(1, 30) && ranges.covers(7, 7) && ranges.covers(1, 0));
         assert!(!ranges.covers(1, 31));
     }
@@ -73,7 +74,7 @@ mod tests {
         ranges.add(u64::MAX, u64::MAX);
         ranges.add(1, u64::MAX - 1);
         ranges.add(5, 2);
-        assert_eq!(ranges, Ranges(vec![(1, u64::MAX)]));
+        assert_eq!(ranges, Ranges([(1, u64::MAX)].into()));
     }
 
     #[test]

@@ -20,52 +20,74 @@ impl Session {
         if self.policy.report == Settle::Debit || !is_failure {
             return;
         }
-        let is_meant =
-            |debit: &Debit| debit.trigger == Trigger::Response && Message::name_of(&debit.message_id) == message;
+        let is_meant = |debit: &Debit| {
+            let is_confirmed = debit.trigger == Trigger::Response || debit.rule == Rule::LateChunk;
+            is_confirmed && Message::name_of(&debit.message_id) == message
+        };
         let rule = Rule::Report(code, Settle::Release);
-        if let Some(index) = self.refundable.iter().position(is_meant) {
+        while let Some(index) = self.refundable.iter().position(is_meant) {
             let debit = self.refundable.remove(index);
-            self.refunds.push(Debit { rule, since: at, ..debit });
-        } else if let Some(index) = self.debits.iter().position(is_meant) {
+            self.touch(debit.number);
+            self.refund_debit(debit, rule, at);
+        }
+        while let Some(index) = self.debits.iter().position(is_meant) {
             let debit = self.debits.remove(index);
-            self.free(&debit.message_id, debit.octets, rule, at);
-        } else if let Some(flight) = &mut self.flight
+            self.touch(debit.number);
+            self.free(&debit, rule, at);
+            self.charge_anew(&debit.message_id);
+        }
+        if let Some(flight) = &mut self.flight
             && matches!(&flight.work, Work::Debit(debit) if is_meant(debit))
         {
             flight.revoked = flight.revoked.or(Some(code));
         }
     }
 
+    /// A debit is to be given back. The same Message-ID is charged like a new one from then on.
+    fn refund_debit(&mut self, debit: Debit, rule: Rule, now: Time) {
+        self.charge_anew(&debit.message_id);
+        let number = self.new_number();
+        self.refunds.push(Debit { number, rule, since: now, ..debit });
+    }
+
     /// A debit stands.
     pub(super) fn keep_refundable(&mut self, debit: &Debit, revoked: Option<u16>, now: Time) {
         if let Some(code) = revoked {
-            let rule = Rule::Report(code, Settle::Release);
-            self.refunds.push(Debit { rule, since: now, ..debit.clone() });
-        } else if self.policy.report == Settle::Release && debit.trigger == Trigger::Response {
+            self.refund_debit(debit.clone(), Rule::Report(code, Settle::Release), now);
+        } else if self.policy.report == Settle::Release
+            && (debit.trigger == Trigger::Response || debit.rule == Rule::LateChunk)
+        {
             if self.refundable.len() >= REFUNDABLE {
-                self.refundable.remove(0);
+                let oldest = self.refundable.remove(0);
+                self.touch(oldest.number);
             }
+            self.touch(debit.number);
             self.refundable.push(debit.clone());
         }
     }
 
     /// A step about the message of a debit and its price.
     pub(super) fn about(&self, what: StepKind, debit: &Debit) -> Step {
-        let quota = self.tariff.quota(debit.octets);
-        Step::new(what).about(&debit.message_id).octets(debit.octets).worth(quota, self.price_of(quota))
+        let step = Step::new(what).about(&debit.message_id).octets(debit.octets);
+        step.worth(debit.quota, self.price_of(debit.quota))
     }
 
     pub(super) fn refund(&self, debit: &Debit) -> Operation {
-        let quota = self.tariff.quota(debit.octets);
-        let (message_id, octets) = (debit.message_id.clone(), debit.octets);
-        Operation::Refund { message_id, octets, units: self.tariff.price_of(quota), quota }
+        let Debit { part, octets, quota, .. } = *debit;
+        Operation::Refund {
+            message_id: debit.message_id.clone(),
+            part,
+            octets,
+            units: self.tariff.price_of(quota),
+            quota,
+        }
     }
 
     pub(super) fn on_refunded(&mut self, debit: &Debit, request: u32, balance: Option<i64>, now: Time) {
         self.counts.refunded = self.counts.refunded.saturating_add(1);
         let step = self.about(StepKind::Refunded, debit).request(request).by(debit.rule);
         self.step(now, step.leaves(balance));
-        self.outputs.push(Output::Refunded { message_id: debit.message_id.clone(), balance });
+        self.outputs.push(Output::Refunded { message_id: debit.message_id.clone(), part: debit.part, balance });
     }
 
     /// The enabler keeps the money: an operator has to know.

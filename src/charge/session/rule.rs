@@ -54,6 +54,8 @@ pub enum Rule {
     Close(Settle, Ending),
     /// The server gave the message up; what the policy does then.
     Abort(Settle),
+    /// A chunk was read after its message was debited.
+    LateChunk,
     /// A failure REPORT with this code came after the 200; what the policy does then.
     Report(u16, Settle),
     /// The enabler would take it twice, and it may have been taken.
@@ -85,8 +87,6 @@ pub enum Ending {
     Session(Outcome),
     /// A connection of it.
     ConnectionLost,
-    /// Too many messages wait: the oldest gives way.
-    TooManyOpen,
 }
 
 impl Rule {
@@ -130,6 +130,7 @@ impl Rule {
             Rule::Close(Settle::Release, _) => "close=release",
             Rule::Abort(Settle::Debit) => "abort=debit",
             Rule::Abort(Settle::Release) => "abort=release",
+            Rule::LateChunk => "late-chunk",
             Rule::Report(_, Settle::Debit) => "report=debit",
             Rule::Report(_, Settle::Release) => "report=release",
             Rule::ResendHold => "resend=hold",
@@ -150,7 +151,6 @@ impl Rule {
         match self {
             Rule::Close(_, Ending::Session(outcome)) => Some(outcome.word()),
             Rule::Close(_, Ending::ConnectionLost) => Some("connection-lost"),
-            Rule::Close(_, Ending::TooManyOpen) => Some("too-many-open"),
             _ => None,
         }
     }

@@ -238,7 +238,7 @@ impl Session {
             state: "outstanding",
             message_id: Some(message.id()),
             octets: message.octets(),
-            units: self.price_of(self.tariff.quota(message.octets())),
+            units: self.price_of(message.taken()),
             rule: None,
             since: message.since(),
         })
@@ -281,7 +281,7 @@ impl Session {
             state,
             message_id: Some(&debit.message_id),
             octets: debit.octets,
-            units: self.price_of(self.tariff.quota(debit.octets)),
+            units: self.price_of(debit.quota),
             rule: Some(debit.rule),
             since: debit.since,
         }

@@ -346,6 +346,7 @@ fn what_is_granted_to_another_service_is_closed_by_the_next_request() {
 fn debit() -> Operation {
     Operation::Debit {
         message_id: "m1".into(),
+        part: 0,
         octets: 1,
         units: crate::charge::tariff::Units(1),
         quota: Quota(1),

@@ -26,7 +26,7 @@ impl Accounts for Memory {
     fn put_account(&mut self, id: &str, account: Account) {
         self.accounts.insert(id.into(), account);
     }
-    fn charged(&self, _: i64, message_id: &str) -> Result<Option<i64>, Infallible> {
+    fn charged(&self, _: i64, message_id: &str, _: u32) -> Result<Option<i64>, Infallible> {
         Ok(self.charged.get(message_id).copied())
     }
     fn held(&self, session: i64) -> Result<i64, Infallible> {
@@ -103,7 +103,7 @@ fn reserve(quota: u32) -> Operation {
 
 fn debit(units: u64) -> Operation {
     let (octets, quota, trigger) = (10, Quota(1), Trigger::Response);
-    Operation::Debit { message_id: "m1".into(), octets, units: Units(units), quota, trigger }
+    Operation::Debit { message_id: "m1".into(), part: 0, octets, units: Units(units), quota, trigger }
 }
 
 #[test]
@@ -173,7 +173,7 @@ fn a_refund_gives_back_what_was_really_taken() {
     memory.charged.insert("m1".into(), 5);
     let refund = |message_id: &str| {
         let (message_id, octets, units, quota) = (message_id.into(), 10, Units(25), Quota(1));
-        Operation::Refund { message_id, octets, units, quota }
+        Operation::Refund { message_id, part: 0, octets, units, quota }
     };
     assert_eq!(ask(&mut memory, 1, "message:25", refund("m1")).0, Response::Refunded { balance: Some(5) });
     assert_eq!(memory.accounts[ALICE], account(5, 0, 0, 0));

@@ -5,6 +5,7 @@ use super::page::{Page, Room};
 use super::{ALL, Call, CommandError, Value, integer};
 use crate::charge::session::{Session, Waiting};
 use crate::engine::clock;
+use crate::engine::store::read_session;
 use rusqlite::{Row, params};
 
 /// The word of each list and its name in the answer.
@@ -252,7 +253,8 @@ impl Reader {
         while let Some(row) = rows.next()?.filter(|_| !list.is_done()) {
             let (id, opened_at) = (row.get(0)?, row.get(2)?);
             // Not of this version: the engine says so.
-            let Ok(session) = postcard::from_bytes::<Session>(row.get_ref(1)?.as_blob()?) else { continue };
+            let state = row.get_ref(1)?.as_blob()?;
+            let Some(session) = read_session(&self.connection, id, state)? else { continue };
             let mut all = of(&session);
             all.sort_by_key(key);
             for one in all {

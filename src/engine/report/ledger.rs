@@ -2,10 +2,9 @@
 
 use super::page::{Page, Room, by_id, by_session, fields};
 use super::{Call, Command, CommandError, Value, integer};
-use crate::charge::session::Session;
 use crate::engine::clock;
 use crate::engine::region::Region;
-use crate::engine::store::LEDGER;
+use crate::engine::store::{LEDGER, read_session};
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OpenFlags, Row, params};
 use std::time::Duration;
@@ -214,11 +213,11 @@ impl Reader {
         let (mut count, mut oldest) = (0, None);
         // One by one: there may be a million of them, and the host's process keeps the memory of its largest answer.
         let mut read = || {
-            let mut statement = self.connection.prepare("SELECT state FROM states")?;
+            let mut statement = self.connection.prepare("SELECT session, state FROM states")?;
             let mut rows = statement.query([])?;
             while let Some(row) = rows.next()? {
-                let state = row.get_ref(0)?.as_blob()?;
-                let Ok(session) = postcard::from_bytes::<Session>(state) else { continue };
+                let state = row.get_ref(1)?.as_blob()?;
+                let Some(session) = read_session(&self.connection, row.get(0)?, state)? else { continue };
                 count += session.debits_pending() as u64;
                 oldest = oldest.into_iter().chain(session.oldest_debit()).min();
             }

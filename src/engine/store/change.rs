@@ -72,8 +72,10 @@ pub struct SessionChange {
     pub opened: Option<(u64, i64)>,
     /// When it was closed, UNIX milliseconds.
     pub closed_at: Option<i64>,
-    /// The machine, encoded.
-    pub state: Vec<u8>,
+    /// The head of the machine ([`Session::head`]).
+    pub head: Vec<u8>,
+    /// The parts of it that have changed ([`Session::take_changed_parts`]).
+    pub parts: Vec<(u32, Vec<u8>)>,
 }
 
 /// One debited message.
@@ -85,6 +87,8 @@ pub struct Debit {
     pub call_id: Box<str>,
     /// Message-ID.
     pub message_id: Box<str>,
+    /// Number among the debits of the message.
+    pub part: u32,
     /// Who paid.
     pub account: Box<str>,
     /// Size of the content.
@@ -127,6 +131,8 @@ pub struct Refund {
     pub row: i64,
     /// Message-ID.
     pub message_id: Box<str>,
+    /// Number among the debits of the message.
+    pub part: u32,
     /// When, UNIX milliseconds.
     pub wall_ms: i64,
 }
@@ -146,8 +152,10 @@ pub struct PendingSession {
     pub opened: Option<(u64, i64)>,
     /// As in [`SessionChange`].
     pub closed_at: Option<i64>,
-    /// The machine, encoded; `None`: only forgotten.
-    pub state: Option<Vec<u8>>,
+    /// The head of the machine; `None`: only forgotten.
+    pub head: Option<Vec<u8>>,
+    /// Parts of it that have changed; an empty one is gone.
+    pub parts: BTreeMap<u32, Vec<u8>>,
     /// Its state goes.
     pub forgotten: bool,
     /// What has happened in it.
@@ -185,9 +193,10 @@ impl Shown {
 }
 
 impl PendingSession {
-    /// The machine; `None`: there is nothing new of it, or it cannot be read.
+    /// The machine, with the parts that have changed; `None`: there is nothing new of it, or it cannot be read. Complete
+    /// where the session is new.
     pub fn session(&self) -> Option<Session> {
-        self.state.as_deref().and_then(|state| postcard::from_bytes(state).ok())
+        Session::load(self.head.as_deref()?, self.parts.values().filter(|part| !part.is_empty()).map(Vec::as_slice))
     }
 
     /// Steps that follow each other are one part. The clocks drift by less than a millisecond meanwhile, or were set.
@@ -215,7 +224,7 @@ pub struct Pending {
     pub holds: BTreeMap<i64, Option<Hold>>,
     /// In their order.
     pub debits: Vec<Debit>,
-    debited: HashSet<(i64, Box<str>)>,
+    debited: HashSet<(i64, Box<str>, u32)>,
     /// In their order.
     pub refunds: Vec<Refund>,
     /// In their order.
@@ -232,11 +241,12 @@ impl Pending {
     /// Takes over a change.
     pub fn take(&mut self, change: Change) {
         match change {
-            Change::Session(SessionChange { row, opened, closed_at, state }) => {
+            Change::Session(SessionChange { row, opened, closed_at, head, parts }) => {
                 let session = self.session(row);
                 session.opened = session.opened.or(opened);
                 session.closed_at = session.closed_at.or(closed_at);
-                session.state = Some(state);
+                session.head = Some(head);
+                session.parts.extend(parts);
                 session.shown = None;
             }
             Change::Forgotten { row } => self.session(row).forgotten = true,
@@ -247,7 +257,7 @@ impl Pending {
                 self.holds.insert(row, hold);
             }
             Change::Debited(debit) => {
-                if self.debited.insert((debit.row, debit.message_id.clone())) {
+                if self.debited.insert((debit.row, debit.message_id.clone(), debit.part)) {
                     self.debits.push(debit);
                 }
             }
@@ -271,20 +281,21 @@ impl Pending {
         no_records && no_money && self.marks.is_empty() && self.adopted.is_none() && self.peers.is_none()
     }
 
-    /// Whether a debit of this message is pending.
-    pub fn is_debited(&self, row: i64, message_id: &str) -> bool {
-        !self.debits.is_empty() && self.debited.contains(&(row, message_id.into()))
+    /// Whether this debit of a message is pending.
+    pub fn is_debited(&self, row: i64, message_id: &str, part: u32) -> bool {
+        !self.debits.is_empty() && self.debited.contains(&(row, message_id.into(), part))
     }
 
     /// What the pending debit of a message takes; `None`: none is pending.
-    pub fn charged(&self, row: i64, message_id: &str) -> Option<u64> {
-        let debit = self.debits.iter().find(|debit| debit.row == row && *debit.message_id == *message_id);
-        debit.map(|debit| debit.units)
+    pub fn charged(&self, row: i64, message_id: &str, part: u32) -> Option<u64> {
+        let is_meant = |debit: &&Debit| (debit.row, &*debit.message_id, debit.part) == (row, message_id, part);
+        self.debits.iter().find(is_meant).map(|debit| debit.units)
     }
 
-    /// Whether a refund of this message is pending.
-    pub fn is_refunded(&self, row: i64, message_id: &str) -> bool {
-        self.refunds.iter().any(|refund| refund.row == row && *refund.message_id == *message_id)
+    /// Whether a refund of this debit is pending.
+    pub fn is_refunded(&self, row: i64, message_id: &str, part: u32) -> bool {
+        let is_meant = |refund: &Refund| (refund.row, &*refund.message_id, refund.part) == (row, message_id, part);
+        self.refunds.iter().any(is_meant)
     }
 
     /// What the machine of a pending session says, so that it need not be read again.
@@ -296,7 +307,8 @@ impl Pending {
         let fresh = || PendingSession {
             opened: None,
             closed_at: None,
-            state: None,
+            head: None,
+            parts: BTreeMap::new(),
             forgotten: false,
             steps: Vec::new(),
             shown: None,

@@ -137,8 +137,8 @@ fn remove(connection: &Connection, sessions: &[i64]) -> Result<()> {
         for sql in [
             "DELETE FROM ladders WHERE session=?1 AND part IN (SELECT part FROM ladders WHERE session=?1 LIMIT ?2)",
             "DELETE FROM debits WHERE id IN (SELECT id FROM debits WHERE session=?1 LIMIT ?2)",
-            "DELETE FROM undebited WHERE session=?1 AND message_id IN \
-             (SELECT message_id FROM undebited WHERE session=?1 LIMIT ?2)",
+            "DELETE FROM undebited WHERE session=?1 AND (message_id, at) IN \
+             (SELECT message_id, at FROM undebited WHERE session=?1 LIMIT ?2)",
         ] {
             left -= connection.prepare_cached(sql)?.execute((session, left as i64))?.min(left);
             if left == 0 {

@@ -36,7 +36,7 @@ use change::{Change, Marks, Pending, SessionChange, Shown};
 use database::Database;
 pub use history::Pass;
 use journal::{Journal, JournalError};
-use rusqlite::OptionalExtension;
+use rusqlite::{Connection, OptionalExtension};
 use schema::VERSION;
 use std::collections::BTreeMap;
 use std::io;
@@ -193,6 +193,22 @@ pub struct Stored {
     pub session: Session,
 }
 
+/// The session of a row, by the head of its state.
+pub fn read_session(connection: &Connection, row: i64, head: &[u8]) -> rusqlite::Result<Option<Session>> {
+    let mut statement = connection.prepare_cached("SELECT state FROM state_parts WHERE session=?1 ORDER BY part")?;
+    let parts = statement.query_map([row], |row| row.get(0))?.collect::<rusqlite::Result<Vec<Vec<u8>>>>()?;
+    Ok(Session::load(head, parts.iter().map(Vec::as_slice)))
+}
+
+/// The same as it is in the tables and in the journal.
+#[derive(Default)]
+struct StoredState {
+    instance: u64,
+    opened_at: i64,
+    head: Vec<u8>,
+    parts: BTreeMap<u32, Vec<u8>>,
+}
+
 /// How long the tables may be behind the journal while nothing is wrong.
 const BEHIND: Duration = Duration::from_millis(50);
 
@@ -317,40 +333,59 @@ impl Store {
     }
 
     /// The sessions that are not forgotten yet. Only before the first tick.
-    pub fn live_sessions(&self) -> Result<Vec<Stored>, StoreError> {
-        let read = || {
-            let mut statement = self.database.connection.prepare(
-                "SELECT sessions.id, instance, opened_at, state FROM sessions JOIN states ON states.session=sessions.id",
-            )?;
-            let rows = statement
-                .query_map([], |row| Ok((row.get(0)?, (row.get::<_, i64>(1)? as u64, row.get(2)?, row.get(3)?))))?;
-            rows.collect::<rusqlite::Result<BTreeMap<i64, (u64, i64, Vec<u8>)>>>()
-        };
-        let mut live = read().map_err(|source| self.error(source))?;
+    pub fn live_sessions(&mut self) -> Result<Vec<Stored>, StoreError> {
+        let mut live = self.stored_states().map_err(|source| self.error(source))?;
         for (row, pending) in &self.pending.sessions {
             if pending.forgotten {
                 live.remove(row);
                 continue;
             }
-            let Some(state) = &pending.state else { continue };
-            match (live.get_mut(row), pending.opened) {
-                (Some(stored), _) => stored.2.clone_from(state),
-                (None, Some((instance, opened_at))) => {
-                    live.insert(*row, (instance, opened_at, state.clone()));
-                }
-                (None, None) => {}
+            let Some(head) = &pending.head else { continue };
+            if let Some((instance, opened_at)) = pending.opened {
+                live.entry(*row).or_insert_with(|| StoredState { instance, opened_at, ..StoredState::default() });
+            }
+            if let Some(stored) = live.get_mut(row) {
+                stored.head.clone_from(head);
+                stored.parts.extend(pending.parts.iter().map(|(part, state)| (*part, state.clone())));
             }
         }
-        let decoded = live.into_iter().filter_map(|(row, (instance, opened_at, state))| {
-            let Ok(session) = postcard::from_bytes(&state) else {
+        let mut sessions = Vec::with_capacity(live.len());
+        for (row, StoredState { instance, opened_at, head, parts }) in live {
+            let parts = parts.values().filter(|part| !part.is_empty()).map(Vec::as_slice);
+            let Some(session) = Session::load(&head, parts) else {
                 let path = self.database.path.display();
                 log::error!("{path}: the state of session row {row} cannot be read, left as it is");
-                return None;
+                continue;
             };
+            // Only here it is complete.
+            if self.pending.sessions.contains_key(&row) {
+                self.pending.show(row, Shown::of(&session));
+            }
             let instance = self.pending.adopted.unwrap_or(instance);
-            Some(Stored { row, instance, opened_at, session })
-        });
-        Ok(decoded.collect())
+            sessions.push(Stored { row, instance, opened_at, session });
+        }
+        Ok(sessions)
+    }
+
+    /// What the tables contain of the sessions that are not forgotten.
+    fn stored_states(&self) -> rusqlite::Result<BTreeMap<i64, StoredState>> {
+        let connection = &self.database.connection;
+        let mut statement = connection.prepare(
+            "SELECT sessions.id, instance, opened_at, state FROM sessions JOIN states ON states.session=sessions.id",
+        )?;
+        let stored = statement.query_map([], |row| {
+            let (instance, opened_at, head) = (row.get::<_, i64>(1)? as u64, row.get(2)?, row.get(3)?);
+            Ok((row.get(0)?, StoredState { instance, opened_at, head, parts: BTreeMap::new() }))
+        })?;
+        let mut live = stored.collect::<rusqlite::Result<BTreeMap<i64, StoredState>>>()?;
+        let mut statement = connection.prepare("SELECT session, part, state FROM state_parts")?;
+        let mut rows = statement.query([])?;
+        while let Some(row) = rows.next()? {
+            if let Some(stored) = live.get_mut(&row.get(0)?) {
+                stored.parts.insert(row.get(1)?, row.get(2)?);
+            }
+        }
+        Ok(live)
     }
 
     /// The marks of an instance, if it has committed any.
@@ -377,14 +412,14 @@ impl Store {
         self.next_row - 1
     }
 
-    /// Whether this message of this session is debited already.
-    pub fn is_debited(&self, row: i64, message_id: &str) -> Result<bool, StoreError> {
-        if self.overlays().any(|pending| pending.is_debited(row, message_id)) {
+    /// Whether this debit of a message of this session stands already.
+    pub fn is_debited(&self, row: i64, message_id: &str, part: u32) -> Result<bool, StoreError> {
+        if self.overlays().any(|pending| pending.is_debited(row, message_id, part)) {
             return Ok(true);
         }
         let exists = || {
-            let sql = "SELECT 1 FROM debits WHERE session=?1 AND message_id=?2";
-            self.database.connection.prepare_cached(sql)?.exists((row, message_id))
+            let sql = "SELECT 1 FROM debits WHERE session=?1 AND message_id=?2 AND part=?3";
+            self.database.connection.prepare_cached(sql)?.exists((row, message_id, part))
         };
         exists().map_err(|source| self.error(source))
     }
@@ -580,17 +615,17 @@ impl Accounts for Store {
         self.put(Change::Account { id: id.into(), account });
     }
 
-    fn charged(&self, session: i64, message_id: &str) -> Result<Option<i64>, StoreError> {
-        if self.overlays().any(|pending| pending.is_refunded(session, message_id)) {
+    fn charged(&self, session: i64, message_id: &str, part: u32) -> Result<Option<i64>, StoreError> {
+        if self.overlays().any(|pending| pending.is_refunded(session, message_id, part)) {
             return Ok(None);
         }
-        if let Some(units) = self.overlays().find_map(|pending| pending.charged(session, message_id)) {
+        if let Some(units) = self.overlays().find_map(|pending| pending.charged(session, message_id, part)) {
             return Ok(Some(i64::try_from(units).unwrap_or(i64::MAX)));
         }
         let read = || {
-            let sql = "SELECT units FROM debits WHERE session=?1 AND message_id=?2 AND refunded_at IS NULL";
+            let sql = "SELECT units FROM debits WHERE session=?1 AND message_id=?2 AND part=?3 AND refunded_at IS NULL";
             let mut statement = self.database.connection.prepare_cached(sql)?;
-            statement.query_row((session, message_id), |row| row.get(0)).optional()
+            statement.query_row((session, message_id, part), |row| row.get(0)).optional()
         };
         read().map_err(|source| self.error(source))
     }

@@ -1,7 +1,7 @@
 //! The tables of the ledger file, and what they mean to an operator who reads them.
 
 /// Version of the schema, in `PRAGMA user_version`. A file of another version is refused.
-pub const VERSION: i64 = 7;
+pub const VERSION: i64 = 8;
 
 /// All tables.
 pub const TABLES: &str = "
@@ -24,14 +24,19 @@ CREATE TABLE sessions(
   reserved INTEGER NOT NULL DEFAULT 0, waiting INTEGER NOT NULL DEFAULT 0, steps_dropped INTEGER NOT NULL DEFAULT 0,
   steps TEXT NOT NULL DEFAULT '');
 CREATE INDEX sessions_call ON sessions(call_id);
--- What the engine needs of a session, until it is forgotten.
+-- What the engine needs of a session, until it is forgotten: its head, and the parts of one with many messages.
 CREATE TABLE states(session INTEGER PRIMARY KEY, state BLOB NOT NULL);
--- One row per debited message: who, when (UNIX milliseconds), which, how large, what it cost and why then.
+CREATE TABLE state_parts(
+  session INTEGER NOT NULL, part INTEGER NOT NULL, state BLOB NOT NULL, PRIMARY KEY(session, part)) WITHOUT ROWID;
+-- One row per debited message: who, when (UNIX milliseconds), which, how large, what it cost and why then. part: 0; 1
+-- and up for chunks that were read after the message was debited, and for a message that is sent again after its units
+-- were given back.
 -- trigger: response, error (with the MSRP code), timeout or close. refunded_at: when the units were given back.
 CREATE TABLE debits(
   id INTEGER PRIMARY KEY, session INTEGER NOT NULL, call_id TEXT NOT NULL, message_id TEXT NOT NULL,
-  account TEXT NOT NULL, octets INTEGER NOT NULL, units INTEGER NOT NULL, trigger TEXT NOT NULL,
-  code INTEGER NOT NULL, at INTEGER NOT NULL, refunded_at INTEGER, UNIQUE(session, message_id));
+  part INTEGER NOT NULL, account TEXT NOT NULL, octets INTEGER NOT NULL, units INTEGER NOT NULL, trigger TEXT NOT NULL,
+  code INTEGER NOT NULL, at INTEGER NOT NULL, refunded_at INTEGER,
+  UNIQUE(session, message_id, part));
 CREATE INDEX debits_account ON debits(account);
 CREATE INDEX debits_undelivered ON debits(at, units) WHERE trigger<>'response' AND refunded_at IS NULL;
 -- When the file was made, UNIX seconds: Origin-State-Id of Diameter.
@@ -50,7 +55,7 @@ INSERT INTO journal VALUES(random(), 0);
 CREATE TABLE undebited(
   session INTEGER NOT NULL, message_id TEXT NOT NULL, call_id TEXT NOT NULL, account TEXT NOT NULL,
   octets INTEGER NOT NULL, units INTEGER NOT NULL, rule TEXT NOT NULL, code INTEGER NOT NULL, at INTEGER NOT NULL,
-  PRIMARY KEY(session, message_id)) WITHOUT ROWID;
+  PRIMARY KEY(session, message_id, at)) WITHOUT ROWID;
 CREATE INDEX undebited_at ON undebited(at, units);
 -- What happened in a session after its first steps, some steps a row; part: number of the first one; zero: UNIX
 -- microseconds that their times count from, NULL: those of the INVITE.

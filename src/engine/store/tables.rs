@@ -22,9 +22,10 @@ pub fn write(connection: &Connection, pending: &Pending) -> Result<()> {
     for debit in &pending.debits {
         write_debit(connection, debit)?;
     }
-    for Refund { row, message_id, wall_ms } in &pending.refunds {
-        let sql = "UPDATE debits SET refunded_at=?3 WHERE session=?1 AND message_id=?2 AND refunded_at IS NULL";
-        execute(connection, sql, params![row, message_id, wall_ms])?;
+    for Refund { row, message_id, part, wall_ms } in &pending.refunds {
+        let sql =
+            "UPDATE debits SET refunded_at=?4 WHERE session=?1 AND message_id=?2 AND part=?3 AND refunded_at IS NULL";
+        execute(connection, sql, params![row, message_id, part, wall_ms])?;
     }
     for message in &pending.undebited {
         write_undebited(connection, message)?;
@@ -85,13 +86,27 @@ fn write_session(connection: &Connection, row: i64, pending: &PendingSession) ->
         }
         None => update_session(connection, row, pending, &steps)?,
     }
-    match &pending.state {
-        _ if pending.forgotten => execute(connection, "DELETE FROM states WHERE session=?1", [row]),
-        Some(state) => {
-            execute(connection, "INSERT OR REPLACE INTO states(session, state) VALUES(?1, ?2)", params![row, state])
-        }
-        None => Ok(()),
+    if pending.forgotten {
+        execute(connection, "DELETE FROM states WHERE session=?1", [row])?;
+        return execute(connection, "DELETE FROM state_parts WHERE session=?1", [row]);
     }
+    if let Some(head) = &pending.head {
+        execute(connection, "INSERT OR REPLACE INTO states(session, state) VALUES(?1, ?2)", params![row, head])?;
+    }
+    for (part, state) in &pending.parts {
+        if state.is_empty() {
+            execute(connection, "DELETE FROM state_parts WHERE session=?1 AND part=?2", [row, i64::from(*part)])?;
+        } else {
+            let sql = "INSERT OR REPLACE INTO state_parts(session, part, state) VALUES(?1, ?2, ?3)";
+            execute(connection, sql, params![row, part, state])?;
+        }
+    }
+    Ok(())
+}
+
+/// A number as the tables keep it.
+fn signed(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
 }
 
 fn write_part(connection: &Connection, row: i64, part: &Part) -> Result<()> {
@@ -172,8 +187,8 @@ fn write_undebited(connection: &Connection, message: &NotDebited) -> Result<()> 
             message.message_id,
             message.call_id,
             message.account,
-            message.octets as i64,
-            message.units as i64,
+            signed(message.octets),
+            signed(message.units),
             message.rule.word(),
             message.rule.code(),
             message.wall_ms,
@@ -204,15 +219,16 @@ fn write_hold(connection: &Connection, row: i64, hold: Option<&Hold>) -> Result<
 fn write_debit(connection: &Connection, debit: &Debit) -> Result<()> {
     execute(
         connection,
-        "INSERT OR IGNORE INTO debits(session, call_id, message_id, account, octets, units, trigger, code, at) \
-         VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+        "INSERT OR IGNORE INTO debits(session, call_id, message_id, part, account, octets, units, trigger, code, at) \
+         VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
         params![
             debit.row,
             debit.call_id,
             debit.message_id,
+            debit.part,
             debit.account,
-            debit.octets as i64,
-            debit.units as i64,
+            signed(debit.octets),
+            signed(debit.units),
             debit.trigger,
             debit.code,
             debit.wall_ms,

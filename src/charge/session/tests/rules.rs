@@ -210,7 +210,9 @@ fn a_stopped_message_and_what_it_asks_for_are_beyond_the_grant() {
 #[test]
 fn more_is_asked_for_by_the_rule_that_wants_it() {
     let mut run = Run::open_with(0, Policy::default());
-    run.sent(Sent { taken: 32, ..whole("m1", 1) }, s(1));
+    for number in 0..32 {
+        run.event(Event::Sent(Sent { message_id: &number.to_string(), ..whole("", number) }), s(1));
+    }
     assert_eq!(run.of(StepKind::Reserve), ["reserve invite", "reserve ahead-of-need"]);
     let mut run = Run::open();
     run.event(Event::Reauthorize { opened_by: 0 }, s(1));

@@ -42,12 +42,19 @@ fn reserve(quota: u32) -> Operation {
 
 fn debit() -> Operation {
     let (octets, quota, trigger) = (1000, Quota(1), Trigger::Response);
-    Operation::Debit { message_id: "m1".into(), octets, units: crate::charge::tariff::Units(25), quota, trigger }
+    Operation::Debit {
+        message_id: "m1".into(),
+        part: 0,
+        octets,
+        units: crate::charge::tariff::Units(25),
+        quota,
+        trigger,
+    }
 }
 
 fn refund() -> Operation {
     let units = crate::charge::tariff::Units(25);
-    Operation::Refund { message_id: "m1".into(), octets: 1000, units, quota: Quota(1) }
+    Operation::Refund { message_id: "m1".into(), part: 0, octets: 1000, units, quota: Quota(1) }
 }
 
 fn open(outstanding: u32) -> Reservation {

@@ -1,0 +1,428 @@
+//! What was delivered is what is debited: to the last unit, whatever the Byte-Ranges say and however a message ends.
+
+use super::*;
+use crate::charge::tariff::Per;
+use proptest::prelude::*;
+use std::collections::BTreeMap;
+
+/// A session by kilobyte at 3 units each, granted, answered and bound.
+fn by_kilobyte(policy: Policy) -> Run {
+    let mut run = Run::new(100, "kilobyte:3", policy);
+    run.yes();
+    run.event(Event::Answered, s(0));
+    run
+}
+
+/// A chunk of 8 KB, the `number`th of its message from 0.
+fn kilobytes(message_id: &'static str, number: u64, flag: Flag) -> Sent<'static> {
+    let (start, octets) = (number * 8192 + 1, 8192);
+    Sent { start, octets, taken: 8, flag, total: None, ..whole(message_id, number + 1) }
+}
+
+fn has_stopped(run: &Run, message_id: &str) -> bool {
+    run.out.contains(&Output::StopMessage { message_id: message_id.into() })
+}
+
+fn has_forgotten(run: &Run, message_id: &str) -> bool {
+    run.out.contains(&Output::ForgetMessage { message_id: message_id.into() })
+}
+
+/// Message-ID, part, octets, and units of every debit that stands.
+fn paid(run: &Run) -> Vec<(&str, u32, u64, u64)> {
+    let debited = |output| match output {
+        &Output::Debited { ref message_id, part, octets, units, .. } => Some((&**message_id, part, octets, units.0)),
+        _ => None,
+    };
+    run.out.iter().filter_map(debited).collect()
+}
+
+#[test]
+fn a_413_for_the_first_chunk_stops_the_rest_and_what_has_passed_is_one_debit() {
+    let mut run = by_kilobyte(Policy::default());
+    run.sent(kilobytes("m1", 0, Flag::More), s(1));
+    run.event(responded(1, 413), s(2));
+    assert!(has_stopped(&run, "m1"));
+    assert_eq!(run.debits(), [""; 0], "chunks that passed before may be in other rings");
+    run.sent(kilobytes("m1", 1, Flag::More), s(2));
+    run.sent(kilobytes("m1", 2, Flag::More), s(2));
+    assert_eq!(run.session.deadline(), Some(s(4)));
+    run.timer(s(4));
+    run.yes();
+    assert_eq!(paid(&run), [("m1", 0, 3 * 8192, 3 * 24)]);
+}
+
+#[test]
+fn a_message_that_is_refused_after_its_last_chunk_is_debited_at_once() {
+    let mut run = by_kilobyte(Policy::default());
+    run.sent(kilobytes("m1", 0, Flag::More), s(1));
+    run.event(responded(1, 413), s(2));
+    run.sent(kilobytes("m1", 1, Flag::Last), s(2));
+    run.yes();
+    assert_eq!(paid(&run), [("m1", 0, 2 * 8192, 48)]);
+    run.sent(kilobytes("m2", 0, Flag::Last), s(3));
+    run.event(responded(1, 413), s(3));
+    run.yes();
+    assert_eq!(paid(&run).last(), Some(&("m2", 0, 8192, 24)));
+    assert!(has_stopped(&run, "m2"), "nothing of it passes any more");
+}
+
+#[test]
+fn the_sender_gives_up_a_message_that_was_refused_and_it_is_debited_at_once() {
+    let mut run = by_kilobyte(Policy::default());
+    run.sent(kilobytes("m1", 0, Flag::More), s(1));
+    run.event(responded(1, 413), s(2));
+    run.sent(abort("m1", 9), s(3));
+    run.yes();
+    assert_eq!((paid(&run), run.free().len()), (vec![("m1", 0, 8192, 24)], 0));
+}
+
+#[test]
+fn a_chunk_that_is_read_after_the_debit_is_debited_as_well() {
+    let mut run = by_kilobyte(Policy::default());
+    run.sent(kilobytes("m1", 1, Flag::Last), s(1));
+    run.event(responded(2, 413), s(1));
+    run.yes();
+    run.sent(kilobytes("m1", 0, Flag::More), s(1));
+    run.yes();
+    assert_eq!(paid(&run), [("m1", 0, 8192, 24), ("m1", 1, 8192, 24)]);
+    let rules: Vec<_> = run.steps.iter().filter(|step| step.what == StepKind::Debited).map(|step| step.rule).collect();
+    assert_eq!(rules, [Some(Rule::ClientError(413)), Some(Rule::LateChunk)]);
+}
+
+#[test]
+fn by_message_later_chunks_of_a_settled_message_are_paid_for() {
+    let mut run = Run::open();
+    run.sent(chunk("m1", 1, 1, 50, Flag::More), s(1));
+    run.event(responded(1, 413), s(2));
+    run.yes();
+    for number in 2..60 {
+        run.sent(chunk("m1", number, number * 50 + 1, 50, Flag::More), s(3));
+    }
+    run.timer(s(100));
+    run.event(Event::Bye, s(101));
+    run.settle();
+    assert_eq!(paid(&run), [("m1", 0, 50, 5)]);
+    assert!(!has_stopped(&run, "m1"));
+}
+
+#[test]
+fn a_message_id_that_was_given_up_is_charged_like_a_new_one() {
+    let mut run = Run::open();
+    run.sent(chunk("m1", 1, 1, 50, Flag::More), s(1));
+    run.sent(abort("m1", 2), s(2));
+    run.timer(s(4));
+    assert_eq!(run.free(), ["abort=release"]);
+    assert!(has_forgotten(&run, "m1"));
+    assert_eq!(run.session.granted(), Quota(9), "the unit serves another message");
+    run.sent(whole("m1", 3), s(60));
+    run.event(responded(3, 200), s(61));
+    run.yes();
+    assert_eq!(paid(&run), [("m1", 0, 100, 5)]);
+}
+
+#[test]
+fn a_message_id_that_is_sent_again_before_its_end_is_known_is_charged_once() {
+    // In the two seconds after the `#`, and while the gate has not forgotten it.
+    for (again, timer) in [(3, s(2)), (4, s(4))] {
+        let mut run = Run::open();
+        run.sent(chunk("m1", 1, 1, 50, Flag::More), s(1));
+        run.sent(abort("m1", 2), s(2));
+        run.timer(timer);
+        run.sent(Sent { taken: 0, ..chunk("m1", 3, 1, 50, Flag::More) }, s(again));
+        assert_eq!((run.free(), run.session.granted()), (vec!["abort=release"], Quota(8)), "{again}");
+        // The gate has forgotten it now.
+        run.sent(Sent { taken: u32::from(again == 4), ..chunk("m1", 4, 51, 50, Flag::Last) }, s(5));
+        run.event(responded(3, 200), s(5));
+        run.event(responded(4, 200), s(5));
+        run.yes();
+        assert_eq!(paid(&run), [("m1", 0, 100, 5)]);
+        let taken = 1 + u32::from(again == 4);
+        assert_eq!(run.session.granted().0 - run.session.taken(), 8 - 1, "{again}: one is used, of {taken} taken");
+    }
+}
+
+#[test]
+fn an_abort_after_the_last_octet_means_nothing() {
+    let told = Sent { total: Some(100), ..chunk("m1", 2, 51, 50, Flag::More) };
+    for last in [chunk("m1", 2, 51, 50, Flag::Last), told] {
+        let mut run = Run::open();
+        run.sent(chunk("m1", 1, 1, 50, Flag::More), s(1));
+        run.sent(last, s(1));
+        run.sent(abort("m1", 9), s(2));
+        run.timer(s(10));
+        assert_eq!(run.free(), [""; 0]);
+        run.timer(s(31));
+        assert_eq!(run.debits(), ["debit m1 timeout"]);
+    }
+    // Read before the last octet, through another ring.
+    let mut run = Run::open();
+    run.sent(abort("m1", 9), s(3));
+    run.sent(whole("m1", 1), s(2));
+    run.event(responded(1, 200), s(4));
+    assert_eq!(run.debits(), ["debit m1 response"]);
+}
+
+#[test]
+fn every_free_end_charges_the_message_id_anew() {
+    let release = policy(|p| (p.server_error, p.close, p.report) = (Settle::Release, Settle::Release, Settle::Release));
+    let ends: [&dyn Fn(&mut Run); 4] = [
+        &|run| run.event(responded(1, 506), s(2)),
+        &|run| run.event(Event::ConnectionLost { connection: SERVER }, s(2)),
+        &|run| run.event(unsent("m1", 1), s(2)),
+        &|run| {
+            run.event(responded(1, 200), s(2));
+            run.yes();
+            run.event(reported("m1", 1, Some(100), 415), s(2));
+            run.yes();
+        },
+    ];
+    for (number, end) in ends.into_iter().enumerate() {
+        for run in [Run::open_with(8, release), by_kilobyte(release)] {
+            let mut run = run;
+            run.sent(whole("m1", 1), s(1));
+            end(&mut run);
+            assert!(has_forgotten(&run, "m1"), "{number}");
+            let before = paid(&run).len();
+            run.sent(whole("m1", 2), s(60));
+            run.event(responded(2, 200), s(61));
+            run.yes();
+            assert_eq!(paid(&run).len(), before + 1, "{number}");
+        }
+    }
+}
+
+#[test]
+fn a_position_costs_nothing() {
+    let mut run = by_kilobyte(Policy::default());
+    run.sent(Sent { start: 1_000_000_001, octets: 5, ..whole("m1", 1) }, s(1));
+    run.event(responded(1, 413), s(1));
+    run.yes();
+    assert_eq!(paid(&run), [("m1", 0, 5, 3)]);
+}
+
+#[test]
+fn a_message_that_the_gate_has_stopped_ends_when_what_passed_is_answered() {
+    let mut run = by_kilobyte(Policy::default());
+    run.sent(kilobytes("m1", 0, Flag::More), s(1));
+    run.sent(kilobytes("m1", 1, Flag::More), s(1));
+    run.event(Event::Stopped { message_id: "m1", why: Stop::Beyond }, s(1));
+    run.answer(Response::Denied(Denial::NoCredit));
+    run.event(responded(1, 200), s(2));
+    assert_eq!(run.debits(), [""; 0]);
+    run.event(responded(2, 200), s(2));
+    assert_eq!(run.debits(), ["debit m1 response"]);
+    run.yes();
+    assert_eq!(paid(&run), [("m1", 0, 2 * 8192, 48)]);
+}
+
+#[test]
+fn a_message_that_the_gate_has_stopped_ends_by_its_timer() {
+    let mut run = by_kilobyte(Policy::default());
+    run.sent(kilobytes("m1", 0, Flag::More), s(1));
+    run.event(Event::Stopped { message_id: "m1", why: Stop::Beyond }, s(1));
+    run.answer(Response::Denied(Denial::NoCredit));
+    run.timer(s(31));
+    assert_eq!(run.debits(), ["debit m1 timeout"]);
+}
+
+#[test]
+fn a_message_whose_last_chunk_never_comes_or_that_has_a_gap_ends_by_its_timer() {
+    let gap = chunk("m1", 2, 200, 50, Flag::Last);
+    for (mut run, second) in [(Run::open(), None), (Run::open(), Some(gap)), (by_kilobyte(Policy::default()), None)] {
+        run.sent(chunk("m1", 1, 1, 50, Flag::More), s(1));
+        run.event(responded(1, 200), s(2));
+        if let Some(second) = second {
+            run.sent(second, s(1));
+            run.event(responded(2, 200), s(2));
+        }
+        assert_eq!(run.session.deadline(), Some(s(31)));
+        run.timer(s(31));
+        run.timer(s(33));
+        assert_eq!(run.debits(), ["debit m1 timeout"]);
+    }
+}
+
+#[test]
+fn a_session_that_is_stored_in_parts_is_the_same() {
+    let mut run = Run::open_with(500, policy(|p| p.report = Settle::Release));
+    let (mut parts, mut written) = (BTreeMap::new(), Vec::new());
+    for number in 0..400 {
+        let id = format!("message-number-{number}");
+        run.event(Event::Sent(Sent { message_id: &id, ..whole("", number) }), s(1));
+        if number % 3 == 0 {
+            run.event(responded(number, 200), s(1));
+        }
+        if number % 2 == 0 && run.asked.is_some() {
+            run.yes();
+        }
+        let head = run.session.head();
+        let changed = run.session.take_changed_parts();
+        written.push(head.len() + changed.iter().map(|(_, part)| part.len()).sum::<usize>());
+        parts.extend(changed);
+        let stored = parts.values().filter(|part: &&Vec<u8>| !part.is_empty()).map(Vec::as_slice);
+        let again = Session::load(&head, stored).expect("the same version");
+        assert_eq!(format!("{again:?}"), format!("{:?}", run.session));
+    }
+    let most = written.iter().max().expect("some");
+    assert!(*most < 12_000, "{most} octets for one message among many");
+}
+
+/// What the gate remembers of a message: as in shared memory.
+#[derive(Clone, Copy, PartialEq)]
+enum Word {
+    New,
+    Open(u64),
+    Stopped,
+}
+
+/// A gate and the rings behind it: events wait there for a while, each ring in its order.
+struct World {
+    run: Run,
+    per: Per,
+    words: BTreeMap<&'static str, Word>,
+    rings: [Vec<(Event<'static>, Time)>; 2],
+    taken: u32,
+    sent_at: usize,
+    now: u64,
+}
+
+const IDS: [&str; 3] = ["a", "b", "c"];
+
+#[derive(Clone, Debug)]
+enum Act {
+    Send { message: usize, octets: u64, flag: u8, ring: usize },
+    Answer { transaction: u64, code: u16, ring: usize },
+    Read { ring: usize },
+    Wait { tenths: u64 },
+    Lose,
+}
+
+impl World {
+    fn new(per: Per) -> World {
+        let policy = policy(|p| p.server_error = Settle::Release);
+        let tariff = if per == Per::Message { "message:1" } else { "kilobyte:1" };
+        let mut run = Run::new(200, tariff, policy);
+        run.yes();
+        run.event(Event::Answered, s(0));
+        World { run, per, words: BTreeMap::new(), rings: [vec![], vec![]], taken: 0, sent_at: 0, now: 0 }
+    }
+
+    fn time(&self) -> Time {
+        Time(s(1).0 + self.now * 100_000)
+    }
+
+    /// What the gate takes.
+    fn pass(&mut self, id: &'static str, octets: u64) -> Option<u32> {
+        let word = self.words.entry(id).or_insert(Word::New);
+        let kilobytes = |octets: u64| octets.div_ceil(1024).max(1);
+        let (cost, after) = match (*word, self.per) {
+            (Word::Stopped, _) => return None,
+            (Word::New, Per::Message) => (1, octets),
+            (Word::Open(before), Per::Message) => (0, before + octets),
+            (Word::New, Per::Kilobyte) => (kilobytes(octets), octets),
+            (Word::Open(before), Per::Kilobyte) => (kilobytes(before + octets) - kilobytes(before), before + octets),
+        };
+        if u64::from(self.run.session.granted().0.saturating_sub(self.taken)) < cost {
+            *word = Word::Stopped;
+            return None;
+        }
+        *word = Word::Open(after);
+        self.taken += cost as u32;
+        Some(cost as u32)
+    }
+
+    /// Does what the session wants of the gate, as after a commit.
+    fn obey(&mut self) {
+        while self.run.asked.is_some() {
+            self.run.yes();
+        }
+        for output in &self.run.out[self.sent_at..] {
+            let (id, word) = match output {
+                Output::StopMessage { message_id } => (message_id, Word::Stopped),
+                Output::ForgetMessage { message_id } => (message_id, Word::New),
+                _ => continue,
+            };
+            let id = IDS.into_iter().find(|known| **known == **id).expect("one of them");
+            self.words.insert(id, word);
+        }
+        self.sent_at = self.run.out.len();
+    }
+
+    fn act(&mut self, number: u64, act: &Act) {
+        let at = self.time();
+        match *act {
+            Act::Send { message, octets, flag, ring } => {
+                let id = IDS[message];
+                let flag = [Flag::More, Flag::Last, Flag::Aborted][usize::from(flag)];
+                let octets = if flag == Flag::Aborted { 0 } else { octets };
+                let taken = if octets == 0 { Some(0) } else { self.pass(id, octets) };
+                let sent = |taken| Sent { octets, flag, taken, total: None, ..whole(id, number) };
+                let event = taken
+                    .map_or(Event::Stopped { message_id: id, why: Stop::Beyond }, |taken| Event::Sent(sent(taken)));
+                self.rings[ring].push((event, at));
+            }
+            Act::Answer { transaction, code, ring } => self.rings[ring].push((responded(transaction, code), at)),
+            Act::Read { ring } => {
+                // No ring is read later than the others by more than a moment.
+                for (event, at) in std::mem::take(&mut self.rings[ring]) {
+                    self.run.event(event, at);
+                }
+                self.obey();
+            }
+            Act::Wait { tenths } => {
+                for ring in 0..2 {
+                    self.act(0, &Act::Read { ring });
+                }
+                self.now += tenths;
+                self.run.timer(self.time());
+                self.obey();
+            }
+            Act::Lose => self.rings[0].push((Event::ConnectionLost { connection: SERVER }, at)),
+        }
+    }
+
+    fn end(&mut self) {
+        // Nothing is given back to a grant that is closed: what was given up is settled before.
+        self.act(0, &Act::Wait { tenths: 25 });
+        self.run.event(Event::Bye, self.time());
+        self.run.session.gate_closed(self.taken, self.time());
+        self.run.drain();
+        self.now += 30;
+        self.run.timer(self.time());
+        self.obey();
+        assert_eq!(self.run.session.phase(), "closed");
+    }
+}
+
+fn act() -> impl Strategy<Value = Act> {
+    let octets = prop_oneof![1..100_u64, 900..3000_u64];
+    prop_oneof![
+        4 => (0..3_usize, octets, 0..3_u8, 0..2_usize)
+            .prop_map(|(message, octets, flag, ring)| Act::Send { message, octets, flag, ring }),
+        3 => (0..40_u64, prop_oneof![Just(200), Just(413), Just(506), Just(408)], 0..2_usize)
+            .prop_map(|(transaction, code, ring)| Act::Answer { transaction, code, ring }),
+        3 => (0..2_usize).prop_map(|ring| Act::Read { ring }),
+        2 => (0..30_u64).prop_map(|tenths| Act::Wait { tenths }),
+        1 => Just(Act::Lose),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+
+    /// Over a whole session: what the gate took is debited, or was given back to the grant; no debit is of nothing.
+    #[test]
+    fn what_was_taken_is_debited_or_given_back(acts in proptest::collection::vec(act(), 1..60), by_size: bool) {
+        let mut world = World::new(if by_size { Per::Kilobyte } else { Per::Message });
+        for (number, act) in acts.iter().enumerate() {
+            world.act(number as u64, act);
+        }
+        world.end();
+        let debited: u64 = paid(&world.run).iter().map(|debit| debit.3).sum();
+        prop_assert!(paid(&world.run).iter().all(|debit| debit.3 > 0 && debit.2 > 0), "{:?}", paid(&world.run));
+        let granted: u64 = world.run.asks().iter().filter_map(|ask| ask.strip_prefix("reserve ")?.parse::<u64>().ok()).sum();
+        let more = u64::from(world.run.session.granted().0);
+        // Given back less what the session took itself.
+        prop_assert_eq!(i128::from(debited), i128::from(world.taken) - (i128::from(more) - i128::from(granted)));
+    }
+}
