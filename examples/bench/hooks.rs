@@ -123,18 +123,18 @@ fn hook_nanos(size: usize, mailbox: usize) -> Result<(f64, f64), Box<dyn Error>>
             while ring.used() > 0 {
                 thread::sleep(Duration::from_micros(200));
             }
-            sends.push(nanos_each(&mut worker, frames.iter().map(|frame| frame.0.as_str())));
-            responses.push(nanos_each(&mut worker, frames.iter().map(|frame| frame.1.as_str())));
+            sends.push(nanos_each(&mut worker, 7, frames.iter().map(|frame| frame.0.as_str())));
+            responses.push(nanos_each(&mut worker, 8, frames.iter().map(|frame| frame.1.as_str())));
         }
         Ok((middle(sends), middle(responses)))
     })
 }
 
-fn nanos_each<'a>(worker: &mut Worker, frames: impl Iterator<Item = &'a str>) -> f64 {
+fn nanos_each<'a>(worker: &mut Worker, connection: u64, frames: impl Iterator<Item = &'a str>) -> f64 {
     let frames: Vec<&str> = frames.collect();
     let started = Instant::now();
     for frame in &frames {
-        let passage = worker.frame(&Frame::of_connection(frame.as_bytes(), 7));
+        let passage = worker.frame(&Frame::of_connection(frame.as_bytes(), connection));
         assert_eq!(passage, Passage::Pass);
     }
     started.elapsed().as_nanos() as f64 / frames.len() as f64

@@ -38,6 +38,42 @@ int imcharge_is_own(str *host, unsigned short port, unsigned short proto)
 	return 0;
 }
 
+static int has_connection(struct ip_addr *peer, unsigned short peer_port, unsigned short local_port,
+		enum sip_protos proto, struct socket_info *socket)
+{
+	struct tcp_connection *found = NULL;
+	int matches;
+
+	/* Without a place for a descriptor the host only searches its table. */
+	if (tcp_conn_get(0, peer, peer_port, proto, NULL, &found, NULL, socket) <= 0 || !found)
+		return 0;
+	matches = found->state >= S_CONN_OK && found->state != S_CONN_EOF
+		&& (local_port == 0 || found->rcv.dst_port == local_port);
+	tcpconn_put(found);
+	return matches;
+}
+
+/* Whether the host holds an MSRP connection with this peer: from this local address and port, or (NULL, 0) from any. */
+int imcharge_has_connection(const struct ip_addr *peer, unsigned short peer_port, const struct ip_addr *local,
+		unsigned short local_port)
+{
+	static const enum sip_protos protocols[] = {PROTO_MSRP, PROTO_MSRPS};
+	struct ip_addr address = *peer;
+	unsigned int at;
+
+	for (at = 0; at < sizeof protocols / sizeof *protocols; at++) {
+		struct socket_info_full **list = get_sock_info_list(protocols[at]), *one;
+
+		if (!local && has_connection(&address, peer_port, 0, protocols[at], NULL))
+			return 1;
+		for (one = local && list ? *list : NULL; one; one = one->next)
+			if (ip_addr_cmp(&one->socket_info.address, (struct ip_addr *)local)
+					&& has_connection(&address, peer_port, local_port, protocols[at], &one->socket_info))
+				return 1;
+	}
+	return 0;
+}
+
 int imcharge_logs(int level)
 {
 	return is_printable(level);

@@ -9,6 +9,8 @@
 #include "ipc.h"
 #include "mi/mi.h"
 #include "name_alias.h"
+#include "net/net_tcp.h"
+#include "net/tcp_conn.h"
 #include "pt.h"
 #include "pvar.h"
 #include "route.h"

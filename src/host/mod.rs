@@ -7,6 +7,7 @@
 //! |---|---|
 //! | a panic caught at every entry from C | [`guard`] |
 //! | a process's way to the engine | [`attach`] |
+//! | IP addresses | [`address`] |
 //! | what charging needs of a parsed SIP message | [`message`] |
 //! | what a watched transaction carries | [`watched`] |
 //! | parameters of the script | [`parameters`] |
@@ -18,6 +19,7 @@
 #[cfg(all(feature = "kamailio", feature = "opensips"))]
 compile_error!("a module is for one host, Kamailio or OpenSIPS: both look for the symbol `exports`");
 
+pub mod address;
 pub mod attach;
 pub mod guard;
 #[cfg(feature = "kamailio")]

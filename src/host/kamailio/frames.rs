@@ -1,12 +1,12 @@
 //! `imcharge_msrp()`: the gate of `event_route[msrp:frame-in]`, and the loss of connections.
 
+use super::address::ip;
 use super::guard::guard;
 use super::message::bytes;
-use super::{bindings as k, text, with_worker};
-use crate::engine::facts::{Connections, Frame};
+use super::{bindings as k, connections, text, with_worker};
+use crate::engine::facts::Frame;
 use crate::engine::worker::Passage;
 use std::ffi::{c_char, c_int};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::OnceLock;
 
 /// `msrp_get_current_frame` of the msrp module.
@@ -45,48 +45,15 @@ pub unsafe extern "C" fn msrp(_: *mut k::sip_msg, _: *mut c_char, _: *mut c_char
             Some(received) => Frame {
                 bytes: whole,
                 connection: received.proto_reserved1 as u64,
-                source: address(&received.src_ip),
-                from_self: is_from_self(received),
-                connections: &Host,
+                source: ip(&received.src_ip),
+                // SAFETY: filled by the host for the event.
+                from_self: unsafe { connections::is_own(received) },
+                connections: &connections::Table,
             },
             None => Frame::of_connection(whole, 0),
         };
         with_worker(|worker| worker.frame(&frame)).unwrap_or(Passage::Full) as c_int
     })
-}
-
-/// The host's connections.
-struct Host;
-
-impl Connections for Host {
-    fn is_open(&self, connection: u64) -> Option<bool> {
-        let connection = c_int::try_from(connection).ok()?;
-        let none = std::ptr::null_mut();
-        // SAFETY: by its number alone the host looks a connection up in its own table, under its own short lock.
-        Some(unsafe { k::tcpconn_exists(connection, none, 0, none, 0) != 0 })
-    }
-}
-
-/// Whether a frame came over a connection of the proxy to itself: then the proxy has the other end of it as well.
-fn is_from_self(received: &mut k::receive_info) -> bool {
-    let (own, peer) = (&raw mut received.dst_ip, &raw mut received.src_ip);
-    // SAFETY: the addresses live as long as `received`; the host only reads them. Its table of connections is asked for
-    // peers with an address of the proxy alone.
-    unsafe {
-        !k::find_si(peer, 0, 0).is_null()
-            && k::tcpconn_exists(0, own, received.dst_port.into(), peer, received.src_port.into()) != 0
-    }
-}
-
-/// An address of the host's.
-fn address(address: &k::ip_addr) -> Option<IpAddr> {
-    // SAFETY: any octets are an address; so many are filled as its kind has.
-    let octets = unsafe { address.u.addr };
-    match address.len {
-        4 => Some(Ipv4Addr::new(octets[0], octets[1], octets[2], octets[3]).into()),
-        16 => Some(Ipv6Addr::from(octets).into()),
-        _ => None,
-    }
 }
 
 /// KEMI: `KSR.imcharge.msrp()`.

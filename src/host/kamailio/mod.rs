@@ -5,7 +5,7 @@
 //! | the host loads the module: tables, parameters, processes | [`exports`], [`parameters`](super::parameters), [`lifecycle`] |
 //! | the script reserves: the INVITE is suspended | [`reserve`] |
 //! | replies, CANCEL, BYE, dying transactions are seen | [`callbacks`] |
-//! | an MSRP frame passes the gate | [`frames`] |
+//! | an MSRP frame passes the gate, a connection is lost | [`frames`], [`connections`] |
 //! | a verdict comes back: the INVITE goes on | [`resume`], [`variables`](super::variables) |
 //! | the script hears of a debit or a failure | [`events`] |
 //! | an operator asks | [`rpc`], [`statistics`] |
@@ -13,6 +13,7 @@
 
 pub mod bindings;
 pub mod callbacks;
+pub mod connections;
 pub mod events;
 pub mod exports;
 pub mod frames;
@@ -25,7 +26,7 @@ pub mod statistics;
 
 use super::attach::{REGION, with_worker};
 use super::text::{static_str, text};
-use super::{guard, message, parameters, variables, watched};
+use super::{address, guard, message, parameters, variables, watched};
 use bindings as k;
 use std::sync::OnceLock;
 

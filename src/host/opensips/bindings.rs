@@ -45,6 +45,13 @@ unsafe extern "C" {
         port: ::std::ffi::c_ushort,
         proto: ::std::ffi::c_ushort,
     ) -> ::std::ffi::c_int;
+    /// Whether the host holds an MSRP connection with this peer, from this local address and port (NULL and 0: any).
+    pub fn imcharge_has_connection(
+        peer: *const ip_addr,
+        peer_port: ::std::ffi::c_ushort,
+        local: *const ip_addr,
+        local_port: ::std::ffi::c_ushort,
+    ) -> ::std::ffi::c_int;
     /// Whether the host logs lines of this level.
     pub fn imcharge_logs(level: ::std::ffi::c_int) -> ::std::ffi::c_int;
     /// Logs a line.

@@ -3,37 +3,70 @@
 //! The host tells of it by its event `E_CORE_TCP_DISCONNECT` alone, and not by the number of the connection but by its
 //! addresses. So a connection is known here by these, and the module is a transport of events that subscribes to this one.
 
+use super::address::ip;
 use super::guard::guard;
 use super::message::bytes;
 use super::{bindings as k, with_worker};
+use crate::engine::facts::Connections;
 use crate::host::text::static_str;
 use std::ffi::{c_int, c_uint};
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 
-/// The number of a connection with the peer `source` and this end `destination`, the same in all processes; never 0.
+/// Marks the number of a connection with an IPv6 peer.
+const IPV6: u64 = 1 << 63;
+
+/// Number of the connection between the peer `source` and this end `destination`, the same in all processes; never 0.
+/// With an IPv4 peer, bit 63 is 0, bits 16 to 47 hold the peer's address and bits 0 to 15 its port, so that the
+/// connection can be searched for by its number. With an IPv6 peer bit 63 is 1.
 fn number_of(source: (IpAddr, u16), destination: (IpAddr, u16)) -> u64 {
     let mut hasher = DefaultHasher::new();
     (source, destination).hash(&mut hasher);
-    hasher.finish().max(1)
+    match source {
+        (IpAddr::V4(address), port) => {
+            hasher.finish() >> 49 << 48 | u64::from(u32::from(address)) << 16 | u64::from(port.max(1))
+        }
+        (IpAddr::V6(_), _) => hasher.finish() | IPV6,
+    }
 }
 
-/// Of the connection that a message came on; 0 where its addresses are of no known kind.
+/// Number of the connection that a message arrived on; 0 where its addresses are of no known family.
 pub fn number(received: &k::receive_info) -> u64 {
-    match (address(&received.src_ip), address(&received.dst_ip)) {
+    match (ip(&received.src_ip), ip(&received.dst_ip)) {
         (Some(source), Some(destination)) => number_of((source, received.src_port), (destination, received.dst_port)),
         _ => 0,
     }
 }
 
-/// An address of the host's.
-pub fn address(address: &k::ip_addr) -> Option<IpAddr> {
-    // SAFETY: any octets are an address; so many are filled as its kind has.
-    let octets = unsafe { address.u.addr };
-    match address.len {
-        4 => Some(Ipv4Addr::new(octets[0], octets[1], octets[2], octets[3]).into()),
-        16 => Some(Ipv6Addr::from(octets).into()),
-        _ => None,
+/// Whether a message arrived over a connection of this proxy to itself: whether the host also holds the other end of
+/// that connection. The source address alone does not tell: the accepted end has an ephemeral port as its peer, and a
+/// client may run on the same machine.
+pub fn is_own(received: &k::receive_info) -> bool {
+    let (peer, own) = (&received.src_ip, &received.dst_ip);
+    // SAFETY: two addresses of the host, which the search only reads.
+    unsafe { k::imcharge_has_connection(own, received.dst_port, peer, received.src_port) != 0 }
+}
+
+/// The host's table of connections. It cannot be searched for a connection with an IPv6 peer by its number.
+#[derive(Clone, Copy, Debug)]
+pub struct Table;
+
+impl Connections for Table {
+    fn is_open(&self, connection: u64) -> Option<bool> {
+        if connection == 0 || connection & IPV6 != 0 {
+            return None;
+        }
+        let peer = (connection >> 16) as u32;
+        // SAFETY: the host's address structure, zeroed and then filled for an IPv4 address.
+        let address = unsafe {
+            let mut address = std::mem::zeroed::<k::ip_addr>();
+            (address.af, address.len) = (libc::AF_INET as c_uint, 4);
+            address.u.addr32[0] = peer.to_be();
+            address
+        };
+        // SAFETY: as above; no local address.
+        let found = unsafe { k::imcharge_has_connection(&address, connection as u16, std::ptr::null(), 0) };
+        Some(found != 0)
     }
 }
 

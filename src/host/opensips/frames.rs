@@ -10,10 +10,11 @@
 //! The host gives a request a transaction id of its own as it sends it on; what came in is kept in the transaction, and the
 //! engine is told that id for the response.
 
+use super::address::ip;
 use super::guard::guard;
 use super::message::bytes;
 use super::{bindings as k, connections, exports, parameters, shared, text, with_worker};
-use crate::engine::facts::{Frame, NoConnections};
+use crate::engine::facts::Frame;
 use crate::engine::worker::Passage;
 use std::cell::Cell;
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
@@ -254,17 +255,19 @@ unsafe fn pass(message: &k::msrp_msg, came_as: Option<&[u8]>) -> Passage {
         let whole = k::_str { s: message.buf, len: message.len as c_int };
         (bytes(&whole), message.from_path.as_ref().map_or(&[][..], |header| bytes(&header.body)))
     };
-    let connection = connections::number(&message.rcv);
-    let (source, own) = (connections::address(&message.rcv.src_ip), connections::address(&message.rcv.dst_ip));
-    let mut uris = from_path.split(|octet| *octet == b' ');
+    // A request is the relay's own by its connection. A response of the far end also arrives over the proxy's connection
+    // to itself, with the transaction id that the engine knows: only one that this relay has made is its own.
     let from_self = match came_as {
-        // A relay that both ends use answers itself.
-        Some(_) => is_own_uri(uris.next_back().unwrap_or_default(), message.rcv.proto),
-        // The host has no exact way to its connections by their own end: a frame that this relay has passed on comes from
-        // its own address, with its URI in front.
-        None => source == own && is_own_uri(uris.next().unwrap_or_default(), message.rcv.proto),
+        Some(_) => is_own_uri(from_path.rsplit(|octet| *octet == b' ').next().unwrap_or_default(), message.rcv.proto),
+        None => connections::is_own(&message.rcv),
     };
-    let frame = Frame { bytes: whole, connection, source, from_self, connections: &NoConnections };
+    let frame = Frame {
+        bytes: whole,
+        connection: connections::number(&message.rcv),
+        source: ip(&message.rcv.src_ip),
+        from_self,
+        connections: &connections::Table,
+    };
     let passage = with_worker(|worker| match came_as {
         Some(request) => worker.response(&frame, request),
         None => worker.frame(&frame),
@@ -408,7 +411,7 @@ unsafe extern "C" fn send_request(
         let number = own_number();
         // SAFETY: the module gives texts, a path and headers that live for the call.
         let whole = unsafe { frame_of(&own_id(number), from, to, mime, body, headers, count, flag as u8) };
-        let frame = Frame { bytes: &whole, connection: 0, source: None, from_self: false, connections: &NoConnections };
+        let frame = Frame::of_connection(&whole, 0);
         let passage = with_worker(|worker| worker.frame(&frame)).unwrap_or(Passage::Full);
         if !may_go_on(passage, method) {
             log::warn!("a message of this proxy itself is not sent: {passage:?}");

@@ -1,0 +1,15 @@
+//! The host's IP addresses.
+
+use super::bindings as k;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// An address of the host; `None` where it is of neither family. An IPv4 address mapped into IPv6 is returned as IPv4.
+pub fn ip(address: &k::ip_addr) -> Option<IpAddr> {
+    // SAFETY: every bit pattern of the union is a valid array of octets.
+    let octets = unsafe { address.u.addr };
+    match address.len {
+        4 => Some(Ipv4Addr::new(octets[0], octets[1], octets[2], octets[3]).into()),
+        16 => Some(IpAddr::from(Ipv6Addr::from(octets)).to_canonical()),
+        _ => None,
+    }
+}

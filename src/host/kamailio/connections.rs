@@ -1,0 +1,36 @@
+//! The host's TCP and TLS connections.
+
+use super::address::ip;
+use super::bindings as k;
+use crate::engine::facts::Connections;
+use std::ffi::c_int;
+use std::ptr::null_mut;
+
+/// The host's table of connections.
+#[derive(Clone, Copy, Debug)]
+pub struct Table;
+
+impl Connections for Table {
+    fn is_open(&self, connection: u64) -> Option<bool> {
+        let id = c_int::try_from(connection).ok().filter(|id| *id != 0)?;
+        // SAFETY: a search by number uses no address. It takes the lock that the host takes for each frame it sends.
+        Some(unsafe { k::tcpconn_exists(id, null_mut(), 0, null_mut(), 0) } != 0)
+    }
+}
+
+/// Whether a frame arrived over a connection of this proxy to itself: whether the host's table also holds the other
+/// end of that connection, with both addresses and ports exchanged. The source address alone does not tell: the
+/// accepted end has an ephemeral port as its peer, and a client may run on the same machine.
+///
+/// # Safety
+/// `received` must be the receive information of a frame, filled by the host.
+pub unsafe fn is_own(received: &mut k::receive_info) -> bool {
+    let (peer, own) = (&raw mut received.src_ip, &raw mut received.dst_ip);
+    let source = ip(&received.src_ip);
+    // SAFETY: the host's list of sockets and an address of it.
+    let is_local = || unsafe { !k::find_si(peer, 0, received.proto as u8 as u16).is_null() };
+    // The table is searched for local addresses alone.
+    let may_be = source.is_some_and(|source| source.is_loopback()) || source == ip(&received.dst_ip) || is_local();
+    // SAFETY: two addresses of the host, which the search only reads.
+    may_be && unsafe { k::tcpconn_exists(0, own, received.dst_port.into(), peer, received.src_port.into()) } != 0
+}
