@@ -20,7 +20,7 @@ const HEADERS: &str = "include/host/kamailio.h";
 /// What the bindings hold: the host's interface as far as the module uses it.
 const ALLOW: &str = concat!(
     "sip_msg|hdr_field|to_body|cseq_body|module_exports|cmd_export|param_export|rpc_export|rpc|_pv_.*|pv_.*|",
-    "tm_binds|load_tm_f|tmcb_params|cell|tcp_closed_event_info|tcp_event_info|msrp_frame|sr_event_.*|sr_kemi.*|",
+    "tm_binds|load_tm_f|tmcb_params|cell|PROTO_UDP|tcp_closed_event_info|tcp_event_info|msrp_frame|sr_event_.*|sr_kemi.*|",
     "run_act_ctx|route_list|receive_info|ip_addr|socket_info|counter_.*|_str|sr_shm_api|sr_pkg_api|cfg_group_.*|",
     "parse_headers|parse_from_header|get_hdr_by_name|faked_msg_next|route_lookup|run_top_route|main_rt|event_rt|",
     "route_type|register_procs|cfg_register_child|cfg_child_init|fork_process|get_max_procs|process_no|",

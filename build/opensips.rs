@@ -30,7 +30,7 @@ const ALLOW: &str = concat!(
     "receive_info|ip_addr|socket_info|grep_sock_info_ext|__str.*|parse_from_header|parse_msg|",
     "free_sip_msg|dprint|log_level|log_facility|log_prefix|log_name|register_stat2|stat_flags|STAT_.*|",
     "init_mi_.*|add_mi_.*|free_mi_response|try_get_mi_.*|get_mi_.*|mi_response_t|mi_params_.*|cJSON|msrp_.*|MSRP_.*|PROC_FLAG_.*|",
-    "IMCHARGE_.*|STR_PARAM|INT_PARAM|CMD_PARAM_.*|REQUEST_ROUTE|ONREPLY_ROUTE|ALL_ROUTES|TMCB_.*|SCB_.*|PRE_SCRIPT_CB|POST_SCRIPT_CB|REQ_TYPE_CB|",
+    "IMCHARGE_.*|STR_PARAM|INT_PARAM|CMD_PARAM_.*|REQUEST_ROUTE|ONREPLY_ROUTE|ALL_ROUTES|TMCB_.*|SCB_.*|PRE_SCRIPT_CB|POST_SCRIPT_CB|REQ_TYPE_CB|RPL_TYPE_CB|",
     "register_fork_handler|internal_fork_handler|counted_max_processes|route_type|DEFAULT_DLFLAGS|MAX_MOD_DEPS|MAX_MI_PARAMS|HDR_.*|register_mi_cmd|set_proc_attrs|event_id_t|hdr_flags_t|_hdr_types_t|request_method|METHOD_.*|PV_.*|L_.*|module_type|MOD_TYPE_.*|DEP_.*|enum_sip_protos|",
     "sip_protos|PROTO_.*|pkg_mem_.*|scm_version|core_scm_ver|process_table|stats_collector_?|mem_lock|memdump"
 );

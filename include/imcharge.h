@@ -222,6 +222,14 @@ typedef struct imcharge_verdict {
     char account[IMCHARGE_IDENTITY_SIZE];
 } imcharge_verdict;
 
+// Where a SIP message came from.
+typedef struct imcharge_source {
+    // IPv6 address in network order; an IPv4 address as ::ffff:a.b.c.d.
+    uint8_t address[16];
+    // Port in host order; 0 for TCP, TLS and other transports with connections, where it says nothing of the sender.
+    uint16_t port;
+} imcharge_source;
+
 // Text of the caller's: UTF-8, no NUL needed.
 typedef struct imcharge_text {
     // Its first byte, not NULL.
@@ -420,8 +428,8 @@ int32_t imcharge_resumer_detach(struct imcharge_resumer *resumer);
 //                not give that reply to imcharge_on_reply.
 //   session      place for the session's name, or NULL. Written only on IMCHARGE_OK.
 //
-// Returns: IMCHARGE_OK: a verdict will come; IMCHARGE_IGNORED: it has a To tag, so it repeats in a dialog and
-// needs no verdict; IMCHARGE_INVITE_MALFORMED, IMCHARGE_INVITE_ENGINE_DOWN or IMCHARGE_INVITE_FULL: none
+// Returns: IMCHARGE_OK: a verdict will come; IMCHARGE_IGNORED: it has a To tag, so it is within a dialog and
+// needs no verdict: give it to imcharge_on_request; IMCHARGE_INVITE_MALFORMED, IMCHARGE_INVITE_ENGINE_DOWN or IMCHARGE_INVITE_FULL: none
 // will come, the host decides; or another error. The process that attached the worker, one thread at a time.
 int32_t imcharge_on_invite(struct imcharge_worker *worker,
                            const void *message,
@@ -430,24 +438,49 @@ int32_t imcharge_on_invite(struct imcharge_worker *worker,
                            const struct imcharge_tokens *tokens,
                            struct imcharge_session *session);
 
-// A reply to an INVITE, initial or repeated, before it goes on: a 2xx binds the MSRP sessions of both session
-// descriptions to the reservation, 300 and above ends it. Replies to other methods, and 1xx, are ignored,
-// so that a host may give all replies.
+// A request within a dialog (it has a To tag), before it goes on: INVITE, ACK, PRACK, UPDATE or BYE. Descriptions in ACK
+// and PRACK bind MSRP sessions. A BYE of either side ends its dialog; that of the last dialog closes the session: what
+// is outstanding is settled by policy, the rest is released. Other requests are ignored, so that a host may give all.
 //
 // Parameters:
 //   worker       the worker, not NULL.
-//   reply        the reply as received, not NULL, 1 to IMCHARGE_SIP_MAX bytes. It is copied.
-//   invite       the INVITE that it answers, up to IMCHARGE_SIP_MAX bytes, for the session description in it.
-//                With a length of 0, which NULL may come with, only the answer's is bound: enough where
-//                the answering side has the stored messages, but not for RCS push. It is copied.
+//   message      the request as received, not NULL, 1 to IMCHARGE_SIP_MAX bytes. It is copied.
+//   source       where it came from; NULL: not known. Without it a BYE, or a new MSRP session, of somebody else who
+//                claims to be the side that has the messages is believed.
+//
+// Returns: IMCHARGE_OK, IMCHARGE_IGNORED, IMCHARGE_NOT_CHARGED, IMCHARGE_BAD_SIP, or another error. The request
+// goes on whatever it is. The process that attached the worker, one thread at a time.
+int32_t imcharge_on_request(struct imcharge_worker *worker,
+                            const void *message,
+                            size_t length,
+                            const struct imcharge_source *source);
+
+// A reply to an INVITE, PRACK, UPDATE or BYE, before it goes on. A 2xx, and a provisional reply that is sent
+// reliably, binds the MSRP sessions of both session descriptions to the reservation; 300 and above to the initial INVITE
+// ends it. A 2xx, 408 or 481 to a BYE says that the other side knows of the end. Replies to other methods and other
+// provisional replies are ignored, so that a host may give all replies. Do not give one that the host has made itself
+// because the other side did not answer.
+//
+// Parameters:
+//   worker           the worker, not NULL.
+//   reply            the reply as received, not NULL, 1 to IMCHARGE_SIP_MAX bytes. It is copied.
+//   reply_source     where it came from; NULL: not known. Without it an answer of somebody else than the side that has
+//                    the messages is believed.
+//   request          the request that it answers, up to IMCHARGE_SIP_MAX bytes, for the session description in it.
+//                    With a length of 0, which NULL may come with, it is not known: the offer is then the one of an
+//                    earlier reply to the same INVITE, and where there was none no MSRP session is bound. It is
+//                    copied.
+//   request_source   where the request came from; NULL: not known.
 //
 // Returns: IMCHARGE_OK, IMCHARGE_IGNORED, IMCHARGE_NOT_CHARGED, IMCHARGE_BAD_SIP, or another error. The reply
 // goes on whatever it is. The process that attached the worker, one thread at a time.
 int32_t imcharge_on_reply(struct imcharge_worker *worker,
                           const void *reply,
                           size_t reply_length,
-                          const void *invite,
-                          size_t invite_length);
+                          const struct imcharge_source *reply_source,
+                          const void *request,
+                          size_t request_length,
+                          const struct imcharge_source *request_source);
 
 // A CANCEL of an INVITE. The reservation is released, also where its verdict is still to come.
 //
@@ -458,16 +491,6 @@ int32_t imcharge_on_reply(struct imcharge_worker *worker,
 // Returns: IMCHARGE_OK, IMCHARGE_BAD_SIP, or another error. The CANCEL goes on whatever it is. The process
 // that attached the worker, one thread at a time.
 int32_t imcharge_on_cancel(struct imcharge_worker *worker, const void *message, size_t length);
-
-// A BYE of either side: the session closes. What is outstanding is settled by policy, the rest is released.
-//
-// Parameters:
-//   worker       the worker, not NULL.
-//   message      the BYE as received, not NULL, 1 to IMCHARGE_SIP_MAX bytes. It is copied.
-//
-// Returns: IMCHARGE_OK, IMCHARGE_NOT_CHARGED, IMCHARGE_BAD_SIP, or another error. The BYE goes on whatever it
-// is. The process that attached the worker, one thread at a time.
-int32_t imcharge_on_bye(struct imcharge_worker *worker, const void *message, size_t length);
 
 // An MSRP frame, request or response, before it goes on.
 //

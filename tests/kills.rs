@@ -13,7 +13,7 @@
 use imcharge::engine;
 use imcharge::engine::clock;
 use imcharge::engine::config::Config;
-use imcharge::engine::facts::{Answer, Dialog, Frame, Invitation, Invite, Suspended};
+use imcharge::engine::facts::{Body, Dialog, Frame, Invitation, Invite, Method, Reply, Request, Suspended};
 use imcharge::engine::notice::Resumer;
 use imcharge::engine::record::{Command, Record};
 use imcharge::engine::region::{Lane, Region};
@@ -175,7 +175,7 @@ fn charge(region: &Arc<Region>, at: usize, progress: &Progress) {
         let session = progress.done() / MESSAGES;
         let call_id = call_id(at, session);
         let dialog = Dialog { call_id: call_id.as_bytes(), from_tag: b"f", to_tag: b"t" };
-        establish(&mut worker, at, session, &dialog);
+        establish(region, &mut worker, at, session, &dialog);
         while progress.done() / MESSAGES == session {
             let number = progress.done() + 1;
             if !progress.attempt(&ring, number, || send(&mut worker, at, session, number)) {
@@ -185,8 +185,15 @@ fn charge(region: &Arc<Region>, at: usize, progress: &Progress) {
                 answer(&mut worker, at, session, number);
             }
         }
-        worker.bye(&dialog);
+        bye(&mut worker, dialog);
     }
+}
+
+/// A BYE and its 200.
+fn bye(worker: &mut Worker, dialog: Dialog<'_>) {
+    let bye = Request::new(Method::Bye, dialog, 2);
+    worker.request_in_dialog(&bye);
+    worker.replied(&Reply::new(&bye, 200, dialog.to_tag), Some(&bye));
 }
 
 /// An MSRP URI of a session's side.
@@ -195,13 +202,15 @@ fn uri(side: &str, at: usize, session: u64) -> String {
 }
 
 /// Asks for the session until the engine has granted it, and binds it.
-fn establish(worker: &mut Worker, at: usize, session: u64, dialog: &Dialog<'_>) {
+fn establish(region: &Region, worker: &mut Worker, at: usize, session: u64, dialog: &Dialog<'_>) {
     let payer = format!("<{}>", account(at));
     let invitation = Invitation { call_id: dialog.call_id, from_tag: b"f", cseq: 1 };
     let key = Worker::session_of_invitation(&invitation);
     let sdp = |side| format!("m=message 9 TCP/MSRP *\r\na=path:{}\r\n", uri(side, at, session));
     let (offer, reply) = (sdp("C"), sdp("S"));
-    while worker.session_of(dialog).is_none() {
+    let table = region.table();
+    let is_open = || table.slot_of_session(region.name_of_session(key), key).is_some();
+    while !is_open() {
         let _ = worker.reserve(&Invite {
             invitation,
             asserted: [payer.as_bytes(), b""],
@@ -215,11 +224,14 @@ fn establish(worker: &mut Worker, at: usize, session: u64, dialog: &Dialog<'_>) 
             suspended: Suspended::default(),
         });
         let asked = Instant::now();
-        while worker.session_of(dialog).is_none() && asked.elapsed() < Duration::from_millis(50) {
+        while !is_open() && asked.elapsed() < Duration::from_millis(50) {
             std::thread::yield_now();
         }
     }
-    worker.answered(key, &Answer { dialog: *dialog, offer: offer.as_bytes(), answer: reply.as_bytes() });
+    let invite = Dialog { to_tag: b"", ..*dialog };
+    let invite = Request { body: Body::sdp(offer.as_bytes()), ..Request::new(Method::Invite, invite, 1) };
+    let reply = Reply { body: Body::sdp(reply.as_bytes()), ..Reply::new(&invite, 200, dialog.to_tag) };
+    worker.replied(&reply, Some(&invite));
 }
 
 /// One message through the gate; whether it is in the ring.
@@ -337,7 +349,7 @@ fn settle(region: &Arc<Region>, progress: &[Progress]) {
         let mut worker = Worker::attach(region, at);
         for session in 0..=progress.done() / MESSAGES {
             let call_id = call_id(at, session);
-            worker.bye(&Dialog { call_id: call_id.as_bytes(), from_tag: b"f", to_tag: b"t" });
+            bye(&mut worker, Dialog { call_id: call_id.as_bytes(), from_tag: b"f", to_tag: b"t" });
         }
     }
     for (at, progress) in progress.iter().enumerate().skip(WORKERS) {

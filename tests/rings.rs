@@ -3,7 +3,7 @@
 use imcharge::charge::ch2::SessionKey;
 use imcharge::engine;
 use imcharge::engine::config::Config;
-use imcharge::engine::facts::{Answer, Dialog, Frame, Invitation, Invite, Suspended};
+use imcharge::engine::facts::{Dialog, Frame, Invitation, Invite, Method, Reply, Request, Suspended};
 use imcharge::engine::notice::{Kind, Outcome, Resumer};
 use imcharge::engine::region::Region;
 use imcharge::engine::report::{self, Value};
@@ -205,8 +205,9 @@ fn malformed_calls_are_refused_and_counted() {
     }
     assert_eq!(region.statistic(Statistic::FramesMalformed), 4);
     let dialog = Dialog { call_id: b"none", from_tag: b"a", to_tag: b"b" };
-    assert!(!worker.bye(&dialog) && !worker.end(&dialog, b"x"));
-    assert!(!worker.answered(SessionKey(1, 2), &Answer { dialog, offer: b"", answer: b"" }));
+    let (bye, invite) = (Request::new(Method::Bye, dialog, 1), Request::new(Method::Invite, dialog, 1));
+    assert!(!worker.request_in_dialog(&bye) && !worker.end(&dialog, 1, b"x"));
+    assert!(!worker.replied(&Reply::new(&invite, 200, b"b"), Some(&invite)));
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use super::{Better, line, middle};
 use imcharge::engine;
 use imcharge::engine::config::Config;
-use imcharge::engine::facts::{Answer, Dialog, Frame, Invitation, Invite, Suspended};
+use imcharge::engine::facts::{Body, Dialog, Frame, Invitation, Invite, Method, Reply, Request, Suspended};
 use imcharge::engine::notice::Resumer;
 use imcharge::engine::region::Region;
 use imcharge::engine::worker::{Passage, Worker};
@@ -57,12 +57,12 @@ fn reserve(worker: &mut Worker, number: usize, messages: u32) -> bool {
 
 fn answer(worker: &mut Worker, number: usize) -> bool {
     let call_id = format!("call-{number}@bench.example");
-    let invitation = Invitation { call_id: call_id.as_bytes(), from_tag: b"caller", cseq: 1 };
     let side = |who: char| format!("m=message 9 TCP/MSRP *\r\na=path:msrp://10.0.0.1:9/{who}{number};tcp\r\n");
     let (offer, answer) = (side('C'), side('S'));
-    let dialog = Dialog { call_id: call_id.as_bytes(), from_tag: b"caller", to_tag: b"callee" };
-    let answer = Answer { dialog, offer: offer.as_bytes(), answer: answer.as_bytes() };
-    worker.answered(Worker::session_of_invitation(&invitation), &answer)
+    let dialog = Dialog { call_id: call_id.as_bytes(), from_tag: b"caller", to_tag: b"" };
+    let invite = Request { body: Body::sdp(offer.as_bytes()), ..Request::new(Method::Invite, dialog, 1) };
+    let reply = Reply { body: Body::sdp(answer.as_bytes()), ..Reply::new(&invite, 200, b"callee") };
+    worker.replied(&reply, Some(&invite))
 }
 
 /// Reserves for these calls, and waits for their verdicts. While one waits for long, no more calls are let in.
@@ -180,8 +180,8 @@ pub fn sessions_per_second() -> Result<(), Box<dyn Error>> {
                     resumer.wait(Duration::from_millis(1));
                     while resumer.next(|notice| {
                         taken.fetch_add(1, Ordering::Relaxed);
-                        let dialog = Dialog { call_id: notice.call_id.as_bytes(), from_tag: b"caller", to_tag: b"x" };
-                        while !ender.bye(&dialog) {
+                        let dialog = Dialog { call_id: notice.call_id.as_bytes(), from_tag: b"caller", to_tag: b"" };
+                        while !ender.end(&dialog, 1, b"bench") {
                             thread::sleep(Duration::from_micros(200));
                         }
                     }) {}

@@ -82,7 +82,7 @@ impl Message {
         for (name, value) in &self.headers {
             text += &format!("{name}: {value}\r\n");
         }
-        if !self.body.is_empty() {
+        if !self.body.is_empty() && self.header("Content-Type").is_empty() {
             text += "Content-Type: application/sdp\r\n";
         }
         text += &format!("Content-Length: {}\r\n\r\n{}", self.body.len(), self.body);

@@ -11,8 +11,8 @@ use host::{ACCOUNT_START, Host};
 use imcharge::ffi::command::{imcharge_command, imcharge_command_answer, imcharge_text};
 use imcharge::ffi::config::{imcharge_config_free, imcharge_config_new, imcharge_config_set};
 use imcharge::ffi::hooks::{
-    imcharge_on_bye, imcharge_on_cancel, imcharge_on_disconnect, imcharge_on_invite, imcharge_on_msrp,
-    imcharge_on_reply, imcharge_tokens,
+    imcharge_on_cancel, imcharge_on_disconnect, imcharge_on_invite, imcharge_on_msrp, imcharge_on_reply,
+    imcharge_on_request, imcharge_source, imcharge_tokens,
 };
 use imcharge::ffi::host::{imcharge_attach, imcharge_close, imcharge_detach, imcharge_open};
 use imcharge::ffi::result::*;
@@ -129,9 +129,12 @@ impl<'h> Caller<'h> {
         let code = [200, 200, 180, 486, 699][choices.below(5)];
         let reply = bytes(choices, self.party.reply(code));
         let invite = if choices.flag() { Bytes::none() } else { bytes(choices, self.party.invite()) };
-        // SAFETY: messages of their lengths.
-        let result =
-            unsafe { imcharge_on_reply(self.worker, reply.start(), reply.length, invite.start(), invite.length) };
+        let source = imcharge_source { address: [choices.octet(); 16], port: 5060 };
+        // SAFETY: messages of their lengths, and a source.
+        let result = unsafe {
+            let (reply_start, invite_start, source) = (reply.start(), invite.start(), &raw const source);
+            imcharge_on_reply(self.worker, reply_start, reply.length, source, invite_start, invite.length, null())
+        };
         let fine = [IMCHARGE_OK, IMCHARGE_IGNORED, IMCHARGE_NOT_CHARGED, IMCHARGE_BAD_SIP].contains(&result);
         assert!(fine || reply.is_bad(result) || invite.is_bad(result), "{result}");
     }
@@ -151,8 +154,8 @@ impl<'h> Caller<'h> {
     fn bye(&mut self, choices: &mut Choices<'_>) {
         let bye = bytes(choices, self.party.bye());
         // SAFETY: a message of its length.
-        let result = unsafe { imcharge_on_bye(self.worker, bye.start(), bye.length) };
-        let fine = [IMCHARGE_OK, IMCHARGE_NOT_CHARGED, IMCHARGE_BAD_SIP].contains(&result);
+        let result = unsafe { imcharge_on_request(self.worker, bye.start(), bye.length, null()) };
+        let fine = [IMCHARGE_OK, IMCHARGE_IGNORED, IMCHARGE_NOT_CHARGED, IMCHARGE_BAD_SIP].contains(&result);
         assert!(fine || bye.is_bad(result), "{result}");
     }
 
@@ -320,7 +323,7 @@ impl<'h> Caller<'h> {
         // SAFETY: a handle is looked up and not followed; all else is good.
         let results = unsafe {
             [
-                imcharge_on_bye(worker, text.as_ptr().cast(), text.len()),
+                imcharge_on_request(worker, text.as_ptr().cast(), text.len(), null()),
                 imcharge_on_msrp(worker, text.as_ptr().cast(), text.len(), 1, null(), 0),
                 imcharge_on_disconnect(worker, 1),
                 imcharge_detach(worker),
@@ -352,7 +355,7 @@ impl<'h> Caller<'h> {
             assert_eq!(open, IMCHARGE_OPEN_FAILED);
             assert!(handle.is_null() && (error.is_empty() || error.contains(&0)));
             assert_eq!(imcharge_config_free(config), IMCHARGE_OK);
-            assert_eq!(imcharge_on_bye(self.worker, null(), 7), IMCHARGE_NULL_ARGUMENT);
+            assert_eq!(imcharge_on_request(self.worker, null(), 7, null()), IMCHARGE_NULL_ARGUMENT);
             assert_eq!(imcharge_on_msrp(self.worker, null(), 0, 0, null(), 0), IMCHARGE_NULL_ARGUMENT);
             assert_eq!(imcharge_next_verdict(self.resumer, 0, null_mut()), IMCHARGE_NULL_ARGUMENT);
         }
@@ -363,7 +366,7 @@ impl<'h> Caller<'h> {
         for message in [self.party.cancel(), self.party.bye()] {
             // SAFETY: messages of their lengths.
             unsafe {
-                imcharge_on_bye(self.worker, message.as_ptr().cast(), message.len());
+                imcharge_on_request(self.worker, message.as_ptr().cast(), message.len(), null());
                 imcharge_on_cancel(self.worker, message.as_ptr().cast(), message.len());
             }
         }

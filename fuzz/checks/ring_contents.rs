@@ -346,8 +346,7 @@ fn hash(choices: &mut Choices<'_>) -> u64 {
 
 fn open(table: &Table<'_>, at: u32, name: u64) {
     let session = SessionKey(name + 1, 1);
-    let names = [name, name ^ 1 << 50];
-    let opening = Opening { session, names, inviting_tag: 5, direction: Direction::Push, per: Per::Kilobyte };
+    let opening = Opening { session, name, inviting_tag: 5, direction: Direction::Push, per: Per::Kilobyte };
     if table.claim(at, &opening) {
         table.open(at, &opening);
         let slot = &table.slots[at as usize];

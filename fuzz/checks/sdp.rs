@@ -1,48 +1,63 @@
-//! Session descriptions (RFC 4566, RFC 4975, 8): the path that is found is the one that a plain reading finds, and
-//! everything in it can be read.
+//! Session descriptions (RFC 4566, RFC 4975, 8): the media that are found are those that a plain reading finds, whether
+//! the description is the whole body or a part of it, and everything in them can be read.
 
 use super::lies_in;
 use imcharge::wire::msrp::Path;
-use imcharge::wire::sdp::msrp_path;
+use imcharge::wire::sdp::{Media, msrp_media};
 
-/// Octets that are read of a description.
-const DESCRIPTION_MAX: usize = 64 * 1024;
+/// Octets that are read of a body.
+const BODY_MAX: usize = 64 * 1024;
+
+/// `m=` lines that are read.
+const MEDIA_MAX: u8 = 16;
 
 /// Reads a description, and compares.
 pub fn check(bytes: &[u8]) {
-    let found = msrp_path(bytes);
-    if bytes.len() < DESCRIPTION_MAX {
-        assert_eq!(found, plain(bytes), "a plain reading finds another");
+    let _ = msrp_media(b"multipart/mixed;boundary=b", bytes);
+    let Some(found) = msrp_media(b"application/sdp", bytes) else { panic!("the whole body is the description") };
+    if bytes.len() < BODY_MAX {
+        assert_eq!(found, plain(bytes), "a plain reading finds others");
     }
-    let Some(path) = found else { return };
-    let uris: Vec<_> = path.uris().collect();
-    assert!((1..=16).contains(&uris.len()));
-    assert_eq!(uris.last(), Some(&path.endpoint()));
-    assert!(uris.iter().all(|uri| lies_in(uri.host.as_bytes(), bytes) && lies_in(uri.session_id.as_bytes(), bytes)));
-    // What media before it say does not matter.
-    let behind = [b"v=0\r\nm=audio 1 RTP/AVP 0\r\na=path:msrp://x/y;tcp\r\n", bytes].concat();
-    if behind.len() <= DESCRIPTION_MAX {
-        assert_eq!(msrp_path(&behind), found);
+    for path in found.iter().filter_map(|media| media.path) {
+        let uris: Vec<_> = path.uris().collect();
+        assert!((1..=16).contains(&uris.len()));
+        assert_eq!(uris.last(), Some(&path.endpoint()));
+        assert!(
+            uris.iter().all(|uri| lies_in(uri.host.as_bytes(), bytes) && lies_in(uri.session_id.as_bytes(), bytes))
+        );
+    }
+    // A part says the same as a body, unless the delimiter is in it.
+    let part = [b"--boundary\r\nContent-Type: application/sdp\r\n\r\n", bytes, b"\r\n--boundary--\r\n"].concat();
+    if part.len() < BODY_MAX && !bytes.windows(10).any(|window| window == b"--boundary") {
+        assert_eq!(msrp_media(b"multipart/mixed;boundary=\"boundary\"", &part), Some(found));
     }
 }
 
-/// The first `a=path` of an MSRP media that is not refused.
-fn plain(bytes: &[u8]) -> Option<Path<'_>> {
+/// The MSRP media, line by line.
+fn plain(bytes: &[u8]) -> Vec<Media<'_>> {
     let lines = bytes.split(|octet| *octet == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line));
-    let mut in_msrp = false;
+    let (mut media, mut position, mut is_msrp): (Vec<Media<'_>>, u8, bool) = (Vec::new(), 0, false);
     for line in lines {
-        if let Some(media) = line.strip_prefix(b"m=") {
-            let words: Vec<_> = media.split(|octet| *octet == b' ').collect();
-            in_msrp = match words.as_slice() {
-                [b"message", port, transport, ..] => {
-                    let transport = transport.to_ascii_uppercase();
-                    *port != b"0" && [&b"TCP/MSRP"[..], b"TCP/TLS/MSRP"].contains(&transport.as_slice())
-                }
-                _ => false,
-            };
-        } else if let (true, Some(path)) = (in_msrp, line.strip_prefix(b"a=path:")) {
-            return std::str::from_utf8(path).ok().and_then(|path| Path::parse(path.trim()).ok());
+        if let Some(line) = line.strip_prefix(b"m=") {
+            if position == MEDIA_MAX {
+                break;
+            }
+            let words: Vec<_> = line.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty()).collect();
+            let transport = words.get(2).map(|word| word.to_ascii_uppercase()).unwrap_or_default();
+            is_msrp = [&b"TCP/MSRP"[..], b"TCP/TLS/MSRP"].contains(&transport.as_slice());
+            if is_msrp {
+                let port = words[1].split(|octet| *octet == b'/').next().unwrap_or_default();
+                let is_refused = !port.is_empty() && port.iter().all(|digit| *digit == b'0');
+                media.push(Media { position, is_refused, path: None });
+            }
+            position += 1;
+        } else if let (true, Some(media)) = (is_msrp, media.last_mut())
+            && line.len() >= 7
+            && line[..7].eq_ignore_ascii_case(b"a=path:")
+            && media.path.is_none()
+        {
+            media.path = std::str::from_utf8(&line[7..]).ok().and_then(|path| Path::parse(path.trim()).ok());
         }
     }
-    None
+    media
 }

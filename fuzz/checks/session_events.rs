@@ -1,7 +1,7 @@
 //! The session machine under any order of events, answers and failures: see [`World`] for what holds.
 
 use super::Choices;
-use super::session_world::{Act, Part, Sip, World};
+use super::session_world::{Act, LEGS, Part, Sip, World};
 use imcharge::charge::policy::{DebitOn, OnFailure, Policy, Resend, Settle};
 
 /// Acts of one conversation at most.
@@ -89,12 +89,17 @@ fn part(choices: &mut Choices<'_>) -> Part {
 }
 
 fn sip(choices: &mut Choices<'_>) -> Sip {
-    match choices.below(6) {
-        0 => Sip::Answered,
+    let kind = choices.below(8);
+    // 0: a leg that is not known by its tag.
+    let mut leg = || choices.below(1 + LEGS as usize) as u64;
+    match kind {
+        0 => Sip::Answered { leg: leg() },
         1 => Sip::Cancelled,
         2 => Sip::Failed,
-        3 => Sip::Bye,
+        3 => Sip::Bye { leg: leg() },
         4 => Sip::End,
+        5 => Sip::EarlyDialog { leg: leg() },
+        6 => Sip::DialogOver { leg: leg() },
         _ => Sip::HostStopped,
     }
 }

@@ -77,13 +77,18 @@ pub enum Part {
 
 #[derive(Clone, Copy, Debug)]
 pub enum Sip {
-    Answered,
+    EarlyDialog { leg: u64 },
+    Answered { leg: u64 },
     Cancelled,
     Failed,
-    Bye,
+    Bye { leg: u64 },
+    DialogOver { leg: u64 },
     End,
     HostStopped,
 }
+
+/// Dialogs of one INVITE.
+pub const LEGS: u64 = 3;
 
 /// One account, whole units only, and every answer kept under its number.
 struct Enabler {
@@ -568,7 +573,7 @@ impl World {
     /// Everything is read, BYE comes, everything is answered and all timers run out.
     pub fn end(&mut self) {
         self.read_all();
-        self.act(Act::Sip(Sip::Bye));
+        (1..=LEGS).for_each(|leg| self.act(Act::Sip(Sip::Bye { leg })));
         self.read_all();
         self.answer_all_late();
         for _ in 0..10_000 {
@@ -648,10 +653,12 @@ fn plain(act: &Act) -> Event<'static> {
     match *act {
         Act::Respond { transaction, code } => Event::Responded { transaction: transaction.into(), code, connection: 2 },
         Act::Lose { connection } => Event::ConnectionLost { connection },
-        Act::Sip(Sip::Answered) => Event::Answered,
+        Act::Sip(Sip::EarlyDialog { leg }) => Event::EarlyDialog { leg },
+        Act::Sip(Sip::Answered { leg }) => Event::Answered { leg },
         Act::Sip(Sip::Cancelled) => Event::Cancelled { transaction: None },
         Act::Sip(Sip::Failed) => Event::Failed { code: 487, transaction: None },
-        Act::Sip(Sip::Bye) => Event::Bye,
+        Act::Sip(Sip::Bye { leg }) => Event::Bye { leg },
+        Act::Sip(Sip::DialogOver { leg }) => Event::DialogOver { leg },
         Act::Sip(Sip::End) => Event::End { reason: "script" },
         Act::Sip(Sip::HostStopped) => Event::HostStopped,
         Act::Move { connection } => Event::Moved { connection },

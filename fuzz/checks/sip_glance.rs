@@ -2,10 +2,10 @@
 //! lawful forms, and the readers of the engine agree with the view they stand on.
 
 use super::lies_in;
-use imcharge::engine::facts::Suspended;
+use imcharge::engine::facts::{Method, Suspended};
 use imcharge::engine::raw::{self, Inviting};
 use imcharge::wire::identity;
-use imcharge::wire::sip::{SipMessage, Start, icid};
+use imcharge::wire::sip::{SipMessage, Start, Target, icid};
 
 /// Longest message that is read.
 const MESSAGE_MAX: usize = 64 * 1024;
@@ -21,6 +21,11 @@ pub fn check(bytes: &[u8]) {
         assert!(lies_in(part, bytes), "a field beyond the message");
     }
     assert!(lies_in(icid(message.charging_vector), message.charging_vector));
+    if let Some(target) = Target::parse(message.contact) {
+        for part in [target.scheme, target.user, target.host] {
+            assert!(lies_in(part, message.contact), "a part beyond the URI");
+        }
+    }
     if let Start::Response { code } = message.start {
         assert!((100..700).contains(&code));
     }
@@ -31,7 +36,7 @@ pub fn check(bytes: &[u8]) {
     assert_same_without_its_rest(bytes, &message);
 }
 
-fn fields<'a>(message: &SipMessage<'a>) -> [&'a [u8]; 10] {
+fn fields<'a>(message: &SipMessage<'a>) -> [&'a [u8]; 12] {
     [
         message.call_id,
         message.from,
@@ -42,6 +47,8 @@ fn fields<'a>(message: &SipMessage<'a>) -> [&'a [u8]; 10] {
         message.asserted[1],
         message.called_party,
         message.charging_vector,
+        message.contact,
+        message.content_type,
         message.body,
     ]
 }
@@ -72,11 +79,11 @@ fn assert_readers(bytes: &[u8], message: Option<&SipMessage<'_>>) {
     let is_reply = matches!(message.map(|message| message.start), Some(Start::Response { .. }));
     let invite = raw::invite(bytes, 1, Suspended::default());
     assert!(invite.is_none() || method == b"INVITE");
-    assert_eq!(raw::offer(bytes).is_some(), method == b"INVITE");
     assert!(raw::cancel(bytes).is_none() || method == b"CANCEL");
-    assert!(raw::reply(bytes).is_none() || is_reply);
-    if let Some(bye) = raw::bye(bytes) {
-        assert!(method == b"BYE" && !bye.to_tag.is_empty() && !bye.from_tag.is_empty());
+    assert!(raw::reply(bytes, None).is_none_or(|reply| is_reply && !reply.dialog.from_tag.is_empty()));
+    if let Some(request) = raw::request(bytes, None) {
+        assert!(!method.is_empty() && request.method == Method::named(method));
+        assert!(!request.dialog.call_id.is_empty() && !request.dialog.from_tag.is_empty());
     }
     if let (Some(Inviting::Initial(invite)), Some(message)) = (invite, message) {
         assert_eq!(Some(invite.invitation.cseq), message.cseq);

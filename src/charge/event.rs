@@ -22,8 +22,16 @@ pub struct Entry<'a> {
 pub enum Event<'a> {
     /// Step 1: an INVITE waits for its reservation.
     Reserve(#[serde(borrow)] Reserve<'a>),
+    /// A provisional response that is sent reliably (RFC 3262) went to the inviting side: an early dialog.
+    EarlyDialog {
+        /// Hash of the answering side's tag.
+        leg: u64,
+    },
     /// Step 4: a 2xx went to the inviting side, and the MSRP sessions are bound.
-    Answered,
+    Answered {
+        /// Hash of the answering side's tag; 0: not known.
+        leg: u64,
+    },
     /// The INVITE ended without a 2xx: final failure reply, or the transaction died (408).
     Failed {
         /// SIP status.
@@ -37,7 +45,15 @@ pub enum Event<'a> {
         transaction: Option<InviteTransaction>,
     },
     /// Step 11: BYE of either side.
-    Bye,
+    Bye {
+        /// Hash of the answering side's tag.
+        leg: u64,
+    },
+    /// The server's side knows that a dialog is over: it has answered the BYE, or sent it.
+    DialogOver {
+        /// Hash of the answering side's tag.
+        leg: u64,
+    },
     /// The host's script closes the session.
     End {
         /// The script's word for why.

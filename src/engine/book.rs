@@ -157,6 +157,17 @@ impl Live {
     }
 }
 
+impl Live {
+    /// Tells the session of its 2xx where the event of it found no room in its ring: the worker has noted it in the slot.
+    fn recall_answer(&mut self, region: &Region, at: Time) {
+        let slot = self.slot.and_then(|slot| region.table().slots.get(slot as usize));
+        let is_answered = slot.is_some_and(|slot| slot.session() == Some(self.session.key()) && slot.is_answered());
+        if is_answered && !self.session.is_answered() {
+            self.session.event(&Event::Answered { leg: 0 }, at);
+        }
+    }
+}
+
 /// Spreads requests that nobody waits for over time.
 #[derive(Default)]
 struct Pace {
@@ -429,6 +440,9 @@ impl Book {
         if live.session.is_failing() {
             live.session.cap_on_failure(left_of_cap(turn, &self.uncovered, live.session.account()));
         }
+        if let Event::Failed { .. } | Event::Cancelled { .. } = event {
+            live.recall_answer(turn.region, at);
+        }
         live.session.event(event, at);
         match event {
             // Says only that the session is alive; not worth a commit.
@@ -522,6 +536,7 @@ impl Book {
                             continue;
                         }
                     }
+                    live.recall_answer(turn.region, turn.now);
                     live.session.timer(turn.now);
                     self.drain(turn, key)?;
                 }

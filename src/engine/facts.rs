@@ -38,7 +38,7 @@ pub struct Invitation<'a> {
 }
 
 /// Names a dialog in a request of either side: tags may stand in either order.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Dialog<'a> {
     /// Call-ID, as it stands in the header.
     pub call_id: &'a [u8],
@@ -71,15 +71,121 @@ pub struct Invite<'a> {
     pub suspended: Suspended,
 }
 
-/// A successful answer to an INVITE (initial or repeated), with both session descriptions.
-#[derive(Clone, Copy, Debug)]
-pub struct Answer<'a> {
-    /// The dialog, with the To tag of the answer.
+/// Where a message came from, as the host knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Source {
+    /// Address.
+    pub address: IpAddr,
+    /// Port; 0 for a transport with connections, where the port says nothing of the party.
+    pub port: u16,
+}
+
+/// Body of a SIP message.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Body<'a> {
+    /// Value of Content-Type, whole; empty where there is none.
+    pub content_type: &'a [u8],
+    /// The body; empty where there is none.
+    pub bytes: &'a [u8],
+}
+
+impl<'a> Body<'a> {
+    /// A session description.
+    pub fn sdp(bytes: &'a [u8]) -> Body<'a> {
+        Body { content_type: b"application/sdp", bytes }
+    }
+}
+
+/// The methods that concern a dialog.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Method {
+    /// INVITE (RFC 3261).
+    Invite,
+    /// ACK (RFC 3261).
+    Ack,
+    /// PRACK (RFC 3262).
+    Prack,
+    /// UPDATE (RFC 3311).
+    Update,
+    /// BYE (RFC 3261).
+    Bye,
+    /// Any other.
+    Other,
+}
+
+impl Method {
+    /// By its name, which is case-sensitive (RFC 3261, 7.1).
+    pub fn named(name: &[u8]) -> Method {
+        match name {
+            b"INVITE" => Method::Invite,
+            b"ACK" => Method::Ack,
+            b"PRACK" => Method::Prack,
+            b"UPDATE" => Method::Update,
+            b"BYE" => Method::Bye,
+            _ => Method::Other,
+        }
+    }
+}
+
+/// A request, as far as it concerns a dialog.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Request<'a> {
+    /// Its method.
+    pub method: Method,
+    /// Its dialog; no To tag in an initial INVITE.
     pub dialog: Dialog<'a>,
-    /// Body of the INVITE (SDP), empty where it had none.
-    pub offer: &'a [u8],
-    /// Body of the 2xx (SDP).
-    pub answer: &'a [u8],
+    /// Number of the CSeq header.
+    pub cseq: u32,
+    /// The Request-URI as received.
+    pub uri: &'a [u8],
+    /// Value of Contact, whole; empty where there is none.
+    pub contact: &'a [u8],
+    /// Its body.
+    pub body: Body<'a>,
+    /// Where it came from; `None`: not known.
+    pub source: Option<Source>,
+}
+
+/// A reply, as far as it concerns a dialog.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reply<'a> {
+    /// SIP status.
+    pub code: u16,
+    /// Method of the request that it answers.
+    pub method: Method,
+    /// Tags as in the request, with the To tag of the answering side; that is empty where the reply has none.
+    pub dialog: Dialog<'a>,
+    /// Number of the CSeq header.
+    pub cseq: u32,
+    /// Whether it is a provisional reply that is sent reliably (RFC 3262).
+    pub is_reliable: bool,
+    /// Value of Contact, whole; empty where there is none.
+    pub contact: &'a [u8],
+    /// Its body.
+    pub body: Body<'a>,
+    /// Where it came from; `None`: not known, or this proxy has made it.
+    pub source: Option<Source>,
+}
+
+impl<'a> Request<'a> {
+    /// One without a body, of which no more is known.
+    pub fn new(method: Method, dialog: Dialog<'a>, cseq: u32) -> Request<'a> {
+        Request { method, dialog, cseq, uri: b"", contact: b"", body: Body::default(), source: None }
+    }
+}
+
+impl<'a> Reply<'a> {
+    /// One without a body to this request, of which no more is known.
+    pub fn new(request: &Request<'a>, code: u16, to_tag: &'a [u8]) -> Reply<'a> {
+        let dialog = Dialog { to_tag, ..request.dialog };
+        let (method, cseq, body) = (request.method, request.cseq, Body::default());
+        Reply { code, method, dialog, cseq, is_reliable: false, contact: b"", body, source: None }
+    }
+
+    /// The INVITE that it answers, if it is the one that opens the session.
+    pub fn invitation(&self) -> Invitation<'a> {
+        Invitation { call_id: self.dialog.call_id, from_tag: self.dialog.from_tag, cseq: self.cseq }
+    }
 }
 
 /// A whole MSRP frame as it came in, from the first `M` to the CRLF of its end-line.

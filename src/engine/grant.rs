@@ -18,11 +18,13 @@
 //! its take whose grant that was, and gives it back ([`Table::pass`]).
 
 mod index;
+mod legs;
 mod messages;
 mod slot;
 mod streams;
 
 pub use index::{Chained, Index, Inserted};
+pub use legs::LegRecord;
 pub use messages::{Chunk, NOTES, Pass};
 pub use slot::{Gate, Slot};
 pub use streams::{STREAMS_MAX, Stream, StreamRecord, StreamState, Streams};
@@ -45,6 +47,16 @@ pub enum Side {
     Server,
     /// The one that fetches them.
     Client,
+}
+
+impl Side {
+    /// The one at the other end.
+    pub fn other(self) -> Side {
+        match self {
+            Side::Server => Side::Client,
+            Side::Client => Side::Server,
+        }
+    }
 }
 
 /// The session that a frame belongs to, by its endpoints.
@@ -79,8 +91,8 @@ pub enum Attribution {
 pub struct Opening {
     /// The session.
     pub session: SessionKey,
-    /// Its first names: that of the session, and that of its early dialogs.
-    pub names: [u64; 2],
+    /// The name of the session.
+    pub name: u64,
     /// Hash of the inviting side's tag.
     pub inviting_tag: u64,
     /// Who has the messages.
@@ -137,7 +149,7 @@ impl Table<'_> {
 
     /// Engine: makes a free slot findable as that of a session, before its INVITE goes on. `false`: workers would not find it.
     pub fn claim(&self, at: u32, opening: &Opening) -> bool {
-        opening.names.iter().all(|name| self.add_name(at, *name).is_ok())
+        self.add_name(at, opening.name).is_ok()
     }
 
     /// Engine: opens a slot that was claimed.
@@ -154,6 +166,11 @@ impl Table<'_> {
             Inserted::At(_) | Inserted::Before(_) => Ok(()),
             Inserted::Full => Err(NoRoom),
         }
+    }
+
+    /// Worker: makes an endpoint known as one that has the session's messages, without binding it: what it sends is stopped.
+    pub fn recognise_server(&self, at: u32, endpoint: u64) -> Result<(), NoRoom> {
+        self.add_name(at, server_name(endpoint))
     }
 
     /// Engine: frees a slot and everything that leads to it.

@@ -189,7 +189,7 @@ mod tests {
         outstanding.look(&session, s(0));
         outstanding.timers(s(10_000));
         assert_eq!(outstanding.stuck(), 0, "an open session holds what it may");
-        session.event(&Event::Bye, s(100));
+        session.event(&Event::Bye { leg: 1 }, s(100));
         session.gate_closed(0, s(100));
         assert_eq!(answer(&mut session, &SILENT, s(102)), Some(Operation::Release));
         outstanding.look(&session, s(102));
@@ -211,7 +211,7 @@ mod tests {
         let mut session = open(1);
         let mut outstanding = Outstanding::default();
         outstanding.adopt(&session, s(50));
-        session.event(&Event::Bye, s(100));
+        session.event(&Event::Bye { leg: 1 }, s(100));
         session.gate_closed(0, s(100));
         assert_eq!(answer(&mut session, &SILENT, s(102)), Some(Operation::Release));
         for (restarted, stuck) in [(110, 0), (1000, 1)] {

@@ -1,6 +1,6 @@
 //! Facts from raw SIP bytes, for hosts that hand over messages as they came from the wire.
 
-use super::facts::{Dialog, Invitation, Invite, Suspended};
+use super::facts::{Body, Dialog, Invitation, Invite, Method, Reply, Request, Source, Suspended};
 use crate::wire::sip::{SipMessage, Start};
 
 /// What an INVITE is for.
@@ -12,24 +12,9 @@ pub enum Inviting<'a> {
     InDialog,
 }
 
-/// A reply, as far as charging needs it.
-#[derive(Clone, Copy, Debug)]
-pub struct Reply<'a> {
-    /// SIP status.
-    pub code: u16,
-    /// Whether it answers an INVITE, by its CSeq.
-    pub to_invite: bool,
-    /// The INVITE that it answers.
-    pub invitation: Invitation<'a>,
-    /// The dialog; the To tag is empty where the reply has none.
-    pub dialog: Dialog<'a>,
-    /// Its body.
-    pub body: &'a [u8],
-}
-
 /// Reads an INVITE. `None`: no INVITE, or one without Call-ID, From tag or CSeq number.
 pub fn invite(bytes: &[u8], messages: u32, suspended: Suspended) -> Option<Inviting<'_>> {
-    let (sip, request_uri) = request(bytes, b"INVITE")?;
+    let (sip, request_uri) = of_method(bytes, b"INVITE")?;
     let invitation = invitation(&sip)?;
     if !sip.to_tag.is_empty() {
         return Some(Inviting::InDialog);
@@ -47,50 +32,41 @@ pub fn invite(bytes: &[u8], messages: u32, suspended: Suspended) -> Option<Invit
     }))
 }
 
-/// What the INVITE says that a reply answers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Offer<'a> {
-    /// Its body; empty where it has none.
-    pub body: &'a [u8],
-    /// Whether it repeats in a dialog (RFC 3261, 14).
-    pub in_dialog: bool,
-}
-
-/// Reads the INVITE that a reply answers. `None`: no INVITE.
-pub fn offer(bytes: &[u8]) -> Option<Offer<'_>> {
-    let (sip, _) = request(bytes, b"INVITE")?;
-    Some(Offer { body: sip.body, in_dialog: !sip.to_tag.is_empty() })
+/// Reads a request. `None`: no request, or one without Call-ID, From tag or CSeq number.
+pub fn request(bytes: &[u8], source: Option<Source>) -> Option<Request<'_>> {
+    let sip = SipMessage::parse(bytes)?;
+    let Start::Request { method, uri } = sip.start else { return None };
+    let cseq = invitation(&sip)?.cseq;
+    let (method, dialog) = (Method::named(method), dialog(&sip));
+    Some(Request { method, dialog, cseq, uri, contact: sip.contact, body: body(&sip), source })
 }
 
 /// Reads a reply. `None`: no reply, or one without Call-ID, From tag or CSeq.
-pub fn reply(bytes: &[u8]) -> Option<Reply<'_>> {
+pub fn reply(bytes: &[u8], source: Option<Source>) -> Option<Reply<'_>> {
     let sip = SipMessage::parse(bytes)?;
     let Start::Response { code } = sip.start else { return None };
+    let cseq = invitation(&sip)?.cseq;
     Some(Reply {
         code,
-        to_invite: sip.cseq_method == b"INVITE",
-        invitation: invitation(&sip)?,
+        method: Method::named(sip.cseq_method),
         dialog: dialog(&sip),
-        body: sip.body,
+        cseq,
+        is_reliable: code < 200 && sip.is_reliable,
+        contact: sip.contact,
+        body: body(&sip),
+        source,
     })
-}
-
-/// Reads a BYE. `None`: no BYE, or one without Call-ID or one of its tags.
-pub fn bye(bytes: &[u8]) -> Option<Dialog<'_>> {
-    let (sip, _) = request(bytes, b"BYE")?;
-    invitation(&sip)?;
-    Some(dialog(&sip)).filter(|dialog| !dialog.to_tag.is_empty())
 }
 
 /// Reads a CANCEL: the INVITE that it cancels (RFC 3261, 9.1). `None`: no CANCEL, or one without Call-ID, From
 /// tag or CSeq number.
 pub fn cancel(bytes: &[u8]) -> Option<Invitation<'_>> {
-    let (sip, _) = request(bytes, b"CANCEL")?;
+    let (sip, _) = of_method(bytes, b"CANCEL")?;
     invitation(&sip)
 }
 
 /// A request of this method, and its Request-URI. Methods are case-sensitive (RFC 3261, 7.1).
-fn request<'a>(bytes: &'a [u8], wanted: &[u8]) -> Option<(SipMessage<'a>, &'a [u8])> {
+fn of_method<'a>(bytes: &'a [u8], wanted: &[u8]) -> Option<(SipMessage<'a>, &'a [u8])> {
     let sip = SipMessage::parse(bytes)?;
     match sip.start {
         Start::Request { method, uri } if method == wanted => Some((sip, uri)),
@@ -101,6 +77,10 @@ fn request<'a>(bytes: &'a [u8], wanted: &[u8]) -> Option<(SipMessage<'a>, &'a [u
 fn invitation<'a>(sip: &SipMessage<'a>) -> Option<Invitation<'a>> {
     let invitation = Invitation { call_id: sip.call_id, from_tag: sip.from_tag, cseq: sip.cseq? };
     Some(invitation).filter(|invitation| !invitation.call_id.is_empty() && !invitation.from_tag.is_empty())
+}
+
+fn body<'a>(sip: &SipMessage<'a>) -> Body<'a> {
+    Body { content_type: sip.content_type, bytes: sip.body }
 }
 
 fn dialog<'a>(sip: &SipMessage<'a>) -> Dialog<'a> {
@@ -137,41 +117,59 @@ mod tests {
     }
 
     #[test]
-    fn a_repeated_invite_is_told_by_its_to_tag() {
+    fn an_invite_in_a_dialog_is_told_by_its_to_tag() {
         let bytes = sip(INVITE, ";tag=two", "8 INVITE", "");
         assert!(matches!(invite(&bytes, 0, Suspended::default()), Some(Inviting::InDialog)));
-        assert_eq!(offer(&bytes), Some(Offer { body: b"body", in_dialog: true }));
-        let bytes = sip(INVITE, "", "8 INVITE", "");
-        assert_eq!(offer(&bytes), Some(Offer { body: b"body", in_dialog: false }));
+        assert_eq!(request(&bytes, None).map(|request| request.dialog.to_tag), Some(&b"two"[..]));
+    }
+
+    #[test]
+    fn a_request_of_a_dialog_has_its_target_contact_and_body() {
+        let source = Some(Source { address: [192, 0, 2, 1].into(), port: 5060 });
+        let bytes = sip(
+            "UPDATE sip:b@b.example SIP/2.0",
+            ";tag=two",
+            "8 UPDATE",
+            "Contact: <sip:a@a.example>\r\nContent-Type: x/y\r\n",
+        );
+        let wanted = Request {
+            method: Method::Update,
+            dialog: Dialog { call_id: b"call", from_tag: b"one", to_tag: b"two" },
+            cseq: 8,
+            uri: b"sip:b@b.example",
+            contact: b"<sip:a@a.example>",
+            body: Body { content_type: b"x/y", bytes: b"body" },
+            source,
+        };
+        assert_eq!(request(&bytes, source), Some(wanted));
+        let methods =
+            ["INVITE", "ACK", "PRACK", "UPDATE", "BYE", "bye", "MESSAGE"].map(|name| Method::named(name.as_bytes()));
+        let (bye, other) = (Method::Bye, Method::Other);
+        assert_eq!(methods, [Method::Invite, Method::Ack, Method::Prack, Method::Update, bye, other, other]);
     }
 
     #[test]
     fn each_reader_takes_its_own_kind_only() {
-        let request = |method: &str| sip(&format!("{method} sip:b@example.com SIP/2.0"), ";tag=two", "8 X", "");
-        let reply_to_bye = sip("SIP/2.0 200 OK", ";tag=two", "8 BYE", "");
         for (bytes, readers) in [
-            (request("INVITE"), [true, false, false, false]),
-            (request("BYE"), [false, true, false, false]),
-            (request("CANCEL"), [false, false, true, false]),
-            (reply_to_bye, [false, false, false, true]),
-            (b"\r\n\r\n".to_vec(), [false; 4]),
+            (sip(INVITE, ";tag=two", "8 INVITE", ""), [true, false, false]),
+            (sip("CANCEL sip:b@example.com SIP/2.0", "", "8 CANCEL", ""), [true, true, false]),
+            (sip("SIP/2.0 200 OK", ";tag=two", "8 BYE", ""), [false, false, true]),
+            (b"\r\n\r\n".to_vec(), [false; 3]),
         ] {
-            let read =
-                [offer(&bytes).is_some(), bye(&bytes).is_some(), cancel(&bytes).is_some(), reply(&bytes).is_some()];
+            let read = [request(&bytes, None).is_some(), cancel(&bytes).is_some(), reply(&bytes, None).is_some()];
             assert_eq!(read, readers, "{}", String::from_utf8_lossy(&bytes));
         }
     }
 
     #[test]
     fn a_reply_says_what_it_answers() {
-        let bytes = sip("SIP/2.0 486 Busy Here", ";tag=two", "9 INVITE", "");
-        let busy = reply(&bytes).expect("a reply");
-        assert_eq!((busy.code, busy.to_invite, busy.invitation.cseq, busy.dialog.to_tag), (486, true, 9, &b"two"[..]));
-        assert_eq!(reply(&sip("SIP/2.0 200 OK", ";tag=two", "9 BYE", "")).map(|reply| reply.to_invite), Some(false));
-    }
-
-    #[test]
-    fn a_bye_without_a_to_tag_is_none() {
-        assert!(bye(&sip("BYE sip:b@example.com SIP/2.0", "", "9 BYE", "")).is_none());
+        let bytes = sip("SIP/2.0 486 Busy Here", ";tag=two", "9 INVITE", "RSeq: 1\r\n");
+        let busy = reply(&bytes, None).expect("a reply");
+        assert_eq!((busy.code, busy.method, busy.invitation().cseq), (486, Method::Invite, 9));
+        assert_eq!((busy.dialog.to_tag, busy.is_reliable), (&b"two"[..], false));
+        let session_progress = sip("SIP/2.0 183 Session Progress", ";tag=two", "9 INVITE", "RSeq: 1\r\n");
+        assert_eq!(reply(&session_progress, None).map(|reply| reply.is_reliable), Some(true));
+        let to_bye = sip("SIP/2.0 200 OK", ";tag=two", "9 BYE", "");
+        assert_eq!(reply(&to_bye, None).map(|reply| reply.method), Some(Method::Bye));
     }
 }

@@ -41,7 +41,7 @@ use std::time::{Duration, Instant};
 pub use usage::Usage;
 
 /// Changes with the layout: a file of another version is not read.
-const MAGIC: u64 = 0x696d_6368_6172_0008;
+const MAGIC: u64 = 0x696d_6368_6172_0009;
 
 /// Octets of one event ring.
 const RING_SIZE: usize = if simulate::SMALL { 32 * 1024 } else { 512 * 1024 };
@@ -594,11 +594,6 @@ impl Region {
     /// The name by which workers find a session.
     pub fn name_of_session(&self, session: SessionKey) -> u64 {
         self.hash(&[b"session", &session.0.to_le_bytes(), &session.1.to_le_bytes()])
-    }
-
-    /// The name of all early dialogs of an INVITE.
-    pub fn name_of_early_dialogs(&self, call_id: &[u8], inviting_tag: u64) -> u64 {
-        self.hash(&[b"early", call_id, &inviting_tag.to_le_bytes()])
     }
 
     /// The name of a dialog: Call-ID and the hashes of both tags, in either order.

@@ -4,7 +4,9 @@
 //! Two things cannot wait for the engine and are done here: the MSRP sessions are bound to their slot before the
 //! 200 OK goes on, and the gate is decided on the slot's counters.
 
+mod dialogs;
 mod frames;
+mod negotiation;
 mod sip;
 
 use super::clock;

@@ -7,11 +7,12 @@ use super::result::{
     IMCHARGE_BAD_SIP, IMCHARGE_IGNORED, IMCHARGE_MSRP_MAX, IMCHARGE_NOT_CHARGED, IMCHARGE_OK, IMCHARGE_SIP_MAX,
 };
 use crate::charge::ch2::SessionKey;
-use crate::engine::facts::{Answer, Frame, NoConnections, Suspended};
-use crate::engine::raw::{self, Inviting, Offer, Reply};
+use crate::engine::facts::{Frame, Method, NoConnections, Reply, Request, Source, Suspended};
+use crate::engine::raw::{self, Inviting};
 use crate::engine::statistic::Statistic;
 use crate::engine::worker::{Refused, Worker};
 use std::ffi::c_void;
+use std::net::Ipv6Addr;
 use std::ptr::NonNull;
 
 /// Names a session: the same in every process, for one INVITE for ever.
@@ -68,8 +69,8 @@ impl From<Suspended> for imcharge_tokens {
 ///                not give that reply to imcharge_on_reply.
 ///   session      place for the session's name, or NULL. Written only on IMCHARGE_OK.
 ///
-/// Returns: IMCHARGE_OK: a verdict will come; IMCHARGE_IGNORED: it has a To tag, so it repeats in a dialog and
-/// needs no verdict; IMCHARGE_INVITE_MALFORMED, IMCHARGE_INVITE_ENGINE_DOWN or IMCHARGE_INVITE_FULL: none
+/// Returns: IMCHARGE_OK: a verdict will come; IMCHARGE_IGNORED: it has a To tag, so it is within a dialog and
+/// needs no verdict: give it to imcharge_on_request; IMCHARGE_INVITE_MALFORMED, IMCHARGE_INVITE_ENGINE_DOWN or IMCHARGE_INVITE_FULL: none
 /// will come, the host decides; or another error. The process that attached the worker, one thread at a time.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn imcharge_on_invite(
@@ -102,16 +103,81 @@ pub unsafe extern "C" fn imcharge_on_invite(
     })
 }
 
-/// A reply to an INVITE, initial or repeated, before it goes on: a 2xx binds the MSRP sessions of both session
-/// descriptions to the reservation, 300 and above ends it. Replies to other methods, and 1xx, are ignored,
-/// so that a host may give all replies.
+/// Where a SIP message came from.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct imcharge_source {
+    /// IPv6 address in network order; an IPv4 address as ::ffff:a.b.c.d.
+    pub address: [u8; 16],
+    /// Port in host order; 0 for TCP, TLS and other transports with connections, where it says nothing of the sender.
+    pub port: u16,
+}
+
+impl From<imcharge_source> for Source {
+    fn from(source: imcharge_source) -> Source {
+        Source { address: Ipv6Addr::from(source.address).to_canonical(), port: source.port }
+    }
+}
+
+/// What a pointer to a source is to say.
+///
+/// # Safety
+/// It must be NULL or lead to a source that can be read.
+unsafe fn source_at(source: *const imcharge_source) -> Option<Source> {
+    // SAFETY: by the caller's promise.
+    NonNull::new(source.cast_mut()).map(|source| unsafe { source.read_unaligned() }.into())
+}
+
+/// A request within a dialog (it has a To tag), before it goes on: INVITE, ACK, PRACK, UPDATE or BYE. Descriptions in ACK
+/// and PRACK bind MSRP sessions. A BYE of either side ends its dialog; that of the last dialog closes the session: what
+/// is outstanding is settled by policy, the rest is released. Other requests are ignored, so that a host may give all.
 ///
 /// Parameters:
 ///   worker       the worker, not NULL.
-///   reply        the reply as received, not NULL, 1 to IMCHARGE_SIP_MAX bytes. It is copied.
-///   invite       the INVITE that it answers, up to IMCHARGE_SIP_MAX bytes, for the session description in it.
-///                With a length of 0, which NULL may come with, only the answer's is bound: enough where
-///                the answering side has the stored messages, but not for RCS push. It is copied.
+///   message      the request as received, not NULL, 1 to IMCHARGE_SIP_MAX bytes. It is copied.
+///   source       where it came from; NULL: not known. Without it a BYE, or a new MSRP session, of somebody else who
+///                claims to be the side that has the messages is believed.
+///
+/// Returns: IMCHARGE_OK, IMCHARGE_IGNORED, IMCHARGE_NOT_CHARGED, IMCHARGE_BAD_SIP, or another error. The request
+/// goes on whatever it is. The process that attached the worker, one thread at a time.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn imcharge_on_request(
+    worker: *mut imcharge_worker,
+    message: *const c_void,
+    length: usize,
+    source: *const imcharge_source,
+) -> i32 {
+    guard(|| {
+        with_worker(worker, |attached| {
+            // SAFETY: the pointers and length that the contract above names.
+            let (bytes, source) = unsafe { (memory::bytes(message, length, IMCHARGE_SIP_MAX)?, source_at(source)) };
+            let Some(request) = raw::request(bytes, source) else { return Err(malformed(attached, IMCHARGE_BAD_SIP)) };
+            match request.method {
+                _ if request.dialog.to_tag.is_empty() => Ok(IMCHARGE_IGNORED),
+                Method::Other => Ok(IMCHARGE_IGNORED),
+                _ if attached.worker.request_in_dialog(&request) => Ok(IMCHARGE_OK),
+                _ => Ok(IMCHARGE_NOT_CHARGED),
+            }
+        })
+    })
+}
+
+/// A reply to an INVITE, PRACK, UPDATE or BYE, before it goes on. A 2xx, and a provisional reply that is sent
+/// reliably, binds the MSRP sessions of both session descriptions to the reservation; 300 and above to the initial INVITE
+/// ends it. A 2xx, 408 or 481 to a BYE says that the other side knows of the end. Replies to other methods and other
+/// provisional replies are ignored, so that a host may give all replies. Do not give one that the host has made itself
+/// because the other side did not answer.
+///
+/// Parameters:
+///   worker           the worker, not NULL.
+///   reply            the reply as received, not NULL, 1 to IMCHARGE_SIP_MAX bytes. It is copied.
+///   reply_source     where it came from; NULL: not known. Without it an answer of somebody else than the side that has
+///                    the messages is believed.
+///   request          the request that it answers, up to IMCHARGE_SIP_MAX bytes, for the session description in it.
+///                    With a length of 0, which NULL may come with, it is not known: the offer is then the one of an
+///                    earlier reply to the same INVITE, and where there was none no MSRP session is bound. It is
+///                    copied.
+///   request_source   where the request came from; NULL: not known.
 ///
 /// Returns: IMCHARGE_OK, IMCHARGE_IGNORED, IMCHARGE_NOT_CHARGED, IMCHARGE_BAD_SIP, or another error. The reply
 /// goes on whatever it is. The process that attached the worker, one thread at a time.
@@ -120,19 +186,24 @@ pub unsafe extern "C" fn imcharge_on_reply(
     worker: *mut imcharge_worker,
     reply: *const c_void,
     reply_length: usize,
-    invite: *const c_void,
-    invite_length: usize,
+    reply_source: *const imcharge_source,
+    request: *const c_void,
+    request_length: usize,
+    request_source: *const imcharge_source,
 ) -> i32 {
     guard(|| {
         with_worker(worker, |attached| {
             // SAFETY: the pointers and lengths that the contract above names.
-            let (reply, invite) = unsafe {
-                let reply = memory::bytes(reply, reply_length, IMCHARGE_SIP_MAX)?;
-                (reply, memory::optional_bytes(invite, invite_length, IMCHARGE_SIP_MAX)?)
+            let (reply, request) = unsafe {
+                let reply = raw::reply(memory::bytes(reply, reply_length, IMCHARGE_SIP_MAX)?, source_at(reply_source));
+                let request = memory::optional_bytes(request, request_length, IMCHARGE_SIP_MAX)?;
+                (reply, (!request.is_empty()).then(|| raw::request(request, source_at(request_source))))
             };
-            let offer = raw::offer(invite);
-            match raw::reply(reply) {
-                Some(reply) if invite.is_empty() || offer.is_some() => Ok(replied(&mut attached.worker, &reply, offer)),
+            match (reply, request) {
+                (Some(reply), None) => Ok(replied(&mut attached.worker, &reply, None)),
+                (Some(reply), Some(Some(request))) if request.method == reply.method => {
+                    Ok(replied(&mut attached.worker, &reply, Some(&request)))
+                }
                 _ => Err(malformed(attached, IMCHARGE_BAD_SIP)),
             }
         })
@@ -140,23 +211,20 @@ pub unsafe extern "C" fn imcharge_on_reply(
 }
 
 /// Tells the engine what a reply says.
-fn replied(worker: &mut Worker, reply: &Reply<'_>, offer: Option<Offer<'_>>) -> i32 {
-    let in_dialog = offer.is_some_and(|offer| offer.in_dialog);
-    // A refused repetition leaves the session as it was (RFC 3261, 14.1).
-    if !reply.to_invite || reply.code < 200 || (in_dialog && reply.code >= 300) {
-        return IMCHARGE_IGNORED;
-    }
-    let opened = Worker::session_of_invitation(&reply.invitation);
-    if reply.code >= 300 {
-        worker.failed(opened, None, reply.code);
+fn replied(worker: &mut Worker, reply: &Reply<'_>, request: Option<&Request<'_>>) -> i32 {
+    let concerns = match reply.method {
+        Method::Invite | Method::Prack | Method::Update => reply.code >= 200 || reply.is_reliable,
+        Method::Bye => reply.code >= 200,
+        Method::Ack | Method::Other => false,
+    };
+    // Without its INVITE it is not known whether it opens the session.
+    let is_initial = reply.method == Method::Invite && request.is_none_or(|request| request.dialog.to_tag.is_empty());
+    if is_initial && reply.code >= 300 {
+        worker.failed(Worker::session_of_invitation(&reply.invitation()), None, reply.code);
         return IMCHARGE_OK;
     }
-    let answer = Answer { dialog: reply.dialog, offer: offer.map_or(b"", |offer| offer.body), answer: reply.body };
-    // Without its INVITE it is not known whether it opens or repeats.
-    let opens = !in_dialog && worker.answered(opened, &answer);
-    let repeats = !opens && (in_dialog || offer.is_none());
-    let repeated = worker.session_of(&reply.dialog).filter(|session| repeats && *session != opened);
-    match opens || repeated.is_some_and(|session| worker.answered(session, &answer)) {
+    match worker.replied(reply, request) {
+        _ if !concerns => IMCHARGE_IGNORED,
         true => IMCHARGE_OK,
         false => IMCHARGE_NOT_CHARGED,
     }
@@ -183,29 +251,6 @@ pub unsafe extern "C" fn imcharge_on_cancel(
             let Some(invitation) = raw::cancel(bytes) else { return Err(malformed(attached, IMCHARGE_BAD_SIP)) };
             attached.worker.cancelled(Worker::session_of_invitation(&invitation), None);
             Ok(IMCHARGE_OK)
-        })
-    })
-}
-
-/// A BYE of either side: the session closes. What is outstanding is settled by policy, the rest is released.
-///
-/// Parameters:
-///   worker       the worker, not NULL.
-///   message      the BYE as received, not NULL, 1 to IMCHARGE_SIP_MAX bytes. It is copied.
-///
-/// Returns: IMCHARGE_OK, IMCHARGE_NOT_CHARGED, IMCHARGE_BAD_SIP, or another error. The BYE goes on whatever it
-/// is. The process that attached the worker, one thread at a time.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn imcharge_on_bye(worker: *mut imcharge_worker, message: *const c_void, length: usize) -> i32 {
-    guard(|| {
-        with_worker(worker, |attached| {
-            // SAFETY: the pointer and length that the contract above names.
-            let bytes = unsafe { memory::bytes(message, length, IMCHARGE_SIP_MAX) }?;
-            let Some(dialog) = raw::bye(bytes) else { return Err(malformed(attached, IMCHARGE_BAD_SIP)) };
-            match attached.worker.bye(&dialog) {
-                true => Ok(IMCHARGE_OK),
-                false => Ok(IMCHARGE_NOT_CHARGED),
-            }
         })
     })
 }

@@ -1,8 +1,10 @@
 //! Reads what charging needs of a SIP message that the host has parsed.
 
 use super::bindings as k;
-use crate::engine::facts::{Dialog, Invitation, Invite, Suspended};
+use crate::engine::facts::{Dialog, Invitation, Invite, Reply, Request, Source, Suspended};
+use crate::engine::raw;
 use std::ffi::c_int;
+use std::net::IpAddr;
 
 /// A host's text as bytes; empty where there is none.
 ///
@@ -74,6 +76,39 @@ impl<'a> Message<'a> {
             1 => Some(unsafe { self.0.first_line.u.request.method_value }),
             _ => None,
         }
+    }
+
+    /// Status of a reply.
+    pub fn status(self) -> Option<u16> {
+        // SAFETY: the union is a reply where the host says so (SIP_REPLY is 2).
+        match self.0.first_line.type_ {
+            2 => u16::try_from(unsafe { self.0.first_line.u.reply.statuscode }).ok(),
+            _ => None,
+        }
+    }
+
+    /// Where it came from.
+    fn source(self) -> Option<Source> {
+        let received = &self.0.rcv;
+        // SAFETY: an address of `len` octets in a union of octets.
+        let octets = unsafe { received.src_ip.u.addr };
+        let address = match received.src_ip.len {
+            4 => IpAddr::from(<[u8; 4]>::try_from(&octets[..4]).ok()?),
+            16 => IpAddr::from(<[u8; 16]>::try_from(&octets[..16]).ok()?),
+            _ => return None,
+        };
+        let has_connections = i64::from(received.proto) != i64::from(k::PROTO_UDP);
+        Some(Source { address, port: if has_connections { 0 } else { received.src_port } })
+    }
+
+    /// A request as it was received. Needs no parsing, so it also reads the shared message of a transaction.
+    pub fn request(self) -> Option<Request<'a>> {
+        raw::request(self.octets(), self.source())
+    }
+
+    /// A reply as it was received. Needs no parsing.
+    pub fn reply(self) -> Option<Reply<'a>> {
+        raw::reply(self.octets(), self.source())
     }
 
     /// Request-URI as received.
@@ -155,10 +190,8 @@ impl<'a> Message<'a> {
         found
     }
 
-    /// Everything behind the empty line. Needs no parsing, so it also reads the shared message of a transaction.
-    pub fn body(self) -> &'a [u8] {
+    fn octets(self) -> &'a [u8] {
         // SAFETY: the host's buffer holds `len` octets of the message as received.
-        let whole: &'a [u8] = unsafe { bytes(&k::_str { s: self.0.buf, len: self.0.len as c_int }) };
-        memchr::memmem::find(whole, b"\r\n\r\n").and_then(|end| whole.get(end + 4..)).unwrap_or_default()
+        unsafe { bytes(&k::_str { s: self.0.buf, len: self.0.len as c_int }) }
     }
 }

@@ -1,22 +1,27 @@
 //! What a watched transaction carries, in the host's shared memory: its callbacks run in whatever process sees the event.
 
 use super::attach::with_worker;
+use super::bindings as k;
+use super::message::Message;
 use crate::charge::ch2::SessionKey;
 use crate::charge::event::InviteTransaction;
+use crate::engine::facts::{Method, Reply, Request};
+use crate::engine::worker::Worker;
 use std::ffi::c_int;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Most octets of Call-ID and From tag together.
 const TEXT_MAX: usize = 512;
 
 /// The session of a transaction, and what names its dialog.
 #[repr(C)]
-#[derive(Clone, Copy)]
 pub struct Watched {
-    /// The session.
-    pub session: SessionKey,
-    /// The transaction of the INVITE that opens the session, whose end without a 2xx ends it; `None`: it repeats in the
+    session: SessionKey,
+    /// The transaction of the INVITE that opens the session, whose end without a 2xx ends it; `None`: a request within the
     /// dialog.
     pub opens: Option<InviteTransaction>,
+    /// A 2xx has gone to the inviting side.
+    is_answered: AtomicBool,
     call_id: u16,
     from_tag: u16,
     text: [u8; TEXT_MAX],
@@ -34,12 +39,23 @@ impl Watched {
         text.get_mut(..call_id.len())?.copy_from_slice(call_id);
         text.get_mut(call_id.len()..call_id.len() + from_tag.len())?.copy_from_slice(from_tag);
         let (call_id, from_tag) = (call_id.len() as u16, from_tag.len() as u16);
-        Some(Watched { session, opens, call_id, from_tag, text })
+        Some(Watched { session, opens, is_answered: AtomicBool::new(false), call_id, from_tag, text })
     }
 
-    /// The INVITE ended without a 2xx. An answered or failed session ignores it; one that repeats ends none (RFC 3261, 14.1).
+    /// A reply goes to the sender of the request. The dialog goes by the request, as its sender knows it: a host that hides
+    /// its topology has other names in the reply.
+    pub fn replied(&self, reply: &Reply<'_>, request: Option<Request<'_>>) {
+        let mut reply = *reply;
+        (reply.dialog.call_id, reply.dialog.from_tag) = (self.call_id(), self.from_tag());
+        if self.opens.is_some() && (200..300).contains(&reply.code) {
+            self.is_answered.store(true, Ordering::Relaxed);
+        }
+        with_worker(|worker| worker.replied(&reply, request.as_ref()));
+    }
+
+    /// The INVITE ended without a 2xx, if it did: hosts report the end of every transaction.
     pub fn failed(&self, code: c_int) {
-        if self.opens.is_some() {
+        if self.opens.is_some() && !self.is_answered.load(Ordering::Relaxed) {
             let code = u16::try_from(code).unwrap_or(0);
             with_worker(|worker| worker.failed(self.session, self.opens, code));
         }
@@ -52,13 +68,51 @@ impl Watched {
         }
     }
 
-    /// Call-ID.
-    pub fn call_id(&self) -> &[u8] {
+    fn call_id(&self) -> &[u8] {
         self.text.get(..self.call_id.into()).unwrap_or_default()
     }
 
-    /// Tag of who invited.
-    pub fn inviting_tag(&self) -> &[u8] {
+    /// Tag of the request's sender.
+    fn from_tag(&self) -> &[u8] {
         self.text.get(self.call_id.into()..).and_then(|rest| rest.get(..self.from_tag.into())).unwrap_or_default()
     }
+}
+
+/// Tells the worker of a request within a dialog before the script runs, if the dialog is a charged one.
+pub fn before_script(request: Message<'_>) {
+    let concerned = [k::METHOD_INVITE, k::METHOD_ACK, k::METHOD_PRACK, k::METHOD_UPDATE, k::METHOD_BYE];
+    if !request.method().is_some_and(|method| concerned.iter().any(|known| *known as c_int == method)) {
+        return;
+    }
+    let dialog = Some(request).filter(|request| request.parse_identity()).and_then(Message::dialog);
+    let is_charged = |worker: &mut Worker| dialog.is_some_and(|dialog| worker.session_of(&dialog).is_some());
+    with_worker(|worker| {
+        if is_charged(worker)
+            && let Some(request) = request.request()
+        {
+            worker.request_in_dialog(&request);
+        }
+    });
+}
+
+/// Tells the worker of a 2xx to an INVITE before the script runs: the host may have forgotten its transaction.
+pub fn before_reply_script(reply: Message<'_>) {
+    if !reply.status().is_some_and(|status| (200..300).contains(&status)) {
+        return;
+    }
+    if let Some(reply) = reply.reply().filter(|reply| reply.method == Method::Invite) {
+        with_worker(|worker| worker.late_answer(&reply));
+    }
+}
+
+/// What to watch a new transaction with: a request within a charged dialog whose answer matters.
+pub fn of_request(request: Message<'_>) -> Option<Watched> {
+    let concerned = [k::METHOD_INVITE, k::METHOD_PRACK, k::METHOD_UPDATE, k::METHOD_BYE];
+    let method = request.method()?;
+    if !concerned.iter().any(|known| *known as c_int == method) || !request.parse_identity() {
+        return None;
+    }
+    let dialog = request.dialog()?;
+    let session = with_worker(|worker| worker.session_of(&dialog)).flatten()?;
+    Watched::new(session, None, dialog.call_id, dialog.from_tag)
 }

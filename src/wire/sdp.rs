@@ -1,40 +1,186 @@
-//! Session descriptions (RFC 4566): only where the MSRP session is (RFC 4975, 8).
+//! Session descriptions (RFC 4566) in the bodies of SIP messages: which MSRP sessions they offer or accept (RFC 4975, 8).
 
 use super::msrp::Path;
+use super::sip::{parameter, take_header, take_line};
 use memchr::memchr;
 
-/// Octets of a description that are read.
-const DESCRIPTION_MAX: usize = 64 * 1024;
+/// Octets of a body that are read.
+const BODY_MAX: usize = 64 * 1024;
 
-/// The path of the first MSRP media that is not refused (port 0). The description may stand in a multipart body:
-/// lines of other parts say nothing that looks like it. `None`: there is no MSRP in it.
-pub fn msrp_path(description: &[u8]) -> Option<Path<'_>> {
-    let mut in_msrp = false;
-    let mut rest = description.get(..description.len().min(DESCRIPTION_MAX))?;
-    while !rest.is_empty() {
-        let (line, after) = match memchr(b'\n', rest) {
-            Some(end) => (rest.get(..end)?, rest.get(end + 1..)?),
-            None => (rest, &[][..]),
-        };
-        let line = line.strip_suffix(b"\r").unwrap_or(line);
-        if let Some(media) = line.strip_prefix(b"m=") {
-            in_msrp = is_msrp(media);
-        } else if in_msrp && let Some(path) = line.strip_prefix(b"a=path:") {
-            return Path::parse(std::str::from_utf8(path).ok()?.trim()).ok();
-        }
-        rest = after;
-    }
-    None
+/// `m=` lines that are read; what comes after them is ignored.
+const MEDIA_MAX: u8 = 16;
+
+/// Parts of one multipart body that are looked at.
+const PARTS_MAX: usize = 32;
+
+/// Multipart bodies within each other that are looked into.
+const DEPTH_MAX: usize = 4;
+
+/// An `m=` line whose transport is MSRP over TCP or TLS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Media<'a> {
+    /// Number of the `m=` line in its description, from 0. Lines of other media count as well.
+    pub position: u8,
+    /// Whether its port is 0: refused, or withdrawn (RFC 3264, 5.1, 6 and 8.2).
+    pub is_refused: bool,
+    /// Its `a=path`; `None`: there is none, or it cannot be read.
+    pub path: Option<Path<'a>>,
 }
 
-/// `message 7394 TCP/MSRP *`
-fn is_msrp(media: &[u8]) -> bool {
-    let mut words = media.split(|byte| *byte == b' ');
-    let message = words.next() == Some(b"message");
-    let open = words.next().is_some_and(|port| port != b"0");
-    let transport = words.next().unwrap_or_default();
-    let msrp = [b"TCP/MSRP".as_slice(), b"TCP/TLS/MSRP"].iter().any(|known| transport.eq_ignore_ascii_case(known));
-    message && open && msrp
+/// The MSRP media in the session description of a body, in their order. `None`: the body has no description.
+///
+/// The description is a body of type application/sdp, or the application/sdp part of a multipart body that has the
+/// disposition `session`, which is the default (RFC 5621, 8). Of several such parts the first counts; in a
+/// multipart/alternative the last (RFC 2046, 5.1.4). A body without Content-Type is a description if it begins like one.
+pub fn msrp_media<'a>(content_type: &[u8], body: &'a [u8]) -> Option<Vec<Media<'a>>> {
+    let body = body.get(..body.len().min(BODY_MAX))?;
+    let is_untyped = content_type.is_empty() && body.starts_with(b"v=0");
+    let description = if is_untyped { Some(body) } else { description(content_type, body, DEPTH_MAX) };
+    description.map(media)
+}
+
+fn description<'a>(content_type: &[u8], body: &'a [u8], depth: usize) -> Option<&'a [u8]> {
+    let (kind, parameters) = match memchr(b';', content_type) {
+        Some(end) => content_type.split_at(end),
+        None => (content_type, &[][..]),
+    };
+    let kind = kind.trim_ascii();
+    if kind.eq_ignore_ascii_case(b"application/sdp") {
+        return Some(body);
+    }
+    if depth == 0 || !kind.get(..10).is_some_and(|start| start.eq_ignore_ascii_case(b"multipart/")) {
+        return None;
+    }
+    let boundary = parameter(parameters, b"boundary");
+    if boundary.is_empty() {
+        return None;
+    }
+    let mut found = parts(body, boundary).filter_map(|part| {
+        let part = Part::read(part);
+        part.is_of_the_session().then(|| description(part.content_type, part.body, depth - 1)).flatten()
+    });
+    match kind.eq_ignore_ascii_case(b"multipart/alternative") {
+        true => found.last(),
+        false => found.next(),
+    }
+}
+
+/// The parts of a multipart body (RFC 2046, 5.1.1), each without the line break before its delimiter.
+fn parts<'a>(body: &'a [u8], boundary: &[u8]) -> impl Iterator<Item = &'a [u8]> {
+    let (mut rest, mut is_open) = (body, false);
+    let next = move || {
+        while !rest.is_empty() {
+            let part = rest;
+            let (end, is_closing) = loop {
+                let at = part.len() - rest.len();
+                let (line, after) = take_line(rest).unwrap_or((rest, &[]));
+                rest = after;
+                match delimiter(line, boundary) {
+                    Some(is_closing) => break (at, is_closing),
+                    // A body that was cut off ends its last part.
+                    None if rest.is_empty() => break (part.len(), true),
+                    None => {}
+                }
+            };
+            let was_open = std::mem::replace(&mut is_open, true);
+            if is_closing {
+                rest = &[];
+            }
+            // What comes before the first delimiter is no part.
+            if was_open {
+                let part = part.get(..end)?;
+                let part = part.strip_suffix(b"\n").unwrap_or(part);
+                return Some(part.strip_suffix(b"\r").unwrap_or(part));
+            }
+        }
+        None
+    };
+    std::iter::from_fn(next).take(PARTS_MAX)
+}
+
+/// Whether a line is a delimiter of this boundary, and if so whether it is the last one.
+fn delimiter(line: &[u8], boundary: &[u8]) -> Option<bool> {
+    let rest = line.strip_prefix(b"--")?.strip_prefix(boundary)?.trim_ascii_end();
+    match rest {
+        b"" => Some(false),
+        b"--" => Some(true),
+        _ => None,
+    }
+}
+
+/// A part of a multipart body.
+#[derive(Default)]
+struct Part<'a> {
+    content_type: &'a [u8],
+    disposition: &'a [u8],
+    body: &'a [u8],
+}
+
+impl<'a> Part<'a> {
+    fn read(bytes: &'a [u8]) -> Part<'a> {
+        let (mut part, mut rest) = (Part::default(), bytes);
+        while let Some((line, after)) = take_header(rest) {
+            rest = after;
+            if line.is_empty() {
+                part.body = rest;
+                break;
+            }
+            let Some(colon) = memchr(b':', line) else { continue };
+            let (name, value) = (line[..colon].trim_ascii(), line[colon + 1..].trim_ascii());
+            if name.eq_ignore_ascii_case(b"Content-Type") {
+                part.content_type = value;
+            } else if name.eq_ignore_ascii_case(b"Content-Disposition") {
+                part.disposition = value;
+            }
+        }
+        part
+    }
+
+    /// Whether it describes the session itself (RFC 3261, 20.11): a part with another disposition, early-session for
+    /// example, does not.
+    fn is_of_the_session(&self) -> bool {
+        let disposition = self.disposition.split(|octet| *octet == b';').next().unwrap_or_default().trim_ascii();
+        disposition.is_empty() || disposition.eq_ignore_ascii_case(b"session")
+    }
+}
+
+/// The MSRP media of a description.
+fn media(description: &[u8]) -> Vec<Media<'_>> {
+    let (mut found, mut count, mut rest) = (Vec::new(), 0, description);
+    let mut current: Option<Media<'_>> = None;
+    while !rest.is_empty() {
+        let (line, after) = take_line(rest).unwrap_or((rest, &[]));
+        rest = after;
+        if let Some(line) = line.strip_prefix(b"m=") {
+            found.extend(current.take());
+            if count == MEDIA_MAX {
+                break;
+            }
+            current = msrp(line).map(|is_refused| Media { position: count, is_refused, path: None });
+            count += 1;
+        } else if let (Some(media), Some(path)) = (&mut current, path_value(line))
+            && media.path.is_none()
+        {
+            media.path = std::str::from_utf8(path).ok().and_then(|path| Path::parse(path.trim()).ok());
+        }
+    }
+    found.extend(current);
+    found
+}
+
+/// The value of an `a=path` line.
+fn path_value(line: &[u8]) -> Option<&[u8]> {
+    let name = line.get(..7).filter(|name| name.eq_ignore_ascii_case(b"a=path:"))?;
+    line.get(name.len()..)
+}
+
+/// `message 7394 TCP/MSRP *`: whether the port is 0; `None`: another transport.
+fn msrp(media: &[u8]) -> Option<bool> {
+    let mut words = media.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty()).skip(1);
+    let (port, transport) = (words.next()?, words.next()?);
+    let port = port.split(|octet| *octet == b'/').next().unwrap_or_default();
+    let is_msrp = [b"TCP/MSRP".as_slice(), b"TCP/TLS/MSRP"].iter().any(|known| transport.eq_ignore_ascii_case(known));
+    is_msrp.then(|| !port.is_empty() && port.iter().all(|digit| *digit == b'0'))
 }
 
 #[cfg(test)]
@@ -46,38 +192,123 @@ mod tests {
         m=message 7654 TCP/MSRP *\r\na=accept-types:message/cpim\r\n\
         a=path:msrp://relay.example:2855/r1;tcp msrp://a.example:7654/jshA7w;tcp\r\n";
 
-    fn session_id(description: &str) -> Option<&str> {
-        msrp_path(description.as_bytes()).map(|path| path.endpoint().session_id)
+    /// Positions, refusals and session ids of the endpoints.
+    fn read(content_type: &str, body: &str) -> Option<Vec<(u8, bool, String)>> {
+        let media = msrp_media(content_type.as_bytes(), body.as_bytes())?;
+        let id = |media: &Media<'_>| media.path.map_or("-", |path| path.endpoint().session_id).to_owned();
+        Some(media.iter().map(|media| (media.position, media.is_refused, id(media))).collect())
+    }
+
+    fn one() -> Option<Vec<(u8, bool, String)>> {
+        Some(vec![(1, false, "jshA7w".to_owned())])
     }
 
     #[test]
     fn the_path_of_the_msrp_media_is_found() {
-        assert_eq!(session_id(OFFER), Some("jshA7w"));
-        assert_eq!(session_id(&OFFER.replace("\r\n", "\n")), Some("jshA7w"));
-        assert_eq!(session_id(&OFFER.replace("TCP/MSRP", "TCP/TLS/MSRP")), Some("jshA7w"));
-        let multipart =
-            format!("--b\r\nContent-Type: application/sdp\r\n\r\n{OFFER}\r\n--b\r\n\r\n<xml/>\r\n--b--\r\n");
-        assert_eq!(session_id(&multipart), Some("jshA7w"));
+        for (from, to) in [
+            ("", ""),
+            ("\r\n", "\n"),
+            ("TCP/MSRP", "TCP/TLS/MSRP"),
+            ("TCP/MSRP", "tcp/msrp"),
+            ("m=message 7654 ", "m=message 7654/1  "),
+            ("a=path:msrp://relay", "a=path: msrp://relay"),
+            ("a=path:msrp://relay", "a=PATH:msrp://relay"),
+            ("m=message", "m=application"),
+        ] {
+            assert_eq!(read("application/sdp", &OFFER.replace(from, to)), one(), "{from} -> {to}");
+        }
+        for content_type in ["Application/SDP", "application/sdp;charset=utf-8", " application/sdp ; a=b", ""] {
+            assert_eq!(read(content_type, OFFER), one(), "{content_type}");
+        }
     }
 
     #[test]
-    fn what_has_no_msrp_has_no_path() {
+    fn each_msrp_line_has_its_position() {
+        let two = format!(
+            "{OFFER}m=message 0 TCP/MSRP *\r\na=path:msrp://a.example:7654/second;tcp\r\nm=video 5000 RTP/AVP 31\r\n\
+             m=message 7654 TCP/TLS/MSRP *\r\na=path:msrps://a.example:7654/third;tcp\r\na=path:msrp://x/fourth;tcp\r\n\
+             m=message 7654 TCP/MSRP *\r\n"
+        );
+        let wanted = [(1, false, "jshA7w"), (2, true, "second"), (4, false, "third"), (5, false, "-")];
+        let wanted = wanted.map(|(position, is_refused, id)| (position, is_refused, id.to_owned()));
+        assert_eq!(read("application/sdp", &two), Some(wanted.to_vec()));
+        assert_eq!(read("application/sdp", &OFFER.repeat(20)).map(|media| media.len()), Some(8));
+    }
+
+    #[test]
+    fn what_has_no_msrp_has_no_media() {
         for description in [
             String::new(),
             "\n\n\n".into(),
-            OFFER.replace("m=message 7654", "m=message 0"),
             OFFER.replace("TCP/MSRP", "RTP/AVP"),
-            OFFER.replace("a=path:msrp://relay", "a=path:sip://relay"),
-            OFFER.replace("m=message", "m=image"),
+            OFFER.replace("m=message", "x=message"),
         ] {
-            assert_eq!(session_id(&description), None, "{description}");
+            assert_eq!(read("application/sdp", &description), Some(Vec::new()), "{description}");
         }
+        let unreadable = OFFER.replace("a=path:msrp://relay", "a=path:sip://relay");
+        assert_eq!(read("application/sdp", &unreadable), Some(vec![(1, false, "-".to_owned())]));
+        for content_type in ["text/plain", "application/sdp+xml", "multipart/mixed", "multipart/mixed;boundary=other"] {
+            assert_eq!(read(content_type, OFFER), None, "{content_type}");
+        }
+        assert_eq!(read("", &format!("--b\r\n{OFFER}")), None);
+    }
+
+    fn part(headers: &str, body: &str) -> String {
+        format!("--b1\r\n{headers}\r\n\r\n{body}\r\n")
+    }
+
+    #[test]
+    fn the_description_is_the_part_of_its_type_alone() {
+        let decoy = OFFER.replace("jshA7w", "decoy");
+        let sdp = part("Content-Type: application/sdp", OFFER);
+        let bodies = [
+            format!("{sdp}--b1--\r\n"),
+            format!("a preamble\r\n{}{sdp}--b1--\r\n", part("Content-Type: text/plain", &decoy)),
+            format!("{}{sdp}--b1--\r\n{}", part("X: y", &decoy), part("Content-Type: application/sdp", &decoy)),
+            format!(
+                "{}{sdp}--b1--",
+                part("Content-Disposition: early-session\r\nContent-Type: application/sdp", &decoy)
+            ),
+            format!("{sdp}{}--b1--", part("Content-Type: application/sdp", &decoy)),
+            part("content-type:\r\n  application/sdp\r\nContent-Disposition: Session;handling=required", OFFER),
+            sdp.replace("\r\n", "\n"),
+            sdp.replacen("--b1\r\n", "--b1 \t\r\n", 1),
+            format!(
+                "--b1\r\nContent-Type: multipart/related; boundary=\"in\"\r\n\r\n{}--b1--\r\n",
+                sdp.replace("b1", "in")
+            ),
+        ];
+        for body in &bodies {
+            assert_eq!(read("multipart/mixed; boundary=b1", body), one(), "{body}");
+            assert_eq!(read("Multipart/Mixed;boundary=\"b1\"", body), one(), "{body}");
+        }
+        let both = format!("{}{sdp}--b1--", part("Content-Type: application/sdp", &decoy));
+        assert_eq!(read("multipart/alternative;boundary=b1", &both), one());
+    }
+
+    #[test]
+    fn bodies_within_bodies_end_somewhere() {
+        let (mut body, mut boundary) = (part("Content-Type: application/sdp", OFFER), "b1".to_owned());
+        for depth in 1..=DEPTH_MAX {
+            let content_type = format!("multipart/mixed;boundary={boundary}");
+            assert_eq!(read(&content_type, &body), one(), "{depth}");
+            boundary = format!("outer{depth}");
+            body = format!("--{boundary}\r\nContent-Type: {content_type}\r\n\r\n{body}\r\n");
+        }
+        assert_eq!(read(&format!("multipart/mixed;boundary={boundary}"), &body), None);
     }
 
     proptest::proptest! {
         #[test]
-        fn random_bytes_do_not_panic(bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..300)) {
-            let _ = msrp_path(&bytes);
+        fn random_bytes_do_not_panic(
+            bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..300),
+            lines in proptest::collection::vec(0..6usize, 0..40),
+        ) {
+            let _ = msrp_media(b"application/sdp", &bytes);
+            let _ = msrp_media(b"multipart/mixed;boundary=b", &bytes);
+            let words = ["--b\r\n", "--b--\r\n", "\r\n", "Content-Type: application/sdp\r\n", "m=message 1 TCP/MSRP *\n", "--b"];
+            let body: String = lines.iter().map(|line| words[*line]).collect();
+            let _ = msrp_media(b"multipart/mixed;boundary=b", body.as_bytes());
         }
     }
 }

@@ -5,7 +5,7 @@
 //! a scan of our own finds the headers in every message, and `rsip` is asked for what is worth a grammar: the tags
 //! of From and To. Where it refuses, the scan decides. Its error texts hold the whole message and go nowhere.
 
-use memchr::{memchr, memchr_iter};
+use memchr::{memchr, memchr_iter, memrchr};
 
 /// The longest message.
 const MESSAGE_MAX: usize = 64 * 1024;
@@ -55,6 +55,12 @@ pub struct SipMessage<'a> {
     pub called_party: &'a [u8],
     /// P-Charging-Vector, whole.
     pub charging_vector: &'a [u8],
+    /// Contact, whole.
+    pub contact: &'a [u8],
+    /// Whether it has an RSeq header: a provisional response that is sent reliably (RFC 3262, 7.1).
+    pub is_reliable: bool,
+    /// Content-Type, whole.
+    pub content_type: &'a [u8],
     /// What stands behind the empty line, as far as Content-Length says.
     pub body: &'a [u8],
 }
@@ -93,20 +99,23 @@ impl<'a> SipMessage<'a> {
             asserted: headers.asserted,
             called_party: headers.called_party,
             charging_vector: headers.charging_vector,
+            contact: headers.contact,
+            is_reliable: !headers.rseq.is_empty(),
+            content_type: headers.content_type,
             body: body.get(..length).unwrap_or(body),
         })
     }
 }
 
-/// A line without its end (CRLF, or LF alone), and what comes behind.
-fn take_line(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+/// A line without its end (CRLF, or LF alone), and what comes after it.
+pub(super) fn take_line(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     let end = memchr(b'\n', bytes)?;
     let line = bytes.get(..end)?;
     Some((line.strip_suffix(b"\r").unwrap_or(line), bytes.get(end + 1..)?))
 }
 
-/// A header with the lines it is folded over (those that begin with space), and what comes behind.
-fn take_header(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+/// A header with the lines it is folded over (those that begin with space), and what comes after it.
+pub(super) fn take_header(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     let (first, after) = take_line(bytes)?;
     if first.is_empty() {
         return Some((first, after));
@@ -154,6 +163,9 @@ struct Headers<'a> {
     asserted: [&'a [u8]; 2],
     called_party: &'a [u8],
     charging_vector: &'a [u8],
+    contact: &'a [u8],
+    rseq: &'a [u8],
+    content_type: &'a [u8],
     content_length: &'a [u8],
     body: Option<&'a [u8]>,
 }
@@ -177,6 +189,9 @@ impl<'a> Headers<'a> {
             },
             () if is("P-Called-Party-ID", "") => &mut self.called_party,
             () if is("P-Charging-Vector", "") => &mut self.charging_vector,
+            () if is("Contact", "m") => &mut self.contact,
+            () if is("RSeq", "") => &mut self.rseq,
+            () if is("Content-Type", "c") => &mut self.content_type,
             () if is("Content-Length", "l") => &mut self.content_length,
             () => return,
         };
@@ -202,27 +217,31 @@ fn rsip_tag(value: &[u8]) -> Option<&[u8]> {
     value.get(at..at + tag.len())
 }
 
-/// What stands behind the address: header parameters. What looks like one in a quoted name or in angle brackets
+/// What comes after the address: header parameters. What looks like one in a quoted name or in angle brackets
 /// is none.
 fn behind_address(value: &[u8]) -> &[u8] {
-    let (mut quoted, mut escaped, mut bracket) = (false, false, None);
-    for (at, octet) in value.iter().enumerate() {
-        match octet {
-            _ if escaped => escaped = false,
-            b'\\' if quoted => escaped = true,
-            b'"' => quoted = !quoted,
-            b'>' if !quoted => bracket = Some(at),
-            _ => {}
-        }
-    }
-    match bracket {
-        Some(at) => &value[at + 1..],
+    match outside_quotes(value).filter(|(_, octet)| *octet == b'>').last() {
+        Some((at, _)) => &value[at + 1..],
         None => value,
     }
 }
 
+/// The octets of a value that are in no quoted string, with their places.
+fn outside_quotes(value: &[u8]) -> impl Iterator<Item = (usize, u8)> {
+    let (mut quoted, mut escaped) = (false, false);
+    value.iter().copied().enumerate().filter(move |(_, octet)| {
+        match octet {
+            _ if escaped => escaped = false,
+            b'\\' if quoted => escaped = true,
+            b'"' => quoted = !quoted,
+            _ => return !quoted,
+        }
+        false
+    })
+}
+
 /// Value of a `;name=value` parameter, without quotes.
-fn parameter<'a>(parameters: &'a [u8], wanted: &[u8]) -> &'a [u8] {
+pub(super) fn parameter<'a>(parameters: &'a [u8], wanted: &[u8]) -> &'a [u8] {
     let pairs = parameters.split(|octet| *octet == b';').filter_map(|pair| {
         let equals = memchr(b'=', pair)?;
         Some((pair[..equals].trim_ascii(), pair[equals + 1..].trim_ascii()))
@@ -230,6 +249,51 @@ fn parameter<'a>(parameters: &'a [u8], wanted: &[u8]) -> &'a [u8] {
     let found = pairs.into_iter().find(|(name, _)| name.eq_ignore_ascii_case(wanted));
     let value = found.map_or(&[][..], |(_, value)| value);
     value.strip_prefix(b"\"").and_then(|value| value.strip_suffix(b"\"")).unwrap_or(value)
+}
+
+/// Where the requests of a dialog go to (RFC 3261, 12.2.1.1): the URI of a Contact, or a Request-URI. URI parameters are
+/// left out: hosts and proxies add some.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Target<'a> {
+    /// Scheme, as it is written.
+    pub scheme: &'a [u8],
+    /// User part without a password, or what takes its place in another scheme; may be empty.
+    pub user: &'a [u8],
+    /// Host, as it is written; empty in another scheme than sip and sips.
+    pub host: &'a [u8],
+    /// Port; that of the scheme where none is written.
+    pub port: u16,
+}
+
+impl<'a> Target<'a> {
+    /// Reads the first URI of a header value, or a bare URI. `None`: there is none.
+    pub fn parse(value: &'a [u8]) -> Option<Target<'a>> {
+        let uri = match outside_quotes(value).find(|(_, octet)| *octet == b'<') {
+            Some((open, _)) => value.get(open + 1..)?.split(|octet| *octet == b'>').next()?,
+            None => value.split(|octet| *octet == b',').next()?,
+        };
+        let uri = uri.trim_ascii();
+        let colon = memchr(b':', uri)?;
+        let (scheme, rest) = (&uri[..colon], &uri[colon + 1..]);
+        let default = match () {
+            () if scheme.eq_ignore_ascii_case(b"sip") => 5060,
+            () if scheme.eq_ignore_ascii_case(b"sips") => 5061,
+            () => {
+                let user = rest.split(|octet| *octet == b';').next()?;
+                return Some(Target { scheme, user, host: b"", port: 0 }).filter(|_| !user.is_empty());
+            }
+        };
+        let (user, host) = match memchr(b'@', rest) {
+            Some(at) => (rest[..at].split(|octet| *octet == b':').next()?, &rest[at + 1..]),
+            None => (&[][..], rest),
+        };
+        let host = host.split(|octet| b";?".contains(octet)).next()?;
+        let (host, port) = match memrchr(b':', host).filter(|colon| !host[*colon..].contains(&b']')) {
+            Some(colon) => (&host[..colon], u16::try_from(number_of(&host[colon + 1..])?).ok()?),
+            None => (host, default),
+        };
+        Some(Target { scheme, user, host, port }).filter(|_| !host.is_empty())
+    }
 }
 
 /// icid-value of a P-Charging-Vector (RFC 7315), without quotes; empty where there is none.

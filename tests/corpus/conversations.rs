@@ -1,6 +1,6 @@
 //! Conversations made up at random, with the model that the fuzz target `session_events` has as well.
 
-use crate::checks::session_world::{Act, Part, Sip, World};
+use crate::checks::session_world::{Act, LEGS, Part, Sip, World};
 use imcharge::charge::policy::{DebitOn, OnFailure, Policy, Resend, Settle};
 use proptest::prelude::*;
 
@@ -11,8 +11,9 @@ fn act() -> impl Strategy<Value = Act> {
     ];
     let code = prop_oneof![6 => Just(200), 1 => Just(413), 1 => Just(408), 1 => Just(501), 1 => 0..999_u16];
     let sip = prop_oneof![
-        4 => Just(Sip::Answered), 1 => Just(Sip::Cancelled), 1 => Just(Sip::Failed), 2 => Just(Sip::Bye),
-        1 => Just(Sip::End), 1 => Just(Sip::HostStopped),
+        4 => (0..=LEGS).prop_map(|leg| Sip::Answered { leg }), 1 => Just(Sip::Cancelled), 1 => Just(Sip::Failed),
+        2 => (0..=LEGS).prop_map(|leg| Sip::Bye { leg }), 1 => (0..=LEGS).prop_map(|leg| Sip::DialogOver { leg }),
+        1 => (0..=LEGS).prop_map(|leg| Sip::EarlyDialog { leg }), 1 => Just(Sip::End), 1 => Just(Sip::HostStopped),
     ];
     let end = prop_oneof![3 => sip.prop_map(Act::Sip), 1 => Just(Act::Abort)];
     prop_oneof![

@@ -79,7 +79,7 @@ static int32_t with_on_invite(void *handle)
 
 static int32_t with_on_reply(void *handle)
 {
-    return imcharge.on_reply(handle, "x", 1, NULL, 0);
+    return imcharge.on_reply(handle, "x", 1, NULL, NULL, 0, NULL);
 }
 
 static int32_t with_on_cancel(void *handle)
@@ -87,9 +87,9 @@ static int32_t with_on_cancel(void *handle)
     return imcharge.on_cancel(handle, "x", 1);
 }
 
-static int32_t with_on_bye(void *handle)
+static int32_t with_on_request(void *handle)
 {
-    return imcharge.on_bye(handle, "x", 1);
+    return imcharge.on_request(handle, "x", 1, NULL);
 }
 
 static int32_t with_on_msrp(void *handle)
@@ -134,7 +134,7 @@ static const struct taker {
     {"on_invite", WORKER, with_on_invite},
     {"on_reply", WORKER, with_on_reply},
     {"on_cancel", WORKER, with_on_cancel},
-    {"on_bye", WORKER, with_on_bye},
+    {"on_request", WORKER, with_on_request},
     {"on_msrp", WORKER, with_on_msrp},
     {"on_disconnect", WORKER, with_on_disconnect},
     {"command", WORKER, with_command},
@@ -286,26 +286,32 @@ static void check_sip(imcharge_worker *worker, char *large)
                  "on_invite(a BYE)");
     check_result(imcharge.on_invite(worker, TEXT(in_dialog), 0, NULL, NULL), IMCHARGE_IGNORED, "on_invite(in a dialog)");
 
-    check_result(imcharge.on_reply(worker, NULL, 1, NULL, 0), IMCHARGE_NULL_ARGUMENT, "on_reply(NULL)");
-    check_result(imcharge.on_reply(worker, TEXT(trying), NULL, 1), IMCHARGE_NULL_ARGUMENT, "on_reply(INVITE NULL)");
-    check_result(imcharge.on_reply(worker, large, IMCHARGE_SIP_MAX + 1, NULL, 0), IMCHARGE_BAD_LENGTH,
+    check_result(imcharge.on_reply(worker, NULL, 1, NULL, NULL, 0, NULL), IMCHARGE_NULL_ARGUMENT, "on_reply(NULL)");
+    check_result(imcharge.on_reply(worker, TEXT(trying), NULL, NULL, 1, NULL), IMCHARGE_NULL_ARGUMENT,
+                 "on_reply(request NULL)");
+    check_result(imcharge.on_reply(worker, large, IMCHARGE_SIP_MAX + 1, NULL, NULL, 0, NULL), IMCHARGE_BAD_LENGTH,
                  "on_reply(too long)");
-    check_result(imcharge.on_reply(worker, "x", 1, NULL, 0), IMCHARGE_BAD_SIP, "on_reply(noise)");
-    check_result(imcharge.on_reply(worker, TEXT(unknown_bye), NULL, 0), IMCHARGE_BAD_SIP, "on_reply(a request)");
-    check_result(imcharge.on_reply(worker, TEXT(unknown_answered), TEXT(unknown_bye)), IMCHARGE_BAD_SIP,
+    check_result(imcharge.on_reply(worker, "x", 1, NULL, NULL, 0, NULL), IMCHARGE_BAD_SIP, "on_reply(noise)");
+    check_result(imcharge.on_reply(worker, TEXT(unknown_bye), NULL, NULL, 0, NULL), IMCHARGE_BAD_SIP,
+                 "on_reply(a request)");
+    check_result(imcharge.on_reply(worker, TEXT(unknown_answered), NULL, TEXT(unknown_bye), NULL), IMCHARGE_BAD_SIP,
                  "on_reply(INVITE is a BYE)");
-    check_result(imcharge.on_reply(worker, TEXT(trying), NULL, 0), IMCHARGE_IGNORED, "on_reply(100)");
-    check_result(imcharge.on_reply(worker, TEXT(bye_answered), NULL, 0), IMCHARGE_IGNORED, "on_reply(to a BYE)");
-    check_result(imcharge.on_reply(worker, TEXT(unknown_answered), NULL, 0), IMCHARGE_NOT_CHARGED,
+    check_result(imcharge.on_reply(worker, TEXT(trying), NULL, NULL, 0, NULL), IMCHARGE_IGNORED, "on_reply(100)");
+    imcharge_source source = {{0}, 5060};
+    check_result(imcharge.on_reply(worker, TEXT(bye_answered), &source, TEXT(unknown_bye), &source),
+                 IMCHARGE_NOT_CHARGED, "on_reply(to an unknown BYE)");
+    check_result(imcharge.on_reply(worker, TEXT(unknown_answered), &source, NULL, 0, NULL), IMCHARGE_NOT_CHARGED,
                  "on_reply(unknown session)");
 
     check_result(imcharge.on_cancel(worker, NULL, 1), IMCHARGE_NULL_ARGUMENT, "on_cancel(NULL)");
     check_result(imcharge.on_cancel(worker, large, IMCHARGE_SIP_MAX + 1), IMCHARGE_BAD_LENGTH, "on_cancel(too long)");
     check_result(imcharge.on_cancel(worker, TEXT(unknown_bye)), IMCHARGE_BAD_SIP, "on_cancel(a BYE)");
-    check_result(imcharge.on_bye(worker, NULL, 1), IMCHARGE_NULL_ARGUMENT, "on_bye(NULL)");
-    check_result(imcharge.on_bye(worker, large, IMCHARGE_SIP_MAX + 1), IMCHARGE_BAD_LENGTH, "on_bye(too long)");
-    check_result(imcharge.on_bye(worker, TEXT(trying)), IMCHARGE_BAD_SIP, "on_bye(a reply)");
-    check_result(imcharge.on_bye(worker, TEXT(unknown_bye)), IMCHARGE_NOT_CHARGED, "on_bye(unknown session)");
+    check_result(imcharge.on_request(worker, NULL, 1, NULL), IMCHARGE_NULL_ARGUMENT, "on_request(NULL)");
+    check_result(imcharge.on_request(worker, large, IMCHARGE_SIP_MAX + 1, NULL), IMCHARGE_BAD_LENGTH,
+                 "on_request(too long)");
+    check_result(imcharge.on_request(worker, TEXT(trying), NULL), IMCHARGE_BAD_SIP, "on_request(a reply)");
+    check_result(imcharge.on_request(worker, TEXT(unknown_bye), &source), IMCHARGE_NOT_CHARGED,
+                 "on_request(unknown session)");
 }
 
 static void check_msrp(imcharge_worker *worker, char *large)
@@ -342,7 +348,7 @@ static void check_child(imcharge_worker *worker, imcharge_resumer *resumer)
 {
     pid_t child = fork();
     if (child == 0) {
-        check_result(with_on_bye(worker), IMCHARGE_WRONG_STATE, "on_bye(the parent's worker)");
+        check_result(with_on_request(worker), IMCHARGE_WRONG_STATE, "on_request(the parent's worker)");
         check_result(with_command(worker), IMCHARGE_WRONG_STATE, "command(the parent's worker)");
         check_result(with_next_verdict(resumer), IMCHARGE_WRONG_STATE, "next_verdict(the parent's resumer)");
         _exit(0);

@@ -57,13 +57,14 @@ static void invite(struct worker *worker, struct session *session)
     step(got, IMCHARGE_OK, "on_invite", session->party.call_id);
 }
 
-static void reply(struct worker *worker, struct session *session, unsigned code, bool with_offer)
+/* A reply, with the INVITE that it answers or without. */
+static void reply(struct worker *worker, struct session *session, unsigned code, bool with_invite)
 {
-    struct message answer, offer;
+    struct message answer, invite;
     sip_reply(&answer, &session->party, code);
-    sip_invite(&offer, &session->party);
-    int32_t got = imcharge.on_reply(
-        worker->sip, answer.text, answer.length, offer.text, with_offer ? offer.length : 0);
+    sip_invite(&invite, &session->party);
+    int32_t got = imcharge.on_reply(worker->sip, answer.text, answer.length, NULL, invite.text,
+                                    with_invite ? invite.length : 0, NULL);
     step(got, code < 200 ? IMCHARGE_IGNORED : IMCHARGE_OK, "on_reply", session->party.call_id);
 }
 
@@ -79,7 +80,8 @@ static void bye(struct worker *worker, struct session *session)
 {
     struct message message;
     sip_bye(&message, &session->party);
-    step(imcharge.on_bye(worker->sip, message.text, message.length), IMCHARGE_OK, "on_bye", session->party.call_id);
+    step(imcharge.on_request(worker->sip, message.text, message.length, NULL), IMCHARGE_OK, "on_request",
+         session->party.call_id);
 }
 
 enum side { SERVER, CLIENT };

@@ -2,7 +2,7 @@
 
 use imcharge::charge::ch2::SessionKey;
 use imcharge::charge::event::InviteTransaction;
-use imcharge::engine::facts::{Answer, Dialog, Invitation, Invite, Suspended};
+use imcharge::engine::facts::{Body, Dialog, Invitation, Invite, Method, Reply, Request, Suspended};
 use imcharge::engine::worker::Worker;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -129,17 +129,21 @@ impl Call {
     /// Gives the 200 to a worker; `true`: it knows the session.
     pub fn answer(&self, worker: &mut Worker) -> bool {
         let call_id = self.call_id();
-        let dialog = Dialog { call_id: call_id.as_bytes(), from_tag: b"caller", to_tag: b"callee" };
+        let dialog = Dialog { call_id: call_id.as_bytes(), from_tag: b"caller", to_tag: b"" };
         let description = |end: String| format!("m=message 9 TCP/MSRP *\r\na=path:{end}\r\n");
         let (server, client) = (description(self.server_uri()), description(self.client_uri()));
         let (offer, answer) = if self.push { (server, client) } else { (client, server) };
-        worker.answered(self.session(), &Answer { dialog, offer: offer.as_bytes(), answer: answer.as_bytes() })
+        let invite = Request { body: Body::sdp(offer.as_bytes()), ..Request::new(Method::Invite, dialog, 1) };
+        let reply = Reply { body: Body::sdp(answer.as_bytes()), ..Reply::new(&invite, 200, b"callee") };
+        worker.replied(&reply, Some(&invite))
     }
 
-    /// Gives the BYE to a worker.
+    /// Gives the BYE and its 200 to a worker.
     pub fn bye(&self, worker: &mut Worker) -> bool {
         let call_id = self.call_id();
-        worker.bye(&Dialog { call_id: call_id.as_bytes(), from_tag: b"callee", to_tag: b"caller" })
+        let dialog = Dialog { call_id: call_id.as_bytes(), from_tag: b"callee", to_tag: b"caller" };
+        let bye = Request::new(Method::Bye, dialog, 2);
+        worker.request_in_dialog(&bye) && worker.replied(&Reply::new(&bye, 200, dialog.to_tag), Some(&bye))
     }
 
     fn server_uri(&self) -> String {

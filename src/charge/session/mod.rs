@@ -8,8 +8,8 @@
 //!                ▼        CANCEL, no 2xx yet    │                           │
 //!              Open ─────────────► Cancelled    │                           │
 //!                │ ◄──────── 2xx ──────┤        │                           │
-//!                │                     │ 487, or 5 s without a 2xx          │
-//!                │ BYE, end, idle,     ▼        ▼                           │
+//!                │                     │ 487, or 32 s without a 2xx         │
+//!                │ last BYE, end, idle ▼        ▼                           │
 //!                └─────────────────► Closing   the gate is being closed     │
 //!                                       │                                   │
 //!              SENDs of other rings ◄───┤ gate_closed(taken)                │
@@ -43,6 +43,7 @@
 mod ahead;
 mod credit;
 mod ladder;
+mod legs;
 mod message;
 mod messages;
 mod output;
@@ -68,6 +69,7 @@ use super::tariff::{Quota, Tariff, Units};
 use super::time::Time;
 use ahead::Ahead;
 use ladder::Ladder;
+use legs::Leg;
 use message::{Answer, LATE, Message};
 use messages::{Forgotten, Settled};
 use serde::{Deserialize, Serialize};
@@ -77,8 +79,9 @@ use validity::Validity;
 
 /// Seconds that a closed session stays (64*T1 of RFC 3261), so that late frames find a closed gate.
 const LINGER: u32 = 32;
-/// Seconds that a 2xx may still come after CANCEL (RFC 3261, 9.1: the two may cross).
-const CROSSING: u32 = 5;
+/// Seconds that a 2xx may still come after CANCEL: the two may cross, and the 2xx is sent again for 64*T1 (RFC 3261, 9.1
+/// and 13.3.1.4).
+const CROSSING: u32 = 32;
 /// Seconds between a refused reservation and the next try.
 const REFUSED: u32 = 1;
 /// Answers kept until their SEND is read. Those to empty SENDs stay in vain and age out.
@@ -87,8 +90,8 @@ const EARLY: usize = 16;
 const CONNECTIONS: usize = 8;
 /// Longest wait before a debit or release is asked again, seconds.
 const RETRY_MOST: u32 = 60;
-/// Seconds that a closed session stays whose SIP dialog goes on: its messages must not pass unpaid. Each of them counts
-/// from the start.
+/// Seconds that a closed session stays whose SIP dialog goes on, or whose BYE may not have reached the other side: its
+/// messages must not pass unpaid. Each of them counts from the start.
 const DIALOG: u32 = 3600;
 /// Characters kept of the script's word for why it ended the session.
 const REASON: usize = 64;
@@ -109,14 +112,14 @@ enum Phase {
     Gone,
 }
 
-/// Whether the SIP dialog may still carry messages. Stored as its place in this list.
+/// Whether the SIP dialogs may still carry messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 enum Dialog {
-    /// It goes on, or may begin.
+    /// One goes on, or may begin.
     Alive,
     /// The INVITE was cancelled or refused; a 2xx that crossed brings it to life all the same (RFC 3261, 9.1).
     Unborn,
-    /// A BYE was read, or the host is gone. A 2xx that is read after it changes nothing: it came through another ring.
+    /// The other side knows that they are over, or the host is gone.
     Dead,
 }
 
@@ -225,6 +228,7 @@ pub struct Session {
     moved: Time,
     phase: Phase,
     answered: bool,
+    legs: ThinVec<Leg>,
     dialog: Dialog,
     decision: Option<Decision>,
     outcome: Option<Outcome>,
@@ -316,6 +320,7 @@ impl Session {
             moved: now,
             phase: Phase::Reserving,
             answered: false,
+            legs: ThinVec::new(),
             dialog: Dialog::Alive,
             decision: None,
             outcome: None,
@@ -381,13 +386,12 @@ impl Session {
         match event {
             // The session was made from it; it is read again after a crash of the engine.
             Event::Reserve(_) => {}
-            Event::Answered => self.on_answered(at),
+            Event::EarlyDialog { leg } => self.on_early_dialog(*leg),
+            Event::Answered { leg } => self.on_answered(*leg, at),
             Event::Failed { code, .. } => self.on_invite_failed(*code, at),
             Event::Cancelled { .. } => self.on_cancelled(at),
-            Event::Bye => {
-                self.end_dialog(at);
-                self.on_end(StepKind::Bye, Outcome::Bye, at);
-            }
+            Event::Bye { leg } => self.on_bye(*leg, at),
+            Event::DialogOver { leg } => self.on_dialog_over(*leg, at),
             Event::End { reason } => self.on_script_end(reason, at),
             Event::HostStopped => {
                 self.end_dialog(at);
@@ -527,10 +531,6 @@ impl Session {
     /// The clock may have begun anew with the machine: nothing is waited for longer than it would be from now on.
     pub fn resume(&mut self, now: Time) {
         self.rebase(now);
-        // As stored before a BYE was told from an INVITE that failed.
-        if self.dialog == Dialog::Unborn && matches!(self.outcome, Some(Outcome::Bye | Outcome::HostStopped)) {
-            self.dialog = Dialog::Dead;
-        }
         if let Some(mut flight) = self.flight.take_if(|flight| flight.retry.is_none()) {
             flight.repeated = true;
             if flight.held || self.holds_back(&flight) {
@@ -594,19 +594,7 @@ impl Session {
 
 /// SIP: how a session is answered and how it ends.
 impl Session {
-    /// A 2xx wins over a CANCEL that it crossed (RFC 3261, 9.1): the session lives until BYE.
-    fn on_answered(&mut self, at: Time) {
-        self.step(at, Step::new(StepKind::Answered));
-        self.answered = true;
-        if self.dialog == Dialog::Unborn {
-            self.dialog = Dialog::Alive;
-        }
-        if matches!(self.phase, Phase::Cancelled { .. }) {
-            self.phase = Phase::Open;
-        }
-    }
-
-    /// Ignored once the INVITE has been answered, or has failed: hosts report the end of every transaction.
+    /// Ignored once the INVITE has been answered or has failed: hosts report the end of every transaction.
     fn on_invite_failed(&mut self, code: u16, at: Time) {
         if self.answered || self.dialog != Dialog::Alive && !matches!(self.phase, Phase::Cancelled { .. }) {
             return;
@@ -631,28 +619,7 @@ impl Session {
         }
     }
 
-    /// A BYE, or the end of the host.
-    fn end_dialog(&mut self, at: Time) {
-        self.dialog = Dialog::Dead;
-        self.linger(at);
-    }
-
-    /// The INVITE leads to no dialog, as far as is known.
-    fn has_no_dialog(&mut self, at: Time) {
-        if self.dialog == Dialog::Alive && !self.answered {
-            self.dialog = Dialog::Unborn;
-            self.linger(at);
-        }
-    }
-
-    /// What is closed stays only for late frames from now on.
-    fn linger(&mut self, at: Time) {
-        if let Phase::Closed { until } = &mut self.phase {
-            *until = at.after_seconds(LINGER);
-        }
-    }
-
-    /// Whoever goes on behind a BYE finds a closed gate for as long as that.
+    /// SENDs after the end find a closed gate for as long as they come.
     fn keep_closed(&mut self, at: Time) {
         if let Phase::Closed { until } = &mut self.phase {
             *until = (*until).max(at.after_seconds(LINGER));

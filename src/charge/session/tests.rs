@@ -90,7 +90,7 @@ impl Run {
     fn open_with(messages: u32, policy: Policy) -> Run {
         let mut run = Run::new(messages, "message:5", policy);
         run.yes();
-        run.event(Event::Answered, s(0));
+        run.event(Event::Answered { leg: 1 }, s(0));
         run
     }
 
@@ -237,7 +237,8 @@ fn figure_15_reserve_debit_release() {
     run.sent(whole("m1", 1), s(1));
     run.event(responded(1, 200), s(2));
     run.yes();
-    run.event(Event::Bye, s(3));
+    run.event(Event::Bye { leg: 1 }, s(3));
+    run.event(Event::DialogOver { leg: 1 }, s(3));
     run.settle();
     assert_eq!(run.asks(), ["reserve 8", "debit m1 response", "release"]);
     assert_eq!(run.closed(), Some("bye"));
@@ -275,7 +276,7 @@ fn no_release_and_no_end_follows_a_denial() {
     assert_eq!(run.verdicts(), [(Decision::Denied(Denial::NoCredit), 0)]);
     assert_eq!(run.closed(), Some("no-credit"));
     run.event(Event::Failed { code: 402, transaction: None }, s(1));
-    run.event(Event::Bye, s(1));
+    run.event(Event::Bye { leg: 1 }, s(1));
     run.sent(whole("m1", 1), s(1));
     run.timer(s(20));
     assert_eq!(run.asks(), ["reserve 8"]);
@@ -320,7 +321,7 @@ fn on_failure_grant() {
     assert_eq!(run.grants(), [8]);
     run.sent(whole("m1", 1), s(1));
     run.event(responded(1, 200), s(2));
-    run.event(Event::Bye, s(3));
+    run.event(Event::Bye { leg: 1 }, s(3));
     run.settle();
     // Nothing is reserved at the enabler, so there is nothing to release.
     assert_eq!(run.asks(), ["reserve 8", "debit m1 response"]);
@@ -396,7 +397,7 @@ fn the_first_trigger_counts_and_only_it() {
     run.event(responded(1, 413), s(2));
     run.event(responded(1, 200), s(3));
     run.timer(s(60));
-    run.event(Event::Bye, s(61));
+    run.event(Event::Bye { leg: 1 }, s(61));
     run.settle();
     assert_eq!(run.debits(), ["debit m1 error 413"]);
 }
@@ -474,7 +475,7 @@ fn a_debit_knows_when_it_was_fired() {
     run.timer(s(35));
     run.yes();
     run.yes();
-    run.event(Event::Bye, s(40));
+    run.event(Event::Bye { leg: 1 }, s(40));
     run.gate_closed(s(41));
     assert_eq!(run.session.oldest_debit(), Some(s(40)));
     run.settle();
@@ -518,7 +519,7 @@ fn a_4xx_for_any_chunk_debits_once() {
     run.sent(chunk("m1", 2, 51, 50, Flag::More), s(2));
     run.event(responded(2, 413), s(2));
     run.sent(abort("m1", 3), s(3));
-    run.event(Event::Bye, s(4));
+    run.event(Event::Bye { leg: 1 }, s(4));
     run.settle();
     assert_eq!(run.debits(), ["debit m1 error 413"]);
     assert_eq!(run.free(), [""; 0]);
@@ -595,7 +596,7 @@ fn the_same_message_id_again_is_one_debit() {
     run.sent(Sent { taken: 0, connection: 11, ..whole("m1", 7) }, s(9));
     run.event(responded(7, 200), s(9));
     run.timer(s(60));
-    run.event(Event::Bye, s(61));
+    run.event(Event::Bye { leg: 1 }, s(61));
     run.settle();
     assert_eq!(run.debits(), ["debit m1 response"]);
 }
@@ -630,7 +631,7 @@ fn an_empty_send_is_never_chargeable() {
     run.sent(Sent { taken: 0, ..chunk("m0", 2, 1, 0, Flag::Last) }, s(1));
     run.event(responded(2, 481), s(1));
     run.timer(s(60));
-    run.event(Event::Bye, s(61));
+    run.event(Event::Bye { leg: 1 }, s(61));
     run.settle();
     assert_eq!(run.asks(), ["reserve 8", "release"]);
     assert_eq!(run.free(), [""; 0]);
@@ -664,7 +665,7 @@ fn an_aborted_message_is_debited_where_413_came_first() {
 fn an_aborting_chunk_with_content_is_not_debited() {
     let mut run = Run::open();
     run.sent(chunk("m1", 1, 1, 50, Flag::Aborted), s(1));
-    run.event(Event::Bye, s(1));
+    run.event(Event::Bye { leg: 1 }, s(1));
     run.settle();
     assert_eq!((run.debits().len(), run.free()), (0, vec!["abort=release"]));
 }
@@ -699,7 +700,7 @@ fn what_could_not_be_sent_on_is_not_debited() {
     run.sent(whole("m1", 1), s(1));
     run.event(unsent("m1", 1), s(1));
     run.timer(s(60));
-    run.event(Event::Bye, s(61));
+    run.event(Event::Bye { leg: 1 }, s(61));
     run.settle();
     assert_eq!((run.debits().len(), run.free().len()), (0, 0));
     assert_eq!(run.asks(), ["reserve 8", "release"]);
@@ -815,7 +816,7 @@ fn a_report_read_before_its_send_waits_for_it() {
 #[test]
 fn a_session_that_ends_before_any_content_is_released() {
     let mut run = Run::open();
-    run.event(Event::Bye, s(1));
+    run.event(Event::Bye { leg: 1 }, s(1));
     assert!(run.gate_closing());
     assert_eq!(run.asking(), "");
     run.settle();
@@ -827,7 +828,7 @@ fn a_session_that_ends_before_any_content_is_released() {
 fn bye_before_the_response_debits() {
     let mut run = Run::open();
     run.sent(whole("m1", 1), s(1));
-    run.event(Event::Bye, s(2));
+    run.event(Event::Bye { leg: 1 }, s(2));
     run.settle();
     assert_eq!(run.asks(), ["reserve 8", "debit m1 close", "release"]);
 }
@@ -836,7 +837,7 @@ fn bye_before_the_response_debits() {
 fn bye_before_the_response_releases_by_policy() {
     let mut run = Run::open_with(8, policy(|p| p.close = Settle::Release));
     run.sent(whole("m1", 1), s(1));
-    run.event(Event::Bye, s(2));
+    run.event(Event::Bye { leg: 1 }, s(2));
     run.settle();
     assert_eq!(run.asks(), ["reserve 8", "release"]);
     assert_eq!(run.free(), ["close=release"]);
@@ -886,7 +887,7 @@ fn a_keep_alive_keeps_the_session() {
 #[test]
 fn sends_of_other_rings_are_waited_for() {
     let mut run = Run::open();
-    run.event(Event::Bye, s(5));
+    run.event(Event::Bye { leg: 1 }, s(5));
     run.session.gate_closed(1, s(5));
     run.drain();
     assert_eq!(run.asking(), "");
@@ -897,7 +898,7 @@ fn sends_of_other_rings_are_waited_for() {
 #[test]
 fn sends_of_other_rings_are_waited_for_no_longer_than_two_seconds() {
     let mut run = Run::open();
-    run.event(Event::Bye, s(5));
+    run.event(Event::Bye { leg: 1 }, s(5));
     run.session.gate_closed(1, s(5));
     run.drain();
     assert_eq!(run.session.deadline(), Some(s(7)));
@@ -908,7 +909,8 @@ fn sends_of_other_rings_are_waited_for_no_longer_than_two_seconds() {
 #[test]
 fn a_send_read_after_the_end_is_debited_at_once() {
     let mut run = Run::open();
-    run.event(Event::Bye, s(5));
+    run.event(Event::Bye { leg: 1 }, s(5));
+    run.event(Event::DialogOver { leg: 1 }, s(5));
     run.session.gate_closed(2, s(5));
     run.drain();
     run.timer(s(7));
@@ -1010,8 +1012,8 @@ fn cancel_after_the_grant_releases_without_any_reply() {
     let mut run = Run::new(8, "message:5", Policy::default());
     run.yes();
     run.event(Event::Cancelled { transaction: None }, s(1));
-    assert_eq!(run.session.deadline(), Some(s(6)));
-    run.timer(s(6));
+    assert_eq!(run.session.deadline(), Some(s(33)));
+    run.timer(s(33));
     run.settle();
     assert_eq!(run.asks(), ["reserve 8", "release"]);
 }
@@ -1022,16 +1024,16 @@ fn a_2xx_wins_over_a_cancel_that_it_crosses() {
         let mut run = Run::new(8, "message:5", Policy::default());
         run.yes();
         let (first, second) = if answered_first {
-            (Event::Answered, Event::Cancelled { transaction: None })
+            (Event::Answered { leg: 1 }, Event::Cancelled { transaction: None })
         } else {
-            (Event::Cancelled { transaction: None }, Event::Answered)
+            (Event::Cancelled { transaction: None }, Event::Answered { leg: 1 })
         };
         run.event(first, s(1));
         run.event(second, s(1));
         run.event(Event::Failed { code: 487, transaction: None }, s(2));
         run.timer(s(20));
         assert_eq!((run.session.phase(), run.gate_closing()), ("open", false));
-        run.event(Event::Bye, s(21));
+        run.event(Event::Bye { leg: 1 }, s(21));
         run.settle();
         assert_eq!(run.asks(), ["reserve 8", "release"]);
     }
@@ -1057,7 +1059,7 @@ fn one_request_is_in_flight_and_numbers_rise_by_one() {
         run.event(responded(transaction, 200), s(1));
     }
     assert_eq!(run.debits().len(), 1);
-    run.event(Event::Bye, s(2));
+    run.event(Event::Bye { leg: 1 }, s(2));
     run.settle();
     let number = |output: &Output| match output {
         Output::Ask(request) => Some(request.number),
@@ -1090,7 +1092,7 @@ fn a_debit_without_answer_is_asked_again_with_its_number() {
 #[test]
 fn a_release_without_answer_is_asked_again() {
     let mut run = Run::open();
-    run.event(Event::Bye, s(0));
+    run.event(Event::Bye { leg: 1 }, s(0));
     run.session.gate_closed(0, s(0));
     run.drain();
     run.answer(Response::Failed(Failure::Enabler));
@@ -1128,13 +1130,13 @@ fn a_stopped_engine_says_again_what_is_open() {
 fn the_last_debit_ends_the_reservation_and_nothing_is_released() {
     let mut run = Run::invited(1);
     run.yes();
-    run.event(Event::Answered, s(0));
+    run.event(Event::Answered { leg: 1 }, s(0));
     run.sent(whole("m1", 1), s(1));
     run.event(responded(1, 200), s(1));
     let asked = run.asked.clone().expect("the debit");
     assert_eq!(asked.reservation, Reservation::Last { opened_by: 0, outstanding: Quota(1) });
     run.yes();
-    run.event(Event::Bye, s(2));
+    run.event(Event::Bye { leg: 1 }, s(2));
     run.gate_closed(s(5));
     assert!(run.asked.is_none() && !run.session.is_open(), "nothing is left to release");
 }
@@ -1249,12 +1251,12 @@ fn what_is_given_without_an_enabler_is_known_until_it_is_settled() {
     let mut run = Run::new(3, "message:5", Policy { on_failure: OnFailure::Grant, ..Policy::default() });
     run.answer(Response::Failed(Failure::Unreachable));
     assert_eq!((run.session.decision(), run.session.uncovered()), (Some(Decision::Granted), Quota(3)));
-    run.event(Event::Answered, s(0));
+    run.event(Event::Answered { leg: 1 }, s(0));
     run.sent(whole("m1", 1), s(1));
     run.event(responded(1, 200), s(1));
     assert_eq!(run.asked.as_ref().map(|asked| asked.reservation), Some(Reservation::None));
     run.yes();
-    run.event(Event::Bye, s(2));
+    run.event(Event::Bye { leg: 1 }, s(2));
     run.gate_closed(s(5));
     assert!(run.asked.is_none() && run.session.uncovered() == Quota(0));
 }
@@ -1276,11 +1278,11 @@ fn what_costs_nothing_is_given_and_not_debited() {
     let mut run = Run::invited(2);
     run.answer(Response::Free);
     assert_eq!(run.session.decision(), Some(Decision::Granted));
-    run.event(Event::Answered, s(0));
+    run.event(Event::Answered { leg: 1 }, s(0));
     run.sent(whole("m1", 1), s(1));
     run.event(responded(1, 200), s(1));
     assert!(run.asked.is_none(), "no debit");
-    run.event(Event::Bye, s(2));
+    run.event(Event::Bye { leg: 1 }, s(2));
     run.gate_closed(s(5));
     assert!(run.asked.is_none() && !run.session.is_open(), "no release");
     assert_eq!(run.session.counts().not_debited, 1);
@@ -1290,7 +1292,7 @@ fn what_costs_nothing_is_given_and_not_debited() {
 fn a_grant_that_becomes_old_is_asked_for_again() {
     let mut run = Run::invited(3);
     run.answer(Response::Granted(Grant { quota: Quota(3), valid_for: Some(60), ..Grant::default() }));
-    run.event(Event::Answered, s(0));
+    run.event(Event::Answered { leg: 1 }, s(0));
     run.timer(s(59));
     assert!(run.asked.is_none());
     run.timer(s(60));
@@ -1330,7 +1332,7 @@ fn a_session_that_the_parties_have_left_is_idle_however_often_the_enabler_wants_
 fn nothing_more_is_asked_for_after_the_final_units() {
     let mut run = Run::invited(0);
     run.answer(Response::Granted(Grant { quota: Quota(1), last: true, ..Grant::default() }));
-    run.event(Event::Answered, s(0));
+    run.event(Event::Answered { leg: 1 }, s(0));
     run.sent(whole("m1", 1), s(1));
     assert!(run.asked.is_none(), "the grant was the last");
     run.event(Event::Stopped { message_id: "m2", why: Stop::Beyond }, s(2));
@@ -1363,7 +1365,7 @@ fn a_failure_report_after_the_debit_gives_it_back_once() {
     run.yes();
     assert!(run.out.contains(&Output::Refunded { message_id: "m1".into(), part: 0, balance: Some(7) }));
     run.event(reported("m1", 1, Some(100), 415), s(3));
-    run.event(Event::Bye, s(4));
+    run.event(Event::Bye { leg: 1 }, s(4));
     run.settle();
     assert_eq!(run.asks(), ["reserve 8", "debit m1 response", "refund m1", "release"]);
     assert_eq!(run.session.counts(), Counts { debited: 1, units: Units(5), refunded: 1, not_debited: 0 });
@@ -1392,7 +1394,8 @@ fn a_failure_report_while_the_debit_is_asked_for_gives_it_back_when_it_stands() 
 fn a_failure_report_after_bye_gives_back_as_well_and_a_failing_enabler_is_asked_again() {
     let mut run = refunding();
     run.yes();
-    run.event(Event::Bye, s(2));
+    run.event(Event::Bye { leg: 1 }, s(2));
+    run.event(Event::DialogOver { leg: 1 }, s(2));
     run.settle();
     run.event(reported("m1", 1, Some(100), 415), s(3));
     run.answer(Response::Failed(Failure::Silent));
@@ -1450,7 +1453,7 @@ fn a_refund_that_is_refused_or_held_back_is_told() {
 
 fn immediate(messages: u32) -> Run {
     let mut run = Run::new(messages, "message:5", policy(|p| p.model = Model::Immediate));
-    run.event(Event::Answered, s(0));
+    run.event(Event::Answered { leg: 1 }, s(0));
     run
 }
 
@@ -1465,7 +1468,7 @@ fn immediate_charging_reserves_nothing_and_debits_each_message() {
         run.yes();
     }
     assert_eq!(run.session.granted(), Quota(5), "one more for each that is paid");
-    run.event(Event::Bye, s(2));
+    run.event(Event::Bye { leg: 1 }, s(2));
     run.settle();
     assert_eq!(run.asks(), ["debit m1 response", "debit m2 response", "debit m3 response"]);
     assert_eq!(run.closed(), Some("bye"));
@@ -1520,7 +1523,7 @@ fn the_enabler_says_what_its_failure_means() {
     ] {
         let mut run = Run::new(4, "message:5", policy(|p| p.on_failure = configured));
         run.answer(Response::Granted(Grant { quota: Quota(2), on_failure: said, ..Grant::default() }));
-        run.event(Event::Answered, s(0));
+        run.event(Event::Answered { leg: 1 }, s(0));
         run.sent(whole("m1", 1), s(1));
         run.sent(whole("m2", 2), s(1));
         assert_eq!(run.asking(), "reserve 2");
@@ -1557,7 +1560,7 @@ fn a_renewal_that_grants_less_or_is_refused_narrows_the_gate() {
         assert_eq!(run.grants().last(), Some(&left), "the gate is told");
         let open = Reservation::Open { opened_by: 0, outstanding: Quota(left) };
         assert_eq!(run.asking() == "release", left == 0, "what holds nothing is ended at once");
-        run.event(Event::Bye, s(2));
+        run.event(Event::Bye { leg: 1 }, s(2));
         run.gate_closed(s(5));
         assert_eq!(asked(&run), (Operation::Release, open));
     }
@@ -1656,7 +1659,7 @@ fn what_may_be_reserved_by_an_enabler_that_does_not_answer_is_released_there() {
     let mut run = Run::invited(3);
     let grant = Grant { quota: Quota(3), route: Some("ocs1".into()), ..Grant::default() };
     run.answer(Response::Granted(grant));
-    run.event(Event::Bye, s(1));
+    run.event(Event::Bye { leg: 1 }, s(1));
     run.gate_closed(s(1));
     run.session.went_to(1, &"~ocs2".into());
     run.answer(Response::Failed(Failure::Silent));
@@ -1708,7 +1711,7 @@ fn the_way_to_the_reservation_goes_with_every_request_of_it() {
     let mut run = Run::invited(3);
     let grant = Grant { quota: Quota(3), route: Some("ocs1".into()), ..Grant::default() };
     run.answer(Response::Granted(grant));
-    run.event(Event::Answered, s(0));
+    run.event(Event::Answered { leg: 1 }, s(0));
     run.event(Event::Reauthorize { opened_by: 0 }, s(1));
     run.answer(Response::Denied(Denial::NoCredit));
     run.sent(whole("m1", 1), s(1));
@@ -1722,7 +1725,7 @@ fn the_way_to_the_reservation_goes_with_every_request_of_it() {
 fn a_reservation_goes_another_way_from_its_next_request_on() {
     let mut run = Run::invited(3);
     run.answer(Response::Granted(Grant { quota: Quota(3), route: Some("ocs1".into()), ..Grant::default() }));
-    run.event(Event::Answered, s(0));
+    run.event(Event::Answered { leg: 1 }, s(0));
     run.event(Event::Reauthorize { opened_by: 0 }, s(1));
     // The request that is on its way comes again as it was.
     run.session.rerouted(0, "ocs1!5::s".into());
@@ -1836,6 +1839,68 @@ fn a_session_that_ended_before_its_grant_is_not_let_in() {
 }
 
 #[test]
+fn a_bye_ends_its_leg_and_that_of_the_last_leg_the_session() {
+    let mut run = Run::open();
+    run.event(Event::Answered { leg: 2 }, s(1));
+    run.event(Event::Answered { leg: 2 }, s(1));
+    run.event(Event::Bye { leg: 2 }, s(2));
+    run.event(Event::DialogOver { leg: 2 }, s(2));
+    assert_eq!((run.session.phase(), run.gate_closing()), ("open", false));
+    let answered = run.steps.iter().filter(|step| step.what == StepKind::Answered);
+    assert_eq!(answered.count(), 2, "a 2xx that is sent again says nothing new");
+    run.event(Event::Bye { leg: 1 }, s(3));
+    run.settle();
+    assert_eq!(run.closed(), Some("bye"));
+}
+
+#[test]
+fn early_dialogs_count_until_one_of_them_is_confirmed() {
+    let mut run = Run::invited(8);
+    run.yes();
+    (1..=3).for_each(|leg| run.event(Event::EarlyDialog { leg }, s(1)));
+    run.event(Event::Bye { leg: 1 }, s(2));
+    assert!(!run.gate_closing(), "two are left");
+    run.event(Event::Answered { leg: 2 }, s(3));
+    run.event(Event::Bye { leg: 2 }, s(4));
+    run.settle();
+    assert_eq!(run.closed(), Some("bye"), "the third ends by itself");
+}
+
+#[test]
+fn a_bye_that_the_other_side_has_not_answered_leaves_the_gate_closed_for_as_long_as_a_dialog() {
+    let mut run = Run::open();
+    run.event(Event::Bye { leg: 1 }, s(1));
+    run.settle();
+    run.timer(s(40));
+    assert_ne!(run.out.last(), Some(&Output::Forget), "it may never have reached the server");
+    run.event(Event::DialogOver { leg: 1 }, s(41));
+    run.timer(s(73));
+    assert_eq!(run.out.last(), Some(&Output::Forget));
+}
+
+#[test]
+fn an_answer_to_a_bye_that_is_read_before_the_bye_ends_the_session() {
+    let mut run = Run::open();
+    run.event(Event::DialogOver { leg: 1 }, s(1));
+    run.event(Event::Bye { leg: 1 }, s(1));
+    run.settle();
+    assert_eq!(run.closed(), Some("bye"));
+    run.timer(s(40));
+    assert_eq!(run.out.last(), Some(&Output::Forget));
+}
+
+#[test]
+fn a_2xx_of_another_fork_after_the_end_keeps_the_gate_closed() {
+    let mut run = Run::open();
+    run.event(Event::Bye { leg: 1 }, s(1));
+    run.event(Event::DialogOver { leg: 1 }, s(1));
+    run.event(Event::Answered { leg: 2 }, s(2));
+    run.settle();
+    run.timer(s(40));
+    assert_ne!(run.out.last(), Some(&Output::Forget), "its messages would pass unpaid");
+}
+
+#[test]
 fn a_bye_that_is_read_before_its_2xx_ends_the_dialog_all_the_same() {
     for ends_by_script in [false, true] {
         let mut run = Run::new(8, "message:5", Policy::default());
@@ -1843,19 +1908,12 @@ fn a_bye_that_is_read_before_its_2xx_ends_the_dialog_all_the_same() {
         if ends_by_script {
             run.event(Event::End { reason: "" }, s(1));
         }
-        run.event(Event::Bye, s(2));
-        run.event(Event::Answered, s(1));
+        run.event(Event::Bye { leg: 1 }, s(2));
+        run.event(Event::DialogOver { leg: 1 }, s(2));
+        run.event(Event::Answered { leg: 1 }, s(1));
         run.settle();
         run.timer(s(40));
         assert_eq!(run.out.last(), Some(&Output::Forget), "it would keep its place at the gate for an hour");
-    }
-}
-
-#[test]
-fn whether_the_dialog_is_over_can_be_read_from_before_there_were_two_ways() {
-    for (over, dialog) in [(false, Dialog::Alive), (true, Dialog::Unborn)] {
-        let stored = postcard::to_stdvec(&over).expect("stored");
-        assert_eq!(postcard::from_bytes(&stored), Ok(dialog));
     }
 }
 
@@ -1869,7 +1927,8 @@ fn a_closed_session_whose_dialog_goes_on_keeps_its_gate_closed() {
     run.event(Event::Stopped { message_id: "m1", why: Stop::Beyond }, s(3000));
     run.timer(s(3601));
     assert_ne!(run.out.last(), Some(&Output::Forget), "somebody still tries");
-    run.event(Event::Bye, s(3700));
+    run.event(Event::Bye { leg: 1 }, s(3700));
+    run.event(Event::DialogOver { leg: 1 }, s(3700));
     run.event(Event::Stopped { message_id: "m1", why: Stop::Beyond }, s(3710));
     run.timer(s(3741));
     assert_ne!(run.out.last(), Some(&Output::Forget), "late frames find a closed gate");
@@ -1897,23 +1956,13 @@ fn numbers_begin_where_they_are_told_to() {
     let Some(Output::Ask(request)) = session.poll() else { panic!("nothing is asked") };
     assert_eq!((request.number, request.reservation), (70, Reservation::None));
     session.response(70, &Response::granted(Quota(3), None), s(1));
-    session.event(&Event::Bye, s(2));
+    session.event(&Event::Bye { leg: 1 }, s(2));
     session.gate_closed(0, s(2));
     let asked = std::iter::from_fn(|| session.poll()).find_map(|output| match output {
         Output::Ask(request) => Some((request.number, request.reservation)),
         _ => None,
     });
     assert_eq!(asked, Some((71, Reservation::Open { opened_by: 70, outstanding: Quota(3) })));
-}
-
-#[test]
-fn a_bye_of_before_there_were_two_ways_is_known_by_the_outcome() {
-    let mut run = Run::open();
-    run.event(Event::Bye, s(1));
-    run.settle();
-    run.session.dialog = Dialog::Unborn;
-    run.session.resume(s(2));
-    assert_eq!(run.session.dialog, Dialog::Dead);
 }
 
 #[test]

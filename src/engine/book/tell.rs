@@ -40,12 +40,11 @@ pub(super) fn tell_verdict(turn: &mut Turn<'_>, live: &Live, verdict: &Verdict) 
 /// Opens the slot of a granted session after the commit. `false`: it has none, or workers would not find it.
 pub(super) fn is_gate_opened(turn: &mut Turn<'_>, live: &Live) -> bool {
     let (session, Some(slot)) = (&live.session, live.slot) else { return false };
-    let (region, inviting_tag) = (turn.region, session.carried()[3]);
-    let early = region.name_of_early_dialogs(session.call_id().as_bytes(), inviting_tag);
+    let region = turn.region;
     let opening = Opening {
         session: session.key(),
-        names: [region.name_of_session(session.key()), early],
-        inviting_tag,
+        name: region.name_of_session(session.key()),
+        inviting_tag: session.carried()[3],
         direction: session.direction(),
         per: session.tariff().per,
     };

@@ -1,6 +1,7 @@
 //! A charged session as workers see it.
 
 use super::index::Chain;
+use super::legs::{self, LEGS_MAX, LegRecord};
 use super::messages::NOTES;
 use crate::charge::ch2::SessionKey;
 use crate::charge::event::Direction;
@@ -9,6 +10,9 @@ use crate::engine::sync::{AtomicU32, AtomicU64, Ordering};
 
 /// Set in the grant word when the gate is closed for good.
 const CLOSED: u64 = 1 << 63;
+
+/// Set in the traits when a 2xx to the INVITE has gone to the inviting side.
+const ANSWERED: u32 = 4;
 
 /// A charged session as workers see it.
 #[repr(C, align(64))]
@@ -30,7 +34,8 @@ pub struct Slot {
     pub(super) names: Chain,
     /// Its messages in the index.
     pub(super) messages: Chain,
-    /// Whether the inviting side has the messages (1), whether the tariff counts kilobytes (2).
+    /// Whether the inviting side has the messages (1), whether the tariff counts kilobytes (2), whether the INVITE is
+    /// answered ([`ANSWERED`]).
     traits: AtomicU32,
     /// Second of the last activity that the engine was told of.
     active: AtomicU32,
@@ -40,6 +45,8 @@ pub struct Slot {
     reports: Allowance,
     /// The first messages of a session that is counted by message: see `messages`.
     pub(super) notes: [AtomicU64; NOTES],
+    /// Its dialogs.
+    legs: [LegRecord; LEGS_MAX],
 }
 
 /// How much happened within a second (upper half).
@@ -92,6 +99,7 @@ impl Slot {
         let push = u32::from(opening.direction == Direction::Push);
         let kilobyte = u32::from(opening.per == Per::Kilobyte) << 1;
         self.traits.store(push | kilobyte, Ordering::Relaxed);
+        self.legs.iter().for_each(LegRecord::clear);
         self.key[0].store(opening.session.0, Ordering::Release);
         self.key[1].store(opening.session.1, Ordering::Release);
     }
@@ -118,6 +126,31 @@ impl Slot {
     /// Whether the tag is the inviting side's.
     pub fn is_inviting_tag(&self, tag: u64) -> bool {
         self.inviting_tag.load(Ordering::Acquire) == tag
+    }
+
+    /// Worker: a 2xx to the INVITE goes to the inviting side.
+    pub fn set_answered(&self) {
+        self.traits.fetch_or(ANSWERED, Ordering::AcqRel);
+    }
+
+    /// Whether a 2xx to the INVITE has gone to the inviting side.
+    pub fn is_answered(&self) -> bool {
+        self.traits.load(Ordering::Acquire) & ANSWERED != 0
+    }
+
+    /// The dialog with this hash of the answering side's tag.
+    pub fn leg(&self, tag: u64) -> Option<&LegRecord> {
+        legs::find(&self.legs, tag)
+    }
+
+    /// Worker: the same, a new one where it is not known. `None`: there is no room.
+    pub fn add_leg(&self, tag: u64) -> Option<&LegRecord> {
+        legs::find_or_add(&self.legs, tag)
+    }
+
+    /// The dialogs that are known.
+    pub fn legs(&self) -> impl Iterator<Item = &LegRecord> {
+        legs::all(&self.legs)
     }
 
     /// The connection that speaks for the server's side; 0: none has spoken yet.

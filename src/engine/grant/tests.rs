@@ -1,5 +1,6 @@
 //! The grant table in private memory.
 
+use super::legs::LEGS_MAX;
 use super::*;
 use crate::engine::sync::Ordering;
 
@@ -30,7 +31,7 @@ fn hash(number: u64) -> u64 {
 fn opening(number: u64) -> Opening {
     Opening {
         session: SessionKey(number, 1),
-        names: [hash(number), hash(number | 1 << 40)],
+        name: hash(number),
         inviting_tag: 7,
         direction: Direction::Pull,
         per: Per::Message,
@@ -121,6 +122,7 @@ fn a_session_is_found_by_its_names_until_it_is_freed() {
     let session = open(&table, 9, &opening(5));
     assert_eq!(table.slot_of_session(hash(5), session), Some(9));
     assert_eq!(table.slot_of_session(hash(5), SessionKey(6, 1)), None);
+    table.add_name(9, hash(5 | 1 << 40)).expect("room");
     assert_eq!(table.slot_of_dialog(hash(5 | 1 << 40), |slot| slot.is_inviting_tag(7)), Some(9));
     assert_eq!(table.slot_of_dialog(hash(5 | 1 << 40), |slot| slot.is_inviting_tag(8)), None);
     assert_eq!(bind(&table, 9, session, stream(8, SERVER, CLIENT)), Ok(()));
@@ -131,6 +133,29 @@ fn a_session_is_found_by_its_names_until_it_is_freed() {
     assert_eq!(table.slot_of_session(hash(5), session), None);
     assert_eq!(table.attribute(SERVER, CLIENT), Attribution::NotCharged);
     assert!(is_empty(&table));
+}
+
+#[test]
+fn a_slot_knows_its_dialogs_and_what_of_them_is_done() {
+    let table = table(64);
+    open(&table, 9, &opening(5));
+    let slot = &table.slots[9];
+    let leg = slot.add_leg(70).expect("room");
+    leg.learn(1, 2);
+    leg.learn(3, 4);
+    assert_eq!((leg.target(), leg.source()), (3, 2), "the target may change, the address may not");
+    leg.set_done(Side::Client, 7);
+    leg.set_done(Side::Client, 5);
+    assert_eq!([6, 7, 8].map(|cseq| leg.is_done(Side::Client, cseq)), [true, true, false]);
+    assert!(!leg.is_done(Side::Server, 0));
+    assert_eq!(slot.add_leg(70).map(|leg| leg.target()), Some(3));
+    let added = (71..80).filter(|tag| slot.add_leg(*tag).is_some()).count();
+    assert_eq!((added, slot.legs().count()), (LEGS_MAX - 1, LEGS_MAX));
+    assert!(slot.leg(79).is_none() && slot.leg(0).is_none() && slot.add_leg(0).is_none());
+    slot.set_answered();
+    table.free(9);
+    open(&table, 9, &opening(6));
+    assert!(!slot.is_answered() && slot.legs().next().is_none());
 }
 
 #[test]

@@ -1,17 +1,15 @@
-//! SIP: what a process of the host says about INVITEs, their answers and their ends.
+//! SIP: what a process of the host says about INVITEs and their ends. Answers and dialogs are in `dialogs`.
 
 use super::{FIELD_MAX, Refused, Urgency, Worker};
 use crate::charge::ch2::SessionKey;
 use crate::charge::event::{Direction, Event, InviteTransaction, Reserve};
 use crate::engine::clock;
 use crate::engine::config::Subscriber;
-use crate::engine::facts::{Answer, Dialog, Invitation, Invite};
-use crate::engine::grant::{Stream, StreamState};
+use crate::engine::facts::{Dialog, Invitation, Invite};
 use crate::engine::record::Record;
 use crate::engine::statistic::Statistic;
-use crate::wire::{identity, sdp, sip};
+use crate::wire::{identity, sip};
 use std::str::from_utf8;
-use std::sync::Arc;
 
 impl Worker {
     /// Whether [`Worker::reserve`] would take this INVITE now: a host asks before it suspends anything.
@@ -93,47 +91,13 @@ impl Worker {
         }
     }
 
-    /// Step 4: a 2xx to an INVITE, or to a repeated one in the dialog. Binds the MSRP sessions of both
-    /// descriptions; call it before the reply goes on. `false`: not a charged session.
-    pub fn answered(&mut self, session: SessionKey, answer: &Answer<'_>) -> bool {
-        let dialog = answer.dialog;
-        let region = Arc::clone(&self.region);
-        let table = region.table();
-        let Some(at) = table.slot_of_session(region.name_of_session(session), session) else {
-            region.count(Statistic::DroppedUnknown);
-            return false;
-        };
-        let slot = &table.slots[at as usize];
-        let (one, other) = (region.hash(&[dialog.from_tag]), region.hash(&[dialog.to_tag]));
-        let by_inviting_side = slot.is_inviting_tag(one);
-        let leg = if by_inviting_side { other } else { one };
-        // In a repeated INVITE the sides may have changed places; who has the messages has not.
-        let server_offers = (slot.direction() == Direction::Push) == by_inviting_side;
-        let (server, client) = match server_offers {
-            true => (answer.offer, answer.answer),
-            false => (answer.answer, answer.offer),
-        };
-        let endpoint =
-            |description| sdp::msrp_path(description).map_or(0, |path| region.hash_of_endpoint(&path.endpoint()));
-        let (server, client) = (endpoint(server), endpoint(client));
-        let stream = Stream { leg, position: 0, state: StreamState::Bound, server, client };
-        let named = table.add_name(at, region.name_of_dialog(dialog.call_id, one, other));
-        let bound = table.change_streams(at, session, |streams| {
-            streams.retain(|stream| stream.leg != leg);
-            if server != 0 {
-                streams.push(stream);
-            }
-        });
-        if named.is_err() || bound.is_err() {
-            region.count(Statistic::DroppedTableFull);
-        }
-        self.push_or_count(session, Event::Answered);
-        true
-    }
-
     /// The INVITE ended without a 2xx.
     pub fn failed(&mut self, session: SessionKey, transaction: Option<InviteTransaction>, code: u16) {
-        self.push_or_count(session, Event::Failed { code, transaction });
+        // Hosts report the end of every transaction, also of one that was answered.
+        let is_answered = |at: u32| self.region.table().slots[at as usize].is_answered();
+        if !self.slot_of(session).is_some_and(is_answered) {
+            self.push_or_count(session, Event::Failed { code, transaction });
+        }
     }
 
     /// CANCEL of the INVITE.
@@ -141,41 +105,26 @@ impl Worker {
         self.push_or_count(session, Event::Cancelled { transaction });
     }
 
-    /// The charged session of this dialog, if it is one. Tags may stand in either order. Cheap: no copy.
-    pub fn session_of(&self, dialog: &Dialog<'_>) -> Option<SessionKey> {
-        let region = &self.region;
-        let (one, other) = (region.hash(&[dialog.from_tag]), region.hash(&[dialog.to_tag]));
-        let table = region.table();
-        let early = |tag| {
-            let name = region.name_of_early_dialogs(dialog.call_id, tag);
-            table.slot_of_dialog(name, |slot| slot.is_inviting_tag(tag))
-        };
-        let confirmed = table.slot_of_dialog(region.name_of_dialog(dialog.call_id, one, other), |slot| {
-            slot.is_inviting_tag(one) || slot.is_inviting_tag(other)
-        });
-        // An INVITE that was challenged leaves a slot with the same Call-ID and tag for a while: the answered one comes
-        // first, and one with streams is not early any more.
-        let unanswered = |at: &u32| table.streams(*at).is_empty();
-        let at = confirmed.or_else(|| early(one).or_else(|| early(other)).filter(unanswered))?;
-        table.slots[at as usize].session()
-    }
-
     /// The session of the INVITE.
     pub fn session_of_invitation(invitation: &Invitation<'_>) -> SessionKey {
         SessionKey::of(invitation.call_id, invitation.from_tag, invitation.cseq)
     }
 
-    /// Step 11: BYE. `false`: not a charged session.
-    pub fn bye(&mut self, dialog: &Dialog<'_>) -> bool {
-        let session = self.session_of(dialog);
-        session.is_some_and(|session| self.push_or_count(session, Event::Bye))
+    /// The script closes the session now: that of the dialog, or the one that the INVITE with this CSeq number opens.
+    /// `false`: not a charged session.
+    pub fn end(&mut self, dialog: &Dialog<'_>, cseq: u32, reason: &[u8]) -> bool {
+        let reason = from_utf8(reason).ok().filter(|reason| reason.len() <= FIELD_MAX).unwrap_or("script");
+        let invitation = Invitation { call_id: dialog.call_id, from_tag: dialog.from_tag, cseq };
+        let session = self.session_of(dialog).or_else(|| {
+            let session = Self::session_of_invitation(&invitation);
+            self.slot_of(session).map(|_| session)
+        });
+        session.is_some_and(|session| self.push_or_count(session, Event::End { reason }))
     }
 
-    /// The script closes the session now. `false`: not a charged session.
-    pub fn end(&mut self, dialog: &Dialog<'_>, reason: &[u8]) -> bool {
-        let reason = from_utf8(reason).ok().filter(|reason| reason.len() <= FIELD_MAX).unwrap_or("script");
-        let session = self.session_of(dialog);
-        session.is_some_and(|session| self.push_or_count(session, Event::End { reason }))
+    /// The slot of a session that is charged.
+    pub(super) fn slot_of(&self, session: SessionKey) -> Option<u32> {
+        self.region.table().slot_of_session(self.region.name_of_session(session), session)
     }
 
     /// The host closed this connection.

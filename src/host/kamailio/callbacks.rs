@@ -1,22 +1,23 @@
-//! What the module sees by itself: replies to the INVITE, CANCEL, BYE, dying transactions, re-INVITE.
+//! What the module sees by itself: the requests and replies of charged dialogs, CANCEL, dying transactions.
 //!
 //! | host's callback | what it means |
 //! |---|---|
-//! | `TMCB_RESPONSE_FWDED` with 2xx | step 4: bind the MSRP sessions, before the reply goes on |
+//! | `TMCB_RESPONSE_FWDED` with 101 to 299 | step 4: bind the MSRP sessions, before the reply goes on |
 //! | `TMCB_RESPONSE_OUT` with 3xx to 6xx | the INVITE failed for the client: relayed, timed out or answered by the script |
 //! | `TMCB_E2ECANCEL_IN` | CANCEL |
 //! | `TMCB_DESTROY` | the net under all of these: the transaction died |
-//! | `TMCB_REQUEST_IN`, in a charged dialog | re-INVITE: its 2xx binds again |
-//! | script callback before the request route | step 11: BYE of either side |
+//! | `TMCB_REQUEST_IN`, in a charged dialog | INVITE, PRACK, UPDATE, BYE: their replies are watched as above |
+//! | script callback before the request route | step 11, and answers in ACK and PRACK |
+//! | script callback before the reply route | a 2xx whose transaction tm may have forgotten |
 //!
 //! The transaction's callbacks run in whatever process sees the event, so their parameter lies in the host's shared memory.
 
 use super::guard::guard;
 use super::message::Message;
-use super::watched::Watched;
-use super::{TM, bindings as k, with_worker};
+use super::watched::{self, Watched};
+use super::{TM, bindings as k};
 use crate::charge::event::InviteTransaction;
-use crate::engine::facts::{Answer, Dialog, Invitation};
+use crate::engine::facts::Invitation;
 use crate::engine::worker::Worker;
 use std::ffi::{c_int, c_uint, c_void};
 
@@ -92,11 +93,13 @@ unsafe extern "C" fn on_transaction(_: *mut k::cell, kind: c_int, parameters: *m
         let watched = unsafe { parameters.param.as_ref().and_then(|block| block.cast::<Watched>().as_ref()) };
         let Some(watched) = watched else { return };
         match kind as c_uint {
-            k::TMCB_RESPONSE_FWDED if (200..300).contains(&parameters.code) => {
-                // SAFETY: tm gives the request of the transaction and the reply at hand.
-                unsafe { on_answer(watched, parameters.req, parameters.rpl) }
+            // SAFETY: tm gives the request of the transaction and the reply at hand.
+            k::TMCB_RESPONSE_FWDED => unsafe { on_reply(watched, parameters.req, parameters.rpl) },
+            k::TMCB_RESPONSE_OUT if parameters.code >= 300 => {
+                watched.failed(parameters.code);
+                // SAFETY: as above.
+                unsafe { on_reply(watched, parameters.req, parameters.rpl) }
             }
-            k::TMCB_RESPONSE_OUT if parameters.code >= 300 => watched.failed(parameters.code),
             k::TMCB_E2ECANCEL_IN => watched.cancelled(),
             k::TMCB_DESTROY => watched.failed(408),
             _ => {}
@@ -104,50 +107,44 @@ unsafe extern "C" fn on_transaction(_: *mut k::cell, kind: c_int, parameters: *m
     })
 }
 
-/// A 2xx goes to the inviting side.
+/// A reply goes to the sender of the request. One that tm has made itself is none of the other side.
 ///
 /// # Safety
 /// Both pointers must be NULL, tm's mark, or messages that live for the call.
-unsafe fn on_answer(watched: &Watched, request: *const k::sip_msg, reply: *const k::sip_msg) {
+unsafe fn on_reply(watched: &Watched, request: *const k::sip_msg, reply: *const k::sip_msg) {
     // SAFETY: by the caller's promise.
     let (request, reply) = unsafe { (Message::new(request), Message::new(reply)) };
-    let Some(reply) = reply.filter(|reply| reply.parse_identity()) else { return };
-    let to_tag = reply.identity().map_or(&[][..], |identity| identity.to_tag);
-    let answer = Answer {
-        dialog: Dialog { call_id: watched.call_id(), from_tag: watched.inviting_tag(), to_tag },
-        offer: request.map_or(&[], Message::body),
-        answer: reply.body(),
-    };
-    with_worker(|worker| worker.answered(watched.session, &answer));
+    if let Some(reply) = reply.and_then(Message::reply) {
+        watched.replied(&reply, request.and_then(Message::request));
+    }
 }
 
-/// A new transaction: if it is a re-INVITE of a charged dialog, its 2xx is watched.
+/// A new transaction: if it is of a charged dialog, its replies are watched.
 pub unsafe extern "C" fn on_request(transaction: *mut k::cell, _: c_int, parameters: *mut k::tmcb_params) {
     guard((), || {
         // SAFETY: tm gives its parameters for the time of the call.
         let Some(pointer) = (unsafe { parameters.as_ref() }).map(|parameters| parameters.req) else { return };
-        let request = unsafe { Message::new(pointer) }.filter(|r| r.method() == Some(k::METHOD_INVITE as c_int));
-        let Some(dialog) = request.filter(|r| r.parse_identity()).and_then(Message::dialog) else { return };
-        if dialog.to_tag.is_empty() {
-            return;
-        }
-        let session = with_worker(|worker| worker.session_of(&dialog)).flatten();
-        let watched = session.and_then(|session| Watched::new(session, None, dialog.call_id, dialog.from_tag));
-        if let Some(watched) = watched {
+        if let Some(watched) = unsafe { Message::new(pointer) }.and_then(watched::of_request) {
             // SAFETY: the request and its new transaction, as tm gives them.
-            unsafe { watch(pointer, transaction, k::TMCB_RESPONSE_FWDED, watched) };
+            unsafe { watch(pointer, transaction, k::TMCB_RESPONSE_FWDED | k::TMCB_RESPONSE_OUT, watched) };
         }
     })
 }
 
-/// Before the script runs for a request: step 11. The script always goes on.
+/// Before the script runs for a request. The script always goes on.
 pub unsafe extern "C" fn before_script(message: *mut k::sip_msg, _: c_uint, _: *mut c_void) -> c_int {
     guard(1, || {
         // SAFETY: the host gives its current request.
-        let request = unsafe { Message::new(message) }.filter(|r| r.method() == Some(k::METHOD_BYE as c_int));
-        if let Some(dialog) = request.filter(|r| r.parse_identity()).and_then(Message::dialog) {
-            with_worker(|worker| worker.bye(&dialog));
-        }
+        unsafe { Message::new(message) }.into_iter().for_each(watched::before_script);
+        1
+    })
+}
+
+/// Before the script runs for a reply. The script always goes on.
+pub unsafe extern "C" fn before_reply_script(message: *mut k::sip_msg, _: c_uint, _: *mut c_void) -> c_int {
+    guard(1, || {
+        // SAFETY: the host gives its current reply.
+        unsafe { Message::new(message) }.into_iter().for_each(watched::before_reply_script);
         1
     })
 }
@@ -161,5 +158,6 @@ pub fn register() -> bool {
         let types = k::TMCB_REQUEST_IN as c_int;
         register(message, transaction, types, Some(on_request), none, None) > 0
             && k::register_script_cb(Some(before_script), k::IMCHARGE_BEFORE_REQUEST_ROUTE, none) == 0
+            && k::register_script_cb(Some(before_reply_script), k::IMCHARGE_BEFORE_REPLY_ROUTE, none) == 0
     }
 }

@@ -321,8 +321,9 @@ pub unsafe extern "C" fn kemi_end_reason(message: *mut k::sip_msg, reason: *mut 
 unsafe fn end_with(message: *mut k::sip_msg, reason: &[u8]) -> c_int {
     // SAFETY: by the caller's promise.
     let message = unsafe { Message::new(message) }.filter(|message| message.parse_identity());
-    let Some(dialog) = message.and_then(Message::dialog) else { return -1 };
-    match with_worker(|worker| worker.end(&dialog, reason)) {
+    let ids = message.and_then(|message| Some((message.dialog()?, message.cseq()?)));
+    let Some((dialog, cseq)) = ids else { return -1 };
+    match with_worker(|worker| worker.end(&dialog, cseq, reason)) {
         Some(true) => 1,
         _ => -1,
     }

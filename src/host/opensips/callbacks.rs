@@ -1,23 +1,24 @@
-//! What the module sees by itself: replies to the INVITE, CANCEL, BYE, dying transactions, re-INVITE.
+//! What the module sees by itself: the requests and replies of charged dialogs, CANCEL, dying transactions.
 //!
 //! | host's callback | what it means |
 //! |---|---|
-//! | `TMCB_RESPONSE_FWDED` with 2xx | step 4: bind the MSRP sessions, before the reply goes on |
+//! | `TMCB_RESPONSE_FWDED` with 101 to 299 | step 4: bind the MSRP sessions, before the reply goes on |
 //! | `TMCB_RESPONSE_PRE_OUT` with 2xx of this proxy itself | the same, where the proxy is the user agent (msrp_ua) |
 //! | `TMCB_RESPONSE_OUT` with 3xx to 6xx | the INVITE failed for the client: relayed, timed out or answered by the script |
 //! | `TMCB_TRANS_CANCELLED` | CANCEL |
 //! | `TMCB_TRANS_DELETED` | the net under all of these: the transaction died |
-//! | `TMCB_REQUEST_IN`, in a charged dialog | re-INVITE: its 2xx binds again |
-//! | script callback before the request route | step 11: BYE of either side |
+//! | `TMCB_REQUEST_IN`, in a charged dialog | INVITE, PRACK, UPDATE, BYE: their replies are watched as above |
+//! | script callback before the request route | step 11, and answers in ACK and PRACK |
+//! | script callback before the reply route | a 2xx whose transaction tm may have forgotten |
 //! | `TMCB_LOCAL_TRANS_NEW` of a BYE, then `TMCB_MSG_SENT_OUT` | step 11: BYE of this proxy itself |
 //!
 //! The transaction's callbacks run in whatever process sees the event, so their parameter lies in the host's shared memory.
 
 use super::guard::guard;
 use super::message::{Message, bytes};
-use super::watched::Watched;
+use super::watched::{self, Watched};
 use super::{TM, bindings as k, shared, waiting, with_worker};
-use crate::engine::facts::{Answer, Dialog, Invite};
+use crate::engine::facts::{Invite, Method};
 use crate::engine::raw;
 use crate::engine::worker::Worker;
 use std::ffi::{c_int, c_void};
@@ -74,7 +75,7 @@ unsafe extern "C" fn on_transaction(_: *mut k::cell, kind: c_int, parameters: *m
         let success = (200..300).contains(&parameters.code);
         match kind as u32 {
             // SAFETY: tm gives the request of the transaction and the reply at hand.
-            k::TMCB_RESPONSE_FWDED if success => unsafe { on_answer(watched, parameters.req, parameters.rpl) },
+            k::TMCB_RESPONSE_FWDED => unsafe { on_reply(watched, parameters.req, parameters.rpl) },
             k::TMCB_RESPONSE_PRE_OUT if success => unsafe { on_own_answer(watched, parameters) },
             k::TMCB_RESPONSE_OUT if parameters.code >= 300 => watched.failed(parameters.code),
             k::TMCB_TRANS_CANCELLED => {
@@ -87,16 +88,16 @@ unsafe extern "C" fn on_transaction(_: *mut k::cell, kind: c_int, parameters: *m
     })
 }
 
-/// A 2xx goes to the inviting side.
+/// A reply goes to the sender of the request.
 ///
 /// # Safety
 /// Both pointers must be NULL, tm's mark, or messages that live for the call.
-unsafe fn on_answer(watched: &Watched, request: *const k::sip_msg, reply: *const k::sip_msg) {
+unsafe fn on_reply(watched: &Watched, request: *const k::sip_msg, reply: *const k::sip_msg) {
     // SAFETY: by the caller's promise.
     let (request, reply) = unsafe { (Message::new(request), Message::new(reply)) };
-    let Some(reply) = reply.filter(|reply| reply.parse_identity()) else { return };
-    let to_tag = reply.identity().map_or(&[][..], |identity| identity.to_tag);
-    answered(watched, request.map_or(&[], Message::body), to_tag, reply.body());
+    if let Some(reply) = reply.and_then(Message::reply) {
+        watched.replied(&reply, request.and_then(Message::request));
+    }
 }
 
 /// A 2xx that this proxy has made itself is about to go out. One that it relays was seen before.
@@ -112,30 +113,17 @@ unsafe fn on_own_answer(watched: &Watched, parameters: &k::tmcb_params) {
         let whole = parameters.extra1.cast::<k::_str>().as_ref().map_or(&[][..], |text| bytes(text));
         (Message::new(parameters.req), whole)
     };
-    if let Some(reply) = raw::reply(whole) {
-        answered(watched, request.map_or(&[], Message::body), reply.dialog.to_tag, reply.body);
+    if let Some(reply) = raw::reply(whole, None) {
+        watched.replied(&reply, request.and_then(Message::request));
     }
 }
 
-fn answered(watched: &Watched, offer: &[u8], to_tag: &[u8], answer: &[u8]) {
-    let dialog = Dialog { call_id: watched.call_id(), from_tag: watched.inviting_tag(), to_tag };
-    with_worker(|worker| worker.answered(watched.session, &Answer { dialog, offer, answer }));
-}
-
-/// A new transaction: if it is a re-INVITE of a charged dialog, its 2xx is watched.
+/// A new transaction: if it is of a charged dialog, its replies are watched.
 unsafe extern "C" fn on_request(transaction: *mut k::cell, _: c_int, parameters: *mut k::tmcb_params) {
     guard((), || {
         // SAFETY: tm gives its parameters for the time of the call.
         let Some(pointer) = (unsafe { parameters.as_ref() }).map(|parameters| parameters.req) else { return };
-        let invite = |request: &Message<'_>| request.method() == Some(k::METHOD_INVITE as c_int);
-        let request = unsafe { Message::new(pointer) }.filter(invite);
-        let Some(dialog) = request.filter(|r| r.parse_identity()).and_then(Message::dialog) else { return };
-        if dialog.to_tag.is_empty() {
-            return;
-        }
-        let session = with_worker(|worker| worker.session_of(&dialog)).flatten();
-        let watched = session.and_then(|session| Watched::new(session, None, dialog.call_id, dialog.from_tag));
-        if let Some(watched) = watched {
+        if let Some(watched) = unsafe { Message::new(pointer) }.and_then(watched::of_request) {
             // SAFETY: the request and its new transaction, as tm gives them.
             unsafe { watch(pointer, transaction, k::TMCB_RESPONSE_FWDED | k::TMCB_RESPONSE_PRE_OUT, watched) };
         }
@@ -161,21 +149,29 @@ unsafe extern "C" fn on_own_bye(_: *mut k::cell, _: c_int, parameters: *mut k::t
     guard((), || {
         // SAFETY: for this callback tm gives the octets that go out.
         let whole = unsafe { parameters.as_ref().and_then(|parameters| parameters.extra1.cast::<k::_str>().as_ref()) };
-        let dialog = whole.and_then(|whole| raw::bye(unsafe { bytes(whole) }));
-        dialog.map(|dialog| with_worker(|worker| worker.bye(&dialog)));
+        let request = whole.and_then(|whole| raw::request(unsafe { bytes(whole) }, None));
+        if let Some(bye) = request.filter(|request| request.method == Method::Bye) {
+            with_worker(|worker| worker.request_in_dialog(&bye));
+        }
     })
 }
 
-/// Before the script runs for a request: step 11. The script always goes on.
+/// Before the script runs for a request. The script always goes on.
 unsafe extern "C" fn before_script(message: *mut k::sip_msg, _: *mut c_void) -> c_int {
     let go_on = (k::SCB_RUN_TOP_ROUTE | k::SCB_RUN_POST_CBS) as c_int;
     guard(go_on, || {
         // SAFETY: the host gives its current request.
-        let bye = |request: &Message<'_>| request.method() == Some(k::METHOD_BYE as c_int);
-        let request = unsafe { Message::new(message) }.filter(bye);
-        if let Some(dialog) = request.filter(|r| r.parse_identity()).and_then(Message::dialog) {
-            with_worker(|worker| worker.bye(&dialog));
-        }
+        unsafe { Message::new(message) }.into_iter().for_each(watched::before_script);
+        go_on
+    })
+}
+
+/// Before the script runs for a reply. The script always goes on.
+unsafe extern "C" fn before_reply_script(message: *mut k::sip_msg, _: *mut c_void) -> c_int {
+    let go_on = (k::SCB_RUN_TOP_ROUTE | k::SCB_RUN_POST_CBS) as c_int;
+    guard(go_on, || {
+        // SAFETY: the host gives its current reply.
+        unsafe { Message::new(message) }.into_iter().for_each(watched::before_reply_script);
         go_on
     })
 }
@@ -199,10 +195,12 @@ pub fn register() -> bool {
     unsafe {
         let (message, transaction, none) = (std::ptr::null_mut(), std::ptr::null_mut(), std::ptr::null_mut());
         let before = (k::PRE_SCRIPT_CB | k::REQ_TYPE_CB) as c_int;
+        let before_reply = (k::PRE_SCRIPT_CB | k::RPL_TYPE_CB) as c_int;
         let after = (k::POST_SCRIPT_CB | k::REQ_TYPE_CB) as c_int;
         register(message, transaction, k::TMCB_REQUEST_IN as c_int, Some(on_request), none, None) > 0
             && register(message, transaction, k::TMCB_LOCAL_TRANS_NEW as c_int, Some(on_own_request), none, None) > 0
             && k::__register_script_cb(Some(before_script), before, none, FIRST) == 0
+            && k::__register_script_cb(Some(before_reply_script), before_reply, none, FIRST) == 0
             && k::__register_script_cb(Some(after_script), after, none, 0) == 0
     }
 }

@@ -137,8 +137,9 @@ pub unsafe extern "C" fn end(message: *mut k::sip_msg, reason: P, _: P, _: P, _:
             let reason = reason.cast::<k::_str>().as_ref().map_or(&b"script"[..], |reason| bytes(reason));
             (Message::new(message), reason)
         };
-        let dialog = message.filter(|message| message.parse_identity()).and_then(Message::dialog);
-        match dialog.and_then(|dialog| with_worker(|worker| worker.end(&dialog, reason))) {
+        let message = message.filter(|message| message.parse_identity());
+        let ids = message.and_then(|message| Some((message.dialog()?, message.cseq()?)));
+        match ids.and_then(|(dialog, cseq)| with_worker(|worker| worker.end(&dialog, cseq, reason))) {
             Some(true) => 1,
             _ => -1,
         }

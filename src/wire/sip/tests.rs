@@ -129,3 +129,42 @@ proptest! {
         let _ = SipMessage::parse(&octets);
     }
 }
+
+#[test]
+fn what_offers_and_answers_are_told_by_is_read() {
+    let lines = "RSeq: 1\r\nm: <sip:im@b.example:5070;lr>;expires=3\r\nc: application/sdp\r\nCall-ID: ";
+    let text = INVITE.replacen("Call-ID: ", lines, 1);
+    let message = parse(&text);
+    assert!(message.is_reliable);
+    assert_eq!(message.content_type, b"application/sdp");
+    assert_eq!(message.contact, b"<sip:im@b.example:5070;lr>;expires=3");
+    assert!(!parse(INVITE).is_reliable);
+}
+
+#[test]
+fn a_remote_target_is_scheme_user_host_and_port() {
+    let target = |text: &'static str| {
+        Target::parse(text.as_bytes()).map(|target| {
+            let words =
+                [target.scheme, target.user, target.host].map(|word| String::from_utf8_lossy(word).into_owned());
+            (words.join(" "), target.port)
+        })
+    };
+    let wanted = Some(("sip im b.example".to_owned(), 5070));
+    for text in [
+        "sip:im@b.example:5070",
+        "<sip:im@b.example:5070>",
+        "\"<sip:x@y>, \\\"\" <sip:im@b.example:5070;transport=udp>;expires=60",
+        "sip:im:secret@b.example:5070;transport=tcp?Subject=x",
+        "<sip:im@b.example:5070>, <sip:other@c.example>",
+        "sip:im@b.example:5070 , sip:other@c.example",
+    ] {
+        assert_eq!(target(text), wanted, "{text}");
+    }
+    assert_eq!(target("<sip:[2001:db8::1]>"), Some(("sip  [2001:db8::1]".into(), 5060)));
+    assert_eq!(target("<sips:a@[2001:db8::1]:99>"), Some(("sips a [2001:db8::1]".into(), 99)));
+    assert_eq!(target("tel:+491;phone-context=x"), Some(("tel +491 ".into(), 0)));
+    for text in ["", "sip", "<>", "sip:a@", "sip:a@b:x", "*", "sip:a@b:70000", "tel:"] {
+        assert_eq!(target(text), None, "{text}");
+    }
+}

@@ -51,7 +51,7 @@ fn nothing_beyond_the_told_number_is_asked_for_and_the_last_told_debit_ends_the_
     let debits = ["debit m1 response of 0 with 3", "debit m2 response of 0 with 2", "debit m3 response ends 0"];
     assert_eq!(requests(&run, 1), debits);
     assert_eq!(run.session.reserved(), Units(0), "nothing is held until the BYE");
-    run.event(Event::Bye, s(2));
+    run.event(Event::Bye { leg: 1 }, s(2));
     run.settle();
     assert_eq!((run.asks().len(), run.closed()), (4, Some("bye")));
 }
@@ -73,7 +73,7 @@ fn a_message_beyond_the_told_number_is_stopped_and_the_session_goes_on_as_withou
 fn what_was_not_granted_of_the_told_number_is_asked_for_ahead() {
     let mut run = Run::new(8, "message:5", Policy::default());
     run.answer(Response::granted(Quota(4), None));
-    run.event(Event::Answered, s(0));
+    run.event(Event::Answered { leg: 1 }, s(0));
     send(&mut run, 1, 1, s(1));
     assert_eq!(run.asking(), "");
     send(&mut run, 2, 2, s(1));
@@ -126,7 +126,7 @@ fn a_slow_enabler_is_asked_further_ahead() {
 fn an_account_that_grants_in_part_is_asked_again_when_half_is_used() {
     let mut run = Run::invited(0);
     run.answer(Response::granted(Quota(10), Some(0)));
-    run.event(Event::Answered, s(0));
+    run.event(Event::Answered { leg: 1 }, s(0));
     send(&mut run, 1, 4, s(1));
     assert_eq!(run.asking(), "");
     send(&mut run, 5, 5, s(1));
@@ -152,7 +152,7 @@ fn a_refusal_of_more_costs_nothing_of_what_is_granted() {
 fn after_a_refusal_a_stopped_message_asks_once_a_second_and_so_does_one_that_passes() {
     let mut run = Run::invited(0);
     run.answer(Response::granted(Quota(2), Some(0)));
-    run.event(Event::Answered, s(0));
+    run.event(Event::Answered { leg: 1 }, s(0));
     send(&mut run, 1, 1, s(0));
     run.answer(denied(Denial::NoCredit));
     run.event(Event::Stopped { message_id: "m9", why: Stop::Beyond }, Time(s(1).0 - 1));
@@ -173,7 +173,7 @@ fn where_nothing_is_granted_in_part_fewer_are_asked_for_until_they_are_granted()
     assert_eq!(run.asking(), "reserve 1", "the INVITE waits");
     run.yes();
     assert_eq!(run.verdicts(), [(Decision::Granted, 1)]);
-    run.event(Event::Answered, s(0));
+    run.event(Event::Answered { leg: 1 }, s(0));
     for fewer in [64, 32, 16] {
         assert_eq!(run.asking(), format!("reserve {fewer}"));
         run.answer(denied(Denial::NotSoMany));
@@ -202,7 +202,7 @@ fn by_kilobytes_more_is_asked_for_ahead_as_well() {
 fn by_kilobytes_a_large_message_of_a_told_number_asks_for_its_size_and_the_last_one_gives_back_the_rest() {
     let mut run = Run::new(2, "kilobyte:3", Policy::default());
     run.yes();
-    run.event(Event::Answered, s(0));
+    run.event(Event::Answered { leg: 1 }, s(0));
     let large = |transaction: u64, start: u64, flag: Flag| Sent {
         octets: 10 * 1024,
         total: Some(50 * 1024),
@@ -240,7 +240,7 @@ fn by_kilobytes_a_stopped_frame_asks_for_enough_for_a_frame() {
 fn two_reservations() -> Run {
     let mut run = Run::new(0, "message:5", Policy::default());
     run.answer(Response::granted(Quota(4), None));
-    run.event(Event::Answered, s(0));
+    run.event(Event::Answered { leg: 1 }, s(0));
     send(&mut run, 1, 2, s(1));
     run.answer(Response::granted(Quota(4), None));
     send(&mut run, 3, 5, s(1));
@@ -257,7 +257,7 @@ fn debits_go_out_of_the_oldest_reservation_and_all_are_released_at_the_end() {
     while run.asked.is_some() {
         run.yes();
     }
-    run.event(Event::Bye, s(3));
+    run.event(Event::Bye { leg: 1 }, s(3));
     run.settle();
     let last = ["debit m4 response ends 0", "debit m5 response of 1 with 4", "release of 1 with 3"];
     assert_eq!(requests(&run, 5), last);
@@ -314,7 +314,7 @@ fn each_reservation_is_renewed_when_it_is_old_or_the_enabler_wants_it() {
     let valid = |seconds| Grant { quota: Quota(4), valid_for: Some(seconds), ..Grant::default() };
     let mut run = Run::invited(0);
     run.answer(Response::Granted(valid(60)));
-    run.event(Event::Answered, s(0));
+    run.event(Event::Answered { leg: 1 }, s(0));
     send(&mut run, 1, 2, s(1));
     run.answer(Response::Granted(valid(30)));
     assert_eq!(run.session.deadline(), Some(s(30)));
@@ -332,7 +332,7 @@ fn each_reservation_is_renewed_when_it_is_old_or_the_enabler_wants_it() {
 fn valid_for_a_minute() -> Run {
     let mut run = Run::invited(0);
     run.answer(Response::Granted(Grant { quota: Quota(4), valid_for: Some(60), ..Grant::default() }));
-    run.event(Event::Answered, s(0));
+    run.event(Event::Answered { leg: 1 }, s(0));
     run
 }
 
@@ -387,7 +387,7 @@ fn a_repeated_renewal_waits_for_its_turn() {
 fn reservations_are_bounded() {
     let mut run = Run::invited(0);
     run.answer(Response::granted(Quota(1), None));
-    run.event(Event::Answered, s(0));
+    run.event(Event::Answered { leg: 1 }, s(0));
     for number in 1..200 {
         send(&mut run, number, number, s(number));
         if run.asked.is_some() {

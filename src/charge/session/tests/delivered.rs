@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 fn by_kilobyte(policy: Policy) -> Run {
     let mut run = Run::new(100, "kilobyte:3", policy);
     run.yes();
-    run.event(Event::Answered, s(0));
+    run.event(Event::Answered { leg: 1 }, s(0));
     run
 }
 
@@ -99,7 +99,7 @@ fn by_message_later_chunks_of_a_settled_message_are_paid_for() {
         run.sent(chunk("m1", number, number * 50 + 1, 50, Flag::More), s(3));
     }
     run.timer(s(100));
-    run.event(Event::Bye, s(101));
+    run.event(Event::Bye { leg: 1 }, s(101));
     run.settle();
     assert_eq!(paid(&run), [("m1", 0, 50, 5)]);
     assert!(!has_stopped(&run, "m1"));
@@ -303,7 +303,7 @@ impl World {
         let tariff = if per == Per::Message { "message:1" } else { "kilobyte:1" };
         let mut run = Run::new(200, tariff, policy);
         run.yes();
-        run.event(Event::Answered, s(0));
+        run.event(Event::Answered { leg: 1 }, s(0));
         World { run, per, words: BTreeMap::new(), rings: [vec![], vec![]], taken: 0, sent_at: 0, now: 0 }
     }
 
@@ -384,7 +384,7 @@ impl World {
     fn end(&mut self) {
         // Nothing is given back to a grant that is closed: what was given up is settled before.
         self.act(0, &Act::Wait { tenths: 25 });
-        self.run.event(Event::Bye, self.time());
+        self.run.event(Event::Bye { leg: 1 }, self.time());
         self.run.session.gate_closed(self.taken, self.time());
         self.run.drain();
         self.now += 30;

@@ -39,7 +39,7 @@ impl Run {
 #[test]
 fn a_ladder_tells_what_was_asked_answered_and_paid() {
     let mut run = Run::with_a_message(Policy::default(), |run| run.event(responded(1, 200), s(2)));
-    run.event(Event::Bye, s(3));
+    run.event(Event::Bye { leg: 1 }, s(3));
     run.settle();
     let lines: Vec<_> = run.steps.iter().map(line).collect();
     let wanted = [
@@ -102,7 +102,7 @@ fn silence_makes_a_debit_by_the_timer_that_ran_out() {
 #[test]
 fn what_ended_the_wait_is_named_with_the_policy() {
     let ends: [(Event<'_>, &str); 4] = [
-        (Event::Bye, "bye"),
+        (Event::Bye { leg: 1 }, "bye"),
         (Event::HostStopped, "host-stopped"),
         (Event::End { reason: "script" }, "ended"),
         (Event::Abort, "enabler-ended"),
@@ -307,7 +307,7 @@ fn many_messages_hide_no_decision_and_what_is_dropped_is_counted() {
         run.event(Event::Stopped { message_id: "m", why: Stop::Beyond }, s(2 + number));
     }
     assert_eq!(run.of(StepKind::Stopped).len(), StepClass::Repeated.most() as usize);
-    run.event(Event::Bye, s(1000));
+    run.event(Event::Bye { leg: 1 }, s(1000));
     run.settle();
     assert_eq!(run.of(StepKind::Closed), ["closed bye"]);
 }

@@ -1,0 +1,390 @@
+//! SIP within the dialogs of a charged session: offers and answers, BYE, and who may speak for the server's side.
+//!
+//! A client can send anything within its own dialog, with any Request-URI and any Route header. So an exchange binds MSRP
+//! endpoints only where the server takes part in it:
+//!
+//! * a request of the client's side must go to the server's remote target (its Contact), and its answer must come from
+//!   where the server was heard before;
+//! * a request of the server's side must come from there.
+//!
+//! The client's side may change its address. A BYE ends its dialog whoever sends it; but only after the server has
+//! answered it, or sent it, is it certain that the server sends nothing any more.
+
+use super::Worker;
+use super::negotiation::{self, Endpoint, Refusal};
+use crate::charge::ch2::SessionKey;
+use crate::charge::event::{Direction, Event};
+use crate::engine::facts::{Body, Dialog, Method, Reply, Request, Source};
+use crate::engine::grant::{LegRecord, NoRoom, Side, Slot, Streams};
+use crate::engine::region::Region;
+use crate::engine::statistic::Statistic;
+use crate::wire::sdp;
+use crate::wire::sip::Target;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+/// A dialog of a charged session, as a message of it shows.
+#[derive(Clone, Copy)]
+struct Place {
+    /// Slot of the session.
+    at: u32,
+    session: SessionKey,
+    /// Hash of the answering side's tag.
+    leg: u64,
+    /// Which side has sent the request.
+    sender: Side,
+}
+
+/// Why an exchange binds nothing.
+#[derive(Clone, Copy)]
+enum Foreign {
+    /// The client's request does not go to the server's Contact.
+    Target,
+    /// What should be the server's message comes from elsewhere.
+    Source,
+    /// A side describes the other side's endpoint as its own.
+    Endpoint,
+}
+
+impl Foreign {
+    fn text(self) -> &'static str {
+        match self {
+            Foreign::Target => "a request does not go to the server's Contact",
+            Foreign::Source => "a message of the server's side does not come from where the server was heard before",
+            Foreign::Endpoint => "a party names the other party's MSRP URI as its own",
+        }
+    }
+}
+
+impl Worker {
+    /// A request within a dialog, before it goes on. `false`: not of a charged session.
+    pub fn request_in_dialog(&mut self, request: &Request<'_>) -> bool {
+        let Some(place) = self.place(&request.dialog) else { return false };
+        match request.method {
+            Method::Bye => self.on_bye(place, request),
+            Method::Ack | Method::Prack => self.on_answer_in_request(place, request),
+            Method::Invite | Method::Update | Method::Other => {}
+        }
+        true
+    }
+
+    /// A reply within a dialog or to an initial INVITE, before it goes on, and the request that it answers; `None`: not
+    /// known. Steps 4 and 11. `false`: not of a charged session.
+    pub fn replied(&mut self, reply: &Reply<'_>, request: Option<&Request<'_>>) -> bool {
+        let is_initial =
+            reply.method == Method::Invite && request.is_none_or(|request| request.dialog.to_tag.is_empty());
+        let initial = if is_initial { self.place_of_initial(reply) } else { None };
+        let Some(place) = initial.or_else(|| self.place(&reply.dialog)) else {
+            if is_initial && reply.code >= 200 {
+                self.region.count(Statistic::DroppedUnknown);
+            }
+            return false;
+        };
+        match (reply.method, reply.code) {
+            (Method::Invite, 101..300) if initial.is_some() => self.on_reply_to_initial(place, reply, request),
+            (Method::Invite | Method::Update | Method::Prack, 101..300) => {
+                self.on_reply_in_dialog(place, reply, request)
+            }
+            (Method::Invite, 300..) if initial.is_none() => {
+                _ = self.change(place, |streams| {
+                    negotiation::drop_offer(streams, place.leg);
+                    Ok(())
+                });
+            }
+            (Method::Bye, 200..300 | 408 | 481) => self.on_reply_to_bye(place, reply, request),
+            _ => {}
+        }
+        true
+    }
+
+    /// A 2xx to an INVITE, of which it is not known whether a transaction of the host waits for it: that of another fork,
+    /// or of an INVITE that was cancelled, may come when the host has forgotten the transaction. It counts where it comes
+    /// from a server that was heard before.
+    pub fn late_answer(&mut self, reply: &Reply<'_>) {
+        let Some(place) = self.place_of_initial(reply).filter(|_| (200..300).contains(&reply.code)) else { return };
+        let region = Arc::clone(&self.region);
+        let slot = &region.table().slots[place.at as usize];
+        let source = hash_of_source(&region, reply.source);
+        if source != 0 && slot.legs().any(|leg| leg.source() == source) {
+            self.on_reply_to_initial(place, reply, None);
+        }
+    }
+
+    /// The charged session of this dialog, if it is one. Tags may be in either order. Cheap: no copy.
+    pub fn session_of(&self, dialog: &Dialog<'_>) -> Option<SessionKey> {
+        self.place(dialog).map(|place| place.session)
+    }
+
+    fn place(&self, dialog: &Dialog<'_>) -> Option<Place> {
+        if dialog.to_tag.is_empty() {
+            return None;
+        }
+        let region = &self.region;
+        let (from, to) = (region.hash(&[dialog.from_tag]), region.hash(&[dialog.to_tag]));
+        let table = region.table();
+        let is_of_it = |slot: &Slot| slot.is_inviting_tag(from) || slot.is_inviting_tag(to);
+        let at = table.slot_of_dialog(region.name_of_dialog(dialog.call_id, from, to), is_of_it)?;
+        let slot = &table.slots[at as usize];
+        let by_inviting_side = slot.is_inviting_tag(from);
+        let leg = if by_inviting_side { to } else { from };
+        Some(Place { at, session: slot.session()?, leg, sender: sender(slot, by_inviting_side) })
+    }
+
+    /// The session that the INVITE of a reply opens.
+    fn place_of_initial(&self, reply: &Reply<'_>) -> Option<Place> {
+        let (region, session) = (&self.region, Self::session_of_invitation(&reply.invitation()));
+        let table = region.table();
+        let at = self.slot_of(session)?;
+        let leg = region.hash(&[reply.dialog.to_tag]);
+        Some(Place { at, session, leg, sender: sender(&table.slots[at as usize], true) })
+    }
+
+    fn on_reply_to_initial(&mut self, place: Place, reply: &Reply<'_>, request: Option<&Request<'_>>) {
+        let region = Arc::clone(&self.region);
+        let (table, dialog) = (region.table(), &reply.dialog);
+        let slot = &table.slots[place.at as usize];
+        // A provisional reply that is not sent reliably makes no dialog that can end before its INVITE does.
+        if dialog.to_tag.is_empty() || reply.code < 200 && !reply.is_reliable {
+            return;
+        }
+        let name = region.name_of_dialog(dialog.call_id, region.hash(&[dialog.from_tag]), place.leg);
+        if table.add_name(place.at, name).is_err() {
+            region.count(Statistic::DroppedTableFull);
+        }
+        let leg = slot.add_leg(place.leg);
+        let (contact, source) = match place.sender {
+            Side::Client => (reply.contact, reply.source),
+            Side::Server => request.map_or((&[][..], None), |request| (request.contact, request.source)),
+        };
+        if let Some(leg) = leg {
+            leg.learn(hash_of_target(&region, contact), hash_of_source(&region, source));
+        }
+        self.exchange(place, leg, reply, request, true);
+        match reply.code {
+            ..200 => self.push_or_count(place.session, Event::EarlyDialog { leg: place.leg }),
+            _ => {
+                // Whatever becomes of the event: this call does not end as one that failed.
+                slot.set_answered();
+                self.push_or_count(place.session, Event::Answered { leg: place.leg })
+            }
+        };
+    }
+
+    fn on_reply_in_dialog(&mut self, place: Place, reply: &Reply<'_>, request: Option<&Request<'_>>) {
+        let region = Arc::clone(&self.region);
+        let Some(leg) = region.table().slots[place.at as usize].leg(place.leg) else {
+            region.count(Statistic::DroppedTableFull);
+            return;
+        };
+        if reply.code < 200 && !reply.is_reliable {
+            return;
+        }
+        let trusted = self.check(place, leg, request, reply.source);
+        if let Err(foreign) = trusted {
+            let has_description = request.is_some_and(|request| self.endpoints(&request.body).is_some())
+                || self.endpoints(&reply.body).is_some();
+            if has_description {
+                self.refuse_exchange(reply.dialog.call_id, foreign);
+            }
+            // Where the server has answered all the same, what it sends from there must be known.
+            if let (Foreign::Target, Side::Client) = (foreign, place.sender) {
+                self.recognise(place, &self.endpoints(&reply.body).unwrap_or_default());
+            }
+            return;
+        }
+        if reply.code >= 200 && reply.method != Method::Prack {
+            let contact = match place.sender {
+                Side::Client => reply.contact,
+                Side::Server => request.map_or(&[][..], |request| request.contact),
+            };
+            leg.refresh(hash_of_target(&region, contact));
+        }
+        self.exchange(place, Some(leg), reply, request, false);
+    }
+
+    /// The description in a reply: an answer to the request's offer, or an offer. Where the request is not known it is taken
+    /// for an answer.
+    fn exchange(
+        &mut self,
+        place: Place,
+        leg: Option<&LegRecord>,
+        reply: &Reply<'_>,
+        request: Option<&Request<'_>>,
+        is_initial: bool,
+    ) {
+        let Some(described) = self.endpoints(&reply.body) else { return };
+        if leg.is_some_and(|leg| leg.is_done(place.sender, reply.cseq)) {
+            return;
+        }
+        let offered = request.and_then(|request| self.endpoints(&request.body));
+        let is_told = request.is_some();
+        let mut is_answer = false;
+        let result = self.change(place, |streams| {
+            if leg.is_none() && streams.iter().any(|stream| stream.leg == place.leg) {
+                return Ok(());
+            }
+            if let Some(offered) = offered.as_ref().filter(|_| is_initial) {
+                negotiation::keep_offer(streams, place.sender, offered)?;
+            }
+            let kept = negotiation::kept_offer(streams).filter(|_| is_initial);
+            let offer = match &offered {
+                Some(offered) => Some((place.sender, offered.clone())),
+                // An INVITE without a description: the reply is the offer.
+                None if is_told => None,
+                None => kept.or(Some((place.sender, Vec::new()))),
+            };
+            is_answer = offer.is_some();
+            match offer {
+                Some((side, offered)) => negotiation::answer(streams, place.leg, side, &offered, &described),
+                None => negotiation::offer(streams, place.leg, place.sender.other(), &described),
+            }
+        });
+        match (result, leg) {
+            (Err(refusal), _) => self.refuse(place, reply.dialog.call_id, refusal, &described),
+            (Ok(()), Some(leg)) if is_answer => leg.set_done(place.sender, reply.cseq),
+            (Ok(()), _) => {}
+        }
+    }
+
+    /// The description in an ACK or PRACK: an answer, if an offer of the other side waits for one. Else it is an offer, which
+    /// counts when it is answered.
+    fn on_answer_in_request(&mut self, place: Place, request: &Request<'_>) {
+        let Some(described) = self.endpoints(&request.body) else { return };
+        let region = Arc::clone(&self.region);
+        let table = region.table();
+        let Some(leg) = table.slots[place.at as usize].leg(place.leg) else { return };
+        let waits = |streams: &Streams| {
+            negotiation::waiting_offer(streams, place.leg).filter(|(side, _)| *side == place.sender.other())
+        };
+        if leg.is_done(place.sender, request.cseq) || waits(&table.streams(place.at)).is_none() {
+            return;
+        }
+        // Whether it reaches the server cannot be seen, but the server's endpoint is the one that the server has offered.
+        if let Err(foreign) = self.check(place, leg, Some(request), None) {
+            return self.refuse_exchange(request.dialog.call_id, foreign);
+        }
+        let result = self.change(place, |streams| match waits(streams) {
+            Some((side, offered)) => negotiation::answer(streams, place.leg, side, &offered, &described),
+            None => Ok(()),
+        });
+        match result {
+            Ok(()) => leg.set_done(place.sender, request.cseq),
+            Err(refusal) => self.refuse(place, request.dialog.call_id, refusal, &described),
+        }
+    }
+
+    fn on_bye(&mut self, place: Place, request: &Request<'_>) {
+        self.push_or_count(place.session, Event::Bye { leg: place.leg });
+        let region = Arc::clone(&self.region);
+        let leg = region.table().slots[place.at as usize].leg(place.leg);
+        let is_trusted = leg.is_some_and(|leg| self.check(place, leg, Some(request), None).is_ok());
+        if place.sender == Side::Server && is_trusted {
+            self.push_or_count(place.session, Event::DialogOver { leg: place.leg });
+        }
+    }
+
+    fn on_reply_to_bye(&mut self, place: Place, reply: &Reply<'_>, request: Option<&Request<'_>>) {
+        let region = Arc::clone(&self.region);
+        let leg = region.table().slots[place.at as usize].leg(place.leg);
+        let is_trusted = leg.is_some_and(|leg| self.check(place, leg, request, reply.source).is_ok());
+        if place.sender == Side::Client && is_trusted {
+            self.push_or_count(place.session, Event::DialogOver { leg: place.leg });
+        }
+    }
+
+    /// Whether the server takes part in a transaction within its dialog, as far as the host can tell.
+    fn check(
+        &self,
+        place: Place,
+        leg: &LegRecord,
+        request: Option<&Request<'_>>,
+        reply_source: Option<Source>,
+    ) -> Result<(), Foreign> {
+        let server_source = match place.sender {
+            Side::Client => reply_source,
+            Side::Server => request.and_then(|request| request.source),
+        };
+        let source = hash_of_source(&self.region, server_source);
+        if source != 0 && ![0, source].contains(&leg.source()) {
+            return Err(Foreign::Source);
+        }
+        let target = request.filter(|_| place.sender == Side::Client).map(|request| request.uri);
+        match target.is_none_or(|target| [0, hash_of_target(&self.region, target)].contains(&leg.target())) {
+            true => Ok(()),
+            false => Err(Foreign::Target),
+        }
+    }
+
+    /// Changes the streams of a session, or leaves them as they are.
+    fn change(&self, place: Place, mut change: impl FnMut(&mut Streams) -> Result<(), Refusal>) -> Result<(), Refusal> {
+        let mut result = Ok(());
+        let changed = self.region.table().change_streams(place.at, place.session, |streams| {
+            let before = *streams;
+            result = change(streams);
+            if result.is_err() {
+                *streams = before;
+            }
+        });
+        result.and(changed.map_err(|NoRoom| Refusal::NoRoom))
+    }
+
+    fn refuse(&self, place: Place, call_id: &[u8], refusal: Refusal, described: &[Endpoint]) {
+        match refusal {
+            Refusal::OthersEndpoint => self.refuse_exchange(call_id, Foreign::Endpoint),
+            Refusal::NoRoom => {
+                self.region.count(Statistic::DroppedTableFull);
+                self.recognise(place, described);
+            }
+        }
+    }
+
+    fn refuse_exchange(&self, call_id: &[u8], foreign: Foreign) {
+        self.region.count(Statistic::AnswersForeign);
+        log::warn!("call {}: {}; no MSRP session is bound to it", call_id.escape_ascii(), foreign.text());
+    }
+
+    /// Makes endpoints of the server known that are bound to nothing: what comes from there is stopped.
+    fn recognise(&self, place: Place, endpoints: &[Endpoint]) {
+        let table = self.region.table();
+        for endpoint in endpoints.iter().filter(|_| place.sender == Side::Client) {
+            if table.recognise_server(place.at, endpoint.uri).is_err() {
+                self.region.count(Statistic::DroppedTableFull);
+            }
+        }
+    }
+
+    /// The MSRP endpoints of a description; `None`: the body has none.
+    fn endpoints(&self, body: &Body<'_>) -> Option<Vec<Endpoint>> {
+        let media = sdp::msrp_media(body.content_type, body.bytes)?;
+        let open = media.into_iter().filter(|media| !media.is_refused);
+        let endpoint = |media: sdp::Media<'_>| {
+            let uri = self.region.hash_of_endpoint(&media.path?.endpoint());
+            Some(Endpoint { position: media.position, uri })
+        };
+        Some(open.filter_map(endpoint).collect())
+    }
+}
+
+fn sender(slot: &Slot, by_inviting_side: bool) -> Side {
+    match (slot.direction() == Direction::Push) == by_inviting_side {
+        true => Side::Server,
+        false => Side::Client,
+    }
+}
+
+/// Hash of the URI of a Contact or Request-URI; 0: there is none.
+fn hash_of_target(region: &Region, value: &[u8]) -> u64 {
+    let Some(target) = Target::parse(value) else { return 0 };
+    let (scheme, host) = (target.scheme.to_ascii_lowercase(), target.host.to_ascii_lowercase());
+    region.hash(&[b"target", &scheme, b":", target.user, b"@", &host, &target.port.to_le_bytes()])
+}
+
+/// Hash of an address; 0: not known.
+fn hash_of_source(region: &Region, source: Option<Source>) -> u64 {
+    let Some(Source { address, port }) = source else { return 0 };
+    let octets = match address.to_canonical() {
+        IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
+        IpAddr::V6(v6) => v6.octets(),
+    };
+    region.hash(&[b"source", &octets, &port.to_le_bytes()])
+}
