@@ -24,10 +24,12 @@ enum Fate {
     Lost,
     /// The module says that it is none.
     Malformed,
+    /// The module says that it is of no session.
+    Unattributed,
     /// It goes on, and is charged if it has content.
     Whole,
 }
-use Fate::{Lost, Malformed, Whole};
+use Fate::{Lost, Malformed, Unattributed, Whole};
 
 /// A charged session, bound, whose client takes what comes and answers nothing.
 struct Session {
@@ -106,8 +108,8 @@ impl Change {
             (Change::NotUtf8, _) => Malformed,
             // A word that RFC 4975 does not know says nothing.
             (_, "Failure-Report" | "Success-Report") => Whole,
-            // A URI with a longer parameter.
-            (Change::Overlong | Change::Nul, _) if path => Whole,
+            // Another transport makes another URI of it.
+            (Change::Overlong | Change::Nul, _) if path => Unattributed,
             _ => Malformed,
         }
     }
@@ -206,16 +208,19 @@ fn seen(kamailio: &Kamailio) -> [i64; 2] {
 /// Sends each on a connection of its own; it has the fate it has to have. How many went on.
 #[track_caller]
 fn judge(stage: &Stage, vitals: &Vitals<'_>, session: &mut Session, cases: Vec<(String, Vec<u8>, Fate)>) -> i64 {
-    let (mut whole, mut before) = (0, seen(&stage.kamailio));
+    let unattributed = || stage.kamailio.statistic("frames_unattributed");
+    let (mut whole, mut before, mut strays) = (0, seen(&stage.kamailio), unattributed());
     for (at, (name, bytes, fate)) in cases.into_iter().enumerate() {
         pour(stage.kamailio.msrp, &bytes);
         let after = seen(&stage.kamailio);
         let found = match [after[0] - before[0], after[1] - before[1]] {
             [0, 0] => Lost,
             [1, 1] => Malformed,
+            [1, 0] if unattributed() > strays => Unattributed,
             [1, 0] => Whole,
             other => panic!("{name}: {other:?} frames\n{}", vitals.end()),
         };
+        strays = unattributed();
         assert_eq!(found, fate, "{name}\n{}", vitals.end());
         whole += i64::from(found == Whole);
         before = after;
