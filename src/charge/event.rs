@@ -108,6 +108,18 @@ pub enum Event<'a> {
     },
     /// The enabler ends the service.
     Abort,
+    /// A SEND with content that has passed the gate passes this relay once more, since both ends use it: the same octets,
+    /// under the transaction id by which the client will answer.
+    PassedAgain {
+        /// Message-ID of the SEND.
+        message_id: &'a str,
+        /// [`transaction`] of its id.
+        transaction: u64,
+        /// Number of its first octet, from 1.
+        start: u64,
+        /// Octets of content.
+        octets: u64,
+    },
     /// A SEND that had passed the gate could not be sent on: its content was handed to nobody.
     Unsent {
         /// Message-ID of the SEND.

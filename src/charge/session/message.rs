@@ -47,12 +47,14 @@ struct Transaction {
     end: u64,
     /// What the gate took for the chunk.
     taken: u32,
+    /// It passes once more under this name: its octets are counted under another.
+    is_again: bool,
     deadline: Time,
 }
 
 impl Transaction {
     fn octets(&self) -> u64 {
-        if self.end < self.start { 0 } else { (self.end - self.start).saturating_add(1) }
+        if self.is_again || self.end < self.start { 0 } else { (self.end - self.start).saturating_add(1) }
     }
 }
 
@@ -277,11 +279,20 @@ impl Message {
             Flag::More => {}
         }
         let deadline = at.after_seconds(policy.response_timeout);
-        self.wait(Transaction { name: sent.transaction, start, end, taken: sent.taken, deadline }, has_room);
+        let (name, taken) = (sent.transaction, sent.taken);
+        self.wait(Transaction { name, start, end, taken, is_again: false, deadline }, has_room);
         if self.last && self.later.is_some() {
             return self.settlement_due_later();
         }
         self.completed(at, policy)
+    }
+
+    /// A chunk passes this relay once more, under another transaction id.
+    pub(super) fn pass_again(&mut self, name: u64, start: u64, octets: u64, at: Time, has_room: bool, policy: &Policy) {
+        let start = start.max(1);
+        let end = start.saturating_add(octets).saturating_sub(1);
+        let deadline = at.after_seconds(policy.response_timeout);
+        self.wait(Transaction { name, start, end, taken: 0, is_again: true, deadline }, has_room);
     }
 
     /// A resend may come under another transaction id: one more name for the same octets, and an answer to any of them

@@ -72,6 +72,14 @@ impl Session {
         self.settle_when_drained(at);
     }
 
+    /// Where it is read before the first pass of its chunk, its response is not recognised, and the deadline counts.
+    pub(super) fn on_passed_again(&mut self, message_id: &str, name: u64, (start, octets): (u64, u64), at: Time) {
+        let (policy, has_room) = (self.policy, self.transactions < TRANSACTIONS);
+        if let Some(index) = self.position(message_id) {
+            self.change(index, |message| message.pass_again(name, start, octets, at, has_room, &policy));
+        }
+    }
+
     fn position(&self, message_id: &str) -> Option<usize> {
         self.messages.iter().position(|message| message.id() == message_id)
     }

@@ -412,6 +412,9 @@ impl Session {
             Event::Reauthorize { opened_by } => self.on_reauthorize(*opened_by, at),
             Event::Abort => self.on_end(StepKind::EnablerEnds, Outcome::EnablerEnded, at),
             Event::ConnectionLost { connection } => self.on_connection_lost(*connection, at),
+            Event::PassedAgain { message_id, transaction, start, octets } => {
+                self.on_passed_again(message_id, *transaction, (*start, *octets), at);
+            }
             Event::Unsent { message_id, transaction } => self.on_unsent(message_id, *transaction, at),
         }
         self.proceed(at);

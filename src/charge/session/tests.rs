@@ -575,11 +575,27 @@ fn a_frame_seen_twice_counts_once() {
     assert_eq!(run.debits(), ["debit m1 response"]);
 }
 
+/// The second pass of a [`whole`] message.
+fn passed_again(message_id: &str, transaction: u64) -> Event<'_> {
+    let first = whole("", transaction);
+    Event::PassedAgain { message_id, transaction, start: first.start, octets: first.octets }
+}
+
+#[test]
+fn a_second_pass_counts_no_octets() {
+    let mut run = Run::open();
+    run.sent(whole("m1", 1), s(1));
+    run.event(passed_again("m1", 2), s(1));
+    assert_eq!(run.session.messages[0].octets(), whole("m1", 1).octets);
+    run.event(passed_again("m2", 3), s(1));
+    assert_eq!(run.session.messages.len(), 1);
+}
+
 #[test]
 fn another_hop_has_other_transactions_and_any_answer_will_do() {
     let mut run = Run::open();
     run.sent(whole("m1", 1), s(1));
-    run.sent(Sent { taken: 0, ..whole("m1", 2) }, s(1));
+    run.event(passed_again("m1", 2), s(1));
     run.event(responded(2, 200), s(2));
     run.yes();
     run.event(responded(1, 200), s(2));
@@ -710,7 +726,7 @@ fn what_could_not_be_sent_on_is_not_debited() {
 fn what_passed_twice_and_could_not_be_sent_on_is_not_debited() {
     let mut run = Run::open();
     run.sent(whole("m1", 1), s(1));
-    run.sent(Sent { taken: 0, ..whole("m1", 2) }, s(1));
+    run.event(passed_again("m1", 2), s(1));
     run.event(unsent("m1", 2), s(1));
     run.timer(s(60));
     assert_eq!(run.debits().len(), 0);

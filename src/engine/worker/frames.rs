@@ -81,8 +81,8 @@ impl Worker {
             self.report_stop(bound.at, bound.session, frame.message_id, Stop::Forged);
             return Passage::Forged;
         }
-        // It has passed once.
         if came.from_self {
+            self.pass_again(bound, frame);
             return Passage::Pass;
         }
         if frame.bad_value.is_some() {
@@ -106,6 +106,17 @@ impl Worker {
                 self.activity(bound, came.connection);
                 Passage::Pass
             }
+        }
+    }
+
+    /// A frame that has passed once and is counted. The client will answer its transaction id of this pass.
+    fn pass_again(&mut self, bound: Bound, frame: &msrp::Frame<'_>) {
+        if let (Side::Server, Some(message_id), true) = (bound.side, frame.message_id, frame.is_content()) {
+            let transaction = transaction(frame.transaction_id.as_bytes());
+            let start = frame.byte_range.map_or(1, |range| range.start.max(1));
+            let octets = frame.content_octets();
+            self.push_or_count(bound.session, Event::PassedAgain { message_id, transaction, start, octets });
+            self.expect_response(bound.at, frame);
         }
     }
 

@@ -184,7 +184,10 @@ unsafe extern "C" fn on_request(request: *mut k::msrp_msg, handler: *mut c_void)
     let (message, handler) = unsafe { (request.as_ref(), handler.cast::<Handler>().as_ref()) };
     let (Some(message), Some(handler)) = (message, handler) else { return -1 };
     // SAFETY: a message of proto_msrp, for the time of the call.
-    let passage = guard(Passage::Malformed, || unsafe { pass(message, None) });
+    let passage = guard(Passage::Malformed, || unsafe {
+        // msrp_relay 3.6.8 looks its session up by the session-id of this URI, and ends the proxy where there is none.
+        if handler.relays && names_no_session(message) { Passage::NoSession } else { pass(message, None) }
+    });
     // SAFETY: proto_msrp has parsed the first line of a request.
     let method = unsafe { message.fl.u.request.method_id };
     match handler.request.filter(|_| may_go_on(passage, method)) {
@@ -200,6 +203,22 @@ unsafe extern "C" fn on_request(request: *mut k::msrp_msg, handler: *mut c_void)
         }
         // SAFETY: as for `pass`.
         None => guard(-1, || unsafe { refuse(request, message, handler, passage) }),
+    }
+}
+
+/// Whether the first URI of a request's To-Path, which is this relay's, has no session-id. AUTH needs none.
+///
+/// # Safety
+/// As for [`pass`].
+unsafe fn names_no_session(message: &k::msrp_msg) -> bool {
+    // SAFETY: proto_msrp has parsed the first line; a header lives as long as its message.
+    unsafe {
+        let to_path = message.to_path.as_ref().map_or(&[][..], |header| bytes(&header.body));
+        let first = to_path.split(|octet| *octet == b' ').next().unwrap_or_default();
+        let start = memchr::memmem::find(first, b"://").map_or(0, |start| start + 3);
+        let resource = first[start..].split(|octet| *octet == b';').next().unwrap_or_default();
+        let session = memchr::memchr(b'/', resource).map_or(&[][..], |slash| &resource[slash + 1..]);
+        message.fl.u.request.method_id != k::MSRP_METHOD_AUTH && session.is_empty()
     }
 }
 
