@@ -10,7 +10,7 @@ use std::time::Duration;
 const SOON: Duration = Duration::from_secs(30);
 
 /// With this number of messages told; `None`: with none.
-fn told(setup: Setup, messages: Option<u32>) -> Setup {
+pub fn told(setup: Setup, messages: Option<u32>) -> Setup {
     let number = messages.map_or(String::new(), |messages| messages.to_string());
     match setup.host {
         Host::OpenSips => setup.changed("imcharge_reserve(10)", &format!("imcharge_reserve({number})")),

@@ -44,7 +44,7 @@ fn rules(kamailio: &Kamailio, call_id: &str, step: &str) -> Vec<String> {
 }
 
 /// Rows of one list of the audit, and what it says of them all: count and units.
-fn audit(kamailio: &Kamailio, list: &str) -> (Vec<Fields>, i64, i64) {
+pub fn audit(kamailio: &Kamailio, list: &str) -> (Vec<Fields>, i64, i64) {
     let answer = kamailio.rpc(&["imcharge.audit"]).unwrap_or_else(|error| panic!("{error}"));
     let from = answer.find(&format!("{list}: {{")).unwrap_or_else(|| panic!("no {list} in {answer}"));
     let depth = |line: &str| line.len() - line.trim_start().len();

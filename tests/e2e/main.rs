@@ -11,6 +11,7 @@ mod bad_input;
 mod capture;
 mod connections;
 mod crashes;
+mod delivered;
 mod dialogs;
 mod diameter;
 mod explain;
