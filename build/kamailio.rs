@@ -22,7 +22,7 @@ const ALLOW: &str = concat!(
     "sip_msg|hdr_field|to_body|cseq_body|module_exports|cmd_export|param_export|rpc_export|rpc|_pv_.*|pv_.*|",
     "tm_binds|load_tm_f|tmcb_params|cell|PROTO_UDP|tcp_closed_event_info|tcp_event_info|msrp_frame|sr_event_.*|sr_kemi.*|",
     "run_act_ctx|route_list|receive_info|ip_addr|socket_info|counter_.*|_str|sr_shm_api|sr_pkg_api|cfg_group_.*|",
-    "parse_headers|parse_from_header|get_hdr_by_name|faked_msg_next|route_lookup|run_top_route|main_rt|event_rt|",
+    "parse_msg|free_sip_msg|lump|lump_op|LUMP_.*|parse_headers|parse_from_header|get_hdr_by_name|faked_msg_next|route_lookup|run_top_route|main_rt|event_rt|",
     "route_type|register_procs|cfg_register_child|cfg_child_init|fork_process|get_max_procs|process_no|",
     "find_export|find_module_by_name|find_param_export|register_script_cb|find_si|tcpconn_exists|rpc_register_array|fixup_spve_null|fixup_igp_null|",
     "fixup_spve_igp|fixup_spve_spve|get_str_fparam|get_int_fparam|get_debug_level|get_debug_facility|log_stderr|",

@@ -27,7 +27,7 @@ const ALLOW: &str = concat!(
     "proc_export_.*|stat_export_.*|stat_var.*|mi_export_.*|mi_recipe_.*|_pv_.*|pv_.*|tm_binds|load_tm_f|tmcb_params|cell|",
     "dep_export_.*|module_dependency.*|async_ctx|async_ret_code|async_status|async_script_resume_f|evi_.*|EVI_.*|",
     "register_event_mod|register_timer|TIMER_FLAG_.*|modules|T_WAS_CANCELLED_FLAG|ipc_send_rpc|process_no|count_child_processes|__register_script_cb|find_export|find_mod_export|",
-    "receive_info|ip_addr|socket_info|grep_sock_info_ext|__str.*|parse_from_header|parse_msg|",
+    "receive_info|ip_addr|socket_info|grep_sock_info_ext|__str.*|parse_from_header|parse_msg_opt|lump|lump_op|LUMP_.*|",
     "free_sip_msg|dprint|log_level|log_facility|log_prefix|log_name|register_stat2|stat_flags|STAT_.*|",
     "init_mi_.*|add_mi_.*|free_mi_response|try_get_mi_.*|get_mi_.*|mi_response_t|mi_params_.*|cJSON|msrp_.*|MSRP_.*|PROC_FLAG_.*|",
     "IMCHARGE_.*|STR_PARAM|INT_PARAM|CMD_PARAM_.*|REQUEST_ROUTE|ONREPLY_ROUTE|ALL_ROUTES|TMCB_.*|SCB_.*|PRE_SCRIPT_CB|POST_SCRIPT_CB|REQ_TYPE_CB|RPL_TYPE_CB|",

@@ -218,6 +218,7 @@ fn establish(region: &Region, worker: &mut Worker, at: usize, session: u64, dial
             called_party: b"",
             request_uri: b"sip:im@example.org",
             subscriber: b"",
+            direction: None,
             charging_vector: b"",
             // Some more than are sent: who is killed between the gate and the ring has taken one for nothing.
             messages: 4 * MESSAGES as u32,

@@ -64,6 +64,7 @@ fn invite_as(worker: &mut Worker, invitation: Invitation<'_>, suspended: Suspend
         called_party: b"",
         request_uri: b"sip:im@example.org",
         subscriber: b"",
+        direction: None,
         charging_vector: b"",
         messages: 1,
         suspended,

@@ -48,6 +48,7 @@ fn reserve(worker: &mut Worker, number: usize, messages: u32) -> bool {
         called_party: b"",
         request_uri: b"sip:deferred@im.example.org",
         subscriber: b"",
+        direction: None,
         charging_vector: b"",
         messages,
         suspended: Suspended::default(),

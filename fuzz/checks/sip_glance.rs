@@ -95,7 +95,7 @@ fn assert_readers(bytes: &[u8], message: Option<&SipMessage<'_>>) {
 /// An identity is bounded, sane, and its own canonical form: the same party is one account however it was written.
 fn assert_identity(value: &[u8]) {
     let Some(identity) = identity::canonical(value) else {
-        return assert!(!identity::is_store_and_forward(&[value]));
+        return assert!(!identity::is_store_and_forward(&[value], None));
     };
     assert!(identity.len() <= 256);
     assert!(identity.starts_with("sip:") || identity.starts_with("tel:"));

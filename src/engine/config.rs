@@ -5,7 +5,7 @@ use crate::charge::policy::{DebitOn, Model, OnFailure, Policy, Resend};
 use crate::charge::tariff::{NoTariff, Per, Tariff, Unit};
 use crate::enabler::diameter::dialect::{Dialect, Profile, ServiceKeys};
 use crate::enabler::diameter::{Config as PeersConfig, DiameterConfig, PeerConfig, TlsConfig};
-use crate::wire::identity::Preference;
+use crate::wire::identity::{self, Preference};
 use std::path::PathBuf;
 
 /// The largest balance an operator can set: sums of it stay far from the end of the integer.
@@ -18,6 +18,20 @@ pub enum Subscriber {
     Asserted,
     /// The From URI. Anyone can write it: only for closed networks.
     From,
+}
+
+/// What decides whether an INVITE fetches messages (pull) or delivers them (push).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DirectionRule {
+    /// With `subscriber=asserted`, an INVITE is a push if P-Asserted-Identity names an RCS store-and-forward server of
+    /// any domain. All others are pulls.
+    Asserted,
+    /// As `Asserted`, for the store-and-forward server with this canonical identity only.
+    Server(String),
+    /// Every INVITE is a pull.
+    Pull,
+    /// Every INVITE is a push.
+    Push,
 }
 
 /// Who grants and debits.
@@ -104,6 +118,8 @@ pub struct Config {
     pub state_dir: PathBuf,
     /// Which identity pays.
     pub subscriber: Subscriber,
+    /// What decides between pull and push.
+    pub direction: DirectionRule,
     /// Which of several: a SIP URI, or a telephone number.
     pub identity: Preference,
     /// What a message costs.
@@ -148,6 +164,7 @@ impl Config {
         Parameter { name: "enabler", integer: false },
         Parameter { name: "state_dir", integer: false },
         Parameter { name: "subscriber", integer: false },
+        Parameter { name: "direction", integer: false },
         Parameter { name: "identity", integer: false },
         Parameter { name: "tariff", integer: false },
         Parameter { name: "unit", integer: false },
@@ -202,7 +219,24 @@ impl Config {
                 self.subscriber = match value {
                     "asserted" => Subscriber::Asserted,
                     "from" => Subscriber::From,
-                    _ => return Err(refuse("asserted, from, or (in Kamailio) a text with pseudo-variables")),
+                    _ => return Err(refuse("asserted, from, or (in a proxy's script) a text with pseudo-variables")),
+                }
+            }
+            "direction" => {
+                self.direction = match value {
+                    "asserted" => DirectionRule::Asserted,
+                    "pull" => DirectionRule::Pull,
+                    "push" => DirectionRule::Push,
+                    server => DirectionRule::Server(
+                        identity::canonical(server.as_bytes()).filter(|server| server.contains('@')).ok_or_else(
+                            || {
+                                refuse(
+                                    "asserted, pull, push, the SIP URI of a store-and-forward server, or (in a proxy's \
+                                 script) a text with pseudo-variables",
+                                )
+                            },
+                        )?,
+                    ),
                 }
             }
             "identity" => {
@@ -425,6 +459,7 @@ impl Default for Config {
         Config {
             state_dir: PathBuf::from("/var/lib/imcharge"),
             subscriber: Subscriber::Asserted,
+            direction: DirectionRule::Asserted,
             identity: Preference::First,
             tariff: Tariff { per: Per::Message, price: 1 },
             unit: Unit::Message,
@@ -451,6 +486,7 @@ mod tests {
             ("enabler", "ledger"),
             ("state_dir", "/var/lib/imcharge"),
             ("subscriber", "from"),
+            ("direction", "sip:rcse-standfw@example.org"),
             ("identity", "tel"),
             ("tariff", "message:25"),
             ("unit", "money"),

@@ -4,7 +4,7 @@
 //! structures; `engine::raw` fills them from raw bytes for every other host. All bytes are borrowed
 //! from the caller and copied once, into the caller's event ring.
 
-use crate::charge::event::InviteTransaction;
+use crate::charge::event::{Direction, InviteTransaction};
 use std::net::IpAddr;
 
 /// A transaction that the host has suspended, as the host wants it back with the verdict.
@@ -63,6 +63,8 @@ pub struct Invite<'a> {
     pub request_uri: &'a [u8],
     /// The identity to charge as the host's script has chosen it; empty: the engine chooses by `subscriber`.
     pub subscriber: &'a [u8],
+    /// The direction as the host's script has chosen it; `None`: decided by the parameter `direction`.
+    pub direction: Option<Direction>,
     /// Value of P-Charging-Vector, whole; empty where there is none.
     pub charging_vector: &'a [u8],
     /// How many stored messages the reservation is for; 0: not known.

@@ -4,7 +4,7 @@
 //! | who runs it | files |
 //! |---|---|
 //! | the host, before it forks | [`config`], [`region`] |
-//! | each process of the host | [`worker`], [`facts`] and [`raw`](self) (what a message says), [`report`], [`metrics`] (what operators ask) |
+//! | each process of the host | [`worker`], [`facts`], [`edited`] and [`raw`](self) (what a message says), [`report`], [`metrics`] (what operators ask) |
 //! | the host's resume workers and event workers | [`notice`], [`script`] |
 //! | the host's supervisor child | [`supervisor`] (processes), [`watchdog`] (decisions) |
 //! | the engine's own process | [`run()`], `book` (the sessions), `outstanding`, `store` (SQLite), `notices` |
@@ -15,6 +15,7 @@ mod book;
 pub mod clock;
 pub mod config;
 pub mod doorbell;
+pub mod edited;
 pub mod facts;
 pub mod grant;
 pub mod im_servers;

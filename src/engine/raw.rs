@@ -26,6 +26,7 @@ pub fn invite(bytes: &[u8], messages: u32, suspended: Suspended) -> Option<Invit
         called_party: sip.called_party,
         request_uri,
         subscriber: b"",
+        direction: None,
         charging_vector: sip.charging_vector,
         messages,
         suspended,

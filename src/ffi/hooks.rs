@@ -61,7 +61,9 @@ impl From<Suspended> for imcharge_tokens {
 ///
 /// Parameters:
 ///   worker       the worker, not NULL.
-///   message      the INVITE as received, not NULL, 1 to IMCHARGE_SIP_MAX bytes. It is copied.
+///   message      the INVITE, not NULL, 1 to IMCHARGE_SIP_MAX bytes. It is copied. Its headers decide who pays: a host
+///                that removes or adds P-Asserted-Identity, P-Called-Party-ID or From gives them as changed. The
+///                Request-URI is that received.
 ///   messages     how many stored messages it is for; 0: not known, then one is reserved at a time.
 ///   tokens       what comes back with the verdict; NULL: three zeros. It is copied. An INVITE that comes again
 ///                in the same transaction is ignored; with another index or label it came by another way (RFC

@@ -1,6 +1,8 @@
 //! Reads what charging needs of a SIP message that the host has parsed.
 
 use super::bindings as k;
+use super::parameters::{self, Format};
+use crate::charge::event::Direction;
 use crate::engine::facts::{Dialog, Invitation, Invite, Reply, Request, Source, Suspended};
 use crate::engine::raw;
 use std::ffi::c_int;
@@ -15,6 +17,58 @@ pub unsafe fn bytes<'a>(text: &k::_str) -> &'a [u8] {
         // SAFETY: the host's texts have `len` octets at `s` (checked to be there); the life is the caller's promise.
         Ok(length) if length > 0 && !text.s.is_null() => unsafe { std::slice::from_raw_parts(text.s.cast(), length) },
         _ => &[],
+    }
+}
+
+/// What the script has chosen for an INVITE.
+#[derive(Debug, Default)]
+pub struct Chosen {
+    /// The identity to charge; empty: decided by the parameter `subscriber`.
+    pub subscriber: Vec<u8>,
+    /// The direction; `None`: decided by the parameter `direction`.
+    pub direction: Option<Direction>,
+}
+
+impl Chosen {
+    /// Evaluates the parameters that are texts with pseudo-variables. `None`: the direction is none, which is logged.
+    ///
+    /// # Safety
+    /// `message` must be the host's current request.
+    pub unsafe fn of(message: *mut k::sip_msg) -> Option<Chosen> {
+        // SAFETY: by the caller's promise.
+        let (subscriber, direction) = unsafe {
+            let subscriber = parameters::subscriber().map(|format| filled(message, format));
+            (subscriber, parameters::direction().map(|format| filled(message, format)))
+        };
+        // What names nobody must not fall back to another party.
+        let subscriber = subscriber.map(|text| if text.is_empty() { b"-".to_vec() } else { text });
+        let direction = match direction.as_deref() {
+            None => None,
+            Some(b"push") => Some(Direction::Push),
+            // A variable without a value is empty, or <null>.
+            Some(b"pull" | b"" | b"<null>") => Some(Direction::Pull),
+            Some(other) => {
+                let other = String::from_utf8_lossy(other.get(..40).unwrap_or(other)).into_owned();
+                log::error!("imcharge_reserve: parameter direction: its value is '{other}'; it must be pull or push");
+                return None;
+            }
+        };
+        Some(Chosen { subscriber: subscriber.unwrap_or_default(), direction })
+    }
+}
+
+/// The value of a text with pseudo-variables; empty where it has none.
+///
+/// # Safety
+/// `message` must be the host's current request.
+unsafe fn filled(message: *mut k::sip_msg, format: Format) -> Vec<u8> {
+    let mut value = k::_str::default();
+    // SAFETY: the format was parsed at the start; the value lives until the host's next format, so it is copied.
+    unsafe {
+        match k::pv_printf_s(message, format.0, &mut value) {
+            0 => bytes(&value).to_vec(),
+            _ => Vec::new(),
+        }
     }
 }
 
@@ -44,6 +98,11 @@ impl<'a> Message<'a> {
         }
         // SAFETY: neither NULL nor the mark, so a message, by the caller's promise.
         Some(Message(unsafe { &*message }))
+    }
+
+    /// The host's structure.
+    pub fn host(self) -> &'a k::sip_msg {
+        self.0
     }
 
     fn pointer(self) -> *mut k::sip_msg {
@@ -137,18 +196,20 @@ impl<'a> Message<'a> {
         Some(Dialog { call_id, from_tag, to_tag })
     }
 
-    /// What the engine wants to know of a first INVITE, after parsing; nothing waits yet. `None`: it is none.
-    pub fn invite(self, subscriber: &'a [u8], messages: u32) -> Option<Invite<'a>> {
+    /// The facts of an initial INVITE, after parsing. Identities are read from `left`, this request as the script has
+    /// left it; the INVITE is named, and the called party addressed, as it was received. `None`: no initial INVITE.
+    pub fn invite(self, left: Message<'a>, chosen: &'a Chosen, messages: u32) -> Option<Invite<'a>> {
         let identity = self.identity().filter(|identity| identity.to_tag.is_empty())?;
         let invitation = Invitation { call_id: identity.call_id, from_tag: identity.from_tag, cseq: self.cseq()? };
         Some(Invite {
             invitation,
-            asserted: self.first_headers("P-Asserted-Identity"),
-            from: self.from(),
-            called_party: self.header("P-Called-Party-ID"),
+            asserted: left.first_headers("P-Asserted-Identity"),
+            from: left.from(),
+            called_party: left.header("P-Called-Party-ID"),
             request_uri: self.request_uri(),
-            subscriber,
-            charging_vector: self.header("P-Charging-Vector"),
+            subscriber: &chosen.subscriber,
+            direction: chosen.direction,
+            charging_vector: left.header("P-Charging-Vector"),
             messages,
             suspended: Suspended::default(),
         })
@@ -177,17 +238,23 @@ impl<'a> Message<'a> {
     fn first_headers<const COUNT: usize>(self, name: &str) -> [&'a [u8]; COUNT] {
         let mut found = [&[][..]; COUNT];
         let mut places = found.iter_mut();
-        let mut next = self.0.headers;
-        // SAFETY: the list of headers and their texts live as long as the message.
-        while let Some(header) = unsafe { next.as_ref() } {
+        for header in self.headers() {
+            // SAFETY: the texts of a header live as long as its message.
             if unsafe { bytes(&header.name) }.eq_ignore_ascii_case(name.as_bytes()) {
                 let Some(place) = places.next() else { break };
                 // SAFETY: as above.
                 *place = unsafe { bytes(&header.body) };
             }
-            next = header.next;
         }
         found
+    }
+
+    /// The headers that are parsed.
+    pub fn headers(self) -> impl Iterator<Item = &'a k::hdr_field> {
+        // SAFETY: the list of headers lives as long as the message.
+        let first = unsafe { self.0.headers.as_ref() };
+        // SAFETY: as above.
+        std::iter::successors(first, |header| unsafe { header.next.as_ref() })
     }
 
     fn octets(self) -> &'a [u8] {

@@ -9,6 +9,7 @@
 //! | a process's way to the engine | [`attach`] |
 //! | IP addresses | [`address`] |
 //! | what charging needs of a parsed SIP message | [`message`] |
+//! | the headers of a request as the script has left them | [`left`] |
 //! | what a watched transaction carries | [`watched`] |
 //! | parameters of the script | [`parameters`] |
 //! | `$imcharge(name)` | [`variables`] |
@@ -24,6 +25,7 @@ pub mod attach;
 pub mod guard;
 #[cfg(feature = "kamailio")]
 pub mod kamailio;
+pub mod left;
 pub mod message;
 #[cfg(feature = "opensips")]
 pub mod opensips;

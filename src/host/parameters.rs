@@ -12,6 +12,9 @@ static CONFIG: Mutex<Option<Config>> = Mutex::new(None);
 /// `subscriber` as a text with pseudo-variables.
 static SUBSCRIBER: Mutex<Option<Format>> = Mutex::new(None);
 
+/// `direction` as a text with pseudo-variables.
+static DIRECTION: Mutex<Option<Format>> = Mutex::new(None);
+
 /// A parsed text with pseudo-variables, in the host's private memory; made before the fork, read after it.
 #[derive(Clone, Copy)]
 pub struct Format(pub k::pv_elem_p);
@@ -29,11 +32,25 @@ pub fn subscriber() -> Option<Format> {
     SUBSCRIBER.lock().ok().and_then(|format| *format)
 }
 
+/// The text that names the direction of each INVITE, if the script has given one.
+pub fn direction() -> Option<Format> {
+    DIRECTION.lock().ok().and_then(|format| *format)
+}
+
 /// Sets one parameter; refuses with the one line that an operator needs.
 fn set(name: &str, value: &str) -> c_int {
     super::logger::install();
-    if name == "subscriber" && value.contains('$') {
-        return set_subscriber(value);
+    match name {
+        "subscriber" if value.contains('$') => return set_format(name, value, &SUBSCRIBER, "asserted, from"),
+        "direction" if value.contains('$') => {
+            return set_format(
+                name,
+                value,
+                &DIRECTION,
+                "asserted, pull, push, the SIP URI of a store-and-forward server",
+            );
+        }
+        _ => {}
     }
     let Ok(mut config) = CONFIG.lock() else { return -1 };
     match config.get_or_insert_default().set(name, value) {
@@ -45,18 +62,19 @@ fn set(name: &str, value: &str) -> c_int {
     }
 }
 
-fn set_subscriber(value: &str) -> c_int {
+/// Sets a parameter that may be a text with pseudo-variables; `words` are its other values.
+fn set_format(name: &str, value: &str, place: &Mutex<Option<Format>>, words: &str) -> c_int {
     // The host keeps pointers into the text: it stays for ever, with a NUL behind it.
     let text = Box::leak(format!("{value}\0").into_boxed_str());
     let mut whole = k::_str { s: text.as_mut_ptr().cast(), len: value.len() as c_int };
     let mut format: k::pv_elem_p = std::ptr::null_mut();
     // SAFETY: both places are valid for the call, and the text for ever.
     if unsafe { k::pv_parse_format(&raw mut whole, &mut format) } < 0 {
-        log::error!("parameter subscriber: '{value}' is not allowed: asserted, from, or a text with pseudo-variables");
+        log::error!("parameter {name}: '{value}' is not allowed: {words}, or a text with pseudo-variables");
         return -1;
     }
-    SUBSCRIBER.lock().map_or(-1, |mut subscriber| {
-        *subscriber = Some(Format(format));
+    place.lock().map_or(-1, |mut place| {
+        *place = Some(Format(format));
         0
     })
 }
@@ -153,6 +171,7 @@ parameters! {
     "enabler" set_enabler false,
     "state_dir" set_state_dir false,
     "subscriber" set_subscriber_parameter false,
+    "direction" set_direction false,
     "identity" set_identity false,
     "tariff" set_tariff false,
     "unit" set_unit false,

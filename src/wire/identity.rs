@@ -1,4 +1,4 @@
-//! Who somebody is: from what stands in a SIP header to the one form an account has.
+//! Identities of subscribers: reads them from SIP header values and writes them in the one form that accounts have.
 
 use std::fmt::Write;
 
@@ -43,23 +43,48 @@ pub fn preferred(values: &[&[u8]], preference: Preference) -> Option<String> {
 }
 
 /// The canonical identity of the first `sip:`, `sips:` or `tel:` URI of a header value: name-addr or addr-spec,
-/// several of them separated by commas, or a bare URI.
+/// several of them separated by commas, or a bare URI. At most 256 octets.
 ///
-/// `sip:user@host` with the host in lower case and without port, parameters, headers or password; `sips:` is the
-/// same party as `sip:`. Escaped characters that need no escape are unescaped (RFC 3261, 19.1.4); a comma gets one,
-/// because it ends a URI that stands without angle brackets (RFC 3261, 20). `tel:` keeps a
-/// leading `+` and the digits, without visual separators and parameters. `None`: no such URI, or not a sane one.
+/// A SIP URI becomes `sip:user@host`; `sips:` is the same party as `sip:`. The user part is case-sensitive and keeps its
+/// own parameters (`sip:+49123;phone-context=x@host`); what RFC 3261, 19.1.4 treats as equal is written alike: octets
+/// that need no escape are unescaped, escapes are in upper case. A comma is escaped, because it ends a URI without angle
+/// brackets (RFC 3261, 20). With `user=phone` the user part is a telephone-subscriber (RFC 3261, 19.1.6) and is written
+/// as in a tel URI. The host is in lower case, without a trailing dot; an IPv6 address as in RFC 5952. Password, port,
+/// URI parameters and headers are dropped.
+///
+/// A tel URI becomes `tel:+digits` or `tel:digits`, without visual separators, followed by the parameters that identify
+/// (RFC 3966, 4): `phone-context` of a local number, `ext` and `isub`. All others say how to route the call.
+///
+/// `None`: there is no such URI, or it is malformed.
 pub fn canonical(value: &[u8]) -> Option<String> {
     preferred(&[value], Preference::First)
 }
 
-/// Whether the first SIP URI is that of an RCS store-and-forward server, which brings messages instead of being asked for
-/// them: user part `rcse-standfw`.
-pub fn is_store_and_forward(values: &[&[u8]]) -> bool {
-    preferred(values, Preference::Sip).is_some_and(|identity| {
-        let user = identity.strip_prefix("sip:").and_then(|rest| rest.split('@').next());
-        user.is_some_and(|user| user.to_ascii_lowercase().starts_with("rcse-standfw"))
-    })
+/// The address in a From or P-Called-Party-ID value, without header parameters: where there are no angle brackets, what
+/// follows a semicolon belongs to the header, not to the URI (RFC 3261, 20.10).
+pub fn address(value: &[u8]) -> &[u8] {
+    match std::str::from_utf8(value) {
+        Ok(text) if bracket(text).is_none() => text.split(';').next().unwrap_or_default().as_bytes(),
+        _ => value,
+    }
+}
+
+/// User part by which an RCS store-and-forward server identifies itself when it delivers stored messages: the network
+/// asserts `rcse-standfw@DOMAIN`, where DOMAIN is that of the server's operator (GSMA RCC.07).
+const STORE_AND_FORWARD: &str = "rcse-standfw";
+
+/// Whether the first SIP URI is the identity of a store-and-forward server, which sends the INVITE to deliver messages:
+/// its canonical form must be `server`, or, where that is `None`, `sip:rcse-standfw@` with any host. The user part must
+/// match as a whole and in case (RFC 3261, 19.1.4).
+pub fn is_store_and_forward(values: &[&[u8]], server: Option<&str>) -> bool {
+    let Some(identity) = preferred(values, Preference::Sip) else { return false };
+    match server {
+        Some(server) => identity == server,
+        None => {
+            let address = identity.strip_prefix("sip:").and_then(|rest| rest.split_once('@'));
+            address.is_some_and(|(user, _)| user == STORE_AND_FORWARD)
+        }
+    }
 }
 
 /// The URIs of a header value.
@@ -122,41 +147,61 @@ fn one(uri: &str) -> Option<String> {
     (identity.len() <= IDENTITY_MAX).then_some(identity)
 }
 
-/// The telephone number of a tel URI, or of a SIP URI with `user=phone` and a number with `+`.
+/// The telephone number of a tel URI, or of a SIP URI with `user=phone` and a global number.
 fn telephone(uri: &str) -> Option<String> {
     let (scheme, rest) = uri.split_once(':')?;
     if scheme.eq_ignore_ascii_case("tel") {
         return one(uri);
     }
     let (user, host) = rest.split_once('@')?;
-    let mut parameters = host.split('?').next()?.split(';').skip(1);
-    let is_phone = parameters.any(|parameter| parameter.trim().eq_ignore_ascii_case("user=phone"));
-    let number = unescape(user.split([':', ';']).next()?)?;
-    let identity = one(uri).and_then(|_| tel(&number)).filter(|_| is_phone)?;
-    let digits = identity.strip_prefix("tel:+")?;
-    digits.bytes().all(|digit| digit.is_ascii_digit()).then_some(identity)
+    let subscriber = is_phone(host).then(|| telephone_subscriber(user_of(user)?))??;
+    (one(uri).is_some() && subscriber.starts_with('+')).then(|| format!("tel:{subscriber}"))
 }
 
 fn sip(rest: &str) -> Option<String> {
-    // Parameters of the user part stand before the @, those of the URI behind it.
+    // Parameters of the user part are before the @, those of the URI after it.
     let (user, host) = match rest.split_once('@') {
-        Some((user, host)) => (Some(user.split([':', ';']).next()?), host),
+        Some((user, host)) => (Some((user_of(user)?, is_phone(host))), host),
         None => (None, rest),
     };
-    let host = host.split([';', '?', '>', ' ']).next()?;
-    let host = match host.strip_prefix('[') {
-        Some(v6) => format!("[{}]", v6.split(']').next().filter(|v6| host.contains(']') && !v6.is_empty())?),
-        None => host.split(':').next()?.to_owned(),
-    };
-    let sane = |c: char| c.is_ascii_alphanumeric() || "-._[]:".contains(c);
-    if host.is_empty() || !host.chars().all(sane) {
-        return None;
+    let host = host_of(host)?;
+    let Some((user, is_phone)) = user else { return Some(format!("sip:{host}")) };
+    // Not every client that writes user=phone has a number before the @.
+    let subscriber = is_phone.then(|| telephone_subscriber(user)).flatten();
+    match subscriber {
+        Some(subscriber) => Some(format!("sip:{subscriber}@{host}")),
+        None => Some(format!("sip:{}@{host}", unescape(user)?)),
     }
-    let host = host.to_ascii_lowercase();
-    match user {
-        Some(user) => Some(format!("sip:{}@{host}", unescape(user)?)),
-        None => Some(format!("sip:{host}")),
+}
+
+/// The user part without a password.
+fn user_of(userinfo: &str) -> Option<&str> {
+    userinfo.split(':').next()
+}
+
+/// Whether the URI parameters after this host say that the user part is a telephone number.
+fn is_phone(host: &str) -> bool {
+    let parameters = host.split('?').next().unwrap_or_default().split(';').skip(1);
+    parameters.into_iter().any(|parameter| parameter.trim().eq_ignore_ascii_case("user=phone"))
+}
+
+/// The canonical form of a host, without what follows it.
+fn host_of(hostport: &str) -> Option<String> {
+    let host = hostport.split([';', '?', '>', ' ']).next()?;
+    if let Some(v6) = host.strip_prefix('[') {
+        let (address, port) = v6.split_once(']')?;
+        let address =
+            address.parse::<std::net::Ipv6Addr>().ok().filter(|_| port.is_empty() || port.starts_with(':'))?;
+        return Some(format!("[{address}]"));
     }
+    domain(host.split(':').next()?)
+}
+
+/// A host name or IPv4 address in lower case, without the dots at its end.
+fn domain(name: &str) -> Option<String> {
+    let name = name.trim_end_matches('.');
+    let sane = !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || "-._".contains(c));
+    sane.then(|| name.to_ascii_lowercase())
 }
 
 /// Unescapes what needs no escape in a user part; writes the other escapes in upper case.
@@ -179,14 +224,55 @@ fn unescape(user: &str) -> Option<String> {
 }
 
 fn tel(rest: &str) -> Option<String> {
-    let number = rest.split([';', '?']).next()?.trim();
+    let subscriber = telephone_subscriber(rest.split('?').next()?)?;
+    Some(format!("tel:{subscriber}"))
+}
+
+/// The canonical form of a telephone-subscriber (RFC 3966, 3): the number without visual separators, and the parameters
+/// that identify, in one order. Hexadecimal digits of a local number are in lower case (RFC 3966, 4).
+fn telephone_subscriber(text: &str) -> Option<String> {
+    let mut parts = text.split(';');
+    // Spaces are no visual separators, but people write them.
+    let mut out = digits(&unescape(&parts.next()?.replace(' ', ""))?)?;
+    let (mut context, mut extension, mut subaddress) = (None, None, None);
+    for parameter in parts {
+        let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
+        let place = match name.trim().to_ascii_lowercase().as_str() {
+            "phone-context" => &mut context,
+            "ext" => &mut extension,
+            "isub" => &mut subaddress,
+            _ => continue,
+        };
+        // A parameter must not appear twice (RFC 3966, 3).
+        if place.replace(unescape(value.trim())?).is_some() {
+            return None;
+        }
+    }
+    // A global number needs no context, and must not have one (RFC 3966, 5.1.5).
+    if let Some(context) = context.filter(|_| !out.starts_with('+')) {
+        let context = if context.starts_with('+') { digits(&context)? } else { domain(&context)? };
+        write!(out, ";phone-context={context}").ok()?;
+    }
+    if let Some(extension) = extension {
+        write!(out, ";ext={}", digits(&extension).filter(|extension| !extension.starts_with('+'))?).ok()?;
+    }
+    if let Some(subaddress) = subaddress {
+        let subaddress = Some(subaddress).filter(|subaddress| !subaddress.contains('?'))?;
+        write!(out, ";isub={}", subaddress.to_ascii_lowercase()).ok()?;
+    }
+    Some(out)
+}
+
+/// Digits of a number without visual separators, with a leading `+` where it is global.
+fn digits(number: &str) -> Option<String> {
     let (plus, number) = match number.strip_prefix('+') {
         Some(number) => ("+", number),
         None => ("", number),
     };
-    let digits: String = number.chars().filter(|c| !"-.() ".contains(*c)).collect();
-    let sane = !digits.is_empty() && digits.chars().all(|c| c.is_ascii_hexdigit() || "*#".contains(c));
-    sane.then(|| format!("tel:{plus}{digits}"))
+    let digits: String = number.chars().filter(|c| !"-.()".contains(*c)).collect();
+    let is_digit = |c: char| c.is_ascii_digit() || (plus.is_empty() && (c.is_ascii_hexdigit() || "*#".contains(c)));
+    let sane = !digits.is_empty() && digits.chars().all(is_digit);
+    sane.then(|| format!("{plus}{}", digits.to_ascii_lowercase()))
 }
 
 #[cfg(test)]
@@ -205,8 +291,33 @@ mod tests {
             ("<sip:+4930123;phone-context=x@example.org;user=phone>", Some("sip:+4930123@example.org")),
             ("<sip:alice@[2001:DB8::1]:5060>", Some("sip:alice@[2001:db8::1]")),
             ("sip:im.example.org", Some("sip:im.example.org")),
+            ("<sip:+49-30.(123)@example.org;user=phone>", Some("sip:+4930123@example.org")),
+            ("<sip:+49-30-123;npdi;Ext=4-5@example.org;User=Phone>", Some("sip:+4930123;ext=45@example.org")),
+            (
+                "<sip:1-10;phone-context=Example.ORG.@example.com;user=phone>",
+                Some("sip:110;phone-context=example.org@example.com"),
+            ),
+            ("<sip:1-10;phone-context=X@example.com>", Some("sip:1-10;phone-context=X@example.com")),
+            ("<sip:1-10@example.com>", Some("sip:1-10@example.com")),
+            ("<sip:a-b.Z@example.org;user=phone>", Some("sip:a-b.Z@example.org")),
+            ("<sip:Alice;P=Q@example.org;p=q>", Some("sip:Alice;P=Q@example.org")),
+            ("<sip:a%6C%69ce%2d1@example.org>", Some("sip:alice-1@example.org")),
+            ("<sip:alice%3b@example.org>", Some("sip:alice%3B@example.org")),
+            ("<sip:alice@Example.org.:5060>", Some("sip:alice@example.org")),
+            ("<sip:alice@[2001:DB8:0:0::1]>", Some("sip:alice@[2001:db8::1]")),
+            ("sip:alice@.", None),
+            ("sip:alice@[::1]x", None),
+            ("sip:alice@[nowhere]", None),
             ("<tel:+49-30-(12) 3.4;phone-context=x>", Some("tel:+49301234")),
+            ("<tel:+49301234;npdi;ext=5;rn=+491>", Some("tel:+49301234;ext=5")),
             ("tel:110", Some("tel:110")),
+            ("tel:110;phone-context=Example.org", Some("tel:110;phone-context=example.org")),
+            ("tel:1-10;cpc=ordinary;PHONE-CONTEXT=+4-9", Some("tel:110;phone-context=+49")),
+            ("tel:AB*#;isub=Xy;phone-context=b", Some("tel:ab*#;phone-context=b;isub=xy")),
+            ("tel:110;phone-context=a;phone-context=b", None),
+            ("tel:110;phone-context=", None),
+            ("tel:110;phone-context=+", None),
+            ("tel:+49ab", None),
             ("<urn:service:sos>, <tel:+491>", Some("tel:+491")),
             ("<sip:alice@example.org>, <tel:+491>", Some("sip:alice@example.org")),
             ("<urn:service:sos>", None),
@@ -239,8 +350,8 @@ mod tests {
             (&["<sip:alice@example.org>, <sip:+49301234@example.org;user=phone>"], sip, sip, tel),
             (
                 &["<sips:+49-30-1234;phone-context=x@Example.org:5061;transport=tcp;User=Phone?a=b>"],
-                "sip:+49-30-1234@example.org",
-                "sip:+49-30-1234@example.org",
+                "sip:+49301234@example.org",
+                "sip:+49301234@example.org",
                 tel,
             ),
         ] {
@@ -267,11 +378,44 @@ mod tests {
     }
 
     #[test]
-    fn the_store_and_forward_server_of_rcs() {
+    fn only_the_whole_identity_is_that_of_a_store_and_forward_server() {
         let server = b"<sip:rcse-standfw@operator.example>";
-        assert!(is_store_and_forward(&[server]) && is_store_and_forward(&[b"<tel:+491>", server]));
-        assert!(!is_store_and_forward(&[b"<sip:alice@operator.example>"]));
-        assert!(!is_store_and_forward(&[b""]));
+        for values in
+            [&[&server[..]][..], &[b"<tel:+491>", server], &[b"<sips:%72cse-standfw@Operator.example:5061;x>"]]
+        {
+            assert!(is_store_and_forward(values, None));
+            assert!(is_store_and_forward(values, Some("sip:rcse-standfw@operator.example")));
+            assert!(!is_store_and_forward(values, Some("sip:rcse-standfw@other.example")));
+        }
+        for other in [
+            "",
+            "<sip:alice@operator.example>",
+            "<sip:rcse-standfw2@operator.example>",
+            "<sip:rcse-standfw.alice@operator.example>",
+            "<sip:a-rcse-standfw@operator.example>",
+            "<sip:rcse-standfw;x=y@operator.example>",
+            "<sip:RCSE-standfw@operator.example>",
+            "<sip:rcse-standfw>",
+            "\"rcse-standfw@operator.example\" <sip:alice@operator.example>",
+            "<sip:alice@rcse-standfw>",
+            "<sip:alice@operator.example>, <sip:rcse-standfw@operator.example>",
+        ] {
+            assert!(!is_store_and_forward(&[other.as_bytes()], None), "{other}");
+        }
+        assert!(is_store_and_forward(&[b"<sip:push@operator.example>"], Some("sip:push@operator.example")));
+    }
+
+    #[test]
+    fn parameters_after_an_address_without_brackets_are_those_of_the_header() {
+        for (value, identity) in [
+            ("sip:im.example.org;tag=a@b", "sip:im.example.org"),
+            ("sip:alice@example.org;tag=1", "sip:alice@example.org"),
+            ("tel:110;phone-context=x", "tel:110"),
+            ("<tel:110;phone-context=x>;tag=1", "tel:110;phone-context=x"),
+            ("\"a;b\" <sip:alice;x@example.org>;tag=1", "sip:alice;x@example.org"),
+        ] {
+            assert_eq!(canonical(address(value.as_bytes())).as_deref(), Some(identity), "{value}");
+        }
     }
 
     proptest::proptest! {
@@ -282,10 +426,37 @@ mod tests {
         }
 
         #[test]
-        fn uris_with_anything_in_them_are_stable(text in "(sip|tel):[a-z%@:;<>\\[\\]0-9+.,\" ]{0,40}") {
+        fn uris_with_anything_in_them_are_stable(
+            text in "<?(sip|tel):[a-fA-F%@:;<>\\[\\]0-9+.,\"=? -]{0,30}(;ext=[a-z0-9%]{0,3})?(@[a-zA-Z.]{1,5})?(;user=phone)?",
+        ) {
             if let Some(identity) = canonical(text.as_bytes()) {
+                proptest::prop_assert!(identity.len() <= IDENTITY_MAX);
                 proptest::prop_assert_eq!(canonical(identity.as_bytes()), Some(identity));
             }
+        }
+
+        #[test]
+        fn separators_of_numbers_and_escapes_change_nothing(
+            number in "\\+?[0-9]{1,15}", at in 0..15usize, separator in "[-.()]", host in "[a-z]{1,8}\\.[a-z]{2}",
+        ) {
+            let (head, tail) = number.split_at(at.clamp(1, number.len()));
+            let written = format!("{head}{separator}{tail}");
+            let escaped: String = number.bytes().map(|octet| format!("%{octet:02x}")).collect();
+            let plain = format!("sip:{number}@{host}");
+            for uri in [
+                format!("<sip:{written}@{host};user=phone>"),
+                format!("<sip:{escaped}@{}.;user=phone>", host.to_uppercase()),
+                format!("<sip:{escaped}@{host}>"),
+            ] {
+                proptest::prop_assert_eq!(canonical(uri.as_bytes()), Some(plain.clone()));
+            }
+            proptest::prop_assert_eq!(canonical(format!("<tel:{written}>").as_bytes()), Some(format!("tel:{number}")));
+        }
+
+        #[test]
+        fn what_identifies_is_kept_apart(one in "[a-zA-Z0-9;=_-]{1,12}", other in "[a-zA-Z0-9;=_-]{1,12}") {
+            let canonical = |user: &str| canonical(format!("<sip:{user}@example.org>").as_bytes());
+            proptest::prop_assert_eq!(canonical(&one) == canonical(&other), one == other);
         }
     }
 }

@@ -173,7 +173,11 @@ struct Headers<'a> {
 impl<'a> Headers<'a> {
     fn read(&mut self, line: &'a [u8]) {
         let Some(colon) = memchr(b':', line) else { return };
-        let (name, value) = (line[..colon].trim_ascii(), line[colon + 1..].trim_ascii());
+        // RFC 3261, 25.1 (HCOLON): only spaces and tabs may precede the colon. A host that is stricter does not take this
+        // header for one that it has to remove, so it must not be read here either.
+        let name = &line[..colon];
+        let blanks = name.iter().rev().take_while(|octet| b" \t".contains(octet)).count();
+        let (name, value) = (&name[..colon - blanks], line[colon + 1..].trim_ascii());
         let is = |long: &str, short: &str| {
             name.eq_ignore_ascii_case(long.as_bytes())
                 || (!short.is_empty() && name.eq_ignore_ascii_case(short.as_bytes()))

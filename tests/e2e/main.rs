@@ -25,6 +25,7 @@ mod memory;
 mod ocs_wire;
 mod opensips;
 mod outcomes;
+mod payer;
 mod push;
 mod raw;
 mod reconcile;

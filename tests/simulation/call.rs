@@ -119,6 +119,7 @@ impl Call {
             called_party: called,
             request_uri: b"sip:deferred@im.example.org",
             subscriber: b"",
+            direction: None,
             charging_vector: b"icid-value=1",
             messages: self.announced,
             suspended: Suspended { index: self.number as u64, label: way, route: 0 },

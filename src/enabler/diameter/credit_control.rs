@@ -246,9 +246,10 @@ fn service_information(writer: &mut Writer<'_>, request: &Request, call: &Call<'
     });
 }
 
-/// Who pays: digits without `+` for a tel URI (E.164 has none), else the SIP URI.
+/// The subscriber: digits without `+` for the tel URI of a global number (E.164 has none), else the URI.
 fn subscription(account: &str) -> SubscriptionId<'_> {
-    match account.strip_prefix("tel:+") {
+    // A number with an extension is no E.164 number.
+    match account.strip_prefix("tel:+").filter(|number| number.bytes().all(|digit| digit.is_ascii_digit())) {
         Some(digits) => SubscriptionId { kind: SubscriptionIdType::END_USER_E164, data: digits },
         None => SubscriptionId { kind: SubscriptionIdType::END_USER_SIP_URI, data: account },
     }

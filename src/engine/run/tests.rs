@@ -53,6 +53,7 @@ impl World {
                 called_party: b"",
                 request_uri: b"sip:deferred@im.example.org",
                 subscriber: b"",
+                direction: None,
                 charging_vector: b"",
                 messages: 3,
                 suspended: Suspended { index: 0, label: 0, route: 0 },

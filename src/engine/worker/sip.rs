@@ -4,7 +4,7 @@ use super::{FIELD_MAX, Refused, Urgency, Worker};
 use crate::charge::ch2::SessionKey;
 use crate::charge::event::{Direction, Event, InviteTransaction, Reserve};
 use crate::engine::clock;
-use crate::engine::config::Subscriber;
+use crate::engine::config::{DirectionRule, Subscriber};
 use crate::engine::facts::{Dialog, Invitation, Invite};
 use crate::engine::record::Record;
 use crate::engine::statistic::Statistic;
@@ -33,15 +33,12 @@ impl Worker {
         let call_id = call_id_of(invite)?;
         self.engine_takes_sessions()?;
         let session = Self::session_of_invitation(&invite.invitation);
-        let direction = match identity::is_store_and_forward(&invite.asserted) {
-            true => Direction::Push,
-            false => Direction::Pull,
-        };
+        let direction = self.direction(invite);
         let preference = self.region.config.identity;
         let account = identity::preferred(&self.payer(invite, direction), preference).unwrap_or_default();
         let other = match direction {
             Direction::Pull => invite.request_uri,
-            Direction::Push => invite.from,
+            Direction::Push => identity::address(invite.from),
         };
         let host = invite.suspended;
         let event = Event::Reserve(Reserve {
@@ -77,16 +74,36 @@ impl Worker {
         Ok(())
     }
 
-    /// The header values with the identity to charge.
+    /// Whether the INVITE fetches messages or delivers them. P-Asserted-Identity decides only where it also names the
+    /// payer: a script that names another one does not vouch for this header.
+    fn direction(&self, invite: &Invite<'_>) -> Direction {
+        let config = &self.region.config;
+        let server = match (invite.direction, &config.direction) {
+            (Some(direction), _) => return direction,
+            (None, DirectionRule::Pull) => return Direction::Pull,
+            (None, DirectionRule::Push) => return Direction::Push,
+            (None, DirectionRule::Asserted) => None,
+            (None, DirectionRule::Server(server)) => Some(server.as_str()),
+        };
+        let is_asserted = invite.subscriber.is_empty() && config.subscriber == Subscriber::Asserted;
+        match is_asserted && identity::is_store_and_forward(&invite.asserted, server) {
+            true => Direction::Push,
+            false => Direction::Pull,
+        }
+    }
+
+    /// The header values with the identity to charge. The called party is the Request-URI as received, unless
+    /// P-Called-Party-ID preserves the one before (RFC 7315, 4.2): a script sets the Request-URI to route, to the contact
+    /// of a device for example.
     fn payer<'a>(&self, invite: &Invite<'a>, direction: Direction) -> [&'a [u8]; 2] {
         let called = match invite.called_party {
             b"" => invite.request_uri,
-            called => called,
+            called => identity::address(called),
         };
         match (invite.subscriber, direction, &self.region.config.subscriber) {
             (b"", Direction::Push, _) => [called, b""],
             (b"", Direction::Pull, Subscriber::Asserted) => invite.asserted,
-            (b"", Direction::Pull, Subscriber::From) => [invite.from, b""],
+            (b"", Direction::Pull, Subscriber::From) => [identity::address(invite.from), b""],
             (chosen, _, _) => [chosen, b""],
         }
     }

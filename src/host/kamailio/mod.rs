@@ -26,7 +26,7 @@ pub mod statistics;
 
 use super::attach::{REGION, with_worker};
 use super::text::{static_str, text};
-use super::{address, guard, message, parameters, variables, watched};
+use super::{address, guard, left, message, parameters, variables, watched};
 use bindings as k;
 use std::sync::OnceLock;
 

@@ -5,8 +5,9 @@
 
 use super::callbacks;
 use super::guard::guard;
-use super::message::{Message, bytes};
-use super::{TM, Tm, bindings as k, parameters, with_worker};
+use super::left::{Left, UNREADABLE};
+use super::message::{Chosen, Message, bytes};
+use super::{TM, Tm, bindings as k, with_worker};
 use crate::engine::facts::{Invite, Suspended};
 use crate::engine::worker::Refused;
 use std::ffi::{CString, c_char, c_int, c_uint, c_void};
@@ -165,10 +166,10 @@ unsafe fn reserve_into(message: *mut k::sip_msg, route: &[u8], messages: c_int) 
         return Refused::Malformed as c_int;
     };
     // SAFETY: `message` is the host's current request.
-    let subscriber = unsafe { chosen_subscriber(message) }.unwrap_or_default();
-    let Some(mut invite) = request.invite(&subscriber, u32::try_from(messages).unwrap_or(0)) else {
-        return Refused::Malformed as c_int;
-    };
+    let Some(chosen) = (unsafe { Chosen::of(message) }) else { return Refused::Malformed as c_int };
+    let Some(left) = Left::of(request) else { return UNREADABLE };
+    let invite = request.invite(left.message(), &chosen, u32::try_from(messages).unwrap_or(0));
+    let Some(mut invite) = invite else { return Refused::Malformed as c_int };
     invite.suspended.route = continuation.number();
     // Refused now, there is no transaction yet, and the script can answer as it likes.
     let can_reserve = with_worker(|worker| worker.can_reserve(&invite)).unwrap_or(Err(Refused::EngineDown));
@@ -276,20 +277,6 @@ unsafe fn let_go(tm: &Tm) {
 /// tm's marks: NULL for none, -1 for not looked up yet.
 fn is_transaction(cell: *mut k::cell) -> bool {
     !cell.is_null() && cell as isize != -1
-}
-
-/// Value of the script's own text for `subscriber`, if it has given one. An empty value charges nobody.
-///
-/// # Safety
-/// `message` must be the host's current request.
-unsafe fn chosen_subscriber(message: *mut k::sip_msg) -> Option<Vec<u8>> {
-    let format = parameters::subscriber()?;
-    let mut value = k::_str::default();
-    // SAFETY: the format was parsed at the start; the value lives until the host's next format, so it is copied.
-    let filled = unsafe { k::pv_printf_s(message, format.0, &mut value) == 0 };
-    let value = if filled { unsafe { bytes(&value) }.to_vec() } else { Vec::new() };
-    // What has no identity in it must not fall back to another party.
-    Some(if value.is_empty() { b"-".to_vec() } else { value })
 }
 
 /// Script: `imcharge_end()`.

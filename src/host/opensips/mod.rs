@@ -28,7 +28,7 @@ pub mod waiting;
 
 use super::attach::{REGION, with_worker};
 use super::text::text;
-use super::{address, guard, message, parameters, variables, watched};
+use super::{address, guard, left, message, parameters, variables, watched};
 use bindings as k;
 use std::sync::OnceLock;
 

@@ -5,8 +5,9 @@
 
 use super::callbacks;
 use super::guard::guard;
-use super::message::{Message, bytes};
-use super::{TM, bindings as k, parameters, waiting, with_worker};
+use super::left::{Left, UNREADABLE};
+use super::message::{Chosen, Message, bytes};
+use super::{TM, bindings as k, waiting, with_worker};
 use crate::engine::worker::Refused;
 use std::ffi::{c_int, c_void};
 
@@ -77,8 +78,9 @@ unsafe fn wait_and_ask(message: *mut k::sip_msg, context: *mut k::async_ctx, mes
         return Err(malformed);
     }
     // SAFETY: `message` is the host's current request.
-    let subscriber = unsafe { chosen_subscriber(message) }.unwrap_or_default();
-    let mut invite = request.invite(&subscriber, messages).ok_or(malformed)?;
+    let chosen = unsafe { Chosen::of(message) }.ok_or(malformed)?;
+    let left = Left::of(request).ok_or(UNREADABLE)?;
+    let mut invite = request.invite(left.message(), &chosen, messages).ok_or(malformed)?;
     let can_reserve = with_worker(|worker| worker.can_reserve(&invite));
     can_reserve.unwrap_or(Err(Refused::EngineDown)).map_err(|refused| refused as c_int)?;
     let transaction = TM.get().and_then(|tm| tm.0.t_gett).ok_or(down)?;
@@ -112,20 +114,6 @@ unsafe fn wait_and_ask(message: *mut k::sip_msg, context: *mut k::async_ctx, mes
 /// tm's marks: NULL for none, -1 for not looked up yet.
 fn is_transaction(cell: *mut k::cell) -> bool {
     !cell.is_null() && cell as isize != -1
-}
-
-/// Value of the script's own text for `subscriber`, if it has given one. An empty value charges nobody.
-///
-/// # Safety
-/// `message` must be the host's current request.
-unsafe fn chosen_subscriber(message: *mut k::sip_msg) -> Option<Vec<u8>> {
-    let format = parameters::subscriber()?;
-    let mut value = k::_str::default();
-    // SAFETY: the format was parsed at the start; the value lives until the host's next format, so it is copied.
-    let filled = unsafe { k::pv_printf_s(message, format.0, &mut value) == 0 };
-    let value = if filled { unsafe { bytes(&value) }.to_vec() } else { Vec::new() };
-    // What has no identity in it must not fall back to another party.
-    Some(if value.is_empty() { b"-".to_vec() } else { value })
 }
 
 /// Script: `imcharge_end([reason])`.

@@ -32,6 +32,16 @@ fn an_invite_shows_everything_that_charging_reads() {
     assert_eq!(message.body, b"v=0\r\n");
 }
 
+#[test]
+fn a_name_with_other_octets_than_blanks_before_the_colon_is_another_header() {
+    for (name, is_read) in
+        [("P-Asserted-Identity", true), ("p-asserted-identity \t", true), ("P-Asserted-Identity\u{c}", false)]
+    {
+        let text = INVITE.replacen("P-Asserted-Identity", name, 1);
+        assert_eq!(!parse(&text).asserted[0].is_empty(), is_read, "{name:?}");
+    }
+}
+
 /// What rsip refuses or misreads, each a change to the INVITE that must not change what is found.
 #[test]
 fn messages_of_the_field_are_read_like_plain_ones() {

@@ -1,0 +1,219 @@
+//! The headers of a request as the script has left them.
+//!
+//! The hosts keep what a script does to a message (`remove_hf`, `append_hf`, `subst` and so on) as a list of edits, which
+//! they apply when they send the message. Their headers in memory are those that were received, so a removed
+//! P-Asserted-Identity would still be read, and an added one would not. Here the edits are applied to a copy of the header
+//! section, in the order in which the host applies them, and the host's own parser reads the copy.
+
+use super::bindings as k;
+use super::message::{Message, bytes};
+use crate::engine::edited::{Edited, Edits};
+use std::ffi::c_int;
+
+/// Result for the script: a header that decides who pays is changed in a way that is only known when the INVITE is sent.
+pub const UNREADABLE: c_int = -5;
+
+/// Headers that decide who pays, and the charging identifier.
+const DECIDING: [&str; 4] = ["From", "P-Asserted-Identity", "P-Called-Party-ID", "P-Charging-Vector"];
+
+/// A request as the script has left it.
+pub struct Left<'a> {
+    received: Message<'a>,
+    /// `None`: the script has changed nothing.
+    changed: Option<Changed>,
+}
+
+/// A copy of the header section with the edits, as the host has parsed it.
+struct Changed {
+    message: Box<k::sip_msg>,
+    /// The text that the parsed message points into, with a NUL after it.
+    edited: Edited,
+}
+
+impl<'a> Left<'a> {
+    /// Applies what the script has done so far. `None`: a header that decides who pays cannot be read; this is logged.
+    pub fn of(received: Message<'a>) -> Option<Left<'a>> {
+        if received.host().add_rm.is_null() {
+            return Some(Left { received, changed: None });
+        }
+        let changed = apply(received.host()).and_then(Changed::parse).and_then(|changed| match changed.uncertain() {
+            None => Ok(changed),
+            Some(header) => Err(header),
+        });
+        match changed {
+            Ok(changed) => Some(Left { received, changed: Some(changed) }),
+            Err(header) => {
+                let call_id =
+                    received.identity().map(|identity| String::from_utf8_lossy(identity.call_id).into_owned());
+                log::error!(
+                    "imcharge_reserve: {}: the script's changes to {header} cannot be read before the INVITE is sent; \
+                     change it after imcharge_reserve, or apply the changes (Kamailio: msg_apply_changes()) before it",
+                    call_id.unwrap_or_default()
+                );
+                None
+            }
+        }
+    }
+
+    /// The request to read headers from.
+    pub fn message(&self) -> Message<'_> {
+        // SAFETY: the copy is a parsed message and lives as long as this borrow.
+        let changed = self.changed.as_ref().and_then(|changed| unsafe { Message::new(&raw const *changed.message) });
+        changed.unwrap_or(self.received)
+    }
+}
+
+impl Changed {
+    /// Lets the host parse it. The error names what cannot be read.
+    fn parse(mut edited: Edited) -> Result<Changed, &'static str> {
+        let length = edited.text.len();
+        // The host's parsers rely on a NUL after a message.
+        edited.text.push(0);
+        // SAFETY: zeros are a message that holds nothing yet; so the hosts begin theirs.
+        let mut changed = Changed { message: Box::new(unsafe { std::mem::zeroed() }), edited };
+        changed.message.buf = changed.edited.text.as_mut_ptr().cast();
+        changed.message.len = length as _;
+        let message = &raw mut *changed.message;
+        // SAFETY: the message and its text live as long as `changed`, whose end frees what the parsers have allocated.
+        let is_parsed = unsafe {
+            #[cfg(feature = "kamailio")]
+            let result = k::parse_msg((*message).buf, length as _, message);
+            #[cfg(feature = "opensips")]
+            let result = k::parse_msg_opt((*message).buf, length as _, message, 0);
+            result == 0 && k::parse_headers(message, u64::MAX as k::hdr_flags_t, 0) == 0
+        };
+        if is_parsed { Ok(changed) } else { Err("the headers") }
+    }
+
+    /// The first deciding header that is not known yet.
+    fn uncertain(&self) -> Option<&'static str> {
+        // SAFETY: as in `Left::message`.
+        let message = unsafe { Message::new(&raw const *self.message) }?;
+        let start = self.edited.text.as_ptr().addr();
+        message.headers().find_map(|header| {
+            // SAFETY: the texts of a header live as long as its message.
+            let name = unsafe { bytes(&header.name) };
+            let is_from = header.type_ == k::HDR_FROM_T as _;
+            let deciding = DECIDING
+                .iter()
+                .find(|wanted| name.eq_ignore_ascii_case(wanted.as_bytes()) || (is_from && **wanted == "From"));
+            let from = name.as_ptr().addr().saturating_sub(start);
+            let to = from + usize::try_from(header.len).unwrap_or(0);
+            deciding.copied().filter(|_| !self.edited.is_certain(&(from..to)))
+        })
+    }
+}
+
+impl Drop for Changed {
+    fn drop(&mut self) {
+        // SAFETY: a message of our own; the host frees what its parsers have allocated for it, not its text.
+        unsafe { k::free_sip_msg(&raw mut *self.message) };
+    }
+}
+
+/// The header section of a request with the script's edits. The error names what cannot be read.
+fn apply(message: &k::sip_msg) -> Result<Edited, &'static str> {
+    // SAFETY: the host's buffer holds `len` octets of the message as received.
+    let whole = unsafe { bytes(&k::_str { s: message.buf, len: message.len as c_int }) };
+    // After parsing of all headers, `eoh` points to the empty line.
+    let end = message.eoh.addr().checked_sub(message.buf.addr()).filter(|_| !message.eoh.is_null());
+    let headers = end.and_then(|end| whole.get(..end)).ok_or("the headers")?;
+    let mut edits = Edits::new(headers);
+    // SAFETY: the list of edits belongs to the message and lives as long.
+    unsafe { apply_list(message.add_rm, &mut edits) };
+    let mut edited = edits.finish().ok_or("the headers")?;
+    edited.text.extend_from_slice(b"\r\n");
+    Ok(edited)
+}
+
+/// The host's list, as `process_lumps` of its `msg_translator.c` goes through it.
+///
+/// # Safety
+/// A list of edits of the host, or NULL.
+unsafe fn apply_list(first: *const k::lump, edits: &mut Edits<'_>) {
+    let mut removed_at = None;
+    // SAFETY: by the caller's promise; each entry names the next one.
+    let mut next = unsafe { first.as_ref() };
+    while let Some(edit) = next {
+        // SAFETY: as above.
+        next = unsafe { edit.next.as_ref() };
+        // Only these two have a place of their own in the message as received.
+        if matches!(edit.op, k::LUMP_NOP | k::LUMP_DEL) {
+            // SAFETY: by its kind the union holds an offset.
+            let offset = usize::try_from(unsafe { edit.u.offset }).unwrap_or(0);
+            // Within what is removed already, OpenSIPS drops an edit, and Kamailio moves it to the end of that.
+            if cfg!(feature = "opensips") && offset < edits.position() && removed_at != Some(offset) {
+                continue;
+            }
+            edits.copy_to(offset);
+            if edit.op == k::LUMP_DEL {
+                removed_at = Some(offset);
+            }
+            // SAFETY: lists of the host's that belong to this entry.
+            unsafe { add_list(edit.before, |edit| edit.before, true, edits) };
+            if edit.op == k::LUMP_DEL {
+                edits.remove_to(offset.saturating_add(usize::try_from(edit.len).unwrap_or(0)));
+            }
+            // SAFETY: as above.
+            unsafe { add_list(edit.after, |edit| edit.after, true, edits) };
+            continue;
+        }
+        // An addition that follows the entry before it. A condition is one for all that hangs on it.
+        let is_known = edit.op != k::LUMP_ADD_OPT;
+        // SAFETY: as above.
+        unsafe {
+            add_list(edit.before, |edit| edit.before, is_known, edits);
+            add(edit, is_known, edits);
+            add_list(edit.after, |edit| edit.after, is_known, edits);
+        }
+    }
+}
+
+/// Additions before or after an entry. Whether a condition holds is not known before the message is sent, so from one on
+/// nothing is.
+///
+/// # Safety
+/// A list of additions of the host that `follow` goes along, or NULL.
+unsafe fn add_list(
+    first: *const k::lump,
+    follow: fn(&k::lump) -> *mut k::lump,
+    mut is_known: bool,
+    edits: &mut Edits<'_>,
+) {
+    // SAFETY: by the caller's promise.
+    let mut next = unsafe { first.as_ref() };
+    while let Some(edit) = next {
+        is_known &= !is_condition(edit);
+        // SAFETY: by the caller's promise.
+        unsafe {
+            add(edit, is_known, edits);
+            next = follow(edit).as_ref();
+        }
+    }
+}
+
+/// Whether it depends on this entry what becomes of those after it. OpenSIPS skips some of them at a `LUMP_SKIP`.
+fn is_condition(edit: &k::lump) -> bool {
+    #[cfg(feature = "opensips")]
+    if edit.op == k::LUMP_SKIP {
+        return true;
+    }
+    edit.op == k::LUMP_ADD_OPT
+}
+
+/// One addition.
+///
+/// # Safety
+/// An entry of the host's list.
+unsafe fn add(edit: &k::lump, is_known: bool, edits: &mut Edits<'_>) {
+    match edit.op {
+        k::LUMP_ADD => {
+            // SAFETY: by its kind the union holds a text of this length.
+            let text = unsafe { bytes(&k::_str { s: edit.u.value, len: edit.len as c_int }) };
+            if is_known { edits.add(text) } else { edits.add_uncertain(text) }
+        }
+        // An address or port of the socket that the message is sent from.
+        k::LUMP_ADD_SUBST => edits.add_uncertain(b""),
+        _ => {}
+    }
+}
