@@ -58,28 +58,32 @@ function ksr_charged()
     return 1
 end
 
+-- Answers to requests that imcharge_msrp() stops, by what it returns.
+local refusals = {
+    [-1] = { 403, "No credit" },
+    [-2] = { 400, "Bad Request" },
+    [-3] = { 403, "Overloaded" },
+    [-4] = { 403, "Forbidden" },
+    [-5] = { 481, "No such session" },
+}
+
 -- Every MSRP frame, request or response.
 function ksr_msrp_event(evname)
     local passes, method = KSR.imcharge.msrp(), KSR.pv.get("$msrp(method)")
     if passes < 0 then
-        -- A request, and from 11,239 octets on nothing: reply() writes beyond its buffer for a path of 14 KB.
-        if method ~= nil then
-            if passes == -2 then
-                KSR.msrp.reply(400, "Bad Request", "")
-            elseif passes == -5 then
-                KSR.msrp.reply(481, "No such session", "")
-            else
-                KSR.msrp.reply(403, "No credit", "")
-            end
-        end
+        -- Only a request is answered. Without a method it is a response, or a frame from 11,239 octets on: reply() writes
+        -- past the end of its buffer for a path of 14 KB.
+        local refusal = refusals[passes]
+        if method ~= nil and refusal ~= nil then KSR.msrp.reply(refusal[1], refusal[2], "") end
         return 1
     end
     if KSR.msrp.is_reply() > 0 then
         KSR.msrp.relay()
         return 1
     end
-    -- 2: of no session, or of one that is over. Every session here is charged, so nobody would pay for it.
-    if passes == 2 and method ~= "REPORT" then
+    -- 2: neither end belongs to a charged session, or the session is over. Without WITH_OTHER_MSRP all MSRP of this proxy
+    -- is charged, so it stops here.
+    if passes == 2 and method ~= "REPORT" and KSR.pv.get("$def(WITH_OTHER_MSRP)") == nil then
         if method ~= nil then KSR.msrp.reply(481, "No such session", "") end
         return 1
     end

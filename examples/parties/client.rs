@@ -20,6 +20,8 @@ pub struct Options {
     pub identity: String,
     /// Whether the relay stands in the client's path too: every frame then passes it twice.
     pub via_relay: bool,
+    /// The path of its description, in place of one made of its connection.
+    pub path: Option<String>,
     /// Asks the relay for that URI in its path (RFC 4976), instead of naming one.
     pub authenticates: bool,
     /// Whether responses carry the whole path.
@@ -46,6 +48,7 @@ impl Options {
             relay_name: relay.to_string(),
             identity: identity.into(),
             via_relay: false,
+            path: None,
             authenticates: false,
             whole_path: false,
             asserted: true,
@@ -156,6 +159,7 @@ impl ImClient {
         let call_id = options.call_id.clone().unwrap_or_else(|| format!("call{number}@{}", own.ip()));
         let own_uri = format!("msrp://{own}/C{number};tcp");
         let own_path = match options.via_relay {
+            _ if options.path.is_some() => options.path.clone().unwrap_or_default(),
             true if options.authenticates => {
                 format!("{} {own_uri}", use_path(options.relay, &options.relay_name, &own_uri)?)
             }
@@ -308,6 +312,13 @@ impl ImClient {
         let status = self.final_response(Duration::from_secs(5));
         self.invite = before;
         status
+    }
+
+    /// Invites again in the dialog with another path; the status of the answer.
+    pub fn move_to(&mut self, path: &str) -> u16 {
+        path.clone_into(&mut self.own_path);
+        self.invite.body = description(path);
+        self.invite_again()
     }
 
     /// Binds the MSRP session by an empty SEND (RFC 4975, 5.4).
@@ -489,6 +500,12 @@ impl ImClient {
     /// Path of the client's own end, and of the server's once it has answered, as they stand in the descriptions.
     pub fn msrp_paths(&self) -> (&str, &str) {
         (&self.own_path, &self.server_path)
+    }
+
+    /// Writes octets as they are on its MSRP connection.
+    pub fn write_raw(&self, bytes: &[u8]) {
+        // A relay that is gone is seen by what does not come.
+        let _ = self.writer.raw(bytes);
     }
 
     /// Drops the MSRP connection without a word.

@@ -17,6 +17,7 @@ mod diameter;
 mod explain;
 mod failover;
 mod foreign;
+mod forged;
 mod hostile;
 mod ledger;
 mod logs;

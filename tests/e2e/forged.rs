@@ -1,0 +1,451 @@
+//! Forged MSRP. Which side of a session a frame speaks for is decided by the connection that it arrives on, or by the
+//! addresses of `im_server`, and content from an end of a charged session never passes unpaid.
+
+use super::parties::client::{ImClient, Reaction};
+use super::parties::kamailio::Setup;
+use super::parties::msrp::{Frame, Reader, Writer, connection};
+use super::parties::{Events, eventually, unique};
+use super::sessions::in_lua;
+use super::{ALICE, HOST, Stage, subscriber};
+use crate::parties::kamailio::{Host, Kamailio};
+use crate::parties::server::{ImServer, Options as ServerOptions};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::time::Duration;
+
+/// How long something may take that must happen.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long a client is watched for content that must not come. What was refused has been answered before.
+const QUIET: Duration = Duration::from_millis(200);
+
+/// The configuration that also relays MSRP of sessions that are not charged.
+fn mixed(setup: Setup) -> Setup {
+    match setup.host {
+        Host::Kamailio => setup.defined("WITH_OTHER_MSRP", "1"),
+        Host::OpenSips => setup.changed("\"no_session\", \"refuse\"", "\"no_session\", \"pass\""),
+    }
+}
+
+/// A connection to the relay, to write any frame on.
+struct Wire {
+    reader: Reader,
+    writer: Writer,
+    address: SocketAddr,
+}
+
+impl Wire {
+    fn to(relay: SocketAddr) -> Wire {
+        Wire::from("127.0.0.1:0", relay)
+    }
+
+    /// From this local address.
+    fn from(local: &str, relay: SocketAddr) -> Wire {
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+        let local: SocketAddr = local.parse().expect("an address");
+        socket.bind(&local.into()).and_then(|()| socket.connect(&relay.into())).expect("the relay takes a connection");
+        let (reader, writer) = connection(socket.into()).expect("a connection");
+        let address = reader.local_address().expect("a local address");
+        Wire { reader, writer, address }
+    }
+
+    /// Status of the answer to this frame; 408: none came.
+    fn ask(&mut self, id: &str, frame: &[u8]) -> u16 {
+        if self.writer.raw(frame).is_err() {
+            return 408;
+        }
+        let mut status = 408;
+        eventually(PATIENCE, || {
+            let Ok(answer) = self.reader.next(Duration::from_millis(100)) else { return true };
+            answer.filter(|answer| answer.id == id && answer.status() != 0).inspect(|answer| status = answer.status());
+            status != 408
+        });
+        status
+    }
+
+    /// Sends a SEND; the status of its answer.
+    fn send(&mut self, paths: &str, message_id: &str, range: &str, body: Option<&str>, flag: char) -> u16 {
+        let id = format!("tr{}", unique());
+        let frame = frame(&id, "SEND", paths, message_id, &format!("Byte-Range: {range}\r\n"), body, flag);
+        self.ask(&id, frame.as_bytes())
+    }
+
+    /// Sends a whole message; the status of its answer.
+    fn message(&mut self, paths: &str, message_id: &str) -> u16 {
+        self.send(paths, message_id, "1-5/5", Some("hello"), '$')
+    }
+
+    /// The next content within the time.
+    fn next_content(&mut self, within: Duration) -> Option<Frame> {
+        let mut found = None;
+        eventually(within, || {
+            let Ok(next) = self.reader.next(Duration::from_millis(20)) else { return true };
+            found = next.filter(Frame::is_content);
+            found.is_some()
+        });
+        found
+    }
+}
+
+fn frame(id: &str, method: &str, paths: &str, message_id: &str, lines: &str, body: Option<&str>, flag: char) -> String {
+    let body = body.map_or(String::new(), |body| format!("Content-Type: text/plain\r\n\r\n{body}\r\n"));
+    format!("MSRP {id} {method}\r\n{paths}Message-ID: {message_id}\r\n{lines}{body}-------{id}{flag}\r\n")
+}
+
+/// Paths of a frame from the server of this session to its client.
+fn from_server(client: &ImClient) -> String {
+    let (own, server) = client.msrp_paths();
+    let (relay, server) = server.split_once(' ').expect("the relay comes before the server");
+    format!("To-Path: {relay} {own}\r\nFrom-Path: {server}\r\n")
+}
+
+/// The same with the relay in front of the server in From-Path, as on the second of two passes.
+fn from_server_by_relay(client: &ImClient) -> String {
+    let (own, server) = client.msrp_paths();
+    format!("To-Path: {own}\r\nFrom-Path: {server}\r\n")
+}
+
+/// Every kind of frame that only the server may send, each as its name, its id and its octets: about a message that the
+/// client has.
+fn forgeries(paths: &str, message_id: &str, transaction: &str) -> Vec<(&'static str, String, String)> {
+    let id = || format!("tr{}", unique());
+    let send = |name, range: &str, body, flag| {
+        let (id, range) = (id(), format!("Byte-Range: {range}\r\n"));
+        let frame = frame(&id, "SEND", paths, message_id, &range, body, flag);
+        (name, id, frame)
+    };
+    let report = id();
+    let status = "Byte-Range: 1-3/3\r\nStatus: 000 200 OK\r\n";
+    vec![
+        send("an abort", "1-*/30", None, '#'),
+        send("an abort after the last octet", "4-*/3", None, '#'),
+        send("an abort with content", "1-*/30", Some("one"), '#'),
+        send("the message once more", "1-3/3", Some("one"), '$'),
+        send("more of the message", "4-6/*", Some("two"), '+'),
+        send("an empty SEND", "1-0/0", None, '$'),
+        ("a REPORT", report.clone(), frame(&report, "REPORT", paths, message_id, status, None, '$')),
+        (
+            "a response",
+            transaction.to_owned(),
+            format!("MSRP {transaction} 200 OK\r\n{paths}-------{transaction}$\r\n"),
+        ),
+    ]
+}
+
+/// Sends every forgery about a message that the client has: on its own connection, and on one more. None of them does
+/// anything, and each is counted.
+#[track_caller]
+fn assert_that_forgeries_do_nothing(kamailio: &Kamailio, client: &mut ImClient, paths: &str, message: &Frame) {
+    let forged = || kamailio.statistic("frames_forged");
+    let mut fresh = Wire::to(kamailio.msrp);
+    for own_connection in [true, false] {
+        for (name, id, frame) in forgeries(paths, message.header("Message-ID"), &message.id) {
+            let before = forged();
+            let is_answered = frame.contains(" SEND\r\n") && !own_connection;
+            match own_connection {
+                true => client.write_raw(frame.as_bytes()),
+                false if is_answered => assert_eq!(fresh.ask(&id, frame.as_bytes()), 403, "{name}\n{}", kamailio.log()),
+                false => fresh.writer.raw(frame.as_bytes()).expect("written"),
+            }
+            let counted = eventually(PATIENCE, || forged() == before + 1);
+            assert!(
+                counted,
+                "{name}, own connection: {own_connection}: {} forged\n{}",
+                forged() - before,
+                kamailio.log()
+            );
+        }
+    }
+    assert!(client.next_send(QUIET).is_none(), "a forged frame was relayed");
+}
+
+/// A client that has a message and has not answered it yet forges; then it answers, and pays.
+fn assert_that_a_client_cannot_take_a_message_back(change: fn(Setup) -> Setup, via_relay: bool) {
+    let stage = Stage::new(|setup| change(setup.defined("RESPONSE_TIMEOUT", "600")));
+    stage.kamailio.set_account(ALICE, 10);
+    let _server = stage.server(&["one"], |_| {});
+    let mut client = stage.bound(|options| options.via_relay = via_relay);
+    let message = client.next_send(PATIENCE).unwrap_or_else(|| panic!("a message\n{}", stage.kamailio.log()));
+    let paths = if via_relay { from_server_by_relay(&client) } else { from_server(&client) };
+    assert_that_forgeries_do_nothing(&stage.kamailio, &mut client, &paths, &message);
+    stage.expect(ALICE, 0, 10, 0);
+    client.answer(&message, 200);
+    stage.expect(ALICE, 0, 9, 1);
+    assert_eq!(stage.triggers(ALICE), ["response"]);
+    let explained = stage.kamailio.rpc(&["imcharge.explain", &client.call_id]).expect("it was charged");
+    assert!(explained.contains("forged"), "{explained}");
+    assert_eq!(client.bye(), 200);
+    stage.expect(ALICE, 9, 0, 1);
+}
+
+#[test]
+pub fn a_client_cannot_take_a_message_back_by_forged_frames() {
+    assert_that_a_client_cannot_take_a_message_back(|setup| setup, false);
+}
+
+#[test]
+pub fn a_client_cannot_take_a_message_back_where_other_msrp_is_relayed() {
+    assert_that_a_client_cannot_take_a_message_back(mixed, false);
+}
+
+#[test]
+fn a_client_cannot_take_a_message_back_in_lua() {
+    assert_that_a_client_cannot_take_a_message_back(in_lua, false);
+}
+
+#[test]
+pub fn a_client_cannot_pass_its_frames_off_as_those_of_the_relay() {
+    assert_that_a_client_cannot_take_a_message_back(|setup| setup, true);
+}
+
+/// A proxy whose IM server has the address 127.0.0.2, with the names of `im_server` or not. The client's is 127.0.0.1.
+fn with_server_of_another_address(known: bool, change: fn(Setup) -> Setup) -> Stage {
+    let place = UdpSocket::bind("127.0.0.2:0").expect("a free port");
+    let address = place.local_addr().expect("a bound socket has an address");
+    let setup = change(super::setup(address).defined("RESPONSE_TIMEOUT", "600"));
+    let setup = if known { setup.parameter("im_server", "\"127.0.0.2\"") } else { setup };
+    let kamailio = Kamailio::start(setup).unwrap_or_else(|error| panic!("{error}"));
+    Stage { kamailio, place }
+}
+
+/// An IM server that takes INVITEs and sends nothing by itself: the case sends its MSRP over a connection of its own.
+fn silent_server(stage: &Stage) -> ImServer {
+    let mut options = ServerOptions::new(stage.kamailio.msrp, &[]);
+    options.authenticates = HOST.get() == Host::OpenSips;
+    ImServer::start(&stage.place, options, Events::default()).expect("a server on a free port")
+}
+
+/// An answered session of this subscriber, of which no frame has passed yet; the subscriber has 10, all of which is reserved.
+fn answered(stage: &Stage, id: &str) -> ImClient {
+    stage.kamailio.set_account(id, 10);
+    let mut client = stage.client(id, |_| {});
+    assert_eq!(client.invite(), 200, "{}", stage.kamailio.log());
+    client
+}
+
+#[test]
+fn before_the_servers_first_frame_a_forger_gets_nothing_but_what_it_pays() {
+    let stage = with_server_of_another_address(false, |setup| setup);
+    let _server = silent_server(&stage);
+    let mut client = answered(&stage, ALICE);
+    let paths = from_server(&client);
+    // The first who speaks for the server is believed: what it sends is charged like the server's.
+    let mut forger = Wire::to(stage.kamailio.msrp);
+    assert_eq!(forger.message(&paths, "early1"), 200, "{}", stage.kamailio.log());
+    let message = client.next_send(PATIENCE).expect("it was relayed");
+    client.answer(&message, 200);
+    stage.expect(ALICE, 0, 9, 1);
+    // The server gets nothing through meanwhile, so the client gets nothing for free.
+    let mut server = Wire::from("127.0.0.2:0", stage.kamailio.msrp);
+    assert_eq!(server.message(&paths, "late1"), 403, "{}", stage.kamailio.log());
+    assert!(client.next_send(QUIET).is_none());
+    // A forged abort of what has passed, over the connection that was believed, is the forger's own loss at most.
+    drop(forger);
+    let mut number = 1;
+    let passes = eventually(PATIENCE, || {
+        number += 1;
+        server.message(&paths, &format!("late{number}")) == 200
+    });
+    assert!(passes, "{}", stage.kamailio.log());
+    let message = client.next_send(PATIENCE).expect("it was relayed");
+    client.answer(&message, 200);
+    stage.expect(ALICE, 0, 8, 2);
+    assert_eq!(client.bye(), 200);
+    stage.expect(ALICE, 8, 0, 2);
+}
+
+#[test]
+pub fn where_the_servers_addresses_are_known_nobody_else_speaks_for_it_at_any_time() {
+    let stage = with_server_of_another_address(true, |setup| setup);
+    let _server = silent_server(&stage);
+    let mut client = answered(&stage, ALICE);
+    let paths = from_server(&client);
+    let mut forger = Wire::to(stage.kamailio.msrp);
+    assert_eq!(forger.message(&paths, "early1"), 403, "{}", stage.kamailio.log());
+    let mut first = Wire::from("127.0.0.2:0", stage.kamailio.msrp);
+    assert_eq!(first.message(&paths, "message1"), 200, "{}", stage.kamailio.log());
+    let message = client.next_send(PATIENCE).expect("it was relayed");
+    assert_that_forgeries_do_nothing(&stage.kamailio, &mut client, &paths, &message);
+    client.answer(&message, 200);
+    stage.expect(ALICE, 0, 9, 1);
+    // A second connection of the server speaks at once, though the first one is still open: it may be half-open.
+    let mut second = Wire::from("127.0.0.2:0", stage.kamailio.msrp);
+    assert_eq!(second.message(&paths, "message2"), 200, "{}", stage.kamailio.log());
+    let message = client.next_send(PATIENCE).expect("it was relayed");
+    assert_that_forgeries_do_nothing(&stage.kamailio, &mut client, &paths, &message);
+    client.answer(&message, 200);
+    stage.expect(ALICE, 0, 8, 2);
+    assert_eq!(client.bye(), 200);
+    stage.expect(ALICE, 8, 0, 2);
+}
+
+#[test]
+pub fn many_sessions_on_one_server_connection_survive_its_reconnect() {
+    let stage = Stage::new(|setup| setup.defined("RESPONSE_TIMEOUT", "600"));
+    let _server = silent_server(&stage);
+    let ids: Vec<String> = (0..5).map(|_| subscriber()).collect();
+    let mut clients: Vec<ImClient> = ids.iter().map(|id| answered(&stage, id)).collect();
+    let mut first = Wire::to(stage.kamailio.msrp);
+    for (client, id) in clients.iter_mut().zip(&ids) {
+        assert_eq!(first.message(&from_server(client), "message1"), 200, "{}", stage.kamailio.log());
+        let message = client.next_send(PATIENCE).expect("it was relayed");
+        client.answer(&message, 200);
+        stage.expect(id, 0, 9, 1);
+    }
+    // One more, which is not answered before the connection goes.
+    assert_eq!(first.message(&from_server(&clients[0]), "message2"), 200);
+    let unanswered = clients[0].next_send(PATIENCE).expect("it was relayed");
+    // A server whose old connection is still open as far as the proxy knows is not believed on another one.
+    let mut second = Wire::to(stage.kamailio.msrp);
+    assert_eq!(second.message(&from_server(&clients[1]), "half-open"), 403, "{}", stage.kamailio.log());
+    drop(first);
+    for (client, id) in clients.iter_mut().zip(&ids) {
+        let mut number = 2;
+        let passes = eventually(PATIENCE, || {
+            number += 1;
+            second.message(&from_server(client), &format!("message{number}")) == 200
+        });
+        assert!(passes, "{id}\n{}", stage.kamailio.log());
+        let message = client.next_send(PATIENCE).expect("it was relayed");
+        assert_that_forgeries_do_nothing(&stage.kamailio, client, &from_server(client), &message);
+        client.answer(&message, 200);
+    }
+    clients[0].answer(&unanswered, 200);
+    for (at, (client, id)) in clients.iter_mut().zip(&ids).enumerate() {
+        let debited = if at == 0 { 3 } else { 2 };
+        stage.expect(id, 0, 10 - debited, debited);
+        assert_eq!(client.bye(), 200);
+        stage.expect(id, 10 - debited, 0, debited);
+    }
+    // What was unanswered when the server's connection was lost.
+    assert_eq!(stage.triggers(&ids[0]).iter().filter(|trigger| *trigger == "close").count(), 1);
+}
+
+#[test]
+fn a_relay_near_the_client_that_answers_itself_is_the_trigger() {
+    let stage = Stage::new(|setup| setup.defined("RESPONSE_TIMEOUT", "600"));
+    stage.kamailio.set_account(ALICE, 10);
+    let _server = silent_server(&stage);
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let relay = format!("msrp://{}/second;tcp", listener.local_addr().expect("an address"));
+    let mut client = stage.client(ALICE, |options| {
+        options.path = Some(format!("{relay} msrp://client.example.org:9/C{};tcp", unique()));
+    });
+    assert_eq!(client.invite(), 200, "{}", stage.kamailio.log());
+    let mut server = Wire::to(stage.kamailio.msrp);
+    assert_eq!(server.message(&from_server(&client), "message1"), 200, "{}", stage.kamailio.log());
+    let (mut reader, writer) = connection(listener.accept().expect("the proxy connects").0).expect("a connection");
+    let message = reader.next(PATIENCE).expect("open").expect("a message");
+    // Another transaction than that of the message triggers nothing.
+    let other = Frame { id: format!("tr{}", unique()), ..message.clone() };
+    writer.answer(&other, 200, &relay, false).expect("written");
+    writer.answer(&message, 200, &relay, false).expect("written");
+    stage.expect(ALICE, 0, 9, 1);
+    assert_eq!(stage.triggers(ALICE), ["response"]);
+    assert_eq!(client.bye(), 200);
+    stage.expect(ALICE, 9, 0, 1);
+}
+
+/// Content that no live reservation pays for is stopped: from a server to a former endpoint of the client, and after the
+/// session.
+fn assert_that_nothing_passes_unpaid(known: bool, change: fn(Setup) -> Setup) {
+    let stage = with_server_of_another_address(known, change);
+    let _server = silent_server(&stage);
+    let mut client = answered(&stage, ALICE);
+    let (before, own) = (from_server(&client), client.msrp_paths().0.to_owned());
+    let mut server = Wire::from("127.0.0.2:0", stage.kamailio.msrp);
+    assert_eq!(server.message(&before, "message1"), 200, "{}", stage.kamailio.log());
+    let message = client.next_send(PATIENCE).expect("it was relayed");
+    client.answer(&message, 200);
+    stage.expect(ALICE, 0, 9, 1);
+    // The client moves to another session on the same connection, where the relay would find it.
+    let address = own.rsplit_once('/').expect("a session").0;
+    assert_eq!(client.move_to(&format!("{address}/moved{};tcp", unique())), 200, "{}", stage.kamailio.log());
+    let after = from_server(&client);
+    let unattributed = stage.kamailio.statistic("frames_unattributed");
+    assert_eq!(server.message(&before, "message2"), 481, "{}", stage.kamailio.log());
+    assert_eq!(stage.kamailio.statistic("frames_unattributed"), unattributed + 1);
+    assert_eq!(server.message(&after, "message3"), 200, "{}", stage.kamailio.log());
+    let message = client.next_send(PATIENCE).expect("it was relayed");
+    assert_eq!(message.header("Message-ID"), "message3");
+    client.answer(&message, 200);
+    stage.expect(ALICE, 0, 8, 2);
+    assert_eq!(client.bye(), 200);
+    stage.expect(ALICE, 8, 0, 2);
+    for paths in [&before, &after] {
+        assert!(server.message(paths, "message4") >= 400, "{}", stage.kamailio.log());
+    }
+    // To a session that the proxy has never heard of.
+    if known {
+        let stranger = after.replace(client.msrp_paths().0, &format!("{address}/unknown;tcp"));
+        assert_eq!(server.message(&stranger, "message5"), 481, "{}", stage.kamailio.log());
+    }
+    assert!(client.next_send(QUIET).is_none(), "content passed unpaid");
+    stage.expect(ALICE, 8, 0, 2);
+}
+
+#[test]
+fn nothing_passes_unpaid_to_a_former_endpoint_or_after_the_session() {
+    assert_that_nothing_passes_unpaid(false, |setup| setup);
+}
+
+#[test]
+fn nothing_passes_unpaid_where_other_msrp_is_relayed() {
+    assert_that_nothing_passes_unpaid(false, mixed);
+    assert_that_nothing_passes_unpaid(true, mixed);
+}
+
+/// Paths of a frame between two parties who talk through the relay and are not charged.
+fn between(relay: SocketAddr, from: &str, to: &str) -> String {
+    format!("To-Path: msrp://{relay}/chat;tcp {to}\r\nFrom-Path: {from}\r\n")
+}
+
+#[test]
+fn msrp_of_others_is_relayed_whatever_a_subscriber_describes_or_sends() {
+    let stage = with_server_of_another_address(true, mixed);
+    let relay = stage.kamailio.msrp;
+    let _server = silent_server(&stage);
+    let (mut bob, mut carol) = (Wire::to(relay), Wire::to(relay));
+    let uri = |wire: &Wire, name: &str| format!("msrp://{}/{name};tcp", wire.address);
+    let (bobs, carols) = (uri(&bob, "bob"), uri(&carol, "carol"));
+    let chat = |from: &mut Wire, paths: &str, to: &mut Wire| {
+        // Not charged: the length of a Message-ID is nobody's business here.
+        let message_id = format!("chat{}{}", unique(), "x".repeat(40));
+        assert_eq!(from.message(paths, &message_id), 200, "{}", stage.kamailio.log());
+        let found = to.next_content(PATIENCE).expect("it was relayed");
+        assert_eq!(found.header("Message-ID"), message_id);
+    };
+    let (there, back) = (between(relay, &bobs, &carols), between(relay, &carols, &bobs));
+    chat(&mut bob, &there, &mut carol);
+    // Mallory's description claims the URI of either.
+    for claimed in [&bobs, &carols] {
+        let id = subscriber();
+        stage.kamailio.set_account(&id, 10);
+        let mut mallory = stage.client(&id, |options| options.path = Some(claimed.clone()));
+        assert_eq!(mallory.invite(), 200, "{}", stage.kamailio.log());
+        chat(&mut bob, &there, &mut carol);
+        chat(&mut carol, &back, &mut bob);
+        stage.expect(&id, 0, 10, 0);
+        assert_eq!(mallory.bye(), 200);
+        stage.expect(&id, 10, 0, 0);
+    }
+    chat(&mut carol, &back, &mut bob);
+}
+
+#[test]
+fn a_message_id_that_is_too_long_is_a_bad_request_and_costs_nothing() {
+    for change in [|setup| setup, mixed, in_lua] {
+        let stage = with_server_of_another_address(false, change);
+        let _server = silent_server(&stage);
+        let mut client = answered(&stage, ALICE);
+        let paths = from_server(&client);
+        let mut server = Wire::from("127.0.0.2:0", stage.kamailio.msrp);
+        assert_eq!(server.message(&paths, &"m".repeat(33)), 400, "{}", stage.kamailio.log());
+        assert_eq!(server.message(&paths, &"m".repeat(32)), 200, "{}", stage.kamailio.log());
+        let message = client.next_send(PATIENCE).expect("it was relayed");
+        client.answer(&message, 200);
+        stage.expect(ALICE, 0, 9, 1);
+        assert_eq!(client.take(0, Reaction::Silence), []);
+        assert_eq!(client.bye(), 200);
+        stage.expect(ALICE, 9, 0, 1);
+    }
+}
