@@ -1,6 +1,6 @@
 //! What charging costs, printed beside what there is without it. Proxies are measured interleaved in one run, medians of
 //! several rounds; what misses its target is printed as such. Run by `make bench`; `--part
-//! hook|engine|memory|proxies|ledger|ocs-capacity|ocs|silence|held|left-behind` measures one part only.
+//! hook|engine|large-session|memory|proxies|ledger|ocs-capacity|ocs|silence|held|left-behind` measures one part only.
 
 #[path = "parties/mod.rs"]
 mod parties;
@@ -62,6 +62,9 @@ fn run() -> Result<(), Box<dyn Error>> {
     }
     if wanted("engine") {
         hooks::sessions_per_second()?;
+    }
+    if wanted("large-session") {
+        hooks::large_session()?;
     }
     if wanted("memory") {
         hooks::memory_of_each_size()?;

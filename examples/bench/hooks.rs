@@ -58,8 +58,8 @@ fn reserve(worker: &mut Worker, number: usize, messages: u32) -> bool {
 
 fn answer(worker: &mut Worker, number: usize) -> bool {
     let call_id = format!("call-{number}@bench.example");
-    let side = |who: char| format!("m=message 9 TCP/MSRP *\r\na=path:msrp://10.0.0.1:9/{who}{number};tcp\r\n");
-    let (offer, answer) = (side('C'), side('S'));
+    let side = |end: &str| format!("m=message 9 TCP/MSRP *\r\na=path:msrp://{end}{number};tcp\r\n");
+    let (offer, answer) = (side("10.0.0.1:9/C"), side("10.0.0.2:9/S"));
     let dialog = Dialog { call_id: call_id.as_bytes(), from_tag: b"caller", to_tag: b"" };
     let invite = Request { body: Body::sdp(offer.as_bytes()), ..Request::new(Method::Invite, dialog, 1) };
     let reply = Reply { body: Body::sdp(answer.as_bytes()), ..Reply::new(&invite, 200, b"callee") };
@@ -198,6 +198,76 @@ pub fn sessions_per_second() -> Result<(), Box<dyn Error>> {
     let per_core = SESSIONS as f64 / (cpu / 1e9);
     line("sessions/s per core of the engine", per_core, "", Some((30_000.0, Better::Higher)));
     Ok(())
+}
+
+/// What one session with many messages costs the others: octets written for its frames, and the time to a verdict.
+pub fn large_session() -> Result<(), Box<dyn Error>> {
+    println!("\nOne session at 100 frames/s, INVITEs of others beside it");
+    let [(few, _), (many, p99)] = [large_session_of(0)?, large_session_of(3500)?];
+    line("written, no message without an answer", few, "B/s", None);
+    line("written, 3500 messages without an answer", many, "B/s", Some((2.0 * few, Better::Lower)));
+    line("INVITE to verdict, p99, with them", p99, "ms", Some((20.0, Better::Lower)));
+    Ok(())
+}
+
+/// With so many messages of one session that wait for answers: octets written in a second, and the p99 of the time from
+/// an INVITE to its verdict, milliseconds.
+fn large_session_of(waiting: usize) -> Result<(f64, f64), Box<dyn Error>> {
+    const SECONDS: u64 = 4;
+    const FRAMES: u64 = 100;
+    with_engine(100_000, |region| {
+        let mut worker = Worker::attach(region, 0);
+        reserve_all(region, &mut worker, 0..1, 10_000);
+        while !answer(&mut worker, 0) {
+            thread::sleep(Duration::from_micros(200));
+        }
+        let pass = |worker: &mut Worker, message: usize| {
+            let frame = send(0, message, "hello");
+            let is_full = |passage| matches!(passage, Passage::Full);
+            let mut passage = worker.frame(&Frame::of_connection(frame.as_bytes(), 7));
+            while is_full(passage) {
+                thread::sleep(Duration::from_micros(200));
+                passage = worker.frame(&Frame::of_connection(frame.as_bytes(), 7));
+            }
+            assert_eq!(passage, Passage::Pass, "message {message}");
+        };
+        (0..waiting).for_each(|message| pass(&mut worker, message));
+        while region.event_ring(0).used() > 0 {
+            thread::sleep(Duration::from_millis(1));
+        }
+        let (before, over) = (written()?, AtomicBool::new(false));
+        let mut waits = thread::scope(|scope| {
+            let others = scope.spawn(|| {
+                let (mut worker, mut waits) = (Worker::attach(region, 1), Vec::new());
+                for number in 1.. {
+                    if over.load(Ordering::Relaxed) {
+                        break;
+                    }
+                    let asked = Instant::now();
+                    reserve_all(region, &mut worker, number..number + 1, 1);
+                    waits.push(asked.elapsed().as_secs_f64() * 1000.0);
+                    thread::sleep(Duration::from_millis(5));
+                }
+                waits
+            });
+            for message in 0..(SECONDS * FRAMES) as usize {
+                pass(&mut worker, waiting + message);
+                thread::sleep(Duration::from_millis(1000 / FRAMES));
+            }
+            over.store(true, Ordering::Relaxed);
+            others.join().expect("the caller does not panic")
+        });
+        waits.sort_by(f64::total_cmp);
+        let octets = (written()? - before) as f64 / SECONDS as f64;
+        Ok((octets, waits[waits.len() * 99 / 100]))
+    })
+}
+
+/// Octets that this process has handed to the system to be written.
+fn written() -> Result<u64, Box<dyn Error>> {
+    let text = fs::read_to_string("/proc/self/io")?;
+    let octets = text.lines().find_map(|line| line.strip_prefix("wchar: ")).ok_or("no such line")?;
+    Ok(octets.parse()?)
 }
 
 /// CPU nanoseconds of this process's threads that are not the caller's own; the engine is the one that works most.
