@@ -24,7 +24,7 @@ const ALLOW: &str = concat!(
     "run_act_ctx|route_list|receive_info|ip_addr|socket_info|counter_.*|_str|sr_shm_api|sr_pkg_api|cfg_group_.*|",
     "parse_msg|free_sip_msg|lump|lump_op|LUMP_.*|parse_headers|parse_from_header|get_hdr_by_name|faked_msg_next|route_lookup|run_top_route|main_rt|event_rt|",
     "route_type|register_procs|cfg_register_child|cfg_child_init|fork_process|get_max_procs|process_no|",
-    "find_export|find_module_by_name|find_param_export|register_script_cb|find_si|tcpconn_exists|rpc_register_array|fixup_spve_null|fixup_igp_null|",
+    "find_export|find_module_by_name|find_param_export|register_script_cb|find_si|tcpconn_exists|check_self|rpc_register_array|fixup_spve_null|fixup_igp_null|",
     "fixup_spve_igp|fixup_spve_spve|get_str_fparam|get_int_fparam|get_debug_level|get_debug_facility|log_stderr|",
     "_km_log_func|_shm_root|PROC_.*|PARAM_.*|REQUEST_ROUTE|EVENT_ROUTE|ANY_ROUTE|TMCB_.*|SREV_.*|HDR_.*|_hdr_types_t|",
     "METHOD_.*|request_method|IMCHARGE_.*|SR_KEMIP_.*|CNT_F_.*|RPC_.*|L_.*|PV_.*|sr_module|my_pid"

@@ -34,7 +34,12 @@ function ksr_request_route()
     if result == 0 then
         KSR.x.exit()
     end
-    KSR.sl.sl_send_reply(503, "Charging unavailable")
+    -- The client's a=path leaves this relay out, and bypass is "refuse".
+    if result == -6 then
+        KSR.sl.sl_send_reply(488, "Not Acceptable Here")
+    else
+        KSR.sl.sl_send_reply(503, "Charging unavailable")
+    end
     return 1
 end
 

@@ -12,6 +12,7 @@
 #include "core/route.h"
 #include "core/action.h"
 #include "core/fmsg.h"
+#include "core/forward.h"
 #include "core/kemi.h"
 #include "core/pvar.h"
 #include "core/rpc.h"

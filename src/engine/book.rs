@@ -1,5 +1,6 @@
 //! The sessions in memory: takes records to them, does what they want done, writes what has changed.
 
+mod stops;
 mod tell;
 
 use super::clock;
@@ -442,6 +443,9 @@ impl Book {
         }
         if let Event::Failed { .. } | Event::Cancelled { .. } = event {
             live.recall_answer(turn.region, at);
+        }
+        if let Event::Stopped { message_id, why } = event {
+            stops::log(live.session.call_id(), message_id, *why);
         }
         live.session.event(event, at);
         match event {

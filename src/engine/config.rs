@@ -111,6 +111,15 @@ pub struct Parameter {
     pub integer: bool,
 }
 
+/// What happens to a client whose description leaves this relay out of its path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bypass {
+    /// It is counted.
+    Allow,
+    /// It is counted and refused: its INVITE is not charged, and what it describes later is not bound.
+    Refuse,
+}
+
 /// The whole configuration.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -134,6 +143,8 @@ pub struct Config {
     pub event_workers: u32,
     /// Addresses that alone may speak for the side that has the messages.
     pub im_servers: ImServers,
+    /// What happens to a client whose description leaves this relay out of its path.
+    pub bypass: Bypass,
     /// Sessions open at once.
     pub max_sessions: u32,
     /// What an unknown subscriber starts with; `None`: is denied.
@@ -173,6 +184,7 @@ impl Config {
         Parameter { name: "resume_workers", integer: true },
         Parameter { name: "event_workers", integer: true },
         Parameter { name: "im_server", integer: false },
+        Parameter { name: "bypass", integer: false },
         Parameter { name: "max_sessions", integer: true },
         Parameter { name: "debit_on", integer: false },
         Parameter { name: "model", integer: false },
@@ -250,6 +262,13 @@ impl Config {
             "hold_timeout" => self.policy.hold_timeout = number(1, 86_400)?,
             "resume_workers" => self.resume_workers = number(1, 64)?,
             "event_workers" => self.event_workers = number(1, 64)?,
+            "bypass" => {
+                self.bypass = match value {
+                    "allow" => Bypass::Allow,
+                    "refuse" => Bypass::Refuse,
+                    _ => return Err(refuse("allow or refuse")),
+                }
+            }
             "im_server" => {
                 let is_one = self.im_servers.add(value);
                 is_one
@@ -467,6 +486,7 @@ impl Default for Config {
             resume_workers: 2,
             event_workers: 1,
             im_servers: ImServers::default(),
+            bypass: Bypass::Allow,
             max_sessions: 100_000,
             default_balance: None,
             history_days: 30,
@@ -495,6 +515,7 @@ mod tests {
             ("resume_workers", "4"),
             ("event_workers", "2"),
             ("im_server", "2001:db8::/32"),
+            ("bypass", "refuse"),
             ("max_sessions", "1000"),
             ("debit_on", "report"),
             ("model", "immediate"),

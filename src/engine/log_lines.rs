@@ -16,6 +16,9 @@ use std::sync::{Mutex, PoisonError};
 /// Target of information that hosts log at their default level, where other information is not logged.
 pub const NOTICE: &str = "imcharge::notice";
 
+/// Target of lines of which one place writes one a minute: what they name may be different in each.
+pub const ONE_A_MINUTE: &str = "imcharge::one_a_minute";
+
 /// Different lines of one place in each [`WINDOW_SECONDS`]: the first ones may name different calls, accounts or peers.
 const LINES: usize = 5;
 
@@ -44,13 +47,14 @@ impl Limit {
     pub fn admit(&self, record: &Record<'_>) -> Option<String> {
         match (record.level(), record.file_static(), record.line()) {
             (Level::Error | Level::Warn | Level::Info, Some(file), Some(line)) => {
-                self.count((file, line), &record.args().to_string(), clock::now())
+                let most = if record.target() == ONE_A_MINUTE { 1 } else { LINES };
+                self.count((file, line), &record.args().to_string(), most, clock::now())
             }
             _ => Some(String::new()),
         }
     }
 
-    fn count(&self, place: (&'static str, u32), text: &str, now: Time) -> Option<String> {
+    fn count(&self, place: (&'static str, u32), text: &str, most: usize, now: Time) -> Option<String> {
         let hash = SipHasher13::new().hash(text.as_bytes());
         // Nothing that holds it can panic.
         let mut places = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -60,7 +64,7 @@ impl Limit {
             place.since = now;
             place.lines.clear();
         }
-        if place.lines.len() >= LINES || place.lines.contains(&hash) {
+        if place.lines.len() >= most || place.lines.contains(&hash) {
             place.left_out += 1;
             return None;
         }
@@ -95,7 +99,7 @@ mod tests {
     #[test]
     fn a_place_gets_a_few_lines_a_minute_and_says_how_many_it_had_not() {
         let limit = Limit::new();
-        let written = |text: &str, second: u64| limit.count(("peer.rs", 7), text, s(second));
+        let written = |text: &str, second: u64| limit.count(("peer.rs", 7), text, LINES, s(second));
         let first: Vec<_> = (0..300).map(|peer| written(&format!("peer {peer}"), 1)).collect();
         assert_eq!(first.iter().flatten().count(), LINES);
         assert_eq!(written("peer 0", 60), None);
@@ -104,7 +108,25 @@ mod tests {
         assert_eq!(written("peer 0", 62), None);
         assert_eq!(written("peer 1", 62).as_deref(), Some(" (1 more lines like this were left out before)"));
         // Another place has lines of its own.
-        assert_eq!(limit.count(("peer.rs", 8), "peer 0", s(62)).as_deref(), Some(""));
+        assert_eq!(limit.count(("peer.rs", 8), "peer 0", LINES, s(62)).as_deref(), Some(""));
+    }
+
+    #[test]
+    fn a_place_that_gets_one_line_a_minute_counts_the_others() {
+        let limit = Limit::new();
+        let args = |text: &str| {
+            limit.admit(
+                &Record::builder()
+                    .level(Level::Warn)
+                    .target(ONE_A_MINUTE)
+                    .file_static(Some("x.rs"))
+                    .line(Some(1))
+                    .args(format_args!("{text}"))
+                    .build(),
+            )
+        };
+        assert_eq!(args("call 1").as_deref(), Some(""));
+        assert_eq!([args("call 2"), args("call 3")], [None, None]);
     }
 
     #[test]

@@ -68,6 +68,7 @@ statistics! {
     FramesForged "frames_forged" Counter "MSRP frames refused: they claimed to be of the other side than they came from.",
     FramesUnattributed "frames_unattributed" Counter "MSRP frames refused: of a charged endpoint or an IM server, and of no session.",
     AnswersForeign "answers_foreign" Counter "SIP offers and answers within a dialog that bind nothing: not of the dialog's server.",
+    PathsWithoutRelay "paths_without_relay" Counter "Descriptions of clients whose a=path leaves this relay out.",
     DroppedRingFull "dropped_ring_full" Counter "Events refused because the ring of the process was full.",
     DroppedTableFull "dropped_table_full" Counter "Reservations, bindings or messages refused: the grant table was full.",
     DroppedMalformed "dropped_malformed" Counter "SIP messages of no use: no Call-ID, tag or method, or too long.",

@@ -4,6 +4,7 @@
 //! Two things cannot wait for the engine and are done here: the MSRP sessions are bound to their slot before the
 //! 200 OK goes on, and the gate is decided on the slot's counters.
 
+mod bypass;
 mod dialogs;
 mod frames;
 mod negotiation;
@@ -34,7 +35,12 @@ pub struct Worker {
     head: u64,
     process: usize,
     sequence: u64,
+    own_addresses: Option<IsOwn>,
 }
+
+/// Whether the host listens on this address, or knows it as an alias of its own: a name or an IP address without
+/// brackets, and a port.
+pub type IsOwn = fn(host: &str, port: u16) -> bool;
 
 /// Why an INVITE was not taken; the number is what the script gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +52,8 @@ pub enum Refused {
     EngineDown = -2,
     /// The ring of this process or the table of sessions is full, or all resume workers are stuck or too far behind.
     Full = -3,
+    /// The client's description leaves this relay out of its path, and `bypass` is `refuse`. -4 and -5 are results of hosts.
+    Bypass = -6,
 }
 
 /// What becomes of an MSRP frame; the number is what the script gets.
@@ -83,7 +91,12 @@ impl Worker {
         region.populate();
         let ring = region.event_ring(index);
         let sequence = region.reply_slot(index).sequence.load(Ordering::Acquire);
-        Worker { region: Arc::clone(region), ring, head: ring.head(), process: index, sequence }
+        Worker { region: Arc::clone(region), ring, head: ring.head(), process: index, sequence, own_addresses: None }
+    }
+
+    /// With the host's knowledge of its own addresses.
+    pub fn with_own_addresses(self, own_addresses: IsOwn) -> Worker {
+        Worker { own_addresses: Some(own_addresses), ..self }
     }
 
     /// The region it is attached to.

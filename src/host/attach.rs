@@ -1,6 +1,6 @@
 //! A host process's way to the engine.
 
-use super::bindings as k;
+use super::{bindings as k, connections};
 use crate::engine::region::Region;
 use crate::engine::worker::Worker;
 use once_cell::sync::OnceCell;
@@ -27,7 +27,7 @@ pub fn with_worker<R>(run: impl FnOnce(&mut Worker) -> R) -> Option<R> {
                 log::error!("process {process} has no event ring: it was not announced before the start");
                 return None;
             }
-            *worker = Some(Worker::attach(region, process));
+            *worker = Some(Worker::attach(region, process).with_own_addresses(connections::is_own_address));
         }
         worker.as_mut().map(run)
     })

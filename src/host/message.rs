@@ -3,7 +3,7 @@
 use super::bindings as k;
 use super::parameters::{self, Format};
 use crate::charge::event::Direction;
-use crate::engine::facts::{Dialog, Invitation, Invite, Reply, Request, Source, Suspended};
+use crate::engine::facts::{Body, Dialog, Invitation, Invite, Reply, Request, Source, Suspended};
 use crate::engine::raw;
 use std::ffi::c_int;
 use std::net::IpAddr;
@@ -163,6 +163,11 @@ impl<'a> Message<'a> {
     /// A request as it was received. Needs no parsing, so it also reads the shared message of a transaction.
     pub fn request(self) -> Option<Request<'a>> {
         raw::request(self.octets(), self.source())
+    }
+
+    /// Body of a request as it was received; empty where it cannot be read.
+    pub fn body(self) -> Body<'a> {
+        self.request().map(|request| request.body).unwrap_or_default()
     }
 
     /// A reply as it was received. Needs no parsing.

@@ -35,6 +35,6 @@ pub mod variables;
 pub mod watched;
 
 #[cfg(feature = "kamailio")]
-use kamailio::{bindings, logger};
+use kamailio::{bindings, connections, logger};
 #[cfg(feature = "opensips")]
-use opensips::{bindings, logger};
+use opensips::{bindings, connections, logger};

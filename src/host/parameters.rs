@@ -180,6 +180,7 @@ parameters! {
     "resume_workers" set_resume_workers true,
     "event_workers" set_event_workers true,
     "im_server" set_im_server false,
+    "bypass" set_bypass false,
     "max_sessions" set_max_sessions true,
     "debit_on" set_debit_on false,
     "model" set_model false,

@@ -2,11 +2,11 @@
 //! server: before the shipped configuration, and before one that lets uncharged MSRP pass as well, where content of a
 //! session that is not bound would cost nothing.
 
-use super::parties::kamailio::{Host, Setup};
+use super::parties::kamailio::Setup;
 use super::parties::msrp::{Frame, Reader, Writer, connection};
 use super::parties::sip::{Message, Transport, description, uri_of};
 use super::parties::{eventually, unique};
-use super::{ALICE, Stage};
+use super::{ALICE, Stage, mixed};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
@@ -277,14 +277,6 @@ impl<'a> Call<'a> {
     #[track_caller]
     fn bye(&mut self, from: From, tag: &str) {
         self.transact(from, "BYE", tag, "", "");
-    }
-}
-
-/// The configuration that the manual gives for uncharged MSRP on the same proxy: what is not charged passes.
-fn mixed(setup: Setup) -> Setup {
-    match setup.host {
-        Host::Kamailio => setup.changed("if ($rc == 2 && !msrp_is_reply()", "if ($rc == 22 && !msrp_is_reply()"),
-        Host::OpenSips => setup.changed("modparam(\"imcharge\", \"no_session\", \"stop\")\n", ""),
     }
 }
 

@@ -6,7 +6,7 @@ use super::parties::kamailio::Setup;
 use super::parties::msrp::{Frame, Reader, Writer, connection};
 use super::parties::{Events, eventually, unique};
 use super::sessions::in_lua;
-use super::{ALICE, HOST, Stage, subscriber};
+use super::{ALICE, HOST, Stage, mixed, subscriber};
 use crate::parties::kamailio::{Host, Kamailio};
 use crate::parties::server::{ImServer, Options as ServerOptions};
 use std::net::{SocketAddr, TcpListener, UdpSocket};
@@ -17,14 +17,6 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// How long a client is watched for content that must not come. What was refused has been answered before.
 const QUIET: Duration = Duration::from_millis(200);
-
-/// The configuration that also relays MSRP of sessions that are not charged.
-fn mixed(setup: Setup) -> Setup {
-    match setup.host {
-        Host::Kamailio => setup.defined("WITH_OTHER_MSRP", "1"),
-        Host::OpenSips => setup.changed("\"no_session\", \"refuse\"", "\"no_session\", \"pass\""),
-    }
-}
 
 /// A connection to the relay, to write any frame on.
 struct Wire {
@@ -392,6 +384,38 @@ fn nothing_passes_unpaid_to_a_former_endpoint_or_after_the_session() {
 fn nothing_passes_unpaid_where_other_msrp_is_relayed() {
     assert_that_nothing_passes_unpaid(false, mixed);
     assert_that_nothing_passes_unpaid(true, mixed);
+}
+
+/// What the client describes within the dialog counts too: with `refuse` the server's messages to it are stopped.
+#[test]
+pub fn a_client_that_leaves_the_relay_out_is_counted_and_refused_where_the_operator_says_so() {
+    for (value, refuses) in [("allow", false), ("refuse", true)] {
+        let stage = Stage::new(|setup| setup.parameter("bypass", &format!("\"{value}\"")));
+        let without_relay = || stage.kamailio.statistic("paths_without_relay");
+        stage.kamailio.set_account(ALICE, 10);
+        let server = stage.server(&["one"], |_| {});
+        let mut outside = stage.client(ALICE, |options| {
+            options.authenticates = false;
+            options.path = Some(format!("msrp://127.0.0.1:9/C{};tcp", unique()));
+        });
+        assert_eq!(outside.invite(), if refuses { 488 } else { 200 }, "{}", stage.kamailio.log());
+        assert_eq!(without_relay(), 1);
+        assert_eq!(server.invites(), usize::from(!refuses));
+        outside.bye();
+        stage.expect(ALICE, 10, 0, 0);
+        let mut client = stage.bound(|options| options.via_relay = true);
+        assert_eq!(client.take(1, Reaction::Answer(200)).len(), 1, "{}", stage.kamailio.log());
+        assert_eq!(without_relay(), 1);
+        let own = client.msrp_paths().0.rsplit(' ').next().expect("a URI");
+        let moved = format!("{}/moved{};tcp", own.rsplit_once('/').expect("a session").0, unique());
+        assert_eq!(client.move_to(&moved), 200, "{}", stage.kamailio.log());
+        assert_eq!(without_relay(), 2);
+        client.bind();
+        let count = usize::from(!refuses);
+        assert_eq!(client.take(1, Reaction::Answer(200)).len(), count, "{value}\n{}", stage.kamailio.log());
+        client.bye();
+        stage.expect(ALICE, 9, 0, 1);
+    }
 }
 
 /// Paths of a frame between two parties who talk through the relay and are not charged.

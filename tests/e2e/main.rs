@@ -75,6 +75,14 @@ pub fn setup(server: SocketAddr) -> Setup {
     }
 }
 
+/// The variant of the shipped configuration that also relays MSRP of sessions that are not charged.
+pub fn mixed(setup: Setup) -> Setup {
+    match setup.host {
+        Host::Kamailio => setup.defined("WITH_OTHER_MSRP", "1"),
+        Host::OpenSips => setup.changed("\"no_session\", \"refuse\"", "\"no_session\", \"pass\""),
+    }
+}
+
 /// A proxy before an address that is free for a server.
 pub struct Stage {
     /// The proxy.

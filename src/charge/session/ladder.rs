@@ -56,8 +56,10 @@ impl Step {
         Step { rule: Some(rule), code, ..self }
     }
 
+    /// Names the message that it is about; empty: none.
     pub(super) fn about(self, message_id: &str) -> Step {
-        Step { message_id: Some(message_id.into()), ..self }
+        let message_id = (!message_id.is_empty()).then(|| message_id.into());
+        Step { message_id, ..self }
     }
 
     pub(super) fn request(self, number: u32) -> Step {
@@ -156,7 +158,7 @@ kinds! {
     Send Traffic "send" "A SEND of the server passed.",
     Abort Traffic "abort" "The server gave a message up (`#`).",
     Unsent Traffic "unsent" "The proxy could not send the SEND on: it costs nothing.",
-    Stopped Repeated "stopped" "A SEND was stopped at the gate; rule: beyond-grant.",
+    Stopped Repeated "stopped" "A frame was stopped at the gate; rule: why.",
     StopRest Money "stop-rest" "The rest of a message is stopped, and what has passed is settled in 2 s; rule: why.",
     Response Traffic "response" "MSRP response of the client.",
     Report Traffic "report" "REPORT of the client.",

@@ -216,6 +216,13 @@ impl Worker {
         if leg.is_some_and(|leg| leg.is_done(place.sender, reply.cseq)) {
             return;
         }
+        // The offer of a client's initial INVITE was looked at when it was charged.
+        let offer = request.filter(|_| !is_initial).map(|request| (place.sender, &request.body));
+        let answer = (place.sender.other(), &reply.body);
+        let call_id = reply.dialog.call_id;
+        if offer.into_iter().chain([answer]).any(|(side, body)| !self.admits(call_id, side, body)) {
+            return self.recognise(place, &described);
+        }
         let offered = request.and_then(|request| self.endpoints(&request.body));
         let is_told = request.is_some();
         let mut is_answer = false;
@@ -257,6 +264,9 @@ impl Worker {
             negotiation::waiting_offer(streams, place.leg).filter(|(side, _)| *side == place.sender.other())
         };
         if leg.is_done(place.sender, request.cseq) || waits(&table.streams(place.at)).is_none() {
+            return;
+        }
+        if !self.admits(request.dialog.call_id, place.sender, &request.body) {
             return;
         }
         // Whether it reaches the server cannot be seen, but the server's endpoint is the one that the server has offered.

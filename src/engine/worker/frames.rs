@@ -7,6 +7,7 @@ use crate::charge::tariff::Per;
 use crate::engine::clock;
 use crate::engine::facts::Frame;
 use crate::engine::grant::{Attribution, Bound, Chunk, Pass, Side};
+use crate::engine::log_lines::ONE_A_MINUTE;
 use crate::engine::statistic::Statistic;
 use crate::simulate::moment;
 use crate::wire::msrp;
@@ -53,7 +54,15 @@ impl Worker {
         };
         // A value that is none is the business of charged sessions alone.
         match passage {
-            Passage::Malformed => self.region.count(Statistic::FramesMalformed),
+            Passage::Malformed => {
+                self.region.count(Statistic::FramesMalformed);
+                log::warn!(
+                    target: ONE_A_MINUTE,
+                    "a frame of a charged session from {} was stopped: it has no Message-ID, or a Message-ID, Byte-Range \
+                     or Status that RFC 4975 does not allow (frames_malformed)",
+                    address(frame)
+                );
+            }
             Passage::Forged => self.region.count(Statistic::FramesForged),
             Passage::NoSession => self.region.count(Statistic::FramesUnattributed),
             _ => {}
@@ -227,7 +236,17 @@ impl Worker {
     /// A request of no session: of an IM server it must not go on, whatever the script says.
     fn not_charged(&mut self, frame: &msrp::Frame<'_>, came: &Frame<'_>) -> Passage {
         let is_servers = came.source.is_some_and(|source| self.region.config.im_servers.contains(source));
-        if is_servers && !came.from_self && frame.is_content() { Passage::NoSession } else { Passage::NotCharged }
+        if !is_servers || came.from_self || !frame.is_content() {
+            return Passage::NotCharged;
+        }
+        log::warn!(
+            target: ONE_A_MINUTE,
+            "message {} from the IM server {} was stopped: it belongs to no session, or to one that is over \
+             (frames_unattributed)",
+            frame.message_id.unwrap_or("without a Message-ID"),
+            address(came)
+        );
+        Passage::NoSession
     }
 
     /// Content of an endpoint of a charged session that belongs to none of its streams.
@@ -299,6 +318,11 @@ impl Worker {
             self.region.table().expect_response(at, self.region.hash(&[b"transaction", &relay, id]));
         }
     }
+}
+
+/// The peer of a frame, for the log.
+fn address(came: &Frame<'_>) -> String {
+    came.source.map_or_else(|| "an unknown address".to_owned(), |source| source.to_string())
 }
 
 /// Sessions that a response may be of, where several clients have described the same URI.

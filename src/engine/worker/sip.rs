@@ -5,7 +5,7 @@ use crate::charge::ch2::SessionKey;
 use crate::charge::event::{Direction, Event, InviteTransaction, Reserve};
 use crate::engine::clock;
 use crate::engine::config::{DirectionRule, Subscriber};
-use crate::engine::facts::{Dialog, Invitation, Invite};
+use crate::engine::facts::{Body, Dialog, Invitation, Invite};
 use crate::engine::record::Record;
 use crate::engine::statistic::Statistic;
 use crate::wire::{identity, sip};
@@ -13,10 +13,12 @@ use std::str::from_utf8;
 
 impl Worker {
     /// Whether [`Worker::reserve`] would take this INVITE now: a host asks before it suspends anything.
-    pub fn can_reserve(&self, invite: &Invite<'_>) -> Result<(), Refused> {
+    /// `offer` is the body of the INVITE.
+    pub fn can_reserve(&self, invite: &Invite<'_>, offer: &Body<'_>) -> Result<(), Refused> {
         call_id_of(invite)?;
         self.engine_takes_sessions()?;
-        self.has_room(self.ring.size() / 4).then_some(()).ok_or(Refused::Full)
+        self.has_room(self.ring.size() / 4).then_some(()).ok_or(Refused::Full)?;
+        self.admits_offer(invite, offer)
     }
 
     /// Step 1. `Ok`: the event is in the ring, a verdict will come.
@@ -24,7 +26,7 @@ impl Worker {
         let result = self.try_reserve(invite);
         match result {
             Err(Refused::Malformed) => self.region.count(Statistic::DroppedMalformed),
-            Err(Refused::Full | Refused::EngineDown) | Ok(_) => {}
+            Err(Refused::Full | Refused::EngineDown | Refused::Bypass) | Ok(_) => {}
         }
         result
     }
@@ -76,7 +78,7 @@ impl Worker {
 
     /// Whether the INVITE fetches messages or delivers them. P-Asserted-Identity decides only where it also names the
     /// payer: a script that names another one does not vouch for this header.
-    fn direction(&self, invite: &Invite<'_>) -> Direction {
+    pub(super) fn direction(&self, invite: &Invite<'_>) -> Direction {
         let config = &self.region.config;
         let server = match (invite.direction, &config.direction) {
             (Some(direction), _) => return direction,

@@ -3,7 +3,7 @@
 use super::address::ip;
 use super::bindings as k;
 use crate::engine::facts::Connections;
-use std::ffi::c_int;
+use std::ffi::{c_char, c_int};
 use std::ptr::null_mut;
 
 /// The host's table of connections.
@@ -16,6 +16,13 @@ impl Connections for Table {
         // SAFETY: a search by number uses no address. It takes the lock that the host takes for each frame it sends.
         Some(unsafe { k::tcpconn_exists(id, null_mut(), 0, null_mut(), 0) } != 0)
     }
+}
+
+/// Whether this is an address that the proxy listens on, or an alias of it.
+pub fn is_own_address(host: &str, port: u16) -> bool {
+    let mut host = k::_str { s: host.as_ptr().cast::<c_char>().cast_mut(), len: host.len() as c_int };
+    // SAFETY: the host's own lists of sockets and aliases; it only reads the text.
+    unsafe { k::check_self(&mut host, port, 0) == 1 }
 }
 
 /// Whether a frame arrived over a connection of this proxy to itself: whether the host's table also holds the other

@@ -172,7 +172,8 @@ unsafe fn reserve_into(message: *mut k::sip_msg, route: &[u8], messages: c_int) 
     let Some(mut invite) = invite else { return Refused::Malformed as c_int };
     invite.suspended.route = continuation.number();
     // Refused now, there is no transaction yet, and the script can answer as it likes.
-    let can_reserve = with_worker(|worker| worker.can_reserve(&invite)).unwrap_or(Err(Refused::EngineDown));
+    let can_reserve =
+        with_worker(|worker| worker.can_reserve(&invite, &request.body())).unwrap_or(Err(Refused::EngineDown));
     // SAFETY: `message` is the host's current request.
     unsafe {
         match can_reserve {

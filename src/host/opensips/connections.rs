@@ -9,7 +9,7 @@ use super::message::bytes;
 use super::{bindings as k, with_worker};
 use crate::engine::facts::Connections;
 use crate::host::text::static_str;
-use std::ffi::{c_int, c_uint};
+use std::ffi::{c_char, c_int, c_uint, c_ushort};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::IpAddr;
 
@@ -45,6 +45,15 @@ pub fn is_own(received: &k::receive_info) -> bool {
     let (peer, own) = (&received.src_ip, &received.dst_ip);
     // SAFETY: two addresses of the host, which the search only reads.
     unsafe { k::imcharge_has_connection(own, received.dst_port, peer, received.src_port) != 0 }
+}
+
+/// Whether this is an MSRP address of the proxy, or an alias of it.
+pub fn is_own_address(host: &str, port: u16) -> bool {
+    [k::PROTO_MSRP, k::PROTO_MSRPS].into_iter().any(|protocol| {
+        let mut host = k::_str { s: host.as_ptr().cast::<c_char>().cast_mut(), len: host.len() as c_int };
+        // SAFETY: the host's own lists of sockets and aliases; it only reads the text.
+        unsafe { k::imcharge_is_own(&mut host, port, protocol as c_ushort) != 0 }
+    })
 }
 
 /// The host's table of connections. It cannot be searched for a connection with an IPv6 peer by its number.

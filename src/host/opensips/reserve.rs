@@ -81,7 +81,7 @@ unsafe fn wait_and_ask(message: *mut k::sip_msg, context: *mut k::async_ctx, mes
     let chosen = unsafe { Chosen::of(message) }.ok_or(malformed)?;
     let left = Left::of(request).ok_or(UNREADABLE)?;
     let mut invite = request.invite(left.message(), &chosen, messages).ok_or(malformed)?;
-    let can_reserve = with_worker(|worker| worker.can_reserve(&invite));
+    let can_reserve = with_worker(|worker| worker.can_reserve(&invite, &request.body()));
     can_reserve.unwrap_or(Err(Refused::EngineDown)).map_err(|refused| refused as c_int)?;
     let transaction = TM.get().and_then(|tm| tm.0.t_gett).ok_or(down)?;
     // SAFETY: tm's own function and its transaction of the current request; the context of that request.
