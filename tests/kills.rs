@@ -351,6 +351,9 @@ fn settle(region: &Arc<Region>, progress: &[Progress]) {
         for session in 0..=progress.done() / MESSAGES {
             let call_id = call_id(at, session);
             bye(&mut worker, Dialog { call_id: call_id.as_bytes(), from_tag: b"f", to_tag: b"t" });
+            // Who was killed before the answer has no dialog: the host reports the end of the transaction.
+            let invitation = Invitation { call_id: call_id.as_bytes(), from_tag: b"f", cseq: 1 };
+            worker.failed(Worker::session_of_invitation(&invitation), None, 408);
         }
     }
     for (at, progress) in progress.iter().enumerate().skip(WORKERS) {

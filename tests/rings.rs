@@ -1,10 +1,13 @@
 //! Region, worker and engine together in one process: what a host meets when the engine is slow, gone or full.
 
 use imcharge::charge::ch2::SessionKey;
+use imcharge::charge::event::{Entry, Event};
 use imcharge::engine;
+use imcharge::engine::clock;
 use imcharge::engine::config::Config;
 use imcharge::engine::facts::{Dialog, Frame, Invitation, Invite, Method, Reply, Request, Suspended};
 use imcharge::engine::notice::{Kind, Outcome, Resumer};
+use imcharge::engine::record::Record;
 use imcharge::engine::region::Region;
 use imcharge::engine::report::{self, Value};
 use imcharge::engine::statistic::Statistic;
@@ -181,6 +184,39 @@ fn an_invite_by_a_second_way_is_told_so_and_its_end_ends_nothing() {
     let mut worker = Worker::attach(&region, 0);
     assert_eq!(invite_in(&mut worker, "merged", first), Ok(session));
     with_engine(&region, || assert_eq!(reasons(&region, 1), [(1, Outcome::Failed, "merged".into())]));
+}
+
+#[test]
+fn an_answer_whose_event_found_no_room_makes_no_failed_call() {
+    let state = tempfile::tempdir().expect("a folder");
+    let region = region(&state, |_| {});
+    let mut worker = Worker::attach(&region, 0);
+    let active = || region.statistic(Statistic::SessionsActive);
+    with_engine(&region, || {
+        let session = invite(&mut worker, "call").expect("room");
+        verdicts(&region, 1);
+        let table = region.table();
+        let at = table.slot_of_session(region.name_of_session(session), session).expect("an open slot");
+        // All that is left of a 2xx that was seen while the ring was full.
+        table.slots[at as usize].set_answered();
+        let before = region.event_ring(0).head();
+        worker.failed(session, None, 408);
+        assert_eq!(region.event_ring(0).head(), before, "a host's end of the transaction is no failure");
+        // Nor is one that another process has reported before.
+        let ring = region.event_ring(1);
+        let event = Event::Failed { code: 408, transaction: None };
+        let record = Record::Event(Entry { session, at: clock::now(), event });
+        let written =
+            ring.write_at(ring.head(), 0, |space| postcard::to_slice(&record, space).ok().map(|space| space.len()));
+        ring.publish(written.ok().flatten().expect("room"));
+        assert!(eventually(|| ring.used() == 0));
+        invite(&mut worker, "next").expect("room");
+        verdicts(&region, 1);
+        assert!(eventually(|| active() == 2), "{} sessions", active());
+        let dialog = Dialog { call_id: b"call", from_tag: b"f", to_tag: b"" };
+        assert!(worker.end(&dialog, 1, b"test"));
+        assert!(eventually(|| active() == 1));
+    });
 }
 
 #[test]

@@ -12,8 +12,8 @@ use super::parties::client::Reaction;
 use super::parties::kamailio::{Host, Setup};
 use super::parties::{eventually, opensips};
 use super::{
-    ALICE, Stage, ahead, bad_input, before, connections, crashes, diameter, logs, manual, outcomes, payer, recovery,
-    resume, sessions,
+    ALICE, Stage, ahead, bad_input, before, connections, crashes, dialogs, diameter, logs, manual, outcomes, payer,
+    recovery, resume, sessions,
 };
 use std::path::PathBuf;
 use std::time::Duration;
@@ -43,6 +43,7 @@ cases! {
     ahead::{without_a_number_no_message_waits_for_credit_on_the_ledger, on_the_ledger_nothing_is_held_after_the_last_told_debit, a_message_beyond_the_told_number_is_stopped_and_then_the_session_goes_on_as_without_one}
     sessions::{no_credit_is_402_and_holds_nothing, an_unknown_subscriber_gets_the_default_balance_where_there_is_one, a_repeated_invite_reserves_once_and_a_reinvite_not_at_all, cancel_releases_what_was_reserved, an_invite_by_a_second_way_is_merged_and_ends_nothing, cancel_right_behind_the_invite_leaves_no_hold, what_belongs_to_no_session_goes_nowhere, an_idle_session_gives_its_hold_back, frames_that_pass_twice_count_once, a_frame_that_comes_without_a_message_is_charged, the_other_party_pays_when_the_server_invites, the_script_names_who_pays, of_two_asserted_identities_the_parameter_chooses_who_pays, two_hundred_sessions_at_once_are_right_to_the_last_unit}
     payer::{a_payer_named_by_the_script_pays_whatever_the_caller_asserts, an_identity_that_the_script_replaces_pays_nothing, a_removed_identity_is_none, the_script_says_who_delivers, an_identity_is_charged_in_whatever_form_it_is_asserted}
+    dialogs::{the_answer_in_a_reliable_provisional_response_binds, an_update_of_either_side_binds_anew, a_late_offer_is_answered_in_the_ack_or_in_the_prack, every_dialog_of_a_forked_invite_is_charged_until_its_own_end, media_are_bound_by_their_position_and_descriptions_found_by_their_type, a_request_to_another_target_swaps_no_sides, a_route_to_another_party_binds_nothing, a_2xx_that_crosses_a_cancel_is_honoured, many_invites_of_one_call_id_leave_room_for_the_one_that_is_answered}
     connections::{who_is_not_asserted_by_the_network_gets_nothing, sessions_on_one_connection_are_charged_each_for_itself_and_lost_together}
     crashes::{a_killed_engine_is_back_within_a_second_and_nothing_is_lost, after_kill_9_of_everything_each_open_session_is_settled_once, sigterm_ends_it_within_five_seconds_and_settles_what_is_open}
     manual::{the_routes_of_the_manual_charge_a_retrieval}

@@ -3,11 +3,11 @@
 use super::bindings as k;
 use std::ffi::c_void;
 
-/// A copy of the value in shared memory; NULL when there is no room. Nothing is dropped there.
+/// The value in shared memory; NULL when there is no room. It is never dropped there.
 ///
 /// # Safety
 /// Only after the host has set up its shared memory: in or after mod_init.
-pub unsafe fn put<T: Copy>(value: T) -> *mut T {
+pub unsafe fn put<T>(value: T) -> *mut T {
     // SAFETY: the host's allocator, whose blocks are aligned for any value; the block is checked and large enough.
     unsafe {
         let block = k::imcharge_shm_malloc(size_of::<T>() as u64).cast::<T>();
