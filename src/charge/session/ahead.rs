@@ -151,9 +151,9 @@ impl Session {
         u32::try_from(rest.div_ceil(1024)).unwrap_or(u32::MAX)
     }
 
-    /// Messages with content so far, settled or not.
+    /// Messages so far, settled or not.
     fn messages_begun(&self) -> u32 {
-        let waiting = self.debits_pending() + self.messages.iter().filter(|message| message.has_content()).count();
+        let waiting = self.debits_pending() + self.messages.len();
         self.messages_settled().saturating_add(u32::try_from(waiting).unwrap_or(u32::MAX))
     }
 

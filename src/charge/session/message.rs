@@ -222,9 +222,14 @@ impl Message {
         self.octets > 0 || self.taken > 0
     }
 
-    /// Transactions without an answer.
-    pub(super) fn transactions(&self) -> usize {
-        self.outstanding.len()
+    /// [`Message::name_of`] its Message-ID.
+    pub(super) fn name(&self) -> u64 {
+        Message::name_of(&self.id)
+    }
+
+    /// Names of the transactions without an answer.
+    pub(super) fn transactions(&self) -> impl ExactSizeIterator<Item = u64> {
+        self.outstanding.iter().map(|transaction| transaction.name)
     }
 
     /// Whether the server has given it up before this time.
@@ -366,7 +371,7 @@ impl Message {
     pub(super) fn is_meant(&self, answer: &Answer) -> bool {
         match *answer {
             Answer::Response { transaction, .. } => self.outstanding.iter().any(|known| known.name == transaction),
-            Answer::Report { message, .. } => Message::name_of(&self.id) == message,
+            Answer::Report { message, .. } => self.name() == message,
         }
     }
 

@@ -35,7 +35,7 @@ pub(super) struct Settled {
     /// Number among all that the session stores in parts: that of its message.
     pub(super) number: u32,
     /// [`Message::name_of`] its Message-ID.
-    name: u64,
+    pub(super) name: u64,
     /// Debits so far.
     parts: u32,
     /// Whether it is paid for. What was debited may have been given back.
@@ -80,10 +80,6 @@ impl Session {
         }
     }
 
-    fn position(&self, message_id: &str) -> Option<usize> {
-        self.messages.iter().position(|message| message.id() == message_id)
-    }
-
     fn on_chunk(&mut self, mut index: Option<usize>, sent: &Sent<'_>, at: Time) {
         let (policy, ending) = (self.policy, self.ending());
         // What is sent after the `#` is a new message under the same Message-ID.
@@ -93,7 +89,7 @@ impl Session {
             index = None;
         }
         let name = Message::name_of(sent.message_id);
-        let settled = self.settled.iter().position(|settled| settled.name == name);
+        let settled = self.position_of_settled(name);
         let paid = settled.filter(|&settled| self.settled[settled].is_paid);
         if let (None, Some(paid)) = (index, paid) {
             return self.on_chunk_of_settled(paid, sent, at);
@@ -122,12 +118,14 @@ impl Session {
 
     /// Does something with a message, and keeps count of its transactions.
     fn change<T>(&mut self, index: usize, change: impl FnOnce(&mut Message) -> T) -> T {
+        self.leave(index);
         let message = &mut self.messages[index];
-        let before = message.transactions() as u32;
+        let before = message.transactions().len() as u32;
         let result = change(message);
-        let (number, after) = (message.number(), message.transactions() as u32);
+        let (number, after) = (message.number(), message.transactions().len() as u32);
         self.transactions = self.transactions.saturating_add(after).saturating_sub(before);
         self.touch(number);
+        self.enter(index);
         result
     }
 
@@ -139,7 +137,9 @@ impl Session {
             self.messages.reserve_exact(1);
         }
         let number = self.new_number();
-        self.messages.push(Message::new(number, part, id, now));
+        self.messages.push(Box::new(Message::new(number, part, id, now)));
+        self.index_if_large();
+        self.enter(self.messages.len() - 1);
         self.messages.len() - 1
     }
 
@@ -152,7 +152,7 @@ impl Session {
             self.let_pass(Quota(taken - 1));
             self.change(index, |message| message.set_taken(Quota(1)));
         } else if taken == 0 && message.has_content() {
-            let name = Message::name_of(message.id());
+            let name = message.name();
             self.forgotten.retain(|forgotten| at < forgotten.at.after_seconds(LATE));
             if self.forgotten.iter().any(|forgotten| forgotten.name == name) {
                 self.take_one(index);
@@ -203,6 +203,7 @@ impl Session {
             Some(Quota(0)) => {}
             Some(given_back) => self.let_pass(given_back),
             None => {
+                self.leave(index);
                 let message = self.messages.remove(index);
                 self.let_pass(message.taken());
                 self.forget_message(message.id());
@@ -215,7 +216,7 @@ impl Session {
 impl Session {
     pub(super) fn on_answer(&mut self, answer: Answer, at: Time) {
         let policy = self.policy;
-        let meant = self.messages.iter().position(|message| message.is_meant(&answer));
+        let meant = self.position_of_answer(&answer);
         if let Answer::Response { code, .. } = answer {
             let step = Step::new(StepKind::Response).code(code.into());
             let step = meant.map_or(step.clone(), |index| step.about(self.messages[index].id()));
@@ -228,7 +229,7 @@ impl Session {
             return;
         }
         match answer {
-            Answer::Report { message, code, .. } if self.settled.iter().any(|settled| settled.name == message) => {
+            Answer::Report { message, code, .. } if self.position_of_settled(message).is_some() => {
                 self.on_late_report(message, code, at);
             }
             _ => self.keep_early(Early { at, answer }),
@@ -286,9 +287,8 @@ impl Session {
 
     pub(super) fn settle_due(&mut self, now: Time) {
         let policy = self.policy;
-        let due = |message: &Message| message.due(now, &policy);
-        while let Some((index, settlement)) =
-            self.messages.iter().enumerate().find_map(|(index, message)| Some((index, due(message)?)))
+        while let Some(index) = self.position_of_due(now)
+            && let Some(settlement) = self.messages[index].due(now, &policy)
         {
             self.settle(index, settlement, now);
         }
@@ -321,9 +321,10 @@ impl Session {
         if self.messages[index].has_content() && self.messages[index].taken().0 == 0 {
             self.take_one(index);
         }
+        self.leave(index);
         let message = self.messages.remove(index);
         self.touch(message.number());
-        self.transactions = self.transactions.saturating_sub(message.transactions() as u32);
+        self.transactions = self.transactions.saturating_sub(message.transactions().len() as u32);
         if !message.has_content() {
             return false;
         }
@@ -352,18 +353,20 @@ impl Session {
 
     /// The message is paid for.
     fn remember(&mut self, message: &Message) {
-        let (number, name, parts) = (message.number(), Message::name_of(message.id()), message.part() + 1);
-        if let Some(known) = self.settled.iter_mut().find(|known| known.name == name) {
-            (known.parts, known.is_paid) = (parts, true);
-            let number = known.number;
-            return self.touch(number);
+        let (number, name, parts) = (message.number(), message.name(), message.part() + 1);
+        if let Some(known) = self.position_of_settled(name) {
+            self.settled[known] = Settled { parts, is_paid: true, ..self.settled[known] };
+            return self.touch(self.settled[known].number);
         }
         if self.settled.len() >= SETTLED {
             let oldest = self.settled.remove(0);
+            self.leave_settled(oldest.name);
             self.touch(oldest.number);
         }
         let place = self.settled.partition_point(|settled| settled.number() < number);
         self.settled.insert(place, Settled { number, name, parts, is_paid: true });
+        self.index_if_large();
+        self.enter_settled(name, number);
     }
 
     /// A debit is due, unless the service is free.
@@ -376,11 +379,9 @@ impl Session {
 
     /// What was debited for a message is given back, or not debited after all: the same Message-ID is charged anew.
     pub(super) fn charge_anew(&mut self, message_id: &str) {
-        let name = Message::name_of(message_id);
-        if let Some(known) = self.settled.iter_mut().find(|known| known.name == name) {
-            known.is_paid = false;
-            let number = known.number;
-            self.touch(number);
+        if let Some(known) = self.position_of_settled(Message::name_of(message_id)) {
+            self.settled[known].is_paid = false;
+            self.touch(self.settled[known].number);
         }
         self.forget_message(message_id);
     }

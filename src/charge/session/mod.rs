@@ -42,6 +42,7 @@
 
 mod ahead;
 mod credit;
+mod index;
 mod ladder;
 mod legs;
 mod message;
@@ -68,6 +69,7 @@ use super::policy::{Model, Policy};
 use super::tariff::{Quota, Tariff, Units};
 use super::time::Time;
 use ahead::Ahead;
+use index::Index;
 use ladder::Ladder;
 use legs::Leg;
 use message::{Answer, LATE, Message};
@@ -270,9 +272,13 @@ pub struct Session {
     #[serde(skip)]
     refunds: ThinVec<Debit>,
     #[serde(skip)]
-    messages: ThinVec<Message>,
+    /// Boxed: one that ends moves no others.
+    messages: ThinVec<Box<Message>>,
     #[serde(skip)]
     settled: ThinVec<Settled>,
+    /// Of messages and settled messages, where there are many.
+    #[serde(skip)]
+    index: Option<Box<Index>>,
     forgotten: ThinVec<Forgotten>,
     /// Number of the next item of these lists.
     next_item: u32,
@@ -345,6 +351,7 @@ impl Session {
             refunds: ThinVec::new(),
             messages: ThinVec::new(),
             settled: ThinVec::new(),
+            index: None,
             forgotten: ThinVec::new(),
             next_item: 0,
             changed: ThinVec::new(),
@@ -514,8 +521,8 @@ impl Session {
         };
         let retry = self.flight.as_ref().and_then(|flight| flight.retry);
         let renewal = self.next_renewal_at().filter(|_| matches!(self.phase, Phase::Open));
-        let messages = self.messages.iter().map(|message| message.deadline(&self.policy));
-        messages.chain(phase).chain(retry).chain(renewal).min()
+        let messages = self.first_deadline().map(|(deadline, _)| deadline);
+        messages.into_iter().chain(phase).chain(retry).chain(renewal).min()
     }
 
     /// The next thing to do.
@@ -571,6 +578,8 @@ impl Session {
         self.rebase_validities(now);
         let latest = now.after_seconds(self.policy.response_timeout);
         self.messages.iter_mut().for_each(|message| message.rebase(now, latest));
+        self.index = None;
+        self.index_if_large();
         let flying = self.flight.as_mut().and_then(|flight| {
             flight.since = flight.since.min(now);
             match &mut flight.work {

@@ -16,7 +16,7 @@ pub(super) trait Numbered {
     fn number(&self) -> u32;
 }
 
-impl Numbered for Message {
+impl Numbered for Box<Message> {
     fn number(&self) -> u32 {
         Message::number(self)
     }
@@ -93,7 +93,7 @@ impl Session {
         if is_empty { Vec::new() } else { postcard::to_stdvec(&lists).unwrap_or_default() }
     }
 
-    fn lists(&self, part: u32) -> Lists<&[Message], &[Settled], &[Debit]> {
+    fn lists(&self, part: u32) -> Lists<&[Box<Message>], &[Settled], &[Debit]> {
         let [debits, refundable, refunds] =
             [&self.debits, &self.refundable, &self.refunds].map(|list| in_part(list, part));
         (in_part(&self.messages, part), in_part(&self.settled, part), debits, refundable, refunds)
@@ -103,7 +103,7 @@ impl Session {
     pub fn load<'a>(head: &'a [u8], parts: impl IntoIterator<Item = &'a [u8]>) -> Option<Session> {
         let (mut session, first) = postcard::take_from_bytes::<Session>(head).ok()?;
         for part in std::iter::once(first).chain(parts) {
-            let lists = postcard::from_bytes::<Lists<ThinVec<Message>, ThinVec<Settled>, ThinVec<Debit>>>(part);
+            let lists = postcard::from_bytes::<Lists<ThinVec<Box<Message>>, ThinVec<Settled>, ThinVec<Debit>>>(part);
             let (messages, settled, debits, refundable, refunds) = lists.ok()?;
             session.messages.extend(messages);
             session.settled.extend(settled);
@@ -111,6 +111,7 @@ impl Session {
             session.refundable.extend(refundable);
             session.refunds.extend(refunds);
         }
+        session.index_if_large();
         Some(session)
     }
 }

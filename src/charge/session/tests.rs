@@ -2046,7 +2046,7 @@ fn an_open_session_with_a_message_is_small() {
     let session = &run.session;
     let heap = session.parties.text.len()
         + session.messages.capacity() * size_of::<Message>()
-        + session.messages.iter().map(Message::heap).sum::<usize>()
+        + session.messages.iter().map(|message| message.heap()).sum::<usize>()
         + session.connections.capacity() * size_of::<u64>()
         + session.early.capacity() * size_of::<Early>();
     let texts = session.parties.text.len() + "87652491".len();
