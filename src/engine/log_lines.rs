@@ -16,8 +16,8 @@ use std::sync::{Mutex, PoisonError};
 /// Target of information that hosts log at their default level, where other information is not logged.
 pub const NOTICE: &str = "imcharge::notice";
 
-/// Target of lines of which one place writes one a minute: what they name may be different in each.
-pub const ONE_A_MINUTE: &str = "imcharge::one_a_minute";
+/// Target of lines about frames that the gate has stopped: a place writes one a minute, whatever differs in them.
+pub const ONE_A_MINUTE: &str = "imcharge::gate";
 
 /// Different lines of one place in each [`WINDOW_SECONDS`]: the first ones may name different calls, accounts or peers.
 const LINES: usize = 5;

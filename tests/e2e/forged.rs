@@ -107,7 +107,7 @@ fn forgeries(paths: &str, message_id: &str, transaction: &str) -> Vec<(&'static 
     };
     let report = id();
     let status = "Byte-Range: 1-3/3\r\nStatus: 000 200 OK\r\n";
-    vec![
+    let mut all = vec![
         send("an abort", "1-*/30", None, '#'),
         send("an abort after the last octet", "4-*/3", None, '#'),
         send("an abort with content", "1-*/30", Some("one"), '#'),
@@ -115,12 +115,13 @@ fn forgeries(paths: &str, message_id: &str, transaction: &str) -> Vec<(&'static 
         send("more of the message", "4-6/*", Some("two"), '+'),
         send("an empty SEND", "1-0/0", None, '$'),
         ("a REPORT", report.clone(), frame(&report, "REPORT", paths, message_id, status, None, '$')),
-        (
-            "a response",
-            transaction.to_owned(),
-            format!("MSRP {transaction} 200 OK\r\n{paths}-------{transaction}$\r\n"),
-        ),
-    ]
+    ];
+    // proto_msrp of OpenSIPS takes a response for that of the client, by its transaction alone, and drops any other.
+    if HOST.get() == Host::Kamailio {
+        let response = format!("MSRP {transaction} 200 OK\r\n{paths}-------{transaction}$\r\n");
+        all.push(("a response", transaction.to_owned(), response));
+    }
+    all
 }
 
 /// Sends every forgery about a message that the client has: on its own connection, and on one more. None of them does
@@ -410,9 +411,12 @@ pub fn a_client_that_leaves_the_relay_out_is_counted_and_refused_where_the_opera
         let moved = format!("{}/moved{};tcp", own.rsplit_once('/').expect("a session").0, unique());
         assert_eq!(client.move_to(&moved), 200, "{}", stage.kamailio.log());
         assert_eq!(without_relay(), 2);
-        client.bind();
-        let count = usize::from(!refuses);
-        assert_eq!(client.take(1, Reaction::Answer(200)).len(), count, "{value}\n{}", stage.kamailio.log());
+        // msrp_relay of OpenSIPS ties the server's session of it to the client's, so nothing is sent to another end.
+        if HOST.get() == Host::Kamailio {
+            client.bind();
+            let count = usize::from(!refuses);
+            assert_eq!(client.take(1, Reaction::Answer(200)).len(), count, "{value}\n{}", stage.kamailio.log());
+        }
         client.bye();
         stage.expect(ALICE, 9, 0, 1);
     }

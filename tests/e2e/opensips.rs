@@ -12,8 +12,8 @@ use super::parties::client::Reaction;
 use super::parties::kamailio::{Host, Setup};
 use super::parties::{eventually, opensips};
 use super::{
-    ALICE, Stage, ahead, bad_input, before, connections, crashes, dialogs, diameter, logs, manual, outcomes, payer,
-    recovery, resume, sessions,
+    ALICE, Stage, ahead, bad_input, before, connections, crashes, dialogs, diameter, forged, logs, manual, outcomes,
+    payer, recovery, resume, sessions,
 };
 use std::path::PathBuf;
 use std::time::Duration;
@@ -46,6 +46,7 @@ cases! {
     dialogs::{the_answer_in_a_reliable_provisional_response_binds, an_update_of_either_side_binds_anew, a_late_offer_is_answered_in_the_ack_or_in_the_prack, every_dialog_of_a_forked_invite_is_charged_until_its_own_end, media_are_bound_by_their_position_and_descriptions_found_by_their_type, a_request_to_another_target_swaps_no_sides, a_route_to_another_party_binds_nothing, a_2xx_that_crosses_a_cancel_is_honoured, many_invites_of_one_call_id_leave_room_for_the_one_that_is_answered}
     connections::{who_is_not_asserted_by_the_network_gets_nothing, sessions_on_one_connection_are_charged_each_for_itself_and_lost_together}
     crashes::{a_killed_engine_is_back_within_a_second_and_nothing_is_lost, after_kill_9_of_everything_each_open_session_is_settled_once, sigterm_ends_it_within_five_seconds_and_settles_what_is_open}
+    forged::{a_client_cannot_take_a_message_back_by_forged_frames, a_client_cannot_take_a_message_back_where_other_msrp_is_relayed, a_client_cannot_pass_its_frames_off_as_those_of_the_relay, where_the_servers_addresses_are_known_nobody_else_speaks_for_it_at_any_time, many_sessions_on_one_server_connection_survive_its_reconnect, a_client_that_leaves_the_relay_out_is_counted_and_refused_where_the_operator_says_so}
     manual::{the_routes_of_the_manual_charge_a_retrieval}
     logs::{a_killed_engine_has_a_line_at_the_default_log_level, an_answered_call_does_not_end_as_a_failed_invite}
     recovery::{a_hanging_engine_is_replaced_and_so_is_its_successor, a_pause_of_15_seconds_ends_nothing}
