@@ -317,7 +317,7 @@ fn has_tests(path: &Path) -> bool {
 
 #[test]
 fn what_the_manuals_name_is_there() {
-    for manual in ["README.md", "fuzz/README.md"] {
+    for manual in ["README.md", "SECURITY.md", "fuzz/README.md"] {
         let text = read(manual);
         let folders = ["src/", "tests/", "examples/", "fuzz/", "include/", "kamailio-config/", "scripts/"];
         let is_path = |name: &&str| {
@@ -371,14 +371,16 @@ fn has_runner(path: &Path) -> bool {
 
 #[test]
 fn every_guarantee_names_the_tests_that_show_it() {
-    let manual = read("README.md");
-    let chapter = manual.split("\n## What is guaranteed").nth(1).and_then(|rest| rest.split("\n## ").next());
-    let rows = chapter.expect("a chapter").lines().filter(|line| line.starts_with("| "));
-    let rows: Vec<&str> = rows.filter(|row| !row.ends_with("| shown by |")).collect();
-    assert!(rows.len() > 10, "the tables of the guarantees have another form");
-    for row in rows {
-        let evidence = row.trim_end_matches(" |").rsplit("| ").next().unwrap_or_default();
-        assert_eq!(check_evidence(evidence), Ok(()), "{row}");
+    for (manual, title) in [("README.md", "What is guaranteed"), ("SECURITY.md", "Guarantees")] {
+        let manual = read(manual);
+        let chapter = manual.split(&format!("\n## {title}")).nth(1).and_then(|rest| rest.split("\n## ").next());
+        let rows = chapter.expect("a chapter").lines().filter(|line| line.starts_with("| "));
+        let rows: Vec<&str> = rows.filter(|row| !row.ends_with("| shown by |")).collect();
+        assert!(rows.len() > 10, "the tables of the guarantees have another form");
+        for row in rows {
+            let evidence = row.trim_end_matches(" |").rsplit("| ").next().unwrap_or_default();
+            assert_eq!(check_evidence(evidence), Ok(()), "{row}");
+        }
     }
 }
 
