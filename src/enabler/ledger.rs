@@ -93,8 +93,11 @@ impl<'a, A: Accounts> Ledger<'a, A> {
             Operation::Debit { units, .. } => {
                 // The hold of a session is that of all its reservations.
                 let from_hold = signed(*units).min(held);
-                // Beyond the hold only where credit was given without one; never below the limit.
-                let from_balance = (signed(*units) - from_hold).min(account.available());
+                // Beyond the hold only where credit was given without one. A debit is of the whole price, or refused.
+                let from_balance = signed(*units) - from_hold;
+                if from_balance > account.available() {
+                    return Ok((Response::Denied(Denial::NoCredit), Units(0)));
+                }
                 account.held -= from_hold;
                 account.balance -= from_balance;
                 charged = from_hold + from_balance;

@@ -160,11 +160,12 @@ fn the_limit_lets_the_balance_go_below_zero_and_no_further() {
 }
 
 #[test]
-fn a_debit_beyond_the_hold_takes_from_the_balance_what_is_there() {
+fn a_debit_beyond_the_hold_takes_the_whole_price_from_the_balance_or_nothing() {
     let mut memory = alice(account(30, 0, 0, 0));
     assert_eq!(ask(&mut memory, 1, "message:25", debit(25)).1, Units(25));
-    assert_eq!(ask(&mut memory, 1, "message:25", debit(25)).1, Units(5));
-    assert_eq!(memory.accounts[ALICE], account(0, 0, 30, 0));
+    let (response, taken) = ask(&mut memory, 1, "message:25", debit(25));
+    assert_eq!((response, taken), (Response::Denied(Denial::NoCredit), Units(0)));
+    assert_eq!(memory.accounts[ALICE], account(5, 0, 25, 0));
 }
 
 #[test]
