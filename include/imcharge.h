@@ -81,6 +81,9 @@
 // belongs to no session.
 #define IMCHARGE_MSRP_NO_SESSION -5
 
+// imcharge_on_request: the request must not go on; its session has changed its MSRP endpoints too often.
+#define IMCHARGE_REQUEST_TOO_MANY -6
+
 // A pointer is NULL that must not be.
 #define IMCHARGE_NULL_ARGUMENT -100
 
@@ -450,8 +453,8 @@ int32_t imcharge_on_invite(struct imcharge_worker *worker,
 //   source       where it came from; NULL: not known. Without it a BYE, or a new MSRP session, of somebody else who
 //                claims to be the side that has the messages is believed.
 //
-// Returns: IMCHARGE_OK, IMCHARGE_IGNORED, IMCHARGE_NOT_CHARGED, IMCHARGE_BAD_SIP, or another error. The request
-// goes on whatever it is. The process that attached the worker, one thread at a time.
+// Returns: IMCHARGE_OK, IMCHARGE_IGNORED, IMCHARGE_NOT_CHARGED: the request goes on; IMCHARGE_REQUEST_TOO_MANY: it must
+// not; IMCHARGE_BAD_SIP, or another error. The process that attached the worker, one thread at a time.
 int32_t imcharge_on_request(struct imcharge_worker *worker,
                             const void *message,
                             size_t length,

@@ -11,7 +11,7 @@ use imcharge::engine::record::Record;
 use imcharge::engine::region::Region;
 use imcharge::engine::report::{self, Value};
 use imcharge::engine::statistic::Statistic;
-use imcharge::engine::worker::{Passage, Refused, Worker};
+use imcharge::engine::worker::{Course, Passage, Refused, Worker};
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -243,7 +243,8 @@ fn malformed_calls_are_refused_and_counted() {
     assert_eq!(region.statistic(Statistic::FramesMalformed), 4);
     let dialog = Dialog { call_id: b"none", from_tag: b"a", to_tag: b"b" };
     let (bye, invite) = (Request::new(Method::Bye, dialog, 1), Request::new(Method::Invite, dialog, 1));
-    assert!(!worker.request_in_dialog(&bye) && !worker.end(&dialog, 1, b"x"));
+    assert_eq!(worker.request_in_dialog(&bye), Course::NotCharged);
+    assert!(!worker.end(&dialog, 1, b"x"));
     assert!(!worker.replied(&Reply::new(&invite, 200, b"b"), Some(&invite)));
 }
 

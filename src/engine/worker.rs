@@ -10,6 +10,8 @@ mod frames;
 mod negotiation;
 mod sip;
 
+pub use dialogs::Course;
+
 use super::clock;
 use super::record::{Command, CommandResult, Record};
 use super::region::Region;

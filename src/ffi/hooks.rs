@@ -4,13 +4,14 @@ use super::guard::guard;
 use super::host::{Attached, imcharge_worker, with_worker};
 use super::memory;
 use super::result::{
-    IMCHARGE_BAD_SIP, IMCHARGE_IGNORED, IMCHARGE_MSRP_MAX, IMCHARGE_NOT_CHARGED, IMCHARGE_OK, IMCHARGE_SIP_MAX,
+    IMCHARGE_BAD_SIP, IMCHARGE_IGNORED, IMCHARGE_MSRP_MAX, IMCHARGE_NOT_CHARGED, IMCHARGE_OK,
+    IMCHARGE_REQUEST_TOO_MANY, IMCHARGE_SIP_MAX,
 };
 use crate::charge::ch2::SessionKey;
 use crate::engine::facts::{Frame, Method, NoConnections, Reply, Request, Source, Suspended};
 use crate::engine::raw::{self, Inviting};
 use crate::engine::statistic::Statistic;
-use crate::engine::worker::{Refused, Worker};
+use crate::engine::worker::{Course, Refused, Worker};
 use std::ffi::c_void;
 use std::net::Ipv6Addr;
 use std::ptr::NonNull;
@@ -140,8 +141,8 @@ unsafe fn source_at(source: *const imcharge_source) -> Option<Source> {
 ///   source       where it came from; NULL: not known. Without it a BYE, or a new MSRP session, of somebody else who
 ///                claims to be the side that has the messages is believed.
 ///
-/// Returns: IMCHARGE_OK, IMCHARGE_IGNORED, IMCHARGE_NOT_CHARGED, IMCHARGE_BAD_SIP, or another error. The request
-/// goes on whatever it is. The process that attached the worker, one thread at a time.
+/// Returns: IMCHARGE_OK, IMCHARGE_IGNORED, IMCHARGE_NOT_CHARGED: the request goes on; IMCHARGE_REQUEST_TOO_MANY: it must
+/// not; IMCHARGE_BAD_SIP, or another error. The process that attached the worker, one thread at a time.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn imcharge_on_request(
     worker: *mut imcharge_worker,
@@ -157,8 +158,11 @@ pub unsafe extern "C" fn imcharge_on_request(
             match request.method {
                 _ if request.dialog.to_tag.is_empty() => Ok(IMCHARGE_IGNORED),
                 Method::Other => Ok(IMCHARGE_IGNORED),
-                _ if attached.worker.request_in_dialog(&request) => Ok(IMCHARGE_OK),
-                _ => Ok(IMCHARGE_NOT_CHARGED),
+                _ => Ok(match attached.worker.request_in_dialog(&request) {
+                    Course::NotCharged => IMCHARGE_NOT_CHARGED,
+                    Course::GoesOn => IMCHARGE_OK,
+                    Course::Refused => IMCHARGE_REQUEST_TOO_MANY,
+                }),
             }
         })
     })

@@ -50,6 +50,9 @@ pub const IMCHARGE_MSRP_FORGED: i32 = -4;
 /// belongs to no session.
 pub const IMCHARGE_MSRP_NO_SESSION: i32 = -5;
 
+/// imcharge_on_request: the request must not go on; its session has changed its MSRP endpoints too often.
+pub const IMCHARGE_REQUEST_TOO_MANY: i32 = -6;
+
 /// A pointer is NULL that must not be.
 pub const IMCHARGE_NULL_ARGUMENT: i32 = -100;
 /// A length is 0 or beyond its limit.
@@ -96,6 +99,7 @@ fn text(result: i32) -> &'static str {
         IMCHARGE_INVITE_FULL => "the ring of this worker or a table is full, or nobody takes the verdicts",
         IMCHARGE_MSRP_FORGED => "the MSRP frame claims to be of the other side of its session than it comes from",
         IMCHARGE_MSRP_NO_SESSION => "the MSRP frame comes from a charged endpoint or an IM server and is of no session",
+        IMCHARGE_REQUEST_TOO_MANY => "the session has changed its MSRP endpoints too often",
         IMCHARGE_NULL_ARGUMENT => "a pointer is NULL that must not be",
         IMCHARGE_BAD_LENGTH => "a length is 0 or beyond its limit",
         IMCHARGE_BAD_HANDLE => "no handle: closed, of another kind or not made here",

@@ -6,7 +6,7 @@ use super::message::Message;
 use crate::charge::ch2::SessionKey;
 use crate::charge::event::InviteTransaction;
 use crate::engine::facts::{Method, Reply, Request};
-use crate::engine::worker::Worker;
+use crate::engine::worker::{Course, Worker};
 use std::ffi::c_int;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -78,21 +78,20 @@ impl Watched {
     }
 }
 
-/// Tells the worker of a request within a dialog before the script runs, if the dialog is a charged one.
-pub fn before_script(request: Message<'_>) {
+/// Tells the worker of a request within a dialog before the script runs, if the dialog is a charged one. Whether the request
+/// may go on.
+pub fn before_script(request: Message<'_>) -> bool {
     let concerned = [k::METHOD_INVITE, k::METHOD_ACK, k::METHOD_PRACK, k::METHOD_UPDATE, k::METHOD_BYE];
     if !request.method().is_some_and(|method| concerned.iter().any(|known| *known as c_int == method)) {
-        return;
+        return true;
     }
     let dialog = Some(request).filter(|request| request.parse_identity()).and_then(Message::dialog);
     let is_charged = |worker: &mut Worker| dialog.is_some_and(|dialog| worker.session_of(&dialog).is_some());
-    with_worker(|worker| {
-        if is_charged(worker)
-            && let Some(request) = request.request()
-        {
-            worker.request_in_dialog(&request);
-        }
+    let course = with_worker(|worker| {
+        let request = request.request().filter(|_| is_charged(worker))?;
+        Some(worker.request_in_dialog(&request))
     });
+    course.flatten() != Some(Course::Refused)
 }
 
 /// Tells the worker of a 2xx to an INVITE before the script runs: the host may have forgotten its transaction.

@@ -459,6 +459,70 @@ pub fn sessions_with_equal_session_ids_are_told_apart_by_their_hosts() {
     });
 }
 
+#[test]
+pub fn what_the_server_sends_after_a_plain_provisional_response_is_charged() {
+    in_both(|stage| {
+        let mut call = Call::new(stage);
+        call.invite();
+        let mut progress = call.received.answer(183, "Session Progress", "one").with("Contact", call.server.contact());
+        progress.body = call.server.description();
+        call.server.send(&progress, stage.kamailio.sip);
+        call.client.expect_reply(183, 1, "INVITE");
+        call.is_charged();
+        call.answer("one");
+        call.is_charged();
+        call.bye(From::Client, "one");
+        stage.expect(ALICE, 98, 0, 2);
+    });
+}
+
+#[test]
+pub fn a_client_that_names_the_servers_endpoint_gets_nothing_for_it() {
+    in_both(|stage| {
+        let mut call = Call::new(stage);
+        let media = |description: &str| description[description.find("m=").expect("a media")..].to_owned();
+        let (client, server) = (call.client.description(), call.server.description());
+        call.invite_with(&format!("{server}{}", media(&client)));
+        call.reply(200, "one", &format!("{server}{}", media(&server)));
+        call.acknowledge("one", "");
+        call.is_stopped();
+        call.bye(From::Client, "one");
+        stage.expect(ALICE, 100, 0, 0);
+        assert!(stage.kamailio.statistic("answers_foreign") >= 1);
+    });
+}
+
+#[test]
+pub fn endless_changes_lead_to_no_endpoint_that_nobody_knows() {
+    in_both(|stage| {
+        let mut call = Call::new(stage);
+        call.invite();
+        call.answer("one");
+        let changes = (0..100).take_while(|_| {
+            call.client.move_on();
+            let cseq = call.next_cseq(From::Client);
+            let mut update = call.request(From::Client, "UPDATE", "one", cseq);
+            update.body = call.client.description();
+            call.client.send(&update, stage.kamailio.sip);
+            let of_it = |message: &Message| message.header("CSeq") == format!("{cseq} UPDATE");
+            let got = (0..5).find_map(|_| call.server.transport.receive(Duration::from_millis(200)));
+            let Some((got, _)) = got.filter(|(message, _)| of_it(message)) else { return false };
+            call.server.move_on();
+            let mut ok = got.answer(200, "OK", "").with("Contact", call.server.contact());
+            ok.body = call.server.description();
+            call.server.send(&ok, stage.kamailio.sip);
+            call.client.expect_reply(200, cseq, "UPDATE");
+            true
+        });
+        let changes = changes.count();
+        assert!((20..100).contains(&changes), "{changes}");
+        // The last change was refused: server and client are where they were before it.
+        call.is_stopped();
+        call.bye(From::Client, "one");
+        stage.expect(ALICE, 100, 0, 0);
+    });
+}
+
 /// A client with two messages' worth of credit tries to take its session away from the server.
 fn assert_that_the_server_stays_bound(stage: &Stage, attack: impl Fn(&mut Call<'_>, &Agent)) {
     stage.kamailio.set_account(ALICE, 2);

@@ -3,7 +3,7 @@
 use imcharge::charge::ch2::SessionKey;
 use imcharge::charge::event::InviteTransaction;
 use imcharge::engine::facts::{Body, Dialog, Invitation, Invite, Method, Reply, Request, Suspended};
-use imcharge::engine::worker::Worker;
+use imcharge::engine::worker::{Course, Worker};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The ways of an INVITE: the one that its call lives by, and one by which it comes as well (RFC 3261, 8.2.2.2).
@@ -144,7 +144,8 @@ impl Call {
         let call_id = self.call_id();
         let dialog = Dialog { call_id: call_id.as_bytes(), from_tag: b"callee", to_tag: b"caller" };
         let bye = Request::new(Method::Bye, dialog, 2);
-        worker.request_in_dialog(&bye) && worker.replied(&Reply::new(&bye, 200, dialog.to_tag), Some(&bye))
+        worker.request_in_dialog(&bye) == Course::GoesOn
+            && worker.replied(&Reply::new(&bye, 200, dialog.to_tag), Some(&bye))
     }
 
     fn server_uri(&self) -> String {

@@ -17,8 +17,12 @@ pub struct LegRecord {
     target: AtomicU64,
     /// Hash of the address that the server's messages come from; 0: not known.
     source: AtomicU64,
+    /// The same without the port.
+    host: AtomicU64,
     /// CSeq of the last request of the server and of the client whose exchange is complete, plus one.
     done: [AtomicU32; 2],
+    /// CSeq of the last request of the client that may change the dialog, plus one.
+    seen: AtomicU32,
 }
 
 impl LegRecord {
@@ -26,6 +30,8 @@ impl LegRecord {
         self.tag.store(0, Ordering::Relaxed);
         self.target.store(0, Ordering::Relaxed);
         self.source.store(0, Ordering::Relaxed);
+        self.host.store(0, Ordering::Relaxed);
+        self.seen.store(0, Ordering::Relaxed);
         self.done.iter().for_each(|done| done.store(0, Ordering::Relaxed));
     }
 
@@ -39,10 +45,23 @@ impl LegRecord {
         self.source.load(Ordering::Acquire)
     }
 
-    /// The server was heard for the first time from this address; its target may change until the dialog is confirmed.
-    pub fn learn(&self, target: u64, source: u64) {
+    /// Hash of that address without the port; 0: not known.
+    pub fn host(&self) -> u64 {
+        self.host.load(Ordering::Acquire)
+    }
+
+    /// The server was heard for the first time from this address (with and without its port); its target may change until
+    /// the dialog is confirmed.
+    pub fn learn(&self, target: u64, source: u64, host: u64) {
         let _ = self.source.compare_exchange(0, source, Ordering::AcqRel, Ordering::Acquire);
+        let _ = self.host.compare_exchange(0, host, Ordering::AcqRel, Ordering::Acquire);
         self.refresh(target);
+    }
+
+    /// Whether this request of the client is another one than the last.
+    pub fn is_another(&self, cseq: u32) -> bool {
+        let seen = cseq.saturating_add(1);
+        self.seen.swap(seen, Ordering::AcqRel) != seen
     }
 
     /// The server has another remote target (RFC 3261, 12.2); 0: it has not.

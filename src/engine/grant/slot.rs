@@ -11,6 +11,10 @@ use crate::engine::sync::{AtomicU32, AtomicU64, Ordering};
 /// Set in the grant word when the gate is closed for good.
 const CLOSED: u64 = 1 << 63;
 
+/// MSRP endpoints that the client of one session may offer after the first ones: their names and those of the answers fit
+/// into the session's share.
+const CHANGES_MAX: u32 = 40;
+
 /// Set in the traits when a 2xx to the INVITE has gone to the inviting side.
 const ANSWERED: u32 = 4;
 
@@ -47,6 +51,8 @@ pub struct Slot {
     pub(super) notes: [AtomicU64; NOTES],
     /// Its dialogs.
     legs: [LegRecord; LEGS_MAX],
+    /// MSRP endpoints that the client has offered anew: see [`Slot::may_change`].
+    changes: AtomicU32,
 }
 
 /// How much happened within a second (upper half).
@@ -100,6 +106,7 @@ impl Slot {
         let kilobyte = u32::from(opening.per == Per::Kilobyte) << 1;
         self.traits.store(push | kilobyte, Ordering::Relaxed);
         self.legs.iter().for_each(LegRecord::clear);
+        self.changes.store(0, Ordering::Relaxed);
         self.key[0].store(opening.session.0, Ordering::Release);
         self.key[1].store(opening.session.1, Ordering::Release);
     }
@@ -146,6 +153,13 @@ impl Slot {
     /// Worker: the same, a new one where it is not known. `None`: there is no room.
     pub fn add_leg(&self, tag: u64) -> Option<&LegRecord> {
         legs::find_or_add(&self.legs, tag)
+    }
+
+    /// Worker: takes so many of the changes that the client may ask for. `false`: they are used up. Each may give the session
+    /// two names, one of either side, and no endpoint of the server must be without one.
+    pub fn may_change(&self, count: u32) -> bool {
+        let taken = |taken: u32| taken.checked_add(count).filter(|taken| *taken <= CHANGES_MAX);
+        self.changes.fetch_update(Ordering::AcqRel, Ordering::Acquire, taken).is_ok()
     }
 
     /// The dialogs that are known.

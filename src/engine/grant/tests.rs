@@ -141,9 +141,11 @@ fn a_slot_knows_its_dialogs_and_what_of_them_is_done() {
     open(&table, 9, &opening(5));
     let slot = &table.slots[9];
     let leg = slot.add_leg(70).expect("room");
-    leg.learn(1, 2);
-    leg.learn(3, 4);
-    assert_eq!((leg.target(), leg.source()), (3, 2), "the target may change, the address may not");
+    leg.learn(1, 2, 20);
+    leg.learn(3, 4, 40);
+    assert_eq!((leg.target(), leg.source(), leg.host()), (3, 2, 20), "the target may change, the address may not");
+    assert_eq!([5, 5, 6, 5].map(|cseq| leg.is_another(cseq)), [true, false, true, true]);
+    assert!(slot.may_change(39) && !slot.may_change(2) && slot.may_change(1) && !slot.may_change(u32::MAX));
     leg.set_done(Side::Client, 7);
     leg.set_done(Side::Client, 5);
     assert_eq!([6, 7, 8].map(|cseq| leg.is_done(Side::Client, cseq)), [true, true, false]);
@@ -155,7 +157,7 @@ fn a_slot_knows_its_dialogs_and_what_of_them_is_done() {
     slot.set_answered();
     table.free(9);
     open(&table, 9, &opening(6));
-    assert!(!slot.is_answered() && slot.legs().next().is_none());
+    assert!(!slot.is_answered() && slot.legs().next().is_none() && slot.may_change(40));
 }
 
 #[test]

@@ -7,7 +7,9 @@
 //!   where the server was heard before;
 //! * a request of the server's side must come from there.
 //!
-//! The client's side may change its address. A BYE ends its dialog whoever sends it; but only after the server has
+//! The client's side may change its address. Whatever an exchange binds, the endpoints that the server describes are known
+//! from then on: what they send is paid for or stopped. So the client may not ask for more changes than the session has
+//! names for. A BYE ends its dialog whoever sends it; but only after the server has
 //! answered it, or sent it, is it certain that the server sends nothing any more.
 
 use super::Worker;
@@ -35,6 +37,17 @@ struct Place {
     sender: Side,
 }
 
+/// What becomes of a request within a dialog.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Course {
+    /// Goes on; it is of no charged session.
+    NotCharged,
+    /// Goes on; it is of a charged session.
+    GoesOn,
+    /// Must not go on: the server's answer to it could bring an endpoint that nobody would know.
+    Refused,
+}
+
 /// Why an exchange binds nothing.
 #[derive(Clone, Copy)]
 enum Foreign {
@@ -57,15 +70,37 @@ impl Foreign {
 }
 
 impl Worker {
-    /// A request within a dialog, before it goes on. `false`: not of a charged session.
-    pub fn request_in_dialog(&mut self, request: &Request<'_>) -> bool {
-        let Some(place) = self.place(&request.dialog) else { return false };
+    /// A request within a dialog, before it goes on.
+    pub fn request_in_dialog(&mut self, request: &Request<'_>) -> Course {
+        let Some(place) = self.place(&request.dialog) else { return Course::NotCharged };
+        if place.sender == Side::Client && !self.may_change(place, request) {
+            self.region.count(Statistic::DroppedTableFull);
+            log::warn!(
+                "call {}: the client asks for more changes of its MSRP session than are possible; the request is dropped",
+                request.dialog.call_id.escape_ascii()
+            );
+            return Course::Refused;
+        }
         match request.method {
             Method::Bye => self.on_bye(place, request),
             Method::Ack | Method::Prack => self.on_answer_in_request(place, request),
             Method::Invite | Method::Update | Method::Other => {}
         }
-        true
+        Course::GoesOn
+    }
+
+    /// Whether the answer to a request of the client can bring no more endpoints than the session has names for.
+    fn may_change(&self, place: Place, request: &Request<'_>) -> bool {
+        let described =
+            self.endpoints(&request.body).map(|endpoints| u32::try_from(endpoints.len()).unwrap_or(u32::MAX));
+        let changes = match (request.method, described) {
+            // Without a description the server's answer is the offer.
+            (Method::Invite, None) => 1,
+            (Method::Invite | Method::Update | Method::Prack, Some(count)) => count.max(1),
+            _ => return true,
+        };
+        let slot = &self.region.table().slots[place.at as usize];
+        slot.leg(place.leg).is_some_and(|leg| !leg.is_another(request.cseq) || slot.may_change(changes))
     }
 
     /// A reply within a dialog or to an initial INVITE, before it goes on, and the request that it answers; `None`: not
@@ -143,12 +178,14 @@ impl Worker {
         let region = Arc::clone(&self.region);
         let (table, dialog) = (region.table(), &reply.dialog);
         let slot = &table.slots[place.at as usize];
-        // A provisional reply that is not sent reliably makes no dialog that can end before its INVITE does.
-        if dialog.to_tag.is_empty() || reply.code < 200 && !reply.is_reliable {
+        // A provisional reply that is not sent reliably makes no dialog that can end before its INVITE does. Its description
+        // is what the 2xx will have as well, and the server may send already.
+        let is_firm = reply.code >= 200 || reply.is_reliable;
+        if dialog.to_tag.is_empty() || !is_firm && self.endpoints(&reply.body).is_none() {
             return;
         }
         let name = region.name_of_dialog(dialog.call_id, region.hash(&[dialog.from_tag]), place.leg);
-        if table.add_name(place.at, name).is_err() {
+        if is_firm && table.add_name(place.at, name).is_err() {
             region.count(Statistic::DroppedTableFull);
         }
         let leg = slot.add_leg(place.leg);
@@ -157,10 +194,12 @@ impl Worker {
             Side::Server => request.map_or((&[][..], None), |request| (request.contact, request.source)),
         };
         if let Some(leg) = leg {
-            leg.learn(hash_of_target(&region, contact), hash_of_source(&region, source));
+            let host = source.map(|source| Source { port: 0, ..source });
+            leg.learn(hash_of_target(&region, contact), hash_of_source(&region, source), hash_of_source(&region, host));
         }
         self.exchange(place, leg, reply, request, true);
         match reply.code {
+            ..200 if !is_firm => false,
             ..200 => self.push_or_count(place.session, Event::EarlyDialog { leg: place.leg }),
             _ => {
                 // Whatever becomes of the event: this call does not end as one that failed.
@@ -213,6 +252,11 @@ impl Worker {
         is_initial: bool,
     ) {
         let Some(described) = self.endpoints(&reply.body) else { return };
+        let offered = request.and_then(|request| self.endpoints(&request.body));
+        match place.sender {
+            Side::Client => self.recognise(place, &described),
+            Side::Server => self.recognise(place, offered.as_deref().unwrap_or_default()),
+        }
         if leg.is_some_and(|leg| leg.is_done(place.sender, reply.cseq)) {
             return;
         }
@@ -223,8 +267,7 @@ impl Worker {
         if offer.into_iter().chain([answer]).any(|(side, body)| !self.admits(call_id, side, body)) {
             return self.recognise(place, &described);
         }
-        let offered = request.and_then(|request| self.endpoints(&request.body));
-        let is_told = request.is_some();
+        let (is_told, is_firm) = (request.is_some(), reply.code >= 200 || reply.is_reliable);
         let mut is_answer = false;
         let result = self.change(place, |streams| {
             if leg.is_none() && streams.iter().any(|stream| stream.leg == place.leg) {
@@ -247,8 +290,8 @@ impl Worker {
             }
         });
         match (result, leg) {
-            (Err(refusal), _) => self.refuse(place, reply.dialog.call_id, refusal, &described),
-            (Ok(()), Some(leg)) if is_answer => leg.set_done(place.sender, reply.cseq),
+            (Err(refusal), _) => self.refuse(reply.dialog.call_id, refusal),
+            (Ok(()), Some(leg)) if is_answer && is_firm => leg.set_done(place.sender, reply.cseq),
             (Ok(()), _) => {}
         }
     }
@@ -279,7 +322,7 @@ impl Worker {
         });
         match result {
             Ok(()) => leg.set_done(place.sender, request.cseq),
-            Err(refusal) => self.refuse(place, request.dialog.call_id, refusal, &described),
+            Err(refusal) => self.refuse(request.dialog.call_id, refusal),
         }
     }
 
@@ -314,8 +357,13 @@ impl Worker {
             Side::Client => reply_source,
             Side::Server => request.and_then(|request| request.source),
         };
-        let source = hash_of_source(&self.region, server_source);
-        if source != 0 && ![0, source].contains(&leg.source()) {
+        // A party may send its requests from another port than its answers.
+        let (known, seen) = match place.sender {
+            Side::Client => (leg.source(), server_source),
+            Side::Server => (leg.host(), server_source.map(|source| Source { port: 0, ..source })),
+        };
+        let seen = hash_of_source(&self.region, seen);
+        if seen != 0 && ![0, seen].contains(&known) {
             return Err(Foreign::Source);
         }
         let target = request.filter(|_| place.sender == Side::Client).map(|request| request.uri);
@@ -338,13 +386,10 @@ impl Worker {
         result.and(changed.map_err(|NoRoom| Refusal::NoRoom))
     }
 
-    fn refuse(&self, place: Place, call_id: &[u8], refusal: Refusal, described: &[Endpoint]) {
+    fn refuse(&self, call_id: &[u8], refusal: Refusal) {
         match refusal {
             Refusal::OthersEndpoint => self.refuse_exchange(call_id, Foreign::Endpoint),
-            Refusal::NoRoom => {
-                self.region.count(Statistic::DroppedTableFull);
-                self.recognise(place, described);
-            }
+            Refusal::NoRoom => self.region.count(Statistic::DroppedTableFull),
         }
     }
 
@@ -353,10 +398,10 @@ impl Worker {
         log::warn!("call {}: {}; no MSRP session is bound to it", call_id.escape_ascii(), foreign.text());
     }
 
-    /// Makes endpoints of the server known that are bound to nothing: what comes from there is stopped.
+    /// Makes endpoints of the server known: what they send is stopped where they are bound to nothing.
     fn recognise(&self, place: Place, endpoints: &[Endpoint]) {
         let table = self.region.table();
-        for endpoint in endpoints.iter().filter(|_| place.sender == Side::Client) {
+        for endpoint in endpoints {
             if table.recognise_server(place.at, endpoint.uri).is_err() {
                 self.region.count(Statistic::DroppedTableFull);
             }

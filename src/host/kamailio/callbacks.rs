@@ -131,12 +131,12 @@ pub unsafe extern "C" fn on_request(transaction: *mut k::cell, _: c_int, paramet
     })
 }
 
-/// Before the script runs for a request. The script always goes on.
+/// Before the script runs for a request. 0: the host drops it.
 pub unsafe extern "C" fn before_script(message: *mut k::sip_msg, _: c_uint, _: *mut c_void) -> c_int {
     guard(1, || {
         // SAFETY: the host gives its current request.
-        unsafe { Message::new(message) }.into_iter().for_each(watched::before_script);
-        1
+        let goes_on = unsafe { Message::new(message) }.is_none_or(watched::before_script);
+        c_int::from(goes_on)
     })
 }
 

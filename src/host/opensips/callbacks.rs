@@ -156,13 +156,13 @@ unsafe extern "C" fn on_own_bye(_: *mut k::cell, _: c_int, parameters: *mut k::t
     })
 }
 
-/// Before the script runs for a request. The script always goes on.
+/// Before the script runs for a request, which the host drops where it may not go on.
 unsafe extern "C" fn before_script(message: *mut k::sip_msg, _: *mut c_void) -> c_int {
     let go_on = (k::SCB_RUN_TOP_ROUTE | k::SCB_RUN_POST_CBS) as c_int;
     guard(go_on, || {
         // SAFETY: the host gives its current request.
-        unsafe { Message::new(message) }.into_iter().for_each(watched::before_script);
-        go_on
+        let goes_on = unsafe { Message::new(message) }.is_none_or(watched::before_script);
+        if goes_on { go_on } else { k::SCB_DROP_MSG as c_int }
     })
 }
 
