@@ -24,7 +24,7 @@ mod slot;
 mod streams;
 
 pub use index::{Chained, Index, Inserted};
-pub use legs::LegRecord;
+pub use legs::{DialogState, LegRecord};
 pub use messages::{Chunk, NOTES, Pass};
 pub use slot::{Gate, Slot};
 pub use streams::{STREAMS_MAX, Stream, StreamRecord, StreamState, Streams};

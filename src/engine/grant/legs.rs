@@ -23,6 +23,18 @@ pub struct LegRecord {
     done: [AtomicU32; 2],
     /// CSeq of the last request of the client that may change the dialog, plus one.
     seen: AtomicU32,
+    /// Whether the engine was told of its early dialog (1) and of its 2xx (2).
+    told: AtomicU32,
+}
+
+/// The states of a dialog that the engine is told of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum DialogState {
+    /// A reliable provisional response has made it.
+    Early = 1,
+    /// A 2xx has confirmed it.
+    Confirmed = 2,
 }
 
 impl LegRecord {
@@ -33,6 +45,18 @@ impl LegRecord {
         self.host.store(0, Ordering::Relaxed);
         self.seen.store(0, Ordering::Relaxed);
         self.done.iter().for_each(|done| done.store(0, Ordering::Relaxed));
+        self.told.store(0, Ordering::Relaxed);
+    }
+
+    /// Whether the engine knows that the dialog is in this state. A response that is sent again says nothing new: a session
+    /// whose 2xx is never acknowledged would not become idle.
+    pub fn is_told(&self, state: DialogState) -> bool {
+        self.told.load(Ordering::Acquire) & state as u32 != 0
+    }
+
+    /// The engine was told.
+    pub fn set_told(&self, state: DialogState) {
+        self.told.fetch_or(state as u32, Ordering::AcqRel);
     }
 
     /// Hash of the server's remote target; 0: not known.

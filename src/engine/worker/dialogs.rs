@@ -17,7 +17,7 @@ use super::negotiation::{self, Endpoint, Refusal};
 use crate::charge::ch2::SessionKey;
 use crate::charge::event::{Direction, Event};
 use crate::engine::facts::{Body, Dialog, Method, Reply, Request, Source};
-use crate::engine::grant::{LegRecord, NoRoom, Side, Slot, Streams};
+use crate::engine::grant::{DialogState, LegRecord, NoRoom, Side, Slot, Streams};
 use crate::engine::region::Region;
 use crate::engine::statistic::Statistic;
 use crate::wire::sdp;
@@ -198,15 +198,21 @@ impl Worker {
             leg.learn(hash_of_target(&region, contact), hash_of_source(&region, source), hash_of_source(&region, host));
         }
         self.exchange(place, leg, reply, request, true);
-        match reply.code {
-            ..200 if !is_firm => false,
-            ..200 => self.push_or_count(place.session, Event::EarlyDialog { leg: place.leg }),
+        if reply.code < 200 && !is_firm {
+            return;
+        }
+        let (state, event) = match reply.code {
+            ..200 => (DialogState::Early, Event::EarlyDialog { leg: place.leg }),
             _ => {
                 // Whatever becomes of the event: this call does not end as one that failed.
                 slot.set_answered();
-                self.push_or_count(place.session, Event::Answered { leg: place.leg })
+                (DialogState::Confirmed, Event::Answered { leg: place.leg })
             }
         };
+        let is_told = leg.is_some_and(|leg| leg.is_told(state));
+        if !is_told && self.push_or_count(place.session, event) {
+            leg.inspect(|leg| leg.set_told(state));
+        }
     }
 
     fn on_reply_in_dialog(&mut self, place: Place, reply: &Reply<'_>, request: Option<&Request<'_>>) {
