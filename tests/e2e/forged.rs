@@ -166,6 +166,10 @@ fn assert_that_a_client_cannot_take_a_message_back(change: fn(Setup) -> Setup, v
     assert_eq!(stage.triggers(ALICE), ["response"]);
     let explained = stage.kamailio.rpc(&["imcharge.explain", &client.call_id]).expect("it was charged");
     assert!(explained.contains("forged"), "{explained}");
+    // A dozen forgeries are one line of the log, which names the call.
+    let log = stage.kamailio.log();
+    let lines: Vec<_> = log.lines().filter(|line| line.contains("claims to come from the other side")).collect();
+    assert!(lines.len() == 1 && lines[0].contains(&client.call_id), "{log}");
     assert_eq!(client.bye(), 200);
     stage.expect(ALICE, 9, 0, 1);
 }
@@ -429,7 +433,16 @@ fn between(relay: SocketAddr, from: &str, to: &str) -> String {
 
 #[test]
 fn msrp_of_others_is_relayed_whatever_a_subscriber_describes_or_sends() {
-    let stage = with_server_of_another_address(true, mixed);
+    assert_that_msrp_of_others_is_relayed(mixed);
+}
+
+#[test]
+fn msrp_of_others_is_relayed_in_lua() {
+    assert_that_msrp_of_others_is_relayed(|setup| mixed(in_lua(setup)));
+}
+
+fn assert_that_msrp_of_others_is_relayed(change: fn(Setup) -> Setup) {
+    let stage = with_server_of_another_address(true, change);
     let relay = stage.kamailio.msrp;
     let _server = silent_server(&stage);
     let (mut bob, mut carol) = (Wire::to(relay), Wire::to(relay));
@@ -453,7 +466,7 @@ fn msrp_of_others_is_relayed_whatever_a_subscriber_describes_or_sends() {
         chat(&mut bob, &there, &mut carol);
         chat(&mut carol, &back, &mut bob);
         stage.expect(&id, 0, 10, 0);
-        assert_eq!(mallory.bye(), 200);
+        assert_eq!(mallory.bye(), 200, "{}", stage.kamailio.log());
         stage.expect(&id, 10, 0, 0);
     }
     chat(&mut carol, &back, &mut bob);
