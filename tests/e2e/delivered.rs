@@ -76,7 +76,7 @@ impl Retrieval {
 const KB8: usize = 8192;
 
 #[test]
-fn a_413_for_the_first_of_60_chunks_leaves_nothing_unpaid_that_passed() {
+pub fn a_413_for_the_first_of_60_chunks_leaves_nothing_unpaid_that_passed() {
     let mut retrieval = Retrieval::by_kilobyte(5000, 3);
     let body = "k".repeat(KB8);
     let chunk = |number: usize| {
@@ -101,7 +101,7 @@ fn a_413_for_the_first_of_60_chunks_leaves_nothing_unpaid_that_passed() {
 }
 
 #[test]
-fn a_message_that_was_refused_early_is_stopped_and_debited_before_the_session_ends() {
+pub fn a_message_that_was_refused_early_is_stopped_and_debited_before_the_session_ends() {
     let mut retrieval = Retrieval::by_kilobyte(1000, 3);
     let body = "k".repeat(KB8);
     retrieval.send("large", "1-*/*", Some(&body), '+');
@@ -134,7 +134,7 @@ fn by_message_a_message_that_was_refused_early_passes_and_is_one_debit() {
 }
 
 #[test]
-fn a_message_id_that_was_given_up_is_charged_when_it_is_sent_again() {
+pub fn a_message_id_that_was_given_up_is_charged_when_it_is_sent_again() {
     for by_kilobyte in [false, true] {
         let retrieval = if by_kilobyte { Retrieval::by_kilobyte(1000, 1) } else { Retrieval::new(1000, |setup| setup) };
         let mut retrieval = retrieval;
@@ -185,7 +185,7 @@ fn an_abort_after_the_last_octet_does_not_make_a_message_free() {
 }
 
 #[test]
-fn a_position_far_away_costs_what_its_octets_cost() {
+pub fn a_position_far_away_costs_what_its_octets_cost() {
     let mut retrieval = Retrieval::by_kilobyte(1000, 3);
     retrieval.send("far-away", "1000000001-*/*", Some("hello"), '$');
     assert_eq!(retrieval.take(200), 5);
@@ -196,7 +196,7 @@ fn a_position_far_away_costs_what_its_octets_cost() {
 }
 
 #[test]
-fn once_a_chunk_is_stopped_the_message_is_and_what_passed_is_debited_in_time() {
+pub fn once_a_chunk_is_stopped_the_message_is_and_what_passed_is_debited_in_time() {
     // Ten kilobytes: the second chunk is beyond them, the third would fit.
     let mut retrieval = Retrieval::by_kilobyte(10, 1);
     retrieval.send("long", "1-8192/17408", Some(&"p".repeat(KB8)), '+');
