@@ -232,9 +232,9 @@ impl Message {
         self.outstanding.iter().map(|transaction| transaction.name)
     }
 
-    /// Whether the server has given it up before this time.
+    /// Whether the server has given it up by this time; of two frames with the same time the first one that is read was first.
     pub(super) fn is_given_up(&self, at: Time) -> bool {
-        self.aborted.is_some_and(|aborted| aborted < at)
+        self.aborted.is_some_and(|aborted| aborted <= at)
     }
 
     /// Whether nothing more of it passes, or has to.

@@ -14,6 +14,7 @@ use crate::charge::event::{Flag, Sent};
 use crate::charge::tariff::{Per, Quota};
 use crate::charge::time::Time;
 use serde::{Deserialize, Serialize};
+use std::cmp::Ordering;
 
 /// Messages of a session that may wait for answers of the client at once; a further one ends the session.
 pub(super) const MESSAGES: usize = 4096;
@@ -158,6 +159,22 @@ impl Session {
                 self.take_one(index);
             }
         }
+    }
+
+    /// A message costs what has passed of it. The gate may have taken another amount, where a part before it was given up: it
+    /// counts on from that part until it is told to forget it.
+    fn take_exactly(&mut self, index: usize) {
+        let message = &self.messages[index];
+        let (taken, due) = (message.taken(), self.tariff.quota(message.octets()));
+        match taken.cmp(&due) {
+            Ordering::Equal => return,
+            Ordering::Greater => self.let_pass(Quota(taken.0 - due.0)),
+            Ordering::Less => {
+                self.granted = Quota(self.granted.0.saturating_sub(due.0 - taken.0));
+                self.publish();
+            }
+        }
+        self.change(index, |message| message.set_taken(due));
     }
 
     /// Takes from the grant what the gate did not take for a message.
@@ -318,8 +335,8 @@ impl Session {
     /// Settles a message; whether it costs nothing, and may be charged like a new one. One without content (an empty
     /// SEND) ends unseen.
     fn end_message(&mut self, index: usize, settlement: Settlement, now: Time) -> bool {
-        if self.messages[index].has_content() && self.messages[index].taken().0 == 0 {
-            self.take_one(index);
+        if self.messages[index].has_content() {
+            self.take_exactly(index);
         }
         self.leave(index);
         let message = self.messages.remove(index);
