@@ -306,7 +306,9 @@ pub fn succeeds(answer: &CreditControlAnswer<'_>) -> bool {
 /// What the server said, in the words of CH-2. Of several services, ours decides. Units, Validity-Time and
 /// Final-Unit-Indication are those of our service; the command's hold where our service has none of its own.
 pub fn read(dialect: &Dialect, request: &Request, answer: &CreditControlAnswer<'_>) -> Response {
-    let service = services::ours(&dialect.keys, answer);
+    // What a request says in the command is answered there: another service that the answer names does not refuse it.
+    let in_command = matches!(request.operation, Operation::Refund { .. }) && !dialect.keys.in_multiple_services();
+    let service = services::ours(&dialect.keys, answer).filter(|_| !in_command);
     // A vendor's result has a meaning of its own: it is no more than a yes or a no.
     if let Some(Outcome::Experimental(_, code)) = answer.outcome()
         && !code.is_success()

@@ -359,6 +359,10 @@ fn every_result_has_its_meaning() {
     }
     assert_eq!(of(4012, Reservation::None, refund()), denied(Denial::NoCredit));
     assert_eq!(of(2001, Reservation::None, refund()), Response::Refunded { balance: None });
+    // Another service that is refused says nothing of a refund in the command.
+    let other = Service { rating_group: Some(99), result_code: Some(ResultCode(4012)), ..Service::default() };
+    let with_other = CreditControlAnswer { services: vec![other], ..answer(2001, None) };
+    assert_eq!(told(&rfc, &request(5, Reservation::None, refund()), with_other), Response::Refunded { balance: None });
     for (code, failure) in [
         (3002, Failure::Undeliverable),
         (3003, Failure::Undeliverable),
