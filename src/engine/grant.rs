@@ -235,6 +235,11 @@ impl Table<'_> {
         closed
     }
 
+    /// Whether several sessions are found by this name.
+    pub fn is_shared(&self, name: u64) -> bool {
+        self.names.index.find(name).nth(1).is_some()
+    }
+
     /// Worker: remembers that another relay will answer this transaction. `transaction` is a hash of that relay's URI and
     /// the transaction id. An older one may be forgotten for it: its message is then debited by time-out.
     pub fn expect_response(&self, at: u32, transaction: u64) {

@@ -153,7 +153,8 @@ impl Worker {
         self.region.table().slots[at as usize].may_push(second())
     }
 
-    /// A response: of the client's endpoint, or of a relay near it that has taken the SEND over.
+    /// A response: of the client's endpoint, or of a relay near it that has taken the SEND over. Where it is known which
+    /// session waits for it, no other one hears of it.
     fn answer(&mut self, frame: &msrp::Frame<'_>, code: u16, came: &Frame<'_>, request: Option<&[u8]>) -> Passage {
         // The relay's own response to itself says nothing of the client.
         if came.from_self {
@@ -164,10 +165,10 @@ impl Worker {
         let region = Arc::clone(&self.region);
         let table = region.table();
         let mut passage = Passage::NotCharged;
-        let own = table.attribute_response(from);
-        for bound in
-            own.chain(table.expecting(region.hash(&[b"transaction", &from.to_le_bytes(), id]))).take(SHARED_MAX)
-        {
+        let awaited = region.hash(&[b"transaction", &from.to_le_bytes(), id]);
+        let is_awaited = table.expecting(awaited).next().is_some();
+        let own = table.attribute_response(from).filter(|_| !is_awaited);
+        for bound in own.chain(table.expecting(awaited)).take(SHARED_MAX) {
             passage = self.answer_of(bound, id, code, came);
             if passage == Passage::Forged {
                 break;
@@ -310,12 +311,15 @@ impl Worker {
         }
     }
 
-    /// Where the next hop of a SEND is another relay, that one will answer it (RFC 4975, 7.2).
+    /// Where the next hop of a SEND is another relay, that one will answer it (RFC 4975, 7.2); where several sessions have the
+    /// URI of the client, its response alone does not say which of them it is of.
     fn expect_response(&self, at: u32, frame: &msrp::Frame<'_>) {
-        if let Some(relay) = frame.to_path.hop_after_this() {
-            let relay = self.region.hash_of_endpoint(&relay).to_le_bytes();
+        let (region, table) = (&self.region, self.region.table());
+        let relay = frame.to_path.hop_after_this().map(|relay| region.hash_of_endpoint(&relay));
+        let client = region.hash_of_endpoint(&frame.to_path.endpoint());
+        if let Some(responder) = relay.or_else(|| table.is_shared(client).then_some(client)) {
             let id = frame.transaction_id.as_bytes();
-            self.region.table().expect_response(at, self.region.hash(&[b"transaction", &relay, id]));
+            table.expect_response(at, region.hash(&[b"transaction", &responder.to_le_bytes(), id]));
         }
     }
 }
