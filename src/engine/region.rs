@@ -26,7 +26,7 @@ use super::sync::{AtomicU32, AtomicU64, Ordering};
 use crate::charge::ch2::SessionKey;
 use crate::charge::time::Time;
 use crate::enabler::diameter::peers::Peers;
-use crate::simulate;
+use crate::simulate::{self, Broken, is_broken};
 use crate::wire::msrp::{HOST_MAX, Uri};
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -603,6 +603,9 @@ impl Region {
 
     /// The hash of an MSRP endpoint: its whole URI (RFC 4975, 6.1).
     pub fn hash_of_endpoint(&self, uri: &Uri<'_>) -> u64 {
+        if is_broken(Broken::SessionIdAlone) {
+            return self.hash(&[b"uri", uri.session_id.as_bytes()]);
+        }
         let (mut host, mut port) = ([0; HOST_MAX], [0; 3]);
         let host = uri.canonical_host(&mut host);
         if let Some(number) = uri.port {

@@ -35,4 +35,20 @@ pub enum Broken {
     PredecessorWatched,
     /// A restarted engine forgets the requests that have no answer.
     OutboxDropped,
+    /// A frame is of the side whose URI it names, wherever it comes from.
+    SpeakerByPathAlone,
+    /// An MSRP endpoint is its session-id, whatever its host is.
+    SessionIdAlone,
+    /// A chunk is as large as the position of its last octet.
+    QuantityByPosition,
+    /// After a chunk was stopped, the rest of its message passes.
+    RestOfStoppedPasses,
+    /// An INVITE is let in although workers do not find its slot in the grant table.
+    GrantedWithoutSlot,
+    /// The engine does not hear that a message is whole, so that an abort after its last octet counts.
+    EndOfMessageUntold,
+    /// The BYE of one dialog of a forked INVITE ends the session.
+    LegEndsSession,
+    /// An answer of any user agent binds, in whatever dialog of the session and wherever its request went.
+    AnyAnswerBinds,
 }

@@ -70,10 +70,12 @@ impl Asked {
         is_read && self.ended_at.is_none() && !self.is_disturbed
     }
 
-    /// Whether a new request has come from `since` on, and at once after `answered_at` unless something went wrong.
+    /// Whether a new request has come from `since` on, and at once after `answered_at` unless something went wrong; or one
+    /// that was held back until an operator had it sent again, which may be the last one.
     pub fn has_reported(&self, since: u64, answered_at: u64) -> bool {
         let until = if self.is_disturbed { u64::MAX } else { answered_at + READ_WITHIN };
-        self.came.iter().any(|at| (since..=until).contains(at))
+        let again = self.numbers.values().flat_map(|known| &known.comings).filter(|coming| coming.repeats);
+        self.came.iter().copied().chain(again.map(|coming| coming.at)).any(|at| (since..=until).contains(&at))
     }
 
     /// The session was never opened, and a request calls the service otherwise; perhaps one that has come before.

@@ -1,10 +1,13 @@
 //! One retrieval: what its parties do, and what should come of it.
 
+use crate::delivery::{Delivery, Part};
+use crate::dialog::{Exchange, Leg, Side, Writing};
 use imcharge::charge::ch2::SessionKey;
 use imcharge::charge::event::InviteTransaction;
-use imcharge::engine::facts::{Body, Dialog, Invitation, Invite, Method, Reply, Request, Suspended};
-use imcharge::engine::worker::{Course, Worker};
+use imcharge::engine::facts::{Invitation, Invite, Suspended};
+use imcharge::engine::worker::Worker;
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr};
 
 /// The ways of an INVITE: the one that its call lives by, and one by which it comes as well (RFC 3261, 8.2.2.2).
 pub const ITS_WAY: u64 = 0;
@@ -13,13 +16,48 @@ pub const OTHER_WAY: u64 = 1;
 /// What is answered where the call lives by the first way.
 pub const MERGED: u16 = 482;
 
+/// The address of the IM server, and that of the clients.
+pub const SERVER: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 2));
+pub const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1));
+
+/// An endpoint that is in no charged session.
+pub const UNCHARGED: &str = "msrp://10.0.3.1:9/U1;tcp";
+
+/// Chunks of a message sent anew have numbers from here on in [`Call::send`].
+pub const ANEW: u32 = 100;
+
 /// What the client does with a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reaction {
-    /// An MSRP response.
+    /// An MSRP response to each chunk.
     Answer(u16),
+    /// An error response to this chunk, and 200 to the others.
+    RefuseChunk(u32, u16),
     /// Nothing.
     Silence,
+}
+
+/// What Byte-Range says of the chunks of a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Layout {
+    /// One after the other from octet 1, with the total.
+    InOrder,
+    /// The first one is far from the beginning.
+    Far,
+    /// There is a gap before each but the first.
+    Gaps,
+    /// All begin at octet 1.
+    Same,
+}
+
+/// When the server gives a message up (`#`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Abort {
+    Never,
+    /// Instead of the second chunk.
+    AfterFirstChunk,
+    /// After the last chunk, where it means nothing.
+    AfterLastChunk,
 }
 
 /// A stored message.
@@ -31,8 +69,14 @@ pub struct Message {
     pub octets: u32,
     /// What the client does with each.
     pub reaction: Reaction,
-    /// Whether the server gives it up after the first chunk.
-    pub given_up: bool,
+    /// What the server says of their positions.
+    pub layout: Layout,
+    /// Whether the server gives it up.
+    pub abort: Abort,
+    /// Whether the server sends it again, whole, with the same Message-ID.
+    pub again: bool,
+    /// The dialog that it is sent in.
+    pub leg: usize,
 }
 
 /// How far it has come.
@@ -48,8 +92,18 @@ pub enum Stage {
     Over,
 }
 
-/// Where a SEND that has passed stands in a ring: instance of the host, process, position behind it.
-pub type Place = (u64, usize, u64);
+/// How the MSRP URIs of a call differ from those of others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Names {
+    /// Every session-id is unique.
+    Own,
+    /// All calls have the same session-ids, at different hosts.
+    SameSessionId,
+    /// The clients of all calls have the same URI.
+    SameClient,
+    /// Those of the call before it, which is over by then.
+    Predecessor,
+}
 
 /// The retrieval.
 pub struct Call {
@@ -63,26 +117,41 @@ pub struct Call {
     pub announced: u32,
     /// The messages.
     pub messages: Vec<Message>,
+    /// How its MSRP URIs are chosen.
+    pub names: Names,
+    /// Whether Message-IDs are those of other calls as well.
+    pub same_message_ids: bool,
     /// Connections of the server and of the client.
     pub connections: [u64; 2],
+    /// In which messages the first offer and its answer are, and how they are written.
+    pub exchange: Exchange,
+    pub writing: Writing,
+    /// Whether the INVITE is forked, and both targets answer.
+    pub forks: bool,
+    /// Its dialogs.
+    pub legs: [Leg; 2],
+    /// Whether its parties do what they should not.
+    pub is_hostile: bool,
     pub stage: Stage,
     pub verdicts: u32,
-    /// Messages of which content has passed the gate, and where that was told last.
-    pub passed: BTreeMap<usize, BTreeSet<Place>>,
-    /// The chunks of messages that have passed.
-    pub chunks: BTreeSet<(usize, u32)>,
-    /// Of the messages, those that a loss of shared memory may have taken.
-    pub lost: BTreeSet<usize>,
+    /// What of each message has passed the gate, by Message-ID.
+    pub delivered: BTreeMap<String, Delivery>,
     /// Messages about which the client has reported a failure.
-    pub reported: BTreeSet<usize>,
-    /// Messages that were in a worker when it died: nobody knows whether it has told of them.
-    pub unsure: BTreeSet<usize>,
+    pub reported: BTreeSet<String>,
+    /// The instance of the host that has seen a frame of the server, and on which connection.
+    pub server_known: Option<(u64, u64)>,
+    /// Whether a frame of somebody else was taken for the server's, before the server's first one.
+    pub is_captured: bool,
     /// Which run of the host has taken the INVITE.
     pub taken_by: Option<u64>,
     /// When the last thing was told to a worker that had room for it.
     pub moved_at: u64,
     /// When the end was told so.
     pub ended_at: Option<u64>,
+    /// When one of its two dialogs has ended by BYE.
+    pub leg_ended_at: Option<u64>,
+    /// Whether the server does not know of the end.
+    pub server_sends_on: bool,
     /// Whether the charging system has ended it.
     pub is_aborted: bool,
 }
@@ -93,7 +162,7 @@ impl Call {
     }
 
     pub fn message_id(&self, message: usize) -> String {
-        format!("m{}.{message}", self.number)
+        if self.same_message_ids { format!("same.{message}") } else { format!("m{}.{message}", self.number) }
     }
 
     pub fn session(&self) -> SessionKey {
@@ -127,84 +196,134 @@ impl Call {
         taken.is_ok()
     }
 
-    /// Gives the 200 to a worker; `true`: it knows the session.
-    pub fn answer(&self, worker: &mut Worker) -> bool {
-        let call_id = self.call_id();
-        let dialog = Dialog { call_id: call_id.as_bytes(), from_tag: b"caller", to_tag: b"" };
-        let description = |end: String| format!("m=message 9 TCP/MSRP *\r\na=path:{end}\r\n");
-        let (server, client) = (description(self.server_uri()), description(self.client_uri()));
-        let (offer, answer) = if self.push { (server, client) } else { (client, server) };
-        let invite = Request { body: Body::sdp(offer.as_bytes()), ..Request::new(Method::Invite, dialog, 1) };
-        let reply = Reply { body: Body::sdp(answer.as_bytes()), ..Reply::new(&invite, 200, b"callee") };
-        worker.replied(&reply, Some(&invite))
+    pub fn server_uri(&self) -> String {
+        let number = self.number;
+        match self.names {
+            Names::Own | Names::SameClient => format!("msrp://10.0.0.2:9/S{number};tcp"),
+            Names::SameSessionId => format!("msrp://10.0.2.{number}:9/S;tcp"),
+            Names::Predecessor => format!("msrp://10.0.0.2:9/S{};tcp", number - 1),
+        }
     }
 
-    /// Gives the BYE and its 200 to a worker.
-    pub fn bye(&self, worker: &mut Worker) -> bool {
-        let call_id = self.call_id();
-        let dialog = Dialog { call_id: call_id.as_bytes(), from_tag: b"callee", to_tag: b"caller" };
-        let bye = Request::new(Method::Bye, dialog, 2);
-        worker.request_in_dialog(&bye) == Course::GoesOn
-            && worker.replied(&Reply::new(&bye, 200, dialog.to_tag), Some(&bye))
+    pub fn client_uri(&self) -> String {
+        let number = self.number;
+        match self.names {
+            Names::Own => format!("msrp://10.0.0.1:9/C{number};tcp"),
+            Names::SameSessionId => format!("msrp://10.0.1.{number}:9/C;tcp"),
+            Names::SameClient => "msrp://10.0.0.1:9/C;tcp".into(),
+            Names::Predecessor => format!("msrp://10.0.0.1:9/C{};tcp", number - 1),
+        }
     }
 
-    fn server_uri(&self) -> String {
-        format!("msrp://10.0.0.2:9/S{};tcp", self.number)
-    }
-
-    fn client_uri(&self) -> String {
-        format!("msrp://10.0.0.1:9/C{};tcp", self.number)
-    }
-
-    /// A chunk of a message as it comes from the server.
+    /// A chunk of a message as it comes from the server; `again`: how often it came before, from [`ANEW`] on where the
+    /// message is sent anew.
     pub fn send(&self, message: usize, chunk: u32, again: u32) -> String {
-        let Message { chunks, octets, given_up, .. } = self.messages[message];
-        let flag = match (given_up && chunk > 0, chunk + 1 == chunks) {
-            (true, _) => '#',
-            (false, true) => '$',
-            (false, false) => '+',
+        let Message { chunks, octets, layout, .. } = self.messages[message];
+        let total = chunks * octets;
+        let range = match layout {
+            Layout::InOrder => format!("{}-*/{total}", chunk * octets + 1),
+            Layout::Far => format!("{}-*/*", u64::from(chunk * octets) + 1_000_000_001),
+            Layout::Gaps => format!("{}-*/{}", 2 * chunk * octets + 1, 2 * total),
+            Layout::Same => format!("1-*/{octets}"),
+        };
+        let flag = match self.part(message, chunk, again) {
+            Part::Abort => '#',
+            Part::Content { is_last: true, .. } => '$',
+            Part::Content { is_last: false, .. } => '+',
+        };
+        let octets = if flag == '#' { 0 } else { octets };
+        let (transaction, id) = (self.transaction(message, chunk, again), self.message_id(message));
+        self.frame_of_server(self.ends(self.messages[message].leg), &transaction, &id, &range, octets, flag)
+    }
+
+    /// What a chunk of a message is to it.
+    pub fn part(&self, message: usize, chunk: u32, again: u32) -> Part {
+        let Message { chunks, octets, abort, .. } = self.messages[message];
+        if abort == Abort::AfterFirstChunk && chunk > 0 && again < ANEW || chunk >= chunks {
+            return Part::Abort;
+        }
+        Part::Content { octets: octets.into(), is_last: chunk + 1 == chunks }
+    }
+
+    /// Whether a chunk says that it is the first one of its message.
+    pub fn is_first(&self, message: usize, chunk: u32) -> bool {
+        match self.messages[message].layout {
+            Layout::InOrder | Layout::Gaps => chunk == 0,
+            Layout::Far => false,
+            Layout::Same => true,
+        }
+    }
+
+    /// The MSRP URIs of the server and of the client in a dialog.
+    pub fn ends(&self, leg: usize) -> [String; 2] {
+        [Side::Server, Side::Client].map(|side| self.uri_now(side, &self.legs[leg]))
+    }
+
+    /// A SEND from the server's endpoint to the client's.
+    pub fn frame_of_server(
+        &self,
+        [server, client]: [String; 2],
+        transaction: &str,
+        id: &str,
+        range: &str,
+        octets: u32,
+        flag: char,
+    ) -> String {
+        let body = if octets == 0 { String::new() } else { format!("\r\n{}\r\n", "x".repeat(octets as usize)) };
+        format!(
+            "MSRP {transaction} SEND\r\nTo-Path: msrp://10.0.0.9:2855/relay;tcp {client}\r\nFrom-Path: {server}\r\n\
+             Message-ID: {id}\r\nByte-Range: {range}\r\nContent-Type: message/cpim\r\n{body}-------{transaction}{flag}\r\n"
+        )
+    }
+
+    /// A message of the client to the server.
+    pub fn frame_of_client(&self, leg: usize, transaction: &str, id: &str) -> String {
+        let [server, client] = self.ends(leg);
+        frame_between([client, server], transaction, id)
+    }
+
+    /// A message from the server's endpoint, or from one that is in no charged session, to one that is in none.
+    pub fn frame_astray(&self, transaction: &str, from_server: bool) -> String {
+        let from = if from_server { self.ends(0)[0].clone() } else { UNCHARGED.into() };
+        frame_between([from, "msrp://10.0.3.2:9/U2;tcp".into()], transaction, "astray")
+    }
+
+    /// The client's response to a chunk.
+    pub fn respond(&self, message: usize, chunk: u32, again: u32) -> Option<String> {
+        let code = match self.messages[message].reaction {
+            Reaction::Answer(code) => code,
+            Reaction::RefuseChunk(refused, code) if refused == chunk => code,
+            Reaction::RefuseChunk(..) => 200,
+            Reaction::Silence => return None,
         };
         let transaction = self.transaction(message, chunk, again);
-        let (start, total) = (chunk * octets + 1, chunks * octets);
-        let body = if flag == '#' { String::new() } else { format!("\r\n{}\r\n", "x".repeat(octets as usize)) };
-        format!(
-            "MSRP {transaction} SEND\r\nTo-Path: msrp://10.0.0.9:2855/relay;tcp {}\r\nFrom-Path: {}\r\nMessage-ID: {}\r\n\
-             Byte-Range: {start}-*/{total}\r\nContent-Type: message/cpim\r\n{body}-------{transaction}{flag}\r\n",
-            self.client_uri(),
-            self.server_uri(),
-            self.message_id(message)
-        )
-    }
-
-    /// The client's response to it.
-    pub fn respond(&self, message: usize, chunk: u32, again: u32, code: u16) -> String {
-        let transaction = self.transaction(message, chunk, again);
-        format!(
+        Some(format!(
             "MSRP {transaction} {code} -\r\nTo-Path: msrp://10.0.0.9:2855/relay;tcp\r\nFrom-Path: {}\r\n-------{transaction}$\r\n",
-            self.client_uri()
-        )
+            self.ends(self.messages[message].leg)[1]
+        ))
     }
 
     /// The client's REPORT that it could not use it.
     pub fn report(&self, message: usize) -> String {
         let octets = self.messages[message].chunks * self.messages[message].octets;
+        let [server, client] = self.ends(self.messages[message].leg);
+        let transaction = format!("r{}x{message}", self.number);
         format!(
-            "MSRP r{}x{message} REPORT\r\nTo-Path: msrp://10.0.0.9:2855/relay;tcp {}\r\nFrom-Path: {}\r\nMessage-ID: {}\r\n\
-             Byte-Range: 1-{octets}/{octets}\r\nStatus: 000 415 -\r\n-------r{}x{message}$\r\n",
-            self.number,
-            self.server_uri(),
-            self.client_uri(),
-            self.message_id(message),
-            self.number
+            "MSRP {transaction} REPORT\r\nTo-Path: msrp://10.0.0.9:2855/relay;tcp {server}\r\nFrom-Path: {client}\r\n\
+             Message-ID: {}\r\nByte-Range: 1-{octets}/{octets}\r\nStatus: 000 415 -\r\n-------{transaction}$\r\n",
+            self.message_id(message)
         )
     }
 
     fn transaction(&self, message: usize, chunk: u32, again: u32) -> String {
         format!("t{}x{message}x{chunk}x{again}", self.number)
     }
+}
 
-    /// Whether a message may go unpaid by policy: the server gave it up.
-    pub fn may_be_free(&self, message: usize) -> bool {
-        self.messages[message].given_up
-    }
+/// A whole message from one endpoint to another.
+fn frame_between([from, to]: [String; 2], transaction: &str, id: &str) -> String {
+    format!(
+        "MSRP {transaction} SEND\r\nTo-Path: msrp://10.0.0.9:2855/relay;tcp {to}\r\nFrom-Path: {from}\r\n\
+         Message-ID: {id}\r\nByte-Range: 1-5/5\r\nContent-Type: text/plain\r\n\r\nhello\r\n-------{transaction}$\r\n"
+    )
 }

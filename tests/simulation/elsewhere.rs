@@ -311,8 +311,9 @@ impl Elsewhere {
         let wanted = own_services(request).filter_map(|one| one.requested_service_unit.as_ref());
         let units = used.chain(wanted).chain(&request.requested_service_unit).next();
         let kind = units.and_then(|units| Quantity::of(units, &self.ocs.settings).ok()?).map(|units| units.kind);
-        let services = own_services(request).map(|one| (&one.service_identifier, one.rating_group));
-        format!("{kind:?} {:?} {:?}", request.service_identifier, services.collect::<Vec<_>>())
+        // Further ones only close what was granted unasked: after a restart also to the service as it was called before.
+        let service = own_services(request).next().map(|one| (&one.service_identifier, one.rating_group));
+        format!("{kind:?} {:?} {service:?}", request.service_identifier)
     }
 
     /// Whether a request says that something was used.

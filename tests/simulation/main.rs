@@ -19,6 +19,8 @@ mod state;
 
 mod asked;
 mod call;
+mod delivery;
+mod dialog;
 mod disk;
 mod elsewhere;
 mod inquiries;
@@ -36,7 +38,7 @@ const FOUND_WITHIN: u64 = 1000;
 /// Seeds that are run twice.
 const SAME_AGAIN: u64 = 50;
 
-/// Seeds within which some ring and some table has been full, all resume workers have blocked, and some session has gone to another peer.
+/// Seeds within which some run has been through each thing that [`Summary::is_fine`] names.
 const ALL_WITHIN: u64 = 1000;
 
 /// What is made wrong on purpose.
@@ -48,12 +50,20 @@ pub enum Fault {
     LyingDisk,
 }
 
-const FAULTS: [Fault; 6] = [
+const FAULTS: [Fault; 14] = [
     Fault::Broken(Broken::ToldBeforeCommit),
     Fault::Broken(Broken::AskedBeforeSync),
     Fault::Broken(Broken::KeyWithoutMessageId),
     Fault::Broken(Broken::OutboxDropped),
     Fault::Broken(Broken::PredecessorWatched),
+    Fault::Broken(Broken::SpeakerByPathAlone),
+    Fault::Broken(Broken::SessionIdAlone),
+    Fault::Broken(Broken::QuantityByPosition),
+    Fault::Broken(Broken::RestOfStoppedPasses),
+    Fault::Broken(Broken::GrantedWithoutSlot),
+    Fault::Broken(Broken::EndOfMessageUntold),
+    Fault::Broken(Broken::LegEndsSession),
+    Fault::Broken(Broken::AnyAnswerBinds),
     Fault::LyingDisk,
 ];
 
@@ -98,10 +108,12 @@ struct Summary {
 }
 
 impl Summary {
-    /// Whether nothing was wrong; and of many runs, some have filled what can be full, and gone to another peer.
+    /// Whether nothing was wrong; and whether many runs have been through all that they are for: full rings and tables,
+    /// another peer, forged frames, stopped messages, and messages sent anew.
     fn is_fine(&self) -> bool {
-        let Tally { rings_full, tables_full, verdicts_late, moves, .. } = self.tally;
-        let has_all = rings_full > 0 && tables_full > 0 && verdicts_late > 0 && moves > 0;
+        let Tally { rings_full, tables_full, verdicts_late, moves, forged, rests_stopped, sent_anew, .. } = self.tally;
+        let has_all =
+            [rings_full, tables_full, verdicts_late, moves, forged, rests_stopped, sent_anew].iter().all(|n| *n > 0);
         self.violations == 0 && self.seeds > 0 && (has_all || self.seeds < ALL_WITHIN)
     }
 }
@@ -142,9 +154,11 @@ fn run_all(first: u64, seeds: u64, time: Duration) -> Summary {
     let summary = total.into_inner().unwrap_or_else(PoisonError::into_inner);
     let each = |count: u64| count as f64 / started.elapsed().as_secs_f64();
     let Tally { events, crashes, faults, debits, rings_full, tables_full, verdicts_late, moves, .. } = summary.tally;
+    let Tally { forged, rests_stopped, sent_anew, .. } = summary.tally;
     println!(
         "per second: {:.0} events, {:.1} crashes, {:.1} faults, {:.0} debits; refused for a full ring {rings_full} times, \
-         for a full table {tables_full} times, for late verdicts {verdicts_late} times; {moves} times a session went to another peer",
+         for a full table {tables_full} times, for late verdicts {verdicts_late} times; {moves} times a session went to another peer; refused {forged} forged \
+         frames and {rests_stopped} rests of stopped messages; {sent_anew} messages were sent anew after an abort",
         each(events),
         each(crashes),
         each(faults),

@@ -1,19 +1,23 @@
 //! One run: a proxy with its engine, its calls and its trouble, on a machine that one number makes.
 
 mod checks;
+mod dialogs;
 mod host;
+mod hostile;
 mod parties;
 mod setup;
 mod trouble;
 
 use crate::Fault;
-use crate::call::{Call, Message, Reaction, Stage};
+use crate::call::{Abort, Call, Layout, Message, Names, Reaction, Stage};
+use crate::dialog::{Exchange, Leg, Writing};
 use crate::disk;
 use crate::elsewhere::Elsewhere;
 use imcharge::charge::tariff::{Per, Tariff};
 use imcharge::charge::time::Time;
 use imcharge::engine::Engine;
 use imcharge::engine::config::Config;
+use imcharge::engine::facts;
 use imcharge::engine::notice::Resumer;
 use imcharge::engine::region::Region;
 use imcharge::engine::watchdog::Watchdog;
@@ -57,6 +61,12 @@ pub struct Tally {
     pub verdicts_late: u64,
     /// How often a Diameter session has gone to another peer.
     pub moves: u64,
+    /// Frames that claimed to be the server's and were refused.
+    pub forged: u64,
+    /// Chunks that were stopped because an earlier one of their message was.
+    pub rests_stopped: u64,
+    /// Messages of which content passed after the server had given them up.
+    pub sent_anew: u64,
     /// All that happened, in one number: the same seed makes the same.
     pub trace: u64,
 }
@@ -72,6 +82,9 @@ impl Tally {
         self.tables_full += other.tables_full;
         self.verdicts_late += other.verdicts_late;
         self.moves += other.moves;
+        self.forged += other.forged;
+        self.rests_stopped += other.rests_stopped;
+        self.sent_anew += other.sent_anew;
     }
 
     fn note(&mut self, what: u64) {
@@ -99,17 +112,34 @@ enum What {
     Answer(usize),
     /// The 200 comes again.
     AnswerAgain(usize),
+    /// The other target of a forked INVITE answers.
+    AnswerFork(usize),
+    /// One side offers other MSRP sessions.
+    Renegotiate(usize),
+    /// The client deceives in its dialog.
+    Deceive(usize),
     /// A SEND of (call, message, chunk), the how-many-th.
     Send(usize, usize, u32, u32),
     Respond(usize, usize, u32, u32),
+    /// The server begins a message anew, under the same Message-ID.
+    SendAnew(usize, usize),
+    /// Somebody who is not the server claims to be it.
+    Forge(usize),
+    /// The client sends a message of its own.
+    SendBack(usize),
+    /// A frame between an endpoint of the call and one with which it has no MSRP session, or between two uncharged ones.
+    SendAstray(usize),
     /// A failure REPORT about a message.
     Report(usize, usize),
     Bye(usize),
+    /// One of two dialogs ends.
+    ByeLeg(usize),
     Cancel(usize),
     /// The INVITE comes by another way as well, and ends there.
     Merge(usize),
     EndOther(usize, u16),
-    Refuse(usize),
+    /// The INVITE fails with this code.
+    Refuse(usize, u16),
     Lose(usize),
     /// The charging system asks something of its own accord.
     Inquire,
@@ -165,12 +195,16 @@ pub struct World<'a> {
     down_since: Option<u64>,
     life: u64,
     calls: Vec<Call>,
+    /// MSRP connections that are closed; whether the host can tell; and the number of the next new one.
+    connections: Connections,
     queue: BinaryHeap<Reverse<(u64, u64, What)>>,
     sequence: u64,
     balances: Vec<(String, i64)>,
     /// Whether a charging system at a distance may have to refuse for want of credit.
     is_short: bool,
     wrong: Vec<String>,
+    /// Calls whose session was over when one of two dialogs had ended.
+    half_ended: BTreeSet<usize>,
     /// What the next death takes with it.
     dies: Death,
     /// Whether a fault is set that `mend` takes away.
@@ -185,6 +219,29 @@ pub struct World<'a> {
     pub tally: Tally,
     state: &'a Path,
     seed: u64,
+}
+
+/// The MSRP connections of the host.
+#[derive(Debug, Default)]
+struct Connections {
+    closed: BTreeSet<u64>,
+    /// Whether the host can tell which are open.
+    are_told: bool,
+    next: u64,
+}
+
+impl Connections {
+    /// The number of a new one.
+    fn open(&mut self) -> u64 {
+        self.next += 1;
+        self.next
+    }
+}
+
+impl facts::Connections for Connections {
+    fn is_open(&self, connection: u64) -> Option<bool> {
+        self.are_told.then(|| !self.closed.contains(&connection))
+    }
 }
 
 /// What ends when something dies.
@@ -211,6 +268,7 @@ impl<'a> World<'a> {
         }
         let config = setup::configure(&mut random, state);
         let is_short = config.diameter().is_some() && random.u8(0..4) == 0;
+        let are_told = random.u8(0..4) > 0;
         let balances = setup::balances(&mut random, &config, is_short);
         let changes = random.u8(0..3) == 0;
         let mut elsewhere = Elsewhere::new(Rc::clone(&machine), fastrand::Rng::with_seed(random.u64(..)));
@@ -241,11 +299,13 @@ impl<'a> World<'a> {
             down_since: None,
             life: 0,
             calls: Vec::new(),
+            connections: Connections { closed: BTreeSet::new(), are_told, next: 2_000_000 },
             queue: BinaryHeap::new(),
             sequence: 0,
             balances,
             is_short,
             wrong: Vec::new(),
+            half_ended: BTreeSet::new(),
             dies: Death::Engine,
             is_ill: false,
             stands_until: 0,
@@ -276,54 +336,81 @@ impl<'a> World<'a> {
 
     fn invent_calls(&mut self) {
         let shared = self.random.u8(0..4) == 0;
-        let by_kilobyte = self.config.tariff.per == Per::Kilobyte;
+        // Half of the worlds are as they should be, but for their trouble.
+        let is_hostile = self.random.bool();
+        let names = match self.random.u8(0..6) {
+            0 if is_hostile => Names::SameSessionId,
+            1 if is_hostile => Names::SameClient,
+            _ => Names::Own,
+        };
+        let same_message_ids = is_hostile && self.random.bool();
+        let mut is_predecessor = false;
         for number in 0..self.random.usize(3..14) {
+            let forks = self.random.u8(0..8) == 0;
+            let messages = (0..self.random.usize(0..7)).map(|_| self.invent_message(is_hostile, forks)).collect();
+            let (exchange, writing) = self.invent_exchange();
             let random = &mut self.random;
-            let messages = (0..random.usize(0..7)).map(|_| Message {
-                chunks: if random.bool() { 1 } else { random.u32(1..4) },
-                octets: match by_kilobyte {
-                    true => random.choice([1, 100, 1023, 1024, 1025, 4000, 10_000]).expect("there is one"),
-                    false => 100,
-                },
-                reaction: match random.u8(0..10) {
-                    0 => Reaction::Silence,
-                    1 => Reaction::Answer(415),
-                    2 => Reaction::Answer(506),
-                    _ => Reaction::Answer(200),
-                },
-                given_up: random.u8(0..20) == 0,
-            });
-            let messages = messages.collect();
             let own = [2 * number as u64 + 10, 2 * number as u64 + 11];
+            let has_predecessor = is_predecessor;
+            is_predecessor = is_hostile && names == Names::Own && !has_predecessor && random.u8(0..6) == 0;
             let call = Call {
                 number,
                 account: random.choice(&self.balances).expect("there is one").0.clone(),
                 push: random.u8(0..6) == 0,
                 announced: random.u32(0..6),
                 messages,
+                names: if has_predecessor { Names::Predecessor } else { names },
+                same_message_ids,
                 connections: if shared { [1, 2] } else { own },
+                exchange,
+                writing,
+                forks,
+                legs: [Leg::new(0), Leg::new(1)],
+                is_hostile,
                 stage: Stage::Invited,
                 verdicts: 0,
-                passed: Default::default(),
-                chunks: BTreeSet::new(),
-                lost: BTreeSet::new(),
+                delivered: BTreeMap::new(),
                 reported: BTreeSet::new(),
-                unsure: BTreeSet::new(),
+                server_known: None,
+                is_captured: false,
                 taken_by: None,
                 moved_at: 0,
                 ended_at: None,
+                leg_ended_at: None,
+                server_sends_on: false,
                 is_aborted: false,
             };
             self.calls.push(call);
             let at = self.random.u64(0..TROUBLE * 2 / 3);
-            self.after(at, What::Invite(number));
+            // One that follows another waits for its end.
+            if !has_predecessor {
+                self.after(at, What::Invite(number));
+            }
             // Some end while something is on its way, some when all is done, some never.
             match self.random.u8(0..10) {
+                _ if has_predecessor || is_predecessor => {
+                    self.after(at + 5 * SECOND + self.random_up_to(20 * SECOND), What::Bye(number));
+                }
                 0 => self.after(at + self.random_up_to(2 * SECOND), What::Cancel(number)),
-                1 => self.after(at + self.random_up_to(SECOND), What::Refuse(number)),
+                1 => self.after(at + self.random_up_to(SECOND), What::Refuse(number, 486)),
                 2 => self.after(at + self.random_up_to(10 * SECOND), What::Lose(number)),
                 3 => {}
                 _ => self.after(at + self.random_up_to(20 * SECOND), What::Bye(number)),
+            }
+            for _ in 0..self.random.usize(0..3).saturating_sub(1) {
+                self.after(at + self.random_up_to(20 * SECOND), What::Renegotiate(number));
+            }
+            if forks && self.random.bool() {
+                self.after(at + self.random_up_to(15 * SECOND), What::ByeLeg(number));
+            }
+            for _ in 0..if is_hostile { self.random.usize(0..6) } else { 0 } {
+                let what = match self.random.u8(0..10) {
+                    0 => What::SendBack(number),
+                    1 => What::SendAstray(number),
+                    2..5 => What::Deceive(number),
+                    _ => What::Forge(number),
+                };
+                self.after(at + self.random_up_to(25 * SECOND), what);
             }
         }
         let mut at = self.random_up_to(10 * SECOND);
@@ -335,6 +422,50 @@ impl<'a> World<'a> {
         while at < TROUBLE {
             self.after(at, What::Inquire);
             at += self.random_up_to(4 * SECOND);
+        }
+    }
+
+    fn invent_exchange(&mut self) -> (Exchange, Writing) {
+        let exchange = match self.random.u8(0..8) {
+            0 => Exchange::InviteAnd183,
+            1 => Exchange::OfferIn200,
+            2 => Exchange::OfferIn183,
+            _ => Exchange::InviteAnd200,
+        };
+        (exchange, self.invent_writing())
+    }
+
+    fn invent_message(&mut self, is_hostile: bool, forks: bool) -> Message {
+        let random = &mut self.random;
+        let by_kilobyte = self.config.tariff.per == Per::Kilobyte;
+        let chunks = if random.bool() { 1 } else { random.u32(1..4) };
+        Message {
+            chunks,
+            octets: match by_kilobyte {
+                true => random.choice([1, 100, 1023, 1024, 1025, 4000, 10_000]).expect("there is one"),
+                false => 100,
+            },
+            reaction: match random.u8(0..10) {
+                0 => Reaction::Silence,
+                1 => Reaction::Answer(415),
+                2 => Reaction::Answer(506),
+                3 if is_hostile => Reaction::RefuseChunk(random.u32(0..chunks), 413),
+                _ => Reaction::Answer(200),
+            },
+            layout: match random.u8(0..10) {
+                0 if is_hostile => Layout::Far,
+                1 if is_hostile => Layout::Gaps,
+                2 if is_hostile => Layout::Same,
+                _ => Layout::InOrder,
+            },
+            abort: match random.u8(0..20) {
+                0 => Abort::AfterFirstChunk,
+                1 | 2 if is_hostile => Abort::AfterFirstChunk,
+                3 if is_hostile => Abort::AfterLastChunk,
+                _ => Abort::Never,
+            },
+            again: is_hostile && random.u8(0..3) == 0,
+            leg: if forks { random.usize(0..2) } else { 0 },
         }
     }
 
@@ -434,14 +565,22 @@ impl<'a> World<'a> {
             What::Invite(call) => self.invite(call),
             What::Answer(call) => self.answer(call),
             What::AnswerAgain(call) => self.answer_again(call),
+            What::AnswerFork(call) => self.answer_fork(call),
+            What::Renegotiate(call) => self.renegotiate(call),
+            What::Deceive(call) => self.deceive(call),
             What::Send(call, message, chunk, again) => self.send(call, message, chunk, again),
             What::Respond(call, message, chunk, again) => self.respond(call, message, chunk, again),
             What::Report(call, message) => self.report(call, message),
+            What::SendAnew(call, message) => self.send_anew(call, message),
+            What::Forge(call) => self.forge(call),
+            What::SendBack(call) => self.send_back(call),
+            What::SendAstray(call) => self.send_astray(call),
             What::Bye(call) => self.bye(call),
+            What::ByeLeg(call) => self.bye_leg(call),
             What::Cancel(call) => self.cancel(call),
             What::Merge(call) => self.merge(call),
             What::EndOther(call, code) => self.end_other(call, code),
-            What::Refuse(call) => self.refuse(call),
+            What::Refuse(call, code) => self.refuse(call, code),
             What::Lose(call) => self.lose(call),
         }
     }

@@ -9,6 +9,7 @@ use crate::engine::grant::Opening;
 use crate::engine::latency::Latency;
 use crate::engine::notice::{Kind, Notice, Outcome};
 use crate::engine::statistic::Statistic;
+use crate::simulate::{Broken, is_broken};
 
 /// Tells the waiting INVITE, and opens the gate for a granted one.
 pub(super) fn tell_verdict(turn: &mut Turn<'_>, live: &Live, verdict: &Verdict) {
@@ -48,6 +49,9 @@ pub(super) fn is_gate_opened(turn: &mut Turn<'_>, live: &Live) -> bool {
         direction: session.direction(),
         per: session.tariff().per,
     };
+    if is_broken(Broken::GrantedWithoutSlot) {
+        return true;
+    }
     if !region.table().claim(slot, &opening) {
         turn.count(Statistic::DroppedTableFull);
         return false;

@@ -20,6 +20,7 @@ use crate::engine::facts::{Body, Dialog, Method, Reply, Request, Source};
 use crate::engine::grant::{DialogState, LegRecord, NoRoom, Side, Slot, Streams};
 use crate::engine::region::Region;
 use crate::engine::statistic::Statistic;
+use crate::simulate::{Broken, is_broken};
 use crate::wire::sdp;
 use crate::wire::sip::Target;
 use std::net::IpAddr;
@@ -334,6 +335,9 @@ impl Worker {
 
     fn on_bye(&mut self, place: Place, request: &Request<'_>) {
         self.push_or_count(place.session, Event::Bye { leg: place.leg });
+        if is_broken(Broken::LegEndsSession) {
+            self.push_or_count(place.session, Event::End { reason: "" });
+        }
         let region = Arc::clone(&self.region);
         let leg = region.table().slots[place.at as usize].leg(place.leg);
         let is_trusted = leg.is_some_and(|leg| self.check(place, leg, Some(request), None).is_ok());
@@ -359,6 +363,9 @@ impl Worker {
         request: Option<&Request<'_>>,
         reply_source: Option<Source>,
     ) -> Result<(), Foreign> {
+        if is_broken(Broken::AnyAnswerBinds) {
+            return Ok(());
+        }
         let server_source = match place.sender {
             Side::Client => reply_source,
             Side::Server => request.and_then(|request| request.source),

@@ -9,7 +9,7 @@ use crate::engine::facts::Frame;
 use crate::engine::grant::{Attribution, Bound, Chunk, Pass, Side};
 use crate::engine::log_lines::ONE_A_MINUTE;
 use crate::engine::statistic::Statistic;
-use crate::simulate::moment;
+use crate::simulate::{Broken, is_broken, moment};
 use crate::wire::msrp;
 use std::sync::Arc;
 
@@ -196,7 +196,7 @@ impl Worker {
     /// Whether a frame comes from the side that it claims: by its connection, or by its address where the operator has
     /// named those of the IM servers.
     fn is_believed(&mut self, bound: Bound, came: &Frame<'_>) -> bool {
-        if came.from_self || came.connection == 0 {
+        if came.from_self || came.connection == 0 || is_broken(Broken::SpeakerByPathAlone) {
             return true;
         }
         let region = Arc::clone(&self.region);
@@ -339,13 +339,15 @@ fn second() -> u32 {
 
 /// What the engine hears of a SEND.
 fn sent<'a>(message_id: &'a str, frame: &msrp::Frame<'a>, taken: u32, connection: u64) -> Sent<'a> {
+    let start = frame.byte_range.map_or(1, |range| range.start.max(1));
     Sent {
         message_id,
         transaction: transaction(frame.transaction_id.as_bytes()),
-        start: frame.byte_range.map_or(1, |range| range.start.max(1)),
-        octets: frame.content_octets(),
-        total: frame.byte_range.and_then(|range| range.total),
+        start,
+        octets: frame.content_octets() + if is_broken(Broken::QuantityByPosition) { start - 1 } else { 0 },
+        total: frame.byte_range.and_then(|range| range.total).filter(|_| !is_broken(Broken::EndOfMessageUntold)),
         flag: match frame.flag {
+            msrp::Flag::Last if is_broken(Broken::EndOfMessageUntold) => Flag::More,
             msrp::Flag::Last => Flag::Last,
             msrp::Flag::More => Flag::More,
             msrp::Flag::Aborted => Flag::Aborted,

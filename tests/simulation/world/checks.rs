@@ -1,17 +1,24 @@
 //! What must be true, all the time and in the end.
 
 use super::{PROCESSES, SECOND, What, World};
-use crate::call::{MERGED, Message};
+use crate::call::{Call, Layout, MERGED, Message, Stage};
+use crate::dialog::LegState;
 use imcharge::charge::policy::Settle;
-use imcharge::charge::tariff::{Per, Unit};
+use imcharge::charge::tariff::{Per, Tariff, Unit};
 use imcharge::engine::Engine;
 use imcharge::engine::region::Lane;
 use imcharge::engine::statistic::Statistic;
-use rusqlite::OptionalExtension;
 use std::cmp::Reverse;
 
 /// What the engine needs on top of every time-out: its restart, its turns, and the looks from here.
 const SLACK: u64 = 5 * SECOND;
+
+/// Seconds that a session is open after a CANCEL: a 200 may cross.
+const CANCELLED: u64 = 32;
+
+/// Microseconds after the end of one of two dialogs within which the session is looked at: it was heard, and nothing else
+/// has ended the session.
+const LEG_ENDED: std::ops::Range<u64> = 2 * SECOND..15 * SECOND;
 
 /// Seconds after a fault within which an engine is started again.
 const BACK_MAX: u64 = 10;
@@ -23,7 +30,7 @@ const SLACK_OF_DIAMETER: u64 = 60 * SECOND;
 impl World<'_> {
     /// How long after its last movement a session may hold something, as long as nothing is wrong.
     pub(super) fn longest_hold(&self) -> u64 {
-        u64::from(self.hold_timeout) * SECOND + self.longest_after_end()
+        u64::from(self.hold_timeout).max(CANCELLED) * SECOND + self.longest_after_end()
     }
 
     /// How long after its end.
@@ -46,6 +53,14 @@ impl World<'_> {
         self.well_since = if is_well { self.well_since.or(Some(now)) } else { None };
         let (Some(since), Some(engine)) = (self.well_since, &self.engine) else { return };
         let unsettled = engine.unsettled();
+        let instance = Some(self.region().instance());
+        for call in self.calls.iter().filter(|call| call.taken_by == instance && call.stage == Stage::Answered) {
+            let has_ended = call.leg_ended_at.is_some_and(|at| LEG_ENDED.contains(&(now - at)) && since < at);
+            let lives = call.legs.iter().any(|leg| leg.state == LegState::Confirmed);
+            if has_ended && lives && !call.is_aborted && !unsettled.contains(&call.session()) {
+                self.half_ended.insert(call.number);
+            }
+        }
         for call in self.calls.iter().filter(|call| unsettled.contains(&call.session())) {
             let moved = since.max(call.moved_at);
             let due = match call.ended_at {
@@ -97,7 +112,21 @@ impl World<'_> {
             return Err(wrong);
         }
         self.check_verdicts()?;
+        self.check_legs()?;
         self.check_merged()
+    }
+
+    /// The BYE of one of two dialogs ends no session.
+    fn check_legs(&self) -> Result<(), String> {
+        let sql = "SELECT count(*) FROM steps p JOIN sessions s ON p.session=s.id \
+                   WHERE s.call_id=?1 AND p.step='closed' AND p.rule IN ('bye', 'ended')";
+        for call in self.half_ended.iter().map(|number| &self.calls[*number]) {
+            let ends: i64 = self.ledger().query_row(sql, [call.call_id()], |row| row.get(0)).expect("a view");
+            if ends > 0 {
+                return Err(format!("call {} is over, and only one of its dialogs had ended", call.number));
+            }
+        }
+        Ok(())
     }
 
     /// No session hears of what became of an INVITE that was charged by another way.
@@ -120,83 +149,72 @@ impl World<'_> {
         Ok(())
     }
 
+    /// What has passed to the client of each message is debited, octet by octet, and nothing else is.
     fn check_messages(&mut self) -> Result<(), String> {
         let ledger = self.ledger();
-        let count = |call_id: &str, message_id: &str| -> i64 {
-            let sql = "SELECT count(*) FROM debits WHERE call_id=?1 AND message_id=?2";
-            ledger.query_row(sql, (call_id, message_id), |row| row.get(0)).expect("a table")
-        };
-        let refunds = |call_id: &str, message_id: &str| -> i64 {
-            let sql = "SELECT count(refunded_at) FROM debits WHERE call_id=?1 AND message_id=?2";
-            ledger.query_row(sql, (call_id, message_id), |row| row.get(0)).expect("a table")
-        };
-        // A debit that had lost its reservation, and met an account without credit.
-        let is_refused = |call_id: &str, message_id: &str| -> bool {
-            let sql = "SELECT count(*) FROM undebited WHERE call_id=?1 AND message_id=?2 AND rule='no-credit'";
-            let count: i64 = ledger.query_row(sql, (call_id, message_id), |row| row.get(0)).expect("a table");
-            self.is_short && count > 0
-        };
+        let count =
+            |sql: &str, of: (&str, &str)| -> u64 { ledger.query_row(sql, of, |row| row.get(0)).expect("a number") };
         for call in &self.calls {
-            for message in 0..call.messages.len() {
-                let debits = count(&call.call_id(), &call.message_id(message));
-                let passed = call.passed.contains_key(&message);
-                let given_back = self.config.policy.report == Settle::Release && call.reported.contains(&message);
-                let is_refused = is_refused(&call.call_id(), &call.message_id(message));
-                let may_be_free = call.may_be_free(message) || call.lost.contains(&message) || given_back || is_refused;
-                if !given_back && refunds(&call.call_id(), &call.message_id(message)) > 0 {
-                    return Err(format!("call {} message {message} was given back for no reason", call.number));
+            let call_id = call.call_id();
+            for (id, delivery) in &call.delivered {
+                let of = (call_id.as_str(), id.as_str());
+                let of_message = "FROM debits WHERE call_id=?1 AND message_id=?2";
+                let standing = |what: &str| format!("SELECT {what} {of_message} AND refunded_at IS NULL");
+                let debits = count(&format!("SELECT count(*) {of_message}"), of);
+                let refunds = count(&format!("SELECT count(refunded_at) {of_message}"), of);
+                let octets = count(&standing("coalesce(sum(octets), 0)"), of);
+                let units = count(&standing("coalesce(sum(units), 0)"), of);
+                // A debit that had lost its reservation, and met an account without credit.
+                let refused = "SELECT count(*) FROM undebited WHERE call_id=?1 AND message_id=?2 AND rule='no-credit'";
+                let is_refused = self.is_short && count(refused, of) > 0;
+                let is_given_back = self.config.policy.report == Settle::Release && call.reported.contains(id);
+                if !is_given_back && refunds > 0 {
+                    return Err(format!("call {} message {id} was given back for no reason", call.number));
                 }
-                // What was in a worker that died may have been told of, and never went on.
-                let right = match (passed, may_be_free) {
-                    (false, _) => debits <= i64::from(call.unsure.contains(&message)),
-                    (true, false) => debits == 1,
-                    (true, true) => debits <= 1,
-                };
-                if !right {
-                    let (number, messages) = (call.number, &call.messages[message]);
+                let mut owed = delivery.owed();
+                if is_refused || is_given_back {
+                    owed.least = 0;
+                }
+                let tariff = self.tariff_of(call);
+                let price = |octets: u64| tariff_quantity(tariff, octets) * u64::from(tariff.price);
+                let is_paid = (price(owed.least)..=price(owed.most)).contains(&units);
+                let is_true = octets <= owed.most && (debits == refunds || octets > 0) && units == price(octets);
+                if !is_paid || !is_true {
                     return Err(format!(
-                        "call {number} message {message} {messages:?}: passed {passed}, debits {debits}"
+                        "call {} message {id}: {units} units for {octets} octets in {debits} debits at {tariff}, and \
+                         {owed:?} have passed: {delivery:?}",
+                        call.number
                     ));
                 }
-                self.tally.debits += debits as u64;
+                self.tally.debits += debits;
             }
         }
-        let number = |sql: &str| -> i64 { ledger.query_row(sql, [], |row| row.get(0)).expect("a number") };
-        let all = number("SELECT count(*) FROM debits");
+        let all: i64 = ledger.query_row("SELECT count(*) FROM debits", [], |row| row.get(0)).expect("a number");
         if all != self.tally.debits as i64 {
-            return Err(format!("{all} debits, and {} of them of a message", self.tally.debits));
+            return Err(format!("{all} debits, and {} of them of a message that has passed", self.tally.debits));
         }
-        self.check_prices(&ledger)
+        self.check_answered(&ledger)
     }
 
-    /// Each debit is of what has passed of its message, all of it where the client has said that it has all, and costs
-    /// what the tariff says.
-    fn check_prices(&self, ledger: &rusqlite::Connection) -> Result<(), String> {
-        let sql = "SELECT octets, units, \"trigger\" FROM debits WHERE call_id=?1 AND message_id=?2";
-        let debit = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get(1)?, row.get(2)?));
+    /// The tariff that a call keeps.
+    fn tariff_of(&self, call: &Call) -> Tariff {
+        let pinned = call.taken_by.and_then(|instance| self.tariffs.get(&instance));
+        pinned.copied().unwrap_or(self.config.tariff)
+    }
+
+    /// A debit because of a response is of the whole message.
+    fn check_answered(&self, ledger: &rusqlite::Connection) -> Result<(), String> {
+        let sql =
+            "SELECT coalesce(max(octets), 0) FROM debits WHERE call_id=?1 AND message_id=?2 AND \"trigger\"='response'";
         for call in &self.calls {
-            for (message, Message { chunks, octets: each, .. }) in call.messages.iter().enumerate() {
-                let found = ledger.query_row(sql, (call.call_id(), call.message_id(message)), debit).optional();
-                let Some((octets, units, trigger)): Option<(u64, u64, String)> = found.expect("a table") else {
-                    continue;
-                };
-                let passed = (0..*chunks).filter(|chunk| call.chunks.contains(&(message, *chunk)));
-                let most =
-                    if call.unsure.contains(&message) { *chunks } else { passed.max().map_or(0, |last| last + 1) };
-                let is_whole = octets == u64::from(chunks * each);
-                let is_part = octets % u64::from(*each) == 0 && octets > 0 && octets <= u64::from(most * each);
-                let pinned = call.taken_by.and_then(|instance| self.tariffs.get(&instance));
-                let tariff = pinned.copied().unwrap_or(self.config.tariff);
-                let counted = match tariff.per {
-                    Per::Message => 1,
-                    Per::Kilobyte => octets.div_ceil(1024),
-                };
-                let price = counted * u64::from(tariff.price);
-                if !is_part || (trigger == "response" && !is_whole) || units != price {
-                    let number = call.number;
+            for (message, Message { chunks, octets: each, layout, .. }) in call.messages.iter().enumerate() {
+                let of = (call.call_id(), call.message_id(message));
+                let octets: u64 = ledger.query_row(sql, of, |row| row.get(0)).expect("a number");
+                let has_gap = call.delivered.get(&call.message_id(message)).is_some_and(|delivery| delivery.has_gap);
+                if *layout == Layout::InOrder && !has_gap && octets > 0 && octets < u64::from(chunks * each) {
                     return Err(format!(
-                        "call {number} message {message} of {chunks} times {each} octets, {most} of them passed: {units} \
-                         units for {octets} octets at {tariff}, on {trigger}"
+                        "call {} message {message} of {chunks} times {each} octets is debited on its response, for {octets}",
+                        call.number
                     ));
                 }
             }
@@ -241,5 +259,13 @@ impl World<'_> {
             0 => Ok(()),
             holds => Err(format!("{holds} holds are left")),
         }
+    }
+}
+
+/// What the tariff counts of so many octets of a message; nothing where nothing has passed.
+fn tariff_quantity(tariff: Tariff, octets: u64) -> u64 {
+    match tariff.per {
+        Per::Message => u64::from(octets > 0),
+        Per::Kilobyte => octets.div_ceil(1024),
     }
 }

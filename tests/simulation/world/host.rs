@@ -1,7 +1,8 @@
 //! The host and its engine: they start, turn, take notices, stop and die.
 
 use super::{Death, PROCESSES, RESUMERS, SECOND, What, World, say, setup};
-use crate::call::{Call, MERGED, OTHER_WAY, Stage};
+use crate::call::{Call, MERGED, Names, OTHER_WAY, Stage};
+use crate::delivery::Place;
 use crate::disk;
 use crate::elsewhere::DOORS;
 use imcharge::charge::time::Time;
@@ -304,10 +305,11 @@ impl World<'_> {
         self.elsewhere.borrow_mut().cut(&DOORS.map(|door| door.1));
         for call in &mut self.calls {
             let begun = call.stage != Stage::Invited || call.verdicts > 0;
-            let waits = self.queue.iter().any(|Reverse((_, _, what))| *what == What::Invite(call.number));
+            let waits = call.names == Names::Predecessor
+                || self.queue.iter().any(|Reverse((_, _, what))| *what == What::Invite(call.number));
             if begun || !waits {
                 call.stage = Stage::Over;
-                call.ended_at = None;
+                (call.ended_at, call.leg_ended_at) = (None, None);
             }
         }
     }
@@ -320,14 +322,10 @@ impl World<'_> {
         disk::on(|disk| disk.sickness = sickness);
         let marks = store.and_then(|store| store.marks(region.instance())).ok().flatten().unwrap_or_default();
         let tails: Vec<u64> = marks.events.into_iter().chain(std::iter::repeat(0)).take(PROCESSES).collect();
-        for call in &mut self.calls {
-            for (message, places) in &call.passed {
-                // One record that was read is enough to have the message paid.
-                let read = |place: &(u64, usize, u64)| place.0 != region.instance() || place.2 <= tails[place.1];
-                if !places.iter().any(read) {
-                    call.lost.insert(*message);
-                }
-            }
+        let is_read =
+            |place: &Place| place.0 != region.instance() || place.2 <= tails.get(place.1).copied().unwrap_or(0);
+        for delivery in self.calls.iter_mut().flat_map(|call| call.delivered.values_mut()) {
+            delivery.lose(is_read);
         }
         region.remove_file();
     }

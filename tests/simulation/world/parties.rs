@@ -1,13 +1,19 @@
 //! The parties: they invite, answer, send, respond and hang up, each by the hooks of some worker.
 
 use super::{SECOND, What, World, say};
-use crate::call::{ITS_WAY, OTHER_WAY, Reaction, Stage};
+use crate::call::{ANEW, Abort, CLIENT, Call, ITS_WAY, Message, Names, OTHER_WAY, Reaction, SERVER, Stage};
+use crate::delivery::Part;
+use crate::dialog::LegState;
+use imcharge::charge::policy::Settle;
 use imcharge::charge::tariff::Per;
+use imcharge::engine::Engine;
 use imcharge::engine::facts::Frame;
 use imcharge::engine::worker::Passage;
+use std::net::IpAddr;
 
-/// For so long frames may come behind a BYE.
+/// Microseconds after a BYE within which frames still come, and where the server does not know of it.
 const BEHIND_BYE: u64 = SECOND;
+const UNAWARE: u64 = 25 * SECOND;
 
 impl World<'_> {
     pub(super) fn invite(&mut self, number: usize) {
@@ -35,96 +41,156 @@ impl World<'_> {
         self.hook(number, |worker, call| worker.failed(call.session(), Some(call.by_way(OTHER_WAY)), code));
     }
 
-    pub(super) fn answer(&mut self, number: usize) {
-        if self.calls[number].stage != Stage::Granted {
+    /// The server sends a message after so many microseconds.
+    pub(super) fn send_all(&mut self, number: usize, message: usize, again: u32, begin: u64) {
+        let Message { chunks, abort, again: is_sent_again, .. } = self.calls[number].messages[message];
+        for chunk in 0..chunks {
+            // Chunks come in order, mostly.
+            let late = if self.random.u8(0..10) == 0 { 2 * SECOND } else { 0 };
+            self.after(begin + u64::from(chunk) * 50_000 + late, What::Send(number, message, chunk, again));
+        }
+        if again >= ANEW {
             return;
         }
-        self.calls[number].stage = Stage::Answered;
-        let Some((_, known)) = self.hook(number, |worker, call| call.answer(worker)) else { return };
-        if !known {
-            // What the server sends now would pass unseen.
-            return self.wrong.push(format!("call {number} was let in, and nobody knows it when it is answered"));
+        let end = begin + u64::from(chunks) * 50_000;
+        if abort == Abort::AfterLastChunk {
+            let wait = self.random.u64(0..SECOND);
+            self.after(end + wait, What::Send(number, message, chunks, again));
         }
-        if self.random.u8(0..6) == 0 {
-            self.soon(2 * SECOND, What::AnswerAgain(number));
-        }
-        for message in 0..self.calls[number].messages.len() {
-            let begin = self.random.u64(0..10 * SECOND);
-            for chunk in 0..self.calls[number].messages[message].chunks {
-                // Chunks come in order, mostly.
-                let late = if self.random.u8(0..10) == 0 { 2 * SECOND } else { 0 };
-                self.after(begin + u64::from(chunk) * 50_000 + late, What::Send(number, message, chunk, 0));
-            }
+        if is_sent_again {
+            let wait = self.random.u64(0..8 * SECOND);
+            self.after(end + wait, What::SendAnew(number, message));
         }
     }
 
-    /// Whoever answers has not seen the ACK.
-    pub(super) fn answer_again(&mut self, number: usize) {
-        if self.calls[number].stage == Stage::Answered {
-            self.hook(number, |worker, call| call.answer(worker));
-        }
+    /// The server sends a message once more, as if it had never sent it.
+    pub(super) fn send_anew(&mut self, number: usize, message: usize) {
+        self.send_all(number, message, ANEW, 0);
     }
 
     pub(super) fn send(&mut self, number: usize, message: usize, chunk: u32, again: u32) {
         let call = &self.calls[number];
-        let is_behind = call.ended_at.is_some_and(|at| self.machine.clock.get() < at + BEHIND_BYE);
-        if call.stage != Stage::Answered && !is_behind {
+        let late = if call.server_sends_on { UNAWARE } else { BEHIND_BYE };
+        let is_behind = call.ended_at.is_some_and(|at| self.machine.clock.get() < at + late);
+        let is_open =
+            call.stage == Stage::Answered && call.legs[call.messages[message].leg].state == LegState::Confirmed;
+        if !is_open && (!is_behind || self.has_successor(number)) {
             return;
         }
-        let has_passed = match self.config.tariff.per {
-            Per::Message => call.passed.contains_key(&message),
-            Per::Kilobyte => call.chunks.contains(&(message, chunk)),
-        };
-        // Where octets are paid for, the server leaves no hole: it sends on when what is before has passed.
-        let is_early = !(0..chunk).all(|before| call.chunks.contains(&(message, before)));
-        if is_early && self.config.tariff.per == Per::Kilobyte {
-            if again < 3 {
-                self.after(1_500_000, What::Send(number, message, chunk, again + 1));
-            }
-            return;
-        }
-        let bytes = call.send(message, chunk, again);
-        let is_content = !bytes.trim_end().ends_with('#');
-        let sent = self.hook(number, |worker, call| {
-            let frame = Frame::of_connection(bytes.as_bytes(), call.connections[0]);
-            worker.frame(&frame)
-        });
-        let Some((process, passage)) = sent else {
-            self.calls[number].unsure.insert(message);
-            return;
-        };
-        let place = (self.region().instance(), process, self.region().event_ring(process).head());
-        self.tally.note(passage as i32 as u64);
+        let (bytes, part, id) =
+            (call.send(message, chunk, again), call.part(message, chunk, again), call.message_id(message));
+        let is_first = call.is_first(message, chunk);
+        let passage = self.frame_of_server(number, &bytes, (&id, part, is_first));
         say(format_args!(
-            "{} send call {number} message {message}.{chunk} again {again}: {passage:?}",
+            "{} send call {number} message {message}.{chunk} again {again} {part:?}: {passage:?}",
             self.machine.clock.get()
         ));
         match passage {
-            Passage::NotCharged => {
-                self.wrong.push(format!("call {number} message {message} passes a session that nobody knows"));
-            }
-            Passage::Pass if is_content => {
-                if self.calls[number].is_aborted && !has_passed {
-                    self.wrong.push(format!("call {number} message {message} passes, and the service is ended"));
-                }
-                self.calls[number].passed.entry(message).or_default().insert(place);
-                self.calls[number].chunks.insert((message, chunk));
+            Some(Passage::Pass) if part != Part::Abort => {
                 self.react(number, message, chunk, again);
                 // The server has not seen the response, or lost its connection.
-                if again < 3 && self.random.u8(0..12) == 0 {
+                if again % ANEW < 3 && self.random.u8(0..12) == 0 {
                     self.soon(3 * SECOND, What::Send(number, message, chunk, again + 1));
                 }
             }
             // It is sent again a little later, as after a refusal that may pass.
-            Passage::BeyondGrant | Passage::Full if again < 2 => {
+            Some(Passage::BeyondGrant | Passage::Full | Passage::Forged) if again % ANEW < 2 => {
                 self.after(1_500_000, What::Send(number, message, chunk, again + 1));
             }
             _ => {}
         }
     }
 
+    /// A frame that the server sends; it must not be refused for whoever else claims to be the server.
+    fn frame_of_server(&mut self, number: usize, bytes: &str, part: (&str, Part, bool)) -> Option<Passage> {
+        let connection = self.calls[number].connections[0];
+        let (_, passage) = self.frame(number, bytes, (connection, SERVER), Some(part))?;
+        let instance = self.region().instance();
+        let call = &self.calls[number];
+        let is_live = call.stage == Stage::Answered && !call.is_aborted && !self.is_as_closed_as_another(call);
+        let call = &mut self.calls[number];
+        // Where the host cannot tell that the old connection is gone, the new one waits for the engine to tell.
+        let knew_another = call.server_known.is_some_and(|(_, known)| known != connection);
+        let may_be_late = knew_another && !self.connections.are_told;
+        match passage {
+            Passage::Pass | Passage::BeyondGrant | Passage::Full => call.server_known = Some((instance, connection)),
+            Passage::NotCharged => {
+                self.wrong.push(format!("call {number} message {} passes a session that is not known", part.0));
+            }
+            Passage::NoSession if is_live => {
+                self.wrong.push(format!("call {number} message {} is stopped as of no session", part.0));
+            }
+            Passage::Forged if is_live && !call.is_captured && !may_be_late => {
+                self.wrong.push(format!("call {number} message {} of the server is taken for forged", part.0));
+            }
+            _ => {}
+        }
+        Some(passage)
+    }
+
+    /// Whether a session is over, as the one before it that had the same MSRP URIs: a frame may be taken for one of either.
+    pub(super) fn is_as_closed_as_another(&self, call: &Call) -> bool {
+        let is_open = |engine: &Engine| engine.unsettled().contains(&call.session());
+        call.names == Names::Predecessor && !self.engine.as_ref().is_some_and(is_open)
+    }
+
+    /// Gives a frame to a worker; `part`: what it is to the message of this Message-ID in the direction of the client, and
+    /// whether it says to be the first chunk. What becomes of it; `None`: there is no host, or it has died just now.
+    pub(super) fn frame(
+        &mut self,
+        number: usize,
+        bytes: &str,
+        (connection, source): (u64, IpAddr),
+        part: Option<(&str, Part, bool)>,
+    ) -> Option<(usize, Passage)> {
+        let connections = std::mem::take(&mut self.connections);
+        let (bytes, from_self) = (bytes.as_bytes(), false);
+        let given = self.hook(number, |worker, _| {
+            worker.frame(&Frame { bytes, connection, source: Some(source), from_self, connections: &connections })
+        });
+        self.connections = connections;
+        self.tally.note(given.map_or(0, |(_, passage)| passage as i32 as u64));
+        let Some((id, part, is_first)) = part else { return given };
+        let now = self.machine.clock.get();
+        let call = &mut self.calls[number];
+        let Some((process, passage)) = given else {
+            call.delivered.entry(id.into()).or_default().died_with(now, part);
+            return None;
+        };
+        let instance = self.region.as_ref().map_or(0, |region| region.instance());
+        let place = (instance, process, self.region().event_ring(process).head());
+        let call = &mut self.calls[number];
+        let delivery = call.delivered.entry(id.into()).or_default();
+        let starts_anew = is_first && (self.config.tariff.per == Per::Message || !delivery.has_content());
+        let must_stop = delivery.stopped_in == Some(instance) && !starts_anew && !delivery.is_given_up();
+        match (passage, part) {
+            (Passage::Pass, Part::Content { .. }) => {
+                if must_stop {
+                    self.wrong
+                        .push(format!("call {number}: a chunk of message {id} was stopped, and another one passes"));
+                }
+                if call.is_aborted && (self.config.tariff.per == Per::Kilobyte || !delivery.has_content()) {
+                    self.wrong.push(format!("call {number} message {id} passes, and the service is ended"));
+                }
+                self.tally.sent_anew += u64::from(delivery.is_given_up());
+                delivery.stopped_in = None;
+                delivery.passed(now, part, place);
+            }
+            (Passage::Pass, Part::Abort) => {
+                delivery.stopped_in = None;
+                delivery.passed(now, part, place);
+            }
+            (Passage::BeyondGrant, _) => {
+                self.tally.rests_stopped += u64::from(must_stop);
+                (delivery.stopped_in, delivery.has_gap) = (Some(instance), true);
+            }
+            _ => {}
+        }
+        given
+    }
+
     fn react(&mut self, number: usize, message: usize, chunk: u32, again: u32) {
-        if let Reaction::Answer(_) = self.calls[number].messages[message].reaction {
+        if self.calls[number].messages[message].reaction != Reaction::Silence {
             let most = if self.random.u8(0..8) == 0 { 20 * SECOND } else { 200_000 };
             // Some answers are lost, some come twice.
             let times = [1, 1, 1, 1, 1, 1, 1, 1, 0, 2][self.random.usize(0..10)];
@@ -138,55 +204,33 @@ impl World<'_> {
 
     pub(super) fn respond(&mut self, number: usize, message: usize, chunk: u32, again: u32) {
         let call = &self.calls[number];
-        let (Stage::Answered, Reaction::Answer(code)) = (call.stage, call.messages[message].reaction) else { return };
-        self.hear_of_client(number, &call.respond(message, chunk, again, code));
+        if call.stage == Stage::Answered
+            && let Some(bytes) = call.respond(message, chunk, again)
+        {
+            self.hear_of_client(number, &bytes);
+        }
     }
 
     pub(super) fn report(&mut self, number: usize, message: usize) {
-        if self.calls[number].stage != Stage::Answered {
-            return;
+        let gives_back = self.config.policy.report == Settle::Release;
+        let call = &mut self.calls[number];
+        if call.stage == Stage::Answered {
+            let id = call.message_id(message);
+            // What is given back for it is sent anew as if for the first time.
+            if let Some(delivery) = call.delivered.get_mut(&id).filter(|_| gives_back) {
+                delivery.stopped_in = None;
+            }
+            call.reported.insert(id);
+            let bytes = call.report(message);
+            self.hear_of_client(number, &bytes);
         }
-        self.calls[number].reported.insert(message);
-        self.hear_of_client(number, &self.calls[number].report(message));
     }
 
     fn hear_of_client(&mut self, number: usize, bytes: &str) {
-        self.hook(number, |worker, call| worker.frame(&Frame::of_connection(bytes.as_bytes(), call.connections[1])));
-    }
-
-    pub(super) fn bye(&mut self, number: usize) {
-        if self.calls[number].stage != Stage::Answered {
-            return;
-        }
-        self.calls[number].stage = Stage::Over;
-        // It may be sent again.
-        for _ in 0..self.random.u8(1..3) {
-            if self.hook(number, |worker, call| call.bye(worker)).is_none() {
-                return;
-            }
-            self.has_ended(number);
-        }
-    }
-
-    pub(super) fn cancel(&mut self, number: usize) {
-        if matches!(self.calls[number].stage, Stage::Invited | Stage::Granted) {
-            self.calls[number].stage = Stage::Over;
-            if self.hook(number, |worker, call| worker.cancelled(call.session(), Some(call.by_way(ITS_WAY)))).is_some()
-            {
-                self.has_ended(number);
-            }
-        }
-    }
-
-    pub(super) fn refuse(&mut self, number: usize) {
-        if self.calls[number].stage == Stage::Granted {
-            self.calls[number].stage = Stage::Over;
-            if self
-                .hook(number, |worker, call| worker.failed(call.session(), Some(call.by_way(ITS_WAY)), 486))
-                .is_some()
-            {
-                self.has_ended(number);
-            }
+        let connection = self.calls[number].connections[1];
+        let given = self.frame(number, bytes, (connection, CLIENT), None);
+        if given.is_some_and(|(_, passage)| passage == Passage::Forged) && !self.calls[number].is_captured {
+            self.wrong.push(format!("call {number}: a frame of the client is taken for forged: {bytes}"));
         }
     }
 
@@ -204,14 +248,18 @@ impl World<'_> {
         }
     }
 
+    /// The connection of one side breaks; that side opens another one.
     pub(super) fn lose(&mut self, number: usize) {
         let side = self.random.usize(0..2);
         let connection = self.calls[number].connections[side];
+        self.connections.closed.insert(connection);
+        let new = self.connections.open();
         self.hook(number, |worker, _| worker.connection_lost(connection));
         // Those that share it have moved as well.
         let now = self.machine.clock.get();
         for call in self.calls.iter_mut().filter(|call| call.connections[side] == connection) {
             call.moved_at = now;
+            call.connections[side] = new;
         }
     }
 }

@@ -68,7 +68,11 @@ impl World<'_> {
             }
             14 => self.flood(),
             // All processes are frozen: a container's pause, a snapshot of the machine.
-            15 => self.machine.pass(Duration::from_micros(self.random.u64(0..100 * SECOND))),
+            15 => {
+                self.machine.pass(Duration::from_micros(self.random.u64(0..100 * SECOND)));
+                // The supervisor has had no time to start an engine.
+                self.down_since = None;
+            }
             // The next engine takes its time to start: a slow disk, a million sessions.
             16 => {
                 self.next_start_takes = 30 * SECOND;

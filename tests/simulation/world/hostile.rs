@@ -1,0 +1,100 @@
+//! Parties that do not keep to the rules: they claim to be the server, and send where they have no session.
+
+use super::{World, say};
+use crate::call::{CLIENT, Names, SERVER, Stage};
+use crate::delivery::Part;
+use imcharge::engine::worker::Passage;
+
+impl World<'_> {
+    /// A frame that claims to be of the server, from the client's connection, a new one, or that of another subscriber.
+    pub(super) fn forge(&mut self, number: usize) {
+        if matches!(self.calls[number].stage, Stage::Invited | Stage::Granted) || self.has_successor(number) {
+            return;
+        }
+        let connection = match self.random.u8(0..3) {
+            0 => self.calls[number].connections[1],
+            1 => self.connections.open(),
+            _ => self.random.choice(&self.calls).map_or(0, |call| call.connections[1]),
+        };
+        let call = &self.calls[number];
+        let id = match self.random.choice(0..call.messages.len()) {
+            Some(message) if self.random.u8(0..4) > 0 => call.message_id(message),
+            _ => format!("forged{number}"),
+        };
+        let octets = self.random.choice([0, 0, 1, 100, 1025]).unwrap_or_default();
+        let flag = if octets == 0 { '#' } else { self.random.choice(['$', '+']).unwrap_or('$') };
+        let part = match flag {
+            '#' => Part::Abort,
+            flag => Part::Content { octets: octets.into(), is_last: flag == '$' },
+        };
+        let transaction = format!("f{}x{number}", self.random.u32(..));
+        let bytes = call.frame_of_server(call.ends(0), &transaction, &id, "1-*/*", octets, flag);
+        // The connection of the server is known and open: no other one speaks for it.
+        let instance = self.region.as_ref().map(|region| region.instance());
+        let is_known = |&(seen_in, known): &(u64, u64)| {
+            Some(seen_in) == instance && !self.connections.closed.contains(&known) && known != connection
+        };
+        let is_clear = !self.is_as_closed_as_another(call);
+        let must_refuse =
+            is_clear && (!self.config.im_servers.is_empty() || call.server_known.as_ref().is_some_and(is_known));
+        let is_live = call.stage == Stage::Answered;
+        let Some((_, passage)) = self.frame(number, &bytes, (connection, CLIENT), Some((&id, part, true))) else {
+            return;
+        };
+        say(format_args!("{} forged {part:?} of {id} in call {number}: {passage:?}", self.machine.clock.get()));
+        match passage {
+            Passage::Forged => self.tally.forged += 1,
+            Passage::NoSession => {}
+            Passage::NotCharged if !is_live => {}
+            Passage::NotCharged => self.wrong.push(format!("call {number} is not known to a forged frame")),
+            _ if must_refuse => {
+                self.wrong.push(format!("a frame of the client passes for one of the server: {bytes:.200}"))
+            }
+            _ => {
+                // Whoever has the same connection is taken for the server as well.
+                self.calls[number].is_captured = true;
+                let same = self.calls.iter_mut().filter(|call| call.connections[1] == connection);
+                same.for_each(|call| call.is_captured = true);
+            }
+        }
+    }
+
+    /// Whether another call has the MSRP URIs of this one by now.
+    pub(super) fn has_successor(&self, number: usize) -> bool {
+        let next = self.calls.get(number + 1);
+        next.is_some_and(|next| next.names == Names::Predecessor && next.taken_by.is_some())
+    }
+
+    /// The client sends a message to the server: nobody pays for that.
+    pub(super) fn send_back(&mut self, number: usize) {
+        let call = &self.calls[number];
+        if call.stage != Stage::Answered {
+            return;
+        }
+        let bytes = call.frame_of_client(0, &format!("b{}", self.random.u32(..)), &format!("back{number}"));
+        let connection = call.connections[1];
+        let given = self.frame(number, &bytes, (connection, CLIENT), None);
+        let Some((_, passage)) = given.filter(|_| !self.calls[number].is_captured) else { return };
+        if !matches!(passage, Passage::Pass | Passage::Full) {
+            self.wrong.push(format!("call {number}: a message of the client is stopped: {passage:?}"));
+        }
+    }
+
+    /// Content from the server's endpoint to one with which it has no session, and content between others.
+    pub(super) fn send_astray(&mut self, number: usize) {
+        let is_live = self.calls[number].stage == Stage::Answered;
+        let from_server = self.random.bool();
+        let connection = self.connections.open();
+        let bytes = self.calls[number].frame_astray(&format!("a{}", self.random.u32(..)), from_server);
+        let source = if from_server { SERVER } else { CLIENT };
+        let Some((_, passage)) = self.frame(number, &bytes, (connection, source), None) else { return };
+        let is_right = match (from_server, passage) {
+            (true, Passage::NotCharged) => !is_live && self.config.im_servers.is_empty(),
+            (true, passage) => passage != Passage::Pass,
+            (false, passage) => passage == Passage::NotCharged,
+        };
+        if !is_right {
+            self.wrong.push(format!("call {number}: astray, from the server's endpoint {from_server}: {passage:?}"));
+        }
+    }
+}
