@@ -190,7 +190,7 @@ impl TableMemory {
         let links = |count: usize| (0..count).map(|_| AtomicU32::default()).collect::<Vec<_>>();
         Arc::new(TableMemory {
             slots: (0..slots).map(|_| Slot::default()).collect(),
-            streams: (0..2 * slots + 1).map(|_| StreamRecord::default()).collect(),
+            streams: (0..2 * slots + 2).map(|_| StreamRecord::default()).collect(),
             indexes: [words(names), words(others), words(others)],
             chains: [links(names), links(others)],
             passed: words(others),

@@ -487,7 +487,7 @@ impl Default for Config {
             event_workers: 1,
             im_servers: ImServers::default(),
             bypass: Bypass::Allow,
-            max_sessions: 100_000,
+            max_sessions: 50_000,
             default_balance: None,
             history_days: 30,
             enabler: Enabler::Ledger,

@@ -27,7 +27,7 @@ pub use index::{Chained, Index, Inserted};
 pub use legs::{DialogState, LegRecord};
 pub use messages::{Chunk, NOTES, Pass};
 pub use slot::{Gate, Slot};
-pub use streams::{STREAMS_MAX, Stream, StreamRecord, StreamState, Streams};
+pub use streams::{OWN_RECORDS, STREAMS_MAX, Stream, StreamRecord, StreamState, Streams};
 
 use super::sync::AtomicU64;
 use crate::charge::ch2::SessionKey;
@@ -211,11 +211,7 @@ impl Table<'_> {
                     Side::Client => stream.client == from,
                 };
                 let session = self.session_at(at)?;
-                self.streams(at).iter().any(|stream| stream.is_bound() && is_of(stream)).then_some(Bound {
-                    at,
-                    session,
-                    side,
-                })
+                self.has_stream(at, is_of).then_some(Bound { at, session, side })
             })
         })
     }
@@ -225,7 +221,7 @@ impl Table<'_> {
         let mut closed = None;
         for at in self.names.index.find(name) {
             let Some(session) = self.session_at(at) else { continue };
-            if self.streams(at).iter().any(|stream| stream.is_bound() && fits(stream)) {
+            if self.has_stream(at, &fits) {
                 if self.slots[at as usize].is_open() {
                     return Some((at, session));
                 }

@@ -14,7 +14,7 @@ use super::bell::{self, Bell};
 use super::clock;
 use super::config::Config;
 use super::doorbell::{ASLEEP, Doorbell, Sleeper, wake_some};
-use super::grant::{Chained, Index, Slot, StreamRecord, Table};
+use super::grant::{Chained, Index, OWN_RECORDS, Slot, StreamRecord, Table};
 use super::latency::{Histogram, Latency};
 use super::log_lines::NOTICE;
 use super::queue::Queue;
@@ -41,7 +41,7 @@ use std::time::{Duration, Instant};
 pub use usage::Usage;
 
 /// Changes with the layout: a file of another version is not read.
-const MAGIC: u64 = 0x696d_6368_6172_000b;
+const MAGIC: u64 = 0x696d_6368_6172_000c;
 
 /// Octets of one event ring.
 const RING_SIZE: usize = if simulate::SMALL { 32 * 1024 } else { 512 * 1024 };
@@ -51,6 +51,9 @@ const VERDICT_WORDS: usize = if simulate::SMALL { 4 * 1024 } else { 256 * 1024 }
 
 /// Words of the queue of what the event routes are told.
 const EVENT_WORDS: usize = if simulate::SMALL { 4 * 1024 } else { 64 * 1024 };
+
+/// Records of streams in the pool at least.
+const STREAMS_POOL_MIN: usize = if simulate::SMALL { 64 } else { 4096 };
 
 /// Messages that the index has room for at least, so that the share of one session is not small where there are few sessions.
 const MESSAGES_MIN: usize = if simulate::SMALL { 64 } else { 8192 };
@@ -199,8 +202,9 @@ impl Layout {
             end += size;
             end - size
         };
-        // A session has its key, an early and a confirmed dialog and two endpoints.
-        let (names, streams) = (Index::size_for(slots * 5), slots * 2);
+        // A session has its key, a dialog and two endpoints.
+        let names = Index::size_for(slots * 4);
+        let streams = slots * OWN_RECORDS + (slots / 2).max(STREAMS_POOL_MIN);
         let messages = Index::size_for((slots * 2).max(MESSAGES_MIN));
         let transactions = Index::size_for(slots);
         part(area::<Header>(1));

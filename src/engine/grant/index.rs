@@ -5,6 +5,9 @@ use crate::engine::sync::{AtomicU32, AtomicU64, Ordering, bound};
 /// Entries of an index that a hash can stand in: four cache lines.
 const WINDOW: usize = bound(32, 2);
 
+/// Slots that one hash leads to at most: a name that many sessions describe must not fill the window of others.
+pub(super) const SAME_MAX: usize = bound(16, 2);
+
 /// A set of (hash, slot) pairs in shared memory. An entry is 40 bits of the hash and the slot's number plus one.
 /// There is no order and no chain: a look-up reads its whole window, so that removing leaves no gap.
 #[derive(Clone, Copy)]
@@ -140,7 +143,7 @@ impl Chained<'_> {
         if let Some(place) = self.index.place_of(hash, at) {
             return Inserted::Before(place);
         }
-        if chain.count.load(Ordering::Relaxed) >= share {
+        if chain.count.load(Ordering::Relaxed) >= share || self.index.find(hash).count() >= SAME_MAX {
             return Inserted::Full;
         }
         // What is in the chain by now, the look through the index finds.

@@ -5,7 +5,7 @@ use crate::engine::sync::{AtomicU32, AtomicU64, Ordering, bound};
 
 /// Dialogs of a session that can be changed once they are bound. Those of an INVITE that is forked to more parties keep
 /// the endpoints that they began with.
-pub const LEGS_MAX: usize = bound(4, 1);
+pub const LEGS_MAX: usize = bound(2, 1);
 
 /// A dialog of a charged session.
 #[repr(C)]

@@ -9,11 +9,15 @@ use super::{NoRoom, Side, Table, server_name};
 use crate::charge::ch2::SessionKey;
 use crate::engine::sync::{AtomicU32, AtomicU64, Ordering, bound};
 
-/// Streams of one session at most.
-pub const STREAMS_MAX: usize = bound(16, 2);
+/// Streams of one session at most: 16 `m=` lines that are offered, and as many that are bound.
+pub const STREAMS_MAX: usize = bound(32, 2);
 
-/// Records that are looked at for a free one.
-const PROBES: usize = 64;
+/// Records that belong to a slot alone: the offer of its INVITE and one stream, as they are and as they are being changed.
+/// What a session has beyond them it takes from a pool that all share.
+pub const OWN_RECORDS: usize = bound(4, 2);
+
+/// Records of the pool that are looked at for a free one.
+const PROBES: usize = 256;
 
 /// How far the offer/answer exchange of a stream has come (RFC 3264).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -148,15 +152,31 @@ impl Table<'_> {
         }
     }
 
+    /// Whether a slot has a bound stream like this.
+    pub(super) fn has_stream(&self, at: u32, fits: impl Fn(&Stream) -> bool) -> bool {
+        let Some(slot) = self.slots.get(at as usize) else { return false };
+        loop {
+            let list = slot.streams.load(Ordering::Acquire);
+            let found = self.records(list).map(StreamRecord::read).any(|stream| stream.is_bound() && fits(&stream));
+            // As in `streams`.
+            if slot.streams.load(Ordering::Acquire) == list {
+                return found;
+            }
+        }
+    }
+
+    /// The records of a list; no list is longer than the streams of a session.
+    fn records(&self, list: u64) -> impl Iterator<Item = &StreamRecord> {
+        let record = |place: u32| self.streams.get((place as usize).checked_sub(1)?);
+        let following = move |found: &&StreamRecord| record(found.next.load(Ordering::Acquire));
+        std::iter::successors(record(list as u32), following).take(STREAMS_MAX)
+    }
+
     fn read_list(&self, list: u64) -> Streams {
         let mut streams = Streams::default();
-        let mut place = list as u32 as usize;
-        while let Some(record) = place.checked_sub(1).and_then(|at| self.streams.get(at)) {
-            if !streams.push(record.read()) {
-                break;
-            }
-            place = record.next.load(Ordering::Acquire) as usize;
-        }
+        self.records(list).for_each(|record| {
+            streams.push(record.read());
+        });
         streams
     }
 
@@ -220,13 +240,18 @@ impl Table<'_> {
         Ok(first)
     }
 
-    /// Takes a free record, near where the slot's own are looked for first.
+    /// Takes a free record: one of the slot's own, or of the pool that is after all slots' own ones.
     fn free_record(&self, at: u32) -> Option<usize> {
-        let (count, owner) = (self.streams.len(), at + 1);
-        (0..PROBES.min(count)).map(|probe| (at as usize * 2 + probe) % count).find(|&place| {
-            let record = &self.streams[place];
-            record.owner.load(Ordering::Relaxed) == 0
-                && record.owner.compare_exchange(0, owner, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+        let own = at as usize * OWN_RECORDS..(at as usize + 1) * OWN_RECORDS;
+        let pool = self.slots.len() * OWN_RECORDS;
+        let size = self.streams.len().saturating_sub(pool).max(1);
+        // Slots that are used together begin far from each other.
+        let start = (u64::from(at).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as usize;
+        own.chain((0..PROBES.min(size)).map(|probe| pool + start.wrapping_add(probe) % size)).find(|&place| {
+            self.streams.get(place).is_some_and(|record| {
+                record.owner.load(Ordering::Relaxed) == 0
+                    && record.owner.compare_exchange(0, at + 1, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+            })
         })
     }
 

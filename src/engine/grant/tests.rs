@@ -1,5 +1,6 @@
 //! The grant table in private memory.
 
+use super::index::SAME_MAX;
 use super::legs::LEGS_MAX;
 use super::*;
 use crate::engine::sync::Ordering;
@@ -14,7 +15,7 @@ fn table(slots: usize) -> Table<'static> {
     Table {
         slots: leak(slots),
         names: chained(),
-        streams: leak(slots * 2),
+        streams: leak(slots * (OWN_RECORDS + 1)),
         messages: chained(),
         passed: leak(size),
         transactions: Index::over(leak(Index::size_for(16))),
@@ -226,6 +227,30 @@ fn workers_that_bind_at_once_leave_each_others_streams_and_leak_nothing() {
 }
 
 #[test]
+fn sessions_with_many_streams_leave_each_other_session_its_own_records() {
+    let table = table(64);
+    // As many as there are slots, one after the other: what they have beyond their own is in the pool.
+    for at in 0..60 {
+        let session = open(&table, at, &opening(u64::from(at) + 1));
+        for leg in 0..STREAMS_MAX as u64 {
+            let _ = bind(&table, at, session, stream(leg + 1, hash(at.into()), !hash(at.into())));
+        }
+    }
+    for at in 60..64 {
+        let session = open(&table, at, &opening(u64::from(at) + 1));
+        for change in 0..10 {
+            let changed = table.change_streams(at, session, |streams| {
+                streams.retain(|_| false);
+                let (server, client) = (hash(at.into()), !hash(at.into()));
+                streams.push(Stream { state: StreamState::Offered(Side::Client), ..stream(0, 0, client) });
+                streams.push(stream(change, server, client));
+            });
+            assert_eq!(changed, Ok(()), "slot {at}, change {change}");
+        }
+    }
+}
+
+#[test]
 fn a_session_that_is_over_binds_nothing() {
     let table = table(16);
     let session = open(&table, 3, &opening(5));
@@ -247,6 +272,17 @@ fn a_session_has_its_share_of_names_and_of_streams_and_no_more() {
     let added = (0..1000).take_while(|n| table.add_name(3, hash(n + 10_000)).is_ok()).count();
     assert!((1..NAMES_MAX as usize).contains(&added), "{added}");
     assert!(table.claim(4, &opening(6)), "another session has its own share");
+}
+
+#[test]
+fn one_name_of_many_sessions_leaves_room_for_other_names_in_its_window() {
+    let table = table(64);
+    let name = hash(1);
+    let added = (0..64).filter(|at| table.add_name(*at, name).is_ok()).count();
+    assert_eq!(added, SAME_MAX);
+    // Another name of the same window.
+    assert_eq!(table.add_name(63, name ^ 1 << 60), Ok(()));
+    assert_eq!(table.names.index.find(name).count(), SAME_MAX);
 }
 
 #[test]
