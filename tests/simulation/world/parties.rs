@@ -6,7 +6,6 @@ use crate::delivery::Part;
 use crate::dialog::LegState;
 use imcharge::charge::policy::Settle;
 use imcharge::charge::tariff::Per;
-use imcharge::engine::Engine;
 use imcharge::engine::facts::Frame;
 use imcharge::engine::worker::Passage;
 use std::net::IpAddr;
@@ -128,10 +127,12 @@ impl World<'_> {
         Some(passage)
     }
 
-    /// Whether a session is over, as the one before it that had the same MSRP URIs: a frame may be taken for one of either.
+    /// Whether the gate of a session is closed, as that of the one before it that had the same MSRP URIs: a frame may be
+    /// taken for one of either.
     pub(super) fn is_as_closed_as_another(&self, call: &Call) -> bool {
-        let is_open = |engine: &Engine| engine.unsettled().contains(&call.session());
-        call.names == Names::Predecessor && !self.engine.as_ref().is_some_and(is_open)
+        let (session, region) = (call.session(), self.region());
+        let slot = region.table().slot_of_session(region.name_of_session(session), session);
+        call.names == Names::Predecessor && !slot.is_some_and(|at| region.table().slots[at as usize].is_open())
     }
 
     /// Gives a frame to a worker; `part`: what it is to the message of this Message-ID in the direction of the client, and
