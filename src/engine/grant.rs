@@ -117,14 +117,20 @@ pub struct Table<'a> {
     pub messages: Chained<'a>,
     /// For each place of `messages`: what of the message has passed.
     pub passed: &'a [AtomicU64],
-    /// Transactions of SENDs that go to another relay, which answers them itself.
+    /// Transactions of SENDs that wait for their response.
     pub transactions: Index<'a>,
 }
 
-/// The name of an endpoint that has the messages, from the hash of its URI. That of an endpoint that fetches them is the
-/// hash itself: what one side describes can then never be taken for what the other one has.
+/// The name of an endpoint that has the messages, from the hash of its URI.
 fn server_name(endpoint: u64) -> u64 {
     !endpoint
+}
+
+/// The name of the stream between two endpoints, in either direction; `client` 0: of all streams of the server's endpoint
+/// whose other end is not known. The hashes are keyed, so their mixture needs no key.
+fn pair_name(server: u64, client: u64) -> u64 {
+    let (low, high) = (server.min(client), server.max(client));
+    low.rotate_left(31).wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ high.wrapping_mul(0xbf58_476d_1ce4_e5b9).rotate_left(17)
 }
 
 impl Table<'_> {
@@ -185,14 +191,19 @@ impl Table<'_> {
     /// The session of a request, by the hashes of the endpoints in its From-Path and To-Path. Of several sessions with the
     /// same endpoints the one with an open gate counts.
     pub fn attribute(&self, from: u64, to: u64) -> Attribution {
-        let servers = self.bound(server_name(from), |stream| stream.server == from && [to, 0].contains(&stream.client));
-        let clients = self.bound(from, |stream| stream.client == from && stream.server == to);
+        let of_server = |stream: &Stream| stream.server == from && stream.client == to;
+        let servers = self
+            .bound(pair_name(from, to), of_server)
+            .or_else(|| self.bound(pair_name(from, 0), |stream| stream.server == from && stream.client == 0));
+        let clients = || self.bound(pair_name(to, from), |stream| stream.client == from && stream.server == to);
         let stray = || self.names.index.find(server_name(from)).find_map(|at| Some((at, self.session_at(at)?)));
-        match (servers, clients) {
-            (Some((at, session)), _) => Attribution::Bound(Bound { at, session, side: Side::Server }),
-            (None, Some((at, session))) => Attribution::Bound(Bound { at, session, side: Side::Client }),
-            (None, None) => stray().map_or(Attribution::NotCharged, |(at, session)| Attribution::Stray { at, session }),
+        if let Some((at, session)) = servers {
+            return Attribution::Bound(Bound { at, session, side: Side::Server });
         }
+        if let Some((at, session)) = clients() {
+            return Attribution::Bound(Bound { at, session, side: Side::Client });
+        }
+        stray().map_or(Attribution::NotCharged, |(at, session)| Attribution::Stray { at, session })
     }
 
     /// The session that a REPORT is about, by the endpoint in its To-Path: a relay near the client may have made it.
@@ -201,18 +212,11 @@ impl Table<'_> {
         found.map(|(at, session)| Bound { at, session, side: Side::Client })
     }
 
-    /// The sessions that a response may be of, by the endpoint that has made it: a response names no other one.
+    /// The sessions that a response of the server's side may be of, by the endpoint that has made it.
     pub fn attribute_response(&self, from: u64) -> impl Iterator<Item = Bound> {
-        let sides = [(server_name(from), Side::Server), (from, Side::Client)];
-        sides.into_iter().flat_map(move |(name, side)| {
-            self.names.index.find(name).filter_map(move |at| {
-                let is_of = |stream: &Stream| match side {
-                    Side::Server => stream.server == from,
-                    Side::Client => stream.client == from,
-                };
-                let session = self.session_at(at)?;
-                self.has_stream(at, is_of).then_some(Bound { at, session, side })
-            })
+        self.names.index.find(server_name(from)).filter_map(move |at| {
+            let session = self.session_at(at)?;
+            self.has_stream(at, |stream| stream.server == from).then_some(Bound { at, session, side: Side::Server })
         })
     }
 
@@ -231,13 +235,8 @@ impl Table<'_> {
         closed
     }
 
-    /// Whether several sessions are found by this name.
-    pub fn is_shared(&self, name: u64) -> bool {
-        self.names.index.find(name).nth(1).is_some()
-    }
-
-    /// Worker: remembers that another relay will answer this transaction. `transaction` is a hash of that relay's URI and
-    /// the transaction id. An older one may be forgotten for it: its message is then debited by time-out.
+    /// Worker: remembers that the client, or a relay near it, will answer this transaction. `transaction` is a hash of the
+    /// responder's URI and the transaction id. An older one may be forgotten for it: its message is then debited by time-out.
     pub fn expect_response(&self, at: u32, transaction: u64) {
         self.transactions.put_over(transaction, at);
     }

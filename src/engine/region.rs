@@ -206,7 +206,7 @@ impl Layout {
         let names = Index::size_for(slots * 4);
         let streams = slots * OWN_RECORDS + (slots / 2).max(STREAMS_POOL_MIN);
         let messages = Index::size_for((slots * 2).max(MESSAGES_MIN));
-        let transactions = Index::size_for(slots);
+        let transactions = Index::size_for(slots * 2);
         part(area::<Header>(1));
         Layout {
             sizes,

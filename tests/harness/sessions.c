@@ -213,12 +213,12 @@ static void play_beyond(struct worker *worker, struct session *session)
     respond(worker, session, 1, 200, IMCHARGE_PASS);
 }
 
-/* The client's path is not known, so its response is nobody's; the BYE settles. */
+/* The client's path is not known, but the transaction is. */
 static void play_without_offer(struct worker *worker, struct session *session)
 {
     reply(worker, session, 200, false);
     send_message(worker, session, 1, IMCHARGE_PASS);
-    respond(worker, session, 1, 200, IMCHARGE_NOT_CHARGED);
+    respond(worker, session, 1, 200, IMCHARGE_PASS);
 }
 
 static void play_unused(struct worker *worker, struct session *session)

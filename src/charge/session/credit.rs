@@ -612,7 +612,10 @@ impl Session {
     /// A SEND hit the gate. The account may have been topped up since the last refusal.
     pub(super) fn on_stopped(&mut self, message_id: &str, why: Stop, at: Time) {
         self.step(at, Step::new(StepKind::Stopped).about(message_id).by(Rule::from_stop(why)));
-        self.keep_closed(at);
+        // Only what the server sends keeps a session that is over.
+        if why != Stop::Forged {
+            self.keep_closed(at);
+        }
         if matches!(why, Stop::Beyond | Stop::Message) {
             self.stop_message(message_id, at);
         }

@@ -247,19 +247,11 @@ impl Message {
         self.last || (self.total > 0 && self.through >= self.total)
     }
 
-    /// Whether this is a chunk seen before, by the transaction that still waits.
-    pub(super) fn waits_for(&self, sent: &Sent<'_>) -> bool {
-        let (start, end) = range_of(sent);
-        self.outstanding.iter().any(|known| (known.name, known.start, known.end) == (sent.transaction, start, end))
-    }
-
     /// A chunk goes out. `has_room`: its transaction may be kept.
     pub(super) fn send(&mut self, sent: &Sent<'_>, at: Time, has_room: bool, policy: &Policy) -> Option<Settlement> {
         let (start, end) = range_of(sent);
-        if !self.waits_for(sent) {
-            self.octets = self.octets.saturating_add(sent.octets);
-            self.taken = self.taken.saturating_add(sent.taken);
-        }
+        self.octets = self.octets.saturating_add(sent.octets);
+        self.taken = self.taken.saturating_add(sent.taken);
         self.success_report |= sent.success_report;
         self.last_sent = self.last_sent.max(at);
         if sent.octets > 0 {

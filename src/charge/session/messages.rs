@@ -64,10 +64,7 @@ impl Session {
         // Messages go on: the account may have been topped up since the enabler refused.
         self.refused = self.refused.filter(|refused| at < refused.after_seconds(REFUSED));
         let index = self.position(sent.message_id);
-        // A frame that is read twice takes from the grant once.
-        if !index.is_some_and(|index| self.messages[index].waits_for(sent)) {
-            self.taken = self.taken.saturating_add(sent.taken);
-        }
+        self.taken = self.taken.saturating_add(sent.taken);
         self.on_chunk(index, sent, at);
         self.ask_ahead(self.still_to_come(sent));
         self.settle_when_drained(at);

@@ -99,6 +99,11 @@ impl<'a> Index<'a> {
         }
     }
 
+    /// Whether this hash leads to as many slots as it may.
+    pub(super) fn is_crowded(&self, hash: u64) -> bool {
+        self.find(hash).nth(SAME_MAX - 1).is_some()
+    }
+
     /// Entries that are in it.
     pub fn used(&self) -> usize {
         self.entries.iter().filter(|entry| entry.load(Ordering::Relaxed) != 0).count()
@@ -143,7 +148,7 @@ impl Chained<'_> {
         if let Some(place) = self.index.place_of(hash, at) {
             return Inserted::Before(place);
         }
-        if chain.count.load(Ordering::Relaxed) >= share || self.index.find(hash).count() >= SAME_MAX {
+        if chain.count.load(Ordering::Relaxed) >= share || self.index.is_crowded(hash) {
             return Inserted::Full;
         }
         // What is in the chain by now, the look through the index finds.

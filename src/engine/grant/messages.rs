@@ -15,6 +15,9 @@ use crate::simulate::{Broken, is_broken};
 /// other cache line than the slot's own.
 pub const NOTES: usize = bound(8, 1);
 
+/// Messages of a session in the index from which on those that meet an empty or closed grant are not noted there.
+const UNPAID_MAX: u32 = 64;
+
 /// The lowest bits of a word: what may become of the message.
 const STATE: u64 = 0b11;
 /// Nothing of it has passed, or what has passed cost nothing in the end: the next chunk is charged like the first one.
@@ -65,7 +68,9 @@ impl<'a> Table<'a> {
     /// message at a time one pays and the other passes, or meets the grant's end: never do both pay.
     pub fn pass(&self, at: u32, session: SessionKey, chunk: &Chunk) -> Pass {
         let Some(slot) = self.slots.get(at as usize) else { return Pass::Beyond };
-        let Some(word) = self.word(at, slot, chunk.message) else { return Pass::Full };
+        let Some(word) = self.word(at, slot, chunk.message) else {
+            return if slot.has_left() { Pass::Full } else { Pass::Beyond };
+        };
         loop {
             let seen = word.load(Ordering::Acquire);
             let Some((amount, after)) = charge(slot.per(), seen, chunk) else { return Pass::Stopped };
@@ -99,7 +104,9 @@ impl<'a> Table<'a> {
         {
             return Some(noted);
         }
-        match self.messages.add(&slot.messages, at, message, self.messages_share()) {
+        // What goes nowhere has room too, but little: it costs its sender nothing.
+        let share = if slot.has_left() { self.messages_share() } else { UNPAID_MAX };
+        match self.messages.add(&slot.messages, at, message, share) {
             Inserted::At(place) | Inserted::Before(place) => self.passed.get(place),
             Inserted::Full => None,
         }

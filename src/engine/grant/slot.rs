@@ -242,6 +242,13 @@ impl Slot {
         split(self.grant.fetch_or(CLOSED, Ordering::AcqRel)).1
     }
 
+    /// Whether anything is left of the grant.
+    pub(super) fn has_left(&self) -> bool {
+        let word = self.grant.load(Ordering::Acquire);
+        let (granted, taken) = split(word);
+        word & CLOSED == 0 && granted > taken
+    }
+
     /// Whether the gate is not closed.
     pub fn is_open(&self) -> bool {
         self.grant.load(Ordering::Acquire) & CLOSED == 0

@@ -5,7 +5,7 @@
 //! workers that bind at a time the slower one finds the other's list and works from that.
 
 use super::slot::Slot;
-use super::{NoRoom, Side, Table, server_name};
+use super::{NoRoom, Side, Table, pair_name, server_name};
 use crate::charge::ch2::SessionKey;
 use crate::engine::sync::{AtomicU32, AtomicU64, Ordering, bound};
 
@@ -214,13 +214,15 @@ impl Table<'_> {
         }
     }
 
+    /// A stream is found by both of its ends: what one subscriber describes takes no room from another one. The server's end
+    /// is found by itself too.
     fn name_endpoints(&self, at: u32, streams: &Streams) -> Result<(), NoRoom> {
         for stream in streams.iter() {
-            if stream.server != 0 {
-                self.add_name(at, server_name(stream.server))?;
+            if stream.is_bound() {
+                self.add_name(at, pair_name(stream.server, stream.client))?;
             }
-            if stream.client != 0 {
-                self.add_name(at, stream.client)?;
+            if stream.server != 0 && !self.names.index.is_crowded(server_name(stream.server)) {
+                self.add_name(at, server_name(stream.server))?;
             }
         }
         Ok(())

@@ -191,9 +191,10 @@ fn of_sessions_with_the_same_endpoints_the_live_one_counts() {
     table.slots[3].close();
     assert_eq!(side(&table, SERVER, CLIENT), Some((2, Side::Server)));
     assert_eq!(table.attribute_report(SERVER).map(|bound| bound.at), Some(2));
-    let mut answered: Vec<u32> = table.attribute_response(CLIENT).map(|bound| bound.at).collect();
+    let mut answered: Vec<u32> = table.attribute_response(SERVER).map(|bound| bound.at).collect();
     answered.sort_unstable();
     assert_eq!(answered, [1, 2, 3]);
+    assert_eq!(table.attribute_response(CLIENT).count(), 0);
 }
 
 #[test]
@@ -283,6 +284,45 @@ fn one_name_of_many_sessions_leaves_room_for_other_names_in_its_window() {
     // Another name of the same window.
     assert_eq!(table.add_name(63, name ^ 1 << 60), Ok(()));
     assert_eq!(table.names.index.find(name).count(), SAME_MAX);
+}
+
+#[test]
+fn a_client_that_many_others_have_described_is_bound_all_the_same() {
+    let table = table(64);
+    for at in 0..60u32 {
+        let session = open(&table, at, &opening(u64::from(at) + 1));
+        assert_eq!(bind(&table, at, session, stream(7, hash(u64::from(at) | 1 << 50), CLIENT)), Ok(()));
+    }
+    let session = open(&table, 61, &opening(1 << 20));
+    assert_eq!(bind(&table, 61, session, stream(7, SERVER, CLIENT)), Ok(()));
+    assert_eq!(side(&table, SERVER, CLIENT), Some((61, Side::Server)));
+    assert_eq!(side(&table, CLIENT, SERVER), Some((61, Side::Client)));
+}
+
+#[test]
+fn sessions_of_one_server_endpoint_are_all_found() {
+    let table = table(64);
+    for at in 0..60u32 {
+        let session = open(&table, at, &opening(u64::from(at) + 1));
+        assert_eq!(bind(&table, at, session, stream(7, SERVER, hash(u64::from(at) | 1 << 50))), Ok(()));
+    }
+    assert!((0..60).all(|at| side(&table, SERVER, hash(at | 1 << 50)) == Some((at as u32, Side::Server))));
+    assert!(matches!(table.attribute(SERVER, 99), Attribution::Stray { .. }));
+}
+
+#[test]
+fn content_that_goes_nowhere_fills_no_table() {
+    let table = table(64);
+    for per in [Per::Message, Per::Kilobyte] {
+        let session = open(&table, 9, &Opening { per, ..opening(5) });
+        for n in 0..10_000 {
+            assert_eq!(table.pass(9, session, &chunk(n, 5)), Pass::Beyond);
+        }
+        assert!(table.messages.index.used() < 100, "{}", table.messages.index.used());
+        table.slots[9].set_granted(1);
+        assert!(matches!(table.pass(9, session, &chunk(1 << 30, 5)), Pass::Taken { .. }));
+        table.free(9);
+    }
 }
 
 #[test]

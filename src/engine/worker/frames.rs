@@ -153,8 +153,7 @@ impl Worker {
         self.region.table().slots[at as usize].may_push(second())
     }
 
-    /// A response: of the client's endpoint, or of a relay near it that has taken the SEND over. Where it is known which
-    /// session waits for it, no other one hears of it.
+    /// A response: of the client or of a relay near it, to a SEND that passed here, or of the server.
     fn answer(&mut self, frame: &msrp::Frame<'_>, code: u16, came: &Frame<'_>, request: Option<&[u8]>) -> Passage {
         // The relay's own response to itself says nothing of the client.
         if came.from_self {
@@ -165,10 +164,8 @@ impl Worker {
         let region = Arc::clone(&self.region);
         let table = region.table();
         let mut passage = Passage::NotCharged;
-        let awaited = region.hash(&[b"transaction", &from.to_le_bytes(), id]);
-        let is_awaited = table.expecting(awaited).next().is_some();
-        let own = table.attribute_response(from).filter(|_| !is_awaited);
-        for bound in own.chain(table.expecting(awaited)).take(SHARED_MAX) {
+        let of_client = table.expecting(region.hash(&[b"transaction", &from.to_le_bytes(), id]));
+        for bound in of_client.chain(table.attribute_response(from)).take(SHARED_MAX) {
             passage = self.answer_of(bound, id, code, came);
             if passage == Passage::Forged {
                 break;
@@ -311,15 +308,13 @@ impl Worker {
         }
     }
 
-    /// Where the next hop of a SEND is another relay, that one will answer it (RFC 4975, 7.2); where several sessions have the
-    /// URI of the client, its response alone does not say which of them it is of.
+    /// A response names neither its message nor, where a relay near the client answers, its session: the transaction of the
+    /// SEND tells both (RFC 4975, 7.2). The next hop answers it, or the client where relays pass responses on.
     fn expect_response(&self, at: u32, frame: &msrp::Frame<'_>) {
-        let (region, table) = (&self.region, self.region.table());
-        let relay = frame.to_path.hop_after_this().map(|relay| region.hash_of_endpoint(&relay));
-        let client = region.hash_of_endpoint(&frame.to_path.endpoint());
-        if let Some(responder) = relay.or_else(|| table.is_shared(client).then_some(client)) {
-            let id = frame.transaction_id.as_bytes();
-            table.expect_response(at, region.hash(&[b"transaction", &responder.to_le_bytes(), id]));
+        let id = frame.transaction_id.as_bytes();
+        for responder in frame.to_path.hop_after_this().into_iter().chain([frame.to_path.endpoint()]) {
+            let responder = self.region.hash_of_endpoint(&responder).to_le_bytes();
+            self.region.table().expect_response(at, self.region.hash(&[b"transaction", &responder, id]));
         }
     }
 }
@@ -329,7 +324,7 @@ fn address(came: &Frame<'_>) -> String {
     came.source.map_or_else(|| "an unknown address".to_owned(), |source| source.to_string())
 }
 
-/// Sessions that a response may be of, where several clients have described the same URI.
+/// Sessions that a response may be of at most.
 const SHARED_MAX: usize = 8;
 
 /// The second of the clock, as allowances count it.

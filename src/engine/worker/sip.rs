@@ -160,6 +160,8 @@ impl Worker {
 fn call_id_of<'a>(invite: &Invite<'a>) -> Result<&'a str, Refused> {
     let Invitation { call_id, from_tag, .. } = invite.invitation;
     let fits = |field: &[u8]| (1..=FIELD_MAX).contains(&field.len());
-    let call_id = from_utf8(call_id).ok().filter(|id| fits(id.as_bytes()) && fits(from_tag));
+    // RFC 3261, 25.1: what a Call-ID is made of. Operators' terminals show it.
+    let is_word = |id: &&str| id.bytes().all(|octet| octet.is_ascii_graphic());
+    let call_id = from_utf8(call_id).ok().filter(|id| fits(id.as_bytes()) && fits(from_tag)).filter(is_word);
     call_id.ok_or(Refused::Malformed)
 }
