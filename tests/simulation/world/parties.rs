@@ -7,8 +7,10 @@ use crate::dialog::LegState;
 use imcharge::charge::policy::Settle;
 use imcharge::charge::tariff::Per;
 use imcharge::engine::facts::Frame;
+use imcharge::engine::region::Region;
 use imcharge::engine::worker::Passage;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 /// Microseconds after a BYE within which frames still come, and where the server does not know of it.
 const BEHIND_BYE: u64 = SECOND;
@@ -130,9 +132,12 @@ impl World<'_> {
     /// Whether the gate of a session is closed, as that of the one before it that had the same MSRP URIs: a frame may be
     /// taken for one of either.
     pub(super) fn is_as_closed_as_another(&self, call: &Call) -> bool {
-        let (session, region) = (call.session(), self.region());
-        let slot = region.table().slot_of_session(region.name_of_session(session), session);
-        call.names == Names::Predecessor && !slot.is_some_and(|at| region.table().slots[at as usize].is_open())
+        let session = call.session();
+        let is_open = |region: &Arc<Region>| {
+            let slot = region.table().slot_of_session(region.name_of_session(session), session);
+            slot.is_some_and(|at| region.table().slots[at as usize].is_open())
+        };
+        call.names == Names::Predecessor && !self.region.as_ref().is_some_and(is_open)
     }
 
     /// Gives a frame to a worker; `part`: what it is to the message of this Message-ID in the direction of the client, and
