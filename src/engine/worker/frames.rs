@@ -38,6 +38,37 @@ impl Worker {
         }
     }
 
+    /// A request goes to this relay itself, since both ends use it: it will be seen once more.
+    pub fn expect_again(&self, frame: &[u8]) {
+        if let Ok(parsed) = msrp::Frame::parse(frame) {
+            self.region.table().expect_response(0, self.hash_of_content(&parsed));
+        }
+    }
+
+    /// Whether a request has passed before, by all that a relay leaves as it is.
+    pub fn is_expected_again(&self, frame: &[u8]) -> bool {
+        let parsed = msrp::Frame::parse(frame).ok();
+        let hash = parsed.map(|parsed| self.hash_of_content(&parsed));
+        hash.is_some_and(|hash| self.region.table().transactions.find(hash).next().is_some())
+    }
+
+    /// Hash of what a relay leaves as it is.
+    fn hash_of_content(&self, frame: &msrp::Frame<'_>) -> u64 {
+        let ends = [frame.from_path.endpoint(), frame.to_path.endpoint()].map(|end| self.region.hash_of_endpoint(&end));
+        let range = frame
+            .byte_range
+            .map_or([0; 3], |range| [range.start, range.end.unwrap_or(u64::MAX), range.total.unwrap_or(u64::MAX)]);
+        let numbers =
+            [ends[0], ends[1], range[0], range[1], range[2], frame.flag as u64, frame.status.unwrap_or(0).into()];
+        let numbers = numbers.map(u64::to_le_bytes);
+        self.region.hash(&[
+            b"again",
+            numbers.as_flattened(),
+            frame.message_id.unwrap_or_default().as_bytes(),
+            frame.body.unwrap_or_default(),
+        ])
+    }
+
     fn frame_of(&mut self, frame: &Frame<'_>, request: Option<&[u8]>) -> Passage {
         self.region.count(Statistic::Frames);
         let Ok(parsed) = msrp::Frame::parse(frame.bytes) else {

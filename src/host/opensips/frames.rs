@@ -278,7 +278,7 @@ unsafe fn pass(message: &k::msrp_msg, came_as: Option<&[u8]>) -> Passage {
     // to itself, with the transaction id that the engine knows: only one that this relay has made is its own.
     let from_self = match came_as {
         Some(_) => is_own_uri(from_path.rsplit(|octet| *octet == b' ').next().unwrap_or_default(), message.rcv.proto),
-        None => connections::is_own(&message.rcv),
+        None => connections::is_own(&message.rcv) || passes_again(message, whole, from_path),
     };
     let frame = Frame {
         bytes: whole,
@@ -292,6 +292,31 @@ unsafe fn pass(message: &k::msrp_msg, came_as: Option<&[u8]>) -> Passage {
         None => worker.frame(&frame),
     });
     passage.unwrap_or(Passage::Full)
+}
+
+/// Whether a request comes from this relay, which has passed it on to itself. The host's table shows one connection of a
+/// proxy to itself, and it may have several; what the relay has sent to itself is known by its content as well.
+fn passes_again(message: &k::msrp_msg, whole: &[u8], from_path: &[u8]) -> bool {
+    let first = from_path.split(|octet| *octet == b' ').next().unwrap_or_default();
+    ip(&message.rcv.src_ip) == ip(&message.rcv.dst_ip)
+        && is_own_uri(first, message.rcv.proto)
+        && with_worker(|worker| worker.is_expected_again(whole)).unwrap_or(false)
+}
+
+/// Remembers a request whose next hop is this relay again.
+///
+/// # Safety
+/// As for [`pass`].
+unsafe fn expect_again(message: &k::msrp_msg) {
+    // SAFETY: as in `pass`.
+    let (whole, to_path) = unsafe {
+        let whole = k::_str { s: message.buf, len: message.len as c_int };
+        (bytes(&whole), message.to_path.as_ref().map_or(&[][..], |header| bytes(&header.body)))
+    };
+    let next = to_path.split(|octet| *octet == b' ').nth(1).unwrap_or_default();
+    if is_own_uri(next, message.rcv.proto) {
+        with_worker(|worker| worker.expect_again(whole));
+    }
 }
 
 /// A request that passed the gate went nowhere.
@@ -316,6 +341,8 @@ unsafe extern "C" fn forward_request(
 ) -> c_int {
     let Some(forward) = stock().and_then(|stock| stock.forward_request) else { return -1 };
     FORWARDED.set(true);
+    // SAFETY: as for `pass`; NULL, or the message that proto_msrp is given next.
+    guard((), || unsafe { request.as_ref().into_iter().for_each(|message| expect_again(message)) });
     // SAFETY: proto_msrp's own function with what the module gives.
     let sent = unsafe { forward(handle, request, headers, count, socket, address, parameter) };
     if sent < 0 {
