@@ -133,6 +133,11 @@ fn pair_name(server: u64, client: u64) -> u64 {
     low.rotate_left(31).wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ high.wrapping_mul(0xbf58_476d_1ce4_e5b9).rotate_left(17)
 }
 
+/// The name of two endpoints that a party which is not believed has described in a session.
+fn unpaid_name(server: u64, client: u64) -> u64 {
+    !pair_name(server, client).rotate_left(7)
+}
+
 impl Table<'_> {
     /// The slot of a session.
     pub fn slot_of_session(&self, name: u64, session: SessionKey) -> Option<u32> {
@@ -174,6 +179,12 @@ impl Table<'_> {
         }
     }
 
+    /// Worker: remembers that content between these two endpoints is of this session, and not paid for: a party that is not
+    /// believed has described them. What one of them alone sends to others is nothing of this session.
+    pub fn recognise_pair(&self, at: u32, server: u64, client: u64) -> Result<(), NoRoom> {
+        self.add_name(at, unpaid_name(server, client))
+    }
+
     /// Worker: makes an endpoint known as one that has the session's messages, without binding it: what it sends is stopped.
     pub fn recognise_server(&self, at: u32, endpoint: u64) -> Result<(), NoRoom> {
         self.add_name(at, server_name(endpoint))
@@ -196,7 +207,13 @@ impl Table<'_> {
             .bound(pair_name(from, to), of_server)
             .or_else(|| self.bound(pair_name(from, 0), |stream| stream.server == from && stream.client == 0));
         let clients = || self.bound(pair_name(to, from), |stream| stream.client == from && stream.server == to);
-        let stray = || self.names.index.find(server_name(from)).find_map(|at| Some((at, self.session_at(at)?)));
+        let stray = || {
+            let names = [server_name(from), unpaid_name(from, to)];
+            names
+                .into_iter()
+                .flat_map(|name| self.names.index.find(name))
+                .find_map(|at| Some((at, self.session_at(at)?)))
+        };
         if let Some((at, session)) = servers {
             return Attribution::Bound(Bound { at, session, side: Side::Server });
         }

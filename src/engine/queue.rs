@@ -75,7 +75,7 @@ impl<'a> Queue<'a> {
         // Releasing: who reads a word that is overwritten here, reads afterwards that it was taken before.
         self.word(head).store(content.len() as u64, Ordering::Release);
         self.word(head + 1).store(0, Ordering::Release);
-        for (position, octets) in (head + HEADER..).zip(content.chunks(WORD)) {
+        for (position, octets) in (head + HEADER..behind).zip(content.chunks(WORD)) {
             let mut word = [0; WORD];
             word[..octets.len()].copy_from_slice(octets);
             self.word(position).store(u64::from_le_bytes(word), Ordering::Release);

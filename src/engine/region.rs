@@ -616,7 +616,17 @@ impl Region {
             port[0] = 1;
             port[1..].copy_from_slice(&number.to_le_bytes());
         }
-        self.hash(&[b"uri", &[u8::from(uri.secure)], host, &port, uri.session_id.as_bytes(), uri.transport.as_bytes()])
+        let mut transport = [0; 16];
+        let transport = match transport.get_mut(..uri.transport.len()) {
+            Some(transport) => {
+                transport.copy_from_slice(uri.transport.as_bytes());
+                transport.make_ascii_lowercase();
+                &*transport
+            }
+            // No transport has so long a name.
+            None => uri.transport.as_bytes(),
+        };
+        self.hash(&[b"uri", &[u8::from(uri.secure)], host, &port, uri.session_id.as_bytes(), transport])
     }
 
     /// The hash of a message of a session, as the gate knows it.

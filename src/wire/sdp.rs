@@ -7,8 +7,11 @@ use memchr::memchr;
 /// Octets of a body that are read.
 const BODY_MAX: usize = 64 * 1024;
 
-/// `m=` lines that are read; what comes after them is ignored.
-const MEDIA_MAX: u8 = 16;
+/// MSRP media that are not refused, of one description; what comes after them is ignored.
+const OPEN_MAX: usize = 64;
+
+/// The highest number of an `m=` line. Lines after it pair with nothing; what their endpoints send is stopped.
+pub const POSITION_MAX: u8 = u8::MAX;
 
 /// Parts of one multipart body that are looked at.
 const PARTS_MAX: usize = 32;
@@ -146,17 +149,19 @@ impl<'a> Part<'a> {
 
 /// The MSRP media of a description.
 fn media(description: &[u8]) -> Vec<Media<'_>> {
-    let (mut found, mut count, mut rest) = (Vec::new(), 0, description);
+    let (mut found, mut count, mut rest) = (Vec::new(), 0u32, description);
     let mut current: Option<Media<'_>> = None;
     while !rest.is_empty() {
         let (line, after) = take_line(rest).unwrap_or((rest, &[]));
         rest = after;
         if let Some(line) = line.strip_prefix(b"m=") {
             found.extend(current.take());
-            if count == MEDIA_MAX {
+            if found.iter().filter(|media: &&Media<'_>| !media.is_refused).count() == OPEN_MAX {
                 break;
             }
-            current = msrp(line).map(|is_refused| Media { position: count, is_refused, path: None });
+            // Lines that cannot be numbered pair with nothing: their endpoints are known, and bound to nothing.
+            let position = count.try_into().unwrap_or(POSITION_MAX);
+            current = msrp(line).map(|is_refused| Media { position, is_refused, path: None });
             count += 1;
         } else if let (Some(media), Some(path)) = (&mut current, path_value(line))
             && media.path.is_none()
@@ -232,7 +237,13 @@ mod tests {
         let wanted = [(1, false, "jshA7w"), (2, true, "second"), (4, false, "third"), (5, false, "-")];
         let wanted = wanted.map(|(position, is_refused, id)| (position, is_refused, id.to_owned()));
         assert_eq!(read("application/sdp", &two), Some(wanted.to_vec()));
-        assert_eq!(read("application/sdp", &OFFER.repeat(20)).map(|media| media.len()), Some(8));
+        let position = |lines: usize| {
+            let refused = OFFER.replace("m=message 7654", "m=message 0").replace("m=audio", "m=video");
+            read("application/sdp", &(refused.repeat(lines) + OFFER)).and_then(|media| media.last().cloned())
+        };
+        assert_eq!(position(20), Some((41, false, "jshA7w".to_owned())), "however many are refused before it");
+        assert_eq!(position(200), Some((POSITION_MAX, false, "jshA7w".to_owned())));
+        assert_eq!(read("application/sdp", &OFFER.repeat(100)).map(|media| media.len()), Some(OPEN_MAX));
     }
 
     #[test]

@@ -232,9 +232,16 @@ impl Worker {
             if has_description {
                 self.refuse_exchange(reply.dialog.call_id, foreign);
             }
-            // Where the server has answered all the same, what it sends from there must be known.
-            if let (Foreign::Target, Side::Client) = (foreign, place.sender) {
-                self.recognise(place, &self.endpoints(&reply.body).unwrap_or_default());
+            // Where the server has answered all the same, what it sends from there must be known: from wherever, or, where
+            // its answer has come by an unknown way and may be another's, to the client's endpoint.
+            let answered = self.endpoints(&reply.body).unwrap_or_default();
+            match (foreign, place.sender) {
+                (Foreign::Target, Side::Client) => self.recognise(place, &answered),
+                (_, Side::Client) => {
+                    let offered = request.and_then(|request| self.endpoints(&request.body)).unwrap_or_default();
+                    self.recognise_pairs(place, &answered, &offered);
+                }
+                (_, Side::Server) => {}
             }
             return;
         }
@@ -416,6 +423,17 @@ impl Worker {
         let table = self.region.table();
         for endpoint in endpoints {
             if table.recognise_server(place.at, endpoint.uri).is_err() {
+                self.region.count(Statistic::DroppedTableFull);
+            }
+        }
+    }
+
+    /// Makes known what may pass between endpoints that a party which is not believed has described.
+    fn recognise_pairs(&self, place: Place, servers: &[Endpoint], clients: &[Endpoint]) {
+        for server in servers {
+            let client = clients.iter().find(|client| client.position == server.position);
+            let table = self.region.table();
+            if client.is_some_and(|client| table.recognise_pair(place.at, server.uri, client.uri).is_err()) {
                 self.region.count(Statistic::DroppedTableFull);
             }
         }

@@ -7,6 +7,7 @@
 //! The offer of the INVITE is kept as leg 0: each dialog of a forked INVITE answers it (RFC 3261, 13.2.2.4).
 
 use crate::engine::grant::{STREAMS_MAX, Side, Stream, StreamState, Streams};
+use crate::wire::sdp::POSITION_MAX;
 
 /// Leg of the offer that is in the INVITE.
 const OFFER_OF_THE_INVITE: u64 = 0;
@@ -84,6 +85,9 @@ pub(super) fn answer(
     streams.retain(|stream| stream.leg != leg);
     for answered in answer {
         let offered = offer.iter().find(|offered| offered.position == answered.position);
+        if answered.position == POSITION_MAX {
+            continue;
+        }
         let stream = match offered {
             Some(offered) => stream(leg, side, offered.uri, answered),
             // The offer could not be read: what the server sends from this endpoint is paid for, wherever it goes.
