@@ -34,6 +34,6 @@ enum {
 	IMCHARGE_MODULE_INTERFACE_VERSION = MODULE_INTERFACE_VER
 };
 
-/* Defined in core/tcp_main.c, declared in no header; the same from 5.6 to 6.1. Whether there is a connection of this
- * number, or (number 0) with these two ends. */
-int tcpconn_exists(int conn_id, struct ip_addr *peer_ip, int peer_port, struct ip_addr *local_ip, int local_port);
+/* Defined in core/tcp_main.c, declared in no header. Whether there is a connection of this number, or (number 0) with these
+ * two ends. 6.0 and 6.1 also take the protocol, 0 for any; 5.6 does not read it. */
+int tcpconn_exists(int id, struct ip_addr *peer, int peer_port, struct ip_addr *own, int own_port, int protocol);

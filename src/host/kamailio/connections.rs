@@ -14,7 +14,7 @@ impl Connections for Table {
     fn is_open(&self, connection: u64) -> Option<bool> {
         let id = c_int::try_from(connection).ok().filter(|id| *id != 0)?;
         // SAFETY: a search by number uses no address. It takes the lock that the host takes for each frame it sends.
-        Some(unsafe { k::tcpconn_exists(id, null_mut(), 0, null_mut(), 0) } != 0)
+        Some(unsafe { k::tcpconn_exists(id, null_mut(), 0, null_mut(), 0, 0) } != 0)
     }
 }
 
@@ -39,5 +39,5 @@ pub unsafe fn is_own(received: &mut k::receive_info) -> bool {
     // The table is searched for local addresses alone.
     let may_be = source.is_some_and(|source| source.is_loopback()) || source == ip(&received.dst_ip) || is_local();
     // SAFETY: two addresses of the host, which the search only reads.
-    may_be && unsafe { k::tcpconn_exists(0, own, received.dst_port.into(), peer, received.src_port.into()) } != 0
+    may_be && unsafe { k::tcpconn_exists(0, own, received.dst_port.into(), peer, received.src_port.into(), 0) } != 0
 }
