@@ -423,7 +423,7 @@ fn a_session_is_found_whole_or_not_at_all() {
         let worker = Arc::clone(&memory);
         let worker = thread::spawn(move || {
             let Opening { session, name, .. } = opening(1);
-            let whole = Bound { at: 0, session, side: Side::Server };
+            let whole = Bound { at: 0, session, leg: 7, side: Side::Server };
             if let Some(at) = worker.table().slot_of_session(name, session) {
                 assert_eq!(worker.slots[at as usize].session(), Some(session));
                 assert!(bind(&worker, 1, 7));

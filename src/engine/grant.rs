@@ -66,6 +66,8 @@ pub struct Bound {
     pub at: u32,
     /// The session.
     pub session: SessionKey,
+    /// Hash of the answering side's tag of its dialog; 0: any dialog of the session.
+    pub leg: u64,
     /// Which side has sent the frame, as its From-Path claims.
     pub side: Side,
 }
@@ -117,7 +119,7 @@ pub struct Table<'a> {
     pub messages: Chained<'a>,
     /// For each place of `messages`: what of the message has passed.
     pub passed: &'a [AtomicU64],
-    /// Transactions of SENDs that wait for their response.
+    /// Transactions of SENDs that wait for their response, and frames that this relay sends to itself.
     pub transactions: Index<'a>,
 }
 
@@ -203,10 +205,11 @@ impl Table<'_> {
     /// same endpoints the one with an open gate counts.
     pub fn attribute(&self, from: u64, to: u64) -> Attribution {
         let of_server = |stream: &Stream| stream.server == from && stream.client == to;
-        let servers = self
-            .bound(pair_name(from, to), of_server)
-            .or_else(|| self.bound(pair_name(from, 0), |stream| stream.server == from && stream.client == 0));
-        let clients = || self.bound(pair_name(to, from), |stream| stream.client == from && stream.server == to);
+        let servers = self.bound(pair_name(from, to), Side::Server, of_server).or_else(|| {
+            self.bound(pair_name(from, 0), Side::Server, |stream| stream.server == from && stream.client == 0)
+        });
+        let clients =
+            || self.bound(pair_name(to, from), Side::Client, |stream| stream.client == from && stream.server == to);
         let stray = || {
             let names = [server_name(from), unpaid_name(from, to)];
             names
@@ -214,42 +217,35 @@ impl Table<'_> {
                 .flat_map(|name| self.names.index.find(name))
                 .find_map(|at| Some((at, self.session_at(at)?)))
         };
-        if let Some((at, session)) = servers {
-            return Attribution::Bound(Bound { at, session, side: Side::Server });
-        }
-        if let Some((at, session)) = clients() {
-            return Attribution::Bound(Bound { at, session, side: Side::Client });
+        if let Some(bound) = servers.or_else(clients) {
+            return Attribution::Bound(bound);
         }
         stray().map_or(Attribution::NotCharged, |(at, session)| Attribution::Stray { at, session })
     }
 
     /// The session that a REPORT is about, by the endpoint in its To-Path: a relay near the client may have made it.
     pub fn attribute_report(&self, to: u64) -> Option<Bound> {
-        let found = self.bound(server_name(to), |stream| stream.server == to);
-        found.map(|(at, session)| Bound { at, session, side: Side::Client })
+        self.bound(server_name(to), Side::Client, |stream| stream.server == to)
     }
 
     /// The sessions that a response of the server's side may be of, by the endpoint that has made it.
     pub fn attribute_response(&self, from: u64) -> impl Iterator<Item = Bound> {
-        self.names.index.find(server_name(from)).filter_map(move |at| {
-            let session = self.session_at(at)?;
-            self.has_stream(at, |stream| stream.server == from).then_some(Bound { at, session, side: Side::Server })
-        })
+        self.names
+            .index
+            .find(server_name(from))
+            .filter_map(move |at| self.bound_at(at, Side::Server, |stream| stream.server == from))
     }
 
-    /// The slot that a name leads to and that has such a bound stream.
-    fn bound(&self, name: u64, fits: impl Fn(&Stream) -> bool) -> Option<(u32, SessionKey)> {
-        let mut closed = None;
-        for at in self.names.index.find(name) {
-            let Some(session) = self.session_at(at) else { continue };
-            if self.has_stream(at, &fits) {
-                if self.slots[at as usize].is_open() {
-                    return Some((at, session));
-                }
-                closed = closed.or(Some((at, session)));
-            }
-        }
-        closed
+    /// The slot that a name leads to and that has such a bound stream. One with an open gate comes before others.
+    fn bound(&self, name: u64, side: Side, fits: impl Fn(&Stream) -> bool) -> Option<Bound> {
+        let found = || self.names.index.find(name).filter_map(|at| self.bound_at(at, side, &fits));
+        found().find(|bound| self.slots[bound.at as usize].is_open()).or_else(|| found().next())
+    }
+
+    fn bound_at(&self, at: u32, side: Side, fits: impl Fn(&Stream) -> bool) -> Option<Bound> {
+        let session = self.session_at(at)?;
+        let leg = self.find_stream(at, fits)?.leg;
+        Some(Bound { at, session, leg, side })
     }
 
     /// Worker: remembers that the client, or a relay near it, will answer this transaction. `transaction` is a hash of the
@@ -258,11 +254,21 @@ impl Table<'_> {
         self.transactions.put_over(transaction, at);
     }
 
-    /// Sessions that may have such a transaction at another relay.
+    /// Worker: remembers a frame that this relay sends to itself, by a hash of what it leaves as it is.
+    pub fn expect_again(&self, content: u64) {
+        self.transactions.put_over(content, 0);
+    }
+
+    /// Whether this relay has sent such a frame to itself.
+    pub fn is_expected_again(&self, content: u64) -> bool {
+        self.transactions.find(content).next().is_some()
+    }
+
+    /// Sessions that may wait for the response to such a transaction.
     pub fn expecting(&self, transaction: u64) -> impl Iterator<Item = Bound> {
         self.transactions
             .find(transaction)
-            .filter_map(|at| self.session_at(at).map(|session| Bound { at, session, side: Side::Client }))
+            .filter_map(|at| self.session_at(at).map(|session| Bound { at, session, leg: 0, side: Side::Client }))
     }
 }
 

@@ -390,21 +390,23 @@ pub fn every_dialog_of_a_forked_invite_is_charged_until_its_own_end() {
     in_both(|stage| {
         let mut call = Call::new(stage);
         call.invite();
-        let first = call.server.endpoint.clone();
         let description = call.server.description();
         call.answer("one");
-        call.server.move_on();
+        call.is_charged();
+        // The other party of the fork has a connection of its own.
+        let first = std::mem::replace(&mut call.server, Agent::new(stage, &stage.place));
         // The first 200 comes again after the second.
         call.reply(200, "two", &call.server.description());
         call.acknowledge("two", "");
         call.reply(200, "one", &description);
         call.is_charged();
         call.bye(From::Client, "two");
-        call.server.endpoint = first;
+        call.server = first;
         call.is_charged();
         assert_eq!(stage.kamailio.statistic("sessions_active"), 1);
+        assert_eq!(stage.kamailio.statistic("frames_forged"), 0);
         call.bye(From::Client, "one");
-        stage.expect(ALICE, 98, 0, 2);
+        stage.expect(ALICE, 97, 0, 3);
     });
 }
 

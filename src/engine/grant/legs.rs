@@ -25,6 +25,8 @@ pub struct LegRecord {
     seen: AtomicU32,
     /// Whether the engine was told of its early dialog (1) and of its 2xx (2).
     told: AtomicU32,
+    /// The connection that speaks for the server's side of the dialog; 0: none yet.
+    pub(super) server_connection: AtomicU64,
 }
 
 /// The states of a dialog that the engine is told of.
@@ -46,6 +48,7 @@ impl LegRecord {
         self.seen.store(0, Ordering::Relaxed);
         self.done.iter().for_each(|done| done.store(0, Ordering::Relaxed));
         self.told.store(0, Ordering::Relaxed);
+        self.server_connection.store(0, Ordering::Relaxed);
     }
 
     /// Whether the engine knows that the dialog is in this state. A response that is sent again says nothing new: a session

@@ -30,7 +30,7 @@ pub struct Slot {
     grant: AtomicU64,
     /// Version of the list of streams (32 bits) and its first record, counted from 1 (32 bits).
     pub(super) streams: AtomicU64,
-    /// The connection that speaks for the server's side; 0: none yet.
+    /// The connection that speaks for the server's side of dialogs that have no record; 0: none yet.
     server_connection: AtomicU64,
     /// The last connection that spoke for the client's side; 0: none yet.
     client_connection: AtomicU64,
@@ -167,14 +167,28 @@ impl Slot {
         legs::all(&self.legs)
     }
 
-    /// The connection that speaks for the server's side; 0: none has spoken yet.
-    pub fn server_connection(&self) -> u64 {
-        self.server_connection.load(Ordering::Acquire)
+    /// The connection that speaks for the server's side of this dialog; 0: none has spoken yet.
+    pub fn server_connection(&self, leg: u64) -> u64 {
+        self.speaker(leg).load(Ordering::Acquire)
     }
 
-    /// Worker: another connection speaks for the server's side from now on. `false`: a third one was faster.
-    pub fn replace_server_connection(&self, from: u64, to: u64) -> bool {
-        self.server_connection.compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    /// Worker: another connection speaks for the server's side of this dialog from now on. `false`: a third one was faster.
+    pub fn replace_server_connection(&self, leg: u64, from: u64, to: u64) -> bool {
+        self.speaker(leg).compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
+
+    /// Whether a connection speaks for the server's side of any dialog.
+    pub fn is_server_connection(&self, connection: u64) -> bool {
+        self.speakers().any(|speaker| speaker.load(Ordering::Acquire) == connection)
+    }
+
+    /// Where the connection of a dialog's server is kept: the servers of a forked INVITE have connections of their own.
+    fn speaker(&self, leg: u64) -> &AtomicU64 {
+        self.leg(leg).map_or(&self.server_connection, |leg| &leg.server_connection)
+    }
+
+    fn speakers(&self) -> impl Iterator<Item = &AtomicU64> {
+        self.legs.iter().map(|leg| &leg.server_connection).chain([&self.server_connection])
     }
 
     /// The last connection that spoke for the client's side; 0: none has spoken yet.
@@ -190,7 +204,9 @@ impl Slot {
 
     /// Engine: a connection is lost, so another one may speak for the server's side.
     pub fn forget_connection(&self, connection: u64) {
-        self.replace_server_connection(connection, 0);
+        for speaker in self.speakers() {
+            let _ = speaker.compare_exchange(connection, 0, Ordering::AcqRel, Ordering::Acquire);
+        }
     }
 
     /// Whether the engine has not been told in this second that the session is alive.

@@ -152,12 +152,12 @@ impl Table<'_> {
         }
     }
 
-    /// Whether a slot has a bound stream like this.
-    pub(super) fn has_stream(&self, at: u32, fits: impl Fn(&Stream) -> bool) -> bool {
-        let Some(slot) = self.slots.get(at as usize) else { return false };
+    /// The first bound stream of a slot that fits.
+    pub(super) fn find_stream(&self, at: u32, fits: impl Fn(&Stream) -> bool) -> Option<Stream> {
+        let slot = self.slots.get(at as usize)?;
         loop {
             let list = slot.streams.load(Ordering::Acquire);
-            let found = self.records(list).map(StreamRecord::read).any(|stream| stream.is_bound() && fits(&stream));
+            let found = self.records(list).map(StreamRecord::read).find(|stream| stream.is_bound() && fits(stream));
             // As in `streams`.
             if slot.streams.load(Ordering::Acquire) == list {
                 return found;

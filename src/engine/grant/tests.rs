@@ -433,7 +433,7 @@ fn a_transaction_of_another_relay_leads_to_its_session() {
     let table = table(64);
     let session = open(&table, 9, &opening(5));
     table.expect_response(9, hash(1));
-    assert_eq!(table.expecting(hash(1)).collect::<Vec<_>>(), [Bound { at: 9, session, side: Side::Client }]);
+    assert_eq!(table.expecting(hash(1)).collect::<Vec<_>>(), [Bound { at: 9, session, leg: 0, side: Side::Client }]);
     assert_eq!(table.expecting(hash(2)).count(), 0);
     // However many there are, the last one is known.
     for n in 0..10_000 {
@@ -447,12 +447,12 @@ fn a_transaction_of_another_relay_leads_to_its_session() {
 #[test]
 fn one_connection_speaks_for_the_server_until_it_is_lost() {
     let slot = Slot::default();
-    assert!(slot.replace_server_connection(0, 3));
-    assert!(!slot.replace_server_connection(0, 4));
+    assert!(slot.replace_server_connection(7, 0, 3));
+    assert!(!slot.replace_server_connection(7, 0, 4));
     slot.forget_connection(4);
-    assert_eq!(slot.server_connection(), 3);
+    assert_eq!(slot.server_connection(7), 3);
     slot.forget_connection(3);
-    assert!(slot.replace_server_connection(0, 4));
+    assert!(slot.replace_server_connection(7, 0, 4));
 }
 
 #[test]
@@ -461,4 +461,15 @@ fn a_session_may_cause_so_much_in_a_second_and_no_more() {
     assert_eq!((0..100).filter(|_| slot.may_report(5)).count(), 8);
     assert_eq!((0..100).filter(|_| slot.may_report(6)).count(), 8);
     assert!(slot.is_first_activity(5) && !slot.is_first_activity(5) && slot.is_first_activity(6));
+}
+
+#[test]
+fn each_dialog_has_a_connection_of_its_server() {
+    let slot = Slot::default();
+    assert!([7, 8].iter().all(|leg| slot.add_leg(*leg).is_some()));
+    assert!(slot.replace_server_connection(7, 0, 3) && slot.replace_server_connection(8, 0, 4));
+    assert_eq!([7, 8, 9].map(|leg| slot.server_connection(leg)), [3, 4, 0]);
+    assert_eq!([3, 4, 5].map(|connection| slot.is_server_connection(connection)), [true, true, false]);
+    slot.forget_connection(4);
+    assert_eq!([7, 8].map(|leg| slot.server_connection(leg)), [3, 0]);
 }

@@ -41,15 +41,14 @@ impl Worker {
     /// A request goes to this relay itself, since both ends use it: it will be seen once more.
     pub fn expect_again(&self, frame: &[u8]) {
         if let Ok(parsed) = msrp::Frame::parse(frame) {
-            self.region.table().expect_response(0, self.hash_of_content(&parsed));
+            self.region.table().expect_again(self.hash_of_content(&parsed));
         }
     }
 
     /// Whether a request has passed before, by all that a relay leaves as it is.
     pub fn is_expected_again(&self, frame: &[u8]) -> bool {
         let parsed = msrp::Frame::parse(frame).ok();
-        let hash = parsed.map(|parsed| self.hash_of_content(&parsed));
-        hash.is_some_and(|hash| self.region.table().transactions.find(hash).next().is_some())
+        parsed.is_some_and(|parsed| self.region.table().is_expected_again(self.hash_of_content(&parsed)))
     }
 
     /// Hash of what a relay leaves as it is.
@@ -229,15 +228,15 @@ impl Worker {
         }
         let region = Arc::clone(&self.region);
         let slot = &region.table().slots[bound.at as usize];
-        let known = slot.server_connection();
         let servers = &region.config.im_servers;
         if bound.side == Side::Client {
-            let is_servers = known == came.connection && servers.is_empty();
+            let is_servers = servers.is_empty() && slot.is_server_connection(came.connection);
             if !is_servers {
                 slot.set_client_connection(came.connection);
             }
             return !is_servers;
         }
+        let known = slot.server_connection(bound.leg);
         if known == came.connection {
             return true;
         }
@@ -248,18 +247,18 @@ impl Worker {
             }
             false => came.source.is_some_and(|source| servers.contains(source)),
         };
-        if !may_speak {
+        // What was on its way over a connection that is gone is settled before anything of the new one is believed. A server
+        // that is known by its address may use several at a time.
+        let is_lost = known != 0 && servers.is_empty();
+        let lost = Event::ConnectionLost { connection: known };
+        if !may_speak || is_lost && !self.push_or_count(bound.session, lost) {
             return false;
         }
-        // What was on its way over the old connection is settled before anything of the new one is believed.
-        if known != 0 {
-            self.push_or_count(bound.session, Event::ConnectionLost { connection: known });
-        }
-        let is_believed =
-            slot.replace_server_connection(known, came.connection) || slot.server_connection() == came.connection;
+        let is_believed = slot.replace_server_connection(bound.leg, known, came.connection)
+            || slot.server_connection(bound.leg) == came.connection;
         // So that the engine knows whose loss to look for.
         self.push_or_count(bound.session, Event::Moved { connection: came.connection });
-        is_believed
+        is_believed || !servers.is_empty()
     }
 
     /// A request of no session: of an IM server it must not go on, whatever the script says.
@@ -326,7 +325,7 @@ impl Worker {
             Pass::Stopped => Stop::Message,
             Pass::Full => Stop::Share,
         };
-        // The first stop of a message may end it, so it is told whatever else was.
+        // The first stop of a message may end it, so it is told however many others were.
         if stop != Stop::Message || table.slots[at as usize].may_report(second()) {
             self.push_event(session, Event::Stopped { message_id, why: stop }, spare, Urgency::Now);
         }
