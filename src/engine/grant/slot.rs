@@ -43,7 +43,7 @@ pub struct Slot {
     traits: AtomicU32,
     /// Second of the last activity that the engine was told of.
     active: AtomicU32,
-    /// What the client's side may still cause: see [`Slot::may_push`].
+    /// What its frames may still cause: see [`Slot::may_push`].
     events: Allowance,
     /// What the stopped frames of this session may still cause: see [`Slot::may_report`].
     reports: Allowance,
@@ -72,7 +72,7 @@ impl Allowance {
     }
 }
 
-/// Events that the client's side of one session may cause in a second: what an honest one never does.
+/// Events that the frames of one session may cause in a second: more than an honest session ever does.
 const EVENTS_PER_SECOND_MAX: u32 = 20_000;
 
 /// Stopped frames of one session that the engine is told of in a second.
@@ -214,7 +214,7 @@ impl Slot {
         self.active.load(Ordering::Relaxed) != second && self.active.swap(second, Ordering::Relaxed) != second
     }
 
-    /// Takes one of the events that the client's side may cause in this second.
+    /// Takes one of the events that the frames of the session may cause in this second.
     pub fn may_push(&self, second: u32) -> bool {
         self.events.take(second, EVENTS_PER_SECOND_MAX)
     }

@@ -295,9 +295,9 @@ impl Worker {
     /// A SEND with content from the server's side: the gate.
     fn content(&mut self, bound: Bound, frame: &msrp::Frame<'_>, connection: u64) -> Passage {
         let Some(message_id) = frame.message_id else { return Passage::Malformed };
-        // Room first: what the gate has taken must be told to the engine.
+        // Room first: what the gate has taken must be told to the engine. One session leaves some to the others.
         let spare = self.ring.size() / 4;
-        if !self.has_room(spare) {
+        if !self.has_room(spare) || !self.may_push(bound.at) {
             self.region.count(Statistic::DroppedRingFull);
             return Passage::Full;
         }
