@@ -505,8 +505,8 @@ int32_t imcharge_on_cancel(struct imcharge_worker *worker, const void *message, 
 //                IMCHARGE_MSRP_MAX bytes. What is needed of it is copied.
 //   connection   the host's number of the connection it came on, for imcharge_on_disconnect; 0: the host has made the
 //                frame itself. It decides which side of a session the frame may speak for, so it must be right.
-//   source       16 octets: the IPv6 address at the other end of the connection, or its IPv4-mapped form; NULL: not
-//                known, so that no frame counts as one of the parameter im_server.
+//   source       the other end of the connection; its port says nothing here. NULL: not known, so that no frame counts as
+//                one of the parameter im_server.
 //   from_self    not 0: the frame came over a connection of this relay to itself, so that it passes twice.
 //
 // Returns: IMCHARGE_PASS, IMCHARGE_NOT_CHARGED: relay it; IMCHARGE_MSRP_BEYOND_GRANT, IMCHARGE_MSRP_MALFORMED,
@@ -516,7 +516,7 @@ int32_t imcharge_on_msrp(struct imcharge_worker *worker,
                          const void *frame,
                          size_t length,
                          uint64_t connection,
-                         const void *source,
+                         const struct imcharge_source *source,
                          int32_t from_self);
 
 // A connection that may have carried MSRP frames is closed.

@@ -143,9 +143,9 @@ impl<'h> Caller<'h> {
         let template = self.party.frame(choices.octet(), choices.octet());
         let frame = bytes(choices, template);
         let (connection, from_self) = (choices.below(3) as u64, i32::from(choices.octet()));
-        let address = [7u8; 16];
-        let source = if choices.flag() { address.as_ptr().cast() } else { null() };
-        // SAFETY: a frame of its length, and an address.
+        let source = imcharge_source { address: [7; 16], port: 5060 };
+        let source = if choices.flag() { &raw const source } else { null() };
+        // SAFETY: a frame of its length, and a source.
         let result =
             unsafe { imcharge_on_msrp(self.worker, frame.start(), frame.length, connection, source, from_self) };
         assert!([1, 2, -1, -2, -3, -4, -5].contains(&result) || frame.is_bad(result), "{result}");

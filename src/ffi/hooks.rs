@@ -269,8 +269,8 @@ pub unsafe extern "C" fn imcharge_on_cancel(
 ///                IMCHARGE_MSRP_MAX bytes. What is needed of it is copied.
 ///   connection   the host's number of the connection it came on, for imcharge_on_disconnect; 0: the host has made the
 ///                frame itself. It decides which side of a session the frame may speak for, so it must be right.
-///   source       16 octets: the IPv6 address at the other end of the connection, or its IPv4-mapped form; NULL: not
-///                known, so that no frame counts as one of the parameter im_server.
+///   source       the other end of the connection; its port says nothing here. NULL: not known, so that no frame counts as
+///                one of the parameter im_server.
 ///   from_self    not 0: the frame came over a connection of this relay to itself, so that it passes twice.
 ///
 /// Returns: IMCHARGE_PASS, IMCHARGE_NOT_CHARGED: relay it; IMCHARGE_MSRP_BEYOND_GRANT, IMCHARGE_MSRP_MALFORMED,
@@ -282,15 +282,15 @@ pub unsafe extern "C" fn imcharge_on_msrp(
     frame: *const c_void,
     length: usize,
     connection: u64,
-    source: *const c_void,
+    source: *const imcharge_source,
     from_self: i32,
 ) -> i32 {
     guard(|| {
         with_worker(worker, |attached| {
             // SAFETY: the pointer and length that the contract above names.
             let bytes = unsafe { memory::bytes(frame, length, IMCHARGE_MSRP_MAX) }?;
-            // SAFETY: as above, for the 16 octets of an address.
-            let source = unsafe { memory::address(source) };
+            // SAFETY: as above, for the source.
+            let source = unsafe { source_at(source) }.map(|source| source.address);
             let from_self = from_self != 0;
             let frame = Frame { bytes, connection, source, from_self, connections: &NoConnections };
             Ok(attached.worker.frame(&frame) as i32)

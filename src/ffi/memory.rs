@@ -2,7 +2,6 @@
 
 use super::result::{IMCHARGE_BAD_LENGTH, IMCHARGE_BAD_TEXT, IMCHARGE_NULL_ARGUMENT};
 use std::ffi::{c_char, c_void};
-use std::net::IpAddr;
 use std::ptr::NonNull;
 
 /// Borrows `length` bytes, 1 to `most`.
@@ -30,16 +29,6 @@ pub(super) unsafe fn optional_bytes<'a>(start: *const c_void, length: usize, mos
         // SAFETY: the caller's promise, handed on.
         _ => unsafe { bytes(start, length, most) },
     }
-}
-
-/// Reads an address of 16 octets; `None` for NULL.
-///
-/// # Safety
-/// A pointer that is not NULL must be good for reading 16 bytes.
-pub(super) unsafe fn address(start: *const c_void) -> Option<IpAddr> {
-    // SAFETY: the caller's promise; not NULL, and bytes need no alignment.
-    let octets = (!start.is_null()).then(|| unsafe { start.cast::<[u8; 16]>().read_unaligned() })?;
-    Some(IpAddr::from(octets))
 }
 
 /// Borrows UTF-8 text of 0 to `most` bytes.
