@@ -2,28 +2,11 @@
 
 use crate::call::{CLIENT, Call, SERVER};
 use imcharge::engine::facts::{Body, Dialog, Method, Reply, Request, Source};
+pub use imcharge::engine::grant::Side;
 use std::net::{IpAddr, Ipv4Addr};
 
 /// The address of a second user agent of the client.
 const SECOND: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 7));
-
-/// Who takes part.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Side {
-    /// Has the messages.
-    Server,
-    /// Fetches them.
-    Client,
-}
-
-impl Side {
-    pub fn other(self) -> Side {
-        match self {
-            Side::Server => Side::Client,
-            Side::Client => Side::Server,
-        }
-    }
-}
 
 /// In which messages the first offer and its answer are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -168,6 +151,14 @@ impl Sip {
 }
 
 impl Call {
+    /// The leg, as the next request in it finds it; `None`: it is not confirmed.
+    pub fn next_request(&mut self, at: usize) -> Option<Leg> {
+        let leg = &mut self.legs[at];
+        let is_confirmed = leg.state == LegState::Confirmed;
+        leg.next += u32::from(is_confirmed);
+        is_confirmed.then_some(*leg)
+    }
+
     /// Which side has sent the INVITE.
     pub fn inviting(&self) -> Side {
         if self.push { Side::Server } else { Side::Client }

@@ -128,12 +128,7 @@ impl World<'_> {
         let has_new = [self.random.bool(), self.random.bool()];
         let kind = self.random.u8(0..6);
         let call = &mut self.calls[number];
-        let leg = &mut call.legs[at];
-        if leg.state != LegState::Confirmed {
-            return;
-        }
-        leg.next += 1;
-        let leg = *leg;
+        let Some(leg) = call.next_request(at) else { return };
         let method = if is_update { Method::Update } else { Method::Invite };
         let version = |side: Side| if has_new[side as usize] { leg.next } else { leg.versions[side as usize] };
         let path = |side: Side| call.uri_of(side, &leg, version(side));
@@ -186,12 +181,7 @@ impl World<'_> {
         let (kind, to_server) = (self.random.u8(0..5), self.random.u8(0..4) == 0);
         let method = if self.random.bool() { Method::Invite } else { Method::Update };
         let call = &mut self.calls[number];
-        let leg = &mut call.legs[at];
-        if leg.state != LegState::Confirmed {
-            return;
-        }
-        leg.next += 1;
-        let leg = *leg;
+        let Some(leg) = call.next_request(at) else { return };
         let (server, client) = (call.uri_now(Side::Server, &leg), call.uri_now(Side::Client, &leg));
         let new = call.uri_of(Side::Client, &leg, leg.next);
         let uncharged = UNCHARGED.to_owned();
