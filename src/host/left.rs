@@ -43,12 +43,11 @@ impl<'a> Left<'a> {
         match changed {
             Ok(changed) => Some(Left { received, changed: Some(changed) }),
             Err(header) => {
-                let call_id =
-                    received.identity().map(|identity| String::from_utf8_lossy(identity.call_id).into_owned());
+                let call_id = received.identity().map_or(&[][..], |identity| identity.call_id);
                 log::error!(
                     "imcharge_reserve: {}: the script's changes to {header} cannot be read before the INVITE is sent; \
                      change it after imcharge_reserve, or apply the changes (Kamailio: msg_apply_changes()) before it",
-                    call_id.unwrap_or_default()
+                    call_id.escape_ascii()
                 );
                 None
             }

@@ -49,11 +49,18 @@ pub fn is_own(received: &k::receive_info) -> bool {
 
 /// Whether this is an MSRP address of the proxy, or an alias of it.
 pub fn is_own_address(host: &str, port: u16) -> bool {
-    [k::PROTO_MSRP, k::PROTO_MSRPS].into_iter().any(|protocol| {
-        let mut host = k::_str { s: host.as_ptr().cast::<c_char>().cast_mut(), len: host.len() as c_int };
-        // SAFETY: the host's own lists of sockets and aliases; it only reads the text.
-        unsafe { k::imcharge_is_own(&mut host, port, protocol as c_ushort) != 0 }
-    })
+    [k::PROTO_MSRP, k::PROTO_MSRPS]
+        .into_iter()
+        .any(|protocol| is_own_address_of(host.as_bytes(), port, protocol as c_int))
+}
+
+/// Whether this is an address of a socket of the proxy with this protocol, or an alias of it. IPv6 may be in brackets.
+pub fn is_own_address_of(host: &[u8], port: u16, protocol: c_int) -> bool {
+    let host = host.trim_ascii();
+    let host = host.strip_prefix(b"[").and_then(|host| host.strip_suffix(b"]")).unwrap_or(host);
+    let mut host = k::_str { s: host.as_ptr().cast::<c_char>().cast_mut(), len: host.len() as c_int };
+    // SAFETY: the host's own lists of sockets and aliases; it only reads the text.
+    unsafe { k::imcharge_is_own(&mut host, port, protocol as u16) != 0 }
 }
 
 /// The host's table of connections. It cannot be searched for a connection with an IPv6 peer by its number.

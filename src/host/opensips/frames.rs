@@ -358,16 +358,7 @@ fn is_own_uri(uri: &[u8], protocol: c_int) -> bool {
     let authority = uri[start + 3..].split(|octet| b"/;".contains(octet)).next().unwrap_or_default();
     let Some(colon) = memchr::memrchr(b':', authority) else { return false };
     let port = std::str::from_utf8(&authority[colon + 1..]).ok().and_then(|port| port.parse().ok());
-    port.is_some_and(|port| is_own_address(&authority[..colon], port, protocol))
-}
-
-/// Whether this is an address of a socket of the proxy, or an alias of it.
-fn is_own_address(host: &[u8], port: u16, protocol: c_int) -> bool {
-    let host = host.trim_ascii();
-    let host = host.strip_prefix(b"[").and_then(|host| host.strip_suffix(b"]")).unwrap_or(host);
-    let mut host = k::_str { s: host.as_ptr().cast::<c_char>().cast_mut(), len: host.len() as c_int };
-    // SAFETY: the host's own lists of sockets and aliases; it only reads the text.
-    unsafe { k::imcharge_is_own(&mut host, port, protocol as u16) != 0 }
+    port.is_some_and(|port| connections::is_own_address_of(&authority[..colon], port, protocol))
 }
 
 /// Checks that each `my_uri` of msrp_relay is an address of this proxy. Otherwise the relay's responses to itself would
@@ -384,7 +375,7 @@ pub fn check_own_uris() -> Result<(), String> {
                 let mut next = list.as_ref().map_or(std::ptr::null(), |first| *first);
                 while let Some(url) = next.as_ref() {
                     let protocol = if url.secured == 0 { k::PROTO_MSRP } else { k::PROTO_MSRPS };
-                    if !is_own_address(bytes(&url.host), url.port_no, protocol as c_int) {
+                    if !connections::is_own_address_of(bytes(&url.host), url.port_no, protocol as c_int) {
                         let (host, port) = (String::from_utf8_lossy(bytes(&url.host)), url.port_no);
                         return Err(format!(
                             "my_uri of msrp_relay: {host}:{port} is no address of an msrp socket, and no alias: write \
