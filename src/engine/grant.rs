@@ -175,6 +175,10 @@ impl Table<'_> {
     /// Adds a name that the session of a slot is found by.
     pub fn add_name(&self, at: u32, name: u64) -> Result<(), NoRoom> {
         let slot = self.slots.get(at as usize).ok_or(NoRoom)?;
+        // What is here already may stay, however many others have it.
+        if self.names.index.is_crowded(name) && self.names.index.place_of(name, at).is_none() {
+            return Err(NoRoom);
+        }
         match self.names.add(&slot.names, at, name, NAMES_MAX) {
             Inserted::At(_) | Inserted::Before(_) => Ok(()),
             Inserted::Full => Err(NoRoom),

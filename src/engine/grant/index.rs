@@ -148,7 +148,7 @@ impl Chained<'_> {
         if let Some(place) = self.index.place_of(hash, at) {
             return Inserted::Before(place);
         }
-        if chain.count.load(Ordering::Relaxed) >= share || self.index.is_crowded(hash) {
+        if chain.count.load(Ordering::Relaxed) >= share {
             return Inserted::Full;
         }
         // What is in the chain by now, the look through the index finds.

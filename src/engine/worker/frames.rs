@@ -28,7 +28,7 @@ impl Worker {
     /// A frame that [`Worker::frame`] let pass could not be sent on: a SEND with content costs nothing then.
     pub fn unsent(&mut self, frame: &[u8]) {
         let Ok(parsed) = msrp::Frame::parse(frame) else { return };
-        let bound = match self.attribute(&parsed) {
+        let bound = match self.attribute(&parsed, self.ends(&parsed)) {
             Attribution::Bound(bound) if bound.side == Side::Server => bound,
             _ => return,
         };
@@ -53,12 +53,12 @@ impl Worker {
 
     /// Hash of what a relay leaves as it is.
     fn hash_of_content(&self, frame: &msrp::Frame<'_>) -> u64 {
-        let ends = [frame.from_path.endpoint(), frame.to_path.endpoint()].map(|end| self.region.hash_of_endpoint(&end));
+        let ends = self.ends(frame);
         let range = frame
             .byte_range
             .map_or([0; 3], |range| [range.start, range.end.unwrap_or(u64::MAX), range.total.unwrap_or(u64::MAX)]);
         let numbers =
-            [ends[0], ends[1], range[0], range[1], range[2], frame.flag as u64, frame.status.unwrap_or(0).into()];
+            [ends.from, ends.to, range[0], range[1], range[2], frame.flag as u64, frame.status.unwrap_or(0).into()];
         let numbers = numbers.map(u64::to_le_bytes);
         self.region.hash(&[
             b"again",
@@ -76,11 +76,14 @@ impl Worker {
         };
         let passage = match parsed.start {
             msrp::Start::Response(code) => self.answer(&parsed, code, frame, request),
-            msrp::Start::Request(_) => match self.attribute(&parsed) {
-                Attribution::Bound(bound) => self.request(bound, &parsed, frame),
-                Attribution::Stray { at, session } => self.stop_stray(at, session, &parsed),
-                Attribution::NotCharged => self.not_charged(&parsed, frame),
-            },
+            msrp::Start::Request(_) => {
+                let ends = self.ends(&parsed);
+                match self.attribute(&parsed, ends) {
+                    Attribution::Bound(bound) => self.request(bound, &parsed, ends, frame),
+                    Attribution::Stray { at, session } => self.stop_stray(at, session, &parsed),
+                    Attribution::NotCharged => self.not_charged(&parsed, frame),
+                }
+            }
         };
         // A value that is none is the business of charged sessions alone.
         match passage {
@@ -100,11 +103,14 @@ impl Worker {
         passage
     }
 
+    fn ends(&self, frame: &msrp::Frame<'_>) -> Ends {
+        let hash = |path: &msrp::Path<'_>| self.region.hash_of_endpoint(&path.endpoint());
+        Ends { from: hash(&frame.from_path), to: hash(&frame.to_path) }
+    }
+
     /// The session of a request: by both ends of its paths, or of a REPORT of a relay near the client by the end that it
     /// goes to.
-    fn attribute(&self, frame: &msrp::Frame<'_>) -> Attribution {
-        let hash = |path: &msrp::Path<'_>| self.region.hash_of_endpoint(&path.endpoint());
-        let (from, to) = (hash(&frame.from_path), hash(&frame.to_path));
+    fn attribute(&self, frame: &msrp::Frame<'_>, Ends { from, to }: Ends) -> Attribution {
         let table = self.region.table();
         match table.attribute(from, to) {
             Attribution::NotCharged if frame.start == msrp::Start::Request(msrp::Method::Report) => {
@@ -115,13 +121,13 @@ impl Worker {
     }
 
     /// A request between the endpoints of a session.
-    fn request(&mut self, bound: Bound, frame: &msrp::Frame<'_>, came: &Frame<'_>) -> Passage {
+    fn request(&mut self, bound: Bound, frame: &msrp::Frame<'_>, ends: Ends, came: &Frame<'_>) -> Passage {
         if !self.is_believed(bound, came) {
             self.report_stop(bound.at, bound.session, frame.message_id, Stop::Forged);
             return Passage::Forged;
         }
         if came.from_self {
-            self.pass_again(bound, frame);
+            self.pass_again(bound, frame, ends);
             return Passage::Pass;
         }
         if frame.bad_value.is_some() {
@@ -129,7 +135,7 @@ impl Worker {
         }
         match (bound.side, frame.start) {
             (Side::Server, msrp::Start::Request(msrp::Method::Send)) if frame.is_content() => {
-                self.content(bound, frame, came.connection)
+                self.content(bound, frame, ends, came.connection)
             }
             (Side::Server, msrp::Start::Request(msrp::Method::Send)) if frame.flag == msrp::Flag::Aborted => {
                 if let Some(message_id) = frame.message_id {
@@ -149,13 +155,13 @@ impl Worker {
     }
 
     /// A frame that has passed once and is counted. The client will answer its transaction id of this pass.
-    fn pass_again(&mut self, bound: Bound, frame: &msrp::Frame<'_>) {
+    fn pass_again(&mut self, bound: Bound, frame: &msrp::Frame<'_>, ends: Ends) {
         if let (Side::Server, Some(message_id), true) = (bound.side, frame.message_id, frame.is_content()) {
             let transaction = transaction(frame.transaction_id.as_bytes());
-            let start = frame.byte_range.map_or(1, |range| range.start.max(1));
+            let start = first_octet(frame);
             let octets = frame.content_octets();
             self.push_or_count(bound.session, Event::PassedAgain { message_id, transaction, start, octets });
-            self.expect_response(bound.at, frame);
+            self.expect_response(bound.at, frame, ends);
         }
     }
 
@@ -194,7 +200,7 @@ impl Worker {
         let region = Arc::clone(&self.region);
         let table = region.table();
         let mut passage = Passage::NotCharged;
-        let of_client = table.expecting(region.hash(&[b"transaction", &from.to_le_bytes(), id]));
+        let of_client = table.expecting(self.hash_of_transaction(from, id));
         for bound in of_client.chain(table.attribute_response(from)).take(SHARED_MAX) {
             passage = self.answer_of(bound, id, code, came);
             if passage == Passage::Forged {
@@ -293,7 +299,7 @@ impl Worker {
     }
 
     /// A SEND with content from the server's side: the gate.
-    fn content(&mut self, bound: Bound, frame: &msrp::Frame<'_>, connection: u64) -> Passage {
+    fn content(&mut self, bound: Bound, frame: &msrp::Frame<'_>, ends: Ends, connection: u64) -> Passage {
         let Some(message_id) = frame.message_id else { return Passage::Malformed };
         // Room first: what the gate has taken must be told to the engine. One session leaves some to the others.
         let spare = self.ring.size() / 4;
@@ -313,12 +319,12 @@ impl Worker {
                 let per = table.slots[at as usize].per();
                 let urgency = if is_to_be_told(per, left, amount) { Urgency::Now } else { Urgency::Soon };
                 self.push_event(session, Event::Sent(Sent { taken: amount, ..sent }), 0, urgency);
-                self.expect_response(at, frame);
+                self.expect_response(at, frame, ends);
                 return Passage::Pass;
             }
             Pass::Before => {
                 self.push_event(session, Event::Sent(sent), 0, Urgency::Soon);
-                self.expect_response(at, frame);
+                self.expect_response(at, frame, ends);
                 return Passage::Pass;
             }
             Pass::Beyond => Stop::Beyond,
@@ -340,13 +346,26 @@ impl Worker {
 
     /// A response names neither its message nor, where a relay near the client answers, its session: the transaction of the
     /// SEND tells both (RFC 4975, 7.2). The next hop answers it, or the client where relays pass responses on.
-    fn expect_response(&self, at: u32, frame: &msrp::Frame<'_>) {
-        let id = frame.transaction_id.as_bytes();
-        for responder in frame.to_path.hop_after_this().into_iter().chain([frame.to_path.endpoint()]) {
-            let responder = self.region.hash_of_endpoint(&responder).to_le_bytes();
-            self.region.table().expect_response(at, self.region.hash(&[b"transaction", &responder, id]));
+    fn expect_response(&self, at: u32, frame: &msrp::Frame<'_>, ends: Ends) {
+        let relay = frame.to_path.hop_after_this().map(|relay| self.region.hash_of_endpoint(&relay));
+        for responder in relay.into_iter().chain([ends.to]) {
+            self.region
+                .table()
+                .expect_response(at, self.hash_of_transaction(responder, frame.transaction_id.as_bytes()));
         }
     }
+
+    /// Hash of a transaction and of the party that answers it.
+    fn hash_of_transaction(&self, responder: u64, id: &[u8]) -> u64 {
+        self.region.hash(&[b"transaction", &responder.to_le_bytes(), id])
+    }
+}
+
+/// Hashes of both ends of a frame's paths.
+#[derive(Clone, Copy)]
+struct Ends {
+    from: u64,
+    to: u64,
 }
 
 /// The peer of a frame, for the log.
@@ -362,9 +381,14 @@ fn second() -> u32 {
     (clock::now().0 / 1_000_000) as u32
 }
 
+/// Number of the first octet of a chunk, from 1.
+fn first_octet(frame: &msrp::Frame<'_>) -> u64 {
+    frame.byte_range.map_or(1, |range| range.start.max(1))
+}
+
 /// What the engine hears of a SEND.
 fn sent<'a>(message_id: &'a str, frame: &msrp::Frame<'a>, taken: u32, connection: u64) -> Sent<'a> {
-    let start = frame.byte_range.map_or(1, |range| range.start.max(1));
+    let start = first_octet(frame);
     Sent {
         message_id,
         transaction: transaction(frame.transaction_id.as_bytes()),
