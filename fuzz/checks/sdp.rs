@@ -3,13 +3,13 @@
 
 use super::lies_in;
 use imcharge::wire::msrp::Path;
-use imcharge::wire::sdp::{Media, msrp_media};
+use imcharge::wire::sdp::{Media, POSITION_MAX, msrp_media};
 
 /// Octets that are read of a body.
 const BODY_MAX: usize = 64 * 1024;
 
-/// `m=` lines that are read.
-const MEDIA_MAX: u8 = 16;
+/// MSRP media with a port that are read.
+const OPEN_MAX: usize = 64;
 
 /// Reads a description, and compares.
 pub fn check(bytes: &[u8]) {
@@ -36,12 +36,13 @@ pub fn check(bytes: &[u8]) {
 /// The MSRP media, line by line.
 fn plain(bytes: &[u8]) -> Vec<Media<'_>> {
     let lines = bytes.split(|octet| *octet == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line));
-    let (mut media, mut position, mut is_msrp): (Vec<Media<'_>>, u8, bool) = (Vec::new(), 0, false);
+    let (mut media, mut number, mut is_msrp): (Vec<Media<'_>>, usize, bool) = (Vec::new(), 0, false);
     for line in lines {
         if let Some(line) = line.strip_prefix(b"m=") {
-            if position == MEDIA_MAX {
+            if media.iter().filter(|media| !media.is_refused).count() == OPEN_MAX {
                 break;
             }
+            let position = number.min(POSITION_MAX.into()) as u8;
             let words: Vec<_> = line.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty()).collect();
             let transport = words.get(2).map(|word| word.to_ascii_uppercase()).unwrap_or_default();
             is_msrp = [&b"TCP/MSRP"[..], b"TCP/TLS/MSRP"].contains(&transport.as_slice());
@@ -50,7 +51,7 @@ fn plain(bytes: &[u8]) -> Vec<Media<'_>> {
                 let is_refused = !port.is_empty() && port.iter().all(|digit| *digit == b'0');
                 media.push(Media { position, is_refused, path: None });
             }
-            position += 1;
+            number += 1;
         } else if let (true, Some(media)) = (is_msrp, media.last_mut())
             && line.len() >= 7
             && line[..7].eq_ignore_ascii_case(b"a=path:")

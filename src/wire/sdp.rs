@@ -149,19 +149,20 @@ impl<'a> Part<'a> {
 
 /// The MSRP media of a description.
 fn media(description: &[u8]) -> Vec<Media<'_>> {
-    let (mut found, mut count, mut rest) = (Vec::new(), 0u32, description);
+    let (mut found, mut open, mut count, mut rest) = (Vec::new(), 0, 0u32, description);
     let mut current: Option<Media<'_>> = None;
     while !rest.is_empty() {
         let (line, after) = take_line(rest).unwrap_or((rest, &[]));
         rest = after;
         if let Some(line) = line.strip_prefix(b"m=") {
-            found.extend(current.take());
-            if found.iter().filter(|media: &&Media<'_>| !media.is_refused).count() == OPEN_MAX {
+            if open == OPEN_MAX {
                 break;
             }
+            found.extend(current.take());
             // Lines that cannot be numbered pair with nothing: their endpoints are known, and bound to nothing.
             let position = count.try_into().unwrap_or(POSITION_MAX);
             current = msrp(line).map(|is_refused| Media { position, is_refused, path: None });
+            open += usize::from(current.is_some_and(|media| !media.is_refused));
             count += 1;
         } else if let (Some(media), Some(path)) = (&mut current, path_value(line))
             && media.path.is_none()
