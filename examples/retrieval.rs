@@ -166,7 +166,7 @@ fn charging_steps(kamailio: &Kamailio, call_id: &str) -> Result<Vec<Event>, Box<
     let ledger = kamailio.ledger();
     let state = "SELECT state FROM states JOIN sessions ON id=session WHERE call_id=?1";
     let state: Vec<u8> = ledger.query_row(state, [call_id], |row| row.get(0))?;
-    let zero = unix_micros() - imcharge::engine::clock::now().0 + postcard::from_bytes::<Session>(&state)?.opened().0;
+    let zero = unix_micros() - imcharge::shm::clock::now().0 + postcard::from_bytes::<Session>(&state)?.opened().0;
     let sql = "SELECT micros, step, coalesce(quota, 0) FROM steps JOIN sessions ON id=session WHERE call_id=?1";
     let mut statement = ledger.prepare(sql)?;
     let steps = statement.query_map([call_id], |row| row.try_into())?;

@@ -12,7 +12,7 @@ mod load;
 #[path = "soak/retrievals.rs"]
 mod retrievals;
 
-use imcharge::engine::region::Usage;
+use imcharge::shm::region::Usage;
 use lexopt::ValueExt;
 use load::Load;
 use parties::kamailio::{Kamailio, Setup};

@@ -11,9 +11,9 @@ mod conversations;
 #[path = "corpus/peers.rs"]
 mod peers;
 
+use imcharge::config::Config;
 use imcharge::engine;
-use imcharge::engine::config::Config;
-use imcharge::engine::region::Region;
+use imcharge::shm::region::Region;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;

@@ -10,17 +10,17 @@
 //!
 //! It has no test harness around it: only a process of one thread may fork and go on as it likes.
 
+use imcharge::admin::commands;
+use imcharge::config::Config;
 use imcharge::engine;
-use imcharge::engine::clock;
-use imcharge::engine::config::Config;
-use imcharge::engine::facts::{Body, Dialog, Frame, Invitation, Invite, Method, Reply, Request, Suspended};
-use imcharge::engine::notice::Resumer;
-use imcharge::engine::record::{Command, Record};
-use imcharge::engine::region::{Lane, Region};
-use imcharge::engine::report;
-use imcharge::engine::ring::Ring;
-use imcharge::engine::statistic::Statistic;
-use imcharge::engine::worker::{Passage, Worker};
+use imcharge::shm::clock;
+use imcharge::shm::notification::Resumer;
+use imcharge::shm::record::{Command, Record};
+use imcharge::shm::region::{Lane, Region};
+use imcharge::shm::ring::Ring;
+use imcharge::shm::statistic::Statistic;
+use imcharge::worker::sip_input::{Body, Dialog, Frame, Invitation, Invite, Method, Reply, Request, Suspended};
+use imcharge::worker::{Passage, Worker};
 use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
@@ -359,7 +359,7 @@ fn settle(region: &Arc<Region>, progress: &[Progress]) {
     for (at, progress) in progress.iter().enumerate().skip(WORKERS) {
         let mut worker = Worker::attach(region, at);
         let number = progress.done() + 1;
-        let told = report::run("account.add", &[&account(at), &number.to_string()], region, &mut worker);
+        let told = commands::run("account.add", &[&account(at), &number.to_string()], region, &mut worker);
         assert!(told.is_ok(), "the ring does not go on: {told:?}");
         progress.done.store(number, Ordering::SeqCst);
     }
@@ -415,7 +415,7 @@ fn run() {
     let engine = start_engine(&region);
     for at in WORKERS..WRITERS {
         let mut worker = Worker::attach(&region, at);
-        let made = report::run("account.set", &[&account(at), &BALANCE.to_string()], &region, &mut worker);
+        let made = commands::run("account.set", &[&account(at), &BALANCE.to_string()], &region, &mut worker);
         assert!(made.is_ok(), "{made:?}");
     }
     let (kills, engine) = kill_at_random(&region, progress, engine);

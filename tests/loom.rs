@@ -15,14 +15,14 @@ use imcharge::charge::ch2::SessionKey;
 use imcharge::charge::event::Direction;
 use imcharge::charge::tariff::Per;
 use imcharge::charge::time::Time;
-use imcharge::engine::doorbell::{Doorbell, Sleeper, wake_some};
-use imcharge::engine::grant::{
+use imcharge::shm::gate::{
     Attribution, Bound, Chained, Chunk, Gate, Index, Opening, Pass, Side, Slot, Stream, StreamRecord, StreamState,
     Table,
 };
-use imcharge::engine::queue::Queue;
-use imcharge::engine::ring::{Ends, Full, Ring};
-use imcharge::engine::sync::{AtomicU32, AtomicU64, Watched};
+use imcharge::shm::queue::Queue;
+use imcharge::shm::ring::{Ends, Full, Ring};
+use imcharge::shm::sync::{AtomicU32, AtomicU64, Watched};
+use imcharge::shm::wakeup::{Doorbell, Sleeper, wake_some};
 use loom::sync::{Condvar, Mutex};
 use loom::thread;
 use std::cell::UnsafeCell;

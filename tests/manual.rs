@@ -1,11 +1,11 @@
 //! The manual and the code say the same: parameters, commands, statistics, functions, variables, event routes.
 
+use imcharge::admin::commands::COMMANDS;
+use imcharge::admin::metrics;
 use imcharge::charge::session::StepKind;
-use imcharge::engine::config::{Config, Parameter};
-use imcharge::engine::latency::Latency;
-use imcharge::engine::metrics;
-use imcharge::engine::report::COMMANDS;
-use imcharge::engine::statistic::{Kind, Statistic};
+use imcharge::config::{Config, Parameter};
+use imcharge::shm::latency::Latency;
+use imcharge::shm::statistic::{Kind, Statistic};
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;

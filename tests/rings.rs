@@ -1,17 +1,18 @@
 //! Region, worker and engine together in one process: what a host meets when the engine is slow, gone or full.
 
+use imcharge::admin::commands;
+use imcharge::admin::commands::Value;
 use imcharge::charge::ch2::SessionKey;
 use imcharge::charge::event::{Entry, Event};
+use imcharge::config::Config;
 use imcharge::engine;
-use imcharge::engine::clock;
-use imcharge::engine::config::Config;
-use imcharge::engine::facts::{Dialog, Frame, Invitation, Invite, Method, Reply, Request, Suspended};
-use imcharge::engine::notice::{Kind, Outcome, Resumer};
-use imcharge::engine::record::Record;
-use imcharge::engine::region::Region;
-use imcharge::engine::report::{self, Value};
-use imcharge::engine::statistic::Statistic;
-use imcharge::engine::worker::{Course, Passage, Refused, Worker};
+use imcharge::shm::clock;
+use imcharge::shm::notification::{Kind, Outcome, Resumer};
+use imcharge::shm::record::Record;
+use imcharge::shm::region::Region;
+use imcharge::shm::statistic::Statistic;
+use imcharge::worker::sip_input::{Dialog, Frame, Invitation, Invite, Method, Reply, Request, Suspended};
+use imcharge::worker::{Course, Passage, Refused, Worker};
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -111,7 +112,7 @@ fn reasons(region: &Arc<Region>, count: usize) -> Vec<(u64, Outcome, String)> {
 /// A number of the answer to `account.get`.
 fn account(worker: &mut Worker, field: &str) -> i64 {
     let region = Arc::clone(worker.region());
-    let Ok(Value::Structure(fields)) = report::run("account.get", &[ALICE], &region, worker) else { return -1 };
+    let Ok(Value::Structure(fields)) = commands::run("account.get", &[ALICE], &region, worker) else { return -1 };
     let found = fields.into_iter().find(|(name, _)| *name == field);
     found.map_or(-1, |(_, value)| if let Value::Integer(number) = value { number } else { -1 })
 }
@@ -284,7 +285,7 @@ fn a_locked_ledger_delays_its_tables_and_no_verdict() {
         assert_eq!(verdicts(&region, 1).len(), 1);
         assert_eq!((value(Statistic::EngineUp), value(Statistic::EngineRestarts)), (1, 0));
         // A command is durable and answered; what reads the tables sees it later.
-        assert!(report::run("account.set", &["sip:bob@example.org", "5"], &region, &mut worker).is_ok());
+        assert!(commands::run("account.set", &["sip:bob@example.org", "5"], &region, &mut worker).is_ok());
         assert!(value(Statistic::JournalOctets) > 0);
         assert_eq!(rows(&state, "sessions"), 0);
     });
@@ -327,7 +328,7 @@ fn a_command_that_an_earlier_run_left_behind_is_done_and_answers_nobody() {
     let before = region(&state, |_| {});
     for process in [0, 3] {
         let mut worker = Worker::attach(&before, process);
-        let asked = report::run("account.set", &[ALICE, "77"], &before, &mut worker);
+        let asked = commands::run("account.set", &[ALICE, "77"], &before, &mut worker);
         assert_eq!(asked.map_err(|error| error.code), Err(503), "no engine runs");
     }
     drop(before);
@@ -445,7 +446,7 @@ fn an_engine_that_cannot_write_is_not_up() {
     let region = region(&state, |_| {});
     let value = |statistic| region.statistic(statistic);
     assert_eq!((value(Statistic::EngineUp), value(Statistic::StoreFailing)), (1, 0), "it begins");
-    region.set_engine_state(engine::region::EngineState::StoreFailing);
+    region.set_engine_state(imcharge::shm::region::EngineState::StoreFailing);
     assert_eq!((value(Statistic::EngineUp), value(Statistic::StoreFailing)), (0, 1));
 }
 
@@ -454,7 +455,7 @@ fn the_text_for_prometheus_fits_the_buffer_that_the_configuration_gives_it() {
     let state = tempfile::tempdir().expect("a folder");
     let region = region(&state, |_| {});
     Statistic::ALL.iter().for_each(|statistic| region.counter(*statistic).store(u64::MAX, Ordering::Relaxed));
-    let text = engine::metrics::exposition(&region);
+    let text = imcharge::admin::metrics::exposition(&region);
     // A bucket begins with one digit and may come to twenty.
     let most = text.len() + 20 * text.lines().filter(|line| line.contains("_latency_")).count();
     for file in ["README.md", "kamailio-config/kamailio.cfg"] {
@@ -496,10 +497,10 @@ fn old_history_goes_while_the_engine_runs_and_what_is_newer_is_explained() {
             "{}",
             count("SELECT count(*) FROM sessions")
         );
-        let old = report::run("explain", &["call0"], &region, &mut worker);
+        let old = commands::run("explain", &["call0"], &region, &mut worker);
         assert_eq!(old.map_err(|error| error.code), Err(404));
         let explained =
-            report::run("explain", &["call299"], &region, &mut worker).expect("the latest one is explained");
+            commands::run("explain", &["call299"], &region, &mut worker).expect("the latest one is explained");
         let explained = format!("{explained:?}");
         for word in ["Text(\"invite\")", "Text(\"granted\")", "Text(\"invite-failed\")", "Text(\"unused\")"] {
             assert!(explained.contains(word), "no {word} in {explained}");
@@ -523,7 +524,7 @@ fn a_list_of_the_audit_that_is_cut_says_how_much_there_is() {
     let ledger = rusqlite::Connection::open(state.path().join("ledger.sqlite")).expect("the ledger opens");
     ledger.execute_batch(free).expect("rows");
     let mut audit = |arguments: &[&str]| {
-        let Ok(Value::Structure(lists)) = report::run("audit", arguments, &region, &mut worker) else {
+        let Ok(Value::Structure(lists)) = commands::run("audit", arguments, &region, &mut worker) else {
             panic!("no audit")
         };
         let (_, list) = lists.into_iter().find(|(name, _)| *name == "delivered_not_debited").expect("a list");
@@ -538,7 +539,7 @@ fn a_list_of_the_audit_that_is_cut_says_how_much_there_is() {
         assert_eq!(audit(arguments), wanted);
     }
     for wrong in ["0", "501", "x"] {
-        let refused = report::run("audit", &["all", wrong], &region, &mut worker).map_err(|error| error.code);
+        let refused = commands::run("audit", &["all", wrong], &region, &mut worker).map_err(|error| error.code);
         assert_eq!(refused, Err(400), "{wrong}");
     }
 }
@@ -574,7 +575,7 @@ fn a_call_of_many_sessions_comes_in_pages() {
         for ((command, list), rows) in [("explain", "steps"), ("session", "debits")].into_iter().zip(&mut rows) {
             let (mut pages, mut next) = (0, String::new());
             loop {
-                let page = fields(report::run(command, &["again", &next], &region, &mut worker).expect("a page"));
+                let page = fields(commands::run(command, &["again", &next], &region, &mut worker).expect("a page"));
                 let Value::List(sessions) = field(&page, "sessions") else { panic!("no list") };
                 for session in sessions.into_iter().map(fields) {
                     let Value::List(inner) = field(&session, list) else { panic!("no list") };

@@ -1,12 +1,12 @@
 //! The module's own parts without a proxy around them: the MSRP hook, the engine, and what a session takes.
 
 use super::{Better, line, middle};
+use imcharge::config::Config;
 use imcharge::engine;
-use imcharge::engine::config::Config;
-use imcharge::engine::facts::{Body, Dialog, Frame, Invitation, Invite, Method, Reply, Request, Suspended};
-use imcharge::engine::notice::Resumer;
-use imcharge::engine::region::Region;
-use imcharge::engine::worker::{Passage, Worker};
+use imcharge::shm::notification::Resumer;
+use imcharge::shm::region::Region;
+use imcharge::worker::sip_input::{Body, Dialog, Frame, Invitation, Invite, Method, Reply, Request, Suspended};
+use imcharge::worker::{Passage, Worker};
 use std::error::Error;
 use std::fs;
 use std::ops::Range;
@@ -189,7 +189,7 @@ pub fn sessions_per_second() -> Result<(), Box<dyn Error>> {
                 }
             }
         });
-        while region.statistic(imcharge::engine::statistic::Statistic::SessionsActive) > 0 {
+        while region.statistic(imcharge::shm::statistic::Statistic::SessionsActive) > 0 {
             thread::sleep(Duration::from_millis(1));
         }
         Ok((SESSIONS as f64 / started.elapsed().as_secs_f64(), thread_cpu("engine")? - before))

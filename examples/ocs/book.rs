@@ -2,8 +2,8 @@
 //! and debited together change only when somebody sets the balance.
 
 use crate::settings::Settings;
+use imcharge::wire::diameter::codes::SubscriptionIdType;
 use imcharge::wire::diameter::credit_control::{Money, UnitValue};
-use imcharge::wire::diameter::words::SubscriptionIdType;
 use imcharge::wire::diameter::{CreditControlRequest, ResultCode, Service, ServiceUnits};
 use std::collections::HashMap;
 

@@ -2,8 +2,8 @@
 //! (Abort-Session-Request, RFC 6733, 8.5).
 
 use imcharge::wire::diameter::base::{AbortSessionRequest, ReAuthRequest};
+use imcharge::wire::diameter::codes::ReAuthRequestType;
 use imcharge::wire::diameter::dictionary::APPLICATION_CREDIT_CONTROL;
-use imcharge::wire::diameter::words::ReAuthRequestType;
 use imcharge::wire::diameter::{Command, Writer};
 
 /// Writes the AVPs of a RAR, or else of an ASR; who asks and who is asked by host and realm.

@@ -1,8 +1,8 @@
 //! A client that only makes load: pairs of INITIAL and TERMINATION, so many on their way at a time.
 
 use imcharge::wire::diameter::base::CapabilitiesExchangeRequest;
+use imcharge::wire::diameter::codes::{RequestType, SubscriptionIdType};
 use imcharge::wire::diameter::credit_control::SubscriptionId;
-use imcharge::wire::diameter::words::{RequestType, SubscriptionIdType};
 use imcharge::wire::diameter::{
     Address, Command, CreditControlAnswer, CreditControlRequest, EndToEnd, Flags, Framed, HopByHop, Message, Outcome,
     ResultCode, Service, ServiceUnits, Writer, dictionary, frame,

@@ -2,8 +2,8 @@
 
 use crate::book::{Book, Kind, Quantity, Session};
 use crate::settings::Settings;
+use imcharge::wire::diameter::codes::{CheckBalanceResult, RequestType, RequestedAction};
 use imcharge::wire::diameter::credit_control::{Balance, CostInformation, UnitValue};
-use imcharge::wire::diameter::words::{CheckBalanceResult, RequestType, RequestedAction};
 use imcharge::wire::diameter::{
     CreditControlAnswer, CreditControlRequest, Failed, FailedAvp, Fault, Message, ResultCode, Service, dictionary,
 };

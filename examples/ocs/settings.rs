@@ -1,10 +1,10 @@
 //! What the server is set up to be: the same words on the command line (`--price 2`) and at the control port
 //! (`set price=2`).
 
-use imcharge::wire::diameter::credit_control::{FinalUnitIndication, RedirectServer};
-use imcharge::wire::diameter::words::{
+use imcharge::wire::diameter::codes::{
     DebitFailureHandling, FailureHandling, FinalUnitAction, RedirectAddressType, SessionFailover,
 };
+use imcharge::wire::diameter::credit_control::{FinalUnitIndication, RedirectServer};
 
 /// How the server answers when nothing is wrong.
 #[derive(Clone, Debug)]

@@ -5,8 +5,8 @@ use crate::faults::{AvpLength, Faults, Kind, Requests};
 use crate::rating::{add_foreign, plain, rate};
 use crate::settings::Settings;
 use imcharge::wire::diameter::base::{Answer, CapabilitiesExchangeAnswer, CapabilitiesExchangeRequest, PeerAnswer};
+use imcharge::wire::diameter::codes::RequestType;
 use imcharge::wire::diameter::dictionary::{self, APPLICATION_CREDIT_CONTROL, APPLICATION_RELAY, VENDOR_3GPP};
-use imcharge::wire::diameter::words::RequestType;
 use imcharge::wire::diameter::{
     Address, Avp, Command, CreditControlAnswer, CreditControlRequest, EndToEnd, Fault, Flags, HEADER_LENGTH, Header,
     Message, RawAvp, ResultCode, ServiceUnits, Writer, refuse,

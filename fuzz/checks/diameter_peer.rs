@@ -2,11 +2,11 @@
 //! peers that do anything, or one connection twice: its octets at once, and cut into pieces.
 
 use super::Choices;
+use super::fake_peer::{HOST, OWN_ADDRESS, config, header, messages, respond};
 use super::peers_world::{Act, HOSTS, Outside, question};
-use super::rehearsal::{HOST, OWN_ADDRESS, config, header, messages, respond};
 use imcharge::charge::time::Time;
-use imcharge::enabler::diameter::local::Local;
-use imcharge::enabler::diameter::peer::{Event, Peer};
+use imcharge::enabler::diameter::client::node::Local;
+use imcharge::enabler::diameter::client::peer::{Event, Peer};
 use imcharge::wire::diameter::{Flags, Framed, frame};
 use std::rc::Rc;
 

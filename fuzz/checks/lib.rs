@@ -4,10 +4,10 @@
 pub mod c_abi;
 pub mod diameter_message;
 pub mod diameter_peer;
+#[path = "../../src/enabler/diameter/client/fake_peer.rs"]
+pub mod fake_peer;
 pub mod msrp_frame;
 pub mod peers_world;
-#[path = "../../src/enabler/diameter/rehearsal.rs"]
-pub mod rehearsal;
 pub mod ring_contents;
 pub mod sdp;
 pub mod session_events;

@@ -1,12 +1,12 @@
 //! What holds whatever peers send and in whatever order things happen: every request ends exactly once, nobody is told
 //! that a request left that did not, and of the copies of a request at most one is without the T flag.
 
-use super::rehearsal::*;
+use super::fake_peer::*;
 use imcharge::charge::time::Time;
-use imcharge::enabler::diameter::config::Config;
-use imcharge::enabler::diameter::exchange::{Asked, Counters, Event, Exchange, Request};
+use imcharge::enabler::diameter::client::config::Config;
+use imcharge::enabler::diameter::client::peer_table::{Asked, Counters, Event, Exchange, Request};
+use imcharge::wire::diameter::codes::DisconnectCause;
 use imcharge::wire::diameter::dictionary::Command;
-use imcharge::wire::diameter::words::DisconnectCause;
 use imcharge::wire::diameter::{EndToEnd, Framed, frame};
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -8,13 +8,13 @@ use imcharge::charge::policy::Policy;
 use imcharge::charge::session::{Output, Session};
 use imcharge::charge::tariff::{Per, Quota, Tariff};
 use imcharge::charge::time::Time;
-use imcharge::engine::grant::{
+use imcharge::shm::gate::{
     Attribution, Chained, Chunk, Gate, Index, Opening, Pass, Side, Slot, Stream, StreamRecord, StreamState, Table,
 };
-use imcharge::engine::notice::Notice;
-use imcharge::engine::queue::Queue;
-use imcharge::engine::record::Record;
-use imcharge::engine::ring::{Ends, RECORD_MAX, Ring};
+use imcharge::shm::notification::Notice;
+use imcharge::shm::queue::Queue;
+use imcharge::shm::record::Record;
+use imcharge::shm::ring::{Ends, RECORD_MAX, Ring};
 use std::sync::atomic::{AtomicU32, AtomicU64};
 
 /// The smallest ring there is.

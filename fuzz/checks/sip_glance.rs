@@ -2,10 +2,11 @@
 //! lawful forms, and the readers of the engine agree with the view they stand on.
 
 use super::lies_in;
-use imcharge::engine::facts::{Method, Suspended};
-use imcharge::engine::raw::{self, Inviting};
 use imcharge::wire::identity;
 use imcharge::wire::sip::{SipMessage, Start, Target, icid};
+use imcharge::worker::raw_sip;
+use imcharge::worker::raw_sip::Inviting;
+use imcharge::worker::sip_input::{Method, Suspended};
 
 /// Longest message that is read.
 const MESSAGE_MAX: usize = 64 * 1024;
@@ -77,11 +78,11 @@ fn assert_readers(bytes: &[u8], message: Option<&SipMessage<'_>>) {
         _ => b"",
     };
     let is_reply = matches!(message.map(|message| message.start), Some(Start::Response { .. }));
-    let invite = raw::invite(bytes, 1, Suspended::default());
+    let invite = raw_sip::invite(bytes, 1, Suspended::default());
     assert!(invite.is_none() || method == b"INVITE");
-    assert!(raw::cancel(bytes).is_none() || method == b"CANCEL");
-    assert!(raw::reply(bytes, None).is_none_or(|reply| is_reply && !reply.dialog.from_tag.is_empty()));
-    if let Some(request) = raw::request(bytes, None) {
+    assert!(raw_sip::cancel(bytes).is_none() || method == b"CANCEL");
+    assert!(raw_sip::reply(bytes, None).is_none_or(|reply| is_reply && !reply.dialog.from_tag.is_empty()));
+    if let Some(request) = raw_sip::request(bytes, None) {
         assert!(!method.is_empty() && request.method == Method::named(method));
         assert!(!request.dialog.call_id.is_empty() && !request.dialog.from_tag.is_empty());
     }

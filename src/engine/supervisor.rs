@@ -3,12 +3,12 @@
 //! The host takes the death of a child for its own end, so its child is this, and the engine is the child of
 //! this. What is done when is decided by [`Watchdog`]; here are the processes.
 
-use super::clock;
-use super::log_lines;
-use super::region::{EngineState, Region};
-use super::run;
-use super::statistic::Statistic;
 use super::watchdog::{Action, Ended, Seen, Watchdog};
+use crate::engine::run;
+use crate::log_lines;
+use crate::shm::clock;
+use crate::shm::region::{EngineState, Region};
+use crate::shm::statistic::Statistic;
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 use std::sync::Arc;
@@ -119,7 +119,7 @@ fn engine_process(region: &Arc<Region>, supervisor: libc::pid_t) -> ! {
     static NEVER: AtomicBool = AtomicBool::new(false);
     leave_the_host(region, supervisor);
     log_lines::log_panics();
-    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| run::run(region, &NEVER)));
+    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| run(region, &NEVER)));
     let code = match result {
         Ok(Ok(())) => 0,
         Ok(Err(_)) => 1,

@@ -7,7 +7,8 @@ use super::result::{
     IMCHARGE_ARGUMENTS_MAX, IMCHARGE_BAD_LENGTH, IMCHARGE_COMMAND_FAILED, IMCHARGE_NAME_MAX, IMCHARGE_NEEDS_ROOM,
     IMCHARGE_NULL_ARGUMENT, IMCHARGE_OK, IMCHARGE_VALUE_MAX, IMCHARGE_WRONG_STATE,
 };
-use crate::engine::report::{self, CommandError, Value};
+use crate::admin::commands;
+use crate::admin::commands::{CommandError, Value};
 use std::ffi::c_char;
 use std::fmt::Write;
 use std::ptr::NonNull;
@@ -68,7 +69,7 @@ pub unsafe extern "C" fn imcharge_command(
             if name.is_empty() {
                 return Err(IMCHARGE_BAD_LENGTH);
             }
-            let (result, text) = match report::run(name, &arguments, &attached.region, &mut attached.worker) {
+            let (result, text) = match commands::run(name, &arguments, &attached.region, &mut attached.worker) {
                 Ok(value) => (IMCHARGE_OK, json(&value)),
                 Err(error) => (IMCHARGE_COMMAND_FAILED, json(&failure(error))),
             };

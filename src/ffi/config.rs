@@ -4,7 +4,7 @@ use super::guard::guard;
 use super::handle::{self, Handle};
 use super::memory;
 use super::result::{IMCHARGE_BAD_LENGTH, IMCHARGE_BAD_PARAMETER, IMCHARGE_NAME_MAX, IMCHARGE_OK, IMCHARGE_VALUE_MAX};
-use crate::engine::config::Config;
+use crate::config::Config;
 use std::ffi::c_char;
 
 /// A configuration: every parameter, with its default where it is not set.

@@ -1,7 +1,7 @@
 //! The one way in: no panic crosses into C.
 
 use super::result::IMCHARGE_PANIC;
-use crate::engine::log_lines;
+use crate::log_lines;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Once;
 

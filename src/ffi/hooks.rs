@@ -8,10 +8,11 @@ use super::result::{
     IMCHARGE_REQUEST_TOO_MANY, IMCHARGE_SIP_MAX,
 };
 use crate::charge::ch2::SessionKey;
-use crate::engine::facts::{Frame, Method, NoConnections, Reply, Request, Source, Suspended};
-use crate::engine::raw::{self, Inviting};
-use crate::engine::statistic::Statistic;
-use crate::engine::worker::{Course, Refused, Worker};
+use crate::shm::statistic::Statistic;
+use crate::worker::raw_sip;
+use crate::worker::raw_sip::Inviting;
+use crate::worker::sip_input::{Frame, Method, NoConnections, Reply, Request, Source, Suspended};
+use crate::worker::{Course, Refused, Worker};
 use std::ffi::c_void;
 use std::net::Ipv6Addr;
 use std::ptr::NonNull;
@@ -91,7 +92,7 @@ pub unsafe extern "C" fn imcharge_on_invite(
             let tokens = NonNull::new(tokens.cast_mut());
             // SAFETY: a place of this type that can be read, by the contract above.
             let suspended = tokens.map(|tokens| unsafe { tokens.read_unaligned() }.into()).unwrap_or_default();
-            let invite = match raw::invite(bytes, messages, suspended) {
+            let invite = match raw_sip::invite(bytes, messages, suspended) {
                 Some(Inviting::Initial(invite)) => invite,
                 Some(Inviting::InDialog) => return Ok(IMCHARGE_IGNORED),
                 None => return Err(malformed(attached, Refused::Malformed as i32)),
@@ -154,7 +155,9 @@ pub unsafe extern "C" fn imcharge_on_request(
         with_worker(worker, |attached| {
             // SAFETY: the pointers and length that the contract above names.
             let (bytes, source) = unsafe { (memory::bytes(message, length, IMCHARGE_SIP_MAX)?, source_at(source)) };
-            let Some(request) = raw::request(bytes, source) else { return Err(malformed(attached, IMCHARGE_BAD_SIP)) };
+            let Some(request) = raw_sip::request(bytes, source) else {
+                return Err(malformed(attached, IMCHARGE_BAD_SIP));
+            };
             match request.method {
                 _ if request.dialog.to_tag.is_empty() => Ok(IMCHARGE_IGNORED),
                 Method::Other => Ok(IMCHARGE_IGNORED),
@@ -201,9 +204,10 @@ pub unsafe extern "C" fn imcharge_on_reply(
         with_worker(worker, |attached| {
             // SAFETY: the pointers and lengths that the contract above names.
             let (reply, request) = unsafe {
-                let reply = raw::reply(memory::bytes(reply, reply_length, IMCHARGE_SIP_MAX)?, source_at(reply_source));
+                let reply =
+                    raw_sip::reply(memory::bytes(reply, reply_length, IMCHARGE_SIP_MAX)?, source_at(reply_source));
                 let request = memory::optional_bytes(request, request_length, IMCHARGE_SIP_MAX)?;
-                (reply, (!request.is_empty()).then(|| raw::request(request, source_at(request_source))))
+                (reply, (!request.is_empty()).then(|| raw_sip::request(request, source_at(request_source))))
             };
             match (reply, request) {
                 (Some(reply), None) => Ok(replied(&mut attached.worker, &reply, None)),
@@ -254,7 +258,7 @@ pub unsafe extern "C" fn imcharge_on_cancel(
         with_worker(worker, |attached| {
             // SAFETY: the pointer and length that the contract above names.
             let bytes = unsafe { memory::bytes(message, length, IMCHARGE_SIP_MAX) }?;
-            let Some(invitation) = raw::cancel(bytes) else { return Err(malformed(attached, IMCHARGE_BAD_SIP)) };
+            let Some(invitation) = raw_sip::cancel(bytes) else { return Err(malformed(attached, IMCHARGE_BAD_SIP)) };
             attached.worker.cancelled(Worker::session_of_invitation(&invitation), None);
             Ok(IMCHARGE_OK)
         })

@@ -8,8 +8,8 @@ use super::result::{
     IMCHARGE_ENGINE_FAILED, IMCHARGE_INDEX_TAKEN, IMCHARGE_OK, IMCHARGE_OPEN_FAILED, IMCHARGE_OUT_OF_RANGE,
     IMCHARGE_WRONG_STATE,
 };
-use crate::engine::region::Region;
-use crate::engine::worker::Worker;
+use crate::shm::region::Region;
+use crate::worker::Worker;
 use std::ffi::c_char;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

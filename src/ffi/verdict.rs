@@ -6,7 +6,7 @@ use super::hooks::{imcharge_session, imcharge_tokens};
 use super::host::{Host, Seat, imcharge_handle};
 use super::memory;
 use super::result::{IMCHARGE_NO_VERDICT, IMCHARGE_OK, IMCHARGE_WRONG_STATE};
-use crate::engine::notice::{Kind, Notice, Outcome as Decision, Resumer};
+use crate::shm::notification::{Kind, Notice, Outcome as Decision, Resumer};
 use std::ffi::c_char;
 use std::time::{Duration, Instant};
 
@@ -185,7 +185,7 @@ pub unsafe extern "C" fn imcharge_resumer_detach(resumer: *mut imcharge_resumer)
 mod tests {
     use super::*;
     use crate::charge::ch2::SessionKey;
-    use crate::engine::facts::Suspended;
+    use crate::worker::sip_input::Suspended;
 
     fn notice(kind: Kind<'_>) -> Notice<'_> {
         Notice {

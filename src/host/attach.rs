@@ -1,8 +1,8 @@
 //! A host process's way to the engine.
 
 use super::{bindings as k, connections};
-use crate::engine::region::Region;
-use crate::engine::worker::Worker;
+use crate::shm::region::Region;
+use crate::worker::Worker;
 use once_cell::sync::OnceCell;
 use std::cell::RefCell;
 use std::sync::Arc;

@@ -7,7 +7,7 @@
 
 use super::bindings as k;
 use super::message::{Message, bytes};
-use crate::engine::edited::{Edited, Edits};
+use crate::worker::edited::{Edited, Edits};
 use std::ffi::c_int;
 
 /// Result for the script: a header that decides who pays is changed in a way that is only known when the INVITE is sent.

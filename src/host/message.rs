@@ -3,8 +3,8 @@
 use super::bindings as k;
 use super::parameters::{self, Format};
 use crate::charge::event::Direction;
-use crate::engine::facts::{Body, Dialog, Invitation, Invite, Reply, Request, Source, Suspended};
-use crate::engine::raw;
+use crate::worker::raw_sip;
+use crate::worker::sip_input::{Body, Dialog, Invitation, Invite, Reply, Request, Source, Suspended};
 use std::ffi::c_int;
 use std::net::IpAddr;
 
@@ -162,7 +162,7 @@ impl<'a> Message<'a> {
 
     /// A request as it was received. Needs no parsing, so it also reads the shared message of a transaction.
     pub fn request(self) -> Option<Request<'a>> {
-        raw::request(self.octets(), self.source())
+        raw_sip::request(self.octets(), self.source())
     }
 
     /// Body of a request as it was received; empty where it cannot be read.
@@ -172,7 +172,7 @@ impl<'a> Message<'a> {
 
     /// A reply as it was received. Needs no parsing.
     pub fn reply(self) -> Option<Reply<'a>> {
-        raw::reply(self.octets(), self.source())
+        raw_sip::reply(self.octets(), self.source())
     }
 
     /// Request-URI as received.

@@ -2,7 +2,7 @@
 
 use super::bindings as k;
 use super::guard::guard;
-use crate::engine::config::Config;
+use crate::config::Config;
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use std::sync::Mutex;
 

@@ -3,8 +3,8 @@
 use super::attach::REGION;
 use super::bindings as k;
 use super::guard::guard;
-use crate::engine::metrics;
-use crate::engine::notice::{Kind, Notice, Outcome};
+use crate::admin::metrics;
+use crate::shm::notification::{Kind, Notice, Outcome};
 use std::cell::RefCell;
 use std::ffi::{CString, c_int};
 

@@ -5,8 +5,8 @@ use super::bindings as k;
 use super::message::Message;
 use crate::charge::ch2::SessionKey;
 use crate::charge::event::InviteTransaction;
-use crate::engine::facts::{Method, Reply, Request};
-use crate::engine::worker::{Course, Worker};
+use crate::worker::sip_input::{Method, Reply, Request};
+use crate::worker::{Course, Worker};
 use std::ffi::c_int;
 use std::sync::atomic::{AtomicBool, Ordering};
 

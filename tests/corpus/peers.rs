@@ -1,8 +1,8 @@
 //! Peers that do anything in any order, made up at random, with the model that the fuzz target `diameter_peer` has as
 //! well.
 
+use crate::checks::fake_peer::HOST;
 use crate::checks::peers_world::{Act, HOSTS, Outside, question};
-use crate::checks::rehearsal::HOST;
 use proptest::prelude::*;
 
 fn act() -> impl Strategy<Value = Act> {

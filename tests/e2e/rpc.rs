@@ -9,7 +9,7 @@ use super::parties::kamailio::Host;
 use super::watching::prometheus::{free_address, get, http};
 use super::{ALICE, HOST, Stage, before};
 use console::{Console, Way, as_texts};
-use imcharge::engine::report::COMMANDS;
+use imcharge::admin::commands::COMMANDS;
 use serde_json::{Value, json};
 use std::collections::HashSet;
 use std::fs;

@@ -4,8 +4,8 @@ use crate::delivery::{Delivery, Part};
 use crate::dialog::{Exchange, Leg, Side, Writing};
 use imcharge::charge::ch2::SessionKey;
 use imcharge::charge::event::InviteTransaction;
-use imcharge::engine::facts::{Invitation, Invite, Suspended};
-use imcharge::engine::worker::Worker;
+use imcharge::worker::Worker;
+use imcharge::worker::sip_input::{Invitation, Invite, Suspended};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 

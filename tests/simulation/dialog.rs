@@ -1,8 +1,8 @@
 //! The dialogs of a call: the SIP messages in them, and the MSRP URIs that they describe.
 
 use crate::call::{CLIENT, Call, SERVER};
-use imcharge::engine::facts::{Body, Dialog, Method, Reply, Request, Source};
-pub use imcharge::engine::grant::Side;
+pub use imcharge::shm::gate::Side;
+use imcharge::worker::sip_input::{Body, Dialog, Method, Reply, Request, Source};
 use std::net::{IpAddr, Ipv4Addr};
 
 /// The address of a second user agent of the client.

@@ -7,9 +7,9 @@ use crate::rating::FOREIGN_GROUP;
 use crate::state::{Fate, Peer, State};
 use crate::world::say;
 use imcharge::charge::ch2::SessionKey;
-use imcharge::enabler::diameter::credit_control;
+use imcharge::enabler::diameter::mapping;
 use imcharge::simulate::machine::{Far, Machine};
-use imcharge::wire::diameter::words::RequestType;
+use imcharge::wire::diameter::codes::RequestType;
 use imcharge::wire::diameter::{
     Command, CreditControlRequest, Framed, Header, Message, ResultCode, Service, dictionary, frame,
 };
@@ -275,7 +275,7 @@ impl Elsewhere {
         let Header { hop_by_hop, end_to_end, .. } = message.header;
         let coming = Coming { connection, hop_by_hop, at: now, repeats: message.header.is_retransmitted() };
         if self.holds && moves_money {
-            let key = credit_control::session_of(CLIENT[0], &session).map(|(key, _)| key);
+            let key = mapping::session_of(CLIENT[0], &session).map(|(key, _)| key);
             let wanted_at = key.and_then(|key| self.may_repeat.get(&key)).copied().unwrap_or(0);
             if asked.last_coming(number).is_some_and(|at| at > wanted_at) {
                 self.wrong.push(format!("{session}: number {number} is held back and comes again by itself"));

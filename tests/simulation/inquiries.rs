@@ -5,7 +5,7 @@ use crate::asked::Asked;
 use crate::inquiry;
 use crate::world::say;
 use imcharge::charge::ch2::SessionKey;
-use imcharge::enabler::diameter::credit_control;
+use imcharge::enabler::diameter::mapping;
 use imcharge::wire::diameter::dictionary::{self, APPLICATION_CREDIT_CONTROL};
 use imcharge::wire::diameter::{Command, EndToEnd, Flags, Header, HopByHop, Message, ResultCode, Writer};
 use std::collections::BTreeMap;
@@ -109,7 +109,7 @@ impl Inquiries {
         let wrong = inquiry.wrong_result(result);
         say(format_args!("{now} {:?} of {} is answered: {result:?}", inquiry.wish, inquiry.session));
         if (inquiry.wish, result) == (Wish::Abort, ResultCode::SUCCESS) {
-            let session = credit_control::session_of(CLIENT[0], &inquiry.session);
+            let session = mapping::session_of(CLIENT[0], &inquiry.session);
             self.aborted.extend(session.map(|(session, _)| session));
         }
         self.over.push(inquiry);

@@ -15,14 +15,14 @@ use crate::disk;
 use crate::elsewhere::Elsewhere;
 use imcharge::charge::tariff::{Per, Tariff};
 use imcharge::charge::time::Time;
+use imcharge::config::Config;
 use imcharge::engine::Engine;
-use imcharge::engine::config::Config;
-use imcharge::engine::facts;
-use imcharge::engine::notice::Resumer;
-use imcharge::engine::region::Region;
 use imcharge::engine::watchdog::Watchdog;
-use imcharge::engine::worker::Worker;
+use imcharge::shm::notification::Resumer;
+use imcharge::shm::region::Region;
 use imcharge::simulate::machine::Machine;
+use imcharge::worker::Worker;
+use imcharge::worker::sip_input;
 use std::cell::RefCell;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
@@ -238,7 +238,7 @@ impl Connections {
     }
 }
 
-impl facts::Connections for Connections {
+impl sip_input::Connections for Connections {
     fn is_open(&self, connection: u64) -> Option<bool> {
         self.are_told.then(|| !self.closed.contains(&connection))
     }

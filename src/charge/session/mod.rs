@@ -42,26 +42,26 @@
 
 mod ahead;
 mod credit;
+mod dialog;
 mod index;
-mod ladder;
-mod legs;
 mod message;
 mod messages;
 mod output;
 mod parts;
+mod query;
 mod ranges;
 mod refund;
 mod rule;
+mod trace;
 mod validity;
-mod view;
 
 #[cfg(test)]
 mod tests;
 
-pub use ladder::{Step, StepClass, StepKind};
 pub use output::{Decision, Outcome, Output, Verdict};
+pub use query::{Waiting, Work as WaitingWork};
 pub use rule::{Ending, Rule};
-pub use view::{Waiting, Work as WaitingWork};
+pub use trace::{Step, StepClass, StepKind};
 
 use super::ch2::{Denial, Failure, Reservation, Response, SessionKey, Trigger};
 use super::event::{Direction, Event, Reserve};
@@ -69,14 +69,14 @@ use super::policy::{Model, Policy};
 use super::tariff::{Quota, Tariff, Units};
 use super::time::Time;
 use ahead::Ahead;
+use dialog::Leg;
 use index::Index;
-use ladder::Ladder;
-use legs::Leg;
 use message::{Answer, LATE, Message};
 use messages::{Forgotten, Settled};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use thin_vec::ThinVec;
+use trace::Ladder;
 use validity::Validity;
 
 /// Seconds that a closed session stays (64*T1 of RFC 3261), so that late frames find a closed gate.

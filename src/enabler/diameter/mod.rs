@@ -14,41 +14,27 @@
 //! The engine asks after its commit and commits every answer before anybody acts on it. What is not answered stands
 //! in the store as the session's request in flight: that is the outbox, and it is asked again with the T flag.
 
-mod capabilities;
-pub mod config;
-pub mod credit_control;
-pub mod dialect;
-pub mod exchange;
-pub mod link;
-pub mod local;
-pub mod peer;
-pub mod peers;
-#[cfg(test)]
-pub(crate) mod rehearsal;
-mod requests;
-mod resolver;
-mod route;
+mod binding;
+pub mod client;
+pub mod mapping;
+pub mod profile;
 mod services;
-mod stream;
-pub mod tls;
-pub mod transport;
-pub mod watchdog;
 
-pub use config::{Config, ConfigError, PeerConfig, TlsConfig};
-pub use exchange::{Asked, Counters, Event as PeerEvent, Refused, Request as Outgoing};
-pub use peers::{PeerStatus, Peers};
+pub use client::config::{Config, ConfigError, PeerConfig, TlsConfig};
+pub use client::connections::{PeerStatus, Peers};
+pub use client::peer_table::{Asked, Counters, Event as PeerEvent, Refused, Request as Outgoing};
 
 use crate::charge::ch2::{Denial, Failure, Operation, Request, Reservation, Response, SessionKey};
 use crate::charge::event::Event;
 use crate::charge::time::Time;
 use crate::wire::diameter::base::{AbortSessionRequest, Answer, ReAuthRequest};
-use crate::wire::diameter::words::{RequestType, SessionFailover};
+use crate::wire::diameter::codes::{RequestType, SessionFailover};
 use crate::wire::diameter::{
     Command, CreditControlAnswer, Fault, Header, Message, ResultCode, Time as WallTime, Writer, dictionary,
 };
-use credit_control::{Call, Target};
-use dialect::{Dialect, ServiceKeys};
-use route::{Bond, Route, Routes};
+use binding::{Bond, Route, Routes};
+use mapping::{Call, Target};
+use profile::{Dialect, ServiceKeys};
 use services::Other;
 use std::borrow::Cow;
 use std::collections::{HashMap, VecDeque};
@@ -215,7 +201,7 @@ impl Diameter {
         let host = route.as_ref().and_then(Route::destination);
         let target = Target { host, others: route.as_ref().map_or(&[], |route| &route.others) };
         let (dialect, at) = (self.dialect_of(&request), WallTime(wall_seconds));
-        let written = credit_control::write(&dialect, &request, call, target, at, &mut message);
+        let written = mapping::write(&dialect, &request, call, target, at, &mut message);
         if written.is_err() {
             return self.hear(&request, Response::Denied(Denial::Refused(ResultCode::INVALID_MESSAGE_LENGTH.0)));
         }
@@ -409,16 +395,16 @@ impl Diameter {
             log::warn!("Diameter peer {peer}: AVP {code} of vendor {vendor} is mandatory and not known, passed over");
         }
         let body = &answer.body;
-        let (id, number) = credit_control::names_of(&self.dialect.origin_host, request);
+        let (id, number) = mapping::names_of(&self.dialect.origin_host, request);
         // An answer with the E flag may lack both (RFC 6733, 7.2).
         if body.session_id.is_some_and(|found| found != id) || body.request_number.is_some_and(|found| found != number)
         {
             return Err("it is about another session or request".into());
         }
         let dialect = self.dialect_of(request);
-        let (mut response, keys) = (credit_control::read(&dialect, request, body), dialect.keys);
+        let (mut response, keys) = (mapping::read(&dialect, request, body), dialect.keys);
         let others = services::others(&keys, body);
-        let is_open = credit_control::succeeds(body);
+        let is_open = mapping::succeeds(body);
         match (&request.operation, request.reservation, &mut response) {
             (Operation::Reserve { .. }, _, Response::Granted(grant)) => {
                 grant.route = Some(self.route_of(peer, body, keys, &others));
@@ -462,12 +448,12 @@ impl Diameter {
         let Some(message) = Message::parse(&bytes) else { return };
         let Ok(answer) = CreditControlAnswer::decode(&message) else { return };
         let body = &answer.body;
-        let session = body.session_id.and_then(|id| credit_control::session_of(&self.dialect.origin_host, id));
+        let session = body.session_id.and_then(|id| mapping::session_of(&self.dialect.origin_host, id));
         let (Some((session, opened_by)), Some(kind)) = (session, body.request_type) else { return };
         if kind != RequestType::INITIAL_REQUEST {
             let number = opened_by.saturating_add(body.request_number.unwrap_or(0));
             self.heard.push_back(Heard::LateAnswer { session, number, message: bytes });
-        } else if credit_control::succeeds(body) {
+        } else if mapping::succeeds(body) {
             let keys = self.dialect.keys;
             let route = self.route_of(peer, body, keys, &services::others(&keys, body));
             self.heard.push_back(Heard::Late { session, number: opened_by, route });
@@ -493,7 +479,7 @@ impl Diameter {
         };
         match read {
             Ok(id) => {
-                let session = credit_control::session_of(&self.dialect.origin_host, id);
+                let session = mapping::session_of(&self.dialect.origin_host, id);
                 let inquiry = Inquiry { asked, header: message.header, session_id: id.into() };
                 match session {
                     Some(_) if self.heard.len() >= HEARD_MAX => self.reply(&inquiry, ResultCode::TOO_BUSY),

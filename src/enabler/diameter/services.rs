@@ -1,10 +1,10 @@
 //! Multiple-Services-Credit-Control of an answer (RFC 8506, 8.16): which one is about our service, and what else the
 //! server has granted, to be closed with the next request of the session.
 
-use super::dialect::ServiceKeys;
+use crate::enabler::diameter::profile::ServiceKeys;
 use crate::wire::diameter::CreditControlAnswer;
+use crate::wire::diameter::codes::ReportingReason;
 use crate::wire::diameter::credit_control::{Money, Service, ServiceUnits, UnitValue};
-use crate::wire::diameter::words::ReportingReason;
 use std::cmp::Reverse;
 use std::fmt;
 
@@ -156,8 +156,8 @@ impl fmt::Display for Listed<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::dialect::Profile;
     use super::*;
+    use crate::enabler::diameter::profile::Profile;
     use crate::wire::diameter::ResultCode;
 
     fn keys(rating_group: Option<u32>, identifier: Option<u32>) -> ServiceKeys {

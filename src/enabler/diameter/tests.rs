@@ -1,12 +1,12 @@
 //! The binding as the engine sees it, with a charging system at the other end of a real socket.
 
-use super::rehearsal::{HOST, asks, cea, config, header, rar};
 use super::*;
 use crate::charge::account::AccountId;
 use crate::charge::event::Direction;
 use crate::charge::tariff::Quota;
+use crate::enabler::diameter::client::fake_peer::{HOST, asks, cea, config, header, rar};
 use crate::wire::diameter::{CreditControlRequest, Framed, HopByHop, Service, ServiceUnits, frame};
-use dialect::ServiceKeys;
+use profile::ServiceKeys;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::time::{Duration, Instant};
@@ -137,7 +137,7 @@ fn granted_by(origin_host: &str, to: &[u8]) -> Vec<u8> {
         granted_service_unit: units.map(|count| ServiceUnits { service_specific: Some(count), ..Default::default() }),
         ..CreditControlAnswer::default()
     };
-    rehearsal::answer(to, |out| body.write(out))
+    super::client::fake_peer::answer(to, |out| body.write(out))
 }
 
 /// The Result-Code of an answer of ours.
@@ -241,7 +241,7 @@ fn a_reservation_is_closed_by_the_keys_that_it_was_opened_with() {
     let Heard::Response { response: Response::Granted(grant), .. } = world.heard() else { panic!("no grant") };
     // The operator has changed the configuration and started the proxy again.
     world.diameter.dialect.keys =
-        ServiceKeys { profile: dialect::Profile::Ro, rating_group: Some(9), ..ServiceKeys::default() };
+        ServiceKeys { profile: profile::Profile::Ro, rating_group: Some(9), ..ServiceKeys::default() };
     world.ask(Request { route: grant.route, ..release(1) });
     world.ask(release(2));
     let asked = world.sent(2);
@@ -298,7 +298,7 @@ fn beside(origin_host: &str, to: &[u8], result: u32) -> Vec<u8> {
         services: vec![other, ours],
         ..CreditControlAnswer::default()
     };
-    rehearsal::answer(to, |out| body.write(out))
+    super::client::fake_peer::answer(to, |out| body.write(out))
 }
 
 /// Rating-Groups of the services in a request, with what it wants of each and reports as used.
@@ -317,7 +317,7 @@ fn services_of(bytes: &[u8]) -> Vec<(Option<u32>, Option<u64>, Option<u64>)> {
 fn rated() -> World {
     let mut world = World::open(9);
     world.diameter.dialect.keys =
-        ServiceKeys { profile: dialect::Profile::Ro, rating_group: Some(1), ..ServiceKeys::default() };
+        ServiceKeys { profile: profile::Profile::Ro, rating_group: Some(1), ..ServiceKeys::default() };
     world
 }
 

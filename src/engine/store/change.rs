@@ -2,7 +2,7 @@
 
 use super::steps::Part;
 use crate::charge::session::{Rule, Session, Step};
-use crate::enabler::diameter::peers::PeerStatus;
+use crate::enabler::diameter::client::connections::PeerStatus;
 use crate::enabler::ledger::{Account, Hold};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap, HashSet};

@@ -12,7 +12,7 @@
 use super::writer::Tables;
 use super::{StoreError, database};
 use crate::charge::time::Time;
-use crate::engine::clock;
+use crate::shm::clock;
 use rusqlite::{Connection, OptionalExtension, Result};
 use std::time::Duration;
 

@@ -26,12 +26,12 @@ mod writer;
 #[cfg(test)]
 mod tests;
 
-use super::clock;
-use super::region::Region;
 use crate::charge::session::Session;
 use crate::charge::time::Time;
-use crate::enabler::diameter::peers::PeerStatus;
+use crate::enabler::diameter::client::connections::PeerStatus;
 use crate::enabler::ledger::{Account, Accounts, Hold};
+use crate::shm::clock;
+use crate::shm::region::Region;
 use change::{Change, Marks, Pending, SessionChange, Shown};
 use database::Database;
 pub use history::Pass;

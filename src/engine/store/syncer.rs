@@ -5,8 +5,8 @@
 
 use super::journal::{self, Journal, JournalError};
 use crate::charge::time::Time;
-use crate::engine::clock;
-use crate::engine::region::Region;
+use crate::shm::clock;
+use crate::shm::region::Region;
 use crate::simulate;
 use std::fs::File;
 use std::io;

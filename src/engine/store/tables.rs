@@ -4,7 +4,7 @@ use super::change::{Debit, NotDebited, Pending, PendingSession, Refund, Shown};
 use super::steps::Part;
 use crate::charge::event::Direction;
 use crate::charge::session::Session;
-use crate::enabler::diameter::peers::PeerStatus;
+use crate::enabler::diameter::client::connections::PeerStatus;
 use crate::enabler::ledger::{Account, Hold};
 use rusqlite::{Connection, Result, params};
 

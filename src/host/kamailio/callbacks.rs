@@ -17,8 +17,8 @@ use super::message::Message;
 use super::watched::{self, Watched};
 use super::{TM, bindings as k};
 use crate::charge::event::InviteTransaction;
-use crate::engine::facts::Invitation;
-use crate::engine::worker::Worker;
+use crate::worker::Worker;
+use crate::worker::sip_input::Invitation;
 use std::ffi::{c_int, c_uint, c_void};
 
 /// Watches the transaction of the first INVITE. `false`: no shared memory, or tm refuses.

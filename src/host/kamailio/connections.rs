@@ -2,7 +2,7 @@
 
 use super::address::ip;
 use super::bindings as k;
-use crate::engine::facts::Connections;
+use crate::worker::sip_input::Connections;
 use std::ffi::{c_char, c_int};
 use std::ptr::null_mut;
 

@@ -4,8 +4,8 @@ use super::address::ip;
 use super::guard::guard;
 use super::message::bytes;
 use super::{bindings as k, connections, text, with_worker};
-use crate::engine::facts::Frame;
-use crate::engine::worker::Passage;
+use crate::worker::Passage;
+use crate::worker::sip_input::Frame;
 use std::ffi::{c_char, c_int};
 use std::sync::OnceLock;
 

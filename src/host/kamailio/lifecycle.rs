@@ -4,9 +4,9 @@ use super::guard::guard;
 use super::{
     REGION, TM, Tm, bindings as k, callbacks, events, frames, logger, parameters, resume, rpc, statistics, text,
 };
-use crate::engine::region::Region;
-use crate::engine::script::Process;
 use crate::engine::supervisor::supervise;
+use crate::shm::region::Region;
+use crate::shm::script_runs::Process;
 use std::ffi::{CStr, CString, c_int};
 use std::sync::atomic::{AtomicBool, Ordering};
 

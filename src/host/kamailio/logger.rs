@@ -1,7 +1,8 @@
 //! Lines for the host's log.
 
 use super::{bindings as k, text};
-use crate::engine::log_lines::{self, Limit, NOTICE};
+use crate::log_lines;
+use crate::log_lines::{Limit, NOTICE};
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use std::ffi::{CString, c_int};
 use std::io::Write;

@@ -8,8 +8,8 @@ use super::guard::guard;
 use super::left::{Left, UNREADABLE};
 use super::message::{Chosen, Message, bytes};
 use super::{TM, Tm, bindings as k, with_worker};
-use crate::engine::facts::{Invite, Suspended};
-use crate::engine::worker::Refused;
+use crate::worker::Refused;
+use crate::worker::sip_input::{Invite, Suspended};
 use std::ffi::{CString, c_char, c_int, c_uint, c_void};
 
 /// The script ends here: the transaction is suspended, or was dealt with.

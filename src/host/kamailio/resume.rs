@@ -4,10 +4,10 @@ use super::guard::guard;
 use super::lifecycle::{DEBITED, FAILED};
 use super::reserve::Continuation;
 use super::{REGION, TM, bindings as k, events, static_str, variables};
-use crate::engine::facts::Suspended;
-use crate::engine::notice::{Kind, Notice, Resumer};
-use crate::engine::region::Region;
-use crate::engine::script::{Process, Running};
+use crate::shm::notification::{Kind, Notice, Resumer};
+use crate::shm::region::Region;
+use crate::shm::script_runs::{Process, Running};
+use crate::worker::sip_input::Suspended;
 use std::ffi::c_uint;
 use std::time::Duration;
 

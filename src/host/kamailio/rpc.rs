@@ -2,7 +2,8 @@
 
 use super::guard::guard;
 use super::{REGION, bindings as k, text, with_worker};
-use crate::engine::report::{self, Argument, Command, CommandError, Kind, Value};
+use crate::admin::commands;
+use crate::admin::commands::{Argument, Command, CommandError, Kind, Value};
 use std::ffi::{CStr, CString, c_int, c_void};
 
 /// What this host puts before the name of a command.
@@ -20,7 +21,7 @@ unsafe fn run(name: &str, rpc: *mut k::rpc_t, context: *mut c_void) {
     let answer = unsafe { arguments(command, rpc, context) }.and_then(|arguments| {
         let borrowed: Vec<&str> = arguments.iter().map(String::as_str).collect();
         let unreachable = || CommandError::new(503, command, "this process cannot reach the engine");
-        with_worker(|worker| report::run(name, &borrowed, region, worker)).ok_or_else(unreachable)?
+        with_worker(|worker| commands::run(name, &borrowed, region, worker)).ok_or_else(unreachable)?
     });
     let failure = match answer {
         // SAFETY: by the caller's promise.
@@ -279,7 +280,7 @@ fn row(name: &str, entry: unsafe extern "C" fn(*mut k::rpc_t, *mut c_void)) -> k
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::report::COMMANDS;
+    use crate::admin::commands::COMMANDS;
 
     #[test]
     fn the_host_knows_every_command_of_the_engine() {

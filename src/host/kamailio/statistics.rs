@@ -2,7 +2,7 @@
 
 use super::guard::guard;
 use super::{REGION, bindings as k};
-use crate::engine::statistic::Statistic;
+use crate::shm::statistic::Statistic;
 use std::ffi::{CString, c_void};
 
 /// Registers every counter. `false`: the host refused.

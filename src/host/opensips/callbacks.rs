@@ -18,9 +18,9 @@ use super::guard::guard;
 use super::message::{Message, bytes};
 use super::watched::{self, Watched};
 use super::{TM, bindings as k, shared, waiting, with_worker};
-use crate::engine::facts::{Invite, Method};
-use crate::engine::raw;
-use crate::engine::worker::Worker;
+use crate::worker::Worker;
+use crate::worker::raw_sip;
+use crate::worker::sip_input::{Invite, Method};
 use std::ffi::{c_int, c_void};
 
 /// Callbacks before the script: ours is the first, for others (b2b_entities) take the requests of their dialogs away.
@@ -113,7 +113,7 @@ unsafe fn on_own_answer(watched: &Watched, parameters: &k::tmcb_params) {
         let whole = parameters.extra1.cast::<k::_str>().as_ref().map_or(&[][..], |text| bytes(text));
         (Message::new(parameters.req), whole)
     };
-    if let Some(reply) = raw::reply(whole, None) {
+    if let Some(reply) = raw_sip::reply(whole, None) {
         watched.replied(&reply, request.and_then(Message::request));
     }
 }
@@ -149,7 +149,7 @@ unsafe extern "C" fn on_own_bye(_: *mut k::cell, _: c_int, parameters: *mut k::t
     guard((), || {
         // SAFETY: for this callback tm gives the octets that go out.
         let whole = unsafe { parameters.as_ref().and_then(|parameters| parameters.extra1.cast::<k::_str>().as_ref()) };
-        let request = whole.and_then(|whole| raw::request(unsafe { bytes(whole) }, None));
+        let request = whole.and_then(|whole| raw_sip::request(unsafe { bytes(whole) }, None));
         if let Some(bye) = request.filter(|request| request.method == Method::Bye) {
             with_worker(|worker| worker.request_in_dialog(&bye));
         }

@@ -7,9 +7,9 @@ use super::address::ip;
 use super::guard::guard;
 use super::message::bytes;
 use super::{bindings as k, with_worker};
-use crate::engine::facts::Connections;
 use crate::host::text::static_str;
-use std::ffi::{c_char, c_int, c_uint, c_ushort};
+use crate::worker::sip_input::Connections;
+use std::ffi::{c_char, c_int, c_uint};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::IpAddr;
 

@@ -5,9 +5,9 @@
 use super::guard::guard;
 use super::variables::{NAMES, Value, values};
 use super::{REGION, bindings as k, lifecycle};
-use crate::engine::notice::{Kind, Notice, Resumer};
-use crate::engine::script::{Process, Running};
 use crate::host::text::static_str;
+use crate::shm::notification::{Kind, Notice, Resumer};
+use crate::shm::script_runs::{Process, Running};
 use std::ffi::{CString, c_int};
 use std::sync::OnceLock;
 use std::time::Duration;

@@ -3,8 +3,8 @@
 use super::guard::guard;
 use super::{REGION, TM, Tm, bindings as k, callbacks, connections, events, exports, frames, logger, mi, parameters};
 use super::{statistics, text, waiting};
-use crate::engine::region::Region;
 use crate::engine::supervisor::supervise;
+use crate::shm::region::Region;
 use std::ffi::{CStr, c_int, c_void};
 use std::sync::atomic::{AtomicBool, Ordering};
 

@@ -2,7 +2,8 @@
 
 use super::guard::guard;
 use super::{REGION, bindings as k, with_worker};
-use crate::engine::report::{self, Argument, Command, CommandError, Value};
+use crate::admin::commands;
+use crate::admin::commands::{Argument, Command, CommandError, Value};
 use std::ffi::{CStr, CString, c_char, c_int};
 
 /// Types of a JSON value, without the flags beside them.
@@ -27,7 +28,7 @@ unsafe fn run(name: &str, parameters: *const k::mi_params_t) -> *mut k::mi_respo
     let answer = unsafe { arguments(command, parameters) }.and_then(|arguments| {
         let borrowed: Vec<&str> = arguments.iter().map(String::as_str).collect();
         let unreachable = || CommandError::new(503, command, "this process cannot reach the engine");
-        with_worker(|worker| report::run(name, &borrowed, region, worker)).ok_or_else(unreachable)?
+        with_worker(|worker| commands::run(name, &borrowed, region, worker)).ok_or_else(unreachable)?
     });
     // SAFETY: answers are made by the host's own functions, which copy every text.
     unsafe {
@@ -259,7 +260,7 @@ fn forms(command: &Command, entry: Entry) -> Vec<k::mi_recipe_t> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::report::COMMANDS;
+    use crate::admin::commands::COMMANDS;
 
     #[test]
     fn the_host_knows_every_command_of_the_engine() {

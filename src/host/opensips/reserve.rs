@@ -8,7 +8,7 @@ use super::guard::guard;
 use super::left::{Left, UNREADABLE};
 use super::message::{Chosen, Message, bytes};
 use super::{TM, bindings as k, waiting, with_worker};
-use crate::engine::worker::Refused;
+use crate::worker::Refused;
 use std::ffi::{c_int, c_void};
 
 /// What the host gives to a function of the script: up to eight parameters.

@@ -4,10 +4,10 @@
 use super::guard::guard;
 use super::{REGION, bindings as k, lifecycle, shared, waiting};
 use crate::charge::time::Time;
-use crate::engine::clock;
-use crate::engine::notice::{Kind, Notice, Resumer};
-use crate::engine::region::Region;
-use crate::engine::statistic::Statistic;
+use crate::shm::clock;
+use crate::shm::notification::{Kind, Notice, Resumer};
+use crate::shm::region::Region;
+use crate::shm::statistic::Statistic;
 use std::collections::{HashSet, VecDeque};
 use std::ffi::{c_int, c_void};
 use std::time::Duration;

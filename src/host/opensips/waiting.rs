@@ -12,11 +12,11 @@
 use super::guard::guard;
 use super::{REGION, TM, bindings as k, shared, text, variables};
 use crate::charge::event::InviteTransaction;
-use crate::engine::facts::Suspended;
-use crate::engine::notice::{Kind, Notice};
-use crate::engine::script::{Process, Running};
-use crate::engine::worker::Refused;
 use crate::host::text::static_str;
+use crate::shm::notification::{Kind, Notice};
+use crate::shm::script_runs::{Process, Running};
+use crate::worker::Refused;
+use crate::worker::sip_input::Suspended;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::ffi::{c_int, c_uint, c_void};

@@ -8,7 +8,7 @@
 use super::dictionary::{Avp, name};
 use super::fault::Fault;
 use super::header::{number24, number32};
-use super::words::ResultCode;
+use crate::wire::diameter::codes::ResultCode;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 

@@ -4,8 +4,8 @@ use super::avp::{Address, Avps};
 use super::dictionary::{self, Avp};
 use super::fault::Fault;
 use super::grammar::{Body, FailedAvp, Reading, Value, grammar};
-use super::words::{DisconnectCause, ReAuthRequestType, ResultCode};
 use super::write::Writer;
+use crate::wire::diameter::codes::{DisconnectCause, ReAuthRequestType, ResultCode};
 
 /// What any message may carry, and nobody here has a use for.
 pub(super) const ROUTING: &[Avp] = &[

@@ -5,12 +5,12 @@ use super::base::{ExperimentalResult, ROUTING};
 use super::dictionary::{self, Avp};
 use super::fault::Fault;
 use super::grammar::{Body, FailedAvp, Reading, Value, grammar};
-use super::words::{
+use super::write::Writer;
+use crate::wire::diameter::codes::{
     CheckBalanceResult, DebitFailureHandling, FailureHandling, FinalUnitAction, MultipleServices, RedirectAddressType,
     ReportingReason, RequestType, RequestedAction, ResultCode, SessionFailover, SubscriptionIdType, TariffChangeUsage,
     TerminationCause,
 };
-use super::write::Writer;
 
 /// What a request may say about the service; it is for rating, not for the codec.
 const SERVICE: &[Avp] = &[

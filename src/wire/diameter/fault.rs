@@ -2,7 +2,7 @@
 
 use super::avp::RawAvp;
 use super::dictionary::{ALL, Avp, name};
-use super::words::ResultCode;
+use crate::wire::diameter::codes::ResultCode;
 use std::fmt;
 
 /// The AVP that a fault is about.

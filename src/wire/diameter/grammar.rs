@@ -15,8 +15,9 @@
 use super::avp::{Address, Avps, RawAvp, Time};
 use super::dictionary::Avp;
 use super::fault::Fault;
-use super::words::{self, ResultCode};
 use super::write::Writer;
+use crate::wire::diameter::codes;
+use crate::wire::diameter::codes::ResultCode;
 
 /// How often an AVP that may be repeated is taken, in one message or group.
 pub const MANY_MAX: usize = 64;
@@ -132,9 +133,9 @@ impl<'a> Value<'a> for &'a [u8] {
 /// Numbers with names.
 macro_rules! named {
     ($($type:ident: $method:ident;)*) => {$(
-        impl<'a> Value<'a> for words::$type {
+        impl<'a> Value<'a> for codes::$type {
             fn read(avp: RawAvp<'a>, _: &mut Reading) -> Result<Self, Fault<'a>> {
-                avp.$method().map(words::$type)
+                avp.$method().map(codes::$type)
             }
 
             fn write(&self, avp: Avp, out: &mut Writer<'_>) {

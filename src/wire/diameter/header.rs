@@ -6,7 +6,7 @@
 //! ```
 
 use super::dictionary::Command;
-use super::words::ResultCode;
+use crate::wire::diameter::codes::ResultCode;
 use std::fmt;
 
 /// Octets of a header.

@@ -8,21 +8,21 @@
 
 pub mod avp;
 pub mod base;
+pub mod codes;
 pub mod credit_control;
 pub mod dictionary;
 pub mod fault;
 mod grammar;
 pub mod header;
-pub mod words;
 pub mod write;
 
 pub use avp::{Address, Avps, RawAvp, Time};
+pub use codes::ResultCode;
 pub use credit_control::{CreditControlAnswer, CreditControlRequest, Service, ServiceUnits};
 pub use dictionary::{Avp, Command};
 pub use fault::{Failed, Fault};
 pub use grammar::{FailedAvp, MANY_MAX};
 pub use header::{Broken, EndToEnd, Flags, Framed, HEADER_LENGTH, Header, HopByHop, MAX_MESSAGE, frame};
-pub use words::ResultCode;
 pub use write::{TooLong, Writer, refuse};
 
 use base::ExperimentalResult;

@@ -7,8 +7,8 @@ use super::base::{
 use super::credit_control::{
     Balance, CostInformation, FinalUnitIndication, Money, RedirectServer, SubscriptionId, UnitValue,
 };
-use super::words::*;
 use super::*;
+use crate::wire::diameter::codes::*;
 use proptest::prelude::*;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 

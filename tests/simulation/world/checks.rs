@@ -6,8 +6,8 @@ use crate::dialog::LegState;
 use imcharge::charge::policy::Settle;
 use imcharge::charge::tariff::{Per, Tariff, Unit};
 use imcharge::engine::Engine;
-use imcharge::engine::region::Lane;
-use imcharge::engine::statistic::Statistic;
+use imcharge::shm::region::Lane;
+use imcharge::shm::statistic::Statistic;
 use std::cmp::Reverse;
 
 /// What the engine needs on top of every time-out: its restart, its turns, and the looks from here.

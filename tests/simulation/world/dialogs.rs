@@ -4,9 +4,9 @@
 use super::{SECOND, What, World, say};
 use crate::call::{ITS_WAY, Names, Stage, UNCHARGED};
 use crate::dialog::{Exchange, LegState, Side, Sip, Writing};
-use imcharge::engine::facts::Method;
-use imcharge::engine::statistic::Statistic;
-use imcharge::engine::worker::Course;
+use imcharge::shm::statistic::Statistic;
+use imcharge::worker::Course;
+use imcharge::worker::sip_input::Method;
 
 /// Microseconds within which a 200 may come after a CANCEL (RFC 3261, 9.1 and 13.3.1.4), less what the rest takes.
 const CROSSING: u64 = 25 * SECOND;

@@ -3,7 +3,7 @@
 use super::{World, say};
 use crate::call::{CLIENT, Names, SERVER, Stage};
 use crate::delivery::Part;
-use imcharge::engine::worker::Passage;
+use imcharge::worker::Passage;
 
 impl World<'_> {
     /// A frame that claims to be of the server, from the client's connection, a new one, or that of another subscriber.

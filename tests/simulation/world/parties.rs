@@ -6,9 +6,9 @@ use crate::delivery::Part;
 use crate::dialog::LegState;
 use imcharge::charge::policy::Settle;
 use imcharge::charge::tariff::Per;
-use imcharge::engine::facts::Frame;
-use imcharge::engine::region::Region;
-use imcharge::engine::worker::Passage;
+use imcharge::shm::region::Region;
+use imcharge::worker::Passage;
+use imcharge::worker::sip_input::Frame;
 use std::net::IpAddr;
 use std::sync::Arc;
 

@@ -3,8 +3,8 @@
 use crate::elsewhere::{DOORS, Elsewhere};
 use imcharge::charge::policy::Resend;
 use imcharge::charge::tariff::{Per, Unit};
-use imcharge::engine::config::Config;
-use imcharge::wire::diameter::words::SessionFailover;
+use imcharge::config::Config;
+use imcharge::wire::diameter::codes::SessionFailover;
 use std::path::Path;
 
 /// The configuration of the first start.

@@ -3,7 +3,7 @@
 use super::{Death, PROCESSES, RESUMERS, SECOND, What, World, say};
 use crate::disk::{self, Sickness};
 use crate::elsewhere::DOORS;
-use imcharge::engine::statistic::Statistic;
+use imcharge::shm::statistic::Statistic;
 use std::time::Duration;
 
 /// A connection that no session has.

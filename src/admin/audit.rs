@@ -1,0 +1,323 @@
+//! `audit`: where money and messages do not meet, now or for good. Four lists, the oldest first.
+
+use super::ledger::Reader;
+use super::page::{Page, Room};
+use crate::admin::commands::{ALL, Call, CommandError, Value, integer};
+use crate::charge::session::{Session, Waiting};
+use crate::engine::store::read_session;
+use crate::shm::clock;
+use rusqlite::{Row, params};
+
+/// The word of each list and its name in the answer.
+const LISTS: [(&str, &str); 4] = [
+    ("reserved", "reserved_not_settled"),
+    ("delivered", "delivered_not_debited"),
+    ("debited", "debited_not_delivered"),
+    ("waiting", "waiting_at_the_enabler"),
+];
+
+/// Sessions with something that has no answer.
+const UNANSWERED: &str = "\
+    SELECT session, state, opened_at FROM states CROSS JOIN sessions ON id=session \
+    WHERE session>=?1 AND waiting ORDER BY session";
+
+/// Sessions for which the enabler holds units.
+const RESERVED: &str = "\
+    SELECT call_id, s.account, coalesce(h.units, reserved), opened_at, s.id, phase \
+    FROM states t CROSS JOIN sessions s ON s.id=t.session LEFT JOIN holds h ON h.session=s.id \
+    WHERE t.session>=?1 AND coalesce(h.units, reserved)>0 ORDER BY t.session";
+
+const RESERVED_TOTALS: &str = "\
+    SELECT count(*), coalesce(sum(coalesce(h.units, reserved)), 0) \
+    FROM states t CROSS JOIN sessions s ON s.id=t.session LEFT JOIN holds h ON h.session=s.id \
+    WHERE coalesce(h.units, reserved)>0";
+
+/// Messages that cost nothing.
+const UNDEBITED: &str = "\
+    SELECT call_id, account, units, at, session, message_id, octets, rule, code FROM undebited \
+    WHERE (at, units, session, message_id)>=(?1, ?2, ?3, ?4) ORDER BY at, units, session, message_id";
+
+/// Debits of messages that the client has not confirmed.
+macro_rules! undelivered {
+    ($columns:literal, $rest:literal) => {
+        concat!(
+            "SELECT ",
+            $columns,
+            " FROM debits INDEXED BY debits_undelivered WHERE trigger<>'response' AND refunded_at IS NULL",
+            $rest
+        )
+    };
+}
+const UNDELIVERED: &str = undelivered!(
+    "call_id, account, units, at, id, message_id, octets, trigger, code",
+    " AND (at, units, id)>=(?1, ?2, ?3) ORDER BY at, units, id"
+);
+
+/// The queries that read pages.
+#[cfg(test)]
+pub const PAGES: [&str; 4] = [UNANSWERED, RESERVED, UNDEBITED, UNDELIVERED];
+
+/// A list that is being filled.
+struct List {
+    page: Page,
+    /// Rows and units of all that there is, also beyond this page; `None`: this is not the first page.
+    totals: Option<(u64, u64)>,
+}
+
+/// Fields of a row that each list has.
+struct Entry<'a> {
+    call_id: &'a str,
+    account: &'a str,
+    units: u64,
+    /// Seconds.
+    age: u64,
+}
+
+impl Entry<'_> {
+    /// The whole row, with the fields that only this list has.
+    fn row(self, rest: Vec<(&'static str, Value)>) -> Value {
+        let mut fields = vec![("callid", text(self.call_id)), ("account", text(self.account))];
+        fields.extend(rest);
+        fields.extend([("units", integer(self.units)), ("age", integer(self.age))]);
+        Value::Structure(fields)
+    }
+}
+
+impl List {
+    /// Adds a row and counts it.
+    fn add(&mut self, units: u64, row: impl FnOnce() -> Value, cursor: impl FnOnce() -> String) {
+        if !self.page.is_full() {
+            self.page.add(row(), cursor);
+        }
+        self.count(1, units);
+    }
+
+    fn count(&mut self, rows: u64, units: u64) {
+        if let Some((all, all_units)) = &mut self.totals {
+            (*all, *all_units) = (*all + rows, all_units.saturating_add(units));
+        }
+    }
+
+    /// Whether the remaining rows are of no interest.
+    fn is_done(&self) -> bool {
+        self.page.is_full() && self.totals.is_none()
+    }
+
+    fn value(self) -> Value {
+        let totals = self.totals.map(|(count, units)| [("count", integer(count)), ("units", integer(units))]);
+        let mut fields: Vec<_> = totals.into_iter().flatten().collect();
+        fields.push(("shown", integer(self.page.len() as u64)));
+        fields.extend(self.page.fields("rows"));
+        Value::Structure(fields)
+    }
+}
+
+/// Where a page of a list begins: numbers, then a Message-ID where the list has one.
+struct Start<'a, const N: usize> {
+    numbers: [i64; N],
+    message_id: &'a str,
+}
+
+impl<'a, const N: usize> Start<'a, N> {
+    /// The beginning of the list.
+    const FIRST: Start<'a, N> = Start { numbers: [i64::MIN; N], message_id: "" };
+
+    /// From the `next` of an answer, which begins with `mark`; an empty one is the beginning of the list.
+    fn parse(next: &'a str, mark: &str) -> Option<Start<'a, N>> {
+        if next.is_empty() {
+            return Some(Start::FIRST);
+        }
+        let mut rest = next.strip_prefix(mark)?;
+        let mut numbers = [0; N];
+        for number in &mut numbers {
+            let (digits, after) = rest.split_once(':')?;
+            (*number, rest) = (digits.parse().ok()?, after);
+        }
+        Some(Start { numbers, message_id: rest })
+    }
+
+    fn next(self, mark: &str) -> String {
+        let numbers: String = self.numbers.iter().map(|number| format!("{number}:")).collect();
+        format!("{mark}{numbers}{}", self.message_id)
+    }
+}
+
+fn text(text: &str) -> Value {
+    Value::Text(text.to_owned())
+}
+
+/// Seconds from then to now, both in UNIX milliseconds.
+fn age(then: i64, now: i64) -> u64 {
+    u64::try_from((now - then) / 1000).unwrap_or(0)
+}
+
+impl Reader {
+    /// All four lists, or a page of one.
+    pub(crate) fn audit(&self, call: &Call<'_>) -> Result<Value, CommandError> {
+        let (limit, next, now) = (call.limit(1)?, call.text(2), clock::wall_ms());
+        let wanted = match call.text(0) {
+            "" | ALL => &LISTS[..],
+            word => {
+                let list = LISTS.iter().position(|(list, _)| *list == word);
+                let list = list.ok_or_else(|| call.wrong(0, "one of all, reserved, delivered, debited, waiting"))?;
+                &LISTS[list..=list]
+            }
+        };
+        if !next.is_empty() && wanted.len() > 1 {
+            return Err(call.fails(400, "NEXT continues one LIST: reserved, delivered, debited or waiting"));
+        }
+        let list = |(word, name): &(&str, &'static str)| {
+            let totals = next.is_empty().then_some((0, 0));
+            let mut list = List { page: Page::new(Room::shared(limit, wanted.len())), totals };
+            let filled = match *word {
+                "reserved" => self.reserved(&mut list, next, now),
+                "delivered" => self.not_debited(&mut list, next, now),
+                "debited" => self.undelivered(&mut list, next, now),
+                _ => self.unanswered(&mut list, next, now, |session| session.waiting_at_the_enabler().collect()),
+            };
+            match filled.map_err(|error| self.cannot_read(error))? {
+                true => Ok((*name, list.value())),
+                false => Err(call.no_cursor(2)),
+            }
+        };
+        wanted.iter().map(list).collect::<Result<_, _>>().map(Value::Structure)
+    }
+
+    /// What the enabler holds. `false`, as for all below: `next` is not of this list.
+    fn reserved(&self, list: &mut List, next: &str, now: i64) -> rusqlite::Result<bool> {
+        let Some(Start::<1> { numbers: [from], .. }) = Start::parse(next, "") else { return Ok(false) };
+        let rest = |row: &Row<'_>| Ok(vec![("phase", Value::Text(row.get(5)?))]);
+        let start = |row: &Row<'_>| Ok(Start { numbers: [row.get(4)?], message_id: "" }.next(""));
+        self.count(list, RESERVED_TOTALS)?;
+        self.rows(list, (RESERVED, params![from]), now, rest, start)?;
+        Ok(true)
+    }
+
+    /// Messages that are with the client and not paid for: those without an answer first, then those that cost nothing.
+    fn not_debited(&self, list: &mut List, next: &str, now: i64) -> rusqlite::Result<bool> {
+        const MARK: &str = "free:";
+        let settled = Start::<3>::parse(next, MARK);
+        if (settled.is_none() || next.is_empty())
+            && !self.unanswered(list, next, now, |session| session.messages_outstanding().collect())?
+        {
+            return Ok(false);
+        }
+        let Start { numbers: [at, units, session], message_id } = settled.unwrap_or(Start::FIRST);
+        let rest = |row: &Row<'_>| {
+            Ok(vec![
+                ("messageid", Value::Text(row.get(5)?)),
+                ("state", text("not-debited")),
+                ("rule", Value::Text(row.get(7)?)),
+                ("code", Value::Integer(row.get(8)?)),
+                ("octets", Value::Integer(row.get(6)?)),
+            ])
+        };
+        let start = |row: &Row<'_>| {
+            let numbers = [row.get(3)?, row.get(2)?, row.get(4)?];
+            Ok(Start { numbers, message_id: row.get_ref(5)?.as_str()? }.next(MARK))
+        };
+        self.count(list, "SELECT count(*), coalesce(sum(units), 0) FROM undebited")?;
+        self.rows(list, (UNDEBITED, params![at, units, session, message_id]), now, rest, start)?;
+        Ok(true)
+    }
+
+    /// Messages that are paid for, and that the client has not confirmed.
+    fn undelivered(&self, list: &mut List, next: &str, now: i64) -> rusqlite::Result<bool> {
+        let Some(Start::<3> { numbers: [at, units, id], .. }) = Start::parse(next, "") else { return Ok(false) };
+        let rest = |row: &Row<'_>| {
+            Ok(vec![
+                ("messageid", Value::Text(row.get(5)?)),
+                ("trigger", Value::Text(row.get(7)?)),
+                ("code", Value::Integer(row.get(8)?)),
+                ("octets", Value::Integer(row.get(6)?)),
+            ])
+        };
+        let start =
+            |row: &Row<'_>| Ok(Start { numbers: [row.get(3)?, row.get(2)?, row.get(4)?], message_id: "" }.next(""));
+        self.count(list, undelivered!("count(*), coalesce(sum(units), 0)", ""))?;
+        self.rows(list, (UNDELIVERED, params![at, units, id]), now, rest, start)?;
+        Ok(true)
+    }
+
+    /// What of the sessions has no answer, session by session, the oldest of each first.
+    fn unanswered(
+        &self,
+        list: &mut List,
+        next: &str,
+        now: i64,
+        of: impl for<'a> Fn(&'a Session) -> Vec<Waiting<'a>>,
+    ) -> rusqlite::Result<bool> {
+        let Some(first) = Start::<2>::parse(next, "") else { return Ok(false) };
+        let mut statement = self.connection.prepare(UNANSWERED)?;
+        let mut rows = statement.query([first.numbers[0]])?;
+        while let Some(row) = rows.next()?.filter(|_| !list.is_done()) {
+            let (id, opened_at) = (row.get(0)?, row.get(2)?);
+            // Not of this version: the engine says so.
+            let state = row.get_ref(1)?.as_blob()?;
+            let Some(session) = read_session(&self.connection, id, state)? else { continue };
+            let mut all = of(&session);
+            all.sort_by_key(key);
+            for one in all {
+                let (since, message_id) = key(&one);
+                if (id, since, message_id) < (first.numbers[0], first.numbers[1], first.message_id) {
+                    continue;
+                }
+                let start = || Start { numbers: [id, since], message_id }.next("");
+                list.add(one.units.0, || unanswered_row(&session, one, opened_at, now), start);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Counts what a query says: rows and units.
+    fn count(&self, list: &mut List, sql: &str) -> rusqlite::Result<()> {
+        if list.totals.is_some() {
+            let (rows, units): (i64, i64) = self.connection.query_row(sql, [], |row| row.try_into())?;
+            let whole = |number| u64::try_from(number).unwrap_or(0);
+            list.count(whole(rows), whole(units));
+        }
+        Ok(())
+    }
+
+    /// Adds the rows of a query whose columns begin with Call-ID, account, units and the time since when.
+    fn rows(
+        &self,
+        list: &mut List,
+        (sql, values): (&str, impl rusqlite::Params),
+        now: i64,
+        rest: impl Fn(&Row<'_>) -> rusqlite::Result<Vec<(&'static str, Value)>>,
+        start: impl Fn(&Row<'_>) -> rusqlite::Result<String>,
+    ) -> rusqlite::Result<()> {
+        let mut statement = self.connection.prepare(sql)?;
+        let mut rows = statement.query(values)?;
+        while let Some(row) = rows.next()?.filter(|_| !list.page.is_full()) {
+            let units = u64::try_from(row.get::<_, i64>(2)?).unwrap_or(0);
+            let (call_id, account) = (row.get_ref(0)?.as_str()?, row.get_ref(1)?.as_str()?);
+            let value = Entry { call_id, account, units, age: age(row.get(3)?, now) }.row(rest(row)?);
+            let next = start(row)?;
+            list.page.add(value, || next);
+        }
+        Ok(())
+    }
+}
+
+/// The order of what has no answer in a session.
+fn key<'a>(one: &Waiting<'a>) -> (i64, &'a str) {
+    (i64::try_from(one.since.0).unwrap_or(i64::MAX), one.message_id.unwrap_or_default())
+}
+
+/// A row about something of a session that has no answer.
+fn unanswered_row(session: &Session, one: Waiting<'_>, opened_at: i64, now: i64) -> Value {
+    let after = one.since.micros_since(session.opened()) / 1000;
+    let since = opened_at.saturating_add(i64::try_from(after).unwrap_or(i64::MAX));
+    let mut rest = vec![("state", text(one.state))];
+    if let Some(message_id) = one.message_id {
+        rest.insert(0, ("messageid", text(message_id)));
+        rest.push(("octets", integer(one.octets)));
+    }
+    if let Some(rule) = one.rule {
+        rest.extend([("what", text(one.work.word())), ("rule", text(rule.word()))]);
+    }
+    let (call_id, account) = (session.call_id(), session.account());
+    Entry { call_id, account, units: one.units.0, age: age(since, now) }.row(rest)
+}

@@ -1,0 +1,419 @@
+//! Commands of operators (RPC, MI): a table of names, arguments and handlers, and answers with named fields.
+
+use super::ledger::Reader;
+use super::page::LIMIT_MAX;
+use crate::charge::tariff::NoTariff;
+use crate::config::{BALANCE_MAX, Enabler};
+use crate::shm::record::{Command as Change, CommandResult};
+use crate::shm::region::Region;
+use crate::shm::statistic::Statistic;
+use crate::wire::identity;
+use crate::worker::Worker;
+use std::borrow::Cow;
+
+/// An answer: structures with named fields, never text to be parsed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Value {
+    /// A whole number; none that a command gives exceeds 2^53, so that JSON carries it exactly.
+    Integer(i64),
+    /// Text.
+    Text(String),
+    /// Named fields.
+    Structure(Vec<(&'static str, Value)>),
+    /// A list.
+    List(Vec<Value>),
+}
+
+/// Why a command failed. [`CommandError::sentence`] is what the operator reads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CommandError {
+    /// 400 wrong use, 404 not found, 409 not with this enabler, 500 the ledger cannot be read, 503 the engine does not
+    /// answer.
+    pub code: u32,
+    /// The command that failed, without the module's name.
+    command: &'static str,
+    text: String,
+    /// Another command that helps, with its arguments.
+    advice: Option<&'static str>,
+}
+
+/// Octets of a sentence: Kamailio's jsonrpcs cuts a fault at 127.
+const SENTENCE_MAX: usize = 127;
+
+impl CommandError {
+    /// An error of a command that has no such advice.
+    pub fn new(code: u32, command: &'static Command, text: impl Into<String>) -> CommandError {
+        CommandError { code, command: command.name, text: text.into(), advice: None }
+    }
+
+    fn advise(self, advice: &'static str) -> CommandError {
+        CommandError { advice: Some(advice), ..self }
+    }
+
+    /// The sentence, with the commands in the host's form: `prefix` is what the host puts before their names.
+    pub fn sentence(&self, prefix: &str) -> String {
+        let mut sentence = match self.command {
+            "" => self.text.clone(),
+            command => format!("{prefix}{command}: {}", self.text),
+        };
+        if let Some(advice) = self.advice {
+            sentence += &format!("; see {prefix}{advice}");
+        }
+        shortened(&sentence, SENTENCE_MAX).into_owned()
+    }
+}
+
+/// A command as the hosts export it.
+#[derive(Clone, Copy, Debug)]
+pub struct Command {
+    /// Name without the module: `account.get`.
+    pub name: &'static str,
+    /// Its arguments, those that may be left out last.
+    pub arguments: &'static [Argument],
+    /// What it does, one line.
+    pub help: &'static str,
+    run: fn(&mut Call<'_>) -> Result<Value, CommandError>,
+}
+
+impl Command {
+    /// The command of this name.
+    pub fn named(name: &str) -> Option<&'static Command> {
+        COMMANDS.iter().find(|command| command.name == name)
+    }
+
+    /// Its arguments as the manual writes them: `ID [LIMIT] [NEXT]`.
+    pub fn usage(&self) -> String {
+        let argument = |argument: &Argument| match argument.required {
+            true => argument.name.to_owned(),
+            false => format!("[{}]", argument.name),
+        };
+        self.arguments.iter().map(argument).collect::<Vec<_>>().join(" ")
+    }
+
+    /// How many of its arguments cannot be left out.
+    pub fn required(&self) -> usize {
+        self.arguments.iter().filter(|argument| argument.required).count()
+    }
+}
+
+/// An argument of a command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Argument {
+    /// Its name in the manual, in capitals.
+    pub name: &'static str,
+    /// What it is: hosts whose transports know types check the type that came.
+    pub kind: Kind,
+    /// Whether it cannot be left out.
+    pub required: bool,
+}
+
+/// What an argument is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Text, also where it consists of digits alone.
+    Text,
+    /// Units of an account, up to 64 bits and possibly negative.
+    Amount,
+    /// A small number.
+    Count,
+}
+
+const fn required(name: &'static str, kind: Kind) -> Argument {
+    Argument { name, kind, required: true }
+}
+
+const fn optional(name: &'static str, kind: Kind) -> Argument {
+    Argument { name, kind, required: false }
+}
+
+const CALL_ID: Argument = required("CALLID", Kind::Text);
+const ACCOUNT: Argument = required("ID", Kind::Text);
+const LIMIT: Argument = optional("LIMIT", Kind::Count);
+const NEXT: Argument = optional("NEXT", Kind::Text);
+
+/// Every command, in the order of the manual.
+pub const COMMANDS: &[Command] = &[
+    Command { name: "stats", arguments: &[], help: "All counters.", run: |call| Ok(stats(call.region)) },
+    Command {
+        name: "sessions",
+        arguments: &[LIMIT, NEXT],
+        help: "The open sessions, page by page.",
+        run: |call| call.ledger()?.open_sessions(call.limit(0)?, call.cursor(1)?),
+    },
+    Command {
+        name: "session",
+        arguments: &[CALL_ID, NEXT],
+        help: "The sessions of one call, open or closed, with their debits.",
+        run: |call| call.ledger()?.sessions_of(call, call.cursor(1)?),
+    },
+    Command {
+        name: "explain",
+        arguments: &[CALL_ID, NEXT],
+        help: "What happened in a call, step by step, by which rule, and the money.",
+        run: |call| call.ledger()?.explain(call, call.cursor(1)?, call.region.config.unit),
+    },
+    Command {
+        name: "audit",
+        arguments: &[optional("LIST", Kind::Text), LIMIT, NEXT],
+        help: "Where money and messages do not meet.",
+        run: |call| call.ledger()?.audit(call),
+    },
+    Command {
+        name: "account.set",
+        arguments: &[ACCOUNT, required("BALANCE", Kind::Amount)],
+        help: "Sets the balance of an account; creates the account if there is none.",
+        run: |call| {
+            let (account, balance) = (call.account(0)?, call.amount(1)?);
+            call.change(&account, Change::SetBalance { account: &account, balance })
+        },
+    },
+    Command {
+        name: "account.add",
+        arguments: &[ACCOUNT, required("AMOUNT", Kind::Amount)],
+        help: "Adds to the balance of an account.",
+        run: |call| {
+            let (account, amount) = (call.account(0)?, call.amount(1)?);
+            call.change(&account, Change::AddBalance { account: &account, amount })
+        },
+    },
+    Command {
+        name: "account.get",
+        arguments: &[ACCOUNT],
+        help: "One account.",
+        run: |call| {
+            let account = call.account(0)?;
+            call.ledger()?.one_account(&account)?.ok_or_else(|| call.no_account(&account))
+        },
+    },
+    Command {
+        name: "accounts",
+        arguments: &[LIMIT, NEXT],
+        help: "All accounts, page by page.",
+        run: |call| {
+            call.needs_ledger()?;
+            call.ledger()?.accounts(call.limit(0)?, call.text(1))
+        },
+    },
+    Command {
+        name: "debits",
+        arguments: &[optional("ID", Kind::Text), LIMIT, NEXT],
+        help: "The debits of one account or of all, the latest first, page by page.",
+        run: |call| {
+            let account = match call.text(0) {
+                "" | ALL => None,
+                id => Some(call.canonical(0, id, "an account (sip:user@host, tel:+digits) or 'all'")?),
+            };
+            call.ledger()?.debits(account.as_deref(), call.limit(1)?, call.cursor(2)?)
+        },
+    },
+    Command {
+        name: "outbox",
+        arguments: &[],
+        help: "Debits that the enabler has not acknowledged.",
+        run: |call| call.ledger()?.outbox(),
+    },
+    Command {
+        name: "outbox.resend",
+        arguments: &[CALL_ID],
+        help: "Sends the debits of a call that are held back again (resend=hold).",
+        run: |call| call.resolve(true),
+    },
+    Command {
+        name: "outbox.release",
+        arguments: &[CALL_ID],
+        help: "Counts the debits of a call that are held back as taken (resend=hold).",
+        run: |call| call.resolve(false),
+    },
+    Command {
+        name: "peers",
+        arguments: &[],
+        help: "The Diameter peers and their state.",
+        run: |call| call.ledger()?.peers(),
+    },
+    Command {
+        name: "tariff",
+        arguments: &[],
+        help: "The tariff of new sessions, and the configured one.",
+        run: |call| Ok(tariff(call.region)),
+    },
+    Command {
+        name: "reload",
+        arguments: &[optional("TARIFF", Kind::Text)],
+        help: "Sets the tariff of new sessions; without an argument, the configured one.",
+        run: |call| call.reload(),
+    },
+];
+
+/// In place of a filter: everything.
+pub(super) const ALL: &str = "all";
+
+/// Runs a command. Reads come from the ledger's tables, which the engine brings up to date first; changes go through
+/// `worker` to the engine and wait for its commit, one second at most. An empty argument is one that was left out.
+pub fn run(name: &str, arguments: &[&str], region: &Region, worker: &mut Worker) -> Result<Value, CommandError> {
+    let Some(command) = Command::named(name) else {
+        let text = format!("there is no command '{}'", shown(name));
+        return Err(CommandError { code: 404, command: "", text, advice: None });
+    };
+    if !(command.required()..=command.arguments.len()).contains(&arguments.len()) {
+        let takes = if command.arguments.is_empty() { "no arguments".to_owned() } else { command.usage() };
+        return Err(CommandError::new(400, command, format!("takes {takes}; arguments given: {}", arguments.len())));
+    }
+    (command.run)(&mut Call { command, arguments, region, worker })
+}
+
+/// A command that is being run.
+pub(crate) struct Call<'a> {
+    command: &'static Command,
+    arguments: &'a [&'a str],
+    region: &'a Region,
+    worker: &'a mut Worker,
+}
+
+impl Call<'_> {
+    /// An argument as it came; empty where it was left out.
+    pub(super) fn text(&self, at: usize) -> &str {
+        self.arguments.get(at).copied().unwrap_or_default()
+    }
+
+    pub(super) fn fails(&self, code: u32, text: impl Into<String>) -> CommandError {
+        CommandError::new(code, self.command, text)
+    }
+
+    /// The argument is not what it has to be.
+    pub(super) fn wrong(&self, at: usize, accepted: &str) -> CommandError {
+        let name = self.command.arguments[at].name;
+        self.fails(400, format!("{name} '{}' is not {accepted}", shown(self.text(at))))
+    }
+
+    pub(super) fn amount(&self, at: usize) -> Result<i64, CommandError> {
+        let within = |amount: &i64| (-BALANCE_MAX..=BALANCE_MAX).contains(amount);
+        let wrong = || self.wrong(at, &format!("a whole number from -{BALANCE_MAX} to {BALANCE_MAX}"));
+        self.text(at).parse().ok().filter(within).ok_or_else(wrong)
+    }
+
+    /// Most rows of the page; `None`: the default.
+    pub(super) fn limit(&self, at: usize) -> Result<Option<usize>, CommandError> {
+        if self.text(at).is_empty() {
+            return Ok(None);
+        }
+        let limit = self.text(at).parse().ok().filter(|limit| (1..=LIMIT_MAX).contains(limit));
+        limit.map(Some).ok_or_else(|| self.wrong(at, &format!("a whole number from 1 to {LIMIT_MAX}")))
+    }
+
+    /// Where the page begins.
+    pub(super) fn cursor<C: super::page::Cursor>(&self, at: usize) -> Result<Option<C>, CommandError> {
+        match self.text(at) {
+            "" => Ok(None),
+            next => C::parse(next).map(Some).ok_or_else(|| self.no_cursor(at)),
+        }
+    }
+
+    pub(super) fn no_cursor(&self, at: usize) -> CommandError {
+        self.wrong(at, "the 'next' of an answer to this command")
+    }
+
+    pub(super) fn canonical(&self, at: usize, id: &str, accepted: &str) -> Result<String, CommandError> {
+        identity::canonical(id.as_bytes()).ok_or_else(|| self.wrong(at, accepted))
+    }
+
+    /// The id of an account of the embedded ledger.
+    pub(super) fn account(&self, at: usize) -> Result<String, CommandError> {
+        self.needs_ledger()?;
+        self.canonical(at, self.text(at), "an account: sip:user@host or tel:+digits")
+    }
+
+    /// Accounts are here only if this ledger grants and debits.
+    pub(super) fn needs_ledger(&self) -> Result<(), CommandError> {
+        match self.region.config.enabler {
+            Enabler::Ledger => Ok(()),
+            Enabler::Diameter => {
+                let text = "with enabler=diameter the charging system keeps the accounts, not imcharge";
+                Err(self.fails(409, text).advise("debits"))
+            }
+        }
+    }
+
+    pub(super) fn no_account(&self, id: &str) -> CommandError {
+        self.fails(404, format!("there is no account '{}'", shown(id))).advise("account.set ID BALANCE")
+    }
+
+    pub(super) fn no_session(&self) -> CommandError {
+        self.fails(404, format!("there is no session with the Call-ID '{}'", shown(self.text(0))))
+    }
+
+    pub(super) fn no_answer(&self, look: &'static str) -> CommandError {
+        self.fails(503, "the engine does not answer; look before you repeat it").advise(look)
+    }
+
+    /// The ledger, for reading: as up to date as the engine makes it, or as it is where there is no engine.
+    pub(super) fn ledger(&mut self) -> Result<Reader, CommandError> {
+        self.worker.command(Change::ShowAll);
+        Reader::open(self.command, self.region)
+    }
+
+    pub(super) fn change(&mut self, id: &str, change: Change<'_>) -> Result<Value, CommandError> {
+        let answer = self.worker.command(change);
+        let (result, balance, held) = answer.ok_or_else(|| self.no_answer("account.get ID"))?;
+        match result {
+            CommandResult::Done => Ok(Value::Structure(vec![
+                ("id", Value::Text(id.into())),
+                ("balance", Value::Integer(balance)),
+                ("held", Value::Integer(held)),
+            ])),
+            CommandResult::UnknownAccount | CommandResult::NothingHeld => Err(self.no_account(id)),
+            CommandResult::OutOfRange => {
+                let name = self.command.arguments[1].name;
+                let range = format!("takes the balance out of its range, -credit_limit to {BALANCE_MAX}");
+                Err(self.fails(400, format!("{name} '{}' {range}", shown(self.text(1)))))
+            }
+        }
+    }
+
+    /// An operator decides about what is held back.
+    pub(super) fn resolve(&mut self, again: bool) -> Result<Value, CommandError> {
+        let call_id = self.arguments[0];
+        let answer = self.worker.command(Change::Resolve { call_id, again });
+        match answer.ok_or_else(|| self.no_answer("audit waiting"))? {
+            (CommandResult::Done, ..) => Ok(Value::Structure(vec![("callid", Value::Text(call_id.into()))])),
+            _ => Err(self.fails(404, format!("no debit of the Call-ID '{}' is held back", shown(call_id)))),
+        }
+    }
+
+    pub(super) fn reload(&mut self) -> Result<Value, CommandError> {
+        let mut config = self.region.config.clone();
+        if !self.text(0).is_empty() {
+            let accepted = "message:PRICE or kilobyte:PRICE, PRICE 1 to 1000000000";
+            config.tariff = self.text(0).parse().map_err(|_: NoTariff| self.wrong(0, accepted))?;
+            config.check().map_err(|error| self.wrong(0, &error.allowed))?;
+        }
+        self.region.set_tariff(config.tariff);
+        Ok(tariff(self.region))
+    }
+}
+
+/// A value in an error: its beginning, where it is long.
+fn shown(value: &str) -> Cow<'_, str> {
+    shortened(value, 28)
+}
+
+/// A text of so many octets at most.
+fn shortened(text: &str, most: usize) -> Cow<'_, str> {
+    if text.len() <= most {
+        return text.into();
+    }
+    let end = (0..=most - 3).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
+    format!("{}...", &text[..end]).into()
+}
+
+pub(super) fn integer(value: u64) -> Value {
+    Value::Integer(i64::try_from(value).unwrap_or(i64::MAX))
+}
+
+fn stats(region: &Region) -> Value {
+    Value::Structure(Statistic::ALL.iter().map(|one| (one.name(), integer(region.statistic(*one)))).collect())
+}
+
+fn tariff(region: &Region) -> Value {
+    let text = |tariff: crate::charge::tariff::Tariff| Value::Text(tariff.to_string());
+    Value::Structure(vec![("tariff", text(region.tariff())), ("configured", text(region.config.tariff))])
+}

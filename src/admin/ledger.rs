@@ -1,0 +1,295 @@
+//! The ledger's tables, for reading.
+
+use super::page::{Page, Room, by_id, by_session, fields};
+use crate::admin::commands::{Call, Command, CommandError, Value, integer};
+use crate::engine::store::{LEDGER, read_session};
+use crate::shm::clock;
+use crate::shm::region::Region;
+use rusqlite::types::ValueRef;
+use rusqlite::{Connection, OpenFlags, Row, params};
+use std::time::Duration;
+
+/// A connection that reads, for one command.
+pub struct Reader {
+    pub(crate) connection: Connection,
+    command: &'static Command,
+}
+
+/// Columns of an account after its key.
+macro_rules! accounts {
+    ($rest:literal) => {
+        concat!("SELECT id, id, balance, held, debited, credit_limit FROM accounts WHERE ", $rest)
+    };
+}
+const ACCOUNTS: &str = accounts!("id>=?1 ORDER BY id");
+const ACCOUNT: &str = accounts!("id=?1");
+const ACCOUNT_FIELDS: &[&str] = &["id", "balance", "held", "debited", "credit_limit"];
+
+/// Driven by `states`, which has the live sessions alone: `sessions` has the whole history.
+const OPEN_SESSIONS: &str = "\
+    SELECT s.id, call_id, account, direction, tariff, opened_at, phase, granted, \
+    (SELECT count(*) FROM debits WHERE session=s.id), coalesce((SELECT units FROM holds WHERE session=s.id), 0) \
+    FROM states t CROSS JOIN sessions s ON s.id=t.session WHERE t.session>=?1 AND closed_at IS NULL ORDER BY t.session";
+const OPEN_SESSION_FIELDS: &[&str] =
+    &["callid", "account", "direction", "tariff", "opened_at", "phase", "granted", "messages", "held"];
+
+const SESSIONS_OF_CALL: &str = "\
+    SELECT id, key, call_id, account, other, icid, direction, tariff, opened_at, closed_at, phase, granted, \
+    coalesce((SELECT units FROM holds WHERE session=sessions.id), 0) \
+    FROM sessions WHERE call_id=?1 AND id>=?2 ORDER BY id";
+const SESSION_FIELDS: &[&str] = &[
+    "session",
+    "callid",
+    "account",
+    "other",
+    "icid",
+    "direction",
+    "tariff",
+    "opened_at",
+    "closed_at",
+    "phase",
+    "granted",
+    "held",
+];
+
+/// Columns of a debit after its key.
+macro_rules! debits {
+    ($rest:literal) => {
+        concat!(
+            "SELECT id, at, call_id, message_id, account, octets, units, trigger, code, refunded_at FROM debits WHERE ",
+            $rest
+        )
+    };
+}
+const DEBITS: &str = debits!("id<=?1 ORDER BY id DESC");
+const DEBITS_OF_ACCOUNT: &str = debits!("account=?2 AND id<=?1 ORDER BY id DESC");
+const DEBITS_OF_SESSION: &str = debits!("session=?1 AND id>=?2 ORDER BY id");
+const DEBIT_FIELDS: &[&str] =
+    &["at", "callid", "messageid", "account", "octets", "units", "trigger", "code", "refunded_at"];
+
+impl Reader {
+    pub(crate) fn open(command: &'static Command, region: &Region) -> Result<Reader, CommandError> {
+        let path = region.config.state_dir.join(LEDGER);
+        let open = || {
+            let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+            let connection = Connection::open_with_flags(&path, flags)?;
+            connection.busy_timeout(Duration::from_millis(500))?;
+            // An answer describes one moment.
+            connection.execute_batch("BEGIN")?;
+            Ok(connection)
+        };
+        open().map(|connection| Reader { connection, command }).map_err(|error| cannot_read(command, error))
+    }
+
+    pub(crate) fn cannot_read(&self, error: rusqlite::Error) -> CommandError {
+        cannot_read(self.command, error)
+    }
+
+    /// Fills a page with the rows of a query, whose first column is the key and whose others are the fields.
+    fn fill(
+        &self,
+        page: &mut Page,
+        sql: &str,
+        names: &[&'static str],
+        values: impl rusqlite::Params,
+        cursor: impl Fn(&Row<'_>) -> rusqlite::Result<String>,
+    ) -> Result<(), CommandError> {
+        let read = || {
+            let mut statement = self.connection.prepare(sql)?;
+            let mut rows = statement.query(values)?;
+            while let Some(row) = rows.next()? {
+                let next = cursor(row)?;
+                if !page.add(Value::Structure(named(row, names, false)?), || next) {
+                    break;
+                }
+            }
+            Ok(())
+        };
+        read().map_err(|error| self.cannot_read(error))
+    }
+
+    pub(crate) fn open_sessions(&self, limit: Option<usize>, from: Option<i64>) -> Result<Value, CommandError> {
+        let mut page = Page::new(Room::new(limit));
+        let key = |row: &Row<'_>| Ok(by_id(row.get(0)?));
+        self.fill(&mut page, OPEN_SESSIONS, OPEN_SESSION_FIELDS, [from.unwrap_or(0)], key)?;
+        Ok(Value::Structure(page.fields("sessions")))
+    }
+
+    pub(crate) fn accounts(&self, limit: Option<usize>, from: &str) -> Result<Value, CommandError> {
+        let mut page = Page::new(Room::new(limit));
+        self.fill(&mut page, ACCOUNTS, ACCOUNT_FIELDS, [from], |row| row.get(0))?;
+        Ok(Value::Structure(page.fields("accounts")))
+    }
+
+    pub(crate) fn one_account(&self, id: &str) -> Result<Option<Value>, CommandError> {
+        let mut page = Page::new(Room::fixed());
+        self.fill(&mut page, ACCOUNT, ACCOUNT_FIELDS, [id], |row| row.get(0))?;
+        Ok(page.into_rows().pop())
+    }
+
+    /// The latest debits first.
+    pub(crate) fn debits(
+        &self,
+        account: Option<&str>,
+        limit: Option<usize>,
+        from: Option<i64>,
+    ) -> Result<Value, CommandError> {
+        let (mut page, from) = (Page::new(Room::new(limit)), from.unwrap_or(i64::MAX));
+        let key = |row: &Row<'_>| Ok(by_id(row.get(0)?));
+        match account {
+            Some(account) => self.fill(&mut page, DEBITS_OF_ACCOUNT, DEBIT_FIELDS, params![from, account], key)?,
+            None => self.fill(&mut page, DEBITS, DEBIT_FIELDS, [from], key)?,
+        }
+        Ok(Value::Structure(page.fields("debits")))
+    }
+
+    /// The sessions of a call with their debits, the oldest first.
+    pub(crate) fn sessions_of(&self, call: &Call<'_>, from: Option<(i64, i64)>) -> Result<Value, CommandError> {
+        let from = from.unwrap_or_default();
+        let sessions = (SESSIONS_OF_CALL, SESSION_FIELDS, params![call.text(0), from.0]);
+        let below = Below { name: "debits", sql: DEBITS_OF_SESSION, names: DEBIT_FIELDS, sparse: false };
+        self.of_call(call, from, sessions, &below)
+    }
+
+    /// The sessions of a call, each with rows of its own, from a row of a session on.
+    ///
+    /// `sessions` is their query, the names of its columns after the key, and its values.
+    pub(crate) fn of_call(
+        &self,
+        call: &Call<'_>,
+        (from_session, from_row): (i64, i64),
+        (sql, names, values): (&str, &[&'static str], impl rusqlite::Params),
+        below: &Below,
+    ) -> Result<Value, CommandError> {
+        let read = || {
+            let (mut sessions, mut room) = (Vec::new(), Room::fixed());
+            let mut statement = self.connection.prepare(sql)?;
+            let mut statement_below = self.connection.prepare(below.sql)?;
+            let mut found = statement.query(values)?;
+            while let Some(session) = found.next()? {
+                let key: i64 = session.get(0)?;
+                let mut fields = named(session, names, below.sparse)?;
+                let first = if key == from_session { from_row } else { 0 };
+                // A session is shown where there is room for it and for the first of its rows.
+                if !room.take(&Value::Structure(fields.clone())) {
+                    return Ok((sessions, Some(by_session(key, first))));
+                }
+                let (mut rows, mut next) = (Vec::new(), None);
+                let mut found_below = statement_below.query([key, first])?;
+                while let Some(row) = found_below.next()? {
+                    let value = Value::Structure(named(row, below.names, below.sparse)?);
+                    if !room.take(&value) {
+                        next = Some(by_session(key, row.get(0)?));
+                        break;
+                    }
+                    rows.push(value);
+                }
+                fields.push((below.name, Value::List(rows)));
+                sessions.push(Value::Structure(fields));
+                if next.is_some() {
+                    return Ok((sessions, next));
+                }
+            }
+            Ok((sessions, None))
+        };
+        let (sessions, next) = read().map_err(|error| self.cannot_read(error))?;
+        match sessions.is_empty() {
+            true => Err(call.no_session()),
+            false => Ok(Value::Structure(fields("sessions", sessions, next))),
+        }
+    }
+
+    pub(crate) fn peers(&self) -> Result<Value, CommandError> {
+        let names = &["host", "address", "state", "in_flight", "last_error"];
+        let mut page = Page::new(Room::fixed());
+        let sql = "SELECT rowid, host, address, state, in_flight, last_error FROM peers ORDER BY rowid";
+        self.fill(&mut page, sql, names, [], |row| Ok(by_id(row.get(0)?)))?;
+        Ok(Value::Structure(vec![("peers", Value::List(page.into_rows()))]))
+    }
+
+    /// How many debits are not acknowledged, and the age of the oldest in seconds. The embedded ledger acknowledges
+    /// within the commit that asks: its outbox is always empty.
+    pub(crate) fn outbox(&self) -> Result<Value, CommandError> {
+        let (mut count, mut oldest) = (0, None);
+        // One by one: there may be a million of them, and the host's process keeps the memory of its largest answer.
+        let mut read = || {
+            let mut statement = self.connection.prepare("SELECT session, state FROM states")?;
+            let mut rows = statement.query([])?;
+            while let Some(row) = rows.next()? {
+                let state = row.get_ref(1)?.as_blob()?;
+                let Some(session) = read_session(&self.connection, row.get(0)?, state)? else { continue };
+                count += session.debits_pending() as u64;
+                oldest = oldest.into_iter().chain(session.oldest_debit()).min();
+            }
+            Ok(())
+        };
+        read().map_err(|error| self.cannot_read(error))?;
+        let age = oldest.map_or(0, |at| clock::now().micros_since(at) / 1_000_000);
+        Ok(Value::Structure(vec![("count", integer(count)), ("oldest_age", integer(age))]))
+    }
+}
+
+/// Rows of a session.
+pub struct Below {
+    /// The field that has them.
+    pub name: &'static str,
+    /// Their query: the columns begin with the key, the values are the session and the least key.
+    pub sql: &'static str,
+    /// Their fields.
+    pub names: &'static [&'static str],
+    /// Whether fields without a value are left out, here and of the session.
+    pub sparse: bool,
+}
+
+/// The columns of a row after its key, under these names.
+fn named(row: &Row<'_>, names: &[&'static str], sparse: bool) -> rusqlite::Result<Vec<(&'static str, Value)>> {
+    let mut fields = Vec::with_capacity(names.len() + 1);
+    for (at, name) in names.iter().enumerate() {
+        match row.get_ref(at + 1)? {
+            ValueRef::Null if sparse => {}
+            column => fields.push((*name, value(column))),
+        }
+    }
+    Ok(fields)
+}
+
+/// A column as a field.
+fn value(column: ValueRef<'_>) -> Value {
+    match column {
+        ValueRef::Integer(number) => Value::Integer(number),
+        ValueRef::Real(number) => Value::Integer(number as i64),
+        ValueRef::Text(text) | ValueRef::Blob(text) => Value::Text(String::from_utf8_lossy(text).into_owned()),
+        ValueRef::Null => Value::Integer(0),
+    }
+}
+
+fn cannot_read(command: &'static Command, error: rusqlite::Error) -> CommandError {
+    CommandError::new(500, command, format!("the ledger cannot be read: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::store::Store;
+
+    /// What pages of large tables cost must not depend on what is before and after them.
+    #[test]
+    fn a_page_is_read_by_an_index() {
+        let folder = tempfile::tempdir().expect("a folder");
+        Store::check(folder.path()).unwrap_or_else(|error| panic!("{error}"));
+        let connection = Connection::open(folder.path().join(LEDGER)).expect("a ledger");
+        let pages = [ACCOUNTS, ACCOUNT, OPEN_SESSIONS, SESSIONS_OF_CALL, DEBITS, DEBITS_OF_ACCOUNT];
+        for sql in pages.iter().chain(&super::super::audit::PAGES) {
+            let mut statement = connection.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).expect("a query");
+            for at in 1..=statement.parameter_count() {
+                statement.raw_bind_parameter(at, 1).expect("a value");
+            }
+            let mut rows = statement.raw_query();
+            while let Some(row) = rows.next().expect("a plan") {
+                let step: String = row.get(3).expect("a step");
+                assert!(!step.contains("SCAN") && !step.contains("TEMP B-TREE"), "{step} in {sql}");
+                assert!(!sql.contains("account=") || step.contains("(account=? AND rowid<?)"), "{step} in {sql}");
+            }
+        }
+    }
+}

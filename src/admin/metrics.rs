@@ -1,0 +1,117 @@
+//! Everything an operator's monitoring asks for, as Prometheus reads it (text format 0.0.4). Made of the lists of
+//! [`Statistic`] and [`Latency`] when somebody asks; a host only hands it out.
+
+use crate::shm::latency::{BOUNDS, Histogram, Latency};
+use crate::shm::region::Region;
+use crate::shm::statistic::{Kind, Statistic};
+use std::fmt::{self, Write};
+
+/// All numbers, each with its meaning and type; to be served as `text/plain; version=0.0.4`. Reads atomics and waits for
+/// nobody.
+pub fn exposition(region: &Region) -> String {
+    let mut text = String::with_capacity(16 * 1024);
+    // Writing into a string cannot fail.
+    let _ = write_all(&mut text, region);
+    text
+}
+
+fn write_all(text: &mut String, region: &Region) -> fmt::Result {
+    for statistic in Statistic::ALL {
+        let Some(name) = name_of(*statistic) else { continue };
+        let kind = if statistic.kind() == Kind::Counter { "counter" } else { "gauge" };
+        head(text, &name, statistic.meaning(), kind)?;
+        let value = region.statistic(*statistic);
+        match statistic.kind() {
+            Kind::Micros => writeln!(text, "{name} {}", Seconds(value))?,
+            _ => writeln!(text, "{name} {value}")?,
+        }
+    }
+    Latency::ALL.iter().try_for_each(|latency| write_histogram(text, *latency, region.latency(*latency)))
+}
+
+/// The name of a statistic in Prometheus; `None`: a histogram has it.
+pub fn name_of(statistic: Statistic) -> Option<String> {
+    let ending = match statistic.kind() {
+        Kind::Counter => "_total",
+        Kind::Gauge => "",
+        Kind::Seconds | Kind::Micros => "_seconds",
+        Kind::OfLatency => return None,
+    };
+    Some(format!("imcharge_{}{ending}", statistic.name()))
+}
+
+/// The name of a histogram in Prometheus, without `_bucket`, `_sum` and `_count`.
+pub fn name_of_histogram(latency: Latency) -> String {
+    format!("imcharge_{}_seconds", latency.name())
+}
+
+fn write_histogram(text: &mut String, latency: Latency, histogram: &Histogram) -> fmt::Result {
+    let name = name_of_histogram(latency);
+    head(text, &name, latency.meaning(), "histogram")?;
+    let mut within = 0;
+    for (bucket, count) in histogram.counts().into_iter().enumerate() {
+        within += count;
+        match bucket {
+            BOUNDS => writeln!(text, "{name}_bucket{{le=\"+Inf\"}} {within}")?,
+            _ => writeln!(text, "{name}_bucket{{le=\"{}\"}} {within}", Seconds(Histogram::bound(bucket)))?,
+        }
+    }
+    writeln!(text, "{name}_sum {}\n{name}_count {within}", Seconds(histogram.sum()))
+}
+
+fn head(text: &mut String, name: &str, meaning: &str, kind: &str) -> fmt::Result {
+    writeln!(text, "# HELP {name} {meaning}\n# TYPE {name} {kind}")
+}
+
+/// Microseconds, written as seconds.
+struct Seconds(u64);
+
+impl fmt::Display for Seconds {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (whole, micros) = (self.0 / 1_000_000, self.0 % 1_000_000);
+        let fraction = format!("{micros:06}");
+        match fraction.trim_end_matches('0') {
+            "" => write!(out, "{whole}"),
+            fraction => write!(out, "{whole}.{fraction}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn microseconds_are_written_as_seconds_to_the_last_one() {
+        let written = [0, 1, 100, 1_000_000, 1_500_000, 104_857_600].map(|micros| Seconds(micros).to_string());
+        assert_eq!(written, ["0", "0.000001", "0.0001", "1", "1.5", "104.8576"]);
+    }
+
+    #[test]
+    fn names_say_what_prometheus_expects_of_them() {
+        let names: Vec<String> = Statistic::ALL.iter().filter_map(|statistic| name_of(*statistic)).collect();
+        assert!(names.contains(&"imcharge_debits_on_error_total".to_owned()));
+        assert!(names.contains(&"imcharge_outbox_depth".to_owned()));
+        assert!(names.contains(&"imcharge_ccr_avg_response_time_seconds".to_owned()));
+        assert!(names.contains(&"imcharge_outbox_oldest_age_seconds".to_owned()));
+    }
+
+    #[test]
+    fn a_histogram_adds_up() {
+        let histogram = Histogram::default();
+        [50, 150, 900_000_000].iter().for_each(|micros| histogram.add(*micros));
+        let mut text = String::new();
+        write_histogram(&mut text, Latency::Debit, &histogram).expect("a string takes everything");
+        let value = |name: &str| {
+            let line =
+                text.lines().find_map(|line| line.strip_prefix(&format!("imcharge_debit_latency_seconds{name} ")));
+            line.unwrap_or_else(|| panic!("no {name} in {text}"))
+        };
+        assert_eq!(value("_bucket{le=\"0.0001\"}"), "1");
+        assert_eq!(value("_bucket{le=\"0.0002\"}"), "2");
+        assert_eq!(value("_bucket{le=\"104.8576\"}"), "2");
+        assert_eq!(value("_bucket{le=\"+Inf\"}"), "3");
+        assert_eq!((value("_count"), value("_sum")), ("3", "900.0002"));
+        assert_eq!(text.lines().filter(|line| line.starts_with('#')).count(), 2);
+    }
+}

@@ -1,0 +1,8 @@
+//! What operators call: commands over the host's RPC interface, and the Prometheus exposition.
+
+pub mod audit;
+pub mod commands;
+pub mod explain;
+pub mod ledger;
+pub mod metrics;
+pub mod page;

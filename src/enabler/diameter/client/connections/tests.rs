@@ -1,0 +1,484 @@
+//! Real sockets on the loopback, with a charging system in a thread at the other end.
+
+use super::super::config::TlsConfig;
+use super::*;
+use crate::enabler::diameter::client::fake_peer::*;
+use crate::wire::diameter::dictionary::Command;
+use crate::wire::diameter::{Framed, frame};
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// How long anything may take.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Peers, and the time as they see it.
+struct World {
+    peers: Peers,
+    start: Instant,
+    events: Vec<Event>,
+}
+
+impl World {
+    fn of(config: Config) -> World {
+        let peers = Peers::new(config, 1, Time(0)).expect("a good configuration");
+        World { peers, start: Instant::now(), events: Vec::new() }
+    }
+
+    fn now(&self) -> Time {
+        Time(self.start.elapsed().as_micros() as u64)
+    }
+
+    /// Turns until this is so.
+    #[track_caller]
+    fn until(&mut self, what: &str, done: impl Fn(&World) -> bool) {
+        let begun = Instant::now();
+        while !done(self) {
+            assert!(begun.elapsed() < PATIENCE, "{what}: {:?} {:?}", self.peers.status(), self.peers.counters());
+            let now = self.now();
+            self.peers.turn(now);
+            self.events.extend(std::iter::from_fn(|| self.peers.next_event()));
+            std::thread::sleep(Duration::from_micros(200));
+        }
+    }
+
+    fn until_open(&mut self) {
+        self.until("open", |world| world.state(0) == "OKAY");
+    }
+
+    fn state(&self, seat: usize) -> &'static str {
+        self.peers.status()[seat].state
+    }
+
+    fn error(&self, seat: usize) -> String {
+        self.peers.status()[seat].last_error.clone().unwrap_or_default()
+    }
+
+    fn send(&mut self, name: u32) {
+        let now = self.now();
+        let message = ccr(name);
+        let deadline = now.after_seconds(15);
+        let request = Request {
+            name: name.into(),
+            message: &message,
+            deadline,
+            may_move: true,
+            once: false,
+            duplicate: false,
+            prefer: None,
+        };
+        self.peers.send(request, now).expect("taken");
+    }
+
+    fn answered(&self) -> usize {
+        self.events.iter().filter(|event| matches!(event, Event::Answered { .. })).count()
+    }
+}
+
+/// A listener and the configuration of one peer there.
+fn listen(address: &str) -> (TcpListener, Config) {
+    let listener = TcpListener::bind(address).expect("a port");
+    let mut config = config(&[HOST]);
+    config.peers[0].address = listener.local_addr().expect("bound").to_string();
+    (listener, config)
+}
+
+/// Anything that octets go through.
+trait Stream: Read + Write {}
+impl<T: Read + Write> Stream for T {}
+
+/// The next whole message; `None`: there is no more.
+fn next_message(stream: &mut dyn Stream, input: &mut Vec<u8>) -> Option<Vec<u8>> {
+    loop {
+        if let Framed::Message(length) = frame(input) {
+            return Some(input.drain(..length).collect());
+        }
+        let mut piece = [0; 4096];
+        match stream.read(&mut piece) {
+            Ok(0) | Err(_) => return None,
+            Ok(octets) => input.extend_from_slice(&piece[..octets]),
+        }
+    }
+}
+
+/// Answers everything until the end; what came.
+fn serve(stream: &mut dyn Stream, host: &str) -> Vec<Vec<u8>> {
+    let mut input = Vec::new();
+    let mut seen = Vec::new();
+    while let Some(asked) = next_message(stream, &mut input) {
+        let answer = respond(&asked, host);
+        seen.push(asked);
+        if stream.write_all(&answer).is_err() {
+            break;
+        }
+    }
+    seen
+}
+
+fn accept(listener: &TcpListener) -> TcpStream {
+    let (stream, _) = listener.accept().expect("a connection");
+    stream.set_read_timeout(Some(PATIENCE)).expect("a socket");
+    stream
+}
+
+/// A charging system for one connection.
+fn spawn(work: impl FnOnce() -> Vec<Vec<u8>> + Send + 'static) -> JoinHandle<Vec<Vec<u8>>> {
+    std::thread::spawn(work)
+}
+
+#[test]
+fn requests_go_and_answers_come_over_ipv4_and_ipv6_until_we_leave() {
+    for address in ["127.0.0.1:0", "[::1]:0"] {
+        let (listener, config) = listen(address);
+        let server = spawn(move || serve(&mut accept(&listener), HOST));
+        let mut world = World::of(config);
+        world.until_open();
+        assert_eq!(world.events, [Event::Up { peer: HOST.into() }]);
+        world.send(1);
+        let now = world.now();
+        world.peers.flush(now);
+        world.until("answered", |world| world.answered() == 1);
+        let status = &world.peers.status()[0];
+        assert_eq!((status.host.as_str(), status.counters.answered, status.last_error.clone()), (HOST, 1, None));
+        world.peers.stop(world.now());
+        world.until("stopped", |world| world.peers.is_stopped());
+        assert_eq!((world.peers.descriptors().count(), world.peers.deadline()), (0, None));
+        let seen: Vec<_> = server.join().expect("served").iter().map(|bytes| header(bytes).command).collect();
+        assert_eq!(seen, [Command::CAPABILITIES_EXCHANGE, Command::CREDIT_CONTROL, Command::DISCONNECT_PEER]);
+    }
+}
+
+#[test]
+fn a_name_is_resolved() {
+    let (listener, mut config) = listen("127.0.0.1:0");
+    let port = listener.local_addr().expect("bound").port();
+    config.peers[0].address = format!("localhost:{port}");
+    let server = spawn(move || serve(&mut accept(&listener), HOST));
+    let mut world = World::of(config);
+    world.until_open();
+    drop(world);
+    server.join().expect("served");
+}
+
+#[test]
+fn a_refused_connection_is_one_plain_sentence_and_tried_again() {
+    let (listener, config) = listen("127.0.0.1:0");
+    let address = listener.local_addr().expect("bound");
+    drop(listener);
+    let mut world = World::of(config);
+    world.until("refused", |world| !world.error(0).is_empty());
+    let expected = format!("peer {HOST} at {address}: connection refused");
+    assert_eq!(world.error(0), expected);
+    assert_eq!(world.events, [Event::Down { peer: HOST.into(), why: expected }]);
+    let wait = world.peers.deadline().expect("a next try").micros_since(world.now());
+    assert!((500_000..=1_250_000).contains(&wait), "{wait}");
+    let listener = TcpListener::bind(address).expect("the same port");
+    let server = spawn(move || serve(&mut accept(&listener), HOST));
+    world.until_open();
+    assert_eq!(world.peers.status()[0].reconnects, 1);
+    drop(world);
+    server.join().expect("served");
+}
+
+#[test]
+fn a_thousand_requests_are_one_buffer_and_one_write() {
+    let (listener, config) = listen("127.0.0.1:0");
+    let server = spawn(move || serve(&mut accept(&listener), HOST));
+    let mut world = World::of(config);
+    world.until_open();
+    (0..1000).for_each(|name| world.send(name));
+    let output = world.peers.exchange.output(0);
+    let mut rest = output;
+    while let Framed::Message(length) = frame(rest) {
+        rest = &rest[length..];
+    }
+    assert!(output.len() > 1000 * 20 && rest.is_empty(), "they wait behind each other");
+    let now = world.now();
+    world.peers.flush(now);
+    world.until("answered", |world| world.answered() == 1000);
+    let counters = world.peers.counters();
+    assert_eq!((counters.sent, counters.answered, counters.unmatched), (1000, 1000, 0));
+    drop(world);
+    assert_eq!(server.join().expect("served").len(), 1001);
+}
+
+#[test]
+fn a_reader_that_stops_takes_nothing_down_and_gets_all_in_the_end() {
+    let (listener, mut config) = listen("127.0.0.1:0");
+    config.in_flight_max = usize::MAX;
+    let (go, wait) = std::sync::mpsc::channel::<()>();
+    let server = spawn(move || {
+        let mut stream = accept(&listener);
+        let mut input = Vec::new();
+        let cer = next_message(&mut stream, &mut input).expect("a CER");
+        stream.write_all(&respond(&cer, HOST)).expect("written");
+        wait.recv().expect("told to go on");
+        serve(&mut stream, HOST)
+    });
+    let mut world = World::of(config);
+    world.until_open();
+    let mut sent = 0;
+    while !world.peers.descriptors().any(|(_, wants_write)| wants_write) {
+        (sent..sent + 5000).for_each(|name| world.send(name));
+        sent += 5000;
+        let now = world.now();
+        world.peers.flush(now);
+    }
+    go.send(()).expect("listening");
+    world.until("answered", |world| world.answered() == sent as usize);
+    drop(world);
+    assert_eq!(server.join().expect("served").len(), sent as usize);
+}
+
+#[test]
+fn answers_may_come_octet_by_octet() {
+    let (listener, config) = listen("127.0.0.1:0");
+    let server = spawn(move || {
+        let mut stream = accept(&listener);
+        stream.set_nodelay(true).expect("a socket");
+        let mut input = Vec::new();
+        for _ in 0..2 {
+            let asked = next_message(&mut stream, &mut input).expect("asked");
+            for octet in respond(&asked, HOST) {
+                stream.write_all(&[octet]).expect("written");
+                std::thread::sleep(Duration::from_micros(300));
+            }
+        }
+        serve(&mut stream, HOST)
+    });
+    let mut world = World::of(config);
+    world.until_open();
+    world.send(7);
+    world.until("answered", |world| world.answered() == 1);
+    drop(world);
+    server.join().expect("served");
+}
+
+/// Two peers; the first does `work` with the connection once it is open.
+fn two(work: impl FnOnce(TcpStream) + Send + 'static) -> (World, [JoinHandle<Vec<Vec<u8>>>; 2]) {
+    let (first, mut config) = listen("127.0.0.1:0");
+    let (second, other) = listen("127.0.0.1:0");
+    let other = PeerConfig { host: OTHER.into(), priority: 9, ..other.peers[0].clone() };
+    config.peers.insert(0, other);
+    let one = spawn(move || {
+        let mut stream = accept(&first);
+        let mut input = Vec::new();
+        let cer = next_message(&mut stream, &mut input).expect("a CER");
+        stream.write_all(&respond(&cer, HOST)).expect("written");
+        work(stream);
+        Vec::new()
+    });
+    let two = spawn(move || serve(&mut accept(&second), OTHER));
+    let mut world = World::of(config);
+    world.until("both open", |world| world.state(0) == "OKAY" && world.state(1) == "OKAY");
+    (world, [one, two])
+}
+
+#[test]
+fn a_connection_that_breaks_in_the_middle_of_an_answer_moves_its_request() {
+    let (mut world, servers) = two(|mut stream| {
+        let mut input = Vec::new();
+        let asked = next_message(&mut stream, &mut input).expect("asked");
+        let answer = respond(&asked, HOST);
+        stream.write_all(&answer[..answer.len() / 2]).expect("written");
+    });
+    assert_eq!(world.peers.status()[0].host, HOST, "the lower priority number is first");
+    world.send(1);
+    world.until("answered", |world| world.answered() == 1);
+    assert!(world.events.iter().any(|event| matches!(event, Event::Answered { from, .. } if &**from == OTHER)));
+    assert!(world.error(0).ends_with("the peer closed the connection"), "{}", world.error(0));
+    let counters = *world.peers.counters();
+    assert_eq!((counters.sent, counters.answered, counters.resent), (1, 1, 1));
+    drop(world);
+    let [one, two] = servers;
+    one.join().expect("served");
+    let seen = two.join().expect("served");
+    assert!(header(&seen[1]).is_retransmitted());
+}
+
+#[test]
+fn garbage_closes_one_connection_and_no_other() {
+    let (mut world, servers) = two(|mut stream| {
+        next_message(&mut stream, &mut Vec::new()).expect("asked");
+        stream.write_all(b"\x01\x00\x00\x08garbage").expect("written");
+        let mut rest = Vec::new();
+        let _ = stream.read_to_end(&mut rest);
+    });
+    world.send(1);
+    world.until("closed", |world| world.state(0) == "DOWN");
+    assert!(world.error(0).ends_with("a message of 8 octets: not a multiple of 4 from 20 on"), "{}", world.error(0));
+    world.until("answered", |world| world.answered() == 1);
+    assert_eq!(world.peers.counters().malformed, 1);
+    drop(world);
+    servers.into_iter().for_each(|server| _ = server.join().expect("served"));
+}
+
+#[test]
+fn a_peer_that_accepts_and_says_nothing_is_given_up() {
+    let (listener, mut config) = listen("127.0.0.1:0");
+    config.connect_timeout = 1;
+    let mut world = World::of(config);
+    world.until("given up", |world| !world.error(0).is_empty());
+    assert!(world.error(0).ends_with("no Capabilities-Exchange-Answer within 1 s"), "{}", world.error(0));
+    drop(listener);
+}
+
+#[test]
+fn a_tls_handshake_that_gets_nowhere_is_given_up() {
+    let authority = Authority::new();
+    let (listener, mut config) = listen("127.0.0.1:0");
+    config.connect_timeout = 1;
+    config.peers[0].tls = Some(TlsConfig { ca: authority.ca(), certificate: None, key: None });
+    let mut world = World::of(config);
+    world.until("given up", |world| !world.error(0).is_empty());
+    assert!(world.error(0).ends_with("no TLS handshake within 1 s"), "{}", world.error(0));
+    drop(listener);
+}
+
+#[test]
+fn wrong_configurations_are_named() {
+    let good = config(&[HOST]);
+    let peer = |address: &str| PeerConfig { address: address.into(), ..good.peers[0].clone() };
+    let with = |address: &str| Config { peers: vec![peer(address)], ..good.clone() };
+    let cases = [
+        (Config { origin_host: String::new(), ..good.clone() }, "origin_host \"\" is not a host's name"),
+        (Config { origin_realm: "a b".into(), ..good.clone() }, "origin_realm \"a b\" is not a host's name"),
+        (Config { watchdog: 5, ..good.clone() }, "a watchdog of 5 s is not allowed: 6 at least"),
+        (Config { peers: vec![], ..good.clone() }, "no peer is configured"),
+        (with("ocs1"), "peer address \"ocs1\" is not host:port"),
+        (with("::1:3868"), "peer address \"::1:3868\" is not host:port"),
+        (with("ocs1:0"), "peer address \"ocs1:0\" is not host:port"),
+        (with("[::1]x:1"), "peer address \"[::1]x:1\" is not host:port"),
+    ];
+    for (config, expected) in cases {
+        assert_eq!(Peers::new(config, 1, Time(0)).expect_err("wrong").to_string(), expected);
+    }
+    let tls = |certificate, key| {
+        let tls = TlsConfig { ca: "/nowhere/ca.pem".into(), certificate, key };
+        let config = Config { peers: vec![PeerConfig { tls: Some(tls), ..peer("a:1") }], ..good.clone() };
+        Peers::check(&config).expect_err("wrong").to_string()
+    };
+    let file = || Some(PathBuf::from("/nowhere/x.pem"));
+    assert_eq!(tls(file(), None), format!("peer {HOST} has a TLS certificate and no key"));
+    assert_eq!(tls(None, file()), format!("peer {HOST} has a TLS key and no certificate"));
+    assert!(tls(file(), file()).starts_with(&format!("peer {HOST}: TLS certificate /nowhere/ca.pem: ")));
+}
+
+/// A CA and what it has signed, as files.
+struct Authority {
+    folder: tempfile::TempDir,
+    issuer: rcgen::Issuer<'static, rcgen::KeyPair>,
+}
+
+impl Authority {
+    fn new() -> Authority {
+        let folder = tempfile::tempdir().expect("a folder");
+        let key = rcgen::KeyPair::generate().expect("a key");
+        let mut params = rcgen::CertificateParams::new(Vec::new()).expect("parameters");
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let certificate = params.self_signed(&key).expect("signed");
+        std::fs::write(folder.path().join("ca.pem"), certificate.pem()).expect("written");
+        Authority { folder, issuer: rcgen::Issuer::new(params, key) }
+    }
+
+    fn ca(&self) -> PathBuf {
+        self.folder.path().join("ca.pem")
+    }
+
+    /// Certificate and key for this name.
+    fn sign(&self, name: &str) -> (PathBuf, PathBuf) {
+        let key = rcgen::KeyPair::generate().expect("a key");
+        let params = rcgen::CertificateParams::new(vec![name.to_owned()]).expect("parameters");
+        let certificate = params.signed_by(&key, &self.issuer).expect("signed");
+        let paths = ["crt", "key"].map(|ending| self.folder.path().join(format!("{name}.{ending}")));
+        std::fs::write(&paths[0], certificate.pem()).expect("written");
+        std::fs::write(&paths[1], key.serialize_pem()).expect("written");
+        let [certificate, key] = paths;
+        (certificate, key)
+    }
+}
+
+/// A server's side of TLS that wants a certificate of this CA.
+fn server_config(ca: &Path, (certificate, key): (PathBuf, PathBuf)) -> Arc<rustls::ServerConfig> {
+    use rustls::pki_types::pem::PemObject;
+    use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_file(ca).expect("a CA")).expect("usable");
+    let verifier = rustls::server::WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider));
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_client_cert_verifier(verifier.build().expect("a verifier"))
+        .with_single_cert(
+            vec![CertificateDer::from_pem_file(certificate).expect("a certificate")],
+            PrivateKeyDer::from_pem_file(key).expect("a key"),
+        );
+    Arc::new(config.expect("a certificate that fits"))
+}
+
+/// A charging system with TLS whose certificate is for `name`; a client with or without one of its own.
+fn over_tls(name: &str, with_certificate: bool) -> (World, JoinHandle<Vec<Vec<u8>>>, Authority) {
+    let authority = Authority::new();
+    let (listener, mut config) = listen("127.0.0.1:0");
+    let tls = server_config(&authority.ca(), authority.sign(name));
+    let own = with_certificate.then(|| authority.sign("imcharge.example.com"));
+    config.peers[0].tls =
+        Some(TlsConfig { ca: authority.ca(), certificate: own.clone().map(|own| own.0), key: own.map(|own| own.1) });
+    let server = spawn(move || {
+        let connection = rustls::ServerConnection::new(tls).expect("a connection");
+        serve(&mut rustls::StreamOwned::new(connection, accept(&listener)), HOST)
+    });
+    (World::of(config), server, authority)
+}
+
+#[test]
+fn tls_with_certificates_of_both() {
+    let (mut world, server, _authority) = over_tls(HOST, true);
+    world.until_open();
+    (0..1000).for_each(|name| world.send(name));
+    world.until("answered", |world| world.answered() == 1000);
+    world.peers.stop(world.now());
+    world.until("stopped", |world| world.peers.is_stopped());
+    assert_eq!(server.join().expect("served").len(), 1002);
+}
+
+#[test]
+fn a_certificate_for_another_name_is_refused_in_plain_words() {
+    let (mut world, server, _authority) = over_tls("other.example.org", true);
+    world.until("refused", |world| !world.error(0).is_empty());
+    let error = world.error(0);
+    assert!(error.starts_with(&format!("peer {HOST} at 127.0.0.1:")), "{error}");
+    assert!(error.contains("certificate not valid for name \"ocs1.example.org\""), "{error}");
+    assert!(error.contains("other.example.org") && !error.contains('\n'), "{error}");
+    drop(world);
+    assert_eq!(server.join().expect("served").len(), 0);
+}
+
+#[test]
+fn a_server_that_wants_a_certificate_and_gets_none_says_so() {
+    let (mut world, server, _authority) = over_tls(HOST, false);
+    world.until("refused", |world| !world.error(0).is_empty());
+    let error = world.error(0);
+    assert!(error.contains("CertificateRequired") || error.contains("HandshakeFailure"), "{error}");
+    drop(world);
+    assert_eq!(server.join().expect("served").len(), 0);
+}
+
+#[test]
+fn a_peer_without_tls_is_no_peer_with_tls() {
+    let authority = Authority::new();
+    let (listener, mut config) = listen("127.0.0.1:0");
+    config.peers[0].tls = Some(TlsConfig { ca: authority.ca(), certificate: None, key: None });
+    let server = spawn(move || {
+        accept(&listener).write_all(&dwr(HOST, 1)).expect("written");
+        Vec::new()
+    });
+    let mut world = World::of(config);
+    world.until("refused", |world| !world.error(0).is_empty());
+    assert!(world.error(0).contains("TLS: ") || world.error(0).contains("reset"), "{}", world.error(0));
+    server.join().expect("served");
+}

@@ -1,0 +1,514 @@
+//! The loop of the engine: read the rings, step the sessions, commit, and only then publish the results.
+//!
+//! ```text
+//!   gather ─► step (book) ─► commit: sessions, accounts, debits, read marks, notice marks ─► publish
+//!                              └─ synced ─► distant enabler      └─ tables written ─► operators
+//! ```
+//!
+//! The read marks are part of the commit. An event is therefore in the journal with all that came of it, or it
+//! is still unread in its ring: killed at any point, the next engine continues without a loss or a repetition.
+//! A commit survives the death of every process. What leaves the machine must survive the machine too: a distant
+//! enabler is asked after the sync, and its answer is stepped and committed like any event. Requests without an answer
+//! are part of the sessions.
+//!
+//! Notices are written into their queues before the commit and become visible after it; the marks of what
+//! was committed let the next engine show what this one could not any more.
+//!
+//! A commit that fails is tried again, and nothing else is done until it succeeds: the events wait in their rings.
+
+use super::store::change::{Change, Marks};
+use super::store::{Pass, Store, StoreError};
+use crate::charge::ch2::SessionKey;
+use crate::charge::time::Time;
+use crate::enabler::diameter::{Diameter, Heard};
+use crate::engine::notification_writer::Notices;
+use crate::engine::sessions::{Book, Effect, Turn};
+use crate::shm::clock;
+use crate::shm::latency::Latency;
+use crate::shm::record::Record;
+use crate::shm::region::{EngineState, Region};
+use crate::shm::ring::Ring;
+use crate::shm::statistic::Statistic;
+use crate::simulate::{self, Broken, moment};
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+/// Records of one turn: bounds the time to a verdict.
+const BATCH: usize = if simulate::SMALL { 16 } else { 512 };
+
+/// How long events that nobody waits for are left lying, so that one commit takes many.
+const TURN: Duration = Duration::from_millis(10);
+
+/// The longest sleep: the heartbeat of an idle engine.
+const IDLE: Duration = Duration::from_millis(500);
+
+/// How long the rings must be silent before a stopping engine settles.
+const QUIET: Duration = Duration::from_millis(100);
+
+/// How often a stopping engine looks up.
+const LOOK: Duration = Duration::from_millis(5);
+
+/// How long a stopping engine waits for silence at most.
+const QUIET_PATIENCE: Duration = Duration::from_secs(1);
+
+/// How long a stopping engine waits for the last settlements; what is left is settled by the next one.
+const STOP_PATIENCE: Duration = Duration::from_secs(3);
+
+/// How long it waits for its peers to confirm that it leaves.
+const LEAVE_PATIENCE: Duration = Duration::from_millis(500);
+
+/// How long it waits for the tables to follow; the journal keeps what is left.
+const TABLES_PATIENCE: Duration = Duration::from_millis(500);
+
+/// Sessions of a turn that settles or resumes many: the engine shows between two of them that it lives.
+const PORTION: usize = if simulate::SMALL { 4 } else { 1000 };
+
+/// Between two tries of a commit that fails.
+const RETRY: Duration = Duration::from_millis(20);
+
+/// The engine cannot go on; another one may try.
+pub type EngineError = StoreError;
+
+/// Runs the engine until `stop` is set or the region is asked to stop, then settles every session and returns.
+/// An error means that the store failed: nothing is lost, the caller may call again after a while.
+/// At most one engine may run on a region at a time.
+pub fn run(region: &Arc<Region>, stop: &AtomicBool) -> Result<(), EngineError> {
+    let result = Engine::start(region).and_then(|mut engine| engine.run(stop));
+    if let Err(error) = &result {
+        region.report_store_failure(error);
+    }
+    result
+}
+
+/// The event rings of one instance and how far they are read.
+struct Reading {
+    instance: u64,
+    rings: Arc<[Ring]>,
+    positions: Vec<u64>,
+}
+
+impl Reading {
+    /// From what was committed on; a ring freed further than that holds nothing older.
+    fn new(instance: u64, rings: Vec<Ring>, marks: &Marks) -> Reading {
+        let committed = marks.events.iter().copied().chain(std::iter::repeat(0));
+        let positions = rings.iter().zip(committed).map(|(ring, mark)| ring.tail().max(mark)).collect();
+        let reading = Reading { instance, rings: rings.into(), positions };
+        // An engine that died behind its commit has not said so.
+        reading.free();
+        reading
+    }
+
+    fn free(&self) {
+        for (ring, position) in self.rings.iter().zip(&self.positions) {
+            ring.free(*position);
+        }
+    }
+}
+
+/// The next records of all rings, in the order in which they happened.
+fn gather<'a>(rings: &'a [Ring], positions: &mut [u64]) -> Vec<Record<'a>> {
+    let waiting = rings.iter().zip(&*positions).filter(|(ring, at)| ring.head() > **at).count();
+    let share = BATCH.div_ceil(waiting.max(1));
+    let mut records = Vec::new();
+    for (ring, position) in rings.iter().zip(positions) {
+        for _ in 0..share {
+            let Some((bytes, next)) = ring.read_at(*position) else { break };
+            *position = next;
+            match postcard::from_bytes(bytes) {
+                Ok(record) => records.push(record),
+                Err(_) => log::error!("a record of an event ring cannot be read, skipped"),
+            }
+        }
+    }
+    records.sort_by_key(Record::at);
+    records
+}
+
+/// What a turn has decided, until its commit succeeds.
+struct Decided {
+    effects: Vec<Effect>,
+    latencies: Vec<(Latency, Time)>,
+    /// Whether an operator waits for the tables.
+    operator_waits: bool,
+}
+
+/// Takes from a queue what waited for the records up to this one.
+fn ready(queue: &mut VecDeque<(u64, Effect)>, through: u64) -> Vec<Effect> {
+    let count = queue.partition_point(|(sequence, _)| *sequence <= through);
+    queue.drain(..count).map(|(_, effect)| effect).collect()
+}
+
+/// What runs in the engine's process.
+pub struct Engine {
+    region: Arc<Region>,
+    store: Store,
+    reading: Reading,
+    book: Book,
+    notices: Notices,
+    /// Where an Online Charging System decides.
+    diameter: Option<Diameter>,
+    /// Of a turn whose commit has failed.
+    uncommitted: Option<Decided>,
+    /// What is done when a record of the journal is synced, by its sequence.
+    after_sync: VecDeque<(u64, Effect)>,
+    /// Answers to operators that wait until the tables contain a record of the journal, by its sequence.
+    after_tables: VecDeque<(u64, Effect)>,
+    /// Whether notices may be shown: not before the gates of all sessions are open again.
+    is_ready: bool,
+}
+
+impl Engine {
+    /// Takes over where the engine before it stopped or died.
+    pub fn start(region: &Arc<Region>) -> Result<Engine, EngineError> {
+        let mut store = Store::open(&region.config.state_dir, Some(region))?;
+        let instance = region.instance();
+        let marks = store.marks(instance)?.unwrap_or_default();
+        let rings = (0..region.processes()).map(|process| region.event_ring(process)).collect();
+        let reading = Reading::new(instance, rings, &marks);
+        let notices = Notices::resume(region, &marks.notices);
+        let book = Book::load(region, store.live_sessions()?);
+        // Sessions outlive every engine: to the servers this client has lost its state with the ledger file only
+        // (RFC 6733, 8.16).
+        let state_id = store.origin_state_id()?;
+        let start = |config| {
+            let started = Diameter::start(config, state_id, clock::now());
+            started.map_err(|error| StoreError::Enabler(error.to_string()))
+        };
+        let diameter = region.config.diameter().map(start).transpose()?;
+        let mut engine = Engine {
+            region: Arc::clone(region),
+            store,
+            reading,
+            book,
+            notices,
+            diameter,
+            uncommitted: None,
+            after_sync: VecDeque::new(),
+            after_tables: VecDeque::new(),
+            is_ready: false,
+        };
+        let sessions = engine.book.all_sessions();
+        engine.in_portions(&sessions, Book::resume)?;
+        // Gates are open again before a notice is shown that lets an INVITE go on.
+        engine.is_ready = true;
+        if engine.uncommitted.is_none() {
+            // What the engine before this one had committed and not published: nothing else may change for a while.
+            engine.notices.publish(region);
+        }
+        engine.settle_left_behind()?;
+        region.engine_is_ready_now();
+        Ok(engine)
+    }
+
+    /// Reads what earlier instances of the host left in their rings, and settles every session of theirs: the
+    /// connections it lived on are gone.
+    fn settle_left_behind(&mut self) -> Result<(), EngineError> {
+        let left_behind = self.region.left_behind();
+        for region in &left_behind {
+            let marks = self.store.marks(region.instance())?.unwrap_or_default();
+            let old = Reading::new(region.instance(), region.event_rings(), &marks);
+            let own = std::mem::replace(&mut self.reading, old);
+            while self.turn()? > 0 {}
+            self.reading = own;
+        }
+        let instance = self.region.instance();
+        let stopped = self.book.opened_by_others(instance);
+        if !stopped.is_empty() {
+            log::warn!("{} sessions of an earlier run of the proxy are settled now", stopped.len());
+        }
+        self.in_portions(&stopped, Book::host_stopped)?;
+        self.store.put(Change::Adopted { instance });
+        self.step(|_, turn| {
+            turn.changed = true;
+            Ok(())
+        })?;
+        left_behind.into_iter().for_each(crate::shm::region::LeftBehind::remove);
+        Ok(())
+    }
+
+    /// Does something with many sessions, some of them a turn. It must be committed to the last: a start or a stop
+    /// leaves nothing undecided.
+    fn in_portions(
+        &mut self,
+        sessions: &[SessionKey],
+        work: impl Fn(&mut Book, &mut Turn<'_>, SessionKey) -> Result<(), EngineError>,
+    ) -> Result<(), EngineError> {
+        for portion in sessions.chunks(PORTION) {
+            self.region.beat();
+            self.follow()?;
+            self.step(|book, turn| portion.iter().try_for_each(|session| work(book, turn, *session)))?;
+            self.expect_committed()?;
+        }
+        Ok(())
+    }
+
+    /// Where nothing can be done with a commit that fails.
+    fn expect_committed(&mut self) -> Result<(), EngineError> {
+        match self.uncommitted.take() {
+            Some(decided) => self.commit(decided).map(drop),
+            None => Ok(()),
+        }
+    }
+
+    fn run(&mut self, stop: &AtomicBool) -> Result<(), EngineError> {
+        while !stop.load(Ordering::Relaxed) && !self.region.stop_requested() {
+            if !Engine::has_more(self.round()?) {
+                let connections: Vec<_> = self.diameter.iter().flat_map(Diameter::descriptors).collect();
+                self.region.engine_sleep(self.patience(), &connections);
+            }
+        }
+        self.stop()
+    }
+
+    /// One turn, unless nothing can be committed; how many records that were.
+    pub fn round(&mut self) -> Result<usize, EngineError> {
+        self.region.begin_turn();
+        self.region.beat();
+        self.follow()?;
+        if !self.can_commit() {
+            // Connections are kept, and the tables may follow meanwhile.
+            self.attend();
+            return Ok(0);
+        }
+        self.turn()
+    }
+
+    /// Whether new events may be decided about: the last commit has succeeded, and the journal has room for the next.
+    fn can_commit(&mut self) -> bool {
+        let committed = match self.uncommitted.take() {
+            Some(decided) => self.commit(decided),
+            None => self.store.check_room(),
+        };
+        match committed {
+            Ok(()) => {
+                self.region.set_engine_state(match self.store.is_unusable() {
+                    true => EngineState::StoreFailing,
+                    false => EngineState::Running,
+                });
+                true
+            }
+            Err(error) => {
+                self.region.report_store_failure(&error);
+                false
+            }
+        }
+    }
+
+    /// Does what waited for the disk and the tables, and hands the tables what they do not contain.
+    fn follow(&mut self) -> Result<(), EngineError> {
+        let days = self.region.config.history_days;
+        self.store.follow(Some(Pass { days, now: clock::now(), wall_ms: clock::wall_ms() }))?;
+        let (durable, shown) = (self.store.durable()?, self.store.shown()?);
+        let mut effects = ready(&mut self.after_sync, durable);
+        effects.extend(ready(&mut self.after_tables, shown));
+        if !effects.is_empty() {
+            moment();
+            self.book.publish(&self.region, effects, self.diameter.as_mut());
+            moment();
+        }
+        let (journal_octets, log_octets) = self.store.octets_behind();
+        self.region.report_ledger(self.store.is_failing(), journal_octets, log_octets);
+        Ok(())
+    }
+
+    /// Whether a round that read so many records left some, so that the engine does not sleep.
+    pub fn has_more(read: usize) -> bool {
+        read >= BATCH / 2
+    }
+
+    /// How long the engine may sleep.
+    pub fn patience(&self) -> Duration {
+        if self.uncommitted.is_some() {
+            return RETRY;
+        }
+        let most = if self.book.is_empty() && !self.store.is_pending() { IDLE } else { TURN };
+        if self.diameter.as_ref().is_some_and(Diameter::has_heard) {
+            return Duration::ZERO;
+        }
+        let due =
+            self.book.next_deadline().into_iter().chain(self.diameter.as_ref().and_then(Diameter::deadline)).min();
+        let due = due.map(|at| Duration::from_micros(at.micros_since(clock::now())));
+        due.map_or(most, |due| due.clamp(Duration::from_millis(1), most))
+    }
+
+    /// Since when something is committed that does not survive the machine yet.
+    #[cfg(feature = "simulate")]
+    pub fn unsynced_since(&self) -> Option<Time> {
+        self.store.unsynced_since()
+    }
+
+    /// Sessions that are not settled, for who looks whether any holds something too long.
+    #[cfg(feature = "simulate")]
+    pub fn unsettled(&self) -> Vec<crate::charge::ch2::SessionKey> {
+        self.book.open_sessions()
+    }
+
+    /// Settles every session: the host is being stopped, and their connections with it.
+    pub fn stop(&mut self) -> Result<(), EngineError> {
+        self.region.set_engine_state(EngineState::Stopping);
+        let asked = clock::now();
+        let mut last = asked;
+        while clock::since(last) < QUIET && clock::since(asked) < QUIET_PATIENCE {
+            if self.turn()? > 0 {
+                last = clock::now();
+            } else {
+                clock::pause(LOOK);
+            }
+        }
+        let all = self.book.open_sessions();
+        self.in_portions(&all, Book::host_stopped)?;
+        while self.book.any_open() && clock::since(asked) < STOP_PATIENCE {
+            self.turn()?;
+            self.follow()?;
+            clock::pause(LOOK);
+        }
+        if let Some(diameter) = &mut self.diameter {
+            diameter.leave(clock::now());
+            let left = clock::now();
+            while !diameter.has_left() && clock::since(left) < LEAVE_PATIENCE {
+                clock::pause(LOOK);
+                diameter.turn(clock::now());
+            }
+        }
+        self.store.finish(TABLES_PATIENCE)?;
+        self.follow()?;
+        self.region.remove_file();
+        Ok(())
+    }
+
+    /// One turn over what the rings hold; how many records that were.
+    fn turn(&mut self) -> Result<usize, EngineError> {
+        self.region.beat();
+        self.notices.watch(&self.region);
+        let rings = Arc::clone(&self.reading.rings);
+        self.attend();
+        let (records, heard) = (gather(&rings, &mut self.reading.positions), self.hear());
+        let read = records.len() + heard.len();
+        self.step(|book, turn| {
+            records.iter().try_for_each(|record| book.record(turn, record))?;
+            heard.into_iter().try_for_each(|heard| book.heard(turn, heard))?;
+            book.timers(turn)
+        })?;
+        Ok(read)
+    }
+
+    /// Attends to the connections of the distant enabler.
+    fn attend(&mut self) {
+        let Some(diameter) = &mut self.diameter else { return };
+        diameter.turn(clock::now());
+        diameter.response_times().for_each(|micros| self.region.latency(Latency::Enabler).add(micros));
+        let (all, requests) = diameter.counters();
+        for (statistic, value) in [
+            (Statistic::InitialCcrs, requests.initial),
+            (Statistic::InterimCcrs, requests.interim),
+            (Statistic::FinalCcrs, requests.last),
+            (Statistic::EventCcrs, requests.events),
+            (Statistic::CcrAnswers, all.answered),
+            (Statistic::CcrTimeouts, all.timed_out),
+            (Statistic::CcrFailures, all.failed),
+            (Statistic::CcrLateAnswers, all.late),
+            (Statistic::CcrUnmatchedAnswers, all.unmatched),
+            (Statistic::CcrMalformed, diameter.malformed()),
+            (Statistic::CcrResent, all.resent),
+            (Statistic::CcrNoPeer, all.refused_no_peer),
+            (Statistic::CcrOverload, all.refused_full),
+            (Statistic::CcrAvgResponseTime, diameter.response_micros()),
+        ] {
+            self.region.counter(statistic).store(value, Ordering::Relaxed);
+        }
+    }
+
+    /// What the distant enabler has said. A late answer is of use where its request has no other.
+    fn hear(&mut self) -> Vec<Heard> {
+        let Some(diameter) = &mut self.diameter else { return Vec::new() };
+        let all: Vec<Heard> = std::iter::from_fn(|| diameter.poll()).take(BATCH).collect();
+        let of_use = |heard: Heard| match &heard {
+            Heard::LateAnswer { session, number, message } => {
+                diameter.read_late(&self.book.unanswered(*session, *number)?, message)
+            }
+            Heard::Response { .. } | Heard::Late { .. } | Heard::Rerouted { .. } | Heard::Event { .. } => Some(heard),
+        };
+        all.into_iter().filter_map(of_use).collect()
+    }
+
+    /// Steps the sessions, commits what has changed, and publishes it. A commit that fails leaves what was decided in
+    /// `uncommitted`.
+    fn step(
+        &mut self,
+        work: impl FnOnce(&mut Book, &mut Turn<'_>) -> Result<(), EngineError>,
+    ) -> Result<(), EngineError> {
+        self.expect_committed()?;
+        let mut turn = Turn::new(&self.region, &mut self.store, &mut self.notices, self.reading.instance);
+        work(&mut self.book, &mut turn)?;
+        self.book.write(&mut turn);
+        let Turn { changed, operator_waits, mut effects, latencies, .. } = turn;
+        if !changed && effects.is_empty() {
+            // The records that were read, if any, said nothing that must last.
+            self.book.publish(&self.region, effects, self.diameter.as_mut());
+            self.reading.free();
+            return Ok(());
+        }
+        if simulate::is_broken(Broken::ToldBeforeCommit) {
+            self.book.publish(&self.region, std::mem::take(&mut effects), self.diameter.as_mut());
+        }
+        moment();
+        if let Some(diameter) = self.diameter.as_ref().filter(|_| operator_waits) {
+            self.store.show_peers(diameter.status());
+        }
+        if changed {
+            let marks = Marks { events: self.reading.positions.clone(), notices: self.notices.heads() };
+            self.store.put(Change::Marks { instance: self.reading.instance, marks });
+        }
+        let decided = Decided { effects, latencies, operator_waits };
+        if let Err(error) = self.commit(decided) {
+            self.region.report_store_failure(&error);
+        }
+        Ok(())
+    }
+
+    /// Commits what was decided, and publishes what needs no more than that.
+    fn commit(&mut self, decided: Decided) -> Result<(), EngineError> {
+        let is_urgent = decided.operator_waits || decided.effects.iter().any(Effect::leaves_the_machine);
+        let sequence = match self.store.commit(is_urgent) {
+            Ok(sequence) => sequence,
+            Err(error) => {
+                moment();
+                self.uncommitted = Some(decided);
+                return Err(error);
+            }
+        };
+        let Decided { effects, latencies, operator_waits } = decided;
+        if operator_waits {
+            self.store.hurry();
+        }
+        moment();
+        let waits = |effect: &Effect| effect.leaves_the_machine() && !simulate::is_broken(Broken::AskedBeforeSync);
+        let (outward, rest): (Vec<_>, Vec<_>) = effects.into_iter().partition(waits);
+        let (replies, here): (Vec<_>, Vec<_>) = rest.into_iter().partition(Effect::is_reply);
+        self.after_sync.extend(outward.into_iter().map(|effect| (sequence, effect)));
+        self.after_tables.extend(replies.into_iter().map(|effect| (sequence, effect)));
+        self.book.publish(&self.region, here, self.diameter.as_mut());
+        moment();
+        if self.is_ready {
+            self.notices.publish(&self.region);
+        }
+        self.measure(&latencies);
+        moment();
+        self.reading.free();
+        Ok(())
+    }
+
+    /// Adds what took until now.
+    fn measure(&self, latencies: &[(Latency, Time)]) {
+        if latencies.is_empty() {
+            return;
+        }
+        let now = clock::now();
+        latencies.iter().for_each(|(latency, since)| self.region.latency(*latency).add(now.micros_since(*since)));
+    }
+}
+
+#[cfg(test)]
+mod tests;

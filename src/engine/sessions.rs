@@ -1,0 +1,947 @@
+//! The sessions in memory: takes records to them, does what they want done, writes what has changed.
+
+mod notify;
+mod stops;
+
+use super::outstanding::Outstanding;
+use super::store::change::{Change, Debit, NotDebited, Refund, SessionChange};
+use super::store::{Store, StoreError, Stored};
+use crate::charge::ch2::{Failure, Operation, Request, Response, SessionKey, Trigger};
+use crate::charge::event::{Entry, Event, InviteTransaction, Reserve};
+use crate::charge::session::{Decision, FIRST_NUMBER_END, Output, Session};
+use crate::charge::tariff::Units;
+use crate::charge::time::Time;
+use crate::config;
+use crate::config::Enabler;
+use crate::enabler::diameter::mapping::Call;
+use crate::enabler::diameter::{Diameter, Heard, Inquiry, Standing};
+use crate::enabler::ledger::{Account, Accounts, Ledger};
+use crate::engine::notification_writer::Notices;
+use crate::shm::clock;
+use crate::shm::gate::{Opening, REUSE_AFTER_SECONDS};
+use crate::shm::latency::Latency;
+use crate::shm::record::{Command, CommandResult, Record};
+use crate::shm::region::Region;
+use crate::shm::statistic::Statistic;
+use crate::simulate::{self, Broken};
+use crate::worker::sip_input::Suspended;
+use notify::{count_debit, is_gate_opened, refuse, tell_debit, tell_failure, tell_verdict};
+use std::cmp::Reverse;
+use std::collections::{BTreeSet, BinaryHeap, HashMap, VecDeque};
+use std::num::NonZeroI64;
+use std::sync::atomic::Ordering;
+
+/// How long an event waits for the INVITE that it belongs to: they come through different rings.
+const ORPHAN_SECONDS: u32 = 5;
+
+/// Timers, and closed sessions, that are not looked through for those that mean nothing any more.
+const STALE_LEAST: usize = 1024;
+
+/// Events that wait so at a time.
+const ORPHANS_MAX: usize = 10_000;
+
+/// Requests that are asked again, each second at most: a server that comes back after an outage has others to serve as
+/// well, and would be drowned in what has waited for it. The same for renewals, if there are not more sessions than can
+/// be renewed at that rate within [`RENEWED_WITHIN`].
+const PATIENT_A_SECOND: u64 = 1000;
+
+/// Microseconds of that which may be made up for at once.
+const PATIENT_BURST: u64 = 50_000;
+
+/// Seconds within which all open sessions can be renewed: a renewal is never postponed by more.
+const RENEWED_WITHIN: u64 = 60;
+
+/// What is done after the commit.
+pub enum Effect {
+    /// Open a slot of the grant table.
+    Open(u32, Opening),
+    /// Set the total grant of a slot.
+    Grant(u32, u32),
+    /// Close the gate of a slot.
+    Close(u32),
+    /// Free a slot.
+    Free(u32),
+    /// Let another connection speak for the server's side of a slot.
+    Disconnected(u32, u64),
+    /// Let nothing more of a message of a session pass: its slot, the session, the hash of the message.
+    StopMessage(u32, SessionKey, u64),
+    /// Charge a message of a session like a new one, the same way.
+    ForgetMessage(u32, SessionKey, u64),
+    /// Answer an operator's command.
+    Reply { process: u32, sequence: u64, result: CommandResult, balance: i64, held: i64 },
+    /// Ask the distant enabler.
+    Ask(Request),
+    /// Tell it how the session stands that it has asked about.
+    Confirm { inquiry: Inquiry, event: Event<'static>, standing: Standing },
+    /// Count one.
+    Count(Statistic),
+}
+
+impl Effect {
+    /// Whether it must not happen before it is certain that this machine remembers it.
+    pub fn leaves_the_machine(&self) -> bool {
+        matches!(self, Effect::Ask(_) | Effect::Confirm { .. })
+    }
+
+    /// Whether it answers an operator, who may read the tables next.
+    pub fn is_reply(&self) -> bool {
+        matches!(self, Effect::Reply { .. })
+    }
+}
+
+/// What one turn of the engine works with.
+pub struct Turn<'a> {
+    /// Whether anything must be committed.
+    pub changed: bool,
+    /// Whether an operator waits, who reads the tables next.
+    pub operator_waits: bool,
+    /// What is done after the commit.
+    pub effects: Vec<Effect>,
+    /// What is to be measured when it is told, and since when it went on.
+    pub latencies: Vec<(Latency, Time)>,
+    region: &'a Region,
+    store: &'a mut Store,
+    notices: &'a mut Notices,
+    /// Which run of the host the records are of.
+    instance: u64,
+    now: Time,
+    wall_ms: i64,
+}
+
+impl<'a> Turn<'a> {
+    /// A turn over records of this instance.
+    pub fn new(region: &'a Region, store: &'a mut Store, notices: &'a mut Notices, instance: u64) -> Turn<'a> {
+        let (now, wall_ms) = (clock::now(), clock::wall_ms());
+        let (changed, operator_waits, effects, latencies) = (false, false, Vec::new(), Vec::new());
+        Turn { changed, operator_waits, effects, latencies, region, store, notices, instance, now, wall_ms }
+    }
+
+    fn count(&mut self, statistic: Statistic) {
+        self.effects.push(Effect::Count(statistic));
+    }
+}
+
+/// A session and what the engine keeps beside it.
+struct Live {
+    session: Session,
+    row: i64,
+    instance: u64,
+    slot: Option<u32>,
+    /// When it is in the heap of timers.
+    scheduled: Option<Time>,
+    /// UNIX milliseconds.
+    opened_at: i64,
+    /// Whether the store knows it.
+    stored: bool,
+    /// UNIX milliseconds.
+    closed_at: Option<NonZeroI64>,
+    dirty: bool,
+    /// Its share of [`Book::debits_pending`].
+    debits_pending: u32,
+    /// Its share of [`Book::uncovered`].
+    uncovered: u32,
+}
+
+impl Live {
+    fn new(session: Session, row: i64, instance: u64, opened_at: i64) -> Live {
+        Live {
+            session,
+            row,
+            instance,
+            slot: None,
+            scheduled: None,
+            opened_at,
+            stored: false,
+            closed_at: None,
+            dirty: false,
+            debits_pending: 0,
+            uncovered: 0,
+        }
+    }
+}
+
+impl Live {
+    /// Tells the session of its 2xx where the event of it found no room in its ring: the worker has noted it in the slot.
+    fn recall_answer(&mut self, region: &Region, at: Time) {
+        let slot = self.slot.and_then(|slot| region.table().slots.get(slot as usize));
+        let is_answered = slot.is_some_and(|slot| slot.session() == Some(self.session.key()) && slot.is_answered());
+        if is_answered && !self.session.is_answered() {
+            self.session.event(&Event::Answered { leg: 0 }, at);
+        }
+    }
+}
+
+/// Spreads requests that nobody waits for over time.
+#[derive(Default)]
+struct Pace {
+    /// When the next request may be sent.
+    next: Time,
+}
+
+impl Pace {
+    /// When a request that could be sent `now` is to be sent.
+    fn turn(&mut self, now: Time, a_second: u64) -> Time {
+        let turn = Time(now.0.saturating_sub(PATIENT_BURST)).max(self.next);
+        self.next = Time(turn.0.saturating_add(1_000_000 / a_second.clamp(1, 1_000_000)));
+        turn
+    }
+}
+
+/// All sessions that are not forgotten.
+pub struct Book {
+    /// Boxed: a growing table moves pointers, and its empty places cost little.
+    sessions: HashMap<SessionKey, Box<Live>>,
+    dirty: Vec<SessionKey>,
+    timers: BinaryHeap<Reverse<(Time, SessionKey)>>,
+    free_slots: Vec<u32>,
+    /// Closed sessions that still have a slot, oldest first, and some that are forgotten.
+    lingering: VecDeque<(Time, SessionKey)>,
+    /// Sessions that a connection carries.
+    connections: HashMap<u64, BTreeSet<SessionKey>>,
+    /// Sessions whose request of this number is to be asked again, the first to come first.
+    patient: VecDeque<(SessionKey, u32)>,
+    /// Pace at which they are asked.
+    patient_pace: Pace,
+    /// Pace of renewals (Validity-Time). Many may be due at the same moment, after a restart or a pause.
+    renewal_pace: Pace,
+    /// Events whose INVITE is not read yet.
+    orphans: VecDeque<(Time, SessionKey, Orphan)>,
+    open: u64,
+    /// Debits of all sessions that are not acknowledged.
+    debits_pending: u64,
+    outstanding: Outstanding,
+    /// What each account was granted while no enabler answered, as long as it is not settled.
+    uncovered: HashMap<Box<str>, u32>,
+}
+
+/// The events that can overtake the INVITE.
+#[derive(Clone, Copy)]
+enum Orphan {
+    Failed(u16, Option<InviteTransaction>),
+    Cancelled(Option<InviteTransaction>),
+}
+
+impl Book {
+    /// Takes over what is stored, and the slots that sessions of this instance have.
+    pub fn load(region: &Region, stored: Vec<Stored>) -> Book {
+        let mut book = Book {
+            sessions: HashMap::new(),
+            dirty: Vec::new(),
+            timers: BinaryHeap::new(),
+            free_slots: Vec::new(),
+            lingering: VecDeque::new(),
+            connections: HashMap::new(),
+            patient: VecDeque::new(),
+            patient_pace: Pace::default(),
+            renewal_pace: Pace::default(),
+            orphans: VecDeque::new(),
+            open: 0,
+            debits_pending: 0,
+            outstanding: Outstanding::default(),
+            uncovered: HashMap::new(),
+        };
+        for Stored { row, instance, opened_at, session } in stored {
+            let key = session.key();
+            book.open += u64::from(session.is_open());
+            for connection in session.connections() {
+                book.connections.entry(*connection).or_default().insert(key);
+            }
+            let live = Live { stored: true, ..Live::new(session, row, instance, opened_at) };
+            book.sessions.insert(key, Box::new(live));
+        }
+        book.take_over_slots(region);
+        book
+    }
+
+    /// Says again what an engine that died may not have told of a session: grants, closed gates, requests in flight.
+    pub fn resume(&mut self, turn: &mut Turn<'_>, key: SessionKey) -> Result<(), StoreError> {
+        let Some(live) = self.sessions.get_mut(&key) else { return Ok(()) };
+        self.outstanding.adopt(&live.session, turn.now);
+        if !simulate::is_broken(Broken::OutboxDropped) {
+            live.session.resume(turn.now);
+        }
+        // One whose reservation has no answer yet has no slot in the table either, and needs one for its grant.
+        if live.session.is_open() && live.slot.is_none() && live.instance == turn.instance {
+            live.slot = self.free_slots.pop();
+            if live.session.decision() == Some(Decision::Granted) {
+                is_gate_opened(turn, live);
+            }
+        }
+        self.drain(turn, key)
+    }
+
+    /// The connections of a session are gone with the host's processes.
+    pub fn host_stopped(&mut self, turn: &mut Turn<'_>, key: SessionKey) -> Result<(), StoreError> {
+        self.event(turn, key, turn.now, &Event::HostStopped)
+    }
+
+    /// All sessions.
+    pub fn all_sessions(&self) -> Vec<SessionKey> {
+        self.in_order(|_| true)
+    }
+
+    /// Slots are found again by their sessions; the others are free.
+    fn take_over_slots(&mut self, region: &Region) {
+        let table = region.table();
+        for at in (0..table.slots.len() as u32).rev() {
+            let owner = table.slots[at as usize].session().and_then(|key| self.sessions.get_mut(&key));
+            match owner {
+                Some(live) if live.slot.is_none() => live.slot = Some(at),
+                _ => {
+                    table.free(at);
+                    self.free_slots.push(at);
+                }
+            }
+        }
+        let closed = self.in_order(|live| !live.session.is_open() && live.slot.is_some());
+        self.lingering = closed.into_iter().map(|key| (clock::now(), key)).collect();
+    }
+
+    /// Sessions that an earlier run of the host opened and nobody has settled.
+    pub fn opened_by_others(&self, instance: u64) -> Vec<SessionKey> {
+        self.in_order(|live| live.instance != instance && live.session.is_open())
+    }
+
+    /// Sessions that are not settled.
+    pub fn open_sessions(&self) -> Vec<SessionKey> {
+        self.in_order(|live| live.session.is_open())
+    }
+
+    /// Sessions, in the order in which they were opened.
+    fn in_order(&self, wanted: impl Fn(&Live) -> bool) -> Vec<SessionKey> {
+        let mut found: Vec<_> = self.sessions.iter().filter(|(_, live)| wanted(live)).collect();
+        found.sort_by_key(|(_, live)| live.row);
+        found.into_iter().map(|(key, _)| *key).collect()
+    }
+
+    /// Whether a session is not settled.
+    pub fn any_open(&self) -> bool {
+        self.open > 0
+    }
+
+    /// Whether there is no session at all.
+    pub fn is_empty(&self) -> bool {
+        self.open == 0
+    }
+
+    /// When the next timer is due.
+    pub fn next_deadline(&self) -> Option<Time> {
+        let patient = self.patient.front().map(|_| self.patient_pace.next);
+        self.timers.peek().map(|Reverse((at, _))| *at).into_iter().chain(patient).min()
+    }
+
+    /// Takes one record to whom it concerns.
+    pub fn record(&mut self, turn: &mut Turn<'_>, record: &Record<'_>) -> Result<(), StoreError> {
+        match record {
+            Record::Event(Entry { session, at, event: Event::Reserve(reserve) }) => {
+                self.reserve(turn, *session, *at, reserve)
+            }
+            Record::Event(entry) => self.event(turn, entry.session, entry.at, &entry.event),
+            Record::ConnectionLost { at, connection } => {
+                let concerned = self.connections.remove(connection).unwrap_or_default();
+                let lost = Event::ConnectionLost { connection: *connection };
+                let slots = concerned.iter().filter_map(|key| self.sessions.get(key)?.slot);
+                turn.effects.extend(slots.map(|slot| Effect::Disconnected(slot, *connection)));
+                concerned.into_iter().try_for_each(|session| self.event(turn, session, *at, &lost))
+            }
+            Record::Command { process, sequence, command, .. } => self.command(turn, *process, *sequence, command),
+        }
+    }
+
+    /// Step 1: a new session.
+    fn reserve(
+        &mut self,
+        turn: &mut Turn<'_>,
+        key: SessionKey,
+        at: Time,
+        reserve: &Reserve<'_>,
+    ) -> Result<(), StoreError> {
+        let here = turn.instance == turn.region.instance();
+        if let Some(live) = self.sessions.get(&key) {
+            let is_another =
+                suspended_of(reserve.carried).transaction() != suspended_of(live.session.carried()).transaction();
+            if here && (is_another || live.instance != turn.instance) {
+                refuse(turn, key, at, reserve, Failure::Merged);
+            }
+            return Ok(());
+        }
+        let slot = if here { self.free_slot(turn) } else { None };
+        if here && (slot.is_none() || self.open >= u64::from(turn.region.config.max_sessions)) {
+            self.free_slots.extend(slot);
+            turn.count(Statistic::DroppedTableFull);
+            refuse(turn, key, at, reserve, Failure::Full);
+            return Ok(());
+        }
+        turn.count(Statistic::Reserves);
+        let (tariff, policy) = (turn.region.tariff(), turn.region.config.policy);
+        let first = turn.region.stamp() % FIRST_NUMBER_END;
+        let session = Session::open(key, reserve, tariff, policy, first, at);
+        let row = turn.store.new_row();
+        self.open += 1;
+        // The INVITE has waited in its ring since.
+        let waited = i64::try_from(turn.now.micros_since(at) / 1000).unwrap_or(i64::MAX);
+        let opened_at = turn.wall_ms.saturating_sub(waited);
+        let live = Live { slot, ..Live::new(session, row, turn.instance, opened_at) };
+        self.sessions.insert(key, Box::new(live));
+        self.drain(turn, key)?;
+        let early: Vec<Orphan> = self.orphans.iter().filter(|orphan| orphan.1 == key).map(|orphan| orphan.2).collect();
+        self.orphans.retain(|orphan| orphan.1 != key);
+        for orphan in early {
+            match orphan {
+                Orphan::Failed(code, transaction) => self.event(turn, key, at, &Event::Failed { code, transaction })?,
+                Orphan::Cancelled(transaction) => self.event(turn, key, at, &Event::Cancelled { transaction })?,
+            }
+        }
+        Ok(())
+    }
+
+    /// A free slot; if there is none, that of the session closed longest ago.
+    fn free_slot(&mut self, turn: &Turn<'_>) -> Option<u32> {
+        if let Some(slot) = self.free_slots.pop() {
+            return Some(slot);
+        }
+        while let Some((closed, key)) = self.lingering.front().copied() {
+            if closed.after_seconds(REUSE_AFTER_SECONDS) > turn.now {
+                break;
+            }
+            self.lingering.pop_front();
+            // The same INVITE may have opened another one since.
+            let closed = self.sessions.get_mut(&key).filter(|live| !live.session.is_open());
+            if let Some(slot) = closed.and_then(|live| live.slot.take()) {
+                turn.region.table().free(slot);
+                return Some(slot);
+            }
+        }
+        None
+    }
+
+    /// Something happened to a session.
+    pub fn event(
+        &mut self,
+        turn: &mut Turn<'_>,
+        key: SessionKey,
+        at: Time,
+        event: &Event<'_>,
+    ) -> Result<(), StoreError> {
+        let Some(live) = self.sessions.get_mut(&key) else {
+            self.keep_orphan(turn, key, event);
+            return Ok(());
+        };
+        if let Event::Failed { transaction: Some(ended), .. } | Event::Cancelled { transaction: Some(ended) } = event
+            && *ended != suspended_of(live.session.carried()).transaction()
+        {
+            return Ok(());
+        }
+        if let Event::Sent(crate::charge::event::Sent { connection, .. })
+        | Event::Responded { connection, .. }
+        | Event::Moved { connection } = event
+            && *connection != 0
+            && !live.session.connections().contains(connection)
+        {
+            self.connections.entry(*connection).or_default().insert(key);
+        }
+        if live.session.is_failing() {
+            live.session.cap_on_failure(left_of_cap(turn, &self.uncovered, live.session.account()));
+        }
+        if let Event::Failed { .. } | Event::Cancelled { .. } = event {
+            live.recall_answer(turn.region, at);
+        }
+        if let Event::Stopped { message_id, why } = event {
+            stops::log(live.session.call_id(), message_id, *why);
+        }
+        live.session.event(event, at);
+        match event {
+            // Says only that the session is alive; not worth a commit.
+            Event::Moved { .. } => Ok(()),
+            _ => self.drain(turn, key),
+        }
+    }
+
+    /// The distant enabler has said something to a session.
+    pub fn heard(&mut self, turn: &mut Turn<'_>, heard: Heard) -> Result<(), StoreError> {
+        match heard {
+            Heard::Event { session, opened_by, event, inquiry } => {
+                // As it stands behind all that was heard before: the answer that has opened it, perhaps.
+                let standing = self.standing(session, opened_by);
+                turn.effects.push(Effect::Confirm { inquiry, event: event.clone(), standing });
+                match standing {
+                    Standing::Unknown => Ok(()),
+                    Standing::Open | Standing::Pending => self.event(turn, session, turn.now, &event),
+                }
+            }
+            // Made something of by who has read it.
+            Heard::LateAnswer { .. } => Ok(()),
+            Heard::Late { session, number, route } => {
+                let Some(live) = self.sessions.get_mut(&session) else { return Ok(()) };
+                live.session.late_grant(number, Some(route), turn.now);
+                self.drain(turn, session)
+            }
+            Heard::Rerouted { session, opened_by, route } => {
+                if let Some(live) = self.sessions.get_mut(&session) {
+                    live.session.rerouted(opened_by, route);
+                }
+                Ok(())
+            }
+            Heard::Response { session, number, response, asked_of } => {
+                let Some(live) = self.sessions.get_mut(&session) else { return Ok(()) };
+                if let Some(route) = asked_of {
+                    live.session.went_to(number, &route);
+                }
+                live.session.cap_on_failure(left_of_cap(turn, &self.uncovered, live.session.account()));
+                respond(turn, live, number, &response);
+                self.drain(turn, session)
+            }
+        }
+    }
+
+    /// How the reservation stands that this request of a session opened.
+    fn standing(&self, session: SessionKey, opened_by: u32) -> Standing {
+        match self.sessions.get(&session).filter(|live| live.session.has_reservation(opened_by)) {
+            Some(live) if live.session.is_updating(opened_by) => Standing::Pending,
+            Some(_) => Standing::Open,
+            None => Standing::Unknown,
+        }
+    }
+
+    /// The request of this number, as long as it has no answer.
+    pub fn unanswered(&self, session: SessionKey, number: u32) -> Option<Request> {
+        self.sessions.get(&session)?.session.unanswered(number)
+    }
+
+    /// CANCEL and failures can be read before the INVITE; everything else comes after the verdict.
+    fn keep_orphan(&mut self, turn: &mut Turn<'_>, key: SessionKey, event: &Event<'_>) {
+        let orphan = match event {
+            Event::Cancelled { transaction } => Orphan::Cancelled(*transaction),
+            Event::Failed { code, transaction } => Orphan::Failed(*code, *transaction),
+            _ => return turn.count(Statistic::DroppedUnknown),
+        };
+        if self.orphans.len() >= ORPHANS_MAX {
+            self.orphans.pop_front();
+            turn.count(Statistic::DroppedUnknown);
+        }
+        self.orphans.push_back((turn.now, key, orphan));
+    }
+
+    /// Timers that are due.
+    pub fn timers(&mut self, turn: &mut Turn<'_>) -> Result<(), StoreError> {
+        while self.orphans.front().is_some_and(|orphan| orphan.0.after_seconds(ORPHAN_SECONDS) <= turn.now) {
+            self.orphans.pop_front();
+            turn.count(Statistic::DroppedUnknown);
+        }
+        while let Some(Reverse((at, key))) = self.timers.peek().copied().filter(|due| due.0.0 <= turn.now) {
+            self.timers.pop();
+            let Some(live) = self.sessions.get_mut(&key).filter(|live| live.scheduled == Some(at)) else { continue };
+            live.scheduled = None;
+            match live.session.deadline() {
+                Some(deadline) if deadline <= turn.now => {
+                    if live.session.is_renewal_due(turn.now) {
+                        let a_second = PATIENT_A_SECOND.max(self.open / RENEWED_WITHIN);
+                        live.session.postpone_renewals(turn.now, self.renewal_pace.turn(turn.now, a_second));
+                        if live.session.deadline().is_none_or(|deadline| deadline > turn.now) {
+                            self.schedule(key, turn.now);
+                            continue;
+                        }
+                    }
+                    live.recall_answer(turn.region, turn.now);
+                    live.session.timer(turn.now);
+                    self.drain(turn, key)?;
+                }
+                _ => self.schedule(key, turn.now),
+            }
+        }
+        self.outstanding.timers(turn.now);
+        self.ask_again(turn)
+    }
+
+    /// Asks again what has waited for its turn, unless it was answered or given to an operator meanwhile.
+    fn ask_again(&mut self, turn: &mut Turn<'_>) -> Result<(), StoreError> {
+        while self.patient_pace.next <= turn.now
+            && let Some((key, number)) = self.patient.pop_front()
+        {
+            let Some(live) = self.sessions.get_mut(&key) else { continue };
+            let Some(request) = live.session.unanswered(number).filter(|_| live.session.held_back().is_none()) else {
+                continue;
+            };
+            self.patient_pace.turn(turn.now, PATIENT_A_SECOND);
+            if let Some(response) = ask(turn, live, request)? {
+                respond(turn, live, response.0, &response.1);
+            }
+            self.drain(turn, key)?;
+        }
+        Ok(())
+    }
+
+    fn schedule(&mut self, key: SessionKey, now: Time) {
+        let Some(live) = self.sessions.get_mut(&key) else { return };
+        let pending = live.session.debits_pending() as u32;
+        self.debits_pending = self.debits_pending + u64::from(pending) - u64::from(live.debits_pending);
+        live.debits_pending = pending;
+        self.outstanding.look(&live.session, now);
+        let uncovered = live.session.uncovered().0;
+        if uncovered != live.uncovered {
+            let account = self.uncovered.entry(live.session.account().into()).or_default();
+            *account = account.saturating_add(uncovered).saturating_sub(live.uncovered);
+            live.uncovered = uncovered;
+            self.uncovered.retain(|_, had| *had > 0);
+        }
+        let Some(deadline) = live.session.deadline() else { return };
+        if live.scheduled.is_none_or(|scheduled| deadline < scheduled) {
+            live.scheduled = Some(deadline);
+            self.timers.push(Reverse((deadline, key)));
+        }
+        self.drop_old_timers();
+    }
+
+    /// Entries of sessions that have ended, or have an earlier one, would stay until their time.
+    fn drop_old_timers(&mut self) {
+        if self.timers.len() > STALE_LEAST + 2 * self.sessions.len() {
+            let mut timers = std::mem::take(&mut self.timers).into_vec();
+            let is_meant =
+                |at: Time, key: &SessionKey| self.sessions.get(key).is_some_and(|live| live.scheduled == Some(at));
+            timers.retain(|Reverse((at, key))| is_meant(*at, key));
+            self.timers = timers.into();
+        }
+    }
+
+    /// Entries of sessions that are forgotten would stay until no slot is free.
+    fn drop_old_lingering(&mut self) {
+        if self.lingering.len() > STALE_LEAST + 2 * self.sessions.len() {
+            self.lingering.retain(|(_, key)| self.sessions.contains_key(key));
+        }
+    }
+
+    /// Does everything a session wants done.
+    fn drain(&mut self, turn: &mut Turn<'_>, key: SessionKey) -> Result<(), StoreError> {
+        turn.changed = true;
+        while let Some(live) = self.sessions.get_mut(&key) {
+            if !live.dirty {
+                live.dirty = true;
+                self.dirty.push(key);
+            }
+            let Some(output) = live.session.poll() else { break };
+            match output {
+                Output::Ask(request) if request.patient && turn.region.config.enabler == Enabler::Diameter => {
+                    self.patient.push_back((key, request.number));
+                }
+                Output::Ask(request) => {
+                    if let Some(response) = ask(turn, live, request)? {
+                        respond(turn, live, response.0, &response.1);
+                    }
+                }
+                Output::Verdict(verdict) => tell_verdict(turn, live, &verdict),
+                Output::Grant(total) => {
+                    if let Some(slot) = live.slot {
+                        turn.effects.push(Effect::Grant(slot, total.0));
+                    }
+                }
+                Output::StopMessage { message_id } => {
+                    let message = turn.region.hash_of_message(key, &message_id);
+                    turn.effects.extend(live.slot.map(|slot| Effect::StopMessage(slot, key, message)));
+                }
+                Output::ForgetMessage { message_id } => {
+                    let message = turn.region.hash_of_message(key, &message_id);
+                    turn.effects.extend(live.slot.map(|slot| Effect::ForgetMessage(slot, key, message)));
+                }
+                Output::CloseGate => {
+                    let taken = live.slot.map_or(0, |slot| {
+                        turn.effects.push(Effect::Close(slot));
+                        let slot = &turn.region.table().slots[slot as usize];
+                        if slot.session() == Some(key) { slot.close() } else { 0 }
+                    });
+                    live.session.gate_closed(taken, turn.now);
+                }
+                Output::Debited { message_id, part, octets, units, trigger, since, balance, .. } => {
+                    turn.latencies.push((Latency::Debit, since));
+                    if turn.region.config.enabler == Enabler::Diameter {
+                        record_debit(turn, live, (&message_id, part), octets, units, trigger);
+                    }
+                    count_debit(turn, trigger);
+                    tell_debit(turn, &live.session, &message_id, units.0, trigger, balance);
+                }
+                Output::Refunded { message_id, part, .. } => {
+                    turn.count(Statistic::Refunds);
+                    let (row, wall_ms) = (live.row, turn.wall_ms);
+                    turn.store.put(Change::Refunded(Refund { row, message_id, part, wall_ms }));
+                }
+                Output::HeldBack { message_id } => {
+                    let call_id = live.session.call_id();
+                    log::warn!(
+                        "call {call_id}: nobody knows whether the debit of message {message_id} was taken; \
+                         imcharge.outbox.resend or imcharge.outbox.release decides"
+                    );
+                }
+                Output::DebitDenied { message_id, denial } => {
+                    turn.count(Statistic::DebitsDenied);
+                    let (call_id, reason, code) = (live.session.call_id(), denial.word(), denial.code());
+                    log::warn!(
+                        "call {call_id}: the enabler does not take the debit of message {message_id}: {reason} {code}"
+                    );
+                }
+                Output::RefundDenied { message_id, denial } => {
+                    turn.count(Statistic::RefundsDenied);
+                    let (call_id, reason) = (live.session.call_id(), denial.word());
+                    log::error!("call {call_id}: the enabler does not give back message {message_id}: {reason}");
+                }
+                Output::NotDebited { message_id, octets, units, rule } => {
+                    let (row, units, wall_ms) = (live.row, units.0, turn.wall_ms);
+                    let (call_id, account) = (live.session.call_id().into(), live.session.account().into());
+                    let message = NotDebited { row, call_id, message_id, account, octets, units, rule, wall_ms };
+                    turn.store.put(Change::NotDebited(message));
+                }
+                Output::EnablerFailed(failure) => tell_failure(turn, &live.session, failure),
+                Output::Closed { .. } => {
+                    live.closed_at = NonZeroI64::new(turn.wall_ms);
+                    self.open = self.open.saturating_sub(1);
+                    let was_let_in = live.session.decision() == Some(Decision::Granted);
+                    match (live.slot, was_let_in) {
+                        (Some(slot), false) => {
+                            live.slot = None;
+                            turn.effects.push(Effect::Free(slot));
+                        }
+                        (Some(_), true) => self.lingering.push_back((turn.now, key)),
+                        (None, _) => {}
+                    }
+                }
+                Output::Forget => {
+                    self.forget(turn, key)?;
+                    return Ok(());
+                }
+            }
+        }
+        self.schedule(key, turn.now);
+        Ok(())
+    }
+
+    fn forget(&mut self, turn: &mut Turn<'_>, key: SessionKey) -> Result<(), StoreError> {
+        let Some(mut live) = self.sessions.remove(&key) else { return Ok(()) };
+        write_steps(turn, &mut live);
+        turn.store.put(Change::Forgotten { row: live.row });
+        if let Some(slot) = live.slot {
+            turn.effects.push(Effect::Free(slot));
+        }
+        self.drop_old_lingering();
+        for connection in live.session.connections() {
+            if let Some(sessions) = self.connections.get_mut(connection) {
+                sessions.remove(&key);
+                if sessions.is_empty() {
+                    self.connections.remove(connection);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Does what an operator asked for.
+    fn command(
+        &mut self,
+        turn: &mut Turn<'_>,
+        process: u32,
+        sequence: u64,
+        command: &Command<'_>,
+    ) -> Result<(), StoreError> {
+        let (result, balance, held) = match command {
+            Command::ShowAll => (CommandResult::Done, 0, 0),
+            Command::Resolve { call_id, again } => (self.resolve(turn, call_id, *again)?, 0, 0),
+            Command::SetBalance { account, balance } => {
+                let found = turn.store.account(account)?.unwrap_or_default();
+                set_balance(turn.store, account, found, Some(*balance))
+            }
+            Command::AddBalance { account, amount } => match turn.store.account(account)? {
+                Some(found) => set_balance(turn.store, account, found, found.balance.checked_add(*amount)),
+                None => (CommandResult::UnknownAccount, 0, 0),
+            },
+        };
+        (turn.changed, turn.operator_waits) = (true, true);
+        // Who asked an earlier run of the host is gone, and the slot of its number may be somebody else's, or none.
+        let here = turn.instance == turn.region.instance();
+        if here && (process as usize) < turn.region.processes() {
+            turn.effects.push(Effect::Reply { process, sequence, result, balance, held });
+        }
+        Ok(())
+    }
+
+    /// An operator decides about what the sessions of a call hold back.
+    fn resolve(&mut self, turn: &mut Turn<'_>, call_id: &str, again: bool) -> Result<CommandResult, StoreError> {
+        let keys = self.in_order(|live| live.session.call_id() == call_id && live.session.held_back().is_some());
+        for key in &keys {
+            if let Some(live) = self.sessions.get_mut(key) {
+                live.session.resolve(again, turn.now);
+                self.drain(turn, *key)?;
+            }
+        }
+        Ok(if keys.is_empty() { CommandResult::NothingHeld } else { CommandResult::Done })
+    }
+
+    /// Writes what has changed of the sessions.
+    pub fn write(&mut self, turn: &mut Turn<'_>) {
+        for key in std::mem::take(&mut self.dirty) {
+            let Some(live) = self.sessions.get_mut(&key) else { continue };
+            live.dirty = false;
+            write_steps(turn, live);
+            let opened = (!live.stored).then_some((live.instance, live.opened_at));
+            live.stored = true;
+            let (head, parts) = (live.session.head(), live.session.take_changed_parts());
+            let (row, closed_at) = (live.row, live.closed_at.map(NonZeroI64::get));
+            turn.store.put_session(SessionChange { row, opened, closed_at, head, parts }, &live.session);
+        }
+    }
+
+    /// After the commit: shows it to workers and operators.
+    pub fn publish(&mut self, region: &Region, effects: Vec<Effect>, mut diameter: Option<&mut Diameter>) {
+        let table = region.table();
+        for effect in effects {
+            match effect {
+                Effect::Open(at, opening) => table.open(at, &opening),
+                Effect::Disconnected(at, connection) => table.slots[at as usize].forget_connection(connection),
+                Effect::Grant(at, total) => table.slots[at as usize].set_granted(total),
+                Effect::StopMessage(at, session, message) => table.stop_message(at, session, message),
+                Effect::ForgetMessage(at, session, message) => table.forget_message(at, session, message),
+                Effect::Close(at) => {
+                    table.slots[at as usize].close();
+                }
+                Effect::Free(at) => {
+                    table.free(at);
+                    self.free_slots.push(at);
+                }
+                Effect::Reply { process, sequence, result, balance, held } => {
+                    let slot = region.reply_slot(process as usize);
+                    slot.code.store(result as u32, Ordering::Relaxed);
+                    slot.balance.store(balance, Ordering::Relaxed);
+                    slot.held.store(held, Ordering::Relaxed);
+                    slot.sequence.store(sequence, Ordering::Release);
+                }
+                Effect::Ask(request) => {
+                    // It may have been answered while it waited for the sync: a late answer to its first copy.
+                    let live = self.sessions.get(&request.session);
+                    let live = live.filter(|live| live.session.unanswered(request.number).is_some());
+                    if let (Some(live), Some(diameter)) = (live, diameter.as_deref_mut()) {
+                        let session = &live.session;
+                        let (call_id, other) = (session.call_id(), session.other());
+                        let call = Call { call_id, other, icid: session.icid(), direction: session.direction() };
+                        diameter.ask(request, &call, clock::now(), clock::wall_ms() / 1000);
+                    }
+                }
+                Effect::Confirm { inquiry, event, standing } => {
+                    if let Some(diameter) = diameter.as_deref_mut() {
+                        diameter.confirm(&inquiry, &event, standing);
+                    }
+                }
+                Effect::Count(statistic) => region.count(statistic),
+            }
+        }
+        if let Some(diameter) = diameter {
+            diameter.flush(clock::now());
+        }
+        region.counter(Statistic::OutboxDepth).store(self.debits_pending, Ordering::Relaxed);
+        region.counter(Statistic::SessionsActive).store(self.open, Ordering::Relaxed);
+        region.counter(Statistic::HoldsStuck).store(self.outstanding.stuck(), Ordering::Relaxed);
+        region.set_oldest_debit(self.outstanding.oldest_debit());
+    }
+}
+
+/// What a subscriber may still be granted while no enabler answers.
+fn left_of_cap(turn: &Turn<'_>, uncovered: &HashMap<Box<str>, u32>, account: &str) -> u32 {
+    let had = uncovered.get(account).copied().unwrap_or(0);
+    turn.region.config.policy.on_failure_cap.saturating_sub(had)
+}
+
+/// How far the clocks may drift from each other before the times of steps go by the wall clock again, microseconds.
+const DRIFT: u64 = 2_000_000;
+
+/// Puts what has happened in a session into the history.
+fn write_steps(turn: &mut Turn<'_>, live: &mut Live) {
+    let (first, steps) = live.session.take_steps();
+    if steps.is_empty() {
+        return;
+    }
+    let since = turn.now.micros_since(live.session.opened());
+    let zero = turn.wall_ms.saturating_mul(1000).saturating_sub_unsigned(since);
+    // The machine's own clock begins anew with the machine, and an operator may set the other one.
+    let drifts = zero.abs_diff(live.opened_at.saturating_mul(1000)) > DRIFT;
+    turn.store.put(Change::Steps { row: live.row, first, zero: drifts.then_some(zero), steps });
+}
+
+/// Asks the enabler. The ledger answers at once, within the commit; a distant one is asked after it.
+fn ask(turn: &mut Turn<'_>, live: &mut Live, mut request: Request) -> Result<Option<(u32, Response)>, StoreError> {
+    let config = &turn.region.config;
+    let number = request.number;
+    let expires_at = turn.wall_ms + i64::from(config.policy.hold_timeout) * 1000;
+    // A message is debited once, whatever happens.
+    if let Operation::Debit { message_id, part, .. } = &request.operation
+        && turn.store.is_debited(live.row, key_of(message_id), *part)?
+    {
+        if config.enabler != Enabler::Diameter {
+            Ledger::over(turn.store, config.default_balance).debit_none(&request, live.row, expires_at)?;
+        }
+        return Ok(Some((number, Response::debited(None))));
+    }
+    if config.enabler == Enabler::Diameter {
+        // A resend keeps it (RFC 6733, 3), so it is committed with the session.
+        request.stamp = live.session.stamp(turn.region.stamp());
+        turn.effects.push(Effect::Ask(request));
+        return Ok(None);
+    }
+    turn.latencies.push((Latency::Enabler, turn.now));
+    let ledger = &mut Ledger::over(turn.store, config.default_balance);
+    let (response, charged) = ledger.answer(&request, live.row, expires_at)?;
+    if let (Operation::Debit { message_id, part, octets, trigger, .. }, Response::Debited { .. }) =
+        (&request.operation, &response)
+    {
+        record_debit(turn, live, (message_id, *part), *octets, charged, *trigger);
+    }
+    Ok(Some((number, response)))
+}
+
+/// Tells a session what the enabler said.
+fn respond(turn: &mut Turn<'_>, live: &mut Live, number: u32, response: &Response) {
+    if let Response::Released { .. } = response {
+        turn.count(Statistic::Releases);
+    }
+    live.session.response(number, response, turn.now);
+}
+
+/// What tells the debits of a session apart.
+fn key_of(message_id: &str) -> &str {
+    if simulate::is_broken(Broken::KeyWithoutMessageId) { "" } else { message_id }
+}
+
+/// Puts a debit into the history.
+fn record_debit(
+    turn: &mut Turn<'_>,
+    live: &Live,
+    (message_id, part): (&str, u32),
+    octets: u64,
+    units: Units,
+    trigger: Trigger,
+) {
+    turn.store.put(Change::Debited(Debit {
+        row: live.row,
+        call_id: live.session.call_id().into(),
+        message_id: key_of(message_id).into(),
+        part,
+        account: live.session.account().into(),
+        octets,
+        units: units.0,
+        trigger: trigger.word().into(),
+        code: match trigger {
+            Trigger::Error(code) => code,
+            _ => 0,
+        },
+        wall_ms: turn.wall_ms,
+    }));
+}
+
+/// The waiting INVITE whose numbers a session carries through.
+fn suspended_of([index, label, route, _]: [u64; 4]) -> Suspended {
+    Suspended { index, label, route }
+}
+
+/// Gives an account this balance, if it is within the range.
+fn set_balance(store: &mut Store, id: &str, mut account: Account, wanted: Option<i64>) -> (CommandResult, i64, i64) {
+    let Some(balance) = wanted.filter(|b| (-account.credit_limit..=config::BALANCE_MAX).contains(b)) else {
+        return (CommandResult::OutOfRange, account.balance, account.held);
+    };
+    account.balance = balance;
+    store.put_account(id, account);
+    (CommandResult::Done, account.balance, account.held)
+}

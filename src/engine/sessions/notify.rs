@@ -1,0 +1,119 @@
+//! What hosts and scripts are told of: verdicts, debits, failures.
+
+use super::{Effect, Live, Turn, suspended_of};
+use crate::charge::ch2::{Failure, SessionKey, Trigger};
+use crate::charge::event::Reserve;
+use crate::charge::session::{Decision, Session, Verdict};
+use crate::charge::time::Time;
+use crate::shm::gate::Opening;
+use crate::shm::latency::Latency;
+use crate::shm::notification::{Kind, Notice, Outcome};
+use crate::shm::statistic::Statistic;
+use crate::simulate::{Broken, is_broken};
+
+/// Tells the waiting INVITE, and opens the gate for a granted one.
+pub(crate) fn tell_verdict(turn: &mut Turn<'_>, live: &Live, verdict: &Verdict) {
+    let here = live.instance == turn.region.instance();
+    let decision = match verdict.result {
+        // Without a slot that workers find, its messages would be stopped.
+        Decision::Granted if here && !is_gate_opened(turn, live) => Decision::Failed(Failure::Full),
+        decision => decision,
+    };
+    let (statistic, result, reason, code) = match decision {
+        Decision::Granted => (Statistic::ReservesGranted, Outcome::Granted, "", 0),
+        Decision::Denied(denial) => (Statistic::ReservesDenied, Outcome::Denied, denial.word(), denial.code()),
+        Decision::Failed(failure) => (Statistic::ReservesFailed, Outcome::Failed, failure.word(), failure.code()),
+    };
+    turn.count(statistic);
+    let session = &live.session;
+    if result == Outcome::Granted {
+        turn.effects.extend(live.slot.map(|slot| Effect::Grant(slot, verdict.granted.0)));
+    }
+    if !here {
+        return;
+    }
+    let suspended = suspended_of(session.carried());
+    let kind = Kind::Verdict { suspended, result, granted: verdict.granted.0 };
+    turn.notices.verdict(turn.region, &notice(session, reason, code, verdict.balance, kind));
+    turn.latencies.push((Latency::Reserve, session.opened()));
+}
+
+/// Opens the slot of a granted session after the commit. `false`: it has none, or workers would not find it.
+pub(crate) fn is_gate_opened(turn: &mut Turn<'_>, live: &Live) -> bool {
+    let (session, Some(slot)) = (&live.session, live.slot) else { return false };
+    let region = turn.region;
+    let opening = Opening {
+        session: session.key(),
+        name: region.name_of_session(session.key()),
+        inviting_tag: session.carried()[3],
+        direction: session.direction(),
+        per: session.tariff().per,
+    };
+    if is_broken(Broken::GrantedWithoutSlot) {
+        return true;
+    }
+    if !region.table().claim(slot, &opening) {
+        turn.count(Statistic::DroppedTableFull);
+        return false;
+    }
+    turn.effects.push(Effect::Open(slot, opening));
+    true
+}
+
+/// Tells an INVITE that opens no session.
+pub(crate) fn refuse(turn: &mut Turn<'_>, session: SessionKey, at: Time, reserve: &Reserve<'_>, why: Failure) {
+    turn.count(Statistic::Reserves);
+    turn.count(Statistic::ReservesFailed);
+    turn.latencies.push((Latency::Reserve, at));
+    let suspended = suspended_of(reserve.carried);
+    let notice = Notice {
+        session,
+        call_id: reserve.call_id,
+        account: reserve.account,
+        reason: why.word(),
+        code: why.code(),
+        balance: None,
+        kind: Kind::Verdict { suspended, result: Outcome::Failed, granted: 0 },
+    };
+    turn.changed = true;
+    turn.notices.verdict(turn.region, &notice);
+}
+
+pub(crate) fn tell_debit(
+    turn: &mut Turn<'_>,
+    session: &Session,
+    message_id: &str,
+    units: u64,
+    trigger: Trigger,
+    balance: Option<i64>,
+) {
+    if turn.region.wanted_notices().0 {
+        let code = match trigger {
+            Trigger::Error(code) => code.into(),
+            _ => 0,
+        };
+        let kind = Kind::Debited { message_id, units };
+        turn.notices.event(turn.region, &notice(session, trigger.word(), code, balance, kind));
+    }
+}
+
+pub(crate) fn tell_failure(turn: &mut Turn<'_>, session: &Session, failure: Failure) {
+    if turn.region.wanted_notices().1 {
+        turn.notices.event(turn.region, &notice(session, failure.word(), failure.code(), None, Kind::Failed));
+    }
+}
+
+fn notice<'a>(session: &'a Session, reason: &'a str, code: u32, balance: Option<i64>, kind: Kind<'a>) -> Notice<'a> {
+    let (call_id, account) = (session.call_id(), session.account());
+    Notice { session: session.key(), call_id, account, reason, code, balance, kind }
+}
+
+pub(crate) fn count_debit(turn: &mut Turn<'_>, trigger: Trigger) {
+    turn.count(Statistic::Debits);
+    turn.count(match trigger {
+        Trigger::Response => Statistic::DebitsOnResponse,
+        Trigger::Error(_) => Statistic::DebitsOnError,
+        Trigger::Timeout => Statistic::DebitsOnTimeout,
+        Trigger::Close => Statistic::DebitsOnClose,
+    });
+}

@@ -1,0 +1,191 @@
+//! What of each message has passed the gate, and whether more of it may.
+//!
+//! A message is one word: of sessions that are counted by message the first [`NOTES`] are in the slot, as hash and state;
+//! all others are in an index, with state and octets beside it.
+
+use super::Table;
+use super::index::Inserted;
+use super::slot::{Gate, Slot};
+use crate::charge::ch2::SessionKey;
+use crate::charge::tariff::Per;
+use crate::shm::sync::{AtomicU64, Ordering, bound};
+use crate::simulate::{Broken, is_broken};
+
+/// Messages of a session that is counted by message that are noted in its slot: a mailbox of usual size costs a worker no
+/// other cache line than the slot's own.
+pub const NOTES: usize = bound(8, 1);
+
+/// Messages of a session in the index from which on those that meet an empty or closed grant are not noted there.
+const UNPAID_MAX: u32 = 64;
+
+/// The lowest bits of a word: what may become of the message.
+const STATE: u64 = 0b11;
+/// Nothing of it has passed, or what has passed cost nothing in the end: the next chunk is charged like the first one.
+const NEW: u64 = 0;
+/// It is paid for, as far as it has passed.
+const OPEN: u64 = 1;
+/// Nothing more of it passes.
+const STOPPED: u64 = 2;
+
+/// A chunk at the gate.
+#[derive(Clone, Copy, Debug)]
+pub struct Chunk {
+    /// Hash of session and Message-ID.
+    pub message: u64,
+    /// Whether it says to be the first one of its message.
+    pub is_first: bool,
+    /// Octets of content.
+    pub octets: u64,
+}
+
+/// What becomes of a chunk at the gate of its session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pass {
+    /// Goes on, and so much was taken for it now.
+    Taken {
+        /// Taken from the grant.
+        amount: u32,
+        /// Granted and not taken.
+        left: u32,
+    },
+    /// Goes on: it was paid for before.
+    Before,
+    /// Must not go on: beyond the grant, or the gate is closed.
+    Beyond,
+    /// Must not go on: an earlier chunk of the message was stopped, or the message is settled.
+    Stopped,
+    /// Must not go on: there is no room to note that it is paid for, or the session's share is used up.
+    Full,
+}
+
+/// What a message costs of which so many octets have passed, by kilobyte.
+fn kilobytes(octets: u64) -> u64 {
+    octets.div_ceil(1024)
+}
+
+impl<'a> Table<'a> {
+    /// Worker: takes a chunk from the grant of its session, unless it is paid for already. Of two workers that see the same
+    /// message at a time one pays and the other passes, or meets the grant's end: never do both pay.
+    pub fn pass(&self, at: u32, session: SessionKey, chunk: &Chunk) -> Pass {
+        let Some(slot) = self.slots.get(at as usize) else { return Pass::Beyond };
+        let Some(word) = self.word(at, slot, chunk.message) else {
+            return if slot.has_left() { Pass::Full } else { Pass::Beyond };
+        };
+        loop {
+            let seen = word.load(Ordering::Acquire);
+            let Some((amount, after)) = charge(slot.per(), seen, chunk) else { return Pass::Stopped };
+            let left = match slot.take(amount) {
+                Gate::Taken { left } => left,
+                Gate::Beyond => {
+                    // The rest of the message goes nowhere either.
+                    let stopped = (seen & !STATE) | STOPPED;
+                    match word.compare_exchange(seen, stopped, Ordering::AcqRel, Ordering::Acquire) {
+                        Ok(_) => return Pass::Beyond,
+                        Err(_) => continue,
+                    }
+                }
+            };
+            // The grant of the next session comes after its key, so who has taken from it sees the key too.
+            if slot.session() != Some(session) {
+                slot.put_back(amount);
+                return Pass::Beyond;
+            }
+            if word.compare_exchange(seen, after, Ordering::AcqRel, Ordering::Acquire).is_ok() {
+                return if amount == 0 { Pass::Before } else { Pass::Taken { amount, left } };
+            }
+            slot.put_back(amount);
+        }
+    }
+
+    /// The word of a message; it is made where there is none.
+    fn word(&self, at: u32, slot: &'a Slot, message: u64) -> Option<&'a AtomicU64> {
+        if slot.per() == Per::Message
+            && let Some(noted) = slot.note(message)
+        {
+            return Some(noted);
+        }
+        // What goes nowhere has room too, but little: it costs its sender nothing.
+        let share = if slot.has_left() { self.messages_share() } else { UNPAID_MAX };
+        match self.messages.add(&slot.messages, at, message, share) {
+            Inserted::At(place) | Inserted::Before(place) => self.passed.get(place),
+            Inserted::Full => None,
+        }
+    }
+
+    /// Engine: the slot has no messages any more.
+    pub(crate) fn free_messages(&self, slot: &Slot) {
+        slot.forget_notes();
+        self.messages.clear(&slot.messages, |place| {
+            if let Some(word) = self.passed.get(place) {
+                word.store(NEW, Ordering::Release);
+            }
+        });
+    }
+
+    /// Messages of one session in the index at most: an eighth of it.
+    fn messages_share(&self) -> u32 {
+        u32::try_from((self.messages.index.len() / 8).max(2)).unwrap_or(u32::MAX)
+    }
+
+    /// The word of a message, if it has one.
+    fn known_word(&self, at: u32, session: SessionKey, message: u64) -> Option<&AtomicU64> {
+        let slot = self.slots.get(at as usize).filter(|slot| slot.session() == Some(session))?;
+        let noted = || slot.notes.iter().find(|word| word.load(Ordering::Acquire) & !STATE == message & !STATE);
+        let indexed = || self.messages.index.place_of(message, at).and_then(|place| self.passed.get(place));
+        if slot.per() == Per::Message { noted().or_else(indexed) } else { indexed() }
+    }
+
+    /// Engine: what has passed of a message cost nothing in the end. The same Message-ID is charged like a new one.
+    pub fn forget_message(&self, at: u32, session: SessionKey, message: u64) {
+        self.set_state(at, session, message, NEW);
+    }
+
+    /// Engine: nothing more of a message passes.
+    pub fn stop_message(&self, at: u32, session: SessionKey, message: u64) {
+        self.set_state(at, session, message, STOPPED);
+    }
+
+    fn set_state(&self, at: u32, session: SessionKey, message: u64, state: u64) {
+        if let Some(word) = self.known_word(at, session, message) {
+            word.fetch_update(Ordering::AcqRel, Ordering::Acquire, |word| Some((word & !STATE) | state)).ok();
+        }
+    }
+
+    /// Whether a message is paid for, as far as it has passed.
+    pub fn is_paid(&self, at: u32, session: SessionKey, message: u64) -> bool {
+        self.known_word(at, session, message).is_some_and(|word| word.load(Ordering::Acquire) & STATE == OPEN)
+    }
+}
+
+/// What a chunk takes from the grant, and the word after it. `None`: it must not pass.
+fn charge(per: Per, word: u64, chunk: &Chunk) -> Option<(u32, u64)> {
+    let is_new = match word & STATE {
+        NEW => true,
+        OPEN => false,
+        // Nothing of it went on: sent once more from its beginning, it is a new one.
+        _ if is_broken(Broken::RestOfStoppedPasses) => false,
+        _ if chunk.is_first && (per == Per::Message || word >> 2 == 0) => true,
+        _ => return None,
+    };
+    if per == Per::Message {
+        return Some((u32::from(is_new), (word & !STATE) | OPEN));
+    }
+    let before = if is_new { 0 } else { word >> 2 };
+    let after = before.checked_add(chunk.octets).filter(|after| *after < 1 << 61)?;
+    // A message without octets is a message all the same.
+    let paid = if is_new { 0 } else { kilobytes(before).max(1) };
+    let amount = u32::try_from(kilobytes(after).max(1) - paid).ok()?;
+    Some((amount, after << 2 | OPEN))
+}
+
+impl Slot {
+    /// The note of a message, made where there is room. Places are filled in their order and never emptied while the session
+    /// lives, so of two workers that note the same, the later one meets the other's note. `None`: all are others'.
+    fn note(&self, message: u64) -> Option<&AtomicU64> {
+        let hash = message & !STATE;
+        self.notes.iter().find(|place| {
+            let found = place.compare_exchange(0, hash, Ordering::AcqRel, Ordering::Acquire);
+            found.map_or_else(|found| found & !STATE == hash, |_| true)
+        })
+    }
+}

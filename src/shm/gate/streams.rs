@@ -1,0 +1,288 @@
+//! The MSRP sessions of a charged session: one for each dialog and each `m=` line of its description.
+//!
+//! The list of a slot is never changed in place. A worker that binds writes a new list into free records and publishes it
+//! with one exchange; readers that were in the old list see that the first record has changed, and read again. Of two
+//! workers that bind at a time the slower one finds the other's list and works from that.
+
+use super::slot::Slot;
+use super::{NoRoom, Side, Table, pair_name, server_name};
+use crate::charge::ch2::SessionKey;
+use crate::shm::sync::{AtomicU32, AtomicU64, Ordering, bound};
+
+/// Streams of one session at most: 16 `m=` lines that are offered, and as many that are bound.
+pub const STREAMS_MAX: usize = bound(32, 2);
+
+/// Records that belong to a slot alone: the offer of its INVITE and one stream, as they are and as they are being changed.
+/// What a session has beyond them it takes from a pool that all share.
+pub const OWN_RECORDS: usize = bound(4, 2);
+
+/// Records of the pool that are looked at for a free one.
+const PROBES: usize = 256;
+
+/// How far the offer/answer exchange of a stream has come (RFC 3264).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StreamState {
+    /// This side has offered its endpoint; the other side's is not known yet.
+    Offered(Side),
+    /// Offer and answer are complete: frames between the endpoints belong to the session. Where the host does not tell the
+    /// client's description, its endpoint is 0, and all frames of the server's do.
+    Bound,
+}
+
+/// One MSRP session of a charged session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stream {
+    /// Hash of the answering side's tag; 0: the offer of the INVITE, which belongs to no dialog yet.
+    pub leg: u64,
+    /// Number of its `m=` line, from 0.
+    pub position: u8,
+    /// State of its offer and answer.
+    pub state: StreamState,
+    /// Hash of the URI of the server's endpoint; 0 while the client's offer waits.
+    pub server: u64,
+    /// Hash of the URI of the client's endpoint; 0 while the server's offer waits.
+    pub client: u64,
+}
+
+impl Stream {
+    /// Whether frames between its endpoints belong to the session.
+    pub fn is_bound(&self) -> bool {
+        self.state == StreamState::Bound
+    }
+}
+
+/// A list of streams.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Streams {
+    streams: [Option<Stream>; STREAMS_MAX],
+    count: usize,
+}
+
+impl Default for Streams {
+    fn default() -> Streams {
+        Streams { streams: [None; STREAMS_MAX], count: 0 }
+    }
+}
+
+impl Streams {
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = &Stream> {
+        self.streams.iter().flatten()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// Adds one. `false`: there is no room.
+    pub fn push(&mut self, stream: Stream) -> bool {
+        let Some(place) = self.streams.get_mut(self.count) else { return false };
+        *place = Some(stream);
+        self.count += 1;
+        true
+    }
+
+    /// Keeps those that `wanted` says.
+    pub fn retain(&mut self, mut wanted: impl FnMut(&Stream) -> bool) {
+        let mut kept = Streams::default();
+        self.iter().filter(|stream| wanted(stream)).for_each(|stream| {
+            kept.push(*stream);
+        });
+        *self = kept;
+    }
+}
+
+/// A stream in shared memory.
+#[repr(C)]
+#[derive(Default)]
+pub struct StreamRecord {
+    /// Number of its slot plus one; 0: it is free.
+    owner: AtomicU32,
+    /// The next one of the list, counted from 1.
+    next: AtomicU32,
+    leg: AtomicU64,
+    server: AtomicU64,
+    client: AtomicU64,
+    /// Position (8 bits) and state (2 bits above).
+    kind: AtomicU64,
+}
+
+impl StreamRecord {
+    fn read(&self) -> Stream {
+        let kind = self.kind.load(Ordering::Acquire);
+        Stream {
+            leg: self.leg.load(Ordering::Acquire),
+            position: kind as u8,
+            state: match kind >> 8 {
+                1 => StreamState::Offered(Side::Server),
+                2 => StreamState::Offered(Side::Client),
+                _ => StreamState::Bound,
+            },
+            server: self.server.load(Ordering::Acquire),
+            client: self.client.load(Ordering::Acquire),
+        }
+    }
+
+    fn write(&self, stream: &Stream, next: u32) {
+        let state = match stream.state {
+            StreamState::Bound => 0,
+            StreamState::Offered(Side::Server) => 1,
+            StreamState::Offered(Side::Client) => 2,
+        };
+        self.leg.store(stream.leg, Ordering::Release);
+        self.server.store(stream.server, Ordering::Release);
+        self.client.store(stream.client, Ordering::Release);
+        self.kind.store(u64::from(stream.position) | state << 8, Ordering::Release);
+        self.next.store(next, Ordering::Release);
+    }
+}
+
+impl Table<'_> {
+    /// The streams of a slot.
+    pub fn streams(&self, at: u32) -> Streams {
+        let Some(slot) = self.slots.get(at as usize) else { return Streams::default() };
+        loop {
+            let list = slot.streams.load(Ordering::Acquire);
+            let streams = self.read_list(list);
+            // Unchanged, so no record of it was used for anything else meanwhile.
+            if slot.streams.load(Ordering::Acquire) == list {
+                return streams;
+            }
+        }
+    }
+
+    /// The first bound stream of a slot that fits.
+    pub(crate) fn find_stream(&self, at: u32, fits: impl Fn(&Stream) -> bool) -> Option<Stream> {
+        let slot = self.slots.get(at as usize)?;
+        loop {
+            let list = slot.streams.load(Ordering::Acquire);
+            let found = self.records(list).map(StreamRecord::read).find(|stream| stream.is_bound() && fits(stream));
+            // As in `streams`.
+            if slot.streams.load(Ordering::Acquire) == list {
+                return found;
+            }
+        }
+    }
+
+    /// The records of a list; no list is longer than the streams of a session.
+    fn records(&self, list: u64) -> impl Iterator<Item = &StreamRecord> {
+        let record = |place: u32| self.streams.get((place as usize).checked_sub(1)?);
+        let following = move |found: &&StreamRecord| record(found.next.load(Ordering::Acquire));
+        std::iter::successors(record(list as u32), following).take(STREAMS_MAX)
+    }
+
+    fn read_list(&self, list: u64) -> Streams {
+        let mut streams = Streams::default();
+        self.records(list).for_each(|record| {
+            streams.push(record.read());
+        });
+        streams
+    }
+
+    /// Worker: replaces the streams of a session by what `change` makes of them; it is called again where another worker
+    /// was faster. The endpoints are found from then on, and those that the session had before are still recognised.
+    pub fn change_streams(
+        &self,
+        at: u32,
+        session: SessionKey,
+        mut change: impl FnMut(&mut Streams),
+    ) -> Result<(), NoRoom> {
+        let slot = self.slots.get(at as usize).ok_or(NoRoom)?;
+        loop {
+            let list = slot.streams.load(Ordering::Acquire);
+            let before = self.read_list(list);
+            if slot.session() != Some(session) {
+                return Err(NoRoom);
+            }
+            if slot.streams.load(Ordering::Acquire) != list {
+                continue;
+            }
+            let mut after = before;
+            change(&mut after);
+            if after == before {
+                return Ok(());
+            }
+            self.name_endpoints(at, &after)?;
+            let first = self.write_list(at, &after)?;
+            let new = (list >> 32).wrapping_add(1) << 32 | u64::from(first);
+            if slot.streams.compare_exchange(list, new, Ordering::AcqRel, Ordering::Acquire).is_ok() {
+                self.free_list(list as u32);
+                return Ok(());
+            }
+            self.free_list(first);
+        }
+    }
+
+    /// A stream is found by both of its ends: what one subscriber describes takes no room from another one. The server's end
+    /// is found by itself too.
+    fn name_endpoints(&self, at: u32, streams: &Streams) -> Result<(), NoRoom> {
+        for stream in streams.iter() {
+            if stream.is_bound() {
+                self.add_name(at, pair_name(stream.server, stream.client))?;
+            }
+            if stream.server != 0 && !self.names.index.is_crowded(server_name(stream.server)) {
+                self.add_name(at, server_name(stream.server))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes a list that nothing leads to yet; its first record, counted from 1.
+    fn write_list(&self, at: u32, streams: &Streams) -> Result<u32, NoRoom> {
+        let mut first = 0;
+        for stream in streams.iter() {
+            let Some(place) = self.free_record(at) else {
+                self.free_list(first);
+                return Err(NoRoom);
+            };
+            self.streams[place].write(stream, first);
+            first = place as u32 + 1;
+        }
+        Ok(first)
+    }
+
+    /// Takes a free record: one of the slot's own, or of the pool that is after all slots' own ones.
+    fn free_record(&self, at: u32) -> Option<usize> {
+        let own = at as usize * OWN_RECORDS..(at as usize + 1) * OWN_RECORDS;
+        let pool = self.slots.len() * OWN_RECORDS;
+        let size = self.streams.len().saturating_sub(pool).max(1);
+        // Slots that are used together begin far from each other.
+        let start = (u64::from(at).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as usize;
+        own.chain((0..PROBES.min(size)).map(|probe| pool + start.wrapping_add(probe) % size)).find(|&place| {
+            self.streams.get(place).is_some_and(|record| {
+                record.owner.load(Ordering::Relaxed) == 0
+                    && record.owner.compare_exchange(0, at + 1, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+            })
+        })
+    }
+
+    fn free_list(&self, first: u32) {
+        let mut place = first as usize;
+        // No list is longer.
+        for _ in 0..STREAMS_MAX {
+            let Some(record) = place.checked_sub(1).and_then(|at| self.streams.get(at)) else { break };
+            place = record.next.load(Ordering::Acquire) as usize;
+            record.owner.store(0, Ordering::Release);
+        }
+    }
+
+    /// Engine: the slot has no streams any more.
+    pub(crate) fn free_streams(&self, slot: &Slot) {
+        let list = slot.streams.load(Ordering::Acquire);
+        // A worker that publishes at this moment finds that its session is gone, or is found here.
+        let mut list = list;
+        loop {
+            let none = (list >> 32).wrapping_add(1) << 32;
+            match slot.streams.compare_exchange(list, none, Ordering::AcqRel, Ordering::Acquire) {
+                Ok(_) => return self.free_list(list as u32),
+                Err(now) => list = now,
+            }
+        }
+    }
+
+    /// Records of streams that are in use.
+    pub fn streams_used(&self) -> usize {
+        self.streams.iter().filter(|record| record.owner.load(Ordering::Relaxed) != 0).count()
+    }
+}

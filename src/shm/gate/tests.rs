@@ -1,0 +1,475 @@
+//! The grant table in private memory.
+
+use super::index::SAME_MAX;
+use super::legs::LEGS_MAX;
+use super::*;
+use crate::shm::sync::Ordering;
+
+/// A table over leaked memory.
+fn table(slots: usize) -> Table<'static> {
+    fn leak<T: Default>(count: usize) -> &'static [T] {
+        Box::leak((0..count).map(|_| T::default()).collect::<Vec<T>>().into_boxed_slice())
+    }
+    let size = Index::size_for(slots * 5);
+    let chained = || Chained { index: Index::over(leak(size)), next: leak(size) };
+    Table {
+        slots: leak(slots),
+        names: chained(),
+        streams: leak(slots * (OWN_RECORDS + 1)),
+        messages: chained(),
+        passed: leak(size),
+        transactions: Index::over(leak(Index::size_for(16))),
+    }
+}
+
+/// What nobody can tell from a random number, as the keyed hashes of a region are.
+fn hash(number: u64) -> u64 {
+    let mut mixed = number.wrapping_add(0x9e37_79b9_7f4a_7c15).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    mixed ^= mixed >> 29;
+    mixed.wrapping_mul(0x94d0_49bb_1331_11eb) | 1
+}
+
+fn opening(number: u64) -> Opening {
+    Opening {
+        session: SessionKey(number, 1),
+        name: hash(number),
+        inviting_tag: 7,
+        direction: Direction::Pull,
+        per: Per::Message,
+    }
+}
+
+fn open(table: &Table<'_>, at: u32, opening: &Opening) -> SessionKey {
+    assert!(table.claim(at, opening));
+    table.open(at, opening);
+    opening.session
+}
+
+fn stream(leg: u64, server: u64, client: u64) -> Stream {
+    Stream { leg, position: 0, state: StreamState::Bound, server, client }
+}
+
+/// Gives a session one stream more.
+fn bind(table: &Table<'_>, at: u32, session: SessionKey, stream: Stream) -> Result<(), NoRoom> {
+    table.change_streams(at, session, |streams| {
+        streams.push(stream);
+    })
+}
+
+fn side(table: &Table<'_>, from: u64, to: u64) -> Option<(u32, Side)> {
+    match table.attribute(from, to) {
+        Attribution::Bound(bound) => Some((bound.at, bound.side)),
+        Attribution::Stray { .. } | Attribution::NotCharged => None,
+    }
+}
+
+fn chunk(message: u64, octets: u64) -> Chunk {
+    Chunk { message: hash(message), is_first: true, octets }
+}
+
+fn is_empty(table: &Table<'_>) -> bool {
+    table.names.index.used() == 0 && table.messages.index.used() == 0 && table.streams_used() == 0
+}
+
+const SERVER: u64 = 0x1111_2222_3333_4444;
+const CLIENT: u64 = 0x5555_6666_7777_8888;
+
+#[test]
+fn the_gate_lets_through_what_is_granted_and_no_more() {
+    let slot = Slot::default();
+    assert_eq!(slot.take(1), Gate::Beyond);
+    slot.set_granted(3);
+    assert_eq!(slot.take(2), Gate::Taken { left: 1 });
+    assert_eq!(slot.take(2), Gate::Beyond);
+    assert_eq!(slot.take(1), Gate::Taken { left: 0 });
+    slot.set_granted(5);
+    assert_eq!(slot.counters(), (5, 3));
+    assert_eq!(slot.close(), 3);
+    assert_eq!(slot.take(1), Gate::Beyond);
+}
+
+#[test]
+fn many_workers_take_exactly_the_grant() {
+    let slot = Slot::default();
+    slot.set_granted(10_000);
+    let taken: u32 = std::thread::scope(|scope| {
+        let take = || (0..10_000).filter(|_| slot.take(1) != Gate::Beyond).count() as u32;
+        let threads: Vec<_> = (0..4).map(|_| scope.spawn(take)).collect();
+        threads.into_iter().map(|thread| thread.join().expect("no panic")).sum()
+    });
+    assert_eq!(taken, 10_000);
+}
+
+#[test]
+fn a_name_is_added_once_by_however_many_workers() {
+    let table = table(64);
+    for round in 0..if cfg!(miri) { 10 } else { 1000u64 } {
+        let name = hash(round);
+        let new: usize = std::thread::scope(|scope| {
+            let add = || matches!(table.names.add(&table.slots[3].names, 3, name, 9999), Inserted::At(_)) as usize;
+            let threads: Vec<_> = (0..4).map(|_| scope.spawn(add)).collect();
+            threads.into_iter().map(|thread| thread.join().expect("no panic")).sum()
+        });
+        assert!(new <= 1, "two workers both added it");
+        assert_eq!(table.names.index.find(name).count(), 1);
+        table.free(3);
+        assert_eq!(table.names.index.find(name).count(), 0);
+    }
+}
+
+#[test]
+fn a_session_is_found_by_its_names_until_it_is_freed() {
+    let table = table(64);
+    let session = open(&table, 9, &opening(5));
+    assert_eq!(table.slot_of_session(hash(5), session), Some(9));
+    assert_eq!(table.slot_of_session(hash(5), SessionKey(6, 1)), None);
+    table.add_name(9, hash(5 | 1 << 40)).expect("room");
+    assert_eq!(table.slot_of_dialog(hash(5 | 1 << 40), |slot| slot.is_inviting_tag(7)), Some(9));
+    assert_eq!(table.slot_of_dialog(hash(5 | 1 << 40), |slot| slot.is_inviting_tag(8)), None);
+    assert_eq!(bind(&table, 9, session, stream(8, SERVER, CLIENT)), Ok(()));
+    assert_eq!(side(&table, SERVER, CLIENT), Some((9, Side::Server)));
+    assert_eq!(side(&table, CLIENT, SERVER), Some((9, Side::Client)));
+    assert_eq!(table.attribute(CLIENT, CLIENT), Attribution::NotCharged);
+    table.free(9);
+    assert_eq!(table.slot_of_session(hash(5), session), None);
+    assert_eq!(table.attribute(SERVER, CLIENT), Attribution::NotCharged);
+    assert!(is_empty(&table));
+}
+
+#[test]
+fn a_slot_knows_its_dialogs_and_what_of_them_is_done() {
+    let table = table(64);
+    open(&table, 9, &opening(5));
+    let slot = &table.slots[9];
+    let leg = slot.add_leg(70).expect("room");
+    leg.learn(1, 2, 20);
+    leg.learn(3, 4, 40);
+    assert_eq!((leg.target(), leg.source(), leg.host()), (3, 2, 20), "the target may change, the address may not");
+    assert_eq!([5, 5, 6, 5].map(|cseq| leg.is_another(cseq)), [true, false, true, true]);
+    assert!(slot.may_change(39) && !slot.may_change(2) && slot.may_change(1) && !slot.may_change(u32::MAX));
+    leg.set_done(Side::Client, 7);
+    leg.set_done(Side::Client, 5);
+    assert_eq!([6, 7, 8].map(|cseq| leg.is_done(Side::Client, cseq)), [true, true, false]);
+    assert!(!leg.is_done(Side::Server, 0));
+    assert_eq!(slot.add_leg(70).map(|leg| leg.target()), Some(3));
+    let added = (71..80).filter(|tag| slot.add_leg(*tag).is_some()).count();
+    assert_eq!((added, slot.legs().count()), (LEGS_MAX - 1, LEGS_MAX));
+    assert!(slot.leg(79).is_none() && slot.leg(0).is_none() && slot.add_leg(0).is_none());
+    slot.set_answered();
+    table.free(9);
+    open(&table, 9, &opening(6));
+    assert!(!slot.is_answered() && slot.legs().next().is_none() && slot.may_change(40));
+}
+
+#[test]
+fn what_comes_from_a_former_endpoint_of_the_server_is_a_stray() {
+    let table = table(64);
+    let session = open(&table, 9, &opening(5));
+    bind(&table, 9, session, stream(8, SERVER, CLIENT)).expect("room");
+    table
+        .change_streams(9, session, |streams| {
+            streams.retain(|_| false);
+            streams.push(stream(8, SERVER + 2, CLIENT + 2));
+        })
+        .expect("room");
+    assert_eq!(side(&table, SERVER + 2, CLIENT + 2), Some((9, Side::Server)));
+    assert_eq!(table.attribute(SERVER, CLIENT), Attribution::Stray { at: 9, session });
+    assert_eq!(table.attribute(SERVER + 2, CLIENT), Attribution::Stray { at: 9, session });
+    // What a client describes makes nothing of others a stray.
+    assert_eq!(table.attribute(CLIENT, 99), Attribution::NotCharged);
+    assert_eq!(table.streams_used(), 1);
+}
+
+#[test]
+fn of_sessions_with_the_same_endpoints_the_live_one_counts() {
+    let table = table(64);
+    for (at, number) in [(1, 5), (2, 6), (3, 7)] {
+        let session = open(&table, at, &opening(number));
+        bind(&table, at, session, stream(8, SERVER, CLIENT)).expect("room");
+    }
+    table.slots[1].close();
+    table.slots[3].close();
+    assert_eq!(side(&table, SERVER, CLIENT), Some((2, Side::Server)));
+    assert_eq!(table.attribute_report(SERVER).map(|bound| bound.at), Some(2));
+    let mut answered: Vec<u32> = table.attribute_response(SERVER).map(|bound| bound.at).collect();
+    answered.sort_unstable();
+    assert_eq!(answered, [1, 2, 3]);
+    assert_eq!(table.attribute_response(CLIENT).count(), 0);
+}
+
+#[test]
+fn equal_clients_with_different_servers_are_different_sessions() {
+    let table = table(64);
+    for (at, number) in [(1, 5), (2, 6)] {
+        let session = open(&table, at, &opening(number));
+        bind(&table, at, session, stream(8, SERVER + number, CLIENT)).expect("room");
+    }
+    assert_eq!(side(&table, SERVER + 5, CLIENT), Some((1, Side::Server)));
+    assert_eq!(side(&table, CLIENT, SERVER + 6), Some((2, Side::Client)));
+}
+
+#[test]
+fn workers_that_bind_at_once_leave_each_others_streams_and_leak_nothing() {
+    for round in 0..if cfg!(miri) { 2 } else { 300 } {
+        let table = table(16);
+        let session = open(&table, 3, &opening(round + 1));
+        std::thread::scope(|scope| {
+            for leg in 1..=4 {
+                let table = &table;
+                scope.spawn(move || bind(table, 3, session, stream(leg, SERVER + leg, CLIENT)).expect("room"));
+            }
+        });
+        assert_eq!(table.streams(3).iter().count(), 4);
+        assert_eq!(table.streams_used(), 4);
+        assert!((1..=4).all(|leg| side(&table, SERVER + leg, CLIENT) == Some((3, Side::Server))));
+        table.free(3);
+        assert!(is_empty(&table));
+    }
+}
+
+#[test]
+fn sessions_with_many_streams_leave_each_other_session_its_own_records() {
+    let table = table(64);
+    // As many as there are slots, one after the other: what they have beyond their own is in the pool.
+    for at in 0..60 {
+        let session = open(&table, at, &opening(u64::from(at) + 1));
+        for leg in 0..STREAMS_MAX as u64 {
+            let _ = bind(&table, at, session, stream(leg + 1, hash(at.into()), !hash(at.into())));
+        }
+    }
+    for at in 60..64 {
+        let session = open(&table, at, &opening(u64::from(at) + 1));
+        for change in 0..10 {
+            let changed = table.change_streams(at, session, |streams| {
+                streams.retain(|_| false);
+                let (server, client) = (hash(at.into()), !hash(at.into()));
+                streams.push(Stream { state: StreamState::Offered(Side::Client), ..stream(0, 0, client) });
+                streams.push(stream(change, server, client));
+            });
+            assert_eq!(changed, Ok(()), "slot {at}, change {change}");
+        }
+    }
+}
+
+#[test]
+fn a_session_that_is_over_binds_nothing() {
+    let table = table(16);
+    let session = open(&table, 3, &opening(5));
+    table.free(3);
+    assert_eq!(bind(&table, 3, session, stream(8, SERVER, CLIENT)), Err(NoRoom));
+    assert!(is_empty(&table));
+}
+
+#[test]
+fn a_session_has_its_share_of_names_and_of_streams_and_no_more() {
+    let table = table(256);
+    let session = open(&table, 3, &opening(5));
+    for n in 0..STREAMS_MAX as u64 {
+        assert_eq!(bind(&table, 3, session, stream(n + 1, hash(n + 100), CLIENT)), Ok(()));
+    }
+    let full = table.streams(3);
+    assert_eq!(bind(&table, 3, session, stream(99, hash(99), CLIENT)), Ok(()));
+    assert_eq!(table.streams(3), full, "one more than its share");
+    let added = (0..1000).take_while(|n| table.add_name(3, hash(n + 10_000)).is_ok()).count();
+    assert!((1..NAMES_MAX as usize).contains(&added), "{added}");
+    assert!(table.claim(4, &opening(6)), "another session has its own share");
+}
+
+#[test]
+fn one_name_of_many_sessions_leaves_room_for_other_names_in_its_window() {
+    let table = table(64);
+    let name = hash(1);
+    let added = (0..64).filter(|at| table.add_name(*at, name).is_ok()).count();
+    assert_eq!(added, SAME_MAX);
+    // Another name of the same window.
+    assert_eq!(table.add_name(63, name ^ 1 << 60), Ok(()));
+    assert_eq!(table.names.index.find(name).count(), SAME_MAX);
+}
+
+#[test]
+fn a_client_that_many_others_have_described_is_bound_all_the_same() {
+    let table = table(64);
+    for at in 0..60u32 {
+        let session = open(&table, at, &opening(u64::from(at) + 1));
+        assert_eq!(bind(&table, at, session, stream(7, hash(u64::from(at) | 1 << 50), CLIENT)), Ok(()));
+    }
+    let session = open(&table, 61, &opening(1 << 20));
+    assert_eq!(bind(&table, 61, session, stream(7, SERVER, CLIENT)), Ok(()));
+    assert_eq!(side(&table, SERVER, CLIENT), Some((61, Side::Server)));
+    assert_eq!(side(&table, CLIENT, SERVER), Some((61, Side::Client)));
+}
+
+#[test]
+fn sessions_of_one_server_endpoint_are_all_found() {
+    let table = table(64);
+    for at in 0..60u32 {
+        let session = open(&table, at, &opening(u64::from(at) + 1));
+        assert_eq!(bind(&table, at, session, stream(7, SERVER, hash(u64::from(at) | 1 << 50))), Ok(()));
+    }
+    assert!((0..60).all(|at| side(&table, SERVER, hash(at | 1 << 50)) == Some((at as u32, Side::Server))));
+    assert!(matches!(table.attribute(SERVER, 99), Attribution::Stray { .. }));
+}
+
+#[test]
+fn content_that_goes_nowhere_fills_no_table() {
+    let table = table(64);
+    for per in [Per::Message, Per::Kilobyte] {
+        let session = open(&table, 9, &Opening { per, ..opening(5) });
+        for n in 0..10_000 {
+            assert_eq!(table.pass(9, session, &chunk(n, 5)), Pass::Beyond);
+        }
+        assert!(table.messages.index.used() < 100, "{}", table.messages.index.used());
+        table.slots[9].set_granted(1);
+        assert!(matches!(table.pass(9, session, &chunk(1 << 30, 5)), Pass::Taken { .. }));
+        table.free(9);
+    }
+}
+
+#[test]
+fn a_message_is_paid_for_once_and_forgotten_with_its_session() {
+    let table = table(64);
+    let session = open(&table, 9, &opening(5));
+    table.slots[9].set_granted(20);
+    for message in 1..=20u64 {
+        let chunk = chunk(message, 100);
+        assert!(matches!(table.pass(9, session, &chunk), Pass::Taken { amount: 1, .. }));
+        assert_eq!(table.pass(9, session, &chunk), Pass::Before);
+        assert!(table.is_paid(9, session, chunk.message));
+    }
+    assert_eq!(table.slots[9].counters(), (20, 20));
+    table.free(9);
+    assert!(is_empty(&table));
+    assert!(table.passed.iter().all(|word| word.load(Ordering::Relaxed) == 0));
+}
+
+#[test]
+fn a_message_is_paid_for_once_by_however_many_workers() {
+    const MESSAGES: u64 = 3 * NOTES as u64;
+    for number in 0..if cfg!(miri) { 2 } else { 200 } {
+        let table = table(64);
+        let session = open(&table, 9, &opening(number + 1));
+        table.slots[9].set_granted(1000);
+        std::thread::scope(|scope| {
+            for _ in 0..3 {
+                scope.spawn(|| {
+                    (1..=MESSAGES).for_each(|n| assert_ne!(table.pass(9, session, &chunk(n, 5)), Pass::Full))
+                });
+            }
+        });
+        assert_eq!(u64::from(table.slots[9].counters().1), MESSAGES);
+    }
+}
+
+#[test]
+fn once_a_chunk_is_stopped_its_message_is_stopped() {
+    let table = table(64);
+    let session = open(&table, 9, &opening(5));
+    let rest = Chunk { is_first: false, ..chunk(1, 100) };
+    assert_eq!(table.pass(9, session, &chunk(1, 100)), Pass::Beyond);
+    table.slots[9].set_granted(5);
+    assert_eq!(table.pass(9, session, &rest), Pass::Stopped);
+    // Sent again from its beginning it is a new message.
+    assert!(matches!(table.pass(9, session, &chunk(1, 100)), Pass::Taken { amount: 1, .. }));
+    assert_eq!(table.pass(9, session, &rest), Pass::Before);
+}
+
+#[test]
+fn a_message_that_ended_free_is_charged_like_a_new_one() {
+    let table = table(64);
+    for per in [Per::Message, Per::Kilobyte] {
+        let session = open(&table, 9, &Opening { per, ..opening(5) });
+        table.slots[9].set_granted(5);
+        assert!(matches!(table.pass(9, session, &chunk(1, 100)), Pass::Taken { amount: 1, .. }));
+        table.forget_message(9, session, hash(1));
+        assert!(matches!(table.pass(9, session, &chunk(1, 100)), Pass::Taken { amount: 1, .. }));
+        table.stop_message(9, session, hash(1));
+        assert!(!table.is_paid(9, session, hash(1)));
+        table.free(9);
+    }
+}
+
+#[test]
+fn kilobytes_are_those_of_the_octets_that_passed() {
+    for size in [1u64, 100, 1023, 1024, 1025, 2048, 5000] {
+        let table = table(64);
+        let session = open(&table, 9, &Opening { per: Per::Kilobyte, ..opening(5) });
+        table.slots[9].set_granted(1000);
+        for count in 1..=20 {
+            let before = table.slots[9].counters().1;
+            let passed = table.pass(9, session, &Chunk { is_first: count == 1, ..chunk(1, size) });
+            let taken = table.slots[9].counters().1;
+            assert_eq!(u64::from(taken), (count * size).div_ceil(1024), "{count} chunks of {size}");
+            assert_eq!(matches!(passed, Pass::Taken { .. }), taken > before);
+        }
+    }
+    let table = table(64);
+    let session = open(&table, 9, &Opening { per: Per::Kilobyte, ..opening(5) });
+    table.slots[9].set_granted(1000);
+    assert!(matches!(table.pass(9, session, &chunk(1, 0)), Pass::Taken { amount: 1, .. }), "no octets cost one");
+    assert_eq!(table.pass(9, session, &chunk(1, 1024)), Pass::Before);
+    assert!(matches!(table.pass(9, session, &chunk(1, 1)), Pass::Taken { amount: 1, .. }));
+    table.stop_message(9, session, hash(1));
+    assert_eq!(table.pass(9, session, &chunk(1, 1)), Pass::Stopped);
+}
+
+#[test]
+fn a_session_has_its_share_of_messages_and_takes_none_of_others() {
+    let table = table(64);
+    let one = open(&table, 9, &opening(5));
+    let other = open(&table, 8, &opening(6));
+    for at in [8, 9] {
+        table.slots[at].set_granted(1_000_000);
+    }
+    let passed = (1..).take_while(|n| matches!(table.pass(9, one, &chunk(*n, 5)), Pass::Taken { .. })).count();
+    assert!(passed < table.messages.index.len() / 4, "{passed}");
+    assert_eq!(table.pass(9, one, &chunk(1 << 20, 5)), Pass::Full);
+    let others =
+        (1..=passed as u64).filter(|n| matches!(table.pass(8, other, &chunk(n | 1 << 30, 5)), Pass::Taken { .. }));
+    assert_eq!(others.count(), passed, "the other session has less");
+}
+
+#[test]
+fn a_transaction_of_another_relay_leads_to_its_session() {
+    let table = table(64);
+    let session = open(&table, 9, &opening(5));
+    table.expect_response(9, hash(1));
+    assert_eq!(table.expecting(hash(1)).collect::<Vec<_>>(), [Bound { at: 9, session, leg: 0, side: Side::Client }]);
+    assert_eq!(table.expecting(hash(2)).count(), 0);
+    // However many there are, the last one is known.
+    for n in 0..10_000 {
+        table.expect_response(9, hash(n));
+        assert_eq!(table.expecting(hash(n)).count(), 1);
+    }
+    table.free(9);
+    assert_eq!(table.expecting(hash(9_999)).count(), 0);
+}
+
+#[test]
+fn one_connection_speaks_for_the_server_until_it_is_lost() {
+    let slot = Slot::default();
+    assert!(slot.replace_server_connection(7, 0, 3));
+    assert!(!slot.replace_server_connection(7, 0, 4));
+    slot.forget_connection(4);
+    assert_eq!(slot.server_connection(7), 3);
+    slot.forget_connection(3);
+    assert!(slot.replace_server_connection(7, 0, 4));
+}
+
+#[test]
+fn a_session_may_cause_so_much_in_a_second_and_no_more() {
+    let slot = Slot::default();
+    assert_eq!((0..100).filter(|_| slot.may_report(5)).count(), 8);
+    assert_eq!((0..100).filter(|_| slot.may_report(6)).count(), 8);
+    assert!(slot.is_first_activity(5) && !slot.is_first_activity(5) && slot.is_first_activity(6));
+}
+
+#[test]
+fn each_dialog_has_a_connection_of_its_server() {
+    let slot = Slot::default();
+    assert!([7, 8].iter().all(|leg| slot.add_leg(*leg).is_some()));
+    assert!(slot.replace_server_connection(7, 0, 3) && slot.replace_server_connection(8, 0, 4));
+    assert_eq!([7, 8, 9].map(|leg| slot.server_connection(leg)), [3, 4, 0]);
+    assert_eq!([3, 4, 5].map(|connection| slot.is_server_connection(connection)), [true, true, false]);
+    slot.forget_connection(4);
+    assert_eq!([7, 8].map(|leg| slot.server_connection(leg)), [3, 0]);
+}

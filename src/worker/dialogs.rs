@@ -1,0 +1,476 @@
+//! SIP within the dialogs of a charged session: offers and answers, BYE, and who may speak for the server's side.
+//!
+//! A client can send anything within its own dialog, with any Request-URI and any Route header. So an exchange binds MSRP
+//! endpoints only where the server takes part in it:
+//!
+//! * a request of the client's side must go to the server's remote target (its Contact), and its answer must come from
+//!   where the server was heard before;
+//! * a request of the server's side must come from there.
+//!
+//! The client's side may change its address. Whatever an exchange binds, the endpoints that the server describes are known
+//! from then on: what they send is paid for or stopped. So the client may not ask for more changes than the session has
+//! names for. A BYE ends its dialog whoever sends it; but only after the server has
+//! answered it, or sent it, is it certain that the server sends nothing any more.
+
+use super::Worker;
+use super::negotiation::{self, Endpoint, Refusal};
+use crate::charge::ch2::SessionKey;
+use crate::charge::event::{Direction, Event};
+use crate::shm::gate::{DialogState, LegRecord, NoRoom, Side, Slot, Streams};
+use crate::shm::region::Region;
+use crate::shm::statistic::Statistic;
+use crate::simulate::{Broken, is_broken};
+use crate::wire::sdp;
+use crate::wire::sip::Target;
+use crate::worker::sip_input::{Body, Dialog, Method, Reply, Request, Source};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+/// A dialog of a charged session, as a message of it shows.
+#[derive(Clone, Copy)]
+struct Place {
+    /// Slot of the session.
+    at: u32,
+    session: SessionKey,
+    /// Hash of the answering side's tag.
+    leg: u64,
+    /// Which side has sent the request.
+    sender: Side,
+}
+
+/// What becomes of a request within a dialog.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Course {
+    /// Goes on; it is of no charged session.
+    NotCharged,
+    /// Goes on; it is of a charged session.
+    GoesOn,
+    /// Must not go on: the server's answer to it could bring an endpoint that nobody would know.
+    Refused,
+}
+
+/// Why an exchange binds nothing.
+#[derive(Clone, Copy)]
+enum Foreign {
+    /// The client's request does not go to the server's Contact.
+    Target,
+    /// What should be the server's message comes from elsewhere.
+    Source,
+    /// A side describes the other side's endpoint as its own.
+    Endpoint,
+}
+
+impl Foreign {
+    fn text(self) -> &'static str {
+        match self {
+            Foreign::Target => "a request does not go to the server's Contact",
+            Foreign::Source => "a message of the server's side does not come from where the server was heard before",
+            Foreign::Endpoint => "a party names the other party's MSRP URI as its own",
+        }
+    }
+}
+
+impl Worker {
+    /// A request within a dialog, before it goes on.
+    pub fn request_in_dialog(&mut self, request: &Request<'_>) -> Course {
+        let Some(place) = self.place(&request.dialog) else { return Course::NotCharged };
+        if place.sender == Side::Client && !self.may_change(place, request) {
+            self.region.count(Statistic::DroppedTableFull);
+            log::warn!(
+                "call {}: the client asks for more changes of its MSRP session than are possible; the request is dropped",
+                request.dialog.call_id.escape_ascii()
+            );
+            return Course::Refused;
+        }
+        match request.method {
+            Method::Bye => self.on_bye(place, request),
+            Method::Ack | Method::Prack => self.on_answer_in_request(place, request),
+            Method::Invite | Method::Update | Method::Other => {}
+        }
+        Course::GoesOn
+    }
+
+    /// Whether the answer to a request of the client can bring no more endpoints than the session has names for.
+    fn may_change(&self, place: Place, request: &Request<'_>) -> bool {
+        let described =
+            self.endpoints(&request.body).map(|endpoints| u32::try_from(endpoints.len()).unwrap_or(u32::MAX));
+        let changes = match (request.method, described) {
+            // Without a description the server's answer is the offer.
+            (Method::Invite, None) => 1,
+            (Method::Invite | Method::Update | Method::Prack, Some(count)) => count.max(1),
+            _ => return true,
+        };
+        let slot = &self.region.table().slots[place.at as usize];
+        slot.leg(place.leg).is_some_and(|leg| !leg.is_another(request.cseq) || slot.may_change(changes))
+    }
+
+    /// A reply within a dialog or to an initial INVITE, before it goes on, and the request that it answers; `None`: not
+    /// known. Steps 4 and 11. `false`: not of a charged session.
+    pub fn replied(&mut self, reply: &Reply<'_>, request: Option<&Request<'_>>) -> bool {
+        let is_initial =
+            reply.method == Method::Invite && request.is_none_or(|request| request.dialog.to_tag.is_empty());
+        let initial = if is_initial { self.place_of_initial(reply) } else { None };
+        let Some(place) = initial.or_else(|| self.place(&reply.dialog)) else {
+            if is_initial && reply.code >= 200 {
+                self.region.count(Statistic::DroppedUnknown);
+            }
+            return false;
+        };
+        match (reply.method, reply.code) {
+            (Method::Invite, 101..300) if initial.is_some() => self.on_reply_to_initial(place, reply, request),
+            (Method::Invite | Method::Update | Method::Prack, 101..300) => {
+                self.on_reply_in_dialog(place, reply, request)
+            }
+            (Method::Invite, 300..) if initial.is_none() => {
+                _ = self.change(place, |streams| {
+                    negotiation::drop_offer(streams, place.leg);
+                    Ok(())
+                });
+            }
+            (Method::Bye, 200..300 | 408 | 481) => self.on_reply_to_bye(place, reply, request),
+            _ => {}
+        }
+        true
+    }
+
+    /// A 2xx to an INVITE, of which it is not known whether a transaction of the host waits for it: that of another fork,
+    /// or of an INVITE that was cancelled, may come when the host has forgotten the transaction. It counts where it comes
+    /// from a server that was heard before.
+    pub fn late_answer(&mut self, reply: &Reply<'_>) {
+        let Some(place) = self.place_of_initial(reply).filter(|_| (200..300).contains(&reply.code)) else { return };
+        let region = Arc::clone(&self.region);
+        let slot = &region.table().slots[place.at as usize];
+        let source = hash_of_source(&region, reply.source);
+        if source != 0 && slot.legs().any(|leg| leg.source() == source) {
+            self.on_reply_to_initial(place, reply, None);
+        }
+    }
+
+    /// The charged session of this dialog, if it is one. Tags may be in either order. Cheap: no copy.
+    pub fn session_of(&self, dialog: &Dialog<'_>) -> Option<SessionKey> {
+        self.place(dialog).map(|place| place.session)
+    }
+
+    fn place(&self, dialog: &Dialog<'_>) -> Option<Place> {
+        if dialog.to_tag.is_empty() {
+            return None;
+        }
+        let region = &self.region;
+        let (from, to) = (region.hash(&[dialog.from_tag]), region.hash(&[dialog.to_tag]));
+        let table = region.table();
+        let is_of_it = |slot: &Slot| slot.is_inviting_tag(from) || slot.is_inviting_tag(to);
+        let at = table.slot_of_dialog(region.name_of_dialog(dialog.call_id, from, to), is_of_it)?;
+        let slot = &table.slots[at as usize];
+        let by_inviting_side = slot.is_inviting_tag(from);
+        let leg = if by_inviting_side { to } else { from };
+        Some(Place { at, session: slot.session()?, leg, sender: sender(slot, by_inviting_side) })
+    }
+
+    /// The session that the INVITE of a reply opens.
+    fn place_of_initial(&self, reply: &Reply<'_>) -> Option<Place> {
+        let (region, session) = (&self.region, Self::session_of_invitation(&reply.invitation()));
+        let table = region.table();
+        let at = self.slot_of(session)?;
+        let leg = region.hash(&[reply.dialog.to_tag]);
+        Some(Place { at, session, leg, sender: sender(&table.slots[at as usize], true) })
+    }
+
+    fn on_reply_to_initial(&mut self, place: Place, reply: &Reply<'_>, request: Option<&Request<'_>>) {
+        let region = Arc::clone(&self.region);
+        let (table, dialog) = (region.table(), &reply.dialog);
+        let slot = &table.slots[place.at as usize];
+        // A provisional reply that is not sent reliably makes no dialog that can end before its INVITE does. Its description
+        // is what the 2xx will have as well, and the server may send already.
+        let is_firm = reply.code >= 200 || reply.is_reliable;
+        if dialog.to_tag.is_empty() || !is_firm && self.endpoints(&reply.body).is_none() {
+            return;
+        }
+        let name = region.name_of_dialog(dialog.call_id, region.hash(&[dialog.from_tag]), place.leg);
+        if is_firm && table.add_name(place.at, name).is_err() {
+            region.count(Statistic::DroppedTableFull);
+        }
+        let leg = slot.add_leg(place.leg);
+        let (contact, source) = match place.sender {
+            Side::Client => (reply.contact, reply.source),
+            Side::Server => request.map_or((&[][..], None), |request| (request.contact, request.source)),
+        };
+        if let Some(leg) = leg {
+            let host = source.map(|source| Source { port: 0, ..source });
+            leg.learn(hash_of_target(&region, contact), hash_of_source(&region, source), hash_of_source(&region, host));
+        }
+        self.exchange(place, leg, reply, request, true);
+        if reply.code < 200 && !is_firm {
+            return;
+        }
+        let (state, event) = match reply.code {
+            ..200 => (DialogState::Early, Event::EarlyDialog { leg: place.leg }),
+            _ => {
+                // Whatever becomes of the event: this call does not end as one that failed.
+                slot.set_answered();
+                (DialogState::Confirmed, Event::Answered { leg: place.leg })
+            }
+        };
+        let is_told = leg.is_some_and(|leg| leg.is_told(state));
+        if !is_told && self.push_or_count(place.session, event) {
+            leg.inspect(|leg| leg.set_told(state));
+        }
+    }
+
+    fn on_reply_in_dialog(&mut self, place: Place, reply: &Reply<'_>, request: Option<&Request<'_>>) {
+        let region = Arc::clone(&self.region);
+        let Some(leg) = region.table().slots[place.at as usize].leg(place.leg) else {
+            region.count(Statistic::DroppedTableFull);
+            return;
+        };
+        if reply.code < 200 && !reply.is_reliable {
+            return;
+        }
+        let trusted = self.check(place, leg, request, reply.source);
+        if let Err(foreign) = trusted {
+            let has_description = request.is_some_and(|request| self.endpoints(&request.body).is_some())
+                || self.endpoints(&reply.body).is_some();
+            if has_description {
+                self.refuse_exchange(reply.dialog.call_id, foreign);
+            }
+            // Where the server has answered all the same, what it sends from there must be known: from wherever, or, where
+            // its answer has come by an unknown way and may be another's, to the client's endpoint.
+            let answered = self.endpoints(&reply.body).unwrap_or_default();
+            match (foreign, place.sender) {
+                (Foreign::Target, Side::Client) => self.recognise(place, &answered),
+                (_, Side::Client) => {
+                    let offered = request.and_then(|request| self.endpoints(&request.body)).unwrap_or_default();
+                    self.recognise_pairs(place, &answered, &offered);
+                }
+                (_, Side::Server) => {}
+            }
+            return;
+        }
+        if reply.code >= 200 && reply.method != Method::Prack {
+            let contact = match place.sender {
+                Side::Client => reply.contact,
+                Side::Server => request.map_or(&[][..], |request| request.contact),
+            };
+            leg.refresh(hash_of_target(&region, contact));
+        }
+        self.exchange(place, Some(leg), reply, request, false);
+    }
+
+    /// The description in a reply: an answer to the request's offer, or an offer. Where the request is not known it is taken
+    /// for an answer.
+    fn exchange(
+        &mut self,
+        place: Place,
+        leg: Option<&LegRecord>,
+        reply: &Reply<'_>,
+        request: Option<&Request<'_>>,
+        is_initial: bool,
+    ) {
+        let Some(described) = self.endpoints(&reply.body) else { return };
+        let offered = request.and_then(|request| self.endpoints(&request.body));
+        match place.sender {
+            Side::Client => self.recognise(place, &described),
+            Side::Server => self.recognise(place, offered.as_deref().unwrap_or_default()),
+        }
+        if leg.is_some_and(|leg| leg.is_done(place.sender, reply.cseq)) {
+            return;
+        }
+        // The offer of a client's initial INVITE was looked at when it was charged.
+        let offer = request.filter(|_| !is_initial).map(|request| (place.sender, &request.body));
+        let answer = (place.sender.other(), &reply.body);
+        let call_id = reply.dialog.call_id;
+        if offer.into_iter().chain([answer]).any(|(side, body)| !self.admits(call_id, side, body)) {
+            return self.recognise(place, &described);
+        }
+        let (is_told, is_firm) = (request.is_some(), reply.code >= 200 || reply.is_reliable);
+        let mut is_answer = false;
+        let result = self.change(place, |streams| {
+            if leg.is_none() && streams.iter().any(|stream| stream.leg == place.leg) {
+                return Ok(());
+            }
+            if let Some(offered) = offered.as_ref().filter(|_| is_initial) {
+                negotiation::keep_offer(streams, place.sender, offered)?;
+            }
+            let kept = negotiation::kept_offer(streams).filter(|_| is_initial);
+            let offer = match &offered {
+                Some(offered) => Some((place.sender, offered.clone())),
+                // An INVITE without a description: the reply is the offer.
+                None if is_told => None,
+                None => kept.or(Some((place.sender, Vec::new()))),
+            };
+            is_answer = offer.is_some();
+            match offer {
+                Some((side, offered)) => negotiation::answer(streams, place.leg, side, &offered, &described),
+                None => negotiation::offer(streams, place.leg, place.sender.other(), &described),
+            }
+        });
+        match (result, leg) {
+            (Err(refusal), _) => self.refuse(reply.dialog.call_id, refusal),
+            (Ok(()), Some(leg)) if is_answer && is_firm => leg.set_done(place.sender, reply.cseq),
+            (Ok(()), _) => {}
+        }
+    }
+
+    /// The description in an ACK or PRACK: an answer, if an offer of the other side waits for one. Else it is an offer, which
+    /// counts when it is answered.
+    fn on_answer_in_request(&mut self, place: Place, request: &Request<'_>) {
+        let Some(described) = self.endpoints(&request.body) else { return };
+        let region = Arc::clone(&self.region);
+        let table = region.table();
+        let Some(leg) = table.slots[place.at as usize].leg(place.leg) else { return };
+        let waits = |streams: &Streams| {
+            negotiation::waiting_offer(streams, place.leg).filter(|(side, _)| *side == place.sender.other())
+        };
+        if leg.is_done(place.sender, request.cseq) || waits(&table.streams(place.at)).is_none() {
+            return;
+        }
+        if !self.admits(request.dialog.call_id, place.sender, &request.body) {
+            return;
+        }
+        // Whether it reaches the server cannot be seen, but the server's endpoint is the one that the server has offered.
+        if let Err(foreign) = self.check(place, leg, Some(request), None) {
+            return self.refuse_exchange(request.dialog.call_id, foreign);
+        }
+        let result = self.change(place, |streams| match waits(streams) {
+            Some((side, offered)) => negotiation::answer(streams, place.leg, side, &offered, &described),
+            None => Ok(()),
+        });
+        match result {
+            Ok(()) => leg.set_done(place.sender, request.cseq),
+            Err(refusal) => self.refuse(request.dialog.call_id, refusal),
+        }
+    }
+
+    fn on_bye(&mut self, place: Place, request: &Request<'_>) {
+        self.push_or_count(place.session, Event::Bye { leg: place.leg });
+        if is_broken(Broken::LegEndsSession) {
+            self.push_or_count(place.session, Event::End { reason: "" });
+        }
+        let region = Arc::clone(&self.region);
+        let leg = region.table().slots[place.at as usize].leg(place.leg);
+        let is_trusted = leg.is_some_and(|leg| self.check(place, leg, Some(request), None).is_ok());
+        if place.sender == Side::Server && is_trusted {
+            self.push_or_count(place.session, Event::DialogOver { leg: place.leg });
+        }
+    }
+
+    fn on_reply_to_bye(&mut self, place: Place, reply: &Reply<'_>, request: Option<&Request<'_>>) {
+        let region = Arc::clone(&self.region);
+        let leg = region.table().slots[place.at as usize].leg(place.leg);
+        let is_trusted = leg.is_some_and(|leg| self.check(place, leg, request, reply.source).is_ok());
+        if place.sender == Side::Client && is_trusted {
+            self.push_or_count(place.session, Event::DialogOver { leg: place.leg });
+        }
+    }
+
+    /// Whether the server takes part in a transaction within its dialog, as far as the host can tell.
+    fn check(
+        &self,
+        place: Place,
+        leg: &LegRecord,
+        request: Option<&Request<'_>>,
+        reply_source: Option<Source>,
+    ) -> Result<(), Foreign> {
+        if is_broken(Broken::AnyAnswerBinds) {
+            return Ok(());
+        }
+        let server_source = match place.sender {
+            Side::Client => reply_source,
+            Side::Server => request.and_then(|request| request.source),
+        };
+        // A party may send its requests from another port than its answers.
+        let (known, seen) = match place.sender {
+            Side::Client => (leg.source(), server_source),
+            Side::Server => (leg.host(), server_source.map(|source| Source { port: 0, ..source })),
+        };
+        let seen = hash_of_source(&self.region, seen);
+        if seen != 0 && ![0, seen].contains(&known) {
+            return Err(Foreign::Source);
+        }
+        let target = request.filter(|_| place.sender == Side::Client).map(|request| request.uri);
+        match target.is_none_or(|target| [0, hash_of_target(&self.region, target)].contains(&leg.target())) {
+            true => Ok(()),
+            false => Err(Foreign::Target),
+        }
+    }
+
+    /// Changes the streams of a session, or leaves them as they are.
+    fn change(&self, place: Place, mut change: impl FnMut(&mut Streams) -> Result<(), Refusal>) -> Result<(), Refusal> {
+        let mut result = Ok(());
+        let changed = self.region.table().change_streams(place.at, place.session, |streams| {
+            let before = *streams;
+            result = change(streams);
+            if result.is_err() {
+                *streams = before;
+            }
+        });
+        result.and(changed.map_err(|NoRoom| Refusal::NoRoom))
+    }
+
+    fn refuse(&self, call_id: &[u8], refusal: Refusal) {
+        match refusal {
+            Refusal::OthersEndpoint => self.refuse_exchange(call_id, Foreign::Endpoint),
+            Refusal::NoRoom => self.region.count(Statistic::DroppedTableFull),
+        }
+    }
+
+    fn refuse_exchange(&self, call_id: &[u8], foreign: Foreign) {
+        self.region.count(Statistic::AnswersForeign);
+        log::warn!("call {}: {}; no MSRP session is bound to it", call_id.escape_ascii(), foreign.text());
+    }
+
+    /// Makes endpoints of the server known: what they send is stopped where they are bound to nothing.
+    fn recognise(&self, place: Place, endpoints: &[Endpoint]) {
+        let table = self.region.table();
+        for endpoint in endpoints {
+            if table.recognise_server(place.at, endpoint.uri).is_err() {
+                self.region.count(Statistic::DroppedTableFull);
+            }
+        }
+    }
+
+    /// Makes known what may pass between endpoints that a party which is not believed has described.
+    fn recognise_pairs(&self, place: Place, servers: &[Endpoint], clients: &[Endpoint]) {
+        for server in servers {
+            let client = clients.iter().find(|client| client.position == server.position);
+            let table = self.region.table();
+            if client.is_some_and(|client| table.recognise_pair(place.at, server.uri, client.uri).is_err()) {
+                self.region.count(Statistic::DroppedTableFull);
+            }
+        }
+    }
+
+    /// The MSRP endpoints of a description; `None`: the body has none.
+    fn endpoints(&self, body: &Body<'_>) -> Option<Vec<Endpoint>> {
+        let media = sdp::msrp_media(body.content_type, body.bytes)?;
+        let open = media.into_iter().filter(|media| !media.is_refused);
+        let endpoint = |media: sdp::Media<'_>| {
+            let uri = self.region.hash_of_endpoint(&media.path?.endpoint());
+            Some(Endpoint { position: media.position, uri })
+        };
+        Some(open.filter_map(endpoint).collect())
+    }
+}
+
+fn sender(slot: &Slot, by_inviting_side: bool) -> Side {
+    match (slot.direction() == Direction::Push) == by_inviting_side {
+        true => Side::Server,
+        false => Side::Client,
+    }
+}
+
+/// Hash of the URI of a Contact or Request-URI; 0: there is none.
+fn hash_of_target(region: &Region, value: &[u8]) -> u64 {
+    let Some(target) = Target::parse(value) else { return 0 };
+    let (scheme, host) = (target.scheme.to_ascii_lowercase(), target.host.to_ascii_lowercase());
+    region.hash(&[b"target", &scheme, b":", target.user, b"@", &host, &target.port.to_le_bytes()])
+}
+
+/// Hash of an address; 0: not known.
+fn hash_of_source(region: &Region, source: Option<Source>) -> u64 {
+    let Some(Source { address, port }) = source else { return 0 };
+    let octets = match address.to_canonical() {
+        IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
+        IpAddr::V6(v6) => v6.octets(),
+    };
+    region.hash(&[b"source", &octets, &port.to_le_bytes()])
+}

@@ -1,0 +1,425 @@
+//! MSRP: the gate, and what the engine hears of frames.
+
+use super::{Passage, Urgency, Worker};
+use crate::charge::ch2::SessionKey;
+use crate::charge::event::{Event, FailureReport, Flag, Sent, Stop, transaction};
+use crate::charge::tariff::Per;
+use crate::log_lines::ONE_A_MINUTE;
+use crate::shm::clock;
+use crate::shm::gate::{Attribution, Bound, Chunk, Pass, Side};
+use crate::shm::statistic::Statistic;
+use crate::simulate::{Broken, is_broken, moment};
+use crate::wire::msrp;
+use crate::worker::sip_input::Frame;
+use std::sync::Arc;
+
+impl Worker {
+    /// Steps 5 and 10: an MSRP frame, before it is relayed.
+    pub fn frame(&mut self, frame: &Frame<'_>) -> Passage {
+        self.frame_of(frame, None)
+    }
+
+    /// A response, where the host gives a request another transaction id as it sends it on: `request` is the id that the
+    /// request came with.
+    pub fn response(&mut self, frame: &Frame<'_>, request: &[u8]) -> Passage {
+        self.frame_of(frame, Some(request))
+    }
+
+    /// A frame that [`Worker::frame`] let pass could not be sent on: a SEND with content costs nothing then.
+    pub fn unsent(&mut self, frame: &[u8]) {
+        let Ok(parsed) = msrp::Frame::parse(frame) else { return };
+        let bound = match self.attribute(&parsed, self.ends(&parsed)) {
+            Attribution::Bound(bound) if bound.side == Side::Server => bound,
+            _ => return,
+        };
+        if let (Some(message_id), true) = (parsed.message_id, parsed.is_content()) {
+            let transaction = transaction(parsed.transaction_id.as_bytes());
+            self.push_or_count(bound.session, Event::Unsent { message_id, transaction });
+        }
+    }
+
+    /// A request goes to this relay itself, since both ends use it: it will be seen once more.
+    pub fn expect_again(&self, frame: &[u8]) {
+        if let Ok(parsed) = msrp::Frame::parse(frame) {
+            self.region.table().expect_again(self.hash_of_content(&parsed));
+        }
+    }
+
+    /// Whether a request has passed before, by all that a relay leaves as it is.
+    pub fn is_expected_again(&self, frame: &[u8]) -> bool {
+        let parsed = msrp::Frame::parse(frame).ok();
+        parsed.is_some_and(|parsed| self.region.table().is_expected_again(self.hash_of_content(&parsed)))
+    }
+
+    /// Hash of what a relay leaves as it is.
+    fn hash_of_content(&self, frame: &msrp::Frame<'_>) -> u64 {
+        let ends = self.ends(frame);
+        let range = frame
+            .byte_range
+            .map_or([0; 3], |range| [range.start, range.end.unwrap_or(u64::MAX), range.total.unwrap_or(u64::MAX)]);
+        let numbers =
+            [ends.from, ends.to, range[0], range[1], range[2], frame.flag as u64, frame.status.unwrap_or(0).into()];
+        let numbers = numbers.map(u64::to_le_bytes);
+        self.region.hash(&[
+            b"again",
+            numbers.as_flattened(),
+            frame.message_id.unwrap_or_default().as_bytes(),
+            frame.body.unwrap_or_default(),
+        ])
+    }
+
+    fn frame_of(&mut self, frame: &Frame<'_>, request: Option<&[u8]>) -> Passage {
+        self.region.count(Statistic::Frames);
+        let Ok(parsed) = msrp::Frame::parse(frame.bytes) else {
+            self.region.count(Statistic::FramesMalformed);
+            return Passage::Malformed;
+        };
+        let passage = match parsed.start {
+            msrp::Start::Response(code) => self.answer(&parsed, code, frame, request),
+            msrp::Start::Request(_) => {
+                let ends = self.ends(&parsed);
+                match self.attribute(&parsed, ends) {
+                    Attribution::Bound(bound) => self.request(bound, &parsed, ends, frame),
+                    Attribution::Stray { at, session } => self.stop_stray(at, session, &parsed),
+                    Attribution::NotCharged => self.not_charged(&parsed, frame),
+                }
+            }
+        };
+        // A value that is none is the business of charged sessions alone.
+        match passage {
+            Passage::Malformed => {
+                self.region.count(Statistic::FramesMalformed);
+                log::warn!(
+                    target: ONE_A_MINUTE,
+                    "a frame of a charged session from {} was stopped: it has no Message-ID, or a Message-ID, Byte-Range \
+                     or Status that RFC 4975 does not allow (frames_malformed)",
+                    address(frame)
+                );
+            }
+            Passage::Forged => self.region.count(Statistic::FramesForged),
+            Passage::NoSession => self.region.count(Statistic::FramesUnattributed),
+            _ => {}
+        }
+        passage
+    }
+
+    fn ends(&self, frame: &msrp::Frame<'_>) -> Ends {
+        let hash = |path: &msrp::Path<'_>| self.region.hash_of_endpoint(&path.endpoint());
+        Ends { from: hash(&frame.from_path), to: hash(&frame.to_path) }
+    }
+
+    /// The session of a request: by both ends of its paths, or of a REPORT of a relay near the client by the end that it
+    /// goes to.
+    fn attribute(&self, frame: &msrp::Frame<'_>, Ends { from, to }: Ends) -> Attribution {
+        let table = self.region.table();
+        match table.attribute(from, to) {
+            Attribution::NotCharged if frame.start == msrp::Start::Request(msrp::Method::Report) => {
+                table.attribute_report(to).map_or(Attribution::NotCharged, Attribution::Bound)
+            }
+            attribution => attribution,
+        }
+    }
+
+    /// A request between the endpoints of a session.
+    fn request(&mut self, bound: Bound, frame: &msrp::Frame<'_>, ends: Ends, came: &Frame<'_>) -> Passage {
+        if !self.is_believed(bound, came) {
+            self.report_stop(bound.at, bound.session, frame.message_id, Stop::Forged);
+            return Passage::Forged;
+        }
+        if came.from_self {
+            self.pass_again(bound, frame, ends);
+            return Passage::Pass;
+        }
+        if frame.bad_value.is_some() {
+            return Passage::Malformed;
+        }
+        match (bound.side, frame.start) {
+            (Side::Server, msrp::Start::Request(msrp::Method::Send)) if frame.is_content() => {
+                self.content(bound, frame, ends, came.connection)
+            }
+            (Side::Server, msrp::Start::Request(msrp::Method::Send)) if frame.flag == msrp::Flag::Aborted => {
+                if let Some(message_id) = frame.message_id {
+                    self.push_or_count(bound.session, Event::Sent(sent(message_id, frame, 0, came.connection)));
+                }
+                Passage::Pass
+            }
+            (Side::Client, msrp::Start::Request(msrp::Method::Report)) => {
+                self.report(bound, frame);
+                Passage::Pass
+            }
+            _ => {
+                self.activity(bound, came.connection);
+                Passage::Pass
+            }
+        }
+    }
+
+    /// A frame that has passed once and is counted. The client will answer its transaction id of this pass.
+    fn pass_again(&mut self, bound: Bound, frame: &msrp::Frame<'_>, ends: Ends) {
+        if let (Side::Server, Some(message_id), true) = (bound.side, frame.message_id, frame.is_content()) {
+            let transaction = transaction(frame.transaction_id.as_bytes());
+            let start = first_octet(frame);
+            let octets = frame.content_octets();
+            self.push_or_count(bound.session, Event::PassedAgain { message_id, transaction, start, octets });
+            self.expect_response(bound.at, frame, ends);
+        }
+    }
+
+    fn report(&mut self, bound: Bound, frame: &msrp::Frame<'_>) {
+        let (Some(message_id), Some(code)) = (frame.message_id, frame.status) else { return };
+        if self.may_push(bound.at) {
+            let range = frame.byte_range;
+            let start = range.map_or(1, |range| range.start);
+            let end = range.and_then(|range| range.end.or(range.total));
+            self.push_or_count(bound.session, Event::Reported { message_id, start, end, code });
+        }
+    }
+
+    /// The session is alive: the engine hears of it once in a second, and of each new connection.
+    fn activity(&mut self, bound: Bound, connection: u64) {
+        let region = Arc::clone(&self.region);
+        let slot = &region.table().slots[bound.at as usize];
+        let is_new = bound.side == Side::Client && slot.set_client_connection(connection);
+        if (slot.is_first_activity(second()) || is_new) && slot.may_push(second()) {
+            self.push_or_count(bound.session, Event::Moved { connection });
+        }
+    }
+
+    fn may_push(&self, at: u32) -> bool {
+        self.region.table().slots[at as usize].may_push(second())
+    }
+
+    /// A response: of the client or of a relay near it, to a SEND that passed here, or of the server.
+    fn answer(&mut self, frame: &msrp::Frame<'_>, code: u16, came: &Frame<'_>, request: Option<&[u8]>) -> Passage {
+        // The relay's own response to itself says nothing of the client.
+        if came.from_self {
+            return Passage::NotCharged;
+        }
+        let id = request.unwrap_or(frame.transaction_id.as_bytes());
+        let from = self.region.hash_of_endpoint(&frame.from_path.endpoint());
+        let region = Arc::clone(&self.region);
+        let table = region.table();
+        let mut passage = Passage::NotCharged;
+        let of_client = table.expecting(self.hash_of_transaction(from, id));
+        for bound in of_client.chain(table.attribute_response(from)).take(SHARED_MAX) {
+            passage = self.answer_of(bound, id, code, came);
+            if passage == Passage::Forged {
+                break;
+            }
+        }
+        passage
+    }
+
+    fn answer_of(&mut self, bound: Bound, id: &[u8], code: u16, came: &Frame<'_>) -> Passage {
+        if !self.is_believed(bound, came) {
+            self.report_stop(bound.at, bound.session, None, Stop::Forged);
+            return Passage::Forged;
+        }
+        match bound.side {
+            Side::Server => self.activity(bound, came.connection),
+            Side::Client if self.may_push(bound.at) => {
+                let event = Event::Responded { transaction: transaction(id), code, connection: came.connection };
+                self.push_or_count(bound.session, event);
+            }
+            Side::Client => {}
+        }
+        Passage::Pass
+    }
+
+    /// Whether a frame comes from the side that it claims: by its connection, or by its address where the operator has
+    /// named those of the IM servers.
+    fn is_believed(&mut self, bound: Bound, came: &Frame<'_>) -> bool {
+        if came.from_self || came.connection == 0 || is_broken(Broken::SpeakerByPathAlone) {
+            return true;
+        }
+        let region = Arc::clone(&self.region);
+        let slot = &region.table().slots[bound.at as usize];
+        let servers = &region.config.im_servers;
+        if bound.side == Side::Client {
+            let is_servers = servers.is_empty() && slot.is_server_connection(came.connection);
+            if !is_servers {
+                slot.set_client_connection(came.connection);
+            }
+            return !is_servers;
+        }
+        let known = slot.server_connection(bound.leg);
+        if known == came.connection {
+            return true;
+        }
+        let may_speak = match servers.is_empty() {
+            true => {
+                let is_gone = known == 0 || came.connections.is_open(known) == Some(false);
+                is_gone && slot.client_connection() != came.connection
+            }
+            false => came.source.is_some_and(|source| servers.contains(source)),
+        };
+        // What was on its way over a connection that is gone is settled before anything of the new one is believed. A server
+        // that is known by its address may use several at a time.
+        let is_lost = known != 0 && servers.is_empty();
+        let lost = Event::ConnectionLost { connection: known };
+        if !may_speak || is_lost && !self.push_or_count(bound.session, lost) {
+            return false;
+        }
+        let is_believed = slot.replace_server_connection(bound.leg, known, came.connection)
+            || slot.server_connection(bound.leg) == came.connection;
+        // So that the engine knows whose loss to look for.
+        self.push_or_count(bound.session, Event::Moved { connection: came.connection });
+        is_believed || !servers.is_empty()
+    }
+
+    /// A request of no session: of an IM server it must not go on, whatever the script says.
+    fn not_charged(&mut self, frame: &msrp::Frame<'_>, came: &Frame<'_>) -> Passage {
+        let is_servers = came.source.is_some_and(|source| self.region.config.im_servers.contains(source));
+        if !is_servers || came.from_self || !frame.is_content() {
+            return Passage::NotCharged;
+        }
+        log::warn!(
+            target: ONE_A_MINUTE,
+            "message {} from the IM server {} was stopped: it belongs to no session, or to one that is over \
+             (frames_unattributed)",
+            frame.message_id.unwrap_or("without a Message-ID"),
+            address(came)
+        );
+        Passage::NoSession
+    }
+
+    /// Content of an endpoint of a charged session that belongs to none of its streams.
+    fn stop_stray(&mut self, at: u32, session: SessionKey, frame: &msrp::Frame<'_>) -> Passage {
+        if frame.is_content() {
+            self.report_stop(at, session, frame.message_id, Stop::NoStream);
+        }
+        Passage::NoSession
+    }
+
+    /// Tells the engine that a frame was stopped; of one session not more often than is of use.
+    fn report_stop(&mut self, at: u32, session: SessionKey, message_id: Option<&str>, why: Stop) {
+        if self.region.table().slots[at as usize].may_report(second()) {
+            self.push_event(session, Event::Stopped { message_id: message_id.unwrap_or(""), why }, 0, Urgency::Soon);
+        }
+    }
+
+    /// A SEND with content from the server's side: the gate.
+    fn content(&mut self, bound: Bound, frame: &msrp::Frame<'_>, ends: Ends, connection: u64) -> Passage {
+        let Some(message_id) = frame.message_id else { return Passage::Malformed };
+        // Room first: what the gate has taken must be told to the engine. One session leaves some to the others.
+        let spare = self.ring.size() / 4;
+        if !self.has_room(spare) || !self.may_push(bound.at) {
+            self.region.count(Statistic::DroppedRingFull);
+            return Passage::Full;
+        }
+        let region = Arc::clone(&self.region);
+        let (table, Bound { at, session, .. }) = (region.table(), bound);
+        let sent = sent(message_id, frame, 0, connection);
+        let message = region.hash_of_message(session, message_id);
+        let chunk = Chunk { message, is_first: sent.start == 1, octets: sent.octets };
+        let passed = table.pass(at, session, &chunk);
+        moment();
+        let stop = match passed {
+            Pass::Taken { amount, left } => {
+                let per = table.slots[at as usize].per();
+                let urgency = if is_to_be_told(per, left, amount) { Urgency::Now } else { Urgency::Soon };
+                self.push_event(session, Event::Sent(Sent { taken: amount, ..sent }), 0, urgency);
+                self.expect_response(at, frame, ends);
+                return Passage::Pass;
+            }
+            Pass::Before => {
+                self.push_event(session, Event::Sent(sent), 0, Urgency::Soon);
+                self.expect_response(at, frame, ends);
+                return Passage::Pass;
+            }
+            Pass::Beyond => Stop::Beyond,
+            Pass::Stopped => Stop::Message,
+            Pass::Full => Stop::Share,
+        };
+        // The first stop of a message may end it, so it is told however many others were.
+        if stop != Stop::Message || table.slots[at as usize].may_report(second()) {
+            self.push_event(session, Event::Stopped { message_id, why: stop }, spare, Urgency::Now);
+        }
+        match stop {
+            Stop::Share => {
+                region.count(Statistic::DroppedTableFull);
+                Passage::Full
+            }
+            _ => Passage::BeyondGrant,
+        }
+    }
+
+    /// A response names neither its message nor, where a relay near the client answers, its session: the transaction of the
+    /// SEND tells both (RFC 4975, 7.2). The next hop answers it, or the client where relays pass responses on.
+    fn expect_response(&self, at: u32, frame: &msrp::Frame<'_>, ends: Ends) {
+        let relay = frame.to_path.hop_after_this().map(|relay| self.region.hash_of_endpoint(&relay));
+        for responder in relay.into_iter().chain([ends.to]) {
+            self.region
+                .table()
+                .expect_response(at, self.hash_of_transaction(responder, frame.transaction_id.as_bytes()));
+        }
+    }
+
+    /// Hash of a transaction and of the party that answers it.
+    fn hash_of_transaction(&self, responder: u64, id: &[u8]) -> u64 {
+        self.region.hash(&[b"transaction", &responder.to_le_bytes(), id])
+    }
+}
+
+/// Hashes of both ends of a frame's paths.
+#[derive(Clone, Copy)]
+struct Ends {
+    from: u64,
+    to: u64,
+}
+
+/// The peer of a frame, for the log.
+fn address(came: &Frame<'_>) -> String {
+    came.source.map_or_else(|| "an unknown address".to_owned(), |source| source.to_string())
+}
+
+/// Sessions that a response may be of at most.
+const SHARED_MAX: usize = 8;
+
+/// The second of the clock, as allowances count it.
+fn second() -> u32 {
+    (clock::now().0 / 1_000_000) as u32
+}
+
+/// Number of the first octet of a chunk, from 1.
+fn first_octet(frame: &msrp::Frame<'_>) -> u64 {
+    frame.byte_range.map_or(1, |range| range.start.max(1))
+}
+
+/// What the engine hears of a SEND.
+fn sent<'a>(message_id: &'a str, frame: &msrp::Frame<'a>, taken: u32, connection: u64) -> Sent<'a> {
+    let start = first_octet(frame);
+    Sent {
+        message_id,
+        transaction: transaction(frame.transaction_id.as_bytes()),
+        start,
+        octets: frame.content_octets() + if is_broken(Broken::QuantityByPosition) { start - 1 } else { 0 },
+        total: frame.byte_range.and_then(|range| range.total).filter(|_| !is_broken(Broken::EndOfMessageUntold)),
+        flag: match frame.flag {
+            msrp::Flag::Last if is_broken(Broken::EndOfMessageUntold) => Flag::More,
+            msrp::Flag::Last => Flag::Last,
+            msrp::Flag::More => Flag::More,
+            msrp::Flag::Aborted => Flag::Aborted,
+        },
+        failure_report: match frame.failure_report {
+            msrp::FailureReport::Yes => FailureReport::Yes,
+            msrp::FailureReport::Partial => FailureReport::Partial,
+            msrp::FailureReport::No => FailureReport::No,
+        },
+        success_report: frame.success_report,
+        taken,
+        connection,
+    }
+}
+
+/// Whether the engine is woken for what a frame has taken: it may have to ask for more, and until its next turn a fast
+/// server sends a hundred messages. Once in 32 messages, in 8 where few are left, and when none is.
+fn is_to_be_told(per: Per, left: u32, amount: u32) -> bool {
+    let step = match (per, left) {
+        (_, 0) => return true,
+        (Per::Message, ..32) => 8,
+        (Per::Message, _) => 32,
+        (Per::Kilobyte, _) => 128,
+    };
+    left / step != left.saturating_add(amount) / step
+}

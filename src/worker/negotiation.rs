@@ -1,0 +1,244 @@
+//! Offer and answer (RFC 3264): which MSRP endpoints of a dialog belong together.
+//!
+//! The exchange may be in any two messages (RFC 6337, 2): INVITE and 2xx, INVITE and reliable 1xx, 2xx and ACK, reliable
+//! 1xx and PRACK, PRACK and its 2xx, UPDATE and its 2xx. Media pair by the number of their `m=` line. Nothing changes
+//! until an offer is answered.
+//!
+//! The offer of the INVITE is kept as leg 0: each dialog of a forked INVITE answers it (RFC 3261, 13.2.2.4).
+
+use crate::shm::gate::{STREAMS_MAX, Side, Stream, StreamState, Streams};
+use crate::wire::sdp::POSITION_MAX;
+
+/// Leg of the offer that is in the INVITE.
+const OFFER_OF_THE_INVITE: u64 = 0;
+
+/// The endpoint of an `m=` line that is not refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Endpoint {
+    /// Number of its `m=` line.
+    pub position: u8,
+    /// Hash of its URI.
+    pub uri: u64,
+}
+
+/// Why an exchange binds nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    /// A side describes an endpoint that is the other side's.
+    OthersEndpoint,
+    /// The session has no room for so many streams.
+    NoRoom,
+}
+
+/// Keeps the offer of the INVITE for every dialog that answers it.
+pub(crate) fn keep_offer(streams: &mut Streams, side: Side, offer: &[Endpoint]) -> Result<(), Refusal> {
+    if streams.iter().any(|stream| stream.leg == OFFER_OF_THE_INVITE) {
+        return Ok(());
+    }
+    add_offer(streams, OFFER_OF_THE_INVITE, side, offer)
+}
+
+/// The offer of the INVITE, and whose it is.
+pub(crate) fn kept_offer(streams: &Streams) -> Option<(Side, Vec<Endpoint>)> {
+    waiting_offer(streams, OFFER_OF_THE_INVITE)
+}
+
+/// An offer whose answer comes in a message of its own.
+pub(crate) fn offer(streams: &mut Streams, leg: u64, side: Side, offer: &[Endpoint]) -> Result<(), Refusal> {
+    drop_offer(streams, leg);
+    add_offer(streams, leg, side, offer)
+}
+
+/// The offer of a dialog that waits for its answer, and whose it is.
+pub(crate) fn waiting_offer(streams: &Streams, leg: u64) -> Option<(Side, Vec<Endpoint>)> {
+    let mut side = None;
+    let offered = streams.iter().filter(|stream| stream.leg == leg).filter_map(|stream| {
+        let StreamState::Offered(by) = stream.state else { return None };
+        side = Some(by);
+        let uri = if by == Side::Server { stream.server } else { stream.client };
+        Some(Endpoint { position: stream.position, uri })
+    });
+    let offered: Vec<_> = offered.collect();
+    side.map(|side| (side, offered))
+}
+
+/// An offer that is refused, or that another one replaces.
+pub(crate) fn drop_offer(streams: &mut Streams, leg: u64) {
+    streams.retain(|stream| stream.leg != leg || stream.is_bound());
+}
+
+/// An answer to an offer of this side: from now on these are the endpoints of the dialog. On a refusal the streams are as
+/// they were.
+pub(crate) fn answer(
+    streams: &mut Streams,
+    leg: u64,
+    side: Side,
+    offer: &[Endpoint],
+    answer: &[Endpoint],
+) -> Result<(), Refusal> {
+    check(streams, side, offer)?;
+    check(streams, side.other(), answer)?;
+    if offer.iter().any(|one| answer.iter().any(|other| other.uri == one.uri)) {
+        return Err(Refusal::OthersEndpoint);
+    }
+    let before = *streams;
+    streams.retain(|stream| stream.leg != leg);
+    for answered in answer {
+        let offered = offer.iter().find(|offered| offered.position == answered.position);
+        if answered.position == POSITION_MAX {
+            continue;
+        }
+        let stream = match offered {
+            Some(offered) => stream(leg, side, offered.uri, answered),
+            // The offer could not be read: what the server sends from this endpoint is paid for, wherever it goes.
+            None if side == Side::Client => stream(leg, side, 0, answered),
+            None => continue,
+        };
+        if !streams.push(stream) {
+            *streams = before;
+            return Err(Refusal::NoRoom);
+        }
+    }
+    Ok(())
+}
+
+fn add_offer(streams: &mut Streams, leg: u64, side: Side, offer: &[Endpoint]) -> Result<(), Refusal> {
+    check(streams, side, offer)?;
+    let has_room = streams.iter().count() + offer.len() <= STREAMS_MAX;
+    if has_room {
+        offer.iter().for_each(|endpoint| _ = streams.push(offered_stream(leg, side, endpoint)));
+    }
+    has_room.then_some(()).ok_or(Refusal::NoRoom)
+}
+
+/// What one side describes as its own must not be what the other side has.
+fn check(streams: &Streams, side: Side, endpoints: &[Endpoint]) -> Result<(), Refusal> {
+    let is_others = |endpoint: &Endpoint| {
+        streams.iter().any(|stream| {
+            let other = if side == Side::Server { stream.client } else { stream.server };
+            other == endpoint.uri
+        })
+    };
+    if endpoints.iter().any(is_others) { Err(Refusal::OthersEndpoint) } else { Ok(()) }
+}
+
+fn stream(leg: u64, offering: Side, offered: u64, answered: &Endpoint) -> Stream {
+    let (server, client) = match offering {
+        Side::Server => (offered, answered.uri),
+        Side::Client => (answered.uri, offered),
+    };
+    Stream { leg, position: answered.position, state: StreamState::Bound, server, client }
+}
+
+fn offered_stream(leg: u64, side: Side, endpoint: &Endpoint) -> Stream {
+    let (server, client) = match side {
+        Side::Server => (endpoint.uri, 0),
+        Side::Client => (0, endpoint.uri),
+    };
+    Stream { leg, position: endpoint.position, state: StreamState::Offered(side), server, client }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use Side::{Client, Server};
+
+    const LEG: u64 = 7;
+
+    fn endpoints(list: &[(u8, u64)]) -> Vec<Endpoint> {
+        list.iter().map(|&(position, uri)| Endpoint { position, uri }).collect()
+    }
+
+    /// Legs, positions, servers and clients that are bound.
+    fn bound(streams: &Streams) -> Vec<(u64, u8, u64, u64)> {
+        let bound = streams.iter().filter(|stream| stream.is_bound());
+        bound.map(|stream| (stream.leg, stream.position, stream.server, stream.client)).collect()
+    }
+
+    /// A session whose INVITE the client has sent with endpoint 1, and whose server has answered with endpoint 10.
+    fn one() -> Streams {
+        let mut streams = Streams::default();
+        keep_offer(&mut streams, Client, &endpoints(&[(0, 1)])).expect("room");
+        answer(&mut streams, LEG, Client, &endpoints(&[(0, 1)]), &endpoints(&[(0, 10)])).expect("an answer");
+        streams
+    }
+
+    #[test]
+    fn media_pair_by_their_position() {
+        let mut streams = Streams::default();
+        // The first line of the answer has port 0, the last one of the offer.
+        let (offered, answered) = (endpoints(&[(0, 1), (1, 2), (2, 3)]), endpoints(&[(1, 11), (2, 12)]));
+        answer(&mut streams, LEG, Client, &offered, &answered).expect("an answer");
+        assert_eq!(bound(&streams), [(LEG, 1, 11, 2), (LEG, 2, 12, 3)]);
+        answer(&mut streams, LEG, Server, &endpoints(&[(2, 12)]), &endpoints(&[(2, 4)])).expect("an answer");
+        assert_eq!(bound(&streams), [(LEG, 2, 12, 4)]);
+    }
+
+    #[test]
+    fn an_offer_changes_nothing_until_it_is_answered() {
+        let mut streams = one();
+        offer(&mut streams, LEG, Server, &endpoints(&[(0, 20)])).expect("room");
+        assert_eq!(bound(&streams), [(LEG, 0, 10, 1)]);
+        assert_eq!(waiting_offer(&streams, LEG), Some((Server, endpoints(&[(0, 20)]))));
+        let mut refused = streams;
+        drop_offer(&mut refused, LEG);
+        assert_eq!((bound(&refused), waiting_offer(&refused, LEG)), (vec![(LEG, 0, 10, 1)], None));
+        answer(&mut streams, LEG, Server, &endpoints(&[(0, 20)]), &endpoints(&[(0, 2)])).expect("an answer");
+        assert_eq!((bound(&streams), waiting_offer(&streams, LEG)), (vec![(LEG, 0, 20, 2)], None));
+    }
+
+    #[test]
+    fn every_dialog_answers_the_offer_of_the_invite() {
+        let mut streams = one();
+        let (side, offered) = kept_offer(&streams).expect("an offer");
+        assert_eq!((side, &offered), (Client, &endpoints(&[(0, 1)])));
+        answer(&mut streams, 8, side, &offered, &endpoints(&[(0, 30)])).expect("an answer");
+        assert_eq!(bound(&streams), [(LEG, 0, 10, 1), (8, 0, 30, 1)]);
+        keep_offer(&mut streams, Client, &endpoints(&[(0, 5)])).expect("room");
+        assert_eq!(kept_offer(&streams), Some((Client, offered)), "the first one counts");
+    }
+
+    #[test]
+    fn no_side_takes_the_endpoint_of_the_other_one() {
+        let before = one();
+        for (side, offered, answered) in [
+            // The sides change their places.
+            (Client, 10, 1),
+            // The client claims the server's endpoint, the other party has one of its own.
+            (Client, 10, 40),
+            // The answer brings the client's endpoint.
+            (Client, 3, 1),
+            (Server, 1, 3),
+            // Both are the same.
+            (Client, 3, 3),
+        ] {
+            let mut streams = before;
+            let result = answer(&mut streams, LEG, side, &endpoints(&[(0, offered)]), &endpoints(&[(0, answered)]));
+            assert_eq!((result, streams), (Err(Refusal::OthersEndpoint), before), "{side:?} {offered} {answered}");
+        }
+        let mut streams = before;
+        assert_eq!(offer(&mut streams, LEG, Server, &endpoints(&[(0, 1)])), Err(Refusal::OthersEndpoint));
+        assert_eq!(streams, before);
+    }
+
+    #[test]
+    fn the_server_is_bound_where_the_offer_cannot_be_read() {
+        let mut streams = Streams::default();
+        answer(&mut streams, LEG, Client, &[], &endpoints(&[(0, 10)])).expect("an answer");
+        assert_eq!(bound(&streams), [(LEG, 0, 10, 0)]);
+        let mut streams = Streams::default();
+        answer(&mut streams, LEG, Server, &[], &endpoints(&[(0, 10)])).expect("an answer");
+        assert!(streams.is_empty());
+    }
+
+    #[test]
+    fn streams_beyond_the_room_change_nothing() {
+        let before = one();
+        let many: Vec<_> = (0..STREAMS_MAX as u64).map(|at| (at as u8, 100 + at)).collect();
+        let mut streams = before;
+        let answered: Vec<_> = many.iter().map(|(at, uri)| (*at, uri + 100)).collect();
+        assert_eq!(answer(&mut streams, LEG, Client, &endpoints(&many), &endpoints(&answered)), Err(Refusal::NoRoom));
+        assert_eq!(offer(&mut streams, LEG, Server, &endpoints(&many)), Err(Refusal::NoRoom));
+        assert_eq!(streams, before);
+    }
+}

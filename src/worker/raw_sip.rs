@@ -1,0 +1,176 @@
+//! Facts from raw SIP bytes, for hosts that hand over messages as they came from the wire.
+
+use crate::wire::sip::{SipMessage, Start};
+use crate::worker::sip_input::{Body, Dialog, Invitation, Invite, Method, Reply, Request, Source, Suspended};
+
+/// What an INVITE is for.
+#[derive(Clone, Copy, Debug)]
+pub enum Inviting<'a> {
+    /// It opens a session.
+    Initial(Invite<'a>),
+    /// It has a To tag: it repeats in a dialog (RFC 3261, 14), nothing is to be reserved.
+    InDialog,
+}
+
+/// Reads an INVITE. `None`: no INVITE, or one without Call-ID, From tag or CSeq number.
+pub fn invite(bytes: &[u8], messages: u32, suspended: Suspended) -> Option<Inviting<'_>> {
+    let (sip, request_uri) = of_method(bytes, b"INVITE")?;
+    let invitation = invitation(&sip)?;
+    if !sip.to_tag.is_empty() {
+        return Some(Inviting::InDialog);
+    }
+    Some(Inviting::Initial(Invite {
+        invitation,
+        asserted: sip.asserted,
+        from: sip.from,
+        called_party: sip.called_party,
+        request_uri,
+        subscriber: b"",
+        direction: None,
+        charging_vector: sip.charging_vector,
+        messages,
+        suspended,
+    }))
+}
+
+/// Reads a request. `None`: no request, or one without Call-ID, From tag or CSeq number.
+pub fn request(bytes: &[u8], source: Option<Source>) -> Option<Request<'_>> {
+    let sip = SipMessage::parse(bytes)?;
+    let Start::Request { method, uri } = sip.start else { return None };
+    let cseq = invitation(&sip)?.cseq;
+    let (method, dialog) = (Method::named(method), dialog(&sip));
+    Some(Request { method, dialog, cseq, uri, contact: sip.contact, body: body(&sip), source })
+}
+
+/// Reads a reply. `None`: no reply, or one without Call-ID, From tag or CSeq.
+pub fn reply(bytes: &[u8], source: Option<Source>) -> Option<Reply<'_>> {
+    let sip = SipMessage::parse(bytes)?;
+    let Start::Response { code } = sip.start else { return None };
+    let cseq = invitation(&sip)?.cseq;
+    Some(Reply {
+        code,
+        method: Method::named(sip.cseq_method),
+        dialog: dialog(&sip),
+        cseq,
+        is_reliable: code < 200 && sip.is_reliable,
+        contact: sip.contact,
+        body: body(&sip),
+        source,
+    })
+}
+
+/// Reads a CANCEL: the INVITE that it cancels (RFC 3261, 9.1). `None`: no CANCEL, or one without Call-ID, From
+/// tag or CSeq number.
+pub fn cancel(bytes: &[u8]) -> Option<Invitation<'_>> {
+    let (sip, _) = of_method(bytes, b"CANCEL")?;
+    invitation(&sip)
+}
+
+/// A request of this method, and its Request-URI. Methods are case-sensitive (RFC 3261, 7.1).
+fn of_method<'a>(bytes: &'a [u8], wanted: &[u8]) -> Option<(SipMessage<'a>, &'a [u8])> {
+    let sip = SipMessage::parse(bytes)?;
+    match sip.start {
+        Start::Request { method, uri } if method == wanted => Some((sip, uri)),
+        _ => None,
+    }
+}
+
+fn invitation<'a>(sip: &SipMessage<'a>) -> Option<Invitation<'a>> {
+    let invitation = Invitation { call_id: sip.call_id, from_tag: sip.from_tag, cseq: sip.cseq? };
+    Some(invitation).filter(|invitation| !invitation.call_id.is_empty() && !invitation.from_tag.is_empty())
+}
+
+fn body<'a>(sip: &SipMessage<'a>) -> Body<'a> {
+    Body { content_type: sip.content_type, bytes: sip.body }
+}
+
+fn dialog<'a>(sip: &SipMessage<'a>) -> Dialog<'a> {
+    Dialog { call_id: sip.call_id, from_tag: sip.from_tag, to_tag: sip.to_tag }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A message with this first line, To tag and CSeq, and the header that the test wants.
+    fn sip(first: &str, to_tag: &str, cseq: &str, more: &str) -> Vec<u8> {
+        format!(
+            "{first}\r\nVia: SIP/2.0/UDP a.example;branch=z9hG4bK1\r\nFrom: <sip:a@example.com>;tag=one\r\n\
+             To: <sip:b@example.com>{to_tag}\r\nCall-ID: call\r\nCSeq: {cseq}\r\n{more}Content-Length: 4\r\n\r\nbody"
+        )
+        .into_bytes()
+    }
+
+    const INVITE: &str = "INVITE sip:b@example.com SIP/2.0";
+
+    #[test]
+    fn an_invite_gives_every_field_that_it_has() {
+        let more = "P-Asserted-Identity: <sip:c@example.com>\r\nP-Asserted-Identity: <tel:+491>\r\nP-Called-Party-ID: <sip:d@example.com>\r\n";
+        let bytes = sip(INVITE, "", "7 INVITE", more);
+        let suspended = Suspended { index: 1, label: 2, route: 3 };
+        let Some(Inviting::Initial(invite)) = invite(&bytes, 4, suspended) else { panic!("not read") };
+        assert_eq!(invite.invitation.call_id, b"call");
+        assert_eq!((invite.invitation.from_tag, invite.invitation.cseq), (&b"one"[..], 7));
+        assert_eq!(invite.request_uri, b"sip:b@example.com");
+        assert_eq!(invite.asserted, [&b"<sip:c@example.com>"[..], b"<tel:+491>"]);
+        assert_eq!(invite.called_party, b"<sip:d@example.com>");
+        assert_eq!((invite.messages, invite.suspended), (4, suspended));
+    }
+
+    #[test]
+    fn an_invite_in_a_dialog_is_told_by_its_to_tag() {
+        let bytes = sip(INVITE, ";tag=two", "8 INVITE", "");
+        assert!(matches!(invite(&bytes, 0, Suspended::default()), Some(Inviting::InDialog)));
+        assert_eq!(request(&bytes, None).map(|request| request.dialog.to_tag), Some(&b"two"[..]));
+    }
+
+    #[test]
+    fn a_request_of_a_dialog_has_its_target_contact_and_body() {
+        let source = Some(Source { address: [192, 0, 2, 1].into(), port: 5060 });
+        let bytes = sip(
+            "UPDATE sip:b@b.example SIP/2.0",
+            ";tag=two",
+            "8 UPDATE",
+            "Contact: <sip:a@a.example>\r\nContent-Type: x/y\r\n",
+        );
+        let wanted = Request {
+            method: Method::Update,
+            dialog: Dialog { call_id: b"call", from_tag: b"one", to_tag: b"two" },
+            cseq: 8,
+            uri: b"sip:b@b.example",
+            contact: b"<sip:a@a.example>",
+            body: Body { content_type: b"x/y", bytes: b"body" },
+            source,
+        };
+        assert_eq!(request(&bytes, source), Some(wanted));
+        let methods =
+            ["INVITE", "ACK", "PRACK", "UPDATE", "BYE", "bye", "MESSAGE"].map(|name| Method::named(name.as_bytes()));
+        let (bye, other) = (Method::Bye, Method::Other);
+        assert_eq!(methods, [Method::Invite, Method::Ack, Method::Prack, Method::Update, bye, other, other]);
+    }
+
+    #[test]
+    fn each_reader_takes_its_own_kind_only() {
+        for (bytes, readers) in [
+            (sip(INVITE, ";tag=two", "8 INVITE", ""), [true, false, false]),
+            (sip("CANCEL sip:b@example.com SIP/2.0", "", "8 CANCEL", ""), [true, true, false]),
+            (sip("SIP/2.0 200 OK", ";tag=two", "8 BYE", ""), [false, false, true]),
+            (b"\r\n\r\n".to_vec(), [false; 3]),
+        ] {
+            let read = [request(&bytes, None).is_some(), cancel(&bytes).is_some(), reply(&bytes, None).is_some()];
+            assert_eq!(read, readers, "{}", String::from_utf8_lossy(&bytes));
+        }
+    }
+
+    #[test]
+    fn a_reply_says_what_it_answers() {
+        let bytes = sip("SIP/2.0 486 Busy Here", ";tag=two", "9 INVITE", "RSeq: 1\r\n");
+        let busy = reply(&bytes, None).expect("a reply");
+        assert_eq!((busy.code, busy.method, busy.invitation().cseq), (486, Method::Invite, 9));
+        assert_eq!((busy.dialog.to_tag, busy.is_reliable), (&b"two"[..], false));
+        let session_progress = sip("SIP/2.0 183 Session Progress", ";tag=two", "9 INVITE", "RSeq: 1\r\n");
+        assert_eq!(reply(&session_progress, None).map(|reply| reply.is_reliable), Some(true));
+        let to_bye = sip("SIP/2.0 200 OK", ";tag=two", "9 BYE", "");
+        assert_eq!(reply(&to_bye, None).map(|reply| reply.method), Some(Method::Bye));
+    }
+}
