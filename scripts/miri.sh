@@ -18,7 +18,7 @@ MIRIFLAGS='-Zmiri-disable-isolation -Zmiri-ignore-leaks'
 # Of what is made up at random, a few.
 PROPTEST_CASES=8
 export CARGO_TARGET_DIR MIRIFLAGS PROPTEST_CASES
-[ $# -gt 0 ] || set -- charge:: wire:: engine::ring engine::queue engine::grant engine::doorbell
+[ $# -gt 0 ] || set -- charge:: wire:: shm::ring shm::queue shm::gate shm::wakeup
 # Thousands of turns of the same thing: minutes each here, and nothing that the others have not.
 exec cargo +nightly miri test -q --lib -- "$@" \
     --skip open_messages_are_bounded_and_the_oldest_is_settled --skip records_come_out_as_they_went_in_over_many_turns \

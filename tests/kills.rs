@@ -14,7 +14,7 @@ use imcharge::admin::commands;
 use imcharge::config::Config;
 use imcharge::engine;
 use imcharge::shm::clock;
-use imcharge::shm::notification::Resumer;
+use imcharge::shm::notification::NotificationReader;
 use imcharge::shm::record::{Command, Record};
 use imcharge::shm::region::{Lane, Region};
 use imcharge::shm::ring::Ring;
@@ -296,7 +296,7 @@ fn tell(region: &Arc<Region>, at: usize, progress: &Progress) {
 }
 
 /// Takes what the engine tells: while nobody takes it, no session is let in.
-fn take_notices(resumers: &mut [Resumer]) {
+fn take_notices(resumers: &mut [NotificationReader]) {
     for resumer in resumers {
         while resumer.next(|_| ()) {}
     }
@@ -313,7 +313,8 @@ struct Kills {
 
 /// Kills writers and engines and starts them again, and leaves the last engine at work.
 fn kill_at_random(region: &Arc<Region>, progress: &'static [Progress], mut engine: Child) -> (Kills, Child) {
-    let mut resumers: Vec<Resumer> = (0..region.resumers()).map(|at| Resumer::attach(region, at)).collect();
+    let mut resumers: Vec<NotificationReader> =
+        (0..region.resumers()).map(|at| NotificationReader::attach(region, at)).collect();
     let mut writers: Vec<Option<Child>> =
         (0..WRITERS).map(|at| Some(start_writer(region, at, &progress[at]))).collect();
     let (mut kills, mut dice) = (Kills::default(), Dice(clock::now().0 | 1));
@@ -344,7 +345,8 @@ fn kill_at_random(region: &Arc<Region>, progress: &'static [Progress], mut engin
 
 /// Takes over every ring, says one thing more on it and BYE to all sessions, and waits until all of it is settled.
 fn settle(region: &Arc<Region>, progress: &[Progress]) {
-    let mut resumers: Vec<Resumer> = (0..region.resumers()).map(|at| Resumer::attach(region, at)).collect();
+    let mut resumers: Vec<NotificationReader> =
+        (0..region.resumers()).map(|at| NotificationReader::attach(region, at)).collect();
     wait("the rings are read", &mut resumers, || (0..WRITERS).all(|at| region.event_ring(at).used() == 0));
     for (at, progress) in progress.iter().enumerate().take(WORKERS) {
         let mut worker = Worker::attach(region, at);
@@ -366,7 +368,7 @@ fn settle(region: &Arc<Region>, progress: &[Progress]) {
     wait("all sessions are closed", &mut resumers, || region.statistic(Statistic::SessionsActive) == 0);
 }
 
-fn wait(what: &str, resumers: &mut [Resumer], done: impl Fn() -> bool) {
+fn wait(what: &str, resumers: &mut [NotificationReader], done: impl Fn() -> bool) {
     let started = Instant::now();
     while !done() {
         assert!(started.elapsed() < Duration::from_secs(60), "never: {what}");

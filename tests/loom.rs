@@ -22,7 +22,7 @@ use imcharge::shm::gate::{
 use imcharge::shm::queue::Queue;
 use imcharge::shm::ring::{Ends, Full, Ring};
 use imcharge::shm::sync::{AtomicU32, AtomicU64, Watched};
-use imcharge::shm::wakeup::{Doorbell, Sleeper, wake_some};
+use imcharge::shm::wakeup::{EngineWaker, WakeWord, wake_some};
 use loom::sync::{Condvar, Mutex};
 use loom::thread;
 use std::cell::UnsafeCell;
@@ -544,12 +544,12 @@ fn a_frame_that_found_its_slot_just_before_the_reuse_takes_nothing_of_the_next_s
 
 /// An eventfd and who waits for it.
 #[derive(Default)]
-struct Bell {
+struct EventFd {
     rung: Mutex<bool>,
     changed: Condvar,
 }
 
-impl Bell {
+impl EventFd {
     fn ring(&self) {
         *self.rung.lock().expect("no panic") = true;
         self.changed.notify_one();
@@ -568,14 +568,14 @@ impl Bell {
 /// Event rings of two workers, and the engine's sleep.
 struct House {
     rings: [Arc<RingMemory>; 2],
-    doorbell: Doorbell,
-    bell: Bell,
+    doorbell: EngineWaker,
+    bell: EventFd,
 }
 
 impl House {
     fn new() -> Arc<House> {
         let rings = [(); 2].map(|()| RingMemory::new(64, 0));
-        Arc::new(House { rings, doorbell: Doorbell::default(), bell: Bell::default() })
+        Arc::new(House { rings, doorbell: EngineWaker::default(), bell: EventFd::default() })
     }
 
     /// A worker: publishes records, and somebody waits for what comes of each.
@@ -637,8 +637,8 @@ fn the_engine_hears_each_of_two_workers() {
 struct QueueMemory {
     ends: Ends,
     words: Vec<AtomicU64>,
-    sleepers: [Sleeper; 2],
-    bells: [Bell; 2],
+    sleepers: [WakeWord; 2],
+    bells: [EventFd; 2],
     taken: [Count; 4],
 }
 

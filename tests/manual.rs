@@ -2,7 +2,7 @@
 
 use imcharge::admin::commands::COMMANDS;
 use imcharge::admin::metrics;
-use imcharge::charge::session::StepKind;
+use imcharge::charge::session::TraceEventKind;
 use imcharge::config::{Config, Parameter};
 use imcharge::shm::latency::Latency;
 use imcharge::shm::statistic::{Kind, Statistic};
@@ -178,7 +178,7 @@ fn every_step_is_in_the_manual() {
     let chapter = chapter("7. RPC commands");
     let from = chapter.find("| step | what happened |").expect("a table of steps");
     let words: BTreeSet<&str> = chapter[from..].split(|c: char| !c.is_alphanumeric() && c != '-').collect();
-    for kind in StepKind::ALL {
+    for kind in TraceEventKind::ALL {
         assert!(words.contains(kind.word()), "{}", kind.word());
     }
 }

@@ -7,7 +7,7 @@ use imcharge::charge::event::{Entry, Event};
 use imcharge::config::Config;
 use imcharge::engine;
 use imcharge::shm::clock;
-use imcharge::shm::notification::{Kind, Outcome, Resumer};
+use imcharge::shm::notification::{Kind, NotificationReader, Outcome};
 use imcharge::shm::record::Record;
 use imcharge::shm::region::Region;
 use imcharge::shm::statistic::Statistic;
@@ -77,7 +77,8 @@ fn invite_as(worker: &mut Worker, invitation: Invitation<'_>, suspended: Suspend
 
 /// Takes this many verdicts; the sessions they are for, all of them granted.
 fn verdicts(region: &Arc<Region>, count: usize) -> HashSet<SessionKey> {
-    let mut resumers: Vec<Resumer> = (0..region.resumers()).map(|at| Resumer::attach(region, at)).collect();
+    let mut resumers: Vec<NotificationReader> =
+        (0..region.resumers()).map(|at| NotificationReader::attach(region, at)).collect();
     let mut granted = HashSet::new();
     let started = Instant::now();
     while granted.len() < count && started.elapsed() < Duration::from_secs(30) {
@@ -94,7 +95,8 @@ fn verdicts(region: &Arc<Region>, count: usize) -> HashSet<SessionKey> {
 
 /// Takes this many verdicts: which transactions they are for, in their order, and why.
 fn reasons(region: &Arc<Region>, count: usize) -> Vec<(u64, Outcome, String)> {
-    let mut resumers: Vec<Resumer> = (0..region.resumers()).map(|at| Resumer::attach(region, at)).collect();
+    let mut resumers: Vec<NotificationReader> =
+        (0..region.resumers()).map(|at| NotificationReader::attach(region, at)).collect();
     let mut told = Vec::new();
     assert!(eventually(|| {
         for resumer in &mut resumers {
@@ -377,7 +379,8 @@ fn a_full_disk_loses_nothing_refuses_sessions_when_the_journal_is_full_and_goes_
     let disk = SmallDisk::new(20);
     let region = region(&disk.0, |config| config.max_sessions = 200_000);
     let (mut worker, mut sent, mut seen) = (Worker::attach(&region, 0), 0, 0);
-    let mut resumers: Vec<Resumer> = (0..region.resumers()).map(|at| Resumer::attach(&region, at)).collect();
+    let mut resumers: Vec<NotificationReader> =
+        (0..region.resumers()).map(|at| NotificationReader::attach(&region, at)).collect();
     let mut take = |seen: &mut usize| {
         for resumer in &mut resumers {
             while resumer.next(|notice| {

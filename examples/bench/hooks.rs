@@ -3,7 +3,7 @@
 use super::{Better, line, middle};
 use imcharge::config::Config;
 use imcharge::engine;
-use imcharge::shm::notification::Resumer;
+use imcharge::shm::notification::NotificationReader;
 use imcharge::shm::region::Region;
 use imcharge::worker::sip_input::{Body, Dialog, Frame, Invitation, Invite, Method, Reply, Request, Suspended};
 use imcharge::worker::{Passage, Worker};
@@ -68,7 +68,7 @@ fn answer(worker: &mut Worker, number: usize) -> bool {
 
 /// Reserves for these calls, and waits for their verdicts. While one waits for long, no more calls are let in.
 fn reserve_all(region: &Arc<Region>, worker: &mut Worker, numbers: Range<usize>, messages: u32) {
-    let (mut resumer, mut seen, count) = (Resumer::attach(region, 0), 0, numbers.len());
+    let (mut resumer, mut seen, count) = (NotificationReader::attach(region, 0), 0, numbers.len());
     for number in numbers {
         while !reserve(worker, number, messages) {
             while resumer.next(|_| seen += 1) {}
@@ -174,7 +174,8 @@ pub fn sessions_per_second() -> Result<(), Box<dyn Error>> {
                     }
                 }
             });
-            let mut resumers: Vec<Resumer> = (0..region.resumers()).map(|at| Resumer::attach(region, at)).collect();
+            let mut resumers: Vec<NotificationReader> =
+                (0..region.resumers()).map(|at| NotificationReader::attach(region, at)).collect();
             let mut ender = Worker::attach(region, 1);
             while taken.load(Ordering::Relaxed) < SESSIONS {
                 for resumer in &mut resumers {

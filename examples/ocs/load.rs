@@ -160,7 +160,7 @@ fn receive(
                 }
                 input.extend_from_slice(chunk.get(..read).unwrap_or_default());
             }
-            Framed::Broken(broken) => return Err(wrong(broken.to_string())),
+            Framed::FramingError(broken) => return Err(wrong(broken.to_string())),
         }
     }
     input.drain(..taken);

@@ -187,7 +187,7 @@ impl Server {
                         return Ok(Some((fate, from)));
                     }
                 }
-                Framed::Broken(broken) => {
+                Framed::FramingError(broken) => {
                     state.counters.broken_streams += 1;
                     return Err(io::Error::new(io::ErrorKind::InvalidData, broken));
                 }

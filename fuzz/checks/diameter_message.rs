@@ -41,7 +41,7 @@ fn assert_framed_alike(bytes: &[u8]) {
             }
         }
         Framed::Need(more) => assert!(more > 0 && told.is_none_or(|told| bytes.len() + more == told)),
-        Framed::Broken(broken) => assert!(!broken.to_string().is_empty() && broken.result().word().is_some()),
+        Framed::FramingError(broken) => assert!(!broken.to_string().is_empty() && broken.result().word().is_some()),
     }
 }
 

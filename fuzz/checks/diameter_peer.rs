@@ -5,7 +5,7 @@ use super::Choices;
 use super::fake_peer::{HOST, OWN_ADDRESS, config, header, messages, respond};
 use super::peers_world::{Act, HOSTS, Outside, question};
 use imcharge::charge::time::Time;
-use imcharge::enabler::diameter::client::node::Local;
+use imcharge::enabler::diameter::client::node::LocalNode;
 use imcharge::enabler::diameter::client::peer::{Event, Peer};
 use imcharge::wire::diameter::{Flags, Framed, frame};
 use std::rc::Rc;
@@ -127,7 +127,7 @@ struct Twin {
 
 impl Twin {
     fn new() -> Twin {
-        let local = Rc::new(Local::new(&config(&[HOST]), 42, START));
+        let local = Rc::new(LocalNode::new(&config(&[HOST]), 42, START));
         Twin { peer: Peer::new(local, HOST, 30, 5), asked: Vec::new(), begun: Vec::new() }
     }
 

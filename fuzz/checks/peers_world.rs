@@ -4,7 +4,7 @@
 use super::fake_peer::*;
 use imcharge::charge::time::Time;
 use imcharge::enabler::diameter::client::config::Config;
-use imcharge::enabler::diameter::client::peer_table::{Asked, Counters, Event, Exchange, Request};
+use imcharge::enabler::diameter::client::peer_table::{Asked, Counters, Event, PeerTable, Request};
 use imcharge::wire::diameter::codes::DisconnectCause;
 use imcharge::wire::diameter::dictionary::Command;
 use imcharge::wire::diameter::{EndToEnd, Framed, frame};
@@ -57,7 +57,7 @@ pub enum Act {
 
 /// The world outside: what the sockets have taken, and what was told.
 pub struct Outside {
-    exchange: Exchange,
+    exchange: PeerTable,
     now: Time,
     /// Octets that each peer has got and not made whole messages of yet.
     wires: [Vec<u8>; HOSTS.len()],
@@ -80,7 +80,7 @@ impl Default for Outside {
     fn default() -> Outside {
         let config = Config { in_flight_max: 5, ..config(&HOSTS) };
         Outside {
-            exchange: Exchange::new(&config, 1, START),
+            exchange: PeerTable::new(&config, 1, START),
             now: START,
             wires: Default::default(),
             inboxes: Default::default(),

@@ -11,7 +11,7 @@ use imcharge::charge::time::Time;
 use imcharge::shm::gate::{
     Attribution, Chained, Chunk, Gate, Index, Opening, Pass, Side, Slot, Stream, StreamRecord, StreamState, Table,
 };
-use imcharge::shm::notification::Notice;
+use imcharge::shm::notification::Notification;
 use imcharge::shm::queue::Queue;
 use imcharge::shm::record::Record;
 use imcharge::shm::ring::{Ends, RECORD_MAX, Ring};
@@ -192,9 +192,9 @@ fn write_ring(choices: &mut Choices<'_>) {
 
 /// What can be read as a record or a notice is, written again, the same; and a session takes every event.
 fn read_record(bytes: &[u8], session: &mut Option<Session>) {
-    if let Ok(notice) = postcard::from_bytes::<Notice<'_>>(bytes) {
+    if let Ok(notice) = postcard::from_bytes::<Notification<'_>>(bytes) {
         let again = postcard::to_stdvec(&notice).expect("a notice can be written");
-        assert_eq!(postcard::from_bytes::<Notice<'_>>(&again).as_ref(), Ok(&notice));
+        assert_eq!(postcard::from_bytes::<Notification<'_>>(&again).as_ref(), Ok(&notice));
     }
     let Ok(record) = postcard::from_bytes::<Record<'_>>(bytes) else { return };
     let again = postcard::to_stdvec(&record).expect("a record can be written");

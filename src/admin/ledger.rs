@@ -74,7 +74,7 @@ impl Reader {
             let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
             let connection = Connection::open_with_flags(&path, flags)?;
             connection.busy_timeout(Duration::from_millis(500))?;
-            // An answer describes one moment.
+            // An answer describes one crash_point.
             connection.execute_batch("BEGIN")?;
             Ok(connection)
         };

@@ -5,7 +5,7 @@ pub mod im_servers;
 use crate::charge::policy::{DebitOn, Model, OnFailure, Policy, Resend};
 use crate::charge::tariff::{NoTariff, Per, Tariff, Unit};
 use crate::config::im_servers::ImServers;
-use crate::enabler::diameter::profile::{Dialect, Profile, ServiceKeys};
+use crate::enabler::diameter::profile::{CreditControlProfile, Profile, ServiceParameters};
 use crate::enabler::diameter::{Config as PeersConfig, DiameterConfig, PeerConfig, TlsConfig};
 use crate::wire::identity::{self, Preference};
 use std::path::PathBuf;
@@ -351,12 +351,12 @@ impl Config {
             tls: peer.tls.then(|| tls.clone()),
         };
         let config = DiameterConfig {
-            dialect: Dialect {
+            dialect: CreditControlProfile {
                 origin_host: host.clone(),
                 origin_realm: realm.clone(),
                 destination_realm: own.destination_realm.clone(),
                 service_context_id: own.service_context_id.clone(),
-                keys: ServiceKeys {
+                keys: ServiceParameters {
                     profile: own.profile,
                     unit: self.unit,
                     identifier: own.service_identifier,

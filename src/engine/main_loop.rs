@@ -11,7 +11,7 @@
 //! enabler is asked after the sync, and its answer is stepped and committed like any event. Requests without an answer
 //! are part of the sessions.
 //!
-//! Notices are written into their queues before the commit and become visible after it; the marks of what
+//! NotificationWriter are written into their queues before the commit and become visible after it; the marks of what
 //! was committed let the next engine show what this one could not any more.
 //!
 //! A commit that fails is tried again, and nothing else is done until it succeeds: the events wait in their rings.
@@ -20,16 +20,16 @@ use super::store::change::{Change, Marks};
 use super::store::{Pass, Store, StoreError};
 use crate::charge::ch2::SessionKey;
 use crate::charge::time::Time;
-use crate::enabler::diameter::{Diameter, Heard};
-use crate::engine::notification_writer::Notices;
-use crate::engine::sessions::{Book, Effect, Turn};
+use crate::enabler::diameter::{Diameter, EnablerEvent};
+use crate::engine::notification_writer::NotificationWriter;
+use crate::engine::sessions::{Effect, SessionTable, Tick};
 use crate::shm::clock;
 use crate::shm::latency::Latency;
 use crate::shm::record::Record;
 use crate::shm::region::{EngineState, Region};
 use crate::shm::ring::Ring;
 use crate::shm::statistic::Statistic;
-use crate::simulate::{self, Broken, moment};
+use crate::simulate::{self, InjectedBug, crash_point};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -145,8 +145,8 @@ pub struct Engine {
     region: Arc<Region>,
     store: Store,
     reading: Reading,
-    book: Book,
-    notices: Notices,
+    book: SessionTable,
+    notices: NotificationWriter,
     /// Where an Online Charging System decides.
     diameter: Option<Diameter>,
     /// Of a turn whose commit has failed.
@@ -167,8 +167,8 @@ impl Engine {
         let marks = store.marks(instance)?.unwrap_or_default();
         let rings = (0..region.processes()).map(|process| region.event_ring(process)).collect();
         let reading = Reading::new(instance, rings, &marks);
-        let notices = Notices::resume(region, &marks.notices);
-        let book = Book::load(region, store.live_sessions()?);
+        let notices = NotificationWriter::resume(region, &marks.notices);
+        let book = SessionTable::load(region, store.live_sessions()?);
         // Sessions outlive every engine: to the servers this client has lost its state with the ledger file only
         // (RFC 6733, 8.16).
         let state_id = store.origin_state_id()?;
@@ -190,7 +190,7 @@ impl Engine {
             is_ready: false,
         };
         let sessions = engine.book.all_sessions();
-        engine.in_portions(&sessions, Book::resume)?;
+        engine.in_portions(&sessions, SessionTable::resume)?;
         // Gates are open again before a notice is shown that lets an INVITE go on.
         engine.is_ready = true;
         if engine.uncommitted.is_none() {
@@ -205,8 +205,8 @@ impl Engine {
     /// Reads what earlier instances of the host left in their rings, and settles every session of theirs: the
     /// connections it lived on are gone.
     fn settle_left_behind(&mut self) -> Result<(), EngineError> {
-        let left_behind = self.region.left_behind();
-        for region in &left_behind {
+        let orphaned = self.region.orphaned();
+        for region in &orphaned {
             let marks = self.store.marks(region.instance())?.unwrap_or_default();
             let old = Reading::new(region.instance(), region.event_rings(), &marks);
             let own = std::mem::replace(&mut self.reading, old);
@@ -218,13 +218,13 @@ impl Engine {
         if !stopped.is_empty() {
             log::warn!("{} sessions of an earlier run of the proxy are settled now", stopped.len());
         }
-        self.in_portions(&stopped, Book::host_stopped)?;
+        self.in_portions(&stopped, SessionTable::host_stopped)?;
         self.store.put(Change::Adopted { instance });
         self.step(|_, turn| {
             turn.changed = true;
             Ok(())
         })?;
-        left_behind.into_iter().for_each(crate::shm::region::LeftBehind::remove);
+        orphaned.into_iter().for_each(crate::shm::region::OrphanedRegion::remove);
         Ok(())
     }
 
@@ -233,7 +233,7 @@ impl Engine {
     fn in_portions(
         &mut self,
         sessions: &[SessionKey],
-        work: impl Fn(&mut Book, &mut Turn<'_>, SessionKey) -> Result<(), EngineError>,
+        work: impl Fn(&mut SessionTable, &mut Tick<'_>, SessionKey) -> Result<(), EngineError>,
     ) -> Result<(), EngineError> {
         for portion in sessions.chunks(PORTION) {
             self.region.beat();
@@ -304,9 +304,9 @@ impl Engine {
         let mut effects = ready(&mut self.after_sync, durable);
         effects.extend(ready(&mut self.after_tables, shown));
         if !effects.is_empty() {
-            moment();
+            crash_point();
             self.book.publish(&self.region, effects, self.diameter.as_mut());
-            moment();
+            crash_point();
         }
         let (journal_octets, log_octets) = self.store.octets_behind();
         self.region.report_ledger(self.store.is_failing(), journal_octets, log_octets);
@@ -358,7 +358,7 @@ impl Engine {
             }
         }
         let all = self.book.open_sessions();
-        self.in_portions(&all, Book::host_stopped)?;
+        self.in_portions(&all, SessionTable::host_stopped)?;
         while self.book.any_open() && clock::since(asked) < STOP_PATIENCE {
             self.turn()?;
             self.follow()?;
@@ -421,14 +421,17 @@ impl Engine {
     }
 
     /// What the distant enabler has said. A late answer is of use where its request has no other.
-    fn hear(&mut self) -> Vec<Heard> {
+    fn hear(&mut self) -> Vec<EnablerEvent> {
         let Some(diameter) = &mut self.diameter else { return Vec::new() };
-        let all: Vec<Heard> = std::iter::from_fn(|| diameter.poll()).take(BATCH).collect();
-        let of_use = |heard: Heard| match &heard {
-            Heard::LateAnswer { session, number, message } => {
+        let all: Vec<EnablerEvent> = std::iter::from_fn(|| diameter.poll()).take(BATCH).collect();
+        let of_use = |heard: EnablerEvent| match &heard {
+            EnablerEvent::LateAnswer { session, number, message } => {
                 diameter.read_late(&self.book.unanswered(*session, *number)?, message)
             }
-            Heard::Response { .. } | Heard::Late { .. } | Heard::Rerouted { .. } | Heard::Event { .. } => Some(heard),
+            EnablerEvent::Response { .. }
+            | EnablerEvent::Late { .. }
+            | EnablerEvent::Rerouted { .. }
+            | EnablerEvent::Event { .. } => Some(heard),
         };
         all.into_iter().filter_map(of_use).collect()
     }
@@ -437,23 +440,23 @@ impl Engine {
     /// `uncommitted`.
     fn step(
         &mut self,
-        work: impl FnOnce(&mut Book, &mut Turn<'_>) -> Result<(), EngineError>,
+        work: impl FnOnce(&mut SessionTable, &mut Tick<'_>) -> Result<(), EngineError>,
     ) -> Result<(), EngineError> {
         self.expect_committed()?;
-        let mut turn = Turn::new(&self.region, &mut self.store, &mut self.notices, self.reading.instance);
+        let mut turn = Tick::new(&self.region, &mut self.store, &mut self.notices, self.reading.instance);
         work(&mut self.book, &mut turn)?;
         self.book.write(&mut turn);
-        let Turn { changed, operator_waits, mut effects, latencies, .. } = turn;
+        let Tick { changed, operator_waits, mut effects, latencies, .. } = turn;
         if !changed && effects.is_empty() {
             // The records that were read, if any, said nothing that must last.
             self.book.publish(&self.region, effects, self.diameter.as_mut());
             self.reading.free();
             return Ok(());
         }
-        if simulate::is_broken(Broken::ToldBeforeCommit) {
+        if simulate::is_injected(InjectedBug::ToldBeforeCommit) {
             self.book.publish(&self.region, std::mem::take(&mut effects), self.diameter.as_mut());
         }
-        moment();
+        crash_point();
         if let Some(diameter) = self.diameter.as_ref().filter(|_| operator_waits) {
             self.store.show_peers(diameter.status());
         }
@@ -474,7 +477,7 @@ impl Engine {
         let sequence = match self.store.commit(is_urgent) {
             Ok(sequence) => sequence,
             Err(error) => {
-                moment();
+                crash_point();
                 self.uncommitted = Some(decided);
                 return Err(error);
             }
@@ -483,19 +486,20 @@ impl Engine {
         if operator_waits {
             self.store.hurry();
         }
-        moment();
-        let waits = |effect: &Effect| effect.leaves_the_machine() && !simulate::is_broken(Broken::AskedBeforeSync);
+        crash_point();
+        let waits =
+            |effect: &Effect| effect.leaves_the_machine() && !simulate::is_injected(InjectedBug::AskedBeforeSync);
         let (outward, rest): (Vec<_>, Vec<_>) = effects.into_iter().partition(waits);
         let (replies, here): (Vec<_>, Vec<_>) = rest.into_iter().partition(Effect::is_reply);
         self.after_sync.extend(outward.into_iter().map(|effect| (sequence, effect)));
         self.after_tables.extend(replies.into_iter().map(|effect| (sequence, effect)));
         self.book.publish(&self.region, here, self.diameter.as_mut());
-        moment();
+        crash_point();
         if self.is_ready {
             self.notices.publish(&self.region);
         }
         self.measure(&latencies);
-        moment();
+        crash_point();
         self.reading.free();
         Ok(())
     }

@@ -2,7 +2,7 @@
 
 use crate::charge::time::Time;
 use crate::shm::clock;
-use crate::shm::notification::Notice;
+use crate::shm::notification::Notification;
 use crate::shm::region::{Lane, Region};
 use crate::shm::ring::{Full, RECORD_MAX};
 use crate::shm::script_runs::Process;
@@ -25,27 +25,27 @@ struct Written {
 }
 
 /// Writes notices before the commit, publishes them after it.
-pub struct Notices {
+pub struct NotificationWriter {
     queues: [Written; 2],
     watch: Watch,
 }
 
-impl Notices {
+impl NotificationWriter {
     /// Carries on from what was committed: what an engine that died had committed and not published is published with the
     /// next turn.
-    pub fn resume(region: &Region, committed: &[u64]) -> Notices {
+    pub fn resume(region: &Region, committed: &[u64]) -> NotificationWriter {
         let queues = Lane::ALL.map(|lane| {
             let (head, mark) = (region.queue(lane).head(), committed.get(lane as usize).copied().unwrap_or(0));
             let records = if mark > head { usize::MAX } else { 0 };
             Written { lane, head: head.max(mark), records }
         });
-        Notices { queues, watch: Watch::new(region) }
+        NotificationWriter { queues, watch: Watch::new(region) }
     }
 
     /// Writes a verdict. The queue has room for all INVITEs that are let in before its fill or the age of its oldest
     /// verdict keeps others out ([`Region::verdicts_are_late`]); should it be full nevertheless, the INVITE is answered by
     /// the host's own timer.
-    pub fn verdict(&mut self, region: &Region, notice: &Notice<'_>) {
+    pub fn verdict(&mut self, region: &Region, notice: &Notification<'_>) {
         if self.queues[Lane::Verdicts as usize].write(region, notice).is_err() {
             region.count(Statistic::DroppedVerdicts);
             if let Some(more) = self.watch.dropped.log(clock::now()) {
@@ -56,7 +56,7 @@ impl Notices {
     }
 
     /// Writes what an event route is told.
-    pub fn event(&mut self, region: &Region, notice: &Notice<'_>) {
+    pub fn event(&mut self, region: &Region, notice: &Notification<'_>) {
         if self.queues[Lane::Events as usize].write(region, notice).is_err() {
             region.count(Statistic::DroppedNotices);
         }
@@ -82,7 +82,7 @@ impl Notices {
 }
 
 impl Written {
-    fn write(&mut self, region: &Region, notice: &Notice<'_>) -> Result<(), Full> {
+    fn write(&mut self, region: &Region, notice: &Notification<'_>) -> Result<(), Full> {
         let mut space = [0; RECORD_MAX];
         let content = postcard::to_slice(notice, &mut space).map_err(|_| Full)?;
         self.head = region.queue(self.lane).write_at(self.head, content)?;
@@ -171,7 +171,7 @@ mod tests {
     use super::*;
     use crate::charge::ch2::SessionKey;
     use crate::config::Config;
-    use crate::shm::notification::{Kind, Resumer};
+    use crate::shm::notification::{Kind, NotificationReader};
     use crate::shm::script_runs::{Running, SLOW};
     use std::sync::Arc;
 
@@ -182,14 +182,14 @@ mod tests {
         (folder, region)
     }
 
-    fn notice(call_id: &str) -> Notice<'_> {
+    fn notice(call_id: &str) -> Notification<'_> {
         let (session, kind) = (SessionKey(1, 2), Kind::Failed);
-        Notice { session, call_id, account: "sip:a@b", reason: "", code: 0, balance: None, kind }
+        Notification { session, call_id, account: "sip:a@b", reason: "", code: 0, balance: None, kind }
     }
 
     /// What a resume worker takes until there is no more.
     fn taken(region: &Arc<Region>) -> Vec<String> {
-        let (mut resumer, mut taken) = (Resumer::attach(region, 0), Vec::new());
+        let (mut resumer, mut taken) = (NotificationReader::attach(region, 0), Vec::new());
         while resumer.next(|notice| taken.push(notice.call_id.to_owned())) {}
         taken
     }
@@ -197,15 +197,15 @@ mod tests {
     #[test]
     fn what_was_committed_and_not_published_is_published_by_the_next_engine_once() {
         let (_folder, region) = region();
-        let mut first = Notices::resume(&region, &[]);
+        let mut first = NotificationWriter::resume(&region, &[]);
         first.verdict(&region, &notice("committed"));
         let committed = first.heads();
         first.verdict(&region, &notice("not committed"));
         assert!(taken(&region).is_empty());
-        let mut second = Notices::resume(&region, &committed);
+        let mut second = NotificationWriter::resume(&region, &committed);
         second.publish(&region);
         assert_eq!(taken(&region), ["committed"]);
-        let mut third = Notices::resume(&region, &committed);
+        let mut third = NotificationWriter::resume(&region, &committed);
         third.publish(&region);
         third.verdict(&region, &notice("later"));
         third.publish(&region);
@@ -216,7 +216,7 @@ mod tests {
     #[test]
     fn events_that_find_no_room_are_counted_and_take_none_of_the_verdicts() {
         let (_folder, region) = region();
-        let mut notices = Notices::resume(&region, &[]);
+        let mut notices = NotificationWriter::resume(&region, &[]);
         while region.statistic(Statistic::DroppedNotices) < 3 {
             notices.event(&region, &notice("event"));
         }
@@ -230,7 +230,7 @@ mod tests {
     #[test]
     fn verdicts_are_late_when_one_waits_or_every_resume_worker_is_stuck() {
         let (_folder, region) = region();
-        let mut notices = Notices::resume(&region, &[]);
+        let mut notices = NotificationWriter::resume(&region, &[]);
         notices.verdict(&region, &notice("waits"));
         notices.publish(&region);
         assert!(!region.verdicts_are_late());

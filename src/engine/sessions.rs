@@ -14,16 +14,16 @@ use crate::charge::time::Time;
 use crate::config;
 use crate::config::Enabler;
 use crate::enabler::diameter::mapping::Call;
-use crate::enabler::diameter::{Diameter, Heard, Inquiry, Standing};
+use crate::enabler::diameter::{Diameter, EnablerEvent, ReservationState, ServerRequest};
 use crate::enabler::ledger::{Account, Accounts, Ledger};
-use crate::engine::notification_writer::Notices;
+use crate::engine::notification_writer::NotificationWriter;
 use crate::shm::clock;
 use crate::shm::gate::{Opening, REUSE_AFTER_SECONDS};
 use crate::shm::latency::Latency;
 use crate::shm::record::{Command, CommandResult, Record};
 use crate::shm::region::Region;
 use crate::shm::statistic::Statistic;
-use crate::simulate::{self, Broken};
+use crate::simulate::{self, InjectedBug};
 use crate::worker::sip_input::Suspended;
 use notify::{count_debit, is_gate_opened, refuse, tell_debit, tell_failure, tell_verdict};
 use std::cmp::Reverse;
@@ -72,7 +72,7 @@ pub enum Effect {
     /// Ask the distant enabler.
     Ask(Request),
     /// Tell it how the session stands that it has asked about.
-    Confirm { inquiry: Inquiry, event: Event<'static>, standing: Standing },
+    Confirm { inquiry: ServerRequest, event: Event<'static>, standing: ReservationState },
     /// Count one.
     Count(Statistic),
 }
@@ -90,7 +90,7 @@ impl Effect {
 }
 
 /// What one turn of the engine works with.
-pub struct Turn<'a> {
+pub struct Tick<'a> {
     /// Whether anything must be committed.
     pub changed: bool,
     /// Whether an operator waits, who reads the tables next.
@@ -101,19 +101,24 @@ pub struct Turn<'a> {
     pub latencies: Vec<(Latency, Time)>,
     region: &'a Region,
     store: &'a mut Store,
-    notices: &'a mut Notices,
+    notices: &'a mut NotificationWriter,
     /// Which run of the host the records are of.
     instance: u64,
     now: Time,
     wall_ms: i64,
 }
 
-impl<'a> Turn<'a> {
+impl<'a> Tick<'a> {
     /// A turn over records of this instance.
-    pub fn new(region: &'a Region, store: &'a mut Store, notices: &'a mut Notices, instance: u64) -> Turn<'a> {
+    pub fn new(
+        region: &'a Region,
+        store: &'a mut Store,
+        notices: &'a mut NotificationWriter,
+        instance: u64,
+    ) -> Tick<'a> {
         let (now, wall_ms) = (clock::now(), clock::wall_ms());
         let (changed, operator_waits, effects, latencies) = (false, false, Vec::new(), Vec::new());
-        Turn { changed, operator_waits, effects, latencies, region, store, notices, instance, now, wall_ms }
+        Tick { changed, operator_waits, effects, latencies, region, store, notices, instance, now, wall_ms }
     }
 
     fn count(&mut self, statistic: Statistic) {
@@ -122,7 +127,7 @@ impl<'a> Turn<'a> {
 }
 
 /// A session and what the engine keeps beside it.
-struct Live {
+struct SessionEntry {
     session: Session,
     row: i64,
     instance: u64,
@@ -136,15 +141,15 @@ struct Live {
     /// UNIX milliseconds.
     closed_at: Option<NonZeroI64>,
     dirty: bool,
-    /// Its share of [`Book::debits_pending`].
+    /// Its share of [`SessionTable::debits_pending`].
     debits_pending: u32,
-    /// Its share of [`Book::uncovered`].
+    /// Its share of [`SessionTable::uncovered`].
     uncovered: u32,
 }
 
-impl Live {
-    fn new(session: Session, row: i64, instance: u64, opened_at: i64) -> Live {
-        Live {
+impl SessionEntry {
+    fn new(session: Session, row: i64, instance: u64, opened_at: i64) -> SessionEntry {
+        SessionEntry {
             session,
             row,
             instance,
@@ -160,7 +165,7 @@ impl Live {
     }
 }
 
-impl Live {
+impl SessionEntry {
     /// Tells the session of its 2xx where the event of it found no room in its ring: the worker has noted it in the slot.
     fn recall_answer(&mut self, region: &Region, at: Time) {
         let slot = self.slot.and_then(|slot| region.table().slots.get(slot as usize));
@@ -188,9 +193,9 @@ impl Pace {
 }
 
 /// All sessions that are not forgotten.
-pub struct Book {
+pub struct SessionTable {
     /// Boxed: a growing table moves pointers, and its empty places cost little.
-    sessions: HashMap<SessionKey, Box<Live>>,
+    sessions: HashMap<SessionKey, Box<SessionEntry>>,
     dirty: Vec<SessionKey>,
     timers: BinaryHeap<Reverse<(Time, SessionKey)>>,
     free_slots: Vec<u32>,
@@ -202,7 +207,7 @@ pub struct Book {
     patient: VecDeque<(SessionKey, u32)>,
     /// Pace at which they are asked.
     patient_pace: Pace,
-    /// Pace of renewals (Validity-Time). Many may be due at the same moment, after a restart or a pause.
+    /// Pace of renewals (Validity-Time). Many may be due at the same crash_point, after a restart or a pause.
     renewal_pace: Pace,
     /// Events whose INVITE is not read yet.
     orphans: VecDeque<(Time, SessionKey, Orphan)>,
@@ -221,10 +226,10 @@ enum Orphan {
     Cancelled(Option<InviteTransaction>),
 }
 
-impl Book {
+impl SessionTable {
     /// Takes over what is stored, and the slots that sessions of this instance have.
-    pub fn load(region: &Region, stored: Vec<Stored>) -> Book {
-        let mut book = Book {
+    pub fn load(region: &Region, stored: Vec<Stored>) -> SessionTable {
+        let mut book = SessionTable {
             sessions: HashMap::new(),
             dirty: Vec::new(),
             timers: BinaryHeap::new(),
@@ -246,7 +251,7 @@ impl Book {
             for connection in session.connections() {
                 book.connections.entry(*connection).or_default().insert(key);
             }
-            let live = Live { stored: true, ..Live::new(session, row, instance, opened_at) };
+            let live = SessionEntry { stored: true, ..SessionEntry::new(session, row, instance, opened_at) };
             book.sessions.insert(key, Box::new(live));
         }
         book.take_over_slots(region);
@@ -254,10 +259,10 @@ impl Book {
     }
 
     /// Says again what an engine that died may not have told of a session: grants, closed gates, requests in flight.
-    pub fn resume(&mut self, turn: &mut Turn<'_>, key: SessionKey) -> Result<(), StoreError> {
+    pub fn resume(&mut self, turn: &mut Tick<'_>, key: SessionKey) -> Result<(), StoreError> {
         let Some(live) = self.sessions.get_mut(&key) else { return Ok(()) };
         self.outstanding.adopt(&live.session, turn.now);
-        if !simulate::is_broken(Broken::OutboxDropped) {
+        if !simulate::is_injected(InjectedBug::OutboxDropped) {
             live.session.resume(turn.now);
         }
         // One whose reservation has no answer yet has no slot in the table either, and needs one for its grant.
@@ -271,7 +276,7 @@ impl Book {
     }
 
     /// The connections of a session are gone with the host's processes.
-    pub fn host_stopped(&mut self, turn: &mut Turn<'_>, key: SessionKey) -> Result<(), StoreError> {
+    pub fn host_stopped(&mut self, turn: &mut Tick<'_>, key: SessionKey) -> Result<(), StoreError> {
         self.event(turn, key, turn.now, &Event::HostStopped)
     }
 
@@ -308,7 +313,7 @@ impl Book {
     }
 
     /// Sessions, in the order in which they were opened.
-    fn in_order(&self, wanted: impl Fn(&Live) -> bool) -> Vec<SessionKey> {
+    fn in_order(&self, wanted: impl Fn(&SessionEntry) -> bool) -> Vec<SessionKey> {
         let mut found: Vec<_> = self.sessions.iter().filter(|(_, live)| wanted(live)).collect();
         found.sort_by_key(|(_, live)| live.row);
         found.into_iter().map(|(key, _)| *key).collect()
@@ -331,7 +336,7 @@ impl Book {
     }
 
     /// Takes one record to whom it concerns.
-    pub fn record(&mut self, turn: &mut Turn<'_>, record: &Record<'_>) -> Result<(), StoreError> {
+    pub fn record(&mut self, turn: &mut Tick<'_>, record: &Record<'_>) -> Result<(), StoreError> {
         match record {
             Record::Event(Entry { session, at, event: Event::Reserve(reserve) }) => {
                 self.reserve(turn, *session, *at, reserve)
@@ -348,10 +353,10 @@ impl Book {
         }
     }
 
-    /// Step 1: a new session.
+    /// TraceEvent 1: a new session.
     fn reserve(
         &mut self,
-        turn: &mut Turn<'_>,
+        turn: &mut Tick<'_>,
         key: SessionKey,
         at: Time,
         reserve: &Reserve<'_>,
@@ -381,7 +386,7 @@ impl Book {
         // The INVITE has waited in its ring since.
         let waited = i64::try_from(turn.now.micros_since(at) / 1000).unwrap_or(i64::MAX);
         let opened_at = turn.wall_ms.saturating_sub(waited);
-        let live = Live { slot, ..Live::new(session, row, turn.instance, opened_at) };
+        let live = SessionEntry { slot, ..SessionEntry::new(session, row, turn.instance, opened_at) };
         self.sessions.insert(key, Box::new(live));
         self.drain(turn, key)?;
         let early: Vec<Orphan> = self.orphans.iter().filter(|orphan| orphan.1 == key).map(|orphan| orphan.2).collect();
@@ -396,7 +401,7 @@ impl Book {
     }
 
     /// A free slot; if there is none, that of the session closed longest ago.
-    fn free_slot(&mut self, turn: &Turn<'_>) -> Option<u32> {
+    fn free_slot(&mut self, turn: &Tick<'_>) -> Option<u32> {
         if let Some(slot) = self.free_slots.pop() {
             return Some(slot);
         }
@@ -418,7 +423,7 @@ impl Book {
     /// Something happened to a session.
     pub fn event(
         &mut self,
-        turn: &mut Turn<'_>,
+        turn: &mut Tick<'_>,
         key: SessionKey,
         at: Time,
         event: &Event<'_>,
@@ -458,31 +463,31 @@ impl Book {
     }
 
     /// The distant enabler has said something to a session.
-    pub fn heard(&mut self, turn: &mut Turn<'_>, heard: Heard) -> Result<(), StoreError> {
+    pub fn heard(&mut self, turn: &mut Tick<'_>, heard: EnablerEvent) -> Result<(), StoreError> {
         match heard {
-            Heard::Event { session, opened_by, event, inquiry } => {
+            EnablerEvent::Event { session, opened_by, event, inquiry } => {
                 // As it stands behind all that was heard before: the answer that has opened it, perhaps.
                 let standing = self.standing(session, opened_by);
                 turn.effects.push(Effect::Confirm { inquiry, event: event.clone(), standing });
                 match standing {
-                    Standing::Unknown => Ok(()),
-                    Standing::Open | Standing::Pending => self.event(turn, session, turn.now, &event),
+                    ReservationState::Unknown => Ok(()),
+                    ReservationState::Open | ReservationState::Pending => self.event(turn, session, turn.now, &event),
                 }
             }
             // Made something of by who has read it.
-            Heard::LateAnswer { .. } => Ok(()),
-            Heard::Late { session, number, route } => {
+            EnablerEvent::LateAnswer { .. } => Ok(()),
+            EnablerEvent::Late { session, number, route } => {
                 let Some(live) = self.sessions.get_mut(&session) else { return Ok(()) };
                 live.session.late_grant(number, Some(route), turn.now);
                 self.drain(turn, session)
             }
-            Heard::Rerouted { session, opened_by, route } => {
+            EnablerEvent::Rerouted { session, opened_by, route } => {
                 if let Some(live) = self.sessions.get_mut(&session) {
                     live.session.rerouted(opened_by, route);
                 }
                 Ok(())
             }
-            Heard::Response { session, number, response, asked_of } => {
+            EnablerEvent::Response { session, number, response, asked_of } => {
                 let Some(live) = self.sessions.get_mut(&session) else { return Ok(()) };
                 if let Some(route) = asked_of {
                     live.session.went_to(number, &route);
@@ -495,11 +500,11 @@ impl Book {
     }
 
     /// How the reservation stands that this request of a session opened.
-    fn standing(&self, session: SessionKey, opened_by: u32) -> Standing {
+    fn standing(&self, session: SessionKey, opened_by: u32) -> ReservationState {
         match self.sessions.get(&session).filter(|live| live.session.has_reservation(opened_by)) {
-            Some(live) if live.session.is_updating(opened_by) => Standing::Pending,
-            Some(_) => Standing::Open,
-            None => Standing::Unknown,
+            Some(live) if live.session.is_updating(opened_by) => ReservationState::Pending,
+            Some(_) => ReservationState::Open,
+            None => ReservationState::Unknown,
         }
     }
 
@@ -509,7 +514,7 @@ impl Book {
     }
 
     /// CANCEL and failures can be read before the INVITE; everything else comes after the verdict.
-    fn keep_orphan(&mut self, turn: &mut Turn<'_>, key: SessionKey, event: &Event<'_>) {
+    fn keep_orphan(&mut self, turn: &mut Tick<'_>, key: SessionKey, event: &Event<'_>) {
         let orphan = match event {
             Event::Cancelled { transaction } => Orphan::Cancelled(*transaction),
             Event::Failed { code, transaction } => Orphan::Failed(*code, *transaction),
@@ -523,7 +528,7 @@ impl Book {
     }
 
     /// Timers that are due.
-    pub fn timers(&mut self, turn: &mut Turn<'_>) -> Result<(), StoreError> {
+    pub fn timers(&mut self, turn: &mut Tick<'_>) -> Result<(), StoreError> {
         while self.orphans.front().is_some_and(|orphan| orphan.0.after_seconds(ORPHAN_SECONDS) <= turn.now) {
             self.orphans.pop_front();
             turn.count(Statistic::DroppedUnknown);
@@ -554,7 +559,7 @@ impl Book {
     }
 
     /// Asks again what has waited for its turn, unless it was answered or given to an operator meanwhile.
-    fn ask_again(&mut self, turn: &mut Turn<'_>) -> Result<(), StoreError> {
+    fn ask_again(&mut self, turn: &mut Tick<'_>) -> Result<(), StoreError> {
         while self.patient_pace.next <= turn.now
             && let Some((key, number)) = self.patient.pop_front()
         {
@@ -611,7 +616,7 @@ impl Book {
     }
 
     /// Does everything a session wants done.
-    fn drain(&mut self, turn: &mut Turn<'_>, key: SessionKey) -> Result<(), StoreError> {
+    fn drain(&mut self, turn: &mut Tick<'_>, key: SessionKey) -> Result<(), StoreError> {
         turn.changed = true;
         while let Some(live) = self.sessions.get_mut(&key) {
             if !live.dirty {
@@ -712,7 +717,7 @@ impl Book {
         Ok(())
     }
 
-    fn forget(&mut self, turn: &mut Turn<'_>, key: SessionKey) -> Result<(), StoreError> {
+    fn forget(&mut self, turn: &mut Tick<'_>, key: SessionKey) -> Result<(), StoreError> {
         let Some(mut live) = self.sessions.remove(&key) else { return Ok(()) };
         write_steps(turn, &mut live);
         turn.store.put(Change::Forgotten { row: live.row });
@@ -734,7 +739,7 @@ impl Book {
     /// Does what an operator asked for.
     fn command(
         &mut self,
-        turn: &mut Turn<'_>,
+        turn: &mut Tick<'_>,
         process: u32,
         sequence: u64,
         command: &Command<'_>,
@@ -761,7 +766,7 @@ impl Book {
     }
 
     /// An operator decides about what the sessions of a call hold back.
-    fn resolve(&mut self, turn: &mut Turn<'_>, call_id: &str, again: bool) -> Result<CommandResult, StoreError> {
+    fn resolve(&mut self, turn: &mut Tick<'_>, call_id: &str, again: bool) -> Result<CommandResult, StoreError> {
         let keys = self.in_order(|live| live.session.call_id() == call_id && live.session.held_back().is_some());
         for key in &keys {
             if let Some(live) = self.sessions.get_mut(key) {
@@ -773,7 +778,7 @@ impl Book {
     }
 
     /// Writes what has changed of the sessions.
-    pub fn write(&mut self, turn: &mut Turn<'_>) {
+    pub fn write(&mut self, turn: &mut Tick<'_>) {
         for key in std::mem::take(&mut self.dirty) {
             let Some(live) = self.sessions.get_mut(&key) else { continue };
             live.dirty = false;
@@ -840,7 +845,7 @@ impl Book {
 }
 
 /// What a subscriber may still be granted while no enabler answers.
-fn left_of_cap(turn: &Turn<'_>, uncovered: &HashMap<Box<str>, u32>, account: &str) -> u32 {
+fn left_of_cap(turn: &Tick<'_>, uncovered: &HashMap<Box<str>, u32>, account: &str) -> u32 {
     let had = uncovered.get(account).copied().unwrap_or(0);
     turn.region.config.policy.on_failure_cap.saturating_sub(had)
 }
@@ -849,7 +854,7 @@ fn left_of_cap(turn: &Turn<'_>, uncovered: &HashMap<Box<str>, u32>, account: &st
 const DRIFT: u64 = 2_000_000;
 
 /// Puts what has happened in a session into the history.
-fn write_steps(turn: &mut Turn<'_>, live: &mut Live) {
+fn write_steps(turn: &mut Tick<'_>, live: &mut SessionEntry) {
     let (first, steps) = live.session.take_steps();
     if steps.is_empty() {
         return;
@@ -862,7 +867,11 @@ fn write_steps(turn: &mut Turn<'_>, live: &mut Live) {
 }
 
 /// Asks the enabler. The ledger answers at once, within the commit; a distant one is asked after it.
-fn ask(turn: &mut Turn<'_>, live: &mut Live, mut request: Request) -> Result<Option<(u32, Response)>, StoreError> {
+fn ask(
+    turn: &mut Tick<'_>,
+    live: &mut SessionEntry,
+    mut request: Request,
+) -> Result<Option<(u32, Response)>, StoreError> {
     let config = &turn.region.config;
     let number = request.number;
     let expires_at = turn.wall_ms + i64::from(config.policy.hold_timeout) * 1000;
@@ -893,7 +902,7 @@ fn ask(turn: &mut Turn<'_>, live: &mut Live, mut request: Request) -> Result<Opt
 }
 
 /// Tells a session what the enabler said.
-fn respond(turn: &mut Turn<'_>, live: &mut Live, number: u32, response: &Response) {
+fn respond(turn: &mut Tick<'_>, live: &mut SessionEntry, number: u32, response: &Response) {
     if let Response::Released { .. } = response {
         turn.count(Statistic::Releases);
     }
@@ -902,13 +911,13 @@ fn respond(turn: &mut Turn<'_>, live: &mut Live, number: u32, response: &Respons
 
 /// What tells the debits of a session apart.
 fn key_of(message_id: &str) -> &str {
-    if simulate::is_broken(Broken::KeyWithoutMessageId) { "" } else { message_id }
+    if simulate::is_injected(InjectedBug::KeyWithoutMessageId) { "" } else { message_id }
 }
 
 /// Puts a debit into the history.
 fn record_debit(
-    turn: &mut Turn<'_>,
-    live: &Live,
+    turn: &mut Tick<'_>,
+    live: &SessionEntry,
     (message_id, part): (&str, u32),
     octets: u64,
     units: Units,

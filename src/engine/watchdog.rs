@@ -15,7 +15,7 @@
 //! that time does not count.
 
 use crate::charge::time::Time;
-use crate::simulate::{self, Broken};
+use crate::simulate::{self, InjectedBug};
 use std::time::Duration;
 
 /// Silence after which a running engine hangs.
@@ -153,8 +153,8 @@ impl Watchdog {
     /// An engine was started; `beats` is what the engines before it have left.
     pub fn started(&mut self, beats: u64) {
         // The fault: the age of the last beat, whichever engine has made it.
-        let is_broken = simulate::is_broken(Broken::PredecessorWatched) && beats > 0;
-        let silent = if is_broken { START_SILENCE_MAX } else { Duration::ZERO };
+        let is_injected = simulate::is_injected(InjectedBug::PredecessorWatched) && beats > 0;
+        let silent = if is_injected { START_SILENCE_MAX } else { Duration::ZERO };
         self.state = State::Watching(Watch { beats, silent, ..Watch::default() });
     }
 

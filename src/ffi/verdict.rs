@@ -6,7 +6,7 @@ use super::hooks::{imcharge_session, imcharge_tokens};
 use super::host::{Host, Seat, imcharge_handle};
 use super::memory;
 use super::result::{IMCHARGE_NO_VERDICT, IMCHARGE_OK, IMCHARGE_WRONG_STATE};
-use crate::shm::notification::{Kind, Notice, Outcome as Decision, Resumer};
+use crate::shm::notification::{Kind, Notification, NotificationReader, Outcome as Decision};
 use std::ffi::c_char;
 use std::time::{Duration, Instant};
 
@@ -29,7 +29,7 @@ pub struct imcharge_resumer {
 
 /// What stands behind an [`imcharge_resumer`].
 pub(super) struct Resuming {
-    resumer: Resumer,
+    resumer: NotificationReader,
     process: u32,
     _seat: Seat,
 }
@@ -66,7 +66,7 @@ pub struct imcharge_verdict {
 
 impl imcharge_verdict {
     /// `None`: the notice is of something else.
-    fn from_notice(notice: &Notice<'_>) -> Option<imcharge_verdict> {
+    fn from_notice(notice: &Notification<'_>) -> Option<imcharge_verdict> {
         let Kind::Verdict { suspended, result, granted } = &notice.kind else { return None };
         let result = match result {
             Decision::Granted => IMCHARGE_GRANTED,
@@ -110,7 +110,7 @@ pub unsafe extern "C" fn imcharge_resumer_attach(
             let place = memory::place(resumer)?;
             let seat = host.resumer_seats.take(index)?;
             let made = handle::open::<imcharge_resumer>(Resuming {
-                resumer: Resumer::attach(&host.region, index as usize),
+                resumer: NotificationReader::attach(&host.region, index as usize),
                 process: std::process::id(),
                 _seat: seat,
             })?;
@@ -155,7 +155,7 @@ pub unsafe extern "C" fn imcharge_next_verdict(
 }
 
 /// The next verdict, within this time.
-fn next(resumer: &mut Resumer, at_most: Duration) -> Option<imcharge_verdict> {
+fn next(resumer: &mut NotificationReader, at_most: Duration) -> Option<imcharge_verdict> {
     let begin = Instant::now();
     loop {
         let mut verdict = None;
@@ -187,8 +187,8 @@ mod tests {
     use crate::charge::ch2::SessionKey;
     use crate::worker::sip_input::Suspended;
 
-    fn notice(kind: Kind<'_>) -> Notice<'_> {
-        Notice {
+    fn notice(kind: Kind<'_>) -> Notification<'_> {
+        Notification {
             session: SessionKey(1, 2),
             call_id: "call",
             account: "sip:a@b",

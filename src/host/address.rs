@@ -1,10 +1,10 @@
 //! The host's IP addresses.
 
-use super::bindings as k;
+use super::bindings as sys;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// An address of the host; `None` where it is of neither family. An IPv4 address mapped into IPv6 is returned as IPv4.
-pub fn ip(address: &k::ip_addr) -> Option<IpAddr> {
+pub fn ip(address: &sys::ip_addr) -> Option<IpAddr> {
     // SAFETY: every bit pattern of the union is a valid array of octets.
     let octets = unsafe { address.u.addr };
     match address.len {

@@ -1,6 +1,6 @@
 //! A host process's way to the engine.
 
-use super::{bindings as k, connections};
+use super::{bindings as sys, connections};
 use crate::shm::region::Region;
 use crate::worker::Worker;
 use once_cell::sync::OnceCell;
@@ -22,7 +22,7 @@ pub fn with_worker<R>(run: impl FnOnce(&mut Worker) -> R) -> Option<R> {
         let mut worker = worker.try_borrow_mut().ok()?;
         if worker.is_none() {
             // SAFETY: an integer that the host sets once in each process, right after the fork.
-            let process = usize::try_from(unsafe { k::process_no }).ok()?;
+            let process = usize::try_from(unsafe { sys::process_no }).ok()?;
             if process >= region.processes() {
                 log::error!("process {process} has no event ring: it was not announced before the start");
                 return None;

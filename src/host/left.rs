@@ -5,7 +5,7 @@
 //! P-Asserted-Identity would still be read, and an added one would not. Here the edits are applied to a copy of the header
 //! section, in the order in which the host applies them, and the host's own parser reads the copy.
 
-use super::bindings as k;
+use super::bindings as sys;
 use super::message::{Message, bytes};
 use crate::worker::edited::{Edited, Edits};
 use std::ffi::c_int;
@@ -25,7 +25,7 @@ pub struct Left<'a> {
 
 /// A copy of the header section with the edits, as the host has parsed it.
 struct Changed {
-    message: Box<k::sip_msg>,
+    message: Box<sys::sip_msg>,
     /// The text that the parsed message points into, with a NUL after it.
     edited: Edited,
 }
@@ -76,10 +76,10 @@ impl Changed {
         // SAFETY: the message and its text live as long as `changed`, whose end frees what the parsers have allocated.
         let is_parsed = unsafe {
             #[cfg(feature = "kamailio")]
-            let result = k::parse_msg((*message).buf, length as _, message);
+            let result = sys::parse_msg((*message).buf, length as _, message);
             #[cfg(feature = "opensips")]
-            let result = k::parse_msg_opt((*message).buf, length as _, message, 0);
-            result == 0 && k::parse_headers(message, u64::MAX as k::hdr_flags_t, 0) == 0
+            let result = sys::parse_msg_opt((*message).buf, length as _, message, 0);
+            result == 0 && sys::parse_headers(message, u64::MAX as sys::hdr_flags_t, 0) == 0
         };
         if is_parsed { Ok(changed) } else { Err("the headers") }
     }
@@ -92,7 +92,7 @@ impl Changed {
         message.headers().find_map(|header| {
             // SAFETY: the texts of a header live as long as its message.
             let name = unsafe { bytes(&header.name) };
-            let is_from = header.type_ == k::HDR_FROM_T as _;
+            let is_from = header.type_ == sys::HDR_FROM_T as _;
             let deciding = DECIDING
                 .iter()
                 .find(|wanted| name.eq_ignore_ascii_case(wanted.as_bytes()) || (is_from && **wanted == "From"));
@@ -106,14 +106,14 @@ impl Changed {
 impl Drop for Changed {
     fn drop(&mut self) {
         // SAFETY: a message of our own; the host frees what its parsers have allocated for it, not its text.
-        unsafe { k::free_sip_msg(&raw mut *self.message) };
+        unsafe { sys::free_sip_msg(&raw mut *self.message) };
     }
 }
 
 /// The header section of a request with the script's edits. The error names what cannot be read.
-fn apply(message: &k::sip_msg) -> Result<Edited, &'static str> {
+fn apply(message: &sys::sip_msg) -> Result<Edited, &'static str> {
     // SAFETY: the host's buffer holds `len` octets of the message as received.
-    let whole = unsafe { bytes(&k::_str { s: message.buf, len: message.len as c_int }) };
+    let whole = unsafe { bytes(&sys::_str { s: message.buf, len: message.len as c_int }) };
     // After parsing of all headers, `eoh` points to the empty line.
     let end = message.eoh.addr().checked_sub(message.buf.addr()).filter(|_| !message.eoh.is_null());
     let headers = end.and_then(|end| whole.get(..end)).ok_or("the headers")?;
@@ -129,7 +129,7 @@ fn apply(message: &k::sip_msg) -> Result<Edited, &'static str> {
 ///
 /// # Safety
 /// A list of edits of the host, or NULL.
-unsafe fn apply_list(first: *const k::lump, edits: &mut Edits<'_>) {
+unsafe fn apply_list(first: *const sys::lump, edits: &mut Edits<'_>) {
     let mut removed_at = None;
     // SAFETY: by the caller's promise; each entry names the next one.
     let mut next = unsafe { first.as_ref() };
@@ -137,7 +137,7 @@ unsafe fn apply_list(first: *const k::lump, edits: &mut Edits<'_>) {
         // SAFETY: as above.
         next = unsafe { edit.next.as_ref() };
         // Only these two have a place of their own in the message as received.
-        if matches!(edit.op, k::LUMP_NOP | k::LUMP_DEL) {
+        if matches!(edit.op, sys::LUMP_NOP | sys::LUMP_DEL) {
             // SAFETY: by its kind the union holds an offset.
             let offset = usize::try_from(unsafe { edit.u.offset }).unwrap_or(0);
             // Within what is removed already, OpenSIPS drops an edit, and Kamailio moves it to the end of that.
@@ -145,12 +145,12 @@ unsafe fn apply_list(first: *const k::lump, edits: &mut Edits<'_>) {
                 continue;
             }
             edits.copy_to(offset);
-            if edit.op == k::LUMP_DEL {
+            if edit.op == sys::LUMP_DEL {
                 removed_at = Some(offset);
             }
             // SAFETY: lists of the host's that belong to this entry.
             unsafe { add_list(edit.before, |edit| edit.before, true, edits) };
-            if edit.op == k::LUMP_DEL {
+            if edit.op == sys::LUMP_DEL {
                 edits.remove_to(offset.saturating_add(usize::try_from(edit.len).unwrap_or(0)));
             }
             // SAFETY: as above.
@@ -158,7 +158,7 @@ unsafe fn apply_list(first: *const k::lump, edits: &mut Edits<'_>) {
             continue;
         }
         // An addition that follows the entry before it. A condition is one for all that hangs on it.
-        let is_known = edit.op != k::LUMP_ADD_OPT;
+        let is_known = edit.op != sys::LUMP_ADD_OPT;
         // SAFETY: as above.
         unsafe {
             add_list(edit.before, |edit| edit.before, is_known, edits);
@@ -174,8 +174,8 @@ unsafe fn apply_list(first: *const k::lump, edits: &mut Edits<'_>) {
 /// # Safety
 /// A list of additions of the host that `follow` goes along, or NULL.
 unsafe fn add_list(
-    first: *const k::lump,
-    follow: fn(&k::lump) -> *mut k::lump,
+    first: *const sys::lump,
+    follow: fn(&sys::lump) -> *mut sys::lump,
     mut is_known: bool,
     edits: &mut Edits<'_>,
 ) {
@@ -192,27 +192,27 @@ unsafe fn add_list(
 }
 
 /// Whether it depends on this entry what becomes of those after it. OpenSIPS skips some of them at a `LUMP_SKIP`.
-fn is_condition(edit: &k::lump) -> bool {
+fn is_condition(edit: &sys::lump) -> bool {
     #[cfg(feature = "opensips")]
-    if edit.op == k::LUMP_SKIP {
+    if edit.op == sys::LUMP_SKIP {
         return true;
     }
-    edit.op == k::LUMP_ADD_OPT
+    edit.op == sys::LUMP_ADD_OPT
 }
 
 /// One addition.
 ///
 /// # Safety
 /// An entry of the host's list.
-unsafe fn add(edit: &k::lump, is_known: bool, edits: &mut Edits<'_>) {
+unsafe fn add(edit: &sys::lump, is_known: bool, edits: &mut Edits<'_>) {
     match edit.op {
-        k::LUMP_ADD => {
+        sys::LUMP_ADD => {
             // SAFETY: by its kind the union holds a text of this length.
-            let text = unsafe { bytes(&k::_str { s: edit.u.value, len: edit.len as c_int }) };
+            let text = unsafe { bytes(&sys::_str { s: edit.u.value, len: edit.len as c_int }) };
             if is_known { edits.add(text) } else { edits.add_uncertain(text) }
         }
         // An address or port of the socket that the message is sent from.
-        k::LUMP_ADD_SUBST => edits.add_uncertain(b""),
+        sys::LUMP_ADD_SUBST => edits.add_uncertain(b""),
         _ => {}
     }
 }

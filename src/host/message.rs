@@ -1,6 +1,6 @@
 //! Reads what charging needs of a SIP message that the host has parsed.
 
-use super::bindings as k;
+use super::bindings as sys;
 use super::parameters::{self, Format};
 use crate::charge::event::Direction;
 use crate::worker::raw_sip;
@@ -12,7 +12,7 @@ use std::net::IpAddr;
 ///
 /// # Safety
 /// What the text points to must live as long as `'a`.
-pub unsafe fn bytes<'a>(text: &k::_str) -> &'a [u8] {
+pub unsafe fn bytes<'a>(text: &sys::_str) -> &'a [u8] {
     match usize::try_from(text.len) {
         // SAFETY: the host's texts have `len` octets at `s` (checked to be there); the life is the caller's promise.
         Ok(length) if length > 0 && !text.s.is_null() => unsafe { std::slice::from_raw_parts(text.s.cast(), length) },
@@ -34,7 +34,7 @@ impl Chosen {
     ///
     /// # Safety
     /// `message` must be the host's current request.
-    pub unsafe fn of(message: *mut k::sip_msg) -> Option<Chosen> {
+    pub unsafe fn of(message: *mut sys::sip_msg) -> Option<Chosen> {
         // SAFETY: by the caller's promise.
         let (subscriber, direction) = unsafe {
             let subscriber = parameters::subscriber().map(|format| filled(message, format));
@@ -61,11 +61,11 @@ impl Chosen {
 ///
 /// # Safety
 /// `message` must be the host's current request.
-unsafe fn filled(message: *mut k::sip_msg, format: Format) -> Vec<u8> {
-    let mut value = k::_str::default();
+unsafe fn filled(message: *mut sys::sip_msg, format: Format) -> Vec<u8> {
+    let mut value = sys::_str::default();
     // SAFETY: the format was parsed at the start; the value lives until the host's next format, so it is copied.
     unsafe {
-        match k::pv_printf_s(message, format.0, &mut value) {
+        match sys::pv_printf_s(message, format.0, &mut value) {
             0 => bytes(&value).to_vec(),
             _ => Vec::new(),
         }
@@ -74,7 +74,7 @@ unsafe fn filled(message: *mut k::sip_msg, format: Format) -> Vec<u8> {
 
 /// A SIP message of the host, for the time of a call.
 #[derive(Clone, Copy)]
-pub struct Message<'a>(&'a k::sip_msg);
+pub struct Message<'a>(&'a sys::sip_msg);
 
 /// The dialog's fields, as both requests and replies have them.
 #[derive(Clone, Copy)]
@@ -92,7 +92,7 @@ impl<'a> Message<'a> {
     ///
     /// # Safety
     /// The pointer must be NULL, the host's `FAKED_REPLY` (-1), or a message that lives as long as `'a`.
-    pub unsafe fn new(message: *const k::sip_msg) -> Option<Message<'a>> {
+    pub unsafe fn new(message: *const sys::sip_msg) -> Option<Message<'a>> {
         if message.is_null() || message as isize == -1 {
             return None;
         }
@@ -101,11 +101,11 @@ impl<'a> Message<'a> {
     }
 
     /// The host's structure.
-    pub fn host(self) -> &'a k::sip_msg {
+    pub fn host(self) -> &'a sys::sip_msg {
         self.0
     }
 
-    fn pointer(self) -> *mut k::sip_msg {
+    fn pointer(self) -> *mut sys::sip_msg {
         std::ptr::from_ref(self.0).cast_mut()
     }
 
@@ -113,18 +113,18 @@ impl<'a> Message<'a> {
     pub fn parse(self) -> bool {
         // SAFETY: the host's own message in this process's private memory.
         unsafe {
-            k::parse_headers(self.pointer(), u64::MAX as k::hdr_flags_t, 0) == 0
-                && k::parse_from_header(self.pointer()) == 0
+            sys::parse_headers(self.pointer(), u64::MAX as sys::hdr_flags_t, 0) == 0
+                && sys::parse_from_header(self.pointer()) == 0
         }
     }
 
     /// Parses what tells the dialog, no more.
     pub fn parse_identity(self) -> bool {
-        let wanted = 1u64 << k::HDR_CALLID_T | 1 << k::HDR_FROM_T | 1 << k::HDR_TO_T | 1 << k::HDR_CSEQ_T;
+        let wanted = 1u64 << sys::HDR_CALLID_T | 1 << sys::HDR_FROM_T | 1 << sys::HDR_TO_T | 1 << sys::HDR_CSEQ_T;
         // SAFETY: as in `parse`.
         unsafe {
-            k::parse_headers(self.pointer(), wanted as k::hdr_flags_t, 0) == 0
-                && k::parse_from_header(self.pointer()) == 0
+            sys::parse_headers(self.pointer(), wanted as sys::hdr_flags_t, 0) == 0
+                && sys::parse_from_header(self.pointer()) == 0
         }
     }
 
@@ -156,7 +156,7 @@ impl<'a> Message<'a> {
             16 => IpAddr::from(<[u8; 16]>::try_from(&octets[..16]).ok()?),
             _ => return None,
         };
-        let has_connections = i64::from(received.proto) != i64::from(k::PROTO_UDP);
+        let has_connections = i64::from(received.proto) != i64::from(sys::PROTO_UDP);
         Some(Source { address, port: if has_connections { 0 } else { received.src_port } })
     }
 
@@ -188,8 +188,8 @@ impl<'a> Message<'a> {
     pub fn identity(self) -> Option<Identity<'a>> {
         // SAFETY: headers and their parsed bodies live as long as the message; From and To are parsed into to_body.
         unsafe {
-            let from = self.0.from.as_ref()?.parsed.cast::<k::to_body>().as_ref()?;
-            let to = self.0.to.as_ref()?.parsed.cast::<k::to_body>().as_ref()?;
+            let from = self.0.from.as_ref()?.parsed.cast::<sys::to_body>().as_ref()?;
+            let to = self.0.to.as_ref()?.parsed.cast::<sys::to_body>().as_ref()?;
             let call_id = bytes(&self.0.callid.as_ref()?.body);
             Some(Identity { call_id, from_tag: bytes(&from.tag_value), to_tag: bytes(&to.tag_value) })
         }
@@ -223,7 +223,7 @@ impl<'a> Message<'a> {
     /// CSeq number, after parsing.
     pub fn cseq(self) -> Option<u32> {
         // SAFETY: as in `identity`; CSeq is parsed into cseq_body.
-        let number = unsafe { bytes(&self.0.cseq.as_ref()?.parsed.cast::<k::cseq_body>().as_ref()?.number) };
+        let number = unsafe { bytes(&self.0.cseq.as_ref()?.parsed.cast::<sys::cseq_body>().as_ref()?.number) };
         std::str::from_utf8(number).ok()?.parse().ok()
     }
 
@@ -255,7 +255,7 @@ impl<'a> Message<'a> {
     }
 
     /// The headers that are parsed.
-    pub fn headers(self) -> impl Iterator<Item = &'a k::hdr_field> {
+    pub fn headers(self) -> impl Iterator<Item = &'a sys::hdr_field> {
         // SAFETY: the list of headers lives as long as the message.
         let first = unsafe { self.0.headers.as_ref() };
         // SAFETY: as above.
@@ -264,6 +264,6 @@ impl<'a> Message<'a> {
 
     fn octets(self) -> &'a [u8] {
         // SAFETY: the host's buffer holds `len` octets of the message as received.
-        unsafe { bytes(&k::_str { s: self.0.buf, len: self.0.len as c_int }) }
+        unsafe { bytes(&sys::_str { s: self.0.buf, len: self.0.len as c_int }) }
     }
 }

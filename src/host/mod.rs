@@ -31,8 +31,8 @@ pub mod message;
 pub mod opensips;
 pub mod parameters;
 pub mod text;
+pub mod transaction_context;
 pub mod variables;
-pub mod watched;
 
 #[cfg(feature = "kamailio")]
 use kamailio::{bindings, connections, logger};

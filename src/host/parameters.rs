@@ -1,6 +1,6 @@
 //! Parameters: the engine's own, set one by one while the host reads its configuration.
 
-use super::bindings as k;
+use super::bindings as sys;
 use super::guard::guard;
 use crate::config::Config;
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
@@ -17,7 +17,7 @@ static DIRECTION: Mutex<Option<Format>> = Mutex::new(None);
 
 /// A parsed text with pseudo-variables, in the host's private memory; made before the fork, read after it.
 #[derive(Clone, Copy)]
-pub struct Format(pub k::pv_elem_p);
+pub struct Format(pub sys::pv_elem_p);
 
 // SAFETY: the host's parsed format is read only, and each process has its own copy since the fork.
 unsafe impl Send for Format {}
@@ -66,10 +66,10 @@ fn set(name: &str, value: &str) -> c_int {
 fn set_format(name: &str, value: &str, place: &Mutex<Option<Format>>, words: &str) -> c_int {
     // The host keeps pointers into the text: it stays for ever, with a NUL behind it.
     let text = Box::leak(format!("{value}\0").into_boxed_str());
-    let mut whole = k::_str { s: text.as_mut_ptr().cast(), len: value.len() as c_int };
-    let mut format: k::pv_elem_p = std::ptr::null_mut();
+    let mut whole = sys::_str { s: text.as_mut_ptr().cast(), len: value.len() as c_int };
+    let mut format: sys::pv_elem_p = std::ptr::null_mut();
     // SAFETY: both places are valid for the call, and the text for ever.
-    if unsafe { k::pv_parse_format(&raw mut whole, &mut format) } < 0 {
+    if unsafe { sys::pv_parse_format(&raw mut whole, &mut format) } < 0 {
         log::error!("parameter {name}: '{value}' is not allowed: {words}, or a text with pseudo-variables");
         return -1;
     }
@@ -85,7 +85,7 @@ fn set_format(name: &str, value: &str, place: &Mutex<Option<Format>>, words: &st
 /// `value` must be what the host gives for `kind`.
 unsafe fn set_from_host(name: &str, kind: c_uint, value: *mut c_void) -> c_int {
     guard(-1, || {
-        if kind & k::PARAM_INT != 0 {
+        if kind & sys::PARAM_INT != 0 {
             return set(name, &(value as isize as c_int).to_string());
         }
         if value.is_null() {
@@ -142,16 +142,16 @@ macro_rules! parameters {
         pub const NAMES: &[&str] = &[$($name,)*];
 
         /// The table for the host, with what only this host has, closed by a row of zeros.
-        pub const fn table(own: &[k::param_export]) -> [k::param_export; ROWS] {
-            let mut rows = [k::param_export { name: std::ptr::null_mut(), type_: 0, param_pointer: std::ptr::null_mut() }; ROWS];
+        pub const fn table(own: &[sys::param_export]) -> [sys::param_export; ROWS] {
+            let mut rows = [sys::param_export { name: std::ptr::null_mut(), type_: 0, param_pointer: std::ptr::null_mut() }; ROWS];
             let mut at = 0;
             $(
                 let name = concat!($name, "\0").as_ptr().cast::<c_char>().cast_mut();
                 let setter = $setter as unsafe extern "C" fn(c_uint, *mut c_void) -> c_int as *mut c_void;
-                rows[at] = k::param_export { name, type_: k::PARAM_STRING | k::IMCHARGE_PARAM_USE_FUNC, param_pointer: setter };
+                rows[at] = sys::param_export { name, type_: sys::PARAM_STRING | sys::IMCHARGE_PARAM_USE_FUNC, param_pointer: setter };
                 at += 1;
                 if $number {
-                    rows[at] = k::param_export { name, type_: k::PARAM_INT | k::IMCHARGE_PARAM_USE_FUNC, param_pointer: setter };
+                    rows[at] = sys::param_export { name, type_: sys::PARAM_INT | sys::IMCHARGE_PARAM_USE_FUNC, param_pointer: setter };
                     at += 1;
                 }
             )*

@@ -1,6 +1,6 @@
 //! Texts of static life for the tables and calls of a host.
 
-use super::bindings as k;
+use super::bindings as sys;
 use std::ffi::{CStr, c_char};
 
 /// A C text for a table or call of the host, which takes it as writable and never writes.
@@ -9,6 +9,6 @@ pub const fn text(text: &'static CStr) -> *mut c_char {
 }
 
 /// A host's text of static life; the host wants a NUL behind every one, which a C text has.
-pub const fn static_str(text: &'static CStr) -> k::_str {
-    k::_str { s: text.as_ptr().cast_mut(), len: text.count_bytes() as i32 }
+pub const fn static_str(text: &'static CStr) -> sys::_str {
+    sys::_str { s: text.as_ptr().cast_mut(), len: text.count_bytes() as i32 }
 }

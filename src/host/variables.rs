@@ -1,10 +1,10 @@
 //! `$imcharge(name)`: what the notice at hand says, in the resume route and the event routes; and `metrics`, everywhere.
 
 use super::attach::REGION;
-use super::bindings as k;
+use super::bindings as sys;
 use super::guard::guard;
 use crate::admin::metrics;
-use crate::shm::notification::{Kind, Notice, Outcome};
+use crate::shm::notification::{Kind, Notification, Outcome};
 use std::cell::RefCell;
 use std::ffi::{CString, c_int};
 
@@ -40,7 +40,7 @@ thread_local! {
 }
 
 /// Sets the variables for the time of `run`.
-pub fn with<R>(notice: &Notice<'_>, run: impl FnOnce() -> R) -> R {
+pub fn with<R>(notice: &Notification<'_>, run: impl FnOnce() -> R) -> R {
     CURRENT.with(|current| *current.borrow_mut() = values(notice));
     let result = run();
     CURRENT.with(|current| current.borrow_mut().clear());
@@ -48,7 +48,7 @@ pub fn with<R>(notice: &Notice<'_>, run: impl FnOnce() -> R) -> R {
 }
 
 /// What a notice says, by the places in [`NAMES`].
-pub fn values(notice: &Notice<'_>) -> Vec<Option<Value>> {
+pub fn values(notice: &Notification<'_>) -> Vec<Option<Value>> {
     let text = |text: &str| CString::new(text).ok().map(Value::Text);
     let number = |number: u64| Some(Value::Number(i64::try_from(number).unwrap_or(i64::MAX)));
     let (result, granted, message_id, units) = match &notice.kind {
@@ -76,7 +76,7 @@ pub fn values(notice: &Notice<'_>) -> Vec<Option<Value>> {
 }
 
 /// The host parses `$imcharge(name)`: remembers which.
-pub unsafe extern "C" fn parse_name(spec: k::pv_spec_p, name: *mut k::str_) -> c_int {
+pub unsafe extern "C" fn parse_name(spec: sys::pv_spec_p, name: *mut sys::str_) -> c_int {
     guard(-1, || {
         // SAFETY: the host gives both for the time of the call.
         let (Some(spec), Some(name)) = (unsafe { spec.as_mut() }, unsafe { name.as_ref() }) else { return -1 };
@@ -86,7 +86,7 @@ pub unsafe extern "C" fn parse_name(spec: k::pv_spec_p, name: *mut k::str_) -> c
             log::error!("$imcharge({}): unknown name; known are {NAMES:?}", String::from_utf8_lossy(wanted));
             return -1;
         };
-        spec.pvp.pvn.type_ = k::PV_NAME_INTSTR as c_int;
+        spec.pvp.pvn.type_ = sys::PV_NAME_INTSTR as c_int;
         spec.pvp.pvn.u.isname.type_ = 0;
         // An int in 5.6, a long from 6.0 on.
         spec.pvp.pvn.u.isname.name.n = at as _;
@@ -96,9 +96,9 @@ pub unsafe extern "C" fn parse_name(spec: k::pv_spec_p, name: *mut k::str_) -> c
 
 /// The host wants the value.
 pub unsafe extern "C" fn get(
-    message: *mut k::sip_msg,
-    parameter: *mut k::pv_param_t,
-    result: *mut k::pv_value_t,
+    message: *mut sys::sip_msg,
+    parameter: *mut sys::pv_param_t,
+    result: *mut sys::pv_value_t,
 ) -> c_int {
     guard(-1, || {
         // SAFETY: the host gives a parsed parameter: `parse_name` has left a number in it.
@@ -114,15 +114,15 @@ pub unsafe extern "C" fn get(
             // SAFETY: the host's own functions on the host's own places; the text stays until the notice is served.
             match at.and_then(|at| current.get(at)).and_then(Option::as_ref) {
                 Some(Value::Text(text)) => unsafe {
-                    let mut whole = k::_str { s: text.as_ptr().cast_mut(), len: text.count_bytes() as c_int };
-                    k::pv_get_strval(message, parameter, result, &mut whole)
+                    let mut whole = sys::_str { s: text.as_ptr().cast_mut(), len: text.count_bytes() as c_int };
+                    sys::pv_get_strval(message, parameter, result, &mut whole)
                 },
                 Some(Value::Number(number)) => match (*number).try_into() {
-                    Ok(number) => unsafe { k::pv_get_sintval(message, parameter, result, number) },
+                    Ok(number) => unsafe { sys::pv_get_sintval(message, parameter, result, number) },
                     // The numbers of 5.6 are of 32 bits, those of 6.0 of 64: a larger one is a text.
                     Err(_) => unsafe { text(message, parameter, result, number.to_string()) },
                 },
-                None => unsafe { k::pv_get_null(message, parameter, result) },
+                None => unsafe { sys::pv_get_null(message, parameter, result) },
             }
         })
     })
@@ -131,9 +131,9 @@ pub unsafe extern "C" fn get(
 /// # Safety
 /// As for [`get`].
 unsafe fn text(
-    message: *mut k::sip_msg,
-    parameter: *mut k::pv_param_t,
-    result: *mut k::pv_value_t,
+    message: *mut sys::sip_msg,
+    parameter: *mut sys::pv_param_t,
+    result: *mut sys::pv_value_t,
     words: String,
 ) -> c_int {
     thread_local! {
@@ -142,8 +142,8 @@ unsafe fn text(
     TEXT.with(|place| {
         let mut text = place.borrow_mut();
         *text = CString::new(words).unwrap_or_default();
-        let mut whole = k::_str { s: text.as_ptr().cast_mut(), len: text.count_bytes() as c_int };
+        let mut whole = sys::_str { s: text.as_ptr().cast_mut(), len: text.count_bytes() as c_int };
         // SAFETY: by the caller's promise; the text stays until the next one.
-        unsafe { k::pv_get_strval(message, parameter, result, &mut whole) }
+        unsafe { sys::pv_get_strval(message, parameter, result, &mut whole) }
     })
 }

@@ -1,4 +1,4 @@
-//! How a process of the host and the engine wake each other: by the word of a [`Sleeper`](crate::shm::wakeup::Sleeper) itself, or, for
+//! How a process of the host and the engine wake each other: by the word of a [`WakeWord`](crate::shm::wakeup::WakeWord) itself, or, for
 //! an engine that listens to connections at the same time, by an eventfd.
 //!
 //! A futex takes each side one system call; poll and an eventfd take the sleeper two, and more work for each.
@@ -26,18 +26,18 @@ pub fn wake(word: &AtomicU32) {
 }
 
 /// An eventfd: wakes one who sleeps on other descriptors too.
-pub struct Bell(File);
+pub struct EventFd(File);
 
-impl Bell {
+impl EventFd {
     /// A new one.
-    pub fn new() -> io::Result<Bell> {
+    pub fn new() -> io::Result<EventFd> {
         // SAFETY: no pointer involved; the result is checked.
         let fd = unsafe { libc::eventfd(0, libc::EFD_NONBLOCK) };
         if fd < 0 {
             return Err(io::Error::last_os_error());
         }
         // SAFETY: a new descriptor that nobody else owns.
-        Ok(Bell(unsafe { File::from_raw_fd(fd) }))
+        Ok(EventFd(unsafe { File::from_raw_fd(fd) }))
     }
 
     /// Wakes the sleeper.

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 /// One message of the engine to a resume worker or an event worker.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Notice<'a> {
+pub struct Notification<'a> {
     /// The session.
     pub session: SessionKey,
     /// Its Call-ID.
@@ -26,14 +26,14 @@ pub struct Notice<'a> {
     pub kind: Kind<'a>,
 }
 
-impl Notice<'_> {
+impl Notification<'_> {
     /// Its bytes, for a process that has no ring of its own.
     pub fn to_bytes(&self) -> Vec<u8> {
         postcard::to_stdvec(self).unwrap_or_default()
     }
 
     /// A notice out of its bytes; `None`: these are none.
-    pub fn from_bytes(bytes: &[u8]) -> Option<Notice<'_>> {
+    pub fn from_bytes(bytes: &[u8]) -> Option<Notification<'_>> {
         postcard::from_bytes(bytes).ok()
     }
 }
@@ -74,22 +74,22 @@ pub enum Outcome {
 
 /// Who takes notices from a queue: a resume worker or an event worker. The next notice goes to whoever comes first, so that
 /// one that is busy delays nothing but what it has taken.
-pub struct Resumer {
+pub struct NotificationReader {
     region: Arc<Region>,
     lane: Lane,
     index: usize,
     record: Vec<u8>,
 }
 
-impl Resumer {
+impl NotificationReader {
     /// Attaches resume worker `index` (0..resume_workers), after fork: it takes verdicts.
-    pub fn attach(region: &Arc<Region>, index: usize) -> Resumer {
-        Resumer { region: Arc::clone(region), lane: Lane::Verdicts, index, record: Vec::new() }
+    pub fn attach(region: &Arc<Region>, index: usize) -> NotificationReader {
+        NotificationReader { region: Arc::clone(region), lane: Lane::Verdicts, index, record: Vec::new() }
     }
 
     /// Attaches event worker `index` (0..event_workers), after fork: it takes what the event routes are told.
-    pub fn attach_to_events(region: &Arc<Region>, index: usize) -> Resumer {
-        Resumer { region: Arc::clone(region), lane: Lane::Events, index, record: Vec::new() }
+    pub fn attach_to_events(region: &Arc<Region>, index: usize) -> NotificationReader {
+        NotificationReader { region: Arc::clone(region), lane: Lane::Events, index, record: Vec::new() }
     }
 
     /// Sleeps until there is a notice or the time is over.
@@ -98,7 +98,7 @@ impl Resumer {
     }
 
     /// Takes the next notice, if there is one, and gives it to `run`; it counts as taken before `run` is called.
-    pub fn next(&mut self, run: impl FnOnce(&Notice<'_>)) -> bool {
+    pub fn next(&mut self, run: impl FnOnce(&Notification<'_>)) -> bool {
         if !self.region.queue(self.lane).take(&mut self.record) {
             return false;
         }

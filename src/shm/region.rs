@@ -19,15 +19,15 @@ use super::sync::{AtomicU32, AtomicU64, Ordering};
 use crate::charge::ch2::SessionKey;
 use crate::charge::time::Time;
 use crate::config::Config;
-use crate::enabler::diameter::client::connections::Peers;
+use crate::enabler::diameter::client::connections::PeerConnections;
 use crate::engine::store::StoreError;
 use crate::log_lines::NOTICE;
 use crate::shm::eventfd;
-use crate::shm::eventfd::Bell;
+use crate::shm::eventfd::EventFd;
 use crate::shm::gate::{Chained, Index, OWN_RECORDS, Slot, StreamRecord, Table};
 use crate::shm::script_runs::{Process, Run, SLOW};
-use crate::shm::wakeup::{ASLEEP, Doorbell, Sleeper, wake_some};
-use crate::simulate::{self, Broken, is_broken};
+use crate::shm::wakeup::{ASLEEP, EngineWaker, WakeWord, wake_some};
+use crate::simulate::{self, InjectedBug, is_injected};
 use crate::wire::msrp::{HOST_MAX, Uri};
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -108,7 +108,7 @@ struct Header {
     slots: AtomicU64,
     /// Keys of the hashes in the grant table: nobody outside can aim at a window.
     hash_keys: [AtomicU64; 2],
-    doorbell: Doorbell,
+    doorbell: EngineWaker,
     engine_state: AtomicU32,
     engine_pid: AtomicU32,
     stop: AtomicU32,
@@ -146,7 +146,7 @@ pub struct ReplySlot {
 
 /// The sleep of a resume worker or an event worker.
 #[repr(C, align(64))]
-struct Resting(Sleeper);
+struct Resting(WakeWord);
 
 /// How many there are of what the host and the configuration decide.
 #[derive(Clone, Copy)]
@@ -336,7 +336,7 @@ pub struct Region {
     /// Holds the lock on the state directory for as long as any process of this host lives.
     lock: File,
     /// For an engine that listens to connections of its own; without one, it sleeps on the word of its doorbell.
-    engine_bell: Option<Bell>,
+    engine_bell: Option<EventFd>,
 }
 
 /// Why there is no region: one sentence for an operator.
@@ -353,7 +353,7 @@ impl Region {
         warn_of_others(&config.state_dir);
         crate::engine::store::Store::check(&config.state_dir).map_err(|error| RegionError(error.to_string()))?;
         if let Some(diameter) = config.diameter() {
-            Peers::check(&diameter.peers).map_err(|error| RegionError(error.to_string()))?;
+            PeerConnections::check(&diameter.peers).map_err(|error| RegionError(error.to_string()))?;
         }
         let max_sessions = config.max_sessions as usize;
         let slots = max_sessions + max_sessions / 4 + 16;
@@ -383,7 +383,7 @@ impl Region {
             return Err(refused("take", io::Error::from_raw_os_error(taken)));
         }
         let map = Map::new(&file, layout, path).map_err(|error| refused("map", error))?;
-        let engine_bell = config.diameter().map(|_| Bell::new()).transpose();
+        let engine_bell = config.diameter().map(|_| EventFd::new()).transpose();
         let region = Region {
             map,
             engine_bell: engine_bell.map_err(|error| refused("make the doorbell of", error))?,
@@ -608,7 +608,7 @@ impl Region {
 
     /// The hash of an MSRP endpoint: its whole URI (RFC 4975, 6.1).
     pub fn hash_of_endpoint(&self, uri: &Uri<'_>) -> u64 {
-        if is_broken(Broken::SessionIdAlone) {
+        if is_injected(InjectedBug::SessionIdAlone) {
             return self.hash(&[b"uri", uri.session_id.as_bytes()]);
         }
         let (mut host, mut port) = ([0; HOST_MAX], [0; 3]);
@@ -787,7 +787,7 @@ impl Region {
 
     /// Descriptors that the engine needs of all it inherits.
     pub fn descriptors(&self) -> Vec<i32> {
-        self.engine_bell.iter().map(Bell::fd).chain([self.lock.as_raw_fd()]).collect()
+        self.engine_bell.iter().map(EventFd::fd).chain([self.lock.as_raw_fd()]).collect()
     }
 
     /// Removes the region's file: everything in it is settled.
@@ -796,24 +796,24 @@ impl Region {
     }
 
     /// Engine: the event rings that earlier instances left behind on this state directory.
-    pub fn left_behind(&self) -> Vec<LeftBehind> {
+    pub fn orphaned(&self) -> Vec<OrphanedRegion> {
         let prefix = prefix(&self.config.state_dir);
         let Ok(entries) = std::fs::read_dir(SHARED_MEMORY) else { return Vec::new() };
         let paths = entries.flatten().map(|entry| entry.path());
         let others =
             paths.filter(|path| path.as_os_str().as_bytes().starts_with(prefix.as_bytes()) && *path != self.map.path);
-        others.filter_map(|path| LeftBehind::open(&path)).collect()
+        others.filter_map(|path| OrphanedRegion::open(&path)).collect()
     }
 }
 
 /// The region of an instance that is gone.
-pub struct LeftBehind {
+pub struct OrphanedRegion {
     map: Map,
 }
 
-impl LeftBehind {
+impl OrphanedRegion {
     /// Opens a file if it is ours and whole; removes it if it cannot be one of this boot.
-    fn open(path: &Path) -> Option<LeftBehind> {
+    fn open(path: &Path) -> Option<OrphanedRegion> {
         let file = OpenOptions::new().read(true).write(true).custom_flags(libc::O_NOFOLLOW).open(path).ok()?;
         let metadata = file.metadata().ok()?;
         // SAFETY: no argument, no failure.
@@ -827,7 +827,7 @@ impl LeftBehind {
             let _ = std::fs::remove_file(path);
         }
         let map = Map::new(&file, layout?, path.to_owned()).ok()?;
-        Some(LeftBehind { map })
+        Some(OrphanedRegion { map })
     }
 
     /// The layout by the header, if it fits the file and the file is of this version and boot.

@@ -6,15 +6,15 @@
 
 use super::sync::{AtomicU32, Ordering, fence, set};
 
-/// The word of a [`Sleeper`] while somebody sleeps, or is about to.
+/// The word of a [`WakeWord`] while somebody sleeps, or is about to.
 pub const ASLEEP: u32 = 1;
 
 /// Whether somebody sleeps, or is about to.
 #[repr(transparent)]
 #[derive(Default)]
-pub struct Sleeper(AtomicU32);
+pub struct WakeWord(AtomicU32);
 
-impl Sleeper {
+impl WakeWord {
     /// Calls `ring` if the sleeper must be woken for what was just published; whether it had to.
     pub fn wake(&self, ring: impl FnOnce()) -> bool {
         fence(Ordering::SeqCst);
@@ -43,20 +43,20 @@ impl Sleeper {
 
 /// Wakes as many of those who take from one queue as there are new records, as far as so many sleep. One who does not sleep
 /// looks into the queue before it sleeps.
-pub fn wake_some<'a>(sleepers: impl Iterator<Item = &'a Sleeper>, records: usize, ring: impl Fn(&Sleeper)) {
+pub fn wake_some<'a>(sleepers: impl Iterator<Item = &'a WakeWord>, records: usize, ring: impl Fn(&WakeWord)) {
     sleepers.filter(|sleeper| sleeper.wake(|| ring(sleeper))).take(records).for_each(drop);
 }
 
 /// The engine's sleep: it ends only for events that somebody waits for.
 #[repr(C)]
 #[derive(Default)]
-pub struct Doorbell {
-    engine: Sleeper,
+pub struct EngineWaker {
+    engine: WakeWord,
     /// 1 when someone waits for what the engine makes of an event.
     urgent: AtomicU32,
 }
 
-impl Doorbell {
+impl EngineWaker {
     /// Worker: someone waits for what comes of an event just published. Calls `ring` if the engine sleeps.
     pub fn wake(&self, ring: impl FnOnce()) {
         // Whoever takes the flag down sees the event that it was put up for.
@@ -69,7 +69,7 @@ impl Doorbell {
         self.engine.sleep(|| self.urgent.load(Ordering::Relaxed) == 0, wait);
     }
 
-    /// What the engine can sleep on, as in [`Sleeper::word`].
+    /// What the engine can sleep on, as in [`WakeWord::word`].
     pub fn word(&self) -> &AtomicU32 {
         self.engine.word()
     }

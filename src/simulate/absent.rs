@@ -1,6 +1,6 @@
 //! There is no simulation: the real machine.
 
-use super::Broken;
+use super::InjectedBug;
 use crate::charge::time::Time;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr};
@@ -63,7 +63,7 @@ pub fn pause(_: Duration) -> bool {
 }
 
 #[inline(always)]
-pub fn moment() {}
+pub fn crash_point() {}
 
 #[inline(always)]
 pub fn is_simulated() -> bool {
@@ -84,6 +84,6 @@ pub fn file_sync(_: &Path) -> Option<io::Result<()>> {
 }
 
 #[inline(always)]
-pub fn is_broken(_: Broken) -> bool {
+pub fn is_injected(_: InjectedBug) -> bool {
     false
 }

@@ -1,6 +1,6 @@
 //! The simulated machine of a thread.
 
-use super::Broken;
+use super::InjectedBug;
 use crate::charge::time::Time;
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -37,7 +37,7 @@ pub struct Machine {
     /// The disk under the files that the engine writes itself; SQLite's files have a file system of their own.
     pub files: RefCell<Option<Rc<dyn Files>>>,
     /// The fault built in.
-    pub broken: Cell<Option<Broken>>,
+    pub broken: Cell<Option<InjectedBug>>,
     /// Connections that were opened and not taken yet.
     pub opened: RefCell<VecDeque<(SocketAddr, Far)>>,
     /// Ports where nobody listens.
@@ -85,8 +85,8 @@ impl Machine {
         MACHINE.with(|place| *place.borrow_mut() = None);
     }
 
-    /// A moment passes at which a process may die; `true`: it is dead.
-    pub fn moment(&self) -> bool {
+    /// A crash_point passes at which a process may die; `true`: it is dead.
+    pub fn crash_point(&self) -> bool {
         match self.crash_in.get() {
             Some(0) => {
                 self.crash_in.set(None);
@@ -143,9 +143,9 @@ pub(crate) fn pause(span: Duration) -> bool {
     passed.is_some()
 }
 
-/// A moment at which a process may die: between any two of them something has become durable or visible.
-pub(crate) fn moment() {
-    if on(Machine::moment) == Some(true) {
+/// A crash_point at which a process may die: between any two of them something has become durable or visible.
+pub(crate) fn crash_point() {
+    if on(Machine::crash_point) == Some(true) {
         // Without the hook of panics: a crash is no fault here.
         std::panic::resume_unwind(Box::new(Crash));
     }
@@ -178,7 +178,7 @@ pub(crate) fn file_sync(path: &Path) -> Option<io::Result<()>> {
 }
 
 /// Whether this fault is built in.
-pub(crate) fn is_broken(fault: Broken) -> bool {
+pub(crate) fn is_injected(fault: InjectedBug) -> bool {
     on(|machine| machine.broken.get() == Some(fault)) == Some(true)
 }
 

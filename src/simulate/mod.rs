@@ -12,11 +12,13 @@ pub mod machine;
 
 #[cfg(not(feature = "simulate"))]
 pub(crate) use absent::{
-    Line, connect, file_opened, file_sync, file_write, is_broken, is_simulated, moment, now, pause, random, wall_ms,
+    Line, connect, crash_point, file_opened, file_sync, file_write, is_injected, is_simulated, now, pause, random,
+    wall_ms,
 };
 #[cfg(feature = "simulate")]
 pub(crate) use machine::{
-    Line, connect, file_opened, file_sync, file_write, is_broken, is_simulated, moment, now, pause, random, wall_ms,
+    Line, connect, crash_point, file_opened, file_sync, file_write, is_injected, is_simulated, now, pause, random,
+    wall_ms,
 };
 
 /// Whether rings and batches are so small that a simulation fills them.
@@ -24,7 +26,7 @@ pub const SMALL: bool = cfg!(feature = "simulate");
 
 /// A fault that is built in on purpose, to see whether the simulation finds it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Broken {
+pub enum InjectedBug {
     /// What a turn has decided is told before it is in the journal.
     ToldBeforeCommit,
     /// A distant enabler is asked before the journal is on the disk.

@@ -19,7 +19,7 @@ use crate::charge::event::{Direction, Event};
 use crate::shm::gate::{DialogState, LegRecord, NoRoom, Side, Slot, Streams};
 use crate::shm::region::Region;
 use crate::shm::statistic::Statistic;
-use crate::simulate::{Broken, is_broken};
+use crate::simulate::{InjectedBug, is_injected};
 use crate::wire::sdp;
 use crate::wire::sip::Target;
 use crate::worker::sip_input::{Body, Dialog, Method, Reply, Request, Source};
@@ -342,7 +342,7 @@ impl Worker {
 
     fn on_bye(&mut self, place: Place, request: &Request<'_>) {
         self.push_or_count(place.session, Event::Bye { leg: place.leg });
-        if is_broken(Broken::LegEndsSession) {
+        if is_injected(InjectedBug::LegEndsSession) {
             self.push_or_count(place.session, Event::End { reason: "" });
         }
         let region = Arc::clone(&self.region);
@@ -370,7 +370,7 @@ impl Worker {
         request: Option<&Request<'_>>,
         reply_source: Option<Source>,
     ) -> Result<(), Foreign> {
-        if is_broken(Broken::AnyAnswerBinds) {
+        if is_injected(InjectedBug::AnyAnswerBinds) {
             return Ok(());
         }
         let server_source = match place.sender {

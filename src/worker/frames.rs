@@ -8,7 +8,7 @@ use crate::log_lines::ONE_A_MINUTE;
 use crate::shm::clock;
 use crate::shm::gate::{Attribution, Bound, Chunk, Pass, Side};
 use crate::shm::statistic::Statistic;
-use crate::simulate::{Broken, is_broken, moment};
+use crate::simulate::{InjectedBug, crash_point, is_injected};
 use crate::wire::msrp;
 use crate::worker::sip_input::Frame;
 use std::sync::Arc;
@@ -229,7 +229,7 @@ impl Worker {
     /// Whether a frame comes from the side that it claims: by its connection, or by its address where the operator has
     /// named those of the IM servers.
     fn is_believed(&mut self, bound: Bound, came: &Frame<'_>) -> bool {
-        if came.from_self || came.connection == 0 || is_broken(Broken::SpeakerByPathAlone) {
+        if came.from_self || came.connection == 0 || is_injected(InjectedBug::SpeakerByPathAlone) {
             return true;
         }
         let region = Arc::clone(&self.region);
@@ -313,7 +313,7 @@ impl Worker {
         let message = region.hash_of_message(session, message_id);
         let chunk = Chunk { message, is_first: sent.start == 1, octets: sent.octets };
         let passed = table.pass(at, session, &chunk);
-        moment();
+        crash_point();
         let stop = match passed {
             Pass::Taken { amount, left } => {
                 let per = table.slots[at as usize].per();
@@ -393,10 +393,10 @@ fn sent<'a>(message_id: &'a str, frame: &msrp::Frame<'a>, taken: u32, connection
         message_id,
         transaction: transaction(frame.transaction_id.as_bytes()),
         start,
-        octets: frame.content_octets() + if is_broken(Broken::QuantityByPosition) { start - 1 } else { 0 },
-        total: frame.byte_range.and_then(|range| range.total).filter(|_| !is_broken(Broken::EndOfMessageUntold)),
+        octets: frame.content_octets() + if is_injected(InjectedBug::QuantityByPosition) { start - 1 } else { 0 },
+        total: frame.byte_range.and_then(|range| range.total).filter(|_| !is_injected(InjectedBug::EndOfMessageUntold)),
         flag: match frame.flag {
-            msrp::Flag::Last if is_broken(Broken::EndOfMessageUntold) => Flag::More,
+            msrp::Flag::Last if is_injected(InjectedBug::EndOfMessageUntold) => Flag::More,
             msrp::Flag::Last => Flag::Last,
             msrp::Flag::More => Flag::More,
             msrp::Flag::Aborted => Flag::Aborted,

@@ -22,7 +22,7 @@ use crate::shm::record::{Command, CommandResult, Record};
 use crate::shm::region::Region;
 use crate::shm::ring::Ring;
 use crate::shm::statistic::Statistic;
-use crate::simulate::moment;
+use crate::simulate::crash_point;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -162,9 +162,9 @@ impl Worker {
             .write_at(self.head, spare, |space| postcard::to_slice(record, space).ok().map(|written| written.len()));
         let Ok(Some(head)) = written else { return false };
         self.head = head;
-        moment();
+        crash_point();
         self.ring.publish(head);
-        moment();
+        crash_point();
         if urgency == Urgency::Now || self.ring.used() > self.ring.size() / 2 {
             self.region.wake_engine();
         }

@@ -1,4 +1,4 @@
-//! Peers that do anything in any order, made up at random, with the model that the fuzz target `diameter_peer` has as
+//! PeerConnections that do anything in any order, made up at random, with the model that the fuzz target `diameter_peer` has as
 //! well.
 
 use crate::checks::fake_peer::HOST;

@@ -94,7 +94,7 @@ impl Disk {
     /// Whether the process may still do something, and the disk does it.
     fn does(&mut self, sickness: Sickness, one_in: u32) -> bool {
         let is_sick = self.sickness == Some(sickness) && self.random.u32(0..one_in) == 0;
-        !self.machine.moment() && !is_sick
+        !self.machine.crash_point() && !is_sick
     }
 
     fn opened(&mut self, path: &Path) {

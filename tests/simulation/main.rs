@@ -26,7 +26,7 @@ mod elsewhere;
 mod inquiries;
 mod world;
 
-use imcharge::simulate::Broken;
+use imcharge::simulate::InjectedBug;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -45,25 +45,25 @@ const ALL_WITHIN: u64 = 1000;
 #[derive(Clone, Copy, Debug)]
 pub enum Fault {
     /// In the engine.
-    Broken(Broken),
+    InjectedBug(InjectedBug),
     /// The disk says that it has synced, and has not: what a commit that does not sync would come to.
     LyingDisk,
 }
 
 const FAULTS: [Fault; 14] = [
-    Fault::Broken(Broken::ToldBeforeCommit),
-    Fault::Broken(Broken::AskedBeforeSync),
-    Fault::Broken(Broken::KeyWithoutMessageId),
-    Fault::Broken(Broken::OutboxDropped),
-    Fault::Broken(Broken::PredecessorWatched),
-    Fault::Broken(Broken::SpeakerByPathAlone),
-    Fault::Broken(Broken::SessionIdAlone),
-    Fault::Broken(Broken::QuantityByPosition),
-    Fault::Broken(Broken::RestOfStoppedPasses),
-    Fault::Broken(Broken::GrantedWithoutSlot),
-    Fault::Broken(Broken::EndOfMessageUntold),
-    Fault::Broken(Broken::LegEndsSession),
-    Fault::Broken(Broken::AnyAnswerBinds),
+    Fault::InjectedBug(InjectedBug::ToldBeforeCommit),
+    Fault::InjectedBug(InjectedBug::AskedBeforeSync),
+    Fault::InjectedBug(InjectedBug::KeyWithoutMessageId),
+    Fault::InjectedBug(InjectedBug::OutboxDropped),
+    Fault::InjectedBug(InjectedBug::PredecessorWatched),
+    Fault::InjectedBug(InjectedBug::SpeakerByPathAlone),
+    Fault::InjectedBug(InjectedBug::SessionIdAlone),
+    Fault::InjectedBug(InjectedBug::QuantityByPosition),
+    Fault::InjectedBug(InjectedBug::RestOfStoppedPasses),
+    Fault::InjectedBug(InjectedBug::GrantedWithoutSlot),
+    Fault::InjectedBug(InjectedBug::EndOfMessageUntold),
+    Fault::InjectedBug(InjectedBug::LegEndsSession),
+    Fault::InjectedBug(InjectedBug::AnyAnswerBinds),
     Fault::LyingDisk,
 ];
 

@@ -18,7 +18,7 @@ use imcharge::charge::time::Time;
 use imcharge::config::Config;
 use imcharge::engine::Engine;
 use imcharge::engine::watchdog::Watchdog;
-use imcharge::shm::notification::Resumer;
+use imcharge::shm::notification::NotificationReader;
 use imcharge::shm::region::Region;
 use imcharge::simulate::machine::Machine;
 use imcharge::worker::Worker;
@@ -181,7 +181,7 @@ pub struct World<'a> {
     elsewhere: Rc<RefCell<Elsewhere>>,
     region: Option<Arc<Region>>,
     workers: Vec<Worker>,
-    resumers: Vec<Resumer>,
+    resumers: Vec<NotificationReader>,
     /// Until when the script of each resume worker blocks.
     resumers_block_until: [u64; RESUMERS as usize],
     engine: Option<Engine>,
@@ -262,7 +262,7 @@ impl<'a> World<'a> {
         let mut random = fastrand::Rng::with_seed(seed);
         disk::insert(Rc::clone(&machine), fastrand::Rng::with_seed(seed ^ 0xd15c));
         match fault {
-            Some(Fault::Broken(broken)) => machine.broken.set(Some(broken)),
+            Some(Fault::InjectedBug(broken)) => machine.broken.set(Some(broken)),
             Some(Fault::LyingDisk) => drop(disk::on(|disk| disk.lies = true)),
             None => {}
         }

@@ -3,7 +3,8 @@
 use super::ahead::Further;
 use super::validity::Validity;
 use super::{
-    Debit, Decision, Flight, Outcome, Output, Phase, REFUSED, RETRY_MOST, Rule, Session, Step, StepKind, Verdict, Work,
+    Debit, Decision, Flight, Outcome, Output, Phase, REFUSED, RETRY_MOST, Rule, Session, TraceEvent, TraceEventKind,
+    Verdict, Work,
 };
 use crate::charge::account::AccountId;
 use crate::charge::ch2::{Denial, Failure, Grant, Operation, Request, Reservation, Response};
@@ -122,14 +123,14 @@ impl Session {
     }
 
     /// The step of a request.
-    fn asked(&self, work: &Work, reservation: Reservation) -> Step {
-        let worth = |step: Step, quota: Quota| step.worth(quota, self.price_of(quota));
+    fn asked(&self, work: &Work, reservation: Reservation) -> TraceEvent {
+        let worth = |step: TraceEvent, quota: Quota| step.worth(quota, self.price_of(quota));
         match work {
-            Work::Reserve(quota, rule) => worth(Step::new(StepKind::Reserve), *quota).by(*rule),
-            Work::Debit(debit) => self.about(StepKind::Debit, debit).by(debit.rule),
-            Work::Refund(debit) => self.about(StepKind::Refund, debit).by(debit.rule),
+            Work::Reserve(quota, rule) => worth(TraceEvent::new(TraceEventKind::Reserve), *quota).by(*rule),
+            Work::Debit(debit) => self.about(TraceEventKind::Debit, debit).by(debit.rule),
+            Work::Refund(debit) => self.about(TraceEventKind::Refund, debit).by(debit.rule),
             Work::Release(rule) => {
-                let step = Step::new(StepKind::Release).by(*rule);
+                let step = TraceEvent::new(TraceEventKind::Release).by(*rule);
                 // Nobody knows what a reservation has that was not answered.
                 match (rule, reservation) {
                     (Rule::Unused, Reservation::Open { outstanding, .. }) => worth(step, outstanding),
@@ -240,12 +241,15 @@ impl Session {
                 if asked.0 == 0 {
                     self.end_reservation();
                 }
-                self.step(now, Step::new(StepKind::Free).request(number).by(Rule::FreeOfCharge));
+                self.step(now, TraceEvent::new(TraceEventKind::Free).request(number).by(Rule::FreeOfCharge));
                 self.grant(*asked, None, now);
             }
             // Where the enabler never grants in part, fewer may still be had: the INVITE waits, and asks for one.
             Response::Denied(Denial::NotSoMany) if asked.0 > 1 && self.may_be_served() => {
-                self.step(now, Step::new(StepKind::Denied).request(number).by(Rule::Denied(Denial::NotSoMany)));
+                self.step(
+                    now,
+                    TraceEvent::new(TraceEventKind::Denied).request(number).by(Rule::Denied(Denial::NotSoMany)),
+                );
                 let fewer = Quota(if self.decision.is_none() { 1 } else { asked.0 / 2 });
                 self.at_once = Quota(asked.0 / 2);
                 self.wanted = Some((fewer, Rule::OneAtLeast));
@@ -259,7 +263,7 @@ impl Session {
             }
             // It was ended at the enabler's: what is outstanding is asked for anew.
             Response::NoReservation if asked.0 == 0 => {
-                self.step(now, Step::new(StepKind::NoReservation).request(number));
+                self.step(now, TraceEvent::new(TraceEventKind::NoReservation).request(number));
                 let anew = self.outstanding.0.saturating_add(self.wanted.map_or(0, |(wanted, _)| wanted.0));
                 self.narrow(Quota(0));
                 self.end_reservation();
@@ -273,7 +277,7 @@ impl Session {
     fn on_granted(&mut self, flight: &Flight, asked: Quota, grant: &Grant, now: Time) {
         let number = flight.number;
         let more = Quota(grant.quota.0.min(asked.0));
-        let step = Step::new(StepKind::Granted).request(number).worth(more, self.price_of(more));
+        let step = TraceEvent::new(TraceEventKind::Granted).request(number).worth(more, self.price_of(more));
         self.step(now, step.leaves(grant.balance));
         let validity = Validity::of(grant, now);
         let (route, renewal, requests) = (grant.route.clone(), None, 1);
@@ -288,7 +292,7 @@ impl Session {
 
     /// What is outstanding was asked for again: so much of it is reserved.
     fn on_renewed(&mut self, number: u32, grant: &Grant, now: Time) {
-        let step = Step::new(StepKind::Granted).request(number).worth(Quota(0), Units(0));
+        let step = TraceEvent::new(TraceEventKind::Granted).request(number).worth(Quota(0), Units(0));
         self.step(now, step.leaves(grant.balance));
         self.heed_for_first(grant, now);
         self.grant(Quota(0), grant.balance, now);
@@ -324,7 +328,7 @@ impl Session {
 
     /// So much is given without a reservation.
     pub(super) fn give(&mut self, quota: Quota, rule: Rule, now: Time) {
-        self.step(now, Step::new(StepKind::Granted).by(rule).worth(quota, self.price_of(quota)));
+        self.step(now, TraceEvent::new(TraceEventKind::Granted).by(rule).worth(quota, self.price_of(quota)));
         self.grant(quota, None, now);
     }
 
@@ -345,7 +349,7 @@ impl Session {
     }
 
     fn refuse(&mut self, number: u32, denial: Denial, now: Time) {
-        self.step(now, Step::new(StepKind::Denied).request(number).by(Rule::Denied(denial)));
+        self.step(now, TraceEvent::new(TraceEventKind::Denied).request(number).by(Rule::Denied(denial)));
         self.refused = Some(now);
         if self.decision.is_none() {
             self.decide(Decision::Denied(denial), Quota(0), None, now);
@@ -356,7 +360,7 @@ impl Session {
     /// The fate of the reservation is not known: what may be held is released, so that it binds nobody's credit, and
     /// nothing is debited out of it.
     fn without_answer(&mut self, flight: &Flight, asked: Quota, failure: Failure, now: Time) {
-        self.step(now, Step::new(StepKind::EnablerFailed).request(flight.number).by(Rule::Failed(failure)));
+        self.step(now, TraceEvent::new(TraceEventKind::EnablerFailed).request(flight.number).by(Rule::Failed(failure)));
         self.outputs.push(Output::EnablerFailed(failure));
         self.refused = Some(now);
         if asked.0 > 0 && (failure.may_be_done() || flight.repeated) {
@@ -438,7 +442,7 @@ impl Session {
                 Decision::Denied(denial) => Rule::Denied(denial),
                 Decision::Failed(failure) => Rule::Failed(failure),
             };
-            let step = Step::new(StepKind::Verdict).by(rule).worth(granted, self.price_of(granted));
+            let step = TraceEvent::new(TraceEventKind::Verdict).by(rule).worth(granted, self.price_of(granted));
             self.step(now, step.leaves(balance));
             self.outputs.push(Output::Verdict(Verdict { result, granted, balance }));
         }
@@ -465,7 +469,7 @@ impl Session {
         let units = self.tariff.price_of(quota);
         self.counts.debited = self.counts.debited.saturating_add(1);
         self.counts.units = Units(self.counts.units.0.saturating_add(units.0));
-        self.step(now, self.about(StepKind::Debited, debit).request(request).by(debit.rule).leaves(balance));
+        self.step(now, self.about(TraceEventKind::Debited, debit).request(request).by(debit.rule).leaves(balance));
         self.settled_one(quota);
         self.outputs.push(Output::Debited {
             message_id: debit.message_id.clone(),
@@ -497,7 +501,7 @@ impl Session {
 
     /// The content is with the client, and the enabler will not have it paid: no more follows.
     pub(super) fn on_debit_denied(&mut self, debit: &Debit, request: u32, denial: Denial, now: Time) {
-        let step = self.about(StepKind::Denied, debit).request(request).by(Rule::Denied(denial));
+        let step = self.about(TraceEventKind::Denied, debit).request(request).by(Rule::Denied(denial));
         self.step(now, step);
         self.free(debit, Rule::Denied(denial), now);
         self.outputs.push(Output::DebitDenied { message_id: debit.message_id.clone(), denial });
@@ -508,7 +512,7 @@ impl Session {
     /// earlier copy may have been what ended the reservation: nobody knows then but the enabler's people.
     pub(super) fn on_debit_without_reservation(&mut self, mut flight: Box<Flight>, now: Time) {
         let Work::Debit(debit) = &flight.work else { return };
-        self.step(now, self.about(StepKind::NoReservation, debit).request(flight.number));
+        self.step(now, self.about(TraceEventKind::NoReservation, debit).request(flight.number));
         self.narrow(Quota(0));
         self.end_reservation();
         if flight.repeated {
@@ -527,7 +531,7 @@ impl Session {
     /// It waits for an operator.
     pub(super) fn hold_back(&mut self, mut flight: Box<Flight>, rule: Rule, now: Time) {
         if let Work::Debit(debit) | Work::Refund(debit) = &flight.work {
-            self.step(now, self.about(StepKind::HeldBack, debit).request(flight.number).by(rule));
+            self.step(now, self.about(TraceEventKind::HeldBack, debit).request(flight.number).by(rule));
             self.outputs.push(Output::HeldBack { message_id: debit.message_id.clone() });
         }
         (flight.held, flight.retry) = (true, None);
@@ -536,7 +540,7 @@ impl Session {
 
     /// No debit and no release is lost: it is asked again with its number until it is answered.
     pub(super) fn ask_later(&mut self, mut flight: Box<Flight>, failure: Failure, now: Time) {
-        let step = Step::new(StepKind::EnablerFailed).request(flight.number).by(Rule::Failed(failure));
+        let step = TraceEvent::new(TraceEventKind::EnablerFailed).request(flight.number).by(Rule::Failed(failure));
         self.step(
             now,
             match &flight.work {
@@ -568,7 +572,7 @@ impl Session {
         let number = flight.number;
         if let Work::Debit(debit) | Work::Refund(debit) = &flight.work {
             let rule = if again { Rule::OutboxResend } else { Rule::OutboxRelease };
-            self.step(now, self.about(StepKind::Resolved, debit).request(number).by(rule));
+            self.step(now, self.about(TraceEventKind::Resolved, debit).request(number).by(rule));
         }
         match (&flight.work, again) {
             (Work::Debit(debit), false) => {
@@ -601,7 +605,7 @@ impl Session {
 
     /// The enabler wants to be asked again (RFC 8506, 5.5); where it is asked already, that will do.
     pub(super) fn on_reauthorize(&mut self, opened_by: u32, at: Time) {
-        self.step(at, Step::new(StepKind::Reauthorize));
+        self.step(at, TraceEvent::new(TraceEventKind::Reauthorize));
         if !self.is_updating(opened_by)
             && let Some(renewal) = self.renewal_of(opened_by)
         {
@@ -611,7 +615,7 @@ impl Session {
 
     /// A SEND hit the gate. The account may have been topped up since the last refusal.
     pub(super) fn on_stopped(&mut self, message_id: &str, why: Stop, at: Time) {
-        self.step(at, Step::new(StepKind::Stopped).about(message_id).by(Rule::from_stop(why)));
+        self.step(at, TraceEvent::new(TraceEventKind::Stopped).about(message_id).by(Rule::from_stop(why)));
         // Only what the server sends keeps a session that is over.
         if why != Stop::Forged {
             self.keep_closed(at);

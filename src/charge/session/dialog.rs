@@ -1,7 +1,7 @@
 //! The dialogs of a session: one INVITE that is forked has several (RFC 3261, 12 and 13.2.2.4). Each is a leg of the one
 //! reservation, by the hash of the answering side's tag.
 
-use super::{Dialog, LINGER, Outcome, Phase, Session, Step, StepKind};
+use super::{Dialog, LINGER, Outcome, Phase, Session, TraceEvent, TraceEventKind};
 use crate::charge::time::Time;
 use serde::{Deserialize, Serialize};
 
@@ -43,7 +43,7 @@ impl Session {
     pub(super) fn on_answered(&mut self, leg: u64, at: Time) {
         let is_new = self.raise_leg(leg, LegState::Confirmed);
         if is_new || !self.answered {
-            self.step(at, Step::new(StepKind::Answered));
+            self.step(at, TraceEvent::new(TraceEventKind::Answered));
         }
         self.answered = true;
         if self.dialog == Dialog::Unborn || is_new && self.outcome != Some(Outcome::HostStopped) {
@@ -56,7 +56,7 @@ impl Session {
 
     /// A BYE ends its leg; that of the last leg ends the session.
     pub(super) fn on_bye(&mut self, leg: u64, at: Time) {
-        self.step(at, Step::new(StepKind::Bye));
+        self.step(at, TraceEvent::new(TraceEventKind::Bye));
         self.raise_leg(leg, LegState::Ended);
         if !self.has_living_leg() {
             self.end(Outcome::Bye);

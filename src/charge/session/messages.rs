@@ -7,7 +7,8 @@
 use super::message::{Answer, LATE, Message, Settlement};
 use super::parts::Numbered;
 use super::{
-    CONNECTIONS, Debit, Decision, EARLY, Early, Ending, Outcome, Output, Phase, REFUSED, Rule, Session, Step, StepKind,
+    CONNECTIONS, Debit, Decision, EARLY, Early, Ending, Outcome, Output, Phase, REFUSED, Rule, Session, TraceEvent,
+    TraceEventKind,
 };
 use crate::charge::ch2::Trigger;
 use crate::charge::event::{Flag, Sent};
@@ -53,8 +54,8 @@ pub(super) struct Forgotten {
 /// What passes.
 impl Session {
     pub(super) fn on_sent(&mut self, sent: &Sent<'_>, at: Time) {
-        let kind = if sent.flag == Flag::Aborted { StepKind::Abort } else { StepKind::Send };
-        self.step(at, Step::new(kind).about(sent.message_id).octets(sent.octets));
+        let kind = if sent.flag == Flag::Aborted { TraceEventKind::Abort } else { TraceEventKind::Send };
+        self.step(at, TraceEvent::new(kind).about(sent.message_id).octets(sent.octets));
         self.carries(sent.connection);
         self.keep_closed(at);
         // Without a grant the gate has let nothing pass.
@@ -142,7 +143,7 @@ impl Session {
     }
 
     /// A message costs one where messages are counted, and what passes costs one at least. At the gate a message may have
-    /// passed as paid for, and its next chunk as a new one, around the moment when it was forgotten.
+    /// passed as paid for, and its next chunk as a new one, around the crash_point when it was forgotten.
     fn pay(&mut self, index: usize, at: Time) {
         let message = &self.messages[index];
         let taken = message.taken().0;
@@ -211,7 +212,7 @@ impl Session {
 
     /// A message of which nothing else was sent is forgotten: sent again, it is charged as if for the first time.
     pub(super) fn on_unsent(&mut self, message_id: &str, transaction: u64, at: Time) {
-        self.step(at, Step::new(StepKind::Unsent).about(message_id));
+        self.step(at, TraceEvent::new(TraceEventKind::Unsent).about(message_id));
         let Some(index) = self.position(message_id) else { return };
         match self.change(index, |message| message.unsend(transaction)) {
             Some(Quota(0)) => {}
@@ -232,7 +233,7 @@ impl Session {
         let policy = self.policy;
         let meant = self.position_of_answer(&answer);
         if let Answer::Response { code, .. } = answer {
-            let step = Step::new(StepKind::Response).code(code.into());
+            let step = TraceEvent::new(TraceEventKind::Response).code(code.into());
             let step = meant.map_or(step.clone(), |index| step.about(self.messages[index].id()));
             self.ladder.add(at.micros_since(self.opened), step);
         }
@@ -277,7 +278,7 @@ impl Session {
         };
         self.connections.remove(index);
         let settles = u32::try_from(self.messages.len()).unwrap_or(u32::MAX);
-        self.step(at, Step::new(StepKind::ConnectionLost).messages(settles));
+        self.step(at, TraceEvent::new(TraceEventKind::ConnectionLost).messages(settles));
         self.close_messages(Ending::ConnectionLost, at);
     }
 }
@@ -316,7 +317,10 @@ impl Session {
         let stops = self.tariff.per == Per::Kilobyte && self.is_served() && has_content;
         if stops && !is_decided && !message.is_over() {
             let since = self.fired_at(message, settlement, now);
-            let step = Step::new(StepKind::StopRest).by(settlement.rule()).about(&message_id).octets(message.octets());
+            let step = TraceEvent::new(TraceEventKind::StopRest)
+                .by(settlement.rule())
+                .about(&message_id)
+                .octets(message.octets());
             self.step(now, step);
             self.change(index, |message| message.settle_later(settlement, since, now));
             self.outputs.push(Output::StopMessage { message_id });
@@ -358,7 +362,10 @@ impl Session {
         } else {
             self.remember(&message);
             if trigger == Trigger::Timeout {
-                self.step(now, Step::new(StepKind::Timeout).by(rule).about(&debit.message_id).octets(octets));
+                self.step(
+                    now,
+                    TraceEvent::new(TraceEventKind::Timeout).by(rule).about(&debit.message_id).octets(octets),
+                );
             }
             self.add_debit(debit);
         }
@@ -432,7 +439,7 @@ impl Session {
         let units = self.price_of(quota);
         self.let_pass(quota);
         self.counts.not_debited = self.counts.not_debited.saturating_add(1);
-        let step = Step::new(StepKind::NotDebited).by(rule).about(&debit.message_id).octets(octets);
+        let step = TraceEvent::new(TraceEventKind::NotDebited).by(rule).about(&debit.message_id).octets(octets);
         self.step(now, step.worth(quota, units));
         self.outputs.push(Output::NotDebited { message_id: debit.message_id.clone(), octets, units, rule });
     }

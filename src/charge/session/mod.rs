@@ -61,7 +61,7 @@ mod tests;
 pub use output::{Decision, Outcome, Output, Verdict};
 pub use query::{Waiting, Work as WaitingWork};
 pub use rule::{Ending, Rule};
-pub use trace::{Step, StepClass, StepKind};
+pub use trace::{TraceClass, TraceEvent, TraceEventKind};
 
 use super::ch2::{Denial, Failure, Reservation, Response, SessionKey, Trigger};
 use super::event::{Direction, Event, Reserve};
@@ -363,7 +363,7 @@ impl Session {
             ahead,
             outputs: ThinVec::new(),
         };
-        session.step(now, Step::new(StepKind::Invite).messages(reserve.messages));
+        session.step(now, TraceEvent::new(TraceEventKind::Invite).messages(reserve.messages));
         if reserve.account.is_empty() {
             session.fail(Failure::NoIdentity, now);
         } else {
@@ -402,7 +402,7 @@ impl Session {
             Event::End { reason } => self.on_script_end(reason, at),
             Event::HostStopped => {
                 self.end_dialog(at);
-                self.on_end(StepKind::HostStopped, Outcome::HostStopped, at);
+                self.on_end(TraceEventKind::HostStopped, Outcome::HostStopped, at);
             }
             Event::Sent(sent) => self.on_sent(sent, at),
             Event::Stopped { message_id, why } => self.on_stopped(message_id, *why, at),
@@ -411,13 +411,13 @@ impl Session {
                 self.on_answer(Answer::Response { transaction: *transaction, code: *code }, at);
             }
             Event::Reported { message_id, start, end, code } => {
-                self.step(at, Step::new(StepKind::Report).about(message_id).code((*code).into()));
+                self.step(at, TraceEvent::new(TraceEventKind::Report).about(message_id).code((*code).into()));
                 let (message, end) = (Message::name_of(message_id), end.unwrap_or(u64::MAX));
                 self.on_answer(Answer::Report { message, start: *start, end, code: *code }, at);
             }
             Event::Moved { connection } => self.carries(*connection),
             Event::Reauthorize { opened_by } => self.on_reauthorize(*opened_by, at),
-            Event::Abort => self.on_end(StepKind::EnablerEnds, Outcome::EnablerEnded, at),
+            Event::Abort => self.on_end(TraceEventKind::EnablerEnds, Outcome::EnablerEnded, at),
             Event::ConnectionLost { connection } => self.on_connection_lost(*connection, at),
             Event::PassedAgain { message_id, transaction, start, octets } => {
                 self.on_passed_again(message_id, *transaction, (*start, *octets), at);
@@ -453,13 +453,13 @@ impl Session {
                 self.on_debit_without_reservation(flight, now);
             }
             (Work::Release(_), Response::Released { balance }) => {
-                self.step(now, Step::new(StepKind::Released).request(number).leaves(*balance));
+                self.step(now, TraceEvent::new(TraceEventKind::Released).request(number).leaves(*balance));
             }
             (Work::Release(_), Response::Denied(denial)) => {
-                self.step(now, Step::new(StepKind::Released).request(number).by(Rule::Denied(*denial)));
+                self.step(now, TraceEvent::new(TraceEventKind::Released).request(number).by(Rule::Denied(*denial)));
             }
             (Work::Release(_), Response::NoReservation) => {
-                self.step(now, Step::new(StepKind::Released).request(number).by(Rule::NoReservation));
+                self.step(now, TraceEvent::new(TraceEventKind::Released).request(number).by(Rule::NoReservation));
             }
             (_, Response::Failed(failure)) => self.ask_later(flight, *failure, now),
             // An answer to another question is none.
@@ -475,7 +475,7 @@ impl Session {
         if self.has_reservation(number) || matches!(self.phase, Phase::Gone) {
             return;
         }
-        self.step(now, Step::new(StepKind::LateGrant).request(number));
+        self.step(now, TraceEvent::new(TraceEventKind::LateGrant).request(number));
         self.abandoned.push((number, route, Rule::LateGrant));
         self.proceed(now);
     }
@@ -501,7 +501,7 @@ impl Session {
         match self.phase {
             Phase::Cancelled { until } if until <= now => self.end(Outcome::Cancelled),
             Phase::Open if self.idle_at() <= now => {
-                self.step(now, Step::new(StepKind::Idle));
+                self.step(now, TraceEvent::new(TraceEventKind::Idle));
                 self.end(Outcome::Idle);
             }
             Phase::Draining { .. } => self.settle_when_drained(now),
@@ -611,7 +611,7 @@ impl Session {
         if self.answered || self.dialog != Dialog::Alive && !matches!(self.phase, Phase::Cancelled { .. }) {
             return;
         }
-        self.step(at, Step::new(StepKind::InviteFailed).code(code.into()));
+        self.step(at, TraceEvent::new(TraceEventKind::InviteFailed).code(code.into()));
         self.has_no_dialog(at);
         match self.phase {
             Phase::Cancelled { .. } => self.end(Outcome::Cancelled),
@@ -621,7 +621,7 @@ impl Session {
 
     /// While the reservation is asked for, no 2xx can cross: the INVITE has gone nowhere.
     fn on_cancelled(&mut self, at: Time) {
-        self.step(at, Step::new(StepKind::Cancelled));
+        self.step(at, TraceEvent::new(TraceEventKind::Cancelled));
         self.has_no_dialog(at);
         match self.phase {
             _ if self.answered => {}
@@ -642,11 +642,11 @@ impl Session {
         if self.outcome.is_none() && !reason.is_empty() {
             self.reason = Some(reason.chars().take(REASON).collect());
         }
-        self.on_end(StepKind::End, Outcome::Ended, at);
+        self.on_end(TraceEventKind::End, Outcome::Ended, at);
     }
 
-    fn on_end(&mut self, step: StepKind, outcome: Outcome, at: Time) {
-        self.step(at, Step::new(step));
+    fn on_end(&mut self, step: TraceEventKind, outcome: Outcome, at: Time) {
+        self.step(at, TraceEvent::new(step));
         self.end(outcome);
     }
 
@@ -673,7 +673,7 @@ impl Session {
     /// Nothing is held and nothing is asked: a denial, or the end of the settling. An end that came first names it.
     fn close(&mut self, now: Time) {
         self.phase = Phase::Closed { until: now.max(self.moved).after_seconds(LINGER) };
-        let closed = Step::new(StepKind::Closed).messages(self.counts.debited);
+        let closed = TraceEvent::new(TraceEventKind::Closed).messages(self.counts.debited);
         self.step(now, self.outcome.map_or(closed.clone(), |outcome| closed.by(Rule::Ended(outcome))));
         let word = self.outcome.map_or("", Outcome::word);
         let outcome = self.reason.clone().unwrap_or_else(|| word.into());
@@ -688,7 +688,7 @@ impl Session {
         self.flight.is_none() && self.debits.is_empty() && self.refunds.is_empty() && self.abandoned.is_empty()
     }
 
-    fn step(&mut self, at: Time, mut step: Step) {
+    fn step(&mut self, at: Time, mut step: TraceEvent) {
         step.request = step.request.map(|number| self.sent_as(number));
         self.ladder.add(at.micros_since(self.opened), step);
     }

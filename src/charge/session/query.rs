@@ -1,6 +1,6 @@
 //! What others ask about a session.
 
-use super::{Counts, Debit, Decision, Flight, Outcome, Phase, Rule, Session, Step, Work as InFlight};
+use super::{Counts, Debit, Decision, Flight, Outcome, Phase, Rule, Session, TraceEvent, Work as InFlight};
 use crate::charge::ch2::SessionKey;
 use crate::charge::event::Direction;
 use crate::charge::tariff::{Quota, Tariff, Units};
@@ -216,7 +216,7 @@ impl Session {
 
     /// Takes what has happened since the last call, oldest first, with the number of the first step. Numbers rise by
     /// one from 0.
-    pub fn take_steps(&mut self) -> (u32, ThinVec<Step>) {
+    pub fn take_steps(&mut self) -> (u32, ThinVec<TraceEvent>) {
         let first = self.ladder.kept().saturating_sub(u32::try_from(self.ladder.fresh()).unwrap_or(u32::MAX));
         (first, self.ladder.take())
     }

@@ -5,7 +5,7 @@
 //! that a relay reports (RFC 4976, 6.4.1) gives nothing back, and neither does an error after another error.
 
 use super::message::Message;
-use super::{Debit, Output, Rule, Session, Step, StepKind, Work};
+use super::{Debit, Output, Rule, Session, TraceEvent, TraceEventKind, Work};
 use crate::charge::ch2::{Denial, Operation, Trigger};
 use crate::charge::policy::Settle;
 use crate::charge::time::Time;
@@ -67,8 +67,8 @@ impl Session {
     }
 
     /// A step about the message of a debit and its price.
-    pub(super) fn about(&self, what: StepKind, debit: &Debit) -> Step {
-        let step = Step::new(what).about(&debit.message_id).octets(debit.octets);
+    pub(super) fn about(&self, what: TraceEventKind, debit: &Debit) -> TraceEvent {
+        let step = TraceEvent::new(what).about(&debit.message_id).octets(debit.octets);
         step.worth(debit.quota, self.price_of(debit.quota))
     }
 
@@ -85,14 +85,14 @@ impl Session {
 
     pub(super) fn on_refunded(&mut self, debit: &Debit, request: u32, balance: Option<i64>, now: Time) {
         self.counts.refunded = self.counts.refunded.saturating_add(1);
-        let step = self.about(StepKind::Refunded, debit).request(request).by(debit.rule);
+        let step = self.about(TraceEventKind::Refunded, debit).request(request).by(debit.rule);
         self.step(now, step.leaves(balance));
         self.outputs.push(Output::Refunded { message_id: debit.message_id.clone(), part: debit.part, balance });
     }
 
     /// The enabler keeps the money: an operator has to know.
     pub(super) fn on_refund_denied(&mut self, debit: &Debit, request: u32, denial: Denial, now: Time) {
-        let step = self.about(StepKind::RefundDenied, debit).request(request).by(Rule::Denied(denial));
+        let step = self.about(TraceEventKind::RefundDenied, debit).request(request).by(Rule::Denied(denial));
         self.step(now, step);
         self.outputs.push(Output::RefundDenied { message_id: debit.message_id.clone(), denial });
     }

@@ -69,7 +69,7 @@ struct Run {
     out: Vec<Output>,
     /// The request that is not answered.
     asked: Option<Request>,
-    steps: Vec<Step>,
+    steps: Vec<TraceEvent>,
 }
 
 impl Run {
@@ -1864,7 +1864,7 @@ fn a_bye_ends_its_leg_and_that_of_the_last_leg_the_session() {
     run.event(Event::Bye { leg: 2 }, s(2));
     run.event(Event::DialogOver { leg: 2 }, s(2));
     assert_eq!((run.session.phase(), run.gate_closing()), ("open", false));
-    let answered = run.steps.iter().filter(|step| step.what == StepKind::Answered);
+    let answered = run.steps.iter().filter(|step| step.what == TraceEventKind::Answered);
     assert_eq!(answered.count(), 2, "a 2xx that is sent again says nothing new");
     run.event(Event::Bye { leg: 1 }, s(3));
     run.settle();

@@ -8,11 +8,11 @@ use thin_vec::ThinVec;
 
 /// One rung of the message ladder.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Step {
+pub struct TraceEvent {
     /// Microseconds since the INVITE.
     pub micros: u64,
     /// What.
-    pub what: StepKind,
+    pub what: TraceEventKind,
     /// The rule that decided it; `None`: nobody has decided anything.
     pub rule: Option<Rule>,
     /// The message it is about.
@@ -33,10 +33,10 @@ pub struct Step {
     pub balance: Option<i64>,
 }
 
-impl Step {
+impl TraceEvent {
     /// A step that says no more than this. When it was is added with [`Ladder::add`].
-    pub(super) fn new(what: StepKind) -> Step {
-        Step {
+    pub(super) fn new(what: TraceEventKind) -> TraceEvent {
+        TraceEvent {
             micros: 0,
             what,
             rule: None,
@@ -51,45 +51,45 @@ impl Step {
         }
     }
 
-    pub(super) fn by(self, rule: Rule) -> Step {
+    pub(super) fn by(self, rule: Rule) -> TraceEvent {
         let code = if self.code == 0 { rule.code() } else { self.code };
-        Step { rule: Some(rule), code, ..self }
+        TraceEvent { rule: Some(rule), code, ..self }
     }
 
     /// Names the message that it is about; empty: none.
-    pub(super) fn about(self, message_id: &str) -> Step {
+    pub(super) fn about(self, message_id: &str) -> TraceEvent {
         let message_id = (!message_id.is_empty()).then(|| message_id.into());
-        Step { message_id, ..self }
+        TraceEvent { message_id, ..self }
     }
 
-    pub(super) fn request(self, number: u32) -> Step {
-        Step { request: Some(number), ..self }
+    pub(super) fn request(self, number: u32) -> TraceEvent {
+        TraceEvent { request: Some(number), ..self }
     }
 
-    pub(super) fn code(self, code: u32) -> Step {
-        Step { code, ..self }
+    pub(super) fn code(self, code: u32) -> TraceEvent {
+        TraceEvent { code, ..self }
     }
 
-    pub(super) fn messages(self, messages: u32) -> Step {
-        Step { messages, ..self }
+    pub(super) fn messages(self, messages: u32) -> TraceEvent {
+        TraceEvent { messages, ..self }
     }
 
-    pub(super) fn octets(self, octets: u64) -> Step {
-        Step { octets, ..self }
+    pub(super) fn octets(self, octets: u64) -> TraceEvent {
+        TraceEvent { octets, ..self }
     }
 
-    pub(super) fn worth(self, quota: Quota, units: Units) -> Step {
-        Step { quota: Some(quota), units: Some(units), ..self }
+    pub(super) fn worth(self, quota: Quota, units: Units) -> TraceEvent {
+        TraceEvent { quota: Some(quota), units: Some(units), ..self }
     }
 
-    pub(super) fn leaves(self, balance: Option<i64>) -> Step {
-        Step { balance, ..self }
+    pub(super) fn leaves(self, balance: Option<i64>) -> TraceEvent {
+        TraceEvent { balance, ..self }
     }
 }
 
 /// Which bound a step falls under.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum StepClass {
+pub enum TraceClass {
     /// Moves or decides about money: a reservation, a debit, what costs nothing.
     Money,
     /// What may come again and again while nothing moves: a stopped SEND, an enabler that fails.
@@ -98,13 +98,13 @@ pub enum StepClass {
     Traffic,
 }
 
-impl StepClass {
+impl TraceClass {
     /// Steps kept of a session. A message takes three of money (time-out, debit, debited) and two of traffic.
     pub const fn most(self) -> u32 {
         match self {
-            StepClass::Money => 32_768,
-            StepClass::Repeated => 256,
-            StepClass::Traffic => 2048,
+            TraceClass::Money => 32_768,
+            TraceClass::Repeated => 256,
+            TraceClass::Traffic => 2048,
         }
     }
 }
@@ -112,22 +112,22 @@ impl StepClass {
 /// Declares the kinds of steps: class, word and meaning in one list.
 macro_rules! kinds {
     ($($variant:ident $class:ident $word:literal $meaning:literal,)*) => {
-        /// What a [`Step`] is about.
+        /// What a [`TraceEvent`] is about.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-        pub enum StepKind { $(#[doc = $meaning] $variant,)* }
+        pub enum TraceEventKind { $(#[doc = $meaning] $variant,)* }
 
-        impl StepKind {
+        impl TraceEventKind {
             /// Every kind, in the order of the manual.
-            pub const ALL: &'static [StepKind] = &[$(StepKind::$variant,)*];
+            pub const ALL: &'static [TraceEventKind] = &[$(TraceEventKind::$variant,)*];
 
             /// The word in `explain`.
             pub fn word(self) -> &'static str {
-                match self { $(StepKind::$variant => $word,)* }
+                match self { $(TraceEventKind::$variant => $word,)* }
             }
 
             /// Which bound it falls under.
-            pub fn class(self) -> StepClass {
-                match self { $(StepKind::$variant => StepClass::$class,)* }
+            pub fn class(self) -> TraceClass {
+                match self { $(TraceEventKind::$variant => TraceClass::$class,)* }
             }
         }
     };
@@ -179,7 +179,7 @@ kinds! {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Ladder {
     #[serde(skip)]
-    fresh: ThinVec<Step>,
+    fresh: ThinVec<TraceEvent>,
     money: u32,
     repeated: u32,
     traffic: u32,
@@ -188,22 +188,22 @@ pub(super) struct Ladder {
 
 impl Ladder {
     /// Adds a step, or counts it when there are enough of its class.
-    pub(super) fn add(&mut self, micros: u64, step: Step) {
+    pub(super) fn add(&mut self, micros: u64, step: TraceEvent) {
         let class = step.what.class();
         let count = match class {
-            StepClass::Money => &mut self.money,
-            StepClass::Repeated => &mut self.repeated,
-            StepClass::Traffic => &mut self.traffic,
+            TraceClass::Money => &mut self.money,
+            TraceClass::Repeated => &mut self.repeated,
+            TraceClass::Traffic => &mut self.traffic,
         };
         if *count >= class.most() {
             self.dropped = self.dropped.saturating_add(1);
             return;
         }
         *count += 1;
-        self.fresh.push(Step { micros, ..step });
+        self.fresh.push(TraceEvent { micros, ..step });
     }
 
-    pub(super) fn take(&mut self) -> ThinVec<Step> {
+    pub(super) fn take(&mut self) -> ThinVec<TraceEvent> {
         std::mem::take(&mut self.fresh)
     }
 

@@ -1,6 +1,6 @@
 //! For how long grants are good, and when they are renewed (Validity-Time, RFC 8506, 8.33).
 
-use super::{Phase, Rule, Session, Step, StepKind};
+use super::{Phase, Rule, Session, TraceEvent, TraceEventKind};
 use crate::charge::ch2::Grant;
 use crate::charge::tariff::Quota;
 use crate::charge::time::Time;
@@ -85,7 +85,7 @@ impl Session {
             }
         }
         if old.0 > 0 {
-            self.step(now, Step::new(StepKind::Renew).worth(old, self.price_of(old)));
+            self.step(now, TraceEvent::new(TraceEventKind::Renew).worth(old, self.price_of(old)));
         }
     }
 

@@ -7,18 +7,18 @@
 //! | `+` | This peer has it, and another may take it over (CC-Session-Failover): no request names it (RFC 8506, 5.7). |
 //! | `~` | The request was last with this peer, which has not answered: it may have it. It may be a relay, so no request names it. |
 //!
-//! `#` begins the [`ServiceKeys`] that the reservation was opened with: it is closed with the same, also where the
+//! `#` begins the [`ServiceParameters`] that the reservation was opened with: it is closed with the same, also where the
 //! configuration has changed since. `!` begins the [other services](Other) that the server granted with the last answer:
 //! the next request closes them.
 
 use super::services::{Listed, Other};
-use crate::enabler::diameter::profile::ServiceKeys;
+use crate::enabler::diameter::profile::ServiceParameters;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 /// How a reservation is bound to a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Bond {
+pub enum ServerBinding {
     /// This peer alone has it.
     Bound,
     /// This server has it, by whatever peer it is reached.
@@ -29,11 +29,12 @@ pub enum Bond {
     Asked,
 }
 
-impl Bond {
-    const MARKED: [(Bond, &'static str); 3] = [(Bond::Relayed, "*"), (Bond::MayMove, "+"), (Bond::Asked, "~")];
+impl ServerBinding {
+    const MARKED: [(ServerBinding, &'static str); 3] =
+        [(ServerBinding::Relayed, "*"), (ServerBinding::MayMove, "+"), (ServerBinding::Asked, "~")];
 
     fn mark(self) -> &'static str {
-        Bond::MARKED.iter().find(|known| known.0 == self).map_or("", |known| known.1)
+        ServerBinding::MARKED.iter().find(|known| known.0 == self).map_or("", |known| known.1)
     }
 }
 
@@ -43,9 +44,9 @@ pub struct Route<'a> {
     /// Origin-Host.
     pub host: &'a str,
     /// Whether it has the reservation.
-    pub bond: Bond,
+    pub bond: ServerBinding,
     /// `None`: of a version that did not write it.
-    pub keys: Option<ServiceKeys>,
+    pub keys: Option<ServiceParameters>,
     /// What else the server has granted in this session.
     pub others: Vec<Other>,
 }
@@ -58,47 +59,47 @@ impl<'a> Route<'a> {
             None => (text, Vec::new()),
         };
         let (text, keys) = match text.split_once('#') {
-            Some((text, keys)) => (text, ServiceKeys::read(keys)),
+            Some((text, keys)) => (text, ServiceParameters::read(keys)),
             None => (text, None),
         };
-        let marked = Bond::MARKED.iter().find_map(|(bond, mark)| Some((text.strip_prefix(mark)?, *bond)));
-        let (host, bond) = marked.unwrap_or((text, Bond::Bound));
+        let marked = ServerBinding::MARKED.iter().find_map(|(bond, mark)| Some((text.strip_prefix(mark)?, *bond)));
+        let (host, bond) = marked.unwrap_or((text, ServerBinding::Bound));
         Route { host, bond, keys, others }
     }
 
     /// Destination-Host of a request.
     pub fn destination(&self) -> Option<&'a str> {
-        matches!(self.bond, Bond::Bound | Bond::Relayed).then_some(self.host)
+        matches!(self.bond, ServerBinding::Bound | ServerBinding::Relayed).then_some(self.host)
     }
 
     /// Whether another peer may have a request. What may be reserved by one that is silent is given back there first,
     /// and elsewhere when it is `asked_again`: the peers may be doors of one server.
     pub fn may_move(&self, asked_again: bool) -> bool {
         match self.bond {
-            Bond::Bound => false,
-            Bond::Asked => asked_again,
-            Bond::Relayed | Bond::MayMove => true,
+            ServerBinding::Bound => false,
+            ServerBinding::Asked => asked_again,
+            ServerBinding::Relayed | ServerBinding::MayMove => true,
         }
     }
 }
 
-/// Routes are few: sessions share them.
+/// ServerBindings are few: sessions share them.
 #[derive(Default)]
-pub struct Routes {
+pub struct ServerBindings {
     recent: VecDeque<Arc<str>>,
 }
 
 /// More servers than that do not answer in turn.
 const RECENT: usize = 16;
 
-impl Routes {
+impl ServerBindings {
     /// Writes one without other services.
-    pub fn to(&mut self, host: &str, bond: Bond, keys: ServiceKeys) -> Arc<str> {
+    pub fn to(&mut self, host: &str, bond: ServerBinding, keys: ServiceParameters) -> Arc<str> {
         self.way(host, bond, keys, &[])
     }
 
     /// Writes one.
-    pub fn way(&mut self, host: &str, bond: Bond, keys: ServiceKeys, others: &[Other]) -> Arc<str> {
+    pub fn way(&mut self, host: &str, bond: ServerBinding, keys: ServiceParameters, others: &[Other]) -> Arc<str> {
         let separator = if others.is_empty() { "" } else { "!" };
         self.shared(format!("{}{host}#{keys}{separator}{}", bond.mark(), Listed(others)))
     }
@@ -131,15 +132,17 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read() {
-        let mut routes = Routes::default();
-        let money = ServiceKeys { currency: Some(978), exponent: -2, ..ServiceKeys::default() };
+        let mut routes = ServerBindings::default();
+        let money = ServiceParameters { currency: Some(978), exponent: -2, ..ServiceParameters::default() };
         for profile in [Profile::Rfc8506, Profile::Ro] {
             for unit in [Unit::Message, Unit::Octets, Unit::Money] {
                 for (identifier, rating_group) in
                     [(None, None), (Some(7), None), (None, Some(0)), (Some(1), Some(u32::MAX))]
                 {
-                    let keys = ServiceKeys { profile, unit, identifier, rating_group, ..money };
-                    for bond in [Bond::Bound, Bond::Relayed, Bond::MayMove, Bond::Asked] {
+                    let keys = ServiceParameters { profile, unit, identifier, rating_group, ..money };
+                    for bond in
+                        [ServerBinding::Bound, ServerBinding::Relayed, ServerBinding::MayMove, ServerBinding::Asked]
+                    {
                         let route = routes.to("ocs.example.org", bond, keys);
                         let (host, keys) = ("ocs.example.org", Some(keys));
                         let expected = Route { host, bond, keys, others: Vec::new() };
@@ -154,20 +157,20 @@ mod tests {
     #[test]
     fn one_of_before_the_keys_were_written_has_none() {
         for text in ["*ocs", "*ocs#", "*ocs#unheard,of"] {
-            let (host, bond, keys, others) = ("ocs", Bond::Relayed, None, Vec::new());
+            let (host, bond, keys, others) = ("ocs", ServerBinding::Relayed, None, Vec::new());
             assert_eq!(Route::of(text), Route { host, bond, keys, others }, "{text}");
         }
     }
 
     #[test]
     fn other_services_are_added_and_taken_away() {
-        let mut routes = Routes::default();
+        let mut routes = ServerBindings::default();
         let others = Other::read_all("5:8.9:to;:7:s");
-        let plain = routes.to("ocs", Bond::MayMove, ServiceKeys::default());
+        let plain = routes.to("ocs", ServerBinding::MayMove, ServiceParameters::default());
         let with = routes.with_others(&plain, &others);
-        assert_eq!(with, routes.way("ocs", Bond::MayMove, ServiceKeys::default(), &others));
+        assert_eq!(with, routes.way("ocs", ServerBinding::MayMove, ServiceParameters::default(), &others));
         let read = Route::of(&with);
-        assert_eq!((read.host, read.keys, &read.others), ("ocs", Some(ServiceKeys::default()), &others));
+        assert_eq!((read.host, read.keys, &read.others), ("ocs", Some(ServiceParameters::default()), &others));
         assert_eq!(routes.with_others(&with, &[]), plain);
     }
 
@@ -187,8 +190,8 @@ mod tests {
 
     #[test]
     fn sessions_share_them() {
-        let (mut routes, keys) = (Routes::default(), ServiceKeys::default());
-        let one = routes.to("ocs", Bond::MayMove, keys);
-        assert!(Arc::ptr_eq(&one, &routes.to("ocs", Bond::MayMove, keys)));
+        let (mut routes, keys) = (ServerBindings::default(), ServiceParameters::default());
+        let one = routes.to("ocs", ServerBinding::MayMove, keys);
+        assert!(Arc::ptr_eq(&one, &routes.to("ocs", ServerBinding::MayMove, keys)));
     }
 }

@@ -19,7 +19,7 @@ use crate::charge::ch2::{Denial, Failure, Grant, Operation, Request, Reservation
 use crate::charge::event::Direction;
 use crate::charge::policy::OnFailure;
 use crate::charge::tariff::{Per, Quota, Tariff, Unit};
-use crate::enabler::diameter::profile::{Dialect, Profile};
+use crate::enabler::diameter::profile::{CreditControlProfile, Profile};
 use crate::wire::diameter::codes::{
     FailureHandling, MultipleServices, NodeFunctionality, ReportingReason, RequestType, RequestedAction, RoleOfNode,
     SubscriptionIdType, TerminationCause,
@@ -146,7 +146,7 @@ pub struct Target<'a> {
 /// Appends the request to `out`. The sender sets Hop-by-Hop Identifier and T flag, and the End-to-End Identifier where
 /// the request has no stamp.
 pub fn write(
-    dialect: &Dialect,
+    dialect: &CreditControlProfile,
     request: &Request,
     call: &Call<'_>,
     target: Target<'_>,
@@ -256,7 +256,7 @@ fn subscription(account: &str) -> SubscriptionId<'_> {
 }
 
 /// An amount in what the server counts.
-fn units(dialect: &Dialect, tariff: Tariff, quota: Quota, octets: u64) -> ServiceUnits {
+fn units(dialect: &CreditControlProfile, tariff: Tariff, quota: Quota, octets: u64) -> ServiceUnits {
     let none = ServiceUnits::default();
     match dialect.keys.unit {
         Unit::Message => ServiceUnits { service_specific: Some(quota.0.into()), ..none },
@@ -272,7 +272,7 @@ fn units(dialect: &Dialect, tariff: Tariff, quota: Quota, octets: u64) -> Servic
 }
 
 /// How much of the service a grant is worth. Units of another kind than was asked for are worth nothing here.
-fn worth(dialect: &Dialect, tariff: Tariff, granted: &ServiceUnits) -> Quota {
+fn worth(dialect: &CreditControlProfile, tariff: Tariff, granted: &ServiceUnits) -> Quota {
     let count = match dialect.keys.unit {
         Unit::Message => granted.service_specific.unwrap_or(0),
         Unit::Octets => match tariff.per {
@@ -285,7 +285,7 @@ fn worth(dialect: &Dialect, tariff: Tariff, granted: &ServiceUnits) -> Quota {
 }
 
 /// Money as a whole number of what the tariff is in; fractions of it buy nothing.
-fn minor_units(dialect: &Dialect, granted: &ServiceUnits) -> u64 {
+fn minor_units(dialect: &CreditControlProfile, granted: &ServiceUnits) -> u64 {
     let Some(money) = &granted.money else { return 0 };
     let digits = u64::try_from(money.unit_value.digits).unwrap_or(0);
     let exponent = money.unit_value.exponent.unwrap_or(0).saturating_sub(dialect.keys.exponent);
@@ -305,7 +305,7 @@ pub fn succeeds(answer: &CreditControlAnswer<'_>) -> bool {
 
 /// What the server said, in the words of CH-2. Of several services, ours decides. Units, Validity-Time and
 /// Final-Unit-Indication are those of our service; the command's hold where our service has none of its own.
-pub fn read(dialect: &Dialect, request: &Request, answer: &CreditControlAnswer<'_>) -> Response {
+pub fn read(dialect: &CreditControlProfile, request: &Request, answer: &CreditControlAnswer<'_>) -> Response {
     // What a request says in the command is answered there: another service that the answer names does not refuse it.
     let in_command = matches!(request.operation, Operation::Refund { .. }) && !dialect.keys.in_multiple_services();
     let service = services::ours(&dialect.keys, answer).filter(|_| !in_command);
@@ -329,7 +329,7 @@ pub fn read(dialect: &Dialect, request: &Request, answer: &CreditControlAnswer<'
 }
 
 fn succeeded(
-    dialect: &Dialect,
+    dialect: &CreditControlProfile,
     request: &Request,
     answer: &CreditControlAnswer<'_>,
     service: Option<&Service<'_>>,
@@ -365,7 +365,7 @@ fn outstanding(request: &Request) -> Quota {
 
 /// A grant is of all that may be used from now on (RFC 8506, 5.3): what is more than `before` is new.
 fn grant(
-    dialect: &Dialect,
+    dialect: &CreditControlProfile,
     request: &Request,
     answer: &CreditControlAnswer<'_>,
     service: Option<&Service<'_>>,

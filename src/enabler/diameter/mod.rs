@@ -21,7 +21,7 @@ pub mod profile;
 mod services;
 
 pub use client::config::{Config, ConfigError, PeerConfig, TlsConfig};
-pub use client::connections::{PeerStatus, Peers};
+pub use client::connections::{PeerConnections, PeerStatus};
 pub use client::peer_table::{Asked, Counters, Event as PeerEvent, Refused, Request as Outgoing};
 
 use crate::charge::ch2::{Denial, Failure, Operation, Request, Reservation, Response, SessionKey};
@@ -32,9 +32,9 @@ use crate::wire::diameter::codes::{RequestType, SessionFailover};
 use crate::wire::diameter::{
     Command, CreditControlAnswer, Fault, Header, Message, ResultCode, Time as WallTime, Writer, dictionary,
 };
-use binding::{Bond, Route, Routes};
+use binding::{Route, ServerBinding, ServerBindings};
 use mapping::{Call, Target};
-use profile::{Dialect, ServiceKeys};
+use profile::{CreditControlProfile, ServiceParameters};
 use services::Other;
 use std::borrow::Cow;
 use std::collections::{HashMap, VecDeque};
@@ -46,7 +46,7 @@ use std::sync::Arc;
 #[derive(Clone, Debug)]
 pub struct DiameterConfig {
     /// What requests say.
-    pub dialect: Dialect,
+    pub dialect: CreditControlProfile,
     /// Whom they are sent to.
     pub peers: Config,
     /// Tx: seconds that an answer may take (RFC 8506, 13).
@@ -55,7 +55,7 @@ pub struct DiameterConfig {
 
 /// What a session hears of the server.
 #[derive(Debug)]
-pub enum Heard {
+pub enum EnablerEvent {
     /// The answer to a request, or that there is none.
     Response {
         /// Which session.
@@ -104,13 +104,13 @@ pub enum Heard {
         /// What it wants.
         event: Event<'static>,
         /// To be handed back.
-        inquiry: Inquiry,
+        inquiry: ServerRequest,
     },
 }
 
 /// A request of the server that has no answer yet.
 #[derive(Debug)]
-pub struct Inquiry {
+pub struct ServerRequest {
     asked: Asked,
     header: Header,
     session_id: Box<str>,
@@ -118,7 +118,7 @@ pub struct Inquiry {
 
 /// How a reservation stands that the server asks about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Standing {
+pub enum ReservationState {
     /// There is none.
     Unknown,
     /// It is there, and nothing is asked of it.
@@ -155,16 +155,16 @@ const HEARD_MAX: usize = 4096;
 
 /// The binding.
 pub struct Diameter {
-    dialect: Dialect,
+    dialect: CreditControlProfile,
     tx_timeout: u32,
-    peers: Peers,
+    peers: PeerConnections,
     asked: HashMap<u128, Request>,
     next: u128,
-    routes: Routes,
+    routes: ServerBindings,
     /// Until a peer is open, or has had its time; `None`: it has.
     beginning: Option<Time>,
     early: Vec<Early>,
-    heard: VecDeque<Heard>,
+    heard: VecDeque<EnablerEvent>,
     requests: Requests,
     /// Answers that could not be used.
     unusable: u64,
@@ -180,10 +180,10 @@ impl Diameter {
         Ok(Diameter {
             dialect: config.dialect,
             tx_timeout: config.tx_timeout,
-            peers: Peers::new(config.peers, state_id, now)?,
+            peers: PeerConnections::new(config.peers, state_id, now)?,
             asked: HashMap::new(),
             next: 0,
-            routes: Routes::default(),
+            routes: ServerBindings::default(),
             beginning: Some(now.after_seconds(BEGINNING)),
             early: Vec::new(),
             heard: VecDeque::new(),
@@ -278,7 +278,7 @@ impl Diameter {
     }
 
     /// What is heard next.
-    pub fn poll(&mut self) -> Option<Heard> {
+    pub fn poll(&mut self) -> Option<EnablerEvent> {
         self.heard.pop_front()
     }
 
@@ -333,17 +333,17 @@ impl Diameter {
     }
 
     /// How a request speaks: of its reservation as it was opened.
-    fn dialect_of(&self, request: &Request) -> Cow<'_, Dialect> {
+    fn dialect_of(&self, request: &Request) -> Cow<'_, CreditControlProfile> {
         let keys = request.route.as_deref().and_then(|route| Route::of(route).keys);
         match keys.filter(|keys| *keys != self.dialect.keys) {
-            Some(keys) => Cow::Owned(Dialect { keys, ..self.dialect.clone() }),
+            Some(keys) => Cow::Owned(CreditControlProfile { keys, ..self.dialect.clone() }),
             None => Cow::Borrowed(&self.dialect),
         }
     }
 
     fn hear(&mut self, request: &Request, response: Response) {
         let (session, number) = (request.session, request.number);
-        self.heard.push_back(Heard::Response { session, number, response, asked_of: None });
+        self.heard.push_back(EnablerEvent::Response { session, number, response, asked_of: None });
     }
 
     fn failed(&mut self, name: u128, written_to: Option<&str>) {
@@ -358,8 +358,8 @@ impl Diameter {
     /// what it has reserved.
     fn hear_nothing(&mut self, request: &Request, host: &str, failure: Failure) {
         let (session, number, keys) = (request.session, request.number, self.dialect_of(request).keys);
-        let (response, asked_of) = (Response::Failed(failure), Some(self.routes.to(host, Bond::Asked, keys)));
-        self.heard.push_back(Heard::Response { session, number, response, asked_of });
+        let (response, asked_of) = (Response::Failed(failure), Some(self.routes.to(host, ServerBinding::Asked, keys)));
+        self.heard.push_back(EnablerEvent::Response { session, number, response, asked_of });
     }
 
     fn count(&mut self, request: &Request) {
@@ -413,7 +413,7 @@ impl Diameter {
             (Operation::Reserve { .. }, Reservation::None, _) if is_open => {
                 let (session, number) = (request.session, request.number);
                 let route = self.route_of(peer, body, keys, &others);
-                self.heard.push_back(Heard::Late { session, number, route });
+                self.heard.push_back(EnablerEvent::Late { session, number, route });
             }
             (Operation::Reserve { .. } | Operation::Debit { .. }, Reservation::Open { opened_by, .. }, _)
                 if is_open =>
@@ -421,7 +421,7 @@ impl Diameter {
                 let route = request.route.as_deref().filter(|route| Route::of(route).others != others);
                 if let Some(route) = route {
                     let (session, route) = (request.session, self.routes.with_others(route, &others));
-                    self.heard.push_back(Heard::Rerouted { session, opened_by, route });
+                    self.heard.push_back(EnablerEvent::Rerouted { session, opened_by, route });
                 }
             }
             _ => {}
@@ -434,7 +434,7 @@ impl Diameter {
         &mut self,
         peer: &str,
         answer: &CreditControlAnswer<'_>,
-        keys: ServiceKeys,
+        keys: ServiceParameters,
         others: &[Other],
     ) -> Arc<str> {
         let own = self.dialect.origin_host.as_str();
@@ -452,22 +452,22 @@ impl Diameter {
         let (Some((session, opened_by)), Some(kind)) = (session, body.request_type) else { return };
         if kind != RequestType::INITIAL_REQUEST {
             let number = opened_by.saturating_add(body.request_number.unwrap_or(0));
-            self.heard.push_back(Heard::LateAnswer { session, number, message: bytes });
+            self.heard.push_back(EnablerEvent::LateAnswer { session, number, message: bytes });
         } else if mapping::succeeds(body) {
             let keys = self.dialect.keys;
             let route = self.route_of(peer, body, keys, &services::others(&keys, body));
-            self.heard.push_back(Heard::Late { session, number: opened_by, route });
+            self.heard.push_back(EnablerEvent::Late { session, number: opened_by, route });
         }
     }
 
     /// What a late answer says of this request, where it says that it is done: a server that is slower than Tx would
     /// else be asked for ever. A refusal says nothing: it may be of a copy that another copy was faster than.
-    pub fn read_late(&mut self, request: &Request, bytes: &[u8]) -> Option<Heard> {
+    pub fn read_late(&mut self, request: &Request, bytes: &[u8]) -> Option<EnablerEvent> {
         let response = self.read(request, "that is late", bytes).ok()?;
         let is_done =
             matches!(response, Response::Debited { .. } | Response::Refunded { .. } | Response::Released { .. });
         let (session, number) = (request.session, request.number);
-        is_done.then_some(Heard::Response { session, number, response, asked_of: None })
+        is_done.then_some(EnablerEvent::Response { session, number, response, asked_of: None })
     }
 
     /// RAR and ASR (RFC 8506, 5.5; RFC 6733, 8.5).
@@ -480,7 +480,7 @@ impl Diameter {
         match read {
             Ok(id) => {
                 let session = mapping::session_of(&self.dialect.origin_host, id);
-                let inquiry = Inquiry { asked, header: message.header, session_id: id.into() };
+                let inquiry = ServerRequest { asked, header: message.header, session_id: id.into() };
                 match session {
                     Some(_) if self.heard.len() >= HEARD_MAX => self.reply(&inquiry, ResultCode::TOO_BUSY),
                     Some((session, opened_by)) => {
@@ -488,7 +488,7 @@ impl Diameter {
                             Command::RE_AUTH => Event::Reauthorize { opened_by },
                             _ => Event::Abort,
                         };
-                        self.heard.push_back(Heard::Event { session, opened_by, event, inquiry });
+                        self.heard.push_back(EnablerEvent::Event { session, opened_by, event, inquiry });
                     }
                     None => self.reply(&inquiry, ResultCode::UNKNOWN_SESSION_ID),
                 }
@@ -502,16 +502,16 @@ impl Diameter {
 
     /// Says how the reservation stands. A report follows by UPDATE (2002, RFC 8506, 5.5), unless one is on its way (5.5
     /// and the state PendingU of section 7); an abort is done with the TERMINATION.
-    pub fn confirm(&mut self, inquiry: &Inquiry, event: &Event<'_>, standing: Standing) {
+    pub fn confirm(&mut self, inquiry: &ServerRequest, event: &Event<'_>, standing: ReservationState) {
         let result = match (standing, event) {
-            (Standing::Unknown, _) => ResultCode::UNKNOWN_SESSION_ID,
-            (Standing::Open, Event::Reauthorize { .. }) => ResultCode::LIMITED_SUCCESS,
-            (Standing::Open | Standing::Pending, _) => ResultCode::SUCCESS,
+            (ReservationState::Unknown, _) => ResultCode::UNKNOWN_SESSION_ID,
+            (ReservationState::Open, Event::Reauthorize { .. }) => ResultCode::LIMITED_SUCCESS,
+            (ReservationState::Open | ReservationState::Pending, _) => ResultCode::SUCCESS,
         };
         self.reply(inquiry, result);
     }
 
-    fn reply(&mut self, inquiry: &Inquiry, result: ResultCode) {
+    fn reply(&mut self, inquiry: &ServerRequest, result: ResultCode) {
         self.answer(inquiry.asked, &inquiry.header, Some(&inquiry.session_id), &Fault::new(result));
     }
 
@@ -536,13 +536,13 @@ impl Diameter {
 /// Who has the session of an answer that came through this peer, and how it is bound to that server. An answer with our
 /// `own` Origin-Host, as some servers echo it, does not say who has answered: the session is this peer's then, and no
 /// request names a server.
-fn bond<'a>(own: &str, peer: &'a str, answer: &CreditControlAnswer<'a>) -> (&'a str, Bond) {
+fn bond<'a>(own: &str, peer: &'a str, answer: &CreditControlAnswer<'a>) -> (&'a str, ServerBinding) {
     let may_move = answer.session_failover == Some(SessionFailover::FAILOVER_SUPPORTED);
     let host = answer.origin_host;
     match host.eq_ignore_ascii_case(own) {
-        true => (peer, if may_move { Bond::MayMove } else { Bond::Asked }),
-        false if !host.eq_ignore_ascii_case(peer) => (host, Bond::Relayed),
-        false => (host, if may_move { Bond::MayMove } else { Bond::Bound }),
+        true => (peer, if may_move { ServerBinding::MayMove } else { ServerBinding::Asked }),
+        false if !host.eq_ignore_ascii_case(peer) => (host, ServerBinding::Relayed),
+        false => (host, if may_move { ServerBinding::MayMove } else { ServerBinding::Bound }),
     }
 }
 

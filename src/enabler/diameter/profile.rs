@@ -34,7 +34,7 @@ impl Profile {
 
 /// Everything that requests have in common.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Dialect {
+pub struct CreditControlProfile {
     /// Origin-Host.
     pub origin_host: String,
     /// Origin-Realm.
@@ -44,13 +44,13 @@ pub struct Dialect {
     /// Service-Context-Id: what the server's people call this service. There is no standard one for OMA IM.
     pub service_context_id: String,
     /// How the service is called and counted.
-    pub keys: ServiceKeys,
+    pub keys: ServiceParameters,
 }
 
 /// How the service is called and counted: by this the server finds what it has reserved, so a reservation is closed with
 /// the same as it was opened with.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct ServiceKeys {
+pub struct ServiceParameters {
     /// Where units stand in a request.
     pub profile: Profile,
     /// What is counted.
@@ -65,25 +65,25 @@ pub struct ServiceKeys {
     pub exponent: i32,
 }
 
-impl ServiceKeys {
+impl ServiceParameters {
     /// Whether units stand in Multiple-Services-Credit-Control.
     pub fn in_multiple_services(&self) -> bool {
         self.profile == Profile::Ro
     }
 
     /// Reads what `Display` writes.
-    pub fn read(text: &str) -> Option<ServiceKeys> {
+    pub fn read(text: &str) -> Option<ServiceParameters> {
         let number = |text: &str| if text.is_empty() { Some(None) } else { text.parse().ok().map(Some) };
         let mut parts = text.split(',');
         let (profile, unit) = (Profile::named(parts.next()?)?, Unit::named(parts.next()?)?);
         let (identifier, rating_group) = (number(parts.next()?)?, number(parts.next()?)?);
         let (currency, exponent) = (number(parts.next()?)?, parts.next()?.parse().ok()?);
-        let keys = ServiceKeys { profile, unit, identifier, rating_group, currency, exponent };
+        let keys = ServiceParameters { profile, unit, identifier, rating_group, currency, exponent };
         parts.next().is_none().then_some(keys)
     }
 }
 
-impl fmt::Display for ServiceKeys {
+impl fmt::Display for ServiceParameters {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let number = |number: Option<u32>| number.map(|number| number.to_string()).unwrap_or_default();
         let (identifier, rating_group) = (number(self.identifier), number(self.rating_group));

@@ -1,7 +1,7 @@
 //! Multiple-Services-Credit-Control of an answer (RFC 8506, 8.16): which one is about our service, and what else the
 //! server has granted, to be closed with the next request of the session.
 
-use crate::enabler::diameter::profile::ServiceKeys;
+use crate::enabler::diameter::profile::ServiceParameters;
 use crate::wire::diameter::CreditControlAnswer;
 use crate::wire::diameter::codes::ReportingReason;
 use crate::wire::diameter::credit_control::{Money, Service, ServiceUnits, UnitValue};
@@ -19,7 +19,7 @@ const IDENTIFIERS_MAX: usize = 8;
 /// configured, unless none is. Of several, the one that names most of the configured ids wins, then the one with the
 /// fewest further ids, then the one with the lowest ids. So a server may leave out ids, or add its own. If the command
 /// itself grants units, those are ours, unless a service names a configured id.
-pub fn ours<'s, 'a>(keys: &ServiceKeys, answer: &'s CreditControlAnswer<'a>) -> Option<&'s Service<'a>> {
+pub fn ours<'s, 'a>(keys: &ServiceParameters, answer: &'s CreditControlAnswer<'a>) -> Option<&'s Service<'a>> {
     let in_command = answer.granted_service_unit.is_some();
     let rank = |service: &&Service<'_>| {
         let (agreeing, further) = agreement(keys, service).filter(|(agreeing, _)| *agreeing > 0 || !in_command)?;
@@ -30,7 +30,7 @@ pub fn ours<'s, 'a>(keys: &ServiceKeys, answer: &'s CreditControlAnswer<'a>) -> 
 }
 
 /// How many of the configured ids a service names, and how many further ones. `None`: it is another service.
-fn agreement(keys: &ServiceKeys, service: &Service<'_>) -> Option<(usize, usize)> {
+fn agreement(keys: &ServiceParameters, service: &Service<'_>) -> Option<(usize, usize)> {
     let identifiers = &service.service_identifier;
     let group = keys.rating_group.zip(service.rating_group).map(|(own, named)| own == named);
     let identifier = keys.identifier.filter(|_| !identifiers.is_empty()).map(|own| identifiers.contains(&own));
@@ -77,7 +77,7 @@ const KINDS: [KindOfUnit; 6] = [
 ///
 /// Empty where our units are in the command: such a session does not support multiple services (RFC 8506, 8.40), so no
 /// request of it can report another service. Its TERMINATION ends whatever the server granted.
-pub fn others(keys: &ServiceKeys, answer: &CreditControlAnswer<'_>) -> Vec<Other> {
+pub fn others(keys: &ServiceParameters, answer: &CreditControlAnswer<'_>) -> Vec<Other> {
     if !keys.in_multiple_services() {
         return Vec::new();
     }
@@ -160,8 +160,8 @@ mod tests {
     use crate::enabler::diameter::profile::Profile;
     use crate::wire::diameter::ResultCode;
 
-    fn keys(rating_group: Option<u32>, identifier: Option<u32>) -> ServiceKeys {
-        ServiceKeys { profile: Profile::Ro, rating_group, identifier, ..ServiceKeys::default() }
+    fn keys(rating_group: Option<u32>, identifier: Option<u32>) -> ServiceParameters {
+        ServiceParameters { profile: Profile::Ro, rating_group, identifier, ..ServiceParameters::default() }
     }
 
     fn service(rating_group: Option<u32>, identifiers: &[u32]) -> Service<'static> {
@@ -180,7 +180,7 @@ mod tests {
 
     /// Which of these is ours, in this order and in the reverse one.
     #[track_caller]
-    fn expect(keys: ServiceKeys, found: &[(Option<u32>, &[u32])], wanted: Option<usize>) {
+    fn expect(keys: ServiceParameters, found: &[(Option<u32>, &[u32])], wanted: Option<usize>) {
         let services: Vec<_> = found.iter().map(|(group, identifiers)| service(*group, identifiers)).collect();
         let reversed = answer(services.iter().cloned().rev().collect());
         let wanted = wanted.map(|at| &services[at]);
@@ -229,7 +229,7 @@ mod tests {
     fn a_session_with_units_in_the_command_closes_no_other_service() {
         let found = answer(vec![service(Some(98), &[]), service(Some(99), &[])]);
         let ro = keys(Some(1), None);
-        let rfc = ServiceKeys { profile: Profile::Rfc8506, ..ro };
+        let rfc = ServiceParameters { profile: Profile::Rfc8506, ..ro };
         assert_eq!([ro, rfc].map(|keys| others(&keys, &found).len()), [2, 0]);
     }
 

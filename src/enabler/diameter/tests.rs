@@ -6,7 +6,7 @@ use crate::charge::event::Direction;
 use crate::charge::tariff::Quota;
 use crate::enabler::diameter::client::fake_peer::{HOST, asks, cea, config, header, rar};
 use crate::wire::diameter::{CreditControlRequest, Framed, HopByHop, Service, ServiceUnits, frame};
-use profile::ServiceKeys;
+use profile::ServiceParameters;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::time::{Duration, Instant};
@@ -27,12 +27,12 @@ impl World {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let mut peers = Config { in_flight_max, ..config(&[HOST]) };
         peers.peers[0].address = listener.local_addr().expect("bound").to_string();
-        let dialect = Dialect {
+        let dialect = CreditControlProfile {
             origin_host: peers.origin_host.clone(),
             origin_realm: peers.origin_realm.clone(),
             destination_realm: "example.org".into(),
             service_context_id: "im@example.org".into(),
-            keys: ServiceKeys::default(),
+            keys: ServiceParameters::default(),
         };
         let config = DiameterConfig { dialect, peers, tx_timeout: TX };
         let mut diameter = Diameter::start(config, 1, START).expect("a good configuration");
@@ -85,7 +85,7 @@ impl World {
 
     /// What the sessions hear next.
     #[track_caller]
-    fn heard(&mut self) -> Heard {
+    fn heard(&mut self) -> EnablerEvent {
         self.until(|world| world.diameter.has_heard());
         self.diameter.poll().expect("something is heard")
     }
@@ -150,12 +150,14 @@ fn result(bytes: &[u8]) -> u32 {
 fn beyond_the_bound_a_request_has_its_outcome_at_once() {
     let mut world = World::open(2);
     (1..=3).for_each(|session| world.ask(reserve(session)));
-    let Some(Heard::Response { session, response, .. }) = world.diameter.poll() else { panic!("nothing is heard") };
+    let Some(EnablerEvent::Response { session, response, .. }) = world.diameter.poll() else {
+        panic!("nothing is heard")
+    };
     assert_eq!((session.0, response), (3, Response::Failed(Failure::Overload)));
     assert_eq!(world.diameter.counters().0.refused_full, 1);
     let asked = world.sent(2);
     world.say(&granted(&asked[0]));
-    assert!(matches!(world.heard(), Heard::Response { response: Response::Granted(_), .. }));
+    assert!(matches!(world.heard(), EnablerEvent::Response { response: Response::Granted(_), .. }));
     world.ask(reserve(4));
     assert!(!world.diameter.has_heard(), "there is room again");
     assert_eq!((world.diameter.counters().0.sent, world.diameter.counters().1.initial), (3, 3));
@@ -167,21 +169,23 @@ fn without_a_peer_a_request_has_its_outcome_at_once() {
     world.server.shutdown(std::net::Shutdown::Both).expect("open");
     world.until(|world| world.diameter.status()[0].state == "DOWN");
     world.ask(reserve(1));
-    let Some(Heard::Response { response, .. }) = world.diameter.poll() else { panic!("nothing is heard") };
+    let Some(EnablerEvent::Response { response, .. }) = world.diameter.poll() else { panic!("nothing is heard") };
     assert_eq!(response, Response::Failed(Failure::Unreachable));
     assert_eq!(world.diameter.counters().0.refused_no_peer, 1);
 }
 
 #[test]
 fn a_request_of_the_server_is_handed_to_its_session_and_answered_as_that_says() {
-    for (standing, result_code) in [(Standing::Open, 2002), (Standing::Pending, 2001), (Standing::Unknown, 5002)] {
+    for (standing, result_code) in
+        [(ReservationState::Open, 2002), (ReservationState::Pending, 2001), (ReservationState::Unknown, 5002)]
+    {
         let mut world = World::open(2);
         world.ask(reserve(1));
         let asked = world.sent(1).remove(0);
         let message = Message::parse(&asked).expect("whole");
         let own = message.find(dictionary::SESSION_ID).expect("its own").text().expect("text").to_owned();
         world.say(&asks(Command::RE_AUTH, &own, HOST, 5));
-        let Heard::Event { session, opened_by, event, inquiry } = world.heard() else { panic!("no event") };
+        let EnablerEvent::Event { session, opened_by, event, inquiry } = world.heard() else { panic!("no event") };
         assert_eq!((session, opened_by, &event), (SessionKey(1, 1), 0, &Event::Reauthorize { opened_by: 0 }));
         world.diameter.confirm(&inquiry, &event, standing);
         let answer = world.sent(1).remove(0);
@@ -203,11 +207,11 @@ fn who_was_silent_is_asked_to_give_back_what_it_may_have_reserved() {
     world.ask(reserve(1));
     world.sent(1);
     world.now = START.after_seconds(TX);
-    let Heard::Response { response, asked_of, .. } = world.heard() else { panic!("no outcome") };
+    let EnablerEvent::Response { response, asked_of, .. } = world.heard() else { panic!("no outcome") };
     assert_eq!(response, Response::Failed(Failure::Silent));
     let route = asked_of.expect("it was written");
     let of = Route::of(&route);
-    assert_eq!((of.host, of.bond, of.keys), (HOST, Bond::Asked, Some(ServiceKeys::default())));
+    assert_eq!((of.host, of.bond, of.keys), (HOST, ServerBinding::Asked, Some(ServiceParameters::default())));
     world.ask(Request { route: Some(route), ..release(1) });
     let asked = world.sent(1).remove(0);
     let message = Message::parse(&asked).expect("whole");
@@ -220,11 +224,11 @@ fn a_late_grant_by_way_of_a_relay_is_released_by_way_of_any_peer() {
     world.ask(reserve(1));
     let asked = world.sent(1).remove(0);
     world.now = START.after_seconds(TX);
-    assert!(matches!(world.heard(), Heard::Response { response: Response::Failed(Failure::Silent), .. }));
+    assert!(matches!(world.heard(), EnablerEvent::Response { response: Response::Failed(Failure::Silent), .. }));
     world.say(&granted_by("ocs7.example.org", &asked));
-    let Heard::Late { route, .. } = world.heard() else { panic!("no grant") };
+    let EnablerEvent::Late { route, .. } = world.heard() else { panic!("no grant") };
     let of = Route::of(&route);
-    assert_eq!((of.host, of.bond), ("ocs7.example.org", Bond::Relayed));
+    assert_eq!((of.host, of.bond), ("ocs7.example.org", ServerBinding::Relayed));
     world.ask(Request { route: Some(route), ..release(1) });
     let asked = world.sent(1).remove(0);
     let message = Message::parse(&asked).expect("whole");
@@ -238,10 +242,10 @@ fn a_reservation_is_closed_by_the_keys_that_it_was_opened_with() {
     world.ask(reserve(1));
     let asked = world.sent(1).remove(0);
     world.say(&granted(&asked));
-    let Heard::Response { response: Response::Granted(grant), .. } = world.heard() else { panic!("no grant") };
+    let EnablerEvent::Response { response: Response::Granted(grant), .. } = world.heard() else { panic!("no grant") };
     // The operator has changed the configuration and started the proxy again.
     world.diameter.dialect.keys =
-        ServiceKeys { profile: profile::Profile::Ro, rating_group: Some(9), ..ServiceKeys::default() };
+        ServiceParameters { profile: profile::Profile::Ro, rating_group: Some(9), ..ServiceParameters::default() };
     world.ask(Request { route: grant.route, ..release(1) });
     world.ask(release(2));
     let asked = world.sent(2);
@@ -261,16 +265,16 @@ fn what_is_answered_late_is_given_back_or_done() {
     let asked = world.sent(3);
     world.now = START.after_seconds(TX);
     for _ in 0..3 {
-        assert!(matches!(world.heard(), Heard::Response { response: Response::Failed(Failure::Silent), .. }));
+        assert!(matches!(world.heard(), EnablerEvent::Response { response: Response::Failed(Failure::Silent), .. }));
     }
     asked.iter().for_each(|asked| world.say(&granted(asked)));
-    let Heard::Late { session, number, route } = world.heard() else { panic!("no grant") };
+    let EnablerEvent::Late { session, number, route } = world.heard() else { panic!("no grant") };
     assert_eq!((session.0, number, Route::of(&route).host), (1, 0, HOST));
     for session in [2, 3] {
-        let Heard::LateAnswer { session: of, number, message } = world.heard() else { panic!("no answer") };
+        let EnablerEvent::LateAnswer { session: of, number, message } = world.heard() else { panic!("no answer") };
         assert_eq!((of.0, number), (session, 1));
         let read = world.diameter.read_late(&release(session), &message);
-        assert!(matches!(read, Some(Heard::Response { response: Response::Released { .. }, number: 1, .. })));
+        assert!(matches!(read, Some(EnablerEvent::Response { response: Response::Released { .. }, number: 1, .. })));
         assert!(world.diameter.read_late(&reserve(session), &message).is_none(), "it answers another request");
     }
 }
@@ -317,7 +321,7 @@ fn services_of(bytes: &[u8]) -> Vec<(Option<u32>, Option<u64>, Option<u64>)> {
 fn rated() -> World {
     let mut world = World::open(9);
     world.diameter.dialect.keys =
-        ServiceKeys { profile: profile::Profile::Ro, rating_group: Some(1), ..ServiceKeys::default() };
+        ServiceParameters { profile: profile::Profile::Ro, rating_group: Some(1), ..ServiceParameters::default() };
     world
 }
 
@@ -327,7 +331,7 @@ fn what_is_granted_to_another_service_is_closed_by_the_next_request() {
     world.ask(reserve(1));
     let asked = world.sent(1).remove(0);
     world.say(&beside(HOST, &asked, 2001));
-    let Heard::Response { response: Response::Granted(grant), .. } = world.heard() else { panic!("no grant") };
+    let EnablerEvent::Response { response: Response::Granted(grant), .. } = world.heard() else { panic!("no grant") };
     assert_eq!(grant.quota, Quota(3));
     let reservation = Reservation::Open { opened_by: 0, outstanding: Quota(3) };
     let more = request(1, 1, reservation, Operation::Reserve { quota: Quota(1) });
@@ -336,7 +340,7 @@ fn what_is_granted_to_another_service_is_closed_by_the_next_request() {
     assert_eq!(services_of(&asked), [(Some(1), Some(4), None), (Some(99), None, Some(0))]);
     // Refused, and granted to the other once more.
     world.say(&beside(HOST, &asked, 4012));
-    assert!(matches!(world.heard(), Heard::Response { response: Response::Denied(_), .. }));
+    assert!(matches!(world.heard(), EnablerEvent::Response { response: Response::Denied(_), .. }));
     // And closed again at the end.
     world.ask(Request { route: grant.route, ..release(1) });
     let asked = world.sent(1).remove(0);
@@ -361,7 +365,7 @@ fn a_debit_with_units_in_the_command_has_no_services_whatever_the_server_granted
     world.ask(reserve(1));
     let asked = world.sent(1).remove(0);
     world.say(&beside(HOST, &asked, 2001));
-    let Heard::Response { response: Response::Granted(grant), .. } = world.heard() else { panic!("no grant") };
+    let EnablerEvent::Response { response: Response::Granted(grant), .. } = world.heard() else { panic!("no grant") };
     let outstanding = Quota(3);
     let reservations =
         [Reservation::Open { opened_by: 0, outstanding }, Reservation::Last { opened_by: 0, outstanding }];
@@ -373,7 +377,7 @@ fn a_debit_with_units_in_the_command_has_no_services_whatever_the_server_granted
         let used = asked.used_service_unit.first().and_then(|units| units.service_specific);
         assert_eq!((used, asked.services.len(), asked.multiple_services_indicator), (Some(1), 0, None));
         world.say(&beside(HOST, &bytes, 2001));
-        assert!(matches!(world.heard(), Heard::Response { response: Response::Debited { .. }, .. }));
+        assert!(matches!(world.heard(), EnablerEvent::Response { response: Response::Debited { .. }, .. }));
     }
 }
 
@@ -381,14 +385,14 @@ fn a_debit_with_units_in_the_command_has_no_services_whatever_the_server_granted
 fn a_session_in_which_ours_was_refused_learns_what_else_to_close() {
     let mut world = rated();
     let reservation = Reservation::Open { opened_by: 0, outstanding: Quota(3) };
-    let route = world.diameter.routes.to(HOST, Bond::Bound, world.diameter.dialect.keys);
+    let route = world.diameter.routes.to(HOST, ServerBinding::Bound, world.diameter.dialect.keys);
     for (operation, result) in [(Operation::Reserve { quota: Quota(1) }, 4012), (debit(), 2001)] {
         world.ask(Request { route: Some(route.clone()), ..request(1, 1, reservation, operation) });
         let asked = world.sent(1).remove(0);
         world.say(&beside(HOST, &asked, result));
-        let Heard::Rerouted { session, opened_by, route } = world.heard() else { panic!("no other way") };
+        let EnablerEvent::Rerouted { session, opened_by, route } = world.heard() else { panic!("no other way") };
         assert_eq!((session.0, opened_by, Route::of(&route).others.len()), (1, 0, 1));
-        assert!(matches!(world.heard(), Heard::Response { .. }));
+        assert!(matches!(world.heard(), EnablerEvent::Response { .. }));
     }
 }
 
@@ -398,9 +402,9 @@ fn a_session_that_is_opened_only_for_others_is_ended() {
     world.ask(reserve(1));
     let asked = world.sent(1).remove(0);
     world.say(&beside(HOST, &asked, 4012));
-    let Heard::Late { session, number, route } = world.heard() else { panic!("nothing to give back") };
+    let EnablerEvent::Late { session, number, route } = world.heard() else { panic!("nothing to give back") };
     assert_eq!((session.0, number), (1, 0));
-    assert!(matches!(world.heard(), Heard::Response { response: Response::Denied(Denial::NotSoMany), .. }));
+    assert!(matches!(world.heard(), EnablerEvent::Response { response: Response::Denied(Denial::NotSoMany), .. }));
     world.ask(Request { route: Some(route), ..release(1) });
     let asked = world.sent(1).remove(0);
     assert_eq!(services_of(&asked), [(Some(1), None, Some(0)), (Some(99), None, Some(0))]);
@@ -413,7 +417,7 @@ fn a_server_that_echoes_our_name_is_never_named_by_it() {
     let asked = world.sent(1).remove(0);
     let own = world.diameter.dialect.origin_host.clone();
     world.say(&granted_by(&own, &asked));
-    let Heard::Response { response: Response::Granted(grant), .. } = world.heard() else { panic!("no grant") };
+    let EnablerEvent::Response { response: Response::Granted(grant), .. } = world.heard() else { panic!("no grant") };
     let route = grant.route.expect("a way");
     assert_eq!((Route::of(&route).host, Route::of(&route).destination()), (HOST, None));
     world.ask(Request { route: Some(route), ..release(1) });

@@ -1,18 +1,18 @@
 //! What hosts and scripts are told of: verdicts, debits, failures.
 
-use super::{Effect, Live, Turn, suspended_of};
+use super::{Effect, SessionEntry, Tick, suspended_of};
 use crate::charge::ch2::{Failure, SessionKey, Trigger};
 use crate::charge::event::Reserve;
 use crate::charge::session::{Decision, Session, Verdict};
 use crate::charge::time::Time;
 use crate::shm::gate::Opening;
 use crate::shm::latency::Latency;
-use crate::shm::notification::{Kind, Notice, Outcome};
+use crate::shm::notification::{Kind, Notification, Outcome};
 use crate::shm::statistic::Statistic;
-use crate::simulate::{Broken, is_broken};
+use crate::simulate::{InjectedBug, is_injected};
 
 /// Tells the waiting INVITE, and opens the gate for a granted one.
-pub(crate) fn tell_verdict(turn: &mut Turn<'_>, live: &Live, verdict: &Verdict) {
+pub(crate) fn tell_verdict(turn: &mut Tick<'_>, live: &SessionEntry, verdict: &Verdict) {
     let here = live.instance == turn.region.instance();
     let decision = match verdict.result {
         // Without a slot that workers find, its messages would be stopped.
@@ -39,7 +39,7 @@ pub(crate) fn tell_verdict(turn: &mut Turn<'_>, live: &Live, verdict: &Verdict) 
 }
 
 /// Opens the slot of a granted session after the commit. `false`: it has none, or workers would not find it.
-pub(crate) fn is_gate_opened(turn: &mut Turn<'_>, live: &Live) -> bool {
+pub(crate) fn is_gate_opened(turn: &mut Tick<'_>, live: &SessionEntry) -> bool {
     let (session, Some(slot)) = (&live.session, live.slot) else { return false };
     let region = turn.region;
     let opening = Opening {
@@ -49,7 +49,7 @@ pub(crate) fn is_gate_opened(turn: &mut Turn<'_>, live: &Live) -> bool {
         direction: session.direction(),
         per: session.tariff().per,
     };
-    if is_broken(Broken::GrantedWithoutSlot) {
+    if is_injected(InjectedBug::GrantedWithoutSlot) {
         return true;
     }
     if !region.table().claim(slot, &opening) {
@@ -61,12 +61,12 @@ pub(crate) fn is_gate_opened(turn: &mut Turn<'_>, live: &Live) -> bool {
 }
 
 /// Tells an INVITE that opens no session.
-pub(crate) fn refuse(turn: &mut Turn<'_>, session: SessionKey, at: Time, reserve: &Reserve<'_>, why: Failure) {
+pub(crate) fn refuse(turn: &mut Tick<'_>, session: SessionKey, at: Time, reserve: &Reserve<'_>, why: Failure) {
     turn.count(Statistic::Reserves);
     turn.count(Statistic::ReservesFailed);
     turn.latencies.push((Latency::Reserve, at));
     let suspended = suspended_of(reserve.carried);
-    let notice = Notice {
+    let notice = Notification {
         session,
         call_id: reserve.call_id,
         account: reserve.account,
@@ -80,7 +80,7 @@ pub(crate) fn refuse(turn: &mut Turn<'_>, session: SessionKey, at: Time, reserve
 }
 
 pub(crate) fn tell_debit(
-    turn: &mut Turn<'_>,
+    turn: &mut Tick<'_>,
     session: &Session,
     message_id: &str,
     units: u64,
@@ -97,18 +97,24 @@ pub(crate) fn tell_debit(
     }
 }
 
-pub(crate) fn tell_failure(turn: &mut Turn<'_>, session: &Session, failure: Failure) {
+pub(crate) fn tell_failure(turn: &mut Tick<'_>, session: &Session, failure: Failure) {
     if turn.region.wanted_notices().1 {
         turn.notices.event(turn.region, &notice(session, failure.word(), failure.code(), None, Kind::Failed));
     }
 }
 
-fn notice<'a>(session: &'a Session, reason: &'a str, code: u32, balance: Option<i64>, kind: Kind<'a>) -> Notice<'a> {
+fn notice<'a>(
+    session: &'a Session,
+    reason: &'a str,
+    code: u32,
+    balance: Option<i64>,
+    kind: Kind<'a>,
+) -> Notification<'a> {
     let (call_id, account) = (session.call_id(), session.account());
-    Notice { session: session.key(), call_id, account, reason, code, balance, kind }
+    Notification { session: session.key(), call_id, account, reason, code, balance, kind }
 }
 
-pub(crate) fn count_debit(turn: &mut Turn<'_>, trigger: Trigger) {
+pub(crate) fn count_debit(turn: &mut Tick<'_>, trigger: Trigger) {
     turn.count(Statistic::Debits);
     turn.count(match trigger {
         Trigger::Response => Statistic::DebitsOnResponse,

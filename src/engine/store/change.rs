@@ -1,7 +1,7 @@
 //! What a turn changes, and what of it the tables do not show yet.
 
 use super::steps::Part;
-use crate::charge::session::{Rule, Session, Step};
+use crate::charge::session::{Rule, Session, TraceEvent};
 use crate::enabler::diameter::client::connections::PeerStatus;
 use crate::enabler::ledger::{Account, Hold};
 use serde::{Deserialize, Serialize};
@@ -52,7 +52,7 @@ pub enum Change {
         /// What the times of the steps count from, UNIX microseconds; `None`: the INVITE.
         zero: Option<i64>,
         /// The steps.
-        steps: ThinVec<Step>,
+        steps: ThinVec<TraceEvent>,
     },
     /// A message that went to the client costs nothing.
     NotDebited(NotDebited),

@@ -2,7 +2,7 @@
 //! in its own row, which is written anyway, so that most sessions cost no row more; those beyond stand in `ladders`. The
 //! view `steps` shows them one by one and by name.
 
-use crate::charge::session::Step;
+use crate::charge::session::TraceEvent;
 use std::fmt::Write;
 use thin_vec::ThinVec;
 
@@ -17,7 +17,7 @@ pub struct Part {
     /// What the times of the steps count from, UNIX microseconds; `None`: the INVITE.
     pub zero: Option<i64>,
     /// The steps.
-    pub steps: ThinVec<Step>,
+    pub steps: ThinVec<TraceEvent>,
 }
 
 impl Part {
@@ -42,7 +42,7 @@ impl Part {
 }
 
 /// Its fields in the order of the view; the last ones are left out where they say nothing.
-fn write_step(out: &mut String, number: u64, step: &Step) {
+fn write_step(out: &mut String, number: u64, step: &TraceEvent) {
     let signed = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
     let some = |number: u64| (number != 0).then_some(signed(number));
     let rule = step.rule;

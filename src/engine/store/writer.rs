@@ -120,7 +120,7 @@ impl Tables {
             let applied = connection.prepare_cached("SELECT applied FROM journal")?.query_row([], |row| row.get(0))?;
             if i64::try_from(through).is_ok_and(|through| through > applied) {
                 tables::write(connection, pending)?;
-                simulate::moment();
+                simulate::crash_point();
                 connection.prepare_cached("UPDATE journal SET applied=?1")?.execute([through as i64])?;
             }
             pending.peers.iter().try_for_each(|peers| tables::write_peers(connection, peers))

@@ -1,7 +1,7 @@
 //! The host's TCP and TLS connections.
 
 use super::address::ip;
-use super::bindings as k;
+use super::bindings as sys;
 use crate::worker::sip_input::Connections;
 use std::ffi::{c_char, c_int};
 use std::ptr::null_mut;
@@ -14,15 +14,15 @@ impl Connections for Table {
     fn is_open(&self, connection: u64) -> Option<bool> {
         let id = c_int::try_from(connection).ok().filter(|id| *id != 0)?;
         // SAFETY: a search by number uses no address. It takes the lock that the host takes for each frame it sends.
-        Some(unsafe { k::tcpconn_exists(id, null_mut(), 0, null_mut(), 0, 0) } != 0)
+        Some(unsafe { sys::tcpconn_exists(id, null_mut(), 0, null_mut(), 0, 0) } != 0)
     }
 }
 
 /// Whether this is an address that the proxy listens on, or an alias of it.
 pub fn is_own_address(host: &str, port: u16) -> bool {
-    let mut host = k::_str { s: host.as_ptr().cast::<c_char>().cast_mut(), len: host.len() as c_int };
+    let mut host = sys::_str { s: host.as_ptr().cast::<c_char>().cast_mut(), len: host.len() as c_int };
     // SAFETY: the host's own lists of sockets and aliases; it only reads the text.
-    unsafe { k::check_self(&mut host, port, 0) == 1 }
+    unsafe { sys::check_self(&mut host, port, 0) == 1 }
 }
 
 /// Whether a frame arrived over a connection of this proxy to itself: whether the host's table also holds the other
@@ -31,13 +31,13 @@ pub fn is_own_address(host: &str, port: u16) -> bool {
 ///
 /// # Safety
 /// `received` must be the receive information of a frame, filled by the host.
-pub unsafe fn is_own(received: &mut k::receive_info) -> bool {
+pub unsafe fn is_own(received: &mut sys::receive_info) -> bool {
     let (peer, own) = (&raw mut received.src_ip, &raw mut received.dst_ip);
     let source = ip(&received.src_ip);
     // SAFETY: the host's list of sockets and an address of it.
-    let is_local = || unsafe { !k::find_si(peer, 0, received.proto as u8 as u16).is_null() };
+    let is_local = || unsafe { !sys::find_si(peer, 0, received.proto as u8 as u16).is_null() };
     // The table is searched for local addresses alone.
     let may_be = source.is_some_and(|source| source.is_loopback()) || source == ip(&received.dst_ip) || is_local();
     // SAFETY: two addresses of the host, which the search only reads.
-    may_be && unsafe { k::tcpconn_exists(0, own, received.dst_port.into(), peer, received.src_port.into(), 0) } != 0
+    may_be && unsafe { sys::tcpconn_exists(0, own, received.dst_port.into(), peer, received.src_port.into(), 0) } != 0
 }

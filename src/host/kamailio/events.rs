@@ -1,6 +1,6 @@
 //! What the script hears of: its event routes, or the KEMI function in their place.
 
-use super::{bindings as k, parameters, static_str, text};
+use super::{bindings as sys, parameters, static_str, text};
 use std::ffi::{CStr, CString, c_int, c_uint, c_void};
 use std::sync::OnceLock;
 
@@ -8,9 +8,9 @@ use std::sync::OnceLock;
 static CALLBACK: OnceLock<CString> = OnceLock::new();
 
 /// Its row in the table of parameters.
-pub const PARAMETER: k::param_export = k::param_export {
+pub const PARAMETER: sys::param_export = sys::param_export {
     name: text(c"event_callback"),
-    type_: k::PARAM_STRING | k::IMCHARGE_PARAM_USE_FUNC,
+    type_: sys::PARAM_STRING | sys::IMCHARGE_PARAM_USE_FUNC,
     param_pointer: set_callback as unsafe extern "C" fn(c_uint, *mut c_void) -> c_int as *mut c_void,
 };
 
@@ -32,12 +32,12 @@ fn callback() -> Option<&'static CStr> {
 }
 
 /// The actions of an event route, if the script has it.
-fn actions_of(name: &'static CStr) -> Option<*mut k::action> {
+fn actions_of(name: &'static CStr) -> Option<*mut sys::action> {
     // SAFETY: the host's table of event routes.
     unsafe {
-        let at = k::route_lookup(&raw mut k::event_rt, text(name));
+        let at = sys::route_lookup(&raw mut sys::event_rt, text(name));
         let at = usize::try_from(at).ok()?;
-        let actions = *k::event_rt.rlist.add(at);
+        let actions = *sys::event_rt.rlist.add(at);
         (!actions.is_null()).then_some(actions)
     }
 }
@@ -60,17 +60,17 @@ pub fn name(event: &'static CStr) -> String {
 pub fn run(name: &'static CStr) {
     // SAFETY: the host's own interpreters on the host's own message; the kind of route is put back.
     unsafe {
-        let message = k::faked_msg_next();
-        let before = k::route_type;
-        let mut context = std::mem::zeroed::<k::run_act_ctx>();
+        let message = sys::faked_msg_next();
+        let before = sys::route_type;
+        let mut context = std::mem::zeroed::<sys::run_act_ctx>();
         if let Some(actions) = actions_of(name) {
-            k::route_type = k::REQUEST_ROUTE as c_int;
-            k::run_top_route(actions, message, &mut context);
-        } else if let (Some(function), Some(engine)) = (callback(), k::sr_kemi_eng_get().as_mut()) {
+            sys::route_type = sys::REQUEST_ROUTE as c_int;
+            sys::run_top_route(actions, message, &mut context);
+        } else if let (Some(function), Some(engine)) = (callback(), sys::sr_kemi_eng_get().as_mut()) {
             let (mut function, mut event) = (static_str(function), static_str(name));
-            k::route_type = k::EVENT_ROUTE as c_int;
-            k::sr_kemi_ctx_route(engine, &mut context, message, k::EVENT_ROUTE as c_int, &mut function, &mut event);
+            sys::route_type = sys::EVENT_ROUTE as c_int;
+            sys::sr_kemi_ctx_route(engine, &mut context, message, sys::EVENT_ROUTE as c_int, &mut function, &mut event);
         }
-        k::route_type = before;
+        sys::route_type = before;
     }
 }

@@ -1,7 +1,7 @@
 //! What the host's loader looks for, and the tables behind it.
 
 use super::guard::guard;
-use super::{bindings as k, events, frames, lifecycle, parameters, reserve, static_str, text, variables};
+use super::{bindings as sys, events, frames, lifecycle, parameters, reserve, static_str, text, variables};
 use std::cell::UnsafeCell;
 use std::ffi::{c_char, c_int, c_void};
 
@@ -30,11 +30,11 @@ pub static module_flags: Table<*const c_char> =
 
 /// Version of the module interface (MODULE_INTERFACE_VER).
 #[unsafe(no_mangle)]
-pub static module_interface_ver: u32 = k::IMCHARGE_MODULE_INTERFACE_VERSION;
+pub static module_interface_ver: u32 = sys::IMCHARGE_MODULE_INTERFACE_VERSION;
 
 /// The module.
 #[unsafe(no_mangle)]
-pub static exports: Table<k::module_exports> = Table::new(k::module_exports {
+pub static exports: Table<sys::module_exports> = Table::new(sys::module_exports {
     name: text(c"imcharge"),
     dlflags: 0,
     cmds: COMMANDS.0.get().cast(),
@@ -47,10 +47,10 @@ pub static exports: Table<k::module_exports> = Table::new(k::module_exports {
     destroy_mod_f: None,
 });
 
-static PARAMETERS: Table<[k::param_export; parameters::ROWS]> = Table::new(parameters::table(&[events::PARAMETER]));
+static PARAMETERS: Table<[sys::param_export; parameters::ROWS]> = Table::new(parameters::table(&[events::PARAMETER]));
 
 /// A script function.
-type Function = unsafe extern "C" fn(*mut k::sip_msg, *mut c_char, *mut c_char) -> c_int;
+type Function = unsafe extern "C" fn(*mut sys::sip_msg, *mut c_char, *mut c_char) -> c_int;
 /// Its fix-up.
 type Fixup = unsafe extern "C" fn(*mut *mut c_void, c_int) -> c_int;
 
@@ -60,24 +60,31 @@ const fn command(
     count: c_int,
     fixup: Option<Fixup>,
     routes: u32,
-) -> k::cmd_export {
-    k::cmd_export { name, function: Some(function), param_no: count, fixup, free_fixup: None, flags: routes }
+) -> sys::cmd_export {
+    sys::cmd_export { name, function: Some(function), param_no: count, fixup, free_fixup: None, flags: routes }
 }
 
-static COMMANDS: Table<[k::cmd_export; 6]> = Table::new([
-    command(text(c"imcharge_reserve"), reserve::reserve, 1, Some(reserve::fixup_reserve), k::REQUEST_ROUTE),
-    command(text(c"imcharge_reserve"), reserve::reserve_messages, 2, Some(reserve::fixup_reserve), k::REQUEST_ROUTE),
-    command(text(c"imcharge_msrp"), frames::msrp, 0, None, k::ANY_ROUTE),
-    command(text(c"imcharge_end"), reserve::end, 0, None, k::ANY_ROUTE),
-    command(text(c"imcharge_end"), reserve::end_reason, 1, Some(k::fixup_spve_null), k::ANY_ROUTE),
-    k::cmd_export { name: std::ptr::null_mut(), function: None, param_no: 0, fixup: None, free_fixup: None, flags: 0 },
+static COMMANDS: Table<[sys::cmd_export; 6]> = Table::new([
+    command(text(c"imcharge_reserve"), reserve::reserve, 1, Some(reserve::fixup_reserve), sys::REQUEST_ROUTE),
+    command(text(c"imcharge_reserve"), reserve::reserve_messages, 2, Some(reserve::fixup_reserve), sys::REQUEST_ROUTE),
+    command(text(c"imcharge_msrp"), frames::msrp, 0, None, sys::ANY_ROUTE),
+    command(text(c"imcharge_end"), reserve::end, 0, None, sys::ANY_ROUTE),
+    command(text(c"imcharge_end"), reserve::end_reason, 1, Some(sys::fixup_spve_null), sys::ANY_ROUTE),
+    sys::cmd_export {
+        name: std::ptr::null_mut(),
+        function: None,
+        param_no: 0,
+        fixup: None,
+        free_fixup: None,
+        flags: 0,
+    },
 ]);
 
 /// The class `$imcharge(...)`; the host finds its end by an empty name.
-static VARIABLES: Table<[k::_pv_export; 2]> = Table::new([
-    k::_pv_export {
+static VARIABLES: Table<[sys::_pv_export; 2]> = Table::new([
+    sys::_pv_export {
         name: static_str(c"imcharge"),
-        type_: k::PVT_OTHER,
+        type_: sys::PVT_OTHER,
         getf: Some(variables::get),
         setf: None,
         parse_name: Some(variables::parse_name),
@@ -85,8 +92,8 @@ static VARIABLES: Table<[k::_pv_export; 2]> = Table::new([
         init_param: None,
         iparam: 0,
     },
-    k::_pv_export {
-        name: k::_str { s: std::ptr::null_mut(), len: 0 },
+    sys::_pv_export {
+        name: sys::_str { s: std::ptr::null_mut(), len: 0 },
         type_: 0,
         getf: None,
         setf: None,
@@ -98,23 +105,23 @@ static VARIABLES: Table<[k::_pv_export; 2]> = Table::new([
 ]);
 
 /// A KEMI function.
-const fn kemi(name: &'static std::ffi::CStr, function: *mut c_void, parameters: [u32; 2]) -> k::sr_kemi {
+const fn kemi(name: &'static std::ffi::CStr, function: *mut c_void, parameters: [u32; 2]) -> sys::sr_kemi {
     let mut ptypes = [0; 6];
     ptypes[0] = parameters[0] as c_int;
     ptypes[1] = parameters[1] as c_int;
     let (mname, fname) = (static_str(c"imcharge"), static_str(name));
-    k::sr_kemi { mname, fname, rtype: k::SR_KEMIP_INT as c_int, func: function, ptypes }
+    sys::sr_kemi { mname, fname, rtype: sys::SR_KEMIP_INT as c_int, func: function, ptypes }
 }
 
-static KEMI: Table<[k::sr_kemi; 6]> = Table::new([
-    kemi(c"reserve", reserve::kemi_reserve as *mut c_void, [k::SR_KEMIP_STR, 0]),
-    kemi(c"reserve_messages", reserve::kemi_reserve_messages as *mut c_void, [k::SR_KEMIP_STR, k::SR_KEMIP_INT]),
+static KEMI: Table<[sys::sr_kemi; 6]> = Table::new([
+    kemi(c"reserve", reserve::kemi_reserve as *mut c_void, [sys::SR_KEMIP_STR, 0]),
+    kemi(c"reserve_messages", reserve::kemi_reserve_messages as *mut c_void, [sys::SR_KEMIP_STR, sys::SR_KEMIP_INT]),
     kemi(c"msrp", frames::kemi_msrp as *mut c_void, [0, 0]),
     kemi(c"end_session", reserve::kemi_end as *mut c_void, [0, 0]),
-    kemi(c"end_session_reason", reserve::kemi_end_reason as *mut c_void, [k::SR_KEMIP_STR, 0]),
-    k::sr_kemi {
-        mname: k::_str { s: std::ptr::null_mut(), len: 0 },
-        fname: k::_str { s: std::ptr::null_mut(), len: 0 },
+    kemi(c"end_session_reason", reserve::kemi_end_reason as *mut c_void, [sys::SR_KEMIP_STR, 0]),
+    sys::sr_kemi {
+        mname: sys::_str { s: std::ptr::null_mut(), len: 0 },
+        fname: sys::_str { s: std::ptr::null_mut(), len: 0 },
         rtype: 0,
         func: std::ptr::null_mut(),
         ptypes: [0; 6],
@@ -127,7 +134,7 @@ pub unsafe extern "C" fn mod_register(_: *mut c_char, _: *mut c_int, _: *mut c_v
     guard(-1, || {
         super::logger::install();
         // SAFETY: the host keeps the table, which is static.
-        unsafe { k::sr_kemi_modules_add(KEMI.0.get().cast()) };
+        unsafe { sys::sr_kemi_modules_add(KEMI.0.get().cast()) };
         0
     })
 }

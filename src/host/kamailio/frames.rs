@@ -3,14 +3,14 @@
 use super::address::ip;
 use super::guard::guard;
 use super::message::bytes;
-use super::{bindings as k, connections, text, with_worker};
+use super::{bindings as sys, connections, text, with_worker};
 use crate::worker::Passage;
 use crate::worker::sip_input::Frame;
 use std::ffi::{c_char, c_int};
 use std::sync::OnceLock;
 
 /// `msrp_get_current_frame` of the msrp module.
-type CurrentFrame = unsafe extern "C" fn() -> *mut k::msrp_frame;
+type CurrentFrame = unsafe extern "C" fn() -> *mut sys::msrp_frame;
 
 /// Looked up once: modules are loaded for themselves, so the host cannot link us to another one.
 static CURRENT_FRAME: OnceLock<Option<CurrentFrame>> = OnceLock::new();
@@ -19,14 +19,14 @@ fn current_frame() -> Option<CurrentFrame> {
     // SAFETY: the host's list of modules; the symbol, if it is there, is the function of the msrp module, whose
     // headers the bindings were made from.
     *CURRENT_FRAME.get_or_init(|| unsafe {
-        let module = k::find_module_by_name(text(c"msrp")).as_ref()?;
+        let module = sys::find_module_by_name(text(c"msrp")).as_ref()?;
         let found = libc::dlsym(module.handle, c"msrp_get_current_frame".as_ptr());
         (!found.is_null()).then(|| std::mem::transmute::<*mut libc::c_void, CurrentFrame>(found))
     })
 }
 
 /// Script: `imcharge_msrp()`. The message is not looked at: for frames from 11,239 octets on there is none.
-pub unsafe extern "C" fn msrp(_: *mut k::sip_msg, _: *mut c_char, _: *mut c_char) -> c_int {
+pub unsafe extern "C" fn msrp(_: *mut sys::sip_msg, _: *mut c_char, _: *mut c_char) -> c_int {
     guard(Passage::Malformed as c_int, || {
         let Some(current_frame) = current_frame() else {
             log::error!("imcharge_msrp: load msrp.so");
@@ -57,17 +57,17 @@ pub unsafe extern "C" fn msrp(_: *mut k::sip_msg, _: *mut c_char, _: *mut c_char
 }
 
 /// KEMI: `KSR.imcharge.msrp()`.
-pub unsafe extern "C" fn kemi_msrp(message: *mut k::sip_msg) -> c_int {
+pub unsafe extern "C" fn kemi_msrp(message: *mut sys::sip_msg) -> c_int {
     // SAFETY: as the script's function.
     unsafe { msrp(message, std::ptr::null_mut(), std::ptr::null_mut()) }
 }
 
 /// The host has closed a connection.
-unsafe extern "C" fn on_closed(event: *mut k::sr_event_param_t) -> c_int {
+unsafe extern "C" fn on_closed(event: *mut sys::sr_event_param_t) -> c_int {
     guard(0, || {
         // SAFETY: for this event the data is a tcp_closed_event_info, for the time of the call.
         let connection = unsafe {
-            let closed = event.as_ref().and_then(|event| event.data.cast::<k::tcp_closed_event_info>().as_ref());
+            let closed = event.as_ref().and_then(|event| event.data.cast::<sys::tcp_closed_event_info>().as_ref());
             closed.and_then(|closed| closed.con.as_ref()).map(|connection| connection.id)
         };
         if let Some(connection) = connection.and_then(|id| u64::try_from(id).ok()) {
@@ -80,7 +80,7 @@ unsafe extern "C" fn on_closed(event: *mut k::sr_event_param_t) -> c_int {
 /// Asks to be told of lost connections. The host has one place for that.
 pub fn register() {
     // SAFETY: a function of static life.
-    if unsafe { k::sr_event_register_cb(k::SREV_TCP_CLOSED as c_int, Some(on_closed)) } < 0 {
+    if unsafe { sys::sr_event_register_cb(sys::SREV_TCP_CLOSED as c_int, Some(on_closed)) } < 0 {
         log::warn!(
             "another module listens for closed connections: a client that drops its connection is debited when \
              response_timeout is over, not at once"

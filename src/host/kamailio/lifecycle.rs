@@ -2,7 +2,7 @@
 
 use super::guard::guard;
 use super::{
-    REGION, TM, Tm, bindings as k, callbacks, events, frames, logger, parameters, resume, rpc, statistics, text,
+    REGION, TM, Tm, bindings as sys, callbacks, events, frames, logger, parameters, resume, rpc, statistics, text,
 };
 use crate::engine::supervisor::supervise;
 use crate::shm::region::Region;
@@ -36,8 +36,8 @@ pub unsafe extern "C" fn initialise() -> c_int {
         let announced = unsafe {
             let workers =
                 config.resume_workers as c_int + if wants_events() { config.event_workers as c_int } else { 0 };
-            k::cfg_register_child(workers);
-            k::sr_kemi_cbname_list_init() >= 0 && k::register_procs(1 + workers) >= 0
+            sys::cfg_register_child(workers);
+            sys::sr_kemi_cbname_list_init() >= 0 && sys::register_procs(1 + workers) >= 0
         };
         frames::register();
         if !(announced && callbacks::register() && statistics::register() && rpc::register()) {
@@ -52,12 +52,12 @@ pub unsafe extern "C" fn initialise() -> c_int {
 fn bind_tm() -> bool {
     // SAFETY: the host's own way to another module's API: `load_tm` has this type in every version that is built for.
     unsafe {
-        let Some(found) = k::find_export(text(c"load_tm"), -1, 0) else { return false };
+        let Some(found) = sys::find_export(text(c"load_tm"), -1, 0) else { return false };
         let load_tm = std::mem::transmute::<
-            unsafe extern "C" fn(*mut k::sip_msg, *mut i8, *mut i8) -> c_int,
-            unsafe extern "C" fn(*mut k::tm_binds) -> c_int,
+            unsafe extern "C" fn(*mut sys::sip_msg, *mut i8, *mut i8) -> c_int,
+            unsafe extern "C" fn(*mut sys::tm_binds) -> c_int,
         >(found);
-        let mut tm = std::mem::zeroed::<k::tm_binds>();
+        let mut tm = std::mem::zeroed::<sys::tm_binds>();
         load_tm(&mut tm) >= 0 && TM.set(Tm(tm)).is_ok()
     }
 }
@@ -65,15 +65,15 @@ fn bind_tm() -> bool {
 /// child_init: the region before the first fork, the module's own processes in the main one.
 pub unsafe extern "C" fn initialise_child(rank: c_int) -> c_int {
     guard(-1, || match rank {
-        k::PROC_INIT => make_region(),
-        rank if rank == k::PROC_MAIN as c_int => fork_processes(),
+        sys::PROC_INIT => make_region(),
+        rank if rank == sys::PROC_MAIN as c_int => fork_processes(),
         _ => 0,
     })
 }
 
 fn make_region() -> c_int {
     // SAFETY: the number is known once all modules are initialised.
-    let processes = usize::try_from(unsafe { k::get_max_procs() }).unwrap_or(0);
+    let processes = usize::try_from(unsafe { sys::get_max_procs() }).unwrap_or(0);
     match REGION.get_or_try_init(|| Region::create(parameters::config(), processes)) {
         Ok(region) => {
             region.want_notices(events::wants(DEBITED), events::wants(FAILED));
@@ -97,7 +97,7 @@ fn fork_processes() -> c_int {
     // SAFETY: forks of the main process in child_init, as the host wants them. The supervisor gets no child_init of
     // other modules and no way to the TCP process: it needs neither.
     unsafe {
-        match k::fork_process(k::PROC_NOCHLDINIT, text(c"imcharge supervisor"), 0) {
+        match sys::fork_process(sys::PROC_NOCHLDINIT, text(c"imcharge supervisor"), 0) {
             pid if pid < 0 => return -1,
             0 => {
                 obey_signals();
@@ -110,10 +110,10 @@ fn fork_processes() -> c_int {
         let events = (0..if wants_events() { region.event_workers() } else { 0 }).map(Process::Events);
         for process in resumers.chain(events) {
             let name = CString::new(process.to_string()).unwrap_or_default().into_raw();
-            match k::fork_process(k::PROC_RPC, name, 1) {
+            match sys::fork_process(sys::PROC_RPC, name, 1) {
                 pid if pid < 0 => return -1,
                 0 => {
-                    if k::cfg_child_init() != 0 {
+                    if sys::cfg_child_init() != 0 {
                         return -1;
                     }
                     resume::work(process);

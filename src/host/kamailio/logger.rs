@@ -1,6 +1,6 @@
 //! Lines for the host's log.
 
-use super::{bindings as k, text};
+use super::{bindings as sys, text};
 use crate::log_lines;
 use crate::log_lines::{Limit, NOTICE};
 use log::{Level, LevelFilter, Log, Metadata, Record};
@@ -37,7 +37,7 @@ impl Log for HostLog {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
         // SAFETY: the host copies nothing and keeps nothing of the name.
         metadata.target().starts_with("imcharge")
-            && unsafe { k::get_debug_level(text(c"imcharge"), 8) } >= host_level(metadata).0
+            && unsafe { sys::get_debug_level(text(c"imcharge"), 8) } >= host_level(metadata).0
     }
 
     fn log(&self, record: &Record<'_>) {
@@ -47,7 +47,7 @@ impl Log for HostLog {
         let Some(after) = LIMIT.admit(record) else { return };
         let (_, priority, word) = host_level(record.metadata());
         // SAFETY: integers and a function pointer that the host sets while it starts.
-        let (to_stderr, process, syslog) = unsafe { (k::log_stderr != 0, k::process_no, k::_km_log_func) };
+        let (to_stderr, process, syslog) = unsafe { (sys::log_stderr != 0, sys::process_no, sys::_km_log_func) };
         if to_stderr {
             let line = format!("{process:2}({}) {word}: imcharge: {}{after}\n", std::process::id(), record.args());
             let _ = std::io::stderr().write_all(line.as_bytes());
@@ -58,7 +58,7 @@ impl Log for HostLog {
         if let Some(syslog) = syslog {
             // SAFETY: the format takes one text, which has a NUL and lives beyond the call.
             unsafe {
-                let facility = k::get_debug_facility(text(c"imcharge"), 8);
+                let facility = sys::get_debug_facility(text(c"imcharge"), 8);
                 syslog(priority | facility, c"%s\n".as_ptr(), line.as_ptr());
             }
         }

@@ -26,15 +26,15 @@ pub mod statistics;
 
 use super::attach::{REGION, with_worker};
 use super::text::{static_str, text};
-use super::{address, guard, left, message, parameters, variables, watched};
-use bindings as k;
+use super::{address, guard, left, message, parameters, transaction_context, variables};
+use bindings as sys;
 use std::sync::OnceLock;
 
 /// The API of tm, bound at the start.
 static TM: OnceLock<Tm> = OnceLock::new();
 
 /// tm's functions. Plain function pointers, the same in all processes.
-struct Tm(k::tm_binds);
+struct Tm(sys::tm_binds);
 
 // SAFETY: the structure holds function pointers only and is never written after it was bound.
 unsafe impl Send for Tm {}

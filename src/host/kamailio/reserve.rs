@@ -7,7 +7,7 @@ use super::callbacks;
 use super::guard::guard;
 use super::left::{Left, UNREADABLE};
 use super::message::{Chosen, Message, bytes};
-use super::{TM, Tm, bindings as k, with_worker};
+use super::{TM, Tm, bindings as sys, with_worker};
 use crate::worker::Refused;
 use crate::worker::sip_input::{Invite, Suspended};
 use std::ffi::{CString, c_char, c_int, c_uint, c_void};
@@ -33,12 +33,12 @@ impl Continuation {
         let mut name = CString::new(name).ok()?.into_bytes_with_nul();
         // SAFETY: the host's own tables; the name has a NUL and lives for the calls.
         unsafe {
-            if !k::sr_kemi_eng_get().is_null() {
-                let mut whole = k::_str { s: name.as_mut_ptr().cast(), len: name.len() as c_int - 1 };
-                let at = k::sr_kemi_cbname_lookup_name(&mut whole);
+            if !sys::sr_kemi_eng_get().is_null() {
+                let mut whole = sys::_str { s: name.as_mut_ptr().cast(), len: name.len() as c_int - 1 };
+                let at = sys::sr_kemi_cbname_lookup_name(&mut whole);
                 return (at > 0).then_some(Continuation::Function(at));
             }
-            let at = k::route_lookup(&raw mut k::main_rt, name.as_mut_ptr().cast());
+            let at = sys::route_lookup(&raw mut sys::main_rt, name.as_mut_ptr().cast());
             (at >= 0).then_some(Continuation::Route(at))
         }
     }
@@ -64,10 +64,10 @@ impl Continuation {
         // its head, with texts of their length.
         unsafe {
             if let Continuation::Function(at) = self {
-                return k::sr_kemi_cbname_lookup_idx(at).as_ref().map(|name| text_of(name));
+                return sys::sr_kemi_cbname_lookup_idx(at).as_ref().map(|name| text_of(name));
             }
             let Continuation::Route(at) = self else { return None };
-            let names = k::main_rt.names;
+            let names = sys::main_rt.names;
             for bucket in 0..usize::try_from(names.size).unwrap_or(0) {
                 let head = names.table.add(bucket);
                 let mut entry = (*head).next;
@@ -85,7 +85,7 @@ impl Continuation {
 
 /// # Safety
 /// A text of the host that lives for the call.
-unsafe fn text_of(text: &k::str_) -> String {
+unsafe fn text_of(text: &sys::str_) -> String {
     // SAFETY: by the caller's promise.
     String::from_utf8_lossy(unsafe { bytes(text) }).into_owned()
 }
@@ -101,14 +101,14 @@ impl std::fmt::Display for Continuation {
 }
 
 /// Script: `imcharge_reserve(route)`.
-pub unsafe extern "C" fn reserve(message: *mut k::sip_msg, route: *mut c_char, _: *mut c_char) -> c_int {
+pub unsafe extern "C" fn reserve(message: *mut sys::sip_msg, route: *mut c_char, _: *mut c_char) -> c_int {
     // SAFETY: the host gives the request and the parameter that the fix-up made.
     guard(-1, || unsafe { parameter_text(message, route).map_or(-1, |name| reserve_into(message, name, 0)) })
 }
 
 /// Script: `imcharge_reserve(route, messages)`.
 pub unsafe extern "C" fn reserve_messages(
-    message: *mut k::sip_msg,
+    message: *mut sys::sip_msg,
     route: *mut c_char,
     messages: *mut c_char,
 ) -> c_int {
@@ -116,7 +116,7 @@ pub unsafe extern "C" fn reserve_messages(
         let mut number: c_int = 0;
         // SAFETY: the host gives the request and the parameters that the fix-up made.
         unsafe {
-            if k::get_int_fparam(&mut number, message, messages.cast()) != 0 {
+            if sys::get_int_fparam(&mut number, message, messages.cast()) != 0 {
                 log::error!("imcharge_reserve: the number of messages has no value");
                 return -1;
             }
@@ -126,15 +126,15 @@ pub unsafe extern "C" fn reserve_messages(
 }
 
 /// KEMI: `KSR.imcharge.reserve(function)`.
-pub unsafe extern "C" fn kemi_reserve(message: *mut k::sip_msg, route: *mut k::str_) -> c_int {
+pub unsafe extern "C" fn kemi_reserve(message: *mut sys::sip_msg, route: *mut sys::str_) -> c_int {
     // SAFETY: the host gives a request and a text.
     guard(-1, || unsafe { route.as_ref().map_or(-1, |name| reserve_into(message, bytes(name), 0)) })
 }
 
 /// KEMI: `KSR.imcharge.reserve_messages(function, messages)`.
 pub unsafe extern "C" fn kemi_reserve_messages(
-    message: *mut k::sip_msg,
-    route: *mut k::str_,
+    message: *mut sys::sip_msg,
+    route: *mut sys::str_,
     messages: c_int,
 ) -> c_int {
     // SAFETY: the host gives a request and a text.
@@ -145,20 +145,20 @@ pub unsafe extern "C" fn kemi_reserve_messages(
 ///
 /// # Safety
 /// `parameter` must come from the host's `fixup_spve`, `message` from the host.
-unsafe fn parameter_text<'a>(message: *mut k::sip_msg, parameter: *mut c_char) -> Option<&'a [u8]> {
-    let mut value = k::_str::default();
+unsafe fn parameter_text<'a>(message: *mut sys::sip_msg, parameter: *mut c_char) -> Option<&'a [u8]> {
+    let mut value = sys::_str::default();
     // SAFETY: by the caller's promise; the value lives until the host's next format.
-    unsafe { (k::get_str_fparam(&mut value, message, parameter.cast()) == 0).then(|| bytes(&value)) }
+    unsafe { (sys::get_str_fparam(&mut value, message, parameter.cast()) == 0).then(|| bytes(&value)) }
 }
 
 /// Suspends the INVITE and asks the engine.
 ///
 /// # Safety
 /// `message` must be NULL or the host's current request.
-unsafe fn reserve_into(message: *mut k::sip_msg, route: &[u8], messages: c_int) -> c_int {
+unsafe fn reserve_into(message: *mut sys::sip_msg, route: &[u8], messages: c_int) -> c_int {
     // SAFETY: by the caller's promise.
     let Some(request) = (unsafe { Message::new(message) }) else { return Refused::Malformed as c_int };
-    if request.method() != Some(k::METHOD_INVITE as c_int) || !request.parse() {
+    if request.method() != Some(sys::METHOD_INVITE as c_int) || !request.parse() {
         return Refused::Malformed as c_int;
     }
     let Some(continuation) = Continuation::find(route) else {
@@ -189,7 +189,7 @@ unsafe fn reserve_into(message: *mut k::sip_msg, route: &[u8], messages: c_int) 
 ///
 /// # Safety
 /// `message` must be the host's current request.
-unsafe fn is_retransmission(message: *mut k::sip_msg) -> bool {
+unsafe fn is_retransmission(message: *mut sys::sip_msg) -> bool {
     let Some((tm, lookup)) = TM.get().and_then(|tm| tm.0.t_lookup_request.map(|lookup| (tm, lookup))) else {
         return false;
     };
@@ -207,7 +207,7 @@ unsafe fn is_retransmission(message: *mut k::sip_msg) -> bool {
 
 /// # Safety
 /// `message` must be the host's current request.
-unsafe fn suspend_and_ask(message: *mut k::sip_msg, mut invite: Invite<'_>) -> c_int {
+unsafe fn suspend_and_ask(message: *mut sys::sip_msg, mut invite: Invite<'_>) -> c_int {
     let Some(tm) = TM.get() else { return Refused::EngineDown as c_int };
     let (Some(newtran), Some(gett), Some(suspend), Some(cancel_suspend)) =
         (tm.0.t_newtran, tm.0.t_gett, tm.0.t_suspend, tm.0.t_cancel_suspend)
@@ -276,37 +276,37 @@ unsafe fn let_go(tm: &Tm) {
 }
 
 /// tm's marks: NULL for none, -1 for not looked up yet.
-fn is_transaction(cell: *mut k::cell) -> bool {
+fn is_transaction(cell: *mut sys::cell) -> bool {
     !cell.is_null() && cell as isize != -1
 }
 
 /// Script: `imcharge_end()`.
-pub unsafe extern "C" fn end(message: *mut k::sip_msg, _: *mut c_char, _: *mut c_char) -> c_int {
+pub unsafe extern "C" fn end(message: *mut sys::sip_msg, _: *mut c_char, _: *mut c_char) -> c_int {
     // SAFETY: the host gives its current message.
     guard(-1, || unsafe { end_with(message, b"script") })
 }
 
 /// Script: `imcharge_end(reason)`.
-pub unsafe extern "C" fn end_reason(message: *mut k::sip_msg, reason: *mut c_char, _: *mut c_char) -> c_int {
+pub unsafe extern "C" fn end_reason(message: *mut sys::sip_msg, reason: *mut c_char, _: *mut c_char) -> c_int {
     // SAFETY: the host gives its current message and the parameter that the fix-up made.
     guard(-1, || unsafe { parameter_text(message, reason).map_or(-1, |reason| end_with(message, reason)) })
 }
 
 /// KEMI: `KSR.imcharge.end_session()`.
-pub unsafe extern "C" fn kemi_end(message: *mut k::sip_msg) -> c_int {
+pub unsafe extern "C" fn kemi_end(message: *mut sys::sip_msg) -> c_int {
     // SAFETY: the host gives its current message.
     guard(-1, || unsafe { end_with(message, b"script") })
 }
 
 /// KEMI: `KSR.imcharge.end_session_reason(reason)`.
-pub unsafe extern "C" fn kemi_end_reason(message: *mut k::sip_msg, reason: *mut k::str_) -> c_int {
+pub unsafe extern "C" fn kemi_end_reason(message: *mut sys::sip_msg, reason: *mut sys::str_) -> c_int {
     // SAFETY: the host gives its current message and a text.
     guard(-1, || unsafe { reason.as_ref().map_or(-1, |reason| end_with(message, bytes(reason))) })
 }
 
 /// # Safety
 /// `message` must be NULL or the host's current message.
-unsafe fn end_with(message: *mut k::sip_msg, reason: &[u8]) -> c_int {
+unsafe fn end_with(message: *mut sys::sip_msg, reason: &[u8]) -> c_int {
     // SAFETY: by the caller's promise.
     let message = unsafe { Message::new(message) }.filter(|message| message.parse_identity());
     let ids = message.and_then(|message| Some((message.dialog()?, message.cseq()?)));
@@ -322,7 +322,7 @@ pub unsafe extern "C" fn fixup_reserve(parameter: *mut *mut c_void, number: c_in
     guard(-1, || {
         if number == 2 {
             // SAFETY: the host's own fix-up for whole numbers on the host's own parameter.
-            return unsafe { k::fixup_igp_null(parameter, 1) };
+            return unsafe { sys::fixup_igp_null(parameter, 1) };
         }
         // SAFETY: before the fix-up the parameter is a C text.
         let name = unsafe { std::ffi::CStr::from_ptr((*parameter).cast::<c_char>()) }.to_bytes();
@@ -331,6 +331,6 @@ pub unsafe extern "C" fn fixup_reserve(parameter: *mut *mut c_void, number: c_in
             return -1;
         }
         // SAFETY: the host's own fix-up for texts on the host's own parameter.
-        unsafe { k::fixup_spve_null(parameter, 1) }
+        unsafe { sys::fixup_spve_null(parameter, 1) }
     })
 }

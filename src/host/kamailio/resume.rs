@@ -3,8 +3,8 @@
 use super::guard::guard;
 use super::lifecycle::{DEBITED, FAILED};
 use super::reserve::Continuation;
-use super::{REGION, TM, bindings as k, events, static_str, variables};
-use crate::shm::notification::{Kind, Notice, Resumer};
+use super::{REGION, TM, bindings as sys, events, static_str, variables};
+use crate::shm::notification::{Kind, Notification, NotificationReader};
 use crate::shm::region::Region;
 use crate::shm::script_runs::{Process, Running};
 use crate::worker::sip_input::Suspended;
@@ -18,8 +18,8 @@ const LOOK: Duration = Duration::from_secs(1);
 pub fn work(process: Process) -> ! {
     let Some(region) = REGION.get() else { std::process::exit(1) };
     let mut resumer = match process {
-        Process::Resume(index) => Resumer::attach(region, index),
-        Process::Events(index) => Resumer::attach_to_events(region, index),
+        Process::Resume(index) => NotificationReader::attach(region, index),
+        Process::Events(index) => NotificationReader::attach_to_events(region, index),
         Process::Host(_) => std::process::exit(1),
     };
     loop {
@@ -28,7 +28,7 @@ pub fn work(process: Process) -> ! {
     }
 }
 
-fn serve(region: &Region, process: Process, notice: &Notice<'_>) {
+fn serve(region: &Region, process: Process, notice: &Notification<'_>) {
     let route = match notice.kind {
         Kind::Verdict { suspended, .. } => Continuation::of(suspended).to_string(),
         Kind::Debited { .. } => events::name(DEBITED),
@@ -50,13 +50,13 @@ fn go_on(suspended: Suspended) {
     unsafe {
         match Continuation::of(suspended) {
             Continuation::Function(at) => {
-                let name = k::sr_kemi_cbname_lookup_idx(at);
+                let name = sys::sr_kemi_cbname_lookup_idx(at);
                 if let (Some(go_on), false) = (tm.0.t_continue_cb, name.is_null()) {
                     go_on(index, label, name, &mut static_str(c""));
                 }
             }
             Continuation::Route(at) => {
-                let routes = k::main_rt;
+                let routes = sys::main_rt;
                 let at = usize::try_from(at).ok().filter(|at| *at < usize::try_from(routes.entries).unwrap_or(0));
                 if let (Some(go_on), Some(at)) = (tm.0.t_continue, at) {
                     go_on(index, label, *routes.rlist.add(at));

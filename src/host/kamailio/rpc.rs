@@ -1,7 +1,7 @@
 //! RPC commands: the engine's reports as structures of the host.
 
 use super::guard::guard;
-use super::{REGION, bindings as k, text, with_worker};
+use super::{REGION, bindings as sys, text, with_worker};
 use crate::admin::commands;
 use crate::admin::commands::{Argument, Command, CommandError, Kind, Value};
 use std::ffi::{CStr, CString, c_int, c_void};
@@ -13,7 +13,7 @@ const PREFIX: &str = "imcharge.";
 ///
 /// # Safety
 /// `rpc` and `context` must be what the host gives for the call.
-unsafe fn run(name: &str, rpc: *mut k::rpc_t, context: *mut c_void) {
+unsafe fn run(name: &str, rpc: *mut sys::rpc_t, context: *mut c_void) {
     let (Some(command), Some(region)) = (Command::named(name), REGION.get()) else { return };
     // SAFETY: by the caller's promise.
     let Some(rpc) = (unsafe { rpc.as_ref() }) else { return };
@@ -80,7 +80,7 @@ impl Given {
 /// As for [`run`].
 unsafe fn arguments(
     command: &'static Command,
-    rpc: &k::rpc_t,
+    rpc: &sys::rpc_t,
     context: *mut c_void,
 ) -> Result<Vec<String>, CommandError> {
     let mut all = Vec::new();
@@ -101,7 +101,7 @@ unsafe fn arguments(
 }
 
 /// Whether it is ctl that asks, which speaks binrpc: of what runs commands, it alone has no capabilities.
-fn is_binrpc(rpc: &k::rpc_t) -> bool {
+fn is_binrpc(rpc: &sys::rpc_t) -> bool {
     rpc.capabilities.is_none()
 }
 
@@ -111,8 +111,8 @@ fn ctl_converts() -> bool {
     // SAFETY: the host looks for a module and its parameter by name, and gives NULL for what is not there. The parameter is
     // an integer that is set before the first fork.
     unsafe {
-        let module = k::find_module_by_name(text(c"ctl"));
-        let parameter = k::find_param_export(module, text(c"autoconversion"), k::PARAM_INT, &mut kind);
+        let module = sys::find_module_by_name(text(c"ctl"));
+        let parameter = sys::find_param_export(module, text(c"autoconversion"), sys::PARAM_INT, &mut kind);
         parameter.cast::<c_int>().as_ref().is_some_and(|on| *on != 0)
     }
 }
@@ -121,7 +121,7 @@ fn ctl_converts() -> bool {
 ///
 /// # Safety
 /// As for [`run`].
-unsafe fn argument_given(rpc: &k::rpc_t, context: *mut c_void) -> Option<Given> {
+unsafe fn argument_given(rpc: &sys::rpc_t, context: *mut c_void) -> Option<Given> {
     let scan = rpc.scan?;
     let untouched = c"".as_ptr().cast_mut();
     let (mut text, mut double, mut integer) = (untouched, 0f64, 0 as c_int);
@@ -146,7 +146,7 @@ unsafe fn argument_given(rpc: &k::rpc_t, context: *mut c_void) -> Option<Given> 
 
 /// # Safety
 /// As for [`run`].
-unsafe fn fault(rpc: &k::rpc_t, context: *mut c_void, code: u32, sentence: &str) {
+unsafe fn fault(rpc: &sys::rpc_t, context: *mut c_void, code: u32, sentence: &str) {
     let sentence = CString::new(sentence).unwrap_or_default();
     if let Some(fault) = rpc.fault {
         // SAFETY: the format takes one text.
@@ -157,7 +157,7 @@ unsafe fn fault(rpc: &k::rpc_t, context: *mut c_void, code: u32, sentence: &str)
 /// Where an answer is written.
 #[derive(Clone, Copy)]
 struct Answer<'a> {
-    rpc: &'a k::rpc_t,
+    rpc: &'a sys::rpc_t,
     context: *mut c_void,
 }
 
@@ -232,14 +232,14 @@ macro_rules! commands {
     ($($name:literal $entry:ident,)*) => {
         $(
             /// Entry of one command.
-            unsafe extern "C" fn $entry(rpc: *mut k::rpc_t, context: *mut c_void) {
+            unsafe extern "C" fn $entry(rpc: *mut sys::rpc_t, context: *mut c_void) {
                 // SAFETY: called by the host.
                 guard((), || unsafe { run($name, rpc, context) })
             }
         )*
 
         /// Names and entries, for the check against the engine's own list.
-        const ENTRIES: &[(&str, unsafe extern "C" fn(*mut k::rpc_t, *mut c_void))] = &[$(($name, $entry),)*];
+        const ENTRIES: &[(&str, unsafe extern "C" fn(*mut sys::rpc_t, *mut c_void))] = &[$(($name, $entry),)*];
     };
 }
 
@@ -264,17 +264,17 @@ commands! {
 
 /// Registers every command. `false`: the host refused.
 pub fn register() -> bool {
-    let mut rows: Vec<k::rpc_export> = ENTRIES.iter().map(|(name, entry)| row(name, *entry)).collect();
-    rows.push(k::rpc_export { name: std::ptr::null(), function: None, doc_str: std::ptr::null_mut(), flags: 0 });
+    let mut rows: Vec<sys::rpc_export> = ENTRIES.iter().map(|(name, entry)| row(name, *entry)).collect();
+    rows.push(sys::rpc_export { name: std::ptr::null(), function: None, doc_str: std::ptr::null_mut(), flags: 0 });
     // SAFETY: the host keeps the table: it stays for ever, and all its texts have a NUL.
-    unsafe { k::rpc_register_array(Vec::leak(rows).as_mut_ptr()) == 0 }
+    unsafe { sys::rpc_register_array(Vec::leak(rows).as_mut_ptr()) == 0 }
 }
 
-fn row(name: &str, entry: unsafe extern "C" fn(*mut k::rpc_t, *mut c_void)) -> k::rpc_export {
+fn row(name: &str, entry: unsafe extern "C" fn(*mut sys::rpc_t, *mut c_void)) -> sys::rpc_export {
     let help = Command::named(name).map_or(String::new(), |command| format!("{} {}", command.usage(), command.help));
     let text = |text: String| CString::new(text).unwrap_or_default().into_raw().cast_const();
     let document = Vec::leak(vec![text(help.trim().to_owned()), std::ptr::null()]).as_mut_ptr();
-    k::rpc_export { name: text(format!("{PREFIX}{name}")), function: Some(entry), doc_str: document, flags: 0 }
+    sys::rpc_export { name: text(format!("{PREFIX}{name}")), function: Some(entry), doc_str: document, flags: 0 }
 }
 
 #[cfg(test)]

@@ -16,8 +16,8 @@
 
 use super::guard::guard;
 use super::message::{Message, bytes};
-use super::watched::{self, Watched};
-use super::{TM, bindings as k, shared, waiting, with_worker};
+use super::transaction_context::{self, TransactionContext};
+use super::{TM, bindings as sys, shared, waiting, with_worker};
 use crate::worker::Worker;
 use crate::worker::raw_sip;
 use crate::worker::sip_input::{Invite, Method};
@@ -30,19 +30,24 @@ const FIRST: c_int = 1000;
 ///
 /// # Safety
 /// `message` must be the host's current request and `transaction` its transaction.
-pub unsafe fn watch_invite(message: *mut k::sip_msg, transaction: *mut k::cell, invite: &Invite<'_>) -> bool {
+pub unsafe fn watch_invite(message: *mut sys::sip_msg, transaction: *mut sys::cell, invite: &Invite<'_>) -> bool {
     let (invitation, opens) = (&invite.invitation, Some(invite.suspended.transaction()));
     let session = Worker::session_of_invitation(invitation);
-    let answers = k::TMCB_RESPONSE_FWDED | k::TMCB_RESPONSE_PRE_OUT;
-    let types = answers | k::TMCB_RESPONSE_OUT | k::TMCB_TRANS_CANCELLED | k::TMCB_TRANS_DELETED;
-    let watched = Watched::new(session, opens, invitation.call_id, invitation.from_tag);
+    let answers = sys::TMCB_RESPONSE_FWDED | sys::TMCB_RESPONSE_PRE_OUT;
+    let types = answers | sys::TMCB_RESPONSE_OUT | sys::TMCB_TRANS_CANCELLED | sys::TMCB_TRANS_DELETED;
+    let watched = TransactionContext::new(session, opens, invitation.call_id, invitation.from_tag);
     // SAFETY: by the caller's promise.
     watched.is_some_and(|watched| unsafe { watch(message, transaction, types, watched) })
 }
 
 /// # Safety
 /// As for [`watch_invite`].
-unsafe fn watch(message: *mut k::sip_msg, transaction: *mut k::cell, types: u32, watched: Watched) -> bool {
+unsafe fn watch(
+    message: *mut sys::sip_msg,
+    transaction: *mut sys::cell,
+    types: u32,
+    watched: TransactionContext,
+) -> bool {
     let Some(register) = TM.get().and_then(|tm| tm.0.register_tmcb) else { return false };
     // SAFETY: tm takes the block over with its release function; on refusal it is freed here.
     unsafe {
@@ -53,7 +58,7 @@ unsafe fn watch(message: *mut k::sip_msg, transaction: *mut k::cell, types: u32,
         let block = block.cast::<c_void>();
         let registered = register(message, transaction, types as c_int, Some(on_transaction), block, Some(release));
         if registered <= 0 {
-            k::imcharge_shm_free(block);
+            sys::imcharge_shm_free(block);
         }
         registered > 0
     }
@@ -62,27 +67,28 @@ unsafe fn watch(message: *mut k::sip_msg, transaction: *mut k::cell, types: u32,
 /// tm is done with the transaction: frees what it carried.
 unsafe extern "C" fn release(block: *mut c_void) {
     // SAFETY: a block of `watch`, given back once.
-    guard((), || unsafe { k::imcharge_shm_free(block) })
+    guard((), || unsafe { sys::imcharge_shm_free(block) })
 }
 
 /// Something happened to a watched transaction.
-unsafe extern "C" fn on_transaction(_: *mut k::cell, kind: c_int, parameters: *mut k::tmcb_params) {
+unsafe extern "C" fn on_transaction(_: *mut sys::cell, kind: c_int, parameters: *mut sys::tmcb_params) {
     guard((), || {
         // SAFETY: tm gives its parameters for the time of the call, with the place of `watch`'s block in them.
         let Some(parameters) = (unsafe { parameters.as_ref() }) else { return };
-        let watched = unsafe { parameters.param.as_ref().and_then(|block| (*block).cast::<Watched>().as_ref()) };
+        let watched =
+            unsafe { parameters.param.as_ref().and_then(|block| (*block).cast::<TransactionContext>().as_ref()) };
         let Some(watched) = watched else { return };
         let success = (200..300).contains(&parameters.code);
         match kind as u32 {
             // SAFETY: tm gives the request of the transaction and the reply at hand.
-            k::TMCB_RESPONSE_FWDED => unsafe { on_reply(watched, parameters.req, parameters.rpl) },
-            k::TMCB_RESPONSE_PRE_OUT if success => unsafe { on_own_answer(watched, parameters) },
-            k::TMCB_RESPONSE_OUT if parameters.code >= 300 => watched.failed(parameters.code),
-            k::TMCB_TRANS_CANCELLED => {
+            sys::TMCB_RESPONSE_FWDED => unsafe { on_reply(watched, parameters.req, parameters.rpl) },
+            sys::TMCB_RESPONSE_PRE_OUT if success => unsafe { on_own_answer(watched, parameters) },
+            sys::TMCB_RESPONSE_OUT if parameters.code >= 300 => watched.failed(parameters.code),
+            sys::TMCB_TRANS_CANCELLED => {
                 watched.cancelled();
                 watched.opens.into_iter().for_each(waiting::cancel);
             }
-            k::TMCB_TRANS_DELETED => watched.failed(408),
+            sys::TMCB_TRANS_DELETED => watched.failed(408),
             _ => {}
         }
     })
@@ -92,7 +98,7 @@ unsafe extern "C" fn on_transaction(_: *mut k::cell, kind: c_int, parameters: *m
 ///
 /// # Safety
 /// Both pointers must be NULL, tm's mark, or messages that live for the call.
-unsafe fn on_reply(watched: &Watched, request: *const k::sip_msg, reply: *const k::sip_msg) {
+unsafe fn on_reply(watched: &TransactionContext, request: *const sys::sip_msg, reply: *const sys::sip_msg) {
     // SAFETY: by the caller's promise.
     let (request, reply) = unsafe { (Message::new(request), Message::new(reply)) };
     if let Some(reply) = reply.and_then(Message::reply) {
@@ -104,13 +110,13 @@ unsafe fn on_reply(watched: &Watched, request: *const k::sip_msg, reply: *const 
 ///
 /// # Safety
 /// `parameters` must be tm's for the time of the call.
-unsafe fn on_own_answer(watched: &Watched, parameters: &k::tmcb_params) {
+unsafe fn on_own_answer(watched: &TransactionContext, parameters: &sys::tmcb_params) {
     // SAFETY: for this callback tm gives the request, its mark for a reply that never came in, and the octets.
     let (request, whole) = unsafe {
         if Message::new(parameters.rpl).is_some() {
             return;
         }
-        let whole = parameters.extra1.cast::<k::_str>().as_ref().map_or(&[][..], |text| bytes(text));
+        let whole = parameters.extra1.cast::<sys::_str>().as_ref().map_or(&[][..], |text| bytes(text));
         (Message::new(parameters.req), whole)
     };
     if let Some(reply) = raw_sip::reply(whole, None) {
@@ -119,36 +125,37 @@ unsafe fn on_own_answer(watched: &Watched, parameters: &k::tmcb_params) {
 }
 
 /// A new transaction: if it is of a charged dialog, its replies are watched.
-unsafe extern "C" fn on_request(transaction: *mut k::cell, _: c_int, parameters: *mut k::tmcb_params) {
+unsafe extern "C" fn on_request(transaction: *mut sys::cell, _: c_int, parameters: *mut sys::tmcb_params) {
     guard((), || {
         // SAFETY: tm gives its parameters for the time of the call.
         let Some(pointer) = (unsafe { parameters.as_ref() }).map(|parameters| parameters.req) else { return };
-        if let Some(watched) = unsafe { Message::new(pointer) }.and_then(watched::of_request) {
+        if let Some(watched) = unsafe { Message::new(pointer) }.and_then(transaction_context::of_request) {
             // SAFETY: the request and its new transaction, as tm gives them.
-            unsafe { watch(pointer, transaction, k::TMCB_RESPONSE_FWDED | k::TMCB_RESPONSE_PRE_OUT, watched) };
+            unsafe { watch(pointer, transaction, sys::TMCB_RESPONSE_FWDED | sys::TMCB_RESPONSE_PRE_OUT, watched) };
         }
     })
 }
 
 /// A new transaction of this proxy itself: the octets of a BYE are looked at when they go out.
-unsafe extern "C" fn on_own_request(transaction: *mut k::cell, _: c_int, parameters: *mut k::tmcb_params) {
+unsafe extern "C" fn on_own_request(transaction: *mut sys::cell, _: c_int, parameters: *mut sys::tmcb_params) {
     guard((), || {
         // SAFETY: tm gives its parameters for the time of the call, with the method where others have the status.
         let method = unsafe { parameters.as_ref() }.map(|parameters| parameters.code);
         let register = TM.get().and_then(|tm| tm.0.register_tmcb);
-        if let (Some(register), true) = (register, method == Some(k::METHOD_BYE as c_int)) {
+        if let (Some(register), true) = (register, method == Some(sys::METHOD_BYE as c_int)) {
             let (message, none) = (std::ptr::null_mut(), std::ptr::null_mut());
             // SAFETY: tm's new transaction; a function of static life, no parameter.
-            unsafe { register(message, transaction, k::TMCB_MSG_SENT_OUT as c_int, Some(on_own_bye), none, None) };
+            unsafe { register(message, transaction, sys::TMCB_MSG_SENT_OUT as c_int, Some(on_own_bye), none, None) };
         }
     })
 }
 
 /// A BYE of this proxy itself goes out.
-unsafe extern "C" fn on_own_bye(_: *mut k::cell, _: c_int, parameters: *mut k::tmcb_params) {
+unsafe extern "C" fn on_own_bye(_: *mut sys::cell, _: c_int, parameters: *mut sys::tmcb_params) {
     guard((), || {
         // SAFETY: for this callback tm gives the octets that go out.
-        let whole = unsafe { parameters.as_ref().and_then(|parameters| parameters.extra1.cast::<k::_str>().as_ref()) };
+        let whole =
+            unsafe { parameters.as_ref().and_then(|parameters| parameters.extra1.cast::<sys::_str>().as_ref()) };
         let request = whole.and_then(|whole| raw_sip::request(unsafe { bytes(whole) }, None));
         if let Some(bye) = request.filter(|request| request.method == Method::Bye) {
             with_worker(|worker| worker.request_in_dialog(&bye));
@@ -157,28 +164,28 @@ unsafe extern "C" fn on_own_bye(_: *mut k::cell, _: c_int, parameters: *mut k::t
 }
 
 /// Before the script runs for a request, which the host drops where it may not go on.
-unsafe extern "C" fn before_script(message: *mut k::sip_msg, _: *mut c_void) -> c_int {
-    let go_on = (k::SCB_RUN_TOP_ROUTE | k::SCB_RUN_POST_CBS) as c_int;
+unsafe extern "C" fn before_script(message: *mut sys::sip_msg, _: *mut c_void) -> c_int {
+    let go_on = (sys::SCB_RUN_TOP_ROUTE | sys::SCB_RUN_POST_CBS) as c_int;
     guard(go_on, || {
         // SAFETY: the host gives its current request.
-        let goes_on = unsafe { Message::new(message) }.is_none_or(watched::before_script);
-        if goes_on { go_on } else { k::SCB_DROP_MSG as c_int }
+        let goes_on = unsafe { Message::new(message) }.is_none_or(transaction_context::before_script);
+        if goes_on { go_on } else { sys::SCB_DROP_MSG as c_int }
     })
 }
 
 /// Before the script runs for a reply. The script always goes on.
-unsafe extern "C" fn before_reply_script(message: *mut k::sip_msg, _: *mut c_void) -> c_int {
-    let go_on = (k::SCB_RUN_TOP_ROUTE | k::SCB_RUN_POST_CBS) as c_int;
+unsafe extern "C" fn before_reply_script(message: *mut sys::sip_msg, _: *mut c_void) -> c_int {
+    let go_on = (sys::SCB_RUN_TOP_ROUTE | sys::SCB_RUN_POST_CBS) as c_int;
     guard(go_on, || {
         // SAFETY: the host gives its current reply.
-        unsafe { Message::new(message) }.into_iter().for_each(watched::before_reply_script);
+        unsafe { Message::new(message) }.into_iter().for_each(transaction_context::before_reply_script);
         go_on
     })
 }
 
 /// After the script has run for a request that waits for nothing.
-unsafe extern "C" fn after_script(message: *mut k::sip_msg, _: *mut c_void) -> c_int {
-    let go_on = (k::SCB_RUN_TOP_ROUTE | k::SCB_RUN_POST_CBS) as c_int;
+unsafe extern "C" fn after_script(message: *mut sys::sip_msg, _: *mut c_void) -> c_int {
+    let go_on = (sys::SCB_RUN_TOP_ROUTE | sys::SCB_RUN_POST_CBS) as c_int;
     guard(go_on, || {
         // SAFETY: the host gives its current request.
         if let Some(message) = unsafe { message.as_ref() } {
@@ -194,13 +201,13 @@ pub fn register() -> bool {
     // SAFETY: functions of static life, no parameter.
     unsafe {
         let (message, transaction, none) = (std::ptr::null_mut(), std::ptr::null_mut(), std::ptr::null_mut());
-        let before = (k::PRE_SCRIPT_CB | k::REQ_TYPE_CB) as c_int;
-        let before_reply = (k::PRE_SCRIPT_CB | k::RPL_TYPE_CB) as c_int;
-        let after = (k::POST_SCRIPT_CB | k::REQ_TYPE_CB) as c_int;
-        register(message, transaction, k::TMCB_REQUEST_IN as c_int, Some(on_request), none, None) > 0
-            && register(message, transaction, k::TMCB_LOCAL_TRANS_NEW as c_int, Some(on_own_request), none, None) > 0
-            && k::__register_script_cb(Some(before_script), before, none, FIRST) == 0
-            && k::__register_script_cb(Some(before_reply_script), before_reply, none, FIRST) == 0
-            && k::__register_script_cb(Some(after_script), after, none, 0) == 0
+        let before = (sys::PRE_SCRIPT_CB | sys::REQ_TYPE_CB) as c_int;
+        let before_reply = (sys::PRE_SCRIPT_CB | sys::RPL_TYPE_CB) as c_int;
+        let after = (sys::POST_SCRIPT_CB | sys::REQ_TYPE_CB) as c_int;
+        register(message, transaction, sys::TMCB_REQUEST_IN as c_int, Some(on_request), none, None) > 0
+            && register(message, transaction, sys::TMCB_LOCAL_TRANS_NEW as c_int, Some(on_own_request), none, None) > 0
+            && sys::__register_script_cb(Some(before_script), before, none, FIRST) == 0
+            && sys::__register_script_cb(Some(before_reply_script), before_reply, none, FIRST) == 0
+            && sys::__register_script_cb(Some(after_script), after, none, 0) == 0
     }
 }

@@ -6,7 +6,7 @@
 use super::address::ip;
 use super::guard::guard;
 use super::message::bytes;
-use super::{bindings as k, with_worker};
+use super::{bindings as sys, with_worker};
 use crate::host::text::static_str;
 use crate::worker::sip_input::Connections;
 use std::ffi::{c_char, c_int, c_uint};
@@ -31,7 +31,7 @@ fn number_of(source: (IpAddr, u16), destination: (IpAddr, u16)) -> u64 {
 }
 
 /// Number of the connection that a message arrived on; 0 where its addresses are of no known family.
-pub fn number(received: &k::receive_info) -> u64 {
+pub fn number(received: &sys::receive_info) -> u64 {
     match (ip(&received.src_ip), ip(&received.dst_ip)) {
         (Some(source), Some(destination)) => number_of((source, received.src_port), (destination, received.dst_port)),
         _ => 0,
@@ -41,15 +41,15 @@ pub fn number(received: &k::receive_info) -> u64 {
 /// Whether a message arrived over a connection of this proxy to itself: whether the host also holds the other end of
 /// that connection. The source address alone does not tell: the accepted end has an ephemeral port as its peer, and a
 /// client may run on the same machine.
-pub fn is_own(received: &k::receive_info) -> bool {
+pub fn is_own(received: &sys::receive_info) -> bool {
     let (peer, own) = (&received.src_ip, &received.dst_ip);
     // SAFETY: two addresses of the host, which the search only reads.
-    unsafe { k::imcharge_has_connection(own, received.dst_port, peer, received.src_port) != 0 }
+    unsafe { sys::imcharge_has_connection(own, received.dst_port, peer, received.src_port) != 0 }
 }
 
 /// Whether this is an MSRP address of the proxy, or an alias of it.
 pub fn is_own_address(host: &str, port: u16) -> bool {
-    [k::PROTO_MSRP, k::PROTO_MSRPS]
+    [sys::PROTO_MSRP, sys::PROTO_MSRPS]
         .into_iter()
         .any(|protocol| is_own_address_of(host.as_bytes(), port, protocol as c_int))
 }
@@ -58,9 +58,9 @@ pub fn is_own_address(host: &str, port: u16) -> bool {
 pub fn is_own_address_of(host: &[u8], port: u16, protocol: c_int) -> bool {
     let host = host.trim_ascii();
     let host = host.strip_prefix(b"[").and_then(|host| host.strip_suffix(b"]")).unwrap_or(host);
-    let mut host = k::_str { s: host.as_ptr().cast::<c_char>().cast_mut(), len: host.len() as c_int };
+    let mut host = sys::_str { s: host.as_ptr().cast::<c_char>().cast_mut(), len: host.len() as c_int };
     // SAFETY: the host's own lists of sockets and aliases; it only reads the text.
-    unsafe { k::imcharge_is_own(&mut host, port, protocol as u16) != 0 }
+    unsafe { sys::imcharge_is_own(&mut host, port, protocol as u16) != 0 }
 }
 
 /// The host's table of connections. It cannot be searched for a connection with an IPv6 peer by its number.
@@ -75,24 +75,24 @@ impl Connections for Table {
         let peer = (connection >> 16) as u32;
         // SAFETY: the host's address structure, zeroed and then filled for an IPv4 address.
         let address = unsafe {
-            let mut address = std::mem::zeroed::<k::ip_addr>();
+            let mut address = std::mem::zeroed::<sys::ip_addr>();
             (address.af, address.len) = (libc::AF_INET as c_uint, 4);
             address.u.addr32[0] = peer.to_be();
             address
         };
         // SAFETY: as above; no local address.
-        let found = unsafe { k::imcharge_has_connection(&address, connection as u16, std::ptr::null(), 0) };
+        let found = unsafe { sys::imcharge_has_connection(&address, connection as u16, std::ptr::null(), 0) };
         Some(found != 0)
     }
 }
 
 /// The transport: it has one subscriber, the module itself.
-struct Transport(k::evi_export_t);
+struct Transport(sys::evi_export_t);
 
 // SAFETY: read by the host alone, after its start.
 unsafe impl Sync for Transport {}
 
-static TRANSPORT: Transport = Transport(k::evi_export_t {
+static TRANSPORT: Transport = Transport(sys::evi_export_t {
     proto: static_str(c"imcharge"),
     raise: Some(raise),
     parse: Some(parse),
@@ -107,7 +107,7 @@ pub fn register() {
     let name = static_str(c"E_CORE_TCP_DISCONNECT");
     // SAFETY: a table and texts of static life.
     let subscribed = unsafe {
-        k::register_event_mod(&TRANSPORT.0) == 0 && k::evi_event_subscribe(name, static_str(c"imcharge:"), 0, 0) > 0
+        sys::register_event_mod(&TRANSPORT.0) == 0 && sys::evi_event_subscribe(name, static_str(c"imcharge:"), 0, 0) > 0
     };
     if !subscribed {
         log::warn!(
@@ -118,11 +118,11 @@ pub fn register() {
 }
 
 /// The host makes a subscriber of what stands behind the transport's name: nothing.
-unsafe extern "C" fn parse(_: k::str_) -> *mut k::evi_reply_sock {
+unsafe extern "C" fn parse(_: sys::str_) -> *mut sys::evi_reply_sock {
     guard(std::ptr::null_mut(), || {
         // SAFETY: the host's shared memory; zeros are a subscriber without address.
         unsafe {
-            let subscriber = super::shared::put(std::mem::zeroed::<k::evi_reply_sock>());
+            let subscriber = super::shared::put(std::mem::zeroed::<sys::evi_reply_sock>());
             if let Some(subscriber) = subscriber.as_mut() {
                 subscriber.address = static_str(c"imcharge");
             }
@@ -132,17 +132,17 @@ unsafe extern "C" fn parse(_: k::str_) -> *mut k::evi_reply_sock {
 }
 
 /// How the subscriber is listed.
-unsafe extern "C" fn print(_: *mut k::evi_reply_sock) -> k::str_ {
+unsafe extern "C" fn print(_: *mut sys::evi_reply_sock) -> sys::str_ {
     static_str(c"imcharge")
 }
 
 /// A connection was closed.
 unsafe extern "C" fn raise(
-    _: *mut k::sip_msg,
-    _: *mut k::str_,
-    _: *mut k::evi_reply_sock,
-    parameters: *mut k::evi_params_t,
-    _: *mut k::evi_async_ctx_t,
+    _: *mut sys::sip_msg,
+    _: *mut sys::str_,
+    _: *mut sys::evi_reply_sock,
+    parameters: *mut sys::evi_params_t,
+    _: *mut sys::evi_async_ctx_t,
 ) -> c_int {
     guard(0, || {
         let (mut addresses, mut ports) = ([None; 2], [None; 2]);
@@ -150,7 +150,7 @@ unsafe extern "C" fn raise(
         unsafe {
             let mut next = parameters.as_ref().map_or(std::ptr::null_mut(), |list| list.first);
             while let Some(parameter) = next.as_ref() {
-                let number = || match parameter.flags as c_uint & k::EVI_INT_VAL {
+                let number = || match parameter.flags as c_uint & sys::EVI_INT_VAL {
                     0 => None,
                     _ => Some(parameter.val.n as u16),
                 };

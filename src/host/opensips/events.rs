@@ -4,9 +4,9 @@
 
 use super::guard::guard;
 use super::variables::{NAMES, Value, values};
-use super::{REGION, bindings as k, lifecycle};
+use super::{REGION, bindings as sys, lifecycle};
 use crate::host::text::static_str;
-use crate::shm::notification::{Kind, Notice, Resumer};
+use crate::shm::notification::{Kind, Notification, NotificationReader};
 use crate::shm::script_runs::{Process, Running};
 use std::ffi::{CString, c_int};
 use std::sync::OnceLock;
@@ -16,7 +16,7 @@ use std::time::Duration;
 const LOOK: Duration = Duration::from_secs(1);
 
 /// Numbers of the two events, as the host gave them.
-static EVENTS: OnceLock<[k::event_id_t; 2]> = OnceLock::new();
+static EVENTS: OnceLock<[sys::event_id_t; 2]> = OnceLock::new();
 
 /// Announces the events. `false`: the host refused. In mod_init.
 pub fn register() -> bool {
@@ -24,9 +24,9 @@ pub fn register() -> bool {
         let mut name = static_str(name);
         // SAFETY: a text of static life. The host has published the event already where the script has its route.
         unsafe {
-            match k::evi_get_id(&mut name) {
+            match sys::evi_get_id(&mut name) {
                 known if known >= 0 => known,
-                _ => k::evi_publish_event(name),
+                _ => sys::evi_publish_event(name),
             }
         }
     };
@@ -41,8 +41,8 @@ pub unsafe extern "C" fn work(index: c_int) {
     // SAFETY: this process was made for this.
     unsafe { lifecycle::begin(c"imcharge events %d", index) };
     let process = Process::Events(index as usize);
-    let mut resumer = Resumer::attach_to_events(region, index as usize);
-    let serve = |notice: &Notice<'_>| {
+    let mut resumer = NotificationReader::attach_to_events(region, index as usize);
+    let serve = |notice: &Notification<'_>| {
         let _running = Running::begin(region, process, &format!("the transports of an event of {}", notice.call_id));
         raise(notice);
     };
@@ -53,7 +53,7 @@ pub unsafe extern "C" fn work(index: c_int) {
 }
 
 /// Raises the event of a notice in one of the host's workers, if anybody has subscribed.
-fn raise(notice: &Notice<'_>) {
+fn raise(notice: &Notification<'_>) {
     let Some([debited, failed]) = EVENTS.get() else { return };
     let event = match notice.kind {
         Kind::Debited { .. } => *debited,
@@ -62,10 +62,10 @@ fn raise(notice: &Notice<'_>) {
     // SAFETY: the host's own functions on its own list. The list points to names and values until the event is handed
     // over: all of them live beyond that.
     unsafe {
-        if k::evi_probe_event(event) <= 0 {
+        if sys::evi_probe_event(event) <= 0 {
             return;
         }
-        let list = k::evi_get_params();
+        let list = sys::evi_get_params();
         if list.is_null() {
             return;
         }
@@ -75,16 +75,16 @@ fn raise(notice: &Notice<'_>) {
             match value {
                 Some(Value::Text(text)) => {
                     let text = text_of(text.as_bytes());
-                    k::evi_param_add(list, &name, (&raw const text).cast(), k::EVI_STR_VAL as c_int);
+                    sys::evi_param_add(list, &name, (&raw const text).cast(), sys::EVI_STR_VAL as c_int);
                 }
                 Some(Value::Number(number)) => {
                     let number = *number as c_int;
-                    k::evi_param_add(list, &name, (&raw const number).cast(), k::EVI_INT_VAL as c_int);
+                    sys::evi_param_add(list, &name, (&raw const number).cast(), sys::EVI_INT_VAL as c_int);
                 }
                 None => {}
             }
         }
-        k::evi_dispatch_event(event, list);
+        sys::evi_dispatch_event(event, list);
     }
 }
 
@@ -99,6 +99,6 @@ fn fitting(value: Value) -> Value {
 }
 
 /// The host's form of a text that it only reads.
-fn text_of(text: &[u8]) -> k::_str {
-    k::_str { s: text.as_ptr().cast::<std::ffi::c_char>().cast_mut(), len: text.len() as c_int }
+fn text_of(text: &[u8]) -> sys::_str {
+    sys::_str { s: text.as_ptr().cast::<std::ffi::c_char>().cast_mut(), len: text.len() as c_int }
 }

@@ -1,6 +1,6 @@
 //! What the host's loader looks for, and the tables behind it.
 
-use super::{bindings as k, events, frames, lifecycle, parameters, reserve, resume, variables};
+use super::{bindings as sys, events, frames, lifecycle, parameters, reserve, resume, variables};
 use std::cell::UnsafeCell;
 use std::ffi::{CStr, c_char, c_int, c_void};
 
@@ -26,18 +26,18 @@ macro_rules! built {
 
 /// The module; the loader compares the three strings with its own.
 #[unsafe(no_mangle)]
-pub static exports: Table<k::module_exports> = Table::new(k::module_exports {
+pub static exports: Table<sys::module_exports> = Table::new(sys::module_exports {
     name: c"imcharge".as_ptr(),
-    type_: k::MOD_TYPE_DEFAULT,
-    ver_info: k::module_exports__bindgen_ty_1 {
+    type_: sys::MOD_TYPE_DEFAULT,
+    ver_info: sys::module_exports__bindgen_ty_1 {
         version: built!("IMCHARGE_OPENSIPS_VERSION"),
         compile_flags: built!("IMCHARGE_OPENSIPS_FLAGS"),
-        scm: k::scm_version {
+        scm: sys::scm_version {
             type_: built!("IMCHARGE_OPENSIPS_REVISION_TYPE"),
             rev: built!("IMCHARGE_OPENSIPS_REVISION"),
         },
     },
-    dlflags: k::DEFAULT_DLFLAGS,
+    dlflags: sys::DEFAULT_DLFLAGS,
     load_f: None,
     deps: DEPENDENCIES.0.get().cast(),
     cmds: COMMANDS.0.get().cast(),
@@ -59,56 +59,56 @@ pub static exports: Table<k::module_exports> = Table::new(k::module_exports {
 /// What must be initialised before: the host's structure has no end of its own, here it has an empty row.
 #[repr(C)]
 struct Dependencies {
-    modules: [k::module_dependency; k::MAX_MOD_DEPS as usize],
-    parameters: [k::modparam_dependency; 1],
+    modules: [sys::module_dependency; sys::MAX_MOD_DEPS as usize],
+    parameters: [sys::modparam_dependency; 1],
 }
 
-const fn dependency(name: Option<&'static CStr>, kind: u32) -> k::module_dependency {
+const fn dependency(name: Option<&'static CStr>, kind: u32) -> sys::module_dependency {
     match name {
         Some(name) => {
-            k::module_dependency { mod_type: k::MOD_TYPE_DEFAULT, mod_name: name.as_ptr().cast_mut(), type_: kind }
+            sys::module_dependency { mod_type: sys::MOD_TYPE_DEFAULT, mod_name: name.as_ptr().cast_mut(), type_: kind }
         }
-        None => k::module_dependency { mod_type: k::MOD_TYPE_NULL, mod_name: std::ptr::null_mut(), type_: 0 },
+        None => sys::module_dependency { mod_type: sys::MOD_TYPE_NULL, mod_name: std::ptr::null_mut(), type_: 0 },
     }
 }
 
 static DEPENDENCIES: Table<Dependencies> = Table::new(Dependencies {
     modules: {
-        let mut all = [dependency(None, 0); k::MAX_MOD_DEPS as usize];
-        all[0] = dependency(Some(c"tm"), k::DEP_ABORT);
-        all[1] = dependency(Some(c"proto_msrp"), k::DEP_SILENT);
+        let mut all = [dependency(None, 0); sys::MAX_MOD_DEPS as usize];
+        all[0] = dependency(Some(c"tm"), sys::DEP_ABORT);
+        all[1] = dependency(Some(c"proto_msrp"), sys::DEP_SILENT);
         all
     },
-    parameters: [k::modparam_dependency { script_param: std::ptr::null_mut(), get_deps_f: None }],
+    parameters: [sys::modparam_dependency { script_param: std::ptr::null_mut(), get_deps_f: None }],
 });
 
-static PARAMETERS: Table<[k::param_export; parameters::ROWS]> = Table::new(parameters::table(&[frames::PARAMETER]));
+static PARAMETERS: Table<[sys::param_export; parameters::ROWS]> = Table::new(parameters::table(&[frames::PARAMETER]));
 
 /// Parameters of a function: of these kinds, all of which may be left out.
-const fn optional<const N: usize>(kind: u32) -> [k::cmd_param; N] {
-    let mut all = [k::cmd_param { flags: 0, fixup: None, free_fixup: None }; N];
+const fn optional<const N: usize>(kind: u32) -> [sys::cmd_param; N] {
+    let mut all = [sys::cmd_param { flags: 0, fixup: None, free_fixup: None }; N];
     if kind != 0 {
-        all[0].flags = (kind | k::CMD_PARAM_OPT) as c_int;
+        all[0].flags = (kind | sys::CMD_PARAM_OPT) as c_int;
     }
     all
 }
 
-const fn command(name: &'static CStr, function: k::cmd_function, kind: u32, routes: u32) -> k::cmd_export_ {
-    k::cmd_export_ { name: name.as_ptr(), function, params: optional(kind), flags: routes as c_int }
+const fn command(name: &'static CStr, function: sys::cmd_function, kind: u32, routes: u32) -> sys::cmd_export_ {
+    sys::cmd_export_ { name: name.as_ptr(), function, params: optional(kind), flags: routes as c_int }
 }
 
-static COMMANDS: Table<[k::cmd_export_; 4]> = Table::new([
-    command(c"imcharge_reserve", Some(reserve::reserve_without_async), k::CMD_PARAM_INT, k::REQUEST_ROUTE),
-    command(c"imcharge_end", Some(reserve::end), k::CMD_PARAM_STR, k::ALL_ROUTES),
+static COMMANDS: Table<[sys::cmd_export_; 4]> = Table::new([
+    command(c"imcharge_reserve", Some(reserve::reserve_without_async), sys::CMD_PARAM_INT, sys::REQUEST_ROUTE),
+    command(c"imcharge_end", Some(reserve::end), sys::CMD_PARAM_STR, sys::ALL_ROUTES),
     // No route may call it: other modules look it up.
     command(c"load_msrp", Some(load_msrp), 0, 0),
-    k::cmd_export_ { name: std::ptr::null(), function: None, params: optional(0), flags: 0 },
+    sys::cmd_export_ { name: std::ptr::null(), function: None, params: optional(0), flags: 0 },
 ]);
 
 /// `load_msrp` in the form of a function of the script, which the host's table has for everything.
 #[allow(clippy::too_many_arguments, reason = "the host's form of a function")]
 unsafe extern "C" fn load_msrp(
-    binds: *mut k::sip_msg,
+    binds: *mut sys::sip_msg,
     _: *mut c_void,
     _: *mut c_void,
     _: *mut c_void,
@@ -128,20 +128,20 @@ pub fn own_load_msrp() -> usize {
     load_msrp as *const () as usize
 }
 
-static ASYNC_COMMANDS: Table<[k::acmd_export_; 2]> = Table::new([
-    k::acmd_export_ {
+static ASYNC_COMMANDS: Table<[sys::acmd_export_; 2]> = Table::new([
+    sys::acmd_export_ {
         name: c"imcharge_reserve".as_ptr(),
         function: Some(reserve::reserve),
-        params: optional(k::CMD_PARAM_INT),
+        params: optional(sys::CMD_PARAM_INT),
     },
-    k::acmd_export_ { name: std::ptr::null(), function: None, params: optional(0) },
+    sys::acmd_export_ { name: std::ptr::null(), function: None, params: optional(0) },
 ]);
 
 /// The class `$imcharge(...)`; the host finds its end by an empty name.
-static VARIABLES: Table<[k::_pv_export; 2]> = Table::new([
-    k::_pv_export {
-        name: k::__str_const { s: c"imcharge".as_ptr(), len: 8 },
-        type_: k::PVT_EXTRA + 2855,
+static VARIABLES: Table<[sys::_pv_export; 2]> = Table::new([
+    sys::_pv_export {
+        name: sys::__str_const { s: c"imcharge".as_ptr(), len: 8 },
+        type_: sys::PVT_EXTRA + 2855,
         getf: Some(variables::get),
         setf: None,
         parse_name: Some(parse_name),
@@ -149,8 +149,8 @@ static VARIABLES: Table<[k::_pv_export; 2]> = Table::new([
         init_param: None,
         iparam: 0,
     },
-    k::_pv_export {
-        name: k::__str_const { s: std::ptr::null(), len: 0 },
+    sys::_pv_export {
+        name: sys::__str_const { s: std::ptr::null(), len: 0 },
         type_: 0,
         getf: None,
         setf: None,
@@ -162,13 +162,13 @@ static VARIABLES: Table<[k::_pv_export; 2]> = Table::new([
 ]);
 
 /// The host parses `$imcharge(name)`.
-unsafe extern "C" fn parse_name(spec: k::pv_spec_p, name: *const k::str_) -> c_int {
+unsafe extern "C" fn parse_name(spec: sys::pv_spec_p, name: *const sys::str_) -> c_int {
     // SAFETY: as the host calls it; the name is only read.
     unsafe { variables::parse_name(spec, name.cast_mut()) }
 }
 
-const fn processes(name: &'static CStr, function: k::mod_proc, count: u32) -> k::proc_export_ {
-    k::proc_export_ {
+const fn processes(name: &'static CStr, function: sys::mod_proc, count: u32) -> sys::proc_export_ {
+    sys::proc_export_ {
         name: name.as_ptr(),
         pre_fork_function: None,
         post_fork_function: None,
@@ -179,11 +179,11 @@ const fn processes(name: &'static CStr, function: k::mod_proc, count: u32) -> k:
 }
 
 /// The module's own processes.
-static PROCESSES: Table<[k::proc_export_; 4]> = Table::new([
+static PROCESSES: Table<[sys::proc_export_; 4]> = Table::new([
     processes(c"imcharge supervisor", Some(lifecycle::supervisor), 1),
     processes(c"imcharge resume", Some(resume::work), 0),
     processes(c"imcharge events", Some(events::work), 0),
-    k::proc_export_ {
+    sys::proc_export_ {
         name: std::ptr::null(),
         pre_fork_function: None,
         post_fork_function: None,

@@ -13,7 +13,7 @@
 use super::address::ip;
 use super::guard::guard;
 use super::message::bytes;
-use super::{bindings as k, connections, exports, parameters, shared, text, with_worker};
+use super::{bindings as sys, connections, exports, parameters, shared, text, with_worker};
 use crate::worker::Passage;
 use crate::worker::sip_input::Frame;
 use std::cell::Cell;
@@ -28,9 +28,9 @@ static STOCK: OnceLock<Binds> = OnceLock::new();
 static REFUSES_STRANGERS: AtomicBool = AtomicBool::new(false);
 
 /// Its row in the table of parameters.
-pub const PARAMETER: k::param_export = k::param_export {
+pub const PARAMETER: sys::param_export = sys::param_export {
     name: text(c"no_session"),
-    type_: k::PARAM_STRING | k::IMCHARGE_PARAM_USE_FUNC,
+    type_: sys::PARAM_STRING | sys::IMCHARGE_PARAM_USE_FUNC,
     param_pointer: set_no_session as unsafe extern "C" fn(c_uint, *mut c_void) -> c_int as *mut c_void,
 };
 
@@ -53,17 +53,17 @@ unsafe extern "C" fn set_no_session(_: c_uint, value: *mut c_void) -> c_int {
 }
 
 /// Whether a message may go on: it belongs to a charged session, or nobody minds that it belongs to none.
-fn may_go_on(passage: Passage, method: k::msrp_method) -> bool {
+fn may_go_on(passage: Passage, method: sys::msrp_method) -> bool {
     match passage {
         Passage::Pass => true,
-        Passage::NotCharged => method != k::MSRP_METHOD_SEND || !REFUSES_STRANGERS.load(Ordering::Relaxed),
+        Passage::NotCharged => method != sys::MSRP_METHOD_SEND || !REFUSES_STRANGERS.load(Ordering::Relaxed),
         Passage::BeyondGrant | Passage::Malformed | Passage::Full | Passage::Forged | Passage::NoSession => false,
     }
 }
 
 /// Plain function pointers, the same in all processes.
 #[derive(Clone, Copy)]
-struct Binds(k::msrp_binds);
+struct Binds(sys::msrp_binds);
 
 // SAFETY: the structure holds function pointers only and is never written after it was filled.
 unsafe impl Send for Binds {}
@@ -74,8 +74,8 @@ unsafe impl Sync for Binds {}
 struct Handler {
     /// Whether it is msrp_relay's: what that does not send on goes nowhere. Other modules take messages in.
     relays: bool,
-    request: k::msrp_req_handler_f,
-    reply: k::msrp_rpl_handler_f,
+    request: sys::msrp_req_handler_f,
+    reply: sys::msrp_rpl_handler_f,
     parameter: *mut c_void,
     /// What proto_msrp knows it by.
     handle: AtomicPtr<c_void>,
@@ -90,7 +90,7 @@ struct Own {
 }
 
 /// `load_msrp` as the others find it.
-pub unsafe extern "C" fn load_msrp(binds: *mut k::msrp_binds) {
+pub unsafe extern "C" fn load_msrp(binds: *mut sys::msrp_binds) {
     guard((), || {
         // SAFETY: the caller gives a place for the API.
         let (Some(stock), Some(binds)) = (stock(), unsafe { binds.as_mut() }) else {
@@ -105,16 +105,16 @@ pub unsafe extern "C" fn load_msrp(binds: *mut k::msrp_binds) {
 }
 
 /// proto_msrp's API; `None`: it is not loaded.
-fn stock() -> Option<k::msrp_binds> {
+fn stock() -> Option<sys::msrp_binds> {
     if let Some(stock) = STOCK.get() {
         return Some(stock.0);
     }
     // SAFETY: the host's own way to a function of a module: `load_msrp` has this type in every version that is built for.
     let binds = unsafe {
-        let found = k::find_mod_export(c"proto_msrp".as_ptr(), c"load_msrp".as_ptr(), 0)?;
+        let found = sys::find_mod_export(c"proto_msrp".as_ptr(), c"load_msrp".as_ptr(), 0)?;
         let load =
-            std::mem::transmute::<*const c_void, unsafe extern "C" fn(*mut k::msrp_binds)>(found as *const c_void);
-        let mut binds = std::mem::zeroed::<k::msrp_binds>();
+            std::mem::transmute::<*const c_void, unsafe extern "C" fn(*mut sys::msrp_binds)>(found as *const c_void);
+        let mut binds = std::mem::zeroed::<sys::msrp_binds>();
         load(&mut binds);
         binds
     };
@@ -131,7 +131,7 @@ pub fn check_order() -> Result<(), &'static str> {
         );
     }
     // SAFETY: the host's own search, by which the others find it.
-    match unsafe { k::find_export(text(c"load_msrp"), 0) } {
+    match unsafe { sys::find_export(text(c"load_msrp"), 0) } {
         Some(found) if found as *const () as usize == exports::own_load_msrp() => Ok(()),
         _ => Err("write loadmodule \"imcharge.so\" after loadmodule \"proto_msrp.so\": it would see no message"),
     }
@@ -139,11 +139,11 @@ pub fn check_order() -> Result<(), &'static str> {
 
 /// Another module registers its handler: ours is put in front of it.
 unsafe extern "C" fn register_handler(
-    host: *mut k::_str,
+    host: *mut sys::_str,
     port: c_int,
     secured: c_int,
-    request: k::msrp_req_handler_f,
-    reply: k::msrp_rpl_handler_f,
+    request: sys::msrp_req_handler_f,
+    reply: sys::msrp_rpl_handler_f,
     parameter: *mut c_void,
 ) -> *mut c_void {
     guard(std::ptr::null_mut(), || {
@@ -179,7 +179,7 @@ thread_local! {
 }
 
 /// A request came in: goes on to its handler, or is answered here.
-unsafe extern "C" fn on_request(request: *mut k::msrp_msg, handler: *mut c_void) -> c_int {
+unsafe extern "C" fn on_request(request: *mut sys::msrp_msg, handler: *mut c_void) -> c_int {
     // SAFETY: proto_msrp gives a parsed message and the parameter of `register_handler`.
     let (message, handler) = unsafe { (request.as_ref(), handler.cast::<Handler>().as_ref()) };
     let (Some(message), Some(handler)) = (message, handler) else { return -1 };
@@ -210,7 +210,7 @@ unsafe extern "C" fn on_request(request: *mut k::msrp_msg, handler: *mut c_void)
 ///
 /// # Safety
 /// As for [`pass`].
-unsafe fn names_no_session(message: &k::msrp_msg) -> bool {
+unsafe fn names_no_session(message: &sys::msrp_msg) -> bool {
     // SAFETY: proto_msrp has parsed the first line; a header lives as long as its message.
     unsafe {
         let to_path = message.to_path.as_ref().map_or(&[][..], |header| bytes(&header.body));
@@ -218,14 +218,14 @@ unsafe fn names_no_session(message: &k::msrp_msg) -> bool {
         let start = memchr::memmem::find(first, b"://").map_or(0, |start| start + 3);
         let resource = first[start..].split(|octet| *octet == b';').next().unwrap_or_default();
         let session = memchr::memchr(b'/', resource).map_or(&[][..], |slash| &resource[slash + 1..]);
-        message.fl.u.request.method_id != k::MSRP_METHOD_AUTH && session.is_empty()
+        message.fl.u.request.method_id != sys::MSRP_METHOD_AUTH && session.is_empty()
     }
 }
 
 /// A response came in, or (NULL) none in time: goes on to its handler.
 unsafe extern "C" fn on_reply(
-    reply: *mut k::msrp_msg,
-    transaction: *mut k::msrp_cell,
+    reply: *mut sys::msrp_msg,
+    transaction: *mut sys::msrp_cell,
     parameter: *mut c_void,
     handler: *mut c_void,
 ) -> c_int {
@@ -242,7 +242,7 @@ unsafe extern "C" fn on_reply(
                 true if parameter.is_null() => return,
                 true => {
                     let own = parameter.cast::<Own>().read();
-                    k::imcharge_shm_free(parameter);
+                    sys::imcharge_shm_free(parameter);
                     parameter = own.parameter;
                     number = own_id(own.number);
                     number.as_bytes()
@@ -260,18 +260,18 @@ unsafe extern "C" fn on_reply(
 }
 
 /// Whether a module of this proxy has made the request itself, and it was a SEND.
-fn is_own(cell: &k::msrp_cell) -> bool {
-    cell.recv_ident.len == 0 && cell.method_id == k::MSRP_METHOD_SEND
+fn is_own(cell: &sys::msrp_cell) -> bool {
+    cell.recv_ident.len == 0 && cell.method_id == sys::MSRP_METHOD_SEND
 }
 
 /// The gate.
 ///
 /// # Safety
 /// `message` must be one of proto_msrp.
-unsafe fn pass(message: &k::msrp_msg, came_as: Option<&[u8]>) -> Passage {
+unsafe fn pass(message: &sys::msrp_msg, came_as: Option<&[u8]>) -> Passage {
     // SAFETY: the whole message as received lies at `buf`; a header lives as long as its message.
     let (whole, from_path) = unsafe {
-        let whole = k::_str { s: message.buf, len: message.len as c_int };
+        let whole = sys::_str { s: message.buf, len: message.len as c_int };
         (bytes(&whole), message.from_path.as_ref().map_or(&[][..], |header| bytes(&header.body)))
     };
     // A request is the relay's own by its connection. A response of the far end also arrives over the proxy's connection
@@ -296,7 +296,7 @@ unsafe fn pass(message: &k::msrp_msg, came_as: Option<&[u8]>) -> Passage {
 
 /// Whether a request comes from this relay, which has passed it on to itself. The host's table shows one connection of a
 /// proxy to itself, and it may have several; what the relay has sent to itself is known by its content as well.
-fn passes_again(message: &k::msrp_msg, whole: &[u8], from_path: &[u8]) -> bool {
+fn passes_again(message: &sys::msrp_msg, whole: &[u8], from_path: &[u8]) -> bool {
     let first = from_path.split(|octet| *octet == b' ').next().unwrap_or_default();
     ip(&message.rcv.src_ip) == ip(&message.rcv.dst_ip)
         && is_own_uri(first, message.rcv.proto)
@@ -307,10 +307,10 @@ fn passes_again(message: &k::msrp_msg, whole: &[u8], from_path: &[u8]) -> bool {
 ///
 /// # Safety
 /// As for [`pass`].
-unsafe fn expect_again(message: &k::msrp_msg) {
+unsafe fn expect_again(message: &sys::msrp_msg) {
     // SAFETY: as in `pass`.
     let (whole, to_path) = unsafe {
-        let whole = k::_str { s: message.buf, len: message.len as c_int };
+        let whole = sys::_str { s: message.buf, len: message.len as c_int };
         (bytes(&whole), message.to_path.as_ref().map_or(&[][..], |header| bytes(&header.body)))
     };
     let next = to_path.split(|octet| *octet == b' ').nth(1).unwrap_or_default();
@@ -323,20 +323,20 @@ unsafe fn expect_again(message: &k::msrp_msg) {
 ///
 /// # Safety
 /// As for [`pass`].
-unsafe fn take_back(message: &k::msrp_msg) {
+unsafe fn take_back(message: &sys::msrp_msg) {
     // SAFETY: as in `pass`.
-    let whole = unsafe { bytes(&k::_str { s: message.buf, len: message.len as c_int }) };
+    let whole = unsafe { bytes(&sys::_str { s: message.buf, len: message.len as c_int }) };
     with_worker(|worker| worker.unsent(whole));
 }
 
 /// A handler sends a request on.
 unsafe extern "C" fn forward_request(
     handle: *mut c_void,
-    request: *mut k::msrp_msg,
-    headers: *mut k::_str,
+    request: *mut sys::msrp_msg,
+    headers: *mut sys::_str,
     count: c_int,
-    socket: *const k::socket_info,
-    address: *mut k::sockaddr_union,
+    socket: *const sys::socket_info,
+    address: *mut sys::sockaddr_union,
     parameter: *mut c_void,
 ) -> c_int {
     let Some(forward) = stock().and_then(|stock| stock.forward_request) else { return -1 };
@@ -367,14 +367,14 @@ fn is_own_uri(uri: &[u8], protocol: c_int) -> bool {
 pub fn check_own_uris() -> Result<(), String> {
     // SAFETY: the host's list of modules; the list of URIs is filled while the script is read, and texts live as long.
     unsafe {
-        let mut module = k::modules;
+        let mut module = sys::modules;
         while let Some(found) = module.as_ref() {
             let name = found.exports.as_ref().map(|exports| CStr::from_ptr(exports.name));
             if name == Some(c"msrp_relay") {
-                let list = libc::dlsym(found.handle, c"my_url_list".as_ptr()).cast::<*const k::msrp_url>();
+                let list = libc::dlsym(found.handle, c"my_url_list".as_ptr()).cast::<*const sys::msrp_url>();
                 let mut next = list.as_ref().map_or(std::ptr::null(), |first| *first);
                 while let Some(url) = next.as_ref() {
-                    let protocol = if url.secured == 0 { k::PROTO_MSRP } else { k::PROTO_MSRPS };
+                    let protocol = if url.secured == 0 { sys::PROTO_MSRP } else { sys::PROTO_MSRPS };
                     if !connections::is_own_address_of(bytes(&url.host), url.port_no, protocol as c_int) {
                         let (host, port) = (String::from_utf8_lossy(bytes(&url.host)), url.port_no);
                         return Err(format!(
@@ -396,10 +396,10 @@ pub fn check_own_uris() -> Result<(), String> {
 ///
 /// # Safety
 /// As for [`pass`]; `request` is the same message.
-unsafe fn refuse(request: *mut k::msrp_msg, message: &k::msrp_msg, handler: &Handler, passage: Passage) -> c_int {
+unsafe fn refuse(request: *mut sys::msrp_msg, message: &sys::msrp_msg, handler: &Handler, passage: Passage) -> c_int {
     // SAFETY: proto_msrp has parsed the first line of a request; a header lives as long as its message.
     let (report, no_answer) = unsafe {
-        let report = message.fl.u.request.method_id == k::MSRP_METHOD_REPORT;
+        let report = message.fl.u.request.method_id == sys::MSRP_METHOD_REPORT;
         (report, message.failure_report.as_ref().is_some_and(|header| bytes(&header.body) == b"no"))
     };
     let (code, reason) = match passage {
@@ -424,14 +424,14 @@ fn own_id(number: u64) -> String {
 #[allow(clippy::too_many_arguments, reason = "the host's form of the function")]
 unsafe extern "C" fn send_request(
     handle: *mut c_void,
-    method: k::msrp_method,
-    from: *mut k::_str,
-    to: *mut k::msrp_url,
-    socket: *const k::socket_info,
-    address: *mut k::sockaddr_union,
-    mime: *mut k::_str,
-    body: *mut k::_str,
-    headers: *mut k::_str,
+    method: sys::msrp_method,
+    from: *mut sys::_str,
+    to: *mut sys::msrp_url,
+    socket: *const sys::socket_info,
+    address: *mut sys::sockaddr_union,
+    mime: *mut sys::_str,
+    body: *mut sys::_str,
+    headers: *mut sys::_str,
     count: c_int,
     flag: c_char,
     parameter: *mut c_void,
@@ -442,7 +442,7 @@ unsafe extern "C" fn send_request(
             // SAFETY: proto_msrp's own function with what the module gives.
             unsafe { send(handle, method, from, to, socket, address, mime, body, headers, count, flag, parameter) }
         };
-        if method != k::MSRP_METHOD_SEND {
+        if method != sys::MSRP_METHOD_SEND {
             return on(parameter);
         }
         let number = own_number();
@@ -459,7 +459,7 @@ unsafe extern "C" fn send_request(
             let own = shared::put(Own { parameter, number });
             let sent = if own.is_null() { -1 } else { on(own.cast()) };
             if sent < 0 && !own.is_null() {
-                k::imcharge_shm_free(own.cast());
+                sys::imcharge_shm_free(own.cast());
             }
             sent
         };
@@ -478,7 +478,7 @@ fn own_number() -> u64 {
     LAST.with(|last| {
         last.set(last.get() + 1);
         // SAFETY: an integer that the host sets once in each process.
-        let process = unsafe { k::process_no } as u64;
+        let process = unsafe { sys::process_no } as u64;
         std::time::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_secs()) << 32
             | process << 24
             | last.get() & 0xff_ffff
@@ -492,17 +492,17 @@ fn own_number() -> u64 {
 #[allow(clippy::too_many_arguments, reason = "a frame has that many parts")]
 unsafe fn frame_of(
     id: &str,
-    from: *const k::_str,
-    to: *const k::msrp_url,
-    mime: *const k::_str,
-    body: *const k::_str,
-    headers: *const k::_str,
+    from: *const sys::_str,
+    to: *const sys::msrp_url,
+    mime: *const sys::_str,
+    body: *const sys::_str,
+    headers: *const sys::_str,
     count: c_int,
     flag: u8,
 ) -> Vec<u8> {
     // SAFETY: by the caller's promise.
     unsafe {
-        let text = |text: *const k::_str| text.as_ref().map_or(&[][..], |text| bytes(text));
+        let text = |text: *const sys::_str| text.as_ref().map_or(&[][..], |text| bytes(text));
         let mut frame = format!("MSRP {id} SEND\r\nTo-Path:").into_bytes();
         let mut next = to;
         while let Some(url) = next.as_ref() {

@@ -1,7 +1,7 @@
 //! From the start of the host to its end: checks, registrations, and the processes of the module.
 
 use super::guard::guard;
-use super::{REGION, TM, Tm, bindings as k, callbacks, connections, events, exports, frames, logger, mi, parameters};
+use super::{REGION, TM, Tm, bindings as sys, callbacks, connections, events, exports, frames, logger, mi, parameters};
 use super::{statistics, text, waiting};
 use crate::engine::supervisor::supervise;
 use crate::shm::region::Region;
@@ -48,11 +48,11 @@ pub unsafe extern "C" fn initialise() -> c_int {
 fn bind_tm() -> bool {
     // SAFETY: the host's own way to another module's API: `load_tm` has this type in every version that is built for.
     unsafe {
-        let Some(found) = k::find_export(text(c"load_tm"), 0) else { return false };
-        let load_tm = std::mem::transmute::<*const c_void, unsafe extern "C" fn(*mut k::tm_binds) -> c_int>(
+        let Some(found) = sys::find_export(text(c"load_tm"), 0) else { return false };
+        let load_tm = std::mem::transmute::<*const c_void, unsafe extern "C" fn(*mut sys::tm_binds) -> c_int>(
             found as *const c_void,
         );
-        let mut tm = std::mem::zeroed::<k::tm_binds>();
+        let mut tm = std::mem::zeroed::<sys::tm_binds>();
         load_tm(&mut tm) >= 0 && TM.set(Tm(tm)).is_ok()
     }
 }
@@ -60,19 +60,19 @@ fn bind_tm() -> bool {
 /// Asks to be called when all processes are counted and the host has become its user, before the first fork.
 fn before_fork() {
     // The host keeps the handler and links it into its list.
-    let handler = Box::leak(Box::new(k::internal_fork_handler {
+    let handler = Box::leak(Box::new(sys::internal_fork_handler {
         desc: c"imcharge".as_ptr(),
-        post_fork: k::internal_fork_handler__bindgen_ty_1 { in_child: None, in_parent: Some(make_region) },
+        post_fork: sys::internal_fork_handler__bindgen_ty_1 { in_child: None, in_parent: Some(make_region) },
         _next: std::ptr::null_mut(),
     }));
     // SAFETY: in the main process, with a handler of static life.
-    unsafe { k::register_fork_handler(handler) };
+    unsafe { sys::register_fork_handler(handler) };
 }
 
 unsafe extern "C" fn make_region() -> c_int {
     guard(-1, || {
         // SAFETY: the number is known once all modules are initialised.
-        let processes = unsafe { k::counted_max_processes } as usize;
+        let processes = unsafe { sys::counted_max_processes } as usize;
         if !waiting::make_counts(processes) {
             log::error!("no shared memory: start the proxy with more of it (-m)");
             return -1;
@@ -110,7 +110,7 @@ pub unsafe extern "C" fn supervisor(_: c_int) {
 pub unsafe fn begin(format: &'static CStr, index: c_int) {
     // SAFETY: the host's own names for its processes; the format takes one number.
     unsafe {
-        k::set_proc_attrs(format.as_ptr(), index + 1);
+        sys::set_proc_attrs(format.as_ptr(), index + 1);
         end_with_the_host(libc::SIGKILL);
     }
 }

@@ -1,6 +1,6 @@
 //! Lines for the host's log.
 
-use super::bindings as k;
+use super::bindings as sys;
 use crate::log_lines;
 use crate::log_lines::{Limit, NOTICE};
 use log::{Level, LevelFilter, Log, Metadata, Record};
@@ -9,11 +9,11 @@ use std::ffi::{CString, c_int};
 /// The host's levels (dprint.h). Its default level is `L_NOTICE`.
 fn host_level(metadata: &Metadata<'_>) -> c_int {
     match metadata.level() {
-        Level::Error => k::L_ERR,
-        Level::Warn => k::L_WARN as c_int,
-        Level::Info if metadata.target() == NOTICE => k::L_NOTICE as c_int,
-        Level::Info => k::L_INFO as c_int,
-        Level::Debug | Level::Trace => k::L_DBG as c_int,
+        Level::Error => sys::L_ERR,
+        Level::Warn => sys::L_WARN as c_int,
+        Level::Info if metadata.target() == NOTICE => sys::L_NOTICE as c_int,
+        Level::Info => sys::L_INFO as c_int,
+        Level::Debug | Level::Trace => sys::L_DBG as c_int,
     }
 }
 
@@ -35,7 +35,7 @@ pub fn install() {
 impl Log for HostLog {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
         // SAFETY: the host's own level, set before it loads a module.
-        metadata.target().starts_with("imcharge") && unsafe { k::imcharge_logs(host_level(metadata)) } != 0
+        metadata.target().starts_with("imcharge") && unsafe { sys::imcharge_logs(host_level(metadata)) } != 0
     }
 
     fn log(&self, record: &Record<'_>) {
@@ -47,7 +47,7 @@ impl Log for HostLog {
         let place = record.target().rsplit("::").next().unwrap_or_default();
         let (place, line) = (text(place.to_owned()), text(format!("{}{after}", record.args())));
         // SAFETY: two texts with a NUL that live beyond the call.
-        unsafe { k::imcharge_log(host_level(record.metadata()), place.as_ptr(), line.as_ptr()) };
+        unsafe { sys::imcharge_log(host_level(record.metadata()), place.as_ptr(), line.as_ptr()) };
     }
 
     fn flush(&self) {}

@@ -1,16 +1,16 @@
 //! Commands of the management interface: the engine's reports as the host's structures.
 
 use super::guard::guard;
-use super::{REGION, bindings as k, with_worker};
+use super::{REGION, bindings as sys, with_worker};
 use crate::admin::commands;
 use crate::admin::commands::{Argument, Command, CommandError, Value};
 use std::ffi::{CStr, CString, c_char, c_int};
 
 /// Types of a JSON value, without the flags beside them.
 const TYPES: c_int = 0xff;
-const NUMBER: c_int = k::IMCHARGE_JSON_NUMBER as c_int;
-const STRING: c_int = k::IMCHARGE_JSON_STRING as c_int;
-const ARRAY: c_int = k::IMCHARGE_JSON_ARRAY as c_int;
+const NUMBER: c_int = sys::IMCHARGE_JSON_NUMBER as c_int;
+const STRING: c_int = sys::IMCHARGE_JSON_STRING as c_int;
+const ARRAY: c_int = sys::IMCHARGE_JSON_ARRAY as c_int;
 
 /// JSON-RPC's code for parameters that are none (JSON-RPC 2.0, 5.1).
 const INVALID: c_int = -32602;
@@ -22,7 +22,7 @@ const PREFIX: &str = "imcharge:";
 ///
 /// # Safety
 /// `parameters` must be what the host gives for the call.
-unsafe fn run(name: &str, parameters: *const k::mi_params_t) -> *mut k::mi_response_t {
+unsafe fn run(name: &str, parameters: *const sys::mi_params_t) -> *mut sys::mi_response_t {
     let (Some(command), Some(region)) = (Command::named(name), REGION.get()) else { return std::ptr::null_mut() };
     // SAFETY: by the caller's promise.
     let answer = unsafe { arguments(command, parameters) }.and_then(|arguments| {
@@ -51,7 +51,10 @@ unsafe fn run(name: &str, parameters: *const k::mi_params_t) -> *mut k::mi_respo
 ///
 /// # Safety
 /// As for [`run`].
-unsafe fn arguments(command: &'static Command, parameters: *const k::mi_params_t) -> Result<Vec<String>, CommandError> {
+unsafe fn arguments(
+    command: &'static Command,
+    parameters: *const sys::mi_params_t,
+) -> Result<Vec<String>, CommandError> {
     let mut all = Vec::new();
     for argument in command.arguments {
         // SAFETY: by the caller's promise; what is found lives for the call.
@@ -82,7 +85,7 @@ fn whole_number(number: f64) -> Option<String> {
 ///
 /// # Safety
 /// As for [`run`].
-unsafe fn item(parameters: *const k::mi_params_t, argument: &Argument) -> *const k::mi_item_t {
+unsafe fn item(parameters: *const sys::mi_params_t, argument: &Argument) -> *const sys::mi_item_t {
     // SAFETY: by the caller's promise: a list of names that ends with NULL, and items that are linked by `next`.
     unsafe {
         let Some(parameters) = parameters.as_ref() else { return std::ptr::null() };
@@ -111,10 +114,10 @@ fn parameter_name(argument: &Argument) -> String {
     argument.name.to_ascii_lowercase()
 }
 
-unsafe fn fault(code: c_int, sentence: &str) -> *mut k::mi_response_t {
+unsafe fn fault(code: c_int, sentence: &str) -> *mut sys::mi_response_t {
     let (text, length) = parts(sentence);
     // SAFETY: the host copies the text; there are no details.
-    unsafe { k::init_mi_error_extra(code, text, length, std::ptr::null(), 0) }
+    unsafe { sys::init_mi_error_extra(code, text, length, std::ptr::null(), 0) }
 }
 
 /// A text as the host wants it.
@@ -126,29 +129,29 @@ fn parts(text: &str) -> (*const c_char, c_int) {
 ///
 /// # Safety
 /// In a process of the host, after its start.
-unsafe fn whole(value: &Value) -> *mut k::mi_response_t {
-    let mut inner: *mut k::mi_item_t = std::ptr::null_mut();
+unsafe fn whole(value: &Value) -> *mut sys::mi_response_t {
+    let mut inner: *mut sys::mi_item_t = std::ptr::null_mut();
     // SAFETY: the host makes the answer, gives the place to fill, and takes back what is not complete.
     unsafe {
         let (answer, complete) = match value {
             Value::List(rows) => {
-                let answer = k::init_mi_result_array(&mut inner);
+                let answer = sys::init_mi_result_array(&mut inner);
                 (answer, fill(inner, &mut rows.iter().map(|row| ("", row))))
             }
             Value::Structure(fields) => {
-                let answer = k::init_mi_result_object(&mut inner);
+                let answer = sys::init_mi_result_object(&mut inner);
                 (answer, fill(inner, &mut fields.iter().map(|(name, value)| (*name, value))))
             }
-            Value::Integer(number) => (k::init_mi_result_number(*number as f64), true),
+            Value::Integer(number) => (sys::init_mi_result_number(*number as f64), true),
             Value::Text(words) => {
                 let (text, length) = parts(words);
-                (k::init_mi_result_string(text, length), true)
+                (sys::init_mi_result_string(text, length), true)
             }
         };
         if complete || answer.is_null() {
             return answer;
         }
-        k::free_mi_response(answer);
+        sys::free_mi_response(answer);
         std::ptr::null_mut()
     }
 }
@@ -157,7 +160,7 @@ unsafe fn whole(value: &Value) -> *mut k::mi_response_t {
 ///
 /// # Safety
 /// `into` must be NULL or a structure or list of the host's.
-unsafe fn fill(into: *mut k::mi_item_t, values: &mut dyn Iterator<Item = (&'static str, &Value)>) -> bool {
+unsafe fn fill(into: *mut sys::mi_item_t, values: &mut dyn Iterator<Item = (&'static str, &Value)>) -> bool {
     if into.is_null() {
         return false;
     }
@@ -170,17 +173,17 @@ unsafe fn fill(into: *mut k::mi_item_t, values: &mut dyn Iterator<Item = (&'stat
         // SAFETY: a place that the host gave; it copies names and texts. Below 2^53 each whole number is a double of its own.
         let added = unsafe {
             match value {
-                Value::Integer(number) => k::add_mi_number(into, name, length, *number as f64) == 0,
+                Value::Integer(number) => sys::add_mi_number(into, name, length, *number as f64) == 0,
                 Value::Text(words) => {
                     let (text, octets) = parts(words);
-                    k::add_mi_string(into, name, length, text, octets) == 0
+                    sys::add_mi_string(into, name, length, text, octets) == 0
                 }
                 Value::Structure(fields) => {
-                    let inner = k::add_mi_object(into, name, length);
+                    let inner = sys::add_mi_object(into, name, length);
                     fill(inner, &mut fields.iter().map(|(name, value)| (*name, value)))
                 }
                 Value::List(rows) => {
-                    let inner = k::add_mi_array(into, name, length);
+                    let inner = sys::add_mi_array(into, name, length);
                     fill(inner, &mut rows.iter().map(|row| ("", row)))
                 }
             }
@@ -193,14 +196,14 @@ unsafe fn fill(into: *mut k::mi_item_t, values: &mut dyn Iterator<Item = (&'stat
 }
 
 /// The host's form of a command.
-type Entry = unsafe extern "C" fn(*const k::mi_params_t, *mut k::mi_handler) -> *mut k::mi_response_t;
+type Entry = unsafe extern "C" fn(*const sys::mi_params_t, *mut sys::mi_handler) -> *mut sys::mi_response_t;
 
 /// The host tells a command nothing of its name, so each has its own entry.
 macro_rules! commands {
     ($($name:literal $entry:ident,)*) => {
         $(
             /// Entry of one command.
-            unsafe extern "C" fn $entry(parameters: *const k::mi_params_t, _: *mut k::mi_handler) -> *mut k::mi_response_t {
+            unsafe extern "C" fn $entry(parameters: *const sys::mi_params_t, _: *mut sys::mi_handler) -> *mut sys::mi_response_t {
                 // SAFETY: called by the host.
                 guard(std::ptr::null_mut(), || unsafe { run($name, parameters) })
             }
@@ -239,21 +242,23 @@ pub fn register() -> bool {
         let forms = Vec::leak(forms(command, *entry)).as_ptr();
         let help = text(format!("{} {}", command.usage(), command.help).trim().to_owned());
         // SAFETY: all texts have a NUL and live for ever, and the forms are closed by an empty one.
-        unsafe { k::register_mi_cmd(text(format!("{PREFIX}{name}")), help, 0, None, forms, c"imcharge".as_ptr()) == 0 }
+        unsafe {
+            sys::register_mi_cmd(text(format!("{PREFIX}{name}")), help, 0, None, forms, c"imcharge".as_ptr()) == 0
+        }
     })
 }
 
 /// The forms of a command, one for each number of arguments, and an empty one. Those with too few are forms too: the host
 /// would only say "Invalid params".
-fn forms(command: &Command, entry: Entry) -> Vec<k::mi_recipe_t> {
+fn forms(command: &Command, entry: Entry) -> Vec<sys::mi_recipe_t> {
     let form = |count: usize| {
-        let mut params = [std::ptr::null_mut(); k::MAX_MI_PARAMS as usize];
+        let mut params = [std::ptr::null_mut(); sys::MAX_MI_PARAMS as usize];
         for (place, argument) in params.iter_mut().zip(&command.arguments[..count]) {
             *place = CString::new(parameter_name(argument)).unwrap_or_default().into_raw();
         }
-        k::mi_recipe_t { cmd: Some(entry), params }
+        sys::mi_recipe_t { cmd: Some(entry), params }
     };
-    let end = k::mi_recipe_t { cmd: None, params: [std::ptr::null_mut(); k::MAX_MI_PARAMS as usize] };
+    let end = sys::mi_recipe_t { cmd: None, params: [std::ptr::null_mut(); sys::MAX_MI_PARAMS as usize] };
     (0..=command.arguments.len()).map(form).chain([end]).collect()
 }
 

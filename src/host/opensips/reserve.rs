@@ -7,7 +7,7 @@ use super::callbacks;
 use super::guard::guard;
 use super::left::{Left, UNREADABLE};
 use super::message::{Chosen, Message, bytes};
-use super::{TM, bindings as k, waiting, with_worker};
+use super::{TM, bindings as sys, waiting, with_worker};
 use crate::worker::Refused;
 use std::ffi::{c_int, c_void};
 
@@ -18,8 +18,8 @@ type P = *mut c_void;
 /// nothing could be asked.
 #[allow(clippy::too_many_arguments, reason = "the host's form of a function")]
 pub unsafe extern "C" fn reserve(
-    message: *mut k::sip_msg,
-    context: *mut k::async_ctx,
+    message: *mut sys::sip_msg,
+    context: *mut sys::async_ctx,
     messages: P,
     _: P,
     _: P,
@@ -38,7 +38,7 @@ pub unsafe extern "C" fn reserve(
         Ok(()) => 1,
         Err(return_code) => {
             // SAFETY: the host's own place for what an async function says: go on at once.
-            unsafe { k::async_status = k::ASYNC_SYNC };
+            unsafe { sys::async_status = sys::ASYNC_SYNC };
             return_code
         }
     }
@@ -47,7 +47,7 @@ pub unsafe extern "C" fn reserve(
 /// Script: `imcharge_reserve()` without `async`: wrong use, for nothing may block here.
 #[allow(clippy::too_many_arguments, reason = "the host's form of a function")]
 pub unsafe extern "C" fn reserve_without_async(
-    _: *mut k::sip_msg,
+    _: *mut sys::sip_msg,
     _: P,
     _: P,
     _: P,
@@ -67,13 +67,13 @@ pub unsafe extern "C" fn reserve_without_async(
 ///
 /// # Safety
 /// `message` must be NULL or the host's current request, `context` what it gives with it.
-unsafe fn wait_and_ask(message: *mut k::sip_msg, context: *mut k::async_ctx, messages: u32) -> Result<(), c_int> {
+unsafe fn wait_and_ask(message: *mut sys::sip_msg, context: *mut sys::async_ctx, messages: u32) -> Result<(), c_int> {
     let (malformed, down, full) = (Refused::Malformed as c_int, Refused::EngineDown as c_int, Refused::Full as c_int);
     // SAFETY: by the caller's promise; a number of the host's.
-    let (request, route) = unsafe { (Message::new(message), k::route_type) };
-    let invite = |request: Message<'_>| request.method() == Some(k::METHOD_INVITE as c_int);
+    let (request, route) = unsafe { (Message::new(message), sys::route_type) };
+    let invite = |request: Message<'_>| request.method() == Some(sys::METHOD_INVITE as c_int);
     let request = request.filter(|request| invite(*request) && request.parse()).ok_or(malformed)?;
-    if route != k::REQUEST_ROUTE as c_int || context.is_null() {
+    if route != sys::REQUEST_ROUTE as c_int || context.is_null() {
         log::error!("imcharge_reserve: only in the request route, for an INVITE");
         return Err(malformed);
     }
@@ -112,17 +112,17 @@ unsafe fn wait_and_ask(message: *mut k::sip_msg, context: *mut k::async_ctx, mes
 }
 
 /// tm's marks: NULL for none, -1 for not looked up yet.
-fn is_transaction(cell: *mut k::cell) -> bool {
+fn is_transaction(cell: *mut sys::cell) -> bool {
     !cell.is_null() && cell as isize != -1
 }
 
 /// Script: `imcharge_end([reason])`.
 #[allow(clippy::too_many_arguments, reason = "the host's form of a function")]
-pub unsafe extern "C" fn end(message: *mut k::sip_msg, reason: P, _: P, _: P, _: P, _: P, _: P, _: P, _: P) -> c_int {
+pub unsafe extern "C" fn end(message: *mut sys::sip_msg, reason: P, _: P, _: P, _: P, _: P, _: P, _: P, _: P) -> c_int {
     guard(-1, || {
         // SAFETY: the host gives its current message, and a text where the script has one.
         let (message, reason) = unsafe {
-            let reason = reason.cast::<k::_str>().as_ref().map_or(&b"script"[..], |reason| bytes(reason));
+            let reason = reason.cast::<sys::_str>().as_ref().map_or(&b"script"[..], |reason| bytes(reason));
             (Message::new(message), reason)
         };
         let message = message.filter(|message| message.parse_identity());

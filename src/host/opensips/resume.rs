@@ -2,10 +2,10 @@
 //! waits. Only that process can go on with it, for the host keeps part of what belongs to a message in private memory.
 
 use super::guard::guard;
-use super::{REGION, bindings as k, lifecycle, shared, waiting};
+use super::{REGION, bindings as sys, lifecycle, shared, waiting};
 use crate::charge::time::Time;
 use crate::shm::clock;
-use crate::shm::notification::{Kind, Notice, Resumer};
+use crate::shm::notification::{Kind, Notification, NotificationReader};
 use crate::shm::region::Region;
 use crate::shm::statistic::Statistic;
 use std::collections::{HashSet, VecDeque};
@@ -26,7 +26,7 @@ pub unsafe extern "C" fn work(index: c_int) {
     let Some(region) = REGION.get() else { return };
     // SAFETY: this process was made for this.
     unsafe { lifecycle::begin(c"imcharge resume %d", index) };
-    let mut resumer = Resumer::attach(region, index as usize);
+    let mut resumer = NotificationReader::attach(region, index as usize);
     let mut later = Later::default();
     loop {
         resumer.wait(if later.verdicts.is_empty() { LOOK } else { AGAIN });
@@ -37,7 +37,7 @@ pub unsafe extern "C" fn work(index: c_int) {
 
 /// Gives a verdict to the process that waits for it, or keeps it for later where that process takes none: nothing here
 /// waits, for the verdicts on INVITEs in other processes come behind it.
-fn deliver(region: &Region, later: &mut Later, notice: &Notice<'_>) {
+fn deliver(region: &Region, later: &mut Later, notice: &Notification<'_>) {
     let Kind::Verdict { suspended, .. } = notice.kind else { return };
     let Ok(process) = c_int::try_from(suspended.index) else { return };
     // SAFETY: the host's shared memory.
@@ -58,7 +58,7 @@ fn deliver(region: &Region, later: &mut Later, notice: &Notice<'_>) {
 /// Hands a block over. `false`: the pipe of the process is full.
 fn send(process: c_int, block: *mut c_void) -> bool {
     // SAFETY: the host's way from process to process, which does not block; the receiver gives the block back.
-    unsafe { k::ipc_send_rpc(process, Some(waiting::on_verdict), block) == 0 }
+    unsafe { sys::ipc_send_rpc(process, Some(waiting::on_verdict), block) == 0 }
 }
 
 /// Verdicts for processes that take none: they run a script that blocks, and so many others wait in them that their pipes
@@ -80,7 +80,7 @@ impl Later {
             return;
         }
         // SAFETY: a block of our own that nobody else has.
-        unsafe { k::imcharge_shm_free(block) };
+        unsafe { sys::imcharge_shm_free(block) };
         region.count(Statistic::DroppedVerdicts);
         log::error!(
             "process {process} accepts no verdict: the INVITE of {call_id} resumes without one when its time is over"

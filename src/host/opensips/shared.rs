@@ -1,6 +1,6 @@
 //! Values in the host's shared memory: what one process leaves there, another finds at the same address.
 
-use super::bindings as k;
+use super::bindings as sys;
 use std::ffi::c_void;
 
 /// The value in shared memory; NULL when there is no room. It is never dropped there.
@@ -10,7 +10,7 @@ use std::ffi::c_void;
 pub unsafe fn put<T>(value: T) -> *mut T {
     // SAFETY: the host's allocator, whose blocks are aligned for any value; the block is checked and large enough.
     unsafe {
-        let block = k::imcharge_shm_malloc(size_of::<T>() as u64).cast::<T>();
+        let block = sys::imcharge_shm_malloc(size_of::<T>() as u64).cast::<T>();
         if !block.is_null() {
             block.write(value);
         }
@@ -25,7 +25,7 @@ pub unsafe fn put<T>(value: T) -> *mut T {
 pub unsafe fn put_bytes(bytes: &[u8]) -> *mut c_void {
     // SAFETY: as in `put`; the number takes the first eight octets.
     unsafe {
-        let block = k::imcharge_shm_malloc((size_of::<usize>() + bytes.len()) as u64);
+        let block = sys::imcharge_shm_malloc((size_of::<usize>() + bytes.len()) as u64);
         if !block.is_null() {
             block.cast::<usize>().write(bytes.len());
             block.cast::<u8>().add(size_of::<usize>()).copy_from_nonoverlapping(bytes.as_ptr(), bytes.len());
@@ -43,7 +43,7 @@ pub unsafe fn take_bytes(block: *mut c_void) -> Vec<u8> {
     unsafe {
         let length = block.cast::<usize>().read();
         let bytes = std::slice::from_raw_parts(block.cast::<u8>().add(size_of::<usize>()), length).to_vec();
-        k::imcharge_shm_free(block);
+        sys::imcharge_shm_free(block);
         bytes
     }
 }

@@ -10,10 +10,10 @@
 //! script relays it. Only the process in which an INVITE waits can resume it, so the others send it a job (`ipc_send_rpc`).
 
 use super::guard::guard;
-use super::{REGION, TM, bindings as k, shared, text, variables};
+use super::{REGION, TM, bindings as sys, shared, text, variables};
 use crate::charge::event::InviteTransaction;
 use crate::host::text::static_str;
-use crate::shm::notification::{Kind, Notice};
+use crate::shm::notification::{Kind, Notification};
 use crate::shm::script_runs::{Process, Running};
 use crate::worker::Refused;
 use crate::worker::sip_input::Suspended;
@@ -32,9 +32,9 @@ const MARGIN: Duration = Duration::from_secs(30);
 
 /// An INVITE that waits.
 struct Waiting {
-    context: *mut k::async_ctx,
+    context: *mut sys::async_ctx,
     /// Its transaction, which lives as long as it waits.
-    transaction: *const k::cell,
+    transaction: *const sys::cell,
     since: Instant,
 }
 
@@ -57,7 +57,7 @@ static COUNTS: OnceLock<&'static [AtomicU32]> = OnceLock::new();
 pub fn make_counts(processes: usize) -> bool {
     // SAFETY: the host's shared memory, set up and never given back; zeroed before anything refers to it.
     let counts = unsafe {
-        let block = k::imcharge_shm_malloc((processes * size_of::<AtomicU32>()) as u64).cast::<AtomicU32>();
+        let block = sys::imcharge_shm_malloc((processes * size_of::<AtomicU32>()) as u64).cast::<AtomicU32>();
         if block.is_null() {
             return false;
         }
@@ -72,8 +72,13 @@ pub fn register_timer() -> bool {
     let label = text(c"imcharge-waiting");
     // SAFETY: a function and a text of static life.
     unsafe {
-        k::register_timer(label, Some(look_everywhere), std::ptr::null_mut(), 1, k::TIMER_FLAG_DELAY_ON_DELAY as u16)
-            >= 0
+        sys::register_timer(
+            label,
+            Some(look_everywhere),
+            std::ptr::null_mut(),
+            1,
+            sys::TIMER_FLAG_DELAY_ON_DELAY as u16,
+        ) >= 0
     }
 }
 
@@ -82,7 +87,11 @@ pub fn register_timer() -> bool {
 /// # Safety
 /// `message` must be the host's current request, `transaction` its transaction, `context` what the host gave to the function
 /// that makes the message wait.
-pub unsafe fn wait(message: *const k::sip_msg, transaction: *const k::cell, context: *mut k::async_ctx) -> Suspended {
+pub unsafe fn wait(
+    message: *const sys::sip_msg,
+    transaction: *const sys::cell,
+    context: *mut sys::async_ctx,
+) -> Suspended {
     let number = NUMBER.with(|number| {
         let last = match number.get() {
             0 => std::time::UNIX_EPOCH.elapsed().map_or(1, |since| since.as_nanos() as u64),
@@ -99,8 +108,8 @@ pub unsafe fn wait(message: *const k::sip_msg, transaction: *const k::cell, cont
         (*context).resume_f = on_resume as *mut c_void;
         (*context).resume_param = number as *mut c_void;
         (*context).timeout_f = std::ptr::null_mut();
-        k::async_status = k::ASYNC_NO_FD;
-        k::process_no
+        sys::async_status = sys::ASYNC_NO_FD;
+        sys::process_no
     };
     Suspended { index: process as u64, label: number, route: 0 }
 }
@@ -116,7 +125,7 @@ fn change<R>(change: impl FnOnce(&mut HashMap<u64, Waiting>) -> R) -> R {
         let mut waiting = waiting.borrow_mut();
         let result = change(&mut waiting);
         // SAFETY: an integer that the host sets once in each process.
-        let process = unsafe { k::process_no } as usize;
+        let process = unsafe { sys::process_no } as usize;
         if let Some(count) = COUNTS.get().and_then(|counts| counts.get(process)) {
             count.store(waiting.len() as u32, Ordering::Relaxed);
         }
@@ -140,14 +149,14 @@ pub fn script_ended(message: u32) {
 unsafe fn go_on(number: u64, return_code: c_int) {
     let waiting = change(|waiting| waiting.remove(&number));
     // SAFETY: the host sets the function before it loads a script; the context waits in this process.
-    if let (Some(waiting), Some(resume)) = (waiting, unsafe { k::async_script_resume_f }) {
+    if let (Some(waiting), Some(resume)) = (waiting, unsafe { sys::async_script_resume_f }) {
         RETURN_CODE.set(return_code);
         unsafe { resume(-1, waiting.context.cast(), 0) };
     }
 }
 
 /// The host resumes a message, with its transaction: returns `$rc` for the route that follows.
-unsafe extern "C" fn on_resume(_: c_int, message: *mut k::sip_msg, number: *mut c_void) -> c_int {
+unsafe extern "C" fn on_resume(_: c_int, message: *mut sys::sip_msg, number: *mut c_void) -> c_int {
     guard(Refused::Full as c_int, || {
         // Still there if the host resumes it by itself.
         change(|waiting| waiting.remove(&(number as u64)));
@@ -157,7 +166,7 @@ unsafe extern "C" fn on_resume(_: c_int, message: *mut k::sip_msg, number: *mut 
             unsafe { answer_cancelled(message) };
         }
         // SAFETY: the host's own place for what a resume function says.
-        unsafe { k::async_status = k::ASYNC_DONE_NO_IO };
+        unsafe { sys::async_status = sys::ASYNC_DONE_NO_IO };
         return_code
     })
 }
@@ -166,9 +175,9 @@ unsafe extern "C" fn on_resume(_: c_int, message: *mut k::sip_msg, number: *mut 
 ///
 /// # Safety
 /// `transaction` must be a transaction of tm.
-pub unsafe fn is_cancelled(transaction: *const k::cell) -> bool {
+pub unsafe fn is_cancelled(transaction: *const sys::cell) -> bool {
     // SAFETY: by the caller's promise; the host reads its flags without a lock, too.
-    unsafe { (*transaction).flags & k::T_WAS_CANCELLED_FLAG as c_uint != 0 }
+    unsafe { (*transaction).flags & sys::T_WAS_CANCELLED_FLAG as c_uint != 0 }
 }
 
 /// Answers a cancelled INVITE (RFC 3261, 9.2) and marks its transaction, as tm does with one that it has relayed: whatever
@@ -176,14 +185,14 @@ pub unsafe fn is_cancelled(transaction: *const k::cell) -> bool {
 ///
 /// # Safety
 /// `message` must be the host's current request, with a transaction.
-pub unsafe fn answer_cancelled(message: *mut k::sip_msg) {
+pub unsafe fn answer_cancelled(message: *mut sys::sip_msg) {
     let Some(tm) = TM.get() else { return };
     let (Some(reply), Some(transaction)) = (tm.0.t_reply, tm.0.t_gett) else { return };
     let reason = static_str(c"Request Terminated");
     // SAFETY: tm's own functions on its current transaction.
     unsafe {
         if let Some(transaction) = transaction().as_mut() {
-            transaction.flags |= k::T_WAS_CANCELLED_FLAG as c_uint;
+            transaction.flags |= sys::T_WAS_CANCELLED_FLAG as c_uint;
         }
         reply(message, 487, &reason);
     }
@@ -195,10 +204,10 @@ pub unsafe extern "C" fn on_verdict(_: c_int, block: *mut c_void) {
     guard((), || {
         // SAFETY: a block of `resume`, given once.
         let bytes = unsafe { shared::take_bytes(block) };
-        let Some(notice) = Notice::from_bytes(&bytes) else { return };
+        let Some(notice) = Notification::from_bytes(&bytes) else { return };
         let Kind::Verdict { suspended, .. } = notice.kind else { return };
         // SAFETY: the host's number of this process.
-        let process = usize::try_from(unsafe { k::process_no }).ok();
+        let process = usize::try_from(unsafe { sys::process_no }).ok();
         let place = REGION.get().zip(process).filter(|(region, process)| *process < region.processes());
         let _running = place.map(|(region, process)| {
             let name = format!("the route behind imcharge_reserve() for {}", notice.call_id);
@@ -213,7 +222,7 @@ pub unsafe extern "C" fn on_verdict(_: c_int, block: *mut c_void) {
 pub fn cancel(invite: InviteTransaction) {
     let Ok(process) = c_int::try_from(invite.index) else { return };
     // SAFETY: the host's job queue; a function of static life and a number.
-    if unsafe { k::ipc_send_rpc(process, Some(on_cancel), invite.label as *mut c_void) } != 0 {
+    if unsafe { sys::ipc_send_rpc(process, Some(on_cancel), invite.label as *mut c_void) } != 0 {
         log::error!("process {process} accepts no job: the cancelled INVITE that waits there is answered later");
     }
 }
@@ -230,7 +239,7 @@ unsafe extern "C" fn look_everywhere(_: c_uint, _: *mut c_void) {
             if count.load(Ordering::Relaxed) > 0 {
                 // SAFETY: the host's job queue; a function of static life. A process whose queue is full is asked again in
                 // a second.
-                unsafe { k::ipc_send_rpc(process as c_int, Some(look), std::ptr::null_mut()) };
+                unsafe { sys::ipc_send_rpc(process as c_int, Some(look), std::ptr::null_mut()) };
             }
         }
     })

@@ -9,7 +9,7 @@ use super::slot::{Gate, Slot};
 use crate::charge::ch2::SessionKey;
 use crate::charge::tariff::Per;
 use crate::shm::sync::{AtomicU64, Ordering, bound};
-use crate::simulate::{Broken, is_broken};
+use crate::simulate::{InjectedBug, is_injected};
 
 /// Messages of a session that is counted by message that are noted in its slot: a mailbox of usual size costs a worker no
 /// other cache line than the slot's own.
@@ -163,7 +163,7 @@ fn charge(per: Per, word: u64, chunk: &Chunk) -> Option<(u32, u64)> {
         NEW => true,
         OPEN => false,
         // Nothing of it went on: sent once more from its beginning, it is a new one.
-        _ if is_broken(Broken::RestOfStoppedPasses) => false,
+        _ if is_injected(InjectedBug::RestOfStoppedPasses) => false,
         _ if chunk.is_first && (per == Per::Message || word >> 2 == 0) => true,
         _ => return None,
     };

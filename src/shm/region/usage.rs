@@ -1,6 +1,6 @@
 //! How much of a region is in use: what a proxy that has nothing to do must not keep.
 
-use super::{Lane, LeftBehind};
+use super::{Lane, OrphanedRegion};
 use std::path::Path;
 
 /// What of a region is in use.
@@ -17,7 +17,7 @@ pub struct Usage {
 impl Usage {
     /// Of the region in this file, while its host runs; `None`: it is not one of this user and boot.
     pub fn of(path: &Path) -> Option<Usage> {
-        let map = LeftBehind::open(path)?.map;
+        let map = OrphanedRegion::open(path)?.map;
         let rings = (0..map.layout.sizes.processes).map(|number| map.ring(number).used());
         let queues = Lane::ALL.map(|lane| map.queue(lane).used() * size_of::<u64>());
         let table = map.table();

@@ -72,7 +72,7 @@ pub struct Header {
 /// Why a stream cannot be read on: where the next message begins is not known any more, so the connection has to be
 /// closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Broken {
+pub enum FramingError {
     /// The first octet is not version 1.
     #[error("Diameter version {0}, not 1: this is no Diameter, or the stream is out of step")]
     Version(u8),
@@ -84,12 +84,12 @@ pub enum Broken {
     TooLong(usize),
 }
 
-impl Broken {
+impl FramingError {
     /// What an answer before the close would say.
     pub fn result(self) -> ResultCode {
         match self {
-            Broken::Version(_) => ResultCode::UNSUPPORTED_VERSION,
-            Broken::Length(_) | Broken::TooLong(_) => ResultCode::INVALID_MESSAGE_LENGTH,
+            FramingError::Version(_) => ResultCode::UNSUPPORTED_VERSION,
+            FramingError::Length(_) | FramingError::TooLong(_) => ResultCode::INVALID_MESSAGE_LENGTH,
         }
     }
 }
@@ -102,19 +102,19 @@ pub enum Framed {
     /// A message of so many octets.
     Message(usize),
     /// No message ever.
-    Broken(Broken),
+    FramingError(FramingError),
 }
 
 /// Finds the end of the first message in a stream's bytes. Says what is wrong as soon as it can be seen.
 pub fn frame(bytes: &[u8]) -> Framed {
     let Some(version) = bytes.first() else { return Framed::Need(HEADER_LENGTH) };
     if *version != VERSION {
-        return Framed::Broken(Broken::Version(*version));
+        return Framed::FramingError(FramingError::Version(*version));
     }
     let Some(length) = number24(bytes, 1) else { return Framed::Need(HEADER_LENGTH - bytes.len()) };
     match length as usize {
-        length if length > MAX_MESSAGE => Framed::Broken(Broken::TooLong(length)),
-        length if length < HEADER_LENGTH || length % 4 != 0 => Framed::Broken(Broken::Length(length)),
+        length if length > MAX_MESSAGE => Framed::FramingError(FramingError::TooLong(length)),
+        length if length < HEADER_LENGTH || length % 4 != 0 => Framed::FramingError(FramingError::Length(length)),
         length if length > bytes.len() => Framed::Need(length - bytes.len()),
         length => Framed::Message(length),
     }

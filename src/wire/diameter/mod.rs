@@ -22,7 +22,7 @@ pub use credit_control::{CreditControlAnswer, CreditControlRequest, Service, Ser
 pub use dictionary::{Avp, Command};
 pub use fault::{Failed, Fault};
 pub use grammar::{FailedAvp, MANY_MAX};
-pub use header::{Broken, EndToEnd, Flags, Framed, HEADER_LENGTH, Header, HopByHop, MAX_MESSAGE, frame};
+pub use header::{EndToEnd, Flags, Framed, FramingError, HEADER_LENGTH, Header, HopByHop, MAX_MESSAGE, frame};
 pub use write::{TooLong, Writer, refuse};
 
 use base::ExperimentalResult;

@@ -367,18 +367,18 @@ fn a_stream_is_cut_where_messages_end() {
         (&header(1, 20), Framed::Message(20)),
         (&header(1, 24), Framed::Need(4)),
         (&header(1, 65_536), Framed::Need(65_516)),
-        (&[2], Framed::Broken(Broken::Version(2))),
-        (&[0], Framed::Broken(Broken::Version(0))),
-        (b"HTTP/1.1 200 OK", Framed::Broken(Broken::Version(b'H'))),
-        (&header(1, 0), Framed::Broken(Broken::Length(0))),
-        (&header(1, 3), Framed::Broken(Broken::Length(3))),
-        (&header(1, 8), Framed::Broken(Broken::Length(8))),
-        (&header(1, 19), Framed::Broken(Broken::Length(19))),
-        (&header(1, 21), Framed::Broken(Broken::Length(21))),
-        (&header(1, 22), Framed::Broken(Broken::Length(22))),
-        (&header(1, 65_535), Framed::Broken(Broken::Length(65_535))),
-        (&header(1, 65_540), Framed::Broken(Broken::TooLong(65_540))),
-        (&header(1, 0xff_ffff), Framed::Broken(Broken::TooLong(0xff_ffff))),
+        (&[2], Framed::FramingError(FramingError::Version(2))),
+        (&[0], Framed::FramingError(FramingError::Version(0))),
+        (b"HTTP/1.1 200 OK", Framed::FramingError(FramingError::Version(b'H'))),
+        (&header(1, 0), Framed::FramingError(FramingError::Length(0))),
+        (&header(1, 3), Framed::FramingError(FramingError::Length(3))),
+        (&header(1, 8), Framed::FramingError(FramingError::Length(8))),
+        (&header(1, 19), Framed::FramingError(FramingError::Length(19))),
+        (&header(1, 21), Framed::FramingError(FramingError::Length(21))),
+        (&header(1, 22), Framed::FramingError(FramingError::Length(22))),
+        (&header(1, 65_535), Framed::FramingError(FramingError::Length(65_535))),
+        (&header(1, 65_540), Framed::FramingError(FramingError::TooLong(65_540))),
+        (&header(1, 0xff_ffff), Framed::FramingError(FramingError::TooLong(0xff_ffff))),
     ];
     for (bytes, wanted) in cases {
         assert_eq!(frame(bytes), *wanted, "{bytes:?}");
@@ -388,8 +388,8 @@ fn a_stream_is_cut_where_messages_end() {
     two.extend(request(|_| {}));
     assert_eq!(frame(&two), Framed::Message(first));
     assert!(Message::parse(&two).is_none(), "more than one message");
-    assert_eq!(Broken::Version(2).result(), ResultCode::UNSUPPORTED_VERSION);
-    assert_eq!(Broken::Length(3).result(), ResultCode::INVALID_MESSAGE_LENGTH);
+    assert_eq!(FramingError::Version(2).result(), ResultCode::UNSUPPORTED_VERSION);
+    assert_eq!(FramingError::Length(3).result(), ResultCode::INVALID_MESSAGE_LENGTH);
 }
 
 #[test]

@@ -372,7 +372,7 @@ fn an_answer_broken_anywhere_hurts_its_own_request_alone() {
         before
     };
     // As many good answers first: they warm what is kept, and show what so many calls take while the engine remembers
-    // them and the ledger's cache fills. Broken ones take no more.
+    // them and the ledger's cache fills. FramingError ones take no more.
     let good = vec![Edit::Flip { at: 0, bits: 0 }; edits.len()];
     run(&good);
     let before = run(&good);

@@ -9,7 +9,7 @@ use imcharge::charge::time::Time;
 use imcharge::engine::Engine;
 use imcharge::engine::store::SYNC_DELAY;
 use imcharge::engine::watchdog::{Action, Ended, Seen, Watchdog};
-use imcharge::shm::notification::{Kind, Outcome, Resumer};
+use imcharge::shm::notification::{Kind, NotificationReader, Outcome};
 use imcharge::shm::record::Command;
 use imcharge::shm::region::{EngineState, Lane, Region};
 use imcharge::shm::statistic::Statistic;
@@ -55,7 +55,7 @@ impl World<'_> {
         };
         self.workers = (0..PROCESSES).map(|process| Worker::attach(&region, process)).collect();
         self.resumers_block_until = [0; RESUMERS as usize];
-        self.resumers = (0..RESUMERS as usize).map(|resumer| Resumer::attach(&region, resumer)).collect();
+        self.resumers = (0..RESUMERS as usize).map(|resumer| NotificationReader::attach(&region, resumer)).collect();
         self.tariffs.insert(region.instance(), self.config.tariff);
         let instance = region.instance();
         self.region = Some(region);

@@ -85,7 +85,8 @@ fn a_chunk_that_is_read_after_the_debit_is_debited_as_well() {
     run.sent(kilobytes("m1", 0, Flag::More), s(1));
     run.yes();
     assert_eq!(paid(&run), [("m1", 0, 8192, 24), ("m1", 1, 8192, 24)]);
-    let rules: Vec<_> = run.steps.iter().filter(|step| step.what == StepKind::Debited).map(|step| step.rule).collect();
+    let rules: Vec<_> =
+        run.steps.iter().filter(|step| step.what == TraceEventKind::Debited).map(|step| step.rule).collect();
     assert_eq!(rules, [Some(Rule::ClientError(413)), Some(Rule::LateChunk)]);
 }
 
@@ -378,7 +379,7 @@ impl World {
             }
             Act::Answer { transaction, code, ring } => self.rings[ring].push((responded(transaction, code), at)),
             Act::Read { ring } => {
-                // No ring is read later than the others by more than a moment.
+                // No ring is read later than the others by more than a crash_point.
                 for (event, at) in std::mem::take(&mut self.rings[ring]) {
                     self.run.event(event, at);
                 }

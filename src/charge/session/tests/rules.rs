@@ -3,7 +3,7 @@
 use super::*;
 
 /// What a step says beside its time and its money: `what rule`, and the cause and code where there are any.
-fn line(step: &Step) -> String {
+fn line(step: &TraceEvent) -> String {
     let mut line = step.what.word().to_owned();
     let mut add = |word: &str| line = format!("{line} {word}");
     step.rule.map(|rule| rule.word()).into_iter().for_each(&mut add);
@@ -16,11 +16,11 @@ fn line(step: &Step) -> String {
 
 impl Run {
     /// The steps of this kind.
-    fn of(&self, what: StepKind) -> Vec<String> {
+    fn of(&self, what: TraceEventKind) -> Vec<String> {
         self.steps.iter().filter(|step| step.what == what).map(line).collect()
     }
 
-    fn step(&self, what: StepKind) -> &Step {
+    fn step(&self, what: TraceEventKind) -> &TraceEvent {
         self.steps.iter().rfind(|step| step.what == what).unwrap_or_else(|| panic!("no {} step", what.word()))
     }
 
@@ -58,20 +58,23 @@ fn a_ladder_tells_what_was_asked_answered_and_paid() {
         "closed bye",
     ];
     assert_eq!(lines, wanted);
-    let debit = run.step(StepKind::Debit);
+    let debit = run.step(TraceEventKind::Debit);
     assert_eq!((debit.message_id.as_deref(), debit.octets, debit.request), (Some("m1"), 100, Some(1)));
     assert_eq!((debit.quota, debit.units, debit.micros), (Some(Quota(1)), Some(Units(5)), 2_000_000));
-    for what in [StepKind::Send, StepKind::Response, StepKind::Debited] {
+    for what in [TraceEventKind::Send, TraceEventKind::Response, TraceEventKind::Debited] {
         assert_eq!(run.step(what).message_id.as_deref(), Some("m1"), "{}", what.word());
     }
-    assert_eq!(run.step(StepKind::Debited).balance, Some(7));
-    assert_eq!((run.step(StepKind::Granted).units, run.step(StepKind::Granted).balance), (Some(Units(40)), Some(7)));
+    assert_eq!(run.step(TraceEventKind::Debited).balance, Some(7));
+    assert_eq!(
+        (run.step(TraceEventKind::Granted).units, run.step(TraceEventKind::Granted).balance),
+        (Some(Units(40)), Some(7))
+    );
     // Of 8 reserved, one is used.
     assert_eq!(
-        (run.step(StepKind::Release).quota, run.step(StepKind::Release).units),
+        (run.step(TraceEventKind::Release).quota, run.step(TraceEventKind::Release).units),
         (Some(Quota(7)), Some(Units(35)))
     );
-    assert_eq!(run.step(StepKind::Closed).messages, 1);
+    assert_eq!(run.step(TraceEventKind::Closed).messages, 1);
 }
 
 #[test]
@@ -84,7 +87,7 @@ fn an_answer_makes_a_debit_by_its_own_rule() {
         (release, 506, "not-debited 5xx=release 506"),
     ] {
         let run = Run::with_a_message(policy, |run| run.event(responded(1, code), s(2)));
-        let decided = if wanted.starts_with("not") { StepKind::NotDebited } else { StepKind::Debit };
+        let decided = if wanted.starts_with("not") { TraceEventKind::NotDebited } else { TraceEventKind::Debit };
         assert_eq!(run.of(decided), [wanted]);
         assert_eq!(run.step(decided).message_id.as_deref(), Some("m1"));
         assert_eq!(run.step(decided).units, Some(Units(5)));
@@ -94,9 +97,9 @@ fn an_answer_makes_a_debit_by_its_own_rule() {
 #[test]
 fn silence_makes_a_debit_by_the_timer_that_ran_out() {
     let run = Run::with_a_message(Policy { response_timeout: 12, ..Policy::default() }, |run| run.timer(s(13)));
-    assert_eq!(run.of(StepKind::Timeout), ["timeout response_timeout"]);
-    assert_eq!(run.of(StepKind::Debit), ["debit response_timeout"]);
-    assert_eq!(run.step(StepKind::Debit).rule.and_then(Rule::seconds), Some(12));
+    assert_eq!(run.of(TraceEventKind::Timeout), ["timeout response_timeout"]);
+    assert_eq!(run.of(TraceEventKind::Debit), ["debit response_timeout"]);
+    assert_eq!(run.step(TraceEventKind::Debit).rule.and_then(Rule::seconds), Some(12));
 }
 
 #[test]
@@ -108,9 +111,10 @@ fn what_ended_the_wait_is_named_with_the_policy() {
         (Event::Abort, "enabler-ended"),
     ];
     for (end, word) in ends {
-        for (close, what, choice) in
-            [(Settle::Debit, StepKind::Debit, "close=debit"), (Settle::Release, StepKind::NotDebited, "close=release")]
-        {
+        for (close, what, choice) in [
+            (Settle::Debit, TraceEventKind::Debit, "close=debit"),
+            (Settle::Release, TraceEventKind::NotDebited, "close=release"),
+        ] {
             let policy = policy(|p| p.close = close);
             let end = end.clone();
             let run = Run::with_a_message(policy, |run| {
@@ -122,25 +126,25 @@ fn what_ended_the_wait_is_named_with_the_policy() {
     }
     let lost = Event::ConnectionLost { connection: SERVER };
     let run = Run::with_a_message(Policy::default(), |run| run.event(lost, s(2)));
-    assert_eq!(run.of(StepKind::Debit), ["debit close=debit connection-lost"]);
-    assert_eq!(run.step(StepKind::ConnectionLost).messages, 1);
+    assert_eq!(run.of(TraceEventKind::Debit), ["debit close=debit connection-lost"]);
+    assert_eq!(run.step(TraceEventKind::ConnectionLost).messages, 1);
     let mut idle = Run::with_a_message(policy(|p| p.response_timeout = 3600), |run| run.timer(s(302)));
     idle.settle();
-    assert_eq!(idle.of(StepKind::Debit), ["debit close=debit idle"]);
+    assert_eq!(idle.of(TraceEventKind::Debit), ["debit close=debit idle"]);
 }
 
 #[test]
 fn a_message_given_up_names_the_policy_of_abort() {
     for (choice, what, wanted) in [
-        (Settle::Release, StepKind::NotDebited, "not-debited abort=release"),
-        (Settle::Debit, StepKind::Debit, "debit abort=debit"),
+        (Settle::Release, TraceEventKind::NotDebited, "not-debited abort=release"),
+        (Settle::Debit, TraceEventKind::Debit, "debit abort=debit"),
     ] {
         let mut run = Run::open_with(8, policy(|p| p.abort = choice));
         run.sent(chunk("m1", 1, 1, 50, Flag::More), s(1));
         run.sent(abort("m1", 2), s(2));
         run.timer(s(5));
         assert_eq!(run.of(what), [wanted]);
-        assert_eq!(run.of(StepKind::Abort), ["abort"]);
+        assert_eq!(run.of(TraceEventKind::Abort), ["abort"]);
     }
 }
 
@@ -150,7 +154,7 @@ fn a_report_is_named_where_it_decides() {
     run.sent(Sent { success_report: true, ..whole("m1", 1) }, s(1));
     run.event(responded(1, 200), s(2));
     run.event(reported("m1", 1, None, 200), s(3));
-    assert_eq!(run.of(StepKind::Debit), ["debit debit_on=report 200"]);
+    assert_eq!(run.of(TraceEventKind::Debit), ["debit debit_on=report 200"]);
 }
 
 #[test]
@@ -169,9 +173,9 @@ fn a_refund_names_the_report_before_and_after_the_debit_stands() {
     };
     let refunds = policy(|p| p.report = Settle::Release);
     for run in [Run::with_a_message(refunds, stands), Run::with_a_message(refunds, flies)] {
-        assert_eq!(run.of(StepKind::Refund), ["refund report=release 413"]);
-        assert_eq!(run.of(StepKind::Refunded), ["refunded report=release 413"]);
-        assert_eq!(run.step(StepKind::Refunded).message_id.as_deref(), Some("m1"));
+        assert_eq!(run.of(TraceEventKind::Refund), ["refund report=release 413"]);
+        assert_eq!(run.of(TraceEventKind::Refunded), ["refunded report=release 413"]);
+        assert_eq!(run.step(TraceEventKind::Refunded).message_id.as_deref(), Some("m1"));
     }
     let mut waits = Run::open_with(8, refunds);
     for (name, transaction) in [("m0", 1), ("m1", 2)] {
@@ -179,32 +183,32 @@ fn a_refund_names_the_report_before_and_after_the_debit_stands() {
         waits.event(responded(transaction, 200), s(2));
     }
     waits.event(report, s(3));
-    assert_eq!(waits.of(StepKind::NotDebited), ["not-debited report=release 413"]);
+    assert_eq!(waits.of(TraceEventKind::NotDebited), ["not-debited report=release 413"]);
 }
 
 #[test]
 fn a_refusal_names_the_enablers_reason() {
     let mut run = Run::invited(8);
     run.answer(Response::Denied(Denial::NoCredit));
-    assert_eq!(run.of(StepKind::Denied), ["denied no-credit 4012"]);
-    assert_eq!(run.of(StepKind::Verdict), ["verdict no-credit 4012"]);
-    assert_eq!(run.of(StepKind::Closed), ["closed no-credit 4012"]);
-    assert_eq!(run.step(StepKind::Denied).request, Some(0));
+    assert_eq!(run.of(TraceEventKind::Denied), ["denied no-credit 4012"]);
+    assert_eq!(run.of(TraceEventKind::Verdict), ["verdict no-credit 4012"]);
+    assert_eq!(run.of(TraceEventKind::Closed), ["closed no-credit 4012"]);
+    assert_eq!(run.step(TraceEventKind::Denied).request, Some(0));
     let mut run = Run::open();
     run.sent(whole("m1", 1), s(1));
     run.event(responded(1, 200), s(2));
     run.answer(Response::Denied(Denial::Refused(5012)));
-    assert_eq!(run.of(StepKind::NotDebited), ["not-debited refused 5012"]);
-    assert_eq!(run.step(StepKind::Denied).message_id.as_deref(), Some("m1"));
+    assert_eq!(run.of(TraceEventKind::NotDebited), ["not-debited refused 5012"]);
+    assert_eq!(run.step(TraceEventKind::Denied).message_id.as_deref(), Some("m1"));
 }
 
 #[test]
 fn a_stopped_message_and_what_it_asks_for_are_beyond_the_grant() {
     let mut run = Run::open();
     run.event(Event::Stopped { message_id: "m9", why: Stop::Beyond }, s(1));
-    assert_eq!(run.of(StepKind::Stopped), ["stopped beyond-grant"]);
-    assert_eq!(run.step(StepKind::Stopped).message_id.as_deref(), Some("m9"));
-    assert_eq!(run.of(StepKind::Reserve), ["reserve invite", "reserve beyond-grant"]);
+    assert_eq!(run.of(TraceEventKind::Stopped), ["stopped beyond-grant"]);
+    assert_eq!(run.step(TraceEventKind::Stopped).message_id.as_deref(), Some("m9"));
+    assert_eq!(run.of(TraceEventKind::Reserve), ["reserve invite", "reserve beyond-grant"]);
 }
 
 #[test]
@@ -213,34 +217,34 @@ fn more_is_asked_for_by_the_rule_that_wants_it() {
     for number in 0..32 {
         run.event(Event::Sent(Sent { message_id: &number.to_string(), ..whole("", number) }), s(1));
     }
-    assert_eq!(run.of(StepKind::Reserve), ["reserve invite", "reserve ahead-of-need"]);
+    assert_eq!(run.of(TraceEventKind::Reserve), ["reserve invite", "reserve ahead-of-need"]);
     let mut run = Run::open();
     run.event(Event::Reauthorize { opened_by: 0 }, s(1));
-    assert_eq!(run.of(StepKind::Reserve).last().map(String::as_str), Some("reserve reauthorization"));
+    assert_eq!(run.of(TraceEventKind::Reserve).last().map(String::as_str), Some("reserve reauthorization"));
     let mut run = Run::invited(8);
     run.answer(Response::Denied(Denial::NotSoMany));
-    assert_eq!(run.of(StepKind::Reserve), ["reserve invite", "reserve one-at-least"]);
+    assert_eq!(run.of(TraceEventKind::Reserve), ["reserve invite", "reserve one-at-least"]);
     let mut run = Run::invited(8);
     let grant = Grant { quota: Quota(8), valid_for: Some(10), ..Grant::default() };
     run.answer(Response::Granted(grant));
     run.timer(s(11));
-    assert_eq!(run.of(StepKind::Reserve), ["reserve invite", "reserve validity-time"]);
+    assert_eq!(run.of(TraceEventKind::Reserve), ["reserve invite", "reserve validity-time"]);
     run.answer(Response::NoReservation);
-    assert_eq!(run.of(StepKind::Reserve).last().map(String::as_str), Some("reserve no-reservation"));
+    assert_eq!(run.of(TraceEventKind::Reserve).last().map(String::as_str), Some("reserve no-reservation"));
 }
 
 #[test]
 fn what_is_given_without_a_reservation_says_why() {
     let mut run = Run::new(8, "message:5", policy(|p| p.on_failure = OnFailure::Grant));
     run.answer(Response::Failed(Failure::Silent));
-    assert_eq!(run.of(StepKind::Granted), ["granted on_failure=grant"]);
-    assert_eq!(run.of(StepKind::EnablerFailed), ["enabler-failed enabler-silent"]);
-    assert_eq!(run.of(StepKind::Release), ["release maybe-held"]);
+    assert_eq!(run.of(TraceEventKind::Granted), ["granted on_failure=grant"]);
+    assert_eq!(run.of(TraceEventKind::EnablerFailed), ["enabler-failed enabler-silent"]);
+    assert_eq!(run.of(TraceEventKind::Release), ["release maybe-held"]);
     let run = Run::new(8, "message:5", policy(|p| p.model = Model::Immediate));
-    assert_eq!(run.of(StepKind::Granted), ["granted model=immediate"]);
+    assert_eq!(run.of(TraceEventKind::Granted), ["granted model=immediate"]);
     let mut run = Run::invited(8);
     run.answer(Response::Free);
-    assert_eq!(run.of(StepKind::Free), ["free free-of-charge 4011"]);
+    assert_eq!(run.of(TraceEventKind::Free), ["free free-of-charge 4011"]);
 }
 
 #[test]
@@ -249,8 +253,8 @@ fn a_grant_that_comes_too_late_is_released_as_such() {
     run.answer(Response::Failed(Failure::Unreachable));
     run.session.late_grant(0, None, s(9));
     run.drain();
-    assert_eq!(run.of(StepKind::LateGrant), ["late-grant"]);
-    assert_eq!(run.of(StepKind::Release), ["release late-grant"]);
+    assert_eq!(run.of(TraceEventKind::LateGrant), ["late-grant"]);
+    assert_eq!(run.of(TraceEventKind::Release), ["release late-grant"]);
 }
 
 #[test]
@@ -260,12 +264,12 @@ fn what_is_held_back_and_how_it_is_resolved_are_named() {
         run.sent(whole("m1", 1), s(1));
         run.event(responded(1, 200), s(2));
         run.answer(Response::Failed(Failure::Silent));
-        assert_eq!(run.of(StepKind::HeldBack), ["held-back resend=hold"]);
+        assert_eq!(run.of(TraceEventKind::HeldBack), ["held-back resend=hold"]);
         let waiting: Vec<_> = run.session.waiting_at_the_enabler().map(|one| (one.state, one.message_id)).collect();
         assert_eq!(waiting, [("held-back", Some("m1"))]);
         run.session.resolve(again, s(9));
         run.drain();
-        assert_eq!(run.of(StepKind::Resolved), [format!("resolved {word}")]);
+        assert_eq!(run.of(TraceEventKind::Resolved), [format!("resolved {word}")]);
     }
 }
 
@@ -289,7 +293,7 @@ fn what_waits_is_listed_with_its_age_and_its_price() {
 #[test]
 fn many_messages_hide_no_decision_and_what_is_dropped_is_counted() {
     let mut run = Run::open();
-    let most = StepClass::Traffic.most() as usize;
+    let most = TraceClass::Traffic.most() as usize;
     let messages = most as u64 + 100;
     for number in 0..messages {
         let id = format!("m{number}");
@@ -299,23 +303,23 @@ fn many_messages_hide_no_decision_and_what_is_dropped_is_counted() {
             run.yes();
         }
     }
-    assert_eq!(run.of(StepKind::Debited).len() as u64, messages);
-    let traffic = run.steps.iter().filter(|step| step.what.class() == StepClass::Traffic).count();
+    assert_eq!(run.of(TraceEventKind::Debited).len() as u64, messages);
+    let traffic = run.steps.iter().filter(|step| step.what.class() == TraceClass::Traffic).count();
     // The 2xx to the INVITE, and for each message a SEND and a response.
     assert_eq!((traffic, run.session.steps_dropped() as usize), (most, 1 + 2 * messages as usize - most));
     for number in 0..400 {
         run.event(Event::Stopped { message_id: "m", why: Stop::Beyond }, s(2 + number));
     }
-    assert_eq!(run.of(StepKind::Stopped).len(), StepClass::Repeated.most() as usize);
+    assert_eq!(run.of(TraceEventKind::Stopped).len(), TraceClass::Repeated.most() as usize);
     run.event(Event::Bye { leg: 1 }, s(1000));
     run.settle();
-    assert_eq!(run.of(StepKind::Closed), ["closed bye"]);
+    assert_eq!(run.of(TraceEventKind::Closed), ["closed bye"]);
 }
 
 #[test]
 fn every_word_of_a_step_is_its_own() {
-    let words: std::collections::BTreeSet<_> = StepKind::ALL.iter().map(|kind| kind.word()).collect();
-    assert_eq!(words.len(), StepKind::ALL.len());
+    let words: std::collections::BTreeSet<_> = TraceEventKind::ALL.iter().map(|kind| kind.word()).collect();
+    assert_eq!(words.len(), TraceEventKind::ALL.len());
 }
 
 #[test]
@@ -327,7 +331,7 @@ fn requests_have_the_numbers_with_which_they_are_sent() {
     assert_eq!(run.steps.last().and_then(|step| step.request), Some(asked.sequence));
     // The enabler has lost the reservation: numbers count from the request that opens the next one.
     run.answer(Response::NoReservation);
-    assert_eq!(run.step(StepKind::NoReservation).request, Some(asked.sequence));
+    assert_eq!(run.step(TraceEventKind::NoReservation).request, Some(asked.sequence));
     let next = run.asked.clone().expect("a request");
     assert_eq!((next.sequence, run.steps.last().and_then(|step| step.request)), (0, Some(0)));
 }

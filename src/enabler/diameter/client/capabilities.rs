@@ -1,6 +1,6 @@
 //! The exchange of capabilities (RFC 6733, 5.3): what we say of ourselves, and whether the other end will do.
 
-use crate::enabler::diameter::client::node::Local;
+use crate::enabler::diameter::client::node::LocalNode;
 use crate::wire::diameter::base::{CapabilitiesExchangeAnswer, CapabilitiesExchangeRequest, VendorSpecificApplication};
 use crate::wire::diameter::dictionary::{APPLICATION_CREDIT_CONTROL, APPLICATION_RELAY, VENDOR_3GPP};
 use crate::wire::diameter::{Address, Message, ResultCode};
@@ -19,7 +19,7 @@ const NO_INBAND_SECURITY: u32 = 0;
 /// Characters of a stranger's name that are shown.
 const NAME_SHOWN: usize = 80;
 
-fn vendor_specific(local: &Local) -> Vec<VendorSpecificApplication> {
+fn vendor_specific(local: &LocalNode) -> Vec<VendorSpecificApplication> {
     let application = VendorSpecificApplication {
         vendor_id: vec![VENDOR_3GPP],
         auth_application_id: vec![APPLICATION_CREDIT_CONTROL],
@@ -28,12 +28,12 @@ fn vendor_specific(local: &Local) -> Vec<VendorSpecificApplication> {
     if local.vendor_specific_application { vec![application] } else { Vec::new() }
 }
 
-fn vendors(local: &Local) -> Vec<u32> {
+fn vendors(local: &LocalNode) -> Vec<u32> {
     if local.vendor_specific_application { vec![VENDOR_3GPP] } else { Vec::new() }
 }
 
 /// Our CER over a connection from this address.
-pub(crate) fn request(local: &Local, address: IpAddr) -> CapabilitiesExchangeRequest<'_> {
+pub(crate) fn request(local: &LocalNode, address: IpAddr) -> CapabilitiesExchangeRequest<'_> {
     CapabilitiesExchangeRequest {
         origin_host: &local.origin_host,
         origin_realm: &local.origin_realm,
@@ -50,7 +50,7 @@ pub(crate) fn request(local: &Local, address: IpAddr) -> CapabilitiesExchangeReq
 }
 
 /// Our CEA, to a peer that asks again on an open connection.
-pub(crate) fn answer(local: &Local, address: IpAddr) -> CapabilitiesExchangeAnswer<'_> {
+pub(crate) fn answer(local: &LocalNode, address: IpAddr) -> CapabilitiesExchangeAnswer<'_> {
     CapabilitiesExchangeAnswer {
         result_code: ResultCode::SUCCESS,
         origin_host: &local.origin_host,
@@ -70,7 +70,7 @@ pub(crate) fn answer(local: &Local, address: IpAddr) -> CapabilitiesExchangeAnsw
 /// The peer's Origin-Host, where its CEA lets us go on. Else why not.
 pub(crate) fn check(message: &Message<'_>, expected_host: &str) -> Result<Rc<str>, String> {
     let answer = CapabilitiesExchangeAnswer::decode(message)
-        .map_err(|fault| format!("its Capabilities-Exchange-Answer cannot be read: {fault}"))?
+        .map_err(|fault| format!("its Capabilities-PeerTable-Answer cannot be read: {fault}"))?
         .body;
     if !answer.result_code.is_success() {
         return Err(format!("it refuses the connection: {}", answer.result_code));

@@ -1,12 +1,12 @@
-//! The peers of a client: their sockets around an [`Exchange`]. Nothing here waits; the engine waits, for all
-//! [`descriptors`](Peers::descriptors) at once and until the [`deadline`](Peers::deadline).
+//! The peers of a client: their sockets around an [`PeerTable`]. Nothing here waits; the engine waits, for all
+//! [`descriptors`](PeerConnections::descriptors) at once and until the [`deadline`](PeerConnections::deadline).
 
 use super::config::{Config, ConfigError, PeerConfig};
 use super::peer::Peer;
 use super::tls::Tls;
 use crate::charge::time::Time;
-use crate::enabler::diameter::client::peer_table::{Asked, Counters, Event, Exchange, PeerCounters, Refused, Request};
-use crate::enabler::diameter::client::reconnect::{Advance, Link};
+use crate::enabler::diameter::client::peer_table::{Asked, Counters, Event, PeerCounters, PeerTable, Refused, Request};
+use crate::enabler::diameter::client::reconnect::{Advance, Reconnect};
 use std::os::fd::RawFd;
 
 /// A peer as operators see it.
@@ -30,15 +30,15 @@ pub struct PeerStatus {
 
 /// All of them.
 #[derive(Debug)]
-pub struct Peers {
-    exchange: Exchange,
-    links: Vec<Link>,
+pub struct PeerConnections {
+    exchange: PeerTable,
+    links: Vec<Reconnect>,
     /// Seconds for a connection.
     patience: u32,
     stopping: bool,
 }
 
-impl Peers {
+impl PeerConnections {
     /// Checks the configuration and the files of TLS, for the start of a host. The error is a sentence for an operator.
     pub fn check(config: &Config) -> Result<(), ConfigError> {
         config.check()?;
@@ -48,17 +48,17 @@ impl Peers {
         })
     }
 
-    /// Checks the configuration, and connects to all from the first [`turn`](Peers::turn) on. A peer whose TLS files cannot
+    /// Checks the configuration, and connects to all from the first [`turn`](PeerConnections::turn) on. A peer whose TLS files cannot
     /// be read is down until they can. `origin_state_id` rises with each start that loses its state.
-    pub fn new(mut config: Config, origin_state_id: u32, now: Time) -> Result<Peers, ConfigError> {
+    pub fn new(mut config: Config, origin_state_id: u32, now: Time) -> Result<PeerConnections, ConfigError> {
         config.check()?;
         config.peers.sort_by_key(|peer: &PeerConfig| peer.priority);
-        let links = config.peers.iter().map(|peer| Link::new(peer, now)).collect();
-        let exchange = Exchange::new(&config, origin_state_id, now);
-        Ok(Peers { exchange, links, patience: config.connect_timeout, stopping: false })
+        let links = config.peers.iter().map(|peer| Reconnect::new(peer, now)).collect();
+        let exchange = PeerTable::new(&config, origin_state_id, now);
+        Ok(PeerConnections { exchange, links, patience: config.connect_timeout, stopping: false })
     }
 
-    /// Queues a request; [`flush`](Peers::flush) writes it, and so does the next [`turn`](Peers::turn): what must be
+    /// Queues a request; [`flush`](PeerConnections::flush) writes it, and so does the next [`turn`](PeerConnections::turn): what must be
     /// durable before anybody sees it is committed before either.
     pub fn send(&mut self, request: Request<'_>, now: Time) -> Result<(), Refused> {
         self.exchange.send(request, now)
@@ -103,7 +103,7 @@ impl Peers {
         })
     }
 
-    /// When [`turn`](Peers::turn) is to be called at the latest, whatever the descriptors say.
+    /// When [`turn`](PeerConnections::turn) is to be called at the latest, whatever the descriptors say.
     pub fn deadline(&self) -> Option<Time> {
         if self.exchange.has_events() {
             return Some(Time(0));
@@ -113,11 +113,11 @@ impl Peers {
         links.chain(self.exchange.deadline()).min()
     }
 
-    /// Takes leave of all peers. Turns go on until [`is_stopped`](Peers::is_stopped), a few seconds at most.
+    /// Takes leave of all peers. Turns go on until [`is_stopped`](PeerConnections::is_stopped), a few seconds at most.
     pub fn stop(&mut self, now: Time) {
         self.stopping = true;
         for seat in 0..self.links.len() {
-            if self.links.get(seat).is_some_and(Link::is_up) {
+            if self.links.get(seat).is_some_and(Reconnect::is_up) {
                 self.exchange.stop(seat, now);
             } else {
                 self.close(seat, "closed from our side", now);
@@ -125,7 +125,7 @@ impl Peers {
         }
     }
 
-    /// Whether no connection is left after a [`stop`](Peers::stop).
+    /// Whether no connection is left after a [`stop`](PeerConnections::stop).
     pub fn is_stopped(&self) -> bool {
         self.stopping && self.links.iter().all(|link| link.any_transport().is_none())
     }
@@ -140,7 +140,7 @@ impl Peers {
         self.exchange.counters()
     }
 
-    fn status_of(&self, seat: usize, link: &Link) -> PeerStatus {
+    fn status_of(&self, seat: usize, link: &Reconnect) -> PeerStatus {
         let peer = self.exchange.peer(seat);
         let host = peer.and_then(|peer| peer.host()).map_or(link.config().host.as_str(), |host| host);
         let connecting = link.any_transport().is_some() && !link.is_up();
@@ -170,7 +170,7 @@ impl Peers {
     }
 
     fn read(&mut self, seat: usize, now: Time) {
-        let Some(transport) = self.links.get_mut(seat).and_then(Link::transport) else { return };
+        let Some(transport) = self.links.get_mut(seat).and_then(Reconnect::transport) else { return };
         if let Err(why) = transport.read(|bytes| self.exchange.received(seat, bytes, now)) {
             // What its last messages ask for comes first.
             let why = self.exchange.doom(seat).map_or(why, str::to_owned);
@@ -179,13 +179,13 @@ impl Peers {
     }
 
     fn write(&mut self, seat: usize, now: Time) {
-        let Some(transport) = self.links.get_mut(seat).and_then(Link::transport) else { return };
+        let Some(transport) = self.links.get_mut(seat).and_then(Reconnect::transport) else { return };
         match transport.write(self.exchange.output(seat)) {
             Ok(octets) => self.exchange.wrote(seat, octets),
             Err(why) => {
                 // Answers may have come before it broke.
                 self.read(seat, now);
-                if self.links.get(seat).is_some_and(Link::is_up) {
+                if self.links.get(seat).is_some_and(Reconnect::is_up) {
                     self.close(seat, &why, now);
                 }
             }

@@ -2,7 +2,7 @@
 //! too, so it calls the crate by its name.
 
 use imcharge::enabler::diameter::client::config::{Config, PeerConfig};
-use imcharge::enabler::diameter::client::peer_table::{Counters, Exchange};
+use imcharge::enabler::diameter::client::peer_table::{Counters, PeerTable};
 use imcharge::wire::diameter::base::{
     AbortSessionRequest, CapabilitiesExchangeAnswer, DeviceWatchdogRequest, DisconnectPeerRequest, PeerAnswer,
     ReAuthRequest,
@@ -24,7 +24,7 @@ pub const REALM: &str = "example.org";
 /// Where we are.
 pub const OWN_ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 7));
 
-/// Peers of these names, the first to be preferred.
+/// PeerConnections of these names, the first to be preferred.
 pub fn config(hosts: &[&str]) -> Config {
     let peer = |(priority, host): (usize, &&str)| PeerConfig {
         host: (*host).to_owned(),
@@ -224,7 +224,7 @@ pub fn respond(to: &[u8], host: &str) -> Vec<u8> {
 }
 
 /// Sum of ends equals sum of beginnings, over all and for each peer.
-pub fn assert_accounts(exchange: &Exchange, hosts: usize) {
+pub fn assert_accounts(exchange: &PeerTable, hosts: usize) {
     let Counters { sent, answered, timed_out, failed, resent, .. } = *exchange.counters();
     let mut waiting = 0;
     let mut moved_in_all = 0;

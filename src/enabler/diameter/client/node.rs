@@ -9,7 +9,7 @@ use std::hash::{BuildHasher, RandomState};
 
 /// What all connections share.
 #[derive(Debug)]
-pub struct Local {
+pub struct LocalNode {
     /// Our DiameterIdentity.
     pub origin_host: String,
     /// And its realm.
@@ -23,11 +23,11 @@ pub struct Local {
     random: Cell<u64>,
 }
 
-impl Local {
+impl LocalNode {
     /// With numbers that begin somewhere else at each start.
-    pub fn new(config: &Config, origin_state_id: u32, now: Time) -> Local {
+    pub fn new(config: &Config, origin_state_id: u32, now: Time) -> LocalNode {
         let seed = simulate::random().unwrap_or_else(|| RandomState::new().hash_one(now.0));
-        let local = Local {
+        let local = LocalNode {
             origin_host: config.origin_host.clone(),
             origin_realm: config.origin_realm.clone(),
             origin_state_id,

@@ -12,7 +12,7 @@
 use super::capabilities;
 use super::watchdog::{Action, State as WatchdogState, Watchdog};
 use crate::charge::time::Time;
-use crate::enabler::diameter::client::node::Local;
+use crate::enabler::diameter::client::node::LocalNode;
 use crate::wire::diameter::base::{DeviceWatchdogRequest, DisconnectPeerRequest, PeerAnswer};
 use crate::wire::diameter::codes::DisconnectCause;
 use crate::wire::diameter::dictionary::{self, APPLICATION_BASE, APPLICATION_CREDIT_CONTROL, Command};
@@ -109,7 +109,7 @@ enum State {
 /// The machine.
 #[derive(Debug)]
 pub struct Peer {
-    local: Rc<Local>,
+    local: Rc<LocalNode>,
     /// Its name as configured; empty: any.
     expected_host: String,
     /// Seconds for a CEA.
@@ -137,7 +137,7 @@ pub struct Peer {
 
 impl Peer {
     /// Without a connection. `expected_host` may be empty; `watchdog` is Tw, `patience` the time for a CEA, in seconds.
-    pub fn new(local: Rc<Local>, expected_host: &str, watchdog: u32, patience: u32) -> Peer {
+    pub fn new(local: Rc<LocalNode>, expected_host: &str, watchdog: u32, patience: u32) -> Peer {
         Peer {
             local,
             expected_host: expected_host.to_owned(),
@@ -199,7 +199,7 @@ impl Peer {
             let length = match frame(rest) {
                 Framed::Message(length) => length,
                 Framed::Need(_) => break,
-                Framed::Broken(broken) => {
+                Framed::FramingError(broken) => {
                     self.events.push_back(Event::Malformed);
                     return self.condemn(broken.to_string());
                 }
@@ -218,7 +218,7 @@ impl Peer {
         match self.state {
             State::Closed => return,
             State::WaitCea { until, .. } if until <= now => {
-                let why = format!("no Capabilities-Exchange-Answer within {} s", self.patience);
+                let why = format!("no Capabilities-PeerTable-Answer within {} s", self.patience);
                 return self.condemn(why);
             }
             State::Leaving { until, absent } if until <= now => return self.condemn_for(LEFT.into(), absent),
@@ -394,7 +394,7 @@ impl Peer {
     fn capabilities(&mut self, message: &Message<'_>, asked: Ids, now: Time) {
         let header = &message.header;
         if header.is_request() || header.command != Command::CAPABILITIES_EXCHANGE || ids(header) != asked {
-            let why = format!("it sent {header} where the Capabilities-Exchange-Answer was due");
+            let why = format!("it sent {header} where the Capabilities-PeerTable-Answer was due");
             return self.condemn(why);
         }
         match capabilities::check(message, &self.expected_host) {

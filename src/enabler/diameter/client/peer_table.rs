@@ -6,7 +6,7 @@
 use super::config::Config;
 use super::peer::{Absence, Event as PeerEvent, Fitness, Peer};
 use crate::charge::time::Time;
-use crate::enabler::diameter::client::node::Local;
+use crate::enabler::diameter::client::node::LocalNode;
 use crate::enabler::diameter::client::pending::{Connection, Match, Pending, Requests, Serial};
 use crate::wire::diameter::header::stamp;
 use crate::wire::diameter::{EndToEnd, Flags, HopByHop, Message, ResultCode, dictionary};
@@ -61,7 +61,7 @@ pub enum Refused {
     Malformed,
 }
 
-/// A request of a server, to be answered by [`Exchange::answer`].
+/// A request of a server, to be answered by [`PeerTable::answer`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Asked {
     connection: Connection,
@@ -172,7 +172,7 @@ pub struct PeerCounters {
 
 /// A peer and what waits for it.
 #[derive(Debug)]
-struct Seat {
+struct PeerSlot {
     peer: Peer,
     label: Rc<str>,
     /// Which connection it is, and whether it is.
@@ -211,20 +211,20 @@ struct Probe {
 
 /// All peers, the first to be used first.
 #[derive(Debug)]
-pub struct Exchange {
-    local: Rc<Local>,
-    seats: Vec<Seat>,
+pub struct PeerTable {
+    local: Rc<LocalNode>,
+    seats: Vec<PeerSlot>,
     requests: Requests,
     events: VecDeque<Event>,
     counters: Counters,
     in_flight_max: usize,
 }
 
-impl Exchange {
+impl PeerTable {
     /// Over these peers in this order, none of them connected.
-    pub fn new(config: &Config, origin_state_id: u32, now: Time) -> Exchange {
-        let local = Rc::new(Local::new(config, origin_state_id, now));
-        let seat = |peer: &super::config::PeerConfig| Seat {
+    pub fn new(config: &Config, origin_state_id: u32, now: Time) -> PeerTable {
+        let local = Rc::new(LocalNode::new(config, origin_state_id, now));
+        let seat = |peer: &super::config::PeerConfig| PeerSlot {
             peer: Peer::new(Rc::clone(&local), &peer.host, config.watchdog, config.connect_timeout),
             label: peer.label().into(),
             number: 0,
@@ -236,7 +236,7 @@ impl Exchange {
             up: false,
             why: String::new(),
         };
-        Exchange {
+        PeerTable {
             seats: config.peers.iter().map(seat).collect(),
             requests: Requests::default(),
             events: VecDeque::new(),
@@ -247,7 +247,7 @@ impl Exchange {
     }
 
     /// What all connections share.
-    pub fn local(&self) -> &Local {
+    pub fn local(&self) -> &LocalNode {
         &self.local
     }
 
@@ -298,7 +298,7 @@ impl Exchange {
     fn to_be_probed(&self, chosen: usize, request: &Request<'_>, now: Time) -> Option<usize> {
         let may_probe = request.may_move && !request.once && request.prefer.is_none();
         let octets = request.message.len();
-        let is_due = |(at, seat): &(usize, &Seat)| {
+        let is_due = |(at, seat): &(usize, &PeerSlot)| {
             let due = seat.demoted.is_some_and(|demoted| demoted.probe_at <= now);
             due && *at != chosen && seat.peer.fitness() == Fitness::Fit && self.has_room(seat, octets)
         };
@@ -368,7 +368,7 @@ impl Exchange {
     /// A request that this peer was sent at that time has timed out. If it has answered none since, its application may
     /// hang behind a watchdog that answers: where there is another peer, that serves (RFC 8506, 5.7).
     fn demote(&mut self, seat: usize, sent_at: Time, now: Time) {
-        let is_silent = |seat: &Seat| seat.connected && seat.demoted.is_none() && seat.answered_at <= sent_at;
+        let is_silent = |seat: &PeerSlot| seat.connected && seat.demoted.is_none() && seat.answered_at <= sent_at;
         if !self.seats.get(seat).is_some_and(is_silent) {
             return;
         }
@@ -389,8 +389,9 @@ impl Exchange {
 
     /// Whether another peer than this one is open and answers.
     pub fn is_served_without(&self, seat: usize) -> bool {
-        let serves =
-            |(at, other): (usize, &Seat)| at != seat && other.peer.fitness() == Fitness::Fit && other.demoted.is_none();
+        let serves = |(at, other): (usize, &PeerSlot)| {
+            at != seat && other.peer.fitness() == Fitness::Fit && other.demoted.is_none()
+        };
         self.seats.iter().enumerate().any(serves)
     }
 
@@ -456,7 +457,7 @@ impl Exchange {
         self.events.pop_front()
     }
 
-    /// Whether there is anything to be fetched by [`next_event`](Exchange::next_event).
+    /// Whether there is anything to be fetched by [`next_event`](PeerTable::next_event).
     pub fn has_events(&self) -> bool {
         !self.events.is_empty()
     }
@@ -516,9 +517,9 @@ impl Exchange {
         not: &[usize],
         octets: usize,
     ) -> Result<usize, Refused> {
-        let is = |seat: &Seat, name: &str| seat.peer.host().is_some_and(|host| host.eq_ignore_ascii_case(name));
-        let may = |seat: &Seat| bound_to.is_none_or(|name| is(seat, name)) && seat.peer.fitness() != Fitness::Unfit;
-        let rank = |seat: &Seat| {
+        let is = |seat: &PeerSlot, name: &str| seat.peer.host().is_some_and(|host| host.eq_ignore_ascii_case(name));
+        let may = |seat: &PeerSlot| bound_to.is_none_or(|name| is(seat, name)) && seat.peer.fitness() != Fitness::Unfit;
+        let rank = |seat: &PeerSlot| {
             let preferred = prefer.is_some_and(|name| is(seat, name));
             (seat.peer.fitness(), seat.demoted.is_none(), preferred)
         };
@@ -532,7 +533,7 @@ impl Exchange {
     }
 
     /// Whether a peer may have one more request, of so many octets.
-    fn has_room(&self, seat: &Seat, octets: usize) -> bool {
+    fn has_room(&self, seat: &PeerSlot, octets: usize) -> bool {
         seat.waiting.len() < self.in_flight_max && seat.peer.output().len() + octets <= OUTPUT_MAX
     }
 
@@ -716,7 +717,7 @@ impl Exchange {
         let uris = answer.avps().map_while(Result::ok).filter(|avp| avp.is(dictionary::REDIRECT_HOST));
         let hosts = uris.filter_map(|avp| avp.text().ok().and_then(host_of));
         let mut open = hosts.filter(|host| {
-            let is = |seat: &Seat| seat.peer.host().is_some_and(|known| known.eq_ignore_ascii_case(host));
+            let is = |seat: &PeerSlot| seat.peer.host().is_some_and(|known| known.eq_ignore_ascii_case(host));
             self.seats.iter().any(|seat| is(seat) && seat.peer.fitness() != Fitness::Unfit)
         });
         open.next().map(Box::from)
@@ -770,7 +771,7 @@ impl Exchange {
             ready.why.clear();
             self.events.push_back(Event::Up { peer: Rc::clone(&ready.label) });
         }
-        let silent = |seat: &Seat| seat.connected && seat.peer.fitness() == Fitness::Unfit;
+        let silent = |seat: &PeerSlot| seat.connected && seat.peer.fitness() == Fitness::Unfit;
         let silent: Vec<usize> = (0..self.seats.len()).filter(|at| self.seats.get(*at).is_some_and(silent)).collect();
         silent.into_iter().for_each(|seat| self.fail_over(seat));
     }

@@ -6,7 +6,7 @@ use super::resolver::Resolver;
 use super::tls::Tls;
 use super::transport::Transport;
 use crate::charge::time::Time;
-use crate::enabler::diameter::client::node::Local;
+use crate::enabler::diameter::client::node::LocalNode;
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 
@@ -19,7 +19,7 @@ const RESOLVER_AGAIN: u64 = 20_000;
 
 /// The link to one peer.
 #[derive(Debug)]
-pub struct Link {
+pub struct Reconnect {
     config: PeerConfig,
     /// Read from its files with the first connection that finds them readable.
     tls: Option<Tls>,
@@ -44,7 +44,7 @@ pub struct Link {
     pub last_error: Option<String>,
 }
 
-/// What [`Link::advance`] found.
+/// What [`Reconnect::advance`] found.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Advance {
     /// Nothing new.
@@ -55,10 +55,10 @@ pub enum Advance {
     Failed(String),
 }
 
-impl Link {
+impl Reconnect {
     /// To this peer, to be connected at once.
-    pub fn new(config: &PeerConfig, now: Time) -> Link {
-        Link {
+    pub fn new(config: &PeerConfig, now: Time) -> Reconnect {
+        Reconnect {
             config: config.clone(),
             tls: None,
             transport: None,
@@ -95,7 +95,7 @@ impl Link {
         &self.config
     }
 
-    /// When there is something to do for [`advance`](Link::advance).
+    /// When there is something to do for [`advance`](Reconnect::advance).
     pub fn deadline(&self, is_needed: bool) -> Option<Time> {
         match &self.transport {
             Some(transport) => transport.deadline(),
@@ -136,7 +136,7 @@ impl Link {
 
     /// Drops the transport, and sets the time of the next try: never before the `absent` time is over.
     /// `open_since`: when the peer had taken us, if it had.
-    pub fn close(&mut self, sentence: String, absent: Absence, open_since: Option<Time>, local: &Local, now: Time) {
+    pub fn close(&mut self, sentence: String, absent: Absence, open_since: Option<Time>, local: &LocalNode, now: Time) {
         if let Some(mut transport) = self.transport.take().filter(|_| self.up_since.is_some()) {
             transport.finish();
         }

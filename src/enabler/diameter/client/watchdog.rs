@@ -1,7 +1,7 @@
 //! The watchdog (RFC 3539, 3.4.1): whether a connection that is up is good for anything.
 
 use crate::charge::time::Time;
-use crate::enabler::diameter::client::node::Local;
+use crate::enabler::diameter::client::node::LocalNode;
 
 /// Tw is varied by so much, microseconds up and down.
 const JITTER: u64 = 2_000_000;
@@ -84,7 +84,7 @@ impl Watchdog {
     }
 
     /// Connection up: capabilities are exchanged.
-    pub fn up(&mut self, local: &Local, now: Time) -> Action {
+    pub fn up(&mut self, local: &LocalNode, now: Time) -> Action {
         self.set(local, now);
         if self.state == State::Initial {
             self.state = State::Okay;
@@ -106,7 +106,7 @@ impl Watchdog {
     }
 
     /// Anything but a DWA came.
-    pub fn heard(&mut self, local: &Local, now: Time) -> Action {
+    pub fn heard(&mut self, local: &LocalNode, now: Time) -> Action {
         match self.state {
             State::Okay => {
                 self.set(local, now);
@@ -118,7 +118,7 @@ impl Watchdog {
     }
 
     /// The DWA came.
-    pub fn answered(&mut self, local: &Local, now: Time) -> Action {
+    pub fn answered(&mut self, local: &LocalNode, now: Time) -> Action {
         self.pending = false;
         match self.state {
             State::Okay => {
@@ -140,7 +140,7 @@ impl Watchdog {
     }
 
     /// The time is over, perhaps.
-    pub fn timer(&mut self, local: &Local, now: Time) -> Action {
+    pub fn timer(&mut self, local: &LocalNode, now: Time) -> Action {
         if self.deadline.is_none_or(|at| now < at) {
             return Action::None;
         }
@@ -166,14 +166,14 @@ impl Watchdog {
         }
     }
 
-    fn fail_back(&mut self, local: &Local, now: Time) -> Action {
+    fn fail_back(&mut self, local: &LocalNode, now: Time) -> Action {
         self.state = State::Okay;
         self.set(local, now);
         Action::FailBack
     }
 
     /// SetWatchdog().
-    fn set(&mut self, local: &Local, now: Time) {
+    fn set(&mut self, local: &LocalNode, now: Time) {
         let interval = self.interval.saturating_sub(JITTER) + local.jitter(2 * JITTER);
         self.deadline = Some(Time(now.0.saturating_add(interval)));
     }

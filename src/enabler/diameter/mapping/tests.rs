@@ -2,20 +2,27 @@
 
 use super::*;
 use crate::charge::account::AccountId;
-use crate::enabler::diameter::profile::ServiceKeys;
+use crate::enabler::diameter::profile::ServiceParameters;
 use crate::wire::diameter::credit_control::FinalUnitIndication;
 use crate::wire::diameter::{Message, RawAvp};
 
 const CALL: Call<'static> =
     Call { call_id: "a84b@pc33", other: "sip:im@example.org", icid: "icid-1", direction: Direction::Pull };
 
-fn dialect(profile: Profile, unit: Unit) -> Dialect {
-    Dialect {
+fn dialect(profile: Profile, unit: Unit) -> CreditControlProfile {
+    CreditControlProfile {
         origin_host: "proxy.example.org".into(),
         origin_realm: "example.org".into(),
         destination_realm: "ocs.example.org".into(),
         service_context_id: "32274@3gpp.org".into(),
-        keys: ServiceKeys { profile, unit, identifier: Some(7), rating_group: None, currency: None, exponent: -2 },
+        keys: ServiceParameters {
+            profile,
+            unit,
+            identifier: Some(7),
+            rating_group: None,
+            currency: None,
+            exponent: -2,
+        },
     }
 }
 
@@ -66,7 +73,11 @@ fn last() -> Reservation {
 }
 
 /// Writes a request and hands what was read of it to a look.
-fn written<R>(dialect: &Dialect, request: &Request, look: impl FnOnce(&CreditControlRequest<'_>) -> R) -> R {
+fn written<R>(
+    dialect: &CreditControlProfile,
+    request: &Request,
+    look: impl FnOnce(&CreditControlRequest<'_>) -> R,
+) -> R {
     let mut bytes = Vec::new();
     write(dialect, request, &CALL, Target::default(), Time(1_800_000_000), &mut bytes).expect("short enough");
     let message = Message::parse(&bytes).expect("a message");
@@ -219,7 +230,7 @@ fn a_telephone_number_is_e164_without_plus_and_all_else_a_sip_uri() {
 }
 
 /// What is made of an answer.
-fn told(dialect: &Dialect, request: &Request, answer: CreditControlAnswer<'_>) -> Response {
+fn told(dialect: &CreditControlProfile, request: &Request, answer: CreditControlAnswer<'_>) -> Response {
     read(dialect, request, &CreditControlAnswer { origin_host: "ocs", origin_realm: "r", ..answer })
 }
 

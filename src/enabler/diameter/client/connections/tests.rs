@@ -15,16 +15,16 @@ use std::time::{Duration, Instant};
 /// How long anything may take.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Peers, and the time as they see it.
+/// PeerConnections, and the time as they see it.
 struct World {
-    peers: Peers,
+    peers: PeerConnections,
     start: Instant,
     events: Vec<Event>,
 }
 
 impl World {
     fn of(config: Config) -> World {
-        let peers = Peers::new(config, 1, Time(0)).expect("a good configuration");
+        let peers = PeerConnections::new(config, 1, Time(0)).expect("a good configuration");
         World { peers, start: Instant::now(), events: Vec::new() }
     }
 
@@ -322,7 +322,7 @@ fn a_peer_that_accepts_and_says_nothing_is_given_up() {
     config.connect_timeout = 1;
     let mut world = World::of(config);
     world.until("given up", |world| !world.error(0).is_empty());
-    assert!(world.error(0).ends_with("no Capabilities-Exchange-Answer within 1 s"), "{}", world.error(0));
+    assert!(world.error(0).ends_with("no Capabilities-PeerTable-Answer within 1 s"), "{}", world.error(0));
     drop(listener);
 }
 
@@ -354,12 +354,12 @@ fn wrong_configurations_are_named() {
         (with("[::1]x:1"), "peer address \"[::1]x:1\" is not host:port"),
     ];
     for (config, expected) in cases {
-        assert_eq!(Peers::new(config, 1, Time(0)).expect_err("wrong").to_string(), expected);
+        assert_eq!(PeerConnections::new(config, 1, Time(0)).expect_err("wrong").to_string(), expected);
     }
     let tls = |certificate, key| {
         let tls = TlsConfig { ca: "/nowhere/ca.pem".into(), certificate, key };
         let config = Config { peers: vec![PeerConfig { tls: Some(tls), ..peer("a:1") }], ..good.clone() };
-        Peers::check(&config).expect_err("wrong").to_string()
+        PeerConnections::check(&config).expect_err("wrong").to_string()
     };
     let file = || Some(PathBuf::from("/nowhere/x.pem"));
     assert_eq!(tls(file(), None), format!("peer {HOST} has a TLS certificate and no key"));

@@ -14,7 +14,7 @@ fn seconds(seconds: u32) -> Time {
 
 /// A peer that must be HOST.
 fn peer() -> Peer {
-    let local = Local::new(&config(&[HOST]), 42, START);
+    let local = LocalNode::new(&config(&[HOST]), 42, START);
     Peer::new(Rc::new(local), HOST, 30, 5)
 }
 
@@ -88,7 +88,7 @@ fn the_first_message_says_who_we_are() {
 #[test]
 fn the_application_of_3gpp_is_offered_where_it_is_wanted() {
     let config = super::super::config::Config { vendor_specific_application: true, ..config(&[HOST]) };
-    let mut peer = Peer::new(Rc::new(Local::new(&config, 1, START)), HOST, 30, 5);
+    let mut peer = Peer::new(Rc::new(LocalNode::new(&config, 1, START)), HOST, 30, 5);
     peer.connected(OWN_ADDRESS, START);
     let cer = one(&mut peer);
     let message = Message::parse(&cer).expect("whole");
@@ -183,7 +183,7 @@ fn nothing_but_the_answer_may_come_first() {
         assert_eq!(peer.output(), b"");
         why(&peer).to_owned()
     };
-    let behind = " where the Capabilities-Exchange-Answer was due";
+    let behind = " where the Capabilities-PeerTable-Answer was due";
     assert_eq!(early(|_| dwr(HOST, 1)), format!("it sent {}{behind}", header(&dwr(HOST, 1))));
     assert!(early(|cer| cer.to_vec()).contains("request 257"));
     let mut other = |at: usize| {
@@ -203,7 +203,7 @@ fn an_answer_that_does_not_come_is_not_waited_for() {
     peer.connected(OWN_ADDRESS, START);
     output(&mut peer);
     assert_eq!(expire(&mut peer), seconds(5));
-    assert_eq!(why(&peer), "no Capabilities-Exchange-Answer within 5 s");
+    assert_eq!(why(&peer), "no Capabilities-PeerTable-Answer within 5 s");
     peer.closed();
     assert_eq!((peer.state(), peer.deadline()), ("INITIAL", None));
 }

@@ -11,9 +11,9 @@ fn seconds(seconds: u32) -> Time {
     START.after_seconds(seconds)
 }
 
-/// Peers over which a charging system sits at each end.
+/// PeerConnections over which a charging system sits at each end.
 struct World {
-    exchange: Exchange,
+    exchange: PeerTable,
     hosts: Vec<&'static str>,
     now: Time,
 }
@@ -21,7 +21,7 @@ struct World {
 impl World {
     /// Nobody is connected yet.
     fn of(config: &Config, hosts: &[&'static str]) -> World {
-        World { exchange: Exchange::new(config, 1, START), hosts: hosts.to_vec(), now: START }
+        World { exchange: PeerTable::new(config, 1, START), hosts: hosts.to_vec(), now: START }
     }
 
     /// All are connected.

@@ -5,14 +5,14 @@ use crate::enabler::diameter::client::fake_peer::{HOST, config};
 
 const START: Time = Time(9_000_000);
 
-fn link() -> (Link, Local) {
+fn link() -> (Reconnect, LocalNode) {
     let config = config(&[HOST]);
-    let link = Link::new(&config.peers[0], START);
-    (link, Local::new(&config, 1, START))
+    let link = Reconnect::new(&config.peers[0], START);
+    (link, LocalNode::new(&config, 1, START))
 }
 
 /// Microseconds to the next try.
-fn wait(link: &Link, now: Time) -> u64 {
+fn wait(link: &Reconnect, now: Time) -> u64 {
     link.deadline(true).expect("a next try").micros_since(now)
 }
 
@@ -32,7 +32,7 @@ fn the_first_try_is_at_once_and_each_failure_doubles_the_wait() {
         assert_about(wait(&link, START), seconds);
         waits.push(wait(&link, START));
     }
-    assert_ne!(waits[5], waits[6], "not all at the same moment");
+    assert_ne!(waits[5], waits[6], "not all at the same crash_point");
     assert_eq!(link.last_error.as_deref(), Some("refused"));
 }
 

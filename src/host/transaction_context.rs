@@ -1,7 +1,7 @@
 //! What a watched transaction carries, in the host's shared memory: its callbacks run in whatever process sees the event.
 
 use super::attach::with_worker;
-use super::bindings as k;
+use super::bindings as sys;
 use super::message::Message;
 use crate::charge::ch2::SessionKey;
 use crate::charge::event::InviteTransaction;
@@ -15,7 +15,7 @@ const TEXT_MAX: usize = 512;
 
 /// The session of a transaction, and what names its dialog.
 #[repr(C)]
-pub struct Watched {
+pub struct TransactionContext {
     session: SessionKey,
     /// The transaction of the INVITE that opens the session, whose end without a 2xx ends it; `None`: a request within the
     /// dialog.
@@ -27,19 +27,19 @@ pub struct Watched {
     text: [u8; TEXT_MAX],
 }
 
-impl Watched {
+impl TransactionContext {
     /// `None`: Call-ID and tag are too long to be carried.
     pub fn new(
         session: SessionKey,
         opens: Option<InviteTransaction>,
         call_id: &[u8],
         from_tag: &[u8],
-    ) -> Option<Watched> {
+    ) -> Option<TransactionContext> {
         let mut text = [0; TEXT_MAX];
         text.get_mut(..call_id.len())?.copy_from_slice(call_id);
         text.get_mut(call_id.len()..call_id.len() + from_tag.len())?.copy_from_slice(from_tag);
         let (call_id, from_tag) = (call_id.len() as u16, from_tag.len() as u16);
-        Some(Watched { session, opens, is_answered: AtomicBool::new(false), call_id, from_tag, text })
+        Some(TransactionContext { session, opens, is_answered: AtomicBool::new(false), call_id, from_tag, text })
     }
 
     /// A reply goes to the sender of the request. The dialog goes by the request, as its sender knows it: a host that hides
@@ -81,7 +81,7 @@ impl Watched {
 /// Tells the worker of a request within a dialog before the script runs, if the dialog is a charged one. Whether the request
 /// may go on.
 pub fn before_script(request: Message<'_>) -> bool {
-    let concerned = [k::METHOD_INVITE, k::METHOD_ACK, k::METHOD_PRACK, k::METHOD_UPDATE, k::METHOD_BYE];
+    let concerned = [sys::METHOD_INVITE, sys::METHOD_ACK, sys::METHOD_PRACK, sys::METHOD_UPDATE, sys::METHOD_BYE];
     if !request.method().is_some_and(|method| concerned.iter().any(|known| *known as c_int == method)) {
         return true;
     }
@@ -105,13 +105,13 @@ pub fn before_reply_script(reply: Message<'_>) {
 }
 
 /// What to watch a new transaction with: a request within a charged dialog whose answer matters.
-pub fn of_request(request: Message<'_>) -> Option<Watched> {
-    let concerned = [k::METHOD_INVITE, k::METHOD_PRACK, k::METHOD_UPDATE, k::METHOD_BYE];
+pub fn of_request(request: Message<'_>) -> Option<TransactionContext> {
+    let concerned = [sys::METHOD_INVITE, sys::METHOD_PRACK, sys::METHOD_UPDATE, sys::METHOD_BYE];
     let method = request.method()?;
     if !concerned.iter().any(|known| *known as c_int == method) || !request.parse_identity() {
         return None;
     }
     let dialog = request.dialog()?;
     let session = with_worker(|worker| worker.session_of(&dialog)).flatten()?;
-    Watched::new(session, None, dialog.call_id, dialog.from_tag)
+    TransactionContext::new(session, None, dialog.call_id, dialog.from_tag)
 }
