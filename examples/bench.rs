@@ -110,7 +110,7 @@ fn proxies(folder: &Path, name: &str, arguments: &[&'static str]) -> Result<(), 
         setup.arguments.extend(["-m", "4096"]);
         setup
     };
-    let charging = setup(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/kamailio-config/kamailio.cfg")));
+    let charging = setup(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/kamailio-config/kamailio/kamailio.cfg")));
     let charging = charging.parameter("default_balance", "1000000000");
     let (without, with) = (Kamailio::start(setup(&plain))?, Kamailio::start(charging)?);
     let mut rounds: [Vec<Round>; 2] = [Vec::new(), Vec::new()];
@@ -199,7 +199,7 @@ fn highest_rate(kamailio: &Kamailio, load: &Load) -> f64 {
 
 /// The shipped configuration without charging: the same relay.
 fn without_charging() -> std::io::Result<String> {
-    let text = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/kamailio-config/kamailio.cfg"))?;
+    let text = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/kamailio-config/kamailio/kamailio.cfg"))?;
     let routing = text.split("# The enabler has answered").next().unwrap_or_default();
     let kept: Vec<&str> = routing
         .lines()

@@ -22,7 +22,8 @@ install -d "$modules" "$documents/examples" "$tree/DEBIAN"
 
 install -m 644 "$module" "$modules/imcharge.so"
 strip --strip-unneeded --remove-section=.comment "$modules/imcharge.so"
-install -m 644 "$top"/kamailio-config/kamailio* "$top"/kamailio-config/*.yml "$top"/kamailio-config/*.json "$documents/examples"
+install -m 644 "$top"/kamailio-config/kamailio/* "$top"/kamailio-config/prometheus/* "$top"/kamailio-config/grafana/* \
+    "$documents/examples"
 install -m 644 "$top/README.md" "$top/packaging/copyright" "$documents"
 gzip -9nc "$top/CHANGELOG.md" >"$documents/changelog.gz"
 gzip -9n >"$documents/changelog.Debian.gz" <<END

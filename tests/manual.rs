@@ -216,7 +216,7 @@ fn every_name_for_prometheus_is_in_the_manual() {
 
 #[test]
 fn every_alert_is_in_the_manual() {
-    let rules = read("kamailio-config/imcharge-alerts.yml");
+    let rules = read("kamailio-config/prometheus/imcharge-alerts.yml");
     let names = set(rules.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")));
     let manual = all_cells(&chapter("14. Watching it")).into_iter().filter(|name| name.starts_with("Imcharge"));
     assert_eq!(manual.collect::<BTreeSet<String>>(), names);
@@ -226,7 +226,9 @@ fn every_alert_is_in_the_manual() {
 fn dashboard_and_alerts_ask_for_what_there_is() {
     let names = prometheus_names();
     let is_of_name = |letter: char| letter.is_ascii_alphanumeric() || letter == '_';
-    for (path, least) in [("kamailio-config/grafana-dashboard.json", 30), ("kamailio-config/imcharge-alerts.yml", 10)] {
+    for (path, least) in
+        [("kamailio-config/grafana/grafana-dashboard.json", 30), ("kamailio-config/prometheus/imcharge-alerts.yml", 10)]
+    {
         let text = read(path);
         let asked = text.split(|letter| !is_of_name(letter)).filter(|word| word.starts_with("imcharge_"));
         let asked = set(asked);
@@ -292,7 +294,11 @@ fn what_opensips_has_is_in_the_manual() {
 
 #[test]
 fn the_configurations_use_only_what_there_is() {
-    for config in ["kamailio-config/kamailio.cfg", "kamailio-config/kamailio-lua.cfg", "kamailio-config/opensips.cfg"] {
+    for config in [
+        "kamailio-config/kamailio/kamailio.cfg",
+        "kamailio-config/kamailio/kamailio-lua.cfg",
+        "kamailio-config/opensips/opensips.cfg",
+    ] {
         for name in quoted_behind(&read(config), "modparam(\"imcharge\", ") {
             assert!(parameters().any(|parameter| parameter.name == name), "{config}: {name}");
         }

@@ -52,7 +52,7 @@ impl Scene {
             (setup.config, setup.arguments) = (config.to_owned(), fm.to_vec());
             setup
         };
-        let shipped = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/kamailio-config/kamailio.cfg"));
+        let shipped = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/kamailio-config/kamailio/kamailio.cfg"));
         let peer = format!("\"host=localhost;address={}\"", ocs.diameter);
         let ours = setup(shipped).defined("WITH_DIAMETER", "1").defined("OCS_PEER", peer);
         // Nothing ends a session that is held but the bench.

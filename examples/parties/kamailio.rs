@@ -27,7 +27,7 @@ pub struct Setup {
     pub host: Host,
     /// Folder with `imcharge.so`; `None`: without the module, for comparison.
     pub module: PathBuf,
-    /// The configuration, which has the names of `kamailio-config/kamailio.cfg` to set.
+    /// The configuration, which has the names of `kamailio-config/kamailio/kamailio.cfg` to set.
     pub config: PathBuf,
     /// Changes to its text: what is replaced, by what. Each must be found.
     pub changes: Vec<(String, String)>,
@@ -44,7 +44,7 @@ pub struct Setup {
 impl Setup {
     /// The shipped configuration before this server.
     pub fn new(module: &Path, server: SocketAddr) -> Setup {
-        let config = Path::new(env!("CARGO_MANIFEST_DIR")).join("kamailio-config/kamailio.cfg");
+        let config = Path::new(env!("CARGO_MANIFEST_DIR")).join("kamailio-config/kamailio/kamailio.cfg");
         let (changes, defines, arguments, under) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         let host = Host::Kamailio;
         Setup { host, module: module.to_owned(), config, changes, defines, server, arguments, under }

@@ -33,10 +33,10 @@ fn blocks(heading: &str) -> Vec<String> {
 fn routes_of_the_manual(setup: Setup, folder: &Path) -> Setup {
     let (shipped, routes) = match setup.host {
         Host::Kamailio => (
-            read("kamailio-config/kamailio.cfg"),
+            read("kamailio-config/kamailio/kamailio.cfg"),
             [blocks("### 4.1."), blocks("### 4.2."), blocks("### 6.1.")].concat(),
         ),
-        Host::OpenSips => (read("kamailio-config/opensips.cfg"), blocks("### 15.2.")),
+        Host::OpenSips => (read("kamailio-config/opensips/opensips.cfg"), blocks("### 15.2.")),
     };
     let (settings, own_routes) = match setup.host {
         Host::Kamailio => shipped.split_once("request_route {").map(|(settings, _)| (settings, "")),

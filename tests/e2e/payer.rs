@@ -185,7 +185,7 @@ pub fn an_identity_is_charged_in_whatever_form_it_is_asserted() {
 
 /// A stage whose shipped Lua script runs these statements before it reserves.
 fn stage_in_lua(folder: &Path, statements: &str, change: impl FnOnce(Setup) -> Setup) -> Stage {
-    let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("kamailio-config/kamailio.lua");
+    let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("kamailio-config/kamailio/kamailio.lua");
     let shipped = std::fs::read_to_string(shipped).expect("the shipped script");
     let place = "    KSR.rr.record_route()\n";
     assert!(shipped.contains(place));

@@ -146,7 +146,7 @@ pub fn a_resume_route_that_blocks_for_one_caller_delays_nobody_else() {
 
 #[test]
 fn a_function_in_lua_that_blocks_delays_nobody_else_and_is_named() {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("kamailio-config/kamailio.lua");
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("kamailio-config/kamailio/kamailio.lua");
     let begin = "function ksr_charged()\n";
     let sleep = "    if KSR.pv.gete(\"$fU\") == \"slow\" then os.execute(\"sleep 6\") end\n";
     let text = fs::read_to_string(script).expect("readable");

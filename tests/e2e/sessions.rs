@@ -303,7 +303,7 @@ fn the_dialog_module_changes_nothing() {
 
 /// The shipped configuration in Lua.
 pub fn in_lua(setup: Setup) -> Setup {
-    let config = Path::new(env!("CARGO_MANIFEST_DIR")).join("kamailio-config/kamailio-lua.cfg");
+    let config = Path::new(env!("CARGO_MANIFEST_DIR")).join("kamailio-config/kamailio/kamailio-lua.cfg");
     let script = config.with_file_name("kamailio.lua");
     Setup { config, ..setup }.defined("LUA_SCRIPT", format!("\"{}\"", script.display()))
 }

@@ -45,14 +45,14 @@ fn promtool(arguments: &[&str], folder: &Path, input: &str) -> Result<(), String
 
 #[test]
 fn what_is_shipped_for_prometheus_is_right_and_each_alert_fires_when_it_should() {
-    let config = shipped("");
+    let config = shipped("prometheus");
     assert_eq!(promtool(&["check", "config", "prometheus.yml"], &config, ""), Ok(()));
     assert_eq!(promtool(&["check", "rules", "imcharge-alerts.yml"], &config, ""), Ok(()));
     let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/watching");
     assert_eq!(promtool(&["test", "rules", "alerts.yml"], &tests, ""), Ok(()));
     // None is left out.
     let tested = fs::read_to_string(tests.join("alerts.yml")).expect("readable");
-    let rules = fs::read_to_string(shipped("imcharge-alerts.yml")).expect("readable");
+    let rules = fs::read_to_string(shipped("prometheus/imcharge-alerts.yml")).expect("readable");
     let names: Vec<&str> = rules.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")).collect();
     assert!(names.len() > 5, "{names:?}");
     for name in names {
@@ -194,7 +194,7 @@ fn the_numbers_are_the_same(prometheus: &Prometheus, stage: &Stage) {
 
 /// Every query of the dashboard, as Grafana would ask it.
 fn every_panel_has_a_result(prometheus: &Prometheus) {
-    let text = fs::read_to_string(shipped("grafana-dashboard.json")).expect("it is shipped");
+    let text = fs::read_to_string(shipped("grafana/grafana-dashboard.json")).expect("it is shipped");
     let dashboard: Value = serde_json::from_str(&text).expect("the dashboard is JSON");
     let panels = dashboard["panels"].as_array().expect("it has panels");
     let (mut queries, mut moved) = (0, 0);

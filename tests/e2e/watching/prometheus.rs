@@ -18,7 +18,7 @@ pub fn program(name: &str) -> PathBuf {
     Path::new(&folder).join(name)
 }
 
-/// A file that is shipped.
+/// Returns the path of a shipped file, named relative to `kamailio-config/`.
 pub fn shipped(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("kamailio-config").join(name)
 }
@@ -86,7 +86,7 @@ impl Prometheus {
     /// The shipped configuration, but for the address of the proxy and a pace for the impatient.
     pub fn start(proxy: SocketAddr) -> Prometheus {
         let folder = tempfile::tempdir().expect("a folder");
-        let mut text = fs::read_to_string(shipped("prometheus.yml")).expect("it is shipped");
+        let mut text = fs::read_to_string(shipped("prometheus/prometheus.yml")).expect("it is shipped");
         let target = format!("\"{proxy}\"");
         for (from, to) in [("\"127.0.0.1:9494\"", &*target), ("_interval: 15s", "_interval: 250ms")] {
             assert!(text.contains(from), "prometheus.yml has no {from} to change");
@@ -94,7 +94,8 @@ impl Prometheus {
         }
         let config = folder.path().join("prometheus.yml");
         fs::write(&config, text).expect("a file");
-        fs::copy(shipped("imcharge-alerts.yml"), folder.path().join("imcharge-alerts.yml")).expect("it is shipped");
+        fs::copy(shipped("prometheus/imcharge-alerts.yml"), folder.path().join("imcharge-alerts.yml"))
+            .expect("it is shipped");
         let address = free_address();
         let log = fs::File::create(folder.path().join("log")).expect("a file");
         let child = Command::new(program("prometheus"))
