@@ -80,14 +80,15 @@ crashes: module
 		cargo test -q --test e2e reconcile:: -- --nocapture --test-threads=1
 
 soak: module
-	@cargo build -q --release --example soak --example ocs
-	@$(RUN) target/release/examples/soak --module $(MODULE)
+	@cargo build -q --release --example ocs
+	@cargo build -q --release -p imcharge-testkit --bin soak
+	@$(RUN) target/release/soak --module $(MODULE)
 
 bench: module
 	@scripts/dependencies.sh $(PACKAGES_BENCH)
 	@echo 'building the load'
-	@cargo build -q --release --examples
-	@$(RUN) target/release/examples/bench --module $(MODULE)
+	@cargo build -q --release --example ocs
+	@$(RUN) cargo bench -q --bench charging -- --module $(MODULE)
 
 fuzz: rust
 	@scripts/dependencies.sh $(PACKAGES_FUZZ)

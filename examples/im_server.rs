@@ -1,11 +1,8 @@
 //! An IM server to try a proxy with: has a folder of stored messages, takes INVITEs, and sends every message by
 //! MSRP SEND through the relay to whoever has invited it and bound the session. Runs until it is ended.
 
-#[path = "parties/mod.rs"]
-mod parties;
-
-use parties::Events;
-use parties::server::{ImServer, Options};
+use imcharge_testkit::parties::Events;
+use imcharge_testkit::parties::server::{ImServer, Options};
 use std::error::Error;
 use std::io;
 use std::net::{SocketAddr, UdpSocket};

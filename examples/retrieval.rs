@@ -1,14 +1,11 @@
 //! Four retrievals of stored messages in a real Kamailio, charged: answered, refused by the client, never answered,
 //! and without credit. Prints what really happened as message ladders, and the money. Exits 0 only if it is right.
 
-#[path = "parties/mod.rs"]
-mod parties;
-
 use imcharge::charge::session::Session;
-use parties::client::{ImClient, Options as ClientOptions, Reaction};
-use parties::kamailio::{Account, Kamailio, Setup};
-use parties::server::{ImServer, Options as ServerOptions};
-use parties::{CLIENT, ENABLER, Event, Events, PROXY, SERVER, unix_micros};
+use imcharge_testkit::parties::client::{ImClient, Options as ClientOptions, Reaction};
+use imcharge_testkit::parties::kamailio::{Account, Kamailio, Setup};
+use imcharge_testkit::parties::server::{ImServer, Options as ServerOptions};
+use imcharge_testkit::parties::{CLIENT, ENABLER, Event, Events, PROXY, SERVER, eventually, unix_micros};
 use std::error::Error;
 use std::net::UdpSocket;
 use std::path::PathBuf;
@@ -134,14 +131,14 @@ fn retrieve(
         client.take(messages.len(), reaction);
         if reaction == Reaction::Silence {
             // Silent, but still there: the response does not come in time.
-            parties::eventually(std::time::Duration::from_secs(10), || {
+            eventually(std::time::Duration::from_secs(10), || {
                 kamailio.debits(who).iter().filter(|debit| debit.trigger == "timeout").count() >= messages.len()
             });
         }
         client.bye();
     }
     let call_id = client.call_id.clone();
-    parties::eventually(std::time::Duration::from_secs(10), || {
+    eventually(std::time::Duration::from_secs(10), || {
         kamailio.count(&format!("SELECT count(*) FROM sessions WHERE call_id='{call_id}' AND closed_at IS NOT NULL"))
             == 1
     });

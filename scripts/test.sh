@@ -27,8 +27,8 @@ refused() {
         echo "test result: FAILED. 0 passed; 1 failed" | tee -a "$log"
     fi
 }
-run cargo fmt --check
-run cargo clippy -q --all-targets -- -D warnings
+run cargo fmt --all --check
+run cargo clippy -q --workspace --all-targets -- -D warnings
 # Rules, codecs, engine, layers, manual, header; the C ABI under its C harness, plain, killed and under valgrind.
 run cargo test -q --no-fail-fast --lib --test header --test layers --test manual --test rings --test corpus --test kills --test harness
 # The shared memory of the processes, in every order of threads.
@@ -104,8 +104,8 @@ else
     echo '== OpenSIPS: NOT tested, for OPENSIPS_SRC and OPENSIPS_BIN do not say where one is'
 fi
 # A tenth of "make soak", for a machine that has other things to do as well.
-run cargo build -q --release --example soak --example ocs
-run target/release/examples/soak --module out/imcharge.so --sessions 100000 --rate 1000 --retrievals 2000
+run cargo build -q --release -p imcharge-testkit --bin soak
+run target/release/soak --module out/imcharge.so --sessions 100000 --rate 1000 --retrievals 2000
 passed=$(awk '/^test result:/ { sum += $4 } END { print sum + 0 }' "$log")
 failed=$(awk '/^test result:/ { sum += $6 } END { print sum + 0 }' "$log")
 [ "$broken" -eq 0 ] || [ "$failed" -gt 0 ] || failed=1

@@ -325,7 +325,17 @@ fn has_tests(path: &Path) -> bool {
 fn what_the_manuals_name_is_there() {
     for manual in ["README.md", "SECURITY.md", "fuzz/README.md"] {
         let text = read(manual);
-        let folders = ["src/", "tests/", "examples/", "fuzz/", "include/", "kamailio-config/", "scripts/"];
+        let folders = [
+            "src/",
+            "tests/",
+            "examples/",
+            "testkit/",
+            "benches/",
+            "fuzz/",
+            "include/",
+            "kamailio-config/",
+            "scripts/",
+        ];
         let is_path = |name: &&str| {
             folders.iter().any(|folder| name.starts_with(folder))
                 && ![" ", "NAME"].iter().any(|part| name.contains(part))

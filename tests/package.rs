@@ -3,12 +3,9 @@
 //!
 //! `make test` makes the package, a second one of a later revision, and the small Debian that they are installed into.
 
-#[path = "../examples/parties/mod.rs"]
-mod parties;
-
-use parties::client::{ImClient, Options as ClientOptions, Reaction};
-use parties::server::{ImServer, Options as ServerOptions};
-use parties::{Events, eventually, send_signal};
+use imcharge_testkit::parties::client::{ImClient, Options as ClientOptions, Reaction};
+use imcharge_testkit::parties::server::{ImServer, Options as ServerOptions};
+use imcharge_testkit::parties::{Events, eventually, send_signal};
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};

@@ -3,9 +3,6 @@
 //!
 //! Needs the module: `make test` builds it and sets IMCHARGE_MODULE to the folder that holds it.
 
-#[path = "../../examples/parties/mod.rs"]
-mod parties;
-
 mod ahead;
 mod bad_input;
 mod capture;
@@ -39,6 +36,7 @@ mod sessions;
 mod trouble;
 mod watching;
 
+use imcharge_testkit::parties;
 use parties::client::{ImClient, Options as ClientOptions};
 use parties::kamailio::{Host, Kamailio, Setup};
 use parties::server::{ImServer, Options as ServerOptions};

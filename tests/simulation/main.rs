@@ -2,21 +2,6 @@
 //!
 //! `make sim` runs SEEDS seeds from SEED on; a failure prints the one to repeat.
 
-#![allow(dead_code, reason = "of the charging system only what a simulation needs is used")]
-
-#[path = "../../examples/ocs/book.rs"]
-mod book;
-#[path = "../../examples/ocs/faults.rs"]
-mod faults;
-#[path = "../../examples/ocs/inquiry.rs"]
-mod inquiry;
-#[path = "../../examples/ocs/rating.rs"]
-mod rating;
-#[path = "../../examples/ocs/settings.rs"]
-mod settings;
-#[path = "../../examples/ocs/state.rs"]
-mod state;
-
 mod asked;
 mod call;
 mod delivery;
@@ -27,6 +12,7 @@ mod inquiries;
 mod world;
 
 use imcharge::simulate::InjectedBug;
+use imcharge_testkit::ocs::{book, inquiry, rating, state};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};

@@ -1,8 +1,8 @@
 //! The control port: lines of text in, lines of `key=value` out, the last of them `ok` or `error ...`.
 
-use crate::connection::lock;
-use crate::server::Server;
-use crate::settings::Settings;
+use super::connection::lock;
+use super::server::Server;
+use super::settings::Settings;
 use imcharge::wire::diameter::Command;
 use std::fmt::Write as _;
 use std::io::{self, BufRead, BufReader, Read, Write};

@@ -44,7 +44,7 @@ pub struct Setup {
 impl Setup {
     /// The shipped configuration before this server.
     pub fn new(module: &Path, server: SocketAddr) -> Setup {
-        let config = Path::new(env!("CARGO_MANIFEST_DIR")).join("kamailio-config/kamailio/kamailio.cfg");
+        let config = crate::repository().join("kamailio-config/kamailio/kamailio.cfg");
         let (changes, defines, arguments, under) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         let host = Host::Kamailio;
         Setup { host, module: module.to_owned(), config, changes, defines, server, arguments, under }

@@ -1,11 +1,11 @@
 //! Three proxies at the same charging system: relaying only, charged by this module, and by Kamailio's own ims_charging.
 
-use super::load::{Call, Load};
-use super::parties::kamailio::{Kamailio, Setup};
-use super::parties::{eventually, ocs::Ocs};
 use super::{
     Better, RATE, ROUNDS, Round, SPAN, highest_rate, hooks, incumbent, line, middle, of_group, without_charging,
 };
+use imcharge_testkit::load::{Call, Load};
+use imcharge_testkit::parties::kamailio::{Kamailio, Setup};
+use imcharge_testkit::parties::{eventually, ocs, ocs::Ocs};
 use std::error::Error;
 use std::fs;
 use std::path::Path;
@@ -38,7 +38,7 @@ struct Scene {
 
 impl Scene {
     fn new(folder: &Path) -> Result<Scene, Box<dyn Error>> {
-        let program = std::env::current_exe()?.with_file_name("ocs");
+        let program = ocs::program()?;
         // ims_charging names itself twice and has AVPs of accounting in its requests.
         let options = ["--default-balance", "1000000000", "--origin-host", "localhost", "--lenient", "yes"];
         let ocs = Ocs::start(&program, &options);
@@ -75,7 +75,7 @@ impl Scene {
 
 /// How many requests a second the charging system answers by itself: well more than any proxy here asks.
 pub fn capacity() -> Result<(), Box<dyn Error>> {
-    let program = std::env::current_exe()?.with_file_name("ocs");
+    let program = ocs::program()?;
     let ocs = Ocs::start(&program, &["--default-balance", "1000000000000"]);
     println!("The OCS of these measurements under its own load, {ROUNDS} rounds of {} s", SPAN.as_secs());
     let mut rates = Vec::new();

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 /// The shipped configuration.
 pub fn config() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("kamailio-config/opensips/opensips.cfg")
+    crate::repository().join("kamailio-config/opensips/opensips.cfg")
 }
 
 /// The line that every parameter stands behind.

@@ -1,9 +1,9 @@
 //! What the server knows, and what it makes of a message. No socket here: bytes of a message in, bytes of its answer out.
 
-use crate::book::Book;
-use crate::faults::{AvpLength, Faults, Kind, Requests};
-use crate::rating::{add_foreign, plain, rate};
-use crate::settings::Settings;
+use super::book::Book;
+use super::faults::{AvpLength, Faults, Kind, Requests};
+use super::rating::{add_foreign, plain, rate};
+use super::settings::Settings;
 use imcharge::wire::diameter::base::{Answer, CapabilitiesExchangeAnswer, CapabilitiesExchangeRequest, PeerAnswer};
 use imcharge::wire::diameter::codes::RequestType;
 use imcharge::wire::diameter::dictionary::{self, APPLICATION_CREDIT_CONTROL, APPLICATION_RELAY, VENDOR_3GPP};

@@ -2,16 +2,16 @@
 //! unit, and does on demand everything wrong that a charging system can do. Runs until it is ended. Its manual is in the
 //! README.
 
-mod book;
+pub mod book;
 mod connection;
 mod control;
-mod faults;
-mod inquiry;
+pub mod faults;
+pub mod inquiry;
 mod load;
-mod rating;
+pub mod rating;
 mod server;
-mod settings;
-mod state;
+pub mod settings;
+pub mod state;
 mod tls;
 
 use control::Port;
@@ -51,13 +51,11 @@ struct Arguments {
     seconds: u64,
 }
 
-fn main() -> Result<(), Box<dyn Error>> {
-    match run() {
-        Err(error) => {
-            eprintln!("ocs: {error}");
-            std::process::exit(1);
-        }
-        Ok(()) => Ok(()),
+/// Runs the program.
+pub fn main() {
+    if let Err(error) = run() {
+        eprintln!("ocs: {error}");
+        std::process::exit(1);
     }
 }
 

@@ -1,8 +1,8 @@
 //! INVITE latency while other processes use the ledger file, beside the same without them, interleaved.
 
-use super::load::Load;
-use super::parties::kamailio::{Kamailio, Setup};
 use super::{Better, RATE, ROUNDS, Round, SPAN, line, middle};
+use imcharge_testkit::load::Load;
+use imcharge_testkit::parties::kamailio::{Kamailio, Setup};
 use rusqlite::Connection;
 use std::error::Error;
 use std::path::Path;

@@ -46,7 +46,7 @@ impl Load {
             answered as f64 / span,
             self.connections,
             self.window,
-            crate::control::cpu_ms(),
+            super::control::cpu_ms(),
         );
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! From a Credit-Control-Request to its answer: what is granted, what is booked, what is refused.
 
-use crate::book::{Book, Kind, Quantity, Session};
-use crate::settings::Settings;
+use super::book::{Book, Kind, Quantity, Session};
+use super::settings::Settings;
 use imcharge::wire::diameter::codes::{CheckBalanceResult, RequestType, RequestedAction};
 use imcharge::wire::diameter::credit_control::{Balance, CostInformation, UnitValue};
 use imcharge::wire::diameter::{

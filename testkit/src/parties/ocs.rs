@@ -1,13 +1,20 @@
-//! The charging system to rehearse with (`examples/ocs`), as a process of its own; gone when it is dropped.
+//! The charging system to rehearse with (`examples/ocs.rs`), as a process of its own; gone when it is dropped.
 
 use super::eventually;
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{self, BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
+
+/// The program in the folder of a build that this program is of as well.
+pub fn program() -> io::Result<PathBuf> {
+    let own = std::env::current_exe()?;
+    let found = own.ancestors().map(|folder| folder.join("examples/ocs")).find(|path| path.is_file());
+    found.ok_or_else(|| io::Error::other("there is no OCS simulator: cargo build --release --example ocs"))
+}
 
 /// A running charging system.
 pub struct Ocs {

@@ -1,8 +1,8 @@
 //! Listens, reads, answers; sends late what is to come late, and watches over silent peers.
 
-use crate::connection::{Connection, lock};
-use crate::inquiry;
-use crate::state::{Fate, Peer, State, request};
+use super::connection::{Connection, lock};
+use super::inquiry;
+use super::state::{Fate, Peer, State, request};
 use imcharge::wire::diameter::base::{DeviceWatchdogRequest, DisconnectPeerRequest};
 use imcharge::wire::diameter::codes::DisconnectCause;
 use imcharge::wire::diameter::dictionary::{APPLICATION_BASE, APPLICATION_CREDIT_CONTROL};

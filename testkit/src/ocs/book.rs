@@ -1,7 +1,7 @@
 //! The books: accounts, what sessions hold of them, and what is debited. Integers only. For every account, balance, held
 //! and debited together change only when somebody sets the balance.
 
-use crate::settings::Settings;
+use super::settings::Settings;
 use imcharge::wire::diameter::codes::SubscriptionIdType;
 use imcharge::wire::diameter::credit_control::{Money, UnitValue};
 use imcharge::wire::diameter::{CreditControlRequest, ResultCode, Service, ServiceUnits};

@@ -1,7 +1,6 @@
 //! What stands around the proxy: an IM server, an IM client, and the stock Kamailio itself, for the demonstration,
 //! the end-to-end tests and the benchmark. They speak SIP and MSRP with code of their own, so that they are
 //! no mirror of the module's codecs.
-#![allow(dead_code, reason = "each program uses its part")]
 
 pub mod auth;
 pub mod client;

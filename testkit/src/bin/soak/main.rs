@@ -2,20 +2,12 @@
 //! Run by `make soak` with a million; `--sessions` says how many, `--rate` how many a second. These have no messages; as
 //! many retrievals as `--retrievals` says, with messages and at a charging system, come after them. 0: not that half.
 
-#[path = "parties/mod.rs"]
-mod parties;
-
-#[path = "bench/load.rs"]
-#[allow(dead_code, reason = "made for measurements; here it only calls")]
-mod load;
-
-#[path = "soak/retrievals.rs"]
 mod retrievals;
 
 use imcharge::shm::region::Usage;
+use imcharge_testkit::load::Load;
+use imcharge_testkit::parties::kamailio::{Kamailio, Setup};
 use lexopt::ValueExt;
-use load::Load;
-use parties::kamailio::{Kamailio, Setup};
 use std::error::Error;
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -2,23 +2,14 @@
 //! several rounds; what misses its target is printed as such. Run by `make bench`; `--part
 //! hook|engine|large-session|memory|proxies|ledger|ocs-capacity|ocs|silence|held|left-behind` measures one part only.
 
-#[path = "parties/mod.rs"]
-mod parties;
-
-#[path = "bench/hooks.rs"]
 mod hooks;
-#[path = "bench/incumbent.rs"]
 mod incumbent;
-#[path = "bench/ledger.rs"]
 mod ledger;
-#[path = "bench/load.rs"]
-mod load;
-#[path = "bench/ocs.rs"]
 mod ocs;
 
+use imcharge_testkit::load::{Call, Load};
+use imcharge_testkit::parties::kamailio::{Kamailio, Setup};
 use lexopt::ValueExt;
-use load::{Call, Load};
-use parties::kamailio::{Kamailio, Setup};
 use std::error::Error;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -42,16 +33,21 @@ fn main() {
 
 fn run() -> Result<(), Box<dyn Error>> {
     let mut module = PathBuf::from("out/imcharge.so");
-    let mut part = None;
+    let (mut part, mut measures) = (None, false);
     let mut parser = lexopt::Parser::from_env();
     while let Some(argument) = parser.next()? {
         match argument {
+            // From `cargo bench`, and from nothing else that builds and runs this program.
+            lexopt::Arg::Long("bench") => measures = true,
             lexopt::Arg::Long("module") => module = parser.value()?.into(),
             lexopt::Arg::Long("part") => part = Some(parser.value()?.string()?),
             // A process of its own for each size: memory that another size has freed would be used again unseen.
             lexopt::Arg::Long("open-sessions") => return hooks::memory(parser.value()?.parse()?),
             other => return Err(other.unexpected().into()),
         }
+    }
+    if !measures {
+        return Ok(());
     }
     let module = module.canonicalize()?;
     let folder = module.parent().ok_or("the module is in no folder")?;

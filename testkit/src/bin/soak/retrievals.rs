@@ -2,11 +2,11 @@
 //! with messages leaves behind is looked at here; the calls of the first half carry none.
 
 use super::State;
-use super::parties::client::{ImClient, Options as ClientOptions, Reaction};
-use super::parties::kamailio::{Kamailio, Setup};
-use super::parties::ocs::Ocs;
-use super::parties::server::{ImServer, Options as ServerOptions};
-use super::parties::{Events, eventually};
+use imcharge_testkit::parties::client::{ImClient, Options as ClientOptions, Reaction};
+use imcharge_testkit::parties::kamailio::{Kamailio, Setup};
+use imcharge_testkit::parties::ocs::{self, Ocs};
+use imcharge_testkit::parties::server::{ImServer, Options as ServerOptions};
+use imcharge_testkit::parties::{Events, eventually};
 use std::error::Error;
 use std::net::UdpSocket;
 use std::path::Path;
@@ -53,7 +53,7 @@ fn identity(number: u32) -> String {
 
 impl Scene {
     fn new(folder: &Path) -> Result<Scene, Box<dyn Error>> {
-        let program = std::env::current_exe()?.with_file_name("ocs");
+        let program = ocs::program()?;
         let ocs = Ocs::start(&program, &["--default-balance", &BALANCE.to_string()]);
         let place = UdpSocket::bind("127.0.0.1:0")?;
         let mut setup = Setup::new(folder, place.local_addr()?).defined("WITH_DIAMETER", "1");
