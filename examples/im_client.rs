@@ -1,7 +1,7 @@
 //! An IM client to try a proxy with: invites the IM server through it, binds the MSRP session through the relay,
 //! takes the stored messages, answers them as it is told, and hangs up. Prints what it got.
 
-use imcharge_testkit::parties::Events;
+use imcharge_testkit::Events;
 use imcharge_testkit::parties::client::{ImClient, Options, Reaction};
 use std::error::Error;
 use std::net::SocketAddr;

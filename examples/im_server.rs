@@ -1,7 +1,7 @@
 //! An IM server to try a proxy with: has a folder of stored messages, takes INVITEs, and sends every message by
 //! MSRP SEND through the relay to whoever has invited it and bound the session. Runs until it is ended.
 
-use imcharge_testkit::parties::Events;
+use imcharge_testkit::Events;
 use imcharge_testkit::parties::server::{ImServer, Options};
 use std::error::Error;
 use std::io;

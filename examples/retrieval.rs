@@ -3,9 +3,9 @@
 
 use imcharge::charge::session::Session;
 use imcharge_testkit::parties::client::{ImClient, Options as ClientOptions, Reaction};
-use imcharge_testkit::parties::kamailio::{Account, Kamailio, Setup};
 use imcharge_testkit::parties::server::{ImServer, Options as ServerOptions};
-use imcharge_testkit::parties::{CLIENT, ENABLER, Event, Events, PROXY, SERVER, eventually, unix_micros};
+use imcharge_testkit::proxy::{Account, Proxy, Setup};
+use imcharge_testkit::{CLIENT, ENABLER, Event, Events, PROXY, SERVER, eventually, unix_micros};
 use std::error::Error;
 use std::net::UdpSocket;
 use std::path::PathBuf;
@@ -47,9 +47,9 @@ fn run() -> Result<(), Box<dyn Error>> {
         .defined("TARIFF", format!("\"message:{PRICE}\""))
         .defined("RESPONSE_TIMEOUT", TIMEOUT)
         .parameter("unit", "\"money\"");
-    let kamailio = Kamailio::start(setup)?;
-    kamailio.set_account(ALICE, 1000);
-    kamailio.set_account(BOB, PRICE - 1);
+    let proxy = Proxy::start(setup)?;
+    proxy.set_account(ALICE, 1000);
+    proxy.set_account(BOB, PRICE - 1);
     let count = messages.len() as i64;
     let mut right = true;
     for (title, who, reaction, expected) in [
@@ -58,9 +58,9 @@ fn run() -> Result<(), Box<dyn Error>> {
         ("3. The client never answers", ALICE, Reaction::Silence, count * PRICE),
         ("4. There is no credit", BOB, Reaction::Answer(200), 0),
     ] {
-        let before = kamailio.account(who).ok_or("the account is gone")?;
-        let retrieval = retrieve(&kamailio, &place, &messages, who, reaction)?;
-        let after = settled(&kamailio, who, before, expected);
+        let before = proxy.account(who).ok_or("the account is gone")?;
+        let retrieval = retrieve(&proxy, &place, &messages, who, reaction)?;
+        let after = settled(&proxy, who, before, expected);
         println!("\n{title}\n");
         print_ladder(&retrieval);
         println!(
@@ -75,7 +75,7 @@ fn run() -> Result<(), Box<dyn Error>> {
         println!("  {} {}", if fine { "right:" } else { "WRONG, expected" }, cost(expected));
         right &= fine;
     }
-    let debits = kamailio.debits(ALICE);
+    let debits = proxy.debits(ALICE);
     println!("\nThe history (sqlite3 ledger.sqlite 'SELECT * FROM debits'):\n");
     for debit in &debits {
         println!(
@@ -84,7 +84,7 @@ fn run() -> Result<(), Box<dyn Error>> {
         );
     }
     right &= debits.len() as i64 == 3 * count;
-    drop(kamailio);
+    drop(proxy);
     match right {
         true => {
             println!("\nThe money is right.");
@@ -114,37 +114,36 @@ fn stored_messages(folder: &PathBuf) -> Result<Vec<Vec<u8>>, Box<dyn Error>> {
 
 /// One retrieval; everything that happened in it.
 fn retrieve(
-    kamailio: &Kamailio,
+    proxy: &Proxy,
     place: &UdpSocket,
     messages: &[Vec<u8>],
     who: &str,
     reaction: Reaction,
 ) -> Result<Vec<Event>, Box<dyn Error>> {
     let events = Events::default();
-    let mut options = ServerOptions::new(kamailio.msrp, &[]);
+    let mut options = ServerOptions::new(proxy.msrp, &[]);
     options.messages =
         messages.iter().enumerate().map(|(at, m)| (format!("{}-{at}", name_of(who, reaction)), m.clone())).collect();
     let server = ImServer::start(place, options, events.clone())?;
-    let mut client = ImClient::new(ClientOptions::new(kamailio.sip, kamailio.msrp, who), events.clone())?;
+    let mut client = ImClient::new(ClientOptions::new(proxy.sip, proxy.msrp, who), events.clone())?;
     if client.invite() == 200 {
         client.bind();
         client.take(messages.len(), reaction);
         if reaction == Reaction::Silence {
             // Silent, but still there: the response does not come in time.
             eventually(std::time::Duration::from_secs(10), || {
-                kamailio.debits(who).iter().filter(|debit| debit.trigger == "timeout").count() >= messages.len()
+                proxy.debits(who).iter().filter(|debit| debit.trigger == "timeout").count() >= messages.len()
             });
         }
         client.bye();
     }
     let call_id = client.call_id.clone();
     eventually(std::time::Duration::from_secs(10), || {
-        kamailio.count(&format!("SELECT count(*) FROM sessions WHERE call_id='{call_id}' AND closed_at IS NOT NULL"))
-            == 1
+        proxy.count(&format!("SELECT count(*) FROM sessions WHERE call_id='{call_id}' AND closed_at IS NOT NULL")) == 1
     });
     drop(server);
     let mut all = events.all();
-    all.extend(charging_steps(kamailio, &call_id)?);
+    all.extend(charging_steps(proxy, &call_id)?);
     all.sort_by_key(|event| event.at);
     Ok(all)
 }
@@ -159,8 +158,8 @@ fn name_of(who: &str, reaction: Reaction) -> String {
 
 /// What went over CH-2, from the history. The session itself, as long as it is there, knows when it began to the
 /// microsecond: on a clock that counts from the boot, whose zero on the wall clock is the same for all steps.
-fn charging_steps(kamailio: &Kamailio, call_id: &str) -> Result<Vec<Event>, Box<dyn Error>> {
-    let ledger = kamailio.ledger();
+fn charging_steps(proxy: &Proxy, call_id: &str) -> Result<Vec<Event>, Box<dyn Error>> {
+    let ledger = proxy.ledger();
     let state = "SELECT state FROM states JOIN sessions ON id=session WHERE call_id=?1";
     let state: Vec<u8> = ledger.query_row(state, [call_id], |row| row.get(0))?;
     let zero = unix_micros() - imcharge::shm::clock::now().0 + postcard::from_bytes::<Session>(&state)?.opened().0;
@@ -186,8 +185,8 @@ fn charging_steps(kamailio: &Kamailio, call_id: &str) -> Result<Vec<Event>, Box<
 }
 
 /// Waits until the account is what it should be; what it is in the end.
-fn settled(kamailio: &Kamailio, who: &str, before: Account, expected: i64) -> Account {
-    let after = kamailio.account_becomes(who, before.balance - expected, 0, before.debited + expected);
+fn settled(proxy: &Proxy, who: &str, before: Account, expected: i64) -> Account {
+    let after = proxy.account_becomes(who, before.balance - expected, 0, before.debited + expected);
     after.unwrap_or(before)
 }
 

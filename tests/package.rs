@@ -5,7 +5,7 @@
 
 use imcharge_testkit::parties::client::{ImClient, Options as ClientOptions, Reaction};
 use imcharge_testkit::parties::server::{ImServer, Options as ServerOptions};
-use imcharge_testkit::parties::{Events, eventually, send_signal};
+use imcharge_testkit::{Events, eventually, send_signal};
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};

@@ -2,7 +2,7 @@
 
 use super::{Better, RATE, ROUNDS, Round, SPAN, line, middle};
 use imcharge_testkit::load::Load;
-use imcharge_testkit::parties::kamailio::{Kamailio, Setup};
+use imcharge_testkit::proxy::{Proxy, Setup};
 use rusqlite::Connection;
 use std::error::Error;
 use std::path::Path;
@@ -32,11 +32,11 @@ pub fn disturbed(folder: &Path) -> Result<(), Box<dyn Error>> {
     let load = Load::new()?;
     let mut setup = Setup::new(folder, load.server()).parameter("default_balance", "1000000000");
     setup.arguments = vec!["-x", "fm", "-X", "fm", "-m", "4096"];
-    let kamailio = Kamailio::start(setup)?;
+    let proxy = Proxy::start(setup)?;
     let mut rounds: [Vec<Round>; USES.len()] = Default::default();
     for _ in 0..ROUNDS {
         for ((kind, _), rounds) in USES.into_iter().zip(&mut rounds) {
-            rounds.push(measure(&kamailio, &load, kind)?);
+            rounds.push(measure(&proxy, &load, kind)?);
         }
     }
     let quantile = |of: fn(&Round) -> f64, rounds: &[Round]| middle(rounds.iter().map(of).collect());
@@ -53,8 +53,8 @@ pub fn disturbed(folder: &Path) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-fn measure(kamailio: &Kamailio, load: &Load, kind: Use) -> Result<Round, Box<dyn Error>> {
-    let ledger = kamailio.state_dir().join("ledger.sqlite");
+fn measure(proxy: &Proxy, load: &Load, kind: Use) -> Result<Round, Box<dyn Error>> {
+    let ledger = proxy.state_dir().join("ledger.sqlite");
     let other = Connection::open(&ledger)?;
     let over = AtomicBool::new(false);
     match kind {
@@ -69,7 +69,7 @@ fn measure(kamailio: &Kamailio, load: &Load, kind: Use) -> Result<Round, Box<dyn
             }
             Ok::<(), rusqlite::Error>(())
         });
-        let round = Round::measure(kamailio, load, RATE, SPAN);
+        let round = Round::measure(proxy, load, RATE, SPAN);
         over.store(true, Ordering::Relaxed);
         backups.join().unwrap_or(Ok(())).map(|()| round)
     });

@@ -8,7 +8,7 @@ mod ledger;
 mod ocs;
 
 use imcharge_testkit::load::{Call, Load};
-use imcharge_testkit::parties::kamailio::{Kamailio, Setup};
+use imcharge_testkit::proxy::{Proxy, Setup};
 use lexopt::ValueExt;
 use std::error::Error;
 use std::fs;
@@ -108,11 +108,11 @@ fn proxies(folder: &Path, name: &str, arguments: &[&'static str]) -> Result<(), 
     };
     let charging = setup(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/kamailio-config/kamailio/kamailio.cfg")));
     let charging = charging.parameter("default_balance", "1000000000");
-    let (without, with) = (Kamailio::start(setup(&plain))?, Kamailio::start(charging)?);
+    let (without, with) = (Proxy::start(setup(&plain))?, Proxy::start(charging)?);
     let mut rounds: [Vec<Round>; 2] = [Vec::new(), Vec::new()];
     for _ in 0..ROUNDS {
-        for (kamailio, rounds) in [&without, &with].into_iter().zip(&mut rounds) {
-            rounds.push(Round::measure(kamailio, &load, RATE, SPAN));
+        for (proxy, rounds) in [&without, &with].into_iter().zip(&mut rounds) {
+            rounds.push(Round::measure(proxy, &load, RATE, SPAN));
         }
     }
     let [without_rounds, with_rounds] = rounds;
@@ -133,7 +133,7 @@ fn proxies(folder: &Path, name: &str, arguments: &[&'static str]) -> Result<(), 
     let failed: usize = with_rounds.iter().chain(&without_rounds).map(|round| round.failed).sum();
     println!("  calls failed or repeated in all rounds: {failed}");
     if target {
-        let best = [&without, &with].map(|kamailio| highest_rate(kamailio, &load));
+        let best = [&without, &with].map(|proxy| highest_rate(proxy, &load));
         line("Calls/s without a failure or retransmission, without charging", best[0], "", None);
         line("Calls/s without a failure or retransmission, with charging", best[1], "", None);
         line("  ratio", best[1] / best[0], "", Some((0.80, Better::Higher)));
@@ -151,15 +151,15 @@ struct Round {
 }
 
 impl Round {
-    fn measure(kamailio: &Kamailio, load: &Load, rate: u32, span: Duration) -> Round {
+    fn measure(proxy: &Proxy, load: &Load, rate: u32, span: Duration) -> Round {
         // What it costs to stand still is not what a call costs.
         let idle_for = Duration::from_secs(1);
-        let before = cpu_nanos(kamailio);
+        let before = cpu_nanos(proxy);
         std::thread::sleep(idle_for);
-        let idle = (cpu_nanos(kamailio) - before) as f64 / idle_for.as_nanos() as f64;
-        let (before, started) = (cpu_nanos(kamailio), Instant::now());
-        let calls = load.run(kamailio.sip, rate, span);
-        let spent = (cpu_nanos(kamailio) - before) as f64 - idle * started.elapsed().as_nanos() as f64;
+        let idle = (cpu_nanos(proxy) - before) as f64 / idle_for.as_nanos() as f64;
+        let (before, started) = (cpu_nanos(proxy), Instant::now());
+        let calls = load.run(proxy.sip, rate, span);
+        let spent = (cpu_nanos(proxy) - before) as f64 - idle * started.elapsed().as_nanos() as f64;
         let mut latencies: Vec<f64> = calls.iter().filter_map(Call::answered_ms).collect();
         latencies.sort_by(f64::total_cmp);
         let at = |share: f64| latencies.get((latencies.len() as f64 * share) as usize).copied().unwrap_or(f64::NAN);
@@ -174,11 +174,11 @@ impl Round {
 
 /// The highest rate without a failure, from below by steps of a tenth: an overload leaves work behind that would spoil
 /// the next measurement.
-fn highest_rate(kamailio: &Kamailio, load: &Load) -> f64 {
+fn highest_rate(proxy: &Proxy, load: &Load) -> f64 {
     let mut good = f64::from(RATE);
     loop {
         let rate = good * 1.1;
-        let clean = || load.run(kamailio.sip, rate as u32, Duration::from_secs(2)).iter().all(Call::is_clean);
+        let clean = || load.run(proxy.sip, rate as u32, Duration::from_secs(2)).iter().all(Call::is_clean);
         // Noise of the machine must not decide: one clean run of three is enough.
         let rest = || std::thread::sleep(Duration::from_secs(6));
         if !clean()
@@ -206,14 +206,14 @@ fn without_charging() -> std::io::Result<String> {
 }
 
 /// CPU time of every process of a proxy.
-fn cpu_nanos(kamailio: &Kamailio) -> u64 {
-    let texts = of_group(kamailio, "schedstat");
+fn cpu_nanos(proxy: &Proxy) -> u64 {
+    let texts = of_group(proxy, "schedstat");
     texts.iter().filter_map(|text| text.split_whitespace().next()?.parse::<u64>().ok()).sum()
 }
 
 /// A file of /proc of every process of a proxy.
-fn of_group(kamailio: &Kamailio, file: &str) -> Vec<String> {
-    let group = kamailio.pid().to_string();
+fn of_group(proxy: &Proxy, file: &str) -> Vec<String> {
+    let group = proxy.pid().to_string();
     let Ok(processes) = fs::read_dir("/proc") else { return Vec::new() };
     let of_group = processes.flatten().filter(|entry| {
         let stat = fs::read_to_string(entry.path().join("stat")).unwrap_or_default();

@@ -3,9 +3,10 @@
 use super::{
     Better, RATE, ROUNDS, Round, SPAN, highest_rate, hooks, incumbent, line, middle, of_group, without_charging,
 };
+use imcharge_testkit::eventually;
 use imcharge_testkit::load::{Call, Load};
-use imcharge_testkit::parties::kamailio::{Kamailio, Setup};
-use imcharge_testkit::parties::{eventually, ocs, ocs::Ocs};
+use imcharge_testkit::ocs::{self, Ocs};
+use imcharge_testkit::proxy::{Proxy, Setup};
 use std::error::Error;
 use std::fs;
 use std::path::Path;
@@ -30,9 +31,9 @@ const THEIRS: u32 = 500;
 struct Scene {
     ocs: Ocs,
     load: Load,
-    without: Kamailio,
-    ours: Kamailio,
-    theirs: Kamailio,
+    without: Proxy,
+    ours: Proxy,
+    theirs: Proxy,
     _scratch: tempfile::TempDir,
 }
 
@@ -56,17 +57,17 @@ impl Scene {
         let peer = format!("\"host=localhost;address={}\"", ocs.diameter);
         let ours = setup(shipped).defined("WITH_DIAMETER", "1").defined("OCS_PEER", peer);
         // Nothing ends a session that is held but the bench.
-        let ours = Kamailio::start(ours.parameter("hold_timeout", "3600"))?;
-        let theirs = Kamailio::start(setup(&incumbent::configuration(scratch.path(), ocs.diameter)?))?;
-        let without = Kamailio::start(setup(&plain))?;
+        let ours = Proxy::start(ours.parameter("hold_timeout", "3600"))?;
+        let theirs = Proxy::start(setup(&incumbent::configuration(scratch.path(), ocs.diameter)?))?;
+        let without = Proxy::start(setup(&plain))?;
         if !eventually(Duration::from_secs(20), || ocs.order("connections").len() == 2) {
             return Err(format!("not both are connected:\n{}\n{}", ours.log(), theirs.log()).into());
         }
-        for (kamailio, who) in [(&without, "without charging"), (&ours, "imcharge"), (&theirs, "ims_charging")] {
+        for (proxy, who) in [(&without, "without charging"), (&ours, "imcharge"), (&theirs, "ims_charging")] {
             // What does not charge at all would be cheap.
-            let calls = load.run(kamailio.sip, 50, Duration::from_secs(1));
+            let calls = load.run(proxy.sip, 50, Duration::from_secs(1));
             if !calls.iter().any(Call::is_clean) {
-                return Err(format!("{who}: no call is answered\n{}", kamailio.log()).into());
+                return Err(format!("{who}: no call is answered\n{}", proxy.log()).into());
             }
         }
         Ok(Scene { ocs, load, without, ours, theirs, _scratch: scratch })
@@ -112,8 +113,8 @@ pub fn compare(folder: &Path) -> Result<(), Box<dyn Error>> {
         }
         let mut rounds: [Vec<Round>; 3] = [Vec::new(), Vec::new(), Vec::new()];
         for _ in 0..ROUNDS {
-            for (kamailio, rounds) in [&scene.without, &scene.ours, &scene.theirs].into_iter().zip(&mut rounds) {
-                rounds.push(Round::measure(kamailio, &scene.load, RATE, SPAN));
+            for (proxy, rounds) in [&scene.without, &scene.ours, &scene.theirs].into_iter().zip(&mut rounds) {
+                rounds.push(Round::measure(proxy, &scene.load, RATE, SPAN));
             }
         }
         let median = |of: fn(&Round) -> f64| [0, 1, 2].map(|at: usize| middle(rounds[at].iter().map(of).collect()));
@@ -135,7 +136,7 @@ pub fn compare(folder: &Path) -> Result<(), Box<dyn Error>> {
         println!("  calls failed or repeated: imcharge {}, ims_charging {}", failed[0], failed[1]);
     }
     scene.ocs.order("fault off");
-    let best = [&scene.ours, &scene.theirs].map(|kamailio| highest_rate(kamailio, &scene.load));
+    let best = [&scene.ours, &scene.theirs].map(|proxy| highest_rate(proxy, &scene.load));
     line("Calls/s without a failure or retransmission, imcharge", best[0], "", None);
     line("Calls/s without a failure or retransmission, ims_charging", best[1], "", None);
     line("  ratio", best[0] / best[1], "", Some((1.2, Better::Higher)));
@@ -170,17 +171,17 @@ pub fn left_behind(folder: &Path) -> Result<(), Box<dyn Error>> {
         "Memory at an OCS, -x fm -X fm, after {CALLS} calls that ended, middle of {LOOKS} (ims_charging: {}, once)",
         CALLS / 5
     );
-    for (who, kamailio, rate, calls) in
+    for (who, proxy, rate, calls) in
         [("imcharge", &scene.ours, OURS, CALLS), ("ims_charging", &scene.theirs, THEIRS, CALLS / 5)]
     {
         let own = who == "imcharge";
         let span = Duration::from_secs((calls / rate).into());
-        scene.load.run(kamailio.sip, rate, span);
-        let mut before = Memory::at_rest(kamailio);
+        scene.load.run(proxy.sip, rate, span);
+        let mut before = Memory::at_rest(proxy);
         let (looks, mut left) = (if own { LOOKS } else { 1 }, Vec::new());
         for _ in 0..looks {
-            scene.load.run(kamailio.sip, rate, span);
-            let now = Memory::at_rest(kamailio);
+            scene.load.run(proxy.sip, rate, span);
+            let now = Memory::at_rest(proxy);
             left.push(now.since(before, calls));
             before = now;
         }
@@ -199,16 +200,16 @@ pub fn held(folder: &Path) -> Result<(), Box<dyn Error>> {
     let scene = Scene::new(folder)?;
     let shared = hooks::shared_octets_per_session()?;
     println!("Memory at an OCS, -x fm -X fm, of {HELD} sessions held (ims_charging: {})", HELD / 5);
-    for (who, kamailio, rate, wanted) in
+    for (who, proxy, rate, wanted) in
         [("imcharge", &scene.ours, OURS, HELD), ("ims_charging", &scene.theirs, THEIRS, HELD / 5)]
     {
         let own = who == "imcharge";
-        let before = Memory::at_rest(kamailio);
-        let held = scene.load.hold(kamailio.sip, rate, wanted);
+        let before = Memory::at_rest(proxy);
+        let held = scene.load.hold(proxy.sip, rate, wanted);
         if held < wanted as usize * 99 / 100 {
-            return Err(format!("{who}: {held} of {wanted} sessions are held\n{}", kamailio.log()).into());
+            return Err(format!("{who}: {held} of {wanted} sessions are held\n{}", proxy.log()).into());
         }
-        let took = Memory::at_rest(kamailio).since(before, wanted);
+        let took = Memory::at_rest(proxy).since(before, wanted);
         let table = if own { shared as f64 } else { 0.0 };
         line(&format!("{who}: a held session, memory of the host"), took.host, "B", None);
         line(&format!("{who}: a held session, of its own"), took.private + table, "B", None);
@@ -229,11 +230,11 @@ struct Memory {
 }
 
 impl Memory {
-    fn now(kamailio: &Kamailio) -> Memory {
-        let shared = kamailio.rpc(&["core.shmmem"]).unwrap_or_default();
+    fn now(proxy: &Proxy) -> Memory {
+        let shared = proxy.rpc(&["core.shmmem"]).unwrap_or_default();
         let line = shared.lines().find_map(|line| line.trim().strip_prefix("real_used: "));
         let host = line.and_then(|octets| octets.parse().ok()).unwrap_or(f64::NAN);
-        let private = of_group(kamailio, "smaps_rollup").into_iter().filter_map(|text| {
+        let private = of_group(proxy, "smaps_rollup").into_iter().filter_map(|text| {
             let line = text.lines().find_map(|line| line.strip_prefix("Anonymous:"))?;
             line.trim().trim_end_matches(" kB").parse::<f64>().ok()
         });
@@ -241,12 +242,12 @@ impl Memory {
     }
 
     /// When transactions and their timers are gone: as soon as nothing has changed for a while.
-    fn at_rest(kamailio: &Kamailio) -> Memory {
-        let mut last = Memory::now(kamailio);
+    fn at_rest(proxy: &Proxy) -> Memory {
+        let mut last = Memory::now(proxy);
         let mut same = 0;
         for _ in 0..40 {
             std::thread::sleep(Duration::from_secs(5));
-            let now = Memory::now(kamailio);
+            let now = Memory::now(proxy);
             same = if (now.host - last.host).abs() < 65_536.0 { same + 1 } else { 0 };
             last = now;
             // Closed sessions of this module stay for 32 s.

@@ -1,10 +1,10 @@
 //! How much is reserved, when more is asked for, and what a charging system holds that refuses.
 
 use super::diameter::Charged;
-use super::parties::client::{ImClient, Reaction};
-use super::parties::eventually;
-use super::parties::kamailio::{Host, Setup};
 use super::{ALICE, Stage};
+use imcharge_testkit::eventually;
+use imcharge_testkit::parties::client::{ImClient, Reaction};
+use imcharge_testkit::proxy::{Host, Setup};
 use std::time::Duration;
 
 const SOON: Duration = Duration::from_secs(30);
@@ -27,14 +27,14 @@ fn take_all(stage: &Stage, count: usize, pace: Duration) -> ImClient {
     let server = stage.server(&vec!["one"; count], |options| options.pace = pace);
     let mut client = stage.bound(|_| {});
     let got = client.take(count, Reaction::Answer(200)).len();
-    assert_eq!((got, server.refused()), (count, 0), "{}", stage.kamailio.log());
+    assert_eq!((got, server.refused()), (count, 0), "{}", stage.proxy.log());
     client
 }
 
 #[test]
 pub fn without_a_number_no_message_waits_for_credit_on_the_ledger() {
     let stage = Stage::new(|setup| told(setup, None));
-    stage.kamailio.set_account(ALICE, 1000);
+    stage.proxy.set_account(ALICE, 1000);
     let mut client = take_all(&stage, 300, Duration::ZERO);
     stage.until_debited(ALICE, 300);
     client.bye();
@@ -70,7 +70,7 @@ fn the_last_of_the_credit_is_used_up_without_a_refusal() {
         charged.expect(0, 20, 0);
         client.bind();
         assert_eq!(client.take(20, Reaction::Answer(200)).len(), 20);
-        assert_eq!(server.refused(), 0, "{}", charged.stage.kamailio.log());
+        assert_eq!(server.refused(), 0, "{}", charged.stage.proxy.log());
         client.bye();
         charged.expect(0, 0, 20);
         charged.expect_rest();
@@ -85,8 +85,8 @@ fn of_a_told_number_nothing_more_is_asked_for_and_nothing_is_held_after_its_last
     let asked = || ["initial", "update", "termination", "event"].map(|name| charged.ocs.counter(name));
     assert_eq!((asked(), charged.ocs.sessions().len()), ([1, 4, 1, 0], 0));
     client.bye();
-    let is_closed = || charged.stage.kamailio.statistic("sessions_active") == 0;
-    assert!(eventually(SOON, is_closed), "{}", charged.stage.kamailio.log());
+    let is_closed = || charged.stage.proxy.statistic("sessions_active") == 0;
+    assert!(eventually(SOON, is_closed), "{}", charged.stage.proxy.log());
     assert_eq!(asked(), [1, 4, 1, 0], "the BYE has nothing to release");
     charged.expect_rest();
 }
@@ -94,7 +94,7 @@ fn of_a_told_number_nothing_more_is_asked_for_and_nothing_is_held_after_its_last
 #[test]
 pub fn on_the_ledger_nothing_is_held_after_the_last_told_debit() {
     let stage = Stage::new(|setup| told(setup, Some(5)));
-    stage.kamailio.set_account(ALICE, 100);
+    stage.proxy.set_account(ALICE, 100);
     let mut client = take_all(&stage, 5, Duration::ZERO);
     stage.expect(ALICE, 95, 0, 5);
     client.bye();
@@ -104,13 +104,13 @@ pub fn on_the_ledger_nothing_is_held_after_the_last_told_debit() {
 #[test]
 pub fn a_message_beyond_the_told_number_is_stopped_and_then_the_session_goes_on_as_without_one() {
     let stage = Stage::new(|setup| told(setup, Some(1)));
-    stage.kamailio.set_account(ALICE, 500);
+    stage.proxy.set_account(ALICE, 500);
     let server = stage.server(&["one", "two"], |_| {});
     let mut client = stage.bound(|_| {});
-    assert_eq!(client.take(1, Reaction::Answer(200)).len(), 1, "{}", stage.kamailio.log());
-    assert!(eventually(SOON, || server.refused() == 1), "{}", stage.kamailio.log());
-    let granted = || stage.kamailio.count("SELECT granted FROM sessions");
-    assert!(eventually(SOON, || granted() == 129), "{} granted\n{}", granted(), stage.kamailio.log());
+    assert_eq!(client.take(1, Reaction::Answer(200)).len(), 1, "{}", stage.proxy.log());
+    assert!(eventually(SOON, || server.refused() == 1), "{}", stage.proxy.log());
+    let granted = || stage.proxy.count("SELECT granted FROM sessions");
+    assert!(eventually(SOON, || granted() == 129), "{} granted\n{}", granted(), stage.proxy.log());
     client.bye();
     stage.expect(ALICE, 499, 0, 1);
 }
@@ -131,7 +131,7 @@ fn one_unit_buys_one_message_where_a_refusal_drops_what_was_reserved() {
             }
             clients.push(client);
         }
-        assert_eq!(passed, 1, "told {messages:?}: {}", charged.stage.kamailio.log());
+        assert_eq!(passed, 1, "told {messages:?}: {}", charged.stage.proxy.log());
         assert_eq!(server.invites(), 1);
         charged.expect(0, 1, 0);
         for client in &mut clients {

@@ -1,16 +1,16 @@
 //! Wrong parameters, hostile messages, a ledger that cannot be used: each has its line and its number.
 
-use super::parties::client::Reaction;
-use super::parties::eventually;
-use super::parties::kamailio::{Kamailio, Setup};
 use super::{ALICE, Stage, setup};
+use imcharge_testkit::eventually;
+use imcharge_testkit::parties::client::Reaction;
+use imcharge_testkit::proxy::{Proxy, Setup};
 use std::io::Write;
 use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::time::Duration;
 
 pub fn refused(change: impl FnOnce(Setup) -> Setup) -> String {
     let nowhere = SocketAddr::from(([127, 0, 0, 1], 9));
-    let started = Kamailio::start(change(setup(nowhere)));
+    let started = Proxy::start(change(setup(nowhere)));
     started.err().map(|error| error.to_string()).expect("it must not start")
 }
 
@@ -70,12 +70,12 @@ pub fn hostile_frames_and_messages_are_counted_and_the_proxy_serves_on() {
         "MSRP a786hjs4 SEND\r\nTo-Path: msrp://a/b;tcp\r\n-------a786hjs4$\r\n",
     ];
     for frame in frames {
-        let mut stream = TcpStream::connect(stage.kamailio.msrp).expect("the relay takes a connection");
+        let mut stream = TcpStream::connect(stage.proxy.msrp).expect("the relay takes a connection");
         stream.write_all(frame.as_bytes()).expect("written");
     }
     let counted =
-        super::parties::eventually(Duration::from_secs(5), || stage.kamailio.statistic("frames_malformed") >= 2);
-    assert!(counted, "{} malformed\n{}", stage.kamailio.statistic("frames_malformed"), stage.kamailio.log());
+        imcharge_testkit::eventually(Duration::from_secs(5), || stage.proxy.statistic("frames_malformed") >= 2);
+    assert!(counted, "{} malformed\n{}", stage.proxy.statistic("frames_malformed"), stage.proxy.log());
     let socket = UdpSocket::bind("127.0.0.1:0").expect("a socket");
     for text in [
         "INVITE sip:x@im.example.org SIP/2.0\r\n\r\n",
@@ -83,32 +83,32 @@ pub fn hostile_frames_and_messages_are_counted_and_the_proxy_serves_on() {
         "BYE sip:x@im.example.org SIP/2.0\r\nVia: SIP/2.0/UDP 127.0.0.1:9;branch=z9hG4bKy\r\nFrom: <sip:a@b>;tag=1\r\nTo: <sip:c@d>;tag=2\r\nCall-ID: none\r\nCSeq: 1 BYE\r\nMax-Forwards: 9\r\n\r\n",
         "\0\u{1}garbage",
     ] {
-        socket.send_to(text.as_bytes(), stage.kamailio.sip).expect("sent");
+        socket.send_to(text.as_bytes(), stage.proxy.sip).expect("sent");
     }
     let mut client = stage.bound(|_| {});
     client.take(1, Reaction::Answer(200));
     client.bye();
     stage.expect(ALICE, 99, 0, 1);
-    assert_eq!(stage.kamailio.statistic("engine_restarts"), 0);
+    assert_eq!(stage.proxy.statistic("engine_restarts"), 0);
 }
 
 #[test]
 pub fn a_full_table_refuses_new_sessions_and_keeps_the_old_ones() {
     let stage = Stage::new(|setup| setup.parameter("max_sessions", "3"));
-    stage.kamailio.set_account(ALICE, 100);
+    stage.proxy.set_account(ALICE, 100);
     let _server = stage.server(&[], |_| {});
     let mut open: Vec<_> = (0..3).map(|_| stage.bound(|_| {})).collect();
     let mut fourth = stage.client(ALICE, |_| {});
     assert_eq!(fourth.invite(), 503);
-    assert!(stage.kamailio.statistic("dropped_table_full") >= 1);
+    assert!(stage.proxy.statistic("dropped_table_full") >= 1);
     let line = format!("no charging for {}: -3", fourth.call_id);
-    let logged = || stage.kamailio.log().contains(&line);
-    assert!(eventually(Duration::from_secs(5), logged), "{line}\n{}", stage.kamailio.log());
+    let logged = || stage.proxy.log().contains(&line);
+    assert!(eventually(Duration::from_secs(5), logged), "{line}\n{}", stage.proxy.log());
     stage.expect(ALICE, 70, 30, 0);
     assert_eq!(open.remove(0).bye(), 200);
     stage.expect(ALICE, 80, 20, 0);
     let mut fifth = stage.client(ALICE, |_| {});
-    assert_eq!(fifth.invite(), 200, "{}", stage.kamailio.log());
+    assert_eq!(fifth.invite(), 200, "{}", stage.proxy.log());
 }
 
 #[test]
@@ -118,7 +118,7 @@ fn rpc_answers_with_structures_and_names_what_is_wrong() {
     let mut client = stage.bound(|_| {});
     client.take(1, Reaction::Answer(200));
     stage.expect(ALICE, 90, 9, 1);
-    let rpc = |command: &[&str]| stage.kamailio.rpc(command).unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    let rpc = |command: &[&str]| stage.proxy.rpc(command).unwrap_or_else(|error| panic!("{command:?}: {error}"));
     assert!(rpc(&["imcharge.sessions"]).contains("phase: open"));
     assert!(rpc(&["imcharge.audit"]).contains("units: 9"));
     let explained = rpc(&["imcharge.explain", &client.call_id]);
@@ -131,7 +131,7 @@ fn rpc_answers_with_structures_and_names_what_is_wrong() {
     assert!(rpc(&["imcharge.outbox"]).contains("count: 0"));
     assert!(rpc(&["imcharge.reload", "message:2"]).contains("tariff: message:2"));
     assert!(rpc(&["stats.get_statistics", "imcharge:"]).contains("imcharge:debits = 1"));
-    let fails = |command: &[&str]| stage.kamailio.rpc(command).expect_err("it must fail");
+    let fails = |command: &[&str]| stage.proxy.rpc(command).expect_err("it must fail");
     assert!(fails(&["imcharge.account.get", "sip:nobody@example.org"]).contains("404"));
     assert!(fails(&["imcharge.account.set", "nobody", "1"]).contains("400"));
     assert!(fails(&["imcharge.account.set", ALICE, "x"]).contains("400"));

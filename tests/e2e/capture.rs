@@ -1,6 +1,6 @@
 //! What goes over a port, as dumpcap writes it down and tshark reads it afterwards.
 
-use super::parties::{eventually, send_signal};
+use imcharge_testkit::{eventually, send_signal};
 use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::process::{Child, Command, Stdio};

@@ -1,8 +1,8 @@
 //! What MSRP connections, paths and identities do to the money.
 
-use super::parties::client::{Options as ClientOptions, Reaction};
-use super::parties::eventually;
 use super::{ALICE, Stage, subscriber};
+use imcharge_testkit::eventually;
+use imcharge_testkit::parties::client::{Options as ClientOptions, Reaction};
 use std::time::Duration;
 
 #[test]
@@ -10,15 +10,15 @@ pub fn sessions_on_one_connection_are_charged_each_for_itself_and_lost_together(
     let stage = Stage::new(|setup| setup.defined("RESPONSE_TIMEOUT", "600"));
     let _server = stage.server(&["one"], |_| {});
     let (first, second, third) = (subscriber(), subscriber(), subscriber());
-    [&first, &second, &third].iter().for_each(|id| stage.kamailio.set_account(id, 100));
-    let options = |id: &str| ClientOptions::new(stage.kamailio.sip, stage.kamailio.msrp, id);
+    [&first, &second, &third].iter().for_each(|id| stage.proxy.set_account(id, 100));
+    let options = |id: &str| ClientOptions::new(stage.proxy.sip, stage.proxy.msrp, id);
     let mut answering = stage.client(&first, |_| {});
     let mut silent = answering.beside(options(&second)).expect("the same connection");
     let mut idle = answering.beside(options(&third)).expect("the same connection");
     for (client, reaction) in [(&mut answering, Reaction::Answer(200)), (&mut silent, Reaction::Silence)] {
-        assert_eq!(client.invite(), 200, "{}", stage.kamailio.log());
+        assert_eq!(client.invite(), 200, "{}", stage.proxy.log());
         client.bind();
-        assert_eq!(client.take(1, reaction).len(), 1, "{}", stage.kamailio.log());
+        assert_eq!(client.take(1, reaction).len(), 1, "{}", stage.proxy.log());
     }
     assert_eq!(idle.invite(), 200);
     stage.expect(&first, 90, 9, 1);
@@ -39,7 +39,7 @@ fn a_413_before_the_end_and_the_servers_giving_up_are_one_debit() {
     let reply = "    if ($msrp(method) == \"SEND\" && !($hdr(Failure-Report) =~ \"^(no|partial)$\")) \
                  msrp_reply(\"200\", \"OK\");\n";
     let stage = Stage::new(|setup| setup.changed(reply, ""));
-    stage.kamailio.set_account(ALICE, 100);
+    stage.proxy.set_account(ALICE, 100);
     let server = stage.server(&[&"x".repeat(25_000)], |options| options.chunk = 9000);
     let mut client = stage.bound(|options| options.whole_path = true);
     let chunk = client.next_send(Duration::from_secs(5)).expect("a chunk");
@@ -52,7 +52,7 @@ fn a_413_before_the_end_and_the_servers_giving_up_are_one_debit() {
     stage.until_debited(ALICE, 1);
     assert_eq!(client.bye(), 200);
     stage.expect(ALICE, 99, 0, 1);
-    let debit = stage.kamailio.debits(ALICE).remove(0);
+    let debit = stage.proxy.debits(ALICE).remove(0);
     assert_eq!((debit.trigger.as_str(), debit.code), ("error", 413));
 }
 
@@ -63,10 +63,10 @@ pub fn a_late_response_after_the_time_out_is_not_debited_again() {
     let mut client = stage.bound(|_| {});
     let frame = client.next_send(Duration::from_secs(5)).expect("a message");
     stage.until_debited(ALICE, 1);
-    let seen = stage.kamailio.statistic("frames");
+    let seen = stage.proxy.statistic("frames");
     client.answer(&frame, 200);
     client.answer(&frame, 415);
-    assert!(eventually(Duration::from_secs(5), || stage.kamailio.statistic("frames") == seen + 2));
+    assert!(eventually(Duration::from_secs(5), || stage.proxy.statistic("frames") == seen + 2));
     client.bye();
     stage.expect(ALICE, 99, 0, 1);
     assert_eq!(stage.triggers(ALICE), ["timeout"]);
@@ -81,5 +81,5 @@ pub fn who_is_not_asserted_by_the_network_gets_nothing() {
     assert!((400..600).contains(&status), "an unverified From is let through: {status}");
     assert_eq!(server.invites(), 0);
     stage.expect(ALICE, 100, 0, 0);
-    assert_eq!(stage.kamailio.count("SELECT count(*) FROM holds"), 0);
+    assert_eq!(stage.proxy.count("SELECT count(*) FROM holds"), 0);
 }

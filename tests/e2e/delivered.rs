@@ -2,11 +2,11 @@
 
 use super::ahead::told;
 use super::explain::audit;
-use super::parties::client::ImClient;
-use super::parties::kamailio::Setup;
-use super::parties::server::ImServer;
-use super::parties::{eventually, unique};
 use super::{ALICE, Stage};
+use imcharge_testkit::parties::client::ImClient;
+use imcharge_testkit::parties::server::ImServer;
+use imcharge_testkit::proxy::Setup;
+use imcharge_testkit::{eventually, unique};
 use std::time::Duration;
 
 const SOON: Duration = Duration::from_secs(10);
@@ -21,10 +21,10 @@ struct Retrieval {
 impl Retrieval {
     fn new(balance: i64, change: impl FnOnce(Setup) -> Setup) -> Retrieval {
         let stage = Stage::new(change);
-        stage.kamailio.set_account(ALICE, balance);
+        stage.proxy.set_account(ALICE, balance);
         let server = stage.server(&[], |_| {});
         let client = stage.bound(|_| {});
-        assert!(eventually(SOON, || server.write_raw(b"").is_ok()), "{}", stage.kamailio.log());
+        assert!(eventually(SOON, || server.write_raw(b"").is_ok()), "{}", stage.proxy.log());
         Retrieval { stage, server, client }
     }
 
@@ -53,8 +53,8 @@ impl Retrieval {
     /// Takes a SEND with content and answers it; its octets.
     fn take(&mut self, code: u16) -> usize {
         let frame = self.client.next_send(SOON);
-        let explain = || self.stage.kamailio.rpc(&["imcharge.explain", &self.client.call_id]).unwrap_or_default();
-        let frame = frame.unwrap_or_else(|| panic!("{}\n{}", explain(), self.stage.kamailio.log()));
+        let explain = || self.stage.proxy.rpc(&["imcharge.explain", &self.client.call_id]).unwrap_or_default();
+        let frame = frame.unwrap_or_else(|| panic!("{}\n{}", explain(), self.stage.proxy.log()));
         self.client.answer(&frame, code);
         frame.body.map_or(0, |body| body.len())
     }
@@ -62,13 +62,13 @@ impl Retrieval {
     /// What `imcharge.explain` says of the session contains this before long.
     #[track_caller]
     fn explains(&self, word: &str) {
-        let explain = || self.stage.kamailio.rpc(&["imcharge.explain", &self.client.call_id]).unwrap_or_default();
+        let explain = || self.stage.proxy.rpc(&["imcharge.explain", &self.client.call_id]).unwrap_or_default();
         assert!(eventually(SOON, || explain().contains(word)), "{word} is not in {}", explain());
     }
 
     /// Octets, units and trigger of each debit.
     fn debits(&self) -> Vec<(i64, i64, String)> {
-        let debits = self.stage.kamailio.debits(ALICE).into_iter();
+        let debits = self.stage.proxy.debits(ALICE).into_iter();
         debits.map(|debit| (debit.octets, debit.units, debit.trigger)).collect()
     }
 }
@@ -169,7 +169,7 @@ pub fn a_message_id_that_was_given_up_is_charged_when_it_is_sent_again() {
         let debits = retrieval.debits();
         assert!(debits.iter().all(|debit| (debit.0, debit.1) == (4096, price)), "{debits:?}");
         let given_up = "SELECT count(*) FROM undebited WHERE rule='abort=release' AND octets=2048";
-        assert_eq!(retrieval.stage.kamailio.count(given_up), 2);
+        assert_eq!(retrieval.stage.proxy.count(given_up), 2);
     }
 }
 
@@ -242,7 +242,7 @@ fn a_message_whose_last_chunk_never_comes_is_debited_by_the_timer() {
 
 /// Octets that the engine has handed to the system to be written.
 fn written(retrieval: &Retrieval) -> u64 {
-    let engine = retrieval.stage.kamailio.engine_pid().expect("the engine runs");
+    let engine = retrieval.stage.proxy.engine_pid().expect("the engine runs");
     let counts = std::fs::read_to_string(format!("/proc/{engine}/io")).expect("its counts");
     let count = counts.lines().find_map(|line| line.strip_prefix("wchar: ")).expect("what is written");
     count.parse().expect("a number")
@@ -257,12 +257,12 @@ fn what_is_written_for_a_frame_does_not_grow_with_the_messages_of_the_session() 
     let mut send = |retrieval: &mut Retrieval, count: usize| {
         for number in numbers.by_ref().take(count) {
             retrieval.send(&format!("message-{number}"), "1-5/5", Some("hello"), '$');
-            assert!(retrieval.client.next_send(SOON).is_some(), "{number}: {}", retrieval.stage.kamailio.log());
+            assert!(retrieval.client.next_send(SOON).is_some(), "{number}: {}", retrieval.stage.proxy.log());
         }
     };
     let outstanding = |retrieval: &Retrieval, count: usize| {
         // Read, committed and in the tables.
-        let found = || audit(&retrieval.stage.kamailio, "delivered_not_debited").1;
+        let found = || audit(&retrieval.stage.proxy, "delivered_not_debited").1;
         assert!(eventually(SOON, || found() == count as i64), "{} of {count}", found());
     };
     send(&mut retrieval, FRAMES);

@@ -2,12 +2,12 @@
 //! server: before the shipped configuration, and before one that lets uncharged MSRP pass as well, where content of a
 //! session that is not bound would cost nothing.
 
-use super::parties::auth::use_path;
-use super::parties::kamailio::{Host, Setup};
-use super::parties::msrp::{Frame, Reader, Writer, connection};
-use super::parties::sip::{Message, Transport, description, uri_of};
-use super::parties::{eventually, unique};
 use super::{ALICE, HOST, Stage, mixed};
+use imcharge_testkit::parties::auth::use_path;
+use imcharge_testkit::parties::msrp::{Frame, Reader, Writer, connection};
+use imcharge_testkit::parties::sip::{Message, Transport, description, uri_of};
+use imcharge_testkit::proxy::{Host, Setup};
+use imcharge_testkit::{eventually, unique};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
@@ -35,10 +35,10 @@ struct Agent {
 
 impl Agent {
     fn new(stage: &Stage, socket: &UdpSocket) -> Agent {
-        let stream = TcpStream::connect(stage.kamailio.msrp).expect("the relay listens");
+        let stream = TcpStream::connect(stage.proxy.msrp).expect("the relay listens");
         let (reader, writer) = connection(stream).expect("a connection");
         let own = reader.local_address().expect("connected");
-        let (relay, proxy) = (stage.kamailio.msrp, stage.kamailio.sip);
+        let (relay, proxy) = (stage.proxy.msrp, stage.proxy.sip);
         let transport = Transport::on(socket).expect("a socket");
         let endpoint = Endpoint { name: String::new(), relay: format!("msrp://{relay}/relay;tcp") };
         let mut agent = Agent { transport, reader, writer, relay, proxy, own, endpoint };
@@ -206,7 +206,7 @@ impl<'a> Call<'a> {
             reply = reply.with("Require", "100rel").with("RSeq", "1");
         }
         reply.body = body.into();
-        self.server.send(&reply, self.stage.kamailio.sip);
+        self.server.send(&reply, self.stage.proxy.sip);
         let got = self.client.expect_reply(code, 1, "INVITE");
         if !self.answers.iter().any(|(known, _)| known == tag) {
             self.answers.push((tag.into(), got.clone()));
@@ -270,15 +270,15 @@ impl<'a> Call<'a> {
             From::Client => (&self.client, &self.server),
             From::Server => (&self.server, &self.client),
         };
-        sender.send(&request, self.stage.kamailio.sip);
+        sender.send(&request, self.stage.proxy.sip);
         let got = receiver.expect_request(method, cseq);
         let mut ok = got.answer(200, "OK", "").with("Contact", receiver.contact());
         ok.body = answer.into();
-        receiver.send(&ok, self.stage.kamailio.sip);
+        receiver.send(&ok, self.stage.proxy.sip);
         sender.expect_reply(200, cseq, method);
         if method == "INVITE" {
             let ack = self.request(from, "ACK", tag, cseq);
-            sender.send(&ack, self.stage.kamailio.sip);
+            sender.send(&ack, self.stage.proxy.sip);
             receiver.expect_request("ACK", cseq);
         }
     }
@@ -286,9 +286,9 @@ impl<'a> Call<'a> {
     /// The server delivers a message that must be paid for.
     #[track_caller]
     fn is_charged(&mut self) {
-        let before = self.stage.kamailio.debits(ALICE).len();
+        let before = self.stage.proxy.debits(ALICE).len();
         let (to, text) = (self.client.path(), format!("text {before}"));
-        assert_eq!(self.server.deliver(&to, &text), 200, "{}", self.stage.kamailio.log());
+        assert_eq!(self.server.deliver(&to, &text), 200, "{}", self.stage.proxy.log());
         assert_eq!(self.client.take(), Some(text));
         self.stage.until_debited(ALICE, before + 1);
     }
@@ -298,7 +298,7 @@ impl<'a> Call<'a> {
     fn is_stopped(&mut self) {
         let to = self.client.path();
         let status = self.server.deliver(&to, "too much");
-        assert!([403, 481].contains(&status), "{status}\n{}", self.stage.kamailio.log());
+        assert!([403, 481].contains(&status), "{status}\n{}", self.stage.proxy.log());
     }
 
     #[track_caller]
@@ -311,7 +311,7 @@ impl<'a> Call<'a> {
 fn in_both(case: fn(&Stage)) {
     for change in [|setup| setup, mixed as fn(Setup) -> Setup] {
         let stage = Stage::new(change);
-        stage.kamailio.set_account(ALICE, 100);
+        stage.proxy.set_account(ALICE, 100);
         case(&stage);
     }
 }
@@ -354,9 +354,9 @@ pub fn an_update_of_either_side_binds_anew() {
         let cseq = call.next_cseq(From::Client);
         let mut update = call.request(From::Client, "UPDATE", "one", cseq);
         update.body = description(&format!("msrp://{}/other;tcp", call.client.own));
-        call.client.send(&update, stage.kamailio.sip);
+        call.client.send(&update, stage.proxy.sip);
         let got = call.server.expect_request("UPDATE", cseq);
-        call.server.send(&got.answer(488, "Not Acceptable Here", ""), stage.kamailio.sip);
+        call.server.send(&got.answer(488, "Not Acceptable Here", ""), stage.proxy.sip);
         call.client.expect_reply(488, cseq, "UPDATE");
         call.is_charged();
         call.bye(From::Server, "one");
@@ -403,8 +403,8 @@ pub fn every_dialog_of_a_forked_invite_is_charged_until_its_own_end() {
         call.bye(From::Client, "two");
         call.server = first;
         call.is_charged();
-        assert_eq!(stage.kamailio.statistic("sessions_active"), 1);
-        assert_eq!(stage.kamailio.statistic("frames_forged"), 0);
+        assert_eq!(stage.proxy.statistic("sessions_active"), 1);
+        assert_eq!(stage.proxy.statistic("frames_forged"), 0);
         call.bye(From::Client, "one");
         stage.expect(ALICE, 97, 0, 3);
     });
@@ -452,7 +452,7 @@ pub fn sessions_with_equal_session_ids_are_told_apart_by_their_hosts() {
         stage.until_debited(ALICE, 2);
         for call in [&first, &second] {
             let of_it = format!("SELECT count(*) FROM debits WHERE call_id='{}'", call.invite.header("Call-ID"));
-            assert_eq!(stage.kamailio.count(&of_it), 1);
+            assert_eq!(stage.proxy.count(&of_it), 1);
         }
         assert_eq!(stage.triggers(ALICE), ["response"; 2]);
         first.bye(From::Client, "one");
@@ -468,7 +468,7 @@ pub fn what_the_server_sends_after_a_plain_provisional_response_is_charged() {
         call.invite();
         let mut progress = call.received.answer(183, "Session Progress", "one").with("Contact", call.server.contact());
         progress.body = call.server.description();
-        call.server.send(&progress, stage.kamailio.sip);
+        call.server.send(&progress, stage.proxy.sip);
         call.client.expect_reply(183, 1, "INVITE");
         call.is_charged();
         call.answer("one");
@@ -490,7 +490,7 @@ pub fn a_client_that_names_the_servers_endpoint_gets_nothing_for_it() {
         call.is_stopped();
         call.bye(From::Client, "one");
         stage.expect(ALICE, 100, 0, 0);
-        assert!(stage.kamailio.statistic("answers_foreign") >= 1);
+        assert!(stage.proxy.statistic("answers_foreign") >= 1);
     });
 }
 
@@ -505,14 +505,14 @@ pub fn endless_changes_lead_to_no_endpoint_that_nobody_knows() {
             let cseq = call.next_cseq(From::Client);
             let mut update = call.request(From::Client, "UPDATE", "one", cseq);
             update.body = call.client.description();
-            call.client.send(&update, stage.kamailio.sip);
+            call.client.send(&update, stage.proxy.sip);
             let of_it = |message: &Message| message.header("CSeq") == format!("{cseq} UPDATE");
             let got = (0..5).find_map(|_| call.server.transport.receive(Duration::from_millis(200)));
             let Some((got, _)) = got.filter(|(message, _)| of_it(message)) else { return false };
             call.server.move_on();
             let mut ok = got.answer(200, "OK", "").with("Contact", call.server.contact());
             ok.body = call.server.description();
-            call.server.send(&ok, stage.kamailio.sip);
+            call.server.send(&ok, stage.proxy.sip);
             call.client.expect_reply(200, cseq, "UPDATE");
             true
         });
@@ -527,7 +527,7 @@ pub fn endless_changes_lead_to_no_endpoint_that_nobody_knows() {
 
 /// A client with two messages' worth of credit tries to take its session away from the server.
 fn assert_that_the_server_stays_bound(stage: &Stage, attack: impl Fn(&mut Call<'_>, &Agent)) {
-    stage.kamailio.set_account(ALICE, 2);
+    stage.proxy.set_account(ALICE, 2);
     let mut call = Call::new(stage);
     let accomplice = Agent::anywhere(stage);
     call.invite();
@@ -538,9 +538,9 @@ fn assert_that_the_server_stays_bound(stage: &Stage, attack: impl Fn(&mut Call<'
     for _ in 0..3 {
         call.is_stopped();
     }
-    assert!(stage.kamailio.statistic("answers_foreign") >= 1);
+    assert!(stage.proxy.statistic("answers_foreign") >= 1);
     let line = format!("call {}: ", call.invite.header("Call-ID"));
-    assert!(stage.kamailio.log().contains(&line), "{}", stage.kamailio.log());
+    assert!(stage.proxy.log().contains(&line), "{}", stage.proxy.log());
     call.bye(From::Client, "one");
     stage.expect(ALICE, 0, 0, 2);
 }
@@ -548,11 +548,11 @@ fn assert_that_the_server_stays_bound(stage: &Stage, attack: impl Fn(&mut Call<'
 /// The accomplice answers a request of the client with this description.
 fn accept(call: &Call<'_>, accomplice: &Agent, request: &Message, body: &str) {
     let (method, cseq) = (request.method(), call.cseq[0]);
-    call.client.send(request, call.stage.kamailio.sip);
+    call.client.send(request, call.stage.proxy.sip);
     let got = accomplice.expect_request(method, cseq);
     let mut ok = got.answer(200, "OK", "").with("Contact", accomplice.contact());
     ok.body = body.into();
-    accomplice.send(&ok, call.stage.kamailio.sip);
+    accomplice.send(&ok, call.stage.proxy.sip);
     call.client.expect_reply(200, cseq, method);
 }
 
@@ -597,7 +597,7 @@ pub fn a_2xx_that_crosses_a_cancel_is_honoured() {
         cancel.start = cancel.start.replacen("INVITE", "CANCEL", 1);
         cancel.body.clear();
         cancel.headers.iter_mut().filter(|(name, _)| name == "CSeq").for_each(|(_, value)| *value = "1 CANCEL".into());
-        call.client.send(&cancel, stage.kamailio.sip);
+        call.client.send(&cancel, stage.proxy.sip);
         call.client.expect_reply(200, 1, "CANCEL");
         // The server takes its time; a CANCEL that is not answered by 487 has been waited for 5 seconds once.
         let cancelled = Instant::now();
@@ -612,7 +612,7 @@ pub fn a_2xx_that_crosses_a_cancel_is_honoured() {
 #[test]
 fn after_a_bye_that_never_reached_the_server_no_content_is_free() {
     let stage = Stage::new(mixed);
-    stage.kamailio.set_account(ALICE, 100);
+    stage.proxy.set_account(ALICE, 100);
     let mut call = Call::new(&stage);
     call.invite();
     call.answer("one");
@@ -620,7 +620,7 @@ fn after_a_bye_that_never_reached_the_server_no_content_is_free() {
     let cseq = call.next_cseq(From::Client);
     let bye = call.request(From::Client, "BYE", "one", cseq);
     // The server answers nothing.
-    call.client.send(&bye, stage.kamailio.sip);
+    call.client.send(&bye, stage.proxy.sip);
     stage.expect(ALICE, 99, 0, 1);
     let closed = Instant::now();
     let wait = |seconds: u64| eventually(Duration::from_secs(40), || closed.elapsed() > Duration::from_secs(seconds));
@@ -659,10 +659,10 @@ pub fn many_invites_of_one_call_id_leave_room_for_the_one_that_is_answered() {
                 }
             }
             invite.body = call.client.description();
-            call.client.send(&invite, stage.kamailio.sip);
+            call.client.send(&invite, stage.proxy.sip);
             let received = call.server.expect_request("INVITE", round + 2);
-            call.server.send(&received.answer(180, "Ringing", "one"), stage.kamailio.sip);
-            call.server.send(&received.answer(486, "Busy Here", "one"), stage.kamailio.sip);
+            call.server.send(&received.answer(180, "Ringing", "one"), stage.proxy.sip);
+            call.server.send(&received.answer(486, "Busy Here", "one"), stage.proxy.sip);
             call.client.expect_reply(486, round + 2, "INVITE");
         }
         call.invite();

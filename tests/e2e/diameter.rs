@@ -1,11 +1,11 @@
 //! An Online Charging System decides: the same retrievals over Diameter, and the money at the server to the last unit.
 
 use super::capture::Judged;
-use super::parties::client::{ImClient, Reaction};
-use super::parties::kamailio::Setup;
-use super::parties::ocs::Ocs;
-use super::parties::{eventually, unique};
 use super::{ALICE, Stage};
+use imcharge_testkit::ocs::Ocs;
+use imcharge_testkit::parties::client::{ImClient, Reaction};
+use imcharge_testkit::proxy::Setup;
+use imcharge_testkit::{eventually, unique};
 use std::net::UdpSocket;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -20,7 +20,7 @@ pub fn program() -> PathBuf {
 /// Peers that take requests: a connection that came back is on probation for three answers to the watchdog (RFC 3539,
 /// REOPEN), and serves where no other does.
 fn open_peers(stage: &Stage) -> usize {
-    let peers = stage.kamailio.rpc(&["imcharge.peers"]).unwrap_or_default();
+    let peers = stage.proxy.rpc(&["imcharge.peers"]).unwrap_or_default();
     peers.matches("OKAY").count() + peers.matches("REOPEN").count()
 }
 
@@ -65,25 +65,25 @@ impl Charged {
     /// Waits until a peer takes requests.
     #[track_caller]
     pub fn until_open(&self) {
-        assert!(eventually(SOON, || open_peers(&self.stage) > 0), "{}", self.stage.kamailio.log());
+        assert!(eventually(SOON, || open_peers(&self.stage) > 0), "{}", self.stage.proxy.log());
     }
 
     /// What the account at the server comes to.
     #[track_caller]
     pub fn expect(&self, balance: i64, held: i64, debited: i64) {
         let found = self.ocs.account_becomes(ALICE, (balance, held, debited), SOON);
-        assert_eq!(found, (balance, held, debited), "{}", self.stage.kamailio.log());
+        assert_eq!(found, (balance, held, debited), "{}", self.stage.proxy.log());
     }
 
     /// Everything is settled: no session is left at the server, no request waits, and each that was sent has ended.
     #[track_caller]
     pub fn expect_rest(&self) {
-        let statistic = |name: &str| self.stage.kamailio.statistic(name);
+        let statistic = |name: &str| self.stage.proxy.statistic(name);
         let kinds = ["initial_ccrs", "interim_ccrs", "final_ccrs", "event_ccrs"];
         let ends = ["ccr_answers", "ccr_timeouts", "ccr_failures"];
         let sum = |names: &[&str]| names.iter().map(|name| statistic(name)).sum::<i64>();
         let rests = || sum(&kinds) == sum(&ends) && statistic("outbox_depth") == 0 && statistic("sessions_active") == 0;
-        assert!(eventually(SOON, rests), "sent {} ended {}\n{}", sum(&kinds), sum(&ends), self.stage.kamailio.log());
+        assert!(eventually(SOON, rests), "sent {} ended {}\n{}", sum(&kinds), sum(&ends), self.stage.proxy.log());
         let left = self.ocs.sessions();
         assert!(left.is_empty(), "the server still has {left:?}");
         self.expect_marked();
@@ -93,7 +93,7 @@ impl Charged {
     #[track_caller]
     pub fn expect_marked(&self) {
         for wrong in ["unmarked", "renumbered"] {
-            assert_eq!(self.ocs.counter(wrong), 0, "{wrong}\n{}", self.stage.kamailio.log());
+            assert_eq!(self.ocs.counter(wrong), 0, "{wrong}\n{}", self.stage.proxy.log());
         }
     }
 }
@@ -141,12 +141,12 @@ fn a_refusal_has_its_word_and_leaves_nothing_behind() {
     for (code, sip) in [(4010, 402), (4012, 402), (5003, 402), (5030, 402), (5031, 402), (3004, 503), (3002, 503)] {
         charged.ocs.order(&format!("fault refuse={code} on=initial"));
         let mut client = charged.stage.client(ALICE, |_| {});
-        assert_eq!(client.invite(), sip, "{code}\n{}", charged.stage.kamailio.log());
+        assert_eq!(client.invite(), sip, "{code}\n{}", charged.stage.proxy.log());
         charged.ocs.order("fault off");
     }
     charged.expect(100, 0, 0);
     charged.expect_rest();
-    let log = charged.stage.kamailio.log();
+    let log = charged.stage.proxy.log();
     for (word, code) in [
         ("service-denied", 4010),
         ("no-credit", 4012),
@@ -183,7 +183,7 @@ fn what_is_not_to_be_charged_is_given() {
     client.bye();
     charged.expect(100, 0, 0);
     charged.expect_rest();
-    assert_eq!(charged.stage.kamailio.statistic("final_ccrs"), 0, "4011 ends the session: no termination");
+    assert_eq!(charged.stage.proxy.statistic("final_ccrs"), 0, "4011 ends the session: no termination");
 }
 
 #[test]
@@ -201,7 +201,7 @@ fn event_charging_reserves_nothing_and_ends_with_the_first_refusal() {
         client.take(2, Reaction::Answer(200));
         charged.expect(0, 0, 2);
         charged.expect_rest();
-        let statistic = |name: &str| charged.stage.kamailio.statistic(name);
+        let statistic = |name: &str| charged.stage.proxy.statistic(name);
         assert_eq!((statistic("initial_ccrs"), statistic("event_ccrs"), statistic("debits")), (0, 3, 2));
         client.bye();
     }
@@ -225,9 +225,9 @@ fn a_failure_report_after_the_200_is_refunded_where_the_policy_says_so() {
         client.bye();
         charged.expect(99, 0, 1);
         charged.expect_rest();
-        let debits = charged.stage.kamailio.debits(ALICE).len();
-        let refunded = charged.stage.kamailio.count("SELECT count(*) FROM debits WHERE refunded_at IS NOT NULL");
-        assert_eq!((debits, refunded, charged.stage.kamailio.statistic("refunds")), (2, 1, 1));
+        let debits = charged.stage.proxy.debits(ALICE).len();
+        let refunded = charged.stage.proxy.count("SELECT count(*) FROM debits WHERE refunded_at IS NOT NULL");
+        assert_eq!((debits, refunded, charged.stage.proxy.statistic("refunds")), (2, 1, 1));
     }
 }
 
@@ -268,7 +268,7 @@ fn recovers(fault: &str) {
     let _server = charged.stage.server(&["one"], |_| {});
     let mut client = charged.stage.client(ALICE, |_| {});
     let refused = client.invite();
-    assert!([402, 503].contains(&refused), "{fault}: {refused}\n{}", charged.stage.kamailio.log());
+    assert!([402, 503].contains(&refused), "{fault}: {refused}\n{}", charged.stage.proxy.log());
     charged.until_open();
     charged.expect(100, 0, 0);
     let mut client = charged.stage.bound(|_| {});
@@ -277,7 +277,7 @@ fn recovers(fault: &str) {
     client.bye();
     charged.expect(99, 0, 1);
     charged.expect_rest();
-    assert_eq!(charged.stage.kamailio.statistic("engine_restarts"), 0, "{fault}");
+    assert_eq!(charged.stage.proxy.statistic("engine_restarts"), 0, "{fault}");
 }
 
 #[test]
@@ -321,11 +321,11 @@ fn a_debit_whose_answer_is_lost_is_asked_again_and_taken_once() {
         client.bye();
         charged.expect(98, 0, 2);
         charged.expect_rest();
-        assert_eq!(charged.stage.kamailio.debits(ALICE).len(), 2, "{fault}");
-        assert!(charged.stage.kamailio.statistic("debits") == 2, "{fault}");
+        assert_eq!(charged.stage.proxy.debits(ALICE).len(), 2, "{fault}");
+        assert!(charged.stage.proxy.statistic("debits") == 2, "{fault}");
         // event_route[imcharge:failed] of the shipped script.
         let line = format!("the enabler failed for {}: ", client.call_id);
-        assert!(charged.stage.kamailio.log().contains(&line), "{fault}\n{}", charged.stage.kamailio.log());
+        assert!(charged.stage.proxy.log().contains(&line), "{fault}\n{}", charged.stage.proxy.log());
     }
 }
 
@@ -340,8 +340,8 @@ fn a_server_that_is_slower_than_tx_is_asked_until_its_answer_comes_and_no_longer
     client.bye();
     charged.expect(98, 0, 2);
     charged.expect_rest();
-    assert_eq!(charged.stage.kamailio.statistic("debits"), 2);
-    assert!(charged.stage.kamailio.statistic("ccr_late_answers") > 0);
+    assert_eq!(charged.stage.proxy.statistic("debits"), 2);
+    assert!(charged.stage.proxy.statistic("ccr_late_answers") > 0);
 }
 
 #[test]
@@ -359,10 +359,10 @@ fn a_server_that_is_gone_for_a_while_gets_every_debit_later() {
     }
     let mut refused = charged.stage.client(ALICE, |_| {});
     assert_eq!(refused.invite(), 503);
-    let outbox = charged.stage.kamailio.rpc(&["imcharge.outbox"]).expect("an outbox");
+    let outbox = charged.stage.proxy.rpc(&["imcharge.outbox"]).expect("an outbox");
     assert!(outbox.contains(&format!("count: {SESSIONS}")), "{outbox}");
     let age = || {
-        let outbox = charged.stage.kamailio.rpc(&["imcharge.outbox"]).unwrap_or_default();
+        let outbox = charged.stage.proxy.rpc(&["imcharge.outbox"]).unwrap_or_default();
         let age = outbox.lines().find_map(|line| line.trim().strip_prefix("oldest_age: "));
         age.and_then(|age| age.parse::<i64>().ok()).unwrap_or_default()
     };
@@ -391,13 +391,13 @@ fn a_cancel_while_it_rings_releases_what_was_granted() {
     let _server = charged.stage.server(&["one"], |options| options.rings = true);
     let mut client = charged.stage.client(ALICE, |_| {});
     client.send_invite();
-    assert!(client.ringing(SOON), "{}", charged.stage.kamailio.log());
+    assert!(client.ringing(SOON), "{}", charged.stage.proxy.log());
     charged.expect(90, 10, 0);
     client.cancel();
     assert_eq!(client.final_response(SOON), 487);
     charged.expect(100, 0, 0);
     charged.expect_rest();
-    let statistic = |name: &str| charged.stage.kamailio.statistic(name);
+    let statistic = |name: &str| charged.stage.proxy.statistic(name);
     assert_eq!((statistic("initial_ccrs"), statistic("final_ccrs"), statistic("debits")), (1, 1, 0));
 }
 
@@ -414,7 +414,7 @@ fn a_bye_that_comes_three_times_and_twice_anew_is_one_termination() {
     charged.expect(99, 0, 1);
     charged.expect_rest();
     assert_eq!(charged.ocs.counter("termination"), 1);
-    assert_eq!((charged.stage.kamailio.statistic("final_ccrs"), charged.stage.kamailio.statistic("debits")), (1, 1));
+    assert_eq!((charged.stage.proxy.statistic("final_ccrs"), charged.stage.proxy.statistic("debits")), (1, 1));
 }
 
 #[test]
@@ -427,7 +427,7 @@ fn an_invite_that_comes_once_more_long_after_its_session_is_a_session_of_its_own
     let mut calls = Vec::new();
     for debited in 1..=2 {
         let mut client = charged.stage.bound(|options| options.number = Some(number));
-        assert_eq!(client.take(1, Reaction::Answer(200)).len(), 1, "{}", charged.stage.kamailio.log());
+        assert_eq!(client.take(1, Reaction::Answer(200)).len(), 1, "{}", charged.stage.proxy.log());
         charged.stage.until_debited(ALICE, debited as usize);
         assert_eq!(client.bye(), 200);
         let ended = Instant::now();
@@ -454,7 +454,7 @@ fn two_sessions_that_want_three_messages_each_get_the_three_that_are_paid_for() 
         let mut both = [charged.stage.client(ALICE, |_| {}), charged.stage.client(ALICE, |_| {})];
         let mut found = at_once(&mut both, &charged.ocs, |client| client.invite());
         found.sort_unstable();
-        assert_eq!(found, answers, "reserved {reserved}\n{}", charged.stage.kamailio.log());
+        assert_eq!(found, answers, "reserved {reserved}\n{}", charged.stage.proxy.log());
         charged.expect(0, 3, 0);
         let taken = at_once(&mut both, &charged.ocs, |client| {
             if client.peer_session().is_empty() {
@@ -463,12 +463,12 @@ fn two_sessions_that_want_three_messages_each_get_the_three_that_are_paid_for() 
             client.bind();
             client.take(3, Reaction::Answer(200)).len()
         });
-        assert_eq!(taken.iter().sum::<usize>(), 3, "reserved {reserved}\n{}", charged.stage.kamailio.log());
+        assert_eq!(taken.iter().sum::<usize>(), 3, "reserved {reserved}\n{}", charged.stage.proxy.log());
         assert_eq!(server.refused(), if reserved == "10" { 0 } else { 3 });
         at_once(&mut both, &charged.ocs, |client| client.bye());
         charged.expect(0, 0, 3);
         charged.expect_rest();
-        assert_eq!(charged.stage.kamailio.debits(ALICE).len(), 3, "reserved {reserved}");
+        assert_eq!(charged.stage.proxy.debits(ALICE).len(), 3, "reserved {reserved}");
     }
 }
 
@@ -506,11 +506,11 @@ fn behind_the_final_units_nothing_more_is_asked_for_or_let_through() {
         let server = charged.stage.server(&["one", "two", "three", "four"], |_| {});
         let mut client = charged.stage.bound(|_| {});
         assert_eq!(client.take(3, Reaction::Answer(200)).len(), 3, "{action}");
-        assert!(eventually(SOON, || server.refused() == 1), "{}", charged.stage.kamailio.log());
+        assert!(eventually(SOON, || server.refused() == 1), "{}", charged.stage.proxy.log());
         charged.expect(0, 0, 3);
         client.bye();
         charged.expect_rest();
-        let statistic = |name: &str| charged.stage.kamailio.statistic(name);
+        let statistic = |name: &str| charged.stage.proxy.statistic(name);
         // A debit each, the last of them the end: no request for more.
         assert_eq!(
             (statistic("initial_ccrs"), statistic("interim_ccrs"), statistic("final_ccrs")),
@@ -525,8 +525,8 @@ fn a_grant_is_asked_for_again_when_its_validity_time_is_over() {
     let charged = Charged::new(&["--validity-time", "5"], |setup| setup.defined("RESPONSE_TIMEOUT", "60"));
     let _server = charged.stage.server(&["one"], |_| {});
     let mut client = charged.stage.bound(|_| {});
-    let renewed = || charged.stage.kamailio.statistic("interim_ccrs") >= 2;
-    assert!(eventually(SOON, renewed), "{}", charged.stage.kamailio.log());
+    let renewed = || charged.stage.proxy.statistic("interim_ccrs") >= 2;
+    assert!(eventually(SOON, renewed), "{}", charged.stage.proxy.log());
     charged.expect(90, 10, 0);
     client.take(1, Reaction::Answer(200));
     charged.stage.until_debited(ALICE, 1);
@@ -548,15 +548,15 @@ fn the_servers_word_for_its_own_failure_counts() {
         charged.ocs.order("kill 5000");
         client.bind();
         assert_eq!(client.take(2, Reaction::Answer(200)).len(), 2, "{handling}");
-        let kamailio = &charged.stage.kamailio;
-        let failed = || kamailio.log().contains(&format!("failed for {}", client.call_id));
-        assert!(eventually(SOON, failed), "{handling}\n{}", kamailio.log());
+        let proxy = &charged.stage.proxy;
+        let failed = || proxy.log().contains(&format!("failed for {}", client.call_id));
+        assert!(eventually(SOON, failed), "{handling}\n{}", proxy.log());
         let more = || {
-            let session = kamailio.rpc(&["imcharge.session", &client.call_id]).expect("its session");
+            let session = proxy.rpc(&["imcharge.session", &client.call_id]).expect("its session");
             let granted = session.lines().find_map(|line| line.trim().strip_prefix("granted: "));
             granted.and_then(|granted| granted.parse::<u32>().ok()).expect("a number") > 2
         };
-        assert_eq!(if goes_on { eventually(SOON, more) } else { more() }, goes_on, "{handling}\n{}", kamailio.log());
+        assert_eq!(if goes_on { eventually(SOON, more) } else { more() }, goes_on, "{handling}\n{}", proxy.log());
         client.bye();
         charged.expect(98, 0, 2);
         charged.expect_rest();
@@ -570,10 +570,10 @@ fn the_server_may_ask_for_a_report_and_may_end_the_session() {
     let mut client = charged.stage.bound(|_| {});
     charged.expect(90, 10, 0);
     let session = charged.ocs.sessions().pop().expect("a session");
-    let updates = charged.stage.kamailio.statistic("interim_ccrs");
+    let updates = charged.stage.proxy.statistic("interim_ccrs");
     charged.ocs.order(&format!("rar {session}"));
-    let reported = || charged.stage.kamailio.statistic("interim_ccrs") > updates;
-    assert!(eventually(SOON, reported), "{}", charged.stage.kamailio.log());
+    let reported = || charged.stage.proxy.statistic("interim_ccrs") > updates;
+    assert!(eventually(SOON, reported), "{}", charged.stage.proxy.log());
     client.take(1, Reaction::Answer(200));
     charged.stage.until_debited(ALICE, 1);
     charged.ocs.order(&format!("asr {session}"));
@@ -622,11 +622,11 @@ fn after_kill_9_of_everything_the_server_hears_of_every_session() {
         assert_eq!(client.take(1, Reaction::Answer(200)).len(), 1);
     }
     charged.expect(1000 - 10 * (SESSIONS + UNHEARD), 10 * SESSIONS + 9 * UNHEARD, UNHEARD);
-    charged.stage.kamailio.kill_all();
+    charged.stage.proxy.kill_all();
     drop((open, server));
     charged.ocs.order("fault off");
     let before = charged.ocs.counter("duplicates");
-    charged.stage.kamailio.restart().expect("it starts again");
+    charged.stage.proxy.restart().expect("it starts again");
     let debited = SESSIONS / 2 + UNHEARD;
     charged.expect(1000 - debited, 0, debited);
     charged.expect_rest();
@@ -660,7 +660,7 @@ fn a_clean_stop_after_load_tells_the_server_of_every_session() {
         assert_eq!(client.invite(), 200);
     }
     charged.expect(10_000 - 11 * SESSIONS, 10 * SESSIONS, SESSIONS);
-    let (ended, after) = charged.stage.kamailio.terminate();
+    let (ended, after) = charged.stage.proxy.terminate();
     assert!(ended.is_some_and(|status| status.success()) && after < Duration::from_secs(5), "{ended:?} {after:?}");
     assert_eq!(charged.ocs.account(ALICE), (10_000 - SESSIONS, 0, SESSIONS));
     assert!(charged.ocs.sessions().is_empty());
@@ -673,10 +673,10 @@ fn a_second_peer_takes_over_and_keeps_it_while_the_first_is_on_probation() {
     let peer = format!("\"host=ocs2.example.com;address={};priority=2\"", second.diameter);
     let charged = Charged::new(&[], |setup| setup.parameter("peer", &peer));
     let both = || open_peers(&charged.stage) == 2;
-    assert!(eventually(SOON, both), "{}", charged.stage.kamailio.log());
+    assert!(eventually(SOON, both), "{}", charged.stage.proxy.log());
     let _server = charged.stage.server(&["one"], |_| {});
     let retrieve = || {
-        let before = charged.stage.kamailio.debits(ALICE).len();
+        let before = charged.stage.proxy.debits(ALICE).len();
         let mut client = charged.stage.bound(|_| {});
         client.take(1, Reaction::Answer(200));
         charged.stage.until_debited(ALICE, before + 1);
@@ -687,7 +687,7 @@ fn a_second_peer_takes_over_and_keeps_it_while_the_first_is_on_probation() {
     charged.ocs.order("kill 3000");
     retrieve();
     assert_eq!(second.account_becomes(ALICE, (99, 0, 1), SOON), (99, 0, 1));
-    assert!(eventually(SOON, both), "{}", charged.stage.kamailio.log());
+    assert!(eventually(SOON, both), "{}", charged.stage.proxy.log());
     retrieve();
     assert_eq!(second.account_becomes(ALICE, (98, 0, 2), SOON), (98, 0, 2));
     charged.expect(99, 0, 1);
@@ -708,7 +708,7 @@ fn a_silent_server_holds_nobody_up() {
         // The proxy answers at once what needs no charging, more often than it has workers.
         let socket = UdpSocket::bind("127.0.0.1:0").expect("a socket");
         socket.set_read_timeout(Some(Duration::from_secs(1))).expect("a time-out can be set");
-        let (own, proxy) = (socket.local_addr().expect("bound"), charged.stage.kamailio.sip);
+        let (own, proxy) = (socket.local_addr().expect("bound"), charged.stage.proxy.sip);
         for number in 0..50 {
             let text = format!(
                 "OPTIONS sip:{proxy} SIP/2.0\r\nVia: SIP/2.0/UDP {own};branch=z9hG4bKo{number};rport\r\n\
@@ -733,7 +733,7 @@ fn a_server_that_says_nothing_at_all_for_a_while_leaves_nothing_wrong_behind() {
     let _server = charged.stage.server(&["one"], |_| {});
     // Not even the watchdog is answered.
     charged.ocs.order("fault silent");
-    flood(charged.stage.kamailio.sip, 50, Duration::from_secs(6));
+    flood(charged.stage.proxy.sip, 50, Duration::from_secs(6));
     charged.ocs.order("fault off");
     let mut granted = None;
     let invited = || {
@@ -741,7 +741,7 @@ fn a_server_that_says_nothing_at_all_for_a_while_leaves_nothing_wrong_behind() {
         granted = (client.invite() == 200).then_some(client);
         granted.is_some()
     };
-    assert!(eventually(SOON, invited), "{}", charged.stage.kamailio.log());
+    assert!(eventually(SOON, invited), "{}", charged.stage.proxy.log());
     let mut client = granted.expect("it is granted");
     client.bind();
     assert_eq!(client.take(1, Reaction::Answer(200)).len(), 1);
@@ -749,8 +749,8 @@ fn a_server_that_says_nothing_at_all_for_a_while_leaves_nothing_wrong_behind() {
     assert_eq!(client.bye(), 200);
     charged.expect(99, 0, 1);
     charged.expect_rest();
-    assert!(charged.stage.kamailio.statistic("ccr_timeouts") > 0);
-    assert_eq!(charged.stage.kamailio.statistic("engine_restarts"), 0);
+    assert!(charged.stage.proxy.statistic("ccr_timeouts") > 0);
+    assert_eq!(charged.stage.proxy.statistic("engine_restarts"), 0);
 }
 
 #[test]
@@ -771,7 +771,7 @@ fn service_goes_on_without_a_server_up_to_the_cap_and_is_paid_later() {
     }
     charged.expect(98, 0, 2);
     charged.expect_rest();
-    assert_eq!(charged.stage.kamailio.statistic("event_ccrs"), 2, "debits without a reservation");
+    assert_eq!(charged.stage.proxy.statistic("event_ccrs"), 2, "debits without a reservation");
 }
 
 #[test]
@@ -783,11 +783,11 @@ fn a_debit_is_held_back_where_the_server_would_take_it_twice() {
         charged.ocs.order("fault drop on=update times=1");
         let mut client = charged.stage.bound(|_| {});
         client.take(1, Reaction::Answer(200));
-        let kamailio = &charged.stage.kamailio;
-        let held = || kamailio.rpc(&["imcharge.audit"]).unwrap_or_default().contains("held-back");
-        assert!(eventually(SOON, held), "{}", kamailio.log());
-        kamailio.rpc(&[order, &client.call_id]).expect("one is held back");
-        assert!(kamailio.rpc(&[order, &client.call_id]).expect_err("none any more").contains("404"));
+        let proxy = &charged.stage.proxy;
+        let held = || proxy.rpc(&["imcharge.audit"]).unwrap_or_default().contains("held-back");
+        assert!(eventually(SOON, held), "{}", proxy.log());
+        proxy.rpc(&[order, &client.call_id]).expect("one is held back");
+        assert!(proxy.rpc(&[order, &client.call_id]).expect_err("none any more").contains("404"));
         client.bye();
         charged.expect(100 - debited, 0, debited);
         charged.expect_rest();
@@ -801,9 +801,9 @@ fn a_debit_whose_answer_comes_late_is_not_held_back_any_more() {
     charged.ocs.order("fault delay=5s on=update times=1");
     let mut client = charged.stage.bound(|_| {});
     client.take(1, Reaction::Answer(200));
-    let kamailio = &charged.stage.kamailio;
-    let held = || kamailio.rpc(&["imcharge.audit"]).unwrap_or_default().contains("messageid");
-    assert!(eventually(SOON, held), "{}", kamailio.log());
+    let proxy = &charged.stage.proxy;
+    let held = || proxy.rpc(&["imcharge.audit"]).unwrap_or_default().contains("messageid");
+    assert!(eventually(SOON, held), "{}", proxy.log());
     charged.stage.until_debited(ALICE, 1);
     assert!(!held());
     client.bye();
@@ -882,8 +882,8 @@ fn over_tls_both_sides_prove_who_they_are() {
 fn a_certificate_for_another_name_opens_nothing_and_says_why() {
     let authority = Authority::new();
     let (_ocs, stage) = authority.charged("evil.example.com");
-    let said = || stage.kamailio.log().contains("not valid for name \"ocs.example.com\"");
-    assert!(eventually(SOON, said), "{}", stage.kamailio.log());
+    let said = || stage.proxy.log().contains("not valid for name \"ocs.example.com\"");
+    assert!(eventually(SOON, said), "{}", stage.proxy.log());
     assert_eq!(open_peers(&stage), 0);
     assert_eq!(stage.client(ALICE, |_| {}).invite(), 503);
 }

@@ -1,10 +1,10 @@
 //! What `imcharge.explain` and `imcharge.audit` tell about sessions, open and closed.
 
 use super::diameter::Charged;
-use super::parties::client::Reaction;
-use super::parties::eventually;
-use super::parties::kamailio::Kamailio;
 use super::{ALICE, Stage};
+use imcharge_testkit::eventually;
+use imcharge_testkit::parties::client::Reaction;
+use imcharge_testkit::proxy::Proxy;
 use std::collections::HashMap;
 use std::time::Duration;
 
@@ -29,23 +29,23 @@ fn structures(answer: &str, with: &str) -> Vec<Fields> {
     found
 }
 
-fn explain(kamailio: &Kamailio, call_id: &str) -> Vec<Fields> {
-    let answer = kamailio.rpc(&["imcharge.explain", call_id]).unwrap_or_else(|error| panic!("{error}"));
+fn explain(proxy: &Proxy, call_id: &str) -> Vec<Fields> {
+    let answer = proxy.rpc(&["imcharge.explain", call_id]).unwrap_or_else(|error| panic!("{error}"));
     structures(&answer, "step")
 }
 
 /// The steps of this kind as `rule cause code`, as far as there are any.
-fn rules(kamailio: &Kamailio, call_id: &str, step: &str) -> Vec<String> {
+fn rules(proxy: &Proxy, call_id: &str, step: &str) -> Vec<String> {
     let words = |fields: &Fields| {
         let of = ["rule", "cause", "code"].into_iter().filter_map(|name| fields.get(name));
         of.map(String::as_str).collect::<Vec<_>>().join(" ")
     };
-    explain(kamailio, call_id).iter().filter(|fields| fields["step"] == step).map(words).collect()
+    explain(proxy, call_id).iter().filter(|fields| fields["step"] == step).map(words).collect()
 }
 
 /// Rows of one list of the audit, and what it says of them all: count and units.
-pub fn audit(kamailio: &Kamailio, list: &str) -> (Vec<Fields>, i64, i64) {
-    let answer = kamailio.rpc(&["imcharge.audit"]).unwrap_or_else(|error| panic!("{error}"));
+pub fn audit(proxy: &Proxy, list: &str) -> (Vec<Fields>, i64, i64) {
+    let answer = proxy.rpc(&["imcharge.audit"]).unwrap_or_else(|error| panic!("{error}"));
     let from = answer.find(&format!("{list}: {{")).unwrap_or_else(|| panic!("no {list} in {answer}"));
     let depth = |line: &str| line.len() - line.trim_start().len();
     let mut lines = answer[from..].lines();
@@ -61,7 +61,7 @@ pub fn audit(kamailio: &Kamailio, list: &str) -> (Vec<Fields>, i64, i64) {
 #[test]
 fn a_closed_session_tells_what_was_decided_and_by_which_rule() {
     let stage = Stage::plain();
-    let kamailio = &stage.kamailio;
+    let proxy = &stage.proxy;
     let _server = stage.server(&["one"], |_| {});
     for (reaction, debited, wanted) in [
         (Some(Reaction::Answer(200)), 1, "debit_on=response 200"),
@@ -75,7 +75,7 @@ fn a_closed_session_tells_what_was_decided_and_by_which_rule() {
                 client.take(1, reaction);
                 stage.until_debited(ALICE, debited);
                 // It is open, and tells the same as afterwards.
-                assert_eq!(rules(kamailio, &client.call_id, "debited"), [wanted]);
+                assert_eq!(rules(proxy, &client.call_id, "debited"), [wanted]);
             }
             None => assert!(client.next_send(Duration::from_secs(5)).is_some()),
         }
@@ -83,19 +83,19 @@ fn a_closed_session_tells_what_was_decided_and_by_which_rule() {
         stage.expect(ALICE, 100 - debited as i64, 0, debited as i64);
         // What the engine needed of it is gone: the history stays.
         let call_id = client.call_id.clone();
-        let ended = || rules(kamailio, &call_id, "closed") == ["bye"];
-        assert!(eventually(SOON, ended), "{:?}", explain(kamailio, &call_id));
-        assert_eq!(rules(kamailio, &call_id, "debit"), [wanted]);
-        let steps = explain(kamailio, &call_id);
+        let ended = || rules(proxy, &call_id, "closed") == ["bye"];
+        assert!(eventually(SOON, ended), "{:?}", explain(proxy, &call_id));
+        assert_eq!(rules(proxy, &call_id, "debit"), [wanted]);
+        let steps = explain(proxy, &call_id);
         let debited = steps.iter().find(|step| step["step"] == "debited").expect("a debit");
-        let message = kamailio.debits(ALICE).pop().expect("a debit");
+        let message = proxy.debits(ALICE).pop().expect("a debit");
         assert_eq!((&debited["messageid"], debited["units"].as_str()), (&message.message_id, "1"));
         assert!(steps.iter().any(|step| step["step"] == "release" && step["rule"] == "unused" && step["units"] == "9"));
         assert_eq!((steps[0]["step"].as_str(), steps[0]["micros"].as_str()), ("invite", "0"));
     }
     let timed_out = "SELECT count(*) FROM steps WHERE step='debit' AND rule='response_timeout' AND seconds=2";
-    assert_eq!(kamailio.count(timed_out), 1);
-    let (rows, count, units) = audit(kamailio, "debited_not_delivered");
+    assert_eq!(proxy.count(timed_out), 1);
+    let (rows, count, units) = audit(proxy, "debited_not_delivered");
     assert_eq!((rows.len(), count, units), (3, 3, 3));
     let triggers: Vec<_> = rows.iter().map(|row| row["trigger"].as_str()).collect();
     assert_eq!(triggers, ["error", "timeout", "close"]);
@@ -105,18 +105,18 @@ fn a_closed_session_tells_what_was_decided_and_by_which_rule() {
 #[test]
 fn a_denied_invite_and_a_stopped_message_tell_why() {
     let stage = Stage::new(|setup| setup);
-    stage.kamailio.set_account(ALICE, 1);
+    stage.proxy.set_account(ALICE, 1);
     let server = stage.server(&["one", "two"], |_| {});
     let mut client = stage.bound(|_| {});
     client.take(1, Reaction::Answer(200));
     assert!(eventually(SOON, || server.refused() == 1), "the second was not refused");
-    let stopped = || !rules(&stage.kamailio, &client.call_id, "stopped").is_empty();
-    assert!(eventually(SOON, stopped), "{:?}", explain(&stage.kamailio, &client.call_id));
-    assert_eq!(rules(&stage.kamailio, &client.call_id, "stopped"), ["beyond-grant"]);
+    let stopped = || !rules(&stage.proxy, &client.call_id, "stopped").is_empty();
+    assert!(eventually(SOON, stopped), "{:?}", explain(&stage.proxy, &client.call_id));
+    assert_eq!(rules(&stage.proxy, &client.call_id, "stopped"), ["beyond-grant"]);
     let mut denied = stage.client(ALICE, |_| {});
     assert_eq!(denied.invite(), 402);
     for step in ["denied", "verdict", "closed"] {
-        assert_eq!(rules(&stage.kamailio, &denied.call_id, step), ["no-credit 4012"]);
+        assert_eq!(rules(&stage.proxy, &denied.call_id, step), ["no-credit 4012"]);
     }
     client.bye();
     stage.expect(ALICE, 0, 0, 1);
@@ -125,61 +125,60 @@ fn a_denied_invite_and_a_stopped_message_tell_why() {
 #[test]
 fn the_audit_shows_what_is_reserved_what_waits_for_its_answer_and_what_is_free() {
     let stage = Stage::new(|setup| setup.defined("RESPONSE_TIMEOUT", "600").parameter("policy", "\"5xx=release\""));
-    let kamailio = &stage.kamailio;
-    kamailio.set_account(ALICE, 100);
+    let proxy = &stage.proxy;
+    proxy.set_account(ALICE, 100);
     let _server = stage.server(&["one", "two"], |_| {});
     let mut client = stage.bound(|_| {});
     client.take(1, Reaction::Answer(506));
     assert!(client.next_send(Duration::from_secs(5)).is_some());
     let states = || {
-        let (rows, count, units) = audit(kamailio, "delivered_not_debited");
+        let (rows, count, units) = audit(proxy, "delivered_not_debited");
         let states: Vec<_> = rows.iter().map(|row| row["state"].clone()).collect();
         (states, count, units)
     };
     let wanted = (vec!["outstanding".to_owned(), "not-debited".to_owned()], 2, 2);
     assert!(eventually(SOON, || states() == wanted), "{:?}", states());
-    let (rows, ..) = audit(kamailio, "delivered_not_debited");
+    let (rows, ..) = audit(proxy, "delivered_not_debited");
     assert_eq!((rows[1]["rule"].as_str(), rows[1]["code"].as_str()), ("5xx=release", "506"));
     assert!(rows.iter().all(|row| row["callid"] == client.call_id && row["units"] == "1"));
-    let (rows, count, units) = audit(kamailio, "reserved_not_settled");
+    let (rows, count, units) = audit(proxy, "reserved_not_settled");
     assert_eq!((rows.len(), count, units), (1, 1, 10));
     client.bye();
     stage.expect(ALICE, 99, 0, 1);
-    assert_eq!(audit(kamailio, "reserved_not_settled").1, 0);
+    assert_eq!(audit(proxy, "reserved_not_settled").1, 0);
     assert_eq!(states(), (vec!["not-debited".to_owned()], 1, 1));
-    assert_eq!(rules(kamailio, &client.call_id, "not-debited"), ["5xx=release 506"]);
-    let error = kamailio.rpc(&["imcharge.audit", "all", "0"]).expect_err("no such number of rows");
+    assert_eq!(rules(proxy, &client.call_id, "not-debited"), ["5xx=release 506"]);
+    let error = proxy.rpc(&["imcharge.audit", "all", "0"]).expect_err("no such number of rows");
     assert!(error.contains("400"), "{error}");
 }
 
 #[test]
 fn the_audit_shows_what_waits_at_the_enabler() {
     let charged = Charged::new(&["--no-duplicate-detection"], |setup| setup.parameter("resend", "\"hold\""));
-    let kamailio = &charged.stage.kamailio;
+    let proxy = &charged.stage.proxy;
     let _server = charged.stage.server(&["one", "two"], |_| {});
     charged.ocs.order("fault drop on=update times=1");
     let mut client = charged.stage.bound(|_| {});
     // The first debit is booked and never answered; the second waits behind it.
     client.take(2, Reaction::Answer(200));
-    let states =
-        || audit(kamailio, "waiting_at_the_enabler").0.iter().map(|row| row["state"].clone()).collect::<Vec<_>>();
+    let states = || audit(proxy, "waiting_at_the_enabler").0.iter().map(|row| row["state"].clone()).collect::<Vec<_>>();
     assert!(eventually(SOON, || states() == ["held-back", "queued"]), "{:?}", states());
-    let (rows, count, units) = audit(kamailio, "waiting_at_the_enabler");
+    let (rows, count, units) = audit(proxy, "waiting_at_the_enabler");
     assert_eq!((count, units), (2, 2));
     for row in &rows {
         assert_eq!((row["what"].as_str(), row["rule"].as_str()), ("debit", "debit_on=response"));
         assert!(row["callid"] == client.call_id && row.contains_key("messageid") && row.contains_key("age"));
     }
-    assert_eq!(rules(kamailio, &client.call_id, "held-back"), ["resend=hold"]);
+    assert_eq!(rules(proxy, &client.call_id, "held-back"), ["resend=hold"]);
     // What is reserved is known of a distant enabler as well.
-    assert_eq!(audit(kamailio, "reserved_not_settled").2, 10);
-    kamailio.rpc(&["imcharge.outbox.release", &client.call_id]).expect("one is held back");
+    assert_eq!(audit(proxy, "reserved_not_settled").2, 10);
+    proxy.rpc(&["imcharge.outbox.release", &client.call_id]).expect("one is held back");
     assert!(eventually(SOON, || states().is_empty()), "{:?}", states());
-    assert_eq!(rules(kamailio, &client.call_id, "resolved"), ["outbox.release"]);
+    assert_eq!(rules(proxy, &client.call_id, "resolved"), ["outbox.release"]);
     client.bye();
     charged.expect(98, 0, 2);
     charged.expect_rest();
-    assert_eq!(audit(kamailio, "reserved_not_settled").1, 0);
+    assert_eq!(audit(proxy, "reserved_not_settled").1, 0);
 }
 
 #[test]
@@ -188,7 +187,7 @@ fn a_long_ladder_is_told_in_parts_and_nothing_of_it_is_lost() {
     let stage = Stage::new(|setup| {
         setup.changed("imcharge_reserve(\"CHARGED\", \"10\")", "imcharge_reserve(\"CHARGED\", \"100\")")
     });
-    stage.kamailio.set_account(ALICE, 1000);
+    stage.proxy.set_account(ALICE, 1000);
     let _server = stage.server(&["one"; MESSAGES], |_| {});
     let mut client = stage.bound(|_| {});
     client.take(MESSAGES, Reaction::Answer(200));
@@ -197,7 +196,7 @@ fn a_long_ladder_is_told_in_parts_and_nothing_of_it_is_lost() {
     stage.expect(ALICE, 900, 0, 100);
     let (mut pages, mut next, mut all) = (0, String::new(), Vec::new());
     loop {
-        let answer = stage.kamailio.rpc(&["imcharge.explain", &client.call_id, &next]);
+        let answer = stage.proxy.rpc(&["imcharge.explain", &client.call_id, &next]);
         let answer = answer.unwrap_or_else(|error| panic!("{error}"));
         pages += 1;
         all.extend(structures(&answer, "step"));
@@ -225,7 +224,7 @@ fn requests_have_the_numbers_that_were_sent() {
         setup.changed("imcharge_reserve(\"CHARGED\", \"10\")", "imcharge_reserve(\"CHARGED\", \"3\")")
     });
     let _server = charged.stage.server(&["one", "two", "three"], |_| {});
-    let kamailio = &charged.stage.kamailio;
+    let proxy = &charged.stage.proxy;
     // Each session begins to count anew, whatever the sessions before it have asked.
     for _ in 0..2 {
         let mut client = charged.stage.bound(|_| {});
@@ -234,11 +233,11 @@ fn requests_have_the_numbers_that_were_sent() {
         }
         assert_eq!(client.bye(), 200);
         let numbers = || {
-            let steps = explain(kamailio, &client.call_id);
+            let steps = explain(proxy, &client.call_id);
             let of = |fields: &Fields| Some((fields["step"].clone(), fields.get("request")?.clone()));
             let asked = steps.iter().filter_map(of).filter(|(step, _)| step == "reserve" || step == "debit");
             asked.map(|(_, number)| number).collect::<Vec<_>>()
         };
-        assert!(eventually(SOON, || numbers() == ["0", "1", "2", "3"]), "{:?}\n{}", numbers(), kamailio.log());
+        assert!(eventually(SOON, || numbers() == ["0", "1", "2", "3"]), "{:?}\n{}", numbers(), proxy.log());
     }
 }

@@ -2,12 +2,12 @@
 
 use super::capture::Judged;
 use super::diameter::program;
-use super::parties::client::Reaction;
-use super::parties::eventually;
-use super::parties::kamailio::Setup;
-use super::parties::ocs::Ocs;
 use super::relay::Relay;
 use super::{ALICE, Stage};
+use imcharge_testkit::eventually;
+use imcharge_testkit::ocs::Ocs;
+use imcharge_testkit::parties::client::Reaction;
+use imcharge_testkit::proxy::Setup;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -27,14 +27,14 @@ pub fn stage(first: (&str, SocketAddr), second: (&str, SocketAddr), change: impl
         let setup = setup.defined("WITH_DIAMETER", "1").defined("OCS_PEER", peer(first, 1));
         change(setup.parameter("peer", &peer(second, 2)))
     });
-    let open = || stage.kamailio.rpc(&["imcharge.peers"]).unwrap_or_default().matches("state: OKAY").count() == 2;
-    assert!(eventually(SOON, open), "{}", stage.kamailio.log());
+    let open = || stage.proxy.rpc(&["imcharge.peers"]).unwrap_or_default().matches("state: OKAY").count() == 2;
+    assert!(eventually(SOON, open), "{}", stage.proxy.log());
     stage
 }
 
 /// Takes one message, which is debited, and hangs up.
 pub fn retrieve(stage: &Stage) {
-    let before = stage.kamailio.debits(ALICE).len();
+    let before = stage.proxy.debits(ALICE).len();
     let mut client = stage.bound(|_| {});
     client.take(1, Reaction::Answer(200));
     stage.until_debited(ALICE, before + 1);
@@ -44,12 +44,12 @@ pub fn retrieve(stage: &Stage) {
 /// Nothing waits, and every request has ended in one way.
 #[track_caller]
 fn expect_ended(stage: &Stage) {
-    let sum = |names: &[&str]| names.iter().map(|name| stage.kamailio.statistic(name)).sum::<i64>();
+    let sum = |names: &[&str]| names.iter().map(|name| stage.proxy.statistic(name)).sum::<i64>();
     let rests = || {
         let sent = sum(&["initial_ccrs", "interim_ccrs", "final_ccrs", "event_ccrs"]);
         sent == sum(&["ccr_answers", "ccr_timeouts", "ccr_failures"]) && sum(&["outbox_depth", "sessions_active"]) == 0
     };
-    assert!(eventually(SOON, rests), "{}", stage.kamailio.log());
+    assert!(eventually(SOON, rests), "{}", stage.proxy.log());
 }
 
 /// The same, and no session is left anywhere.
@@ -62,7 +62,7 @@ fn expect_rest(stage: &Stage, systems: [&Ocs; 2]) {
 /// What Alice's account comes to.
 #[track_caller]
 pub fn expect(ocs: &Ocs, wanted: (i64, i64, i64), stage: &Stage) {
-    assert_eq!(ocs.account_becomes(ALICE, wanted, SOON), wanted, "{}", stage.kamailio.log());
+    assert_eq!(ocs.account_becomes(ALICE, wanted, SOON), wanted, "{}", stage.proxy.log());
 }
 
 #[test]
@@ -79,7 +79,7 @@ fn a_peer_that_cannot_deliver_is_passed_over_and_nobody_is_refused() {
         expect(&two, (99, 0, 1), &stage);
         expect(&one, (99, 0, 1), &stage);
         expect_rest(&stage, [&one, &two]);
-        assert_eq!(stage.kamailio.statistic("reserves_granted"), 2, "{code}");
+        assert_eq!(stage.proxy.statistic("reserves_granted"), 2, "{code}");
     }
 }
 
@@ -97,7 +97,7 @@ fn a_peer_that_falls_silent_costs_one_time_out_and_no_more() {
     one.order("fault off");
     expect(&one, (100, 0, 0), &stage);
     expect_rest(&stage, [&one, &two]);
-    let log = stage.kamailio.log();
+    let log = stage.proxy.log();
     assert!(
         log.contains("peer ocs1.example.com: a request timed out, and it answered none since that was sent"),
         "{log}"
@@ -113,7 +113,7 @@ fn behind_a_relay_a_session_stays_where_it_began() {
     let stage = stage(("dra1.example.com", relay.address), ("dra2.example.com", spare.address), |setup| setup);
     let _server = stage.server(&["one", "two"], |_| {});
     for _ in 0..2 {
-        let before = stage.kamailio.debits(ALICE).len();
+        let before = stage.proxy.debits(ALICE).len();
         let mut client = stage.bound(|_| {});
         assert_eq!(client.take(2, Reaction::Answer(200)).len(), 2);
         stage.until_debited(ALICE, before + 2);
@@ -155,7 +155,7 @@ fn a_debit_whose_relay_dies_reaches_the_same_server_by_another_and_is_taken_once
     let (before, after) = (relay.seen().pop().expect("the debit"), spare.seen().remove(0));
     assert_eq!((before.header.end_to_end, &before.session), (after.header.end_to_end, &after.session));
     assert!(!before.header.is_retransmitted() && after.header.is_retransmitted());
-    assert_eq!((one.counter("duplicates"), stage.kamailio.statistic("debits")), (1, 1));
+    assert_eq!((one.counter("duplicates"), stage.proxy.statistic("debits")), (1, 1));
 }
 
 #[test]
@@ -174,7 +174,7 @@ fn a_session_that_may_move_goes_on_at_the_next_server() {
     client.bye();
     expect(&two, (99, 0, 1), &stage);
     expect_ended(&stage);
-    assert_eq!((stage.kamailio.debits(ALICE).len(), two.sessions().len()), (1, 0));
+    assert_eq!((stage.proxy.debits(ALICE).len(), two.sessions().len()), (1, 0));
     // What the first one holds, nobody can ask it to release.
     assert_eq!(one.account(ALICE), (90, 10, 0));
 }
@@ -190,12 +190,12 @@ fn what_names_another_server_is_not_served_and_is_asked_again() {
     expect(&one, (90, 10, 0), &stage);
     one.order("set origin-host=ocs9.example.com");
     client.take(1, Reaction::Answer(200));
-    assert!(eventually(SOON, || one.counter("refused") > 0), "{}", stage.kamailio.log());
+    assert!(eventually(SOON, || one.counter("refused") > 0), "{}", stage.proxy.log());
     assert_eq!(one.account(ALICE), (90, 10, 0));
     // Names of hosts are the same in any case.
     one.order("set origin-host=OCS1.Example.COM");
     client.bye();
     expect(&one, (99, 0, 1), &stage);
     expect_rest(&stage, [&one, &two]);
-    assert_eq!((stage.kamailio.debits(ALICE).len(), two.account(ALICE)), (1, (100, 0, 0)));
+    assert_eq!((stage.proxy.debits(ALICE).len(), two.account(ALICE)), (1, (100, 0, 0)));
 }

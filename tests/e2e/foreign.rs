@@ -2,11 +2,11 @@
 //! charged, and nobody has a word to say against our messages.
 
 use super::capture::{Capture, Judged, Process, free};
-use super::parties::client::Reaction;
-use super::parties::eventually;
-use super::parties::kamailio::{Kamailio, Setup};
 use super::raw::{self, RawClient};
 use super::{ALICE, Stage, module};
+use imcharge_testkit::eventually;
+use imcharge_testkit::parties::client::Reaction;
+use imcharge_testkit::proxy::{Proxy, Setup};
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
@@ -164,7 +164,7 @@ impl Scripted {
 
 /// Another stock Kamailio as the charging system, with cdp and this configuration.
 struct OtherKamailio {
-    kamailio: Kamailio,
+    proxy: Proxy,
     _folder: tempfile::TempDir,
     address: SocketAddr,
 }
@@ -178,13 +178,13 @@ impl OtherKamailio {
         fs::write(&xml, text.replace("PORT", &address.port().to_string())).expect("written");
         let setup = Setup { config: peers.join(config), ..Setup::new(&module(), address) };
         let setup = setup.defined("CDP_CONFIG", format!("\"{}\"", xml.display()));
-        let kamailio = Kamailio::start(setup).unwrap_or_else(|error| panic!("{error}"));
-        OtherKamailio { kamailio, _folder: folder, address }
+        let proxy = Proxy::start(setup).unwrap_or_else(|error| panic!("{error}"));
+        OtherKamailio { proxy, _folder: folder, address }
     }
 
     /// What its script has told of requests, in their order.
     fn told(&self) -> Vec<String> {
-        let log = self.kamailio.log();
+        let log = self.proxy.log();
         let told = log.lines().filter_map(|line| line.split_once("<script>: ocs: "));
         told.map(|(_, text)| text.to_owned()).collect()
     }
@@ -198,8 +198,8 @@ fn stage(address: SocketAddr, profile: &str) -> Stage {
 }
 
 fn until_open(stage: &Stage) {
-    let open = || stage.kamailio.rpc(&["imcharge.peers"]).is_ok_and(|peers| peers.contains("state: OKAY"));
-    assert!(eventually(SOON, open), "{}", stage.kamailio.log());
+    let open = || stage.proxy.rpc(&["imcharge.peers"]).is_ok_and(|peers| peers.contains("state: OKAY"));
+    assert!(eventually(SOON, open), "{}", stage.proxy.log());
 }
 
 /// The same, changed as the case wants, and not waited for.
@@ -219,8 +219,8 @@ fn retrieve(stage: &Stage) {
     client.take(1, Reaction::Silence);
     stage.until_debited(ALICE, 2);
     client.bye();
-    let rests = || stage.kamailio.statistic("sessions_active") == 0 && stage.kamailio.statistic("outbox_depth") == 0;
-    assert!(eventually(SOON, rests), "{}", stage.kamailio.log());
+    let rests = || stage.proxy.statistic("sessions_active") == 0 && stage.proxy.statistic("outbox_depth") == 0;
+    assert!(eventually(SOON, rests), "{}", stage.proxy.log());
     assert_eq!(stage.triggers(ALICE), ["response", "timeout"]);
 }
 
@@ -255,10 +255,10 @@ fn freediameter_parses_debits_and_refunds_without_a_reservation_in_units_of_each
             stage.until_debited(ALICE, 1);
             let (message_id, octets) = &taken[0];
             client.report(message_id, *octets, 415);
-            let refunded = || stage.kamailio.statistic("refunds") == 1;
-            assert!(eventually(SOON, refunded), "{unit} {profile}\n{}", stage.kamailio.log());
+            let refunded = || stage.proxy.statistic("refunds") == 1;
+            assert!(eventually(SOON, refunded), "{unit} {profile}\n{}", stage.proxy.log());
             client.bye();
-            assert_eq!(stage.kamailio.statistic("event_ccrs"), 2);
+            assert_eq!(stage.proxy.statistic("event_ccrs"), 2);
             drop(stage);
             server.assert_content();
             assert_eq!(capture.complaints(), [""; 0], "{unit} {profile}");
@@ -351,8 +351,8 @@ fn erlang_takes_the_debits_of_what_was_granted_without_it() {
         client.take(1, Reaction::Answer(200));
         client.bye();
         let mut server = Scripted::erlang_at(address, 100, profile);
-        assert_eq!(server.becomes(99, 1), Ok(()), "{profile}\n{}", stage.kamailio.log());
-        assert!(stage.kamailio.statistic("event_ccrs") > 0, "{profile}");
+        assert_eq!(server.becomes(99, 1), Ok(()), "{profile}\n{}", stage.proxy.log());
+        assert!(stage.proxy.statistic("event_ccrs") > 0, "{profile}");
     }
 }
 
@@ -375,7 +375,7 @@ fn a_script_of_ims_diameter_server_grants_and_is_told_of_every_debit() {
     let _judged = Judged::start(server.address.port());
     let stage = stage(server.address, "3gpp-ro");
     retrieve(&stage);
-    assert_eq!(stage.kamailio.debits(ALICE).len(), 2);
+    assert_eq!(stage.proxy.debits(ALICE).len(), 2);
     let wanted = [
         "272 type 1 number 0 used none wanted 000000000000000a",
         "272 type 2 number 1 used 0000000000000001 wanted 0000000000000009",
@@ -383,7 +383,7 @@ fn a_script_of_ims_diameter_server_grants_and_is_told_of_every_debit() {
         "272 type 3 number 3 used 0000000000000000 wanted none",
     ];
     assert_eq!(server.told(), wanted);
-    assert_eq!(stage.kamailio.statistic("ccr_answers"), 4);
+    assert_eq!(stage.proxy.statistic("ccr_answers"), 4);
 }
 
 /// ims_ocs can answer with no unit but CC-Time (`ocs_build_answer`), however the script decides: nobody can be granted
@@ -402,19 +402,19 @@ fn ims_ocs_grants_seconds_and_those_buy_no_messages() {
     // Of ten messages not one, and then of one not one.
     for (who, methods) in [(ALICE, ["INVITE", "BYE"]), (broke, ["INVITE", "INVITE"])] {
         let mut client = stage.client(who, |_| {});
-        assert_eq!(client.invite(), 402, "{who}\n{}", stage.kamailio.log());
-        assert!(stage.kamailio.log().contains(&format!("{} refused: no-credit", client.call_id)));
+        assert_eq!(client.invite(), 402, "{who}\n{}", stage.proxy.log());
+        assert!(stage.proxy.log().contains(&format!("{} refused: no-credit", client.call_id)));
         wanted.extend(methods.map(|method| told(method, who)));
         assert!(eventually(SOON, || server.told() == wanted), "{:?}", server.told());
     }
     let mut client = stage.client(free, |_| {});
-    assert_eq!(client.invite(), 200, "{}", stage.kamailio.log());
+    assert_eq!(client.invite(), 200, "{}", stage.proxy.log());
     client.bind();
     assert_eq!(client.take(1, Reaction::Answer(200)).len(), 1);
     client.bye();
-    let rests = || stage.kamailio.statistic("sessions_active") == 0 && stage.kamailio.statistic("outbox_depth") == 0;
-    assert!(eventually(SOON, rests), "{}", stage.kamailio.log());
+    let rests = || stage.proxy.statistic("sessions_active") == 0 && stage.proxy.statistic("outbox_depth") == 0;
+    assert!(eventually(SOON, rests), "{}", stage.proxy.log());
     wanted.push(told("INVITE", free));
     assert_eq!(server.told(), wanted);
-    assert_eq!(stage.kamailio.count("SELECT count(*) FROM debits"), 0);
+    assert_eq!(stage.proxy.count("SELECT count(*) FROM debits"), 0);
 }

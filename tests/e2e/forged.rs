@@ -1,14 +1,14 @@
 //! Forged MSRP. Which side of a session a frame speaks for is decided by the connection that it arrives on, or by the
 //! addresses of `im_server`, and content from an end of a charged session never passes unpaid.
 
-use super::parties::client::{ImClient, Reaction};
-use super::parties::kamailio::Setup;
-use super::parties::msrp::{Frame, Reader, Writer, connection};
-use super::parties::{Events, eventually, unique};
 use super::sessions::in_lua;
 use super::{ALICE, HOST, Stage, mixed, subscriber};
-use crate::parties::kamailio::{Host, Kamailio};
-use crate::parties::server::{ImServer, Options as ServerOptions};
+use imcharge_testkit::parties::client::{ImClient, Reaction};
+use imcharge_testkit::parties::msrp::{Frame, Reader, Writer, connection};
+use imcharge_testkit::parties::server::{ImServer, Options as ServerOptions};
+use imcharge_testkit::proxy::Setup;
+use imcharge_testkit::proxy::{Host, Proxy};
+use imcharge_testkit::{Events, eventually, unique};
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::time::Duration;
 
@@ -127,25 +127,20 @@ fn forgeries(paths: &str, message_id: &str, transaction: &str) -> Vec<(&'static 
 /// Sends every forgery about a message that the client has: on its own connection, and on one more. None of them does
 /// anything, and each is counted.
 #[track_caller]
-fn assert_that_forgeries_do_nothing(kamailio: &Kamailio, client: &mut ImClient, paths: &str, message: &Frame) {
-    let forged = || kamailio.statistic("frames_forged");
-    let mut fresh = Wire::to(kamailio.msrp);
+fn assert_that_forgeries_do_nothing(proxy: &Proxy, client: &mut ImClient, paths: &str, message: &Frame) {
+    let forged = || proxy.statistic("frames_forged");
+    let mut fresh = Wire::to(proxy.msrp);
     for own_connection in [true, false] {
         for (name, id, frame) in forgeries(paths, message.header("Message-ID"), &message.id) {
             let before = forged();
             let is_answered = frame.contains(" SEND\r\n") && !own_connection;
             match own_connection {
                 true => client.write_raw(frame.as_bytes()),
-                false if is_answered => assert_eq!(fresh.ask(&id, frame.as_bytes()), 403, "{name}\n{}", kamailio.log()),
+                false if is_answered => assert_eq!(fresh.ask(&id, frame.as_bytes()), 403, "{name}\n{}", proxy.log()),
                 false => fresh.writer.raw(frame.as_bytes()).expect("written"),
             }
             let counted = eventually(PATIENCE, || forged() == before + 1);
-            assert!(
-                counted,
-                "{name}, own connection: {own_connection}: {} forged\n{}",
-                forged() - before,
-                kamailio.log()
-            );
+            assert!(counted, "{name}, own connection: {own_connection}: {} forged\n{}", forged() - before, proxy.log());
         }
     }
     assert!(client.next_send(QUIET).is_none(), "a forged frame was relayed");
@@ -154,20 +149,20 @@ fn assert_that_forgeries_do_nothing(kamailio: &Kamailio, client: &mut ImClient, 
 /// A client that has a message and has not answered it yet forges; then it answers, and pays.
 fn assert_that_a_client_cannot_take_a_message_back(change: fn(Setup) -> Setup, via_relay: bool) {
     let stage = Stage::new(|setup| change(setup.defined("RESPONSE_TIMEOUT", "600")));
-    stage.kamailio.set_account(ALICE, 10);
+    stage.proxy.set_account(ALICE, 10);
     let _server = stage.server(&["one"], |_| {});
     let mut client = stage.bound(|options| options.via_relay = via_relay);
-    let message = client.next_send(PATIENCE).unwrap_or_else(|| panic!("a message\n{}", stage.kamailio.log()));
+    let message = client.next_send(PATIENCE).unwrap_or_else(|| panic!("a message\n{}", stage.proxy.log()));
     let paths = if via_relay { from_server_by_relay(&client) } else { from_server(&client) };
-    assert_that_forgeries_do_nothing(&stage.kamailio, &mut client, &paths, &message);
+    assert_that_forgeries_do_nothing(&stage.proxy, &mut client, &paths, &message);
     stage.expect(ALICE, 0, 10, 0);
     client.answer(&message, 200);
     stage.expect(ALICE, 0, 9, 1);
     assert_eq!(stage.triggers(ALICE), ["response"]);
-    let explained = stage.kamailio.rpc(&["imcharge.explain", &client.call_id]).expect("it was charged");
+    let explained = stage.proxy.rpc(&["imcharge.explain", &client.call_id]).expect("it was charged");
     assert!(explained.contains("forged"), "{explained}");
     // A dozen forgeries are one line of the log, which names the call.
-    let log = stage.kamailio.log();
+    let log = stage.proxy.log();
     let lines: Vec<_> = log.lines().filter(|line| line.contains("claims to come from the other side")).collect();
     assert!(lines.len() == 1 && lines[0].contains(&client.call_id), "{log}");
     assert_eq!(client.bye(), 200);
@@ -200,22 +195,22 @@ fn with_server_of_another_address(known: bool, change: fn(Setup) -> Setup) -> St
     let address = place.local_addr().expect("a bound socket has an address");
     let setup = change(super::setup(address).defined("RESPONSE_TIMEOUT", "600"));
     let setup = if known { setup.parameter("im_server", "\"127.0.0.2\"") } else { setup };
-    let kamailio = Kamailio::start(setup).unwrap_or_else(|error| panic!("{error}"));
-    Stage { kamailio, place }
+    let proxy = Proxy::start(setup).unwrap_or_else(|error| panic!("{error}"));
+    Stage { proxy, place }
 }
 
 /// An IM server that takes INVITEs and sends nothing by itself: the case sends its MSRP over a connection of its own.
 fn silent_server(stage: &Stage) -> ImServer {
-    let mut options = ServerOptions::new(stage.kamailio.msrp, &[]);
+    let mut options = ServerOptions::new(stage.proxy.msrp, &[]);
     options.authenticates = HOST.get() == Host::OpenSips;
     ImServer::start(&stage.place, options, Events::default()).expect("a server on a free port")
 }
 
 /// An answered session of this subscriber, of which no frame has passed yet; the subscriber has 10, all of which is reserved.
 fn answered(stage: &Stage, id: &str) -> ImClient {
-    stage.kamailio.set_account(id, 10);
+    stage.proxy.set_account(id, 10);
     let mut client = stage.client(id, |_| {});
-    assert_eq!(client.invite(), 200, "{}", stage.kamailio.log());
+    assert_eq!(client.invite(), 200, "{}", stage.proxy.log());
     client
 }
 
@@ -226,14 +221,14 @@ fn before_the_servers_first_frame_a_forger_gets_nothing_but_what_it_pays() {
     let mut client = answered(&stage, ALICE);
     let paths = from_server(&client);
     // The first who speaks for the server is believed: what it sends is charged like the server's.
-    let mut forger = Wire::to(stage.kamailio.msrp);
-    assert_eq!(forger.message(&paths, "early1"), 200, "{}", stage.kamailio.log());
+    let mut forger = Wire::to(stage.proxy.msrp);
+    assert_eq!(forger.message(&paths, "early1"), 200, "{}", stage.proxy.log());
     let message = client.next_send(PATIENCE).expect("it was relayed");
     client.answer(&message, 200);
     stage.expect(ALICE, 0, 9, 1);
     // The server gets nothing through meanwhile, so the client gets nothing for free.
-    let mut server = Wire::from("127.0.0.2:0", stage.kamailio.msrp);
-    assert_eq!(server.message(&paths, "late1"), 403, "{}", stage.kamailio.log());
+    let mut server = Wire::from("127.0.0.2:0", stage.proxy.msrp);
+    assert_eq!(server.message(&paths, "late1"), 403, "{}", stage.proxy.log());
     assert!(client.next_send(QUIET).is_none());
     // A forged abort of what has passed, over the connection that was believed, is the forger's own loss at most.
     drop(forger);
@@ -242,7 +237,7 @@ fn before_the_servers_first_frame_a_forger_gets_nothing_but_what_it_pays() {
         number += 1;
         server.message(&paths, &format!("late{number}")) == 200
     });
-    assert!(passes, "{}", stage.kamailio.log());
+    assert!(passes, "{}", stage.proxy.log());
     let message = client.next_send(PATIENCE).expect("it was relayed");
     client.answer(&message, 200);
     stage.expect(ALICE, 0, 8, 2);
@@ -256,19 +251,19 @@ pub fn where_the_servers_addresses_are_known_nobody_else_speaks_for_it_at_any_ti
     let _server = silent_server(&stage);
     let mut client = answered(&stage, ALICE);
     let paths = from_server(&client);
-    let mut forger = Wire::to(stage.kamailio.msrp);
-    assert_eq!(forger.message(&paths, "early1"), 403, "{}", stage.kamailio.log());
-    let mut first = Wire::from("127.0.0.2:0", stage.kamailio.msrp);
-    assert_eq!(first.message(&paths, "message1"), 200, "{}", stage.kamailio.log());
+    let mut forger = Wire::to(stage.proxy.msrp);
+    assert_eq!(forger.message(&paths, "early1"), 403, "{}", stage.proxy.log());
+    let mut first = Wire::from("127.0.0.2:0", stage.proxy.msrp);
+    assert_eq!(first.message(&paths, "message1"), 200, "{}", stage.proxy.log());
     let message = client.next_send(PATIENCE).expect("it was relayed");
-    assert_that_forgeries_do_nothing(&stage.kamailio, &mut client, &paths, &message);
+    assert_that_forgeries_do_nothing(&stage.proxy, &mut client, &paths, &message);
     client.answer(&message, 200);
     stage.expect(ALICE, 0, 9, 1);
     // A second connection of the server speaks at once, though the first one is still open: it may be half-open.
-    let mut second = Wire::from("127.0.0.2:0", stage.kamailio.msrp);
-    assert_eq!(second.message(&paths, "message2"), 200, "{}", stage.kamailio.log());
+    let mut second = Wire::from("127.0.0.2:0", stage.proxy.msrp);
+    assert_eq!(second.message(&paths, "message2"), 200, "{}", stage.proxy.log());
     let message = client.next_send(PATIENCE).expect("it was relayed");
-    assert_that_forgeries_do_nothing(&stage.kamailio, &mut client, &paths, &message);
+    assert_that_forgeries_do_nothing(&stage.proxy, &mut client, &paths, &message);
     client.answer(&message, 200);
     stage.expect(ALICE, 0, 8, 2);
     assert_eq!(client.bye(), 200);
@@ -281,9 +276,9 @@ pub fn many_sessions_on_one_server_connection_survive_its_reconnect() {
     let _server = silent_server(&stage);
     let ids: Vec<String> = (0..5).map(|_| subscriber()).collect();
     let mut clients: Vec<ImClient> = ids.iter().map(|id| answered(&stage, id)).collect();
-    let mut first = Wire::to(stage.kamailio.msrp);
+    let mut first = Wire::to(stage.proxy.msrp);
     for (client, id) in clients.iter_mut().zip(&ids) {
-        assert_eq!(first.message(&from_server(client), "message1"), 200, "{}", stage.kamailio.log());
+        assert_eq!(first.message(&from_server(client), "message1"), 200, "{}", stage.proxy.log());
         let message = client.next_send(PATIENCE).expect("it was relayed");
         client.answer(&message, 200);
         stage.expect(id, 0, 9, 1);
@@ -292,8 +287,8 @@ pub fn many_sessions_on_one_server_connection_survive_its_reconnect() {
     assert_eq!(first.message(&from_server(&clients[0]), "message2"), 200);
     let unanswered = clients[0].next_send(PATIENCE).expect("it was relayed");
     // A server whose old connection is still open as far as the proxy knows is not believed on another one.
-    let mut second = Wire::to(stage.kamailio.msrp);
-    assert_eq!(second.message(&from_server(&clients[1]), "half-open"), 403, "{}", stage.kamailio.log());
+    let mut second = Wire::to(stage.proxy.msrp);
+    assert_eq!(second.message(&from_server(&clients[1]), "half-open"), 403, "{}", stage.proxy.log());
     drop(first);
     for (client, id) in clients.iter_mut().zip(&ids) {
         let mut number = 2;
@@ -301,9 +296,9 @@ pub fn many_sessions_on_one_server_connection_survive_its_reconnect() {
             number += 1;
             second.message(&from_server(client), &format!("message{number}")) == 200
         });
-        assert!(passes, "{id}\n{}", stage.kamailio.log());
+        assert!(passes, "{id}\n{}", stage.proxy.log());
         let message = client.next_send(PATIENCE).expect("it was relayed");
-        assert_that_forgeries_do_nothing(&stage.kamailio, client, &from_server(client), &message);
+        assert_that_forgeries_do_nothing(&stage.proxy, client, &from_server(client), &message);
         client.answer(&message, 200);
     }
     clients[0].answer(&unanswered, 200);
@@ -320,16 +315,16 @@ pub fn many_sessions_on_one_server_connection_survive_its_reconnect() {
 #[test]
 fn a_relay_near_the_client_that_answers_itself_is_the_trigger() {
     let stage = Stage::new(|setup| setup.defined("RESPONSE_TIMEOUT", "600"));
-    stage.kamailio.set_account(ALICE, 10);
+    stage.proxy.set_account(ALICE, 10);
     let _server = silent_server(&stage);
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let relay = format!("msrp://{}/second;tcp", listener.local_addr().expect("an address"));
     let mut client = stage.client(ALICE, |options| {
         options.path = Some(format!("{relay} msrp://client.example.org:9/C{};tcp", unique()));
     });
-    assert_eq!(client.invite(), 200, "{}", stage.kamailio.log());
-    let mut server = Wire::to(stage.kamailio.msrp);
-    assert_eq!(server.message(&from_server(&client), "message1"), 200, "{}", stage.kamailio.log());
+    assert_eq!(client.invite(), 200, "{}", stage.proxy.log());
+    let mut server = Wire::to(stage.proxy.msrp);
+    assert_eq!(server.message(&from_server(&client), "message1"), 200, "{}", stage.proxy.log());
     let (mut reader, writer) = connection(listener.accept().expect("the proxy connects").0).expect("a connection");
     let message = reader.next(PATIENCE).expect("open").expect("a message");
     // Another transaction than that of the message triggers nothing.
@@ -349,19 +344,19 @@ fn assert_that_nothing_passes_unpaid(known: bool, change: fn(Setup) -> Setup) {
     let _server = silent_server(&stage);
     let mut client = answered(&stage, ALICE);
     let (before, own) = (from_server(&client), client.msrp_paths().0.to_owned());
-    let mut server = Wire::from("127.0.0.2:0", stage.kamailio.msrp);
-    assert_eq!(server.message(&before, "message1"), 200, "{}", stage.kamailio.log());
+    let mut server = Wire::from("127.0.0.2:0", stage.proxy.msrp);
+    assert_eq!(server.message(&before, "message1"), 200, "{}", stage.proxy.log());
     let message = client.next_send(PATIENCE).expect("it was relayed");
     client.answer(&message, 200);
     stage.expect(ALICE, 0, 9, 1);
     // The client moves to another session on the same connection, where the relay would find it.
     let address = own.rsplit_once('/').expect("a session").0;
-    assert_eq!(client.move_to(&format!("{address}/moved{};tcp", unique())), 200, "{}", stage.kamailio.log());
+    assert_eq!(client.move_to(&format!("{address}/moved{};tcp", unique())), 200, "{}", stage.proxy.log());
     let after = from_server(&client);
-    let unattributed = stage.kamailio.statistic("frames_unattributed");
-    assert_eq!(server.message(&before, "message2"), 481, "{}", stage.kamailio.log());
-    assert_eq!(stage.kamailio.statistic("frames_unattributed"), unattributed + 1);
-    assert_eq!(server.message(&after, "message3"), 200, "{}", stage.kamailio.log());
+    let unattributed = stage.proxy.statistic("frames_unattributed");
+    assert_eq!(server.message(&before, "message2"), 481, "{}", stage.proxy.log());
+    assert_eq!(stage.proxy.statistic("frames_unattributed"), unattributed + 1);
+    assert_eq!(server.message(&after, "message3"), 200, "{}", stage.proxy.log());
     let message = client.next_send(PATIENCE).expect("it was relayed");
     assert_eq!(message.header("Message-ID"), "message3");
     client.answer(&message, 200);
@@ -369,12 +364,12 @@ fn assert_that_nothing_passes_unpaid(known: bool, change: fn(Setup) -> Setup) {
     assert_eq!(client.bye(), 200);
     stage.expect(ALICE, 8, 0, 2);
     for paths in [&before, &after] {
-        assert!(server.message(paths, "message4") >= 400, "{}", stage.kamailio.log());
+        assert!(server.message(paths, "message4") >= 400, "{}", stage.proxy.log());
     }
     // To a session that the proxy has never heard of.
     if known {
         let stranger = after.replace(client.msrp_paths().0, &format!("{address}/unknown;tcp"));
-        assert_eq!(server.message(&stranger, "message5"), 481, "{}", stage.kamailio.log());
+        assert_eq!(server.message(&stranger, "message5"), 481, "{}", stage.proxy.log());
     }
     assert!(client.next_send(QUIET).is_none(), "content passed unpaid");
     stage.expect(ALICE, 8, 0, 2);
@@ -396,30 +391,30 @@ fn nothing_passes_unpaid_where_other_msrp_is_relayed() {
 pub fn a_client_that_leaves_the_relay_out_is_counted_and_refused_where_the_operator_says_so() {
     for (value, refuses) in [("allow", false), ("refuse", true)] {
         let stage = Stage::new(|setup| setup.parameter("bypass", &format!("\"{value}\"")));
-        let without_relay = || stage.kamailio.statistic("paths_without_relay");
-        stage.kamailio.set_account(ALICE, 10);
+        let without_relay = || stage.proxy.statistic("paths_without_relay");
+        stage.proxy.set_account(ALICE, 10);
         let server = stage.server(&["one"], |_| {});
         let mut outside = stage.client(ALICE, |options| {
             options.authenticates = false;
             options.path = Some(format!("msrp://127.0.0.1:9/C{};tcp", unique()));
         });
-        assert_eq!(outside.invite(), if refuses { 488 } else { 200 }, "{}", stage.kamailio.log());
+        assert_eq!(outside.invite(), if refuses { 488 } else { 200 }, "{}", stage.proxy.log());
         assert_eq!(without_relay(), 1);
         assert_eq!(server.invites(), usize::from(!refuses));
         outside.bye();
         stage.expect(ALICE, 10, 0, 0);
         let mut client = stage.bound(|options| options.via_relay = true);
-        assert_eq!(client.take(1, Reaction::Answer(200)).len(), 1, "{}", stage.kamailio.log());
+        assert_eq!(client.take(1, Reaction::Answer(200)).len(), 1, "{}", stage.proxy.log());
         assert_eq!(without_relay(), 1);
         let own = client.msrp_paths().0.rsplit(' ').next().expect("a URI");
         let moved = format!("{}/moved{};tcp", own.rsplit_once('/').expect("a session").0, unique());
-        assert_eq!(client.move_to(&moved), 200, "{}", stage.kamailio.log());
+        assert_eq!(client.move_to(&moved), 200, "{}", stage.proxy.log());
         assert_eq!(without_relay(), 2);
         // msrp_relay of OpenSIPS ties the server's session of it to the client's, so nothing is sent to another end.
         if HOST.get() == Host::Kamailio {
             client.bind();
             let count = usize::from(!refuses);
-            assert_eq!(client.take(1, Reaction::Answer(200)).len(), count, "{value}\n{}", stage.kamailio.log());
+            assert_eq!(client.take(1, Reaction::Answer(200)).len(), count, "{value}\n{}", stage.proxy.log());
         }
         client.bye();
         stage.expect(ALICE, 9, 0, 1);
@@ -443,7 +438,7 @@ fn msrp_of_others_is_relayed_in_lua() {
 
 fn assert_that_msrp_of_others_is_relayed(change: fn(Setup) -> Setup) {
     let stage = with_server_of_another_address(true, change);
-    let relay = stage.kamailio.msrp;
+    let relay = stage.proxy.msrp;
     let _server = silent_server(&stage);
     let (mut bob, mut carol) = (Wire::to(relay), Wire::to(relay));
     let uri = |wire: &Wire, name: &str| format!("msrp://{}/{name};tcp", wire.address);
@@ -451,7 +446,7 @@ fn assert_that_msrp_of_others_is_relayed(change: fn(Setup) -> Setup) {
     let chat = |from: &mut Wire, paths: &str, to: &mut Wire| {
         // Not charged: the length of a Message-ID is nobody's business here.
         let message_id = format!("chat{}{}", unique(), "x".repeat(40));
-        assert_eq!(from.message(paths, &message_id), 200, "{}", stage.kamailio.log());
+        assert_eq!(from.message(paths, &message_id), 200, "{}", stage.proxy.log());
         let found = to.next_content(PATIENCE).expect("it was relayed");
         assert_eq!(found.header("Message-ID"), message_id);
     };
@@ -460,13 +455,13 @@ fn assert_that_msrp_of_others_is_relayed(change: fn(Setup) -> Setup) {
     // Mallory's description claims the URI of either.
     for claimed in [&bobs, &carols] {
         let id = subscriber();
-        stage.kamailio.set_account(&id, 10);
+        stage.proxy.set_account(&id, 10);
         let mut mallory = stage.client(&id, |options| options.path = Some(claimed.clone()));
-        assert_eq!(mallory.invite(), 200, "{}", stage.kamailio.log());
+        assert_eq!(mallory.invite(), 200, "{}", stage.proxy.log());
         chat(&mut bob, &there, &mut carol);
         chat(&mut carol, &back, &mut bob);
         stage.expect(&id, 0, 10, 0);
-        assert_eq!(mallory.bye(), 200, "{}", stage.kamailio.log());
+        assert_eq!(mallory.bye(), 200, "{}", stage.proxy.log());
         stage.expect(&id, 10, 0, 0);
     }
     chat(&mut carol, &back, &mut bob);
@@ -479,9 +474,9 @@ fn a_message_id_that_is_too_long_is_a_bad_request_and_costs_nothing() {
         let _server = silent_server(&stage);
         let mut client = answered(&stage, ALICE);
         let paths = from_server(&client);
-        let mut server = Wire::from("127.0.0.2:0", stage.kamailio.msrp);
-        assert_eq!(server.message(&paths, &"m".repeat(33)), 400, "{}", stage.kamailio.log());
-        assert_eq!(server.message(&paths, &"m".repeat(32)), 200, "{}", stage.kamailio.log());
+        let mut server = Wire::from("127.0.0.2:0", stage.proxy.msrp);
+        assert_eq!(server.message(&paths, &"m".repeat(33)), 400, "{}", stage.proxy.log());
+        assert_eq!(server.message(&paths, &"m".repeat(32)), 200, "{}", stage.proxy.log());
         let message = client.next_send(PATIENCE).expect("it was relayed");
         client.answer(&message, 200);
         stage.expect(ALICE, 0, 9, 1);

@@ -7,8 +7,8 @@ mod identities;
 mod msrp;
 mod torture;
 
-use super::parties::eventually;
-use super::parties::kamailio::Kamailio;
+use imcharge_testkit::eventually;
+use imcharge_testkit::proxy::Proxy;
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
@@ -20,7 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// A proxy's processes, as they were when all was well.
 pub struct Vitals<'a> {
-    kamailio: &'a Kamailio,
+    proxy: &'a Proxy,
     processes: BTreeSet<u32>,
     socket: UdpSocket,
 }
@@ -28,19 +28,19 @@ pub struct Vitals<'a> {
 impl<'a> Vitals<'a> {
     /// Looks at a proxy that is well, and has started all its processes: its TCP main process is the last of its own,
     /// and the supervisor starts the engine when it likes.
-    pub fn of(kamailio: &'a Kamailio) -> Vitals<'a> {
-        pour(kamailio.msrp, b"");
-        assert!(eventually(PATIENCE, || kamailio.engine_pid().is_some()), "{}", kamailio.log());
+    pub fn of(proxy: &'a Proxy) -> Vitals<'a> {
+        pour(proxy.msrp, b"");
+        assert!(eventually(PATIENCE, || proxy.engine_pid().is_some()), "{}", proxy.log());
         let socket = UdpSocket::bind("127.0.0.1:0").expect("a socket");
         socket.set_read_timeout(Some(Duration::from_millis(500))).expect("a time-out can be set");
-        Vitals { kamailio, processes: processes(kamailio), socket }
+        Vitals { proxy, processes: processes(proxy), socket }
     }
 
     /// The proxy answers, and every process is the one that it was: none has died, none was started in its place.
     #[track_caller]
     pub fn assert_well(&self, after: &str) {
         let serves = self.serves();
-        let now = processes(self.kamailio);
+        let now = processes(self.proxy);
         assert!(serves && now == self.processes, "after {after}: {:?} became {now:?}\n{}", self.processes, self.end());
     }
 
@@ -48,21 +48,21 @@ impl<'a> Vitals<'a> {
     #[track_caller]
     pub fn assert_unharmed(&self) {
         self.assert_well("everything");
-        assert_eq!(self.kamailio.statistic("engine_restarts"), 0, "{}", self.end());
+        assert_eq!(self.proxy.statistic("engine_restarts"), 0, "{}", self.end());
     }
 
     /// The end of the log: hostile input fills much of it.
     fn end(&self) -> String {
-        let log = self.kamailio.log();
+        let log = self.proxy.log();
         let lines: Vec<&str> = log.lines().collect();
         lines[lines.len().saturating_sub(20)..].join("\n")
     }
 
     fn serves(&self) -> bool {
-        let (asked, proxy) = (Instant::now(), self.kamailio.sip);
+        let (asked, proxy) = (Instant::now(), self.proxy.sip);
         let own = self.socket.local_addr().expect("bound");
         while asked.elapsed() < PATIENCE {
-            let number = super::parties::unique();
+            let number = imcharge_testkit::unique();
             let text = format!(
                 "OPTIONS sip:{proxy} SIP/2.0\r\nVia: SIP/2.0/UDP {own};branch=z9hG4bKv{number};rport\r\n\
                  From: <sip:a@b>;tag=1\r\nTo: <sip:{proxy}>\r\nCall-ID: v{number}\r\nCSeq: 1 OPTIONS\r\n\
@@ -79,8 +79,8 @@ impl<'a> Vitals<'a> {
 }
 
 /// All processes of a proxy: those of its group, the engine and its supervisor among them.
-fn processes(kamailio: &Kamailio) -> BTreeSet<u32> {
-    let group = kamailio.pid().to_string();
+fn processes(proxy: &Proxy) -> BTreeSet<u32> {
+    let group = proxy.pid().to_string();
     let entries = fs::read_dir("/proc").expect("there is /proc").flatten();
     let numbers = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
     let belongs = |pid: &u32| {
@@ -101,12 +101,12 @@ pub struct Memory {
 
 impl Memory {
     /// Of a proxy now.
-    pub fn of(kamailio: &Kamailio) -> Memory {
-        let own = processes(kamailio).into_iter().map(|pid| {
+    pub fn of(proxy: &Proxy) -> Memory {
+        let own = processes(proxy).into_iter().map(|pid| {
             let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
             field(&text, "Anonymous:") * 1024
         });
-        let shared = kamailio.rpc(&["core.shmmem"]).unwrap_or_default();
+        let shared = proxy.rpc(&["core.shmmem"]).unwrap_or_default();
         Memory { own: own.sum(), shared: field(&shared, "real_used:") }
     }
 
@@ -117,10 +117,10 @@ impl Memory {
 
     /// Waits until no more is in use than `before` and so much more: what ends late is given back late.
     #[track_caller]
-    pub fn assert_flat(before: Memory, kamailio: &Kamailio, own: i64, shared: i64) {
+    pub fn assert_flat(before: Memory, proxy: &Proxy, own: i64, shared: i64) {
         let mut now = before;
         let flat = eventually(Duration::from_secs(10), || {
-            now = Memory::of(kamailio);
+            now = Memory::of(proxy);
             now.own_since(before) <= own && now.shared - before.shared <= shared
         });
         assert!(flat, "{before:?} became {now:?}");
@@ -149,8 +149,8 @@ pub fn pour(relay: SocketAddr, bytes: &[u8]) -> Vec<u8> {
 }
 
 /// Counters of the module, all of one moment.
-pub fn statistics<const N: usize>(kamailio: &Kamailio, names: [&str; N]) -> [i64; N] {
-    let all = kamailio.rpc(&["imcharge.stats"]).unwrap_or_else(|error| panic!("{error}\n{}", kamailio.log()));
+pub fn statistics<const N: usize>(proxy: &Proxy, names: [&str; N]) -> [i64; N] {
+    let all = proxy.rpc(&["imcharge.stats"]).unwrap_or_else(|error| panic!("{error}\n{}", proxy.log()));
     names.map(|name| field(&all, &format!("{name}:")))
 }
 

@@ -1,10 +1,10 @@
 //! Other processes and a sick disk at the ledger file, in the middle of traffic: what is charged stays right, and no
 //! INVITE waits for them.
 
-use super::parties::client::Reaction;
-use super::parties::kamailio::Account;
-use super::parties::{eventually, unique};
 use super::{ALICE, Stage};
+use imcharge_testkit::parties::client::Reaction;
+use imcharge_testkit::proxy::Account;
+use imcharge_testkit::{eventually, unique};
 use rusqlite::Connection;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -26,7 +26,7 @@ impl Case {
     fn on(state: &Path) -> Case {
         let place = format!("\"state_dir\", \"{}\"", state.display());
         let stage = Stage::new(|setup| setup.changed("\"state_dir\", STATE_DIR", &place));
-        stage.kamailio.set_account(ALICE, BALANCE);
+        stage.proxy.set_account(ALICE, BALANCE);
         Case { stage, state: state.to_owned() }
     }
 
@@ -35,13 +35,13 @@ impl Case {
     }
 
     fn statistic(&self, name: &str) -> i64 {
-        self.stage.kamailio.statistic(name)
+        self.stage.proxy.statistic(name)
     }
 
     #[track_caller]
     fn until(&self, name: &str, value: i64) {
         let is_so = eventually(SOON, || self.statistic(name) == value);
-        assert!(is_so, "{name} is not {value} but {}\n{}", self.statistic(name), self.stage.kamailio.log());
+        assert!(is_so, "{name} is not {value} but {}\n{}", self.statistic(name), self.stage.proxy.log());
     }
 
     /// Retrieves one message after the other while something happens; how many that were, and the longest INVITE. Each
@@ -60,10 +60,10 @@ impl Case {
                 while !over.load(Ordering::Relaxed) {
                     let mut client = self.stage.client(ALICE, |_| {});
                     let asked = Instant::now();
-                    assert_eq!(client.invite(), 200, "{}", self.stage.kamailio.log());
+                    assert_eq!(client.invite(), 200, "{}", self.stage.proxy.log());
                     longest = longest.max(asked.elapsed());
                     client.bind();
-                    assert_eq!(client.take(1, Reaction::Answer(200)).len(), 1, "{}", self.stage.kamailio.log());
+                    assert_eq!(client.take(1, Reaction::Answer(200)).len(), 1, "{}", self.stage.proxy.log());
                     assert_eq!(client.bye(), 200);
                     count += 1;
                     std::thread::sleep(pause);
@@ -97,7 +97,7 @@ impl Case {
             found = read.ok();
             found == Some((wanted, count))
         });
-        assert!(is_so, "{count} were retrieved: {found:?}\n{}", self.stage.kamailio.log());
+        assert!(is_so, "{count} were retrieved: {found:?}\n{}", self.stage.proxy.log());
     }
 }
 
@@ -123,7 +123,7 @@ fn lock_for(span: Duration) {
         // It charges on from the journal.
         assert_eq!(case.statistic("engine_up"), 1);
         assert!(case.statistic("journal_octets") > 0);
-        let log = case.stage.kamailio.log();
+        let log = case.stage.proxy.log();
         let holder = format!("(pid {})", std::process::id());
         assert!(log.contains("ledger.sqlite: locked by ") && log.contains(&holder), "{log}");
         assert_eq!(times(&log, "ledger.sqlite: locked by"), 1, "once, not all the time\n{log}");
@@ -132,7 +132,7 @@ fn lock_for(span: Duration) {
     });
     assert!(count > 5 && longest < Duration::from_secs(2), "{count} retrievals, the longest INVITE {longest:?}");
     case.expect_debited(count);
-    assert_eq!(times(&case.stage.kamailio.log(), "can be written again"), 1);
+    assert_eq!(times(&case.stage.proxy.log(), "can be written again"), 1);
 }
 
 /// Each start has to open the ledger, and to read back from the journal what the tables do not contain.
@@ -141,20 +141,20 @@ fn engines_that_are_killed_while_the_ledger_is_locked_lose_and_double_nothing() 
     let folder = tempfile::tempdir().expect("a folder");
     let case = Case::on(folder.path());
     let browser = case.ledger();
-    let kamailio = &case.stage.kamailio;
+    let proxy = &case.stage.proxy;
     let (count, _) = case.retrieve_while(|| {
         browser.execute_batch("BEGIN IMMEDIATE").expect("locked");
         for _ in 0..10 {
-            let engine = kamailio.engine_pid().expect("an engine");
-            kamailio.signal("KILL", Some(engine));
+            let engine = proxy.engine_pid().expect("an engine");
+            proxy.signal("KILL", Some(engine));
             let is_back = eventually(SOON, || {
-                let is_new = kamailio.engine_pid().is_some_and(|pid| pid != engine);
+                let is_new = proxy.engine_pid().is_some_and(|pid| pid != engine);
                 is_new && case.statistic("engine_up") == 1
             });
-            assert!(is_back, "{}", kamailio.log());
+            assert!(is_back, "{}", proxy.log());
             // Some traffic between two kills.
             let seen = case.statistic("frames");
-            assert!(eventually(SOON, || case.statistic("frames") > seen + 8), "{}", kamailio.log());
+            assert!(eventually(SOON, || case.statistic("frames") > seen + 8), "{}", proxy.log());
         }
         browser.execute_batch("ROLLBACK").expect("unlocked");
     });
@@ -172,18 +172,18 @@ fn a_proxy_that_is_stopped_or_killed_and_started_while_the_ledger_is_locked_cont
     for is_killed in [false, true, false] {
         count += case.retrieve_while(|| lasts(Duration::from_secs(1))).0;
         // An operator is answered, and the answer survives the stop.
-        let paid = case.stage.kamailio.rpc(&["imcharge.account.add", ALICE, "1"]);
+        let paid = case.stage.proxy.rpc(&["imcharge.account.add", ALICE, "1"]);
         assert!(paid.is_ok(), "{paid:?}");
         if is_killed {
-            case.stage.kamailio.kill_all();
+            case.stage.proxy.kill_all();
         } else {
-            let (status, took) = case.stage.kamailio.terminate();
+            let (status, took) = case.stage.proxy.terminate();
             assert!(
                 status.is_some_and(|status| status.success()) && took < Duration::from_secs(5),
                 "{status:?} {took:?}"
             );
         }
-        case.stage.kamailio.restart().expect("it starts");
+        case.stage.proxy.restart().expect("it starts");
         case.until("engine_up", 1);
     }
     count += case.retrieve_while(|| lasts(Duration::from_secs(1))).0;
@@ -243,7 +243,7 @@ fn fill_for(span: Duration) {
         case.until("store_failing", 1);
         lasts(span);
         assert_eq!(case.statistic("engine_up"), 1);
-        let log = case.stage.kamailio.log();
+        let log = case.stage.proxy.log();
         assert_eq!(times(&log, "ledger.sqlite: no space on its disk"), 1, "{log}");
         std::fs::remove_file(&filler).expect("removed");
         case.until("store_failing", 0);
@@ -273,7 +273,7 @@ fn a_reader_a_backup_and_a_vacuum_under_traffic_disturb_nobody() {
         reader.execute_batch("BEGIN; SELECT count(*) FROM sessions;").expect("a snapshot");
         // RPC commands make the engine write its tables all the time.
         for _ in 0..100 {
-            case.stage.kamailio.rpc(&["imcharge.outbox"]).expect("answered");
+            case.stage.proxy.rpc(&["imcharge.outbox"]).expect("answered");
         }
         assert!(eventually(SOON, || case.statistic("ledger_log_octets") > 0), "the reader needs the log");
         sqlite3(&format!(".backup {}", copy.display()));
@@ -295,15 +295,15 @@ fn a_journal_deleted_while_the_ledger_is_locked_is_made_anew_when_the_tables_con
     let folder = tempfile::tempdir().expect("a folder");
     let case = Case::on(folder.path());
     let browser = case.ledger();
-    let kamailio = &case.stage.kamailio;
+    let proxy = &case.stage.proxy;
     browser.execute_batch("BEGIN IMMEDIATE").expect("locked");
     let (mut count, _) = case.retrieve_while(|| lasts(Duration::from_secs(1)));
     let journal = case.state.join("journal-a");
     std::fs::remove_file(&journal).expect("removed");
-    let is_told = eventually(SOON, || kamailio.log().contains("journal-a: was deleted"));
-    assert!(is_told && case.statistic("store_failing") == 1, "{}", kamailio.log());
+    let is_told = eventually(SOON, || proxy.log().contains("journal-a: was deleted"));
+    assert!(is_told && case.statistic("store_failing") == 1, "{}", proxy.log());
     browser.execute_batch("ROLLBACK").expect("unlocked");
-    assert!(eventually(SOON, || journal.exists() && case.statistic("store_failing") == 0), "{}", kamailio.log());
+    assert!(eventually(SOON, || journal.exists() && case.statistic("store_failing") == 0), "{}", proxy.log());
     case.until("engine_up", 1);
     count += case.retrieve_while(|| lasts(Duration::from_secs(1))).0;
     case.expect_debits(count, 0);
@@ -317,22 +317,22 @@ fn a_ledger_deleted_under_the_proxy_refuses_sessions_over_an_engine_restart_unti
     let (count, _) = case.retrieve_while(|| assert!(eventually(SOON, || case.statistic("debits") > 3)));
     let refused = || case.stage.client(ALICE, |_| {}).invite() == 503;
     std::fs::rename(&ledger, &away).expect("moved");
-    let kamailio = &case.stage.kamailio;
+    let proxy = &case.stage.proxy;
     case.until("engine_up", 0);
-    assert!(refused(), "{}", kamailio.log());
-    assert_eq!(times(&kamailio.log(), "was deleted, moved or replaced"), 1, "{}", kamailio.log());
-    let engine = kamailio.engine_pid().expect("an engine");
-    kamailio.signal("KILL", Some(engine));
-    assert!(eventually(SOON, || kamailio.engine_pid().is_some_and(|pid| pid != engine)));
+    assert!(refused(), "{}", proxy.log());
+    assert_eq!(times(&proxy.log(), "was deleted, moved or replaced"), 1, "{}", proxy.log());
+    let engine = proxy.engine_pid().expect("an engine");
+    proxy.signal("KILL", Some(engine));
+    assert!(eventually(SOON, || proxy.engine_pid().is_some_and(|pid| pid != engine)));
     // No empty ledger with new balances is made in its place.
-    assert!(refused() && !ledger.exists(), "{}", kamailio.log());
+    assert!(refused() && !ledger.exists(), "{}", proxy.log());
     std::fs::rename(&away, &ledger).expect("moved back");
     let _server = case.stage.server(&["one"], |_| {});
     let granted = || {
         let mut client = case.stage.client(ALICE, |_| {});
         client.invite() == 200 && client.bye() == 200
     };
-    assert!(eventually(SOON, granted), "{}", kamailio.log());
+    assert!(eventually(SOON, granted), "{}", proxy.log());
     let wanted = Some(Account { balance: BALANCE - count, held: 0, debited: count });
     assert!(eventually(SOON, || account(&case) == wanted), "{:?}", account(&case));
 }
@@ -351,9 +351,9 @@ fn a_damaged_ledger_lets_the_proxy_start_and_refuses_sessions() {
     std::fs::write(folder.path().join("ledger.sqlite"), vec![b'x'; 40_960]).expect("written");
     let place = format!("\"state_dir\", \"{}\"", folder.path().display());
     let stage = Stage::new(|setup| setup.changed("\"state_dir\", STATE_DIR", &place));
-    assert!(eventually(SOON, || stage.kamailio.statistic("store_failing") == 1), "{}", stage.kamailio.log());
+    assert!(eventually(SOON, || stage.proxy.statistic("store_failing") == 1), "{}", stage.proxy.log());
     assert_eq!(stage.client(ALICE, |_| {}).invite(), 503);
-    let log = stage.kamailio.log();
+    let log = stage.proxy.log();
     assert!(log.contains("ledger.sqlite: is damaged") && log.contains("restore the file from a backup"), "{log}");
 }
 
@@ -369,12 +369,12 @@ fn an_engine_that_starts_on_a_read_only_disk_is_back_when_it_can_be_written() {
     };
     mount(&["--bind", folder.path().to_str().expect("a name")]);
     mount(&["-o", "remount,bind,ro"]);
-    let kamailio = &case.stage.kamailio;
-    kamailio.signal("KILL", kamailio.engine_pid());
+    let proxy = &case.stage.proxy;
+    proxy.signal("KILL", proxy.engine_pid());
     case.until("store_failing", 1);
     lasts(Duration::from_secs(12));
     assert_eq!(case.stage.client(ALICE, |_| {}).invite(), 503);
-    let log = kamailio.log();
+    let log = proxy.log();
     assert!(log.contains("read-only"), "{log}");
     let _ = Command::new("umount").arg(folder.path()).status();
     let _server = case.stage.server(&["one"], |_| {});
@@ -382,7 +382,7 @@ fn an_engine_that_starts_on_a_read_only_disk_is_back_when_it_can_be_written() {
         let mut client = case.stage.client(ALICE, |_| {});
         client.invite() == 200 && client.bye() == 200
     };
-    assert!(eventually(SOON, granted), "{}", kamailio.log());
+    assert!(eventually(SOON, granted), "{}", proxy.log());
     let wanted = Some(Account { balance: BALANCE - count, held: 0, debited: count });
     assert!(eventually(SOON, || account(&case) == wanted), "{:?}", account(&case));
 }
@@ -418,7 +418,7 @@ fn syncs_of_five_seconds_delay_no_verdict_and_end_no_engine() {
         setup.under = vec!["env".into(), format!("LD_PRELOAD={}", library.display())];
         setup
     });
-    stage.kamailio.set_account(ALICE, BALANCE);
+    stage.proxy.set_account(ALICE, BALANCE);
     let case = Case { stage, state };
     let (count, longest) = case.retrieve_while(|| {
         std::fs::write(&says, "5200").expect("written");

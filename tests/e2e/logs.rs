@@ -1,10 +1,10 @@
 //! What an operator reads in the log: at the host's default level, once, and with what is wrong.
 
 use super::diameter::{Authority, Charged};
-use super::parties::client::Reaction;
-use super::parties::eventually;
-use super::parties::kamailio::{Host, Setup};
 use super::{ALICE, HOST, Stage};
+use imcharge_testkit::eventually;
+use imcharge_testkit::parties::client::Reaction;
+use imcharge_testkit::proxy::{Host, Setup};
 use std::time::Duration;
 
 const SOON: Duration = Duration::from_secs(20);
@@ -20,15 +20,15 @@ fn at_the_default_level(setup: Setup) -> Setup {
 #[test]
 pub fn a_killed_engine_has_a_line_at_the_default_log_level() {
     let stage = Stage::new(at_the_default_level);
-    let kamailio = &stage.kamailio;
-    let log = kamailio.log();
+    let proxy = &stage.proxy;
+    let log = proxy.log();
     if HOST.get() == Host::Kamailio {
         assert!(!log.contains("INFO:"), "the default level is higher\n{log}");
     }
-    assert!(eventually(SOON, || kamailio.engine_pid().is_some()));
-    kamailio.signal("KILL", kamailio.engine_pid());
-    let told = || kamailio.log().contains("ended by itself (signal: 9 (SIGKILL))");
-    assert!(eventually(SOON, told), "{}", kamailio.log());
+    assert!(eventually(SOON, || proxy.engine_pid().is_some()));
+    proxy.signal("KILL", proxy.engine_pid());
+    let told = || proxy.log().contains("ended by itself (signal: 9 (SIGKILL))");
+    assert!(eventually(SOON, told), "{}", proxy.log());
 }
 
 #[test]
@@ -37,14 +37,14 @@ fn a_warning_is_visible_at_the_default_log_level() {
     let state = format!("\"state_dir\", \"{}\"", folder.path().display());
     std::fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("our own");
     let stage = Stage::new(|setup| at_the_default_level(setup).changed("\"state_dir\", STATE_DIR", &state));
-    let log = stage.kamailio.log();
+    let log = stage.proxy.log();
     assert!(log.contains("WARNING: imcharge: state_dir") && log.contains("is open to every user"), "{log}");
 }
 
 #[test]
 pub fn a_good_start_has_one_line_that_says_what_is_charged_and_where() {
     let stage = Stage::new(at_the_default_level);
-    let (log, state) = (stage.kamailio.log(), stage.kamailio.state_dir());
+    let (log, state) = (stage.proxy.log(), stage.proxy.state_dir());
     let version = env!("CARGO_PKG_VERSION");
     let line = format!("imcharge {version}: enabler ledger, tariff message:1, state directory {}", state.display());
     assert_eq!(log.matches(&line).count(), 1, "{log}");
@@ -62,7 +62,7 @@ fn what_a_peer_does_wrong_each_time_does_not_fill_the_log() {
         client.invite();
         client.bye();
     }
-    let log = charged.stage.kamailio.log();
+    let log = charged.stage.proxy.log();
     let lines = log.matches("is mandatory and not known").count();
     assert!((1..=10).contains(&lines), "{lines} lines for {SESSIONS} sessions\n{log}");
 }
@@ -77,7 +77,7 @@ pub fn an_answered_call_does_not_end_as_a_failed_invite() {
     assert_eq!(client.bye(), 200);
     // The transaction of the INVITE is destroyed some seconds after its answer (tm's wt_timer).
     std::thread::sleep(Duration::from_secs(7));
-    let explained = stage.kamailio.rpc(&["imcharge.explain", &client.call_id]).expect("explained");
+    let explained = stage.proxy.rpc(&["imcharge.explain", &client.call_id]).expect("explained");
     assert!(explained.contains("answered") && !explained.contains("invite-failed"), "{explained}");
 }
 
@@ -89,13 +89,13 @@ fn an_unreadable_tls_file_at_a_restart_of_the_engine_takes_down_its_peer_alone()
     charged.until_open();
     let (file, aside) = (authority.path("ca.pem"), authority.path("aside.pem"));
     std::fs::rename(&file, &aside).expect("renamed");
-    let kamailio = &charged.stage.kamailio;
-    kamailio.signal("KILL", kamailio.engine_pid());
-    let told = || kamailio.log().contains(&format!("TLS certificate {file}: "));
-    assert!(eventually(SOON, told), "{}", kamailio.log());
-    let answers = || kamailio.rpc(&["imcharge.peers"]).is_ok_and(|peers| peers.contains("TLS certificate"));
-    assert!(eventually(SOON, answers), "no engine answers\n{}", kamailio.log());
-    assert!(!kamailio.log().contains("new sessions are refused"), "{}", kamailio.log());
+    let proxy = &charged.stage.proxy;
+    proxy.signal("KILL", proxy.engine_pid());
+    let told = || proxy.log().contains(&format!("TLS certificate {file}: "));
+    assert!(eventually(SOON, told), "{}", proxy.log());
+    let answers = || proxy.rpc(&["imcharge.peers"]).is_ok_and(|peers| peers.contains("TLS certificate"));
+    assert!(eventually(SOON, answers), "no engine answers\n{}", proxy.log());
+    assert!(!proxy.log().contains("new sessions are refused"), "{}", proxy.log());
     assert_eq!(charged.stage.client(ALICE, |_| {}).invite(), 503);
     std::fs::rename(&aside, &file).expect("renamed");
     charged.until_open();

@@ -36,11 +36,10 @@ mod sessions;
 mod trouble;
 mod watching;
 
-use imcharge_testkit::parties;
-use parties::client::{ImClient, Options as ClientOptions};
-use parties::kamailio::{Host, Kamailio, Setup};
-use parties::server::{ImServer, Options as ServerOptions};
-use parties::{Events, unique};
+use imcharge_testkit::parties::client::{ImClient, Options as ClientOptions};
+use imcharge_testkit::parties::server::{ImServer, Options as ServerOptions};
+use imcharge_testkit::proxy::{Host, Proxy, Setup};
+use imcharge_testkit::{Events, unique};
 use std::cell::Cell;
 use std::net::{SocketAddr, UdpSocket};
 use std::path::PathBuf;
@@ -84,7 +83,7 @@ pub fn mixed(setup: Setup) -> Setup {
 /// A proxy before an address that is free for a server.
 pub struct Stage {
     /// The proxy.
-    pub kamailio: Kamailio,
+    pub proxy: Proxy,
     /// Where its IM server has to be; kept, so that nobody else takes the port.
     pub place: UdpSocket,
 }
@@ -95,20 +94,20 @@ impl Stage {
         let place = UdpSocket::bind("127.0.0.1:0").expect("a free port");
         let address = place.local_addr().expect("a bound socket has an address");
         let setup = change(setup(address).defined("RESPONSE_TIMEOUT", "2"));
-        let kamailio = Kamailio::start(setup).unwrap_or_else(|error| panic!("{error}"));
-        Stage { kamailio, place }
+        let proxy = Proxy::start(setup).unwrap_or_else(|error| panic!("{error}"));
+        Stage { proxy, place }
     }
 
     /// As shipped, but for a short response timeout; Alice has 100.
     pub fn plain() -> Stage {
         let stage = Stage::new(|setup| setup);
-        stage.kamailio.set_account(ALICE, 100);
+        stage.proxy.set_account(ALICE, 100);
         stage
     }
 
     /// A server with these texts.
     pub fn server(&self, texts: &[&str], change: impl FnOnce(&mut ServerOptions)) -> ImServer {
-        let mut options = ServerOptions::new(self.kamailio.msrp, texts);
+        let mut options = ServerOptions::new(self.proxy.msrp, texts);
         options.authenticates = HOST.get() == Host::OpenSips;
         change(&mut options);
         ImServer::start(&self.place, options, Events::default()).expect("a server on a free port")
@@ -116,7 +115,7 @@ impl Stage {
 
     /// A client of this identity that has not invited yet.
     pub fn client(&self, identity: &str, change: impl FnOnce(&mut ClientOptions)) -> ImClient {
-        let mut options = ClientOptions::new(self.kamailio.sip, self.kamailio.msrp, identity);
+        let mut options = ClientOptions::new(self.proxy.sip, self.proxy.msrp, identity);
         options.authenticates = HOST.get() == Host::OpenSips;
         change(&mut options);
         ImClient::new(options, Events::default()).expect("the relay takes a connection")
@@ -125,7 +124,7 @@ impl Stage {
     /// A client of Alice whose session is answered and bound.
     pub fn bound(&self, change: impl FnOnce(&mut ClientOptions)) -> ImClient {
         let mut client = self.client(ALICE, change);
-        assert_eq!(client.invite(), 200, "{}", self.kamailio.log());
+        assert_eq!(client.invite(), 200, "{}", self.proxy.log());
         client.bind();
         client
     }
@@ -133,22 +132,23 @@ impl Stage {
     /// Asserts what an account comes to.
     #[track_caller]
     pub fn expect(&self, id: &str, balance: i64, held: i64, debited: i64) {
-        let wanted = Some(parties::kamailio::Account { balance, held, debited });
-        let found = self.kamailio.account_becomes(id, balance, held, debited);
-        assert_eq!(found, wanted, "{:?}\n{}", self.kamailio.debits(id), self.kamailio.log());
+        let wanted = Some(imcharge_testkit::proxy::Account { balance, held, debited });
+        let found = self.proxy.account_becomes(id, balance, held, debited);
+        assert_eq!(found, wanted, "{:?}\n{}", self.proxy.debits(id), self.proxy.log());
     }
 
     /// Waits until so many messages of an account are debited: what the client answered over TCP may reach the engine
     /// after a BYE over UDP.
     #[track_caller]
     pub fn until_debited(&self, id: &str, count: usize) {
-        let done = parties::eventually(std::time::Duration::from_secs(15), || self.kamailio.debits(id).len() >= count);
-        assert!(done, "{} of {count} debited\n{}", self.kamailio.debits(id).len(), self.kamailio.log());
+        let done =
+            imcharge_testkit::eventually(std::time::Duration::from_secs(15), || self.proxy.debits(id).len() >= count);
+        assert!(done, "{} of {count} debited\n{}", self.proxy.debits(id).len(), self.proxy.log());
     }
 
     /// Triggers of an account's debits, in the order of the messages.
     pub fn triggers(&self, id: &str) -> Vec<String> {
-        self.kamailio.debits(id).into_iter().map(|debit| debit.trigger).collect()
+        self.proxy.debits(id).into_iter().map(|debit| debit.trigger).collect()
     }
 }
 

@@ -1,11 +1,11 @@
 //! The manual's own examples, taken out of README.md as they are printed there and run.
 
-use super::parties::client::Reaction;
-use super::parties::eventually;
-use super::parties::kamailio::{Host, Setup};
-use super::parties::ocs::Ocs;
 use super::sessions::in_lua;
 use super::{ALICE, Stage, diameter};
+use imcharge_testkit::eventually;
+use imcharge_testkit::ocs::Ocs;
+use imcharge_testkit::parties::client::Reaction;
+use imcharge_testkit::proxy::{Host, Setup};
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -59,25 +59,25 @@ fn routes_of_the_manual(setup: Setup, folder: &Path) -> Setup {
 pub fn the_routes_of_the_manual_charge_a_retrieval() {
     let folder = tempfile::tempdir().expect("a folder");
     let stage = Stage::new(|setup| routes_of_the_manual(setup, folder.path()));
-    stage.kamailio.set_account(ALICE, 12);
+    stage.proxy.set_account(ALICE, 12);
     let server = stage.server(&["one", "two", "three"], |_| {});
     let mut client = stage.bound(|_| {});
-    assert_eq!(client.take(3, Reaction::Answer(200)).len(), 3, "{}", stage.kamailio.log());
+    assert_eq!(client.take(3, Reaction::Answer(200)).len(), 3, "{}", stage.proxy.log());
     stage.until_debited(ALICE, 3);
     assert_eq!(client.bye(), 200);
     stage.expect(ALICE, 9, 0, 3);
     // Each refusal has its own status.
-    stage.kamailio.set_account(ALICE, 0);
+    stage.proxy.set_account(ALICE, 0);
     assert_eq!(stage.client(ALICE, |_| {}).invite(), 402, "no credit");
     assert_eq!(stage.client("sip:stranger@example.org", |_| {}).invite(), 402, "no account");
     assert_eq!(stage.client(ALICE, |options| options.asserted = false).invite(), 503, "no identity");
     // A CANCEL ends what it should.
-    stage.kamailio.set_account(ALICE, 9);
+    stage.proxy.set_account(ALICE, 9);
     drop(server);
     let _server = stage.server(&[], |options| options.rings = true);
     let mut cancelled = stage.client(ALICE, |_| {});
     cancelled.send_invite();
-    assert!(cancelled.ringing(Duration::from_secs(5)), "{}", stage.kamailio.log());
+    assert!(cancelled.ringing(Duration::from_secs(5)), "{}", stage.proxy.log());
     cancelled.cancel();
     assert_eq!(cancelled.final_response(Duration::from_secs(5)), 487);
     stage.expect(ALICE, 9, 0, 3);
@@ -87,14 +87,14 @@ pub fn the_routes_of_the_manual_charge_a_retrieval() {
 fn the_event_route_of_the_manual_hears_of_each_debit() {
     let folder = tempfile::tempdir().expect("a folder");
     let stage = Stage::new(|setup| routes_of_the_manual(setup, folder.path()));
-    stage.kamailio.set_account(ALICE, 12);
+    stage.proxy.set_account(ALICE, 12);
     let server = stage.server(&["one", "two"], |_| {});
     let mut client = stage.bound(|_| {});
     client.take(2, Reaction::Answer(200));
     for message_id in server.message_ids() {
         let line = format!("{ALICE} paid 1 for {message_id} (response)");
-        let logged = || stage.kamailio.log().contains(&line);
-        assert!(eventually(Duration::from_secs(5), logged), "{line}\n{}", stage.kamailio.log());
+        let logged = || stage.proxy.log().contains(&line);
+        assert!(eventually(Duration::from_secs(5), logged), "{line}\n{}", stage.proxy.log());
     }
 }
 
@@ -107,7 +107,7 @@ fn msrp_may_be_loaded_after_the_module_and_tm_may_not() {
             "loadmodule \"imcharge.so\"\nloadmodule \"msrp.so\"",
         )
     });
-    stage.kamailio.set_account(ALICE, 100);
+    stage.proxy.set_account(ALICE, 100);
     let _server = stage.server(&["one"], |_| {});
     let mut client = stage.bound(|_| {});
     client.take(1, Reaction::Answer(200));
@@ -128,7 +128,7 @@ fn a_large_number_is_exact_where_it_is_written_as_a_text() {
     let stage = Stage::new(|setup| setup.parameter("default_balance", "\"5000000000\""));
     let _server = stage.server(&[], |_| {});
     let mut client = stage.client(ALICE, |_| {});
-    assert_eq!(client.invite(), 200, "{}", stage.kamailio.log());
+    assert_eq!(client.invite(), 200, "{}", stage.proxy.log());
     client.bye();
     stage.expect(ALICE, 5_000_000_000, 0, 0);
 }
@@ -137,7 +137,7 @@ fn a_large_number_is_exact_where_it_is_written_as_a_text() {
 #[test]
 fn the_queries_of_the_manual_find_what_happened() {
     let stage = Stage::new(in_lua);
-    stage.kamailio.set_account(ALICE, 100);
+    stage.proxy.set_account(ALICE, 100);
     let server = stage.server(&["one", "two"], |_| {});
     let mut client = stage.bound(|_| {});
     client.take(2, Reaction::Answer(200));
@@ -146,7 +146,7 @@ fn the_queries_of_the_manual_find_what_happened() {
     stage.expect(ALICE, 98, 0, 2);
     let queries: Vec<String> = blocks("## 7.").into_iter().filter(|block| block.starts_with("sqlite3 ")).collect();
     assert_eq!(queries.len(), 1, "the queries stand in one block");
-    let ledger = stage.kamailio.state_dir().join("ledger.sqlite");
+    let ledger = stage.proxy.state_dir().join("ledger.sqlite");
     let script = queries[0]
         .replace("/var/lib/imcharge/ledger.sqlite", &ledger.display().to_string())
         .replace("'CALLID'", &format!("'{}'", client.call_id));

@@ -2,9 +2,9 @@
 //! The host takes its memory from pools of its own, which memcheck does not look into; ours comes from malloc.
 
 use super::diameter::Charged;
-use super::parties::client::Reaction;
-use super::parties::kamailio::Setup;
 use super::{ALICE, Stage};
+use imcharge_testkit::parties::client::Reaction;
+use imcharge_testkit::proxy::Setup;
 use std::path::Path;
 
 /// Runs Kamailio under memcheck; each process writes a file of its own.
@@ -31,7 +31,7 @@ fn retrieve(stage: &Stage) {
     let _server = stage.server(&["one", "two", "three", "four"], |_| {});
     let mut client = stage.bound(|_| {});
     for reaction in [Reaction::Answer(200), Reaction::Answer(415), Reaction::Silence, Reaction::Silence] {
-        assert_eq!(client.take(1, reaction).len(), 1, "{}", stage.kamailio.log());
+        assert_eq!(client.take(1, reaction).len(), 1, "{}", stage.proxy.log());
     }
     client.bye();
     stage.until_debited(ALICE, 4);
@@ -41,10 +41,10 @@ fn retrieve(stage: &Stage) {
 fn on_the_ledger_memcheck_has_nothing_against_us() {
     let folder = tempfile::tempdir().expect("a folder");
     let mut stage = Stage::new(|setup| checked(setup, folder.path()));
-    stage.kamailio.set_account(ALICE, 100);
+    stage.proxy.set_account(ALICE, 100);
     retrieve(&stage);
     stage.expect(ALICE, 96, 0, 4);
-    stage.kamailio.terminate();
+    stage.proxy.terminate();
     assert_eq!(complaints(folder.path()), [""; 0]);
 }
 
@@ -55,6 +55,6 @@ fn before_a_charging_system_memcheck_has_nothing_against_us() {
     retrieve(&charged.stage);
     charged.expect(96, 0, 4);
     charged.expect_rest();
-    charged.stage.kamailio.terminate();
+    charged.stage.proxy.terminate();
     assert_eq!(complaints(folder.path()), [""; 0]);
 }

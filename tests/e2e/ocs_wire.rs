@@ -3,8 +3,8 @@
 use super::ALICE;
 use super::diameter::Charged;
 use super::failover::{expect, ocs, retrieve, stage};
-use super::parties::client::Reaction;
-use super::parties::eventually;
+use imcharge_testkit::eventually;
+use imcharge_testkit::parties::client::Reaction;
 use std::time::{Duration, Instant};
 
 /// A proxy whose OCS rates by Service-Identifier 7 and Rating-Group 1, in Multiple-Services-Credit-Control.
@@ -97,7 +97,7 @@ fn a_server_whose_application_hangs_serves_again_when_it_answers_requests() {
     let mut served = 0;
     let (begun, mut longest) = (Instant::now(), Duration::ZERO);
     while one.counter("lost") < 2 {
-        assert!(begun.elapsed() < SOON, "it is never tried: {}", stage.kamailio.log());
+        assert!(begun.elapsed() < SOON, "it is never tried: {}", stage.proxy.log());
         let invited = Instant::now();
         retrieve(&stage);
         longest = longest.max(invited.elapsed());
@@ -106,17 +106,17 @@ fn a_server_whose_application_hangs_serves_again_when_it_answers_requests() {
     // The request that tried it was served by the other, before its time was over.
     expect(&two, (1_000_000 - served, 0, served), &stage);
     assert!(longest < Duration::from_secs(3), "{longest:?}");
-    assert!(stage.kamailio.rpc(&["imcharge.peers"]).unwrap_or_default().contains("state: DEMOTED"));
+    assert!(stage.proxy.rpc(&["imcharge.peers"]).unwrap_or_default().contains("state: DEMOTED"));
     one.order("fault off");
     let begun = Instant::now();
     while one.account(ALICE) == (100, 0, 0) {
-        assert!(begun.elapsed() < SOON, "it is not trusted again: {}", stage.kamailio.log());
+        assert!(begun.elapsed() < SOON, "it is not trusted again: {}", stage.proxy.log());
         retrieve(&stage);
     }
     expect(&one, (99, 0, 1), &stage);
     retrieve(&stage);
     expect(&one, (98, 0, 2), &stage);
-    assert!(!stage.kamailio.rpc(&["imcharge.peers"]).unwrap_or_default().contains("state: DEMOTED"));
+    assert!(!stage.proxy.rpc(&["imcharge.peers"]).unwrap_or_default().contains("state: DEMOTED"));
 }
 
 #[test]
@@ -129,7 +129,7 @@ fn a_sip_uri_of_a_telephone_number_is_sent_as_e164() {
         options.asserted = false;
         options.headers.push(("P-Asserted-Identity".into(), value));
     });
-    assert_eq!(client.invite(), 200, "{}", charged.stage.kamailio.log());
+    assert_eq!(client.invite(), 200, "{}", charged.stage.proxy.log());
     client.bind();
     client.take(1, Reaction::Answer(200));
     client.bye();
@@ -144,14 +144,14 @@ fn what_is_left_of_a_validity_time_survives_the_engine() {
     const VALID: Duration = Duration::from_secs(12);
     let charged = Charged::new(&["--validity-time", "12"], |setup| setup.defined("RESPONSE_TIMEOUT", "60"));
     let _server = charged.stage.server(&["one"], |_| {});
-    let kamailio = &charged.stage.kamailio;
+    let proxy = &charged.stage.proxy;
     let begun = Instant::now();
     let mut client = charged.stage.bound(|_| {});
-    let before = kamailio.engine_pid();
-    kamailio.signal("KILL", before);
-    let is_back = || kamailio.engine_pid().is_some_and(|pid| Some(pid) != before);
-    assert!(eventually(Duration::from_secs(10), is_back), "{}", kamailio.log());
-    assert!(eventually(2 * VALID, || kamailio.statistic("interim_ccrs") > 0), "{}", kamailio.log());
+    let before = proxy.engine_pid();
+    proxy.signal("KILL", before);
+    let is_back = || proxy.engine_pid().is_some_and(|pid| Some(pid) != before);
+    assert!(eventually(Duration::from_secs(10), is_back), "{}", proxy.log());
+    assert!(eventually(2 * VALID, || proxy.statistic("interim_ccrs") > 0), "{}", proxy.log());
     assert!(begun.elapsed() >= VALID, "renewed after {:?}", begun.elapsed());
     client.take(1, Reaction::Answer(200));
     charged.stage.until_debited(ALICE, 1);

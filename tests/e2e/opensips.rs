@@ -8,13 +8,14 @@
 mod delivery;
 mod waits;
 
-use super::parties::client::Reaction;
-use super::parties::kamailio::{Host, Setup};
-use super::parties::{eventually, opensips};
 use super::{
     ALICE, Stage, ahead, bad_input, before, connections, crashes, delivered, dialogs, diameter, forged, logs, manual,
     outcomes, payer, recovery, resume, sessions,
 };
+use imcharge_testkit::eventually;
+use imcharge_testkit::parties::client::Reaction;
+use imcharge_testkit::proxy::opensips;
+use imcharge_testkit::proxy::{Host, Setup};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -70,7 +71,7 @@ fn the_management_interface_answers_with_structures_and_names_what_is_wrong() {
     let mut client = stage.bound(|_| {});
     client.take(1, Reaction::Answer(200));
     stage.expect(ALICE, 90, 9, 1);
-    let ask = |command: &[&str]| stage.kamailio.rpc(command).unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    let ask = |command: &[&str]| stage.proxy.rpc(command).unwrap_or_else(|error| panic!("{command:?}: {error}"));
     assert!(ask(&["imcharge:sessions"]).contains("\"phase\":\"open\""));
     assert!(ask(&["imcharge:audit"]).contains("\"units\":9"));
     let explained = ask(&["imcharge:explain", &client.call_id]);
@@ -85,7 +86,7 @@ fn the_management_interface_answers_with_structures_and_names_what_is_wrong() {
     assert!(ask(&["imcharge:peers"]).contains("\"result\""));
     assert!(ask(&["imcharge:reload", "message:2"]).contains("\"tariff\":\"message:2\""));
     assert!(ask(&["imcharge:tariff"]).contains("\"configured\":\"message:1\""));
-    let fails = |command: &[&str]| stage.kamailio.rpc(command).expect_err("it must fail");
+    let fails = |command: &[&str]| stage.proxy.rpc(command).expect_err("it must fail");
     assert!(fails(&["imcharge:account.get", "sip:nobody@example.org"]).contains("404"));
     assert!(
         fails(&["imcharge:account.set", "nobody", "1"]).contains("imcharge:account.set: ID 'nobody' is not an account")
@@ -110,13 +111,13 @@ fn the_host_has_the_counters_and_raises_the_events() {
     stage.expect(ALICE, 90, 9, 1);
     client.bye();
     stage.expect(ALICE, 99, 0, 1);
-    let counters = stage.kamailio.rpc(&["get_statistics", "[imcharge:]"]).expect("the host's statistics");
+    let counters = stage.proxy.rpc(&["get_statistics", "[imcharge:]"]).expect("the host's statistics");
     for counter in ["\"imcharge:debits\":1", "\"imcharge:debits_on_error\":1", "\"imcharge:reserves_granted\":1"] {
         assert!(counters.contains(counter), "no {counter} in {counters}");
     }
     // The shipped script logs the event with its parameters.
     let line = format!("{ALICE} paid 1 for {} of {}: error", got[0].0, client.call_id);
-    assert!(eventually(Duration::from_secs(5), || stage.kamailio.log().contains(&line)), "{}", stage.kamailio.log());
+    assert!(eventually(Duration::from_secs(5), || stage.proxy.log().contains(&line)), "{}", stage.proxy.log());
 }
 
 #[test]
@@ -127,11 +128,11 @@ fn a_late_response_after_the_time_out_is_not_debited_again() {
     let mut client = stage.bound(|_| {});
     let frame = client.next_send(Duration::from_secs(5)).expect("a message");
     stage.until_debited(ALICE, 1);
-    let seen = stage.kamailio.statistic("frames");
+    let seen = stage.proxy.statistic("frames");
     client.answer(&frame, 200);
     // The host keeps to itself what answers nothing any more.
     client.answer(&frame, 415);
-    assert!(eventually(Duration::from_secs(5), || stage.kamailio.statistic("frames") == seen + 1));
+    assert!(eventually(Duration::from_secs(5), || stage.proxy.statistic("frames") == seen + 1));
     client.bye();
     stage.expect(ALICE, 99, 0, 1);
     assert_eq!(stage.triggers(ALICE), ["timeout"]);
@@ -142,7 +143,7 @@ fn a_late_response_after_the_time_out_is_not_debited_again() {
 fn hostile_frames_and_messages_leave_the_proxy_serving() {
     let stage = plain();
     let _server = stage.server(&["one"], |_| {});
-    let relay = stage.kamailio.msrp;
+    let relay = stage.proxy.msrp;
     // msrp_relay by itself crashes at them.
     let without_session = ["SEND", "REPORT"].map(|method| {
         format!(
@@ -161,14 +162,14 @@ fn hostile_frames_and_messages_leave_the_proxy_serving() {
         b"\0\x01garbage",
     ];
     for frame in frames {
-        let mut stream = std::net::TcpStream::connect(stage.kamailio.msrp).expect("the relay takes a connection");
+        let mut stream = std::net::TcpStream::connect(stage.proxy.msrp).expect("the relay takes a connection");
         std::io::Write::write_all(&mut stream, frame).expect("written");
     }
     let mut client = stage.bound(|_| {});
-    assert_eq!(client.take(1, Reaction::Answer(200)).len(), 1, "{}", stage.kamailio.log());
+    assert_eq!(client.take(1, Reaction::Answer(200)).len(), 1, "{}", stage.proxy.log());
     client.bye();
     stage.expect(ALICE, 99, 0, 1);
-    assert_eq!(stage.kamailio.statistic("engine_restarts"), 0);
+    assert_eq!(stage.proxy.statistic("engine_restarts"), 0);
 }
 
 #[test]
@@ -181,9 +182,9 @@ fn a_reservation_without_async_is_refused_and_the_script_goes_on() {
             "    imcharge_reserve(10);\n    $var(code) = $rc;\n    sl_send_reply(480, \"code $var(code)\");",
         )
     });
-    assert_eq!(stage.client(ALICE, |_| {}).invite(), 480, "{}", stage.kamailio.log());
-    assert!(stage.kamailio.log().contains("write async(imcharge_reserve(), ROUTE)"), "{}", stage.kamailio.log());
-    assert_eq!(stage.kamailio.statistic("reserves"), 0);
+    assert_eq!(stage.client(ALICE, |_| {}).invite(), 480, "{}", stage.proxy.log());
+    assert!(stage.proxy.log().contains("write async(imcharge_reserve(), ROUTE)"), "{}", stage.proxy.log());
+    assert_eq!(stage.proxy.statistic("reserves"), 0);
 }
 
 #[test]
@@ -196,12 +197,12 @@ fn a_launched_reservation_is_told_of_and_harms_nothing() {
             "    t_newtran();\n    launch(imcharge_reserve(10), CHARGED);\n    t_reply(480, \"Launched\");",
         )
     });
-    stage.kamailio.set_account(ALICE, 100);
+    stage.proxy.set_account(ALICE, 100);
     for _ in 0..8 {
-        assert_eq!(stage.client(ALICE, |_| {}).invite(), 480, "{}", stage.kamailio.log());
+        assert_eq!(stage.client(ALICE, |_| {}).invite(), 480, "{}", stage.proxy.log());
     }
     stage.expect(ALICE, 100, 0, 0);
-    assert!(stage.kamailio.log().contains("not launch"), "{}", stage.kamailio.log());
+    assert!(stage.proxy.log().contains("not launch"), "{}", stage.proxy.log());
 }
 
 /// The proxy is itself the IM server (msrp_ua).
@@ -223,7 +224,7 @@ fn as_user_agent(setup: Setup) -> Setup {
 fn messages_of_the_proxys_own_user_agent_are_charged_alike() {
     super::HOST.set(Host::OpenSips);
     let stage = Stage::new(as_user_agent);
-    stage.kamailio.set_account(ALICE, 3);
+    stage.proxy.set_account(ALICE, 3);
     let mut client = stage.bound(|_| {});
     stage.expect(ALICE, 0, 3, 0);
     let session = client.peer_session();
@@ -231,11 +232,11 @@ fn messages_of_the_proxys_own_user_agent_are_charged_alike() {
     let send = |text: &str| {
         let body = format!("body={text}");
         let words = ["msrp_ua_send_message", &session, "mime=text/plain", &body, "failure_report=yes"];
-        stage.kamailio.rpc(&words)
+        stage.proxy.rpc(&words)
     };
     for (text, code) in [("one", 200), ("two", 415)] {
         // Its session is established when the ACK has come, and nothing is sent before.
-        assert!(eventually(Duration::from_secs(5), || send(text).is_ok()), "{}", stage.kamailio.log());
+        assert!(eventually(Duration::from_secs(5), || send(text).is_ok()), "{}", stage.proxy.log());
         let frame = client.next_send(Duration::from_secs(5)).expect("a message");
         assert_eq!(frame.body.as_deref(), Some(text.as_bytes()));
         client.answer(&frame, code);
@@ -247,14 +248,14 @@ fn messages_of_the_proxys_own_user_agent_are_charged_alike() {
     assert!(send("four").is_err(), "a message beyond the grant was sent");
     assert!(client.next_send(Duration::from_millis(300)).is_none());
     // The proxy hangs up, and nobody has answered the third message.
-    stage.kamailio.rpc(&["msrp_ua_end_session", &session]).expect("the session ends");
+    stage.proxy.rpc(&["msrp_ua_end_session", &session]).expect("the session ends");
     stage.expect(ALICE, 0, 0, 3);
     assert_eq!(stage.triggers(ALICE), ["response", "error", "close"]);
     // The client hangs up.
-    stage.kamailio.set_account(ALICE, 5);
+    stage.proxy.set_account(ALICE, 5);
     let mut other = stage.bound(|_| {});
     stage.expect(ALICE, 0, 5, 3);
-    assert_eq!(other.bye(), 200, "{}", stage.kamailio.log());
+    assert_eq!(other.bye(), 200, "{}", stage.proxy.log());
     stage.expect(ALICE, 5, 0, 3);
 }
 
@@ -268,7 +269,7 @@ fn the_dialog_module_changes_nothing() {
             "    create_dialog();\n    async(imcharge_reserve(10), CHARGED);",
         )
     });
-    stage.kamailio.set_account(ALICE, 100);
+    stage.proxy.set_account(ALICE, 100);
     let _server = stage.server(&["one"], |_| {});
     let mut client = stage.bound(|_| {});
     client.take(1, Reaction::Answer(200));
@@ -284,10 +285,10 @@ fn an_invite_that_fails_releases_what_was_reserved() {
     let stage = Stage::new(|setup| {
         setup.changed(relay, "        # 127.0.0.1:5070\n        t_reply(480, \"Temporarily Unavailable\");")
     });
-    stage.kamailio.set_account(ALICE, 100);
-    assert_eq!(stage.client(ALICE, |_| {}).invite(), 480, "{}", stage.kamailio.log());
+    stage.proxy.set_account(ALICE, 100);
+    assert_eq!(stage.client(ALICE, |_| {}).invite(), 480, "{}", stage.proxy.log());
     stage.expect(ALICE, 100, 0, 0);
-    assert_eq!(stage.kamailio.statistic("reserves_granted"), 1);
+    assert_eq!(stage.proxy.statistic("reserves_granted"), 1);
 }
 
 #[test]
@@ -299,12 +300,12 @@ fn the_script_ends_a_session() {
         let from = "    # Requests within the dialog";
         setup.changed(from, &format!("{end}{from}"))
     });
-    stage.kamailio.set_account(ALICE, 100);
+    stage.proxy.set_account(ALICE, 100);
     let _server = stage.server(&[], |_| {});
     let mut client = stage.client(ALICE, |_| {});
     assert_eq!(client.invite(), 200);
     stage.expect(ALICE, 90, 10, 0);
-    assert_eq!(client.invite_again(), 200, "{}", stage.kamailio.log());
+    assert_eq!(client.invite_again(), 200, "{}", stage.proxy.log());
     stage.expect(ALICE, 100, 0, 0);
     client.bye();
 }

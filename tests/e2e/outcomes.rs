@@ -1,8 +1,8 @@
 //! What becomes of a message, and what it costs.
 
-use super::parties::client::Reaction;
-use super::parties::eventually;
 use super::{ALICE, Stage};
+use imcharge_testkit::eventually;
+use imcharge_testkit::parties::client::Reaction;
 use std::time::Duration;
 
 const LONG: usize = 25_000;
@@ -18,10 +18,10 @@ pub fn answered_200_is_debited_once_and_the_rest_released() {
     assert_eq!(client.bye(), 200);
     stage.expect(ALICE, 97, 0, 3);
     assert_eq!(stage.triggers(ALICE), ["response"; 3]);
-    let debited: Vec<_> = stage.kamailio.debits(ALICE).into_iter().map(|debit| debit.message_id).collect();
+    let debited: Vec<_> = stage.proxy.debits(ALICE).into_iter().map(|debit| debit.message_id).collect();
     assert_eq!(debited, server.message_ids());
-    assert_eq!(stage.kamailio.statistic("debits_on_response"), 3);
-    assert_eq!(stage.kamailio.statistic("sessions_active"), 0);
+    assert_eq!(stage.proxy.statistic("debits_on_response"), 3);
+    assert_eq!(stage.proxy.statistic("sessions_active"), 0);
 }
 
 #[test]
@@ -44,14 +44,14 @@ pub fn a_4xx_a_5xx_and_a_413_before_the_end_are_debited() {
     stage.expect(ALICE, 87, 9, 4);
     client.bye();
     stage.expect(ALICE, 96, 0, 4);
-    let codes: Vec<_> = stage.kamailio.debits(ALICE).into_iter().map(|debit| (debit.trigger, debit.code)).collect();
+    let codes: Vec<_> = stage.proxy.debits(ALICE).into_iter().map(|debit| (debit.trigger, debit.code)).collect();
     assert_eq!(codes, [415, 481, 506, 413].map(|code| ("error".to_owned(), code)));
 }
 
 #[test]
 pub fn a_failure_report_after_the_200_is_refunded_where_the_policy_says_so() {
     let stage = Stage::new(|setup| setup.parameter("policy", "\"report=release\""));
-    stage.kamailio.set_account(ALICE, 100);
+    stage.proxy.set_account(ALICE, 100);
     let _server = stage.server(&["one", "two"], |_| {});
     let mut client = stage.bound(|_| {});
     let taken = client.take(2, Reaction::Answer(200));
@@ -61,20 +61,20 @@ pub fn a_failure_report_after_the_200_is_refunded_where_the_policy_says_so() {
     client.bye();
     stage.expect(ALICE, 99, 0, 1);
     let refunded = "SELECT count(*) FROM debits WHERE refunded_at IS NOT NULL AND message_id=";
-    assert_eq!(stage.kamailio.count(&format!("{refunded}'{message_id}'")), 1);
-    assert_eq!(stage.kamailio.statistic("refunds"), 1);
+    assert_eq!(stage.proxy.count(&format!("{refunded}'{message_id}'")), 1);
+    assert_eq!(stage.proxy.statistic("refunds"), 1);
 }
 
 #[test]
 pub fn a_5xx_costs_nothing_where_the_policy_says_so() {
     let stage = Stage::new(|setup| setup.parameter("policy", "\"5xx=release\""));
-    stage.kamailio.set_account(ALICE, 100);
+    stage.proxy.set_account(ALICE, 100);
     let _server = stage.server(&["one"], |_| {});
     let mut client = stage.bound(|_| {});
     client.take(1, Reaction::Answer(506));
     let settled =
-        || stage.kamailio.rpc(&["imcharge.explain", &client.call_id]).unwrap_or_default().contains("not-debited");
-    assert!(eventually(Duration::from_secs(5), settled), "{}", stage.kamailio.log());
+        || stage.proxy.rpc(&["imcharge.explain", &client.call_id]).unwrap_or_default().contains("not-debited");
+    assert!(eventually(Duration::from_secs(5), settled), "{}", stage.proxy.log());
     client.bye();
     stage.expect(ALICE, 100, 0, 0);
 }
@@ -119,7 +119,7 @@ pub fn bye_after_a_send_and_before_its_response_is_debited() {
 #[test]
 pub fn a_dropped_connection_is_debited_at_once() {
     let stage = Stage::new(|setup| setup.defined("RESPONSE_TIMEOUT", "600"));
-    stage.kamailio.set_account(ALICE, 100);
+    stage.proxy.set_account(ALICE, 100);
     let _server = stage.server(&["one"], |_| {});
     let mut client = stage.bound(|_| {});
     assert!(client.next_send(Duration::from_secs(5)).is_some());
@@ -138,7 +138,7 @@ pub fn a_session_without_content_costs_nothing() {
     stage.expect(ALICE, 90, 10, 0);
     client.bye();
     stage.expect(ALICE, 100, 0, 0);
-    assert_eq!(stage.kamailio.statistic("releases"), 1);
+    assert_eq!(stage.proxy.statistic("releases"), 1);
 }
 
 #[test]
@@ -154,11 +154,11 @@ pub fn chunks_are_one_message_in_whatever_order() {
         while octets < LONG {
             let frame = client.next_send(Duration::from_secs(5)).expect("a chunk");
             octets += frame.body.as_ref().map_or(0, Vec::len);
-            assert!(stage.kamailio.debits(ALICE).is_empty(), "debited before the message was whole");
+            assert!(stage.proxy.debits(ALICE).is_empty(), "debited before the message was whole");
             client.answer(&frame, 200);
         }
         stage.expect(ALICE, 90, 9, 1);
-        let debit = stage.kamailio.debits(ALICE).remove(0);
+        let debit = stage.proxy.debits(ALICE).remove(0);
         assert_eq!((debit.octets, debit.trigger.as_str()), (LONG as i64, "response"));
         client.bye();
         stage.expect(ALICE, 99, 0, 1);
@@ -191,7 +191,7 @@ pub fn the_same_message_again_is_one_debit() {
 #[test]
 pub fn messages_beyond_the_grant_are_stopped() {
     let stage = Stage::new(|setup| setup);
-    stage.kamailio.set_account(ALICE, 2);
+    stage.proxy.set_account(ALICE, 2);
     let server = stage.server(&["one", "two", "three"], |_| {});
     let mut client = stage.bound(|_| {});
     assert_eq!(client.take(2, Reaction::Answer(200)).len(), 2);
@@ -203,23 +203,23 @@ pub fn messages_beyond_the_grant_are_stopped() {
 #[test]
 pub fn a_tariff_by_the_started_kilobyte() {
     let stage = Stage::new(|setup| setup.defined("TARIFF", "\"kilobyte:3\"").parameter("unit", "\"money\""));
-    stage.kamailio.set_account(ALICE, 10_000);
+    stage.proxy.set_account(ALICE, 10_000);
     let _server = stage.server(&["small", &"z".repeat(2049)], |_| {});
     let mut client = stage.bound(|_| {});
     assert_eq!(client.take(2, Reaction::Answer(200)).len(), 2);
     client.bye();
     stage.expect(ALICE, 10_000 - 12, 0, 12);
-    assert_eq!(stage.kamailio.debits(ALICE).iter().map(|debit| debit.units).collect::<Vec<_>>(), [3, 9]);
+    assert_eq!(stage.proxy.debits(ALICE).iter().map(|debit| debit.units).collect::<Vec<_>>(), [3, 9]);
 }
 
 #[test]
 pub fn a_report_is_waited_for_where_the_operator_wants_it() {
     let stage = Stage::new(|setup| setup.parameter("debit_on", "\"report\"").defined("RESPONSE_TIMEOUT", "600"));
-    stage.kamailio.set_account(ALICE, 100);
+    stage.proxy.set_account(ALICE, 100);
     let _server = stage.server(&["one"], |options| options.success_report = true);
     let mut client = stage.bound(|_| {});
     let got = client.take(1, Reaction::Answer(200));
-    assert!(stage.kamailio.debits(ALICE).is_empty(), "a 200 debits although the REPORT is to come");
+    assert!(stage.proxy.debits(ALICE).is_empty(), "a 200 debits although the REPORT is to come");
     client.report(&got[0].0, got[0].1, 200);
     stage.expect(ALICE, 90, 9, 1);
     assert_eq!(stage.triggers(ALICE), ["response"]);

@@ -1,10 +1,10 @@
 //! Payer and direction of a session: decided by what the network asserts, as the script has left it, and by nothing that
 //! the caller writes.
 
-use super::parties::client::{Options, Reaction};
-use super::parties::kamailio::Setup;
 use super::sessions::in_lua;
 use super::{ALICE, Stage};
+use imcharge_testkit::parties::client::{Options, Reaction};
+use imcharge_testkit::proxy::Setup;
 use std::path::Path;
 
 const ASSERTED: &str = "P-Asserted-Identity";
@@ -31,7 +31,7 @@ fn forges(identities: &[&str]) -> impl FnOnce(&mut Options) {
 /// A stage where Alice, the victim and the called party have 100 each.
 fn stage(change: impl FnOnce(Setup) -> Setup) -> Stage {
     let stage = Stage::new(change);
-    [ALICE, VICTIM, CALLED].iter().for_each(|account| stage.kamailio.set_account(account, 100));
+    [ALICE, VICTIM, CALLED].iter().for_each(|account| stage.proxy.set_account(account, 100));
     stage
 }
 
@@ -40,15 +40,15 @@ fn stage(change: impl FnOnce(Setup) -> Setup) -> Stage {
 fn assert_alice_pays(stage: &Stage, forged: &[&str]) {
     let _server = stage.server(&["one"], |_| {});
     let mut client = stage.client(ALICE, forges(forged));
-    assert_eq!(client.invite(), 200, "{forged:?}\n{}", stage.kamailio.log());
+    assert_eq!(client.invite(), 200, "{forged:?}\n{}", stage.proxy.log());
     client.bind();
-    assert_eq!(client.take(1, Reaction::Answer(200)).len(), 1, "{forged:?}\n{}", stage.kamailio.log());
+    assert_eq!(client.take(1, Reaction::Answer(200)).len(), 1, "{forged:?}\n{}", stage.proxy.log());
     client.bye();
     stage.expect(ALICE, 99, 0, 1);
     stage.expect(VICTIM, 100, 0, 0);
     stage.expect(CALLED, 100, 0, 0);
-    assert_eq!(stage.kamailio.count("SELECT count(*) FROM sessions WHERE direction='push'"), 0);
-    assert_eq!(stage.kamailio.count("SELECT count(*) FROM debits"), 1);
+    assert_eq!(stage.proxy.count("SELECT count(*) FROM sessions WHERE direction='push'"), 0);
+    assert_eq!(stage.proxy.count("SELECT count(*) FROM debits"), 1);
 }
 
 #[test]
@@ -72,11 +72,11 @@ pub fn a_removed_identity_is_none() {
     let _server = stage.server(&[], |_| {});
     for forged in [VICTIM, STORE_AND_FORWARD] {
         let mut client = stage.client(ALICE, forges(&[forged]));
-        assert_eq!(client.invite(), 503, "{forged}\n{}", stage.kamailio.log());
+        assert_eq!(client.invite(), 503, "{forged}\n{}", stage.proxy.log());
         let line = format!("{} refused: no-identity", client.call_id);
-        assert!(stage.kamailio.log().contains(&line), "{}", stage.kamailio.log());
+        assert!(stage.proxy.log().contains(&line), "{}", stage.proxy.log());
     }
-    assert_eq!(stage.kamailio.count("SELECT count(*) FROM holds"), 0);
+    assert_eq!(stage.proxy.count("SELECT count(*) FROM holds"), 0);
 }
 
 /// Edits inside a header, removals that overlap, and an addition before a removed header.
@@ -107,7 +107,7 @@ fn an_identity_that_depends_on_the_way_out_is_refused() {
     });
     let mut client = stage.client(ALICE, forges(&[VICTIM]));
     assert_eq!(client.invite(), 503);
-    let log = stage.kamailio.log();
+    let log = stage.proxy.log();
     let lines = [
         format!("imcharge_reserve: {}: the script's changes to P-Asserted-Identity cannot be read", client.call_id),
         format!("no charging for {}: -5", client.call_id),
@@ -121,7 +121,7 @@ fn the_from_that_the_script_has_changed_pays() {
     let stage = stage(|setup| before_reserve(setup.parameter("subscriber", "\"from\""), from));
     let _server = stage.server(&["one"], |_| {});
     let mut client = stage.client(VICTIM, forges(&[STORE_AND_FORWARD]));
-    assert_eq!(client.invite(), 200, "{}", stage.kamailio.log());
+    assert_eq!(client.invite(), 200, "{}", stage.proxy.log());
     client.bind();
     client.take(1, Reaction::Answer(200));
     client.bye();
@@ -144,13 +144,13 @@ pub fn the_script_says_who_delivers() {
         let stage = stage(|setup| before_reserve(setup.parameter("direction", direction), statements));
         let _server = stage.server(&[], |_| {});
         let mut client = stage.client(asserted, |_| {});
-        assert_eq!(client.invite(), 200, "{direction} {asserted}\n{}", stage.kamailio.log());
+        assert_eq!(client.invite(), 200, "{direction} {asserted}\n{}", stage.proxy.log());
         stage.expect(pays, 90, 10, 0);
-        assert_eq!(stage.kamailio.count(push), i64::from(pays == CALLED), "{direction} {asserted}");
+        assert_eq!(stage.proxy.count(push), i64::from(pays == CALLED), "{direction} {asserted}");
         if direction.contains("rcse-standfw") {
             // Another operator's server is a caller like any other.
             let mut other = stage.client(STORE_AND_FORWARD, |_| {});
-            assert_eq!(other.invite(), 402, "{}", stage.kamailio.log());
+            assert_eq!(other.invite(), 402, "{}", stage.proxy.log());
         }
         client.bye();
         stage.expect(pays, 100, 0, 0);
@@ -159,23 +159,19 @@ pub fn the_script_says_who_delivers() {
         before_reserve(setup.parameter("direction", "\"$avp(direction)\""), "$avp(direction) = \"sideways\";")
     });
     assert_eq!(stage.client(ALICE, |_| {}).invite(), 503);
-    assert!(
-        stage.kamailio.log().contains("its value is 'sideways'; it must be pull or push"),
-        "{}",
-        stage.kamailio.log()
-    );
+    assert!(stage.proxy.log().contains("its value is 'sideways'; it must be pull or push"), "{}", stage.proxy.log());
 }
 
 #[test]
 pub fn an_identity_is_charged_in_whatever_form_it_is_asserted() {
     const NUMBER: &str = "sip:+49301234@example.org";
     let stage = Stage::new(|setup| setup);
-    stage.kamailio.set_account(NUMBER, 100);
+    stage.proxy.set_account(NUMBER, 100);
     let _server = stage.server(&["one"], |_| {});
     let forms = ["sip:+49-30.1234@Example.org.;user=phone", "sip:%2b4930(1234)@example.org:5060;user=phone", NUMBER];
     for (paid, form) in (1..).zip(forms) {
         let mut client = stage.client(ALICE, forges(&[form]));
-        assert_eq!(client.invite(), 200, "{form}\n{}", stage.kamailio.log());
+        assert_eq!(client.invite(), 200, "{form}\n{}", stage.proxy.log());
         client.bind();
         client.take(1, Reaction::Answer(200));
         client.bye();

@@ -1,8 +1,8 @@
 //! RCS push: the IM server invites, the one who is called pays for what is delivered to it.
 
 use super::Stage;
-use super::parties::client::ImClient;
-use super::parties::server::ImServer;
+use imcharge_testkit::parties::client::ImClient;
+use imcharge_testkit::parties::server::ImServer;
 use std::time::Duration;
 
 /// Whoever invites with this identity is a store-and-forward server.
@@ -14,11 +14,11 @@ const CALLED: &str = "sip:deferred@im.example.org";
 /// answered and bound session.
 fn pushed(answers: u16) -> (Stage, ImServer, ImClient) {
     let stage = Stage::new(|setup| setup);
-    stage.kamailio.set_account(CALLED, 100);
-    stage.kamailio.set_account(PUSHING, 100);
+    stage.proxy.set_account(CALLED, 100);
+    stage.proxy.set_account(PUSHING, 100);
     let called = stage.server(&[], |options| options.answers = answers);
     let mut pushing = stage.client(PUSHING, |_| {});
-    assert_eq!(pushing.invite(), 200, "{}", stage.kamailio.log());
+    assert_eq!(pushing.invite(), 200, "{}", stage.proxy.log());
     pushing.bind();
     (stage, called, pushing)
 }
@@ -29,7 +29,7 @@ fn the_called_one_pays_for_what_it_answers_200_or_415() {
         let (stage, _called, mut pushing) = pushed(answers);
         stage.expect(CALLED, 90, 10, 0);
         for message in ["push1", "push2"] {
-            assert_eq!(pushing.deliver(message, b"content"), 200, "{}", stage.kamailio.log());
+            assert_eq!(pushing.deliver(message, b"content"), 200, "{}", stage.proxy.log());
         }
         stage.until_debited(CALLED, 2);
         assert_eq!(stage.triggers(CALLED), [trigger; 2]);
@@ -42,10 +42,10 @@ fn the_called_one_pays_for_what_it_answers_200_or_415() {
 #[test]
 fn what_the_called_one_sends_costs_nobody() {
     let stage = Stage::new(|setup| setup);
-    stage.kamailio.set_account(CALLED, 100);
+    stage.proxy.set_account(CALLED, 100);
     let _called = stage.server(&["a reply"], |_| {});
     let mut pushing = stage.client(PUSHING, |_| {});
-    assert_eq!(pushing.invite(), 200, "{}", stage.kamailio.log());
+    assert_eq!(pushing.invite(), 200, "{}", stage.proxy.log());
     pushing.bind();
     let reply = pushing.next_send(Duration::from_secs(5)).expect("the reply passes");
     pushing.answer(&reply, 200);
@@ -53,5 +53,5 @@ fn what_the_called_one_sends_costs_nobody() {
     stage.until_debited(CALLED, 1);
     pushing.bye();
     stage.expect(CALLED, 99, 0, 1);
-    assert_eq!(stage.kamailio.debits(CALLED)[0].message_id, "push1");
+    assert_eq!(stage.proxy.debits(CALLED)[0].message_id, "push1");
 }

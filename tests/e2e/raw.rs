@@ -1,9 +1,9 @@
 //! A Diameter client that writes what it likes, to see that those who judge our messages would find a wrong one.
 
 use super::ALICE;
-use super::parties::eventually;
 use imcharge::wire::diameter::dictionary::{self as avp, APPLICATION_BASE, APPLICATION_CREDIT_CONTROL, Format};
 use imcharge::wire::diameter::{Avp, Command, EndToEnd, Flags, HopByHop, Message, Writer};
+use imcharge_testkit::eventually;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};

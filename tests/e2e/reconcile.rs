@@ -2,11 +2,11 @@
 //! system and what the clients saw must agree. CRASHES says how often (five where it is not set).
 
 use super::diameter::Charged;
-use super::parties::client::{ImClient, Options as ClientOptions};
-use super::parties::kamailio::Kamailio;
-use super::parties::server::{Messages, Told};
-use super::parties::{Events, eventually};
 use super::{ALICE, subscriber};
+use imcharge_testkit::parties::client::{ImClient, Options as ClientOptions};
+use imcharge_testkit::parties::server::{Messages, Told};
+use imcharge_testkit::proxy::Proxy;
+use imcharge_testkit::{Events, eventually};
 use std::net::SocketAddr;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -47,12 +47,12 @@ fn retrieve(proxy: SocketAddr, relay: SocketAddr, identity: &str, seen: &Seen) {
 
 /// Runs traffic while `kill` is called again and again, and compares everything. What the server was never told about:
 /// passed or not, nobody knows.
-fn reconcile(kill: impl Fn(&mut Kamailio)) -> Messages {
+fn reconcile(kill: impl Fn(&mut Proxy)) -> Messages {
     let options = ["--default-balance", "1000000"];
     let mut charged =
         Charged::new(&options, |setup| setup.defined("RESPONSE_TIMEOUT", "2").parameter("hold_timeout", "10"));
     let server = charged.stage.server(&["one", "two", "three"], |_| {});
-    let (proxy, relay) = (charged.stage.kamailio.sip, charged.stage.kamailio.msrp);
+    let (proxy, relay) = (charged.stage.proxy.sip, charged.stage.proxy.msrp);
     let everyone: Vec<String> = (0..CLIENTS).map(|_| subscriber()).collect();
     let (seen, done) = (Seen::default(), AtomicBool::new(false));
     std::thread::scope(|scope| {
@@ -71,39 +71,39 @@ fn reconcile(kill: impl Fn(&mut Kamailio)) -> Messages {
                 eventually(SOON, || seen.lock().expect("no holder panics").len() > before + 20);
                 let nanos = UNIX_EPOCH.elapsed().map_or(0, |since| since.subsec_nanos());
                 std::thread::sleep(Duration::from_micros(u64::from(nanos) % 50_000));
-                kill(&mut charged.stage.kamailio);
+                kill(&mut charged.stage.proxy);
             }
         }));
         done.store(true, Ordering::Relaxed);
         killing.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
     });
-    let kamailio = &charged.stage.kamailio;
-    let rests = || kamailio.statistic("sessions_active") == 0 && kamailio.statistic("outbox_depth") == 0;
-    assert!(eventually(SOON, rests), "{}", kamailio.log());
+    let proxy = &charged.stage.proxy;
+    let rests = || proxy.statistic("sessions_active") == 0 && proxy.statistic("outbox_depth") == 0;
+    assert!(eventually(SOON, rests), "{}", proxy.log());
     assert!(eventually(SOON, || charged.ocs.sessions().is_empty()), "{:?}", charged.ocs.sessions());
-    let ledger = kamailio.ledger();
+    let ledger = proxy.ledger();
     let seen = seen.into_inner().expect("no holder panics");
     assert!(seen.len() > 20 * crashes(), "{} messages", seen.len());
     for (call_id, message_id) in &seen {
         let sql = "SELECT count(*) FROM debits WHERE call_id=?1 AND message_id=?2";
         let debits: i64 = ledger.query_row(sql, [call_id, message_id], |row| row.get(0)).expect("a count");
-        let explained = || kamailio.rpc(&["imcharge.explain", call_id]).unwrap_or_else(|error| error);
-        assert_eq!(debits, 1, "{call_id} {message_id}\n{}\n{}", explained(), kamailio.log());
+        let explained = || proxy.rpc(&["imcharge.explain", call_id]).unwrap_or_else(|error| error);
+        assert_eq!(debits, 1, "{call_id} {message_id}\n{}\n{}", explained(), proxy.log());
     }
     for identity in &everyone {
-        let history = kamailio.debits(identity).len() as i64;
+        let history = proxy.debits(identity).len() as i64;
         let account = charged.ocs.account_becomes(identity, (1_000_000 - history, 0, history), SOON);
         assert_eq!(account, (1_000_000 - history, 0, history), "{identity}");
     }
     // What has passed is debited, to a client that is gone as well, like silence; and nothing else is.
     assert!(eventually(SOON, || server.told().is_some()), "the server waits for responses");
     let Told { passed, unanswered } = server.told().unwrap_or_default();
-    let debited = debited(&kamailio.ledger());
+    let debited = debited(&proxy.ledger());
     let (lost, invented): (Vec<_>, Vec<_>) = (
         passed.difference(&debited).collect(),
         debited.iter().filter(|message| !passed.contains(*message) && !unanswered.contains(*message)).collect(),
     );
-    assert!(lost.is_empty() && invented.is_empty(), "lost {lost:?}, invented {invented:?}\n{}", kamailio.log());
+    assert!(lost.is_empty() && invented.is_empty(), "lost {lost:?}, invented {invented:?}\n{}", proxy.log());
     assert_eq!(charged.ocs.account(ALICE), (100, 0, 0));
     charged.expect_marked();
     unanswered
@@ -119,11 +119,11 @@ fn debited(ledger: &rusqlite::Connection) -> Messages {
 
 #[test]
 fn a_killed_engine_leaves_ledger_ocs_and_clients_in_agreement() {
-    let unanswered = reconcile(|kamailio| {
-        let engine = kamailio.engine_pid().expect("an engine");
-        kamailio.signal("KILL", Some(engine));
-        let back = eventually(SOON, || kamailio.engine_pid().is_some_and(|pid| pid != engine));
-        assert!(back, "the engine does not come back\n{}", kamailio.log());
+    let unanswered = reconcile(|proxy| {
+        let engine = proxy.engine_pid().expect("an engine");
+        proxy.signal("KILL", Some(engine));
+        let back = eventually(SOON, || proxy.engine_pid().is_some_and(|pid| pid != engine));
+        assert!(back, "the engine does not come back\n{}", proxy.log());
     });
     // The proxy has gone on serving: the server knows of each message whether it has passed.
     assert!(unanswered.is_empty(), "{unanswered:?}");
@@ -131,8 +131,8 @@ fn a_killed_engine_leaves_ledger_ocs_and_clients_in_agreement() {
 
 #[test]
 fn a_killed_proxy_leaves_ledger_ocs_and_clients_in_agreement() {
-    reconcile(|kamailio| {
-        kamailio.kill_all();
-        kamailio.restart().unwrap_or_else(|error| panic!("{error}"));
+    reconcile(|proxy| {
+        proxy.kill_all();
+        proxy.restart().unwrap_or_else(|error| panic!("{error}"));
     });
 }

@@ -2,9 +2,9 @@
 //! machine). Service returns by itself, each waiting INVITE gets a final answer, and the money is right.
 
 use super::diameter::Charged;
-use super::parties::client::{ImClient, Reaction};
-use super::parties::eventually;
 use super::{ALICE, Stage};
+use imcharge_testkit::eventually;
+use imcharge_testkit::parties::client::{ImClient, Reaction};
 use std::time::{Duration, Instant};
 
 /// Within which service is back after the end of a fault.
@@ -29,7 +29,7 @@ fn retrieve(stage: &Stage) -> bool {
         return false;
     }
     client.bind();
-    assert_eq!(client.take(1, Reaction::Answer(200)).len(), 1, "{}", stage.kamailio.log());
+    assert_eq!(client.take(1, Reaction::Answer(200)).len(), 1, "{}", stage.proxy.log());
     client.bye() == 200
 }
 
@@ -45,30 +45,30 @@ fn answered(mut client: ImClient, within: Duration) -> u16 {
 #[test]
 pub fn a_hanging_engine_is_replaced_and_so_is_its_successor() {
     let stage = Stage::new(|setup| setup.defined("RESPONSE_TIMEOUT", "60"));
-    stage.kamailio.set_account(ALICE, 100);
+    stage.proxy.set_account(ALICE, 100);
     let _server = stage.server(&["one"], |_| {});
-    let kamailio = &stage.kamailio;
+    let proxy = &stage.proxy;
     let open = open_sessions(&stage);
     let mut waiting = 0;
     for restarts in 1..=2 {
-        let engine = kamailio.engine_pid().expect("an engine");
-        kamailio.signal("STOP", Some(engine));
+        let engine = proxy.engine_pid().expect("an engine");
+        proxy.signal("STOP", Some(engine));
         let client = stage.client(ALICE, |_| {});
         client.send_invite();
         // Nothing happens to it before its time, and then at once.
-        let killed = || kamailio.engine_pid() != Some(engine);
-        assert!(eventually(BACK * 3, killed), "{}", kamailio.log());
+        let killed = || proxy.engine_pid() != Some(engine);
+        assert!(eventually(BACK * 3, killed), "{}", proxy.log());
         let since = Instant::now();
         let granted = || retrieve(&stage);
-        assert!(eventually(BACK, granted), "{}", kamailio.log());
+        assert!(eventually(BACK, granted), "{}", proxy.log());
         assert!(since.elapsed() < Duration::from_secs(3), "back after {:?}", since.elapsed());
         let status = answered(client, BACK);
-        assert!([200, 503].contains(&status), "{status}\n{}", kamailio.log());
+        assert!([200, 503].contains(&status), "{status}\n{}", proxy.log());
         waiting += i64::from(status == 200);
-        assert_eq!(kamailio.statistic("engine_restarts"), restarts);
+        assert_eq!(proxy.statistic("engine_restarts"), restarts);
     }
     assert!(waiting > 0, "an INVITE that waited for an engine is served by the next one");
-    let log = kamailio.log();
+    let log = proxy.log();
     assert_eq!(log.matches(" s and is killed").count(), 2, "{log}");
     for mut client in open {
         assert_eq!(client.bye(), 200);
@@ -83,51 +83,51 @@ pub fn a_hanging_engine_is_replaced_and_so_is_its_successor() {
 fn a_retransmission_has_no_second_answer_while_the_engine_is_down() {
     let stage = Stage::plain();
     let _server = stage.server(&["one"], |options| options.rings = true);
-    let kamailio = &stage.kamailio;
+    let proxy = &stage.proxy;
     let mut client = stage.client(ALICE, |_| {});
     client.send_invite();
-    assert!(client.ringing(BACK), "{}", kamailio.log());
-    kamailio.signal("STOP", kamailio.engine_pid());
-    assert!(eventually(BACK, || kamailio.statistic("engine_up") == 0));
+    assert!(client.ringing(BACK), "{}", proxy.log());
+    proxy.signal("STOP", proxy.engine_pid());
+    assert!(eventually(BACK, || proxy.statistic("engine_up") == 0));
     client.send_invite();
     client.cancel();
-    assert_eq!(client.final_response(BACK), 487, "{}", kamailio.log());
+    assert_eq!(client.final_response(BACK), 487, "{}", proxy.log());
     stage.expect(ALICE, 100, 0, 0);
 }
 
 /// Pauses all processes of a proxy for so long, in the middle of traffic; how many messages are debited in the end.
 fn pause(stage: &Stage, span: Duration) -> i64 {
-    let kamailio = &stage.kamailio;
+    let proxy = &stage.proxy;
     let _server = stage.server(&["one"], |_| {});
     let open = open_sessions(stage);
-    let engine = kamailio.engine_pid().expect("an engine");
+    let engine = proxy.engine_pid().expect("an engine");
     // Some INVITEs are being decided about, others come while nobody listens.
     let early: Vec<ImClient> = (0..3).map(|_| stage.client(ALICE, |_| {})).collect();
     early.iter().for_each(ImClient::send_invite);
-    kamailio.signal("STOP", None);
+    proxy.signal("STOP", None);
     // Their MSRP connections are made already: nobody accepts one now.
     std::thread::sleep(span);
     early.iter().for_each(ImClient::send_invite);
-    kamailio.signal("CONT", None);
+    proxy.signal("CONT", None);
     let since = Instant::now();
-    assert!(eventually(BACK, || retrieve(stage)), "{}", kamailio.log());
+    assert!(eventually(BACK, || retrieve(stage)), "{}", proxy.log());
     assert!(since.elapsed() < BACK, "back after {:?}", since.elapsed());
     for client in early {
         let status = answered(client, BACK * 4);
-        assert_ne!(status, 408, "an INVITE without a final answer\n{}", kamailio.log());
+        assert_ne!(status, 408, "an INVITE without a final answer\n{}", proxy.log());
     }
     for mut client in open {
         // Its time for the response may have ended meanwhile, and the session with `hold_timeout`.
         client.bye();
     }
-    assert_eq!(kamailio.engine_pid(), Some(engine), "the engine was not the one at fault\n{}", kamailio.log());
-    assert_eq!(kamailio.statistic("engine_restarts"), 0);
+    assert_eq!(proxy.engine_pid(), Some(engine), "the engine was not the one at fault\n{}", proxy.log());
+    assert_eq!(proxy.statistic("engine_restarts"), 0);
     SESSIONS as i64 + 1
 }
 
 fn pause_with_the_ledger(span: Duration) {
     let stage = Stage::new(|setup| setup.defined("RESPONSE_TIMEOUT", "60"));
-    stage.kamailio.set_account(ALICE, 100);
+    stage.proxy.set_account(ALICE, 100);
     let debited = pause(&stage, span);
     stage.expect(ALICE, 100 - debited, 0, debited);
 }

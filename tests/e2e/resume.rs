@@ -1,10 +1,10 @@
 //! A script that blocks: in the resume route of one caller, in all resume workers, in an event route.
 
-use super::parties::client::Reaction;
-use super::parties::eventually;
-use super::parties::kamailio::{Host, Kamailio, Setup};
 use super::sessions::in_lua;
 use super::{ALICE, HOST, Stage};
+use imcharge_testkit::eventually;
+use imcharge_testkit::parties::client::Reaction;
+use imcharge_testkit::proxy::{Host, Proxy, Setup};
 use std::fs;
 use std::net::{SocketAddr, UdpSocket};
 use std::path::Path;
@@ -75,8 +75,8 @@ fn socket() -> UdpSocket {
 
 /// Invites at this rate for a while; asserts that each gets this final answer, and in time.
 #[track_caller]
-fn all_are_answered(kamailio: &Kamailio, rate: u32, lasts: Duration, wanted: u16) {
-    let (proxy, socket) = (kamailio.sip, socket());
+fn all_are_answered(proxy: &Proxy, rate: u32, lasts: Duration, wanted: u16) {
+    let (sip, socket) = (proxy.sip, socket());
     let count = (f64::from(rate) * lasts.as_secs_f64()) as u32;
     // No two calls of one proxy have the same number.
     static FIRST: AtomicU32 = AtomicU32::new(1000);
@@ -87,18 +87,18 @@ fn all_are_answered(kamailio: &Kamailio, rate: u32, lasts: Duration, wanted: u16
         scope.spawn(|| {
             for number in first..first + count {
                 std::thread::sleep(due(number).saturating_duration_since(Instant::now()));
-                invite(proxy, &socket, STRANGER, number);
+                invite(sip, &socket, STRANGER, number);
             }
         });
-        let next = || answer(proxy, &socket, due(first + count) + PROMPT).map(|answer| (answer, Instant::now()));
+        let next = || answer(sip, &socket, due(first + count) + PROMPT).map(|answer| (answer, Instant::now()));
         std::iter::from_fn(next).take(count as usize).collect()
     });
     let late = answers.iter().map(|((number, _), at)| at.saturating_duration_since(due(*number)));
     let longest = late.max().unwrap_or_default();
-    assert_eq!(answers.len(), count as usize, "each is answered once\n{}", kamailio.log());
-    assert!(longest < PROMPT, "one waited {longest:?}\n{}", kamailio.log());
+    assert_eq!(answers.len(), count as usize, "each is answered once\n{}", proxy.log());
+    assert!(longest < PROMPT, "one waited {longest:?}\n{}", proxy.log());
     let others: Vec<_> = answers.iter().filter(|((_, status), _)| *status != wanted).collect();
-    assert!(others.is_empty(), "{others:?}\n{}", kamailio.log());
+    assert!(others.is_empty(), "{others:?}\n{}", proxy.log());
 }
 
 /// One retrieval from end to end.
@@ -108,26 +108,26 @@ fn retrieve(stage: &Stage, texts: usize) {
     assert_eq!(client.bye(), 200);
 }
 
-fn becomes(kamailio: &Kamailio, name: &str, value: i64) {
-    let found = eventually(SOON, || kamailio.statistic(name) == value);
-    assert!(found, "{name} is {}\n{}", kamailio.statistic(name), kamailio.log());
+fn becomes(proxy: &Proxy, name: &str, value: i64) {
+    let found = eventually(SOON, || proxy.statistic(name) == value);
+    assert!(found, "{name} is {}\n{}", proxy.statistic(name), proxy.log());
 }
 
 #[test]
 pub fn a_resume_route_that_blocks_for_one_caller_delays_nobody_else() {
     let stage = Stage::new(|setup| sleeping(setup, 15));
-    let kamailio = &stage.kamailio;
-    kamailio.set_account(ALICE, 100);
+    let proxy = &stage.proxy;
+    proxy.set_account(ALICE, 100);
     let _server = stage.server(&["one"], |_| {});
     let slow = socket();
-    invite(kamailio.sip, &slow, SLOW, 1);
-    becomes(kamailio, "resume_workers_stuck", 1);
-    all_are_answered(kamailio, 150, Duration::from_secs(6), 402);
+    invite(proxy.sip, &slow, SLOW, 1);
+    becomes(proxy, "resume_workers_stuck", 1);
+    all_are_answered(proxy, 150, Duration::from_secs(6), 402);
     retrieve(&stage, 1);
     stage.expect(ALICE, 99, 0, 1);
     // Named while it lasts and when it is over, and answered once.
-    assert_eq!(kamailio.statistic("resume_workers_stuck"), 1, "{}", kamailio.log());
-    let log = kamailio.log();
+    assert_eq!(proxy.statistic("resume_workers_stuck"), 1, "{}", proxy.log());
+    let log = proxy.log();
     let (process, route) = match HOST.get() {
         Host::Kamailio => ("imcharge resume", "route[CHARGED] for r1"),
         Host::OpenSips => ("process", "the route behind imcharge_reserve() for r1"),
@@ -135,13 +135,13 @@ pub fn a_resume_route_that_blocks_for_one_caller_delays_nobody_else() {
     let names = |line: &str, end: &str| line.contains(process) && line.contains(&format!("{route} {end}"));
     assert_eq!(log.lines().filter(|line| names(line, "for more than a second")).count(), 1, "{log}");
     let until = Instant::now() + Duration::from_secs(20);
-    assert_eq!(answer(kamailio.sip, &slow, until), Some((1, 402)), "{}", kamailio.log());
-    becomes(kamailio, "resume_workers_stuck", 0);
-    let log = kamailio.log();
+    assert_eq!(answer(proxy.sip, &slow, until), Some((1, 402)), "{}", proxy.log());
+    becomes(proxy, "resume_workers_stuck", 0);
+    let log = proxy.log();
     assert_eq!(log.lines().filter(|line| names(line, "after 15")).count(), 1, "{log}");
-    let one = |name: &str| kamailio.statistic(name);
+    let one = |name: &str| proxy.statistic(name);
     assert_eq!((one("slow_runs"), one("dropped_resume_busy"), one("dropped_verdicts")), (1, 0, 0));
-    assert_eq!(answer(kamailio.sip, &slow, Instant::now() + PROMPT), None, "it is not run again");
+    assert_eq!(answer(proxy.sip, &slow, Instant::now() + PROMPT), None, "it is not run again");
 }
 
 #[test]
@@ -154,13 +154,13 @@ fn a_function_in_lua_that_blocks_delays_nobody_else_and_is_named() {
     let script = folder.path().join("kamailio.lua");
     fs::write(&script, text.replace(begin, &format!("{begin}{sleep}"))).expect("written");
     let stage = Stage::new(|setup| in_lua(setup).defined("LUA_SCRIPT", format!("\"{}\"", script.display())));
-    let (kamailio, slow) = (&stage.kamailio, socket());
-    invite(kamailio.sip, &slow, SLOW, 1);
-    becomes(kamailio, "resume_workers_stuck", 1);
-    all_are_answered(kamailio, 100, Duration::from_secs(2), 402);
-    let named = || kamailio.log().contains("has been in ksr_charged() for r1 for more than a second");
-    assert!(eventually(SOON, named), "{}", kamailio.log());
-    assert_eq!(answer(kamailio.sip, &slow, Instant::now() + SOON), Some((1, 402)), "{}", kamailio.log());
+    let (proxy, slow) = (&stage.proxy, socket());
+    invite(proxy.sip, &slow, SLOW, 1);
+    becomes(proxy, "resume_workers_stuck", 1);
+    all_are_answered(proxy, 100, Duration::from_secs(2), 402);
+    let named = || proxy.log().contains("has been in ksr_charged() for r1 for more than a second");
+    assert!(eventually(SOON, named), "{}", proxy.log());
+    assert_eq!(answer(proxy.sip, &slow, Instant::now() + SOON), Some((1, 402)), "{}", proxy.log());
 }
 
 #[test]
@@ -168,41 +168,41 @@ fn with_all_resume_workers_blocked_invites_are_refused_in_time_and_the_rest_goes
     let tariff = "modparam(\"imcharge\", \"tariff\", TARIFF)";
     let timer = format!("{tariff}\nmodparam(\"tm\", \"fr_timer\", 4000)");
     let stage = Stage::new(|setup| sleeping(setup, 10).changed(tariff, &timer));
-    let kamailio = &stage.kamailio;
-    kamailio.set_account(ALICE, 100);
+    let proxy = &stage.proxy;
+    proxy.set_account(ALICE, 100);
     let _server = stage.server(&["one", "two"], |_| {});
     let mut open = stage.bound(|_| {});
     let slow = socket();
-    let verdicts = kamailio.statistic("reserve_latency_count");
-    (1..=2).for_each(|number| invite(kamailio.sip, &slow, SLOW, number));
-    becomes(kamailio, "reserve_latency_count", verdicts + 2);
+    let verdicts = proxy.statistic("reserve_latency_count");
+    (1..=2).for_each(|number| invite(proxy.sip, &slow, SLOW, number));
+    becomes(proxy, "reserve_latency_count", verdicts + 2);
     // Let in before the workers count as stuck: tm's own timer answers it.
     let early = socket();
-    invite(kamailio.sip, &early, STRANGER, 3);
-    becomes(kamailio, "resume_workers_stuck", 2);
-    all_are_answered(kamailio, 100, Duration::from_secs(2), 503);
-    assert_eq!(kamailio.statistic("dropped_resume_busy"), 200);
+    invite(proxy.sip, &early, STRANGER, 3);
+    becomes(proxy, "resume_workers_stuck", 2);
+    all_are_answered(proxy, 100, Duration::from_secs(2), 503);
+    assert_eq!(proxy.statistic("dropped_resume_busy"), 200);
     // Debits, releases, timers and commands need no script.
     assert_eq!(open.take(2, Reaction::Answer(200)).len(), 2);
     stage.until_debited(ALICE, 2);
     assert_eq!(open.bye(), 200);
     stage.expect(ALICE, 98, 0, 2);
-    assert_eq!(kamailio.statistic("resume_workers_stuck"), 2, "{}", kamailio.log());
+    assert_eq!(proxy.statistic("resume_workers_stuck"), 2, "{}", proxy.log());
     let until = Instant::now() + Duration::from_secs(6);
-    assert_eq!(answer(kamailio.sip, &early, until), Some((3, 408)), "{}", kamailio.log());
-    let log = kamailio.log();
+    assert_eq!(answer(proxy.sip, &early, until), Some((3, 408)), "{}", proxy.log());
+    let log = proxy.log();
     let lines = log.lines().filter(|line| line.contains("all 2 resume workers are stuck in the script"));
     assert_eq!(lines.count(), 1, "{log}");
     let until = Instant::now() + Duration::from_secs(15);
-    let answers: Vec<_> = (0..2).filter_map(|_| answer(kamailio.sip, &slow, until)).collect();
-    assert_eq!(answers.iter().filter(|(_, status)| *status == 402).count(), 2, "{answers:?}\n{}", kamailio.log());
+    let answers: Vec<_> = (0..2).filter_map(|_| answer(proxy.sip, &slow, until)).collect();
+    assert_eq!(answers.iter().filter(|(_, status)| *status == 402).count(), 2, "{answers:?}\n{}", proxy.log());
     // Back by itself.
-    becomes(kamailio, "resume_workers_stuck", 0);
-    all_are_answered(kamailio, 100, Duration::from_secs(1), 402);
+    becomes(proxy, "resume_workers_stuck", 0);
+    all_are_answered(proxy, 100, Duration::from_secs(1), 402);
     retrieve(&stage, 2);
     stage.expect(ALICE, 96, 0, 4);
-    assert_eq!((kamailio.statistic("slow_runs"), kamailio.statistic("engine_restarts")), (2, 0));
-    assert_eq!(answer(kamailio.sip, &early, Instant::now() + PROMPT), None, "its verdict came too late");
+    assert_eq!((proxy.statistic("slow_runs"), proxy.statistic("engine_restarts")), (2, 0));
+    assert_eq!(answer(proxy.sip, &early, Instant::now() + PROMPT), None, "its verdict came too late");
 }
 
 /// The shipped configuration, with an event route that sleeps at each debit, and a reservation for so many messages.
@@ -230,11 +230,11 @@ fn sleeping_at_debits(setup: Setup, micros: u32, messages: usize) -> Setup {
 /// Retrievals of so many clients at once, each of so many messages, while INVITEs are answered in time.
 fn debits_and_invites(stage: &Stage, clients: usize, messages: usize) {
     let paid = (clients * messages) as i64;
-    stage.kamailio.set_account(ALICE, 2 * paid);
+    stage.proxy.set_account(ALICE, 2 * paid);
     let _server = stage.server(&vec!["x"; messages], |_| {});
     std::thread::scope(|scope| {
         (0..clients).for_each(|_| drop(scope.spawn(|| retrieve(stage, messages))));
-        all_are_answered(&stage.kamailio, 20, Duration::from_secs(8), 402);
+        all_are_answered(&stage.proxy, 20, Duration::from_secs(8), 402);
     });
     stage.until_debited(ALICE, paid as usize);
     stage.expect(ALICE, paid, 0, paid);
@@ -249,15 +249,15 @@ pub fn event_routes_of_ten_milliseconds_delay_no_invite_by_seconds() {
 /// Of OpenSIPS, where an INVITE goes on in the process that took it: here there is one such process.
 pub fn what_waits_in_a_blocked_process_is_answered_when_it_is_back() {
     let stage = Stage::new(|setup| sleeping(setup, 6).changed("udp_workers=4", "udp_workers=1"));
-    let (kamailio, socket) = (&stage.kamailio, socket());
+    let (proxy, socket) = (&stage.proxy, socket());
     // Both have been taken when the script blocks for the first.
-    (1..=2).for_each(|number| invite(kamailio.sip, &socket, if number == 1 { SLOW } else { STRANGER }, number));
-    becomes(kamailio, "resume_workers_stuck", 1);
-    (3..=5).for_each(|number| invite(kamailio.sip, &socket, STRANGER, number));
-    let mut answers: Vec<_> = (0..5).filter_map(|_| answer(kamailio.sip, &socket, Instant::now() + SOON)).collect();
+    (1..=2).for_each(|number| invite(proxy.sip, &socket, if number == 1 { SLOW } else { STRANGER }, number));
+    becomes(proxy, "resume_workers_stuck", 1);
+    (3..=5).for_each(|number| invite(proxy.sip, &socket, STRANGER, number));
+    let mut answers: Vec<_> = (0..5).filter_map(|_| answer(proxy.sip, &socket, Instant::now() + SOON)).collect();
     answers.sort_unstable();
-    assert_eq!(answers, [1, 2, 3, 4, 5].map(|number| (number, 402)), "{}", kamailio.log());
-    assert_eq!((kamailio.statistic("slow_runs"), kamailio.statistic("dropped_verdicts")), (1, 0));
+    assert_eq!(answers, [1, 2, 3, 4, 5].map(|number| (number, 402)), "{}", proxy.log());
+    assert_eq!((proxy.statistic("slow_runs"), proxy.statistic("dropped_verdicts")), (1, 0));
 }
 
 #[test]
@@ -266,13 +266,13 @@ fn a_slow_event_route_delays_no_verdict_and_what_it_cannot_follow_is_skipped_and
     const MESSAGES: usize = 600;
     let stage = Stage::new(|setup| sleeping_at_debits(setup, 1_500_000, MESSAGES));
     debits_and_invites(&stage, CLIENTS, MESSAGES);
-    let (kamailio, paid) = (&stage.kamailio, (CLIENTS * MESSAGES) as i64);
+    let (proxy, paid) = (&stage.proxy, (CLIENTS * MESSAGES) as i64);
     // Every debit has had its run, waits for it, or was skipped.
-    let skipped = kamailio.statistic("dropped_notices");
-    assert!(skipped > 0 && skipped < paid, "{skipped} of {paid}\n{}", kamailio.log());
-    becomes(kamailio, "event_workers_stuck", 1);
-    assert!(kamailio.statistic("slow_runs") > 0);
-    assert_eq!((kamailio.statistic("resume_workers_stuck"), kamailio.statistic("dropped_resume_busy")), (0, 0));
+    let skipped = proxy.statistic("dropped_notices");
+    assert!(skipped > 0 && skipped < paid, "{skipped} of {paid}\n{}", proxy.log());
+    becomes(proxy, "event_workers_stuck", 1);
+    assert!(proxy.statistic("slow_runs") > 0);
+    assert_eq!((proxy.statistic("resume_workers_stuck"), proxy.statistic("dropped_resume_busy")), (0, 0));
     let name = "imcharge events 1 has been in event_route[imcharge:debited] for call";
-    assert!(kamailio.log().contains(name), "{}", kamailio.log());
+    assert!(proxy.log().contains(name), "{}", proxy.log());
 }

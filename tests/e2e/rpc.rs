@@ -3,13 +3,13 @@
 
 mod console;
 
-use super::parties::client::Reaction;
-use super::parties::eventually;
-use super::parties::kamailio::Host;
 use super::watching::prometheus::{free_address, get, http};
 use super::{ALICE, HOST, Stage, before};
 use console::{Console, Way, as_texts};
 use imcharge::admin::commands::COMMANDS;
+use imcharge_testkit::eventually;
+use imcharge_testkit::parties::client::Reaction;
+use imcharge_testkit::proxy::Host;
 use serde_json::{Value, json};
 use std::collections::HashSet;
 use std::fs;
@@ -28,7 +28,7 @@ fn wrong_use() -> i64 {
 #[test]
 fn lists_are_arrays_and_every_transport_gives_the_same_answer() {
     let console = Console::new(|setup| setup);
-    console.stage.kamailio.set_account(ALICE, 100);
+    console.stage.proxy.set_account(ALICE, 100);
     let lists = |expected: usize| {
         for way in console.json_ways() {
             for (command, arguments) in [("debits", &[][..]), ("debits", &[ALICE]), ("debits", &["all", "500"])] {
@@ -227,7 +227,7 @@ fn walk(console: &Console, way: Way, command: &str, arguments: &[&str], list: &[
 fn pages_fit_and_together_have_every_row_once() {
     const DEBITS: usize = 600;
     let mut console = Console::new(|setup| setup);
-    console.stage.kamailio.set_account(ALICE, 100);
+    console.stage.proxy.set_account(ALICE, 100);
     let _server = console.stage.server(&[], |_| {});
     let mut clients: Vec<_> = (0..3).map(|_| console.stage.bound(|_| {})).collect();
     for way in console.ways() {
@@ -239,7 +239,7 @@ fn pages_fit_and_together_have_every_row_once() {
     }
     console.stage.expect(ALICE, 100, 0, 0);
     // A long history: call-ids and message-ids as long as they may be, with all that JSON has to escape.
-    console.stage.kamailio.terminate();
+    console.stage.proxy.terminate();
     let ledger = rusqlite::Connection::open(console.proxy().state_dir().join("ledger.sqlite")).expect("a ledger");
     let long = format!("{}\\\"\u{e9}", "x".repeat(250));
     let rows = format!(
@@ -261,7 +261,7 @@ fn pages_fit_and_together_have_every_row_once() {
     );
     ledger.execute(&accounts, []).expect("accounts");
     drop(ledger);
-    console.stage.kamailio.restart().expect("it starts again");
+    console.stage.proxy.restart().expect("it starts again");
     let unique = |rows: &[Value], name: &str| rows.iter().map(|row| row[name].clone()).collect::<HashSet<_>>().len();
     for way in console.ways() {
         for (filter, limit) in [("all", "500"), (ALICE, "100"), (BOB, "7")] {
@@ -395,10 +395,10 @@ fn commands_over_http_have_a_socket_of_their_own() {
         http(address, &format!("{head}\r\n\r\n{request}"), within)
     };
     assert_eq!(post(metrics, SOON).map(|page| page.status), Some(404));
-    assert!(post(stage.kamailio.msrp, Duration::from_millis(500)).is_none(), "the socket of MSRP takes commands");
-    assert_eq!(stage.kamailio.account(BOB), None);
+    assert!(post(stage.proxy.msrp, Duration::from_millis(500)).is_none(), "the socket of MSRP takes commands");
+    assert_eq!(stage.proxy.account(BOB), None);
     assert_eq!(post(commands, SOON).map(|page| page.status), Some(200));
-    assert_eq!(stage.kamailio.account(BOB).map(|account| account.balance), Some(7));
+    assert_eq!(stage.proxy.account(BOB).map(|account| account.balance), Some(7));
     assert!(
         get(commands, "/metrics", Duration::from_millis(500)).is_none(),
         "the socket of commands tells the metrics"
@@ -431,7 +431,7 @@ const CALL_ID: &str = "a84b4c76e66710";
 #[test]
 fn every_example_of_the_manual_runs() {
     let console = Console::new(|setup| setup);
-    console.stage.kamailio.set_account(ALICE, 100);
+    console.stage.proxy.set_account(ALICE, 100);
     let _server = console.stage.server(&["one"], |_| {});
     let mut client = console.stage.bound(|options| options.call_id = Some(CALL_ID.into()));
     client.take(1, Reaction::Answer(200));

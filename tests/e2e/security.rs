@@ -1,8 +1,8 @@
 //! What the manual's chapter on security says, line by line.
 
 use super::diameter::Charged;
-use super::parties::client::Reaction;
 use super::{ALICE, Stage};
+use imcharge_testkit::parties::client::Reaction;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -25,11 +25,11 @@ fn retrieve(stage: &Stage, text: &str) {
 fn no_file_of_ours_is_open_to_others() {
     let stage = Stage::plain();
     retrieve(&stage, "one");
-    let state = stage.kamailio.state_dir();
+    let state = stage.proxy.state_dir();
     for name in ["ledger.sqlite", "ledger.sqlite-wal", "ledger.sqlite-shm", "journal-a", "journal-b", "lock"] {
         assert_eq!(mode(&state.join(name)), 0o640, "{name}");
     }
-    let process = fs::read_to_string(format!("/proc/{}/maps", stage.kamailio.pid())).expect("its maps");
+    let process = fs::read_to_string(format!("/proc/{}/maps", stage.proxy.pid())).expect("its maps");
     let regions: Vec<&str> = process.split_whitespace().filter(|word| word.starts_with("/dev/shm/imcharge-")).collect();
     assert!(!regions.is_empty(), "{process}");
     for region in regions {
@@ -44,7 +44,7 @@ fn a_state_directory_that_is_open_to_others_is_told() {
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(open_to)).expect("our own folder");
         let state = format!("\"state_dir\", \"{}\"", folder.path().display());
         let stage = Stage::new(|setup| setup.changed("\"state_dir\", STATE_DIR", &state));
-        let log = stage.kamailio.log();
+        let log = stage.proxy.log();
         let told = log.contains("is open to every user of this machine");
         assert_eq!(told, open_to & 0o007 != 0, "{open_to:o}\n{log}");
     }
@@ -71,7 +71,7 @@ fn tempt(stage: &Stage) {
     stage.until_debited(ALICE, 1);
     assert_eq!(client.bye(), 200);
     drop(server);
-    let mut raw = std::net::TcpStream::connect(stage.kamailio.msrp).expect("the relay takes a connection");
+    let mut raw = std::net::TcpStream::connect(stage.proxy.msrp).expect("the relay takes a connection");
     let paths = "To-Path: msrp://im.example.org;tcp\r\nFrom-Path: msrp://c.example.org:9/c;tcp\r\n";
     let auth = format!("MSRP aut1 AUTH\r\n{paths}Authorization: {}\r\n-------aut1$\r\n", authorization());
     let bad = format!("MSRP bad1 SEND\r\nTo-Path: nonsense {content}\r\n\r\n{content}\r\n-------bad1$\r\n");
@@ -128,9 +128,9 @@ fn expect_silence(log: &str) {
 #[test]
 fn nothing_of_a_message_is_in_our_log_lines_even_at_their_finest() {
     let stage = Stage::new(|setup| setup.changed("debug=2", "debug=4"));
-    stage.kamailio.set_account(ALICE, 100);
+    stage.proxy.set_account(ALICE, 100);
     tempt(&stage);
-    expect_silence(&stage.kamailio.log());
+    expect_silence(&stage.proxy.log());
 }
 
 #[test]
@@ -142,7 +142,7 @@ fn nothing_of_a_message_or_a_packet_is_in_them_with_a_charging_system_either() {
     tempt(&charged.stage);
     charged.expect(98, 0, 2);
     charged.expect_rest();
-    let log = charged.stage.kamailio.log();
+    let log = charged.stage.proxy.log();
     for said in ["this is no Diameter", "INVALID_AVP_LENGTH"] {
         assert!(log.contains(said), "{said} is what it says of such an answer");
     }

@@ -1,9 +1,10 @@
 //! How sessions begin, run side by side, and end.
 
-use super::parties::client::{ImClient, Options as ClientOptions, Reaction};
-use super::parties::kamailio::Setup;
-use super::parties::{Events, eventually, msrp, sip, unique};
 use super::{ALICE, Stage, subscriber};
+use imcharge_testkit::parties::client::{ImClient, Options as ClientOptions, Reaction};
+use imcharge_testkit::parties::{msrp, sip};
+use imcharge_testkit::proxy::Setup;
+use imcharge_testkit::{Events, eventually, unique};
 use std::net::TcpStream;
 use std::path::Path;
 use std::time::Duration;
@@ -11,16 +12,16 @@ use std::time::Duration;
 #[test]
 pub fn no_credit_is_402_and_holds_nothing() {
     let stage = Stage::new(|setup| setup);
-    stage.kamailio.set_account(ALICE, 0);
+    stage.proxy.set_account(ALICE, 0);
     let server = stage.server(&["one"], |_| {});
     for identity in [ALICE, "sip:nobody@example.org"] {
         let mut client = stage.client(identity, |_| {});
-        assert_eq!(client.invite(), 402, "{}", stage.kamailio.log());
+        assert_eq!(client.invite(), 402, "{}", stage.proxy.log());
     }
     assert_eq!(server.invites(), 0, "the INVITE went on without credit");
     stage.expect(ALICE, 0, 0, 0);
-    assert_eq!(stage.kamailio.count("SELECT count(*) FROM holds"), 0);
-    assert_eq!(stage.kamailio.statistic("reserves_denied"), 2);
+    assert_eq!(stage.proxy.count("SELECT count(*) FROM holds"), 0);
+    assert_eq!(stage.proxy.statistic("reserves_denied"), 2);
 }
 
 #[test]
@@ -35,7 +36,7 @@ fn an_answer_to_another_call_is_not_taken_for_ones_own() {
     // Whoever had the client's port before.
     let socket = std::net::UdpSocket::bind("127.0.0.1:0").expect("a free port");
     socket.send_to(&elses.bytes(), client.address()).expect("a local address");
-    assert_eq!(client.invite(), 200, "{}", stage.kamailio.log());
+    assert_eq!(client.invite(), 200, "{}", stage.proxy.log());
     assert_eq!(client.bye(), 200);
     stage.expect(ALICE, 100, 0, 0);
 }
@@ -56,14 +57,14 @@ pub fn a_repeated_invite_reserves_once_and_a_reinvite_not_at_all() {
     let server = stage.server(&["one"], |_| {});
     let mut client = stage.client(ALICE, |_| {});
     (0..5).for_each(|_| client.send_invite());
-    assert_eq!(client.invite(), 200, "{}", stage.kamailio.log());
+    assert_eq!(client.invite(), 200, "{}", stage.proxy.log());
     stage.expect(ALICE, 90, 10, 0);
     assert_eq!(client.invite_again(), 200);
     client.bind();
     client.take(1, Reaction::Answer(200));
     assert_eq!(client.bye(), 200);
     stage.expect(ALICE, 99, 0, 1);
-    assert_eq!(stage.kamailio.statistic("reserves"), 1);
+    assert_eq!(stage.proxy.statistic("reserves"), 1);
     assert_eq!(server.invites(), 2);
 }
 
@@ -92,25 +93,22 @@ fn an_invite_by_a_second_way_is_merged_in_lua() {
 
 fn assert_that_a_second_way_is_merged(change: fn(Setup) -> Setup, reserved: i64) {
     let stage = Stage::new(change);
-    stage.kamailio.set_account(ALICE, 100);
+    stage.proxy.set_account(ALICE, 100);
     let _server = stage.server(&[], |options| options.rings = true);
     let number = unique();
     let mut one_way = stage.client(ALICE, |options| options.number = Some(number));
     one_way.send_invite();
-    assert!(one_way.ringing(Duration::from_secs(5)), "{}", stage.kamailio.log());
+    assert!(one_way.ringing(Duration::from_secs(5)), "{}", stage.proxy.log());
     let mut other_way = stage.client(ALICE, |options| options.number = Some(number));
-    assert_eq!(other_way.invite(), 482, "{}", stage.kamailio.log());
+    assert_eq!(other_way.invite(), 482, "{}", stage.proxy.log());
     stage.expect(ALICE, 100 - reserved, reserved, 0);
     one_way.cancel();
     assert_eq!(one_way.final_response(Duration::from_secs(5)), 487);
     stage.expect(ALICE, 100, 0, 0);
     let ended_by_the_cancel = "SELECT count(*) FROM steps WHERE step='closed' AND rule='cancelled'";
-    assert_eq!(stage.kamailio.count(ended_by_the_cancel), 1);
-    assert_eq!(stage.kamailio.count("SELECT count(*) FROM sessions"), 1);
-    assert_eq!(
-        ["reserves", "reserves_granted", "reserves_failed"].map(|name| stage.kamailio.statistic(name)),
-        [2, 1, 1]
-    );
+    assert_eq!(stage.proxy.count(ended_by_the_cancel), 1);
+    assert_eq!(stage.proxy.count("SELECT count(*) FROM sessions"), 1);
+    assert_eq!(["reserves", "reserves_granted", "reserves_failed"].map(|name| stage.proxy.statistic(name)), [2, 1, 1]);
 }
 
 #[test]
@@ -124,7 +122,7 @@ pub fn cancel_right_behind_the_invite_leaves_no_hold() {
         assert!(client.provisional(Duration::from_secs(5)));
         client.cancel();
         let status = client.final_response(Duration::from_secs(5));
-        assert_eq!(status, 487, "round {round}\n{}", stage.kamailio.log());
+        assert_eq!(status, 487, "round {round}\n{}", stage.proxy.log());
     }
     stage.expect(ALICE, 100, 0, 0);
 }
@@ -137,18 +135,18 @@ fn an_invite_that_fails_releases_what_was_reserved() {
             "        t_reply(\"480\", \"Temporarily Unavailable\");",
         )
     });
-    stage.kamailio.set_account(ALICE, 100);
+    stage.proxy.set_account(ALICE, 100);
     let mut client = stage.client(ALICE, |_| {});
     assert_eq!(client.invite(), 480);
     stage.expect(ALICE, 100, 0, 0);
     let outcome = "SELECT count(*) FROM sessions WHERE closed_at IS NOT NULL";
-    assert_eq!(stage.kamailio.count(outcome), 1);
+    assert_eq!(stage.proxy.count(outcome), 1);
 }
 
 #[test]
 pub fn an_idle_session_gives_its_hold_back() {
     let stage = Stage::new(|setup| setup.parameter("hold_timeout", "2"));
-    stage.kamailio.set_account(ALICE, 100);
+    stage.proxy.set_account(ALICE, 100);
     let _server = stage.server(&[], |_| {});
     let mut client = stage.client(ALICE, |_| {});
     assert_eq!(client.invite(), 200);
@@ -160,7 +158,7 @@ pub fn frames_that_pass_twice_count_once() {
     let stage = Stage::plain();
     let _server = stage.server(&["one", &"t".repeat(20_000)], |options| options.chunk = 9000);
     let mut client = stage.bound(|options| options.via_relay = true);
-    assert_eq!(client.take(2, Reaction::Answer(415)).len(), 2, "{}", stage.kamailio.log());
+    assert_eq!(client.take(2, Reaction::Answer(415)).len(), 2, "{}", stage.proxy.log());
     stage.until_debited(ALICE, 2);
     client.bye();
     stage.expect(ALICE, 98, 0, 2);
@@ -176,7 +174,7 @@ fn responses_along_the_whole_path_are_charged_alike() {
             "",
         )
     });
-    stage.kamailio.set_account(ALICE, 100);
+    stage.proxy.set_account(ALICE, 100);
     let _server = stage.server(&["one", "two"], |_| {});
     let mut client = stage.bound(|options| options.whole_path = true);
     assert_eq!(client.take(2, Reaction::Answer(200)).len(), 2);
@@ -194,7 +192,7 @@ pub fn a_frame_that_comes_without_a_message_is_charged() {
     let mut client = stage.bound(|_| {});
     assert_eq!(client.take(1, Reaction::Silence).first().map(|got| got.1), Some(12_500));
     stage.expect(ALICE, 90, 9, 1);
-    assert_eq!(stage.kamailio.debits(ALICE)[0].octets, 12_500);
+    assert_eq!(stage.proxy.debits(ALICE)[0].octets, 12_500);
     client.bye();
     stage.expect(ALICE, 99, 0, 1);
 }
@@ -204,13 +202,13 @@ pub fn the_other_party_pays_when_the_server_invites() {
     let stage = Stage::new(|setup| setup);
     // RCS push: whoever invites has the store-and-forward identity, and the called one pays.
     let callee = "sip:deferred@im.example.org";
-    stage.kamailio.set_account(callee, 100);
+    stage.proxy.set_account(callee, 100);
     let _server = stage.server(&[], |_| {});
     let mut client = stage.client("sip:rcse-standfw@operator.example", |_| {});
     assert_eq!(client.invite(), 200);
     stage.expect(callee, 90, 10, 0);
     let direction = "SELECT count(*) FROM sessions WHERE direction='push'";
-    assert_eq!(stage.kamailio.count(direction), 1);
+    assert_eq!(stage.proxy.count(direction), 1);
     client.bye();
     stage.expect(callee, 100, 0, 0);
 }
@@ -218,10 +216,10 @@ pub fn the_other_party_pays_when_the_server_invites() {
 #[test]
 pub fn the_script_names_who_pays() {
     let stage = Stage::new(|setup| setup.parameter("subscriber", "\"sip:$hdr(X-Sponsor)@example.org\""));
-    stage.kamailio.set_account("sip:acme@example.org", 50);
+    stage.proxy.set_account("sip:acme@example.org", 50);
     let _server = stage.server(&["one"], |_| {});
     let mut client = stage.client(ALICE, |options| options.headers.push(("X-Sponsor".into(), "acme".into())));
-    assert_eq!(client.invite(), 200, "{}", stage.kamailio.log());
+    assert_eq!(client.invite(), 200, "{}", stage.proxy.log());
     client.bind();
     client.take(1, Reaction::Answer(200));
     client.bye();
@@ -242,13 +240,13 @@ pub fn of_two_asserted_identities_the_parameter_chooses_who_pays() {
         ("tel", &[&sip], ALICE),
     ] {
         let stage = Stage::new(|setup| setup.parameter("identity", &format!("\"{identity}\"")));
-        [ALICE, NUMBER].iter().for_each(|account| stage.kamailio.set_account(account, 100));
+        [ALICE, NUMBER].iter().for_each(|account| stage.proxy.set_account(account, 100));
         let _server = stage.server(&["one"], |_| {});
         let mut client = stage.client(ALICE, |options| {
             options.asserted = false;
             options.headers = values.iter().map(|value| ("P-Asserted-Identity".into(), (*value).into())).collect();
         });
-        assert_eq!(client.invite(), 200, "{identity} {values:?}\n{}", stage.kamailio.log());
+        assert_eq!(client.invite(), 200, "{identity} {values:?}\n{}", stage.proxy.log());
         client.bind();
         client.take(1, Reaction::Answer(200));
         client.bye();
@@ -269,19 +267,19 @@ fn what_belongs_to_no_session_goes_nowhere_in_lua() {
 
 fn assert_that_strangers_go_nowhere(change: fn(Setup) -> Setup) {
     let stage = Stage::new(change);
-    stage.kamailio.set_account(ALICE, 100);
+    stage.proxy.set_account(ALICE, 100);
     let _server = stage.server(&["one"], |_| {});
     let mut client = stage.bound(|_| {});
     assert_eq!(client.take(1, Reaction::Answer(200)).len(), 1);
     // To the server of this session, from somebody else.
     let (_, to) = client.msrp_paths();
-    let stream = TcpStream::connect(stage.kamailio.msrp).expect("it listens");
+    let stream = TcpStream::connect(stage.proxy.msrp).expect("it listens");
     let (mut reader, writer) = msrp::connection(stream).expect("a connection");
     let from = "msrp://127.0.0.1:9/unknown;tcp";
     let lines = format!("To-Path: {to}\r\nFrom-Path: {from}\r\nMessage-ID: unknown1\r\nByte-Range: 1-3/3\r\n");
     writer.request("unknown1", "SEND", &lines, Some(b"abc"), '$').expect("written");
     let answer = reader.next(Duration::from_secs(10)).expect("open").expect("an answer");
-    assert_eq!((answer.id.as_str(), answer.status()), ("unknown1", 481), "{}", stage.kamailio.log());
+    assert_eq!((answer.id.as_str(), answer.status()), ("unknown1", 481), "{}", stage.proxy.log());
     assert_eq!(client.bye(), 200);
     stage.expect(ALICE, 99, 0, 1);
 }
@@ -293,7 +291,7 @@ fn the_dialog_module_changes_nothing() {
             .changed("loadmodule \"imcharge.so\"", "loadmodule \"dialog.so\"\nloadmodule \"imcharge.so\"")
             .changed("    record_route();", "    record_route();\n    dlg_manage();")
     });
-    stage.kamailio.set_account(ALICE, 100);
+    stage.proxy.set_account(ALICE, 100);
     let _server = stage.server(&["one"], |_| {});
     let mut client = stage.bound(|_| {});
     client.take(1, Reaction::Answer(200));
@@ -311,19 +309,19 @@ pub fn in_lua(setup: Setup) -> Setup {
 #[test]
 fn lua_charges_like_the_native_script() {
     let stage = Stage::new(in_lua);
-    stage.kamailio.set_account(ALICE, 2);
+    stage.proxy.set_account(ALICE, 2);
     let server = stage.server(&["one", "two", "three"], |_| {});
     let mut client = stage.bound(|_| {});
-    assert_eq!(client.take(2, Reaction::Answer(200)).len(), 2, "{}", stage.kamailio.log());
-    assert!(eventually(Duration::from_secs(5), || server.refused() == 1), "{}", stage.kamailio.log());
+    assert_eq!(client.take(2, Reaction::Answer(200)).len(), 2, "{}", stage.proxy.log());
+    assert!(eventually(Duration::from_secs(5), || server.refused() == 1), "{}", stage.proxy.log());
     assert_eq!(client.bye(), 200);
     stage.expect(ALICE, 0, 0, 2);
     assert_told_of(&stage, &client.call_id, &server.message_ids()[..2]);
     let mut poor = stage.client(ALICE, |_| {});
     assert_eq!(poor.invite(), 402);
     let line = format!("{} refused: no-credit 4012", poor.call_id);
-    let logged = || stage.kamailio.log().contains(&line);
-    assert!(eventually(Duration::from_secs(5), logged), "{line}\n{}", stage.kamailio.log());
+    let logged = || stage.proxy.log().contains(&line);
+    assert!(eventually(Duration::from_secs(5), logged), "{line}\n{}", stage.proxy.log());
 }
 
 /// The shipped scripts log what they hear of each debit.
@@ -331,8 +329,8 @@ fn lua_charges_like_the_native_script() {
 fn assert_told_of(stage: &Stage, call_id: &str, message_ids: &[String]) {
     for message_id in message_ids {
         let line = format!("{ALICE} paid 1 for {message_id} of {call_id}: response");
-        let heard = || stage.kamailio.log().matches(&line).count() == 1;
-        assert!(eventually(Duration::from_secs(5), heard), "{line}\n{}", stage.kamailio.log());
+        let heard = || stage.proxy.log().matches(&line).count() == 1;
+        assert!(eventually(Duration::from_secs(5), heard), "{line}\n{}", stage.proxy.log());
     }
 }
 
@@ -352,10 +350,10 @@ pub fn two_hundred_sessions_at_once_are_right_to_the_last_unit() {
     let stage = Stage::new(|setup| setup.defined("RESPONSE_TIMEOUT", "20"));
     let _server = stage.server(&["one", "two", "three"], |_| {});
     let everyone: Vec<String> = (0..SESSIONS).map(|_| subscriber()).collect();
-    everyone.iter().for_each(|id| stage.kamailio.set_account(id, 10));
+    everyone.iter().for_each(|id| stage.proxy.set_account(id, 10));
     std::thread::scope(|scope| {
         for (at, id) in everyone.iter().enumerate() {
-            let (proxy, relay) = (stage.kamailio.sip, stage.kamailio.msrp);
+            let (proxy, relay) = (stage.proxy.sip, stage.proxy.msrp);
             scope.spawn(move || {
                 let options = ClientOptions::new(proxy, relay, id);
                 let mut client = ImClient::new(options, Events::default()).expect("the relay takes a connection");
@@ -370,9 +368,9 @@ pub fn two_hundred_sessions_at_once_are_right_to_the_last_unit() {
     for id in &everyone {
         stage.expect(id, 7, 0, 3);
     }
-    assert_eq!(stage.kamailio.count("SELECT count(*) FROM debits"), 3 * SESSIONS as i64);
-    assert_eq!(stage.kamailio.count("SELECT count(*) FROM holds"), 0);
+    assert_eq!(stage.proxy.count("SELECT count(*) FROM debits"), 3 * SESSIONS as i64);
+    assert_eq!(stage.proxy.count("SELECT count(*) FROM holds"), 0);
     let counters =
         ["frames_malformed", "dropped_ring_full", "dropped_table_full", "dropped_notices", "engine_restarts"];
-    assert_eq!(counters.map(|name| stage.kamailio.statistic(name)), [0; 5]);
+    assert_eq!(counters.map(|name| stage.proxy.statistic(name)), [0; 5]);
 }

@@ -2,9 +2,9 @@
 //! ends with the money right on both sides.
 
 use super::diameter::{Charged, flood};
-use super::parties::client::Reaction;
-use super::parties::eventually;
 use super::{ALICE, Stage};
+use imcharge_testkit::eventually;
+use imcharge_testkit::parties::client::Reaction;
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -44,7 +44,7 @@ fn p99(latencies: &[Duration]) -> Duration {
 fn a_minute_of_silence_under_load_slows_nothing_else_and_service_is_back_at_once() {
     let charged = Charged::new(&[], |setup| setup.parameter("hold_timeout", "10")).unjudged();
     let _server = charged.stage.server(&["one"], |_| {});
-    let (proxy, stop) = (charged.stage.kamailio.sip, AtomicBool::new(false));
+    let (proxy, stop) = (charged.stage.proxy.sip, AtomicBool::new(false));
     charged.ocs.order("fault lose");
     let latencies = std::thread::scope(|scope| {
         let asking = scope.spawn(|| options_latencies(proxy, &stop));
@@ -55,16 +55,16 @@ fn a_minute_of_silence_under_load_slows_nothing_else_and_service_is_back_at_once
     charged.ocs.order("fault off");
     let back = Instant::now();
     let granted = || charged.stage.client(ALICE, |_| {}).invite() == 200;
-    assert!(eventually(SOON, granted), "{}", charged.stage.kamailio.log());
+    assert!(eventually(SOON, granted), "{}", charged.stage.proxy.log());
     assert!(back.elapsed() < Duration::from_secs(2), "{:?}", back.elapsed());
     assert!(latencies.len() > 1000, "{} OPTIONS in a minute", latencies.len());
     assert!(p99(&latencies) < Duration::from_millis(20), "p99 of OPTIONS: {:?}", p99(&latencies));
     // What was asked for in the silence is released, a thousand a second; what was granted since ends by `hold_timeout`.
-    let kamailio = &charged.stage.kamailio;
-    assert!(eventually(SOON * 6, || kamailio.statistic("sessions_active") == 0), "{}", kamailio.log());
+    let proxy = &charged.stage.proxy;
+    assert!(eventually(SOON * 6, || proxy.statistic("sessions_active") == 0), "{}", proxy.log());
     charged.expect(100, 0, 0);
     charged.expect_rest();
-    assert_eq!(kamailio.statistic("engine_restarts"), 0);
+    assert_eq!(proxy.statistic("engine_restarts"), 0);
 }
 
 #[test]
@@ -75,19 +75,19 @@ fn what_has_waited_for_a_server_does_not_come_upon_it_at_once() {
     let _server = charged.stage.server(&[], |_| {});
     charged.ocs.order(&format!("account {ALICE}=1000000"));
     charged.ocs.order("fault lose on=termination");
-    flood(charged.stage.kamailio.sip, 500, Duration::from_secs((SESSIONS / 500).into()));
+    flood(charged.stage.proxy.sip, 500, Duration::from_secs((SESSIONS / 500).into()));
     // Every session has ended, and nobody answers.
     let ended = || charged.ocs.counter("lost") >= u64::from(SESSIONS);
     assert!(eventually(SOON * 2, ended), "{} of {SESSIONS}", charged.ocs.counter("lost"));
     charged.ocs.order("fault off");
     let before = charged.ocs.counter("termination");
-    let engine = charged.stage.kamailio.engine_pid().expect("an engine");
-    charged.stage.kamailio.signal("KILL", Some(engine));
-    assert!(eventually(SOON, || charged.ocs.counter("termination") > before), "{}", charged.stage.kamailio.log());
+    let engine = charged.stage.proxy.engine_pid().expect("an engine");
+    charged.stage.proxy.signal("KILL", Some(engine));
+    assert!(eventually(SOON, || charged.ocs.counter("termination") > before), "{}", charged.stage.proxy.log());
     let begun = Instant::now();
     // Credit is asked for at once meanwhile.
     let mut client = charged.stage.client(ALICE, |_| {});
-    assert!(eventually(SOON, || client.invite() == 200), "{}", charged.stage.kamailio.log());
+    assert!(eventually(SOON, || client.invite() == 200), "{}", charged.stage.proxy.log());
     assert!(!charged.ocs.sessions().is_empty());
     client.bye();
     charged.expect(1_000_000, 0, 0);
@@ -108,16 +108,16 @@ fn what_is_owed_outlives_the_end_of_the_proxy_while_the_server_is_away() {
         assert_eq!(client.take(1, Reaction::Answer(200)).len(), 1);
         client.bye();
     }
-    let waits = || charged.stage.kamailio.statistic("outbox_depth") == SESSIONS;
-    assert!(eventually(SOON, waits), "{}", charged.stage.kamailio.log());
-    charged.stage.kamailio.kill_all();
+    let waits = || charged.stage.proxy.statistic("outbox_depth") == SESSIONS;
+    assert!(eventually(SOON, waits), "{}", charged.stage.proxy.log());
+    charged.stage.proxy.kill_all();
     drop((open, server));
-    charged.stage.kamailio.restart().expect("it starts again");
+    charged.stage.proxy.restart().expect("it starts again");
     // Each goes on to wait for its next try, half a minute perhaps.
     charged.ocs.account_becomes(ALICE, (1000 - SESSIONS, 0, SESSIONS), SOON * 2);
     charged.expect(1000 - SESSIONS, 0, SESSIONS);
     charged.expect_rest();
-    assert_eq!(charged.stage.kamailio.debits(ALICE).len(), SESSIONS as usize);
+    assert_eq!(charged.stage.proxy.debits(ALICE).len(), SESSIONS as usize);
 }
 
 #[test]
@@ -132,11 +132,11 @@ fn a_stop_while_the_server_is_silent_takes_seconds_and_loses_nothing() {
     }
     charged.expect(1000 - 10 * SESSIONS, 10 * SESSIONS, 0);
     charged.ocs.order("fault lose");
-    let (ended, after) = charged.stage.kamailio.terminate();
+    let (ended, after) = charged.stage.proxy.terminate();
     assert!(ended.is_some_and(|status| status.success()) && after < Duration::from_secs(6), "{ended:?} {after:?}");
     drop((open, server));
     charged.ocs.order("fault off");
-    charged.stage.kamailio.restart().expect("it starts again");
+    charged.stage.proxy.restart().expect("it starts again");
     charged.expect(1000 - SESSIONS, 0, SESSIONS);
     charged.expect_rest();
 }
@@ -144,7 +144,7 @@ fn a_stop_while_the_server_is_silent_takes_seconds_and_loses_nothing() {
 #[test]
 fn a_termination_follows_a_refusal_only_where_the_command_says_success() {
     let charged = Charged::plain();
-    let statistic = |name: &str| charged.stage.kamailio.statistic(name);
+    let statistic = |name: &str| charged.stage.proxy.statistic(name);
     for fault in ["refuse=4012", "refuse=4010", "refuse=5030", "refuse=5031", "protocol-error=3004"] {
         charged.ocs.order(&format!("fault {fault} on=initial"));
         let refused = charged.stage.client(ALICE, |_| {}).invite();
@@ -173,7 +173,7 @@ fn after_an_abort_of_the_server_no_message_passes() {
     charged.ocs.order(&format!("asr {session}"));
     charged.expect_rest();
     client.bind();
-    assert!(eventually(SOON, || server.refused() == 2), "{}", charged.stage.kamailio.log());
+    assert!(eventually(SOON, || server.refused() == 2), "{}", charged.stage.proxy.log());
     assert_eq!(client.bye(), 200);
     charged.expect(100, 0, 0);
     charged.expect_rest();
@@ -189,8 +189,8 @@ fn an_engine_killed_between_a_debit_and_its_answer_debits_once() {
         let mut client = charged.stage.bound(|_| {});
         client.take(1, Reaction::Answer(200));
         charged.expect(100 - debited - 9, 9, debited);
-        let engine = charged.stage.kamailio.engine_pid().expect("an engine");
-        charged.stage.kamailio.signal("KILL", Some(engine));
+        let engine = charged.stage.proxy.engine_pid().expect("an engine");
+        charged.stage.proxy.signal("KILL", Some(engine));
         charged.stage.until_debited(ALICE, debited as usize);
         client.bye();
         charged.expect(100 - debited, 0, debited);
@@ -198,7 +198,7 @@ fn an_engine_killed_between_a_debit_and_its_answer_debits_once() {
         let (again, marked) = (charged.ocs.counter("duplicates"), charged.ocs.counter("retransmitted"));
         assert!(again >= debited as u64 && marked >= again, "{again} came again, {marked} of all with the T flag");
     }
-    assert_eq!(charged.stage.kamailio.debits(ALICE).len(), 5);
+    assert_eq!(charged.stage.proxy.debits(ALICE).len(), 5);
     charged.expect_rest();
 }
 
@@ -209,9 +209,9 @@ fn a_server_that_never_was_refuses_by_policy_and_the_proxy_serves() {
         setup.defined("WITH_DIAMETER", "1").defined("OCS_PEER", peer)
     });
     assert_eq!(stage.client(ALICE, |_| {}).invite(), 503);
-    let log = stage.kamailio.log();
+    let log = stage.proxy.log();
     assert!(log.contains("enabler-unreachable") && log.contains("connection refused"), "{log}");
-    let peers = stage.kamailio.rpc(&["imcharge.peers"]).expect("peers");
+    let peers = stage.proxy.rpc(&["imcharge.peers"]).expect("peers");
     assert!(peers.contains("last_error"), "{peers}");
 }
 
@@ -219,7 +219,7 @@ fn a_server_that_never_was_refuses_by_policy_and_the_proxy_serves() {
 fn connections_that_break_all_the_time_hold_nobody_up() {
     let charged = Charged::new(&[], |setup| setup.parameter("hold_timeout", "5")).unjudged();
     let _server = charged.stage.server(&["one"], |_| {});
-    let (done, proxy) = (AtomicBool::new(false), charged.stage.kamailio.sip);
+    let (done, proxy) = (AtomicBool::new(false), charged.stage.proxy.sip);
     charged.ocs.order(&format!("account {ALICE}=1000000"));
     let latencies = std::thread::scope(|scope| {
         let asking = scope.spawn(|| options_latencies(proxy, &done));
@@ -235,13 +235,13 @@ fn connections_that_break_all_the_time_hold_nobody_up() {
     assert!(latencies.len() > 200, "{} OPTIONS in ten seconds", latencies.len());
     // Nobody acknowledges what the flood opened: it ends when nothing has moved for `hold_timeout`.
     let mut client = charged.stage.bound(|_| {});
-    assert_eq!(client.take(1, Reaction::Answer(200)).len(), 1, "{}", charged.stage.kamailio.log());
+    assert_eq!(client.take(1, Reaction::Answer(200)).len(), 1, "{}", charged.stage.proxy.log());
     client.bye();
-    let kamailio = &charged.stage.kamailio;
-    assert!(eventually(SOON * 4, || kamailio.statistic("sessions_active") == 0), "{}", kamailio.log());
+    let proxy = &charged.stage.proxy;
+    assert!(eventually(SOON * 4, || proxy.statistic("sessions_active") == 0), "{}", proxy.log());
     charged.expect(999_999, 0, 1);
     charged.expect_rest();
-    assert_eq!(kamailio.statistic("engine_restarts"), 0);
+    assert_eq!(proxy.statistic("engine_restarts"), 0);
 }
 
 #[test]
@@ -263,7 +263,7 @@ fn a_bye_right_behind_the_200_settles_once() {
     });
     charged.expect(100_000, 0, 0);
     charged.expect_rest();
-    let statistic = |name: &str| charged.stage.kamailio.statistic(name);
+    let statistic = |name: &str| charged.stage.proxy.statistic(name);
     assert_eq!((statistic("initial_ccrs"), statistic("final_ccrs")), (SESSIONS as i64, SESSIONS as i64));
 }
 
@@ -276,5 +276,5 @@ fn all_refused_leaves_nothing_open() {
     }
     charged.expect(0, 0, 0);
     charged.expect_rest();
-    assert_eq!(charged.stage.kamailio.statistic("sessions_active"), 0);
+    assert_eq!(charged.stage.proxy.statistic("sessions_active"), 0);
 }

@@ -4,13 +4,13 @@
 pub mod prometheus;
 
 use super::diameter::Charged;
-use super::parties::client::Reaction;
-use super::parties::eventually;
-use super::parties::kamailio::Setup;
 use super::sessions::in_lua;
 use super::{ALICE, Stage};
 use imcharge::admin::metrics;
 use imcharge::shm::statistic::{Kind, Statistic};
+use imcharge_testkit::eventually;
+use imcharge_testkit::parties::client::Reaction;
+use imcharge_testkit::proxy::Setup;
 use prometheus::{Prometheus, free_address, get, program, shipped};
 use serde_json::Value;
 use std::fs;
@@ -91,13 +91,13 @@ fn what_goes_wrong_is_seen() {
     prometheus.becomes("imcharge_outbox_oldest_age_seconds >= 3", SOON);
     client.bye();
     // The engine hangs for a moment.
-    let engine = stage.kamailio.engine_pid();
+    let engine = stage.proxy.engine_pid();
     assert!(engine.is_some());
-    stage.kamailio.signal("STOP", engine);
+    stage.proxy.signal("STOP", engine);
     // In its past too: the supervisor does not let it hang for long.
     prometheus.becomes("min_over_time(imcharge_engine_up[2m]) == 0", SOON);
     prometheus.becomes("count_over_time(ALERTS{alertname=\"ImchargeEngineDown\"}[2m])", SOON);
-    stage.kamailio.signal("CONT", engine);
+    stage.proxy.signal("CONT", engine);
     prometheus.becomes("imcharge_engine_up == 1", SOON);
     // A minute later the session still holds what it does not use.
     prometheus.becomes("imcharge_holds_stuck == 1", Duration::from_secs(120));
@@ -105,8 +105,8 @@ fn what_goes_wrong_is_seen() {
     prometheus.becomes("ALERTS{alertname=\"ImchargeHoldsStuck\"}", SOON);
     // The charging system is back, the engine dies, and its successor settles all of it.
     charged.ocs.order("fault off");
-    let before = stage.kamailio.statistic("engine_restarts");
-    stage.kamailio.signal("KILL", stage.kamailio.engine_pid());
+    let before = stage.proxy.statistic("engine_restarts");
+    stage.proxy.signal("KILL", stage.proxy.engine_pid());
     prometheus.becomes(&format!("imcharge_engine_restarts_total == {}", before + 1), SOON);
     prometheus.becomes("ALERTS{alertname=\"ImchargeEngineRestarts\",alertstate=\"firing\"}", SOON);
     charged.expect(99, 0, 1);
@@ -122,8 +122,8 @@ fn lua_tells_the_same() {
     let metrics = free_address();
     let stage = Stage::new(|setup| with_metrics(in_lua(setup), metrics));
     the_text_is_clean(metrics, &stage);
-    let kamailio = get(metrics, "/metrics/kamailio", SOON).expect("the proxy answers");
-    assert!(kamailio.status == 200 && kamailio.text.contains("kamailio_core_rcv_requests "), "{kamailio:?}");
+    let proxy = get(metrics, "/metrics/kamailio", SOON).expect("the proxy answers");
+    assert!(proxy.status == 200 && proxy.text.contains("kamailio_core_rcv_requests "), "{proxy:?}");
 }
 
 fn with_metrics(setup: Setup, metrics: SocketAddr) -> Setup {
@@ -153,7 +153,7 @@ fn retrievals(charged: &Charged) {
     stage.until_debited(ALICE, 4);
     for (code, sip) in [(4012, 402), (3004, 503)] {
         charged.ocs.order(&format!("fault refuse={code} on=initial"));
-        assert_eq!(stage.client(ALICE, |_| {}).invite(), sip, "{}", stage.kamailio.log());
+        assert_eq!(stage.client(ALICE, |_| {}).invite(), sip, "{}", stage.proxy.log());
         charged.ocs.order("fault off");
     }
 }
@@ -166,13 +166,13 @@ fn the_text_is_clean(metrics: SocketAddr, stage: &Stage) {
     let broken = page.text.replacen("_total counter", "_total gauge", 1);
     assert!(promtool(&["check", "metrics"], Path::new("/"), &broken).is_err(), "promtool accepts anything");
     assert_eq!(get(metrics, "/", SOON).map(|page| page.status), Some(404));
-    assert!(get(stage.kamailio.msrp, "/metrics", Duration::from_millis(500)).is_none(), "MSRP's port tells everybody");
+    assert!(get(stage.proxy.msrp, "/metrics", Duration::from_millis(500)).is_none(), "MSRP's port tells everybody");
 }
 
 /// Prometheus has the values of `imcharge.stats`, under the names of the manual.
 fn the_numbers_are_the_same(prometheus: &Prometheus, stage: &Stage) {
     for statistic in Statistic::ALL {
-        let value = || stage.kamailio.statistic(statistic.name());
+        let value = || stage.proxy.statistic(statistic.name());
         let (expression, wanted) = match (metrics::name_of(*statistic), statistic.kind()) {
             (Some(name), Kind::Micros) => (format!("{name} * 1000000"), value()),
             (Some(name), _) => (name, value()),
@@ -186,7 +186,7 @@ fn the_numbers_are_the_same(prometheus: &Prometheus, stage: &Stage) {
         let found = || prometheus.query(&expression).first().map_or(-1.0, |row| row.1).round();
         assert!(eventually(SOON, || found() == wanted as f64), "{expression}: {} is not {wanted}", found());
     }
-    let value = |name: &str| stage.kamailio.statistic(name);
+    let value = |name: &str| stage.proxy.statistic(name);
     assert_eq!(value("reserve_latency_count"), value("reserves"));
     assert_eq!(value("debit_latency_count"), value("debits"));
     assert_eq!(value("enabler_latency_count"), value("ccr_answers"));

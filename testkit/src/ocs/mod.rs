@@ -8,11 +8,14 @@ mod control;
 pub mod faults;
 pub mod inquiry;
 mod load;
+mod process;
 pub mod rating;
 mod server;
 pub mod settings;
 pub mod state;
 mod tls;
+
+pub use process::{Ocs, program};
 
 use control::Port;
 use load::Load;

@@ -1,7 +1,7 @@
 //! What a party needs of RFC 4976: it asks a relay for a URI of its own (AUTH), before it describes its path to anybody.
 
 use super::msrp::{Frame, Reader, connection};
-use super::unique;
+use crate::unique;
 use md5::{Digest, Md5};
 use std::io;
 use std::net::{SocketAddr, TcpStream};

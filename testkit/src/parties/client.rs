@@ -3,7 +3,7 @@
 use super::auth::use_path;
 use super::msrp::{Frame, Reader, Writer, connection};
 use super::sip::{Message, Transport, description, path_of, uri_of};
-use super::{CLIENT, Events, PROXY, unique};
+use crate::{CLIENT, Events, PROXY, unique};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 

@@ -3,7 +3,7 @@
 use super::auth::use_path;
 use super::msrp::{Reader, Writer, connection};
 use super::sip::{Message, Transport, description, path_of};
-use super::{Events, PROXY, SERVER, unique};
+use crate::{Events, PROXY, SERVER, unique};
 use std::collections::{HashMap, HashSet};
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};

@@ -1,9 +1,10 @@
 //! A server that answers a charged INVITE with what no server should: the answer belongs to the transaction, so the
 //! module sees all of it that the host reads.
 
-use super::super::parties::{eventually, sip};
 use super::super::{ALICE, Stage};
 use super::{PATIENCE, Vitals};
+use imcharge_testkit::eventually;
+use imcharge_testkit::parties::sip;
 use std::time::Duration;
 
 /// Start line, To tag (or none), more header lines, and body of an answer.
@@ -94,8 +95,8 @@ fn answers_of_the_server_that_are_none_leave_nothing_held() {
     let stage = Stage::new(|setup| {
         setup.changed("modparam(\"imcharge\", \"tariff\", TARIFF)", fr_timer).parameter("hold_timeout", "2")
     });
-    stage.kamailio.set_account(ALICE, 100_000);
-    let vitals = Vitals::of(&stage.kamailio);
+    stage.proxy.set_account(ALICE, 100_000);
+    let vitals = Vitals::of(&stage.proxy);
     let server = sip::Transport::on(&stage.place).expect("a socket");
     for answer in answers() {
         let client = stage.client(ALICE, |_| {});
@@ -112,7 +113,7 @@ fn answers_of_the_server_that_are_none_leave_nothing_held() {
         stage.place.send_to(&answer.to(&request), proxy).expect("sent");
         vitals.assert_well(&String::from_utf8_lossy(&answer.start));
     }
-    let over = || stage.kamailio.statistic("sessions_active") == 0;
+    let over = || stage.proxy.statistic("sessions_active") == 0;
     assert!(eventually(4 * PATIENCE, over), "{}", vitals.end());
     stage.expect(ALICE, 100_000, 0, 0);
     vitals.assert_unharmed();

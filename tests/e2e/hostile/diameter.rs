@@ -2,13 +2,13 @@
 //! answered by a good answer with one thing changed. Written by hand from the octets of the good one, on a server that
 //! knows no more of Diameter than that takes.
 
-use super::super::parties::{eventually, unique};
 use super::super::{ALICE, Stage};
 use super::{Memory, PATIENCE, Vitals, garbage, statistics};
 use imcharge::wire::diameter::dictionary as avp;
 use imcharge::wire::diameter::{
     Command, CreditControlAnswer, CreditControlRequest, Message, ResultCode, Service, ServiceUnits, Writer,
 };
+use imcharge_testkit::{eventually, unique};
 use std::collections::VecDeque;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -215,7 +215,7 @@ impl Fakes {
             setup.parameter("tx_timeout", &TX_TIMEOUT.to_string())
         });
         let all = || open(&stage) == self.addresses.len();
-        assert!(eventually(PATIENCE, all), "{}", stage.kamailio.log());
+        assert!(eventually(PATIENCE, all), "{}", stage.proxy.log());
         stage
     }
 }
@@ -230,7 +230,7 @@ impl Drop for Fakes {
 
 /// Peers that take requests.
 fn open(stage: &Stage) -> usize {
-    let peers = stage.kamailio.rpc(&["imcharge.peers"]).unwrap_or_default();
+    let peers = stage.proxy.rpc(&["imcharge.peers"]).unwrap_or_default();
     peers.matches("state: OKAY").count() + peers.matches("state: REOPEN").count()
 }
 
@@ -315,8 +315,8 @@ fn call(stage: &Stage) -> u16 {
     let mut client = stage.client(ALICE, |options| options.headers.push(("X-Call".into(), unique().to_string())));
     let status = client.invite();
     let within = Duration::from_secs(TX_TIMEOUT + 2);
-    assert!([200, 402, 503].contains(&status), "{status}\n{}", stage.kamailio.log());
-    assert!(asked.elapsed() < within, "{status} after {:?}\n{}", asked.elapsed(), stage.kamailio.log());
+    assert!([200, 402, 503].contains(&status), "{status}\n{}", stage.proxy.log());
+    assert!(asked.elapsed() < within, "{status} after {:?}\n{}", asked.elapsed(), stage.proxy.log());
     if status == 200 {
         assert_eq!(client.bye(), 200);
     }
@@ -331,7 +331,7 @@ fn call_until_spent(stage: &Stage, plan: &Plan, callers: usize) {
             scope.spawn(|| {
                 while !spent() {
                     call(stage);
-                    assert!(eventually(2 * PATIENCE, || open(stage) > 0), "{}", stage.kamailio.log());
+                    assert!(eventually(2 * PATIENCE, || open(stage) > 0), "{}", stage.proxy.log());
                 }
             });
         }
@@ -342,12 +342,12 @@ fn call_until_spent(stage: &Stage, plan: &Plan, callers: usize) {
 #[track_caller]
 fn assert_rest(stage: &Stage, vitals: &Vitals<'_>) {
     let rests = || {
-        let sent = statistics(&stage.kamailio, ["initial_ccrs", "interim_ccrs", "final_ccrs", "event_ccrs"]);
-        let ended = statistics(&stage.kamailio, ["ccr_answers", "ccr_timeouts", "ccr_failures"]);
-        let left = statistics(&stage.kamailio, ["outbox_depth", "sessions_active"]);
+        let sent = statistics(&stage.proxy, ["initial_ccrs", "interim_ccrs", "final_ccrs", "event_ccrs"]);
+        let ended = statistics(&stage.proxy, ["ccr_answers", "ccr_timeouts", "ccr_failures"]);
+        let left = statistics(&stage.proxy, ["outbox_depth", "sessions_active"]);
         sent.iter().sum::<i64>() == ended.iter().sum::<i64>() && left == [0, 0]
     };
-    let all = || stage.kamailio.rpc(&["imcharge.stats"]).unwrap_or_default();
+    let all = || stage.proxy.rpc(&["imcharge.stats"]).unwrap_or_default();
     assert!(eventually(6 * PATIENCE, rests), "{}\n{}", all(), vitals.end());
     assert_eq!(call(stage), 200, "{}", vitals.end());
     assert!(eventually(PATIENCE, rests), "{}", all());
@@ -359,13 +359,13 @@ fn an_answer_broken_anywhere_hurts_its_own_request_alone() {
     let fakes = Fakes::start(1);
     let stage = fakes.stage();
     let _server = stage.server(&[], |_| {});
-    let vitals = Vitals::of(&stage.kamailio);
+    let vitals = Vitals::of(&stage.proxy);
     let mut client = stage.client(ALICE, |_| {});
-    assert_eq!(client.invite(), 200, "{}", stage.kamailio.log());
+    assert_eq!(client.invite(), 200, "{}", stage.proxy.log());
     let edits = Edit::within(&fakes.plan.good.lock().expect("no holder panics"));
     assert_eq!(client.bye(), 200);
     let run = |edits: &[Edit]| {
-        let before = Memory::of(&stage.kamailio);
+        let before = Memory::of(&stage.proxy);
         fakes.plan.edits.lock().expect("no holder panics").extend(edits);
         call_until_spent(&stage, &fakes.plan, 32);
         assert_rest(&stage, &vitals);
@@ -376,11 +376,11 @@ fn an_answer_broken_anywhere_hurts_its_own_request_alone() {
     let good = vec![Edit::Flip { at: 0, bits: 0 }; edits.len()];
     run(&good);
     let before = run(&good);
-    let history = Memory::of(&stage.kamailio).own_since(before);
+    let history = Memory::of(&stage.proxy).own_since(before);
     let before = run(&edits);
-    Memory::assert_flat(before, &stage.kamailio, history + (512 << 10), 256 << 10);
+    Memory::assert_flat(before, &stage.proxy, history + (512 << 10), 256 << 10);
     let names = ["ccr_unmatched_answers", "ccr_late_answers", "ccr_malformed"];
-    let [unmatched, late, malformed] = statistics(&stage.kamailio, names);
+    let [unmatched, late, malformed] = statistics(&stage.proxy, names);
     assert!(unmatched + late >= 2, "those that nobody waits for are counted: {unmatched} unmatched, {late} late");
     // Each length of each AVP but its own is wrong somewhere; what is wrong with others may have no meaning.
     let lengths = edits.iter().filter(|edit| matches!(edit, Edit::AvpLength { .. })).count() as i64;
@@ -392,13 +392,13 @@ fn a_stream_broken_in_any_way_costs_its_connection_alone() {
     let fakes = Fakes::start(Edit::BREAKING.len() + 1);
     let stage = fakes.stage();
     let _server = stage.server(&[], |_| {});
-    let vitals = Vitals::of(&stage.kamailio);
+    let vitals = Vitals::of(&stage.proxy);
     for edit in Edit::BREAKING {
-        let [before] = statistics(&stage.kamailio, ["ccr_malformed"]);
+        let [before] = statistics(&stage.proxy, ["ccr_malformed"]);
         fakes.plan.edits.lock().expect("no holder panics").push_back(edit);
         call_until_spent(&stage, &fakes.plan, 1);
         vitals.assert_well(&format!("{edit:?}"));
-        let counted = || statistics(&stage.kamailio, ["ccr_malformed"]) > [before];
+        let counted = || statistics(&stage.proxy, ["ccr_malformed"]) > [before];
         assert!(matches!(edit, Edit::Cut { .. }) || eventually(PATIENCE, counted), "{edit:?} is not counted");
     }
     assert_rest(&stage, &vitals);

@@ -1,8 +1,8 @@
 //! Identities, charging vectors and names of calls that are as odd as a network lets them be.
 
-use super::super::parties::{eventually, unique};
 use super::super::{ALICE, Stage};
 use super::{PATIENCE, Vitals, garbage};
+use imcharge_testkit::{eventually, unique};
 use std::net::UdpSocket;
 use std::time::Duration;
 
@@ -31,7 +31,7 @@ fn invite(own: &str, call_id: &[u8], lines: &[u8]) -> Vec<u8> {
 fn ask(stage: &Stage, call_id: &[u8], lines: &[u8], within: Duration) -> u16 {
     let socket = UdpSocket::bind("127.0.0.1:0").expect("a socket");
     let own = socket.local_addr().expect("bound").to_string();
-    socket.send_to(&invite(&own, call_id, lines), stage.kamailio.sip).expect("sent");
+    socket.send_to(&invite(&own, call_id, lines), stage.proxy.sip).expect("sent");
     super::torture::final_status(&socket, within)
 }
 
@@ -39,7 +39,7 @@ fn ask(stage: &Stage, call_id: &[u8], lines: &[u8], within: Duration) -> u16 {
 #[track_caller]
 fn judge(stage: &Stage, vitals: &Vitals<'_>, cases: Vec<(Vec<u8>, Vec<u8>, Fate)>) {
     let pay = cases.iter().filter(|(_, _, fate)| *fate == Pays).count() as i64;
-    let before = stage.kamailio.statistic("reserves_granted");
+    let before = stage.proxy.statistic("reserves_granted");
     for (call_id, lines, fate) in cases {
         let within = if fate == Pays { PATIENCE } else { Duration::from_millis(50) };
         let status = ask(stage, &call_id, &lines, within);
@@ -50,7 +50,7 @@ fn judge(stage: &Stage, vitals: &Vitals<'_>, cases: Vec<(Vec<u8>, Vec<u8>, Fate)
         vitals.assert_well(&name);
     }
     // However late: nobody else was given anything.
-    assert_eq!(stage.kamailio.statistic("reserves_granted") - before, pay, "{}", vitals.end());
+    assert_eq!(stage.proxy.statistic("reserves_granted") - before, pay, "{}", vitals.end());
 }
 
 /// A proxy where every account has enough, and a session that nobody ends is soon over.
@@ -61,10 +61,10 @@ fn stage() -> Stage {
 /// In the end nothing is held.
 #[track_caller]
 fn assert_rest(stage: &Stage, vitals: &Vitals<'_>) {
-    let over = || stage.kamailio.statistic("sessions_active") == 0;
+    let over = || stage.proxy.statistic("sessions_active") == 0;
     assert!(eventually(4 * PATIENCE, over), "{}", vitals.end());
-    assert_eq!(stage.kamailio.count("SELECT count(*) FROM holds"), 0);
-    assert_eq!(stage.kamailio.count("SELECT count(*) FROM debits"), 0);
+    assert_eq!(stage.proxy.count("SELECT count(*) FROM holds"), 0);
+    assert_eq!(stage.proxy.count("SELECT count(*) FROM debits"), 0);
     vitals.assert_unharmed();
     let mut client = stage.client(ALICE, |_| {});
     assert_eq!(client.invite(), 200);
@@ -79,7 +79,7 @@ fn name(number: usize) -> Vec<u8> {
 fn asserted_identities_are_charged_or_refused() {
     let stage = stage();
     let server = stage.server(&[], |_| {});
-    let vitals = Vitals::of(&stage.kamailio);
+    let vitals = Vitals::of(&stage.proxy);
     let long = |octets: usize| [b"<sip:".to_vec(), vec![b'a'; octets], b"@example.org>".to_vec()].concat();
     let values: Vec<(Vec<u8>, Fate)> = vec![
         (b"<sip:a@example.org>".to_vec(), Pays),
@@ -115,13 +115,13 @@ fn asserted_identities_are_charged_or_refused() {
     for value in folded {
         ask(&stage, &name(0), &line(&value), Duration::from_millis(50));
     }
-    let before = stage.kamailio.statistic("reserves_granted");
+    let before = stage.proxy.statistic("reserves_granted");
     for seed in 1..100 {
         let value: Vec<u8> = garbage(seed, 300).into_iter().filter(|octet| !b"\r\n".contains(octet)).collect();
         assert_ne!(ask(&stage, &name(0), &line(&value), Duration::from_millis(1)), 200);
     }
     vitals.assert_well("garbage");
-    assert_eq!(stage.kamailio.statistic("reserves_granted"), before, "{}", vitals.end());
+    assert_eq!(stage.proxy.statistic("reserves_granted"), before, "{}", vitals.end());
     drop(server);
     let _server = stage.server(&[], |_| {});
     assert_rest(&stage, &vitals);
@@ -131,7 +131,7 @@ fn asserted_identities_are_charged_or_refused() {
 fn charging_vectors_and_names_of_calls_are_charged_or_refused() {
     let stage = stage();
     let server = stage.server(&[], |_| {});
-    let vitals = Vitals::of(&stage.kamailio);
+    let vitals = Vitals::of(&stage.proxy);
     let asserted = format!("P-Asserted-Identity: <{ALICE}>\r\n").into_bytes();
     // What is no icid-value (RFC 7315, 4.6) says nothing, and the one who calls pays all the same.
     let vectors: Vec<Vec<u8>> = vec![
@@ -149,9 +149,9 @@ fn charging_vectors_and_names_of_calls_are_charged_or_refused() {
     let line = |value: &Vec<u8>| [&asserted[..], b"P-Charging-Vector: ", value, b"\r\n"].concat();
     judge(&stage, &vitals, vectors.iter().enumerate().map(|(at, value)| (name(at), line(value), Pays)).collect());
     // Latin-1 goes on as well, to a server that reads no such message and never answers.
-    let granted = stage.kamailio.statistic("reserves_granted") + 1;
+    let granted = stage.proxy.statistic("reserves_granted") + 1;
     ask(&stage, &name(0), &line(&b"icid-value=\xe4\xf6".to_vec()), Duration::ZERO);
-    let taken = || stage.kamailio.statistic("reserves_granted") == granted;
+    let taken = || stage.proxy.statistic("reserves_granted") == granted;
     assert!(eventually(PATIENCE, taken), "{}", vitals.end());
     // A Call-ID is the name of the session: up to 256 octets of what RFC 3261, 25.1 makes words of.
     // Behind the @, because the server of these tests makes its tag of what stands before it.

@@ -8,13 +8,13 @@
 //!   it: `msrp_reply()` writes the answer into 14,336 octets without a look at the length. The shipped scripts
 //!   answer no such frame, and that is tested.
 
-use super::super::parties::client::{ImClient, Reaction};
-use super::super::parties::kamailio::{Account, Kamailio};
-use super::super::parties::server::ImServer;
-use super::super::parties::{eventually, unique};
 use super::super::sessions::in_lua;
 use super::super::{ALICE, Stage, subscriber};
 use super::{Memory, PATIENCE, Vitals, garbage, pour, statistics};
+use imcharge_testkit::parties::client::{ImClient, Reaction};
+use imcharge_testkit::parties::server::ImServer;
+use imcharge_testkit::proxy::{Account, Proxy};
+use imcharge_testkit::{eventually, unique};
 use std::time::Duration;
 
 /// What becomes of a frame.
@@ -130,15 +130,15 @@ impl Session {
     /// One with an account of its own, which has taken all that the server has. What is reserved covers the cases.
     fn open(stage: &Stage, server: &ImServer) -> Session {
         let (account, paid) = (subscriber(), server.message_ids().len());
-        stage.kamailio.set_account(&account, 1_000_000);
+        stage.proxy.set_account(&account, 1_000_000);
         let mut client = stage.client(&account, |_| {});
-        assert_eq!(client.invite(), 200, "{}", stage.kamailio.log());
+        assert_eq!(client.invite(), 200, "{}", stage.proxy.log());
         // Each SEND and its response, that of the client and that which binds: what comes after them is ours to count.
-        let frames = stage.kamailio.statistic("frames") + 2 + 2 * paid as i64;
+        let frames = stage.proxy.statistic("frames") + 2 + 2 * paid as i64;
         client.bind();
         assert_eq!(client.take(paid, Reaction::Answer(200)).len(), paid);
-        let quiet = eventually(PATIENCE, || stage.kamailio.statistic("frames") == frames);
-        assert!(quiet, "{}", stage.kamailio.log());
+        let quiet = eventually(PATIENCE, || stage.proxy.statistic("frames") == frames);
+        assert!(quiet, "{}", stage.proxy.log());
         Session { client, account, paid }
     }
 
@@ -169,7 +169,7 @@ impl Session {
     fn close(mut self, stage: &Stage, messages: i64) {
         let messages = messages + self.paid as i64;
         self.drain();
-        assert_eq!(self.client.bye(), 200, "{}", stage.kamailio.log());
+        assert_eq!(self.client.bye(), 200, "{}", stage.proxy.log());
         stage.expect(&self.account, 1_000_000 - messages, 0, messages);
     }
 }
@@ -201,18 +201,18 @@ fn stage() -> Stage {
 }
 
 /// Frames seen, and those of them that are none.
-fn seen(kamailio: &Kamailio) -> [i64; 2] {
-    statistics(kamailio, ["frames", "frames_malformed"])
+fn seen(proxy: &Proxy) -> [i64; 2] {
+    statistics(proxy, ["frames", "frames_malformed"])
 }
 
 /// Sends each on a connection of its own; it has the fate it has to have. How many went on.
 #[track_caller]
 fn judge(stage: &Stage, vitals: &Vitals<'_>, session: &mut Session, cases: Vec<(String, Vec<u8>, Fate)>) -> i64 {
-    let unattributed = || stage.kamailio.statistic("frames_unattributed");
-    let (mut whole, mut before, mut strays) = (0, seen(&stage.kamailio), unattributed());
+    let unattributed = || stage.proxy.statistic("frames_unattributed");
+    let (mut whole, mut before, mut strays) = (0, seen(&stage.proxy), unattributed());
     for (at, (name, bytes, fate)) in cases.into_iter().enumerate() {
-        pour(stage.kamailio.msrp, &bytes);
-        let after = seen(&stage.kamailio);
+        pour(stage.proxy.msrp, &bytes);
+        let after = seen(&stage.proxy);
         let found = match [after[0] - before[0], after[1] - before[1]] {
             [0, 0] => Lost,
             [1, 1] => Malformed,
@@ -236,7 +236,7 @@ fn judge(stage: &Stage, vitals: &Vitals<'_>, session: &mut Session, cases: Vec<(
 fn every_header_line_broken_in_every_way_is_charged_or_refused_as_it_must() {
     let stage = stage();
     let server = stage.server(&[], |_| {});
-    let vitals = Vitals::of(&stage.kamailio);
+    let vitals = Vitals::of(&stage.proxy);
     let mut session = Session::open(&stage, &server);
     let mut cases = Vec::new();
     for line in 0..session.send(b"x").lines.len() {
@@ -256,7 +256,7 @@ fn every_header_line_broken_in_every_way_is_charged_or_refused_as_it_must() {
 fn transaction_ids_of_every_length() {
     let stage = stage();
     let server = stage.server(&[], |_| {});
-    let vitals = Vitals::of(&stage.kamailio);
+    let vitals = Vitals::of(&stage.proxy);
     let mut session = Session::open(&stage, &server);
     // RFC 4975, 9: one alphanumeric and 3 to 31 more.
     let fate = |length: usize| match length {
@@ -278,7 +278,7 @@ fn transaction_ids_of_every_length() {
 fn byte_ranges_that_are_none() {
     let stage = stage();
     let server = stage.server(&[], |_| {});
-    let vitals = Vitals::of(&stage.kamailio);
+    let vitals = Vitals::of(&stage.proxy);
     let mut session = Session::open(&stage, &server);
     let digits = "9".repeat(10_000);
     let beyond = format!("1-{digits}/*");
@@ -325,7 +325,7 @@ fn byte_ranges_that_are_none() {
 fn what_looks_like_an_end_line_ends_nothing_before_its_time() {
     let stage = stage();
     let server = stage.server(&[], |_| {});
-    let vitals = Vitals::of(&stage.kamailio);
+    let vitals = Vitals::of(&stage.proxy);
     let mut session = Session::open(&stage, &server);
     let mut messages = 0;
     for alike in [
@@ -348,7 +348,7 @@ fn what_looks_like_an_end_line_ends_nothing_before_its_time() {
         let send = session.send(b"");
         let body = format!("before{}after", alike.replace("ID", &send.id)).into_bytes();
         let sent = Send { body: body.clone(), ..send };
-        pour(stage.kamailio.msrp, &sent.bytes());
+        pour(stage.proxy.msrp, &sent.bytes());
         messages += 1;
         let came = session.client.next_send(PATIENCE).unwrap_or_else(|| panic!("{alike:?}\n{}", vitals.end()));
         assert_eq!((came.id, came.body), (sent.id, Some(body)), "{alike:?}");
@@ -370,10 +370,10 @@ fn what_looks_like_an_end_line_ends_nothing_before_its_time() {
 /// A retrieval as everybody wants it: Alice takes two messages and pays two.
 #[track_caller]
 fn retrieve(stage: &Stage) {
-    let before = stage.kamailio.account(ALICE).unwrap_or(Account { balance: 0, held: 0, debited: 0 });
-    stage.kamailio.set_account(ALICE, 5000);
+    let before = stage.proxy.account(ALICE).unwrap_or(Account { balance: 0, held: 0, debited: 0 });
+    stage.proxy.set_account(ALICE, 5000);
     let mut client = stage.bound(|_| {});
-    assert_eq!(client.take(2, Reaction::Answer(200)).len(), 2, "{}", stage.kamailio.log());
+    assert_eq!(client.take(2, Reaction::Answer(200)).len(), 2, "{}", stage.proxy.log());
     assert_eq!(client.bye(), 200);
     stage.expect(ALICE, 4998, 0, before.debited + 2);
 }
@@ -382,18 +382,18 @@ fn retrieve(stage: &Stage) {
 fn a_frame_cut_at_every_octet_ends_its_connection_alone() {
     let stage = stage();
     let server = stage.server(&["one", "two"], |_| {});
-    let vitals = Vitals::of(&stage.kamailio);
+    let vitals = Vitals::of(&stage.proxy);
     let session = Session::open(&stage, &server);
-    let (before, length) = (seen(&stage.kamailio), session.send(b"twelve bytes").bytes().len());
+    let (before, length) = (seen(&stage.proxy), session.send(b"twelve bytes").bytes().len());
     for octets in 0..length {
         // The connection ends, or somebody else's frame comes: it is taken for the rest of this one, whose end-line
         // never comes.
         let cut = session.send(b"twelve bytes").bytes()[..octets].to_vec();
-        pour(stage.kamailio.msrp, &cut);
-        pour(stage.kamailio.msrp, &[cut, session.send(b"twelve bytes").bytes()].concat());
+        pour(stage.proxy.msrp, &cut);
+        pour(stage.proxy.msrp, &[cut, session.send(b"twelve bytes").bytes()].concat());
     }
     // Cut before its first octet it is nothing, and the other one is whole.
-    let after = seen(&stage.kamailio);
+    let after = seen(&stage.proxy);
     assert_eq!([after[0] - before[0], after[1] - before[1]], [1, 0], "{}", vitals.end());
     session.close(&stage, 1);
     retrieve(&stage);
@@ -404,9 +404,9 @@ fn a_frame_cut_at_every_octet_ends_its_connection_alone() {
 fn streams_that_are_no_msrp_end_with_their_connection() {
     let stage = stage();
     let server = stage.server(&["one", "two"], |_| {});
-    let (relay, vitals) = (stage.kamailio.msrp, Vitals::of(&stage.kamailio));
+    let (relay, vitals) = (stage.proxy.msrp, Vitals::of(&stage.proxy));
     let session = Session::open(&stage, &server);
-    let before = seen(&stage.kamailio);
+    let before = seen(&stage.proxy);
     let endless = Send { body: vec![b'x'; 1 << 20], ..session.send(b"") }.bytes();
     let ids = ["MSRP ", &"i".repeat(1 << 20)].concat().into_bytes();
     let hyphens = [b"MSRP abcd SEND\r\n\r\n".to_vec(), b"\r\n-------".repeat(20_000)].concat();
@@ -419,7 +419,7 @@ fn streams_that_are_no_msrp_end_with_their_connection() {
         pour(relay, &garbage(seed, 2000));
         pour(relay, &[b"MSRP abcd SEND\r\nTo-Path: ".to_vec(), garbage(seed, 2000)].concat());
     }
-    assert_eq!(seen(&stage.kamailio), before, "{}", vitals.end());
+    assert_eq!(seen(&stage.proxy), before, "{}", vitals.end());
     let options = "OPTIONS sip:x@im.example.org SIP/2.0\r\nVia: SIP/2.0/TCP 127.0.0.1:9;branch=z9hG4bKt\r\n\
                    From: <sip:a@b>;tag=1\r\nTo: <sip:c@d>\r\nCall-ID: t\r\nCSeq: 1 OPTIONS\r\nMax-Forwards: 9\r\n\
                    Content-Length: 0\r\n\r\n";
@@ -438,17 +438,17 @@ fn thousands_of_tiny_frames_are_each_counted() {
     const FRAMES: i64 = 5000;
     let stage = stage();
     let _server = stage.server(&["one", "two"], |_| {});
-    let vitals = Vitals::of(&stage.kamailio);
-    let before = seen(&stage.kamailio);
+    let vitals = Vitals::of(&stage.proxy);
+    let before = seen(&stage.proxy);
     for method in ["SEND", "REPORT", "200"] {
         let frame = |number| {
             format!(
                 "MSRP t{number:04} {method}\r\nTo-Path: msrp://a/b;tcp\r\nFrom-Path: msrp://a/b;tcp\r\n-------t{number:04}$\r\n"
             )
         };
-        pour(stage.kamailio.msrp, (0..FRAMES).map(frame).collect::<String>().as_bytes());
+        pour(stage.proxy.msrp, (0..FRAMES).map(frame).collect::<String>().as_bytes());
     }
-    let after = seen(&stage.kamailio);
+    let after = seen(&stage.proxy);
     assert_eq!([after[0] - before[0], after[1] - before[1]], [3 * FRAMES, 0], "{}", vitals.end());
     retrieve(&stage);
     vitals.assert_unharmed();
@@ -459,7 +459,7 @@ fn a_long_path_that_is_refused_has_no_answer() {
     for lua in [false, true] {
         let stage = if lua { Stage::new(in_lua) } else { stage() };
         let _server = stage.server(&["one", "two"], |_| {});
-        let vitals = Vitals::of(&stage.kamailio);
+        let vitals = Vitals::of(&stage.proxy);
         for octets in [11_000, 11_300, 14_000, 14_300, 15_000, 15_900] {
             let long = "x".repeat(octets);
             for (to, from, id) in [(&*long, "b", "abcd"), ("a", &long, "abcd"), ("a", "b", &long)] {
@@ -467,7 +467,7 @@ fn a_long_path_that_is_refused_has_no_answer() {
                     "MSRP abcd SEND\r\nTo-Path: msrp://a/{to};tcp\r\nFrom-Path: msrp://a/{from};tcp\r\n\
                      Message-ID: {id}\r\nByte-Range: none\r\n-------abcd$\r\n"
                 );
-                let answer = pour(stage.kamailio.msrp, frame.as_bytes());
+                let answer = pour(stage.proxy.msrp, frame.as_bytes());
                 assert_eq!(answer.starts_with(b"MSRP abcd 481"), octets == 11_000, "{octets}");
             }
             vitals.assert_well("a long path");
@@ -481,12 +481,12 @@ fn a_long_path_that_is_refused_has_no_answer() {
 fn broken_frames_of_the_server_itself_cost_it_its_connection_at_most() {
     let stage = stage();
     let server = stage.server(&["one", "two"], |_| {});
-    let vitals = Vitals::of(&stage.kamailio);
-    stage.kamailio.set_account(ALICE, 5000);
+    let vitals = Vitals::of(&stage.proxy);
+    stage.proxy.set_account(ALICE, 5000);
     let mut other = stage.bound(|_| {});
     assert_eq!(other.take(2, Reaction::Answer(200)).len(), 2);
     let session = Session::open(&stage, &server);
-    let malformed = stage.kamailio.statistic("frames_malformed");
+    let malformed = stage.proxy.statistic("frames_malformed");
     let write = |bytes: &[u8]| server.write_raw(bytes).expect("the connection is open");
     // A whole frame that is none is refused, and the stream goes on behind it.
     for line in 0..2 {
@@ -496,7 +496,7 @@ fn broken_frames_of_the_server_itself_cost_it_its_connection_at_most() {
     }
     write(&session.send(b"this one is right").bytes());
     stage.until_debited(&session.account, session.paid + 1);
-    assert_eq!(stage.kamailio.statistic("frames_malformed"), malformed + 2, "{}", vitals.end());
+    assert_eq!(stage.proxy.statistic("frames_malformed"), malformed + 2, "{}", vitals.end());
     // What has no end takes the connection with it, and nothing else: the client's is another.
     let _ = server.write_raw(&Send { body: vec![b'x'; 100_000], ..session.send(b"") }.bytes());
     let lost = || server.write_raw(b"\r\n").is_err();
@@ -525,12 +525,12 @@ fn hostile_round(stage: &Stage, server: &ImServer) {
     streams.extend((0..whole.len()).map(|octets| whole[..octets].to_vec()));
     streams.extend((1..20).map(|seed| garbage(seed, 2000)));
     streams.push(Send { body: vec![b'x'; 100_000], ..session.send(b"") }.bytes());
-    streams.iter().for_each(|stream| drop(pour(stage.kamailio.msrp, stream)));
+    streams.iter().for_each(|stream| drop(pour(stage.proxy.msrp, stream)));
     let mut client = session.client;
     while client.next_send(Duration::from_millis(20)).is_some() {}
     assert_eq!(client.bye(), 200);
-    let over = || stage.kamailio.statistic("sessions_active") == 0;
-    assert!(eventually(PATIENCE, over), "{}", stage.kamailio.log());
+    let over = || stage.proxy.statistic("sessions_active") == 0;
+    assert!(eventually(PATIENCE, over), "{}", stage.proxy.log());
 }
 
 #[test]
@@ -538,11 +538,11 @@ fn memory_stays_what_it_was_however_much_is_broken() {
     const ROUNDS: usize = 3;
     let stage = stage();
     let server = stage.server(&["one", "two"], |_| {});
-    let vitals = Vitals::of(&stage.kamailio);
+    let vitals = Vitals::of(&stage.proxy);
     (0..ROUNDS).for_each(|_| hostile_round(&stage, &server));
-    let before = Memory::of(&stage.kamailio);
+    let before = Memory::of(&stage.proxy);
     (0..2 * ROUNDS).for_each(|_| hostile_round(&stage, &server));
-    Memory::assert_flat(before, &stage.kamailio, 256 << 10, 64 << 10);
+    Memory::assert_flat(before, &stage.proxy, 256 << 10, 64 << 10);
     retrieve(&stage);
     vitals.assert_unharmed();
 }

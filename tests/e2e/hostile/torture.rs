@@ -2,10 +2,10 @@
 //! for each thing that it tortures a parser with. INVITEs carry an MSRP description and an asserted identity besides,
 //! where that leaves the point of the message as it is, so that they come as far as the module.
 
-use super::super::parties::kamailio::Setup;
-use super::super::parties::{eventually, unique};
 use super::super::{ALICE, Stage};
 use super::{PATIENCE, Vitals};
+use imcharge_testkit::proxy::Setup;
+use imcharge_testkit::{eventually, unique};
 use std::net::UdpSocket;
 use std::time::{Duration, Instant};
 
@@ -336,7 +336,7 @@ fn render(case: &Case, socket: &UdpSocket, stage: &Stage) -> Vec<u8> {
                        a=accept-types:*\na=path:msrp://{own}/torture;tcp\n";
     let text = case.text.replace("{pai}", "P-Asserted-Identity: <sip:alice@example.org>\n");
     let text = text.replace("{sdp}", &format!("Content-Type: application/sdp\n{{length}}\n\n{description}"));
-    let text = text.replace("{own}", &own).replace("{proxy}", &stage.kamailio.sip.to_string());
+    let text = text.replace("{own}", &own).replace("{proxy}", &stage.proxy.sip.to_string());
     let text = text.replace("{300}", &"long".repeat(75)).replace("{100}", &"long".repeat(25));
     let text = text.replace("{id}", &unique().to_string()).replace('\n', "\r\n");
     let octets = text.split_once("\r\n\r\n").map_or(0, |(_, body)| body.len());
@@ -371,16 +371,16 @@ fn setup(setup: Setup) -> Setup {
 #[test]
 fn every_torture_message_has_its_answer_and_holds_nothing_in_the_end() {
     let stage = Stage::new(setup);
-    stage.kamailio.set_account(ALICE, 100_000);
+    stage.proxy.set_account(ALICE, 100_000);
     let server = stage.server(&["one"], |_| {});
-    let vitals = Vitals::of(&stage.kamailio);
+    let vitals = Vitals::of(&stage.proxy);
     let cases: Vec<&Case> = [VALID, INVALID, BEYOND_SYNTAX].into_iter().flatten().collect();
     assert_eq!(cases.len(), 49);
     let cases = cases.into_iter().chain(WITHOUT_THE_LINE);
     let mut waiting = Vec::new();
     for case in cases {
         let socket = UdpSocket::bind("127.0.0.1:0").expect("a socket");
-        socket.send_to(&render(case, &socket, &stage), stage.kamailio.sip).expect("sent");
+        socket.send_to(&render(case, &socket, &stage), stage.proxy.sip).expect("sent");
         vitals.assert_well(case.name);
         waiting.push((case, socket));
     }
@@ -397,11 +397,11 @@ fn every_torture_message_has_its_answer_and_holds_nothing_in_the_end() {
     // Each INVITE that went on has come through the module, and has credit of its own.
     let went_on = |case: &Case| case.text.starts_with("INVITE") && [200, 408].contains(&case.status);
     let granted = waiting.iter().filter(|(case, _)| went_on(case)).count() as i64;
-    assert_eq!(stage.kamailio.statistic("reserves_granted"), granted, "{}", vitals.end());
+    assert_eq!(stage.proxy.statistic("reserves_granted"), granted, "{}", vitals.end());
     drop(server);
-    let over = || stage.kamailio.statistic("sessions_active") == 0;
+    let over = || stage.proxy.statistic("sessions_active") == 0;
     assert!(eventually(3 * PATIENCE, over), "{}", vitals.end());
     stage.expect(ALICE, 100_000, 0, 0);
-    assert_eq!(stage.kamailio.count("SELECT count(*) FROM holds"), 0);
+    assert_eq!(stage.proxy.count("SELECT count(*) FROM holds"), 0);
     vitals.assert_unharmed();
 }

@@ -1,10 +1,10 @@
 //! What the relay takes for its own, and what it could not send: none of it is the client's.
 
-use super::super::parties::client::{ImClient, Reaction};
-use super::super::parties::kamailio::{Host, Kamailio, Setup};
-use super::super::parties::{eventually, unique};
 use super::super::{ALICE, HOST, Stage};
 use super::{as_user_agent, plain};
+use imcharge_testkit::parties::client::{ImClient, Reaction};
+use imcharge_testkit::proxy::{Host, Proxy, Setup};
+use imcharge_testkit::{eventually, unique};
 use std::time::Duration;
 
 const SOON: Duration = Duration::from_secs(10);
@@ -15,15 +15,15 @@ fn drop_connection(stage: &Stage, client: &ImClient) {
     let own = client.msrp_paths().0.rsplit(' ').next().unwrap_or_default().to_owned();
     let port = own.split(['/', ':', ';']).find(|part| part.parse::<u16>().is_ok()).unwrap_or_default().to_owned();
     let gone = || {
-        let connections = stage.kamailio.rpc(&["list_tcp_conns"]).expect("the host's connections");
+        let connections = stage.proxy.rpc(&["list_tcp_conns"]).expect("the host's connections");
         !connections.contains(&format!(":{port}\""))
     };
-    assert!(eventually(SOON, gone), "{}", stage.kamailio.log());
+    assert!(eventually(SOON, gone), "{}", stage.proxy.log());
 }
 
 /// Steps of the call in the trace, of this kind.
 fn steps(stage: &Stage, client: &ImClient, step: &str) -> usize {
-    let trace = stage.kamailio.rpc(&["imcharge.explain", &client.call_id]).expect("the trace");
+    let trace = stage.proxy.rpc(&["imcharge.explain", &client.call_id]).expect("the trace");
     trace.matches(&format!("\"step\":\"{step}\"")).count()
 }
 
@@ -32,17 +32,17 @@ fn steps(stage: &Stage, client: &ImClient, step: &str) -> usize {
 fn a_message_that_msrp_ua_could_not_send_is_not_debited() {
     HOST.set(Host::OpenSips);
     let stage = Stage::new(as_user_agent);
-    stage.kamailio.set_account(ALICE, 3);
+    stage.proxy.set_account(ALICE, 3);
     let mut client = stage.bound(|_| {});
     let session = format!("session_id={}", client.peer_session());
-    let send = || stage.kamailio.rpc(&["msrp_ua_send_message", &session, "mime=text/plain", "body=one"]);
-    assert!(eventually(SOON, || send().is_ok()), "{}", stage.kamailio.log());
+    let send = || stage.proxy.rpc(&["msrp_ua_send_message", &session, "mime=text/plain", "body=one"]);
+    assert!(eventually(SOON, || send().is_ok()), "{}", stage.proxy.log());
     let frame = client.next_send(SOON).expect("a message");
     client.answer(&frame, 200);
     stage.until_debited(ALICE, 1);
     drop_connection(&stage, &client);
     send().expect_err("the client cannot be reached");
-    assert!(eventually(SOON, || steps(&stage, &client, "unsent") == 1), "{}", stage.kamailio.log());
+    assert!(eventually(SOON, || steps(&stage, &client, "unsent") == 1), "{}", stage.proxy.log());
     client.bye();
     stage.expect(ALICE, 2, 0, 1);
     assert_eq!(stage.triggers(ALICE), ["response"]);
@@ -70,7 +70,7 @@ fn a_message_that_msrp_relay_could_not_send_on_is_not_debited() {
         for (count, frame) in [send(relay, "yes"), send(relay, "no"), send(&unknown, "no")].iter().enumerate() {
             assert!(eventually(SOON, || server.write_raw(frame.as_bytes()).is_ok()));
             let seen = || steps(&stage, &client, "unsent") == count + 1;
-            assert!(eventually(SOON, seen), "via_relay {via_relay}: {frame}\n{}", stage.kamailio.log());
+            assert!(eventually(SOON, seen), "via_relay {via_relay}: {frame}\n{}", stage.proxy.log());
         }
         client.bye();
         stage.expect(ALICE, 100, 0, 0);
@@ -87,14 +87,14 @@ fn my_uri_by_an_alias_is_the_relays_own() {
             .changed("\"msrp://127.0.0.1:2855;tcp\"", "\"msrp://localhost:2855;tcp\"")
             .changed("alias=\"im.example.org\"", "alias=\"im.example.org\"\nalias=\"localhost\"")
     });
-    stage.kamailio.set_account(ALICE, 100);
-    let relay = format!("localhost:{}", stage.kamailio.msrp.port());
+    stage.proxy.set_account(ALICE, 100);
+    let relay = format!("localhost:{}", stage.proxy.msrp.port());
     let _server = stage.server(&["one"], |options| options.relay_name.clone_from(&relay));
     let mut client = stage.bound(|options| {
         options.via_relay = true;
         options.relay_name = relay;
     });
-    assert_eq!(client.take(1, Reaction::Silence).len(), 1, "{}", stage.kamailio.log());
+    assert_eq!(client.take(1, Reaction::Silence).len(), 1, "{}", stage.proxy.log());
     stage.until_debited(ALICE, 1);
     client.bye();
     stage.expect(ALICE, 99, 0, 1);
@@ -105,7 +105,7 @@ fn my_uri_by_an_alias_is_the_relays_own() {
 fn refused(change: impl FnOnce(Setup) -> Setup) -> String {
     HOST.set(Host::OpenSips);
     let nowhere = std::net::SocketAddr::from(([127, 0, 0, 1], 9));
-    let started = Kamailio::start(change(super::super::setup(nowhere)));
+    let started = Proxy::start(change(super::super::setup(nowhere)));
     started.err().expect("it must not start").to_string()
 }
 

@@ -1,9 +1,10 @@
 //! The transports by which an operator's command reaches a proxy, as its stock modules and programs have them.
 
-use crate::parties::kamailio::{Host, Kamailio, Setup, kamcmd_text};
-use crate::parties::{opensips, unique};
 use crate::watching::prometheus::{free_address, http};
 use crate::{HOST, Stage};
+use imcharge_testkit::proxy::opensips;
+use imcharge_testkit::proxy::{Host, Proxy, Setup, kamcmd_text};
+use imcharge_testkit::unique;
 use serde_json::{Value, json};
 use std::fs;
 use std::io::Write;
@@ -84,8 +85,8 @@ impl Console {
     }
 
     /// The proxy.
-    pub fn proxy(&self) -> &Kamailio {
-        &self.stage.kamailio
+    pub fn proxy(&self) -> &Proxy {
+        &self.stage.proxy
     }
 
     /// Every transport of the host.

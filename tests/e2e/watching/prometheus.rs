@@ -1,6 +1,6 @@
 //! Debian's Prometheus with the shipped configuration, on free ports and in a folder of its own; gone when it is dropped.
 
-use crate::parties::eventually;
+use imcharge_testkit::eventually;
 use serde_json::Value;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};

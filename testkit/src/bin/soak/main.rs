@@ -6,7 +6,7 @@ mod retrievals;
 
 use imcharge::shm::region::Usage;
 use imcharge_testkit::load::Load;
-use imcharge_testkit::parties::kamailio::{Kamailio, Setup};
+use imcharge_testkit::proxy::{Proxy, Setup};
 use lexopt::ValueExt;
 use std::error::Error;
 use std::fs;
@@ -87,28 +87,28 @@ fn soak(wanted: &Wanted) -> Result<(), Box<dyn Error>> {
     let load = Load::new()?;
     let mut setup = Setup::new(&wanted.folder, load.server());
     setup.arguments = ARGUMENTS.to_vec();
-    let kamailio = Kamailio::start(setup.parameter("default_balance", "1000000000"))?;
+    let proxy = Proxy::start(setup.parameter("default_balance", "1000000000"))?;
     let first = (sessions / 5).max(rate * WARM_UP).min(sessions);
-    let mut cut = call(&load, &kamailio, first, rate)?;
-    let before = State::at_rest(&kamailio)?;
+    let mut cut = call(&load, &proxy, first, rate)?;
+    let before = State::at_rest(&proxy)?;
     println!("after {first} sessions: {before:?}");
-    cut += call(&load, &kamailio, sessions, rate)?;
-    let after = State::at_rest(&kamailio)?;
+    cut += call(&load, &proxy, sessions, rate)?;
+    let after = State::at_rest(&proxy)?;
     println!("after {sessions} more:  {after:?}; {cut} calls were cut short");
     after.compare(&before, cut)
 }
 
 /// So many sessions; how many of them did not get an answer to their INVITE and their BYE.
-fn call(load: &Load, kamailio: &Kamailio, sessions: u32, rate: u32) -> Result<usize, Box<dyn Error>> {
+fn call(load: &Load, proxy: &Proxy, sessions: u32, rate: u32) -> Result<usize, Box<dyn Error>> {
     let (mut left, mut cut) = (sessions, 0);
     while left > 0 {
         let part = left.min(rate * 20);
         let span = Duration::from_secs_f64(f64::from(part) / f64::from(rate));
-        let calls = load.run(kamailio.sip, rate, span);
+        let calls = load.run(proxy.sip, rate, span);
         let answered = calls.iter().filter(|call| call.answered_ms().is_some()).count();
         // A busy machine may lose some datagrams; most must not be lost.
         if answered * 100 < calls.len() * 98 {
-            return Err(format!("{answered} of {} calls were answered\n{}", calls.len(), kamailio.log()).into());
+            return Err(format!("{answered} of {} calls were answered\n{}", calls.len(), proxy.log()).into());
         }
         cut += calls.iter().filter(|call| !call.has_ended()).count();
         left -= part;
@@ -129,11 +129,11 @@ struct State {
 
 impl State {
     /// As soon as nothing is open any more and nothing has changed for 40 s.
-    fn at_rest(kamailio: &Kamailio) -> Result<State, Box<dyn Error>> {
-        let (mut last, mut same) = (State::now(kamailio), 0);
+    fn at_rest(proxy: &Proxy) -> Result<State, Box<dyn Error>> {
+        let (mut last, mut same) = (State::now(proxy), 0);
         for _ in 0..60 {
             std::thread::sleep(Duration::from_secs(5));
-            let now = State::now(kamailio);
+            let now = State::now(proxy);
             let rests = now.open_sessions == 0 && (now.host_memory - last.host_memory).abs() < 65_536;
             same = if rests { same + 1 } else { 0 };
             last = now;
@@ -141,13 +141,13 @@ impl State {
                 return Ok(last);
             }
         }
-        Err(format!("no rest: {last:?}\n{}", kamailio.log()).into())
+        Err(format!("no rest: {last:?}\n{}", proxy.log()).into())
     }
 
-    fn now(kamailio: &Kamailio) -> State {
-        let memory = kamailio.rpc(&["core.shmmem"]).unwrap_or_default();
+    fn now(proxy: &Proxy) -> State {
+        let memory = proxy.rpc(&["core.shmmem"]).unwrap_or_default();
         let used = memory.lines().find_map(|line| line.trim().strip_prefix("real_used: "));
-        let group = processes(kamailio);
+        let group = processes(proxy);
         let anonymous = |process: &PathBuf| {
             let text = fs::read_to_string(process.join("smaps_rollup")).ok()?;
             let line = text.lines().find_map(|line| line.strip_prefix("Anonymous:"))?;
@@ -158,9 +158,9 @@ impl State {
             host_memory: used.and_then(|octets| octets.parse().ok()).unwrap_or(-1),
             private_memory: group.iter().filter_map(anonymous).sum::<i64>() * 1024,
             descriptors: group.iter().map(open).sum(),
-            open_sessions: kamailio.statistic("sessions_active"),
-            holds: kamailio.count("SELECT count(*) FROM holds"),
-            region: usage(kamailio),
+            open_sessions: proxy.statistic("sessions_active"),
+            holds: proxy.count("SELECT count(*) FROM holds"),
+            region: usage(proxy),
         }
     }
 
@@ -181,8 +181,8 @@ impl State {
 }
 
 /// What is in use of the shared memory of the module, which the proxy has mapped.
-fn usage(kamailio: &Kamailio) -> Usage {
-    let maps = fs::read_to_string(format!("/proc/{}/maps", kamailio.pid())).unwrap_or_default();
+fn usage(proxy: &Proxy) -> Usage {
+    let maps = fs::read_to_string(format!("/proc/{}/maps", proxy.pid())).unwrap_or_default();
     let region = maps.split_whitespace().find(|word| word.starts_with("/dev/shm/imcharge-"));
     // What cannot be looked at counts as in use.
     let unknown = Usage { slots: usize::MAX, ..Usage::default() };
@@ -190,8 +190,8 @@ fn usage(kamailio: &Kamailio) -> Usage {
 }
 
 /// Folders in /proc of all processes of a proxy.
-fn processes(kamailio: &Kamailio) -> Vec<PathBuf> {
-    let group = kamailio.pid().to_string();
+fn processes(proxy: &Proxy) -> Vec<PathBuf> {
+    let group = proxy.pid().to_string();
     let Ok(all) = fs::read_dir("/proc") else { return Vec::new() };
     let paths = all.flatten().map(|entry| entry.path());
     let of_group = paths.filter(|path| {

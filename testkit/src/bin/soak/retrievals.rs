@@ -2,11 +2,11 @@
 //! with messages leaves behind is looked at here; the calls of the first half carry none.
 
 use super::State;
+use imcharge_testkit::ocs::{self, Ocs};
 use imcharge_testkit::parties::client::{ImClient, Options as ClientOptions, Reaction};
-use imcharge_testkit::parties::kamailio::{Kamailio, Setup};
-use imcharge_testkit::parties::ocs::{self, Ocs};
 use imcharge_testkit::parties::server::{ImServer, Options as ServerOptions};
-use imcharge_testkit::parties::{Events, eventually};
+use imcharge_testkit::proxy::{Proxy, Setup};
+use imcharge_testkit::{Events, eventually};
 use std::error::Error;
 use std::net::UdpSocket;
 use std::path::Path;
@@ -28,7 +28,7 @@ const BALANCE: i64 = 1_000_000_000;
 
 /// The charging system, the proxy before it, and where the IM server takes SIP.
 struct Scene {
-    kamailio: Kamailio,
+    proxy: Proxy,
     ocs: Ocs,
     place: UdpSocket,
 }
@@ -38,10 +38,10 @@ struct Scene {
 pub fn soak(folder: &Path, retrievals: u32) -> Result<(), Box<dyn Error>> {
     let scene = Scene::new(folder)?;
     scene.retrieve(retrievals)?;
-    let before = State::at_rest(&scene.kamailio)?;
+    let before = State::at_rest(&scene.proxy)?;
     println!("after {retrievals} retrievals: {before:?}");
     let rate = scene.retrieve(retrievals)?;
-    let after = State::at_rest(&scene.kamailio)?;
+    let after = State::at_rest(&scene.proxy)?;
     println!("after {retrievals} more:  {after:?}; {rate:.0} a second");
     after.compare(&before, 0)?;
     scene.reconcile(i64::from(2 * retrievals) * MESSAGES.len() as i64)
@@ -61,17 +61,17 @@ impl Scene {
         // Each process would keep descriptors of connections that are gone, until it needs their places.
         let setup = setup.changed("#!KAMAILIO", "#!KAMAILIO\ntcp_fd_cache=no");
         let peer = format!("\"host=ocs.example.com;address={}\"", ocs.diameter);
-        let kamailio = Kamailio::start(setup.defined("OCS_PEER", peer))?;
+        let proxy = Proxy::start(setup.defined("OCS_PEER", peer))?;
         if !eventually(Duration::from_secs(20), || ocs.order("connections").len() == 1) {
-            return Err(format!("the charging system is not reached\n{}", kamailio.log()).into());
+            return Err(format!("the charging system is not reached\n{}", proxy.log()).into());
         }
-        Ok(Scene { kamailio, ocs, place })
+        Ok(Scene { proxy, ocs, place })
     }
 
     /// So many retrievals by all clients together; how many a second. The server has gone when it returns, and its
     /// connections with it.
     fn retrieve(&self, count: u32) -> Result<f64, Box<dyn Error>> {
-        let (sip, msrp, started) = (self.kamailio.sip, self.kamailio.msrp, Instant::now());
+        let (sip, msrp, started) = (self.proxy.sip, self.proxy.msrp, Instant::now());
         let _server = ImServer::start(&self.place, ServerOptions::new(msrp, &MESSAGES), Events::default())?;
         let begun = AtomicU32::new(0);
         let client = |number: u32| -> Result<(), String> {
@@ -98,7 +98,7 @@ impl Scene {
             clients.into_iter().map(|client| client.join().expect("no client panics")).collect()
         });
         let result: Result<(), String> = results.into_iter().collect();
-        result.map_err(|error| format!("{error}\n{}", self.kamailio.log()))?;
+        result.map_err(|error| format!("{error}\n{}", self.proxy.log()))?;
         Ok(f64::from(count) / started.elapsed().as_secs_f64())
     }
 
@@ -111,7 +111,7 @@ impl Scene {
         let mut debited = 0;
         for number in 0..CLIENTS {
             let account = self.ocs.account(&identity(number));
-            let history = self.kamailio.count(&format!(
+            let history = self.proxy.count(&format!(
                 "SELECT count(DISTINCT call_id || ' ' || message_id) FROM debits WHERE account='{}'",
                 identity(number)
             ));

@@ -1,6 +1,6 @@
 //! The charging system to rehearse with (`examples/ocs.rs`), as a process of its own; gone when it is dropped.
 
-use super::eventually;
+use crate::eventually;
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::io::{self, BufRead, BufReader, Write};

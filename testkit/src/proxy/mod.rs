@@ -1,7 +1,9 @@
 //! The proxy with the module, on free ports and in a folder of its own; gone when it is dropped: the stock Kamailio, or an
 //! OpenSIPS where the setup says so.
 
-use super::{eventually, opensips, send_signal};
+pub mod opensips;
+
+use crate::{eventually, send_signal};
 use rusqlite::{Connection, OpenFlags};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::unix::process::CommandExt;
@@ -79,7 +81,7 @@ impl Setup {
 }
 
 /// A running proxy.
-pub struct Kamailio {
+pub struct Proxy {
     child: Child,
     setup: Setup,
     folder: tempfile::TempDir,
@@ -115,17 +117,17 @@ pub struct Debit {
     pub code: i64,
 }
 
-impl Kamailio {
+impl Proxy {
     /// Starts it and waits until it serves. The error has the end of its log.
-    pub fn start(setup: Setup) -> io::Result<Kamailio> {
-        match Kamailio::try_start(setup.clone()) {
+    pub fn start(setup: Setup) -> io::Result<Proxy> {
+        match Proxy::try_start(setup.clone()) {
             // Somebody took a port between our look and the proxy's bind.
-            Err(error) if error.to_string().contains("Address already in use") => Kamailio::try_start(setup),
+            Err(error) if error.to_string().contains("Address already in use") => Proxy::try_start(setup),
             started => started,
         }
     }
 
-    fn try_start(setup: Setup) -> io::Result<Kamailio> {
+    fn try_start(setup: Setup) -> io::Result<Proxy> {
         let folder = tempfile::tempdir()?;
         let free = |tcp: bool| match tcp {
             true => TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()),
@@ -135,7 +137,7 @@ impl Kamailio {
         fs::create_dir(folder.path().join("run"))?;
         let (sip, msrp) = (free(false)?, free(true)?);
         let child = spawn(&setup, folder.path(), sip, msrp)?;
-        let mut started = Kamailio { child, setup, folder, sip, msrp };
+        let mut started = Proxy { child, setup, folder, sip, msrp };
         started.wait_until_it_serves()?;
         Ok(started)
     }
@@ -300,7 +302,7 @@ impl Kamailio {
     }
 }
 
-impl Drop for Kamailio {
+impl Drop for Proxy {
     fn drop(&mut self) {
         if self.child.try_wait().ok().flatten().is_none() && self.terminate().0.is_none() {
             self.kill_all();

@@ -1,8 +1,8 @@
 //! How an OpenSIPS is started and asked, where it is the proxy: its sources and program are named by OPENSIPS_SRC and
 //! OPENSIPS_BIN, and the module lies in the folder of the setup as it does for Kamailio.
 
-use super::kamailio::Setup;
-use super::unique;
+use super::Setup;
+use crate::unique;
 use std::io;
 use std::net::SocketAddr;
 use std::os::unix::net::UnixDatagram;
