@@ -76,11 +76,11 @@ fn retrieve(client: &mut ImClient, arguments: &Arguments) -> u16 {
         return status;
     }
     if arguments.invites_again {
-        println!("the INVITE in the dialog was answered {}", client.invite_again());
+        println!("the INVITE in the dialog was answered {}", client.reinvite());
     }
     client.bind();
     for got in client.collect(arguments.count, arguments.reaction) {
-        let state = match (got.complete, got.given_up) {
+        let state = match (got.complete, got.aborted) {
             (true, _) => "complete",
             (false, true) => "given up by the server",
             (false, false) => "incomplete",

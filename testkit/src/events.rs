@@ -1,4 +1,4 @@
-//! What the parties saw on the wire, in order: printed as a ladder and compared by tests.
+//! Event log of the parties: what each one sent and received, in order.
 
 use crate::unix_micros;
 use std::fs::OpenOptions;
@@ -6,43 +6,43 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex};
 
-/// Something that went over a wire, as one party saw it.
+/// A message on the wire, as one party saw it.
 #[derive(Clone, Debug)]
 pub struct Event {
-    /// Microseconds since 1970.
+    /// Microseconds since the Unix epoch.
     pub at: u64,
-    /// Who sent it.
+    /// Sender: one of [`CLIENT`], [`PROXY`], [`SERVER`] and [`ENABLER`].
     pub from: &'static str,
-    /// Who got it.
+    /// Receiver.
     pub to: &'static str,
-    /// What it was, short.
+    /// Short description.
     pub text: String,
 }
 
-/// A log that parties share.
+/// Event log, shared by clones.
 #[derive(Clone, Default)]
 pub struct Events(Arc<(Mutex<Vec<Event>>, Condvar)>);
 
 impl Events {
-    /// Adds an event of now.
+    /// Records an event with the current time.
     pub fn add(&self, from: &'static str, to: &'static str, text: impl Into<String>) {
         let event = Event { at: unix_micros(), from, to, text: text.into() };
         self.0.0.lock().expect("no holder panics").push(event);
         self.0.1.notify_all();
     }
 
-    /// All events so far.
+    /// Returns all events so far.
     pub fn all(&self) -> Vec<Event> {
         self.0.0.lock().expect("no holder panics").clone()
     }
 
-    /// Waits until there are more than `seen`.
+    /// Blocks until there are more than `seen` events.
     pub fn wait_beyond(&self, seen: usize) {
         let events = self.0.0.lock().expect("no holder panics");
         drop(self.0.1.wait_while(events, |events| events.len() <= seen));
     }
 
-    /// Prints what came after the first `seen` events, and adds it to the file; how many those are.
+    /// Prints the events after the first `seen` and appends them to `file`. Returns their number.
     pub fn show_from(&self, seen: usize, file: Option<&Path>) -> io::Result<usize> {
         let new = self.0.0.lock().expect("no holder panics")[seen..].to_vec();
         let mut file = match file.filter(|_| !new.is_empty()) {
@@ -59,11 +59,11 @@ impl Events {
     }
 }
 
-/// Columns of the ladder.
+/// Name of the IM client in events.
 pub const CLIENT: &str = "IM Client";
-/// The proxy.
+/// Name of the proxy in events.
 pub const PROXY: &str = "Kamailio";
-/// The server.
+/// Name of the IM server in events.
 pub const SERVER: &str = "IM Server";
-/// The ledger.
+/// Name of the charging enabler in events.
 pub const ENABLER: &str = "Charging Enabler";

@@ -1,5 +1,5 @@
-//! What the tests, benchmarks and examples share: SIP and MSRP parties, the proxy as a child process, the OCS simulator
-//! and a load generator.
+//! Shared by the tests, benchmarks and examples: SIP and MSRP parties, the proxy as a child process, the OCS simulator,
+//! a load generator and a certificate authority.
 
 mod events;
 pub mod load;
@@ -18,30 +18,30 @@ pub fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the test kit is in a folder of the repository")
 }
 
-/// Microseconds since 1970.
+/// Returns the microseconds since the Unix epoch.
 pub fn unix_micros() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as u64)
 }
 
-/// A number that no other call in this process gets, for ids.
+/// Returns a number for identifiers that no other call returns, in this process or in a later one.
 pub fn unique() -> u64 {
     use std::sync::atomic::{AtomicU64, Ordering};
     static NEXT: AtomicU64 = AtomicU64::new(0);
     let next = NEXT.fetch_add(1, Ordering::Relaxed);
-    // Ids of another process must not come again: the clock of the start tells them apart.
+    // The start time separates processes.
     static START: std::sync::LazyLock<u64> = std::sync::LazyLock::new(unix_micros);
     *START * 1000 + next
 }
 
-/// Sends a signal (`TERM`) to a process, or to a group where the number is negative. The shell's own `kill` does it: a
-/// small Debian has no program of that name.
+/// Sends a signal, for example `TERM`, to a process, or to a process group if `target` is negative. Uses the shell's
+/// built-in `kill`, because a minimal Debian has no such program.
 pub fn send_signal(signal: &str, target: i64) {
     let script = ["-c", "kill -s \"$1\" -- \"$2\"", "sh", signal, &target.to_string()];
-    // A process that has gone already needs none.
+    // Fails if the process has already exited, which is fine.
     let _ = Command::new("sh").args(script).stderr(Stdio::null()).status();
 }
 
-/// Waits until `done` says so. `false`: not within the time.
+/// Polls `done` every 10 ms until it returns `true`. Returns `false` on timeout.
 pub fn eventually(within: Duration, mut done: impl FnMut() -> bool) -> bool {
     let started = Instant::now();
     loop {

@@ -13,8 +13,8 @@ pub fn sessions_on_one_connection_are_charged_each_for_itself_and_lost_together(
     [&first, &second, &third].iter().for_each(|id| stage.proxy.set_account(id, 100));
     let options = |id: &str| ClientOptions::new(stage.proxy.sip, stage.proxy.msrp, id);
     let mut answering = stage.client(&first, |_| {});
-    let mut silent = answering.beside(options(&second)).expect("the same connection");
-    let mut idle = answering.beside(options(&third)).expect("the same connection");
+    let mut silent = answering.on_same_connection(options(&second)).expect("the same connection");
+    let mut idle = answering.on_same_connection(options(&third)).expect("the same connection");
     for (client, reaction) in [(&mut answering, Reaction::Answer(200)), (&mut silent, Reaction::Silence)] {
         assert_eq!(client.invite(), 200, "{}", stage.proxy.log());
         client.bind();

@@ -351,7 +351,7 @@ fn assert_that_nothing_passes_unpaid(known: bool, change: fn(Setup) -> Setup) {
     stage.expect(ALICE, 0, 9, 1);
     // The client moves to another session on the same connection, where the relay would find it.
     let address = own.rsplit_once('/').expect("a session").0;
-    assert_eq!(client.move_to(&format!("{address}/moved{};tcp", unique())), 200, "{}", stage.proxy.log());
+    assert_eq!(client.reinvite_with_path(&format!("{address}/moved{};tcp", unique())), 200, "{}", stage.proxy.log());
     let after = from_server(&client);
     let unattributed = stage.proxy.statistic("frames_unattributed");
     assert_eq!(server.message(&before, "message2"), 481, "{}", stage.proxy.log());
@@ -408,7 +408,7 @@ pub fn a_client_that_leaves_the_relay_out_is_counted_and_refused_where_the_opera
         assert_eq!(without_relay(), 1);
         let own = client.msrp_paths().0.rsplit(' ').next().expect("a URI");
         let moved = format!("{}/moved{};tcp", own.rsplit_once('/').expect("a session").0, unique());
-        assert_eq!(client.move_to(&moved), 200, "{}", stage.proxy.log());
+        assert_eq!(client.reinvite_with_path(&moved), 200, "{}", stage.proxy.log());
         assert_eq!(without_relay(), 2);
         // msrp_relay of OpenSIPS ties the server's session of it to the client's, so nothing is sent to another end.
         if HOST.get() == Host::Kamailio {

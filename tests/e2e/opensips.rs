@@ -305,7 +305,7 @@ fn the_script_ends_a_session() {
     let mut client = stage.client(ALICE, |_| {});
     assert_eq!(client.invite(), 200);
     stage.expect(ALICE, 90, 10, 0);
-    assert_eq!(client.invite_again(), 200, "{}", stage.proxy.log());
+    assert_eq!(client.reinvite(), 200, "{}", stage.proxy.log());
     stage.expect(ALICE, 100, 0, 0);
     client.bye();
 }

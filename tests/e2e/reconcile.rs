@@ -4,7 +4,7 @@
 use super::diameter::Charged;
 use super::{ALICE, subscriber};
 use imcharge_testkit::parties::client::{ImClient, Options as ClientOptions};
-use imcharge_testkit::parties::server::{Messages, Told};
+use imcharge_testkit::parties::server::{Deliveries, Messages};
 use imcharge_testkit::proxy::Proxy;
 use imcharge_testkit::{Events, eventually};
 use std::net::SocketAddr;
@@ -96,8 +96,8 @@ fn reconcile(kill: impl Fn(&mut Proxy)) -> Messages {
         assert_eq!(account, (1_000_000 - history, 0, history), "{identity}");
     }
     // What has passed is debited, to a client that is gone as well, like silence; and nothing else is.
-    assert!(eventually(SOON, || server.told().is_some()), "the server waits for responses");
-    let Told { passed, unanswered } = server.told().unwrap_or_default();
+    assert!(eventually(SOON, || server.deliveries().is_some()), "the server waits for responses");
+    let Deliveries { passed, unanswered } = server.deliveries().unwrap_or_default();
     let debited = debited(&proxy.ledger());
     let (lost, invented): (Vec<_>, Vec<_>) = (
         passed.difference(&debited).collect(),

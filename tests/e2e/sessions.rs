@@ -59,7 +59,7 @@ pub fn a_repeated_invite_reserves_once_and_a_reinvite_not_at_all() {
     (0..5).for_each(|_| client.send_invite());
     assert_eq!(client.invite(), 200, "{}", stage.proxy.log());
     stage.expect(ALICE, 90, 10, 0);
-    assert_eq!(client.invite_again(), 200);
+    assert_eq!(client.reinvite(), 200);
     client.bind();
     client.take(1, Reaction::Answer(200));
     assert_eq!(client.bye(), 200);

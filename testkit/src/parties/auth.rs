@@ -1,4 +1,4 @@
-//! What a party needs of RFC 4976: it asks a relay for a URI of its own (AUTH), before it describes its path to anybody.
+//! Client side of MSRP AUTH (RFC 4976): obtains a URI from a relay.
 
 use super::msrp::{Frame, Reader, connection};
 use crate::unique;
@@ -7,32 +7,32 @@ use std::io;
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-/// The password that every user has at the relay.
+/// Password of every user at the relay.
 const PASSWORD: &str = "secret";
 
-/// The URI at this relay, by the name that it has in its URIs, for the party whose own URI is `own` (RFC 4976, 5).
+/// Requests a URI from the relay (RFC 4976, 5). `name` is the relay's host and port in its URIs, `own` the party's URI.
 pub fn use_path(relay: SocketAddr, name: &str, own: &str) -> io::Result<String> {
     let (mut reader, writer) = connection(TcpStream::connect(relay)?)?;
     let uri = format!("msrp://{name};tcp");
     let paths = format!("To-Path: {uri}\r\nFrom-Path: {own}\r\n");
-    let mut ask = |more: &str| {
+    let mut auth = |headers: &str| {
         let id = format!("tr{}", unique());
-        writer.request(&id, "AUTH", &format!("{paths}{more}"), None, '$')?;
-        answer(&mut reader, &id)
+        writer.request(&id, "AUTH", &format!("{paths}{headers}"), None, '$')?;
+        response(&mut reader, &id)
     };
-    let challenge = ask("")?;
+    let challenge = auth("")?;
     let challenge = challenge.header("WWW-Authenticate");
-    let granted = ask(&format!("Authorization: {}\r\n", credentials(challenge, &uri)))?;
+    let granted = auth(&format!("Authorization: {}\r\n", credentials(challenge, &uri)))?;
     match granted.header("Use-Path") {
-        "" => Err(io::Error::other(format!("the relay gives no path: {} after '{challenge}'", granted.what))),
+        "" => Err(io::Error::other(format!("AUTH answered {} without Use-Path; challenge was '{challenge}'", granted.what))),
         path => Ok(path.to_owned()),
     }
 }
 
-/// Waits for the answer for longer than any test pauses the relay.
-fn answer(reader: &mut Reader, id: &str) -> io::Result<Frame> {
-    let asked = Instant::now();
-    while asked.elapsed() < Duration::from_secs(30) {
+/// Waits for the response to a transaction, for longer than any test suspends the relay.
+fn response(reader: &mut Reader, id: &str) -> io::Result<Frame> {
+    let started = Instant::now();
+    while started.elapsed() < Duration::from_secs(30) {
         match reader.next(Duration::from_millis(100))? {
             Some(frame) if frame.id == id && frame.status() != 0 => return Ok(frame),
             _ => {}
@@ -41,7 +41,7 @@ fn answer(reader: &mut Reader, id: &str) -> io::Result<Frame> {
     Err(io::ErrorKind::TimedOut.into())
 }
 
-/// The answer to a challenge (RFC 2617, 3.2.2).
+/// Returns the Authorization value for a Digest challenge (RFC 2617, 3.2.2).
 fn credentials(challenge: &str, uri: &str) -> String {
     let value = |name: &str| {
         let at = challenge.find(&format!("{name}=\"")).map_or("", |at| &challenge[at + name.len() + 2..]);

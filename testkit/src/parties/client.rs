@@ -1,4 +1,4 @@
-//! The IM client: invites, binds the MSRP session, takes messages and answers them as it is told.
+//! IM client: invites the IM server, binds the MSRP session, receives messages and reacts to them as configured.
 
 use super::auth::use_path;
 use super::msrp::{Frame, Reader, Writer, connection};
@@ -7,40 +7,40 @@ use crate::{CLIENT, Events, PROXY, unique};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
-/// How the client behaves.
+/// Behaviour of a client.
 #[derive(Clone)]
 pub struct Options {
-    /// Where the proxy takes SIP.
+    /// SIP address of the proxy.
     pub proxy: SocketAddr,
-    /// Where the relay takes MSRP.
+    /// MSRP address of the relay.
     pub relay: SocketAddr,
-    /// Its name and port in the URIs that it gives.
+    /// Host and port of the relay in the URIs that it assigns.
     pub relay_name: String,
-    /// Whose messages: P-Asserted-Identity and From.
+    /// URI in From and P-Asserted-Identity.
     pub identity: String,
-    /// Whether the relay stands in the client's path too: every frame then passes it twice.
+    /// Puts the relay into the client's path as well: every frame then passes it twice.
     pub via_relay: bool,
-    /// The path of its description, in place of one made of its connection.
+    /// `a=path` of the offer; `None`: derived from the MSRP connection.
     pub path: Option<String>,
-    /// Asks the relay for that URI in its path (RFC 4976), instead of naming one.
+    /// With `via_relay`: obtains the relay's URI by AUTH (RFC 4976) instead of making one up.
     pub authenticates: bool,
-    /// Whether responses carry the whole path.
+    /// Sends responses with the complete path as To-Path.
     pub whole_path: bool,
-    /// Whether the INVITE carries P-Asserted-Identity: without it only From names the subscriber.
+    /// Sends P-Asserted-Identity; without it, only From names the subscriber.
     pub asserted: bool,
-    /// How long a 200 waits for its ACK: the server sends it again meanwhile (RFC 3261, 13.3.1.4).
+    /// Delay of the ACK to a 200. The server retransmits the 200 meanwhile (RFC 3261, 13.3.1.4).
     pub acknowledges_after: Duration,
-    /// Number that Call-ID and tag are made of; `None`: one that no other has. With the number of another client its
-    /// INVITE comes once more, in a transaction of its own.
+    /// Number in Call-ID and From tag; `None`: a unique one. With the number of another client, the same INVITE is sent
+    /// in a second transaction.
     pub number: Option<u64>,
-    /// The Call-ID, in place of one made of that number.
+    /// Call-ID; `None`: derived from `number`.
     pub call_id: Option<String>,
-    /// More header lines of the INVITE.
+    /// Additional headers of the INVITE.
     pub headers: Vec<(String, String)>,
 }
 
 impl Options {
-    /// A client of this identity.
+    /// Default behaviour for this identity.
     pub fn new(proxy: SocketAddr, relay: SocketAddr, identity: &str) -> Options {
         Options {
             proxy,
@@ -60,44 +60,43 @@ impl Options {
     }
 }
 
-/// What the client does with a SEND.
+/// Reaction to a SEND.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reaction {
-    /// Answers with this status.
+    /// Sends a response with this status.
     Answer(u16),
-    /// Says nothing.
+    /// Sends no response.
     Silence,
 }
 
-/// A message as far as it came.
+/// A completely or partly received message.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Got {
-    /// Message-ID.
+pub struct ReceivedMessage {
+    /// Message-ID header.
     pub message_id: String,
-    /// Octets, those that came again not counted.
+    /// Octets received, repeated ones not counted.
     pub octets: usize,
-    /// Whether every octet came, in whatever order.
+    /// Whether every octet was received, in any order.
     pub complete: bool,
-    /// Whether the server gave it up (`#`).
-    pub given_up: bool,
-    /// What came: first octets and those behind the last, in order, none touching another.
+    /// Whether the server aborted it (`#`).
+    pub aborted: bool,
+    /// Received ranges as (start, end), end exclusive; sorted, neither overlapping nor adjacent.
     parts: Vec<(usize, usize)>,
-    /// Octets of the whole message, once known.
+    /// Size of the message in octets, once known.
     total: Option<usize>,
 }
 
-impl Got {
-    fn new(message_id: &str) -> Got {
+impl ReceivedMessage {
+    fn new(message_id: &str) -> ReceivedMessage {
         let (message_id, parts) = (message_id.to_owned(), Vec::new());
-        Got { message_id, octets: 0, complete: false, given_up: false, parts, total: None }
+        ReceivedMessage { message_id, octets: 0, complete: false, aborted: false, parts, total: None }
     }
 
-    /// Takes a chunk. Whether the message has come to an end by it: by its last missing octet, by all of it coming
-    /// once more, or by the server's giving it up.
+    /// Adds a chunk. Returns whether it ends the message: the last missing octet, the end of a repetition, or an abort.
     fn add(&mut self, chunk: &Frame) -> bool {
         let (start, total) = chunk.byte_range();
         let end = start.saturating_add(chunk.body.as_ref().map_or(0, Vec::len));
-        self.given_up |= chunk.flag == '#';
+        self.aborted |= chunk.flag == '#';
         self.total = self.total.or(total).or((chunk.flag == '$').then_some(end.saturating_sub(1)));
         self.parts.push((start, end));
         self.parts.sort_unstable();
@@ -112,25 +111,25 @@ impl Got {
     }
 }
 
-/// How a retrieval went.
+/// Result of a retrieval.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outcome {
-    /// Final status of the INVITE; 408: none came.
+    /// Final status of the INVITE; 408 on timeout.
     pub status: u16,
-    /// Messages, in the order in which they began to come.
-    pub messages: Vec<Got>,
-    /// Status of the BYE; 0: there was nothing to end.
+    /// Messages, ordered by their first chunk.
+    pub messages: Vec<ReceivedMessage>,
+    /// Status of the BYE; 0 if no dialog was established.
     pub bye: u16,
 }
 
-/// A retrieval from the client's side.
+/// An IM client with its MSRP connection and at most one dialog.
 pub struct ImClient {
     options: Options,
     events: Events,
     transport: Transport,
     reader: Reader,
     writer: Writer,
-    /// Call-ID.
+    /// Call-ID of the dialog.
     pub call_id: String,
     own_path: String,
     server_path: String,
@@ -140,19 +139,19 @@ pub struct ImClient {
 }
 
 impl ImClient {
-    /// Connects to the relay; sends nothing yet.
+    /// Connects to the relay. Sends nothing yet.
     pub fn new(options: Options, events: Events) -> std::io::Result<ImClient> {
         let (reader, writer) = connection(TcpStream::connect(options.relay)?)?;
         ImClient::on(reader, writer, options, events)
     }
 
-    /// One more client on this one's connection to the relay. Both read from it: only one may be waiting at a time.
-    pub fn beside(&self, options: Options) -> std::io::Result<ImClient> {
-        ImClient::on(self.reader.beside()?, self.writer.clone(), options, self.events.clone())
+    /// Returns another client on the same MSRP connection. Only one of them may read at a time.
+    pub fn on_same_connection(&self, options: Options) -> std::io::Result<ImClient> {
+        ImClient::on(self.reader.second()?, self.writer.clone(), options, self.events.clone())
     }
 
     fn on(reader: Reader, writer: Writer, options: Options, events: Events) -> std::io::Result<ImClient> {
-        // The path must carry the connection's own port: the relay finds a connection by its address.
+        // The relay finds the connection by the address in the path.
         let own = reader.local_address()?;
         let transport = Transport::on(&UdpSocket::bind((own.ip(), 0))?)?;
         let number = options.number.unwrap_or_else(unique);
@@ -196,20 +195,20 @@ impl ImClient {
         })
     }
 
-    /// Sends the INVITE once.
+    /// Sends the INVITE once. Errors are ignored: it is retransmitted.
     pub fn send_invite(&self) {
         self.events.add(CLIENT, PROXY, "INVITE");
-        // What is lost is sent again.
         let _ = self.transport.send(&self.invite, self.options.proxy);
     }
 
-    /// Sends the INVITE and waits for the final response; acknowledges it. Its status, 408 when none comes.
+    /// Sends the INVITE, waits for the final response and acknowledges it. Returns its status, 408 on timeout.
     pub fn invite(&mut self) -> u16 {
         self.send_invite();
         self.final_response(Duration::from_secs(10))
     }
 
-    /// Waits for the final response to the INVITE, sending it again as RFC 3261 wants.
+    /// Waits for the final response to the INVITE, retransmitting it until a provisional response arrives. Returns its
+    /// status, 408 on timeout.
     pub fn final_response(&mut self, within: Duration) -> u16 {
         let started = Instant::now();
         let mut provisional = false;
@@ -222,15 +221,15 @@ impl ImClient {
             };
             match answer.status() {
                 100..200 => provisional = true,
-                // A late copy of an earlier answer has another CSeq.
+                // A late copy of an earlier response has a different CSeq.
                 status @ 200.. if answer.header("CSeq") == self.invite.header("CSeq") => {
                     self.events.add(PROXY, CLIENT, format!("{status}"));
                     self.server_path = path_of(&answer.body);
                     if status < 300 {
-                        self.let_the_answer_come_again();
+                        self.delay_ack();
                     }
                     self.acknowledge(&answer);
-                    // The route set is that of the first answer (RFC 3261, 12.2).
+                    // The first response fixes the route set (RFC 3261, 12.2).
                     self.answer.get_or_insert(answer);
                     return status;
                 }
@@ -240,7 +239,7 @@ impl ImClient {
         408
     }
 
-    /// The next message of this call within the time. Who had the port before may still be sent something.
+    /// Waits for the next message of this call. Messages for a previous owner of the port are skipped.
     fn receive(&self, within: Duration) -> Option<Message> {
         let started = Instant::now();
         while let Some(left) = within.checked_sub(started.elapsed()) {
@@ -252,11 +251,12 @@ impl ImClient {
         None
     }
 
-    fn let_the_answer_come_again(&self) {
+    /// Receives retransmissions of the 200 until the ACK is due.
+    fn delay_ack(&self) {
         let started = Instant::now();
         while let Some(left) = self.options.acknowledges_after.checked_sub(started.elapsed()) {
-            let again = self.receive(left).filter(|answer| answer.status() == 200);
-            again.inspect(|_| self.events.add(PROXY, CLIENT, "200 again"));
+            let copy = self.receive(left).filter(|answer| answer.status() == 200);
+            copy.inspect(|_| self.events.add(PROXY, CLIENT, "200 (retransmission)"));
         }
     }
 
@@ -266,7 +266,7 @@ impl ImClient {
                 let cseq = answer.header("CSeq").split(' ').next().and_then(|number| number.parse().ok());
                 self.in_dialog("ACK", answer, cseq.unwrap_or(self.cseq))
             }
-            // The ACK of a refusal belongs to the INVITE's transaction.
+            // The ACK to a non-2xx response is part of the INVITE transaction.
             _ => {
                 let mut ack = self.invite.clone();
                 ack.start = ack.start.replacen("INVITE", "ACK", 1);
@@ -284,7 +284,7 @@ impl ImClient {
         let _ = self.transport.send(&ack, self.options.proxy);
     }
 
-    /// A request in the dialog.
+    /// Builds a request within the dialog that `answer` established.
     fn in_dialog(&self, method: &str, answer: &Message, cseq: u32) -> Message {
         let target = uri_of(answer.header("Contact"));
         let mut request = Message { start: format!("{method} {target} SIP/2.0"), ..Message::default() }
@@ -301,32 +301,32 @@ impl ImClient {
             .with("Contact", format!("<sip:client@{}>", self.transport.address()))
     }
 
-    /// Invites again in the dialog; the status of the answer.
-    pub fn invite_again(&mut self) -> u16 {
-        let answer = self.answer.clone().expect("there is a dialog");
+    /// Sends a re-INVITE. Returns the status of the response.
+    pub fn reinvite(&mut self) -> u16 {
+        let answer = self.answer.clone().expect("the dialog is established");
         self.cseq += 1;
-        let mut again = self.in_dialog("INVITE", &answer, self.cseq);
-        again.body = self.invite.body.clone();
-        let before = std::mem::replace(&mut self.invite, again);
+        let mut reinvite = self.in_dialog("INVITE", &answer, self.cseq);
+        reinvite.body = self.invite.body.clone();
+        let before = std::mem::replace(&mut self.invite, reinvite);
         self.send_invite();
         let status = self.final_response(Duration::from_secs(5));
         self.invite = before;
         status
     }
 
-    /// Invites again in the dialog with another path; the status of the answer.
-    pub fn move_to(&mut self, path: &str) -> u16 {
+    /// Sends a re-INVITE with another `a=path`. Returns the status of the response.
+    pub fn reinvite_with_path(&mut self, path: &str) -> u16 {
         path.clone_into(&mut self.own_path);
         self.invite.body = description(path);
-        self.invite_again()
+        self.reinvite()
     }
 
-    /// Binds the MSRP session by an empty SEND (RFC 4975, 5.4).
+    /// Binds the MSRP session with an empty SEND (RFC 4975, 5.4).
     pub fn bind(&mut self) {
         let id = format!("tr{}", unique());
         let lines = self.paths() + &format!("Message-ID: bind{}\r\nByte-Range: 1-0/0\r\n", unique());
         self.events.add(CLIENT, PROXY, "SEND (binds the session)");
-        // A relay that is gone is seen by what does not come.
+        // A lost connection shows when nothing arrives.
         let _ = self.writer.request(&id, "SEND", &lines, None, '$');
     }
 
@@ -338,7 +338,7 @@ impl ImClient {
         format!("To-Path: {relayed}{}\r\nFrom-Path: {own}\r\n", self.server_path)
     }
 
-    /// Session id of the first hop to the server.
+    /// Returns the session-id in the first URI of the server's path.
     pub fn peer_session(&self) -> String {
         let first = self.server_path.split(' ').next().unwrap_or_default();
         first.rsplit('/').next().and_then(|rest| rest.split(';').next()).unwrap_or_default().to_owned()
@@ -348,7 +348,7 @@ impl ImClient {
         self.own_path.rsplit(' ').next().unwrap_or_default().to_owned()
     }
 
-    /// The next SEND with content within the time, not answered yet.
+    /// Waits for the next SEND. Does not respond to it.
     pub fn next_send(&mut self, within: Duration) -> Option<Frame> {
         let started = Instant::now();
         while started.elapsed() < within {
@@ -362,21 +362,21 @@ impl ImClient {
         None
     }
 
-    /// Answers a SEND.
+    /// Responds to a SEND.
     pub fn answer(&self, frame: &Frame, code: u16) {
         self.events.add(CLIENT, PROXY, format!("{code}"));
         let whole = self.options.whole_path;
-        // A relay that is gone is seen by what does not come.
+        // A lost connection shows when nothing arrives.
         let _ = self.writer.answer(frame, code, &self.own_uri(), whole);
     }
 
-    /// Sends a message of its own in one frame, as the IM server of an RCS push does; the status that the next hop
-    /// answers, 408 when none comes.
+    /// Sends a message in one frame, as the IM server of an RCS push does. Returns the status from the next hop, 408 on
+    /// timeout.
     pub fn deliver(&mut self, message_id: &str, body: &[u8]) -> u16 {
         let (id, octets) = (format!("tr{}", unique()), body.len());
         let range = format!("Message-ID: {message_id}\r\nByte-Range: 1-{octets}/{octets}\r\n");
         self.events.add(CLIENT, PROXY, format!("SEND {octets} octets $"));
-        self.writer.request(&id, "SEND", &(self.paths() + &range), Some(body), '$').expect("the relay takes a frame");
+        self.writer.request(&id, "SEND", &(self.paths() + &range), Some(body), '$').expect("the relay accepts the frame");
         let started = Instant::now();
         while started.elapsed() < Duration::from_secs(5) {
             match self.reader.next(Duration::from_millis(100)) {
@@ -393,15 +393,15 @@ impl ImClient {
         let id = format!("tr{}", unique());
         let lines = self.paths()
             + &format!("Message-ID: {message_id}\r\nByte-Range: 1-{octets}/{octets}\r\nStatus: 000 {code} -\r\n");
-        self.writer.request(&id, "REPORT", &lines, None, '$').expect("the relay takes a report");
+        self.writer.request(&id, "REPORT", &lines, None, '$').expect("the relay accepts the REPORT");
     }
 
-    /// Takes this many whole messages and reacts to each chunk; Message-IDs and octets of what came.
+    /// As [`collect`](Self::collect), but returns only Message-ID and octets of each message.
     pub fn take(&mut self, count: usize, reaction: Reaction) -> Vec<(String, usize)> {
-        self.collect(count, reaction).into_iter().map(|got| (got.message_id, got.octets)).collect()
+        self.collect(count, reaction).into_iter().map(|message| (message.message_id, message.octets)).collect()
     }
 
-    /// A whole retrieval: INVITE, binding, this many messages and the reaction to each chunk of them, BYE.
+    /// Runs a complete retrieval: INVITE, binding SEND, `count` messages, BYE.
     pub fn retrieve(&mut self, count: usize, reaction: Reaction) -> Outcome {
         let status = self.invite();
         if status >= 300 {
@@ -412,16 +412,16 @@ impl ImClient {
         Outcome { status, messages, bye: self.bye() }
     }
 
-    /// Takes this many messages to their end and reacts to each chunk. Less when nothing comes for five seconds.
-    pub fn collect(&mut self, count: usize, reaction: Reaction) -> Vec<Got> {
-        let mut messages: Vec<Got> = Vec::new();
+    /// Receives until `count` messages have ended, reacting to each chunk. Stops early after 5 s without a frame.
+    pub fn collect(&mut self, count: usize, reaction: Reaction) -> Vec<ReceivedMessage> {
+        let mut messages: Vec<ReceivedMessage> = Vec::new();
         let mut ended = 0;
         while ended < count {
             let Some(frame) = self.next_send(Duration::from_secs(5)) else { break };
             let id = frame.header("Message-ID");
-            let at = messages.iter().position(|got| got.message_id == id).unwrap_or(messages.len());
+            let at = messages.iter().position(|message| message.message_id == id).unwrap_or(messages.len());
             if at == messages.len() {
-                messages.push(Got::new(id));
+                messages.push(ReceivedMessage::new(id));
             }
             ended += usize::from(messages[at].add(&frame));
             let wanted = !matches!(frame.header("Failure-Report"), "no" | "partial");
@@ -432,12 +432,12 @@ impl ImClient {
         messages
     }
 
-    /// Ends the session; the status of the answer.
+    /// Sends a BYE. Returns the status of the response, 408 on timeout, 0 without a dialog.
     pub fn bye(&mut self) -> u16 {
         self.bye_in_copies(1)
     }
 
-    /// Ends the session by a BYE that the network multiplies; the status of the answer.
+    /// As [`bye`](Self::bye), with every BYE duplicated by the network.
     pub fn bye_in_copies(&mut self, copies: usize) -> u16 {
         let Some(answer) = self.answer.clone() else { return 0 };
         self.cseq += 1;
@@ -451,8 +451,8 @@ impl ImClient {
             while started.elapsed() < Duration::from_secs(1) {
                 match self.receive(Duration::from_millis(500)) {
                     Some(answer) if answer.method() == "BYE" => return answer.status(),
-                    // Its ACK was lost.
-                    Some(again) if again.method() == "INVITE" && again.status() == 200 => self.acknowledge(&again),
+                    // A retransmitted 200: the ACK was lost.
+                    Some(copy) if copy.method() == "INVITE" && copy.status() == 200 => self.acknowledge(&copy),
                     _ => {}
                 }
             }
@@ -460,13 +460,13 @@ impl ImClient {
         408
     }
 
-    /// Waits for a provisional response, which a CANCEL has to wait for (RFC 3261, 9.1).
+    /// Waits for a provisional response, which must precede a CANCEL (RFC 3261, 9.1).
     pub fn provisional(&self, within: Duration) -> bool {
         let answer = self.receive(within);
         answer.is_some_and(|answer| (100..200).contains(&answer.status()))
     }
 
-    /// Waits until the other side rings.
+    /// Waits for a 180.
     pub fn ringing(&self, within: Duration) -> bool {
         let started = Instant::now();
         let left = || within.checked_sub(started.elapsed());
@@ -492,23 +492,23 @@ impl ImClient {
         let _ = self.transport.send(&cancel, self.options.proxy);
     }
 
-    /// Where it takes SIP.
+    /// Returns the SIP address of this client.
     pub fn address(&self) -> SocketAddr {
         self.transport.address()
     }
 
-    /// Path of the client's own end, and of the server's once it has answered, as they stand in the descriptions.
+    /// Returns the `a=path` values of the client and, once it has answered, of the server.
     pub fn msrp_paths(&self) -> (&str, &str) {
         (&self.own_path, &self.server_path)
     }
 
-    /// Writes octets as they are on its MSRP connection.
+    /// Writes raw bytes to the MSRP connection.
     pub fn write_raw(&self, bytes: &[u8]) {
-        // A relay that is gone is seen by what does not come.
+        // A lost connection shows when nothing arrives.
         let _ = self.writer.raw(bytes);
     }
 
-    /// Drops the MSRP connection without a word.
+    /// Closes the MSRP connection.
     pub fn drop_connection(&self) {
         self.writer.drop_connection();
     }

@@ -1,50 +1,50 @@
-//! As much MSRP (RFC 4975) over TCP as an IM client and an IM server need.
+//! MSRP (RFC 4975) over TCP, as far as an IM client and an IM server need it.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-/// A frame that came in.
+/// A received frame.
 #[derive(Clone, Debug)]
 pub struct Frame {
     /// Transaction id.
     pub id: String,
-    /// Method, or status and comment.
+    /// Method of a request, status code and comment of a response.
     pub what: String,
-    /// Headers.
+    /// Header names and values, in order.
     pub headers: Vec<(String, String)>,
-    /// Body; `None`: no Content-Type.
+    /// Body; `None` without Content-Type.
     pub body: Option<Vec<u8>>,
-    /// Flag of the end-line.
+    /// Continuation flag of the end-line.
     pub flag: char,
 }
 
 impl Frame {
-    /// Status of a response; 0 for a request.
+    /// Returns the status of a response, 0 for a request.
     pub fn status(&self) -> u16 {
         self.what.get(..3).and_then(|code| code.parse().ok()).unwrap_or(0)
     }
 
-    /// A header's value, or nothing.
+    /// Returns the value of a header, empty if it is missing.
     pub fn header(&self, name: &str) -> &str {
         let found = self.headers.iter().find(|(known, _)| known.eq_ignore_ascii_case(name));
         found.map_or("", |(_, value)| value)
     }
 
-    /// Whether it is a SEND with content.
+    /// Returns whether this is a SEND with content.
     pub fn is_content(&self) -> bool {
         self.what == "SEND" && self.body.is_some()
     }
 
-    /// First octet and octets of the whole message, as far as Byte-Range says (RFC 4975, 9).
+    /// Returns the number of the first octet and, if known, the size of the message, from Byte-Range (RFC 4975, 9).
     pub fn byte_range(&self) -> (usize, Option<usize>) {
         let (range, total) = self.header("Byte-Range").split_once('/').unwrap_or_default();
         let start = range.split('-').next().and_then(|start| start.parse().ok()).unwrap_or(1);
         (start, total.parse().ok())
     }
 
-    /// Cuts the first whole frame off the buffer.
+    /// Removes the first complete frame from the buffer.
     fn take(buffer: &mut Vec<u8>) -> Option<Frame> {
         let head_end = find(buffer, b"\r\n")?;
         let start = String::from_utf8_lossy(&buffer[..head_end]).into_owned();
@@ -62,7 +62,7 @@ impl Frame {
         };
         let inner = buffer[head_end + 2..end].to_vec();
         buffer.drain(..end + end_line.len() + 3);
-        // Headers alone end with the CRLF before the end-line.
+        // Without a body, the headers end with the CRLF before the end-line.
         let (head, body) = match find(&inner, b"\r\n\r\n") {
             Some(at) => (&inner[..at], inner.get(at + 4..inner.len().saturating_sub(2))),
             None => (&inner[..], None),
@@ -80,47 +80,47 @@ fn find(text: &[u8], wanted: &[u8]) -> Option<usize> {
     text.windows(wanted.len()).position(|window| window == wanted)
 }
 
-/// What a peer may send without the end of a frame; a relay passes 14 KB at most.
-const LONGEST_FRAME: usize = 1 << 20;
+/// Largest accepted frame, in octets. Relays pass at most 14 KB.
+const FRAME_OCTETS_MAX: usize = 1 << 20;
 
-/// One direction of a TCP connection each: the reader is one thread's, the writer everyone's.
+/// Receiving side of a connection, used by one thread.
 pub struct Reader {
     stream: Arc<TcpStream>,
     buffer: Vec<u8>,
 }
 
-/// Writes whole frames.
+/// Sending side of a connection, shared by clones; frames are written whole.
 #[derive(Clone)]
 pub struct Writer(Arc<Mutex<Arc<TcpStream>>>);
 
-/// Both ends of a connection.
+/// Splits a TCP connection into its two directions.
 pub fn connection(stream: TcpStream) -> io::Result<(Reader, Writer)> {
     stream.set_nodelay(true)?;
-    // One descriptor for both directions: thousands of parties live in one process.
+    // Both directions share one descriptor, because one process runs thousands of parties.
     let stream = Arc::new(stream);
     let writer = Writer(Arc::new(Mutex::new(Arc::clone(&stream))));
     Ok((Reader { stream, buffer: Vec::new() }, writer))
 }
 
 impl Reader {
-    /// Address of this end.
+    /// Returns the local address.
     pub fn local_address(&self) -> io::Result<SocketAddr> {
         self.stream.local_addr()
     }
 
-    /// Another reader of the same connection; what this one has begun to read stays with it.
-    pub fn beside(&self) -> io::Result<Reader> {
+    /// Returns a second reader of the same connection. A partly read frame stays with this one.
+    pub fn second(&self) -> io::Result<Reader> {
         Ok(Reader { stream: Arc::clone(&self.stream), buffer: Vec::new() })
     }
 
-    /// The next frame within the time. `Ok(None)`: none yet. An error: the connection is gone.
+    /// Waits for the next frame. Returns `Ok(None)` on timeout and an error once the connection is closed.
     pub fn next(&mut self, within: Duration) -> io::Result<Option<Frame>> {
         self.stream.set_read_timeout(Some(within.max(Duration::from_millis(1))))?;
         loop {
             if let Some(frame) = Frame::take(&mut self.buffer) {
                 return Ok(Some(frame));
             }
-            if self.buffer.len() > LONGEST_FRAME {
+            if self.buffer.len() > FRAME_OCTETS_MAX {
                 return Err(io::ErrorKind::InvalidData.into());
             }
             let mut piece = [0; 16_384];
@@ -137,18 +137,18 @@ impl Reader {
 }
 
 impl Writer {
-    /// Writes bytes as they are.
+    /// Writes raw bytes.
     pub fn raw(&self, bytes: &[u8]) -> io::Result<()> {
         let stream = self.0.lock().expect("no holder panics");
         (&**stream).write_all(bytes)
     }
 
-    /// Drops the connection without a word.
+    /// Closes the connection.
     pub fn drop_connection(&self) {
         let _ = self.0.lock().expect("no holder panics").shutdown(std::net::Shutdown::Both);
     }
 
-    /// A request with these header lines (each with its CRLF).
+    /// Sends a request; `lines` are its header lines, each with CRLF.
     pub fn request(&self, id: &str, method: &str, lines: &str, body: Option<&[u8]>, flag: char) -> io::Result<()> {
         let mut bytes = format!("MSRP {id} {method}\r\n{lines}").into_bytes();
         if let Some(body) = body {
@@ -160,7 +160,7 @@ impl Writer {
         self.raw(&bytes)
     }
 
-    /// Answers a request, to the hop before (RFC 4975, 7.2), or with `whole` along the whole path, as some do.
+    /// Sends a response with the previous hop as To-Path (RFC 4975, 7.2); with `whole`, the complete path, as some clients do.
     pub fn answer(&self, to: &Frame, code: u16, own: &str, whole: bool) -> io::Result<()> {
         let path = to.header("From-Path");
         let path = if whole { path } else { path.split(' ').next().unwrap_or_default() };

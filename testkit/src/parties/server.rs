@@ -1,4 +1,4 @@
-//! The IM server: has stored messages, and sends them by MSRP SEND to whoever has invited it and bound the session.
+//! IM server: accepts INVITEs and, once the MSRP session is bound, sends its stored messages.
 
 use super::auth::use_path;
 use super::msrp::{Reader, Writer, connection};
@@ -12,44 +12,44 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// How long it waits for a response of the next hop.
-const RESPONSE_TIME: Duration = Duration::from_secs(5);
+/// Time to wait for a response from the next hop.
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How the server behaves.
+/// Behaviour of a server.
 #[derive(Clone)]
 pub struct Options {
-    /// Where the relay takes MSRP: stands before the server in its path.
+    /// MSRP address of the relay, which precedes the server in its path.
     pub relay: SocketAddr,
-    /// Its name and port in the URIs that it gives.
+    /// Host and port of the relay in the URIs that it assigns.
     pub relay_name: String,
     /// Stored messages, each with its Message-ID.
     pub messages: Vec<(String, Vec<u8>)>,
-    /// Octets of a chunk at most. Kamailio relays frames up to 14 KB.
+    /// Maximum octets per chunk. Kamailio relays frames of up to 14 KB.
     pub chunk: usize,
-    /// Failure-Report header, if any.
+    /// Failure-Report header of every SEND.
     pub failure_report: Option<&'static str>,
-    /// Whether REPORTs of success are asked for.
+    /// Sends Success-Report: yes.
     pub success_report: bool,
-    /// Whether the next chunk goes without waiting for the response.
+    /// Sends the next chunk without waiting for a response.
     pub pipeline: bool,
-    /// What each message takes on its way, on top of loopback: a network.
+    /// Delay before each message, to simulate a network.
     pub pace: Duration,
-    /// Sends the chunks of a message from the last to the first.
+    /// Sends the chunks of a message in reverse order.
     pub backwards: bool,
-    /// Gives each message of more than one chunk up (`#`) after the first.
+    /// Aborts (`#`) each message of more than one chunk after the first.
     pub abort: bool,
-    /// Status of its answer to a SEND with content: it is the one who is called in an RCS push.
+    /// Status of responses to a SEND with content, for RCS push, in which the server receives.
     pub answers: u16,
-    /// Sends every message twice, with the same Message-ID.
+    /// Sends every message twice with the same Message-ID.
     pub twice: bool,
-    /// Rings and never answers; a CANCEL ends it.
+    /// Answers INVITEs with 180 only; a CANCEL ends them.
     pub rings: bool,
-    /// Asks the relay for a URI of its own for each session (RFC 4976), instead of naming one.
+    /// Obtains a URI of the relay for each session by AUTH (RFC 4976) instead of making one up.
     pub authenticates: bool,
 }
 
 impl Options {
-    /// A server behind this relay that sends these texts.
+    /// Default behaviour, with one stored message per text.
     pub fn new(relay: SocketAddr, texts: &[&str]) -> Options {
         let messages = texts.iter().map(|text| (format!("msg{}", unique()), text.as_bytes().to_vec()));
         Options {
@@ -71,24 +71,24 @@ impl Options {
     }
 }
 
-/// One retrieval as the server sees it.
+/// A dialog and its MSRP session.
 struct Session {
-    /// The relay's URI for it.
+    /// URI of the relay.
     relay: String,
     client_path: String,
     bound: AtomicBool,
-    over: AtomicBool,
+    closed: AtomicBool,
 }
 
-/// Messages, by the local part of the Call-ID and by Message-ID.
+/// Messages by local part of the Call-ID and Message-ID.
 pub type Messages = HashSet<(String, String)>;
 
-/// What the next hop has said of messages that were sent with a response wanted.
+/// Responses of the next hop to messages that were sent with a response required.
 #[derive(Clone, Default)]
-pub struct Told {
-    /// It took them: they have passed.
+pub struct Deliveries {
+    /// Answered with 2xx: relayed.
     pub passed: Messages,
-    /// It said nothing: they have passed, or not.
+    /// Not answered: relayed or lost.
     pub unanswered: Messages,
 }
 
@@ -97,28 +97,28 @@ struct Shared {
     events: Events,
     own: SocketAddr,
     sessions: Mutex<HashMap<String, Arc<Session>>>,
-    /// Who waits for the response to a request, by transaction id.
+    /// Channels that wait for the response to a SEND, by transaction id.
     waiting: Mutex<HashMap<String, Sender<u16>>>,
-    /// Every MSRP connection it has taken.
+    /// Accepted MSRP connections, oldest first.
     connections: Mutex<Vec<Writer>>,
     invites: AtomicUsize,
     refused: AtomicUsize,
-    told: Mutex<Told>,
-    /// SENDs whose responses are not noted yet.
-    awaited: AtomicUsize,
+    deliveries: Mutex<Deliveries>,
+    /// SENDs without a recorded outcome.
+    unresolved: AtomicUsize,
     stop: AtomicBool,
 }
 
-/// A running IM server; stops when it is dropped.
+/// A running IM server; dropping it stops it.
 pub struct ImServer {
-    /// Where it takes SIP.
+    /// SIP address.
     pub sip: SocketAddr,
     shared: Arc<Shared>,
     serves_sip: Option<thread::JoinHandle<()>>,
 }
 
 impl ImServer {
-    /// Starts a server that takes SIP on this socket, and MSRP on a free port.
+    /// Starts a server with SIP on this socket and MSRP on a free port.
     pub fn start(socket: &UdpSocket, options: Options, events: Events) -> std::io::Result<ImServer> {
         let transport = Transport::on(socket)?;
         let listener = TcpListener::bind((transport.address().ip(), 0))?;
@@ -131,8 +131,8 @@ impl ImServer {
             connections: Mutex::default(),
             invites: AtomicUsize::new(0),
             refused: AtomicUsize::new(0),
-            told: Mutex::default(),
-            awaited: AtomicUsize::new(0),
+            deliveries: Mutex::default(),
+            unresolved: AtomicUsize::new(0),
             stop: AtomicBool::new(false),
         });
         let sip = transport.address();
@@ -142,29 +142,29 @@ impl ImServer {
         Ok(ImServer { sip, shared, serves_sip })
     }
 
-    /// INVITEs seen, retransmissions not counted.
+    /// Returns the number of INVITEs received, retransmissions not counted.
     pub fn invites(&self) -> usize {
         self.shared.invites.load(Ordering::Relaxed)
     }
 
-    /// SENDs that were refused by a 4xx or 5xx.
+    /// Returns the number of SENDs answered with 4xx or 5xx.
     pub fn refused(&self) -> usize {
         self.shared.refused.load(Ordering::Relaxed)
     }
 
-    /// Writes bytes as they are on the newest of its MSRP connections. An error: there is none any more.
+    /// Writes raw bytes to the newest MSRP connection. Fails if it is closed or there is none.
     pub fn write_raw(&self, bytes: &[u8]) -> std::io::Result<()> {
         let connections = self.shared.connections.lock().expect("no holder panics");
         connections.last().map_or(Err(std::io::ErrorKind::NotConnected.into()), |newest| newest.raw(bytes))
     }
 
-    /// What became of its messages so far; `None`: some wait for their responses.
-    pub fn told(&self) -> Option<Told> {
-        let is_at_rest = self.shared.awaited.load(Ordering::Relaxed) == 0;
-        is_at_rest.then(|| self.shared.told.lock().expect("no holder panics").clone())
+    /// Returns the outcome of all messages so far; `None` while responses are outstanding.
+    pub fn deliveries(&self) -> Option<Deliveries> {
+        let is_complete = self.shared.unresolved.load(Ordering::Relaxed) == 0;
+        is_complete.then(|| self.shared.deliveries.lock().expect("no holder panics").clone())
     }
 
-    /// Message-IDs it has.
+    /// Returns the Message-IDs of the stored messages.
     pub fn message_ids(&self) -> Vec<String> {
         self.shared.options.messages.iter().map(|(id, _)| id.clone()).collect()
     }
@@ -173,9 +173,9 @@ impl ImServer {
 impl Drop for ImServer {
     fn drop(&mut self) {
         self.shared.stop.store(true, Ordering::Relaxed);
-        // Wakes the thread that accepts.
+        // Unblocks the accepting thread.
         let _ = std::net::TcpStream::connect(self.shared.own);
-        // Another server may take over the socket: this one must not answer any more.
+        // Another server may reuse the socket, so this one must have stopped reading it.
         let _ = self.serves_sip.take().map(thread::JoinHandle::join);
     }
 }
@@ -183,9 +183,9 @@ impl Drop for ImServer {
 impl Shared {
     fn serve_sip(&self, transport: &Transport) {
         let contact = format!("<sip:im@{}>", transport.address());
-        // 2xx that have no ACK yet: what, where, when next (RFC 3261, 13.3.1.4).
+        // 2xx without ACK: response, destination, next retransmission (RFC 3261, 13.3.1.4).
         let mut unacknowledged: HashMap<String, (Message, SocketAddr, Instant)> = HashMap::new();
-        // Answers to the INVITEs of each call that is not over, for when an INVITE comes again.
+        // Responses to the INVITEs of each open call, for retransmitted INVITEs.
         let mut answered: HashMap<String, Vec<Message>> = HashMap::new();
         let mut ringing: HashMap<String, Message> = HashMap::new();
         while !self.stop.load(Ordering::Relaxed) {
@@ -242,7 +242,7 @@ impl Shared {
         }
     }
 
-    /// The session id of a call.
+    /// Returns the MSRP session-id of a call.
     fn session_id(call_id: &str) -> String {
         format!("S{}", call_id.split('@').next().unwrap_or_default())
     }
@@ -257,8 +257,8 @@ impl Shared {
         answer
     }
 
-    /// A session with the client at the end of this path. An INVITE in the dialog that has another path than before
-    /// begins a new one (RFC 4975, 5.4); with the same path it changes nothing.
+    /// Opens the session with the client at this path and returns the relay's URI. A re-INVITE with another path starts a
+    /// new session (RFC 4975, 5.4); one with the same path changes nothing.
     fn open(&self, id: &str, client_path: String) -> String {
         let known = self.sessions.lock().expect("no holder panics").get(id).cloned();
         if let Some(session) = known.as_ref().filter(|session| session.client_path == client_path) {
@@ -270,18 +270,18 @@ impl Shared {
         };
         let mut sessions = self.sessions.lock().expect("no holder panics");
         let session =
-            Session { relay: relay.clone(), client_path, bound: AtomicBool::new(false), over: AtomicBool::new(false) };
+            Session { relay: relay.clone(), client_path, bound: AtomicBool::new(false), closed: AtomicBool::new(false) };
         if let Some(old) = sessions.insert(id.to_owned(), Arc::new(session)) {
-            old.over.store(true, Ordering::Relaxed);
+            old.closed.store(true, Ordering::Relaxed);
         }
         relay
     }
 
-    /// The relay's URI for a session: one of its giving, or any.
+    /// Returns the relay's URI for a session: assigned by AUTH, or made up.
     fn relay_uri(&self, id: &str) -> String {
         match self.options.authenticates {
             true => use_path(self.options.relay, &self.options.relay_name, &self.own_uri(id))
-                .expect("the relay gives a path"),
+                .expect("the relay assigns a URI"),
             false => format!("msrp://{}/relay;tcp", self.options.relay),
         }
     }
@@ -292,7 +292,7 @@ impl Shared {
 
     fn end(&self, call_id: &str) {
         if let Some(session) = self.sessions.lock().expect("no holder panics").remove(&Self::session_id(call_id)) {
-            session.over.store(true, Ordering::Relaxed);
+            session.closed.store(true, Ordering::Relaxed);
         }
     }
 
@@ -317,7 +317,7 @@ impl Shared {
             };
             if frame.status() != 0 {
                 let waiting = self.waiting.lock().expect("no holder panics").remove(&frame.id);
-                // Nobody waits for the response to a pipelined chunk, nor for a second one.
+                // Nothing waits for the response to a pipelined chunk or for a second response.
                 let _ = waiting.map(|sender| sender.send(frame.status()));
                 continue;
             }
@@ -339,7 +339,7 @@ impl Shared {
         }
     }
 
-    /// Sends every stored message.
+    /// Sends all stored messages.
     fn send_all(&self, id: &str, session: &Session, writer: &Writer) {
         let times = if self.options.twice { 2 } else { 1 };
         for (message_id, body) in &self.options.messages {
@@ -352,7 +352,7 @@ impl Shared {
         }
     }
 
-    /// Sends one message in chunks. `false`: refused, or the session is over.
+    /// Sends one message in chunks. Returns `false` if it was refused or the session is closed.
     fn send_message(&self, id: &str, session: &Session, writer: &Writer, message_id: &str, body: &[u8]) -> bool {
         let count = body.len().div_ceil(self.options.chunk).max(1);
         let mut order: Vec<usize> = (0..count).collect();
@@ -364,8 +364,8 @@ impl Shared {
             let piece = &body[start..body.len().min(start + self.options.chunk)];
             let flag = if at + 1 == count { '$' } else { '+' };
             if !self.send_chunk(id, session, writer, message_id, (start + 1, body.len()), Some(piece), flag) {
-                // Refused before its end, the message is given up (RFC 4975, 10.5).
-                let refused = flag == '+' && !session.over.load(Ordering::Relaxed);
+                // A message refused before its last chunk is aborted (RFC 4975, 10.5).
+                let refused = flag == '+' && !session.closed.load(Ordering::Relaxed);
                 let _ = refused && self.send_chunk(id, session, writer, message_id, (start + 1, body.len()), None, '#');
                 return false;
             }
@@ -377,7 +377,7 @@ impl Shared {
         true
     }
 
-    #[allow(clippy::too_many_arguments, reason = "a chunk has that many parts")]
+    #[allow(clippy::too_many_arguments, reason = "every part of a chunk varies")]
     fn send_chunk(
         &self,
         id: &str,
@@ -403,22 +403,21 @@ impl Shared {
         }
         let octets = piece.map_or(0, <[u8]>::len);
         self.events.add(SERVER, PROXY, format!("SEND {octets} octets {flag}"));
-        if session.over.load(Ordering::Relaxed) {
+        if session.closed.load(Ordering::Relaxed) {
             return false;
         }
         if self.options.pipeline || self.options.failure_report.is_some() {
             return writer.request(&transaction, "SEND", &lines, piece, flag).is_ok();
         }
         let (sender, response) = channel();
-        self.awaited.fetch_add(1, Ordering::Relaxed);
+        self.unresolved.fetch_add(1, Ordering::Relaxed);
         self.waiting.lock().expect("no holder panics").insert(transaction.clone(), sender);
         let sent = writer.request(&transaction, "SEND", &lines, piece, flag);
-        // The response of the next hop; the message is given up when it does not come.
-        let status = sent.ok().and_then(|()| response.recv_timeout(RESPONSE_TIME).ok());
+        let status = sent.ok().and_then(|()| response.recv_timeout(RESPONSE_TIMEOUT).ok());
         if piece.is_some() {
-            self.note(id, message_id, status);
+            self.record(id, message_id, status);
         }
-        self.awaited.fetch_sub(1, Ordering::Relaxed);
+        self.unresolved.fetch_sub(1, Ordering::Relaxed);
         self.waiting.lock().expect("no holder panics").remove(&transaction);
         let Some(status) = status else { return false };
         if status >= 300 {
@@ -428,19 +427,19 @@ impl Shared {
         status < 300
     }
 
-    fn note(&self, id: &str, message_id: &str, status: Option<u16>) {
+    fn record(&self, id: &str, message_id: &str, status: Option<u16>) {
         let message = (id.trim_start_matches('S').to_owned(), message_id.to_owned());
-        let mut told = self.told.lock().expect("no holder panics");
+        let mut deliveries = self.deliveries.lock().expect("no holder panics");
         match status {
-            Some(200..300) => _ = told.passed.insert(message),
+            Some(200..300) => _ = deliveries.passed.insert(message),
             Some(_) => {}
-            None => _ = told.unanswered.insert(message),
+            None => _ = deliveries.unanswered.insert(message),
         }
     }
 }
 
-/// A thread that needs little of a stack: a server has one for each session.
+/// Starts a thread with a small stack: a server has one per session.
 fn spawn(run: impl FnOnce() + Send + 'static) {
     let thread = thread::Builder::new().stack_size(256 * 1024).spawn(run);
-    thread.expect("the machine has a thread to give");
+    thread.expect("a thread can be started");
 }

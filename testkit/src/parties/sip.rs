@@ -1,22 +1,21 @@
-//! As much SIP (RFC 3261) over UDP as an IM client and an IM server need.
+//! SIP (RFC 3261) over UDP, as far as an IM client and an IM server need it.
 
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::time::Duration;
 
-/// A message, its headers in order.
+/// A request or a response.
 #[derive(Clone, Debug, Default)]
 pub struct Message {
-    /// First line.
+    /// Request line or status line.
     pub start: String,
-    /// Names and values.
+    /// Header names and values, in order.
     pub headers: Vec<(String, String)>,
-    /// Body.
     pub body: String,
 }
 
 impl Message {
-    /// Reads a message.
+    /// Parses a datagram.
     pub fn parse(bytes: &[u8]) -> Option<Message> {
         let text = std::str::from_utf8(bytes).ok()?;
         let (head, body) = text.split_once("\r\n\r\n")?;
@@ -29,7 +28,7 @@ impl Message {
         Some(Message { start, headers: headers.collect(), body: body.to_owned() })
     }
 
-    /// Method of a request, of the CSeq for a response.
+    /// Returns the method: of the request line, or of CSeq in a response.
     pub fn method(&self) -> &str {
         match self.status() {
             0 => self.start.split(' ').next().unwrap_or_default(),
@@ -37,31 +36,31 @@ impl Message {
         }
     }
 
-    /// Status of a response; 0 for a request.
+    /// Returns the status of a response, 0 for a request.
     pub fn status(&self) -> u16 {
         let code = self.start.strip_prefix("SIP/2.0 ").and_then(|rest| rest.get(..3));
         code.and_then(|code| code.parse().ok()).unwrap_or(0)
     }
 
-    /// First value of a header, or nothing.
+    /// Returns the first value of a header, empty if it is missing.
     pub fn header(&self, name: &str) -> &str {
         let found = self.headers.iter().find(|(known, _)| known.eq_ignore_ascii_case(name));
         found.map_or("", |(_, value)| value)
     }
 
-    /// All values of a header.
+    /// Returns all values of a header.
     pub fn all(&self, name: &str) -> Vec<String> {
         let same = self.headers.iter().filter(|(known, _)| known.eq_ignore_ascii_case(name));
         same.map(|(_, value)| value.clone()).collect()
     }
 
-    /// Adds a header.
+    /// Appends a header.
     pub fn with(mut self, name: &str, value: impl Into<String>) -> Message {
         self.headers.push((name.to_owned(), value.into()));
         self
     }
 
-    /// The answer to a request: Via, Record-Route, From, To, Call-ID and CSeq are the request's.
+    /// Returns a response with the Via, Record-Route, From, To, Call-ID and CSeq of this request.
     pub fn answer(&self, code: u16, reason: &str, to_tag: &str) -> Message {
         let mut answer = Message { start: format!("SIP/2.0 {code} {reason}"), ..Message::default() };
         for (name, value) in &self.headers {
@@ -76,7 +75,7 @@ impl Message {
         answer
     }
 
-    /// The bytes.
+    /// Serialises the message.
     pub fn bytes(&self) -> Vec<u8> {
         let mut text = format!("{}\r\n", self.start);
         for (name, value) in &self.headers {
@@ -90,7 +89,7 @@ impl Message {
     }
 }
 
-/// The URI in a name-addr or addr-spec.
+/// Returns the URI in a name-addr or addr-spec.
 pub fn uri_of(value: &str) -> &str {
     match value.split_once('<') {
         Some((_, rest)) => rest.split('>').next().unwrap_or_default(),
@@ -98,33 +97,33 @@ pub fn uri_of(value: &str) -> &str {
     }
 }
 
-/// The tag of a From or To value.
+/// Returns the tag of a From or To value.
 pub fn tag_of(value: &str) -> &str {
     value.split(";tag=").nth(1).and_then(|rest| rest.split(';').next()).unwrap_or_default()
 }
 
-/// A socket that sends and receives messages.
+/// UDP socket that sends and receives messages.
 pub struct Transport {
     socket: UdpSocket,
 }
 
 impl Transport {
-    /// On a socket that somebody else keeps as well, so that its port stays taken.
+    /// Shares the caller's socket, whose port stays bound after this is dropped.
     pub fn on(socket: &UdpSocket) -> io::Result<Transport> {
         Ok(Transport { socket: socket.try_clone()? })
     }
 
-    /// Its address.
+    /// Returns the local address.
     pub fn address(&self) -> SocketAddr {
         self.socket.local_addr().expect("a bound socket has an address")
     }
 
-    /// Sends.
+    /// Sends a message.
     pub fn send(&self, message: &Message, to: SocketAddr) -> io::Result<()> {
         self.socket.send_to(&message.bytes(), to).map(|_| ())
     }
 
-    /// The next message within the time, and where it comes from.
+    /// Waits for the next message. Returns it with its source address.
     pub fn receive(&self, within: Duration) -> Option<(Message, SocketAddr)> {
         self.socket.set_read_timeout(Some(within.max(Duration::from_millis(1)))).ok()?;
         let mut buffer = vec![0; 65_536];
@@ -133,7 +132,7 @@ impl Transport {
     }
 }
 
-/// A description with one MSRP media; its address is the one of the path's last URI, the party itself.
+/// Returns an SDP description with one MSRP media line; host and port are those of the last URI in `path`.
 pub fn description(path: &str) -> String {
     let own = path.rsplit("://").next().and_then(|rest| rest.split('/').next()).unwrap_or_default();
     let (host, port) = own.rsplit_once(':').unwrap_or((own, "9"));
@@ -143,7 +142,7 @@ pub fn description(path: &str) -> String {
     )
 }
 
-/// The path in a description.
+/// Returns the `a=path` value of an SDP description.
 pub fn path_of(description: &str) -> String {
     let line = description.lines().find_map(|line| line.strip_prefix("a=path:"));
     line.unwrap_or_default().trim().to_owned()
