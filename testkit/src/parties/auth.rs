@@ -24,7 +24,10 @@ pub fn use_path(relay: SocketAddr, name: &str, own: &str) -> io::Result<String> 
     let challenge = challenge.header("WWW-Authenticate");
     let granted = auth(&format!("Authorization: {}\r\n", credentials(challenge, &uri)))?;
     match granted.header("Use-Path") {
-        "" => Err(io::Error::other(format!("AUTH answered {} without Use-Path; challenge was '{challenge}'", granted.what))),
+        "" => Err(io::Error::other(format!(
+            "AUTH answered {} without Use-Path; challenge was '{challenge}'",
+            granted.what
+        ))),
         path => Ok(path.to_owned()),
     }
 }

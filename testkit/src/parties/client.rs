@@ -376,7 +376,9 @@ impl ImClient {
         let (id, octets) = (format!("tr{}", unique()), body.len());
         let range = format!("Message-ID: {message_id}\r\nByte-Range: 1-{octets}/{octets}\r\n");
         self.events.add(CLIENT, PROXY, format!("SEND {octets} octets $"));
-        self.writer.request(&id, "SEND", &(self.paths() + &range), Some(body), '$').expect("the relay accepts the frame");
+        self.writer
+            .request(&id, "SEND", &(self.paths() + &range), Some(body), '$')
+            .expect("the relay accepts the frame");
         let started = Instant::now();
         while started.elapsed() < Duration::from_secs(5) {
             match self.reader.next(Duration::from_millis(100)) {

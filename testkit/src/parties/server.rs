@@ -269,8 +269,12 @@ impl Shared {
             None => self.relay_uri(id),
         };
         let mut sessions = self.sessions.lock().expect("no holder panics");
-        let session =
-            Session { relay: relay.clone(), client_path, bound: AtomicBool::new(false), closed: AtomicBool::new(false) };
+        let session = Session {
+            relay: relay.clone(),
+            client_path,
+            bound: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
+        };
         if let Some(old) = sessions.insert(id.to_owned(), Arc::new(session)) {
             old.closed.store(true, Ordering::Relaxed);
         }
