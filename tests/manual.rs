@@ -1,4 +1,5 @@
-//! The manual and the code say the same: parameters, commands, statistics, functions, variables, event routes.
+//! Checks that the documentation and the code agree: parameters, commands, statistics, functions, variables, event
+//! routes, log lines, and the tests that the guarantees name.
 
 use imcharge::admin::commands::COMMANDS;
 use imcharge::admin::metrics;
@@ -15,22 +16,30 @@ fn read(path: &str) -> String {
     fs::read_to_string(&whole).unwrap_or_else(|error| panic!("{}: {error}", whole.display()))
 }
 
-/// The part of the manual under a heading, up to the next one of the same depth.
-fn chapter(title: &str) -> String {
-    let manual = read("README.md");
-    let from = manual.find(&format!("\n## {title}")).unwrap_or_else(|| panic!("the manual has no chapter {title}"));
-    let rest = &manual[from + 4..];
+/// Returns the text of a page under a heading of depth 2, up to the next one of that depth.
+fn chapter(page: &str, title: &str) -> String {
+    let text = read(page);
+    let from = text.find(&format!("\n## {title}")).unwrap_or_else(|| panic!("{page} has no chapter {title}"));
+    let rest = &text[from + 4..];
     rest[..rest.find("\n## ").unwrap_or(rest.len())].to_owned()
 }
 
-/// Headings of a chapter, without number and signature.
+/// Returns the headings of depth 3, without their signature or type.
 fn headings(chapter: &str) -> BTreeSet<String> {
     let lines = chapter.lines().filter_map(|line| line.strip_prefix("### "));
-    let names = lines.filter_map(|line| line.split_once(". ")?.1.split(['(', ' ']).next().map(str::to_owned));
-    names.collect()
+    lines.filter_map(|line| line.split(['(', ' ']).next().map(str::to_owned)).collect()
 }
 
-/// First cells of the rows of a chapter's tables, as far as they are code.
+/// Returns all pages of the documentation, relative to the repository.
+fn pages() -> Vec<String> {
+    let docs = fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs")).expect("a readable folder");
+    let names = docs.flatten().map(|entry| format!("docs/{}", entry.file_name().to_string_lossy()));
+    let others = ["README.md", "SECURITY.md", "CHANGELOG.md", "CONTRIBUTING.md", "fuzz/README.md"].map(str::to_owned);
+    let is_there = |page: &String| Path::new(env!("CARGO_MANIFEST_DIR")).join(page).exists();
+    names.filter(|name| name.ends_with(".md")).chain(others).filter(is_there).collect()
+}
+
+/// Returns the code in the first cells of a chapter's tables, for the rows that begin with code.
 fn cells(chapter: &str) -> BTreeSet<String> {
     let rows = chapter.lines().filter_map(|line| line.strip_prefix("| `"));
     rows.filter_map(|row| Some(row.split_once('`')?.0.to_owned())).collect()
@@ -50,11 +59,11 @@ fn parameters() -> impl Iterator<Item = &'static Parameter> {
 
 #[test]
 fn every_parameter_is_in_the_manual_with_type_default_and_example() {
-    let chapter = chapter("3. Parameters");
+    let chapter = chapter("docs/kamailio.md", "Parameters");
     assert_eq!(headings(&chapter), set(parameters().map(|parameter| parameter.name)));
     for section in chapter.split("\n### ").skip(1) {
         let title = section.lines().next().unwrap_or_default();
-        let name = title.split([' ', '(']).nth(1).unwrap_or_default();
+        let name = title.split([' ', '(']).next().unwrap_or_default();
         let parameter = parameters().find(|parameter| parameter.name == name).expect("checked above");
         let kind = if parameter.integer { "(integer)" } else { "(string)" };
         assert!(title.ends_with(kind), "{title}: is of type {kind}");
@@ -65,7 +74,7 @@ fn every_parameter_is_in_the_manual_with_type_default_and_example() {
 
 #[test]
 fn the_defaults_in_the_manual_are_those_of_the_code() {
-    let chapter = chapter("3. Parameters");
+    let chapter = chapter("docs/kamailio.md", "Parameters");
     let config = Config::default();
     for (name, default) in [
         ("state_dir", format!("\"{}\"", config.state_dir.display())),
@@ -78,7 +87,7 @@ fn the_defaults_in_the_manual_are_those_of_the_code() {
         ("unit", format!("\"{}\"", config.unit.word())),
         ("on_failure_cap", config.policy.on_failure_cap.to_string()),
     ] {
-        let section = chapter.split("\n### ").find(|section| section.contains(&format!(". {name} (")));
+        let section = chapter.split("\n### ").find(|section| section.starts_with(&format!("{name} (")));
         let wanted = format!("*Default value is {default}.*");
         assert!(section.is_some_and(|section| section.contains(&wanted)), "{name}: {wanted}");
     }
@@ -93,10 +102,10 @@ fn examples(section: &str) -> Vec<(String, String)> {
 
 #[test]
 fn each_example_of_a_parameter_and_each_default_is_allowed() {
-    let chapter = chapter("3. Parameters");
+    let chapter = chapter("docs/kamailio.md", "Parameters");
     for section in chapter.split("\n### ").skip(1) {
         let title = section.lines().next().unwrap_or_default();
-        let name = title.split([' ', '(']).nth(1).unwrap_or_default();
+        let name = title.split([' ', '(']).next().unwrap_or_default();
         if OF_ONE_HOST.iter().any(|parameter| parameter.name == name) {
             continue;
         }
@@ -118,9 +127,10 @@ fn each_example_of_a_parameter_and_each_default_is_allowed() {
 fn the_manual_asks_for_the_rust_that_cargo_asks_for() {
     let cargo = read("Cargo.toml");
     let version = cargo.split("rust-version = \"").nth(1).and_then(|rest| rest.split('"').next()).expect("a version");
-    let manual = read("README.md");
-    let asked = manual.split("Rust ").skip(1).filter(|rest| rest.starts_with(|first: char| first.is_ascii_digit()));
-    let asked: Vec<&str> = asked.map(|rest| rest.split(' ').next().unwrap_or_default()).collect();
+    let manual: String = pages().iter().map(|page| read(page)).collect();
+    let asked = manual.split("Rust ").skip(1).filter_map(|rest| rest.split_once(" or newer"));
+    let asked = asked.map(|(version, _)| version).filter(|version| version.len() < 8);
+    let asked: Vec<&str> = asked.collect();
     assert!(!asked.is_empty() && asked.iter().all(|asked| *asked == version), "{asked:?} is not {version}");
 }
 
@@ -151,7 +161,7 @@ fn sources(folder: &Path) -> String {
 fn every_log_line_of_the_manual_is_logged() {
     let sources = sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"));
     let joined: String = sources.split("\\\n").map(str::trim_start).collect();
-    let chapter = chapter("9. When something is wrong");
+    let chapter = chapter("docs/troubleshooting.md", "Log lines");
     let rows: Vec<&str> = chapter.lines().filter(|line| line.starts_with("| `")).collect();
     assert!(rows.len() > 10, "the table of log lines has another form");
     let mut checked = 0;
@@ -170,12 +180,16 @@ fn every_log_line_of_the_manual_is_logged() {
 fn every_command_is_in_the_manual_with_its_arguments() {
     let ours = COMMANDS.iter().map(|command| format!("imcharge.{} {}", command.name, command.usage()));
     let ours: BTreeSet<String> = ours.map(|line| line.trim().to_owned()).collect();
-    assert_eq!(cells(&chapter("7. RPC commands")), ours);
+    assert_eq!(cells(&chapter("docs/rpc.md", "Overview")), ours);
+    let page = read("docs/rpc.md");
+    for command in COMMANDS {
+        assert!(page.contains(&format!("\n### imcharge.{}\n", command.name)), "{} has no section", command.name);
+    }
 }
 
 #[test]
 fn every_step_is_in_the_manual() {
-    let chapter = chapter("7. RPC commands");
+    let chapter = chapter("docs/rpc.md", "Sessions");
     let from = chapter.find("| step | what happened |").expect("a table of steps");
     let words: BTreeSet<&str> = chapter[from..].split(|c: char| !c.is_alphanumeric() && c != '-').collect();
     for kind in TraceEventKind::ALL {
@@ -185,7 +199,7 @@ fn every_step_is_in_the_manual() {
 
 #[test]
 fn every_statistic_is_in_the_manual() {
-    let names = all_cells(&chapter("8. Statistics"));
+    let names = all_cells(&chapter("docs/monitoring.md", "Statistics"));
     assert_eq!(names, set(Statistic::ALL.iter().map(|statistic| statistic.name())));
 }
 
@@ -204,11 +218,10 @@ fn prometheus_names() -> BTreeSet<String> {
 
 #[test]
 fn every_name_for_prometheus_is_in_the_manual() {
-    let mut manual = all_cells(&chapter("14. Watching it"));
+    let mut manual = all_cells(&chapter("docs/monitoring.md", "Prometheus names"));
     assert!(manual.remove("imcharge_NAME_total"));
     let counters = Statistic::ALL.iter().filter(|statistic| statistic.kind() == Kind::Counter);
     manual.extend(counters.filter_map(|statistic| metrics::name_of(*statistic)));
-    manual.retain(|name| !name.starts_with("Imcharge"));
     let ours = Statistic::ALL.iter().filter_map(|statistic| metrics::name_of(*statistic));
     let histograms = Latency::ALL.iter().map(|latency| metrics::name_of_histogram(*latency));
     assert_eq!(manual, ours.chain(histograms).collect());
@@ -218,8 +231,7 @@ fn every_name_for_prometheus_is_in_the_manual() {
 fn every_alert_is_in_the_manual() {
     let rules = read("kamailio-config/prometheus/imcharge-alerts.yml");
     let names = set(rules.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")));
-    let manual = all_cells(&chapter("14. Watching it")).into_iter().filter(|name| name.starts_with("Imcharge"));
-    assert_eq!(manual.collect::<BTreeSet<String>>(), names);
+    assert_eq!(all_cells(&chapter("docs/monitoring.md", "Alerts")), names);
 }
 
 #[test]
@@ -249,12 +261,10 @@ fn every_function_is_in_the_manual() {
     let exports = read("src/host/kamailio/exports.rs");
     let functions = quoted_behind(&exports, "command(text(");
     assert!(!functions.is_empty(), "the table of functions has another form");
-    let chapter = chapter("4. Functions");
-    let mut manual = headings(&chapter);
-    assert!(manual.remove("KEMI"));
-    assert_eq!(manual, functions);
+    assert_eq!(headings(&chapter("docs/kamailio.md", "Functions")), functions);
+    let kemi = chapter("docs/kamailio.md", "KEMI");
     for name in quoted_behind(&exports, "    kemi(") {
-        assert!(chapter.contains(&format!("KSR.imcharge.{name}(")), "the manual has no KSR.imcharge.{name}");
+        assert!(kemi.contains(&format!("KSR.imcharge.{name}(")), "the manual has no KSR.imcharge.{name}");
     }
 }
 
@@ -264,16 +274,16 @@ fn every_variable_and_event_route_is_in_the_manual() {
     let list =
         source.split("NAMES: &[&str] =").nth(1).and_then(|rest| rest.split(';').next()).expect("a list of names");
     let names: BTreeSet<String> = list.split('"').skip(1).step_by(2).map(|name| format!("$imcharge({name})")).collect();
-    assert_eq!(cells(&chapter("5. Variables")), names);
+    assert_eq!(cells(&chapter("docs/kamailio.md", "Pseudo-variables")), names);
     let lifecycle = read("src/host/kamailio/lifecycle.rs");
     for route in ["imcharge:debited", "imcharge:failed"] {
-        assert!(lifecycle.contains(route) && chapter("6. Event routes").contains(route), "{route}");
+        assert!(lifecycle.contains(route) && chapter("docs/kamailio.md", "Event routes").contains(route), "{route}");
     }
 }
 
 #[test]
 fn what_opensips_has_is_in_the_manual() {
-    let chapter = chapter("15. OpenSIPS");
+    let chapter = chapter("README.md", "15. OpenSIPS");
     let exports = read("src/host/opensips/exports.rs");
     let functions: BTreeSet<String> = quoted_behind(&exports, "command(c").into_iter().collect();
     assert!(functions.contains("imcharge_end"), "the table of functions has another form");
@@ -323,8 +333,8 @@ fn has_tests(path: &Path) -> bool {
 
 #[test]
 fn what_the_manuals_name_is_there() {
-    for manual in ["README.md", "SECURITY.md", "fuzz/README.md"] {
-        let text = read(manual);
+    for manual in pages() {
+        let text = read(&manual);
         let folders = [
             "src/",
             "tests/",
@@ -387,12 +397,15 @@ fn has_runner(path: &Path) -> bool {
 
 #[test]
 fn every_guarantee_names_the_tests_that_show_it() {
-    for (manual, title) in [("README.md", "What is guaranteed"), ("SECURITY.md", "Guarantees")] {
-        let manual = read(manual);
-        let chapter = manual.split(&format!("\n## {title}")).nth(1).and_then(|rest| rest.split("\n## ").next());
-        let rows = chapter.expect("a chapter").lines().filter(|line| line.starts_with("| "));
-        let rows: Vec<&str> = rows.filter(|row| !row.ends_with("| shown by |")).collect();
-        assert!(rows.len() > 10, "the tables of the guarantees have another form");
+    for (page, title, least) in [
+        ("docs/guarantees.md", "Charging", 10),
+        ("docs/guarantees.md", "Failures and what they cost", 9),
+        ("SECURITY.md", "Guarantees", 10),
+    ] {
+        let chapter = chapter(page, title);
+        let rows = chapter.lines().filter(|line| line.starts_with("| ") && !line.ends_with("| shown by |"));
+        let rows: Vec<&str> = rows.collect();
+        assert!(rows.len() > least, "the table of {page}, {title}, has another form");
         for row in rows {
             let evidence = row.trim_end_matches(" |").rsplit("| ").next().unwrap_or_default();
             assert_eq!(check_evidence(evidence), Ok(()), "{row}");

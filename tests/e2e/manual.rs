@@ -1,4 +1,4 @@
-//! The manual's own examples, taken out of README.md as they are printed there and run.
+//! Runs the examples of the documentation as they are printed.
 
 use super::sessions::in_lua;
 use super::{ALICE, Stage, diameter};
@@ -10,7 +10,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-/// Where the examples of the manual have the IM server.
+/// The IM server of the examples.
 const SERVER: &str = "\"sip:127.0.0.1:5070\"";
 
 fn read(path: &str) -> String {
@@ -18,25 +18,25 @@ fn read(path: &str) -> String {
     std::fs::read_to_string(&whole).unwrap_or_else(|error| panic!("{}: {error}", whole.display()))
 }
 
-/// The code blocks of the section under a heading, in their order.
-fn blocks(heading: &str) -> Vec<String> {
-    let manual = read("README.md");
-    let from = manual.find(&format!("\n{heading}")).unwrap_or_else(|| panic!("the manual has no {heading}"));
-    let section = &manual[from + 1..];
+/// Returns the code blocks of the section under a heading, in their order.
+fn blocks(page: &str, heading: &str) -> Vec<String> {
+    let text = read(page);
+    let from = text.find(&format!("\n{heading}")).unwrap_or_else(|| panic!("{page} has no {heading}"));
+    let section = &text[from + 1..];
     let section = &section[..section.find("\n#").unwrap_or(section.len())];
     let blocks: Vec<String> = section.split("```\n").skip(1).step_by(2).map(str::to_owned).collect();
-    assert!(!blocks.is_empty(), "{heading} has no example");
+    assert!(!blocks.is_empty(), "{page}, {heading} has no example");
     blocks
 }
 
-/// The settings of the host's shipped configuration with the routes of the manual.
+/// Combines the settings of the host's shipped configuration with the routes printed in its manual.
 fn routes_of_the_manual(setup: Setup, folder: &Path) -> Setup {
     let (shipped, routes) = match setup.host {
-        Host::Kamailio => (
-            read("kamailio-config/kamailio/kamailio.cfg"),
-            [blocks("### 4.1."), blocks("### 4.2."), blocks("### 6.1.")].concat(),
-        ),
-        Host::OpenSips => (read("kamailio-config/opensips/opensips.cfg"), blocks("### 15.2.")),
+        Host::Kamailio => (read("kamailio-config/kamailio/kamailio.cfg"), {
+            let heading = ["### imcharge_reserve(", "### imcharge_msrp(", "### imcharge:debited"];
+            heading.map(|heading| blocks("docs/kamailio.md", heading)).concat()
+        }),
+        Host::OpenSips => (read("kamailio-config/opensips/opensips.cfg"), blocks("README.md", "### 15.2.")),
     };
     let (settings, own_routes) = match setup.host {
         Host::Kamailio => shipped.split_once("request_route {").map(|(settings, _)| (settings, "")),
@@ -81,6 +81,44 @@ pub fn the_routes_of_the_manual_charge_a_retrieval() {
     cancelled.cancel();
     assert_eq!(cancelled.final_response(Duration::from_secs(5)), 487);
     stage.expect(ALICE, 9, 0, 3);
+}
+
+/// Returns the complete Kamailio configuration that a page prints.
+fn printed_configuration(page: &str) -> String {
+    let text = read(page);
+    let block = text.split("```\n").find(|block| block.starts_with("#!KAMAILIO\n"));
+    block.unwrap_or_else(|| panic!("{page} prints no configuration")).to_owned()
+}
+
+/// Only addresses and folders are changed, to those of the test.
+#[test]
+fn the_printed_configuration_charges_a_retrieval_to_the_last_unit() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let printed = printed_configuration("docs/getting-started.md");
+    let stage = Stage::new(|setup| {
+        let config = folder.path().join("printed.cfg");
+        std::fs::write(&config, &printed).expect("a file");
+        let module = "loadmodule \"imcharge.so\"";
+        Setup { config, ..setup }
+            .changed("listen=udp:127.0.0.1:5060", "listen=SIP_LISTEN")
+            .changed("listen=tcp:127.0.0.1:2855", "listen=MSRP_LISTEN")
+            .changed(SERVER, "IM_SERVER")
+            .changed("\"/var/lib/imcharge\"", "STATE_DIR")
+            .changed(module, &format!("{module}\nmodparam(\"ctl\", \"binrpc\", CTL_SOCKET)"))
+    });
+    stage.proxy.set_account(ALICE, 3);
+    let _server = stage.server(&["one", "two", "three"], |_| {});
+    let mut client = stage.bound(|_| {});
+    assert_eq!(client.take(3, Reaction::Answer(200)).len(), 3, "{}", stage.proxy.log());
+    stage.until_debited(ALICE, 3);
+    assert_eq!(client.bye(), 200);
+    stage.expect(ALICE, 0, 0, 3);
+    assert_eq!(stage.client(ALICE, |_| {}).invite(), 402, "no credit");
+    assert_eq!(stage.client("sip:stranger@example.org", |_| {}).invite(), 402, "no account");
+    assert_eq!(stage.client(ALICE, |options| options.asserted = false).invite(), 403, "no identity");
+    stage.proxy.signal("STOP", stage.proxy.engine_pid());
+    assert!(eventually(Duration::from_secs(9), || stage.proxy.statistic("engine_up") == 0), "{}", stage.proxy.log());
+    assert_eq!(stage.client(ALICE, |_| {}).invite(), 503, "no engine");
 }
 
 #[test]
@@ -144,8 +182,8 @@ fn the_queries_of_the_manual_find_what_happened() {
     stage.until_debited(ALICE, 2);
     client.bye();
     stage.expect(ALICE, 98, 0, 2);
-    let queries: Vec<String> = blocks("## 7.").into_iter().filter(|block| block.starts_with("sqlite3 ")).collect();
-    assert_eq!(queries.len(), 1, "the queries stand in one block");
+    let queries: Vec<String> = blocks("docs/rpc.md", "## Reading the ledger with SQL");
+    assert_eq!(queries.len(), 1, "all queries are in one block");
     let ledger = stage.proxy.state_dir().join("ledger.sqlite");
     let script = queries[0]
         .replace("/var/lib/imcharge/ledger.sqlite", &ledger.display().to_string())

@@ -1,7 +1,8 @@
 //! Commands by every transport of the host: the same answers, lists that are arrays, pages that fit, numbers that are exact
-//! or refused, and the examples of the manual.
+//! or refused, and the examples of docs/rpc.md.
 
 mod console;
+mod examples;
 
 use super::watching::prometheus::{free_address, get, http};
 use super::{ALICE, HOST, Stage, before};
@@ -12,8 +13,6 @@ use imcharge_testkit::parties::client::Reaction;
 use imcharge_testkit::proxy::Host;
 use serde_json::{Value, json};
 use std::collections::HashSet;
-use std::fs;
-use std::path::Path;
 use std::time::Duration;
 
 const SOON: Duration = Duration::from_secs(20);
@@ -405,83 +404,6 @@ fn commands_over_http_have_a_socket_of_their_own() {
     );
 }
 
-/// Examples in a chapter of the manual: lines of code that begin with this word.
-fn examples(chapter: &str, word: &str) -> Vec<Vec<String>> {
-    let manual = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).expect("a manual");
-    let from = manual.find(&format!("\n## {chapter}. ")).expect("a chapter");
-    let rest = &manual[from + 1..];
-    let chapter = &rest[..rest.find("\n## ").unwrap_or(rest.len())];
-    let code = chapter.split("```").skip(1).step_by(2).flat_map(str::lines);
-    let lines = code.filter(|line| line.split_whitespace().next() == Some(word));
-    // A text in quotes is one word.
-    let words = |line: &str| {
-        let parts = line.split('\'').enumerate();
-        let words = parts.flat_map(|(at, part)| match at % 2 {
-            0 => part.split_whitespace().map(str::to_owned).collect(),
-            _ => vec![part.to_owned()],
-        });
-        words.collect()
-    };
-    lines.map(words).collect()
-}
-
-/// The Call-ID in the manual.
-const CALL_ID: &str = "a84b4c76e66710";
-
-#[test]
-fn every_example_of_the_manual_runs() {
-    let console = Console::new(|setup| setup);
-    console.stage.proxy.set_account(ALICE, 100);
-    let _server = console.stage.server(&["one"], |_| {});
-    let mut client = console.stage.bound(|options| options.call_id = Some(CALL_ID.into()));
-    client.take(1, Reaction::Answer(200));
-    client.bye();
-    console.stage.expect(ALICE, 99, 0, 1);
-    // Nothing is held back with this ledger, and the sentence says so.
-    let may_fail = |command: &str, refusal: &(i64, String)| {
-        command.contains("outbox.re") && refusal.0 == 404 && refusal.1.contains("is held back")
-    };
-    let ran = |words: &str, result: Result<Value, (i64, String)>| match result {
-        Err(refusal) if !may_fail(words, &refusal) => panic!("{words}: {refusal:?}"),
-        _ => {}
-    };
-    let examples_of_kamcmd = examples("7", "kamcmd");
-    let named: HashSet<&str> = examples_of_kamcmd.iter().map(|words| words[1].as_str()).collect();
-    for command in COMMANDS {
-        assert!(named.contains(format!("imcharge.{}", command.name).as_str()), "no example of {}", command.name);
-    }
-    for words in &examples_of_kamcmd {
-        // Everywhere else it is a text without more.
-        let texts: Vec<&str> = words[2..].iter().map(|word| word.strip_prefix("s:").unwrap_or(word)).collect();
-        let command = words[1].strip_prefix("imcharge.").expect("a command of ours");
-        for way in console.ways() {
-            match way {
-                Way::Kamcmd => ran(&words.join(" "), console.kamcmd(&words[1..])),
-                way => ran(&words.join(" "), console.ask(*way, command, &texts)),
-            }
-        }
-    }
-    match HOST.get() {
-        Host::Kamailio => {
-            let posted = examples("7", "curl");
-            assert!(!posted.is_empty());
-            for words in posted {
-                let request: Value = serde_json::from_str(words.last().expect("a request")).expect("JSON");
-                console.json_ways().for_each(|way| ran(&words.join(" "), console.send(way, request.clone())));
-            }
-        }
-        Host::OpenSips => {
-            let typed = examples("15", "opensips-cli");
-            assert!(!typed.is_empty());
-            for words in typed.iter().filter(|_| console.ways().contains(&Way::Cli)) {
-                assert_eq!(words[1..3], ["-x", "mi"]);
-                let arguments: Vec<&str> = words[4..].iter().map(String::as_str).collect();
-                ran(&words.join(" "), console.cli(&words[3], &arguments));
-            }
-        }
-    }
-}
-
 /// The same before OpenSIPS.
 macro_rules! opensips {
     ($($case:ident),*) => {
@@ -501,6 +423,5 @@ opensips! {
     lists_are_arrays_and_every_transport_gives_the_same_answer, amounts_are_exact_or_refused,
     a_call_id_of_digits_is_a_text, pages_fit_and_together_have_every_row_once,
     errors_name_the_command_the_argument_the_value_and_what_is_accepted,
-    with_a_charging_system_accounts_are_refused_and_the_error_says_who_has_them, the_tariff_is_shown_and_only_reload_changes_it,
-    every_example_of_the_manual_runs
+    with_a_charging_system_accounts_are_refused_and_the_error_says_who_has_them, the_tariff_is_shown_and_only_reload_changes_it
 }

@@ -223,8 +223,8 @@ fn cli() -> Option<PathBuf> {
     program.exists().then_some(program)
 }
 
-/// What kamcmd prints, with texts alone: a list is there what has rows without a name, or nothing.
-fn structures(text: &str) -> Value {
+/// Parses what kamcmd prints; every value is a string. Braces with unnamed rows, or without rows, are a list.
+pub fn structures(text: &str) -> Value {
     let mut open: Vec<(Option<&str>, Value)> = vec![(None, json!([]))];
     for line in text.lines().map(|line| line.trim_start_matches('\t')) {
         let add = |to: &mut Value, name: Option<&str>, value: Value| match (name, to) {
