@@ -1,4 +1,4 @@
-//! The shared memory under loom: rings, queues, grant table and doorbell as production runs them, in every order in which
+//! The shared memory under loom: rings, queues, gate and doorbell as production runs them, in every order in which
 //! threads may run (where a bound on preemptions is given: in every order with so few of them), and with every value
 //! that the memory model lets a load see. Run by `make loom`.
 //!
@@ -171,7 +171,7 @@ fn a_record_that_its_writer_did_not_publish_does_not_exist() {
     });
 }
 
-/// The grant table, which is in a mapped file otherwise.
+/// The gate, which is in a mapped file otherwise.
 struct TableMemory {
     slots: Vec<Slot>,
     streams: Vec<StreamRecord>,

@@ -1,5 +1,5 @@
 //! Shared memory with anything in it: a process that was killed, or has gone mad, leaves what it leaves. Rings, queues, records,
-//! notices and the grant table never lead out of their memory, never panic, and never loop.
+//! notices and the gate never lead out of their memory, never panic, and never loop.
 
 use super::{Choices, lies_in};
 use imcharge::charge::ch2::{Denial, Operation, Request, Response, SessionKey};
@@ -248,7 +248,7 @@ fn answer(request: &Request) -> Response {
     }
 }
 
-/// Memory of a grant table.
+/// Memory of the gate.
 struct TableMemory {
     slots: Vec<Slot>,
     streams: Vec<StreamRecord>,

@@ -28,7 +28,7 @@ impl SessionKey {
         hasher.write(from_tag);
         hasher.write_u32(cseq);
         let hash = hasher.finish128();
-        // Neither half is zero: a slot of the grant table with half a key is free.
+        // Neither half is zero: a slot of the gate with half a key is free.
         SessionKey(hash.h1.max(1), hash.h2.max(1))
     }
 }

@@ -200,7 +200,7 @@ pub enum Stop {
     Beyond,
     /// A SEND with content of a message of which a chunk was stopped before, or that is settled.
     Message,
-    /// A SEND with content of a session whose share of the grant table is used up.
+    /// A SEND with content of a session whose share of the gate is used up.
     Share,
     /// A frame that claims to be of the other side than it comes from.
     Forged,

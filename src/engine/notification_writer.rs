@@ -58,7 +58,7 @@ impl NotificationWriter {
     /// Writes what an event route is told.
     pub fn event(&mut self, region: &Region, notice: &Notification<'_>) {
         if self.queues[Lane::Events as usize].write(region, notice).is_err() {
-            region.count(Statistic::DroppedNotices);
+            region.count(Statistic::DroppedNotifications);
         }
     }
 
@@ -143,7 +143,7 @@ impl Watch {
                 slow.is_logged();
                 let what = match process {
                     Process::Events(_) => {
-                        "events that find no room meanwhile are skipped and counted (dropped_notices)"
+                        "events that find no room meanwhile are skipped and counted (dropped_notifications)"
                     }
                     Process::Resume(_) => "verdicts go to the other resume workers meanwhile",
                     Process::Host(_) => "INVITEs that this process has taken wait meanwhile",
@@ -217,7 +217,7 @@ mod tests {
     fn events_that_find_no_room_are_counted_and_take_none_of_the_verdicts() {
         let (_folder, region) = region();
         let mut notices = NotificationWriter::resume(&region, &[]);
-        while region.statistic(Statistic::DroppedNotices) < 3 {
+        while region.statistic(Statistic::DroppedNotifications) < 3 {
             notices.event(&region, &notice("event"));
         }
         notices.verdict(&region, &notice("verdict"));

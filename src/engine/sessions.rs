@@ -53,7 +53,7 @@ const RENEWED_WITHIN: u64 = 60;
 
 /// What is done after the commit.
 pub enum Effect {
-    /// Open a slot of the grant table.
+    /// Open a slot of the gate.
     Open(u32, Opening),
     /// Set the total grant of a slot.
     Grant(u32, u32),

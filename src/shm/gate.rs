@@ -1,4 +1,4 @@
-//! The grant table: what the host's workers may let through, in shared memory, without a lock.
+//! The gate: what the host's workers may let through, in shared memory, without a lock.
 //!
 //! One [`Slot`] per charged session. The engine opens it with the reservation, raises its grant, closes its gate
 //! and frees it; workers bind MSRP endpoints to it and take from its grant.

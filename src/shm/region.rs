@@ -1,4 +1,4 @@
-//! The shared region: rings, grant table and counters in one named file of shared memory.
+//! The shared region: rings, gate and counters in one named file of shared memory.
 //!
 //! ```text
 //!  header │ counters │ latencies │ reply slots │ script runs │ event rings (one a process) │ queues │ slots │ indexes
@@ -106,7 +106,7 @@ struct Header {
     resumers: AtomicU64,
     event_workers: AtomicU64,
     slots: AtomicU64,
-    /// Keys of the hashes in the grant table: nobody outside can aim at a window.
+    /// Keys of the hashes in the gate: nobody outside can aim at a window.
     hash_keys: [AtomicU64; 2],
     doorbell: EngineWaker,
     engine_state: AtomicU32,
@@ -303,7 +303,7 @@ impl Map {
         unsafe { Ring::at(ends, self.base.add(self.layout.data + number * RING_SIZE), RING_SIZE) }
     }
 
-    /// The grant table.
+    /// The gate.
     fn table(&self) -> Table<'_> {
         let layout = self.layout;
         let index = |(entries, start)| Index::over(self.slice(start, entries));
@@ -591,7 +591,7 @@ impl Region {
         &self.map.slice(self.map.layout.replies, self.processes())[process]
     }
 
-    /// The grant table.
+    /// The gate.
     pub fn table(&self) -> Table<'_> {
         self.map.table()
     }

@@ -45,7 +45,7 @@ pub enum InjectedBug {
     QuantityByPosition,
     /// After a chunk was stopped, the rest of its message passes.
     RestOfStoppedPasses,
-    /// An INVITE is let in although workers do not find its slot in the grant table.
+    /// An INVITE is let in although workers do not find its slot in the gate.
     GrantedWithoutSlot,
     /// The engine does not hear that a message is whole, so that an abort after its last octet counts.
     EndOfMessageUntold,

@@ -33,7 +33,7 @@ const FIELD_MAX: usize = 256;
 /// How long an operator's command waits for the engine.
 const COMMAND_PATIENCE: Duration = Duration::from_secs(1);
 
-/// One host process's way to the engine: its event ring and the grant table.
+/// One host process's way to the engine: its event ring and the gate.
 pub struct Worker {
     region: Arc<Region>,
     ring: Ring,

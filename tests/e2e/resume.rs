@@ -268,7 +268,7 @@ fn a_slow_event_route_delays_no_verdict_and_what_it_cannot_follow_is_skipped_and
     debits_and_invites(&stage, CLIENTS, MESSAGES);
     let (proxy, paid) = (&stage.proxy, (CLIENTS * MESSAGES) as i64);
     // Every debit has had its run, waits for it, or was skipped.
-    let skipped = proxy.statistic("dropped_notices");
+    let skipped = proxy.statistic("dropped_notifications");
     assert!(skipped > 0 && skipped < paid, "{skipped} of {paid}\n{}", proxy.log());
     becomes(proxy, "event_workers_stuck", 1);
     assert!(proxy.statistic("slow_runs") > 0);

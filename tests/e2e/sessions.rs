@@ -371,6 +371,6 @@ pub fn two_hundred_sessions_at_once_are_right_to_the_last_unit() {
     assert_eq!(stage.proxy.count("SELECT count(*) FROM debits"), 3 * SESSIONS as i64);
     assert_eq!(stage.proxy.count("SELECT count(*) FROM holds"), 0);
     let counters =
-        ["frames_malformed", "dropped_ring_full", "dropped_table_full", "dropped_notices", "engine_restarts"];
+        ["frames_malformed", "dropped_ring_full", "dropped_table_full", "dropped_notifications", "engine_restarts"];
     assert_eq!(counters.map(|name| stage.proxy.statistic(name)), [0; 5]);
 }

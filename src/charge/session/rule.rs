@@ -18,7 +18,7 @@ pub enum Rule {
     BeyondGrant,
     /// An earlier chunk of the message was stopped, or the message is settled.
     MessageStopped,
-    /// The session's share of the grant table is used up.
+    /// The session's share of the gate is used up.
     ShareUsed,
     /// The frame claims to be of the other side than it comes from.
     Forged,

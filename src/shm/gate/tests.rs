@@ -1,4 +1,4 @@
-//! The grant table in private memory.
+//! The gate in private memory.
 
 use super::index::SAME_MAX;
 use super::legs::LEGS_MAX;

@@ -8,9 +8,9 @@ use std::path::Path;
 pub struct Usage {
     /// Octets in all rings and queues that nobody has freed yet.
     pub ring_octets: usize,
-    /// Slots of the grant table that have a session.
+    /// Slots of the gate that have a session.
     pub slots: usize,
-    /// Names, messages and streams in the grant table.
+    /// Names, messages and streams in the gate.
     pub entries: usize,
 }
 

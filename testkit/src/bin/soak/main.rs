@@ -174,7 +174,7 @@ impl State {
             () if self.descriptors > before.descriptors => Err("descriptors are left open".into()),
             () if self.holds > 0 => Err("holds are left".into()),
             () if ring_octets > 0 => Err("something is left in the rings".into()),
-            () if slots > cut || entries > 3 * slots => Err("something is left in the grant table".into()),
+            () if slots > cut || entries > 3 * slots => Err("something is left in the gate".into()),
             () => Ok(()),
         }
     }
