@@ -363,7 +363,7 @@ impl Call<'_> {
             CommandResult::UnknownAccount | CommandResult::NothingHeld => Err(self.no_account(id)),
             CommandResult::OutOfRange => {
                 let name = self.command.arguments[1].name;
-                let range = format!("takes the balance out of its range, -credit_limit to {BALANCE_MAX}");
+                let range = format!("takes the balance out of its range, 0 to {BALANCE_MAX}");
                 Err(self.fails(400, format!("{name} '{}' {range}", shown(self.text(1)))))
             }
         }

@@ -18,12 +18,12 @@ pub struct Reader {
 /// Columns of an account after its key.
 macro_rules! accounts {
     ($rest:literal) => {
-        concat!("SELECT id, id, balance, held, debited, credit_limit FROM accounts WHERE ", $rest)
+        concat!("SELECT id, id, balance, held, debited FROM accounts WHERE ", $rest)
     };
 }
 const ACCOUNTS: &str = accounts!("id>=?1 ORDER BY id");
 const ACCOUNT: &str = accounts!("id=?1");
-const ACCOUNT_FIELDS: &[&str] = &["id", "balance", "held", "debited", "credit_limit"];
+const ACCOUNT_FIELDS: &[&str] = &["id", "balance", "held", "debited"];
 
 /// Driven by `states`, which has the live sessions alone: `sessions` has the whole history.
 const OPEN_SESSIONS: &str = "\

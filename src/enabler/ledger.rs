@@ -1,8 +1,8 @@
 //! The embedded ledger: a Charging Enabler in the engine's own store, for those who have no Online Charging
 //! System. Every answer is part of the commit that asked, so a request is never lost between the two.
 //!
-//! For every account, balance + held + debited is conserved by every operation here. All sums are checked;
-//! the balance never goes below zero unless the account's limit says so.
+//! For every account, balance + held + debited is conserved by every operation here. All sums are checked; no
+//! operation takes the balance below zero.
 
 use crate::charge::ch2::{Denial, Operation, Request, Reservation, Response};
 use crate::charge::tariff::{Quota, Units};
@@ -17,26 +17,13 @@ pub struct Account {
     pub held: i64,
     /// All that was ever used.
     pub debited: i64,
-    /// How far below zero the balance may go.
-    pub credit_limit: i64,
 }
 
 impl Account {
     /// What can be reserved now.
     fn available(&self) -> i64 {
-        self.balance.saturating_add(self.credit_limit).max(0)
+        self.balance.max(0)
     }
-}
-
-/// What a session holds of an account.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Hold {
-    /// Whose units.
-    pub account: Box<str>,
-    /// How many.
-    pub units: i64,
-    /// When an idle session gives them back, UNIX milliseconds.
-    pub expires_at: i64,
 }
 
 /// Where accounts and holds are kept. A session is named by its row.
@@ -49,10 +36,10 @@ pub trait Accounts {
     fn put_account(&mut self, id: &str, account: Account);
     /// What this debit of a message has taken and was not given back yet.
     fn charged(&self, session: i64, message_id: &str, part: u32) -> Result<Option<i64>, Self::Error>;
-    /// Units that a session holds.
+    /// Units that a session holds of its account.
     fn held(&self, session: i64) -> Result<i64, Self::Error>;
-    /// Writes what a session holds; `None`: nothing more.
-    fn put_hold(&mut self, session: i64, hold: Option<Hold>);
+    /// Sets the units that a session holds of its account.
+    fn put_held(&mut self, session: i64, units: i64);
 }
 
 /// The ledger over accounts.
@@ -68,15 +55,13 @@ impl<'a, A: Accounts> Ledger<'a, A> {
         Ledger { accounts, default_balance }
     }
 
-    /// Answers one request. `session` is its row in the store, `expires_at` (UNIX milliseconds) when its hold ends
-    /// by itself. The second value is what a debit really took.
-    pub fn answer(&mut self, request: &Request, session: i64, expires_at: i64) -> Result<(Response, Units), A::Error> {
+    /// Answers one request. `session` is its row in the store. The second value is what a debit took.
+    pub fn answer(&mut self, request: &Request, session: i64) -> Result<(Response, Units), A::Error> {
         let id = request.account.as_str();
         let Some(mut account) = self.account_or_default(id)? else {
             return Ok((Response::Denied(Denial::UnknownSubscriber), Units(0)));
         };
         let held = self.accounts.held(session)?;
-        let hold = |units| (units > 0).then(|| Hold { account: id.into(), units, expires_at });
         let mut charged = 0;
         let response = match &request.operation {
             Operation::Reserve { quota } => {
@@ -87,7 +72,7 @@ impl<'a, A: Accounts> Ledger<'a, A> {
                 let units = signed(request.tariff.price_of(granted));
                 account.balance -= units;
                 account.held += units;
-                self.accounts.put_hold(session, hold(held + units));
+                self.accounts.put_held(session, held + units);
                 Response::granted(granted, Some(account.balance))
             }
             Operation::Debit { units, .. } => {
@@ -108,7 +93,7 @@ impl<'a, A: Accounts> Ledger<'a, A> {
                 account.held -= given_back;
                 account.balance += given_back;
                 if from_hold > 0 || given_back > 0 {
-                    self.accounts.put_hold(session, hold(left - given_back));
+                    self.accounts.put_held(session, left - given_back);
                 }
                 Response::Debited { balance: Some(account.balance), ended, rest: None }
             }
@@ -122,7 +107,7 @@ impl<'a, A: Accounts> Ledger<'a, A> {
                 let given_back = reserved(request).min(held);
                 account.held -= given_back;
                 account.balance += given_back;
-                self.accounts.put_hold(session, hold(held - given_back));
+                self.accounts.put_held(session, held - given_back);
                 Response::Released { balance: Some(account.balance) }
             }
         };
@@ -131,7 +116,7 @@ impl<'a, A: Accounts> Ledger<'a, A> {
     }
 
     /// A message that is debited already will not be a second time: what is reserved for it is given back.
-    pub fn debit_none(&mut self, request: &Request, session: i64, expires_at: i64) -> Result<(), A::Error> {
+    pub fn debit_none(&mut self, request: &Request, session: i64) -> Result<(), A::Error> {
         let Operation::Debit { units, .. } = &request.operation else { return Ok(()) };
         let held = self.accounts.held(session)?;
         let given_back = signed(*units).min(held);
@@ -140,8 +125,7 @@ impl<'a, A: Accounts> Ledger<'a, A> {
         };
         account.held -= given_back;
         account.balance += given_back;
-        let left = Hold { account: request.account.as_str().into(), units: held - given_back, expires_at };
-        self.accounts.put_hold(session, Some(left).filter(|hold| hold.units > 0));
+        self.accounts.put_held(session, held - given_back);
         self.accounts.put_account(request.account.as_str(), account);
         Ok(())
     }

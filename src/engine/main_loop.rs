@@ -167,7 +167,7 @@ impl Engine {
         let marks = store.marks(instance)?.unwrap_or_default();
         let rings = (0..region.processes()).map(|process| region.event_ring(process)).collect();
         let reading = Reading::new(instance, rings, &marks);
-        let notices = NotificationWriter::resume(region, &marks.notices);
+        let notices = NotificationWriter::resume(region, &marks.notifications);
         let book = SessionTable::load(region, store.live_sessions()?);
         // Sessions outlive every engine: to the servers this client has lost its state with the ledger file only
         // (RFC 6733, 8.16).
@@ -323,7 +323,7 @@ impl Engine {
         if self.uncommitted.is_some() {
             return RETRY;
         }
-        let most = if self.book.is_empty() && !self.store.is_pending() { IDLE } else { TURN };
+        let most = if self.book.any_open() || self.store.is_pending() { TURN } else { IDLE };
         if self.diameter.as_ref().is_some_and(Diameter::has_heard) {
             return Duration::ZERO;
         }
@@ -461,7 +461,7 @@ impl Engine {
             self.store.show_peers(diameter.status());
         }
         if changed {
-            let marks = Marks { events: self.reading.positions.clone(), notices: self.notices.heads() };
+            let marks = Marks { events: self.reading.positions.clone(), notifications: self.notices.heads() };
             self.store.put(Change::Marks { instance: self.reading.instance, marks });
         }
         let decided = Decided { effects, latencies, operator_waits };

@@ -324,11 +324,6 @@ impl SessionTable {
         self.open > 0
     }
 
-    /// Whether there is no session at all.
-    pub fn is_empty(&self) -> bool {
-        self.open == 0
-    }
-
     /// When the next timer is due.
     pub fn next_deadline(&self) -> Option<Time> {
         let patient = self.patient.front().map(|_| self.patient_pace.next);
@@ -874,13 +869,12 @@ fn ask(
 ) -> Result<Option<(u32, Response)>, StoreError> {
     let config = &turn.region.config;
     let number = request.number;
-    let expires_at = turn.wall_ms + i64::from(config.policy.hold_timeout) * 1000;
     // A message is debited once, whatever happens.
     if let Operation::Debit { message_id, part, .. } = &request.operation
         && turn.store.is_debited(live.row, key_of(message_id), *part)?
     {
         if config.enabler != Enabler::Diameter {
-            Ledger::over(turn.store, config.default_balance).debit_none(&request, live.row, expires_at)?;
+            Ledger::over(turn.store, config.default_balance).debit_none(&request, live.row)?;
         }
         return Ok(Some((number, Response::debited(None))));
     }
@@ -892,7 +886,7 @@ fn ask(
     }
     turn.latencies.push((Latency::Enabler, turn.now));
     let ledger = &mut Ledger::over(turn.store, config.default_balance);
-    let (response, charged) = ledger.answer(&request, live.row, expires_at)?;
+    let (response, charged) = ledger.answer(&request, live.row)?;
     if let (Operation::Debit { message_id, part, octets, trigger, .. }, Response::Debited { .. }) =
         (&request.operation, &response)
     {
@@ -947,7 +941,7 @@ fn suspended_of([index, label, route, _]: [u64; 4]) -> Suspended {
 
 /// Gives an account this balance, if it is within the range.
 fn set_balance(store: &mut Store, id: &str, mut account: Account, wanted: Option<i64>) -> (CommandResult, i64, i64) {
-    let Some(balance) = wanted.filter(|b| (-account.credit_limit..=config::BALANCE_MAX).contains(b)) else {
+    let Some(balance) = wanted.filter(|b| (0..=config::BALANCE_MAX).contains(b)) else {
         return (CommandResult::OutOfRange, account.balance, account.held);
     };
     account.balance = balance;

@@ -3,7 +3,7 @@
 use super::steps::Part;
 use crate::charge::session::{Rule, Session, TraceEvent};
 use crate::enabler::diameter::client::connections::PeerStatus;
-use crate::enabler::ledger::{Account, Hold};
+use crate::enabler::ledger::Account;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use thin_vec::ThinVec;
@@ -25,12 +25,12 @@ pub enum Change {
         /// What it has.
         account: Account,
     },
-    /// What a session holds now; `None`: nothing more.
-    Hold {
+    /// Units that a session holds of its account.
+    Held {
         /// Row of the session.
         row: i64,
-        /// The hold.
-        hold: Option<Hold>,
+        /// Units.
+        units: i64,
     },
     /// A message is debited.
     Debited(Debit),
@@ -142,8 +142,8 @@ pub struct Refund {
 pub struct Marks {
     /// Up to where each event ring is read.
     pub events: Vec<u64>,
-    /// Up to where each notice ring is written.
-    pub notices: Vec<u64>,
+    /// Up to where each notification queue is written.
+    pub notifications: Vec<u64>,
 }
 
 /// A session of which the tables are behind.
@@ -221,7 +221,7 @@ pub struct Pending {
     /// By id.
     pub accounts: HashMap<Box<str>, Account>,
     /// By row of the session.
-    pub holds: BTreeMap<i64, Option<Hold>>,
+    pub holds: BTreeMap<i64, i64>,
     /// In their order.
     pub debits: Vec<Debit>,
     debited: HashSet<(i64, Box<str>, u32)>,
@@ -253,8 +253,8 @@ impl Pending {
             Change::Account { id, account } => {
                 self.accounts.insert(id, account);
             }
-            Change::Hold { row, hold } => {
-                self.holds.insert(row, hold);
+            Change::Held { row, units } => {
+                self.holds.insert(row, units);
             }
             Change::Debited(debit) => {
                 if self.debited.insert((debit.row, debit.message_id.clone(), debit.part)) {

@@ -29,7 +29,7 @@ mod tests;
 use crate::charge::session::Session;
 use crate::charge::time::Time;
 use crate::enabler::diameter::client::connections::PeerStatus;
-use crate::enabler::ledger::{Account, Accounts, Hold};
+use crate::enabler::ledger::{Account, Accounts};
 use crate::shm::clock;
 use crate::shm::region::Region;
 use change::{Change, Marks, Pending, SessionChange, Shown};
@@ -37,7 +37,6 @@ use database::Database;
 pub use history::Pass;
 use journal::{Journal, JournalError};
 use rusqlite::{Connection, OptionalExtension};
-use schema::VERSION;
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -101,24 +100,31 @@ pub enum StoreError {
         /// The file.
         path: PathBuf,
     },
-    /// The file was written by a newer imcharge.
-    #[error("{path}: written by a newer imcharge (version {found}, this one knows {VERSION}); install that one again")]
-    Newer {
-        /// The file.
-        path: PathBuf,
-        /// Its version.
-        found: i64,
-    },
-    /// The file was written by a version before the first release.
+    /// The file has a version that this build neither reads nor upgrades.
     #[error(
-        "{path}: written by imcharge before its first release (version {found}, this one knows {VERSION}); move the file \
-         away, and give the accounts their balances by account.set"
+        "{path}: ledger version {found}, but this imcharge reads version {expected}; install the imcharge that wrote the \
+         file, or move the file, journal-a and journal-b away and set the balances again (account.set)"
     )]
-    Older {
+    OtherVersion {
         /// The file.
         path: PathBuf,
         /// Its version.
         found: i64,
+        /// Version of this build.
+        expected: i64,
+    },
+    /// The file needs an upgrade, but its journal contains changes that the tables lack.
+    #[error(
+        "{path}: cannot upgrade from ledger version {found}, because the journal contains {records} records that only \
+         that version reads; start the old imcharge again, stop it cleanly, and then upgrade"
+    )]
+    NotApplied {
+        /// The file.
+        path: PathBuf,
+        /// Its version.
+        found: i64,
+        /// Journal records that the tables lack.
+        records: u64,
     },
     /// The file is another program's.
     #[error("{path}: not a ledger of imcharge; move it away or choose another state_dir")]
@@ -393,9 +399,9 @@ impl Store {
         if let Some(marks) = self.overlays().find_map(|pending| pending.marks.get(&instance)) {
             return Ok(Some(marks.clone()));
         }
-        let sql = "SELECT events, notices FROM marks WHERE instance=?1";
+        let sql = "SELECT events, notifications FROM marks WHERE instance=?1";
         let read = self.database.connection.query_row(sql, [instance as i64], |row| {
-            Ok(Marks { events: unpack(&row.get::<_, Vec<u8>>(0)?), notices: unpack(&row.get::<_, Vec<u8>>(1)?) })
+            Ok(Marks { events: unpack(&row.get::<_, Vec<u8>>(0)?), notifications: unpack(&row.get::<_, Vec<u8>>(1)?) })
         });
         read.optional().map_err(|source| self.error(source))
     }
@@ -600,11 +606,11 @@ impl Accounts for Store {
             return Ok(Some(*account));
         }
         let read = || {
-            let sql = "SELECT balance, held, debited, credit_limit FROM accounts WHERE id=?1";
+            let sql = "SELECT balance, held, debited FROM accounts WHERE id=?1";
             let mut statement = self.database.connection.prepare_cached(sql)?;
             let account = statement.query_row([id], |row| {
-                let (balance, held, debited, credit_limit) = row.try_into()?;
-                Ok(Account { balance, held, debited, credit_limit })
+                let (balance, held, debited) = row.try_into()?;
+                Ok(Account { balance, held, debited })
             });
             account.optional()
         };
@@ -631,8 +637,8 @@ impl Accounts for Store {
     }
 
     fn held(&self, session: i64) -> Result<i64, StoreError> {
-        if let Some(hold) = self.overlays().find_map(|pending| pending.holds.get(&session)) {
-            return Ok(hold.as_ref().map_or(0, |hold| hold.units));
+        if let Some(units) = self.overlays().find_map(|pending| pending.holds.get(&session)) {
+            return Ok(*units);
         }
         let read = || {
             let mut statement = self.database.connection.prepare_cached("SELECT units FROM holds WHERE session=?1")?;
@@ -641,8 +647,8 @@ impl Accounts for Store {
         Ok(read().map_err(|source| self.error(source))?.unwrap_or(0))
     }
 
-    fn put_hold(&mut self, session: i64, hold: Option<Hold>) {
-        self.put(Change::Hold { row: session, hold });
+    fn put_held(&mut self, session: i64, units: i64) {
+        self.put(Change::Held { row: session, units });
     }
 }
 

@@ -1,22 +1,40 @@
-//! The tables of the ledger file, and what they mean to an operator who reads them.
+//! Tables of the ledger file, and how a file of an older version is upgraded.
+//!
+//! `PRAGMA user_version` is the version of a file. [`TABLES`] makes version 1, each of [`MIGRATIONS`] the next one. A new
+//! file gets the tables and all migrations, an older one the migrations it lacks, in one transaction. A newer file is
+//! refused.
+//!
+//! To change the schema, append a migration and never edit an old one. The journal and the states of sessions are encoded
+//! by `postcard`, which does not describe itself: a change of [`Change`](super::change::Change) or of the state of a
+//! session needs a migration too, if only one that rewrites or checks the states. The journal needs none, because a file
+//! is upgraded only when its journal contains nothing that the tables lack.
 
-/// Version of the schema, in `PRAGMA user_version`. A file of another version is refused.
-pub const VERSION: i64 = 8;
+use rusqlite::{Connection, Result};
 
-/// All tables.
+/// Upgrades a file by one version, within the caller's transaction.
+pub type Migration = fn(&Connection) -> Result<()>;
+
+/// Migration `n` (counted from 0) upgrades version `n + 1` to `n + 2`.
+pub const MIGRATIONS: &[Migration] = &[];
+
+/// Version of a file that has all of these migrations.
+pub const fn version(migrations: &[Migration]) -> i64 {
+    1 + migrations.len() as i64
+}
+
+/// Tables of version 1. The comments are for operators who read the file.
 pub const TABLES: &str = "
--- Who pays. balance: what can still be used; held: reserved and not yet used; debited: all that was ever
--- used; balance + held + debited changes only by RPC. credit_limit: how far below zero balance may go.
+-- balance: units that can be reserved. held: units reserved and not used yet. debited: units used since the account was
+-- created, less refunds. balance + held + debited changes only by account.set and account.add.
 CREATE TABLE accounts(
   id TEXT PRIMARY KEY, balance INTEGER NOT NULL, held INTEGER NOT NULL DEFAULT 0,
-  debited INTEGER NOT NULL DEFAULT 0, credit_limit INTEGER NOT NULL DEFAULT 0) WITHOUT ROWID;
--- What a session holds of an account. expires_at: UNIX milliseconds after which an idle session gives it back.
-CREATE TABLE holds(
-  session INTEGER PRIMARY KEY, account TEXT NOT NULL, units INTEGER NOT NULL, expires_at INTEGER NOT NULL);
--- One row per session, open or closed. opened_at, closed_at: UNIX milliseconds. granted: messages (or kilobytes)
--- granted in all. reserved: units that the enabler holds for the session. waiting: whether anything of it has no answer,
--- of the client or of the enabler. steps_dropped: steps beyond the bound, which are not kept. steps: the first ones, see
--- the view.
+  debited INTEGER NOT NULL DEFAULT 0) WITHOUT ROWID;
+-- Units that a session holds of its account.
+CREATE TABLE holds(session INTEGER PRIMARY KEY, units INTEGER NOT NULL);
+-- One row per session, open or closed. opened_at, closed_at: UNIX milliseconds. granted: messages (or kilobytes) granted
+-- in total. reserved: units that the enabler holds for the session. waiting: 1 while a response of the client or an answer
+-- of the enabler is outstanding. steps: the first events of the trace, see the view; steps_dropped: events that were not
+-- kept, because the session had too many.
 CREATE TABLE sessions(
   id INTEGER PRIMARY KEY, key TEXT NOT NULL, call_id TEXT NOT NULL, account TEXT NOT NULL, other TEXT NOT NULL,
   icid TEXT NOT NULL, direction TEXT NOT NULL, tariff TEXT NOT NULL, instance INTEGER NOT NULL,
@@ -24,14 +42,13 @@ CREATE TABLE sessions(
   reserved INTEGER NOT NULL DEFAULT 0, waiting INTEGER NOT NULL DEFAULT 0, steps_dropped INTEGER NOT NULL DEFAULT 0,
   steps TEXT NOT NULL DEFAULT '');
 CREATE INDEX sessions_call ON sessions(call_id);
--- What the engine needs of a session, until it is forgotten: its head, and the parts of one with many messages.
+-- Internal state of sessions that are not forgotten: a head, and further parts of a session with many messages.
 CREATE TABLE states(session INTEGER PRIMARY KEY, state BLOB NOT NULL);
 CREATE TABLE state_parts(
   session INTEGER NOT NULL, part INTEGER NOT NULL, state BLOB NOT NULL, PRIMARY KEY(session, part)) WITHOUT ROWID;
--- One row per debited message: who, when (UNIX milliseconds), which, how large, what it cost and why then. part: 0; 1
--- and up for chunks that were read after the message was debited, and for a message that is sent again after its units
--- were given back.
--- trigger: response, error (with the MSRP code), timeout or close. refunded_at: when the units were given back.
+-- One row per debit. at: UNIX milliseconds. part: 0; 1 and up for chunks that were read after the message was debited, and
+-- for a message that was sent again after its units had been refunded. trigger: response, error (code: the MSRP status),
+-- timeout or close. refunded_at: UNIX milliseconds, NULL without a refund.
 CREATE TABLE debits(
   id INTEGER PRIMARY KEY, session INTEGER NOT NULL, call_id TEXT NOT NULL, message_id TEXT NOT NULL,
   part INTEGER NOT NULL, account TEXT NOT NULL, octets INTEGER NOT NULL, units INTEGER NOT NULL, trigger TEXT NOT NULL,
@@ -39,30 +56,30 @@ CREATE TABLE debits(
   UNIQUE(session, message_id, part));
 CREATE INDEX debits_account ON debits(account);
 CREATE INDEX debits_undelivered ON debits(at, units) WHERE trigger<>'response' AND refunded_at IS NULL;
--- When the file was made, UNIX seconds: Origin-State-Id of Diameter.
+-- Time at which the file was created, UNIX seconds: the Origin-State-Id of Diameter.
 CREATE TABLE origin(state_id INTEGER NOT NULL);
 INSERT INTO origin VALUES(unixepoch());
--- How far the rings of the running instance have been read and written.
-CREATE TABLE marks(instance INTEGER PRIMARY KEY, events BLOB NOT NULL, notices BLOB NOT NULL);
--- How the peers of a distant enabler stood when an operator asked last.
+-- Positions up to which the rings of the running instance were read (events) and written (notifications).
+CREATE TABLE marks(instance INTEGER PRIMARY KEY, events BLOB NOT NULL, notifications BLOB NOT NULL);
+-- State of the Diameter peers at the last command that asked for it.
 CREATE TABLE peers(host TEXT NOT NULL, address TEXT NOT NULL, state TEXT NOT NULL, in_flight INTEGER NOT NULL,
   last_error TEXT NOT NULL);
--- The journal beside this file. ledger: random number by which the two know each other. applied: sequence of its last
--- record that these tables contain.
+-- The journal beside this file. ledger: random number that both share. applied: sequence of its last record that is in
+-- these tables.
 CREATE TABLE journal(ledger INTEGER NOT NULL, applied INTEGER NOT NULL);
 INSERT INTO journal VALUES(random(), 0);
--- One row per message that went to the client and costs nothing. units: what it would have cost. rule and code: why.
+-- One row per message that was relayed to the client and not charged. units: its price. rule, code: why it was free.
 CREATE TABLE undebited(
   session INTEGER NOT NULL, message_id TEXT NOT NULL, call_id TEXT NOT NULL, account TEXT NOT NULL,
   octets INTEGER NOT NULL, units INTEGER NOT NULL, rule TEXT NOT NULL, code INTEGER NOT NULL, at INTEGER NOT NULL,
   PRIMARY KEY(session, message_id, at)) WITHOUT ROWID;
 CREATE INDEX undebited_at ON undebited(at, units);
--- What happened in a session after its first steps, some steps a row; part: number of the first one; zero: UNIX
--- microseconds that their times count from, NULL: those of the INVITE.
-CREATE TABLE ladders(
+-- Later events of the trace of a session, several per row. part: number of the first one. zero: UNIX microseconds that
+-- their times count from; NULL: the time of the INVITE.
+CREATE TABLE trace_parts(
   session INTEGER NOT NULL, part INTEGER NOT NULL, zero INTEGER, steps TEXT NOT NULL,
   PRIMARY KEY(session, part)) WITHOUT ROWID;
--- What happened in the sessions, step by step. at: UNIX milliseconds; micros: microseconds since the INVITE.
+-- Traces of the sessions, one row per event. at: UNIX milliseconds. micros: microseconds since the INVITE.
 CREATE VIEW steps AS SELECT
   session, json_extract(step, '$[0]') AS number,
   (zero + json_extract(step, '$[1]')) / 1000 AS at, json_extract(step, '$[1]') AS micros,
@@ -77,5 +94,5 @@ CREATE VIEW steps AS SELECT
       FROM sessions s, json_each('[' || rtrim(s.steps, ',') || ']') e
     UNION ALL
     SELECT l.session, coalesce(l.zero, (SELECT s.opened_at * 1000 FROM sessions s WHERE s.id=l.session)), e.value
-      FROM ladders l, json_each('[' || rtrim(l.steps, ',') || ']') e);
+      FROM trace_parts l, json_each('[' || rtrim(l.steps, ',') || ']') e);
 ";

@@ -1,5 +1,5 @@
 //! The steps of sessions as the tables keep them: JSON lists (RFC 8259), many in one column. The first of a session stand
-//! in its own row, which is written anyway, so that most sessions cost no row more; those beyond stand in `ladders`. The
+//! in its own row, which is written anyway, so that most sessions cost no row more; those beyond stand in `trace_parts`. The
 //! view `steps` shows them one by one and by name.
 
 use crate::charge::session::TraceEvent;

@@ -5,7 +5,7 @@ use super::steps::Part;
 use crate::charge::event::Direction;
 use crate::charge::session::Session;
 use crate::enabler::diameter::client::connections::PeerStatus;
-use crate::enabler::ledger::{Account, Hold};
+use crate::enabler::ledger::Account;
 use rusqlite::{Connection, Result, params};
 
 /// Writes everything but the peers, within the caller's transaction. Not twice.
@@ -16,8 +16,8 @@ pub fn write(connection: &Connection, pending: &Pending) -> Result<()> {
     for (id, account) in &pending.accounts {
         write_account(connection, id, account)?;
     }
-    for (row, hold) in &pending.holds {
-        write_hold(connection, *row, hold.as_ref())?;
+    for (row, units) in &pending.holds {
+        write_hold(connection, *row, *units)?;
     }
     for debit in &pending.debits {
         write_debit(connection, debit)?;
@@ -31,11 +31,11 @@ pub fn write(connection: &Connection, pending: &Pending) -> Result<()> {
         write_undebited(connection, message)?;
     }
     for (instance, marks) in &pending.marks {
-        let (events, notices) = (super::pack(&marks.events), super::pack(&marks.notices));
+        let (events, notifications) = (super::pack(&marks.events), super::pack(&marks.notifications));
         execute(
             connection,
-            "INSERT OR REPLACE INTO marks(instance, events, notices) VALUES(?1, ?2, ?3)",
-            params![*instance as i64, events, notices],
+            "INSERT OR REPLACE INTO marks(instance, events, notifications) VALUES(?1, ?2, ?3)",
+            params![*instance as i64, events, notifications],
         )?;
     }
     if let Some(instance) = pending.adopted {
@@ -112,7 +112,7 @@ fn signed(number: u64) -> i64 {
 fn write_part(connection: &Connection, row: i64, part: &Part) -> Result<()> {
     let mut steps = String::new();
     part.write(&mut steps);
-    let sql = "INSERT OR REPLACE INTO ladders(session, part, zero, steps) VALUES(?1, ?2, ?3, ?4)";
+    let sql = "INSERT OR REPLACE INTO trace_parts(session, part, zero, steps) VALUES(?1, ?2, ?3, ?4)";
     execute(connection, sql, params![row, part.first, part.zero, steps])
 }
 
@@ -199,20 +199,16 @@ fn write_undebited(connection: &Connection, message: &NotDebited) -> Result<()> 
 fn write_account(connection: &Connection, id: &str, account: &Account) -> Result<()> {
     execute(
         connection,
-        "INSERT INTO accounts(id, balance, held, debited, credit_limit) VALUES(?1, ?2, ?3, ?4, ?5) \
-         ON CONFLICT(id) DO UPDATE SET balance=?2, held=?3, debited=?4, credit_limit=?5",
-        params![id, account.balance, account.held, account.debited, account.credit_limit],
+        "INSERT INTO accounts(id, balance, held, debited) VALUES(?1, ?2, ?3, ?4) \
+         ON CONFLICT(id) DO UPDATE SET balance=?2, held=?3, debited=?4",
+        params![id, account.balance, account.held, account.debited],
     )
 }
 
-fn write_hold(connection: &Connection, row: i64, hold: Option<&Hold>) -> Result<()> {
-    match hold {
-        None => execute(connection, "DELETE FROM holds WHERE session=?1", [row]),
-        Some(hold) => execute(
-            connection,
-            "INSERT OR REPLACE INTO holds(session, account, units, expires_at) VALUES(?1, ?2, ?3, ?4)",
-            params![row, hold.account, hold.units, hold.expires_at],
-        ),
+fn write_hold(connection: &Connection, row: i64, units: i64) -> Result<()> {
+    match units {
+        0 => execute(connection, "DELETE FROM holds WHERE session=?1", [row]),
+        units => execute(connection, "INSERT OR REPLACE INTO holds(session, units) VALUES(?1, ?2)", [row, units]),
     }
 }
 

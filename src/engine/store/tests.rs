@@ -123,7 +123,7 @@ fn closed_sessions_go_after_their_days_with_all_that_is_kept_of_them() {
     let mut tables = tables(&folder);
     pass(&mut tables, s(0), TODAY);
     assert_eq!(sessions(&store), [recent, latest]);
-    for table in ["debits", "undebited", "ladders"] {
+    for table in ["debits", "undebited", "trace_parts"] {
         assert_eq!(number(&store, &format!("SELECT count(*) FROM {table} WHERE session={old}")), 0, "{table}");
         assert!(number(&store, &format!("SELECT count(*) FROM {table} WHERE session={recent}")) > 0, "{table}");
     }
@@ -139,7 +139,7 @@ fn what_is_not_settled_or_not_forgotten_stays_however_old_it_is() {
     let lingers = put(&mut store, then, Some(then), 1);
     let holds = put(&mut store, then, Some(then), 1);
     let latest = put_old(&mut store, 0, 0);
-    store.put(Change::Hold { row: holds, hold: Some(Hold { account: "a".into(), units: 1, expires_at: 0 }) });
+    store.put(Change::Held { row: holds, units: 1 });
     write(&mut store);
     let mut tables = tables(&folder);
     let keep = "INSERT INTO states(session, state) VALUES(?1, x'00')";
@@ -209,7 +209,7 @@ fn a_session_of_many_messages_goes_in_parts() {
     }
     assert!(left.windows(2).all(|pair| pair[0] - pair[1] <= 1000), "{left:?}");
     assert_eq!((left.last(), sessions(&store)), (Some(&0), vec![latest]));
-    assert_eq!(number(&store, &format!("SELECT count(*) FROM ladders WHERE session={many}")), 0);
+    assert_eq!(number(&store, &format!("SELECT count(*) FROM trace_parts WHERE session={many}")), 0);
 }
 
 #[test]
@@ -260,7 +260,7 @@ fn the_first_steps_stand_with_their_session_and_no_number_is_lost() {
         write(&mut store);
         first += count as u32;
     }
-    assert_eq!(number(&store, "SELECT count(*) FROM ladders"), 2, "those beyond the first ones");
+    assert_eq!(number(&store, "SELECT count(*) FROM trace_parts"), 2, "those beyond the first ones");
     let numbers = format!("SELECT count(DISTINCT number)=count(*) AND max(number)={} FROM steps", first - 1);
     assert_eq!(number(&store, &numbers), 1);
     assert_eq!(number(&store, &format!("SELECT count(*) FROM steps WHERE at={TODAY}")), i64::from(first));
@@ -280,7 +280,7 @@ fn steps_are_rows_with_names_whatever_a_message_id_has_in_it() {
     }
     store.put(Change::Steps { row: 1, first: 3, zero: Some(9_000_000), steps: [plain].into_iter().collect() });
     write(&mut store);
-    assert_eq!(number(&store, "SELECT count(*) FROM ladders"), 2, "steps that follow each other share a row");
+    assert_eq!(number(&store, "SELECT count(*) FROM trace_parts"), 2, "steps that follow each other share a row");
     let sql = "SELECT message_id, rule, seconds, octets, balance, at FROM steps WHERE number=0";
     let read = store.database.connection.query_row(sql, [], |row| row.try_into());
     let read: (String, String, i64, i64, i64, i64) = read.expect("the step");
@@ -288,21 +288,6 @@ fn steps_are_rows_with_names_whatever_a_message_id_has_in_it() {
     let numbers = "SELECT group_concat(number || step || ' ' || at) FROM steps WHERE message_id IS NULL";
     let read: String = store.database.connection.query_row(numbers, [], |row| row.get(0)).expect("the others");
     assert_eq!(read, "1reserve 5000,2reserve 5000,3reserve 9000");
-}
-
-#[test]
-fn files_of_other_versions_are_refused_and_left_as_they_are() {
-    for version in [VERSION - 1, VERSION + 1] {
-        let (folder, store) = store();
-        drop(store);
-        let connection = Connection::open(folder.path().join(LEDGER)).expect("a file");
-        connection.pragma_update(None, "user_version", version).expect("marked");
-        let error = Store::open(folder.path(), None).err().map(|error| error.to_string()).unwrap_or_default();
-        let word = if version < VERSION { "before its first release" } else { "written by a newer imcharge" };
-        assert!(error.contains(word), "{error}");
-        let found: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0)).expect("a number");
-        assert_eq!(found, version);
-    }
 }
 
 #[test]
