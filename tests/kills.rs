@@ -11,6 +11,7 @@
 //! It has no test harness around it: only a process of one thread may fork and go on as it likes.
 
 use imcharge::admin::commands;
+use imcharge::charge::event::Suspended;
 use imcharge::config::Config;
 use imcharge::engine;
 use imcharge::shm::clock;
@@ -19,7 +20,7 @@ use imcharge::shm::record::{Command, Record};
 use imcharge::shm::region::{Lane, Region};
 use imcharge::shm::ring::Ring;
 use imcharge::shm::statistic::Statistic;
-use imcharge::worker::sip_input::{Body, Dialog, Frame, Invitation, Invite, Method, Reply, Request, Suspended};
+use imcharge::worker::sip_input::{Body, Dialog, Frame, Invitation, Invite, Method, Reply, Request};
 use imcharge::worker::{Passage, Worker};
 use std::collections::HashSet;
 use std::path::Path;

@@ -3,7 +3,7 @@
 use imcharge::admin::commands;
 use imcharge::admin::commands::Value;
 use imcharge::charge::ch2::SessionKey;
-use imcharge::charge::event::{Entry, Event};
+use imcharge::charge::event::{Entry, Event, Suspended};
 use imcharge::config::Config;
 use imcharge::engine;
 use imcharge::shm::clock;
@@ -11,7 +11,7 @@ use imcharge::shm::notification::{Kind, NotificationReader, Outcome};
 use imcharge::shm::record::Record;
 use imcharge::shm::region::Region;
 use imcharge::shm::statistic::Statistic;
-use imcharge::worker::sip_input::{Dialog, Frame, Invitation, Invite, Method, Reply, Request, Suspended};
+use imcharge::worker::sip_input::{Dialog, Frame, Invitation, Invite, Method, Reply, Request};
 use imcharge::worker::{Course, Passage, Refused, Worker};
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -165,7 +165,7 @@ fn an_invite_by_a_second_way_is_told_so_and_its_end_ends_nothing() {
     let state = tempfile::tempdir().expect("a folder");
     let region = region(&state, |_| {});
     let (mut worker, mut other) = (Worker::attach(&region, 0), Worker::attach(&region, 1));
-    let [first, second] = [1, 2].map(|number| Suspended { index: number, label: number, route: 0 });
+    let [first, second] = [1, 2].map(|number| Suspended { index: number, label: number, continuation: 0 });
     let session = Worker::session_of_invitation(&Invitation { call_id: b"merged", from_tag: b"f", cseq: 1 });
     // The end of the second, seen by another process, may be read before either has begun.
     other.failed(session, Some(second.transaction()), 408);

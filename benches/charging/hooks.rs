@@ -1,11 +1,12 @@
 //! The module's own parts without a proxy around them: the MSRP hook, the engine, and what a session takes.
 
 use super::{Better, line, middle};
+use imcharge::charge::event::Suspended;
 use imcharge::config::Config;
 use imcharge::engine;
 use imcharge::shm::notification::NotificationReader;
 use imcharge::shm::region::Region;
-use imcharge::worker::sip_input::{Body, Dialog, Frame, Invitation, Invite, Method, Reply, Request, Suspended};
+use imcharge::worker::sip_input::{Body, Dialog, Frame, Invitation, Invite, Method, Reply, Request};
 use imcharge::worker::{Passage, Worker};
 use std::error::Error;
 use std::fs;

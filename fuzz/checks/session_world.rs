@@ -2,7 +2,7 @@
 //! order and more than once, answers at any time, failures anywhere.
 
 use imcharge::charge::ch2::{Denial, Failure, Grant, Operation, Request, Reservation, Response, SessionKey};
-use imcharge::charge::event::{Direction, Event, FailureReport, Flag, Reserve, Sent, Stop};
+use imcharge::charge::event::{Direction, Event, FailureReport, Flag, Reserve, Sent, Stop, Suspended};
 use imcharge::charge::policy::{Policy, Resend, Settle};
 use imcharge::charge::session::{Output, Session};
 use imcharge::charge::tariff::{Per, Quota, Tariff};
@@ -268,7 +268,8 @@ impl World {
             icid: "",
             direction: Direction::Pull,
             messages,
-            carried: [0; 4],
+            suspended: Suspended::default(),
+            inviting_tag: 0,
         };
         let tariff = Tariff { per: Per::Message, price: PRICE };
         let now = Time(1_000_000_000);

@@ -2,11 +2,12 @@
 //! lawful forms, and the readers of the engine agree with the view they stand on.
 
 use super::lies_in;
+use imcharge::charge::event::Suspended;
 use imcharge::wire::identity;
 use imcharge::wire::sip::{SipMessage, Start, Target, icid};
 use imcharge::worker::raw_sip;
 use imcharge::worker::raw_sip::Inviting;
-use imcharge::worker::sip_input::{Method, Suspended};
+use imcharge::worker::sip_input::Method;
 
 /// Longest message that is read.
 const MESSAGE_MAX: usize = 64 * 1024;

@@ -129,14 +129,33 @@ pub enum Event<'a> {
     },
 }
 
-/// One of the transactions in which an INVITE came, by the host's numbers: where it came by two ways, there are two with
-/// the same Call-ID, From tag and CSeq (RFC 3261, 8.2.2.2).
+/// Identifies one SIP server transaction of an INVITE by the host's two numbers. An INVITE that arrives over two paths
+/// has two transactions with the same Call-ID, From tag and CSeq (RFC 3261, 8.2.2.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InviteTransaction {
-    /// First number.
+    /// First host number (Kamailio: hash index of the transaction).
     pub index: u64,
-    /// Second number.
+    /// Second host number (Kamailio: label of the transaction).
     pub label: u64,
+}
+
+/// A suspended INVITE transaction and where the host resumes it. The host gets these numbers back with the verdict;
+/// the engine does not interpret them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Suspended {
+    /// First host number (Kamailio: hash index of the transaction).
+    pub index: u64,
+    /// Second host number (Kamailio: label of the transaction).
+    pub label: u64,
+    /// The script's continuation (Kamailio: index of the route to resume in).
+    pub continuation: u64,
+}
+
+impl Suspended {
+    /// Returns the transaction without its continuation.
+    pub fn transaction(self) -> InviteTransaction {
+        InviteTransaction { index: self.index, label: self.label }
+    }
 }
 
 /// An INVITE that waits.
@@ -154,9 +173,10 @@ pub struct Reserve<'a> {
     pub direction: Direction,
     /// For how many messages; 0: not known.
     pub messages: u32,
-    /// Carried through for the engine: the host's three numbers of the waiting transaction (see
-    /// `engine::facts::Suspended`) and the hash of the inviting side's tag.
-    pub carried: [u64; 4],
+    /// The INVITE transaction that waits for the verdict.
+    pub suspended: Suspended,
+    /// Hash of the inviting side's tag.
+    pub inviting_tag: u64,
 }
 
 /// Which side of the INVITE has the stored messages.

@@ -96,7 +96,7 @@ impl Outstanding {
 mod tests {
     use super::*;
     use crate::charge::ch2::{Failure, Operation, Response};
-    use crate::charge::event::{Direction, Event, FailureReport, Flag, Reserve, Sent};
+    use crate::charge::event::{Direction, Event, FailureReport, Flag, Reserve, Sent, Suspended};
     use crate::charge::policy::Policy;
     use crate::charge::session::Output;
     use crate::charge::tariff::Quota;
@@ -114,7 +114,8 @@ mod tests {
             icid: "",
             direction: Direction::Pull,
             messages: 2,
-            carried: [0; 4],
+            suspended: Suspended::default(),
+            inviting_tag: 0,
         };
         let tariff = "message:1".parse().expect("a tariff");
         let mut session = Session::open(SessionKey(number, 1), &reserve, tariff, Policy::default(), 0, s(0));

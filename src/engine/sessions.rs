@@ -24,7 +24,6 @@ use crate::shm::record::{Command, CommandResult, Record};
 use crate::shm::region::Region;
 use crate::shm::statistic::Statistic;
 use crate::simulate::{self, InjectedBug};
-use crate::worker::sip_input::Suspended;
 use notify::{count_debit, is_gate_opened, refuse, tell_debit, tell_failure, tell_verdict};
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap, HashMap, VecDeque};
@@ -358,8 +357,7 @@ impl SessionTable {
     ) -> Result<(), StoreError> {
         let here = turn.instance == turn.region.instance();
         if let Some(live) = self.sessions.get(&key) {
-            let is_another =
-                suspended_of(reserve.carried).transaction() != suspended_of(live.session.carried()).transaction();
+            let is_another = reserve.suspended.transaction() != live.session.suspended().transaction();
             if here && (is_another || live.instance != turn.instance) {
                 refuse(turn, key, at, reserve, Failure::Merged);
             }
@@ -428,7 +426,7 @@ impl SessionTable {
             return Ok(());
         };
         if let Event::Failed { transaction: Some(ended), .. } | Event::Cancelled { transaction: Some(ended) } = event
-            && *ended != suspended_of(live.session.carried()).transaction()
+            && *ended != live.session.suspended().transaction()
         {
             return Ok(());
         }
@@ -932,11 +930,6 @@ fn record_debit(
         },
         wall_ms: turn.wall_ms,
     }));
-}
-
-/// The waiting INVITE whose numbers a session carries through.
-fn suspended_of([index, label, route, _]: [u64; 4]) -> Suspended {
-    Suspended { index, label, route }
 }
 
 /// Gives an account this balance, if it is within the range.

@@ -8,10 +8,11 @@ use super::result::{
     IMCHARGE_REQUEST_TOO_MANY, IMCHARGE_SIP_MAX,
 };
 use crate::charge::ch2::SessionKey;
+use crate::charge::event::Suspended;
 use crate::shm::statistic::Statistic;
 use crate::worker::raw_sip;
 use crate::worker::raw_sip::Inviting;
-use crate::worker::sip_input::{Frame, Method, NoConnections, Reply, Request, Source, Suspended};
+use crate::worker::sip_input::{Frame, Method, NoConnections, Reply, Request, Source};
 use crate::worker::{Course, Refused, Worker};
 use std::ffi::c_void;
 use std::net::Ipv6Addr;
@@ -48,13 +49,13 @@ pub struct imcharge_tokens {
 
 impl From<imcharge_tokens> for Suspended {
     fn from(tokens: imcharge_tokens) -> Suspended {
-        Suspended { index: tokens.index, label: tokens.label, route: tokens.route }
+        Suspended { index: tokens.index, label: tokens.label, continuation: tokens.route }
     }
 }
 
 impl From<Suspended> for imcharge_tokens {
     fn from(suspended: Suspended) -> imcharge_tokens {
-        imcharge_tokens { index: suspended.index, label: suspended.label, route: suspended.route }
+        imcharge_tokens { index: suspended.index, label: suspended.label, route: suspended.continuation }
     }
 }
 

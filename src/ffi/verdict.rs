@@ -185,7 +185,7 @@ pub unsafe extern "C" fn imcharge_resumer_detach(resumer: *mut imcharge_resumer)
 mod tests {
     use super::*;
     use crate::charge::ch2::SessionKey;
-    use crate::worker::sip_input::Suspended;
+    use crate::charge::event::Suspended;
 
     fn notice(kind: Kind<'_>) -> Notification<'_> {
         Notification {
@@ -201,7 +201,7 @@ mod tests {
 
     #[test]
     fn a_verdict_carries_every_field() {
-        let suspended = Suspended { index: 4, label: 5, route: 6 };
+        let suspended = Suspended { index: 4, label: 5, continuation: 6 };
         let kind = Kind::Verdict { suspended, result: Decision::Denied, granted: 0 };
         let verdict = imcharge_verdict::from_notice(&notice(kind)).unwrap();
         assert_eq!(verdict.session, imcharge_session { high: 1, low: 2 });

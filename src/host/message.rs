@@ -2,9 +2,9 @@
 
 use super::bindings as sys;
 use super::parameters::{self, Format};
-use crate::charge::event::Direction;
+use crate::charge::event::{Direction, Suspended};
 use crate::worker::raw_sip;
-use crate::worker::sip_input::{Body, Dialog, Invitation, Invite, Reply, Request, Source, Suspended};
+use crate::worker::sip_input::{Body, Dialog, Invitation, Invite, Reply, Request, Source};
 use std::ffi::c_int;
 use std::net::IpAddr;
 

@@ -2,7 +2,7 @@
 
 use super::region::{Lane, Region};
 use crate::charge::ch2::SessionKey;
-use crate::worker::sip_input::Suspended;
+use crate::charge::event::Suspended;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,7 +1,8 @@
 //! Facts from raw SIP bytes, for hosts that hand over messages as they came from the wire.
 
+use crate::charge::event::Suspended;
 use crate::wire::sip::{SipMessage, Start};
-use crate::worker::sip_input::{Body, Dialog, Invitation, Invite, Method, Reply, Request, Source, Suspended};
+use crate::worker::sip_input::{Body, Dialog, Invitation, Invite, Method, Reply, Request, Source};
 
 /// What an INVITE is for.
 #[derive(Clone, Copy, Debug)]
@@ -107,7 +108,7 @@ mod tests {
     fn an_invite_gives_every_field_that_it_has() {
         let more = "P-Asserted-Identity: <sip:c@example.com>\r\nP-Asserted-Identity: <tel:+491>\r\nP-Called-Party-ID: <sip:d@example.com>\r\n";
         let bytes = sip(INVITE, "", "7 INVITE", more);
-        let suspended = Suspended { index: 1, label: 2, route: 3 };
+        let suspended = Suspended { index: 1, label: 2, continuation: 3 };
         let Some(Inviting::Initial(invite)) = invite(&bytes, 4, suspended) else { panic!("not read") };
         assert_eq!(invite.invitation.call_id, b"call");
         assert_eq!((invite.invitation.from_tag, invite.invitation.cseq), (&b"one"[..], 7));

@@ -42,7 +42,6 @@ impl Worker {
             Direction::Pull => invite.request_uri,
             Direction::Push => identity::address(invite.from),
         };
-        let host = invite.suspended;
         let event = Event::Reserve(Reserve {
             call_id,
             account: &account,
@@ -53,7 +52,8 @@ impl Worker {
                 .unwrap_or_default(),
             direction,
             messages: invite.messages,
-            carried: [host.index, host.label, host.route, self.region.hash(&[invite.invitation.from_tag])],
+            suspended: invite.suspended,
+            inviting_tag: self.region.hash(&[invite.invitation.from_tag]),
         });
         match self.push_event(session, event, self.ring.size() / 4, Urgency::Now) {
             true => Ok(session),

@@ -4,27 +4,8 @@
 //! structures; `engine::raw` fills them from raw bytes for every other host. All bytes are borrowed
 //! from the caller and copied once, into the caller's event ring.
 
-use crate::charge::event::{Direction, InviteTransaction};
+use crate::charge::event::{Direction, Suspended};
 use std::net::IpAddr;
-
-/// A transaction that the host has suspended, as the host wants it back with the verdict.
-/// The engine carries both numbers and never looks into them.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct Suspended {
-    /// First host number (Kamailio: the hash index of the transaction).
-    pub index: u64,
-    /// Second host number (Kamailio: the label of the transaction).
-    pub label: u64,
-    /// Which continuation of the host the verdict is for (Kamailio: the index of the route).
-    pub route: u64,
-}
-
-impl Suspended {
-    /// Which transaction of its INVITE it is.
-    pub fn transaction(self) -> InviteTransaction {
-        InviteTransaction { index: self.index, label: self.label }
-    }
-}
 
 /// Names an INVITE: the identity a session is known by before its dialog exists.
 #[derive(Clone, Copy, Debug)]

@@ -3,9 +3,9 @@
 use crate::delivery::{Delivery, Part};
 use crate::dialog::{Exchange, Leg, Side, Writing};
 use imcharge::charge::ch2::SessionKey;
-use imcharge::charge::event::InviteTransaction;
+use imcharge::charge::event::{InviteTransaction, Suspended};
 use imcharge::worker::Worker;
-use imcharge::worker::sip_input::{Invitation, Invite, Suspended};
+use imcharge::worker::sip_input::{Invitation, Invite};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -191,7 +191,7 @@ impl Call {
             direction: None,
             charging_vector: b"icid-value=1",
             messages: self.announced,
-            suspended: Suspended { index: self.number as u64, label: way, route: 0 },
+            suspended: Suspended { index: self.number as u64, label: way, continuation: 0 },
         });
         taken.is_ok()
     }

@@ -64,7 +64,7 @@ pub use rule::{Ending, Rule};
 pub use trace::{TraceClass, TraceEvent, TraceEventKind};
 
 use super::ch2::{Denial, Failure, Reservation, Response, SessionKey, Trigger};
-use super::event::{Direction, Event, Reserve};
+use super::event::{Direction, Event, Reserve, Suspended};
 use super::policy::{Model, Policy};
 use super::tariff::{Quota, Tariff, Units};
 use super::time::Time;
@@ -222,7 +222,8 @@ pub struct Session {
     parties: Parties,
     /// The script's own word for the end.
     reason: Option<Box<str>>,
-    carried: [u64; 4],
+    suspended: Suspended,
+    inviting_tag: u64,
     direction: Direction,
     tariff: Tariff,
     policy: Policy,
@@ -318,7 +319,8 @@ impl Session {
             key,
             parties: Parties::new(reserve),
             reason: None,
-            carried: reserve.carried,
+            suspended: reserve.suspended,
+            inviting_tag: reserve.inviting_tag,
             direction: reserve.direction,
             tariff,
             policy,

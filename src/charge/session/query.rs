@@ -2,7 +2,7 @@
 
 use super::{Counts, Debit, Decision, Flight, Outcome, Phase, Rule, Session, TraceEvent, Work as InFlight};
 use crate::charge::ch2::SessionKey;
-use crate::charge::event::Direction;
+use crate::charge::event::{Direction, Suspended};
 use crate::charge::tariff::{Quota, Tariff, Units};
 use crate::charge::time::Time;
 use thin_vec::ThinVec;
@@ -95,9 +95,14 @@ impl Session {
         self.tariff
     }
 
-    /// The host's numbers of the INVITE's transaction.
-    pub fn carried(&self) -> [u64; 4] {
-        self.carried
+    /// Returns the INVITE transaction that the host suspended.
+    pub fn suspended(&self) -> Suspended {
+        self.suspended
+    }
+
+    /// Returns the hash of the inviting side's tag.
+    pub fn inviting_tag(&self) -> u64 {
+        self.inviting_tag
     }
 
     /// Connections that have carried its frames.

@@ -6,7 +6,7 @@ mod rules;
 
 use super::*;
 use crate::charge::ch2::{Denial, Grant, Operation, Request, Reservation};
-use crate::charge::event::{FailureReport, Flag, Sent, Stop};
+use crate::charge::event::{FailureReport, Flag, Sent, Stop, Suspended};
 use crate::charge::policy::{DebitOn, OnFailure, Resend, Settle};
 
 /// Seconds after the INVITE.
@@ -22,7 +22,8 @@ fn invite(messages: u32) -> Reserve<'static> {
         icid: "1234bc9876e",
         direction: Direction::Pull,
         messages,
-        carried: [1, 2, 3, 0],
+        suspended: Suspended { index: 1, label: 2, continuation: 3 },
+        inviting_tag: 0,
     }
 }
 

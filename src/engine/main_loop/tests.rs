@@ -1,6 +1,7 @@
 //! The loop with a charging system at the other end of a real socket.
 
 use super::*;
+use crate::charge::event::Suspended;
 use crate::config::Config;
 use crate::enabler::diameter::client::fake_peer::{HOST, REALM, answer, asks, cea, header, messages};
 use crate::wire::diameter::dictionary::{self, APPLICATION_CREDIT_CONTROL, Command};
@@ -8,7 +9,7 @@ use crate::wire::diameter::{
     CreditControlAnswer, CreditControlRequest, Framed, Message, ResultCode, ServiceUnits, frame,
 };
 use crate::worker::Worker;
-use crate::worker::sip_input::{Invitation, Invite, Suspended};
+use crate::worker::sip_input::{Invitation, Invite};
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::time::Instant;
@@ -56,7 +57,7 @@ impl World {
                 direction: None,
                 charging_vector: b"",
                 messages: 3,
-                suspended: Suspended { index: 0, label: 0, route: 0 },
+                suspended: Suspended::default(),
             });
             taken.expect("the engine runs");
         }

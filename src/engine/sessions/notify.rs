@@ -1,6 +1,6 @@
 //! What hosts and scripts are told of: verdicts, debits, failures.
 
-use super::{Effect, SessionEntry, Tick, suspended_of};
+use super::{Effect, SessionEntry, Tick};
 use crate::charge::ch2::{Failure, SessionKey, Trigger};
 use crate::charge::event::Reserve;
 use crate::charge::session::{Decision, Session, Verdict};
@@ -32,7 +32,7 @@ pub(crate) fn tell_verdict(turn: &mut Tick<'_>, live: &SessionEntry, verdict: &V
     if !here {
         return;
     }
-    let suspended = suspended_of(session.carried());
+    let suspended = session.suspended();
     let kind = Kind::Verdict { suspended, result, granted: verdict.granted.0 };
     turn.notices.verdict(turn.region, &notice(session, reason, code, verdict.balance, kind));
     turn.latencies.push((Latency::Reserve, session.opened()));
@@ -45,7 +45,7 @@ pub(crate) fn is_gate_opened(turn: &mut Tick<'_>, live: &SessionEntry) -> bool {
     let opening = Opening {
         session: session.key(),
         name: region.name_of_session(session.key()),
-        inviting_tag: session.carried()[3],
+        inviting_tag: session.inviting_tag(),
         direction: session.direction(),
         per: session.tariff().per,
     };
@@ -65,7 +65,7 @@ pub(crate) fn refuse(turn: &mut Tick<'_>, session: SessionKey, at: Time, reserve
     turn.count(Statistic::Reserves);
     turn.count(Statistic::ReservesFailed);
     turn.latencies.push((Latency::Reserve, at));
-    let suspended = suspended_of(reserve.carried);
+    let suspended = reserve.suspended;
     let notice = Notification {
         session,
         call_id: reserve.call_id,

@@ -3,7 +3,7 @@
 use super::change::{Change, Debit, NotDebited, SessionChange};
 use super::*;
 use crate::charge::ch2::SessionKey;
-use crate::charge::event::{Direction, Reserve};
+use crate::charge::event::{Direction, Reserve, Suspended};
 use crate::charge::policy::{Policy, Settle};
 use crate::charge::session::Rule;
 use rusqlite::Connection;
@@ -49,7 +49,8 @@ fn session(call_id: &str) -> Session {
         icid: "",
         direction: Direction::Pull,
         messages: 2,
-        carried: [0; 4],
+        suspended: Suspended::default(),
+        inviting_tag: 0,
     };
     let tariff = "message:5".parse().expect("a tariff");
     Session::open(SessionKey::of(call_id.as_bytes(), b"", 1), &reserve, tariff, Policy::default(), 0, s(0))

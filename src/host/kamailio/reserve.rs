@@ -8,8 +8,9 @@ use super::guard::guard;
 use super::left::{Left, UNREADABLE};
 use super::message::{Chosen, Message, bytes};
 use super::{TM, Tm, bindings as sys, with_worker};
+use crate::charge::event::Suspended;
 use crate::worker::Refused;
-use crate::worker::sip_input::{Invite, Suspended};
+use crate::worker::sip_input::Invite;
 use std::ffi::{CString, c_char, c_int, c_uint, c_void};
 
 /// The script ends here: the transaction is suspended, or was dealt with.
@@ -24,7 +25,7 @@ pub enum Continuation {
     Function(c_int),
 }
 
-/// Marks a KEMI function in [`Suspended::route`].
+/// Marks a KEMI function in [`Suspended::continuation`].
 const FUNCTION: u64 = 1 << 32;
 
 impl Continuation {
@@ -52,9 +53,9 @@ impl Continuation {
 
     /// The one that a suspended transaction was given.
     pub fn of(suspended: Suspended) -> Continuation {
-        match suspended.route & FUNCTION {
-            0 => Continuation::Route(suspended.route as c_int),
-            _ => Continuation::Function((suspended.route & !FUNCTION) as c_int),
+        match suspended.continuation & FUNCTION {
+            0 => Continuation::Route(suspended.continuation as c_int),
+            _ => Continuation::Function((suspended.continuation & !FUNCTION) as c_int),
         }
     }
 
@@ -170,7 +171,7 @@ unsafe fn reserve_into(message: *mut sys::sip_msg, route: &[u8], messages: c_int
     let Some(left) = Left::of(request) else { return UNREADABLE };
     let invite = request.invite(left.message(), &chosen, u32::try_from(messages).unwrap_or(0));
     let Some(mut invite) = invite else { return Refused::Malformed as c_int };
-    invite.suspended.route = continuation.number();
+    invite.suspended.continuation = continuation.number();
     // Refused now, there is no transaction yet, and the script can answer as it likes.
     let can_reserve =
         with_worker(|worker| worker.can_reserve(&invite, &request.body())).unwrap_or(Err(Refused::EngineDown));

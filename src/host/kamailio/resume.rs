@@ -4,10 +4,10 @@ use super::guard::guard;
 use super::lifecycle::{DEBITED, FAILED};
 use super::reserve::Continuation;
 use super::{REGION, TM, bindings as sys, events, static_str, variables};
+use crate::charge::event::Suspended;
 use crate::shm::notification::{Kind, Notification, NotificationReader};
 use crate::shm::region::Region;
 use crate::shm::script_runs::{Process, Running};
-use crate::worker::sip_input::Suspended;
 use std::ffi::c_uint;
 use std::time::Duration;
 

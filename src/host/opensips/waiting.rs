@@ -11,12 +11,11 @@
 
 use super::guard::guard;
 use super::{REGION, TM, bindings as sys, shared, text, variables};
-use crate::charge::event::InviteTransaction;
+use crate::charge::event::{InviteTransaction, Suspended};
 use crate::host::text::static_str;
 use crate::shm::notification::{Kind, Notification};
 use crate::shm::script_runs::{Process, Running};
 use crate::worker::Refused;
-use crate::worker::sip_input::Suspended;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::ffi::{c_int, c_uint, c_void};
@@ -111,7 +110,7 @@ pub unsafe fn wait(
         sys::async_status = sys::ASYNC_NO_FD;
         sys::process_no
     };
-    Suspended { index: process as u64, label: number, route: 0 }
+    Suspended { index: process as u64, label: number, continuation: 0 }
 }
 
 /// Nothing waits after all.
