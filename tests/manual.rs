@@ -4,7 +4,7 @@
 use imcharge::admin::commands::COMMANDS;
 use imcharge::admin::metrics;
 use imcharge::charge::session::TraceEventKind;
-use imcharge::config::{Config, Parameter};
+use imcharge::config::{Config, PARAMETERS, Parameter, ParameterHost, ParameterType};
 use imcharge::shm::latency::Latency;
 use imcharge::shm::statistic::{Kind, Statistic};
 use std::collections::BTreeSet;
@@ -49,23 +49,15 @@ fn set<'a>(names: impl Iterator<Item = &'a str>) -> BTreeSet<String> {
     names.map(str::to_owned).collect()
 }
 
-/// Parameters that only Kamailio's scripts have, or only those of OpenSIPS.
-const OF_ONE_HOST: [Parameter; 2] =
-    [Parameter { name: "event_callback", integer: false }, Parameter { name: "no_session", integer: false }];
-
-fn parameters() -> impl Iterator<Item = &'static Parameter> {
-    Config::PARAMETERS.iter().chain(&OF_ONE_HOST)
-}
-
 #[test]
 fn every_parameter_is_in_the_manual_with_type_default_and_example() {
     let chapter = chapter("docs/kamailio.md", "Parameters");
-    assert_eq!(headings(&chapter), set(parameters().map(|parameter| parameter.name)));
+    assert_eq!(headings(&chapter), set(PARAMETERS.iter().map(Parameter::name)));
     for section in chapter.split("\n### ").skip(1) {
         let title = section.lines().next().unwrap_or_default();
         let name = title.split([' ', '(']).next().unwrap_or_default();
-        let parameter = parameters().find(|parameter| parameter.name == name).expect("checked above");
-        let kind = if parameter.integer { "(integer)" } else { "(string)" };
+        let parameter = Parameter::find(name).expect("checked above");
+        let kind = if parameter.kind == ParameterType::Integer { "(integer)" } else { "(string)" };
         assert!(title.ends_with(kind), "{title}: is of type {kind}");
         assert!(section.contains("*Default value is "), "{name} has no default in the manual");
         assert!(section.contains(&format!("modparam(\"imcharge\", \"{name}\"")), "{name} has no example");
@@ -75,20 +67,14 @@ fn every_parameter_is_in_the_manual_with_type_default_and_example() {
 #[test]
 fn the_defaults_in_the_manual_are_those_of_the_code() {
     let chapter = chapter("docs/kamailio.md", "Parameters");
-    let config = Config::default();
-    for (name, default) in [
-        ("state_dir", format!("\"{}\"", config.state_dir.display())),
-        ("tariff", format!("\"{}\"", config.tariff)),
-        ("response_timeout", config.policy.response_timeout.to_string()),
-        ("hold_timeout", config.policy.hold_timeout.to_string()),
-        ("resume_workers", config.resume_workers.to_string()),
-        ("max_sessions", config.max_sessions.to_string()),
-        ("history_days", config.history_days.to_string()),
-        ("unit", format!("\"{}\"", config.unit.word())),
-        ("on_failure_cap", config.policy.on_failure_cap.to_string()),
-    ] {
+    for parameter in PARAMETERS {
+        let name = parameter.name();
         let section = chapter.split("\n### ").find(|section| section.starts_with(&format!("{name} (")));
-        let wanted = format!("*Default value is {default}.*");
+        let wanted = match (parameter.default, parameter.kind) {
+            (None, _) => "*Default value is not set".to_owned(),
+            (Some(default), ParameterType::Integer) => format!("*Default value is {default}.*"),
+            (Some(default), _) => format!("*Default value is \"{default}\".*"),
+        };
         assert!(section.is_some_and(|section| section.contains(&wanted)), "{name}: {wanted}");
     }
 }
@@ -106,9 +92,7 @@ fn each_example_of_a_parameter_and_each_default_is_allowed() {
     for section in chapter.split("\n### ").skip(1) {
         let title = section.lines().next().unwrap_or_default();
         let name = title.split([' ', '(']).next().unwrap_or_default();
-        if OF_ONE_HOST.iter().any(|parameter| parameter.name == name) {
-            continue;
-        }
+        let parameter = Parameter::find(name).expect("a parameter");
         let default = section.split("*Default value is ").nth(1).and_then(|rest| rest.split([';', '*']).next());
         let default =
             default.map(|text| text.trim_end_matches('.').trim_matches('"')).filter(|text| *text != "not set");
@@ -118,7 +102,7 @@ fn each_example_of_a_parameter_and_each_default_is_allowed() {
         let values = examples.iter().map(|(_, value)| value.as_str()).chain(default);
         // A text with pseudo-variables is for the host to read.
         for value in values.filter(|value| !value.contains('$')) {
-            Config::default().set(name, value).unwrap_or_else(|error| panic!("{title}: {error}"));
+            parameter.set(&mut Config::default(), value).unwrap_or_else(|error| panic!("{title}: {error}"));
         }
     }
 }
@@ -310,7 +294,10 @@ fn the_configurations_use_only_what_there_is() {
         "kamailio-config/opensips/opensips.cfg",
     ] {
         for name in quoted_behind(&read(config), "modparam(\"imcharge\", ") {
-            assert!(parameters().any(|parameter| parameter.name == name), "{config}: {name}");
+            let parameter = Parameter::find(&name).unwrap_or_else(|| panic!("{config}: {name}"));
+            let is_opensips = config.contains("opensips.cfg");
+            let other = if is_opensips { ParameterHost::Kamailio } else { ParameterHost::OpenSips };
+            assert!(parameter.host != other, "{config}: {name} is of the other host");
         }
     }
 }

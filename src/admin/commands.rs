@@ -384,7 +384,7 @@ impl Call<'_> {
         if !self.text(0).is_empty() {
             let accepted = "message:PRICE or kilobyte:PRICE, PRICE 1 to 1000000000";
             config.tariff = self.text(0).parse().map_err(|_: NoTariff| self.wrong(0, accepted))?;
-            config.check().map_err(|error| self.wrong(0, &error.allowed))?;
+            config.check().map_err(|error| self.fails(400, error.to_string()))?;
         }
         self.region.set_tariff(config.tariff);
         Ok(tariff(self.region))

@@ -1,20 +1,23 @@
-//! What an operator configures, checked once, before anything starts.
+//! The configuration: collected parameter by parameter, checked once before anything starts.
 
 pub mod im_servers;
+mod parameters;
 
-use crate::charge::policy::{DebitOn, Model, OnFailure, Policy, Resend};
-use crate::charge::tariff::{NoTariff, Per, Tariff, Unit};
+pub use parameters::{PARAMETERS, Parameter, ParameterHost, ParameterType};
+
+use crate::charge::policy::{Model, Policy};
+use crate::charge::tariff::{Per, Tariff, Unit};
 use crate::config::im_servers::ImServers;
 use crate::enabler::diameter::profile::{CreditControlProfile, Profile, ServiceParameters};
 use crate::enabler::diameter::{Config as PeersConfig, DiameterConfig, PeerConfig, TlsConfig};
-use crate::wire::identity::{self, Preference};
+use crate::wire::identity::Preference;
 use std::path::PathBuf;
 
-/// The largest balance an operator can set: sums of it stay far from the end of the integer.
+/// Largest balance that an operator can set, in units. Sums of balances stay far below the limit of an `i64`.
 pub const BALANCE_MAX: i64 = 1_000_000_000_000_000;
 
 /// Which identity pays.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Subscriber {
     /// The identity that the network asserted: P-Asserted-Identity (RCS push: P-Called-Party-ID, else the Request-URI).
     Asserted,
@@ -36,7 +39,7 @@ pub enum DirectionRule {
     Push,
 }
 
-/// Who grants and debits.
+/// The charging back end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Enabler {
     /// The embedded ledger.
@@ -46,7 +49,7 @@ pub enum Enabler {
 }
 
 impl Enabler {
-    /// The word of the parameter.
+    /// Returns the value of the parameter `enabler`.
     pub fn as_str(self) -> &'static str {
         match self {
             Enabler::Ledger => "ledger",
@@ -55,8 +58,8 @@ impl Enabler {
     }
 }
 
-/// What is only for `enabler=diameter`.
-#[derive(Clone, Debug, Default)]
+/// The parameters of `enabler=diameter`.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Diameter {
     /// Origin-Host.
     pub origin_host: String,
@@ -64,11 +67,11 @@ pub struct Diameter {
     pub origin_realm: String,
     /// Destination-Realm.
     pub destination_realm: String,
-    /// Whom to ask.
+    /// The peers, at least one.
     pub peers: Vec<Peer>,
     /// Service-Context-Id.
     pub service_context_id: String,
-    /// How it is spoken to.
+    /// Profile of Diameter Credit-Control.
     pub profile: Profile,
     /// Service-Identifier.
     pub service_identifier: Option<u32>,
@@ -76,268 +79,154 @@ pub struct Diameter {
     pub rating_group: Option<u32>,
     /// Currency-Code, with `unit=money`.
     pub currency_code: Option<u32>,
-    /// Exponent of what the tariff counts, with `unit=money`; `None`: -2.
-    pub currency_exponent: Option<i32>,
-    /// Tx, seconds; 0: 10.
+    /// Exponent of the unit that the tariff counts, with `unit=money`.
+    pub currency_exponent: i32,
+    /// Tx, seconds (RFC 8506, 13).
     pub tx_timeout: u32,
-    /// File with the certificates that are trusted.
+    /// PEM file with the trusted certificates; empty: not set.
     pub tls_ca: PathBuf,
-    /// File with the own certificate.
+    /// PEM file with the certificate of this node; empty: not set.
     pub tls_certificate: PathBuf,
-    /// File with its key.
+    /// PEM file with its private key; empty: not set.
     pub tls_key: PathBuf,
 }
 
 /// One value of the parameter `peer`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Peer {
-    /// Its DiameterIdentity; empty: whoever answers.
+    /// DiameterIdentity; empty: any identity is accepted.
     pub host: String,
     /// `HOST:PORT`.
     pub address: String,
-    /// The lowest that is open serves.
+    /// The open peer with the lowest number serves.
     pub priority: u16,
-    /// Whether it is spoken to in TLS.
+    /// Whether the connection uses TLS.
     pub tls: bool,
 }
 
-/// Requests without an answer that a peer may have.
+/// Limit of unanswered requests of one peer.
 const IN_FLIGHT_MAX: usize = 20_000;
 
-/// A parameter as the hosts export it.
-#[derive(Clone, Copy, Debug)]
-pub struct Parameter {
-    /// Name.
-    pub name: &'static str,
-    /// Whether it is a whole number; else text.
-    pub integer: bool,
-}
-
-/// What happens to a client whose description leaves this relay out of its path.
+/// What happens to a client whose SDP leaves this relay out of its `a=path`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Bypass {
-    /// It is counted.
+    /// The case is counted.
     Allow,
-    /// It is counted and refused: its INVITE is not charged, and what it describes later is not bound.
+    /// The case is counted; the INVITE is not charged, and endpoints of later SDP are not bound.
+    Refuse,
+}
+
+/// What happens to MSRP frames that belong to no charged session (OpenSIPS).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoSession {
+    /// They pass uncharged.
+    Pass,
+    /// They are refused.
     Refuse,
 }
 
 /// The whole configuration.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     /// Folder of the ledger; must exist and be writable.
     pub state_dir: PathBuf,
-    /// Which identity pays.
+    /// The identity that pays.
     pub subscriber: Subscriber,
-    /// What decides between pull and push.
+    /// What makes an INVITE a pull or a push.
     pub direction: DirectionRule,
-    /// Which of several: a SIP URI, or a telephone number.
+    /// Which of several asserted identities pays: a SIP URI or a telephone number.
     pub identity: Preference,
     /// What a message costs.
     pub tariff: Tariff,
     /// What a unit of an account is.
     pub unit: Unit,
-    /// The rules.
+    /// The charging policy.
     pub policy: Policy,
-    /// Host processes that take verdicts and run the resume route.
+    /// Host processes that run resume routes.
     pub resume_workers: u32,
     /// Host processes that run the event routes.
     pub event_workers: u32,
-    /// Addresses that alone may speak for the side that has the messages.
+    /// Addresses that MSRP of the IM server must come from; empty: any.
     pub im_servers: ImServers,
-    /// What happens to a client whose description leaves this relay out of its path.
+    /// What happens to a client whose SDP leaves this relay out of its `a=path`.
     pub bypass: Bypass,
     /// Sessions open at once.
     pub max_sessions: u32,
-    /// What an unknown subscriber starts with; `None`: is denied.
+    /// Balance of a subscriber who has no account yet; `None`: the subscriber is denied.
     pub default_balance: Option<i64>,
     /// Days for which closed sessions are kept.
     pub history_days: u32,
-    /// Who grants and debits.
+    /// The charging back end.
     pub enabler: Enabler,
-    /// What is only for `enabler=diameter`.
+    /// The parameters of `enabler=diameter`.
     pub diameter: Diameter,
+    /// KEMI function that is called for events (Kamailio); `None`: the native event routes run.
+    pub event_callback: Option<String>,
+    /// What happens to MSRP frames that belong to no charged session (OpenSIPS).
+    pub no_session: NoSession,
 }
 
-/// A parameter is wrong: one line that names it, the value and what is allowed.
+/// A parameter is wrong or missing: one line that names it, the value and what is accepted.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("parameter {name}: '{value}' is not allowed: {allowed}")]
+#[error("{text}")]
 pub struct ConfigError {
-    /// Name.
+    /// The parameter.
     pub name: String,
-    /// The value given.
-    pub value: String,
-    /// What would be right.
-    pub allowed: String,
+    /// The line.
+    text: String,
+}
+
+impl ConfigError {
+    /// The value is not one of the accepted ones.
+    pub fn new(name: &str, value: &str, accepted: &str) -> ConfigError {
+        let text = format!("parameter {name}: '{value}' is not allowed; accepted: {accepted}");
+        ConfigError { name: name.into(), text }
+    }
+
+    /// The value does not go with another parameter's.
+    fn conflict(name: &str, value: &str, with: &str, accepted: &str) -> ConfigError {
+        let text = format!("parameter {name}: '{value}' is not allowed with {with}; accepted: {accepted}");
+        ConfigError { name: name.into(), text }
+    }
+
+    /// The parameter is not set and `needed_by` needs it.
+    fn missing(name: &str, needed_by: &str) -> ConfigError {
+        let text = format!("parameter {name} is not set; {needed_by} needs it");
+        ConfigError { name: name.into(), text }
+    }
 }
 
 impl Config {
-    /// Every parameter, in the order of the manual.
-    pub const PARAMETERS: &'static [Parameter] = &[
-        Parameter { name: "enabler", integer: false },
-        Parameter { name: "state_dir", integer: false },
-        Parameter { name: "subscriber", integer: false },
-        Parameter { name: "direction", integer: false },
-        Parameter { name: "identity", integer: false },
-        Parameter { name: "tariff", integer: false },
-        Parameter { name: "unit", integer: false },
-        Parameter { name: "response_timeout", integer: true },
-        Parameter { name: "hold_timeout", integer: true },
-        Parameter { name: "resume_workers", integer: true },
-        Parameter { name: "event_workers", integer: true },
-        Parameter { name: "im_server", integer: false },
-        Parameter { name: "bypass", integer: false },
-        Parameter { name: "max_sessions", integer: true },
-        Parameter { name: "debit_on", integer: false },
-        Parameter { name: "model", integer: false },
-        Parameter { name: "on_failure", integer: false },
-        Parameter { name: "on_failure_cap", integer: true },
-        Parameter { name: "policy", integer: false },
-        Parameter { name: "default_balance", integer: true },
-        Parameter { name: "history_days", integer: true },
-        Parameter { name: "origin_host", integer: false },
-        Parameter { name: "origin_realm", integer: false },
-        Parameter { name: "destination_realm", integer: false },
-        Parameter { name: "peer", integer: false },
-        Parameter { name: "service_context_id", integer: false },
-        Parameter { name: "profile", integer: false },
-        Parameter { name: "service_identifier", integer: true },
-        Parameter { name: "rating_group", integer: true },
-        Parameter { name: "currency_code", integer: true },
-        Parameter { name: "currency_exponent", integer: true },
-        Parameter { name: "tx_timeout", integer: true },
-        Parameter { name: "resend", integer: false },
-        Parameter { name: "tls_ca", integer: false },
-        Parameter { name: "tls_certificate", integer: false },
-        Parameter { name: "tls_key", integer: false },
-    ];
-
-    /// Sets one parameter from its text.
+    /// Sets a parameter that every host has.
     pub fn set(&mut self, name: &str, value: &str) -> Result<(), ConfigError> {
-        let refuse = |allowed: &str| ConfigError { name: name.into(), value: value.into(), allowed: allowed.into() };
-        let number = |least: u32, most: u32| {
-            let parsed = value.parse().ok().filter(|number| (least..=most).contains(number));
-            parsed.ok_or_else(|| refuse(&format!("a whole number from {least} to {most}")))
-        };
-        match name {
-            "enabler" => {
-                self.enabler = match value {
-                    "ledger" => Enabler::Ledger,
-                    "diameter" => Enabler::Diameter,
-                    _ => return Err(refuse("ledger or diameter")),
-                }
+        match Parameter::find(name).filter(|parameter| parameter.host == ParameterHost::Any) {
+            Some(parameter) => parameter.set(self, value),
+            None => {
+                let text = format!("parameter {name}: there is no such parameter on this host");
+                Err(ConfigError { name: name.into(), text })
             }
-            "state_dir" if value.starts_with('/') => self.state_dir = PathBuf::from(value),
-            "state_dir" => return Err(refuse("the absolute path of a folder")),
-            "subscriber" => {
-                self.subscriber = match value {
-                    "asserted" => Subscriber::Asserted,
-                    "from" => Subscriber::From,
-                    _ => return Err(refuse("asserted, from, or (in a proxy's script) a text with pseudo-variables")),
-                }
-            }
-            "direction" => {
-                self.direction = match value {
-                    "asserted" => DirectionRule::Asserted,
-                    "pull" => DirectionRule::Pull,
-                    "push" => DirectionRule::Push,
-                    server => DirectionRule::Server(
-                        identity::canonical(server.as_bytes()).filter(|server| server.contains('@')).ok_or_else(
-                            || {
-                                refuse(
-                                    "asserted, pull, push, the SIP URI of a store-and-forward server, or (in a proxy's \
-                                 script) a text with pseudo-variables",
-                                )
-                            },
-                        )?,
-                    ),
-                }
-            }
-            "identity" => {
-                self.identity = Preference::named(value).ok_or_else(|| refuse("first, sip or tel"))?;
-            }
-            "tariff" => self.tariff = value.parse().map_err(|error: NoTariff| refuse(&error.to_string()))?,
-            "unit" => {
-                self.unit = Unit::named(value).ok_or_else(|| refuse("message, octets or money"))?;
-            }
-            "response_timeout" => self.policy.response_timeout = number(1, 3600)?,
-            "hold_timeout" => self.policy.hold_timeout = number(1, 86_400)?,
-            "resume_workers" => self.resume_workers = number(1, 64)?,
-            "event_workers" => self.event_workers = number(1, 64)?,
-            "bypass" => {
-                self.bypass = match value {
-                    "allow" => Bypass::Allow,
-                    "refuse" => Bypass::Refuse,
-                    _ => return Err(refuse("allow or refuse")),
-                }
-            }
-            "im_server" => {
-                let is_one = self.im_servers.add(value);
-                is_one
-                    .then_some(())
-                    .ok_or_else(|| refuse("an IPv4 or IPv6 address, or a network like 192.0.2.0/24"))?;
-            }
-            "max_sessions" => self.max_sessions = number(1, 4_000_000)?,
-            "debit_on" => {
-                self.policy.debit_on = match value {
-                    "response" => DebitOn::Response,
-                    "report" => DebitOn::Report,
-                    _ => return Err(refuse("response or report")),
-                }
-            }
-            "model" => {
-                self.policy.model = match value {
-                    "reserve" => Model::Reserve,
-                    "immediate" => Model::Immediate,
-                    _ => return Err(refuse("reserve or immediate")),
-                }
-            }
-            "on_failure" => {
-                self.policy.on_failure = match value {
-                    "deny" => OnFailure::Deny,
-                    "grant" => OnFailure::Grant,
-                    _ => return Err(refuse("deny or grant")),
-                }
-            }
-            "on_failure_cap" => self.policy.on_failure_cap = number(1, 1_000_000)?,
-            "resend" => {
-                self.policy.resend = match value {
-                    "again" => Resend::Again,
-                    "hold" => Resend::Hold,
-                    _ => return Err(refuse("again or hold")),
-                }
-            }
-            "policy" => self.policy.set_cases(value).map_err(|error| refuse(&error.to_string()))?,
-            "default_balance" => {
-                let balance = value.parse().ok().filter(|balance| (0..=BALANCE_MAX).contains(balance));
-                let allowed = format!("a whole number from 0 to {BALANCE_MAX}");
-                self.default_balance = Some(balance.ok_or_else(|| refuse(&allowed))?);
-            }
-            "history_days" => self.history_days = number(1, 3650)?,
-            _ => return self.diameter.set(name, value),
         }
-        Ok(())
     }
 
-    /// Checks what only the whole can show.
+    /// Checks the parameters against each other, once all are set.
     pub fn check(&self) -> Result<(), ConfigError> {
-        let refuse = |allowed: &str| {
-            let (name, value) = ("tariff".into(), self.tariff.to_string());
-            Err(ConfigError { name, value, allowed: allowed.into() })
-        };
         if (self.enabler, self.policy.model) == (Enabler::Ledger, Model::Immediate) {
-            let (name, value) = ("model".into(), "immediate".into());
-            return Err(ConfigError { name, value, allowed: "reserve, as long as enabler is ledger".into() });
+            return Err(ConfigError::conflict("model", "immediate", "enabler=ledger", "reserve"));
         }
+        let tariff = self.tariff.to_string();
         match (self.unit, self.tariff.per) {
-            (Unit::Message, Per::Kilobyte) => refuse("message:PRICE, as long as unit is message"),
-            (Unit::Octets, Per::Message) => refuse("kilobyte:PRICE, as long as unit is octets"),
+            (Unit::Message, Per::Kilobyte) => {
+                Err(ConfigError::conflict("tariff", &tariff, "unit=message", "message:PRICE"))
+            }
+            (Unit::Octets, Per::Message) => {
+                Err(ConfigError::conflict("tariff", &tariff, "unit=octets", "kilobyte:PRICE"))
+            }
             _ if self.enabler == Enabler::Diameter => self.diameter.check(),
             _ => Ok(()),
         }
     }
 
-    /// What the Diameter binding is started with; `None`: another enabler.
+    /// Returns the configuration of the Diameter binding; `None` with another enabler.
     pub fn diameter(&self) -> Option<DiameterConfig> {
         let own = &self.diameter;
         let (host, realm) = (own.origin_host.clone(), own.origin_realm.clone());
@@ -362,7 +251,7 @@ impl Config {
                     identifier: own.service_identifier,
                     rating_group: own.rating_group,
                     currency: own.currency_code,
-                    exponent: own.currency_exponent.unwrap_or(-2),
+                    exponent: own.currency_exponent,
                 },
             },
             peers: PeersConfig {
@@ -374,105 +263,79 @@ impl Config {
                 in_flight_max: IN_FLIGHT_MAX,
                 connect_timeout: 5,
             },
-            tx_timeout: own.tx_timeout(),
+            tx_timeout: own.tx_timeout,
         };
         (self.enabler == Enabler::Diameter).then_some(config)
     }
 }
 
 impl Diameter {
-    /// Seconds that a request waits for its answer.
-    pub fn tx_timeout(&self) -> u32 {
-        if self.tx_timeout == 0 { 10 } else { self.tx_timeout }
-    }
-
-    fn set(&mut self, name: &str, value: &str) -> Result<(), ConfigError> {
-        let refuse = |allowed: &str| ConfigError { name: name.into(), value: value.into(), allowed: allowed.into() };
-        let identity = || {
-            let fine = !value.is_empty() && value.bytes().all(|b| b.is_ascii_alphanumeric() || b".-_".contains(&b));
-            fine.then(|| value.to_owned())
-                .ok_or_else(|| refuse("a DiameterIdentity: a domain name like ocs.example.org"))
-        };
-        let number = || value.parse::<u32>().map(Some).map_err(|_| refuse("a whole number from 0 to 4294967295"));
-        let file = || {
-            let fine = value.starts_with('/');
-            fine.then(|| PathBuf::from(value)).ok_or_else(|| refuse("the absolute path of a PEM file"))
-        };
-        match name {
-            "origin_host" => self.origin_host = identity()?,
-            "origin_realm" => self.origin_realm = identity()?,
-            "destination_realm" => self.destination_realm = identity()?,
-            "peer" => self.peers.push(peer(value).ok_or_else(|| {
-                refuse("host=NAME;address=HOST:PORT, and if need be ;priority=0..65535 and ;transport=tcp or tls")
-            })?),
-            "service_context_id" if value.contains('@') => self.service_context_id = value.into(),
-            "service_context_id" => return Err(refuse("a service context like 32274@3gpp.org, as your OCS knows it")),
-            "profile" => self.profile = Profile::named(value).ok_or_else(|| refuse("rfc8506 or 3gpp-ro"))?,
-            "service_identifier" => self.service_identifier = number()?,
-            "rating_group" => self.rating_group = number()?,
-            "currency_code" => self.currency_code = number()?,
-            "currency_exponent" => {
-                let exponent = value.parse().ok().filter(|exponent| (-9..=9).contains(exponent));
-                self.currency_exponent = Some(exponent.ok_or_else(|| refuse("a whole number from -9 to 9"))?);
-            }
-            "tx_timeout" => {
-                let seconds = value.parse().ok().filter(|seconds| (1..=600).contains(seconds));
-                self.tx_timeout = seconds.ok_or_else(|| refuse("a whole number from 1 to 600"))?;
-            }
-            "tls_ca" => self.tls_ca = file()?,
-            "tls_certificate" => self.tls_certificate = file()?,
-            "tls_key" => self.tls_key = file()?,
-            _ => return Err(refuse("no such parameter")),
-        }
-        Ok(())
-    }
-
-    /// What must be there, and what goes together.
+    /// Checks that everything needed is set and fits together.
     fn check(&self) -> Result<(), ConfigError> {
-        let missing = |name: &str, value: &str, allowed: &str| {
-            Err(ConfigError { name: name.into(), value: value.into(), allowed: allowed.into() })
-        };
         let required = [
-            ("origin_host", &self.origin_host),
-            ("origin_realm", &self.origin_realm),
-            ("destination_realm", &self.destination_realm),
-            ("service_context_id", &self.service_context_id),
+            ("origin_host", self.origin_host.is_empty()),
+            ("origin_realm", self.origin_realm.is_empty()),
+            ("destination_realm", self.destination_realm.is_empty()),
+            ("service_context_id", self.service_context_id.is_empty()),
+            ("peer", self.peers.is_empty()),
         ];
-        if let Some((name, _)) = required.iter().find(|(_, value)| value.is_empty()) {
-            return missing(name, "", "enabler=diameter needs it");
+        if let Some((name, _)) = required.iter().find(|(_, is_missing)| *is_missing) {
+            return Err(ConfigError::missing(name, "enabler=diameter"));
         }
-        if self.peers.is_empty() {
-            return missing("peer", "", "enabler=diameter needs one at least");
+        let tls_peer = self.peers.iter().find(|peer| peer.tls);
+        if let Some(peer) = tls_peer.filter(|_| self.tls_ca.as_os_str().is_empty()) {
+            return Err(ConfigError::missing("tls_ca", &format!("the TLS peer {}", peer.host)));
         }
-        let tls = self.peers.iter().find(|peer| peer.tls);
-        if let Some(peer) = tls.filter(|_| self.tls_ca.as_os_str().is_empty()) {
-            return missing("tls_ca", "", &format!("the peer {} is spoken to in TLS and needs it", peer.host));
+        if let Some(peer) = tls_peer.filter(|peer| peer.host.is_empty()) {
+            let accepted = "host=NAME as well, which its certificate is verified against";
+            return Err(ConfigError::conflict("peer", &peer.address, "transport=tls", accepted));
         }
-        if let Some(peer) = tls.filter(|peer| peer.host.is_empty()) {
-            return missing("peer", &peer.address, "a peer in TLS needs its host, which its certificate is for");
-        }
-        match self.tls_certificate.as_os_str().is_empty() == self.tls_key.as_os_str().is_empty() {
-            true => Ok(()),
-            false => missing("tls_key", "", "tls_certificate and tls_key go together"),
+        match (self.tls_certificate.as_os_str().is_empty(), self.tls_key.as_os_str().is_empty()) {
+            (false, true) => Err(ConfigError::missing("tls_key", "tls_certificate")),
+            (true, false) => Err(ConfigError::missing("tls_certificate", "tls_key")),
+            _ => Ok(()),
         }
     }
 }
 
-/// `host=NAME;address=HOST:PORT;priority=N;transport=tls`
-fn peer(text: &str) -> Option<Peer> {
-    let mut peer = Peer { host: String::new(), address: String::new(), priority: 0, tls: false };
-    for part in text.split(';').map(str::trim).filter(|part| !part.is_empty()) {
-        match part.split_once('=')? {
-            ("host", host) => peer.host = host.into(),
-            ("address", address) => peer.address = address.into(),
-            ("priority", number) => peer.priority = number.parse().ok()?,
-            ("transport", "tcp") => peer.tls = false,
-            ("transport", "tls") => peer.tls = true,
-            _ => return None,
+impl Peer {
+    /// Parses `host=NAME;address=HOST:PORT;priority=N;transport=tls`.
+    fn parse(text: &str) -> Option<Peer> {
+        let mut peer = Peer { host: String::new(), address: String::new(), priority: 0, tls: false };
+        for part in text.split(';').map(str::trim).filter(|part| !part.is_empty()) {
+            match part.split_once('=')? {
+                ("host", host) => peer.host = host.into(),
+                ("address", address) => peer.address = address.into(),
+                ("priority", number) => peer.priority = number.parse().ok()?,
+                ("transport", "tcp") => peer.tls = false,
+                ("transport", "tls") => peer.tls = true,
+                _ => return None,
+            }
+        }
+        let port = peer.address.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
+        port.map(|_| peer)
+    }
+}
+
+impl Default for Diameter {
+    fn default() -> Diameter {
+        Diameter {
+            origin_host: String::new(),
+            origin_realm: String::new(),
+            destination_realm: String::new(),
+            peers: Vec::new(),
+            service_context_id: String::new(),
+            profile: Profile::default(),
+            service_identifier: None,
+            rating_group: None,
+            currency_code: None,
+            currency_exponent: -2,
+            tx_timeout: 10,
+            tls_ca: PathBuf::new(),
+            tls_certificate: PathBuf::new(),
+            tls_key: PathBuf::new(),
         }
     }
-    let port = peer.address.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
-    port.map(|_| peer)
 }
 
 impl Default for Config {
@@ -494,6 +357,8 @@ impl Default for Config {
             history_days: 30,
             enabler: Enabler::Ledger,
             diameter: Diameter::default(),
+            event_callback: None,
+            no_session: NoSession::Pass,
         }
     }
 }
@@ -503,58 +368,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_parameter_takes_a_right_value_and_refuses_a_wrong_one_by_name() {
-        let right = [
-            ("enabler", "ledger"),
-            ("state_dir", "/var/lib/imcharge"),
-            ("subscriber", "from"),
-            ("direction", "sip:rcse-standfw@example.org"),
-            ("identity", "tel"),
-            ("tariff", "message:25"),
-            ("unit", "money"),
-            ("response_timeout", "5"),
-            ("hold_timeout", "60"),
-            ("resume_workers", "4"),
-            ("event_workers", "2"),
-            ("im_server", "2001:db8::/32"),
-            ("bypass", "refuse"),
-            ("max_sessions", "1000"),
-            ("debit_on", "report"),
-            ("model", "immediate"),
-            ("on_failure", "grant"),
-            ("on_failure_cap", "5"),
-            ("policy", "5xx=release;close=debit;abort=debit;report=release"),
-            ("default_balance", "100"),
-            ("history_days", "90"),
-            ("origin_host", "proxy.example.org"),
-            ("origin_realm", "example.org"),
-            ("destination_realm", "ocs.example.org"),
-            ("peer", "host=ocs1.example.org;address=[2001:db8::1]:3868;priority=2;transport=tls"),
-            ("service_context_id", "32274@3gpp.org"),
-            ("profile", "3gpp-ro"),
-            ("service_identifier", "7"),
-            ("rating_group", "0"),
-            ("currency_code", "978"),
-            ("currency_exponent", "-3"),
-            ("tx_timeout", "5"),
-            ("resend", "hold"),
-            ("tls_ca", "/etc/ssl/ca.pem"),
-            ("tls_certificate", "/etc/ssl/own.pem"),
-            ("tls_key", "/etc/ssl/own.key"),
-        ];
-        assert_eq!(
-            right.map(|(name, _)| name).as_slice(),
-            Config::PARAMETERS.iter().map(|p| p.name).collect::<Vec<_>>()
-        );
-        for (name, value) in right {
-            Config::default().set(name, value).unwrap_or_else(|error| panic!("{error}"));
-            let wrong = Config::default().set(name, "-1 bogus").expect_err(name).to_string();
-            assert!(wrong.starts_with(&format!("parameter {name}: '-1 bogus' is not allowed: ")), "{wrong}");
-        }
-    }
-
-    #[test]
-    fn what_diameter_needs_is_asked_for_by_name() {
+    fn check_names_the_diameter_parameter_that_is_missing() {
         let mut config = Config::default();
         config.set("enabler", "diameter").expect("an enabler");
         for (name, value) in [
@@ -573,14 +387,14 @@ mod tests {
         config.set("tls_ca", "/ca.pem").expect("a path");
         assert!(config.check().is_ok());
         config.set("tls_key", "/own.key").expect("a path");
-        assert_eq!(config.check().expect_err("a key without a certificate").name, "tls_key");
+        assert_eq!(config.check().expect_err("a key without a certificate").name, "tls_certificate");
         for wrong in ["", "host=a", "address=1.2.3.4", "address=1.2.3.4:99999", "address=a:1;color=red"] {
             assert!(config.set("peer", wrong).is_err(), "{wrong}");
         }
     }
 
     #[test]
-    fn a_tariff_that_does_not_fit_the_unit_is_refused() {
+    fn check_refuses_a_tariff_that_does_not_fit_the_unit() {
         let mut config = Config::default();
         config.set("tariff", "kilobyte:2").expect("a tariff");
         assert_eq!(config.check().expect_err("messages have no kilobytes").name, "tariff");
@@ -591,9 +405,9 @@ mod tests {
     }
 
     #[test]
-    fn the_ledger_always_reserves() {
+    fn check_refuses_immediate_debits_on_the_ledger() {
         let mut config = Config::default();
         config.set("model", "immediate").expect("a model");
-        assert_eq!(config.check().expect_err("a balance that nobody holds back").name, "model");
+        assert_eq!(config.check().expect_err("the ledger always reserves").name, "model");
     }
 }

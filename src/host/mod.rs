@@ -20,6 +20,16 @@
 #[cfg(all(feature = "kamailio", feature = "opensips"))]
 compile_error!("a module is for one host, Kamailio or OpenSIPS: both look for the symbol `exports`");
 
+/// Makes an array of 64 entry points `$entry::<0>` to `$entry::<63>`: the hosts' tables call an entry without its name,
+/// so each row has an instance of its own.
+macro_rules! entries {
+    ($entry:ident) => {
+        entries!($entry 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 28 29 30 31
+            32 33 34 35 36 37 38 39 40 41 42 43 44 45 46 47 48 49 50 51 52 53 54 55 56 57 58 59 60 61 62 63)
+    };
+    ($entry:ident $($row:literal)*) => { [$($entry::<$row>),*] };
+}
+
 pub mod address;
 pub mod attach;
 pub mod guard;

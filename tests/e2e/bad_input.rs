@@ -25,11 +25,11 @@ pub fn a_wrong_parameter_stops_the_start_with_one_line() {
         ("debit_on", "\"read\""),
     ] {
         let log = refused(|setup| setup.parameter(name, value));
-        let wanted = format!("parameter {name}: '{}' is not allowed: ", value.trim_matches('"'));
+        let wanted = format!("parameter {name}: '{}' is not allowed; accepted: ", value.trim_matches('"'));
         assert_eq!(log.matches(&wanted).count(), 1, "{wanted}\n{log}");
     }
     let log = refused(|setup| setup.defined("TARIFF", "\"kilobyte:1\""));
-    assert!(log.contains("parameter tariff: 'kilobyte:1' is not allowed: "), "{log}");
+    assert!(log.contains("parameter tariff: 'kilobyte:1' is not allowed with unit=message; accepted: "), "{log}");
 }
 
 #[test]

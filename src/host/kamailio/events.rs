@@ -1,34 +1,15 @@
 //! What the script hears of: its event routes, or the KEMI function in their place.
 
 use super::{bindings as sys, parameters, static_str, text};
-use std::ffi::{CStr, CString, c_int, c_uint, c_void};
+use std::ffi::{CStr, CString, c_int};
 use std::sync::OnceLock;
 
-/// `event_callback`: the KEMI function that is called where the native script has an event route.
-static CALLBACK: OnceLock<CString> = OnceLock::new();
-
-/// Its row in the table of parameters.
-pub const PARAMETER: sys::param_export = sys::param_export {
-    name: text(c"event_callback"),
-    type_: sys::PARAM_STRING | sys::IMCHARGE_PARAM_USE_FUNC,
-    param_pointer: set_callback as unsafe extern "C" fn(c_uint, *mut c_void) -> c_int as *mut c_void,
-};
-
-/// Setter of `event_callback`.
-unsafe extern "C" fn set_callback(_: c_uint, value: *mut c_void) -> c_int {
-    let set = |name: &CStr| match !name.is_empty() && CALLBACK.set(name.to_owned()).is_ok() {
-        true => Ok(()),
-        false => {
-            let name = name.to_string_lossy();
-            Err(format!("parameter event_callback: '{name}' is not allowed: the name of one function of the script"))
-        }
-    };
-    // SAFETY: the host gives a C text, which lives for the call.
-    unsafe { parameters::set_own(value, set) }
-}
+/// The parameter `event_callback`: the KEMI function that is called in place of event routes.
+static CALLBACK: OnceLock<Option<CString>> = OnceLock::new();
 
 fn callback() -> Option<&'static CStr> {
-    CALLBACK.get().map(CString::as_c_str)
+    let configured = || parameters::config().event_callback.and_then(|name| CString::new(name).ok());
+    CALLBACK.get_or_init(configured).as_deref()
 }
 
 /// The actions of an event route, if the script has it.

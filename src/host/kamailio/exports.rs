@@ -1,7 +1,7 @@
 //! What the host's loader looks for, and the tables behind it.
 
 use super::guard::guard;
-use super::{bindings as sys, events, frames, lifecycle, parameters, reserve, static_str, text, variables};
+use super::{bindings as sys, frames, lifecycle, parameters, reserve, static_str, text, variables};
 use std::cell::UnsafeCell;
 use std::ffi::{c_char, c_int, c_void};
 
@@ -47,7 +47,7 @@ pub static exports: Table<sys::module_exports> = Table::new(sys::module_exports 
     destroy_mod_f: None,
 });
 
-static PARAMETERS: Table<[sys::param_export; parameters::ROWS]> = Table::new(parameters::table(&[events::PARAMETER]));
+static PARAMETERS: Table<[sys::param_export; parameters::ROWS]> = Table::new(parameters::table());
 
 /// A script function.
 type Function = unsafe extern "C" fn(*mut sys::sip_msg, *mut c_char, *mut c_char) -> c_int;

@@ -3,7 +3,7 @@
 use super::guard::guard;
 use super::{REGION, bindings as sys, text, with_worker};
 use crate::admin::commands;
-use crate::admin::commands::{Argument, Command, CommandError, Kind, Value};
+use crate::admin::commands::{Argument, COMMANDS, Command, CommandError, Kind, Value};
 use std::ffi::{CStr, CString, c_int, c_void};
 
 /// What this host puts before the name of a command.
@@ -13,15 +13,15 @@ const PREFIX: &str = "imcharge.";
 ///
 /// # Safety
 /// `rpc` and `context` must be what the host gives for the call.
-unsafe fn run(name: &str, rpc: *mut sys::rpc_t, context: *mut c_void) {
-    let (Some(command), Some(region)) = (Command::named(name), REGION.get()) else { return };
+unsafe fn run(command: &'static Command, rpc: *mut sys::rpc_t, context: *mut c_void) {
+    let Some(region) = REGION.get() else { return };
     // SAFETY: by the caller's promise.
     let Some(rpc) = (unsafe { rpc.as_ref() }) else { return };
     // SAFETY: by the caller's promise.
     let answer = unsafe { arguments(command, rpc, context) }.and_then(|arguments| {
         let borrowed: Vec<&str> = arguments.iter().map(String::as_str).collect();
         let unreachable = || CommandError::new(503, command, "this process cannot reach the engine");
-        with_worker(|worker| commands::run(name, &borrowed, region, worker)).ok_or_else(unreachable)?
+        with_worker(|worker| commands::run(command.name, &borrowed, region, worker)).ok_or_else(unreachable)?
     });
     let failure = match answer {
         // SAFETY: by the caller's promise.
@@ -227,66 +227,45 @@ impl Answer<'_> {
     }
 }
 
-/// The host tells a command nothing of its name, so each has its own entry.
-macro_rules! commands {
-    ($($name:literal $entry:ident,)*) => {
-        $(
-            /// Entry of one command.
-            unsafe extern "C" fn $entry(rpc: *mut sys::rpc_t, context: *mut c_void) {
-                // SAFETY: called by the host.
-                guard((), || unsafe { run($name, rpc, context) })
-            }
-        )*
-
-        /// Names and entries, for the check against the engine's own list.
-        const ENTRIES: &[(&str, unsafe extern "C" fn(*mut sys::rpc_t, *mut c_void))] = &[$(($name, $entry),)*];
-    };
+/// Entry of the command in row `ROW` of the table.
+///
+/// # Safety
+/// As for [`run`].
+unsafe extern "C" fn run_row<const ROW: usize>(rpc: *mut sys::rpc_t, context: *mut c_void) {
+    guard((), || {
+        if let Some(command) = COMMANDS.get(ROW) {
+            // SAFETY: called by the host.
+            unsafe { run(command, rpc, context) };
+        }
+    });
 }
 
-commands! {
-    "stats" stats,
-    "sessions" sessions,
-    "session" session,
-    "explain" explain,
-    "audit" audit,
-    "account.set" account_set,
-    "account.add" account_add,
-    "account.get" account_get,
-    "accounts" accounts,
-    "debits" debits,
-    "outbox" outbox,
-    "outbox.resend" outbox_resend,
-    "outbox.release" outbox_release,
-    "peers" peers,
-    "tariff" tariff,
-    "reload" reload,
-}
+/// The host's type of an entry.
+type Entry = unsafe extern "C" fn(*mut sys::rpc_t, *mut c_void);
+
+/// Entries of the rows, one for each.
+const ENTRIES: [Entry; 64] = entries!(run_row);
 
 /// Registers every command. `false`: the host refused.
 pub fn register() -> bool {
-    let mut rows: Vec<sys::rpc_export> = ENTRIES.iter().map(|(name, entry)| row(name, *entry)).collect();
+    let mut rows: Vec<sys::rpc_export> =
+        COMMANDS.iter().zip(ENTRIES).map(|(command, entry)| row(command, entry)).collect();
     rows.push(sys::rpc_export { name: std::ptr::null(), function: None, doc_str: std::ptr::null_mut(), flags: 0 });
-    // SAFETY: the host keeps the table: it stays for ever, and all its texts have a NUL.
+    // SAFETY: the host keeps the table, which is never freed, and all its texts end with a NUL.
     unsafe { sys::rpc_register_array(Vec::leak(rows).as_mut_ptr()) == 0 }
 }
 
-fn row(name: &str, entry: unsafe extern "C" fn(*mut sys::rpc_t, *mut c_void)) -> sys::rpc_export {
-    let help = Command::named(name).map_or(String::new(), |command| format!("{} {}", command.usage(), command.help));
+fn row(command: &Command, entry: Entry) -> sys::rpc_export {
     let text = |text: String| CString::new(text).unwrap_or_default().into_raw().cast_const();
-    let document = Vec::leak(vec![text(help.trim().to_owned()), std::ptr::null()]).as_mut_ptr();
-    sys::rpc_export { name: text(format!("{PREFIX}{name}")), function: Some(entry), doc_str: document, flags: 0 }
+    let help = format!("{} {}", command.usage(), command.help).trim().to_owned();
+    let document = Vec::leak(vec![text(help), std::ptr::null()]).as_mut_ptr();
+    let name = text(format!("{PREFIX}{}", command.name));
+    sys::rpc_export { name, function: Some(entry), doc_str: document, flags: 0 }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::admin::commands::COMMANDS;
-
-    #[test]
-    fn the_host_knows_every_command_of_the_engine() {
-        let ours: Vec<_> = ENTRIES.iter().map(|(name, _)| *name).collect();
-        assert_eq!(ours, COMMANDS.iter().map(|command| command.name).collect::<Vec<_>>());
-    }
 
     #[test]
     fn what_a_transport_may_have_changed_is_refused() {

@@ -82,7 +82,7 @@ static DEPENDENCIES: Table<Dependencies> = Table::new(Dependencies {
     parameters: [sys::modparam_dependency { script_param: std::ptr::null_mut(), get_deps_f: None }],
 });
 
-static PARAMETERS: Table<[sys::param_export; parameters::ROWS]> = Table::new(parameters::table(&[frames::PARAMETER]));
+static PARAMETERS: Table<[sys::param_export; parameters::ROWS]> = Table::new(parameters::table());
 
 /// Parameters of a function: of these kinds, all of which may be left out.
 const fn optional<const N: usize>(kind: u32) -> [sys::cmd_param; N] {

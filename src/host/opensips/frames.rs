@@ -14,49 +14,26 @@ use super::address::ip;
 use super::guard::guard;
 use super::message::bytes;
 use super::{bindings as sys, connections, exports, parameters, shared, text, with_worker};
+use crate::config::NoSession;
 use crate::worker::Passage;
 use crate::worker::sip_input::Frame;
 use std::cell::Cell;
-use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
+use std::ffi::{CStr, c_char, c_int, c_void};
+use std::sync::LazyLock;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
+use std::sync::atomic::{AtomicPtr, Ordering};
 
 /// proto_msrp's own API.
 static STOCK: OnceLock<Binds> = OnceLock::new();
 
-/// `no_session`: whether messages of no session are refused.
-static REFUSES_STRANGERS: AtomicBool = AtomicBool::new(false);
-
-/// Its row in the table of parameters.
-pub const PARAMETER: sys::param_export = sys::param_export {
-    name: text(c"no_session"),
-    type_: sys::PARAM_STRING | sys::IMCHARGE_PARAM_USE_FUNC,
-    param_pointer: set_no_session as unsafe extern "C" fn(c_uint, *mut c_void) -> c_int as *mut c_void,
-};
-
-/// Setter of `no_session`.
-unsafe extern "C" fn set_no_session(_: c_uint, value: *mut c_void) -> c_int {
-    let set = |value: &CStr| {
-        let refuses = match value.to_bytes() {
-            b"pass" => false,
-            b"refuse" => true,
-            _ => {
-                let value = value.to_string_lossy();
-                return Err(format!("parameter no_session: '{value}' is not allowed: pass or refuse"));
-            }
-        };
-        REFUSES_STRANGERS.store(refuses, Ordering::Relaxed);
-        Ok(())
-    };
-    // SAFETY: the host gives a C text, which lives for the call.
-    unsafe { parameters::set_own(value, set) }
-}
+/// The parameter `no_session`: whether frames that belong to no session are refused.
+static REFUSE_UNKNOWN_SESSIONS: LazyLock<bool> = LazyLock::new(|| parameters::config().no_session == NoSession::Refuse);
 
 /// Whether a message may go on: it belongs to a charged session, or nobody minds that it belongs to none.
 fn may_go_on(passage: Passage, method: sys::msrp_method) -> bool {
     match passage {
         Passage::Pass => true,
-        Passage::NotCharged => method != sys::MSRP_METHOD_SEND || !REFUSES_STRANGERS.load(Ordering::Relaxed),
+        Passage::NotCharged => method != sys::MSRP_METHOD_SEND || !*REFUSE_UNKNOWN_SESSIONS,
         Passage::BeyondGrant | Passage::Malformed | Passage::Full | Passage::Forged | Passage::NoSession => false,
     }
 }

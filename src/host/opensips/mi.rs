@@ -3,7 +3,7 @@
 use super::guard::guard;
 use super::{REGION, bindings as sys, with_worker};
 use crate::admin::commands;
-use crate::admin::commands::{Argument, Command, CommandError, Value};
+use crate::admin::commands::{Argument, COMMANDS, Command, CommandError, Value};
 use std::ffi::{CStr, CString, c_char, c_int};
 
 /// Types of a JSON value, without the flags beside them.
@@ -22,13 +22,13 @@ const PREFIX: &str = "imcharge:";
 ///
 /// # Safety
 /// `parameters` must be what the host gives for the call.
-unsafe fn run(name: &str, parameters: *const sys::mi_params_t) -> *mut sys::mi_response_t {
-    let (Some(command), Some(region)) = (Command::named(name), REGION.get()) else { return std::ptr::null_mut() };
+unsafe fn run(command: &'static Command, parameters: *const sys::mi_params_t) -> *mut sys::mi_response_t {
+    let Some(region) = REGION.get() else { return std::ptr::null_mut() };
     // SAFETY: by the caller's promise.
     let answer = unsafe { arguments(command, parameters) }.and_then(|arguments| {
         let borrowed: Vec<&str> = arguments.iter().map(String::as_str).collect();
         let unreachable = || CommandError::new(503, command, "this process cannot reach the engine");
-        with_worker(|worker| commands::run(name, &borrowed, region, worker)).ok_or_else(unreachable)?
+        with_worker(|worker| commands::run(command.name, &borrowed, region, worker)).ok_or_else(unreachable)?
     });
     // SAFETY: answers are made by the host's own functions, which copy every text.
     unsafe {
@@ -198,52 +198,35 @@ unsafe fn fill(into: *mut sys::mi_item_t, values: &mut dyn Iterator<Item = (&'st
 /// The host's form of a command.
 type Entry = unsafe extern "C" fn(*const sys::mi_params_t, *mut sys::mi_handler) -> *mut sys::mi_response_t;
 
-/// The host tells a command nothing of its name, so each has its own entry.
-macro_rules! commands {
-    ($($name:literal $entry:ident,)*) => {
-        $(
-            /// Entry of one command.
-            unsafe extern "C" fn $entry(parameters: *const sys::mi_params_t, _: *mut sys::mi_handler) -> *mut sys::mi_response_t {
-                // SAFETY: called by the host.
-                guard(std::ptr::null_mut(), || unsafe { run($name, parameters) })
-            }
-        )*
-
-        /// Names and entries, for the check against the engine's own list.
-        const ENTRIES: &[(&str, Entry)] = &[$(($name, $entry),)*];
-    };
+/// Entry of the command in row `ROW` of the table.
+///
+/// # Safety
+/// As for [`run`].
+unsafe extern "C" fn run_row<const ROW: usize>(
+    parameters: *const sys::mi_params_t,
+    _: *mut sys::mi_handler,
+) -> *mut sys::mi_response_t {
+    guard(std::ptr::null_mut(), || match COMMANDS.get(ROW) {
+        // SAFETY: called by the host.
+        Some(command) => unsafe { run(command, parameters) },
+        None => std::ptr::null_mut(),
+    })
 }
 
-commands! {
-    "stats" stats,
-    "sessions" sessions,
-    "session" session,
-    "explain" explain,
-    "audit" audit,
-    "account.set" account_set,
-    "account.add" account_add,
-    "account.get" account_get,
-    "accounts" accounts,
-    "debits" debits,
-    "outbox" outbox,
-    "outbox.resend" outbox_resend,
-    "outbox.release" outbox_release,
-    "peers" peers,
-    "tariff" tariff,
-    "reload" reload,
-}
+/// Entries of the rows, one for each.
+const ENTRIES: [Entry; 64] = entries!(run_row);
 
 /// Registers every command. `false`: the host refused.
 pub fn register() -> bool {
-    ENTRIES.iter().all(|(name, entry)| {
-        let Some(command) = Command::named(name) else { return false };
-        // The host keeps names, help and forms: they stay for ever.
+    COMMANDS.iter().zip(ENTRIES).all(|(command, entry)| {
+        // The host keeps names, help and forms, so they are never freed.
         let text = |text: String| CString::new(text).unwrap_or_default().into_raw();
-        let forms = Vec::leak(forms(command, *entry)).as_ptr();
+        let forms = Vec::leak(forms(command, entry)).as_ptr();
         let help = text(format!("{} {}", command.usage(), command.help).trim().to_owned());
-        // SAFETY: all texts have a NUL and live for ever, and the forms are closed by an empty one.
+        // SAFETY: all texts have a NUL and are never freed, and the forms are closed by an empty one.
         unsafe {
-            sys::register_mi_cmd(text(format!("{PREFIX}{name}")), help, 0, None, forms, c"imcharge".as_ptr()) == 0
+            sys::register_mi_cmd(text(format!("{PREFIX}{}", command.name)), help, 0, None, forms, c"imcharge".as_ptr())
+                == 0
         }
     })
 }
@@ -260,16 +243,4 @@ fn forms(command: &Command, entry: Entry) -> Vec<sys::mi_recipe_t> {
     };
     let end = sys::mi_recipe_t { cmd: None, params: [std::ptr::null_mut(); sys::MAX_MI_PARAMS as usize] };
     (0..=command.arguments.len()).map(form).chain([end]).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::admin::commands::COMMANDS;
-
-    #[test]
-    fn the_host_knows_every_command_of_the_engine() {
-        let ours: Vec<_> = ENTRIES.iter().map(|(name, _)| *name).collect();
-        assert_eq!(ours, COMMANDS.iter().map(|command| command.name).collect::<Vec<_>>());
-    }
 }

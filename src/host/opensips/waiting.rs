@@ -246,8 +246,7 @@ unsafe extern "C" fn look_everywhere(_: c_uint, _: *mut c_void) {
 
 /// How long an INVITE waits at most.
 fn patience() -> Duration {
-    MARGIN
-        + REGION.get().map_or(Duration::ZERO, |region| Duration::from_secs(region.config.diameter.tx_timeout().into()))
+    MARGIN + REGION.get().map_or(Duration::ZERO, |region| Duration::from_secs(region.config.diameter.tx_timeout.into()))
 }
 
 /// In a process where INVITEs wait: those that have waited too long resume as if the engine was down, and those whose CANCEL came

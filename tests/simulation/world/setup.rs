@@ -80,7 +80,9 @@ pub fn reconfigure(random: &mut fastrand::Rng, config: &mut Config) {
         config.set(name, &value).unwrap_or_else(|error| panic!("{error}"));
     }
     config.diameter.currency_code = (config.unit == Unit::Money && is_distant).then_some(978);
-    config.diameter.currency_exponent = config.diameter.currency_code.map(|_| 0);
+    if config.diameter.currency_code.is_some() {
+        config.diameter.currency_exponent = 0;
+    }
     config.check().unwrap_or_else(|error| panic!("{error}"));
 }
 

@@ -1,0 +1,511 @@
+//! The one table of parameters: `modparam`, the C ABI, the checks and the manual's tests read it.
+
+use super::{BALANCE_MAX, Bypass, Config, ConfigError, DirectionRule, Enabler, NoSession, Peer, Subscriber};
+use crate::charge::policy::{DebitOn, Model, OnFailure, Resend};
+use crate::charge::tariff::Unit;
+use crate::enabler::diameter::profile::Profile;
+use crate::wire::identity::{self, Preference};
+use std::ffi::CStr;
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+/// Type of a parameter in a proxy's configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ParameterType {
+    /// A string.
+    Text,
+    /// A whole number; a string of digits is accepted as well.
+    Integer,
+    /// A string that may hold the host's pseudo-variables, evaluated for each INVITE.
+    Format,
+}
+
+/// The hosts that have a parameter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ParameterHost {
+    /// Every host.
+    Any,
+    /// Kamailio only.
+    Kamailio,
+    /// OpenSIPS only.
+    OpenSips,
+}
+
+/// A row of the table.
+#[derive(Clone, Copy, Debug)]
+pub struct Parameter {
+    c_name: &'static CStr,
+    /// Type in the proxy's configuration.
+    pub kind: ParameterType,
+    /// Which hosts have it.
+    pub host: ParameterHost,
+    /// The default as it would be written; `None`: not set.
+    pub default: Option<&'static str>,
+    /// The accepted values, as an error names them.
+    pub accepted: &'static str,
+    /// What it sets, one sentence.
+    pub doc: &'static str,
+    /// Stores the value; `None`: not one of the accepted values, and nothing was stored.
+    store: fn(&mut Config, &str) -> Option<()>,
+}
+
+impl Parameter {
+    /// Returns the parameter of this name, of any host.
+    pub fn find(name: &str) -> Option<&'static Parameter> {
+        PARAMETERS.iter().find(|parameter| parameter.name() == name)
+    }
+
+    /// Returns the name.
+    pub fn name(&self) -> &'static str {
+        self.c_name.to_str().unwrap_or_default()
+    }
+
+    /// Returns the name as a C string, for the hosts' tables.
+    pub const fn c_name(&self) -> &'static CStr {
+        self.c_name
+    }
+
+    /// Sets it in `config`. The error names the parameter, the value and the accepted values.
+    pub fn set(&self, config: &mut Config, value: &str) -> Result<(), ConfigError> {
+        (self.store)(config, value).ok_or_else(|| ConfigError::new(self.name(), value, self.accepted))
+    }
+
+    const fn new(
+        c_name: &'static CStr,
+        kind: ParameterType,
+        default: Option<&'static str>,
+        accepted: &'static str,
+        doc: &'static str,
+        store: fn(&mut Config, &str) -> Option<()>,
+    ) -> Parameter {
+        Parameter { c_name, kind, host: ParameterHost::Any, default, accepted, doc, store }
+    }
+
+    const fn only(self, host: ParameterHost) -> Parameter {
+        Parameter { host, ..self }
+    }
+}
+
+/// Parses a number of the given range.
+fn number<T: FromStr + PartialOrd>(text: &str, range: RangeInclusive<T>) -> Option<T> {
+    text.parse().ok().filter(|number| range.contains(number))
+}
+
+/// Picks the value that belongs to a word.
+fn word<T: Copy>(text: &str, words: &[(&str, T)]) -> Option<T> {
+    words.iter().find(|(word, _)| *word == text).map(|(_, value)| *value)
+}
+
+/// Parses an absolute path.
+fn path(text: &str) -> Option<PathBuf> {
+    text.starts_with('/').then(|| PathBuf::from(text))
+}
+
+/// Parses a DiameterIdentity (RFC 6733, 4.3.1).
+fn diameter_identity(text: &str) -> Option<String> {
+    let is_valid =
+        !text.is_empty() && text.bytes().all(|octet| octet.is_ascii_alphanumeric() || b".-_".contains(&octet));
+    is_valid.then(|| text.to_owned())
+}
+
+fn direction(text: &str) -> Option<DirectionRule> {
+    match text {
+        "asserted" => Some(DirectionRule::Asserted),
+        "pull" => Some(DirectionRule::Pull),
+        "push" => Some(DirectionRule::Push),
+        server => {
+            identity::canonical(server.as_bytes()).filter(|server| server.contains('@')).map(DirectionRule::Server)
+        }
+    }
+}
+
+const IDENTITY: &str = "a DiameterIdentity: a domain name like ocs.example.org";
+const PEM_FILE: &str = "the absolute path of a PEM file";
+const UNSIGNED32: &str = "a whole number from 0 to 4294967295";
+
+use ParameterType::{Format, Integer, Text};
+
+/// Every parameter, in the order of the manual.
+pub const PARAMETERS: &[Parameter] = &[
+    Parameter::new(c"enabler", Text, Some("ledger"), "ledger or diameter", "The charging back end.", |config, text| {
+        Some(config.enabler = word(text, &[("ledger", Enabler::Ledger), ("diameter", Enabler::Diameter)])?)
+    }),
+    Parameter::new(
+        c"state_dir",
+        Text,
+        Some("/var/lib/imcharge"),
+        "the absolute path of a folder",
+        "The folder of the ledger.",
+        |config, text| Some(config.state_dir = path(text)?),
+    ),
+    Parameter::new(
+        c"subscriber",
+        Format,
+        Some("asserted"),
+        "asserted, from, or (in a proxy's script) a text with pseudo-variables",
+        "The identity that pays.",
+        |config, text| {
+            let subscribers = [("asserted", Subscriber::Asserted), ("from", Subscriber::From)];
+            Some(config.subscriber = word(text, &subscribers)?)
+        },
+    ),
+    Parameter::new(
+        c"direction",
+        Format,
+        Some("asserted"),
+        "asserted, pull, push, the SIP URI of a store-and-forward server, or (in a proxy's script) a text with \
+         pseudo-variables",
+        "What makes an INVITE a retrieval (pull) or a delivery (push).",
+        |config, text| Some(config.direction = direction(text)?),
+    ),
+    Parameter::new(
+        c"identity",
+        Text,
+        Some("first"),
+        "first, sip or tel",
+        "Which of several asserted identities pays.",
+        |config, text| Some(config.identity = Preference::named(text)?),
+    ),
+    Parameter::new(
+        c"tariff",
+        Text,
+        Some("message:1"),
+        "message:PRICE or kilobyte:PRICE, PRICE 1 to 1000000000",
+        "What a message costs, in units of the account.",
+        |config, text| Some(config.tariff = text.parse().ok()?),
+    ),
+    Parameter::new(
+        c"unit",
+        Text,
+        Some("message"),
+        "message, octets or money",
+        "What one unit of an account is.",
+        |config, text| Some(config.unit = Unit::named(text)?),
+    ),
+    Parameter::new(
+        c"response_timeout",
+        Integer,
+        Some("30"),
+        "a whole number from 1 to 3600",
+        "Seconds to wait for the response to a SEND before the message is debited.",
+        |config, text| Some(config.policy.response_timeout = number(text, 1..=3600)?),
+    ),
+    Parameter::new(
+        c"hold_timeout",
+        Integer,
+        Some("300"),
+        "a whole number from 1 to 86400",
+        "Seconds without activity after which a session is settled.",
+        |config, text| Some(config.policy.hold_timeout = number(text, 1..=86_400)?),
+    ),
+    Parameter::new(
+        c"resume_workers",
+        Integer,
+        Some("2"),
+        "a whole number from 1 to 64",
+        "Host processes that run resume routes.",
+        |config, text| Some(config.resume_workers = number(text, 1..=64)?),
+    ),
+    Parameter::new(
+        c"event_workers",
+        Integer,
+        Some("1"),
+        "a whole number from 1 to 64",
+        "Host processes that run event routes.",
+        |config, text| Some(config.event_workers = number(text, 1..=64)?),
+    ),
+    Parameter::new(
+        c"im_server",
+        Text,
+        None,
+        "an IPv4 or IPv6 address, or a network like 192.0.2.0/24",
+        "An address of an IM server; may be set several times.",
+        |config, text| config.im_servers.add(text).then_some(()),
+    ),
+    Parameter::new(
+        c"bypass",
+        Text,
+        Some("allow"),
+        "allow or refuse",
+        "What happens to a client whose SDP leaves this relay out of its a=path.",
+        |config, text| Some(config.bypass = word(text, &[("allow", Bypass::Allow), ("refuse", Bypass::Refuse)])?),
+    ),
+    Parameter::new(
+        c"max_sessions",
+        Integer,
+        Some("50000"),
+        "a whole number from 1 to 4000000",
+        "Sessions open at once.",
+        |config, text| Some(config.max_sessions = number(text, 1..=4_000_000)?),
+    ),
+    Parameter::new(
+        c"debit_on",
+        Text,
+        Some("response"),
+        "response or report",
+        "Whether the response or the REPORT triggers the debit.",
+        |config, text| {
+            let triggers = [("response", DebitOn::Response), ("report", DebitOn::Report)];
+            Some(config.policy.debit_on = word(text, &triggers)?)
+        },
+    ),
+    Parameter::new(
+        c"model",
+        Text,
+        Some("reserve"),
+        "reserve or immediate",
+        "Whether units are reserved before they are debited.",
+        |config, text| {
+            Some(config.policy.model = word(text, &[("reserve", Model::Reserve), ("immediate", Model::Immediate)])?)
+        },
+    ),
+    Parameter::new(
+        c"on_failure",
+        Text,
+        Some("deny"),
+        "deny or grant",
+        "What happens to an INVITE while the charging back end fails.",
+        |config, text| {
+            Some(config.policy.on_failure = word(text, &[("deny", OnFailure::Deny), ("grant", OnFailure::Grant)])?)
+        },
+    ),
+    Parameter::new(
+        c"on_failure_cap",
+        Integer,
+        Some("100"),
+        "a whole number from 1 to 1000000",
+        "Messages that one subscriber gets unreserved with on_failure=grant.",
+        |config, text| Some(config.policy.on_failure_cap = number(text, 1..=1_000_000)?),
+    ),
+    Parameter::new(
+        c"policy",
+        Text,
+        Some("5xx=debit;close=debit;abort=release;report=debit"),
+        "CASE=CHOICE;..., CASE one of 5xx, close, abort, report, CHOICE debit or release",
+        "How to treat cases that the OMA specification leaves open.",
+        |config, text| config.policy.set_cases(text).ok(),
+    ),
+    Parameter::new(
+        c"default_balance",
+        Integer,
+        None,
+        "a whole number from 0 to 1000000000000000",
+        "Balance of a subscriber who has no account yet; not set: such a subscriber is denied.",
+        |config, text| Some(config.default_balance = Some(number(text, 0..=BALANCE_MAX)?)),
+    ),
+    Parameter::new(
+        c"history_days",
+        Integer,
+        Some("30"),
+        "a whole number from 1 to 3650",
+        "Days for which closed sessions are kept.",
+        |config, text| Some(config.history_days = number(text, 1..=3650)?),
+    ),
+    Parameter::new(c"origin_host", Text, None, IDENTITY, "Origin-Host of this node.", |config, text| {
+        Some(config.diameter.origin_host = diameter_identity(text)?)
+    }),
+    Parameter::new(c"origin_realm", Text, None, IDENTITY, "Origin-Realm of this node.", |config, text| {
+        Some(config.diameter.origin_realm = diameter_identity(text)?)
+    }),
+    Parameter::new(c"destination_realm", Text, None, IDENTITY, "Realm of the OCS.", |config, text| {
+        Some(config.diameter.destination_realm = diameter_identity(text)?)
+    }),
+    Parameter::new(
+        c"peer",
+        Text,
+        None,
+        "host=NAME;address=HOST:PORT, and optionally ;priority=0..65535 and ;transport=tcp or tls",
+        "A Diameter peer; may be set several times.",
+        |config, text| Some(config.diameter.peers.push(Peer::parse(text)?)),
+    ),
+    Parameter::new(
+        c"service_context_id",
+        Text,
+        None,
+        "a service context like 32274@3gpp.org, as your OCS knows it",
+        "Service-Context-Id of the requests.",
+        |config, text| Some(config.diameter.service_context_id = text.contains('@').then(|| text.to_owned())?),
+    ),
+    Parameter::new(
+        c"profile",
+        Text,
+        Some("rfc8506"),
+        "rfc8506 or 3gpp-ro",
+        "The profile of Diameter Credit-Control that the OCS expects.",
+        |config, text| Some(config.diameter.profile = Profile::named(text)?),
+    ),
+    Parameter::new(c"service_identifier", Integer, None, UNSIGNED32, "Service-Identifier.", |config, text| {
+        Some(config.diameter.service_identifier = Some(text.parse().ok()?))
+    }),
+    Parameter::new(c"rating_group", Integer, None, UNSIGNED32, "Rating-Group.", |config, text| {
+        Some(config.diameter.rating_group = Some(text.parse().ok()?))
+    }),
+    Parameter::new(c"currency_code", Integer, None, UNSIGNED32, "Currency-Code, with unit=money.", |config, text| {
+        Some(config.diameter.currency_code = Some(text.parse().ok()?))
+    }),
+    Parameter::new(
+        c"currency_exponent",
+        Integer,
+        Some("-2"),
+        "a whole number from -9 to 9",
+        "Exponent of the unit that the tariff counts, with unit=money.",
+        |config, text| Some(config.diameter.currency_exponent = number(text, -9..=9)?),
+    ),
+    Parameter::new(
+        c"tx_timeout",
+        Integer,
+        Some("10"),
+        "a whole number from 1 to 600",
+        "Seconds that an answer of the OCS may take (Tx, RFC 8506, 13).",
+        |config, text| Some(config.diameter.tx_timeout = number(text, 1..=600)?),
+    ),
+    Parameter::new(
+        c"resend",
+        Text,
+        Some("again"),
+        "again or hold",
+        "What happens to a debit whose answer is missing.",
+        |config, text| Some(config.policy.resend = word(text, &[("again", Resend::Again), ("hold", Resend::Hold)])?),
+    ),
+    Parameter::new(c"tls_ca", Text, None, PEM_FILE, "Certificates that peers are verified with.", |config, text| {
+        Some(config.diameter.tls_ca = path(text)?)
+    }),
+    Parameter::new(c"tls_certificate", Text, None, PEM_FILE, "Certificate of this node.", |config, text| {
+        Some(config.diameter.tls_certificate = path(text)?)
+    }),
+    Parameter::new(c"tls_key", Text, None, PEM_FILE, "Private key of this node's certificate.", |config, text| {
+        Some(config.diameter.tls_key = path(text)?)
+    }),
+    Parameter::new(
+        c"event_callback",
+        Text,
+        None,
+        "the name of one function of the script",
+        "The KEMI function that is called for events.",
+        |config, text| {
+            let is_first = !text.is_empty() && config.event_callback.is_none();
+            is_first.then(|| config.event_callback = Some(text.to_owned()))
+        },
+    )
+    .only(ParameterHost::Kamailio),
+    Parameter::new(
+        c"no_session",
+        Text,
+        Some("pass"),
+        "pass or refuse",
+        "What happens to MSRP frames that belong to no charged session.",
+        |config, text| {
+            Some(config.no_session = word(text, &[("pass", NoSession::Pass), ("refuse", NoSession::Refuse)])?)
+        },
+    )
+    .only(ParameterHost::OpenSips),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An accepted value of each parameter that differs from its default.
+    const OTHER: &[(&str, &str)] = &[
+        ("enabler", "diameter"),
+        ("state_dir", "/srv/imcharge"),
+        ("subscriber", "from"),
+        ("direction", "sip:foreign@store.example.org"),
+        ("identity", "tel"),
+        ("tariff", "kilobyte:3"),
+        ("unit", "octets"),
+        ("response_timeout", "3600"),
+        ("hold_timeout", "86400"),
+        ("resume_workers", "64"),
+        ("event_workers", "64"),
+        ("im_server", "192.0.2.0/24"),
+        ("bypass", "refuse"),
+        ("max_sessions", "4000000"),
+        ("debit_on", "report"),
+        ("model", "immediate"),
+        ("on_failure", "grant"),
+        ("on_failure_cap", "1000000"),
+        ("policy", "5xx=release;close=release"),
+        ("default_balance", "100"),
+        ("history_days", "3650"),
+        ("origin_host", "proxy.example.org"),
+        ("origin_realm", "example.org"),
+        ("destination_realm", "ocs.example.org"),
+        ("peer", "host=ocs1.example.org;address=[2001:db8::1]:3868;priority=2;transport=tls"),
+        ("service_context_id", "32274@3gpp.org"),
+        ("profile", "3gpp-ro"),
+        ("service_identifier", "7"),
+        ("rating_group", "4294967295"),
+        ("currency_code", "978"),
+        ("currency_exponent", "-3"),
+        ("tx_timeout", "600"),
+        ("resend", "hold"),
+        ("tls_ca", "/etc/ssl/ca.pem"),
+        ("tls_certificate", "/etc/ssl/own.pem"),
+        ("tls_key", "/etc/ssl/own.key"),
+        ("event_callback", "ksr_imcharge_event"),
+        ("no_session", "refuse"),
+    ];
+
+    #[test]
+    fn parameters_have_the_defaults_of_the_table() {
+        for parameter in PARAMETERS {
+            let mut config = Config::default();
+            if let Some(default) = parameter.default {
+                parameter.set(&mut config, default).unwrap_or_else(|error| panic!("{error}"));
+            }
+            assert_eq!(config, Config::default(), "{}", parameter.name());
+        }
+    }
+
+    #[test]
+    fn parameters_store_what_they_accept_and_refuse_the_rest_by_name() {
+        assert_eq!(
+            OTHER.iter().map(|(name, _)| *name).collect::<Vec<_>>(),
+            PARAMETERS.iter().map(Parameter::name).collect::<Vec<_>>()
+        );
+        for ((name, value), parameter) in OTHER.iter().zip(PARAMETERS) {
+            let mut config = Config::default();
+            parameter.set(&mut config, value).unwrap_or_else(|error| panic!("{error}"));
+            assert_ne!(config, Config::default(), "{name} stored nothing");
+            if *name == "event_callback" {
+                // Any name of a function is accepted, but only once.
+                assert!(parameter.set(&mut config, "another").is_err());
+                continue;
+            }
+            let mut config = Config::default();
+            let wrong = parameter.set(&mut config, "-1 bogus").expect_err(name).to_string();
+            assert!(wrong.starts_with(&format!("parameter {name}: '-1 bogus' is not allowed; accepted: ")), "{wrong}");
+            assert_eq!(config, Config::default(), "{name} stored a refused value");
+        }
+    }
+
+    #[test]
+    fn numbers_outside_their_range_are_refused() {
+        for (name, wrong) in [
+            ("response_timeout", "0"),
+            ("response_timeout", "3601"),
+            ("hold_timeout", "86401"),
+            ("resume_workers", "65"),
+            ("max_sessions", "4000001"),
+            ("default_balance", "-1"),
+            ("default_balance", "1000000000000001"),
+            ("rating_group", "4294967296"),
+            ("currency_exponent", "10"),
+            ("tx_timeout", "0"),
+        ] {
+            assert!(Config::default().set(name, wrong).is_err(), "{name}={wrong}");
+        }
+    }
+
+    #[test]
+    fn parameters_of_one_host_are_refused_by_the_c_abi() {
+        for name in ["event_callback", "no_session"] {
+            let refused = Config::default().set(name, "refuse").expect_err(name).to_string();
+            assert_eq!(refused, format!("parameter {name}: there is no such parameter on this host"));
+        }
+        let unknown = Config::default().set("colour", "red").expect_err("no such parameter").to_string();
+        assert_eq!(unknown, "parameter colour: there is no such parameter on this host");
+    }
+}
