@@ -171,6 +171,48 @@ fn a_large_number_is_exact_where_it_is_written_as_a_text() {
     stage.expect(ALICE, 5_000_000_000, 0, 0);
 }
 
+/// Runs shell commands of a page, with the folders of this test instead of the printed ones.
+fn run_printed(commands: &str, state: &Path, backups: &Path) {
+    let script = commands
+        .replace("/var/lib/imcharge", &state.display().to_string())
+        .replace("/var/backups", &backups.display().to_string())
+        .replace(" -o kamailio -g kamailio", "");
+    let run = Command::new("sh").args(["-e", "-c", &script]).output().expect("a shell runs");
+    assert!(run.status.success(), "{script}\n{}", String::from_utf8_lossy(&run.stderr));
+}
+
+#[test]
+fn the_printed_backup_is_restored_with_the_journal_and_without_it() {
+    let mut stage = Stage::plain();
+    let (state, backups) = (stage.proxy.state_dir(), tempfile::tempdir().expect("a folder"));
+    let run = |commands: &str| run_printed(commands, &state, backups.path());
+    let _server = stage.server(&["one", "two"], |_| {});
+    let retrieve = |stage: &Stage| {
+        let mut client = stage.bound(|_| {});
+        client.take(2, Reaction::Answer(200));
+        client.bye();
+    };
+    retrieve(&stage);
+    stage.expect(ALICE, 98, 0, 2);
+    blocks("docs/operations.md", "### Backup of a running proxy").iter().for_each(|commands| run(commands));
+    retrieve(&stage);
+    stage.expect(ALICE, 96, 0, 4);
+    let restore = blocks("docs/operations.md", "### Restore");
+    let [move_ledger, put_back, move_journal] = restore.as_slice() else { panic!("{restore:?}") };
+    stage.proxy.terminate();
+    run(move_ledger);
+    run(put_back);
+    stage.proxy.restart().expect("it starts with the journal");
+    stage.expect(ALICE, 96, 0, 4);
+    stage.proxy.terminate();
+    std::fs::remove_dir_all(state.join("old")).expect("the first restore made it");
+    run(move_ledger);
+    run(put_back);
+    run(move_journal);
+    stage.proxy.restart().expect("it starts without the journal");
+    stage.expect(ALICE, 98, 0, 2);
+}
+
 /// Every query of the manual is one that `sqlite3` answers, while the proxy runs.
 #[test]
 fn the_queries_of_the_manual_find_what_happened() {
