@@ -1,4 +1,4 @@
-//! `audit`: where money and messages do not meet, now or for good. Four lists, the oldest first.
+//! `audit`: mismatches between messages and money, transient or final. Four lists, oldest first.
 
 use super::ledger::Reader;
 use super::page::{Page, Room};
@@ -8,7 +8,7 @@ use crate::engine::store::read_session;
 use crate::shm::clock;
 use rusqlite::{Row, params};
 
-/// The word of each list and its name in the answer.
+/// Argument that selects each list, and its name in the answer.
 const LISTS: [(&str, &str); 4] = [
     ("reserved", "reserved_not_settled"),
     ("delivered", "delivered_not_debited"),
@@ -16,7 +16,7 @@ const LISTS: [(&str, &str); 4] = [
     ("waiting", "waiting_at_the_enabler"),
 ];
 
-/// Sessions with something that has no answer.
+/// Sessions with an unanswered request.
 const UNANSWERED: &str = "\
     SELECT session, state, opened_at FROM states CROSS JOIN sessions ON id=session \
     WHERE session>=?1 AND waiting ORDER BY session";
@@ -32,12 +32,12 @@ const RESERVED_TOTALS: &str = "\
     FROM states t CROSS JOIN sessions s ON s.id=t.session LEFT JOIN holds h ON h.session=s.id \
     WHERE coalesce(h.units, reserved)>0";
 
-/// Messages that cost nothing.
+/// Messages that were not debited.
 const UNDEBITED: &str = "\
     SELECT call_id, account, units, at, session, message_id, octets, rule, code FROM undebited \
     WHERE (at, units, session, message_id)>=(?1, ?2, ?3, ?4) ORDER BY at, units, session, message_id";
 
-/// Debits of messages that the client has not confirmed.
+/// Debits of messages that the client did not confirm.
 macro_rules! undelivered {
     ($columns:literal, $rest:literal) => {
         concat!(
@@ -57,14 +57,14 @@ const UNDELIVERED: &str = undelivered!(
 #[cfg(test)]
 pub const PAGES: [&str; 4] = [UNANSWERED, RESERVED, UNDEBITED, UNDELIVERED];
 
-/// A list that is being filled.
+/// A list while it is filled.
 struct List {
     page: Page,
-    /// Rows and units of all that there is, also beyond this page; `None`: this is not the first page.
+    /// Total rows and units, including those beyond this page; `None` if this is not the first page.
     totals: Option<(u64, u64)>,
 }
 
-/// Fields of a row that each list has.
+/// The fields that rows of every list have.
 struct Entry<'a> {
     call_id: &'a str,
     account: &'a str,
@@ -74,7 +74,7 @@ struct Entry<'a> {
 }
 
 impl Entry<'_> {
-    /// The whole row, with the fields that only this list has.
+    /// Returns the row, with the fields that only this list has.
     fn row(self, rest: Vec<(&'static str, Value)>) -> Value {
         let mut fields = vec![("callid", text(self.call_id)), ("account", text(self.account))];
         fields.extend(rest);
@@ -98,7 +98,7 @@ impl List {
         }
     }
 
-    /// Whether the remaining rows are of no interest.
+    /// Whether the remaining rows are neither listed nor counted.
     fn is_done(&self) -> bool {
         self.page.is_full() && self.totals.is_none()
     }
@@ -112,17 +112,17 @@ impl List {
     }
 }
 
-/// Where a page of a list begins: numbers, then a Message-ID where the list has one.
+/// Cursor of a list: numbers, then a Message-ID if the list has one.
 struct Start<'a, const N: usize> {
     numbers: [i64; N],
     message_id: &'a str,
 }
 
 impl<'a, const N: usize> Start<'a, N> {
-    /// The beginning of the list.
+    /// The first row.
     const FIRST: Start<'a, N> = Start { numbers: [i64::MIN; N], message_id: "" };
 
-    /// From the `next` of an answer, which begins with `mark`; an empty one is the beginning of the list.
+    /// Parses the `next` of an answer, which starts with `mark`; empty: the first row.
     fn parse(next: &'a str, mark: &str) -> Option<Start<'a, N>> {
         if next.is_empty() {
             return Some(Start::FIRST);
@@ -146,13 +146,13 @@ fn text(text: &str) -> Value {
     Value::Text(text.to_owned())
 }
 
-/// Seconds from then to now, both in UNIX milliseconds.
+/// Returns the seconds between two times in UNIX milliseconds.
 fn age(then: i64, now: i64) -> u64 {
     u64::try_from((now - then) / 1000).unwrap_or(0)
 }
 
 impl Reader {
-    /// All four lists, or a page of one.
+    /// Returns all four lists, or a page of one.
     pub(crate) fn audit(&self, call: &Call<'_>) -> Result<Value, CommandError> {
         let (limit, next, now) = (call.limit(1)?, call.text(2), clock::wall_ms());
         let wanted = match call.text(0) {
@@ -183,7 +183,8 @@ impl Reader {
         wanted.iter().map(list).collect::<Result<_, _>>().map(Value::Structure)
     }
 
-    /// What the enabler holds. `false`, as for all below: `next` is not of this list.
+    /// Lists the sessions for which the enabler holds units. Returns `false`, like the functions below, if `next` is not a
+    /// cursor of this list.
     fn reserved(&self, list: &mut List, next: &str, now: i64) -> rusqlite::Result<bool> {
         let Some(Start::<1> { numbers: [from], .. }) = Start::parse(next, "") else { return Ok(false) };
         let rest = |row: &Row<'_>| Ok(vec![("phase", Value::Text(row.get(5)?))]);
@@ -193,7 +194,7 @@ impl Reader {
         Ok(true)
     }
 
-    /// Messages that are with the client and not paid for: those without an answer first, then those that cost nothing.
+    /// Lists delivered messages that are not debited: those with an unanswered debit first, then those settled as free.
     fn not_debited(&self, list: &mut List, next: &str, now: i64) -> rusqlite::Result<bool> {
         const MARK: &str = "free:";
         let settled = Start::<3>::parse(next, MARK);
@@ -221,7 +222,7 @@ impl Reader {
         Ok(true)
     }
 
-    /// Messages that are paid for, and that the client has not confirmed.
+    /// Lists debited messages that the client did not confirm.
     fn undelivered(&self, list: &mut List, next: &str, now: i64) -> rusqlite::Result<bool> {
         let Some(Start::<3> { numbers: [at, units, id], .. }) = Start::parse(next, "") else { return Ok(false) };
         let rest = |row: &Row<'_>| {
@@ -239,7 +240,7 @@ impl Reader {
         Ok(true)
     }
 
-    /// What of the sessions has no answer, session by session, the oldest of each first.
+    /// Lists unanswered requests session by session, oldest first within a session.
     fn unanswered(
         &self,
         list: &mut List,
@@ -252,7 +253,7 @@ impl Reader {
         let mut rows = statement.query([first.numbers[0]])?;
         while let Some(row) = rows.next()?.filter(|_| !list.is_done()) {
             let (id, opened_at) = (row.get(0)?, row.get(2)?);
-            // Not of this version: the engine says so.
+            // A state of another version is skipped; the engine logs it.
             let state = row.get_ref(1)?.as_blob()?;
             let Some(session) = read_session(&self.connection, id, state)? else { continue };
             let mut all = of(&session);
@@ -269,7 +270,7 @@ impl Reader {
         Ok(true)
     }
 
-    /// Counts what a query says: rows and units.
+    /// Adds the totals that a query returns: rows and units.
     fn count(&self, list: &mut List, sql: &str) -> rusqlite::Result<()> {
         if list.totals.is_some() {
             let (rows, units): (i64, i64) = self.connection.query_row(sql, [], |row| row.try_into())?;
@@ -279,7 +280,7 @@ impl Reader {
         Ok(())
     }
 
-    /// Adds the rows of a query whose columns begin with Call-ID, account, units and the time since when.
+    /// Adds the rows of a query whose first columns are Call-ID, account, units and start time.
     fn rows(
         &self,
         list: &mut List,
@@ -301,12 +302,12 @@ impl Reader {
     }
 }
 
-/// The order of what has no answer in a session.
+/// Sort key of the unanswered requests of a session.
 fn key<'a>(one: &Waiting<'a>) -> (i64, &'a str) {
     (i64::try_from(one.since.0).unwrap_or(i64::MAX), one.message_id.unwrap_or_default())
 }
 
-/// A row about something of a session that has no answer.
+/// Returns the row of an unanswered request.
 fn unanswered_row(session: &Session, one: Waiting<'_>, opened_at: i64, now: i64) -> Value {
     let after = one.since.micros_since(session.opened()) / 1000;
     let since = opened_at.saturating_add(i64::try_from(after).unwrap_or(i64::MAX));

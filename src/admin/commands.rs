@@ -1,4 +1,4 @@
-//! Commands of operators (RPC, MI): a table of names, arguments and handlers, and answers with named fields.
+//! The one table of operators' commands: name, arguments, help, handler. kamcmd, JSON-RPC, MI and the C ABI read it.
 
 use super::ledger::Reader;
 use super::page::LIMIT_MAX;
@@ -11,10 +11,10 @@ use crate::wire::identity;
 use crate::worker::Worker;
 use std::borrow::Cow;
 
-/// An answer: structures with named fields, never text to be parsed.
+/// An answer: structures with named fields, not text that has to be parsed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Value {
-    /// A whole number; none that a command gives exceeds 2^53, so that JSON carries it exactly.
+    /// A whole number, at most 2^53, so that JSON carries it exactly.
     Integer(i64),
     /// Text.
     Text(String),
@@ -24,24 +24,23 @@ pub enum Value {
     List(Vec<Value>),
 }
 
-/// Why a command failed. [`CommandError::sentence`] is what the operator reads.
+/// Why a command failed. [`CommandError::sentence`] is the text for the operator.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CommandError {
-    /// 400 wrong use, 404 not found, 409 not with this enabler, 500 the ledger cannot be read, 503 the engine does not
-    /// answer.
+    /// 400 wrong use, 404 not found, 409 not with this enabler, 500 ledger unreadable, 503 no answer from the engine.
     pub code: u32,
-    /// The command that failed, without the module's name.
+    /// Name of the command, without the module's name; empty: there is no such command.
     command: &'static str,
     text: String,
-    /// Another command that helps, with its arguments.
+    /// A command that helps, with its arguments.
     advice: Option<&'static str>,
 }
 
-/// Octets of a sentence: Kamailio's jsonrpcs cuts a fault at 127.
+/// Maximum length of a sentence, octets. Kamailio's jsonrpcs truncates a fault at 127.
 const SENTENCE_MAX: usize = 127;
 
 impl CommandError {
-    /// An error of a command that has no such advice.
+    /// Returns an error without a hint to another command.
     pub fn new(code: u32, command: &'static Command, text: impl Into<String>) -> CommandError {
         CommandError { code, command: command.name, text: text.into(), advice: None }
     }
@@ -50,7 +49,7 @@ impl CommandError {
         CommandError { advice: Some(advice), ..self }
     }
 
-    /// The sentence, with the commands in the host's form: `prefix` is what the host puts before their names.
+    /// Returns the text for the operator. `prefix` is what the host puts before the names of commands.
     pub fn sentence(&self, prefix: &str) -> String {
         let mut sentence = match self.command {
             "" => self.text.clone(),
@@ -68,20 +67,20 @@ impl CommandError {
 pub struct Command {
     /// Name without the module: `account.get`.
     pub name: &'static str,
-    /// Its arguments, those that may be left out last.
+    /// Arguments; optional ones come last.
     pub arguments: &'static [Argument],
-    /// What it does, one line.
+    /// What the command does, one line.
     pub help: &'static str,
     run: fn(&mut Call<'_>) -> Result<Value, CommandError>,
 }
 
 impl Command {
-    /// The command of this name.
+    /// Returns the command of this name.
     pub fn named(name: &str) -> Option<&'static Command> {
         COMMANDS.iter().find(|command| command.name == name)
     }
 
-    /// Its arguments as the manual writes them: `ID [LIMIT] [NEXT]`.
+    /// Returns the arguments as the manual writes them: `ID [LIMIT] [NEXT]`.
     pub fn usage(&self) -> String {
         let argument = |argument: &Argument| match argument.required {
             true => argument.name.to_owned(),
@@ -90,7 +89,7 @@ impl Command {
         self.arguments.iter().map(argument).collect::<Vec<_>>().join(" ")
     }
 
-    /// How many of its arguments cannot be left out.
+    /// Returns the number of required arguments.
     pub fn required(&self) -> usize {
         self.arguments.iter().filter(|argument| argument.required).count()
     }
@@ -99,20 +98,20 @@ impl Command {
 /// An argument of a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Argument {
-    /// Its name in the manual, in capitals.
+    /// Name in the manual, in capitals.
     pub name: &'static str,
-    /// What it is: hosts whose transports know types check the type that came.
+    /// Type; checked by hosts whose transports have types.
     pub kind: Kind,
-    /// Whether it cannot be left out.
+    /// Whether the argument is required.
     pub required: bool,
 }
 
-/// What an argument is.
+/// Type of an argument.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// Text, also where it consists of digits alone.
+    /// Text, possibly of digits only.
     Text,
-    /// Units of an account, up to 64 bits and possibly negative.
+    /// Units of an account: 64 bits, possibly negative.
     Amount,
     /// A small number.
     Count,
@@ -149,19 +148,19 @@ pub const COMMANDS: &[Command] = &[
     Command {
         name: "explain",
         arguments: &[CALL_ID, NEXT],
-        help: "What happened in a call, step by step, by which rule, and the money.",
+        help: "The history of a call: each step, the rule that decided it, and the money.",
         run: |call| call.ledger()?.explain(call, call.cursor(1)?, call.region.config.unit),
     },
     Command {
         name: "audit",
         arguments: &[optional("LIST", Kind::Text), LIMIT, NEXT],
-        help: "Where money and messages do not meet.",
+        help: "Mismatches between messages and money.",
         run: |call| call.ledger()?.audit(call),
     },
     Command {
         name: "account.set",
         arguments: &[ACCOUNT, required("BALANCE", Kind::Amount)],
-        help: "Sets the balance of an account; creates the account if there is none.",
+        help: "Sets the balance of an account; creates the account if it does not exist.",
         run: |call| {
             let (account, balance) = (call.account(0)?, call.amount(1)?);
             call.change(&account, Change::SetBalance { account: &account, balance })
@@ -197,7 +196,7 @@ pub const COMMANDS: &[Command] = &[
     Command {
         name: "debits",
         arguments: &[optional("ID", Kind::Text), LIMIT, NEXT],
-        help: "The debits of one account or of all, the latest first, page by page.",
+        help: "The debits of one account or of all, latest first, page by page.",
         run: |call| {
             let account = match call.text(0) {
                 "" | ALL => None,
@@ -215,13 +214,13 @@ pub const COMMANDS: &[Command] = &[
     Command {
         name: "outbox.resend",
         arguments: &[CALL_ID],
-        help: "Sends the debits of a call that are held back again (resend=hold).",
+        help: "Sends the debits on hold of a call again (resend=hold).",
         run: |call| call.resolve(true),
     },
     Command {
         name: "outbox.release",
         arguments: &[CALL_ID],
-        help: "Counts the debits of a call that are held back as taken (resend=hold).",
+        help: "Settles the debits on hold of a call as taken (resend=hold).",
         run: |call| call.resolve(false),
     },
     Command {
@@ -233,22 +232,24 @@ pub const COMMANDS: &[Command] = &[
     Command {
         name: "tariff",
         arguments: &[],
-        help: "The tariff of new sessions, and the configured one.",
+        help: "The tariff of new sessions and the configured tariff.",
         run: |call| Ok(tariff(call.region)),
     },
     Command {
         name: "reload",
         arguments: &[optional("TARIFF", Kind::Text)],
-        help: "Sets the tariff of new sessions; without an argument, the configured one.",
+        help: "Sets the tariff of new sessions; without an argument, to the configured tariff.",
         run: |call| call.reload(),
     },
 ];
 
-/// In place of a filter: everything.
+/// Value of an argument that selects everything.
 pub(super) const ALL: &str = "all";
 
-/// Runs a command. Reads come from the ledger's tables, which the engine brings up to date first; changes go through
-/// `worker` to the engine and wait for its commit, one second at most. An empty argument is one that was left out.
+/// Runs a command.
+///
+/// Reads come from the ledger's tables, which the engine updates first. Changes go through `worker` to the engine and wait
+/// up to one second for its commit. An empty argument counts as omitted.
 pub fn run(name: &str, arguments: &[&str], region: &Region, worker: &mut Worker) -> Result<Value, CommandError> {
     let Some(command) = Command::named(name) else {
         let text = format!("there is no command '{}'", shown(name));
@@ -261,7 +262,7 @@ pub fn run(name: &str, arguments: &[&str], region: &Region, worker: &mut Worker)
     (command.run)(&mut Call { command, arguments, region, worker })
 }
 
-/// A command that is being run.
+/// One run of a command.
 pub(crate) struct Call<'a> {
     command: &'static Command,
     arguments: &'a [&'a str],
@@ -270,7 +271,7 @@ pub(crate) struct Call<'a> {
 }
 
 impl Call<'_> {
-    /// An argument as it came; empty where it was left out.
+    /// Returns an argument as given; empty: omitted.
     pub(super) fn text(&self, at: usize) -> &str {
         self.arguments.get(at).copied().unwrap_or_default()
     }
@@ -279,7 +280,7 @@ impl Call<'_> {
         CommandError::new(code, self.command, text)
     }
 
-    /// The argument is not what it has to be.
+    /// Returns the error for an argument that is not `accepted`.
     pub(super) fn wrong(&self, at: usize, accepted: &str) -> CommandError {
         let name = self.command.arguments[at].name;
         self.fails(400, format!("{name} '{}' is not {accepted}", shown(self.text(at))))
@@ -291,7 +292,7 @@ impl Call<'_> {
         self.text(at).parse().ok().filter(within).ok_or_else(wrong)
     }
 
-    /// Most rows of the page; `None`: the default.
+    /// Parses the limit of rows; `None`: the default.
     pub(super) fn limit(&self, at: usize) -> Result<Option<usize>, CommandError> {
         if self.text(at).is_empty() {
             return Ok(None);
@@ -300,7 +301,7 @@ impl Call<'_> {
         limit.map(Some).ok_or_else(|| self.wrong(at, &format!("a whole number from 1 to {LIMIT_MAX}")))
     }
 
-    /// Where the page begins.
+    /// Parses the cursor that the page starts at.
     pub(super) fn cursor<C: super::page::Cursor>(&self, at: usize) -> Result<Option<C>, CommandError> {
         match self.text(at) {
             "" => Ok(None),
@@ -316,13 +317,13 @@ impl Call<'_> {
         identity::canonical(id.as_bytes()).ok_or_else(|| self.wrong(at, accepted))
     }
 
-    /// The id of an account of the embedded ledger.
+    /// Parses the id of an account of the embedded ledger.
     pub(super) fn account(&self, at: usize) -> Result<String, CommandError> {
         self.needs_ledger()?;
         self.canonical(at, self.text(at), "an account: sip:user@host or tel:+digits")
     }
 
-    /// Accounts are here only if this ledger grants and debits.
+    /// Fails unless the embedded ledger keeps the accounts.
     pub(super) fn needs_ledger(&self) -> Result<(), CommandError> {
         match self.region.config.enabler {
             Enabler::Ledger => Ok(()),
@@ -342,10 +343,10 @@ impl Call<'_> {
     }
 
     pub(super) fn no_answer(&self, look: &'static str) -> CommandError {
-        self.fails(503, "the engine does not answer; look before you repeat it").advise(look)
+        self.fails(503, "the engine does not answer; check before you repeat the command").advise(look)
     }
 
-    /// The ledger, for reading: as up to date as the engine makes it, or as it is where there is no engine.
+    /// Opens the ledger for reading. The engine updates the tables first; without an engine they are read as they are.
     pub(super) fn ledger(&mut self) -> Result<Reader, CommandError> {
         self.worker.command(Change::ShowAll);
         Reader::open(self.command, self.region)
@@ -369,13 +370,13 @@ impl Call<'_> {
         }
     }
 
-    /// An operator decides about what is held back.
+    /// Resends or settles the debits on hold of a call.
     pub(super) fn resolve(&mut self, again: bool) -> Result<Value, CommandError> {
         let call_id = self.arguments[0];
         let answer = self.worker.command(Change::Resolve { call_id, again });
         match answer.ok_or_else(|| self.no_answer("audit waiting"))? {
             (CommandResult::Done, ..) => Ok(Value::Structure(vec![("callid", Value::Text(call_id.into()))])),
-            _ => Err(self.fails(404, format!("no debit of the Call-ID '{}' is held back", shown(call_id)))),
+            _ => Err(self.fails(404, format!("no debit of the Call-ID '{}' is on hold", shown(call_id)))),
         }
     }
 
@@ -391,12 +392,12 @@ impl Call<'_> {
     }
 }
 
-/// A value in an error: its beginning, where it is long.
+/// Shortens a value for an error text.
 fn shown(value: &str) -> Cow<'_, str> {
     shortened(value, 28)
 }
 
-/// A text of so many octets at most.
+/// Truncates a text to `most` octets.
 fn shortened(text: &str, most: usize) -> Cow<'_, str> {
     if text.len() <= most {
         return text.into();

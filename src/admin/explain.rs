@@ -1,11 +1,11 @@
-//! `explain`: what happened in the sessions of a call, by which rule, and the money.
+//! `explain`: the trace of a call's sessions, with the rule that decided each step and the money.
 
 use super::ledger::{Below, Reader};
 use crate::admin::commands::{Call, CommandError, Value};
 use crate::charge::tariff::Unit;
 use rusqlite::params;
 
-/// The session, as the query below names it.
+/// Query of the sessions of a call.
 const SESSION: &str = "\
     SELECT id, key AS session, call_id, account, other, icid, direction, tariff, ?3 AS unit, opened_at, closed_at, phase, \
     granted, coalesce((SELECT units FROM holds WHERE session=s.id), reserved) AS reserved, \
@@ -63,7 +63,7 @@ const STEP_FIELDS: &[&str] = &[
 ];
 
 impl Reader {
-    /// The sessions of a call with their steps, from a step of a session on.
+    /// Lists the sessions of a call with their trace, starting at a step of a session.
     pub(crate) fn explain(&self, call: &Call<'_>, from: Option<(i64, i64)>, unit: Unit) -> Result<Value, CommandError> {
         let from = from.unwrap_or_default();
         let sessions = (SESSION, SESSION_FIELDS, params![call.text(0), from.0, unit.word()]);

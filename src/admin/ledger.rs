@@ -1,4 +1,4 @@
-//! The ledger's tables, for reading.
+//! Read access to the ledger's tables.
 
 use super::page::{Page, Room, by_id, by_session, fields};
 use crate::admin::commands::{Call, Command, CommandError, Value, integer};
@@ -9,13 +9,13 @@ use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OpenFlags, Row, params};
 use std::time::Duration;
 
-/// A connection that reads, for one command.
+/// Read-only connection for one command.
 pub struct Reader {
     pub(crate) connection: Connection,
     command: &'static Command,
 }
 
-/// Columns of an account after its key.
+/// Key and columns of accounts.
 macro_rules! accounts {
     ($rest:literal) => {
         concat!("SELECT id, id, balance, held, debited FROM accounts WHERE ", $rest)
@@ -25,7 +25,7 @@ const ACCOUNTS: &str = accounts!("id>=?1 ORDER BY id");
 const ACCOUNT: &str = accounts!("id=?1");
 const ACCOUNT_FIELDS: &[&str] = &["id", "balance", "held", "debited"];
 
-/// Driven by `states`, which has the live sessions alone: `sessions` has the whole history.
+/// Driven by `states`, which has open sessions only; `sessions` has the whole history.
 const OPEN_SESSIONS: &str = "\
     SELECT s.id, call_id, account, direction, tariff, opened_at, phase, granted, \
     (SELECT count(*) FROM debits WHERE session=s.id), coalesce((SELECT units FROM holds WHERE session=s.id), 0) \
@@ -52,7 +52,7 @@ const SESSION_FIELDS: &[&str] = &[
     "held",
 ];
 
-/// Columns of a debit after its key.
+/// Key and columns of debits.
 macro_rules! debits {
     ($rest:literal) => {
         concat!(
@@ -74,7 +74,7 @@ impl Reader {
             let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
             let connection = Connection::open_with_flags(&path, flags)?;
             connection.busy_timeout(Duration::from_millis(500))?;
-            // An answer describes one crash_point.
+            // An answer shows one consistent snapshot.
             connection.execute_batch("BEGIN")?;
             Ok(connection)
         };
@@ -85,7 +85,7 @@ impl Reader {
         cannot_read(self.command, error)
     }
 
-    /// Fills a page with the rows of a query, whose first column is the key and whose others are the fields.
+    /// Fills a page with the rows of a query. The first column is the key, the others are the fields.
     fn fill(
         &self,
         page: &mut Page,
@@ -127,7 +127,7 @@ impl Reader {
         Ok(page.into_rows().pop())
     }
 
-    /// The latest debits first.
+    /// Lists debits, latest first.
     pub(crate) fn debits(
         &self,
         account: Option<&str>,
@@ -143,7 +143,7 @@ impl Reader {
         Ok(Value::Structure(page.fields("debits")))
     }
 
-    /// The sessions of a call with their debits, the oldest first.
+    /// Lists the sessions of a call with their debits, oldest first.
     pub(crate) fn sessions_of(&self, call: &Call<'_>, from: Option<(i64, i64)>) -> Result<Value, CommandError> {
         let from = from.unwrap_or_default();
         let sessions = (SESSIONS_OF_CALL, SESSION_FIELDS, params![call.text(0), from.0]);
@@ -151,9 +151,9 @@ impl Reader {
         self.of_call(call, from, sessions, &below)
     }
 
-    /// The sessions of a call, each with rows of its own, from a row of a session on.
+    /// Lists the sessions of a call, each with its rows, starting at a row of a session.
     ///
-    /// `sessions` is their query, the names of its columns after the key, and its values.
+    /// The third argument is the query of the sessions, the names of its columns after the key, and its values.
     pub(crate) fn of_call(
         &self,
         call: &Call<'_>,
@@ -170,7 +170,7 @@ impl Reader {
                 let key: i64 = session.get(0)?;
                 let mut fields = named(session, names, below.sparse)?;
                 let first = if key == from_session { from_row } else { 0 };
-                // A session is shown where there is room for it and for the first of its rows.
+                // A session is listed if it fits together with its first row.
                 if !room.take(&Value::Structure(fields.clone())) {
                     return Ok((sessions, Some(by_session(key, first))));
                 }
@@ -207,11 +207,11 @@ impl Reader {
         Ok(Value::Structure(vec![("peers", Value::List(page.into_rows()))]))
     }
 
-    /// How many debits are not acknowledged, and the age of the oldest in seconds. The embedded ledger acknowledges
-    /// within the commit that asks: its outbox is always empty.
+    /// Returns the number of unacknowledged debits and the age of the oldest in seconds. The embedded ledger acknowledges
+    /// in the same commit, so its outbox is always empty.
     pub(crate) fn outbox(&self) -> Result<Value, CommandError> {
         let (mut count, mut oldest) = (0, None);
-        // One by one: there may be a million of them, and the host's process keeps the memory of its largest answer.
+        // Row by row: there may be a million, and the host's process never returns the memory of its largest answer.
         let mut read = || {
             let mut statement = self.connection.prepare("SELECT session, state FROM states")?;
             let mut rows = statement.query([])?;
@@ -229,19 +229,19 @@ impl Reader {
     }
 }
 
-/// Rows of a session.
+/// The rows listed under a session.
 pub struct Below {
-    /// The field that has them.
+    /// Name of the field that lists them.
     pub name: &'static str,
-    /// Their query: the columns begin with the key, the values are the session and the least key.
+    /// Query. The first column is the key; its parameters are the session and the smallest key.
     pub sql: &'static str,
-    /// Their fields.
+    /// Names of the fields.
     pub names: &'static [&'static str],
-    /// Whether fields without a value are left out, here and of the session.
+    /// Whether fields without a value are omitted, in the rows and in the session.
     pub sparse: bool,
 }
 
-/// The columns of a row after its key, under these names.
+/// Returns the columns after the key as fields with these names.
 fn named(row: &Row<'_>, names: &[&'static str], sparse: bool) -> rusqlite::Result<Vec<(&'static str, Value)>> {
     let mut fields = Vec::with_capacity(names.len() + 1);
     for (at, name) in names.iter().enumerate() {
@@ -253,7 +253,7 @@ fn named(row: &Row<'_>, names: &[&'static str], sparse: bool) -> rusqlite::Resul
     Ok(fields)
 }
 
-/// A column as a field.
+/// Converts a column.
 fn value(column: ValueRef<'_>) -> Value {
     match column {
         ValueRef::Integer(number) => Value::Integer(number),
@@ -272,9 +272,9 @@ mod tests {
     use super::*;
     use crate::engine::store::Store;
 
-    /// What pages of large tables cost must not depend on what is before and after them.
+    /// The cost of a page must not depend on the rows before and after it.
     #[test]
-    fn a_page_is_read_by_an_index() {
+    fn pages_are_read_by_an_index() {
         let folder = tempfile::tempdir().expect("a folder");
         Store::check(folder.path()).unwrap_or_else(|error| panic!("{error}"));
         let connection = Connection::open(folder.path().join(LEDGER)).expect("a ledger");

@@ -1,13 +1,11 @@
-//! Everything an operator's monitoring asks for, as Prometheus reads it (text format 0.0.4). Made of the lists of
-//! [`Statistic`] and [`Latency`] when somebody asks; a host only hands it out.
+//! Prometheus exposition (text format 0.0.4) of all [`Statistic`]s and [`Latency`] histograms.
 
 use crate::shm::latency::{BOUNDS, Histogram, Latency};
 use crate::shm::region::Region;
 use crate::shm::statistic::{Kind, Statistic};
 use std::fmt::{self, Write};
 
-/// All numbers, each with its meaning and type; to be served as `text/plain; version=0.0.4`. Reads atomics and waits for
-/// nobody.
+/// Returns the exposition, to be served as `text/plain; version=0.0.4`. Reads atomics only and never blocks.
 pub fn exposition(region: &Region) -> String {
     let mut text = String::with_capacity(16 * 1024);
     // Writing into a string cannot fail.
@@ -29,7 +27,7 @@ fn write_all(text: &mut String, region: &Region) -> fmt::Result {
     Latency::ALL.iter().try_for_each(|latency| write_histogram(text, *latency, region.latency(*latency)))
 }
 
-/// The name of a statistic in Prometheus; `None`: a histogram has it.
+/// Returns the Prometheus name of a statistic; `None` if it is part of a histogram.
 pub fn name_of(statistic: Statistic) -> Option<String> {
     let ending = match statistic.kind() {
         Kind::Counter => "_total",
@@ -40,7 +38,7 @@ pub fn name_of(statistic: Statistic) -> Option<String> {
     Some(format!("imcharge_{}{ending}", statistic.name()))
 }
 
-/// The name of a histogram in Prometheus, without `_bucket`, `_sum` and `_count`.
+/// Returns the Prometheus name of a histogram, without `_bucket`, `_sum` and `_count`.
 pub fn name_of_histogram(latency: Latency) -> String {
     format!("imcharge_{}_seconds", latency.name())
 }
@@ -82,13 +80,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn microseconds_are_written_as_seconds_to_the_last_one() {
+    fn microseconds_are_written_as_exact_seconds() {
         let written = [0, 1, 100, 1_000_000, 1_500_000, 104_857_600].map(|micros| Seconds(micros).to_string());
         assert_eq!(written, ["0", "0.000001", "0.0001", "1", "1.5", "104.8576"]);
     }
 
     #[test]
-    fn names_say_what_prometheus_expects_of_them() {
+    fn names_have_the_suffixes_of_prometheus() {
         let names: Vec<String> = Statistic::ALL.iter().filter_map(|statistic| name_of(*statistic)).collect();
         assert!(names.contains(&"imcharge_debits_on_error_total".to_owned()));
         assert!(names.contains(&"imcharge_outbox_depth".to_owned()));
@@ -97,11 +95,11 @@ mod tests {
     }
 
     #[test]
-    fn a_histogram_adds_up() {
+    fn histogram_buckets_are_cumulative() {
         let histogram = Histogram::default();
         [50, 150, 900_000_000].iter().for_each(|micros| histogram.add(*micros));
         let mut text = String::new();
-        write_histogram(&mut text, Latency::Debit, &histogram).expect("a string takes everything");
+        write_histogram(&mut text, Latency::Debit, &histogram).expect("writing to a String does not fail");
         let value = |name: &str| {
             let line =
                 text.lines().find_map(|line| line.strip_prefix(&format!("imcharge_debit_latency_seconds{name} ")));

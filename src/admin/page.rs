@@ -1,46 +1,46 @@
-//! Pages: answers bounded in rows and in size, and where the next one begins.
+//! Pages: answers bounded in rows and octets, with a cursor to the next page.
 //!
-//! A page is as large as the smallest transport carries: opensips-cli reads 32,768 octets of a datagram. Kamailio's
-//! jsonrpcs indents its JSON, which makes it less than twice as long, and a datagram carries 65,457 octets of that.
-//! kamcmd takes 128 KB of a form that is shorter than JSON.
+//! The bound follows from the smallest transport: opensips-cli reads datagrams of up to 32,768 octets. Kamailio's jsonrpcs
+//! indents its JSON, which less than doubles it, and its datagrams carry 65,457 octets. kamcmd accepts 128 KB of a form
+//! that is shorter than JSON.
 
 use crate::admin::commands::Value;
 
-/// Rows of a page, where the operator does not say.
-const LIMIT: usize = 100;
+/// Rows of a page by default.
+const ROWS_DEFAULT: usize = 100;
 
-/// Most rows of a page. Kamailio's ctl takes 8 KB of its private memory, 8 MB unless configured, for each.
+/// Largest limit of rows. Kamailio's ctl takes 8 KB of its private memory (8 MB by default) per row.
 pub const LIMIT_MAX: usize = 500;
 
-/// Most rows of an answer whose length the operator does not choose.
-const FIXED: usize = 250;
+/// Limit of rows of an answer without a LIMIT argument.
+const ROWS_FIXED: usize = 250;
 
-/// Octets of a page's rows at most, as JSON without white space.
-const OCTETS: usize = 30 * 1024;
+/// Limit of a page's rows in octets of JSON without white space.
+const OCTETS_MAX: usize = 30 * 1024;
 
-/// What is left of an answer.
+/// Room left in an answer.
 pub struct Room {
     rows: usize,
     octets: usize,
 }
 
 impl Room {
-    /// Of an answer with so many rows at most.
+    /// Room of an answer with at most `limit` rows.
     pub fn new(limit: Option<usize>) -> Room {
-        Room { rows: limit.unwrap_or(LIMIT), octets: OCTETS }
+        Room { rows: limit.unwrap_or(ROWS_DEFAULT), octets: OCTETS_MAX }
     }
 
-    /// Of an answer whose length the operator does not choose.
+    /// Room of an answer without a LIMIT argument.
     pub fn fixed() -> Room {
-        Room::new(Some(FIXED))
+        Room::new(Some(ROWS_FIXED))
     }
 
-    /// Of one of so many lists in an answer.
+    /// Room of one list in an answer with `lists` lists.
     pub fn shared(limit: Option<usize>, lists: usize) -> Room {
-        Room { octets: OCTETS / lists, ..Room::new(limit) }
+        Room { octets: OCTETS_MAX / lists, ..Room::new(limit) }
     }
 
-    /// Takes the room of a row. `false`: it does not fit.
+    /// Takes the room of a row; `false` if the row does not fit.
     pub fn take(&mut self, row: &Value) -> bool {
         let (rows, octets) = (self.rows.checked_sub(1), self.octets.checked_sub(octets(row)));
         let (Some(rows), Some(octets)) = (rows, octets) else { return false };
@@ -49,7 +49,7 @@ impl Room {
     }
 }
 
-/// A page that is being filled.
+/// A page while it is filled.
 pub struct Page {
     room: Room,
     rows: Vec<Value>,
@@ -57,12 +57,12 @@ pub struct Page {
 }
 
 impl Page {
-    /// An empty one.
+    /// Returns an empty page.
     pub fn new(room: Room) -> Page {
         Page { room, rows: Vec::new(), next: None }
     }
 
-    /// Adds a row. `false`: it is the first that does not fit, so the next page begins with it.
+    /// Adds a row; `false` if it does not fit. The next page starts at the first row that does not fit.
     pub fn add(&mut self, row: Value, cursor: impl FnOnce() -> String) -> bool {
         let fits = self.next.is_none() && self.room.take(&row);
         match fits {
@@ -72,34 +72,34 @@ impl Page {
         fits
     }
 
-    /// Whether all rows beyond would be left out.
+    /// Whether no further row fits.
     pub fn is_full(&self) -> bool {
         self.next.is_some()
     }
 
-    /// How many rows it has.
+    /// Returns the number of rows.
     pub fn len(&self) -> usize {
         self.rows.len()
     }
 
-    /// Its rows alone.
+    /// Returns the rows.
     pub fn into_rows(self) -> Vec<Value> {
         self.rows
     }
 
-    /// Its fields: the rows under this name, and what follows.
+    /// Returns the rows under this name, with the fields of a page.
     pub fn fields(self, name: &'static str) -> Vec<(&'static str, Value)> {
         fields(name, self.rows, self.next)
     }
 }
 
-/// Fields of a page: `more` is 1 and `next` tells where to go on, or 0 and empty.
+/// Returns the fields of a page: `more` is 1 and `next` is the cursor of the next page, or 0 and empty.
 pub fn fields(name: &'static str, rows: Vec<Value>, next: Option<String>) -> Vec<(&'static str, Value)> {
     let more = Value::Integer(next.is_some().into());
     vec![(name, Value::List(rows)), ("more", more), ("next", Value::Text(next.unwrap_or_default()))]
 }
 
-/// Octets of a value as JSON without white space, with the comma after it.
+/// Returns the octets of a value as JSON without white space, including the comma that follows it.
 fn octets(value: &Value) -> usize {
     let letter = |letter: char| match letter {
         '"' | '\\' | '/' => 2,
@@ -116,25 +116,25 @@ fn octets(value: &Value) -> usize {
     }
 }
 
-/// Where a page begins, as the operator gives it back: never only digits, which kamcmd would take for a number.
+/// Cursor of a page, as an operator passes it back. Never digits only, which kamcmd would convert to a number.
 pub trait Cursor: Sized {
-    /// From what `next` was.
+    /// Parses the `next` of an answer.
     fn parse(text: &str) -> Option<Self>;
 }
 
-/// A row by its number.
+/// Cursor of a row by its id.
 impl Cursor for i64 {
     fn parse(text: &str) -> Option<i64> {
         text.strip_prefix("id:")?.parse().ok().filter(|id| *id >= 0)
     }
 }
 
-/// As [`Cursor`] of a number reads it.
+/// Formats the cursor of an id.
 pub fn by_id(id: i64) -> String {
     format!("id:{id}")
 }
 
-/// A row of a session, by the numbers of both.
+/// Cursor of a row of a session, by the ids of both.
 impl Cursor for (i64, i64) {
     fn parse(text: &str) -> Option<(i64, i64)> {
         let (session, row) = text.split_once(':')?;
@@ -143,7 +143,7 @@ impl Cursor for (i64, i64) {
     }
 }
 
-/// As [`Cursor`] of a pair reads it.
+/// Formats the cursor of a pair of ids.
 pub fn by_session(session: i64, row: i64) -> String {
     format!("{session}:{row}")
 }
@@ -153,7 +153,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_row_is_never_longer_than_counted() {
+    fn rows_are_never_longer_than_counted() {
         let text = |text: &str| Value::Text(text.to_owned());
         for (value, json) in [
             (Value::Integer(i64::MIN), "-9223372036854775808"),
@@ -166,10 +166,10 @@ mod tests {
     }
 
     #[test]
-    fn a_page_ends_by_its_rows_and_by_its_octets() {
+    fn pages_end_at_the_limit_of_rows_or_octets() {
         let row = |length| Value::Text("x".repeat(length));
         for (limit, length, expected) in
-            [(Some(2), 1, 2), (None, 1, LIMIT), (Some(LIMIT_MAX), 1000, 30), (Some(1), 0, 1)]
+            [(Some(2), 1, 2), (None, 1, ROWS_DEFAULT), (Some(LIMIT_MAX), 1000, 30), (Some(1), 0, 1)]
         {
             let mut page = Page::new(Room::new(limit));
             let added = (0..1000).take_while(|at| page.add(row(length), || by_id(*at))).count();
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cursor_comes_back_and_is_no_number_for_kamcmd() {
+    fn cursors_round_trip_and_are_not_numbers() {
         assert_eq!(i64::parse(&by_id(7)), Some(7));
         assert_eq!(<(i64, i64)>::parse(&by_session(7, 0)), Some((7, 0)));
         for wrong in ["7", "id:", "id:-1", "id:x", "7:", "7:-1", ":7"] {

@@ -1,13 +1,13 @@
-//! Addresses of IM servers: who may speak for the side that has the messages, where the operator has said so.
+//! The addresses of IM servers that the operator has configured.
 
 use std::net::IpAddr;
 use std::str::FromStr;
 
-/// Networks of IM servers; none: each session learns its server by its connection.
+/// Networks of IM servers. If empty, each dialog accepts the server by its MSRP connection.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ImServers(Vec<Network>);
 
-/// An address, or all that share its first bits.
+/// A network in CIDR form.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Network {
     address: u128,
@@ -15,18 +15,18 @@ struct Network {
 }
 
 impl ImServers {
-    /// Whether none is named.
+    /// Whether no address is configured.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Whether an address is one of them.
+    /// Whether an address belongs to an IM server.
     pub fn contains(&self, address: IpAddr) -> bool {
         let address = number(address);
         self.0.iter().any(|network| (address ^ network.address).leading_zeros() >= network.bits)
     }
 
-    /// Adds an address, or a network in the form `address/bits`. `false`: the text is neither.
+    /// Adds an address, or a network in the form `address/bits`; `false` if the text is neither.
     pub fn add(&mut self, text: &str) -> bool {
         let (address, bits) = text.split_once('/').map_or((text, None), |(address, bits)| (address, Some(bits)));
         let Ok(address) = IpAddr::from_str(address) else { return false };
@@ -39,7 +39,7 @@ impl ImServers {
     }
 }
 
-/// An address as a number; one of IPv4 as its IPv4-mapped form, as hosts may give it.
+/// Returns an address as a number, IPv4 in its IPv4-mapped form, which hosts may use as well.
 fn number(address: IpAddr) -> u128 {
     match address {
         IpAddr::V4(address) => address.to_ipv6_mapped().to_bits(),
@@ -58,7 +58,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_is_in_its_network_and_in_no_other() {
+    fn networks_contain_their_addresses_only() {
         for (network, within, outside) in [
             ("192.0.2.7", "192.0.2.7", "192.0.2.8"),
             ("192.0.2.0/24", "192.0.2.255", "192.0.3.0"),
@@ -74,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_network_is_refused() {
+    fn texts_that_are_not_networks_are_refused() {
         for text in ["", "example.com", "192.0.2.7/33", "192.0.2.7/-1", "2001:db8::/129", "192.0.2.7/", "192.0.2"] {
             assert!(!ImServers::default().add(text), "{text}");
         }
