@@ -20,14 +20,14 @@ pub struct Entry<'a> {
 /// The events of a session. Every order of them is accepted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Event<'a> {
-    /// TraceEvent 1: an INVITE waits for its reservation.
+    /// Step 1: an INVITE waits for its reservation.
     Reserve(#[serde(borrow)] Reserve<'a>),
     /// A provisional response that is sent reliably (RFC 3262) went to the inviting side: an early dialog.
     EarlyDialog {
         /// Hash of the answering side's tag.
         leg: u64,
     },
-    /// TraceEvent 4: a 2xx went to the inviting side, and the MSRP sessions are bound.
+    /// Step 4: a 2xx went to the inviting side, and the MSRP sessions are bound.
     Answered {
         /// Hash of the answering side's tag; 0: not known.
         leg: u64,
@@ -44,7 +44,7 @@ pub enum Event<'a> {
         /// Which transaction of the INVITE; `None`: the host does not tell.
         transaction: Option<InviteTransaction>,
     },
-    /// TraceEvent 11: BYE of either side.
+    /// Step 11: BYE of either side.
     Bye {
         /// Hash of the answering side's tag.
         leg: u64,
@@ -59,7 +59,7 @@ pub enum Event<'a> {
         /// The script's word for why.
         reason: &'a str,
     },
-    /// TraceEvent 5: a SEND with content from the server's side passed the gate and goes to the client.
+    /// Step 5: a SEND with content from the server's side passed the gate and goes to the client.
     Sent(#[serde(borrow)] Sent<'a>),
     /// A frame was stopped.
     Stopped {

@@ -8,12 +8,12 @@ use serde::{Deserialize, Serialize};
 pub struct Time(pub u64);
 
 impl Time {
-    /// The crash_point `seconds` later.
+    /// The moment `seconds` later.
     pub fn after_seconds(self, seconds: u32) -> Time {
         Time(self.0.saturating_add(u64::from(seconds) * 1_000_000))
     }
 
-    /// Microseconds from `earlier` to this crash_point, 0 where `earlier` is later.
+    /// Microseconds from `earlier` to this moment, 0 where `earlier` is later.
     pub fn micros_since(self, earlier: Time) -> u64 {
         self.0.saturating_sub(earlier.0)
     }

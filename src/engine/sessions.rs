@@ -206,7 +206,7 @@ pub struct SessionTable {
     patient: VecDeque<(SessionKey, u32)>,
     /// Pace at which they are asked.
     patient_pace: Pace,
-    /// Pace of renewals (Validity-Time). Many may be due at the same crash_point, after a restart or a pause.
+    /// Pace of renewals (Validity-Time). Many may be due at the same moment, after a restart or a pause.
     renewal_pace: Pace,
     /// Events whose INVITE is not read yet.
     orphans: VecDeque<(Time, SessionKey, Orphan)>,
@@ -347,7 +347,7 @@ impl SessionTable {
         }
     }
 
-    /// TraceEvent 1: a new session.
+    /// Step 1: a new session.
     fn reserve(
         &mut self,
         turn: &mut Tick<'_>,

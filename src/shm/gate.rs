@@ -14,7 +14,7 @@
 //! its share up stops by itself and takes nothing from others.
 //!
 //! A slot that was taken from is used again no sooner than [`REUSE_AFTER_SECONDS`] after its gate was closed: frames on
-//! their way have passed by then. One that comes later still and finds the slot at the very crash_point of its reuse sees after
+//! their way have passed by then. One that comes later still and finds the slot at the very moment of its reuse sees after
 //! its take whose grant that was, and gives it back ([`Table::pass`]).
 
 mod index;

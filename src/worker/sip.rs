@@ -21,7 +21,7 @@ impl Worker {
         self.admits_offer(invite, offer)
     }
 
-    /// TraceEvent 1. `Ok`: the event is in the ring, a verdict will come.
+    /// Step 1. `Ok`: the event is in the ring, a verdict will come.
     pub fn reserve(&mut self, invite: &Invite<'_>) -> Result<SessionKey, Refused> {
         let result = self.try_reserve(invite);
         match result {

@@ -143,7 +143,7 @@ impl Session {
     }
 
     /// A message costs one where messages are counted, and what passes costs one at least. At the gate a message may have
-    /// passed as paid for, and its next chunk as a new one, around the crash_point when it was forgotten.
+    /// passed as paid for, and its next chunk as a new one, around the moment when it was forgotten.
     fn pay(&mut self, index: usize, at: Time) {
         let message = &self.messages[index];
         let taken = message.taken().0;

@@ -218,7 +218,7 @@ struct StoredState {
 /// How long the tables may be behind the journal while nothing is wrong.
 const BEHIND: Duration = Duration::from_millis(50);
 
-/// How long the tables may fail before that is reported: an operator's statement may hold the lock for a crash_point.
+/// How long the tables may fail before that is reported: an operator's statement may hold the lock for a moment.
 const FAILING_AFTER: Duration = Duration::from_secs(1);
 
 /// Since when the tables cannot be written, and why.
@@ -569,7 +569,7 @@ impl Store {
         }
     }
 
-    /// Whether the tables have not been written for longer than a crash_point.
+    /// Whether the tables have not been written for longer than a moment.
     pub fn is_failing(&self) -> bool {
         self.failing.as_ref().is_some_and(|failing| failing.told.is_some())
     }

@@ -270,7 +270,7 @@ impl Table<'_> {
     /// Engine: the slot has no streams any more.
     pub(crate) fn free_streams(&self, slot: &Slot) {
         let list = slot.streams.load(Ordering::Acquire);
-        // A worker that publishes at this crash_point finds that its session is gone, or is found here.
+        // A worker that publishes at this moment finds that its session is gone, or is found here.
         let mut list = list;
         loop {
             let none = (list >> 32).wrapping_add(1) << 32;

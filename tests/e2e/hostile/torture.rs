@@ -186,13 +186,13 @@ const INVALID: &[Case] = &[
     case(
         "badaspec",
         200,
-        "OPTIONS sip:im.example.org SIP/2.0\nVia: SIP/2.0/UDP {own};rport;branch=z9hG4bK{id}\nMax-Forwards: 70\nFrom: \"EventFd, A\" <sip:a.g.bell@example.org>;tag=43\nTo: \"Watson, T\" < sip:t.watson@example.org >\nCall-ID: badaspec.{id}\nCSeq: 3923239 OPTIONS\nl: 0\n\n",
+        "OPTIONS sip:im.example.org SIP/2.0\nVia: SIP/2.0/UDP {own};rport;branch=z9hG4bK{id}\nMax-Forwards: 70\nFrom: \"Bell, A\" <sip:a.g.bell@example.org>;tag=43\nTo: \"Watson, T\" < sip:t.watson@example.org >\nCall-ID: badaspec.{id}\nCSeq: 3923239 OPTIONS\nl: 0\n\n",
     ),
     // A display name that needs quotes.
     case(
         "baddn",
         200,
-        "OPTIONS sip:im.example.org SIP/2.0\nVia: SIP/2.0/UDP {own};rport;branch=z9hG4bK{id}\nMax-Forwards: 70\nFrom: EventFd, A <sip:a.g.bell@example.org>;tag=43\nTo: Watson, T <sip:t.watson@example.org>\nCall-ID: baddn.{id}\nCSeq: 31 OPTIONS\nl: 0\n\n",
+        "OPTIONS sip:im.example.org SIP/2.0\nVia: SIP/2.0/UDP {own};rport;branch=z9hG4bK{id}\nMax-Forwards: 70\nFrom: Bell, A <sip:a.g.bell@example.org>;tag=43\nTo: Watson, T <sip:t.watson@example.org>\nCall-ID: baddn.{id}\nCSeq: 31 OPTIONS\nl: 0\n\n",
     ),
     // A version that is not ours.
     case(

@@ -177,7 +177,7 @@ fn every_json_rpc_request_of_the_documentation_is_answered() {
         for way in console.json_ways() {
             // Nothing is held back with the ledger, and the error says so.
             match console.send(way, request.clone()) {
-                Err((404, sentence)) if sentence.contains("is held back") => {}
+                Err((404, sentence)) if sentence.contains("is on hold") => {}
                 result => assert!(result.is_ok(), "{way:?} {request}: {result:?}"),
             }
         }
@@ -210,7 +210,7 @@ fn every_example_of_the_management_interface_runs() {
         for line in commands.into_iter().chain(typed).filter(|_| console.ways().contains(&Way::Cli)) {
             let words: Vec<&str> = line.split(' ').collect();
             match console.cli(words[0], &words[1..]) {
-                Err((404, sentence)) if sentence.contains("is held back") => {}
+                Err((404, sentence)) if sentence.contains("is on hold") => {}
                 result => assert!(result.is_ok(), "{line}: {result:?}"),
             }
         }

@@ -379,7 +379,7 @@ impl World {
             }
             Act::Answer { transaction, code, ring } => self.rings[ring].push((responded(transaction, code), at)),
             Act::Read { ring } => {
-                // No ring is read later than the others by more than a crash_point.
+                // No ring is read later than the others by more than a moment.
                 for (event, at) in std::mem::take(&mut self.rings[ring]) {
                     self.run.event(event, at);
                 }

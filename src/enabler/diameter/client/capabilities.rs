@@ -70,7 +70,7 @@ pub(crate) fn answer(local: &LocalNode, address: IpAddr) -> CapabilitiesExchange
 /// The peer's Origin-Host, where its CEA lets us go on. Else why not.
 pub(crate) fn check(message: &Message<'_>, expected_host: &str) -> Result<Rc<str>, String> {
     let answer = CapabilitiesExchangeAnswer::decode(message)
-        .map_err(|fault| format!("its Capabilities-PeerTable-Answer cannot be read: {fault}"))?
+        .map_err(|fault| format!("its Capabilities-Exchange-Answer cannot be read: {fault}"))?
         .body;
     if !answer.result_code.is_success() {
         return Err(format!("it refuses the connection: {}", answer.result_code));

@@ -218,7 +218,7 @@ impl Peer {
         match self.state {
             State::Closed => return,
             State::WaitCea { until, .. } if until <= now => {
-                let why = format!("no Capabilities-PeerTable-Answer within {} s", self.patience);
+                let why = format!("no Capabilities-Exchange-Answer within {} s", self.patience);
                 return self.condemn(why);
             }
             State::Leaving { until, absent } if until <= now => return self.condemn_for(LEFT.into(), absent),
@@ -394,7 +394,7 @@ impl Peer {
     fn capabilities(&mut self, message: &Message<'_>, asked: Ids, now: Time) {
         let header = &message.header;
         if header.is_request() || header.command != Command::CAPABILITIES_EXCHANGE || ids(header) != asked {
-            let why = format!("it sent {header} where the Capabilities-PeerTable-Answer was due");
+            let why = format!("it sent {header} where the Capabilities-Exchange-Answer was due");
             return self.condemn(why);
         }
         match capabilities::check(message, &self.expected_host) {

@@ -322,7 +322,7 @@ fn a_peer_that_accepts_and_says_nothing_is_given_up() {
     config.connect_timeout = 1;
     let mut world = World::of(config);
     world.until("given up", |world| !world.error(0).is_empty());
-    assert!(world.error(0).ends_with("no Capabilities-PeerTable-Answer within 1 s"), "{}", world.error(0));
+    assert!(world.error(0).ends_with("no Capabilities-Exchange-Answer within 1 s"), "{}", world.error(0));
     drop(listener);
 }
 

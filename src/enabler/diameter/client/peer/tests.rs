@@ -183,7 +183,7 @@ fn nothing_but_the_answer_may_come_first() {
         assert_eq!(peer.output(), b"");
         why(&peer).to_owned()
     };
-    let behind = " where the Capabilities-PeerTable-Answer was due";
+    let behind = " where the Capabilities-Exchange-Answer was due";
     assert_eq!(early(|_| dwr(HOST, 1)), format!("it sent {}{behind}", header(&dwr(HOST, 1))));
     assert!(early(|cer| cer.to_vec()).contains("request 257"));
     let mut other = |at: usize| {
@@ -203,7 +203,7 @@ fn an_answer_that_does_not_come_is_not_waited_for() {
     peer.connected(OWN_ADDRESS, START);
     output(&mut peer);
     assert_eq!(expire(&mut peer), seconds(5));
-    assert_eq!(why(&peer), "no Capabilities-PeerTable-Answer within 5 s");
+    assert_eq!(why(&peer), "no Capabilities-Exchange-Answer within 5 s");
     peer.closed();
     assert_eq!((peer.state(), peer.deadline()), ("INITIAL", None));
 }

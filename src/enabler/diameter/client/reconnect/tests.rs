@@ -32,7 +32,7 @@ fn the_first_try_is_at_once_and_each_failure_doubles_the_wait() {
         assert_about(wait(&link, START), seconds);
         waits.push(wait(&link, START));
     }
-    assert_ne!(waits[5], waits[6], "not all at the same crash_point");
+    assert_ne!(waits[5], waits[6], "not all at the same moment");
     assert_eq!(link.last_error.as_deref(), Some("refused"));
 }
 
