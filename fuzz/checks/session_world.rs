@@ -146,8 +146,8 @@ impl Enabler {
         assert!(quota.0 > 0 || self.held.contains_key(&opened_by), "only what is there is renewed");
         self.balance -= granted * i64::from(PRICE);
         *self.held.entry(opened_by).or_default() += granted * i64::from(PRICE);
-        let (route, balance) = (Some(format!("who granted {opened_by}").into()), Some(self.balance));
-        Response::Granted(Grant { quota: Quota(more), route, balance, ..Grant::default() })
+        let (server_binding, balance) = (Some(format!("who granted {opened_by}").into()), Some(self.balance));
+        Response::Granted(Grant { quota: Quota(more), server_binding, balance, ..Grant::default() })
     }
 
     fn debit(&mut self, opened_by: Option<u32>, units: i64) {
@@ -203,11 +203,11 @@ impl Ways {
     /// A request of a reservation goes to who has it, and one that comes again to who may have it.
     fn check(&mut self, request: &Request, again: bool) {
         if again {
-            assert_eq!(request.route, self.last, "it goes where it went");
+            assert_eq!(request.server_binding, self.last, "it goes where it went");
         } else if let Some(known) = opened_by(request).and_then(|number| self.known.get(&number)) {
-            assert!(known.contains(&request.route), "{:?} is not one of {known:?}", request.route);
+            assert!(known.contains(&request.server_binding), "{:?} is not one of {known:?}", request.server_binding);
         }
-        self.last.clone_from(&request.route);
+        self.last.clone_from(&request.server_binding);
     }
 }
 
@@ -328,14 +328,14 @@ impl World {
             self.take(output);
         }
         assert_eq!(self.stored.poll(), None);
-        assert_eq!(self.stored.take_steps(), self.session.take_steps(), "storing changes no step");
+        assert_eq!(self.stored.take_trace(), self.session.take_trace(), "storing changes no step");
         assert_eq!(self.session.deadline(), self.stored.deadline());
         self.check_reserved();
     }
 
     /// Where nothing is on its way, session and enabler agree about what is reserved.
     fn check_reserved(&self) {
-        if self.session.waiting_at_the_enabler().next().is_some() {
+        if self.session.unacknowledged().next().is_some() {
             return;
         }
         let of_session = self.enabler.held.iter().filter(|(opened_by, _)| self.session.has_reservation(**opened_by));
@@ -502,7 +502,7 @@ impl World {
     /// An answer reaches the session.
     fn tell(&mut self, request: &Request, response: &Response) {
         if let Response::Granted(grant) = response {
-            self.ways.known.insert(opened_by(request).unwrap_or(request.number), vec![grant.route.clone()]);
+            self.ways.known.insert(opened_by(request).unwrap_or(request.number), vec![grant.server_binding.clone()]);
         }
         let now = self.now;
         self.call(|session| session.response(request.number, response, now));
@@ -515,12 +515,12 @@ impl World {
         }
         if went {
             let route: Arc<str> = format!("who got {}", request.number).into();
-            self.call(|session| session.went_to(request.number, &route));
+            self.call(|session| session.on_request_lost(request.number, &route));
             self.ways.last.get_or_insert_with(|| route.clone());
-            request.route.get_or_insert(route);
+            request.server_binding.get_or_insert(route);
         }
         if opened_by(&request).is_none() && matches!(request.operation, Operation::Reserve { .. }) {
-            self.ways.known.entry(request.number).or_default().push(request.route.clone());
+            self.ways.known.entry(request.number).or_default().push(request.server_binding.clone());
         }
         self.lost.push(request.clone());
         self.tell(&request, &Response::Failed(Failure::Silent));
@@ -539,13 +539,13 @@ impl World {
             (Operation::Reserve { .. }, None) => {
                 *self.enabler.late.entry(number).or_default() += 1;
                 if let Response::Granted(grant) = self.enabler.ask(&request) {
-                    self.ways.known.entry(number).or_default().push(grant.route.clone());
-                    self.call(|session| session.late_grant(number, grant.route.clone(), now));
+                    self.ways.known.entry(number).or_default().push(grant.server_binding.clone());
+                    self.call(|session| session.on_late_grant(number, grant.server_binding.clone(), now));
                 }
             }
             _ => {
                 let response = self.enabler.ask(&request);
-                if self.session.unanswered(number).is_some() {
+                if self.session.pending_request(number).is_some() {
                     (self.in_flight, self.held_back) = (None, false);
                     self.tell(&request, &response);
                 }
@@ -662,7 +662,7 @@ fn plain(act: &Act) -> Event<'static> {
         Act::Sip(Sip::DialogOver { leg }) => Event::DialogOver { leg },
         Act::Sip(Sip::End) => Event::End { reason: "script" },
         Act::Sip(Sip::HostStopped) => Event::HostStopped,
-        Act::Move { connection } => Event::Moved { connection },
-        _ => Event::Moved { connection: 0 },
+        Act::Move { connection } => Event::Activity { connection },
+        _ => Event::Activity { connection: 0 },
     }
 }

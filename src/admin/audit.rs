@@ -3,7 +3,7 @@
 use super::ledger::Reader;
 use super::page::{Page, Room};
 use crate::admin::commands::{ALL, Call, CommandError, Value, integer};
-use crate::charge::session::{Session, Waiting};
+use crate::charge::session::{Session, UnsettledItem};
 use crate::engine::store::read_session;
 use crate::shm::clock;
 use rusqlite::{Row, params};
@@ -173,7 +173,7 @@ impl Reader {
                 "reserved" => self.reserved(&mut list, next, now),
                 "delivered" => self.not_debited(&mut list, next, now),
                 "debited" => self.undelivered(&mut list, next, now),
-                _ => self.unanswered(&mut list, next, now, |session| session.waiting_at_the_enabler().collect()),
+                _ => self.unanswered(&mut list, next, now, |session| session.unacknowledged().collect()),
             };
             match filled.map_err(|error| self.cannot_read(error))? {
                 true => Ok((*name, list.value())),
@@ -199,7 +199,7 @@ impl Reader {
         const MARK: &str = "free:";
         let settled = Start::<3>::parse(next, MARK);
         if (settled.is_none() || next.is_empty())
-            && !self.unanswered(list, next, now, |session| session.messages_outstanding().collect())?
+            && !self.unanswered(list, next, now, |session| session.unanswered_messages().collect())?
         {
             return Ok(false);
         }
@@ -246,7 +246,7 @@ impl Reader {
         list: &mut List,
         next: &str,
         now: i64,
-        of: impl for<'a> Fn(&'a Session) -> Vec<Waiting<'a>>,
+        of: impl for<'a> Fn(&'a Session) -> Vec<UnsettledItem<'a>>,
     ) -> rusqlite::Result<bool> {
         let Some(first) = Start::<2>::parse(next, "") else { return Ok(false) };
         let mut statement = self.connection.prepare(UNANSWERED)?;
@@ -303,12 +303,12 @@ impl Reader {
 }
 
 /// Sort key of the unanswered requests of a session.
-fn key<'a>(one: &Waiting<'a>) -> (i64, &'a str) {
+fn key<'a>(one: &UnsettledItem<'a>) -> (i64, &'a str) {
     (i64::try_from(one.since.0).unwrap_or(i64::MAX), one.message_id.unwrap_or_default())
 }
 
 /// Returns the row of an unanswered request.
-fn unanswered_row(session: &Session, one: Waiting<'_>, opened_at: i64, now: i64) -> Value {
+fn unanswered_row(session: &Session, one: UnsettledItem<'_>, opened_at: i64, now: i64) -> Value {
     let after = one.since.micros_since(session.opened()) / 1000;
     let since = opened_at.saturating_add(i64::try_from(after).unwrap_or(i64::MAX));
     let mut rest = vec![("state", text(one.state))];
@@ -317,7 +317,7 @@ fn unanswered_row(session: &Session, one: Waiting<'_>, opened_at: i64, now: i64)
         rest.push(("octets", integer(one.octets)));
     }
     if let Some(rule) = one.rule {
-        rest.extend([("what", text(one.work.word())), ("rule", text(rule.word()))]);
+        rest.extend([("what", text(one.kind.as_str())), ("rule", text(rule.as_str()))]);
     }
     let (call_id, account) = (session.call_id(), session.account());
     Entry { call_id, account, units: one.units.0, age: age(since, now) }.row(rest)

@@ -66,7 +66,7 @@ impl Reader {
     /// Lists the sessions of a call with their trace, starting at a step of a session.
     pub(crate) fn explain(&self, call: &Call<'_>, from: Option<(i64, i64)>, unit: Unit) -> Result<Value, CommandError> {
         let from = from.unwrap_or_default();
-        let sessions = (SESSION, SESSION_FIELDS, params![call.text(0), from.0, unit.word()]);
+        let sessions = (SESSION, SESSION_FIELDS, params![call.text(0), from.0, unit.as_str()]);
         self.of_call(call, from, sessions, &Below { name: "steps", sql: STEP, names: STEP_FIELDS, sparse: true })
     }
 }

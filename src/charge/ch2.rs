@@ -17,7 +17,7 @@ pub struct SessionKey(pub u64, pub u64);
 impl SessionKey {
     /// The key of the session that this INVITE opens (Call-ID, From tag, CSeq number): a retransmission
     /// has the same, an INVITE sent again after a challenge another one.
-    pub fn of(call_id: &[u8], from_tag: &[u8], cseq: u32) -> SessionKey {
+    pub fn new(call_id: &[u8], from_tag: &[u8], cseq: u32) -> SessionKey {
         use siphasher::sip128::{Hasher128, SipHasher13};
         use std::hash::Hasher;
         let mut hasher = SipHasher13::new();
@@ -54,7 +54,7 @@ pub enum Trigger {
 
 impl Trigger {
     /// The word in history, variables and RPC.
-    pub fn word(self) -> &'static str {
+    pub fn as_str(self) -> &'static str {
         match self {
             Trigger::Response => "response",
             Trigger::Error(_) => "error",
@@ -64,7 +64,7 @@ impl Trigger {
     }
 }
 
-/// One EventRequest over CH-2, named by `(session, number)`: a resend carries the same, and differs in `repeated` alone.
+/// One EventRequest over CH-2, named by `(session, number)`: a resend carries the same, and differs in `possible_duplicate` alone.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Request {
     /// The session it belongs to.
@@ -80,15 +80,15 @@ pub struct Request {
     /// What of a reservation it finds, and what it leaves.
     pub reservation: Reservation,
     /// Whether it may have been asked before: the enabler is told that it may be a duplicate.
-    pub repeated: bool,
+    pub possible_duplicate: bool,
     /// Whether it is asked again and nobody waits for it: it may take its turn.
-    pub patient: bool,
+    pub rate_limited: bool,
     /// Whether it must not be asked twice, nor of two: money moves, and the enabler would move it twice.
-    pub once: bool,
+    pub at_most_once: bool,
     /// What the enabler gave with the grant: the way to who has the reservation.
-    pub route: Option<Arc<str>>,
+    pub server_binding: Option<Arc<str>>,
     /// A number that goes with the request however often it is asked, where the enabler wants one.
-    pub stamp: u32,
+    pub end_to_end_id: u32,
     /// What is asked.
     pub operation: Operation,
 }
@@ -224,7 +224,7 @@ pub struct Grant {
     /// What the session gets from now on while the enabler fails; `None`: what is configured.
     pub on_failure: Option<OnFailure>,
     /// To be handed back with each request of this reservation.
-    pub route: Option<Arc<str>>,
+    pub server_binding: Option<Arc<str>>,
     /// What is left on the account beside all that is held; `None` where the enabler does not tell.
     pub balance: Option<i64>,
 }
@@ -262,7 +262,7 @@ pub enum Denial {
 
 impl Denial {
     /// The word in `$imcharge(reason)`, history and RPC.
-    pub fn word(self) -> &'static str {
+    pub fn as_str(self) -> &'static str {
         match self {
             Denial::NoCredit | Denial::NotSoMany => "no-credit",
             Denial::UnknownSubscriber => "unknown-subscriber",
@@ -315,7 +315,7 @@ pub enum Failure {
 
 impl Failure {
     /// The word in `$imcharge(reason)`, history and RPC.
-    pub fn word(self) -> &'static str {
+    pub fn as_str(self) -> &'static str {
         match self {
             Failure::Full => "full",
             Failure::NoIdentity => "no-identity",

@@ -90,7 +90,7 @@ pub enum Event<'a> {
     },
     /// Any other frame of a bound session (empty SEND, keep-alive, NICKNAME, the server's responses): the
     /// session is alive.
-    Moved {
+    Activity {
         /// The connection it came on; 0 where the host does not tell.
         connection: u64,
     },

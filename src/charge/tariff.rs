@@ -25,18 +25,26 @@ pub enum Unit {
 }
 
 impl Unit {
-    /// By its word.
-    pub fn named(word: &str) -> Option<Unit> {
-        [Unit::Message, Unit::Octets, Unit::Money].into_iter().find(|unit| unit.word() == word)
-    }
-
-    /// The word of the parameter `unit`.
-    pub fn word(self) -> &'static str {
+    /// Returns the value of the parameter `unit`.
+    pub fn as_str(self) -> &'static str {
         match self {
             Unit::Message => "message",
             Unit::Octets => "octets",
             Unit::Money => "money",
         }
+    }
+}
+
+/// The text names no unit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("accepted values are message, octets and money")]
+pub struct UnknownUnit;
+
+impl FromStr for Unit {
+    type Err = UnknownUnit;
+
+    fn from_str(text: &str) -> Result<Unit, UnknownUnit> {
+        [Unit::Message, Unit::Octets, Unit::Money].into_iter().find(|unit| unit.as_str() == text).ok_or(UnknownUnit)
     }
 }
 

@@ -2,7 +2,6 @@
 
 use super::{BALANCE_MAX, Bypass, Config, ConfigError, DirectionRule, Enabler, NoSession, Peer, Subscriber};
 use crate::charge::policy::{DebitOn, Model, OnFailure, Resend};
-use crate::charge::tariff::Unit;
 use crate::enabler::diameter::profile::Profile;
 use crate::wire::identity::{self, Preference};
 use std::ffi::CStr;
@@ -181,7 +180,7 @@ pub const PARAMETERS: &[Parameter] = &[
         Some("message"),
         "message, octets or money",
         "What one unit of an account is.",
-        |config, text| Some(config.unit = Unit::named(text)?),
+        |config, text| Some(config.unit = text.parse().ok()?),
     ),
     Parameter::new(
         c"response_timeout",

@@ -55,7 +55,7 @@ impl Outstanding {
     /// A session was loaded that may have been over for long: since it last moved.
     pub fn adopt(&mut self, session: &Session, now: Time) {
         if session.is_unsettled() {
-            self.over.set(session.key(), Some(session.moved().min(now)));
+            self.over.set(session.key(), Some(session.last_activity().min(now)));
         }
     }
 

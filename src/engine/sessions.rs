@@ -432,14 +432,14 @@ impl SessionTable {
         }
         if let Event::Sent(crate::charge::event::Sent { connection, .. })
         | Event::Responded { connection, .. }
-        | Event::Moved { connection } = event
+        | Event::Activity { connection } = event
             && *connection != 0
             && !live.session.connections().contains(connection)
         {
             self.connections.entry(*connection).or_default().insert(key);
         }
         if live.session.is_failing() {
-            live.session.cap_on_failure(left_of_cap(turn, &self.uncovered, live.session.account()));
+            live.session.set_on_failure_cap(left_of_cap(turn, &self.uncovered, live.session.account()));
         }
         if let Event::Failed { .. } | Event::Cancelled { .. } = event {
             live.recall_answer(turn.region, at);
@@ -450,7 +450,7 @@ impl SessionTable {
         live.session.event(event, at);
         match event {
             // Says only that the session is alive; not worth a commit.
-            Event::Moved { .. } => Ok(()),
+            Event::Activity { .. } => Ok(()),
             _ => self.drain(turn, key),
         }
     }
@@ -471,21 +471,21 @@ impl SessionTable {
             EnablerEvent::LateAnswer { .. } => Ok(()),
             EnablerEvent::Late { session, number, route } => {
                 let Some(live) = self.sessions.get_mut(&session) else { return Ok(()) };
-                live.session.late_grant(number, Some(route), turn.now);
+                live.session.on_late_grant(number, Some(route), turn.now);
                 self.drain(turn, session)
             }
             EnablerEvent::Rerouted { session, opened_by, route } => {
                 if let Some(live) = self.sessions.get_mut(&session) {
-                    live.session.rerouted(opened_by, route);
+                    live.session.set_server_binding(opened_by, route);
                 }
                 Ok(())
             }
             EnablerEvent::Response { session, number, response, asked_of } => {
                 let Some(live) = self.sessions.get_mut(&session) else { return Ok(()) };
                 if let Some(route) = asked_of {
-                    live.session.went_to(number, &route);
+                    live.session.on_request_lost(number, &route);
                 }
-                live.session.cap_on_failure(left_of_cap(turn, &self.uncovered, live.session.account()));
+                live.session.set_on_failure_cap(left_of_cap(turn, &self.uncovered, live.session.account()));
                 respond(turn, live, number, &response);
                 self.drain(turn, session)
             }
@@ -503,7 +503,7 @@ impl SessionTable {
 
     /// The request of this number, as long as it has no answer.
     pub fn unanswered(&self, session: SessionKey, number: u32) -> Option<Request> {
-        self.sessions.get(&session)?.session.unanswered(number)
+        self.sessions.get(&session)?.session.pending_request(number)
     }
 
     /// CANCEL and failures can be read before the INVITE; everything else comes after the verdict.
@@ -557,7 +557,9 @@ impl SessionTable {
             && let Some((key, number)) = self.patient.pop_front()
         {
             let Some(live) = self.sessions.get_mut(&key) else { continue };
-            let Some(request) = live.session.unanswered(number).filter(|_| live.session.held_back().is_none()) else {
+            let Some(request) =
+                live.session.pending_request(number).filter(|_| live.session.held_back_message().is_none())
+            else {
                 continue;
             };
             self.patient_pace.turn(turn.now, PATIENT_A_SECOND);
@@ -618,7 +620,7 @@ impl SessionTable {
             }
             let Some(output) = live.session.poll() else { break };
             match output {
-                Output::Ask(request) if request.patient && turn.region.config.enabler == Enabler::Diameter => {
+                Output::Ask(request) if request.rate_limited && turn.region.config.enabler == Enabler::Diameter => {
                     self.patient.push_back((key, request.number));
                 }
                 Output::Ask(request) => {
@@ -670,14 +672,14 @@ impl SessionTable {
                 }
                 Output::DebitDenied { message_id, denial } => {
                     turn.count(Statistic::DebitsDenied);
-                    let (call_id, reason, code) = (live.session.call_id(), denial.word(), denial.code());
+                    let (call_id, reason, code) = (live.session.call_id(), denial.as_str(), denial.code());
                     log::warn!(
                         "call {call_id}: the enabler does not take the debit of message {message_id}: {reason} {code}"
                     );
                 }
                 Output::RefundDenied { message_id, denial } => {
                     turn.count(Statistic::RefundsDenied);
-                    let (call_id, reason) = (live.session.call_id(), denial.word());
+                    let (call_id, reason) = (live.session.call_id(), denial.as_str());
                     log::error!("call {call_id}: the enabler does not give back message {message_id}: {reason}");
                 }
                 Output::NotDebited { message_id, octets, units, rule } => {
@@ -760,7 +762,8 @@ impl SessionTable {
 
     /// An operator decides about what the sessions of a call hold back.
     fn resolve(&mut self, turn: &mut Tick<'_>, call_id: &str, again: bool) -> Result<CommandResult, StoreError> {
-        let keys = self.in_order(|live| live.session.call_id() == call_id && live.session.held_back().is_some());
+        let keys =
+            self.in_order(|live| live.session.call_id() == call_id && live.session.held_back_message().is_some());
         for key in &keys {
             if let Some(live) = self.sessions.get_mut(key) {
                 live.session.resolve(again, turn.now);
@@ -811,7 +814,7 @@ impl SessionTable {
                 Effect::Ask(request) => {
                     // It may have been answered while it waited for the sync: a late answer to its first copy.
                     let live = self.sessions.get(&request.session);
-                    let live = live.filter(|live| live.session.unanswered(request.number).is_some());
+                    let live = live.filter(|live| live.session.pending_request(request.number).is_some());
                     if let (Some(live), Some(diameter)) = (live, diameter.as_deref_mut()) {
                         let session = &live.session;
                         let (call_id, other) = (session.call_id(), session.other());
@@ -848,7 +851,7 @@ const DRIFT: u64 = 2_000_000;
 
 /// Puts what has happened in a session into the history.
 fn write_steps(turn: &mut Tick<'_>, live: &mut SessionEntry) {
-    let (first, steps) = live.session.take_steps();
+    let (first, steps) = live.session.take_trace();
     if steps.is_empty() {
         return;
     }
@@ -878,7 +881,7 @@ fn ask(
     }
     if config.enabler == Enabler::Diameter {
         // A resend keeps it (RFC 6733, 3), so it is committed with the session.
-        request.stamp = live.session.stamp(turn.region.stamp());
+        request.end_to_end_id = live.session.end_to_end_id(turn.region.stamp());
         turn.effects.push(Effect::Ask(request));
         return Ok(None);
     }
@@ -923,7 +926,7 @@ fn record_debit(
         account: live.session.account().into(),
         octets,
         units: units.0,
-        trigger: trigger.word().into(),
+        trigger: trigger.as_str().into(),
         code: match trigger {
             Trigger::Error(code) => code,
             _ => 0,

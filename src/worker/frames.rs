@@ -181,7 +181,7 @@ impl Worker {
         let slot = &region.table().slots[bound.at as usize];
         let is_new = bound.side == Side::Client && slot.set_client_connection(connection);
         if (slot.is_first_activity(second()) || is_new) && slot.may_push(second()) {
-            self.push_or_count(bound.session, Event::Moved { connection });
+            self.push_or_count(bound.session, Event::Activity { connection });
         }
     }
 
@@ -263,7 +263,7 @@ impl Worker {
         let is_believed = slot.replace_server_connection(bound.leg, known, came.connection)
             || slot.server_connection(bound.leg) == came.connection;
         // So that the engine knows whose loss to look for.
-        self.push_or_count(bound.session, Event::Moved { connection: came.connection });
+        self.push_or_count(bound.session, Event::Activity { connection: came.connection });
         is_believed || !servers.is_empty()
     }
 

@@ -126,7 +126,7 @@ impl Worker {
 
     /// The session of the INVITE.
     pub fn session_of_invitation(invitation: &Invitation<'_>) -> SessionKey {
-        SessionKey::of(invitation.call_id, invitation.from_tag, invitation.cseq)
+        SessionKey::new(invitation.call_id, invitation.from_tag, invitation.cseq)
     }
 
     /// The script closes the session now: that of the dialog, or the one that the INVITE with this CSeq number opens.

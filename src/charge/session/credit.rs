@@ -99,13 +99,24 @@ impl Session {
     }
 
     fn ask_of(&mut self, reservation: Reservation, route: Option<Arc<str>>, work: Work, now: Time) {
-        let (number, since, stamp, retry, tries) = (self.next_number, now, 0, None, 0);
-        let (repeated, held, revoked) = (false, false, None);
+        let (number, since, end_to_end_id, retry, tries) = (self.next_number, now, 0, None, 0);
+        let (possible_duplicate, held, revoked) = (false, false, None);
         self.ahead.sequence = self.sequence_in(reservation, number);
         self.next_number = self.next_number.saturating_add(1);
         self.step(now, self.asked(&work, reservation).request(number));
-        let flight =
-            Box::new(Flight { number, since, reservation, route, work, stamp, retry, tries, repeated, held, revoked });
+        let flight = Box::new(Flight {
+            number,
+            since,
+            reservation,
+            route,
+            work,
+            end_to_end_id,
+            retry,
+            tries,
+            possible_duplicate,
+            held,
+            revoked,
+        });
         self.outputs.push(Output::Ask(self.request(&flight)));
         self.flight = Some(flight);
     }
@@ -180,19 +191,19 @@ impl Session {
     }
 
     /// The number that goes with the request in flight, the same however often it is asked: this one, if it has none.
-    pub fn stamp(&mut self, fresh: u32) -> u32 {
+    pub fn end_to_end_id(&mut self, fresh: u32) -> u32 {
         match &mut self.flight {
-            Some(flight) if flight.stamp == 0 => {
-                flight.stamp = fresh;
+            Some(flight) if flight.end_to_end_id == 0 => {
+                flight.end_to_end_id = fresh;
                 fresh
             }
-            Some(flight) => flight.stamp,
+            Some(flight) => flight.end_to_end_id,
             None => fresh,
         }
     }
 
     /// The request of this number, as long as it has no answer.
-    pub fn unanswered(&self, number: u32) -> Option<Request> {
+    pub fn pending_request(&self, number: u32) -> Option<Request> {
         self.flight.as_ref().filter(|flight| flight.number == number).map(|flight| self.request(flight))
     }
 
@@ -210,12 +221,12 @@ impl Session {
             account: AccountId(self.account().into()),
             tariff: self.tariff,
             reservation: flight.reservation,
-            repeated: flight.repeated,
+            possible_duplicate: flight.possible_duplicate,
             // An INVITE or the gate waits for more credit.
-            patient: (flight.repeated || flight.tries > 0) && !flight.asks_for_more(),
-            once: self.holds_back(flight),
-            route: flight.route.clone(),
-            stamp: flight.stamp,
+            rate_limited: (flight.possible_duplicate || flight.tries > 0) && !flight.asks_for_more(),
+            at_most_once: self.holds_back(flight),
+            server_binding: flight.route.clone(),
+            end_to_end_id: flight.end_to_end_id,
             operation,
         }
     }
@@ -280,13 +291,13 @@ impl Session {
         let step = TraceEvent::new(TraceEventKind::Granted).request(number).worth(more, self.price_of(more));
         self.step(now, step.leaves(grant.balance));
         let validity = Validity::of(grant, now);
-        let (route, renewal, requests) = (grant.route.clone(), None, 1);
+        let (route, renewal, requests) = (grant.server_binding.clone(), None, 1);
         self.add_reservation(Further { opened_by: number, outstanding: more, route, validity, renewal, requests });
         self.heed(grant);
         if more.0 == 0 {
             return self.refuse(number, Denial::NoCredit, now);
         }
-        self.learn(asked, more, (!flight.repeated).then(|| now.micros_since(flight.since)));
+        self.learn(asked, more, (!flight.possible_duplicate).then(|| now.micros_since(flight.since)));
         self.grant(more, grant.balance, now);
     }
 
@@ -309,8 +320,8 @@ impl Session {
     fn heed_for_first(&mut self, grant: &Grant, now: Time) {
         self.heed(grant);
         self.validity = Validity::of(grant, now);
-        if grant.route.is_some() {
-            self.route.clone_from(&grant.route);
+        if grant.server_binding.is_some() {
+            self.route.clone_from(&grant.server_binding);
         }
     }
 
@@ -363,7 +374,7 @@ impl Session {
         self.step(now, TraceEvent::new(TraceEventKind::EnablerFailed).request(flight.number).by(Rule::Failed(failure)));
         self.outputs.push(Output::EnablerFailed(failure));
         self.refused = Some(now);
-        if asked.0 > 0 && (failure.may_be_done() || flight.repeated) {
+        if asked.0 > 0 && (failure.may_be_done() || flight.possible_duplicate) {
             self.abandoned.push((flight.number, flight.route.clone(), Rule::MaybeHeld));
         }
         if asked.0 == 0 && self.reservation.is_some() {
@@ -375,15 +386,15 @@ impl Session {
     }
 
     /// The request of this number went this way, and will not be answered: whoever is there may have done it.
-    pub fn went_to(&mut self, number: u32, route: &Arc<str>) {
+    pub fn on_request_lost(&mut self, number: u32, route: &Arc<str>) {
         if let Some(flight) = self.flight.as_mut().filter(|flight| flight.number == number) {
-            flight.repeated = true;
+            flight.possible_duplicate = true;
             flight.route.get_or_insert_with(|| Arc::clone(route));
         }
     }
 
     /// The requests of the reservation that this request opened go this way from now on.
-    pub fn rerouted(&mut self, opened_by: u32, route: Arc<str>) {
+    pub fn set_server_binding(&mut self, opened_by: u32, route: Arc<str>) {
         if self.reservation == Some(opened_by) {
             self.route = Some(route);
         }
@@ -515,7 +526,7 @@ impl Session {
         self.step(now, self.about(TraceEventKind::NoReservation, debit).request(flight.number));
         self.narrow(Quota(0));
         self.end_reservation();
-        if flight.repeated {
+        if flight.possible_duplicate {
             flight.reservation = Reservation::None;
             flight.route = None;
             self.hold_back(flight, Rule::MaybeTaken, now);
@@ -551,8 +562,8 @@ impl Session {
         self.outputs.push(Output::EnablerFailed(failure));
         let wait = 1_u32.checked_shl(flight.tries.into()).map_or(RETRY_MOST, |wait| wait.min(RETRY_MOST));
         flight.tries = flight.tries.saturating_add(1).min(31);
-        flight.repeated |= failure.may_be_done();
-        if flight.repeated && self.holds_back(&flight) {
+        flight.possible_duplicate |= failure.may_be_done();
+        if flight.possible_duplicate && self.holds_back(&flight) {
             return self.hold_back(flight, Rule::ResendHold, now);
         }
         flight.retry = Some(now.after_seconds(wait));
@@ -591,7 +602,7 @@ impl Session {
     }
 
     /// The subscriber may have so much more while no enabler answers.
-    pub fn cap_on_failure(&mut self, left: u32) {
+    pub fn set_on_failure_cap(&mut self, left: u32) {
         self.policy.on_failure_cap = left;
     }
 

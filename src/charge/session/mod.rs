@@ -59,7 +59,7 @@ mod validity;
 mod tests;
 
 pub use output::{Decision, Outcome, Output, Verdict};
-pub use query::{Waiting, Work as WaitingWork};
+pub use query::{UnsettledItem, UnsettledKind};
 pub use rule::{Ending, Rule};
 pub use trace::{TraceClass, TraceEvent, TraceEventKind};
 
@@ -88,7 +88,7 @@ const CROSSING: u32 = 32;
 const REFUSED: u32 = 1;
 /// Answers kept until their SEND is read. Those to empty SENDs stay in vain and age out.
 const EARLY: usize = 16;
-/// Connections of a session: two, and as many again after each repeated INVITE.
+/// Connections of a session: two, and as many again after each possible_duplicate INVITE.
 const CONNECTIONS: usize = 8;
 /// Longest wait before a debit or release is asked again, seconds.
 const RETRY_MOST: u32 = 60;
@@ -161,12 +161,12 @@ struct Flight {
     reservation: Reservation,
     route: Option<Arc<str>>,
     work: Work,
-    stamp: u32,
+    end_to_end_id: u32,
     /// When it is asked again, after the enabler failed.
     retry: Option<Time>,
     tries: u8,
     /// It may have reached the enabler before.
-    repeated: bool,
+    possible_duplicate: bool,
     /// It waits for an operator.
     held: bool,
     /// A debit that is to be given back once it stands, because of a REPORT with this code.
@@ -417,7 +417,7 @@ impl Session {
                 let (message, end) = (Message::name_of(message_id), end.unwrap_or(u64::MAX));
                 self.on_answer(Answer::Report { message, start: *start, end, code: *code }, at);
             }
-            Event::Moved { connection } => self.carries(*connection),
+            Event::Activity { connection } => self.carries(*connection),
             Event::Reauthorize { opened_by } => self.on_reauthorize(*opened_by, at),
             Event::Abort => self.on_end(TraceEventKind::EnablerEnds, Outcome::EnablerEnded, at),
             Event::ConnectionLost { connection } => self.on_connection_lost(*connection, at),
@@ -473,7 +473,7 @@ impl Session {
 
     /// The enabler has granted a request after all that it was not heard to answer. Nobody uses that any more: if the
     /// session does not hold it, it is given back.
-    pub fn late_grant(&mut self, number: u32, route: Option<Arc<str>>, now: Time) {
+    pub fn on_late_grant(&mut self, number: u32, route: Option<Arc<str>>, now: Time) {
         if self.has_reservation(number) || matches!(self.phase, Phase::Gone) {
             return;
         }
@@ -544,7 +544,7 @@ impl Session {
     pub fn resume(&mut self, now: Time) {
         self.rebase(now);
         if let Some(mut flight) = self.flight.take_if(|flight| flight.retry.is_none()) {
-            flight.repeated = true;
+            flight.possible_duplicate = true;
             if flight.held || self.holds_back(&flight) {
                 self.hold_back(flight, Rule::ResendHold, now);
             } else {
@@ -677,7 +677,7 @@ impl Session {
         self.phase = Phase::Closed { until: now.max(self.moved).after_seconds(LINGER) };
         let closed = TraceEvent::new(TraceEventKind::Closed).messages(self.counts.debited);
         self.step(now, self.outcome.map_or(closed.clone(), |outcome| closed.by(Rule::Ended(outcome))));
-        let word = self.outcome.map_or("", Outcome::word);
+        let word = self.outcome.map_or("", Outcome::as_str);
         let outcome = self.reason.clone().unwrap_or_else(|| word.into());
         self.outputs.push(Output::Closed { outcome });
     }

@@ -89,7 +89,7 @@ pub enum Output {
     EnablerFailed(Failure),
     /// Settled: all requests are answered and nothing is held.
     Closed {
-        /// How it ended, in one word: [`Outcome::word`], or the script's own where the script ended it.
+        /// How it ended, in one word: [`Outcome::as_str`], or the script's own where the script ended it.
         outcome: Box<str>,
     },
     /// Drop the session and its place at the gate.
@@ -145,7 +145,7 @@ pub enum Outcome {
 
 impl Outcome {
     /// The word in history and RPC.
-    pub fn word(self) -> &'static str {
+    pub fn as_str(self) -> &'static str {
         match self {
             Outcome::Bye => "bye",
             Outcome::Cancelled => "cancelled",
@@ -153,8 +153,8 @@ impl Outcome {
             Outcome::Ended => "ended",
             Outcome::Idle => "idle",
             Outcome::HostStopped => "host-stopped",
-            Outcome::Denied(denial) => denial.word(),
-            Outcome::Failed(failure) => failure.word(),
+            Outcome::Denied(denial) => denial.as_str(),
+            Outcome::Failed(failure) => failure.as_str(),
             Outcome::EnablerEnded => "enabler-ended",
             Outcome::TooManyOpen => "too-many-open",
         }

@@ -9,9 +9,9 @@ use thin_vec::ThinVec;
 
 /// Something without an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Waiting<'a> {
+pub struct UnsettledItem<'a> {
     /// What it is.
-    pub work: Work,
+    pub kind: UnsettledKind,
     /// How far it is: `outstanding`, `queued`, `asked`, `again` (asked in vain, and to be asked again), `held-back`.
     pub state: &'static str,
     /// The message it is about.
@@ -28,7 +28,7 @@ pub struct Waiting<'a> {
 
 /// What waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Work {
+pub enum UnsettledKind {
     /// An answer of the client to a message.
     Answer,
     /// A reservation.
@@ -41,15 +41,15 @@ pub enum Work {
     Release,
 }
 
-impl Work {
+impl UnsettledKind {
     /// The word in `audit`.
-    pub fn word(self) -> &'static str {
+    pub fn as_str(self) -> &'static str {
         match self {
-            Work::Answer => "answer",
-            Work::Reserve => "reserve",
-            Work::Debit => "debit",
-            Work::Refund => "refund",
-            Work::Release => "release",
+            UnsettledKind::Answer => "answer",
+            UnsettledKind::Reserve => "reserve",
+            UnsettledKind::Debit => "debit",
+            UnsettledKind::Refund => "refund",
+            UnsettledKind::Release => "release",
         }
     }
 }
@@ -187,7 +187,7 @@ impl Session {
     }
 
     /// The Message-ID of a debit (or refund) that waits for an operator: it may be done, and would be done twice.
-    pub fn held_back(&self) -> Option<&str> {
+    pub fn held_back_message(&self) -> Option<&str> {
         match self.flight.as_deref() {
             Some(Flight { held: true, work: InFlight::Debit(debit) | InFlight::Refund(debit), .. }) => {
                 Some(&debit.message_id)
@@ -206,7 +206,7 @@ impl Session {
     }
 
     /// When something last happened in it.
-    pub fn moved(&self) -> Time {
+    pub fn last_activity(&self) -> Time {
         self.moved
     }
 
@@ -221,13 +221,13 @@ impl Session {
 
     /// Takes what has happened since the last call, oldest first, with the number of the first step. Numbers rise by
     /// one from 0.
-    pub fn take_steps(&mut self) -> (u32, ThinVec<TraceEvent>) {
+    pub fn take_trace(&mut self) -> (u32, ThinVec<TraceEvent>) {
         let first = self.ladder.kept().saturating_sub(u32::try_from(self.ladder.fresh()).unwrap_or(u32::MAX));
         (first, self.ladder.take())
     }
 
     /// Steps that were not kept.
-    pub fn steps_dropped(&self) -> u32 {
+    pub fn trace_events_dropped(&self) -> u32 {
         self.ladder.dropped()
     }
 
@@ -237,9 +237,9 @@ impl Session {
     }
 
     /// Messages whose content is with the client, and whose debit is not due yet.
-    pub fn messages_outstanding(&self) -> impl Iterator<Item = Waiting<'_>> {
-        self.messages.iter().filter(|message| message.has_content()).map(|message| Waiting {
-            work: Work::Answer,
+    pub fn unanswered_messages(&self) -> impl Iterator<Item = UnsettledItem<'_>> {
+        self.messages.iter().filter(|message| message.has_content()).map(|message| UnsettledItem {
+            kind: UnsettledKind::Answer,
             state: "outstanding",
             message_id: Some(message.id()),
             octets: message.octets(),
@@ -250,39 +250,39 @@ impl Session {
     }
 
     /// What the enabler has not answered, in the order in which it is asked.
-    pub fn waiting_at_the_enabler(&self) -> impl Iterator<Item = Waiting<'_>> {
+    pub fn unacknowledged(&self) -> impl Iterator<Item = UnsettledItem<'_>> {
         let flying = self.flight.as_deref().map(|flight| self.flying(flight));
-        let debits = self.debits.iter().map(|debit| self.due(Work::Debit, "queued", debit));
-        let refunds = self.refunds.iter().map(|debit| self.due(Work::Refund, "queued", debit));
+        let debits = self.debits.iter().map(|debit| self.due(UnsettledKind::Debit, "queued", debit));
+        let refunds = self.refunds.iter().map(|debit| self.due(UnsettledKind::Refund, "queued", debit));
         flying.into_iter().chain(debits).chain(refunds)
     }
 
     /// Whether anything waits for an answer of the client or of the enabler.
-    pub fn waits(&self) -> bool {
+    pub fn has_unsettled_work(&self) -> bool {
         self.flight.is_some() || !self.debits.is_empty() || !self.refunds.is_empty() || !self.messages.is_empty()
     }
 
-    fn flying<'a>(&'a self, flight: &'a Flight) -> Waiting<'a> {
+    fn flying<'a>(&'a self, flight: &'a Flight) -> UnsettledItem<'a> {
         let state = match (flight.held, flight.retry) {
             (true, _) => "held-back",
             (false, Some(_)) => "again",
             (false, None) => "asked",
         };
-        let plain = |work, rule, quota| {
+        let plain = |kind, rule, quota| {
             let (message_id, octets, since) = (None, 0, flight.since);
-            Waiting { work, state, message_id, octets, units: self.price_of(quota), rule: Some(rule), since }
+            UnsettledItem { kind, state, message_id, octets, units: self.price_of(quota), rule: Some(rule), since }
         };
         match &flight.work {
-            InFlight::Reserve(quota, rule) => plain(Work::Reserve, *rule, *quota),
-            InFlight::Release(rule) => plain(Work::Release, *rule, flight.reservation.outstanding()),
-            InFlight::Debit(debit) => self.due(Work::Debit, state, debit),
-            InFlight::Refund(debit) => self.due(Work::Refund, state, debit),
+            InFlight::Reserve(quota, rule) => plain(UnsettledKind::Reserve, *rule, *quota),
+            InFlight::Release(rule) => plain(UnsettledKind::Release, *rule, flight.reservation.outstanding()),
+            InFlight::Debit(debit) => self.due(UnsettledKind::Debit, state, debit),
+            InFlight::Refund(debit) => self.due(UnsettledKind::Refund, state, debit),
         }
     }
 
-    fn due<'a>(&self, work: Work, state: &'static str, debit: &'a Debit) -> Waiting<'a> {
-        Waiting {
-            work,
+    fn due<'a>(&self, kind: UnsettledKind, state: &'static str, debit: &'a Debit) -> UnsettledItem<'a> {
+        UnsettledItem {
+            kind,
             state,
             message_id: Some(&debit.message_id),
             octets: debit.octets,

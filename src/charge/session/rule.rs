@@ -102,7 +102,7 @@ impl Rule {
     }
 
     /// Its name in `explain` and `audit`.
-    pub fn word(self) -> &'static str {
+    pub fn as_str(self) -> &'static str {
         match self {
             Rule::Invite => "invite",
             Rule::Ahead => "ahead-of-need",
@@ -140,16 +140,16 @@ impl Rule {
             Rule::Unused => "unused",
             Rule::MaybeHeld => "maybe-held",
             Rule::LateGrant => "late-grant",
-            Rule::Denied(denial) => denial.word(),
-            Rule::Failed(failure) => failure.word(),
-            Rule::Ended(outcome) => outcome.word(),
+            Rule::Denied(denial) => denial.as_str(),
+            Rule::Failed(failure) => failure.as_str(),
+            Rule::Ended(outcome) => outcome.as_str(),
         }
     }
 
     /// What made the rule apply, where it is not in its name.
     pub fn cause(self) -> Option<&'static str> {
         match self {
-            Rule::Close(_, Ending::Session(outcome)) => Some(outcome.word()),
+            Rule::Close(_, Ending::Session(outcome)) => Some(outcome.as_str()),
             Rule::Close(_, Ending::ConnectionLost) => Some("connection-lost"),
             _ => None,
         }

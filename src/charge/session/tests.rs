@@ -106,7 +106,7 @@ impl Run {
             }
             self.out.push(output);
         }
-        let (first, steps) = self.session.take_steps();
+        let (first, steps) = self.session.take_trace();
         assert_eq!(first as usize, self.steps.len(), "steps are numbered one by one");
         self.steps.extend(steps);
     }
@@ -178,7 +178,7 @@ impl Run {
 
     fn free(&self) -> Vec<&'static str> {
         let reason = |output: &Output| match output {
-            Output::NotDebited { rule, .. } => Some(rule.word()),
+            Output::NotDebited { rule, .. } => Some(rule.as_str()),
             _ => None,
         };
         self.out.iter().filter_map(reason).collect()
@@ -220,7 +220,7 @@ fn ask_word(operation: &Operation) -> String {
         Operation::Debit { message_id, trigger: Trigger::Error(code), .. } => {
             format!("debit {message_id} error {code}")
         }
-        Operation::Debit { message_id, trigger, .. } => format!("debit {message_id} {}", trigger.word()),
+        Operation::Debit { message_id, trigger, .. } => format!("debit {message_id} {}", trigger.as_str()),
     }
 }
 
@@ -645,7 +645,7 @@ fn only_the_latest_early_responses_are_kept() {
 #[test]
 fn an_empty_send_is_never_chargeable() {
     let mut run = Run::open();
-    run.event(Event::Moved { connection: SERVER }, s(1));
+    run.event(Event::Activity { connection: SERVER }, s(1));
     run.event(responded(1, 200), s(1));
     run.sent(Sent { taken: 0, ..chunk("m0", 2, 1, 0, Flag::Last) }, s(1));
     run.event(responded(2, 481), s(1));
@@ -898,7 +898,7 @@ fn an_idle_session_is_settled() {
 #[test]
 fn a_keep_alive_keeps_the_session() {
     let mut run = Run::open();
-    run.event(Event::Moved { connection: 0 }, s(299));
+    run.event(Event::Activity { connection: 0 }, s(299));
     run.timer(s(300));
     assert_eq!(run.session.phase(), "open");
 }
@@ -1139,7 +1139,7 @@ fn a_stopped_engine_says_again_what_is_open() {
     run.out.clear();
     run.session.resume(s(1));
     run.drain();
-    let again = Request { repeated: true, patient: true, ..asked };
+    let again = Request { possible_duplicate: true, rate_limited: true, ..asked };
     assert_eq!(run.out, [Output::Ask(again), Output::Grant(Quota(8))]);
 }
 
@@ -1200,10 +1200,10 @@ fn a_debit_that_may_have_arrived_is_marked_when_it_is_asked_again() {
     run.sent(whole("m1", 1), s(1));
     run.event(responded(1, 200), s(1));
     let first = run.asked.clone().expect("the debit");
-    assert!(!first.repeated);
+    assert!(!first.possible_duplicate);
     run.answer(Response::Failed(Failure::Silent));
     run.timer(s(60));
-    assert_eq!(run.asked, Some(Request { repeated: true, patient: true, ..first }));
+    assert_eq!(run.asked, Some(Request { possible_duplicate: true, rate_limited: true, ..first }));
 }
 
 #[test]
@@ -1217,10 +1217,10 @@ fn a_debit_that_may_be_taken_twice_waits_for_the_operator() {
         // What was never sent is asked again all the same.
         run.answer(Response::Failed(Failure::Unreachable));
         run.timer(s(10));
-        assert_eq!(run.asked, Some(Request { patient: true, ..first.clone() }));
+        assert_eq!(run.asked, Some(Request { rate_limited: true, ..first.clone() }));
         run.answer(Response::Failed(Failure::Silent));
         run.timer(s(600));
-        assert_eq!((run.asked.clone(), run.session.held_back()), (None, Some("m1")));
+        assert_eq!((run.asked.clone(), run.session.held_back_message()), (None, Some("m1")));
         run.session.resume(s(1));
         run.drain();
         assert!(run.asked.is_none(), "nor after a restart");
@@ -1228,10 +1228,10 @@ fn a_debit_that_may_be_taken_twice_waits_for_the_operator() {
         run.drain();
         assert!(!run.session.resolve(again, s(601)));
         if again {
-            assert_eq!(run.asked, Some(Request { repeated: true, patient: true, ..first }));
+            assert_eq!(run.asked, Some(Request { possible_duplicate: true, rate_limited: true, ..first }));
             run.yes();
         }
-        assert_eq!((run.session.counts().debited, run.session.held_back()), (1, None));
+        assert_eq!((run.session.counts().debited, run.session.held_back_message()), (1, None));
     }
 }
 
@@ -1243,13 +1243,13 @@ fn an_answer_that_comes_late_settles_what_waits_to_be_asked_again_or_is_held_bac
         run.event(responded(1, 200), s(0));
         let asked = run.asked.clone().expect("the debit");
         run.answer(Response::Failed(Failure::Silent));
-        assert_eq!(run.session.held_back().is_some(), resend == Resend::Hold);
-        let again = run.session.unanswered(asked.number).expect("it has no answer");
+        assert_eq!(run.session.held_back_message().is_some(), resend == Resend::Hold);
+        let again = run.session.pending_request(asked.number).expect("it has no answer");
         assert_eq!((again.number, &again.operation), (asked.number, &asked.operation));
-        assert_eq!(run.session.unanswered(asked.number + 1), None);
+        assert_eq!(run.session.pending_request(asked.number + 1), None);
         run.session.response(asked.number, &Response::debited(None), s(1));
-        assert_eq!((run.session.counts().debited, run.session.held_back()), (1, None));
-        assert_eq!(run.session.unanswered(asked.number), None);
+        assert_eq!((run.session.counts().debited, run.session.held_back_message()), (1, None));
+        assert_eq!(run.session.pending_request(asked.number), None);
         assert!(!run.session.resolve(true, s(1)), "nothing is held back any more");
     }
 }
@@ -1262,7 +1262,7 @@ fn a_debit_in_flight_at_a_crash_may_have_been_taken() {
     run.asked = None;
     run.session.resume(s(1));
     run.drain();
-    assert_eq!((run.asked.clone(), run.session.held_back()), (None, Some("m1")));
+    assert_eq!((run.asked.clone(), run.session.held_back_message()), (None, Some("m1")));
 }
 
 #[test]
@@ -1420,7 +1420,7 @@ fn a_failure_report_after_bye_gives_back_as_well_and_a_failing_enabler_is_asked_
     run.answer(Response::Failed(Failure::Silent));
     assert_eq!(run.session.debits_pending(), 1);
     run.timer(s(40));
-    assert_eq!(run.asked.as_ref().map(|asked| asked.repeated), Some(true));
+    assert_eq!(run.asked.as_ref().map(|asked| asked.possible_duplicate), Some(true));
     assert_ne!(run.out.last(), Some(&Output::Forget));
     run.yes();
     run.timer(s(80));
@@ -1463,7 +1463,7 @@ fn a_refund_that_is_refused_or_held_back_is_told() {
     run.yes();
     run.event(reported("m1", 1, Some(100), 415), s(2));
     run.answer(Response::Failed(Failure::Silent));
-    assert_eq!(run.session.held_back(), Some("m1"));
+    assert_eq!(run.session.held_back_message(), Some("m1"));
     assert!(run.session.resolve(false, s(3)));
     assert_eq!(run.session.counts().refunded, 1);
 }
@@ -1653,15 +1653,15 @@ fn a_grant_that_comes_after_its_release_is_released_again() {
     assert_eq!(run.asking(), "release");
     run.answer(Response::NoReservation);
     assert!(run.asked.is_none() && !run.session.is_open());
-    run.session.late_grant(0, Some("*ocs2".into()), s(2));
+    run.session.on_late_grant(0, Some("*ocs2".into()), s(2));
     run.drain();
     let again = run.asked.clone().expect("a second release");
     assert_eq!(again.reservation, Reservation::Open { opened_by: 0, outstanding: Quota(0) });
-    assert_eq!((again.operation, again.route.as_deref()), (Operation::Release, Some("*ocs2")));
+    assert_eq!((again.operation, again.server_binding.as_deref()), (Operation::Release, Some("*ocs2")));
     run.yes();
     // What the session holds is no news.
     let mut run = Run::open();
-    run.session.late_grant(0, None, s(2));
+    run.session.on_late_grant(0, None, s(2));
     run.drain();
     assert!(run.asked.is_none());
 }
@@ -1669,21 +1669,21 @@ fn a_grant_that_comes_after_its_release_is_released_again() {
 #[test]
 fn what_may_be_reserved_by_an_enabler_that_does_not_answer_is_released_there() {
     let mut run = Run::invited(3);
-    run.session.went_to(7, &"~another's".into());
-    run.session.went_to(0, &"~ocs2".into());
+    run.session.on_request_lost(7, &"~another's".into());
+    run.session.on_request_lost(0, &"~ocs2".into());
     run.answer(Response::Failed(Failure::Silent));
     let release = run.asked.clone().expect("a release");
-    assert_eq!((release.operation, release.route.as_deref()), (Operation::Release, Some("~ocs2")));
+    assert_eq!((release.operation, release.server_binding.as_deref()), (Operation::Release, Some("~ocs2")));
     // Whoever has the reservation is known better.
     let mut run = Run::invited(3);
-    let grant = Grant { quota: Quota(3), route: Some("ocs1".into()), ..Grant::default() };
+    let grant = Grant { quota: Quota(3), server_binding: Some("ocs1".into()), ..Grant::default() };
     run.answer(Response::Granted(grant));
     run.event(Event::Bye { leg: 1 }, s(1));
     run.gate_closed(s(1));
-    run.session.went_to(1, &"~ocs2".into());
+    run.session.on_request_lost(1, &"~ocs2".into());
     run.answer(Response::Failed(Failure::Silent));
     run.timer(s(10));
-    assert_eq!(run.asked.as_ref().and_then(|asked| asked.route.as_deref()), Some("ocs1"));
+    assert_eq!(run.asked.as_ref().and_then(|asked| asked.server_binding.as_deref()), Some("ocs1"));
 }
 
 #[test]
@@ -1692,15 +1692,15 @@ fn what_another_peer_may_have_done_is_repeated_as_such_whatever_the_last_one_say
         let mut run = Run::open_with(8, policy(|p| p.resend = resend));
         run.sent(whole("m1", 1), s(1));
         run.event(responded(1, 200), s(1));
-        run.session.went_to(1, &"~ocs1".into());
+        run.session.on_request_lost(1, &"~ocs1".into());
         run.answer(Response::Failed(Failure::Undeliverable));
-        assert_eq!(run.session.held_back().is_some(), held);
+        assert_eq!(run.session.held_back_message().is_some(), held);
         run.timer(s(10));
-        assert_eq!(run.asked.as_ref().is_some_and(|asked| asked.repeated), !held);
+        assert_eq!(run.asked.as_ref().is_some_and(|asked| asked.possible_duplicate), !held);
     }
     // A reservation may be there, too.
     let mut run = Run::invited(3);
-    run.session.went_to(0, &"~ocs1".into());
+    run.session.on_request_lost(0, &"~ocs1".into());
     run.answer(Response::Failed(Failure::Busy));
     assert_eq!(run.asking(), "release");
 }
@@ -1717,7 +1717,7 @@ fn a_reauthorization_while_a_request_of_the_reservation_is_on_its_way_asks_for_n
     assert!(run.asked.is_some());
     run.yes();
     // What another reservation is asked says nothing of this one.
-    run.session.late_grant(7, None, s(3));
+    run.session.on_late_grant(7, None, s(3));
     run.drain();
     assert_eq!((run.asking(), run.session.is_updating(0)), ("release".to_owned(), false));
     run.event(Event::Reauthorize { opened_by: 0 }, s(3));
@@ -1728,28 +1728,32 @@ fn a_reauthorization_while_a_request_of_the_reservation_is_on_its_way_asks_for_n
 #[test]
 fn the_way_to_the_reservation_goes_with_every_request_of_it() {
     let mut run = Run::invited(3);
-    let grant = Grant { quota: Quota(3), route: Some("ocs1".into()), ..Grant::default() };
+    let grant = Grant { quota: Quota(3), server_binding: Some("ocs1".into()), ..Grant::default() };
     run.answer(Response::Granted(grant));
     run.event(Event::Answered { leg: 1 }, s(0));
     run.event(Event::Reauthorize { opened_by: 0 }, s(1));
     run.answer(Response::Denied(Denial::NoCredit));
     run.sent(whole("m1", 1), s(1));
     run.event(responded(1, 200), s(1));
-    assert_eq!(run.asked.as_ref().and_then(|asked| asked.route.as_deref()), Some("ocs1"));
+    assert_eq!(run.asked.as_ref().and_then(|asked| asked.server_binding.as_deref()), Some("ocs1"));
     run.answer(Response::NoReservation);
-    assert_eq!(run.asked.as_ref().map(|asked| asked.route.clone()), Some(None), "what comes next may go anywhere");
+    assert_eq!(
+        run.asked.as_ref().map(|asked| asked.server_binding.clone()),
+        Some(None),
+        "what comes next may go anywhere"
+    );
 }
 
 #[test]
 fn a_reservation_goes_another_way_from_its_next_request_on() {
     let mut run = Run::invited(3);
-    run.answer(Response::Granted(Grant { quota: Quota(3), route: Some("ocs1".into()), ..Grant::default() }));
+    run.answer(Response::Granted(Grant { quota: Quota(3), server_binding: Some("ocs1".into()), ..Grant::default() }));
     run.event(Event::Answered { leg: 1 }, s(0));
     run.event(Event::Reauthorize { opened_by: 0 }, s(1));
     // The request that is on its way comes again as it was.
-    run.session.rerouted(0, "ocs1!5::s".into());
-    run.session.rerouted(7, "another's".into());
-    let route = |run: &Run| run.asked.as_ref().and_then(|asked| asked.route.clone());
+    run.session.set_server_binding(0, "ocs1!5::s".into());
+    run.session.set_server_binding(7, "another's".into());
+    let route = |run: &Run| run.asked.as_ref().and_then(|asked| asked.server_binding.clone());
     assert_eq!(route(&run).as_deref(), Some("ocs1"));
     run.answer(Response::Denied(Denial::NoCredit));
     run.sent(whole("m1", 1), s(1));
@@ -1766,7 +1770,7 @@ fn a_repeated_debit_of_an_unknown_reservation_waits_for_an_operator() {
         run.answer(Response::Failed(Failure::Silent));
         run.timer(s(2));
         run.answer(Response::NoReservation);
-        assert_eq!((run.asked.clone(), run.session.held_back()), (None, Some("m1")));
+        assert_eq!((run.asked.clone(), run.session.held_back_message()), (None, Some("m1")));
         assert!(run.out.contains(&Output::HeldBack { message_id: "m1".into() }));
         assert!(run.session.resolve(again, s(3)));
         run.drain();
@@ -1812,7 +1816,7 @@ fn a_refund_of_what_was_free_comes_to_an_end() {
 fn only_what_is_left_of_the_cap_is_given_without_an_enabler() {
     for (left, given) in [(5, Some(5)), (0, None)] {
         let mut run = Run::new(8, "message:5", policy(|p| p.on_failure = OnFailure::Grant));
-        run.session.cap_on_failure(left);
+        run.session.set_on_failure_cap(left);
         run.answer(Response::Failed(Failure::Unreachable));
         let verdict = match given {
             Some(given) => (Decision::Granted, given),

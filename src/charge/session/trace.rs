@@ -121,7 +121,7 @@ macro_rules! kinds {
             pub const ALL: &'static [TraceEventKind] = &[$(TraceEventKind::$variant,)*];
 
             /// The word in `explain`.
-            pub fn word(self) -> &'static str {
+            pub fn as_str(self) -> &'static str {
                 match self { $(TraceEventKind::$variant => $word,)* }
             }
 

@@ -202,7 +202,7 @@ pub fn write(
         services,
         ..CreditControlRequest::default()
     };
-    let (application, names) = (avp::APPLICATION_CREDIT_CONTROL, (HopByHop(0), EndToEnd(request.stamp)));
+    let (application, names) = (avp::APPLICATION_CREDIT_CONTROL, (HopByHop(0), EndToEnd(request.end_to_end_id)));
     let mut writer = Writer::request(out, Command::CREDIT_CONTROL, Flags::PROXIABLE, application, names.0, names.1);
     body.write(&mut writer);
     if dialect.keys.profile == Profile::Ro {
@@ -386,7 +386,7 @@ fn grant(
             FailureHandling::CONTINUE => OnFailure::Grant,
             _ => OnFailure::Deny,
         }),
-        route: None,
+        server_binding: None,
         balance: None,
     }
 }

@@ -197,7 +197,7 @@ impl Diameter {
     /// Asks. The answer, or that there is none, is [heard](Diameter::poll) later.
     pub fn ask(&mut self, request: Request, call: &Call<'_>, now: Time, wall_seconds: i64) {
         let mut message = Vec::with_capacity(768);
-        let route = request.route.as_deref().map(Route::of);
+        let route = request.server_binding.as_deref().map(Route::of);
         let host = route.as_ref().and_then(Route::destination);
         let target = Target { host, others: route.as_ref().map_or(&[], |route| &route.others) };
         let (dialect, at) = (self.dialect_of(&request), WallTime(wall_seconds));
@@ -214,15 +214,15 @@ impl Diameter {
 
     fn send(&mut self, early: Early, now: Time) {
         let Early { request, message, deadline } = early;
-        let route = request.route.as_deref().map(Route::of);
+        let route = request.server_binding.as_deref().map(Route::of);
         let name = self.next;
         let outgoing = Outgoing {
             name,
             message: &message,
             deadline,
-            may_move: route.as_ref().is_none_or(|route| route.may_move(request.patient)),
-            once: request.once,
-            duplicate: request.repeated,
+            may_move: route.as_ref().is_none_or(|route| route.may_move(request.rate_limited)),
+            once: request.at_most_once,
+            duplicate: request.possible_duplicate,
             prefer: route.as_ref().map(|route| route.host),
         };
         match self.peers.send(outgoing, now) {
@@ -334,7 +334,7 @@ impl Diameter {
 
     /// How a request speaks: of its reservation as it was opened.
     fn dialect_of(&self, request: &Request) -> Cow<'_, CreditControlProfile> {
-        let keys = request.route.as_deref().and_then(|route| Route::of(route).keys);
+        let keys = request.server_binding.as_deref().and_then(|route| Route::of(route).keys);
         match keys.filter(|keys| *keys != self.dialect.keys) {
             Some(keys) => Cow::Owned(CreditControlProfile { keys, ..self.dialect.clone() }),
             None => Cow::Borrowed(&self.dialect),
@@ -407,7 +407,7 @@ impl Diameter {
         let is_open = mapping::succeeds(body);
         match (&request.operation, request.reservation, &mut response) {
             (Operation::Reserve { .. }, _, Response::Granted(grant)) => {
-                grant.route = Some(self.route_of(peer, body, keys, &others));
+                grant.server_binding = Some(self.route_of(peer, body, keys, &others));
             }
             // The server has opened the session, and refuses our service in it.
             (Operation::Reserve { .. }, Reservation::None, _) if is_open => {
@@ -418,7 +418,7 @@ impl Diameter {
             (Operation::Reserve { .. } | Operation::Debit { .. }, Reservation::Open { opened_by, .. }, _)
                 if is_open =>
             {
-                let route = request.route.as_deref().filter(|route| Route::of(route).others != others);
+                let route = request.server_binding.as_deref().filter(|route| Route::of(route).others != others);
                 if let Some(route) = route {
                     let (session, route) = (request.session, self.routes.with_others(route, &others));
                     self.heard.push_back(EnablerEvent::Rerouted { session, opened_by, route });

@@ -75,7 +75,7 @@ impl ServiceParameters {
     pub fn read(text: &str) -> Option<ServiceParameters> {
         let number = |text: &str| if text.is_empty() { Some(None) } else { text.parse().ok().map(Some) };
         let mut parts = text.split(',');
-        let (profile, unit) = (Profile::named(parts.next()?)?, Unit::named(parts.next()?)?);
+        let (profile, unit) = (Profile::named(parts.next()?)?, parts.next()?.parse().ok()?);
         let (identifier, rating_group) = (number(parts.next()?)?, number(parts.next()?)?);
         let (currency, exponent) = (number(parts.next()?)?, parts.next()?.parse().ok()?);
         let keys = ServiceParameters { profile, unit, identifier, rating_group, currency, exponent };
@@ -87,7 +87,7 @@ impl fmt::Display for ServiceParameters {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let number = |number: Option<u32>| number.map(|number| number.to_string()).unwrap_or_default();
         let (identifier, rating_group) = (number(self.identifier), number(self.rating_group));
-        let (profile, unit) = (self.profile.name(), self.unit.word());
+        let (profile, unit) = (self.profile.name(), self.unit.as_str());
         let (currency, exponent) = (number(self.currency), self.exponent);
         write!(out, "{profile},{unit},{identifier},{rating_group},{currency},{exponent}")
     }

@@ -99,11 +99,11 @@ fn request(session: u64, number: u32, reservation: Reservation, operation: Opera
         account: AccountId("sip:alice@example.org".into()),
         tariff: "message:1".parse().expect("a tariff"),
         reservation,
-        repeated: false,
-        patient: false,
-        once: false,
-        route: None,
-        stamp: 0,
+        possible_duplicate: false,
+        rate_limited: false,
+        at_most_once: false,
+        server_binding: None,
+        end_to_end_id: 0,
         operation,
     }
 }
@@ -212,7 +212,7 @@ fn who_was_silent_is_asked_to_give_back_what_it_may_have_reserved() {
     let route = asked_of.expect("it was written");
     let of = Route::of(&route);
     assert_eq!((of.host, of.bond, of.keys), (HOST, ServerBinding::Asked, Some(ServiceParameters::default())));
-    world.ask(Request { route: Some(route), ..release(1) });
+    world.ask(Request { server_binding: Some(route), ..release(1) });
     let asked = world.sent(1).remove(0);
     let message = Message::parse(&asked).expect("whole");
     assert!(message.find(dictionary::DESTINATION_HOST).is_none(), "it may be a relay, which would take it for itself");
@@ -229,7 +229,7 @@ fn a_late_grant_by_way_of_a_relay_is_released_by_way_of_any_peer() {
     let EnablerEvent::Late { route, .. } = world.heard() else { panic!("no grant") };
     let of = Route::of(&route);
     assert_eq!((of.host, of.bond), ("ocs7.example.org", ServerBinding::Relayed));
-    world.ask(Request { route: Some(route), ..release(1) });
+    world.ask(Request { server_binding: Some(route), ..release(1) });
     let asked = world.sent(1).remove(0);
     let message = Message::parse(&asked).expect("whole");
     let to = message.find(dictionary::DESTINATION_HOST).expect("the relay has to know it").text();
@@ -246,7 +246,7 @@ fn a_reservation_is_closed_by_the_keys_that_it_was_opened_with() {
     // The operator has changed the configuration and started the proxy again.
     world.diameter.dialect.keys =
         ServiceParameters { profile: profile::Profile::Ro, rating_group: Some(9), ..ServiceParameters::default() };
-    world.ask(Request { route: grant.route, ..release(1) });
+    world.ask(Request { server_binding: grant.server_binding, ..release(1) });
     world.ask(release(2));
     let asked = world.sent(2);
     for (asked, services, used) in [(&asked[0], 0, 1), (&asked[1], 1, 0)] {
@@ -335,14 +335,14 @@ fn what_is_granted_to_another_service_is_closed_by_the_next_request() {
     assert_eq!(grant.quota, Quota(3));
     let reservation = Reservation::Open { opened_by: 0, outstanding: Quota(3) };
     let more = request(1, 1, reservation, Operation::Reserve { quota: Quota(1) });
-    world.ask(Request { route: grant.route.clone(), ..more });
+    world.ask(Request { server_binding: grant.server_binding.clone(), ..more });
     let asked = world.sent(1).remove(0);
     assert_eq!(services_of(&asked), [(Some(1), Some(4), None), (Some(99), None, Some(0))]);
     // Refused, and granted to the other once more.
     world.say(&beside(HOST, &asked, 4012));
     assert!(matches!(world.heard(), EnablerEvent::Response { response: Response::Denied(_), .. }));
     // And closed again at the end.
-    world.ask(Request { route: grant.route, ..release(1) });
+    world.ask(Request { server_binding: grant.server_binding, ..release(1) });
     let asked = world.sent(1).remove(0);
     assert_eq!(services_of(&asked), [(Some(1), None, Some(0)), (Some(99), None, Some(0))]);
 }
@@ -370,7 +370,7 @@ fn a_debit_with_units_in_the_command_has_no_services_whatever_the_server_granted
     let reservations =
         [Reservation::Open { opened_by: 0, outstanding }, Reservation::Last { opened_by: 0, outstanding }];
     for (number, reservation) in (1..).zip(reservations) {
-        world.ask(Request { route: grant.route.clone(), ..request(1, number, reservation, debit()) });
+        world.ask(Request { server_binding: grant.server_binding.clone(), ..request(1, number, reservation, debit()) });
         let bytes = world.sent(1).remove(0);
         let message = Message::parse(&bytes).expect("whole");
         let asked = CreditControlRequest::decode(&message).expect("readable");
@@ -387,7 +387,7 @@ fn a_session_in_which_ours_was_refused_learns_what_else_to_close() {
     let reservation = Reservation::Open { opened_by: 0, outstanding: Quota(3) };
     let route = world.diameter.routes.to(HOST, ServerBinding::Bound, world.diameter.dialect.keys);
     for (operation, result) in [(Operation::Reserve { quota: Quota(1) }, 4012), (debit(), 2001)] {
-        world.ask(Request { route: Some(route.clone()), ..request(1, 1, reservation, operation) });
+        world.ask(Request { server_binding: Some(route.clone()), ..request(1, 1, reservation, operation) });
         let asked = world.sent(1).remove(0);
         world.say(&beside(HOST, &asked, result));
         let EnablerEvent::Rerouted { session, opened_by, route } = world.heard() else { panic!("no other way") };
@@ -405,7 +405,7 @@ fn a_session_that_is_opened_only_for_others_is_ended() {
     let EnablerEvent::Late { session, number, route } = world.heard() else { panic!("nothing to give back") };
     assert_eq!((session.0, number), (1, 0));
     assert!(matches!(world.heard(), EnablerEvent::Response { response: Response::Denied(Denial::NotSoMany), .. }));
-    world.ask(Request { route: Some(route), ..release(1) });
+    world.ask(Request { server_binding: Some(route), ..release(1) });
     let asked = world.sent(1).remove(0);
     assert_eq!(services_of(&asked), [(Some(1), None, Some(0)), (Some(99), None, Some(0))]);
 }
@@ -418,9 +418,9 @@ fn a_server_that_echoes_our_name_is_never_named_by_it() {
     let own = world.diameter.dialect.origin_host.clone();
     world.say(&granted_by(&own, &asked));
     let EnablerEvent::Response { response: Response::Granted(grant), .. } = world.heard() else { panic!("no grant") };
-    let route = grant.route.expect("a way");
+    let route = grant.server_binding.expect("a way");
     assert_eq!((Route::of(&route).host, Route::of(&route).destination()), (HOST, None));
-    world.ask(Request { route: Some(route), ..release(1) });
+    world.ask(Request { server_binding: Some(route), ..release(1) });
     let asked = world.sent(1).remove(0);
     assert!(Message::parse(&asked).expect("whole").find(dictionary::DESTINATION_HOST).is_none());
 }

@@ -80,7 +80,8 @@ fn ask_with(
 fn request(number: u32, tariff: &str, reservation: Reservation, operation: Operation) -> Request {
     let tariff: Tariff = tariff.parse().expect("a tariff");
     let (session, account, sequence) = (SessionKey(1, 1), AccountId(ALICE.into()), number);
-    let (repeated, patient, once, route, stamp) = (false, false, false, None, 0);
+    let (possible_duplicate, rate_limited, at_most_once, server_binding, end_to_end_id) =
+        (false, false, false, None, 0);
     Request {
         session,
         number,
@@ -88,11 +89,11 @@ fn request(number: u32, tariff: &str, reservation: Reservation, operation: Opera
         account,
         tariff,
         reservation,
-        repeated,
-        patient,
-        once,
-        route,
-        stamp,
+        possible_duplicate,
+        rate_limited,
+        at_most_once,
+        server_binding,
+        end_to_end_id,
         operation,
     }
 }

@@ -21,8 +21,8 @@ pub(crate) fn tell_verdict(turn: &mut Tick<'_>, live: &SessionEntry, verdict: &V
     };
     let (statistic, result, reason, code) = match decision {
         Decision::Granted => (Statistic::ReservesGranted, Outcome::Granted, "", 0),
-        Decision::Denied(denial) => (Statistic::ReservesDenied, Outcome::Denied, denial.word(), denial.code()),
-        Decision::Failed(failure) => (Statistic::ReservesFailed, Outcome::Failed, failure.word(), failure.code()),
+        Decision::Denied(denial) => (Statistic::ReservesDenied, Outcome::Denied, denial.as_str(), denial.code()),
+        Decision::Failed(failure) => (Statistic::ReservesFailed, Outcome::Failed, failure.as_str(), failure.code()),
     };
     turn.count(statistic);
     let session = &live.session;
@@ -70,7 +70,7 @@ pub(crate) fn refuse(turn: &mut Tick<'_>, session: SessionKey, at: Time, reserve
         session,
         call_id: reserve.call_id,
         account: reserve.account,
-        reason: why.word(),
+        reason: why.as_str(),
         code: why.code(),
         balance: None,
         kind: Kind::Verdict { suspended, result: Outcome::Failed, granted: 0 },
@@ -93,13 +93,13 @@ pub(crate) fn tell_debit(
             _ => 0,
         };
         let kind = Kind::Debited { message_id, units };
-        turn.notices.event(turn.region, &notice(session, trigger.word(), code, balance, kind));
+        turn.notices.event(turn.region, &notice(session, trigger.as_str(), code, balance, kind));
     }
 }
 
 pub(crate) fn tell_failure(turn: &mut Tick<'_>, session: &Session, failure: Failure) {
     if turn.region.wanted_notices().1 {
-        turn.notices.event(turn.region, &notice(session, failure.word(), failure.code(), None, Kind::Failed));
+        turn.notices.event(turn.region, &notice(session, failure.as_str(), failure.code(), None, Kind::Failed));
     }
 }
 

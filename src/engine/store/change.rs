@@ -186,8 +186,8 @@ impl Shown {
             phase: session.phase(),
             granted: session.granted().0,
             reserved: i64::try_from(session.reserved().0).unwrap_or(i64::MAX),
-            waiting: session.waits(),
-            steps_dropped: session.steps_dropped(),
+            waiting: session.has_unsettled_work(),
+            steps_dropped: session.trace_events_dropped(),
         }
     }
 }

@@ -48,7 +48,7 @@ fn write_step(out: &mut String, number: u64, step: &TraceEvent) {
     let rule = step.rule;
     let rest = [
         Field::Number(step.request.map(i64::from)),
-        Field::Text(rule.map(|rule| rule.word())),
+        Field::Text(rule.map(|rule| rule.as_str())),
         Field::Text(step.message_id.as_deref()),
         Field::Number(some(step.octets)),
         Field::Number(step.quota.map(|quota| quota.0.into())),
@@ -65,7 +65,7 @@ fn write_step(out: &mut String, number: u64, step: &TraceEvent) {
     out.push(',');
     write_number(out, signed(step.micros));
     out.push(',');
-    write_text(out, step.what.word());
+    write_text(out, step.what.as_str());
     for field in rest.iter().take(says) {
         out.push(',');
         match field {

@@ -189,7 +189,7 @@ fn write_undebited(connection: &Connection, message: &NotDebited) -> Result<()> 
             message.account,
             signed(message.octets),
             signed(message.units),
-            message.rule.word(),
+            message.rule.as_str(),
             message.rule.code(),
             message.wall_ms,
         ],

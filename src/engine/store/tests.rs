@@ -53,14 +53,14 @@ fn session(call_id: &str) -> Session {
         inviting_tag: 0,
     };
     let tariff = "message:5".parse().expect("a tariff");
-    Session::open(SessionKey::of(call_id.as_bytes(), b"", 1), &reserve, tariff, Policy::default(), 0, s(0))
+    Session::open(SessionKey::new(call_id.as_bytes(), b"", 1), &reserve, tariff, Policy::default(), 0, s(0))
 }
 
 /// Puts a session into the store that was opened and closed then, with so many debits; its row.
 fn put(store: &mut Store, opened_at: i64, closed_at: Option<i64>, debits: usize) -> i64 {
     let row = store.new_row();
     let mut session = session(&format!("call-{row}"));
-    let (first, steps) = session.take_steps();
+    let (first, steps) = session.take_trace();
     store.put(Change::Steps { row, first, zero: None, steps });
     let (head, parts) = (session.head(), Vec::new());
     store.put(Change::Session(SessionChange { row, opened: Some((7, opened_at)), closed_at, head, parts }));
@@ -113,7 +113,7 @@ fn closed_sessions_go_after_their_days_with_all_that_is_kept_of_them() {
     let recent = put_old(&mut store, 29, 3);
     let latest = put_old(&mut store, 0, 0);
     for row in [old, recent] {
-        let (_, steps) = session("c").take_steps();
+        let (_, steps) = session("c").take_trace();
         store.put(Change::Steps { row, first: 100, zero: None, steps });
     }
     store.put(Change::Account {
@@ -251,7 +251,7 @@ fn the_first_steps_stand_with_their_session_and_no_number_is_lost() {
     let (_folder, mut store) = store();
     let row = put(&mut store, TODAY, None, 0);
     write(&mut store);
-    let (_, mut steps) = session("c").take_steps();
+    let (_, mut steps) = session("c").take_trace();
     let step = steps.remove(0);
     let mut first = number(&store, "SELECT count(*) FROM steps") as u32;
     assert!(first > 1, "{first}");
@@ -272,7 +272,7 @@ fn steps_are_rows_with_names_whatever_a_message_id_has_in_it() {
     let (_folder, mut store) = store();
     let odd = "a\"b\\c\u{1}d'é";
     let rule = Some(Rule::ResponseTimeout(30));
-    let (_, mut steps) = session("c").take_steps();
+    let (_, mut steps) = session("c").take_trace();
     let mut step = steps.remove(0);
     (step.rule, step.message_id, step.octets, step.balance) = (rule, Some(odd.into()), 7, Some(-3));
     let plain = steps.remove(0);

@@ -380,7 +380,11 @@ fn a_repeated_renewal_waits_for_its_turn() {
     run.timer(s(60));
     run.session.resume(s(61));
     run.drain();
-    assert!(run.asked.as_ref().is_some_and(|request| request.repeated && request.patient), "{:?}", run.asked);
+    assert!(
+        run.asked.as_ref().is_some_and(|request| request.possible_duplicate && request.rate_limited),
+        "{:?}",
+        run.asked
+    );
 }
 
 #[test]

@@ -4,9 +4,9 @@ use super::*;
 
 /// What a step says beside its time and its money: `what rule`, and the cause and code where there are any.
 fn line(step: &TraceEvent) -> String {
-    let mut line = step.what.word().to_owned();
+    let mut line = step.what.as_str().to_owned();
     let mut add = |word: &str| line = format!("{line} {word}");
-    step.rule.map(|rule| rule.word()).into_iter().for_each(&mut add);
+    step.rule.map(|rule| rule.as_str()).into_iter().for_each(&mut add);
     step.rule.and_then(Rule::cause).into_iter().for_each(&mut add);
     if step.code != 0 {
         add(&step.code.to_string());
@@ -21,7 +21,7 @@ impl Run {
     }
 
     fn step(&self, what: TraceEventKind) -> &TraceEvent {
-        self.steps.iter().rfind(|step| step.what == what).unwrap_or_else(|| panic!("no {} step", what.word()))
+        self.steps.iter().rfind(|step| step.what == what).unwrap_or_else(|| panic!("no {} step", what.as_str()))
     }
 
     /// One message went out; something becomes of it, and the session ends.
@@ -62,7 +62,7 @@ fn a_ladder_tells_what_was_asked_answered_and_paid() {
     assert_eq!((debit.message_id.as_deref(), debit.octets, debit.request), (Some("m1"), 100, Some(1)));
     assert_eq!((debit.quota, debit.units, debit.micros), (Some(Quota(1)), Some(Units(5)), 2_000_000));
     for what in [TraceEventKind::Send, TraceEventKind::Response, TraceEventKind::Debited] {
-        assert_eq!(run.step(what).message_id.as_deref(), Some("m1"), "{}", what.word());
+        assert_eq!(run.step(what).message_id.as_deref(), Some("m1"), "{}", what.as_str());
     }
     assert_eq!(run.step(TraceEventKind::Debited).balance, Some(7));
     assert_eq!(
@@ -121,7 +121,7 @@ fn what_ended_the_wait_is_named_with_the_policy() {
                 run.event(end, s(2));
                 run.gate_closed(s(2));
             });
-            assert_eq!(run.of(what), [format!("{} {choice} {word}", what.word())]);
+            assert_eq!(run.of(what), [format!("{} {choice} {word}", what.as_str())]);
         }
     }
     let lost = Event::ConnectionLost { connection: SERVER };
@@ -251,7 +251,7 @@ fn what_is_given_without_a_reservation_says_why() {
 fn a_grant_that_comes_too_late_is_released_as_such() {
     let mut run = Run::invited(8);
     run.answer(Response::Failed(Failure::Unreachable));
-    run.session.late_grant(0, None, s(9));
+    run.session.on_late_grant(0, None, s(9));
     run.drain();
     assert_eq!(run.of(TraceEventKind::LateGrant), ["late-grant"]);
     assert_eq!(run.of(TraceEventKind::Release), ["release late-grant"]);
@@ -265,7 +265,7 @@ fn what_is_held_back_and_how_it_is_resolved_are_named() {
         run.event(responded(1, 200), s(2));
         run.answer(Response::Failed(Failure::Silent));
         assert_eq!(run.of(TraceEventKind::HeldBack), ["held-back resend=hold"]);
-        let waiting: Vec<_> = run.session.waiting_at_the_enabler().map(|one| (one.state, one.message_id)).collect();
+        let waiting: Vec<_> = run.session.unacknowledged().map(|one| (one.state, one.message_id)).collect();
         assert_eq!(waiting, [("held-back", Some("m1"))]);
         run.session.resolve(again, s(9));
         run.drain();
@@ -279,15 +279,15 @@ fn what_waits_is_listed_with_its_age_and_its_price() {
     run.sent(whole("m1", 1), s(1));
     run.sent(whole("m2", 2), s(3));
     let outstanding: Vec<_> =
-        run.session.messages_outstanding().map(|one| (one.message_id, one.units, one.since)).collect();
+        run.session.unanswered_messages().map(|one| (one.message_id, one.units, one.since)).collect();
     assert_eq!(outstanding, [(Some("m1"), Units(5), s(1)), (Some("m2"), Units(5), s(3))]);
     run.event(responded(1, 200), s(4));
     run.event(responded(2, 415), s(5));
-    let waiting: Vec<_> = run.session.waiting_at_the_enabler().collect();
-    let told: Vec<_> = waiting.iter().map(|one| (one.work.word(), one.state, one.message_id, one.since)).collect();
+    let waiting: Vec<_> = run.session.unacknowledged().collect();
+    let told: Vec<_> = waiting.iter().map(|one| (one.kind.as_str(), one.state, one.message_id, one.since)).collect();
     assert_eq!(told, [("debit", "asked", Some("m1"), s(4)), ("debit", "queued", Some("m2"), s(5))]);
     assert_eq!(run.session.oldest_debit(), Some(s(4)));
-    assert!(run.session.waits());
+    assert!(run.session.has_unsettled_work());
 }
 
 #[test]
@@ -306,7 +306,7 @@ fn many_messages_hide_no_decision_and_what_is_dropped_is_counted() {
     assert_eq!(run.of(TraceEventKind::Debited).len() as u64, messages);
     let traffic = run.steps.iter().filter(|step| step.what.class() == TraceClass::Traffic).count();
     // The 2xx to the INVITE, and for each message a SEND and a response.
-    assert_eq!((traffic, run.session.steps_dropped() as usize), (most, 1 + 2 * messages as usize - most));
+    assert_eq!((traffic, run.session.trace_events_dropped() as usize), (most, 1 + 2 * messages as usize - most));
     for number in 0..400 {
         run.event(Event::Stopped { message_id: "m", why: Stop::Beyond }, s(2 + number));
     }
@@ -318,7 +318,7 @@ fn many_messages_hide_no_decision_and_what_is_dropped_is_counted() {
 
 #[test]
 fn every_word_of_a_step_is_its_own() {
-    let words: std::collections::BTreeSet<_> = TraceEventKind::ALL.iter().map(|kind| kind.word()).collect();
+    let words: std::collections::BTreeSet<_> = TraceEventKind::ALL.iter().map(|kind| kind.as_str()).collect();
     assert_eq!(words.len(), TraceEventKind::ALL.len());
 }
 

@@ -34,11 +34,11 @@ fn request(number: u32, reservation: Reservation, operation: Operation) -> Reque
         account: AccountId("tel:+4912345".into()),
         tariff: "message:25".parse().expect("a tariff"),
         reservation,
-        repeated: false,
-        patient: false,
-        once: false,
-        route: None,
-        stamp: 0,
+        possible_duplicate: false,
+        rate_limited: false,
+        at_most_once: false,
+        server_binding: None,
+        end_to_end_id: 0,
         operation,
     }
 }
