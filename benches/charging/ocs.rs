@@ -60,7 +60,7 @@ impl Scene {
         let ours = Proxy::start(ours.parameter("hold_timeout", "3600"))?;
         let theirs = Proxy::start(setup(&incumbent::configuration(scratch.path(), ocs.diameter)?))?;
         let without = Proxy::start(setup(&plain))?;
-        if !eventually(Duration::from_secs(20), || ocs.order("connections").len() == 2) {
+        if !eventually(Duration::from_secs(20), || ocs.command("connections").len() == 2) {
             return Err(format!("not both are connected:\n{}\n{}", ours.log(), theirs.log()).into());
         }
         for (proxy, who) in [(&without, "without charging"), (&ours, "imcharge"), (&theirs, "ims_charging")] {
@@ -107,9 +107,9 @@ pub fn compare(folder: &Path) -> Result<(), Box<dyn Error>> {
     let scene = Scene::new(folder)?;
     for (delay, text) in [(None, "an OCS that answers at once"), (Some("delay=20ms"), "an OCS that takes 20 ms")] {
         println!("Kamailio, -x fm -X fm, {RATE} calls/s, {ROUNDS} rounds of {} s, interleaved; {text}", SPAN.as_secs());
-        scene.ocs.order("fault off");
+        scene.ocs.command("fault off");
         if let Some(delay) = delay {
-            scene.ocs.order(&format!("fault {delay}"));
+            scene.ocs.command(&format!("fault {delay}"));
         }
         let mut rounds: [Vec<Round>; 3] = [Vec::new(), Vec::new(), Vec::new()];
         for _ in 0..ROUNDS {
@@ -135,7 +135,7 @@ pub fn compare(folder: &Path) -> Result<(), Box<dyn Error>> {
         let failed = [1, 2].map(|at: usize| rounds[at].iter().map(|round| round.failed).sum::<usize>());
         println!("  calls failed or repeated: imcharge {}, ims_charging {}", failed[0], failed[1]);
     }
-    scene.ocs.order("fault off");
+    scene.ocs.command("fault off");
     let best = [&scene.ours, &scene.theirs].map(|proxy| highest_rate(proxy, &scene.load));
     line("Calls/s without a failure or retransmission, imcharge", best[0], "", None);
     line("Calls/s without a failure or retransmission, ims_charging", best[1], "", None);
@@ -148,7 +148,7 @@ pub fn compare(folder: &Path) -> Result<(), Box<dyn Error>> {
 pub fn silence(folder: &Path) -> Result<(), Box<dyn Error>> {
     let scene = Scene::new(folder)?;
     println!("OPTIONS through the proxy while the OCS is silent, {RATE} INVITEs/s, {} s", SPAN.as_secs());
-    scene.ocs.order("fault lose");
+    scene.ocs.command("fault lose");
     let stop = AtomicBool::new(false);
     let mut latencies = std::thread::scope(|scope| {
         let asking = scope.spawn(|| scene.load.options(scene.ours.sip, &stop));

@@ -45,9 +45,9 @@ pub fn without_a_number_no_message_waits_for_credit_on_the_ledger() {
 fn without_a_number_no_message_waits_for_credit_at_a_charging_system() {
     for (delay, count) in [(None, 300), (Some("fault delay=20ms"), 200)] {
         let charged = Charged::new(&[], |setup| told(setup, None)).unjudged();
-        charged.ocs.order(&format!("account {ALICE}=1000"));
+        charged.ocs.command(&format!("account {ALICE}=1000"));
         if let Some(delay) = delay {
-            charged.ocs.order(delay);
+            charged.ocs.command(delay);
         }
         // A request waits for the disk, which a machine full of tests keeps busy.
         let mut client = take_all(&charged.stage, count, Duration::from_millis(3));
@@ -62,7 +62,7 @@ fn without_a_number_no_message_waits_for_credit_at_a_charging_system() {
 fn the_last_of_the_credit_is_used_up_without_a_refusal() {
     for options in [&[][..], &["--no-partial"]] {
         let charged = Charged::new(options, |setup| told(setup, None));
-        charged.ocs.order(&format!("account {ALICE}=20"));
+        charged.ocs.command(&format!("account {ALICE}=20"));
         let mut client = charged.stage.client(ALICE, |_| {});
         let server = charged.stage.server(&["one"; 20], |_| {});
         assert_eq!(client.invite(), 200);
@@ -119,7 +119,7 @@ pub fn a_message_beyond_the_told_number_is_stopped_and_then_the_session_goes_on_
 fn one_unit_buys_one_message_where_a_refusal_drops_what_was_reserved() {
     for messages in [Some(1), None] {
         let charged = Charged::new(&["--no-partial"], |setup| told(setup, messages).defined("RESPONSE_TIMEOUT", "60"));
-        charged.ocs.order(&format!("account {ALICE}=1"));
+        charged.ocs.command(&format!("account {ALICE}=1"));
         let server = charged.stage.server(&["one", "two"], |_| {});
         let mut clients = Vec::new();
         let mut passed = 0;

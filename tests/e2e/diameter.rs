@@ -139,10 +139,10 @@ fn a_refusal_has_its_word_and_leaves_nothing_behind() {
     let charged = Charged::plain();
     let _server = charged.stage.server(&["one"], |_| {});
     for (code, sip) in [(4010, 402), (4012, 402), (5003, 402), (5030, 402), (5031, 402), (3004, 503), (3002, 503)] {
-        charged.ocs.order(&format!("fault refuse={code} on=initial"));
+        charged.ocs.command(&format!("fault refuse={code} on=initial"));
         let mut client = charged.stage.client(ALICE, |_| {});
         assert_eq!(client.invite(), sip, "{code}\n{}", charged.stage.proxy.log());
-        charged.ocs.order("fault off");
+        charged.ocs.command("fault off");
     }
     charged.expect(100, 0, 0);
     charged.expect_rest();
@@ -163,7 +163,7 @@ fn a_refusal_has_its_word_and_leaves_nothing_behind() {
 #[test]
 fn where_nothing_is_granted_in_part_one_message_is_still_had() {
     let charged = Charged::new(&["--no-partial"], |setup| setup);
-    charged.ocs.order(&format!("account {ALICE}=5"));
+    charged.ocs.command(&format!("account {ALICE}=5"));
     let _server = charged.stage.server(&["one"], |_| {});
     let mut client = charged.stage.bound(|_| {});
     client.take(1, Reaction::Answer(200));
@@ -176,7 +176,7 @@ fn where_nothing_is_granted_in_part_one_message_is_still_had() {
 #[test]
 fn what_is_not_to_be_charged_is_given() {
     let charged = Charged::plain();
-    charged.ocs.order("fault refuse=4011");
+    charged.ocs.command("fault refuse=4011");
     let _server = charged.stage.server(&["one"], |_| {});
     let mut client = charged.stage.bound(|_| {});
     assert_eq!(client.take(1, Reaction::Answer(200)).len(), 1);
@@ -192,7 +192,7 @@ fn event_charging_reserves_nothing_and_ends_with_the_first_refusal() {
         let charged = Charged::new(&[], |setup| {
             setup.defined("OCS_PROFILE", format!("\"{profile}\"")).parameter("model", "\"immediate\"")
         });
-        charged.ocs.order(&format!("account {ALICE}=2"));
+        charged.ocs.command(&format!("account {ALICE}=2"));
         let _server = charged.stage.server(&["one", "two", "three"], |_| {});
         let mut client = charged.stage.bound(|_| {});
         charged.expect(2, 0, 0);
@@ -218,7 +218,7 @@ fn a_failure_report_after_the_200_is_refunded_where_the_policy_says_so() {
         let taken = client.take(2, Reaction::Answer(200));
         charged.stage.until_debited(ALICE, 2);
         // The answer to the refund is lost: it is asked again, and taken once.
-        charged.ocs.order("fault drop on=event times=1");
+        charged.ocs.command("fault drop on=event times=1");
         let (message_id, octets) = &taken[0];
         client.report(message_id, *octets, 415);
         charged.expect(91, 8, 1);
@@ -234,7 +234,7 @@ fn a_failure_report_after_the_200_is_refunded_where_the_policy_says_so() {
 /// A retrieval of one message while something is wrong with answers of this kind, which does not hurt it.
 fn survives(fault: &str) {
     let charged = Charged::plain();
-    charged.ocs.order(&format!("fault {fault}"));
+    charged.ocs.command(&format!("fault {fault}"));
     let _server = charged.stage.server(&["one"], |_| {});
     let mut client = charged.stage.bound(|_| {});
     client.take(1, Reaction::Answer(200));
@@ -264,7 +264,7 @@ fn answers_that_are_odd_and_not_wrong_are_taken() {
 #[track_caller]
 fn recovers(fault: &str) {
     let charged = Charged::plain();
-    charged.ocs.order(&format!("fault {fault} on=initial times=1"));
+    charged.ocs.command(&format!("fault {fault} on=initial times=1"));
     let _server = charged.stage.server(&["one"], |_| {});
     let mut client = charged.stage.client(ALICE, |_| {});
     let refused = client.invite();
@@ -314,7 +314,7 @@ fn a_stream_that_is_broken_is_closed_and_opened_again() {
 fn a_debit_whose_answer_is_lost_is_asked_again_and_taken_once() {
     for fault in ["drop", "lose", "close=mid-answer", "avp-length=3", "refuse=4002", "protocol-error=3004"] {
         let charged = Charged::plain();
-        charged.ocs.order(&format!("fault {fault} on=update,termination times=3"));
+        charged.ocs.command(&format!("fault {fault} on=update,termination times=3"));
         let _server = charged.stage.server(&["one", "two"], |_| {});
         let mut client = charged.stage.bound(|_| {});
         client.take(2, Reaction::Answer(200));
@@ -335,7 +335,7 @@ fn a_server_that_is_slower_than_tx_is_asked_until_its_answer_comes_and_no_longer
     let _server = charged.stage.server(&["one", "two"], |_| {});
     let mut client = charged.stage.bound(|_| {});
     // Each answer comes a second after its time-out, and goes on to.
-    charged.ocs.order("fault delay=3s on=update,termination");
+    charged.ocs.command("fault delay=3s on=update,termination");
     client.take(2, Reaction::Answer(200));
     client.bye();
     charged.expect(98, 0, 2);
@@ -349,10 +349,10 @@ fn a_server_that_is_gone_for_a_while_gets_every_debit_later() {
     const SESSIONS: i64 = 20;
     let charged = Charged::plain();
     let _server = charged.stage.server(&["one"], |_| {});
-    charged.ocs.order(&format!("account {ALICE}=1000"));
+    charged.ocs.command(&format!("account {ALICE}=1000"));
     let mut open: Vec<_> = (0..SESSIONS).map(|_| charged.stage.bound(|_| {})).collect();
     charged.expect(1000 - 10 * SESSIONS, 10 * SESSIONS, 0);
-    charged.ocs.order("kill 4000");
+    charged.ocs.command("kill 4000");
     for client in &mut open {
         assert_eq!(client.take(1, Reaction::Answer(200)).len(), 1);
         assert_eq!(client.bye(), 200, "BYE is answered while nobody charges");
@@ -374,7 +374,7 @@ fn a_server_that_is_gone_for_a_while_gets_every_debit_later() {
 #[test]
 fn a_cancel_before_the_answer_waits_for_it_and_releases() {
     let charged = Charged::plain();
-    charged.ocs.order("fault delay=1s on=initial");
+    charged.ocs.command("fault delay=1s on=initial");
     let _server = charged.stage.server(&["one"], |_| {});
     let mut client = charged.stage.client(ALICE, |_| {});
     client.send_invite();
@@ -449,7 +449,7 @@ fn two_sessions_that_want_three_messages_each_get_the_three_that_are_paid_for() 
             let reserve = |messages: &str| format!("imcharge_reserve(\"CHARGED\", \"{messages}\")");
             setup.changed(&reserve("10"), &reserve(reserved))
         });
-        charged.ocs.order(&format!("account {ALICE}=3"));
+        charged.ocs.command(&format!("account {ALICE}=3"));
         let server = charged.stage.server(&["one", "two", "three"], |_| {});
         let mut both = [charged.stage.client(ALICE, |_| {}), charged.stage.client(ALICE, |_| {})];
         let mut found = at_once(&mut both, &charged.ocs, |client| client.invite());
@@ -489,7 +489,7 @@ fn at_once<T: Send>(both: &mut [ImClient; 2], ocs: &Ocs, act: impl Fn(&mut ImCli
 #[test]
 fn an_update_that_is_refused_ends_nothing_that_was_paid() {
     let charged = Charged::plain();
-    charged.ocs.order("fault refuse=4012 on=update");
+    charged.ocs.command("fault refuse=4012 on=update");
     let _server = charged.stage.server(&["one"], |_| {});
     let mut client = charged.stage.bound(|_| {});
     assert_eq!(client.take(1, Reaction::Answer(200)).len(), 1);
@@ -502,7 +502,7 @@ fn an_update_that_is_refused_ends_nothing_that_was_paid() {
 fn behind_the_final_units_nothing_more_is_asked_for_or_let_through() {
     for action in ["terminate", "redirect=sip:topup@example.com", "restrict"] {
         let charged = Charged::new(&["--final-unit", action], |setup| setup);
-        charged.ocs.order(&format!("account {ALICE}=3"));
+        charged.ocs.command(&format!("account {ALICE}=3"));
         let server = charged.stage.server(&["one", "two", "three", "four"], |_| {});
         let mut client = charged.stage.bound(|_| {});
         assert_eq!(client.take(3, Reaction::Answer(200)).len(), 3, "{action}");
@@ -545,7 +545,7 @@ fn the_servers_word_for_its_own_failure_counts() {
         let mut client = charged.stage.client(ALICE, |_| {});
         assert_eq!(client.invite(), 200);
         // The two that are reserved pass, the third is stopped and asks for more, and the server is gone.
-        charged.ocs.order("kill 5000");
+        charged.ocs.command("kill 5000");
         client.bind();
         assert_eq!(client.take(2, Reaction::Answer(200)).len(), 2, "{handling}");
         let proxy = &charged.stage.proxy;
@@ -571,12 +571,12 @@ fn the_server_may_ask_for_a_report_and_may_end_the_session() {
     charged.expect(90, 10, 0);
     let session = charged.ocs.sessions().pop().expect("a session");
     let updates = charged.stage.proxy.statistic("interim_ccrs");
-    charged.ocs.order(&format!("rar {session}"));
+    charged.ocs.command(&format!("rar {session}"));
     let reported = || charged.stage.proxy.statistic("interim_ccrs") > updates;
     assert!(eventually(SOON, reported), "{}", charged.stage.proxy.log());
     client.take(1, Reaction::Answer(200));
     charged.stage.until_debited(ALICE, 1);
-    charged.ocs.order(&format!("asr {session}"));
+    charged.ocs.command(&format!("asr {session}"));
     charged.expect(99, 0, 1);
     charged.expect_rest();
     client.bye();
@@ -586,7 +586,7 @@ fn the_server_may_ask_for_a_report_and_may_end_the_session() {
 fn a_peer_that_leaves_is_taken_back_when_it_returns() {
     let charged = Charged::plain();
     let _server = charged.stage.server(&["one"], |_| {});
-    charged.ocs.order("dpr");
+    charged.ocs.command("dpr");
     charged.until_open();
     let mut client = charged.stage.bound(|_| {});
     client.take(1, Reaction::Answer(200));
@@ -601,7 +601,7 @@ fn after_kill_9_of_everything_the_server_hears_of_every_session() {
     const SESSIONS: i64 = 50;
     const UNHEARD: i64 = 5;
     let mut charged = Charged::new(&[], |setup| setup.defined("RESPONSE_TIMEOUT", "600"));
-    charged.ocs.order(&format!("account {ALICE}=1000"));
+    charged.ocs.command(&format!("account {ALICE}=1000"));
     let server = charged.stage.server(&["one"], |_| {});
     let mut open: Vec<_> = (0..SESSIONS + UNHEARD).map(|_| charged.stage.client(ALICE, |_| {})).collect();
     let (sessions, unheard) = open.split_at_mut(SESSIONS as usize);
@@ -615,7 +615,7 @@ fn after_kill_9_of_everything_the_server_hears_of_every_session() {
     }
     charged.expect(1000 - 10 * SESSIONS, 10 * SESSIONS, 0);
     // The debits of these are booked, and nobody hears of it.
-    charged.ocs.order("fault drop on=update");
+    charged.ocs.command("fault drop on=update");
     for client in unheard {
         assert_eq!(client.invite(), 200);
         client.bind();
@@ -624,7 +624,7 @@ fn after_kill_9_of_everything_the_server_hears_of_every_session() {
     charged.expect(1000 - 10 * (SESSIONS + UNHEARD), 10 * SESSIONS + 9 * UNHEARD, UNHEARD);
     charged.stage.proxy.kill_all();
     drop((open, server));
-    charged.ocs.order("fault off");
+    charged.ocs.command("fault off");
     let before = charged.ocs.counter("duplicates");
     charged.stage.proxy.restart().expect("it starts again");
     let debited = SESSIONS / 2 + UNHEARD;
@@ -639,7 +639,7 @@ fn after_kill_9_of_everything_the_server_hears_of_every_session() {
 fn a_clean_stop_after_load_tells_the_server_of_every_session() {
     const SESSIONS: i64 = 100;
     let mut charged = Charged::plain();
-    charged.ocs.order(&format!("account {ALICE}=10000"));
+    charged.ocs.command(&format!("account {ALICE}=10000"));
     let _server = charged.stage.server(&["one"], |_| {});
     let stage = &charged.stage;
     std::thread::scope(|scope| {
@@ -684,7 +684,7 @@ fn a_second_peer_takes_over_and_keeps_it_while_the_first_is_on_probation() {
     };
     retrieve();
     charged.expect(99, 0, 1);
-    charged.ocs.order("kill 3000");
+    charged.ocs.command("kill 3000");
     retrieve();
     assert_eq!(second.account_becomes(ALICE, (99, 0, 1), SOON), (99, 0, 1));
     assert!(eventually(SOON, both), "{}", charged.stage.proxy.log());
@@ -698,7 +698,7 @@ fn a_second_peer_takes_over_and_keeps_it_while_the_first_is_on_probation() {
 fn a_silent_server_holds_nobody_up() {
     let charged = Charged::plain();
     let _server = charged.stage.server(&["one"], |_| {});
-    charged.ocs.order("fault lose");
+    charged.ocs.command("fault lose");
     std::thread::scope(|scope| {
         let invite = || {
             let mut client = charged.stage.client(ALICE, |_| {});
@@ -722,7 +722,7 @@ fn a_silent_server_holds_nobody_up() {
         }
         waiting.into_iter().for_each(|thread| thread.join().expect("no panic"));
     });
-    charged.ocs.order("fault off");
+    charged.ocs.command("fault off");
     charged.expect(100, 0, 0);
     charged.expect_rest();
 }
@@ -732,9 +732,9 @@ fn a_server_that_says_nothing_at_all_for_a_while_leaves_nothing_wrong_behind() {
     let charged = Charged::new(&[], |setup| setup.parameter("hold_timeout", "5")).unjudged();
     let _server = charged.stage.server(&["one"], |_| {});
     // Not even the watchdog is answered.
-    charged.ocs.order("fault silent");
+    charged.ocs.command("fault silent");
     flood(charged.stage.proxy.sip, 50, Duration::from_secs(6));
-    charged.ocs.order("fault off");
+    charged.ocs.command("fault off");
     let mut granted = None;
     let invited = || {
         let mut client = charged.stage.client(ALICE, |_| {});
@@ -759,7 +759,7 @@ fn service_goes_on_without_a_server_up_to_the_cap_and_is_paid_later() {
         setup.parameter("on_failure", "\"grant\"").parameter("on_failure_cap", "20").parameter("tx_timeout", "1")
     });
     let _server = charged.stage.server(&["one"], |_| {});
-    charged.ocs.order("kill 6000");
+    charged.ocs.command("kill 6000");
     let mut open: Vec<_> = (0..2).map(|_| charged.stage.bound(|_| {})).collect();
     for client in &mut open {
         assert_eq!(client.take(1, Reaction::Answer(200)).len(), 1);
@@ -780,7 +780,7 @@ fn a_debit_is_held_back_where_the_server_would_take_it_twice() {
     let _server = charged.stage.server(&["one"], |_| {});
     for (order, debited) in [("imcharge.outbox.release", 1), ("imcharge.outbox.resend", 3)] {
         // Booked, and the answer lost: to ask again is to book again.
-        charged.ocs.order("fault drop on=update times=1");
+        charged.ocs.command("fault drop on=update times=1");
         let mut client = charged.stage.bound(|_| {});
         client.take(1, Reaction::Answer(200));
         let proxy = &charged.stage.proxy;
@@ -798,7 +798,7 @@ fn a_debit_is_held_back_where_the_server_would_take_it_twice() {
 fn a_debit_whose_answer_comes_late_is_not_held_back_any_more() {
     let charged = Charged::new(&["--no-duplicate-detection"], |setup| setup.parameter("resend", "\"hold\""));
     let _server = charged.stage.server(&["one"], |_| {});
-    charged.ocs.order("fault delay=5s on=update times=1");
+    charged.ocs.command("fault delay=5s on=update times=1");
     let mut client = charged.stage.bound(|_| {});
     client.take(1, Reaction::Answer(200));
     let proxy = &charged.stage.proxy;

@@ -157,7 +157,7 @@ fn the_audit_shows_what_waits_at_the_enabler() {
     let charged = Charged::new(&["--no-duplicate-detection"], |setup| setup.parameter("resend", "\"hold\""));
     let proxy = &charged.stage.proxy;
     let _server = charged.stage.server(&["one", "two"], |_| {});
-    charged.ocs.order("fault drop on=update times=1");
+    charged.ocs.command("fault drop on=update times=1");
     let mut client = charged.stage.bound(|_| {});
     // The first debit is booked and never answered; the second waits behind it.
     client.take(2, Reaction::Answer(200));

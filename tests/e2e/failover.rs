@@ -72,9 +72,9 @@ fn a_peer_that_cannot_deliver_is_passed_over_and_nobody_is_refused() {
         let _judged = [&one, &two].map(|ocs| Judged::start(ocs.diameter.port()));
         let stage = stage(("ocs1.example.com", one.diameter), ("ocs2.example.com", two.diameter), |setup| setup);
         let _server = stage.server(&["one"], |_| {});
-        one.order(&format!("fault refuse={code} on=initial"));
+        one.command(&format!("fault refuse={code} on=initial"));
         retrieve(&stage);
-        one.order("fault off");
+        one.command("fault off");
         retrieve(&stage);
         expect(&two, (99, 0, 1), &stage);
         expect(&one, (99, 0, 1), &stage);
@@ -90,11 +90,11 @@ fn a_peer_that_falls_silent_costs_one_time_out_and_no_more() {
     let stage = stage(first, second, |setup| setup.parameter("tx_timeout", "2"));
     let _server = stage.server(&["one"], |_| {});
     // Not even the watchdog is answered, and the connection stays.
-    one.order("fault silent");
+    one.command("fault silent");
     assert_eq!(stage.client(ALICE, |_| {}).invite(), 503);
     retrieve(&stage);
     expect(&two, (99, 0, 1), &stage);
-    one.order("fault off");
+    one.command("fault off");
     expect(&one, (100, 0, 0), &stage);
     expect_rest(&stage, [&one, &two]);
     let log = stage.proxy.log();
@@ -142,7 +142,7 @@ fn a_debit_whose_relay_dies_reaches_the_same_server_by_another_and_is_taken_once
     let mut client = stage.bound(|_| {});
     expect(&one, (90, 10, 0), &stage);
     // Booked, and the answer lost with the relay.
-    one.order("fault drop on=update times=1");
+    one.command("fault drop on=update times=1");
     client.take(1, Reaction::Answer(200));
     expect(&one, (90, 9, 1), &stage);
     assert!(eventually(SOON, || one.counter("dropped") == 1));
@@ -168,7 +168,7 @@ fn a_session_that_may_move_goes_on_at_the_next_server() {
     let mut client = stage.bound(|_| {});
     expect(&one, (90, 10, 0), &stage);
     // For longer than this takes.
-    one.order("kill 600000");
+    one.command("kill 600000");
     // The other one has never heard of the session: the debit is asked for without it.
     client.take(1, Reaction::Answer(200));
     client.bye();
@@ -188,12 +188,12 @@ fn what_names_another_server_is_not_served_and_is_asked_again() {
     let _server = stage.server(&["one"], |_| {});
     let mut client = stage.bound(|_| {});
     expect(&one, (90, 10, 0), &stage);
-    one.order("set origin-host=ocs9.example.com");
+    one.command("set origin-host=ocs9.example.com");
     client.take(1, Reaction::Answer(200));
     assert!(eventually(SOON, || one.counter("refused") > 0), "{}", stage.proxy.log());
     assert_eq!(one.account(ALICE), (90, 10, 0));
     // Names of hosts are the same in any case.
-    one.order("set origin-host=OCS1.Example.COM");
+    one.command("set origin-host=OCS1.Example.COM");
     client.bye();
     expect(&one, (99, 0, 1), &stage);
     expect_rest(&stage, [&one, &two]);

@@ -54,8 +54,8 @@ pub fn a_good_start_has_one_line_that_says_what_is_charged_and_where() {
 fn what_a_peer_does_wrong_each_time_does_not_fill_the_log() {
     const SESSIONS: usize = 60;
     let charged = Charged::plain().unjudged();
-    charged.ocs.order(&format!("account {ALICE}=100000"));
-    charged.ocs.order("fault unknown-mandatory-avp");
+    charged.ocs.command(&format!("account {ALICE}=100000"));
+    charged.ocs.command("fault unknown-mandatory-avp");
     let _server = charged.stage.server(&["one"], |_| {});
     for _ in 0..SESSIONS {
         let mut client = charged.stage.client(ALICE, |_| {});

@@ -249,7 +249,7 @@ fn the_ocs_takes_every_order_and_fault_of_the_manual() {
     let manual = read("README.md");
     let section = manual.split("\n### 10.1.").nth(1).and_then(|rest| rest.split("\n## ").next()).expect("a section");
     let ocs = Ocs::start(&diameter::program(), &["--account", "sip:alice@example.org=100"]);
-    let takes = |line: &str| assert!(ocs.try_order(line).is_ok(), "{line}: {:?}", ocs.try_order(line));
+    let takes = |line: &str| assert!(ocs.try_command(line).is_ok(), "{line}: {:?}", ocs.try_command(line));
     let (table, faults) = section.split_once("\nFaults: ").expect("a list of faults");
     let rows: Vec<&str> = table.lines().filter(|line| line.starts_with("| `")).collect();
     assert!(rows.len() > 5, "the table of orders has another form");
@@ -257,7 +257,7 @@ fn the_ocs_takes_every_order_and_fault_of_the_manual() {
         match order {
             // Those that name a session find none.
             "rar SESSION-ID" | "asr SESSION-ID" => {
-                let error = ocs.try_order(&order.replace("SESSION-ID", "none")).unwrap_err();
+                let error = ocs.try_command(&order.replace("SESSION-ID", "none")).unwrap_err();
                 assert!(!error.contains("is no command"), "{order}: {error}");
             }
             "account NAME=BALANCE" => takes("account sip:bob@example.org=5"),
@@ -279,7 +279,7 @@ fn the_ocs_takes_every_order_and_fault_of_the_manual() {
             }
         }
     }
-    let all = ocs.try_order("fault unheard-of").unwrap_err();
+    let all = ocs.try_command("fault unheard-of").unwrap_err();
     let (_, all) = all.split_once("there are ").expect("the faults that there are");
     let missing: Vec<&str> = all.split(", ").filter(|name| !named.contains(name)).collect();
     assert!(missing.is_empty(), "the manual lacks {missing:?}");

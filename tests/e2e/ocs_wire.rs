@@ -21,8 +21,8 @@ fn of_several_services_ours_decides_and_the_others_are_closed() {
     let _server = charged.stage.server(&["one"], |_| {});
     let mut debited = 0;
     for fault in ["refused-before", "refused-after", "granted-before", "granted-after"] {
-        charged.ocs.order("fault off");
-        charged.ocs.order(&format!("fault foreign={fault} on=initial"));
+        charged.ocs.command("fault off");
+        charged.ocs.command(&format!("fault foreign={fault} on=initial"));
         let mut client = charged.stage.bound(|_| {});
         let foreign = i64::from(fault.starts_with("granted"));
         charged.expect(100 - debited - 10 - foreign, 10 + foreign, debited);
@@ -35,8 +35,8 @@ fn of_several_services_ours_decides_and_the_others_are_closed() {
         charged.expect(100 - debited, 0, debited);
     }
     // The server grants it again with each answer.
-    charged.ocs.order("fault off");
-    charged.ocs.order("fault foreign=granted-before on=initial,update");
+    charged.ocs.command("fault off");
+    charged.ocs.command("fault foreign=granted-before on=initial,update");
     let mut client = charged.stage.bound(|_| {});
     client.take(1, Reaction::Answer(200));
     debited += 1;
@@ -53,8 +53,8 @@ fn units_in_the_command_are_ours_whatever_services_stand_beside_them() {
     let charged = Charged::new(&[], |setup| setup.defined("OCS_PROFILE", "\"rfc8506\""));
     let _server = charged.stage.server(&["one"], |_| {});
     for (at, fault) in [(0, "refused-before"), (1, "granted-before")] {
-        charged.ocs.order("fault off");
-        charged.ocs.order(&format!("fault foreign={fault} on=initial"));
+        charged.ocs.command("fault off");
+        charged.ocs.command(&format!("fault foreign={fault} on=initial"));
         let mut client = charged.stage.bound(|_| {});
         client.take(1, Reaction::Answer(200));
         charged.stage.until_debited(ALICE, at as usize + 1);
@@ -70,8 +70,8 @@ fn units_in_the_command_are_ours_whatever_services_stand_beside_them() {
 #[test]
 fn what_is_granted_beside_a_refusal_of_ours_is_given_back() {
     let charged = rated(&["--no-partial", "--success-on-top", "yes"]);
-    charged.ocs.order(&format!("account {ALICE}=3"));
-    charged.ocs.order("fault foreign=granted-before on=initial times=1");
+    charged.ocs.command(&format!("account {ALICE}=3"));
+    charged.ocs.command("fault foreign=granted-before on=initial times=1");
     let _server = charged.stage.server(&["one"], |_| {});
     // Ten are refused, fewer are granted in a session of their own.
     let mut client = charged.stage.bound(|_| {});
@@ -90,9 +90,9 @@ fn a_server_whose_application_hangs_serves_again_when_it_answers_requests() {
     let (first, second) = (("ocs1.example.com", one.diameter), ("ocs2.example.com", two.diameter));
     let stage = stage(first, second, |setup| setup.parameter("tx_timeout", "3"));
     let _server = stage.server(&["one"], |_| {});
-    two.order(&format!("account {ALICE}=1000000"));
+    two.command(&format!("account {ALICE}=1000000"));
     // Its watchdog answers.
-    one.order("fault lose on=all");
+    one.command("fault lose on=all");
     assert_eq!(stage.client(ALICE, |_| {}).invite(), 503);
     let mut served = 0;
     let (begun, mut longest) = (Instant::now(), Duration::ZERO);
@@ -107,7 +107,7 @@ fn a_server_whose_application_hangs_serves_again_when_it_answers_requests() {
     expect(&two, (1_000_000 - served, 0, served), &stage);
     assert!(longest < Duration::from_secs(3), "{longest:?}");
     assert!(stage.proxy.rpc(&["imcharge.peers"]).unwrap_or_default().contains("state: DEMOTED"));
-    one.order("fault off");
+    one.command("fault off");
     let begun = Instant::now();
     while one.account(ALICE) == (100, 0, 0) {
         assert!(begun.elapsed() < SOON, "it is not trusted again: {}", stage.proxy.log());
@@ -122,7 +122,7 @@ fn a_server_whose_application_hangs_serves_again_when_it_answers_requests() {
 #[test]
 fn a_sip_uri_of_a_telephone_number_is_sent_as_e164() {
     let charged = Charged::new(&[], |setup| setup.parameter("identity", "\"tel\""));
-    charged.ocs.order("account tel:+49301234=100");
+    charged.ocs.command("account tel:+49301234=100");
     let _server = charged.stage.server(&["one"], |_| {});
     let value = format!("<{ALICE}>, <sip:+49-30-1234@example.org;user=phone>");
     let mut client = charged.stage.client(ALICE, |options| {

@@ -137,7 +137,7 @@ fn nothing_of_a_message_is_in_our_log_lines_even_at_their_finest() {
 fn nothing_of_a_message_or_a_packet_is_in_them_with_a_charging_system_either() {
     let charged = Charged::new(&[], |setup| setup.changed("debug=2", "debug=4"));
     for fault in ["garbage on=update", "avp-length=beyond on=termination"] {
-        charged.ocs.order(&format!("fault {fault} times=1"));
+        charged.ocs.command(&format!("fault {fault} times=1"));
     }
     tempt(&charged.stage);
     charged.expect(98, 0, 2);

@@ -45,14 +45,14 @@ fn a_minute_of_silence_under_load_slows_nothing_else_and_service_is_back_at_once
     let charged = Charged::new(&[], |setup| setup.parameter("hold_timeout", "10")).unjudged();
     let _server = charged.stage.server(&["one"], |_| {});
     let (proxy, stop) = (charged.stage.proxy.sip, AtomicBool::new(false));
-    charged.ocs.order("fault lose");
+    charged.ocs.command("fault lose");
     let latencies = std::thread::scope(|scope| {
         let asking = scope.spawn(|| options_latencies(proxy, &stop));
         flood(proxy, 500, Duration::from_secs(60));
         stop.store(true, Ordering::Relaxed);
         asking.join().expect("every OPTIONS is answered")
     });
-    charged.ocs.order("fault off");
+    charged.ocs.command("fault off");
     let back = Instant::now();
     let granted = || charged.stage.client(ALICE, |_| {}).invite() == 200;
     assert!(eventually(SOON, granted), "{}", charged.stage.proxy.log());
@@ -73,13 +73,13 @@ fn what_has_waited_for_a_server_does_not_come_upon_it_at_once() {
     let charged = Charged::new(&[], |setup| setup.parameter("hold_timeout", "5").parameter("tx_timeout", "600"));
     let charged = charged.unjudged();
     let _server = charged.stage.server(&[], |_| {});
-    charged.ocs.order(&format!("account {ALICE}=1000000"));
-    charged.ocs.order("fault lose on=termination");
+    charged.ocs.command(&format!("account {ALICE}=1000000"));
+    charged.ocs.command("fault lose on=termination");
     flood(charged.stage.proxy.sip, 500, Duration::from_secs((SESSIONS / 500).into()));
     // Every session has ended, and nobody answers.
     let ended = || charged.ocs.counter("lost") >= u64::from(SESSIONS);
     assert!(eventually(SOON * 2, ended), "{} of {SESSIONS}", charged.ocs.counter("lost"));
-    charged.ocs.order("fault off");
+    charged.ocs.command("fault off");
     let before = charged.ocs.counter("termination");
     let engine = charged.stage.proxy.engine_pid().expect("an engine");
     charged.stage.proxy.signal("KILL", Some(engine));
@@ -100,10 +100,10 @@ fn what_is_owed_outlives_the_end_of_the_proxy_while_the_server_is_away() {
     const SESSIONS: i64 = 10;
     let mut charged = Charged::plain();
     let server = charged.stage.server(&["one"], |_| {});
-    charged.ocs.order(&format!("account {ALICE}=1000"));
+    charged.ocs.command(&format!("account {ALICE}=1000"));
     let mut open: Vec<_> = (0..SESSIONS).map(|_| charged.stage.bound(|_| {})).collect();
     charged.expect(1000 - 10 * SESSIONS, 10 * SESSIONS, 0);
-    charged.ocs.order("kill 6000");
+    charged.ocs.command("kill 6000");
     for client in &mut open {
         assert_eq!(client.take(1, Reaction::Answer(200)).len(), 1);
         client.bye();
@@ -125,17 +125,17 @@ fn a_stop_while_the_server_is_silent_takes_seconds_and_loses_nothing() {
     const SESSIONS: i64 = 10;
     let mut charged = Charged::new(&[], |setup| setup.defined("RESPONSE_TIMEOUT", "600"));
     let server = charged.stage.server(&["one"], |_| {});
-    charged.ocs.order(&format!("account {ALICE}=1000"));
+    charged.ocs.command(&format!("account {ALICE}=1000"));
     let mut open: Vec<_> = (0..SESSIONS).map(|_| charged.stage.bound(|_| {})).collect();
     for client in &mut open {
         assert_eq!(client.take(1, Reaction::Silence).len(), 1);
     }
     charged.expect(1000 - 10 * SESSIONS, 10 * SESSIONS, 0);
-    charged.ocs.order("fault lose");
+    charged.ocs.command("fault lose");
     let (ended, after) = charged.stage.proxy.terminate();
     assert!(ended.is_some_and(|status| status.success()) && after < Duration::from_secs(6), "{ended:?} {after:?}");
     drop((open, server));
-    charged.ocs.order("fault off");
+    charged.ocs.command("fault off");
     charged.stage.proxy.restart().expect("it starts again");
     charged.expect(1000 - SESSIONS, 0, SESSIONS);
     charged.expect_rest();
@@ -146,17 +146,17 @@ fn a_termination_follows_a_refusal_only_where_the_command_says_success() {
     let charged = Charged::plain();
     let statistic = |name: &str| charged.stage.proxy.statistic(name);
     for fault in ["refuse=4012", "refuse=4010", "refuse=5030", "refuse=5031", "protocol-error=3004"] {
-        charged.ocs.order(&format!("fault {fault} on=initial"));
+        charged.ocs.command(&format!("fault {fault} on=initial"));
         let refused = charged.stage.client(ALICE, |_| {}).invite();
         assert!([402, 503].contains(&refused), "{fault}: {refused}");
-        charged.ocs.order("fault off");
+        charged.ocs.command("fault off");
     }
     charged.expect(100, 0, 0);
     charged.expect_rest();
     let before = statistic("initial_ccrs");
     assert_eq!(statistic("final_ccrs"), 0);
     // The session is open, and our service is refused in it (RFC 8506, 8.16).
-    charged.ocs.order("fault refuse-mscc=4012 on=initial");
+    charged.ocs.command("fault refuse-mscc=4012 on=initial");
     assert_eq!(charged.stage.client(ALICE, |_| {}).invite(), 402);
     charged.expect_rest();
     charged.expect(100, 0, 0);
@@ -170,7 +170,7 @@ fn after_an_abort_of_the_server_no_message_passes() {
     let mut client = charged.stage.client(ALICE, |_| {});
     assert_eq!(client.invite(), 200);
     let session = charged.ocs.sessions().pop().expect("a session");
-    charged.ocs.order(&format!("asr {session}"));
+    charged.ocs.command(&format!("asr {session}"));
     charged.expect_rest();
     client.bind();
     assert!(eventually(SOON, || server.refused() == 2), "{}", charged.stage.proxy.log());
@@ -185,7 +185,7 @@ fn an_engine_killed_between_a_debit_and_its_answer_debits_once() {
     let _server = charged.stage.server(&["one"], |_| {});
     for debited in 1..=5 {
         // Booked, and nobody hears of it.
-        charged.ocs.order("fault drop on=update times=1");
+        charged.ocs.command("fault drop on=update times=1");
         let mut client = charged.stage.bound(|_| {});
         client.take(1, Reaction::Answer(200));
         charged.expect(100 - debited - 9, 9, debited);
@@ -220,13 +220,13 @@ fn connections_that_break_all_the_time_hold_nobody_up() {
     let charged = Charged::new(&[], |setup| setup.parameter("hold_timeout", "5")).unjudged();
     let _server = charged.stage.server(&["one"], |_| {});
     let (done, proxy) = (AtomicBool::new(false), charged.stage.proxy.sip);
-    charged.ocs.order(&format!("account {ALICE}=1000000"));
+    charged.ocs.command(&format!("account {ALICE}=1000000"));
     let latencies = std::thread::scope(|scope| {
         let asking = scope.spawn(|| options_latencies(proxy, &done));
         scope.spawn(|| flood(proxy, 200, Duration::from_secs(10)));
         let breaking = Instant::now();
         while breaking.elapsed() < Duration::from_secs(10) {
-            charged.ocs.order("kill 0");
+            charged.ocs.command("kill 0");
             charged.until_open();
         }
         done.store(true, Ordering::Relaxed);
@@ -249,7 +249,7 @@ fn a_bye_right_behind_the_200_settles_once() {
     const SESSIONS: usize = 400;
     let charged = Charged::plain();
     let _server = charged.stage.server(&["one"], |_| {});
-    charged.ocs.order(&format!("account {ALICE}=100000"));
+    charged.ocs.command(&format!("account {ALICE}=100000"));
     std::thread::scope(|scope| {
         for _ in 0..4 {
             scope.spawn(|| {
@@ -270,7 +270,7 @@ fn a_bye_right_behind_the_200_settles_once() {
 #[test]
 fn all_refused_leaves_nothing_open() {
     let charged = Charged::plain();
-    charged.ocs.order(&format!("account {ALICE}=0"));
+    charged.ocs.command(&format!("account {ALICE}=0"));
     for _ in 0..200 {
         assert_eq!(charged.stage.client(ALICE, |_| {}).invite(), 402);
     }

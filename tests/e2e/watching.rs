@@ -83,7 +83,7 @@ fn what_goes_wrong_is_seen() {
     let (stage, prometheus) = (&charged.stage, Prometheus::start(metrics));
     prometheus.becomes("imcharge_engine_up == 1", SOON);
     // A message is handed out, its debit is never answered, and the session is over.
-    charged.ocs.order("fault lose on=update,termination");
+    charged.ocs.command("fault lose on=update,termination");
     let _server = stage.server(&["one"], |_| {});
     let mut client = stage.bound(|_| {});
     client.take(1, Reaction::Answer(200));
@@ -104,7 +104,7 @@ fn what_goes_wrong_is_seen() {
     prometheus.becomes("imcharge_outbox_oldest_age_seconds > 60", SOON);
     prometheus.becomes("ALERTS{alertname=\"ImchargeHoldsStuck\"}", SOON);
     // The charging system is back, the engine dies, and its successor settles all of it.
-    charged.ocs.order("fault off");
+    charged.ocs.command("fault off");
     let before = stage.proxy.statistic("engine_restarts");
     stage.proxy.signal("KILL", stage.proxy.engine_pid());
     prometheus.becomes(&format!("imcharge_engine_restarts_total == {}", before + 1), SOON);
@@ -152,9 +152,9 @@ fn retrievals(charged: &Charged) {
     client.bye();
     stage.until_debited(ALICE, 4);
     for (code, sip) in [(4012, 402), (3004, 503)] {
-        charged.ocs.order(&format!("fault refuse={code} on=initial"));
+        charged.ocs.command(&format!("fault refuse={code} on=initial"));
         assert_eq!(stage.client(ALICE, |_| {}).invite(), sip, "{}", stage.proxy.log());
-        charged.ocs.order("fault off");
+        charged.ocs.command("fault off");
     }
 }
 

@@ -1,4 +1,4 @@
-//! The charging system to rehearse with (`examples/ocs.rs`), as a process of its own; gone when it is dropped.
+//! The OCS simulator as a child process. Dropping it kills the process.
 
 use crate::eventually;
 use std::cell::RefCell;
@@ -9,23 +9,23 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-/// The program in the folder of a build that this program is of as well.
+/// Returns the program `examples/ocs` of the build that the running program belongs to.
 pub fn program() -> io::Result<PathBuf> {
     let own = std::env::current_exe()?;
     let found = own.ancestors().map(|folder| folder.join("examples/ocs")).find(|path| path.is_file());
-    found.ok_or_else(|| io::Error::other("there is no OCS simulator: cargo build --release --example ocs"))
+    found.ok_or_else(|| io::Error::other("the OCS simulator is not built: cargo build --release --example ocs"))
 }
 
-/// A running charging system.
+/// A running OCS simulator.
 pub struct Ocs {
     child: Child,
-    /// Where it takes Diameter.
+    /// Diameter address.
     pub diameter: SocketAddr,
     control: RefCell<BufReader<TcpStream>>,
 }
 
 impl Ocs {
-    /// Starts the program with these options and waits until it listens.
+    /// Starts the program and waits until it listens; on a free port unless `options` contains `--listen`.
     pub fn start(program: &Path, options: &[&str]) -> Ocs {
         let listens = options.contains(&"--listen");
         let listen: &[&str] = if listens { &[] } else { &["--listen", "127.0.0.1:0"] };
@@ -33,29 +33,29 @@ impl Ocs {
         command.args(listen).args(options).stdout(Stdio::piped());
         let mut child = command.spawn().unwrap_or_else(|error| panic!("{}: {error}", program.display()));
         let mut ready = String::new();
-        let output = child.stdout.take().expect("its output is piped");
-        BufReader::new(output).read_line(&mut ready).expect("a line");
+        let output = child.stdout.take().expect("the output is piped");
+        BufReader::new(output).read_line(&mut ready).expect("the simulator prints a line");
         let address = |name: &str| {
             let word = ready.split_whitespace().find_map(|word| word.strip_prefix(name));
             let address = word.and_then(|word| word.split(',').next()).and_then(|word| word.parse().ok());
-            address.unwrap_or_else(|| panic!("the charging system does not start: {ready:?}"))
+            address.unwrap_or_else(|| panic!("the OCS simulator has not started: {ready:?}"))
         };
         let (diameter, control): (SocketAddr, SocketAddr) = (address("diameter="), address("control="));
-        let control = TcpStream::connect(control).expect("its control port is open");
+        let control = TcpStream::connect(control).expect("the control port accepts a connection");
         Ocs { child, diameter, control: RefCell::new(BufReader::new(control)) }
     }
 
-    /// Gives an order that must be taken; the lines of its answer.
+    /// Runs a control command, which must succeed. Returns the lines of its answer.
     #[track_caller]
-    pub fn order(&self, line: &str) -> Vec<String> {
-        self.try_order(line).unwrap_or_else(|error| panic!("{error}"))
+    pub fn command(&self, line: &str) -> Vec<String> {
+        self.try_command(line).unwrap_or_else(|error| panic!("{error}"))
     }
 
-    /// Gives an order; the lines of its answer, or its error.
+    /// Runs a control command. Returns the lines of its answer, or its error line.
     #[track_caller]
-    pub fn try_order(&self, line: &str) -> Result<Vec<String>, String> {
+    pub fn try_command(&self, line: &str) -> Result<Vec<String>, String> {
         let mut control = self.control.borrow_mut();
-        control.get_mut().write_all(format!("{line}\n").as_bytes()).expect("the control port takes orders");
+        control.get_mut().write_all(format!("{line}\n").as_bytes()).expect("the control port accepts a command");
         let mut lines = Vec::new();
         loop {
             let mut answer = String::new();
@@ -68,7 +68,7 @@ impl Ocs {
         }
     }
 
-    /// Balance, held and debited of an account; zeros where there is none.
+    /// Returns balance, held and debited of an account; zeros if it does not exist.
     pub fn account(&self, name: &str) -> (i64, i64, i64) {
         let of = |line: &str| {
             let fields = fields(line);
@@ -76,10 +76,10 @@ impl Ocs {
             (fields.get("account").map(String::as_str) == Some(name))
                 .then(|| (number("balance"), number("held"), number("debited")))
         };
-        self.order("accounts").iter().find_map(|line| of(line)).unwrap_or_default()
+        self.command("accounts").iter().find_map(|line| of(line)).unwrap_or_default()
     }
 
-    /// Waits until an account is so; what it is in the end.
+    /// Waits for an account to reach this state. Returns its last state.
     pub fn account_becomes(&self, name: &str, wanted: (i64, i64, i64), within: Duration) -> (i64, i64, i64) {
         let mut found = (0, 0, 0);
         eventually(within, || {
@@ -89,19 +89,19 @@ impl Ocs {
         found
     }
 
-    /// Open sessions, as it names them.
+    /// Returns the Session-Ids of the open sessions.
     pub fn sessions(&self) -> Vec<String> {
-        self.order("sessions").iter().filter_map(|line| fields(line).remove("session")).collect()
+        self.command("sessions").iter().filter_map(|line| fields(line).remove("session")).collect()
     }
 
-    /// A counter.
+    /// Returns a counter.
     pub fn counter(&self, name: &str) -> u64 {
-        let lines = self.order("counters");
+        let lines = self.command("counters");
         let found = lines.iter().find_map(|line| fields(line).get(name).and_then(|value| value.parse().ok()));
         found.unwrap_or_else(|| panic!("no counter {name} in {lines:?}"))
     }
 
-    /// Kills the process, as a crash does.
+    /// Kills the process (SIGKILL).
     pub fn kill(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
@@ -114,7 +114,7 @@ impl Drop for Ocs {
     }
 }
 
-/// `name=value` words of a line.
+/// Returns the `name=value` words of a line.
 fn fields(line: &str) -> HashMap<String, String> {
     let words = line.split_whitespace().filter_map(|word| word.split_once('='));
     words.map(|(name, value)| (name.to_owned(), value.to_owned())).collect()

@@ -1,7 +1,9 @@
-//! The proxy with the module, on free ports and in a folder of its own; gone when it is dropped: the stock Kamailio, or an
-//! OpenSIPS where the setup says so.
+//! A proxy with the module as a child process, on free ports and in its own folder: the stock Kamailio, or OpenSIPS.
+//! Dropping it ends the process.
 
+pub mod kamailio;
 pub mod opensips;
+mod processes;
 
 use crate::{eventually, send_signal};
 use rusqlite::{Connection, OpenFlags};
@@ -12,7 +14,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 use std::{fs, io};
 
-/// Which proxy.
+/// Kind of proxy.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Host {
     /// The stock Kamailio.
@@ -22,58 +24,66 @@ pub enum Host {
     OpenSips,
 }
 
-/// What to start.
+/// Arguments of Kamailio for measurements: the allocator that merges freed memory, and 4 GB of it.
+pub const LARGE_MEMORY: [&str; 6] = ["-x", "fm", "-X", "fm", "-m", "4096"];
+
+/// How to start a proxy.
 #[derive(Clone)]
 pub struct Setup {
-    /// Which proxy.
     pub host: Host,
-    /// Folder with `imcharge.so`; `None`: without the module, for comparison.
+    /// Folder with `imcharge.so`.
     pub module: PathBuf,
-    /// The configuration, which has the names of `kamailio-config/kamailio/kamailio.cfg` to set.
+    /// Configuration file; takes the definitions of the shipped `kamailio.cfg`.
     pub config: PathBuf,
-    /// Changes to its text: what is replaced, by what. Each must be found.
+    /// Replacements in the text of the configuration, as (from, to). Starting fails if `from` is not found.
     pub changes: Vec<(String, String)>,
-    /// More `-A` definitions.
+    /// Further `-A` definitions.
     pub defines: Vec<(&'static str, String)>,
-    /// Where the IM server takes SIP.
+    /// SIP address of the IM server.
     pub server: SocketAddr,
-    /// More arguments.
+    /// Further arguments.
     pub arguments: Vec<&'static str>,
-    /// A program that runs it, with its arguments; empty: it runs by itself.
+    /// A program to run the proxy under, with its arguments, for example valgrind; empty for none.
     pub under: Vec<String>,
 }
 
 impl Setup {
-    /// The shipped configuration before this server.
+    /// Returns the setup of Kamailio with its shipped configuration.
     pub fn new(module: &Path, server: SocketAddr) -> Setup {
-        let config = crate::repository().join("kamailio-config/kamailio/kamailio.cfg");
-        let (changes, defines, arguments, under) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        let host = Host::Kamailio;
-        Setup { host, module: module.to_owned(), config, changes, defines, server, arguments, under }
+        Setup {
+            host: Host::Kamailio,
+            module: module.to_owned(),
+            config: kamailio::config(),
+            changes: Vec::new(),
+            defines: Vec::new(),
+            server,
+            arguments: Vec::new(),
+            under: Vec::new(),
+        }
     }
 
-    /// The same before OpenSIPS, with its shipped configuration.
+    /// Returns the setup of OpenSIPS with its shipped configuration.
     pub fn for_opensips(module: &Path, server: SocketAddr) -> Setup {
         Setup { host: Host::OpenSips, config: opensips::config(), ..Setup::new(module, server) }
     }
 
-    /// With a change to the configuration's text.
+    /// Adds a replacement in the text of the configuration.
     pub fn changed(mut self, from: &str, to: &str) -> Setup {
         self.changes.push((from.into(), to.into()));
         self
     }
 
-    /// With a definition.
+    /// Sets a definition.
     pub fn defined(mut self, name: &'static str, value: impl Into<String>) -> Setup {
         self.defines.retain(|(known, _)| *known != name);
         self.defines.push((name, value.into()));
         self
     }
 
-    /// With one more parameter of the module.
+    /// Adds a parameter of the module.
     pub fn parameter(self, name: &str, value: &str) -> Setup {
         let line = match self.host {
-            Host::Kamailio => "modparam(\"imcharge\", \"state_dir\", STATE_DIR)",
+            Host::Kamailio => kamailio::STATE_DIR,
             Host::OpenSips => opensips::STATE_DIR,
         };
         self.changed(line, &format!("{line}\nmodparam(\"imcharge\", \"{name}\", {value})"))
@@ -85,43 +95,41 @@ pub struct Proxy {
     child: Child,
     setup: Setup,
     folder: tempfile::TempDir,
-    /// Where it takes SIP.
+    /// SIP address (UDP).
     pub sip: SocketAddr,
-    /// Where it takes MSRP.
+    /// MSRP address (TCP).
     pub msrp: SocketAddr,
 }
 
-/// An account as the ledger has it.
+/// An account in the ledger.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Account {
-    /// What can be used.
+    /// Available units.
     pub balance: i64,
-    /// Reserved.
+    /// Reserved units.
     pub held: i64,
-    /// Used.
+    /// Used units.
     pub debited: i64,
 }
 
-/// A row of the history.
+/// A row of the table `debits`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Debit {
-    /// Message-ID.
     pub message_id: String,
-    /// Octets.
     pub octets: i64,
-    /// Cost.
+    /// Price.
     pub units: i64,
-    /// What fired it.
+    /// Event that triggered the debit.
     pub trigger: String,
     /// MSRP status.
     pub code: i64,
 }
 
 impl Proxy {
-    /// Starts it and waits until it serves. The error has the end of its log.
+    /// Starts a proxy and waits until it serves. The error contains its log.
     pub fn start(setup: Setup) -> io::Result<Proxy> {
         match Proxy::try_start(setup.clone()) {
-            // Somebody took a port between our look and the proxy's bind.
+            // Another process took a port after we had found it free.
             Err(error) if error.to_string().contains("Address already in use") => Proxy::try_start(setup),
             started => started,
         }
@@ -129,13 +137,10 @@ impl Proxy {
 
     fn try_start(setup: Setup) -> io::Result<Proxy> {
         let folder = tempfile::tempdir()?;
-        let free = |tcp: bool| match tcp {
-            true => TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()),
-            false => UdpSocket::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()),
-        };
         fs::create_dir(folder.path().join("state"))?;
         fs::create_dir(folder.path().join("run"))?;
-        let (sip, msrp) = (free(false)?, free(true)?);
+        let sip = UdpSocket::bind("127.0.0.1:0")?.local_addr()?;
+        let msrp = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
         let child = spawn(&setup, folder.path(), sip, msrp)?;
         let mut started = Proxy { child, setup, folder, sip, msrp };
         started.wait_until_it_serves()?;
@@ -146,85 +151,79 @@ impl Proxy {
         let mut dead = None;
         let serves = eventually(Duration::from_secs(if self.setup.under.is_empty() { 20 } else { 120 }), || {
             dead = self.child.try_wait().ok().flatten();
-            // OpenSIPS listens for TCP last.
+            // OpenSIPS opens its TCP port last.
             let listens = || self.setup.host != Host::OpenSips || TcpStream::connect(self.msrp).is_ok();
             dead.is_some() || (self.rpc(&["core.version"]).is_ok() && listens())
         });
         match (serves, dead) {
             (true, None) => Ok(()),
-            _ => Err(io::Error::other(format!("the proxy does not serve:\n{}", self.log()))),
+            _ => Err(io::Error::other(format!("the proxy has not started:\n{}", self.log()))),
         }
     }
 
-    /// Starts it again on the same folder, after its end.
+    /// Starts the proxy again in the same folder, after it has ended.
     pub fn restart(&mut self) -> io::Result<()> {
         self.child = spawn(&self.setup, self.folder.path(), self.sip, self.msrp)?;
         self.wait_until_it_serves()
     }
 
-    /// What it has logged.
+    /// Returns the log.
     pub fn log(&self) -> String {
         fs::read(self.folder.path().join("log")).map_or(String::new(), |log| String::from_utf8_lossy(&log).into_owned())
     }
 
-    /// Runs an RPC command; its output, or its error.
+    /// Runs an RPC or MI command. Returns its output, or its error text.
     pub fn rpc(&self, command: &[&str]) -> Result<String, String> {
-        if self.setup.host == Host::OpenSips {
-            return opensips::rpc(self.folder.path(), command);
+        match self.setup.host {
+            Host::Kamailio => self.kamcmd(&command.iter().map(|word| kamailio::kamcmd_text(word)).collect::<Vec<_>>()),
+            Host::OpenSips => opensips::rpc(self.folder.path(), command),
         }
-        self.kamcmd(&command.iter().map(|word| kamcmd_text(word)).collect::<Vec<_>>())
     }
 
-    /// Runs kamcmd with these words as they are; its output, or its error.
+    /// Runs kamcmd with these words, unquoted. Returns its output, or its error text.
     pub fn kamcmd<S: AsRef<std::ffi::OsStr>>(&self, words: &[S]) -> Result<String, String> {
-        let socket = format!("unix:{}", self.folder.path().join("ctl").display());
-        let run = Command::new("kamcmd").args(["-s", &socket]).args(words).output().map_err(|e| e.to_string())?;
-        let text = String::from_utf8_lossy(&run.stdout).into_owned();
-        match run.status.success() && !text.starts_with("error:") {
-            true => Ok(text),
-            false => Err(text + &String::from_utf8_lossy(&run.stderr)),
-        }
+        kamailio::kamcmd(self.folder.path(), words)
     }
 
-    /// A counter of the group imcharge.
+    /// Returns a statistic of the group imcharge, -1 if it cannot be read.
     pub fn statistic(&self, name: &str) -> i64 {
         let all = self.rpc(&["imcharge.stats"]).unwrap_or_default();
-        if self.setup.host == Host::OpenSips {
-            return opensips::number(&all, name).unwrap_or(-1);
-        }
-        let line = all.lines().find_map(|line| line.trim().strip_prefix(&format!("{name}: ")));
-        line.and_then(|value| value.parse().ok()).unwrap_or(-1)
+        let number = match self.setup.host {
+            Host::Kamailio => kamailio::number(&all, name),
+            Host::OpenSips => opensips::number(&all, name),
+        };
+        number.unwrap_or(-1)
     }
 
-    /// Sets an account's balance.
+    /// Sets the balance of an account.
     pub fn set_account(&self, id: &str, balance: i64) {
-        let mut said = String::new();
-        // The command waits a second for the engine, which may be busier than that on a machine full of tests.
+        let mut refusal = String::new();
+        // The command waits 1 s for the engine, which can be too short on a machine that runs many tests.
         let set = eventually(Duration::from_secs(10), || {
-            self.rpc(&["imcharge.account.set", id, &balance.to_string()]).map_err(|error| said = error).is_ok()
+            self.rpc(&["imcharge.account.set", id, &balance.to_string()]).map_err(|error| refusal = error).is_ok()
         });
-        assert!(set, "the account cannot be set: {said}\n{}", self.log());
+        assert!(set, "account {id} cannot be set: {refusal}\n{}", self.log());
     }
 
-    /// The ledger, for reading, as it is now.
+    /// Opens the ledger for reading.
     pub fn ledger(&self) -> Connection {
-        // A command that reads makes the engine bring the tables up to date; without an engine they are as they are.
+        // Commands that read make the engine bring the tables up to date. Fails while no engine runs.
         let _ = self.rpc(&["imcharge.outbox"]);
         let path = self.folder.path().join("state/ledger.sqlite");
-        Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY).expect("the ledger can be read")
+        Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY).expect("the ledger can be opened")
     }
 
-    /// The folder of this proxy.
+    /// Returns the folder with configuration, log and sockets.
     pub fn folder(&self) -> &Path {
         self.folder.path()
     }
 
-    /// The state directory.
+    /// Returns the module's `state_dir`.
     pub fn state_dir(&self) -> PathBuf {
         self.folder.path().join("state")
     }
 
-    /// An account.
+    /// Returns an account of the ledger.
     pub fn account(&self, id: &str) -> Option<Account> {
         let sql = "SELECT balance, held, debited FROM accounts WHERE id=?1";
         let row =
@@ -232,7 +231,7 @@ impl Proxy {
         self.ledger().query_row(sql, [id], row).ok()
     }
 
-    /// Waits until an account is so; what it is in the end.
+    /// Waits up to 15 s for an account to reach this state. Returns its last state.
     pub fn account_becomes(&self, id: &str, balance: i64, held: i64, debited: i64) -> Option<Account> {
         let wanted = Some(Account { balance, held, debited });
         let mut found = None;
@@ -243,58 +242,72 @@ impl Proxy {
         found
     }
 
-    /// Debits of an account, oldest first.
+    /// Returns the debits of an account, oldest first.
     pub fn debits(&self, id: &str) -> Vec<Debit> {
         let ledger = self.ledger();
         let sql = "SELECT message_id, octets, units, trigger, code FROM debits WHERE account=?1 ORDER BY id";
-        let mut statement = ledger.prepare(sql).expect("the history is a table");
+        let mut statement = ledger.prepare(sql).expect("the ledger has the table debits");
         let rows = statement.query_map([id], |row| {
             let (message_id, octets, units, trigger, code) = row.try_into()?;
             Ok(Debit { message_id, octets, units, trigger, code })
         });
-        rows.expect("the history can be read").flatten().collect()
+        rows.expect("the table debits can be read").flatten().collect()
     }
 
-    /// One number out of the ledger.
+    /// Returns the single number that a query of the ledger yields.
     pub fn count(&self, sql: &str) -> i64 {
-        self.ledger().query_row(sql, [], |row| row.get(0)).expect("a number")
+        self.ledger().query_row(sql, [], |row| row.get(0)).expect("the query yields a number")
     }
 
-    /// Number of the main process.
+    /// Returns the pid of the main process, which is also the process group.
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    /// Number of the engine's process.
+    /// Returns the pid of the engine.
     pub fn engine_pid(&self) -> Option<u32> {
-        let group = self.child.id().to_string();
-        let processes = fs::read_dir("/proc").ok()?.flatten();
-        processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).find(|pid: &u32| {
-            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-            // pid (comm) state ppid pgrp ...
-            let group_of = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(2));
-            stat.contains("(imcharge engine)") && group_of == Some(&group)
-        })
+        let engine = self.processes().into_iter().find(|path| processes::is_named(path, "imcharge engine"))?;
+        engine.file_name()?.to_str()?.parse().ok()
     }
 
-    /// Sends a signal to one process of this proxy, or to all of them.
+    /// Returns the /proc folders of all processes of the proxy.
+    pub fn processes(&self) -> Vec<PathBuf> {
+        processes::of_group(self.pid())
+    }
+
+    /// Returns the CPU time of all processes, in nanoseconds.
+    pub fn cpu_nanos(&self) -> u64 {
+        self.processes().iter().filter_map(|process| processes::cpu_nanos(process)).sum()
+    }
+
+    /// Returns the private memory of all processes, in octets.
+    pub fn private_octets(&self) -> i64 {
+        self.processes().iter().filter_map(|process| processes::private_octets(process)).sum()
+    }
+
+    /// Returns the octets in use of Kamailio's shared memory.
+    pub fn shared_octets(&self) -> Option<i64> {
+        kamailio::number(&self.rpc(&["core.shmmem"]).ok()?, "real_used")
+    }
+
+    /// Sends a signal to one process, or to all processes of the proxy.
     pub fn signal(&self, signal: &str, pid: Option<u32>) {
         send_signal(signal, pid.map_or(-i64::from(self.child.id()), i64::from));
     }
 
-    /// Ends it with SIGTERM; how it ended and how long that took.
+    /// Sends SIGTERM and waits up to 10 s. Returns the exit status and the time it took.
     pub fn terminate(&mut self) -> (Option<ExitStatus>, Duration) {
-        let asked = Instant::now();
+        let started = Instant::now();
         self.signal("TERM", Some(self.child.id()));
         let mut ended = None;
         eventually(Duration::from_secs(10), || {
             ended = self.child.try_wait().ok().flatten();
             ended.is_some()
         });
-        (ended, asked.elapsed())
+        (ended, started.elapsed())
     }
 
-    /// Kills every process of it at once, and waits until they are gone.
+    /// Sends SIGKILL to all processes and waits until the main process and the engine are gone.
     pub fn kill_all(&mut self) {
         self.signal("KILL", None);
         let _ = self.child.wait();
@@ -310,19 +323,13 @@ impl Drop for Proxy {
     }
 }
 
-/// An argument as kamcmd takes it for a text: not for a number, nor for an option.
-pub fn kamcmd_text(word: &str) -> String {
-    let is_text = |first: char| first.is_ascii_alphabetic() && word.parse::<f64>().is_err() && !word.starts_with("s:");
-    if word.starts_with(is_text) { word.into() } else { format!("s:{word}") }
-}
-
-/// Starts the program, in a group of its own: one signal reaches every process of it and none of ours.
-/// What the cases reserve unless they say otherwise: credit for ten messages.
+/// Replacements that make the shipped configurations reserve credit for ten messages, the default of the tests.
 const TEN_MESSAGES: [(&str, &str); 2] = [
     ("imcharge_reserve(\"CHARGED\")", "imcharge_reserve(\"CHARGED\", \"10\")"),
     ("async(imcharge_reserve(), CHARGED)", "async(imcharge_reserve(10), CHARGED)"),
 ];
 
+/// Writes the configuration and starts the program in a new process group, so that one signal reaches all its processes.
 fn spawn(setup: &Setup, folder: &Path, sip: SocketAddr, msrp: SocketAddr) -> io::Result<Child> {
     let mut text = fs::read_to_string(&setup.config)?;
     for (shipped, ten) in TEN_MESSAGES {
@@ -334,44 +341,20 @@ fn spawn(setup: &Setup, folder: &Path, sip: SocketAddr, msrp: SocketAddr) -> io:
     };
     for (from, to) in setup.changes.iter().chain(&settings) {
         if !text.contains(from.as_str()) {
-            return Err(io::Error::other(format!("the configuration has no '{from}' to change")));
+            return Err(io::Error::other(format!("{} does not contain '{from}'", setup.config.display())));
         }
         text = text.replace(from.as_str(), to);
     }
-    // Settings of the core that not every version of the host knows, for a whole run of the cases.
+    // Core settings for a whole test run that not every version of Kamailio knows.
     if let Ok(settings) = std::env::var("KAMAILIO_SETTINGS") {
         text.insert_str(0, &format!("{settings}\n"));
     }
     let config = folder.join("proxy.cfg");
     fs::write(&config, text)?;
     let log = fs::OpenOptions::new().create(true).append(true).open(folder.join("log"))?;
-    let mut command = match setup.host {
-        Host::Kamailio => kamailio(setup, folder, &config, sip, msrp),
+    let mut command: Command = match setup.host {
+        Host::Kamailio => kamailio::command(setup, folder, &config, sip, msrp),
         Host::OpenSips => opensips::command(&config),
     };
     command.process_group(0).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn()
-}
-
-fn kamailio(setup: &Setup, folder: &Path, config: &Path, sip: SocketAddr, msrp: SocketAddr) -> Command {
-    let stock =
-        std::env::var("KAMAILIO_MODULES").unwrap_or_else(|_| "/usr/lib/x86_64-linux-gnu/kamailio/modules".to_owned());
-    let quoted = |path: PathBuf| format!("\"{}\"", path.display());
-    let program = std::env::var("KAMAILIO_BIN").unwrap_or_else(|_| "/usr/sbin/kamailio".to_owned());
-    let mut words = setup.under.iter().chain([&program]);
-    let mut command = Command::new(words.next().unwrap_or(&program));
-    command.args(words).arg("-f").arg(config).arg("-L").arg(format!("{}:{stock}", setup.module.display()));
-    command.arg("-Y").arg(folder.join("run")).arg("-P").arg(folder.join("run/pid"));
-    command.args(["-DD", "-E", "-m", "256", "-M", "16"]).args(&setup.arguments);
-    let mut defines = vec![
-        ("SIP_LISTEN", format!("udp:{sip}")),
-        ("MSRP_LISTEN", format!("tcp:{msrp}")),
-        ("IM_SERVER", format!("\"sip:{}\"", setup.server)),
-        ("STATE_DIR", quoted(folder.join("state"))),
-        ("CTL_SOCKET", format!("\"unix:{}\"", folder.join("ctl").display())),
-    ];
-    defines.extend(setup.defines.iter().cloned());
-    for (name, value) in defines {
-        command.arg("-A").arg(format!("{name}={value}"));
-    }
-    command
 }

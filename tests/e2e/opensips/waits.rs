@@ -22,7 +22,7 @@ fn waiting(stage: &Stage) -> ImClient {
 fn cancel_while_the_enabler_thinks_gets_487_at_once() {
     HOST.set(Host::OpenSips);
     let charged = Charged::new(&[], |setup| setup).unjudged();
-    charged.ocs.order("fault drop on=initial");
+    charged.ocs.command("fault drop on=initial");
     let server = charged.stage.server(&[], |_| {});
     let mut client = waiting(&charged.stage);
     client.cancel();
@@ -54,7 +54,7 @@ fn a_script_that_serves_for_nothing_does_not_serve_a_cancelled_invite() {
         )
     });
     let charged = charged.unjudged();
-    charged.ocs.order("fault drop on=initial");
+    charged.ocs.command("fault drop on=initial");
     let server = charged.stage.server(&[], |_| {});
     for _ in 0..5 {
         let mut client = waiting(&charged.stage);

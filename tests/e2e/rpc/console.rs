@@ -2,8 +2,9 @@
 
 use crate::watching::prometheus::{free_address, http};
 use crate::{HOST, Stage};
+use imcharge_testkit::proxy::kamailio::kamcmd_text;
 use imcharge_testkit::proxy::opensips;
-use imcharge_testkit::proxy::{Host, Proxy, Setup, kamcmd_text};
+use imcharge_testkit::proxy::{Host, Proxy, Setup};
 use imcharge_testkit::unique;
 use serde_json::{Value, json};
 use std::fs;

@@ -62,7 +62,7 @@ impl Scene {
         let setup = setup.changed("#!KAMAILIO", "#!KAMAILIO\ntcp_fd_cache=no");
         let peer = format!("\"host=ocs.example.com;address={}\"", ocs.diameter);
         let proxy = Proxy::start(setup.defined("OCS_PEER", peer))?;
-        if !eventually(Duration::from_secs(20), || ocs.order("connections").len() == 1) {
+        if !eventually(Duration::from_secs(20), || ocs.command("connections").len() == 1) {
             return Err(format!("the charging system is not reached\n{}", proxy.log()).into());
         }
         Ok(Scene { proxy, ocs, place })
