@@ -1,6 +1,6 @@
-//! The module's own parts without a proxy around them: the MSRP hook, the engine, and what a session takes.
+//! The module without a proxy: the MSRP hook, the engine, and the memory of a session.
 
-use super::{Better, line, middle};
+use super::{Better, median, print_result};
 use imcharge::charge::event::Suspended;
 use imcharge::config::Config;
 use imcharge::engine;
@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// A region with an engine in a thread, for the time of the work.
+/// Runs `work` on a region whose engine runs in a thread.
 fn with_engine<R>(
     sessions: u32,
     work: impl FnOnce(&Arc<Region>) -> Result<R, Box<dyn Error>>,
@@ -67,7 +67,7 @@ fn answer(worker: &mut Worker, number: usize) -> bool {
     worker.replied(&reply, Some(&invite))
 }
 
-/// Reserves for these calls, and waits for their verdicts. While one waits for long, no more calls are let in.
+/// Reserves for these calls and waits for their verdicts. Retries while the module refuses new calls.
 fn reserve_all(region: &Arc<Region>, worker: &mut Worker, numbers: Range<usize>, messages: u32) {
     let (mut resumer, mut seen, count) = (NotificationReader::attach(region, 0), 0, numbers.len());
     for number in numbers {
@@ -82,26 +82,25 @@ fn reserve_all(region: &Arc<Region>, worker: &mut Worker, numbers: Range<usize>,
     }
 }
 
-/// Messages in one mailbox that is fetched.
+/// Messages per session.
 const MAILBOX: usize = 10;
 
-/// Nanoseconds of the hook for a SEND and for its 200, by size of the body: mailboxes of ten, fetched one after
-/// the other, and then one mailbox of very many.
+/// Measures the hook for a SEND and for its 200, by size of the body: with ten messages per session, then with 20,000.
 pub fn hook() -> Result<(), Box<dyn Error>> {
-    println!("The MSRP hook, the engine at work beside it");
+    println!("The MSRP hook, with a running engine");
     let [small, large] = [1_000, 10_000].map(|size| hook_nanos(size, MAILBOX));
     let (small, large) = (small?, large?);
     for (size, (send, response)) in [(1_000, small), (10_000, large)] {
-        line(&format!("SEND, body of {size} octets"), send, "ns", Some((1000.0, Better::Lower)));
-        line(&format!("200, after a body of {size} octets"), response, "ns", Some((1000.0, Better::Lower)));
+        print_result(&format!("SEND, body of {size} octets"), send, "ns", Some((1000.0, Better::Lower)));
+        print_result(&format!("200, after a body of {size} octets"), response, "ns", Some((1000.0, Better::Lower)));
     }
-    line("  SEND of 10 KB over SEND of 1 KB", large.0 / small.0, "", Some((1.2, Better::Lower)));
+    print_result("  SEND of 10 KB over SEND of 1 KB", large.0 / small.0, "", Some((1.2, Better::Lower)));
     let (send, _) = hook_nanos(1_000, 20_000)?;
-    line("SEND, body of 1000 octets, 20,000 messages in one session", send, "ns", None);
+    print_result("SEND, body of 1000 octets, 20,000 messages in one session", send, "ns", None);
     Ok(())
 }
 
-/// Medians for a SEND and for its 200.
+/// Returns the median times for a SEND and for its 200, in nanoseconds.
 fn hook_nanos(size: usize, mailbox: usize) -> Result<(f64, f64), Box<dyn Error>> {
     const BATCH: usize = 500;
     const BATCHES: usize = 40;
@@ -121,14 +120,14 @@ fn hook_nanos(size: usize, mailbox: usize) -> Result<(f64, f64), Box<dyn Error>>
             let numbers = (batch * BATCH..(batch + 1) * BATCH).map(|message| (message / mailbox, message));
             let frames: Vec<(String, String)> =
                 numbers.map(|(session, message)| (send(session, message, &body), response(session, message))).collect();
-            // The next batch must find room; the wait is not measured.
+            // Make room in the ring for the next batch; not measured.
             while ring.used() > 0 {
                 thread::sleep(Duration::from_micros(200));
             }
             sends.push(nanos_each(&mut worker, 7, frames.iter().map(|frame| frame.0.as_str())));
             responses.push(nanos_each(&mut worker, 8, frames.iter().map(|frame| frame.1.as_str())));
         }
-        Ok((middle(sends), middle(responses)))
+        Ok((median(sends), median(responses)))
     })
 }
 
@@ -158,13 +157,13 @@ fn response(session: usize, number: usize) -> String {
     )
 }
 
-/// Whole sessions: reservation, verdict, answer, BYE, release.
+/// Measures complete sessions: reservation, verdict, end, release.
 pub fn sessions_per_second() -> Result<(), Box<dyn Error>> {
-    println!("\nThe engine alone, every reservation durable before its verdict");
+    println!("\nThe engine alone; every reservation is durable before its verdict");
     const SESSIONS: usize = 60_000;
     let (rate, cpu) = with_engine(200_000, |region| {
         let taken = AtomicUsize::new(0);
-        let before = thread_cpu("engine")?;
+        let before = engine_cpu_nanos()?;
         let started = Instant::now();
         thread::scope(|scope| {
             scope.spawn(|| {
@@ -194,26 +193,26 @@ pub fn sessions_per_second() -> Result<(), Box<dyn Error>> {
         while region.statistic(imcharge::shm::statistic::Statistic::SessionsActive) > 0 {
             thread::sleep(Duration::from_millis(1));
         }
-        Ok((SESSIONS as f64 / started.elapsed().as_secs_f64(), thread_cpu("engine")? - before))
+        Ok((SESSIONS as f64 / started.elapsed().as_secs_f64(), engine_cpu_nanos()? - before))
     })?;
-    line("sessions/s through one engine, with their callers on the same cores", rate, "", None);
+    print_result("sessions/s through one engine, with the callers on the same cores", rate, "", None);
     let per_core = SESSIONS as f64 / (cpu / 1e9);
-    line("sessions/s per core of the engine", per_core, "", Some((30_000.0, Better::Higher)));
+    print_result("sessions/s per core of the engine", per_core, "", Some((30_000.0, Better::Higher)));
     Ok(())
 }
 
-/// What one session with many messages costs the others: octets written for its frames, and the time to a verdict.
+/// Measures how a session with many unanswered messages affects others: octets written, and the time to a verdict.
 pub fn large_session() -> Result<(), Box<dyn Error>> {
-    println!("\nOne session at 100 frames/s, INVITEs of others beside it");
+    println!("\nOne session at 100 frames/s, and INVITEs of other sessions");
     let [(few, _), (many, p99)] = [large_session_of(0)?, large_session_of(3500)?];
-    line("written, no message without an answer", few, "B/s", None);
-    line("written, 3500 messages without an answer", many, "B/s", Some((2.0 * few, Better::Lower)));
-    line("INVITE to verdict, p99, with them", p99, "ms", Some((20.0, Better::Lower)));
+    print_result("written, no unanswered messages", few, "B/s", None);
+    print_result("written, 3500 unanswered messages", many, "B/s", Some((2.0 * few, Better::Lower)));
+    print_result("INVITE to verdict, p99, 3500 unanswered messages", p99, "ms", Some((20.0, Better::Lower)));
     Ok(())
 }
 
-/// With so many messages of one session that wait for answers: octets written in a second, and the p99 of the time from
-/// an INVITE to its verdict, milliseconds.
+/// Returns, for a session with `waiting` unanswered messages, the octets written per second and the p99 from INVITE to
+/// verdict in milliseconds.
 fn large_session_of(waiting: usize) -> Result<(f64, f64), Box<dyn Error>> {
     const SECONDS: u64 = 4;
     const FRAMES: u64 = 100;
@@ -237,17 +236,17 @@ fn large_session_of(waiting: usize) -> Result<(f64, f64), Box<dyn Error>> {
         while region.event_ring(0).used() > 0 {
             thread::sleep(Duration::from_millis(1));
         }
-        let (before, over) = (written()?, AtomicBool::new(false));
+        let (before, stop) = (written()?, AtomicBool::new(false));
         let mut waits = thread::scope(|scope| {
             let others = scope.spawn(|| {
                 let (mut worker, mut waits) = (Worker::attach(region, 1), Vec::new());
                 for number in 1.. {
-                    if over.load(Ordering::Relaxed) {
+                    if stop.load(Ordering::Relaxed) {
                         break;
                     }
-                    let asked = Instant::now();
+                    let started = Instant::now();
                     reserve_all(region, &mut worker, number..number + 1, 1);
-                    waits.push(asked.elapsed().as_secs_f64() * 1000.0);
+                    waits.push(started.elapsed().as_secs_f64() * 1000.0);
                     thread::sleep(Duration::from_millis(5));
                 }
                 waits
@@ -256,7 +255,7 @@ fn large_session_of(waiting: usize) -> Result<(f64, f64), Box<dyn Error>> {
                 pass(&mut worker, waiting + message);
                 thread::sleep(Duration::from_millis(1000 / FRAMES));
             }
-            over.store(true, Ordering::Relaxed);
+            stop.store(true, Ordering::Relaxed);
             others.join().expect("the caller does not panic")
         });
         waits.sort_by(f64::total_cmp);
@@ -265,15 +264,15 @@ fn large_session_of(waiting: usize) -> Result<(f64, f64), Box<dyn Error>> {
     })
 }
 
-/// Octets that this process has handed to the system to be written.
+/// Returns the octets that this process has passed to write calls.
 fn written() -> Result<u64, Box<dyn Error>> {
     let text = fs::read_to_string("/proc/self/io")?;
-    let octets = text.lines().find_map(|line| line.strip_prefix("wchar: ")).ok_or("no such line")?;
+    let octets = text.lines().find_map(|line| line.strip_prefix("wchar: ")).ok_or("/proc/self/io has no wchar")?;
     Ok(octets.parse()?)
 }
 
-/// CPU nanoseconds of this process's threads that are not the caller's own; the engine is the one that works most.
-fn thread_cpu(_: &str) -> Result<f64, Box<dyn Error>> {
+/// Returns the CPU time of the busiest thread but the main one, in nanoseconds: that of the engine.
+fn engine_cpu_nanos() -> Result<f64, Box<dyn Error>> {
     let mut most = 0.0f64;
     for entry in fs::read_dir("/proc/self/task")?.flatten() {
         let text = fs::read_to_string(entry.path().join("schedstat")).unwrap_or_default();
@@ -284,20 +283,20 @@ fn thread_cpu(_: &str) -> Result<f64, Box<dyn Error>> {
     Ok(most)
 }
 
-/// What an open session takes, for few and for many.
+/// Measures the memory of an open session, with few and with many open.
 pub fn memory_of_each_size() -> Result<(), Box<dyn Error>> {
     println!("\nMemory of an open session");
     for count in ["1000", "10000", "100000"] {
         let status = Command::new(std::env::current_exe()?).args(["--open-sessions", count]).status()?;
         if !status.success() {
-            return Err(format!("the process with {count} open sessions ended with {status}").into());
+            return Err(format!("the process with {count} open sessions failed: {status}").into());
         }
     }
     println!();
     Ok(())
 }
 
-/// Octets that an open, answered session takes: of the engine's own memory and of the shared table.
+/// Measures the memory of an open, answered session, in the engine and in the shared table.
 pub fn memory(count: usize) -> Result<(), Box<dyn Error>> {
     with_engine(count as u32 + 1000, |region| {
         let mut worker = Worker::attach(region, 0);
@@ -316,8 +315,8 @@ pub fn memory(count: usize) -> Result<(), Box<dyn Error>> {
         }
         let private = (private_octets()? - before) as f64 / count as f64;
         let shared = region.octets_per_session() as f64;
-        line(&format!("{count} sessions: engine"), private, "B", None);
-        line(
+        print_result(&format!("{count} sessions: engine"), private, "B", None);
+        print_result(
             &format!("{count} sessions: engine and shared table"),
             private + shared,
             "B",
@@ -327,15 +326,15 @@ pub fn memory(count: usize) -> Result<(), Box<dyn Error>> {
     })
 }
 
-/// Octets of shared memory that one more session takes.
+/// Returns the octets of shared memory per session.
 pub fn shared_octets_per_session() -> Result<usize, Box<dyn Error>> {
     with_engine(100_000, |region| Ok(region.octets_per_session()))
 }
 
-/// Private memory of this process.
+/// Returns the private memory of this process.
 fn private_octets() -> Result<i64, Box<dyn Error>> {
     let text = fs::read_to_string("/proc/self/smaps_rollup")?;
-    let line = text.lines().find_map(|line| line.strip_prefix("Anonymous:")).ok_or("no such line")?;
+    let line = text.lines().find_map(|line| line.strip_prefix("Anonymous:")).ok_or("smaps_rollup has no Anonymous")?;
     let kilobytes: i64 = line.trim().trim_end_matches(" kB").parse()?;
     Ok(kilobytes * 1024)
 }

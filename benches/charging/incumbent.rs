@@ -1,12 +1,12 @@
-//! Kamailio's own charging module, ims_charging with cdp and ims_dialog, set up for the same calls.
+//! Configuration of Kamailio's own charging modules (ims_charging, cdp, ims_dialog) for the same calls.
 
 use super::without_charging;
-use std::io;
+use std::error::Error;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-/// The shipped relay, charged by ims_charging at this OCS; written into the folder.
-pub fn configuration(folder: &Path, ocs: SocketAddr) -> io::Result<std::path::PathBuf> {
+/// Writes a configuration of the shipped relay, charged by ims_charging at this OCS. Returns its path.
+pub fn configuration(folder: &Path, ocs: SocketAddr) -> Result<PathBuf, Box<dyn Error>> {
     let peers = folder.join("peers.xml");
     let free = std::net::TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr())?;
     std::fs::write(

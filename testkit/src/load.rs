@@ -1,5 +1,6 @@
-//! A caller and a server that set up and end calls at a fixed rate, with as little work of their own as can be.
+//! SIP load generator: a caller and a server that set up and end calls at a fixed rate, with little work of their own.
 
+use std::collections::HashSet;
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -7,71 +8,71 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Subscribers that the calls come from in turn.
+/// Number of subscribers, who call in turn.
 const SUBSCRIBERS: usize = 1000;
 
-/// What became of a call.
+/// Progress of a call.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Call {
     invited: Option<Instant>,
     answered: Option<Instant>,
     ended: bool,
-    repeated: bool,
+    retransmitted: bool,
 }
 
 impl Call {
-    /// Milliseconds from INVITE to 200.
+    /// Returns the milliseconds from INVITE to 200.
     pub fn answered_ms(&self) -> Option<f64> {
         Some(self.answered?.duration_since(self.invited?).as_secs_f64() * 1000.0)
     }
 
-    /// Whether the answer to its BYE has come.
+    /// Returns whether the BYE was answered.
     pub fn has_ended(&self) -> bool {
         self.ended
     }
 
-    /// Whether it was answered and ended, and nothing had to be sent twice.
+    /// Returns whether the call was answered and ended without retransmissions.
     pub fn is_clean(&self) -> bool {
-        self.answered.is_some() && self.has_ended() && !self.repeated
+        self.answered.is_some() && self.has_ended() && !self.retransmitted
     }
 }
 
-/// The caller's and the server's socket.
+/// A load generator and its server.
 pub struct Load {
     caller: UdpSocket,
     server: SocketAddr,
     run: AtomicU32,
-    /// INVITEs that the server has seen twice in this run.
-    repeats: Arc<AtomicU32>,
+    /// INVITEs and BYEs that the server has received twice in this run.
+    retransmissions: Arc<AtomicU32>,
 }
 
 impl Load {
-    /// Starts the server.
+    /// Starts the server in a thread.
     pub fn new() -> io::Result<Load> {
         let socket = UdpSocket::bind("127.0.0.1:0")?;
         let server = socket.local_addr()?;
-        let repeats = Arc::new(AtomicU32::new(0));
-        let seen = Arc::clone(&repeats);
+        let retransmissions = Arc::new(AtomicU32::new(0));
+        let seen = Arc::clone(&retransmissions);
         thread::spawn(move || serve(&socket, &seen));
-        Ok(Load { caller: UdpSocket::bind("127.0.0.1:0")?, server, run: AtomicU32::new(0), repeats })
+        Ok(Load { caller: UdpSocket::bind("127.0.0.1:0")?, server, run: AtomicU32::new(0), retransmissions })
     }
 
-    /// Where the server is.
+    /// Returns the SIP address of the server.
     pub fn server(&self) -> SocketAddr {
         self.server
     }
 
-    /// Calls at this rate for this long; what became of each.
+    /// Makes calls at `rate` per second for `span`. Returns the progress of each.
     pub fn run(&self, proxy: SocketAddr, rate: u32, span: Duration) -> Vec<Call> {
         self.call(proxy, rate, (f64::from(rate) * span.as_secs_f64()) as usize, true)
     }
 
-    /// So many calls at this rate that nobody ends; how many were answered.
+    /// Makes `count` calls that are not ended. Returns how many were answered.
     pub fn hold(&self, proxy: SocketAddr, rate: u32, count: u32) -> usize {
         self.call(proxy, rate, count as usize, false).iter().filter(|call| call.answered.is_some()).count()
     }
 
-    /// Asks the proxy for OPTIONS until told to stop; milliseconds to each answer, a second for none.
+    /// Sends OPTIONS to the proxy until `stop` is set. Returns the milliseconds to each answer, 1000 for none.
     pub fn options(&self, proxy: SocketAddr, stop: &AtomicBool) -> Vec<f64> {
         let Ok(socket) = UdpSocket::bind("127.0.0.1:0") else { return Vec::new() };
         let (Ok(own), Ok(())) = (socket.local_addr(), socket.set_read_timeout(Some(Duration::from_secs(1)))) else {
@@ -85,9 +86,9 @@ impl Load {
                  Max-Forwards: 9\r\nFrom: <sip:a@b>;tag=1\r\nTo: <sip:{proxy}>\r\nCall-ID: o{number}\r\n\
                  CSeq: 1 OPTIONS\r\nContent-Length: 0\r\n\r\n"
             );
-            let (asked, mut answer) = (Instant::now(), [0; 2048]);
+            let (sent, mut answer) = (Instant::now(), [0; 2048]);
             let _ = socket.send_to(text.as_bytes(), proxy).and_then(|_| socket.recv(&mut answer));
-            latencies.push(asked.elapsed().as_secs_f64() * 1000.0);
+            latencies.push(sent.elapsed().as_secs_f64() * 1000.0);
             thread::sleep(Duration::from_millis(2));
         }
         latencies
@@ -95,7 +96,7 @@ impl Load {
 
     fn call(&self, proxy: SocketAddr, rate: u32, count: usize, ends: bool) -> Vec<Call> {
         let run = self.run.fetch_add(1, Ordering::Relaxed);
-        self.repeats.store(0, Ordering::Relaxed);
+        self.retransmissions.store(0, Ordering::Relaxed);
         let calls = Mutex::new(vec![Call::default(); count]);
         let done = AtomicBool::new(false);
         let own = self.caller.local_addr().expect("a bound socket has an address");
@@ -111,24 +112,24 @@ impl Load {
                 calls.lock().expect("no holder panics")[number].invited = Some(Instant::now());
                 let _ = self.caller.send_to(text.as_bytes(), proxy);
             }
-            // The last calls have a second to end.
+            // Allow the last calls 1 s to end.
             let deadline = Instant::now() + Duration::from_secs(1);
-            let over = |call: &Call| if ends { call.ended } else { call.answered.is_some() };
-            while Instant::now() < deadline && !calls.lock().expect("no holder panics").iter().all(over) {
+            let is_over = |call: &Call| if ends { call.ended } else { call.answered.is_some() };
+            while Instant::now() < deadline && !calls.lock().expect("no holder panics").iter().all(is_over) {
                 thread::sleep(Duration::from_millis(5));
             }
             done.store(true, Ordering::Relaxed);
         });
         let mut calls = calls.into_inner().expect("no holder panics");
-        if self.repeats.load(Ordering::Relaxed) > 0 {
-            calls[0].repeated = true;
+        if self.retransmissions.load(Ordering::Relaxed) > 0 {
+            calls[0].retransmitted = true;
         }
         calls
     }
 
     fn receive(&self, proxy: SocketAddr, run: u32, ends: bool, calls: &Mutex<Vec<Call>>, done: &AtomicBool) {
         let own = self.caller.local_addr().expect("a bound socket has an address");
-        self.caller.set_read_timeout(Some(Duration::from_millis(20))).expect("a time-out can be set");
+        self.caller.set_read_timeout(Some(Duration::from_millis(20))).expect("a timeout can be set");
         let mut buffer = [0; 8192];
         while !done.load(Ordering::Relaxed) {
             let Ok((length, _)) = self.caller.recv_from(&mut buffer) else { continue };
@@ -146,7 +147,7 @@ impl Load {
                 let mut calls = calls.lock().expect("no holder panics");
                 let Some(call) = calls.get_mut(number) else { continue };
                 match is_invite {
-                    true if call.answered.is_some() => call.repeated = true,
+                    true if call.answered.is_some() => call.retransmitted = true,
                     true => call.answered = Some(Instant::now()),
                     false => call.ended = true,
                 }
@@ -158,7 +159,7 @@ impl Load {
     }
 }
 
-/// Run and number of a call, from its Call-ID.
+/// Returns run and number of a call from its Call-ID.
 fn number_of(text: &str) -> Option<(u32, usize)> {
     let id = text.split("Call-ID: ").nth(1)?.split('@').next()?;
     let (run, number) = id.split_once('-')?;
@@ -181,7 +182,7 @@ fn invite(run: u32, number: usize, own: SocketAddr) -> String {
     )
 }
 
-/// A request in the dialog that an answer opened.
+/// Returns a request in the dialog that `answer` established.
 fn follow_up(method: &str, cseq: u32, answer: &str, run: u32, number: usize, own: SocketAddr) -> String {
     let header = |name: &str| answer.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default().trim();
     let target = header("Contact: ").trim_matches(['<', '>']);
@@ -194,10 +195,10 @@ fn follow_up(method: &str, cseq: u32, answer: &str, run: u32, number: usize, own
     )
 }
 
-/// Answers every INVITE and BYE at once.
-fn serve(socket: &UdpSocket, repeats: &AtomicU32) {
+/// Answers every INVITE and BYE with 200.
+fn serve(socket: &UdpSocket, retransmissions: &AtomicU32) {
     let own = socket.local_addr().expect("a bound socket has an address");
-    let mut last = std::collections::HashSet::new();
+    let mut seen = HashSet::new();
     let mut buffer = [0; 8192];
     loop {
         let Ok((length, from)) = socket.recv_from(&mut buffer) else { continue };
@@ -211,11 +212,11 @@ fn serve(socket: &UdpSocket, repeats: &AtomicU32) {
         });
         let to = text.lines().find(|line| line.starts_with("To:")).unwrap_or_default();
         let id = text.split("Call-ID: ").nth(1).and_then(|rest| rest.split('@').next()).unwrap_or_default();
-        if !last.insert(format!("{method}{id}")) {
-            repeats.fetch_add(1, Ordering::Relaxed);
+        if !seen.insert(format!("{method}{id}")) {
+            retransmissions.fetch_add(1, Ordering::Relaxed);
         }
-        if last.len() > 200_000 {
-            last.clear();
+        if seen.len() > 200_000 {
+            seen.clear();
         }
         let kept: String = kept.map(|line| format!("{line}\r\n")).collect();
         let (to, body) = match method {

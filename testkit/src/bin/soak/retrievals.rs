@@ -1,11 +1,10 @@
-//! The second half: retrievals with messages over real MSRP, paid for at a charging system. Everything that a session
-//! with messages leaves behind is looked at here; the calls of the first half carry none.
+//! Second part of the soak test: retrievals with messages over MSRP, charged at the OCS simulator.
 
 use super::State;
 use imcharge_testkit::ocs::{self, Ocs};
 use imcharge_testkit::parties::client::{ImClient, Options as ClientOptions, Reaction};
 use imcharge_testkit::parties::server::{ImServer, Options as ServerOptions};
-use imcharge_testkit::proxy::{Proxy, Setup};
+use imcharge_testkit::proxy::{LARGE_MEMORY, Proxy, Setup};
 use imcharge_testkit::{Events, eventually};
 use std::error::Error;
 use std::net::UdpSocket;
@@ -13,28 +12,28 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-/// Retrievals a second: about half of what such a machine can do. As many sessions as come in 32 s are kept at a time,
-/// so it has to be the same before both looks.
-const RATE: u32 = 250;
+/// Rate of the retrievals: about half the capacity of a machine with two cores. Equal in both runs, because the module
+/// keeps the sessions of the last 32 s.
+const RETRIEVALS_PER_SECOND: u32 = 250;
 
-/// Clients that retrieve at the same time, each for a subscriber of its own.
+/// Concurrent clients, each with its own subscriber.
 const CLIENTS: u32 = 8;
 
-/// What waits for each of them.
+/// Stored messages.
 const MESSAGES: [&str; 3] = ["one", "two", "three"];
 
-/// What each account has at the beginning.
+/// Initial balance of each account.
 const BALANCE: i64 = 1_000_000_000;
 
-/// The charging system, the proxy before it, and where the IM server takes SIP.
+/// The OCS simulator, the proxy, and the SIP socket of the IM server.
 struct Scene {
     proxy: Proxy,
     ocs: Ocs,
-    place: UdpSocket,
+    server_socket: UdpSocket,
 }
 
-/// So many retrievals, after as many that bring everything to its size: the engine's caches go on filling for longer
-/// than closed sessions stay.
+/// Runs the retrievals twice, because the engine's caches fill for longer than closed sessions are kept, and checks the
+/// second run.
 pub fn soak(folder: &Path, retrievals: u32) -> Result<(), Box<dyn Error>> {
     let scene = Scene::new(folder)?;
     scene.retrieve(retrievals)?;
@@ -55,36 +54,36 @@ impl Scene {
     fn new(folder: &Path) -> Result<Scene, Box<dyn Error>> {
         let program = ocs::program()?;
         let ocs = Ocs::start(&program, &["--default-balance", &BALANCE.to_string()]);
-        let place = UdpSocket::bind("127.0.0.1:0")?;
-        let mut setup = Setup::new(folder, place.local_addr()?).defined("WITH_DIAMETER", "1");
-        setup.arguments = super::ARGUMENTS.to_vec();
-        // Each process would keep descriptors of connections that are gone, until it needs their places.
+        let server_socket = UdpSocket::bind("127.0.0.1:0")?;
+        let mut setup = Setup::new(folder, server_socket.local_addr()?).defined("WITH_DIAMETER", "1");
+        setup.arguments = LARGE_MEMORY.to_vec();
+        // Without this, each process keeps descriptors of closed connections until it reuses their slots.
         let setup = setup.changed("#!KAMAILIO", "#!KAMAILIO\ntcp_fd_cache=no");
         let peer = format!("\"host=ocs.example.com;address={}\"", ocs.diameter);
         let proxy = Proxy::start(setup.defined("OCS_PEER", peer))?;
         if !eventually(Duration::from_secs(20), || ocs.command("connections").len() == 1) {
-            return Err(format!("the charging system is not reached\n{}", proxy.log()).into());
+            return Err(format!("the proxy has not connected to the OCS simulator\n{}", proxy.log()).into());
         }
-        Ok(Scene { proxy, ocs, place })
+        Ok(Scene { proxy, ocs, server_socket })
     }
 
-    /// So many retrievals by all clients together; how many a second. The server has gone when it returns, and its
-    /// connections with it.
+    /// Runs this many retrievals, spread over the clients. Returns the rate per second. Server and connections are closed
+    /// when it returns.
     fn retrieve(&self, count: u32) -> Result<f64, Box<dyn Error>> {
         let (sip, msrp, started) = (self.proxy.sip, self.proxy.msrp, Instant::now());
-        let _server = ImServer::start(&self.place, ServerOptions::new(msrp, &MESSAGES), Events::default())?;
-        let begun = AtomicU32::new(0);
+        let _server = ImServer::start(&self.server_socket, ServerOptions::new(msrp, &MESSAGES), Events::default())?;
+        let started_count = AtomicU32::new(0);
         let client = |number: u32| -> Result<(), String> {
             loop {
-                let next = begun.fetch_add(1, Ordering::Relaxed);
+                let next = started_count.fetch_add(1, Ordering::Relaxed);
                 if next >= count {
                     return Ok(());
                 }
-                let due = started + Duration::from_secs_f64(f64::from(next) / f64::from(RATE));
+                let due = started + Duration::from_secs_f64(f64::from(next) / f64::from(RETRIEVALS_PER_SECOND));
                 std::thread::sleep(due.saturating_duration_since(Instant::now()));
                 let options = ClientOptions::new(sip, msrp, &identity(number));
                 let client = ImClient::new(options, Events::default());
-                let mut client = client.map_err(|error| format!("the relay takes no connection: {error}"))?;
+                let mut client = client.map_err(|error| format!("the relay accepts no connection: {error}"))?;
                 let outcome = client.retrieve(MESSAGES.len(), Reaction::Answer(200));
                 let whole = outcome.messages.iter().filter(|message| message.complete).count();
                 if (outcome.status, whole, outcome.bye) != (200, MESSAGES.len(), 200) {
@@ -102,11 +101,11 @@ impl Scene {
         Ok(f64::from(count) / started.elapsed().as_secs_f64())
     }
 
-    /// Each message is paid for once, at the charging system and in the history, and nothing is held.
+    /// Checks that the OCS and the history have exactly one debit per message and that nothing is held.
     fn reconcile(&self, messages: i64) -> Result<(), Box<dyn Error>> {
         let left = self.ocs.sessions();
         if !left.is_empty() {
-            return Err(format!("{} sessions are open at the charging system, {:?} first", left.len(), left[0]).into());
+            return Err(format!("{} sessions are still open at the OCS, first {:?}", left.len(), left[0]).into());
         }
         let mut debited = 0;
         for number in 0..CLIENTS {
@@ -117,13 +116,14 @@ impl Scene {
             ));
             if account != (BALANCE - history, 0, history) {
                 let who = identity(number);
-                return Err(
-                    format!("{who}: {history} messages in the history, (free, held, debited) {account:?}").into()
-                );
+                return Err(format!(
+                    "{who}: {history} debits in the history, but (balance, held, debited) at the OCS is {account:?}"
+                )
+                .into());
             }
             debited += history;
         }
         println!("{messages} messages, {debited} debited, nothing held");
-        if debited == messages { Ok(()) } else { Err("not every message is debited once".into()) }
+        if debited == messages { Ok(()) } else { Err("the number of debits differs from that of messages".into()) }
     }
 }
