@@ -1,5 +1,5 @@
-//! The OCS simulator as a program: see `testkit/src/ocs`.
+//! OCS simulator as a program. `--help` lists its options and control commands.
 
 fn main() {
-    imcharge_testkit::ocs::main();
+    imcharge_testkit::ocs::cli::main();
 }

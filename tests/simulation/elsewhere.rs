@@ -1,7 +1,7 @@
 //! What lies beyond the proxy's sockets: the charging system and the network to it.
 
+use crate::accounts::Quantity;
 use crate::asked::{Asked, Asking, Coming};
-use crate::book::Quantity;
 use crate::inquiries::{CLIENT, Inquiries, Wish};
 use crate::rating::FOREIGN_GROUP;
 use crate::state::{Fate, Peer, State};
@@ -118,7 +118,7 @@ impl Elsewhere {
         self.ocs.settings.origin_host = name.into();
         let is_well = self.ill.is_some_and(|ill| ill != line.port);
         let faults = is_well.then(|| std::mem::take(&mut self.ocs.faults));
-        let fate = self.ocs.take(&mut line.peer, bytes, answer);
+        let fate = self.ocs.process(&mut line.peer, bytes, answer);
         if let Some(faults) = faults {
             self.ocs.faults = faults;
         }
@@ -310,7 +310,8 @@ impl Elsewhere {
         let used = own_services(request).flat_map(|one| &one.used_service_unit).chain(&request.used_service_unit);
         let wanted = own_services(request).filter_map(|one| one.requested_service_unit.as_ref());
         let units = used.chain(wanted).chain(&request.requested_service_unit).next();
-        let kind = units.and_then(|units| Quantity::of(units, &self.ocs.settings).ok()?).map(|units| units.kind);
+        let kind =
+            units.and_then(|units| Quantity::from_units(units, &self.ocs.settings).ok()?).map(|units| units.kind);
         // Further ones only close what was granted unasked: after a restart also to the service as it was called before.
         let service = own_services(request).next().map(|one| (&one.service_identifier, one.rating_group));
         format!("{kind:?} {:?} {service:?}", request.service_identifier)
@@ -319,7 +320,8 @@ impl Elsewhere {
     /// Whether a request says that something was used.
     fn is_used(&self, request: &CreditControlRequest<'_>) -> bool {
         let services = request.services.iter().flat_map(|service| &service.used_service_unit);
-        let amount = |units| Quantity::of(units, &self.ocs.settings).ok().flatten().map_or(0, |used| used.amount);
+        let amount =
+            |units| Quantity::from_units(units, &self.ocs.settings).ok().flatten().map_or(0, |used| used.amount);
         request.used_service_unit.iter().chain(services).any(|units| amount(units) > 0)
     }
 
@@ -329,9 +331,9 @@ impl Elsewhere {
         let used = service.map_or(&request.used_service_unit, |service| &service.used_service_unit);
         let wanted = service.and_then(|service| service.requested_service_unit.as_ref());
         let wanted = wanted.or(request.requested_service_unit.as_ref());
-        let held = self.ocs.book.sessions.get(request.session_id).map_or(0, |session| session.held());
+        let held = self.ocs.accounts.sessions.get(request.session_id).map_or(0, |session| session.held());
         let settings = &self.ocs.settings;
-        let wanted = wanted.and_then(|wanted| Quantity::of(wanted, settings).ok().flatten());
+        let wanted = wanted.and_then(|wanted| Quantity::from_units(wanted, settings).ok().flatten());
         let cost = wanted.and_then(|wanted| wanted.cost(settings).ok());
         used.is_empty() && cost.is_some_and(|cost| cost <= held)
     }

@@ -2,7 +2,7 @@
 //! (Abort-Session-Request, RFC 6733, 8.5). And what has to come of it.
 
 use crate::asked::Asked;
-use crate::inquiry;
+use crate::server_request;
 use crate::world::say;
 use imcharge::charge::ch2::SessionKey;
 use imcharge::enabler::diameter::mapping;
@@ -181,7 +181,7 @@ fn write(wish: Wish, session_id: &str, names: (HopByHop, EndToEnd), flags: Flags
     let (command, from) = (wish.command(), ["ocs.example.com", "example.com"]);
     let mut bytes = Vec::new();
     let mut writer = Writer::request(&mut bytes, command, flags, APPLICATION_CREDIT_CONTROL, names.0, names.1);
-    inquiry::write(command, session_id, from, CLIENT, &mut writer);
+    server_request::write(command, session_id, from, CLIENT, &mut writer);
     let _ = writer.finish();
     bytes
 }

@@ -12,7 +12,7 @@ mod inquiries;
 mod world;
 
 use imcharge::simulate::InjectedBug;
-use imcharge_testkit::ocs::{book, inquiry, rating, state};
+use imcharge_testkit::ocs::{accounts, rating, server_request, state};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};

@@ -275,7 +275,7 @@ impl<'a> World<'a> {
         setup::set_up(&mut random, &config, is_short, &mut elsewhere);
         elsewhere.changes = changes;
         for (name, balance) in &balances {
-            elsewhere.ocs.book.set_balance(name, *balance);
+            elsewhere.ocs.accounts.set_balance(name, *balance);
         }
         let elsewhere = Rc::new(RefCell::new(elsewhere));
         let meanwhile = Rc::clone(&elsewhere);

@@ -1,4 +1,4 @@
-//! One connection, TCP or TLS: one thread reads it, any thread may write.
+//! A TCP or TLS connection. One thread reads it, any thread may write.
 
 use rustls::{ServerConfig, ServerConnection};
 use std::io::{self, Read, Write};
@@ -7,57 +7,58 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// A peer that does not read for so long is given up.
-const WRITE_PATIENCE: Duration = Duration::from_secs(10);
+/// A write that takes longer fails.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Octets of a piece, and the pause behind it, when an answer goes out in pieces.
-const PIECE: usize = 7;
-const PAUSE: Duration = Duration::from_millis(1);
+/// Octets per piece, and the pause after each, of an answer that is sent in pieces.
+const PIECE_OCTETS: usize = 7;
+const PIECE_PAUSE: Duration = Duration::from_millis(1);
 
 /// A connection.
 #[derive(Debug)]
 pub struct Connection {
-    /// Which one.
+    /// Number of the connection.
     pub id: u64,
-    /// Milliseconds since the server's start when something came, and when a DWR went out.
-    pub heard: AtomicU64,
-    pub asked: AtomicU64,
+    /// Time of the last received octets, in milliseconds since the start of the server.
+    pub last_received: AtomicU64,
+    /// Time of the last DWR sent, in the same unit.
+    pub last_watchdog: AtomicU64,
     stream: TcpStream,
     tls: Option<Mutex<ServerConnection>>,
     writing: Mutex<()>,
 }
 
-/// A lock whose holder panicked is taken all the same: nothing of a connection is left half done.
+/// Locks a mutex, even if a holder has panicked.
 pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Connection {
-    /// A connection just accepted.
+    /// Wraps an accepted connection.
     pub fn new(id: u64, stream: TcpStream, tls: Option<&Arc<ServerConfig>>) -> io::Result<Connection> {
-        // Answers are batched here already; waiting for more would only delay them.
+        // Answers are already batched.
         stream.set_nodelay(true)?;
-        stream.set_write_timeout(Some(WRITE_PATIENCE))?;
+        stream.set_write_timeout(Some(WRITE_TIMEOUT))?;
         let tls = tls.map(|config| ServerConnection::new(config.clone())).transpose().map_err(io::Error::other)?;
         let tls = tls.map(|mut tls| {
             tls.set_buffer_limit(None);
             Mutex::new(tls)
         });
-        let (heard, asked) = (AtomicU64::new(0), AtomicU64::new(0));
-        Ok(Connection { id, heard, asked, stream, tls, writing: Mutex::new(()) })
+        let (last_received, last_watchdog) = (AtomicU64::new(0), AtomicU64::new(0));
+        Ok(Connection { id, last_received, last_watchdog, stream, tls, writing: Mutex::new(()) })
     }
 
-    /// The address that the peer reached.
+    /// Returns the local address.
     pub fn local(&self) -> io::Result<std::net::SocketAddr> {
         self.stream.local_addr()
     }
 
-    /// The peer's address.
+    /// Returns the address of the peer.
     pub fn remote(&self) -> io::Result<std::net::SocketAddr> {
         self.stream.peer_addr()
     }
 
-    /// Waits for bytes; adds them. `false`: there are no more.
+    /// Waits for octets and appends them to `input`. Returns `false` at the end of the stream.
     pub fn receive(&self, chunk: &mut [u8], input: &mut Vec<u8>) -> io::Result<bool> {
         let count = (&self.stream).read(chunk)?;
         let Some(mut raw) = chunk.get(..count).filter(|raw| !raw.is_empty()) else { return Ok(false) };
@@ -69,7 +70,7 @@ impl Connection {
         while !raw.is_empty() {
             tls.read_tls(&mut raw)?;
             let state = tls.process_new_packets();
-            // Whatever is wrong, the peer is told.
+            // Sends the TLS alert even on an error.
             while tls.wants_write() {
                 tls.write_tls(&mut &self.stream)?;
             }
@@ -84,7 +85,7 @@ impl Connection {
         Ok(true)
     }
 
-    /// Sends these bytes.
+    /// Sends octets.
     pub fn send(&self, bytes: &[u8]) -> io::Result<()> {
         let Some(tls) = &self.tls else {
             let _one_at_a_time = lock(&self.writing);
@@ -98,22 +99,22 @@ impl Connection {
         Ok(())
     }
 
-    /// Sends these bytes a few at a time.
+    /// Sends octets in small pieces.
     pub fn send_in_pieces(&self, bytes: &[u8]) -> io::Result<()> {
-        for piece in bytes.chunks(PIECE) {
+        for piece in bytes.chunks(PIECE_OCTETS) {
             self.send(piece)?;
-            std::thread::sleep(PAUSE);
+            std::thread::sleep(PIECE_PAUSE);
         }
         Ok(())
     }
 
-    /// Ends it; whoever reads it sees the end.
+    /// Closes the connection; its reader sees the end of the stream.
     pub fn close(&self) {
         let _ = self.stream.shutdown(Shutdown::Both);
     }
 
-    /// Says that something came.
+    /// Records that octets were received.
     pub fn touch(&self, now: u64) {
-        self.heard.store(now, Ordering::Relaxed);
+        self.last_received.store(now, Ordering::Relaxed);
     }
 }

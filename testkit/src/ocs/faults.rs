@@ -1,4 +1,4 @@
-//! Faults on demand: which, for which requests, how often.
+//! Faults on demand: kind, affected requests and frequency.
 //!
 //! ```text
 //! fault delay=20ms                       fault refuse=4012 on=initial times=1
@@ -8,10 +8,10 @@
 use std::fmt;
 use std::time::Duration;
 
-/// Faults set at a time at most.
+/// Maximum number of active faults.
 pub const FAULTS_MAX: usize = 64;
 
-/// What requests a fault is for.
+/// Set of request kinds that a fault applies to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Requests(u8);
 
@@ -39,7 +39,7 @@ impl Requests {
         ("everything", Requests::EVERYTHING),
     ];
 
-    fn read(text: &str) -> Option<Requests> {
+    fn parse(text: &str) -> Option<Requests> {
         text.split(',').try_fold(Requests(0), |sum, word| {
             let (_, these) = Requests::NAMES.iter().find(|(name, _)| *name == word)?;
             Some(Requests(sum.0 | these.0))
@@ -47,114 +47,114 @@ impl Requests {
     }
 }
 
-/// What goes wrong.
+/// Kind of fault.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// The answer comes so much later, at least and at most.
+    /// Delays the answer by a time between these two.
     Delay(Duration, Duration),
-    /// Booked, not answered.
+    /// Processes the request and drops the answer.
     Drop,
-    /// Neither booked nor answered: the request never came.
+    /// Drops the request.
     Lose,
-    /// This Result-Code, nothing booked.
+    /// Answers with this Result-Code without processing the request.
     Refuse(u32),
-    /// The same with the E flag, and without CC-Request-Type and -Number.
+    /// As `Refuse`, with the E flag and without CC-Request-Type and CC-Request-Number.
     ProtocolError(u32),
-    /// SUCCESS, and this Result-Code in every service; nothing booked.
+    /// Answers SUCCESS with this Result-Code in every service, without processing the request.
     RefuseMscc(u32),
-    /// Another service in the answer, before or after the others.
+    /// Adds a service that was not requested, before or after the others.
     Foreign { granted: bool, first: bool },
-    /// Services without Result-Code.
+    /// Omits the Result-Code of services.
     NoMsccResult,
-    /// No services in the answer.
+    /// Omits the services.
     NoMscc,
-    /// Units of time in place of what was asked for.
+    /// Grants time instead of the requested units.
     GrantTime,
-    /// The answer twice.
+    /// Sends the answer twice.
     Duplicate,
-    /// Another Hop-by-Hop Identifier.
+    /// Changes the Hop-by-Hop Identifier.
     WrongHbh,
-    /// Another End-to-End Identifier.
+    /// Changes the End-to-End Identifier.
     WrongE2e,
-    /// No Session-Id.
+    /// Omits the Session-Id.
     NoSessionId,
-    /// Somebody else's.
+    /// Changes the Session-Id.
     WrongSessionId,
-    /// An AVP that nobody knows; with the M flag or without.
+    /// Adds an unknown AVP; `true`: with the M flag.
     UnknownAvp(bool),
-    /// Bytes that are no Diameter.
+    /// Sends octets that are not Diameter.
     Garbage,
-    /// This length in the header.
+    /// Writes this length into the header.
     HeaderLength(u32),
-    /// This length in the Result-Code AVP.
+    /// Writes a wrong length into the Result-Code AVP.
     AvpLength(AvpLength),
-    /// The answer a few octets at a time.
+    /// Sends the answer in small pieces.
     PartialWrites,
-    /// The connection ends instead of an answer.
+    /// Closes the connection instead of answering.
     CloseBefore,
-    /// The connection ends within the answer.
+    /// Closes the connection after half of the answer.
     CloseMid,
-    /// No answer; of the base protocol neither.
+    /// Answers nothing, not even the base protocol.
     Silent,
 }
 
-/// How the length of the Result-Code AVP is wrong.
+/// Wrong length of the Result-Code AVP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AvpLength {
-    /// This, whatever is there.
+    /// This value.
     Is(u8),
-    /// Beyond the end of the message.
+    /// Past the end of the message.
     Beyond,
-    /// 9: a Result-Code of one octet.
+    /// 9, which leaves one octet for the value.
     OneByte,
 }
 
-/// A fault that is set.
+/// An active fault.
 #[derive(Clone, Debug)]
-pub struct Set {
+pub struct Fault {
     kind: Kind,
     on: Requests,
-    /// Of so many requests one, the last.
+    /// Applies to every n-th request.
     one_in: u32,
-    /// How often still; `None`: for ever.
+    /// Remaining number of times; `None`: unlimited.
     times: Option<u32>,
     seen: u32,
     text: String,
 }
 
-impl fmt::Display for Set {
+impl fmt::Display for Fault {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let left = self.times.map_or_else(|| "-".to_owned(), |times| times.to_string());
         write!(out, "fault {} seen={} left={left}", self.text, self.seen)
     }
 }
 
-/// All faults that are set.
+/// All active faults.
 #[derive(Debug, Default)]
-pub struct Faults(Vec<Set>);
+pub struct Faults(Vec<Fault>);
 
 impl Faults {
-    /// Sets one: `NAME[=VALUE] [on=REQUESTS] [times=N] [rate=1/N]`.
+    /// Adds a fault: `NAME[=VALUE] [on=REQUESTS] [times=N] [rate=1/N]`.
     pub fn set(&mut self, text: &str) -> Result<(), String> {
         if self.0.len() >= FAULTS_MAX {
-            return Err(format!("{FAULTS_MAX} faults are set already; reset takes them away"));
+            return Err(format!("{FAULTS_MAX} faults are active; remove them with fault off"));
         }
-        self.0.push(Set::read(text)?);
+        self.0.push(Fault::parse(text)?);
         Ok(())
     }
 
-    /// Takes all away.
+    /// Removes all faults.
     pub fn clear(&mut self) {
         self.0.clear();
     }
 
-    /// Those that are set.
-    pub fn iter(&self) -> impl Iterator<Item = &Set> {
+    /// Returns the active faults.
+    pub fn iter(&self) -> impl Iterator<Item = &Fault> {
         self.0.iter()
     }
 
-    /// What goes wrong with this request. Nothing at all costs nothing.
-    pub fn of(&mut self, request: Requests) -> Vec<Kind> {
+    /// Returns the faults that are due for a request, and counts it.
+    pub fn due(&mut self, request: Requests) -> Vec<Kind> {
         let mut due = Vec::new();
         for fault in &mut self.0 {
             if fault.on.0 & request.0 == 0 || fault.times == Some(0) {
@@ -170,38 +170,40 @@ impl Faults {
     }
 }
 
-impl Set {
-    fn read(text: &str) -> Result<Set, String> {
+impl Fault {
+    fn parse(text: &str) -> Result<Fault, String> {
         let mut words = text.split_whitespace();
-        let first = words.next().ok_or("a fault is wanted: fault NAME[=VALUE] [on=REQUESTS] [times=N] [rate=1/N]")?;
+        let first = words.next().ok_or("expected fault NAME[=VALUE] [on=REQUESTS] [times=N] [rate=1/N]")?;
         let (name, value) = first.split_once('=').map_or((first, None), |(name, value)| (name, Some(value)));
         let (kind, rate) = kind(name, value)?;
         let on = if kind == Kind::Silent { Requests::EVERYTHING } else { Requests::CREDIT_CONTROL };
-        let mut set = Set { kind, on, one_in: rate.unwrap_or(1), times: None, seen: 0, text: text.trim().to_owned() };
+        let mut fault =
+            Fault { kind, on, one_in: rate.unwrap_or(1), times: None, seen: 0, text: text.trim().to_owned() };
         for word in words {
-            let wrong = |wanted: &str| format!("{word} will not do; {wanted} is wanted");
+            let invalid = |expected: &str| format!("{word}: expected {expected}");
             match word.split_once('=') {
                 Some(("on", value)) => {
                     let names: Vec<&str> = Requests::NAMES.iter().map(|(name, _)| *name).collect();
-                    set.on = Requests::read(value).ok_or_else(|| wrong(&format!("on= and {}", names.join(", "))))?;
+                    fault.on = Requests::parse(value)
+                        .ok_or_else(|| invalid(&format!("on= and a list of {}", names.join(", "))))?;
                 }
                 Some(("times", value)) => {
-                    set.times = Some(value.parse().map_err(|_| wrong("times= and a number"))?);
+                    fault.times = Some(value.parse().map_err(|_| invalid("times= and a number"))?);
                 }
-                Some(("rate", value)) => set.one_in = one_in(value).ok_or_else(|| wrong("rate=1/N"))?,
-                _ => return Err(wrong("on=, times= or rate=")),
+                Some(("rate", value)) => fault.one_in = one_in(value).ok_or_else(|| invalid("rate=1/N"))?,
+                _ => return Err(invalid("on=, times= or rate=")),
             }
         }
-        Ok(set)
+        Ok(fault)
     }
 }
 
-/// `1/3`
+/// Parses `1/3`.
 fn one_in(text: &str) -> Option<u32> {
     text.strip_prefix("1/")?.parse().ok().filter(|n| *n > 0)
 }
 
-/// `20ms`, `2s` or `5-50ms`.
+/// Parses `20ms`, `2s` or `5-50ms`.
 fn delay(text: &str) -> Option<Kind> {
     let (number, unit) = match text.strip_suffix("ms") {
         Some(number) => (number, 1),
@@ -213,7 +215,7 @@ fn delay(text: &str) -> Option<Kind> {
     (least <= most).then(|| Kind::Delay(Duration::from_millis(least), Duration::from_millis(most)))
 }
 
-/// The names without a value; these take `1/N` instead.
+/// Faults without a value; they accept `1/N` instead.
 const PLAIN: &[(&str, Kind)] = &[
     ("drop", Kind::Drop),
     ("lose", Kind::Lose),
@@ -232,7 +234,7 @@ const PLAIN: &[(&str, Kind)] = &[
     ("silent", Kind::Silent),
 ];
 
-/// The names with a value, and what it is.
+/// Faults with a value, and its form.
 const VALUED: &[(&str, &str)] = &[
     ("delay", "20ms, 2s or 5-50ms"),
     ("refuse", "a Result-Code"),
@@ -244,18 +246,18 @@ const VALUED: &[(&str, &str)] = &[
     ("close", "before-answer or mid-answer"),
 ];
 
-/// The fault of this name, and its rate if the value is one.
+/// Returns the kind with this name, and the rate if the value is one.
 fn kind(name: &str, value: Option<&str>) -> Result<(Kind, Option<u32>), String> {
     if let Some((_, kind)) = PLAIN.iter().find(|(known, _)| *known == name) {
-        let rate = value.map(|value| one_in(value).ok_or_else(|| format!("{name}={value}: 1/N is wanted")));
+        let rate = value.map(|value| one_in(value).ok_or_else(|| format!("{name}={value}: expected 1/N")));
         return Ok((kind.clone(), rate.transpose()?));
     }
-    let Some((_, wanted)) = VALUED.iter().find(|(known, _)| *known == name) else {
+    let Some((_, expected)) = VALUED.iter().find(|(known, _)| *known == name) else {
         let names = PLAIN.iter().map(|(name, _)| *name).chain(VALUED.iter().map(|(name, _)| *name));
-        return Err(format!("there is no fault {name}; there are {}", names.collect::<Vec<_>>().join(", ")));
+        return Err(format!("unknown fault {name}; known are {}", names.collect::<Vec<_>>().join(", ")));
     };
     let value = value.unwrap_or_default();
-    let kind = valued(name, value).ok_or_else(|| format!("{name}={value} will not do; {wanted} is wanted"))?;
+    let kind = valued(name, value).ok_or_else(|| format!("{name}={value}: expected {expected}"))?;
     Ok((kind, None))
 }
 

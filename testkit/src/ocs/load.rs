@@ -1,4 +1,4 @@
-//! A client that only makes load: pairs of INITIAL and TERMINATION, so many on their way at a time.
+//! Diameter load generator: pairs of INITIAL and TERMINATION with a window of pending requests.
 
 use imcharge::wire::diameter::base::CapabilitiesExchangeRequest;
 use imcharge::wire::diameter::codes::{RequestType, SubscriptionIdType};
@@ -12,24 +12,24 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-/// What load to make.
+/// Parameters of the load.
 pub struct Load {
     pub address: SocketAddr,
-    /// Connections, each with a thread of its own.
+    /// Number of connections, each with one thread.
     pub connections: usize,
-    /// Requests on their way at a time on each.
+    /// Pending requests per connection.
     pub window: usize,
     pub seconds: u64,
 }
 
 impl Load {
-    /// Makes it, and prints what came of it.
+    /// Runs the load and prints the throughput.
     pub fn run(&self) -> Result<(), Box<dyn Error>> {
         let start = Instant::now();
         let threads: Vec<_> = (0..self.connections)
             .map(|number| {
                 let (address, window, seconds) = (self.address, self.window, self.seconds);
-                std::thread::spawn(move || converse(address, number, window, Duration::from_secs(seconds)))
+                std::thread::spawn(move || run_connection(address, number, window, Duration::from_secs(seconds)))
             })
             .collect();
         let (mut answered, mut granted) = (0, 0);
@@ -42,7 +42,7 @@ impl Load {
         let span = start.elapsed().as_secs_f64();
         println!(
             "{answered} CCRs answered in {span:.2} s, {granted} with SUCCESS: {:.0} CCR/s \
-             ({} connections, {} on their way on each; CPU of this side {} ms)",
+             ({} connections, {} pending on each; CPU of the client {} ms)",
             answered as f64 / span,
             self.connections,
             self.window,
@@ -52,14 +52,14 @@ impl Load {
     }
 }
 
-/// One connection; how many were answered, and how many of these granted.
-fn converse(address: SocketAddr, number: usize, window: usize, span: Duration) -> std::io::Result<(u64, u64)> {
+/// Runs one connection. Returns the numbers of answers and of grants.
+fn run_connection(address: SocketAddr, number: usize, window: usize, span: Duration) -> std::io::Result<(u64, u64)> {
     let mut stream = TcpStream::connect(address)?;
     stream.set_nodelay(true)?;
     stream.set_read_timeout(Some(Duration::from_secs(10)))?;
     let mut out = Vec::new();
     let host = format!("load{number}.example.com");
-    exchange(&mut out, &host);
+    write_cer(&mut out, &host);
     stream.write_all(&out)?;
     let mut input = Vec::new();
     let mut chunk = vec![0; 256 * 1024];
@@ -69,7 +69,7 @@ fn converse(address: SocketAddr, number: usize, window: usize, span: Duration) -
     while start.elapsed() < span {
         out.clear();
         for _ in 0..window {
-            ask(&mut out, &host, sent);
+            write_ccr(&mut out, &host, sent);
             sent += 1;
         }
         stream.write_all(&out)?;
@@ -83,7 +83,7 @@ fn converse(address: SocketAddr, number: usize, window: usize, span: Duration) -
     Ok((answered, granted))
 }
 
-fn exchange(out: &mut Vec<u8>, host: &str) {
+fn write_cer(out: &mut Vec<u8>, host: &str) {
     let body = CapabilitiesExchangeRequest {
         origin_host: host,
         origin_realm: "example.com",
@@ -98,8 +98,8 @@ fn exchange(out: &mut Vec<u8>, host: &str) {
     let _ = writer.finish();
 }
 
-/// The next request: INITIAL for two units and TERMINATION with one used, in turns.
-fn ask(out: &mut Vec<u8>, host: &str, number: u64) {
+/// Writes the next request: alternately INITIAL for two units and TERMINATION with one used.
+fn write_ccr(out: &mut Vec<u8>, host: &str, number: u64) {
     let session_id = format!("{host};{};1", number / 2);
     let begins = number.is_multiple_of(2);
     let units = |count| ServiceUnits { service_specific: Some(count), ..ServiceUnits::default() };
@@ -133,7 +133,7 @@ fn ask(out: &mut Vec<u8>, host: &str, number: u64) {
     let _ = writer.finish();
 }
 
-/// Waits for so many messages.
+/// Waits for `count` messages and passes each to `take`.
 fn receive(
     stream: &mut TcpStream,
     chunk: &mut [u8],
@@ -141,7 +141,7 @@ fn receive(
     mut count: usize,
     mut take: impl FnMut(Message<'_>),
 ) -> std::io::Result<()> {
-    let wrong = |text: String| std::io::Error::new(std::io::ErrorKind::InvalidData, text);
+    let invalid = |text: String| std::io::Error::new(std::io::ErrorKind::InvalidData, text);
     let mut taken = 0;
     while count > 0 {
         let rest = input.get(taken..).unwrap_or_default();
@@ -156,11 +156,11 @@ fn receive(
                 taken = 0;
                 let read = stream.read(chunk)?;
                 if read == 0 {
-                    return Err(wrong("the server has closed the connection".into()));
+                    return Err(invalid("the server has closed the connection".into()));
                 }
                 input.extend_from_slice(chunk.get(..read).unwrap_or_default());
             }
-            Framed::FramingError(broken) => return Err(wrong(broken.to_string())),
+            Framed::FramingError(broken) => return Err(invalid(broken.to_string())),
         }
     }
     input.drain(..taken);

@@ -1,6 +1,6 @@
-//! From a Credit-Control-Request to its answer: what is granted, what is booked, what is refused.
+//! Rates Credit-Control-Requests: grants, debits and refuses units.
 
-use super::book::{Book, Kind, Quantity, Session};
+use super::accounts::{Accounts, Kind, Quantity, Session};
 use super::settings::Settings;
 use imcharge::wire::diameter::codes::{CheckBalanceResult, RequestType, RequestedAction};
 use imcharge::wire::diameter::credit_control::{Balance, CostInformation, UnitValue};
@@ -8,10 +8,10 @@ use imcharge::wire::diameter::{
     CreditControlAnswer, CreditControlRequest, Failed, FailedAvp, Fault, Message, ResultCode, Service, dictionary,
 };
 
-/// What becomes of one service, before it is known where in the answer that stands.
+/// Result for one service, wherever it goes in the answer.
 type Rated<'s> = Result<Service<'s>, ResultCode>;
 
-/// An answer with nothing in it but what any answer has.
+/// Returns an answer with only the AVPs of every answer.
 pub fn plain<'s>(
     request: &CreditControlRequest<'s>,
     result: ResultCode,
@@ -33,9 +33,9 @@ pub fn plain<'s>(
     }
 }
 
-/// Rates a request, books it, and says what to answer.
+/// Rates a request, updates the accounts and returns the answer.
 pub fn rate<'s>(
-    book: &mut Book,
+    accounts: &mut Accounts,
     settings: &'s Settings,
     request: &CreditControlRequest<'s>,
     message: &Message<'s>,
@@ -48,9 +48,9 @@ pub fn rate<'s>(
         return CreditControlAnswer { failed_avp, ..plain(request, ResultCode::RATING_FAILED, settings) };
     }
     let rated = match request.request_type {
-        RequestType::EVENT_REQUEST => event(book, settings, request),
+        RequestType::EVENT_REQUEST => event(accounts, settings, request),
         RequestType::INITIAL_REQUEST | RequestType::UPDATE_REQUEST | RequestType::TERMINATION_REQUEST => {
-            in_session(book, settings, request, connection)
+            in_session(accounts, settings, request, connection)
         }
         _ => Err(Fault::new(ResultCode::INVALID_AVP_VALUE)),
     };
@@ -69,22 +69,22 @@ pub fn rate<'s>(
     })
 }
 
-/// INITIAL, UPDATE and TERMINATION.
+/// Rates INITIAL, UPDATE and TERMINATION.
 fn in_session<'s>(
-    book: &mut Book,
+    accounts: &mut Accounts,
     settings: &'s Settings,
     request: &CreditControlRequest<'s>,
     connection: u64,
 ) -> Result<CreditControlAnswer<'s>, Fault<'static>> {
     let initial = request.request_type == RequestType::INITIAL_REQUEST;
-    let (key, mut session) = match book.sessions.remove_entry(request.session_id) {
+    let (key, mut session) = match accounts.sessions.remove_entry(request.session_id) {
         Some(open) if initial => {
-            book.sessions.insert(open.0, open.1);
+            accounts.sessions.insert(open.0, open.1);
             return Err(Fault::new(ResultCode::UNABLE_TO_COMPLY));
         }
         Some(open) => open,
         None if initial => {
-            let mut session = Book::open(book.payer(request, settings).map_err(Fault::new)?);
+            let mut session = Accounts::open_session(accounts.payer(request, settings).map_err(Fault::new)?);
             request.origin_host.clone_into(&mut session.client);
             request.origin_realm.clone_into(&mut session.client_realm);
             (request.session_id.to_owned(), session)
@@ -94,55 +94,55 @@ fn in_session<'s>(
     session.connection = connection;
     session.number = request.request_number;
     let ends = request.request_type == RequestType::TERMINATION_REQUEST;
-    let answer = answer_services(settings, request, |service| go_on(book, &mut session, settings, service, ends));
+    let answer =
+        answer_services(settings, request, |service| rate_service(accounts, &mut session, settings, service, ends));
     let account = session.account;
     let refused = answer.result_code != Some(ResultCode::SUCCESS);
     if ends || (initial && refused) {
-        book.unreported += u64::from(ends && session.held() > 0);
-        book.close(&mut session);
+        accounts.unreported += u64::from(ends && session.held() > 0);
+        accounts.close(&mut session);
     } else {
-        book.sessions.insert(key, session);
+        accounts.sessions.insert(key, session);
     }
-    Ok(CreditControlAnswer { remaining_balance: balance(book, account, settings), ..answer })
+    Ok(CreditControlAnswer { remaining_balance: balance(accounts, account, settings), ..answer })
 }
 
-/// One service of a session: books what is used, holds what is wanted.
-fn go_on<'s>(
-    book: &mut Book,
+/// Debits the used units of one service and reserves the requested ones.
+fn rate_service<'s>(
+    accounts: &mut Accounts,
     session: &mut Session,
     settings: &'s Settings,
     service: &Service<'_>,
     ends: bool,
 ) -> Rated<'s> {
     let used: Result<i64, ResultCode> = service.used_service_unit.iter().try_fold(0_i64, |sum, units| {
-        let cost = Quantity::of(units, settings)?.map_or(Ok(0), |used| used.cost(settings))?;
+        let cost = Quantity::from_units(units, settings)?.map_or(Ok(0), |used| used.cost(settings))?;
         Ok(sum + cost)
     });
     let used = used?;
     if ends || !service.used_service_unit.is_empty() || service.requested_service_unit.is_some() {
-        book.report(session, service, used);
+        accounts.report(session, service, used);
     }
     let Some(wanted) = service.requested_service_unit.as_ref().filter(|_| !ends) else {
         return Ok(Service::default());
     };
     let any = Quantity { kind: Kind::Specific, amount: settings.quota as i64 };
-    let wanted = Quantity::of(wanted, settings)?.unwrap_or(any);
-    let (granted, last) = book.reserve(session, service, wanted, settings)?;
+    let wanted = Quantity::from_units(wanted, settings)?.unwrap_or(any);
+    let (granted, last) = accounts.reserve(session, service, wanted, settings)?;
     Ok(Service {
-        granted_service_unit: Some(granted.units(settings)),
+        granted_service_unit: Some(granted.to_units(settings)),
         validity_time: settings.validity_time,
         final_unit_indication: settings.final_unit_indication().filter(|_| last),
         ..Service::default()
     })
 }
 
-/// Rating-Group of the service that an answer names unasked, see [`add_foreign`].
+/// Rating-Group of the service that [`add_foreign`] adds.
 pub const FOREIGN_GROUP: u32 = 99;
 
-/// Adds a service to an answer that the request does not name: refused by 4012, or with one unit granted, which the
-/// session holds.
+/// Adds a service to an answer that the request does not contain: refused with 4012, or with one unit granted and held.
 pub fn add_foreign(
-    book: &mut Book,
+    accounts: &mut Accounts,
     settings: &Settings,
     session_id: &str,
     answer: &mut CreditControlAnswer<'_>,
@@ -151,44 +151,44 @@ pub fn add_foreign(
 ) {
     let mut service = Service { rating_group: Some(FOREIGN_GROUP), ..Service::default() };
     service.result_code = Some(ResultCode::CREDIT_LIMIT_REACHED);
-    if let Some((key, mut session)) = book.sessions.remove_entry(session_id) {
-        // One unit in all, however often it is granted.
-        book.report(&mut session, &service, 0);
+    if let Some((key, mut session)) = accounts.sessions.remove_entry(session_id) {
+        // Replaces the unit of an earlier answer, so that one unit is held in all.
+        accounts.report(&mut session, &service, 0);
         let one = Quantity { kind: Kind::Specific, amount: 1 };
-        if granted && let Ok((granted, _)) = book.reserve(&mut session, &service, one, settings) {
-            service.granted_service_unit = Some(granted.units(settings));
+        if granted && let Ok((granted, _)) = accounts.reserve(&mut session, &service, one, settings) {
+            service.granted_service_unit = Some(granted.to_units(settings));
             service.result_code = Some(ResultCode::SUCCESS);
         }
-        book.sessions.insert(key, session);
+        accounts.sessions.insert(key, session);
     }
     answer.services.insert(if first { 0 } else { answer.services.len() }, service);
 }
 
-/// EVENT_REQUEST.
+/// Rates EVENT_REQUEST.
 fn event<'s>(
-    book: &mut Book,
+    accounts: &mut Accounts,
     settings: &'s Settings,
     request: &CreditControlRequest<'s>,
 ) -> Result<CreditControlAnswer<'s>, Fault<'static>> {
     let action = request.requested_action.ok_or(Fault::missing(dictionary::REQUESTED_ACTION))?;
-    let account = book.payer(request, settings).map_err(Fault::new)?;
+    let account = accounts.payer(request, settings).map_err(Fault::new)?;
     let mut cost = 0;
     let mut enough = true;
     let mut answer = answer_services(settings, request, |service| {
         let any = Quantity { kind: Kind::Specific, amount: 1 };
         let wanted = service.requested_service_unit.as_ref();
-        let wanted = wanted.map_or(Ok(None), |units| Quantity::of(units, settings))?.unwrap_or(any);
+        let wanted = wanted.map_or(Ok(None), |units| Quantity::from_units(units, settings))?.unwrap_or(any);
         let of_this = wanted.cost(settings)?;
         cost += of_this;
         match action {
-            RequestedAction::DIRECT_DEBITING => book.debit(account, of_this)?,
-            RequestedAction::REFUND_ACCOUNT => book.refund(account, of_this),
-            RequestedAction::CHECK_BALANCE => enough = book.account(account).balance >= cost,
+            RequestedAction::DIRECT_DEBITING => accounts.debit(account, of_this)?,
+            RequestedAction::REFUND_ACCOUNT => accounts.refund(account, of_this),
+            RequestedAction::CHECK_BALANCE => enough = accounts.get(account).balance >= cost,
             RequestedAction::PRICE_ENQUIRY => {}
             _ => return Err(ResultCode::INVALID_AVP_VALUE),
         }
         let debit = action == RequestedAction::DIRECT_DEBITING;
-        Ok(Service { granted_service_unit: debit.then(|| wanted.units(settings)), ..Service::default() })
+        Ok(Service { granted_service_unit: debit.then(|| wanted.to_units(settings)), ..Service::default() })
     });
     match action {
         RequestedAction::CHECK_BALANCE => {
@@ -201,19 +201,19 @@ fn event<'s>(
         }
         _ => {}
     }
-    Ok(CreditControlAnswer { remaining_balance: balance(book, account, settings), ..answer })
+    Ok(CreditControlAnswer { remaining_balance: balance(accounts, account, settings), ..answer })
 }
 
 fn value(units: i64, settings: &Settings) -> UnitValue {
     UnitValue { digits: units, exponent: Some(settings.money_exponent).filter(|exponent| *exponent != 0) }
 }
 
-fn balance(book: &Book, account: usize, settings: &Settings) -> Option<Balance> {
-    let unit_value = value(book.account(account).balance, settings);
+fn balance(accounts: &Accounts, account: usize, settings: &Settings) -> Option<Balance> {
+    let unit_value = value(accounts.get(account).balance, settings);
     settings.tell_balance.then(|| Balance { unit_value, ..Balance::default() })
 }
 
-/// The answer in the form of the request: units in services, or in the command.
+/// Returns an answer in the form of the request: units in Multiple-Services-Credit-Control, or in the command itself.
 fn answer_services<'s>(
     settings: &'s Settings,
     request: &CreditControlRequest<'s>,

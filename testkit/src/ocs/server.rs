@@ -1,7 +1,7 @@
-//! Listens, reads, answers; sends late what is to come late, and watches over silent peers.
+//! Sockets of the simulator: accepts connections, answers requests, sends delayed answers and watches silent peers.
 
 use super::connection::{Connection, lock};
-use super::inquiry;
+use super::server_request;
 use super::state::{Fate, Peer, State, request};
 use imcharge::wire::diameter::base::{DeviceWatchdogRequest, DisconnectPeerRequest};
 use imcharge::wire::diameter::codes::DisconnectCause;
@@ -17,31 +17,31 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Octets read at a time.
-const CHUNK: usize = 256 * 1024;
+/// Octets per read.
+const CHUNK_OCTETS: usize = 256 * 1024;
 
-/// Connections at a time at most.
+/// Maximum number of open connections.
 const CONNECTIONS_MAX: usize = 1024;
 
-/// How often silent peers are looked for.
+/// Interval of the checks for silent peers.
 const TICK: Duration = Duration::from_millis(200);
 
-/// Bytes that go out later: when, in which order, where, what.
-type Later = BinaryHeap<Reverse<(Instant, u64, u64, Vec<u8>)>>;
+/// Delayed answers: due time, sequence number, connection, octets.
+type Delayed = BinaryHeap<Reverse<(Instant, u64, u64, Vec<u8>)>>;
 
-/// The server.
+/// The simulator's server.
 pub struct Server {
     pub state: Mutex<State>,
-    /// Accounts named on the command line.
-    pub named: Vec<(String, i64)>,
-    /// Where it listens.
+    /// Accounts of the command line.
+    pub initial_accounts: Vec<(String, i64)>,
+    /// Listening addresses.
     pub addresses: Mutex<Vec<SocketAddr>>,
     tls: Option<Arc<ServerConfig>>,
     connections: Mutex<HashMap<u64, Arc<Connection>>>,
-    later: Mutex<Later>,
+    delayed: Mutex<Delayed>,
     wake: Condvar,
-    /// Nobody is let in before.
-    shut_until: Mutex<Option<Instant>>,
+    /// Connections are refused until then.
+    closed_until: Mutex<Option<Instant>>,
     listening: AtomicUsize,
     next: AtomicU64,
     next_request: AtomicU32,
@@ -49,17 +49,17 @@ pub struct Server {
 }
 
 impl Server {
-    /// A server that does not listen yet.
-    pub fn new(state: State, named: Vec<(String, i64)>, tls: Option<Arc<ServerConfig>>) -> Arc<Server> {
+    /// Creates a server that does not listen yet.
+    pub fn new(state: State, initial_accounts: Vec<(String, i64)>, tls: Option<Arc<ServerConfig>>) -> Arc<Server> {
         Arc::new(Server {
             state: Mutex::new(state),
-            named,
+            initial_accounts,
             addresses: Mutex::default(),
             tls,
             connections: Mutex::default(),
-            later: Mutex::default(),
+            delayed: Mutex::default(),
             wake: Condvar::new(),
-            shut_until: Mutex::default(),
+            closed_until: Mutex::default(),
             listening: AtomicUsize::new(0),
             next: AtomicU64::new(1),
             next_request: AtomicU32::new(1),
@@ -67,7 +67,7 @@ impl Server {
         })
     }
 
-    /// Begins to listen; the address, with the port that port 0 became.
+    /// Starts to listen. Returns the address with the actual port.
     pub fn listen(self: &Arc<Server>, address: SocketAddr) -> io::Result<SocketAddr> {
         let listener = TcpListener::bind(address)?;
         let address = listener.local_addr()?;
@@ -81,32 +81,33 @@ impl Server {
     fn accept(self: Arc<Server>, address: SocketAddr, mut listener: TcpListener) {
         loop {
             while let Ok((stream, _)) = listener.accept() {
-                if lock(&self.shut_until).is_some() {
+                if lock(&self.closed_until).is_some() {
                     break;
                 }
                 if let Err(error) = self.admit(stream) {
-                    eprintln!("a connection to {address} is refused: {error}");
+                    eprintln!("connection to {address} refused: {error}");
                 }
             }
             drop(listener);
             self.listening.fetch_sub(1, Ordering::SeqCst);
-            listener = self.listen_again(address);
+            listener = self.reopen(address);
             self.listening.fetch_add(1, Ordering::SeqCst);
         }
     }
 
-    fn listen_again(&self, address: SocketAddr) -> TcpListener {
+    /// Listens again once `closed_until` has passed.
+    fn reopen(&self, address: SocketAddr) -> TcpListener {
         loop {
-            let until = *lock(&self.shut_until);
+            let until = *lock(&self.closed_until);
             match until.map(|until| until.saturating_duration_since(Instant::now())) {
                 Some(left) if !left.is_zero() => thread::sleep(left),
                 _ => match TcpListener::bind(address) {
                     Ok(listener) => {
-                        *lock(&self.shut_until) = None;
+                        *lock(&self.closed_until) = None;
                         return listener;
                     }
                     Err(error) => {
-                        eprintln!("{address} cannot be listened to again: {error}; it is tried again in 100 ms");
+                        eprintln!("cannot listen on {address}: {error}; retrying in 100 ms");
                         thread::sleep(Duration::from_millis(100));
                     }
                 },
@@ -125,8 +126,8 @@ impl Server {
         lock(&self.connections).insert(id, connection.clone());
         let server = self.clone();
         thread::spawn(move || {
-            if let Err(error) = server.converse(&connection) {
-                eprintln!("connection {id} is closed: {error}");
+            if let Err(error) = server.serve(&connection) {
+                eprintln!("connection {id} closed: {error}");
             }
             connection.close();
             lock(&server.connections).remove(&id);
@@ -134,17 +135,17 @@ impl Server {
         Ok(())
     }
 
-    /// Reads a connection to its end: as much as there is at a time, and one write for all its answers.
-    fn converse(&self, connection: &Connection) -> io::Result<()> {
+    /// Serves a connection until it ends. The answers to all requests of one read go out in one write.
+    fn serve(&self, connection: &Connection) -> io::Result<()> {
         let local = connection.local().map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |address| address.ip());
         let mut peer = Peer { connection: connection.id, local, name: None };
-        let mut chunk = vec![0; CHUNK];
-        let (mut input, mut out) = (Vec::with_capacity(CHUNK), Vec::with_capacity(CHUNK));
+        let mut chunk = vec![0; CHUNK_OCTETS];
+        let (mut input, mut out) = (Vec::with_capacity(CHUNK_OCTETS), Vec::with_capacity(CHUNK_OCTETS));
         while connection.receive(&mut chunk, &mut input)? {
             connection.touch(self.now());
-            let mut taken = 0;
+            let mut consumed = 0;
             loop {
-                let fate = self.take_all(&mut peer, &input, &mut taken, &mut out)?;
+                let fate = self.process(&mut peer, &input, &mut consumed, &mut out)?;
                 let Some((fate, from)) = fate else { break };
                 let last = out.split_off(from);
                 connection.send(&out)?;
@@ -156,7 +157,7 @@ impl Server {
                     Fate::Close => return connection.send(&last),
                 }
             }
-            input.drain(..taken);
+            input.drain(..consumed);
             if !out.is_empty() {
                 connection.send(&out)?;
                 out.clear();
@@ -165,24 +166,24 @@ impl Server {
         Ok(())
     }
 
-    /// Takes the whole messages of the input up to the first whose answer does not simply go out with the others: what
-    /// becomes of that, and where it begins.
-    fn take_all(
+    /// Processes complete messages up to the first one whose answer needs special treatment. Returns that treatment and the
+    /// start of the answer in `out`.
+    fn process(
         &self,
         peer: &mut Peer,
         input: &[u8],
-        taken: &mut usize,
+        consumed: &mut usize,
         out: &mut Vec<u8>,
     ) -> io::Result<Option<(Fate, usize)>> {
         let mut state = lock(&self.state);
         loop {
-            let rest = input.get(*taken..).unwrap_or_default();
+            let rest = input.get(*consumed..).unwrap_or_default();
             match frame(rest) {
                 Framed::Need(_) => return Ok(None),
                 Framed::Message(length) => {
                     let from = out.len();
-                    let fate = state.take(peer, rest.get(..length).unwrap_or_default(), out);
-                    *taken += length;
+                    let fate = state.process(peer, rest.get(..length).unwrap_or_default(), out);
+                    *consumed += length;
                     if fate != Fate::Send {
                         return Ok(Some((fate, from)));
                     }
@@ -197,13 +198,13 @@ impl Server {
 
     fn send_later(&self, connection: u64, delay: Duration, bytes: Vec<u8>) {
         let order = self.next.fetch_add(1, Ordering::Relaxed);
-        lock(&self.later).push(Reverse((Instant::now() + delay, order, connection, bytes)));
+        lock(&self.delayed).push(Reverse((Instant::now() + delay, order, connection, bytes)));
         self.wake.notify_one();
     }
 
-    /// Sends what is due, and looks for silent peers; never returns.
-    pub fn keep_time(&self) {
-        let mut looked = Instant::now();
+    /// Sends delayed answers and checks for silent peers; never returns.
+    pub fn run_timers(&self) {
+        let mut last_check = Instant::now();
         loop {
             for (connection, bytes) in self.wait_for_due() {
                 let connection = lock(&self.connections).get(&connection).cloned();
@@ -211,39 +212,39 @@ impl Server {
                     connection.close();
                 }
             }
-            if looked.elapsed() >= TICK {
-                looked = Instant::now();
-                self.watch();
+            if last_check.elapsed() >= TICK {
+                last_check = Instant::now();
+                self.check_peers();
             }
         }
     }
 
     fn wait_for_due(&self) -> Vec<(u64, Vec<u8>)> {
-        let mut later = lock(&self.later);
-        let next = later.peek().map(|Reverse((when, ..))| when.saturating_duration_since(Instant::now()));
+        let mut delayed = lock(&self.delayed);
+        let next = delayed.peek().map(|Reverse((when, ..))| when.saturating_duration_since(Instant::now()));
         let wait = next.unwrap_or(TICK).min(TICK);
         if !wait.is_zero() {
-            later = self.wake.wait_timeout(later, wait).unwrap_or_else(PoisonError::into_inner).0;
+            delayed = self.wake.wait_timeout(delayed, wait).unwrap_or_else(PoisonError::into_inner).0;
         }
         let mut due = Vec::new();
-        while later.peek().is_some_and(|Reverse((when, ..))| *when <= Instant::now()) {
-            due.extend(later.pop().map(|Reverse((_, _, connection, bytes))| (connection, bytes)));
+        while delayed.peek().is_some_and(|Reverse((when, ..))| *when <= Instant::now()) {
+            due.extend(delayed.pop().map(|Reverse((_, _, connection, bytes))| (connection, bytes)));
         }
         due
     }
 
-    /// DWR to who has been silent for the time of the watchdog; the end for who has been for three times as long.
-    fn watch(&self) {
+    /// Sends a DWR to peers that have been silent for the watchdog time, and closes those silent for three times as long.
+    fn check_peers(&self) {
         let Some(seconds) = lock(&self.state).settings.watchdog else { return };
         let (now, limit) = (self.now(), seconds * 1000);
         for connection in self.open_connections() {
-            let silent = now.saturating_sub(connection.heard.load(Ordering::Relaxed));
-            let asked = now.saturating_sub(connection.asked.load(Ordering::Relaxed));
+            let silent = now.saturating_sub(connection.last_received.load(Ordering::Relaxed));
+            let since_watchdog = now.saturating_sub(connection.last_watchdog.load(Ordering::Relaxed));
             if silent >= limit * 3 {
-                eprintln!("connection {} is closed: nothing came for {} s", connection.id, silent / 1000);
+                eprintln!("connection {} closed: no data for {} s", connection.id, silent / 1000);
                 connection.close();
-            } else if silent >= limit && asked >= limit {
-                connection.asked.store(now, Ordering::Relaxed);
+            } else if silent >= limit && since_watchdog >= limit {
+                connection.last_watchdog.store(now, Ordering::Relaxed);
                 let _ = connection.send(&self.watchdog_request());
             }
         }
@@ -255,7 +256,7 @@ impl Server {
         request(Command::DEVICE_WATCHDOG, Flags::default(), APPLICATION_BASE, self.number(), |out| body.write(out))
     }
 
-    /// DPR to every peer; how many there are.
+    /// Sends a DPR to every peer. Returns the number of peers.
     pub fn disconnect(&self) -> usize {
         let (host, realm) = self.identity();
         let body = DisconnectPeerRequest {
@@ -272,40 +273,41 @@ impl Server {
         connections.iter().filter(send).count()
     }
 
-    /// RAR or ASR for a session, by the connection that its last request came by.
-    pub fn ask(&self, command: Command, session_id: &str) -> Result<(), String> {
+    /// Sends a RAR or ASR for a session on the connection of its last request.
+    pub fn send_request(&self, command: Command, session_id: &str) -> Result<(), String> {
         let (host, realm) = self.identity();
         let (id, client, client_realm) = {
             let state = lock(&self.state);
-            let session = state.book.sessions.get(session_id).ok_or(format!("there is no session {session_id}"))?;
+            let session = state.accounts.sessions.get(session_id).ok_or(format!("unknown session {session_id}"))?;
             (session.connection, session.client.clone(), session.client_realm.clone())
         };
         let (from, to) = ([host.as_str(), &realm], [client.as_str(), &client_realm]);
         let bytes = request(command, Flags::PROXIABLE, APPLICATION_CREDIT_CONTROL, self.number(), |out| {
-            inquiry::write(command, session_id, from, to, out);
+            server_request::write(command, session_id, from, to, out);
         });
         let connection = lock(&self.connections).get(&id).cloned();
-        let connection = connection.ok_or("the connection of that session is closed")?;
+        let connection = connection.ok_or("the connection of the session is closed")?;
         connection.send(&bytes).map_err(|error| error.to_string())
     }
 
-    /// Drops all connections and lets nobody in for this time. Returns when nobody is let in any more.
+    /// Closes all connections and refuses new ones for this time. Returns the number of closed connections once the
+    /// listening sockets are closed.
     pub fn kill(&self, span: Duration) -> Result<usize, String> {
-        *lock(&self.shut_until) = Some(Instant::now() + span);
+        *lock(&self.closed_until) = Some(Instant::now() + span);
         for address in lock(&self.addresses).iter() {
-            // Whoever accepts is waiting for a connection; this is one.
+            // Unblocks the accepting thread.
             let _ = TcpStream::connect_timeout(&reachable(*address), Duration::from_secs(1));
         }
         let connections = self.open_connections();
         connections.iter().for_each(|connection| connection.close());
-        let patience = Instant::now() + span.min(Duration::from_secs(2));
-        while self.listening.load(Ordering::SeqCst) > 0 && Instant::now() < patience {
+        let deadline = Instant::now() + span.min(Duration::from_secs(2));
+        while self.listening.load(Ordering::SeqCst) > 0 && Instant::now() < deadline {
             thread::sleep(Duration::from_millis(1));
         }
         Ok(connections.len())
     }
 
-    /// Connections that are open.
+    /// Returns the open connections.
     pub fn open_connections(&self) -> Vec<Arc<Connection>> {
         lock(&self.connections).values().cloned().collect()
     }
@@ -324,7 +326,7 @@ impl Server {
     }
 }
 
-/// An address by which one that listens everywhere is reached.
+/// Replaces an unspecified address by loopback.
 fn reachable(mut address: SocketAddr) -> SocketAddr {
     if address.ip().is_unspecified() {
         address.set_ip(match address {

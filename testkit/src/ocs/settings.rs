@@ -1,4 +1,4 @@
-//! What the server is set up to be: the same words on the command line (`--price 2`) and at the control port
+//! Settings of the simulator, with the same names on the command line (`--price 2`) and at the control port
 //! (`set price=2`).
 
 use imcharge::wire::diameter::codes::{
@@ -6,39 +6,38 @@ use imcharge::wire::diameter::codes::{
 };
 use imcharge::wire::diameter::credit_control::{FinalUnitIndication, RedirectServer};
 
-/// How the server answers when nothing is wrong.
+/// Behaviour of the simulator without faults.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// Origin-Host.
     pub origin_host: String,
     /// Origin-Realm.
     pub origin_realm: String,
-    /// Units of the account for one unit of service.
+    /// Price of one service unit.
     pub price: i64,
-    /// The unit of an account is ten to this power of a unit of money: -2 for cents.
+    /// Exponent of the unit of accounts: -2 for cents.
     pub money_exponent: i32,
-    /// Units granted to who asks for units without saying how many.
+    /// Units granted for a request without an amount.
     pub quota: u64,
-    /// What an account that nobody has named begins with; `None`: USER_UNKNOWN.
+    /// Initial balance of unknown accounts; `None`: they are refused with USER_UNKNOWN.
     pub default_balance: Option<i64>,
-    /// Whether less is granted than is asked for where the account has less.
+    /// Grants less than requested if the balance does not suffice.
     pub partial: bool,
-    /// Whether a request that comes again is answered as before, and not booked.
+    /// Answers repeated requests as before, without processing them again.
     pub duplicate_detection: bool,
-    /// Whether names that come twice, AVPs of accounting, a missing Auth-Application-Id and the Destination-Host of
-    /// another server are passed over.
+    /// Tolerates repeated names, accounting AVPs, a missing Auth-Application-Id and the Destination-Host of another server.
     pub lenient: bool,
-    /// Answers kept for that.
+    /// Number of answers kept for `duplicate_detection`.
     pub remember: usize,
-    /// Service-Context-Ids that are rated; empty: any.
+    /// Accepted Service-Context-Ids; empty: any.
     pub service_contexts: Vec<String>,
-    /// Whether answers tell the balance (Remaining-Balance of TS 32.299).
+    /// Adds Remaining-Balance (TS 32.299) to answers.
     pub tell_balance: bool,
-    /// Whether the command says SUCCESS where every service in it is refused.
+    /// Answers SUCCESS at command level even if every service is refused.
     pub success_on_top: bool,
     /// Validity-Time of grants, in seconds.
     pub validity_time: Option<u32>,
-    /// What a grant that is the last one says.
+    /// Final-Unit-Indication of the last grant.
     pub final_unit: Option<FinalUnit>,
     /// Credit-Control-Failure-Handling.
     pub failure_handling: Option<FailureHandling>,
@@ -46,11 +45,11 @@ pub struct Settings {
     pub debit_failure_handling: Option<DebitFailureHandling>,
     /// CC-Session-Failover.
     pub session_failover: Option<SessionFailover>,
-    /// Seconds without a word after which the server sends a DWR; it closes after three times as long.
+    /// Seconds of silence until the server sends a DWR. After three times as long it closes the connection.
     pub watchdog: Option<u64>,
 }
 
-/// What to do when the last units are used.
+/// Final-Unit-Action.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FinalUnit {
     Terminate,
@@ -85,39 +84,39 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// Names of all that can be set, with what each takes.
+    /// Names and accepted values of all settings.
     pub const NAMES: &[(&str, &str)] = &[
         ("origin-host", "a name"),
         ("origin-realm", "a name"),
-        ("price", "a number from 0 on"),
-        ("money-exponent", "a number from -9 to 9"),
-        ("quota", "a number from 1 on"),
-        ("default-balance", "a number, or none"),
+        ("price", "an integer from 0"),
+        ("money-exponent", "an integer from -9 to 9"),
+        ("quota", "an integer from 1"),
+        ("default-balance", "an integer or none"),
         ("partial", "yes or no"),
         ("duplicate-detection", "yes or no"),
-        ("lenient", "yes or no: takes what common clients do wrong"),
-        ("remember", "a number from 0 on"),
-        ("service-context", "a Service-Context-Id; more than one may be given"),
+        ("lenient", "yes or no: tolerates the mistakes of common clients"),
+        ("remember", "an integer from 0"),
+        ("service-context", "a Service-Context-Id; may be repeated"),
         ("tell-balance", "yes or no"),
         ("success-on-top", "yes or no"),
-        ("validity-time", "seconds, or none"),
+        ("validity-time", "seconds or none"),
         ("final-unit", "terminate, redirect=URI, restrict or none"),
         ("failure-handling", "terminate, continue, retry or none"),
         ("debit-failure-handling", "buffer, continue or none"),
         ("session-failover", "yes, no or none"),
-        ("watchdog", "seconds, or none"),
+        ("watchdog", "seconds or none"),
     ];
 
-    /// Sets one; the error says what is allowed.
+    /// Changes a setting. The error names the accepted values.
     pub fn set(&mut self, name: &str, value: &str) -> Result<(), String> {
-        let Some((_, allowed)) = Settings::NAMES.iter().find(|(known, _)| *known == name) else {
+        let Some((_, accepted)) = Settings::NAMES.iter().find(|(known, _)| *known == name) else {
             let names: Vec<&str> = Settings::NAMES.iter().map(|(name, _)| *name).collect();
-            return Err(format!("there is no setting {name}; there are {}", names.join(", ")));
+            return Err(format!("unknown setting {name}; known are {}", names.join(", ")));
         };
-        self.take(name, value).ok_or_else(|| format!("{name}: {value:?} will not do; {allowed} is wanted"))
+        self.assign(name, value).ok_or_else(|| format!("{name}: {value:?} is invalid; expected {accepted}"))
     }
 
-    fn take(&mut self, name: &str, value: &str) -> Option<()> {
+    fn assign(&mut self, name: &str, value: &str) -> Option<()> {
         match name {
             "origin-host" => self.origin_host = word(value)?,
             "origin-realm" => self.origin_realm = word(value)?,
@@ -145,7 +144,7 @@ impl Settings {
         Some(())
     }
 
-    /// What goes with a last grant.
+    /// Returns the Final-Unit-Indication of the last grant.
     pub fn final_unit_indication(&self) -> Option<FinalUnitIndication<'_>> {
         let indication = |action| FinalUnitIndication { action: Some(action), ..FinalUnitIndication::default() };
         Some(match self.final_unit.as_ref()? {
@@ -179,7 +178,7 @@ fn yes(text: &str) -> Option<bool> {
     }
 }
 
-/// `none` is nothing.
+/// Parses `none` or a value.
 fn optional<T>(text: &str, read: impl FnOnce(&str) -> Option<T>) -> Option<Option<T>> {
     if text == "none" { Some(None) } else { read(text).map(Some) }
 }

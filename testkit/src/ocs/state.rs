@@ -1,6 +1,6 @@
-//! What the server knows, and what it makes of a message. No socket here: bytes of a message in, bytes of its answer out.
+//! State of the simulator and its answer to each message, without I/O: octets in, octets out.
 
-use super::book::Book;
+use super::accounts::Accounts;
 use super::faults::{AvpLength, Faults, Kind, Requests};
 use super::rating::{add_foreign, plain, rate};
 use super::settings::Settings;
@@ -17,38 +17,38 @@ use std::hash::Hasher;
 use std::net::IpAddr;
 use std::time::Duration;
 
-/// What is to be done with the answer that was just written.
+/// Treatment of an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fate {
-    /// It goes with the others.
+    /// Send it.
     Send,
-    /// It goes so much later.
+    /// Send it after a delay.
     Hold(Duration),
-    /// It goes a few octets at a time.
+    /// Send it in small pieces.
     Pieces,
-    /// It goes, and then the connection ends.
+    /// Send it and close the connection.
     Close,
 }
 
-/// A connection, as far as messages care.
+/// State of a connection.
 #[derive(Debug)]
 pub struct Peer {
-    /// Which.
+    /// Number of the connection.
     pub connection: u64,
-    /// The address it reaches us by.
+    /// Local address.
     pub local: IpAddr,
-    /// Origin-Host of the other side; `None`: no CER yet.
+    /// Origin-Host of the client; `None` before the CER.
     pub name: Option<String>,
 }
 
-/// What has happened so far. The names are those of the control port.
+/// Defines the counters; their names are those of the control port.
 macro_rules! counters {
     ($($name:ident)*) => {
         #[derive(Clone, Copy, Debug, Default)]
         pub struct Counters { $(pub $name: u64,)* }
 
         impl Counters {
-            /// Names and values.
+            /// Returns names and values.
             pub fn all(&self) -> Vec<(&'static str, u64)> {
                 vec![$((stringify!($name), self.$name),)*]
             }
@@ -62,7 +62,7 @@ counters! {
     unreported connections broken_streams cer dwr dpr dwa dpa raa asa
 }
 
-/// Answers given, for requests that come again, and what End-to-End Identifier each request had.
+/// Answers for repeated requests, each with the End-to-End Identifier of its request.
 #[derive(Debug, Default)]
 struct Answered {
     bodies: HashMap<u128, (EndToEnd, Box<[u8]>)>,
@@ -70,7 +70,7 @@ struct Answered {
 }
 
 impl Answered {
-    /// A request, as long as there is a server: RFC 8506, 5.7.
+    /// Returns the key of a request: Session-Id, CC-Request-Number and CC-Request-Type.
     fn key(request: &CreditControlRequest<'_>) -> u128 {
         let mut hasher = SipHasher13::new();
         hasher.write(request.session_id.as_bytes());
@@ -79,6 +79,7 @@ impl Answered {
         hasher.finish128().into()
     }
 
+    /// Stores an answer; drops the oldest if there are `most`.
     fn keep(&mut self, key: u128, end_to_end: EndToEnd, body: &[u8], most: usize) {
         while self.order.len() >= most.max(1) {
             if let Some(oldest) = self.order.pop_front() {
@@ -91,31 +92,31 @@ impl Answered {
     }
 }
 
-/// Everything.
+/// State of the simulator.
 #[derive(Debug, Default)]
 pub struct State {
     pub settings: Settings,
-    pub book: Book,
+    pub accounts: Accounts,
     pub faults: Faults,
     pub counters: Counters,
     answered: Answered,
 }
 
 impl State {
-    /// Back to the beginning: no sessions, no faults, counters at 0. Accounts are those named again.
+    /// Removes sessions, faults and counters, and restores these accounts.
     pub fn reset(&mut self, accounts: &[(String, i64)]) {
         *self = State { settings: self.settings.clone(), ..State::default() };
         for (name, balance) in accounts {
-            self.book.set_balance(name, *balance);
+            self.accounts.set_balance(name, *balance);
         }
     }
 
-    /// Takes one message; writes what there is to answer to the end of `out`.
-    pub fn take(&mut self, peer: &mut Peer, bytes: &[u8], out: &mut Vec<u8>) -> Fate {
+    /// Processes one message and appends the answer, if any, to `out`.
+    pub fn process(&mut self, peer: &mut Peer, bytes: &[u8], out: &mut Vec<u8>) -> Fate {
         let Some(message) = Message::parse(bytes) else { return Fate::Close };
         let header = message.header;
         if !header.is_request() {
-            return self.answer(&message);
+            return self.count_answer(&message);
         }
         if !header.has_valid_flags() {
             return self.refuse(&message, ResultCode::INVALID_HDR_BITS, out);
@@ -142,8 +143,8 @@ impl State {
         }
     }
 
-    /// An answer to what we have sent.
-    fn answer(&mut self, message: &Message<'_>) -> Fate {
+    /// Counts an answer to a request of the simulator.
+    fn count_answer(&mut self, message: &Message<'_>) -> Fate {
         match message.header.command {
             _ if Answer::decode(message).is_err() => self.counters.malformed += 1,
             Command::DEVICE_WATCHDOG => self.counters.dwa += 1,
@@ -166,17 +167,17 @@ impl State {
         self.counters.malformed += 1;
         let session = message.find(dictionary::SESSION_ID).and_then(|avp| avp.text().ok());
         let identity = (self.settings.origin_host.as_str(), self.settings.origin_realm.as_str());
-        // A Failed-AVP as long as the message itself does not fit; then the result has to do.
+        // A Failed-AVP as large as the message does not fit and is left out.
         if refuse(out, &message.header, session, identity, fault).is_err() {
             let _ = refuse(out, &message.header, None, identity, &Fault::new(fault.result));
         }
         Fate::Send
     }
 
-    /// CER.
+    /// Answers a CER.
     fn capabilities(&mut self, peer: &mut Peer, message: &Message<'_>, out: &mut Vec<u8>) -> Fate {
         self.counters.cer += 1;
-        let due = self.faults.of(Requests::CER);
+        let due = self.faults.due(Requests::CER);
         if due.iter().any(|kind| matches!(kind, Kind::Silent | Kind::Lose)) {
             self.counters.lost += 1;
             return Fate::Send;
@@ -220,12 +221,12 @@ impl State {
             return Fate::Close;
         }
         peer.name = Some(request.origin_host.to_owned());
-        self.spoil(&due, start, out)
+        self.apply_faults(&due, start, out)
     }
 
-    /// DWR and DPR.
+    /// Answers a DWR or DPR.
     fn base(&mut self, requests: Requests, header: &Header, out: &mut Vec<u8>) -> Fate {
-        let due = self.faults.of(requests);
+        let due = self.faults.due(requests);
         if due.iter().any(|kind| matches!(kind, Kind::Silent | Kind::Lose)) {
             self.counters.lost += 1;
             return Fate::Send;
@@ -240,20 +241,20 @@ impl State {
         let mut writer = Writer::answer(out, header);
         answer.write(&mut writer);
         let _ = writer.finish();
-        self.spoil(&due, start, out)
+        self.apply_faults(&due, start, out)
     }
 
-    /// CCR. A lenient server passes over what common clients do wrong.
+    /// Answers a CCR. A lenient server corrects the mistakes of common clients first.
     fn credit_control(&mut self, connection: u64, message: &Message<'_>, out: &mut Vec<u8>) -> Fate {
         if !self.settings.lenient {
-            return self.credit_control_as_it_is(connection, message, out);
+            return self.answer_credit_control(connection, message, out);
         }
         let tidied = tidy(message);
         let message = Message::parse(&tidied).unwrap_or(*message);
-        self.credit_control_as_it_is(connection, &message, out)
+        self.answer_credit_control(connection, &message, out)
     }
 
-    fn credit_control_as_it_is(&mut self, connection: u64, message: &Message<'_>, out: &mut Vec<u8>) -> Fate {
+    fn answer_credit_control(&mut self, connection: u64, message: &Message<'_>, out: &mut Vec<u8>) -> Fate {
         let start = out.len();
         let request = match CreditControlRequest::decode(message) {
             Ok(request) => request,
@@ -268,7 +269,7 @@ impl State {
         };
         *count += 1;
         counters.retransmitted += u64::from(message.header.is_retransmitted());
-        let due = self.faults.of(requests);
+        let due = self.faults.due(requests);
         if due.iter().any(|kind| matches!(kind, Kind::Silent | Kind::Lose)) {
             self.counters.lost += 1;
             return Fate::Send;
@@ -276,16 +277,16 @@ impl State {
         if !self.settings.lenient && is_for_another(&request, &self.settings.origin_host) {
             self.counters.refused += 1;
             write_error(&plain(&request, ResultCode::UNABLE_TO_DELIVER, &self.settings), message, out);
-            return self.spoil(&due, start, out);
+            return self.apply_faults(&due, start, out);
         }
         let key = Answered::key(&request);
         let before = self.answered.bodies.get(&key).filter(|_| self.settings.duplicate_detection);
         if let Some((end_to_end, body)) = before {
-            // What comes again has the T flag and the same End-to-End Identifier (RFC 6733, 3).
+            // A retransmission has the T flag and the same End-to-End Identifier (RFC 6733, 3).
             self.counters.duplicates += 1;
             self.counters.unmarked += u64::from(!message.header.is_retransmitted());
             self.counters.renumbered += u64::from(message.header.end_to_end != *end_to_end);
-            repeat(&message.header, body, out);
+            write_stored(&message.header, body, out);
         } else if let Some(result) = refusal(&due) {
             let answer = plain(&request, result, &self.settings);
             let code = due.iter().any(|kind| matches!(kind, Kind::ProtocolError(_)));
@@ -296,14 +297,14 @@ impl State {
         } else if let Some(result) = mscc_refusal(&due) {
             write_answer(&refused_services(&request, result, &self.settings), message, out);
         } else {
-            let mut answer = rate(&mut self.book, &self.settings, &request, message, connection);
+            let mut answer = rate(&mut self.accounts, &self.settings, &request, message, connection);
             for kind in &due {
                 if let Kind::Foreign { granted, first } = *kind {
                     let session = request.session_id;
-                    add_foreign(&mut self.book, &self.settings, session, &mut answer, granted, first);
+                    add_foreign(&mut self.accounts, &self.settings, session, &mut answer, granted, first);
                 }
             }
-            self.counters.unreported = self.book.unreported;
+            self.counters.unreported = self.accounts.unreported;
             write_answer(&answer, message, out);
             if self.settings.duplicate_detection {
                 let body = out.get(start + HEADER_LENGTH..).unwrap_or_default();
@@ -316,21 +317,21 @@ impl State {
             let success = answer.result_code == Some(ResultCode::SUCCESS);
             self.counters.refused += u64::from(!success);
         }
-        self.spoil(&due, start, out)
+        self.apply_faults(&due, start, out)
     }
 
-    /// Puts faults into the bytes of an answer that stand from `start` on.
-    fn spoil(&mut self, due: &[Kind], start: usize, out: &mut Vec<u8>) -> Fate {
+    /// Applies faults to the octets of an answer, which begins at `start`.
+    fn apply_faults(&mut self, due: &[Kind], start: usize, out: &mut Vec<u8>) -> Fate {
         let mut fate = Fate::Send;
         for kind in due {
             match kind {
                 Kind::WrongHbh => flip(out, start + 12),
                 Kind::WrongE2e => flip(out, start + 16),
                 Kind::HeaderLength(length) => put24(out, start + 1, *length),
-                Kind::AvpLength(wrong) => spoil_result_code(out, start, *wrong),
+                Kind::AvpLength(wrong) => corrupt_result_code(out, start, *wrong),
                 Kind::Garbage => {
                     out.truncate(start);
-                    out.extend_from_slice(b"GARBAGE: this is not a Diameter message, and never will be one.");
+                    out.extend_from_slice(b"GARBAGE: this is not a Diameter message, whatever its length is.");
                 }
                 Kind::Duplicate => out.extend_from_within(start..),
                 Kind::Drop => {
@@ -354,13 +355,13 @@ impl State {
     }
 }
 
-/// Whether a request names another server: this one knows of none, and cannot deliver it (RFC 6733, 6.1.6).
+/// Returns whether Destination-Host is another server, to which this one cannot deliver (RFC 6733, 6.1.6).
 fn is_for_another(request: &CreditControlRequest<'_>, own: &str) -> bool {
     request.destination_host.is_some_and(|host| !host.eq_ignore_ascii_case(own))
 }
 
-/// The same answer to a request that came again: with the identifiers of now.
-fn repeat(request: &Header, body: &[u8], out: &mut Vec<u8>) {
+/// Writes a stored answer with the identifiers of the repeated request.
+fn write_stored(request: &Header, body: &[u8], out: &mut Vec<u8>) {
     let start = out.len();
     let _ = Writer::answer(out, request).finish();
     out.extend_from_slice(body);
@@ -386,7 +387,7 @@ fn write_altered(answer: &CreditControlAnswer<'_>, message: &Message<'_>, due: &
     let _ = writer.finish();
 }
 
-/// An answer with the E flag.
+/// Writes an answer with the E flag.
 fn write_error(answer: &CreditControlAnswer<'_>, message: &Message<'_>, out: &mut Vec<u8>) {
     let mut writer = Writer::error_answer(out, &message.header);
     let answer = CreditControlAnswer { request_type: None, request_number: None, ..answer.clone() };
@@ -408,7 +409,7 @@ fn mscc_refusal(due: &[Kind]) -> Option<ResultCode> {
     })
 }
 
-/// SUCCESS, and every service refused.
+/// Returns SUCCESS with every service refused.
 fn refused_services<'s>(
     request: &CreditControlRequest<'s>,
     result: ResultCode,
@@ -425,7 +426,7 @@ fn refused_services<'s>(
     answer
 }
 
-/// Changes what an answer says; whether it has to be written again.
+/// Applies faults to the AVPs of an answer. Returns whether it was changed.
 fn alter(answer: &mut CreditControlAnswer<'_>, due: &[Kind]) -> bool {
     let mut altered = false;
     for kind in due {
@@ -438,7 +439,7 @@ fn alter(answer: &mut CreditControlAnswer<'_>, due: &[Kind]) -> bool {
                 granted.chain(answer.granted_service_unit.as_mut()).for_each(|units| *units = time());
             }
             Kind::NoSessionId => answer.session_id = None,
-            Kind::WrongSessionId => answer.session_id = Some("somebody;else;1"),
+            Kind::WrongSessionId => answer.session_id = Some("another;client;1"),
             Kind::UnknownAvp(_) => {}
             _ => continue,
         }
@@ -447,7 +448,7 @@ fn alter(answer: &mut CreditControlAnswer<'_>, due: &[Kind]) -> bool {
     altered
 }
 
-/// A number between the two that is another for each answer.
+/// Returns a pseudorandom duration between the two.
 fn between(least: Duration, most: Duration, seed: usize) -> Duration {
     let mut hasher = SipHasher13::new();
     hasher.write_usize(seed);
@@ -469,8 +470,8 @@ fn put24(out: &mut [u8], at: usize, value: u32) {
     }
 }
 
-/// Gives the Result-Code AVP another length.
-fn spoil_result_code(out: &mut [u8], start: usize, wrong: AvpLength) {
+/// Writes a wrong length into the Result-Code AVP.
+fn corrupt_result_code(out: &mut [u8], start: usize, wrong: AvpLength) {
     let header = [0, 0, 1, 12, 0x40, 0, 0, 12];
     let answer = out.get(start..).unwrap_or_default();
     let Some(place) = answer.windows(header.len()).position(|window| window == header) else { return };
@@ -482,7 +483,7 @@ fn spoil_result_code(out: &mut [u8], start: usize, wrong: AvpLength) {
     put24(out, start + place + 5, length);
 }
 
-/// What the server asks of its own accord.
+/// Builds a request of the server.
 pub fn request(
     command: Command,
     flags: Flags,
@@ -498,8 +499,7 @@ pub fn request(
     out
 }
 
-/// A request without what some clients put in too much (names twice, accounting in credit control), and with the
-/// Auth-Application-Id that they leave out.
+/// Corrects a request: removes repeated names, makes AVPs of accounting optional and adds a missing Auth-Application-Id.
 fn tidy(message: &Message<'_>) -> Vec<u8> {
     const MANDATORY: u8 = 0x40;
     let once = [dictionary::ORIGIN_HOST, dictionary::ORIGIN_REALM, dictionary::AUTH_APPLICATION_ID];
@@ -514,7 +514,7 @@ fn tidy(message: &Message<'_>) -> Vec<u8> {
         {
             continue;
         }
-        // Without the M flag, what is not of credit control is passed over.
+        // Without the M flag, AVPs that are not part of credit control are ignored.
         writer.raw(RawAvp { flags: avp.flags & !MANDATORY, ..avp });
     }
     if !seen[2] {

@@ -1,4 +1,4 @@
-//! TLS from files: a chain and a key in PEM, and the authority that clients' certificates have to come from.
+//! TLS configuration from PEM files.
 
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -7,23 +7,25 @@ use rustls::{RootCertStore, ServerConfig};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// The files.
+/// PEM files.
 #[derive(Default)]
 pub struct Files {
+    /// Certificate chain of the server.
     pub cert: Option<PathBuf>,
     pub key: Option<PathBuf>,
+    /// CA of the clients' certificates.
     pub ca: Option<PathBuf>,
 }
 
 impl Files {
-    /// What they make; `None`: no TLS is wanted.
+    /// Returns the configuration, `None` if no file is given.
     pub fn config(&self) -> Result<Option<Arc<ServerConfig>>, String> {
         let (cert, key, ca) = match (&self.cert, &self.key, &self.ca) {
             (None, None, None) => return Ok(None),
             (Some(cert), Some(key), Some(ca)) => (cert, key, ca),
             _ => {
                 return Err(
-                    "TLS wants all of --tls-cert, --tls-key and --tls-ca: clients have to prove who they are".into()
+                    "TLS requires --tls-cert, --tls-key and --tls-ca; clients must present a certificate".into()
                 );
             }
         };
@@ -40,14 +42,14 @@ impl Files {
             .map_err(|error| error.to_string())?
             .with_client_cert_verifier(verifier)
             .with_single_cert(certificates("--tls-cert", cert)?, key)
-            .map_err(|error| format!("--tls-cert and --tls-key do not fit: {error}"))?;
+            .map_err(|error| format!("--tls-cert and --tls-key do not match: {error}"))?;
         Ok(Some(Arc::new(config)))
     }
 }
 
 fn certificates(option: &str, path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
-    let wrong = |error: &dyn std::fmt::Display| format!("{option} {}: {error}", path.display());
-    let chain: Result<Vec<_>, _> = CertificateDer::pem_file_iter(path).map_err(|error| wrong(&error))?.collect();
-    let chain = chain.map_err(|error| wrong(&error))?;
-    if chain.is_empty() { Err(wrong(&"there is no certificate in it")) } else { Ok(chain) }
+    let invalid = |error: &dyn std::fmt::Display| format!("{option} {}: {error}", path.display());
+    let chain: Result<Vec<_>, _> = CertificateDer::pem_file_iter(path).map_err(|error| invalid(&error))?.collect();
+    let chain = chain.map_err(|error| invalid(&error))?;
+    if chain.is_empty() { Err(invalid(&"contains no certificate")) } else { Ok(chain) }
 }

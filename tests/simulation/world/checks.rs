@@ -237,7 +237,7 @@ impl World<'_> {
             let debited = number(&format!("SELECT coalesce(sum({counted}), 0) {debited}"), name);
             let (balance, held, taken) = match self.config.diameter() {
                 Some(_) => {
-                    let found = elsewhere.ocs.book.accounts().find(|(known, _)| known == name);
+                    let found = elsewhere.ocs.accounts.iter().find(|(known, _)| known == name);
                     let account = found.map(|(_, account)| *account).unwrap_or_default();
                     (account.balance, account.held, account.debited)
                 }

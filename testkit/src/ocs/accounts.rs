@@ -1,5 +1,5 @@
-//! The books: accounts, what sessions hold of them, and what is debited. Integers only. For every account, balance, held
-//! and debited together change only when somebody sets the balance.
+//! Accounts and the sessions that hold units of them. For every account, the sum of balance, held and debited changes
+//! only when the balance is set.
 
 use super::settings::Settings;
 use imcharge::wire::diameter::codes::SubscriptionIdType;
@@ -7,26 +7,26 @@ use imcharge::wire::diameter::credit_control::{Money, UnitValue};
 use imcharge::wire::diameter::{CreditControlRequest, ResultCode, Service, ServiceUnits};
 use std::collections::HashMap;
 
-/// Units of an account that one request may move at most: keeps every sum far from its end.
+/// Maximum units per request, far below the overflow of any sum.
 const AMOUNT_MAX: i64 = 1 << 40;
 
-/// An account, in units of its own.
+/// An account, in its smallest unit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Account {
-    /// Free to be held or debited. Below zero only where more was used than had been granted.
+    /// Available. Negative only if more was used than granted.
     pub balance: i64,
-    /// Set aside for sessions.
+    /// Reserved by sessions.
     pub held: i64,
-    /// Gone.
+    /// Used.
     pub debited: i64,
 }
 
-/// A session that is open.
+/// An open session.
 #[derive(Debug)]
 pub struct Session {
-    /// Who pays.
+    /// Index of the charged account.
     pub account: usize,
-    /// The connection that its last request came by.
+    /// Connection of its last request.
     pub connection: u64,
     /// Origin-Host of the client.
     pub client: String,
@@ -37,7 +37,7 @@ pub struct Session {
     holds: Vec<Hold>,
 }
 
-/// What one service of a session holds.
+/// Units reserved for one service of a session.
 #[derive(Debug)]
 struct Hold {
     rating_group: Option<u32>,
@@ -47,16 +47,16 @@ struct Hold {
 
 /// All accounts and sessions.
 #[derive(Debug, Default)]
-pub struct Book {
+pub struct Accounts {
     names: HashMap<String, usize>,
     accounts: Vec<Account>,
     /// By Session-Id.
     pub sessions: HashMap<String, Session>,
-    /// TERMINATIONs that left a service unreported for which the session held something.
+    /// TERMINATIONs that did not report a service for which units were held.
     pub unreported: u64,
 }
 
-/// What units are of.
+/// Kind of unit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     Specific,
@@ -67,7 +67,7 @@ pub enum Kind {
     Money,
 }
 
-/// So many units of something. Of money, in units of an account.
+/// An amount of units; money is in the smallest unit of an account.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Quantity {
     pub kind: Kind,
@@ -75,8 +75,8 @@ pub struct Quantity {
 }
 
 impl Quantity {
-    /// What the AVP asks for or reports; `None`: it says nothing.
-    pub fn of(units: &ServiceUnits, settings: &Settings) -> Result<Option<Quantity>, ResultCode> {
+    /// Reads a service unit AVP. Returns `None` if it contains no amount.
+    pub fn from_units(units: &ServiceUnits, settings: &Settings) -> Result<Option<Quantity>, ResultCode> {
         let wide = |kind, amount: Option<u64>| amount.map(|amount| (kind, i64::try_from(amount).ok()));
         let money = |money: &Money| (Kind::Money, in_account_units(&money.unit_value, settings.money_exponent));
         let first = wide(Kind::Specific, units.service_specific)
@@ -92,8 +92,8 @@ impl Quantity {
         }
     }
 
-    /// The AVP that says it.
-    pub fn units(self, settings: &Settings) -> ServiceUnits {
+    /// Returns the service unit AVP with this amount.
+    pub fn to_units(self, settings: &Settings) -> ServiceUnits {
         let mut units = ServiceUnits::default();
         let wide = Some(self.amount as u64);
         match self.kind {
@@ -111,19 +111,19 @@ impl Quantity {
         units
     }
 
-    /// Units of an account for one of these.
+    /// Returns the price of one unit.
     fn price(self, settings: &Settings) -> i64 {
         if self.kind == Kind::Money { 1 } else { settings.price }
     }
 
-    /// Units of an account for all of these.
+    /// Returns the price of the amount.
     pub fn cost(self, settings: &Settings) -> Result<i64, ResultCode> {
         let cost = self.amount.checked_mul(self.price(settings)).filter(|cost| *cost <= AMOUNT_MAX);
         cost.ok_or(ResultCode::RATING_FAILED)
     }
 }
 
-/// Digits times ten to a power, in units of ten to another; `None`: not a whole number of them.
+/// Converts `digits * 10^exponent` to units of `10^account_exponent`. Returns `None` if the result is not an integer.
 fn in_account_units(value: &UnitValue, account_exponent: i32) -> Option<i64> {
     let shift = value.exponent.unwrap_or(0).checked_sub(account_exponent)?;
     let power = 10_i64.checked_pow(shift.unsigned_abs())?;
@@ -133,7 +133,7 @@ fn in_account_units(value: &UnitValue, account_exponent: i32) -> Option<i64> {
     }
 }
 
-/// What the account of a subscriber is called: a SIP URI as it is, `tel:+` and digits, `imsi:` and digits.
+/// Returns the account name for a Subscription-Id: a SIP URI unchanged, `tel:+DIGITS` or `imsi:DIGITS`.
 fn name_of(kind: SubscriptionIdType, data: &str) -> String {
     match kind {
         SubscriptionIdType::END_USER_E164 => format!("tel:+{}", data.trim_start_matches('+')),
@@ -142,16 +142,17 @@ fn name_of(kind: SubscriptionIdType, data: &str) -> String {
     }
 }
 
-impl Book {
-    /// Gives an account this balance; makes it if there is none.
+impl Accounts {
+    /// Sets the balance of an account; creates it if it does not exist.
     pub fn set_balance(&mut self, name: &str, balance: i64) {
-        let account = self.named(name);
+        let account = self.index_of(name);
         if let Some(account) = self.accounts.get_mut(account) {
             account.balance = balance;
         }
     }
 
-    fn named(&mut self, name: &str) -> usize {
+    /// Returns the index of an account; creates it if it does not exist.
+    fn index_of(&mut self, name: &str) -> usize {
         if let Some(account) = self.names.get(name) {
             return *account;
         }
@@ -160,30 +161,30 @@ impl Book {
         self.accounts.len() - 1
     }
 
-    /// Accounts with their names.
-    pub fn accounts(&self) -> impl Iterator<Item = (&str, &Account)> {
+    /// Returns all accounts with their names.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &Account)> {
         self.names.iter().filter_map(|(name, account)| Some((name.as_str(), self.accounts.get(*account)?)))
     }
 
-    /// An account; one that is not there is empty.
-    pub fn account(&self, account: usize) -> Account {
+    /// Returns an account, an empty one if the index is unknown.
+    pub fn get(&self, account: usize) -> Account {
         self.accounts.get(account).copied().unwrap_or_default()
     }
 
-    /// What the account is called.
+    /// Returns the name of an account.
     pub fn name(&self, account: usize) -> &str {
         self.names.iter().find(|(_, known)| **known == account).map_or("?", |(name, _)| name)
     }
 
-    /// Who pays for a request: the first of its identities that has an account. With a default balance, whoever has none
-    /// gets one, by the SIP URI if there is one.
+    /// Returns the account that a request is charged to: that of the first Subscription-Id with an account. With a default
+    /// balance, a missing account is created, preferably for the SIP URI.
     pub fn payer(&mut self, request: &CreditControlRequest<'_>, settings: &Settings) -> Result<usize, ResultCode> {
         let identities = &request.subscription_id;
-        // A SIP URI is looked up as it came: no name has to be made for it.
-        let as_it_came = |identity: &&imcharge::wire::diameter::credit_control::SubscriptionId<'_>| {
+        // A SIP URI is the account name itself.
+        let is_sip_uri = |identity: &&imcharge::wire::diameter::credit_control::SubscriptionId<'_>| {
             identity.kind == SubscriptionIdType::END_USER_SIP_URI
         };
-        let known = identities.iter().find_map(|identity| match as_it_came(&identity) {
+        let known = identities.iter().find_map(|identity| match is_sip_uri(&identity) {
             true => self.names.get(identity.data),
             false => self.names.get(&name_of(identity.kind, identity.data)),
         });
@@ -191,13 +192,13 @@ impl Book {
             return Ok(*account);
         }
         let balance = settings.default_balance.ok_or(ResultCode::USER_UNKNOWN)?;
-        let first = identities.iter().find(as_it_came).or(identities.first()).ok_or(ResultCode::USER_UNKNOWN)?;
+        let first = identities.iter().find(is_sip_uri).or(identities.first()).ok_or(ResultCode::USER_UNKNOWN)?;
         let name = name_of(first.kind, first.data);
         self.set_balance(&name, balance);
-        Ok(self.named(&name))
+        Ok(self.index_of(&name))
     }
 
-    /// Debits from the balance if it is enough.
+    /// Debits from the balance if it suffices.
     pub fn debit(&mut self, account: usize, cost: i64) -> Result<(), ResultCode> {
         let account = self.accounts.get_mut(account).ok_or(ResultCode::USER_UNKNOWN)?;
         if account.balance < cost {
@@ -208,7 +209,7 @@ impl Book {
         Ok(())
     }
 
-    /// Gives back what was debited.
+    /// Reverses a debit.
     pub fn refund(&mut self, account: usize, cost: i64) {
         if let Some(account) = self.accounts.get_mut(account) {
             account.balance += cost;
@@ -216,13 +217,13 @@ impl Book {
         }
     }
 
-    /// Opens a session that holds nothing yet.
-    pub fn open(account: usize) -> Session {
+    /// Returns a session that holds nothing yet.
+    pub fn open_session(account: usize) -> Session {
         Session { account, connection: 0, client: String::new(), client_realm: String::new(), number: 0, holds: vec![] }
     }
 
-    /// Books what a service reports: from what it holds, then from the balance, to the last unit, even if that puts the
-    /// balance below zero. What it held and did not use is free again. Nothing reported and nothing asked: it stays.
+    /// Debits the used units of a service from what it holds, then from the balance, which may become negative. Releases
+    /// what was held and not used.
     pub fn report(&mut self, session: &mut Session, service: &Service<'_>, used: i64) {
         let place = session.holds.iter().position(|hold| {
             hold.rating_group == service.rating_group && hold.service_identifier == service.service_identifier
@@ -235,7 +236,7 @@ impl Book {
         }
     }
 
-    /// Holds units for a service: all, or as many as there is money for; the second says whether these are the last.
+    /// Reserves units for a service, or as many as the balance allows. The second value is `true` if they are the last.
     pub fn reserve(
         &mut self,
         session: &mut Session,
@@ -262,7 +263,7 @@ impl Book {
         Ok((granted, granted.amount < wanted.amount || account.balance < price))
     }
 
-    /// Gives back all that a session holds.
+    /// Releases all units that a session holds.
     pub fn close(&mut self, session: &mut Session) {
         let held = session.held();
         session.holds.clear();
@@ -274,7 +275,7 @@ impl Book {
 }
 
 impl Session {
-    /// Units of the account that are set aside for it.
+    /// Returns the units that the session holds.
     pub fn held(&self) -> i64 {
         self.holds.iter().map(|hold| hold.amount).sum()
     }

@@ -1,12 +1,11 @@
-//! What a charging system asks of its own accord: that a session be reported (Re-Auth-Request, RFC 8506, 5.5), or ended
-//! (Abort-Session-Request, RFC 6733, 8.5).
+//! Requests of the server: Re-Auth-Request (RFC 8506, 5.5) and Abort-Session-Request (RFC 6733, 8.5).
 
 use imcharge::wire::diameter::base::{AbortSessionRequest, ReAuthRequest};
 use imcharge::wire::diameter::codes::ReAuthRequestType;
 use imcharge::wire::diameter::dictionary::APPLICATION_CREDIT_CONTROL;
 use imcharge::wire::diameter::{Command, Writer};
 
-/// Writes the AVPs of a RAR, or else of an ASR; who asks and who is asked by host and realm.
+/// Writes the AVPs of a RAR or, for any other command, of an ASR. `from` and `to` are host and realm.
 pub fn write(command: Command, session_id: &str, from: [&str; 2], to: [&str; 2], out: &mut Writer<'_>) {
     let ([origin_host, origin_realm], [destination_host, destination_realm]) = (from, to);
     let auth_application_id = APPLICATION_CREDIT_CONTROL;
