@@ -1,4 +1,4 @@
--- The routing of kamailio.cfg in Lua (KEMI). IM_SERVER is where the IM server takes SIP.
+-- The routing of kamailio.cfg in Lua (KEMI). IM_SERVER is the SIP address of the IM server.
 
 function ksr_request_route()
     if KSR.maxfwd.process_maxfwd(10) < 0 then
@@ -14,7 +14,7 @@ function ksr_request_route()
         if KSR.tm.t_check_trans() > 0 then KSR.tm.t_relay() end
         return 1
     end
-    -- Requests within the dialog: replies, BYE and CANCEL are seen by the module itself.
+    -- Requests within the dialog. The module itself sees replies, BYE and CANCEL.
     if KSR.siputils.has_totag() > 0 then
         if KSR.rr.loose_route() < 0 and method ~= "ACK" then
             KSR.sl.sl_send_reply(404, "Not here")
@@ -27,14 +27,15 @@ function ksr_request_route()
         KSR.sl.sl_send_reply(405, "Method Not Allowed")
         return 1
     end
+    -- Authenticate the subscriber here, and remove P-Asserted-Identity unless it comes from a trusted peer.
     KSR.rr.record_route()
-    -- Credit for the stored messages; 0: the INVITE is suspended, and goes on in ksr_charged. Where the script knows how
-    -- many messages there are, reserve_messages("ksr_charged", number) says so.
+    -- Reserves credit. 0: the INVITE is suspended and resumes in ksr_charged. If you know the number of messages, call
+    -- reserve_messages("ksr_charged", number).
     local result = KSR.imcharge.reserve("ksr_charged")
     if result == 0 then
         KSR.x.exit()
     end
-    -- The client's a=path leaves this relay out, and bypass is "refuse".
+    -- -6: the client's a=path bypasses this relay, and bypass is "refuse".
     if result == -6 then
         KSR.sl.sl_send_reply(488, "Not Acceptable Here")
     else
@@ -43,19 +44,20 @@ function ksr_request_route()
     return 1
 end
 
--- The enabler has answered; runs in a resume worker.
+-- Resumes the INVITE when credit is granted or refused. Runs in a resume worker.
 function ksr_charged()
-    local result = KSR.pv.get("$imcharge(result)")
+    local result, reason = KSR.pv.get("$imcharge(result)"), KSR.pv.gete("$imcharge(reason)")
     if result == "granted" then
         KSR.pv.sets("$du", (string.gsub(KSR.pv.gete("$def(IM_SERVER)"), '"', "")))
         KSR.tm.t_relay()
         return 1
     end
-    KSR.info(KSR.pv.gete("$ci") .. " refused: " .. KSR.pv.gete("$imcharge(reason)") .. " " ..
-        KSR.pv.gete("$imcharge(code)") .. "\n")
+    KSR.info(KSR.pv.gete("$ci") .. " refused: " .. reason .. " " .. KSR.pv.gete("$imcharge(code)") .. "\n")
     if result == "denied" then
         KSR.tm.t_reply(402, "Payment Required")
-    elseif KSR.pv.get("$imcharge(reason)") == "merged" then
+    elseif reason == "no-identity" then
+        KSR.tm.t_reply(403, "Forbidden")
+    elseif reason == "merged" then
         KSR.tm.t_reply(482, "Request Merged")
     else
         KSR.tm.t_reply(503, "Charging unavailable")
@@ -63,7 +65,7 @@ function ksr_charged()
     return 1
 end
 
--- Answers to requests that imcharge_msrp() stops, by what it returns.
+-- MSRP responses for the requests that KSR.imcharge.msrp() refuses, by its return code.
 local refusals = {
     [-1] = { 403, "No credit" },
     [-2] = { 400, "Bad Request" },
@@ -74,11 +76,11 @@ local refusals = {
 
 -- Every MSRP frame, request or response.
 function ksr_msrp_event(evname)
-    local passes, method = KSR.imcharge.msrp(), KSR.pv.get("$msrp(method)")
-    if passes < 0 then
-        -- Only a request is answered. Without a method it is a response, or a frame from 11,239 octets on: reply() writes
-        -- past the end of its buffer for a path of 14 KB.
-        local refusal = refusals[passes]
+    local gate, method = KSR.imcharge.msrp(), KSR.pv.get("$msrp(method)")
+    if gate < 0 then
+        -- Answer requests only. $msrp(method) is null for responses and for frames of 11,239 octets and more, for which
+        -- reply() could overrun its buffer.
+        local refusal = refusals[gate]
         if method ~= nil and refusal ~= nil then KSR.msrp.reply(refusal[1], refusal[2], "") end
         return 1
     end
@@ -86,9 +88,9 @@ function ksr_msrp_event(evname)
         KSR.msrp.relay()
         return 1
     end
-    -- 2: neither end belongs to a charged session, or the session is over. Without WITH_OTHER_MSRP all MSRP of this proxy
-    -- is charged, so it stops here.
-    if passes == 2 and method ~= "REPORT" and KSR.pv.get("$def(WITH_OTHER_MSRP)") == nil then
+    -- 2: the frame belongs to no charged session, or to one that has ended. Without WITH_OTHER_MSRP all MSRP of this proxy
+    -- is charged, so stop it.
+    if gate == 2 and method ~= "REPORT" and KSR.pv.get("$def(WITH_OTHER_MSRP)") == nil then
         if method ~= nil then KSR.msrp.reply(481, "No such session", "") end
         return 1
     end
@@ -100,7 +102,7 @@ function ksr_msrp_event(evname)
     return 1
 end
 
--- A message was debited, or the enabler failed for a session.
+-- Called when a message was debited, or the enabler failed for a session.
 function ksr_imcharge_event(evname)
     local about = KSR.pv.gete("$imcharge(callid)") .. ": " .. KSR.pv.gete("$imcharge(reason)")
     if evname == "imcharge:debited" then
@@ -112,7 +114,7 @@ function ksr_imcharge_event(evname)
     return 1
 end
 
--- Prometheus asks for the numbers of imcharge, and for those of Kamailio itself. On the other sockets HTTP is nothing.
+-- HTTP. /metrics: imcharge; /metrics/kamailio: Kamailio itself. Other listeners do not answer HTTP.
 function ksr_xhttp_event(evname)
     if KSR.pv.get("$Rn") ~= "metrics" then return 1 end
     local path = KSR.pv.get("$hu")

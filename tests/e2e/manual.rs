@@ -70,7 +70,7 @@ pub fn the_routes_of_the_manual_charge_a_retrieval() {
     stage.proxy.set_account(ALICE, 0);
     assert_eq!(stage.client(ALICE, |_| {}).invite(), 402, "no credit");
     assert_eq!(stage.client("sip:stranger@example.org", |_| {}).invite(), 402, "no account");
-    assert_eq!(stage.client(ALICE, |options| options.asserted = false).invite(), 503, "no identity");
+    assert_eq!(stage.client(ALICE, |options| options.asserted = false).invite(), 403, "no identity");
     // A CANCEL ends what it should.
     stage.proxy.set_account(ALICE, 9);
     drop(server);

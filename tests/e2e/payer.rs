@@ -72,7 +72,7 @@ pub fn a_removed_identity_is_none() {
     let _server = stage.server(&[], |_| {});
     for forged in [VICTIM, STORE_AND_FORWARD] {
         let mut client = stage.client(ALICE, forges(&[forged]));
-        assert_eq!(client.invite(), 503, "{forged}\n{}", stage.proxy.log());
+        assert_eq!(client.invite(), 403, "{forged}\n{}", stage.proxy.log());
         let line = format!("{} refused: no-identity", client.call_id);
         assert!(stage.proxy.log().contains(&line), "{}", stage.proxy.log());
     }
