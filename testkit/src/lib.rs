@@ -1,6 +1,7 @@
 //! Shared by the tests, benchmarks and examples: SIP and MSRP parties, the proxy as a child process, the OCS simulator,
 //! a load generator and a certificate authority.
 
+pub mod certificates;
 mod events;
 pub mod load;
 pub mod ocs;

@@ -2,6 +2,7 @@
 
 use super::capture::Judged;
 use super::{ALICE, Stage};
+use imcharge_testkit::certificates::Authority;
 use imcharge_testkit::ocs::Ocs;
 use imcharge_testkit::parties::client::{ImClient, Reaction};
 use imcharge_testkit::proxy::Setup;
@@ -811,61 +812,28 @@ fn a_debit_whose_answer_comes_late_is_not_held_back_any_more() {
     charged.expect_rest();
 }
 
-/// An authority, and PEM files of what it has signed.
-pub struct Authority {
-    folder: tempfile::TempDir,
-    issuer: rcgen::Issuer<'static, rcgen::KeyPair>,
-}
-
-impl Authority {
-    /// A new one.
-    pub fn new() -> Authority {
-        let folder = tempfile::tempdir().expect("a folder");
-        let key = rcgen::KeyPair::generate().expect("a key");
-        let mut parameters = rcgen::CertificateParams::new(Vec::new()).expect("parameters");
-        parameters.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-        let own = parameters.self_signed(&key).expect("a certificate");
-        std::fs::write(folder.path().join("ca.pem"), own.pem()).expect("written");
-        Authority { issuer: rcgen::Issuer::new(parameters, key), folder }
-    }
-
-    /// The path of one of its files.
-    pub fn path(&self, name: &str) -> String {
-        self.folder.path().join(name).display().to_string()
-    }
-
-    /// Signs a certificate for this host; its files are NAME.pem and NAME.key.
-    fn sign(&self, name: &str, host: &str) {
-        let key = rcgen::KeyPair::generate().expect("a key");
-        let parameters = rcgen::CertificateParams::new(vec![host.to_owned()]).expect("parameters");
-        let certificate = parameters.signed_by(&key, &self.issuer).expect("a certificate");
-        std::fs::write(self.path(&format!("{name}.pem")), certificate.pem()).expect("written");
-        std::fs::write(self.path(&format!("{name}.key")), key.serialize_pem()).expect("written");
-    }
-
-    /// A charging system whose certificate is for this host, and a proxy that wants it to be ocs.example.com.
-    pub fn charged(&self, host: &str) -> (Ocs, Stage) {
-        self.sign("ocs", host);
-        self.sign("proxy", "proxy.example.org");
-        let account = format!("{ALICE}=100");
-        let [certificate, key, ca] = ["ocs.pem", "ocs.key", "ca.pem"].map(|name| self.path(name));
-        let options = ["--account", &account, "--tls-cert", &certificate, "--tls-key", &key, "--tls-ca", &ca];
-        let ocs = Ocs::start(&program(), &options);
-        let peer = format!("\"host=ocs.example.com;address={};transport=tls\"", ocs.diameter);
-        let quoted = |name: &str| format!("\"{}\"", self.path(name));
-        let stage = Stage::new(|setup| {
-            let setup = setup.defined("WITH_DIAMETER", "1").defined("OCS_PEER", peer);
-            let setup = setup.parameter("tls_ca", &quoted("ca.pem")).parameter("tls_key", &quoted("proxy.key"));
-            setup.parameter("tls_certificate", &quoted("proxy.pem"))
-        });
-        (ocs, stage)
-    }
+/// Starts the OCS simulator with a certificate for this host, and a proxy that expects ocs.example.com.
+pub fn start_over_tls(authority: &Authority, host: &str) -> (Ocs, Stage) {
+    let text = |path: PathBuf| path.display().to_string();
+    let (certificate, key) = authority.sign(host);
+    let (account, certificate, key, ca) = (format!("{ALICE}=100"), text(certificate), text(key), text(authority.ca()));
+    let options = ["--account", &account, "--tls-cert", &certificate, "--tls-key", &key, "--tls-ca", &ca];
+    let ocs = Ocs::start(&program(), &options);
+    let peer = format!("\"host=ocs.example.com;address={};transport=tls\"", ocs.diameter);
+    let (certificate, key) = authority.sign("proxy.example.org");
+    let quoted = |path: PathBuf| format!("\"{}\"", path.display());
+    let stage = Stage::new(|setup| {
+        let setup = setup.defined("WITH_DIAMETER", "1").defined("OCS_PEER", peer);
+        let setup = setup.parameter("tls_ca", &quoted(authority.ca())).parameter("tls_key", &quoted(key));
+        setup.parameter("tls_certificate", &quoted(certificate))
+    });
+    (ocs, stage)
 }
 
 #[test]
 fn over_tls_both_sides_prove_who_they_are() {
     let authority = Authority::new();
-    let (ocs, stage) = authority.charged("ocs.example.com");
+    let (ocs, stage) = start_over_tls(&authority, "ocs.example.com");
     // Nobody but the two can read TLS.
     let charged = Charged { ocs, stage, judged: None };
     charged.until_open();
@@ -881,7 +849,7 @@ fn over_tls_both_sides_prove_who_they_are() {
 #[test]
 fn a_certificate_for_another_name_opens_nothing_and_says_why() {
     let authority = Authority::new();
-    let (_ocs, stage) = authority.charged("evil.example.com");
+    let (_ocs, stage) = start_over_tls(&authority, "evil.example.com");
     let said = || stage.proxy.log().contains("not valid for name \"ocs.example.com\"");
     assert!(eventually(SOON, said), "{}", stage.proxy.log());
     assert_eq!(open_peers(&stage), 0);

@@ -4,6 +4,7 @@
 use super::capture::{Capture, Judged, Process, free};
 use super::raw::{self, RawClient};
 use super::{ALICE, Stage, module};
+use imcharge_testkit::certificates::Authority;
 use imcharge_testkit::eventually;
 use imcharge_testkit::parties::client::Reaction;
 use imcharge_testkit::proxy::{Proxy, Setup};
@@ -24,6 +25,7 @@ fn made() -> PathBuf {
 /// freeDiameter with its dictionaries of RFC 4006 and TS 32.299, and an extension that says yes.
 struct FreeDiameter {
     folder: tempfile::TempDir,
+    _authority: Authority,
     _process: Process,
     address: SocketAddr,
 }
@@ -32,13 +34,12 @@ impl FreeDiameter {
     fn start() -> FreeDiameter {
         let folder = tempfile::tempdir().expect("a folder");
         let path = |name: &str| folder.path().join(name).display().to_string();
-        let made_by = rcgen::generate_simple_self_signed(["ocs.example.com".to_owned()]).expect("a certificate");
+        let authority = Authority::new();
+        let (certificate, key) = authority.sign("ocs.example.com");
         let address = free();
         let extensions = Path::new("/usr/lib/freeDiameter");
         let stock = |name: &str| extensions.join(name).display().to_string();
         let files = [
-            ("cert.pem", made_by.cert.pem()),
-            ("key.pem", made_by.signing_key.serialize_pem()),
             // The word for peers without TLS.
             ("acl.conf", "ALLOW_IPSEC *.example.org\n".to_owned()),
             (
@@ -49,9 +50,9 @@ impl FreeDiameter {
                      LoadExtension = \"{}\";\nLoadExtension = \"{}\";\nLoadExtension = \"{}\";\n\
                      LoadExtension = \"{}\" : \"{}\";\nLoadExtension = \"{}\" : \"0x8888\";\nLoadExtension = \"{}\";\n",
                     address.port(),
-                    path("cert.pem"),
-                    path("key.pem"),
-                    path("cert.pem"),
+                    certificate.display(),
+                    key.display(),
+                    authority.ca().display(),
                     stock("dict_nasreq.fdx"),
                     stock("dict_dcca.fdx"),
                     stock("dict_dcca_3gpp.fdx"),
@@ -68,7 +69,7 @@ impl FreeDiameter {
         let log = fs::File::create(folder.path().join("log")).expect("a log");
         let mut command = Command::new("freeDiameterd");
         command.arg("-c").arg(path("fd.conf")).stdout(log.try_clone().expect("a handle")).stderr(log);
-        let started = FreeDiameter { _process: Process::start(&mut command), address, folder };
+        let started = FreeDiameter { _authority: authority, _process: Process::start(&mut command), address, folder };
         // A connection to look whether it listens would be a peer that is wrong.
         let listens = || started.log().contains("daemon initialized");
         assert!(eventually(SOON, listens), "{}", started.log());

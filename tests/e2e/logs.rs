@@ -1,7 +1,8 @@
 //! What an operator reads in the log: at the host's default level, once, and with what is wrong.
 
-use super::diameter::{Authority, Charged};
+use super::diameter::{Charged, start_over_tls};
 use super::{ALICE, HOST, Stage};
+use imcharge_testkit::certificates::Authority;
 use imcharge_testkit::eventually;
 use imcharge_testkit::parties::client::Reaction;
 use imcharge_testkit::proxy::{Host, Setup};
@@ -84,14 +85,14 @@ pub fn an_answered_call_does_not_end_as_a_failed_invite() {
 #[test]
 fn an_unreadable_tls_file_at_a_restart_of_the_engine_takes_down_its_peer_alone() {
     let authority = Authority::new();
-    let (ocs, stage) = authority.charged("ocs.example.com");
+    let (ocs, stage) = start_over_tls(&authority, "ocs.example.com");
     let charged = Charged { ocs, stage, judged: None };
     charged.until_open();
-    let (file, aside) = (authority.path("ca.pem"), authority.path("aside.pem"));
+    let (file, aside) = (authority.ca(), authority.ca().with_extension("aside"));
     std::fs::rename(&file, &aside).expect("renamed");
     let proxy = &charged.stage.proxy;
     proxy.signal("KILL", proxy.engine_pid());
-    let told = || proxy.log().contains(&format!("TLS certificate {file}: "));
+    let told = || proxy.log().contains(&format!("TLS certificate {}: ", file.display()));
     assert!(eventually(SOON, told), "{}", proxy.log());
     let answers = || proxy.rpc(&["imcharge.peers"]).is_ok_and(|peers| peers.contains("TLS certificate"));
     assert!(eventually(SOON, answers), "no engine answers\n{}", proxy.log());
