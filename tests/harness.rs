@@ -71,3 +71,24 @@ fn valgrind_finds_nothing() {
     let wrapper = ["valgrind", "--quiet", "--error-exitcode=99", "--leak-check=full", "--show-leak-kinds=definite"];
     run(&wrapper, 1, 60, 0);
 }
+
+/// The example of docs/c-abi.md, compiled as printed, charges one message.
+#[test]
+fn documented_example_charges_one_message() {
+    let page = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/c-abi.md")).expect("a page");
+    let example = page.split("```c\n").nth(1).and_then(|rest| rest.split("```\n").next()).expect("an example");
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = |name: &str| folder.path().join(name);
+    std::fs::write(path("relay.c"), example).expect("written");
+    std::fs::create_dir(path("state")).expect("a state directory");
+    let mut compiler = Command::new("cc");
+    compiler.args(["-std=gnu11", "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-I"]);
+    compiler.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("include")).arg("-o").arg(path("relay"));
+    let compiler = compiler.arg(path("relay.c")).arg("-L").arg(build_folder()).arg("-limcharge");
+    assert!(compiler.status().expect("cc (Debian: build-essential) is needed for this test").success());
+    let mut relay = Command::new(path("relay"));
+    let output = relay.arg(path("state")).env("LD_LIBRARY_PATH", build_folder()).output().expect("it runs");
+    let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+    let expected = page.split("It prints:\n\n```\n").nth(1).and_then(|rest| rest.split("```\n").next());
+    assert_eq!(Some(printed.as_str()), expected, "{}", String::from_utf8_lossy(&output.stderr));
+}
