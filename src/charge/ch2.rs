@@ -62,6 +62,14 @@ impl Trigger {
             Trigger::Close => "close",
         }
     }
+
+    /// Returns the MSRP status of an error; else 0.
+    pub fn code(self) -> u16 {
+        match self {
+            Trigger::Error(code) => code,
+            Trigger::Response | Trigger::Timeout | Trigger::Close => 0,
+        }
+    }
 }
 
 /// One EventRequest over CH-2, named by `(session, number)`: a resend carries the same, and differs in `possible_duplicate` alone.

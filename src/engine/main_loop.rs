@@ -17,7 +17,7 @@
 //! A commit that fails is tried again, and nothing else is done until it succeeds: the events wait in their rings.
 
 use super::store::change::{Change, Marks};
-use super::store::{Pass, Store, StoreError};
+use super::store::{Retention, Store, StoreError};
 use crate::charge::ch2::SessionKey;
 use crate::charge::time::Time;
 use crate::enabler::diameter::{Diameter, EnablerEvent};
@@ -36,7 +36,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// Records of one turn: bounds the time to a verdict.
-const BATCH: usize = if simulate::SMALL { 16 } else { 512 };
+const BATCH: usize = simulate::sized(512, 16);
 
 /// How long events that nobody waits for are left lying, so that one commit takes many.
 const TURN: Duration = Duration::from_millis(10);
@@ -63,7 +63,7 @@ const LEAVE_PATIENCE: Duration = Duration::from_millis(500);
 const TABLES_PATIENCE: Duration = Duration::from_millis(500);
 
 /// Sessions of a turn that settles or resumes many: the engine shows between two of them that it lives.
-const PORTION: usize = if simulate::SMALL { 4 } else { 1000 };
+const PORTION: usize = simulate::sized(1000, 4);
 
 /// Between two tries of a commit that fails.
 const RETRY: Duration = Duration::from_millis(20);
@@ -299,16 +299,16 @@ impl Engine {
     /// Does what waited for the disk and the tables, and hands the tables what they do not contain.
     fn follow(&mut self) -> Result<(), EngineError> {
         let days = self.region.config.history_days;
-        self.store.follow(Some(Pass { days, now: clock::now(), wall_ms: clock::wall_ms() }))?;
-        let (durable, shown) = (self.store.durable()?, self.store.shown()?);
+        self.store.drive_writer(Some(Retention { days, now: clock::now(), wall_ms: clock::wall_ms() }))?;
+        let (durable, answerable) = (self.store.durable()?, self.store.answerable()?);
         let mut effects = ready(&mut self.after_sync, durable);
-        effects.extend(ready(&mut self.after_tables, shown));
+        effects.extend(ready(&mut self.after_tables, answerable));
         if !effects.is_empty() {
             crash_point();
             self.book.publish(&self.region, effects, self.diameter.as_mut());
             crash_point();
         }
-        let (journal_octets, log_octets) = self.store.octets_behind();
+        let (journal_octets, log_octets) = self.store.backlog_octets();
         self.region.report_ledger(self.store.is_failing(), journal_octets, log_octets);
         Ok(())
     }
@@ -458,7 +458,7 @@ impl Engine {
         }
         crash_point();
         if let Some(diameter) = self.diameter.as_ref().filter(|_| operator_waits) {
-            self.store.show_peers(diameter.status());
+            self.store.put_peers(diameter.status());
         }
         if changed {
             let marks = Marks { events: self.reading.positions.clone(), notifications: self.notices.heads() };
@@ -484,7 +484,7 @@ impl Engine {
         };
         let Decided { effects, latencies, operator_waits } = decided;
         if operator_waits {
-            self.store.hurry();
+            self.store.expedite();
         }
         crash_point();
         let waits =

@@ -4,8 +4,8 @@ mod notify;
 mod stops;
 
 use super::outstanding::Outstanding;
-use super::store::change::{Change, Debit, NotDebited, Refund, SessionChange};
-use super::store::{Store, StoreError, Stored};
+use super::store::change::{Change, Debit, MessageRecord, NotDebited, Refund, SessionChange};
+use super::store::{Store, StoreError, StoredSession};
 use crate::charge::ch2::{Failure, Operation, Request, Response, SessionKey, Trigger};
 use crate::charge::event::{Entry, Event, InviteTransaction, Reserve};
 use crate::charge::session::{Decision, FIRST_NUMBER_END, Output, Session};
@@ -173,6 +173,12 @@ impl SessionEntry {
             self.session.event(&Event::Answered { leg: 0 }, at);
         }
     }
+
+    /// Returns the record of a message for the history.
+    fn message_record(&self, message_id: Box<str>, octets: u64, units: Units, wall_ms: i64) -> MessageRecord {
+        let (call_id, account) = (self.session.call_id().into(), self.session.account().into());
+        MessageRecord { row: self.row, call_id, message_id, account, octets, units: units.0, wall_ms }
+    }
 }
 
 /// Spreads requests that nobody waits for over time.
@@ -227,7 +233,7 @@ enum Orphan {
 
 impl SessionTable {
     /// Takes over what is stored, and the slots that sessions of this instance have.
-    pub fn load(region: &Region, stored: Vec<Stored>) -> SessionTable {
+    pub fn load(region: &Region, stored: Vec<StoredSession>) -> SessionTable {
         let mut book = SessionTable {
             sessions: HashMap::new(),
             dirty: Vec::new(),
@@ -244,7 +250,7 @@ impl SessionTable {
             outstanding: Outstanding::default(),
             uncovered: HashMap::new(),
         };
-        for Stored { row, instance, opened_at, session } in stored {
+        for StoredSession { row, instance, opened_at, session } in stored {
             let key = session.key();
             book.open += u64::from(session.is_open());
             for connection in session.connections() {
@@ -683,10 +689,8 @@ impl SessionTable {
                     log::error!("call {call_id}: the enabler does not give back message {message_id}: {reason}");
                 }
                 Output::NotDebited { message_id, octets, units, rule } => {
-                    let (row, units, wall_ms) = (live.row, units.0, turn.wall_ms);
-                    let (call_id, account) = (live.session.call_id().into(), live.session.account().into());
-                    let message = NotDebited { row, call_id, message_id, account, octets, units, rule, wall_ms };
-                    turn.store.put(Change::NotDebited(message));
+                    let message = live.message_record(message_id, octets, units, turn.wall_ms);
+                    turn.store.put(Change::NotDebited(NotDebited { message, rule }));
                 }
                 Output::EnablerFailed(failure) => tell_failure(turn, &live.session, failure),
                 Output::Closed { .. } => {
@@ -851,15 +855,15 @@ const DRIFT: u64 = 2_000_000;
 
 /// Puts what has happened in a session into the history.
 fn write_steps(turn: &mut Tick<'_>, live: &mut SessionEntry) {
-    let (first, steps) = live.session.take_trace();
-    if steps.is_empty() {
+    let (first, events) = live.session.take_trace();
+    if events.is_empty() {
         return;
     }
     let since = turn.now.micros_since(live.session.opened());
     let zero = turn.wall_ms.saturating_mul(1000).saturating_sub_unsigned(since);
     // The machine's own clock begins anew with the machine, and an operator may set the other one.
     let drifts = zero.abs_diff(live.opened_at.saturating_mul(1000)) > DRIFT;
-    turn.store.put(Change::Steps { row: live.row, first, zero: drifts.then_some(zero), steps });
+    turn.store.put(Change::Trace { row: live.row, first, zero: drifts.then_some(zero), events });
 }
 
 /// Asks the enabler. The ledger answers at once, within the commit; a distant one is asked after it.
@@ -918,21 +922,8 @@ fn record_debit(
     units: Units,
     trigger: Trigger,
 ) {
-    turn.store.put(Change::Debited(Debit {
-        row: live.row,
-        call_id: live.session.call_id().into(),
-        message_id: key_of(message_id).into(),
-        part,
-        account: live.session.account().into(),
-        octets,
-        units: units.0,
-        trigger: trigger.as_str().into(),
-        code: match trigger {
-            Trigger::Error(code) => code,
-            _ => 0,
-        },
-        wall_ms: turn.wall_ms,
-    }));
+    let message = live.message_record(key_of(message_id).into(), octets, units, turn.wall_ms);
+    turn.store.put(Change::Debited(Debit { message, part, trigger }));
 }
 
 /// Gives an account this balance, if it is within the range.

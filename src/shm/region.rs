@@ -45,19 +45,19 @@ pub use usage::Usage;
 const MAGIC: u64 = 0x696d_6368_6172_000d;
 
 /// Octets of one event ring.
-const RING_SIZE: usize = if simulate::SMALL { 32 * 1024 } else { 512 * 1024 };
+const RING_SIZE: usize = simulate::sized(512 * 1024, 32 * 1024);
 
 /// Words of the queue of verdicts: room for ten thousand. INVITEs are refused from half of that on.
-const VERDICT_WORDS: usize = if simulate::SMALL { 4 * 1024 } else { 256 * 1024 };
+const VERDICT_WORDS: usize = simulate::sized(256 * 1024, 4 * 1024);
 
 /// Words of the queue of what the event routes are told.
-const EVENT_WORDS: usize = if simulate::SMALL { 4 * 1024 } else { 64 * 1024 };
+const EVENT_WORDS: usize = simulate::sized(64 * 1024, 4 * 1024);
 
 /// Records of streams in the pool at least.
-const STREAMS_POOL_MIN: usize = if simulate::SMALL { 64 } else { 4096 };
+const STREAMS_POOL_MIN: usize = simulate::sized(4096, 64);
 
 /// Messages that the index has room for at least, so that the share of one session is not small where there are few sessions.
-const MESSAGES_MIN: usize = if simulate::SMALL { 64 } else { 8192 };
+const MESSAGES_MIN: usize = simulate::sized(8192, 64);
 
 /// Where region files live.
 const SHARED_MEMORY: &str = "/dev/shm";

@@ -21,8 +21,11 @@ pub(crate) use machine::{
     wall_ms,
 };
 
-/// Whether rings and batches are so small that a simulation fills them.
-pub const SMALL: bool = cfg!(feature = "simulate");
+/// Returns the size of a ring, table or batch: `production`, or `simulated` in a build for simulations, small enough that
+/// their runs reach the limit.
+pub const fn sized<T: Copy>(production: T, simulated: T) -> T {
+    if cfg!(feature = "simulate") { simulated } else { production }
+}
 
 /// A fault that is built in on purpose, to see whether the simulation finds it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,6 +1,7 @@
-//! What a turn changes, and what of it the tables do not show yet.
+//! Changes of a tick, and the changes that the tables lack.
 
-use super::steps::Part;
+use super::trace::TracePart;
+use crate::charge::ch2::Trigger;
 use crate::charge::session::{Rule, Session, TraceEvent};
 use crate::enabler::diameter::client::connections::PeerStatus;
 use crate::enabler::ledger::Account;
@@ -8,21 +9,22 @@ use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use thin_vec::ThinVec;
 
-/// One change of what is durable. The journal keeps them in the order in which they were made.
+/// A change of durable state. The journal keeps changes in the order in which they were made; rows are those of the table
+/// of sessions.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Change {
-    /// A session is new, or has moved.
+    /// A session is new or has changed.
     Session(SessionChange),
-    /// The state of a settled session is not needed any more; its record stays.
+    /// The state of a settled session is not needed any more. Its row in the history stays.
     Forgotten {
-        /// Row.
+        /// Row of the session.
         row: i64,
     },
-    /// An account, as it is now.
+    /// New values of an account.
     Account {
-        /// Its id.
+        /// Account id.
         id: Box<str>,
-        /// What it has.
+        /// Its values.
         account: Account,
     },
     /// Units that a session holds of its account.
@@ -32,99 +34,92 @@ pub enum Change {
         /// Units.
         units: i64,
     },
-    /// A message is debited.
+    /// A message was debited.
     Debited(Debit),
-    /// What a message cost is given back.
+    /// A debit was refunded.
     Refunded(Refund),
-    /// How far the rings of an instance are read and written.
+    /// Positions of the rings of an instance.
     Marks {
-        /// Which run of the host.
+        /// Run of the host.
         instance: u64,
-        /// The positions.
+        /// Positions.
         marks: Marks,
     },
-    /// Something has happened in a session.
-    Steps {
-        /// Row.
+    /// New trace events of a session.
+    Trace {
+        /// Row of the session.
         row: i64,
-        /// Number of the first step.
+        /// Number of the first event.
         first: u32,
-        /// What the times of the steps count from, UNIX microseconds; `None`: the INVITE.
+        /// What the times of the events count from, UNIX microseconds; `None`: the INVITE.
         zero: Option<i64>,
-        /// The steps.
-        steps: ThinVec<TraceEvent>,
+        /// The events.
+        events: ThinVec<TraceEvent>,
     },
-    /// A message that went to the client costs nothing.
+    /// A message was relayed to the client and is free.
     NotDebited(NotDebited),
-    /// All sessions belong to this run of the host now, and the rings of every other are read.
+    /// All sessions belong to this instance now, and the rings of all others are read.
     Adopted {
-        /// Which run of the host.
+        /// Run of the host.
         instance: u64,
     },
 }
 
-/// A session that is new, or has moved.
+/// A session that is new or has changed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SessionChange {
-    /// Row.
+    /// Row of the session.
     pub row: i64,
-    /// Of a new session: which run of the host opened it, and when (UNIX milliseconds).
+    /// Of a new session: the run of the host that opened it, and the time (UNIX milliseconds).
     pub opened: Option<(u64, i64)>,
     /// When it was closed, UNIX milliseconds.
     pub closed_at: Option<i64>,
-    /// The head of the machine ([`Session::head`]).
+    /// Head of its state ([`Session::head`]).
     pub head: Vec<u8>,
-    /// The parts of it that have changed ([`Session::take_changed_parts`]).
+    /// Parts of its state that have changed ([`Session::take_changed_parts`]).
     pub parts: Vec<(u32, Vec<u8>)>,
 }
 
-/// One debited message.
+/// A message in the history.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MessageRecord {
+    /// Row of its session.
+    pub row: i64,
+    /// Call-ID of its session.
+    pub call_id: Box<str>,
+    /// Message-ID.
+    pub message_id: Box<str>,
+    /// Account of the charged party.
+    pub account: Box<str>,
+    /// Size of the content.
+    pub octets: u64,
+    /// Price of the message.
+    pub units: u64,
+    /// When it was debited or found to be free, UNIX milliseconds.
+    pub wall_ms: i64,
+}
+
+/// A debited message.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Debit {
-    /// Row of its session.
-    pub row: i64,
-    /// Call-ID of its session.
-    pub call_id: Box<str>,
-    /// Message-ID.
-    pub message_id: Box<str>,
+    /// The message.
+    pub message: MessageRecord,
     /// Number among the debits of the message.
     pub part: u32,
-    /// Who paid.
-    pub account: Box<str>,
-    /// Size of the content.
-    pub octets: u64,
-    /// What it cost.
-    pub units: u64,
-    /// Word of the trigger.
-    pub trigger: Box<str>,
-    /// MSRP status, for a debit on error; else 0.
-    pub code: u16,
-    /// When, UNIX milliseconds.
-    pub wall_ms: i64,
+    /// What triggered the debit.
+    pub trigger: Trigger,
 }
 
-/// One message that went to the client and costs nothing.
+/// A message that was relayed to the client and is free.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NotDebited {
-    /// Row of its session.
-    pub row: i64,
-    /// Call-ID of its session.
-    pub call_id: Box<str>,
-    /// Message-ID.
-    pub message_id: Box<str>,
-    /// Who does not pay.
-    pub account: Box<str>,
-    /// Size of the content.
-    pub octets: u64,
-    /// What it would have cost.
-    pub units: u64,
-    /// Why.
+    /// The message, with the price that it would have had.
+    pub message: MessageRecord,
+    /// Why it is free.
     pub rule: Rule,
-    /// When, UNIX milliseconds.
-    pub wall_ms: i64,
 }
 
-/// A debit that was given back.
+/// A refunded debit.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Refund {
     /// Row of its session.
@@ -133,113 +128,128 @@ pub struct Refund {
     pub message_id: Box<str>,
     /// Number among the debits of the message.
     pub part: u32,
-    /// When, UNIX milliseconds.
+    /// When it was refunded, UNIX milliseconds.
     pub wall_ms: i64,
 }
 
-/// Read and write positions of the rings.
+/// Read and write positions of the rings of an instance.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Marks {
-    /// Up to where each event ring is read.
+    /// Position up to which each event ring is read.
     pub events: Vec<u64>,
-    /// Up to where each notification queue is written.
+    /// Position up to which each notification queue is written.
     pub notifications: Vec<u64>,
 }
 
-/// A session of which the tables are behind.
+/// Changes of a session that the tables lack.
+#[derive(Default)]
 pub struct PendingSession {
-    /// Of a session that has no row yet.
+    /// As in [`SessionChange`], if the session has no row yet.
     pub opened: Option<(u64, i64)>,
     /// As in [`SessionChange`].
     pub closed_at: Option<i64>,
-    /// The head of the machine; `None`: only forgotten.
+    /// Head of its state; `None`: unchanged.
     pub head: Option<Vec<u8>>,
-    /// Parts of it that have changed; an empty one is gone.
+    /// Changed parts of its state; an empty one was removed.
     pub parts: BTreeMap<u32, Vec<u8>>,
-    /// Its state goes.
+    /// Whether its state is to be removed.
     pub forgotten: bool,
-    /// What has happened in it.
-    pub steps: Vec<Part>,
-    /// What the machine says; `None`: ask it.
-    pub shown: Option<Shown>,
+    /// New trace events.
+    pub trace: Vec<TracePart>,
+    /// Summary of its state; `None`: to be computed from `head` and `parts`.
+    pub summary: Option<Summary>,
 }
 
-/// What the table of sessions shows of a machine.
+/// Columns of the table of sessions that are derived from the state of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Shown {
-    /// Where it stands.
+pub struct Summary {
+    /// Phase of the session.
     pub phase: &'static str,
-    /// Messages (or kilobytes) granted in all.
+    /// Messages (or kilobytes) granted in total.
     pub granted: u32,
     /// Units that the enabler holds for it.
     pub reserved: i64,
-    /// Whether anything of it has no answer.
+    /// Whether a response or an answer is outstanding.
     pub waiting: bool,
-    /// Steps that were not kept.
+    /// Trace events that were not kept.
     pub steps_dropped: u32,
 }
 
-impl Shown {
-    /// Of this machine.
-    pub fn of(session: &Session) -> Shown {
-        Shown {
+impl Summary {
+    /// Computes the summary of a session.
+    pub fn of(session: &Session) -> Summary {
+        Summary {
             phase: session.phase(),
             granted: session.granted().0,
-            reserved: i64::try_from(session.reserved().0).unwrap_or(i64::MAX),
+            reserved: super::tables::signed(session.reserved().0),
             waiting: session.has_unsettled_work(),
             steps_dropped: session.trace_events_dropped(),
         }
     }
 }
 
+/// Times of trace events that differ by less, in microseconds, count from the same zero: the two clocks drift by less than
+/// that meanwhile, unless one was set.
+const SAME_ZERO_MICROS: i64 = 1000;
+
 impl PendingSession {
-    /// The machine, with the parts that have changed; `None`: there is nothing new of it, or it cannot be read. Complete
-    /// where the session is new.
+    /// Decodes the session from the changed parts of its state, which are all of them if it is new. `None`: there are
+    /// none, or they cannot be decoded.
     pub fn session(&self) -> Option<Session> {
         Session::load(self.head.as_deref()?, self.parts.values().filter(|part| !part.is_empty()).map(Vec::as_slice))
     }
 
-    /// Steps that follow each other are one part. The clocks drift by less than a millisecond meanwhile, or were set.
-    fn add(&mut self, part: Part) {
-        let near = |one: Option<i64>, other: Option<i64>| match (one, other) {
-            (Some(one), Some(other)) => (one - other).abs() < 1000,
+    /// Adds trace events, to the last part where they follow it.
+    fn add_trace(&mut self, part: TracePart) {
+        let is_same = |one: Option<i64>, other: Option<i64>| match (one, other) {
+            (Some(one), Some(other)) => (one - other).abs() < SAME_ZERO_MICROS,
             (one, other) => one == other,
         };
-        let follows = |last: &&mut Part| last.next() == part.first && near(last.zero, part.zero);
-        match self.steps.last_mut().filter(follows) {
-            Some(last) => last.steps.extend(part.steps),
-            None => self.steps.push(part),
+        let follows = |last: &&mut TracePart| last.next() == part.first && is_same(last.zero, part.zero);
+        match self.trace.last_mut().filter(follows) {
+            Some(last) => last.events.extend(part.events),
+            None => self.trace.push(part),
         }
     }
 }
 
-/// Where the tables are behind: the latest of everything that has changed.
+/// Changes that the tables lack, coalesced.
 #[derive(Default)]
 pub struct Pending {
     /// By row.
     pub sessions: BTreeMap<i64, PendingSession>,
-    /// By id.
+    /// By account id.
     pub accounts: HashMap<Box<str>, Account>,
-    /// By row of the session.
+    /// Units, by row of the session.
     pub holds: BTreeMap<i64, i64>,
-    /// In their order.
+    /// In order.
     pub debits: Vec<Debit>,
     debited: HashSet<(i64, Box<str>, u32)>,
-    /// In their order.
+    /// In order.
     pub refunds: Vec<Refund>,
-    /// In their order.
-    pub undebited: Vec<NotDebited>,
-    /// Of each instance.
+    /// In order.
+    pub not_debited: Vec<NotDebited>,
+    /// By instance.
     pub marks: BTreeMap<u64, Marks>,
-    /// Which run of the host all sessions belong to.
+    /// Instance that all sessions belong to.
     pub adopted: Option<u64>,
-    /// As they stand now; not worth a place in the journal.
+    /// State of the enabler's peers; not in the journal.
     pub peers: Option<Vec<PeerStatus>>,
 }
 
 impl Pending {
-    /// Takes over a change.
-    pub fn take(&mut self, change: Change) {
+    /// Applies the encoded changes of a journal record. `false`: they cannot be decoded.
+    pub fn replay(&mut self, mut changes: &[u8]) -> bool {
+        while !changes.is_empty() {
+            let Ok((change, rest)) = postcard::take_from_bytes(changes) else { return false };
+            self.apply(change);
+            changes = rest;
+        }
+        true
+    }
+
+    /// Applies a change.
+    pub fn apply(&mut self, change: Change) {
         match change {
             Change::Session(SessionChange { row, opened, closed_at, head, parts }) => {
                 let session = self.session(row);
@@ -247,26 +257,23 @@ impl Pending {
                 session.closed_at = session.closed_at.or(closed_at);
                 session.head = Some(head);
                 session.parts.extend(parts);
-                session.shown = None;
+                session.summary = None;
             }
             Change::Forgotten { row } => self.session(row).forgotten = true,
-            Change::Account { id, account } => {
-                self.accounts.insert(id, account);
-            }
-            Change::Held { row, units } => {
-                self.holds.insert(row, units);
-            }
+            Change::Account { id, account } => drop(self.accounts.insert(id, account)),
+            Change::Held { row, units } => drop(self.holds.insert(row, units)),
             Change::Debited(debit) => {
-                if self.debited.insert((debit.row, debit.message_id.clone(), debit.part)) {
+                let key = (debit.message.row, debit.message.message_id.clone(), debit.part);
+                if self.debited.insert(key) {
                     self.debits.push(debit);
                 }
             }
             Change::Refunded(refund) => self.refunds.push(refund),
-            Change::Marks { instance, marks } => {
-                self.marks.insert(instance, marks);
+            Change::Marks { instance, marks } => drop(self.marks.insert(instance, marks)),
+            Change::Trace { row, first, zero, events } => {
+                self.session(row).add_trace(TracePart { first, zero, events });
             }
-            Change::Steps { row, first, zero, steps } => self.session(row).add(Part { first, zero, steps }),
-            Change::NotDebited(message) => self.undebited.push(message),
+            Change::NotDebited(message) => self.not_debited.push(message),
             Change::Adopted { instance } => {
                 self.marks.retain(|of, _| *of == instance);
                 self.adopted = Some(instance);
@@ -277,7 +284,7 @@ impl Pending {
     /// Whether there is nothing to write.
     pub fn is_empty(&self) -> bool {
         let no_records = self.sessions.is_empty() && self.debits.is_empty() && self.refunds.is_empty();
-        let no_money = self.accounts.is_empty() && self.holds.is_empty() && self.undebited.is_empty();
+        let no_money = self.accounts.is_empty() && self.holds.is_empty() && self.not_debited.is_empty();
         no_records && no_money && self.marks.is_empty() && self.adopted.is_none() && self.peers.is_none()
     }
 
@@ -286,10 +293,12 @@ impl Pending {
         !self.debits.is_empty() && self.debited.contains(&(row, message_id.into(), part))
     }
 
-    /// What the pending debit of a message takes; `None`: none is pending.
+    /// Returns the units of a pending debit; `None`: it is not pending.
     pub fn charged(&self, row: i64, message_id: &str, part: u32) -> Option<u64> {
-        let is_meant = |debit: &&Debit| (debit.row, &*debit.message_id, debit.part) == (row, message_id, part);
-        self.debits.iter().find(is_meant).map(|debit| debit.units)
+        let is_meant = |Debit { message, part: of, .. }: &&Debit| {
+            (message.row, &*message.message_id, *of) == (row, message_id, part)
+        };
+        self.debits.iter().find(is_meant).map(|debit| debit.message.units)
     }
 
     /// Whether a refund of this debit is pending.
@@ -298,21 +307,12 @@ impl Pending {
         self.refunds.iter().any(is_meant)
     }
 
-    /// What the machine of a pending session says, so that it need not be read again.
-    pub fn show(&mut self, row: i64, shown: Shown) {
-        self.session(row).shown = Some(shown);
+    /// Sets the summary of a pending session, which saves decoding its state.
+    pub fn set_summary(&mut self, row: i64, summary: Summary) {
+        self.session(row).summary = Some(summary);
     }
 
     fn session(&mut self, row: i64) -> &mut PendingSession {
-        let fresh = || PendingSession {
-            opened: None,
-            closed_at: None,
-            head: None,
-            parts: BTreeMap::new(),
-            forgotten: false,
-            steps: Vec::new(),
-            shown: None,
-        };
-        self.sessions.entry(row).or_insert_with(fresh)
+        self.sessions.entry(row).or_default()
     }
 }

@@ -1,13 +1,13 @@
-//! Closed sessions are kept for so many days, with their steps and debits; then they go, a few at a time.
+//! Removes closed sessions, with their traces and debits, after `history_days`.
 //!
-//! A pass takes 128 sessions or 1000 rows or five milliseconds at most, in a transaction of its own; the next one comes
-//! no sooner than after 200 ms on the clock that nobody can step. It looks at the sessions that
-//! were opened first; where none of them is old enough, it looks a little further, farther with each pass, for those whose
-//! times were taken from a wrong clock. Only sessions that the engine has forgotten go: whatever may still be debited is
-//! known by its (session, Message-ID).
+//! A pass removes at most 128 sessions, 1000 rows, or as many as 5 ms allow, in one transaction; the next pass starts at
+//! least 200 ms later on the monotonic clock. It looks at the sessions that were opened first. If none of them is old
+//! enough, it also looks at later ones, further on with each pass, because the time of the first ones may be wrong. Only
+//! sessions that the engine has forgotten are removed: before, a message might be debited again, and (session, Message-ID)
+//! must identify its earlier debit.
 //!
-//! The day is told by the wall clock. Where that has jumped ahead by more than a day, against the other clock or (after a
-//! start) against the latest session, nothing goes for a day: an operator can set it right, or it was wrong before.
+//! Age is measured on the wall clock. If that has jumped ahead by more than a day, compared with the monotonic clock or
+//! (after a start) with the latest session, nothing is removed for a day, so that an operator can correct it.
 
 use super::writer::Tables;
 use super::{StoreError, database};
@@ -18,77 +18,79 @@ use std::time::Duration;
 
 const DAY_MS: i64 = 86_400_000;
 
-/// Between two passes, where the first has left something.
-const SOON: Duration = Duration::from_millis(200);
+/// Time between two passes while there is something to remove.
+const PASS_INTERVAL: Duration = Duration::from_millis(200);
 
-/// Between two passes, where it has not.
-const LATER: Duration = Duration::from_secs(10);
+/// Time between two passes after one that found nothing.
+const IDLE_PASS_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Sessions of a pass.
-const SESSIONS: usize = 128;
+const PASS_SESSIONS_MAX: usize = 128;
 
 /// Rows of a pass.
-const ROWS: usize = 1000;
+const PASS_ROWS_MAX: usize = 1000;
 
-/// No session is begun after so much of a pass.
-const SPAN: Duration = Duration::from_millis(5);
+/// Duration of a pass, after which it begins with no further session.
+const PASS_DURATION_MAX: Duration = Duration::from_millis(5);
 
-/// What the passes know of each other.
+/// Seconds for which nothing is removed after a jump of the wall clock.
+const DISTRUST_SECONDS: u32 = 86_400;
+
+/// State between passes.
 #[derive(Default)]
-pub(super) struct Passes {
-    /// When the last one was, on both clocks.
+pub(super) struct Cleanup {
+    /// When the last pass was, on both clocks.
     last: Option<(Time, i64)>,
     /// The wall clock is not trusted until then.
     distrusted_until: Time,
-    /// How far was looked where the first sessions are not old enough.
-    looked: i64,
+    /// Last session that was looked at beyond the first ones.
+    looked_at: i64,
 }
 
-/// What a pass goes by.
+/// Decides which closed sessions are old.
 #[derive(Clone, Copy)]
-pub struct Pass {
+pub struct Retention {
     /// Days for which closed sessions are kept.
     pub days: u32,
-    /// Now.
+    /// Current time.
     pub now: Time,
-    /// Now, UNIX milliseconds.
+    /// Current time, UNIX milliseconds.
     pub wall_ms: i64,
 }
 
 impl Tables {
-    /// Removes some of what was closed more than so many days ago; when to call it again.
-    pub(super) fn remove_old(&mut self, pass: Pass) -> std::result::Result<Time, StoreError> {
-        let Pass { days, now, wall_ms } = pass;
+    /// Runs a pass and returns when the next one is due.
+    pub(super) fn remove_old(&mut self, retention: Retention) -> std::result::Result<Time, StoreError> {
+        let Retention { days, now, wall_ms } = retention;
         if self.has_jumped(now, wall_ms)? {
-            self.passes.distrusted_until = now.after_seconds(86_400);
+            self.cleanup.distrusted_until = now.after_seconds(DISTRUST_SECONDS);
         }
-        self.passes.last = Some((now, wall_ms));
-        if now < self.passes.distrusted_until {
-            return Ok(after(now, LATER));
+        self.cleanup.last = Some((now, wall_ms));
+        if now < self.cleanup.distrusted_until {
+            return Ok(after(now, IDLE_PASS_INTERVAL));
         }
         let before = wall_ms.saturating_sub(i64::from(days) * DAY_MS);
         let error = |source| database::error(&self.database.path, source);
         let mut old = old_sessions(&self.database.connection, 0, before).map_err(error)?;
         if old.sessions.is_empty() {
-            old = old_sessions(&self.database.connection, self.passes.looked, before).map_err(error)?;
-            self.passes.looked = old.last.unwrap_or(0);
+            old = old_sessions(&self.database.connection, self.cleanup.looked_at, before).map_err(error)?;
+            self.cleanup.looked_at = old.last.unwrap_or(0);
         }
         if old.sessions.is_empty() {
-            return Ok(after(now, LATER));
+            return Ok(after(now, IDLE_PASS_INTERVAL));
         }
         self.transaction(|connection| remove(connection, &old.sessions))?;
-        // There may be more.
-        Ok(after(now, SOON))
+        Ok(after(now, PASS_INTERVAL))
     }
 
-    /// Whether the wall clock may be wrong. Only a jump against the other clock is reported: at a start, a day without a
-    /// session says nothing about a clock.
+    /// Whether the wall clock may be wrong. Only a jump against the monotonic clock is logged: after a start, a day
+    /// without a session says nothing about the clock.
     fn has_jumped(&self, now: Time, wall_ms: i64) -> std::result::Result<bool, StoreError> {
         let is_beyond = |expected: i64| wall_ms > expected.saturating_add(DAY_MS);
-        if let Some((then, wall)) = self.passes.last {
+        if let Some((then, wall)) = self.cleanup.last {
             let has_jumped = is_beyond(wall.saturating_add_unsigned(now.micros_since(then) / 1000));
             if has_jumped {
-                log::warn!("the wall clock has gone ahead by more than a day: no history is removed for a day");
+                log::warn!("the wall clock has jumped ahead by more than a day: no history is removed for a day");
             }
             return Ok(has_jumped);
         }
@@ -98,44 +100,45 @@ impl Tables {
     }
 }
 
-fn after(now: Time, span: Duration) -> Time {
-    Time(now.0.saturating_add(u64::try_from(span.as_micros()).unwrap_or(u64::MAX)))
+fn after(now: Time, interval: Duration) -> Time {
+    Time(now.0.saturating_add(u64::try_from(interval.as_micros()).unwrap_or(u64::MAX)))
 }
 
-/// When the latest session was opened or closed.
+/// Returns when the latest session was opened or closed, UNIX milliseconds.
 fn latest(connection: &Connection) -> Result<Option<i64>> {
     let sql = "SELECT max(opened_at, coalesce(closed_at, 0)) FROM sessions ORDER BY id DESC LIMIT 1";
     connection.query_row(sql, [], |row| row.get(0)).optional()
 }
 
-/// What a look at some sessions has found.
+/// Result of `old_sessions`.
 struct Old {
-    /// Those that nobody needs any more.
+    /// Sessions to remove.
     sessions: Vec<i64>,
-    /// The last one looked at; `None`: there are no more.
+    /// Last session looked at; `None`: there are no more.
     last: Option<i64>,
 }
 
-/// Looks at sessions behind this one, of those that the engine has forgotten. The latest of all stays: its number must not come again.
-fn old_sessions(connection: &Connection, behind: i64, before: i64) -> Result<Old> {
+/// Scans forgotten sessions with a larger id than `after`. The newest row is kept, because ids must not be reused.
+fn old_sessions(connection: &Connection, after: i64, before: i64) -> Result<Old> {
     let mut statement = connection.prepare_cached(
         "SELECT id, coalesce(closed_at<?2, 0) AND NOT EXISTS(SELECT 1 FROM holds WHERE session=sessions.id) \
          FROM sessions WHERE id>?1 AND id<(SELECT max(id) FROM sessions) \
          AND NOT EXISTS(SELECT 1 FROM states WHERE session=sessions.id) ORDER BY id LIMIT ?3",
     )?;
-    let rows = statement.query_map((behind, before, SESSIONS as i64), |row| Ok((row.get(0)?, row.get(1)?)))?;
+    let rows = statement.query_map((after, before, PASS_SESSIONS_MAX as i64), |row| Ok((row.get(0)?, row.get(1)?)))?;
     let rows = rows.collect::<Result<Vec<(i64, bool)>>>()?;
     let last = rows.last().map(|(id, _)| *id);
     Ok(Old { sessions: rows.into_iter().filter_map(|(id, is_old)| is_old.then_some(id)).collect(), last })
 }
 
-/// Removes sessions with all that is kept of them, as far as a pass goes.
+/// Removes sessions with everything that belongs to them, within the limits of a pass.
 fn remove(connection: &Connection, sessions: &[i64]) -> Result<()> {
     let begun = clock::now();
-    let mut left = ROWS;
+    let mut left = PASS_ROWS_MAX;
     for session in sessions {
         for sql in [
-            "DELETE FROM trace_parts WHERE session=?1 AND part IN (SELECT part FROM trace_parts WHERE session=?1 LIMIT ?2)",
+            "DELETE FROM trace_parts WHERE session=?1 \
+             AND part IN (SELECT part FROM trace_parts WHERE session=?1 LIMIT ?2)",
             "DELETE FROM debits WHERE id IN (SELECT id FROM debits WHERE session=?1 LIMIT ?2)",
             "DELETE FROM undebited WHERE session=?1 AND (message_id, at) IN \
              (SELECT message_id, at FROM undebited WHERE session=?1 LIMIT ?2)",
@@ -147,7 +150,7 @@ fn remove(connection: &Connection, sessions: &[i64]) -> Result<()> {
         }
         connection.prepare_cached("DELETE FROM sessions WHERE id=?1")?.execute([session])?;
         left -= 1;
-        if left == 0 || clock::since(begun) > SPAN {
+        if left == 0 || clock::since(begun) > PASS_DURATION_MAX {
             return Ok(());
         }
     }

@@ -1,20 +1,18 @@
-//! The journal: what the engine has decided and the tables do not show yet, in two files that only the engine opens.
+//! The journal: changes that the tables may lack, in two preallocated files that only the engine opens.
 //!
 //! ```text
-//!   journal-a  │ header │ record │ record │ ...      filled first; records are appended in place
-//!   journal-b  │ header │ record │ ...               next, once the tables contain everything that was in it
+//!   journal-a  │ header │ record │ record │ ...      appended to until it is full
+//!   journal-b  │ header │ record │ ...               next, if the tables contain all of its old records
 //!   record     │ length │ checksum │ previous │ sequence │ durable │ changes of one tick
 //! ```
 //!
-//! SQLite's own lock belongs to whoever takes it, and its commit waits for the disk. A verdict can wait for neither,
-//! so it waits for a record here: one `pwrite` into a preallocated file. A written record survives the death of every
-//! process; `Syncer` makes it survive the machine's.
+//! Any process can hold SQLite's lock, and SQLite's commit waits for the disk; a verdict can wait for neither. It waits
+//! for one `pwrite` here. A written record survives the death of all processes; `Syncer` makes it survive a power failure.
 //!
-//! `checksum` covers the rest of the record, and `previous` is the checksum of the record before it. Reading stops at
-//! the first record that does not follow its predecessor: later ones were written to a disk that had lost an earlier
-//! one, or belong to an earlier use of the file. `durable` is the last sequence that was known to be synced when the
-//! record was written. It tells a lost tail, which was never synced, from a ledger file that is older than its journal.
-//! All numbers are little-endian.
+//! `checksum` covers the rest of the record; `previous` is the checksum of the record before it. Reading stops at the first
+//! record that does not follow its predecessor: later ones belong to an earlier use of the file, or the disk has lost a
+//! record between them. `durable` is the highest sequence known to be synced when the record was written. It distinguishes
+//! an unsynced tail that was lost from a ledger file that is older than its journal. All numbers are little-endian.
 
 use crate::simulate;
 use std::fs::{File, OpenOptions};
@@ -26,64 +24,64 @@ use std::path::{Path, PathBuf};
 /// Names of the files in the state directory.
 pub const JOURNALS: [&str; 2] = ["journal-a", "journal-b"];
 
-/// Octets that each file is given at once, and keeps.
-const FILE_OCTETS: u64 = if simulate::SMALL { 16 << 10 } else { 8 << 20 };
+/// Initial size of each file, in octets.
+const FILE_OCTETS: u64 = simulate::sized(8 << 20, 16 << 10);
 
-/// Octets that both files may have while the tables cannot be written; then new sessions are refused.
-pub const JOURNAL_OCTETS_MAX: u64 = if simulate::SMALL { 256 << 10 } else { 256 << 20 };
+/// Octets of both files together from which new sessions are refused, because the tables cannot be written.
+pub const JOURNAL_OCTETS_MAX: u64 = simulate::sized(256 << 20, 256 << 10);
 
-/// Marks a file as ours: "imchjrn" and a version.
+/// First octets of a journal file: "imchjrn" and the version of the format.
 const MAGIC: u64 = 0x696d_6368_6a72_6e01;
 
-/// Octets before the first record.
-const HEADER: u64 = 64;
+/// Octets of the header of a file.
+const HEADER_OCTETS: u64 = 64;
 
 /// Octets of a record before its changes.
-const RECORD_HEAD: usize = 36;
+const RECORD_HEAD_OCTETS: usize = 36;
 
-/// Why the journal cannot be used: one sentence for an operator.
+/// Why the journal cannot be used. The text names the file and what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum JournalError {
-    /// The operating system refused.
-    #[error("{path}: {}", super::describe(.source))]
+    /// The operating system failed.
+    #[error("{path}: {}", super::error::describe(.source))]
     Io {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// Error of the operating system.
         source: io::Error,
     },
-    /// Both files are full, because the tables cannot be written.
+    /// Both files have reached their limit, because the tables cannot be written.
     #[error("{path}: full ({JOURNAL_OCTETS_MAX} octets), because the ledger could not be written for too long")]
     Full {
         /// The file.
         path: PathBuf,
     },
-    /// It was deleted under the engine: what it contains is lost with the engine's process.
-    #[error("{path}: was deleted; it is made anew as soon as the ledger contains everything that was in it")]
+    /// A file was deleted while the engine has it open. Its contents are lost when the engine ends.
+    #[error("{path}: was deleted; it is created again as soon as the ledger contains all of its records")]
     Deleted {
         /// The file.
         path: PathBuf,
     },
-    /// It belongs to another ledger file.
+    /// The journal belongs to another ledger file.
     #[error(
         "{path}: belongs to another ledger file than the one beside it; put that one back, or move both journal files \
-         away and lose what they contain"
+         away and lose the changes in them"
     )]
     OtherLedger {
         /// The file.
         path: PathBuf,
     },
-    /// The ledger file is older than the records.
+    /// The ledger file is older than the journal.
     #[error(
-        "{path}: begins at record {found}, but the ledger file ends before record {expected}: that is an older copy. Put \
-         the newer one back, or move both journal files away to begin from the copy"
+        "{path}: begins at record {found}, but the ledger file ends before record {expected}: it is an older copy. Put \
+         the newer one back, or move both journal files away to continue from the copy"
     )]
     Gap {
         /// The file.
         path: PathBuf,
-        /// Sequence of the record that is missing.
+        /// Sequence of the first missing record.
         expected: u64,
-        /// Sequence of the record found.
+        /// Sequence of the record that was found instead.
         found: u64,
     },
 }
@@ -92,18 +90,18 @@ pub enum JournalError {
 struct Segment {
     file: File,
     path: PathBuf,
-    /// Octets that the file has.
+    /// Size of the file in octets.
     size: u64,
-    /// Where the next record goes.
+    /// Offset of the next record.
     end: u64,
-    /// Sequence of its last record; 0: it has none.
+    /// Sequence of its last record; 0 without one.
     last: u64,
 }
 
 /// The open journal.
 pub struct Journal {
     segments: [Segment; 2],
-    /// Index of the file that is appended to.
+    /// Index of the file that records are appended to.
     active: usize,
     /// Sequence of the last record.
     sequence: u64,
@@ -112,19 +110,19 @@ pub struct Journal {
     buffer: Vec<u8>,
 }
 
-/// A record as it was read.
+/// A record that was read.
 struct Record<'a> {
     sequence: u64,
     previous: u64,
     checksum: u64,
     durable: u64,
     changes: &'a [u8],
-    /// Where it ends.
+    /// Offset of its end.
     end: u64,
 }
 
 impl Record<'_> {
-    /// Whether it is the next record after this sequence, where `latest` is the sequence and checksum of the last one.
+    /// Whether it follows the record `sequence`. `latest`: sequence and checksum of the last record read, if any.
     fn follows(&self, sequence: u64, latest: Option<(u64, u64)>) -> bool {
         let continues = latest.is_none_or(|(last, checksum)| last != sequence || checksum == self.previous);
         self.sequence == sequence + 1 && continues
@@ -137,11 +135,11 @@ impl Journal {
         JOURNALS.iter().any(|name| state_dir.join(name).exists())
     }
 
-    /// Opens both files, makes them if need be, and hands the changes of each record after `applied` to `replay`, in
+    /// Opens both files, creating them if needed, and passes the changes of each record after `applied` to `replay`, in
     /// order. `ledger` is the number of the ledger file that they belong to.
     ///
-    /// Nothing is known to be on the disk then: a sync may have failed, after which Linux takes what it has lost for
-    /// written. So everything is written again, for the next sync.
+    /// All valid records are written again, for the next sync: an earlier sync may have failed, after which Linux
+    /// considers the pages it lost as written.
     pub fn open(
         state_dir: &Path,
         ledger: u64,
@@ -173,11 +171,11 @@ impl Journal {
             }
         }
         if latest.is_none_or(|(last, _)| last != sequence) {
-            // All of it is older than the tables.
-            segments.iter_mut().for_each(|segment| (segment.end, segment.last) = (HEADER, 0));
+            // The tables contain all of it.
+            segments.iter_mut().for_each(|segment| (segment.end, segment.last) = (HEADER_OCTETS, 0));
         }
         for (segment, image) in segments.iter_mut().zip(&images) {
-            segment.write(HEADER, &image[HEADER as usize..segment.end as usize])?;
+            segment.write(HEADER_OCTETS, &image[HEADER_OCTETS as usize..segment.end as usize])?;
             if is_dropped {
                 segment.end_chain()?;
             }
@@ -186,19 +184,19 @@ impl Journal {
         Ok(Journal { segments, active, sequence, previous, buffer: Vec::new() })
     }
 
-    /// Sequence of the last record.
+    /// Returns the sequence of the last record.
     pub fn sequence(&self) -> u64 {
         self.sequence
     }
 
-    /// Whether both files have all that they may have: nothing more may be decided until the tables have followed.
+    /// Checks that the limit of both files is not reached. Beyond it nothing may be decided until the tables catch up.
     pub fn check_room(&self, freed: u64) -> Result<(), JournalError> {
         let is_full = self.octets(freed) >= JOURNAL_OCTETS_MAX;
         if is_full { Err(JournalError::Full { path: self.segments[self.active].path.clone() }) } else { Ok(()) }
     }
 
-    /// Whether both files are still in a folder, so that the next engine finds them. Asks the open files, which waits for
-    /// no disk.
+    /// Checks that neither file was deleted, so that the next engine finds them. Looks at the open files, which needs no
+    /// disk access.
     pub fn check_files(&self) -> Result<(), JournalError> {
         let is_deleted = |segment: &&Segment| segment.file.metadata().is_ok_and(|metadata| metadata.nlink() == 0);
         match self.segments.iter().find(is_deleted) {
@@ -207,13 +205,13 @@ impl Journal {
         }
     }
 
-    /// Octets of records that the tables do not contain on the disk, up to the size of a file more.
+    /// Returns the octets of the files whose records are not all in the tables on the disk, which is up to a file too many.
     pub fn octets(&self, freed: u64) -> u64 {
         let octets = |segment: &Segment| if segment.last > freed { segment.end } else { 0 };
         self.segments.iter().map(octets).sum()
     }
 
-    /// Handles for syncing, in the order of [`JOURNALS`].
+    /// Returns handles for syncing, in the order of [`JOURNALS`].
     pub fn handles(&self) -> Result<[(File, PathBuf); 2], JournalError> {
         let handle = |segment: &Segment| match segment.file.try_clone() {
             Ok(file) => Ok((file, segment.path.clone())),
@@ -223,13 +221,14 @@ impl Journal {
         Ok([a?, b?])
     }
 
-    /// Appends the changes of a tick: its sequence, and the index of the file that it is in. `freed`: the tables
-    /// contain everything up to there on the disk; `durable`: tables or journal do. After an error nothing is appended,
-    /// and the same call may be made again.
+    /// Appends the changes of a tick. Returns the sequence of the record and the index of its file. `freed`: sequence up
+    /// to which the tables contain everything on the disk; `durable`: the same for tables or journal. After an error
+    /// nothing is appended, and the call may be repeated.
     pub fn append(&mut self, changes: &[u8], freed: u64, durable: u64) -> Result<(u64, usize), JournalError> {
         let sequence = self.sequence + 1;
         self.buffer.clear();
-        self.buffer.extend_from_slice(&(changes.len() as u32).to_le_bytes());
+        let length = u32::try_from(changes.len()).expect("the changes of a tick are far smaller than 4 GiB");
+        self.buffer.extend_from_slice(&length.to_le_bytes());
         self.buffer.extend_from_slice(&[0; 8]);
         for number in [self.previous, sequence, durable] {
             self.buffer.extend_from_slice(&number.to_le_bytes());
@@ -239,14 +238,14 @@ impl Journal {
         self.buffer[4..12].copy_from_slice(&checksum.to_le_bytes());
         let at = self.place(freed);
         let segment = &mut self.segments[at];
-        let begin = if at == self.active { segment.end } else { HEADER };
+        let begin = if at == self.active { segment.end } else { HEADER_OCTETS };
         segment.write(begin, &self.buffer)?;
         (segment.end, segment.last) = (begin + self.buffer.len() as u64, sequence);
         (self.active, self.sequence, self.previous) = (at, sequence, checksum);
         Ok((sequence, at))
     }
 
-    /// Index of the file for the record in the buffer: the other one if this one is full and the other one is free.
+    /// Chooses the file of the record in the buffer: the other one if the active one is full and the other one is free.
     fn place(&mut self, freed: u64) -> usize {
         let [active, other] = [self.active, 1 - self.active];
         let is_full = self.segments[active].end + self.buffer.len() as u64 > FILE_OCTETS;
@@ -265,8 +264,8 @@ impl Segment {
         let file = opened.map_err(error)?;
         simulate::file_opened(path);
         let size = file.metadata().map_err(error)?.len();
-        let mut segment = Segment { file, path: path.to_owned(), size, end: HEADER, last: 0 };
-        let mut header = [0; HEADER as usize];
+        let mut segment = Segment { file, path: path.to_owned(), size, end: HEADER_OCTETS, last: 0 };
+        let mut header = [0; HEADER_OCTETS as usize];
         if size >= FILE_OCTETS {
             segment.file.read_exact_at(&mut header, 0).map_err(error)?;
         }
@@ -274,16 +273,16 @@ impl Segment {
         match (word(0), word(8)) {
             (MAGIC, found) if found == ledger => {}
             (MAGIC, _) => return Err(JournalError::OtherLedger { path: path.to_owned() }),
-            _ => segment.make(ledger)?,
+            _ => segment.create(ledger)?,
         }
         Ok(segment)
     }
 
-    /// Takes the room and says whose it is. The header comes last: without it the file counts as not made.
-    fn make(&mut self, ledger: u64) -> Result<(), JournalError> {
-        self.write(HEADER, &vec![0; (FILE_OCTETS - HEADER) as usize])?;
+    /// Allocates the file and writes its header. The header comes last: without it the file is made again.
+    fn create(&mut self, ledger: u64) -> Result<(), JournalError> {
+        self.write(HEADER_OCTETS, &vec![0; (FILE_OCTETS - HEADER_OCTETS) as usize])?;
         self.sync()?;
-        let mut header = [0; HEADER as usize];
+        let mut header = [0; HEADER_OCTETS as usize];
         header[..8].copy_from_slice(&MAGIC.to_le_bytes());
         header[8..16].copy_from_slice(&ledger.to_le_bytes());
         self.write(0, &header)?;
@@ -308,31 +307,31 @@ impl Segment {
         sync(&self.file, &self.path).map_err(|source| self.error(source))
     }
 
-    /// Makes sure that no record follows the last one that counts: dropped records must not be read again when new
-    /// ones have reached their sequences.
+    /// Ends the chain after the last valid record, so that dropped records are not read again once new records have
+    /// reached their sequences.
     fn end_chain(&mut self) -> Result<(), JournalError> {
-        match self.end + RECORD_HEAD as u64 <= self.size {
-            true => self.write(self.end, &[0; RECORD_HEAD]),
+        match self.end + RECORD_HEAD_OCTETS as u64 <= self.size {
+            true => self.write(self.end, &[0; RECORD_HEAD_OCTETS]),
             false => Ok(()),
         }
     }
 
-    /// Decides what it means that record `found` does not follow `sequence`. `durable`: the highest sequence that any
-    /// record names as synced. The first records after a start name none, so the record found cannot tell alone.
+    /// Decides what it means that record `found` does not follow `sequence`. `durable`: highest sequence that any record
+    /// calls synced. The first records after a start carry 0, so record `found` alone is not enough.
     fn refuse_gap(&self, found: u64, sequence: u64, durable: u64) -> Result<(), JournalError> {
         let path = self.path.clone();
         if durable > sequence {
             return Err(JournalError::Gap { path, expected: sequence + 1, found });
         }
         log::warn!(
-            "{}: the records from {found} on are dropped: the machine has lost one before them with its power, and \
-             none of them was confirmed to anyone",
+            "{}: the records from {found} on are dropped: a power failure has lost a record before them, and none of \
+            them was confirmed to anyone",
             path.display()
         );
         Ok(())
     }
 
-    /// Gives back what it took while the tables could not be written. It only costs room where that fails.
+    /// Truncates a file that has grown while the tables could not be written. A failure only costs space.
     fn shrink(&mut self) {
         if self.size > FILE_OCTETS && self.file.set_len(FILE_OCTETS).is_ok() {
             self.size = FILE_OCTETS;
@@ -346,24 +345,24 @@ impl Segment {
     }
 }
 
-/// Waits until what was written to a file is on the disk.
+/// Waits until everything written to a file is on the disk.
 pub fn sync(file: &File, path: &Path) -> io::Result<()> {
     simulate::file_sync(path).unwrap_or_else(|| file.sync_data())
 }
 
-/// Checksum of a record: everything but the checksum itself.
+/// Computes the checksum of a record: over everything but the checksum itself, never 0.
 fn checksum(record: &[u8]) -> u64 {
     let mut hasher = siphasher::sip::SipHasher13::new();
     hasher.write(&record[..4]);
     hasher.write(&record[12..]);
-    // Zeros, as in a new file, are no record.
+    // A new file is all zeros, which must not be a record.
     hasher.finish().max(1)
 }
 
-/// The records of a file, from the first one on, as far as each follows the one before it.
+/// Reads the records of a file, up to the first one that does not follow its predecessor.
 fn chain(image: &[u8]) -> Vec<Record<'_>> {
     let mut records: Vec<Record<'_>> = Vec::new();
-    let mut at = HEADER as usize;
+    let mut at = HEADER_OCTETS as usize;
     while let Some(record) = record_at(image, at) {
         let follows = |last: &Record<'_>| last.checksum == record.previous && last.sequence + 1 == record.sequence;
         if !records.last().is_none_or(follows) {
@@ -376,16 +375,16 @@ fn chain(image: &[u8]) -> Vec<Record<'_>> {
 }
 
 fn record_at(image: &[u8], at: usize) -> Option<Record<'_>> {
-    let head = image.get(at..at + RECORD_HEAD)?;
+    let head = image.get(at..at + RECORD_HEAD_OCTETS)?;
     let length = u32::from_le_bytes(head[..4].try_into().ok()?) as usize;
-    let whole = image.get(at..at.checked_add(RECORD_HEAD)?.checked_add(length)?)?;
+    let whole = image.get(at..at.checked_add(RECORD_HEAD_OCTETS)?.checked_add(length)?)?;
     let word = |from: usize| whole[from..from + 8].try_into().map_or(0, u64::from_le_bytes);
     let record = Record {
         checksum: word(4),
         previous: word(12),
         sequence: word(20),
         durable: word(28),
-        changes: &whole[RECORD_HEAD..],
+        changes: &whole[RECORD_HEAD_OCTETS..],
         end: (at + whole.len()) as u64,
     };
     (record.checksum == checksum(whole)).then_some(record)
@@ -409,7 +408,7 @@ mod tests {
         open(folder, applied).1.iter().map(|record| record.0).collect()
     }
 
-    /// Fills more than a file; nothing is applied. The sequence of the last record.
+    /// Appends more than `octets` and returns the last sequence. `applied`: sequence up to which the tables have followed.
     fn fill(journal: &mut Journal, octets: u64, applied: u64) -> u64 {
         let payload = vec![7; 64 << 10];
         let records = octets / payload.len() as u64 + 1;
@@ -417,7 +416,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_appended_is_replayed_after_what_the_tables_contain() {
+    fn replay_begins_after_the_applied_record() {
         let folder = tempfile::tempdir().expect("a folder");
         let (mut journal, records) = open(folder.path(), 0);
         assert!(records.is_empty());
@@ -434,28 +433,28 @@ mod tests {
     }
 
     #[test]
-    fn a_torn_record_ends_the_journal_and_is_overwritten() {
+    fn torn_record_ends_the_journal_and_is_overwritten() {
         let folder = tempfile::tempdir().expect("a folder");
         let (mut journal, _) = open(folder.path(), 0);
         for text in ["first", "other", "third"] {
             journal.append(text.as_bytes(), 0, 0).expect("room");
         }
         drop(journal);
-        // The second record is torn; the third one is whole, and does not count any more.
+        // The second record is torn. The third one is intact but has no predecessor.
         let path = folder.path().join(JOURNALS[0]);
-        let second = HEADER + RECORD_HEAD as u64 + 5;
+        let second = HEADER_OCTETS + RECORD_HEAD_OCTETS as u64 + 5;
         let file = OpenOptions::new().write(true).open(&path).expect("the file");
-        file.write_all_at(b"?", second + RECORD_HEAD as u64).expect("written");
+        file.write_all_at(b"?", second + RECORD_HEAD_OCTETS as u64).expect("written");
         let (mut journal, records) = open(folder.path(), 0);
         assert_eq!(records, [(1, b"first".to_vec())]);
-        // A record of the same length in its place does not bring the third one back.
+        // A record of the same length in its place must not bring the third one back.
         journal.append(b"later", 0, 0).expect("room");
         drop(journal);
         assert_eq!(open(folder.path(), 0).1, [(1, b"first".to_vec()), (2, b"later".to_vec())]);
     }
 
     #[test]
-    fn the_files_take_turns_and_grow_only_while_the_tables_do_not_follow() {
+    fn files_alternate_and_grow_only_while_the_tables_lag() {
         let folder = tempfile::tempdir().expect("a folder");
         let (mut journal, _) = open(folder.path(), 0);
         let mut applied = 0;
@@ -478,7 +477,7 @@ mod tests {
     }
 
     #[test]
-    fn a_journal_is_bounded_and_goes_on_when_the_tables_have_followed() {
+    fn journal_is_bounded_and_accepts_records_once_the_tables_have_caught_up() {
         let folder = tempfile::tempdir().expect("a folder");
         let (mut journal, _) = open(folder.path(), 0);
         let payload = vec![7; 16 << 20];
@@ -487,12 +486,12 @@ mod tests {
         }
         let last = journal.sequence();
         assert_eq!(last, 16);
-        journal.check_room(last).expect("the tables contain all of it");
+        journal.check_room(last).expect("room, because the tables contain everything");
         assert_eq!(journal.append(b"next", last, last).expect("room").0, last + 1);
     }
 
     #[test]
-    fn dropped_records_are_not_read_again_when_new_ones_have_reached_their_sequences() {
+    fn dropped_records_are_not_read_again_when_new_ones_reach_their_sequences() {
         let folder = tempfile::tempdir().expect("a folder");
         let (mut journal, _) = open(folder.path(), 0);
         let payload = vec![7; 64 << 10];
@@ -501,11 +500,11 @@ mod tests {
             places.push(journal.append(&payload, 0, 0).expect("room").1);
         }
         drop(journal);
-        // The last ten records of the first file are lost with the power.
+        // A power failure loses the last ten records of the first file.
         let kept = places.iter().filter(|at| **at == 0).count() as u64 - 10;
         let file = OpenOptions::new().write(true).open(folder.path().join(JOURNALS[0])).expect("the file");
-        let begin = HEADER + kept * (RECORD_HEAD + payload.len()) as u64;
-        file.write_all_at(&[0; RECORD_HEAD], begin).expect("written");
+        let begin = HEADER_OCTETS + kept * (RECORD_HEAD_OCTETS + payload.len()) as u64;
+        file.write_all_at(&[0; RECORD_HEAD_OCTETS], begin).expect("written");
         let (mut journal, records) = open(folder.path(), 0);
         assert_eq!(records.len() as u64, kept);
         let last = (0..30).map(|_| journal.append(b"new", 0, 0).expect("room").0).last().unwrap_or(0);
@@ -516,7 +515,7 @@ mod tests {
     }
 
     #[test]
-    fn an_older_ledger_is_refused_though_the_first_record_after_a_start_names_nothing_as_synced() {
+    fn older_ledger_is_refused_although_the_first_record_after_a_start_names_no_synced_one() {
         let folder = tempfile::tempdir().expect("a folder");
         let (mut journal, _) = open(folder.path(), 100);
         assert_eq!(journal.append(b"first", 0, 0).expect("room").0, 101);
@@ -528,7 +527,7 @@ mod tests {
     }
 
     #[test]
-    fn the_journal_of_another_ledger_and_an_older_ledger_are_refused() {
+    fn journal_of_another_ledger_and_older_ledger_are_refused() {
         let folder = tempfile::tempdir().expect("a folder");
         let (mut journal, _) = open(folder.path(), 0);
         let last = fill(&mut journal, 3 * FILE_OCTETS, 0);

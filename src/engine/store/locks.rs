@@ -1,16 +1,16 @@
-//! Which other process holds a lock of the ledger file: from `/proc/locks`, by the bytes of the `-shm` file that SQLite
-//! locks for a write-ahead log (sqlite.org/walformat.html, 2.3.1).
+//! Finds the process that holds a lock of the ledger: in `/proc/locks`, by the bytes of the `-shm` file that SQLite locks
+//! for a write-ahead log (sqlite.org/walformat.html, 2.3.1).
 
 use super::database::beside;
 use std::fmt;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-/// The byte that a writer locks.
+/// Byte that a writer locks.
 const WRITE_LOCK: u64 = 120;
 
-/// The bytes that readers lock, one for each place of a reader but the first. The first one reads the file alone: it
-/// does not keep the log from being begun anew.
+/// Bytes that readers lock, without that of the first reader slot, which reads the file alone and does not prevent the log
+/// from being restarted.
 const READ_LOCKS: std::ops::Range<u64> = 124..128;
 
 /// A process that holds a lock.
@@ -28,12 +28,12 @@ impl fmt::Display for Holder {
     }
 }
 
-/// The process that is writing to the ledger, if it is another one than this.
+/// Returns the process that is writing to the ledger, unless it is this one.
 pub fn writer(ledger: &Path) -> Option<Holder> {
     holder(ledger, |bytes| bytes.contains(&WRITE_LOCK))
 }
 
-/// A process that reads the ledger as it was, so that its log cannot be begun anew.
+/// Returns another process that reads an old snapshot, which prevents the log from being restarted.
 pub fn reader(ledger: &Path) -> Option<Holder> {
     holder(ledger, |bytes| bytes.start() < &READ_LOCKS.end && bytes.end() >= &READ_LOCKS.start)
 }
@@ -49,8 +49,8 @@ fn holder(ledger: &Path, is_meant: impl Fn(&std::ops::RangeInclusive<u64>) -> bo
     Some(Holder { pid: pid.0, name: name.trim_end().to_owned() })
 }
 
-/// A line of `/proc/locks` about this inode: `1: POSIX  ADVISORY  WRITE 4711 fd:01:396 120 120`. A process that only
-/// waits for a lock has a line with `->`.
+/// Parses a line of `/proc/locks` about this inode: `1: POSIX  ADVISORY  WRITE 4711 fd:01:396 120 120`. `None`: it is about
+/// another file, or about a process that waits for a lock (`->`).
 fn parse(line: &str, inode: u64) -> Option<(u32, std::ops::RangeInclusive<u64>)> {
     let fields: Vec<&str> = line.split_whitespace().collect();
     let [_, "POSIX", _, _, pid, file, first, last] = fields[..] else { return None };
@@ -64,7 +64,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lines_of_the_kernel_are_read() {
+    fn kernel_lock_lines_are_parsed() {
         let line = "12: POSIX  ADVISORY  WRITE 4711 fd:01:396 120 120";
         assert_eq!(parse(line, 396), Some((4711, 120..=120)));
         assert_eq!(parse(line, 397), None);

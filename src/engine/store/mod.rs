@@ -1,26 +1,28 @@
-//! Everything durable: accounts and holds (for the ledger), sessions, debits, and how far each ring has been read.
+//! Durable state: accounts and holds of the embedded ledger, sessions, debits, and how far each ring has been read.
 //!
 //! ```text
-//!   tick ─ put(change)… ─ commit ─► journal (one record, no lock, no wait) ─► verdicts of the ledger
-//!                            │         └─ Syncer, 8 ms or at once ─► requests to a distant enabler, operators' answers
-//!                            └─ Writer, 50 ms or at once ─► tables (everything pending, coalesced, in one transaction)
+//!   tick ─ put(change)… ─ commit ─► journal (one record; no lock, no wait) ─► verdicts of the embedded ledger
+//!                            │         └─ Syncer, after 8 ms or at once ─► requests to a remote enabler, command replies
+//!                            └─ Writer, after 50 ms or at once ─► tables (all pending changes in one transaction)
 //! ```
 //!
-//! The changes of a tick are one record of the journal: state, money and read marks move together or not at all. The
-//! tables follow in a thread of their own, where they wait for the disk and for other processes that have the ledger
-//! file open. What they do not contain yet is kept here, so that the engine reads its own changes.
+//! The changes of a tick are one journal record: state, money and read marks are stored together or not at all. A thread
+//! of its own writes them to the tables and waits there for the disk and for other processes that have the ledger open.
+//! Changes that the tables lack are kept here, so that the engine reads its own changes.
 //!
-//! Operators read the tables with `sqlite3`, also while the proxy runs; they change them by RPC only.
+//! Operators may read the tables with `sqlite3` while the proxy runs; they change them by RPC only.
 
 pub mod change;
 mod database;
+mod error;
 mod history;
 mod journal;
+mod load;
 mod locks;
 mod schema;
-mod steps;
 mod syncer;
 mod tables;
+mod trace;
 mod writer;
 
 #[cfg(test)]
@@ -32,200 +34,40 @@ use crate::enabler::diameter::client::connections::PeerStatus;
 use crate::enabler::ledger::{Account, Accounts};
 use crate::shm::clock;
 use crate::shm::region::Region;
-use change::{Change, Marks, Pending, SessionChange, Shown};
+use change::{Change, Marks, Pending, SessionChange, Summary};
 use database::Database;
-pub use history::Pass;
-use journal::{Journal, JournalError};
-use rusqlite::{Connection, OptionalExtension};
-use std::collections::BTreeMap;
-use std::io;
-use std::path::{Path, PathBuf};
+pub use error::StoreError;
+pub use history::Retention;
+use journal::Journal;
+pub use load::{StoredSession, read_session};
+use rusqlite::OptionalExtension;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 pub use syncer::SYNC_DELAY;
 use syncer::Syncer;
 use writer::{Job, Report, Tables, Writer};
 
-/// Marks the file as ours (`PRAGMA application_id`): "imch".
+/// `PRAGMA application_id` of a ledger: "imch".
 const APPLICATION: i64 = 0x696d_6368;
 
-/// Name of the file in the state directory.
+/// Name of the ledger file in the state directory.
 pub const LEDGER: &str = "ledger.sqlite";
 
-/// The store cannot be used: one sentence for an operator.
-#[derive(Debug, thiserror::Error)]
-pub enum StoreError {
-    /// SQLite refused.
-    #[error("{path}: {source}; check the folder's owner and mode, and its disk")]
-    Sqlite {
-        /// The file.
-        path: PathBuf,
-        /// SQLite's own word.
-        source: rusqlite::Error,
-    },
-    /// Another process has the write lock.
-    #[error("{path}: locked by {holder}; it is written as soon as that process ends its transaction")]
-    Locked {
-        /// The file.
-        path: PathBuf,
-        /// Who, as far as the kernel says.
-        holder: String,
-    },
-    /// The disk is full.
-    #[error("{path}: no space on its disk; free some")]
-    NoSpace {
-        /// The file.
-        path: PathBuf,
-    },
-    /// It cannot be written.
-    #[error("{path}: is read-only; check its owner and mode, and whether its disk is mounted read-only")]
-    ReadOnly {
-        /// The file.
-        path: PathBuf,
-    },
-    /// Its contents are broken.
-    #[error("{path}: is damaged ({source}); stop the proxy and restore the file from a backup")]
-    Damaged {
-        /// The file.
-        path: PathBuf,
-        /// SQLite's own word.
-        source: rusqlite::Error,
-    },
-    /// It is not where it was.
-    #[error(
-        "{path}: was deleted, moved or replaced; put the file back, or stop the proxy, restore a backup and remove \
-         journal-a and journal-b"
-    )]
-    Missing {
-        /// The file.
-        path: PathBuf,
-    },
-    /// The file has a version that this build neither reads nor upgrades.
-    #[error(
-        "{path}: ledger version {found}, but this imcharge reads version {expected}; install the imcharge that wrote the \
-         file, or move the file, journal-a and journal-b away and set the balances again (account.set)"
-    )]
-    OtherVersion {
-        /// The file.
-        path: PathBuf,
-        /// Its version.
-        found: i64,
-        /// Version of this build.
-        expected: i64,
-    },
-    /// The file needs an upgrade, but its journal contains changes that the tables lack.
-    #[error(
-        "{path}: cannot upgrade from ledger version {found}, because the journal contains {records} records that only \
-         that version reads; start the old imcharge again, stop it cleanly, and then upgrade"
-    )]
-    NotApplied {
-        /// The file.
-        path: PathBuf,
-        /// Its version.
-        found: i64,
-        /// Journal records that the tables lack.
-        records: u64,
-    },
-    /// The file is another program's.
-    #[error("{path}: not a ledger of imcharge; move it away or choose another state_dir")]
-    Foreign {
-        /// The file.
-        path: PathBuf,
-    },
-    /// The distant enabler cannot be asked.
-    #[error("{0}")]
-    Enabler(String),
-    /// The journal cannot be used.
-    #[error(transparent)]
-    Journal(#[from] JournalError),
-    /// A record of the journal is of another build.
-    #[error(
-        "{path}: record {sequence} was written by another build of imcharge and cannot be read; start that build once \
-         more, and stop it cleanly"
-    )]
-    Record {
-        /// The folder.
-        path: PathBuf,
-        /// Sequence of the record.
-        sequence: u64,
-    },
-    /// The operating system refused.
-    #[error("{path}: {}", describe(.source))]
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// The thread that writes the tables has panicked.
-    #[error("the thread that writes the ledger has ended; the engine is restarted")]
-    WriterEnded,
-}
+/// How long committed changes are collected before they are handed to the writer.
+const WRITE_DELAY: Duration = Duration::from_millis(50);
 
-impl StoreError {
-    /// Whether new sessions must be refused at once: what the tables say cannot be trusted any more, and no journal
-    /// helps there.
-    fn is_fatal(&self) -> bool {
-        !matches!(
-            self,
-            StoreError::Locked { .. }
-                | StoreError::NoSpace { .. }
-                | StoreError::ReadOnly { .. }
-                | StoreError::Sqlite { .. }
-                | StoreError::Io { .. }
-        )
-    }
-}
+/// How long the writer may fail before the failure is reported: an operator's statement may hold the lock for a moment.
+const FAILURE_GRACE: Duration = Duration::from_secs(1);
 
-/// What an error of the operating system means to an operator.
-fn describe(error: &io::Error) -> String {
-    match error.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "no space on its disk; free some".into(),
-        io::ErrorKind::ReadOnlyFilesystem => "its disk is mounted read-only".into(),
-        io::ErrorKind::PermissionDenied => "permission denied; it must belong to the user of the proxy".into(),
-        _ => error.to_string(),
-    }
-}
+/// How often `finish` looks whether the writer is done.
+const FINISH_POLL_INTERVAL: Duration = Duration::from_millis(2);
 
-/// A session as it was stored.
-pub struct Stored {
-    /// Row.
-    pub row: i64,
-    /// Which run of the host opened it.
-    pub instance: u64,
-    /// When it was opened, UNIX milliseconds.
-    pub opened_at: i64,
-    /// The machine.
-    pub session: Session,
-}
-
-/// The session of a row, by the head of its state.
-pub fn read_session(connection: &Connection, row: i64, head: &[u8]) -> rusqlite::Result<Option<Session>> {
-    let mut statement = connection.prepare_cached("SELECT state FROM state_parts WHERE session=?1 ORDER BY part")?;
-    let parts = statement.query_map([row], |row| row.get(0))?.collect::<rusqlite::Result<Vec<Vec<u8>>>>()?;
-    Ok(Session::load(head, parts.iter().map(Vec::as_slice)))
-}
-
-/// The same as it is in the tables and in the journal.
-#[derive(Default)]
-struct StoredState {
-    instance: u64,
-    opened_at: i64,
-    head: Vec<u8>,
-    parts: BTreeMap<u32, Vec<u8>>,
-}
-
-/// How long the tables may be behind the journal while nothing is wrong.
-const BEHIND: Duration = Duration::from_millis(50);
-
-/// How long the tables may fail before that is reported: an operator's statement may hold the lock for a moment.
-const FAILING_AFTER: Duration = Duration::from_secs(1);
-
-/// Since when the tables cannot be written, and why.
-struct Failing {
+/// The writer fails.
+struct Failure {
     since: Time,
-    /// The sentence that was logged; `None`: none yet.
-    told: Option<String>,
+    /// The sentence that was logged last.
+    logged: Option<String>,
     is_fatal: bool,
 }
 
@@ -235,49 +77,49 @@ pub struct Store {
     journal: Journal,
     syncer: Syncer,
     writer: Writer,
-    /// Of this tick, as the journal keeps them.
+    /// Encoded changes of this tick.
     changes: Vec<u8>,
-    /// Of this tick and of those that were not handed to the writer yet.
+    /// Changes of this tick and of earlier ones that the writer has not got yet.
     pending: Pending,
-    /// What the writer has.
+    /// Changes that the writer is writing.
     writing: Option<Arc<Pending>>,
     /// When the oldest pending change was committed.
-    behind_since: Option<Time>,
-    /// Whether an operator waits for the tables.
+    pending_since: Option<Time>,
+    /// Whether a command waits for the tables.
     is_urgent: bool,
-    /// Sequence of the last record that the tables contain.
+    /// Sequence of the last journal record that the tables contain.
     applied: u64,
-    /// Sequence of the last record that they contain on the disk: its place in the journal may be used again.
+    /// Sequence of the last journal record that the tables contain on the disk; its space can be reused.
     freed: u64,
-    /// The row of the next session.
+    /// Row of the next session.
     next_row: i64,
     /// When old history may be removed next.
     history_due: Time,
-    failing: Option<Failing>,
+    failure: Option<Failure>,
     log_octets: u64,
 }
 
 impl Store {
-    /// Makes the ledger of a state directory if there is none, and says what is wrong with it: what a starting host
-    /// asks before it forks. A lock of another process, and a file that is damaged or missing, do not keep the host from
-    /// starting: its sessions are refused until that is mended.
+    /// Creates or upgrades the ledger of a state directory and checks that it can be used; called before the host forks.
+    /// A ledger that is locked, damaged or missing is logged and does not prevent the start: sessions are refused until
+    /// that is repaired.
     pub fn check(state_dir: &Path) -> Result<(), StoreError> {
-        let made = Database::open(state_dir).and_then(|database| {
+        let checked = Database::open(state_dir).and_then(|database| {
             let mark = database.journal_mark()?;
             Journal::open(state_dir, mark.ledger, mark.applied, |_, _| {})?;
             Ok(())
         });
-        match made {
+        match checked {
             Err(error @ (StoreError::Damaged { .. } | StoreError::Missing { .. } | StoreError::Locked { .. })) => {
                 log::error!("{error}");
                 Ok(())
             }
-            made => made,
+            checked => checked,
         }
     }
 
-    /// Opens the store, with what an engine that died has left in the journal. The region is woken for what waits.
-    /// Makes no ledger: where there is none any more, an empty one would hide that all accounts are gone.
+    /// Opens the store and replays the journal of an engine that died. `region` is the one whose engine is woken when a
+    /// sync or an urgent write is done. Never creates a ledger: an empty one would hide that all accounts are lost.
     pub fn open(state_dir: &Path, region: Option<&Arc<Region>>) -> Result<Store, StoreError> {
         let path = state_dir.join(LEDGER);
         if !path.exists() {
@@ -286,15 +128,9 @@ impl Store {
         let database = Database::open(state_dir)?;
         let mark = database.journal_mark()?;
         let (mut pending, mut unreadable) = (Pending::default(), None);
-        let journal = Journal::open(state_dir, mark.ledger, mark.applied, |sequence, mut changes| {
-            while !changes.is_empty() && unreadable.is_none() {
-                match postcard::take_from_bytes(changes) {
-                    Ok((change, rest)) => {
-                        pending.take(change);
-                        changes = rest;
-                    }
-                    Err(_) => unreadable = Some(sequence),
-                }
+        let journal = Journal::open(state_dir, mark.ledger, mark.applied, |sequence, changes| {
+            if unreadable.is_none() && !pending.replay(changes) {
+                unreadable = Some(sequence);
             }
             if let Some(region) = region {
                 region.beat();
@@ -309,7 +145,7 @@ impl Store {
         let last = database.connection.query_row(last, [], |row| row.get::<_, i64>(0));
         let last = last.map_err(|source| database::error(&database.path, source))?;
         let last = pending.sessions.last_key_value().map_or(last, |(row, _)| last.max(*row));
-        let behind_since = (!pending.is_empty()).then(clock::now);
+        let pending_since = (!pending.is_empty()).then(clock::now);
         Ok(Store {
             database,
             journal,
@@ -318,13 +154,13 @@ impl Store {
             changes: Vec::new(),
             pending,
             writing: None,
-            behind_since,
+            pending_since,
             is_urgent: false,
             applied: mark.applied,
             freed: 0,
             next_row: last + 1,
             history_due: Time(0),
-            failing: None,
+            failure: None,
             log_octets: 0,
         })
     }
@@ -333,92 +169,43 @@ impl Store {
         database::error(&self.database.path, source)
     }
 
-    /// What the tables do not contain yet, the latest first.
+    /// Changes that the tables lack, latest first.
     fn overlays(&self) -> impl Iterator<Item = &Pending> {
         std::iter::once(&self.pending).chain(self.writing.as_deref())
     }
 
-    /// The sessions that are not forgotten yet. Only before the first tick.
-    pub fn live_sessions(&mut self) -> Result<Vec<Stored>, StoreError> {
-        let mut live = self.stored_states().map_err(|source| self.error(source))?;
-        for (row, pending) in &self.pending.sessions {
-            if pending.forgotten {
-                live.remove(row);
-                continue;
-            }
-            let Some(head) = &pending.head else { continue };
-            if let Some((instance, opened_at)) = pending.opened {
-                live.entry(*row).or_insert_with(|| StoredState { instance, opened_at, ..StoredState::default() });
-            }
-            if let Some(stored) = live.get_mut(row) {
-                stored.head.clone_from(head);
-                stored.parts.extend(pending.parts.iter().map(|(part, state)| (*part, state.clone())));
-            }
-        }
-        let mut sessions = Vec::with_capacity(live.len());
-        for (row, StoredState { instance, opened_at, head, parts }) in live {
-            let parts = parts.values().filter(|part| !part.is_empty()).map(Vec::as_slice);
-            let Some(session) = Session::load(&head, parts) else {
-                let path = self.database.path.display();
-                log::error!("{path}: the state of session row {row} cannot be read, left as it is");
-                continue;
-            };
-            // Only here it is complete.
-            if self.pending.sessions.contains_key(&row) {
-                self.pending.show(row, Shown::of(&session));
-            }
-            let instance = self.pending.adopted.unwrap_or(instance);
-            sessions.push(Stored { row, instance, opened_at, session });
-        }
-        Ok(sessions)
+    /// Reads the sessions that are not forgotten. Only before the first tick.
+    pub fn live_sessions(&mut self) -> Result<Vec<StoredSession>, StoreError> {
+        let sessions = load::live_sessions(&self.database, &mut self.pending);
+        sessions.map_err(|source| self.error(source))
     }
 
-    /// What the tables contain of the sessions that are not forgotten.
-    fn stored_states(&self) -> rusqlite::Result<BTreeMap<i64, StoredState>> {
-        let connection = &self.database.connection;
-        let mut statement = connection.prepare(
-            "SELECT sessions.id, instance, opened_at, state FROM sessions JOIN states ON states.session=sessions.id",
-        )?;
-        let stored = statement.query_map([], |row| {
-            let (instance, opened_at, head) = (row.get::<_, i64>(1)? as u64, row.get(2)?, row.get(3)?);
-            Ok((row.get(0)?, StoredState { instance, opened_at, head, parts: BTreeMap::new() }))
-        })?;
-        let mut live = stored.collect::<rusqlite::Result<BTreeMap<i64, StoredState>>>()?;
-        let mut statement = connection.prepare("SELECT session, part, state FROM state_parts")?;
-        let mut rows = statement.query([])?;
-        while let Some(row) = rows.next()? {
-            if let Some(stored) = live.get_mut(&row.get(0)?) {
-                stored.parts.insert(row.get(1)?, row.get(2)?);
-            }
-        }
-        Ok(live)
-    }
-
-    /// The marks of an instance, if it has committed any.
+    /// Returns the marks of an instance, if it has committed any.
     pub fn marks(&self, instance: u64) -> Result<Option<Marks>, StoreError> {
         if let Some(marks) = self.overlays().find_map(|pending| pending.marks.get(&instance)) {
             return Ok(Some(marks.clone()));
         }
         let sql = "SELECT events, notifications FROM marks WHERE instance=?1";
         let read = self.database.connection.query_row(sql, [instance as i64], |row| {
-            Ok(Marks { events: unpack(&row.get::<_, Vec<u8>>(0)?), notifications: unpack(&row.get::<_, Vec<u8>>(1)?) })
+            let [events, notifications] = [row.get::<_, Vec<u8>>(0)?, row.get::<_, Vec<u8>>(1)?];
+            Ok(Marks { events: tables::unpack(&events), notifications: tables::unpack(&notifications) })
         });
         read.optional().map_err(|source| self.error(source))
     }
 
-    /// Changes with the file: whoever has another one has lost all sessions.
+    /// Returns a number that changes when the ledger is replaced, which loses all sessions: Origin-State-Id.
     pub fn origin_state_id(&self) -> Result<u32, StoreError> {
         let read = self.database.connection.query_row("SELECT state_id FROM origin", [], |row| row.get(0));
         read.map_err(|source| self.error(source))
     }
 
-    /// The row of a new session.
+    /// Returns the row of a new session.
     pub fn new_row(&mut self) -> i64 {
         self.next_row += 1;
         self.next_row - 1
     }
 
-    /// Whether this debit of a message of this session stands already.
+    /// Whether this debit of a message is recorded.
     pub fn is_debited(&self, row: i64, message_id: &str, part: u32) -> Result<bool, StoreError> {
         if self.overlays().any(|pending| pending.is_debited(row, message_id, part)) {
             return Ok(true);
@@ -430,103 +217,101 @@ impl Store {
         exists().map_err(|source| self.error(source))
     }
 
-    /// Makes a change, durable with the next commit.
+    /// Adds a change to the next commit.
     pub fn put(&mut self, change: Change) {
-        // Writing into a vector cannot fail.
-        if let Ok(changes) = postcard::to_extend(&change, std::mem::take(&mut self.changes)) {
-            self.changes = changes;
-        }
-        self.pending.take(change);
+        let changes = std::mem::take(&mut self.changes);
+        self.changes = postcard::to_extend(&change, changes).expect("a change can be encoded into a vector");
+        self.pending.apply(change);
     }
 
-    /// Makes a change of a session, of which the machine is at hand.
+    /// Adds a change of a session whose state is at hand.
     pub fn put_session(&mut self, change: SessionChange, session: &Session) {
-        let (row, shown) = (change.row, Shown::of(session));
+        let (row, summary) = (change.row, Summary::of(session));
         self.put(Change::Session(change));
-        self.pending.show(row, shown);
+        self.pending.set_summary(row, summary);
     }
 
-    /// Shows how the peers of a distant enabler stand, with the next write.
-    pub fn show_peers(&mut self, peers: Vec<PeerStatus>) {
+    /// Writes the state of the enabler's peers to the tables, without a commit.
+    pub fn put_peers(&mut self, peers: Vec<PeerStatus>) {
         self.pending.peers = Some(peers);
-        self.behind_since.get_or_insert_with(clock::now);
+        self.pending_since.get_or_insert_with(clock::now);
     }
 
-    /// Writes all changes since the last commit into the journal, together; the sequence of their record. They survive
-    /// the death of every process then, and the machine's as soon as [`Store::durable`] says so, which `is_urgent`
-    /// hastens. After an error the changes wait for the next call.
+    /// Appends all changes since the last commit to the journal and returns the sequence of their record. They survive
+    /// the death of all processes; a power failure only once [`Store::durable`] has reached the sequence, which
+    /// `is_urgent` speeds up. After an error the changes are kept for the next call.
     pub fn commit(&mut self, is_urgent: bool) -> Result<u64, StoreError> {
         if !self.changes.is_empty() {
             let durable = self.durable()?;
             let (sequence, file) = self.journal.append(&self.changes, self.freed, durable)?;
             self.syncer.written(sequence, file, is_urgent);
             self.changes.clear();
-            self.behind_since.get_or_insert_with(clock::now);
+            self.pending_since.get_or_insert_with(clock::now);
         }
         Ok(self.journal.sequence())
     }
 
-    /// Sequence of the last record that survives the machine. An error means that a sync has failed: the engine must
-    /// end, so that the next one writes what is in the journal anew.
+    /// Returns the sequence of the last record that survives a power failure. An error means that a sync has failed: the
+    /// engine must end, so that the next one writes the contents of the journal again.
     pub fn durable(&self) -> Result<u64, StoreError> {
         Ok(self.syncer.durable()?.max(self.freed))
     }
 
-    /// Sequence of the last record that the tables contain. While they cannot be written, from the first failure on, the
-    /// last durable one: an operator's command waits for less time than a failure takes to be reported.
-    pub fn shown(&self) -> Result<u64, StoreError> {
-        if self.failing.is_some() { self.durable() } else { Ok(self.applied) }
+    /// Returns the sequence of the record up to which commands may be answered: the last one that the tables contain, or,
+    /// while the writer fails, the last durable one. A command would time out before the failure ends.
+    pub fn answerable(&self) -> Result<u64, StoreError> {
+        if self.failure.is_some() { self.durable() } else { Ok(self.applied) }
     }
 
-    /// Whether the journal is in its place and has room for another tick.
+    /// Checks that the journal is in its place and has room for another tick.
     pub fn check_room(&self) -> Result<(), StoreError> {
         self.journal.check_files()?;
         Ok(self.journal.check_room(self.freed)?)
     }
 
-    /// Since when something is committed that does not survive the machine yet.
+    /// When the oldest record was committed that does not survive a power failure yet.
     #[cfg(feature = "simulate")]
     pub fn unsynced_since(&self) -> Option<Time> {
         self.syncer.unsynced_since()
     }
 
-    /// Whether the tables or the disk have to follow.
+    /// Whether a write to the tables or a sync is outstanding.
     pub fn is_pending(&self) -> bool {
-        self.behind_since.is_some() || self.writing.is_some() || self.syncer.unsynced_since().is_some()
+        self.pending_since.is_some() || self.writing.is_some() || self.syncer.unsynced_since().is_some()
     }
 
-    /// An operator waits for the tables.
-    pub fn hurry(&mut self) {
+    /// Makes the next write to the tables urgent, because a command waits for it.
+    pub fn expedite(&mut self) {
         self.is_urgent = true;
     }
 
-    /// Hears what the writer says, and hands it what it is time for. `history`: old history may be removed. An error
-    /// means that the engine must end: the next one makes a journal that was deleted anew.
-    pub fn follow(&mut self, history: Option<Pass>) -> Result<(), StoreError> {
+    /// Takes the writer's reports and gives it its next job. With `retention`, old history may be removed. An error means
+    /// that the engine must end: the next one recreates a journal that was deleted.
+    pub fn drive_writer(&mut self, retention: Option<Retention>) -> Result<(), StoreError> {
         while let Some(report) = self.writer.report()? {
             match report {
                 Report::Failing(error) => {
-                    self.tables_fail(&error);
+                    self.writer_fails(&error);
                     break;
                 }
-                Report::InPlace => self.tables_are_written(),
+                Report::InPlace => self.writer_works(),
                 Report::Done { through, is_durable, log_octets, history_due } => {
                     self.writing = None;
                     self.applied = self.applied.max(through);
                     self.freed = if is_durable { self.applied } else { self.freed };
                     self.log_octets = log_octets;
                     self.history_due = history_due.unwrap_or(self.history_due);
-                    self.tables_are_written();
+                    self.writer_works();
                 }
             }
         }
-        let is_behind = self.behind_since.is_some_and(|since| self.is_urgent || clock::since(since) >= BEHIND);
-        let history = history.filter(|pass| pass.now >= self.history_due);
-        // A pending change without its record is not decided yet.
-        if self.writing.is_none() && self.changes.is_empty() && (is_behind || history.is_some()) {
-            self.hand_over(history);
+        let is_due = self.pending_since.is_some_and(|since| self.is_urgent || clock::since(since) >= WRITE_DELAY);
+        let retention = retention.filter(|retention| retention.now >= self.history_due);
+        // Changes of the current tick are not committed yet, so the writer must not get them.
+        if self.writing.is_none() && self.changes.is_empty() && (is_due || retention.is_some()) {
+            self.submit(retention);
         }
-        // The end of this process loses nothing only if the tables contain everything, and are where the next one looks.
+        // Ending the engine loses nothing only if the tables contain everything and are in their place.
         match self.journal.check_files() {
             Err(error) if self.is_all_applied() && self.database.is_in_place() => Err(error.into()),
             _ => Ok(()),
@@ -537,62 +322,64 @@ impl Store {
         self.applied == self.journal.sequence() && self.changes.is_empty()
     }
 
-    fn hand_over(&mut self, history: Option<Pass>) {
+    fn submit(&mut self, retention: Option<Retention>) {
         let pending = Arc::new(std::mem::take(&mut self.pending));
         self.writing = Some(Arc::clone(&pending));
-        self.behind_since = None;
+        self.pending_since = None;
         let is_urgent = std::mem::take(&mut self.is_urgent);
-        self.writer.submit(Job { pending, through: self.journal.sequence(), history, is_urgent });
+        self.writer.submit(Job { pending, through: self.journal.sequence(), retention, is_urgent });
     }
 
-    fn tables_fail(&mut self, error: &StoreError) {
-        let failing = self.failing.get_or_insert_with(|| Failing { since: clock::now(), told: None, is_fatal: false });
-        if clock::since(failing.since) < FAILING_AFTER && !error.is_fatal() {
+    fn writer_fails(&mut self, error: &StoreError) {
+        let fresh = || Failure { since: clock::now(), logged: None, is_fatal: false };
+        let failure = self.failure.get_or_insert_with(fresh);
+        if clock::since(failure.since) < FAILURE_GRACE && !error.is_fatal() {
             return;
         }
-        failing.is_fatal |= error.is_fatal();
+        failure.is_fatal |= error.is_fatal();
         let sentence = error.to_string();
-        if failing.told.as_ref() != Some(&sentence) {
+        if failure.logged.as_ref() != Some(&sentence) {
             let consequence = match error.is_fatal() {
                 true => "new sessions are refused",
-                false => "sessions are charged as before, and kept in the journal until then",
+                false => "charging continues, and changes are kept in the journal until then",
             };
             log::error!("{sentence}; {consequence}");
-            failing.told = Some(sentence);
+            failure.logged = Some(sentence);
         }
     }
 
-    fn tables_are_written(&mut self) {
-        if let Some(Failing { since, told: Some(_), .. }) = self.failing.take() {
+    fn writer_works(&mut self) {
+        if let Some(Failure { since, logged: Some(_), .. }) = self.failure.take() {
             let seconds = clock::since(since).as_secs();
             log::warn!("{}: can be written again, after {seconds} s", self.database.path.display());
         }
     }
 
-    /// Whether the tables have not been written for longer than a moment.
+    /// Whether the writer has failed for longer than [`FAILURE_GRACE`].
     pub fn is_failing(&self) -> bool {
-        self.failing.as_ref().is_some_and(|failing| failing.told.is_some())
+        self.failure.as_ref().is_some_and(|failure| failure.logged.is_some())
     }
 
     /// Whether the ledger cannot be trusted, so that new sessions must be refused.
     pub fn is_unusable(&self) -> bool {
-        self.failing.as_ref().is_some_and(|failing| failing.is_fatal)
+        self.failure.as_ref().is_some_and(|failure| failure.is_fatal)
     }
 
-    /// Octets of the journal that the tables do not contain, and of the write-ahead log that readers keep.
-    pub fn octets_behind(&self) -> (u64, u64) {
+    /// Returns the octets of journal records that a failing writer has not written, and those of SQLite's write-ahead log
+    /// that a reader keeps from being reused.
+    pub fn backlog_octets(&self) -> (u64, u64) {
         let journal = if self.is_failing() { self.journal.octets(self.freed) } else { 0 };
         (journal, self.log_octets)
     }
 
-    /// Brings the tables up to date, if that takes no longer than this. The journal keeps what is left.
-    pub fn finish(&mut self, patience: Duration) -> Result<(), StoreError> {
+    /// Writes everything to the tables, waiting for at most `timeout`. The journal keeps the rest.
+    pub fn finish(&mut self, timeout: Duration) -> Result<(), StoreError> {
         let begun = clock::now();
         self.is_urgent = true;
-        while self.is_pending() && clock::since(begun) < patience {
-            self.follow(None)?;
+        while self.is_pending() && clock::since(begun) < timeout {
+            self.drive_writer(None)?;
             self.durable()?;
-            clock::pause(Duration::from_millis(2));
+            clock::pause(FINISH_POLL_INTERVAL);
         }
         Ok(())
     }
@@ -626,7 +413,7 @@ impl Accounts for Store {
             return Ok(None);
         }
         if let Some(units) = self.overlays().find_map(|pending| pending.charged(session, message_id, part)) {
-            return Ok(Some(i64::try_from(units).unwrap_or(i64::MAX)));
+            return Ok(Some(tables::signed(units)));
         }
         let read = || {
             let sql = "SELECT units FROM debits WHERE session=?1 AND message_id=?2 AND part=?3 AND refunded_at IS NULL";
@@ -650,13 +437,4 @@ impl Accounts for Store {
     fn put_held(&mut self, session: i64, units: i64) {
         self.put(Change::Held { row: session, units });
     }
-}
-
-fn pack(positions: &[u64]) -> Vec<u8> {
-    positions.iter().flat_map(|position| position.to_le_bytes()).collect()
-}
-
-fn unpack(bytes: &[u8]) -> Vec<u64> {
-    let words = bytes.chunks_exact(8).map(|word| <[u8; 8]>::try_from(word).unwrap_or_default());
-    words.map(u64::from_le_bytes).collect()
 }

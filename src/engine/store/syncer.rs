@@ -1,7 +1,7 @@
-//! Syncs the journal from a thread of its own, so that a slow disk delays only what has to wait for it.
+//! Syncs the journal in a thread of its own, so that a slow disk delays only what has to wait for it.
 //!
-//! Requests to a distant enabler and answers to operators wait for a sync; they make it urgent. A verdict of the
-//! embedded ledger does not wait: its record is synced within [`SYNC_DELAY`] and the time that the disk takes.
+//! Requests to a remote enabler and command replies wait for a sync and make it urgent. A verdict of the embedded ledger
+//! does not wait: its record is synced within [`SYNC_DELAY`] plus the time that the disk takes.
 
 use super::journal::{self, Journal, JournalError};
 use crate::charge::time::Time;
@@ -15,15 +15,15 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// How long records are collected for one sync if none of them is urgent.
+/// How long records are collected for one sync, unless one is urgent.
 pub const SYNC_DELAY: Duration = Duration::from_millis(8);
 
-/// What is written and not synced.
+/// Records that are written and not synced.
 #[derive(Clone, Copy, Default)]
 struct Unsynced {
     /// Sequence of the last record.
     through: u64,
-    /// Which files have records in them.
+    /// Which files contain such records.
     files: [bool; 2],
     /// When the first record was written; `None`: everything is synced.
     since: Option<Time>,
@@ -35,10 +35,10 @@ struct State {
     unsynced: Unsynced,
     /// Sequence of the last record that is on the disk.
     durable: u64,
-    /// The first sync that has failed. It stays: the kernel reports a failed write once and then takes the pages for
-    /// written, so a later sync that succeeds proves nothing about them.
+    /// Error of the first failed sync. It is kept: the kernel reports a failed write once and then considers the pages
+    /// as written, so a later successful sync proves nothing about them.
     failed: Option<(PathBuf, io::Error)>,
-    is_over: bool,
+    is_ending: bool,
 }
 
 struct Shared {
@@ -48,7 +48,7 @@ struct Shared {
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
-        // Nothing that holds it can panic.
+        // No code panics while it holds the lock.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -56,14 +56,14 @@ impl Shared {
 /// Syncs the files of a journal.
 pub struct Syncer {
     shared: Arc<Shared>,
-    /// `None`: a simulation syncs when it is asked to.
+    /// `None` in a simulation, which syncs in `durable`.
     thread: Option<JoinHandle<()>>,
     files: Option<[(File, PathBuf); 2]>,
 }
 
 impl Syncer {
-    /// For the files of this journal, of which nothing is synced yet. Wakes the engine of the region after an urgent
-    /// sync.
+    /// Starts to sync the files of a journal, of which nothing counts as synced yet. Wakes the engine of the region after
+    /// an urgent sync.
     pub fn start(journal: &Journal, region: Option<Arc<Region>>) -> Result<Syncer, JournalError> {
         let through = journal.sequence();
         let unsynced = Unsynced { through, files: [true; 2], since: Some(clock::now()), is_urgent: true };
@@ -75,12 +75,13 @@ impl Syncer {
         }
         let path = files[0].1.clone();
         let (theirs, name) = (Arc::clone(&shared), "journal sync".to_owned());
-        let thread = std::thread::Builder::new().name(name).spawn(move || serve(&theirs, &files, region.as_deref()));
+        let thread =
+            std::thread::Builder::new().name(name).spawn(move || run_thread(&theirs, &files, region.as_deref()));
         let thread = thread.map_err(|source| JournalError::Io { path, source })?;
         Ok(Syncer { shared, thread: Some(thread), files: None })
     }
 
-    /// A record was written to this file.
+    /// Records that a record was written to this file.
     pub fn written(&self, sequence: u64, file: usize, is_urgent: bool) {
         let mut state = self.shared.lock();
         let unsynced = &mut state.unsynced;
@@ -95,8 +96,8 @@ impl Syncer {
         }
     }
 
-    /// Sequence of the last record that survives the machine, or why a sync has failed: what it was for may be lost.
-    /// After a failed sync every call returns its error.
+    /// Returns the sequence of the last record that survives a power failure, or the error of a failed sync, after which
+    /// records may be lost. Every later call returns the same error.
     pub fn durable(&self) -> Result<u64, JournalError> {
         if let Some(files) = &self.files {
             sync_when_due(&self.shared, files);
@@ -108,16 +109,16 @@ impl Syncer {
         }
     }
 
-    /// Since when the oldest record waits for its sync.
+    /// When the oldest record was written that is not synced.
     pub fn unsynced_since(&self) -> Option<Time> {
         self.shared.lock().unsynced.since
     }
 }
 
 impl Drop for Syncer {
-    /// Waits for the sync that is under way.
+    /// Waits for the sync in progress.
     fn drop(&mut self) {
-        self.shared.lock().is_over = true;
+        self.shared.lock().is_ending = true;
         self.shared.changed.notify_one();
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
@@ -125,12 +126,12 @@ impl Drop for Syncer {
     }
 }
 
-/// The life of the thread.
-fn serve(shared: &Shared, files: &[(File, PathBuf); 2], region: Option<&Region>) {
+/// Main loop of the thread.
+fn run_thread(shared: &Shared, files: &[(File, PathBuf); 2], region: Option<&Region>) {
     loop {
         let mut state = shared.lock();
         let unsynced = loop {
-            if state.is_over {
+            if state.is_ending {
                 return;
             }
             let Unsynced { since, is_urgent, .. } = state.unsynced;
@@ -152,8 +153,8 @@ fn serve(shared: &Shared, files: &[(File, PathBuf); 2], region: Option<&Region>)
     }
 }
 
-fn wait<'a>(shared: &'a Shared, state: MutexGuard<'a, State>, most: Duration) -> MutexGuard<'a, State> {
-    shared.changed.wait_timeout(state, most).unwrap_or_else(PoisonError::into_inner).0
+fn wait<'a>(shared: &'a Shared, state: MutexGuard<'a, State>, timeout: Duration) -> MutexGuard<'a, State> {
+    shared.changed.wait_timeout(state, timeout).unwrap_or_else(PoisonError::into_inner).0
 }
 
 fn sync_files(unsynced: &Unsynced, files: &[(File, PathBuf); 2]) -> Result<(), (PathBuf, io::Error)> {
@@ -161,7 +162,7 @@ fn sync_files(unsynced: &Unsynced, files: &[(File, PathBuf); 2]) -> Result<(), (
     used.try_for_each(|(file, path)| journal::sync(file, path).map_err(|error| (path.clone(), error)))
 }
 
-/// The error once more: `io::Error` cannot be cloned.
+/// Copies the error, because `io::Error` is not `Clone`.
 fn same_error(error: &io::Error) -> io::Error {
     error.raw_os_error().map_or_else(|| error.kind().into(), io::Error::from_raw_os_error)
 }
@@ -173,7 +174,7 @@ fn finish(state: &mut State, unsynced: &Unsynced, result: Result<(), (PathBuf, i
     }
 }
 
-/// What the thread does, in the engine's own thread of a simulation.
+/// Syncs in the engine's own thread, for a simulation.
 fn sync_when_due(shared: &Shared, files: &[(File, PathBuf); 2]) {
     let mut state = shared.lock();
     let is_due = |since: Time| state.unsynced.is_urgent || clock::since(since) >= SYNC_DELAY;
@@ -190,14 +191,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_failed_sync_is_not_forgotten() {
-        // The kernel syncs no character device.
+    fn failed_sync_is_reported_by_every_later_call() {
+        // The kernel cannot sync a character device.
         let file = || (File::options().write(true).open("/dev/null").expect("a device"), PathBuf::from("journal-a"));
         let shared = Arc::new(Shared { state: Mutex::default(), changed: Condvar::new() });
         let syncer = Syncer { shared, thread: None, files: Some([file(), file()]) };
         assert_eq!(syncer.durable().ok(), Some(0), "nothing to sync");
         syncer.written(1, 0, true);
-        // Asked by a commit, and then by the tick that must end the engine.
+        // First by a commit, then by the tick that must end the engine.
         for _ in 0..2 {
             assert!(matches!(syncer.durable(), Err(JournalError::Io { .. })));
         }

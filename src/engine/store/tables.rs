@@ -1,14 +1,15 @@
-//! Writes what is pending into the tables that operators read.
+//! Writes pending changes to the tables that operators read.
 
-use super::change::{Debit, NotDebited, Pending, PendingSession, Refund, Shown};
-use super::steps::Part;
+use super::change::{Debit, NotDebited, Pending, PendingSession, Refund, Summary};
+use super::trace::TracePart;
 use crate::charge::event::Direction;
 use crate::charge::session::Session;
 use crate::enabler::diameter::client::connections::PeerStatus;
 use crate::enabler::ledger::Account;
 use rusqlite::{Connection, Result, params};
 
-/// Writes everything but the peers, within the caller's transaction. Not twice.
+/// Writes everything but the peers, within the caller's transaction. Must not be called twice for the same changes: trace
+/// events are appended.
 pub fn write(connection: &Connection, pending: &Pending) -> Result<()> {
     for (row, session) in &pending.sessions {
         write_session(connection, *row, session)?;
@@ -27,11 +28,11 @@ pub fn write(connection: &Connection, pending: &Pending) -> Result<()> {
             "UPDATE debits SET refunded_at=?4 WHERE session=?1 AND message_id=?2 AND part=?3 AND refunded_at IS NULL";
         execute(connection, sql, params![row, message_id, part, wall_ms])?;
     }
-    for message in &pending.undebited {
-        write_undebited(connection, message)?;
+    for message in &pending.not_debited {
+        write_not_debited(connection, message)?;
     }
     for (instance, marks) in &pending.marks {
-        let (events, notifications) = (super::pack(&marks.events), super::pack(&marks.notifications));
+        let (events, notifications) = (pack(&marks.events), pack(&marks.notifications));
         execute(
             connection,
             "INSERT OR REPLACE INTO marks(instance, events, notifications) VALUES(?1, ?2, ?3)",
@@ -46,7 +47,7 @@ pub fn write(connection: &Connection, pending: &Pending) -> Result<()> {
     Ok(())
 }
 
-/// Writes how the peers of a distant enabler are.
+/// Replaces the state of the enabler's peers, within the caller's transaction.
 pub fn write_peers(connection: &Connection, peers: &[PeerStatus]) -> Result<()> {
     execute(connection, "DELETE FROM peers", [])?;
     for peer in peers {
@@ -72,10 +73,10 @@ fn execute(connection: &Connection, sql: &str, values: impl rusqlite::Params) ->
 
 fn write_session(connection: &Connection, row: i64, pending: &PendingSession) -> Result<()> {
     let mut steps = String::new();
-    for part in &pending.steps {
-        match part.is_in_row() {
+    for part in &pending.trace {
+        match part.is_in_session_row() {
             true => part.write(&mut steps),
-            false => write_part(connection, row, part)?,
+            false => write_trace_part(connection, row, part)?,
         }
     }
     match pending.opened {
@@ -104,12 +105,12 @@ fn write_session(connection: &Connection, row: i64, pending: &PendingSession) ->
     Ok(())
 }
 
-/// A number as the tables keep it.
-fn signed(number: u64) -> i64 {
+/// Converts to the integers of SQLite; larger numbers become the largest one.
+pub(super) fn signed(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 
-fn write_part(connection: &Connection, row: i64, part: &Part) -> Result<()> {
+fn write_trace_part(connection: &Connection, row: i64, part: &TracePart) -> Result<()> {
     let mut steps = String::new();
     part.write(&mut steps);
     let sql = "INSERT OR REPLACE INTO trace_parts(session, part, zero, steps) VALUES(?1, ?2, ?3, ?4)";
@@ -117,7 +118,7 @@ fn write_part(connection: &Connection, row: i64, part: &Part) -> Result<()> {
 }
 
 fn update_session(connection: &Connection, row: i64, pending: &PendingSession, steps: &str) -> Result<()> {
-    let Some(shown) = pending.shown.or_else(|| pending.session().as_ref().map(Shown::of)) else {
+    let Some(summary) = pending.summary.or_else(|| pending.session().as_ref().map(Summary::of)) else {
         return execute(connection, "UPDATE sessions SET steps=steps||?2 WHERE id=?1", params![row, steps]);
     };
     execute(
@@ -126,12 +127,12 @@ fn update_session(connection: &Connection, row: i64, pending: &PendingSession, s
          steps_dropped=?7, steps=steps||?8 WHERE id=?1",
         params![
             row,
-            shown.phase,
-            shown.granted,
+            summary.phase,
+            summary.granted,
             pending.closed_at,
-            shown.reserved,
-            shown.waiting,
-            shown.steps_dropped,
+            summary.reserved,
+            summary.waiting,
+            summary.steps_dropped,
             steps,
         ],
     )
@@ -145,7 +146,7 @@ fn insert_session(
     closed_at: Option<i64>,
     steps: &str,
 ) -> Result<()> {
-    let shown = Shown::of(session);
+    let summary = Summary::of(session);
     let direction = match session.direction() {
         Direction::Pull => "pull",
         Direction::Push => "push",
@@ -167,17 +168,17 @@ fn insert_session(
             instance as i64,
             opened_at,
             closed_at,
-            shown.phase,
-            shown.granted,
-            shown.reserved,
-            shown.waiting,
-            shown.steps_dropped,
+            summary.phase,
+            summary.granted,
+            summary.reserved,
+            summary.waiting,
+            summary.steps_dropped,
             steps,
         ],
     )
 }
 
-fn write_undebited(connection: &Connection, message: &NotDebited) -> Result<()> {
+fn write_not_debited(connection: &Connection, NotDebited { message, rule }: &NotDebited) -> Result<()> {
     execute(
         connection,
         "INSERT OR IGNORE INTO undebited(session, message_id, call_id, account, octets, units, rule, code, at) \
@@ -189,8 +190,8 @@ fn write_undebited(connection: &Connection, message: &NotDebited) -> Result<()> 
             message.account,
             signed(message.octets),
             signed(message.units),
-            message.rule.as_str(),
-            message.rule.code(),
+            rule.as_str(),
+            rule.code(),
             message.wall_ms,
         ],
     )
@@ -212,22 +213,31 @@ fn write_hold(connection: &Connection, row: i64, units: i64) -> Result<()> {
     }
 }
 
-fn write_debit(connection: &Connection, debit: &Debit) -> Result<()> {
+fn write_debit(connection: &Connection, Debit { message, part, trigger }: &Debit) -> Result<()> {
     execute(
         connection,
         "INSERT OR IGNORE INTO debits(session, call_id, message_id, part, account, octets, units, trigger, code, at) \
          VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
         params![
-            debit.row,
-            debit.call_id,
-            debit.message_id,
-            debit.part,
-            debit.account,
-            signed(debit.octets),
-            signed(debit.units),
-            debit.trigger,
-            debit.code,
-            debit.wall_ms,
+            message.row,
+            message.call_id,
+            message.message_id,
+            part,
+            message.account,
+            signed(message.octets),
+            signed(message.units),
+            trigger.as_str(),
+            trigger.code(),
+            message.wall_ms,
         ],
     )
+}
+
+fn pack(positions: &[u64]) -> Vec<u8> {
+    positions.iter().flat_map(|position| position.to_le_bytes()).collect()
+}
+
+/// Decodes positions as `write` stores them.
+pub(super) fn unpack(bytes: &[u8]) -> Vec<u64> {
+    bytes.as_chunks().0.iter().map(|word| u64::from_le_bytes(*word)).collect()
 }

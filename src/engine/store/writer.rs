@@ -1,12 +1,12 @@
-//! Writes the tables of the ledger file, in a thread of its own: it waits for other processes' locks and for the disk,
-//! so that the engine's thread does not.
+//! Writes the tables of the ledger in a thread of its own, which waits for other processes' locks and for the disk instead
+//! of the engine's thread.
 //!
-//! A job is one transaction: everything that has changed, and up to which journal record that is. One that fails is
-//! tried again until it is done; the journal keeps what it contains.
+//! A job is one transaction: all pending changes, and the journal record up to which they go. A job that fails is retried
+//! until it succeeds; the journal keeps its changes meanwhile.
 
 use super::change::Pending;
 use super::database::{self, Database};
-use super::history::{Pass, Passes};
+use super::history::{Cleanup, Retention};
 use super::{StoreError, locks, tables};
 use crate::charge::time::Time;
 use crate::shm::clock;
@@ -21,48 +21,48 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError, channel}
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// How long a transaction waits for the lock of another process before it is reported.
-const LOCK_PATIENCE: Duration = Duration::from_millis(500);
+/// Longest wait of a transaction for the lock of another process before it is reported.
+const LOCK_WAIT_MAX: Duration = Duration::from_millis(500);
 
-/// Between two tries.
-const RETRY: Duration = Duration::from_millis(200);
+/// Time between two attempts of a job.
+const RETRY_INTERVAL: Duration = Duration::from_millis(200);
 
-/// How often the write-ahead log is moved into the file while there are writes, and how often an idle writer looks
-/// whether the file is still in its place.
-const CHECKPOINT: Duration = Duration::from_secs(1);
+/// Time between two checkpoints of the write-ahead log while there are writes, and between two checks of an idle writer
+/// that the file is in its place.
+const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Octets of the write-ahead log from which on the reader that keeps it from being begun anew is named.
-const LOG_OCTETS_NORMAL: u64 = 64 << 20;
+/// Octets of the write-ahead log from which the reader that prevents its restart is logged.
+const LOG_WARNING_OCTETS: u64 = 64 << 20;
 
-/// Octets that the log's file keeps when it is begun anew.
-const LOG_OCTETS_KEPT: u64 = 16 << 20;
+/// Size to which the file of the write-ahead log is truncated when it is restarted.
+const LOG_FILE_OCTETS_MAX: u64 = 16 << 20;
 
-/// Octets of the log that are written again at a time.
-const PART_OCTETS: usize = 1 << 20;
+/// Octets of the log that are rewritten at a time.
+const REWRITE_OCTETS: usize = 1 << 20;
 
-/// What is to be written.
+/// A job of the writer.
 pub struct Job {
-    /// Everything that has changed.
+    /// The changes.
     pub pending: Arc<Pending>,
-    /// Sequence of the last journal record in it.
+    /// Sequence of the last journal record among them.
     pub through: u64,
-    /// Old history is to be removed too.
-    pub history: Option<Pass>,
-    /// Whether an operator waits for it.
+    /// Also remove old history.
+    pub retention: Option<Retention>,
+    /// Whether a command waits for it.
     pub is_urgent: bool,
 }
 
-/// What became of a job.
+/// Report of the writer.
 pub enum Report {
-    /// It cannot be done yet, or the file is not in its place.
+    /// The job cannot be done yet, or the file is not in its place.
     Failing(StoreError),
     /// There is no job, and the file is in its place again.
     InPlace,
-    /// It is done, durably.
+    /// The job is done.
     Done {
         /// Sequence of the last journal record that the tables contain.
         through: u64,
-        /// Whether they do on the disk.
+        /// Whether they contain it on the disk.
         is_durable: bool,
         /// Octets of the write-ahead log.
         log_octets: u64,
@@ -71,14 +71,14 @@ pub enum Report {
     },
 }
 
-/// The tables, and who may write them.
+/// The tables, for writing.
 pub struct Tables {
     pub(super) database: Database,
-    pub(super) passes: Passes,
+    pub(super) cleanup: Cleanup,
     checkpointed: Time,
     log_octets: u64,
-    /// Whether the write-ahead log was moved into the file, or written again, since it was opened. What a process that
-    /// has died left in the log may be there after a sync that failed, and be lost with the power.
+    /// Whether the write-ahead log was checkpointed or rewritten since it was opened. A process that died may have left
+    /// records in it whose sync failed, and which a power failure would lose.
     is_durable: bool,
 }
 
@@ -86,35 +86,35 @@ impl Tables {
     /// Opens the ledger of a state directory for writing.
     pub fn open(state_dir: &Path) -> Result<Tables, StoreError> {
         let database = Database::open(state_dir)?;
-        let limit = format!("PRAGMA journal_size_limit={LOG_OCTETS_KEPT};");
+        let limit = format!("PRAGMA journal_size_limit={LOG_FILE_OCTETS_MAX};");
         let ready =
-            database.connection.busy_timeout(LOCK_PATIENCE).and_then(|()| database.connection.execute_batch(&limit));
+            database.connection.busy_timeout(LOCK_WAIT_MAX).and_then(|()| database.connection.execute_batch(&limit));
         ready.map_err(|source| database::error(&database.path, source))?;
-        let (passes, checkpointed) = (Passes::default(), clock::now());
-        Ok(Tables { database, passes, checkpointed, log_octets: 0, is_durable: false })
+        let (cleanup, checkpointed) = (Cleanup::default(), clock::now());
+        Ok(Tables { database, cleanup, checkpointed, log_octets: 0, is_durable: false })
     }
 
-    /// Does a job; after an error nothing of its changes is written.
+    /// Does a job. After an error none of its changes is written.
     pub fn run(&mut self, job: &Job) -> Result<Report, StoreError> {
-        self.look_at_the_file()?;
+        self.check_in_place()?;
         if !job.pending.is_empty() {
             self.write(&job.pending, job.through)?;
         }
-        let history_due = job.history.map(|pass| self.remove_old(pass)).transpose()?;
-        if !self.is_durable || clock::since(self.checkpointed) >= CHECKPOINT {
+        let history_due = job.retention.map(|retention| self.remove_old(retention)).transpose()?;
+        if !self.is_durable || clock::since(self.checkpointed) >= CHECKPOINT_INTERVAL {
             self.checkpoint()?;
         }
         let (through, is_durable, log_octets) = (job.through, self.is_durable, self.log_octets);
         Ok(Report::Done { through, is_durable, log_octets, history_due })
     }
 
-    fn look_at_the_file(&self) -> Result<(), StoreError> {
+    fn check_in_place(&self) -> Result<(), StoreError> {
         let path = || self.database.path.clone();
         if self.database.is_in_place() { Ok(()) } else { Err(StoreError::Missing { path: path() }) }
     }
 
-    /// Writes changes, and that the tables contain the journal up to this record. They may contain it already: a commit
-    /// can be on the disk and fail, and so can what follows it.
+    /// Writes changes and records that the tables contain the journal up to `through`. Does nothing if they do already: a
+    /// commit may have reached the disk although it, or what followed it, failed.
     pub fn write(&self, pending: &Pending, through: u64) -> Result<(), StoreError> {
         self.transaction(|connection| {
             let applied = connection.prepare_cached("SELECT applied FROM journal")?.query_row([], |row| row.get(0))?;
@@ -127,7 +127,7 @@ impl Tables {
         })
     }
 
-    /// Does something in a transaction of its own.
+    /// Runs `work` in a transaction.
     pub(super) fn transaction(&self, work: impl FnOnce(&Connection) -> rusqlite::Result<()>) -> Result<(), StoreError> {
         let write = || {
             let transaction = rusqlite::Transaction::new_unchecked(
@@ -140,8 +140,8 @@ impl Tables {
         write().map_err(|source| database::error(&self.database.path, source))
     }
 
-    /// Moves what it can of the write-ahead log into the file. Waits for no reader: the log is begun anew when none of
-    /// them needs it any more.
+    /// Moves the write-ahead log into the file, as far as readers allow, and without waiting for them. SQLite restarts the
+    /// log when no reader needs it any more.
     pub fn checkpoint(&mut self) -> Result<(), StoreError> {
         self.checkpointed = clock::now();
         let numbers = self
@@ -155,19 +155,19 @@ impl Tables {
         }
         self.is_durable = true;
         self.log_octets = if is_kept { self.database.log_octets() } else { 0 };
-        if is_kept && self.log_octets > LOG_OCTETS_NORMAL {
-            self.name_the_reader();
+        if is_kept && self.log_octets > LOG_WARNING_OCTETS {
+            self.warn_about_reader();
         }
         Ok(())
     }
 
-    /// Writes what is in the write-ahead log to the disk again, where a reader keeps it from being moved into the file.
-    /// The write lock keeps it from being begun anew meanwhile; readers find the same octets.
+    /// Writes the write-ahead log to the disk again, where a reader prevents its checkpoint. The write lock prevents its
+    /// restart meanwhile; readers see the same octets.
     fn rewrite_log(&self) -> Result<(), StoreError> {
         let path = database::beside(&self.database.path, "-wal");
         let rewrite = || {
             let log = File::options().read(true).write(true).open(&path)?;
-            let (mut at, mut part) = (0, vec![0; PART_OCTETS]);
+            let (mut at, mut part) = (0, vec![0; REWRITE_OCTETS]);
             loop {
                 let octets = log.read_at(&mut part, at)?;
                 if octets == 0 {
@@ -185,7 +185,7 @@ impl Tables {
         result.map_err(|source| StoreError::Io { path, source })
     }
 
-    fn name_the_reader(&self) {
+    fn warn_about_reader(&self) {
         let reader = locks::reader(&self.database.path).map(|holder| holder.to_string());
         log::warn!(
             "{}-wal: {} MiB, because {} has an open read transaction; it grows until that ends",
@@ -196,51 +196,51 @@ impl Tables {
     }
 }
 
-/// The engine's end of the thread.
+/// The engine's end of the writer.
 pub enum Writer {
-    /// Where the thread is.
+    /// A thread does the work.
     Thread {
-        /// What it is to write; the thread ends when this is gone.
+        /// Sends jobs; the thread ends when this is dropped.
         jobs: Option<Sender<Job>>,
-        /// What it says.
+        /// Receives reports.
         reports: Receiver<Report>,
-        /// Itself.
+        /// The thread.
         thread: Option<JoinHandle<()>>,
     },
-    /// A simulation does the work when it is asked for reports.
+    /// A simulation does the work in `report`.
     Inline {
-        /// What writes.
+        /// The tables.
         tables: Box<Tables>,
-        /// What is not done yet.
+        /// The job that is not done yet.
         job: Option<Job>,
     },
 }
 
 impl Writer {
-    /// Starts the thread. It wakes the engine of the region after an urgent job, and when the tables begin to fail.
+    /// Starts the thread. It wakes the engine of the region after an urgent job and when the tables begin to fail.
     pub fn start(mut tables: Tables, region: Option<Arc<Region>>) -> Result<Writer, StoreError> {
         if simulate::is_simulated() {
             return Ok(Writer::Inline { tables: Box::new(tables), job: None });
         }
-        let ((jobs, to_do), (to_tell, reports)) = (channel(), channel());
+        let ((jobs, to_do), (to_send, reports)) = (channel(), channel());
         let path = tables.database.path.clone();
         let name = "ledger writer".to_owned();
-        let work = move || serve(&mut tables, &to_do, &to_tell, region.as_deref());
+        let work = move || run_thread(&mut tables, &to_do, &to_send, region.as_deref());
         let thread = std::thread::Builder::new().name(name).spawn(work);
         let thread = thread.map_err(|source| StoreError::Io { path, source })?;
         Ok(Writer::Thread { jobs: Some(jobs), reports, thread: Some(thread) })
     }
 
-    /// Hands over a job. One at a time.
+    /// Submits a job. The one before it must be done.
     pub fn submit(&mut self, new: Job) {
         match self {
-            // Without a receiver the thread has panicked; `report` says so.
+            // If the thread has panicked, `report` says so.
             Writer::Thread { jobs, .. } => drop(jobs.as_ref().map(|jobs| jobs.send(new))),
             Writer::Inline { job, .. } => *job = Some(new),
         }
     }
 
-    /// What it has to say.
+    /// Returns the next report, if there is one.
     pub fn report(&mut self) -> Result<Option<Report>, StoreError> {
         match self {
             Writer::Thread { reports, .. } => match reports.try_recv() {
@@ -261,7 +261,7 @@ impl Writer {
 }
 
 impl Drop for Writer {
-    /// Waits for what the thread is doing, but not for what it has to try again.
+    /// Waits for the attempt in progress, but not for a retry.
     fn drop(&mut self) {
         if let Writer::Thread { jobs, thread, .. } = self {
             drop(jobs.take());
@@ -272,37 +272,37 @@ impl Drop for Writer {
     }
 }
 
-/// The life of the thread: until the engine's end of the channel is gone.
-fn serve(tables: &mut Tables, jobs: &Receiver<Job>, reports: &Sender<Report>, region: Option<&Region>) {
-    let tell = |report: Report, is_urgent: bool| {
-        let is_heard = reports.send(report).is_ok();
+/// Main loop of the thread, until the engine drops its end of the channel.
+fn run_thread(tables: &mut Tables, jobs: &Receiver<Job>, reports: &Sender<Report>, region: Option<&Region>) {
+    let send = |report: Report, is_urgent: bool| {
+        let is_received = reports.send(report).is_ok();
         if let Some(region) = region.filter(|_| is_urgent) {
             region.wake_engine();
         }
-        is_heard
+        is_received
     };
     let (mut waiting, mut is_missing): (Option<Job>, bool) = (None, false);
     loop {
-        let patience = if waiting.is_some() { RETRY } else { CHECKPOINT };
-        match jobs.recv_timeout(patience) {
+        let timeout = if waiting.is_some() { RETRY_INTERVAL } else { CHECKPOINT_INTERVAL };
+        match jobs.recv_timeout(timeout) {
             Ok(job) => waiting = Some(job),
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return,
         }
         let (result, is_urgent) = match &waiting {
             Some(job) => (tables.run(job).map(Some), job.is_urgent),
-            None => (tables.look_at_the_file().map(|()| is_missing.then_some(Report::InPlace)), false),
+            None => (tables.check_in_place().map(|()| is_missing.then_some(Report::InPlace)), false),
         };
         is_missing = result.is_err();
-        let is_heard = match result {
+        let is_received = match result {
             Ok(Some(report)) => {
                 waiting = None;
-                tell(report, is_urgent)
+                send(report, is_urgent)
             }
             Ok(None) => true,
-            Err(error) => tell(Report::Failing(error), true),
+            Err(error) => send(Report::Failing(error), true),
         };
-        if !is_heard {
+        if !is_received {
             return;
         }
     }
