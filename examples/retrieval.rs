@@ -1,23 +1,25 @@
-//! Four retrievals of stored messages in a real Kamailio, charged: answered, refused by the client, never answered,
-//! and without credit. Prints what really happened as message ladders, and the money. Exits 0 only if it is right.
+//! Four charged retrievals of stored messages through a real Kamailio: accepted, rejected and ignored by the client, and
+//! without credit. Prints each as a message ladder with the account before and after. Exits with 0 only if all accounts
+//! are correct.
 
 use imcharge::charge::session::Session;
 use imcharge_testkit::parties::client::{ImClient, Options as ClientOptions, Reaction};
-use imcharge_testkit::parties::server::{ImServer, Options as ServerOptions};
+use imcharge_testkit::parties::server::{ImServer, Options as ServerOptions, stored_messages};
 use imcharge_testkit::proxy::{Account, Proxy, Setup};
 use imcharge_testkit::{CLIENT, ENABLER, Event, Events, PROXY, SERVER, eventually, unix_micros};
 use std::error::Error;
 use std::net::UdpSocket;
 use std::path::PathBuf;
+use std::time::Duration;
 
 const ALICE: &str = "sip:alice@example.org";
 const BOB: &str = "sip:bob@example.org";
 
-/// What a message costs here, in cents.
+/// Price of a message, in cents.
 const PRICE: i64 = 25;
 
-/// Seconds until silence is debited here.
-const TIMEOUT: &str = "2";
+/// Seconds until a message without a response is debited.
+const RESPONSE_TIMEOUT: &str = "2";
 
 fn main() {
     if let Err(error) = run() {
@@ -37,29 +39,33 @@ fn run() -> Result<(), Box<dyn Error>> {
             other => return Err(other.unexpected().into()),
         }
     }
-    let messages = stored_messages(&store)?;
+    let messages = stored_messages(&store)
+        .map_err(|error| format!("--store {}: {error}", store.display()))?
+        .into_iter()
+        .map(|(_, body)| body)
+        .collect::<Vec<_>>();
     println!("starting Kamailio with {}", module.display());
     let module = module.canonicalize().map_err(|error| format!("--module {}: {error}", module.display()))?;
-    let folder = module.parent().ok_or("the module is in no folder")?;
-    // The proxy must know where the server is, and the server where the relay is: the address is taken first.
-    let place = std::net::UdpSocket::bind("127.0.0.1:0")?;
-    let setup = Setup::new(folder, place.local_addr()?)
+    let folder = module.parent().ok_or("--module has no parent folder")?;
+    // Proxy and server need each other's address, so the socket of the server is bound first.
+    let server_socket = UdpSocket::bind("127.0.0.1:0")?;
+    let setup = Setup::new(folder, server_socket.local_addr()?)
         .defined("TARIFF", format!("\"message:{PRICE}\""))
-        .defined("RESPONSE_TIMEOUT", TIMEOUT)
+        .defined("RESPONSE_TIMEOUT", RESPONSE_TIMEOUT)
         .parameter("unit", "\"money\"");
     let proxy = Proxy::start(setup)?;
     proxy.set_account(ALICE, 1000);
     proxy.set_account(BOB, PRICE - 1);
     let count = messages.len() as i64;
-    let mut right = true;
+    let mut correct = true;
     for (title, who, reaction, expected) in [
         ("1. Every message is answered 200", ALICE, Reaction::Answer(200), count * PRICE),
         ("2. The client answers 415", ALICE, Reaction::Answer(415), count * PRICE),
         ("3. The client never answers", ALICE, Reaction::Silence, count * PRICE),
         ("4. There is no credit", BOB, Reaction::Answer(200), 0),
     ] {
-        let before = proxy.account(who).ok_or("the account is gone")?;
-        let retrieval = retrieve(&proxy, &place, &messages, who, reaction)?;
+        let before = proxy.account(who).ok_or("the account does not exist")?;
+        let retrieval = retrieve(&proxy, &server_socket, &messages, who, reaction)?;
         let after = settled(&proxy, who, before, expected);
         println!("\n{title}\n");
         print_ladder(&retrieval);
@@ -70,27 +76,27 @@ fn run() -> Result<(), Box<dyn Error>> {
             money(after),
             width = who.len()
         );
-        let fine =
+        let is_correct =
             after.debited - before.debited == expected && after.balance == before.balance - expected && after.held == 0;
-        println!("  {} {}", if fine { "right:" } else { "WRONG, expected" }, cost(expected));
-        right &= fine;
+        println!("  {} {}", if is_correct { "correct:" } else { "WRONG, expected" }, cost(expected));
+        correct &= is_correct;
     }
     let debits = proxy.debits(ALICE);
-    println!("\nThe history (sqlite3 ledger.sqlite 'SELECT * FROM debits'):\n");
+    println!("\nDebits (sqlite3 ledger.sqlite 'SELECT * FROM debits'):\n");
     for debit in &debits {
         println!(
             "  {:24} {:6} octets {:4} cents  {} {}",
             debit.message_id, debit.octets, debit.units, debit.trigger, debit.code
         );
     }
-    right &= debits.len() as i64 == 3 * count;
+    correct &= debits.len() as i64 == 3 * count;
     drop(proxy);
-    match right {
+    match correct {
         true => {
-            println!("\nThe money is right.");
+            println!("\nAll accounts are correct.");
             Ok(())
         }
-        false => Err("the money is not right".into()),
+        false => Err("an account is wrong".into()),
     }
 }
 
@@ -102,20 +108,10 @@ fn money(account: Account) -> String {
     format!("balance {:5}   held {:4}   debited {:5}   (cents)", account.balance, account.held, account.debited)
 }
 
-/// The stored messages, in the order of their names.
-fn stored_messages(folder: &PathBuf) -> Result<Vec<Vec<u8>>, Box<dyn Error>> {
-    let mut paths = Vec::new();
-    for entry in std::fs::read_dir(folder)? {
-        paths.push(entry?.path());
-    }
-    paths.sort();
-    Ok(paths.iter().map(std::fs::read).collect::<Result<_, _>>()?)
-}
-
-/// One retrieval; everything that happened in it.
+/// Runs one retrieval. Returns all its events.
 fn retrieve(
     proxy: &Proxy,
-    place: &UdpSocket,
+    server_socket: &UdpSocket,
     messages: &[Vec<u8>],
     who: &str,
     reaction: Reaction,
@@ -124,30 +120,31 @@ fn retrieve(
     let mut options = ServerOptions::new(proxy.msrp, &[]);
     options.messages =
         messages.iter().enumerate().map(|(at, m)| (format!("{}-{at}", name_of(who, reaction)), m.clone())).collect();
-    let server = ImServer::start(place, options, events.clone())?;
+    let server = ImServer::start(server_socket, options, events.clone())?;
     let mut client = ImClient::new(ClientOptions::new(proxy.sip, proxy.msrp, who), events.clone())?;
     if client.invite() == 200 {
         client.bind();
         client.take(messages.len(), reaction);
         if reaction == Reaction::Silence {
-            // Silent, but still there: the response does not come in time.
-            eventually(std::time::Duration::from_secs(10), || {
+            // Stay connected until the response timeout has expired.
+            eventually(Duration::from_secs(10), || {
                 proxy.debits(who).iter().filter(|debit| debit.trigger == "timeout").count() >= messages.len()
             });
         }
         client.bye();
     }
     let call_id = client.call_id.clone();
-    eventually(std::time::Duration::from_secs(10), || {
+    eventually(Duration::from_secs(10), || {
         proxy.count(&format!("SELECT count(*) FROM sessions WHERE call_id='{call_id}' AND closed_at IS NOT NULL")) == 1
     });
     drop(server);
     let mut all = events.all();
-    all.extend(charging_steps(proxy, &call_id)?);
+    all.extend(charging_events(proxy, &call_id)?);
     all.sort_by_key(|event| event.at);
     Ok(all)
 }
 
+/// Returns the prefix of the Message-IDs.
 fn name_of(who: &str, reaction: Reaction) -> String {
     let user = who.split([':', '@']).nth(1).unwrap_or_default();
     match reaction {
@@ -156,9 +153,9 @@ fn name_of(who: &str, reaction: Reaction) -> String {
     }
 }
 
-/// What went over CH-2, from the history. The session itself, as long as it is there, knows when it began to the
-/// microsecond: on a clock that counts from the boot, whose zero on the wall clock is the same for all steps.
-fn charging_steps(proxy: &Proxy, call_id: &str) -> Result<Vec<Event>, Box<dyn Error>> {
+/// Returns the CH-2 requests and responses from the history. Their times are relative to the start of the session, which
+/// the stored session state has on the monotonic clock, to the microsecond.
+fn charging_events(proxy: &Proxy, call_id: &str) -> Result<Vec<Event>, Box<dyn Error>> {
     let ledger = proxy.ledger();
     let state = "SELECT state FROM states JOIN sessions ON id=session WHERE call_id=?1";
     let state: Vec<u8> = ledger.query_row(state, [call_id], |row| row.get(0))?;
@@ -176,7 +173,7 @@ fn charging_steps(proxy: &Proxy, call_id: &str) -> Result<Vec<Event>, Box<dyn Er
             "debited" => (ENABLER, PROXY, "debited".to_owned()),
             "release" => (PROXY, ENABLER, "release (0 used)".to_owned()),
             "released" => (ENABLER, PROXY, "released".to_owned()),
-            "timeout" => (PROXY, PROXY, "response did not come in time".to_owned()),
+            "timeout" => (PROXY, PROXY, "response timeout".to_owned()),
             _ => return None,
         };
         Some(Event { at: zero + micros, from, to, text })
@@ -184,13 +181,13 @@ fn charging_steps(proxy: &Proxy, call_id: &str) -> Result<Vec<Event>, Box<dyn Er
     Ok(events.collect())
 }
 
-/// Waits until the account is what it should be; what it is in the end.
+/// Waits for the account to reach the expected state. Returns its last state.
 fn settled(proxy: &Proxy, who: &str, before: Account, expected: i64) -> Account {
     let after = proxy.account_becomes(who, before.balance - expected, 0, before.debited + expected);
     after.unwrap_or(before)
 }
 
-/// Figure 15, from what really happened: one column a party, times in milliseconds since the first event.
+/// Prints the events as a ladder, like Figure 15 of the OMA specification: one column per party, times in milliseconds.
 fn print_ladder(events: &[Event]) {
     const WIDTH: usize = 30;
     let columns = [CLIENT, PROXY, SERVER, ENABLER];
@@ -210,7 +207,7 @@ fn print_ladder(events: &[Event]) {
         } else {
             (left * WIDTH + 1..right * WIDTH).for_each(|at| line[at] = '─');
             line[if from < to { right * WIDTH - 1 } else { left * WIDTH + 1 }] = if from < to { '▶' } else { '◀' };
-            // The text stands beside the sender, so that it crosses no other column's line.
+            // Next to the sender, so that the text does not cross the line of another column.
             let start = if from < to { left * WIDTH + 3 } else { (right - 1) * WIDTH + 4 };
             let text = format!(" {} ", event.text);
             text.chars().enumerate().for_each(|(at, c)| put(&mut line, start + at, c));

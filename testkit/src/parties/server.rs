@@ -5,7 +5,10 @@ use super::msrp::{Reader, Writer, connection};
 use super::sip::{Message, Transport, description, path_of};
 use crate::{Events, PROXY, SERVER, unique};
 use std::collections::{HashMap, HashSet};
+use std::fs;
+use std::io;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex};
@@ -71,6 +74,22 @@ impl Options {
     }
 }
 
+/// Reads the stored messages of a folder, ordered by file name. Message-IDs are derived from the names.
+pub fn stored_messages(folder: &Path) -> io::Result<Vec<(String, Vec<u8>)>> {
+    let entries: io::Result<Vec<_>> = fs::read_dir(folder)?.collect();
+    let mut paths: Vec<PathBuf> = entries?.into_iter().map(|entry| entry.path()).collect();
+    paths.retain(|path| path.is_file());
+    paths.sort();
+    let read = |path: &PathBuf| {
+        let name = path.file_stem().unwrap_or_default().to_string_lossy();
+        // An ident consists of these characters, 4 to 32 of them (RFC 4975, 9).
+        let id: String = name.chars().map(|c| if c.is_ascii_alphanumeric() || c == '-' { c } else { '.' }).collect();
+        let id: String = format!("msg-{id}").chars().take(32).collect();
+        fs::read(path).map(|body| (id, body))
+    };
+    paths.iter().map(read).collect()
+}
+
 /// A dialog and its MSRP session.
 struct Session {
     /// URI of the relay.
@@ -119,7 +138,7 @@ pub struct ImServer {
 
 impl ImServer {
     /// Starts a server with SIP on this socket and MSRP on a free port.
-    pub fn start(socket: &UdpSocket, options: Options, events: Events) -> std::io::Result<ImServer> {
+    pub fn start(socket: &UdpSocket, options: Options, events: Events) -> io::Result<ImServer> {
         let transport = Transport::on(socket)?;
         let listener = TcpListener::bind((transport.address().ip(), 0))?;
         let shared = Arc::new(Shared {
@@ -153,9 +172,9 @@ impl ImServer {
     }
 
     /// Writes raw bytes to the newest MSRP connection. Fails if it is closed or there is none.
-    pub fn write_raw(&self, bytes: &[u8]) -> std::io::Result<()> {
+    pub fn write_raw(&self, bytes: &[u8]) -> io::Result<()> {
         let connections = self.shared.connections.lock().expect("no holder panics");
-        connections.last().map_or(Err(std::io::ErrorKind::NotConnected.into()), |newest| newest.raw(bytes))
+        connections.last().map_or(Err(io::ErrorKind::NotConnected.into()), |newest| newest.raw(bytes))
     }
 
     /// Returns the outcome of all messages so far; `None` while responses are outstanding.
