@@ -13,7 +13,7 @@ mod peers;
 
 use imcharge::config::Config;
 use imcharge::engine;
-use imcharge::shm::region::Region;
+use imcharge::engine::preflight;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
@@ -42,7 +42,7 @@ fn replay(target: &str, check: fn(&[u8])) {
 fn an_engine_outlives_hostile_records() {
     let state = tempfile::tempdir().expect("a folder");
     let config = Config { state_dir: state.path().to_owned(), default_balance: Some(100), ..Config::default() };
-    let region = Region::create(config, 1).unwrap_or_else(|error| panic!("{error}"));
+    let region = preflight::create_region(config, 1).unwrap_or_else(|error| panic!("{error}"));
     let corpus = corpus("ring_contents");
     let records = corpus.iter().flat_map(|(_, bytes)| checks::ring_contents::records_of(bytes));
     let ring = region.event_ring(0);

@@ -14,6 +14,7 @@ use imcharge::admin::commands;
 use imcharge::charge::event::Suspended;
 use imcharge::config::Config;
 use imcharge::engine;
+use imcharge::engine::preflight;
 use imcharge::shm::clock;
 use imcharge::shm::notification::NotificationReader;
 use imcharge::shm::record::{Command, Record};
@@ -412,7 +413,7 @@ fn run() {
         max_sessions: 1000,
         ..Config::default()
     };
-    let region = Region::create(config, WRITERS).unwrap_or_else(|error| panic!("{error}"));
+    let region = preflight::create_region(config, WRITERS).unwrap_or_else(|error| panic!("{error}"));
     // SAFETY: four atomics.
     let progress = unsafe { shared::<Progress>(WRITERS) };
     let engine = start_engine(&region);
@@ -467,7 +468,7 @@ fn take(region: &Region, taken: &[AtomicU32]) {
 fn kill_takers() {
     let state = tempfile::tempdir().expect("a folder");
     let config = Config { state_dir: state.path().to_owned(), ..Config::default() };
-    let region = Region::create(config, 1).unwrap_or_else(|error| panic!("{error}"));
+    let region = preflight::create_region(config, 1).unwrap_or_else(|error| panic!("{error}"));
     // SAFETY: atomics.
     let taken = unsafe { shared::<AtomicU32>(RECORDS) };
     let start = || Some(Child::fork(|| take(&region, taken)));

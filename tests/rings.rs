@@ -6,6 +6,7 @@ use imcharge::charge::ch2::SessionKey;
 use imcharge::charge::event::{Entry, Event, Suspended};
 use imcharge::config::Config;
 use imcharge::engine;
+use imcharge::engine::preflight;
 use imcharge::shm::clock;
 use imcharge::shm::notification::{Kind, NotificationReader, Outcome};
 use imcharge::shm::record::Record;
@@ -25,7 +26,7 @@ fn region(state: &tempfile::TempDir, change: impl FnOnce(&mut Config)) -> Arc<Re
     config.default_balance = Some(1_000_000);
     config.max_sessions = 20_000;
     change(&mut config);
-    Region::create(config, 4).unwrap_or_else(|error| panic!("{error}"))
+    preflight::create_region(config, 4).unwrap_or_else(|error| panic!("{error}"))
 }
 
 /// Stops the engine when it goes, also where an assertion has failed: the scope waits for its thread.
@@ -255,11 +256,11 @@ fn malformed_calls_are_refused_and_counted() {
 fn a_state_directory_that_cannot_be_used_refuses_the_start_with_a_sentence() {
     let state = tempfile::tempdir().expect("a folder");
     let missing = Config { state_dir: state.path().join("missing"), ..Config::default() };
-    let error = Region::create(missing, 1).err().map(|error| error.to_string()).unwrap_or_default();
+    let error = preflight::create_region(missing, 1).err().map(|error| error.to_string()).unwrap_or_default();
     assert!(error.contains("parameter state_dir: cannot write"), "{error}");
     let first = region(&state, |_| {});
     let second = Config { state_dir: state.path().to_owned(), ..Config::default() };
-    let error = Region::create(second, 1).err().map(|error| error.to_string()).unwrap_or_default();
+    let error = preflight::create_region(second, 1).err().map(|error| error.to_string()).unwrap_or_default();
     assert!(error.contains("another proxy uses the state directory"), "{error}");
     first.remove_file();
 }
@@ -336,7 +337,7 @@ fn a_command_that_an_earlier_run_left_behind_is_done_and_answers_nobody() {
     drop(before);
     // Fewer processes than before: there is no slot for the answer to the last one.
     let config = Config { state_dir: state.path().to_owned(), ..Config::default() };
-    let region = Region::create(config, 1).unwrap_or_else(|error| panic!("{error}"));
+    let region = preflight::create_region(config, 1).unwrap_or_else(|error| panic!("{error}"));
     let mut worker = Worker::attach(&region, 0);
     with_engine(&region, || {
         assert_eq!(account(&mut worker, "balance"), 77);

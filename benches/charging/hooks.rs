@@ -4,6 +4,7 @@ use super::{Better, median, print_result};
 use imcharge::charge::event::Suspended;
 use imcharge::config::Config;
 use imcharge::engine;
+use imcharge::engine::preflight;
 use imcharge::shm::notification::NotificationReader;
 use imcharge::shm::region::Region;
 use imcharge::worker::sip_input::{Body, Dialog, Frame, Invitation, Invite, Method, Reply, Request};
@@ -29,7 +30,7 @@ fn with_engine<R>(
         max_sessions: sessions,
         ..Config::default()
     };
-    let region = Region::create(config, 2)?;
+    let region = preflight::create_region(config, 2)?;
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
         let engine = scope.spawn(|| engine::run(&region, &stop));

@@ -3,7 +3,7 @@
 use super::ledger::Reader;
 use super::page::LIMIT_MAX;
 use crate::charge::tariff::NoTariff;
-use crate::config::{BALANCE_MAX, Enabler};
+use crate::config::BALANCE_MAX;
 use crate::shm::record::{Command as Change, CommandResult};
 use crate::shm::region::Region;
 use crate::shm::statistic::Statistic;
@@ -226,8 +226,8 @@ pub const COMMANDS: &[Command] = &[
     Command {
         name: "peers",
         arguments: &[],
-        help: "The Diameter peers and their state.",
-        run: |call| call.ledger()?.peers(),
+        help: "The servers of the enabler (Diameter: the peers) and their state.",
+        run: |call| call.ledger()?.enabler_status(call.region.config.enabler.status_fields),
     },
     Command {
         name: "tariff",
@@ -325,13 +325,12 @@ impl Call<'_> {
 
     /// Fails unless the embedded ledger keeps the accounts.
     pub(super) fn needs_ledger(&self) -> Result<(), CommandError> {
-        match self.region.config.enabler {
-            Enabler::Ledger => Ok(()),
-            Enabler::Diameter => {
-                let text = "with enabler=diameter the charging system keeps the accounts, not imcharge";
-                Err(self.fails(409, text).advise("debits"))
-            }
+        let enabler = self.region.config.enabler;
+        if enabler.capabilities.keeps_accounts {
+            return Ok(());
         }
+        let text = format!("with enabler={} the charging system keeps the accounts, not imcharge", enabler.name);
+        Err(self.fails(409, text).advise("debits"))
     }
 
     pub(super) fn no_account(&self, id: &str) -> CommandError {

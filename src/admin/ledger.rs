@@ -7,6 +7,7 @@ use crate::shm::clock;
 use crate::shm::region::Region;
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OpenFlags, Row, params};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// Read-only connection for one command.
@@ -199,11 +200,25 @@ impl Reader {
         }
     }
 
-    pub(crate) fn peers(&self) -> Result<Value, CommandError> {
-        let names = &["host", "address", "state", "in_flight", "last_error"];
+    /// Returns the state of the enabler's servers. `names`: the names of the fields.
+    pub(crate) fn enabler_status(&self, names: &'static [&'static str]) -> Result<Value, CommandError> {
+        let mut servers: BTreeMap<i64, Vec<(&'static str, Value)>> = BTreeMap::new();
+        let mut read = || {
+            let sql = "SELECT server, field, value FROM enabler_status ORDER BY server, field";
+            let mut statement = self.connection.prepare(sql)?;
+            let mut rows = statement.query([])?;
+            while let Some(row) = rows.next()? {
+                if let Some(name) = names.get(row.get::<_, usize>(1)?) {
+                    servers.entry(row.get(0)?).or_default().push((name, value(row.get_ref(2)?)));
+                }
+            }
+            Ok(())
+        };
+        read().map_err(|error| self.cannot_read(error))?;
         let mut page = Page::new(Room::fixed());
-        let sql = "SELECT rowid, host, address, state, in_flight, last_error FROM peers ORDER BY rowid";
-        self.fill(&mut page, sql, names, [], |row| Ok(by_id(row.get(0)?)))?;
+        for fields in servers.into_values() {
+            page.add(Value::Structure(fields), String::new);
+        }
         Ok(Value::Structure(vec![("peers", Value::List(page.into_rows()))]))
     }
 

@@ -8,8 +8,7 @@ pub use parameters::{PARAMETERS, Parameter, ParameterHost, ParameterType};
 use crate::charge::policy::{Model, Policy};
 use crate::charge::tariff::{Per, Tariff, Unit};
 use crate::config::im_servers::ImServers;
-use crate::enabler::diameter::profile::{CreditControlProfile, Profile, ServiceParameters};
-use crate::enabler::diameter::{Config as PeersConfig, DiameterConfig, PeerConfig, TlsConfig};
+use crate::enabler::{BINDINGS, Binding, ParameterError, Settings, diameter};
 use crate::wire::identity::Preference;
 use std::path::PathBuf;
 
@@ -38,74 +37,6 @@ pub enum DirectionRule {
     /// Every INVITE is a push.
     Push,
 }
-
-/// The charging back end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Enabler {
-    /// The embedded ledger.
-    Ledger,
-    /// An Online Charging System.
-    Diameter,
-}
-
-impl Enabler {
-    /// Returns the value of the parameter `enabler`.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Enabler::Ledger => "ledger",
-            Enabler::Diameter => "diameter",
-        }
-    }
-}
-
-/// The parameters of `enabler=diameter`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Diameter {
-    /// Origin-Host.
-    pub origin_host: String,
-    /// Origin-Realm.
-    pub origin_realm: String,
-    /// Destination-Realm.
-    pub destination_realm: String,
-    /// The peers, at least one.
-    pub peers: Vec<Peer>,
-    /// Service-Context-Id.
-    pub service_context_id: String,
-    /// Profile of Diameter Credit-Control.
-    pub profile: Profile,
-    /// Service-Identifier.
-    pub service_identifier: Option<u32>,
-    /// Rating-Group.
-    pub rating_group: Option<u32>,
-    /// Currency-Code, with `unit=money`.
-    pub currency_code: Option<u32>,
-    /// Exponent of the unit that the tariff counts, with `unit=money`.
-    pub currency_exponent: i32,
-    /// Tx, seconds (RFC 8506, 13).
-    pub tx_timeout: u32,
-    /// PEM file with the trusted certificates; empty: not set.
-    pub tls_ca: PathBuf,
-    /// PEM file with the certificate of this node; empty: not set.
-    pub tls_certificate: PathBuf,
-    /// PEM file with its private key; empty: not set.
-    pub tls_key: PathBuf,
-}
-
-/// One value of the parameter `peer`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Peer {
-    /// DiameterIdentity; empty: any identity is accepted.
-    pub host: String,
-    /// `HOST:PORT`.
-    pub address: String,
-    /// The open peer with the lowest number serves.
-    pub priority: u16,
-    /// Whether the connection uses TLS.
-    pub tls: bool,
-}
-
-/// Limit of unanswered requests of one peer.
-const IN_FLIGHT_MAX: usize = 20_000;
 
 /// What happens to a client whose SDP leaves this relay out of its `a=path`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -157,9 +88,9 @@ pub struct Config {
     /// Days for which closed sessions are kept.
     pub history_days: u32,
     /// The charging back end.
-    pub enabler: Enabler,
+    pub enabler: &'static Binding,
     /// The parameters of `enabler=diameter`.
-    pub diameter: Diameter,
+    pub diameter: diameter::Settings,
     /// KEMI function that is called for events (Kamailio); `None`: the native event routes run.
     pub event_callback: Option<String>,
     /// What happens to MSRP frames that belong to no charged session (OpenSIPS).
@@ -188,11 +119,11 @@ impl ConfigError {
         let text = format!("parameter {name}: '{value}' is not allowed with {with}; accepted: {accepted}");
         ConfigError { name: name.into(), text }
     }
+}
 
-    /// The parameter is not set and `needed_by` needs it.
-    fn missing(name: &str, needed_by: &str) -> ConfigError {
-        let text = format!("parameter {name} is not set; {needed_by} needs it");
-        ConfigError { name: name.into(), text }
+impl From<ParameterError> for ConfigError {
+    fn from(error: ParameterError) -> ConfigError {
+        ConfigError { name: error.name.into(), text: error.to_string() }
     }
 }
 
@@ -210,8 +141,9 @@ impl Config {
 
     /// Checks the parameters against each other, once all are set.
     pub fn check(&self) -> Result<(), ConfigError> {
-        if (self.enabler, self.policy.model) == (Enabler::Ledger, Model::Immediate) {
-            return Err(ConfigError::conflict("model", "immediate", "enabler=ledger", "reserve"));
+        if self.policy.model == Model::Immediate && !self.enabler.capabilities.debits_without_reservation {
+            let with = format!("enabler={}", self.enabler.name);
+            return Err(ConfigError::conflict("model", "immediate", &with, "reserve"));
         }
         let tariff = self.tariff.to_string();
         match (self.unit, self.tariff.per) {
@@ -221,120 +153,18 @@ impl Config {
             (Unit::Octets, Per::Message) => {
                 Err(ConfigError::conflict("tariff", &tariff, "unit=octets", "kilobyte:PRICE"))
             }
-            _ if self.enabler == Enabler::Diameter => self.diameter.check(),
-            _ => Ok(()),
+            _ => Ok(self.enabler.check(&self.enabler_settings())?),
         }
     }
 
-    /// Returns the configuration of the Diameter binding; `None` with another enabler.
-    pub fn diameter(&self) -> Option<DiameterConfig> {
-        let own = &self.diameter;
-        let (host, realm) = (own.origin_host.clone(), own.origin_realm.clone());
-        let path = |path: &PathBuf| (!path.as_os_str().is_empty()).then(|| path.clone());
-        let (certificate, key) = (path(&own.tls_certificate), path(&own.tls_key));
-        let tls = TlsConfig { ca: own.tls_ca.clone(), certificate, key };
-        let peer = |peer: &Peer| PeerConfig {
-            host: peer.host.clone(),
-            address: peer.address.clone(),
-            priority: peer.priority,
-            tls: peer.tls.then(|| tls.clone()),
-        };
-        let config = DiameterConfig {
-            dialect: CreditControlProfile {
-                origin_host: host.clone(),
-                origin_realm: realm.clone(),
-                destination_realm: own.destination_realm.clone(),
-                service_context_id: own.service_context_id.clone(),
-                keys: ServiceParameters {
-                    profile: own.profile,
-                    unit: self.unit,
-                    identifier: own.service_identifier,
-                    rating_group: own.rating_group,
-                    currency: own.currency_code,
-                    exponent: own.currency_exponent,
-                },
-            },
-            peers: PeersConfig {
-                origin_host: host,
-                origin_realm: realm,
-                vendor_specific_application: own.profile == Profile::Ro,
-                peers: own.peers.iter().map(peer).collect(),
-                watchdog: 30,
-                in_flight_max: IN_FLIGHT_MAX,
-                connect_timeout: 5,
-            },
-            tx_timeout: own.tx_timeout,
-        };
-        (self.enabler == Enabler::Diameter).then_some(config)
+    /// Returns the parameters of the enabler.
+    pub fn enabler_settings(&self) -> Settings<'_> {
+        Settings { default_balance: self.default_balance, unit: self.unit, diameter: &self.diameter }
     }
-}
 
-impl Diameter {
-    /// Checks that everything needed is set and fits together.
-    fn check(&self) -> Result<(), ConfigError> {
-        let required = [
-            ("origin_host", self.origin_host.is_empty()),
-            ("origin_realm", self.origin_realm.is_empty()),
-            ("destination_realm", self.destination_realm.is_empty()),
-            ("service_context_id", self.service_context_id.is_empty()),
-            ("peer", self.peers.is_empty()),
-        ];
-        if let Some((name, _)) = required.iter().find(|(_, is_missing)| *is_missing) {
-            return Err(ConfigError::missing(name, "enabler=diameter"));
-        }
-        let tls_peer = self.peers.iter().find(|peer| peer.tls);
-        if let Some(peer) = tls_peer.filter(|_| self.tls_ca.as_os_str().is_empty()) {
-            return Err(ConfigError::missing("tls_ca", &format!("the TLS peer {}", peer.host)));
-        }
-        if let Some(peer) = tls_peer.filter(|peer| peer.host.is_empty()) {
-            let accepted = "host=NAME as well, which its certificate is verified against";
-            return Err(ConfigError::conflict("peer", &peer.address, "transport=tls", accepted));
-        }
-        match (self.tls_certificate.as_os_str().is_empty(), self.tls_key.as_os_str().is_empty()) {
-            (false, true) => Err(ConfigError::missing("tls_key", "tls_certificate")),
-            (true, false) => Err(ConfigError::missing("tls_certificate", "tls_key")),
-            _ => Ok(()),
-        }
-    }
-}
-
-impl Peer {
-    /// Parses `host=NAME;address=HOST:PORT;priority=N;transport=tls`.
-    fn parse(text: &str) -> Option<Peer> {
-        let mut peer = Peer { host: String::new(), address: String::new(), priority: 0, tls: false };
-        for part in text.split(';').map(str::trim).filter(|part| !part.is_empty()) {
-            match part.split_once('=')? {
-                ("host", host) => peer.host = host.into(),
-                ("address", address) => peer.address = address.into(),
-                ("priority", number) => peer.priority = number.parse().ok()?,
-                ("transport", "tcp") => peer.tls = false,
-                ("transport", "tls") => peer.tls = true,
-                _ => return None,
-            }
-        }
-        let port = peer.address.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
-        port.map(|_| peer)
-    }
-}
-
-impl Default for Diameter {
-    fn default() -> Diameter {
-        Diameter {
-            origin_host: String::new(),
-            origin_realm: String::new(),
-            destination_realm: String::new(),
-            peers: Vec::new(),
-            service_context_id: String::new(),
-            profile: Profile::default(),
-            service_identifier: None,
-            rating_group: None,
-            currency_code: None,
-            currency_exponent: -2,
-            tx_timeout: 10,
-            tls_ca: PathBuf::new(),
-            tls_certificate: PathBuf::new(),
-            tls_key: PathBuf::new(),
-        }
+    /// Seconds within which the enabler answers a request, at most.
+    pub fn answer_seconds(&self) -> u32 {
+        self.enabler.answer_seconds(&self.enabler_settings())
     }
 }
 
@@ -355,8 +185,8 @@ impl Default for Config {
             max_sessions: 50_000,
             default_balance: None,
             history_days: 30,
-            enabler: Enabler::Ledger,
-            diameter: Diameter::default(),
+            enabler: &BINDINGS[0],
+            diameter: diameter::Settings::default(),
             event_callback: None,
             no_session: NoSession::Pass,
         }

@@ -1,8 +1,9 @@
 //! The one table of parameters: `modparam`, the C ABI, the checks and the manual's tests read it.
 
-use super::{BALANCE_MAX, Bypass, Config, ConfigError, DirectionRule, Enabler, NoSession, Peer, Subscriber};
+use super::{BALANCE_MAX, Bypass, Config, ConfigError, DirectionRule, NoSession, Subscriber};
 use crate::charge::policy::{DebitOn, Model, OnFailure, Resend};
-use crate::enabler::diameter::profile::Profile;
+use crate::enabler::Binding;
+use crate::enabler::diameter;
 use crate::wire::identity::{self, Preference};
 use std::ffi::CStr;
 use std::ops::RangeInclusive;
@@ -101,13 +102,6 @@ fn path(text: &str) -> Option<PathBuf> {
     text.starts_with('/').then(|| PathBuf::from(text))
 }
 
-/// Parses a DiameterIdentity (RFC 6733, 4.3.1).
-fn diameter_identity(text: &str) -> Option<String> {
-    let is_valid =
-        !text.is_empty() && text.bytes().all(|octet| octet.is_ascii_alphanumeric() || b".-_".contains(&octet));
-    is_valid.then(|| text.to_owned())
-}
-
 fn direction(text: &str) -> Option<DirectionRule> {
     match text {
         "asserted" => Some(DirectionRule::Asserted),
@@ -128,7 +122,7 @@ use ParameterType::{Format, Integer, Text};
 /// Every parameter, in the order of the manual.
 pub const PARAMETERS: &[Parameter] = &[
     Parameter::new(c"enabler", Text, Some("ledger"), "ledger or diameter", "The charging back end.", |config, text| {
-        Some(config.enabler = word(text, &[("ledger", Enabler::Ledger), ("diameter", Enabler::Diameter)])?)
+        Some(config.enabler = Binding::from_name(text)?)
     }),
     Parameter::new(
         c"state_dir",
@@ -302,13 +296,13 @@ pub const PARAMETERS: &[Parameter] = &[
         |config, text| Some(config.history_days = number(text, 1..=3650)?),
     ),
     Parameter::new(c"origin_host", Text, None, IDENTITY, "Origin-Host of this node.", |config, text| {
-        Some(config.diameter.origin_host = diameter_identity(text)?)
+        Some(config.diameter.origin_host = diameter::identity(text)?)
     }),
     Parameter::new(c"origin_realm", Text, None, IDENTITY, "Origin-Realm of this node.", |config, text| {
-        Some(config.diameter.origin_realm = diameter_identity(text)?)
+        Some(config.diameter.origin_realm = diameter::identity(text)?)
     }),
     Parameter::new(c"destination_realm", Text, None, IDENTITY, "Realm of the OCS.", |config, text| {
-        Some(config.diameter.destination_realm = diameter_identity(text)?)
+        Some(config.diameter.destination_realm = diameter::identity(text)?)
     }),
     Parameter::new(
         c"peer",
@@ -316,7 +310,7 @@ pub const PARAMETERS: &[Parameter] = &[
         None,
         "host=NAME;address=HOST:PORT, and optionally ;priority=0..65535 and ;transport=tcp or tls",
         "A Diameter peer; may be set several times.",
-        |config, text| Some(config.diameter.peers.push(Peer::parse(text)?)),
+        |config, text| Some(config.diameter.peers.push(text.parse().ok()?)),
     ),
     Parameter::new(
         c"service_context_id",
@@ -332,7 +326,7 @@ pub const PARAMETERS: &[Parameter] = &[
         Some("rfc8506"),
         "rfc8506 or 3gpp-ro",
         "The profile of Diameter Credit-Control that the OCS expects.",
-        |config, text| Some(config.diameter.profile = Profile::named(text)?),
+        |config, text| Some(config.diameter.profile = text.parse().ok()?),
     ),
     Parameter::new(c"service_identifier", Integer, None, UNSIGNED32, "Service-Identifier.", |config, text| {
         Some(config.diameter.service_identifier = Some(text.parse().ok()?))

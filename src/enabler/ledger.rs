@@ -1,142 +1,187 @@
-//! The embedded ledger: a Charging Enabler in the engine's own store, for those who have no Online Charging
-//! System. Every answer is part of the commit that asked, so a request is never lost between the two.
+//! The embedded ledger: a prepaid Charging Enabler whose accounts are in the engine's store, for operators without an
+//! Online Charging System. Each answer is committed in the same journal record as the session's state.
 //!
-//! For every account, balance + held + debited is conserved by every operation here. All sums are checked; no
-//! operation takes the balance below zero.
+//! For every account, balance + held + debited is conserved by each operation. All sums are checked; the balance never
+//! falls below zero.
 
-use crate::charge::ch2::{Denial, Operation, Request, Reservation, Response};
+use super::{Account, Binding, Capabilities, Enabler, Funds, InTick, Settings, Settlement};
+use crate::charge::ch2::{Denial, Failure, Operation, Request, Reservation, Response};
 use crate::charge::tariff::{Quota, Units};
-use serde::{Deserialize, Serialize};
 
-/// What an account has.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Account {
-    /// What can still be used.
-    pub balance: i64,
-    /// Reserved and not yet used.
-    pub held: i64,
-    /// All that was ever used.
-    pub debited: i64,
+/// The row of [`super::BINDINGS`].
+pub const BINDING: Binding = Binding {
+    name: "ledger",
+    capabilities: Capabilities {
+        keeps_accounts: true,
+        debits_without_reservation: false,
+        limits_retries: false,
+        needs_end_to_end_id: false,
+        has_connections: false,
+    },
+    status_fields: &[],
+    answer_seconds: |_| COMMIT_SECONDS,
+    check: |_| Ok(()),
+    check_files: |_| Ok(()),
+    new: |settings, _, _| Ok(Box::new(Ledger::new(settings))),
+};
+
+/// A commit that waits for a slow disk takes no longer.
+const COMMIT_SECONDS: u32 = 10;
+
+/// The rules of the ledger.
+#[derive(Clone, Copy, Debug)]
+pub struct Ledger {
+    /// Initial balance of an unknown subscriber; `None`: unknown subscribers are denied.
+    default_balance: Option<i64>,
+}
+
+impl Ledger {
+    fn new(settings: &Settings<'_>) -> Ledger {
+        Ledger { default_balance: settings.default_balance }
+    }
+}
+
+impl Enabler for Ledger {
+    fn in_tick(&self) -> Option<&dyn InTick> {
+        Some(self)
+    }
+}
+
+impl InTick for Ledger {
+    fn settle(&self, request: &Request, funds: &Funds) -> Settlement {
+        let fresh = self.default_balance.map(|balance| Account { balance, ..Account::default() });
+        let Some(account) = funds.account.or(fresh) else { return refused(Denial::UnknownSubscriber) };
+        let books = Books { account, held: funds.held };
+        let settled = match &request.operation {
+            Operation::Reserve { quota } => books.reserve(request, *quota),
+            Operation::Debit { units, .. } => books.debit(request, *units),
+            Operation::Refund { .. } => books.refund(funds.charged),
+            Operation::Release => books.release(request),
+        };
+        settled.unwrap_or_else(|| overflow(request))
+    }
+
+    fn settle_repeated_debit(&self, request: &Request, funds: &Funds) -> Settlement {
+        let debited = unchanged(Response::debited(None));
+        let (Operation::Debit { units, .. }, Some(account)) = (&request.operation, funds.account) else {
+            return debited;
+        };
+        let released = signed(*units).min(funds.held);
+        if released <= 0 {
+            return debited;
+        }
+        let released = Books { account, held: funds.held }.give_back(released);
+        match released {
+            Some(books) => Settlement { account: Some(books.account), held: Some(books.held), ..debited },
+            None => overflow(request),
+        }
+    }
+}
+
+/// The account and what the session holds of it, while a request is settled. Every method returns `None` if a sum
+/// overflows.
+#[derive(Clone, Copy)]
+struct Books {
+    account: Account,
+    held: i64,
+}
+
+impl Books {
+    /// Reserves as much of `quota` as the account can pay for. Denied if that is nothing.
+    fn reserve(self, request: &Request, quota: Quota) -> Option<Settlement> {
+        let granted = affordable(&self.account, quota, request.tariff.price_of(Quota(1)));
+        if granted.0 == 0 && quota.0 > 0 {
+            return Some(refused(Denial::NoCredit));
+        }
+        let units = signed(request.tariff.price_of(granted));
+        let books = self.hold(units)?;
+        Some(books.settled(Response::granted(granted, Some(books.account.balance)), 0, true))
+    }
+
+    /// Debits the whole price or denies it. The units come out of what the session holds, for all its reservations
+    /// together, and then out of the balance: a session that was let in by `on_failure=grant` holds less than it uses.
+    fn debit(self, request: &Request, price: Units) -> Option<Settlement> {
+        let price = signed(price);
+        let from_hold = price.min(self.held);
+        let from_balance = price.checked_sub(from_hold)?;
+        if from_balance > self.account.available() {
+            return Some(refused(Denial::NoCredit));
+        }
+        let mut books = self;
+        books.held = books.held.checked_sub(from_hold)?;
+        books.account.held = books.account.held.checked_sub(from_hold)?;
+        books.account.balance = books.account.balance.checked_sub(from_balance)?;
+        books.account.debited = books.account.debited.checked_add(price)?;
+        let ended = matches!(request.reservation, Reservation::Last { .. });
+        let rest = if ended { reserved(request).checked_sub(from_hold)?.clamp(0, books.held) } else { 0 };
+        let books = books.give_back(rest)?;
+        let response = Response::Debited { balance: Some(books.account.balance), ended, rest: None };
+        Some(books.settled(response, price, from_hold > 0 || rest > 0))
+    }
+
+    /// Returns the units of an earlier debit to the balance.
+    fn refund(self, charged: i64) -> Option<Settlement> {
+        let mut books = self;
+        books.account.balance = books.account.balance.checked_add(charged)?;
+        books.account.debited = books.account.debited.checked_sub(charged)?;
+        Some(books.settled(Response::Refunded { balance: Some(books.account.balance) }, 0, false))
+    }
+
+    /// Ends a reservation: its units return to the balance.
+    fn release(self, request: &Request) -> Option<Settlement> {
+        let books = self.give_back(reserved(request).min(self.held))?;
+        Some(books.settled(Response::Released { balance: Some(books.account.balance) }, 0, true))
+    }
+
+    /// Moves units from the balance to the hold.
+    fn hold(mut self, units: i64) -> Option<Books> {
+        self.account.balance = self.account.balance.checked_sub(units)?;
+        self.account.held = self.account.held.checked_add(units)?;
+        self.held = self.held.checked_add(units)?;
+        Some(self)
+    }
+
+    /// Moves units from the hold to the balance.
+    fn give_back(mut self, units: i64) -> Option<Books> {
+        self.held = self.held.checked_sub(units)?;
+        self.account.held = self.account.held.checked_sub(units)?;
+        self.account.balance = self.account.balance.checked_add(units)?;
+        Some(self)
+    }
+
+    fn settled(self, response: Response, charged: i64, hold_changes: bool) -> Settlement {
+        Settlement {
+            response,
+            charged: Units(u64::try_from(charged).unwrap_or(0)),
+            account: Some(self.account),
+            held: hold_changes.then_some(self.held),
+        }
+    }
 }
 
 impl Account {
-    /// What can be reserved now.
+    /// Units that can be reserved now.
     fn available(&self) -> i64 {
         self.balance.max(0)
     }
 }
 
-/// Where accounts and holds are kept. A session is named by its row.
-pub trait Accounts {
-    /// Why they cannot be read.
-    type Error;
-    /// An account.
-    fn account(&self, id: &str) -> Result<Option<Account>, Self::Error>;
-    /// Writes an account, new or old.
-    fn put_account(&mut self, id: &str, account: Account);
-    /// What this debit of a message has taken and was not given back yet.
-    fn charged(&self, session: i64, message_id: &str, part: u32) -> Result<Option<i64>, Self::Error>;
-    /// Units that a session holds of its account.
-    fn held(&self, session: i64) -> Result<i64, Self::Error>;
-    /// Sets the units that a session holds of its account.
-    fn put_held(&mut self, session: i64, units: i64);
+fn unchanged(response: Response) -> Settlement {
+    Settlement { response, charged: Units(0), account: None, held: None }
 }
 
-/// The ledger over accounts.
-pub struct Ledger<'a, A> {
-    accounts: &'a mut A,
-    /// What an unknown subscriber starts with; `None`: is denied.
-    default_balance: Option<i64>,
+fn refused(denial: Denial) -> Settlement {
+    unchanged(Response::Denied(denial))
 }
 
-impl<'a, A: Accounts> Ledger<'a, A> {
-    /// Over these accounts.
-    pub fn over(accounts: &'a mut A, default_balance: Option<i64>) -> Ledger<'a, A> {
-        Ledger { accounts, default_balance }
-    }
-
-    /// Answers one request. `session` is its row in the store. The second value is what a debit took.
-    pub fn answer(&mut self, request: &Request, session: i64) -> Result<(Response, Units), A::Error> {
-        let id = request.account.as_str();
-        let Some(mut account) = self.account_or_default(id)? else {
-            return Ok((Response::Denied(Denial::UnknownSubscriber), Units(0)));
-        };
-        let held = self.accounts.held(session)?;
-        let mut charged = 0;
-        let response = match &request.operation {
-            Operation::Reserve { quota } => {
-                let granted = affordable(&account, *quota, request.tariff.price_of(Quota(1)));
-                if granted.0 == 0 && quota.0 > 0 {
-                    return Ok((Response::Denied(Denial::NoCredit), Units(0)));
-                }
-                let units = signed(request.tariff.price_of(granted));
-                account.balance -= units;
-                account.held += units;
-                self.accounts.put_held(session, held + units);
-                Response::granted(granted, Some(account.balance))
-            }
-            Operation::Debit { units, .. } => {
-                // The hold of a session is that of all its reservations.
-                let from_hold = signed(*units).min(held);
-                // Beyond the hold only where credit was given without one. A debit is of the whole price, or refused.
-                let from_balance = signed(*units) - from_hold;
-                if from_balance > account.available() {
-                    return Ok((Response::Denied(Denial::NoCredit), Units(0)));
-                }
-                account.held -= from_hold;
-                account.balance -= from_balance;
-                charged = from_hold + from_balance;
-                account.debited = account.debited.saturating_add(charged);
-                let ended = matches!(request.reservation, Reservation::Last { .. });
-                let left = held - from_hold;
-                let given_back = if ended { (reserved(request) - from_hold).clamp(0, left) } else { 0 };
-                account.held -= given_back;
-                account.balance += given_back;
-                if from_hold > 0 || given_back > 0 {
-                    self.accounts.put_held(session, left - given_back);
-                }
-                Response::Debited { balance: Some(account.balance), ended, rest: None }
-            }
-            Operation::Refund { message_id, part, .. } => {
-                let charged = self.accounts.charged(session, message_id, *part)?.unwrap_or(0);
-                account.balance = account.balance.saturating_add(charged);
-                account.debited -= charged;
-                Response::Refunded { balance: Some(account.balance) }
-            }
-            Operation::Release => {
-                let given_back = reserved(request).min(held);
-                account.held -= given_back;
-                account.balance += given_back;
-                self.accounts.put_held(session, held - given_back);
-                Response::Released { balance: Some(account.balance) }
-            }
-        };
-        self.accounts.put_account(id, account);
-        Ok((response, Units(u64::try_from(charged).unwrap_or(0))))
-    }
-
-    /// A message that is debited already will not be a second time: what is reserved for it is given back.
-    pub fn debit_none(&mut self, request: &Request, session: i64) -> Result<(), A::Error> {
-        let Operation::Debit { units, .. } = &request.operation else { return Ok(()) };
-        let held = self.accounts.held(session)?;
-        let given_back = signed(*units).min(held);
-        let Some(mut account) = self.accounts.account(request.account.as_str())?.filter(|_| given_back > 0) else {
-            return Ok(());
-        };
-        account.held -= given_back;
-        account.balance += given_back;
-        self.accounts.put_held(session, held - given_back);
-        self.accounts.put_account(request.account.as_str(), account);
-        Ok(())
-    }
-
-    fn account_or_default(&self, id: &str) -> Result<Option<Account>, A::Error> {
-        let fresh = self.default_balance.map(|balance| Account { balance, ..Account::default() });
-        Ok(self.accounts.account(id)?.or(fresh))
-    }
+/// No account comes near the end of the integers unless its row was edited by hand.
+fn overflow(request: &Request) -> Settlement {
+    let account = request.account.as_str();
+    log::error!("account {account}: balance, held or debited is out of range; correct it with account.set");
+    unchanged(Response::Failed(Failure::Enabler))
 }
 
-/// What the reservation of a request holds before it, in units of the account.
+/// Units that the reservation of a request holds before the request.
 fn reserved(request: &Request) -> i64 {
     signed(request.tariff.price_of(request.reservation.outstanding()))
 }
@@ -147,7 +192,7 @@ fn affordable(account: &Account, wanted: Quota, price: Units) -> Quota {
     Quota(wanted.0.min(u32::try_from(payable).unwrap_or(u32::MAX)))
 }
 
-/// Units as the accounts keep them.
+/// Units as the accounts count them; a price beyond the range is more than any account has.
 fn signed(units: Units) -> i64 {
     i64::try_from(units.0).unwrap_or(i64::MAX)
 }

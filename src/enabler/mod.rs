@@ -1,4 +1,384 @@
-//! Bindings of CH-2: who really grants and debits.
+//! Charging Enablers: the back ends that grant and debit units, behind one trait.
+//!
+//! A binding is one file or folder, one row of [`BINDINGS`], and its parameters.
+//!
+//! | binding | accounts | answers |
+//! |---|---|---|
+//! | [`ledger`] | in the engine's store | within the tick, by [`InTick`] |
+//! | [`diameter`] | at an Online Charging System | later, as an [`EnablerEvent`] |
+//!
+//! # The two ways to answer
+//!
+//! A binding whose accounts are in the engine's store implements [`InTick`]: the engine reads the account, the binding
+//! computes, and the result is committed in the same journal record as the session's state. Any other binding is asked
+//! by [`Enabler::ask`] once that record is on the disk. Its answer is an event like any other. A request without an
+//! answer is part of the session's state, which makes the sessions the outbox: after a restart the engine asks again,
+//! with the same session and number.
 
 pub mod diameter;
 pub mod ledger;
+
+use crate::charge::ch2::{Request, Response, SessionKey};
+use crate::charge::event::{Direction, Event};
+use crate::charge::tariff::{Unit, Units};
+use crate::charge::time::Time;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::os::fd::RawFd;
+use std::sync::Arc;
+
+/// All bindings, in the order of the manual. The first is the default.
+pub static BINDINGS: [Binding; 2] = [ledger::BINDING, diameter::BINDING];
+
+/// One charging back end, as the parameter `enabler` selects it.
+#[derive(Debug)]
+pub struct Binding {
+    /// Value of the parameter.
+    pub name: &'static str,
+    /// What the engine has to know of it.
+    pub capabilities: Capabilities,
+    /// Names of the fields of each [`StatusEntry`], in their order.
+    pub status_fields: &'static [&'static str],
+    /// Seconds within which a request has its outcome, at most.
+    answer_seconds: fn(&Settings<'_>) -> u32,
+    /// Checks its parameters.
+    check: fn(&Settings<'_>) -> Result<(), ParameterError>,
+    /// Checks the files that its parameters name.
+    check_files: fn(&Settings<'_>) -> Result<(), StartError>,
+    /// Starts it: see [`new`].
+    new: fn(&Settings<'_>, u32, Time) -> Result<Box<dyn Enabler>, StartError>,
+}
+
+/// The rules of the engine that differ by binding.
+#[derive(Clone, Copy, Debug)]
+pub struct Capabilities {
+    /// The accounts are in the engine's store, and [`Enabler::in_tick`] returns the rules.
+    pub keeps_accounts: bool,
+    /// Debits are accepted without a reservation (`model=immediate`).
+    pub debits_without_reservation: bool,
+    /// The engine limits the rate of retries that nobody waits for, so that a server that recovers is not flooded.
+    pub limits_retries: bool,
+    /// Each request carries an end-to-end id: unique in this host, and the same in all copies of the request.
+    pub needs_end_to_end_id: bool,
+    /// There are sockets to poll.
+    pub has_connections: bool,
+}
+
+/// Values of the parameters that concern bindings.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings<'a> {
+    /// Initial balance of an unknown subscriber; `None`: unknown subscribers are denied.
+    pub default_balance: Option<i64>,
+    /// What accounts count.
+    pub unit: Unit,
+    /// Parameters of `enabler=diameter`.
+    pub diameter: &'a diameter::Settings,
+}
+
+/// A parameter of a binding is missing, or its value conflicts with another parameter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ParameterError {
+    /// Name of the parameter.
+    pub name: &'static str,
+    /// Its value; `None`: it is not set.
+    pub value: Option<String>,
+    /// The setting that requires the parameter, or that its value conflicts with.
+    pub with: String,
+    /// The accepted values; empty if it is not set.
+    pub accepted: &'static str,
+}
+
+impl ParameterError {
+    /// The parameter is not set, and `needed_by` requires it.
+    pub fn missing(name: &'static str, needed_by: impl Into<String>) -> ParameterError {
+        ParameterError { name, value: None, with: needed_by.into(), accepted: "" }
+    }
+
+    /// The value conflicts with the setting `with`.
+    pub fn conflict(name: &'static str, value: String, with: &str, accepted: &'static str) -> ParameterError {
+        ParameterError { name, value: Some(value), with: with.into(), accepted }
+    }
+}
+
+impl fmt::Display for ParameterError {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ParameterError { name, value, with, accepted } = self;
+        match value {
+            Some(value) => write!(out, "parameter {name}: '{value}' is not allowed with {with}; accepted: {accepted}"),
+            None => write!(out, "parameter {name} is not set; {with} needs it"),
+        }
+    }
+}
+
+/// A binding cannot be started. One sentence for an operator.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct StartError(pub String);
+
+impl From<ParameterError> for StartError {
+    fn from(error: ParameterError) -> StartError {
+        StartError(error.to_string())
+    }
+}
+
+impl PartialEq for Binding {
+    fn eq(&self, other: &Binding) -> bool {
+        self.name == other.name
+    }
+}
+
+impl Eq for Binding {}
+
+impl Binding {
+    /// Returns the binding of this name.
+    pub fn from_name(name: &str) -> Option<&'static Binding> {
+        BINDINGS.iter().find(|binding| binding.name == name)
+    }
+
+    /// Checks the parameters of this binding: values that depend on each other, and missing ones.
+    pub fn check(&self, settings: &Settings<'_>) -> Result<(), ParameterError> {
+        (self.check)(settings)
+    }
+
+    /// Seconds within which a request has its outcome, at most.
+    pub fn answer_seconds(&self, settings: &Settings<'_>) -> u32 {
+        (self.answer_seconds)(settings)
+    }
+
+    /// Checks the files that the parameters name. Called before the host forks.
+    pub fn check_files(&self, settings: &Settings<'_>) -> Result<(), StartError> {
+        (self.check_files)(settings)
+    }
+}
+
+/// Starts a binding. `state_id` rises with each start that has lost all sessions (Origin-State-Id of RFC 6733, 8.16).
+pub fn new(
+    binding: &Binding,
+    settings: &Settings<'_>,
+    state_id: u32,
+    now: Time,
+) -> Result<Box<dyn Enabler>, StartError> {
+    (binding.new)(settings, state_id, now)
+}
+
+/// A charging back end. Owned by the engine, and called from its thread only: no method blocks.
+///
+/// The default bodies are those of a binding without connections.
+pub trait Enabler {
+    /// Returns the rules of a binding that settles requests within the tick. `None`: requests go to
+    /// [`ask`](Enabler::ask).
+    fn in_tick(&self) -> Option<&dyn InTick> {
+        None
+    }
+
+    /// Queues a request. The engine calls it after the request is durable. The outcome, which may be that there is no
+    /// answer, follows as [`EnablerEvent::Response`]. `wall_seconds`: UNIX time. A binding that settles requests within
+    /// the tick is never asked.
+    fn ask(&mut self, _request: Request, _call: &Call<'_>, _now: Time, _wall_seconds: i64) {}
+
+    /// Sends what is queued. Called once after all requests of a tick.
+    fn flush(&mut self, _now: Time) {}
+
+    /// Reads from the connections, handles timers, and sends.
+    fn work(&mut self, _now: Time) {}
+
+    /// Returns the next event. `pending` returns the request of a session and number while it has no answer, to match
+    /// late answers.
+    fn poll(&mut self, _pending: &dyn Fn(SessionKey, u32) -> Option<Request>) -> Option<EnablerEvent> {
+        None
+    }
+
+    /// Whether [`poll`](Enabler::poll) may return an event now.
+    fn has_events(&self) -> bool {
+        false
+    }
+
+    /// When [`work`](Enabler::work) must be called at the latest.
+    fn deadline(&self) -> Option<Time> {
+        None
+    }
+
+    /// The descriptors to poll for reading; `true`: for writing as well.
+    fn descriptors(&self) -> Vec<(RawFd, bool)> {
+        Vec::new()
+    }
+
+    /// Answers a request of the server. Called after the effect on the session is durable.
+    fn answer(&mut self, _request: ServerRequest, _event: &Event<'_>, _state: ReservationState) {}
+
+    /// Begins to close the connections.
+    fn leave(&mut self, _now: Time) {}
+
+    /// Whether all connections are closed.
+    fn has_left(&self) -> bool {
+        true
+    }
+
+    /// Returns one entry for each server, for operators.
+    fn status(&self) -> Vec<StatusEntry> {
+        Vec::new()
+    }
+
+    /// Returns the counters since the start, by the names of the statistics.
+    fn counters(&self) -> Vec<(&'static str, u64)> {
+        Vec::new()
+    }
+
+    /// Returns the response time of each answer since the last call, in microseconds.
+    fn take_response_times(&mut self) -> Vec<u64> {
+        Vec::new()
+    }
+}
+
+/// The rules of a binding whose accounts are in the engine's store. Pure: the engine reads [`Funds`], and commits the
+/// [`Settlement`] together with the session.
+pub trait InTick {
+    /// Answers a request.
+    fn settle(&self, request: &Request, funds: &Funds) -> Settlement;
+
+    /// Answers a debit of a message that has been debited before: the units reserved for it are released.
+    fn settle_repeated_debit(&self, request: &Request, funds: &Funds) -> Settlement;
+}
+
+/// An account of the engine's store. `balance + held + debited` changes only by an operator's command.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Account {
+    /// Units that can be reserved or debited.
+    pub balance: i64,
+    /// Units that are reserved.
+    pub held: i64,
+    /// Units debited since the account was created, less refunds.
+    pub debited: i64,
+}
+
+/// What the store knows for one request.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Funds {
+    /// The account; `None`: there is none of this id.
+    pub account: Option<Account>,
+    /// Units that the session holds.
+    pub held: i64,
+    /// Units of the debit that a refund concerns, unless it has been refunded before. 0 for all other operations.
+    pub charged: i64,
+}
+
+/// The answer to a request that was settled within the tick, and its effect on the store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settlement {
+    /// The answer.
+    pub response: Response,
+    /// Units that a debit took.
+    pub charged: Units,
+    /// The new account; `None`: unchanged.
+    pub account: Option<Account>,
+    /// Units that the session holds now; `None`: unchanged.
+    pub held: Option<i64>,
+}
+
+/// Facts about the call that a request may carry.
+#[derive(Clone, Copy, Debug)]
+pub struct Call<'a> {
+    /// Call-ID.
+    pub call_id: &'a str,
+    /// Canonical identity of the party that is not charged; empty if unknown.
+    pub other: &'a str,
+    /// icid-value of P-Charging-Vector; empty if there is none.
+    pub icid: &'a str,
+    /// Which party sent the INVITE.
+    pub direction: Direction,
+}
+
+/// What an enabler reports to the sessions.
+#[derive(Debug)]
+pub enum EnablerEvent {
+    /// The outcome of a request.
+    Response {
+        /// Session of the request.
+        session: SessionKey,
+        /// Its number.
+        number: u32,
+        /// The answer, or that there is none.
+        response: Response,
+        /// Without an answer: binding to the server that may have carried out the request.
+        may_be_at: Option<Arc<str>>,
+    },
+    /// A grant that arrived after its request had failed. It has to be released.
+    LateGrant {
+        /// Session of the request.
+        session: SessionKey,
+        /// Its number.
+        number: u32,
+        /// Binding to the server that granted.
+        server_binding: Arc<str>,
+    },
+    /// The server binding of a reservation has changed.
+    Rebound {
+        /// Session of the reservation.
+        session: SessionKey,
+        /// Number of the request that opened it.
+        opened_by: u32,
+        /// The new binding.
+        server_binding: Arc<str>,
+    },
+    /// A request of the server. It is answered by [`Enabler::answer`].
+    ServerRequest {
+        /// Session of the reservation.
+        session: SessionKey,
+        /// Number of the request that opened it.
+        opened_by: u32,
+        /// What the server requests.
+        event: Event<'static>,
+        /// Identifies the request in the answer.
+        request: ServerRequest,
+    },
+}
+
+/// Identifies an unanswered request of a server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ServerRequest(pub u64);
+
+/// State of the reservation that a server's request concerns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReservationState {
+    /// There is no such reservation.
+    Unknown,
+    /// It is open, without a pending request.
+    Open,
+    /// It is open, with a pending request.
+    Pending,
+}
+
+/// Named fields that describe one server.
+pub type StatusEntry = Vec<(&'static str, StatusValue)>;
+
+/// Value of a field.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StatusValue {
+    /// Text.
+    Text(String),
+    /// Number.
+    Integer(i64),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bindings_that_keep_accounts_settle_in_the_tick() {
+        let diameter = diameter::Settings {
+            origin_host: "proxy.example.org".into(),
+            origin_realm: "example.org".into(),
+            destination_realm: "example.org".into(),
+            service_context_id: "32274@3gpp.org".into(),
+            peers: vec!["host=ocs.example.org;address=127.0.0.1:1".parse().expect("a peer")],
+            ..diameter::Settings::default()
+        };
+        let settings = Settings { default_balance: None, unit: Unit::Message, diameter: &diameter };
+        for binding in &BINDINGS {
+            let enabler = new(binding, &settings, 1, Time(0)).expect("valid settings");
+            assert_eq!(enabler.in_tick().is_some(), binding.capabilities.keeps_accounts, "{}", binding.name);
+            assert_eq!(Binding::from_name(binding.name).map(|found| found.name), Some(binding.name));
+        }
+    }
+}

@@ -20,7 +20,8 @@ use super::store::change::{Change, Marks};
 use super::store::{Retention, Store, StoreError};
 use crate::charge::ch2::SessionKey;
 use crate::charge::time::Time;
-use crate::enabler::diameter::{Diameter, EnablerEvent};
+use crate::config::Config;
+use crate::enabler::{self, Enabler, EnablerEvent};
 use crate::engine::notification_writer::NotificationWriter;
 use crate::engine::sessions::{Effect, SessionTable, Tick};
 use crate::shm::clock;
@@ -147,8 +148,7 @@ pub struct Engine {
     reading: Reading,
     book: SessionTable,
     notices: NotificationWriter,
-    /// Where an Online Charging System decides.
-    diameter: Option<Diameter>,
+    enabler: Box<dyn Enabler>,
     /// Of a turn whose commit has failed.
     uncommitted: Option<Decided>,
     /// What is done when a record of the journal is synced, by its sequence.
@@ -172,18 +172,16 @@ impl Engine {
         // Sessions outlive every engine: to the servers this client has lost its state with the ledger file only
         // (RFC 6733, 8.16).
         let state_id = store.origin_state_id()?;
-        let start = |config| {
-            let started = Diameter::start(config, state_id, clock::now());
-            started.map_err(|error| StoreError::Enabler(error.to_string()))
-        };
-        let diameter = region.config.diameter().map(start).transpose()?;
+        let Config { enabler: binding, .. } = &region.config;
+        let enabler = enabler::new(binding, &region.config.enabler_settings(), state_id, clock::now())
+            .map_err(|error| StoreError::Enabler(error.to_string()))?;
         let mut engine = Engine {
             region: Arc::clone(region),
             store,
             reading,
             book,
             notices,
-            diameter,
+            enabler,
             uncommitted: None,
             after_sync: VecDeque::new(),
             after_tables: VecDeque::new(),
@@ -255,7 +253,7 @@ impl Engine {
     fn run(&mut self, stop: &AtomicBool) -> Result<(), EngineError> {
         while !stop.load(Ordering::Relaxed) && !self.region.stop_requested() {
             if !Engine::has_more(self.round()?) {
-                let connections: Vec<_> = self.diameter.iter().flat_map(Diameter::descriptors).collect();
+                let connections = self.enabler.descriptors();
                 self.region.engine_sleep(self.patience(), &connections);
             }
         }
@@ -305,7 +303,7 @@ impl Engine {
         effects.extend(ready(&mut self.after_tables, answerable));
         if !effects.is_empty() {
             crash_point();
-            self.book.publish(&self.region, effects, self.diameter.as_mut());
+            self.book.publish(&self.region, effects, &mut *self.enabler);
             crash_point();
         }
         let (journal_octets, log_octets) = self.store.backlog_octets();
@@ -324,11 +322,10 @@ impl Engine {
             return RETRY;
         }
         let most = if self.book.any_open() || self.store.is_pending() { TURN } else { IDLE };
-        if self.diameter.as_ref().is_some_and(Diameter::has_heard) {
+        if self.enabler.has_events() {
             return Duration::ZERO;
         }
-        let due =
-            self.book.next_deadline().into_iter().chain(self.diameter.as_ref().and_then(Diameter::deadline)).min();
+        let due = self.book.next_deadline().into_iter().chain(self.enabler.deadline()).min();
         let due = due.map(|at| Duration::from_micros(at.micros_since(clock::now())));
         due.map_or(most, |due| due.clamp(Duration::from_millis(1), most))
     }
@@ -364,13 +361,11 @@ impl Engine {
             self.follow()?;
             clock::pause(LOOK);
         }
-        if let Some(diameter) = &mut self.diameter {
-            diameter.leave(clock::now());
-            let left = clock::now();
-            while !diameter.has_left() && clock::since(left) < LEAVE_PATIENCE {
-                clock::pause(LOOK);
-                diameter.turn(clock::now());
-            }
+        let left = clock::now();
+        self.enabler.leave(left);
+        while !self.enabler.has_left() && clock::since(left) < LEAVE_PATIENCE {
+            clock::pause(LOOK);
+            self.enabler.work(clock::now());
         }
         self.store.finish(TABLES_PATIENCE)?;
         self.follow()?;
@@ -384,56 +379,32 @@ impl Engine {
         self.notices.watch(&self.region);
         let rings = Arc::clone(&self.reading.rings);
         self.attend();
-        let (records, heard) = (gather(&rings, &mut self.reading.positions), self.hear());
-        let read = records.len() + heard.len();
+        let (records, events) = (gather(&rings, &mut self.reading.positions), self.enabler_events());
+        let read = records.len() + events.len();
         self.step(|book, turn| {
             records.iter().try_for_each(|record| book.record(turn, record))?;
-            heard.into_iter().try_for_each(|heard| book.heard(turn, heard))?;
+            events.into_iter().try_for_each(|event| book.enabler_event(turn, event))?;
             book.timers(turn)
         })?;
         Ok(read)
     }
 
-    /// Attends to the connections of the distant enabler.
+    /// Lets the enabler read and write its connections, and copies its counters.
     fn attend(&mut self) {
-        let Some(diameter) = &mut self.diameter else { return };
-        diameter.turn(clock::now());
-        diameter.response_times().for_each(|micros| self.region.latency(Latency::Enabler).add(micros));
-        let (all, requests) = diameter.counters();
-        for (statistic, value) in [
-            (Statistic::InitialCcrs, requests.initial),
-            (Statistic::InterimCcrs, requests.interim),
-            (Statistic::FinalCcrs, requests.last),
-            (Statistic::EventCcrs, requests.events),
-            (Statistic::CcrAnswers, all.answered),
-            (Statistic::CcrTimeouts, all.timed_out),
-            (Statistic::CcrFailures, all.failed),
-            (Statistic::CcrLateAnswers, all.late),
-            (Statistic::CcrUnmatchedAnswers, all.unmatched),
-            (Statistic::CcrMalformed, diameter.malformed()),
-            (Statistic::CcrResent, all.resent),
-            (Statistic::CcrNoPeer, all.refused_no_peer),
-            (Statistic::CcrOverload, all.refused_full),
-            (Statistic::CcrAvgResponseTime, diameter.response_micros()),
-        ] {
-            self.region.counter(statistic).store(value, Ordering::Relaxed);
+        self.enabler.work(clock::now());
+        let response_times = self.enabler.take_response_times();
+        response_times.into_iter().for_each(|micros| self.region.latency(Latency::Enabler).add(micros));
+        for (name, value) in self.enabler.counters() {
+            if let Some(statistic) = Statistic::from_name(name) {
+                self.region.counter(statistic).store(value, Ordering::Relaxed);
+            }
         }
     }
 
-    /// What the distant enabler has said. A late answer is of use where its request has no other.
-    fn hear(&mut self) -> Vec<EnablerEvent> {
-        let Some(diameter) = &mut self.diameter else { return Vec::new() };
-        let all: Vec<EnablerEvent> = std::iter::from_fn(|| diameter.poll()).take(BATCH).collect();
-        let of_use = |heard: EnablerEvent| match &heard {
-            EnablerEvent::LateAnswer { session, number, message } => {
-                diameter.read_late(&self.book.unanswered(*session, *number)?, message)
-            }
-            EnablerEvent::Response { .. }
-            | EnablerEvent::Late { .. }
-            | EnablerEvent::Rerouted { .. }
-            | EnablerEvent::Event { .. } => Some(heard),
-        };
-        all.into_iter().filter_map(of_use).collect()
+    /// Returns the next events of the enabler.
+    fn enabler_events(&mut self) -> Vec<EnablerEvent> {
+        let pending = |session, number| self.book.unanswered(session, number);
+        std::iter::from_fn(|| self.enabler.poll(&pending)).take(BATCH).collect()
     }
 
     /// Steps the sessions, commits what has changed, and publishes it. A commit that fails leaves what was decided in
@@ -443,22 +414,23 @@ impl Engine {
         work: impl FnOnce(&mut SessionTable, &mut Tick<'_>) -> Result<(), EngineError>,
     ) -> Result<(), EngineError> {
         self.expect_committed()?;
-        let mut turn = Tick::new(&self.region, &mut self.store, &mut self.notices, self.reading.instance);
+        let mut turn =
+            Tick::new(&self.region, &mut self.store, &mut self.notices, &*self.enabler, self.reading.instance);
         work(&mut self.book, &mut turn)?;
         self.book.write(&mut turn);
         let Tick { changed, operator_waits, mut effects, latencies, .. } = turn;
         if !changed && effects.is_empty() {
             // The records that were read, if any, said nothing that must last.
-            self.book.publish(&self.region, effects, self.diameter.as_mut());
+            self.book.publish(&self.region, effects, &mut *self.enabler);
             self.reading.free();
             return Ok(());
         }
         if simulate::is_injected(InjectedBug::ToldBeforeCommit) {
-            self.book.publish(&self.region, std::mem::take(&mut effects), self.diameter.as_mut());
+            self.book.publish(&self.region, std::mem::take(&mut effects), &mut *self.enabler);
         }
         crash_point();
-        if let Some(diameter) = self.diameter.as_ref().filter(|_| operator_waits) {
-            self.store.put_peers(diameter.status());
+        if operator_waits {
+            self.store.put_enabler_status(self.enabler.status());
         }
         if changed {
             let marks = Marks { events: self.reading.positions.clone(), notifications: self.notices.heads() };
@@ -493,7 +465,7 @@ impl Engine {
         let (replies, here): (Vec<_>, Vec<_>) = rest.into_iter().partition(Effect::is_reply);
         self.after_sync.extend(outward.into_iter().map(|effect| (sequence, effect)));
         self.after_tables.extend(replies.into_iter().map(|effect| (sequence, effect)));
-        self.book.publish(&self.region, here, self.diameter.as_mut());
+        self.book.publish(&self.region, here, &mut *self.enabler);
         crash_point();
         if self.is_ready {
             self.notices.publish(&self.region);

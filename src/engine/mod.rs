@@ -8,6 +8,7 @@
 mod main_loop;
 mod notification_writer;
 mod outstanding;
+pub mod preflight;
 mod sessions;
 pub mod store;
 pub mod supervisor;

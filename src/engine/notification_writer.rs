@@ -171,6 +171,7 @@ mod tests {
     use super::*;
     use crate::charge::ch2::SessionKey;
     use crate::config::Config;
+    use crate::engine::preflight;
     use crate::shm::notification::{Kind, NotificationReader};
     use crate::shm::script_runs::{Running, SLOW};
     use std::sync::Arc;
@@ -178,7 +179,7 @@ mod tests {
     fn region() -> (tempfile::TempDir, Arc<Region>) {
         let folder = tempfile::tempdir().expect("a folder");
         let config = Config { state_dir: folder.path().to_owned(), ..Config::default() };
-        let region = Region::create(config, 1).unwrap_or_else(|error| panic!("{error}"));
+        let region = preflight::create_region(config, 1).unwrap_or_else(|error| panic!("{error}"));
         (folder, region)
     }
 

@@ -12,10 +12,7 @@ use crate::charge::session::{Decision, FIRST_NUMBER_END, Output, Session};
 use crate::charge::tariff::Units;
 use crate::charge::time::Time;
 use crate::config;
-use crate::config::Enabler;
-use crate::enabler::diameter::mapping::Call;
-use crate::enabler::diameter::{Diameter, EnablerEvent, ReservationState, ServerRequest};
-use crate::enabler::ledger::{Account, Accounts, Ledger};
+use crate::enabler::{Account, Call, Enabler, EnablerEvent, ReservationState, ServerRequest, Settlement};
 use crate::engine::notification_writer::NotificationWriter;
 use crate::shm::clock;
 use crate::shm::gate::{Opening, REUSE_AFTER_SECONDS};
@@ -68,10 +65,10 @@ pub enum Effect {
     ForgetMessage(u32, SessionKey, u64),
     /// Answer an operator's command.
     Reply { process: u32, sequence: u64, result: CommandResult, balance: i64, held: i64 },
-    /// Ask the distant enabler.
+    /// Ask the enabler.
     Ask(Request),
-    /// Tell it how the session stands that it has asked about.
-    Confirm { inquiry: ServerRequest, event: Event<'static>, standing: ReservationState },
+    /// Answer a request of the enabler's server.
+    Answer { request: ServerRequest, event: Event<'static>, state: ReservationState },
     /// Count one.
     Count(Statistic),
 }
@@ -79,7 +76,7 @@ pub enum Effect {
 impl Effect {
     /// Whether it must not happen before it is certain that this machine remembers it.
     pub fn leaves_the_machine(&self) -> bool {
-        matches!(self, Effect::Ask(_) | Effect::Confirm { .. })
+        matches!(self, Effect::Ask(_) | Effect::Answer { .. })
     }
 
     /// Whether it answers an operator, who may read the tables next.
@@ -101,6 +98,7 @@ pub struct Tick<'a> {
     region: &'a Region,
     store: &'a mut Store,
     notices: &'a mut NotificationWriter,
+    enabler: &'a dyn Enabler,
     /// Which run of the host the records are of.
     instance: u64,
     now: Time,
@@ -113,11 +111,12 @@ impl<'a> Tick<'a> {
         region: &'a Region,
         store: &'a mut Store,
         notices: &'a mut NotificationWriter,
+        enabler: &'a dyn Enabler,
         instance: u64,
     ) -> Tick<'a> {
         let (now, wall_ms) = (clock::now(), clock::wall_ms());
         let (changed, operator_waits, effects, latencies) = (false, false, Vec::new(), Vec::new());
-        Tick { changed, operator_waits, effects, latencies, region, store, notices, instance, now, wall_ms }
+        Tick { changed, operator_waits, effects, latencies, region, store, notices, enabler, instance, now, wall_ms }
     }
 
     fn count(&mut self, statistic: Statistic) {
@@ -461,35 +460,33 @@ impl SessionTable {
         }
     }
 
-    /// The distant enabler has said something to a session.
-    pub fn heard(&mut self, turn: &mut Tick<'_>, heard: EnablerEvent) -> Result<(), StoreError> {
-        match heard {
-            EnablerEvent::Event { session, opened_by, event, inquiry } => {
-                // As it stands behind all that was heard before: the answer that has opened it, perhaps.
-                let standing = self.standing(session, opened_by);
-                turn.effects.push(Effect::Confirm { inquiry, event: event.clone(), standing });
-                match standing {
+    /// Handles an event of the enabler.
+    pub fn enabler_event(&mut self, turn: &mut Tick<'_>, event: EnablerEvent) -> Result<(), StoreError> {
+        match event {
+            EnablerEvent::ServerRequest { session, opened_by, event, request } => {
+                // The state after all earlier events, which may include the answer that opened the reservation.
+                let state = self.reservation_state(session, opened_by);
+                turn.effects.push(Effect::Answer { request, event: event.clone(), state });
+                match state {
                     ReservationState::Unknown => Ok(()),
                     ReservationState::Open | ReservationState::Pending => self.event(turn, session, turn.now, &event),
                 }
             }
-            // Made something of by who has read it.
-            EnablerEvent::LateAnswer { .. } => Ok(()),
-            EnablerEvent::Late { session, number, route } => {
+            EnablerEvent::LateGrant { session, number, server_binding } => {
                 let Some(live) = self.sessions.get_mut(&session) else { return Ok(()) };
-                live.session.on_late_grant(number, Some(route), turn.now);
+                live.session.on_late_grant(number, Some(server_binding), turn.now);
                 self.drain(turn, session)
             }
-            EnablerEvent::Rerouted { session, opened_by, route } => {
+            EnablerEvent::Rebound { session, opened_by, server_binding } => {
                 if let Some(live) = self.sessions.get_mut(&session) {
-                    live.session.set_server_binding(opened_by, route);
+                    live.session.set_server_binding(opened_by, server_binding);
                 }
                 Ok(())
             }
-            EnablerEvent::Response { session, number, response, asked_of } => {
+            EnablerEvent::Response { session, number, response, may_be_at } => {
                 let Some(live) = self.sessions.get_mut(&session) else { return Ok(()) };
-                if let Some(route) = asked_of {
-                    live.session.on_request_lost(number, &route);
+                if let Some(server_binding) = may_be_at {
+                    live.session.on_request_lost(number, &server_binding);
                 }
                 live.session.set_on_failure_cap(left_of_cap(turn, &self.uncovered, live.session.account()));
                 respond(turn, live, number, &response);
@@ -498,8 +495,8 @@ impl SessionTable {
         }
     }
 
-    /// How the reservation stands that this request of a session opened.
-    fn standing(&self, session: SessionKey, opened_by: u32) -> ReservationState {
+    /// Returns the state of the reservation that this request of a session opened.
+    fn reservation_state(&self, session: SessionKey, opened_by: u32) -> ReservationState {
         match self.sessions.get(&session).filter(|live| live.session.has_reservation(opened_by)) {
             Some(live) if live.session.is_updating(opened_by) => ReservationState::Pending,
             Some(_) => ReservationState::Open,
@@ -626,7 +623,9 @@ impl SessionTable {
             }
             let Some(output) = live.session.poll() else { break };
             match output {
-                Output::Ask(request) if request.rate_limited && turn.region.config.enabler == Enabler::Diameter => {
+                Output::Ask(request)
+                    if request.rate_limited && turn.region.config.enabler.capabilities.limits_retries =>
+                {
                     self.patient.push_back((key, request.number));
                 }
                 Output::Ask(request) => {
@@ -658,7 +657,7 @@ impl SessionTable {
                 }
                 Output::Debited { message_id, part, octets, units, trigger, since, balance, .. } => {
                     turn.latencies.push((Latency::Debit, since));
-                    if turn.region.config.enabler == Enabler::Diameter {
+                    if turn.enabler.in_tick().is_none() {
                         record_debit(turn, live, (&message_id, part), octets, units, trigger);
                     }
                     count_debit(turn, trigger);
@@ -792,7 +791,7 @@ impl SessionTable {
     }
 
     /// After the commit: shows it to workers and operators.
-    pub fn publish(&mut self, region: &Region, effects: Vec<Effect>, mut diameter: Option<&mut Diameter>) {
+    pub fn publish(&mut self, region: &Region, effects: Vec<Effect>, enabler: &mut dyn Enabler) {
         let table = region.table();
         for effect in effects {
             match effect {
@@ -819,24 +818,18 @@ impl SessionTable {
                     // It may have been answered while it waited for the sync: a late answer to its first copy.
                     let live = self.sessions.get(&request.session);
                     let live = live.filter(|live| live.session.pending_request(request.number).is_some());
-                    if let (Some(live), Some(diameter)) = (live, diameter.as_deref_mut()) {
+                    if let Some(live) = live {
                         let session = &live.session;
                         let (call_id, other) = (session.call_id(), session.other());
                         let call = Call { call_id, other, icid: session.icid(), direction: session.direction() };
-                        diameter.ask(request, &call, clock::now(), clock::wall_ms() / 1000);
+                        enabler.ask(request, &call, clock::now(), clock::wall_ms() / 1000);
                     }
                 }
-                Effect::Confirm { inquiry, event, standing } => {
-                    if let Some(diameter) = diameter.as_deref_mut() {
-                        diameter.confirm(&inquiry, &event, standing);
-                    }
-                }
+                Effect::Answer { request, event, state } => enabler.answer(request, &event, state),
                 Effect::Count(statistic) => region.count(statistic),
             }
         }
-        if let Some(diameter) = diameter {
-            diameter.flush(clock::now());
-        }
+        enabler.flush(clock::now());
         region.counter(Statistic::OutboxDepth).store(self.debits_pending, Ordering::Relaxed);
         region.counter(Statistic::SessionsActive).store(self.open, Ordering::Relaxed);
         region.counter(Statistic::HoldsStuck).store(self.outstanding.stuck(), Ordering::Relaxed);
@@ -866,38 +859,62 @@ fn write_steps(turn: &mut Tick<'_>, live: &mut SessionEntry) {
     turn.store.put(Change::Trace { row: live.row, first, zero: drifts.then_some(zero), events });
 }
 
-/// Asks the enabler. The ledger answers at once, within the commit; a distant one is asked after it.
+/// Asks the enabler. Returns the answer of one that settles requests within the tick; any other is asked after the
+/// commit.
 fn ask(
     turn: &mut Tick<'_>,
     live: &mut SessionEntry,
     mut request: Request,
 ) -> Result<Option<(u32, Response)>, StoreError> {
-    let config = &turn.region.config;
     let number = request.number;
-    // A message is debited once, whatever happens.
-    if let Operation::Debit { message_id, part, .. } = &request.operation
-        && turn.store.is_debited(live.row, key_of(message_id), *part)?
-    {
-        if config.enabler != Enabler::Diameter {
-            Ledger::over(turn.store, config.default_balance).debit_none(&request, live.row)?;
+    // Each message is debited once.
+    let is_debited = match &request.operation {
+        Operation::Debit { message_id, part, .. } => turn.store.is_debited(live.row, key_of(message_id), *part)?,
+        Operation::Reserve { .. } | Operation::Refund { .. } | Operation::Release => false,
+    };
+    match turn.enabler.in_tick() {
+        Some(rules) => {
+            let funds = turn.store.funds(live.row, &request)?;
+            let settlement = match is_debited {
+                true => rules.settle_repeated_debit(&request, &funds),
+                false => rules.settle(&request, &funds),
+            };
+            if !is_debited {
+                turn.latencies.push((Latency::Enabler, turn.now));
+                record_settled_debit(turn, live, &request, &settlement);
+            }
+            Ok(Some((number, settle(turn, live, settlement))))
         }
-        return Ok(Some((number, Response::debited(None))));
+        None if is_debited => Ok(Some((number, Response::debited(None)))),
+        None => {
+            if turn.region.config.enabler.capabilities.needs_end_to_end_id {
+                // Committed with the session: resends keep the id (RFC 6733, 3).
+                request.end_to_end_id = live.session.end_to_end_id(turn.region.stamp());
+            }
+            turn.effects.push(Effect::Ask(request));
+            Ok(None)
+        }
     }
-    if config.enabler == Enabler::Diameter {
-        // A resend keeps it (RFC 6733, 3), so it is committed with the session.
-        request.end_to_end_id = live.session.end_to_end_id(turn.region.stamp());
-        turn.effects.push(Effect::Ask(request));
-        return Ok(None);
-    }
-    turn.latencies.push((Latency::Enabler, turn.now));
-    let ledger = &mut Ledger::over(turn.store, config.default_balance);
-    let (response, charged) = ledger.answer(&request, live.row)?;
+}
+
+/// Puts a debit that was settled within the tick into the history.
+fn record_settled_debit(turn: &mut Tick<'_>, live: &SessionEntry, request: &Request, settlement: &Settlement) {
     if let (Operation::Debit { message_id, part, octets, trigger, .. }, Response::Debited { .. }) =
-        (&request.operation, &response)
+        (&request.operation, &settlement.response)
     {
-        record_debit(turn, live, (message_id, *part), *octets, charged, *trigger);
+        record_debit(turn, live, (message_id, *part), *octets, settlement.charged, *trigger);
     }
-    Ok(Some((number, response)))
+}
+
+/// Writes the effect of a settlement on the account, and returns the answer.
+fn settle(turn: &mut Tick<'_>, live: &SessionEntry, settlement: Settlement) -> Response {
+    if let Some(held) = settlement.held {
+        turn.store.put_held(live.row, held);
+    }
+    if let Some(account) = settlement.account {
+        turn.store.put_account(live.session.account(), account);
+    }
+    settlement.response
 }
 
 /// Tells a session what the enabler said.

@@ -8,6 +8,7 @@ use super::result::{
     IMCHARGE_ENGINE_FAILED, IMCHARGE_INDEX_TAKEN, IMCHARGE_OK, IMCHARGE_OPEN_FAILED, IMCHARGE_OUT_OF_RANGE,
     IMCHARGE_WRONG_STATE,
 };
+use crate::engine::preflight;
 use crate::shm::region::Region;
 use crate::worker::Worker;
 use std::ffi::c_char;
@@ -127,7 +128,7 @@ pub unsafe extern "C" fn imcharge_open(
                 return Err(IMCHARGE_OUT_OF_RANGE);
             }
             let resumers = config.resume_workers;
-            let region = Region::create(config.clone(), processes as usize).map_err(|failed| {
+            let region = preflight::create_region(config.clone(), processes as usize).map_err(|failed| {
                 // SAFETY: the buffer has `error_size` bytes, by the contract above.
                 unsafe { memory::sentence(error, error_size, &failed.to_string()) };
                 IMCHARGE_OPEN_FAILED

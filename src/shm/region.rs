@@ -19,7 +19,6 @@ use super::sync::{AtomicU32, AtomicU64, Ordering};
 use crate::charge::ch2::SessionKey;
 use crate::charge::time::Time;
 use crate::config::Config;
-use crate::enabler::diameter::client::connections::PeerConnections;
 use crate::engine::store::StoreError;
 use crate::log_lines::NOTICE;
 use crate::shm::eventfd;
@@ -334,7 +333,7 @@ pub struct Region {
     /// The configuration it was made with.
     pub config: Config,
     /// Holds the lock on the state directory for as long as any process of this host lives.
-    lock: File,
+    state_directory: StateDirectory,
     /// For an engine that listens to connections of its own; without one, it sleeps on the word of its doorbell.
     engine_bell: Option<EventFd>,
 }
@@ -345,16 +344,13 @@ pub struct Region {
 pub struct RegionError(pub String);
 
 impl Region {
-    /// Makes the region, before the host forks: locks the state directory (one proxy only), checks the
-    /// ledger (version, writable), makes `processes` event rings and the queues of verdicts and of events.
-    pub fn create(config: Config, processes: usize) -> Result<Arc<Region>, RegionError> {
-        config.check().map_err(|error| RegionError(error.to_string()))?;
-        let lock = lock(&config.state_dir)?;
-        warn_of_others(&config.state_dir);
-        crate::engine::store::Store::check(&config.state_dir).map_err(|error| RegionError(error.to_string()))?;
-        if let Some(diameter) = config.diameter() {
-            PeerConnections::check(&diameter.peers).map_err(|error| RegionError(error.to_string()))?;
-        }
+    /// Creates the region, before the host forks, with `processes` event rings and the queues of verdicts and events.
+    /// The configuration must have been checked: see `engine::preflight`.
+    pub fn create(
+        config: Config,
+        processes: usize,
+        state_directory: StateDirectory,
+    ) -> Result<Arc<Region>, RegionError> {
         let max_sessions = config.max_sessions as usize;
         let slots = max_sessions + max_sessions / 4 + 16;
         let (resumers, event_workers) = (config.resume_workers as usize, config.event_workers as usize);
@@ -383,12 +379,12 @@ impl Region {
             return Err(refused("take", io::Error::from_raw_os_error(taken)));
         }
         let map = Map::new(&file, layout, path).map_err(|error| refused("map", error))?;
-        let engine_bell = config.diameter().map(|_| EventFd::new()).transpose();
+        let engine_bell = config.enabler.capabilities.has_connections.then(EventFd::new).transpose();
         let region = Region {
             map,
             engine_bell: engine_bell.map_err(|error| refused("make the doorbell of", error))?,
             config,
-            lock,
+            state_directory,
         };
         region.fill_header(instance);
         let config = &region.config;
@@ -396,7 +392,7 @@ impl Region {
             target: NOTICE,
             "imcharge {}: enabler {}, tariff {}, state directory {}",
             env!("CARGO_PKG_VERSION"),
-            config.enabler.as_str(),
+            config.enabler.name,
             config.tariff,
             config.state_dir.display()
         );
@@ -787,7 +783,7 @@ impl Region {
 
     /// Descriptors that the engine needs of all it inherits.
     pub fn descriptors(&self) -> Vec<i32> {
-        self.engine_bell.iter().map(EventFd::fd).chain([self.lock.as_raw_fd()]).collect()
+        self.engine_bell.iter().map(EventFd::fd).chain([self.state_directory.0.as_raw_fd()]).collect()
     }
 
     /// Removes the region's file: everything in it is settled.
@@ -904,7 +900,20 @@ fn warn_of_others(state_dir: &Path) {
     }
 }
 
-/// Locks the state directory for this host and all its processes.
+/// The lock of a state directory. It is held as long as a process of this host lives, because all have the descriptor.
+#[derive(Debug)]
+pub struct StateDirectory(File);
+
+impl StateDirectory {
+    /// Locks the directory for this host, waiting a few seconds for another one to end. Warns if other users may read
+    /// it.
+    pub fn lock(state_dir: &Path) -> Result<StateDirectory, RegionError> {
+        let lock = lock(state_dir)?;
+        warn_of_others(state_dir);
+        Ok(StateDirectory(lock))
+    }
+}
+
 fn lock(state_dir: &Path) -> Result<File, RegionError> {
     let path = state_dir.join("lock");
     let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o640).open(&path).map_err(|error| {

@@ -32,6 +32,11 @@ macro_rules! statistics {
                 match self { $(Statistic::$variant => $name,)* }
             }
 
+            /// Returns the statistic of this name.
+            pub fn from_name(name: &str) -> Option<Statistic> {
+                Statistic::ALL.iter().copied().find(|statistic| statistic.name() == name)
+            }
+
             /// Returns the kind.
             pub fn kind(self) -> Kind {
                 match self { $(Statistic::$variant => Kind::$kind,)* }

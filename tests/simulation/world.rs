@@ -267,7 +267,7 @@ impl<'a> World<'a> {
             None => {}
         }
         let config = setup::configure(&mut random, state);
-        let is_short = config.diameter().is_some() && random.u8(0..4) == 0;
+        let is_short = !config.enabler.capabilities.keeps_accounts && random.u8(0..4) == 0;
         let are_told = random.u8(0..4) > 0;
         let balances = setup::balances(&mut random, &config, is_short);
         let changes = random.u8(0..3) == 0;

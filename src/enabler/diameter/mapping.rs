@@ -19,6 +19,7 @@ use crate::charge::ch2::{Denial, Failure, Grant, Operation, Request, Reservation
 use crate::charge::event::Direction;
 use crate::charge::policy::OnFailure;
 use crate::charge::tariff::{Per, Quota, Tariff, Unit};
+use crate::enabler::Call;
 use crate::enabler::diameter::profile::{CreditControlProfile, Profile};
 use crate::wire::diameter::codes::{
     FailureHandling, MultipleServices, NodeFunctionality, ReportingReason, RequestType, RequestedAction, RoleOfNode,
@@ -30,19 +31,6 @@ use crate::wire::diameter::{
     Command, CreditControlAnswer, CreditControlRequest, EndToEnd, Flags, HopByHop, Outcome, ResultCode, Time, TooLong,
     Writer,
 };
-
-/// What a request says of the call beside the money.
-#[derive(Clone, Copy, Debug)]
-pub struct Call<'a> {
-    /// Call-ID.
-    pub call_id: &'a str,
-    /// Canonical identity of the other party; empty where there is none.
-    pub other: &'a str,
-    /// icid-value of P-Charging-Vector; empty where there is none.
-    pub icid: &'a str,
-    /// Who invites.
-    pub direction: Direction,
-}
 
 /// The Session-Id of a reservation (RFC 6733, 8.8): host, both halves of the first half of the key, and the rest.
 pub fn session_id(origin_host: &str, session: SessionKey, opened_by: u32) -> String {

@@ -2,6 +2,7 @@
 
 use crate::charge::tariff::Unit;
 use std::fmt;
+use std::str::FromStr;
 
 /// A profile: what a kind of server expects.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -14,20 +15,23 @@ pub enum Profile {
 }
 
 impl Profile {
-    /// By its name in the configuration.
-    pub fn named(name: &str) -> Option<Profile> {
-        match name {
-            "rfc8506" => Some(Profile::Rfc8506),
-            "3gpp-ro" => Some(Profile::Ro),
-            _ => None,
-        }
-    }
-
-    /// That name.
-    pub fn name(self) -> &'static str {
+    /// Returns the value of the parameter `profile`.
+    pub fn as_str(self) -> &'static str {
         match self {
             Profile::Rfc8506 => "rfc8506",
             Profile::Ro => "3gpp-ro",
+        }
+    }
+}
+
+impl FromStr for Profile {
+    type Err = ();
+
+    fn from_str(name: &str) -> Result<Profile, ()> {
+        match name {
+            "rfc8506" => Ok(Profile::Rfc8506),
+            "3gpp-ro" => Ok(Profile::Ro),
+            _ => Err(()),
         }
     }
 }
@@ -75,7 +79,7 @@ impl ServiceParameters {
     pub fn read(text: &str) -> Option<ServiceParameters> {
         let number = |text: &str| if text.is_empty() { Some(None) } else { text.parse().ok().map(Some) };
         let mut parts = text.split(',');
-        let (profile, unit) = (Profile::named(parts.next()?)?, parts.next()?.parse().ok()?);
+        let (profile, unit) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
         let (identifier, rating_group) = (number(parts.next()?)?, number(parts.next()?)?);
         let (currency, exponent) = (number(parts.next()?)?, parts.next()?.parse().ok()?);
         let keys = ServiceParameters { profile, unit, identifier, rating_group, currency, exponent };
@@ -87,7 +91,7 @@ impl fmt::Display for ServiceParameters {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let number = |number: Option<u32>| number.map(|number| number.to_string()).unwrap_or_default();
         let (identifier, rating_group) = (number(self.identifier), number(self.rating_group));
-        let (profile, unit) = (self.profile.name(), self.unit.as_str());
+        let (profile, unit) = (self.profile.as_str(), self.unit.as_str());
         let (currency, exponent) = (number(self.currency), self.exponent);
         write!(out, "{profile},{unit},{identifier},{rating_group},{currency},{exponent}")
     }

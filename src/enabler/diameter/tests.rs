@@ -5,7 +5,9 @@ use crate::charge::account::AccountId;
 use crate::charge::event::Direction;
 use crate::charge::tariff::Quota;
 use crate::enabler::diameter::client::fake_peer::{HOST, asks, cea, config, header, rar};
+use crate::wire::diameter::{Command, CreditControlAnswer, Message, dictionary};
 use crate::wire::diameter::{CreditControlRequest, Framed, HopByHop, Service, ServiceUnits, frame};
+use client::config::Config as ClientConfig;
 use profile::ServiceParameters;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -25,24 +27,23 @@ struct World {
 impl World {
     fn open(in_flight_max: usize) -> World {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-        let mut peers = Config { in_flight_max, ..config(&[HOST]) };
-        peers.peers[0].address = listener.local_addr().expect("bound").to_string();
-        let dialect = CreditControlProfile {
-            origin_host: peers.origin_host.clone(),
-            origin_realm: peers.origin_realm.clone(),
+        let mut client = ClientConfig { in_flight_max, ..config(&[HOST]) };
+        client.peers[0].address = listener.local_addr().expect("bound").to_string().parse().expect("an address");
+        let profile = CreditControlProfile {
+            origin_host: client.origin_host.clone(),
+            origin_realm: client.origin_realm.clone(),
             destination_realm: "example.org".into(),
             service_context_id: "im@example.org".into(),
             keys: ServiceParameters::default(),
         };
-        let config = DiameterConfig { dialect, peers, tx_timeout: TX };
-        let mut diameter = Diameter::start(config, 1, START).expect("a good configuration");
-        diameter.turn(START);
+        let mut diameter = Diameter::start(Config { profile, client, tx_timeout: TX }, 1, START);
+        diameter.work(START);
         let (server, _) = listener.accept().expect("a connection");
         server.set_read_timeout(Some(Duration::from_millis(20))).expect("a socket");
         let mut world = World { diameter, server, now: START };
         let cer = world.sent(1).remove(0);
         world.say(&cea(&cer, HOST, |_| {}));
-        world.until(|world| world.diameter.status()[0].state == "OKAY");
+        world.until(|world| world.state() == "OKAY");
         world
     }
 
@@ -52,7 +53,7 @@ impl World {
         let begun = Instant::now();
         while !done(self) {
             assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", self.diameter.status());
-            self.diameter.turn(self.now);
+            self.diameter.work(self.now);
         }
     }
 
@@ -63,7 +64,7 @@ impl World {
         let mut found = Vec::new();
         while found.len() < count {
             assert!(begun.elapsed() < Duration::from_secs(20), "{} of {count}", found.len());
-            self.diameter.turn(self.now);
+            self.diameter.work(self.now);
             if let Ok(octets) = self.server.read(&mut piece) {
                 input.extend_from_slice(&piece[..octets]);
             }
@@ -72,6 +73,15 @@ impl World {
             }
         }
         found
+    }
+
+    fn state(&self) -> &'static str {
+        self.diameter.peers.status()[0].state
+    }
+
+    /// Value of a counter.
+    fn count(&self, name: &str) -> Option<u64> {
+        self.diameter.counters().iter().find(|counter| counter.0 == name).map(|counter| counter.1)
     }
 
     fn say(&mut self, bytes: &[u8]) {
@@ -86,8 +96,8 @@ impl World {
     /// What the sessions hear next.
     #[track_caller]
     fn heard(&mut self) -> EnablerEvent {
-        self.until(|world| world.diameter.has_heard());
-        self.diameter.poll().expect("something is heard")
+        self.until(|world| world.diameter.has_events());
+        self.diameter.poll(&|_, _| None).expect("an event")
     }
 }
 
@@ -150,33 +160,35 @@ fn result(bytes: &[u8]) -> u32 {
 fn beyond_the_bound_a_request_has_its_outcome_at_once() {
     let mut world = World::open(2);
     (1..=3).for_each(|session| world.ask(reserve(session)));
-    let Some(EnablerEvent::Response { session, response, .. }) = world.diameter.poll() else {
+    let Some(EnablerEvent::Response { session, response, .. }) = world.diameter.poll(&|_, _| None) else {
         panic!("nothing is heard")
     };
     assert_eq!((session.0, response), (3, Response::Failed(Failure::Overload)));
-    assert_eq!(world.diameter.counters().0.refused_full, 1);
+    assert_eq!(world.count("ccr_overload"), Some(1));
     let asked = world.sent(2);
     world.say(&granted(&asked[0]));
     assert!(matches!(world.heard(), EnablerEvent::Response { response: Response::Granted(_), .. }));
     world.ask(reserve(4));
-    assert!(!world.diameter.has_heard(), "there is room again");
-    assert_eq!((world.diameter.counters().0.sent, world.diameter.counters().1.initial), (3, 3));
+    assert!(!world.diameter.has_events(), "there is room again");
+    assert_eq!(world.count("initial_ccrs"), Some(3));
 }
 
 #[test]
 fn without_a_peer_a_request_has_its_outcome_at_once() {
     let mut world = World::open(2);
     world.server.shutdown(std::net::Shutdown::Both).expect("open");
-    world.until(|world| world.diameter.status()[0].state == "DOWN");
+    world.until(|world| world.state() == "DOWN");
     world.ask(reserve(1));
-    let Some(EnablerEvent::Response { response, .. }) = world.diameter.poll() else { panic!("nothing is heard") };
+    let Some(EnablerEvent::Response { response, .. }) = world.diameter.poll(&|_, _| None) else {
+        panic!("nothing is heard")
+    };
     assert_eq!(response, Response::Failed(Failure::Unreachable));
-    assert_eq!(world.diameter.counters().0.refused_no_peer, 1);
+    assert_eq!(world.count("ccr_no_peer"), Some(1));
 }
 
 #[test]
 fn a_request_of_the_server_is_handed_to_its_session_and_answered_as_that_says() {
-    for (standing, result_code) in
+    for (state, result_code) in
         [(ReservationState::Open, 2002), (ReservationState::Pending, 2001), (ReservationState::Unknown, 5002)]
     {
         let mut world = World::open(2);
@@ -185,9 +197,11 @@ fn a_request_of_the_server_is_handed_to_its_session_and_answered_as_that_says() 
         let message = Message::parse(&asked).expect("whole");
         let own = message.find(dictionary::SESSION_ID).expect("its own").text().expect("text").to_owned();
         world.say(&asks(Command::RE_AUTH, &own, HOST, 5));
-        let EnablerEvent::Event { session, opened_by, event, inquiry } = world.heard() else { panic!("no event") };
+        let EnablerEvent::ServerRequest { session, opened_by, event, request } = world.heard() else {
+            panic!("no event")
+        };
         assert_eq!((session, opened_by, &event), (SessionKey(1, 1), 0, &Event::Reauthorize { opened_by: 0 }));
-        world.diameter.confirm(&inquiry, &event, standing);
+        world.diameter.answer(request, &event, state);
         let answer = world.sent(1).remove(0);
         assert_eq!((result(&answer), header(&answer).hop_by_hop), (result_code, HopByHop(5)));
     }
@@ -198,7 +212,7 @@ fn a_session_of_somebody_else_is_not_known_and_nobody_hears_of_it() {
     let mut world = World::open(2);
     world.say(&rar(HOST, 9));
     let answer = world.sent(1).remove(0);
-    assert_eq!((result(&answer), world.diameter.has_heard()), (5002, false));
+    assert_eq!((result(&answer), world.diameter.has_events()), (5002, false));
 }
 
 #[test]
@@ -207,9 +221,9 @@ fn who_was_silent_is_asked_to_give_back_what_it_may_have_reserved() {
     world.ask(reserve(1));
     world.sent(1);
     world.now = START.after_seconds(TX);
-    let EnablerEvent::Response { response, asked_of, .. } = world.heard() else { panic!("no outcome") };
+    let EnablerEvent::Response { response, may_be_at, .. } = world.heard() else { panic!("no outcome") };
     assert_eq!(response, Response::Failed(Failure::Silent));
-    let route = asked_of.expect("it was written");
+    let route = may_be_at.expect("it was written");
     let of = Route::of(&route);
     assert_eq!((of.host, of.bond, of.keys), (HOST, ServerBinding::Asked, Some(ServiceParameters::default())));
     world.ask(Request { server_binding: Some(route), ..release(1) });
@@ -226,7 +240,7 @@ fn a_late_grant_by_way_of_a_relay_is_released_by_way_of_any_peer() {
     world.now = START.after_seconds(TX);
     assert!(matches!(world.heard(), EnablerEvent::Response { response: Response::Failed(Failure::Silent), .. }));
     world.say(&granted_by("ocs7.example.org", &asked));
-    let EnablerEvent::Late { route, .. } = world.heard() else { panic!("no grant") };
+    let EnablerEvent::LateGrant { server_binding: route, .. } = world.heard() else { panic!("no grant") };
     let of = Route::of(&route);
     assert_eq!((of.host, of.bond), ("ocs7.example.org", ServerBinding::Relayed));
     world.ask(Request { server_binding: Some(route), ..release(1) });
@@ -244,7 +258,7 @@ fn a_reservation_is_closed_by_the_keys_that_it_was_opened_with() {
     world.say(&granted(&asked));
     let EnablerEvent::Response { response: Response::Granted(grant), .. } = world.heard() else { panic!("no grant") };
     // The operator has changed the configuration and started the proxy again.
-    world.diameter.dialect.keys =
+    world.diameter.profile.keys =
         ServiceParameters { profile: profile::Profile::Ro, rating_group: Some(9), ..ServiceParameters::default() };
     world.ask(Request { server_binding: grant.server_binding, ..release(1) });
     world.ask(release(2));
@@ -268,14 +282,16 @@ fn what_is_answered_late_is_given_back_or_done() {
         assert!(matches!(world.heard(), EnablerEvent::Response { response: Response::Failed(Failure::Silent), .. }));
     }
     asked.iter().for_each(|asked| world.say(&granted(asked)));
-    let EnablerEvent::Late { session, number, route } = world.heard() else { panic!("no grant") };
+    let EnablerEvent::LateGrant { session, number, server_binding: route } = world.heard() else { panic!("no grant") };
     assert_eq!((session.0, number, Route::of(&route).host), (1, 0, HOST));
     for session in [2, 3] {
-        let EnablerEvent::LateAnswer { session: of, number, message } = world.heard() else { panic!("no answer") };
-        assert_eq!((of.0, number), (session, 1));
-        let read = world.diameter.read_late(&release(session), &message);
-        assert!(matches!(read, Some(EnablerEvent::Response { response: Response::Released { .. }, number: 1, .. })));
-        assert!(world.diameter.read_late(&reserve(session), &message).is_none(), "it answers another request");
+        world.until(|world| world.diameter.has_events());
+        let event = world.diameter.poll(&|key, number| (number == 1).then(|| release(key.0)));
+        let Some(EnablerEvent::Response { session: of, number: 1, response: Response::Released { .. }, .. }) = event
+        else {
+            panic!("not released: {event:?}")
+        };
+        assert_eq!(of.0, session);
     }
 }
 
@@ -320,7 +336,7 @@ fn services_of(bytes: &[u8]) -> Vec<(Option<u32>, Option<u64>, Option<u64>)> {
 /// A world that speaks of Rating-Group 1.
 fn rated() -> World {
     let mut world = World::open(9);
-    world.diameter.dialect.keys =
+    world.diameter.profile.keys =
         ServiceParameters { profile: profile::Profile::Ro, rating_group: Some(1), ..ServiceParameters::default() };
     world
 }
@@ -385,12 +401,14 @@ fn a_debit_with_units_in_the_command_has_no_services_whatever_the_server_granted
 fn a_session_in_which_ours_was_refused_learns_what_else_to_close() {
     let mut world = rated();
     let reservation = Reservation::Open { opened_by: 0, outstanding: Quota(3) };
-    let route = world.diameter.routes.to(HOST, ServerBinding::Bound, world.diameter.dialect.keys);
+    let route = world.diameter.server_bindings.to(HOST, ServerBinding::Bound, world.diameter.profile.keys);
     for (operation, result) in [(Operation::Reserve { quota: Quota(1) }, 4012), (debit(), 2001)] {
         world.ask(Request { server_binding: Some(route.clone()), ..request(1, 1, reservation, operation) });
         let asked = world.sent(1).remove(0);
         world.say(&beside(HOST, &asked, result));
-        let EnablerEvent::Rerouted { session, opened_by, route } = world.heard() else { panic!("no other way") };
+        let EnablerEvent::Rebound { session, opened_by, server_binding: route } = world.heard() else {
+            panic!("no other way")
+        };
         assert_eq!((session.0, opened_by, Route::of(&route).others.len()), (1, 0, 1));
         assert!(matches!(world.heard(), EnablerEvent::Response { .. }));
     }
@@ -402,7 +420,9 @@ fn a_session_that_is_opened_only_for_others_is_ended() {
     world.ask(reserve(1));
     let asked = world.sent(1).remove(0);
     world.say(&beside(HOST, &asked, 4012));
-    let EnablerEvent::Late { session, number, route } = world.heard() else { panic!("nothing to give back") };
+    let EnablerEvent::LateGrant { session, number, server_binding: route } = world.heard() else {
+        panic!("nothing to give back")
+    };
     assert_eq!((session.0, number), (1, 0));
     assert!(matches!(world.heard(), EnablerEvent::Response { response: Response::Denied(Denial::NotSoMany), .. }));
     world.ask(Request { server_binding: Some(route), ..release(1) });
@@ -415,7 +435,7 @@ fn a_server_that_echoes_our_name_is_never_named_by_it() {
     let mut world = World::open(9);
     world.ask(reserve(1));
     let asked = world.sent(1).remove(0);
-    let own = world.diameter.dialect.origin_host.clone();
+    let own = world.diameter.profile.origin_host.clone();
     world.say(&granted_by(&own, &asked));
     let EnablerEvent::Response { response: Response::Granted(grant), .. } = world.heard() else { panic!("no grant") };
     let route = grant.server_binding.expect("a way");

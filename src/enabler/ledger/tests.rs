@@ -1,101 +1,86 @@
-//! The ledger over accounts in memory.
+//! The ledger over one account in memory.
 
 use super::*;
 use crate::charge::account::AccountId;
 use crate::charge::ch2::{SessionKey, Trigger};
 use crate::charge::tariff::Tariff;
-use std::collections::HashMap;
-use std::convert::Infallible;
+use std::collections::BTreeMap;
 
-const ALICE: &str = "sip:alice@example.org";
-
-/// Accounts in memory.
+/// An account, and the sessions that use it.
 #[derive(Default)]
 struct Memory {
-    accounts: HashMap<String, Account>,
-    holds: HashMap<i64, i64>,
-    /// By Message-ID; there is one session that debits.
-    charged: HashMap<String, i64>,
-}
-
-impl Accounts for Memory {
-    type Error = Infallible;
-    fn account(&self, id: &str) -> Result<Option<Account>, Infallible> {
-        Ok(self.accounts.get(id).copied())
-    }
-    fn put_account(&mut self, id: &str, account: Account) {
-        self.accounts.insert(id.into(), account);
-    }
-    fn charged(&self, _: i64, message_id: &str, _: u32) -> Result<Option<i64>, Infallible> {
-        Ok(self.charged.get(message_id).copied())
-    }
-    fn held(&self, session: i64) -> Result<i64, Infallible> {
-        Ok(self.holds.get(&session).copied().unwrap_or(0))
-    }
-    fn put_held(&mut self, session: i64, units: i64) {
-        match units {
-            0 => self.holds.remove(&session),
-            units => self.holds.insert(session, units),
-        };
-    }
-}
-
-/// Alice alone, with this account.
-fn alice(account: Account) -> Memory {
-    Memory { accounts: HashMap::from([(ALICE.into(), account)]), ..Memory::default() }
-}
-
-fn account(balance: i64, held: i64, debited: i64) -> Account {
-    Account { balance, held, debited }
-}
-
-fn ask(memory: &mut Memory, session: i64, tariff: &str, operation: Operation) -> (Response, Units) {
-    ask_with(memory, None, session, tariff, operation)
-}
-
-/// Of a reservation that has this much.
-fn ask_of(memory: &mut Memory, outstanding: u32, ends: bool, operation: Operation) -> (Response, Units) {
-    let outstanding = Quota(outstanding);
-    let reservation = match ends {
-        true => Reservation::Last { opened_by: 0, outstanding },
-        false => Reservation::Open { opened_by: 0, outstanding },
-    };
-    let request = request(1, "message:25", reservation, operation);
-    let Ok(answer) = Ledger::over(memory, None).answer(&request, 1);
-    answer
-}
-
-fn ask_with(
-    memory: &mut Memory,
     default_balance: Option<i64>,
-    row: i64,
-    tariff: &str,
-    operation: Operation,
-) -> (Response, Units) {
-    let request = request(0, tariff, Reservation::None, operation);
-    let Ok(answer) = Ledger::over(memory, default_balance).answer(&request, row);
-    answer
+    account: Option<Account>,
+    /// Units held, by session.
+    held: BTreeMap<u64, i64>,
+    /// Units of the debit that a refund finds.
+    charged: i64,
 }
 
-fn request(number: u32, tariff: &str, reservation: Reservation, operation: Operation) -> Request {
-    let tariff: Tariff = tariff.parse().expect("a tariff");
-    let (session, account, sequence) = (SessionKey(1, 1), AccountId(ALICE.into()), number);
-    let (possible_duplicate, rate_limited, at_most_once, server_binding, end_to_end_id) =
-        (false, false, false, None, 0);
+impl Memory {
+    fn with(account: Account) -> Memory {
+        Memory { account: Some(account), ..Memory::default() }
+    }
+
+    fn ledger(&self) -> Ledger {
+        Ledger { default_balance: self.default_balance }
+    }
+
+    fn funds(&self, session: u64) -> Funds {
+        let held = self.held.get(&session).copied().unwrap_or(0);
+        Funds { account: self.account, held, charged: self.charged }
+    }
+
+    /// Writes a settlement as the engine does.
+    fn write(&mut self, session: u64, settlement: &Settlement) {
+        self.account = settlement.account.or(self.account);
+        if let Some(held) = settlement.held {
+            self.held.insert(session, held);
+        }
+    }
+
+    /// Settles a request of a session; 25 units per message.
+    fn ask(&mut self, session: u64, reservation: Reservation, operation: Operation) -> (Response, Units) {
+        let settlement = self.ledger().settle(&request(session, reservation, operation), &self.funds(session));
+        self.write(session, &settlement);
+        (settlement.response, settlement.charged)
+    }
+
+    fn numbers(&self) -> (i64, i64, i64) {
+        let Account { balance, held, debited } = self.account.expect("an account");
+        assert_eq!(self.held.values().sum::<i64>(), held, "the sessions hold what the account says is held");
+        (balance, held, debited)
+    }
+}
+
+fn account(balance: i64) -> Account {
+    Account { balance, ..Account::default() }
+}
+
+fn request(session: u64, reservation: Reservation, operation: Operation) -> Request {
+    let tariff: Tariff = "message:25".parse().expect("a tariff");
     Request {
-        session,
-        number,
-        sequence,
-        account,
+        session: SessionKey(session, 1),
+        number: 1,
+        sequence: 1,
+        account: AccountId("sip:alice@example.org".into()),
         tariff,
         reservation,
-        possible_duplicate,
-        rate_limited,
-        at_most_once,
-        server_binding,
-        end_to_end_id,
+        possible_duplicate: false,
+        rate_limited: false,
+        at_most_once: false,
+        server_binding: None,
+        end_to_end_id: 0,
         operation,
     }
+}
+
+fn open(outstanding: u32) -> Reservation {
+    Reservation::Open { opened_by: 0, outstanding: Quota(outstanding) }
+}
+
+fn last(outstanding: u32) -> Reservation {
+    Reservation::Last { opened_by: 0, outstanding: Quota(outstanding) }
 }
 
 fn reserve(quota: u32) -> Operation {
@@ -107,87 +92,97 @@ fn debit(units: u64) -> Operation {
     Operation::Debit { message_id: "m1".into(), part: 0, octets, units: Units(units), quota, trigger }
 }
 
+fn refund() -> Operation {
+    Operation::Refund { message_id: "m1".into(), part: 0, octets: 10, units: Units(25), quota: Quota(1) }
+}
+
 #[test]
-fn reserve_debit_release_move_units_and_lose_none() {
-    let mut memory = alice(account(100, 0, 0));
+fn reserve_debit_and_release_conserve_all_units() {
+    let mut memory = Memory::with(account(100));
     let granted = Response::granted(Quota(3), Some(25));
-    assert_eq!(ask(&mut memory, 1, "message:25", reserve(3)).0, granted);
-    assert_eq!(memory.accounts[ALICE], account(25, 75, 0));
-    assert_eq!(ask(&mut memory, 1, "message:25", debit(25)), (Response::debited(Some(25)), Units(25)));
-    assert_eq!(memory.accounts[ALICE], account(25, 50, 25));
-    assert_eq!(ask_of(&mut memory, 2, false, Operation::Release).0, Response::Released { balance: Some(75) });
-    assert_eq!(memory.accounts[ALICE], account(75, 0, 25));
+    assert_eq!(memory.ask(1, Reservation::None, reserve(3)).0, granted);
+    assert_eq!(memory.numbers(), (25, 75, 0));
+    assert_eq!(memory.ask(1, open(3), debit(25)), (Response::debited(Some(25)), Units(25)));
+    assert_eq!(memory.numbers(), (25, 50, 25));
+    assert_eq!(memory.ask(1, open(2), Operation::Release).0, Response::Released { balance: Some(75) });
+    assert_eq!(memory.numbers(), (75, 0, 25));
 }
 
 #[test]
-fn the_end_of_a_reservation_gives_back_what_is_left_of_it_and_nothing_of_another() {
-    let mut memory = alice(account(200, 0, 0));
-    ask(&mut memory, 1, "message:25", reserve(2));
-    ask(&mut memory, 1, "message:25", reserve(3));
-    assert_eq!(memory.accounts[ALICE], account(75, 125, 0));
+fn last_debit_releases_the_rest_of_its_reservation_only() {
+    let mut memory = Memory::with(account(200));
+    memory.ask(1, Reservation::None, reserve(2));
+    memory.ask(1, Reservation::None, reserve(3));
+    assert_eq!(memory.numbers(), (75, 125, 0));
     let ended = Response::Debited { balance: Some(100), ended: true, rest: None };
-    assert_eq!(ask_of(&mut memory, 2, true, debit(25)), (ended, Units(25)));
-    assert_eq!(memory.accounts[ALICE], account(100, 75, 25));
-    // More than the reservation has comes out of the session's others.
-    ask_of(&mut memory, 1, true, debit(50));
-    assert_eq!(memory.accounts[ALICE], account(100, 25, 75));
-    ask_of(&mut memory, 1, false, Operation::Release);
-    assert_eq!(memory.accounts[ALICE], account(125, 0, 75));
-    assert!(memory.holds.is_empty());
+    assert_eq!(memory.ask(1, last(2), debit(25)), (ended, Units(25)));
+    assert_eq!(memory.numbers(), (100, 75, 25));
+    // A debit larger than its reservation takes units of the session's other reservations.
+    memory.ask(1, last(1), debit(50));
+    assert_eq!(memory.numbers(), (100, 25, 75));
+    memory.ask(1, open(1), Operation::Release);
+    assert_eq!(memory.numbers(), (125, 0, 75));
 }
 
 #[test]
-fn what_is_reserved_for_a_message_that_is_debited_already_is_given_back() {
-    let mut memory = alice(account(50, 0, 0));
-    ask(&mut memory, 1, "message:25", reserve(2));
-    let open = Reservation::Open { opened_by: 0, outstanding: Quota(2) };
-    let Ok(()) = Ledger::over(&mut memory, None).debit_none(&request(1, "message:25", open, debit(25)), 1);
-    assert_eq!(memory.accounts[ALICE], account(25, 25, 0));
+fn repeated_debit_releases_the_units_reserved_for_it() {
+    let mut memory = Memory::with(account(50));
+    memory.ask(1, Reservation::None, reserve(2));
+    let settlement = memory.ledger().settle_repeated_debit(&request(1, open(2), debit(25)), &memory.funds(1));
+    assert_eq!((&settlement.response, settlement.charged), (&Response::debited(None), Units(0)));
+    memory.write(1, &settlement);
+    assert_eq!(memory.numbers(), (25, 25, 0));
 }
 
 #[test]
-fn as_many_are_granted_as_the_account_can_pay_for() {
-    let mut memory = alice(account(99, 0, 0));
-    assert_eq!(ask(&mut memory, 1, "message:25", reserve(10)).0, Response::granted(Quota(3), Some(24)));
-    assert_eq!(ask(&mut memory, 2, "message:25", reserve(1)).0, Response::Denied(Denial::NoCredit));
-    assert_eq!(memory.accounts[ALICE], account(24, 75, 0));
+fn reserve_grants_what_the_account_can_pay_for() {
+    let mut memory = Memory::with(account(99));
+    assert_eq!(memory.ask(1, Reservation::None, reserve(10)).0, Response::granted(Quota(3), Some(24)));
+    assert_eq!(memory.ask(2, Reservation::None, reserve(1)).0, Response::Denied(Denial::NoCredit));
+    assert_eq!(memory.numbers(), (24, 75, 0));
 }
 
 #[test]
-fn a_debit_beyond_the_hold_takes_the_whole_price_from_the_balance_or_nothing() {
-    let mut memory = alice(account(30, 0, 0));
-    assert_eq!(ask(&mut memory, 1, "message:25", debit(25)).1, Units(25));
-    let (response, taken) = ask(&mut memory, 1, "message:25", debit(25));
-    assert_eq!((response, taken), (Response::Denied(Denial::NoCredit), Units(0)));
-    assert_eq!(memory.accounts[ALICE], account(5, 0, 25));
+fn debit_beyond_the_hold_takes_the_whole_price_or_nothing() {
+    let mut memory = Memory::with(account(30));
+    assert_eq!(memory.ask(1, Reservation::None, debit(25)).1, Units(25));
+    let denied = (Response::Denied(Denial::NoCredit), Units(0));
+    assert_eq!(memory.ask(1, Reservation::None, debit(25)), denied);
+    assert_eq!(memory.numbers(), (5, 0, 25));
 }
 
 #[test]
-fn a_refund_gives_back_what_was_really_taken() {
-    let mut memory = alice(account(0, 0, 5));
-    memory.charged.insert("m1".into(), 5);
-    let refund = |message_id: &str| {
-        let (message_id, octets, units, quota) = (message_id.into(), 10, Units(25), Quota(1));
-        Operation::Refund { message_id, part: 0, octets, units, quota }
-    };
-    assert_eq!(ask(&mut memory, 1, "message:25", refund("m1")).0, Response::Refunded { balance: Some(5) });
-    assert_eq!(memory.accounts[ALICE], account(5, 0, 0));
-    memory.charged.clear();
-    assert_eq!(ask(&mut memory, 1, "message:25", refund("m1")).0, Response::Refunded { balance: Some(5) });
+fn refund_returns_what_the_debit_took() {
+    let mut memory = Memory { charged: 5, ..Memory::with(Account { debited: 5, ..Account::default() }) };
+    assert_eq!(memory.ask(1, Reservation::None, refund()).0, Response::Refunded { balance: Some(5) });
+    assert_eq!(memory.numbers(), (5, 0, 0));
+    memory.charged = 0;
+    assert_eq!(memory.ask(1, Reservation::None, refund()).0, Response::Refunded { balance: Some(5) });
 }
 
 #[test]
-fn an_unknown_subscriber_is_denied_unless_there_is_a_default_balance() {
+fn unknown_subscriber_is_denied_without_a_default_balance() {
     let mut memory = Memory::default();
     let unknown = Response::Denied(Denial::UnknownSubscriber);
-    assert_eq!(ask(&mut memory, 1, "message:1", reserve(1)).0, unknown);
-    let granted = Response::granted(Quota(2), Some(3));
-    assert_eq!(ask_with(&mut memory, Some(5), 1, "message:1", reserve(2)).0, granted);
-    assert_eq!(memory.accounts[ALICE], account(3, 2, 0));
+    assert_eq!(memory.ask(1, Reservation::None, reserve(1)).0, unknown);
+    assert_eq!(memory.account, None);
+    memory.default_balance = Some(55);
+    assert_eq!(memory.ask(1, Reservation::None, reserve(2)).0, Response::granted(Quota(2), Some(5)));
+    assert_eq!(memory.numbers(), (5, 50, 0));
 }
 
 #[test]
-fn a_release_of_nothing_changes_nothing() {
-    let mut memory = alice(account(7, 0, 0));
-    assert_eq!(ask(&mut memory, 1, "message:1", Operation::Release).0, Response::Released { balance: Some(7) });
+fn release_of_nothing_changes_nothing() {
+    let mut memory = Memory::with(account(7));
+    let released = Response::Released { balance: Some(7) };
+    assert_eq!(memory.ask(1, Reservation::None, Operation::Release).0, released);
+    assert_eq!(memory.numbers(), (7, 0, 0));
+}
+
+#[test]
+fn overflow_fails_and_changes_nothing() {
+    let mut memory = Memory { charged: 1, ..Memory::with(account(i64::MAX)) };
+    let failed = Response::Failed(Failure::Enabler);
+    assert_eq!(memory.ask(1, Reservation::None, refund()).0, failed);
+    assert_eq!(memory.numbers(), (i64::MAX, 0, 0));
 }

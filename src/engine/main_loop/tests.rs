@@ -4,6 +4,7 @@ use super::*;
 use crate::charge::event::Suspended;
 use crate::config::Config;
 use crate::enabler::diameter::client::fake_peer::{HOST, REALM, answer, asks, cea, header, messages};
+use crate::engine::preflight;
 use crate::wire::diameter::dictionary::{self, APPLICATION_CREDIT_CONTROL, Command};
 use crate::wire::diameter::{
     CreditControlAnswer, CreditControlRequest, Framed, Message, ResultCode, ServiceUnits, frame,
@@ -43,7 +44,7 @@ impl World {
         ] {
             config.set(name, value).unwrap_or_else(|error| panic!("{error}"));
         }
-        let region = Region::create(config, 1).expect("a region");
+        let region = preflight::create_region(config, 1).expect("a region");
         let mut engine = Engine::start(&region).unwrap_or_else(|error| panic!("{error}"));
         let mut worker = Worker::attach(&region, 0);
         for cseq in 1..=invites {

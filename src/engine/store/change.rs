@@ -3,8 +3,7 @@
 use super::trace::TracePart;
 use crate::charge::ch2::Trigger;
 use crate::charge::session::{Rule, Session, TraceEvent};
-use crate::enabler::diameter::client::connections::PeerStatus;
-use crate::enabler::ledger::Account;
+use crate::enabler::{Account, StatusEntry};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use thin_vec::ThinVec;
@@ -233,8 +232,8 @@ pub struct Pending {
     pub marks: BTreeMap<u64, Marks>,
     /// Instance that all sessions belong to.
     pub adopted: Option<u64>,
-    /// State of the enabler's peers; not in the journal.
-    pub peers: Option<Vec<PeerStatus>>,
+    /// Status of the enabler's servers; not in the journal.
+    pub enabler_status: Option<Vec<StatusEntry>>,
 }
 
 impl Pending {
@@ -285,7 +284,7 @@ impl Pending {
     pub fn is_empty(&self) -> bool {
         let no_records = self.sessions.is_empty() && self.debits.is_empty() && self.refunds.is_empty();
         let no_money = self.accounts.is_empty() && self.holds.is_empty() && self.not_debited.is_empty();
-        no_records && no_money && self.marks.is_empty() && self.adopted.is_none() && self.peers.is_none()
+        no_records && no_money && self.marks.is_empty() && self.adopted.is_none() && self.enabler_status.is_none()
     }
 
     /// Whether this debit of a message is pending.

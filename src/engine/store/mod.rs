@@ -28,10 +28,10 @@ mod writer;
 #[cfg(test)]
 mod tests;
 
+use crate::charge::ch2::{Operation, Request};
 use crate::charge::session::Session;
 use crate::charge::time::Time;
-use crate::enabler::diameter::client::connections::PeerStatus;
-use crate::enabler::ledger::{Account, Accounts};
+use crate::enabler::{Account, Funds, StatusEntry};
 use crate::shm::clock;
 use crate::shm::region::Region;
 use change::{Change, Marks, Pending, SessionChange, Summary};
@@ -231,9 +231,9 @@ impl Store {
         self.pending.set_summary(row, summary);
     }
 
-    /// Writes the state of the enabler's peers to the tables, without a commit.
-    pub fn put_peers(&mut self, peers: Vec<PeerStatus>) {
-        self.pending.peers = Some(peers);
+    /// Writes the status of the enabler's servers to the tables, without a commit.
+    pub fn put_enabler_status(&mut self, status: Vec<StatusEntry>) {
+        self.pending.enabler_status = Some(status);
         self.pending_since.get_or_insert_with(clock::now);
     }
 
@@ -385,10 +385,19 @@ impl Store {
     }
 }
 
-impl Accounts for Store {
-    type Error = StoreError;
+/// Accounts and holds, for enablers that keep them here. A session is named by its row.
+impl Store {
+    /// Reads what the enabler has to know to settle this request.
+    pub fn funds(&self, row: i64, request: &Request) -> Result<Funds, StoreError> {
+        let charged = match &request.operation {
+            Operation::Refund { message_id, part, .. } => self.charged(row, message_id, *part)?.unwrap_or(0),
+            Operation::Reserve { .. } | Operation::Debit { .. } | Operation::Release => 0,
+        };
+        Ok(Funds { account: self.account(request.account.as_str())?, held: self.held(row)?, charged })
+    }
 
-    fn account(&self, id: &str) -> Result<Option<Account>, StoreError> {
+    /// Reads an account; `None`: there is none of this id.
+    pub fn account(&self, id: &str) -> Result<Option<Account>, StoreError> {
         if let Some(account) = self.overlays().find_map(|pending| pending.accounts.get(id)) {
             return Ok(Some(*account));
         }
@@ -404,10 +413,12 @@ impl Accounts for Store {
         read().map_err(|source| self.error(source))
     }
 
-    fn put_account(&mut self, id: &str, account: Account) {
+    /// Writes an account, new or old.
+    pub fn put_account(&mut self, id: &str, account: Account) {
         self.put(Change::Account { id: id.into(), account });
     }
 
+    /// Reads the units of a debit; `None`: there is no such debit, or it was refunded.
     fn charged(&self, session: i64, message_id: &str, part: u32) -> Result<Option<i64>, StoreError> {
         if self.overlays().any(|pending| pending.is_refunded(session, message_id, part)) {
             return Ok(None);
@@ -423,6 +434,7 @@ impl Accounts for Store {
         read().map_err(|source| self.error(source))
     }
 
+    /// Reads the units that a session holds of its account.
     fn held(&self, session: i64) -> Result<i64, StoreError> {
         if let Some(units) = self.overlays().find_map(|pending| pending.holds.get(&session)) {
             return Ok(*units);
@@ -434,7 +446,8 @@ impl Accounts for Store {
         Ok(read().map_err(|source| self.error(source))?.unwrap_or(0))
     }
 
-    fn put_held(&mut self, session: i64, units: i64) {
+    /// Sets the units that a session holds of its account.
+    pub fn put_held(&mut self, session: i64, units: i64) {
         self.put(Change::Held { row: session, units });
     }
 }

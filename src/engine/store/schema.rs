@@ -61,9 +61,10 @@ CREATE TABLE origin(state_id INTEGER NOT NULL);
 INSERT INTO origin VALUES(unixepoch());
 -- Positions up to which the rings of the running instance were read (events) and written (notifications).
 CREATE TABLE marks(instance INTEGER PRIMARY KEY, events BLOB NOT NULL, notifications BLOB NOT NULL);
--- State of the Diameter peers at the last command that asked for it.
-CREATE TABLE peers(host TEXT NOT NULL, address TEXT NOT NULL, state TEXT NOT NULL, in_flight INTEGER NOT NULL,
-  last_error TEXT NOT NULL);
+-- State of the enabler's servers at the last command that asked for it: one row per field, in the order of field.
+CREATE TABLE enabler_status(
+  server INTEGER NOT NULL, field INTEGER NOT NULL, name TEXT NOT NULL, value NOT NULL,
+  PRIMARY KEY(server, field)) WITHOUT ROWID;
 -- The journal beside this file. ledger: random number that both share. applied: sequence of its last record that is in
 -- these tables.
 CREATE TABLE journal(ledger INTEGER NOT NULL, applied INTEGER NOT NULL);

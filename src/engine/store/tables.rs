@@ -4,12 +4,11 @@ use super::change::{Debit, NotDebited, Pending, PendingSession, Refund, Summary}
 use super::trace::TracePart;
 use crate::charge::event::Direction;
 use crate::charge::session::Session;
-use crate::enabler::diameter::client::connections::PeerStatus;
-use crate::enabler::ledger::Account;
-use rusqlite::{Connection, Result, params};
+use crate::enabler::{Account, StatusEntry, StatusValue};
+use rusqlite::{Connection, Result, ToSql, params};
 
-/// Writes everything but the peers, within the caller's transaction. Must not be called twice for the same changes: trace
-/// events are appended.
+/// Writes everything but the status of the enabler, within the caller's transaction. Must not be called twice for the
+/// same changes: trace events are appended.
 pub fn write(connection: &Connection, pending: &Pending) -> Result<()> {
     for (row, session) in &pending.sessions {
         write_session(connection, *row, session)?;
@@ -47,21 +46,21 @@ pub fn write(connection: &Connection, pending: &Pending) -> Result<()> {
     Ok(())
 }
 
-/// Replaces the state of the enabler's peers, within the caller's transaction.
-pub fn write_peers(connection: &Connection, peers: &[PeerStatus]) -> Result<()> {
-    execute(connection, "DELETE FROM peers", [])?;
-    for peer in peers {
-        execute(
-            connection,
-            "INSERT INTO peers(host, address, state, in_flight, last_error) VALUES(?1, ?2, ?3, ?4, ?5)",
-            params![
-                peer.host,
-                peer.address,
-                peer.state,
-                peer.in_flight as i64,
-                peer.last_error.as_deref().unwrap_or_default(),
-            ],
-        )?;
+/// Replaces the status of the enabler's servers, within the caller's transaction.
+pub fn write_enabler_status(connection: &Connection, entries: &[StatusEntry]) -> Result<()> {
+    execute(connection, "DELETE FROM enabler_status", [])?;
+    for (server, entry) in entries.iter().enumerate() {
+        for (field, (name, value)) in entry.iter().enumerate() {
+            let value: &dyn ToSql = match value {
+                StatusValue::Text(text) => text,
+                StatusValue::Integer(number) => number,
+            };
+            execute(
+                connection,
+                "INSERT INTO enabler_status(server, field, name, value) VALUES(?1, ?2, ?3, ?4)",
+                params![server as i64, field as i64, name, value],
+            )?;
+        }
     }
     Ok(())
 }

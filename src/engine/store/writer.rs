@@ -123,7 +123,7 @@ impl Tables {
                 simulate::crash_point();
                 connection.prepare_cached("UPDATE journal SET applied=?1")?.execute([through as i64])?;
             }
-            pending.peers.iter().try_for_each(|peers| tables::write_peers(connection, peers))
+            pending.enabler_status.iter().try_for_each(|status| tables::write_enabler_status(connection, status))
         })
     }
 

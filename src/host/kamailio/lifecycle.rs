@@ -4,6 +4,7 @@ use super::guard::guard;
 use super::{
     REGION, TM, Tm, bindings as sys, callbacks, events, frames, logger, parameters, resume, rpc, statistics, text,
 };
+use crate::engine::preflight;
 use crate::engine::supervisor::supervise;
 use crate::shm::region::Region;
 use crate::shm::script_runs::Process;
@@ -74,7 +75,7 @@ pub unsafe extern "C" fn initialise_child(rank: c_int) -> c_int {
 fn make_region() -> c_int {
     // SAFETY: the number is known once all modules are initialised.
     let processes = usize::try_from(unsafe { sys::get_max_procs() }).unwrap_or(0);
-    match REGION.get_or_try_init(|| Region::create(parameters::config(), processes)) {
+    match REGION.get_or_try_init(|| preflight::create_region(parameters::config(), processes)) {
         Ok(region) => {
             region.want_notices(events::wants(DEBITED), events::wants(FAILED));
             0

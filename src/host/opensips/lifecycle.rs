@@ -3,6 +3,7 @@
 use super::guard::guard;
 use super::{REGION, TM, Tm, bindings as sys, callbacks, connections, events, exports, frames, logger, mi, parameters};
 use super::{statistics, text, waiting};
+use crate::engine::preflight;
 use crate::engine::supervisor::supervise;
 use crate::shm::region::Region;
 use std::ffi::{CStr, c_int, c_void};
@@ -77,7 +78,7 @@ unsafe extern "C" fn make_region() -> c_int {
             log::error!("no shared memory: start the proxy with more of it (-m)");
             return -1;
         }
-        match REGION.get_or_try_init(|| Region::create(parameters::config(), processes)) {
+        match REGION.get_or_try_init(|| preflight::create_region(parameters::config(), processes)) {
             Ok(region) => {
                 // Anybody may subscribe at any time.
                 region.want_notices(true, true);

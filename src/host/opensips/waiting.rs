@@ -26,7 +26,7 @@ use std::time::{Duration, Instant};
 /// `$rc` of an INVITE that was cancelled while it waited.
 pub const CANCELLED: c_int = -4;
 
-/// How long the engine may take beyond the enabler's own time (`tx_timeout`).
+/// How long the engine may take beyond the enabler's own time (Diameter: `tx_timeout`).
 const MARGIN: Duration = Duration::from_secs(30);
 
 /// An INVITE that waits.
@@ -246,7 +246,7 @@ unsafe extern "C" fn look_everywhere(_: c_uint, _: *mut c_void) {
 
 /// How long an INVITE waits at most.
 fn patience() -> Duration {
-    MARGIN + REGION.get().map_or(Duration::ZERO, |region| Duration::from_secs(region.config.diameter.tx_timeout.into()))
+    MARGIN + REGION.get().map_or(Duration::ZERO, |region| Duration::from_secs(region.config.answer_seconds().into()))
 }
 
 /// In a process where INVITEs wait: those that have waited too long resume as if the engine was down, and those whose CANCEL came

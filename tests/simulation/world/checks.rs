@@ -35,7 +35,7 @@ impl World<'_> {
 
     /// How long after its end.
     fn longest_after_end(&self) -> u64 {
-        let far = if self.config.diameter().is_some() { SLACK_OF_DIAMETER } else { 0 };
+        let far = if !self.config.enabler.capabilities.keeps_accounts { SLACK_OF_DIAMETER } else { 0 };
         u64::from(self.config.policy.response_timeout) * SECOND + SLACK + far
     }
 
@@ -227,21 +227,22 @@ impl World<'_> {
         let number =
             |sql: &str, name: &str| -> i64 { ledger.query_row(sql, [name], |row| row.get(0)).expect("a number") };
         let elsewhere = self.elsewhere.borrow();
+        let is_distant = !self.config.enabler.capabilities.keeps_accounts;
         for (name, initial) in &self.balances {
             // A charging system that counts octets counts each.
-            let counted = match (self.config.diameter(), self.config.unit) {
-                (Some(_), Unit::Octets) => "octets",
+            let counted = match (is_distant, self.config.unit) {
+                (true, Unit::Octets) => "octets",
                 _ => "units",
             };
             let debited = "FROM debits WHERE account=?1 AND refunded_at IS NULL";
             let debited = number(&format!("SELECT coalesce(sum({counted}), 0) {debited}"), name);
-            let (balance, held, taken) = match self.config.diameter() {
-                Some(_) => {
+            let (balance, held, taken) = match is_distant {
+                true => {
                     let found = elsewhere.ocs.accounts.iter().find(|(known, _)| known == name);
                     let account = found.map(|(_, account)| *account).unwrap_or_default();
                     (account.balance, account.held, account.debited)
                 }
-                None => {
+                false => {
                     let of = |column: &str| number(&format!("SELECT {column} FROM accounts WHERE id=?1"), name);
                     (of("balance"), of("held"), of("debited"))
                 }

@@ -7,6 +7,7 @@ use crate::disk;
 use crate::elsewhere::DOORS;
 use imcharge::charge::time::Time;
 use imcharge::engine::Engine;
+use imcharge::engine::preflight;
 use imcharge::engine::store::SYNC_DELAY;
 use imcharge::engine::watchdog::{Action, Ended, Seen, Watchdog};
 use imcharge::shm::notification::{Kind, NotificationReader, Outcome};
@@ -45,7 +46,7 @@ impl World<'_> {
             setup::reconfigure(&mut self.random, &mut self.config);
             self.hold_timeout = self.hold_timeout.max(self.config.policy.hold_timeout);
         }
-        let region = match Region::create(self.config.clone(), PROCESSES) {
+        let region = match preflight::create_region(self.config.clone(), PROCESSES) {
             Ok(region) => region,
             Err(error) => {
                 // The disk cannot be read: an operator tries again.

@@ -61,7 +61,7 @@ pub fn configure(random: &mut fastrand::Rng, state: &Path) -> Config {
 
 /// Something else is configured at a restart.
 pub fn reconfigure(random: &mut fastrand::Rng, config: &mut Config) {
-    let is_distant = config.diameter().is_some();
+    let is_distant = !config.enabler.capabilities.keeps_accounts;
     let mut set = vec![("hold_timeout", random.u32(20..90).to_string())];
     let per = config.tariff.to_string().split(':').next().unwrap_or_default().to_owned();
     // Who counts messages at a distance knows one price, also of a debit without a reservation in other units.
@@ -80,9 +80,7 @@ pub fn reconfigure(random: &mut fastrand::Rng, config: &mut Config) {
         config.set(name, &value).unwrap_or_else(|error| panic!("{error}"));
     }
     config.diameter.currency_code = (config.unit == Unit::Money && is_distant).then_some(978);
-    if config.diameter.currency_code.is_some() {
-        config.diameter.currency_exponent = 0;
-    }
+    config.diameter.currency_exponent = 0;
     config.check().unwrap_or_else(|error| panic!("{error}"));
 }
 
@@ -91,11 +89,11 @@ pub fn balances(random: &mut fastrand::Rng, config: &Config, is_short: bool) -> 
     let one = match (config.tariff.per, config.unit) {
         (Per::Message, _) => 1,
         // As many kilobytes as are reserved for a message.
-        (Per::Kilobyte, Unit::Octets) if config.diameter().is_some() => 16 * 1024,
+        (Per::Kilobyte, Unit::Octets) if !config.enabler.capabilities.keeps_accounts => 16 * 1024,
         (Per::Kilobyte, _) => 16,
     };
     let accounts = (0..random.usize(1..4)).map(|number| {
-        let is_rich = config.diameter().is_some() && !is_short;
+        let is_rich = !config.enabler.capabilities.keeps_accounts && !is_short;
         let messages = if is_rich { random.i64(3000..4000) } else { random.i64(0..60) };
         (format!("sip:user{number}@example.org"), messages * one)
     });
@@ -116,5 +114,5 @@ pub fn set_up(random: &mut fastrand::Rng, config: &Config, is_short: bool, elsew
         settings.validity_time = Some(random.u32(5..30));
     }
     elsewhere.holds = config.policy.resend == Resend::Hold;
-    elsewhere.asks = config.diameter().is_some() && random.bool();
+    elsewhere.asks = !config.enabler.capabilities.keeps_accounts && random.bool();
 }

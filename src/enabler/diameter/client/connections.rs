@@ -1,9 +1,8 @@
 //! The peers of a client: their sockets around an [`PeerTable`]. Nothing here waits; the engine waits, for all
 //! [`descriptors`](PeerConnections::descriptors) at once and until the [`deadline`](PeerConnections::deadline).
 
-use super::config::{Config, ConfigError, PeerConfig};
+use super::config::{Config, PeerConfig};
 use super::peer::Peer;
-use super::tls::Tls;
 use crate::charge::time::Time;
 use crate::enabler::diameter::client::peer_table::{Asked, Counters, Event, PeerCounters, PeerTable, Refused, Request};
 use crate::enabler::diameter::client::reconnect::{Advance, Reconnect};
@@ -39,23 +38,13 @@ pub struct PeerConnections {
 }
 
 impl PeerConnections {
-    /// Checks the configuration and the files of TLS, for the start of a host. The error is a sentence for an operator.
-    pub fn check(config: &Config) -> Result<(), ConfigError> {
-        config.check()?;
-        config.peers.iter().try_for_each(|peer| {
-            let loaded = peer.tls.as_ref().map(|files| Tls::load(peer, files)).transpose();
-            loaded.map(drop).map_err(|why| ConfigError(format!("peer {}: {why}", peer.label())))
-        })
-    }
-
-    /// Checks the configuration, and connects to all from the first [`turn`](PeerConnections::turn) on. A peer whose TLS files cannot
+    /// Connects to all from the first [`turn`](PeerConnections::turn) on. A peer whose TLS files cannot
     /// be read is down until they can. `origin_state_id` rises with each start that loses its state.
-    pub fn new(mut config: Config, origin_state_id: u32, now: Time) -> Result<PeerConnections, ConfigError> {
-        config.check()?;
+    pub fn new(mut config: Config, origin_state_id: u32, now: Time) -> PeerConnections {
         config.peers.sort_by_key(|peer: &PeerConfig| peer.priority);
         let links = config.peers.iter().map(|peer| Reconnect::new(peer, now)).collect();
         let exchange = PeerTable::new(&config, origin_state_id, now);
-        Ok(PeerConnections { exchange, links, patience: config.connect_timeout, stopping: false })
+        PeerConnections { exchange, links, patience: config.connect_timeout, stopping: false }
     }
 
     /// Queues a request; [`flush`](PeerConnections::flush) writes it, and so does the next [`turn`](PeerConnections::turn): what must be
@@ -146,7 +135,7 @@ impl PeerConnections {
         let connecting = link.any_transport().is_some() && !link.is_up();
         PeerStatus {
             host: host.to_owned(),
-            address: link.config().address.clone(),
+            address: link.config().address.to_string(),
             state: match peer {
                 _ if connecting => "CONNECTING",
                 _ if self.exchange.is_demoted(seat) => "DEMOTED",

@@ -1,7 +1,7 @@
 //! The other end, for tests and fuzz targets: messages as a charging system writes them. `fuzz/checks` reads this file
 //! too, so it calls the crate by its name.
 
-use imcharge::enabler::diameter::client::config::{Config, PeerConfig};
+use imcharge::enabler::diameter::client::config::{Config, PeerAddress, PeerConfig};
 use imcharge::enabler::diameter::client::peer_table::{Counters, PeerTable};
 use imcharge::wire::diameter::base::{
     AbortSessionRequest, CapabilitiesExchangeAnswer, DeviceWatchdogRequest, DisconnectPeerRequest, PeerAnswer,
@@ -28,18 +28,14 @@ pub const OWN_ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 7));
 pub fn config(hosts: &[&str]) -> Config {
     let peer = |(priority, host): (usize, &&str)| PeerConfig {
         host: (*host).to_owned(),
-        address: format!("127.0.0.1:{}", 3868 + priority),
+        address: PeerAddress { host: "127.0.0.1".into(), port: 3868 + priority as u16 },
         priority: priority as u16,
         tls: None,
     };
     Config {
-        origin_host: "imcharge.example.com".into(),
-        origin_realm: "example.com".into(),
-        vendor_specific_application: false,
         peers: hosts.iter().enumerate().map(peer).collect(),
-        watchdog: 30,
         in_flight_max: 1000,
-        connect_timeout: 5,
+        ..Config::new("imcharge.example.com".into(), "example.com".into())
     }
 }
 

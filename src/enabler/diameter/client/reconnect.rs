@@ -1,6 +1,6 @@
 //! A peer's addresses and its transport, and when to try again.
 
-use super::config::PeerConfig;
+use super::config::{PeerAddress, PeerConfig};
 use super::peer::Absence;
 use super::resolver::Resolver;
 use super::tls::Tls;
@@ -168,8 +168,8 @@ impl Reconnect {
     fn connect(&mut self, patience: u32, now: Time) -> Result<(), String> {
         if self.others.is_empty() {
             self.address = None;
-            let (host, port) = self.config.host_and_port().ok_or_else(|| self.no_address())?;
-            match self.resolver.look_up(host, port, patience, now)? {
+            let PeerAddress { host, port } = &self.config.address;
+            match self.resolver.look_up(host, *port, patience, now)? {
                 Some(found) => self.others.extend(found),
                 None => {
                     self.retry_at = Some(Time(now.0.saturating_add(RESOLVER_AGAIN)));

@@ -1,6 +1,6 @@
 //! TLS to a peer, from the first octet on (RFC 6733, 13.1), with certificates of both ends where we have one.
 
-use super::config::{PeerConfig, TlsConfig};
+use super::config::{OwnCertificate, PeerConfig, TlsConfig};
 use rustls::client::Resumption;
 use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject;
@@ -20,25 +20,22 @@ impl Tls {
     /// Reads the files. The peer's certificate has to be for its DiameterIdentity; where none is configured, for the
     /// host of its address. The error names the file and what is wrong with it.
     pub fn load(peer: &PeerConfig, files: &TlsConfig) -> Result<Tls, String> {
-        let host = match peer.host_and_port() {
-            Some((host, _)) if peer.host.is_empty() => host,
-            _ => peer.host.as_str(),
-        };
-        let name = ServerName::try_from(host.to_owned());
+        let host = if peer.host.is_empty() { &peer.address.host } else { &peer.host };
+        let name = ServerName::try_from(host.clone());
         let name = name.map_err(|_| format!("no certificate can be for the name \"{host}\""))?;
         let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()
             .map_err(|error| error.to_string())?
             .with_root_certificates(roots(&files.ca)?);
-        let mut config = match (&files.certificate, &files.key) {
-            (Some(certificate), Some(key)) => {
+        let mut config = match &files.own {
+            Some(OwnCertificate { certificate, key }) => {
                 let chain = certificates(certificate)?;
                 let secret = PrivateKeyDer::from_pem_file(key);
                 let secret = secret.map_err(|error| format!("TLS key {}: {error}", key.display()))?;
                 let unusable = |error| format!("TLS certificate {}: {error}", certificate.display());
                 config.with_client_auth_cert(chain, secret).map_err(unusable)?
             }
-            _ => config.with_no_client_auth(),
+            None => config.with_no_client_auth(),
         };
         // A connection is made seldom: its certificates are looked at each time.
         config.resumption = Resumption::disabled();

@@ -1,6 +1,6 @@
 //! Real sockets on the loopback, with a charging system in a thread at the other end.
 
-use super::super::config::TlsConfig;
+use super::super::config::{OwnCertificate, TlsConfig};
 use super::*;
 use crate::enabler::diameter::client::fake_peer::*;
 use crate::wire::diameter::dictionary::Command;
@@ -24,7 +24,7 @@ struct World {
 
 impl World {
     fn of(config: Config) -> World {
-        let peers = PeerConnections::new(config, 1, Time(0)).expect("a good configuration");
+        let peers = PeerConnections::new(config, 1, Time(0));
         World { peers, start: Instant::now(), events: Vec::new() }
     }
 
@@ -82,7 +82,7 @@ impl World {
 fn listen(address: &str) -> (TcpListener, Config) {
     let listener = TcpListener::bind(address).expect("a port");
     let mut config = config(&[HOST]);
-    config.peers[0].address = listener.local_addr().expect("bound").to_string();
+    config.peers[0].address = listener.local_addr().expect("bound").to_string().parse().expect("an address");
     (listener, config)
 }
 
@@ -155,7 +155,7 @@ fn requests_go_and_answers_come_over_ipv4_and_ipv6_until_we_leave() {
 fn a_name_is_resolved() {
     let (listener, mut config) = listen("127.0.0.1:0");
     let port = listener.local_addr().expect("bound").port();
-    config.peers[0].address = format!("localhost:{port}");
+    config.peers[0].address = format!("localhost:{port}").parse().expect("an address");
     let server = spawn(move || serve(&mut accept(&listener), HOST));
     let mut world = World::of(config);
     world.until_open();
@@ -331,40 +331,11 @@ fn a_tls_handshake_that_gets_nowhere_is_given_up() {
     let authority = Authority::new();
     let (listener, mut config) = listen("127.0.0.1:0");
     config.connect_timeout = 1;
-    config.peers[0].tls = Some(TlsConfig { ca: authority.ca(), certificate: None, key: None });
+    config.peers[0].tls = Some(TlsConfig { ca: authority.ca(), own: None });
     let mut world = World::of(config);
     world.until("given up", |world| !world.error(0).is_empty());
     assert!(world.error(0).ends_with("no TLS handshake within 1 s"), "{}", world.error(0));
     drop(listener);
-}
-
-#[test]
-fn wrong_configurations_are_named() {
-    let good = config(&[HOST]);
-    let peer = |address: &str| PeerConfig { address: address.into(), ..good.peers[0].clone() };
-    let with = |address: &str| Config { peers: vec![peer(address)], ..good.clone() };
-    let cases = [
-        (Config { origin_host: String::new(), ..good.clone() }, "origin_host \"\" is not a host's name"),
-        (Config { origin_realm: "a b".into(), ..good.clone() }, "origin_realm \"a b\" is not a host's name"),
-        (Config { watchdog: 5, ..good.clone() }, "a watchdog of 5 s is not allowed: 6 at least"),
-        (Config { peers: vec![], ..good.clone() }, "no peer is configured"),
-        (with("ocs1"), "peer address \"ocs1\" is not host:port"),
-        (with("::1:3868"), "peer address \"::1:3868\" is not host:port"),
-        (with("ocs1:0"), "peer address \"ocs1:0\" is not host:port"),
-        (with("[::1]x:1"), "peer address \"[::1]x:1\" is not host:port"),
-    ];
-    for (config, expected) in cases {
-        assert_eq!(PeerConnections::new(config, 1, Time(0)).expect_err("wrong").to_string(), expected);
-    }
-    let tls = |certificate, key| {
-        let tls = TlsConfig { ca: "/nowhere/ca.pem".into(), certificate, key };
-        let config = Config { peers: vec![PeerConfig { tls: Some(tls), ..peer("a:1") }], ..good.clone() };
-        PeerConnections::check(&config).expect_err("wrong").to_string()
-    };
-    let file = || Some(PathBuf::from("/nowhere/x.pem"));
-    assert_eq!(tls(file(), None), format!("peer {HOST} has a TLS certificate and no key"));
-    assert_eq!(tls(None, file()), format!("peer {HOST} has a TLS key and no certificate"));
-    assert!(tls(file(), file()).starts_with(&format!("peer {HOST}: TLS certificate /nowhere/ca.pem: ")));
 }
 
 /// A CA and what it has signed, as files.
@@ -426,8 +397,8 @@ fn over_tls(name: &str, with_certificate: bool) -> (World, JoinHandle<Vec<Vec<u8
     let (listener, mut config) = listen("127.0.0.1:0");
     let tls = server_config(&authority.ca(), authority.sign(name));
     let own = with_certificate.then(|| authority.sign("imcharge.example.com"));
-    config.peers[0].tls =
-        Some(TlsConfig { ca: authority.ca(), certificate: own.clone().map(|own| own.0), key: own.map(|own| own.1) });
+    let own = own.map(|(certificate, key)| OwnCertificate { certificate, key });
+    config.peers[0].tls = Some(TlsConfig { ca: authority.ca(), own });
     let server = spawn(move || {
         let connection = rustls::ServerConnection::new(tls).expect("a connection");
         serve(&mut rustls::StreamOwned::new(connection, accept(&listener)), HOST)
@@ -472,7 +443,7 @@ fn a_server_that_wants_a_certificate_and_gets_none_says_so() {
 fn a_peer_without_tls_is_no_peer_with_tls() {
     let authority = Authority::new();
     let (listener, mut config) = listen("127.0.0.1:0");
-    config.peers[0].tls = Some(TlsConfig { ca: authority.ca(), certificate: None, key: None });
+    config.peers[0].tls = Some(TlsConfig { ca: authority.ca(), own: None });
     let server = spawn(move || {
         accept(&listener).write_all(&dwr(HOST, 1)).expect("written");
         Vec::new()

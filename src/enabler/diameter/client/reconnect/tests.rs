@@ -75,7 +75,7 @@ fn a_name_is_looked_up_and_every_address_of_it_tried() {
     let port = server.local_addr().expect("bound").port();
     let (mut link, local) = link();
     // It may be [::1] first, where nobody listens.
-    link.config.address = format!("localhost:{port}");
+    link.config.address = format!("localhost:{port}").parse().expect("an address");
     let mut now = START;
     for _ in 0..10_000 {
         match link.advance(60, true, now) {
