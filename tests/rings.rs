@@ -462,7 +462,7 @@ fn the_text_for_prometheus_fits_the_buffer_that_the_configuration_gives_it() {
     let text = imcharge::admin::metrics::exposition(&region);
     // A bucket begins with one digit and may come to twenty.
     let most = text.len() + 20 * text.lines().filter(|line| line.contains("_latency_")).count();
-    for file in ["README.md", "kamailio-config/kamailio/kamailio.cfg"] {
+    for file in ["docs/kamailio.md", "docs/monitoring.md", "kamailio-config/kamailio/kamailio.cfg"] {
         let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
         let whole = std::fs::read_to_string(path).expect("readable");
         let size =

@@ -36,7 +36,7 @@ fn routes_of_the_manual(setup: Setup, folder: &Path) -> Setup {
             let heading = ["### imcharge_reserve(", "### imcharge_msrp(", "### imcharge:debited"];
             heading.map(|heading| blocks("docs/kamailio.md", heading)).concat()
         }),
-        Host::OpenSips => (read("kamailio-config/opensips/opensips.cfg"), blocks("README.md", "### 15.2.")),
+        Host::OpenSips => (read("kamailio-config/opensips/opensips.cfg"), blocks("docs/opensips.md", "## Functions")),
     };
     let (settings, own_routes) = match setup.host {
         Host::Kamailio => shipped.split_once("request_route {").map(|(settings, _)| (settings, "")),
@@ -66,12 +66,10 @@ pub fn the_routes_of_the_manual_charge_a_retrieval() {
     stage.until_debited(ALICE, 3);
     assert_eq!(client.bye(), 200);
     stage.expect(ALICE, 9, 0, 3);
-    // Each refusal has its own status.
     stage.proxy.set_account(ALICE, 0);
     assert_eq!(stage.client(ALICE, |_| {}).invite(), 402, "no credit");
     assert_eq!(stage.client("sip:stranger@example.org", |_| {}).invite(), 402, "no account");
     assert_eq!(stage.client(ALICE, |options| options.asserted = false).invite(), 403, "no identity");
-    // A CANCEL ends what it should.
     stage.proxy.set_account(ALICE, 9);
     drop(server);
     let _server = stage.server(&[], |options| options.rings = true);
@@ -122,7 +120,7 @@ fn the_printed_configuration_charges_a_retrieval_to_the_last_unit() {
 }
 
 #[test]
-fn the_event_route_of_the_manual_hears_of_each_debit() {
+fn the_printed_event_route_runs_for_each_debit() {
     let folder = tempfile::tempdir().expect("a folder");
     let stage = Stage::new(|setup| routes_of_the_manual(setup, folder.path()));
     stage.proxy.set_account(ALICE, 12);
@@ -136,7 +134,7 @@ fn the_event_route_of_the_manual_hears_of_each_debit() {
     }
 }
 
-/// What the manual says of the order in which modules are loaded.
+/// The order in which the modules may be loaded, as documented.
 #[test]
 fn msrp_may_be_loaded_after_the_module_and_tm_may_not() {
     let stage = Stage::new(|setup| {
@@ -160,9 +158,9 @@ fn msrp_may_be_loaded_after_the_module_and_tm_may_not() {
     assert!(log.contains("write loadmodule \"tm.so\" before loadmodule \"imcharge.so\""), "{log}");
 }
 
-/// The host keeps 32 bits of an integer; a text keeps all of it.
+/// Kamailio keeps 32 bits of an integer parameter, but all of a string.
 #[test]
-fn a_large_number_is_exact_where_it_is_written_as_a_text() {
+fn a_large_parameter_is_exact_when_written_as_a_string() {
     let stage = Stage::new(|setup| setup.parameter("default_balance", "\"5000000000\""));
     let _server = stage.server(&[], |_| {});
     let mut client = stage.client(ALICE, |_| {});
@@ -213,9 +211,9 @@ fn the_printed_backup_is_restored_with_the_journal_and_without_it() {
     stage.expect(ALICE, 98, 0, 2);
 }
 
-/// Every query of the manual is one that `sqlite3` answers, while the proxy runs.
+/// Runs the printed queries with `sqlite3` while the proxy runs.
 #[test]
-fn the_queries_of_the_manual_find_what_happened() {
+fn the_printed_queries_find_what_happened() {
     let stage = Stage::new(in_lua);
     stage.proxy.set_account(ALICE, 100);
     let server = stage.server(&["one", "two"], |_| {});
@@ -238,54 +236,78 @@ fn the_queries_of_the_manual_find_what_happened() {
     }
 }
 
-/// Texts in backquotes.
+/// Returns the inline code of a text.
 fn codes(text: &str) -> Vec<&str> {
     text.lines().flat_map(|line| line.split('`').skip(1).step_by(2)).collect()
 }
 
-/// The charging system to rehearse with takes every order and fault that the manual has, and the manual has every fault.
+/// Every control command, fault and option in docs/ocs.md exists, and every fault of the simulator is documented.
 #[test]
-fn the_ocs_takes_every_order_and_fault_of_the_manual() {
-    let manual = read("README.md");
-    let section = manual.split("\n### 10.1.").nth(1).and_then(|rest| rest.split("\n## ").next()).expect("a section");
+fn the_ocs_simulator_accepts_every_documented_command_fault_and_option() {
+    let page = read("docs/ocs.md");
+    let section = page.split("\n## The OCS simulator").nth(1).and_then(|rest| rest.split("\n## ").next());
+    let (options, control) = section.and_then(|text| text.split_once("**Control port.**")).expect("a section");
+    let (table, faults) = control.split_once("\nFaults: ").expect("a list of faults");
     let ocs = Ocs::start(&diameter::program(), &["--account", "sip:alice@example.org=100"]);
-    let takes = |line: &str| assert!(ocs.try_command(line).is_ok(), "{line}: {:?}", ocs.try_command(line));
-    let (table, faults) = section.split_once("\nFaults: ").expect("a list of faults");
+    check_commands(&ocs, &first_cells(table));
+    check_faults(&ocs, faults);
+    let help = Command::new(diameter::program()).arg("--help").output().expect("the program runs");
+    let help = String::from_utf8_lossy(&help.stdout).into_owned();
+    let words: Vec<&str> = codes(options).into_iter().flat_map(str::split_whitespace).collect();
+    let named: Vec<&&str> = words.iter().filter(|word| word.starts_with("--") && **word != "--help").collect();
+    assert!(named.len() > 10, "the table of options has another form");
+    for option in named {
+        assert!(help.contains(*option), "there is no option {option}\n{help}");
+    }
+}
+
+/// Returns the code in the first cells of a table.
+fn first_cells(table: &str) -> Vec<&str> {
     let rows: Vec<&str> = table.lines().filter(|line| line.starts_with("| `")).collect();
-    assert!(rows.len() > 5, "the table of orders has another form");
-    for order in rows.iter().flat_map(|row| codes(row.split(" | ").next().unwrap_or_default())) {
-        match order {
-            // Those that name a session find none.
+    assert!(rows.len() > 5, "the table of commands has another form");
+    rows.iter().flat_map(|row| codes(row.split(" | ").next().unwrap_or_default())).collect()
+}
+
+#[track_caller]
+fn accepts(ocs: &Ocs, command: &str) {
+    assert!(ocs.try_command(command).is_ok(), "{command}: {:?}", ocs.try_command(command));
+}
+
+fn check_commands(ocs: &Ocs, commands: &[&str]) {
+    for command in commands {
+        match *command {
+            // There is no session to name.
             "rar SESSION-ID" | "asr SESSION-ID" => {
-                let error = ocs.try_command(&order.replace("SESSION-ID", "none")).unwrap_err();
-                assert!(!error.contains("unknown command"), "{order}: {error}");
+                let error = ocs.try_command(&command.replace("SESSION-ID", "none")).unwrap_err();
+                assert!(!error.contains("unknown command"), "{command}: {error}");
             }
-            "account NAME=BALANCE" => takes("account sip:bob@example.org=5"),
-            "set NAME=VALUE" => takes("set price=1"),
-            "kill [MILLISECONDS]" => takes("kill 1"),
-            order if order.starts_with("fault NAME") => takes("fault drop=1/3 on=initial,update times=2 rate=1/2"),
-            order => takes(order),
+            "account NAME=BALANCE" => accepts(ocs, "account sip:bob@example.org=5"),
+            "set NAME=VALUE" => accepts(ocs, "set price=1"),
+            "kill [MILLISECONDS]" => accepts(ocs, "kill 1"),
+            fault if fault.starts_with("fault NAME") => {
+                accepts(ocs, "fault drop=1/3 on=initial,update times=2 rate=1/2");
+            }
+            command => accepts(ocs, command),
         }
     }
+}
+
+fn check_faults(ocs: &Ocs, faults: &str) {
     let mut named = Vec::new();
     for fault in codes(faults) {
-        // `5-50ms` is another value of the fault before it.
         let (name, values) = fault.split_once('=').unwrap_or((fault, ""));
-        if !fault.starts_with(|first: char| first.is_ascii_digit()) {
-            named.push(name);
-            for value in values.split('|').map(|value| value.replace("CODE", "4012").replace('N', "20")) {
-                takes("fault off");
-                takes(&if value.is_empty() { format!("fault {name}") } else { format!("fault {name}={value}") });
-            }
+        // `5-50ms` is another value of the fault before it.
+        if fault.starts_with(|first: char| first.is_ascii_digit()) {
+            continue;
+        }
+        named.push(name);
+        for value in values.split('|').map(|value| value.replace("CODE", "4012").replace('N', "20")) {
+            accepts(ocs, "fault off");
+            accepts(ocs, &if value.is_empty() { format!("fault {name}") } else { format!("fault {name}={value}") });
         }
     }
-    let all = ocs.try_command("fault unheard-of").unwrap_err();
-    let (_, all) = all.split_once("there are ").expect("the faults that there are");
+    let error = ocs.try_command("fault unheard-of").unwrap_err();
+    let (_, all) = error.split_once("there are ").expect("the error lists all faults");
     let missing: Vec<&str> = all.split(", ").filter(|name| !named.contains(name)).collect();
-    assert!(missing.is_empty(), "the manual lacks {missing:?}");
-    let help = std::process::Command::new(diameter::program()).arg("--help").output().expect("the program runs");
-    let help = String::from_utf8_lossy(&help.stdout).into_owned();
-    for option in codes(table).into_iter().flat_map(str::split_whitespace).filter(|word| word.starts_with("--")) {
-        assert!(help.contains(option) || option == "--help", "there is no option {option}\n{help}");
-    }
+    assert!(missing.is_empty(), "docs/ocs.md lacks {missing:?}");
 }

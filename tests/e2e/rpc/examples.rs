@@ -203,7 +203,7 @@ fn every_example_of_the_management_interface_runs() {
             let is_of = |line: &&String| line.split(' ').next() == Some(&name);
             assert!(commands.iter().any(|line| is_of(&line)), "no example of {name}");
         }
-        let manual = read("README.md");
+        let manual = read("docs/opensips.md");
         let typed = typed(&manual, "opensips-cli");
         assert!(!typed.is_empty());
         let typed = typed.iter().map(|words| words[3..].join(" "));
