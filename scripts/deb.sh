@@ -18,13 +18,14 @@ trap 'rm -rf "$tree"' EXIT
 chmod 755 "$tree"
 modules=$tree/usr/lib/$triplet/kamailio/modules
 documents=$tree/usr/share/doc/$name
-install -d "$modules" "$documents/examples" "$tree/DEBIAN"
+install -d "$modules" "$documents/examples" "$documents/docs" "$tree/DEBIAN"
 
 install -m 644 "$module" "$modules/imcharge.so"
 strip --strip-unneeded --remove-section=.comment "$modules/imcharge.so"
 install -m 644 "$top"/kamailio-config/kamailio/* "$top"/kamailio-config/prometheus/* "$top"/kamailio-config/grafana/* \
     "$documents/examples"
-install -m 644 "$top/README.md" "$top/packaging/copyright" "$documents"
+install -m 644 "$top/README.md" "$top/SECURITY.md" "$top/CONTRIBUTING.md" "$top/packaging/copyright" "$documents"
+install -m 644 "$top"/docs/*.md "$documents/docs"
 gzip -9nc "$top/CHANGELOG.md" >"$documents/changelog.gz"
 gzip -9n >"$documents/changelog.Debian.gz" <<END
 $name ($version) unstable; urgency=medium

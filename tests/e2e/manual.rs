@@ -93,6 +93,7 @@ fn printed_configuration(page: &str) -> String {
 fn the_printed_configuration_charges_a_retrieval_to_the_last_unit() {
     let folder = tempfile::tempdir().expect("a folder");
     let printed = printed_configuration("docs/getting-started.md");
+    assert_eq!(printed, printed_configuration("README.md"), "both pages print the same configuration");
     let stage = Stage::new(|setup| {
         let config = folder.path().join("printed.cfg");
         std::fs::write(&config, &printed).expect("a file");
