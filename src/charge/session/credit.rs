@@ -1,488 +1,504 @@
-//! The session towards the enabler: one request at a time, and what its answer does.
+//! The credit machine: what is reserved, granted to the gate and taken from the grant, and what answers of the enabler do
+//! to it.
+//!
+//! Sending is in `request`, the open reservations are in `reservation`, their renewal is in `validity`, and requests ahead of
+//! need are in `ahead`. Quotas and counts saturate; prices cannot overflow (see [`crate::charge::tariff::Tariff::PRICE_MAX`]).
 
-use super::ahead::Further;
+use super::ahead::Ahead;
+use super::common::{Common, Context};
+use super::messages::{Debit, Messages};
+use super::output::{Decision, EndReason, Output};
+use super::request::{PendingRequest, Purpose};
+use super::reservation::{AbandonedReservation, OpenReservation, Reservations};
+use super::rule::Rule;
+use super::trace::{TraceEvent, TraceEventKind};
 use super::validity::Validity;
-use super::{
-    Debit, Decision, Flight, Outcome, Output, Phase, REFUSED, RETRY_MOST, Rule, Session, TraceEvent, TraceEventKind,
-    Verdict, Work,
-};
-use crate::charge::account::AccountId;
-use crate::charge::ch2::{Denial, Failure, Grant, Operation, Request, Reservation, Response};
-use crate::charge::event::Stop;
-use crate::charge::policy::{Model, OnFailure, Resend, Settle};
+use crate::charge::ch2::{Denial, Failure, Grant, Reservation, Response};
+use crate::charge::event::{Event, Stop};
+use crate::charge::policy::{Model, OnFailure, Settle};
 use crate::charge::tariff::{Quota, Units};
 use crate::charge::time::Time;
+use serde::{Deserialize, Serialize};
 use std::sync::Arc;
+use thin_vec::ThinVec;
 
-impl Session {
-    /// Asks what is to be asked next, once the one before is answered: a reservation that holds nothing is ended first,
-    /// because the enabler may have more than it says; then credit, because the gate waits for it; then the debits. The
-    /// release comes last.
-    pub(super) fn proceed(&mut self, now: Time) {
-        if self.is_failing() {
-            self.go_on_uncovered(now);
+/// Seconds between a refused reservation and the next attempt.
+const REFUSED_RETRY_SECONDS: u32 = 1;
+
+/// Reservations, grants and the pending request of a session.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Credit {
+    pub(super) ahead: Ahead,
+    pub(super) reservations: Reservations,
+    abandoned: ThinVec<AbandonedReservation>,
+    granted: Quota,
+    /// What the gate took from the grant, as far as SENDs have been read.
+    taken: u32,
+    /// Granted while the enabler did not answer.
+    uncovered: Quota,
+    /// The enabler grants no more (Final-Unit-Indication).
+    pub(super) is_last_grant: bool,
+    /// The service costs this subscriber nothing.
+    pub(super) is_free_of_charge: bool,
+    /// What is to be requested next, and why.
+    pub(super) wanted: Option<(Quota, Rule)>,
+    pub(super) refused_at: Option<Time>,
+    /// Number of the next request.
+    pub(super) next_number: u32,
+    /// Number of the last request within its reservation.
+    pub(super) sequence: u32,
+    pub(super) pending: Option<Box<PendingRequest>>,
+}
+
+impl Credit {
+    pub(super) fn new(ahead: Ahead, first_number: u32) -> Credit {
+        Credit {
+            ahead,
+            reservations: Reservations::default(),
+            abandoned: ThinVec::new(),
+            granted: Quota(0),
+            taken: 0,
+            uncovered: Quota(0),
+            is_last_grant: false,
+            is_free_of_charge: false,
+            wanted: None,
+            refused_at: None,
+            next_number: first_number,
+            sequence: 0,
+            pending: None,
         }
-        if self.flight.is_some() {
+    }
+
+    pub(super) fn granted(&self) -> Quota {
+        self.granted
+    }
+
+    pub(super) fn taken(&self) -> u32 {
+        self.taken
+    }
+
+    pub(super) fn uncovered(&self) -> Quota {
+        self.uncovered
+    }
+
+    /// Whether no request is pending and no release of an abandoned reservation is due.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.pending.is_none() && self.abandoned.is_empty()
+    }
+
+    /// Handles an event that concerns credit.
+    pub(super) fn on_event(&mut self, event: &Event<'_>, messages: &Messages, cx: &mut Context<'_>) {
+        match event {
+            Event::Stopped { why: Stop::Beyond, .. } => self.on_stopped_beyond(messages, cx),
+            Event::Reauthorize { opened_by } => self.on_reauthorize(*opened_by, cx),
+            _ => {}
+        }
+    }
+
+    /// Sends again and renews what is due.
+    pub(super) fn on_timer(&mut self, cx: &mut Context<'_>) {
+        self.retry(cx);
+        self.renew_expired(cx);
+    }
+
+    pub(super) fn deadline(&self, is_open: bool) -> Option<Time> {
+        let retry = self.pending().and_then(|pending| pending.retry_at);
+        let renewal = self.next_renewal_at().filter(|_| is_open);
+        retry.into_iter().chain(renewal).min()
+    }
+
+    /// Limits all times to what they can be from `now` on; the clock may have started anew.
+    pub(super) fn rebase(&mut self, now: Time) {
+        self.rebase_pending(now);
+        self.refused_at = self.refused_at.map(|refused| refused.min(now));
+        self.rebase_validities(now);
+    }
+}
+
+/// What is requested next.
+impl Credit {
+    /// Sends the next request, if there is anything to request. `messages`: source of debits and refunds.
+    ///
+    /// A reservation that holds nothing is ended first, because the enabler may hold more than it says. Then comes credit,
+    /// because the gate waits for it, then debits and refunds, and last the release.
+    pub(super) fn proceed(&mut self, is_settling: bool, messages: &mut Messages, cx: &mut Context<'_>) {
+        if !cx.dialog.may_be_served() {
+            self.wanted = None;
+        }
+        if self.is_failing() {
+            self.grant_wanted_uncovered(cx);
+        }
+        if self.pending.is_some() {
             return;
         }
-        let _ = self.bring_to_front(|further| further.outstanding.0 == 0);
-        if self.reservation.is_some() && self.outstanding.0 == 0 {
-            self.release(now);
-        } else if let Some(rule) = self.next_renewal() {
-            self.ask(Work::Reserve(Quota(0), rule), now);
+        self.reservations.bring_to_front(|reservation| reservation.outstanding.0 == 0);
+        let has_reservation = !self.reservations.is_empty();
+        if has_reservation && self.reservations.outstanding().0 == 0 {
+            self.release_first(cx);
+        } else if let Some(rule) = self.take_renewal(cx) {
+            self.ask(Purpose::Reserve(Quota(0), rule), false, cx);
         } else if let Some((quota, rule)) = self.wanted.take().filter(|(quota, _)| quota.0 > 0) {
-            self.ask(Work::Reserve(quota, rule), now);
-        } else if let Some(debit) = super::first(&mut self.debits) {
-            self.touch(debit.number);
-            self.ask_debit(debit, now);
-        } else if let Some(debit) = super::first(&mut self.refunds) {
-            self.touch(debit.number);
-            self.ask(Work::Refund(debit), now);
-        } else if let Some((opened_by, route, rule)) = super::first(&mut self.abandoned) {
-            let reservation = Reservation::Open { opened_by, outstanding: Quota(0) };
-            self.ask_of(reservation, route, Work::Release(rule), now);
-        } else if self.reservation.is_some() && (matches!(self.phase, Phase::Settling) || self.is_told_out(0)) {
-            self.close_gate_at_taken();
-            self.release(now);
-        } else if matches!(self.phase, Phase::Settling) {
-            self.close(now);
+            self.ask(Purpose::Reserve(quota, rule), false, cx);
+        } else if let Some(debit) = messages.take_debit() {
+            self.ask_debit(debit, messages, cx);
+        } else if let Some(debit) = messages.take_refund() {
+            self.ask(Purpose::Refund(debit), false, cx);
+        } else if let Some(abandoned) = super::take_first(&mut self.abandoned) {
+            self.ask_release_of(abandoned, cx);
+        } else if has_reservation && (is_settling || self.is_announced_complete(0, messages, cx.common)) {
+            self.shrink_grant_to_taken(cx);
+            self.release_first(cx);
         }
     }
 
-    /// The first reservation is ended: nothing of it is used.
-    fn release(&mut self, now: Time) {
-        self.ask(Work::Release(Rule::Unused), now);
-        self.end_reservation();
+    /// Releases the first reservation, of which nothing is used.
+    fn release_first(&mut self, cx: &mut Context<'_>) {
+        self.ask(Purpose::Release(Rule::Unused), false, cx);
+        self.reservations.end_first();
     }
 
-    /// A debit goes out of a reservation that covers it, if there is one. What the debit of the last told message leaves
-    /// is given back with it.
-    fn ask_debit(&mut self, debit: Debit, now: Time) {
+    /// Requests a debit from a reservation that covers it, if there is one. The debit of the last announced message also
+    /// returns the rest of the reservation.
+    fn ask_debit(&mut self, debit: Debit, messages: &Messages, cx: &mut Context<'_>) {
         let quota = debit.quota;
-        if self.outstanding < quota {
-            let _ = self.bring_to_front(|further| further.outstanding >= quota);
+        if self.reservations.outstanding() < quota {
+            self.reservations.bring_to_front(|reservation| reservation.outstanding >= quota);
         }
-        if self.reservation.is_some() && self.is_told_out(1) {
-            self.close_gate_at_taken();
+        let is_last = !self.reservations.is_empty() && self.is_announced_complete(1, messages, cx.common);
+        if is_last {
+            self.shrink_grant_to_taken(cx);
         }
-        self.ask(Work::Debit(debit), now);
+        self.ask(Purpose::Debit(debit), is_last, cx);
     }
 
-    /// What is left of the grant is given back.
-    fn close_gate_at_taken(&mut self) {
-        if self.may_be_served() && self.granted.0 > self.taken {
-            self.granted = Quota(self.taken);
-            self.publish();
-        }
-    }
-
-    /// A reservation that is to be asked for again, brought to the front.
-    fn next_renewal(&mut self) -> Option<Rule> {
-        if !self.is_served() || self.reservation.is_none() {
+    /// Takes a renewal that is due and brings its reservation to the front.
+    fn take_renewal(&mut self, cx: &Context<'_>) -> Option<Rule> {
+        if !cx.dialog.is_served() {
             return None;
         }
-        if self.ahead.renewal.is_none() {
-            self.bring_to_front(|further| further.renewal.is_some())?;
+        if self.reservations.first()?.renewal.is_none() {
+            self.reservations.bring_to_front(|reservation| reservation.renewal.is_some());
         }
-        self.ahead.renewal.take()
+        self.reservations.first_mut()?.renewal.take()
     }
 
-    /// Whether messages pass.
-    pub(super) fn is_served(&self) -> bool {
-        matches!(self.phase, Phase::Open | Phase::Cancelled { .. })
-    }
-
-    pub(super) fn ask(&mut self, work: Work, now: Time) {
-        let reservation = self.reservation_for(&work);
-        let route = self.route.clone().filter(|_| reservation != Reservation::None);
-        self.ask_of(reservation, route, work, now);
-    }
-
-    fn ask_of(&mut self, reservation: Reservation, route: Option<Arc<str>>, work: Work, now: Time) {
-        let (number, since, end_to_end_id, retry, tries) = (self.next_number, now, 0, None, 0);
-        let (possible_duplicate, held, revoked) = (false, false, None);
-        self.ahead.sequence = self.sequence_in(reservation, number);
-        self.next_number = self.next_number.saturating_add(1);
-        self.step(now, self.asked(&work, reservation).request(number));
-        let flight = Box::new(Flight {
-            number,
-            since,
-            reservation,
-            route,
-            work,
-            end_to_end_id,
-            retry,
-            tries,
-            possible_duplicate,
-            held,
-            revoked,
-        });
-        self.outputs.push(Output::Ask(self.request(&flight)));
-        self.flight = Some(flight);
-    }
-
-    /// Number of a request within its reservation. Of one that the session does not have, nobody knows how many there
-    /// were: no more than of the session.
-    fn sequence_in(&mut self, reservation: Reservation, number: u32) -> u32 {
-        let Some(opened_by) = reservation.opened_by() else { return 0 };
-        if self.reservation != Some(opened_by) {
-            return number.saturating_sub(opened_by);
-        }
-        let sequence = self.ahead.requests;
-        self.ahead.requests = sequence.saturating_add(1);
-        sequence
-    }
-
-    /// The step of a request.
-    fn asked(&self, work: &Work, reservation: Reservation) -> TraceEvent {
-        let worth = |step: TraceEvent, quota: Quota| step.worth(quota, self.price_of(quota));
-        match work {
-            Work::Reserve(quota, rule) => worth(TraceEvent::new(TraceEventKind::Reserve), *quota).by(*rule),
-            Work::Debit(debit) => self.about(TraceEventKind::Debit, debit).by(debit.rule),
-            Work::Refund(debit) => self.about(TraceEventKind::Refund, debit).by(debit.rule),
-            Work::Release(rule) => {
-                let step = TraceEvent::new(TraceEventKind::Release).by(*rule);
-                // Nobody knows what a reservation has that was not answered.
-                match (rule, reservation) {
-                    (Rule::Unused, Reservation::Open { outstanding, .. }) => worth(step, outstanding),
-                    _ => step,
-                }
-            }
+    /// Asks for more after a SEND was stopped at the gate: the account may have been topped up since the last refusal.
+    fn on_stopped_beyond(&mut self, messages: &Messages, cx: &mut Context<'_>) {
+        let is_refused = self.refused_at.is_some_and(|at| cx.now < at.after_seconds(REFUSED_RETRY_SECONDS));
+        // After final units the enabler grants nothing until it asks for a renewal (RFC 8506, 5.6).
+        if !is_refused && !self.is_last_grant && cx.common.policy.model == Model::Reserve {
+            self.want_beyond(messages, cx);
         }
     }
 
-    /// What a request finds, and leaves. More is asked for in a reservation of its own (see `ahead`).
-    fn reservation_for(&self, work: &Work) -> Reservation {
-        let outstanding = self.outstanding;
-        match (self.reservation, work) {
-            (None, _) | (_, Work::Refund(_)) => Reservation::None,
-            (_, Work::Reserve(quota, _)) if quota.0 > 0 => Reservation::None,
-            (Some(opened_by), Work::Debit(debit)) if debit.quota >= outstanding || self.is_told_out(1) => {
-                Reservation::Last { opened_by, outstanding }
-            }
-            (Some(opened_by), _) => Reservation::Open { opened_by, outstanding },
+    /// Renews a reservation at the enabler's request (RFC 8506, 5.5), unless its renewal is pending.
+    fn on_reauthorize(&mut self, opened_by: u32, cx: &mut Context<'_>) {
+        cx.record(TraceEvent::new(TraceEventKind::Reauthorize));
+        if !self.is_updating(opened_by)
+            && let Some(reservation) = self.reservations.get_mut(opened_by)
+        {
+            reservation.renewal = Some(Rule::Reauthorization);
         }
     }
 
-    /// The enabler holds only this much of the first reservation: what it held beside it may not be used any more.
-    fn narrow(&mut self, outstanding: Quota) {
-        let less = self.outstanding.0.saturating_sub(outstanding.0);
+    /// Whether a request of this reservation is pending and not held back: its answer says what is reserved.
+    pub(super) fn is_updating(&self, opened_by: u32) -> bool {
+        let pending = self.pending().filter(|pending| !pending.is_held);
+        let updated = pending.and_then(|pending| pending.reservation.opened_by());
+        self.reservations.contains(opened_by) && updated == Some(opened_by)
+    }
+}
+
+/// The grant at the gate.
+impl Credit {
+    fn publish_grant(&self, cx: &mut Context<'_>) {
+        if cx.dialog.is_served() {
+            cx.push(Output::Grant(self.granted));
+        }
+    }
+
+    /// A SEND passed the gate, which took this much for it. A refusal before it is forgotten after
+    /// [`REFUSED_RETRY_SECONDS`]: the account may have been topped up.
+    pub(super) fn on_sent(&mut self, taken: u32, at: Time) {
+        self.refused_at = self.refused_at.filter(|refused| at < refused.after_seconds(REFUSED_RETRY_SECONDS));
+        self.taken = self.taken.saturating_add(taken);
+    }
+
+    /// Returns to the grant what was taken for something that is not charged, or not this much.
+    pub(super) fn return_to_grant(&mut self, quota: Quota, cx: &mut Context<'_>) {
+        if cx.dialog.may_be_served() {
+            self.granted = Quota(self.granted.0.saturating_add(quota.0));
+            self.publish_grant(cx);
+        }
+    }
+
+    /// Takes from the grant what the gate did not take for a message.
+    pub(super) fn take_from_grant(&mut self, quota: Quota, cx: &mut Context<'_>) {
+        self.granted = Quota(self.granted.0.saturating_sub(quota.0));
+        self.publish_grant(cx);
+    }
+
+    /// Withdraws what is left of the grant.
+    fn shrink_grant_to_taken(&mut self, cx: &mut Context<'_>) {
+        if cx.dialog.may_be_served() && self.granted.0 > self.taken {
+            self.granted = Quota(self.taken);
+            self.publish_grant(cx);
+        }
+    }
+
+    /// The first reservation holds only this much: the gate must not let more pass.
+    fn shrink_reservation(&mut self, outstanding: Quota, cx: &mut Context<'_>) {
+        let Some(first) = self.reservations.first_mut() else { return };
+        let less = first.outstanding.0.saturating_sub(outstanding.0);
         if less > 0 {
-            self.outstanding = outstanding;
-            self.granted = Quota(self.granted.0.saturating_sub(less));
-            self.cut_short(outstanding);
-            self.publish();
+            first.outstanding = outstanding;
+            self.ahead.note_shortage(outstanding);
+            self.take_from_grant(Quota(less), cx);
         }
     }
 
-    /// So much the enabler says that the first reservation has. Nothing is as good as a refusal.
-    fn narrow_to_told(&mut self, grant: &Grant, now: Time) {
-        self.narrow(grant.reserved.unwrap_or(self.outstanding));
-        if self.outstanding.0 == 0 {
-            self.refused = Some(now);
+    /// Adopts what the enabler says the first reservation holds. Nothing counts as a refusal.
+    fn shrink_to_reported(&mut self, grant: &Grant, cx: &mut Context<'_>) {
+        self.shrink_reservation(grant.reserved.unwrap_or(self.reservations.outstanding()), cx);
+        if self.reservations.outstanding().0 == 0 {
+            self.refused_at = Some(cx.now);
         }
     }
 
-    /// Tells the gate.
-    pub(super) fn publish(&mut self) {
-        if self.is_served() {
-            self.outputs.push(Output::Grant(self.granted));
+    /// Grants this much more. A session that has ended meanwhile is not served.
+    fn grant(&mut self, quota: Quota, balance: Option<i64>, cx: &mut Context<'_>) {
+        if !cx.dialog.may_be_served() {
+            cx.dialog.set_not_established(cx.now);
+            return cx.dialog.decide(Decision::Failed(Failure::Ended), Quota(0), balance, cx.now, cx.common);
         }
-    }
-
-    /// The number that goes with the request in flight, the same however often it is asked: this one, if it has none.
-    pub fn end_to_end_id(&mut self, fresh: u32) -> u32 {
-        match &mut self.flight {
-            Some(flight) if flight.end_to_end_id == 0 => {
-                flight.end_to_end_id = fresh;
-                fresh
-            }
-            Some(flight) => flight.end_to_end_id,
-            None => fresh,
-        }
-    }
-
-    /// The request of this number, as long as it has no answer.
-    pub fn pending_request(&self, number: u32) -> Option<Request> {
-        self.flight.as_ref().filter(|flight| flight.number == number).map(|flight| self.request(flight))
-    }
-
-    pub(super) fn request(&self, flight: &Flight) -> Request {
-        let operation = match &flight.work {
-            Work::Reserve(quota, _) => Operation::Reserve { quota: *quota },
-            Work::Debit(debit) => self.debit(debit),
-            Work::Refund(debit) => self.refund(debit),
-            Work::Release(_) => Operation::Release,
-        };
-        Request {
-            session: self.key,
-            number: flight.number,
-            sequence: flight.reservation.opened_by().map_or(0, |_| self.ahead.sequence),
-            account: AccountId(self.account().into()),
-            tariff: self.tariff,
-            reservation: flight.reservation,
-            possible_duplicate: flight.possible_duplicate,
-            // An INVITE or the gate waits for more credit.
-            rate_limited: (flight.possible_duplicate || flight.tries > 0) && !flight.asks_for_more(),
-            at_most_once: self.holds_back(flight),
-            server_binding: flight.route.clone(),
-            end_to_end_id: flight.end_to_end_id,
-            operation,
-        }
-    }
-
-    fn debit(&self, debit: &Debit) -> Operation {
-        Operation::Debit {
-            message_id: debit.message_id.clone(),
-            part: debit.part,
-            octets: debit.octets,
-            units: self.tariff.price_of(debit.quota),
-            quota: debit.quota,
-            trigger: debit.trigger,
-        }
-    }
-
-    pub(super) fn on_reserved(&mut self, flight: &Flight, response: &Response, now: Time) {
-        let (number, Work::Reserve(asked, _)) = (flight.number, &flight.work) else { return };
-        match response {
-            Response::Granted(grant) if asked.0 == 0 => self.on_renewed(number, grant, now),
-            Response::Granted(grant) => self.on_granted(flight, *asked, grant, now),
-            Response::Free => {
-                self.free = true;
-                if asked.0 == 0 {
-                    self.end_reservation();
-                }
-                self.step(now, TraceEvent::new(TraceEventKind::Free).request(number).by(Rule::FreeOfCharge));
-                self.grant(*asked, None, now);
-            }
-            // Where the enabler never grants in part, fewer may still be had: the INVITE waits, and asks for one.
-            Response::Denied(Denial::NotSoMany) if asked.0 > 1 && self.may_be_served() => {
-                self.step(
-                    now,
-                    TraceEvent::new(TraceEventKind::Denied).request(number).by(Rule::Denied(Denial::NotSoMany)),
-                );
-                let fewer = Quota(if self.decision.is_none() { 1 } else { asked.0 / 2 });
-                self.at_once = Quota(asked.0 / 2);
-                self.wanted = Some((fewer, Rule::OneAtLeast));
-            }
-            Response::Denied(denial) => {
-                // What was refused when it was to be renewed is not held any more, and the reservation is ended.
-                if asked.0 == 0 {
-                    self.narrow(Quota(0));
-                }
-                self.refuse(number, *denial, now);
-            }
-            // It was ended at the enabler's: what is outstanding is asked for anew.
-            Response::NoReservation if asked.0 == 0 => {
-                self.step(now, TraceEvent::new(TraceEventKind::NoReservation).request(number));
-                let anew = self.outstanding.0.saturating_add(self.wanted.map_or(0, |(wanted, _)| wanted.0));
-                self.narrow(Quota(0));
-                self.end_reservation();
-                self.wanted = (anew > 0 && self.may_be_served()).then_some((Quota(anew), Rule::NoReservation));
-            }
-            Response::Failed(failure) => self.without_answer(flight, *asked, *failure, now),
-            _ => self.without_answer(flight, *asked, Failure::Enabler, now),
-        }
-    }
-
-    fn on_granted(&mut self, flight: &Flight, asked: Quota, grant: &Grant, now: Time) {
-        let number = flight.number;
-        let more = Quota(grant.quota.0.min(asked.0));
-        let step = TraceEvent::new(TraceEventKind::Granted).request(number).worth(more, self.price_of(more));
-        self.step(now, step.leaves(grant.balance));
-        let validity = Validity::of(grant, now);
-        let (route, renewal, requests) = (grant.server_binding.clone(), None, 1);
-        self.add_reservation(Further { opened_by: number, outstanding: more, route, validity, renewal, requests });
-        self.heed(grant);
-        if more.0 == 0 {
-            return self.refuse(number, Denial::NoCredit, now);
-        }
-        self.learn(asked, more, (!flight.possible_duplicate).then(|| now.micros_since(flight.since)));
-        self.grant(more, grant.balance, now);
-    }
-
-    /// What is outstanding was asked for again: so much of it is reserved.
-    fn on_renewed(&mut self, number: u32, grant: &Grant, now: Time) {
-        let step = TraceEvent::new(TraceEventKind::Granted).request(number).worth(Quota(0), Units(0));
-        self.step(now, step.leaves(grant.balance));
-        self.heed_for_first(grant, now);
-        self.grant(Quota(0), grant.balance, now);
-        self.narrow_to_told(grant, now);
-    }
-
-    /// What a grant says beside its units.
-    fn heed(&mut self, grant: &Grant) {
-        self.last_granted = grant.last;
-        self.policy.on_failure = grant.on_failure.unwrap_or(self.policy.on_failure);
-    }
-
-    /// The same of the first reservation.
-    fn heed_for_first(&mut self, grant: &Grant, now: Time) {
-        self.heed(grant);
-        self.validity = Validity::of(grant, now);
-        if grant.server_binding.is_some() {
-            self.route.clone_from(&grant.server_binding);
-        }
-    }
-
-    /// What is reserved after a debit.
-    pub(super) fn on_rest(&mut self, rest: Option<&Grant>, now: Time) {
-        let Some(grant) = rest.filter(|_| self.reservation.is_some()) else { return };
-        self.heed_for_first(grant, now);
-        self.narrow_to_told(grant, now);
-    }
-
-    /// Whether a grant is of use: the INVITE waits for it, or the session goes on.
-    fn may_be_served(&self) -> bool {
-        matches!(self.phase, Phase::Reserving | Phase::Open | Phase::Cancelled { .. })
-    }
-
-    /// So much is given without a reservation.
-    pub(super) fn give(&mut self, quota: Quota, rule: Rule, now: Time) {
-        self.step(now, TraceEvent::new(TraceEventKind::Granted).by(rule).worth(quota, self.price_of(quota)));
-        self.grant(quota, None, now);
-    }
-
-    /// So much more may pass. Who has ended meanwhile is not let in.
-    pub(super) fn grant(&mut self, quota: Quota, balance: Option<i64>, now: Time) {
-        if !self.may_be_served() {
-            self.has_no_dialog(now);
-            return self.decide(Decision::Failed(Failure::Ended), Quota(0), balance, now);
-        }
-        self.refused = None;
+        self.refused_at = None;
         self.granted = Quota(self.granted.0.saturating_add(quota.0));
-        self.decide(Decision::Granted, quota, balance, now);
-        if matches!(self.phase, Phase::Reserving) {
-            self.phase = Phase::Open;
-            self.moved = self.moved.max(now);
-        }
-        self.publish();
+        cx.dialog.decide(Decision::Granted, quota, balance, cx.now, cx.common);
+        cx.dialog.open(cx.now);
+        self.publish_grant(cx);
     }
 
-    fn refuse(&mut self, number: u32, denial: Denial, now: Time) {
-        self.step(now, TraceEvent::new(TraceEventKind::Denied).request(number).by(Rule::Denied(denial)));
-        self.refused = Some(now);
-        if self.decision.is_none() {
-            self.decide(Decision::Denied(denial), Quota(0), None, now);
-            self.end_unserved(Outcome::Denied(denial), now);
-        }
+    /// Grants this much without a reservation.
+    pub(super) fn grant_unreserved(&mut self, quota: Quota, rule: Rule, cx: &mut Context<'_>) {
+        let units = cx.common.price_of(quota);
+        cx.record(TraceEvent::new(TraceEventKind::Granted).by(rule).worth(quota, units));
+        self.grant(quota, None, cx);
     }
 
-    /// The fate of the reservation is not known: what may be held is released, so that it binds nobody's credit, and
-    /// nothing is debited out of it.
-    fn without_answer(&mut self, flight: &Flight, asked: Quota, failure: Failure, now: Time) {
-        self.step(now, TraceEvent::new(TraceEventKind::EnablerFailed).request(flight.number).by(Rule::Failed(failure)));
-        self.outputs.push(Output::EnablerFailed(failure));
-        self.refused = Some(now);
-        if asked.0 > 0 && (failure.may_be_done() || flight.possible_duplicate) {
-            self.abandoned.push((flight.number, flight.route.clone(), Rule::MaybeHeld));
-        }
-        if asked.0 == 0 && self.reservation.is_some() {
-            self.validity = Some(Validity::until_next_try(now));
-        }
-        if !self.grant_uncovered(asked, now) && self.decision.is_none() {
-            self.fail(failure, now);
-        }
-    }
-
-    /// The request of this number went this way, and will not be answered: whoever is there may have done it.
-    pub fn on_request_lost(&mut self, number: u32, route: &Arc<str>) {
-        if let Some(flight) = self.flight.as_mut().filter(|flight| flight.number == number) {
-            flight.possible_duplicate = true;
-            flight.route.get_or_insert_with(|| Arc::clone(route));
-        }
-    }
-
-    /// The requests of the reservation that this request opened go this way from now on.
-    pub fn set_server_binding(&mut self, opened_by: u32, route: Arc<str>) {
-        if self.reservation == Some(opened_by) {
-            self.route = Some(route);
-        }
-    }
-
-    /// Whether a debit waits to be asked again, because the enabler fails: credit cannot be asked for before it.
-    pub fn is_failing(&self) -> bool {
-        self.flight.as_ref().is_some_and(|flight| flight.retry.is_some())
-    }
-
-    /// What would be asked for is as good as not answered.
-    fn go_on_uncovered(&mut self, now: Time) {
+    /// What is wanted cannot be requested while the enabler fails; it is treated as not answered.
+    fn grant_wanted_uncovered(&mut self, cx: &mut Context<'_>) {
         if let Some((wanted, _)) = self.wanted.filter(|(wanted, _)| wanted.0 > 0)
-            && self.grant_uncovered(wanted, now)
+            && self.grant_uncovered(wanted, cx)
         {
             self.wanted = None;
         }
     }
 
-    /// Gives the service without the enabler where the policy says so, as far as the subscriber may have it.
-    fn grant_uncovered(&mut self, wanted: Quota, now: Time) -> bool {
-        let uncovered = match self.policy.on_failure {
-            OnFailure::Grant => wanted.0.min(self.policy.on_failure_cap),
+    /// Grants without the enabler if the policy says so, up to the subscriber's cap. Returns whether it did.
+    fn grant_uncovered(&mut self, wanted: Quota, cx: &mut Context<'_>) -> bool {
+        let policy = &mut cx.common.policy;
+        let uncovered = match policy.on_failure {
+            OnFailure::Grant => wanted.0.min(policy.on_failure_cap),
             OnFailure::Deny => 0,
         };
-        if uncovered == 0 || !self.may_be_served() {
+        if uncovered == 0 || !cx.dialog.may_be_served() {
             return false;
         }
-        self.policy.on_failure_cap -= uncovered;
+        policy.on_failure_cap -= uncovered;
         self.uncovered = Quota(self.uncovered.0.saturating_add(uncovered));
-        self.give(Quota(uncovered), Rule::OnFailureGrant, now);
+        self.grant_unreserved(Quota(uncovered), Rule::OnFailureGrant, cx);
         true
     }
+}
 
-    pub(super) fn fail(&mut self, failure: Failure, now: Time) {
-        self.decide(Decision::Failed(failure), Quota(0), None, now);
-        self.end_unserved(Outcome::Failed(failure), now);
-    }
-
-    /// The INVITE goes nowhere: there is nothing to settle but what the enabler may hold.
-    fn end_unserved(&mut self, outcome: Outcome, now: Time) {
-        self.outcome.get_or_insert(outcome);
-        self.has_no_dialog(now);
-        match self.reservation.is_some() || !self.abandoned.is_empty() {
-            true => self.phase = Phase::Settling,
-            false => self.close(now),
-        }
-    }
-
-    /// The verdict, once.
-    fn decide(&mut self, result: Decision, granted: Quota, balance: Option<i64>, now: Time) {
-        if self.decision.is_none() {
-            self.decision = Some(result);
-            let rule = match result {
-                Decision::Granted => Rule::Granted,
-                Decision::Denied(denial) => Rule::Denied(denial),
-                Decision::Failed(failure) => Rule::Failed(failure),
-            };
-            let step = TraceEvent::new(TraceEventKind::Verdict).by(rule).worth(granted, self.price_of(granted));
-            self.step(now, step.leaves(balance));
-            self.outputs.push(Output::Verdict(Verdict { result, granted, balance }));
-        }
-    }
-
-    /// A debit stands. It is out of `reservation`, which it has `ended`.
-    pub(super) fn on_debited(
+/// Answers to reservations.
+impl Credit {
+    pub(super) fn on_reserved(
         &mut self,
-        debit: &Debit,
-        request: u32,
-        reservation: Reservation,
-        balance: Option<i64>,
-        ended: bool,
-        now: Time,
+        pending: &PendingRequest,
+        asked: Quota,
+        response: &Response,
+        cx: &mut Context<'_>,
     ) {
-        let quota = debit.quota;
-        if reservation != Reservation::None {
-            self.take_from_further(quota.0.saturating_sub(self.outstanding.0));
-            self.outstanding = Quota(self.outstanding.0.saturating_sub(quota.0));
-            if ended {
-                self.end_reservation();
+        let (number, is_renewal) = (pending.number, asked.0 == 0);
+        match response {
+            Response::Granted(grant) if is_renewal => self.on_renewed(number, grant, cx),
+            Response::Granted(grant) => self.on_granted(pending, asked, grant, cx),
+            Response::Free => {
+                self.is_free_of_charge = true;
+                if is_renewal {
+                    self.reservations.end_first();
+                }
+                self.record(TraceEvent::new(TraceEventKind::Free).request(number).by(Rule::FreeOfCharge), cx);
+                self.grant(asked, None, cx);
+            }
+            // An enabler that never grants in part may still grant fewer: for a waiting INVITE one is requested.
+            Response::Denied(denial @ Denial::NotSoMany) if asked.0 > 1 && cx.dialog.may_be_served() => {
+                self.record(denied_event(number, *denial), cx);
+                let fewer = if cx.dialog.decision().is_none() { 1 } else { asked.0 / 2 };
+                self.ahead.request_max = Quota(asked.0 / 2);
+                self.wanted = Some((Quota(fewer), Rule::OneAtLeast));
+            }
+            Response::Denied(denial) => {
+                // A reservation whose renewal is refused holds nothing any more, and is ended.
+                if is_renewal {
+                    self.shrink_reservation(Quota(0), cx);
+                }
+                self.refuse(number, *denial, cx);
+            }
+            // The enabler has ended the reservation: what is outstanding is requested anew.
+            Response::NoReservation if is_renewal => {
+                self.record(TraceEvent::new(TraceEventKind::NoReservation).request(number), cx);
+                let wanted = self.wanted.map_or(0, |(wanted, _)| wanted.0);
+                let anew = Quota(self.reservations.outstanding().0.saturating_add(wanted));
+                self.shrink_reservation(Quota(0), cx);
+                self.reservations.end_first();
+                self.wanted = (anew.0 > 0 && cx.dialog.may_be_served()).then_some((anew, Rule::NoReservation));
+            }
+            Response::Failed(failure) => self.on_reserve_failed(pending, asked, *failure, cx),
+            _ => self.on_reserve_failed(pending, asked, Failure::Enabler, cx),
+        }
+    }
+
+    fn on_granted(&mut self, pending: &PendingRequest, asked: Quota, grant: &Grant, cx: &mut Context<'_>) {
+        let number = pending.number;
+        let granted = Quota(grant.quota.0.min(asked.0));
+        let event = TraceEvent::new(TraceEventKind::Granted).request(number);
+        self.record(event.worth(granted, cx.common.price_of(granted)).balance(grant.balance), cx);
+        self.reservations.add(OpenReservation {
+            opened_by: number,
+            outstanding: granted,
+            server_binding: grant.server_binding.clone(),
+            validity: Validity::from_grant(grant, cx.now),
+            renewal: None,
+            requests: 1,
+        });
+        self.apply_grant_terms(grant, cx.common);
+        if granted.0 == 0 {
+            return self.refuse(number, Denial::NoCredit, cx);
+        }
+        let micros = (!pending.possible_duplicate).then(|| cx.now.micros_since(pending.first_sent_at));
+        self.ahead.adapt(asked, granted, micros, cx.common.tariff);
+        self.grant(granted, grant.balance, cx);
+    }
+
+    /// The first reservation is renewed with what was outstanding.
+    fn on_renewed(&mut self, number: u32, grant: &Grant, cx: &mut Context<'_>) {
+        let event = TraceEvent::new(TraceEventKind::Granted).request(number).worth(Quota(0), Units(0));
+        self.record(event.balance(grant.balance), cx);
+        self.apply_terms_to_first(grant, cx);
+        self.grant(Quota(0), grant.balance, cx);
+        self.shrink_to_reported(grant, cx);
+    }
+
+    /// Adopts what a debit's answer says about the first reservation.
+    pub(super) fn on_rest(&mut self, rest: Option<&Grant>, cx: &mut Context<'_>) {
+        let Some(grant) = rest.filter(|_| !self.reservations.is_empty()) else { return };
+        self.apply_terms_to_first(grant, cx);
+        self.shrink_to_reported(grant, cx);
+    }
+
+    /// Applies the terms of a grant besides its units.
+    fn apply_grant_terms(&mut self, grant: &Grant, common: &mut Common) {
+        self.is_last_grant = grant.last;
+        common.policy.on_failure = grant.on_failure.unwrap_or(common.policy.on_failure);
+    }
+
+    fn apply_terms_to_first(&mut self, grant: &Grant, cx: &mut Context<'_>) {
+        self.apply_grant_terms(grant, cx.common);
+        if let Some(first) = self.reservations.first_mut() {
+            first.validity = Validity::from_grant(grant, cx.now);
+            if grant.server_binding.is_some() {
+                first.server_binding.clone_from(&grant.server_binding);
             }
         }
-        let units = self.tariff.price_of(quota);
-        self.counts.debited = self.counts.debited.saturating_add(1);
-        self.counts.units = Units(self.counts.units.0.saturating_add(units.0));
-        self.step(now, self.about(TraceEventKind::Debited, debit).request(request).by(debit.rule).leaves(balance));
-        self.settled_one(quota);
-        self.outputs.push(Output::Debited {
+    }
+
+    fn refuse(&mut self, number: u32, denial: Denial, cx: &mut Context<'_>) {
+        self.record(denied_event(number, denial), cx);
+        self.refused_at = Some(cx.now);
+        if cx.dialog.decision().is_none() {
+            cx.dialog.decide(Decision::Denied(denial), Quota(0), None, cx.now, cx.common);
+            self.end_unserved(EndReason::Denied(denial), cx);
+        }
+    }
+
+    /// The outcome of the request is unknown: what the enabler may hold is released, so that it blocks no credit, and
+    /// nothing is debited from it.
+    fn on_reserve_failed(&mut self, pending: &PendingRequest, asked: Quota, failure: Failure, cx: &mut Context<'_>) {
+        let event = TraceEvent::new(TraceEventKind::EnablerFailed).request(pending.number).by(Rule::Failed(failure));
+        self.record(event, cx);
+        cx.push(Output::EnablerFailed(failure));
+        self.refused_at = Some(cx.now);
+        if asked.0 > 0 && (failure.may_be_done() || pending.possible_duplicate) {
+            self.abandon(pending.number, pending.server_binding.clone(), Rule::MaybeHeld);
+        }
+        if asked.0 == 0
+            && let Some(first) = self.reservations.first_mut()
+        {
+            first.validity = Some(Validity::until_retry(cx.now));
+        }
+        if !self.grant_uncovered(asked, cx) && cx.dialog.decision().is_none() {
+            self.fail(failure, cx);
+        }
+    }
+
+    /// The enabler granted a request whose answer is no longer awaited: unless the session holds that reservation, it is
+    /// released.
+    pub(super) fn on_late_grant(&mut self, number: u32, server_binding: Option<Arc<str>>, cx: &mut Context<'_>) {
+        self.record(TraceEvent::new(TraceEventKind::LateGrant).request(number), cx);
+        self.abandon(number, server_binding, Rule::LateGrant);
+    }
+
+    fn abandon(&mut self, opened_by: u32, server_binding: Option<Arc<str>>, rule: Rule) {
+        self.abandoned.push(AbandonedReservation { opened_by, server_binding, rule });
+    }
+
+    /// Answers the INVITE with a failure.
+    pub(super) fn fail(&mut self, failure: Failure, cx: &mut Context<'_>) {
+        cx.dialog.decide(Decision::Failed(failure), Quota(0), None, cx.now, cx.common);
+        self.end_unserved(EndReason::Failed(failure), cx);
+    }
+
+    fn end_unserved(&mut self, reason: EndReason, cx: &mut Context<'_>) {
+        let holds_credit = !self.reservations.is_empty() || !self.abandoned.is_empty();
+        cx.dialog.end_unserved(reason, holds_credit, cx.now, cx.common);
+    }
+}
+
+/// Answers to debits.
+impl Credit {
+    /// A debit is acknowledged. `ended`: the enabler has ended its reservation.
+    pub(super) fn on_debited(
+        &mut self,
+        pending: &PendingRequest,
+        debit: &Debit,
+        balance: Option<i64>,
+        ended: bool,
+        cx: &mut Context<'_>,
+    ) {
+        let quota = debit.quota;
+        if pending.reservation != Reservation::None {
+            let outstanding = self.reservations.outstanding();
+            self.reservations.take_from_others(quota.0.saturating_sub(outstanding.0));
+            if let Some(first) = self.reservations.first_mut() {
+                first.outstanding = Quota(outstanding.0.saturating_sub(quota.0));
+            }
+            if ended {
+                self.reservations.end_first();
+            }
+        }
+        let units = cx.common.price_of(quota);
+        let counts = &mut cx.common.counts;
+        counts.debited = counts.debited.saturating_add(1);
+        counts.units = Units(counts.units.0.saturating_add(units.0));
+        let event = cx.common.event_about(TraceEventKind::Debited, debit).request(pending.number);
+        self.record(event.by(debit.rule).balance(balance), cx);
+        // Without reservations, as many messages may be unpaid as the INVITE announces: one is settled, one more may pass.
+        if cx.common.policy.model == Model::Immediate {
+            self.return_to_grant(quota, cx);
+        }
+        cx.push(Output::Debited {
             message_id: debit.message_id.clone(),
             part: debit.part,
             octets: debit.octets,
@@ -494,160 +510,66 @@ impl Session {
         });
     }
 
-    /// Without reservations, as many may be with the client unpaid as the INVITE asks for: one is settled, one more
-    /// may pass.
-    pub(super) fn settled_one(&mut self, quota: Quota) {
-        if self.policy.model == Model::Immediate {
-            self.let_pass(quota);
-        }
+    /// The enabler refuses to debit content that was delivered: no more may follow.
+    pub(super) fn on_debit_denied(&mut self, debit: &Debit, request: u32, denial: Denial, cx: &mut Context<'_>) {
+        let event = cx.common.event_about(TraceEventKind::Denied, debit).request(request).by(Rule::Denied(denial));
+        self.record(event, cx);
+        self.mark_not_charged(debit, Rule::Denied(denial), cx.now, cx);
+        cx.push(Output::DebitDenied { message_id: debit.message_id.clone(), denial });
+        cx.dialog.end(EndReason::Denied(denial), cx.common);
     }
 
-    /// So much more may pass: what was taken for something that costs nothing serves another message.
-    pub(super) fn let_pass(&mut self, quota: Quota) {
-        if self.may_be_served() {
-            self.granted = Quota(self.granted.0.saturating_add(quota.0));
-            self.publish();
-        }
-    }
-
-    /// The content is with the client, and the enabler will not have it paid: no more follows.
-    pub(super) fn on_debit_denied(&mut self, debit: &Debit, request: u32, denial: Denial, now: Time) {
-        let step = self.about(TraceEventKind::Denied, debit).request(request).by(Rule::Denied(denial));
-        self.step(now, step);
-        self.free(debit, Rule::Denied(denial), now);
-        self.outputs.push(Output::DebitDenied { message_id: debit.message_id.clone(), denial });
-        self.end(Outcome::Denied(denial));
-    }
-
-    /// The enabler does not know the reservation that a debit was to be out of. It is debited without one, unless an
-    /// earlier copy may have been what ended the reservation: nobody knows then but the enabler's people.
-    pub(super) fn on_debit_without_reservation(&mut self, mut flight: Box<Flight>, now: Time) {
-        let Work::Debit(debit) = &flight.work else { return };
-        self.step(now, self.about(TraceEventKind::NoReservation, debit).request(flight.number));
-        self.narrow(Quota(0));
-        self.end_reservation();
-        if flight.possible_duplicate {
-            flight.reservation = Reservation::None;
-            flight.route = None;
-            self.hold_back(flight, Rule::MaybeTaken, now);
-        } else if let Some(code) = flight.revoked {
-            self.free(debit, Rule::Report(code, Settle::Release), now);
-            self.charge_anew(&debit.message_id);
+    /// The enabler does not know the reservation of a debit. It is debited without one, unless an earlier copy of the
+    /// request may have ended the reservation: then only the operator can find out whether it was executed.
+    pub(super) fn on_debit_without_reservation(
+        &mut self,
+        mut pending: Box<PendingRequest>,
+        messages: &mut Messages,
+        cx: &mut Context<'_>,
+    ) {
+        let Purpose::Debit(debit) = &pending.purpose else { return };
+        let event = cx.common.event_about(TraceEventKind::NoReservation, debit).request(pending.number);
+        self.record(event, cx);
+        self.shrink_reservation(Quota(0), cx);
+        self.reservations.end_first();
+        if pending.possible_duplicate {
+            pending.reservation = Reservation::None;
+            pending.server_binding = None;
+            self.hold_back(pending, Rule::MaybeTaken, cx);
+        } else if let Some(code) = pending.refund_code {
+            self.mark_not_charged(debit, Rule::Report(code, Settle::Release), cx.now, cx);
+            messages.charge_anew(&debit.message_id, cx);
         } else {
-            self.touch(debit.number);
-            self.debits.insert(0, debit.clone());
+            messages.requeue_debit(debit.clone());
         }
     }
 
-    /// It waits for an operator.
-    pub(super) fn hold_back(&mut self, mut flight: Box<Flight>, rule: Rule, now: Time) {
-        if let Work::Debit(debit) | Work::Refund(debit) = &flight.work {
-            self.step(now, self.about(TraceEventKind::HeldBack, debit).request(flight.number).by(rule));
-            self.outputs.push(Output::HeldBack { message_id: debit.message_id.clone() });
-        }
-        (flight.held, flight.retry) = (true, None);
-        self.flight = Some(flight);
+    /// What a debit was due for is not charged; what the gate took for it is available to another message.
+    pub(super) fn mark_not_charged(&mut self, debit: &Debit, rule: Rule, at: Time, cx: &mut Context<'_>) {
+        let Debit { octets, quota, .. } = *debit;
+        let units = cx.common.price_of(quota);
+        self.return_to_grant(quota, cx);
+        cx.common.counts.not_debited = cx.common.counts.not_debited.saturating_add(1);
+        let event = TraceEvent::new(TraceEventKind::NotDebited).by(rule).about(&debit.message_id).octets(octets);
+        cx.common.record(at, event.worth(quota, units));
+        cx.push(Output::NotDebited { message_id: debit.message_id.clone(), octets, units, rule });
     }
 
-    /// No debit and no release is lost: it is asked again with its number until it is answered.
-    pub(super) fn ask_later(&mut self, mut flight: Box<Flight>, failure: Failure, now: Time) {
-        let step = TraceEvent::new(TraceEventKind::EnablerFailed).request(flight.number).by(Rule::Failed(failure));
-        self.step(
-            now,
-            match &flight.work {
-                Work::Debit(debit) | Work::Refund(debit) => step.about(&debit.message_id),
-                _ => step,
-            },
-        );
-        self.outputs.push(Output::EnablerFailed(failure));
-        let wait = 1_u32.checked_shl(flight.tries.into()).map_or(RETRY_MOST, |wait| wait.min(RETRY_MOST));
-        flight.tries = flight.tries.saturating_add(1).min(31);
-        flight.possible_duplicate |= failure.may_be_done();
-        if flight.possible_duplicate && self.holds_back(&flight) {
-            return self.hold_back(flight, Rule::ResendHold, now);
-        }
-        flight.retry = Some(now.after_seconds(wait));
-        self.flight = Some(flight);
+    pub(super) fn on_refunded(&mut self, debit: &Debit, request: u32, balance: Option<i64>, cx: &mut Context<'_>) {
+        cx.common.counts.refunded = cx.common.counts.refunded.saturating_add(1);
+        let event = cx.common.event_about(TraceEventKind::Refunded, debit).request(request).by(debit.rule);
+        self.record(event.balance(balance), cx);
+        cx.push(Output::Refunded { message_id: debit.message_id.clone(), part: debit.part, balance });
     }
 
-    /// Whether this must not be asked twice: money moves, and the enabler would move it twice.
-    pub(super) fn holds_back(&self, flight: &Flight) -> bool {
-        self.policy.resend == Resend::Hold && matches!(flight.work, Work::Debit(_) | Work::Refund(_))
-    }
-
-    /// The operator has decided about what is held back: it is asked again, or counts as done. `false`: none
-    /// is held back.
-    pub fn resolve(&mut self, again: bool, now: Time) -> bool {
-        let Some(mut flight) = self.flight.take_if(|flight| flight.held) else { return false };
-        flight.held = false;
-        let number = flight.number;
-        if let Work::Debit(debit) | Work::Refund(debit) = &flight.work {
-            let rule = if again { Rule::OutboxResend } else { Rule::OutboxRelease };
-            self.step(now, self.about(TraceEventKind::Resolved, debit).request(number).by(rule));
-        }
-        match (&flight.work, again) {
-            (Work::Debit(debit), false) => {
-                let ended = matches!(flight.reservation, Reservation::Last { .. });
-                self.on_debited(debit, number, flight.reservation, None, ended, now);
-                self.keep_refundable(debit, flight.revoked, now);
-            }
-            (Work::Refund(debit), false) => self.on_refunded(debit, number, None, now),
-            _ => {
-                self.outputs.push(Output::Ask(self.request(&flight)));
-                self.flight = Some(flight);
-            }
-        }
-        self.proceed(now);
-        true
-    }
-
-    /// The subscriber may have so much more while no enabler answers.
-    pub fn set_on_failure_cap(&mut self, left: u32) {
-        self.policy.on_failure_cap = left;
-    }
-
-    pub(super) fn retry(&mut self, now: Time) {
-        if let Some(mut flight) = self.flight.take_if(|flight| flight.retry.is_some_and(|at| at <= now)) {
-            flight.retry = None;
-            self.outputs.push(Output::Ask(self.request(&flight)));
-            self.flight = Some(flight);
-        }
-    }
-
-    /// The enabler wants to be asked again (RFC 8506, 5.5); where it is asked already, that will do.
-    pub(super) fn on_reauthorize(&mut self, opened_by: u32, at: Time) {
-        self.step(at, TraceEvent::new(TraceEventKind::Reauthorize));
-        if !self.is_updating(opened_by)
-            && let Some(renewal) = self.renewal_of(opened_by)
-        {
-            *renewal = Some(Rule::Reauthorization);
-        }
-    }
-
-    /// A SEND hit the gate. The account may have been topped up since the last refusal.
-    pub(super) fn on_stopped(&mut self, message_id: &str, why: Stop, at: Time) {
-        self.step(at, TraceEvent::new(TraceEventKind::Stopped).about(message_id).by(Rule::from_stop(why)));
-        // Only what the server sends keeps a session that is over.
-        if why != Stop::Forged {
-            self.keep_closed(at);
-        }
-        if matches!(why, Stop::Beyond | Stop::Message) {
-            self.stop_message(message_id, at);
-        }
-        if why != Stop::Beyond {
-            return;
-        }
-        let soon = self.refused.is_some_and(|refused| at < refused.after_seconds(REFUSED));
-        // Behind the final units nothing is to be had until the enabler asks to be asked (RFC 8506, 5.6).
-        if !soon && !self.last_granted && self.policy.model == Model::Reserve {
-            self.want_beyond();
-        }
+    /// The enabler keeps the money; the operator has to know.
+    pub(super) fn on_refund_denied(&mut self, debit: &Debit, request: u32, denial: Denial, cx: &mut Context<'_>) {
+        let event = cx.common.event_about(TraceEventKind::RefundDenied, debit).request(request);
+        self.record(event.by(Rule::Denied(denial)), cx);
+        cx.push(Output::RefundDenied { message_id: debit.message_id.clone(), denial });
     }
 }
 
-impl Flight {
-    /// Whether it asks for more credit.
-    pub(super) fn asks_for_more(&self) -> bool {
-        matches!(self.work, Work::Reserve(quota, _) if quota.0 > 0)
-    }
+fn denied_event(number: u32, denial: Denial) -> TraceEvent {
+    TraceEvent::new(TraceEventKind::Denied).request(number).by(Rule::Denied(denial))
 }

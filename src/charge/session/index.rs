@@ -1,26 +1,26 @@
-//! Finds messages, also in a session with thousands of them: the cost of an event does not grow with their number.
-//!
-//! A session of the usual size has no index, and is looked through.
+//! Looks up messages. Long lists have an index, so that the cost of an event does not grow with the number of messages;
+//! the short lists of a usual session are searched.
 
-use super::Session;
-use super::message::{Answer, Message};
+use super::message::{Answer, OpenMessage};
+use super::messages::Messages;
 use super::parts::Numbered;
+use crate::charge::policy::Policy;
 use crate::charge::time::Time;
 use std::collections::{BTreeSet, HashMap};
 
-/// Messages, open and settled, from which on a session has an index.
-const SMALL: usize = 64;
+/// Messages, open and settled, up to which a session has no index.
+const UNINDEXED_MESSAGES_MAX: usize = 64;
 
-/// Numbers of messages.
+/// Numbers of messages by what they are looked up by.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Index {
-    /// Open ones, by [`Message::name_of`] their Message-ID.
+    /// Open messages by [`OpenMessage::id_hash`].
     open: HashMap<u64, u32>,
-    /// Open ones, by the name of a transaction.
+    /// Open messages by the hash of a transaction id.
     transactions: HashMap<u64, u32>,
-    /// Open ones, with their deadlines.
+    /// Open messages by deadline.
     deadlines: BTreeSet<(Time, u32)>,
-    /// Settled ones, by name.
+    /// Settled messages by the hash of their Message-ID.
     settled: HashMap<u64, u32>,
 }
 
@@ -29,91 +29,95 @@ fn place_of<T: Numbered>(list: &[T], number: u32) -> Option<usize> {
     list.binary_search_by_key(&number, Numbered::number).ok()
 }
 
-impl Session {
-    /// Makes the index of a session that has become large, or was loaded.
-    pub(super) fn index_if_large(&mut self) {
-        if self.index.is_some() || self.messages.len() + self.settled.len() <= SMALL {
+/// Upkeep of the index. A message is removed from it before it changes and added again afterwards.
+impl Messages {
+    /// Builds the index once the lists have become long, or after loading.
+    pub(super) fn index_if_large(&mut self, policy: &Policy) {
+        if self.index.is_some() || self.open.len() + self.settled.len() <= UNINDEXED_MESSAGES_MAX {
             return;
         }
         let mut index = Box::<Index>::default();
-        index.settled.extend(self.settled.iter().map(|settled| (settled.name, settled.number)));
+        index.settled.extend(self.settled.iter().map(|settled| (settled.hash, settled.number)));
         self.index = Some(index);
-        (0..self.messages.len()).for_each(|place| self.enter(place));
+        (0..self.open.len()).for_each(|place| self.index(place, policy));
     }
 
-    /// The index finds a message as it is now.
-    pub(super) fn enter(&mut self, place: usize) {
-        if let (Some(index), Some(message)) = (&mut self.index, self.messages.get(place)) {
+    /// Adds the open message at this place.
+    pub(super) fn index(&mut self, place: usize, policy: &Policy) {
+        if let (Some(index), Some(message)) = (&mut self.index, self.open.get(place)) {
             let number = message.number();
-            index.open.insert(message.name(), number);
-            index.transactions.extend(message.transactions().map(|name| (name, number)));
-            index.deadlines.insert((message.deadline(&self.policy), number));
+            index.open.insert(message.id_hash(), number);
+            index.transactions.extend(message.transactions().map(|hash| (hash, number)));
+            index.deadlines.insert((message.deadline(policy), number));
         }
     }
 
-    /// The index does not find a message, which is about to change or to go.
-    pub(super) fn leave(&mut self, place: usize) {
-        if let (Some(index), Some(message)) = (&mut self.index, self.messages.get(place)) {
-            index.open.remove(&message.name());
-            for name in message.transactions() {
-                index.transactions.remove(&name);
+    /// Removes the open message at this place.
+    pub(super) fn unindex(&mut self, place: usize, policy: &Policy) {
+        if let (Some(index), Some(message)) = (&mut self.index, self.open.get(place)) {
+            index.open.remove(&message.id_hash());
+            for hash in message.transactions() {
+                index.transactions.remove(&hash);
             }
-            index.deadlines.remove(&(message.deadline(&self.policy), message.number()));
+            index.deadlines.remove(&(message.deadline(policy), message.number()));
         }
     }
 
-    pub(super) fn enter_settled(&mut self, name: u64, number: u32) {
+    pub(super) fn index_settled(&mut self, hash: u64, number: u32) {
         if let Some(index) = &mut self.index {
-            index.settled.insert(name, number);
+            index.settled.insert(hash, number);
         }
     }
 
-    pub(super) fn leave_settled(&mut self, name: u64) {
+    pub(super) fn unindex_settled(&mut self, hash: u64) {
         if let Some(index) = &mut self.index {
-            index.settled.remove(&name);
+            index.settled.remove(&hash);
         }
     }
+}
 
-    /// Place of an open message.
-    pub(super) fn position(&self, message_id: &str) -> Option<usize> {
+/// Look-ups. They return places in the lists `open` and `settled`.
+impl Messages {
+    /// The open message with this Message-ID.
+    pub(super) fn place_of(&self, message_id: &str) -> Option<usize> {
         let Some(index) = &self.index else {
-            return self.messages.iter().position(|message| message.id() == message_id);
+            return self.open.iter().position(|message| message.id() == message_id);
         };
-        let place = place_of(&self.messages, *index.open.get(&Message::name_of(message_id))?)?;
-        (self.messages[place].id() == message_id).then_some(place)
+        let place = place_of(&self.open, *index.open.get(&OpenMessage::hash_of(message_id))?)?;
+        (self.open[place].id() == message_id).then_some(place)
     }
 
-    /// Place of the open message that an answer is about.
-    pub(super) fn position_of_answer(&self, answer: &Answer) -> Option<usize> {
+    /// The open message that an answer is about.
+    pub(super) fn place_of_answered(&self, answer: &Answer) -> Option<usize> {
         let Some(index) = &self.index else {
-            return self.messages.iter().position(|message| message.is_meant(answer));
+            return self.open.iter().position(|message| message.is_meant(answer));
         };
         let number = match answer {
             Answer::Response { transaction, .. } => index.transactions.get(transaction)?,
             Answer::Report { message, .. } => index.open.get(message)?,
         };
-        place_of(&self.messages, *number)
+        place_of(&self.open, *number)
     }
 
-    /// Place of a settled message.
-    pub(super) fn position_of_settled(&self, name: u64) -> Option<usize> {
+    /// The settled message with this hash.
+    pub(super) fn place_of_settled(&self, hash: u64) -> Option<usize> {
         match &self.index {
-            None => self.settled.iter().position(|settled| settled.name == name),
-            Some(index) => place_of(&self.settled, *index.settled.get(&name)?),
+            None => self.settled.iter().position(|settled| settled.hash == hash),
+            Some(index) => place_of(&self.settled, *index.settled.get(&hash)?),
         }
     }
 
-    /// The open message that ends first by time, and when.
-    pub(super) fn first_deadline(&self) -> Option<(Time, u32)> {
+    /// The open message whose deadline has passed first.
+    pub(super) fn place_of_due(&self, now: Time, policy: &Policy) -> Option<usize> {
+        let (_, number) = self.first_deadline(policy).filter(|(deadline, _)| *deadline <= now)?;
+        place_of(&self.open, number)
+    }
+
+    /// The earliest deadline of an open message, and the number of that message.
+    pub(super) fn first_deadline(&self, policy: &Policy) -> Option<(Time, u32)> {
         match &self.index {
-            None => self.messages.iter().map(|message| (message.deadline(&self.policy), message.number())).min(),
+            None => self.open.iter().map(|message| (message.deadline(policy), message.number())).min(),
             Some(index) => index.deadlines.first().copied(),
         }
-    }
-
-    /// Place of the open message that has ended by time.
-    pub(super) fn position_of_due(&self, now: Time) -> Option<usize> {
-        let (_, number) = self.first_deadline().filter(|(deadline, _)| *deadline <= now)?;
-        place_of(&self.messages, number)
     }
 }

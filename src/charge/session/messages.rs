@@ -1,446 +1,581 @@
-//! The messages of a session: what passes, and how each of them is settled.
+//! The messages machine: messages that wait for answers of the client, settled messages, and the debits and refunds that
+//! follow from them.
 //!
-//! What the gate took for a message is what is debited for it: over all chunks, sum of [`Sent::taken`] = debited + given
-//! back. A message that costs nothing in the end is forgotten, here and at the gate, so that the same Message-ID is
-//! charged like a new one; one that was debited is remembered as paid for.
+//! A message is debited with what the gate took for it: over all chunks, the sum of [`Sent::taken`] equals what is debited
+//! plus what is returned to the grant. A message that is not charged is forgotten, here and at the gate, so that the same
+//! Message-ID is charged like a new one; a debited message is remembered as paid.
 
-use super::message::{Answer, LATE, Message, Settlement};
+use super::common::Context;
+use super::credit::Credit;
+use super::dialog::Phase;
+use super::index::Index;
+use super::message::{Answer, OpenMessage, Settlement};
+use super::output::{EndReason, Output};
 use super::parts::Numbered;
-use super::{
-    CONNECTIONS, Debit, Decision, EARLY, Early, Ending, Outcome, Output, Phase, REFUSED, Rule, Session, TraceEvent,
-    TraceEventKind,
-};
+use super::rule::{CloseCause, Rule};
+use super::trace::{TraceEvent, TraceEventKind};
+use super::{RING_SKEW_SECONDS, ahead, take_first};
 use crate::charge::ch2::Trigger;
-use crate::charge::event::{Flag, Sent};
+use crate::charge::event::{Event, Flag, Sent, Stop};
+use crate::charge::policy::Policy;
 use crate::charge::tariff::{Per, Quota};
 use crate::charge::time::Time;
 use serde::{Deserialize, Serialize};
 use std::cmp::Ordering;
+use thin_vec::ThinVec;
 
-/// Messages of a session that may wait for answers of the client at once; a further one ends the session.
-pub(super) const MESSAGES: usize = 4096;
+/// Messages of a session that may wait for answers at once; one more ends the session.
+pub(super) const OPEN_MESSAGES_MAX: usize = 4096;
 
-/// Settled messages of a session that are remembered. An older one that comes again is found by the unique (session,
-/// Message-ID) of the enabler.
-pub(super) const SETTLED: usize = 4096;
+/// Settled messages that a session remembers. An older one that is sent again is detected by the enabler's unique
+/// (session, Message-ID).
+pub(super) const SETTLED_MESSAGES_MAX: usize = 4096;
 
-/// Messages that cost nothing and are known for [`LATE`] seconds more. Chunks of others that passed as paid for are
-/// charged with their settlement.
-const FORGOTTEN: usize = 64;
+/// Messages that were not charged, kept for [`RING_SKEW_SECONDS`]: chunks that passed as paid are charged with the message
+/// that follows under the same Message-ID.
+const FORGOTTEN_MESSAGES_MAX: usize = 64;
 
-/// Transactions of a session, over all its messages, whose answers are recognised. Of any beyond, the deadline counts.
-const TRANSACTIONS: u32 = 8192;
+/// Transactions over all messages of a session whose answers are recognised; for others the deadline counts.
+const TRANSACTIONS_MAX: u32 = 8192;
+
+/// Answers kept until their SEND is read. Answers to empty SENDs have none and are displaced by later ones.
+const EARLY_ANSWERS_MAX: usize = 16;
+
+/// A debit that is due, pending or refundable.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Debit {
+    /// Number among all items that the session stores in parts.
+    pub(super) number: u32,
+    pub(super) message_id: Box<str>,
+    /// Number among the debits of its message.
+    pub(super) part: u32,
+    pub(super) octets: u64,
+    /// What the gate took.
+    pub(super) quota: Quota,
+    pub(super) trigger: Trigger,
+    /// The rule that made it due.
+    pub(super) rule: Rule,
+    /// Time of the event that triggered it.
+    pub(super) since: Time,
+}
 
 /// A message of which something was debited.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Settled {
-    /// Number among all that the session stores in parts: that of its message.
+pub(super) struct SettledMessage {
+    /// Number among all items that the session stores in parts: that of its message.
     pub(super) number: u32,
-    /// [`Message::name_of`] its Message-ID.
-    pub(super) name: u64,
+    /// [`OpenMessage::hash_of`] its Message-ID.
+    pub(super) hash: u64,
     /// Debits so far.
     parts: u32,
-    /// Whether it is paid for. What was debited may have been given back.
+    /// Whether it is paid; false after a refund.
     is_paid: bool,
 }
 
-/// A message that costs nothing, shortly after its end.
+/// A message that was not charged, shortly after its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Forgotten {
-    name: u64,
+struct ForgottenMessage {
+    hash: u64,
     at: Time,
 }
 
-/// What passes.
-impl Session {
-    pub(super) fn on_sent(&mut self, sent: &Sent<'_>, at: Time) {
+/// An answer whose SEND has not been read yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct EarlyAnswer {
+    at: Time,
+    answer: Answer,
+}
+
+/// Messages of a session and what is due for them. The lists that are not serialized are stored in parts (see `parts`) and
+/// sorted by number.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(super) struct Messages {
+    /// Messages that wait for answers. Boxed, so that removing one moves little memory.
+    #[serde(skip)]
+    pub(super) open: ThinVec<Box<OpenMessage>>,
+    #[serde(skip)]
+    pub(super) settled: ThinVec<SettledMessage>,
+    /// Debits to be requested.
+    #[serde(skip)]
+    pub(super) debits: ThinVec<Debit>,
+    /// Acknowledged debits that may be refunded; only with `report=release`.
+    #[serde(skip)]
+    pub(super) refundable: ThinVec<Debit>,
+    /// Refunds to be requested.
+    #[serde(skip)]
+    pub(super) refunds: ThinVec<Debit>,
+    /// Index of `open` and `settled`, if they are long.
+    #[serde(skip)]
+    pub(super) index: Option<Box<Index>>,
+    /// Numbers of the parts that have changed since they were stored.
+    #[serde(skip)]
+    pub(super) changed_parts: ThinVec<u32>,
+    /// Number of the next item of these lists.
+    pub(super) next_number: u32,
+    forgotten: ThinVec<ForgottenMessage>,
+    early: ThinVec<EarlyAnswer>,
+    /// Unanswered transactions of all open messages.
+    transactions: u32,
+}
+
+/// Events and timers.
+impl Messages {
+    /// Handles an event that concerns messages.
+    pub(super) fn on_event(&mut self, event: &Event<'_>, credit: &mut Credit, cx: &mut Context<'_>) {
+        match event {
+            Event::Sent(sent) => self.on_sent(sent, credit, cx),
+            Event::Stopped { message_id, why } => self.on_stopped(message_id, *why, credit, cx),
+            Event::Responded { transaction, code, .. } => {
+                self.on_answer(Answer::Response { transaction: *transaction, code: *code }, credit, cx);
+            }
+            Event::Reported { message_id, start, end, code } => {
+                cx.record(TraceEvent::new(TraceEventKind::Report).about(message_id).code((*code).into()));
+                let (message, end) = (OpenMessage::hash_of(message_id), end.unwrap_or(u64::MAX));
+                self.on_answer(Answer::Report { message, start: *start, end, code: *code }, credit, cx);
+            }
+            Event::ConnectionLost { connection } => self.on_connection_lost(*connection, credit, cx),
+            Event::PassedAgain { message_id, transaction, start, octets } => {
+                self.on_passed_again(message_id, *transaction, (*start, *octets), cx);
+            }
+            Event::Unsent { message_id, transaction } => self.on_unsent(message_id, *transaction, credit, cx),
+            _ => {}
+        }
+    }
+
+    /// Settles the messages whose deadline has passed.
+    pub(super) fn on_timer(&mut self, credit: &mut Credit, cx: &mut Context<'_>) {
+        let policy = cx.common.policy;
+        while let Some(place) = self.place_of_due(cx.now, &policy)
+            && let Some(settlement) = self.open[place].due(cx.now, &policy)
+        {
+            self.settle(place, settlement, credit, cx);
+        }
+    }
+
+    /// The earliest deadline of an open message.
+    pub(super) fn deadline(&self, policy: &Policy) -> Option<Time> {
+        self.first_deadline(policy).map(|(deadline, _)| deadline)
+    }
+
+    /// Limits all times to what they can be from `now` on; the clock may have started anew.
+    pub(super) fn rebase(&mut self, now: Time, policy: &Policy) {
+        self.forgotten.clear();
+        let latest = now.after_seconds(policy.response_timeout);
+        self.open.iter_mut().for_each(|message| message.rebase(now, latest));
+        let debits = self.debits.iter_mut().chain(&mut self.refunds).chain(&mut self.refundable);
+        debits.for_each(|debit| debit.since = debit.since.min(now));
+        self.index = None;
+        self.index_if_large(policy);
+        self.touch_all();
+    }
+}
+
+/// Queries, and the queues of debits and refunds.
+impl Messages {
+    pub(super) fn open_count(&self) -> usize {
+        self.open.len()
+    }
+
+    pub(super) fn debits_queued(&self) -> usize {
+        self.debits.len() + self.refunds.len()
+    }
+
+    /// Whether a debit is queued, or a message with content waits for answers.
+    pub(super) fn has_unsettled_content(&self) -> bool {
+        !self.debits.is_empty() || self.open.iter().any(|message| message.has_content())
+    }
+
+    pub(super) fn take_debit(&mut self) -> Option<Debit> {
+        let debit = take_first(&mut self.debits)?;
+        self.touch(debit.number);
+        Some(debit)
+    }
+
+    pub(super) fn take_refund(&mut self) -> Option<Debit> {
+        let debit = take_first(&mut self.refunds)?;
+        self.touch(debit.number);
+        Some(debit)
+    }
+
+    /// Puts a debit back to be requested next.
+    pub(super) fn requeue_debit(&mut self, debit: Debit) {
+        self.touch(debit.number);
+        self.debits.insert(0, debit);
+    }
+
+    /// Queues a debit, unless the service is free of charge.
+    fn add_debit(&mut self, debit: Debit, credit: &mut Credit, cx: &mut Context<'_>) {
+        if credit.is_free_of_charge {
+            return credit.mark_not_charged(&debit, Rule::FreeOfCharge, debit.since, cx);
+        }
+        self.debits.push(debit);
+    }
+}
+
+/// SENDs.
+impl Messages {
+    fn on_sent(&mut self, sent: &Sent<'_>, credit: &mut Credit, cx: &mut Context<'_>) {
         let kind = if sent.flag == Flag::Aborted { TraceEventKind::Abort } else { TraceEventKind::Send };
-        self.step(at, TraceEvent::new(kind).about(sent.message_id).octets(sent.octets));
-        self.carries(sent.connection);
-        self.keep_closed(at);
+        cx.record(TraceEvent::new(kind).about(sent.message_id).octets(sent.octets));
         // Without a grant the gate has let nothing pass.
-        if self.decision != Some(Decision::Granted) {
+        if !cx.dialog.is_granted() {
             return;
         }
-        // Messages go on: the account may have been topped up since the enabler refused.
-        self.refused = self.refused.filter(|refused| at < refused.after_seconds(REFUSED));
-        let index = self.position(sent.message_id);
-        self.taken = self.taken.saturating_add(sent.taken);
-        self.on_chunk(index, sent, at);
-        self.ask_ahead(self.still_to_come(sent));
-        self.settle_when_drained(at);
+        credit.on_sent(sent.taken, cx.now);
+        let place = self.place_of(sent.message_id);
+        self.on_chunk(place, sent, credit, cx);
+        credit.ask_ahead(ahead::kilobytes_to_come(sent, cx.common.tariff), self, cx);
+        self.settle_when_drained(credit, cx);
     }
 
-    /// Where it is read before the first pass of its chunk, its response is not recognised, and the deadline counts.
-    pub(super) fn on_passed_again(&mut self, message_id: &str, name: u64, (start, octets): (u64, u64), at: Time) {
-        let (policy, has_room) = (self.policy, self.transactions < TRANSACTIONS);
-        if let Some(index) = self.position(message_id) {
-            self.change(index, |message| message.pass_again(name, start, octets, at, has_room, &policy));
-        }
-    }
-
-    fn on_chunk(&mut self, mut index: Option<usize>, sent: &Sent<'_>, at: Time) {
-        let (policy, ending) = (self.policy, self.ending());
+    fn on_chunk(&mut self, mut place: Option<usize>, sent: &Sent<'_>, credit: &mut Credit, cx: &mut Context<'_>) {
+        let (policy, cause) = (cx.common.policy, cx.dialog.close_cause());
         // What is sent after the `#` is a new message under the same Message-ID.
-        if let Some(given_up) = index.filter(|&index| sent.octets > 0 && self.messages[index].is_given_up(at)) {
-            let settlement = self.messages[given_up].close(ending, at, &policy);
-            self.end_message(given_up, settlement, at);
-            index = None;
+        if let Some(aborted) = place.filter(|&place| sent.octets > 0 && self.open[place].is_aborted_by(cx.now)) {
+            let settlement = self.open[aborted].close(cause, cx.now, &policy);
+            self.end_message(aborted, settlement, credit, cx);
+            place = None;
         }
-        let name = Message::name_of(sent.message_id);
-        let settled = self.position_of_settled(name);
+        let settled = self.place_of_settled(OpenMessage::hash_of(sent.message_id));
         let paid = settled.filter(|&settled| self.settled[settled].is_paid);
-        if let (None, Some(paid)) = (index, paid) {
-            return self.on_chunk_of_settled(paid, sent, at);
+        if let (None, Some(paid)) = (place, paid) {
+            return self.on_chunk_of_paid(paid, sent, credit, cx);
         }
         let part = settled.map_or(0, |settled| self.settled[settled].parts);
-        let index = index.unwrap_or_else(|| self.add_message(sent.message_id, part, at));
-        let has_room = self.transactions < TRANSACTIONS;
-        let mut early = std::mem::take(&mut self.early);
-        let mut settlement = self.change(index, |message| message.send(sent, at, has_room, &policy));
-        early.retain(|early| {
-            let meant = settlement.is_none() && self.messages[index].is_meant(&early.answer);
-            if meant {
-                settlement = self.change(index, |message| message.answer(&early.answer, early.at, &policy));
-            }
-            !meant
-        });
-        self.early = early;
-        self.pay(index, at);
-        if settlement.is_none() && matches!(self.phase, Phase::Settling | Phase::Closed { .. }) {
-            settlement = Some(self.messages[index].close(ending, at, &policy));
+        let place = place.unwrap_or_else(|| self.add_message(sent.message_id, part, cx));
+        let has_room = self.transactions < TRANSACTIONS_MAX;
+        let mut settlement = self.change(place, &policy, |message| message.send(sent, cx.now, has_room, &policy));
+        self.apply_early_answers(place, &mut settlement, &policy);
+        self.correct_taken(place, credit, cx);
+        if settlement.is_none() && matches!(cx.dialog.phase(), Phase::Settling | Phase::Closed { .. }) {
+            settlement = Some(self.open[place].close(cause, cx.now, &policy));
         }
         if let Some(settlement) = settlement {
-            self.settle(index, settlement, at);
+            self.settle(place, settlement, credit, cx);
         }
     }
 
-    /// Does something with a message, and keeps count of its transactions.
-    fn change<T>(&mut self, index: usize, change: impl FnOnce(&mut Message) -> T) -> T {
-        self.leave(index);
-        let message = &mut self.messages[index];
+    /// Applies answers to a message that were read before its SEND, until one settles it.
+    fn apply_early_answers(&mut self, place: usize, settlement: &mut Option<Settlement>, policy: &Policy) {
+        let mut early = std::mem::take(&mut self.early);
+        early.retain(|early| {
+            let is_meant = settlement.is_none() && self.open[place].is_meant(&early.answer);
+            if is_meant {
+                *settlement = self.change(place, policy, |message| message.answer(&early.answer, early.at, policy));
+            }
+            !is_meant
+        });
+        self.early = early;
+    }
+
+    /// If this is read before the first pass of its chunk, the response is not recognised and the deadline counts.
+    fn on_passed_again(&mut self, message_id: &str, transaction: u64, octets: (u64, u64), cx: &mut Context<'_>) {
+        let (policy, has_room) = (cx.common.policy, self.transactions < TRANSACTIONS_MAX);
+        if let Some(place) = self.place_of(message_id) {
+            self.change(place, &policy, |message| message.pass_again(transaction, octets, cx.now, has_room, &policy));
+        }
+    }
+
+    /// Changes a message and keeps the index and the count of transactions up to date.
+    fn change<T>(&mut self, place: usize, policy: &Policy, change: impl FnOnce(&mut OpenMessage) -> T) -> T {
+        self.unindex(place, policy);
+        let message = &mut self.open[place];
         let before = message.transactions().len() as u32;
         let result = change(message);
         let (number, after) = (message.number(), message.transactions().len() as u32);
         self.transactions = self.transactions.saturating_add(after).saturating_sub(before);
         self.touch(number);
-        self.enter(index);
+        self.index(place, policy);
         result
     }
 
-    fn add_message(&mut self, id: &str, part: u32, now: Time) -> usize {
-        if self.messages.len() >= MESSAGES {
-            self.end(Outcome::TooManyOpen);
+    fn add_message(&mut self, id: &str, part: u32, cx: &mut Context<'_>) -> usize {
+        if self.open.len() >= OPEN_MESSAGES_MAX {
+            cx.dialog.end(EndReason::TooManyOpen, cx.common);
         }
-        if self.messages.len() < 4 {
-            self.messages.reserve_exact(1);
+        if self.open.len() < 4 {
+            self.open.reserve_exact(1);
         }
         let number = self.new_number();
-        self.messages.push(Box::new(Message::new(number, part, id, now)));
-        self.index_if_large();
-        self.enter(self.messages.len() - 1);
-        self.messages.len() - 1
+        self.open.push(Box::new(OpenMessage::new(number, part, id, cx.now)));
+        self.index_if_large(&cx.common.policy);
+        self.index(self.open.len() - 1, &cx.common.policy);
+        self.open.len() - 1
     }
 
-    /// A message costs one where messages are counted, and what passes costs one at least. At the gate a message may have
-    /// passed as paid for, and its next chunk as a new one, around the moment when it was forgotten.
-    fn pay(&mut self, index: usize, at: Time) {
-        let message = &self.messages[index];
+    /// Corrects what the gate took for a message. If messages are counted, each costs exactly one. By kilobyte, content
+    /// costs at least one: around the time at which a message is forgotten, one chunk may pass the gate as paid and the
+    /// next as new.
+    fn correct_taken(&mut self, place: usize, credit: &mut Credit, cx: &mut Context<'_>) {
+        let (message, policy) = (&self.open[place], cx.common.policy);
         let taken = message.taken().0;
-        if self.tariff.per == Per::Message && taken > 1 {
-            self.let_pass(Quota(taken - 1));
-            self.change(index, |message| message.set_taken(Quota(1)));
+        if cx.common.tariff.per == Per::Message && taken > 1 {
+            credit.return_to_grant(Quota(taken - 1), cx);
+            self.change(place, &policy, |message| message.set_taken(Quota(1)));
         } else if taken == 0 && message.has_content() {
-            let name = message.name();
-            self.forgotten.retain(|forgotten| at < forgotten.at.after_seconds(LATE));
-            if self.forgotten.iter().any(|forgotten| forgotten.name == name) {
-                self.take_one(index);
+            let hash = message.id_hash();
+            self.forgotten.retain(|forgotten| cx.now < forgotten.at.after_seconds(RING_SKEW_SECONDS));
+            if self.forgotten.iter().any(|forgotten| forgotten.hash == hash) {
+                credit.take_from_grant(Quota(1), cx);
+                self.change(place, &policy, |message| message.set_taken(Quota(1)));
             }
         }
     }
 
-    /// A message costs what has passed of it. The gate may have taken another amount, where a part before it was given up: it
-    /// counts on from that part until it is told to forget it.
-    fn take_exactly(&mut self, index: usize) {
-        let message = &self.messages[index];
-        let (taken, due) = (message.taken(), self.tariff.quota(message.octets()));
+    /// Makes a message cost what its octets cost. The gate may have taken another amount if an earlier part was aborted:
+    /// it counts on from that part until it is told to forget it.
+    fn take_exactly(&mut self, place: usize, credit: &mut Credit, cx: &mut Context<'_>) {
+        let (message, policy) = (&self.open[place], cx.common.policy);
+        let (taken, due) = (message.taken(), cx.common.tariff.quota(message.octets()));
         match taken.cmp(&due) {
             Ordering::Equal => return,
-            Ordering::Greater => self.let_pass(Quota(taken.0 - due.0)),
-            Ordering::Less => {
-                self.granted = Quota(self.granted.0.saturating_sub(due.0 - taken.0));
-                self.publish();
-            }
+            Ordering::Greater => credit.return_to_grant(Quota(taken.0 - due.0), cx),
+            Ordering::Less => credit.take_from_grant(Quota(due.0 - taken.0), cx),
         }
-        self.change(index, |message| message.set_taken(due));
+        self.change(place, &policy, |message| message.set_taken(due));
     }
 
-    /// Takes from the grant what the gate did not take for a message.
-    fn take_one(&mut self, index: usize) {
-        self.granted = Quota(self.granted.0.saturating_sub(1));
-        self.publish();
-        self.change(index, |message| message.set_taken(Quota(1)));
-    }
-
-    /// A chunk of a message that is paid for. By kilobyte, what the gate took for it is debited as well.
-    fn on_chunk_of_settled(&mut self, index: usize, sent: &Sent<'_>, at: Time) {
+    /// A chunk of a paid message. By kilobyte, what the gate took for it is debited as well.
+    fn on_chunk_of_paid(&mut self, place: usize, sent: &Sent<'_>, credit: &mut Credit, cx: &mut Context<'_>) {
         let quota = Quota(sent.taken);
         if quota.0 == 0 {
             return;
         }
-        if self.tariff.per == Per::Message {
-            return self.let_pass(quota);
+        if cx.common.tariff.per == Per::Message {
+            return credit.return_to_grant(quota, cx);
         }
-        let Settled { number, parts, .. } = self.settled[index];
-        self.settled[index].parts = parts.saturating_add(1);
+        let SettledMessage { number, parts: part, .. } = self.settled[place];
+        self.settled[place].parts = part.saturating_add(1);
         self.touch(number);
-        let (message_id, octets) = (sent.message_id.into(), sent.octets);
-        let number = self.new_number();
-        let (trigger, rule) = (Trigger::Close, Rule::LateChunk);
-        self.add_debit(Debit { number, message_id, part: parts, octets, quota, trigger, rule, since: at });
+        let debit = Debit {
+            number: self.new_number(),
+            message_id: sent.message_id.into(),
+            part,
+            octets: sent.octets,
+            quota,
+            trigger: Trigger::Close,
+            rule: Rule::LateChunk,
+            since: cx.now,
+        };
+        self.add_debit(debit, credit, cx);
     }
 
-    /// The gate has stopped a chunk: nothing more of its message passes.
-    pub(super) fn stop_message(&mut self, message_id: &str, at: Time) {
-        let policy = self.policy;
-        if let Some(index) = self.position(message_id)
-            && let Some(settlement) = self.change(index, |message| message.stop(at, &policy))
+    /// The gate has stopped a frame. After a stopped chunk nothing more of its message passes.
+    fn on_stopped(&mut self, message_id: &str, why: Stop, credit: &mut Credit, cx: &mut Context<'_>) {
+        cx.record(TraceEvent::new(TraceEventKind::Stopped).about(message_id).by(Rule::from_stop(why)));
+        if !matches!(why, Stop::Beyond | Stop::Message) {
+            return;
+        }
+        let policy = cx.common.policy;
+        if let Some(place) = self.place_of(message_id)
+            && let Some(settlement) = self.change(place, &policy, |message| message.stop(cx.now, &policy))
         {
-            self.settle(index, settlement, at);
+            self.settle(place, settlement, credit, cx);
         }
     }
 
-    /// A message of which nothing else was sent is forgotten: sent again, it is charged as if for the first time.
-    pub(super) fn on_unsent(&mut self, message_id: &str, transaction: u64, at: Time) {
-        self.step(at, TraceEvent::new(TraceEventKind::Unsent).about(message_id));
-        let Some(index) = self.position(message_id) else { return };
-        match self.change(index, |message| message.unsend(transaction)) {
+    /// A SEND could not be relayed. If nothing else of the message was, it is forgotten, and charged like a new one when
+    /// it is sent again.
+    fn on_unsent(&mut self, message_id: &str, transaction: u64, credit: &mut Credit, cx: &mut Context<'_>) {
+        cx.record(TraceEvent::new(TraceEventKind::Unsent).about(message_id));
+        let (place, policy) = (self.place_of(message_id), cx.common.policy);
+        let Some(place) = place else { return };
+        match self.change(place, &policy, |message| message.unsend(transaction)) {
             Some(Quota(0)) => {}
-            Some(given_back) => self.let_pass(given_back),
+            Some(returned) => credit.return_to_grant(returned, cx),
             None => {
-                self.leave(index);
-                let message = self.messages.remove(index);
-                self.let_pass(message.taken());
-                self.forget_message(message.id());
+                self.unindex(place, &policy);
+                let message = self.open.remove(place);
+                credit.return_to_grant(message.taken(), cx);
+                forget_at_gate(message.id(), cx);
             }
         }
     }
 }
 
-/// What the client says.
-impl Session {
-    pub(super) fn on_answer(&mut self, answer: Answer, at: Time) {
-        let policy = self.policy;
-        let meant = self.position_of_answer(&answer);
+/// Answers of the client and lost connections.
+impl Messages {
+    fn on_answer(&mut self, answer: Answer, credit: &mut Credit, cx: &mut Context<'_>) {
+        let policy = cx.common.policy;
+        let place = self.place_of_answered(&answer);
         if let Answer::Response { code, .. } = answer {
-            let step = TraceEvent::new(TraceEventKind::Response).code(code.into());
-            let step = meant.map_or(step.clone(), |index| step.about(self.messages[index].id()));
-            self.ladder.add(at.micros_since(self.opened), step);
+            let event = TraceEvent::new(TraceEventKind::Response).code(code.into());
+            cx.record(place.map_or(event.clone(), |place| event.about(self.open[place].id())));
         }
-        if let Some(index) = meant {
-            if let Some(settlement) = self.change(index, |message| message.answer(&answer, at, &policy)) {
-                self.settle(index, settlement, at);
+        if let Some(place) = place {
+            if let Some(settlement) = self.change(place, &policy, |message| message.answer(&answer, cx.now, &policy)) {
+                self.settle(place, settlement, credit, cx);
             }
             return;
         }
         match answer {
-            Answer::Report { message, code, .. } if self.position_of_settled(message).is_some() => {
-                self.on_late_report(message, code, at);
+            Answer::Report { message, code, .. } if self.place_of_settled(message).is_some() => {
+                self.on_late_report(message, code, credit, cx);
             }
-            _ => self.keep_early(Early { at, answer }),
+            _ => self.keep_early(EarlyAnswer { at: cx.now, answer }),
         }
     }
 
-    /// Rings have no order between them: the SEND of this answer may still come.
-    fn keep_early(&mut self, early: Early) {
-        if self.early.len() >= EARLY {
+    /// Keeps an answer whose SEND may still be read, because rings have no order between them.
+    fn keep_early(&mut self, early: EarlyAnswer) {
+        if self.early.len() >= EARLY_ANSWERS_MAX {
             self.early.remove(0);
         }
         self.early.reserve_exact(1);
         self.early.push(early);
     }
 
-    pub(super) fn carries(&mut self, connection: u64) {
-        if connection == 0 || self.connections.contains(&connection) {
+    /// Settles all open messages: their answers are lost with the connection. A repeated INVITE may bring another one.
+    fn on_connection_lost(&mut self, connection: u64, credit: &mut Credit, cx: &mut Context<'_>) {
+        if !cx.dialog.remove_connection(connection) {
             return;
         }
-        if self.connections.len() >= CONNECTIONS {
-            self.connections.remove(0);
-        }
-        self.connections.reserve_exact(1);
-        self.connections.push(connection);
-    }
-
-    /// What is under way is lost with the connection; a repeated INVITE may bring another one.
-    pub(super) fn on_connection_lost(&mut self, connection: u64, at: Time) {
-        let Some(index) = self.connections.iter().position(|known| *known == connection) else {
-            return;
-        };
-        self.connections.remove(index);
-        let settles = u32::try_from(self.messages.len()).unwrap_or(u32::MAX);
-        self.step(at, TraceEvent::new(TraceEventKind::ConnectionLost).messages(settles));
-        self.close_messages(Ending::ConnectionLost, at);
+        let open = u32::try_from(self.open.len()).unwrap_or(u32::MAX);
+        cx.record(TraceEvent::new(TraceEventKind::ConnectionLost).messages(open));
+        self.close_all(CloseCause::ConnectionLost, credit, cx);
     }
 }
 
-/// How messages are settled.
-impl Session {
-    /// The end of the session, for messages that it settles.
-    pub(super) fn ending(&self) -> Ending {
-        Ending::Session(self.outcome.unwrap_or(Outcome::Ended))
-    }
-
-    pub(super) fn close_messages(&mut self, ending: Ending, now: Time) {
-        let (policy, mut index) = (self.policy, 0);
-        while let Some(message) = self.messages.get(index) {
-            let (settlement, number) = (message.close(ending, now, &policy), message.number());
-            self.settle(index, settlement, now);
-            // One that is settled later stays in its place.
-            index += usize::from(self.messages.get(index).is_some_and(|message| message.number() == number));
+/// Settlement.
+impl Messages {
+    /// Settles all open messages once every SEND that passed the gate before it closed has been read, after
+    /// [`RING_SKEW_SECONDS`] at the latest.
+    pub(super) fn settle_when_drained(&mut self, credit: &mut Credit, cx: &mut Context<'_>) {
+        if cx.dialog.settle_when_drained(credit.taken(), cx.now) {
+            self.close_all(cx.dialog.close_cause(), credit, cx);
         }
     }
 
-    pub(super) fn settle_due(&mut self, now: Time) {
-        let policy = self.policy;
-        while let Some(index) = self.position_of_due(now)
-            && let Some(settlement) = self.messages[index].due(now, &policy)
-        {
-            self.settle(index, settlement, now);
+    fn close_all(&mut self, cause: CloseCause, credit: &mut Credit, cx: &mut Context<'_>) {
+        let (policy, mut place) = (cx.common.policy, 0);
+        while let Some(message) = self.open.get(place) {
+            let (settlement, number) = (message.close(cause, cx.now, &policy), message.number());
+            self.settle(place, settlement, credit, cx);
+            // A message that is settled later stays in its place.
+            place += usize::from(self.open.get(place).is_some_and(|message| message.number() == number));
         }
     }
 
-    /// A message ends. By kilobyte, the rest of one that has not passed as a whole is stopped first.
-    fn settle(&mut self, index: usize, settlement: Settlement, now: Time) {
-        let message = &self.messages[index];
+    /// Settles a message. By kilobyte, a message that has not passed as a whole is stopped first and settled later.
+    fn settle(&mut self, place: usize, settlement: Settlement, credit: &mut Credit, cx: &mut Context<'_>) {
+        let (message, policy) = (&self.open[place], cx.common.policy);
         let message_id = Box::from(message.id());
-        let (has_content, is_decided) = (message.has_content(), message.settled_since().is_some());
-        let stops = self.tariff.per == Per::Kilobyte && self.is_served() && has_content;
+        let is_decided = message.settled_since().is_some();
+        let stops = cx.common.tariff.per == Per::Kilobyte && cx.dialog.is_served() && message.has_content();
         if stops && !is_decided && !message.is_over() {
-            let since = self.fired_at(message, settlement, now);
-            let step = TraceEvent::new(TraceEventKind::StopRest)
-                .by(settlement.rule())
-                .about(&message_id)
-                .octets(message.octets());
-            self.step(now, step);
-            self.change(index, |message| message.settle_later(settlement, since, now));
-            self.outputs.push(Output::StopMessage { message_id });
+            let since = triggered_at(message, settlement, cx);
+            let event = TraceEvent::new(TraceEventKind::StopRest).by(settlement.rule());
+            cx.record(event.about(&message_id).octets(message.octets()));
+            self.change(place, &policy, |message| message.settle_later(settlement, since, cx.now));
+            cx.push(Output::StopMessage { message_id });
             return;
         }
-        if self.end_message(index, settlement, now) {
-            self.forget_message(&message_id);
+        if self.end_message(place, settlement, credit, cx) {
+            forget_at_gate(&message_id, cx);
         } else if stops && !is_decided {
-            self.outputs.push(Output::StopMessage { message_id });
+            cx.push(Output::StopMessage { message_id });
         }
     }
 
-    /// Settles a message; whether it costs nothing, and may be charged like a new one. One without content (an empty
-    /// SEND) ends unseen.
-    fn end_message(&mut self, index: usize, settlement: Settlement, now: Time) -> bool {
-        if self.messages[index].has_content() {
-            self.take_exactly(index);
+    /// Removes a message and queues its debit. Returns whether it is not charged, so that the gate has to forget it. A
+    /// message without content (an empty SEND) leaves no trace.
+    fn end_message(&mut self, place: usize, settlement: Settlement, credit: &mut Credit, cx: &mut Context<'_>) -> bool {
+        if self.open[place].has_content() {
+            self.take_exactly(place, credit, cx);
         }
-        self.leave(index);
-        let message = self.messages.remove(index);
+        self.unindex(place, &cx.common.policy);
+        let message = self.open.remove(place);
         self.touch(message.number());
         self.transactions = self.transactions.saturating_sub(message.transactions().len() as u32);
         if !message.has_content() {
             return false;
         }
-        let (trigger, rule) = match settlement {
-            Settlement::Debit(trigger, rule) => (trigger, rule),
-            // Nothing of it is debited.
-            Settlement::Free(rule) => (Trigger::Close, rule),
+        let debit = Debit {
+            number: self.new_number(),
+            message_id: message.id().into(),
+            part: message.part(),
+            octets: message.octets(),
+            quota: message.taken(),
+            trigger: settlement.trigger(),
+            rule: settlement.rule(),
+            since: message.settled_since().unwrap_or_else(|| triggered_at(&message, settlement, cx)),
         };
-        let (number, part) = (self.new_number(), message.part());
-        let (message_id, octets, quota) = (Box::from(message.id()), message.octets(), message.taken());
-        let since = message.settled_since().unwrap_or_else(|| self.fired_at(&message, settlement, now));
-        let debit = Debit { number, message_id, part, octets, quota, trigger, rule, since };
-        let is_free = matches!(settlement, Settlement::Free(_));
-        if is_free {
-            self.keep_forgotten(&debit.message_id, now);
-            self.free(&debit, rule, now);
-        } else {
-            self.remember(&message);
-            if trigger == Trigger::Timeout {
-                self.step(
-                    now,
-                    TraceEvent::new(TraceEventKind::Timeout).by(rule).about(&debit.message_id).octets(octets),
-                );
-            }
-            self.add_debit(debit);
+        if let Settlement::NotCharged(rule) = settlement {
+            self.keep_forgotten(&debit.message_id, cx.now);
+            credit.mark_not_charged(&debit, rule, cx.now, cx);
+            return true;
         }
-        is_free
+        self.remember_paid(&message, &cx.common.policy);
+        if debit.trigger == Trigger::Timeout {
+            let event = TraceEvent::new(TraceEventKind::Timeout).by(debit.rule);
+            cx.record(event.about(&debit.message_id).octets(debit.octets));
+        }
+        self.add_debit(debit, credit, cx);
+        false
     }
 
-    /// The message is paid for.
-    fn remember(&mut self, message: &Message) {
-        let (number, name, parts) = (message.number(), message.name(), message.part() + 1);
-        if let Some(known) = self.position_of_settled(name) {
-            self.settled[known] = Settled { parts, is_paid: true, ..self.settled[known] };
+    fn remember_paid(&mut self, message: &OpenMessage, policy: &Policy) {
+        let (number, hash, parts) = (message.number(), message.id_hash(), message.part() + 1);
+        if let Some(known) = self.place_of_settled(hash) {
+            self.settled[known] = SettledMessage { parts, is_paid: true, ..self.settled[known] };
             return self.touch(self.settled[known].number);
         }
-        if self.settled.len() >= SETTLED {
+        if self.settled.len() >= SETTLED_MESSAGES_MAX {
             let oldest = self.settled.remove(0);
-            self.leave_settled(oldest.name);
+            self.unindex_settled(oldest.hash);
             self.touch(oldest.number);
         }
         let place = self.settled.partition_point(|settled| settled.number() < number);
-        self.settled.insert(place, Settled { number, name, parts, is_paid: true });
-        self.index_if_large();
-        self.enter_settled(name, number);
+        self.settled.insert(place, SettledMessage { number, hash, parts, is_paid: true });
+        self.index_if_large(policy);
+        self.index_settled(hash, number);
     }
 
-    /// A debit is due, unless the service is free.
-    fn add_debit(&mut self, debit: Debit) {
-        if self.free {
-            return self.free(&debit, Rule::FreeOfCharge, debit.since);
-        }
-        self.debits.push(debit);
-    }
-
-    /// What was debited for a message is given back, or not debited after all: the same Message-ID is charged anew.
-    pub(super) fn charge_anew(&mut self, message_id: &str) {
-        if let Some(known) = self.position_of_settled(Message::name_of(message_id)) {
+    /// A debit was refunded or cancelled: the same Message-ID is charged like a new one.
+    pub(super) fn charge_anew(&mut self, message_id: &str, cx: &mut Context<'_>) {
+        if let Some(known) = self.place_of_settled(OpenMessage::hash_of(message_id)) {
             self.settled[known].is_paid = false;
             self.touch(self.settled[known].number);
         }
-        self.forget_message(message_id);
+        forget_at_gate(message_id, cx);
     }
 
-    /// Chunks of a message that costs nothing may have passed as paid for until the gate forgets it.
+    /// Remembers a message that was not charged: its chunks may have passed as paid until the gate forgets it.
     fn keep_forgotten(&mut self, message_id: &str, at: Time) {
-        if self.forgotten.len() >= FORGOTTEN {
+        if self.forgotten.len() >= FORGOTTEN_MESSAGES_MAX {
             self.forgotten.remove(0);
         }
-        self.forgotten.push(Forgotten { name: Message::name_of(message_id), at });
+        self.forgotten.push(ForgottenMessage { hash: OpenMessage::hash_of(message_id), at });
     }
+}
 
-    fn forget_message(&mut self, message_id: &str) {
-        if self.is_served() {
-            self.outputs.push(Output::ForgetMessage { message_id: message_id.into() });
+fn forget_at_gate(message_id: &str, cx: &mut Context<'_>) {
+    if cx.dialog.is_served() {
+        cx.push(Output::ForgetMessage { message_id: message_id.into() });
+    }
+}
+
+/// Time of the event that triggered the settlement; the engine may process it later.
+fn triggered_at(message: &OpenMessage, settlement: Settlement, cx: &Context<'_>) -> Time {
+    let policy = &cx.common.policy;
+    let happened = match settlement {
+        Settlement::Debit(Trigger::Response | Trigger::Error(_), _) | Settlement::NotCharged(_) => cx.now,
+        Settlement::Debit(Trigger::Timeout, _) => message.deadline(policy),
+        Settlement::Debit(Trigger::Close, _) if cx.dialog.end_reason() == Some(EndReason::Idle) => {
+            cx.dialog.idle_at(policy)
         }
-    }
+        // BYE, the loss of the connection, or this SEND itself, read after the session had ended.
+        Settlement::Debit(Trigger::Close, _) => cx.dialog.last_activity(),
+    };
+    happened.min(cx.now)
+}
 
-    /// When it happened what a message is settled for; it may be read later.
-    fn fired_at(&self, message: &Message, settlement: Settlement, now: Time) -> Time {
-        let happened = match settlement {
-            Settlement::Debit(Trigger::Response | Trigger::Error(_), _) | Settlement::Free(_) => now,
-            Settlement::Debit(Trigger::Timeout, _) => message.deadline(&self.policy),
-            Settlement::Debit(Trigger::Close, _) if self.outcome == Some(Outcome::Idle) => self.idle_at(),
-            // BYE, the loss of the connection, or this SEND itself, read when the session was over.
-            Settlement::Debit(Trigger::Close, _) => self.moved,
-        };
-        happened.min(now)
-    }
-
-    /// What a debit was to be for costs nothing, and what the gate took for it serves another message.
-    pub(super) fn free(&mut self, debit: &Debit, rule: Rule, now: Time) {
-        let Debit { octets, quota, .. } = *debit;
-        let units = self.price_of(quota);
-        self.let_pass(quota);
-        self.counts.not_debited = self.counts.not_debited.saturating_add(1);
-        let step = TraceEvent::new(TraceEventKind::NotDebited).by(rule).about(&debit.message_id).octets(octets);
-        self.step(now, step.worth(quota, units));
-        self.outputs.push(Output::NotDebited { message_id: debit.message_id.clone(), octets, units, rule });
+#[cfg(test)]
+impl Messages {
+    /// Octets on the heap.
+    pub(super) fn heap_octets(&self) -> usize {
+        self.open.capacity() * size_of::<Box<OpenMessage>>()
+            + self.open.iter().map(|message| size_of::<OpenMessage>() + message.heap_octets()).sum::<usize>()
+            + self.early.capacity() * size_of::<EarlyAnswer>()
     }
 }

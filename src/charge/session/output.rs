@@ -1,4 +1,4 @@
-//! What a session wants done.
+//! What a session tells the engine to do.
 
 use super::rule::Rule;
 use crate::charge::ch2::{Denial, Failure, Request, Trigger};
@@ -6,157 +6,157 @@ use crate::charge::tariff::{Quota, Units};
 use crate::charge::time::Time;
 use serde::{Deserialize, Serialize};
 
-/// One thing the engine does for the session, in the order in which they are polled.
+/// An instruction to the engine. They are executed in the order in which they are polled.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Output {
-    /// Ask the enabler. At most one request is in flight; a request that comes again has its old number.
+    /// Send a request to the enabler. At most one is pending; a resend has the number of the first copy.
     Ask(Request),
-    /// The suspended INVITE goes on. Once per session.
+    /// Resume the suspended INVITE. Once per session.
     Verdict(Verdict),
-    /// Publish the session's total grant so far to the gate.
+    /// Publish the session's total grant to the gate.
     Grant(Quota),
-    /// Close the gate, then call `gate_closed`.
+    /// Close the gate, then call [`gate_closed`](super::Session::gate_closed).
     CloseGate,
-    /// Nothing more of a message may pass the gate: it is settled, or will be when what has passed is read.
+    /// Let nothing more of a message pass the gate: it is settled, or will be once what has passed is read.
     StopMessage {
         /// Message-ID.
         message_id: Box<str>,
     },
-    /// What has passed of a message costs nothing: the gate charges the same Message-ID like a new one.
+    /// Make the gate charge this Message-ID like a new one: what has passed of the message is not charged.
     ForgetMessage {
         /// Message-ID.
         message_id: Box<str>,
     },
-    /// The enabler has taken a debit.
+    /// The enabler acknowledged a debit.
     Debited {
         /// Message-ID.
         message_id: Box<str>,
         /// Number among the debits of the message.
         part: u32,
-        /// Octets of content that went to the client.
+        /// Octets of content sent to the client.
         octets: u64,
-        /// The price.
+        /// The price, in units of the account.
         units: Units,
-        /// How much of the session's quota it took.
+        /// How much of the session's quota it used.
         quota: Quota,
-        /// What fired it.
+        /// What triggered it.
         trigger: Trigger,
-        /// When that was.
+        /// Time of the trigger.
         since: Time,
-        /// What is left on the account beside all that is held; `None` where the enabler does not tell.
+        /// Available balance of the account; `None` if the enabler does not report it.
         balance: Option<i64>,
     },
-    /// The enabler has given back what the debit of a message took.
+    /// The enabler acknowledged a refund.
     Refunded {
         /// Message-ID.
         message_id: Box<str>,
         /// Number among the debits of the message.
         part: u32,
-        /// What is left on the account beside all that is held; `None` where the enabler does not tell.
+        /// Available balance of the account; `None` if the enabler does not report it.
         balance: Option<i64>,
     },
-    /// A debit or refund waits for an operator: it may be done, and would be done twice.
+    /// A debit or refund waits for the operator: it may have been executed, and a resend would be executed again.
     HeldBack {
         /// Message-ID.
         message_id: Box<str>,
     },
-    /// The enabler has refused a debit: the message is with the client, and not paid for.
+    /// The enabler refused a debit: the message was delivered and is not paid.
     DebitDenied {
         /// Message-ID.
         message_id: Box<str>,
-        /// Why.
+        /// Reason of the enabler.
         denial: Denial,
     },
-    /// The enabler does not give it back.
+    /// The enabler refused a refund.
     RefundDenied {
         /// Message-ID.
         message_id: Box<str>,
-        /// Why not.
+        /// Reason of the enabler.
         denial: Denial,
     },
-    /// A message with content costs nothing.
+    /// A message with content is not charged.
     NotDebited {
         /// Message-ID.
         message_id: Box<str>,
-        /// Octets of content that went to the client.
+        /// Octets of content sent to the client.
         octets: u64,
-        /// What it would have cost.
+        /// What it would have cost, in units of the account.
         units: Units,
-        /// Why.
+        /// The rule that decided it.
         rule: Rule,
     },
-    /// The enabler gave no answer to a request. A debit or a release is asked again later, by itself.
+    /// The enabler did not answer a request. The session sends debits and releases again by itself.
     EnablerFailed(Failure),
-    /// Settled: all requests are answered and nothing is held.
+    /// The session is settled: all requests are answered and nothing is reserved.
     Closed {
-        /// How it ended, in one word: [`Outcome::as_str`], or the script's own where the script ended it.
+        /// [`EndReason::as_str`], or the script's own text if the script ended the session.
         outcome: Box<str>,
     },
-    /// Drop the session and its place at the gate.
+    /// Drop the session and its slot at the gate.
     Forget,
 }
 
-/// What the suspended INVITE is told.
+/// Answer to the suspended INVITE.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Verdict {
-    /// Whether it may go on.
+    /// Whether it may be relayed.
     pub result: Decision,
-    /// How many messages (or kilobytes) are granted; 0 unless granted.
+    /// Messages (or kilobytes) granted; 0 unless granted.
     pub granted: Quota,
-    /// What is left on the account beside all that is held; `None` where the enabler does not tell.
+    /// Available balance of the account; `None` if the enabler does not report it.
     pub balance: Option<i64>,
 }
 
-/// Whether the INVITE may go on.
+/// Whether the INVITE may be relayed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Decision {
-    /// Credit is reserved, or `on_failure=grant` gives the service without.
+    /// Credit is reserved, or the service is granted without by `on_failure=grant`.
     Granted,
     /// The enabler refused.
     Denied(Denial),
-    /// The enabler could not be asked or gave no answer.
+    /// The enabler could not be reached or did not answer.
     Failed(Failure),
 }
 
-/// How a session ended.
+/// Why a session ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Outcome {
+pub enum EndReason {
     /// BYE.
     Bye,
     /// CANCEL before a 2xx.
     Cancelled,
-    /// The INVITE got this final failure, or died (408).
+    /// The INVITE ended with this final failure, or timed out (408).
     InviteFailed(u16),
     /// The script ended it.
-    Ended,
-    /// Nothing moved for `hold_timeout`.
+    Script,
+    /// No activity for `hold_timeout`.
     Idle,
-    /// The host that had its connections is gone.
+    /// The host that had its connections has stopped.
     HostStopped,
     /// The enabler refused.
     Denied(Denial),
-    /// The enabler could not be asked or gave no answer.
+    /// The enabler could not be reached or did not answer.
     Failed(Failure),
     /// The enabler ended the service.
     EnablerEnded,
-    /// More messages waited for answers of the client than a session may have.
+    /// More messages waited for answers than a session may have.
     TooManyOpen,
 }
 
-impl Outcome {
-    /// The word in history and RPC.
+impl EndReason {
+    /// Returns the name used in history and RPC.
     pub fn as_str(self) -> &'static str {
         match self {
-            Outcome::Bye => "bye",
-            Outcome::Cancelled => "cancelled",
-            Outcome::InviteFailed(_) => "invite-failed",
-            Outcome::Ended => "ended",
-            Outcome::Idle => "idle",
-            Outcome::HostStopped => "host-stopped",
-            Outcome::Denied(denial) => denial.as_str(),
-            Outcome::Failed(failure) => failure.as_str(),
-            Outcome::EnablerEnded => "enabler-ended",
-            Outcome::TooManyOpen => "too-many-open",
+            EndReason::Bye => "bye",
+            EndReason::Cancelled => "cancelled",
+            EndReason::InviteFailed(_) => "invite-failed",
+            EndReason::Script => "ended",
+            EndReason::Idle => "idle",
+            EndReason::HostStopped => "host-stopped",
+            EndReason::Denied(denial) => denial.as_str(),
+            EndReason::Failed(failure) => failure.as_str(),
+            EndReason::EnablerEnded => "enabler-ended",
+            EndReason::TooManyOpen => "too-many-open",
         }
     }
 }

@@ -1,24 +1,32 @@
-//! What others ask about a session.
+//! Queries about a session.
 
-use super::{Counts, Debit, Decision, Flight, Outcome, Phase, Rule, Session, TraceEvent, Work as InFlight};
-use crate::charge::ch2::SessionKey;
+use super::Session;
+use super::common::Counts;
+use super::dialog::Phase;
+use super::message::OpenMessage;
+use super::messages::Debit;
+use super::output::{Decision, EndReason};
+use super::request::{PendingRequest, Purpose};
+use super::rule::Rule;
+use super::trace::TraceEvent;
+use crate::charge::ch2::{Request, SessionKey};
 use crate::charge::event::{Direction, Suspended};
 use crate::charge::tariff::{Quota, Tariff, Units};
 use crate::charge::time::Time;
 use thin_vec::ThinVec;
 
-/// Something without an answer.
+/// Something that waits for an answer of the client or the enabler.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UnsettledItem<'a> {
-    /// What it is.
+    /// What waits.
     pub kind: UnsettledKind,
-    /// How far it is: `outstanding`, `queued`, `asked`, `again` (asked in vain, and to be asked again), `held-back`.
+    /// `outstanding`, `queued`, `asked`, `again` (to be sent again after a failure) or `held-back`.
     pub state: &'static str,
-    /// The message it is about.
+    /// Message-ID of its message.
     pub message_id: Option<&'a str>,
-    /// Octets of its content.
+    /// Octets of content of the message.
     pub octets: u64,
-    /// What it is worth, in units of the account.
+    /// Its price, in units of the account.
     pub units: Units,
     /// The rule that made it due.
     pub rule: Option<Rule>,
@@ -26,23 +34,23 @@ pub struct UnsettledItem<'a> {
     pub since: Time,
 }
 
-/// What waits.
+/// What waits for an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UnsettledKind {
-    /// An answer of the client to a message.
+    /// A message, for the client's answer.
     Answer,
     /// A reservation.
     Reserve,
     /// A debit.
     Debit,
-    /// A debit that is to be given back.
+    /// A refund.
     Refund,
     /// A release.
     Release,
 }
 
 impl UnsettledKind {
-    /// The word in `audit`.
+    /// Returns the name used in `audit`.
     pub fn as_str(self) -> &'static str {
         match self {
             UnsettledKind::Answer => "answer",
@@ -54,80 +62,79 @@ impl UnsettledKind {
     }
 }
 
+/// The INVITE.
 impl Session {
-    /// Its key.
+    /// Returns the session's key.
     pub fn key(&self) -> SessionKey {
-        self.key
+        self.common.key
     }
 
-    /// Call-ID of its INVITE.
+    /// Returns the Call-ID of the INVITE.
     pub fn call_id(&self) -> &str {
-        self.part(0, self.parties.ends[0])
+        self.common.call_id()
     }
 
-    /// Who pays; empty: nobody was found.
+    /// Returns the charged party; empty if none was found.
     pub fn account(&self) -> &str {
-        self.part(self.parties.ends[0], self.parties.ends[1])
+        self.common.account()
     }
 
-    /// The other party; empty where there is none.
+    /// Returns the other party; empty if unknown.
     pub fn other(&self) -> &str {
-        self.part(self.parties.ends[1], self.parties.ends[2])
+        self.common.other()
     }
 
-    /// icid-value of P-Charging-Vector; empty where there is none.
+    /// Returns the icid-value of P-Charging-Vector; empty if absent.
     pub fn icid(&self) -> &str {
-        self.part(self.parties.ends[2], u16::MAX)
+        self.common.icid()
     }
 
-    fn part(&self, start: u16, end: u16) -> &str {
-        let text = &self.parties.text;
-        text.get(start.into()..text.len().min(end.into())).unwrap_or_default()
-    }
-
-    /// Who has the stored messages.
+    /// Returns which side of the INVITE has the stored messages.
     pub fn direction(&self) -> Direction {
-        self.direction
+        self.common.direction
     }
 
-    /// The tariff pinned at the INVITE.
+    /// Returns the tariff pinned at the INVITE.
     pub fn tariff(&self) -> Tariff {
-        self.tariff
+        self.common.tariff
     }
 
     /// Returns the INVITE transaction that the host suspended.
     pub fn suspended(&self) -> Suspended {
-        self.suspended
+        self.common.suspended
     }
 
     /// Returns the hash of the inviting side's tag.
     pub fn inviting_tag(&self) -> u64 {
-        self.inviting_tag
+        self.common.inviting_tag
     }
 
-    /// Connections that have carried its frames.
-    pub fn connections(&self) -> &[u64] {
-        &self.connections
-    }
-
-    /// When the INVITE was taken.
+    /// Returns when the session was opened.
     pub fn opened(&self) -> Time {
-        self.opened
+        self.common.opened
     }
+}
 
-    /// The verdict, once it is given.
+/// State.
+impl Session {
+    /// Returns the verdict once it has been given.
     pub fn decision(&self) -> Option<Decision> {
-        self.decision
+        self.dialog.decision()
     }
 
-    /// How it ended, or ends.
-    pub fn outcome(&self) -> Option<Outcome> {
-        self.outcome
+    /// Returns why the session has ended, or is ending.
+    pub fn end_reason(&self) -> Option<EndReason> {
+        self.dialog.end_reason()
     }
 
-    /// Where it stands, in one word for RPC.
+    /// Returns whether a 2xx has been sent to the inviting side.
+    pub fn is_answered(&self) -> bool {
+        self.dialog.is_answered()
+    }
+
+    /// Returns the name of the phase for RPC.
     pub fn phase(&self) -> &'static str {
-        match self.phase {
+        match self.dialog.phase() {
             Phase::Reserving => "reserving",
             Phase::Open => "open",
             Phase::Cancelled { .. } => "cancelled",
@@ -137,156 +144,178 @@ impl Session {
         }
     }
 
-    /// Whether it is not settled yet.
+    /// Returns whether the session is not settled yet.
     pub fn is_open(&self) -> bool {
-        !matches!(self.phase, Phase::Closed { .. } | Phase::Gone)
+        self.dialog.is_open()
     }
 
-    /// All that was granted so far, in what the tariff counts.
-    pub fn granted(&self) -> Quota {
-        self.granted
-    }
-
-    /// How much of it the gate has taken, as far as SENDs were read.
-    pub fn taken(&self) -> u32 {
-        self.taken
-    }
-
-    /// What became of its messages.
-    pub fn counts(&self) -> Counts {
-        self.counts
-    }
-
-    /// Messages that wait for an answer of the client.
-    pub fn outstanding(&self) -> usize {
-        self.messages.len()
-    }
-
-    /// Debits and refunds that the enabler has not acknowledged.
-    pub fn debits_pending(&self) -> usize {
-        let flying =
-            self.flight.as_ref().is_some_and(|flight| matches!(flight.work, InFlight::Debit(_) | InFlight::Refund(_)));
-        self.debits.len() + self.refunds.len() + usize::from(flying)
-    }
-
-    /// The reservation that the request in flight is of, by the number of the request that opened it; not one that waits
-    /// for an operator.
-    pub(super) fn reservation_in_flight(&self) -> Option<u32> {
-        let flight = self.flight.as_ref().filter(|flight| !flight.held)?;
-        flight.reservation.opened_by()
-    }
-
-    /// Whether a request of this reservation is on its way, or will be sent again: its answer says anew what is reserved.
-    pub fn is_updating(&self, opened_by: u32) -> bool {
-        self.has_reservation(opened_by) && self.reservation_in_flight() == Some(opened_by)
-    }
-
-    /// What was granted while no enabler answered, as long as it is not settled.
-    pub fn uncovered(&self) -> Quota {
-        if self.is_open() { self.uncovered } else { Quota(0) }
-    }
-
-    /// The Message-ID of a debit (or refund) that waits for an operator: it may be done, and would be done twice.
-    pub fn held_back_message(&self) -> Option<&str> {
-        match self.flight.as_deref() {
-            Some(Flight { held: true, work: InFlight::Debit(debit) | InFlight::Refund(debit), .. }) => {
-                Some(&debit.message_id)
-            }
-            _ => None,
-        }
-    }
-
-    /// Since when the oldest of them waits: what fired it happened then.
-    pub fn oldest_debit(&self) -> Option<Time> {
-        let flying = self.flight.as_ref().and_then(|flight| match &flight.work {
-            InFlight::Debit(debit) | InFlight::Refund(debit) => Some(debit),
-            InFlight::Reserve(..) | InFlight::Release(_) => None,
-        });
-        self.debits.iter().chain(&self.refunds).chain(flying).map(|debit| debit.since).min()
-    }
-
-    /// When something last happened in it.
-    pub fn last_activity(&self) -> Time {
-        self.moved
-    }
-
-    /// Whether it is over and the enabler has not settled it: a debit or the release is not acknowledged.
+    /// Returns whether the session has ended but a debit or release is not acknowledged.
     pub fn is_unsettled(&self) -> bool {
-        match self.phase {
+        match self.dialog.phase() {
             Phase::Reserving | Phase::Open | Phase::Cancelled { .. } | Phase::Gone => false,
             Phase::Closing | Phase::Draining { .. } | Phase::Settling => true,
             Phase::Closed { .. } => !self.is_quiet(),
         }
     }
 
-    /// Takes what has happened since the last call, oldest first, with the number of the first step. Numbers rise by
-    /// one from 0.
-    pub fn take_trace(&mut self) -> (u32, ThinVec<TraceEvent>) {
-        let first = self.ladder.kept().saturating_sub(u32::try_from(self.ladder.fresh()).unwrap_or(u32::MAX));
-        (first, self.ladder.take())
+    /// Returns the time of the last activity of either party.
+    pub fn last_activity(&self) -> Time {
+        self.dialog.last_activity()
     }
 
-    /// Steps that were not kept.
-    pub fn trace_events_dropped(&self) -> u32 {
-        self.ladder.dropped()
+    /// Returns the connections that have carried frames of the session.
+    pub fn connections(&self) -> &[u64] {
+        self.dialog.connections()
     }
 
-    /// What is reserved and not yet debited, in units of the account.
+    /// Returns the total granted so far, in messages or kilobytes.
+    pub fn granted(&self) -> Quota {
+        self.credit.granted()
+    }
+
+    /// Returns how much of the grant the gate has taken, as far as SENDs have been read.
+    pub fn taken(&self) -> u32 {
+        self.credit.taken()
+    }
+
+    /// Returns what is reserved and not yet debited, in units of the account.
     pub fn reserved(&self) -> Units {
-        self.price_of(self.outstanding_in_all())
+        self.common.price_of(self.credit.reservations.total_outstanding())
     }
 
-    /// Messages whose content is with the client, and whose debit is not due yet.
+    /// Returns what was granted while the enabler did not answer; 0 once the session is settled.
+    pub fn uncovered(&self) -> Quota {
+        if self.is_open() { self.credit.uncovered() } else { Quota(0) }
+    }
+
+    /// Returns whether the enabler holds a reservation of the session that this request opened.
+    pub fn has_reservation(&self, opened_by: u32) -> bool {
+        self.credit.reservations.contains(opened_by)
+    }
+
+    /// Returns whether a request of this reservation is pending and will be answered: the answer says what is reserved.
+    pub fn is_updating(&self, opened_by: u32) -> bool {
+        self.credit.is_updating(opened_by)
+    }
+
+    /// Returns whether a request is to be sent again because the enabler failed; nothing can be reserved before it.
+    pub fn is_failing(&self) -> bool {
+        self.credit.is_failing()
+    }
+
+    /// Returns whether the renewal of a reservation is due and was not postponed.
+    pub fn is_renewal_due(&self, now: Time) -> bool {
+        self.dialog.phase() == Phase::Open && self.credit.is_renewal_due(now)
+    }
+
+    /// Returns the totals of the session's messages.
+    pub fn counts(&self) -> Counts {
+        self.common.counts
+    }
+
+    /// Takes the trace events since the last call, oldest first, with the number of the first; numbers count up from 0.
+    pub fn take_trace(&mut self) -> (u32, ThinVec<TraceEvent>) {
+        self.common.trace.take()
+    }
+
+    /// Returns how many trace events exceeded a limit and were dropped.
+    pub fn trace_events_dropped(&self) -> u32 {
+        self.common.trace.dropped()
+    }
+}
+
+/// What is unsettled.
+impl Session {
+    /// Returns the number of messages that wait for an answer of the client.
+    pub fn outstanding(&self) -> usize {
+        self.messages.open_count()
+    }
+
+    /// Returns the number of debits and refunds that the enabler has not acknowledged.
+    pub fn debits_pending(&self) -> usize {
+        self.messages.debits_queued() + self.credit.debits_pending()
+    }
+
+    /// Returns when the trigger of the oldest unacknowledged debit or refund happened.
+    pub fn oldest_debit(&self) -> Option<Time> {
+        let pending = self.credit.pending().and_then(|pending| pending.purpose.debit());
+        let queued = self.messages.debits.iter().chain(&self.messages.refunds);
+        queued.chain(pending).map(|debit| debit.since).min()
+    }
+
+    /// Returns the pending request if it has this number.
+    pub fn pending_request(&self, number: u32) -> Option<Request> {
+        let pending = self.credit.pending().filter(|pending| pending.number == number)?;
+        Some(self.credit.request(pending, &self.common))
+    }
+
+    /// Returns the Message-ID of the debit or refund that waits for the operator.
+    pub fn held_back_message(&self) -> Option<&str> {
+        let held = self.credit.pending().filter(|pending| pending.is_held)?;
+        held.purpose.debit().map(|debit| &*debit.message_id)
+    }
+
+    /// Returns whether anything waits for an answer of the client or the enabler.
+    pub fn has_unsettled_work(&self) -> bool {
+        self.credit.pending().is_some() || self.debits_pending() > 0 || self.outstanding() > 0
+    }
+
+    /// Returns the messages that were delivered and whose debit is not due yet.
     pub fn unanswered_messages(&self) -> impl Iterator<Item = UnsettledItem<'_>> {
-        self.messages.iter().filter(|message| message.has_content()).map(|message| UnsettledItem {
+        let delivered = self.messages.open.iter().filter(|message| message.has_content());
+        delivered.map(|message| self.unanswered(message))
+    }
+
+    /// Returns what the enabler has not acknowledged, in the order in which it is requested.
+    pub fn unacknowledged(&self) -> impl Iterator<Item = UnsettledItem<'_>> {
+        let pending = self.credit.pending().map(|pending| self.pending_item(pending));
+        let debits = self.messages.debits.iter().map(|debit| self.item(UnsettledKind::Debit, "queued", debit));
+        let refunds = self.messages.refunds.iter().map(|debit| self.item(UnsettledKind::Refund, "queued", debit));
+        pending.into_iter().chain(debits).chain(refunds)
+    }
+
+    fn unanswered<'a>(&self, message: &'a OpenMessage) -> UnsettledItem<'a> {
+        UnsettledItem {
             kind: UnsettledKind::Answer,
             state: "outstanding",
             message_id: Some(message.id()),
             octets: message.octets(),
-            units: self.price_of(message.taken()),
+            units: self.common.price_of(message.taken()),
             rule: None,
             since: message.since(),
-        })
+        }
     }
 
-    /// What the enabler has not answered, in the order in which it is asked.
-    pub fn unacknowledged(&self) -> impl Iterator<Item = UnsettledItem<'_>> {
-        let flying = self.flight.as_deref().map(|flight| self.flying(flight));
-        let debits = self.debits.iter().map(|debit| self.due(UnsettledKind::Debit, "queued", debit));
-        let refunds = self.refunds.iter().map(|debit| self.due(UnsettledKind::Refund, "queued", debit));
-        flying.into_iter().chain(debits).chain(refunds)
-    }
-
-    /// Whether anything waits for an answer of the client or of the enabler.
-    pub fn has_unsettled_work(&self) -> bool {
-        self.flight.is_some() || !self.debits.is_empty() || !self.refunds.is_empty() || !self.messages.is_empty()
-    }
-
-    fn flying<'a>(&'a self, flight: &'a Flight) -> UnsettledItem<'a> {
-        let state = match (flight.held, flight.retry) {
+    fn pending_item<'a>(&self, pending: &'a PendingRequest) -> UnsettledItem<'a> {
+        let state = match (pending.is_held, pending.retry_at) {
             (true, _) => "held-back",
             (false, Some(_)) => "again",
             (false, None) => "asked",
         };
-        let plain = |kind, rule, quota| {
-            let (message_id, octets, since) = (None, 0, flight.since);
-            UnsettledItem { kind, state, message_id, octets, units: self.price_of(quota), rule: Some(rule), since }
+        let plain = |kind, rule, quota| UnsettledItem {
+            kind,
+            state,
+            message_id: None,
+            octets: 0,
+            units: self.common.price_of(quota),
+            rule: Some(rule),
+            since: pending.first_sent_at,
         };
-        match &flight.work {
-            InFlight::Reserve(quota, rule) => plain(UnsettledKind::Reserve, *rule, *quota),
-            InFlight::Release(rule) => plain(UnsettledKind::Release, *rule, flight.reservation.outstanding()),
-            InFlight::Debit(debit) => self.due(UnsettledKind::Debit, state, debit),
-            InFlight::Refund(debit) => self.due(UnsettledKind::Refund, state, debit),
+        match &pending.purpose {
+            Purpose::Reserve(quota, rule) => plain(UnsettledKind::Reserve, *rule, *quota),
+            Purpose::Release(rule) => plain(UnsettledKind::Release, *rule, pending.reservation.outstanding()),
+            Purpose::Debit(debit) => self.item(UnsettledKind::Debit, state, debit),
+            Purpose::Refund(debit) => self.item(UnsettledKind::Refund, state, debit),
         }
     }
 
-    fn due<'a>(&self, kind: UnsettledKind, state: &'static str, debit: &'a Debit) -> UnsettledItem<'a> {
+    fn item<'a>(&self, kind: UnsettledKind, state: &'static str, debit: &'a Debit) -> UnsettledItem<'a> {
         UnsettledItem {
             kind,
             state,
             message_id: Some(&debit.message_id),
             octets: debit.octets,
-            units: self.price_of(debit.quota),
+            units: self.common.price_of(debit.quota),
             rule: Some(debit.rule),
             since: debit.since,
         }

@@ -1,11 +1,11 @@
-//! Octet ranges of a message that someone has confirmed.
+//! Sets of octets that the client has confirmed.
 
 use serde::{Deserialize, Serialize};
 use thin_vec::ThinVec;
 
-/// Disjoint ranges kept at once. A receiver that confirms in more pieces than this leaves gaps, and the
-/// message ends by its timer instead of by a complete confirmation.
-const MOST: usize = 256;
+/// Disjoint ranges kept. The confirmations of a receiver that confirms in more pieces are incomplete, and the message ends
+/// by its timer.
+const RANGES_MAX: usize = 256;
 
 /// A set of octets, numbered from 1, as sorted ranges that neither touch nor overlap.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,7 +19,7 @@ impl Ranges {
         }
         let from = self.0.partition_point(|range| range.1.saturating_add(1) < start);
         let to = self.0.partition_point(|range| range.0 <= end.saturating_add(1));
-        if from == to && self.0.len() >= MOST {
+        if from == to && self.0.len() >= RANGES_MAX {
             return;
         }
         let touching = self.0.get(from..to).unwrap_or_default();
@@ -27,12 +27,12 @@ impl Ranges {
         self.0.splice(from..to, [merged]);
     }
 
-    /// Whether all of `start..=end` is in; an empty range always is.
+    /// Whether the set contains all of `start..=end`; an empty range always is.
     pub(super) fn covers(&self, start: u64, end: u64) -> bool {
         start > end || self.0.iter().any(|range| range.0 <= start && end <= range.1)
     }
 
-    /// Whether nothing is in.
+    /// Whether the set is empty.
     pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -48,7 +48,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pieces_in_any_order_become_one() {
+    fn ranges_in_any_order_are_merged() {
         let mut ranges = Ranges::default();
         for (start, end) in [(21, 30), (1, 10), (5, 12), (13, 20)] {
             ranges.add(start, end);
@@ -59,7 +59,7 @@ mod tests {
     }
 
     #[test]
-    fn a_gap_stays_a_gap() {
+    fn ranges_with_gap_are_not_merged() {
         let mut ranges = Ranges::default();
         ranges.add(1, 10);
         ranges.add(12, 20);
@@ -69,7 +69,7 @@ mod tests {
     }
 
     #[test]
-    fn the_ends_of_the_number_space_do_not_overflow() {
+    fn ranges_at_limits_of_u64_do_not_overflow() {
         let mut ranges = Ranges::default();
         ranges.add(u64::MAX, u64::MAX);
         ranges.add(1, u64::MAX - 1);
@@ -78,11 +78,11 @@ mod tests {
     }
 
     #[test]
-    fn the_number_of_pieces_is_bounded() {
+    fn ranges_beyond_limit_are_dropped() {
         let mut ranges = Ranges::default();
-        for piece in 0..2 * MOST as u64 {
+        for piece in 0..2 * RANGES_MAX as u64 {
             ranges.add(piece * 10 + 1, piece * 10 + 2);
         }
-        assert_eq!(ranges.len(), MOST);
+        assert_eq!(ranges.len(), RANGES_MAX);
     }
 }

@@ -1,63 +1,56 @@
-//! Giving back what a debit has taken: a 200 of the next hop was taken for the client's, and a failure REPORT of the
-//! client comes after it (RFC 4975, 7.1.2: an endpoint may answer 200 first, and report a failure later).
+//! Refunds: the 200 of the next hop was taken for the client's, and the client reports a failure afterwards (RFC 4975,
+//! 7.1.2: an endpoint may answer 200 first and report a failure later).
 //!
-//! Only with `policy=report=release`, and only where the 200 was the reason of the debit: silence is paid for, so a 408
-//! that a relay reports (RFC 4976, 6.4.1) gives nothing back, and neither does an error after another error.
+//! Only with `policy=report=release`, and only if a 200 was the reason for the debit: silence is charged, so a 408 that a
+//! relay reports (RFC 4976, 6.4.1) refunds nothing, and neither does an error after another error.
 
-use super::message::Message;
-use super::{Debit, Output, Rule, Session, TraceEvent, TraceEventKind, Work};
-use crate::charge::ch2::{Denial, Operation, Trigger};
+use super::common::Context;
+use super::credit::Credit;
+use super::message::OpenMessage;
+use super::messages::{Debit, Messages};
+use super::rule::Rule;
+use crate::charge::ch2::Trigger;
 use crate::charge::policy::Settle;
-use crate::charge::time::Time;
 
-/// Debits of a session that can still be given back.
-const REFUNDABLE: usize = 4096;
+/// Debits of a session that can still be refunded.
+const REFUNDABLE_DEBITS_MAX: usize = 4096;
 
-impl Session {
-    /// A REPORT about a message that is settled.
-    pub(super) fn on_late_report(&mut self, message: u64, code: u16, at: Time) {
+impl Messages {
+    /// Handles a REPORT about a settled message.
+    pub(super) fn on_late_report(&mut self, message: u64, code: u16, credit: &mut Credit, cx: &mut Context<'_>) {
         let is_failure = (400..600).contains(&code) && code != 408;
-        if self.policy.report == Settle::Debit || !is_failure {
+        if cx.common.policy.report == Settle::Debit || !is_failure {
             return;
         }
-        let is_meant = |debit: &Debit| {
-            let is_confirmed = debit.trigger == Trigger::Response || debit.rule == Rule::LateChunk;
-            is_confirmed && Message::name_of(&debit.message_id) == message
-        };
+        let is_meant = |debit: &Debit| is_refundable(debit) && OpenMessage::hash_of(&debit.message_id) == message;
         let rule = Rule::Report(code, Settle::Release);
-        while let Some(index) = self.refundable.iter().position(is_meant) {
-            let debit = self.refundable.remove(index);
+        while let Some(place) = self.refundable.iter().position(is_meant) {
+            let debit = self.refundable.remove(place);
             self.touch(debit.number);
-            self.refund_debit(debit, rule, at);
+            self.add_refund(debit, rule, cx);
         }
-        while let Some(index) = self.debits.iter().position(is_meant) {
-            let debit = self.debits.remove(index);
+        while let Some(place) = self.debits.iter().position(is_meant) {
+            let debit = self.debits.remove(place);
             self.touch(debit.number);
-            self.free(&debit, rule, at);
-            self.charge_anew(&debit.message_id);
+            credit.mark_not_charged(&debit, rule, cx.now, cx);
+            self.charge_anew(&debit.message_id, cx);
         }
-        if let Some(flight) = &mut self.flight
-            && matches!(&flight.work, Work::Debit(debit) if is_meant(debit))
-        {
-            flight.revoked = flight.revoked.or(Some(code));
-        }
+        credit.refund_pending_debit(code, is_meant);
     }
 
-    /// A debit is to be given back. The same Message-ID is charged like a new one from then on.
-    fn refund_debit(&mut self, debit: Debit, rule: Rule, now: Time) {
-        self.charge_anew(&debit.message_id);
+    /// Queues the refund of an acknowledged debit. The same Message-ID is charged like a new one from then on.
+    fn add_refund(&mut self, debit: Debit, rule: Rule, cx: &mut Context<'_>) {
+        self.charge_anew(&debit.message_id, cx);
         let number = self.new_number();
-        self.refunds.push(Debit { number, rule, since: now, ..debit });
+        self.refunds.push(Debit { number, rule, since: cx.now, ..debit });
     }
 
-    /// A debit stands.
-    pub(super) fn keep_refundable(&mut self, debit: &Debit, revoked: Option<u16>, now: Time) {
-        if let Some(code) = revoked {
-            self.refund_debit(debit.clone(), Rule::Report(code, Settle::Release), now);
-        } else if self.policy.report == Settle::Release
-            && (debit.trigger == Trigger::Response || debit.rule == Rule::LateChunk)
-        {
-            if self.refundable.len() >= REFUNDABLE {
+    /// Keeps an acknowledged debit that may be refunded, or refunds it at once because of a REPORT with `refund_code`.
+    pub(super) fn keep_refundable(&mut self, debit: &Debit, refund_code: Option<u16>, cx: &mut Context<'_>) {
+        if let Some(code) = refund_code {
+            self.add_refund(debit.clone(), Rule::Report(code, Settle::Release), cx);
+        } else if cx.common.policy.report == Settle::Release && is_refundable(debit) {
+            if self.refundable.len() >= REFUNDABLE_DEBITS_MAX {
                 let oldest = self.refundable.remove(0);
                 self.touch(oldest.number);
             }
@@ -65,35 +58,9 @@ impl Session {
             self.refundable.push(debit.clone());
         }
     }
+}
 
-    /// A step about the message of a debit and its price.
-    pub(super) fn about(&self, what: TraceEventKind, debit: &Debit) -> TraceEvent {
-        let step = TraceEvent::new(what).about(&debit.message_id).octets(debit.octets);
-        step.worth(debit.quota, self.price_of(debit.quota))
-    }
-
-    pub(super) fn refund(&self, debit: &Debit) -> Operation {
-        let Debit { part, octets, quota, .. } = *debit;
-        Operation::Refund {
-            message_id: debit.message_id.clone(),
-            part,
-            octets,
-            units: self.tariff.price_of(quota),
-            quota,
-        }
-    }
-
-    pub(super) fn on_refunded(&mut self, debit: &Debit, request: u32, balance: Option<i64>, now: Time) {
-        self.counts.refunded = self.counts.refunded.saturating_add(1);
-        let step = self.about(TraceEventKind::Refunded, debit).request(request).by(debit.rule);
-        self.step(now, step.leaves(balance));
-        self.outputs.push(Output::Refunded { message_id: debit.message_id.clone(), part: debit.part, balance });
-    }
-
-    /// The enabler keeps the money: an operator has to know.
-    pub(super) fn on_refund_denied(&mut self, debit: &Debit, request: u32, denial: Denial, now: Time) {
-        let step = self.about(TraceEventKind::RefundDenied, debit).request(request).by(Rule::Denied(denial));
-        self.step(now, step);
-        self.outputs.push(Output::RefundDenied { message_id: debit.message_id.clone(), denial });
-    }
+/// Whether a later REPORT can refund the debit: a 200 was the reason for it.
+fn is_refundable(debit: &Debit) -> bool {
+    debit.trigger == Trigger::Response || debit.rule == Rule::LateChunk
 }

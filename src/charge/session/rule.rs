@@ -1,96 +1,96 @@
-//! The rules by their names: which one decided a step. A name that has a parameter in it is that parameter's, with the
-//! choice that counted: `close=debit`, `debit_on=report`.
+//! The rules that decide trace events. A rule that follows a parameter is named after it and its value: `close=debit`,
+//! `debit_on=report`.
 
-use super::output::Outcome;
+use super::output::EndReason;
 use crate::charge::ch2::{Denial, Failure};
 use crate::charge::event::Stop;
 use crate::charge::policy::{DebitOn, Settle};
 use serde::{Deserialize, Serialize};
 
-/// Why something was done.
+/// The rule that decided something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Rule {
-    /// The INVITE wants credit.
+    /// An INVITE requests credit.
     Invite,
-    /// Little is left of the grant: more is asked for ahead of need.
+    /// Little is left of the grant, so more is requested ahead of need.
     Ahead,
-    /// A SEND was beyond the grant.
+    /// A SEND exceeded the grant.
     BeyondGrant,
     /// An earlier chunk of the message was stopped, or the message is settled.
     MessageStopped,
     /// The session's share of the gate is used up.
     ShareUsed,
-    /// The frame claims to be of the other side than it comes from.
+    /// The frame claims to be from the other side.
     Forged,
-    /// The frame is of an endpoint of the session, and of none of its MSRP sessions.
+    /// The frame is from an endpoint of the session but belongs to none of its MSRP sessions.
     NoStream,
-    /// The enabler grants nothing in part: one is asked for.
+    /// The enabler grants nothing in part, so fewer are requested.
     OneAtLeast,
-    /// The grant has become old (Validity-Time).
+    /// The validity of a grant has ended (Validity-Time).
     ValidityTime,
-    /// The enabler wants to be asked again.
+    /// The enabler asks for a renewal.
     Reauthorization,
-    /// The enabler has no such reservation.
+    /// The enabler does not know the reservation.
     NoReservation,
-    /// Granted: the enabler has said so.
+    /// The enabler granted.
     Granted,
-    /// Nothing is reserved: each message is debited when it is answered.
+    /// Nothing is reserved; each message is debited when it is answered.
     ModelImmediate,
-    /// Given while no enabler answers.
+    /// Granted while the enabler does not answer.
     OnFailureGrant,
-    /// The service costs this subscriber nothing.
+    /// The service is free of charge for this subscriber.
     FreeOfCharge,
-    /// The client has the whole message: by its response, or by its REPORT.
+    /// The client confirmed the whole message, by response or by REPORT.
     DebitOn(DebitOn),
     /// The client answered or reported this 4xx.
     ClientError(u16),
-    /// The client answered or reported this 5xx; what the policy does then.
+    /// The client answered or reported this 5xx; the policy decides.
     ServerError(u16, Settle),
-    /// No answer within so many seconds.
+    /// No answer within this many seconds.
     ResponseTimeout(u32),
-    /// A relay reported that the wait is over (408): as if no answer had come.
+    /// A relay reported 408: it received no answer.
     RequestTimeout,
-    /// The session or its connection ended before the answer; what the policy does then.
-    Close(Settle, Ending),
-    /// The server gave the message up; what the policy does then.
+    /// The session or its connection ended before the answer; the policy decides.
+    Close(Settle, CloseCause),
+    /// The server aborted the message; the policy decides.
     Abort(Settle),
     /// A chunk was read after its message was debited.
     LateChunk,
-    /// A failure REPORT with this code came after the 200; what the policy does then.
+    /// A failure REPORT with this code followed the 200; the policy decides.
     Report(u16, Settle),
-    /// The enabler would take it twice, and it may have been taken.
+    /// The enabler may have executed the request and does not detect duplicates.
     ResendHold,
-    /// It may have been what ended the reservation that the enabler does not know any more.
+    /// The request may have ended the reservation that the enabler no longer knows.
     MaybeTaken,
-    /// An operator has it asked again.
+    /// The operator had it sent again.
     OutboxResend,
-    /// An operator counts it as taken.
+    /// The operator counts it as done.
     OutboxRelease,
-    /// The session is over: zero units used.
+    /// The rest of a reservation is not needed.
     Unused,
-    /// A reservation that was not answered may be held.
+    /// The enabler may hold a reservation whose request it did not answer.
     MaybeHeld,
-    /// A reservation was granted when nobody waited for it any more.
+    /// A reservation was granted after the request had timed out.
     LateGrant,
     /// The enabler refused.
     Denied(Denial),
     /// The enabler did not answer.
     Failed(Failure),
-    /// How the session ended.
-    Ended(Outcome),
+    /// The session ended for this reason.
+    Ended(EndReason),
 }
 
-/// What ended the wait for an answer.
+/// What ended the wait for the answers to open messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Ending {
-    /// The session.
-    Session(Outcome),
-    /// A connection of it.
+pub enum CloseCause {
+    /// The session ended.
+    Session(EndReason),
+    /// A connection of the session was lost.
     ConnectionLost,
 }
 
 impl Rule {
-    /// Why a frame was stopped.
+    /// Returns the rule by which the gate stopped a frame.
     pub fn from_stop(why: Stop) -> Rule {
         match why {
             Stop::Beyond => Rule::BeyondGrant,
@@ -101,7 +101,7 @@ impl Rule {
         }
     }
 
-    /// Its name in `explain` and `audit`.
+    /// Returns the name used in `explain` and `audit`.
     pub fn as_str(self) -> &'static str {
         match self {
             Rule::Invite => "invite",
@@ -142,20 +142,20 @@ impl Rule {
             Rule::LateGrant => "late-grant",
             Rule::Denied(denial) => denial.as_str(),
             Rule::Failed(failure) => failure.as_str(),
-            Rule::Ended(outcome) => outcome.as_str(),
+            Rule::Ended(reason) => reason.as_str(),
         }
     }
 
-    /// What made the rule apply, where it is not in its name.
+    /// Returns what made the rule apply, if the name does not say.
     pub fn cause(self) -> Option<&'static str> {
         match self {
-            Rule::Close(_, Ending::Session(outcome)) => Some(outcome.as_str()),
-            Rule::Close(_, Ending::ConnectionLost) => Some("connection-lost"),
+            Rule::Close(_, CloseCause::Session(reason)) => Some(reason.as_str()),
+            Rule::Close(_, CloseCause::ConnectionLost) => Some("connection-lost"),
             _ => None,
         }
     }
 
-    /// The status or Result-Code that it goes by; 0: none.
+    /// Returns the status or Result-Code behind the rule; 0: none.
     pub fn code(self) -> u32 {
         match self {
             Rule::ClientError(code) | Rule::ServerError(code, _) | Rule::Report(code, _) => code.into(),
@@ -164,13 +164,13 @@ impl Rule {
             Rule::Denied(denial) => denial.code(),
             Rule::Failed(failure) => failure.code(),
             Rule::FreeOfCharge => 4011,
-            Rule::Ended(Outcome::InviteFailed(code)) => code.into(),
-            Rule::Ended(Outcome::Denied(denial)) => denial.code(),
+            Rule::Ended(EndReason::InviteFailed(code)) => code.into(),
+            Rule::Ended(EndReason::Denied(denial)) => denial.code(),
             _ => 0,
         }
     }
 
-    /// The seconds that it goes by.
+    /// Returns the timeout behind the rule, in seconds.
     pub fn seconds(self) -> Option<u32> {
         match self {
             Rule::ResponseTimeout(seconds) => Some(seconds),

@@ -5,9 +5,10 @@ mod delivered;
 mod rules;
 
 use super::*;
-use crate::charge::ch2::{Denial, Grant, Operation, Request, Reservation};
-use crate::charge::event::{FailureReport, Flag, Sent, Stop, Suspended};
+use crate::charge::ch2::{Denial, Grant, Operation, Request, Reservation, Trigger};
+use crate::charge::event::{Direction, FailureReport, Flag, Sent, Stop, Suspended};
 use crate::charge::policy::{DebitOn, OnFailure, Resend, Settle};
+use crate::charge::tariff::{Quota, Units};
 
 /// Seconds after the INVITE.
 fn s(seconds: u64) -> Time {
@@ -589,9 +590,9 @@ fn a_second_pass_counts_no_octets() {
     let mut run = Run::open();
     run.sent(whole("m1", 1), s(1));
     run.event(passed_again("m1", 2), s(1));
-    assert_eq!(run.session.messages[0].octets(), whole("m1", 1).octets);
+    assert_eq!(run.session.messages.open[0].octets(), whole("m1", 1).octets);
     run.event(passed_again("m2", 3), s(1));
-    assert_eq!(run.session.messages.len(), 1);
+    assert_eq!(run.session.messages.open.len(), 1);
 }
 
 #[test]
@@ -1000,7 +1001,7 @@ fn a_failure_while_the_reservation_is_asked_for() {
     run.settle();
     assert_eq!(run.asks(), ["reserve 8", "release"]);
     assert_eq!(run.closed(), Some("invite-failed"));
-    assert_eq!(run.session.outcome(), Some(Outcome::InviteFailed(408)));
+    assert_eq!(run.session.end_reason(), Some(EndReason::InviteFailed(408)));
 }
 
 #[test]
@@ -1331,7 +1332,7 @@ fn the_enabler_may_ask_to_be_asked_and_may_end_the_service() {
     run.event(Event::Abort, s(2));
     run.gate_closed(s(5));
     assert_eq!(run.asked.as_ref().map(|asked| &asked.operation), Some(&Operation::Release));
-    assert_eq!(run.session.outcome(), Some(Outcome::EnablerEnded));
+    assert_eq!(run.session.end_reason(), Some(EndReason::EnablerEnded));
 }
 
 #[test]
@@ -1343,7 +1344,7 @@ fn a_session_that_the_parties_have_left_is_idle_however_often_the_enabler_wants_
     }
     run.timer(s(20));
     run.gate_closed(s(20));
-    assert_eq!(run.session.outcome(), Some(Outcome::Idle));
+    assert_eq!(run.session.end_reason(), Some(EndReason::Idle));
     assert_eq!(run.asked.as_ref().map(|asked| &asked.operation), Some(&Operation::Release));
 }
 
@@ -1625,7 +1626,7 @@ fn a_reservation_that_is_gone_is_asked_for_anew_with_what_was_left_of_it() {
 #[test]
 fn nothing_is_renewed_without_a_reservation() {
     let mut run = Run::open_with(1, Policy::default());
-    run.session.last_granted = true;
+    run.session.credit.is_last_grant = true;
     run.sent(whole("m1", 1), s(1));
     run.event(responded(1, 200), s(1));
     run.event(Event::Reauthorize { opened_by: 0 }, s(1));
@@ -1869,7 +1870,7 @@ fn a_bye_ends_its_leg_and_that_of_the_last_leg_the_session() {
     run.event(Event::Bye { leg: 2 }, s(2));
     run.event(Event::DialogOver { leg: 2 }, s(2));
     assert_eq!((run.session.phase(), run.gate_closing()), ("open", false));
-    let answered = run.steps.iter().filter(|step| step.what == TraceEventKind::Answered);
+    let answered = run.steps.iter().filter(|step| step.kind == TraceEventKind::Answered);
     assert_eq!(answered.count(), 2, "a 2xx that is sent again says nothing new");
     run.event(Event::Bye { leg: 1 }, s(3));
     run.settle();
@@ -2014,14 +2015,14 @@ fn settled_messages_are_remembered_up_to_a_bound() {
             run.yes();
         }
     }
-    assert_eq!(run.session.settled.len(), messages::SETTLED);
+    assert_eq!(run.session.messages.settled.len(), messages::SETTLED_MESSAGES_MAX);
     assert_eq!(run.session.counts().debited, 5000);
 }
 
 #[test]
 fn more_open_messages_than_a_session_may_have_end_it() {
     let mut run = Run::open_with(5000, Policy::default());
-    let most = messages::MESSAGES as u64;
+    let most = messages::OPEN_MESSAGES_MAX as u64;
     for number in 0..=most {
         assert!(!run.gate_closing(), "{number}");
         let id = format!("m{number}");
@@ -2051,12 +2052,11 @@ fn an_open_session_with_a_message_is_small() {
     let mut run = Run::open();
     run.sent(whole("87652491", 1), s(1));
     let session = &run.session;
-    let heap = session.parties.text.len()
-        + session.messages.capacity() * size_of::<Message>()
-        + session.messages.iter().map(|message| message.heap()).sum::<usize>()
-        + session.connections.capacity() * size_of::<u64>()
-        + session.early.capacity() * size_of::<Early>();
-    let texts = session.parties.text.len() + "87652491".len();
+    let texts = session.common.text_octets() + "87652491".len();
+    let heap = session.common.text_octets()
+        + session.dialog.heap_octets()
+        + session.credit.reservations.heap_octets()
+        + session.messages.heap_octets();
     let whole = size_of::<Session>() + heap;
     assert!(whole - texts < 700, "{whole} octets, {texts} of them text");
     let stored = session.head();

@@ -1,19 +1,18 @@
-//! What happened in a session and why, step by step, for `explain`. The steps leave the session as they are made: it
-//! keeps none of them, and counts those that are beyond a bound.
+//! The trace of a session: what happened and why, for `explain`. The engine takes the events as they are made; the
+//! session keeps none and counts those beyond a limit.
 
 use super::rule::Rule;
 use crate::charge::tariff::{Quota, Units};
 use serde::{Deserialize, Serialize};
 use thin_vec::ThinVec;
 
-/// One rung of the message ladder.
+/// One event of the trace.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TraceEvent {
     /// Microseconds since the INVITE.
     pub micros: u64,
-    /// What.
-    pub what: TraceEventKind,
-    /// The rule that decided it; `None`: nobody has decided anything.
+    pub kind: TraceEventKind,
+    /// The rule that decided it; `None`: nothing was decided.
     pub rule: Option<Rule>,
     /// The message it is about.
     pub message_id: Option<Box<str>>,
@@ -21,24 +20,24 @@ pub struct TraceEvent {
     pub request: Option<u32>,
     /// MSRP or SIP status, or the enabler's Result-Code; 0: none.
     pub code: u32,
-    /// How many messages it is about; 0: it is not about a number of them.
+    /// Number of messages; 0: not applicable.
     pub messages: u32,
-    /// Octets of content; 0: none.
+    /// Octets of content.
     pub octets: u64,
-    /// Messages or kilobytes, as the tariff counts.
+    /// Messages or kilobytes, depending on the tariff.
     pub quota: Option<Quota>,
-    /// What that is in units of the account.
+    /// Price of the quota, in units of the account.
     pub units: Option<Units>,
-    /// What is left on the account beside all that is held, where the enabler tells.
+    /// Available balance of the account, if the enabler reports it.
     pub balance: Option<i64>,
 }
 
 impl TraceEvent {
-    /// A step that says no more than this. When it was is added with [`Ladder::add`].
-    pub(super) fn new(what: TraceEventKind) -> TraceEvent {
+    /// An event without details; [`Trace::add`] sets its time.
+    pub(super) fn new(kind: TraceEventKind) -> TraceEvent {
         TraceEvent {
             micros: 0,
-            what,
+            kind,
             rule: None,
             message_id: None,
             request: None,
@@ -51,12 +50,13 @@ impl TraceEvent {
         }
     }
 
+    /// Sets the rule, and the rule's code unless the event has one.
     pub(super) fn by(self, rule: Rule) -> TraceEvent {
         let code = if self.code == 0 { rule.code() } else { self.code };
         TraceEvent { rule: Some(rule), code, ..self }
     }
 
-    /// Names the message that it is about; empty: none.
+    /// Sets the Message-ID; an empty one is ignored.
     pub(super) fn about(self, message_id: &str) -> TraceEvent {
         let message_id = (!message_id.is_empty()).then(|| message_id.into());
         TraceEvent { message_id, ..self }
@@ -82,25 +82,25 @@ impl TraceEvent {
         TraceEvent { quota: Some(quota), units: Some(units), ..self }
     }
 
-    pub(super) fn leaves(self, balance: Option<i64>) -> TraceEvent {
+    pub(super) fn balance(self, balance: Option<i64>) -> TraceEvent {
         TraceEvent { balance, ..self }
     }
 }
 
-/// Which bound a step falls under.
+/// Limit that an event counts against.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TraceClass {
-    /// Moves or decides about money: a reservation, a debit, what costs nothing.
+    /// Moves money or decides about it: reservations, debits, messages that are not charged.
     Money,
-    /// What may come again and again while nothing moves: a stopped SEND, an enabler that fails.
+    /// May recur without limit: stopped SENDs, failures of the enabler.
     Repeated,
-    /// What was seen of SIP and MSRP.
+    /// SIP and MSRP traffic.
     Traffic,
 }
 
 impl TraceClass {
-    /// Steps kept of a session. A message takes three of money (time-out, debit, debited) and two of traffic.
-    pub const fn most(self) -> u32 {
+    /// Events kept per session. A message takes up to three `Money` events (timeout, debit, debited) and two of `Traffic`.
+    pub const fn events_max(self) -> u32 {
         match self {
             TraceClass::Money => 32_768,
             TraceClass::Repeated => 256,
@@ -109,7 +109,7 @@ impl TraceClass {
     }
 }
 
-/// Declares the kinds of steps: class, word and meaning in one list.
+/// Declares the kinds of trace events: class, name in `explain` and meaning.
 macro_rules! kinds {
     ($($variant:ident $class:ident $word:literal $meaning:literal,)*) => {
         /// What a [`TraceEvent`] is about.
@@ -117,15 +117,15 @@ macro_rules! kinds {
         pub enum TraceEventKind { $(#[doc = $meaning] $variant,)* }
 
         impl TraceEventKind {
-            /// Every kind, in the order of the manual.
+            /// All kinds, in the order of the manual.
             pub const ALL: &'static [TraceEventKind] = &[$(TraceEventKind::$variant,)*];
 
-            /// The word in `explain`.
+            /// Returns the name used in `explain`.
             pub fn as_str(self) -> &'static str {
                 match self { $(TraceEventKind::$variant => $word,)* }
             }
 
-            /// Which bound it falls under.
+            /// Returns the limit that the event counts against.
             pub fn class(self) -> TraceClass {
                 match self { $(TraceEventKind::$variant => TraceClass::$class,)* }
             }
@@ -134,88 +134,83 @@ macro_rules! kinds {
 }
 
 kinds! {
-    Invite Money "invite" "INVITE; messages: what it asks for.",
-    Reserve Money "reserve" "A reservation is asked for; rule: why now.",
-    Granted Money "granted" "It is granted, or given without one; rule: why, where the enabler has not decided.",
+    Invite Money "invite" "INVITE; messages: number announced.",
+    Reserve Money "reserve" "A reservation is requested; rule: why.",
+    Granted Money "granted" "Credit is granted; rule: why, if granted without the enabler.",
     Denied Money "denied" "The enabler refuses; rule and code: its reason.",
-    EnablerFailed Repeated "enabler-failed" "A request has no answer; rule: why.",
-    LateGrant Money "late-grant" "The enabler has granted a request after all, and nobody uses it.",
-    HeldBack Money "held-back" "A debit or refund waits for an operator; rule: why.",
-    NoReservation Money "no-reservation" "The enabler knows no such reservation.",
-    Free Money "free" "The service costs this subscriber nothing.",
-    Verdict Money "verdict" "What the INVITE is told; rule: granted, or why not.",
-    Reauthorize Repeated "reauthorize" "The enabler wants to be asked again.",
-    Renew Repeated "renew" "The grant has become old; quota: what is outstanding.",
+    EnablerFailed Repeated "enabler-failed" "A request was not answered; rule: why.",
+    LateGrant Money "late-grant" "The enabler granted a request after its timeout; the grant is released.",
+    HeldBack Money "held-back" "A debit or refund waits for the operator; rule: why.",
+    NoReservation Money "no-reservation" "The enabler does not know the reservation.",
+    Free Money "free" "The service is free of charge for this subscriber.",
+    Verdict Money "verdict" "Answer to the INVITE; rule: granted, or why not.",
+    Reauthorize Repeated "reauthorize" "The enabler asks for a renewal.",
+    Renew Repeated "renew" "The validity of a grant has ended; quota: what is outstanding.",
     EnablerEnds Money "enabler-ends" "The enabler ends the service.",
     Answered Traffic "answered" "2xx to the INVITE.",
     InviteFailed Traffic "invite-failed" "The INVITE ended without a 2xx; code: SIP status.",
     Cancelled Traffic "cancel" "CANCEL.",
     Bye Money "bye" "BYE.",
-    End Money "end" "The script closes the session.",
-    HostStopped Money "host-stopped" "The host is gone.",
-    Idle Money "idle" "Nothing moved for `hold_timeout`.",
-    ConnectionLost Traffic "connection-lost" "A connection of the session is closed; messages: those that it settles.",
-    Send Traffic "send" "A SEND of the server passed.",
-    Abort Traffic "abort" "The server gave a message up (`#`).",
-    Unsent Traffic "unsent" "The proxy could not send the SEND on: it costs nothing.",
+    End Money "end" "The script ends the session.",
+    HostStopped Money "host-stopped" "The host has stopped.",
+    Idle Money "idle" "No activity for `hold_timeout`.",
+    ConnectionLost Traffic "connection-lost" "A connection of the session was closed; messages: those settled by it.",
+    Send Traffic "send" "A SEND of the server passed the gate.",
+    Abort Traffic "abort" "The server aborted a message (`#`).",
+    Unsent Traffic "unsent" "The proxy could not relay the SEND; it is not charged.",
     Stopped Repeated "stopped" "A frame was stopped at the gate; rule: why.",
-    StopRest Money "stop-rest" "The rest of a message is stopped, and what has passed is settled in 2 s; rule: why.",
+    StopRest Money "stop-rest" "The rest of a message is stopped; what has passed is settled after 2 s; rule: why.",
     Response Traffic "response" "MSRP response of the client.",
     Report Traffic "report" "REPORT of the client.",
-    Timeout Money "timeout" "No response in time.",
-    Debit Money "debit" "A debit is asked for; rule: why now.",
-    Debited Money "debited" "It stands; rule: as of the debit.",
-    NotDebited Money "not-debited" "A message costs nothing; rule: why.",
-    Refund Money "refund" "A debit is to be given back; rule: why.",
-    Refunded Money "refunded" "It is given back.",
-    RefundDenied Money "refund-denied" "The enabler does not give it back; rule and code: its reason.",
-    Resolved Money "resolved" "An operator has decided about what was held back; rule: how.",
-    Release Money "release" "What is reserved and unused is to be given back; rule: why.",
-    Released Money "released" "It is given back.",
-    Closed Money "closed" "Settled; rule: what ended the session; messages: those debited.",
+    Timeout Money "timeout" "No response within the timeout.",
+    Debit Money "debit" "A debit is requested; rule: why.",
+    Debited Money "debited" "The enabler acknowledged the debit; rule: as of the debit.",
+    NotDebited Money "not-debited" "A message is not charged; rule: why.",
+    Refund Money "refund" "A refund is requested; rule: why.",
+    Refunded Money "refunded" "The enabler acknowledged the refund.",
+    RefundDenied Money "refund-denied" "The enabler refuses the refund; rule and code: its reason.",
+    Resolved Money "resolved" "The operator decided about a request that was held back; rule: how.",
+    Release Money "release" "The release of unused credit is requested; rule: why.",
+    Released Money "released" "The enabler acknowledged the release.",
+    Closed Money "closed" "The session is settled; rule: what ended it; messages: those debited.",
 }
 
-/// The steps that nobody has taken yet, and how many there were.
+/// Events that the engine has not taken yet, and how many there were of each class.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Ladder {
+pub(super) struct Trace {
     #[serde(skip)]
-    fresh: ThinVec<TraceEvent>,
+    untaken: ThinVec<TraceEvent>,
     money: u32,
     repeated: u32,
     traffic: u32,
     dropped: u32,
 }
 
-impl Ladder {
-    /// Adds a step, or counts it when there are enough of its class.
-    pub(super) fn add(&mut self, micros: u64, step: TraceEvent) {
-        let class = step.what.class();
+impl Trace {
+    /// Adds an event, or counts it as dropped once the limit of its class is reached.
+    pub(super) fn add(&mut self, micros: u64, event: TraceEvent) {
+        let class = event.kind.class();
         let count = match class {
             TraceClass::Money => &mut self.money,
             TraceClass::Repeated => &mut self.repeated,
             TraceClass::Traffic => &mut self.traffic,
         };
-        if *count >= class.most() {
+        if *count >= class.events_max() {
             self.dropped = self.dropped.saturating_add(1);
             return;
         }
         *count += 1;
-        self.fresh.push(TraceEvent { micros, ..step });
+        self.untaken.push(TraceEvent { micros, ..event });
     }
 
-    pub(super) fn take(&mut self) -> ThinVec<TraceEvent> {
-        std::mem::take(&mut self.fresh)
+    /// Takes the events added since the last call, oldest first, with the number of the first; numbers count up from 0.
+    pub(super) fn take(&mut self) -> (u32, ThinVec<TraceEvent>) {
+        let untaken = u32::try_from(self.untaken.len()).unwrap_or(u32::MAX);
+        let kept = self.money + self.repeated + self.traffic;
+        (kept.saturating_sub(untaken), std::mem::take(&mut self.untaken))
     }
 
-    pub(super) fn fresh(&self) -> usize {
-        self.fresh.len()
-    }
-
-    /// All that were kept.
-    pub(super) fn kept(&self) -> u32 {
-        self.money + self.repeated + self.traffic
-    }
-
+    /// Events that exceeded a limit.
     pub(super) fn dropped(&self) -> u32 {
         self.dropped
     }

@@ -1,37 +1,41 @@
-//! For how long grants are good, and when they are renewed (Validity-Time, RFC 8506, 8.33).
+//! Validity of reservations and their renewal (Validity-Time, RFC 8506, 8.33).
 
-use super::{Phase, Rule, Session, TraceEvent, TraceEventKind};
+use super::common::Context;
+use super::credit::Credit;
+use super::dialog::Phase;
+use super::rule::Rule;
+use super::trace::{TraceEvent, TraceEventKind};
 use crate::charge::ch2::Grant;
 use crate::charge::tariff::Quota;
 use crate::charge::time::Time;
 use serde::{Deserialize, Serialize};
 
-/// Seconds between two renewals of a grant at least.
-const RENEW_LEAST: u32 = 5;
+/// Least number of seconds between two renewals of a reservation.
+const RENEWAL_SECONDS_MIN: u32 = 5;
 
-/// How long a grant is still good.
+/// How long a reservation is still valid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Validity {
-    /// When the grant is renewed.
+    /// When it is renewed.
     until: Time,
     /// Seconds from the answer until then.
     seconds: u32,
-    /// Whether `until` was set by [`Session::postpone_renewals`], which happens once.
+    /// `until` was set by [`Credit::postpone_renewals`], which happens once.
     is_postponed: bool,
 }
 
 impl Validity {
-    /// Validity of a grant that was received `now`; `None`: without a limit.
-    pub(super) fn of(grant: &Grant, now: Time) -> Option<Validity> {
-        grant.valid_for.map(|seconds| Validity::seconds(seconds.max(RENEW_LEAST), now))
+    /// Validity of a grant received `now`; `None`: without limit.
+    pub(super) fn from_grant(grant: &Grant, now: Time) -> Option<Validity> {
+        grant.valid_for.map(|seconds| Validity::from_seconds(seconds.max(RENEWAL_SECONDS_MIN), now))
     }
 
-    /// Validity of a grant whose renewal was not answered: it is tried again soon.
-    pub(super) fn until_next_try(now: Time) -> Validity {
-        Validity::seconds(RENEW_LEAST, now)
+    /// Validity of a reservation whose renewal was not answered: it is retried soon.
+    pub(super) fn until_retry(now: Time) -> Validity {
+        Validity::from_seconds(RENEWAL_SECONDS_MIN, now)
     }
 
-    fn seconds(seconds: u32, now: Time) -> Validity {
+    fn from_seconds(seconds: u32, now: Time) -> Validity {
         Validity { until: now.after_seconds(seconds), seconds, is_postponed: false }
     }
 
@@ -40,27 +44,26 @@ impl Validity {
     }
 }
 
-impl Session {
-    /// Whether a grant is to be renewed now and was not postponed.
-    pub fn is_renewal_due(&self, now: Time) -> bool {
-        let mut all = self.validities();
-        matches!(self.phase, Phase::Open) && all.any(|validity| validity.is_over(now) && !validity.is_postponed)
+impl Credit {
+    /// Whether a renewal that was not postponed is due.
+    pub(super) fn is_renewal_due(&self, now: Time) -> bool {
+        self.validities().any(|validity| validity.is_over(now) && !validity.is_postponed)
     }
 
-    /// Moves renewals that are due to a time that may be later: the enabler has others to serve as well.
-    pub fn postpone_renewals(&mut self, now: Time, to: Time) {
+    /// Moves renewals that are due to `to`, to spread the load of the enabler.
+    pub(super) fn postpone_renewals(&mut self, now: Time, to: Time) {
         for validity in self.validities_mut().filter(|validity| validity.is_over(now)) {
             (validity.until, validity.is_postponed) = (validity.until.max(to), true);
         }
     }
 
-    /// When the first grant is renewed.
+    /// When the first reservation is to be renewed.
     pub(super) fn next_renewal_at(&self) -> Option<Time> {
         self.validities().map(|validity| validity.until).min()
     }
 
-    /// After a restart of the engine: grants stay good for as long as they were. If the clock began again at 0, they are
-    /// good for no longer than from now on.
+    /// After a restart of the engine reservations stay valid as before. If the clock started anew, they are valid for
+    /// at most their whole period from now on.
     pub(super) fn rebase_validities(&mut self, now: Time) {
         for validity in self.validities_mut() {
             validity.until = validity.until.min(now.after_seconds(validity.seconds));
@@ -68,34 +71,29 @@ impl Session {
         }
     }
 
-    /// Wants grants renewed that are not good any longer, used or not.
-    pub(super) fn renew_when_old(&mut self, now: Time) {
-        if !matches!(self.phase, Phase::Open) {
+    /// Marks reservations that are no longer valid for renewal, whether used or not.
+    pub(super) fn renew_expired(&mut self, cx: &mut Context<'_>) {
+        if cx.dialog.phase() != Phase::Open {
             return;
         }
-        let mut old = Quota(0);
-        if self.validity.take_if(|validity| validity.is_over(now)).is_some() {
-            self.ahead.renewal = Some(Rule::ValidityTime);
-            old = self.outstanding;
-        }
-        for further in &mut self.ahead.further {
-            if further.validity.take_if(|validity| validity.is_over(now)).is_some() {
-                further.renewal = Some(Rule::ValidityTime);
-                old = Quota(old.0.saturating_add(further.outstanding.0));
+        let mut expired = Quota(0);
+        for reservation in self.reservations.iter_mut() {
+            if reservation.validity.take_if(|validity| validity.is_over(cx.now)).is_some() {
+                reservation.renewal = Some(Rule::ValidityTime);
+                expired = Quota(expired.0.saturating_add(reservation.outstanding.0));
             }
         }
-        if old.0 > 0 {
-            self.step(now, TraceEvent::new(TraceEventKind::Renew).worth(old, self.price_of(old)));
+        if expired.0 > 0 {
+            let units = cx.common.price_of(expired);
+            cx.record(TraceEvent::new(TraceEventKind::Renew).worth(expired, units));
         }
     }
 
     fn validities(&self) -> impl Iterator<Item = &Validity> {
-        let further = self.ahead.further.iter().map(|further| &further.validity);
-        further.chain([&self.validity]).flatten()
+        self.reservations.iter().filter_map(|reservation| reservation.validity.as_ref())
     }
 
     fn validities_mut(&mut self) -> impl Iterator<Item = &mut Validity> {
-        let further = self.ahead.further.iter_mut().map(|further| &mut further.validity);
-        further.chain([&mut self.validity]).flatten()
+        self.reservations.iter_mut().filter_map(|reservation| reservation.validity.as_mut())
     }
 }

@@ -68,7 +68,7 @@ fn write_event(out: &mut String, number: u64, event: &TraceEvent) {
     out.push(',');
     write_number(out, signed(event.micros));
     out.push(',');
-    write_text(out, event.what.as_str());
+    write_text(out, event.kind.as_str());
     for field in optional.iter().take(count) {
         out.push(',');
         match field {

@@ -86,7 +86,7 @@ fn a_chunk_that_is_read_after_the_debit_is_debited_as_well() {
     run.yes();
     assert_eq!(paid(&run), [("m1", 0, 8192, 24), ("m1", 1, 8192, 24)]);
     let rules: Vec<_> =
-        run.steps.iter().filter(|step| step.what == TraceEventKind::Debited).map(|step| step.rule).collect();
+        run.steps.iter().filter(|step| step.kind == TraceEventKind::Debited).map(|step| step.rule).collect();
     assert_eq!(rules, [Some(Rule::ClientError(413)), Some(Rule::LateChunk)]);
 }
 
@@ -276,8 +276,9 @@ fn a_session_that_is_stored_in_parts_is_the_same() {
         let stored = parts.values().filter(|part: &&Vec<u8>| !part.is_empty()).map(Vec::as_slice);
         let again = Session::load(&head, stored).expect("the same version");
         assert_eq!(again.head(), head);
-        assert_eq!((again.messages, again.settled), (run.session.messages.clone(), run.session.settled.clone()));
-        assert_eq!((again.debits, again.refundable), (run.session.debits.clone(), run.session.refundable.clone()));
+        let (again, messages) = (again.messages, &run.session.messages);
+        assert_eq!((&again.open, &again.settled), (&messages.open, &messages.settled));
+        assert_eq!((&again.debits, &again.refundable), (&messages.debits, &messages.refundable));
     }
     let most = written.iter().max().expect("some");
     assert!(*most < 12_000, "{most} octets for one message among many");

@@ -4,7 +4,7 @@ use super::*;
 
 /// What a step says beside its time and its money: `what rule`, and the cause and code where there are any.
 fn line(step: &TraceEvent) -> String {
-    let mut line = step.what.as_str().to_owned();
+    let mut line = step.kind.as_str().to_owned();
     let mut add = |word: &str| line = format!("{line} {word}");
     step.rule.map(|rule| rule.as_str()).into_iter().for_each(&mut add);
     step.rule.and_then(Rule::cause).into_iter().for_each(&mut add);
@@ -17,11 +17,11 @@ fn line(step: &TraceEvent) -> String {
 impl Run {
     /// The steps of this kind.
     fn of(&self, what: TraceEventKind) -> Vec<String> {
-        self.steps.iter().filter(|step| step.what == what).map(line).collect()
+        self.steps.iter().filter(|step| step.kind == what).map(line).collect()
     }
 
     fn step(&self, what: TraceEventKind) -> &TraceEvent {
-        self.steps.iter().rfind(|step| step.what == what).unwrap_or_else(|| panic!("no {} step", what.as_str()))
+        self.steps.iter().rfind(|step| step.kind == what).unwrap_or_else(|| panic!("no {} step", what.as_str()))
     }
 
     /// One message went out; something becomes of it, and the session ends.
@@ -293,7 +293,7 @@ fn what_waits_is_listed_with_its_age_and_its_price() {
 #[test]
 fn many_messages_hide_no_decision_and_what_is_dropped_is_counted() {
     let mut run = Run::open();
-    let most = TraceClass::Traffic.most() as usize;
+    let most = TraceClass::Traffic.events_max() as usize;
     let messages = most as u64 + 100;
     for number in 0..messages {
         let id = format!("m{number}");
@@ -304,13 +304,13 @@ fn many_messages_hide_no_decision_and_what_is_dropped_is_counted() {
         }
     }
     assert_eq!(run.of(TraceEventKind::Debited).len() as u64, messages);
-    let traffic = run.steps.iter().filter(|step| step.what.class() == TraceClass::Traffic).count();
+    let traffic = run.steps.iter().filter(|step| step.kind.class() == TraceClass::Traffic).count();
     // The 2xx to the INVITE, and for each message a SEND and a response.
     assert_eq!((traffic, run.session.trace_events_dropped() as usize), (most, 1 + 2 * messages as usize - most));
     for number in 0..400 {
         run.event(Event::Stopped { message_id: "m", why: Stop::Beyond }, s(2 + number));
     }
-    assert_eq!(run.of(TraceEventKind::Stopped).len(), TraceClass::Repeated.most() as usize);
+    assert_eq!(run.of(TraceEventKind::Stopped).len(), TraceClass::Repeated.events_max() as usize);
     run.event(Event::Bye { leg: 1 }, s(1000));
     run.settle();
     assert_eq!(run.of(TraceEventKind::Closed), ["closed bye"]);
