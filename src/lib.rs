@@ -25,6 +25,7 @@ pub mod enabler;
 pub mod engine;
 #[cfg(feature = "capi")]
 pub mod ffi;
+mod guard;
 #[cfg(any(feature = "kamailio", feature = "opensips"))]
 pub mod host;
 pub mod log_lines;

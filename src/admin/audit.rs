@@ -106,7 +106,7 @@ impl List {
     fn value(self) -> Value {
         let totals = self.totals.map(|(count, units)| [("count", integer(count)), ("units", integer(units))]);
         let mut fields: Vec<_> = totals.into_iter().flatten().collect();
-        fields.push(("shown", integer(self.page.len() as u64)));
+        fields.push(("shown", integer(self.page.row_count() as u64)));
         fields.extend(self.page.fields("rows"));
         Value::Structure(fields)
     }

@@ -78,7 +78,7 @@ impl Page {
     }
 
     /// Returns the number of rows.
-    pub fn len(&self) -> usize {
+    pub fn row_count(&self) -> usize {
         self.rows.len()
     }
 

@@ -87,6 +87,12 @@ impl Parameter {
     }
 }
 
+/// Stores a parsed value; `None` if there is none.
+fn store<T>(place: &mut T, value: Option<T>) -> Option<()> {
+    *place = value?;
+    Some(())
+}
+
 /// Parses a number of the given range.
 fn number<T: FromStr + PartialOrd>(text: &str, range: RangeInclusive<T>) -> Option<T> {
     text.parse().ok().filter(|number| range.contains(number))
@@ -122,7 +128,7 @@ use ParameterType::{Format, Integer, Text};
 /// Every parameter, in the order of the manual.
 pub const PARAMETERS: &[Parameter] = &[
     Parameter::new(c"enabler", Text, Some("ledger"), "ledger or diameter", "The charging back end.", |config, text| {
-        Some(config.enabler = Binding::from_name(text)?)
+        store(&mut config.enabler, Binding::from_name(text))
     }),
     Parameter::new(
         c"state_dir",
@@ -130,7 +136,7 @@ pub const PARAMETERS: &[Parameter] = &[
         Some("/var/lib/imcharge"),
         "the absolute path of a folder",
         "The folder of the ledger.",
-        |config, text| Some(config.state_dir = path(text)?),
+        |config, text| store(&mut config.state_dir, path(text)),
     ),
     Parameter::new(
         c"subscriber",
@@ -140,7 +146,7 @@ pub const PARAMETERS: &[Parameter] = &[
         "The identity that pays.",
         |config, text| {
             let subscribers = [("asserted", Subscriber::Asserted), ("from", Subscriber::From)];
-            Some(config.subscriber = word(text, &subscribers)?)
+            store(&mut config.subscriber, word(text, &subscribers))
         },
     ),
     Parameter::new(
@@ -150,7 +156,7 @@ pub const PARAMETERS: &[Parameter] = &[
         "asserted, pull, push, the SIP URI of a store-and-forward server, or (in a proxy's script) a text with \
          pseudo-variables",
         "What makes an INVITE a retrieval (pull) or a delivery (push).",
-        |config, text| Some(config.direction = direction(text)?),
+        |config, text| store(&mut config.direction, direction(text)),
     ),
     Parameter::new(
         c"identity",
@@ -158,7 +164,7 @@ pub const PARAMETERS: &[Parameter] = &[
         Some("first"),
         "first, sip or tel",
         "Which of several asserted identities pays.",
-        |config, text| Some(config.identity = Preference::named(text)?),
+        |config, text| store(&mut config.identity, Preference::named(text)),
     ),
     Parameter::new(
         c"tariff",
@@ -166,7 +172,7 @@ pub const PARAMETERS: &[Parameter] = &[
         Some("message:1"),
         "message:PRICE or kilobyte:PRICE, PRICE 1 to 1000000000",
         "What a message costs, in units of the account.",
-        |config, text| Some(config.tariff = text.parse().ok()?),
+        |config, text| store(&mut config.tariff, text.parse().ok()),
     ),
     Parameter::new(
         c"unit",
@@ -174,7 +180,7 @@ pub const PARAMETERS: &[Parameter] = &[
         Some("message"),
         "message, octets or money",
         "What one unit of an account is.",
-        |config, text| Some(config.unit = text.parse().ok()?),
+        |config, text| store(&mut config.unit, text.parse().ok()),
     ),
     Parameter::new(
         c"response_timeout",
@@ -182,7 +188,7 @@ pub const PARAMETERS: &[Parameter] = &[
         Some("30"),
         "a whole number from 1 to 3600",
         "Seconds to wait for the response to a SEND before the message is debited.",
-        |config, text| Some(config.policy.response_timeout = number(text, 1..=3600)?),
+        |config, text| store(&mut config.policy.response_timeout, number(text, 1..=3600)),
     ),
     Parameter::new(
         c"hold_timeout",
@@ -190,7 +196,7 @@ pub const PARAMETERS: &[Parameter] = &[
         Some("300"),
         "a whole number from 1 to 86400",
         "Seconds without activity after which a session is settled.",
-        |config, text| Some(config.policy.hold_timeout = number(text, 1..=86_400)?),
+        |config, text| store(&mut config.policy.hold_timeout, number(text, 1..=86_400)),
     ),
     Parameter::new(
         c"resume_workers",
@@ -198,7 +204,7 @@ pub const PARAMETERS: &[Parameter] = &[
         Some("2"),
         "a whole number from 1 to 64",
         "Host processes that run resume routes.",
-        |config, text| Some(config.resume_workers = number(text, 1..=64)?),
+        |config, text| store(&mut config.resume_workers, number(text, 1..=64)),
     ),
     Parameter::new(
         c"event_workers",
@@ -206,7 +212,7 @@ pub const PARAMETERS: &[Parameter] = &[
         Some("1"),
         "a whole number from 1 to 64",
         "Host processes that run event routes.",
-        |config, text| Some(config.event_workers = number(text, 1..=64)?),
+        |config, text| store(&mut config.event_workers, number(text, 1..=64)),
     ),
     Parameter::new(
         c"im_server",
@@ -222,7 +228,7 @@ pub const PARAMETERS: &[Parameter] = &[
         Some("allow"),
         "allow or refuse",
         "What happens to a client whose SDP leaves this relay out of its a=path.",
-        |config, text| Some(config.bypass = word(text, &[("allow", Bypass::Allow), ("refuse", Bypass::Refuse)])?),
+        |config, text| store(&mut config.bypass, word(text, &[("allow", Bypass::Allow), ("refuse", Bypass::Refuse)])),
     ),
     Parameter::new(
         c"max_sessions",
@@ -230,7 +236,7 @@ pub const PARAMETERS: &[Parameter] = &[
         Some("50000"),
         "a whole number from 1 to 4000000",
         "Sessions open at once.",
-        |config, text| Some(config.max_sessions = number(text, 1..=4_000_000)?),
+        |config, text| store(&mut config.max_sessions, number(text, 1..=4_000_000)),
     ),
     Parameter::new(
         c"debit_on",
@@ -240,7 +246,7 @@ pub const PARAMETERS: &[Parameter] = &[
         "Whether the response or the REPORT triggers the debit.",
         |config, text| {
             let triggers = [("response", DebitOn::Response), ("report", DebitOn::Report)];
-            Some(config.policy.debit_on = word(text, &triggers)?)
+            store(&mut config.policy.debit_on, word(text, &triggers))
         },
     ),
     Parameter::new(
@@ -250,7 +256,7 @@ pub const PARAMETERS: &[Parameter] = &[
         "reserve or immediate",
         "Whether units are reserved before they are debited.",
         |config, text| {
-            Some(config.policy.model = word(text, &[("reserve", Model::Reserve), ("immediate", Model::Immediate)])?)
+            store(&mut config.policy.model, word(text, &[("reserve", Model::Reserve), ("immediate", Model::Immediate)]))
         },
     ),
     Parameter::new(
@@ -260,7 +266,7 @@ pub const PARAMETERS: &[Parameter] = &[
         "deny or grant",
         "What happens to an INVITE while the charging back end fails.",
         |config, text| {
-            Some(config.policy.on_failure = word(text, &[("deny", OnFailure::Deny), ("grant", OnFailure::Grant)])?)
+            store(&mut config.policy.on_failure, word(text, &[("deny", OnFailure::Deny), ("grant", OnFailure::Grant)]))
         },
     ),
     Parameter::new(
@@ -269,7 +275,7 @@ pub const PARAMETERS: &[Parameter] = &[
         Some("100"),
         "a whole number from 1 to 1000000",
         "Messages that one subscriber gets unreserved with on_failure=grant.",
-        |config, text| Some(config.policy.on_failure_cap = number(text, 1..=1_000_000)?),
+        |config, text| store(&mut config.policy.on_failure_cap, number(text, 1..=1_000_000)),
     ),
     Parameter::new(
         c"policy",
@@ -285,7 +291,7 @@ pub const PARAMETERS: &[Parameter] = &[
         None,
         "a whole number from 0 to 1000000000000000",
         "Balance of a subscriber who has no account yet; not set: such a subscriber is denied.",
-        |config, text| Some(config.default_balance = Some(number(text, 0..=BALANCE_MAX)?)),
+        |config, text| store(&mut config.default_balance, number(text, 0..=BALANCE_MAX).map(Some)),
     ),
     Parameter::new(
         c"history_days",
@@ -293,16 +299,16 @@ pub const PARAMETERS: &[Parameter] = &[
         Some("30"),
         "a whole number from 1 to 3650",
         "Days for which closed sessions are kept.",
-        |config, text| Some(config.history_days = number(text, 1..=3650)?),
+        |config, text| store(&mut config.history_days, number(text, 1..=3650)),
     ),
     Parameter::new(c"origin_host", Text, None, IDENTITY, "Origin-Host of this node.", |config, text| {
-        Some(config.diameter.origin_host = diameter::identity(text)?)
+        store(&mut config.diameter.origin_host, diameter::identity(text))
     }),
     Parameter::new(c"origin_realm", Text, None, IDENTITY, "Origin-Realm of this node.", |config, text| {
-        Some(config.diameter.origin_realm = diameter::identity(text)?)
+        store(&mut config.diameter.origin_realm, diameter::identity(text))
     }),
     Parameter::new(c"destination_realm", Text, None, IDENTITY, "Realm of the OCS.", |config, text| {
-        Some(config.diameter.destination_realm = diameter::identity(text)?)
+        store(&mut config.diameter.destination_realm, diameter::identity(text))
     }),
     Parameter::new(
         c"peer",
@@ -310,7 +316,7 @@ pub const PARAMETERS: &[Parameter] = &[
         None,
         "host=NAME;address=HOST:PORT, and optionally ;priority=0..65535 and ;transport=tcp or tls",
         "A Diameter peer; may be set several times.",
-        |config, text| Some(config.diameter.peers.push(text.parse().ok()?)),
+        |config, text| text.parse().ok().map(|peer| config.diameter.peers.push(peer)),
     ),
     Parameter::new(
         c"service_context_id",
@@ -318,7 +324,7 @@ pub const PARAMETERS: &[Parameter] = &[
         None,
         "a service context like 32274@3gpp.org, as your OCS knows it",
         "Service-Context-Id of the requests.",
-        |config, text| Some(config.diameter.service_context_id = text.contains('@').then(|| text.to_owned())?),
+        |config, text| store(&mut config.diameter.service_context_id, text.contains('@').then(|| text.to_owned())),
     ),
     Parameter::new(
         c"profile",
@@ -326,16 +332,16 @@ pub const PARAMETERS: &[Parameter] = &[
         Some("rfc8506"),
         "rfc8506 or 3gpp-ro",
         "The profile of Diameter Credit-Control that the OCS expects.",
-        |config, text| Some(config.diameter.profile = text.parse().ok()?),
+        |config, text| store(&mut config.diameter.profile, text.parse().ok()),
     ),
     Parameter::new(c"service_identifier", Integer, None, UNSIGNED32, "Service-Identifier.", |config, text| {
-        Some(config.diameter.service_identifier = Some(text.parse().ok()?))
+        store(&mut config.diameter.service_identifier, text.parse().ok().map(Some))
     }),
     Parameter::new(c"rating_group", Integer, None, UNSIGNED32, "Rating-Group.", |config, text| {
-        Some(config.diameter.rating_group = Some(text.parse().ok()?))
+        store(&mut config.diameter.rating_group, text.parse().ok().map(Some))
     }),
     Parameter::new(c"currency_code", Integer, None, UNSIGNED32, "Currency-Code, with unit=money.", |config, text| {
-        Some(config.diameter.currency_code = Some(text.parse().ok()?))
+        store(&mut config.diameter.currency_code, text.parse().ok().map(Some))
     }),
     Parameter::new(
         c"currency_exponent",
@@ -343,7 +349,7 @@ pub const PARAMETERS: &[Parameter] = &[
         Some("-2"),
         "a whole number from -9 to 9",
         "Exponent of the unit that the tariff counts, with unit=money.",
-        |config, text| Some(config.diameter.currency_exponent = number(text, -9..=9)?),
+        |config, text| store(&mut config.diameter.currency_exponent, number(text, -9..=9)),
     ),
     Parameter::new(
         c"tx_timeout",
@@ -351,7 +357,7 @@ pub const PARAMETERS: &[Parameter] = &[
         Some("10"),
         "a whole number from 1 to 600",
         "Seconds that an answer of the OCS may take (Tx, RFC 8506, 13).",
-        |config, text| Some(config.diameter.tx_timeout = number(text, 1..=600)?),
+        |config, text| store(&mut config.diameter.tx_timeout, number(text, 1..=600)),
     ),
     Parameter::new(
         c"resend",
@@ -359,16 +365,18 @@ pub const PARAMETERS: &[Parameter] = &[
         Some("again"),
         "again or hold",
         "What happens to a debit whose answer is missing.",
-        |config, text| Some(config.policy.resend = word(text, &[("again", Resend::Again), ("hold", Resend::Hold)])?),
+        |config, text| {
+            store(&mut config.policy.resend, word(text, &[("again", Resend::Again), ("hold", Resend::Hold)]))
+        },
     ),
     Parameter::new(c"tls_ca", Text, None, PEM_FILE, "Certificates that peers are verified with.", |config, text| {
-        Some(config.diameter.tls_ca = path(text)?)
+        store(&mut config.diameter.tls_ca, path(text))
     }),
     Parameter::new(c"tls_certificate", Text, None, PEM_FILE, "Certificate of this node.", |config, text| {
-        Some(config.diameter.tls_certificate = path(text)?)
+        store(&mut config.diameter.tls_certificate, path(text))
     }),
     Parameter::new(c"tls_key", Text, None, PEM_FILE, "Private key of this node's certificate.", |config, text| {
-        Some(config.diameter.tls_key = path(text)?)
+        store(&mut config.diameter.tls_key, path(text))
     }),
     Parameter::new(
         c"event_callback",
@@ -389,7 +397,7 @@ pub const PARAMETERS: &[Parameter] = &[
         "pass or refuse",
         "What happens to MSRP frames that belong to no charged session.",
         |config, text| {
-            Some(config.no_session = word(text, &[("pass", NoSession::Pass), ("refuse", NoSession::Refuse)])?)
+            store(&mut config.no_session, word(text, &[("pass", NoSession::Pass), ("refuse", NoSession::Refuse)]))
         },
     )
     .only(ParameterHost::OpenSips),

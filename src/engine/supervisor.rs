@@ -5,6 +5,7 @@
 
 use super::watchdog::{Action, Ended, Seen, Watchdog};
 use crate::engine::run;
+use crate::guard::guard;
 use crate::log_lines;
 use crate::shm::clock;
 use crate::shm::region::{EngineState, Region};
@@ -119,12 +120,7 @@ fn engine_process(region: &Arc<Region>, supervisor: libc::pid_t) -> ! {
     static NEVER: AtomicBool = AtomicBool::new(false);
     leave_the_host(region, supervisor);
     log_lines::log_panics();
-    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| run(region, &NEVER)));
-    let code = match result {
-        Ok(Ok(())) => 0,
-        Ok(Err(_)) => 1,
-        Err(_) => 2,
-    };
+    let code = guard(2, || i32::from(run(region, &NEVER).is_err()));
     // SAFETY: ends this process at once. The host's exit handlers are not ours to run.
     unsafe { libc::_exit(code) }
 }

@@ -1,23 +1,20 @@
-//! The one way in: no panic crosses into C.
+//! The panic guard of the C ABI.
 
 use super::result::IMCHARGE_PANIC;
 use crate::log_lines;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Once;
 
-/// What a body of the ABI comes to: a result either way, an early return as `Err`.
+/// Result of a function of the ABI: `Err` for an early return.
 pub(super) type Outcome = Result<i32, i32>;
 
-/// Runs a body. A panic in it becomes `IMCHARGE_PANIC`; the hook of [`log_panics`] has logged it.
+/// Runs the body of a function of the ABI; a panic becomes `IMCHARGE_PANIC`.
 pub(super) fn guard(body: impl FnOnce() -> Outcome) -> i32 {
-    // A body changes nothing outside but through handles, and these are whole between two engine calls.
-    match catch_unwind(AssertUnwindSafe(body)) {
-        Ok(Ok(result) | Err(result)) => result,
-        Err(_) => IMCHARGE_PANIC,
-    }
+    crate::guard::guard(IMCHARGE_PANIC, || match body() {
+        Ok(result) | Err(result) => result,
+    })
 }
 
-/// Sends panics to the log from now on.
+/// Logs panics from now on.
 pub(super) fn log_panics() {
     static ONCE: Once = Once::new();
     ONCE.call_once(log_lines::log_panics);
@@ -28,12 +25,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_panic_becomes_a_result() {
+    fn guard_turns_a_panic_into_a_result() {
         assert_eq!(guard(|| panic!("on purpose")), IMCHARGE_PANIC);
     }
 
     #[test]
-    fn both_ways_out_give_their_number() {
+    fn guard_returns_both_kinds_of_result() {
         assert_eq!(guard(|| Ok(2)), 2);
         assert_eq!(guard(|| Err(-101)), -101);
     }

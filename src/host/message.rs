@@ -130,8 +130,8 @@ impl<'a> Message<'a> {
 
     /// Method of a request, as the host numbers them.
     pub fn method(self) -> Option<c_int> {
-        // SAFETY: the union is a request where the host says so (SIP_REQUEST is 1).
         match self.0.first_line.type_ {
+            // SAFETY: for type SIP_REQUEST (1) the union holds a request.
             1 => Some(unsafe { self.0.first_line.u.request.method_value }),
             _ => None,
         }
@@ -139,8 +139,8 @@ impl<'a> Message<'a> {
 
     /// Status of a reply.
     pub fn status(self) -> Option<u16> {
-        // SAFETY: the union is a reply where the host says so (SIP_REPLY is 2).
         match self.0.first_line.type_ {
+            // SAFETY: for type SIP_REPLY (2) the union holds a reply.
             2 => u16::try_from(unsafe { self.0.first_line.u.reply.statuscode }).ok(),
             _ => None,
         }

@@ -5,7 +5,6 @@
 //!
 //! | what is shared | file |
 //! |---|---|
-//! | a panic caught at every entry from C | [`guard`] |
 //! | a process's way to the engine | [`attach`] |
 //! | IP addresses | [`address`] |
 //! | what charging needs of a parsed SIP message | [`message`] |
@@ -32,7 +31,6 @@ macro_rules! entries {
 
 pub mod address;
 pub mod attach;
-pub mod guard;
 #[cfg(feature = "kamailio")]
 pub mod kamailio;
 pub mod left;

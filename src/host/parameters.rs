@@ -1,8 +1,8 @@
 //! The table of parameters in the host's form, and the values set while the host reads its configuration.
 
 use super::bindings as sys;
-use super::guard::guard;
 use crate::config::{Config, ConfigError, PARAMETERS, Parameter, ParameterHost, ParameterType};
+use crate::guard::guard;
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use std::sync::Mutex;
 

@@ -46,7 +46,7 @@ impl TransactionContext {
     /// its topology has other names in the reply.
     pub fn replied(&self, reply: &Reply<'_>, request: Option<Request<'_>>) {
         let mut reply = *reply;
-        (reply.dialog.call_id, reply.dialog.from_tag) = (self.call_id(), self.from_tag());
+        (reply.dialog.call_id, reply.dialog.from_tag) = (self.call_id(), self.sender_tag());
         if self.opens.is_some() && (200..300).contains(&reply.code) {
             self.is_answered.store(true, Ordering::Relaxed);
         }
@@ -73,7 +73,7 @@ impl TransactionContext {
     }
 
     /// Tag of the request's sender.
-    fn from_tag(&self) -> &[u8] {
+    fn sender_tag(&self) -> &[u8] {
         self.text.get(self.call_id.into()..).and_then(|rest| rest.get(..self.from_tag.into())).unwrap_or_default()
     }
 }

@@ -2,8 +2,8 @@
 
 use super::attach::REGION;
 use super::bindings as sys;
-use super::guard::guard;
 use crate::admin::metrics;
+use crate::guard::guard;
 use crate::shm::notification::{Kind, Notification, Outcome};
 use std::cell::RefCell;
 use std::ffi::{CString, c_int};
@@ -111,17 +111,20 @@ pub unsafe extern "C" fn get(
         }
         CURRENT.with(|current| {
             let current = current.borrow();
-            // SAFETY: the host's own functions on the host's own places; the text stays until the notice is served.
             match at.and_then(|at| current.get(at)).and_then(Option::as_ref) {
+                // SAFETY: the host's function on the host's places; the text stays until the notification is served.
                 Some(Value::Text(text)) => unsafe {
                     let mut whole = sys::_str { s: text.as_ptr().cast_mut(), len: text.count_bytes() as c_int };
                     sys::pv_get_strval(message, parameter, result, &mut whole)
                 },
                 Some(Value::Number(number)) => match (*number).try_into() {
+                    // SAFETY: the host's function on the host's places.
                     Ok(number) => unsafe { sys::pv_get_sintval(message, parameter, result, number) },
-                    // The numbers of 5.6 are of 32 bits, those of 6.0 of 64: a larger one is a text.
+                    // Numbers have 32 bits in 5.6 and 64 in 6.0; a larger one becomes a text.
+                    // SAFETY: as above.
                     Err(_) => unsafe { text(message, parameter, result, number.to_string()) },
                 },
+                // SAFETY: as above.
                 None => unsafe { sys::pv_get_null(message, parameter, result) },
             }
         })

@@ -1,87 +1,78 @@
-//! What the module sees by itself: the requests and replies of charged dialogs, CANCEL, dying transactions.
+//! Callbacks of tm and of the script: requests and replies of charged dialogs, CANCEL, the end of transactions.
 //!
-//! | host's callback | what it means |
+//! | callback | meaning |
 //! |---|---|
-//! | `TMCB_RESPONSE_FWDED` with 101 to 299 | step 4: bind the MSRP sessions, before the reply goes on |
-//! | `TMCB_RESPONSE_OUT` with 3xx to 6xx | the INVITE failed for the client: relayed, timed out or answered by the script |
+//! | `TMCB_RESPONSE_FWDED`, 101 to 299 | step 4: the MSRP sessions are bound before the reply is forwarded |
+//! | `TMCB_RESPONSE_OUT`, 300 to 699 | the INVITE failed for the client: relayed, timed out, or answered by the script |
 //! | `TMCB_E2ECANCEL_IN` | CANCEL |
-//! | `TMCB_DESTROY` | the net under all of these: the transaction died |
+//! | `TMCB_DESTROY` | the transaction ended, whatever the callbacks above have reported |
 //! | `TMCB_REQUEST_IN`, in a charged dialog | INVITE, PRACK, UPDATE, BYE: their replies are watched as above |
-//! | script callback before the request route | step 11, and answers in ACK and PRACK |
+//! | script callback before the request route | step 11, and SDP answers in ACK and PRACK |
 //! | script callback before the reply route | a 2xx whose transaction tm may have forgotten |
 //!
-//! The transaction's callbacks run in whatever process sees the event, so their parameter lies in the host's shared memory.
+//! Callbacks of a transaction run in the process that handles the event, so their parameter lies in the host's shared
+//! memory.
 
-use super::guard::guard;
+use super::bindings as sys;
 use super::message::Message;
+use super::tm::{CurrentRequest, Tm, Transaction, tm};
 use super::transaction_context::{self, TransactionContext};
-use super::{TM, bindings as sys};
 use crate::charge::event::InviteTransaction;
+use crate::guard::guard;
 use crate::worker::Worker;
 use crate::worker::sip_input::Invitation;
 use std::ffi::{c_int, c_uint, c_void};
 
-/// Watches the transaction of the first INVITE. `false`: no shared memory, or tm refuses.
-///
-/// # Safety
-/// `message` must be the host's current request and `transaction` its transaction.
-pub unsafe fn watch_invite(
-    message: *mut sys::sip_msg,
-    transaction: *mut sys::cell,
-    invitation: &Invitation<'_>,
-) -> bool {
+/// Watches the transaction of an initial INVITE. `false`: no shared memory, or tm refused.
+pub fn watch_invite(tm: &Tm, request: CurrentRequest, transaction: Transaction, invitation: &Invitation<'_>) -> bool {
     let session = Worker::session_of_invitation(invitation);
     let types = sys::TMCB_RESPONSE_FWDED | sys::TMCB_RESPONSE_OUT | sys::TMCB_E2ECANCEL_IN | sys::TMCB_DESTROY;
-    // SAFETY: by the caller's promise. The numbers are those by which tm will go on with it.
-    unsafe {
-        let (index, label) = ((*transaction).hash_index.into(), (*transaction).label.into());
-        let opens = Some(InviteTransaction { index, label });
-        let watched = TransactionContext::new(session, opens, invitation.call_id, invitation.from_tag);
-        watched.is_some_and(|watched| watch(message, transaction, types, watched))
-    }
+    let id = transaction.id();
+    // The numbers with which tm will continue it.
+    let opens = Some(InviteTransaction { index: id.index.into(), label: id.label.into() });
+    let context = TransactionContext::new(session, opens, invitation.call_id, invitation.from_tag);
+    context.is_some_and(|context| watch(tm, request, transaction, types, context))
 }
 
-/// # Safety
-/// As for [`watch_invite`].
-unsafe fn watch(
-    message: *mut sys::sip_msg,
-    transaction: *mut sys::cell,
+fn watch(
+    tm: &Tm,
+    request: CurrentRequest,
+    transaction: Transaction,
     types: c_uint,
-    watched: TransactionContext,
+    context: TransactionContext,
 ) -> bool {
-    let Some(register) = TM.get().and_then(|tm| tm.0.register_tmcb) else { return false };
-    // SAFETY: tm takes the block over with its release function; on refusal it is freed here.
+    // SAFETY: tm takes the block over together with its release function; if tm refuses, it is freed here.
     unsafe {
-        let block = shared(watched);
+        let block = shared(context);
         if block.is_null() {
             return false;
         }
-        let registered = register(message, transaction, types as c_int, Some(on_transaction), block, Some(release));
-        if registered <= 0 {
+        let is_watched = tm.watch(request, transaction, types, Some(on_transaction), block, Some(release));
+        if !is_watched {
             release(block);
         }
-        registered > 0
+        is_watched
     }
 }
 
-/// A copy in the host's shared memory; NULL when there is no room.
+/// Copies a context into the host's shared memory; NULL if there is no room.
 ///
 /// # Safety
 /// Only after the host has set up its shared memory: in or after mod_init.
-unsafe fn shared(watched: TransactionContext) -> *mut c_void {
+unsafe fn shared(context: TransactionContext) -> *mut c_void {
     // SAFETY: the host's allocator; the block is checked and large enough.
     unsafe {
         let Some(malloc) = sys::_shm_root.xmalloc else { return std::ptr::null_mut() };
         let (file, name) = (c"callbacks.rs".as_ptr(), c"imcharge".as_ptr());
         let block = malloc(sys::_shm_root.mem_block, size_of::<TransactionContext>(), file, c"watch".as_ptr(), 0, name);
         if !block.is_null() {
-            block.cast::<TransactionContext>().write(watched);
+            block.cast::<TransactionContext>().write(context);
         }
         block
     }
 }
 
-/// tm is done with the transaction: frees what it carried.
+/// Release function for tm: frees the context of a transaction.
 unsafe extern "C" fn release(block: *mut c_void) {
     guard((), || {
         // SAFETY: a block of `shared`, given back once.
@@ -94,11 +85,12 @@ unsafe extern "C" fn release(block: *mut c_void) {
     })
 }
 
-/// Something happened to a watched transaction.
+/// Callback of a watched transaction.
 unsafe extern "C" fn on_transaction(_: *mut sys::cell, kind: c_int, parameters: *mut sys::tmcb_params) {
     guard((), || {
-        // SAFETY: tm gives its parameters for the time of the call, with the block of `watch` in them.
+        // SAFETY: tm gives its parameters for the time of the call.
         let Some(parameters) = (unsafe { parameters.as_ref() }) else { return };
+        // SAFETY: the block of `watch`, which tm keeps as long as the transaction.
         let watched =
             unsafe { parameters.param.as_ref().and_then(|block| block.cast::<TransactionContext>().as_ref()) };
         let Some(watched) = watched else { return };
@@ -117,7 +109,7 @@ unsafe extern "C" fn on_transaction(_: *mut sys::cell, kind: c_int, parameters: 
     })
 }
 
-/// A reply goes to the sender of the request. One that tm has made itself is none of the other side.
+/// Handles a reply that is sent to the sender of the request. A reply that tm generated has no sender and is ignored.
 ///
 /// # Safety
 /// Both pointers must be NULL, tm's mark, or messages that live for the call.
@@ -129,19 +121,22 @@ unsafe fn on_reply(watched: &TransactionContext, request: *const sys::sip_msg, r
     }
 }
 
-/// A new transaction: if it is of a charged dialog, its replies are watched.
+/// Callback for every new transaction: watches the replies if it belongs to a charged dialog.
 pub unsafe extern "C" fn on_request(transaction: *mut sys::cell, _: c_int, parameters: *mut sys::tmcb_params) {
     guard((), || {
         // SAFETY: tm gives its parameters for the time of the call.
         let Some(pointer) = (unsafe { parameters.as_ref() }).map(|parameters| parameters.req) else { return };
-        if let Some(watched) = unsafe { Message::new(pointer) }.and_then(transaction_context::of_request) {
-            // SAFETY: the request and its new transaction, as tm gives them.
-            unsafe { watch(pointer, transaction, sys::TMCB_RESPONSE_FWDED | sys::TMCB_RESPONSE_OUT, watched) };
+        // SAFETY: the request that tm has just made a transaction for, which is the current one, and that transaction.
+        let (message, request, transaction) =
+            unsafe { (Message::new(pointer), CurrentRequest::new(pointer), Transaction::new(transaction)) };
+        let context = message.and_then(transaction_context::of_request);
+        if let (Some(tm), Some(request), Some(transaction), Some(context)) = (tm(), request, transaction, context) {
+            watch(tm, request, transaction, sys::TMCB_RESPONSE_FWDED | sys::TMCB_RESPONSE_OUT, context);
         }
     })
 }
 
-/// Before the script runs for a request. 0: the host drops it.
+/// Script callback for requests. Returns 0 to drop the request.
 pub unsafe extern "C" fn before_script(message: *mut sys::sip_msg, _: c_uint, _: *mut c_void) -> c_int {
     guard(1, || {
         // SAFETY: the host gives its current request.
@@ -150,7 +145,7 @@ pub unsafe extern "C" fn before_script(message: *mut sys::sip_msg, _: c_uint, _:
     })
 }
 
-/// Before the script runs for a reply. The script always goes on.
+/// Script callback for replies. Always returns 1: the script runs.
 pub unsafe extern "C" fn before_reply_script(message: *mut sys::sip_msg, _: c_uint, _: *mut c_void) -> c_int {
     guard(1, || {
         // SAFETY: the host gives its current reply.
@@ -159,14 +154,14 @@ pub unsafe extern "C" fn before_reply_script(message: *mut sys::sip_msg, _: c_ui
     })
 }
 
-/// Registers what needs no transaction. In mod_init: tm's list of these is not shared. `false`: the host refused.
+/// Registers the callbacks that need no transaction. Called in mod_init, because tm's list of them is not shared between
+/// processes. `false`: the host refused.
 pub fn register() -> bool {
-    let Some(register) = TM.get().and_then(|tm| tm.0.register_tmcb) else { return false };
-    // SAFETY: functions of static life, no parameter.
+    let Some(tm) = tm() else { return false };
+    // SAFETY: functions of static life, without a parameter.
     unsafe {
-        let (message, transaction, none) = (std::ptr::null_mut(), std::ptr::null_mut(), std::ptr::null_mut());
-        let types = sys::TMCB_REQUEST_IN as c_int;
-        register(message, transaction, types, Some(on_request), none, None) > 0
+        let none = std::ptr::null_mut();
+        tm.watch_new_transactions(on_request)
             && sys::register_script_cb(Some(before_script), sys::IMCHARGE_BEFORE_REQUEST_ROUTE, none) == 0
             && sys::register_script_cb(Some(before_reply_script), sys::IMCHARGE_BEFORE_REPLY_ROUTE, none) == 0
     }

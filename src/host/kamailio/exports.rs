@@ -1,7 +1,7 @@
 //! What the host's loader looks for, and the tables behind it.
 
-use super::guard::guard;
 use super::{bindings as sys, frames, lifecycle, parameters, reserve, static_str, text, variables};
+use crate::guard::guard;
 use std::cell::UnsafeCell;
 use std::ffi::{c_char, c_int, c_void};
 

@@ -1,9 +1,9 @@
 //! `imcharge_msrp()`: the gate of `event_route[msrp:frame-in]`, and the loss of connections.
 
 use super::address::ip;
-use super::guard::guard;
 use super::message::bytes;
 use super::{bindings as sys, connections, text, with_worker};
+use crate::guard::guard;
 use crate::worker::Passage;
 use crate::worker::sip_input::Frame;
 use std::ffi::{c_char, c_int};

@@ -1,26 +1,25 @@
-//! From the start of the host to its end: checks, registrations, and the processes of the module.
+//! Start of the module in the host: checks, registrations, and the processes of the module.
 
-use super::guard::guard;
 use super::{
-    REGION, TM, Tm, bindings as sys, callbacks, events, frames, logger, parameters, resume, rpc, statistics, text,
+    REGION, bindings as sys, callbacks, events, frames, logger, parameters, resume, rpc, statistics, text, tm,
 };
 use crate::engine::preflight;
 use crate::engine::supervisor::supervise;
-use crate::shm::region::Region;
+use crate::guard::guard;
 use crate::shm::script_runs::Process;
 use std::ffi::{CStr, CString, c_int};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Set by SIGTERM in the supervisor.
+/// Set by SIGTERM and SIGINT in the supervisor.
 static STOP: AtomicBool = AtomicBool::new(false);
 
-/// Name of the event route that hears of debits.
+/// Event route that runs for each debit.
 pub const DEBITED: &CStr = c"imcharge:debited";
 
-/// Name of the event route that hears of failures of the enabler.
+/// Event route that runs when a reservation fails because of the charging back end.
 pub const FAILED: &CStr = c"imcharge:failed";
 
-/// mod_init: everything that can be wrong is found now, before anything runs. -1 stops the start.
+/// mod_init: checks the configuration and registers everything. Returns -1 to stop the start of the proxy.
 pub unsafe extern "C" fn initialise() -> c_int {
     guard(-1, || {
         logger::install();
@@ -29,11 +28,11 @@ pub unsafe extern "C" fn initialise() -> c_int {
             log::error!("{error}");
             return -1;
         }
-        if !bind_tm() {
-            log::error!("tm is not loaded: write loadmodule \"tm.so\" before loadmodule \"imcharge.so\"");
+        if !tm::bind() {
+            log::error!("the module tm is not loaded; put loadmodule \"tm.so\" before loadmodule \"imcharge.so\"");
             return -1;
         }
-        // SAFETY: host calls of mod_init; the KEMI list is made once for all modules.
+        // SAFETY: host functions that are meant for mod_init; the KEMI list is created once for all modules.
         let announced = unsafe {
             let workers =
                 config.resume_workers as c_int + if wants_events() { config.event_workers as c_int } else { 0 };
@@ -42,28 +41,14 @@ pub unsafe extern "C" fn initialise() -> c_int {
         };
         frames::register();
         if !(announced && callbacks::register() && statistics::register() && rpc::register()) {
-            log::error!("the proxy refuses a registration; its own lines before this one say which");
+            log::error!("the proxy refused a registration of the module; its own log lines above name it");
             return -1;
         }
         0
     })
 }
 
-/// Fills tm's table of functions.
-fn bind_tm() -> bool {
-    // SAFETY: the host's own way to another module's API: `load_tm` has this type in every version that is built for.
-    unsafe {
-        let Some(found) = sys::find_export(text(c"load_tm"), -1, 0) else { return false };
-        let load_tm = std::mem::transmute::<
-            unsafe extern "C" fn(*mut sys::sip_msg, *mut i8, *mut i8) -> c_int,
-            unsafe extern "C" fn(*mut sys::tm_binds) -> c_int,
-        >(found);
-        let mut tm = std::mem::zeroed::<sys::tm_binds>();
-        load_tm(&mut tm) >= 0 && TM.set(Tm(tm)).is_ok()
-    }
-}
-
-/// child_init: the region before the first fork, the module's own processes in the main one.
+/// child_init: creates the region before the first fork, and forks the module's processes in the main process.
 pub unsafe extern "C" fn initialise_child(rank: c_int) -> c_int {
     guard(-1, || match rank {
         sys::PROC_INIT => make_region(),
@@ -87,16 +72,16 @@ fn make_region() -> c_int {
     }
 }
 
-/// Whether the script has something for the event workers to run.
+/// Whether the script has an event route or a KEMI callback.
 fn wants_events() -> bool {
     events::wants(DEBITED) || events::wants(FAILED)
 }
 
-/// Forks the supervisor, the resume workers and, where the script has event routes, the event workers.
+/// Forks the supervisor, the resume workers and, if the script has event routes, the event workers.
 fn fork_processes() -> c_int {
     let Some(region) = REGION.get() else { return -1 };
-    // SAFETY: forks of the main process in child_init, as the host wants them. The supervisor gets no child_init of
-    // other modules and no way to the TCP process: it needs neither.
+    // SAFETY: forks of the main process in child_init, as the host requires. The supervisor needs neither the child_init of
+    // other modules nor a connection to the TCP process, so it gets none.
     unsafe {
         match sys::fork_process(sys::PROC_NOCHLDINIT, text(c"imcharge supervisor"), 0) {
             pid if pid < 0 => return -1,
@@ -126,7 +111,7 @@ fn fork_processes() -> c_int {
     0
 }
 
-/// The supervisor stops when it is told to, and is not disturbed by what is meant for the host.
+/// Installs the signal handlers of the supervisor: it stops on SIGTERM and SIGINT and ignores signals meant for the host.
 ///
 /// # Safety
 /// Only in the supervisor's own process.

@@ -1,19 +1,20 @@
-//! The native Kamailio module: what the host calls, translated and handed over to the engine.
+//! The native Kamailio module: translates between the host's structures and the worker's hooks.
 //!
-//! | what happens | file |
+//! | task | file |
 //! |---|---|
-//! | the host loads the module: tables, parameters, processes | [`exports`], [`parameters`](super::parameters), [`lifecycle`] |
-//! | the script reserves: the INVITE is suspended | [`reserve`] |
-//! | replies, CANCEL, BYE, dying transactions are seen | [`callbacks`] |
-//! | an MSRP frame passes the gate, a connection is lost | [`frames`], [`connections`] |
-//! | a verdict comes back: the INVITE goes on | [`resume`], [`variables`](super::variables) |
-//! | the script hears of a debit or a failure | [`events`] |
-//! | an operator asks | [`rpc`], [`statistics`] |
-//! | a line is logged | [`logger`] |
+//! | the host's tables, parameters and processes | [`exports`], [`parameters`](super::parameters), [`lifecycle`] |
+//! | `imcharge_reserve()`: suspend the INVITE and reserve | [`reserve`], [`tm`] |
+//! | replies, CANCEL, BYE and the end of transactions | [`callbacks`] |
+//! | `imcharge_msrp()`: the gate; lost connections | [`frames`], [`connections`] |
+//! | continue the INVITE after the verdict | [`resume`], [`continuation`], [`variables`](super::variables) |
+//! | event routes | [`events`] |
+//! | commands and statistics for operators | [`rpc`], [`statistics`] |
+//! | the host's log | [`logger`] |
 
 pub mod bindings;
 pub mod callbacks;
 pub mod connections;
+pub mod continuation;
 pub mod events;
 pub mod exports;
 pub mod frames;
@@ -23,20 +24,8 @@ pub mod reserve;
 pub mod resume;
 pub mod rpc;
 pub mod statistics;
+pub mod tm;
 
 use super::attach::{REGION, with_worker};
 use super::text::{static_str, text};
-use super::{address, guard, left, message, parameters, transaction_context, variables};
-use bindings as sys;
-use std::sync::OnceLock;
-
-/// The API of tm, bound at the start.
-static TM: OnceLock<Tm> = OnceLock::new();
-
-/// tm's functions. Plain function pointers, the same in all processes.
-struct Tm(sys::tm_binds);
-
-// SAFETY: the structure holds function pointers only and is never written after it was bound.
-unsafe impl Send for Tm {}
-// SAFETY: as above.
-unsafe impl Sync for Tm {}
+use super::{address, left, message, parameters, transaction_context, variables};

@@ -1,67 +1,69 @@
-//! The resume workers and event workers: children of the host that take what the engine says and run the script's routes.
+//! Resume workers and event workers: processes of the host that take notifications of the engine and run the script's routes.
 
-use super::guard::guard;
+use super::continuation::Continuation;
 use super::lifecycle::{DEBITED, FAILED};
-use super::reserve::Continuation;
-use super::{REGION, TM, bindings as sys, events, static_str, variables};
+use super::tm::{TransactionId, tm};
+use super::{REGION, bindings as sys, events, variables};
 use crate::charge::event::Suspended;
+use crate::guard::guard;
 use crate::shm::notification::{Kind, Notification, NotificationReader};
 use crate::shm::region::Region;
 use crate::shm::script_runs::{Process, Running};
 use std::ffi::c_uint;
 use std::time::Duration;
 
-/// How long a worker sleeps without looking up.
-const LOOK: Duration = Duration::from_secs(1);
+/// Longest sleep of a worker.
+const SLEEP_MAX: Duration = Duration::from_secs(1);
 
-/// The life of a resume worker or an event worker; the host ends it by signal.
+/// Main loop of a resume worker or an event worker. The host ends it by a signal.
 pub fn work(process: Process) -> ! {
     let Some(region) = REGION.get() else { std::process::exit(1) };
-    let mut resumer = match process {
+    let mut reader = match process {
         Process::Resume(index) => NotificationReader::attach(region, index),
         Process::Events(index) => NotificationReader::attach_to_events(region, index),
         Process::Host(_) => std::process::exit(1),
     };
     loop {
-        resumer.wait(LOOK);
-        while guard(true, || resumer.next(|notice| serve(region, process, notice))) {}
+        reader.wait(SLEEP_MAX);
+        while guard(true, || reader.next(|notification| serve(region, process, notification))) {}
     }
 }
 
-fn serve(region: &Region, process: Process, notice: &Notification<'_>) {
-    let route = match notice.kind {
-        Kind::Verdict { suspended, .. } => Continuation::of(suspended).to_string(),
+fn serve(region: &Region, process: Process, notification: &Notification<'_>) {
+    let route = match notification.kind {
+        Kind::Verdict { suspended, .. } => Continuation::from_suspended(suspended).to_string(),
         Kind::Debited { .. } => events::name(DEBITED),
         Kind::Failed => events::name(FAILED),
     };
-    let _running = Running::begin(region, process, &format!("{route} for {}", notice.call_id));
-    variables::with(notice, || match notice.kind {
-        Kind::Verdict { suspended, .. } => go_on(suspended),
+    let _running = Running::begin(region, process, &format!("{route} for {}", notification.call_id));
+    variables::with(notification, || match notification.kind {
+        Kind::Verdict { suspended, .. } => continue_transaction(suspended),
         Kind::Debited { .. } => events::run(DEBITED),
         Kind::Failed => events::run(FAILED),
     });
 }
 
-/// Continues a suspended transaction. One that was cancelled or died meanwhile is gone: its end was seen by itself.
-fn go_on(suspended: Suspended) {
-    let Some(tm) = TM.get() else { return };
+/// Continues a suspended transaction. If it was cancelled or ended in the meantime, tm does not find it, and its end has been
+/// reported by its callbacks.
+fn continue_transaction(suspended: Suspended) {
+    let Some(tm) = tm() else { return };
     let (Ok(index), Ok(label)) = (c_uint::try_from(suspended.index), c_uint::try_from(suspended.label)) else { return };
-    // SAFETY: tm's own functions, with the numbers that it gave; the route is one of the host's table.
-    unsafe {
-        match Continuation::of(suspended) {
-            Continuation::Function(at) => {
-                let name = sys::sr_kemi_cbname_lookup_idx(at);
-                if let (Some(go_on), false) = (tm.0.t_continue_cb, name.is_null()) {
-                    go_on(index, label, name, &mut static_str(c""));
-                }
+    let id = TransactionId { index, label };
+    match Continuation::from_suspended(suspended) {
+        // SAFETY: the host's own table of KEMI functions, and a name in it.
+        Continuation::Function(at) => unsafe {
+            let name = sys::sr_kemi_cbname_lookup_idx(at);
+            if !name.is_null() {
+                tm.continue_in_function(id, name);
             }
-            Continuation::Route(at) => {
-                let routes = sys::main_rt;
-                let at = usize::try_from(at).ok().filter(|at| *at < usize::try_from(routes.entries).unwrap_or(0));
-                if let (Some(go_on), Some(at)) = (tm.0.t_continue, at) {
-                    go_on(index, label, *routes.rlist.add(at));
-                }
+        },
+        // SAFETY: the host's own table of routes, and an entry within its length.
+        Continuation::Route(at) => unsafe {
+            let routes = sys::main_rt;
+            let at = usize::try_from(at).ok().filter(|at| *at < usize::try_from(routes.entries).unwrap_or(0));
+            if let Some(at) = at {
+                tm.continue_in_route(id, *routes.rlist.add(at));
             }
-        }
+        },
     }
 }

@@ -1,9 +1,9 @@
 //! RPC commands: the engine's reports as structures of the host.
 
-use super::guard::guard;
 use super::{REGION, bindings as sys, text, with_worker};
 use crate::admin::commands;
 use crate::admin::commands::{Argument, COMMANDS, Command, CommandError, Kind, Value};
+use crate::guard::guard;
 use std::ffi::{CStr, CString, c_int, c_void};
 
 /// What this host puts before the name of a command.
@@ -205,9 +205,10 @@ impl Answer<'_> {
                         unsafe { self.put(Place::Field(inner, &name), value) }
                     })
             }
-            // SAFETY: the host has just made the list.
             Value::List(rows) => {
-                add!(c"[", &raw mut inner) && rows.iter().all(|row| unsafe { self.put(Place::Row(inner), row) })
+                add!(c"[", &raw mut inner)
+                    // SAFETY: the host has just made the list.
+                    && rows.iter().all(|row| unsafe { self.put(Place::Row(inner), row) })
             }
             Value::Text(words) => {
                 let words = CString::new(words.as_str()).unwrap_or_default();

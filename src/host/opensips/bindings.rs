@@ -11,7 +11,8 @@
     missing_docs,
     improper_ctypes,
     rustdoc::all,
-    clippy::all
+    clippy::all,
+    clippy::undocumented_unsafe_blocks
 )]
 include!(concat!(env!("OUT_DIR"), "/opensips.rs"));
 

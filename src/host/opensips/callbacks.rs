@@ -14,10 +14,10 @@
 //!
 //! The transaction's callbacks run in whatever process sees the event, so their parameter lies in the host's shared memory.
 
-use super::guard::guard;
 use super::message::{Message, bytes};
 use super::transaction_context::{self, TransactionContext};
 use super::{TM, bindings as sys, shared, waiting, with_worker};
+use crate::guard::guard;
 use crate::worker::Worker;
 use crate::worker::raw_sip;
 use crate::worker::sip_input::{Invite, Method};
@@ -73,8 +73,9 @@ unsafe extern "C" fn release(block: *mut c_void) {
 /// Something happened to a watched transaction.
 unsafe extern "C" fn on_transaction(_: *mut sys::cell, kind: c_int, parameters: *mut sys::tmcb_params) {
     guard((), || {
-        // SAFETY: tm gives its parameters for the time of the call, with the place of `watch`'s block in them.
+        // SAFETY: tm gives its parameters for the time of the call.
         let Some(parameters) = (unsafe { parameters.as_ref() }) else { return };
+        // SAFETY: the place of `watch`'s block, which tm keeps as long as the transaction.
         let watched =
             unsafe { parameters.param.as_ref().and_then(|block| (*block).cast::<TransactionContext>().as_ref()) };
         let Some(watched) = watched else { return };
@@ -82,6 +83,7 @@ unsafe extern "C" fn on_transaction(_: *mut sys::cell, kind: c_int, parameters: 
         match kind as u32 {
             // SAFETY: tm gives the request of the transaction and the reply at hand.
             sys::TMCB_RESPONSE_FWDED => unsafe { on_reply(watched, parameters.req, parameters.rpl) },
+            // SAFETY: tm's parameters for the time of the call.
             sys::TMCB_RESPONSE_PRE_OUT if success => unsafe { on_own_answer(watched, parameters) },
             sys::TMCB_RESPONSE_OUT if parameters.code >= 300 => watched.failed(parameters.code),
             sys::TMCB_TRANS_CANCELLED => {
@@ -129,6 +131,7 @@ unsafe extern "C" fn on_request(transaction: *mut sys::cell, _: c_int, parameter
     guard((), || {
         // SAFETY: tm gives its parameters for the time of the call.
         let Some(pointer) = (unsafe { parameters.as_ref() }).map(|parameters| parameters.req) else { return };
+        // SAFETY: the request that tm has just made a transaction for.
         if let Some(watched) = unsafe { Message::new(pointer) }.and_then(transaction_context::of_request) {
             // SAFETY: the request and its new transaction, as tm gives them.
             unsafe { watch(pointer, transaction, sys::TMCB_RESPONSE_FWDED | sys::TMCB_RESPONSE_PRE_OUT, watched) };
@@ -156,6 +159,7 @@ unsafe extern "C" fn on_own_bye(_: *mut sys::cell, _: c_int, parameters: *mut sy
         // SAFETY: for this callback tm gives the octets that go out.
         let whole =
             unsafe { parameters.as_ref().and_then(|parameters| parameters.extra1.cast::<sys::_str>().as_ref()) };
+        // SAFETY: the octets live for the call.
         let request = whole.and_then(|whole| raw_sip::request(unsafe { bytes(whole) }, None));
         if let Some(bye) = request.filter(|request| request.method == Method::Bye) {
             with_worker(|worker| worker.request_in_dialog(&bye));

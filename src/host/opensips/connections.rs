@@ -4,9 +4,9 @@
 //! addresses. So a connection is known here by these, and the module is a transport of events that subscribes to this one.
 
 use super::address::ip;
-use super::guard::guard;
 use super::message::bytes;
 use super::{bindings as sys, with_worker};
+use crate::guard::guard;
 use crate::host::text::static_str;
 use crate::worker::sip_input::Connections;
 use std::ffi::{c_char, c_int, c_uint};

@@ -2,9 +2,9 @@
 //!
 //! Their parameters have the names of the variables. A number that the host's 32 bits do not hold is a text.
 
-use super::guard::guard;
 use super::variables::{NAMES, Value, values};
 use super::{REGION, bindings as sys, lifecycle};
+use crate::guard::guard;
 use crate::host::text::static_str;
 use crate::shm::notification::{Kind, Notification, NotificationReader};
 use crate::shm::script_runs::{Process, Running};

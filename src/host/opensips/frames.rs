@@ -11,17 +11,16 @@
 //! engine is told that id for the response.
 
 use super::address::ip;
-use super::guard::guard;
 use super::message::bytes;
 use super::{bindings as sys, connections, exports, parameters, shared, text, with_worker};
 use crate::config::NoSession;
+use crate::guard::guard;
 use crate::worker::Passage;
 use crate::worker::sip_input::Frame;
 use std::cell::Cell;
 use std::ffi::{CStr, c_char, c_int, c_void};
-use std::sync::LazyLock;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicPtr, Ordering};
+use std::sync::{LazyLock, OnceLock};
 
 /// proto_msrp's own API.
 static STOCK: OnceLock<Binds> = OnceLock::new();
@@ -229,6 +228,7 @@ unsafe extern "C" fn on_reply(
         };
         // SAFETY: NULL, or a message of proto_msrp for the time of the call.
         if let Some(message) = unsafe { reply.as_ref() } {
+            // SAFETY: as above.
             unsafe { pass(message, Some(came_as)) };
         }
     });

@@ -1,11 +1,10 @@
 //! From the start of the host to its end: checks, registrations, and the processes of the module.
 
-use super::guard::guard;
 use super::{REGION, TM, Tm, bindings as sys, callbacks, connections, events, exports, frames, logger, mi, parameters};
 use super::{statistics, text, waiting};
 use crate::engine::preflight;
 use crate::engine::supervisor::supervise;
-use crate::shm::region::Region;
+use crate::guard::guard;
 use std::ffi::{CStr, c_int, c_void};
 use std::sync::atomic::{AtomicBool, Ordering};
 

@@ -1,9 +1,9 @@
 //! Commands of the management interface: the engine's reports as the host's structures.
 
-use super::guard::guard;
 use super::{REGION, bindings as sys, with_worker};
 use crate::admin::commands;
 use crate::admin::commands::{Argument, COMMANDS, Command, CommandError, Value};
+use crate::guard::guard;
 use std::ffi::{CStr, CString, c_char, c_int};
 
 /// Types of a JSON value, without the flags beside them.

@@ -28,7 +28,7 @@ pub mod waiting;
 
 use super::attach::{REGION, with_worker};
 use super::text::text;
-use super::{address, guard, left, message, parameters, transaction_context, variables};
+use super::{address, left, message, parameters, transaction_context, variables};
 use bindings as sys;
 use std::sync::OnceLock;
 

@@ -4,10 +4,10 @@
 //! ([`callbacks`](super::callbacks)) and waits before the engine hears of it, so that the verdict always finds it.
 
 use super::callbacks;
-use super::guard::guard;
 use super::left::{Left, UNREADABLE};
 use super::message::{Chosen, Message, bytes};
 use super::{TM, bindings as sys, waiting, with_worker};
+use crate::guard::guard;
 use crate::worker::Refused;
 use std::ffi::{c_int, c_void};
 

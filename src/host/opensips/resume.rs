@@ -1,9 +1,9 @@
 //! The way back of a verdict: a resume worker takes it from the engine and hands it to the process in which the INVITE
 //! waits. Only that process can go on with it, for the host keeps part of what belongs to a message in private memory.
 
-use super::guard::guard;
 use super::{REGION, bindings as sys, lifecycle, shared, waiting};
 use crate::charge::time::Time;
+use crate::guard::guard;
 use crate::shm::clock;
 use crate::shm::notification::{Kind, Notification, NotificationReader};
 use crate::shm::region::Region;

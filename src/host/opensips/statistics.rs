@@ -1,7 +1,7 @@
 //! The group `imcharge` of the host's statistics: read from the shared region when somebody asks.
 
-use super::guard::guard;
 use super::{REGION, bindings as sys};
+use crate::guard::guard;
 use crate::shm::statistic::Statistic;
 use std::ffi::{CString, c_ulong, c_void};
 

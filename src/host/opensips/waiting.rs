@@ -9,9 +9,9 @@
 //! The host has no time limit for a wait without a file descriptor, and answers a CANCEL of such an INVITE only once the
 //! script relays it. Only the process in which an INVITE waits can resume it, so the others send it a job (`ipc_send_rpc`).
 
-use super::guard::guard;
 use super::{REGION, TM, bindings as sys, shared, text, variables};
 use crate::charge::event::{InviteTransaction, Suspended};
+use crate::guard::guard;
 use crate::host::text::static_str;
 use crate::shm::notification::{Kind, Notification};
 use crate::shm::script_runs::{Process, Running};
@@ -150,6 +150,7 @@ unsafe fn go_on(number: u64, return_code: c_int) {
     // SAFETY: the host sets the function before it loads a script; the context waits in this process.
     if let (Some(waiting), Some(resume)) = (waiting, unsafe { sys::async_script_resume_f }) {
         RETURN_CODE.set(return_code);
+        // SAFETY: as above; the entry was removed, so the context is resumed once.
         unsafe { resume(-1, waiting.context.cast(), 0) };
     }
 }

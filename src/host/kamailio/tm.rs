@@ -1,0 +1,244 @@
+//! Safe wrapper of the module tm: transactions of the current request, suspending and continuing them, callbacks.
+
+use super::{bindings as sys, text};
+use std::ffi::{c_int, c_uint, c_void};
+use std::ptr::NonNull;
+use std::sync::OnceLock;
+
+/// tm's API, bound in mod_init.
+static TM: OnceLock<Tm> = OnceLock::new();
+
+/// T_BR_UNDEFINED of modules/tm/t_lookup.h.
+const UNDEFINED_BRANCH: c_int = -1;
+
+/// The request that the script is working on.
+#[derive(Clone, Copy)]
+pub struct CurrentRequest(NonNull<sys::sip_msg>);
+
+impl CurrentRequest {
+    /// Wraps the host's pointer; `None` for NULL.
+    ///
+    /// # Safety
+    /// `request` must be NULL or the host's current request, and the value must not outlive the call from the host.
+    pub unsafe fn new(request: *mut sys::sip_msg) -> Option<CurrentRequest> {
+        NonNull::new(request).map(CurrentRequest)
+    }
+
+    /// Returns the host's pointer.
+    pub fn as_ptr(self) -> *mut sys::sip_msg {
+        self.0.as_ptr()
+    }
+}
+
+/// A transaction of tm, valid while the process works on its request.
+#[derive(Clone, Copy)]
+pub struct Transaction(NonNull<sys::cell>);
+
+impl Transaction {
+    /// Wraps tm's pointer; `None` for tm's two marks: NULL (none) and -1 (not looked up yet).
+    ///
+    /// # Safety
+    /// `cell` must be one of the marks or a transaction that tm keeps while the value is used.
+    pub unsafe fn new(cell: *mut sys::cell) -> Option<Transaction> {
+        NonNull::new(cell).filter(|cell| cell.as_ptr().addr() != usize::MAX).map(Transaction)
+    }
+
+    /// Returns the numbers that identify the transaction.
+    pub fn id(self) -> TransactionId {
+        // SAFETY: tm keeps the transaction, by the promise of `new`.
+        let cell = unsafe { self.0.as_ref() };
+        TransactionId { index: cell.hash_index, label: cell.label }
+    }
+}
+
+/// Index and label of a transaction in tm's table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TransactionId {
+    /// Slot of the hash table.
+    pub index: c_uint,
+    /// Serial number within the slot.
+    pub label: c_uint,
+}
+
+/// What became of an attempt to create a transaction.
+pub enum Creation {
+    /// The current request has a transaction.
+    Created(Transaction),
+    /// The request is a retransmission; tm has answered it.
+    Retransmission,
+    /// tm has no memory, or the request cannot have a transaction.
+    Failed,
+}
+
+/// What became of an attempt to suspend the current transaction.
+pub enum Suspension {
+    /// It waits until it is continued.
+    Suspended(TransactionId),
+    /// It was cancelled in the meantime, and tm has answered it.
+    Cancelled,
+    /// tm refused.
+    Failed,
+}
+
+/// The functions of tm that the module uses. Plain function pointers, the same in all processes.
+pub struct Tm {
+    new_transaction: unsafe extern "C" fn(*mut sys::sip_msg) -> c_int,
+    current: unsafe extern "C" fn() -> *mut sys::cell,
+    set_current: unsafe extern "C" fn(*mut sys::cell, c_int),
+    release: unsafe extern "C" fn(*mut sys::cell),
+    look_up: unsafe extern "C" fn(*mut sys::sip_msg, c_int, *mut c_int) -> c_int,
+    suspend: unsafe extern "C" fn(*mut sys::sip_msg, *mut c_uint, *mut c_uint) -> c_int,
+    cancel_suspend: unsafe extern "C" fn(c_uint, c_uint) -> c_int,
+    continue_route: unsafe extern "C" fn(c_uint, c_uint, *mut sys::action) -> c_int,
+    continue_function: unsafe extern "C" fn(c_uint, c_uint, *mut sys::_str, *mut sys::_str) -> c_int,
+    register_callback: sys::register_tmcb_f,
+}
+
+/// Binds tm's API. `false`: the module tm is not loaded, or lacks a function.
+pub fn bind() -> bool {
+    // SAFETY: the host's way to another module's API: `load_tm` has this type in every supported version, and fills the
+    // structure.
+    let binds = unsafe {
+        let Some(found) = sys::find_export(text(c"load_tm"), -1, 0) else { return false };
+        let load_tm = std::mem::transmute::<
+            unsafe extern "C" fn(*mut sys::sip_msg, *mut i8, *mut i8) -> c_int,
+            unsafe extern "C" fn(*mut sys::tm_binds) -> c_int,
+        >(found);
+        let mut binds = std::mem::zeroed::<sys::tm_binds>();
+        (load_tm(&mut binds) >= 0).then_some(binds)
+    };
+    binds.and_then(|binds| Tm::new(&binds)).is_some_and(|tm| TM.set(tm).is_ok())
+}
+
+/// Returns tm's API; `None` before mod_init has bound it.
+pub fn tm() -> Option<&'static Tm> {
+    TM.get()
+}
+
+impl Tm {
+    fn new(binds: &sys::tm_binds) -> Option<Tm> {
+        binds.register_tmcb?;
+        Some(Tm {
+            new_transaction: binds.t_newtran?,
+            current: binds.t_gett?,
+            set_current: binds.t_sett?,
+            release: binds.unref_cell?,
+            look_up: binds.t_lookup_request?,
+            suspend: binds.t_suspend?,
+            cancel_suspend: binds.t_cancel_suspend?,
+            continue_route: binds.t_continue?,
+            continue_function: binds.t_continue_cb?,
+            register_callback: binds.register_tmcb,
+        })
+    }
+
+    /// Returns the transaction of the current request.
+    fn current(&self) -> Option<Transaction> {
+        // SAFETY: tm's own function; what it returns is a mark or the transaction of the request at hand.
+        unsafe { Transaction::new((self.current)()) }
+    }
+
+    /// Returns the transaction of the current request, created if there is none.
+    pub fn transaction(&self, request: CurrentRequest) -> Creation {
+        if self.current().is_none() {
+            // SAFETY: tm's own function on the current request.
+            match unsafe { (self.new_transaction)(request.as_ptr()) } {
+                0 => {
+                    self.forget_current();
+                    return Creation::Retransmission;
+                }
+                failed if failed < 0 => return Creation::Failed,
+                _ => {}
+            }
+        }
+        self.current().map_or(Creation::Failed, Creation::Created)
+    }
+
+    /// Whether the current request already has a transaction, which will answer it.
+    pub fn is_retransmission(&self, request: CurrentRequest) -> bool {
+        let mut cancel = 0;
+        // SAFETY: tm's own function on the current request, with a place for what it reports about a CANCEL.
+        let is_found = unsafe { (self.look_up)(request.as_ptr(), 0, &mut cancel) } > 0;
+        if is_found {
+            self.forget_current();
+        }
+        is_found
+    }
+
+    /// Gives back the transaction that tm has just found for a retransmission.
+    ///
+    /// If tm of Kamailio 6.1.5 keeps it until the script ends, it destroys a transaction whose INVITE is not suspended yet
+    /// in another worker, because a transaction without a branch looks orphaned to it.
+    fn forget_current(&self) {
+        let Some(transaction) = self.current() else { return };
+        // SAFETY: the reference that the look-up took is given back once, because tm forgets the transaction here.
+        unsafe {
+            (self.release)(transaction.0.as_ptr());
+            (self.set_current)(std::ptr::without_provenance_mut(usize::MAX), UNDEFINED_BRANCH);
+        }
+    }
+
+    /// Suspends the transaction of the current request.
+    pub fn suspend(&self, request: CurrentRequest) -> Suspension {
+        let mut id = TransactionId { index: 0, label: 0 };
+        // SAFETY: tm's own function on the current request, with places for the two numbers.
+        match unsafe { (self.suspend)(request.as_ptr(), &mut id.index, &mut id.label) } {
+            0 => Suspension::Suspended(id),
+            1 => Suspension::Cancelled,
+            _ => Suspension::Failed,
+        }
+    }
+
+    /// Takes the suspension of the current transaction back.
+    pub fn cancel_suspend(&self, id: TransactionId) {
+        // SAFETY: tm's own function; it looks the numbers up.
+        unsafe { (self.cancel_suspend)(id.index, id.label) };
+    }
+
+    /// Continues a suspended transaction in a route. One that has ended in the meantime is left alone.
+    ///
+    /// # Safety
+    /// `route` must be the first action of a route in the host's table.
+    pub unsafe fn continue_in_route(&self, id: TransactionId, route: *mut sys::action) {
+        // SAFETY: tm's own function; it looks the numbers up. The route by the caller's promise.
+        unsafe { (self.continue_route)(id.index, id.label, route) };
+    }
+
+    /// Continues a suspended transaction in a KEMI function. One that has ended in the meantime is left alone.
+    ///
+    /// # Safety
+    /// `function` must be a name in the host's table of KEMI functions.
+    pub unsafe fn continue_in_function(&self, id: TransactionId, function: *mut sys::_str) {
+        // SAFETY: as above; the parameter is empty.
+        unsafe { (self.continue_function)(id.index, id.label, function, &mut super::static_str(c"")) };
+    }
+
+    /// Registers a callback for a transaction. `false`: tm refused, and keeps nothing.
+    ///
+    /// # Safety
+    /// `block` must stay valid until tm calls `release` with it.
+    pub unsafe fn watch(
+        &self,
+        request: CurrentRequest,
+        transaction: Transaction,
+        types: c_uint,
+        callback: sys::transaction_cb,
+        block: *mut c_void,
+        release: sys::release_tmcb_param,
+    ) -> bool {
+        let Some(register) = self.register_callback else { return false };
+        // SAFETY: tm's own function on a transaction of the current request; the block by the caller's promise.
+        unsafe { register(request.as_ptr(), transaction.0.as_ptr(), types as c_int, callback, block, release) > 0 }
+    }
+
+    /// Registers a callback for every new transaction. `false`: tm refused.
+    pub fn watch_new_transactions(
+        &self,
+        callback: unsafe extern "C" fn(*mut sys::cell, c_int, *mut sys::tmcb_params),
+    ) -> bool {
+        let Some(register) = self.register_callback else { return false };
+        let (request, transaction, none) = (std::ptr::null_mut(), std::ptr::null_mut(), std::ptr::null_mut());
+        // SAFETY: tm's own function; a callback of static life without a parameter.
+        unsafe { register(request, transaction, sys::TMCB_REQUEST_IN as c_int, Some(callback), none, None) > 0 }
+    }
+}
