@@ -349,7 +349,8 @@ fn result_of(answer: &[u8]) -> Option<ResultCode> {
     Message::parse(answer)?.find(dictionary::RESULT_CODE)?.u32().ok().map(ResultCode)
 }
 
-fn hash(what: &impl Hash) -> u64 {
+/// Returns a hash that is the same in each build.
+pub fn hash(what: &impl Hash) -> u64 {
     let mut hasher = SipHasher13::new();
     what.hash(&mut hasher);
     hasher.finish()

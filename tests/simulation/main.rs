@@ -1,6 +1,7 @@
 //! The whole under a virtual clock, from one seed: workers, rings, engine, store, enabler, charging system, parties.
 //!
-//! `make sim` runs SEEDS seeds from SEED on; a failure prints the one to repeat.
+//! `make sim` runs SEEDS seeds from SEED on; a failure prints the one to repeat. TRACE_HASH=FILE writes a line `SEED HASH`
+//! for each seed: equal files of two builds mean equal behavior.
 
 mod asked;
 mod call;
@@ -13,6 +14,7 @@ mod world;
 
 use imcharge::simulate::InjectedBug;
 use imcharge_testkit::ocs::{accounts, rating, server_request, state};
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -70,6 +72,10 @@ fn main() {
         }
     }
     let summary = run_all(seed, seeds, time);
+    if let Some(file) = std::env::var_os("TRACE_HASH") {
+        let lines: String = summary.traces.iter().map(|(seed, trace)| format!("{seed} {trace:016x}\n")).collect();
+        std::fs::write(&file, lines).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+    }
     count(summary.is_fine(), "every message is paid for once, and nothing else is");
     let word = if failed == 0 { "ok" } else { "FAILED" };
     println!("test result: {word}. {passed} passed; {failed} failed; {summary}");
@@ -91,6 +97,8 @@ struct Summary {
     seeds: u64,
     tally: Tally,
     violations: u64,
+    /// The hash of each seed's run.
+    traces: BTreeMap<u64, u64>,
 }
 
 impl Summary {
@@ -106,7 +114,7 @@ impl Summary {
 
 impl std::fmt::Display for Summary {
     fn fmt(&self, to: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Summary { seeds, tally: Tally { events, crashes, faults, debits, .. }, violations } = self;
+        let Summary { seeds, tally: Tally { events, crashes, faults, debits, .. }, violations, .. } = self;
         write!(
             to,
             "{seeds} seeds, {events} events, {crashes} crashes, {faults} faults, {debits} debits, {violations} violations"
@@ -129,6 +137,7 @@ fn run_all(first: u64, seeds: u64, time: Duration) -> Summary {
                     let mut total = total.lock().unwrap_or_else(PoisonError::into_inner);
                     total.seeds += 1;
                     total.tally.add(&tally);
+                    total.traces.insert(seed, tally.trace);
                     if let Err(why) = result {
                         println!("SEED={seed} SEEDS=1 make sim: {why}");
                         total.violations += 1;

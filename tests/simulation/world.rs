@@ -6,6 +6,7 @@ mod host;
 mod hostile;
 mod parties;
 mod setup;
+mod trace;
 mod trouble;
 
 use crate::Fault;
@@ -536,10 +537,11 @@ impl<'a> World<'a> {
                 break;
             }
         }
-        self.tally.trace ^= self.elsewhere.borrow().trace;
         self.tally.moves = self.elsewhere.borrow().moves;
         self.count_refusals();
-        self.check()
+        self.check()?;
+        self.tally.trace = self.trace();
+        Ok(())
     }
 
     /// The network goes on by itself as long as something is on its way.
