@@ -28,7 +28,6 @@ pub mod ffi;
 mod guard;
 #[cfg(any(feature = "kamailio", feature = "opensips"))]
 pub mod host;
-pub mod log_lines;
 pub mod shm;
 #[doc(hidden)]
 pub mod simulate;

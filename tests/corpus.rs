@@ -45,13 +45,12 @@ fn an_engine_outlives_hostile_records() {
     let region = preflight::create_region(config, 1).unwrap_or_else(|error| panic!("{error}"));
     let corpus = corpus("ring_contents");
     let records = corpus.iter().flat_map(|(_, bytes)| checks::ring_contents::records_of(bytes));
-    let ring = region.event_ring(0);
+    let mut ring = region.event_producer(0).expect("not attached yet");
     let mut written = 0;
     for record in records {
         let fill = |space: &mut [u8]| space.get_mut(..record.len()).map(|space| space.copy_from_slice(record));
-        let next = ring.write_at(ring.head(), 0, |space| fill(space).map(|()| record.len()));
-        if let Ok(Some(next)) = next {
-            ring.publish(next);
+        if ring.write(0, |space| fill(space).map(|()| record.len())) == Ok(true) {
+            ring.publish();
             written += 1;
         }
     }

@@ -19,7 +19,7 @@ use imcharge::shm::clock;
 use imcharge::shm::notification::NotificationReader;
 use imcharge::shm::record::{Command, Record};
 use imcharge::shm::region::{Lane, Region};
-use imcharge::shm::ring::Ring;
+use imcharge::shm::ring::Ends;
 use imcharge::shm::statistic::Statistic;
 use imcharge::worker::sip_input::{Body, Dialog, Frame, Invitation, Invite, Method, Reply, Request};
 use imcharge::worker::{Passage, Worker};
@@ -62,7 +62,7 @@ impl Progress {
     }
 
     /// Writer: `publish` publishes record `number`, the next one, or gives up.
-    fn attempt(&self, ring: &Ring, number: u64, publish: impl FnOnce() -> bool) -> bool {
+    fn attempt(&self, ring: &Ends, number: u64, publish: impl FnOnce() -> bool) -> bool {
         self.before.store(ring.head(), Ordering::SeqCst);
         self.claimed.store(number, Ordering::SeqCst);
         let published = publish();
@@ -74,7 +74,7 @@ impl Progress {
     }
 
     /// Killer: what the writer that is dead now had published; whether it died at work on a record, and inside its octets.
-    fn settle(&self, ring: &Ring) -> (bool, bool) {
+    fn settle(&self, ring: &Ends) -> (bool, bool) {
         let claimed = self.claimed.swap(0, Ordering::SeqCst);
         if claimed == self.done() + 1 && ring.head() > self.before.load(Ordering::SeqCst) {
             self.done.store(claimed, Ordering::SeqCst);
@@ -171,7 +171,7 @@ fn call_id(at: usize, session: u64) -> String {
 
 /// A worker's life: charges messages without an end, from where the one before it was killed.
 fn charge(region: &Arc<Region>, at: usize, progress: &Progress) {
-    let mut worker = Worker::attach(region, at);
+    let mut worker = Worker::attach(region, at).expect("not attached yet");
     let ring = region.event_ring(at);
     loop {
         let session = progress.done() / MESSAGES;
@@ -180,7 +180,7 @@ fn charge(region: &Arc<Region>, at: usize, progress: &Progress) {
         establish(region, &mut worker, at, session, &dialog);
         while progress.done() / MESSAGES == session {
             let number = progress.done() + 1;
-            if !progress.attempt(&ring, number, || send(&mut worker, at, session, number)) {
+            if !progress.attempt(ring, number, || send(&mut worker, at, session, number)) {
                 std::thread::yield_now();
             }
             if number.is_multiple_of(3) {
@@ -272,22 +272,23 @@ fn write_slowly(record: &Record<'_>, space: &mut [u8]) -> usize {
 
 /// A teller's life: puts numbers on its account without an end.
 fn tell(region: &Arc<Region>, at: usize, progress: &Progress) {
-    region.populate();
-    let ring = region.event_ring(at);
+    region.prefault();
+    let (ends, mut ring) = (region.event_ring(at), region.event_producer(at).expect("not attached yet"));
     let account = account(at);
     loop {
         let number = progress.done() + 1;
         let command = Command::AddBalance { account: &account, amount: number as i64 };
         let record = Record::Command { at: clock::now(), process: at as u32, sequence: number, command };
-        let published = progress.attempt(&ring, number, || {
+        let published = progress.attempt(ends, number, || {
             progress.inside.store(1, Ordering::SeqCst);
             let fill = |space: &mut [u8]| Some(write_slowly(&record, space));
             // A longer queue than this would keep the workers waiting for their sessions most of the time.
-            let written = ring.write_at(ring.head(), ring.size() / 8 * 7, fill);
-            let head = written.ok().flatten();
-            head.inspect(|head| ring.publish(*head));
+            let is_written = ring.write(ring.size() / 8 * 7, fill) == Ok(true);
+            if is_written {
+                ring.publish();
+            }
             progress.inside.store(0, Ordering::SeqCst);
-            head.is_some()
+            is_written
         });
         if !published {
             std::thread::yield_now();
@@ -315,8 +316,9 @@ struct Kills {
 
 /// Kills writers and engines and starts them again, and leaves the last engine at work.
 fn kill_at_random(region: &Arc<Region>, progress: &'static [Progress], mut engine: Child) -> (Kills, Child) {
-    let mut resumers: Vec<NotificationReader> =
-        (0..region.resumers()).map(|at| NotificationReader::attach(region, at)).collect();
+    let mut resumers: Vec<NotificationReader> = (0..region.resume_workers())
+        .map(|at| NotificationReader::attach(region, at).expect("not attached yet"))
+        .collect();
     let mut writers: Vec<Option<Child>> =
         (0..WRITERS).map(|at| Some(start_writer(region, at, &progress[at]))).collect();
     let (mut kills, mut dice) = (Kills::default(), Dice(clock::now().0 | 1));
@@ -326,7 +328,7 @@ fn kill_at_random(region: &Arc<Region>, progress: &'static [Progress], mut engin
         let at = dice.roll(WRITERS as u64) as usize;
         writers[at].take().into_iter().for_each(Child::kill);
         kills.writers += 1;
-        let (at_work, inside) = progress[at].settle(&region.event_ring(at));
+        let (at_work, inside) = progress[at].settle(region.event_ring(at));
         kills.at_work += u64::from(at_work && at < WORKERS);
         kills.inside += u64::from(inside);
         writers[at] = Some(start_writer(region, at, &progress[at]));
@@ -340,18 +342,19 @@ fn kill_at_random(region: &Arc<Region>, progress: &'static [Progress], mut engin
     }
     for (at, writer) in writers.into_iter().enumerate() {
         writer.into_iter().for_each(Child::kill);
-        progress[at].settle(&region.event_ring(at));
+        progress[at].settle(region.event_ring(at));
     }
     (kills, engine)
 }
 
 /// Takes over every ring, says one thing more on it and BYE to all sessions, and waits until all of it is settled.
 fn settle(region: &Arc<Region>, progress: &[Progress]) {
-    let mut resumers: Vec<NotificationReader> =
-        (0..region.resumers()).map(|at| NotificationReader::attach(region, at)).collect();
+    let mut resumers: Vec<NotificationReader> = (0..region.resume_workers())
+        .map(|at| NotificationReader::attach(region, at).expect("not attached yet"))
+        .collect();
     wait("the rings are read", &mut resumers, || (0..WRITERS).all(|at| region.event_ring(at).used() == 0));
     for (at, progress) in progress.iter().enumerate().take(WORKERS) {
-        let mut worker = Worker::attach(region, at);
+        let mut worker = Worker::attach(region, at).expect("not attached yet");
         for session in 0..=progress.done() / MESSAGES {
             let call_id = call_id(at, session);
             bye(&mut worker, Dialog { call_id: call_id.as_bytes(), from_tag: b"f", to_tag: b"t" });
@@ -361,7 +364,7 @@ fn settle(region: &Arc<Region>, progress: &[Progress]) {
         }
     }
     for (at, progress) in progress.iter().enumerate().skip(WORKERS) {
-        let mut worker = Worker::attach(region, at);
+        let mut worker = Worker::attach(region, at).expect("not attached yet");
         let number = progress.done() + 1;
         let told = commands::run("account.add", &[&account(at), &number.to_string()], region, &mut worker);
         assert!(told.is_ok(), "the ring does not go on: {told:?}");
@@ -418,7 +421,7 @@ fn run() {
     let progress = unsafe { shared::<Progress>(WRITERS) };
     let engine = start_engine(&region);
     for at in WORKERS..WRITERS {
-        let mut worker = Worker::attach(&region, at);
+        let mut worker = Worker::attach(&region, at).expect("not attached yet");
         let made = commands::run("account.set", &[&account(at), &BALANCE.to_string()], &region, &mut worker);
         assert!(made.is_ok(), "{made:?}");
     }
@@ -474,11 +477,12 @@ fn kill_takers() {
     let start = || Some(Child::fork(|| take(&region, taken)));
     let mut takers = [(); 3].map(|()| start());
     let (queue, started, mut dice) = (region.queue(Lane::Verdicts), Instant::now(), Dice(clock::now().0 | 1));
+    let mut producer = region.queue_producer(Lane::Verdicts).expect("no engine runs");
     let (mut published, mut kills, mut next_kill) = (0, 0, Instant::now());
     while started.elapsed() < KILLING_TAKERS && published < RECORDS as u64 {
-        match queue.write_at(queue.head(), &content(published)) {
-            Ok(head) => {
-                queue.publish(head, clock::now());
+        match producer.write(&content(published)) {
+            Ok(()) => {
+                producer.publish(clock::now());
                 published += 1;
             }
             Err(_) => std::thread::yield_now(),

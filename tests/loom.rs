@@ -19,8 +19,8 @@ use imcharge::shm::gate::{
     Attribution, Bound, Chained, Chunk, Gate, Index, Opening, Pass, Side, Slot, Stream, StreamRecord, StreamState,
     Table,
 };
-use imcharge::shm::queue::Queue;
-use imcharge::shm::ring::{Ends, Full, Ring};
+use imcharge::shm::queue::{HoldsQueue, Queue, QueueProducer};
+use imcharge::shm::ring::{Consumer, Ends, Full, Producer};
 use imcharge::shm::sync::{AtomicU32, AtomicU64, Watched};
 use imcharge::shm::wakeup::{EngineWaker, WakeWord, wake_some};
 use loom::sync::{Condvar, Mutex};
@@ -62,57 +62,64 @@ impl RingMemory {
     /// A ring of so many octets (32 are the fewest there may be), in which everything before `start` was read.
     fn new(size: usize, start: u64) -> Arc<RingMemory> {
         let data = (0..size / 8).map(|_| UnsafeCell::new(0)).collect();
-        let memory = RingMemory { ends: Ends::default(), data, watched: Watched::new(size) };
-        memory.ring().publish(start);
-        memory.ring().free(start);
-        Arc::new(memory)
+        Arc::new(RingMemory { ends: Ends::new(start, start), data, watched: Watched::new(size) })
     }
 
-    fn ring(&self) -> Ring {
-        // SAFETY: every thread that has the ring holds the memory too; the models have one writer and one reader.
-        let ring = unsafe { Ring::at(&self.ends, self.data.as_ptr().cast_mut().cast(), self.data.len() * 8) };
-        ring.watched(self.watched.watch())
+    fn start(&self) -> *mut u8 {
+        UnsafeCell::raw_get(self.data.as_ptr()).cast()
+    }
+
+    fn producer(self: &Arc<Self>) -> Producer<Arc<RingMemory>> {
+        // SAFETY: the producer holds the memory, of the size given; each model has one producer at a time.
+        let producer =
+            unsafe { Producer::over(&raw const self.ends, self.start(), self.data.len() * 8, Arc::clone(self)) };
+        producer.watched(self.watched.watch())
+    }
+
+    fn consumer(self: &Arc<Self>) -> Consumer<Arc<RingMemory>> {
+        // SAFETY: as above; each model has one consumer.
+        let consumer =
+            unsafe { Consumer::over(&raw const self.ends, self.start(), self.data.len() * 8, Arc::clone(self)) };
+        consumer.watched(self.watched.watch())
     }
 }
 
-/// The content of record `number`: of a short and a long one in turn the ring's end is met with and without a skip mark.
+/// Content of record `number`, short and long in turn, so that the end of the ring is met with and without a skip mark.
 fn content(number: u8) -> Vec<u8> {
     vec![number; if number % 2 == 0 { 4 } else { 12 }]
 }
 
-/// Writes a record without publishing it; the head behind it.
-fn write(ring: &Ring, head: u64, number: u8) -> Result<u64, Full> {
+/// Writes a record without publishing it.
+fn write(ring: &mut Producer<Arc<RingMemory>>, number: u8) -> Result<(), Full> {
     let content = content(number);
-    let written = ring.write_at(head, 0, |space| {
+    let written = ring.write(0, |space| {
         space[..content.len()].copy_from_slice(&content);
         Some(content.len())
     })?;
-    Ok(written.expect("content was given"))
+    assert!(written, "content was given");
+    Ok(())
 }
 
 /// Writes and publishes records, waiting for room.
-fn write_all(ring: &Ring, numbers: std::ops::Range<u8>) {
+fn write_all(ring: &mut Producer<Arc<RingMemory>>, numbers: std::ops::Range<u8>) {
     for number in numbers {
-        let head = loop {
-            match write(ring, ring.head(), number) {
-                Ok(head) => break head,
-                Err(Full) => thread::yield_now(),
-            }
-        };
-        ring.publish(head);
+        while write(ring, number) == Err(Full) {
+            thread::yield_now();
+        }
+        ring.publish();
         assert!(ring.used() <= ring.size(), "more is used than there is");
     }
 }
 
-/// Reads records, each twice: when it comes, and before its space is given back, after `keep` records.
-fn read_all(ring: &Ring, numbers: std::ops::Range<u8>, keep: usize) {
+/// Reads records, each twice: when it is published, and again before its space is freed, after `keep` records.
+fn read_all(ring: &mut Consumer<Arc<RingMemory>>, numbers: std::ops::Range<u8>, keep: usize) {
     let mut position = ring.tail();
     let mut kept = Vec::new();
     for number in numbers {
         let next = loop {
             match ring.read_at(position) {
                 Some((read, next)) => {
-                    assert_eq!(read, content(number), "a record is not what was written");
+                    assert_eq!(read, content(number), "a record differs from what was written");
                     break next;
                 }
                 None => thread::yield_now(),
@@ -130,44 +137,44 @@ fn read_all(ring: &Ring, numbers: std::ops::Range<u8>, keep: usize) {
 }
 
 #[test]
-fn a_reader_sees_each_record_whole_in_order_and_once() {
+fn consumer_reads_each_record_complete_in_order_and_once() {
     model("ring", Some(2), || {
         // The second record fills the ring to its end, the fourth does not fit before it.
         let memory = RingMemory::new(32, 8);
-        let writer = Arc::clone(&memory);
-        let writer = thread::spawn(move || write_all(&writer.ring(), 0..4));
-        let ring = memory.ring();
-        read_all(&ring, 0..4, 1);
-        writer.join().expect("the writer ends");
-        assert!(ring.read_at(ring.tail()).is_none() && ring.used() == 0, "nothing is left");
+        let mut producer = memory.producer();
+        let producer = thread::spawn(move || write_all(&mut producer, 0..4));
+        let mut ring = memory.consumer();
+        read_all(&mut ring, 0..4, 1);
+        producer.join().expect("the producer ends");
+        assert!(ring.read_at(ring.tail()).is_none() && memory.ends.used() == 0, "nothing is left");
     });
 }
 
 #[test]
-fn records_stay_until_the_reader_frees_them() {
+fn records_stay_until_the_consumer_frees_them() {
     model("ring, freed late", Some(3), || {
         let memory = RingMemory::new(64, 48);
-        let writer = Arc::clone(&memory);
-        let writer = thread::spawn(move || write_all(&writer.ring(), 0..4));
-        read_all(&memory.ring(), 0..4, 2);
-        writer.join().expect("the writer ends");
+        let mut producer = memory.producer();
+        let producer = thread::spawn(move || write_all(&mut producer, 0..4));
+        read_all(&mut memory.consumer(), 0..4, 2);
+        producer.join().expect("the producer ends");
     });
 }
 
 #[test]
-fn a_record_that_its_writer_did_not_publish_does_not_exist() {
-    model("ring, new writer", Some(3), || {
+fn unpublished_record_of_a_killed_producer_is_not_read() {
+    model("ring, new producer", Some(3), || {
         let memory = RingMemory::new(64, 48);
-        let writer = Arc::clone(&memory);
-        let writer = thread::spawn(move || {
-            let killed = writer.ring();
-            write_all(&killed, 0..1);
-            // The life of this writer ends in its second record, and another one takes the ring as it is.
-            let _ = write(&killed, killed.head(), 77);
-            write_all(&writer.ring(), 1..3);
+        let producers = Arc::clone(&memory);
+        let producers = thread::spawn(move || {
+            let mut killed = producers.producer();
+            write_all(&mut killed, 0..1);
+            // This producer is killed in its second record, and another one continues with the ring.
+            let _ = write(&mut killed, 77);
+            write_all(&mut producers.producer(), 1..3);
         });
-        read_all(&memory.ring(), 0..3, 1);
-        writer.join().expect("the writers end");
+        read_all(&mut memory.consumer(), 0..3, 1);
+        producers.join().expect("the producers end");
     });
 }
 
@@ -542,57 +549,58 @@ fn a_frame_that_found_its_slot_just_before_the_reuse_takes_nothing_of_the_next_s
     });
 }
 
-/// An eventfd and who waits for it.
+/// An eventfd and the thread that waits for it.
 #[derive(Default)]
 struct EventFd {
-    rung: Mutex<bool>,
+    is_signalled: Mutex<bool>,
     changed: Condvar,
 }
 
 impl EventFd {
-    fn ring(&self) {
-        *self.rung.lock().expect("no panic") = true;
+    fn signal(&self) {
+        *self.is_signalled.lock().expect("no panic") = true;
         self.changed.notify_one();
     }
 
-    /// Without an end in time: who is not woken sleeps for ever, and loom says so.
+    /// Without a time limit: loom reports a thread that is never woken.
     fn wait(&self) {
-        let mut rung = self.rung.lock().expect("no panic");
-        while !*rung {
-            rung = self.changed.wait(rung).expect("no panic");
+        let mut is_signalled = self.is_signalled.lock().expect("no panic");
+        while !*is_signalled {
+            is_signalled = self.changed.wait(is_signalled).expect("no panic");
         }
-        *rung = false;
+        *is_signalled = false;
     }
 }
 
 /// Event rings of two workers, and the engine's sleep.
-struct House {
+struct Rings {
     rings: [Arc<RingMemory>; 2],
-    doorbell: EngineWaker,
-    bell: EventFd,
+    waker: EngineWaker,
+    eventfd: EventFd,
 }
 
-impl House {
-    fn new() -> Arc<House> {
+impl Rings {
+    fn new() -> Arc<Rings> {
         let rings = [(); 2].map(|()| RingMemory::new(64, 0));
-        Arc::new(House { rings, doorbell: EngineWaker::default(), bell: EventFd::default() })
+        Arc::new(Rings { rings, waker: EngineWaker::default(), eventfd: EventFd::default() })
     }
 
-    /// A worker: publishes records, and somebody waits for what comes of each.
+    /// A worker: publishes records and waits for the result of each.
     fn publish(&self, at: usize, numbers: std::ops::Range<u8>) {
-        let ring = self.rings[at].ring();
+        let mut ring = self.rings[at].producer();
         for number in numbers {
-            ring.publish(write(&ring, ring.head(), number).expect("room"));
-            self.doorbell.wake(|| self.bell.ring());
+            write(&mut ring, number).expect("room");
+            ring.publish();
+            self.waker.wake(|| self.eventfd.signal());
         }
     }
 
-    /// The engine: turns and sleeps until it has read so many records.
+    /// The engine: ticks and sleeps until it has read so many records.
     fn read(&self, wanted: usize) {
-        let rings = [self.rings[0].ring(), self.rings[1].ring()];
+        let rings = [self.rings[0].consumer(), self.rings[1].consumer()];
         let (mut positions, mut read) = ([0, 0], 0);
         loop {
-            self.doorbell.begin_turn();
+            self.waker.begin_tick();
             for (ring, position) in rings.iter().zip(&mut positions) {
                 while let Some((_, next)) = ring.read_at(*position) {
                     *position = next;
@@ -602,77 +610,70 @@ impl House {
             if read == wanted {
                 return;
             }
-            self.doorbell.sleep(|| self.bell.wait());
+            self.waker.sleep(|| self.eventfd.wait());
         }
     }
 }
 
 #[test]
-fn the_engine_never_sleeps_on_what_somebody_waits_for() {
-    model("doorbell, one worker", Some(5), || {
-        let house = House::new();
-        let worker = Arc::clone(&house);
+fn engine_does_not_sleep_while_an_urgent_event_is_unread() {
+    model("engine waker, one worker", Some(5), || {
+        let rings = Rings::new();
+        let worker = Arc::clone(&rings);
         let worker = thread::spawn(move || worker.publish(0, 0..2));
-        house.read(2);
+        rings.read(2);
         worker.join().expect("the worker ends");
     });
 }
 
 #[test]
-fn the_engine_hears_each_of_two_workers() {
-    model("doorbell, two workers", Some(3), || {
-        let house = House::new();
+fn engine_reads_the_urgent_events_of_two_workers() {
+    model("engine waker, two workers", Some(3), || {
+        let rings = Rings::new();
         let workers = [0, 1].map(|at| {
-            let house = Arc::clone(&house);
-            thread::spawn(move || house.publish(at, 0..1))
+            let rings = Arc::clone(&rings);
+            thread::spawn(move || rings.publish(at, 0..1))
         });
-        house.read(2);
+        rings.read(2);
         for worker in workers {
             worker.join().expect("a worker ends");
         }
     });
 }
 
-/// What stands in a mapped file otherwise: a queue, and the sleeps of two who take from it.
+/// A queue, and the wake words of its two readers.
 struct QueueMemory {
     ends: Ends,
     words: Vec<AtomicU64>,
-    sleepers: [WakeWord; 2],
-    bells: [EventFd; 2],
+    wake_words: [WakeWord; 2],
+    eventfds: [EventFd; 2],
     taken: [Count; 4],
 }
 
 impl QueueMemory {
-    /// The smallest queue there is: two of the longest records.
+    /// The smallest possible queue: two of the longest records.
     fn new() -> Arc<QueueMemory> {
         let words = (0..8).map(|_| AtomicU64::new(0)).collect();
-        let (ends, sleepers, bells, taken) = Default::default();
-        Arc::new(QueueMemory { ends, words, sleepers, bells, taken })
+        let (ends, wake_words, eventfds, taken) = Default::default();
+        Arc::new(QueueMemory { ends, words, wake_words, eventfds, taken })
     }
 
-    fn queue(&self) -> Queue<'_> {
-        Queue::over(&self.ends, &self.words)
-    }
-
-    /// Writes and publishes records, waiting for room, and wakes one who takes for each.
+    /// Writes and publishes records, waiting for room, and wakes one reader for each.
     fn publish(&self, numbers: std::ops::Range<u8>) {
-        let queue = self.queue();
+        let mut producer = QueueProducer::new(self);
         for number in numbers {
-            let head = loop {
-                match queue.write_at(queue.head(), &content(number)) {
-                    Ok(head) => break head,
-                    Err(Full) => thread::yield_now(),
-                }
-            };
-            queue.publish(head, Time(number.into()));
+            while producer.write(&content(number)) == Err(Full) {
+                thread::yield_now();
+            }
+            producer.publish(Time(number.into()));
             self.wake(1);
         }
     }
 
     fn wake(&self, records: usize) {
-        wake_some(self.sleepers.iter(), records, |sleeper| {
-            let at = self.sleepers.iter().position(|own| std::ptr::eq(own, sleeper)).expect("one of them");
-            self.bells[at].ring();
+        wake_some(self.wake_words.iter(), records, |word| {
+            let at = self.wake_words.iter().position(|own| std::ptr::eq(own, word)).expect("one of them");
+            self.eventfds[at].signal();
         });
     }
 
@@ -688,6 +689,18 @@ impl QueueMemory {
 
     fn all_taken(&self, count: usize) -> bool {
         self.taken[..count].iter().all(|times| times.load(Ordering::Relaxed) == 1)
+    }
+}
+
+impl HoldsQueue for QueueMemory {
+    fn queue(&self) -> Queue<'_> {
+        Queue::over(&self.ends, &self.words)
+    }
+}
+
+impl HoldsQueue for &QueueMemory {
+    fn queue(&self) -> Queue<'_> {
+        (**self).queue()
     }
 }
 
@@ -745,7 +758,7 @@ fn no_verdict_waits_while_one_of_two_takers_sleeps() {
                 // One record stops each, as a script that blocks does.
                 while !memory.take(&mut record) {
                     let is_idle = || memory.queue().used() == 0;
-                    memory.sleepers[at].sleep(is_idle, || memory.bells[at].wait());
+                    memory.wake_words[at].sleep(is_idle, || memory.eventfds[at].wait());
                 }
             })
         });

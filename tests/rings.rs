@@ -78,8 +78,9 @@ fn invite_as(worker: &mut Worker, invitation: Invitation<'_>, suspended: Suspend
 
 /// Takes this many verdicts; the sessions they are for, all of them granted.
 fn verdicts(region: &Arc<Region>, count: usize) -> HashSet<SessionKey> {
-    let mut resumers: Vec<NotificationReader> =
-        (0..region.resumers()).map(|at| NotificationReader::attach(region, at)).collect();
+    let mut resumers: Vec<NotificationReader> = (0..region.resume_workers())
+        .map(|at| NotificationReader::attach(region, at).expect("not attached yet"))
+        .collect();
     let mut granted = HashSet::new();
     let started = Instant::now();
     while granted.len() < count && started.elapsed() < Duration::from_secs(30) {
@@ -96,8 +97,9 @@ fn verdicts(region: &Arc<Region>, count: usize) -> HashSet<SessionKey> {
 
 /// Takes this many verdicts: which transactions they are for, in their order, and why.
 fn reasons(region: &Arc<Region>, count: usize) -> Vec<(u64, Outcome, String)> {
-    let mut resumers: Vec<NotificationReader> =
-        (0..region.resumers()).map(|at| NotificationReader::attach(region, at)).collect();
+    let mut resumers: Vec<NotificationReader> = (0..region.resume_workers())
+        .map(|at| NotificationReader::attach(region, at).expect("not attached yet"))
+        .collect();
     let mut told = Vec::new();
     assert!(eventually(|| {
         for resumer in &mut resumers {
@@ -135,7 +137,7 @@ fn eventually(mut done: impl FnMut() -> bool) -> bool {
 fn a_full_ring_refuses_new_sessions_keeps_room_for_their_ends_and_loses_nothing() {
     let state = tempfile::tempdir().expect("a folder");
     let region = region(&state, |_| {});
-    let mut worker = Worker::attach(&region, 0);
+    let mut worker = Worker::attach(&region, 0).expect("not attached yet");
     let mut taken = HashSet::new();
     let refused = loop {
         match invite(&mut worker, &format!("call{}", taken.len())) {
@@ -165,7 +167,8 @@ fn a_full_ring_refuses_new_sessions_keeps_room_for_their_ends_and_loses_nothing(
 fn an_invite_by_a_second_way_is_told_so_and_its_end_ends_nothing() {
     let state = tempfile::tempdir().expect("a folder");
     let region = region(&state, |_| {});
-    let (mut worker, mut other) = (Worker::attach(&region, 0), Worker::attach(&region, 1));
+    let (mut worker, mut other) =
+        (Worker::attach(&region, 0).expect("not attached yet"), Worker::attach(&region, 1).expect("not attached yet"));
     let [first, second] = [1, 2].map(|number| Suspended { index: number, label: number, continuation: 0 });
     let session = Worker::session_of_invitation(&Invitation { call_id: b"merged", from_tag: b"f", cseq: 1 });
     // The end of the second, seen by another process, may be read before either has begun.
@@ -185,7 +188,7 @@ fn an_invite_by_a_second_way_is_told_so_and_its_end_ends_nothing() {
     drop((worker, other, region));
     // Behind a restart of the host it is another one, whatever its numbers are.
     let region = self::region(&state, |_| {});
-    let mut worker = Worker::attach(&region, 0);
+    let mut worker = Worker::attach(&region, 0).expect("not attached yet");
     assert_eq!(invite_in(&mut worker, "merged", first), Ok(session));
     with_engine(&region, || assert_eq!(reasons(&region, 1), [(1, Outcome::Failed, "merged".into())]));
 }
@@ -194,7 +197,7 @@ fn an_invite_by_a_second_way_is_told_so_and_its_end_ends_nothing() {
 fn an_answer_whose_event_found_no_room_makes_no_failed_call() {
     let state = tempfile::tempdir().expect("a folder");
     let region = region(&state, |_| {});
-    let mut worker = Worker::attach(&region, 0);
+    let mut worker = Worker::attach(&region, 0).expect("not attached yet");
     let active = || region.statistic(Statistic::SessionsActive);
     with_engine(&region, || {
         let session = invite(&mut worker, "call").expect("room");
@@ -207,12 +210,12 @@ fn an_answer_whose_event_found_no_room_makes_no_failed_call() {
         worker.failed(session, None, 408);
         assert_eq!(region.event_ring(0).head(), before, "a host's end of the transaction is no failure");
         // Nor is one that another process has reported before.
-        let ring = region.event_ring(1);
+        let mut ring = region.event_producer(1).expect("not attached yet");
         let event = Event::Failed { code: 408, transaction: None };
         let record = Record::Event(Entry { session, at: clock::now(), event });
-        let written =
-            ring.write_at(ring.head(), 0, |space| postcard::to_slice(&record, space).ok().map(|space| space.len()));
-        ring.publish(written.ok().flatten().expect("room"));
+        let written = ring.write(0, |space| postcard::to_slice(&record, space).ok().map(|space| space.len()));
+        assert_eq!(written, Ok(true));
+        ring.publish();
         assert!(eventually(|| ring.used() == 0));
         invite(&mut worker, "next").expect("room");
         verdicts(&region, 1);
@@ -227,7 +230,7 @@ fn an_answer_whose_event_found_no_room_makes_no_failed_call() {
 fn an_engine_that_never_ran_or_is_silent_is_told_apart_from_one_that_is_slow() {
     let state = tempfile::tempdir().expect("a folder");
     let region = region(&state, |_| {});
-    let mut worker = Worker::attach(&region, 0);
+    let mut worker = Worker::attach(&region, 0).expect("not attached yet");
     assert!(invite(&mut worker, "early").is_ok());
     assert!(eventually(|| invite(&mut worker, "late") == Err(Refused::EngineDown)));
 }
@@ -236,7 +239,7 @@ fn an_engine_that_never_ran_or_is_silent_is_told_apart_from_one_that_is_slow() {
 fn malformed_calls_are_refused_and_counted() {
     let state = tempfile::tempdir().expect("a folder");
     let region = region(&state, |_| {});
-    let mut worker = Worker::attach(&region, 0);
+    let mut worker = Worker::attach(&region, 0).expect("not attached yet");
     for call_id in ["", &"x".repeat(257)] {
         assert_eq!(invite(&mut worker, call_id), Err(Refused::Malformed));
     }
@@ -275,7 +278,7 @@ fn rows(state: &tempfile::TempDir, table: &str) -> i64 {
 fn a_locked_ledger_delays_its_tables_and_no_verdict() {
     let state = tempfile::tempdir().expect("a folder");
     let region = region(&state, |_| {});
-    let mut worker = Worker::attach(&region, 0);
+    let mut worker = Worker::attach(&region, 0).expect("not attached yet");
     // The write lock of a database browser, which nobody closes.
     let browser = rusqlite::Connection::open(state.path().join("ledger.sqlite")).expect("the ledger opens");
     browser.execute_batch("BEGIN IMMEDIATE").expect("locked");
@@ -311,7 +314,7 @@ fn region_again(state: &tempfile::TempDir, region: Arc<Region>, worker: Worker) 
 fn a_ledger_that_is_deleted_refuses_sessions_until_it_is_back() {
     let state = tempfile::tempdir().expect("a folder");
     let region = region(&state, |_| {});
-    let mut worker = Worker::attach(&region, 0);
+    let mut worker = Worker::attach(&region, 0).expect("not attached yet");
     let (path, away) = (state.path().join("ledger.sqlite"), state.path().join("away"));
     with_engine(&region, || {
         invite(&mut worker, "first").expect("taken");
@@ -330,7 +333,7 @@ fn a_command_that_an_earlier_run_left_behind_is_done_and_answers_nobody() {
     let state = tempfile::tempdir().expect("a folder");
     let before = region(&state, |_| {});
     for process in [0, 3] {
-        let mut worker = Worker::attach(&before, process);
+        let mut worker = Worker::attach(&before, process).expect("not attached yet");
         let asked = commands::run("account.set", &[ALICE, "77"], &before, &mut worker);
         assert_eq!(asked.map_err(|error| error.code), Err(503), "no engine runs");
     }
@@ -338,7 +341,7 @@ fn a_command_that_an_earlier_run_left_behind_is_done_and_answers_nobody() {
     // Fewer processes than before: there is no slot for the answer to the last one.
     let config = Config { state_dir: state.path().to_owned(), ..Config::default() };
     let region = preflight::create_region(config, 1).unwrap_or_else(|error| panic!("{error}"));
-    let mut worker = Worker::attach(&region, 0);
+    let mut worker = Worker::attach(&region, 0).expect("not attached yet");
     with_engine(&region, || {
         assert_eq!(account(&mut worker, "balance"), 77);
         assert_eq!(region.reply_slot(0).sequence.load(Ordering::Relaxed), 1, "its own question alone");
@@ -379,9 +382,10 @@ fn a_full_disk_loses_nothing_refuses_sessions_when_the_journal_is_full_and_goes_
     // The journal takes 16 MiB of it at the start.
     let disk = SmallDisk::new(20);
     let region = region(&disk.0, |config| config.max_sessions = 200_000);
-    let (mut worker, mut sent, mut seen) = (Worker::attach(&region, 0), 0, 0);
-    let mut resumers: Vec<NotificationReader> =
-        (0..region.resumers()).map(|at| NotificationReader::attach(&region, at)).collect();
+    let (mut worker, mut sent, mut seen) = (Worker::attach(&region, 0).expect("not attached yet"), 0, 0);
+    let mut resumers: Vec<NotificationReader> = (0..region.resume_workers())
+        .map(|at| NotificationReader::attach(&region, at).expect("not attached yet"))
+        .collect();
     let mut take = |seen: &mut usize| {
         for resumer in &mut resumers {
             while resumer.next(|notice| {
@@ -428,7 +432,7 @@ fn what_the_engine_does_is_measured() {
     let region = region(&state, |_| {});
     let value = |statistic| region.statistic(statistic);
     with_engine(&region, || {
-        let mut worker = Worker::attach(&region, 0);
+        let mut worker = Worker::attach(&region, 0).expect("not attached yet");
         for number in 0..20 {
             assert!(invite(&mut worker, &format!("measured-{number}")).is_ok());
         }
@@ -476,7 +480,7 @@ fn the_text_for_prometheus_fits_the_buffer_that_the_configuration_gives_it() {
 fn old_history_goes_while_the_engine_runs_and_what_is_newer_is_explained() {
     let state = tempfile::tempdir().expect("a folder");
     let region = region(&state, |config| config.history_days = 7);
-    let mut worker = Worker::attach(&region, 0);
+    let mut worker = Worker::attach(&region, 0).expect("not attached yet");
     let calls: Vec<String> = (0..300).map(|call| format!("call{call}")).collect();
     let ledger = || rusqlite::Connection::open(state.path().join("ledger.sqlite")).expect("the ledger opens");
     with_engine(&region, || {
@@ -493,7 +497,7 @@ fn old_history_goes_while_the_engine_runs_and_what_is_newer_is_explained() {
                 DELETE FROM states WHERE session<=200;";
     ledger().execute_batch(week).expect("a ledger");
     let region = self::region(&state, |config| config.history_days = 7);
-    let mut worker = Worker::attach(&region, 0);
+    let mut worker = Worker::attach(&region, 0).expect("not attached yet");
     let count = |sql: &str| -> i64 { ledger().query_row(sql, [], |row| row.get(0)).expect("a number") };
     with_engine(&region, || {
         assert!(
@@ -518,7 +522,7 @@ fn old_history_goes_while_the_engine_runs_and_what_is_newer_is_explained() {
 fn a_list_of_the_audit_that_is_cut_says_how_much_there_is() {
     let state = tempfile::tempdir().expect("a folder");
     let region = region(&state, |_| {});
-    let mut worker = Worker::attach(&region, 0);
+    let mut worker = Worker::attach(&region, 0).expect("not attached yet");
     with_engine(&region, || {
         invite(&mut worker, "open").expect("taken");
         assert_eq!(verdicts(&region, 1).len(), 1);
@@ -568,7 +572,7 @@ fn a_call_of_many_sessions_comes_in_pages() {
     const SESSIONS: u32 = 200;
     let state = tempfile::tempdir().expect("a folder");
     let region = region(&state, |_| {});
-    let mut worker = Worker::attach(&region, 0);
+    let mut worker = Worker::attach(&region, 0).expect("not attached yet");
     with_engine(&region, || {
         for cseq in 1..=SESSIONS {
             let invitation = Invitation { call_id: b"again", from_tag: b"f", cseq };

@@ -70,7 +70,8 @@ fn answer(worker: &mut Worker, number: usize) -> bool {
 
 /// Reserves for these calls and waits for their verdicts. Retries while the module refuses new calls.
 fn reserve_all(region: &Arc<Region>, worker: &mut Worker, numbers: Range<usize>, messages: u32) {
-    let (mut resumer, mut seen, count) = (NotificationReader::attach(region, 0), 0, numbers.len());
+    let (mut resumer, mut seen, count) =
+        (NotificationReader::attach(region, 0).expect("not attached yet"), 0, numbers.len());
     for number in numbers {
         while !reserve(worker, number, messages) {
             while resumer.next(|_| seen += 1) {}
@@ -106,7 +107,7 @@ fn hook_nanos(size: usize, mailbox: usize) -> Result<(f64, f64), Box<dyn Error>>
     const BATCH: usize = 500;
     const BATCHES: usize = 40;
     with_engine(100_000, |region| {
-        let mut worker = Worker::attach(region, 0);
+        let mut worker = Worker::attach(region, 0).expect("not attached yet");
         let sessions = (BATCH * BATCHES).div_ceil(mailbox);
         reserve_all(region, &mut worker, 0..sessions, mailbox as u32);
         for number in 0..sessions {
@@ -168,16 +169,17 @@ pub fn sessions_per_second() -> Result<(), Box<dyn Error>> {
         let started = Instant::now();
         thread::scope(|scope| {
             scope.spawn(|| {
-                let mut worker = Worker::attach(region, 0);
+                let mut worker = Worker::attach(region, 0).expect("not attached yet");
                 for number in 0..SESSIONS {
                     while !reserve(&mut worker, number, 1) {
                         thread::sleep(Duration::from_micros(200));
                     }
                 }
             });
-            let mut resumers: Vec<NotificationReader> =
-                (0..region.resumers()).map(|at| NotificationReader::attach(region, at)).collect();
-            let mut ender = Worker::attach(region, 1);
+            let mut resumers: Vec<NotificationReader> = (0..region.resume_workers())
+                .map(|at| NotificationReader::attach(region, at).expect("not attached yet"))
+                .collect();
+            let mut ender = Worker::attach(region, 1).expect("not attached yet");
             while taken.load(Ordering::Relaxed) < SESSIONS {
                 for resumer in &mut resumers {
                     resumer.wait(Duration::from_millis(1));
@@ -218,7 +220,7 @@ fn large_session_of(waiting: usize) -> Result<(f64, f64), Box<dyn Error>> {
     const SECONDS: u64 = 4;
     const FRAMES: u64 = 100;
     with_engine(100_000, |region| {
-        let mut worker = Worker::attach(region, 0);
+        let mut worker = Worker::attach(region, 0).expect("not attached yet");
         reserve_all(region, &mut worker, 0..1, 10_000);
         while !answer(&mut worker, 0) {
             thread::sleep(Duration::from_micros(200));
@@ -240,7 +242,7 @@ fn large_session_of(waiting: usize) -> Result<(f64, f64), Box<dyn Error>> {
         let (before, stop) = (written()?, AtomicBool::new(false));
         let mut waits = thread::scope(|scope| {
             let others = scope.spawn(|| {
-                let (mut worker, mut waits) = (Worker::attach(region, 1), Vec::new());
+                let (mut worker, mut waits) = (Worker::attach(region, 1).expect("not attached yet"), Vec::new());
                 for number in 1.. {
                     if stop.load(Ordering::Relaxed) {
                         break;
@@ -300,7 +302,7 @@ pub fn memory_of_each_size() -> Result<(), Box<dyn Error>> {
 /// Measures the memory of an open, answered session, in the engine and in the shared table.
 pub fn memory(count: usize) -> Result<(), Box<dyn Error>> {
     with_engine(count as u32 + 1000, |region| {
-        let mut worker = Worker::attach(region, 0);
+        let mut worker = Worker::attach(region, 0).expect("not attached yet");
         let before = private_octets()?;
         let mut next = 0;
         while next < count {

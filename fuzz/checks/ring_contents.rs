@@ -1,7 +1,7 @@
-//! Shared memory with anything in it: a process that was killed, or has gone mad, leaves what it leaves. Rings, queues, records,
-//! notices and the gate never lead out of their memory, never panic, and never loop.
+//! Shared memory with arbitrary contents, as a killed or misbehaving process may leave it. Rings, queues, records,
+//! notifications and the gate never access memory beyond their own, never panic and never loop.
 
-use super::{Choices, lies_in};
+use super::Choices;
 use imcharge::charge::ch2::{Denial, Operation, Request, Response, SessionKey};
 use imcharge::charge::event::{Direction, Event};
 use imcharge::charge::policy::Policy;
@@ -12,9 +12,10 @@ use imcharge::shm::gate::{
     Attribution, Chained, Chunk, Gate, Index, Opening, Pass, Side, Slot, Stream, StreamRecord, StreamState, Table,
 };
 use imcharge::shm::notification::Notification;
-use imcharge::shm::queue::Queue;
+use imcharge::shm::queue::{HoldsQueue, Queue, QueueProducer};
 use imcharge::shm::record::Record;
-use imcharge::shm::ring::{Ends, RECORD_MAX, Ring};
+use imcharge::shm::ring::{Consumer, Ends, Producer, RECORD_MAX};
+use std::cell::UnsafeCell;
 use std::sync::atomic::{AtomicU32, AtomicU64};
 
 /// The smallest ring there is.
@@ -55,66 +56,64 @@ fn records<'a>(choices: &mut Choices<'a>) -> Vec<&'a [u8]> {
     records
 }
 
-/// A ring in memory of its own, of exactly its size: what reads beyond is seen by the sanitizer.
+/// A ring in its own memory of exactly its size, so that the sanitizer finds every access beyond it.
 struct Memory {
-    ends: Box<RawEnds>,
-    data: Box<[u64]>,
-}
-
-/// The two counters as `Ends` has them.
-#[repr(C, align(64))]
-struct RawEnds {
-    head: AtomicU64,
-    _apart: [u64; 7],
-    tail: AtomicU64,
-    _end: [u64; 7],
+    ends: Ends,
+    data: Box<[UnsafeCell<u64>]>,
 }
 
 impl Memory {
     fn new(head: u64, tail: u64, contents: &[u8]) -> Memory {
-        assert_eq!((size_of::<RawEnds>(), align_of::<RawEnds>()), (size_of::<Ends>(), align_of::<Ends>()));
         let word = |octets: &[u8]| octets.iter().rev().fold(0, |word: u64, octet| word << 8 | u64::from(*octet));
-        let mut data: Box<[u64]> = contents.chunks(8).map(word).cycle().take(SIZE / 8).collect();
-        if data.is_empty() {
-            data = vec![0; SIZE / 8].into();
-        }
-        let ends = RawEnds { head: head.into(), _apart: [0; 7], tail: tail.into(), _end: [0; 7] };
-        Memory { ends: Box::new(ends), data }
+        let contents: Vec<u64> = contents.chunks(8).map(word).collect();
+        let data = contents.into_iter().cycle().chain(std::iter::repeat(0)).take(SIZE / 8);
+        Memory { ends: Ends::new(head, tail), data: data.map(UnsafeCell::new).collect() }
     }
 
-    fn ring(&mut self) -> Ring {
-        // SAFETY: both live as long as `self`, of which the ring is used up before; the layout of the ends is the same
-        // (two counters, each on its line, checked in `new`), SIZE octets are there, and one thread reads and writes.
-        unsafe { Ring::at((&raw const *self.ends).cast(), self.data.as_mut_ptr().cast(), SIZE) }
+    fn start(&self) -> *mut u8 {
+        UnsafeCell::raw_get(self.data.as_ptr()).cast()
     }
 
-    fn octets(&self) -> &[u8] {
-        // SAFETY: the same octets, as octets.
-        unsafe { std::slice::from_raw_parts(self.data.as_ptr().cast(), SIZE) }
+    fn producer(&self) -> Producer<&Memory> {
+        // SAFETY: the memory is borrowed and has SIZE octets; it has one producer and one consumer, of one thread.
+        unsafe { Producer::over(&raw const self.ends, self.start(), SIZE, self) }
+    }
+
+    fn consumer(&self) -> Consumer<&Memory> {
+        // SAFETY: as in `producer`.
+        unsafe { Consumer::over(&raw const self.ends, self.start(), SIZE, self) }
+    }
+
+    /// Whether these octets lie in the ring.
+    fn contains(&self, part: &[u8]) -> bool {
+        let (start, part) = (self.start() as usize, part.as_ptr_range());
+        part.is_empty() || (start <= part.start as usize && part.end as usize <= start + SIZE)
     }
 }
 
-/// A queue in memory of its own, of exactly its size.
+/// A queue in its own memory of exactly its size.
 struct QueueMemory {
-    ends: Box<RawEnds>,
+    ends: Ends,
     words: Box<[AtomicU64]>,
 }
 
 impl QueueMemory {
-    /// With the contents of a ring's memory, over and over.
-    fn new(head: u64, tail: u64, like: &Memory) -> QueueMemory {
-        let ends = RawEnds { head: head.into(), _apart: [0; 7], tail: tail.into(), _end: [0; 7] };
-        let words = like.data.iter().cycle().take(QUEUE_WORDS).map(|word| AtomicU64::new(*word)).collect();
-        QueueMemory { ends: Box::new(ends), words }
-    }
-
-    fn queue(&self) -> Queue<'_> {
-        // SAFETY: the layout of the ends is the same (checked in `Memory::new`), and they live as long as the borrow.
-        Queue::over(unsafe { &*(&raw const *self.ends).cast::<Ends>() }, &self.words)
+    /// Filled with the contents of a ring's memory, repeated.
+    fn new(head: u64, tail: u64, contents: &[u8]) -> QueueMemory {
+        let ring = Memory::new(0, 0, contents);
+        let contents = ring.data.into_vec().into_iter().map(UnsafeCell::into_inner);
+        let words = contents.collect::<Vec<_>>().into_iter().cycle().take(QUEUE_WORDS).map(AtomicU64::new);
+        QueueMemory { ends: Ends::new(head, tail), words: words.collect() }
     }
 }
 
-/// Takes records from anywhere, with any contents.
+impl HoldsQueue for &QueueMemory {
+    fn queue(&self) -> Queue<'_> {
+        Queue::over(&self.ends, &self.words)
+    }
+}
+
+/// Takes records at any positions, with any contents.
 fn take_from_queue(memory: &QueueMemory) {
     let (queue, mut record, mut session) = (memory.queue(), Vec::new(), None);
     for _ in 0..QUEUE_WORDS {
@@ -128,64 +127,72 @@ fn take_from_queue(memory: &QueueMemory) {
     let _ = queue.used();
 }
 
-/// Writes a record at any head. What finds room is taken as it was written.
+/// Writes a record at any head. A record that has room is taken as it was written.
 fn write_to_queue(memory: &QueueMemory, length: usize, fill: u8) {
     let (queue, content, mut record) = (memory.queue(), vec![fill; length], Vec::new());
-    let head = queue.head();
-    let Ok(next) = queue.write_at(head, &content) else { return };
+    let (mut producer, head) = (QueueProducer::new(memory), queue.head());
+    if producer.write(&content).is_err() {
+        return;
+    }
+    let next = producer.head();
     assert!(next > head && length <= RECORD_MAX && next - queue.tail() <= QUEUE_WORDS as u64);
-    queue.publish(next, Time(1));
+    assert_eq!(producer.publish(Time(1)), 1);
     if queue.tail() == head {
         assert_eq!(queue.waiting_since(), Some(Time(1)));
         assert!(queue.take(&mut record) && record == content && queue.tail() == next);
     }
 }
 
-/// Follows the records from anywhere. Each lies in the ring and takes the reader on, so there are not more of them than
+/// Reads records from any position. Each lies in the ring and advances the position, so that there are at most as many as
 /// the shortest record has room.
 fn read_ring(choices: &mut Choices<'_>) {
     let (head, tail, mut position) = (choices.u64(), choices.u64(), choices.u64());
-    let mut memory = Memory::new(head, tail, choices.rest());
-    take_from_queue(&QueueMemory::new(head, tail, &memory));
-    let ring = memory.ring();
-    assert!(ring.size() == SIZE && ring.head() == head && ring.tail() == tail);
-    let _ = ring.used();
+    let contents = choices.rest();
+    take_from_queue(&QueueMemory::new(head, tail, contents));
+    let memory = Memory::new(head, tail.min(position), contents);
+    let mut consumer = memory.consumer();
+    assert!(consumer.head() == head && consumer.tail() == tail.min(position));
+    let _ = memory.ends.used();
     let mut session = None;
     for _ in 0..SIZE / 8 {
-        let Some((record, next)) = ring.read_at(position) else { break };
-        assert!(lies_in(record, memory.octets()), "a record beyond the ring");
-        assert!(record.len() <= RECORD_MAX && next > position && next <= head, "the reader goes on, up to the head");
+        let Some((record, next)) = consumer.read_at(position) else { break };
+        assert!(memory.contains(record), "a record beyond the ring");
+        assert!(record.len() <= RECORD_MAX && next > position && next <= head, "the position advances, up to the head");
         read_record(record, &mut session);
         position = next;
     }
-    ring.free(position);
-    assert_eq!(ring.tail(), position);
+    consumer.free(position);
+    assert_eq!((consumer.tail(), memory.ends.tail()), (position, position));
 }
 
-/// Writes from any head. What finds room lies in the ring, and is read as it was written.
+/// Writes at any head. A record that has room lies in the ring and is read as it was written.
 fn write_ring(choices: &mut Choices<'_>) {
     let (mut head, tail) = (choices.u64(), choices.u64());
-    let mut memory = Memory::new(head, tail, &[]);
-    let queue = QueueMemory::new(head, tail, &memory);
-    let ring = memory.ring();
+    let memory = Memory::new(head, tail, &[]);
+    let queue = QueueMemory::new(head, tail, &[]);
+    let (mut producer, mut consumer) = (memory.producer(), memory.consumer());
+    assert_eq!(producer.size(), SIZE);
     while !choices.is_done() {
         let (length, spare) = (usize::from(choices.u16()) % (RECORD_MAX + 2), choices.u16().into());
         let fill = choices.octet();
         write_to_queue(&queue, length, fill);
-        let written = ring.write_at(head, spare, |space| {
-            assert!(lies_in(space, memory.octets()) && space.len() == RECORD_MAX, "room beyond the ring");
+        let written = producer.write(spare, |space| {
+            assert!(memory.contains(space) && space.len() == RECORD_MAX, "room beyond the ring");
             space.iter_mut().take(length).for_each(|octet| *octet = fill);
             Some(length)
         });
-        let Ok(Some(next)) = written else { continue };
+        if written != Ok(true) {
+            continue;
+        }
+        producer.publish();
+        let next = memory.ends.head();
         assert!(next > head && next.is_multiple_of(8) && length <= RECORD_MAX);
-        ring.publish(next);
-        let (record, behind) = ring.read_at(head).expect("what was written is there");
-        assert!(record.len() == length && record.iter().all(|octet| *octet == fill) && behind == next);
-        assert!(ring.used() <= SIZE, "more written than there is room");
+        let (record, after) = consumer.read_at(head).expect("the record was published");
+        assert!(record.len() == length && record.iter().all(|octet| *octet == fill) && after == next);
+        assert!(producer.used() <= SIZE, "more is used than there is room");
         head = next;
         if choices.flag() {
-            ring.free(head);
+            consumer.free(head);
         }
     }
 }

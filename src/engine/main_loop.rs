@@ -27,8 +27,7 @@ use crate::engine::sessions::{Effect, SessionTable, Tick};
 use crate::shm::clock;
 use crate::shm::latency::Latency;
 use crate::shm::record::Record;
-use crate::shm::region::{EngineState, Region};
-use crate::shm::ring::Ring;
+use crate::shm::region::{EngineState, EventConsumer, Region};
 use crate::shm::statistic::Statistic;
 use crate::simulate::{self, InjectedBug, crash_point};
 use std::collections::VecDeque;
@@ -86,30 +85,30 @@ pub fn run(region: &Arc<Region>, stop: &AtomicBool) -> Result<(), EngineError> {
 /// The event rings of one instance and how far they are read.
 struct Reading {
     instance: u64,
-    rings: Arc<[Ring]>,
+    rings: Vec<EventConsumer>,
     positions: Vec<u64>,
 }
 
 impl Reading {
-    /// From what was committed on; a ring freed further than that holds nothing older.
-    fn new(instance: u64, rings: Vec<Ring>, marks: &Marks) -> Reading {
+    /// Continues from the marks of the last commit; a ring that is freed further holds nothing older.
+    fn new(instance: u64, rings: Vec<EventConsumer>, marks: &Marks) -> Reading {
         let committed = marks.events.iter().copied().chain(std::iter::repeat(0));
         let positions = rings.iter().zip(committed).map(|(ring, mark)| ring.tail().max(mark)).collect();
-        let reading = Reading { instance, rings: rings.into(), positions };
-        // An engine that died behind its commit has not said so.
+        let mut reading = Reading { instance, rings, positions };
+        // An engine that died after its commit has not freed what it had read.
         reading.free();
         reading
     }
 
-    fn free(&self) {
-        for (ring, position) in self.rings.iter().zip(&self.positions) {
+    fn free(&mut self) {
+        for (ring, position) in self.rings.iter_mut().zip(&self.positions) {
             ring.free(*position);
         }
     }
 }
 
-/// The next records of all rings, in the order in which they happened.
-fn gather<'a>(rings: &'a [Ring], positions: &mut [u64]) -> Vec<Record<'a>> {
+/// The next records of all rings, ordered by their times.
+fn gather<'a>(rings: &'a [EventConsumer], positions: &mut [u64]) -> Vec<Record<'a>> {
     let waiting = rings.iter().zip(&*positions).filter(|(ring, at)| ring.head() > **at).count();
     let share = BATCH.div_ceil(waiting.max(1));
     let mut records = Vec::new();
@@ -119,7 +118,7 @@ fn gather<'a>(rings: &'a [Ring], positions: &mut [u64]) -> Vec<Record<'a>> {
             *position = next;
             match postcard::from_bytes(bytes) {
                 Ok(record) => records.push(record),
-                Err(_) => log::error!("a record of an event ring cannot be read, skipped"),
+                Err(_) => log::error!("a record of an event ring cannot be decoded; skipped"),
             }
         }
     }
@@ -165,9 +164,8 @@ impl Engine {
         let mut store = Store::open(&region.config.state_dir, Some(region))?;
         let instance = region.instance();
         let marks = store.marks(instance)?.unwrap_or_default();
-        let rings = (0..region.processes()).map(|process| region.event_ring(process)).collect();
-        let reading = Reading::new(instance, rings, &marks);
-        let notices = NotificationWriter::resume(region, &marks.notifications);
+        let reading = Reading::new(instance, region.event_consumers()?, &marks);
+        let notices = NotificationWriter::resume(region, &marks.notifications)?;
         let book = SessionTable::load(region, store.live_sessions()?);
         // Sessions outlive every engine: to the servers this client has lost its state with the ledger file only
         // (RFC 6733, 8.16).
@@ -196,7 +194,7 @@ impl Engine {
             engine.notices.publish(region);
         }
         engine.settle_left_behind()?;
-        region.engine_is_ready_now();
+        region.set_engine_ready();
         Ok(engine)
     }
 
@@ -206,7 +204,7 @@ impl Engine {
         let orphaned = self.region.orphaned();
         for region in &orphaned {
             let marks = self.store.marks(region.instance())?.unwrap_or_default();
-            let old = Reading::new(region.instance(), region.event_rings(), &marks);
+            let old = Reading::new(region.instance(), region.event_consumers()?, &marks);
             let own = std::mem::replace(&mut self.reading, old);
             while self.turn()? > 0 {}
             self.reading = own;
@@ -234,7 +232,7 @@ impl Engine {
         work: impl Fn(&mut SessionTable, &mut Tick<'_>, SessionKey) -> Result<(), EngineError>,
     ) -> Result<(), EngineError> {
         for portion in sessions.chunks(PORTION) {
-            self.region.beat();
+            self.region.heartbeat();
             self.follow()?;
             self.step(|book, turn| portion.iter().try_for_each(|session| work(book, turn, *session)))?;
             self.expect_committed()?;
@@ -251,7 +249,7 @@ impl Engine {
     }
 
     fn run(&mut self, stop: &AtomicBool) -> Result<(), EngineError> {
-        while !stop.load(Ordering::Relaxed) && !self.region.stop_requested() {
+        while !stop.load(Ordering::Relaxed) && !self.region.is_stop_requested() {
             if !Engine::has_more(self.round()?) {
                 let connections = self.enabler.descriptors();
                 self.region.engine_sleep(self.patience(), &connections);
@@ -262,8 +260,8 @@ impl Engine {
 
     /// One turn, unless nothing can be committed; how many records that were.
     pub fn round(&mut self) -> Result<usize, EngineError> {
-        self.region.begin_turn();
-        self.region.beat();
+        self.region.begin_tick();
+        self.region.heartbeat();
         self.follow()?;
         if !self.can_commit() {
             // Connections are kept, and the tables may follow meanwhile.
@@ -281,6 +279,7 @@ impl Engine {
         };
         match committed {
             Ok(()) => {
+                self.reading.free();
                 self.region.set_engine_state(match self.store.is_unusable() {
                     true => EngineState::StoreFailing,
                     false => EngineState::Running,
@@ -375,17 +374,23 @@ impl Engine {
 
     /// One turn over what the rings hold; how many records that were.
     fn turn(&mut self) -> Result<usize, EngineError> {
-        self.region.beat();
+        self.region.heartbeat();
         self.notices.watch(&self.region);
-        let rings = Arc::clone(&self.reading.rings);
         self.attend();
+        // The records borrow from the rings until the step is over.
+        let rings = std::mem::take(&mut self.reading.rings);
         let (records, events) = (gather(&rings, &mut self.reading.positions), self.enabler_events());
         let read = records.len() + events.len();
-        self.step(|book, turn| {
+        let stepped = self.step(|book, turn| {
             records.iter().try_for_each(|record| book.record(turn, record))?;
             events.into_iter().try_for_each(|event| book.enabler_event(turn, event))?;
             book.timers(turn)
-        })?;
+        });
+        self.reading.rings = rings;
+        stepped?;
+        if self.uncommitted.is_none() {
+            self.reading.free();
+        }
         Ok(read)
     }
 
@@ -422,7 +427,6 @@ impl Engine {
         if !changed && effects.is_empty() {
             // The records that were read, if any, said nothing that must last.
             self.book.publish(&self.region, effects, &mut *self.enabler);
-            self.reading.free();
             return Ok(());
         }
         if simulate::is_injected(InjectedBug::ToldBeforeCommit) {
@@ -472,7 +476,6 @@ impl Engine {
         }
         self.measure(&latencies);
         crash_point();
-        self.reading.free();
         Ok(())
     }
 

@@ -3,7 +3,8 @@
 use crate::charge::time::Time;
 use crate::shm::clock;
 use crate::shm::notification::Notification;
-use crate::shm::region::{Lane, Region};
+use crate::shm::queue::QueueProducer;
+use crate::shm::region::{AttachError, Lane, QueueClaim, Region};
 use crate::shm::ring::{Full, RECORD_MAX};
 use crate::shm::script_runs::Process;
 use crate::shm::statistic::Statistic;
@@ -15,79 +16,69 @@ const LOOK: Duration = Duration::from_millis(100);
 /// How often it logs of one kind of trouble.
 const LOG_EVERY: Duration = Duration::from_secs(60);
 
-/// What the engine knows of one queue.
-struct Written {
-    lane: Lane,
-    /// Up to where it is written.
-    head: u64,
-    /// Records that are written and not published.
-    records: usize,
-}
-
-/// Writes notices before the commit, publishes them after it.
+/// Writes notifications before the commit and publishes them after it.
 pub struct NotificationWriter {
-    queues: [Written; 2],
+    /// In the order of [`Lane::ALL`].
+    queues: [QueueProducer<QueueClaim>; 2],
     watch: Watch,
 }
 
 impl NotificationWriter {
-    /// Carries on from what was committed: what an engine that died had committed and not published is published with the
-    /// next turn.
-    pub fn resume(region: &Region, committed: &[u64]) -> NotificationWriter {
-        let queues = Lane::ALL.map(|lane| {
-            let (head, mark) = (region.queue(lane).head(), committed.get(lane as usize).copied().unwrap_or(0));
-            let records = if mark > head { usize::MAX } else { 0 };
-            Written { lane, head: head.max(mark), records }
-        });
-        NotificationWriter { queues, watch: Watch::new(region) }
+    /// Continues from the marks of the last commit: notifications that an engine before this one has committed and not
+    /// published are published by the first tick.
+    pub fn resume(region: &Region, committed: &[u64]) -> Result<NotificationWriter, AttachError> {
+        let queue = |lane: Lane| {
+            let mut queue = region.queue_producer(lane)?;
+            queue.resume(committed.get(lane as usize).copied().unwrap_or(0));
+            Ok(queue)
+        };
+        let [verdicts, events] = Lane::ALL.map(queue);
+        Ok(NotificationWriter { queues: [verdicts?, events?], watch: Watch::new(region) })
     }
 
-    /// Writes a verdict. The queue has room for all INVITEs that are let in before its fill or the age of its oldest
-    /// verdict keeps others out ([`Region::verdicts_are_late`]); should it be full nevertheless, the INVITE is answered by
-    /// the host's own timer.
-    pub fn verdict(&mut self, region: &Region, notice: &Notification<'_>) {
-        if self.queues[Lane::Verdicts as usize].write(region, notice).is_err() {
+    /// Writes a verdict. New INVITEs are refused before the queue is full ([`Region::verdicts_are_late`]); if it is full
+    /// nevertheless, the INVITE is answered by the host's own timer.
+    pub fn verdict(&mut self, region: &Region, notification: &Notification<'_>) {
+        if self.write(Lane::Verdicts, notification).is_err() {
             region.count(Statistic::DroppedVerdicts);
             if let Some(more) = self.watch.dropped.log(clock::now()) {
-                let call_id = notice.call_id;
+                let call_id = notification.call_id;
                 log::error!("the queue of verdicts is full: the INVITE of {call_id}{more} gets none and times out");
             }
         }
     }
 
-    /// Writes what an event route is told.
-    pub fn event(&mut self, region: &Region, notice: &Notification<'_>) {
-        if self.queues[Lane::Events as usize].write(region, notice).is_err() {
+    /// Writes an event for an event route.
+    pub fn event(&mut self, region: &Region, notification: &Notification<'_>) {
+        if self.write(Lane::Events, notification).is_err() {
             region.count(Statistic::DroppedNotifications);
         }
     }
 
-    /// Up to where each queue is written.
-    pub fn heads(&self) -> Vec<u64> {
-        self.queues.iter().map(|queue| queue.head).collect()
+    fn write(&mut self, lane: Lane, notification: &Notification<'_>) -> Result<(), Full> {
+        let mut space = [0; RECORD_MAX];
+        let content = postcard::to_slice(notification, &mut space).map_err(|_| Full)?;
+        self.queues[lane as usize].write(content)
     }
 
-    /// Publishes everything written.
+    /// Returns up to where each queue is written.
+    pub fn heads(&self) -> Vec<u64> {
+        self.queues.iter().map(QueueProducer::head).collect()
+    }
+
+    /// Publishes everything written and wakes the readers.
     pub fn publish(&mut self, region: &Region) {
-        for queue in self.queues.iter_mut().filter(|queue| queue.records > 0) {
-            region.queue(queue.lane).publish(queue.head, clock::now());
-            region.wake_takers(queue.lane, std::mem::take(&mut queue.records));
+        for queue in &mut self.queues {
+            let published = queue.publish(clock::now());
+            if published > 0 {
+                region.wake_readers(queue.memory().lane(), published);
+            }
         }
     }
 
     /// Counts and logs runs of the script that have become slow.
     pub fn watch(&mut self, region: &Region) {
         self.watch.look(region, clock::now());
-    }
-}
-
-impl Written {
-    fn write(&mut self, region: &Region, notice: &Notification<'_>) -> Result<(), Full> {
-        let mut space = [0; RECORD_MAX];
-        let content = postcard::to_slice(notice, &mut space).map_err(|_| Full)?;
-        self.head = region.queue(self.lane).write_at(self.head, content)?;
-        self.records = self.records.saturating_add(1);
-        Ok(())
     }
 }
 
@@ -137,7 +128,7 @@ impl Watch {
         }
         self.looked = now;
         for (process, lines) in region.script_processes().zip(&mut self.processes) {
-            if let Some(slow) = region.run(process).find_slow(region, now)
+            if let Some(slow) = region.script_run(process).find_slow(region, now)
                 && let Some(more) = lines.log(now)
             {
                 slow.is_logged();
@@ -152,14 +143,14 @@ impl Watch {
                 log::warn!("{process} has been in {name} for more than a second{more}: see what blocks there; {what}");
             }
         }
-        let are_stuck = region.resumers_are_stuck(now);
+        let are_stuck = region.are_resume_workers_stuck(now);
         if are_stuck
             && !std::mem::replace(&mut self.are_stuck, are_stuck)
             && let Some(more) = self.stuck.log(now)
         {
             log::error!(
                 "all {} resume workers are stuck in the script{more}: INVITEs are refused with -3 until one is back",
-                region.resumers()
+                region.resume_workers()
             );
         }
         self.are_stuck = are_stuck;
@@ -183,6 +174,10 @@ mod tests {
         (folder, region)
     }
 
+    fn writer(region: &Region, committed: &[u64]) -> NotificationWriter {
+        NotificationWriter::resume(region, committed).expect("no other engine runs")
+    }
+
     fn notice(call_id: &str) -> Notification<'_> {
         let (session, kind) = (SessionKey(1, 2), Kind::Failed);
         Notification { session, call_id, account: "sip:a@b", reason: "", code: 0, balance: None, kind }
@@ -190,7 +185,8 @@ mod tests {
 
     /// What a resume worker takes until there is no more.
     fn taken(region: &Arc<Region>) -> Vec<String> {
-        let (mut resumer, mut taken) = (NotificationReader::attach(region, 0), Vec::new());
+        let mut resumer = NotificationReader::attach(region, 0).expect("not attached yet");
+        let mut taken = Vec::new();
         while resumer.next(|notice| taken.push(notice.call_id.to_owned())) {}
         taken
     }
@@ -198,15 +194,17 @@ mod tests {
     #[test]
     fn what_was_committed_and_not_published_is_published_by_the_next_engine_once() {
         let (_folder, region) = region();
-        let mut first = NotificationWriter::resume(&region, &[]);
+        let mut first = writer(&region, &[]);
         first.verdict(&region, &notice("committed"));
         let committed = first.heads();
         first.verdict(&region, &notice("not committed"));
         assert!(taken(&region).is_empty());
-        let mut second = NotificationWriter::resume(&region, &committed);
+        drop(first);
+        let mut second = writer(&region, &committed);
         second.publish(&region);
         assert_eq!(taken(&region), ["committed"]);
-        let mut third = NotificationWriter::resume(&region, &committed);
+        drop(second);
+        let mut third = writer(&region, &committed);
         third.publish(&region);
         third.verdict(&region, &notice("later"));
         third.publish(&region);
@@ -217,7 +215,7 @@ mod tests {
     #[test]
     fn events_that_find_no_room_are_counted_and_take_none_of_the_verdicts() {
         let (_folder, region) = region();
-        let mut notices = NotificationWriter::resume(&region, &[]);
+        let mut notices = writer(&region, &[]);
         while region.statistic(Statistic::DroppedNotifications) < 3 {
             notices.event(&region, &notice("event"));
         }
@@ -231,7 +229,7 @@ mod tests {
     #[test]
     fn verdicts_are_late_when_one_waits_or_every_resume_worker_is_stuck() {
         let (_folder, region) = region();
-        let mut notices = NotificationWriter::resume(&region, &[]);
+        let mut notices = writer(&region, &[]);
         notices.verdict(&region, &notice("waits"));
         notices.publish(&region);
         assert!(!region.verdicts_are_late());

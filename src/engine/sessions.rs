@@ -377,7 +377,7 @@ impl SessionTable {
         }
         turn.count(Statistic::Reserves);
         let (tariff, policy) = (turn.region.tariff(), turn.region.config.policy);
-        let first = turn.region.stamp() % FIRST_NUMBER_END;
+        let first = turn.region.next_end_to_end_id() % FIRST_NUMBER_END;
         let session = Session::open(key, reserve, tariff, policy, first, at);
         let row = turn.store.new_row();
         self.open += 1;
@@ -889,7 +889,7 @@ fn ask(
         None => {
             if turn.region.config.enabler.capabilities.needs_end_to_end_id {
                 // Committed with the session: resends keep the id (RFC 6733, 3).
-                request.end_to_end_id = live.session.end_to_end_id(turn.region.stamp());
+                request.end_to_end_id = live.session.end_to_end_id(turn.region.next_end_to_end_id());
             }
             turn.effects.push(Effect::Ask(request));
             Ok(None)

@@ -6,8 +6,8 @@
 use super::watchdog::{Action, Ended, Seen, Watchdog};
 use crate::engine::run;
 use crate::guard::guard;
-use crate::log_lines;
 use crate::shm::clock;
+use crate::shm::log_limit;
 use crate::shm::region::{EngineState, Region};
 use crate::shm::statistic::Statistic;
 use std::os::unix::process::ExitStatusExt;
@@ -32,7 +32,7 @@ pub fn supervise(region: &Arc<Region>, stop: &AtomicBool) {
                 report_end(region, pid, how);
             }
         }
-        let (beats, is_ready) = (region.beats(), region.engine_is_ready());
+        let (beats, is_ready) = (region.heartbeats(), region.engine_is_ready());
         match watchdog.look(Seen { beats, is_ready, ended, stop }, clock::now()) {
             Action::Nothing => {}
             Action::Return => return,
@@ -104,7 +104,7 @@ fn kill(child: Option<libc::pid_t>) {
 
 /// Forks the engine.
 fn start_engine(region: &Arc<Region>) -> std::io::Result<libc::pid_t> {
-    region.engine_begins();
+    region.set_engine_starting();
     // SAFETY: getpid and fork have no arguments. This process has one thread (contract of `supervise`), so the
     // child may use everything it inherits.
     let (supervisor, pid) = unsafe { (libc::getpid(), libc::fork()) };
@@ -119,7 +119,7 @@ fn start_engine(region: &Arc<Region>) -> std::io::Result<libc::pid_t> {
 fn engine_process(region: &Arc<Region>, supervisor: libc::pid_t) -> ! {
     static NEVER: AtomicBool = AtomicBool::new(false);
     leave_the_host(region, supervisor);
-    log_lines::log_panics();
+    log_limit::log_panics();
     let code = guard(2, || i32::from(run(region, &NEVER).is_err()));
     // SAFETY: ends this process at once. The host's exit handlers are not ours to run.
     unsafe { libc::_exit(code) }

@@ -1,7 +1,7 @@
 //! The panic guard of the C ABI.
 
 use super::result::IMCHARGE_PANIC;
-use crate::log_lines;
+use crate::shm::log_limit;
 use std::sync::Once;
 
 /// Result of a function of the ABI: `Err` for an early return.
@@ -17,7 +17,7 @@ pub(super) fn guard(body: impl FnOnce() -> Outcome) -> i32 {
 /// Logs panics from now on.
 pub(super) fn log_panics() {
     static ONCE: Once = Once::new();
-    ONCE.call_once(log_lines::log_panics);
+    ONCE.call_once(log_limit::log_panics);
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use super::result::{
     IMCHARGE_WRONG_STATE,
 };
 use crate::engine::preflight;
-use crate::shm::region::Region;
+use crate::shm::region::{AttachError, Region};
 use crate::worker::Worker;
 use std::ffi::c_char;
 use std::sync::Arc;
@@ -31,8 +31,6 @@ pub struct imcharge_worker {
 /// What stands behind an [`imcharge_handle`].
 pub(super) struct Host {
     pub(super) region: Arc<Region>,
-    pub(super) worker_seats: Seats,
-    pub(super) resumer_seats: Seats,
     stop: Arc<AtomicBool>,
     engine_runs: Arc<AtomicBool>,
 }
@@ -48,44 +46,17 @@ pub(super) struct Attached {
     /// The answer of the last command that did not fit the caller's buffer.
     pub(super) answer: String,
     process: u32,
-    _seat: Seat,
 }
 
 impl Handle for imcharge_worker {
     type Content = Attached;
 }
 
-/// Which indices this process has attached: a ring has one writer or reader.
-#[derive(Clone)]
-pub(super) struct Seats(Arc<[AtomicBool]>);
-
-impl Seats {
-    fn new(count: u32) -> Seats {
-        Seats((0..count).map(|_| AtomicBool::new(false)).collect())
-    }
-
-    /// Takes a seat until the result is dropped.
-    pub(super) fn take(&self, index: u32) -> Result<Seat, i32> {
-        let index = index as usize;
-        let seat = self.0.get(index).ok_or(IMCHARGE_OUT_OF_RANGE)?;
-        match seat.swap(true, Ordering::AcqRel) {
-            true => Err(IMCHARGE_INDEX_TAKEN),
-            false => Ok(Seat { seats: self.clone(), index }),
-        }
-    }
-}
-
-/// A seat taken.
-pub(super) struct Seat {
-    seats: Seats,
-    index: usize,
-}
-
-impl Drop for Seat {
-    fn drop(&mut self) {
-        if let Some(seat) = self.seats.0.get(self.index) {
-            seat.store(false, Ordering::Release);
-        }
+/// The error code for a worker or resumer that cannot be attached.
+pub(super) fn attach_code(error: AttachError) -> i32 {
+    match error {
+        AttachError::OutOfRange(_) => IMCHARGE_OUT_OF_RANGE,
+        AttachError::Taken(_) => IMCHARGE_INDEX_TAKEN,
     }
 }
 
@@ -127,19 +98,13 @@ pub unsafe extern "C" fn imcharge_open(
             if !(1..=IMCHARGE_PROCESSES_MAX).contains(&processes) {
                 return Err(IMCHARGE_OUT_OF_RANGE);
             }
-            let resumers = config.resume_workers;
             let region = preflight::create_region(config.clone(), processes as usize).map_err(|failed| {
                 // SAFETY: the buffer has `error_size` bytes, by the contract above.
                 unsafe { memory::sentence(error, error_size, &failed.to_string()) };
                 IMCHARGE_OPEN_FAILED
             })?;
-            let made = handle::open::<imcharge_handle>(Host {
-                region,
-                worker_seats: Seats::new(processes),
-                resumer_seats: Seats::new(resumers),
-                stop: Arc::default(),
-                engine_runs: Arc::default(),
-            })?;
+            let made =
+                handle::open::<imcharge_handle>(Host { region, stop: Arc::default(), engine_runs: Arc::default() })?;
             // SAFETY: a place for a handle, by the contract above.
             unsafe { memory::put(place, made) };
             Ok(IMCHARGE_OK)
@@ -239,13 +204,11 @@ pub unsafe extern "C" fn imcharge_attach(
     guard(|| {
         handle::with(handle, |host| {
             let place = memory::place(worker)?;
-            let seat = host.worker_seats.take(index)?;
             let made = handle::open::<imcharge_worker>(Attached {
-                worker: Worker::attach(&host.region, index as usize),
+                worker: Worker::attach(&host.region, index as usize).map_err(attach_code)?,
                 region: Arc::clone(&host.region),
                 answer: String::new(),
                 process: std::process::id(),
-                _seat: seat,
             })?;
             // SAFETY: a place for a handle, by the contract above.
             unsafe { memory::put(place, made) };
@@ -275,20 +238,4 @@ pub unsafe extern "C" fn imcharge_detach(worker: *mut imcharge_worker) -> i32 {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn imcharge_close(handle: *mut imcharge_handle) -> i32 {
     guard(|| handle::close(handle).map(|_| IMCHARGE_OK))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_seat_is_for_one_until_it_is_left() {
-        let seats = Seats::new(2);
-        let seat = seats.take(1).ok();
-        assert!(seat.is_some());
-        assert_eq!(seats.take(1).err(), Some(IMCHARGE_INDEX_TAKEN));
-        assert_eq!(seats.take(2).err(), Some(IMCHARGE_OUT_OF_RANGE));
-        drop(seat);
-        assert!(seats.take(1).is_ok());
-    }
 }

@@ -2,7 +2,7 @@
 
 use super::guard::guard;
 use super::result::{IMCHARGE_NULL_ARGUMENT, IMCHARGE_OK, IMCHARGE_OUT_OF_RANGE, IMCHARGE_WRONG_STATE};
-use crate::log_lines::Limit;
+use crate::shm::log_limit::Limit;
 use std::ffi::{c_char, c_void};
 use std::sync::OnceLock;
 

@@ -3,7 +3,7 @@
 use super::guard::guard;
 use super::handle::{self, Handle};
 use super::hooks::{imcharge_session, imcharge_tokens};
-use super::host::{Host, Seat, imcharge_handle};
+use super::host::{Host, attach_code, imcharge_handle};
 use super::memory;
 use super::result::{IMCHARGE_NO_VERDICT, IMCHARGE_OK, IMCHARGE_WRONG_STATE};
 use crate::shm::notification::{Kind, Notification, NotificationReader, Outcome as Decision};
@@ -31,7 +31,6 @@ pub struct imcharge_resumer {
 pub(super) struct Resuming {
     resumer: NotificationReader,
     process: u32,
-    _seat: Seat,
 }
 
 impl Handle for imcharge_resumer {
@@ -108,11 +107,9 @@ pub unsafe extern "C" fn imcharge_resumer_attach(
     guard(|| {
         handle::with(handle, |host: &mut Host| {
             let place = memory::place(resumer)?;
-            let seat = host.resumer_seats.take(index)?;
             let made = handle::open::<imcharge_resumer>(Resuming {
-                resumer: NotificationReader::attach(&host.region, index as usize),
+                resumer: NotificationReader::attach(&host.region, index as usize).map_err(attach_code)?,
                 process: std::process::id(),
-                _seat: seat,
             })?;
             // SAFETY: a place for a handle, by the contract above.
             unsafe { memory::put(place, made) };

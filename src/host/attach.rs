@@ -23,11 +23,10 @@ pub fn with_worker<R>(run: impl FnOnce(&mut Worker) -> R) -> Option<R> {
         if worker.is_none() {
             // SAFETY: an integer that the host sets once in each process, right after the fork.
             let process = usize::try_from(unsafe { sys::process_no }).ok()?;
-            if process >= region.processes() {
-                log::error!("process {process} has no event ring: it was not announced before the start");
-                return None;
-            }
-            *worker = Some(Worker::attach(region, process).with_own_addresses(connections::is_own_address));
+            let attached = Worker::attach(region, process)
+                .inspect_err(|error| log::error!("process {process} cannot charge: {error}"))
+                .ok()?;
+            *worker = Some(attached.with_own_addresses(connections::is_own_address));
         }
         worker.as_mut().map(run)
     })

@@ -1,110 +1,118 @@
-//! What the engine tells the host's resume workers and event workers.
+//! Notifications of the engine to the host's resume workers and event workers.
 
-use super::region::{Lane, Region};
+use super::queue::HoldsQueue;
+use super::region::{AttachError, Lane, QueueClaim, Region};
 use crate::charge::ch2::SessionKey;
 use crate::charge::event::Suspended;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// One message of the engine to a resume worker or an event worker.
+/// A verdict for a resume worker, or an event for an event worker.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Notification<'a> {
-    /// The session.
+    /// Session that it is about.
     pub session: SessionKey,
     /// Its Call-ID.
     pub call_id: &'a str,
-    /// Who pays.
+    /// Account that is charged.
     pub account: &'a str,
-    /// Why, in one word: empty for a plain grant, else e.g. `no-credit`; for a debit its trigger.
+    /// Reason as one word: empty for a plain grant, else for example `no-credit`; of a debit, its trigger.
     pub reason: &'a str,
-    /// A code that goes with it: the MSRP status of a debit on error, the Result-Code of a refusal (RFC 8506, 9); else 0.
+    /// MSRP status of a debit on error, or Result-Code of a denial (RFC 8506, 9); else 0.
     pub code: u32,
-    /// What is left on the account, where the enabler tells it.
+    /// Balance of the account, if the enabler reports it.
     pub balance: Option<i64>,
-    /// What it is about.
+    /// What happened.
     pub kind: Kind<'a>,
 }
 
 impl Notification<'_> {
-    /// Its bytes, for a process that has no ring of its own.
+    /// Encodes it, for a process that does not read the queue.
     pub fn to_bytes(&self) -> Vec<u8> {
         postcard::to_stdvec(self).unwrap_or_default()
     }
 
-    /// A notice out of its bytes; `None`: these are none.
+    /// Decodes it; `None` if the bytes are not a notification.
     pub fn from_bytes(bytes: &[u8]) -> Option<Notification<'_>> {
         postcard::from_bytes(bytes).ok()
     }
 }
 
-/// What a notice is about.
+/// Kind of a notification.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Kind<'a> {
-    /// The waiting INVITE goes on.
+    /// A suspended INVITE continues.
     Verdict {
         /// The suspended transaction.
         suspended: Suspended,
-        /// What to do.
+        /// Result of the reservation.
         result: Outcome,
         /// Messages (or kilobytes) granted.
         granted: u32,
     },
     /// A message was debited (event route `imcharge:debited`).
     Debited {
-        /// Its Message-ID.
+        /// Message-ID.
         message_id: &'a str,
-        /// What it cost.
+        /// Price, in units of the account.
         units: u64,
     },
     /// The enabler failed for the session (event route `imcharge:failed`).
     Failed,
 }
 
-/// `$imcharge(result)`.
+/// Result of a reservation: `$imcharge(result)`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Outcome {
     /// Credit is reserved.
     Granted,
-    /// The enabler refused.
+    /// The enabler denied it.
     Denied,
-    /// The enabler could not be asked or gave no answer.
+    /// The enabler could not be asked or did not answer.
     Failed,
 }
 
-/// Who takes notices from a queue: a resume worker or an event worker. The next notice goes to whoever comes first, so that
-/// one that is busy delays nothing but what it has taken.
+/// A resume worker or event worker at its queue. The next notification goes to whichever reader asks first, so that a
+/// busy reader delays only the one that it has taken.
 pub struct NotificationReader {
     region: Arc<Region>,
-    lane: Lane,
+    claim: QueueClaim,
     index: usize,
     record: Vec<u8>,
 }
 
 impl NotificationReader {
-    /// Attaches resume worker `index` (0..resume_workers), after fork: it takes verdicts.
-    pub fn attach(region: &Arc<Region>, index: usize) -> NotificationReader {
-        NotificationReader { region: Arc::clone(region), lane: Lane::Verdicts, index, record: Vec::new() }
+    /// Attaches resume worker `index` (0..resume_workers), after `fork`. Fails if the index is out of range or attached
+    /// already in this process.
+    pub fn attach(region: &Arc<Region>, index: usize) -> Result<NotificationReader, AttachError> {
+        Self::attach_to(region, Lane::Verdicts, index)
     }
 
-    /// Attaches event worker `index` (0..event_workers), after fork: it takes what the event routes are told.
-    pub fn attach_to_events(region: &Arc<Region>, index: usize) -> NotificationReader {
-        NotificationReader { region: Arc::clone(region), lane: Lane::Events, index, record: Vec::new() }
+    /// Attaches event worker `index` (0..event_workers), after `fork`. Errors as [`NotificationReader::attach`].
+    pub fn attach_to_events(region: &Arc<Region>, index: usize) -> Result<NotificationReader, AttachError> {
+        Self::attach_to(region, Lane::Events, index)
     }
 
-    /// Sleeps until there is a notice or the time is over.
+    fn attach_to(region: &Arc<Region>, lane: Lane, index: usize) -> Result<NotificationReader, AttachError> {
+        let claim = region.queue_reader(lane, index)?;
+        Ok(NotificationReader { region: Arc::clone(region), claim, index, record: Vec::new() })
+    }
+
+    /// Sleeps until there is a notification or the time is over.
     pub fn wait(&mut self, at_most: Duration) {
-        self.region.taker_sleep(self.lane, self.index, at_most);
+        self.region.reader_sleep(self.claim.lane(), self.index, at_most);
     }
 
-    /// Takes the next notice, if there is one, and gives it to `run`; it counts as taken before `run` is called.
+    /// Takes the next notification and passes it to `run`; `false` if there is none. It counts as taken before `run` is
+    /// called.
     pub fn next(&mut self, run: impl FnOnce(&Notification<'_>)) -> bool {
-        if !self.region.queue(self.lane).take(&mut self.record) {
+        if !self.claim.queue().take(&mut self.record) {
             return false;
         }
         match postcard::from_bytes(&self.record) {
-            Ok(notice) => run(&notice),
-            Err(_) => log::error!("a notice of the engine cannot be read, skipped"),
+            Ok(notification) => run(&notification),
+            Err(_) => log::error!("a notification of the engine cannot be decoded; skipped"),
         }
         true
     }

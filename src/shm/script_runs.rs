@@ -131,14 +131,14 @@ impl<'a> Running<'a> {
     /// Begins a run in a process. `name` says which route runs for which call; it is cut at 360 octets.
     pub fn begin(region: &'a Region, process: Process, name: &str) -> Running<'a> {
         let since = clock::now();
-        region.run(process).begin(since, name);
+        region.script_run(process).begin(since, name);
         Running { region, process, since }
     }
 }
 
 impl Drop for Running<'_> {
     fn drop(&mut self) {
-        let (run, now) = (self.region.run(self.process), clock::now());
+        let (run, now) = (self.region.script_run(self.process), clock::now());
         if is_slow(self.since, now) {
             run.count(self.region, self.since);
             if run.logged.load(Ordering::Relaxed) == self.since.0 {

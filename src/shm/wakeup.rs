@@ -1,81 +1,81 @@
-//! When a sleeper must be woken: the flags beside a bell, in shared memory.
+//! Cross-process wake-up: decides when a sleeping process must be woken, through words in shared memory.
 //!
-//! A bell costs a system call, so it is rung only for who sleeps. The sleeper says that it will sleep and looks
-//! once more; the other side publishes and looks whether somebody sleeps. With a full fence between the two steps on both
-//! sides, one of them sees the other: nobody sleeps on something that was published.
+//! A wake-up is a system call, so it is made only if the other side sleeps. The sleeper announces that it will sleep and
+//! then checks for work again; the other side publishes its work and then checks whether anyone sleeps. A full fence
+//! between the two steps on both sides ensures that one of them sees the other, so that nobody sleeps on published work.
 
 use super::sync::{AtomicU32, Ordering, fence, set};
 
-/// The word of a [`WakeWord`] while somebody sleeps, or is about to.
+/// Value of a [`WakeWord`] while its owner sleeps or is about to sleep.
 pub const ASLEEP: u32 = 1;
 
-/// Whether somebody sleeps, or is about to.
+/// Whether one process sleeps, or is about to.
 #[repr(transparent)]
 #[derive(Default)]
 pub struct WakeWord(AtomicU32);
 
 impl WakeWord {
-    /// Calls `ring` if the sleeper must be woken for what was just published; whether it had to.
-    pub fn wake(&self, ring: impl FnOnce()) -> bool {
+    /// Calls `wake` if the owner must be woken for what was just published. Returns whether it was called.
+    pub fn wake(&self, wake: impl FnOnce()) -> bool {
         fence(Ordering::SeqCst);
-        let sleeps = self.0.load(Ordering::Relaxed) == ASLEEP && self.0.swap(0, Ordering::Relaxed) == ASLEEP;
-        if sleeps {
-            ring();
+        let is_asleep = self.0.load(Ordering::Relaxed) == ASLEEP && self.0.swap(0, Ordering::Relaxed) == ASLEEP;
+        if is_asleep {
+            wake();
         }
-        sleeps
+        is_asleep
     }
 
-    /// Sleeps by `wait`, unless `idle` sees that there is something already.
-    pub fn sleep(&self, idle: impl FnOnce() -> bool, wait: impl FnOnce()) {
+    /// Owner: sleeps by calling `wait`, unless `is_idle` finds that there is work.
+    pub fn sleep(&self, is_idle: impl FnOnce() -> bool, wait: impl FnOnce()) {
         set(&self.0, ASLEEP, Ordering::Relaxed);
         fence(Ordering::SeqCst);
-        if idle() {
+        if is_idle() {
             wait();
         }
         set(&self.0, 0, Ordering::Relaxed);
     }
 
-    /// What a sleeper can sleep on: it is [`ASLEEP`] until somebody wakes it.
+    /// The futex to sleep on: it is [`ASLEEP`] until the owner is woken.
     pub fn word(&self) -> &AtomicU32 {
         &self.0
     }
 }
 
-/// Wakes as many of those who take from one queue as there are new records, as far as so many sleep. One who does not sleep
-/// looks into the queue before it sleeps.
-pub fn wake_some<'a>(sleepers: impl Iterator<Item = &'a WakeWord>, records: usize, ring: impl Fn(&WakeWord)) {
-    sleepers.filter(|sleeper| sleeper.wake(|| ring(sleeper))).take(records).for_each(drop);
+/// Wakes sleeping readers of one queue, at most one for each new record. A reader that does not sleep checks the queue
+/// before it does.
+pub fn wake_some<'a>(readers: impl Iterator<Item = &'a WakeWord>, records: usize, wake: impl Fn(&WakeWord)) {
+    readers.filter(|reader| reader.wake(|| wake(reader))).take(records).for_each(drop);
 }
 
-/// The engine's sleep: it ends only for events that somebody waits for.
+/// The engine's sleep: only events that someone waits for end it.
 #[repr(C)]
 #[derive(Default)]
 pub struct EngineWaker {
     engine: WakeWord,
-    /// 1 when someone waits for what the engine makes of an event.
+    /// 1 while someone waits for the result of a published event.
     urgent: AtomicU32,
 }
 
 impl EngineWaker {
-    /// Worker: someone waits for what comes of an event just published. Calls `ring` if the engine sleeps.
-    pub fn wake(&self, ring: impl FnOnce()) {
-        // Whoever takes the flag down sees the event that it was put up for.
+    /// Worker: marks an event just published as urgent. Calls `wake` if the engine sleeps.
+    pub fn wake(&self, wake: impl FnOnce()) {
+        // The engine clears the flag before it reads the rings, so it sees the event that the flag was set for.
         set(&self.urgent, 1, Ordering::Release);
-        self.engine.wake(ring);
+        self.engine.wake(wake);
     }
 
-    /// Engine: sleeps by `wait`, unless someone waits for it.
+    /// Engine: sleeps by calling `wait`, unless an event is urgent.
     pub fn sleep(&self, wait: impl FnOnce()) {
         self.engine.sleep(|| self.urgent.load(Ordering::Relaxed) == 0, wait);
     }
 
-    /// What the engine can sleep on, as in [`WakeWord::word`].
+    /// The futex to sleep on, as [`WakeWord::word`].
     pub fn word(&self) -> &AtomicU32 {
         self.engine.word()
     }
 
-    /// Engine: what was urgent so far is about to be read.
-    pub fn begin_turn(&self) {
+    /// Engine: clears the urgent flag, before it reads the rings.
+    pub fn begin_tick(&self) {
         self.urgent.swap(0, Ordering::Acquire);
     }
 }

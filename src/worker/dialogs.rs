@@ -444,7 +444,7 @@ impl Worker {
         let media = sdp::msrp_media(body.content_type, body.bytes)?;
         let open = media.into_iter().filter(|media| !media.is_refused);
         let endpoint = |media: sdp::Media<'_>| {
-            let uri = self.region.hash_of_endpoint(&media.path?.endpoint());
+            let uri = self.hash_of_endpoint(&media.path?.endpoint());
             Some(Endpoint { position: media.position, uri })
         };
         Some(open.filter_map(endpoint).collect())

@@ -4,9 +4,9 @@ use super::{Passage, Urgency, Worker};
 use crate::charge::ch2::SessionKey;
 use crate::charge::event::{Event, FailureReport, Flag, Sent, Stop, transaction};
 use crate::charge::tariff::Per;
-use crate::log_lines::ONE_A_MINUTE;
 use crate::shm::clock;
 use crate::shm::gate::{Attribution, Bound, Chunk, Pass, Side};
+use crate::shm::log_limit::ONE_A_MINUTE;
 use crate::shm::statistic::Statistic;
 use crate::simulate::{InjectedBug, crash_point, is_injected};
 use crate::wire::msrp;
@@ -104,7 +104,7 @@ impl Worker {
     }
 
     fn ends(&self, frame: &msrp::Frame<'_>) -> Ends {
-        let hash = |path: &msrp::Path<'_>| self.region.hash_of_endpoint(&path.endpoint());
+        let hash = |path: &msrp::Path<'_>| self.hash_of_endpoint(&path.endpoint());
         Ends { from: hash(&frame.from_path), to: hash(&frame.to_path) }
     }
 
@@ -196,7 +196,7 @@ impl Worker {
             return Passage::NotCharged;
         }
         let id = request.unwrap_or(frame.transaction_id.as_bytes());
-        let from = self.region.hash_of_endpoint(&frame.from_path.endpoint());
+        let from = self.hash_of_endpoint(&frame.from_path.endpoint());
         let region = Arc::clone(&self.region);
         let table = region.table();
         let mut passage = Passage::NotCharged;
@@ -303,7 +303,7 @@ impl Worker {
         let Some(message_id) = frame.message_id else { return Passage::Malformed };
         // Room first: what the gate has taken must be told to the engine. One session leaves some to the others.
         let spare = self.ring.size() / 4;
-        if !self.has_room(spare) || !self.may_push(bound.at) {
+        if !self.ring.has_room(spare) || !self.may_push(bound.at) {
             self.region.count(Statistic::DroppedRingFull);
             return Passage::Full;
         }
@@ -347,7 +347,7 @@ impl Worker {
     /// A response names neither its message nor, where a relay near the client answers, its session: the transaction of the
     /// SEND tells both (RFC 4975, 7.2). The next hop answers it, or the client where relays pass responses on.
     fn expect_response(&self, at: u32, frame: &msrp::Frame<'_>, ends: Ends) {
-        let relay = frame.to_path.hop_after_this().map(|relay| self.region.hash_of_endpoint(&relay));
+        let relay = frame.to_path.hop_after_this().map(|relay| self.hash_of_endpoint(&relay));
         for responder in relay.into_iter().chain([ends.to]) {
             self.region
                 .table()

@@ -7,6 +7,7 @@
 mod bypass;
 mod dialogs;
 pub mod edited;
+mod endpoint_hash;
 mod frames;
 mod negotiation;
 pub mod raw_sip;
@@ -19,8 +20,7 @@ use crate::charge::ch2::SessionKey;
 use crate::charge::event::{Entry, Event};
 use crate::shm::clock;
 use crate::shm::record::{Command, CommandResult, Record};
-use crate::shm::region::Region;
-use crate::shm::ring::Ring;
+use crate::shm::region::{AttachError, EventProducer, Region};
 use crate::shm::statistic::Statistic;
 use crate::simulate::crash_point;
 use std::sync::Arc;
@@ -36,8 +36,7 @@ const COMMAND_PATIENCE: Duration = Duration::from_secs(1);
 /// One host process's way to the engine: its event ring and the gate.
 pub struct Worker {
     region: Arc<Region>,
-    ring: Ring,
-    head: u64,
+    ring: EventProducer,
     process: usize,
     sequence: u64,
     own_addresses: Option<IsOwn>,
@@ -91,12 +90,13 @@ enum Urgency {
 }
 
 impl Worker {
-    /// Attaches this process, after fork, to event ring `index` (0..processes). No other process may have the same.
-    pub fn attach(region: &Arc<Region>, index: usize) -> Worker {
-        region.populate();
-        let ring = region.event_ring(index);
+    /// Attaches this process, after `fork`, to event ring `index` (0..processes). Each process has its own index; an
+    /// index that is out of range or attached already in this process is refused.
+    pub fn attach(region: &Arc<Region>, index: usize) -> Result<Worker, AttachError> {
+        let ring = region.event_producer(index)?;
+        region.prefault();
         let sequence = region.reply_slot(index).sequence.load(Ordering::Acquire);
-        Worker { region: Arc::clone(region), ring, head: ring.head(), process: index, sequence, own_addresses: None }
+        Ok(Worker { region: Arc::clone(region), ring, process: index, sequence, own_addresses: None })
     }
 
     /// With the host's knowledge of its own addresses.
@@ -137,11 +137,6 @@ impl Worker {
         Some(sequence)
     }
 
-    /// Whether a record would find room, with so much to spare.
-    fn has_room(&self, spare: usize) -> bool {
-        self.ring.write_at(self.head, spare, |_| None).is_ok()
-    }
-
     /// An event that nobody can be told about if it has no room: counted then.
     fn push_or_count(&mut self, session: SessionKey, event: Event<'_>) -> bool {
         self.push_event(session, event, 0, Urgency::Soon)
@@ -157,13 +152,12 @@ impl Worker {
     }
 
     fn push(&mut self, record: &Record<'_>, spare: usize, urgency: Urgency) -> bool {
-        let written = self
-            .ring
-            .write_at(self.head, spare, |space| postcard::to_slice(record, space).ok().map(|written| written.len()));
-        let Ok(Some(head)) = written else { return false };
-        self.head = head;
+        let fill = |space: &mut [u8]| postcard::to_slice(record, space).ok().map(|written| written.len());
+        if self.ring.write(spare, fill) != Ok(true) {
+            return false;
+        }
         crash_point();
-        self.ring.publish(head);
+        self.ring.publish();
         crash_point();
         if urgency == Urgency::Now || self.ring.used() > self.ring.size() / 2 {
             self.region.wake_engine();

@@ -17,7 +17,7 @@ impl Worker {
     pub fn can_reserve(&self, invite: &Invite<'_>, offer: &Body<'_>) -> Result<(), Refused> {
         call_id_of(invite)?;
         self.engine_takes_sessions()?;
-        self.has_room(self.ring.size() / 4).then_some(()).ok_or(Refused::Full)?;
+        self.ring.has_room(self.ring.size() / 4).then_some(()).ok_or(Refused::Full)?;
         self.admits_offer(invite, offer)
     }
 

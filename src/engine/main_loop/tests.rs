@@ -46,7 +46,7 @@ impl World {
         }
         let region = preflight::create_region(config, 1).expect("a region");
         let mut engine = Engine::start(&region).unwrap_or_else(|error| panic!("{error}"));
-        let mut worker = Worker::attach(&region, 0);
+        let mut worker = Worker::attach(&region, 0).expect("not attached yet");
         for cseq in 1..=invites {
             let taken = worker.reserve(&Invite {
                 invitation: Invitation { call_id: b"a84b@pc33", from_tag: b"1", cseq },

@@ -87,7 +87,7 @@ pub(crate) fn tell_debit(
     trigger: Trigger,
     balance: Option<i64>,
 ) {
-    if turn.region.wanted_notices().0 {
+    if turn.region.event_routes().0 {
         let code = match trigger {
             Trigger::Error(code) => code.into(),
             _ => 0,
@@ -98,7 +98,7 @@ pub(crate) fn tell_debit(
 }
 
 pub(crate) fn tell_failure(turn: &mut Tick<'_>, session: &Session, failure: Failure) {
-    if turn.region.wanted_notices().1 {
+    if turn.region.event_routes().1 {
         turn.notices.event(turn.region, &notice(session, failure.as_str(), failure.code(), None, Kind::Failed));
     }
 }

@@ -1,7 +1,7 @@
 //! Log lines about frames that the gate has stopped: one for each reason and minute.
 
 use crate::charge::event::Stop;
-use crate::log_lines::ONE_A_MINUTE;
+use crate::shm::log_limit::ONE_A_MINUTE;
 
 /// Says what was stopped in the session of this call, and why. Each reason has a line of its own in the source, because the
 /// log is limited by these.

@@ -3,7 +3,7 @@
 use super::journal::Journal;
 use super::schema::{self, MIGRATIONS, Migration};
 use super::{APPLICATION, LEDGER, StoreError, locks};
-use crate::log_lines::NOTICE;
+use crate::shm::log_limit::NOTICE;
 use rusqlite::{Connection, ErrorCode, OptionalExtension, Transaction, TransactionBehavior};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};

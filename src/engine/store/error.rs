@@ -1,6 +1,7 @@
 //! Why the store cannot be used, as one sentence for an operator.
 
 use super::journal::JournalError;
+use crate::shm::region::AttachError;
 use std::io;
 use std::path::PathBuf;
 
@@ -87,6 +88,9 @@ pub enum StoreError {
     /// The enabler could not be started.
     #[error("{0}")]
     Enabler(String),
+    /// Another engine runs in this process.
+    #[error(transparent)]
+    Attach(#[from] AttachError),
     /// The journal cannot be used.
     #[error(transparent)]
     Journal(#[from] JournalError),

@@ -133,7 +133,7 @@ impl Store {
                 unreadable = Some(sequence);
             }
             if let Some(region) = region {
-                region.beat();
+                region.heartbeat();
             }
         })?;
         if let Some(sequence) = unreadable {

@@ -62,7 +62,7 @@ fn make_region() -> c_int {
     let processes = usize::try_from(unsafe { sys::get_max_procs() }).unwrap_or(0);
     match REGION.get_or_try_init(|| preflight::create_region(parameters::config(), processes)) {
         Ok(region) => {
-            region.want_notices(events::wants(DEBITED), events::wants(FAILED));
+            region.set_event_routes(events::wants(DEBITED), events::wants(FAILED));
             0
         }
         Err(error) => {
@@ -92,7 +92,7 @@ fn fork_processes() -> c_int {
             }
             _ => {}
         }
-        let resumers = (0..region.resumers()).map(Process::Resume);
+        let resumers = (0..region.resume_workers()).map(Process::Resume);
         let events = (0..if wants_events() { region.event_workers() } else { 0 }).map(Process::Events);
         for process in resumers.chain(events) {
             let name = CString::new(process.to_string()).unwrap_or_default().into_raw();

@@ -1,8 +1,8 @@
 //! Lines for the host's log.
 
 use super::{bindings as sys, text};
-use crate::log_lines;
-use crate::log_lines::{Limit, NOTICE};
+use crate::shm::log_limit;
+use crate::shm::log_limit::{Limit, NOTICE};
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use std::ffi::{CString, c_int};
 use std::io::Write;
@@ -29,7 +29,7 @@ static LIMIT: Limit = Limit::new();
 pub fn install() {
     if log::set_logger(&LOGGER).is_ok() {
         log::set_max_level(LevelFilter::Debug);
-        log_lines::log_panics();
+        log_limit::log_panics();
     }
 }
 

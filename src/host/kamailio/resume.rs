@@ -22,7 +22,11 @@ pub fn work(process: Process) -> ! {
         Process::Resume(index) => NotificationReader::attach(region, index),
         Process::Events(index) => NotificationReader::attach_to_events(region, index),
         Process::Host(_) => std::process::exit(1),
-    };
+    }
+    .unwrap_or_else(|error| {
+        log::error!("{process} cannot run: {error}");
+        std::process::exit(1)
+    });
     loop {
         reader.wait(SLEEP_MAX);
         while guard(true, || reader.next(|notification| serve(region, process, notification))) {}

@@ -41,7 +41,10 @@ pub unsafe extern "C" fn work(index: c_int) {
     // SAFETY: this process was made for this.
     unsafe { lifecycle::begin(c"imcharge events %d", index) };
     let process = Process::Events(index as usize);
-    let mut resumer = NotificationReader::attach_to_events(region, index as usize);
+    let mut resumer = match NotificationReader::attach_to_events(region, index as usize) {
+        Ok(resumer) => resumer,
+        Err(error) => return log::error!("imcharge events {index} cannot run: {error}"),
+    };
     let serve = |notice: &Notification<'_>| {
         let _running = Running::begin(region, process, &format!("the transports of an event of {}", notice.call_id));
         raise(notice);

@@ -80,7 +80,7 @@ unsafe extern "C" fn make_region() -> c_int {
         match REGION.get_or_try_init(|| preflight::create_region(parameters::config(), processes)) {
             Ok(region) => {
                 // Anybody may subscribe at any time.
-                region.want_notices(true, true);
+                region.set_event_routes(true, true);
                 0
             }
             Err(error) => {

@@ -26,7 +26,10 @@ pub unsafe extern "C" fn work(index: c_int) {
     let Some(region) = REGION.get() else { return };
     // SAFETY: this process was made for this.
     unsafe { lifecycle::begin(c"imcharge resume %d", index) };
-    let mut resumer = NotificationReader::attach(region, index as usize);
+    let mut resumer = match NotificationReader::attach(region, index as usize) {
+        Ok(resumer) => resumer,
+        Err(error) => return log::error!("imcharge resume {index} cannot run: {error}"),
+    };
     let mut later = Later::default();
     loop {
         resumer.wait(if later.verdicts.is_empty() { LOOK } else { AGAIN });

@@ -1,12 +1,12 @@
-//! How much of a region is in use: what a proxy that has nothing to do must not keep.
+//! How much of a region is in use: an idle proxy must release everything.
 
 use super::{Lane, OrphanedRegion};
 use std::path::Path;
 
-/// What of a region is in use.
+/// Parts of a region that are in use.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
-    /// Octets in all rings and queues that nobody has freed yet.
+    /// Octets in all rings and queues that are not freed yet.
     pub ring_octets: usize,
     /// Slots of the gate that have a session.
     pub slots: usize,
@@ -15,10 +15,10 @@ pub struct Usage {
 }
 
 impl Usage {
-    /// Of the region in this file, while its host runs; `None`: it is not one of this user and boot.
+    /// Usage of the region in this file, while its host runs; `None` if it is not a region of this user and boot.
     pub fn of(path: &Path) -> Option<Usage> {
         let map = OrphanedRegion::open(path)?.map;
-        let rings = (0..map.layout.sizes.processes).map(|number| map.ring(number).used());
+        let rings = (0..map.layout.sizes.processes).map(|process| map.ring_ends(process).used());
         let queues = Lane::ALL.map(|lane| map.queue(lane).used() * size_of::<u64>());
         let table = map.table();
         Some(Usage {

@@ -54,9 +54,12 @@ impl World<'_> {
                 return self.after(SECOND, What::Host);
             }
         };
-        self.workers = (0..PROCESSES).map(|process| Worker::attach(&region, process)).collect();
+        self.workers =
+            (0..PROCESSES).map(|process| Worker::attach(&region, process).expect("not attached yet")).collect();
         self.resumers_block_until = [0; RESUMERS as usize];
-        self.resumers = (0..RESUMERS as usize).map(|resumer| NotificationReader::attach(&region, resumer)).collect();
+        self.resumers = (0..RESUMERS as usize)
+            .map(|resumer| NotificationReader::attach(&region, resumer).expect("not attached yet"))
+            .collect();
         self.tariffs.insert(region.instance(), self.config.tariff);
         let instance = region.instance();
         self.region = Some(region);
@@ -71,11 +74,11 @@ impl World<'_> {
         let has_ended = self.engine.is_none() && !self.starts;
         let is_failing = region.engine_state() == EngineState::StoreFailing;
         let ended = has_ended.then_some(if is_failing { Ended::Failed } else { Ended::Killed });
-        let seen = Seen { beats: region.beats(), is_ready: region.engine_is_ready(), ended, stop: false };
+        let seen = Seen { beats: region.heartbeats(), is_ready: region.engine_is_ready(), ended, stop: false };
         match self.watchdog.look(seen, Time(self.machine.clock.get())) {
             Action::Start => {
-                region.engine_begins();
-                self.watchdog.started(region.beats());
+                region.set_engine_starting();
+                self.watchdog.started(region.heartbeats());
                 self.starts = true;
                 self.life += 1;
                 let (life, most) = (self.life, std::mem::take(&mut self.next_start_takes));
