@@ -7,6 +7,7 @@ use imcharge::charge::session::TraceEventKind;
 use imcharge::config::{Config, PARAMETERS, Parameter, ParameterHost, ParameterType};
 use imcharge::shm::latency::Latency;
 use imcharge::shm::statistic::{Kind, Statistic};
+use imcharge::wire::diameter::dictionary::{self, VENDOR_3GPP};
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
@@ -420,4 +421,26 @@ fn evidence_that_is_none_is_told() {
     ] {
         assert_eq!(check_evidence(evidence), Err(why.to_owned()));
     }
+}
+
+/// Every `Name (code)` in the tables of requests is an AVP of the dictionary.
+#[test]
+fn avps_in_the_ocs_guide_are_those_of_the_dictionary() {
+    let chapter = chapter("docs/ocs.md", "Requests, AVP by AVP");
+    let rows = chapter.lines().filter(|line| line.starts_with('|'));
+    let mut checked = 0;
+    for row in rows {
+        for (before, after) in row.match_indices(" (").map(|(at, _)| (&row[..at], &row[at + 2..])) {
+            let code = after.split([')', ',']).next().and_then(|code| code.parse().ok());
+            let name = before.rsplit([' ', '|']).next().unwrap_or_default();
+            // Values of enumerations are written in capitals.
+            let is_avp = name.contains('-') && name.chars().any(char::is_lowercase);
+            if let Some(code) = code.filter(|_| is_avp) {
+                let known = [0, VENDOR_3GPP].into_iter().filter_map(|vendor| dictionary::name(code, vendor));
+                assert!(known.collect::<Vec<_>>().contains(&name), "{name} ({code}): {row}");
+                checked += 1;
+            }
+        }
+    }
+    assert!(checked > 30, "{checked} AVPs");
 }
