@@ -51,7 +51,7 @@ fn set<'a>(names: impl Iterator<Item = &'a str>) -> BTreeSet<String> {
 }
 
 #[test]
-fn every_parameter_is_in_the_manual_with_type_default_and_example() {
+fn parameters_are_documented_with_type_default_and_example() {
     let chapter = chapter("docs/kamailio.md", "Parameters");
     assert_eq!(headings(&chapter), set(PARAMETERS.iter().map(Parameter::name)));
     for section in chapter.split("\n### ").skip(1) {
@@ -66,7 +66,7 @@ fn every_parameter_is_in_the_manual_with_type_default_and_example() {
 }
 
 #[test]
-fn the_defaults_in_the_manual_are_those_of_the_code() {
+fn documented_defaults_equal_those_of_the_code() {
     let chapter = chapter("docs/kamailio.md", "Parameters");
     for parameter in PARAMETERS {
         let name = parameter.name();
@@ -80,7 +80,7 @@ fn the_defaults_in_the_manual_are_those_of_the_code() {
     }
 }
 
-/// Parameters, values and quotation marks of the examples, as in `modparam("imcharge", "unit", "money")`.
+/// Returns name and value of each example, as in `modparam("imcharge", "unit", "money")`.
 fn examples(section: &str) -> Vec<(String, String)> {
     let lines = section.lines().filter_map(|line| line.strip_prefix("modparam(\"imcharge\", \"")?.strip_suffix(')'));
     let pairs = lines.filter_map(|line| line.split_once("\", "));
@@ -88,7 +88,7 @@ fn examples(section: &str) -> Vec<(String, String)> {
 }
 
 #[test]
-fn each_example_of_a_parameter_and_each_default_is_allowed() {
+fn parameter_examples_and_defaults_are_accepted() {
     let chapter = chapter("docs/kamailio.md", "Parameters");
     for section in chapter.split("\n### ").skip(1) {
         let title = section.lines().next().unwrap_or_default();
@@ -109,7 +109,7 @@ fn each_example_of_a_parameter_and_each_default_is_allowed() {
 }
 
 #[test]
-fn the_manual_asks_for_the_rust_that_cargo_asks_for() {
+fn documented_rust_version_equals_that_of_cargo_toml() {
     let cargo = read("Cargo.toml");
     let version = cargo.split("rust-version = \"").nth(1).and_then(|rest| rest.split('"').next()).expect("a version");
     let manual: String = pages().iter().map(|page| read(page)).collect();
@@ -119,7 +119,7 @@ fn the_manual_asks_for_the_rust_that_cargo_asks_for() {
     assert!(!asked.is_empty() && asked.iter().all(|asked| *asked == version), "{asked:?} is not {version}");
 }
 
-/// What of a log line is the same each time: the words between the placeholders of the manual (NAME, N, `...`, a file).
+/// Returns the constant parts of a documented log line: the words between its placeholders (NAME, N, `...`, a file).
 fn constant_parts(line: &str) -> Vec<String> {
     let is_placeholder = |whole: &str| {
         let word = whole.trim_matches(|c: char| !c.is_alphanumeric());
@@ -133,7 +133,7 @@ fn constant_parts(line: &str) -> Vec<String> {
     parts.filter(|part| part.len() > 5).collect()
 }
 
-/// All sources, with the breaks within a text literal taken out.
+/// Returns all sources of a folder as one text.
 fn sources(folder: &Path) -> String {
     let entries = fs::read_dir(folder).expect("a readable folder").flatten();
     entries.fold(String::new(), |all, entry| match entry.path() {
@@ -143,14 +143,14 @@ fn sources(folder: &Path) -> String {
 }
 
 #[test]
-fn every_log_line_of_the_manual_is_logged() {
+fn documented_log_lines_exist_in_the_sources() {
     let sources = sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"));
     let joined: String = sources.split("\\\n").map(str::trim_start).collect();
     let chapter = chapter("docs/troubleshooting.md", "Log lines");
     let rows: Vec<&str> = chapter.lines().filter(|line| line.starts_with("| `")).collect();
-    assert!(rows.len() > 10, "the table of log lines has another form");
+    assert!(rows.len() > 10, "the format of the table of log lines has changed");
     let mut checked = 0;
-    // Names of functions and statistics have no blanks.
+    // Code without a blank is the name of a function or statistic.
     let lines = rows.iter().flat_map(|row| quoted_code(row.split(" | ").next().unwrap_or_default()));
     for line in lines.filter(|line| line.contains(' ')) {
         for part in constant_parts(line) {
@@ -162,7 +162,7 @@ fn every_log_line_of_the_manual_is_logged() {
 }
 
 #[test]
-fn every_command_is_in_the_manual_with_its_arguments() {
+fn commands_are_documented_with_their_arguments() {
     let ours = COMMANDS.iter().map(|command| format!("imcharge.{} {}", command.name, command.usage()));
     let ours: BTreeSet<String> = ours.map(|line| line.trim().to_owned()).collect();
     assert_eq!(cells(&chapter("docs/rpc.md", "Overview")), ours);
@@ -173,7 +173,7 @@ fn every_command_is_in_the_manual_with_its_arguments() {
 }
 
 #[test]
-fn every_step_is_in_the_manual() {
+fn trace_events_are_documented() {
     let chapter = chapter("docs/rpc.md", "Sessions");
     let from = chapter.find("| step | what happened |").expect("a table of steps");
     let words: BTreeSet<&str> = chapter[from..].split(|c: char| !c.is_alphanumeric() && c != '-').collect();
@@ -183,18 +183,18 @@ fn every_step_is_in_the_manual() {
 }
 
 #[test]
-fn every_statistic_is_in_the_manual() {
+fn statistics_are_documented() {
     let names = all_cells(&chapter("docs/monitoring.md", "Statistics"));
     assert_eq!(names, set(Statistic::ALL.iter().map(|statistic| statistic.name())));
 }
 
-/// All code in the first cells of the rows of a chapter's tables.
+/// Returns all code in the first cells of a chapter's tables.
 fn all_cells(chapter: &str) -> BTreeSet<String> {
     let first = chapter.lines().filter_map(|line| line.strip_prefix("| `")?.split(" |").next());
     set(first.flat_map(|cell| cell.split('`').step_by(2)))
 }
 
-/// Every name that Prometheus can ask for, histograms with their parts.
+/// Returns the names of all metrics; of histograms those of their series.
 fn prometheus_names() -> BTreeSet<String> {
     let histograms = Latency::ALL.iter().map(|latency| metrics::name_of_histogram(*latency));
     let parts = histograms.flat_map(|name| ["_bucket", "_sum", "_count"].map(|part| format!("{name}{part}")));
@@ -202,7 +202,7 @@ fn prometheus_names() -> BTreeSet<String> {
 }
 
 #[test]
-fn every_name_for_prometheus_is_in_the_manual() {
+fn metrics_are_documented() {
     let mut manual = all_cells(&chapter("docs/monitoring.md", "Prometheus names"));
     assert!(manual.remove("imcharge_NAME_total"));
     let counters = Statistic::ALL.iter().filter(|statistic| statistic.kind() == Kind::Counter);
@@ -213,14 +213,14 @@ fn every_name_for_prometheus_is_in_the_manual() {
 }
 
 #[test]
-fn every_alert_is_in_the_manual() {
+fn alerts_are_documented() {
     let rules = read("kamailio-config/prometheus/imcharge-alerts.yml");
     let names = set(rules.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")));
     assert_eq!(all_cells(&chapter("docs/monitoring.md", "Alerts")), names);
 }
 
 #[test]
-fn dashboard_and_alerts_ask_for_what_there_is() {
+fn dashboard_and_alerts_use_existing_metrics() {
     let names = prometheus_names();
     let is_of_name = |letter: char| letter.is_ascii_alphanumeric() || letter == '_';
     for (path, least) in
@@ -235,26 +235,26 @@ fn dashboard_and_alerts_ask_for_what_there_is() {
     }
 }
 
-/// Names in double quotes or C texts that follow a mark in a source.
-fn quoted_behind(source: &str, mark: &str) -> BTreeSet<String> {
+/// Returns the first string literal after each occurrence of `mark`.
+fn quoted_after(source: &str, mark: &str) -> BTreeSet<String> {
     let found = source.split(mark).skip(1).filter_map(|rest| rest.split('"').nth(1));
     set(found)
 }
 
 #[test]
-fn every_function_is_in_the_manual() {
+fn functions_are_documented() {
     let exports = read("src/host/kamailio/exports.rs");
-    let functions = quoted_behind(&exports, "command(text(");
-    assert!(!functions.is_empty(), "the table of functions has another form");
+    let functions = quoted_after(&exports, "command(text(");
+    assert!(!functions.is_empty(), "the format of the table of functions has changed");
     assert_eq!(headings(&chapter("docs/kamailio.md", "Functions")), functions);
     let kemi = chapter("docs/kamailio.md", "KEMI");
-    for name in quoted_behind(&exports, "    kemi(") {
+    for name in quoted_after(&exports, "    kemi(") {
         assert!(kemi.contains(&format!("KSR.imcharge.{name}(")), "the manual has no KSR.imcharge.{name}");
     }
 }
 
 #[test]
-fn every_variable_and_event_route_is_in_the_manual() {
+fn variables_and_event_routes_are_documented() {
     let source = read("src/host/variables.rs");
     let list =
         source.split("NAMES: &[&str] =").nth(1).and_then(|rest| rest.split(';').next()).expect("a list of names");
@@ -267,17 +267,17 @@ fn every_variable_and_event_route_is_in_the_manual() {
 }
 
 #[test]
-fn what_opensips_has_is_in_the_manual() {
+fn opensips_functions_events_and_arguments_are_documented() {
     let page = read("docs/opensips.md");
     let exports = read("src/host/opensips/exports.rs");
-    let functions: BTreeSet<String> = quoted_behind(&exports, "command(c").into_iter().collect();
-    assert!(functions.contains("imcharge_end"), "the table of functions has another form");
+    let functions: BTreeSet<String> = quoted_after(&exports, "command(c").into_iter().collect();
+    assert!(functions.contains("imcharge_end"), "the format of the table of functions has changed");
     // `load_msrp` is for other modules, not for scripts.
     for function in functions.iter().filter(|name| *name != "load_msrp") {
         assert!(page.contains(&format!("{function}(")), "{function}");
     }
     for event in
-        quoted_behind(&read("src/host/opensips/events.rs"), "[c").iter().chain(["E_IMCHARGE_FAILED".to_owned()].iter())
+        quoted_after(&read("src/host/opensips/events.rs"), "[c").iter().chain(["E_IMCHARGE_FAILED".to_owned()].iter())
     {
         assert!(page.contains(&format!("`{event}`")), "{event}");
     }
@@ -295,7 +295,7 @@ fn configurations_and_examples_use_only_known_parameters() {
         "kamailio-config/opensips/opensips.cfg",
     ];
     for config in shipped.map(str::to_owned).into_iter().chain(pages()) {
-        for name in quoted_behind(&read(&config), "modparam(\"imcharge\", ") {
+        for name in quoted_after(&read(&config), "modparam(\"imcharge\", ") {
             let parameter = Parameter::find(&name).unwrap_or_else(|| panic!("{config}: {name}"));
             let other = match config.as_str() {
                 config if config.contains("opensips") => ParameterHost::Kamailio,
@@ -308,24 +308,24 @@ fn configurations_and_examples_use_only_known_parameters() {
     }
 }
 
-/// Texts in backquotes.
+/// Returns the inline code of a text.
 fn quoted_code(text: &str) -> impl Iterator<Item = &str> {
     text.lines().flat_map(|line| line.split('`').skip(1).step_by(2))
 }
 
-/// Whether there is something that fails in a file, or in a folder of files.
+/// Returns whether a file, or any file of a folder, contains tests.
 fn has_tests(path: &Path) -> bool {
     if path.is_dir() {
         let entries = fs::read_dir(path).expect("a readable folder");
         return entries.flatten().any(|entry| has_tests(&entry.path()));
     }
-    // Some have a runner of their own.
+    // A file with `main` is a test program without the standard harness.
     let text = fs::read_to_string(path).unwrap_or_default();
     text.contains("#[test]") || text.contains("fn main()")
 }
 
 #[test]
-fn what_the_manuals_name_is_there() {
+fn named_files_exist() {
     for manual in pages() {
         let text = read(&manual);
         let folders = [
@@ -349,7 +349,7 @@ fn what_the_manuals_name_is_there() {
     }
 }
 
-/// What a row of the guarantees is shown by: `file: test, test (both hosts); file`. The error says what is wrong.
+/// Checks the evidence of a guarantee, `file: test, test (both hosts); file`. Returns what is wrong with it.
 fn check_evidence(evidence: &str) -> Result<(), String> {
     let before_opensips = read("tests/e2e/opensips.rs");
     for part in evidence.split(';') {
@@ -358,9 +358,9 @@ fn check_evidence(evidence: &str) -> Result<(), String> {
         let whole = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
         let names: Vec<&str> = names.collect();
         if whole.is_dir() || has_runner(&whole) {
-            // One case, whose parts have no names.
+            // A folder or program is one case, whose parts have no names.
             if !names.is_empty() || !has_tests(&whole) {
-                return Err(format!("{path} is no case of its own"));
+                return Err(format!("{path} is not a single case"));
             }
             continue;
         }
@@ -370,26 +370,26 @@ fn check_evidence(evidence: &str) -> Result<(), String> {
             found.is_some_and(|before| before.rsplit('}').next().is_some_and(|gap| gap.contains("#[test]")))
         };
         if names.is_empty() {
-            return Err(format!("{path}: which test?"));
+            return Err(format!("{path}: no test is named"));
         }
         if let Some(name) = names.iter().find(|name| !is_test(name)) {
             return Err(format!("{path} has no test {name}"));
         }
         let listed = |name: &str| before_opensips.split(|c: char| !c.is_alphanumeric() && c != '_').any(|w| w == name);
         if let Some(name) = names.iter().find(|name| part.contains("(both hosts)") && !listed(name)) {
-            return Err(format!("{name} does not run before OpenSIPS"));
+            return Err(format!("{name} does not run in OpenSIPS"));
         }
     }
     Ok(())
 }
 
-/// Whether a file of tests is one program, without the names of the standard harness.
+/// Returns whether a test file is a program without the standard harness.
 fn has_runner(path: &Path) -> bool {
     fs::read_to_string(path).unwrap_or_default().contains("\nfn main()")
 }
 
 #[test]
-fn every_guarantee_names_the_tests_that_show_it() {
+fn guarantees_name_existing_tests() {
     for (page, title, least) in [
         ("docs/guarantees.md", "Charging", 10),
         ("docs/guarantees.md", "Failures and what they cost", 9),
@@ -398,7 +398,7 @@ fn every_guarantee_names_the_tests_that_show_it() {
         let chapter = chapter(page, title);
         let rows = chapter.lines().filter(|line| line.starts_with("| ") && !line.ends_with("| shown by |"));
         let rows: Vec<&str> = rows.collect();
-        assert!(rows.len() > least, "the table of {page}, {title}, has another form");
+        assert!(rows.len() > least, "the table of {page}, {title}, has changed its format");
         for row in rows {
             let evidence = row.trim_end_matches(" |").rsplit("| ").next().unwrap_or_default();
             assert_eq!(check_evidence(evidence), Ok(()), "{row}");
@@ -407,16 +407,16 @@ fn every_guarantee_names_the_tests_that_show_it() {
 }
 
 #[test]
-fn evidence_that_is_none_is_told() {
+fn evidence_without_a_test_is_rejected() {
     for (evidence, why) in [
         ("nothing", "it names no file"),
-        ("`tests/e2e/crashes.rs`", "tests/e2e/crashes.rs: which test?"),
+        ("`tests/e2e/crashes.rs`", "tests/e2e/crashes.rs: no test is named"),
         ("`tests/e2e/crashes.rs`: `the_engine_is_killed`", "tests/e2e/crashes.rs has no test the_engine_is_killed"),
-        // A function there, but no test.
+        // A function of the file that is not a test.
         ("`tests/e2e/reconcile.rs`: `reconcile`", "tests/e2e/reconcile.rs has no test reconcile"),
         (
             "`tests/e2e/trouble.rs`: `all_refused_leaves_nothing_open` (both hosts)",
-            "all_refused_leaves_nothing_open does not run before OpenSIPS",
+            "all_refused_leaves_nothing_open does not run in OpenSIPS",
         ),
     ] {
         assert_eq!(check_evidence(evidence), Err(why.to_owned()));
