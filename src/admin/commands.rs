@@ -2,7 +2,7 @@
 
 use super::ledger::Reader;
 use super::page::LIMIT_MAX;
-use crate::charge::tariff::NoTariff;
+use crate::charge::tariff::InvalidTariff;
 use crate::config::BALANCE_MAX;
 use crate::shm::record::{Command as Change, CommandResult};
 use crate::shm::region::Region;
@@ -383,7 +383,7 @@ impl Call<'_> {
         let mut config = self.region.config.clone();
         if !self.text(0).is_empty() {
             let accepted = "message:PRICE or kilobyte:PRICE, PRICE 1 to 1000000000";
-            config.tariff = self.text(0).parse().map_err(|_: NoTariff| self.wrong(0, accepted))?;
+            config.tariff = self.text(0).parse().map_err(|_: InvalidTariff| self.wrong(0, accepted))?;
             config.check().map_err(|error| self.fails(400, error.to_string()))?;
         }
         self.region.set_tariff(config.tariff);

@@ -1,15 +1,15 @@
-//! Who pays.
+//! Accounts.
 
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// An account's id: the canonical charged identity, `sip:user@host` with scheme and host in lower case
-/// and no port, parameters or headers, or `tel:+digits` without separators. `wire::identity` makes it.
+/// Id of an account: the canonical charged identity, made by `wire::identity`. Either `sip:user@host`, with scheme and host
+/// in lower case and no port, parameters or headers, or `tel:+digits` without separators.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct AccountId(pub Box<str>);
 
 impl AccountId {
-    /// The identity as text.
+    /// Returns the identity as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }

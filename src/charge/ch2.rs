@@ -1,6 +1,5 @@
-//! CH-2, the reference point between the Charging Enabler User (us) and the Charging Enabler: what is
-//! asked and what is answered, with no word of the protocol that carries it. The embedded ledger is
-//! one binding, Diameter another.
+//! CH-2, the reference point between the Charging Enabler User (imcharge) and the Charging Enabler: requests and responses,
+//! independent of the protocol that carries them. The embedded ledger is one binding, Diameter another.
 
 use super::account::AccountId;
 use super::policy::OnFailure;
@@ -9,26 +8,26 @@ use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::sync::Arc;
 
-/// A session of charging, from the reservation to the release. Made from the identity of the INVITE,
-/// so that every process of the host comes to the same one without asking.
+/// Key of a charging session. It is derived from the identity of the INVITE, so that every process of the host computes the
+/// same key on its own.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct SessionKey(pub u64, pub u64);
 
 impl SessionKey {
-    /// The key of the session that this INVITE opens (Call-ID, From tag, CSeq number): a retransmission
-    /// has the same, an INVITE sent again after a challenge another one.
+    /// Returns the key of the session that an INVITE opens. A retransmission has the same key; an INVITE sent again after a
+    /// challenge has another one.
     pub fn new(call_id: &[u8], from_tag: &[u8], cseq: u32) -> SessionKey {
         use siphasher::sip128::{Hasher128, SipHasher13};
         use std::hash::Hasher;
         let mut hasher = SipHasher13::new();
-        // Lengths first, so that no two pairs run into the same bytes.
+        // Lengths keep different pairs from hashing the same bytes.
         hasher.write_u64(call_id.len() as u64);
         hasher.write(call_id);
         hasher.write_u64(from_tag.len() as u64);
         hasher.write(from_tag);
         hasher.write_u32(cseq);
         let hash = hasher.finish128();
-        // Neither half is zero: a slot of the gate with half a key is free.
+        // Neither half is zero: a gate slot with a zero half is free.
         SessionKey(hash.h1.max(1), hash.h2.max(1))
     }
 }
@@ -39,21 +38,21 @@ impl fmt::Display for SessionKey {
     }
 }
 
-/// What fired a debit (step 8), as it stands in the history.
+/// What triggered a debit (step 8 of the OMA flow).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Trigger {
     /// MSRP 200 for the whole message (or a success REPORT, with `debit_on=report`).
     Response,
     /// MSRP 4xx or 5xx with this code, or a failure REPORT.
     Error(u16),
-    /// The response did not come in time.
+    /// No response within the timeout.
     Timeout,
-    /// BYE, a lost connection or a stopped host after content went out and before its response.
+    /// BYE, lost connection or stopped host after content was sent and before its response.
     Close,
 }
 
 impl Trigger {
-    /// The word in history, variables and RPC.
+    /// Returns the name used in history, variables and RPC.
     pub fn as_str(self) -> &'static str {
         match self {
             Trigger::Response => "response",
@@ -72,48 +71,50 @@ impl Trigger {
     }
 }
 
-/// One EventRequest over CH-2, named by `(session, number)`: a resend carries the same, and differs in `possible_duplicate` alone.
+/// One EventRequest over CH-2, identified by `(session, number)`. A resend differs only in `possible_duplicate` and
+/// `rate_limited`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Request {
     /// The session it belongs to.
     pub session: SessionKey,
-    /// Rises by one with each request of the session, from 0.
+    /// Number of the request within the session; counts up by one.
     pub number: u32,
-    /// Its number within the reservation, from 0, the request that opens it; 0 as well without one.
+    /// Number of the request within its reservation; 0 for the request that opens it, and without a reservation.
     pub sequence: u32,
-    /// Who pays.
+    /// The charged account.
     pub account: AccountId,
-    /// The tariff that was in force when the session was opened.
+    /// The tariff pinned when the session was opened.
     pub tariff: Tariff,
-    /// What of a reservation it finds, and what it leaves.
+    /// The reservation that the request uses.
     pub reservation: Reservation,
-    /// Whether it may have been asked before: the enabler is told that it may be a duplicate.
+    /// Whether the enabler may have received the request before.
     pub possible_duplicate: bool,
-    /// Whether it is asked again and nobody waits for it: it may take its turn.
+    /// A retry that nothing waits for; it is subject to the rate limit of retries.
     pub rate_limited: bool,
-    /// Whether it must not be asked twice, nor of two: money moves, and the enabler would move it twice.
+    /// Whether the request must be sent to one server only, and once: it moves money, and the enabler does not detect
+    /// duplicates.
     pub at_most_once: bool,
-    /// What the enabler gave with the grant: the way to who has the reservation.
+    /// Text from the grant that says which server holds the reservation.
     pub server_binding: Option<Arc<str>>,
-    /// A number that goes with the request however often it is asked, where the enabler wants one.
+    /// End-to-End Identifier (RFC 6733, 3), equal for all copies of the request; 0: not assigned.
     pub end_to_end_id: u32,
-    /// What is asked.
+    /// What is requested.
     pub operation: Operation,
 }
 
-/// The reservation that a request works on.
+/// The reservation that a request uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Reservation {
-    /// This request opens one, or debits without.
+    /// None: the request opens one, or debits or refunds directly.
     None,
-    /// There is one.
+    /// An open one.
     Open {
         /// Number of the request that opened it.
         opened_by: u32,
         /// Reserved and not yet debited, before this request.
         outstanding: Quota,
     },
-    /// There is one, and it ends with this debit: what the debit leaves of it is given back.
+    /// An open one that ends with this debit; the rest is released.
     Last {
         /// Number of the request that opened it.
         opened_by: u32,
@@ -123,7 +124,7 @@ pub enum Reservation {
 }
 
 impl Reservation {
-    /// Number of the request that opened it.
+    /// Returns the number of the request that opened it.
     pub fn opened_by(self) -> Option<u32> {
         match self {
             Reservation::None => None,
@@ -131,7 +132,7 @@ impl Reservation {
         }
     }
 
-    /// What is reserved and not yet debited, before the request.
+    /// Returns what is reserved and not yet debited, before this request.
     pub fn outstanding(self) -> Quota {
         match self {
             Reservation::None => Quota(0),
@@ -140,110 +141,107 @@ impl Reservation {
     }
 }
 
-/// The operations of CH-2 that this module uses.
+/// Operations of CH-2 that imcharge uses.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Operation {
-    /// Reserve units: up to `quota`, in a reservation of their own; less is granted where the account can pay for less,
-    /// none is a denial.
+    /// Reserves up to `quota` in a new reservation. Less is granted if the account cannot pay for all; nothing is a denial.
     Reserve {
-        /// How much of the service is wanted; 0: what is outstanding of an open reservation is asked for again, because
-        /// the enabler wants that, or because its grant has become old.
+        /// Quota requested; 0: renewal of an open reservation, because the enabler requests it or its validity has ended.
         quota: Quota,
     },
-    /// Debit units for one message, out of what is reserved.
+    /// Debits units for one message, from the reservation if there is one.
     Debit {
         /// Message-ID of the MSRP message.
         message_id: Box<str>,
-        /// Number among the debits of the message: 0, unless chunks of it were read after its first debit.
+        /// Number among the debits of the message; above 0 only for chunks read after its first debit.
         part: u32,
-        /// Octets of content that went to the client.
+        /// Octets of content sent to the client.
         octets: u64,
-        /// The price, in units of the account, by the pinned tariff.
+        /// Price in units of the account, by the pinned tariff.
         units: Units,
-        /// How much of the session's quota this message takes.
+        /// Quota that the message uses.
         quota: Quota,
-        /// Why now.
+        /// What triggered the debit.
         trigger: Trigger,
     },
-    /// Give back what a debit of this session has taken: the message was not delivered after all.
+    /// Refunds an earlier debit of this session: the message was not delivered.
     Refund {
         /// Message-ID of the MSRP message.
         message_id: Box<str>,
-        /// Number among the debits of the message: 0, unless chunks of it were read after its first debit.
+        /// Number among the debits of the message; above 0 only for chunks read after its first debit.
         part: u32,
         /// Octets of content of the message.
         octets: u64,
-        /// What was debited for it, in units of the account, by the pinned tariff.
+        /// Units to refund, by the pinned tariff.
         units: Units,
-        /// The same in what the tariff counts.
+        /// Quota to refund.
         quota: Quota,
     },
-    /// End a reservation: what is left of it is given back, zero units are used.
+    /// Ends a reservation; the rest is released and zero units are used.
     Release,
 }
 
-/// The enabler's Response.
+/// Response of the enabler.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Response {
     /// Units are reserved.
     Granted(Grant),
-    /// The service costs this subscriber nothing: nothing is reserved and nothing will be debited.
+    /// The service is free of charge for this subscriber: nothing is reserved or will be debited.
     Free,
-    /// Refused: nothing is reserved by this request.
+    /// Refused; the request reserves nothing.
     Denied(Denial),
-    /// The enabler knows no such reservation: it has ended it by itself, or has never heard of it.
+    /// The enabler does not know the reservation: it ended it by itself, or never received the request that opens it.
     NoReservation,
-    /// The debit stands.
+    /// The debit was executed.
     Debited {
-        /// What is left on the account beside all that is held; `None` where the enabler does not tell.
+        /// Available balance of the account; `None` if the enabler does not report it.
         balance: Option<i64>,
-        /// Whether the enabler has ended the reservation with it: nothing is held any more.
+        /// Whether the enabler has ended the reservation with it.
         ended: bool,
-        /// What is reserved from now on, where the enabler says it anew with each debit.
+        /// What is reserved from now on, if the enabler reports it with each debit.
         rest: Option<Grant>,
     },
-    /// What was debited is given back.
+    /// The refund was executed.
     Refunded {
-        /// What is left on the account beside all that is held; `None` where the enabler does not tell.
+        /// Available balance of the account; `None` if the enabler does not report it.
         balance: Option<i64>,
     },
-    /// The rest is given back.
+    /// The reservation is released.
     Released {
-        /// What is left on the account beside all that is held; `None` where the enabler does not tell.
+        /// Available balance of the account; `None` if the enabler does not report it.
         balance: Option<i64>,
     },
-    /// No answer to be had: silent, unreachable or broken.
+    /// No usable answer: silence, no connection or an error.
     Failed(Failure),
 }
 
-/// What is granted.
+/// A grant.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Grant {
-    /// How much of the service may be used, at most what was asked. None, where some was asked: a refusal with an open
-    /// reservation.
+    /// Quota granted, at most what was requested. 0 if some was requested: a refusal that leaves an open reservation.
     pub quota: Quota,
-    /// All that the reservation holds from now on, where the enabler says it anew; it may be less than before. `None`:
-    /// what it held, less what is debited.
+    /// Everything that the reservation holds from now on, if the enabler reports it; may be less than before. `None`: what
+    /// it held, less what is debited.
     pub reserved: Option<Quota>,
-    /// Seconds after which what is left of it must be asked for again.
+    /// Seconds after which the reservation must be renewed.
     pub valid_for: Option<u32>,
-    /// Whether it is the last: no more will be granted.
+    /// Whether no more will be granted after it.
     pub last: bool,
-    /// What the session gets from now on while the enabler fails; `None`: what is configured.
+    /// What the session gets from now on while the enabler fails; `None`: as configured.
     pub on_failure: Option<OnFailure>,
-    /// To be handed back with each request of this reservation.
+    /// Which server holds the reservation; to be returned with each request of it.
     pub server_binding: Option<Arc<str>>,
-    /// What is left on the account beside all that is held; `None` where the enabler does not tell.
+    /// Available balance of the account; `None` if the enabler does not report it.
     pub balance: Option<i64>,
 }
 
 impl Response {
-    /// A grant without end and without a word of more.
+    /// Returns a grant without a validity limit or other terms.
     pub fn granted(quota: Quota, balance: Option<i64>) -> Response {
         Response::Granted(Grant { quota, balance, ..Grant::default() })
     }
 
-    /// A debit out of a reservation that goes on as it was.
+    /// Returns an executed debit that leaves its reservation open.
     pub fn debited(balance: Option<i64>) -> Response {
         Response::Debited { balance, ended: false, rest: None }
     }
@@ -254,22 +252,22 @@ impl Response {
 pub enum Denial {
     /// The account cannot pay for one message.
     NoCredit,
-    /// The account cannot pay for so many; perhaps for fewer. Of enablers that never grant in part.
+    /// The account cannot pay for the whole quota, but perhaps for less; from enablers that never grant in part.
     NotSoMany,
-    /// There is no such account.
+    /// The account does not exist.
     UnknownSubscriber,
     /// The service is denied to this subscriber.
     ServiceDenied,
-    /// The subscriber may not have the service.
+    /// The subscriber is not authorized for the service.
     NotAuthorized,
-    /// The enabler cannot rate the service: it does not know it by this name. Asking again is in vain.
+    /// The enabler cannot rate the service; a retry would fail as well.
     RatingFailed,
-    /// Refused for another reason, which the code tells.
+    /// Refused for another reason, given by this Result-Code.
     Refused(u32),
 }
 
 impl Denial {
-    /// The word in `$imcharge(reason)`, history and RPC.
+    /// Returns the name used in `$imcharge(reason)`, history and RPC.
     pub fn as_str(self) -> &'static str {
         match self {
             Denial::NoCredit | Denial::NotSoMany => "no-credit",
@@ -281,7 +279,7 @@ impl Denial {
         }
     }
 
-    /// The Result-Code that says the same (RFC 8506, 9), for `$imcharge(code)`.
+    /// Returns the equivalent Result-Code (RFC 8506, 9), for `$imcharge(code)`.
     pub fn code(self) -> u32 {
         match self {
             Denial::ServiceDenied => 4010,
@@ -294,35 +292,35 @@ impl Denial {
     }
 }
 
-/// Why there is no answer.
+/// Why there is no usable answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Failure {
-    /// `max_sessions` are open.
+    /// `max_sessions` sessions are open.
     Full,
-    /// No identity to charge: no P-Asserted-Identity, or none that is a sip or tel URI.
+    /// No identity to charge: P-Asserted-Identity is missing or is neither a sip nor a tel URI.
     NoIdentity,
-    /// The enabler could not do it.
+    /// The enabler could not execute the request.
     Enabler,
-    /// No enabler can be reached: nothing was asked.
+    /// No server is reachable; nothing was sent.
     Unreachable,
-    /// More requests wait for an answer than may: nothing was asked.
+    /// Too many requests are pending; nothing was sent.
     Overload,
-    /// Asked, and not answered in time: it may have been done.
+    /// No answer within the timeout; the request may have been executed.
     Silent,
-    /// Asked, and answered by something that cannot be read: it may have been done.
+    /// The answer cannot be decoded; the request may have been executed.
     Unreadable,
-    /// The enabler says that it is busy.
+    /// The enabler reports that it is busy.
     Busy,
-    /// Nobody knows the way to the enabler.
+    /// No route to the enabler.
     Undeliverable,
-    /// Its INVITE came by another way as well, and is charged there: nothing was asked.
+    /// The INVITE also arrived over another path and is charged there; nothing was sent.
     Merged,
-    /// Granted after the INVITE had ended: cancelled, failed or out of time. What was granted is released.
+    /// Granted after the INVITE had been cancelled, failed or timed out; the grant is released.
     Ended,
 }
 
 impl Failure {
-    /// The word in `$imcharge(reason)`, history and RPC.
+    /// Returns the name used in `$imcharge(reason)`, history and RPC.
     pub fn as_str(self) -> &'static str {
         match self {
             Failure::Full => "full",
@@ -339,7 +337,7 @@ impl Failure {
         }
     }
 
-    /// The Result-Code that says the same (RFC 6733, 7.1.3), for `$imcharge(code)`; 0: there was no answer.
+    /// Returns the equivalent Result-Code (RFC 6733, 7.1.3), for `$imcharge(code)`; 0: no answer.
     pub fn code(self) -> u32 {
         match self {
             Failure::Undeliverable => 3002,
@@ -348,7 +346,7 @@ impl Failure {
         }
     }
 
-    /// Whether the request may have been carried out all the same.
+    /// Returns whether the request may have been executed.
     pub fn may_be_done(self) -> bool {
         matches!(self, Failure::Silent | Failure::Unreadable)
     }

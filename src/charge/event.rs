@@ -1,5 +1,5 @@
-//! What happened, as the session machine hears of it. A worker of the host writes an [`Entry`] into its
-//! ring; the engine reads it, perhaps in another order than other workers' entries.
+//! Events of a session. A worker of the host writes an [`Entry`] into its ring; the engine may read entries of different
+//! rings in another order than they were written.
 
 use super::ch2::SessionKey;
 use super::time::Time;
@@ -10,38 +10,38 @@ use serde::{Deserialize, Serialize};
 pub struct Entry<'a> {
     /// The session it belongs to.
     pub session: SessionKey,
-    /// When the host's worker saw it.
+    /// When the host's worker saw the event.
     pub at: Time,
-    /// What it was.
+    /// The event.
     #[serde(borrow)]
     pub event: Event<'a>,
 }
 
-/// The events of a session. Every order of them is accepted.
+/// Events of a session. The session accepts them in any order.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Event<'a> {
-    /// Step 1: an INVITE waits for its reservation.
+    /// Step 1 of the OMA flow: an INVITE is suspended until its reservation is answered.
     Reserve(#[serde(borrow)] Reserve<'a>),
-    /// A provisional response that is sent reliably (RFC 3262) went to the inviting side: an early dialog.
+    /// A reliable provisional response (RFC 3262) was sent to the inviting side: an early dialog.
     EarlyDialog {
         /// Hash of the answering side's tag.
         leg: u64,
     },
-    /// Step 4: a 2xx went to the inviting side, and the MSRP sessions are bound.
+    /// Step 4: a 2xx was sent to the inviting side, and the MSRP sessions are bound.
     Answered {
-        /// Hash of the answering side's tag; 0: not known.
+        /// Hash of the answering side's tag; 0: unknown.
         leg: u64,
     },
-    /// The INVITE ended without a 2xx: final failure reply, or the transaction died (408).
+    /// The INVITE ended without a 2xx: final failure response, or transaction timeout (408).
     Failed {
         /// SIP status.
         code: u16,
-        /// Which transaction of the INVITE; `None`: the host does not tell.
+        /// Transaction of the INVITE; `None` if the host does not report it.
         transaction: Option<InviteTransaction>,
     },
     /// CANCEL of the INVITE.
     Cancelled {
-        /// Which transaction of the INVITE; `None`: the host does not tell.
+        /// Transaction of the INVITE; `None` if the host does not report it.
         transaction: Option<InviteTransaction>,
     },
     /// Step 11: BYE of either side.
@@ -49,82 +49,82 @@ pub enum Event<'a> {
         /// Hash of the answering side's tag.
         leg: u64,
     },
-    /// The server's side knows that a dialog is over: it has answered the BYE, or sent it.
+    /// The server's side has answered the BYE or sent it, so it knows that the dialog has ended.
     DialogOver {
         /// Hash of the answering side's tag.
         leg: u64,
     },
-    /// The host's script closes the session.
+    /// The host's script ends the session.
     End {
-        /// The script's word for why.
+        /// The script's reason.
         reason: &'a str,
     },
-    /// Step 5: a SEND with content from the server's side passed the gate and goes to the client.
+    /// Step 5: a SEND of the server's side passed the gate.
     Sent(#[serde(borrow)] Sent<'a>),
-    /// A frame was stopped.
+    /// The gate stopped a frame.
     Stopped {
-        /// Message-ID of the frame; empty where it has none.
+        /// Message-ID of the frame; empty if it has none.
         message_id: &'a str,
         /// Why it was stopped.
         why: Stop,
     },
-    /// A response of the client's side.
+    /// An MSRP response of the client's side.
     Responded {
-        /// [`transaction`] of its id.
+        /// [`transaction_hash`] of its id.
         transaction: u64,
         /// MSRP status.
         code: u16,
-        /// The connection it came on; 0 where the host does not tell.
+        /// The connection it arrived on; 0 if the host does not report it.
         connection: u64,
     },
     /// A REPORT of the client's side.
     Reported {
-        /// Message-ID of the message it is about.
+        /// Message-ID of the reported message.
         message_id: &'a str,
-        /// First octet it is about, from 1.
+        /// First octet reported, from 1.
         start: u64,
-        /// Last octet it is about; `None` where it does not say.
+        /// Last octet reported; `None` if unknown.
         end: Option<u64>,
         /// Code of the Status header (namespace 000).
         code: u16,
     },
-    /// Any other frame of a bound session (empty SEND, keep-alive, NICKNAME, the server's responses): the
-    /// session is alive.
+    /// Any other frame of a bound session (empty SEND, keep-alive, NICKNAME, the server's responses); it keeps the session
+    /// alive.
     Activity {
-        /// The connection it came on; 0 where the host does not tell.
+        /// The connection it arrived on; 0 if the host does not report it.
         connection: u64,
     },
-    /// A connection that carried frames of the session is closed.
+    /// A connection that carried frames of the session was closed.
     ConnectionLost {
-        /// Which.
+        /// Id of the connection.
         connection: u64,
     },
-    /// The host that had the session's connections is gone: another instance runs now, or it is being stopped.
+    /// The host that had the session's connections has stopped: another instance runs now, or it is shutting down.
     HostStopped,
-    /// The enabler wants to be asked again about a reservation now.
+    /// The enabler requests the renewal of a reservation.
     Reauthorize {
         /// Number of the request that opened it.
         opened_by: u32,
     },
-    /// The enabler ends the service.
+    /// The enabler ends the session.
     Abort,
-    /// A SEND with content that has passed the gate passes this relay once more, since both ends use it: the same octets,
-    /// under the transaction id by which the client will answer.
+    /// A SEND with content that has passed the gate passes this relay a second time, because both ends use it: the same
+    /// octets, under the transaction id that the client answers.
     PassedAgain {
         /// Message-ID of the SEND.
         message_id: &'a str,
-        /// [`transaction`] of its id.
+        /// [`transaction_hash`] of its id.
         transaction: u64,
         /// Number of its first octet, from 1.
         start: u64,
         /// Octets of content.
         octets: u64,
     },
-    /// A SEND that had passed the gate could not be sent on: its content was handed to nobody.
+    /// A SEND that had passed the gate could not be relayed.
     Unsent {
         /// Message-ID of the SEND.
         message_id: &'a str,
-        /// [`transaction`] of its id, as in [`Event::Sent`].
+        /// [`transaction_hash`] of its id, as in [`Event::Sent`].
         transaction: u64,
     },
 }
@@ -158,20 +158,20 @@ impl Suspended {
     }
 }
 
-/// An INVITE that waits.
+/// A suspended INVITE that asks for a reservation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reserve<'a> {
     /// Call-ID.
     pub call_id: &'a str,
-    /// Canonical identity of the charged party; empty: none was found.
+    /// Canonical identity of the charged party; empty if none was found.
     pub account: &'a str,
-    /// Canonical identity of the other party, for the record; empty where there is none.
+    /// Canonical identity of the other party, for the history; empty if unknown.
     pub other: &'a str,
-    /// icid-value of P-Charging-Vector; empty where there is none.
+    /// icid-value of P-Charging-Vector; empty if absent.
     pub icid: &'a str,
-    /// Who offers and who has the stored messages.
+    /// Which side has the stored messages.
     pub direction: Direction,
-    /// For how many messages; 0: not known.
+    /// Number of messages; 0: unknown.
     pub messages: u32,
     /// The INVITE transaction that waits for the verdict.
     pub suspended: Suspended,
@@ -188,58 +188,58 @@ pub enum Direction {
     Push,
 }
 
-/// A SEND with content, or the end of a message.
+/// A SEND with content, or one that ends a message.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sent<'a> {
     /// Message-ID.
     pub message_id: &'a str,
-    /// [`transaction`] of its id, as this hop sends it.
+    /// [`transaction_hash`] of its id, as this hop sends it.
     pub transaction: u64,
     /// Number of the first octet of the chunk, from 1.
     pub start: u64,
     /// Octets of content in the chunk.
     pub octets: u64,
-    /// Total of Byte-Range; `None` where it is absent or `*`.
+    /// Total of Byte-Range; `None` if absent or `*`.
     pub total: Option<u64>,
-    /// The end-line's flag.
+    /// Continuation flag of the end-line.
     pub flag: Flag,
-    /// What Failure-Report asks for.
+    /// Value of Failure-Report.
     pub failure_report: FailureReport,
     /// Whether Success-Report is yes.
     pub success_report: bool,
-    /// How much the gate took from the grant for this chunk (0: it was paid for before).
+    /// What the gate took from the grant for this chunk; 0 if it was paid before.
     pub taken: u32,
-    /// The connection it came on; 0 where the host does not tell.
+    /// The connection it arrived on; 0 if the host does not report it.
     pub connection: u64,
 }
 
-/// Why a frame was stopped.
+/// Why the gate stopped a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Stop {
-    /// A SEND with content beyond the grant, or after the gate was closed.
+    /// Content beyond the grant, or after the gate was closed.
     Beyond,
-    /// A SEND with content of a message of which a chunk was stopped before, or that is settled.
+    /// Content of a message that is settled, or of which a chunk was stopped before.
     Message,
-    /// A SEND with content of a session whose share of the gate is used up.
+    /// Content of a session that has used up its share of the gate's table.
     Share,
-    /// A frame that claims to be of the other side than it comes from.
+    /// A frame that claims to be from the other side.
     Forged,
-    /// A frame from an endpoint of the session to one with which it has no MSRP session.
+    /// A frame between endpoints that have no MSRP session with each other.
     NoStream,
 }
 
-/// The end-line's flag (RFC 4975, 7.1).
+/// Continuation flag of the end-line (RFC 4975, 7.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Flag {
     /// `$`: the last chunk.
     Last,
     /// `+`: more to come.
     More,
-    /// `#`: the sender gives the message up.
+    /// `#`: the sender aborts the message.
     Aborted,
 }
 
-/// Failure-Report (RFC 4975, 7.1.1).
+/// Value of Failure-Report (RFC 4975, 7.1.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FailureReport {
     /// `yes`, or absent.
@@ -250,8 +250,8 @@ pub enum FailureReport {
     No,
 }
 
-/// A transaction id of MSRP as the machine keeps it: 4 to 32 characters in eight octets.
-pub fn transaction(id: &[u8]) -> u64 {
+/// Returns the hash by which a session remembers an MSRP transaction id or a Message-ID.
+pub fn transaction_hash(id: &[u8]) -> u64 {
     use std::hash::Hasher;
     let mut hasher = siphasher::sip::SipHasher13::new();
     hasher.write(id);

@@ -1,7 +1,7 @@
-//! The rules of charging, pure: no I/O, no clock, no host, no wire format, no unsafe.
+//! The rules of charging: no I/O, clock, host, wire format or unsafe code.
 //!
-//! A session is a function of (state, event, time): feed one [`event::Event`], drain the outputs, then
-//! feed the next. Time is an argument everywhere.
+//! A session is a function of (state, event, time): pass one [`event::Event`], drain the outputs, pass the next. Time is
+//! always an argument.
 
 #![forbid(unsafe_code)]
 

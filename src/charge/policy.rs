@@ -1,77 +1,78 @@
-//! What to do where the OMA text is silent. Each case has a name, a default and a test.
+//! How to treat cases that the OMA specification leaves open. Each has a parameter, a default and a test.
 
 use serde::{Deserialize, Serialize};
+use std::str::FromStr;
 
-/// Debit or not.
+/// Whether a message is debited.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Settle {
-    /// The message is paid for.
+    /// The message is debited.
     Debit,
-    /// The message costs nothing.
+    /// The message is not charged.
     Release,
 }
 
-/// What a debit waits for.
+/// What triggers a debit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum DebitOn {
     /// The MSRP response.
     Response,
-    /// The REPORT, for messages that asked for one (Success-Report: yes); the response for all others.
+    /// The REPORT for messages that request one (Success-Report: yes), the response for all others.
     Report,
 }
 
-/// What happens to an INVITE when the enabler fails.
+/// What an INVITE gets when the enabler fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum OnFailure {
-    /// Refuse the service.
+    /// The service is refused.
     Deny,
-    /// Give it, and debit when the enabler is back.
+    /// The service is granted, and debited when the enabler is available again.
     Grant,
 }
 
-/// What happens to a debit that was asked for and never answered.
+/// What happens to a debit that was not answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Resend {
-    /// It is asked again, marked as a possible duplicate (RFC 8506, 6.5), until it is answered.
+    /// It is sent again, marked as a possible duplicate (RFC 8506, 6.5), until it is answered.
     Again,
-    /// It waits for an operator: this enabler would take it twice.
+    /// It waits for the operator: the enabler does not detect duplicates.
     Hold,
 }
 
-/// When credit is asked for.
+/// When credit is requested.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Model {
-    /// Before the service: units are reserved, then debited (ECUR and SCUR of TS 32.299).
+    /// Before delivery: units are reserved, then debited (ECUR and SCUR of TS 32.299).
     Reserve,
-    /// With each message, after it: units are debited at once (IEC of TS 32.299). Nothing is reserved.
+    /// After the delivery of each message: units are debited directly (IEC of TS 32.299). Nothing is reserved.
     Immediate,
 }
 
-/// All choices of an operator that the session machine follows.
+/// The policies that a session follows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Policy {
     /// `5xx`: an MSRP 5xx (501, 506). Default: debit.
     pub server_error: Settle,
-    /// `close`: BYE, lost connection or stopped host after content went out and before its response. Default: debit.
+    /// `close`: BYE, lost connection or stopped host after content was sent and before its response. Default: debit.
     pub close: Settle,
-    /// `abort`: the server gives a message up (`#`) with no error response before. Default: release.
+    /// `abort`: the server aborts a message (`#`) without an earlier error response. Default: release.
     pub abort: Settle,
-    /// `report`: a failure REPORT that comes after its message was debited because of a 200. Default: debit, which keeps
-    /// it; release gives the units back.
+    /// `report`: a failure REPORT after the message was debited because of a 200. Default: debit, which keeps the debit;
+    /// release refunds it.
     pub report: Settle,
-    /// When credit is asked for.
+    /// When credit is requested.
     pub model: Model,
-    /// What a debit waits for.
+    /// What triggers a debit.
     pub debit_on: DebitOn,
     /// What an INVITE gets when the enabler fails.
     pub on_failure: OnFailure,
-    /// How much of the service a subscriber may have in all while no enabler answers, with `on_failure=grant`.
+    /// Total that a subscriber may be granted while the enabler does not answer, with `on_failure=grant`.
     pub on_failure_cap: u32,
-    /// What happens to a debit that was asked for and never answered.
+    /// What happens to a debit that was not answered.
     pub resend: Resend,
     /// Seconds to wait for an MSRP response (or REPORT) after the last octet of a chunk.
     pub response_timeout: u32,
-    /// Seconds without any movement after which a session is settled and its hold freed.
+    /// Seconds without activity after which a session is settled and its reservation released.
     pub hold_timeout: u32,
 }
 
@@ -93,19 +94,19 @@ impl Default for Policy {
     }
 }
 
-/// A case of the parameter `policy` is unknown, or its choice is.
+/// The text is not a value of the parameter `policy`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("allowed is CASE=CHOICE;..., CASE of 5xx, close, abort, report, CHOICE of debit, release")]
-pub struct NoPolicy;
+#[error("accepted is CASE=CHOICE;..., with CASE 5xx, close, abort or report and CHOICE debit or release")]
+pub struct InvalidPolicy;
 
 impl Policy {
-    /// Sets the cases of the parameter `policy`: `5xx=debit;close=debit;abort=release;report=debit`. Cases that are not named stay
-    /// as they are, as does the whole where any is wrong.
-    pub fn set_cases(&mut self, text: &str) -> Result<(), NoPolicy> {
+    /// Sets cases from the parameter `policy`, for example `5xx=debit;abort=release`. Cases that are not named keep their
+    /// value. An error changes nothing.
+    pub fn set_cases(&mut self, text: &str) -> Result<(), InvalidPolicy> {
         let mut policy = *self;
         for case in text.split(';').map(str::trim).filter(|case| !case.is_empty()) {
-            let (name, choice) = case.split_once('=').ok_or(NoPolicy)?;
-            *policy.case(name.trim()).ok_or(NoPolicy)? = Settle::from_word(choice.trim()).ok_or(NoPolicy)?;
+            let (name, choice) = case.split_once('=').ok_or(InvalidPolicy)?;
+            *policy.case(name.trim()).ok_or(InvalidPolicy)? = choice.trim().parse()?;
         }
         *self = policy;
         Ok(())
@@ -122,12 +123,14 @@ impl Policy {
     }
 }
 
-impl Settle {
-    fn from_word(word: &str) -> Option<Settle> {
-        match word {
-            "debit" => Some(Settle::Debit),
-            "release" => Some(Settle::Release),
-            _ => None,
+impl FromStr for Settle {
+    type Err = InvalidPolicy;
+
+    fn from_str(text: &str) -> Result<Settle, InvalidPolicy> {
+        match text {
+            "debit" => Ok(Settle::Debit),
+            "release" => Ok(Settle::Release),
+            _ => Err(InvalidPolicy),
         }
     }
 }
@@ -137,7 +140,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn cases_are_set_by_name_and_others_stay() {
+    fn policy_sets_named_cases_only() {
         let mut policy = Policy::default();
         assert_eq!(policy.set_cases(" 5xx=release; abort = debit ;report=release"), Ok(()));
         let (release, debit) = (Settle::Release, Settle::Debit);
@@ -148,11 +151,11 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_case_changes_nothing() {
+    fn policy_with_invalid_case_is_unchanged() {
         for text in ["close", "close=", "close=maybe", "4xx=debit", "close=release;x=debit", "=debit", "close=debit=1"]
         {
             let mut policy = Policy::default();
-            assert_eq!(policy.set_cases(text), Err(NoPolicy), "{text}");
+            assert_eq!(policy.set_cases(text), Err(InvalidPolicy), "{text}");
             assert_eq!(policy, Policy::default(), "{text}");
         }
     }

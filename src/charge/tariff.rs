@@ -1,4 +1,4 @@
-//! What a message costs.
+//! Tariffs: the price of a message.
 
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -8,19 +8,19 @@ use std::str::FromStr;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Units(pub u64);
 
-/// How much of the service is meant, in what the tariff counts: messages, or started kilobytes.
+/// An amount of service: messages or started kilobytes, depending on the tariff.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Quota(pub u32);
 
-/// What one unit of an account is.
+/// Unit of an account.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Unit {
-    /// A message.
+    /// Messages.
     #[default]
     Message,
-    /// An octet.
+    /// Octets.
     Octets,
-    /// The smallest unit of the currency.
+    /// Minor units of the currency.
     Money,
 }
 
@@ -35,7 +35,7 @@ impl Unit {
     }
 }
 
-/// The text names no unit.
+/// The text is not a unit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("accepted values are message, octets and money")]
 pub struct UnknownUnit;
@@ -48,29 +48,30 @@ impl FromStr for Unit {
     }
 }
 
-/// What the price is for.
+/// What a price applies to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Per {
-    /// Each message, of whatever size.
+    /// Each message, regardless of its size.
     Message,
-    /// Each started 1024 octets of a message; a message without any octet counts one.
+    /// Each started 1024 octets of a message; an empty message counts as one.
     Kilobyte,
 }
 
-/// A price, pinned when the session is opened: `message:25`, `kilobyte:3`.
+/// A tariff, pinned when the session is opened: `message:25`, `kilobyte:3`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tariff {
-    /// What the price is for.
+    /// What the price applies to.
     pub per: Per,
-    /// Units of the account, 1 to [`Tariff::PRICE_MAX`].
+    /// Price in units of the account, 1 to [`Tariff::PRICE_MAX`].
     pub price: u32,
 }
 
 impl Tariff {
-    /// The highest price: one quota of 2^32 at this price still fits the account's integer.
+    /// Highest price: the largest quota (2^32 - 1) at this price still fits the account's 64-bit integer, so
+    /// [`Tariff::price_of`] cannot overflow.
     pub const PRICE_MAX: u32 = 1_000_000_000;
 
-    /// How much of the quota a message of this size takes.
+    /// Returns the quota that a message of this size uses.
     pub fn quota(self, octets: u64) -> Quota {
         match self.per {
             Per::Message => Quota(1),
@@ -78,7 +79,7 @@ impl Tariff {
         }
     }
 
-    /// What that much of the service costs.
+    /// Returns the price of a quota.
     pub fn price_of(self, quota: Quota) -> Units {
         Units(u64::from(self.price) * u64::from(quota.0))
     }
@@ -94,22 +95,22 @@ impl fmt::Display for Tariff {
     }
 }
 
-/// The text is no tariff.
+/// The text is not a tariff.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("allowed is message:PRICE or kilobyte:PRICE, PRICE from 1 to 1000000000 units of the account")]
-pub struct NoTariff;
+#[error("accepted are message:PRICE and kilobyte:PRICE, PRICE from 1 to 1000000000 units of the account")]
+pub struct InvalidTariff;
 
 impl FromStr for Tariff {
-    type Err = NoTariff;
+    type Err = InvalidTariff;
 
-    fn from_str(text: &str) -> Result<Tariff, NoTariff> {
-        let (per, price) = text.split_once(':').ok_or(NoTariff)?;
+    fn from_str(text: &str) -> Result<Tariff, InvalidTariff> {
+        let (per, price) = text.split_once(':').ok_or(InvalidTariff)?;
         let per = match per {
             "message" => Per::Message,
             "kilobyte" => Per::Kilobyte,
-            _ => return Err(NoTariff),
+            _ => return Err(InvalidTariff),
         };
-        let price = price.parse().ok().filter(|p| (1..=Tariff::PRICE_MAX).contains(p)).ok_or(NoTariff)?;
+        let price = price.parse().ok().filter(|p| (1..=Tariff::PRICE_MAX).contains(p)).ok_or(InvalidTariff)?;
         Ok(Tariff { per, price })
     }
 }

@@ -2,7 +2,7 @@
 
 use super::{Passage, Urgency, Worker};
 use crate::charge::ch2::SessionKey;
-use crate::charge::event::{Event, FailureReport, Flag, Sent, Stop, transaction};
+use crate::charge::event::{Event, FailureReport, Flag, Sent, Stop, transaction_hash};
 use crate::charge::tariff::Per;
 use crate::shm::clock;
 use crate::shm::gate::{Attribution, Bound, Chunk, Pass, Side};
@@ -33,7 +33,7 @@ impl Worker {
             _ => return,
         };
         if let (Some(message_id), true) = (parsed.message_id, parsed.is_content()) {
-            let transaction = transaction(parsed.transaction_id.as_bytes());
+            let transaction = transaction_hash(parsed.transaction_id.as_bytes());
             self.push_or_count(bound.session, Event::Unsent { message_id, transaction });
         }
     }
@@ -157,7 +157,7 @@ impl Worker {
     /// A frame that has passed once and is counted. The client will answer its transaction id of this pass.
     fn pass_again(&mut self, bound: Bound, frame: &msrp::Frame<'_>, ends: Ends) {
         if let (Side::Server, Some(message_id), true) = (bound.side, frame.message_id, frame.is_content()) {
-            let transaction = transaction(frame.transaction_id.as_bytes());
+            let transaction = transaction_hash(frame.transaction_id.as_bytes());
             let start = first_octet(frame);
             let octets = frame.content_octets();
             self.push_or_count(bound.session, Event::PassedAgain { message_id, transaction, start, octets });
@@ -218,7 +218,7 @@ impl Worker {
         match bound.side {
             Side::Server => self.activity(bound, came.connection),
             Side::Client if self.may_push(bound.at) => {
-                let event = Event::Responded { transaction: transaction(id), code, connection: came.connection };
+                let event = Event::Responded { transaction: transaction_hash(id), code, connection: came.connection };
                 self.push_or_count(bound.session, event);
             }
             Side::Client => {}
@@ -391,7 +391,7 @@ fn sent<'a>(message_id: &'a str, frame: &msrp::Frame<'a>, taken: u32, connection
     let start = first_octet(frame);
     Sent {
         message_id,
-        transaction: transaction(frame.transaction_id.as_bytes()),
+        transaction: transaction_hash(frame.transaction_id.as_bytes()),
         start,
         octets: frame.content_octets() + if is_injected(InjectedBug::QuantityByPosition) { start - 1 } else { 0 },
         total: frame.byte_range.and_then(|range| range.total).filter(|_| !is_injected(InjectedBug::EndOfMessageUntold)),

@@ -26,7 +26,7 @@ use super::RING_SKEW_SECONDS;
 use super::ranges::Ranges;
 use super::rule::{CloseCause, Rule};
 use crate::charge::ch2::Trigger;
-use crate::charge::event::{Flag, Sent, transaction};
+use crate::charge::event::{Flag, Sent, transaction_hash};
 use crate::charge::policy::{DebitOn, Policy, Settle};
 use crate::charge::tariff::Quota;
 use crate::charge::time::Time;
@@ -187,7 +187,7 @@ impl OpenMessage {
 
     /// Hash of a Message-ID, by which a settled message is remembered and a REPORT finds its message.
     pub(super) fn hash_of(id: &str) -> u64 {
-        transaction(id.as_bytes())
+        transaction_hash(id.as_bytes())
     }
 
     /// Number among all items that the session stores in parts.

@@ -18,7 +18,7 @@ pub enum Rule {
     BeyondGrant,
     /// An earlier chunk of the message was stopped, or the message is settled.
     MessageStopped,
-    /// The session's share of the gate is used up.
+    /// The session has used up its share of the gate's table.
     ShareUsed,
     /// The frame claims to be from the other side.
     Forged,
