@@ -1,13 +1,13 @@
 # imcharge: see README.md. "make help" lists what there is.
 
-# KAMAILIO=trixie (a release of Debian) or KAMAILIO=6.0 (a version that some release has): not the one of this machine.
+# KAMAILIO=trixie (a Debian release) or KAMAILIO=6.0 (a version) selects another Kamailio than the installed one.
 ifdef KAMAILIO
 HOST = $(CURDIR)/out/hosts/$(KAMAILIO)
 KAMAILIO_BIN = $(HOST)/root/usr/sbin/kamailio
 KAMAILIO_MODULES = $(HOST)/modules
 KAMAILIO_SRC = $(HOST)/source/src
 MODULE = out/$$(cat $(HOST)/version)/imcharge.so
-# It runs with libraries of its own, and with its own kamcmd.
+# It runs with its own libraries and its own kamcmd.
 RUN = PATH=$(HOST)/bin:$$PATH KAMAILIO_BIN=$(HOST)/bin/kamailio
 PACKED = $$(cat $(HOST)/packed)
 endif
@@ -15,19 +15,20 @@ KAMAILIO_BIN ?= /usr/sbin/kamailio
 KAMAILIO_MODULES ?= /usr/lib/x86_64-linux-gnu/kamailio/modules
 KAMAILIO_SRC ?= $(CURDIR)/out/kamailio/src
 export KAMAILIO_BIN KAMAILIO_MODULES KAMAILIO_SRC
-# OpenSIPS is in no Debian: where its sources and its program are is said by whoever has them.
+# Debian has no OpenSIPS: set these to its sources and its program.
 export OPENSIPS_SRC OPENSIPS_BIN
-# kamailio and kamcmd lie in /usr/sbin, which is not in the PATH of Debian's ordinary users.
+# kamailio and kamcmd are in /usr/sbin, which is not in the PATH of ordinary users.
 export PATH := $(PATH):/usr/sbin:/sbin
 ifdef OPENSIPS_MODULES
 export OPENSIPS_MODULES
 endif
 
-# A Kamailio of one's own, or of another release, needs no second one installed (and started) beside it.
+# The stock Kamailio is installed only if it is the one to build for.
 PACKAGES_BUILD = $(if $(filter $(CURDIR)/out/kamailio/src,$(KAMAILIO_SRC)),kamailio) clang libclang-dev binutils gcc libc6-dev make xz-utils patch
 # libFuzzer is C++.
 PACKAGES_FUZZ = g++
-PACKAGES_TEST = $(PACKAGES_FUZZ) sqlite3 kamailio-lua-modules kamailio-ims-modules valgrind freediameterd freediameter-extensions libfreediameter-dev erlang-dev erlang-diameter python3-venv tshark debootstrap lintian dpkg-dev
+PACKAGES_TEST = sqlite3 kamailio-lua-modules kamailio-ims-modules valgrind tshark
+PACKAGES_TEST_ALL = $(PACKAGES_FUZZ) freediameterd freediameter-extensions libfreediameter-dev erlang-dev erlang-diameter python3-venv debootstrap lintian dpkg-dev
 PACKAGES_BENCH = kamailio-ims-modules
 PACKAGES_DEB = dpkg-dev binutils
 MODULE ?= out/imcharge.so
@@ -39,36 +40,41 @@ PACKAGES_TEST_OPENSIPS = python3-venv tshark
 PACKAGES_OPENSIPS = clang libclang-dev binutils gcc libc6-dev make
 CARGO_OPENSIPS = CARGO_TARGET_DIR=$(CURDIR)/target/opensips cargo
 
-.PHONY: help run test sim crashes soak bench fuzz loom miri deny module opensips test-opensips deb header source rust clean
+.PHONY: help run test test-all sim crashes soak bench fuzz loom miri deny module opensips test-opensips deb header source rust clean
 
 help:
-	@echo 'make run      charge four real retrievals in a real Kamailio, and show them'
-	@echo 'make test     all tests, with the stock Kamailio'
-	@echo 'make sim      SEEDS=10000 runs of the whole under crashes and faults, from SEED=1 on, on a simulated machine'
-	@echo 'make crashes  SIGKILL of the engine, and of every process, CRASHES=50 times each under traffic'
-	@echo 'make soak     a million sessions and 20,000 retrievals, and what they leave behind'
-	@echo 'make bench    Kamailio with charging beside Kamailio without'
-	@echo 'make fuzz     feed the codecs, machines and the C ABI with made-up input: TARGET=sdp SECONDS=60'
-	@echo 'make loom     try the shared memory in every order of threads: MODEL=sleeps'
-	@echo 'make miri     the rules, the codecs and the shared memory in the interpreter that knows undefined behaviour'
-	@echo 'make deny     check licences, sources, duplicates and known faults of the dependencies'
-	@echo 'make module   build out/imcharge.so for the Kamailio on this machine; KAMAILIO=trixie: out/VERSION/imcharge.so for that'
-	@echo 'make opensips build $(OPENSIPS_SO) for an OpenSIPS: OPENSIPS_SRC=its sources OPENSIPS_BIN=its program'
-	@echo 'make test-opensips  the tests that are for it alone, with the same variables; ONLY=a word of their names'
-	@echo 'make deb      pack it for Debian, in out/deb/; KAMAILIO as for make module'
-	@echo 'make header   write include/imcharge.h anew'
-	@echo 'make clean    remove what was built'
+	@echo 'make run            charge four retrievals in the stock Kamailio, and print the messages exchanged'
+	@echo 'make test           unit tests, C harness and end-to-end tests with the stock Kamailio'
+	@echo 'make test-all       make test, other releases of Kamailio, foreign Diameter stacks, simulation, fuzzing, packages, soak'
+	@echo 'make sim            simulate SEEDS=10000 runs with crashes and faults, starting at SEED=1'
+	@echo 'make crashes        SIGKILL of the engine, and of all processes, CRASHES=50 times each under traffic'
+	@echo 'make soak           a million sessions and 20,000 retrievals; checks memory and leftovers'
+	@echo 'make bench          measure Kamailio with charging beside Kamailio without'
+	@echo 'make fuzz           fuzz codecs, state machines and the C ABI; TARGET=sdp SECONDS=60'
+	@echo 'make loom           model-check the shared memory; MODEL=name of one model'
+	@echo 'make miri           run rules, codecs and shared memory in Miri'
+	@echo 'make deny           check licences, sources, duplicates and advisories of the dependencies'
+	@echo 'make module         build out/imcharge.so for the installed Kamailio; KAMAILIO=trixie builds out/VERSION/imcharge.so'
+	@echo 'make opensips       build $(OPENSIPS_SO); needs OPENSIPS_SRC=sources OPENSIPS_BIN=program'
+	@echo 'make test-opensips  end-to-end tests with OpenSIPS, same variables; ONLY=part of a test name'
+	@echo 'make deb            build a Debian package in out/deb/; KAMAILIO as for make module'
+	@echo 'make header         write include/imcharge.h'
+	@echo 'make clean          remove everything that was built'
 
 run: module
 	@echo 'building the example parties'
 	@cargo build -q --release --examples
 	@$(RUN) target/release/examples/retrieval --module $(MODULE)
 
-test: module $(if $(and $(OPENSIPS_SRC),$(OPENSIPS_BIN)),opensips)
+test: module
 	@scripts/dependencies.sh $(PACKAGES_TEST)
+	@scripts/test.sh
+
+test-all: module $(if $(and $(OPENSIPS_SRC),$(OPENSIPS_BIN)),opensips)
+	@scripts/dependencies.sh $(PACKAGES_TEST) $(PACKAGES_TEST_ALL)
 	@scripts/peers.sh out/peers
 	@scripts/prometheus.sh out/prometheus
-	@scripts/test.sh
+	@scripts/test.sh all
 
 sim: rust
 	@echo 'building the simulation (the first time takes some minutes)'
@@ -111,7 +117,7 @@ deb: module
 	@scripts/deb.sh $(MODULE) "$(PACKED)" out/deb
 
 opensips: rust
-	@[ -n "$(OPENSIPS_SRC)" ] && [ -n "$(OPENSIPS_BIN)" ] || { echo 'say where OpenSIPS is: make opensips OPENSIPS_SRC=its sources OPENSIPS_BIN=its program' >&2; exit 1; }
+	@[ -n "$(OPENSIPS_SRC)" ] && [ -n "$(OPENSIPS_BIN)" ] || { echo 'set OPENSIPS_SRC to the sources and OPENSIPS_BIN to the program of OpenSIPS' >&2; exit 1; }
 	@scripts/dependencies.sh $(PACKAGES_OPENSIPS)
 	@echo 'building the module for OpenSIPS (the first time takes some minutes)'
 	@$(CARGO_OPENSIPS) build -q --release --lib --features opensips

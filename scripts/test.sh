@@ -1,5 +1,7 @@
 #!/bin/sh
-# All tests, with one line at the end: N passed, N failed. Called by "make test", which has built the module.
+# Runs the tests; the last line is "N passed, N failed". Called by "make test" and "make test-all", which have built the module.
+#
+#   scripts/test.sh [all]     all: also other releases, foreign stacks, simulation, fuzzing, loom, packages and soak
 set -u
 cd "$(dirname "$0")/.."
 IMCHARGE_MODULE=$PWD/out
@@ -7,14 +9,14 @@ export IMCHARGE_MODULE
 log=$(mktemp)
 trap 'rm -f "$log" "$log.status"' EXIT
 broken=0
-# Runs a part and remembers whether it failed: a part that is no test of cargo has no line of its own to be counted.
+# Runs a part and remembers a failure: a part that is not a cargo test prints no line that could be counted.
 run() {
     echo "== $*"
     { "$@"; echo $? >"$log.status"; } 2>&1 | tee -a "$log"
     status=$(cat "$log.status")
     [ "$status" -eq 0 ] || broken=1
 }
-# refused WORDS NAME=VALUE...: no module is built so, and the line that says why has these words.
+# refused WORDS NAME=VALUE...: the build must fail with a line that contains the words.
 refused() {
     words=$1
     shift
@@ -27,31 +29,61 @@ refused() {
         echo "test result: FAILED. 0 passed; 1 failed" | tee -a "$log"
     fi
 }
+# Prints the sum and ends the script.
+finish() {
+    passed=$(awk '/^test result:/ { sum += $4 } END { print sum + 0 }' "$log")
+    failed=$(awk '/^test result:/ { sum += $6 } END { print sum + 0 }' "$log")
+    [ "$broken" -eq 0 ] || [ "$failed" -gt 0 ] || failed=1
+    echo "$passed passed, $failed failed"
+    [ "$failed" -eq 0 ] && [ "$passed" -gt 0 ]
+    exit
+}
+all=${1:-}
 run cargo fmt --all --check
-run cargo clippy -q --workspace --all-targets -- -D warnings
-# Rules, codecs, engine, layers, manual, header; the C ABI under its C harness, plain, killed and under valgrind.
-run cargo test -q --no-fail-fast --lib --test header --test layers --test manual --test rings --test corpus --test kills --test harness
-# The shared memory of the processes, in every order of threads.
-run scripts/loom.sh
-# Every input of the corpus once more, then new ones, ten seconds a target, under the address sanitizer.
 run cargo fmt --check --manifest-path fuzz/Cargo.toml
-run scripts/fuzz.sh --test 10
-# What only the module has.
-run env CARGO_TARGET_DIR=target/kamailio cargo test -q --release --lib --features kamailio host::
-# The whole on a simulated machine, for as long as there is time for it.
-run env CARGO_TARGET_DIR=target/simulate SECONDS_MAX=100 cargo test -q --release --features simulate --test simulation
-# The stock Kamailio, on real sockets, and the charging system to rehearse with.
+# Each feature set on its own: the two hosts exclude each other.
+run cargo clippy -q --workspace --all-targets -- -D warnings
+run cargo clippy -q --lib --features kamailio -- -D warnings
+run env RUSTDOCFLAGS=-Dwarnings cargo doc -q --workspace --no-deps
+# Rules, codecs, engine, layers, documentation, header; the C ABI under its C harness, plain, killed and under valgrind.
+run cargo test -q --no-fail-fast --lib --test header --test layers --test manual --test tidy --test rings --test corpus \
+    --test kills --test harness
+# The stock Kamailio on real sockets, with the OCS simulator.
 run cargo build -q --release --example ocs
 IMCHARGE_OCS=$PWD/target/release/examples/ocs
 IMCHARGE_PEERS=$PWD/out/peers
 IMCHARGE_PROMETHEUS=$PWD/out/prometheus
 export IMCHARGE_OCS IMCHARGE_PEERS IMCHARGE_PROMETHEUS
+# Cases of foreign stacks, and those that wait for minutes.
+SLOW_CASES='foreign:: memory:: two_minutes a_minute_of_silence reconcile:: prometheus'
 echo "== end to end in Kamailio $(dpkg-query -W -f '${Version}' kamailio) of this machine"
-run cargo test -q --test e2e -- --test-threads=2
-# The package, in a small Debian of its own.
+run cargo test -q --test e2e -- --test-threads=2 $(printf -- '--skip %s ' $SLOW_CASES)
+if [ "$all" != all ]; then
+    finish
+fi
+echo "== end to end: foreign stacks, and cases that take minutes"
+for cases in $SLOW_CASES; do
+    run cargo test -q --test e2e -- --test-threads=2 "$cases"
+done
+# The shared memory of the processes, in every order of threads.
+run scripts/loom.sh
+# Every input of the corpus, then new ones, ten seconds a target, under the address sanitizer.
+run scripts/fuzz.sh --test 10
+# Unit tests of the adapter to the host.
+run env CARGO_TARGET_DIR=target/kamailio cargo test -q --release --lib --features kamailio host::
+# The oldest Rust that Cargo.toml promises, where rustup has it.
+msrv=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
+if rustup run "$msrv" cargo --version >/dev/null 2>&1; then
+    run env CARGO_TARGET_DIR=target/msrv rustup run "$msrv" cargo check -q --lib
+else
+    echo "== Rust $msrv: NOT tested, rustup has no such toolchain; clippy's incompatible_msrv stands in"
+fi
+# The whole product on a simulated machine, with as many seeds as fit into the time.
+run env CARGO_TARGET_DIR=target/simulate SECONDS_MAX=100 cargo test -q --release --features simulate --test simulation
+# The package, installed into a small Debian.
 run scripts/test-package.sh out/imcharge.so "$(. /etc/os-release && echo "$VERSION_CODENAME")" "$(dpkg-query -W -f '${Version}' kamailio)"
-# What touches the host, in the stock Kamailio of other releases of Debian: not ledger or Diameter binding alone, nor
-# memcheck, which does not know their C libraries. What a mirror no longer has is no fault of ours, and is said.
+# The cases that touch the host, in the stock Kamailio of other releases of Debian. memcheck does not know their C libraries.
+# A release that the mirror no longer has is reported as not tested.
 HOST_CASES='--test-threads=2 --skip ledger:: --skip ahead:: --skip ocs_wire:: --skip two_minutes --skip diameter:: --skip foreign:: --skip trouble:: --skip hostile::answers --skip memory::'
 in_host() {
     env "IMCHARGE_MODULE=$PWD/out/$version" "KAMAILIO_BIN=$host/bin/kamailio" "KAMAILIO_MODULES=$host/modules" "PATH=$host/bin:$PATH" "$@"
@@ -68,11 +100,11 @@ for release in ${RELEASES-trixie sid}; do
     esac
     version=$(cat "$host/version")
     if ! grep -q "kamailio $version (" "$KAMAILIO_BIN"; then
-        echo "== what would be misread is not built"
+        echo "== the build refuses headers of another version"
         refused "get the sources of" "KAMAILIO_SRC=$host/source/src"
         refused "are of kamailio $version" "KAMAILIO_MODULES=$host/modules" "KAMAILIO_SRC=$host/source/src"
         refused "is no program file" "KAMAILIO_BIN=$host/bin/kamailio" "KAMAILIO_MODULES=$host/modules" "KAMAILIO_SRC=$host/source/src"
-        # Its headers, passed off as those of this machine's version, down to the flags.
+        # Its headers, disguised as those of this machine's version, including the flags.
         false=$host/false/src
         rm -rf "$host/false"
         mkdir -p "$false/core"
@@ -97,17 +129,14 @@ for release in ${RELEASES-trixie sid}; do
     [ "$status" -ne 3 ] || { broken=$before; untested="$untested $release (package)"; }
 done
 [ -z "$untested" ] || echo "NOT tested, since the mirror lacks it (see above): Kamailio of Debian$untested"
-# The same before OpenSIPS, where somebody has said where it is.
+# The OpenSIPS module, if OPENSIPS_SRC and OPENSIPS_BIN name an OpenSIPS.
 if [ -n "${OPENSIPS_SRC:-}" ] && [ -n "${OPENSIPS_BIN:-}" ]; then
+    run cargo clippy -q --lib --features opensips -- -D warnings
     run scripts/test-opensips.sh
 else
-    echo '== OpenSIPS: NOT tested, for OPENSIPS_SRC and OPENSIPS_BIN do not say where one is'
+    echo '== OpenSIPS: NOT tested, OPENSIPS_SRC and OPENSIPS_BIN are not set'
 fi
-# A tenth of "make soak", for a machine that has other things to do as well.
+# A tenth of "make soak".
 run cargo build -q --release -p imcharge-testkit --bin soak
 run target/release/soak --module out/imcharge.so --sessions 100000 --rate 1000 --retrievals 2000
-passed=$(awk '/^test result:/ { sum += $4 } END { print sum + 0 }' "$log")
-failed=$(awk '/^test result:/ { sum += $6 } END { print sum + 0 }' "$log")
-[ "$broken" -eq 0 ] || [ "$failed" -gt 0 ] || failed=1
-echo "$passed passed, $failed failed"
-[ "$failed" -eq 0 ] && [ "$passed" -gt 0 ]
+finish

@@ -19,7 +19,7 @@ const SOON: Duration = Duration::from_secs(30);
 
 /// Folder of what `scripts/peers.sh` has made.
 fn made() -> PathBuf {
-    std::env::var_os("IMCHARGE_PEERS").expect("IMCHARGE_PEERS names no folder: run make test").into()
+    std::env::var_os("IMCHARGE_PEERS").expect("IMCHARGE_PEERS names no folder: run make test-all").into()
 }
 
 /// freeDiameter with its dictionaries of RFC 4006 and TS 32.299, and an extension that says yes.

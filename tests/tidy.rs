@@ -1,0 +1,102 @@
+//! Keeps the sources tidy: line length, no open ends, and no retired names or phrases (CONTRIBUTING.md has the word list).
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Folders whose texts are checked.
+const FOLDERS: &[&str] = &["src", "tests", "testkit/src", "benches", "examples", "fuzz/checks", "scripts", "build", "include"];
+
+/// Longest line, in characters. rustfmt breaks code at 120; texts and comments follow.
+const LINE_MAX: usize = 130;
+
+/// Identifiers, and parts of identifiers, that were replaced by the terms of the glossary.
+const RETIRED_NAMES: &[&str] = &[
+    "doorbell",
+    "sleeper",
+    "ladder",
+    "rung",
+    "left_behind",
+    "leftbehind",
+    "inquiry",
+    "rehearsal",
+    "dialect",
+    "grant_table",
+    "is_broken",
+    "doom",
+    "condemn",
+    "stranger",
+];
+
+/// Phrases that CONTRIBUTING.md replaces by plain ones.
+const RETIRED_PHRASES: &[&str] = &["for ever", "whoever", "nobody", "somebody", "of its own accord"];
+
+/// Marks of unfinished work.
+const OPEN_ENDS: &[&str] = &["TODO", "FIXME", "XXX", "HACK"];
+
+/// Returns the texts of a folder, with their paths.
+fn texts(folder: &Path) -> Vec<(PathBuf, String)> {
+    let entries = fs::read_dir(folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
+    let paths = entries.map(|entry| entry.expect("a readable folder").path());
+    let nested = paths.flat_map(|path| match path.is_dir() {
+        true => texts(&path),
+        false => fs::read_to_string(&path).map(|text| (path, text)).into_iter().collect(),
+    });
+    let is_source = |path: &Path| {
+        let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
+        matches!(extension, "rs" | "sh" | "c" | "h") && path.file_name().is_some_and(|name| name != "tidy.rs")
+    };
+    nested.filter(|(path, _)| is_source(path)).collect()
+}
+
+/// Returns the offending lines of all sources as `path:line: text`.
+fn lines_with(is_wrong: impl Fn(&str) -> bool) -> Vec<String> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut found = Vec::new();
+    for (path, text) in FOLDERS.iter().flat_map(|folder| texts(&root.join(folder))) {
+        for (number, line) in text.lines().enumerate().filter(|(_, line)| is_wrong(line)) {
+            let path = path.strip_prefix(root).unwrap_or(&path).display();
+            found.push(format!("{path}:{}: {}", number + 1, line.trim()));
+        }
+    }
+    found
+}
+
+fn assert_none(what: &str, lines: &[String]) {
+    assert!(lines.is_empty(), "{what}:\n{}", lines.join("\n"));
+}
+
+#[test]
+fn sources_are_where_this_test_looks() {
+    assert!(lines_with(|line| line.starts_with("//!")).len() > 300);
+}
+
+#[test]
+fn lines_are_not_too_long() {
+    // SIP and Diameter of other parties is quoted as it is.
+    let is_too_long = |line: &str| line.chars().count() > LINE_MAX && !line.trim_start().starts_with('"');
+    assert_none("lines that are too long", &lines_with(is_too_long));
+}
+
+#[test]
+fn nothing_is_left_open() {
+    let is_open = |line: &str| OPEN_ENDS.iter().any(|mark| line.contains(mark));
+    assert_none("open ends", &lines_with(is_open));
+}
+
+#[test]
+fn retired_names_stay_retired() {
+    let is_retired = |line: &str| {
+        let line = line.to_lowercase();
+        RETIRED_NAMES.iter().any(|name| line.contains(name))
+    };
+    assert_none("retired names", &lines_with(is_retired));
+}
+
+#[test]
+fn retired_phrases_stay_retired() {
+    let is_retired = |line: &str| {
+        let line = line.to_lowercase();
+        RETIRED_PHRASES.iter().any(|phrase| line.contains(phrase))
+    };
+    assert_none("retired phrases", &lines_with(is_retired));
+}
