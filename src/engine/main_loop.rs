@@ -165,7 +165,7 @@ impl Engine {
         let instance = region.instance();
         let marks = store.marks(instance)?.unwrap_or_default();
         let reading = Reading::new(instance, region.event_consumers()?, &marks);
-        let notices = NotificationWriter::resume(region, &marks.notifications)?;
+        let notices = NotificationWriter::restore(region, &marks.notifications)?;
         let book = SessionTable::load(region, store.live_sessions()?);
         // Sessions outlive every engine: to the servers this client has lost its state with the ledger file only
         // (RFC 6733, 8.16).
@@ -375,7 +375,7 @@ impl Engine {
     /// One turn over what the rings hold; how many records that were.
     fn turn(&mut self) -> Result<usize, EngineError> {
         self.region.heartbeat();
-        self.notices.watch(&self.region);
+        self.notices.watch_scripts(&self.region);
         self.attend();
         // The records borrow from the rings until the step is over.
         let rings = std::mem::take(&mut self.reading.rings);

@@ -9,6 +9,7 @@ mod main_loop;
 mod notification_writer;
 mod outstanding;
 pub mod preflight;
+mod script_watch;
 mod sessions;
 pub mod store;
 pub mod supervisor;

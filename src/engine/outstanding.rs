@@ -1,15 +1,15 @@
-//! What the enabler has not settled: how long the oldest debit waits, and sessions that are over and hold units still.
-//! Kept session by session as they move, so that nobody has to look through all of them.
+//! Unsettled work, for monitoring: the age of the oldest unacknowledged debit, and ended sessions that still hold credit.
+//! Updated whenever a session changes, so that no scan of all sessions is needed.
 
 use crate::charge::ch2::SessionKey;
 use crate::charge::session::Session;
 use crate::charge::time::Time;
 use std::collections::{BTreeSet, HashMap, HashSet};
 
-/// A session that has been over for so many seconds should hold nothing any more.
-const SETTLED_WITHIN: u32 = 60;
+/// Seconds after which an ended session that still holds credit counts as stuck.
+const STUCK_AFTER_SECONDS: u32 = 60;
 
-/// Sessions that wait for something, the one that waits longest first.
+/// Sessions by the time since when they wait.
 #[derive(Default)]
 struct Queue {
     since: HashMap<SessionKey, Time>,
@@ -17,9 +17,9 @@ struct Queue {
 }
 
 impl Queue {
-    /// Since when a session waits; `None`: it does not.
+    /// Sets since when a session waits; `None`: it does not.
     fn set(&mut self, key: SessionKey, since: Option<Time>) {
-        // With the embedded ledger nothing ever waits here.
+        // The usual case with the embedded ledger, which answers at once.
         if since.is_none() && self.since.is_empty() {
             return;
         }
@@ -41,52 +41,53 @@ impl Queue {
     }
 }
 
-/// See the module.
+/// Tracks unsettled work.
 #[derive(Default)]
 pub struct Outstanding {
     debits: Queue,
-    /// Over and not settled, since when that was seen; not for long.
-    over: Queue,
-    /// Over and not settled, for longer than [`SETTLED_WITHIN`].
+    /// Ended and unsettled sessions, since this was noticed, for at most [`STUCK_AFTER_SECONDS`].
+    ended: Queue,
+    /// Ended sessions that have been unsettled for longer.
     stuck: HashSet<SessionKey>,
 }
 
 impl Outstanding {
-    /// A session was loaded that may have been over for long: since it last moved.
-    pub fn adopt(&mut self, session: &Session, now: Time) {
+    /// Adds a loaded session. If it ended before the restart, its last activity counts.
+    pub fn add_loaded(&mut self, session: &Session, now: Time) {
         if session.is_unsettled() {
-            self.over.set(session.key(), Some(session.last_activity().min(now)));
+            self.ended.set(session.key(), Some(session.last_activity().min(now)));
         }
     }
 
-    /// A session has moved.
-    pub fn look(&mut self, session: &Session, now: Time) {
+    /// Updates a session that has changed.
+    pub fn update(&mut self, session: &Session, now: Time) {
         let key = session.key();
         self.debits.set(key, session.oldest_debit());
         if !session.is_unsettled() {
-            self.over.set(key, None);
+            self.ended.set(key, None);
             if !self.stuck.is_empty() {
                 self.stuck.remove(&key);
             }
-        } else if !self.stuck.contains(&key) && !self.over.since.contains_key(&key) {
-            self.over.set(key, Some(now));
+        } else if !self.stuck.contains(&key) && !self.ended.since.contains_key(&key) {
+            self.ended.set(key, Some(now));
         }
     }
 
-    /// Time has passed.
+    /// Marks sessions as stuck that have been ended for too long.
     pub fn timers(&mut self, now: Time) {
-        while let Some((_, key)) = self.over.first().filter(|first| first.0.after_seconds(SETTLED_WITHIN) <= now) {
-            self.over.set(key, None);
+        while let Some((_, key)) = self.ended.first().filter(|first| first.0.after_seconds(STUCK_AFTER_SECONDS) <= now)
+        {
+            self.ended.set(key, None);
             self.stuck.insert(key);
         }
     }
 
-    /// Since when the oldest debit waits.
+    /// When the oldest unacknowledged debit was triggered.
     pub fn oldest_debit(&self) -> Option<Time> {
         self.debits.first().map(|(since, _)| since)
     }
 
-    /// Sessions that should have been settled.
+    /// Number of stuck sessions.
     pub fn stuck(&self) -> u64 {
         self.stuck.len() as u64
     }
@@ -105,7 +106,7 @@ mod tests {
         Time(1_000_000_000 + seconds * 1_000_000)
     }
 
-    /// A session that is open since second 0, and what it asks is answered by hand.
+    /// Opens a session at second 0.
     fn open(number: u64) -> Session {
         let reserve = Reserve {
             call_id: "call",
@@ -123,7 +124,7 @@ mod tests {
         session
     }
 
-    /// Drains the session and answers the request that it makes, if it makes one.
+    /// Polls all outputs, answers the request among them, and returns its operation.
     fn answer(session: &mut Session, response: &Response, now: Time) -> Option<Operation> {
         let mut asked = None;
         while let Some(output) = session.poll() {
@@ -137,8 +138,8 @@ mod tests {
         Some(request.operation)
     }
 
-    /// A message is sent, and answered at second `at`: its debit is asked for.
-    fn take(session: &mut Session, transaction: u64, at: u64) {
+    /// Sends a message and its response at second `at`, which requests a debit.
+    fn deliver(session: &mut Session, transaction: u64, at: u64) {
         let id = format!("m{transaction}");
         let sent = Sent {
             message_id: &id,
@@ -159,70 +160,70 @@ mod tests {
     const SILENT: Response = Response::Failed(Failure::Silent);
 
     #[test]
-    fn the_oldest_debit_counts_from_what_fired_it() {
+    fn oldest_debit_counts_from_its_trigger() {
         let (mut outstanding, mut one, mut two) = (Outstanding::default(), open(1), open(2));
         assert_eq!(outstanding.oldest_debit(), None);
-        take(&mut one, 1, 5);
-        take(&mut one, 2, 6);
-        take(&mut two, 1, 7);
-        outstanding.look(&one, s(7));
-        outstanding.look(&two, s(7));
+        deliver(&mut one, 1, 5);
+        deliver(&mut one, 2, 6);
+        deliver(&mut two, 1, 7);
+        outstanding.update(&one, s(7));
+        outstanding.update(&two, s(7));
         assert_eq!(outstanding.oldest_debit(), Some(s(5)));
-        // Asked again, it is as old as before.
+        // A resend does not change its age.
         answer(&mut one, &SILENT, s(20));
         one.timer(s(30));
-        outstanding.look(&one, s(30));
+        outstanding.update(&one, s(30));
         assert_eq!(outstanding.oldest_debit(), Some(s(5)));
-        // Acknowledged: the next one has waited since its own response.
+        // Once acknowledged, the next one counts from its own response.
         answer(&mut one, &Response::debited(None), s(31));
-        outstanding.look(&one, s(31));
+        outstanding.update(&one, s(31));
         assert_eq!(outstanding.oldest_debit(), Some(s(6)));
         answer(&mut one, &Response::debited(None), s(31));
         one.timer(s(32));
         answer(&mut two, &Response::debited(None), s(32));
-        outstanding.look(&two, s(32));
+        outstanding.update(&two, s(32));
         assert_eq!(outstanding.oldest_debit(), one.oldest_debit());
     }
 
     #[test]
-    fn a_session_that_is_over_and_not_settled_is_stuck_after_a_minute_until_it_is() {
+    fn ended_session_is_stuck_after_a_minute_until_it_is_settled() {
         let (mut outstanding, mut session) = (Outstanding::default(), open(1));
-        outstanding.look(&session, s(0));
+        outstanding.update(&session, s(0));
         outstanding.timers(s(10_000));
-        assert_eq!(outstanding.stuck(), 0, "an open session holds what it may");
+        assert_eq!(outstanding.stuck(), 0, "an open session is not stuck");
         session.event(&Event::Bye { leg: 1 }, s(100));
         session.gate_closed(0, s(100));
         assert_eq!(answer(&mut session, &SILENT, s(102)), Some(Operation::Release));
-        outstanding.look(&session, s(102));
+        outstanding.update(&session, s(102));
         outstanding.timers(s(161));
         assert_eq!(outstanding.stuck(), 0);
         outstanding.timers(s(162));
         assert_eq!(outstanding.stuck(), 1);
         session.timer(s(163));
-        outstanding.look(&session, s(163));
-        assert_eq!(outstanding.stuck(), 1, "asked again is not settled");
+        outstanding.update(&session, s(163));
+        assert_eq!(outstanding.stuck(), 1, "a resend does not settle it");
         answer(&mut session, &Response::Released { balance: None }, s(164));
-        outstanding.look(&session, s(164));
+        outstanding.update(&session, s(164));
         assert_eq!(outstanding.stuck(), 0);
-        assert!(outstanding.over.order.is_empty() && outstanding.over.since.is_empty());
+        assert!(outstanding.ended.order.is_empty() && outstanding.ended.since.is_empty());
     }
 
     #[test]
-    fn a_session_that_was_over_before_a_restart_is_as_old_as_it_was() {
+    fn session_that_ended_before_a_restart_keeps_its_age() {
         let mut session = open(1);
         let mut outstanding = Outstanding::default();
-        outstanding.adopt(&session, s(50));
+        outstanding.add_loaded(&session, s(50));
         session.event(&Event::Bye { leg: 1 }, s(100));
         session.gate_closed(0, s(100));
         assert_eq!(answer(&mut session, &SILENT, s(102)), Some(Operation::Release));
         for (restarted, stuck) in [(110, 0), (1000, 1)] {
             let mut outstanding = Outstanding::default();
-            outstanding.adopt(&session, s(restarted));
-            outstanding.look(&session, s(restarted));
+            outstanding.add_loaded(&session, s(restarted));
+            outstanding.update(&session, s(restarted));
             outstanding.timers(s(restarted));
             assert_eq!(outstanding.stuck(), stuck, "restarted at second {restarted}");
         }
         outstanding.timers(s(10_000));
-        assert_eq!(outstanding.stuck(), 0, "it was open then");
+        assert_eq!(outstanding.stuck(), 0, "it was open");
     }
 }

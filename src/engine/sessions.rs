@@ -265,7 +265,7 @@ impl SessionTable {
     /// Says again what an engine that died may not have told of a session: grants, closed gates, requests in flight.
     pub fn resume(&mut self, turn: &mut Tick<'_>, key: SessionKey) -> Result<(), StoreError> {
         let Some(live) = self.sessions.get_mut(&key) else { return Ok(()) };
-        self.outstanding.adopt(&live.session, turn.now);
+        self.outstanding.add_loaded(&live.session, turn.now);
         if !simulate::is_injected(InjectedBug::OutboxDropped) {
             live.session.resume(turn.now);
         }
@@ -579,7 +579,7 @@ impl SessionTable {
         let pending = live.session.debits_pending() as u32;
         self.debits_pending = self.debits_pending + u64::from(pending) - u64::from(live.debits_pending);
         live.debits_pending = pending;
-        self.outstanding.look(&live.session, now);
+        self.outstanding.update(&live.session, now);
         let uncovered = live.session.uncovered().0;
         if uncovered != live.uncovered {
             let account = self.uncovered.entry(live.session.account().into()).or_default();

@@ -1,9 +1,9 @@
-//! The supervisor: a process of a few lines that starts the engine again whenever it dies or hangs.
+//! The supervisor process: starts the engine, and starts it again whenever it dies or hangs.
 //!
-//! The host takes the death of a child for its own end, so its child is this, and the engine is the child of
-//! this. What is done when is decided by [`Watchdog`]; here are the processes.
+//! Hosts treat the death of a child as a reason to end. So the host's child is this process, and the engine is its child.
+//! [`Watchdog`] decides what to do; this file handles the processes.
 
-use super::watchdog::{Action, Ended, Seen, Watchdog};
+use super::watchdog::{Action, Ended, Observation, Watchdog};
 use crate::engine::run;
 use crate::guard::guard;
 use crate::shm::clock;
@@ -15,16 +15,16 @@ use std::process::ExitStatus;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Runs until `stop` is set (by the caller's SIGTERM handler): forks the engine, restarts it when it dies or hangs, and at
-/// the end lets it settle, 4 s at most. Call it in a process of the host made for it, with one thread. The engine dies
-/// with this process.
+/// Runs the engine until `stop` is set (by the caller's SIGTERM handler): forks it, restarts it when it dies or hangs, and
+/// finally lets it settle its sessions, for at most 4.3 s. Must be called in a single-threaded process that the host has
+/// forked for it. The engine dies with this process.
 pub fn supervise(region: &Arc<Region>, stop: &AtomicBool) {
     let mut watchdog = Watchdog::new(clock::now());
     let mut engine: Option<libc::pid_t> = None;
     loop {
         let stop = stop.load(Ordering::Relaxed);
         let mut ended = None;
-        if let Some((pid, how)) = engine.and_then(|pid| wait_for(pid).map(|how| (pid, how))) {
+        if let Some((pid, how)) = engine.and_then(|pid| reap(pid).map(|how| (pid, how))) {
             engine = None;
             let was_killed = how.is_some_and(|how| how.signal().is_some());
             ended = Some(if was_killed { Ended::Killed } else { Ended::Failed });
@@ -33,7 +33,7 @@ pub fn supervise(region: &Arc<Region>, stop: &AtomicBool) {
             }
         }
         let (beats, is_ready) = (region.heartbeats(), region.engine_is_ready());
-        match watchdog.look(Seen { beats, is_ready, ended, stop }, clock::now()) {
+        match watchdog.look(Observation { beats, is_ready, ended, stop }, clock::now()) {
             Action::Nothing => {}
             Action::Return => return,
             Action::Start => match start_engine(region) {
@@ -42,7 +42,7 @@ pub fn supervise(region: &Arc<Region>, stop: &AtomicBool) {
                     watchdog.started(beats);
                 }
                 Err(error) => {
-                    log::error!("cannot fork the engine: {error}; trying again");
+                    log::error!("cannot fork the engine: {error}; it is tried again in 5 s");
                     watchdog.not_started();
                 }
             },
@@ -50,8 +50,8 @@ pub fn supervise(region: &Arc<Region>, stop: &AtomicBool) {
             Action::KillSilent(silence) => {
                 let (pid, seconds) = (engine.unwrap_or_default(), silence.as_secs());
                 log::error!(
-                    "the engine (pid {pid}) has not moved for {seconds} s and is killed; events that it had not committed \
-                     are processed by the next one"
+                    "the engine (pid {pid}) has been unresponsive for {seconds} s and is killed; the next one processes \
+                     the events that it had not committed"
                 );
                 kill(engine);
             }
@@ -63,19 +63,19 @@ pub fn supervise(region: &Arc<Region>, stop: &AtomicBool) {
                 kill(engine);
             }
         }
-        std::thread::sleep(watchdog.patience());
+        std::thread::sleep(watchdog.next_look());
     }
 }
 
-/// Says how an engine ended that was not asked to, and counts it.
+/// Logs and counts the end of an engine that was not asked to stop.
 fn report_end(region: &Region, pid: libc::pid_t, how: Option<ExitStatus>) {
     region.count(Statistic::EngineRestarts);
-    // An engine that cannot start has said why; each further try would say it again.
+    // An engine that failed to start has logged the reason; the restarts would only repeat it.
     if region.engine_is_ready() || how.is_some_and(|how| how.signal().is_some()) {
-        let how = how.map_or_else(|| "in an unknown way".to_owned(), |how| how.to_string());
+        let how = how.map_or_else(|| "status unknown".to_owned(), |how| how.to_string());
         log::error!(
-            "the engine (pid {pid}) ended by itself ({how}) and is started again; events that it had not committed are \
-             processed by the next one"
+            "the engine (pid {pid}) ended unexpectedly ({how}) and is restarted; the next one processes the events that \
+             it had not committed"
         );
     }
     if region.engine_state() == EngineState::Running {
@@ -83,10 +83,10 @@ fn report_end(region: &Region, pid: libc::pid_t, how: Option<ExitStatus>) {
     }
 }
 
-/// How a child has ended; `None`: it lives. It is gone then.
-fn wait_for(child: libc::pid_t) -> Option<Option<ExitStatus>> {
+/// Reaps a child: `None` if it is running, `Some(None)` if its status is unknown.
+fn reap(child: libc::pid_t) -> Option<Option<ExitStatus>> {
     let mut status = 0;
-    // SAFETY: a valid place for the status; the child is ours.
+    // SAFETY: `status` is valid for writes, and the child is ours.
     let waited = unsafe { libc::waitpid(child, &mut status, libc::WNOHANG) };
     if waited == child {
         return Some(Some(ExitStatus::from_raw(status)));
@@ -97,7 +97,7 @@ fn wait_for(child: libc::pid_t) -> Option<Option<ExitStatus>> {
 
 fn kill(child: Option<libc::pid_t>) {
     if let Some(child) = child {
-        // SAFETY: our own child, not yet waited for, so the number is still its.
+        // SAFETY: our child was not waited for, so its pid has not been reused.
         unsafe { libc::kill(child, libc::SIGKILL) };
     }
 }
@@ -105,8 +105,8 @@ fn kill(child: Option<libc::pid_t>) {
 /// Forks the engine.
 fn start_engine(region: &Arc<Region>) -> std::io::Result<libc::pid_t> {
     region.set_engine_starting();
-    // SAFETY: getpid and fork have no arguments. This process has one thread (contract of `supervise`), so the
-    // child may use everything it inherits.
+    // SAFETY: getpid and fork take no arguments. This process has one thread (contract of `supervise`), so the child may
+    // use everything that it inherits.
     let (supervisor, pid) = unsafe { (libc::getpid(), libc::fork()) };
     match pid {
         -1 => Err(std::io::Error::last_os_error()),
@@ -115,20 +115,20 @@ fn start_engine(region: &Arc<Region>) -> std::io::Result<libc::pid_t> {
     }
 }
 
-/// The life of the engine's process.
+/// Main function of the engine's process.
 fn engine_process(region: &Arc<Region>, supervisor: libc::pid_t) -> ! {
     static NEVER: AtomicBool = AtomicBool::new(false);
-    leave_the_host(region, supervisor);
+    detach_from_host(region, supervisor);
     log_limit::log_panics();
     let code = guard(2, || i32::from(run(region, &NEVER).is_err()));
-    // SAFETY: ends this process at once. The host's exit handlers are not ours to run.
+    // SAFETY: ends this process at once, without the host's exit handlers.
     unsafe { libc::_exit(code) }
 }
 
-/// Makes the forked process one of its own: it dies with the supervisor, does not hear the host's signals, and
-/// closes what it inherited, the host's sockets above all.
-fn leave_the_host(region: &Region, supervisor: libc::pid_t) {
-    // SAFETY: plain system calls on this process; the name is NUL-terminated.
+/// Detaches the forked process from the host: it dies with the supervisor, ignores the host's signals, and closes what it
+/// inherited, above all the host's sockets.
+fn detach_from_host(region: &Region, supervisor: libc::pid_t) {
+    // SAFETY: system calls that affect this process only; the name is NUL-terminated.
     unsafe {
         libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
         if libc::getppid() != supervisor {
@@ -141,8 +141,8 @@ fn leave_the_host(region: &Region, supervisor: libc::pid_t) {
         for signal in [libc::SIGCHLD, libc::SIGALRM] {
             libc::signal(signal, libc::SIG_DFL);
         }
-        // The log's socket is among what is closed: without this, the next log line would go into
-        // whatever file gets its number.
+        // The socket of syslog is closed below. Without this call the next log line would be written to whatever file
+        // gets its number.
         closelog();
     }
     let mut keep = region.descriptors();
@@ -160,10 +160,10 @@ unsafe extern "C" {
     fn closelog();
 }
 
-/// Closes all descriptors from `first` to `last`.
+/// Closes all descriptors from `first` to `last`, inclusive.
 fn close_from_to(first: u32, last: u32) {
     if first <= last {
-        // SAFETY: closes descriptors of this process only; nothing here uses those that are not kept.
+        // SAFETY: closes descriptors of this process; none of them is used afterwards.
         unsafe { libc::syscall(libc::SYS_close_range, first, last, 0u32) };
     }
 }

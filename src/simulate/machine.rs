@@ -1,4 +1,4 @@
-//! The simulated machine of a thread.
+//! The simulated machine of a thread: clocks, random numbers, disk and connections.
 
 use super::InjectedBug;
 use crate::charge::time::Time;
@@ -10,49 +10,49 @@ use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 
-/// What a crash unwinds with.
+/// Panic payload of a simulated crash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Crash;
 
-/// Octets that a connection takes before its far end reads.
-const WINDOW: usize = 4096;
+/// Octets that a connection buffers until its far end reads.
+const WINDOW_OCTETS: usize = 4096;
 
-/// Lets a span of time pass.
+/// Advances the world by a span of time.
 pub type Meanwhile = Rc<dyn Fn(Duration)>;
 
-/// The machine.
+/// A simulated machine. The tests read and set its fields directly.
 pub struct Machine {
-    /// Microseconds of the clock that nobody steps.
+    /// Monotonic clock in microseconds.
     pub clock: Cell<u64>,
-    /// Microseconds since 1970 at 0 of that clock; a step of the wall clock changes it.
+    /// UNIX microseconds at 0 of the monotonic clock; changed by a step of the wall clock.
     pub wall: Cell<i64>,
-    /// State of chance.
+    /// State of the random number generator.
     pub chance: Cell<u64>,
-    /// Moments until a process dies; `None`: it lives.
+    /// Crash points until the process dies; `None`: it lives on.
     pub crash_in: Cell<Option<u32>>,
-    /// Whether it has died: nothing that it does reaches anybody any more.
+    /// Whether it has died. Nothing that it does has an effect any more.
     pub dead: Cell<bool>,
-    /// How often somebody has waited.
+    /// Number of calls of `pause`.
     pub waits: Cell<u64>,
-    /// The disk under the files that the engine writes itself; SQLite's files have a file system of their own.
+    /// Disk of the files that the engine writes itself; SQLite's files have a VFS of their own.
     pub files: RefCell<Option<Rc<dyn Files>>>,
-    /// The fault built in.
-    pub broken: Cell<Option<InjectedBug>>,
-    /// Connections that were opened and not taken yet.
+    /// The injected bug.
+    pub injected: Cell<Option<InjectedBug>>,
+    /// Connections that were opened and not accepted yet.
     pub opened: RefCell<VecDeque<(SocketAddr, Far)>>,
-    /// Ports where nobody listens.
-    pub deaf: RefCell<Vec<u16>>,
-    /// What happens elsewhere while the engine pauses.
+    /// Ports that refuse connections.
+    pub refusing_ports: RefCell<Vec<u16>>,
+    /// Runs the rest of the world while the engine pauses.
     pub meanwhile: RefCell<Option<Meanwhile>>,
 }
 
-/// The disk of a simulated machine, as far as the engine writes files itself.
+/// Disk of a simulated machine, for the files that the engine writes itself.
 pub trait Files {
-    /// A file was opened.
+    /// Tells that a file was opened.
     fn opened(&self, path: &Path);
-    /// How many of these octets reach the file, and what the write returns. `grows`: they make the file longer.
+    /// Returns how many of the octets reach the file, and the result of the write. `grows`: they extend the file.
     fn write(&self, path: &Path, at: u64, bytes: &[u8], grows: bool) -> (usize, io::Result<()>);
-    /// What a sync returns.
+    /// Returns the result of a sync.
     fn sync(&self, path: &Path) -> io::Result<()>;
 }
 
@@ -61,7 +61,7 @@ thread_local! {
 }
 
 impl Machine {
-    /// Puts the thread on a machine whose chance begins here.
+    /// Gives the thread a new machine whose random numbers start from `seed`.
     pub fn begin(seed: u64) -> Rc<Machine> {
         let machine = Rc::new(Machine {
             clock: Cell::new(1_000_000_000),
@@ -71,21 +71,21 @@ impl Machine {
             dead: Cell::new(false),
             waits: Cell::new(0),
             files: RefCell::new(None),
-            broken: Cell::new(None),
+            injected: Cell::new(None),
             opened: RefCell::new(VecDeque::new()),
-            deaf: RefCell::new(Vec::new()),
+            refusing_ports: RefCell::new(Vec::new()),
             meanwhile: RefCell::new(None),
         });
         MACHINE.with(|place| *place.borrow_mut() = Some(Rc::clone(&machine)));
         machine
     }
 
-    /// Puts the thread back on the real one.
+    /// Gives the thread the real machine back.
     pub fn end() {
         MACHINE.with(|place| *place.borrow_mut() = None);
     }
 
-    /// A crash_point passes at which a process may die; `true`: it is dead.
+    /// Passes a crash point. `true`: the process is dead.
     pub fn crash_point(&self) -> bool {
         match self.crash_in.get() {
             Some(0) => {
@@ -97,7 +97,7 @@ impl Machine {
         self.dead.get()
     }
 
-    /// Lets time pass.
+    /// Advances the monotonic clock.
     pub fn pass(&self, span: Duration) {
         let micros = u64::try_from(span.as_micros()).unwrap_or(u64::MAX);
         self.clock.set(self.clock.get().saturating_add(micros));
@@ -109,17 +109,17 @@ fn on<R>(ask: impl FnOnce(&Machine) -> R) -> Option<R> {
     machine.map(|machine| ask(&machine))
 }
 
-/// The clock that nobody steps.
+/// Monotonic clock.
 pub(crate) fn now() -> Option<Time> {
     on(|machine| Time(machine.clock.get()))
 }
 
-/// The wall clock.
+/// Wall clock.
 pub(crate) fn wall_ms() -> Option<i64> {
     on(|machine| (machine.wall.get() + i64::try_from(machine.clock.get()).unwrap_or(i64::MAX)) / 1000)
 }
 
-/// 64 bits of chance (SplitMix64).
+/// 64 random bits (SplitMix64).
 pub(crate) fn random() -> Option<u64> {
     on(|machine| {
         let state = machine.chance.get().wrapping_add(0x9e37_79b9_7f4a_7c15);
@@ -130,7 +130,7 @@ pub(crate) fn random() -> Option<u64> {
     })
 }
 
-/// Waits, while the world goes on.
+/// Pauses the engine, while the rest of the world runs.
 pub(crate) fn pause(span: Duration) -> bool {
     let passed = on(|machine| {
         machine.waits.set(machine.waits.get() + 1);
@@ -143,10 +143,10 @@ pub(crate) fn pause(span: Duration) -> bool {
     passed.is_some()
 }
 
-/// A crash_point at which a process may die: between any two of them something has become durable or visible.
+/// A point at which a simulated process may die. Between two of them something becomes durable or visible.
 pub(crate) fn crash_point() {
     if on(Machine::crash_point) == Some(true) {
-        // Without the hook of panics: a crash is no fault here.
+        // Skips the panic hook, which would report a bug.
         std::panic::resume_unwind(Box::new(Crash));
     }
 }
@@ -160,32 +160,32 @@ fn files() -> Option<Rc<dyn Files>> {
     on(|machine| machine.files.borrow().clone()).flatten()
 }
 
-/// The engine has opened a file.
+/// Tells that the engine has opened a file.
 pub(crate) fn file_opened(path: &Path) {
     if let Some(files) = files() {
         files.opened(path);
     }
 }
 
-/// How many of these octets reach the file, and what the write returns.
+/// Returns how many of the octets reach the file, and the result of the write.
 pub(crate) fn file_write(path: &Path, at: u64, bytes: &[u8], grows: bool) -> (usize, io::Result<()>) {
     files().map_or((bytes.len(), Ok(())), |files| files.write(path, at, bytes, grows))
 }
 
-/// What a sync of this file returns; `None`: the real disk is meant.
+/// Returns the result of a sync; `None`: use the real disk.
 pub(crate) fn file_sync(path: &Path) -> Option<io::Result<()>> {
     files().map(|files| files.sync(path))
 }
 
-/// Whether this fault is built in.
+/// Whether this bug is injected.
 pub(crate) fn is_injected(fault: InjectedBug) -> bool {
-    on(|machine| machine.broken.get() == Some(fault)) == Some(true)
+    on(|machine| machine.injected.get() == Some(fault)) == Some(true)
 }
 
-/// Opens a connection.
+/// Opens a connection; `None`: use the real network.
 pub(crate) fn connect(address: SocketAddr) -> Option<io::Result<Line>> {
     on(|machine| {
-        if machine.deaf.borrow().contains(&address.port()) {
+        if machine.refusing_ports.borrow().contains(&address.port()) {
             return Err(ErrorKind::ConnectionRefused.into());
         }
         let pipes = Rc::new(Pipes::default());
@@ -194,7 +194,7 @@ pub(crate) fn connect(address: SocketAddr) -> Option<io::Result<Line>> {
     })
 }
 
-/// What is on its way in a connection.
+/// The two directions of a connection.
 #[derive(Debug, Default)]
 struct Pipes {
     up: Cell<bool>,
@@ -243,7 +243,7 @@ impl Write for Line {
             return Err(ErrorKind::BrokenPipe.into());
         }
         let mut waiting = self.0.to_far.borrow_mut();
-        let room = WINDOW.saturating_sub(waiting.len()).min(bytes.len());
+        let room = WINDOW_OCTETS.saturating_sub(waiting.len()).min(bytes.len());
         if room == 0 && !bytes.is_empty() {
             return Err(ErrorKind::WouldBlock.into());
         }
@@ -256,17 +256,17 @@ impl Write for Line {
     }
 }
 
-/// The far end of a connection.
+/// The far end of a connection, for the test.
 #[derive(Clone, Debug)]
 pub struct Far(Rc<Pipes>);
 
 impl Far {
-    /// Takes the connection.
+    /// Accepts the connection.
     pub fn accept(&self) {
         self.0.up.set(true);
     }
 
-    /// Closes it; what is on its way to the engine still arrives.
+    /// Closes the connection; octets on their way to the engine still arrive.
     pub fn close(&self) {
         self.0.closed.set(true);
     }
@@ -276,19 +276,19 @@ impl Far {
         self.0.closed.get()
     }
 
-    /// Takes so many octets at most of what the engine has written.
+    /// Reads at most `most` octets of what the engine has written.
     pub fn take(&self, most: usize) -> Vec<u8> {
         let mut waiting = self.0.to_far.borrow_mut();
         let count = waiting.len().min(most);
         waiting.drain(..count).collect()
     }
 
-    /// Octets that the engine has written and nobody has taken.
+    /// Number of octets that the engine has written and `take` has not read.
     pub fn waiting(&self) -> usize {
         self.0.to_far.borrow().len()
     }
 
-    /// Brings octets to the engine.
+    /// Sends octets to the engine.
     pub fn give(&self, bytes: &[u8]) {
         self.0.to_near.borrow_mut().extend(bytes);
     }

@@ -1,22 +1,23 @@
-//! Where a simulation takes the place of the machine: its clocks, its chance, its disk, its network, and the moments at
-//! which it dies.
+//! Test hooks in production code: the points at which a simulation replaces the machine or makes it crash.
 //!
-//! The engine asks here, and without the feature `simulate` the answer is a constant: use the real thing. With it, a
-//! thread that has a [`Machine`](machine::Machine) gets everything from that machine, so that one number makes the same
-//! run again. Modules for hosts are built without.
+//! Everything that the engine takes from the machine and that must be reproducible goes through here: clocks, random
+//! numbers, the journal's disk, connections, and [`crash_point`]s, at which a simulated process may die. Without the
+//! feature `simulate` every function returns a constant that means "use the real machine", and the compiler removes it; the
+//! modules for hosts are built like that. With the feature, a thread that has a [`Machine`](machine::Machine) gets
+//! everything from that, so that a run is reproduced by its seed.
 
-#[cfg(not(feature = "simulate"))]
-mod absent;
 #[cfg(feature = "simulate")]
 pub mod machine;
-
 #[cfg(not(feature = "simulate"))]
-pub(crate) use absent::{
+mod real;
+
+#[cfg(feature = "simulate")]
+pub(crate) use machine::{
     Line, connect, crash_point, file_opened, file_sync, file_write, is_injected, is_simulated, now, pause, random,
     wall_ms,
 };
-#[cfg(feature = "simulate")]
-pub(crate) use machine::{
+#[cfg(not(feature = "simulate"))]
+pub(crate) use real::{
     Line, connect, crash_point, file_opened, file_sync, file_write, is_injected, is_simulated, now, pause, random,
     wall_ms,
 };
@@ -27,33 +28,33 @@ pub const fn sized<T: Copy>(production: T, simulated: T) -> T {
     if cfg!(feature = "simulate") { simulated } else { production }
 }
 
-/// A fault that is built in on purpose, to see whether the simulation finds it.
+/// A bug that a simulation injects to prove that it finds it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum InjectedBug {
-    /// What a turn has decided is told before it is in the journal.
+    /// Effects of a tick are published before its commit.
     ToldBeforeCommit,
-    /// A distant enabler is asked before the journal is on the disk.
+    /// A remote enabler is asked before the journal is synced.
     AskedBeforeSync,
-    /// Debits are told apart by their session alone, not by their Message-ID.
+    /// Debits are identified by their session alone, without the Message-ID.
     KeyWithoutMessageId,
-    /// The supervisor measures the silence of the engine before the one that it has started.
+    /// The supervisor measures the silence of the previous engine.
     PredecessorWatched,
-    /// A restarted engine forgets the requests that have no answer.
+    /// A restarted engine forgets requests without an answer.
     OutboxDropped,
-    /// A frame is of the side whose URI it names, wherever it comes from.
+    /// The sender of a frame is decided by its From-Path alone, whatever its connection is.
     SpeakerByPathAlone,
-    /// An MSRP endpoint is its session-id, whatever its host is.
+    /// An MSRP endpoint is identified by its session-id alone, without its host.
     SessionIdAlone,
-    /// A chunk is as large as the position of its last octet.
+    /// The size of a chunk is taken from the position of its last octet.
     QuantityByPosition,
-    /// After a chunk was stopped, the rest of its message passes.
+    /// The remaining chunks of a message pass after one was stopped.
     RestOfStoppedPasses,
-    /// An INVITE is let in although workers do not find its slot in the gate.
+    /// An INVITE is granted although workers do not find its slot in the gate.
     GrantedWithoutSlot,
-    /// The engine does not hear that a message is whole, so that an abort after its last octet counts.
+    /// The engine does not learn that a message is complete, so that an abort after its last octet counts.
     EndOfMessageUntold,
     /// The BYE of one dialog of a forked INVITE ends the session.
     LegEndsSession,
-    /// An answer of any user agent binds, in whatever dialog of the session and wherever its request went.
+    /// An answer of any user agent binds, in any dialog of the session and for any destination of its request.
     AnyAnswerBinds,
 }

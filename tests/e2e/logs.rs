@@ -28,7 +28,7 @@ pub fn a_killed_engine_has_a_line_at_the_default_log_level() {
     }
     assert!(eventually(SOON, || proxy.engine_pid().is_some()));
     proxy.signal("KILL", proxy.engine_pid());
-    let told = || proxy.log().contains("ended by itself (signal: 9 (SIGKILL))");
+    let told = || proxy.log().contains("ended unexpectedly (signal: 9 (SIGKILL))");
     assert!(eventually(SOON, told), "{}", proxy.log());
 }
 

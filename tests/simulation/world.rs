@@ -263,7 +263,7 @@ impl<'a> World<'a> {
         let mut random = fastrand::Rng::with_seed(seed);
         disk::insert(Rc::clone(&machine), fastrand::Rng::with_seed(seed ^ 0xd15c));
         match fault {
-            Some(Fault::InjectedBug(broken)) => machine.broken.set(Some(broken)),
+            Some(Fault::InjectedBug(broken)) => machine.injected.set(Some(broken)),
             Some(Fault::LyingDisk) => drop(disk::on(|disk| disk.lies = true)),
             None => {}
         }

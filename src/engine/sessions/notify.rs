@@ -34,7 +34,7 @@ pub(crate) fn tell_verdict(turn: &mut Tick<'_>, live: &SessionEntry, verdict: &V
     }
     let suspended = session.suspended();
     let kind = Kind::Verdict { suspended, result, granted: verdict.granted.0 };
-    turn.notices.verdict(turn.region, &notice(session, reason, code, verdict.balance, kind));
+    turn.notices.write_verdict(turn.region, &notice(session, reason, code, verdict.balance, kind));
     turn.latencies.push((Latency::Reserve, session.opened()));
 }
 
@@ -76,7 +76,7 @@ pub(crate) fn refuse(turn: &mut Tick<'_>, session: SessionKey, at: Time, reserve
         kind: Kind::Verdict { suspended, result: Outcome::Failed, granted: 0 },
     };
     turn.changed = true;
-    turn.notices.verdict(turn.region, &notice);
+    turn.notices.write_verdict(turn.region, &notice);
 }
 
 pub(crate) fn tell_debit(
@@ -93,13 +93,13 @@ pub(crate) fn tell_debit(
             _ => 0,
         };
         let kind = Kind::Debited { message_id, units };
-        turn.notices.event(turn.region, &notice(session, trigger.as_str(), code, balance, kind));
+        turn.notices.write_event(turn.region, &notice(session, trigger.as_str(), code, balance, kind));
     }
 }
 
 pub(crate) fn tell_failure(turn: &mut Tick<'_>, session: &Session, failure: Failure) {
     if turn.region.event_routes().1 {
-        turn.notices.event(turn.region, &notice(session, failure.as_str(), failure.code(), None, Kind::Failed));
+        turn.notices.write_event(turn.region, &notice(session, failure.as_str(), failure.code(), None, Kind::Failed));
     }
 }
 

@@ -1,10 +1,10 @@
-//! Log lines about frames that the gate has stopped: one for each reason and minute.
+//! Log lines about frames that the gate has stopped: one per reason and minute.
 
 use crate::charge::event::Stop;
 use crate::shm::log_limit::ONE_A_MINUTE;
 
-/// Says what was stopped in the session of this call, and why. Each reason has a line of its own in the source, because the
-/// log is limited by these.
+/// Logs which message of a call was stopped, and why. Each reason has its own statement, because the log is limited per
+/// statement.
 pub fn log(call_id: &str, message_id: &str, why: Stop) {
     match why {
         Stop::Beyond => log::warn!(
@@ -22,11 +22,11 @@ pub fn log(call_id: &str, message_id: &str, why: Stop) {
         Stop::Forged => log::warn!(
             target: ONE_A_MINUTE,
             "call {call_id}: a frame was stopped: it claims to come from the other side of its session \
-             (frames_forged). Where it was the IM server's, over a new connection while the old one is open, set im_server"
+             (frames_forged). If the IM server opened a new connection while the old one was open, set im_server"
         ),
         Stop::NoStream => log::warn!(
             target: ONE_A_MINUTE,
-            "call {call_id}: message {message_id} was stopped: it comes from an end of the session, but not over an \
+            "call {call_id}: message {message_id} was stopped: it comes from an endpoint of the session, but not over an \
              MSRP session that offer and answer have agreed on (frames_unattributed)"
         ),
     }

@@ -9,7 +9,7 @@ use imcharge::charge::time::Time;
 use imcharge::engine::Engine;
 use imcharge::engine::preflight;
 use imcharge::engine::store::SYNC_DELAY;
-use imcharge::engine::watchdog::{Action, Ended, Seen, Watchdog};
+use imcharge::engine::watchdog::{Action, Ended, Observation, Watchdog};
 use imcharge::shm::notification::{Kind, NotificationReader, Outcome};
 use imcharge::shm::record::Command;
 use imcharge::shm::region::{EngineState, Lane, Region};
@@ -74,7 +74,7 @@ impl World<'_> {
         let has_ended = self.engine.is_none() && !self.starts;
         let is_failing = region.engine_state() == EngineState::StoreFailing;
         let ended = has_ended.then_some(if is_failing { Ended::Failed } else { Ended::Killed });
-        let seen = Seen { beats: region.heartbeats(), is_ready: region.engine_is_ready(), ended, stop: false };
+        let seen = Observation { beats: region.heartbeats(), is_ready: region.engine_is_ready(), ended, stop: false };
         match self.watchdog.look(seen, Time(self.machine.clock.get())) {
             Action::Start => {
                 region.set_engine_starting();
@@ -93,7 +93,7 @@ impl World<'_> {
             Action::Nothing => {}
             action => self.wrong.push(format!("the supervisor does {action:?} for no reason")),
         }
-        let patience = self.watchdog.patience().max(Duration::from_millis(1));
+        let patience = self.watchdog.next_look().max(Duration::from_millis(1));
         self.after(u64::try_from(patience.as_micros()).unwrap_or(u64::MAX), What::Supervise(instance));
     }
 

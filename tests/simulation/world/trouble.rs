@@ -55,7 +55,7 @@ impl World<'_> {
             12 => self.for_a_while(|world| {
                 let deaf = world.some_doors();
                 world.elsewhere.borrow_mut().cut(&deaf);
-                *world.machine.deaf.borrow_mut() = deaf;
+                *world.machine.refusing_ports.borrow_mut() = deaf;
             }),
             13 => {
                 // The engine stands still, perhaps until the supervisor kills it.
@@ -144,7 +144,7 @@ impl World<'_> {
         self.resumers_block_until = [0; RESUMERS as usize];
         self.machine.crash_in.set(None);
         disk::on(|disk| disk.sickness = None);
-        self.machine.deaf.borrow_mut().clear();
+        self.machine.refusing_ports.borrow_mut().clear();
         let mut elsewhere = self.elsewhere.borrow_mut();
         elsewhere.disturb(false);
         elsewhere.is_ill = false;

@@ -1,4 +1,4 @@
-//! There is no simulation: the real machine.
+//! Hooks of a build without simulation: each returns a constant that means "use the real machine".
 
 use super::InjectedBug;
 use crate::charge::time::Time;
@@ -7,7 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
-/// A connection that cannot be.
+/// Type of simulated connections; there are none.
 #[derive(Debug)]
 pub enum Line {}
 
