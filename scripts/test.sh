@@ -46,8 +46,8 @@ run cargo clippy -q --workspace --all-targets -- -D warnings
 run cargo clippy -q --lib --features kamailio -- -D warnings
 run env RUSTDOCFLAGS=-Dwarnings cargo doc -q --workspace --no-deps
 # Rules, codecs, engine, layers, documentation, header; the C ABI under its C harness, plain, killed and under valgrind.
-run cargo test -q --no-fail-fast --lib --test header --test layers --test manual --test tidy --test rings --test corpus \
-    --test kills --test harness
+run cargo test -q --no-fail-fast --lib --test header --test layers --test manual --test links --test tidy --test rings \
+    --test corpus --test kills --test harness
 # The stock Kamailio on real sockets, with the OCS simulator.
 run cargo build -q --release --example ocs
 IMCHARGE_OCS=$PWD/target/release/examples/ocs
