@@ -21,8 +21,8 @@ use imcharge::shm::record::{Command, Record};
 use imcharge::shm::region::{Lane, Region};
 use imcharge::shm::ring::Ends;
 use imcharge::shm::statistic::Statistic;
-use imcharge::worker::sip_input::{Body, Dialog, Frame, Invitation, Invite, Method, Reply, Request};
-use imcharge::worker::{Passage, Worker};
+use imcharge::worker::sip_input::{Body, Dialog, Frame, Invite, InviteKey, Method, Reply, Request};
+use imcharge::worker::{FrameDecision, Worker};
 use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
@@ -206,15 +206,15 @@ fn uri(side: &str, at: usize, session: u64) -> String {
 /// Asks for the session until the engine has granted it, and binds it.
 fn establish(region: &Region, worker: &mut Worker, at: usize, session: u64, dialog: &Dialog<'_>) {
     let payer = format!("<{}>", account(at));
-    let invitation = Invitation { call_id: dialog.call_id, from_tag: b"f", cseq: 1 };
-    let key = Worker::session_of_invitation(&invitation);
+    let invite = InviteKey { call_id: dialog.call_id, from_tag: b"f", cseq: 1 };
+    let key = Worker::session_of_invite(&invite);
     let sdp = |side| format!("m=message 9 TCP/MSRP *\r\na=path:{}\r\n", uri(side, at, session));
     let (offer, reply) = (sdp("C"), sdp("S"));
     let table = region.table();
     let is_open = || table.slot_of_session(region.name_of_session(key), key).is_some();
     while !is_open() {
         let _ = worker.reserve(&Invite {
-            invitation,
+            key: invite,
             asserted: [payer.as_bytes(), b""],
             from: b"",
             called_party: b"",
@@ -246,8 +246,8 @@ fn send(worker: &mut Worker, at: usize, session: u64, number: u64) -> bool {
         message_id(at, number)
     );
     match worker.frame(&Frame::of_connection(bytes.as_bytes(), 7)) {
-        Passage::Pass => true,
-        Passage::Full => false,
+        FrameDecision::Pass => true,
+        FrameDecision::Full => false,
         other => panic!("a charged message is refused: {other:?}"),
     }
 }
@@ -359,8 +359,8 @@ fn settle(region: &Arc<Region>, progress: &[Progress]) {
             let call_id = call_id(at, session);
             bye(&mut worker, Dialog { call_id: call_id.as_bytes(), from_tag: b"f", to_tag: b"t" });
             // Who was killed before the answer has no dialog: the host reports the end of the transaction.
-            let invitation = Invitation { call_id: call_id.as_bytes(), from_tag: b"f", cseq: 1 };
-            worker.failed(Worker::session_of_invitation(&invitation), None, 408);
+            let invite = InviteKey { call_id: call_id.as_bytes(), from_tag: b"f", cseq: 1 };
+            worker.failed(Worker::session_of_invite(&invite), None, 408);
         }
     }
     for (at, progress) in progress.iter().enumerate().skip(WORKERS) {

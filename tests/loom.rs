@@ -16,7 +16,7 @@ use imcharge::charge::event::Direction;
 use imcharge::charge::tariff::Per;
 use imcharge::charge::time::Time;
 use imcharge::shm::gate::{
-    Attribution, Bound, Chained, Chunk, Gate, Index, Opening, Pass, Side, Slot, Stream, StreamRecord, StreamState,
+    Bound, Chained, Chunk, ChunkDecision, FrameSession, Index, Opening, Side, Slot, Stream, StreamRecord, StreamState,
     Table,
 };
 use imcharge::shm::queue::{HoldsQueue, Queue, QueueProducer};
@@ -261,8 +261,8 @@ fn bind(memory: &TableMemory, number: u64, leg: u64) -> bool {
 fn attributed(memory: &TableMemory, number: u64) -> Option<Bound> {
     let [server, client] = endpoints(number);
     match memory.table().attribute(server, client) {
-        Attribution::Bound(bound) => Some(bound),
-        Attribution::Stray { .. } | Attribution::NotCharged => None,
+        FrameSession::Bound(bound) => Some(bound),
+        FrameSession::Unbound { .. } | FrameSession::NotCharged => None,
     }
 }
 
@@ -272,8 +272,8 @@ fn message(number: u64) -> Chunk {
 }
 
 /// What became of it in the first slot, of session 1.
-fn pass(memory: &TableMemory, number: u64) -> Pass {
-    memory.table().pass(0, opening(1).session, &message(number))
+fn pass(memory: &TableMemory, number: u64) -> ChunkDecision {
+    memory.table().decide(0, opening(1).session, &message(number))
 }
 
 #[test]
@@ -282,7 +282,7 @@ fn no_more_is_taken_than_granted_and_the_closed_gate_knows_all_of_it() {
         let memory = TableMemory::new(1);
         let workers = [(); 2].map(|()| {
             let memory = Arc::clone(&memory);
-            thread::spawn(move || u32::from(memory.slots[0].take(1) != Gate::Beyond))
+            thread::spawn(move || u32::from(memory.slots[0].take(1) != None))
         });
         let slot = &memory.slots[0];
         slot.set_granted(1);
@@ -293,7 +293,7 @@ fn no_more_is_taken_than_granted_and_the_closed_gate_knows_all_of_it() {
         let passed: u32 = workers.map(|worker| worker.join().expect("a worker ends")).iter().sum();
         assert!(closed <= 2);
         assert_eq!(closed, passed, "the count at the end is not what went through");
-        assert_eq!((slot.counters(), slot.take(1)), ((2, passed), Gate::Beyond));
+        assert_eq!((slot.counters(), slot.take(1)), ((2, passed), None));
     });
 }
 
@@ -305,12 +305,12 @@ fn what_is_put_back_can_be_taken_again_and_never_twice() {
         let other = Arc::clone(&memory);
         let undecided = thread::spawn(move || {
             let slot = &other.slots[0];
-            if slot.take(2) != Gate::Beyond {
+            if slot.take(2) != None {
                 slot.put_back(2);
             }
         });
         let other = Arc::clone(&memory);
-        let taker = thread::spawn(move || (0..2).filter(|_| other.slots[0].take(1) != Gate::Beyond).count() as u32);
+        let taker = thread::spawn(move || (0..2).filter(|_| other.slots[0].take(1) != None).count() as u32);
         memory.slots[0].set_granted(3);
         undecided.join().expect("a worker ends");
         let passed = taker.join().expect("a worker ends");
@@ -326,7 +326,7 @@ fn opened(slots: usize) -> Arc<TableMemory> {
 }
 
 /// Two workers see the same message while the grant has room for `granted` of them.
-fn one_message_at_two_workers(memory: &Arc<TableMemory>, granted: u32) -> [Pass; 2] {
+fn one_message_at_two_workers(memory: &Arc<TableMemory>, granted: u32) -> [ChunkDecision; 2] {
     memory.slots[0].set_granted(memory.slots[0].counters().1 + granted);
     let other = Arc::clone(memory);
     let other = thread::spawn(move || pass(&other, 5));
@@ -334,8 +334,8 @@ fn one_message_at_two_workers(memory: &Arc<TableMemory>, granted: u32) -> [Pass;
     [own, other.join().expect("a worker ends")]
 }
 
-fn taken(passed: &[Pass]) -> usize {
-    passed.iter().filter(|pass| matches!(pass, Pass::Taken { .. })).count()
+fn taken(passed: &[ChunkDecision]) -> usize {
+    passed.iter().filter(|pass| matches!(pass, ChunkDecision::Charged { .. })).count()
 }
 
 #[test]
@@ -345,10 +345,10 @@ fn of_two_workers_that_see_the_same_message_one_pays() {
         model("one message, two workers", Some(3), move || {
             let memory = opened(1);
             memory.slots[0].set_granted(noted as u32);
-            (0..noted).for_each(|n| assert_eq!(pass(&memory, n + 1), Pass::Taken { amount: 1, left: 0 }));
+            (0..noted).for_each(|n| assert_eq!(pass(&memory, n + 1), ChunkDecision::Charged { amount: 1, left: 0 }));
             let mut passed = one_message_at_two_workers(&memory, 2);
-            passed.sort_by_key(|pass| *pass == Pass::Before);
-            assert!(matches!(passed, [Pass::Taken { .. }, Pass::Before]), "{passed:?}");
+            passed.sort_by_key(|pass| *pass == ChunkDecision::AlreadyPaid);
+            assert!(matches!(passed, [ChunkDecision::Charged { .. }, ChunkDecision::AlreadyPaid]), "{passed:?}");
             assert_eq!(memory.slots[0].counters().1, noted as u32 + 1);
             assert!(memory.table().is_paid(0, opening(1).session, message(5).message));
         });
@@ -361,7 +361,7 @@ fn at_the_grants_end_the_same_message_pays_once_too() {
         let memory = opened(1);
         let passed = one_message_at_two_workers(&memory, 1);
         assert_eq!(taken(&passed), 1, "{passed:?}");
-        assert!(!passed.contains(&Pass::Full));
+        assert!(!passed.contains(&ChunkDecision::Full));
         assert_eq!(memory.slots[0].counters(), (1, 1));
     });
 }
@@ -376,14 +376,14 @@ fn one_pays_also_while_another_session_gives_its_place_back() {
         table.open(1, &opening(2));
         // The notes of both slots are taken, and the other session has the first place of the window.
         memory.slots.iter().for_each(|slot| slot.set_granted(2));
-        assert!(matches!(pass(&memory, 1), Pass::Taken { .. }));
-        (8..=9).for_each(|n| assert!(matches!(table.pass(1, second, &message(n)), Pass::Taken { .. })));
+        assert!(matches!(pass(&memory, 1), ChunkDecision::Charged { .. }));
+        (8..=9).for_each(|n| assert!(matches!(table.decide(1, second, &message(n)), ChunkDecision::Charged { .. })));
         let engine = Arc::clone(&memory);
         let engine = thread::spawn(move || engine.table().free(1));
         let passed = one_message_at_two_workers(&memory, 2);
         engine.join().expect("the engine ends");
         let paid = taken(&passed);
-        assert!(paid == 1 || passed.contains(&Pass::Full), "{passed:?}");
+        assert!(paid == 1 || passed.contains(&ChunkDecision::Full), "{passed:?}");
         assert_eq!(memory.slots[0].counters().1 as usize, paid + 1, "{passed:?}");
         memory.table().free(0);
         assert!(memory.is_empty(), "something is left");
@@ -415,11 +415,19 @@ fn a_stopped_message_stays_stopped_whoever_sees_its_rest() {
         let other = Arc::clone(&memory);
         let worker = thread::spawn(move || {
             let first = pass(&other, 1);
-            (first, other.table().pass(0, opening(1).session, &Chunk { is_first: false, ..message(1) }))
+            (first, other.table().decide(0, opening(1).session, &Chunk { is_first: false, ..message(1) }))
         });
         memory.slots[0].set_granted(1);
         let (first, rest) = worker.join().expect("a worker ends");
-        assert_eq!(rest, if first == Pass::Beyond { Pass::Stopped } else { Pass::Before }, "{first:?}");
+        assert_eq!(
+            rest,
+            if first == ChunkDecision::BeyondGrant {
+                ChunkDecision::MessageStopped
+            } else {
+                ChunkDecision::AlreadyPaid
+            },
+            "{first:?}"
+        );
     });
 }
 
@@ -496,10 +504,10 @@ fn a_binding_that_meets_the_end_of_its_session_leaves_nothing() {
 }
 
 /// What a frame does: looks for its session by the endpoints that it has, and takes from it.
-fn frame(memory: &TableMemory, number: u64) -> Option<Pass> {
+fn frame(memory: &TableMemory, number: u64) -> Option<ChunkDecision> {
     let Bound { at, session, .. } = attributed(memory, number)?;
     assert_eq!(session, opening(number).session, "a frame found the session of another");
-    Some(memory.table().pass(at, session, &message(number)))
+    Some(memory.table().decide(at, session, &message(number)))
 }
 
 /// A slot with session 1 in it, bound, and one unit granted.
@@ -519,15 +527,21 @@ fn a_slot_that_is_used_again_owes_nothing_to_the_session_before() {
         let closed = memory.slots[0].close();
         // The seconds between the closing of a gate and the reuse of its slot: whoever took is done.
         let early = early.join().expect("the worker ends");
-        assert_eq!(early, Some(if closed == 1 { Pass::Taken { amount: 1, left: 0 } } else { Pass::Beyond }));
+        assert_eq!(
+            early,
+            Some(if closed == 1 { ChunkDecision::Charged { amount: 1, left: 0 } } else { ChunkDecision::BeyondGrant })
+        );
         memory.table().free(0);
         let worker = Arc::clone(&memory);
         let late = thread::spawn(move || frame(&worker, 2));
         assert!(open(&memory, 2) && bind(&memory, 2, 7));
         memory.slots[0].set_granted(2);
         let new = late.join().expect("the worker ends");
-        assert!(matches!(new, None | Some(Pass::Beyond | Pass::Taken { left: 1, .. })), "{new:?}");
-        let paid = u32::from(matches!(new, Some(Pass::Taken { .. })));
+        assert!(
+            matches!(new, None | Some(ChunkDecision::BeyondGrant | ChunkDecision::Charged { left: 1, .. })),
+            "{new:?}"
+        );
+        let paid = u32::from(matches!(new, Some(ChunkDecision::Charged { .. })));
         assert_eq!(memory.slots[0].counters(), (2, paid));
         assert_eq!(frame(&memory, 1), None, "a late frame found something");
     });
@@ -544,7 +558,13 @@ fn a_frame_that_found_its_slot_just_before_the_reuse_takes_nothing_of_the_next_s
         assert!(open(&memory, 2));
         memory.slots[0].set_granted(2);
         let late = late.join().expect("the worker ends");
-        assert!(matches!(late, None | Some(Pass::Beyond | Pass::Stopped | Pass::Full)), "{late:?}");
+        assert!(
+            matches!(
+                late,
+                None | Some(ChunkDecision::BeyondGrant | ChunkDecision::MessageStopped | ChunkDecision::Full)
+            ),
+            "{late:?}"
+        );
         assert_eq!(memory.slots[0].counters(), (2, 0));
     });
 }

@@ -12,8 +12,8 @@ use imcharge::shm::notification::{Kind, NotificationReader, Outcome};
 use imcharge::shm::record::Record;
 use imcharge::shm::region::Region;
 use imcharge::shm::statistic::Statistic;
-use imcharge::worker::sip_input::{Dialog, Frame, Invitation, Invite, Method, Reply, Request};
-use imcharge::worker::{Course, Passage, Refused, Worker};
+use imcharge::worker::sip_input::{Dialog, Frame, Invite, InviteKey, Method, Reply, Request};
+use imcharge::worker::{FrameDecision, InviteRefusal, RequestDecision, Worker};
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -52,18 +52,18 @@ fn with_engine<R>(region: &Arc<Region>, work: impl FnOnce() -> R) -> R {
     })
 }
 
-fn invite(worker: &mut Worker, call_id: &str) -> Result<SessionKey, Refused> {
+fn invite(worker: &mut Worker, call_id: &str) -> Result<SessionKey, InviteRefusal> {
     invite_in(worker, call_id, Suspended::default())
 }
 
 /// Invites in this transaction.
-fn invite_in(worker: &mut Worker, call_id: &str, suspended: Suspended) -> Result<SessionKey, Refused> {
-    invite_as(worker, Invitation { call_id: call_id.as_bytes(), from_tag: b"f", cseq: 1 }, suspended)
+fn invite_in(worker: &mut Worker, call_id: &str, suspended: Suspended) -> Result<SessionKey, InviteRefusal> {
+    invite_as(worker, InviteKey { call_id: call_id.as_bytes(), from_tag: b"f", cseq: 1 }, suspended)
 }
 
-fn invite_as(worker: &mut Worker, invitation: Invitation<'_>, suspended: Suspended) -> Result<SessionKey, Refused> {
+fn invite_as(worker: &mut Worker, key: InviteKey<'_>, suspended: Suspended) -> Result<SessionKey, InviteRefusal> {
     worker.reserve(&Invite {
-        invitation,
+        key,
         asserted: [b"<sip:alice@example.org>", b""],
         from: b"",
         called_party: b"",
@@ -145,7 +145,7 @@ fn a_full_ring_refuses_new_sessions_keeps_room_for_their_ends_and_loses_nothing(
             Err(refused) => break refused,
         }
     };
-    assert_eq!(refused, Refused::Full);
+    assert_eq!(refused, InviteRefusal::Full);
     assert!(taken.len() > 1000, "{}", taken.len());
     assert!(region.statistic(Statistic::DroppedRingFull) >= 1);
     // The ends of the sessions still find room.
@@ -170,7 +170,7 @@ fn an_invite_by_a_second_way_is_told_so_and_its_end_ends_nothing() {
     let (mut worker, mut other) =
         (Worker::attach(&region, 0).expect("not attached yet"), Worker::attach(&region, 1).expect("not attached yet"));
     let [first, second] = [1, 2].map(|number| Suspended { index: number, label: number, continuation: 0 });
-    let session = Worker::session_of_invitation(&Invitation { call_id: b"merged", from_tag: b"f", cseq: 1 });
+    let session = Worker::session_of_invite(&InviteKey { call_id: b"merged", from_tag: b"f", cseq: 1 });
     // The end of the second, seen by another process, may be read before either has begun.
     other.failed(session, Some(second.transaction()), 408);
     for suspended in [first, second] {
@@ -232,7 +232,7 @@ fn an_engine_that_never_ran_or_is_silent_is_told_apart_from_one_that_is_slow() {
     let region = region(&state, |_| {});
     let mut worker = Worker::attach(&region, 0).expect("not attached yet");
     assert!(invite(&mut worker, "early").is_ok());
-    assert!(eventually(|| invite(&mut worker, "late") == Err(Refused::EngineDown)));
+    assert!(eventually(|| invite(&mut worker, "late") == Err(InviteRefusal::EngineDown)));
 }
 
 #[test]
@@ -241,16 +241,16 @@ fn malformed_calls_are_refused_and_counted() {
     let region = region(&state, |_| {});
     let mut worker = Worker::attach(&region, 0).expect("not attached yet");
     for call_id in ["", &"x".repeat(257)] {
-        assert_eq!(invite(&mut worker, call_id), Err(Refused::Malformed));
+        assert_eq!(invite(&mut worker, call_id), Err(InviteRefusal::Malformed));
     }
     assert_eq!(region.statistic(Statistic::DroppedMalformed), 2);
     for bytes in [&b""[..], b"MSRP", b"\0\0\0\0", &[0xff; 5000]] {
-        assert_eq!(worker.frame(&Frame::of_connection(bytes, 1)), Passage::Malformed);
+        assert_eq!(worker.frame(&Frame::of_connection(bytes, 1)), FrameDecision::Malformed);
     }
     assert_eq!(region.statistic(Statistic::FramesMalformed), 4);
     let dialog = Dialog { call_id: b"none", from_tag: b"a", to_tag: b"b" };
     let (bye, invite) = (Request::new(Method::Bye, dialog, 1), Request::new(Method::Invite, dialog, 1));
-    assert_eq!(worker.request_in_dialog(&bye), Course::NotCharged);
+    assert_eq!(worker.request_in_dialog(&bye), RequestDecision::NotCharged);
     assert!(!worker.end(&dialog, 1, b"x"));
     assert!(!worker.replied(&Reply::new(&invite, 200, b"b"), Some(&invite)));
 }
@@ -321,7 +321,7 @@ fn a_ledger_that_is_deleted_refuses_sessions_until_it_is_back() {
         assert_eq!(verdicts(&region, 1).len(), 1);
         std::fs::rename(&path, &away).expect("moved");
         assert!(eventually(|| region.statistic(Statistic::EngineUp) == 0));
-        assert_eq!(invite(&mut worker, "second"), Err(Refused::EngineDown));
+        assert_eq!(invite(&mut worker, "second"), Err(InviteRefusal::EngineDown));
         std::fs::rename(&away, &path).expect("moved back");
         assert!(eventually(|| invite(&mut worker, "third").is_ok()));
         assert_eq!(verdicts(&region, 1).len(), 1);
@@ -409,7 +409,7 @@ fn a_full_disk_loses_nothing_refuses_sessions_when_the_journal_is_full_and_goes_
             take(&mut seen);
         }
         assert!(filled_at.is_some_and(|at| at < sent), "{filled_at:?} of {sent}");
-        assert_eq!(invite(&mut worker, "refused"), Err(Refused::EngineDown));
+        assert_eq!(invite(&mut worker, "refused"), Err(InviteRefusal::EngineDown));
         assert_eq!(value(Statistic::StoreFailing), 1);
         disk.resize(400);
         assert!(eventually(|| {
@@ -575,8 +575,8 @@ fn a_call_of_many_sessions_comes_in_pages() {
     let mut worker = Worker::attach(&region, 0).expect("not attached yet");
     with_engine(&region, || {
         for cseq in 1..=SESSIONS {
-            let invitation = Invitation { call_id: b"again", from_tag: b"f", cseq };
-            invite_as(&mut worker, invitation, Suspended::default()).expect("taken");
+            let key = InviteKey { call_id: b"again", from_tag: b"f", cseq };
+            invite_as(&mut worker, key, Suspended::default()).expect("taken");
         }
         assert_eq!(verdicts(&region, SESSIONS as usize).len(), SESSIONS as usize);
         let mut rows = [Vec::new(), Vec::new()];

@@ -7,8 +7,8 @@ use imcharge::engine;
 use imcharge::engine::preflight;
 use imcharge::shm::notification::NotificationReader;
 use imcharge::shm::region::Region;
-use imcharge::worker::sip_input::{Body, Dialog, Frame, Invitation, Invite, Method, Reply, Request};
-use imcharge::worker::{Passage, Worker};
+use imcharge::worker::sip_input::{Body, Dialog, Frame, Invite, InviteKey, Method, Reply, Request};
+use imcharge::worker::{FrameDecision, Worker};
 use std::error::Error;
 use std::fs;
 use std::ops::Range;
@@ -44,7 +44,7 @@ fn with_engine<R>(
 fn reserve(worker: &mut Worker, number: usize, messages: u32) -> bool {
     let (call_id, user) = (format!("call-{number}@bench.example"), format!("<sip:user{}@example.org>", number % 1000));
     let invite = Invite {
-        invitation: Invitation { call_id: call_id.as_bytes(), from_tag: b"caller", cseq: 1 },
+        key: InviteKey { call_id: call_id.as_bytes(), from_tag: b"caller", cseq: 1 },
         asserted: [user.as_bytes(), b""],
         from: b"",
         called_party: b"",
@@ -138,7 +138,7 @@ fn nanos_each<'a>(worker: &mut Worker, connection: u64, frames: impl Iterator<It
     let started = Instant::now();
     for frame in &frames {
         let passage = worker.frame(&Frame::of_connection(frame.as_bytes(), connection));
-        assert_eq!(passage, Passage::Pass);
+        assert_eq!(passage, FrameDecision::Pass);
     }
     started.elapsed().as_nanos() as f64 / frames.len() as f64
 }
@@ -227,13 +227,13 @@ fn large_session_of(waiting: usize) -> Result<(f64, f64), Box<dyn Error>> {
         }
         let pass = |worker: &mut Worker, message: usize| {
             let frame = send(0, message, "hello");
-            let is_full = |passage| matches!(passage, Passage::Full);
+            let is_full = |passage| matches!(passage, FrameDecision::Full);
             let mut passage = worker.frame(&Frame::of_connection(frame.as_bytes(), 7));
             while is_full(passage) {
                 thread::sleep(Duration::from_micros(200));
                 passage = worker.frame(&Frame::of_connection(frame.as_bytes(), 7));
             }
-            assert_eq!(passage, Passage::Pass, "message {message}");
+            assert_eq!(passage, FrameDecision::Pass, "message {message}");
         };
         (0..waiting).for_each(|message| pass(&mut worker, message));
         while region.event_ring(0).used() > 0 {

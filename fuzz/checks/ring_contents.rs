@@ -9,7 +9,7 @@ use imcharge::charge::session::{Output, Session};
 use imcharge::charge::tariff::{Per, Quota, Tariff};
 use imcharge::charge::time::Time;
 use imcharge::shm::gate::{
-    Attribution, Chained, Chunk, Gate, Index, Opening, Pass, Side, Slot, Stream, StreamRecord, StreamState, Table,
+    Chained, Chunk, ChunkDecision, FrameSession, Index, Opening, Side, Slot, Stream, StreamRecord, StreamState, Table,
 };
 use imcharge::shm::notification::Notification;
 use imcharge::shm::queue::{HoldsQueue, Queue, QueueProducer};
@@ -372,7 +372,7 @@ fn bind(table: &Table<'_>, at: u32, hash: u64, choices: &mut Choices<'_>) {
         streams.push(stream);
     });
     if bound.is_ok() && table.streams(at).iter().any(|found| *found == stream) {
-        assert_ne!(table.attribute(server, client), Attribution::NotCharged, "what is bound is found");
+        assert_ne!(table.attribute(server, client), FrameSession::NotCharged, "what is bound is found");
     }
 }
 
@@ -382,7 +382,7 @@ fn look_up(table: &Table<'_>, hash: u64) {
     let answers = table.attribute_response(hash).chain(table.expecting(hash)).map(|bound| bound.at);
     let found = [dialog, report].into_iter().flatten().chain(answers);
     assert!(found.into_iter().all(|at| (at as usize) < SLOTS), "a slot that is none");
-    if let Attribution::Bound(bound) = table.attribute(hash, hash ^ 1) {
+    if let FrameSession::Bound(bound) = table.attribute(hash, hash ^ 1) {
         assert!(matches!(bound.side, Side::Server | Side::Client) && (bound.at as usize) < SLOTS);
     }
 }
@@ -390,9 +390,11 @@ fn look_up(table: &Table<'_>, hash: u64) {
 fn pass(table: &Table<'_>, at: u32, hash: u64, choices: &mut Choices<'_>) {
     let Some(session) = table.slots.get(at as usize).and_then(Slot::session) else { return };
     let chunk = Chunk { message: hash, is_first: choices.flag(), octets: choices.u64() };
-    match table.pass(at, session, &chunk) {
-        Pass::Taken { .. } | Pass::Before => assert!(table.is_paid(at, session, hash), "what passes is paid for"),
-        Pass::Beyond | Pass::Stopped | Pass::Full => {}
+    match table.decide(at, session, &chunk) {
+        ChunkDecision::Charged { .. } | ChunkDecision::AlreadyPaid => {
+            assert!(table.is_paid(at, session, hash), "what passes is paid for")
+        }
+        ChunkDecision::BeyondGrant | ChunkDecision::MessageStopped | ChunkDecision::Full => {}
     }
     match choices.below(4) {
         0 => table.forget_message(at, session, hash),
@@ -406,7 +408,7 @@ fn take(table: &Table<'_>, at: u32, choices: &mut Choices<'_>) {
     let amount = choices.u64() as u32;
     let (granted, taken) = slot.counters();
     match slot.take(amount) {
-        Gate::Taken { left } => {
+        Some(left) => {
             let sum = u64::from(taken) + u64::from(amount) + u64::from(left);
             assert!(amount == 0 || sum == u64::from(granted), "no more than granted");
             assert_eq!(slot.counters(), (granted, taken + amount));
@@ -415,13 +417,13 @@ fn take(table: &Table<'_>, at: u32, choices: &mut Choices<'_>) {
                 assert_eq!(slot.counters(), (granted, taken));
             }
         }
-        Gate::Beyond => assert_eq!(slot.counters(), (granted, taken)),
+        None => assert_eq!(slot.counters(), (granted, taken)),
     }
     match choices.below(4) {
         0 => slot.set_granted(amount),
         1 => {
             let taken = slot.close();
-            assert!(slot.counters().1 == taken && slot.take(1) == Gate::Beyond, "a closed gate stays closed");
+            assert!(slot.counters().1 == taken && slot.take(1) == None, "a closed gate stays closed");
         }
         _ => {}
     }

@@ -6,7 +6,7 @@ use imcharge::charge::event::Suspended;
 use imcharge::wire::identity;
 use imcharge::wire::sip::{SipMessage, Start, Target, icid};
 use imcharge::worker::raw_sip;
-use imcharge::worker::raw_sip::Inviting;
+use imcharge::worker::raw_sip::ParsedInvite;
 use imcharge::worker::sip_input::Method;
 
 /// Longest message that is read.
@@ -84,12 +84,12 @@ fn assert_readers(bytes: &[u8], message: Option<&SipMessage<'_>>) {
     assert!(raw_sip::cancel(bytes).is_none() || method == b"CANCEL");
     assert!(raw_sip::reply(bytes, None).is_none_or(|reply| is_reply && !reply.dialog.from_tag.is_empty()));
     if let Some(request) = raw_sip::request(bytes, None) {
-        assert!(!method.is_empty() && request.method == Method::named(method));
+        assert!(!method.is_empty() && request.method == Method::from_name(method));
         assert!(!request.dialog.call_id.is_empty() && !request.dialog.from_tag.is_empty());
     }
-    if let (Some(Inviting::Initial(invite)), Some(message)) = (invite, message) {
-        assert_eq!(Some(invite.invitation.cseq), message.cseq);
-        assert_eq!((invite.invitation.call_id, invite.invitation.from_tag), (message.call_id, message.from_tag));
+    if let (Some(ParsedInvite::Initial(invite)), Some(message)) = (invite, message) {
+        assert_eq!(Some(invite.key.cseq), message.cseq);
+        assert_eq!((invite.key.call_id, invite.key.from_tag), (message.call_id, message.from_tag));
         assert!(message.to_tag.is_empty(), "an INVITE with a To tag repeats in a dialog");
     }
 }

@@ -11,9 +11,9 @@ use crate::charge::ch2::SessionKey;
 use crate::charge::event::Suspended;
 use crate::shm::statistic::Statistic;
 use crate::worker::raw_sip;
-use crate::worker::raw_sip::Inviting;
+use crate::worker::raw_sip::ParsedInvite;
 use crate::worker::sip_input::{Frame, Method, NoConnections, Reply, Request, Source};
-use crate::worker::{Course, Refused, Worker};
+use crate::worker::{InviteRefusal, RequestDecision, Worker};
 use std::ffi::c_void;
 use std::net::Ipv6Addr;
 use std::ptr::NonNull;
@@ -94,9 +94,9 @@ pub unsafe extern "C" fn imcharge_on_invite(
             // SAFETY: a place of this type that can be read, by the contract above.
             let suspended = tokens.map(|tokens| unsafe { tokens.read_unaligned() }.into()).unwrap_or_default();
             let invite = match raw_sip::invite(bytes, messages, suspended) {
-                Some(Inviting::Initial(invite)) => invite,
-                Some(Inviting::InDialog) => return Ok(IMCHARGE_IGNORED),
-                None => return Err(malformed(attached, Refused::Malformed as i32)),
+                Some(ParsedInvite::Initial(invite)) => invite,
+                Some(ParsedInvite::InDialog) => return Ok(IMCHARGE_IGNORED),
+                None => return Err(malformed(attached, InviteRefusal::Malformed as i32)),
             };
             let key = attached.worker.reserve(&invite).map_err(|refused| refused as i32)?;
             if let Some(place) = NonNull::new(session) {
@@ -163,9 +163,9 @@ pub unsafe extern "C" fn imcharge_on_request(
                 _ if request.dialog.to_tag.is_empty() => Ok(IMCHARGE_IGNORED),
                 Method::Other => Ok(IMCHARGE_IGNORED),
                 _ => Ok(match attached.worker.request_in_dialog(&request) {
-                    Course::NotCharged => IMCHARGE_NOT_CHARGED,
-                    Course::GoesOn => IMCHARGE_OK,
-                    Course::Refused => IMCHARGE_REQUEST_TOO_MANY,
+                    RequestDecision::NotCharged => IMCHARGE_NOT_CHARGED,
+                    RequestDecision::Pass => IMCHARGE_OK,
+                    RequestDecision::Refused => IMCHARGE_REQUEST_TOO_MANY,
                 }),
             }
         })
@@ -231,7 +231,7 @@ fn replied(worker: &mut Worker, reply: &Reply<'_>, request: Option<&Request<'_>>
     // Without its INVITE it is not known whether it opens the session.
     let is_initial = reply.method == Method::Invite && request.is_none_or(|request| request.dialog.to_tag.is_empty());
     if is_initial && reply.code >= 300 {
-        worker.failed(Worker::session_of_invitation(&reply.invitation()), None, reply.code);
+        worker.failed(Worker::session_of_invite(&reply.invite_key()), None, reply.code);
         return IMCHARGE_OK;
     }
     match worker.replied(reply, request) {
@@ -259,8 +259,8 @@ pub unsafe extern "C" fn imcharge_on_cancel(
         with_worker(worker, |attached| {
             // SAFETY: the pointer and length that the contract above names.
             let bytes = unsafe { memory::bytes(message, length, IMCHARGE_SIP_MAX) }?;
-            let Some(invitation) = raw_sip::cancel(bytes) else { return Err(malformed(attached, IMCHARGE_BAD_SIP)) };
-            attached.worker.cancelled(Worker::session_of_invitation(&invitation), None);
+            let Some(key) = raw_sip::cancel(bytes) else { return Err(malformed(attached, IMCHARGE_BAD_SIP)) };
+            attached.worker.cancelled(Worker::session_of_invite(&key), None);
             Ok(IMCHARGE_OK)
         })
     })

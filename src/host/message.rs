@@ -4,7 +4,7 @@ use super::bindings as sys;
 use super::parameters::{self, Format};
 use crate::charge::event::{Direction, Suspended};
 use crate::worker::raw_sip;
-use crate::worker::sip_input::{Body, Dialog, Invitation, Invite, Reply, Request, Source};
+use crate::worker::sip_input::{Body, Dialog, Invite, InviteKey, Reply, Request, Source};
 use std::ffi::c_int;
 use std::net::IpAddr;
 
@@ -205,9 +205,9 @@ impl<'a> Message<'a> {
     /// left it; the INVITE is named, and the called party addressed, as it was received. `None`: no initial INVITE.
     pub fn invite(self, left: Message<'a>, chosen: &'a Chosen, messages: u32) -> Option<Invite<'a>> {
         let identity = self.identity().filter(|identity| identity.to_tag.is_empty())?;
-        let invitation = Invitation { call_id: identity.call_id, from_tag: identity.from_tag, cseq: self.cseq()? };
+        let key = InviteKey { call_id: identity.call_id, from_tag: identity.from_tag, cseq: self.cseq()? };
         Some(Invite {
-            invitation,
+            key,
             asserted: left.first_headers("P-Asserted-Identity"),
             from: left.from(),
             called_party: left.header("P-Called-Party-ID"),

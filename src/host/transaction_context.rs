@@ -6,7 +6,7 @@ use super::message::Message;
 use crate::charge::ch2::SessionKey;
 use crate::charge::event::InviteTransaction;
 use crate::worker::sip_input::{Method, Reply, Request};
-use crate::worker::{Course, Worker};
+use crate::worker::{RequestDecision, Worker};
 use std::ffi::c_int;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -91,7 +91,7 @@ pub fn before_script(request: Message<'_>) -> bool {
         let request = request.request().filter(|_| is_charged(worker))?;
         Some(worker.request_in_dialog(&request))
     });
-    course.flatten() != Some(Course::Refused)
+    course.flatten() != Some(RequestDecision::Refused)
 }
 
 /// Tells the worker of a 2xx to an INVITE before the script runs: the host may have forgotten its transaction.

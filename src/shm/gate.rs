@@ -15,7 +15,7 @@
 //!
 //! A slot that was taken from is used again no sooner than [`REUSE_AFTER_SECONDS`] after its gate was closed: frames on
 //! their way have passed by then. One that comes later still and finds the slot at the very moment of its reuse sees after
-//! its take whose grant that was, and gives it back ([`Table::pass`]).
+//! its take whose grant that was, and gives it back ([`Table::decide`]).
 
 mod index;
 mod legs;
@@ -25,8 +25,8 @@ mod streams;
 
 pub use index::{Chained, Index, Inserted};
 pub use legs::{DialogState, LegRecord};
-pub use messages::{Chunk, NOTES, Pass};
-pub use slot::{Gate, Slot};
+pub use messages::{Chunk, ChunkDecision, NOTES};
+pub use slot::Slot;
 pub use streams::{OWN_RECORDS, STREAMS_MAX, Stream, StreamRecord, StreamState, Streams};
 
 use super::sync::AtomicU64;
@@ -74,11 +74,11 @@ pub struct Bound {
 
 /// What the endpoints of a frame say about it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Attribution {
+pub enum FrameSession {
     /// It belongs to this session.
     Bound(Bound),
     /// It comes from an endpoint that has, or had, messages in this session, and belongs to no stream of it.
-    Stray {
+    Unbound {
         /// The slot.
         at: u32,
         /// The session.
@@ -207,7 +207,7 @@ impl Table<'_> {
 
     /// The session of a request, by the hashes of the endpoints in its From-Path and To-Path. Of several sessions with the
     /// same endpoints the one with an open gate counts.
-    pub fn attribute(&self, from: u64, to: u64) -> Attribution {
+    pub fn attribute(&self, from: u64, to: u64) -> FrameSession {
         let of_server = |stream: &Stream| stream.server == from && stream.client == to;
         let servers = self.bound(pair_name(from, to), Side::Server, of_server).or_else(|| {
             self.bound(pair_name(from, 0), Side::Server, |stream| stream.server == from && stream.client == 0)
@@ -222,9 +222,9 @@ impl Table<'_> {
                 .find_map(|at| Some((at, self.session_at(at)?)))
         };
         if let Some(bound) = servers.or_else(clients) {
-            return Attribution::Bound(bound);
+            return FrameSession::Bound(bound);
         }
-        stray().map_or(Attribution::NotCharged, |(at, session)| Attribution::Stray { at, session })
+        stray().map_or(FrameSession::NotCharged, |(at, session)| FrameSession::Unbound { at, session })
     }
 
     /// The session that a REPORT is about, by the endpoint in its To-Path: a relay near the client may have made it.

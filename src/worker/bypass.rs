@@ -3,7 +3,7 @@
 //! An IM server that follows `a=path` (RFC 4975, 8.1) sends to its first URI. Where that is not this relay, the messages
 //! bypass the gate, unless the server is configured to send through this relay.
 
-use super::{Refused, Worker};
+use super::{InviteRefusal, Worker};
 use crate::charge::event::Direction;
 use crate::config::Bypass;
 use crate::shm::gate::Side;
@@ -16,12 +16,12 @@ const PORT: u16 = 2855;
 
 impl Worker {
     /// Whether the offer in an INVITE may be charged.
-    pub(crate) fn admits_offer(&self, invite: &Invite<'_>, offer: &Body<'_>) -> Result<(), Refused> {
+    pub(crate) fn admits_offer(&self, invite: &Invite<'_>, offer: &Body<'_>) -> Result<(), InviteRefusal> {
         let side = match self.direction(invite) {
             Direction::Pull => Side::Client,
             Direction::Push => Side::Server,
         };
-        self.admits(invite.invitation.call_id, side, offer).then_some(()).ok_or(Refused::Bypass)
+        self.admits(invite.key.call_id, side, offer).then_some(()).ok_or(InviteRefusal::Bypass)
     }
 
     /// Counts a client's description that leaves this relay out. `false`: it is to be refused.

@@ -13,7 +13,7 @@
 //! answered it, or sent it, is it certain that the server sends nothing any more.
 
 use super::Worker;
-use super::negotiation::{self, Endpoint, Refusal};
+use super::bind_endpoints::{self, Endpoint, Refusal};
 use crate::charge::ch2::SessionKey;
 use crate::charge::event::{Direction, Event};
 use crate::shm::gate::{DialogState, LegRecord, NoRoom, Side, Slot, Streams};
@@ -40,11 +40,11 @@ struct Place {
 
 /// What becomes of a request within a dialog.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Course {
+pub enum RequestDecision {
     /// Goes on; it is of no charged session.
     NotCharged,
     /// Goes on; it is of a charged session.
-    GoesOn,
+    Pass,
     /// Must not go on: the server's answer to it could bring an endpoint that nobody would know.
     Refused,
 }
@@ -72,22 +72,22 @@ impl Foreign {
 
 impl Worker {
     /// A request within a dialog, before it goes on.
-    pub fn request_in_dialog(&mut self, request: &Request<'_>) -> Course {
-        let Some(place) = self.place(&request.dialog) else { return Course::NotCharged };
+    pub fn request_in_dialog(&mut self, request: &Request<'_>) -> RequestDecision {
+        let Some(place) = self.place(&request.dialog) else { return RequestDecision::NotCharged };
         if place.sender == Side::Client && !self.may_change(place, request) {
             self.region.count(Statistic::DroppedTableFull);
             log::warn!(
                 "call {}: the client asks for more changes of its MSRP session than are possible; the request is dropped",
                 request.dialog.call_id.escape_ascii()
             );
-            return Course::Refused;
+            return RequestDecision::Refused;
         }
         match request.method {
             Method::Bye => self.on_bye(place, request),
             Method::Ack | Method::Prack => self.on_answer_in_request(place, request),
             Method::Invite | Method::Update | Method::Other => {}
         }
-        Course::GoesOn
+        RequestDecision::Pass
     }
 
     /// Whether the answer to a request of the client can bring no more endpoints than the session has names for.
@@ -123,7 +123,7 @@ impl Worker {
             }
             (Method::Invite, 300..) if initial.is_none() => {
                 _ = self.change(place, |streams| {
-                    negotiation::drop_offer(streams, place.leg);
+                    bind_endpoints::drop_offer(streams, place.leg);
                     Ok(())
                 });
             }
@@ -168,7 +168,7 @@ impl Worker {
 
     /// The session that the INVITE of a reply opens.
     fn place_of_initial(&self, reply: &Reply<'_>) -> Option<Place> {
-        let (region, session) = (&self.region, Self::session_of_invitation(&reply.invitation()));
+        let (region, session) = (&self.region, Self::session_of_invite(&reply.invite_key()));
         let table = region.table();
         let at = self.slot_of(session)?;
         let leg = region.hash(&[reply.dialog.to_tag]);
@@ -288,9 +288,9 @@ impl Worker {
                 return Ok(());
             }
             if let Some(offered) = offered.as_ref().filter(|_| is_initial) {
-                negotiation::keep_offer(streams, place.sender, offered)?;
+                bind_endpoints::keep_offer(streams, place.sender, offered)?;
             }
-            let kept = negotiation::kept_offer(streams).filter(|_| is_initial);
+            let kept = bind_endpoints::kept_offer(streams).filter(|_| is_initial);
             let offer = match &offered {
                 Some(offered) => Some((place.sender, offered.clone())),
                 // An INVITE without a description: the reply is the offer.
@@ -299,8 +299,8 @@ impl Worker {
             };
             is_answer = offer.is_some();
             match offer {
-                Some((side, offered)) => negotiation::answer(streams, place.leg, side, &offered, &described),
-                None => negotiation::offer(streams, place.leg, place.sender.other(), &described),
+                Some((side, offered)) => bind_endpoints::answer(streams, place.leg, side, &offered, &described),
+                None => bind_endpoints::offer(streams, place.leg, place.sender.other(), &described),
             }
         });
         match (result, leg) {
@@ -318,7 +318,7 @@ impl Worker {
         let table = region.table();
         let Some(leg) = table.slots[place.at as usize].leg(place.leg) else { return };
         let waits = |streams: &Streams| {
-            negotiation::waiting_offer(streams, place.leg).filter(|(side, _)| *side == place.sender.other())
+            bind_endpoints::waiting_offer(streams, place.leg).filter(|(side, _)| *side == place.sender.other())
         };
         if leg.is_done(place.sender, request.cseq) || waits(&table.streams(place.at)).is_none() {
             return;
@@ -331,7 +331,7 @@ impl Worker {
             return self.refuse_exchange(request.dialog.call_id, foreign);
         }
         let result = self.change(place, |streams| match waits(streams) {
-            Some((side, offered)) => negotiation::answer(streams, place.leg, side, &offered, &described),
+            Some((side, offered)) => bind_endpoints::answer(streams, place.leg, side, &offered, &described),
             None => Ok(()),
         });
         match result {

@@ -1,11 +1,11 @@
 //! MSRP: the gate, and what the engine hears of frames.
 
-use super::{Passage, Urgency, Worker};
+use super::{FrameDecision, Urgency, Worker};
 use crate::charge::ch2::SessionKey;
 use crate::charge::event::{Event, FailureReport, Flag, Sent, Stop, transaction_hash};
 use crate::charge::tariff::Per;
 use crate::shm::clock;
-use crate::shm::gate::{Attribution, Bound, Chunk, Pass, Side};
+use crate::shm::gate::{Bound, Chunk, ChunkDecision, FrameSession, Side};
 use crate::shm::log_limit::ONE_A_MINUTE;
 use crate::shm::statistic::Statistic;
 use crate::simulate::{InjectedBug, crash_point, is_injected};
@@ -15,13 +15,13 @@ use std::sync::Arc;
 
 impl Worker {
     /// Steps 5 and 10: an MSRP frame, before it is relayed.
-    pub fn frame(&mut self, frame: &Frame<'_>) -> Passage {
+    pub fn frame(&mut self, frame: &Frame<'_>) -> FrameDecision {
         self.frame_of(frame, None)
     }
 
     /// A response, where the host gives a request another transaction id as it sends it on: `request` is the id that the
     /// request came with.
-    pub fn response(&mut self, frame: &Frame<'_>, request: &[u8]) -> Passage {
+    pub fn response(&mut self, frame: &Frame<'_>, request: &[u8]) -> FrameDecision {
         self.frame_of(frame, Some(request))
     }
 
@@ -29,7 +29,7 @@ impl Worker {
     pub fn unsent(&mut self, frame: &[u8]) {
         let Ok(parsed) = msrp::Frame::parse(frame) else { return };
         let bound = match self.attribute(&parsed, self.ends(&parsed)) {
-            Attribution::Bound(bound) if bound.side == Side::Server => bound,
+            FrameSession::Bound(bound) if bound.side == Side::Server => bound,
             _ => return,
         };
         if let (Some(message_id), true) = (parsed.message_id, parsed.is_content()) {
@@ -68,26 +68,26 @@ impl Worker {
         ])
     }
 
-    fn frame_of(&mut self, frame: &Frame<'_>, request: Option<&[u8]>) -> Passage {
+    fn frame_of(&mut self, frame: &Frame<'_>, request: Option<&[u8]>) -> FrameDecision {
         self.region.count(Statistic::Frames);
         let Ok(parsed) = msrp::Frame::parse(frame.bytes) else {
             self.region.count(Statistic::FramesMalformed);
-            return Passage::Malformed;
+            return FrameDecision::Malformed;
         };
         let passage = match parsed.start {
             msrp::Start::Response(code) => self.answer(&parsed, code, frame, request),
             msrp::Start::Request(_) => {
                 let ends = self.ends(&parsed);
                 match self.attribute(&parsed, ends) {
-                    Attribution::Bound(bound) => self.request(bound, &parsed, ends, frame),
-                    Attribution::Stray { at, session } => self.stop_stray(at, session, &parsed),
-                    Attribution::NotCharged => self.not_charged(&parsed, frame),
+                    FrameSession::Bound(bound) => self.request(bound, &parsed, ends, frame),
+                    FrameSession::Unbound { at, session } => self.stop_stray(at, session, &parsed),
+                    FrameSession::NotCharged => self.not_charged(&parsed, frame),
                 }
             }
         };
         // A value that is none is the business of charged sessions alone.
         match passage {
-            Passage::Malformed => {
+            FrameDecision::Malformed => {
                 self.region.count(Statistic::FramesMalformed);
                 log::warn!(
                     target: ONE_A_MINUTE,
@@ -96,8 +96,8 @@ impl Worker {
                     address(frame)
                 );
             }
-            Passage::Forged => self.region.count(Statistic::FramesForged),
-            Passage::NoSession => self.region.count(Statistic::FramesUnattributed),
+            FrameDecision::Forged => self.region.count(Statistic::FramesForged),
+            FrameDecision::NoSession => self.region.count(Statistic::FramesUnattributed),
             _ => {}
         }
         passage
@@ -110,46 +110,46 @@ impl Worker {
 
     /// The session of a request: by both ends of its paths, or of a REPORT of a relay near the client by the end that it
     /// goes to.
-    fn attribute(&self, frame: &msrp::Frame<'_>, Ends { from, to }: Ends) -> Attribution {
+    fn attribute(&self, frame: &msrp::Frame<'_>, Ends { from, to }: Ends) -> FrameSession {
         let table = self.region.table();
         match table.attribute(from, to) {
-            Attribution::NotCharged if frame.start == msrp::Start::Request(msrp::Method::Report) => {
-                table.attribute_report(to).map_or(Attribution::NotCharged, Attribution::Bound)
+            FrameSession::NotCharged if frame.start == msrp::Start::Request(msrp::Method::Report) => {
+                table.attribute_report(to).map_or(FrameSession::NotCharged, FrameSession::Bound)
             }
             attribution => attribution,
         }
     }
 
     /// A request between the endpoints of a session.
-    fn request(&mut self, bound: Bound, frame: &msrp::Frame<'_>, ends: Ends, came: &Frame<'_>) -> Passage {
+    fn request(&mut self, bound: Bound, frame: &msrp::Frame<'_>, ends: Ends, came: &Frame<'_>) -> FrameDecision {
         if !self.is_believed(bound, came) {
             self.report_stop(bound.at, bound.session, frame.message_id, Stop::Forged);
-            return Passage::Forged;
+            return FrameDecision::Forged;
         }
         if came.from_self {
             self.pass_again(bound, frame, ends);
-            return Passage::Pass;
+            return FrameDecision::Pass;
         }
         if frame.bad_value.is_some() {
-            return Passage::Malformed;
+            return FrameDecision::Malformed;
         }
         match (bound.side, frame.start) {
             (Side::Server, msrp::Start::Request(msrp::Method::Send)) if frame.is_content() => {
-                self.content(bound, frame, ends, came.connection)
+                self.decide_send(bound, frame, ends, came.connection)
             }
             (Side::Server, msrp::Start::Request(msrp::Method::Send)) if frame.flag == msrp::Flag::Aborted => {
                 if let Some(message_id) = frame.message_id {
                     self.push_or_count(bound.session, Event::Sent(sent(message_id, frame, 0, came.connection)));
                 }
-                Passage::Pass
+                FrameDecision::Pass
             }
             (Side::Client, msrp::Start::Request(msrp::Method::Report)) => {
                 self.report(bound, frame);
-                Passage::Pass
+                FrameDecision::Pass
             }
             _ => {
                 self.activity(bound, came.connection);
-                Passage::Pass
+                FrameDecision::Pass
             }
         }
     }
@@ -190,30 +190,36 @@ impl Worker {
     }
 
     /// A response: of the client or of a relay near it, to a SEND that passed here, or of the server.
-    fn answer(&mut self, frame: &msrp::Frame<'_>, code: u16, came: &Frame<'_>, request: Option<&[u8]>) -> Passage {
+    fn answer(
+        &mut self,
+        frame: &msrp::Frame<'_>,
+        code: u16,
+        came: &Frame<'_>,
+        request: Option<&[u8]>,
+    ) -> FrameDecision {
         // The relay's own response to itself says nothing of the client.
         if came.from_self {
-            return Passage::NotCharged;
+            return FrameDecision::NotCharged;
         }
         let id = request.unwrap_or(frame.transaction_id.as_bytes());
         let from = self.hash_of_endpoint(&frame.from_path.endpoint());
         let region = Arc::clone(&self.region);
         let table = region.table();
-        let mut passage = Passage::NotCharged;
+        let mut passage = FrameDecision::NotCharged;
         let of_client = table.expecting(self.hash_of_transaction(from, id));
         for bound in of_client.chain(table.attribute_response(from)).take(SHARED_MAX) {
             passage = self.answer_of(bound, id, code, came);
-            if passage == Passage::Forged {
+            if passage == FrameDecision::Forged {
                 break;
             }
         }
         passage
     }
 
-    fn answer_of(&mut self, bound: Bound, id: &[u8], code: u16, came: &Frame<'_>) -> Passage {
+    fn answer_of(&mut self, bound: Bound, id: &[u8], code: u16, came: &Frame<'_>) -> FrameDecision {
         if !self.is_believed(bound, came) {
             self.report_stop(bound.at, bound.session, None, Stop::Forged);
-            return Passage::Forged;
+            return FrameDecision::Forged;
         }
         match bound.side {
             Side::Server => self.activity(bound, came.connection),
@@ -223,7 +229,7 @@ impl Worker {
             }
             Side::Client => {}
         }
-        Passage::Pass
+        FrameDecision::Pass
     }
 
     /// Whether a frame comes from the side that it claims: by its connection, or by its address where the operator has
@@ -268,10 +274,10 @@ impl Worker {
     }
 
     /// A request of no session: of an IM server it must not go on, whatever the script says.
-    fn not_charged(&mut self, frame: &msrp::Frame<'_>, came: &Frame<'_>) -> Passage {
+    fn not_charged(&mut self, frame: &msrp::Frame<'_>, came: &Frame<'_>) -> FrameDecision {
         let is_servers = came.source.is_some_and(|source| self.region.config.im_servers.contains(source));
         if !is_servers || came.from_self || !frame.is_content() {
-            return Passage::NotCharged;
+            return FrameDecision::NotCharged;
         }
         log::warn!(
             target: ONE_A_MINUTE,
@@ -280,15 +286,15 @@ impl Worker {
             frame.message_id.unwrap_or("without a Message-ID"),
             address(came)
         );
-        Passage::NoSession
+        FrameDecision::NoSession
     }
 
     /// Content of an endpoint of a charged session that belongs to none of its streams.
-    fn stop_stray(&mut self, at: u32, session: SessionKey, frame: &msrp::Frame<'_>) -> Passage {
+    fn stop_stray(&mut self, at: u32, session: SessionKey, frame: &msrp::Frame<'_>) -> FrameDecision {
         if frame.is_content() {
             self.report_stop(at, session, frame.message_id, Stop::NoStream);
         }
-        Passage::NoSession
+        FrameDecision::NoSession
     }
 
     /// Tells the engine that a frame was stopped; of one session not more often than is of use.
@@ -299,37 +305,37 @@ impl Worker {
     }
 
     /// A SEND with content from the server's side: the gate.
-    fn content(&mut self, bound: Bound, frame: &msrp::Frame<'_>, ends: Ends, connection: u64) -> Passage {
-        let Some(message_id) = frame.message_id else { return Passage::Malformed };
+    fn decide_send(&mut self, bound: Bound, frame: &msrp::Frame<'_>, ends: Ends, connection: u64) -> FrameDecision {
+        let Some(message_id) = frame.message_id else { return FrameDecision::Malformed };
         // Room first: what the gate has taken must be told to the engine. One session leaves some to the others.
         let spare = self.ring.size() / 4;
         if !self.ring.has_room(spare) || !self.may_push(bound.at) {
             self.region.count(Statistic::DroppedRingFull);
-            return Passage::Full;
+            return FrameDecision::Full;
         }
         let region = Arc::clone(&self.region);
         let (table, Bound { at, session, .. }) = (region.table(), bound);
         let sent = sent(message_id, frame, 0, connection);
         let message = region.hash_of_message(session, message_id);
         let chunk = Chunk { message, is_first: sent.start == 1, octets: sent.octets };
-        let passed = table.pass(at, session, &chunk);
+        let passed = table.decide(at, session, &chunk);
         crash_point();
         let stop = match passed {
-            Pass::Taken { amount, left } => {
+            ChunkDecision::Charged { amount, left } => {
                 let per = table.slots[at as usize].per();
                 let urgency = if is_to_be_told(per, left, amount) { Urgency::Now } else { Urgency::Soon };
                 self.push_event(session, Event::Sent(Sent { taken: amount, ..sent }), 0, urgency);
                 self.expect_response(at, frame, ends);
-                return Passage::Pass;
+                return FrameDecision::Pass;
             }
-            Pass::Before => {
+            ChunkDecision::AlreadyPaid => {
                 self.push_event(session, Event::Sent(sent), 0, Urgency::Soon);
                 self.expect_response(at, frame, ends);
-                return Passage::Pass;
+                return FrameDecision::Pass;
             }
-            Pass::Beyond => Stop::Beyond,
-            Pass::Stopped => Stop::Message,
-            Pass::Full => Stop::Share,
+            ChunkDecision::BeyondGrant => Stop::Beyond,
+            ChunkDecision::MessageStopped => Stop::Message,
+            ChunkDecision::Full => Stop::Share,
         };
         // The first stop of a message may end it, so it is told however many others were.
         if stop != Stop::Message || table.slots[at as usize].may_report(second()) {
@@ -338,9 +344,9 @@ impl Worker {
         match stop {
             Stop::Share => {
                 region.count(Statistic::DroppedTableFull);
-                Passage::Full
+                FrameDecision::Full
             }
-            _ => Passage::BeyondGrant,
+            _ => FrameDecision::BeyondGrant,
         }
     }
 

@@ -4,17 +4,17 @@
 //! Two things cannot wait for the engine and are done here: the MSRP sessions are bound to their slot before the
 //! 200 OK goes on, and the gate is decided on the slot's counters.
 
+mod bind_endpoints;
 mod bypass;
 mod dialogs;
 pub mod edited;
 mod endpoint_hash;
 mod frames;
-mod negotiation;
+mod invites;
 pub mod raw_sip;
-mod sip;
 pub mod sip_input;
 
-pub use dialogs::Course;
+pub use dialogs::RequestDecision;
 
 use crate::charge::ch2::SessionKey;
 use crate::charge::event::{Entry, Event};
@@ -49,7 +49,7 @@ pub type IsOwn = fn(host: &str, port: u16) -> bool;
 /// Why an INVITE was not taken; the number is what the script gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(i32)]
-pub enum Refused {
+pub enum InviteRefusal {
     /// Wrong use: no Call-ID, no From tag, or a field too long.
     Malformed = -1,
     /// The engine does not run.
@@ -63,7 +63,7 @@ pub enum Refused {
 /// What becomes of an MSRP frame; the number is what the script gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(i32)]
-pub enum Passage {
+pub enum FrameDecision {
     /// Goes on; it belongs to a charged session.
     Pass = 1,
     /// Goes on; it belongs to none.

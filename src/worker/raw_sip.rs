@@ -2,11 +2,11 @@
 
 use crate::charge::event::Suspended;
 use crate::wire::sip::{SipMessage, Start};
-use crate::worker::sip_input::{Body, Dialog, Invitation, Invite, Method, Reply, Request, Source};
+use crate::worker::sip_input::{Body, Dialog, Invite, InviteKey, Method, Reply, Request, Source};
 
 /// What an INVITE is for.
 #[derive(Clone, Copy, Debug)]
-pub enum Inviting<'a> {
+pub enum ParsedInvite<'a> {
     /// It opens a session.
     Initial(Invite<'a>),
     /// It has a To tag: it repeats in a dialog (RFC 3261, 14), nothing is to be reserved.
@@ -14,14 +14,14 @@ pub enum Inviting<'a> {
 }
 
 /// Reads an INVITE. `None`: no INVITE, or one without Call-ID, From tag or CSeq number.
-pub fn invite(bytes: &[u8], messages: u32, suspended: Suspended) -> Option<Inviting<'_>> {
+pub fn invite(bytes: &[u8], messages: u32, suspended: Suspended) -> Option<ParsedInvite<'_>> {
     let (sip, request_uri) = of_method(bytes, b"INVITE")?;
-    let invitation = invitation(&sip)?;
+    let key = invite_key(&sip)?;
     if !sip.to_tag.is_empty() {
-        return Some(Inviting::InDialog);
+        return Some(ParsedInvite::InDialog);
     }
-    Some(Inviting::Initial(Invite {
-        invitation,
+    Some(ParsedInvite::Initial(Invite {
+        key,
         asserted: sip.asserted,
         from: sip.from,
         called_party: sip.called_party,
@@ -38,8 +38,8 @@ pub fn invite(bytes: &[u8], messages: u32, suspended: Suspended) -> Option<Invit
 pub fn request(bytes: &[u8], source: Option<Source>) -> Option<Request<'_>> {
     let sip = SipMessage::parse(bytes)?;
     let Start::Request { method, uri } = sip.start else { return None };
-    let cseq = invitation(&sip)?.cseq;
-    let (method, dialog) = (Method::named(method), dialog(&sip));
+    let cseq = invite_key(&sip)?.cseq;
+    let (method, dialog) = (Method::from_name(method), dialog(&sip));
     Some(Request { method, dialog, cseq, uri, contact: sip.contact, body: body(&sip), source })
 }
 
@@ -47,10 +47,10 @@ pub fn request(bytes: &[u8], source: Option<Source>) -> Option<Request<'_>> {
 pub fn reply(bytes: &[u8], source: Option<Source>) -> Option<Reply<'_>> {
     let sip = SipMessage::parse(bytes)?;
     let Start::Response { code } = sip.start else { return None };
-    let cseq = invitation(&sip)?.cseq;
+    let cseq = invite_key(&sip)?.cseq;
     Some(Reply {
         code,
-        method: Method::named(sip.cseq_method),
+        method: Method::from_name(sip.cseq_method),
         dialog: dialog(&sip),
         cseq,
         is_reliable: code < 200 && sip.is_reliable,
@@ -62,9 +62,9 @@ pub fn reply(bytes: &[u8], source: Option<Source>) -> Option<Reply<'_>> {
 
 /// Reads a CANCEL: the INVITE that it cancels (RFC 3261, 9.1). `None`: no CANCEL, or one without Call-ID, From
 /// tag or CSeq number.
-pub fn cancel(bytes: &[u8]) -> Option<Invitation<'_>> {
+pub fn cancel(bytes: &[u8]) -> Option<InviteKey<'_>> {
     let (sip, _) = of_method(bytes, b"CANCEL")?;
-    invitation(&sip)
+    invite_key(&sip)
 }
 
 /// A request of this method, and its Request-URI. Methods are case-sensitive (RFC 3261, 7.1).
@@ -76,9 +76,9 @@ fn of_method<'a>(bytes: &'a [u8], wanted: &[u8]) -> Option<(SipMessage<'a>, &'a 
     }
 }
 
-fn invitation<'a>(sip: &SipMessage<'a>) -> Option<Invitation<'a>> {
-    let invitation = Invitation { call_id: sip.call_id, from_tag: sip.from_tag, cseq: sip.cseq? };
-    Some(invitation).filter(|invitation| !invitation.call_id.is_empty() && !invitation.from_tag.is_empty())
+fn invite_key<'a>(sip: &SipMessage<'a>) -> Option<InviteKey<'a>> {
+    let key = InviteKey { call_id: sip.call_id, from_tag: sip.from_tag, cseq: sip.cseq? };
+    Some(key).filter(|key| !key.call_id.is_empty() && !key.from_tag.is_empty())
 }
 
 fn body<'a>(sip: &SipMessage<'a>) -> Body<'a> {
@@ -109,9 +109,9 @@ mod tests {
         let more = "P-Asserted-Identity: <sip:c@example.com>\r\nP-Asserted-Identity: <tel:+491>\r\nP-Called-Party-ID: <sip:d@example.com>\r\n";
         let bytes = sip(INVITE, "", "7 INVITE", more);
         let suspended = Suspended { index: 1, label: 2, continuation: 3 };
-        let Some(Inviting::Initial(invite)) = invite(&bytes, 4, suspended) else { panic!("not read") };
-        assert_eq!(invite.invitation.call_id, b"call");
-        assert_eq!((invite.invitation.from_tag, invite.invitation.cseq), (&b"one"[..], 7));
+        let Some(ParsedInvite::Initial(invite)) = invite(&bytes, 4, suspended) else { panic!("not read") };
+        assert_eq!(invite.key.call_id, b"call");
+        assert_eq!((invite.key.from_tag, invite.key.cseq), (&b"one"[..], 7));
         assert_eq!(invite.request_uri, b"sip:b@example.com");
         assert_eq!(invite.asserted, [&b"<sip:c@example.com>"[..], b"<tel:+491>"]);
         assert_eq!(invite.called_party, b"<sip:d@example.com>");
@@ -121,7 +121,7 @@ mod tests {
     #[test]
     fn an_invite_in_a_dialog_is_told_by_its_to_tag() {
         let bytes = sip(INVITE, ";tag=two", "8 INVITE", "");
-        assert!(matches!(invite(&bytes, 0, Suspended::default()), Some(Inviting::InDialog)));
+        assert!(matches!(invite(&bytes, 0, Suspended::default()), Some(ParsedInvite::InDialog)));
         assert_eq!(request(&bytes, None).map(|request| request.dialog.to_tag), Some(&b"two"[..]));
     }
 
@@ -144,8 +144,8 @@ mod tests {
             source,
         };
         assert_eq!(request(&bytes, source), Some(wanted));
-        let methods =
-            ["INVITE", "ACK", "PRACK", "UPDATE", "BYE", "bye", "MESSAGE"].map(|name| Method::named(name.as_bytes()));
+        let methods = ["INVITE", "ACK", "PRACK", "UPDATE", "BYE", "bye", "MESSAGE"]
+            .map(|name| Method::from_name(name.as_bytes()));
         let (bye, other) = (Method::Bye, Method::Other);
         assert_eq!(methods, [Method::Invite, Method::Ack, Method::Prack, Method::Update, bye, other, other]);
     }
@@ -167,7 +167,7 @@ mod tests {
     fn a_reply_says_what_it_answers() {
         let bytes = sip("SIP/2.0 486 Busy Here", ";tag=two", "9 INVITE", "RSeq: 1\r\n");
         let busy = reply(&bytes, None).expect("a reply");
-        assert_eq!((busy.code, busy.method, busy.invitation().cseq), (486, Method::Invite, 9));
+        assert_eq!((busy.code, busy.method, busy.invite_key().cseq), (486, Method::Invite, 9));
         assert_eq!((busy.dialog.to_tag, busy.is_reliable), (&b"two"[..], false));
         let session_progress = sip("SIP/2.0 183 Session Progress", ";tag=two", "9 INVITE", "RSeq: 1\r\n");
         assert_eq!(reply(&session_progress, None).map(|reply| reply.is_reliable), Some(true));

@@ -9,7 +9,7 @@ use std::net::IpAddr;
 
 /// Names an INVITE: the identity a session is known by before its dialog exists.
 #[derive(Clone, Copy, Debug)]
-pub struct Invitation<'a> {
+pub struct InviteKey<'a> {
     /// Call-ID, as it stands in the header.
     pub call_id: &'a [u8],
     /// Tag of the From header.
@@ -33,7 +33,7 @@ pub struct Dialog<'a> {
 #[derive(Clone, Copy, Debug)]
 pub struct Invite<'a> {
     /// Which INVITE it is.
-    pub invitation: Invitation<'a>,
+    pub key: InviteKey<'a>,
     /// Values of the first two P-Asserted-Identity headers, whole; empty where there is none.
     pub asserted: [&'a [u8]; 2],
     /// Value of the From header, whole.
@@ -98,7 +98,7 @@ pub enum Method {
 
 impl Method {
     /// By its name, which is case-sensitive (RFC 3261, 7.1).
-    pub fn named(name: &[u8]) -> Method {
+    pub fn from_name(name: &[u8]) -> Method {
         match name {
             b"INVITE" => Method::Invite,
             b"ACK" => Method::Ack,
@@ -166,8 +166,8 @@ impl<'a> Reply<'a> {
     }
 
     /// The INVITE that it answers, if it is the one that opens the session.
-    pub fn invitation(&self) -> Invitation<'a> {
-        Invitation { call_id: self.dialog.call_id, from_tag: self.dialog.from_tag, cseq: self.cseq }
+    pub fn invite_key(&self) -> InviteKey<'a> {
+        InviteKey { call_id: self.dialog.call_id, from_tag: self.dialog.from_tag, cseq: self.cseq }
     }
 }
 

@@ -5,7 +5,7 @@ use crate::dialog::{Exchange, Leg, Side, Writing};
 use imcharge::charge::ch2::SessionKey;
 use imcharge::charge::event::{InviteTransaction, Suspended};
 use imcharge::worker::Worker;
-use imcharge::worker::sip_input::{Invitation, Invite};
+use imcharge::worker::sip_input::{Invite, InviteKey};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -167,7 +167,7 @@ impl Call {
 
     pub fn session(&self) -> SessionKey {
         let call_id = self.call_id();
-        Worker::session_of_invitation(&Invitation { call_id: call_id.as_bytes(), from_tag: b"caller", cseq: 1 })
+        Worker::session_of_invite(&InviteKey { call_id: call_id.as_bytes(), from_tag: b"caller", cseq: 1 })
     }
 
     /// The transaction of its INVITE by one of the ways that it takes.
@@ -182,7 +182,7 @@ impl Call {
         let store: &[u8] = b"<sip:rcse-standfw@sim.example>";
         let (asserted, called) = if self.push { (store, payer.as_bytes()) } else { (payer.as_bytes(), &b""[..]) };
         let taken = worker.reserve(&Invite {
-            invitation: Invitation { call_id: call_id.as_bytes(), from_tag: b"caller", cseq: 1 },
+            key: InviteKey { call_id: call_id.as_bytes(), from_tag: b"caller", cseq: 1 },
             asserted: [asserted, b""],
             from: b"<sip:caller@sim.example>",
             called_party: called,

@@ -10,7 +10,7 @@ use crate::wire::diameter::{
     CreditControlAnswer, CreditControlRequest, Framed, Message, ResultCode, ServiceUnits, frame,
 };
 use crate::worker::Worker;
-use crate::worker::sip_input::{Invitation, Invite};
+use crate::worker::sip_input::{Invite, InviteKey};
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::time::Instant;
@@ -49,7 +49,7 @@ impl World {
         let mut worker = Worker::attach(&region, 0).expect("not attached yet");
         for cseq in 1..=invites {
             let taken = worker.reserve(&Invite {
-                invitation: Invitation { call_id: b"a84b@pc33", from_tag: b"1", cseq },
+                key: InviteKey { call_id: b"a84b@pc33", from_tag: b"1", cseq },
                 asserted: [b"<sip:alice@example.org>", b""],
                 from: b"<sip:alice@example.org>",
                 called_party: b"",

@@ -20,17 +20,17 @@ use super::transaction_context::{self, TransactionContext};
 use crate::charge::event::InviteTransaction;
 use crate::guard::guard;
 use crate::worker::Worker;
-use crate::worker::sip_input::Invitation;
+use crate::worker::sip_input::InviteKey;
 use std::ffi::{c_int, c_uint, c_void};
 
 /// Watches the transaction of an initial INVITE. `false`: no shared memory, or tm refused.
-pub fn watch_invite(tm: &Tm, request: CurrentRequest, transaction: Transaction, invitation: &Invitation<'_>) -> bool {
-    let session = Worker::session_of_invitation(invitation);
+pub fn watch_invite(tm: &Tm, request: CurrentRequest, transaction: Transaction, key: &InviteKey<'_>) -> bool {
+    let session = Worker::session_of_invite(key);
     let types = sys::TMCB_RESPONSE_FWDED | sys::TMCB_RESPONSE_OUT | sys::TMCB_E2ECANCEL_IN | sys::TMCB_DESTROY;
     let id = transaction.id();
     // The numbers with which tm will continue it.
     let opens = Some(InviteTransaction { index: id.index.into(), label: id.label.into() });
-    let context = TransactionContext::new(session, opens, invitation.call_id, invitation.from_tag);
+    let context = TransactionContext::new(session, opens, key.call_id, key.from_tag);
     context.is_some_and(|context| watch(tm, request, transaction, types, context))
 }
 

@@ -4,7 +4,7 @@ use super::address::ip;
 use super::message::bytes;
 use super::{bindings as sys, connections, text, with_worker};
 use crate::guard::guard;
-use crate::worker::Passage;
+use crate::worker::FrameDecision;
 use crate::worker::sip_input::Frame;
 use std::ffi::{c_char, c_int};
 use std::sync::OnceLock;
@@ -27,15 +27,15 @@ fn current_frame() -> Option<CurrentFrame> {
 
 /// Script: `imcharge_msrp()`. The message is not looked at: for frames from 11,239 octets on there is none.
 pub unsafe extern "C" fn msrp(_: *mut sys::sip_msg, _: *mut c_char, _: *mut c_char) -> c_int {
-    guard(Passage::Malformed as c_int, || {
+    guard(FrameDecision::Malformed as c_int, || {
         let Some(current_frame) = current_frame() else {
             log::error!("imcharge_msrp: load msrp.so");
-            return Passage::Malformed as c_int;
+            return FrameDecision::Malformed as c_int;
         };
         // SAFETY: the module's own function; the frame, if there is one, lives for the event route.
         let Some(frame) = (unsafe { current_frame().as_ref() }) else {
             log::error!("imcharge_msrp: there is no frame; call it in event_route[msrp:frame-in]");
-            return Passage::Malformed as c_int;
+            return FrameDecision::Malformed as c_int;
         };
         // SAFETY: the whole frame lies at `buf` for the event route.
         let whole = unsafe { bytes(&frame.buf) };
@@ -52,7 +52,7 @@ pub unsafe extern "C" fn msrp(_: *mut sys::sip_msg, _: *mut c_char, _: *mut c_ch
             },
             None => Frame::of_connection(whole, 0),
         };
-        with_worker(|worker| worker.frame(&frame)).unwrap_or(Passage::Full) as c_int
+        with_worker(|worker| worker.frame(&frame)).unwrap_or(FrameDecision::Full) as c_int
     })
 }
 

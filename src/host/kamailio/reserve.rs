@@ -9,7 +9,7 @@ use super::message::{Chosen, Message, bytes};
 use super::tm::{Creation, CurrentRequest, Suspension, Tm, tm};
 use super::{bindings as sys, callbacks, with_worker};
 use crate::guard::guard;
-use crate::worker::Refused;
+use crate::worker::InviteRefusal;
 use crate::worker::sip_input::Invite;
 use std::ffi::{c_char, c_int, c_void};
 
@@ -74,25 +74,25 @@ unsafe fn parameter_text<'a>(message: *mut sys::sip_msg, parameter: *mut c_char)
 unsafe fn reserve_into(message: *mut sys::sip_msg, route: &[u8], messages: c_int) -> c_int {
     // SAFETY: by the caller's promise.
     let (Some(current), Some(request)) = (unsafe { (CurrentRequest::new(message), Message::new(message)) }) else {
-        return Refused::Malformed as c_int;
+        return InviteRefusal::Malformed as c_int;
     };
     if request.method() != Some(sys::METHOD_INVITE as c_int) || !request.parse() {
-        return Refused::Malformed as c_int;
+        return InviteRefusal::Malformed as c_int;
     }
     let Some(continuation) = Continuation::find(route) else {
         log::error!("imcharge_reserve: the script has no route {}", String::from_utf8_lossy(route));
-        return Refused::Malformed as c_int;
+        return InviteRefusal::Malformed as c_int;
     };
     // SAFETY: `message` is the host's current request.
-    let Some(chosen) = (unsafe { Chosen::of(message) }) else { return Refused::Malformed as c_int };
+    let Some(chosen) = (unsafe { Chosen::of(message) }) else { return InviteRefusal::Malformed as c_int };
     let Some(left) = Left::of(request) else { return UNREADABLE };
     let invite = request.invite(left.message(), &chosen, u32::try_from(messages).unwrap_or(0));
-    let Some(mut invite) = invite else { return Refused::Malformed as c_int };
+    let Some(mut invite) = invite else { return InviteRefusal::Malformed as c_int };
     invite.suspended.continuation = continuation.number();
-    let Some(tm) = tm() else { return Refused::EngineDown as c_int };
+    let Some(tm) = tm() else { return InviteRefusal::EngineDown as c_int };
     // Checked before a transaction exists, so that the script can still answer in its own way.
     let can_reserve =
-        with_worker(|worker| worker.can_reserve(&invite, &request.body())).unwrap_or(Err(Refused::EngineDown));
+        with_worker(|worker| worker.can_reserve(&invite, &request.body())).unwrap_or(Err(InviteRefusal::EngineDown));
     match can_reserve {
         Ok(()) => suspend_and_reserve(tm, current, invite),
         // The first copy is being decided, or is answered: a retransmission gets no second answer.
@@ -107,19 +107,19 @@ fn suspend_and_reserve(tm: &Tm, request: CurrentRequest, mut invite: Invite<'_>)
         Creation::Retransmission => return END_OF_SCRIPT,
         Creation::Failed => {
             log::error!("imcharge_reserve: tm cannot create a transaction; see its own log lines");
-            return Refused::Malformed as c_int;
+            return InviteRefusal::Malformed as c_int;
         }
     };
-    if !callbacks::watch_invite(tm, request, transaction, &invite.invitation) {
+    if !callbacks::watch_invite(tm, request, transaction, &invite.key) {
         log::error!("imcharge_reserve: no shared memory to watch the transaction; raise the option -m");
-        return Refused::Full as c_int;
+        return InviteRefusal::Full as c_int;
     }
     let id = match tm.suspend(request) {
         Suspension::Suspended(id) => id,
         Suspension::Cancelled => return END_OF_SCRIPT,
         Suspension::Failed => {
             log::error!("imcharge_reserve: tm cannot suspend the transaction; see its own log lines");
-            return Refused::Malformed as c_int;
+            return InviteRefusal::Malformed as c_int;
         }
     };
     (invite.suspended.index, invite.suspended.label) = (id.index.into(), id.label.into());
@@ -127,7 +127,7 @@ fn suspend_and_reserve(tm: &Tm, request: CurrentRequest, mut invite: Invite<'_>)
         Some(Ok(_)) => END_OF_SCRIPT,
         refused => {
             tm.cancel_suspend(id);
-            refused.and_then(Result::err).unwrap_or(Refused::EngineDown) as c_int
+            refused.and_then(Result::err).unwrap_or(InviteRefusal::EngineDown) as c_int
         }
     }
 }

@@ -31,11 +31,11 @@ const FIRST: c_int = 1000;
 /// # Safety
 /// `message` must be the host's current request and `transaction` its transaction.
 pub unsafe fn watch_invite(message: *mut sys::sip_msg, transaction: *mut sys::cell, invite: &Invite<'_>) -> bool {
-    let (invitation, opens) = (&invite.invitation, Some(invite.suspended.transaction()));
-    let session = Worker::session_of_invitation(invitation);
+    let (key, opens) = (&invite.key, Some(invite.suspended.transaction()));
+    let session = Worker::session_of_invite(key);
     let answers = sys::TMCB_RESPONSE_FWDED | sys::TMCB_RESPONSE_PRE_OUT;
     let types = answers | sys::TMCB_RESPONSE_OUT | sys::TMCB_TRANS_CANCELLED | sys::TMCB_TRANS_DELETED;
-    let watched = TransactionContext::new(session, opens, invitation.call_id, invitation.from_tag);
+    let watched = TransactionContext::new(session, opens, key.call_id, key.from_tag);
     // SAFETY: by the caller's promise.
     watched.is_some_and(|watched| unsafe { watch(message, transaction, types, watched) })
 }

@@ -15,7 +15,7 @@ use super::message::bytes;
 use super::{bindings as sys, connections, exports, parameters, shared, text, with_worker};
 use crate::config::NoSession;
 use crate::guard::guard;
-use crate::worker::Passage;
+use crate::worker::FrameDecision;
 use crate::worker::sip_input::Frame;
 use std::cell::Cell;
 use std::ffi::{CStr, c_char, c_int, c_void};
@@ -29,11 +29,15 @@ static STOCK: OnceLock<Binds> = OnceLock::new();
 static REFUSE_UNKNOWN_SESSIONS: LazyLock<bool> = LazyLock::new(|| parameters::config().no_session == NoSession::Refuse);
 
 /// Whether a message may go on: it belongs to a charged session, or nobody minds that it belongs to none.
-fn may_go_on(passage: Passage, method: sys::msrp_method) -> bool {
+fn may_go_on(passage: FrameDecision, method: sys::msrp_method) -> bool {
     match passage {
-        Passage::Pass => true,
-        Passage::NotCharged => method != sys::MSRP_METHOD_SEND || !*REFUSE_UNKNOWN_SESSIONS,
-        Passage::BeyondGrant | Passage::Malformed | Passage::Full | Passage::Forged | Passage::NoSession => false,
+        FrameDecision::Pass => true,
+        FrameDecision::NotCharged => method != sys::MSRP_METHOD_SEND || !*REFUSE_UNKNOWN_SESSIONS,
+        FrameDecision::BeyondGrant
+        | FrameDecision::Malformed
+        | FrameDecision::Full
+        | FrameDecision::Forged
+        | FrameDecision::NoSession => false,
     }
 }
 
@@ -160,9 +164,9 @@ unsafe extern "C" fn on_request(request: *mut sys::msrp_msg, handler: *mut c_voi
     let (message, handler) = unsafe { (request.as_ref(), handler.cast::<Handler>().as_ref()) };
     let (Some(message), Some(handler)) = (message, handler) else { return -1 };
     // SAFETY: a message of proto_msrp, for the time of the call.
-    let passage = guard(Passage::Malformed, || unsafe {
+    let passage = guard(FrameDecision::Malformed, || unsafe {
         // msrp_relay 3.6.8 looks its session up by the session-id of this URI, and ends the proxy where there is none.
-        if handler.relays && names_no_session(message) { Passage::NoSession } else { pass(message, None) }
+        if handler.relays && names_no_session(message) { FrameDecision::NoSession } else { pass(message, None) }
     });
     // SAFETY: proto_msrp has parsed the first line of a request.
     let method = unsafe { message.fl.u.request.method_id };
@@ -245,7 +249,7 @@ fn is_own(cell: &sys::msrp_cell) -> bool {
 ///
 /// # Safety
 /// `message` must be one of proto_msrp.
-unsafe fn pass(message: &sys::msrp_msg, came_as: Option<&[u8]>) -> Passage {
+unsafe fn pass(message: &sys::msrp_msg, came_as: Option<&[u8]>) -> FrameDecision {
     // SAFETY: the whole message as received lies at `buf`; a header lives as long as its message.
     let (whole, from_path) = unsafe {
         let whole = sys::_str { s: message.buf, len: message.len as c_int };
@@ -268,7 +272,7 @@ unsafe fn pass(message: &sys::msrp_msg, came_as: Option<&[u8]>) -> Passage {
         Some(request) => worker.response(&frame, request),
         None => worker.frame(&frame),
     });
-    passage.unwrap_or(Passage::Full)
+    passage.unwrap_or(FrameDecision::Full)
 }
 
 /// Whether a request comes from this relay, which has passed it on to itself. The host's table shows one connection of a
@@ -373,17 +377,22 @@ pub fn check_own_uris() -> Result<(), String> {
 ///
 /// # Safety
 /// As for [`pass`]; `request` is the same message.
-unsafe fn refuse(request: *mut sys::msrp_msg, message: &sys::msrp_msg, handler: &Handler, passage: Passage) -> c_int {
+unsafe fn refuse(
+    request: *mut sys::msrp_msg,
+    message: &sys::msrp_msg,
+    handler: &Handler,
+    passage: FrameDecision,
+) -> c_int {
     // SAFETY: proto_msrp has parsed the first line of a request; a header lives as long as its message.
     let (report, no_answer) = unsafe {
         let report = message.fl.u.request.method_id == sys::MSRP_METHOD_REPORT;
         (report, message.failure_report.as_ref().is_some_and(|header| bytes(&header.body) == b"no"))
     };
     let (code, reason) = match passage {
-        Passage::BeyondGrant => (403, c"No credit"),
-        Passage::Full => (403, c"Overloaded"),
-        Passage::NotCharged | Passage::NoSession => (481, c"No such session"),
-        Passage::Forged => (403, c"Forbidden"),
+        FrameDecision::BeyondGrant => (403, c"No credit"),
+        FrameDecision::Full => (403, c"Overloaded"),
+        FrameDecision::NotCharged | FrameDecision::NoSession => (481, c"No such session"),
+        FrameDecision::Forged => (403, c"Forbidden"),
         _ => (400, c"Bad Request"),
     };
     let Some(send) = stock().and_then(|stock| stock.send_reply).filter(|_| !report && !no_answer) else { return 0 };
@@ -426,7 +435,7 @@ unsafe extern "C" fn send_request(
         // SAFETY: the module gives texts, a path and headers that live for the call.
         let whole = unsafe { frame_of(&own_id(number), from, to, mime, body, headers, count, flag as u8) };
         let frame = Frame::of_connection(&whole, 0);
-        let passage = with_worker(|worker| worker.frame(&frame)).unwrap_or(Passage::Full);
+        let passage = with_worker(|worker| worker.frame(&frame)).unwrap_or(FrameDecision::Full);
         if !may_go_on(passage, method) {
             log::warn!("a message of this proxy itself is not sent: {passage:?}");
             return -1;

@@ -8,7 +8,7 @@ use super::left::{Left, UNREADABLE};
 use super::message::{Chosen, Message, bytes};
 use super::{TM, bindings as sys, waiting, with_worker};
 use crate::guard::guard;
-use crate::worker::Refused;
+use crate::worker::InviteRefusal;
 use std::ffi::{c_int, c_void};
 
 /// What the host gives to a function of the script: up to eight parameters.
@@ -30,7 +30,7 @@ pub unsafe extern "C" fn reserve(
     _: P,
 ) -> c_int {
     // SAFETY: the host gives its request and context, and a number where the script has one.
-    let waits = guard(Err(Refused::Malformed as c_int), || unsafe {
+    let waits = guard(Err(InviteRefusal::Malformed as c_int), || unsafe {
         let messages = messages.cast::<c_int>().as_ref().map_or(0, |number| u32::try_from(*number).unwrap_or(0));
         wait_and_ask(message, context, messages)
     });
@@ -57,9 +57,9 @@ pub unsafe extern "C" fn reserve_without_async(
     _: P,
     _: P,
 ) -> c_int {
-    guard(Refused::Malformed as c_int, || {
+    guard(InviteRefusal::Malformed as c_int, || {
         log::error!("imcharge_reserve: write async(imcharge_reserve(), ROUTE): the INVITE has to wait");
-        Refused::Malformed as c_int
+        InviteRefusal::Malformed as c_int
     })
 }
 
@@ -68,7 +68,8 @@ pub unsafe extern "C" fn reserve_without_async(
 /// # Safety
 /// `message` must be NULL or the host's current request, `context` what it gives with it.
 unsafe fn wait_and_ask(message: *mut sys::sip_msg, context: *mut sys::async_ctx, messages: u32) -> Result<(), c_int> {
-    let (malformed, down, full) = (Refused::Malformed as c_int, Refused::EngineDown as c_int, Refused::Full as c_int);
+    let (malformed, down, full) =
+        (InviteRefusal::Malformed as c_int, InviteRefusal::EngineDown as c_int, InviteRefusal::Full as c_int);
     // SAFETY: by the caller's promise; a number of the host's.
     let (request, route) = unsafe { (Message::new(message), sys::route_type) };
     let invite = |request: Message<'_>| request.method() == Some(sys::METHOD_INVITE as c_int);
@@ -82,7 +83,7 @@ unsafe fn wait_and_ask(message: *mut sys::sip_msg, context: *mut sys::async_ctx,
     let left = Left::of(request).ok_or(UNREADABLE)?;
     let mut invite = request.invite(left.message(), &chosen, messages).ok_or(malformed)?;
     let can_reserve = with_worker(|worker| worker.can_reserve(&invite, &request.body()));
-    can_reserve.unwrap_or(Err(Refused::EngineDown)).map_err(|refused| refused as c_int)?;
+    can_reserve.unwrap_or(Err(InviteRefusal::EngineDown)).map_err(|refused| refused as c_int)?;
     let transaction = TM.get().and_then(|tm| tm.0.t_gett).ok_or(down)?;
     // SAFETY: tm's own function and its transaction of the current request; the context of that request.
     unsafe {
@@ -104,7 +105,7 @@ unsafe fn wait_and_ask(message: *mut sys::sip_msg, context: *mut sys::async_ctx,
             return Err(waiting::CANCELLED);
         }
     }
-    let asked = with_worker(|worker| worker.reserve(&invite)).unwrap_or(Err(Refused::EngineDown));
+    let asked = with_worker(|worker| worker.reserve(&invite)).unwrap_or(Err(InviteRefusal::EngineDown));
     asked.map(|_| ()).map_err(|refused| {
         waiting::forget(invite.suspended);
         refused as c_int

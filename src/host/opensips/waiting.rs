@@ -15,7 +15,7 @@ use crate::guard::guard;
 use crate::host::text::static_str;
 use crate::shm::notification::{Kind, Notification};
 use crate::shm::script_runs::{Process, Running};
-use crate::worker::Refused;
+use crate::worker::InviteRefusal;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::ffi::{c_int, c_uint, c_void};
@@ -46,7 +46,7 @@ thread_local! {
     static LAST: Cell<(u32, u64)> = const { Cell::new((0, 0)) };
     /// `$rc` for the INVITE that is being resumed; the default is for one that the host resumes by itself, because it has no
     /// room to let it wait.
-    static RETURN_CODE: Cell<c_int> = const { Cell::new(Refused::Full as c_int) };
+    static RETURN_CODE: Cell<c_int> = const { Cell::new(InviteRefusal::Full as c_int) };
 }
 
 /// How many INVITEs wait, by process; in the host's shared memory.
@@ -157,10 +157,10 @@ unsafe fn go_on(number: u64, return_code: c_int) {
 
 /// The host resumes a message, with its transaction: returns `$rc` for the route that follows.
 unsafe extern "C" fn on_resume(_: c_int, message: *mut sys::sip_msg, number: *mut c_void) -> c_int {
-    guard(Refused::Full as c_int, || {
+    guard(InviteRefusal::Full as c_int, || {
         // Still there if the host resumes it by itself.
         change(|waiting| waiting.remove(&(number as u64)));
-        let return_code = RETURN_CODE.replace(Refused::Full as c_int);
+        let return_code = RETURN_CODE.replace(InviteRefusal::Full as c_int);
         if return_code == CANCELLED {
             // SAFETY: the host's current request, with its transaction.
             unsafe { answer_cancelled(message) };
@@ -259,7 +259,7 @@ unsafe extern "C" fn look(_: c_int, _: *mut c_void) {
             // SAFETY: what waits has its transaction.
             match unsafe { is_cancelled(waiting.transaction) } {
                 true => Some(CANCELLED),
-                false => (waiting.since.elapsed() > patience).then_some(Refused::EngineDown as c_int),
+                false => (waiting.since.elapsed() > patience).then_some(InviteRefusal::EngineDown as c_int),
             }
         };
         let ended: Vec<(u64, c_int)> = WAITING.with(|waiting| {

@@ -5,7 +5,7 @@
 
 use super::Table;
 use super::index::Inserted;
-use super::slot::{Gate, Slot};
+use super::slot::Slot;
 use crate::charge::ch2::SessionKey;
 use crate::charge::tariff::Per;
 use crate::shm::sync::{AtomicU64, Ordering, bound};
@@ -38,23 +38,23 @@ pub struct Chunk {
     pub octets: u64,
 }
 
-/// What becomes of a chunk at the gate of its session.
+/// Decision of the gate about a chunk of content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Pass {
-    /// Goes on, and so much was taken for it now.
-    Taken {
-        /// Taken from the grant.
+pub enum ChunkDecision {
+    /// Passes; its units were taken from the grant now.
+    Charged {
+        /// Units taken.
         amount: u32,
-        /// Granted and not taken.
+        /// Units granted and not taken.
         left: u32,
     },
-    /// Goes on: it was paid for before.
-    Before,
-    /// Must not go on: beyond the grant, or the gate is closed.
-    Beyond,
-    /// Must not go on: an earlier chunk of the message was stopped, or the message is settled.
-    Stopped,
-    /// Must not go on: there is no room to note that it is paid for, or the session's share is used up.
+    /// Passes; it was paid for before.
+    AlreadyPaid,
+    /// Stopped: beyond the grant, or the gate is closed.
+    BeyondGrant,
+    /// Stopped: an earlier chunk of the message was stopped, or the message is settled.
+    MessageStopped,
+    /// Stopped: there is no room to record that it is paid for, or the session's share is used up.
     Full,
 }
 
@@ -66,21 +66,21 @@ fn kilobytes(octets: u64) -> u64 {
 impl<'a> Table<'a> {
     /// Worker: takes a chunk from the grant of its session, unless it is paid for already. Of two workers that see the same
     /// message at a time one pays and the other passes, or meets the grant's end: never do both pay.
-    pub fn pass(&self, at: u32, session: SessionKey, chunk: &Chunk) -> Pass {
-        let Some(slot) = self.slots.get(at as usize) else { return Pass::Beyond };
+    pub fn decide(&self, at: u32, session: SessionKey, chunk: &Chunk) -> ChunkDecision {
+        let Some(slot) = self.slots.get(at as usize) else { return ChunkDecision::BeyondGrant };
         let Some(word) = self.word(at, slot, chunk.message) else {
-            return if slot.has_left() { Pass::Full } else { Pass::Beyond };
+            return if slot.has_left() { ChunkDecision::Full } else { ChunkDecision::BeyondGrant };
         };
         loop {
             let seen = word.load(Ordering::Acquire);
-            let Some((amount, after)) = charge(slot.per(), seen, chunk) else { return Pass::Stopped };
+            let Some((amount, after)) = charge(slot.per(), seen, chunk) else { return ChunkDecision::MessageStopped };
             let left = match slot.take(amount) {
-                Gate::Taken { left } => left,
-                Gate::Beyond => {
+                Some(left) => left,
+                None => {
                     // The rest of the message goes nowhere either.
                     let stopped = (seen & !STATE) | STOPPED;
                     match word.compare_exchange(seen, stopped, Ordering::AcqRel, Ordering::Acquire) {
-                        Ok(_) => return Pass::Beyond,
+                        Ok(_) => return ChunkDecision::BeyondGrant,
                         Err(_) => continue,
                     }
                 }
@@ -88,10 +88,10 @@ impl<'a> Table<'a> {
             // The grant of the next session comes after its key, so who has taken from it sees the key too.
             if slot.session() != Some(session) {
                 slot.put_back(amount);
-                return Pass::Beyond;
+                return ChunkDecision::BeyondGrant;
             }
             if word.compare_exchange(seen, after, Ordering::AcqRel, Ordering::Acquire).is_ok() {
-                return if amount == 0 { Pass::Before } else { Pass::Taken { amount, left } };
+                return if amount == 0 { ChunkDecision::AlreadyPaid } else { ChunkDecision::Charged { amount, left } };
             }
             slot.put_back(amount);
         }

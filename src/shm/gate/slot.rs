@@ -78,18 +78,6 @@ const EVENTS_PER_SECOND_MAX: u32 = 20_000;
 /// Stopped frames of one session that the engine is told of in a second.
 const REPORTS_PER_SECOND_MAX: u32 = 8;
 
-/// What the gate said.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Gate {
-    /// Taken; this is what is left of the grant.
-    Taken {
-        /// Granted and not taken.
-        left: u32,
-    },
-    /// Beyond the grant, or closed.
-    Beyond,
-}
-
 impl Slot {
     /// The session in it. Half a key is none: the slot is being freed, or opened.
     pub fn session(&self) -> Option<SessionKey> {
@@ -224,18 +212,18 @@ impl Slot {
         self.reports.take(second, REPORTS_PER_SECOND_MAX)
     }
 
-    /// Takes `amount` from the grant, wholly or not at all.
-    pub fn take(&self, amount: u32) -> Gate {
+    /// Takes `amount` units from the grant and returns what is left of it; `None` if there are fewer or the gate is closed.
+    pub fn take(&self, amount: u32) -> Option<u32> {
         let mut word = self.grant.load(Ordering::Acquire);
         loop {
             let (granted, taken) = split(word);
             let left = granted.saturating_sub(taken);
             if word & CLOSED != 0 || left < amount {
-                return Gate::Beyond;
+                return None;
             }
             match self.grant.compare_exchange_weak(word, word + u64::from(amount), Ordering::AcqRel, Ordering::Acquire)
             {
-                Ok(_) => return Gate::Taken { left: left - amount },
+                Ok(_) => return Some(left - amount),
                 Err(now) => word = now,
             }
         }

@@ -58,8 +58,8 @@ fn bind(table: &Table<'_>, at: u32, session: SessionKey, stream: Stream) -> Resu
 
 fn side(table: &Table<'_>, from: u64, to: u64) -> Option<(u32, Side)> {
     match table.attribute(from, to) {
-        Attribution::Bound(bound) => Some((bound.at, bound.side)),
-        Attribution::Stray { .. } | Attribution::NotCharged => None,
+        FrameSession::Bound(bound) => Some((bound.at, bound.side)),
+        FrameSession::Unbound { .. } | FrameSession::NotCharged => None,
     }
 }
 
@@ -77,15 +77,15 @@ const CLIENT: u64 = 0x5555_6666_7777_8888;
 #[test]
 fn the_gate_lets_through_what_is_granted_and_no_more() {
     let slot = Slot::default();
-    assert_eq!(slot.take(1), Gate::Beyond);
+    assert_eq!(slot.take(1), None);
     slot.set_granted(3);
-    assert_eq!(slot.take(2), Gate::Taken { left: 1 });
-    assert_eq!(slot.take(2), Gate::Beyond);
-    assert_eq!(slot.take(1), Gate::Taken { left: 0 });
+    assert_eq!(slot.take(2), Some(1));
+    assert_eq!(slot.take(2), None);
+    assert_eq!(slot.take(1), Some(0));
     slot.set_granted(5);
     assert_eq!(slot.counters(), (5, 3));
     assert_eq!(slot.close(), 3);
-    assert_eq!(slot.take(1), Gate::Beyond);
+    assert_eq!(slot.take(1), None);
 }
 
 #[test]
@@ -93,7 +93,7 @@ fn many_workers_take_exactly_the_grant() {
     let slot = Slot::default();
     slot.set_granted(10_000);
     let taken: u32 = std::thread::scope(|scope| {
-        let take = || (0..10_000).filter(|_| slot.take(1) != Gate::Beyond).count() as u32;
+        let take = || (0..10_000).filter(|_| slot.take(1) != None).count() as u32;
         let threads: Vec<_> = (0..4).map(|_| scope.spawn(take)).collect();
         threads.into_iter().map(|thread| thread.join().expect("no panic")).sum()
     });
@@ -129,10 +129,10 @@ fn a_session_is_found_by_its_names_until_it_is_freed() {
     assert_eq!(bind(&table, 9, session, stream(8, SERVER, CLIENT)), Ok(()));
     assert_eq!(side(&table, SERVER, CLIENT), Some((9, Side::Server)));
     assert_eq!(side(&table, CLIENT, SERVER), Some((9, Side::Client)));
-    assert_eq!(table.attribute(CLIENT, CLIENT), Attribution::NotCharged);
+    assert_eq!(table.attribute(CLIENT, CLIENT), FrameSession::NotCharged);
     table.free(9);
     assert_eq!(table.slot_of_session(hash(5), session), None);
-    assert_eq!(table.attribute(SERVER, CLIENT), Attribution::NotCharged);
+    assert_eq!(table.attribute(SERVER, CLIENT), FrameSession::NotCharged);
     assert!(is_empty(&table));
 }
 
@@ -173,10 +173,10 @@ fn what_comes_from_a_former_endpoint_of_the_server_is_a_stray() {
         })
         .expect("room");
     assert_eq!(side(&table, SERVER + 2, CLIENT + 2), Some((9, Side::Server)));
-    assert_eq!(table.attribute(SERVER, CLIENT), Attribution::Stray { at: 9, session });
-    assert_eq!(table.attribute(SERVER + 2, CLIENT), Attribution::Stray { at: 9, session });
+    assert_eq!(table.attribute(SERVER, CLIENT), FrameSession::Unbound { at: 9, session });
+    assert_eq!(table.attribute(SERVER + 2, CLIENT), FrameSession::Unbound { at: 9, session });
     // What a client describes makes nothing of others a stray.
-    assert_eq!(table.attribute(CLIENT, 99), Attribution::NotCharged);
+    assert_eq!(table.attribute(CLIENT, 99), FrameSession::NotCharged);
     assert_eq!(table.streams_used(), 1);
 }
 
@@ -307,7 +307,7 @@ fn sessions_of_one_server_endpoint_are_all_found() {
         assert_eq!(bind(&table, at, session, stream(7, SERVER, hash(u64::from(at) | 1 << 50))), Ok(()));
     }
     assert!((0..60).all(|at| side(&table, SERVER, hash(at | 1 << 50)) == Some((at as u32, Side::Server))));
-    assert!(matches!(table.attribute(SERVER, 99), Attribution::Stray { .. }));
+    assert!(matches!(table.attribute(SERVER, 99), FrameSession::Unbound { .. }));
 }
 
 #[test]
@@ -316,11 +316,11 @@ fn content_that_goes_nowhere_fills_no_table() {
     for per in [Per::Message, Per::Kilobyte] {
         let session = open(&table, 9, &Opening { per, ..opening(5) });
         for n in 0..10_000 {
-            assert_eq!(table.pass(9, session, &chunk(n, 5)), Pass::Beyond);
+            assert_eq!(table.decide(9, session, &chunk(n, 5)), ChunkDecision::BeyondGrant);
         }
         assert!(table.messages.index.used() < 100, "{}", table.messages.index.used());
         table.slots[9].set_granted(1);
-        assert!(matches!(table.pass(9, session, &chunk(1 << 30, 5)), Pass::Taken { .. }));
+        assert!(matches!(table.decide(9, session, &chunk(1 << 30, 5)), ChunkDecision::Charged { .. }));
         table.free(9);
     }
 }
@@ -332,8 +332,8 @@ fn a_message_is_paid_for_once_and_forgotten_with_its_session() {
     table.slots[9].set_granted(20);
     for message in 1..=20u64 {
         let chunk = chunk(message, 100);
-        assert!(matches!(table.pass(9, session, &chunk), Pass::Taken { amount: 1, .. }));
-        assert_eq!(table.pass(9, session, &chunk), Pass::Before);
+        assert!(matches!(table.decide(9, session, &chunk), ChunkDecision::Charged { amount: 1, .. }));
+        assert_eq!(table.decide(9, session, &chunk), ChunkDecision::AlreadyPaid);
         assert!(table.is_paid(9, session, chunk.message));
     }
     assert_eq!(table.slots[9].counters(), (20, 20));
@@ -352,7 +352,7 @@ fn a_message_is_paid_for_once_by_however_many_workers() {
         std::thread::scope(|scope| {
             for _ in 0..3 {
                 scope.spawn(|| {
-                    (1..=MESSAGES).for_each(|n| assert_ne!(table.pass(9, session, &chunk(n, 5)), Pass::Full))
+                    (1..=MESSAGES).for_each(|n| assert_ne!(table.decide(9, session, &chunk(n, 5)), ChunkDecision::Full))
                 });
             }
         });
@@ -365,12 +365,12 @@ fn once_a_chunk_is_stopped_its_message_is_stopped() {
     let table = table(64);
     let session = open(&table, 9, &opening(5));
     let rest = Chunk { is_first: false, ..chunk(1, 100) };
-    assert_eq!(table.pass(9, session, &chunk(1, 100)), Pass::Beyond);
+    assert_eq!(table.decide(9, session, &chunk(1, 100)), ChunkDecision::BeyondGrant);
     table.slots[9].set_granted(5);
-    assert_eq!(table.pass(9, session, &rest), Pass::Stopped);
+    assert_eq!(table.decide(9, session, &rest), ChunkDecision::MessageStopped);
     // Sent again from its beginning it is a new message.
-    assert!(matches!(table.pass(9, session, &chunk(1, 100)), Pass::Taken { amount: 1, .. }));
-    assert_eq!(table.pass(9, session, &rest), Pass::Before);
+    assert!(matches!(table.decide(9, session, &chunk(1, 100)), ChunkDecision::Charged { amount: 1, .. }));
+    assert_eq!(table.decide(9, session, &rest), ChunkDecision::AlreadyPaid);
 }
 
 #[test]
@@ -379,9 +379,9 @@ fn a_message_that_ended_free_is_charged_like_a_new_one() {
     for per in [Per::Message, Per::Kilobyte] {
         let session = open(&table, 9, &Opening { per, ..opening(5) });
         table.slots[9].set_granted(5);
-        assert!(matches!(table.pass(9, session, &chunk(1, 100)), Pass::Taken { amount: 1, .. }));
+        assert!(matches!(table.decide(9, session, &chunk(1, 100)), ChunkDecision::Charged { amount: 1, .. }));
         table.forget_message(9, session, hash(1));
-        assert!(matches!(table.pass(9, session, &chunk(1, 100)), Pass::Taken { amount: 1, .. }));
+        assert!(matches!(table.decide(9, session, &chunk(1, 100)), ChunkDecision::Charged { amount: 1, .. }));
         table.stop_message(9, session, hash(1));
         assert!(!table.is_paid(9, session, hash(1)));
         table.free(9);
@@ -396,20 +396,23 @@ fn kilobytes_are_those_of_the_octets_that_passed() {
         table.slots[9].set_granted(1000);
         for count in 1..=20 {
             let before = table.slots[9].counters().1;
-            let passed = table.pass(9, session, &Chunk { is_first: count == 1, ..chunk(1, size) });
+            let passed = table.decide(9, session, &Chunk { is_first: count == 1, ..chunk(1, size) });
             let taken = table.slots[9].counters().1;
             assert_eq!(u64::from(taken), (count * size).div_ceil(1024), "{count} chunks of {size}");
-            assert_eq!(matches!(passed, Pass::Taken { .. }), taken > before);
+            assert_eq!(matches!(passed, ChunkDecision::Charged { .. }), taken > before);
         }
     }
     let table = table(64);
     let session = open(&table, 9, &Opening { per: Per::Kilobyte, ..opening(5) });
     table.slots[9].set_granted(1000);
-    assert!(matches!(table.pass(9, session, &chunk(1, 0)), Pass::Taken { amount: 1, .. }), "no octets cost one");
-    assert_eq!(table.pass(9, session, &chunk(1, 1024)), Pass::Before);
-    assert!(matches!(table.pass(9, session, &chunk(1, 1)), Pass::Taken { amount: 1, .. }));
+    assert!(
+        matches!(table.decide(9, session, &chunk(1, 0)), ChunkDecision::Charged { amount: 1, .. }),
+        "no octets cost one"
+    );
+    assert_eq!(table.decide(9, session, &chunk(1, 1024)), ChunkDecision::AlreadyPaid);
+    assert!(matches!(table.decide(9, session, &chunk(1, 1)), ChunkDecision::Charged { amount: 1, .. }));
     table.stop_message(9, session, hash(1));
-    assert_eq!(table.pass(9, session, &chunk(1, 1)), Pass::Stopped);
+    assert_eq!(table.decide(9, session, &chunk(1, 1)), ChunkDecision::MessageStopped);
 }
 
 #[test]
@@ -420,11 +423,12 @@ fn a_session_has_its_share_of_messages_and_takes_none_of_others() {
     for at in [8, 9] {
         table.slots[at].set_granted(1_000_000);
     }
-    let passed = (1..).take_while(|n| matches!(table.pass(9, one, &chunk(*n, 5)), Pass::Taken { .. })).count();
+    let passed =
+        (1..).take_while(|n| matches!(table.decide(9, one, &chunk(*n, 5)), ChunkDecision::Charged { .. })).count();
     assert!(passed < table.messages.index.len() / 4, "{passed}");
-    assert_eq!(table.pass(9, one, &chunk(1 << 20, 5)), Pass::Full);
-    let others =
-        (1..=passed as u64).filter(|n| matches!(table.pass(8, other, &chunk(n | 1 << 30, 5)), Pass::Taken { .. }));
+    assert_eq!(table.decide(9, one, &chunk(1 << 20, 5)), ChunkDecision::Full);
+    let others = (1..=passed as u64)
+        .filter(|n| matches!(table.decide(8, other, &chunk(n | 1 << 30, 5)), ChunkDecision::Charged { .. }));
     assert_eq!(others.count(), passed, "the other session has less");
 }
 

@@ -5,7 +5,7 @@ use super::{SECOND, What, World, say};
 use crate::call::{ITS_WAY, Names, Stage, UNCHARGED};
 use crate::dialog::{Exchange, LegState, Side, Sip, Writing};
 use imcharge::shm::statistic::Statistic;
-use imcharge::worker::Course;
+use imcharge::worker::RequestDecision;
 use imcharge::worker::sip_input::Method;
 
 /// Microseconds within which a 200 may come after a CANCEL (RFC 3261, 9.1 and 13.3.1.4), less what the rest takes.
@@ -16,9 +16,9 @@ impl World<'_> {
     /// no host, or it has died just now.
     fn tell_request(&mut self, number: usize, request: &Sip) -> Option<bool> {
         match self.hook(number, |worker, _| worker.request_in_dialog(&request.request()))?.1 {
-            Course::GoesOn => Some(true),
-            Course::NotCharged => Some(false),
-            Course::Refused => None,
+            RequestDecision::Pass => Some(true),
+            RequestDecision::NotCharged => Some(false),
+            RequestDecision::Refused => None,
         }
     }
 

@@ -3,7 +3,7 @@
 use super::{World, say};
 use crate::call::{CLIENT, Names, SERVER, Stage};
 use crate::delivery::Part;
-use imcharge::worker::Passage;
+use imcharge::worker::FrameDecision;
 
 impl World<'_> {
     /// A frame that claims to be of the server, from the client's connection, a new one, or that of another subscriber.
@@ -43,10 +43,10 @@ impl World<'_> {
         };
         say(format_args!("{} forged {part:?} of {id} in call {number}: {passage:?}", self.machine.clock.get()));
         match passage {
-            Passage::Forged => self.tally.forged += 1,
-            Passage::NoSession => {}
-            Passage::NotCharged if !is_live => {}
-            Passage::NotCharged => self.wrong.push(format!("call {number} is not known to a forged frame")),
+            FrameDecision::Forged => self.tally.forged += 1,
+            FrameDecision::NoSession => {}
+            FrameDecision::NotCharged if !is_live => {}
+            FrameDecision::NotCharged => self.wrong.push(format!("call {number} is not known to a forged frame")),
             _ if must_refuse => {
                 self.wrong.push(format!("a frame of the client passes for one of the server: {bytes:.200}"))
             }
@@ -75,7 +75,7 @@ impl World<'_> {
         let connection = call.connections[1];
         let given = self.frame(number, &bytes, (connection, CLIENT), None);
         let Some((_, passage)) = given.filter(|_| !self.calls[number].is_captured) else { return };
-        if !matches!(passage, Passage::Pass | Passage::Full) {
+        if !matches!(passage, FrameDecision::Pass | FrameDecision::Full) {
             self.wrong.push(format!("call {number}: a message of the client is stopped: {passage:?}"));
         }
     }
@@ -89,9 +89,9 @@ impl World<'_> {
         let source = if from_server { SERVER } else { CLIENT };
         let Some((_, passage)) = self.frame(number, &bytes, (connection, source), None) else { return };
         let is_right = match (from_server, passage) {
-            (true, Passage::NotCharged) => !is_live && self.config.im_servers.is_empty(),
-            (true, passage) => passage != Passage::Pass,
-            (false, passage) => passage == Passage::NotCharged,
+            (true, FrameDecision::NotCharged) => !is_live && self.config.im_servers.is_empty(),
+            (true, passage) => passage != FrameDecision::Pass,
+            (false, passage) => passage == FrameDecision::NotCharged,
         };
         if !is_right {
             self.wrong.push(format!("call {number}: astray, from the server's endpoint {from_server}: {passage:?}"));

@@ -7,7 +7,7 @@ use crate::dialog::LegState;
 use imcharge::charge::policy::Settle;
 use imcharge::charge::tariff::Per;
 use imcharge::shm::region::Region;
-use imcharge::worker::Passage;
+use imcharge::worker::FrameDecision;
 use imcharge::worker::sip_input::Frame;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -87,7 +87,7 @@ impl World<'_> {
             self.machine.clock.get()
         ));
         match passage {
-            Some(Passage::Pass) if part != Part::Abort => {
+            Some(FrameDecision::Pass) if part != Part::Abort => {
                 self.react(number, message, chunk, again);
                 // The server has not seen the response, or lost its connection.
                 if again % ANEW < 3 && self.random.u8(0..12) == 0 {
@@ -95,7 +95,7 @@ impl World<'_> {
                 }
             }
             // It is sent again a little later, as after a refusal that may pass.
-            Some(Passage::BeyondGrant | Passage::Full | Passage::Forged) if again % ANEW < 2 => {
+            Some(FrameDecision::BeyondGrant | FrameDecision::Full | FrameDecision::Forged) if again % ANEW < 2 => {
                 self.after(1_500_000, What::Send(number, message, chunk, again + 1));
             }
             _ => {}
@@ -103,7 +103,7 @@ impl World<'_> {
     }
 
     /// A frame that the server sends; it must not be refused for whoever else claims to be the server.
-    fn frame_of_server(&mut self, number: usize, bytes: &str, part: (&str, Part, bool)) -> Option<Passage> {
+    fn frame_of_server(&mut self, number: usize, bytes: &str, part: (&str, Part, bool)) -> Option<FrameDecision> {
         let connection = self.calls[number].connections[0];
         let (_, passage) = self.frame(number, bytes, (connection, SERVER), Some(part))?;
         let instance = self.region().instance();
@@ -114,14 +114,16 @@ impl World<'_> {
         let knew_another = call.server_known.is_some_and(|(_, known)| known != connection);
         let may_be_late = knew_another && !self.connections.are_told;
         match passage {
-            Passage::Pass | Passage::BeyondGrant | Passage::Full => call.server_known = Some((instance, connection)),
-            Passage::NotCharged => {
+            FrameDecision::Pass | FrameDecision::BeyondGrant | FrameDecision::Full => {
+                call.server_known = Some((instance, connection))
+            }
+            FrameDecision::NotCharged => {
                 self.wrong.push(format!("call {number} message {} passes a session that is not known", part.0));
             }
-            Passage::NoSession if is_live => {
+            FrameDecision::NoSession if is_live => {
                 self.wrong.push(format!("call {number} message {} is stopped as of no session", part.0));
             }
-            Passage::Forged if is_live && !call.is_captured && !may_be_late => {
+            FrameDecision::Forged if is_live && !call.is_captured && !may_be_late => {
                 self.wrong.push(format!("call {number} message {} of the server is taken for forged", part.0));
             }
             _ => {}
@@ -148,7 +150,7 @@ impl World<'_> {
         bytes: &str,
         (connection, source): (u64, IpAddr),
         part: Option<(&str, Part, bool)>,
-    ) -> Option<(usize, Passage)> {
+    ) -> Option<(usize, FrameDecision)> {
         let connections = std::mem::take(&mut self.connections);
         let (bytes, from_self) = (bytes.as_bytes(), false);
         let given = self.hook(number, |worker, _| {
@@ -170,7 +172,7 @@ impl World<'_> {
         let starts_anew = is_first && (self.config.tariff.per == Per::Message || !delivery.has_content());
         let must_stop = delivery.stopped_in == Some(instance) && !starts_anew && !delivery.is_given_up();
         match (passage, part) {
-            (Passage::Pass, Part::Content { .. }) => {
+            (FrameDecision::Pass, Part::Content { .. }) => {
                 if must_stop {
                     self.wrong
                         .push(format!("call {number}: a chunk of message {id} was stopped, and another one passes"));
@@ -182,11 +184,11 @@ impl World<'_> {
                 delivery.stopped_in = None;
                 delivery.passed(now, part, place);
             }
-            (Passage::Pass, Part::Abort) => {
+            (FrameDecision::Pass, Part::Abort) => {
                 delivery.stopped_in = None;
                 delivery.passed(now, part, place);
             }
-            (Passage::BeyondGrant, _) => {
+            (FrameDecision::BeyondGrant, _) => {
                 self.tally.rests_stopped += u64::from(must_stop);
                 (delivery.stopped_in, delivery.has_gap) = (Some(instance), true);
             }
@@ -235,7 +237,7 @@ impl World<'_> {
     fn hear_of_client(&mut self, number: usize, bytes: &str) {
         let connection = self.calls[number].connections[1];
         let given = self.frame(number, bytes, (connection, CLIENT), None);
-        if given.is_some_and(|(_, passage)| passage == Passage::Forged) && !self.calls[number].is_captured {
+        if given.is_some_and(|(_, passage)| passage == FrameDecision::Forged) && !self.calls[number].is_captured {
             self.wrong.push(format!("call {number}: a frame of the client is taken for forged: {bytes}"));
         }
     }

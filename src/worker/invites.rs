@@ -1,6 +1,6 @@
 //! SIP: what a process of the host says about INVITEs and their ends. Answers and dialogs are in `dialogs`.
 
-use super::{FIELD_MAX, Refused, Urgency, Worker};
+use super::{FIELD_MAX, InviteRefusal, Urgency, Worker};
 use crate::charge::ch2::SessionKey;
 use crate::charge::event::{Direction, Event, InviteTransaction, Reserve};
 use crate::config::{DirectionRule, Subscriber};
@@ -8,33 +8,33 @@ use crate::shm::clock;
 use crate::shm::record::Record;
 use crate::shm::statistic::Statistic;
 use crate::wire::{identity, sip};
-use crate::worker::sip_input::{Body, Dialog, Invitation, Invite};
+use crate::worker::sip_input::{Body, Dialog, Invite, InviteKey};
 use std::str::from_utf8;
 
 impl Worker {
     /// Whether [`Worker::reserve`] would take this INVITE now: a host asks before it suspends anything.
     /// `offer` is the body of the INVITE.
-    pub fn can_reserve(&self, invite: &Invite<'_>, offer: &Body<'_>) -> Result<(), Refused> {
+    pub fn can_reserve(&self, invite: &Invite<'_>, offer: &Body<'_>) -> Result<(), InviteRefusal> {
         call_id_of(invite)?;
         self.engine_takes_sessions()?;
-        self.ring.has_room(self.ring.size() / 4).then_some(()).ok_or(Refused::Full)?;
+        self.ring.has_room(self.ring.size() / 4).then_some(()).ok_or(InviteRefusal::Full)?;
         self.admits_offer(invite, offer)
     }
 
     /// Step 1. `Ok`: the event is in the ring, a verdict will come.
-    pub fn reserve(&mut self, invite: &Invite<'_>) -> Result<SessionKey, Refused> {
+    pub fn reserve(&mut self, invite: &Invite<'_>) -> Result<SessionKey, InviteRefusal> {
         let result = self.try_reserve(invite);
         match result {
-            Err(Refused::Malformed) => self.region.count(Statistic::DroppedMalformed),
-            Err(Refused::Full | Refused::EngineDown | Refused::Bypass) | Ok(_) => {}
+            Err(InviteRefusal::Malformed) => self.region.count(Statistic::DroppedMalformed),
+            Err(InviteRefusal::Full | InviteRefusal::EngineDown | InviteRefusal::Bypass) | Ok(_) => {}
         }
         result
     }
 
-    fn try_reserve(&mut self, invite: &Invite<'_>) -> Result<SessionKey, Refused> {
+    fn try_reserve(&mut self, invite: &Invite<'_>) -> Result<SessionKey, InviteRefusal> {
         let call_id = call_id_of(invite)?;
         self.engine_takes_sessions()?;
-        let session = Self::session_of_invitation(&invite.invitation);
+        let session = Self::session_of_invite(&invite.key);
         let direction = self.direction(invite);
         let preference = self.region.config.identity;
         let account = identity::preferred(&self.payer(invite, direction), preference).unwrap_or_default();
@@ -53,25 +53,25 @@ impl Worker {
             direction,
             messages: invite.messages,
             suspended: invite.suspended,
-            inviting_tag: self.region.hash(&[invite.invitation.from_tag]),
+            inviting_tag: self.region.hash(&[invite.key.from_tag]),
         });
         match self.push_event(session, event, self.ring.size() / 4, Urgency::Now) {
             true => Ok(session),
-            false => Err(Refused::Full),
+            false => Err(InviteRefusal::Full),
         }
     }
 
-    fn engine_takes_sessions(&self) -> Result<(), Refused> {
+    fn engine_takes_sessions(&self) -> Result<(), InviteRefusal> {
         if !self.region.engine_is_up() {
-            return Err(Refused::EngineDown);
+            return Err(InviteRefusal::EngineDown);
         }
         if self.region.statistic(Statistic::SessionsActive) >= u64::from(self.region.config.max_sessions) {
             self.region.count(Statistic::DroppedTableFull);
-            return Err(Refused::Full);
+            return Err(InviteRefusal::Full);
         }
         if self.region.verdicts_are_late() {
             self.region.count(Statistic::DroppedResumeBusy);
-            return Err(Refused::Full);
+            return Err(InviteRefusal::Full);
         }
         Ok(())
     }
@@ -125,17 +125,17 @@ impl Worker {
     }
 
     /// The session of the INVITE.
-    pub fn session_of_invitation(invitation: &Invitation<'_>) -> SessionKey {
-        SessionKey::new(invitation.call_id, invitation.from_tag, invitation.cseq)
+    pub fn session_of_invite(key: &InviteKey<'_>) -> SessionKey {
+        SessionKey::new(key.call_id, key.from_tag, key.cseq)
     }
 
     /// The script closes the session now: that of the dialog, or the one that the INVITE with this CSeq number opens.
     /// `false`: not a charged session.
     pub fn end(&mut self, dialog: &Dialog<'_>, cseq: u32, reason: &[u8]) -> bool {
         let reason = from_utf8(reason).ok().filter(|reason| reason.len() <= FIELD_MAX).unwrap_or("script");
-        let invitation = Invitation { call_id: dialog.call_id, from_tag: dialog.from_tag, cseq };
+        let key = InviteKey { call_id: dialog.call_id, from_tag: dialog.from_tag, cseq };
         let session = self.session_of(dialog).or_else(|| {
-            let session = Self::session_of_invitation(&invitation);
+            let session = Self::session_of_invite(&key);
             self.slot_of(session).map(|_| session)
         });
         session.is_some_and(|session| self.push_or_count(session, Event::End { reason }))
@@ -157,11 +157,11 @@ impl Worker {
 }
 
 /// Call-ID of an INVITE whose fields can be carried.
-fn call_id_of<'a>(invite: &Invite<'a>) -> Result<&'a str, Refused> {
-    let Invitation { call_id, from_tag, .. } = invite.invitation;
+fn call_id_of<'a>(invite: &Invite<'a>) -> Result<&'a str, InviteRefusal> {
+    let InviteKey { call_id, from_tag, .. } = invite.key;
     let fits = |field: &[u8]| (1..=FIELD_MAX).contains(&field.len());
     // RFC 3261, 25.1: what a Call-ID is made of. Operators' terminals show it.
     let is_word = |id: &&str| id.bytes().all(|octet| octet.is_ascii_graphic());
     let call_id = from_utf8(call_id).ok().filter(|id| fits(id.as_bytes()) && fits(from_tag)).filter(is_word);
-    call_id.ok_or(Refused::Malformed)
+    call_id.ok_or(InviteRefusal::Malformed)
 }
