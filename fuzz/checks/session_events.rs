@@ -1,13 +1,13 @@
-//! The session machine under any order of events, answers and failures: see [`World`] for what holds.
+//! The session with any order of events, answers and failures; see [`World`] for the invariants.
 
 use super::Choices;
 use super::session_world::{Act, LEGS, Part, Sip, World};
 use imcharge::charge::policy::{DebitOn, OnFailure, Policy, Resend, Settle};
 
-/// Acts of one conversation at most.
+/// Actions per conversation.
 const ACTS_MAX: usize = 400;
 
-/// Lets a conversation happen, ends it, and looks at the money.
+/// Runs a conversation, ends it and checks the money.
 pub fn check(bytes: &[u8]) {
     let mut choices = Choices::new(bytes);
     let messages = choices.below(6) as u32;
@@ -25,7 +25,7 @@ pub fn check(bytes: &[u8]) {
     world.check();
 }
 
-/// One bit for each choice of an operator.
+/// Policy from one bit per choice.
 fn policy(bits: u8) -> Policy {
     let settle = |bit: u8| if bits & bit == 0 { Settle::Debit } else { Settle::Release };
     Policy {
@@ -65,12 +65,12 @@ fn act(choices: &mut Choices<'_>) -> Act {
     }
 }
 
-/// From here on an octet means what the enabler and the operator do at a time of their own.
+/// Octets from this one on select rare actions of the enabler and the operator.
 const RARE: u8 = 240;
 
 fn rare(octet: u8, choices: &mut Choices<'_>) -> Act {
     match octet - RARE {
-        0..=4 => Act::Silence { done: choices.flag(), went: choices.flag() },
+        0..=4 => Act::Silence { executed: choices.flag(), known: choices.flag() },
         5..=8 => Act::Late(choices.octet()),
         9..=10 => Act::Reauthorize,
         11 => Act::Abort,
@@ -90,7 +90,7 @@ fn part(choices: &mut Choices<'_>) -> Part {
 
 fn sip(choices: &mut Choices<'_>) -> Sip {
     let kind = choices.below(8);
-    // 0: a leg that is not known by its tag.
+    // 0: a leg without a known tag.
     let mut leg = || choices.below(1 + LEGS as usize) as u64;
     match kind {
         0 => Sip::Answered { leg: leg() },

@@ -1,5 +1,5 @@
-//! What holds for every conversation: workers, gate, rings and an enabler as a model, events read in any
-//! order and more than once, answers at any time, failures anywhere.
+//! Invariants of every conversation, checked with models of workers, gate, rings and enabler: events are read in any order
+//! and more than once, answers arrive at any time, and anything may fail.
 
 use imcharge::charge::ch2::{Denial, Failure, Grant, Operation, Request, Reservation, Response, SessionKey};
 use imcharge::charge::event::{Direction, Event, FailureReport, Flag, Reserve, Sent, Stop, Suspended};
@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 const PRICE: u32 = 5;
 
-/// One thing that happens in the world.
+/// One action in the world.
 #[derive(Clone, Debug)]
 pub enum Act {
     Send {
@@ -36,28 +36,28 @@ pub enum Act {
     Lose {
         connection: u64,
     },
-    /// An entry of the rings is read.
+    /// An entry of the rings is read and removed.
     Read(u8),
-    /// It is read, and will be read again.
+    /// An entry of the rings is read and kept, to be read again.
     ReadTwice(u8),
-    /// The enabler answers.
+    /// The enabler executes the pending request and answers.
     Answer,
-    /// The enabler does what is asked, and its answer is lost.
+    /// The enabler executes the pending request, and its answer is lost.
     LoseAnswer,
-    /// The enabler does nothing.
+    /// The enabler fails without executing the pending request.
     Fail,
-    /// No answer comes in time; perhaps it is `done`, and perhaps somebody is known who has the request.
+    /// The pending request times out. `executed`: the enabler executed it; `known`: the server that received it is known.
     Silence {
-        done: bool,
-        went: bool,
+        executed: bool,
+        known: bool,
     },
-    /// A request that had no answer in time is done, if it is not yet, and answered.
+    /// A request that timed out is executed, unless it was before, and answered.
     Late(u8),
-    /// The enabler wants to be asked again.
+    /// The enabler requests a renewal.
     Reauthorize,
     /// The enabler ends the session.
     Abort,
-    /// The operator decides about what is held back. He does not call done what is not.
+    /// The operator decides about the request that is held back, and never calls an unexecuted one done.
     Resolve {
         again: bool,
     },
@@ -90,25 +90,25 @@ pub enum Sip {
 /// Dialogs of one INVITE.
 pub const LEGS: u64 = 3;
 
-/// One account, whole units only, and every answer kept under its number.
+/// Model of an enabler with one account. It keeps all answers by request number.
 struct Enabler {
     balance: i64,
-    /// By the number of the request that opened each reservation.
+    /// Units held, by the number of the request that opened the reservation.
     held: BTreeMap<u32, i64>,
     debited: i64,
     start: i64,
     answers: BTreeMap<u32, Response>,
-    /// How often each reservation was released, and how often it was granted late.
+    /// Number of releases and of late grants per reservation.
     released: BTreeMap<u32, u32>,
     late: BTreeMap<u32, u32>,
-    /// A debit came after the release, or without a reservation: it may take the balance below zero.
+    /// A debit exceeded its reservation or had none, so the balance may be negative.
     uncovered: bool,
-    /// It grants in part. One that does not ends a reservation whose UPDATE it refuses.
+    /// It grants in part. Otherwise it ends a reservation whose UPDATE it refuses.
     in_part: bool,
 }
 
 impl Enabler {
-    fn ask(&mut self, request: &Request) -> Response {
+    fn execute(&mut self, request: &Request) -> Response {
         if let Some(answer) = self.answers.get(&request.number) {
             return answer.clone();
         }
@@ -133,25 +133,28 @@ impl Enabler {
         answer
     }
 
-    /// Of nothing more, it goes on as it is.
+    /// Reserves a quota; a quota of 0 renews the reservation unchanged.
     fn reserve(&mut self, opened_by: u32, quota: Quota) -> Response {
         let granted = (self.balance / i64::from(PRICE)).clamp(0, quota.0.into());
         let is_enough = granted == i64::from(quota.0) || (self.in_part && granted > 0);
         let Some(more) = u32::try_from(granted).ok().filter(|_| is_enough) else {
-            assert!(!self.held.contains_key(&opened_by), "what is open is not asked for more: a refusal may end it");
+            assert!(
+                !self.held.contains_key(&opened_by),
+                "an open reservation is never extended, because a refusal may end it"
+            );
             return Response::Denied(if quota.0 > 1 { Denial::NotSoMany } else { Denial::NoCredit });
         };
         let is_late = self.late.contains_key(&opened_by);
-        assert!(is_late || !self.released.contains_key(&opened_by), "nothing is reserved after the release");
-        assert!(quota.0 > 0 || self.held.contains_key(&opened_by), "only what is there is renewed");
+        assert!(is_late || !self.released.contains_key(&opened_by), "a released reservation is not reopened");
+        assert!(quota.0 > 0 || self.held.contains_key(&opened_by), "only open reservations are renewed");
         self.balance -= granted * i64::from(PRICE);
         *self.held.entry(opened_by).or_default() += granted * i64::from(PRICE);
-        let (server_binding, balance) = (Some(format!("who granted {opened_by}").into()), Some(self.balance));
+        let (server_binding, balance) = (Some(format!("server of {opened_by}").into()), Some(self.balance));
         Response::Granted(Grant { quota: Quota(more), server_binding, balance, ..Grant::default() })
     }
 
     fn debit(&mut self, opened_by: Option<u32>, units: i64) {
-        let hold = opened_by.map(|number| self.held.get_mut(&number).expect("it is debited out of what is there"));
+        let hold = opened_by.map(|number| self.held.get_mut(&number).expect("debits use an open reservation"));
         let from_hold = hold.map_or(0, |hold| {
             let from_hold = units.min(*hold);
             *hold -= from_hold;
@@ -173,16 +176,16 @@ impl Enabler {
         Response::Released { balance: Some(self.balance) }
     }
 
-    /// What is not there is no more than that.
+    /// Ends a reservation and returns what it holds; it may be ended already.
     fn close(&mut self, opened_by: u32) {
         *self.released.entry(opened_by).or_default() += 1;
         let late = self.late.get(&opened_by).copied().unwrap_or(0);
-        assert!(self.released.get(&opened_by) <= Some(&(1 + late)), "one release");
+        assert!(self.released.get(&opened_by) <= Some(&(1 + late)), "one release per grant");
         self.balance += self.held.remove(&opened_by).unwrap_or(0);
     }
 }
 
-/// Which reservation a request finds, by the number of the request that opened it.
+/// Number of the request that opened the reservation of this request.
 fn opened_by(request: &Request) -> Option<u32> {
     match request.reservation {
         Reservation::None => None,
@@ -190,20 +193,20 @@ fn opened_by(request: &Request) -> Option<u32> {
     }
 }
 
-/// Where requests go.
+/// Expected server bindings of requests.
 #[derive(Default)]
-struct Ways {
-    /// Who may have each reservation, by the number of the request that opened it. `None`: nobody is known.
+struct Bindings {
+    /// Servers that may hold a reservation, by the number of the request that opened it; `None`: unknown.
     known: BTreeMap<u32, Vec<Option<Arc<str>>>>,
-    /// Where the request in flight goes, or would if it were asked again.
+    /// Binding of the pending request.
     last: Option<Arc<str>>,
 }
 
-impl Ways {
-    /// A request of a reservation goes to who has it, and one that comes again to who may have it.
+impl Bindings {
+    /// A request is sent to the server that holds its reservation; a resend keeps its binding.
     fn check(&mut self, request: &Request, again: bool) {
         if again {
-            assert_eq!(request.server_binding, self.last, "it goes where it went");
+            assert_eq!(request.server_binding, self.last, "a resend keeps its server binding");
         } else if let Some(known) = opened_by(request).and_then(|number| self.known.get(&number)) {
             assert!(known.contains(&request.server_binding), "{:?} is not one of {known:?}", request.server_binding);
         }
@@ -211,7 +214,7 @@ impl Ways {
     }
 }
 
-/// The grant slot in shared memory.
+/// Model of the gate slot in shared memory.
 #[derive(Default)]
 struct Gate {
     granted: u32,
@@ -220,7 +223,7 @@ struct Gate {
     known: BTreeSet<u8>,
 }
 
-/// A ring entry; texts are numbers until it is read.
+/// A ring entry; Message-IDs are numbers until it is read.
 #[derive(Clone, Debug)]
 enum Ring {
     Sent { message: u8, part: Part, transaction: u8, taken: u32, connection: u64 },
@@ -230,28 +233,28 @@ enum Ring {
 
 pub struct World {
     session: Session,
-    /// Goes through the store before every call.
+    /// Copy that is stored and restored before every call.
     stored: Session,
-    /// What of it is stored beside its head.
+    /// Its stored parts.
     parts: BTreeMap<u32, Vec<u8>>,
     now: Time,
     policy: Policy,
     enabler: Enabler,
     gate: Gate,
     rings: Vec<(Time, Ring)>,
-    in_flight: Option<Request>,
+    pending: Option<Request>,
     next_number: u32,
-    ways: Ways,
-    /// Requests that had no answer in time.
+    bindings: Bindings,
+    /// Requests that timed out.
     lost: Vec<Request>,
-    /// Whether a request waits for the operator.
+    /// Whether a request is held back.
     held_back: bool,
     passed: BTreeSet<u8>,
     aborted: BTreeSet<u8>,
     debited: BTreeMap<String, u32>,
     free: BTreeMap<String, u32>,
     refunded: BTreeMap<String, u32>,
-    /// Messages about which a failure REPORT was read.
+    /// Messages with a failure REPORT that was read.
     reported: BTreeSet<u8>,
     verdicts: u32,
     closed: u32,
@@ -259,7 +262,7 @@ pub struct World {
 }
 
 impl World {
-    /// A session for this many messages, at an enabler that grants in part or not.
+    /// Opens a session for this many messages. `in_part`: the enabler grants in part.
     pub fn new(messages: u32, balance: i64, in_part: bool, policy: Policy) -> World {
         let reserve = Reserve {
             call_id: "c1",
@@ -293,9 +296,9 @@ impl World {
             },
             gate: Gate::default(),
             rings: Vec::new(),
-            in_flight: None,
+            pending: None,
             next_number: 0,
-            ways: Ways::default(),
+            bindings: Bindings::default(),
             lost: Vec::new(),
             held_back: false,
             passed: BTreeSet::new(),
@@ -312,11 +315,11 @@ impl World {
         world
     }
 
-    /// Calls both sessions and does what they want.
+    /// Calls both sessions and executes their outputs.
     fn call(&mut self, call: impl Fn(&mut Session)) {
         self.parts.extend(self.stored.take_changed_parts());
         let parts = self.parts.values().filter(|part| !part.is_empty()).map(Vec::as_slice);
-        self.stored = Session::load(&self.stored.head(), parts).expect("what is stored can be read");
+        self.stored = Session::load(&self.stored.head(), parts).expect("a stored session can be restored");
         call(&mut self.session);
         call(&mut self.stored);
         self.drain();
@@ -328,23 +331,23 @@ impl World {
             self.take(output);
         }
         assert_eq!(self.stored.poll(), None);
-        assert_eq!(self.stored.take_trace(), self.session.take_trace(), "storing changes no step");
+        assert_eq!(self.stored.take_trace(), self.session.take_trace(), "storing does not change the trace");
         assert_eq!(self.session.deadline(), self.stored.deadline());
         self.check_reserved();
     }
 
-    /// Where nothing is on its way, session and enabler agree about what is reserved.
+    /// Session and enabler agree about what is reserved while no request is pending.
     fn check_reserved(&self) {
         if self.session.unacknowledged().next().is_some() {
             return;
         }
         let of_session = self.enabler.held.iter().filter(|(opened_by, _)| self.session.has_reservation(**opened_by));
         let held: i64 = of_session.map(|(_, held)| held).sum();
-        assert_eq!(self.session.reserved().0, held as u64, "what is reserved");
+        assert_eq!(self.session.reserved().0, held as u64, "session and enabler agree about what is reserved");
     }
 
     fn take(&mut self, output: Output) {
-        assert_eq!(self.forgotten, 0, "nothing comes after the end");
+        assert_eq!(self.forgotten, 0, "no output follows Forget");
         match output {
             Output::Ask(request) => self.asked(request),
             Output::Verdict(_) => self.verdicts += 1,
@@ -352,10 +355,10 @@ impl World {
                 assert!(!self.gate.closed, "a closed gate gets no grant");
                 self.gate.granted = total.0;
             }
-            Output::StopMessage { .. } => panic!("the rest of a message is paid for"),
+            Output::StopMessage { .. } => panic!("messages are counted, so none is stopped"),
             Output::ForgetMessage { message_id } => {
                 let number = message_id.strip_prefix("message-").and_then(|number| number.parse().ok());
-                self.gate.known.remove(&number.expect("one of ours"));
+                self.gate.known.remove(&number.expect("a Message-ID of the test"));
             }
             Output::CloseGate => {
                 self.gate.closed = true;
@@ -367,11 +370,11 @@ impl World {
             Output::NotDebited { message_id, .. } => *self.free.entry(message_id.into()).or_default() += 1,
             Output::Refunded { message_id, .. } => *self.refunded.entry(message_id.into()).or_default() += 1,
             Output::RefundDenied { .. } | Output::DebitDenied { .. } => {
-                panic!("this enabler refuses nothing that is with the client")
+                panic!("the enabler refuses no debit or refund")
             }
             Output::HeldBack { .. } => {
-                assert_eq!(self.policy.resend, Resend::Hold, "else it is asked again");
-                assert!(!std::mem::replace(&mut self.held_back, true), "it is held back once");
+                assert_eq!(self.policy.resend, Resend::Hold, "requests are held back only with resend=hold");
+                assert!(!std::mem::replace(&mut self.held_back, true), "one request is held back at a time");
             }
             Output::EnablerFailed(_) => {}
             Output::Closed { .. } => self.closed += 1,
@@ -380,15 +383,19 @@ impl World {
     }
 
     fn asked(&mut self, request: Request) {
-        assert!(self.in_flight.is_none() && !self.held_back, "one request is in flight");
+        assert!(self.pending.is_none() && !self.held_back, "one request is pending");
         let again = request.number != self.next_number;
         if again {
-            assert_eq!(request.number + 1, self.next_number, "numbers rise by one, only the last comes again");
+            assert_eq!(
+                request.number + 1,
+                self.next_number,
+                "numbers count up by one, and only the last request is resent"
+            );
         } else {
             self.next_number += 1;
         }
-        self.ways.check(&request, again);
-        self.in_flight = Some(request);
+        self.bindings.check(&request, again);
+        self.pending = Some(request);
     }
 
     pub fn act(&mut self, act: Act) {
@@ -399,7 +406,7 @@ impl World {
             Act::Answer => self.answer(true, true),
             Act::LoseAnswer => self.answer(true, false),
             Act::Fail => self.answer(false, false),
-            Act::Silence { done, went } => self.keep_silent(done, went),
+            Act::Silence { executed, known } => self.time_out(executed, known),
             Act::Late(index) => self.answer_late(index),
             Act::Reauthorize => {
                 let opened_by = self.enabler.held.keys().next_back().copied().unwrap_or(0);
@@ -408,7 +415,7 @@ impl World {
             Act::Abort => self.enabler_asks(&Event::Abort),
             Act::Resolve { again } => self.resolve(again),
             Act::Pass { seconds } => {
-                // The engine reads its rings, and the network carries, well within the time that a closed session lingers.
+                // Rings and network are faster than the linger time of a closed session.
                 if self.closed > 0 {
                     self.read_all();
                     self.answer_all_late();
@@ -421,7 +428,7 @@ impl World {
         }
     }
 
-    /// A SEND at the gate.
+    /// Passes a SEND through the gate.
     fn pass(&mut self, message: u8, part: Part, transaction: u8) {
         let content = matches!(part, Part::Whole | Part::First | Part::Second);
         let known = self.gate.known.contains(&message);
@@ -476,22 +483,22 @@ impl World {
                 self.call(|session| session.event(&event, at));
             }
             Ring::Other(act) => {
-                let event = plain(&act);
+                let event = event(&act);
                 self.call(|session| session.event(&event, at));
             }
         }
     }
 
-    fn answer(&mut self, done: bool, told: bool) {
-        let Some(request) = self.in_flight.take() else {
+    fn answer(&mut self, executed: bool, delivered: bool) {
+        let Some(request) = self.pending.take() else {
             return;
         };
-        // A reservation whose answer is lost is given back by the binding: as if it were never done.
+        // The binding releases a reservation whose answer is lost, as if it had not been executed.
         let reserve = matches!(request.operation, Operation::Reserve { .. });
-        let response = match (done, told) {
-            (true, true) => self.enabler.ask(&request),
+        let response = match (executed, delivered) {
+            (true, true) => self.enabler.execute(&request),
             (true, false) if !reserve => {
-                self.enabler.ask(&request);
+                self.enabler.execute(&request);
                 Response::Failed(Failure::Enabler)
             }
             _ => Response::Failed(Failure::Enabler),
@@ -499,35 +506,37 @@ impl World {
         self.tell(&request, &response);
     }
 
-    /// An answer reaches the session.
+    /// Delivers an answer to the session.
     fn tell(&mut self, request: &Request, response: &Response) {
         if let Response::Granted(grant) = response {
-            self.ways.known.insert(opened_by(request).unwrap_or(request.number), vec![grant.server_binding.clone()]);
+            self.bindings
+                .known
+                .insert(opened_by(request).unwrap_or(request.number), vec![grant.server_binding.clone()]);
         }
         let now = self.now;
         self.call(|session| session.response(request.number, response, now));
     }
 
-    fn keep_silent(&mut self, done: bool, went: bool) {
-        let Some(mut request) = self.in_flight.take() else { return };
-        if done {
-            self.enabler.ask(&request);
+    fn time_out(&mut self, executed: bool, known: bool) {
+        let Some(mut request) = self.pending.take() else { return };
+        if executed {
+            self.enabler.execute(&request);
         }
-        if went {
-            let route: Arc<str> = format!("who got {}", request.number).into();
-            self.call(|session| session.on_request_lost(request.number, &route));
-            self.ways.last.get_or_insert_with(|| route.clone());
-            request.server_binding.get_or_insert(route);
+        if known {
+            let binding: Arc<str> = format!("receiver of {}", request.number).into();
+            self.call(|session| session.on_request_lost(request.number, &binding));
+            self.bindings.last.get_or_insert_with(|| binding.clone());
+            request.server_binding.get_or_insert(binding);
         }
         if opened_by(&request).is_none() && matches!(request.operation, Operation::Reserve { .. }) {
-            self.ways.known.entry(request.number).or_default().push(request.server_binding.clone());
+            self.bindings.known.entry(request.number).or_default().push(request.server_binding.clone());
         }
         self.lost.push(request.clone());
         self.tell(&request, &Response::Failed(Failure::Silent));
     }
 
-    /// A reservation that is granted late is told as such; anything else is an answer, as long as it has none. What was
-    /// to make a reservation greater is not done after its time, and its answer is of no use.
+    /// Answers a request that timed out: a reservation as a late grant, a renewal not at all, anything else as an answer if
+    /// the request is still pending.
     fn answer_late(&mut self, index: u8) {
         if self.lost.is_empty() {
             return;
@@ -538,15 +547,15 @@ impl World {
             (Operation::Reserve { .. }, Some(_)) => {}
             (Operation::Reserve { .. }, None) => {
                 *self.enabler.late.entry(number).or_default() += 1;
-                if let Response::Granted(grant) = self.enabler.ask(&request) {
-                    self.ways.known.entry(number).or_default().push(grant.server_binding.clone());
+                if let Response::Granted(grant) = self.enabler.execute(&request) {
+                    self.bindings.known.entry(number).or_default().push(grant.server_binding.clone());
                     self.call(|session| session.on_late_grant(number, grant.server_binding.clone(), now));
                 }
             }
             _ => {
-                let response = self.enabler.ask(&request);
+                let response = self.enabler.execute(&request);
                 if self.session.pending_request(number).is_some() {
-                    (self.in_flight, self.held_back) = (None, false);
+                    (self.pending, self.held_back) = (None, false);
                     self.tell(&request, &response);
                 }
             }
@@ -571,14 +580,14 @@ impl World {
         self.call(|session| assert_eq!(session.resolve(again, now), is_held));
     }
 
-    /// Everything is read, BYE comes, everything is answered and all timers run out.
+    /// Reads all entries, sends BYE, answers all requests and lets all timers expire.
     pub fn end(&mut self) {
         self.read_all();
         (1..=LEGS).for_each(|leg| self.act(Act::Sip(Sip::Bye { leg })));
         self.read_all();
         self.answer_all_late();
         for _ in 0..10_000 {
-            if self.in_flight.is_some() {
+            if self.pending.is_some() {
                 self.answer(true, true);
             } else if self.held_back {
                 self.resolve(false);
@@ -590,17 +599,17 @@ impl World {
                 return;
             }
         }
-        panic!("the session comes to no end: {}", self.session.phase());
+        panic!("the session does not end: {}", self.session.phase());
     }
 
     pub fn check(&self) {
-        assert_eq!((self.verdicts, self.closed, self.forgotten), (1, 1, 1), "verdict, closed, forget");
-        assert_eq!(self.enabler.held.values().sum::<i64>(), 0, "nothing is held");
+        assert_eq!((self.verdicts, self.closed, self.forgotten), (1, 1, 1), "one verdict, one Closed and one Forget");
+        assert_eq!(self.enabler.held.values().sum::<i64>(), 0, "nothing is reserved");
         let debits: u32 = self.debited.values().sum();
         let refunds: u32 = self.refunded.values().sum();
-        let told = i64::from(debits) - i64::from(refunds);
-        assert_eq!(self.enabler.debited, told * i64::from(PRICE), "what is told is what was taken");
-        assert!(self.enabler.uncovered || self.enabler.balance >= 0, "what is granted is paid for");
+        let reported = i64::from(debits) - i64::from(refunds);
+        assert_eq!(self.enabler.debited, reported * i64::from(PRICE), "the session reports what the enabler debited");
+        assert!(self.enabler.uncovered || self.enabler.balance >= 0, "grants are covered by the account");
         for message in 0..6 {
             self.check_message(message);
         }
@@ -618,13 +627,13 @@ impl World {
         let Policy { server_error, close, abort, report, .. } = self.policy;
         let reported = report == Settle::Release && self.reported.contains(&message);
         let refunded = self.refunded.get(&id).copied().unwrap_or(0);
-        assert!(debited <= 1 + refunded, "{id} is debited once, unless it is given back");
-        assert!(refunded <= debited && (reported || refunded == 0), "{id} is given back for a reason");
+        assert!(debited <= 1 + refunded, "{id} is debited once more only after a refund");
+        assert!(refunded <= debited && (reported || refunded == 0), "{id} is refunded only after a failure REPORT");
         let may_be_free = reported
             || server_error == Settle::Release
             || close == Settle::Release
             || (abort == Settle::Release && self.aborted.contains(&message));
-        assert!(free == 0 || may_be_free, "{id} costs nothing for a reason");
+        assert!(free == 0 || may_be_free, "{id} is not charged only by policy");
     }
 }
 
@@ -650,7 +659,7 @@ fn sent(message_id: &str, part: Part, transaction: u8, taken: u32, connection: u
     }
 }
 
-fn plain(act: &Act) -> Event<'static> {
+fn event(act: &Act) -> Event<'static> {
     match *act {
         Act::Respond { transaction, code } => Event::Responded { transaction: transaction.into(), code, connection: 2 },
         Act::Lose { connection } => Event::ConnectionLost { connection },

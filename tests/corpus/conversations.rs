@@ -1,4 +1,4 @@
-//! Conversations made up at random, with the model that the fuzz target `session_events` has as well.
+//! Random conversations, checked with the model of the fuzz target `session_events`.
 
 use crate::checks::session_world::{Act, LEGS, Part, Sip, World};
 use imcharge::charge::policy::{DebitOn, OnFailure, Policy, Resend, Settle};
@@ -30,7 +30,7 @@ fn act() -> impl Strategy<Value = Act> {
         8 => Just(Act::Answer),
         1 => Just(Act::LoseAnswer),
         1 => Just(Act::Fail),
-        2 => any::<(bool, bool)>().prop_map(|(done, went)| Act::Silence { done, went }),
+        2 => any::<(bool, bool)>().prop_map(|(executed, known)| Act::Silence { executed, known }),
         2 => any::<u8>().prop_map(Act::Late),
         1 => Just(Act::Reauthorize),
         1 => any::<bool>().prop_map(|again| Act::Resolve { again }),
@@ -61,7 +61,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn every_conversation_ends_with_the_right_money(
+    fn conversation_ends_with_correct_money(
         messages in 0..5_u32,
         balance in 0..60_i64,
         in_part in any::<bool>(),

@@ -11,7 +11,7 @@
 //! Therefore a window is kept granted ahead of what was sent: [`WINDOW_MESSAGES_MIN`] messages, and as many as can be sent
 //! while the enabler answers if an answer takes longer. It is refilled when a quarter of it is used.
 //!
-//! **Each request for more opens a reservation of its own.** A server that refuses an UPDATE may end the session with it
+//! **Each request for more opens a new reservation.** A server that refuses an UPDATE may end the session with it
 //! (RFC 8506, 7: it is Idle then), and with the session everything it has reserved, while messages that were to be debited
 //! from it have been delivered. So an open reservation is never asked for more than it has: more is a new reservation,
 //! whose refusal costs nothing. Debits use the oldest one, and the debit that uses it up ends it.

@@ -18,7 +18,7 @@ use thin_vec::ThinVec;
 /// Seconds after a CANCEL within which a 2xx may still arrive: both may cross, and the 2xx is retransmitted for 64*T1
 /// (RFC 3261, 9.1 and 13.3.1.4).
 const CANCEL_CROSSING_SECONDS: u32 = 32;
-/// Legs that are told apart.
+/// Legs tracked per session.
 const LEGS_MAX: usize = 16;
 /// Connections remembered: two per INVITE; a repeated INVITE brings new ones.
 const CONNECTIONS_MAX: usize = 8;
@@ -229,7 +229,7 @@ impl Dialog {
         *until = (*until).min(now.after_seconds(seconds_max));
     }
 
-    /// Outputs again what a stopped engine may not have told the gate.
+    /// Repeats outputs for the gate that a stopped engine may not have executed.
     pub(super) fn resume(&self, granted: Quota, common: &mut Common) {
         if self.is_served() {
             common.push(Output::Grant(granted));
@@ -396,7 +396,7 @@ impl Dialog {
         common.push(Output::Closed { outcome });
     }
 
-    /// Drops the session unless its dialog goes on: a party that was refused must not be served without charge.
+    /// Drops the session unless its dialog is alive: a party that was refused must not be served without charge.
     fn forget(&mut self, now: Time, common: &mut Common) {
         let until = self.last_activity.after_seconds(CLOSED_DIALOG_SECONDS);
         if self.liveness == Liveness::Alive && until > now {

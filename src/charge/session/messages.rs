@@ -323,7 +323,7 @@ impl Messages {
     }
 
     /// Makes a message cost what its octets cost. The gate may have taken another amount if an earlier part was aborted:
-    /// it counts on from that part until it is told to forget it.
+    /// it continues from that part until it forgets the message.
     fn take_exactly(&mut self, place: usize, credit: &mut Credit, cx: &mut Context<'_>) {
         let (message, policy) = (&self.open[place], cx.common.policy);
         let (taken, due) = (message.taken(), cx.common.tariff.quota(message.octets()));

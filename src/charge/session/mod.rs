@@ -20,7 +20,7 @@
 //!                                       │ all answered                      │
 //!                                       ▼                                   ▼
 //!                                    Closed   32 s after the BYE and the last frame, an hour if
-//!                                       │     the dialog goes on: frames find a closed gate, a
+//!                                       │     the dialog is alive: frames find a closed gate, a
 //!                                       │     late SEND is debited at once
 //!                                       ▼
 //!                                     Gone
@@ -92,8 +92,8 @@ use thin_vec::ThinVec;
 
 /// Seconds that a closed session is kept (64*T1 of RFC 3261), so that late frames find a closed gate.
 const CLOSED_LINGER_SECONDS: u32 = 32;
-/// Seconds that a closed session is kept if its SIP dialog goes on, or its BYE may not have reached the other side: its
-/// messages must not pass unpaid.
+/// Seconds that a closed session is kept while its SIP dialog is alive, or its BYE may not have reached the other side:
+/// messages of the dialog must not pass unpaid.
 const CLOSED_DIALOG_SECONDS: u32 = 3600;
 /// Seconds by which an entry of one ring may be read after a later one of another ring.
 const RING_SKEW_SECONDS: u32 = 2;

@@ -1,4 +1,4 @@
-//! What is reserved, when more is asked for, and what an enabler that refuses is taken to hold.
+//! How much is reserved, when more is requested, and several reservations at once.
 
 use super::*;
 
@@ -6,7 +6,7 @@ fn denied(denial: Denial) -> Response {
     Response::Denied(denial)
 }
 
-/// Sends whole messages numbered from `first` to `last`.
+/// Sends whole messages with the numbers `first` to `last`.
 fn send(run: &mut Run, first: u64, last: u64, at: Time) {
     for number in first..=last {
         let id = format!("m{number}");
@@ -14,63 +14,63 @@ fn send(run: &mut Run, first: u64, last: u64, at: Time) {
     }
 }
 
-/// Sends them, and the client takes each; the enabler says yes.
+/// Sends whole messages, the client accepts them, and the enabler accepts all requests.
 fn deliver(run: &mut Run, first: u64, last: u64, at: Time) {
     send(run, first, last, at);
     (first..=last).for_each(|number| run.event(responded(number, 200), at));
     while run.asked.is_some() {
-        run.yes();
+        run.accept();
     }
 }
 
-/// Every request with what it finds of a reservation, from the `from`th on.
+/// Descriptions of all requests with their reservations, from index `from` on.
 fn requests(run: &Run, from: usize) -> Vec<String> {
     let word = |output: &Output| match output {
         Output::Ask(request) => Some(match request.reservation {
-            Reservation::None => ask_word(&request.operation),
+            Reservation::None => describe(&request.operation),
             Reservation::Open { opened_by, outstanding } => {
-                format!("{} of {opened_by} with {}", ask_word(&request.operation), outstanding.0)
+                format!("{} of {opened_by} with {}", describe(&request.operation), outstanding.0)
             }
-            Reservation::Last { opened_by, .. } => format!("{} ends {opened_by}", ask_word(&request.operation)),
+            Reservation::Last { opened_by, .. } => format!("{} ends {opened_by}", describe(&request.operation)),
         }),
         _ => None,
     };
     run.out.iter().filter_map(word).skip(from).collect()
 }
 
-fn open_untold() -> Run {
+fn open_unannounced() -> Run {
     Run::open_with(0, Policy::default())
 }
 
-// The number is told.
+// The number is announced.
 
 #[test]
-fn nothing_beyond_the_told_number_is_asked_for_and_the_last_told_debit_ends_the_reservation() {
+fn announced_number_is_not_exceeded_and_last_debit_ends_reservation() {
     let mut run = Run::open_with(3, Policy::default());
     deliver(&mut run, 1, 3, s(1));
     let debits = ["debit m1 response of 0 with 3", "debit m2 response of 0 with 2", "debit m3 response ends 0"];
     assert_eq!(requests(&run, 1), debits);
-    assert_eq!(run.session.reserved(), Units(0), "nothing is held until the BYE");
+    assert_eq!(run.session.reserved(), Units(0), "nothing stays reserved until the BYE");
     run.event(Event::Bye { leg: 1 }, s(2));
     run.settle();
     assert_eq!((run.asks().len(), run.closed()), (4, Some("bye")));
 }
 
 #[test]
-fn a_message_beyond_the_told_number_is_stopped_and_the_session_goes_on_as_without_one() {
+fn message_beyond_announced_number_switches_to_window() {
     let mut run = Run::open_with(1, Policy::default());
     send(&mut run, 1, 1, s(1));
     assert_eq!(run.asking(), "");
     run.event(Event::Stopped { message_id: "m2", why: Stop::Beyond }, s(2));
     assert_eq!(asked(&run), (Operation::Reserve { quota: Quota(128) }, Reservation::None));
-    run.yes();
+    run.accept();
     assert_eq!(run.session.granted(), Quota(129));
     run.event(responded(1, 200), s(2));
-    assert_eq!(requests(&run, 2), ["debit m1 response ends 0"], "each reservation ends by itself");
+    assert_eq!(requests(&run, 2), ["debit m1 response ends 0"], "each reservation is ended by its last debit");
 }
 
 #[test]
-fn what_was_not_granted_of_the_told_number_is_asked_for_ahead() {
+fn rest_of_announced_number_is_requested_ahead() {
     let mut run = Run::new(8, "message:5", Policy::default());
     run.answer(Response::granted(Quota(4), None));
     run.event(Event::Answered { leg: 1 }, s(0));
@@ -78,41 +78,41 @@ fn what_was_not_granted_of_the_told_number_is_asked_for_ahead() {
     assert_eq!(run.asking(), "");
     send(&mut run, 2, 2, s(1));
     assert_eq!(run.asking(), "reserve 4");
-    run.yes();
+    run.accept();
     send(&mut run, 3, 8, s(1));
-    assert_eq!(run.asking(), "", "that is all");
+    assert_eq!(run.asking(), "", "the announced number is granted");
 }
 
 #[test]
-fn what_is_reserved_for_a_message_that_is_not_debited_serves_another() {
+fn quota_of_aborted_message_serves_another() {
     let mut run = Run::open_with(1, Policy::default());
     run.sent(chunk("m1", 1, 1, 50, Flag::More), s(1));
     run.sent(abort("m1", 2), s(2));
     run.timer(s(4));
-    assert_eq!((run.free(), run.session.granted(), run.session.taken()), (vec!["abort=release"], Quota(2), 1));
+    assert_eq!((run.not_charged(), run.session.granted(), run.session.taken()), (vec!["abort=release"], Quota(2), 1));
     deliver(&mut run, 3, 3, s(5));
     assert_eq!(requests(&run, 1), ["debit m3 response ends 0"]);
 }
 
-// It is not.
+// The number is not announced.
 
 #[test]
-fn without_a_number_a_window_is_kept_granted_ahead() {
-    let mut run = open_untold();
+fn window_is_kept_granted_without_announced_number() {
+    let mut run = open_unannounced();
     send(&mut run, 1, 31, s(1));
     assert_eq!(run.asks(), ["reserve 128"]);
     send(&mut run, 32, 32, s(1));
     assert_eq!(asked(&run), (Operation::Reserve { quota: Quota(32) }, Reservation::None));
     send(&mut run, 33, 64, s(1));
     assert_eq!(run.asks().len(), 2, "one request at a time");
-    run.yes();
+    run.accept();
     assert_eq!((run.session.granted(), run.asking()), (Quota(160), "reserve 32".to_owned()));
 }
 
 #[test]
-fn a_slow_enabler_is_asked_further_ahead() {
+fn slow_enabler_widens_window() {
     for (micros, more) in [(1_000, 0), (20_000, 138), (10_000_000, 896)] {
-        let mut run = Run::invited(0);
+        let mut run = Run::reserving(0);
         let request = run.asked.take().expect("the reservation");
         let granted = Response::granted(Quota(128), None);
         run.session.response(request.number, &granted, Time(s(0).0 + micros));
@@ -123,8 +123,8 @@ fn a_slow_enabler_is_asked_further_ahead() {
 }
 
 #[test]
-fn an_account_that_grants_in_part_is_asked_again_when_half_is_used() {
-    let mut run = Run::invited(0);
+fn partial_grant_is_extended_when_half_is_used() {
+    let mut run = Run::reserving(0);
     run.answer(Response::granted(Quota(10), Some(0)));
     run.event(Event::Answered { leg: 1 }, s(0));
     send(&mut run, 1, 4, s(1));
@@ -133,13 +133,13 @@ fn an_account_that_grants_in_part_is_asked_again_when_half_is_used() {
     assert_eq!(run.asking(), "reserve 123");
     run.answer(denied(Denial::NoCredit));
     send(&mut run, 6, 10, s(0));
-    assert_eq!((run.asking(), run.session.granted()), (String::new(), Quota(10)), "what is granted stays");
+    assert_eq!((run.asking(), run.session.granted()), (String::new(), Quota(10)), "the grant is kept");
 }
 
 #[test]
-fn a_refusal_of_more_costs_nothing_of_what_is_granted() {
+fn refusal_of_more_keeps_grant() {
     for refusal in [denied(Denial::NoCredit), denied(Denial::Refused(5012)), Response::Failed(Failure::Unreachable)] {
-        let mut run = open_untold();
+        let mut run = open_unannounced();
         send(&mut run, 1, 32, s(1));
         run.answer(refusal);
         assert_eq!((run.session.granted(), run.session.phase()), (Quota(128), "open"));
@@ -149,15 +149,15 @@ fn a_refusal_of_more_costs_nothing_of_what_is_granted() {
 }
 
 #[test]
-fn after_a_refusal_a_stopped_message_asks_once_a_second_and_so_does_one_that_passes() {
-    let mut run = Run::invited(0);
+fn refused_request_is_retried_once_per_second() {
+    let mut run = Run::reserving(0);
     run.answer(Response::granted(Quota(2), Some(0)));
     run.event(Event::Answered { leg: 1 }, s(0));
     send(&mut run, 1, 1, s(0));
     run.answer(denied(Denial::NoCredit));
     run.event(Event::Stopped { message_id: "m9", why: Stop::Beyond }, Time(s(1).0 - 1));
     run.event(responded(1, 200), s(0));
-    run.yes();
+    run.accept();
     assert_eq!(run.asking(), "");
     run.event(Event::Stopped { message_id: "m9", why: Stop::Beyond }, s(1));
     assert_eq!(run.asking(), "reserve 127");
@@ -167,18 +167,18 @@ fn after_a_refusal_a_stopped_message_asks_once_a_second_and_so_does_one_that_pas
 }
 
 #[test]
-fn where_nothing_is_granted_in_part_fewer_are_asked_for_until_they_are_granted() {
-    let mut run = Run::invited(0);
+fn denied_quota_is_halved_until_granted() {
+    let mut run = Run::reserving(0);
     run.answer(denied(Denial::NotSoMany));
-    assert_eq!(run.asking(), "reserve 1", "the INVITE waits");
-    run.yes();
+    assert_eq!(run.asking(), "reserve 1", "the INVITE needs only one");
+    run.accept();
     assert_eq!(run.verdicts(), [(Decision::Granted, 1)]);
     run.event(Event::Answered { leg: 1 }, s(0));
     for fewer in [64, 32, 16] {
         assert_eq!(run.asking(), format!("reserve {fewer}"));
         run.answer(denied(Denial::NotSoMany));
     }
-    run.yes();
+    run.accept();
     assert_eq!((run.session.granted(), run.asking()), (Quota(9), "reserve 16".to_owned()));
     for _ in 0..4 {
         run.answer(denied(Denial::NotSoMany));
@@ -188,10 +188,10 @@ fn where_nothing_is_granted_in_part_fewer_are_asked_for_until_they_are_granted()
 }
 
 #[test]
-fn by_kilobytes_more_is_asked_for_ahead_as_well() {
+fn window_by_kilobyte_is_refilled_ahead() {
     let kilobytes = |id: &'static str, number: u64, taken: u32| Sent { taken, ..whole(id, number) };
     let mut run = Run::new(0, "kilobyte:3", Policy::default());
-    run.yes();
+    run.accept();
     run.sent(kilobytes("m1", 1, 255), s(1));
     assert_eq!(run.asking(), "");
     run.sent(kilobytes("m2", 2, 1), s(1));
@@ -199,9 +199,9 @@ fn by_kilobytes_more_is_asked_for_ahead_as_well() {
 }
 
 #[test]
-fn by_kilobytes_a_large_message_of_a_told_number_asks_for_its_size_and_the_last_one_gives_back_the_rest() {
+fn large_message_by_kilobyte_requests_its_size_and_last_debit_returns_rest() {
     let mut run = Run::new(2, "kilobyte:3", Policy::default());
-    run.yes();
+    run.accept();
     run.event(Event::Answered { leg: 1 }, s(0));
     let large = |transaction: u64, start: u64, flag: Flag| Sent {
         octets: 10 * 1024,
@@ -210,33 +210,33 @@ fn by_kilobytes_a_large_message_of_a_told_number_asks_for_its_size_and_the_last_
         ..chunk("m1", transaction, start, 0, flag)
     };
     run.sent(large(1, 1, Flag::More), s(1));
-    // 22 are left of 32; 40 of this message are to come, and 16 for the other.
+    // 22 of 32 are left; this message still needs 40, and the other one 16.
     assert_eq!(run.asking(), "reserve 34");
-    run.yes();
+    run.accept();
     for (chunk, flag) in [(1, Flag::More), (2, Flag::More), (3, Flag::More), (4, Flag::Last)] {
         run.sent(large(chunk + 1, chunk * 10 * 1024 + 1, flag), s(1));
     }
     (1..=5).for_each(|transaction| run.event(responded(transaction, 200), s(1)));
-    run.yes();
-    assert_eq!(run.asking(), "", "the second message may come");
+    run.accept();
+    assert_eq!(run.asking(), "", "the rest is kept for the second message");
     assert_eq!(run.session.reserved(), Units(3 * 16));
     deliver(&mut run, 9, 9, s(2));
     assert_eq!((run.session.reserved(), run.session.granted()), (Units(0), Quota(run.session.taken())));
-    // The first debit was greater than its reservation: the other one was to pay for the rest, and has so much less.
+    // The first debit exceeded its reservation, so the other one holds less by the excess.
     assert_eq!(requests(&run, 2), ["debit m1 response ends 0", "debit m9 response ends 1"]);
 }
 
 #[test]
-fn by_kilobytes_a_stopped_frame_asks_for_enough_for_a_frame() {
+fn stopped_frame_by_kilobyte_requests_whole_frame() {
     let mut run = Run::new(1, "kilobyte:3", Policy::default());
-    run.yes();
+    run.accept();
     run.event(Event::Stopped { message_id: "m1", why: Stop::Beyond }, s(1));
     assert_eq!(run.asking(), "reserve 16");
 }
 
 // Several reservations.
 
-/// Two of them: four messages of the first are with the client, and one of the second.
+/// Two reservations of four; four messages of the first and one of the second are delivered.
 fn two_reservations() -> Run {
     let mut run = Run::new(0, "message:5", Policy::default());
     run.answer(Response::granted(Quota(4), None));
@@ -249,13 +249,13 @@ fn two_reservations() -> Run {
 }
 
 #[test]
-fn debits_go_out_of_the_oldest_reservation_and_all_are_released_at_the_end() {
+fn debits_use_oldest_reservation_and_rest_is_released() {
     let mut run = two_reservations();
     for number in 1..=5 {
         run.event(responded(number, 200), s(2));
     }
     while run.asked.is_some() {
-        run.yes();
+        run.accept();
     }
     run.event(Event::Bye { leg: 1 }, s(3));
     run.settle();
@@ -265,37 +265,37 @@ fn debits_go_out_of_the_oldest_reservation_and_all_are_released_at_the_end() {
 }
 
 #[test]
-fn requests_are_numbered_within_their_reservation() {
+fn requests_are_numbered_within_reservation() {
     let mut run = two_reservations();
     run.event(responded(1, 200), s(2));
     let debit = run.asked.clone().expect("the debit");
     assert_eq!((debit.number, debit.sequence), (2, 1));
     run.session.resume(s(2));
     run.drain();
-    assert_eq!(run.asked.as_ref().map(|again| again.sequence), Some(1), "a resend has the same");
+    assert_eq!(run.asked.as_ref().map(|again| again.sequence), Some(1), "a resend has the same number");
 }
 
 #[test]
-fn a_refused_update_withdraws_what_may_still_pass_and_ends_its_reservation_alone() {
+fn refused_update_ends_its_reservation_only() {
     let mut run = two_reservations();
     run.event(responded(1, 200), s(2));
-    // 4012 to an UPDATE: what was used is deducted, and nothing is granted any more (RFC 8506, 9.1).
+    // 4012 to an UPDATE: the used units are deducted and nothing more is granted (RFC 8506, 9.1).
     let rest = Some(Grant { reserved: Some(Quota(0)), ..Grant::default() });
     run.answer(Response::Debited { balance: None, ended: false, rest });
     assert_eq!(requests(&run, 3), ["release of 0 with 0"]);
-    // Four are with the client, and four are held: none may pass.
+    // Four are delivered and four are reserved: no more may pass.
     assert_eq!((run.session.granted(), run.session.taken()), (Quota(5), 5));
     run.answer(Response::NoReservation);
     (2..=5).for_each(|number| run.event(responded(number, 200), s(2)));
     while run.asked.is_some() {
-        run.yes();
+        run.accept();
     }
     assert_eq!(requests(&run, 4).last().map(String::as_str), Some("debit m5 response ends 1"));
     assert_eq!((run.session.counts().debited, run.session.reserved()), (5, Units(0)));
 }
 
 #[test]
-fn without_any_reservation_what_is_with_the_client_is_debited_directly_or_its_debit_refused() {
+fn delivered_message_without_reservation_is_debited_directly() {
     let mut run = Run::open_with(2, Policy::default());
     send(&mut run, 1, 1, s(1));
     run.event(Event::Reauthorize { opened_by: 0 }, s(1));
@@ -306,13 +306,13 @@ fn without_any_reservation_what_is_with_the_client_is_debited_directly_or_its_de
     assert_eq!(asked(&run).1, Reservation::None);
     run.answer(denied(Denial::NoCredit));
     assert!(run.out.contains(&Output::DebitDenied { message_id: "m1".into(), denial: Denial::NoCredit }));
-    assert!(run.gate_closing());
+    assert!(run.is_gate_closing());
 }
 
 #[test]
-fn each_reservation_is_renewed_when_it_is_old_or_the_enabler_wants_it() {
+fn each_reservation_is_renewed_separately() {
     let valid = |seconds| Grant { quota: Quota(4), valid_for: Some(seconds), ..Grant::default() };
-    let mut run = Run::invited(0);
+    let mut run = Run::reserving(0);
     run.answer(Response::Granted(valid(60)));
     run.event(Event::Answered { leg: 1 }, s(0));
     send(&mut run, 1, 2, s(1));
@@ -328,16 +328,16 @@ fn each_reservation_is_renewed_when_it_is_old_or_the_enabler_wants_it() {
     assert!(run.asked.is_none());
 }
 
-/// A session with a grant of four messages, received at 0 and good for a minute.
+/// A session with a grant of four messages that is valid for a minute from 0 s on.
 fn valid_for_a_minute() -> Run {
-    let mut run = Run::invited(0);
+    let mut run = Run::reserving(0);
     run.answer(Response::Granted(Grant { quota: Quota(4), valid_for: Some(60), ..Grant::default() }));
     run.event(Event::Answered { leg: 1 }, s(0));
     run
 }
 
 #[test]
-fn a_validity_time_goes_on_over_a_restart_of_the_engine() {
+fn validity_continues_over_engine_restart() {
     let mut run = valid_for_a_minute();
     run.session.resume(s(20));
     assert_eq!(run.session.deadline(), Some(s(60)));
@@ -348,15 +348,15 @@ fn a_validity_time_goes_on_over_a_restart_of_the_engine() {
 }
 
 #[test]
-fn after_a_restart_of_the_machine_a_grant_is_good_for_its_validity_time_at_most() {
+fn validity_is_limited_after_machine_restart() {
     let mut run = valid_for_a_minute();
-    let begun_again = Time(s(0).0 / 2);
-    run.session.resume(begun_again);
-    assert_eq!(run.session.deadline(), Some(begun_again.after_seconds(60)));
+    let restarted_clock = Time(s(0).0 / 2);
+    run.session.resume(restarted_clock);
+    assert_eq!(run.session.deadline(), Some(restarted_clock.after_seconds(60)));
 }
 
 #[test]
-fn a_renewal_is_postponed_once() {
+fn renewal_is_postponed_once() {
     let mut run = valid_for_a_minute();
     assert!(!run.session.is_renewal_due(s(59)));
     assert!(run.session.is_renewal_due(s(60)));
@@ -367,7 +367,7 @@ fn a_renewal_is_postponed_once() {
     assert!(!run.session.is_renewal_due(s(80)));
     run.timer(s(80));
     assert_eq!(run.asking(), "reserve 0");
-    // An engine that starts paces it anew.
+    // A restarted engine may postpone it again.
     let mut run = valid_for_a_minute();
     run.session.postpone_renewals(s(60), s(80));
     run.session.resume(s(80));
@@ -375,7 +375,7 @@ fn a_renewal_is_postponed_once() {
 }
 
 #[test]
-fn a_repeated_renewal_waits_for_its_turn() {
+fn resent_renewal_is_rate_limited() {
     let mut run = valid_for_a_minute();
     run.timer(s(60));
     run.session.resume(s(61));
@@ -389,7 +389,7 @@ fn a_repeated_renewal_waits_for_its_turn() {
 
 #[test]
 fn reservations_are_bounded() {
-    let mut run = Run::invited(0);
+    let mut run = Run::reserving(0);
     run.answer(Response::granted(Quota(1), None));
     run.event(Event::Answered { leg: 1 }, s(0));
     for number in 1..200 {

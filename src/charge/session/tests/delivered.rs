@@ -1,19 +1,19 @@
-//! What was delivered is what is debited: to the last unit, whatever the Byte-Ranges say and however a message ends.
+//! What is debited equals what was delivered, whatever the Byte-Ranges say and however a message ends.
 
 use super::*;
 use crate::charge::tariff::Per;
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 
-/// A session by kilobyte at 3 units each, granted, answered and bound.
+/// A session charged 3 units per kilobyte, granted and answered.
 fn by_kilobyte(policy: Policy) -> Run {
     let mut run = Run::new(100, "kilobyte:3", policy);
-    run.yes();
+    run.accept();
     run.event(Event::Answered { leg: 1 }, s(0));
     run
 }
 
-/// A chunk of 8 KB, the `number`th of its message from 0.
+/// Chunk `number`, from 0, of a message in chunks of 8 KB.
 fn kilobytes(message_id: &'static str, number: u64, flag: Flag) -> Sent<'static> {
     let (start, octets) = (number * 8192 + 1, 8192);
     Sent { start, octets, taken: 8, flag, total: None, ..whole(message_id, number + 1) }
@@ -27,7 +27,7 @@ fn has_forgotten(run: &Run, message_id: &str) -> bool {
     run.out.contains(&Output::ForgetMessage { message_id: message_id.into() })
 }
 
-/// Message-ID, part, octets, and units of every debit that stands.
+/// Message-ID, part, octets and units of all acknowledged debits.
 fn paid(run: &Run) -> Vec<(&str, u32, u64, u64)> {
     let debited = |output| match output {
         &Output::Debited { ref message_id, part, octets, units, .. } => Some((&**message_id, part, octets, units.0)),
@@ -37,7 +37,7 @@ fn paid(run: &Run) -> Vec<(&str, u32, u64, u64)> {
 }
 
 #[test]
-fn a_413_for_the_first_chunk_stops_the_rest_and_what_has_passed_is_one_debit() {
+fn msrp_413_for_first_chunk_stops_rest() {
     let mut run = by_kilobyte(Policy::default());
     run.sent(kilobytes("m1", 0, Flag::More), s(1));
     run.event(responded(1, 413), s(2));
@@ -47,55 +47,55 @@ fn a_413_for_the_first_chunk_stops_the_rest_and_what_has_passed_is_one_debit() {
     run.sent(kilobytes("m1", 2, Flag::More), s(2));
     assert_eq!(run.session.deadline(), Some(s(4)));
     run.timer(s(4));
-    run.yes();
+    run.accept();
     assert_eq!(paid(&run), [("m1", 0, 3 * 8192, 3 * 24)]);
 }
 
 #[test]
-fn a_message_that_is_refused_after_its_last_chunk_is_debited_at_once() {
+fn message_refused_after_last_chunk_is_debited_at_once() {
     let mut run = by_kilobyte(Policy::default());
     run.sent(kilobytes("m1", 0, Flag::More), s(1));
     run.event(responded(1, 413), s(2));
     run.sent(kilobytes("m1", 1, Flag::Last), s(2));
-    run.yes();
+    run.accept();
     assert_eq!(paid(&run), [("m1", 0, 2 * 8192, 48)]);
     run.sent(kilobytes("m2", 0, Flag::Last), s(3));
     run.event(responded(1, 413), s(3));
-    run.yes();
+    run.accept();
     assert_eq!(paid(&run).last(), Some(&("m2", 0, 8192, 24)));
-    assert!(has_stopped(&run, "m2"), "nothing of it passes any more");
+    assert!(has_stopped(&run, "m2"), "the message is stopped at the gate");
 }
 
 #[test]
-fn the_sender_gives_up_a_message_that_was_refused_and_it_is_debited_at_once() {
+fn refused_message_is_debited_at_once_on_abort() {
     let mut run = by_kilobyte(Policy::default());
     run.sent(kilobytes("m1", 0, Flag::More), s(1));
     run.event(responded(1, 413), s(2));
     run.sent(abort("m1", 9), s(3));
-    run.yes();
-    assert_eq!((paid(&run), run.free().len()), (vec![("m1", 0, 8192, 24)], 0));
+    run.accept();
+    assert_eq!((paid(&run), run.not_charged().len()), (vec![("m1", 0, 8192, 24)], 0));
 }
 
 #[test]
-fn a_chunk_that_is_read_after_the_debit_is_debited_as_well() {
+fn chunk_read_after_debit_is_debited_separately() {
     let mut run = by_kilobyte(Policy::default());
     run.sent(kilobytes("m1", 1, Flag::Last), s(1));
     run.event(responded(2, 413), s(1));
-    run.yes();
+    run.accept();
     run.sent(kilobytes("m1", 0, Flag::More), s(1));
-    run.yes();
+    run.accept();
     assert_eq!(paid(&run), [("m1", 0, 8192, 24), ("m1", 1, 8192, 24)]);
     let rules: Vec<_> =
-        run.steps.iter().filter(|step| step.kind == TraceEventKind::Debited).map(|step| step.rule).collect();
+        run.trace.iter().filter(|event| event.kind == TraceEventKind::Debited).map(|event| event.rule).collect();
     assert_eq!(rules, [Some(Rule::ClientError(413)), Some(Rule::LateChunk)]);
 }
 
 #[test]
-fn by_message_later_chunks_of_a_settled_message_are_paid_for() {
+fn chunks_of_settled_message_are_free_by_message() {
     let mut run = Run::open();
     run.sent(chunk("m1", 1, 1, 50, Flag::More), s(1));
     run.event(responded(1, 413), s(2));
-    run.yes();
+    run.accept();
     for number in 2..60 {
         run.sent(chunk("m1", number, number * 50 + 1, 50, Flag::More), s(3));
     }
@@ -107,68 +107,68 @@ fn by_message_later_chunks_of_a_settled_message_are_paid_for() {
 }
 
 #[test]
-fn a_message_sent_anew_at_once_costs_what_it_is_although_the_gate_counts_on() {
+fn message_sent_again_after_abort_costs_its_own_size() {
     let mut run = by_kilobyte(Policy::default());
     let chunk = |number, taken, flag| Sent { octets: 1025, taken, flag, total: None, ..whole("m1", number) };
     run.sent(chunk(1, 2, Flag::More), s(1));
     run.sent(abort("m1", 2), s(2));
-    // 2050 octets have passed by now: 3 kilobytes, of which 2 were taken before.
+    // 2050 octets have passed so far: 3 kilobytes, of which 2 were taken before.
     run.sent(chunk(3, 1, Flag::Last), s(3));
     run.event(responded(3, 200), s(3));
-    run.yes();
-    assert_eq!((paid(&run), run.free().len()), (vec![("m1", 0, 1025, 6)], 1));
+    run.accept();
+    assert_eq!((paid(&run), run.not_charged().len()), (vec![("m1", 0, 1025, 6)], 1));
 }
 
 #[test]
-fn a_message_id_that_was_given_up_is_charged_like_a_new_one() {
+fn aborted_message_id_is_charged_like_new() {
     let mut run = Run::open();
     run.sent(chunk("m1", 1, 1, 50, Flag::More), s(1));
     run.sent(abort("m1", 2), s(2));
     run.timer(s(4));
-    assert_eq!(run.free(), ["abort=release"]);
+    assert_eq!(run.not_charged(), ["abort=release"]);
     assert!(has_forgotten(&run, "m1"));
-    assert_eq!(run.session.granted(), Quota(9), "the unit serves another message");
+    assert_eq!(run.session.granted(), Quota(9), "the unit is available to another message");
     run.sent(whole("m1", 3), s(60));
     run.event(responded(3, 200), s(61));
-    run.yes();
+    run.accept();
     assert_eq!(paid(&run), [("m1", 0, 100, 5)]);
 }
 
 #[test]
-fn a_message_id_that_is_sent_again_before_its_end_is_known_is_charged_once() {
-    // In the two seconds after the `#`, and while the gate has not forgotten it.
+fn aborted_message_id_sent_again_at_once_is_charged_once() {
+    // Within two seconds after the `#`, and before the gate has forgotten the message.
     for (again, timer) in [(3, s(2)), (4, s(4))] {
         let mut run = Run::open();
         run.sent(chunk("m1", 1, 1, 50, Flag::More), s(1));
         run.sent(abort("m1", 2), s(2));
         run.timer(timer);
         run.sent(Sent { taken: 0, ..chunk("m1", 3, 1, 50, Flag::More) }, s(again));
-        assert_eq!((run.free(), run.session.granted()), (vec!["abort=release"], Quota(8)), "{again}");
-        // The gate has forgotten it now.
+        assert_eq!((run.not_charged(), run.session.granted()), (vec!["abort=release"], Quota(8)), "{again}");
+        // The gate has forgotten the message.
         run.sent(Sent { taken: u32::from(again == 4), ..chunk("m1", 4, 51, 50, Flag::Last) }, s(5));
         run.event(responded(3, 200), s(5));
         run.event(responded(4, 200), s(5));
-        run.yes();
+        run.accept();
         assert_eq!(paid(&run), [("m1", 0, 100, 5)]);
         let taken = 1 + u32::from(again == 4);
-        assert_eq!(run.session.granted().0 - run.session.taken(), 8 - 1, "{again}: one is used, of {taken} taken");
+        assert_eq!(run.session.granted().0 - run.session.taken(), 8 - 1, "{again}: one of {taken} taken is used");
     }
 }
 
 #[test]
-fn an_abort_after_the_last_octet_means_nothing() {
-    let told = Sent { total: Some(100), ..chunk("m1", 2, 51, 50, Flag::More) };
-    for last in [chunk("m1", 2, 51, 50, Flag::Last), told] {
+fn abort_after_last_octet_is_ignored() {
+    let with_total = Sent { total: Some(100), ..chunk("m1", 2, 51, 50, Flag::More) };
+    for last in [chunk("m1", 2, 51, 50, Flag::Last), with_total] {
         let mut run = Run::open();
         run.sent(chunk("m1", 1, 1, 50, Flag::More), s(1));
         run.sent(last, s(1));
         run.sent(abort("m1", 9), s(2));
         run.timer(s(10));
-        assert_eq!(run.free(), [""; 0]);
+        assert_eq!(run.not_charged(), [""; 0]);
         run.timer(s(31));
         assert_eq!(run.debits(), ["debit m1 timeout"]);
     }
-    // Read before the last octet, through another ring.
+    // The abort is read before the last octet, from another ring.
     let mut run = Run::open();
     run.sent(abort("m1", 9), s(3));
     run.sent(whole("m1", 1), s(2));
@@ -177,7 +177,7 @@ fn an_abort_after_the_last_octet_means_nothing() {
 }
 
 #[test]
-fn every_free_end_charges_the_message_id_anew() {
+fn uncharged_message_id_is_charged_like_new() {
     let release = policy(|p| (p.server_error, p.close, p.report) = (Settle::Release, Settle::Release, Settle::Release));
     let ends: [&dyn Fn(&mut Run); 4] = [
         &|run| run.event(responded(1, 506), s(2)),
@@ -185,9 +185,9 @@ fn every_free_end_charges_the_message_id_anew() {
         &|run| run.event(unsent("m1", 1), s(2)),
         &|run| {
             run.event(responded(1, 200), s(2));
-            run.yes();
+            run.accept();
             run.event(reported("m1", 1, Some(100), 415), s(2));
-            run.yes();
+            run.accept();
         },
     ];
     for (number, end) in ends.into_iter().enumerate() {
@@ -199,23 +199,23 @@ fn every_free_end_charges_the_message_id_anew() {
             let before = paid(&run).len();
             run.sent(whole("m1", 2), s(60));
             run.event(responded(2, 200), s(61));
-            run.yes();
+            run.accept();
             assert_eq!(paid(&run).len(), before + 1, "{number}");
         }
     }
 }
 
 #[test]
-fn a_position_costs_nothing() {
+fn position_of_chunk_is_not_charged() {
     let mut run = by_kilobyte(Policy::default());
     run.sent(Sent { start: 1_000_000_001, octets: 5, ..whole("m1", 1) }, s(1));
     run.event(responded(1, 413), s(1));
-    run.yes();
+    run.accept();
     assert_eq!(paid(&run), [("m1", 0, 5, 3)]);
 }
 
 #[test]
-fn a_message_that_the_gate_has_stopped_ends_when_what_passed_is_answered() {
+fn stopped_message_is_settled_when_passed_chunks_are_answered() {
     let mut run = by_kilobyte(Policy::default());
     run.sent(kilobytes("m1", 0, Flag::More), s(1));
     run.sent(kilobytes("m1", 1, Flag::More), s(1));
@@ -225,12 +225,12 @@ fn a_message_that_the_gate_has_stopped_ends_when_what_passed_is_answered() {
     assert_eq!(run.debits(), [""; 0]);
     run.event(responded(2, 200), s(2));
     assert_eq!(run.debits(), ["debit m1 response"]);
-    run.yes();
+    run.accept();
     assert_eq!(paid(&run), [("m1", 0, 2 * 8192, 48)]);
 }
 
 #[test]
-fn a_message_that_the_gate_has_stopped_ends_by_its_timer() {
+fn stopped_message_is_settled_by_timeout() {
     let mut run = by_kilobyte(Policy::default());
     run.sent(kilobytes("m1", 0, Flag::More), s(1));
     run.event(Event::Stopped { message_id: "m1", why: Stop::Beyond }, s(1));
@@ -240,7 +240,7 @@ fn a_message_that_the_gate_has_stopped_ends_by_its_timer() {
 }
 
 #[test]
-fn a_message_whose_last_chunk_never_comes_or_that_has_a_gap_ends_by_its_timer() {
+fn incomplete_message_is_settled_by_timeout() {
     let gap = chunk("m1", 2, 200, 50, Flag::Last);
     for (mut run, second) in [(Run::open(), None), (Run::open(), Some(gap)), (by_kilobyte(Policy::default()), None)] {
         run.sent(chunk("m1", 1, 1, 50, Flag::More), s(1));
@@ -257,7 +257,7 @@ fn a_message_whose_last_chunk_never_comes_or_that_has_a_gap_ends_by_its_timer() 
 }
 
 #[test]
-fn a_session_that_is_stored_in_parts_is_the_same() {
+fn session_restored_from_parts_is_equal() {
     let mut run = Run::open_with(500, policy(|p| p.report = Settle::Release));
     let (mut parts, mut written) = (BTreeMap::new(), Vec::new());
     for number in 0..400 {
@@ -267,7 +267,7 @@ fn a_session_that_is_stored_in_parts_is_the_same() {
             run.event(responded(number, 200), s(1));
         }
         if number % 2 == 0 && run.asked.is_some() {
-            run.yes();
+            run.accept();
         }
         let head = run.session.head();
         let changed = run.session.take_changed_parts();
@@ -281,10 +281,10 @@ fn a_session_that_is_stored_in_parts_is_the_same() {
         assert_eq!((&again.debits, &again.refundable), (&messages.debits, &messages.refundable));
     }
     let most = written.iter().max().expect("some");
-    assert!(*most < 12_000, "{most} octets for one message among many");
+    assert!(*most < 12_000, "{most} octets stored for one message");
 }
 
-/// What the gate remembers of a message: as in shared memory.
+/// State of a message at the gate.
 #[derive(Clone, Copy, PartialEq)]
 enum Word {
     New,
@@ -292,7 +292,7 @@ enum Word {
     Stopped,
 }
 
-/// A gate and the rings behind it: events wait there for a while, each ring in its order.
+/// A model of the gate and two rings; events stay in a ring until it is read, in order.
 struct World {
     run: Run,
     per: Per,
@@ -319,7 +319,7 @@ impl World {
         let policy = policy(|p| p.server_error = Settle::Release);
         let tariff = if per == Per::Message { "message:1" } else { "kilobyte:1" };
         let mut run = Run::new(200, tariff, policy);
-        run.yes();
+        run.accept();
         run.event(Event::Answered { leg: 1 }, s(0));
         World { run, per, words: BTreeMap::new(), rings: [vec![], vec![]], taken: 0, sent_at: 0, now: 0 }
     }
@@ -328,7 +328,7 @@ impl World {
         Time(s(1).0 + self.now * 100_000)
     }
 
-    /// What the gate takes.
+    /// Returns what the gate takes for a chunk; `None` if it stops the chunk.
     fn pass(&mut self, id: &'static str, octets: u64) -> Option<u32> {
         let word = self.words.entry(id).or_insert(Word::New);
         let kilobytes = |octets: u64| octets.div_ceil(1024).max(1);
@@ -348,10 +348,10 @@ impl World {
         Some(cost as u32)
     }
 
-    /// Does what the session wants of the gate, as after a commit.
-    fn obey(&mut self) {
+    /// Executes the outputs for the gate and accepts all requests.
+    fn execute_outputs(&mut self) {
         while self.run.asked.is_some() {
-            self.run.yes();
+            self.run.accept();
         }
         for output in &self.run.out[self.sent_at..] {
             let (id, word) = match output {
@@ -380,11 +380,11 @@ impl World {
             }
             Act::Answer { transaction, code, ring } => self.rings[ring].push((responded(transaction, code), at)),
             Act::Read { ring } => {
-                // No ring is read later than the others by more than a moment.
+                // No ring is read much later than the others.
                 for (event, at) in std::mem::take(&mut self.rings[ring]) {
                     self.run.event(event, at);
                 }
-                self.obey();
+                self.execute_outputs();
             }
             Act::Wait { tenths } => {
                 for ring in 0..2 {
@@ -392,21 +392,21 @@ impl World {
                 }
                 self.now += tenths;
                 self.run.timer(self.time());
-                self.obey();
+                self.execute_outputs();
             }
             Act::Lose => self.rings[0].push((Event::ConnectionLost { connection: SERVER }, at)),
         }
     }
 
     fn end(&mut self) {
-        // Nothing is given back to a grant that is closed: what was given up is settled before.
+        // A closed grant gets nothing back, so aborted messages are settled first.
         self.act(0, &Act::Wait { tenths: 25 });
         self.run.event(Event::Bye { leg: 1 }, self.time());
         self.run.session.gate_closed(self.taken, self.time());
         self.run.drain();
         self.now += 30;
         self.run.timer(self.time());
-        self.obey();
+        self.execute_outputs();
         assert_eq!(self.run.session.phase(), "closed");
     }
 }
@@ -427,9 +427,9 @@ fn act() -> impl Strategy<Value = Act> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
 
-    /// Over a whole session: what the gate took is debited, or was given back to the grant; no debit is of nothing.
+    /// Over a whole session, what the gate took is debited or returned to the grant, and no debit is empty.
     #[test]
-    fn what_was_taken_is_debited_or_given_back(acts in proptest::collection::vec(act(), 1..60), by_size: bool) {
+    fn quota_taken_is_debited_or_returned(acts in proptest::collection::vec(act(), 1..60), by_size: bool) {
         let mut world = World::new(if by_size { Per::Kilobyte } else { Per::Message });
         for (number, act) in acts.iter().enumerate() {
             world.act(number as u64, act);
@@ -439,9 +439,9 @@ proptest! {
         prop_assert!(paid(&world.run).iter().all(|debit| debit.3 > 0 && debit.2 > 0), "{:?}", paid(&world.run));
         let granted: u64 = world.run.asks().iter().filter_map(|ask| ask.strip_prefix("reserve ")?.parse::<u64>().ok()).sum();
         let more = u64::from(world.run.session.granted().0);
-        // Given back less what the session took itself. What a message did not cost is not given back to a closed grant.
+        // The grant grows by what is returned and shrinks by what the session takes itself.
         prop_assert!(i128::from(debited) <= i128::from(world.taken) - (i128::from(more) - i128::from(granted)));
-        // No debit is below the price of what it is for.
+        // Every first debit equals the price of its octets.
         let price = |octets: u64| if by_size { octets.div_ceil(1024) } else { 1 };
         let mut first = paid(&world.run).into_iter().filter(|debit| debit.1 == 0);
         prop_assert!(first.all(|debit| debit.3 == price(debit.2)), "{:?}", paid(&world.run));

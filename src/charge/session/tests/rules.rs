@@ -1,47 +1,47 @@
-//! Each decision names the rule that made it, and the message and the money that it is about.
+//! The trace: each decision names its rule, message and amount.
 
 use super::*;
 
-/// What a step says beside its time and its money: `what rule`, and the cause and code where there are any.
-fn line(step: &TraceEvent) -> String {
-    let mut line = step.kind.as_str().to_owned();
+/// Summary of a trace event: kind, rule, cause and code.
+fn line(event: &TraceEvent) -> String {
+    let mut line = event.kind.as_str().to_owned();
     let mut add = |word: &str| line = format!("{line} {word}");
-    step.rule.map(|rule| rule.as_str()).into_iter().for_each(&mut add);
-    step.rule.and_then(Rule::cause).into_iter().for_each(&mut add);
-    if step.code != 0 {
-        add(&step.code.to_string());
+    event.rule.map(|rule| rule.as_str()).into_iter().for_each(&mut add);
+    event.rule.and_then(Rule::cause).into_iter().for_each(&mut add);
+    if event.code != 0 {
+        add(&event.code.to_string());
     }
     line
 }
 
 impl Run {
-    /// The steps of this kind.
-    fn of(&self, what: TraceEventKind) -> Vec<String> {
-        self.steps.iter().filter(|step| step.kind == what).map(line).collect()
+    /// Summaries of the trace events of a kind.
+    fn of(&self, kind: TraceEventKind) -> Vec<String> {
+        self.trace.iter().filter(|event| event.kind == kind).map(line).collect()
     }
 
-    fn step(&self, what: TraceEventKind) -> &TraceEvent {
-        self.steps.iter().rfind(|step| step.kind == what).unwrap_or_else(|| panic!("no {} step", what.as_str()))
+    fn last(&self, kind: TraceEventKind) -> &TraceEvent {
+        self.trace.iter().rfind(|event| event.kind == kind).unwrap_or_else(|| panic!("no {} event", kind.as_str()))
     }
 
-    /// One message went out; something becomes of it, and the session ends.
-    fn with_a_message(policy: Policy, becomes: impl FnOnce(&mut Run)) -> Run {
+    /// A session with one message, after `settle` and its debit.
+    fn with_message(policy: Policy, settle: impl FnOnce(&mut Run)) -> Run {
         let mut run = Run::open_with(8, policy);
         run.sent(whole("m1", 1), s(1));
-        becomes(&mut run);
+        settle(&mut run);
         if run.asked.is_some() {
-            run.yes();
+            run.accept();
         }
         run
     }
 }
 
 #[test]
-fn a_ladder_tells_what_was_asked_answered_and_paid() {
-    let mut run = Run::with_a_message(Policy::default(), |run| run.event(responded(1, 200), s(2)));
+fn trace_lists_requests_answers_and_debits() {
+    let mut run = Run::with_message(Policy::default(), |run| run.event(responded(1, 200), s(2)));
     run.event(Event::Bye { leg: 1 }, s(3));
     run.settle();
-    let lines: Vec<_> = run.steps.iter().map(line).collect();
+    let lines: Vec<_> = run.trace.iter().map(line).collect();
     let wanted = [
         "invite",
         "reserve invite",
@@ -58,27 +58,27 @@ fn a_ladder_tells_what_was_asked_answered_and_paid() {
         "closed bye",
     ];
     assert_eq!(lines, wanted);
-    let debit = run.step(TraceEventKind::Debit);
+    let debit = run.last(TraceEventKind::Debit);
     assert_eq!((debit.message_id.as_deref(), debit.octets, debit.request), (Some("m1"), 100, Some(1)));
     assert_eq!((debit.quota, debit.units, debit.micros), (Some(Quota(1)), Some(Units(5)), 2_000_000));
     for what in [TraceEventKind::Send, TraceEventKind::Response, TraceEventKind::Debited] {
-        assert_eq!(run.step(what).message_id.as_deref(), Some("m1"), "{}", what.as_str());
+        assert_eq!(run.last(what).message_id.as_deref(), Some("m1"), "{}", what.as_str());
     }
-    assert_eq!(run.step(TraceEventKind::Debited).balance, Some(7));
+    assert_eq!(run.last(TraceEventKind::Debited).balance, Some(7));
     assert_eq!(
-        (run.step(TraceEventKind::Granted).units, run.step(TraceEventKind::Granted).balance),
+        (run.last(TraceEventKind::Granted).units, run.last(TraceEventKind::Granted).balance),
         (Some(Units(40)), Some(7))
     );
-    // Of 8 reserved, one is used.
+    // One of 8 is used.
     assert_eq!(
-        (run.step(TraceEventKind::Release).quota, run.step(TraceEventKind::Release).units),
+        (run.last(TraceEventKind::Release).quota, run.last(TraceEventKind::Release).units),
         (Some(Quota(7)), Some(Units(35)))
     );
-    assert_eq!(run.step(TraceEventKind::Closed).messages, 1);
+    assert_eq!(run.last(TraceEventKind::Closed).messages, 1);
 }
 
 #[test]
-fn an_answer_makes_a_debit_by_its_own_rule() {
+fn answer_debits_by_rule_of_its_code() {
     let release = policy(|p| p.server_error = Settle::Release);
     for (policy, code, wanted) in [
         (Policy::default(), 415, "debit 4xx 415"),
@@ -86,24 +86,24 @@ fn an_answer_makes_a_debit_by_its_own_rule() {
         (Policy::default(), 408, "debit 408 408"),
         (release, 506, "not-debited 5xx=release 506"),
     ] {
-        let run = Run::with_a_message(policy, |run| run.event(responded(1, code), s(2)));
+        let run = Run::with_message(policy, |run| run.event(responded(1, code), s(2)));
         let decided = if wanted.starts_with("not") { TraceEventKind::NotDebited } else { TraceEventKind::Debit };
         assert_eq!(run.of(decided), [wanted]);
-        assert_eq!(run.step(decided).message_id.as_deref(), Some("m1"));
-        assert_eq!(run.step(decided).units, Some(Units(5)));
+        assert_eq!(run.last(decided).message_id.as_deref(), Some("m1"));
+        assert_eq!(run.last(decided).units, Some(Units(5)));
     }
 }
 
 #[test]
-fn silence_makes_a_debit_by_the_timer_that_ran_out() {
-    let run = Run::with_a_message(Policy { response_timeout: 12, ..Policy::default() }, |run| run.timer(s(13)));
+fn timeout_debits_by_rule_of_its_timer() {
+    let run = Run::with_message(Policy { response_timeout: 12, ..Policy::default() }, |run| run.timer(s(13)));
     assert_eq!(run.of(TraceEventKind::Timeout), ["timeout response_timeout"]);
     assert_eq!(run.of(TraceEventKind::Debit), ["debit response_timeout"]);
-    assert_eq!(run.step(TraceEventKind::Debit).rule.and_then(Rule::seconds), Some(12));
+    assert_eq!(run.last(TraceEventKind::Debit).rule.and_then(Rule::seconds), Some(12));
 }
 
 #[test]
-fn what_ended_the_wait_is_named_with_the_policy() {
+fn close_rule_names_policy_and_cause() {
     let ends: [(Event<'_>, &str); 4] = [
         (Event::Bye { leg: 1 }, "bye"),
         (Event::HostStopped, "host-stopped"),
@@ -117,7 +117,7 @@ fn what_ended_the_wait_is_named_with_the_policy() {
         ] {
             let policy = policy(|p| p.close = close);
             let end = end.clone();
-            let run = Run::with_a_message(policy, |run| {
+            let run = Run::with_message(policy, |run| {
                 run.event(end, s(2));
                 run.gate_closed(s(2));
             });
@@ -125,16 +125,16 @@ fn what_ended_the_wait_is_named_with_the_policy() {
         }
     }
     let lost = Event::ConnectionLost { connection: SERVER };
-    let run = Run::with_a_message(Policy::default(), |run| run.event(lost, s(2)));
+    let run = Run::with_message(Policy::default(), |run| run.event(lost, s(2)));
     assert_eq!(run.of(TraceEventKind::Debit), ["debit close=debit connection-lost"]);
-    assert_eq!(run.step(TraceEventKind::ConnectionLost).messages, 1);
-    let mut idle = Run::with_a_message(policy(|p| p.response_timeout = 3600), |run| run.timer(s(302)));
+    assert_eq!(run.last(TraceEventKind::ConnectionLost).messages, 1);
+    let mut idle = Run::with_message(policy(|p| p.response_timeout = 3600), |run| run.timer(s(302)));
     idle.settle();
     assert_eq!(idle.of(TraceEventKind::Debit), ["debit close=debit idle"]);
 }
 
 #[test]
-fn a_message_given_up_names_the_policy_of_abort() {
+fn abort_rule_names_policy() {
     for (choice, what, wanted) in [
         (Settle::Release, TraceEventKind::NotDebited, "not-debited abort=release"),
         (Settle::Debit, TraceEventKind::Debit, "debit abort=debit"),
@@ -149,7 +149,7 @@ fn a_message_given_up_names_the_policy_of_abort() {
 }
 
 #[test]
-fn a_report_is_named_where_it_decides() {
+fn debit_on_report_rule_is_named() {
     let mut run = Run::open_with(8, policy(|p| p.debit_on = DebitOn::Report));
     run.sent(Sent { success_report: true, ..whole("m1", 1) }, s(1));
     run.event(responded(1, 200), s(2));
@@ -158,24 +158,24 @@ fn a_report_is_named_where_it_decides() {
 }
 
 #[test]
-fn a_refund_names_the_report_before_and_after_the_debit_stands() {
+fn refund_rule_names_report() {
     let report = reported("m1", 1, None, 413);
-    // The debit stands, is on its way, or waits for another request.
-    let stands = |run: &mut Run| {
+    // The debit is acknowledged, pending or queued.
+    let acknowledged = |run: &mut Run| {
         run.event(responded(1, 200), s(2));
-        run.yes();
+        run.accept();
         run.event(report.clone(), s(3));
     };
-    let flies = |run: &mut Run| {
+    let pending = |run: &mut Run| {
         run.event(responded(1, 200), s(2));
         run.event(report.clone(), s(3));
-        run.yes();
+        run.accept();
     };
     let refunds = policy(|p| p.report = Settle::Release);
-    for run in [Run::with_a_message(refunds, stands), Run::with_a_message(refunds, flies)] {
+    for run in [Run::with_message(refunds, acknowledged), Run::with_message(refunds, pending)] {
         assert_eq!(run.of(TraceEventKind::Refund), ["refund report=release 413"]);
         assert_eq!(run.of(TraceEventKind::Refunded), ["refunded report=release 413"]);
-        assert_eq!(run.step(TraceEventKind::Refunded).message_id.as_deref(), Some("m1"));
+        assert_eq!(run.last(TraceEventKind::Refunded).message_id.as_deref(), Some("m1"));
     }
     let mut waits = Run::open_with(8, refunds);
     for (name, transaction) in [("m0", 1), ("m1", 2)] {
@@ -187,32 +187,32 @@ fn a_refund_names_the_report_before_and_after_the_debit_stands() {
 }
 
 #[test]
-fn a_refusal_names_the_enablers_reason() {
-    let mut run = Run::invited(8);
+fn denial_names_reason_of_enabler() {
+    let mut run = Run::reserving(8);
     run.answer(Response::Denied(Denial::NoCredit));
     assert_eq!(run.of(TraceEventKind::Denied), ["denied no-credit 4012"]);
     assert_eq!(run.of(TraceEventKind::Verdict), ["verdict no-credit 4012"]);
     assert_eq!(run.of(TraceEventKind::Closed), ["closed no-credit 4012"]);
-    assert_eq!(run.step(TraceEventKind::Denied).request, Some(0));
+    assert_eq!(run.last(TraceEventKind::Denied).request, Some(0));
     let mut run = Run::open();
     run.sent(whole("m1", 1), s(1));
     run.event(responded(1, 200), s(2));
     run.answer(Response::Denied(Denial::Refused(5012)));
     assert_eq!(run.of(TraceEventKind::NotDebited), ["not-debited refused 5012"]);
-    assert_eq!(run.step(TraceEventKind::Denied).message_id.as_deref(), Some("m1"));
+    assert_eq!(run.last(TraceEventKind::Denied).message_id.as_deref(), Some("m1"));
 }
 
 #[test]
-fn a_stopped_message_and_what_it_asks_for_are_beyond_the_grant() {
+fn stopped_message_requests_beyond_grant() {
     let mut run = Run::open();
     run.event(Event::Stopped { message_id: "m9", why: Stop::Beyond }, s(1));
     assert_eq!(run.of(TraceEventKind::Stopped), ["stopped beyond-grant"]);
-    assert_eq!(run.step(TraceEventKind::Stopped).message_id.as_deref(), Some("m9"));
+    assert_eq!(run.last(TraceEventKind::Stopped).message_id.as_deref(), Some("m9"));
     assert_eq!(run.of(TraceEventKind::Reserve), ["reserve invite", "reserve beyond-grant"]);
 }
 
 #[test]
-fn more_is_asked_for_by_the_rule_that_wants_it() {
+fn reserve_names_rule_that_requested_it() {
     let mut run = Run::open_with(0, Policy::default());
     for number in 0..32 {
         run.event(Event::Sent(Sent { message_id: &number.to_string(), ..whole("", number) }), s(1));
@@ -221,10 +221,10 @@ fn more_is_asked_for_by_the_rule_that_wants_it() {
     let mut run = Run::open();
     run.event(Event::Reauthorize { opened_by: 0 }, s(1));
     assert_eq!(run.of(TraceEventKind::Reserve).last().map(String::as_str), Some("reserve reauthorization"));
-    let mut run = Run::invited(8);
+    let mut run = Run::reserving(8);
     run.answer(Response::Denied(Denial::NotSoMany));
     assert_eq!(run.of(TraceEventKind::Reserve), ["reserve invite", "reserve one-at-least"]);
-    let mut run = Run::invited(8);
+    let mut run = Run::reserving(8);
     let grant = Grant { quota: Quota(8), valid_for: Some(10), ..Grant::default() };
     run.answer(Response::Granted(grant));
     run.timer(s(11));
@@ -234,7 +234,7 @@ fn more_is_asked_for_by_the_rule_that_wants_it() {
 }
 
 #[test]
-fn what_is_given_without_a_reservation_says_why() {
+fn unreserved_grant_names_its_rule() {
     let mut run = Run::new(8, "message:5", policy(|p| p.on_failure = OnFailure::Grant));
     run.answer(Response::Failed(Failure::Silent));
     assert_eq!(run.of(TraceEventKind::Granted), ["granted on_failure=grant"]);
@@ -242,14 +242,14 @@ fn what_is_given_without_a_reservation_says_why() {
     assert_eq!(run.of(TraceEventKind::Release), ["release maybe-held"]);
     let run = Run::new(8, "message:5", policy(|p| p.model = Model::Immediate));
     assert_eq!(run.of(TraceEventKind::Granted), ["granted model=immediate"]);
-    let mut run = Run::invited(8);
+    let mut run = Run::reserving(8);
     run.answer(Response::Free);
     assert_eq!(run.of(TraceEventKind::Free), ["free free-of-charge 4011"]);
 }
 
 #[test]
-fn a_grant_that_comes_too_late_is_released_as_such() {
-    let mut run = Run::invited(8);
+fn late_grant_is_released_by_its_rule() {
+    let mut run = Run::reserving(8);
     run.answer(Response::Failed(Failure::Unreachable));
     run.session.on_late_grant(0, None, s(9));
     run.drain();
@@ -258,7 +258,7 @@ fn a_grant_that_comes_too_late_is_released_as_such() {
 }
 
 #[test]
-fn what_is_held_back_and_how_it_is_resolved_are_named() {
+fn held_back_and_resolved_requests_are_traced() {
     for (again, word) in [(true, "outbox.resend"), (false, "outbox.release")] {
         let mut run = Run::open_with(8, policy(|p| p.resend = Resend::Hold));
         run.sent(whole("m1", 1), s(1));
@@ -274,7 +274,7 @@ fn what_is_held_back_and_how_it_is_resolved_are_named() {
 }
 
 #[test]
-fn what_waits_is_listed_with_its_age_and_its_price() {
+fn unsettled_items_are_listed_with_time_and_price() {
     let mut run = Run::open();
     run.sent(whole("m1", 1), s(1));
     run.sent(whole("m2", 2), s(3));
@@ -284,14 +284,14 @@ fn what_waits_is_listed_with_its_age_and_its_price() {
     run.event(responded(1, 200), s(4));
     run.event(responded(2, 415), s(5));
     let waiting: Vec<_> = run.session.unacknowledged().collect();
-    let told: Vec<_> = waiting.iter().map(|one| (one.kind.as_str(), one.state, one.message_id, one.since)).collect();
-    assert_eq!(told, [("debit", "asked", Some("m1"), s(4)), ("debit", "queued", Some("m2"), s(5))]);
+    let listed: Vec<_> = waiting.iter().map(|one| (one.kind.as_str(), one.state, one.message_id, one.since)).collect();
+    assert_eq!(listed, [("debit", "asked", Some("m1"), s(4)), ("debit", "queued", Some("m2"), s(5))]);
     assert_eq!(run.session.oldest_debit(), Some(s(4)));
     assert!(run.session.has_unsettled_work());
 }
 
 #[test]
-fn many_messages_hide_no_decision_and_what_is_dropped_is_counted() {
+fn trace_limits_keep_money_events_and_count_dropped() {
     let mut run = Run::open();
     let most = TraceClass::Traffic.events_max() as usize;
     let messages = most as u64 + 100;
@@ -300,12 +300,12 @@ fn many_messages_hide_no_decision_and_what_is_dropped_is_counted() {
         run.event(Event::Sent(Sent { message_id: &id, ..whole("", number) }), s(1));
         run.event(responded(number, 200), s(1));
         while run.asked.is_some() {
-            run.yes();
+            run.accept();
         }
     }
     assert_eq!(run.of(TraceEventKind::Debited).len() as u64, messages);
-    let traffic = run.steps.iter().filter(|step| step.kind.class() == TraceClass::Traffic).count();
-    // The 2xx to the INVITE, and for each message a SEND and a response.
+    let traffic = run.trace.iter().filter(|event| event.kind.class() == TraceClass::Traffic).count();
+    // The 2xx to the INVITE, and a SEND and a response for each message.
     assert_eq!((traffic, run.session.trace_events_dropped() as usize), (most, 1 + 2 * messages as usize - most));
     for number in 0..400 {
         run.event(Event::Stopped { message_id: "m", why: Stop::Beyond }, s(2 + number));
@@ -317,21 +317,21 @@ fn many_messages_hide_no_decision_and_what_is_dropped_is_counted() {
 }
 
 #[test]
-fn every_word_of_a_step_is_its_own() {
+fn trace_event_names_are_unique() {
     let words: std::collections::BTreeSet<_> = TraceEventKind::ALL.iter().map(|kind| kind.as_str()).collect();
     assert_eq!(words.len(), TraceEventKind::ALL.len());
 }
 
 #[test]
-fn requests_have_the_numbers_with_which_they_are_sent() {
+fn trace_numbers_requests_within_reservation() {
     let mut run = Run::open();
     run.sent(whole("m1", 1), s(1));
     run.event(responded(1, 200), s(2));
     let asked = run.asked.clone().expect("a request");
-    assert_eq!(run.steps.last().and_then(|step| step.request), Some(asked.sequence));
-    // The enabler has lost the reservation: numbers count from the request that opens the next one.
+    assert_eq!(run.trace.last().and_then(|event| event.request), Some(asked.sequence));
+    // The enabler has lost the reservation: numbers restart with the request that opens the next one.
     run.answer(Response::NoReservation);
-    assert_eq!(run.step(TraceEventKind::NoReservation).request, Some(asked.sequence));
+    assert_eq!(run.last(TraceEventKind::NoReservation).request, Some(asked.sequence));
     let next = run.asked.clone().expect("a request");
-    assert_eq!((next.sequence, run.steps.last().and_then(|step| step.request)), (0, Some(0)));
+    assert_eq!((next.sequence, run.trace.last().and_then(|event| event.request)), (0, Some(0)));
 }

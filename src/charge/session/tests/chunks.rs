@@ -1,0 +1,171 @@
+//! Messages in chunks, messages that pass or are sent twice, and messages that cannot be relayed.
+
+use super::*;
+
+#[test]
+fn chunked_message_is_debited_after_last_200() {
+    let mut run = Run::open();
+    run.sent(chunk("m1", 1, 1, 50, Flag::More), s(1));
+    run.sent(chunk("m1", 2, 51, 50, Flag::Last), s(1));
+    run.event(responded(1, 200), s(2));
+    assert_eq!(run.debits(), [""; 0]);
+    run.event(responded(2, 200), s(2));
+    assert_eq!(run.debits(), ["debit m1 response"]);
+}
+
+#[test]
+fn chunks_and_200s_are_accepted_in_any_order() {
+    let mut run = Run::open();
+    run.sent(chunk("m1", 2, 51, 50, Flag::Last), s(1));
+    run.event(responded(2, 200), s(2));
+    assert_eq!(run.debits(), [""; 0]);
+    run.event(responded(1, 200), s(2));
+    run.sent(chunk("m1", 1, 1, 50, Flag::More), s(1));
+    assert_eq!(run.debits(), ["debit m1 response"]);
+}
+
+#[test]
+fn msrp_4xx_for_any_chunk_debits_once() {
+    let mut run = Run::open();
+    run.sent(chunk("m1", 1, 1, 50, Flag::More), s(1));
+    run.event(responded(1, 413), s(2));
+    run.sent(chunk("m1", 2, 51, 50, Flag::More), s(2));
+    run.event(responded(2, 413), s(2));
+    run.sent(abort("m1", 3), s(3));
+    run.event(Event::Bye { leg: 1 }, s(4));
+    run.settle();
+    assert_eq!(run.debits(), ["debit m1 error 413"]);
+    assert_eq!(run.not_charged(), [""; 0]);
+}
+
+#[test]
+fn silence_on_one_chunk_debits_message() {
+    let mut run = Run::open();
+    run.sent(chunk("m1", 1, 1, 50, Flag::More), s(1));
+    run.sent(chunk("m1", 2, 51, 50, Flag::Last), s(5));
+    run.event(responded(2, 200), s(6));
+    run.timer(s(31));
+    assert_eq!(run.debits(), ["debit m1 timeout"]);
+}
+
+#[test]
+fn empty_last_chunk_completes_message() {
+    let mut run = Run::open();
+    run.sent(chunk("m1", 1, 1, 50, Flag::More), s(1));
+    run.event(responded(1, 200), s(1));
+    assert_eq!(run.debits(), [""; 0]);
+    run.sent(Sent { taken: 0, ..chunk("m1", 2, 51, 0, Flag::Last) }, s(2));
+    assert_eq!(run.debits(), ["debit m1 response"]);
+}
+
+#[test]
+fn transactions_beyond_limit_end_by_deadline() {
+    let mut run = Run::open();
+    for part in 0..400 {
+        run.sent(chunk("m1", part, part * 10 + 1, 10, Flag::More), s(part / 100));
+    }
+    for part in 0..400 {
+        run.event(responded(part, 200), s(5));
+    }
+    assert_eq!(run.debits(), [""; 0]);
+    assert_eq!(run.session.deadline(), Some(s(32)));
+    run.timer(s(32));
+    assert_eq!(run.debits(), ["debit m1 timeout"]);
+}
+
+#[test]
+fn resend_in_same_transaction_is_debited_once() {
+    let mut run = Run::open();
+    // The gate takes nothing for a paid message.
+    let again = || Sent { taken: 0, ..whole("m1", 1) };
+    run.sent(whole("m1", 1), s(1));
+    run.sent(again(), s(1));
+    assert_eq!(run.session.taken(), 1);
+    run.event(responded(1, 200), s(2));
+    run.event(responded(1, 200), s(2));
+    run.sent(again(), s(3));
+    run.timer(s(60));
+    assert_eq!(run.debits(), ["debit m1 response"]);
+}
+
+#[test]
+fn second_pass_counts_no_octets() {
+    let mut run = Run::open();
+    run.sent(whole("m1", 1), s(1));
+    run.event(passed_again("m1", 2), s(1));
+    assert_eq!(run.session.messages.open[0].octets(), whole("m1", 1).octets);
+    run.event(passed_again("m2", 3), s(1));
+    assert_eq!(run.session.messages.open.len(), 1);
+}
+
+#[test]
+fn answer_to_second_pass_settles_message() {
+    let mut run = Run::open();
+    run.sent(whole("m1", 1), s(1));
+    run.event(passed_again("m1", 2), s(1));
+    run.event(responded(2, 200), s(2));
+    run.accept();
+    run.event(responded(1, 200), s(2));
+    run.timer(s(60));
+    assert_eq!(run.debits(), ["debit m1 response"]);
+}
+
+#[test]
+fn same_message_id_is_debited_once() {
+    let mut run = Run::open();
+    run.sent(whole("m1", 1), s(1));
+    run.event(responded(1, 200), s(2));
+    run.accept();
+    run.sent(Sent { taken: 0, connection: 11, ..whole("m1", 7) }, s(9));
+    run.event(responded(7, 200), s(9));
+    run.timer(s(60));
+    run.event(Event::Bye { leg: 1 }, s(61));
+    run.settle();
+    assert_eq!(run.debits(), ["debit m1 response"]);
+}
+
+#[test]
+fn unrelayed_message_is_not_debited() {
+    let mut run = Run::open_with(8, policy(|p| p.abort = Settle::Debit));
+    run.sent(whole("m1", 1), s(1));
+    run.event(unsent("m1", 1), s(1));
+    run.timer(s(60));
+    run.event(Event::Bye { leg: 1 }, s(61));
+    run.settle();
+    assert_eq!((run.debits().len(), run.not_charged().len()), (0, 0));
+    assert_eq!(run.asks(), ["reserve 8", "release"]);
+}
+
+#[test]
+fn unrelayed_second_pass_is_not_debited() {
+    let mut run = Run::open();
+    run.sent(whole("m1", 1), s(1));
+    run.event(passed_again("m1", 2), s(1));
+    run.event(unsent("m1", 2), s(1));
+    run.timer(s(60));
+    assert_eq!(run.debits().len(), 0);
+}
+
+#[test]
+fn message_relayed_at_second_attempt_is_debited() {
+    let mut run = Run::open();
+    run.sent(whole("m1", 1), s(1));
+    run.event(unsent("m1", 1), s(1));
+    run.sent(Sent { taken: 0, ..whole("m1", 2) }, s(2));
+    run.event(responded(2, 200), s(3));
+    assert_eq!(run.debits(), ["debit m1 response"]);
+}
+
+#[test]
+fn unrelayed_chunk_leaves_other_chunks_charged() {
+    let mut run = Run::open();
+    run.sent(chunk("m1", 1, 1, 50, Flag::More), s(1));
+    run.sent(chunk("m1", 2, 51, 50, Flag::Last), s(1));
+    run.event(unsent("m1", 2), s(1));
+    run.timer(s(31));
+    assert_eq!(run.debits(), ["debit m1 timeout"]);
+    // An unknown transaction or message is ignored.
+    run.event(unsent("m1", 9), s(32));
+    run.event(unsent("m2", 9), s(32));
+    assert_eq!(run.debits().len(), 1);
+}
