@@ -4,7 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Folders whose texts are checked.
-const FOLDERS: &[&str] = &["src", "tests", "testkit/src", "benches", "examples", "fuzz/checks", "scripts", "build", "include"];
+const FOLDERS: &[&str] =
+    &["src", "tests", "testkit/src", "benches", "examples", "fuzz/checks", "scripts", "build", "include"];
 
 /// Longest line, in characters. rustfmt breaks code at 120; texts and comments follow.
 const LINE_MAX: usize = 130;
@@ -13,8 +14,6 @@ const LINE_MAX: usize = 130;
 const RETIRED_NAMES: &[&str] = &[
     "doorbell",
     "sleeper",
-    "ladder",
-    "rung",
     "left_behind",
     "leftbehind",
     "inquiry",
@@ -94,9 +93,10 @@ fn retired_names_stay_retired() {
 
 #[test]
 fn retired_phrases_stay_retired() {
+    // URIs of the SIP torture test (RFC 4475) are quoted as they are.
     let is_retired = |line: &str| {
         let line = line.to_lowercase();
-        RETIRED_PHRASES.iter().any(|phrase| line.contains(phrase))
+        RETIRED_PHRASES.iter().any(|phrase| line.contains(phrase)) && !line.contains("nobodyknows:")
     };
     assert_none("retired phrases", &lines_with(is_retired));
 }

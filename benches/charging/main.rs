@@ -86,7 +86,7 @@ fn run() -> Result<(), Box<dyn Error>> {
         ocs::held(folder)?;
     }
     if wanted("left-behind") {
-        ocs::left_behind(folder)?;
+        ocs::unsettled(folder)?;
     }
     Ok(())
 }

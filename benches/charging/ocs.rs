@@ -182,7 +182,7 @@ pub fn silence(folder: &Path) -> Result<(), Box<dyn Error>> {
 }
 
 /// Measures the memory that ended calls leave behind.
-pub fn left_behind(folder: &Path) -> Result<(), Box<dyn Error>> {
+pub fn unsettled(folder: &Path) -> Result<(), Box<dyn Error>> {
     let scene = Scene::new(folder)?;
     println!(
         "Memory at an OCS, -x fm -X fm, after {CALLS} ended calls, median of {LEAK_ROUNDS} (ims_charging: {}, once)",

@@ -132,8 +132,8 @@ fn rpc_answers_with_structures_and_names_what_is_wrong() {
     assert!(rpc(&["imcharge.reload", "message:2"]).contains("tariff: message:2"));
     assert!(rpc(&["stats.get_statistics", "imcharge:"]).contains("imcharge:debits = 1"));
     let fails = |command: &[&str]| stage.proxy.rpc(command).expect_err("it must fail");
-    assert!(fails(&["imcharge.account.get", "sip:nobody@example.org"]).contains("404"));
-    assert!(fails(&["imcharge.account.set", "nobody", "1"]).contains("400"));
+    assert!(fails(&["imcharge.account.get", "sip:unknown@example.org"]).contains("404"));
+    assert!(fails(&["imcharge.account.set", "alice", "1"]).contains("400"));
     assert!(fails(&["imcharge.account.set", ALICE, "x"]).contains("400"));
     assert!(fails(&["imcharge.session", "none"]).contains("404"));
     client.bye();

@@ -495,7 +495,7 @@ pub fn a_client_that_names_the_servers_endpoint_gets_nothing_for_it() {
 }
 
 #[test]
-pub fn endless_changes_lead_to_no_endpoint_that_nobody_knows() {
+pub fn endless_changes_leave_no_unknown_endpoint() {
     in_both(|stage| {
         let mut call = Call::new(stage);
         call.invite();

@@ -289,7 +289,7 @@ fn an_answer_that_does_not_come_is_a_refusal_and_what_was_reserved_is_given_back
 }
 
 #[test]
-fn an_answer_that_is_broken_hurts_its_own_request_alone() {
+fn a_malformed_answer_affects_its_own_request_only() {
     for fault in [
         "avp-length=3",
         "avp-length=0",
@@ -305,7 +305,7 @@ fn an_answer_that_is_broken_hurts_its_own_request_alone() {
 }
 
 #[test]
-fn a_stream_that_is_broken_is_closed_and_opened_again() {
+fn a_malformed_stream_is_closed_and_reopened() {
     for fault in ["garbage", "header-length=8", "header-length=16000000", "close=before-answer", "close=mid-answer"] {
         recovers(fault);
     }
@@ -356,7 +356,7 @@ fn a_server_that_is_gone_for_a_while_gets_every_debit_later() {
     charged.ocs.command("kill 4000");
     for client in &mut open {
         assert_eq!(client.take(1, Reaction::Answer(200)).len(), 1);
-        assert_eq!(client.bye(), 200, "BYE is answered while nobody charges");
+        assert_eq!(client.bye(), 200, "BYE is answered while the OCS is down");
     }
     let mut refused = charged.stage.client(ALICE, |_| {});
     assert_eq!(refused.invite(), 503);
@@ -615,7 +615,7 @@ fn after_kill_9_of_everything_the_server_hears_of_every_session() {
         }
     }
     charged.expect(1000 - 10 * SESSIONS, 10 * SESSIONS, 0);
-    // The debits of these are booked, and nobody hears of it.
+    // The debits of these are booked, but the answers are lost.
     charged.ocs.command("fault drop on=update");
     for client in unheard {
         assert_eq!(client.invite(), 200);
@@ -696,7 +696,7 @@ fn a_second_peer_takes_over_and_keeps_it_while_the_first_is_on_probation() {
 }
 
 #[test]
-fn a_silent_server_holds_nobody_up() {
+fn a_silent_server_delays_no_call() {
     let charged = Charged::plain();
     let _server = charged.stage.server(&["one"], |_| {});
     charged.ocs.command("fault lose");
@@ -834,7 +834,7 @@ pub fn start_over_tls(authority: &Authority, host: &str) -> (Ocs, Stage) {
 fn over_tls_both_sides_prove_who_they_are() {
     let authority = Authority::new();
     let (ocs, stage) = start_over_tls(&authority, "ocs.example.com");
-    // Nobody but the two can read TLS.
+    // TLS: the capture shows no plain text.
     let charged = Charged { ocs, stage, judged: None };
     charged.until_open();
     let _server = charged.stage.server(&["one"], |_| {});
@@ -856,7 +856,7 @@ fn a_certificate_for_another_name_opens_nothing_and_says_why() {
     assert_eq!(stage.client(ALICE, |_| {}).invite(), 503);
 }
 
-/// INVITEs at this rate from one socket for so long, each of its own call; nobody reads the answers.
+/// INVITEs at this rate from one socket for so long, each in its own call; the answers are not read.
 pub fn flood(proxy: std::net::SocketAddr, rate: u32, lasts: Duration) {
     let socket = UdpSocket::bind("127.0.0.1:0").expect("a socket");
     let own = socket.local_addr().expect("bound");

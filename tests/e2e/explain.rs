@@ -182,7 +182,7 @@ fn the_audit_shows_what_waits_at_the_enabler() {
 }
 
 #[test]
-fn a_long_ladder_is_told_in_parts_and_nothing_of_it_is_lost() {
+fn a_long_trace_is_shown_in_pages_without_a_gap() {
     const MESSAGES: usize = 100;
     let stage = Stage::new(|setup| {
         setup.changed("imcharge_reserve(\"CHARGED\", \"10\")", "imcharge_reserve(\"CHARGED\", \"100\")")

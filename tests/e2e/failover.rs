@@ -66,7 +66,7 @@ pub fn expect(ocs: &Ocs, wanted: (i64, i64, i64), stage: &Stage) {
 }
 
 #[test]
-fn a_peer_that_cannot_deliver_is_passed_over_and_nobody_is_refused() {
+fn a_peer_that_cannot_deliver_is_passed_over_and_no_call_is_refused() {
     for code in [3002, 3004, 3005] {
         let (one, two) = (ocs("ocs1.example.com"), ocs("ocs2.example.com"));
         let _judged = [&one, &two].map(|ocs| Judged::start(ocs.diameter.port()));
@@ -175,7 +175,7 @@ fn a_session_that_may_move_goes_on_at_the_next_server() {
     expect(&two, (99, 0, 1), &stage);
     expect_ended(&stage);
     assert_eq!((stage.proxy.debits(ALICE).len(), two.sessions().len()), (1, 0));
-    // What the first one holds, nobody can ask it to release.
+    // The first peer is gone, so what it holds cannot be released.
     assert_eq!(one.account(ALICE), (90, 10, 0));
 }
 

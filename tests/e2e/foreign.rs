@@ -1,5 +1,5 @@
 //! Charging systems made with stacks that no one here wrote, and tshark over what goes between: the same retrieval is
-//! charged, and nobody has a word to say against our messages.
+//! charged, and the peers find no fault with the messages of the module.
 
 use super::capture::{Capture, Judged, Process, free};
 use super::raw::{self, RawClient};
@@ -387,7 +387,7 @@ fn a_script_of_ims_diameter_server_grants_and_is_told_of_every_debit() {
     assert_eq!(stage.proxy.statistic("ccr_answers"), 4);
 }
 
-/// ims_ocs can answer with no unit but CC-Time (`ocs_build_answer`), however the script decides: nobody can be granted
+/// ims_ocs can answer with no unit but CC-Time (`ocs_build_answer`), whatever the script decides: no unit can be granted
 /// messages there, and an EVENT_REQUEST ends it (`process_ccr` goes on with the message that `faked_aaa_msg` did not
 /// make). What is left is that a grant of seconds is worth nothing and is given back, and that the script's other
 /// decisions are understood.

@@ -246,7 +246,7 @@ fn before_the_servers_first_frame_a_forger_gets_nothing_but_what_it_pays() {
 }
 
 #[test]
-pub fn where_the_servers_addresses_are_known_nobody_else_speaks_for_it_at_any_time() {
+pub fn with_im_server_frames_of_other_addresses_are_never_the_servers() {
     let stage = with_server_of_another_address(true, |setup| setup);
     let _server = silent_server(&stage);
     let mut client = answered(&stage, ALICE);
@@ -368,8 +368,8 @@ fn assert_that_nothing_passes_unpaid(known: bool, change: fn(Setup) -> Setup) {
     }
     // To a session that the proxy has never heard of.
     if known {
-        let stranger = after.replace(client.msrp_paths().0, &format!("{address}/unknown;tcp"));
-        assert_eq!(server.message(&stranger, "message5"), 481, "{}", stage.proxy.log());
+        let unknown = after.replace(client.msrp_paths().0, &format!("{address}/unknown;tcp"));
+        assert_eq!(server.message(&unknown, "message5"), 481, "{}", stage.proxy.log());
     }
     assert!(client.next_send(QUIET).is_none(), "content passed unpaid");
     stage.expect(ALICE, 8, 0, 2);
@@ -444,7 +444,7 @@ fn assert_that_msrp_of_others_is_relayed(change: fn(Setup) -> Setup) {
     let uri = |wire: &Wire, name: &str| format!("msrp://{}/{name};tcp", wire.address);
     let (bobs, carols) = (uri(&bob, "bob"), uri(&carol, "carol"));
     let chat = |from: &mut Wire, paths: &str, to: &mut Wire| {
-        // Not charged: the length of a Message-ID is nobody's business here.
+        // Not charged: the length of a Message-ID does not matter here.
         let message_id = format!("chat{}{}", unique(), "x".repeat(40));
         assert_eq!(from.message(paths, &message_id), 200, "{}", stage.proxy.log());
         let found = to.next_content(PATIENCE).expect("it was relayed");

@@ -1,4 +1,4 @@
-//! Hostile input: SIP, MSRP and Diameter that nobody should send, against the running proxy. Whatever comes in, it
+//! Hostile input: malformed and forged SIP, MSRP and Diameter against the running proxy. Whatever it receives, it
 //! answers on, no process of it ends, its memory does not grow, and the money is right in the end.
 
 mod answers;

@@ -258,7 +258,7 @@ fn a_disk_that_is_full_for_15_seconds_delays_nothing_but_the_tables() {
 }
 
 #[test]
-fn a_reader_a_backup_and_a_vacuum_under_traffic_disturb_nobody() {
+fn a_reader_a_backup_and_a_vacuum_under_traffic_delay_no_call() {
     let folder = tempfile::tempdir().expect("a folder");
     let case = Case::on(folder.path());
     let ledger = case.state.join("ledger.sqlite");
@@ -266,7 +266,7 @@ fn a_reader_a_backup_and_a_vacuum_under_traffic_disturb_nobody() {
         let run = Command::new("sqlite3").arg(&ledger).arg(command).output().expect("sqlite3 is installed");
         assert!(run.status.success(), "{command}: {}", String::from_utf8_lossy(&run.stderr));
     };
-    // A pager that nobody scrolls: the reader's snapshot stays open.
+    // A pager that is left alone: the reader's snapshot stays open.
     let reader = case.ledger();
     let copy = folder.path().join("copy.sqlite");
     let (count, longest) = case.retrieve_while(|| {

@@ -84,7 +84,7 @@ pub fn mixed(setup: Setup) -> Setup {
 pub struct Stage {
     /// The proxy.
     pub proxy: Proxy,
-    /// Where its IM server has to be; kept, so that nobody else takes the port.
+    /// Where its IM server has to be; kept, so that no other process takes the port.
     pub place: UdpSocket,
 }
 

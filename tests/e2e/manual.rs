@@ -68,7 +68,7 @@ pub fn the_routes_of_the_manual_charge_a_retrieval() {
     stage.expect(ALICE, 9, 0, 3);
     stage.proxy.set_account(ALICE, 0);
     assert_eq!(stage.client(ALICE, |_| {}).invite(), 402, "no credit");
-    assert_eq!(stage.client("sip:stranger@example.org", |_| {}).invite(), 402, "no account");
+    assert_eq!(stage.client("sip:other@example.org", |_| {}).invite(), 402, "no account");
     assert_eq!(stage.client(ALICE, |options| options.asserted = false).invite(), 403, "no identity");
     stage.proxy.set_account(ALICE, 9);
     drop(server);
@@ -113,7 +113,7 @@ fn the_printed_configuration_charges_a_retrieval_to_the_last_unit() {
     assert_eq!(client.bye(), 200);
     stage.expect(ALICE, 0, 0, 3);
     assert_eq!(stage.client(ALICE, |_| {}).invite(), 402, "no credit");
-    assert_eq!(stage.client("sip:stranger@example.org", |_| {}).invite(), 402, "no account");
+    assert_eq!(stage.client("sip:other@example.org", |_| {}).invite(), 402, "no account");
     assert_eq!(stage.client(ALICE, |options| options.asserted = false).invite(), 403, "no identity");
     stage.proxy.signal("STOP", stage.proxy.engine_pid());
     assert!(eventually(Duration::from_secs(9), || stage.proxy.statistic("engine_up") == 0), "{}", stage.proxy.log());

@@ -43,16 +43,16 @@ cases! {
     outcomes::{answered_200_is_debited_once_and_the_rest_released, a_4xx_a_5xx_and_a_413_before_the_end_are_debited, a_failure_report_after_the_200_is_refunded_where_the_policy_says_so, a_5xx_costs_nothing_where_the_policy_says_so, silence_is_debited_when_the_response_does_not_come_in_time, messages_that_want_no_response_are_debited_by_the_own_timer, bye_after_a_send_and_before_its_response_is_debited, a_dropped_connection_is_debited_at_once, a_session_without_content_costs_nothing, chunks_are_one_message_in_whatever_order, a_message_that_the_server_gives_up_costs_nothing, the_same_message_again_is_one_debit, messages_beyond_the_grant_are_stopped, a_tariff_by_the_started_kilobyte, a_report_is_waited_for_where_the_operator_wants_it}
     ahead::{without_a_number_no_message_waits_for_credit_on_the_ledger, on_the_ledger_nothing_is_held_after_the_last_told_debit, a_message_beyond_the_told_number_is_stopped_and_then_the_session_goes_on_as_without_one}
     delivered::{a_413_for_the_first_of_60_chunks_leaves_nothing_unpaid_that_passed, a_message_that_was_refused_early_is_stopped_and_debited_before_the_session_ends, a_message_id_that_was_given_up_is_charged_when_it_is_sent_again, a_position_far_away_costs_what_its_octets_cost, once_a_chunk_is_stopped_the_message_is_and_what_passed_is_debited_in_time}
-    sessions::{no_credit_is_402_and_holds_nothing, an_unknown_subscriber_gets_the_default_balance_where_there_is_one, a_repeated_invite_reserves_once_and_a_reinvite_not_at_all, cancel_releases_what_was_reserved, an_invite_by_a_second_way_is_merged_and_ends_nothing, cancel_right_behind_the_invite_leaves_no_hold, what_belongs_to_no_session_goes_nowhere, an_idle_session_gives_its_hold_back, frames_that_pass_twice_count_once, a_frame_that_comes_without_a_message_is_charged, the_other_party_pays_when_the_server_invites, the_script_names_who_pays, of_two_asserted_identities_the_parameter_chooses_who_pays, two_hundred_sessions_at_once_are_right_to_the_last_unit}
+    sessions::{no_credit_is_402_and_holds_nothing, an_unknown_subscriber_gets_the_default_balance_where_there_is_one, a_repeated_invite_reserves_once_and_a_reinvite_not_at_all, cancel_releases_what_was_reserved, an_invite_by_a_second_way_is_merged_and_ends_nothing, cancel_right_behind_the_invite_leaves_no_hold, frames_of_no_session_are_stopped, an_idle_session_gives_its_hold_back, frames_that_pass_twice_count_once, a_frame_that_comes_without_a_message_is_charged, the_other_party_pays_when_the_server_invites, the_script_names_who_pays, of_two_asserted_identities_the_parameter_chooses_who_pays, two_hundred_sessions_at_once_are_right_to_the_last_unit}
     payer::{a_payer_named_by_the_script_pays_whatever_the_caller_asserts, an_identity_that_the_script_replaces_pays_nothing, a_removed_identity_is_none, the_script_says_who_delivers, an_identity_is_charged_in_whatever_form_it_is_asserted}
     dialogs::{the_answer_in_a_reliable_provisional_response_binds, an_update_of_either_side_binds_anew, a_late_offer_is_answered_in_the_ack_or_in_the_prack, every_dialog_of_a_forked_invite_is_charged_until_its_own_end, media_are_bound_by_their_position_and_descriptions_found_by_their_type, a_request_to_another_target_swaps_no_sides, a_route_to_another_party_binds_nothing, a_2xx_that_crosses_a_cancel_is_honoured, many_invites_of_one_call_id_leave_room_for_the_one_that_is_answered}
     connections::{who_is_not_asserted_by_the_network_gets_nothing, sessions_on_one_connection_are_charged_each_for_itself_and_lost_together}
     crashes::{a_killed_engine_is_back_within_a_second_and_nothing_is_lost, after_kill_9_of_everything_each_open_session_is_settled_once, sigterm_ends_it_within_five_seconds_and_settles_what_is_open}
-    forged::{a_client_cannot_take_a_message_back_by_forged_frames, a_client_cannot_take_a_message_back_where_other_msrp_is_relayed, a_client_cannot_pass_its_frames_off_as_those_of_the_relay, where_the_servers_addresses_are_known_nobody_else_speaks_for_it_at_any_time, many_sessions_on_one_server_connection_survive_its_reconnect, a_client_that_leaves_the_relay_out_is_counted_and_refused_where_the_operator_says_so}
+    forged::{a_client_cannot_take_a_message_back_by_forged_frames, a_client_cannot_take_a_message_back_where_other_msrp_is_relayed, a_client_cannot_pass_its_frames_off_as_those_of_the_relay, with_im_server_frames_of_other_addresses_are_never_the_servers, many_sessions_on_one_server_connection_survive_its_reconnect, a_client_that_leaves_the_relay_out_is_counted_and_refused_where_the_operator_says_so}
     manual::{the_routes_of_the_manual_charge_a_retrieval}
     logs::{a_killed_engine_has_a_line_at_the_default_log_level, an_answered_call_does_not_end_as_a_failed_invite}
     recovery::{a_hanging_engine_is_replaced_and_so_is_its_successor, a_pause_of_15_seconds_ends_nothing}
-    resume::{a_resume_route_that_blocks_for_one_caller_delays_nobody_else, event_routes_of_ten_milliseconds_delay_no_invite_by_seconds, what_waits_in_a_blocked_process_is_answered_when_it_is_back}
+    resume::{a_resume_route_that_blocks_for_one_caller_delays_no_other_call, event_routes_of_ten_milliseconds_delay_no_invite_by_seconds, what_waits_in_a_blocked_process_is_answered_when_it_is_back}
     diameter::{one_message_is_an_initial_and_a_termination}
     bad_input::{a_wrong_parameter_stops_the_start_with_one_line, a_full_table_refuses_new_sessions_and_keeps_the_old_ones}
 }
@@ -87,9 +87,9 @@ fn the_management_interface_answers_with_structures_and_names_what_is_wrong() {
     assert!(ask(&["imcharge:reload", "message:2"]).contains("\"tariff\":\"message:2\""));
     assert!(ask(&["imcharge:tariff"]).contains("\"configured\":\"message:1\""));
     let fails = |command: &[&str]| stage.proxy.rpc(command).expect_err("it must fail");
-    assert!(fails(&["imcharge:account.get", "sip:nobody@example.org"]).contains("404"));
+    assert!(fails(&["imcharge:account.get", "sip:unknown@example.org"]).contains("404"));
     assert!(
-        fails(&["imcharge:account.set", "nobody", "1"]).contains("imcharge:account.set: ID 'nobody' is not an account")
+        fails(&["imcharge:account.set", "alice", "1"]).contains("imcharge:account.set: ID 'alice' is not an account")
     );
     assert!(fails(&["imcharge:account.set", ALICE]).contains("-32602"));
     assert!(fails(&["imcharge:session", "none"]).contains("404"));
@@ -247,7 +247,7 @@ fn messages_of_the_proxys_own_user_agent_are_charged_alike() {
     assert!(client.next_send(Duration::from_secs(5)).is_some());
     assert!(send("four").is_err(), "a message beyond the grant was sent");
     assert!(client.next_send(Duration::from_millis(300)).is_none());
-    // The proxy hangs up, and nobody has answered the third message.
+    // The proxy hangs up before the third message is answered.
     stage.proxy.rpc(&["msrp_ua_end_session", &session]).expect("the session ends");
     stage.expect(ALICE, 0, 0, 3);
     assert_eq!(stage.triggers(ALICE), ["response", "error", "close"]);

@@ -35,7 +35,7 @@ fn stage(change: impl FnOnce(Setup) -> Setup) -> Stage {
     stage
 }
 
-/// Alice pays for the one message that she fetches, in spite of these headers; nobody else does.
+/// Alice pays for the one message that she fetches, in spite of these headers; no other account does.
 #[track_caller]
 fn assert_alice_pays(stage: &Stage, forged: &[&str]) {
     let _server = stage.server(&["one"], |_| {});

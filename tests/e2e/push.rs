@@ -5,7 +5,7 @@ use imcharge_testkit::parties::client::ImClient;
 use imcharge_testkit::parties::server::ImServer;
 use std::time::Duration;
 
-/// Whoever invites with this identity is a store-and-forward server.
+/// Identity of a store-and-forward server.
 const PUSHING: &str = "sip:rcse-standfw@operator.example";
 /// Who is called, and pays.
 const CALLED: &str = "sip:deferred@im.example.org";
@@ -40,7 +40,7 @@ fn the_called_one_pays_for_what_it_answers_200_or_415() {
 }
 
 #[test]
-fn what_the_called_one_sends_costs_nobody() {
+fn messages_of_the_called_party_are_free() {
     let stage = Stage::new(|setup| setup);
     stage.proxy.set_account(CALLED, 100);
     let _called = stage.server(&["a reply"], |_| {});

@@ -46,7 +46,7 @@ fn retrieve(proxy: SocketAddr, relay: SocketAddr, identity: &str, seen: &Seen) {
 }
 
 /// Runs traffic while `kill` is called again and again, and compares everything. What the server was never told about:
-/// passed or not, nobody knows.
+/// passed or not is unknown.
 fn reconcile(kill: impl Fn(&mut Proxy)) -> Messages {
     let options = ["--default-balance", "1000000"];
     let mut charged =

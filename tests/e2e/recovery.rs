@@ -101,11 +101,11 @@ fn pause(stage: &Stage, span: Duration) -> i64 {
     let _server = stage.server(&["one"], |_| {});
     let open = open_sessions(stage);
     let engine = proxy.engine_pid().expect("an engine");
-    // Some INVITEs are being decided about, others come while nobody listens.
+    // Some INVITEs are pending, others arrive while the engine is down.
     let early: Vec<ImClient> = (0..3).map(|_| stage.client(ALICE, |_| {})).collect();
     early.iter().for_each(ImClient::send_invite);
     proxy.signal("STOP", None);
-    // Their MSRP connections are made already: nobody accepts one now.
+    // Their MSRP connections exist already: none is accepted now.
     std::thread::sleep(span);
     early.iter().for_each(ImClient::send_invite);
     proxy.signal("CONT", None);

@@ -27,7 +27,7 @@ struct Shared {
     systems: Vec<(&'static str, SocketAddr)>,
     turn: AtomicUsize,
     seen: Mutex<Vec<Seen>>,
-    /// All connections; `None`: nobody is let in any more.
+    /// All connections; `None`: new ones are refused.
     streams: Mutex<Option<Vec<TcpStream>>>,
 }
 

@@ -17,7 +17,7 @@ const SOON: Duration = Duration::from_secs(10);
 const PROMPT: Duration = Duration::from_secs(2);
 
 /// Who is not known to the ledger: answered 402 by the resume route, and nothing is left of the call.
-const STRANGER: &str = "sip:stranger@example.org";
+const OTHER_CALLER: &str = "sip:other@example.org";
 
 /// For whom the resume route sleeps.
 const SLOW: &str = "sip:slow@example.org";
@@ -87,7 +87,7 @@ fn all_are_answered(proxy: &Proxy, rate: u32, lasts: Duration, wanted: u16) {
         scope.spawn(|| {
             for number in first..first + count {
                 std::thread::sleep(due(number).saturating_duration_since(Instant::now()));
-                invite(sip, &socket, STRANGER, number);
+                invite(sip, &socket, OTHER_CALLER, number);
             }
         });
         let next = || answer(sip, &socket, due(first + count) + PROMPT).map(|answer| (answer, Instant::now()));
@@ -114,7 +114,7 @@ fn becomes(proxy: &Proxy, name: &str, value: i64) {
 }
 
 #[test]
-pub fn a_resume_route_that_blocks_for_one_caller_delays_nobody_else() {
+pub fn a_resume_route_that_blocks_for_one_caller_delays_no_other_call() {
     let stage = Stage::new(|setup| sleeping(setup, 15));
     let proxy = &stage.proxy;
     proxy.set_account(ALICE, 100);
@@ -145,7 +145,7 @@ pub fn a_resume_route_that_blocks_for_one_caller_delays_nobody_else() {
 }
 
 #[test]
-fn a_function_in_lua_that_blocks_delays_nobody_else_and_is_named() {
+fn a_lua_function_that_blocks_delays_no_other_call_and_is_named() {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("kamailio-config/kamailio/kamailio.lua");
     let begin = "function ksr_charged()\n";
     let sleep = "    if KSR.pv.gete(\"$fU\") == \"slow\" then os.execute(\"sleep 6\") end\n";
@@ -178,7 +178,7 @@ fn with_all_resume_workers_blocked_invites_are_refused_in_time_and_the_rest_goes
     becomes(proxy, "reserve_latency_count", verdicts + 2);
     // Let in before the workers count as stuck: tm's own timer answers it.
     let early = socket();
-    invite(proxy.sip, &early, STRANGER, 3);
+    invite(proxy.sip, &early, OTHER_CALLER, 3);
     becomes(proxy, "resume_workers_stuck", 2);
     all_are_answered(proxy, 100, Duration::from_secs(2), 503);
     assert_eq!(proxy.statistic("dropped_resume_busy"), 200);
@@ -251,9 +251,9 @@ pub fn what_waits_in_a_blocked_process_is_answered_when_it_is_back() {
     let stage = Stage::new(|setup| sleeping(setup, 6).changed("udp_workers=4", "udp_workers=1"));
     let (proxy, socket) = (&stage.proxy, socket());
     // Both have been taken when the script blocks for the first.
-    (1..=2).for_each(|number| invite(proxy.sip, &socket, if number == 1 { SLOW } else { STRANGER }, number));
+    (1..=2).for_each(|number| invite(proxy.sip, &socket, if number == 1 { SLOW } else { OTHER_CALLER }, number));
     becomes(proxy, "resume_workers_stuck", 1);
-    (3..=5).for_each(|number| invite(proxy.sip, &socket, STRANGER, number));
+    (3..=5).for_each(|number| invite(proxy.sip, &socket, OTHER_CALLER, number));
     let mut answers: Vec<_> = (0..5).filter_map(|_| answer(proxy.sip, &socket, Instant::now() + SOON)).collect();
     answers.sort_unstable();
     assert_eq!(answers, [1, 2, 3, 4, 5].map(|number| (number, 402)), "{}", proxy.log());

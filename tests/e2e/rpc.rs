@@ -175,7 +175,7 @@ fn a_call_id_of_digits_is_a_text() {
     let console = Console::new(|setup| setup);
     let calls = ["5000000000", "007", "1e5", "0x1f", "nan", "-12", "12345.5", "s:1"];
     for call_id in calls {
-        // Nobody has credit here, and the call is known all the same.
+        // No account has credit here, and the call is known all the same.
         let mut client = console.stage.client(BOB, |options| options.call_id = Some(call_id.into()));
         assert_eq!(client.invite(), 402, "{call_id}");
     }
@@ -301,7 +301,7 @@ fn errors_name_the_command_the_argument_the_value_and_what_is_accepted() {
     let long = "x".repeat(500);
     for (command, arguments, code, words) in [
         ("account.set", &[ALICE][..], 400, "takes ID BALANCE; arguments given: 1"),
-        ("account.set", &["nobody", "1"], 400, "ID 'nobody' is not an account: sip:user@host or tel:+digits"),
+        ("account.set", &["alice", "1"], 400, "ID 'alice' is not an account: sip:user@host or tel:+digits"),
         ("account.set", &[&long, "1"], 400, "xxx...' is not an account"),
         ("account.get", &[BOB], 404, "there is no account 'sip:bob@example.org'; see "),
         ("account.add", &[BOB, "1"], 404, "account.set ID BALANCE"),

@@ -50,7 +50,7 @@ fn a_state_directory_that_is_open_to_others_is_told() {
     }
 }
 
-/// What nobody may read in a log: the content of a message, the answer to a challenge, and what a charging system sends
+/// Secrets that must not appear in a log: the content of a message, the answer to a challenge, and what a charging system sends
 /// when it has gone mad.
 const SECRETS: [&str; 3] = ["the-treasure-is-under-the-oak", "6629fae49393a05397450978507c4ef1", "GARBAGE"];
 

@@ -14,7 +14,7 @@ pub fn no_credit_is_402_and_holds_nothing() {
     let stage = Stage::new(|setup| setup);
     stage.proxy.set_account(ALICE, 0);
     let server = stage.server(&["one"], |_| {});
-    for identity in [ALICE, "sip:nobody@example.org"] {
+    for identity in [ALICE, "sip:unknown@example.org"] {
         let mut client = stage.client(identity, |_| {});
         assert_eq!(client.invite(), 402, "{}", stage.proxy.log());
     }
@@ -33,7 +33,7 @@ fn an_answer_to_another_call_is_not_taken_for_ones_own() {
         .with("To", "<sip:deferred@im.example.org>;tag=other")
         .with("Call-ID", "other@example.org")
         .with("CSeq", "1 INVITE");
-    // Whoever had the client's port before.
+    // As if sent to the previous owner of the client's port.
     let socket = std::net::UdpSocket::bind("127.0.0.1:0").expect("a free port");
     socket.send_to(&elses.bytes(), client.address()).expect("a local address");
     assert_eq!(client.invite(), 200, "{}", stage.proxy.log());
@@ -200,7 +200,7 @@ pub fn a_frame_that_comes_without_a_message_is_charged() {
 #[test]
 pub fn the_other_party_pays_when_the_server_invites() {
     let stage = Stage::new(|setup| setup);
-    // RCS push: whoever invites has the store-and-forward identity, and the called one pays.
+    // RCS push: the inviting party has the store-and-forward identity, and the called party pays.
     let callee = "sip:deferred@im.example.org";
     stage.proxy.set_account(callee, 100);
     let _server = stage.server(&[], |_| {});
@@ -256,22 +256,22 @@ pub fn of_two_asserted_identities_the_parameter_chooses_who_pays() {
 }
 
 #[test]
-pub fn what_belongs_to_no_session_goes_nowhere() {
-    assert_that_strangers_go_nowhere(|setup| setup);
+pub fn frames_of_no_session_are_stopped() {
+    assert_that_unknown_sessions_are_stopped(|setup| setup);
 }
 
 #[test]
-fn what_belongs_to_no_session_goes_nowhere_in_lua() {
-    assert_that_strangers_go_nowhere(in_lua);
+fn frames_of_no_session_are_stopped_in_lua() {
+    assert_that_unknown_sessions_are_stopped(in_lua);
 }
 
-fn assert_that_strangers_go_nowhere(change: fn(Setup) -> Setup) {
+fn assert_that_unknown_sessions_are_stopped(change: fn(Setup) -> Setup) {
     let stage = Stage::new(change);
     stage.proxy.set_account(ALICE, 100);
     let _server = stage.server(&["one"], |_| {});
     let mut client = stage.bound(|_| {});
     assert_eq!(client.take(1, Reaction::Answer(200)).len(), 1);
-    // To the server of this session, from somebody else.
+    // To the server of this session, from another endpoint.
     let (_, to) = client.msrp_paths();
     let stream = TcpStream::connect(stage.proxy.msrp).expect("it listens");
     let (mut reader, writer) = msrp::connection(stream).expect("a connection");

@@ -76,7 +76,7 @@ fn what_has_waited_for_a_server_does_not_come_upon_it_at_once() {
     charged.ocs.command(&format!("account {ALICE}=1000000"));
     charged.ocs.command("fault lose on=termination");
     flood(charged.stage.proxy.sip, 500, Duration::from_secs((SESSIONS / 500).into()));
-    // Every session has ended, and nobody answers.
+    // Every session has ended, and no peer answers.
     let ended = || charged.ocs.counter("lost") >= u64::from(SESSIONS);
     assert!(eventually(SOON * 2, ended), "{} of {SESSIONS}", charged.ocs.counter("lost"));
     charged.ocs.command("fault off");
@@ -184,7 +184,7 @@ fn an_engine_killed_between_a_debit_and_its_answer_debits_once() {
     let charged = Charged::plain();
     let _server = charged.stage.server(&["one"], |_| {});
     for debited in 1..=5 {
-        // Booked, and nobody hears of it.
+        // Booked, but the answer is lost.
         charged.ocs.command("fault drop on=update times=1");
         let mut client = charged.stage.bound(|_| {});
         client.take(1, Reaction::Answer(200));
@@ -216,7 +216,7 @@ fn a_server_that_never_was_refuses_by_policy_and_the_proxy_serves() {
 }
 
 #[test]
-fn connections_that_break_all_the_time_hold_nobody_up() {
+fn connections_that_keep_breaking_delay_no_call() {
     let charged = Charged::new(&[], |setup| setup.parameter("hold_timeout", "5")).unjudged();
     let _server = charged.stage.server(&["one"], |_| {});
     let (done, proxy) = (AtomicBool::new(false), charged.stage.proxy.sip);
@@ -233,7 +233,7 @@ fn connections_that_break_all_the_time_hold_nobody_up() {
         asking.join().expect("every OPTIONS is answered")
     });
     assert!(latencies.len() > 200, "{} OPTIONS in ten seconds", latencies.len());
-    // Nobody acknowledges what the flood opened: it ends when nothing has moved for `hold_timeout`.
+    // Sessions of the flood get no ACK: they end after `hold_timeout` without activity.
     let mut client = charged.stage.bound(|_| {});
     assert_eq!(client.take(1, Reaction::Answer(200)).len(), 1, "{}", charged.stage.proxy.log());
     client.bye();

@@ -204,7 +204,7 @@ fn every_panel_has_a_result(prometheus: &Prometheus) {
         for target in targets {
             let query = target["expr"].as_str().expect("a query");
             let expression = query.replace("$__rate_interval", "5m").replace("$instance", ".*");
-            assert!(!expression.contains('$'), "{title}: {query} has a variable that nobody sets");
+            assert!(!expression.contains('$'), "{title}: {query} has a variable that is not set");
             let mut rows = Vec::new();
             let has_result = eventually(SOON, || {
                 rows = prometheus.query(&expression);

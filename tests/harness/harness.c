@@ -91,7 +91,7 @@ static pid_t fork_worker(imcharge_handle *handle, unsigned index, unsigned per_k
     return child;
 }
 
-/* A dead engine is nobody's loss: the next one goes on from what was committed. */
+/* The death of an engine loses nothing: the next one continues from what was committed. */
 static void kill_engine(imcharge_handle *handle, pid_t *engine)
 {
     int status = 0;

@@ -208,7 +208,7 @@ impl State {
             origin_realm: &self.settings.origin_realm,
             host_ip_address: vec![Address::Ip(peer.local)],
             vendor_id: Some(0),
-            product_name: Some(b"imcharge rehearsal OCS"),
+            product_name: Some(b"imcharge OCS simulator"),
             supported_vendor_id: vec![VENDOR_3GPP],
             auth_application_id: vec![APPLICATION_CREDIT_CONTROL],
             ..CapabilitiesExchangeAnswer::default()

@@ -36,11 +36,11 @@ enum Edit {
     Flags(u8),
     /// Services in services, this deep.
     Nested(usize),
-    /// So many AVPs that nobody knows, with these flags, behind it.
+    /// Number of unknown AVPs with these flags after it.
     Unknown { count: usize, flags: u8 },
-    /// Answers that nobody waits for, before it.
+    /// Unsolicited answers before it.
     Uninvited,
-    /// RAR, ASR, and requests that nobody knows, of octets without a pattern, before it.
+    /// RAR, ASR and unknown requests of random octets before it.
     Requests { seed: u32 },
     /// Another length of the whole message: the stream is no stream of messages any more.
     Length(u32),
@@ -144,7 +144,7 @@ impl Edit {
         many.chain(commands).chain(applications).chain(depths).chain(unknown).chain([Edit::Uninvited]).collect()
     }
 
-    /// Changes after which nobody can say where the next message begins.
+    /// Changes that hide where the next message begins.
     const BREAKING: [Edit; 11] = [
         Edit::Truncate { at: 21 },
         Edit::Truncate { at: 150 },
@@ -381,7 +381,7 @@ fn an_answer_broken_anywhere_hurts_its_own_request_alone() {
     Memory::assert_flat(before, &stage.proxy, history + (512 << 10), 256 << 10);
     let names = ["ccr_unmatched_answers", "ccr_late_answers", "ccr_malformed"];
     let [unmatched, late, malformed] = statistics(&stage.proxy, names);
-    assert!(unmatched + late >= 2, "those that nobody waits for are counted: {unmatched} unmatched, {late} late");
+    assert!(unmatched + late >= 2, "unsolicited answers are counted: {unmatched} unmatched, {late} late");
     // Each length of each AVP but its own is wrong somewhere; what is wrong with others may have no meaning.
     let lengths = edits.iter().filter(|edit| matches!(edit, Edit::AvpLength { .. })).count() as i64;
     assert!(malformed >= lengths / 2, "{malformed} malformed of {} broken ones", edits.len());

@@ -11,7 +11,7 @@ use std::time::Duration;
 enum Fate {
     /// The one who is named pays.
     Pays,
-    /// Nobody pays, and nothing goes on.
+    /// No account pays, and nothing is relayed.
     Refused,
 }
 use Fate::{Pays, Refused};
@@ -49,11 +49,11 @@ fn judge(stage: &Stage, vitals: &Vitals<'_>, cases: Vec<(Vec<u8>, Vec<u8>, Fate)
         assert_eq!(status == 200, fate == Pays, "{name}: {status}\n{}", vitals.end());
         vitals.assert_well(&name);
     }
-    // However late: nobody else was given anything.
+    // However late: no other account was given anything.
     assert_eq!(stage.proxy.statistic("reserves_granted") - before, pay, "{}", vitals.end());
 }
 
-/// A proxy where every account has enough, and a session that nobody ends is soon over.
+/// A proxy where every account has enough, and a session without BYE ends soon.
 fn stage() -> Stage {
     Stage::new(|setup| setup.parameter("default_balance", "1000").parameter("hold_timeout", "1"))
 }

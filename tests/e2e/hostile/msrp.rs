@@ -1,4 +1,4 @@
-//! MSRP streams (RFC 4975) that are broken in every way, on connections of nobody's and on the server's own.
+//! Malformed MSRP streams (RFC 4975), on unknown connections and on the server's connection.
 //!
 //! Two frames end Kamailio 5.6.3 by themselves, without imcharge, and are not sent here for that reason:
 //!
@@ -98,12 +98,12 @@ impl Change {
             (Change::NoColon, _) => Lost,
             (Change::Removed | Change::Doubled | Change::OtherCase, _) if path => Lost,
             (Change::BareLineFeed, _) => Malformed,
-            // Content of which nobody can say whether it was charged before.
+            // Content that cannot be told from content charged before.
             (Change::Removed, "Message-ID") => Malformed,
             // Of two a relay, or the client, may read the other one.
             (Change::Doubled, "Message-ID") => Malformed,
             (Change::Removed | Change::Doubled | Change::OtherCase, _) => Whole,
-            // Nobody reads what stands in it.
+            // Its value is not read.
             (_, "Content-Type") => Whole,
             (Change::NotUtf8, _) => Malformed,
             // A word that RFC 4975 does not know says nothing.
@@ -386,7 +386,7 @@ fn a_frame_cut_at_every_octet_ends_its_connection_alone() {
     let session = Session::open(&stage, &server);
     let (before, length) = (seen(&stage.proxy), session.send(b"twelve bytes").bytes().len());
     for octets in 0..length {
-        // The connection ends, or somebody else's frame comes: it is taken for the rest of this one, whose end-line
+        // The connection ends, or another frame follows: it is taken for the rest of this one, whose end-line
         // never comes.
         let cut = session.send(b"twelve bytes").bytes()[..octets].to_vec();
         pour(stage.proxy.msrp, &cut);
@@ -492,7 +492,7 @@ fn broken_frames_of_the_server_itself_cost_it_its_connection_at_most() {
     for line in 0..2 {
         let send = session.send(b"twelve bytes");
         let name = send.name(line);
-        write(&send.with(line, format!("{name}: nobody\r\n").into_bytes()).bytes());
+        write(&send.with(line, format!("{name}: nothing\r\n").into_bytes()).bytes());
     }
     write(&session.send(b"this one is right").bytes());
     stage.until_debited(&session.account, session.paid + 1);
@@ -534,7 +534,7 @@ fn hostile_round(stage: &Stage, server: &ImServer) {
 }
 
 #[test]
-fn memory_stays_what_it_was_however_much_is_broken() {
+fn memory_does_not_grow_with_malformed_input() {
     const ROUNDS: usize = 3;
     let stage = stage();
     let server = stage.server(&["one", "two"], |_| {});

@@ -233,7 +233,7 @@ const BEYOND_SYNTAX: &[Case] = &[
         0,
         "INVITE sip:deferred@im.example.org SIP/2.0\nCSeq: 193942 INVITE\nVia: SIP/2.0/UDP {own};rport;branch=z9hG4bK{id}\n{pai}{sdp}",
     ),
-    // Schemes that nobody knows, and such as nobody expects.
+    // Unknown and unexpected URI schemes.
     case(
         "unkscm",
         200,
@@ -255,13 +255,13 @@ const BEYOND_SYNTAX: &[Case] = &[
         200,
         "OPTIONS sip:im.example.org SIP/2.0\nTo: sip:j_user@example.org\nFrom: sip:caller@example.net;tag=242\nMax-Forwards: 6\nCall-ID: bext01.{id}\nRequire: nothingSupportsThis, nothingSupportsThisEither\nProxy-Require: noProxiesSupportThis, norDoAnyProxiesSupportThis\nCSeq: 8 OPTIONS\nVia: SIP/2.0/UDP {own};rport;branch=z9hG4bK{id}\nContent-Length: 0\n\n",
     ),
-    // A body of a type that nobody knows; ours has a path in it all the same.
+    // A body of an unknown type; ours contains a path all the same.
     case(
         "invut",
         200,
         "INVITE sip:deferred@im.example.org SIP/2.0\nContact: <sip:alice@192.0.2.1>\nTo: sip:deferred@im.example.org\nFrom: sip:alice@example.net;tag=8\nMax-Forwards: 4\nCall-ID: invut.{id}\nCSeq: 235448 INVITE\nVia: SIP/2.0/UDP {own};rport;branch=z9hG4bK{id}\n{pai}Content-Type: application/unknownformat\n{length}\n\n<audio>\n <pcmu port=\"443\"/>\n</audio>\na=path:msrp://{own}/torture;tcp\n",
     ),
-    // A scheme of authorization that nobody knows.
+    // An unknown authorization scheme.
     case(
         "regaut01",
         405,
@@ -291,7 +291,7 @@ const BEYOND_SYNTAX: &[Case] = &[
         483,
         "OPTIONS sip:im.example.org SIP/2.0\nTo: sip:user@example.org\nFrom: sip:caller@example.net;tag=3ghsd41\nCall-ID: zeromf.{id}\nCSeq: 39234321 OPTIONS\nVia: SIP/2.0/UDP {own};rport;branch=z9hG4bK{id}\nMax-Forwards: 0\nContent-Length: 0\n\n",
     ),
-    // Parameters of a Contact that nobody knows, of the header and of the URI.
+    // Unknown parameters of a Contact header and of its URI.
     case(
         "cparam01",
         405,
@@ -308,7 +308,7 @@ const BEYOND_SYNTAX: &[Case] = &[
         405,
         "REGISTER sip:im.example.org SIP/2.0\nTo: sip:user@example.org\nFrom: sip:user@example.org;tag=8\nMax-Forwards: 70\nCall-ID: regescrt.{id}\nCSeq: 14398234 REGISTER\nVia: SIP/2.0/UDP {own};rport;branch=z9hG4bK{id}\nL:0\nContact: <sip:user@example.org?Route=%3Csip:sip.example.org%3E>\n\n",
     ),
-    // An answer is wanted in a form that nobody knows.
+    // Accept names an unknown type.
     case(
         "sdp01",
         200,
@@ -359,7 +359,7 @@ pub fn final_status(socket: &UdpSocket, within: Duration) -> u16 {
     0
 }
 
-/// A proxy that asks for credit for every INVITE, also for one with a To tag, and gives up soon who says nothing.
+/// A proxy that asks for credit for every INVITE, also for one with a To tag, and gives up early on silent parties.
 fn setup(setup: Setup) -> Setup {
     let timers = "modparam(\"tm\", \"fr_timer\", 2000)\nmodparam(\"imcharge\", \"tariff\", TARIFF)";
     setup

@@ -65,7 +65,7 @@ fn a_message_that_msrp_relay_could_not_send_on_is_not_debited() {
                  -------{id}$\r\n"
             )
         };
-        let unknown = relay.rsplit_once('/').map(|(front, _)| format!("{front}/nobody;tcp")).expect("a session");
+        let unknown = relay.rsplit_once('/').map(|(front, _)| format!("{front}/unknown;tcp")).expect("a session");
         drop_connection(&stage, &client);
         for (count, frame) in [send(relay, "yes"), send(relay, "no"), send(&unknown, "no")].iter().enumerate() {
             assert!(eventually(SOON, || server.write_raw(frame.as_bytes()).is_ok()));

@@ -65,7 +65,7 @@ fn a_script_that_serves_for_nothing_does_not_serve_a_cancelled_invite() {
     assert_eq!(server.invites(), 0, "{}", charged.stage.proxy.log());
 }
 
-/// The engine gives no verdict, and nobody starts it again.
+/// The engine gives no verdict and is not restarted.
 #[test]
 #[ignore = "needs OPENSIPS_SRC and OPENSIPS_BIN"]
 fn an_invite_without_a_verdict_is_answered() {

@@ -14,7 +14,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// One of the programs, which `make test` fetches.
 pub fn program(name: &str) -> PathBuf {
-    let folder = std::env::var_os("IMCHARGE_PROMETHEUS").expect("IMCHARGE_PROMETHEUS names no folder: run make test-all");
+    let folder =
+        std::env::var_os("IMCHARGE_PROMETHEUS").expect("IMCHARGE_PROMETHEUS names no folder: run make test-all");
     Path::new(&folder).join(name)
 }
 
