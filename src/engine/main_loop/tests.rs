@@ -62,7 +62,7 @@ impl World {
             });
             taken.expect("the engine runs");
         }
-        engine.round().unwrap_or_else(|error| panic!("{error}"));
+        engine.tick().unwrap_or_else(|error| panic!("{error}"));
         let (server, _) = listener.accept().expect("a connection");
         server.set_read_timeout(Some(Duration::from_millis(5))).expect("a socket");
         World { engine, server, _folder: folder }
@@ -74,7 +74,7 @@ impl World {
         let begun = Instant::now();
         let mut buffer = [0; 8192];
         loop {
-            self.round();
+            self.tick();
             match self.server.read(&mut buffer) {
                 Ok(octets) if octets > 0 => return messages(&buffer[..octets]),
                 _ => assert!(begun.elapsed() < Duration::from_secs(20), "nothing comes"),
@@ -88,7 +88,7 @@ impl World {
         let begun = Instant::now();
         let (mut found, mut bytes, mut buffer) = (Vec::new(), Vec::new(), vec![0; 65_536]);
         while found.len() < count {
-            self.round();
+            self.tick();
             let octets = self.server.read(&mut buffer).unwrap_or(0);
             bytes.extend_from_slice(&buffer[..octets]);
             while let Framed::Message(length) = frame(&bytes) {
@@ -100,8 +100,8 @@ impl World {
     }
 
     #[track_caller]
-    fn round(&mut self) {
-        self.engine.round().unwrap_or_else(|error| panic!("{error}"));
+    fn tick(&mut self) {
+        self.engine.tick().unwrap_or_else(|error| panic!("{error}"));
     }
 
     fn say(&mut self, bytes: &[u8]) {
@@ -172,13 +172,13 @@ fn renewals_that_are_due_at_once_are_spread_over_time() {
     world.say(&answers.concat());
     let counted = |world: &World, of: Statistic| world.engine.region.counter(of).load(Ordering::Relaxed);
     while counted(&world, Statistic::CcrAnswers) < u64::from(SESSIONS) {
-        world.round();
+        world.tick();
     }
-    world.round();
+    world.tick();
     std::thread::sleep(Duration::from_millis(5500));
     let begun = Instant::now();
     loop {
-        world.round();
+        world.tick();
         let renewed = counted(&world, Statistic::InterimCcrs);
         let most = AT_ONCE + begun.elapsed().as_millis();
         assert!(u128::from(renewed) <= most, "{renewed} renewals, {most} at most");

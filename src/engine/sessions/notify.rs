@@ -1,22 +1,24 @@
-//! What hosts and scripts are told of: verdicts, debits, failures.
+//! Notifications to hosts and scripts: verdicts, debits, failures.
 
-use super::{Effect, SessionEntry, Tick};
+use super::entry::SessionEntry;
 use crate::charge::ch2::{Failure, SessionKey, Trigger};
 use crate::charge::event::Reserve;
 use crate::charge::session::{Decision, Session, Verdict};
 use crate::charge::time::Time;
+use crate::engine::effects::Effect;
+use crate::engine::tick::Tick;
 use crate::shm::gate::Opening;
 use crate::shm::latency::Latency;
 use crate::shm::notification::{Kind, Notification, Outcome};
 use crate::shm::statistic::Statistic;
 use crate::simulate::{InjectedBug, is_injected};
 
-/// Tells the waiting INVITE, and opens the gate for a granted one.
-pub(crate) fn tell_verdict(turn: &mut Tick<'_>, live: &SessionEntry, verdict: &Verdict) {
-    let here = live.instance == turn.region.instance();
+/// Sends the verdict that resumes the INVITE, and opens the gate for a granted one.
+pub(super) fn send_verdict(tick: &mut Tick<'_>, entry: &SessionEntry, verdict: &Verdict) {
+    let is_current = entry.instance == tick.region.instance();
     let decision = match verdict.result {
-        // Without a slot that workers find, its messages would be stopped.
-        Decision::Granted if here && !is_gate_opened(turn, live) => Decision::Failed(Failure::Full),
+        // Without a slot that workers find, the gate would stop its messages.
+        Decision::Granted if is_current && !is_gate_opened(tick, entry) => Decision::Failed(Failure::Full),
         decision => decision,
     };
     let (statistic, result, reason, code) = match decision {
@@ -24,24 +26,25 @@ pub(crate) fn tell_verdict(turn: &mut Tick<'_>, live: &SessionEntry, verdict: &V
         Decision::Denied(denial) => (Statistic::ReservesDenied, Outcome::Denied, denial.as_str(), denial.code()),
         Decision::Failed(failure) => (Statistic::ReservesFailed, Outcome::Failed, failure.as_str(), failure.code()),
     };
-    turn.count(statistic);
-    let session = &live.session;
+    tick.count(statistic);
+    let session = &entry.session;
     if result == Outcome::Granted {
-        turn.effects.extend(live.slot.map(|slot| Effect::Grant(slot, verdict.granted.0)));
+        tick.effects.extend(entry.slot.map(|slot| Effect::Grant(slot, verdict.granted.0)));
     }
-    if !here {
+    if !is_current {
         return;
     }
-    let suspended = session.suspended();
-    let kind = Kind::Verdict { suspended, result, granted: verdict.granted.0 };
-    turn.notices.write_verdict(turn.region, &notice(session, reason, code, verdict.balance, kind));
-    turn.latencies.push((Latency::Reserve, session.opened()));
+    let kind = Kind::Verdict { suspended: session.suspended(), result, granted: verdict.granted.0 };
+    let notification = notification(session, reason, code, verdict.balance, kind);
+    tick.notifications.write_verdict(tick.region, &notification);
+    tick.latencies.push((Latency::Reserve, session.opened()));
 }
 
-/// Opens the slot of a granted session after the commit. `false`: it has none, or workers would not find it.
-pub(crate) fn is_gate_opened(turn: &mut Tick<'_>, live: &SessionEntry) -> bool {
-    let (session, Some(slot)) = (&live.session, live.slot) else { return false };
-    let region = turn.region;
+/// Claims the slot of a granted session and opens it after the commit. `false`: the session has no slot, or workers would
+/// not find it.
+pub(super) fn is_gate_opened(tick: &mut Tick<'_>, entry: &SessionEntry) -> bool {
+    let (session, Some(slot)) = (&entry.session, entry.slot) else { return false };
+    let region = tick.region;
     let opening = Opening {
         session: session.key(),
         name: region.name_of_session(session.key()),
@@ -53,57 +56,57 @@ pub(crate) fn is_gate_opened(turn: &mut Tick<'_>, live: &SessionEntry) -> bool {
         return true;
     }
     if !region.table().claim(slot, &opening) {
-        turn.count(Statistic::DroppedTableFull);
+        tick.count(Statistic::DroppedTableFull);
         return false;
     }
-    turn.effects.push(Effect::Open(slot, opening));
+    tick.effects.push(Effect::Open(slot, opening));
     true
 }
 
-/// Tells an INVITE that opens no session.
-pub(crate) fn refuse(turn: &mut Tick<'_>, session: SessionKey, at: Time, reserve: &Reserve<'_>, why: Failure) {
-    turn.count(Statistic::Reserves);
-    turn.count(Statistic::ReservesFailed);
-    turn.latencies.push((Latency::Reserve, at));
-    let suspended = reserve.suspended;
-    let notice = Notification {
+/// Sends the verdict of an INVITE that opens no session.
+pub(super) fn refuse(tick: &mut Tick<'_>, session: SessionKey, at: Time, reserve: &Reserve<'_>, failure: Failure) {
+    tick.count(Statistic::Reserves);
+    tick.count(Statistic::ReservesFailed);
+    tick.latencies.push((Latency::Reserve, at));
+    let kind = Kind::Verdict { suspended: reserve.suspended, result: Outcome::Failed, granted: 0 };
+    let notification = Notification {
         session,
         call_id: reserve.call_id,
         account: reserve.account,
-        reason: why.as_str(),
-        code: why.code(),
+        reason: failure.as_str(),
+        code: failure.code(),
         balance: None,
-        kind: Kind::Verdict { suspended, result: Outcome::Failed, granted: 0 },
+        kind,
     };
-    turn.changed = true;
-    turn.notices.write_verdict(turn.region, &notice);
+    tick.changed = true;
+    tick.notifications.write_verdict(tick.region, &notification);
 }
 
-pub(crate) fn tell_debit(
-    turn: &mut Tick<'_>,
+/// Notifies the event route of a debit, if the script has that route.
+pub(super) fn notify_debit(
+    tick: &mut Tick<'_>,
     session: &Session,
     message_id: &str,
     units: u64,
     trigger: Trigger,
     balance: Option<i64>,
 ) {
-    if turn.region.event_routes().0 {
-        let code = match trigger {
-            Trigger::Error(code) => code.into(),
-            _ => 0,
-        };
-        let kind = Kind::Debited { message_id, units };
-        turn.notices.write_event(turn.region, &notice(session, trigger.as_str(), code, balance, kind));
+    if tick.region.event_routes().0 {
+        let (reason, code) = (trigger.as_str(), trigger.code().into());
+        let notification = notification(session, reason, code, balance, Kind::Debited { message_id, units });
+        tick.notifications.write_event(tick.region, &notification);
     }
 }
 
-pub(crate) fn tell_failure(turn: &mut Tick<'_>, session: &Session, failure: Failure) {
-    if turn.region.event_routes().1 {
-        turn.notices.write_event(turn.region, &notice(session, failure.as_str(), failure.code(), None, Kind::Failed));
+/// Notifies the event route of a failing enabler, if the script has that route.
+pub(super) fn notify_failure(tick: &mut Tick<'_>, session: &Session, failure: Failure) {
+    if tick.region.event_routes().1 {
+        let notification = notification(session, failure.as_str(), failure.code(), None, Kind::Failed);
+        tick.notifications.write_event(tick.region, &notification);
     }
 }
 
-fn notice<'a>(
+fn notification<'a>(
     session: &'a Session,
     reason: &'a str,
     code: u32,
@@ -114,9 +117,10 @@ fn notice<'a>(
     Notification { session: session.key(), call_id, account, reason, code, balance, kind }
 }
 
-pub(crate) fn count_debit(turn: &mut Tick<'_>, trigger: Trigger) {
-    turn.count(Statistic::Debits);
-    turn.count(match trigger {
+/// Counts a debit by its trigger.
+pub(super) fn count_debit(tick: &mut Tick<'_>, trigger: Trigger) {
+    tick.count(Statistic::Debits);
+    tick.count(match trigger {
         Trigger::Response => Statistic::DebitsOnResponse,
         Trigger::Error(_) => Statistic::DebitsOnError,
         Trigger::Timeout => Statistic::DebitsOnTimeout,

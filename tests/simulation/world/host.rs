@@ -208,11 +208,11 @@ impl World<'_> {
             return;
         }
         self.elsewhere.borrow_mut().step();
-        match self.guarded(|engine| engine.as_mut().expect("looked at above").round()) {
+        match self.guarded(|engine| engine.as_mut().expect("looked at above").tick()) {
             Some(Ok(read)) => {
                 self.check_syncs();
                 let engine = self.engine.as_ref().filter(|_| !Engine::has_more(read));
-                let patience = engine.map_or(Duration::ZERO, Engine::patience);
+                let patience = engine.map_or(Duration::ZERO, Engine::sleep_max);
                 let most = u64::try_from(patience.as_micros()).unwrap_or(0).max(100);
                 self.soon(most, What::Engine(life));
                 self.soon(2_000, What::Network);

@@ -1,0 +1,116 @@
+//! What a tick does to the rest of the world once it is committed.
+
+use super::sessions::SessionTable;
+use crate::charge::ch2::{Request, SessionKey};
+use crate::charge::event::Event;
+use crate::enabler::{Call, Enabler, ReservationState, ServerRequest};
+use crate::shm::clock;
+use crate::shm::gate::Opening;
+use crate::shm::record::CommandResult;
+use crate::shm::region::Region;
+use crate::shm::statistic::Statistic;
+use std::sync::atomic::Ordering;
+
+/// An effect that must not happen before the commit. Slots are those of the gate.
+pub enum Effect {
+    /// Open a slot.
+    Open(u32, Opening),
+    /// Set the total grant of a slot.
+    Grant(u32, u32),
+    /// Close a slot.
+    Close(u32),
+    /// Free a slot.
+    Free(u32),
+    /// Forget a lost connection of a slot, so that another one may take its place.
+    Disconnected(u32, u64),
+    /// Stop the rest of a message: slot, session, hash of the message.
+    StopMessage(u32, SessionKey, u64),
+    /// Charge a message like a new one: slot, session, hash of the message.
+    ForgetMessage(u32, SessionKey, u64),
+    /// Reply to a command.
+    Reply {
+        /// Process that sent the command.
+        process: u32,
+        /// Sequence of the command.
+        sequence: u64,
+        /// Result.
+        result: CommandResult,
+        /// Balance of the account.
+        balance: i64,
+        /// Units held of the account.
+        held: i64,
+    },
+    /// Send a request to the enabler.
+    Ask(Request),
+    /// Answer a request of the enabler's server.
+    Answer {
+        /// The request.
+        request: ServerRequest,
+        /// What it did to the session.
+        event: Event<'static>,
+        /// State of the reservation that it concerned.
+        state: ReservationState,
+    },
+    /// Increment a statistic.
+    Count(Statistic),
+}
+
+impl Effect {
+    /// Whether it must wait until the commit survives a power failure, because it leaves this machine.
+    pub fn leaves_the_machine(&self) -> bool {
+        matches!(self, Effect::Ask(_) | Effect::Answer { .. })
+    }
+
+    /// Whether it must wait for the tables, which the sender of the command may read next.
+    pub fn is_reply(&self) -> bool {
+        matches!(self, Effect::Reply { .. })
+    }
+}
+
+impl SessionTable {
+    /// Executes effects after the commit and updates the gauges.
+    pub fn publish(&mut self, region: &Region, effects: Vec<Effect>, enabler: &mut dyn Enabler) {
+        let table = region.table();
+        for effect in effects {
+            match effect {
+                Effect::Open(slot, opening) => table.open(slot, &opening),
+                Effect::Disconnected(slot, connection) => table.slots[slot as usize].forget_connection(connection),
+                Effect::Grant(slot, total) => table.slots[slot as usize].set_granted(total),
+                Effect::StopMessage(slot, session, message) => table.stop_message(slot, session, message),
+                Effect::ForgetMessage(slot, session, message) => table.forget_message(slot, session, message),
+                Effect::Close(slot) => {
+                    table.slots[slot as usize].close();
+                }
+                Effect::Free(slot) => {
+                    table.free(slot);
+                    self.add_free_slot(slot);
+                }
+                Effect::Reply { process, sequence, result, balance, held } => {
+                    reply(region, process, sequence, (result, balance, held));
+                }
+                Effect::Ask(request) => self.ask_enabler(request, enabler),
+                Effect::Answer { request, event, state } => enabler.answer(request, &event, state),
+                Effect::Count(statistic) => region.count(statistic),
+            }
+        }
+        enabler.flush(clock::now());
+        self.publish_gauges(region);
+    }
+
+    /// Sends a request, unless it was answered while it waited for the sync: an earlier copy may have had a late answer.
+    fn ask_enabler(&self, request: Request, enabler: &mut dyn Enabler) {
+        if let Some(session) = self.session_with_pending(request.session, request.number) {
+            let (call_id, other) = (session.call_id(), session.other());
+            let call = Call { call_id, other, icid: session.icid(), direction: session.direction() };
+            enabler.ask(request, &call, clock::now(), clock::wall_ms() / 1000);
+        }
+    }
+}
+
+fn reply(region: &Region, process: u32, sequence: u64, (result, balance, held): (CommandResult, i64, i64)) {
+    let slot = region.reply_slot(process as usize);
+    slot.code.store(result as u32, Ordering::Relaxed);
+    slot.balance.store(balance, Ordering::Relaxed);
+    slot.held.store(held, Ordering::Relaxed);
+    slot.sequence.store(sequence, Ordering::Release);
+}

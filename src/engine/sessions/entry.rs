@@ -1,0 +1,96 @@
+//! A session in memory, and what it writes to the store.
+
+use crate::charge::event::Event;
+use crate::charge::session::Session;
+use crate::charge::tariff::Units;
+use crate::charge::time::Time;
+use crate::engine::store::change::{Change, MessageRecord, SessionChange};
+use crate::engine::tick::Tick;
+use crate::shm::region::Region;
+use std::num::NonZeroI64;
+
+/// Drift between the monotonic and the wall clock, in microseconds, from which the times of trace events are corrected.
+const CLOCK_DRIFT_MAX_MICROS: u64 = 2_000_000;
+
+/// A session, with what the engine keeps beside its state.
+pub(super) struct SessionEntry {
+    pub session: Session,
+    /// Row in the table of sessions.
+    pub row: i64,
+    /// Run of the host that it belongs to.
+    pub instance: u64,
+    /// Its slot of the gate.
+    pub slot: Option<u32>,
+    /// Time of its entry in the heap of timers.
+    pub scheduled: Option<Time>,
+    /// UNIX milliseconds.
+    pub opened_at: i64,
+    /// Whether the store knows it.
+    pub is_stored: bool,
+    /// UNIX milliseconds.
+    pub closed_at: Option<NonZeroI64>,
+    /// Whether it has changed since the last commit.
+    pub is_dirty: bool,
+    /// Its unacknowledged debits, as counted in the table.
+    pub debits_pending: u32,
+    /// Its messages that no enabler granted, as counted in the table.
+    pub uncovered: u32,
+}
+
+impl SessionEntry {
+    /// Creates the entry of a session that is not stored yet.
+    pub fn new(session: Session, row: i64, instance: u64, opened_at: i64) -> SessionEntry {
+        SessionEntry {
+            session,
+            row,
+            instance,
+            slot: None,
+            scheduled: None,
+            opened_at,
+            is_stored: false,
+            closed_at: None,
+            is_dirty: false,
+            debits_pending: 0,
+            uncovered: 0,
+        }
+    }
+
+    /// Tells the session of its 2xx, if the worker has noted it in the slot but found no room for the event in its ring.
+    pub fn recall_answer(&mut self, region: &Region, at: Time) {
+        let slot = self.slot.and_then(|slot| region.table().slots.get(slot as usize));
+        let is_answered = slot.is_some_and(|slot| slot.session() == Some(self.session.key()) && slot.is_answered());
+        if is_answered && !self.session.is_answered() {
+            self.session.event(&Event::Answered { leg: 0 }, at);
+        }
+    }
+
+    /// Returns the record of a message for the history.
+    pub fn message_record(&self, message_id: Box<str>, octets: u64, units: Units, wall_ms: i64) -> MessageRecord {
+        let (call_id, account) = (self.session.call_id().into(), self.session.account().into());
+        MessageRecord { row: self.row, call_id, message_id, account, octets, units: units.0, wall_ms }
+    }
+
+    /// Adds the changes of the session to the commit.
+    pub fn write(&mut self, tick: &mut Tick<'_>) {
+        self.is_dirty = false;
+        self.write_trace(tick);
+        let opened = (!self.is_stored).then_some((self.instance, self.opened_at));
+        self.is_stored = true;
+        let (head, parts) = (self.session.head(), self.session.take_changed_parts());
+        let (row, closed_at) = (self.row, self.closed_at.map(NonZeroI64::get));
+        tick.store.put_session(SessionChange { row, opened, closed_at, head, parts }, &self.session);
+    }
+
+    /// Adds new trace events to the commit.
+    pub fn write_trace(&mut self, tick: &mut Tick<'_>) {
+        let (first, events) = self.session.take_trace();
+        if events.is_empty() {
+            return;
+        }
+        let since = tick.now.micros_since(self.session.opened());
+        let zero = tick.wall_ms.saturating_mul(1000).saturating_sub_unsigned(since);
+        // The monotonic clock restarts with the machine, and an operator may set the wall clock.
+        let is_drifted = zero.abs_diff(self.opened_at.saturating_mul(1000)) > CLOCK_DRIFT_MAX_MICROS;
+        tick.store.put(Change::Trace { row: self.row, first, zero: is_drifted.then_some(zero), events });
+    }
+}
