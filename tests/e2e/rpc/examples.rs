@@ -184,35 +184,39 @@ fn every_json_rpc_request_of_the_documentation_is_answered() {
     }
 }
 
-#[test]
-#[ignore = "needs OPENSIPS_SRC and OPENSIPS_BIN"]
-fn every_example_of_a_command_runs_in_opensips() {
-    before(Host::OpenSips, every_example_of_a_command_runs_and_has_the_printed_fields);
-}
+mod opensips {
+    use super::*;
 
-#[test]
-#[ignore = "needs OPENSIPS_SRC and OPENSIPS_BIN"]
-fn every_example_of_the_management_interface_runs() {
-    before(Host::OpenSips, || {
-        let page = read("docs/rpc.md");
-        let (console, _server, _client) = prepared();
-        let commands = page.split("MI: `imcharge:").skip(1).filter_map(|rest| rest.split_once('`'));
-        let commands: Vec<String> = commands.map(|(command, _)| format!("imcharge:{command}")).collect();
-        for command in COMMANDS {
-            let name = format!("imcharge:{}", command.name);
-            let is_of = |line: &&String| line.split(' ').next() == Some(&name);
-            assert!(commands.iter().any(|line| is_of(&line)), "no example of {name}");
-        }
-        let manual = read("docs/opensips.md");
-        let typed = typed(&manual, "opensips-cli");
-        assert!(!typed.is_empty());
-        let typed = typed.iter().map(|words| words[3..].join(" "));
-        for line in commands.into_iter().chain(typed).filter(|_| console.ways().contains(&Way::Cli)) {
-            let words: Vec<&str> = line.split(' ').collect();
-            match console.cli(words[0], &words[1..]) {
-                Err((404, sentence)) if sentence.contains("is on hold") => {}
-                result => assert!(result.is_ok(), "{line}: {result:?}"),
+    #[test]
+    #[ignore = "needs OPENSIPS_SRC and OPENSIPS_BIN"]
+    fn every_example_of_a_command_runs_and_has_the_printed_fields() {
+        before(Host::OpenSips, super::every_example_of_a_command_runs_and_has_the_printed_fields);
+    }
+
+    #[test]
+    #[ignore = "needs OPENSIPS_SRC and OPENSIPS_BIN"]
+    fn every_example_of_the_management_interface_runs() {
+        before(Host::OpenSips, || {
+            let page = read("docs/rpc.md");
+            let (console, _server, _client) = prepared();
+            let commands = page.split("MI: `imcharge:").skip(1).filter_map(|rest| rest.split_once('`'));
+            let commands: Vec<String> = commands.map(|(command, _)| format!("imcharge:{command}")).collect();
+            for command in COMMANDS {
+                let name = format!("imcharge:{}", command.name);
+                let is_of = |line: &&String| line.split(' ').next() == Some(&name);
+                assert!(commands.iter().any(|line| is_of(&line)), "no example of {name}");
             }
-        }
-    });
+            let manual = read("docs/opensips.md");
+            let typed = typed(&manual, "opensips-cli");
+            assert!(!typed.is_empty());
+            let typed = typed.iter().map(|words| words[3..].join(" "));
+            for line in commands.into_iter().chain(typed).filter(|_| console.ways().contains(&Way::Cli)) {
+                let words: Vec<&str> = line.split(' ').collect();
+                match console.cli(words[0], &words[1..]) {
+                    Err((404, sentence)) if sentence.contains("is on hold") => {}
+                    result => assert!(result.is_ok(), "{line}: {result:?}"),
+                }
+            }
+        });
+    }
 }
