@@ -1,5 +1,5 @@
-//! What holds for every input, one file a fuzz target. The targets in `fuzz_targets/` call these with what libFuzzer
-//! makes up; `tests/corpus.rs` calls the same with the corpus, so that plain `cargo test` meets what was found once.
+//! Checks that hold for every input, one file per fuzz target. The targets in `fuzz_targets/` call them with libFuzzer's
+//! inputs; `tests/corpus.rs` calls them with the corpus, so that `cargo test` covers earlier findings.
 
 pub mod c_abi;
 pub mod diameter_message;
@@ -10,19 +10,20 @@ pub mod msrp_frame;
 pub mod peers_world;
 pub mod ring_contents;
 pub mod sdp;
+pub mod session_enabler;
 pub mod session_events;
 pub mod session_world;
 pub mod sip_glance;
 
-/// What an input decides, octet by octet; zeros once it is used up. One octet a choice keeps seeds writable by hand
-/// and lets a mutation change one choice and leave the others alone.
+/// Choices made from an input, octet by octet; zeros once it is used up. With one octet per choice, seeds can be written by
+/// hand and a mutation changes one choice only.
 #[derive(Clone, Copy, Debug)]
 pub struct Choices<'a> {
     rest: &'a [u8],
 }
 
 impl<'a> Choices<'a> {
-    /// Of this input.
+    /// Reads choices from this input.
     pub fn new(bytes: &'a [u8]) -> Choices<'a> {
         Choices { rest: bytes }
     }
@@ -39,22 +40,22 @@ impl<'a> Choices<'a> {
         *first
     }
 
-    /// One of `count`.
+    /// A number below `count`.
     pub fn below(&mut self, count: usize) -> usize {
         usize::from(self.octet()) % count.max(1)
     }
 
-    /// Yes or no.
+    /// A boolean.
     pub fn flag(&mut self) -> bool {
         self.octet() & 1 == 1
     }
 
-    /// 16 bits.
+    /// A 16-bit number.
     pub fn u16(&mut self) -> u16 {
         u16::from_le_bytes([self.octet(), self.octet()])
     }
 
-    /// 64 bits, the ends of the range among the short ways: where arithmetic breaks.
+    /// A 64-bit number; few octets suffice for small ones and for the limits of the range.
     pub fn u64(&mut self) -> u64 {
         match self.octet() {
             small @ 0..=199 => small.into(),

@@ -1,16 +1,15 @@
 //! Invariants of every conversation, checked with models of workers, gate, rings and enabler: events are read in any order
 //! and more than once, answers arrive at any time, and anything may fail.
 
-use imcharge::charge::ch2::{Denial, Failure, Grant, Operation, Request, Reservation, Response, SessionKey};
+use super::session_enabler::{Enabler, PRICE, opened_by};
+use imcharge::charge::ch2::{Failure, Operation, Request, Response, SessionKey};
 use imcharge::charge::event::{Direction, Event, FailureReport, Flag, Reserve, Sent, Stop, Suspended};
 use imcharge::charge::policy::{Policy, Resend, Settle};
 use imcharge::charge::session::{Output, Session};
-use imcharge::charge::tariff::{Per, Quota, Tariff};
+use imcharge::charge::tariff::{Per, Tariff};
 use imcharge::charge::time::Time;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-
-const PRICE: u32 = 5;
 
 /// One action in the world.
 #[derive(Clone, Debug)]
@@ -89,109 +88,6 @@ pub enum Sip {
 
 /// Dialogs of one INVITE.
 pub const LEGS: u64 = 3;
-
-/// Model of an enabler with one account. It keeps all answers by request number.
-struct Enabler {
-    balance: i64,
-    /// Units held, by the number of the request that opened the reservation.
-    held: BTreeMap<u32, i64>,
-    debited: i64,
-    start: i64,
-    answers: BTreeMap<u32, Response>,
-    /// Number of releases and of late grants per reservation.
-    released: BTreeMap<u32, u32>,
-    late: BTreeMap<u32, u32>,
-    /// A debit exceeded its reservation or had none, so the balance may be negative.
-    uncovered: bool,
-    /// It grants in part. Otherwise it ends a reservation whose UPDATE it refuses.
-    in_part: bool,
-}
-
-impl Enabler {
-    fn execute(&mut self, request: &Request) -> Response {
-        if let Some(answer) = self.answers.get(&request.number) {
-            return answer.clone();
-        }
-        let opened_by = opened_by(request);
-        let answer = match &request.operation {
-            Operation::Reserve { quota } => self.reserve(opened_by.unwrap_or(request.number), *quota),
-            Operation::Debit { units, .. } => {
-                self.debit(opened_by, i64::try_from(units.0).expect("a price"));
-                let mut ended = false;
-                if let Reservation::Last { opened_by, .. } = request.reservation {
-                    self.close(opened_by);
-                    ended = true;
-                }
-                Response::Debited { balance: Some(self.balance), ended, rest: None }
-            }
-            Operation::Refund { units, .. } => self.refund(i64::try_from(units.0).expect("a price")),
-            Operation::Release => self.release(opened_by.expect("a release is of a reservation")),
-        };
-        let held: i64 = self.held.values().sum();
-        assert_eq!(self.balance + held + self.debited, self.start, "money is conserved");
-        self.answers.insert(request.number, answer.clone());
-        answer
-    }
-
-    /// Reserves a quota; a quota of 0 renews the reservation unchanged.
-    fn reserve(&mut self, opened_by: u32, quota: Quota) -> Response {
-        let granted = (self.balance / i64::from(PRICE)).clamp(0, quota.0.into());
-        let is_enough = granted == i64::from(quota.0) || (self.in_part && granted > 0);
-        let Some(more) = u32::try_from(granted).ok().filter(|_| is_enough) else {
-            assert!(
-                !self.held.contains_key(&opened_by),
-                "an open reservation is never extended, because a refusal may end it"
-            );
-            return Response::Denied(if quota.0 > 1 { Denial::NotSoMany } else { Denial::NoCredit });
-        };
-        let is_late = self.late.contains_key(&opened_by);
-        assert!(is_late || !self.released.contains_key(&opened_by), "a released reservation is not reopened");
-        assert!(quota.0 > 0 || self.held.contains_key(&opened_by), "only open reservations are renewed");
-        self.balance -= granted * i64::from(PRICE);
-        *self.held.entry(opened_by).or_default() += granted * i64::from(PRICE);
-        let (server_binding, balance) = (Some(format!("server of {opened_by}").into()), Some(self.balance));
-        Response::Granted(Grant { quota: Quota(more), server_binding, balance, ..Grant::default() })
-    }
-
-    fn debit(&mut self, opened_by: Option<u32>, units: i64) {
-        let hold = opened_by.map(|number| self.held.get_mut(&number).expect("debits use an open reservation"));
-        let from_hold = hold.map_or(0, |hold| {
-            let from_hold = units.min(*hold);
-            *hold -= from_hold;
-            from_hold
-        });
-        self.uncovered |= from_hold < units;
-        self.balance -= units - from_hold;
-        self.debited += units;
-    }
-
-    fn refund(&mut self, units: i64) -> Response {
-        self.balance += units;
-        self.debited -= units;
-        Response::Refunded { balance: Some(self.balance) }
-    }
-
-    fn release(&mut self, opened_by: u32) -> Response {
-        self.close(opened_by);
-        Response::Released { balance: Some(self.balance) }
-    }
-
-    /// Ends a reservation and returns what it holds; it may be ended already.
-    fn close(&mut self, opened_by: u32) {
-        *self.released.entry(opened_by).or_default() += 1;
-        let late = self.late.get(&opened_by).copied().unwrap_or(0);
-        assert!(self.released.get(&opened_by) <= Some(&(1 + late)), "one release per grant");
-        self.balance += self.held.remove(&opened_by).unwrap_or(0);
-    }
-}
-
-/// Number of the request that opened the reservation of this request.
-fn opened_by(request: &Request) -> Option<u32> {
-    match request.reservation {
-        Reservation::None => None,
-        Reservation::Open { opened_by, .. } | Reservation::Last { opened_by, .. } => Some(opened_by),
-    }
-}
 
 /// Expected server bindings of requests.
 #[derive(Default)]
@@ -283,17 +179,7 @@ impl World {
             session,
             now,
             policy,
-            enabler: Enabler {
-                balance,
-                held: BTreeMap::new(),
-                debited: 0,
-                start: balance,
-                answers: BTreeMap::new(),
-                released: BTreeMap::new(),
-                late: BTreeMap::new(),
-                uncovered: false,
-                in_part,
-            },
+            enabler: Enabler::new(balance, in_part),
             gate: Gate::default(),
             rings: Vec::new(),
             pending: None,

@@ -39,7 +39,7 @@ const TRANSACTIONS_MAX: usize = 256;
 /// A chunk that waits for its answer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Transaction {
-    /// Hash of its id; see [`transaction`].
+    /// Hash of its id; see [`transaction_hash`].
     hash: u64,
     start: u64,
     /// Last octet; `start - 1` for a chunk without content.

@@ -227,7 +227,7 @@ impl Session {
 /// What is unsettled.
 impl Session {
     /// Returns the number of messages that wait for an answer of the client.
-    pub fn outstanding(&self) -> usize {
+    pub fn open_messages(&self) -> usize {
         self.messages.open_count()
     }
 
@@ -257,7 +257,7 @@ impl Session {
 
     /// Returns whether anything waits for an answer of the client or the enabler.
     pub fn has_unsettled_work(&self) -> bool {
-        self.credit.pending().is_some() || self.debits_pending() > 0 || self.outstanding() > 0
+        self.credit.pending().is_some() || self.debits_pending() > 0 || self.open_messages() > 0
     }
 
     /// Returns the messages that were delivered and whose debit is not due yet.

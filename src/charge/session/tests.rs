@@ -1,8 +1,8 @@
 //! Tests of the session by topic: a script of events against one session, with an enabler under control of the test.
 
 mod ahead;
+mod amounts;
 mod chunks;
-mod delivered;
 mod dialogs;
 mod ending;
 mod failure;
@@ -13,8 +13,8 @@ mod refunds;
 mod requests;
 mod reservation;
 mod restart;
-mod rules;
 mod settlement;
+mod traces;
 
 use super::*;
 use crate::charge::ch2::{Denial, Grant, Operation, Request, Reservation, Trigger};
@@ -82,7 +82,7 @@ struct Run {
     session: Session,
     out: Vec<Output>,
     /// The pending request.
-    asked: Option<Request>,
+    request: Option<Request>,
     trace: Vec<TraceEvent>,
 }
 
@@ -90,7 +90,7 @@ impl Run {
     fn new(messages: u32, tariff: &str, policy: Policy) -> Run {
         let tariff = tariff.parse().expect("a tariff");
         let session = Session::open(KEY, &invite(messages), tariff, policy, 0, s(0));
-        let mut run = Run { session, out: Vec::new(), asked: None, trace: Vec::new() };
+        let mut run = Run { session, out: Vec::new(), request: None, trace: Vec::new() };
         run.drain();
         run
     }
@@ -115,7 +115,7 @@ impl Run {
     fn drain(&mut self) {
         while let Some(output) = self.session.poll() {
             if let Output::Ask(request) = &output {
-                self.asked = Some(request.clone());
+                self.request = Some(request.clone());
             }
             self.out.push(output);
         }
@@ -139,14 +139,14 @@ impl Run {
     }
 
     fn answer(&mut self, response: Response) {
-        let request = self.asked.take().expect("a request is pending");
+        let request = self.request.take().expect("a request is pending");
         self.session.response(request.number, &response, s(0));
         self.drain();
     }
 
     /// The enabler accepts the pending request.
     fn accept(&mut self) {
-        let asked = self.asked.as_ref().expect("a request is pending");
+        let asked = self.request.as_ref().expect("a request is pending");
         let ended = matches!(asked.reservation, Reservation::Last { .. });
         self.answer(match &asked.operation {
             Operation::Reserve { quota } => Response::granted(*quota, Some(7)),
@@ -166,27 +166,27 @@ impl Run {
         let taken = self.session.taken();
         self.session.gate_closed(taken, s(0));
         self.drain();
-        while self.asked.is_some() {
+        while self.request.is_some() {
             self.accept();
         }
     }
 
     /// Description of the pending request; empty if there is none.
-    fn asking(&self) -> String {
-        self.asked.as_ref().map_or_else(String::new, |request| describe(&request.operation))
+    fn pending(&self) -> String {
+        self.request.as_ref().map_or_else(String::new, |request| describe(&request.operation))
     }
 
     /// Descriptions of all requests, in order.
-    fn asks(&self) -> Vec<String> {
-        let word = |output: &Output| match output {
+    fn requests(&self) -> Vec<String> {
+        let description = |output: &Output| match output {
             Output::Ask(request) => Some(describe(&request.operation)),
             _ => None,
         };
-        self.out.iter().filter_map(word).collect()
+        self.out.iter().filter_map(description).collect()
     }
 
     fn debits(&self) -> Vec<String> {
-        self.asks().into_iter().filter(|ask| ask.starts_with("debit")).collect()
+        self.requests().into_iter().filter(|ask| ask.starts_with("debit")).collect()
     }
 
     fn not_charged(&self) -> Vec<&'static str> {
@@ -264,7 +264,7 @@ fn granted(total: u32) -> Response {
     Response::Granted(Grant { reserved: Some(Quota(total)), ..Grant::default() })
 }
 
-fn asked(run: &Run) -> (Operation, Reservation) {
-    let asked = run.asked.clone().expect("a request is pending");
+fn pending_operation(run: &Run) -> (Operation, Reservation) {
+    let asked = run.request.clone().expect("a request is pending");
     (asked.operation, asked.reservation)
 }

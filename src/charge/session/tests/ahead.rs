@@ -18,14 +18,14 @@ fn send(run: &mut Run, first: u64, last: u64, at: Time) {
 fn deliver(run: &mut Run, first: u64, last: u64, at: Time) {
     send(run, first, last, at);
     (first..=last).for_each(|number| run.event(responded(number, 200), at));
-    while run.asked.is_some() {
+    while run.request.is_some() {
         run.accept();
     }
 }
 
 /// Descriptions of all requests with their reservations, from index `from` on.
-fn requests(run: &Run, from: usize) -> Vec<String> {
-    let word = |output: &Output| match output {
+fn requests_from(run: &Run, from: usize) -> Vec<String> {
+    let description = |output: &Output| match output {
         Output::Ask(request) => Some(match request.reservation {
             Reservation::None => describe(&request.operation),
             Reservation::Open { opened_by, outstanding } => {
@@ -35,7 +35,7 @@ fn requests(run: &Run, from: usize) -> Vec<String> {
         }),
         _ => None,
     };
-    run.out.iter().filter_map(word).skip(from).collect()
+    run.out.iter().filter_map(description).skip(from).collect()
 }
 
 fn open_unannounced() -> Run {
@@ -49,24 +49,24 @@ fn announced_number_is_not_exceeded_and_last_debit_ends_reservation() {
     let mut run = Run::open_with(3, Policy::default());
     deliver(&mut run, 1, 3, s(1));
     let debits = ["debit m1 response of 0 with 3", "debit m2 response of 0 with 2", "debit m3 response ends 0"];
-    assert_eq!(requests(&run, 1), debits);
+    assert_eq!(requests_from(&run, 1), debits);
     assert_eq!(run.session.reserved(), Units(0), "nothing stays reserved until the BYE");
     run.event(Event::Bye { leg: 1 }, s(2));
     run.settle();
-    assert_eq!((run.asks().len(), run.closed()), (4, Some("bye")));
+    assert_eq!((run.requests().len(), run.closed()), (4, Some("bye")));
 }
 
 #[test]
 fn message_beyond_announced_number_switches_to_window() {
     let mut run = Run::open_with(1, Policy::default());
     send(&mut run, 1, 1, s(1));
-    assert_eq!(run.asking(), "");
+    assert_eq!(run.pending(), "");
     run.event(Event::Stopped { message_id: "m2", why: Stop::Beyond }, s(2));
-    assert_eq!(asked(&run), (Operation::Reserve { quota: Quota(128) }, Reservation::None));
+    assert_eq!(pending_operation(&run), (Operation::Reserve { quota: Quota(128) }, Reservation::None));
     run.accept();
     assert_eq!(run.session.granted(), Quota(129));
     run.event(responded(1, 200), s(2));
-    assert_eq!(requests(&run, 2), ["debit m1 response ends 0"], "each reservation is ended by its last debit");
+    assert_eq!(requests_from(&run, 2), ["debit m1 response ends 0"], "each reservation is ended by its last debit");
 }
 
 #[test]
@@ -75,12 +75,12 @@ fn rest_of_announced_number_is_requested_ahead() {
     run.answer(Response::granted(Quota(4), None));
     run.event(Event::Answered { leg: 1 }, s(0));
     send(&mut run, 1, 1, s(1));
-    assert_eq!(run.asking(), "");
+    assert_eq!(run.pending(), "");
     send(&mut run, 2, 2, s(1));
-    assert_eq!(run.asking(), "reserve 4");
+    assert_eq!(run.pending(), "reserve 4");
     run.accept();
     send(&mut run, 3, 8, s(1));
-    assert_eq!(run.asking(), "", "the announced number is granted");
+    assert_eq!(run.pending(), "", "the announced number is granted");
 }
 
 #[test]
@@ -91,7 +91,7 @@ fn quota_of_aborted_message_serves_another() {
     run.timer(s(4));
     assert_eq!((run.not_charged(), run.session.granted(), run.session.taken()), (vec!["abort=release"], Quota(2), 1));
     deliver(&mut run, 3, 3, s(5));
-    assert_eq!(requests(&run, 1), ["debit m3 response ends 0"]);
+    assert_eq!(requests_from(&run, 1), ["debit m3 response ends 0"]);
 }
 
 // The number is not announced.
@@ -100,25 +100,25 @@ fn quota_of_aborted_message_serves_another() {
 fn window_is_kept_granted_without_announced_number() {
     let mut run = open_unannounced();
     send(&mut run, 1, 31, s(1));
-    assert_eq!(run.asks(), ["reserve 128"]);
+    assert_eq!(run.requests(), ["reserve 128"]);
     send(&mut run, 32, 32, s(1));
-    assert_eq!(asked(&run), (Operation::Reserve { quota: Quota(32) }, Reservation::None));
+    assert_eq!(pending_operation(&run), (Operation::Reserve { quota: Quota(32) }, Reservation::None));
     send(&mut run, 33, 64, s(1));
-    assert_eq!(run.asks().len(), 2, "one request at a time");
+    assert_eq!(run.requests().len(), 2, "one request at a time");
     run.accept();
-    assert_eq!((run.session.granted(), run.asking()), (Quota(160), "reserve 32".to_owned()));
+    assert_eq!((run.session.granted(), run.pending()), (Quota(160), "reserve 32".to_owned()));
 }
 
 #[test]
 fn slow_enabler_widens_window() {
     for (micros, more) in [(1_000, 0), (20_000, 138), (10_000_000, 896)] {
         let mut run = Run::reserving(0);
-        let request = run.asked.take().expect("the reservation");
+        let request = run.request.take().expect("the reservation");
         let granted = Response::granted(Quota(128), None);
         run.session.response(request.number, &granted, Time(s(0).0 + micros));
         run.drain();
         let asked = if more > 0 { format!("reserve {}", more.min(256)) } else { String::new() };
-        assert_eq!(run.asking(), asked, "after {micros} us");
+        assert_eq!(run.pending(), asked, "after {micros} us");
     }
 }
 
@@ -128,12 +128,12 @@ fn partial_grant_is_extended_when_half_is_used() {
     run.answer(Response::granted(Quota(10), Some(0)));
     run.event(Event::Answered { leg: 1 }, s(0));
     send(&mut run, 1, 4, s(1));
-    assert_eq!(run.asking(), "");
+    assert_eq!(run.pending(), "");
     send(&mut run, 5, 5, s(1));
-    assert_eq!(run.asking(), "reserve 123");
+    assert_eq!(run.pending(), "reserve 123");
     run.answer(denied(Denial::NoCredit));
     send(&mut run, 6, 10, s(0));
-    assert_eq!((run.asking(), run.session.granted()), (String::new(), Quota(10)), "the grant is kept");
+    assert_eq!((run.pending(), run.session.granted()), (String::new(), Quota(10)), "the grant is kept");
 }
 
 #[test]
@@ -158,33 +158,33 @@ fn refused_request_is_retried_once_per_second() {
     run.event(Event::Stopped { message_id: "m9", why: Stop::Beyond }, Time(s(1).0 - 1));
     run.event(responded(1, 200), s(0));
     run.accept();
-    assert_eq!(run.asking(), "");
+    assert_eq!(run.pending(), "");
     run.event(Event::Stopped { message_id: "m9", why: Stop::Beyond }, s(1));
-    assert_eq!(run.asking(), "reserve 127");
+    assert_eq!(run.pending(), "reserve 127");
     run.answer(denied(Denial::NoCredit));
     send(&mut run, 2, 2, s(2));
-    assert_eq!(run.asking(), "reserve 128", "the account may have been topped up");
+    assert_eq!(run.pending(), "reserve 128", "the account may have been topped up");
 }
 
 #[test]
 fn denied_quota_is_halved_until_granted() {
     let mut run = Run::reserving(0);
     run.answer(denied(Denial::NotSoMany));
-    assert_eq!(run.asking(), "reserve 1", "the INVITE needs only one");
+    assert_eq!(run.pending(), "reserve 1", "the INVITE needs only one");
     run.accept();
     assert_eq!(run.verdicts(), [(Decision::Granted, 1)]);
     run.event(Event::Answered { leg: 1 }, s(0));
     for fewer in [64, 32, 16] {
-        assert_eq!(run.asking(), format!("reserve {fewer}"));
+        assert_eq!(run.pending(), format!("reserve {fewer}"));
         run.answer(denied(Denial::NotSoMany));
     }
     run.accept();
-    assert_eq!((run.session.granted(), run.asking()), (Quota(9), "reserve 16".to_owned()));
+    assert_eq!((run.session.granted(), run.pending()), (Quota(9), "reserve 16".to_owned()));
     for _ in 0..4 {
         run.answer(denied(Denial::NotSoMany));
     }
     run.answer(denied(Denial::NoCredit));
-    assert_eq!((run.session.granted(), run.asking()), (Quota(9), String::new()));
+    assert_eq!((run.session.granted(), run.pending()), (Quota(9), String::new()));
 }
 
 #[test]
@@ -193,9 +193,9 @@ fn window_by_kilobyte_is_refilled_ahead() {
     let mut run = Run::new(0, "kilobyte:3", Policy::default());
     run.accept();
     run.sent(kilobytes("m1", 1, 255), s(1));
-    assert_eq!(run.asking(), "");
+    assert_eq!(run.pending(), "");
     run.sent(kilobytes("m2", 2, 1), s(1));
-    assert_eq!(run.asking(), "reserve 256");
+    assert_eq!(run.pending(), "reserve 256");
 }
 
 #[test]
@@ -211,19 +211,19 @@ fn large_message_by_kilobyte_requests_its_size_and_last_debit_returns_rest() {
     };
     run.sent(large(1, 1, Flag::More), s(1));
     // 22 of 32 are left; this message still needs 40, and the other one 16.
-    assert_eq!(run.asking(), "reserve 34");
+    assert_eq!(run.pending(), "reserve 34");
     run.accept();
     for (chunk, flag) in [(1, Flag::More), (2, Flag::More), (3, Flag::More), (4, Flag::Last)] {
         run.sent(large(chunk + 1, chunk * 10 * 1024 + 1, flag), s(1));
     }
     (1..=5).for_each(|transaction| run.event(responded(transaction, 200), s(1)));
     run.accept();
-    assert_eq!(run.asking(), "", "the rest is kept for the second message");
+    assert_eq!(run.pending(), "", "the rest is kept for the second message");
     assert_eq!(run.session.reserved(), Units(3 * 16));
     deliver(&mut run, 9, 9, s(2));
     assert_eq!((run.session.reserved(), run.session.granted()), (Units(0), Quota(run.session.taken())));
     // The first debit exceeded its reservation, so the other one holds less by the excess.
-    assert_eq!(requests(&run, 2), ["debit m1 response ends 0", "debit m9 response ends 1"]);
+    assert_eq!(requests_from(&run, 2), ["debit m1 response ends 0", "debit m9 response ends 1"]);
 }
 
 #[test]
@@ -231,7 +231,7 @@ fn stopped_frame_by_kilobyte_requests_whole_frame() {
     let mut run = Run::new(1, "kilobyte:3", Policy::default());
     run.accept();
     run.event(Event::Stopped { message_id: "m1", why: Stop::Beyond }, s(1));
-    assert_eq!(run.asking(), "reserve 16");
+    assert_eq!(run.pending(), "reserve 16");
 }
 
 // Several reservations.
@@ -254,13 +254,13 @@ fn debits_use_oldest_reservation_and_rest_is_released() {
     for number in 1..=5 {
         run.event(responded(number, 200), s(2));
     }
-    while run.asked.is_some() {
+    while run.request.is_some() {
         run.accept();
     }
     run.event(Event::Bye { leg: 1 }, s(3));
     run.settle();
     let last = ["debit m4 response ends 0", "debit m5 response of 1 with 4", "release of 1 with 3"];
-    assert_eq!(requests(&run, 5), last);
+    assert_eq!(requests_from(&run, 5), last);
     assert_eq!(run.closed(), Some("bye"));
 }
 
@@ -268,11 +268,11 @@ fn debits_use_oldest_reservation_and_rest_is_released() {
 fn requests_are_numbered_within_reservation() {
     let mut run = two_reservations();
     run.event(responded(1, 200), s(2));
-    let debit = run.asked.clone().expect("the debit");
+    let debit = run.request.clone().expect("the debit");
     assert_eq!((debit.number, debit.sequence), (2, 1));
     run.session.resume(s(2));
     run.drain();
-    assert_eq!(run.asked.as_ref().map(|again| again.sequence), Some(1), "a resend has the same number");
+    assert_eq!(run.request.as_ref().map(|again| again.sequence), Some(1), "a resend has the same number");
 }
 
 #[test]
@@ -282,15 +282,15 @@ fn refused_update_ends_its_reservation_only() {
     // 4012 to an UPDATE: the used units are deducted and nothing more is granted (RFC 8506, 9.1).
     let rest = Some(Grant { reserved: Some(Quota(0)), ..Grant::default() });
     run.answer(Response::Debited { balance: None, ended: false, rest });
-    assert_eq!(requests(&run, 3), ["release of 0 with 0"]);
+    assert_eq!(requests_from(&run, 3), ["release of 0 with 0"]);
     // Four are delivered and four are reserved: no more may pass.
     assert_eq!((run.session.granted(), run.session.taken()), (Quota(5), 5));
     run.answer(Response::NoReservation);
     (2..=5).for_each(|number| run.event(responded(number, 200), s(2)));
-    while run.asked.is_some() {
+    while run.request.is_some() {
         run.accept();
     }
-    assert_eq!(requests(&run, 4).last().map(String::as_str), Some("debit m5 response ends 1"));
+    assert_eq!(requests_from(&run, 4).last().map(String::as_str), Some("debit m5 response ends 1"));
     assert_eq!((run.session.counts().debited, run.session.reserved()), (5, Units(0)));
 }
 
@@ -300,10 +300,10 @@ fn delivered_message_without_reservation_is_debited_directly() {
     send(&mut run, 1, 1, s(1));
     run.event(Event::Reauthorize { opened_by: 0 }, s(1));
     run.answer(denied(Denial::NoCredit));
-    assert_eq!((run.asking(), run.session.granted()), ("release".to_owned(), Quota(0)));
+    assert_eq!((run.pending(), run.session.granted()), ("release".to_owned(), Quota(0)));
     run.answer(Response::NoReservation);
     run.event(responded(1, 200), s(2));
-    assert_eq!(asked(&run).1, Reservation::None);
+    assert_eq!(pending_operation(&run).1, Reservation::None);
     run.answer(denied(Denial::NoCredit));
     assert!(run.out.contains(&Output::DebitDenied { message_id: "m1".into(), denial: Denial::NoCredit }));
     assert!(run.is_gate_closing());
@@ -320,12 +320,12 @@ fn each_reservation_is_renewed_separately() {
     assert_eq!(run.session.deadline(), Some(s(30)));
     send(&mut run, 3, 3, s(1));
     run.timer(s(30));
-    assert_eq!(requests(&run, 2), ["reserve 0 of 1 with 4"]);
+    assert_eq!(requests_from(&run, 2), ["reserve 0 of 1 with 4"]);
     run.answer(Response::granted(Quota(0), None));
     run.event(Event::Reauthorize { opened_by: 0 }, s(31));
-    assert_eq!(requests(&run, 3), ["reserve 0 of 0 with 4"]);
+    assert_eq!(requests_from(&run, 3), ["reserve 0 of 0 with 4"]);
     run.answer(Response::granted(Quota(0), None));
-    assert!(run.asked.is_none());
+    assert!(run.request.is_none());
 }
 
 /// A session with a grant of four messages that is valid for a minute from 0 s on.
@@ -342,9 +342,9 @@ fn validity_continues_over_engine_restart() {
     run.session.resume(s(20));
     assert_eq!(run.session.deadline(), Some(s(60)));
     run.timer(s(59));
-    assert_eq!(run.asking(), "");
+    assert_eq!(run.pending(), "");
     run.timer(s(60));
-    assert_eq!(run.asking(), "reserve 0");
+    assert_eq!(run.pending(), "reserve 0");
 }
 
 #[test]
@@ -363,10 +363,10 @@ fn renewal_is_postponed_once() {
     run.session.postpone_renewals(s(60), s(80));
     assert_eq!(run.session.deadline(), Some(s(80)));
     run.timer(s(79));
-    assert_eq!(run.asking(), "");
+    assert_eq!(run.pending(), "");
     assert!(!run.session.is_renewal_due(s(80)));
     run.timer(s(80));
-    assert_eq!(run.asking(), "reserve 0");
+    assert_eq!(run.pending(), "reserve 0");
     // A restarted engine may postpone it again.
     let mut run = valid_for_a_minute();
     run.session.postpone_renewals(s(60), s(80));
@@ -381,9 +381,9 @@ fn resent_renewal_is_rate_limited() {
     run.session.resume(s(61));
     run.drain();
     assert!(
-        run.asked.as_ref().is_some_and(|request| request.possible_duplicate && request.rate_limited),
+        run.request.as_ref().is_some_and(|request| request.possible_duplicate && request.rate_limited),
         "{:?}",
-        run.asked
+        run.request
     );
 }
 
@@ -394,9 +394,9 @@ fn reservations_are_bounded() {
     run.event(Event::Answered { leg: 1 }, s(0));
     for number in 1..200 {
         send(&mut run, number, number, s(number));
-        if run.asked.is_some() {
+        if run.request.is_some() {
             run.answer(Response::granted(Quota(1), None));
         }
     }
-    assert_eq!((run.session.granted(), run.asking()), (Quota(64), String::new()));
+    assert_eq!((run.session.granted(), run.pending()), (Quota(64), String::new()));
 }

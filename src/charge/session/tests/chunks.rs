@@ -133,7 +133,7 @@ fn unrelayed_message_is_not_debited() {
     run.event(Event::Bye { leg: 1 }, s(61));
     run.settle();
     assert_eq!((run.debits().len(), run.not_charged().len()), (0, 0));
-    assert_eq!(run.asks(), ["reserve 8", "release"]);
+    assert_eq!(run.requests(), ["reserve 8", "release"]);
 }
 
 #[test]

@@ -9,12 +9,12 @@ fn cancel_during_reservation_releases_grant() {
     run.event(Event::Failed { code: 487, transaction: None }, s(1));
     run.session.gate_closed(0, s(1));
     run.drain();
-    assert_eq!(run.asks(), ["reserve 8"]);
+    assert_eq!(run.requests(), ["reserve 8"]);
     run.accept();
     // The suspended INVITE is resumed, but the closed gate gets no grant.
     assert_eq!((run.verdicts().len(), run.grants().len()), (1, 0));
     run.accept();
-    assert_eq!(run.asks(), ["reserve 8", "release"]);
+    assert_eq!(run.requests(), ["reserve 8", "release"]);
     assert_eq!(run.closed(), Some("cancelled"));
 }
 
@@ -23,7 +23,7 @@ fn invite_failure_during_reservation_releases_grant() {
     let mut run = Run::new(8, "message:5", Policy::default());
     run.event(Event::Failed { code: 408, transaction: None }, s(1));
     run.settle();
-    assert_eq!(run.asks(), ["reserve 8", "release"]);
+    assert_eq!(run.requests(), ["reserve 8", "release"]);
     assert_eq!(run.closed(), Some("invite-failed"));
     assert_eq!(run.session.end_reason(), Some(EndReason::InviteFailed(408)));
 }
@@ -35,7 +35,7 @@ fn denial_after_cancel_is_not_released() {
     run.answer(Response::Denied(Denial::NoCredit));
     run.session.gate_closed(0, s(1));
     run.drain();
-    assert_eq!(run.asks(), ["reserve 8"]);
+    assert_eq!(run.requests(), ["reserve 8"]);
     assert_eq!(run.closed(), Some("cancelled"));
 }
 
@@ -47,7 +47,7 @@ fn cancel_after_grant_releases_on_487() {
     assert!(!run.is_gate_closing());
     run.event(Event::Failed { code: 487, transaction: None }, s(2));
     run.settle();
-    assert_eq!(run.asks(), ["reserve 8", "release"]);
+    assert_eq!(run.requests(), ["reserve 8", "release"]);
     assert_eq!(run.closed(), Some("cancelled"));
 }
 
@@ -59,7 +59,7 @@ fn cancel_after_grant_releases_without_reply() {
     assert_eq!(run.session.deadline(), Some(s(33)));
     run.timer(s(33));
     run.settle();
-    assert_eq!(run.asks(), ["reserve 8", "release"]);
+    assert_eq!(run.requests(), ["reserve 8", "release"]);
 }
 
 #[test]
@@ -79,7 +79,7 @@ fn sip_2xx_overrides_crossing_cancel() {
         assert_eq!((run.session.phase(), run.is_gate_closing()), ("open", false));
         run.event(Event::Bye { leg: 1 }, s(21));
         run.settle();
-        assert_eq!(run.asks(), ["reserve 8", "release"]);
+        assert_eq!(run.requests(), ["reserve 8", "release"]);
     }
 }
 
@@ -89,7 +89,7 @@ fn failed_invite_is_released() {
     run.accept();
     run.event(Event::Failed { code: 486, transaction: None }, s(1));
     run.settle();
-    assert_eq!(run.asks(), ["reserve 8", "release"]);
+    assert_eq!(run.requests(), ["reserve 8", "release"]);
     assert_eq!(run.closed(), Some("invite-failed"));
 }
 

@@ -7,9 +7,9 @@ fn session_without_content_is_released() {
     let mut run = Run::open();
     run.event(Event::Bye { leg: 1 }, s(1));
     assert!(run.is_gate_closing());
-    assert_eq!(run.asking(), "");
+    assert_eq!(run.pending(), "");
     run.settle();
-    assert_eq!(run.asks(), ["reserve 8", "release"]);
+    assert_eq!(run.requests(), ["reserve 8", "release"]);
     assert_eq!(run.closed(), Some("bye"));
 }
 
@@ -19,7 +19,7 @@ fn bye_before_response_debits() {
     run.sent(whole("m1", 1), s(1));
     run.event(Event::Bye { leg: 1 }, s(2));
     run.settle();
-    assert_eq!(run.asks(), ["reserve 8", "debit m1 close", "release"]);
+    assert_eq!(run.requests(), ["reserve 8", "debit m1 close", "release"]);
 }
 
 #[test]
@@ -28,7 +28,7 @@ fn bye_before_response_follows_policy() {
     run.sent(whole("m1", 1), s(1));
     run.event(Event::Bye { leg: 1 }, s(2));
     run.settle();
-    assert_eq!(run.asks(), ["reserve 8", "release"]);
+    assert_eq!(run.requests(), ["reserve 8", "release"]);
     assert_eq!(run.not_charged(), ["close=release"]);
 }
 
@@ -61,7 +61,7 @@ fn idle_session_is_settled() {
     assert_eq!(run.session.deadline(), Some(s(310)));
     run.timer(s(310));
     run.settle();
-    assert_eq!(run.asks(), ["reserve 8", "debit m1 timeout", "release"]);
+    assert_eq!(run.requests(), ["reserve 8", "debit m1 timeout", "release"]);
     assert_eq!(run.closed(), Some("idle"));
 }
 

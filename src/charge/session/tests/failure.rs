@@ -9,7 +9,7 @@ fn enabler_failure_denies_by_default() {
     assert_eq!(run.verdicts(), [(Decision::Failed(Failure::Enabler), 0)]);
     assert_eq!(run.closed(), Some("enabler-failed"));
     assert!(run.out.contains(&Output::EnablerFailed(Failure::Enabler)));
-    assert_eq!(run.asks(), ["reserve 8"]);
+    assert_eq!(run.requests(), ["reserve 8"]);
 }
 
 #[test]
@@ -23,7 +23,7 @@ fn enabler_failure_grants_by_policy() {
     run.event(Event::Bye { leg: 1 }, s(3));
     run.settle();
     // Nothing is reserved at the enabler, so nothing is released.
-    assert_eq!(run.asks(), ["reserve 8", "debit m1 response"]);
+    assert_eq!(run.requests(), ["reserve 8", "debit m1 response"]);
     assert_eq!(run.closed(), Some("bye"));
 }
 
@@ -32,7 +32,7 @@ fn unanswered_reservation_is_released() {
     let mut run = Run::reserving(2);
     run.answer(Response::Failed(Failure::Silent));
     assert_eq!(run.session.decision(), Some(Decision::Failed(Failure::Silent)));
-    let asked = run.asked.clone().expect("the release of a possible reservation");
+    let asked = run.request.clone().expect("the release of a possible reservation");
     assert_eq!(asked.operation, Operation::Release);
     assert_eq!(asked.reservation, Reservation::Open { opened_by: 0, outstanding: Quota(0) });
     run.answer(Response::NoReservation);
@@ -43,7 +43,7 @@ fn unanswered_reservation_is_released() {
 fn unsent_reservation_is_not_released() {
     let mut run = Run::reserving(2);
     run.answer(Response::Failed(Failure::Unreachable));
-    assert!(run.asked.is_none() && !run.session.is_open());
+    assert!(run.request.is_none() && !run.session.is_open());
 }
 
 #[test]
@@ -54,11 +54,11 @@ fn uncovered_grant_is_reported_until_settled() {
     run.event(Event::Answered { leg: 1 }, s(0));
     run.sent(whole("m1", 1), s(1));
     run.event(responded(1, 200), s(1));
-    assert_eq!(run.asked.as_ref().map(|asked| asked.reservation), Some(Reservation::None));
+    assert_eq!(run.request.as_ref().map(|asked| asked.reservation), Some(Reservation::None));
     run.accept();
     run.event(Event::Bye { leg: 1 }, s(2));
     run.gate_closed(s(5));
-    assert!(run.asked.is_none() && run.session.uncovered() == Quota(0));
+    assert!(run.request.is_none() && run.session.uncovered() == Quota(0));
 }
 
 #[test]
@@ -74,7 +74,7 @@ fn enabler_can_override_on_failure() {
         run.event(Event::Answered { leg: 1 }, s(0));
         run.sent(whole("m1", 1), s(1));
         run.sent(whole("m2", 2), s(1));
-        assert_eq!(run.asking(), "reserve 2");
+        assert_eq!(run.pending(), "reserve 2");
         run.answer(Response::Failed(Failure::Unreachable));
         assert_eq!(run.session.granted(), Quota(granted), "{configured:?} {said:?}");
         assert_eq!(run.session.uncovered(), Quota(granted - 2));
@@ -85,12 +85,12 @@ fn enabler_can_override_on_failure() {
 fn late_grant_is_released_again() {
     let mut run = Run::reserving(3);
     run.answer(Response::Failed(Failure::Silent));
-    assert_eq!(run.asking(), "release");
+    assert_eq!(run.pending(), "release");
     run.answer(Response::NoReservation);
-    assert!(run.asked.is_none() && !run.session.is_open());
+    assert!(run.request.is_none() && !run.session.is_open());
     run.session.on_late_grant(0, Some("*ocs2".into()), s(2));
     run.drain();
-    let again = run.asked.clone().expect("a second release");
+    let again = run.request.clone().expect("a second release");
     assert_eq!(again.reservation, Reservation::Open { opened_by: 0, outstanding: Quota(0) });
     assert_eq!((again.operation, again.server_binding.as_deref()), (Operation::Release, Some("*ocs2")));
     run.accept();
@@ -98,7 +98,7 @@ fn late_grant_is_released_again() {
     let mut run = Run::open();
     run.session.on_late_grant(0, None, s(2));
     run.drain();
-    assert!(run.asked.is_none());
+    assert!(run.request.is_none());
 }
 
 #[test]
@@ -107,7 +107,7 @@ fn possible_reservation_is_released_at_its_server() {
     run.session.on_request_lost(7, &"~another's".into());
     run.session.on_request_lost(0, &"~ocs2".into());
     run.answer(Response::Failed(Failure::Silent));
-    let release = run.asked.clone().expect("a release");
+    let release = run.request.clone().expect("a release");
     assert_eq!((release.operation, release.server_binding.as_deref()), (Operation::Release, Some("~ocs2")));
     // The server binding of the grant takes precedence.
     let mut run = Run::reserving(3);
@@ -118,7 +118,7 @@ fn possible_reservation_is_released_at_its_server() {
     run.session.on_request_lost(1, &"~ocs2".into());
     run.answer(Response::Failed(Failure::Silent));
     run.timer(s(10));
-    assert_eq!(run.asked.as_ref().and_then(|asked| asked.server_binding.as_deref()), Some("ocs1"));
+    assert_eq!(run.request.as_ref().and_then(|asked| asked.server_binding.as_deref()), Some("ocs1"));
 }
 
 #[test]

@@ -15,13 +15,13 @@ fn immediate_model_debits_each_message_without_reservation() {
     for (id, transaction) in [("m1", 1), ("m2", 2), ("m3", 3)] {
         run.sent(whole(id, transaction), s(1));
         run.event(responded(transaction, 200), s(1));
-        assert_eq!(run.asked.as_ref().map(|asked| asked.reservation), Some(Reservation::None));
+        assert_eq!(run.request.as_ref().map(|asked| asked.reservation), Some(Reservation::None));
         run.accept();
     }
     assert_eq!(run.session.granted(), Quota(5), "each paid message allows another");
     run.event(Event::Bye { leg: 1 }, s(2));
     run.settle();
-    assert_eq!(run.asks(), ["debit m1 response", "debit m2 response", "debit m3 response"]);
+    assert_eq!(run.requests(), ["debit m1 response", "debit m2 response", "debit m3 response"]);
     assert_eq!(run.closed(), Some("bye"));
 }
 
@@ -59,5 +59,5 @@ fn immediate_model_debits_nothing_once_service_is_free() {
     run.answer(Response::Free);
     run.sent(whole("m2", 2), s(1));
     run.event(responded(2, 200), s(1));
-    assert_eq!((run.asking(), run.not_charged()), (String::new(), vec!["free-of-charge"; 2]));
+    assert_eq!((run.pending(), run.not_charged()), (String::new(), vec!["free-of-charge"; 2]));
 }

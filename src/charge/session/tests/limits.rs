@@ -9,7 +9,7 @@ fn settled_messages_are_remembered_up_to_limit() {
         let id = format!("m{number}");
         run.event(Event::Sent(Sent { message_id: &id, ..whole("", number) }), s(1));
         run.event(responded(number, 200), s(1));
-        while run.asked.is_some() {
+        while run.request.is_some() {
             run.accept();
         }
     }

@@ -36,9 +36,9 @@ fn closed_gate_waits_for_sends_of_other_rings() {
     run.event(Event::Bye { leg: 1 }, s(5));
     run.session.gate_closed(1, s(5));
     run.drain();
-    assert_eq!(run.asking(), "");
+    assert_eq!(run.pending(), "");
     run.sent(whole("m1", 1), s(4));
-    assert_eq!(run.asking(), "debit m1 close");
+    assert_eq!(run.pending(), "debit m1 close");
 }
 
 #[test]
@@ -49,7 +49,7 @@ fn closed_gate_waits_two_seconds_at_most() {
     run.drain();
     assert_eq!(run.session.deadline(), Some(s(7)));
     run.timer(s(7));
-    assert_eq!(run.asking(), "release");
+    assert_eq!(run.pending(), "release");
 }
 
 #[test]
@@ -62,7 +62,7 @@ fn send_read_after_end_is_debited_at_once() {
     run.timer(s(7));
     run.sent(whole("m1", 1), s(4));
     run.accept();
-    assert_eq!(run.asking(), "debit m1 close");
+    assert_eq!(run.pending(), "debit m1 close");
     run.accept();
     assert_eq!(run.closed(), Some("bye"));
     run.sent(whole("m2", 2), s(4));
@@ -72,7 +72,7 @@ fn send_read_after_end_is_debited_at_once() {
     assert!(!run.out.contains(&Output::Forget));
     run.accept();
     run.timer(s(200));
-    assert_eq!(run.asks(), ["reserve 8", "release", "debit m1 close", "debit m2 close"]);
+    assert_eq!(run.requests(), ["reserve 8", "release", "debit m1 close", "debit m2 close"]);
     assert_eq!(run.out.last(), Some(&Output::Forget));
 }
 

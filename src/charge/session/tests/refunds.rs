@@ -70,15 +70,15 @@ fn failure_report_after_debit_is_refunded_once() {
     for _ in 0..2 {
         run.event(reported("m1", 1, Some(100), 415), s(2));
     }
-    assert_eq!(run.asking(), "refund m1");
-    let asked = run.asked.clone().expect("a refund");
+    assert_eq!(run.pending(), "refund m1");
+    let asked = run.request.clone().expect("a refund");
     assert_eq!((asked.number, asked.reservation), (2, Reservation::None));
     run.accept();
     assert!(run.out.contains(&Output::Refunded { message_id: "m1".into(), part: 0, balance: Some(7) }));
     run.event(reported("m1", 1, Some(100), 415), s(3));
     run.event(Event::Bye { leg: 1 }, s(4));
     run.settle();
-    assert_eq!(run.asks(), ["reserve 8", "debit m1 response", "refund m1", "release"]);
+    assert_eq!(run.requests(), ["reserve 8", "debit m1 response", "refund m1", "release"]);
     assert_eq!(run.session.counts(), Counts { debited: 1, units: Units(5), refunded: 1, not_debited: 0 });
 }
 
@@ -89,16 +89,16 @@ fn failure_report_cancels_queued_debit() {
     run.event(responded(2, 200), s(1));
     run.event(reported("m2", 1, Some(100), 415), s(1));
     run.accept();
-    assert_eq!((run.asking(), run.not_charged()), (String::new(), vec!["report=release"]));
+    assert_eq!((run.pending(), run.not_charged()), (String::new(), vec!["report=release"]));
 }
 
 #[test]
 fn failure_report_refunds_pending_debit_after_its_answer() {
     let mut run = debit_pending_with_refunds();
     run.event(reported("m1", 1, Some(100), 415), s(1));
-    assert_eq!(run.asking(), "debit m1 response");
+    assert_eq!(run.pending(), "debit m1 response");
     run.accept();
-    assert_eq!(run.asking(), "refund m1");
+    assert_eq!(run.pending(), "refund m1");
 }
 
 #[test]
@@ -112,7 +112,7 @@ fn refund_after_bye_is_retried() {
     run.answer(Response::Failed(Failure::Silent));
     assert_eq!(run.session.debits_pending(), 1);
     run.timer(s(40));
-    assert_eq!(run.asked.as_ref().map(|asked| asked.possible_duplicate), Some(true));
+    assert_eq!(run.request.as_ref().map(|asked| asked.possible_duplicate), Some(true));
     assert_ne!(run.out.last(), Some(&Output::Forget));
     run.accept();
     run.timer(s(80));
@@ -131,13 +131,13 @@ fn debits_without_200_are_not_refunded() {
     run.event(responded(2, 415), s(2));
     run.accept();
     run.event(reported("m2", 1, Some(100), 415), s(2));
-    assert_eq!(run.asking(), "");
+    assert_eq!(run.pending(), "");
     let mut run = Run::open();
     run.sent(whole("m1", 1), s(1));
     run.event(responded(1, 200), s(1));
     run.accept();
     run.event(reported("m1", 1, Some(100), 415), s(2));
-    assert_eq!(run.asking(), "", "by default the debit is kept");
+    assert_eq!(run.pending(), "", "by default the debit is kept");
 }
 
 #[test]
@@ -165,7 +165,7 @@ fn failure_report_cancels_debit_of_lost_reservation() {
     let mut run = debit_pending_with_refunds();
     run.event(reported("m1", 1, Some(100), 415), s(1));
     run.answer(Response::NoReservation);
-    assert_eq!((run.asking(), run.not_charged()), ("reserve 7".to_owned(), vec!["report=release"]));
+    assert_eq!((run.pending(), run.not_charged()), ("reserve 7".to_owned(), vec!["report=release"]));
 }
 
 #[test]

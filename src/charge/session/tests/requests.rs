@@ -17,7 +17,7 @@ fn one_request_is_pending_and_numbers_count_up() {
         _ => None,
     };
     assert_eq!(run.out.iter().filter_map(number).collect::<Vec<_>>(), [0, 1, 2, 3, 4]);
-    assert_eq!(run.asks().last().map(String::as_str), Some("release"));
+    assert_eq!(run.requests().last().map(String::as_str), Some("release"));
 }
 
 #[test]
@@ -27,7 +27,7 @@ fn unanswered_debit_is_resent_with_its_number() {
     run.event(responded(1, 200), s(0));
     let mut waits = Vec::new();
     for _ in 0..8 {
-        let number = run.asked.as_ref().map(|request| request.number);
+        let number = run.request.as_ref().map(|request| request.number);
         assert_eq!(number, Some(1));
         run.answer(Response::Failed(Failure::Enabler));
         assert_eq!(run.out.last(), Some(&Output::EnablerFailed(Failure::Enabler)));
@@ -67,12 +67,12 @@ fn debit_of_lost_reservation_is_requested_without_one() {
     let mut run = Run::open();
     run.sent(whole("m1", 1), s(1));
     run.event(responded(1, 200), s(1));
-    let first = run.asked.clone().expect("the debit");
+    let first = run.request.clone().expect("the debit");
     run.answer(Response::NoReservation);
     // More is requested first; the debit then uses that reservation.
-    assert_eq!(asked(&run), (Operation::Reserve { quota: Quota(8) }, Reservation::None));
+    assert_eq!(pending_operation(&run), (Operation::Reserve { quota: Quota(8) }, Reservation::None));
     run.answer(Response::Denied(Denial::NoCredit));
-    let second = run.asked.clone().expect("the second debit");
+    let second = run.request.clone().expect("the second debit");
     assert_eq!((second.operation, second.reservation), (first.operation, Reservation::None));
     assert_eq!(second.number, first.number + 2);
 }
@@ -82,11 +82,11 @@ fn resent_debit_is_marked_possible_duplicate() {
     let mut run = Run::open();
     run.sent(whole("m1", 1), s(1));
     run.event(responded(1, 200), s(1));
-    let first = run.asked.clone().expect("the debit");
+    let first = run.request.clone().expect("the debit");
     assert!(!first.possible_duplicate);
     run.answer(Response::Failed(Failure::Silent));
     run.timer(s(60));
-    assert_eq!(run.asked, Some(Request { possible_duplicate: true, rate_limited: true, ..first }));
+    assert_eq!(run.request, Some(Request { possible_duplicate: true, rate_limited: true, ..first }));
 }
 
 #[test]
@@ -96,22 +96,22 @@ fn debit_that_may_be_executed_twice_is_held_back() {
         let mut run = Run::open_with(8, policy);
         run.sent(whole("m1", 1), s(1));
         run.event(responded(1, 200), s(1));
-        let first = run.asked.clone().expect("the debit");
+        let first = run.request.clone().expect("the debit");
         // A request that was never sent is sent again.
         run.answer(Response::Failed(Failure::Unreachable));
         run.timer(s(10));
-        assert_eq!(run.asked, Some(Request { rate_limited: true, ..first.clone() }));
+        assert_eq!(run.request, Some(Request { rate_limited: true, ..first.clone() }));
         run.answer(Response::Failed(Failure::Silent));
         run.timer(s(600));
-        assert_eq!((run.asked.clone(), run.session.held_back_message()), (None, Some("m1")));
+        assert_eq!((run.request.clone(), run.session.held_back_message()), (None, Some("m1")));
         run.session.resume(s(1));
         run.drain();
-        assert!(run.asked.is_none(), "held back after a restart as well");
+        assert!(run.request.is_none(), "held back after a restart as well");
         assert!(run.session.resolve(again, s(601)));
         run.drain();
         assert!(!run.session.resolve(again, s(601)));
         if again {
-            assert_eq!(run.asked, Some(Request { possible_duplicate: true, rate_limited: true, ..first }));
+            assert_eq!(run.request, Some(Request { possible_duplicate: true, rate_limited: true, ..first }));
             run.accept();
         }
         assert_eq!((run.session.counts().debited, run.session.held_back_message()), (1, None));
@@ -124,7 +124,7 @@ fn late_answer_settles_retried_and_held_back_debits() {
         let mut run = Run::open_with(8, policy(|policy| policy.resend = resend));
         run.sent(whole("m1", 1), s(0));
         run.event(responded(1, 200), s(0));
-        let asked = run.asked.clone().expect("the debit");
+        let asked = run.request.clone().expect("the debit");
         run.answer(Response::Failed(Failure::Silent));
         assert_eq!(run.session.held_back_message().is_some(), resend == Resend::Hold);
         let again = run.session.pending_request(asked.number).expect("the debit is pending");
@@ -147,13 +147,13 @@ fn request_lost_at_other_peer_is_resent_as_possible_duplicate() {
         run.answer(Response::Failed(Failure::Undeliverable));
         assert_eq!(run.session.held_back_message().is_some(), held);
         run.timer(s(10));
-        assert_eq!(run.asked.as_ref().is_some_and(|asked| asked.possible_duplicate), !held);
+        assert_eq!(run.request.as_ref().is_some_and(|asked| asked.possible_duplicate), !held);
     }
     // A reservation may have been opened as well.
     let mut run = Run::reserving(3);
     run.session.on_request_lost(0, &"~ocs1".into());
     run.answer(Response::Failed(Failure::Busy));
-    assert_eq!(run.asking(), "release");
+    assert_eq!(run.pending(), "release");
 }
 
 #[test]
@@ -165,12 +165,12 @@ fn resent_debit_of_unknown_reservation_is_held_back() {
         run.answer(Response::Failed(Failure::Silent));
         run.timer(s(2));
         run.answer(Response::NoReservation);
-        assert_eq!((run.asked.clone(), run.session.held_back_message()), (None, Some("m1")));
+        assert_eq!((run.request.clone(), run.session.held_back_message()), (None, Some("m1")));
         assert!(run.out.contains(&Output::HeldBack { message_id: "m1".into() }));
         assert!(run.session.resolve(again, s(3)));
         run.drain();
         if again {
-            assert_eq!(asked(&run).1, Reservation::None);
+            assert_eq!(pending_operation(&run).1, Reservation::None);
             run.accept();
         }
         assert_eq!(run.session.counts().debited, debited);
@@ -187,7 +187,7 @@ fn refused_debit_ends_session() {
     assert!(run.out.contains(&Output::DebitDenied { message_id: "m1".into(), denial }));
     assert!(run.is_gate_closing());
     run.settle();
-    assert_eq!(run.asks(), ["reserve 8", "debit m1 response", "release"]);
+    assert_eq!(run.requests(), ["reserve 8", "debit m1 response", "release"]);
 }
 
 #[test]

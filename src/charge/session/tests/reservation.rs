@@ -11,7 +11,7 @@ fn session_reserves_debits_and_releases() {
     run.event(Event::Bye { leg: 1 }, s(3));
     run.event(Event::DialogOver { leg: 1 }, s(3));
     run.settle();
-    assert_eq!(run.asks(), ["reserve 8", "debit m1 response", "release"]);
+    assert_eq!(run.requests(), ["reserve 8", "debit m1 response", "release"]);
     assert_eq!(run.closed(), Some("bye"));
     assert_eq!(run.session.counts(), Counts { debited: 1, units: Units(5), refunded: 0, not_debited: 0 });
     run.timer(s(3 + 31));
@@ -23,13 +23,13 @@ fn session_reserves_debits_and_releases() {
 
 #[test]
 fn invite_without_number_reserves_window() {
-    assert_eq!(Run::new(0, "message:5", Policy::default()).asks(), ["reserve 128"]);
+    assert_eq!(Run::new(0, "message:5", Policy::default()).requests(), ["reserve 128"]);
 }
 
 #[test]
 fn invite_by_kilobyte_reserves_for_first_chunks() {
-    assert_eq!(Run::new(0, "kilobyte:5", Policy::default()).asks(), ["reserve 1024"]);
-    assert_eq!(Run::new(3, "kilobyte:5", Policy::default()).asks(), ["reserve 48"]);
+    assert_eq!(Run::new(0, "kilobyte:5", Policy::default()).requests(), ["reserve 1024"]);
+    assert_eq!(Run::new(3, "kilobyte:5", Policy::default()).requests(), ["reserve 48"]);
 }
 
 #[test]
@@ -50,7 +50,7 @@ fn denial_is_not_released() {
     run.event(Event::Bye { leg: 1 }, s(1));
     run.sent(whole("m1", 1), s(1));
     run.timer(s(20));
-    assert_eq!(run.asks(), ["reserve 8"]);
+    assert_eq!(run.requests(), ["reserve 8"]);
     assert_eq!(run.grants(), [0; 0]);
     run.timer(s(33));
     assert_eq!(run.out.last(), Some(&Output::Forget));
@@ -93,12 +93,12 @@ fn last_debit_ends_reservation_without_release() {
     run.event(Event::Answered { leg: 1 }, s(0));
     run.sent(whole("m1", 1), s(1));
     run.event(responded(1, 200), s(1));
-    let asked = run.asked.clone().expect("the debit");
+    let asked = run.request.clone().expect("the debit");
     assert_eq!(asked.reservation, Reservation::Last { opened_by: 0, outstanding: Quota(1) });
     run.accept();
     run.event(Event::Bye { leg: 1 }, s(2));
     run.gate_closed(s(5));
-    assert!(run.asked.is_none() && !run.session.is_open(), "nothing is left to release");
+    assert!(run.request.is_none() && !run.session.is_open(), "nothing is left to release");
 }
 
 #[test]
@@ -106,11 +106,11 @@ fn denied_quota_is_retried_with_one() {
     let mut run = Run::reserving(5);
     run.answer(Response::Denied(Denial::NotSoMany));
     assert_eq!(run.session.decision(), None);
-    let asked = run.asked.clone().expect("a second reservation");
+    let asked = run.request.clone().expect("a second reservation");
     assert_eq!((asked.operation, asked.reservation), (Operation::Reserve { quota: Quota(1) }, Reservation::None));
     run.answer(Response::Denied(Denial::NoCredit));
     assert_eq!(run.session.decision(), Some(Decision::Denied(Denial::NoCredit)));
-    assert!(run.asked.is_none() && !run.session.is_open());
+    assert!(run.request.is_none() && !run.session.is_open());
 }
 
 #[test]
@@ -121,10 +121,10 @@ fn free_service_is_granted_and_not_debited() {
     run.event(Event::Answered { leg: 1 }, s(0));
     run.sent(whole("m1", 1), s(1));
     run.event(responded(1, 200), s(1));
-    assert!(run.asked.is_none(), "no debit");
+    assert!(run.request.is_none(), "no debit");
     run.event(Event::Bye { leg: 1 }, s(2));
     run.gate_closed(s(5));
-    assert!(run.asked.is_none() && !run.session.is_open(), "no release");
+    assert!(run.request.is_none() && !run.session.is_open(), "no release");
     assert_eq!(run.session.counts().not_debited, 1);
 }
 
@@ -134,24 +134,24 @@ fn expired_grant_is_renewed() {
     run.answer(Response::Granted(Grant { quota: Quota(3), valid_for: Some(60), ..Grant::default() }));
     run.event(Event::Answered { leg: 1 }, s(0));
     run.timer(s(59));
-    assert!(run.asked.is_none());
+    assert!(run.request.is_none());
     run.timer(s(60));
-    let asked = run.asked.clone().expect("the renewal");
+    let asked = run.request.clone().expect("the renewal");
     assert_eq!(asked.operation, Operation::Reserve { quota: Quota(0) });
     assert_eq!(asked.reservation, Reservation::Open { opened_by: 0, outstanding: Quota(3) });
     run.answer(Response::granted(Quota(0), None));
-    assert!(run.asked.is_none() && run.session.granted() == Quota(3));
+    assert!(run.request.is_none() && run.session.granted() == Quota(3));
 }
 
 #[test]
 fn enabler_can_request_renewal_and_end_session() {
     let mut run = Run::open();
     run.event(Event::Reauthorize { opened_by: 0 }, s(1));
-    assert_eq!(run.asked.as_ref().map(|asked| &asked.operation), Some(&Operation::Reserve { quota: Quota(0) }));
+    assert_eq!(run.request.as_ref().map(|asked| &asked.operation), Some(&Operation::Reserve { quota: Quota(0) }));
     run.answer(Response::granted(Quota(0), None));
     run.event(Event::Abort, s(2));
     run.gate_closed(s(5));
-    assert_eq!(run.asked.as_ref().map(|asked| &asked.operation), Some(&Operation::Release));
+    assert_eq!(run.request.as_ref().map(|asked| &asked.operation), Some(&Operation::Release));
     assert_eq!(run.session.end_reason(), Some(EndReason::EnablerEnded));
 }
 
@@ -165,7 +165,7 @@ fn reauthorization_does_not_keep_session_alive() {
     run.timer(s(20));
     run.gate_closed(s(20));
     assert_eq!(run.session.end_reason(), Some(EndReason::Idle));
-    assert_eq!(run.asked.as_ref().map(|asked| &asked.operation), Some(&Operation::Release));
+    assert_eq!(run.request.as_ref().map(|asked| &asked.operation), Some(&Operation::Release));
 }
 
 #[test]
@@ -174,13 +174,16 @@ fn final_units_stop_further_requests() {
     run.answer(Response::Granted(Grant { quota: Quota(1), last: true, ..Grant::default() }));
     run.event(Event::Answered { leg: 1 }, s(0));
     run.sent(whole("m1", 1), s(1));
-    assert!(run.asked.is_none(), "no more is granted after final units");
+    assert!(run.request.is_none(), "no more is granted after final units");
     run.event(Event::Stopped { message_id: "m2", why: Stop::Beyond }, s(2));
-    assert!(run.asked.is_none(), "a stopped message requests nothing");
+    assert!(run.request.is_none(), "a stopped message requests nothing");
     // The account was topped up, and the enabler requests a renewal.
     run.event(Event::Reauthorize { opened_by: 0 }, s(3));
     run.answer(Response::Granted(Grant { quota: Quota(0), ..Grant::default() }));
-    assert!(matches!(asked(&run).0, Operation::Reserve { quota: Quota(1..) }), "requests continue after the renewal");
+    assert!(
+        matches!(pending_operation(&run).0, Operation::Reserve { quota: Quota(1..) }),
+        "requests continue after the renewal"
+    );
 }
 
 #[test]
@@ -198,10 +201,10 @@ fn reduced_or_refused_renewal_shrinks_grant() {
         assert_eq!(run.session.granted(), Quota(left));
         assert_eq!(run.grants().last(), Some(&left), "the gate gets the reduced grant");
         let open = Reservation::Open { opened_by: 0, outstanding: Quota(left) };
-        assert_eq!(run.asking() == "release", left == 0, "an empty reservation is released at once");
+        assert_eq!(run.pending() == "release", left == 0, "an empty reservation is released at once");
         run.event(Event::Bye { leg: 1 }, s(2));
         run.gate_closed(s(5));
-        assert_eq!(asked(&run), (Operation::Release, open));
+        assert_eq!(pending_operation(&run), (Operation::Release, open));
     }
 }
 
@@ -210,9 +213,9 @@ fn unanswered_renewal_is_retried() {
     let mut run = Run::open_with(5, Policy::default());
     run.event(Event::Reauthorize { opened_by: 0 }, s(1));
     run.answer(Response::Failed(Failure::Unreachable));
-    assert_eq!((run.session.granted(), run.asking()), (Quota(5), String::new()));
+    assert_eq!((run.session.granted(), run.pending()), (Quota(5), String::new()));
     run.timer(s(6));
-    assert_eq!(run.asking(), "reserve 0");
+    assert_eq!(run.pending(), "reserve 0");
 }
 
 #[test]
@@ -225,7 +228,7 @@ fn debit_can_shrink_reservation() {
     assert_eq!(run.session.granted(), Quota(2), "one is used and one is left");
     run.timer(s(30));
     let open = Reservation::Open { opened_by: 0, outstanding: Quota(1) };
-    assert_eq!(asked(&run), (Operation::Reserve { quota: Quota(0) }, open));
+    assert_eq!(pending_operation(&run), (Operation::Reserve { quota: Quota(0) }, open));
 }
 
 #[test]
@@ -236,7 +239,7 @@ fn lost_reservation_is_requested_anew_with_its_rest() {
     }
     run.event(Event::Reauthorize { opened_by: 0 }, s(1));
     run.answer(Response::NoReservation);
-    assert_eq!(asked(&run), (Operation::Reserve { quota: Quota(8) }, Reservation::None));
+    assert_eq!(pending_operation(&run), (Operation::Reserve { quota: Quota(8) }, Reservation::None));
     assert_eq!(run.session.granted(), Quota(0), "nothing passes until it is granted");
     run.accept();
     assert_eq!(run.session.granted(), Quota(8));
@@ -250,9 +253,9 @@ fn ended_reservation_is_not_renewed() {
     run.event(responded(1, 200), s(1));
     run.event(Event::Reauthorize { opened_by: 0 }, s(1));
     let last = Reservation::Last { opened_by: 0, outstanding: Quota(1) };
-    assert_eq!(asked(&run).1, last);
+    assert_eq!(pending_operation(&run).1, last);
     run.answer(Response::Debited { balance: None, ended: true, rest: None });
-    assert!(run.asked.is_none(), "{:?}", run.asked);
+    assert!(run.request.is_none(), "{:?}", run.request);
 }
 
 #[test]
@@ -262,17 +265,17 @@ fn reauthorization_is_ignored_while_update_is_pending() {
     assert!(run.session.is_updating(0));
     run.event(Event::Reauthorize { opened_by: 0 }, s(1));
     run.accept();
-    assert!(run.asked.is_none() && !run.session.is_updating(0), "one UPDATE serves both");
+    assert!(run.request.is_none() && !run.session.is_updating(0), "one UPDATE serves both");
     run.event(Event::Reauthorize { opened_by: 0 }, s(2));
-    assert!(run.asked.is_some());
+    assert!(run.request.is_some());
     run.accept();
     // A pending request of another reservation does not renew this one.
     run.session.on_late_grant(7, None, s(3));
     run.drain();
-    assert_eq!((run.asking(), run.session.is_updating(0)), ("release".to_owned(), false));
+    assert_eq!((run.pending(), run.session.is_updating(0)), ("release".to_owned(), false));
     run.event(Event::Reauthorize { opened_by: 0 }, s(3));
     run.accept();
-    assert!(run.asked.is_some(), "it is renewed afterwards");
+    assert!(run.request.is_some(), "it is renewed afterwards");
 }
 
 #[test]
@@ -285,10 +288,10 @@ fn server_binding_is_sent_with_every_request_of_reservation() {
     run.answer(Response::Denied(Denial::NoCredit));
     run.sent(whole("m1", 1), s(1));
     run.event(responded(1, 200), s(1));
-    assert_eq!(run.asked.as_ref().and_then(|asked| asked.server_binding.as_deref()), Some("ocs1"));
+    assert_eq!(run.request.as_ref().and_then(|asked| asked.server_binding.as_deref()), Some("ocs1"));
     run.answer(Response::NoReservation);
     assert_eq!(
-        run.asked.as_ref().map(|asked| asked.server_binding.clone()),
+        run.request.as_ref().map(|asked| asked.server_binding.clone()),
         Some(None),
         "a new reservation may use any server"
     );
@@ -303,7 +306,7 @@ fn new_server_binding_applies_from_next_request() {
     // The pending request keeps its binding.
     run.session.set_server_binding(0, "ocs1!5::s".into());
     run.session.set_server_binding(7, "another's".into());
-    let binding = |run: &Run| run.asked.as_ref().and_then(|asked| asked.server_binding.clone());
+    let binding = |run: &Run| run.request.as_ref().and_then(|asked| asked.server_binding.clone());
     assert_eq!(binding(&run).as_deref(), Some("ocs1"));
     run.answer(Response::Denied(Denial::NoCredit));
     run.sent(whole("m1", 1), s(1));
@@ -319,10 +322,10 @@ fn grant_after_end_of_session_is_released() {
         run.gate_closed(s(1));
         run.accept();
         assert_eq!(run.verdicts(), [(Decision::Failed(Failure::Ended), 0)]);
-        assert_eq!((run.grants(), run.asking()), (vec![], "release".to_owned()));
+        assert_eq!((run.grants(), run.pending()), (vec![], "release".to_owned()));
     }
     let mut run = Run::reserving(3);
     run.event(Event::Cancelled { transaction: None }, s(1));
     run.answer(Response::Denied(Denial::NotSoMany));
-    assert!(run.asked.is_none(), "nothing is requested for a cancelled INVITE");
+    assert!(run.request.is_none(), "nothing is requested for a cancelled INVITE");
 }

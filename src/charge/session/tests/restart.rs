@@ -7,7 +7,7 @@ fn restart_repeats_pending_request_and_grant() {
     let mut run = Run::open();
     run.sent(whole("m1", 1), s(1));
     run.event(responded(1, 200), s(1));
-    let asked = run.asked.clone().expect("the debit");
+    let asked = run.request.clone().expect("the debit");
     run.out.clear();
     run.session.resume(s(1));
     run.drain();
@@ -20,21 +20,21 @@ fn restart_holds_back_pending_debit() {
     let mut run = Run::open_with(8, Policy { resend: Resend::Hold, ..Policy::default() });
     run.sent(whole("m1", 1), s(1));
     run.event(responded(1, 200), s(1));
-    run.asked = None;
+    run.request = None;
     run.session.resume(s(1));
     run.drain();
-    assert_eq!((run.asked.clone(), run.session.held_back_message()), (None, Some("m1")));
+    assert_eq!((run.request.clone(), run.session.held_back_message()), (None, Some("m1")));
 }
 
 #[test]
 fn restart_releases_reservation_that_may_be_held() {
     let mut run = Run::reserving(3);
-    run.asked = None;
+    run.request = None;
     run.session.resume(s(1));
     run.drain();
     run.answer(Response::Failed(Failure::Unreachable));
     assert_eq!(run.verdicts(), [(Decision::Failed(Failure::Unreachable), 0)]);
-    assert_eq!(run.asking(), "release");
+    assert_eq!(run.pending(), "release");
 }
 
 #[test]

@@ -91,7 +91,7 @@ fn debit_carries_price_and_octets() {
     run.accept();
     run.sent(Sent { octets: 2049, taken: 3, ..whole("m1", 1) }, s(1));
     run.event(responded(1, 200), s(2));
-    let operation = run.asked.as_ref().map(|request| request.operation.clone());
+    let operation = run.request.as_ref().map(|request| request.operation.clone());
     let (units, quota) = (Units(9), Quota(3));
     let message_id: Box<str> = "m1".into();
     let trigger = Trigger::Response;
@@ -157,7 +157,7 @@ fn empty_send_is_not_charged() {
     run.timer(s(60));
     run.event(Event::Bye { leg: 1 }, s(61));
     run.settle();
-    assert_eq!(run.asks(), ["reserve 8", "release"]);
+    assert_eq!(run.requests(), ["reserve 8", "release"]);
     assert_eq!(run.not_charged(), [""; 0]);
 }
 

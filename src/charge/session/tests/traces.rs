@@ -29,7 +29,7 @@ impl Run {
         let mut run = Run::open_with(8, policy);
         run.sent(whole("m1", 1), s(1));
         settle(&mut run);
-        if run.asked.is_some() {
+        if run.request.is_some() {
             run.accept();
         }
         run
@@ -299,7 +299,7 @@ fn trace_limits_keep_money_events_and_count_dropped() {
         let id = format!("m{number}");
         run.event(Event::Sent(Sent { message_id: &id, ..whole("", number) }), s(1));
         run.event(responded(number, 200), s(1));
-        while run.asked.is_some() {
+        while run.request.is_some() {
             run.accept();
         }
     }
@@ -327,11 +327,11 @@ fn trace_numbers_requests_within_reservation() {
     let mut run = Run::open();
     run.sent(whole("m1", 1), s(1));
     run.event(responded(1, 200), s(2));
-    let asked = run.asked.clone().expect("a request");
+    let asked = run.request.clone().expect("a request");
     assert_eq!(run.trace.last().and_then(|event| event.request), Some(asked.sequence));
     // The enabler has lost the reservation: numbers restart with the request that opens the next one.
     run.answer(Response::NoReservation);
     assert_eq!(run.last(TraceEventKind::NoReservation).request, Some(asked.sequence));
-    let next = run.asked.clone().expect("a request");
+    let next = run.request.clone().expect("a request");
     assert_eq!((next.sequence, run.trace.last().and_then(|event| event.request)), (0, Some(0)));
 }

@@ -266,7 +266,7 @@ fn session_restored_from_parts_is_equal() {
         if number % 3 == 0 {
             run.event(responded(number, 200), s(1));
         }
-        if number % 2 == 0 && run.asked.is_some() {
+        if number % 2 == 0 && run.request.is_some() {
             run.accept();
         }
         let head = run.session.head();
@@ -350,7 +350,7 @@ impl World {
 
     /// Executes the outputs for the gate and accepts all requests.
     fn execute_outputs(&mut self) {
-        while self.run.asked.is_some() {
+        while self.run.request.is_some() {
             self.run.accept();
         }
         for output in &self.run.out[self.sent_at..] {
@@ -437,7 +437,7 @@ proptest! {
         world.end();
         let debited: u64 = paid(&world.run).iter().map(|debit| debit.3).sum();
         prop_assert!(paid(&world.run).iter().all(|debit| debit.3 > 0 && debit.2 > 0), "{:?}", paid(&world.run));
-        let granted: u64 = world.run.asks().iter().filter_map(|ask| ask.strip_prefix("reserve ")?.parse::<u64>().ok()).sum();
+        let granted: u64 = world.run.requests().iter().filter_map(|ask| ask.strip_prefix("reserve ")?.parse::<u64>().ok()).sum();
         let more = u64::from(world.run.session.granted().0);
         // The grant grows by what is returned and shrinks by what the session takes itself.
         prop_assert!(i128::from(debited) <= i128::from(world.taken) - (i128::from(more) - i128::from(granted)));
