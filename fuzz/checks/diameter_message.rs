@@ -1,5 +1,5 @@
-//! Diameter messages (RFC 6733, RFC 8506): nothing is read beyond a length, what is read is written and read again the
-//! same, and whatever is wrong has an answer that says so and can itself be read.
+//! Diameter messages (RFC 6733, RFC 8506): lengths are respected, decoded messages survive encoding, and each fault has an
+//! answer that reports it and can be decoded.
 
 use super::lies_in;
 use imcharge::wire::diameter::avp::AVPS_MAX;
@@ -12,24 +12,24 @@ use imcharge::wire::diameter::{
     MAX_MESSAGE, Message, Outcome, Writer, dictionary, frame, refuse,
 };
 
-/// How deep groups are followed here: deeper than any type of the grammar goes.
+/// Depth to which groups are walked: deeper than the types of the grammar.
 const DEPTH: usize = 8;
 
-/// Cuts the stream into messages, and reads each as everything there is.
+/// Splits the stream into messages, and decodes each as every command.
 pub fn check(bytes: &[u8]) {
     let mut rest = bytes;
     loop {
-        assert_framed_alike(rest);
+        assert_frame(rest);
         let Framed::Message(length) = frame(rest) else { break };
-        let (one, behind) = rest.split_at(length);
-        rest = behind;
+        let (one, after) = rest.split_at(length);
+        rest = after;
         read(one);
     }
-    assert!(Message::parse(rest).is_none(), "no message, by the frame");
+    assert!(Message::parse(rest).is_none(), "frame() finds no message");
 }
 
-/// The length is where RFC 6733, 3 puts it; a stream that is short says how much is missing, and not too much.
-fn assert_framed_alike(bytes: &[u8]) {
+/// The length is that of the header (RFC 6733, 3). An incomplete message needs the missing octets and no more.
+fn assert_frame(bytes: &[u8]) {
     let told = bytes.get(1..4).map(|length| length.iter().fold(0, |sum, octet| sum << 8 | usize::from(*octet)));
     match frame(bytes) {
         Framed::Message(length) => {
@@ -41,13 +41,13 @@ fn assert_framed_alike(bytes: &[u8]) {
             }
         }
         Framed::Need(more) => assert!(more > 0 && told.is_none_or(|told| bytes.len() + more == told)),
-        Framed::FramingError(broken) => assert!(!broken.to_string().is_empty() && broken.result().word().is_some()),
+        Framed::FramingError(broken) => assert!(!broken.to_string().is_empty() && broken.result().name().is_some()),
     }
 }
 
-/// One whole message.
+/// Checks one whole message.
 fn read(bytes: &[u8]) {
-    let message = Message::parse(bytes).expect("a message, by the frame");
+    let message = Message::parse(bytes).expect("frame() finds a message");
     assert_eq!(message.header.length, bytes.len());
     assert_eq!(message.header.is_request(), bytes[4] & 0x80 != 0);
     walk(message.avps(), &bytes[HEADER_LENGTH..], DEPTH);
@@ -57,17 +57,17 @@ fn read(bytes: &[u8]) {
     }
 }
 
-/// Every AVP and every group: within the bytes, and the octets of all of them are the octets that there are.
+/// Checks all AVPs and groups: they lie in the bytes and cover them.
 fn walk(avps: Avps<'_>, bytes: &[u8], depth: usize) {
     let (mut octets, mut count) = (0, 0);
     for avp in avps {
         count += 1;
-        assert!(count <= AVPS_MAX + 1, "more AVPs than are taken");
+        assert!(count <= AVPS_MAX + 1, "the number of AVPs is limited");
         let Ok(avp) = avp else { return };
         assert!(lies_in(avp.data, bytes));
         let header = if avp.flags & 0x80 == 0 { 8 } else { 12 };
         octets += (header + avp.data.len()).next_multiple_of(4);
-        assert!(octets <= bytes.len(), "an AVP beyond its group");
+        assert!(octets <= bytes.len(), "an AVP outside its group");
         assert_eq!(avp.u32().is_ok(), avp.data.len() == 4);
         assert_eq!(avp.u64().is_ok(), avp.data.len() == 8);
         assert_eq!(avp.i32().ok(), avp.u32().ok().map(u32::cast_signed));
@@ -83,14 +83,14 @@ fn walk(avps: Avps<'_>, bytes: &[u8], depth: usize) {
     assert_eq!(octets, bytes.len(), "all octets belong to an AVP");
 }
 
-/// The AVPs as they came, written by hand and read again, are the AVPs.
+/// AVPs survive encoding.
 fn assert_written_again(message: &Message<'_>) {
     let Ok(avps) = message.avps().collect::<Result<Vec<_>, _>>() else { return };
     let mut out = b"before".to_vec();
     let mut writer = begin(&mut out, &message.header);
     avps.iter().for_each(|avp| writer.raw(*avp));
-    // A vendor's AVP with Vendor-Id 0 loses its four octets; nothing ever grows.
-    let length = writer.finish().expect("no longer than what was read");
+    // An AVP with V flag and Vendor-Id 0 becomes four octets shorter.
+    let length = writer.finish().expect("not longer than the original");
     assert!(length <= message.header.length && out.len() == 6 + length);
     let again = Message::parse(&out[6..]).expect("a whole message");
     assert_eq!((again.header.command, again.header.application), (message.header.command, message.header.application));
@@ -116,8 +116,8 @@ fn begin<'b>(out: &'b mut Vec<u8>, header: &Header) -> Writer<'b> {
     }
 }
 
-/// Reads the message as one of this kind. What can be read, written and read again is the same, and writing it once more
-/// changes no octet; else the fault. `$body` takes what was read out of its wrapping.
+/// Decodes the message as this command, and returns the fault if that fails. A decoded message survives encoding, and its
+/// second encoding is the same. `$body` unwraps the decoded message.
 macro_rules! read_as {
     ($kind:ident, $message:expr, $body:expr, $most:expr) => {{
         let message: &Message<'_> = $message;
@@ -125,12 +125,12 @@ macro_rules! read_as {
             Err(fault) => Some(fault),
             Ok(body) => {
                 let most: fn(&$kind<'_>) -> usize = $most;
-                assert!(most(&body) <= MANY_MAX, "more than are taken");
+                assert!(most(&body) <= MANY_MAX, "the number is limited");
                 if let Some(bytes) = written(&message.header, |out| body.write(out)) {
                     let again = Message::parse(&bytes).expect("a whole message");
-                    let read = $kind::decode(&again).map($body).expect("what is written can be read");
-                    // A malformed AVP in a Failed-AVP comes out in good form.
-                    assert!(message.find(dictionary::FAILED_AVP).is_some() || read == body, "read again");
+                    let read = $kind::decode(&again).map($body).expect("an encoded message can be decoded");
+                    // A malformed AVP in Failed-AVP becomes well formed.
+                    assert!(message.find(dictionary::FAILED_AVP).is_some() || read == body, "decoded again");
                     assert_eq!(written(&message.header, |out| read.write(out)).as_ref(), Some(&bytes));
                 }
                 None
@@ -139,7 +139,7 @@ macro_rules! read_as {
     }};
 }
 
-/// The faults of a message, as each kind of message.
+/// The faults of a message decoded as each command.
 fn faults<'a>(message: &Message<'a>) -> [Option<Fault<'a>>; 10] {
     [
         read_as!(CreditControlRequest, message, |read| read, |read| read
@@ -158,7 +158,7 @@ fn faults<'a>(message: &Message<'a>) -> [Option<Fault<'a>>; 10] {
     ]
 }
 
-/// A message of this header and content; `None`: it would be too long.
+/// Encodes a message with this header; `None`: it would be too long.
 fn written(header: &Header, fill: impl FnOnce(&mut Writer<'_>)) -> Option<Vec<u8>> {
     let mut out = Vec::new();
     let mut writer = begin(&mut out, header);
@@ -168,16 +168,16 @@ fn written(header: &Header, fill: impl FnOnce(&mut Writer<'_>)) -> Option<Vec<u8
     Some(out)
 }
 
-/// The refusal of a fault: a whole message that names the fault, within its bound, and mirrors the request.
+/// Checks the answer to a fault: a whole message with the identifiers of the request that reports the fault.
 fn assert_refused(message: &Message<'_>, fault: &Fault<'_>, bytes: &[u8]) {
-    assert!(!fault.to_string().is_empty() && fault.result.word().is_some());
+    assert!(!fault.to_string().is_empty() && fault.result.name().is_some());
     if let Some(Failed::Offending(avp)) = fault.failed {
         assert!(lies_in(avp.data, bytes));
     }
     let session = message.find(dictionary::SESSION_ID).and_then(|avp| avp.text().ok());
     let mut out = b"before".to_vec();
     let Ok(length) = refuse(&mut out, &message.header, session, ("host.example", "example"), fault) else {
-        return assert_eq!(out, b"before", "an answer that is too long leaves nothing behind");
+        return assert_eq!(out, b"before", "an answer that is too long is removed");
     };
     assert!(length <= MAX_MESSAGE && out.len() == 6 + length);
     let answer = Message::parse(&out[6..]).expect("a whole answer");

@@ -1,73 +1,73 @@
-//! A peer's side of Diameter connections (RFC 6733, 5; RFC 3539) on a clock of our own. Either a whole [`Outside`] of
-//! peers that do anything, or one connection twice: its octets at once, and cut into pieces.
+//! The Diameter client (RFC 6733, 5; RFC 3539) with a simulated clock: either an [`Environment`] whose peers do anything,
+//! or the same octets read by two peers, whole and in pieces.
 
 use super::Choices;
 use super::fake_peer::{HOST, OWN_ADDRESS, config, header, messages, respond};
-use super::peers_world::{Act, HOSTS, Outside, question};
+use super::peers_world::{Act, Environment, HOSTS, question};
 use imcharge::charge::time::Time;
 use imcharge::enabler::diameter::client::node::LocalNode;
 use imcharge::enabler::diameter::client::peer::{Event, Peer};
 use imcharge::wire::diameter::{Flags, Framed, frame};
 use std::rc::Rc;
 
-/// Acts of one input at most.
+/// Maximum number of acts of one input.
 const ACTS_MAX: usize = 300;
 
-/// Octets of a message's header.
+/// Length of a message header in octets.
 const HEADER: usize = 20;
 
 const START: Time = Time(1_000_000_000);
 
-/// The first octet says which of both.
+/// Runs the check that the first octet selects.
 pub fn check(bytes: &[u8]) {
     let mut choices = Choices::new(bytes);
     match choices.flag() {
-        false => converse(&mut choices),
+        false => run_peers(&mut choices),
         true => read_in_pieces(&mut choices),
     }
 }
 
-/// Requests and peers, until all time runs out.
-fn converse(choices: &mut Choices<'_>) {
-    let mut outside = Outside::default();
+/// Requests and peers, until all deadlines have passed.
+fn run_peers(choices: &mut Choices<'_>) {
+    let mut environment = Environment::default();
     for _ in 0..ACTS_MAX {
         if choices.is_done() {
             break;
         }
-        outside.act(act(choices));
+        environment.act(act(choices));
     }
-    outside.end();
+    environment.end();
 }
 
 fn act(choices: &mut Choices<'_>) -> Act {
     let kind = choices.octet() % 16;
-    let seat = choices.below(HOSTS.len());
+    let slot = choices.below(HOSTS.len());
     match kind {
-        0 => Act::Connect(seat),
-        1 => Act::Close(seat),
-        2 => Act::Stop(seat),
+        0 => Act::Connect(slot),
+        1 => Act::Close(slot),
+        2 => Act::Stop(slot),
         3 | 4 => {
             let flags = choices.octet();
-            let prefer = (flags & 4 != 0).then_some(seat);
-            let patience = choices.below(100) as u32;
-            Act::Send { may_move: flags & 1 != 0, prefer, patience, duplicate: flags & 2 != 0 }
+            let preferred = (flags & 4 != 0).then_some(slot);
+            let timeout_seconds = choices.below(100) as u32;
+            Act::Send { may_move: flags & 1 != 0, preferred, timeout_seconds, possible_duplicate: flags & 2 != 0 }
         }
-        5 | 6 => Act::Write { seat, octets: choices.u16().into() },
+        5 | 6 => Act::Write { slot, octets: choices.u16().into() },
         7 => {
             let (which, keep) = (choices.octet().into(), choices.flag());
             let spoil = choices.flag().then(|| (choices.u16().into(), choices.octet()));
-            Act::Answer { seat, which, keep, spoil }
+            Act::Answer { slot, which, keep, spoil }
         }
-        8 | 9 => Act::AnswerAll(seat),
-        10 => Act::Ask { seat, what: choices.below(8) as u8 },
-        11 => Act::Octets { seat, bytes: choices.octets().to_vec() },
-        12 => Act::Octets { seat, bytes: message(choices) },
+        8 | 9 => Act::AnswerAll(slot),
+        10 => Act::Ask { slot, what: choices.below(8) as u8 },
+        11 => Act::Octets { slot, bytes: choices.octets().to_vec() },
+        12 => Act::Octets { slot, bytes: message(choices) },
         13 | 14 => Act::Pass { milliseconds: u64::from(choices.u16()) },
         _ => Act::ReplyToAsked,
     }
 }
 
-/// A message whose header is in order, so that what is in it gets read.
+/// A message with a valid header, so that its body is decoded.
 fn message(choices: &mut Choices<'_>) -> Vec<u8> {
     let (flags, command) = (choices.octet(), [0, 257, 258, 272, 274, 280, 282, 1][choices.below(8)]);
     let application = [0, 4, 16, u32::MAX][choices.below(4)];
@@ -80,7 +80,7 @@ fn message(choices: &mut Choices<'_>) -> Vec<u8> {
     bytes
 }
 
-/// The same octets, at once to one peer and in pieces to another, leave both in the same state.
+/// The same octets, read whole by one peer and in pieces by another, must leave both in the same state.
 fn read_in_pieces(choices: &mut Choices<'_>) {
     let (mut whole, mut cut) = (Twin::new(), Twin::new());
     for _ in 0..ACTS_MAX {
@@ -117,18 +117,18 @@ fn read_in_pieces(choices: &mut Choices<'_>) {
     }
 }
 
-/// One of two peers that hear the same. Their own identifiers differ, so their requests are compared without.
+/// One of two peers that receive the same octets. Identifiers of their requests differ and are not compared.
 struct Twin {
     peer: Peer,
     asked: Vec<Vec<u8>>,
-    /// The front of a message.
+    /// An incomplete message.
     begun: Vec<u8>,
 }
 
 impl Twin {
     fn new() -> Twin {
-        let local = Rc::new(LocalNode::new(&config(&[HOST]), 42, START));
-        Twin { peer: Peer::new(local, HOST, 30, 5), asked: Vec::new(), begun: Vec::new() }
+        let node = Rc::new(LocalNode::new(&config(&[HOST]), 42, START));
+        Twin { peer: Peer::new(node, HOST, 30, 5), asked: Vec::new(), begun: Vec::new() }
     }
 
     fn connect(&mut self) {
@@ -146,8 +146,8 @@ impl Twin {
         }
     }
 
-    /// Answers the oldest request. Behind a message that is not whole yet it would be a part of that, with identifiers
-    /// in it in which the two differ.
+    /// Answers the oldest request, unless a message is incomplete: the answer, whose identifiers differ, would become a
+    /// part of it.
     fn answer(&mut self, keep: bool, piece: usize) {
         let Some(asked) = self.asked.first().cloned().filter(|_| self.begun.is_empty()) else { return };
         if !keep {
@@ -156,7 +156,7 @@ impl Twin {
         self.receive(&respond(&asked, HOST), piece);
     }
 
-    /// What it has written since it was last asked, whole messages, the identifiers of its own requests blank.
+    /// Messages written since the last call, with the identifiers of requests set to 0.
     fn written(&mut self) -> Vec<Vec<u8>> {
         let mut written = messages(self.peer.output());
         self.peer.wrote(usize::MAX);
@@ -173,12 +173,12 @@ impl Twin {
     fn assert_like(&mut self, other: &mut Twin) {
         assert_eq!(self.events(), other.events());
         assert_eq!(self.written(), other.written());
-        assert_eq!(self.peer.doom(), other.peer.doom());
-        assert_eq!((self.peer.state(), self.peer.fitness()), (other.peer.state(), other.peer.fitness()));
+        assert_eq!(self.peer.close_reason(), other.peer.close_reason());
+        assert_eq!((self.peer.state_name(), self.peer.fitness()), (other.peer.state_name(), other.peer.fitness()));
         assert_eq!((self.peer.host(), self.peer.open_since()), (other.peer.host(), other.peer.open_since()));
     }
 
-    /// What the peer tells: whole messages of the kind that it says.
+    /// Events of the peer. Their messages are whole, and requests or answers as the event says.
     fn events(&mut self) -> Vec<Event> {
         let events: Vec<_> = std::iter::from_fn(|| self.peer.next_event()).collect();
         for event in &events {

@@ -1,16 +1,16 @@
-//! MSRP frames (RFC 4975, 7.1): what the codec takes, a plain reading of the same bytes takes too, and finds the same.
+//! MSRP frames (RFC 4975, 7.1): the codec must agree with a simple reference parser.
 
 use super::lies_in;
 use imcharge::wire::msrp::{Flag, Frame, HOST_MAX, Method, MsrpError, Start};
 
-/// Reads a frame, compares it with [`Plain`], and reads what it would be if it were cut or longer.
+/// Parses a frame, compares it with [`Plain`], and parses truncated and extended copies.
 pub fn check(bytes: &[u8]) {
     let plain = Plain::read(bytes);
     let frame = match Frame::parse(bytes) {
         Ok(frame) => frame,
         Err(error) => return assert_refusal(bytes, plain, error),
     };
-    let plain = plain.expect("what the codec takes has a start line and an end-line");
+    let plain = plain.expect("an accepted frame has a start line and an end-line");
     assert_eq!(frame.transaction_id.as_bytes(), plain.id);
     assert_eq!(frame.flag, plain.flag);
     if frame.bad_value.is_none() {
@@ -26,10 +26,10 @@ pub fn check(bytes: &[u8]) {
     assert_not_in_part(bytes, frame.transaction_id);
 }
 
-/// A frame that a plain reading finds whole is refused for its headers only.
+/// A frame that the reference parser accepts may be refused for its headers only.
 fn assert_refusal(bytes: &[u8], plain: Option<Plain<'_>>, error: MsrpError) {
     let start = matches!(error, MsrpError::EndLine) && plain.is_some();
-    assert!(!start, "a plain reading finds the end-line of {:?}", String::from_utf8_lossy(bytes));
+    assert!(!start, "the reference parser finds the end-line of {:?}", String::from_utf8_lossy(bytes));
 }
 
 fn assert_start(frame: &Frame<'_>, what: &[u8]) {
@@ -44,13 +44,13 @@ fn assert_start(frame: &Frame<'_>, what: &[u8]) {
     }
 }
 
-/// Every URI of a path can be read, the last is the end's, and a relay is there where there is more than one.
+/// All URIs of a path can be parsed; the last one is the endpoint, the others are relays.
 fn assert_paths(frame: &Frame<'_>, plain: &Plain<'_>) {
     for (path, name) in [(frame.to_path, &b"to-path"[..]), (frame.from_path, b"from-path")] {
-        let text = plain.header(name).expect("a path that was read");
+        let text = plain.header(name).expect("a parsed path");
         let uris: Vec<_> = path.uris().collect();
         assert_eq!(uris.len(), text.split(|octet| *octet == b' ').count());
-        assert!((1..=16).contains(&uris.len()), "as many URIs as may be");
+        assert!((1..=16).contains(&uris.len()), "the number of URIs is limited");
         assert_eq!(uris.last(), Some(&path.endpoint()));
         assert_eq!(path.hop_after_this(), uris.get(1).copied().filter(|_| uris.len() > 2));
         for uri in uris {
@@ -62,7 +62,7 @@ fn assert_paths(frame: &Frame<'_>, plain: &Plain<'_>) {
     }
 }
 
-/// Everything that a frame shows is a part of the bytes it was read from.
+/// All views of a frame lie in its bytes.
 fn assert_views(frame: &Frame<'_>, bytes: &[u8]) {
     assert!((4..=32).contains(&frame.transaction_id.len()));
     assert!(lies_in(frame.transaction_id.as_bytes(), bytes));
@@ -71,8 +71,8 @@ fn assert_views(frame: &Frame<'_>, bytes: &[u8]) {
     assert!(lies_in(frame.to_path.endpoint().session_id.as_bytes(), bytes));
 }
 
-/// A frame ends where its end-line ends: no part of it is a frame, unless its body holds an end-line of the same
-/// transaction, which RFC 4975, 7.1 forbids its sender. The same bytes behind it make it none.
+/// A truncated or extended frame is not a frame, unless its body contains an end-line of the same transaction, which RFC
+/// 4975, 7.1 forbids.
 fn assert_not_in_part(bytes: &[u8], id: &str) {
     let end_line = format!("-------{id}");
     let last = bytes.len() - end_line.len() - 3;
@@ -83,10 +83,10 @@ fn assert_not_in_part(bytes: &[u8], id: &str) {
     }
     let mut twice = bytes.to_vec();
     twice.extend(b"x");
-    assert!(Frame::parse(&twice).is_err(), "something behind the end-line");
+    assert!(Frame::parse(&twice).is_err(), "data after the end-line");
 }
 
-/// The frame as a reader in no hurry finds it: lines split at CRLF, headers in a list.
+/// Reference parser: lines split at CRLF, headers in a list.
 struct Plain<'a> {
     id: &'a [u8],
     what: &'a [u8],
@@ -126,7 +126,7 @@ impl<'a> Plain<'a> {
         Some(Plain { id, what, headers, body: None, flag })
     }
 
-    /// The value of the last header of this name, without the space around it; paths that are there twice are none.
+    /// Value of the last header of this name, without surrounding space.
     fn header(&self, name: &[u8]) -> Option<&'a [u8]> {
         let (_, value) = self.headers.iter().rev().find(|(found, _)| found == name)?;
         Some(std::str::from_utf8(value).map_or(*value, |text| text.trim().as_bytes()))

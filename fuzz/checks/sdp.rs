@@ -1,22 +1,22 @@
-//! Session descriptions (RFC 4566, RFC 4975, 8): the media that are found are those that a plain reading finds, whether
-//! the description is the whole body or a part of it, and everything in them can be read.
+//! SDP (RFC 4566; RFC 4975, 8): the codec must agree with a simple reference parser, for SDP as the whole body and as a
+//! part of it, and all paths must be valid.
 
 use super::lies_in;
 use imcharge::wire::msrp::Path;
 use imcharge::wire::sdp::{Media, POSITION_MAX, msrp_media};
 
-/// Octets that are read of a body.
+/// Maximum number of octets read from a body.
 const BODY_MAX: usize = 64 * 1024;
 
-/// MSRP media with a port that are read.
+/// Maximum number of MSRP media with a port.
 const OPEN_MAX: usize = 64;
 
-/// Reads a description, and compares.
+/// Parses SDP and compares.
 pub fn check(bytes: &[u8]) {
     let _ = msrp_media(b"multipart/mixed;boundary=b", bytes);
-    let Some(found) = msrp_media(b"application/sdp", bytes) else { panic!("the whole body is the description") };
+    let Some(found) = msrp_media(b"application/sdp", bytes) else { panic!("the whole body is SDP") };
     if bytes.len() < BODY_MAX {
-        assert_eq!(found, plain(bytes), "a plain reading finds others");
+        assert_eq!(found, plain(bytes), "the reference parser finds other media");
     }
     for path in found.iter().filter_map(|media| media.path) {
         let uris: Vec<_> = path.uris().collect();
@@ -26,14 +26,14 @@ pub fn check(bytes: &[u8]) {
             uris.iter().all(|uri| lies_in(uri.host.as_bytes(), bytes) && lies_in(uri.session_id.as_bytes(), bytes))
         );
     }
-    // A part says the same as a body, unless the delimiter is in it.
+    // The same SDP in a multipart body gives the same media, unless it contains the delimiter.
     let part = [b"--boundary\r\nContent-Type: application/sdp\r\n\r\n", bytes, b"\r\n--boundary--\r\n"].concat();
     if part.len() < BODY_MAX && !bytes.windows(10).any(|window| window == b"--boundary") {
         assert_eq!(msrp_media(b"multipart/mixed;boundary=\"boundary\"", &part), Some(found));
     }
 }
 
-/// The MSRP media, line by line.
+/// Reference parser of MSRP media, line by line.
 fn plain(bytes: &[u8]) -> Vec<Media<'_>> {
     let lines = bytes.split(|octet| *octet == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line));
     let (mut media, mut number, mut is_msrp): (Vec<Media<'_>>, usize, bool) = (Vec::new(), 0, false);

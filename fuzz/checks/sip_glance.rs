@@ -1,5 +1,5 @@
-//! SIP as raw bytes (RFC 3261): what is found lies in the message, stays found when the message comes in another of its
-//! lawful forms, and the readers of the engine agree with the view they stand on.
+//! SIP from raw bytes (RFC 3261): all fields lie in the message, equivalent forms of the message give the same fields, and
+//! the readers of the worker agree with the parser.
 
 use super::lies_in;
 use imcharge::charge::event::Suspended;
@@ -9,23 +9,23 @@ use imcharge::worker::raw_sip;
 use imcharge::worker::raw_sip::ParsedInvite;
 use imcharge::worker::sip_input::Method;
 
-/// Longest message that is read.
+/// Maximum length of a message in octets.
 const MESSAGE_MAX: usize = 64 * 1024;
 
-/// Reads a message in every way that there is.
+/// Parses a message with all readers.
 pub fn check(bytes: &[u8]) {
     let message = SipMessage::parse(bytes);
     assert_readers(bytes, message.as_ref());
     assert_identity(bytes);
     let Some(message) = message else { return };
-    assert!(bytes.len() <= MESSAGE_MAX, "longer than may be");
+    assert!(bytes.len() <= MESSAGE_MAX, "the length is limited");
     for part in fields(&message) {
-        assert!(lies_in(part, bytes), "a field beyond the message");
+        assert!(lies_in(part, bytes), "a field outside the message");
     }
     assert!(lies_in(icid(message.charging_vector), message.charging_vector));
     if let Some(target) = Target::parse(message.contact) {
         for part in [target.scheme, target.user, target.host] {
-            assert!(lies_in(part, message.contact), "a part beyond the URI");
+            assert!(lies_in(part, message.contact), "a part outside the URI");
         }
     }
     if let Start::Response { code } = message.start {
@@ -34,8 +34,8 @@ pub fn check(bytes: &[u8]) {
     for value in [message.from, message.asserted[0], message.asserted[1], message.called_party] {
         assert_identity(value);
     }
-    assert_same_behind_line_breaks(bytes, &message);
-    assert_same_without_its_rest(bytes, &message);
+    assert_line_breaks_are_ignored(bytes, &message);
+    assert_trailing_octets_are_ignored(bytes, &message);
 }
 
 fn fields<'a>(message: &SipMessage<'a>) -> [&'a [u8]; 12] {
@@ -55,16 +55,16 @@ fn fields<'a>(message: &SipMessage<'a>) -> [&'a [u8]; 12] {
     ]
 }
 
-/// RFC 3261, 7.5: line breaks before the start line say nothing.
-fn assert_same_behind_line_breaks(bytes: &[u8], message: &SipMessage<'_>) {
+/// Line breaks before the start line are ignored (RFC 3261, 7.5).
+fn assert_line_breaks_are_ignored(bytes: &[u8], message: &SipMessage<'_>) {
     if bytes.len() + 4 <= MESSAGE_MAX {
-        let behind = [b"\r\n\r\n", bytes].concat();
-        assert_eq!(SipMessage::parse(&behind).as_ref(), Some(message));
+        let padded = [b"\r\n\r\n", bytes].concat();
+        assert_eq!(SipMessage::parse(&padded).as_ref(), Some(message));
     }
 }
 
-/// RFC 3261, 18.3: what stands behind the body, by its Content-Length, belongs to another message.
-fn assert_same_without_its_rest(bytes: &[u8], message: &SipMessage<'_>) {
+/// Octets after the body, as delimited by Content-Length, are not part of the message (RFC 3261, 18.3).
+fn assert_trailing_octets_are_ignored(bytes: &[u8], message: &SipMessage<'_>) {
     if message.body.is_empty() {
         return;
     }
@@ -72,7 +72,7 @@ fn assert_same_without_its_rest(bytes: &[u8], message: &SipMessage<'_>) {
     assert_eq!(SipMessage::parse(&bytes[..end]).as_ref(), Some(message));
 }
 
-/// Each reader takes its own kind only, and none takes what is no message.
+/// Each reader accepts its own kind of message only.
 fn assert_readers(bytes: &[u8], message: Option<&SipMessage<'_>>) {
     let method = match message.map(|message| message.start) {
         Some(Start::Request { method, .. }) => method,
@@ -90,11 +90,11 @@ fn assert_readers(bytes: &[u8], message: Option<&SipMessage<'_>>) {
     if let (Some(ParsedInvite::Initial(invite)), Some(message)) = (invite, message) {
         assert_eq!(Some(invite.key.cseq), message.cseq);
         assert_eq!((invite.key.call_id, invite.key.from_tag), (message.call_id, message.from_tag));
-        assert!(message.to_tag.is_empty(), "an INVITE with a To tag repeats in a dialog");
+        assert!(message.to_tag.is_empty(), "an INVITE with a To tag is not initial");
     }
 }
 
-/// An identity is bounded, sane, and its own canonical form: the same party is one account however it was written.
+/// A canonical identity is of limited length, printable, and its own canonical form.
 fn assert_identity(value: &[u8]) {
     let Some(identity) = identity::canonical(value) else {
         return assert!(!identity::is_store_and_forward(&[value], None));

@@ -56,7 +56,7 @@ pub struct Capabilities {
     pub keeps_accounts: bool,
     /// Debits are accepted without a reservation (`model=immediate`).
     pub debits_without_reservation: bool,
-    /// The engine limits the rate of retries that nobody waits for, so that a server that recovers is not flooded.
+    /// The engine limits the rate of retries without a waiting INVITE, so that a server that recovers is not flooded.
     pub limits_retries: bool,
     /// Each request carries an end-to-end id: unique in this host, and the same in all copies of the request.
     pub needs_end_to_end_id: bool,

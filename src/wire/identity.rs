@@ -1,12 +1,14 @@
-//! Identities of subscribers: reads them from SIP header values and writes them in the one form that accounts have.
+//! Subscriber identities: parses SIP header values and returns the canonical form that account ids have.
 
 use std::fmt::Write;
 
-/// The longest header value and the longest identity that is read.
+/// Maximum length of a header value in octets.
 const VALUE_MAX: usize = 2048;
+
+/// Maximum length of an identity in octets.
 const IDENTITY_MAX: usize = 256;
 
-/// Which of several identities counts.
+/// Which of several identities is taken.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Preference {
     /// The first.
@@ -20,7 +22,7 @@ pub enum Preference {
 }
 
 impl Preference {
-    /// By its name in the configuration.
+    /// Returns the preference with this name in the configuration.
     pub fn named(name: &str) -> Option<Preference> {
         match name {
             "first" => Some(Preference::First),
@@ -31,7 +33,7 @@ impl Preference {
     }
 }
 
-/// The identity that counts of all in these header values, in canonical form; see [`canonical`].
+/// Returns the preferred identity of these header values in canonical form; see [`canonical`].
 pub fn preferred(values: &[&[u8]], preference: Preference) -> Option<String> {
     let all = || values.iter().filter_map(|value| uris(value)).flatten();
     let found = match preference {
@@ -42,26 +44,26 @@ pub fn preferred(values: &[&[u8]], preference: Preference) -> Option<String> {
     found.or_else(|| all().find_map(one))
 }
 
-/// The canonical identity of the first `sip:`, `sips:` or `tel:` URI of a header value: name-addr or addr-spec,
+/// Returns the canonical identity of the first `sip:`, `sips:` or `tel:` URI of a header value: name-addr or addr-spec,
 /// several of them separated by commas, or a bare URI. At most 256 octets.
 ///
 /// A SIP URI becomes `sip:user@host`; `sips:` is the same party as `sip:`. The user part is case-sensitive and keeps its
-/// own parameters (`sip:+49123;phone-context=x@host`); what RFC 3261, 19.1.4 treats as equal is written alike: octets
+/// own parameters (`sip:+49123;phone-context=x@host`); equivalent forms of RFC 3261, 19.1.4 become the same: octets
 /// that need no escape are unescaped, escapes are in upper case. A comma is escaped, because it ends a URI without angle
 /// brackets (RFC 3261, 20). With `user=phone` the user part is a telephone-subscriber (RFC 3261, 19.1.6) and is written
 /// as in a tel URI. The host is in lower case, without a trailing dot; an IPv6 address as in RFC 5952. Password, port,
 /// URI parameters and headers are dropped.
 ///
 /// A tel URI becomes `tel:+digits` or `tel:digits`, without visual separators, followed by the parameters that identify
-/// (RFC 3966, 4): `phone-context` of a local number, `ext` and `isub`. All others say how to route the call.
+/// (RFC 3966, 4): `phone-context` of a local number, `ext` and `isub`. All others concern routing.
 ///
-/// `None`: there is no such URI, or it is malformed.
+/// `None`: there is no such URI, or it is invalid.
 pub fn canonical(value: &[u8]) -> Option<String> {
     preferred(&[value], Preference::First)
 }
 
-/// The address in a From or P-Called-Party-ID value, without header parameters: where there are no angle brackets, what
-/// follows a semicolon belongs to the header, not to the URI (RFC 3261, 20.10).
+/// Returns the address of a From or P-Called-Party-ID value without header parameters: without angle brackets, parameters
+/// belong to the header, not to the URI (RFC 3261, 20.10).
 pub fn address(value: &[u8]) -> &[u8] {
     match std::str::from_utf8(value) {
         Ok(text) if bracket(text).is_none() => text.split(';').next().unwrap_or_default().as_bytes(),
@@ -74,8 +76,8 @@ pub fn address(value: &[u8]) -> &[u8] {
 const STORE_AND_FORWARD: &str = "rcse-standfw";
 
 /// Whether the first SIP URI is the identity of a store-and-forward server, which sends the INVITE to deliver messages:
-/// its canonical form must be `server`, or, where that is `None`, `sip:rcse-standfw@` with any host. The user part must
-/// match as a whole and in case (RFC 3261, 19.1.4).
+/// its canonical form must be `server` or, if that is `None`, `sip:rcse-standfw@` with any host. The user part must
+/// match as a whole, including case (RFC 3261, 19.1.4).
 pub fn is_store_and_forward(values: &[&[u8]], server: Option<&str>) -> bool {
     let Some(identity) = preferred(values, Preference::Sip) else { return false };
     match server {
@@ -87,7 +89,7 @@ pub fn is_store_and_forward(values: &[&[u8]], server: Option<&str>) -> bool {
     }
 }
 
-/// The URIs of a header value.
+/// Iterates over the URIs of a header value.
 fn uris(value: &[u8]) -> Option<impl Iterator<Item = &str>> {
     let text = std::str::from_utf8(value).ok().filter(|text| text.len() <= VALUE_MAX)?;
     Some(split_outside_quotes(text).map(|part| {
@@ -99,12 +101,12 @@ fn uris(value: &[u8]) -> Option<impl Iterator<Item = &str>> {
     }))
 }
 
-/// Where `<` opens, outside a quoted display name.
+/// Returns the offset of `<` outside a quoted display name.
 fn bracket(part: &str) -> Option<usize> {
     outside_quotes(part).find(|(_, byte)| *byte == b'<').map(|(at, _)| at)
 }
 
-/// Octets of a text that stand in no quoted string, with their places.
+/// Iterates over the octets outside quoted strings, with their offsets.
 fn outside_quotes(text: &str) -> impl Iterator<Item = (usize, u8)> {
     let (mut quoted, mut escaped) = (false, false);
     text.bytes().enumerate().filter(move |(_, byte)| {
@@ -118,7 +120,7 @@ fn outside_quotes(text: &str) -> impl Iterator<Item = (usize, u8)> {
     })
 }
 
-/// Parts between commas that stand neither in quotes nor in angle brackets.
+/// Splits at commas outside quotes and angle brackets.
 fn split_outside_quotes(text: &str) -> impl Iterator<Item = &str> {
     let mut inside = false;
     let mut cuts: Vec<usize> = outside_quotes(text)
@@ -136,7 +138,7 @@ fn split_outside_quotes(text: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// The canonical form of one URI.
+/// Returns the canonical form of one URI.
 fn one(uri: &str) -> Option<String> {
     let (scheme, rest) = uri.split_once(':')?;
     let identity = match scheme {
@@ -147,7 +149,7 @@ fn one(uri: &str) -> Option<String> {
     (identity.len() <= IDENTITY_MAX).then_some(identity)
 }
 
-/// The telephone number of a tel URI, or of a SIP URI with `user=phone` and a global number.
+/// Returns the telephone number of a tel URI, or of a SIP URI with `user=phone` and a global number.
 fn telephone(uri: &str) -> Option<String> {
     let (scheme, rest) = uri.split_once(':')?;
     if scheme.eq_ignore_ascii_case("tel") {
@@ -159,14 +161,14 @@ fn telephone(uri: &str) -> Option<String> {
 }
 
 fn sip(rest: &str) -> Option<String> {
-    // Parameters of the user part are before the @, those of the URI after it.
+    // Parameters of the user part precede the @, those of the URI follow it.
     let (user, host) = match rest.split_once('@') {
         Some((user, host)) => (Some((user_of(user)?, is_phone(host))), host),
         None => (None, rest),
     };
     let host = host_of(host)?;
     let Some((user, is_phone)) = user else { return Some(format!("sip:{host}")) };
-    // Not every client that writes user=phone has a number before the @.
+    // Some clients write user=phone without a number.
     let subscriber = is_phone.then(|| telephone_subscriber(user)).flatten();
     match subscriber {
         Some(subscriber) => Some(format!("sip:{subscriber}@{host}")),
@@ -174,18 +176,18 @@ fn sip(rest: &str) -> Option<String> {
     }
 }
 
-/// The user part without a password.
+/// Returns the user part without a password.
 fn user_of(userinfo: &str) -> Option<&str> {
     userinfo.split(':').next()
 }
 
-/// Whether the URI parameters after this host say that the user part is a telephone number.
+/// Whether the URI parameters after this host contain `user=phone`.
 fn is_phone(host: &str) -> bool {
     let parameters = host.split('?').next().unwrap_or_default().split(';').skip(1);
     parameters.into_iter().any(|parameter| parameter.trim().eq_ignore_ascii_case("user=phone"))
 }
 
-/// The canonical form of a host, without what follows it.
+/// Returns the canonical form of a host without port and parameters.
 fn host_of(hostport: &str) -> Option<String> {
     let host = hostport.split([';', '?', '>', ' ']).next()?;
     if let Some(v6) = host.strip_prefix('[') {
@@ -197,14 +199,14 @@ fn host_of(hostport: &str) -> Option<String> {
     domain(host.split(':').next()?)
 }
 
-/// A host name or IPv4 address in lower case, without the dots at its end.
+/// Returns a host name or IPv4 address in lower case without trailing dots.
 fn domain(name: &str) -> Option<String> {
     let name = name.trim_end_matches('.');
     let sane = !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || "-._".contains(c));
     sane.then(|| name.to_ascii_lowercase())
 }
 
-/// Unescapes what needs no escape in a user part; writes the other escapes in upper case.
+/// Unescapes octets of a user part that need no escape, and writes other escapes in upper case.
 fn unescape(user: &str) -> Option<String> {
     let mut out = String::with_capacity(user.len());
     let user = user.replace(',', "%2C");
@@ -228,11 +230,11 @@ fn tel(rest: &str) -> Option<String> {
     Some(format!("tel:{subscriber}"))
 }
 
-/// The canonical form of a telephone-subscriber (RFC 3966, 3): the number without visual separators, and the parameters
-/// that identify, in one order. Hexadecimal digits of a local number are in lower case (RFC 3966, 4).
+/// Returns the canonical form of a telephone-subscriber (RFC 3966, 3): the number without visual separators, and the
+/// identifying parameters in a fixed order. Hexadecimal digits of a local number are in lower case (RFC 3966, 4).
 fn telephone_subscriber(text: &str) -> Option<String> {
     let mut parts = text.split(';');
-    // Spaces are no visual separators, but people write them.
+    // Spaces are not visual separators, but occur.
     let mut out = digits(&unescape(&parts.next()?.replace(' ', ""))?)?;
     let (mut context, mut extension, mut subaddress) = (None, None, None);
     for parameter in parts {
@@ -263,7 +265,7 @@ fn telephone_subscriber(text: &str) -> Option<String> {
     Some(out)
 }
 
-/// Digits of a number without visual separators, with a leading `+` where it is global.
+/// Returns the digits of a number without visual separators, with a leading `+` if it is global.
 fn digits(number: &str) -> Option<String> {
     let (plus, number) = match number.strip_prefix('+') {
         Some(number) => ("+", number),
@@ -280,7 +282,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn values_and_their_identities() {
+    fn identities_are_canonical() {
         for (value, identity) in [
             ("sip:alice@example.org", Some("sip:alice@example.org")),
             ("<sip:alice@Example.ORG:5060;transport=tcp?x=y>;tag=1", Some("sip:alice@example.org")),
@@ -338,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn of_several_identities_the_preferred_one_counts() {
+    fn preferred_identity_is_taken() {
         let (sip, tel) = ("sip:alice@example.org", "tel:+49301234");
         for (values, first, preferred_sip, preferred_tel) in [
             (&["<sip:alice@example.org>, <tel:+49-30-1234>"][..], sip, sip, tel),
@@ -359,7 +361,7 @@ mod tests {
             let found = [Preference::First, Preference::Sip, Preference::Tel].map(|which| preferred(&values, which));
             assert_eq!(found.each_ref().map(Option::as_deref), [first, preferred_sip, preferred_tel].map(Some));
         }
-        // No number that is the same everywhere, or none said to be one.
+        // Not a global number, or not declared as a number.
         for uri in ["sip:110@example.org;user=phone", "sip:+49301234@example.org", "sip:+49ab@example.org;user=phone"] {
             let value = format!("<{uri}>");
             let found = preferred(&[value.as_bytes()], Preference::Tel);
@@ -369,7 +371,7 @@ mod tests {
     }
 
     #[test]
-    fn a_canonical_identity_is_its_own() {
+    fn canonical_identity_is_its_own_canonical_form() {
         for value in
             ["sip:alice%40x@example.org", "tel:+491", "sip:im.example.org", "sip:a@[::1]", "sip:a%2Cb@example.org"]
         {
@@ -378,7 +380,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_whole_identity_is_that_of_a_store_and_forward_server() {
+    fn store_and_forward_server_is_matched_as_a_whole() {
         let server = b"<sip:rcse-standfw@operator.example>";
         for values in
             [&[&server[..]][..], &[b"<tel:+491>", server], &[b"<sips:%72cse-standfw@Operator.example:5061;x>"]]
@@ -406,7 +408,7 @@ mod tests {
     }
 
     #[test]
-    fn parameters_after_an_address_without_brackets_are_those_of_the_header() {
+    fn parameters_without_brackets_belong_to_the_header() {
         for (value, identity) in [
             ("sip:im.example.org;tag=a@b", "sip:im.example.org"),
             ("sip:alice@example.org;tag=1", "sip:alice@example.org"),
@@ -426,7 +428,7 @@ mod tests {
         }
 
         #[test]
-        fn uris_with_anything_in_them_are_stable(
+        fn random_uris_have_a_stable_canonical_form(
             text in "<?(sip|tel):[a-fA-F%@:;<>\\[\\]0-9+.,\"=? -]{0,30}(;ext=[a-z0-9%]{0,3})?(@[a-zA-Z.]{1,5})?(;user=phone)?",
         ) {
             if let Some(identity) = canonical(text.as_bytes()) {
@@ -436,7 +438,7 @@ mod tests {
         }
 
         #[test]
-        fn separators_of_numbers_and_escapes_change_nothing(
+        fn separators_and_escapes_do_not_change_the_identity(
             number in "\\+?[0-9]{1,15}", at in 0..15usize, separator in "[-.()]", host in "[a-z]{1,8}\\.[a-z]{2}",
         ) {
             let (head, tail) = number.split_at(at.clamp(1, number.len()));
@@ -454,7 +456,7 @@ mod tests {
         }
 
         #[test]
-        fn what_identifies_is_kept_apart(one in "[a-zA-Z0-9;=_-]{1,12}", other in "[a-zA-Z0-9;=_-]{1,12}") {
+        fn different_users_are_different_identities(one in "[a-zA-Z0-9;=_-]{1,12}", other in "[a-zA-Z0-9;=_-]{1,12}") {
             let canonical = |user: &str| canonical(format!("<sip:{user}@example.org>").as_bytes());
             proptest::prop_assert_eq!(canonical(&one) == canonical(&other), one == other);
         }

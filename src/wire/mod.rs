@@ -1,4 +1,4 @@
-//! Codecs: bytes in, views out. No I/O, no unsafe, no panic, everything bounded.
+//! Codecs: from bytes to views of them, and back. No I/O, no unsafe, no panic; all sizes are limited.
 
 pub mod diameter;
 pub mod identity;

@@ -1,4 +1,4 @@
-//! MSRP frames (RFC 4975, 4976): a view over the bytes of one whole frame, without a copy.
+//! MSRP frames (RFC 4975, 4976): a view of the bytes of one whole frame.
 //!
 //! ```text
 //! MSRP a786hjs2 SEND\r\n                        start line: transaction id, method or status
@@ -10,41 +10,41 @@
 //! -------a786hjs2$\r\n                          end-line: seven hyphens, the id again, a flag
 //! ```
 //!
-//! The end-line is looked for at the end of the bytes only, so a frame costs the same whatever its body holds.
+//! The end-line is expected at the end of the bytes, so the cost does not depend on the body.
 
 use memchr::{memchr, memrchr};
 
-/// Headers read at most.
+/// Maximum number of headers.
 const HEADERS_MAX: usize = 64;
 
-/// Octets of the start line and all headers at most.
+/// Maximum length of the start line and all headers, in octets.
 const HEAD_MAX: usize = 16 * 1024;
 
-/// URIs of a path at most.
+/// Maximum number of URIs in a path.
 const PATH_MAX: usize = 16;
 
-/// Octets of a host at most (RFC 1035, 2.3.4).
+/// Maximum length of a host in octets (RFC 1035, 2.3.4).
 pub const HOST_MAX: usize = 255;
 
-/// What is wrong with a frame.
+/// Why a frame cannot be parsed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum MsrpError {
-    /// No `MSRP id METHOD` or `MSRP id status`.
+    /// Neither `MSRP id METHOD` nor `MSRP id status`.
     #[error("no MSRP start line")]
     StartLine,
-    /// A transaction id or Message-ID that is none: 4 to 32 characters, the first alphanumeric.
+    /// An invalid transaction id or Message-ID: not 4 to 32 characters, or the first not alphanumeric.
     #[error("a malformed id")]
     Ident,
     /// The last line is not the end-line of this transaction.
     #[error("no end-line of this transaction")]
     EndLine,
-    /// A header that is none, too many of them, or too long ones.
+    /// An invalid header, or too many or too long ones.
     #[error("a malformed header")]
     Header,
-    /// To-Path or From-Path is missing, or has no URI in it.
+    /// To-Path or From-Path is missing or invalid.
     #[error("a malformed path")]
     Path,
-    /// A Byte-Range or Status that is none.
+    /// An invalid Byte-Range or Status.
     #[error("a malformed value")]
     Value,
 }
@@ -52,33 +52,33 @@ pub enum MsrpError {
 /// A frame.
 #[derive(Clone, Copy, Debug)]
 pub struct Frame<'a> {
-    /// Of this hop only: relays make new ones (RFC 4976, 6.4).
+    /// Transaction id, valid on this hop only: relays create new ones (RFC 4976, 6.4).
     pub transaction_id: &'a str,
     /// Request or response.
     pub start: Start<'a>,
-    /// Where it goes; the leftmost URI is the next hop.
+    /// To-Path; the leftmost URI is the next hop.
     pub to_path: Path<'a>,
-    /// Where it comes from; the rightmost URI is whoever made it.
+    /// From-Path; the rightmost URI is the originator.
     pub from_path: Path<'a>,
-    /// The message that a SEND is a chunk of, or that a REPORT is about.
+    /// Message-ID: of a SEND, the message that it is a chunk of; of a REPORT, the reported message.
     pub message_id: Option<&'a str>,
-    /// Which octets of the message.
+    /// Byte-Range.
     pub byte_range: Option<ByteRange>,
-    /// Which responses the sender wants.
+    /// Responses that the sender requests.
     pub failure_report: FailureReport,
-    /// Whether the sender wants REPORTs of success.
+    /// Whether the sender requests success REPORTs.
     pub success_report: bool,
     /// Code of a REPORT (Status header, namespace 000).
     pub status: Option<u16>,
-    /// The body, without the CRLF before the end-line; `None`: there is none, or it has neither Content-Type nor octets.
+    /// The body without the CRLF before the end-line. `None`: there is none, or it is empty without Content-Type.
     pub body: Option<&'a [u8]>,
-    /// The end-line's flag.
+    /// Continuation flag of the end-line.
     pub flag: Flag,
-    /// A Message-ID, Byte-Range or Status that is none: the paths are good, so it can be told whose frame it is.
+    /// An invalid Message-ID, Byte-Range or Status. The paths are valid, so the frame can be attributed.
     pub bad_value: Option<MsrpError>,
 }
 
-/// What the start line says.
+/// The start line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Start<'a> {
     /// A request.
@@ -92,50 +92,50 @@ pub enum Start<'a> {
 pub enum Method<'a> {
     /// Content.
     Send,
-    /// What became of content.
+    /// Delivery report.
     Report,
-    /// A client proves itself to a relay.
+    /// Authentication to a relay.
     Auth,
-    /// A name in a conference.
+    /// Nickname in a conference.
     Nickname,
-    /// Any other.
+    /// Another method.
     Other(&'a str),
 }
 
-/// Byte-Range: `start-end/total`, `*` is `None`. Octets count from 1.
+/// Byte-Range: `start-end/total`; `*` is `None`. Octets are counted from 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ByteRange {
     /// First octet of the chunk.
     pub start: u64,
     /// Last octet of the chunk.
     pub end: Option<u64>,
-    /// Octets of the message.
+    /// Length of the message in octets.
     pub total: Option<u64>,
 }
 
 /// Failure-Report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FailureReport {
-    /// `yes`, absent, or a word that RFC 4975 does not know.
+    /// `yes`, absent, or an unknown value.
     Yes,
     /// `partial`: errors only.
     Partial,
-    /// `no`: nothing.
+    /// `no`: no responses.
     No,
 }
 
-/// The end-line's flag.
+/// Continuation flag of the end-line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Flag {
     /// `$`: last chunk.
     Last,
-    /// `+`: more to come.
+    /// `+`: more chunks follow.
     More,
-    /// `#`: given up.
+    /// `#`: aborted.
     Aborted,
 }
 
-/// A To-Path, a From-Path or an `a=path`: one URI at least, all of them well formed.
+/// A To-Path, From-Path or `a=path`: at least one URI, all valid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Path<'a> {
     text: &'a str,
@@ -158,14 +158,14 @@ pub struct Uri<'a> {
 }
 
 impl<'a> Frame<'a> {
-    /// Reads one whole frame: from `MSRP` to the CRLF of the end-line, with nothing before or behind it.
+    /// Parses exactly one whole frame: from `MSRP` to the CRLF of the end-line.
     pub fn parse(bytes: &'a [u8]) -> Result<Frame<'a>, MsrpError> {
         let (line, mut rest) = take_line(bytes).ok_or(MsrpError::StartLine)?;
         let (transaction_id, start) = start_line(line)?;
         let (inner, flag) = end_line(bytes, transaction_id)?;
         let mut headers = Headers::default();
         let body = loop {
-            // Where the end-line begins there is no header left: a frame without a body.
+            // The end-line follows the headers: no body.
             if rest.len() <= bytes.len() - inner.len() {
                 break None;
             }
@@ -186,26 +186,26 @@ impl<'a> Frame<'a> {
             failure_report: headers.failure_report.unwrap_or(FailureReport::Yes),
             success_report: headers.success_report,
             status: headers.status,
-            // RFC 4975, 9, has no body without Content-Type. Who sends one all the same has sent content: were it none,
-            // it would go on unpaid. An empty line too many is no content.
+            // RFC 4975, 9, does not allow a body without Content-Type. If there is one, it is content: otherwise it would
+            // pass uncharged. An empty body is not.
             body: body.filter(|body| headers.content_type || !body.is_empty()),
             flag,
             bad_value: headers.bad_value,
         })
     }
 
-    /// Whether it is a SEND that carries content. A SEND that binds a connection or keeps it alive has none.
+    /// Whether it is a SEND with content. A SEND that binds a connection or keeps it alive has none.
     pub fn is_content(&self) -> bool {
         self.start == Start::Request(Method::Send) && self.body.is_some()
     }
 
-    /// Octets of content.
+    /// Length of the content in octets.
     pub fn content_octets(&self) -> u64 {
         self.body.map_or(0, |body| body.len() as u64)
     }
 }
 
-/// A line without its CRLF, and what comes behind it.
+/// Splits off a line without its CRLF.
 fn take_line(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     let head = bytes.get(..bytes.len().min(HEAD_MAX))?;
     let end = memchr(b'\n', head)?;
@@ -246,7 +246,7 @@ fn ident(text: &str) -> Result<&str, MsrpError> {
     }
 }
 
-/// The bytes before the end-line, and its flag.
+/// Returns the bytes before the end-line, and its flag.
 fn end_line<'a>(bytes: &'a [u8], id: &str) -> Result<(&'a [u8], Flag), MsrpError> {
     let rest = bytes.strip_suffix(b"\r\n").ok_or(MsrpError::EndLine)?;
     let (flag, rest) = rest.split_last().ok_or(MsrpError::EndLine)?;
@@ -261,14 +261,14 @@ fn end_line<'a>(bytes: &'a [u8], id: &str) -> Result<(&'a [u8], Flag), MsrpError
     Ok((inner, flag))
 }
 
-/// What stands between the empty line and the end-line, without the CRLF that belongs to the end-line.
+/// Returns the octets between the empty line and the end-line, without the CRLF that belongs to the end-line.
 fn body<'a>(bytes: &'a [u8], after: &[u8], inner: &[u8]) -> Option<&'a [u8]> {
     let from = bytes.len() - after.len();
-    // The empty line may itself be the CRLF before the end-line: then there is no body.
+    // If the empty line is the CRLF before the end-line, there is no body.
     bytes.get(from..inner.len().checked_sub(2)?)
 }
 
-/// The headers that charging reads.
+/// The headers that charging needs.
 #[derive(Default)]
 struct Headers<'a> {
     count: usize,
@@ -284,7 +284,7 @@ struct Headers<'a> {
 }
 
 impl<'a> Headers<'a> {
-    /// Reads one line. `so_far`: octets of the frame up to its end.
+    /// Parses one line. `so_far`: octets of the frame up to its end.
     fn read(&mut self, line: &'a [u8], so_far: usize) -> Result<(), MsrpError> {
         self.count += 1;
         if self.count > HEADERS_MAX || so_far > HEAD_MAX {
@@ -298,7 +298,7 @@ impl<'a> Headers<'a> {
             std::str::from_utf8(value).map(str::trim).map_err(|_| MsrpError::Header)
         };
         match name.len() {
-            // Twice is none: a relay may read another one than this.
+            // A repeated path is invalid: a relay may use the other one.
             7 if is("To-Path") && self.to_path.is_none() => self.to_path = Some(Path::parse(text()?)?),
             9 if is("From-Path") && self.from_path.is_none() => self.from_path = Some(Path::parse(text()?)?),
             7 if is("To-Path") => return Err(MsrpError::Path),
@@ -315,7 +315,7 @@ impl<'a> Headers<'a> {
         Ok(())
     }
 
-    /// A value, or the note that it is none.
+    /// Returns a value, or records that it is invalid.
     fn value<T>(&mut self, value: Result<T, MsrpError>) -> Option<T> {
         value.inspect_err(|error| self.bad_value = Some(*error)).ok()
     }
@@ -338,7 +338,7 @@ fn byte_range(text: &str) -> Result<ByteRange, MsrpError> {
     Ok(ByteRange { start: number(start)?, end: or_star(end)?, total: or_star(total)? })
 }
 
-/// `000 200 comment`; other namespaces say nothing to us.
+/// `000 200 comment`; other namespaces are ignored.
 fn status(text: &str) -> Result<Option<u16>, MsrpError> {
     let mut words = text.split(' ');
     if words.next() != Some("000") {
@@ -349,7 +349,7 @@ fn status(text: &str) -> Result<Option<u16>, MsrpError> {
 }
 
 impl<'a> Path<'a> {
-    /// Reads the value of a path header or of an `a=path` line.
+    /// Parses the value of a path header or `a=path` line.
     pub fn parse(text: &'a str) -> Result<Path<'a>, MsrpError> {
         let mut rest = text;
         for _ in 0..PATH_MAX {
@@ -363,32 +363,32 @@ impl<'a> Path<'a> {
         Err(MsrpError::Path)
     }
 
-    /// Its URIs from left to right.
+    /// Iterates over the URIs from left to right.
     pub fn uris(&self) -> impl Iterator<Item = Uri<'a>> + use<'a> {
         self.text.split(' ').filter_map(Uri::parse)
     }
 
-    /// The URI after the first one of a To-Path, if it is a relay's and not the end: the next hop after this one.
+    /// Returns the second URI of a To-Path unless it is the last: the next hop after this relay.
     pub fn hop_after_this(&self) -> Option<Uri<'a>> {
         let (_, rest) = cut(self.text, b' ')?;
         let (next, _) = cut(rest, b' ')?;
         Uri::parse(next)
     }
 
-    /// The rightmost URI.
+    /// Returns the rightmost URI.
     pub fn endpoint(&self) -> Uri<'a> {
         self.endpoint
     }
 }
 
 impl<'a> Uri<'a> {
-    /// The host by which URIs are compared (RFC 4975, 6.1): in lower case, without the final dot of a name; addresses in
-    /// one form. `space` is where it is written.
+    /// Returns the host for comparison of URIs (RFC 4975, 6.1): in lower case, without the final dot of a name, addresses in
+    /// canonical form. It is written to `space`.
     pub fn canonical_host<'b>(&self, space: &'b mut [u8; HOST_MAX]) -> &'b [u8] {
         use std::io::Write;
         let bare = self.host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(self.host);
         let mut rest = &mut space[..];
-        // A host of this length has room: `Uri::parse` has seen to it, and no address is longer.
+        // There is room: `Uri::parse` limits the length, and no address is longer.
         let written = match bare.parse::<std::net::IpAddr>() {
             Ok(address) => write!(rest, "{address}"),
             Err(_) => rest.write_all(bare.strip_suffix('.').unwrap_or(bare).as_bytes()),
@@ -420,13 +420,13 @@ impl<'a> Uri<'a> {
     }
 }
 
-/// What stands before and behind the first such ASCII character.
+/// Splits at the first occurrence of an ASCII character.
 fn cut(text: &str, ascii: u8) -> Option<(&str, &str)> {
     let at = memchr(ascii, text.as_bytes())?;
     Some((text.get(..at)?, text.get(at + 1..)?))
 }
 
-/// What stands before and behind the last such ASCII character.
+/// Splits at the last occurrence of an ASCII character.
 fn cut_last(text: &str, ascii: u8) -> Option<(&str, &str)> {
     let at = memrchr(ascii, text.as_bytes())?;
     Some((text.get(..at)?, text.get(at + 1..)?))

@@ -1,40 +1,40 @@
-//! Session descriptions (RFC 4566) in the bodies of SIP messages: which MSRP sessions they offer or accept (RFC 4975, 8).
+//! SDP (RFC 4566) in bodies of SIP messages: the MSRP sessions that it offers or accepts (RFC 4975, 8).
 
 use super::msrp::Path;
 use super::sip::{parameter, take_header, take_line};
 use memchr::memchr;
 
-/// Octets of a body that are read.
+/// Maximum number of octets read from a body.
 const BODY_MAX: usize = 64 * 1024;
 
-/// MSRP media that are not refused, of one description; what comes after them is ignored.
+/// Maximum number of MSRP media that are not refused; the rest of the description is ignored.
 const OPEN_MAX: usize = 64;
 
-/// The highest number of an `m=` line. Lines after it pair with nothing; what their endpoints send is stopped.
+/// Highest number of an `m=` line. Later lines are not paired with an answer; what their endpoints send is stopped.
 pub const POSITION_MAX: u8 = u8::MAX;
 
-/// Parts of one multipart body that are looked at.
+/// Maximum number of parts read from a multipart body.
 const PARTS_MAX: usize = 32;
 
-/// Multipart bodies within each other that are looked into.
+/// Maximum depth of nested multipart bodies.
 const DEPTH_MAX: usize = 4;
 
 /// An `m=` line whose transport is MSRP over TCP or TLS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Media<'a> {
-    /// Number of the `m=` line in its description, from 0. Lines of other media count as well.
+    /// Number of the `m=` line, from 0, counting lines of all media.
     pub position: u8,
     /// Whether its port is 0: refused, or withdrawn (RFC 3264, 5.1, 6 and 8.2).
     pub is_refused: bool,
-    /// Its `a=path`; `None`: there is none, or it cannot be read.
+    /// Its `a=path`; `None`: it is absent or invalid.
     pub path: Option<Path<'a>>,
 }
 
-/// The MSRP media in the session description of a body, in their order. `None`: the body has no description.
+/// Returns the MSRP media of the SDP in a body, in order. `None`: the body has no SDP.
 ///
-/// The description is a body of type application/sdp, or the application/sdp part of a multipart body that has the
-/// disposition `session`, which is the default (RFC 5621, 8). Of several such parts the first counts; in a
-/// multipart/alternative the last (RFC 2046, 5.1.4). A body without Content-Type is a description if it begins like one.
+/// The SDP is a body of type application/sdp, or the application/sdp part of a multipart body with the disposition
+/// `session`, which is the default (RFC 5621, 8). Of several such parts the first counts, in multipart/alternative the last
+/// (RFC 2046, 5.1.4). A body without Content-Type is SDP if it begins with `v=0`.
 pub fn msrp_media<'a>(content_type: &[u8], body: &'a [u8]) -> Option<Vec<Media<'a>>> {
     let body = body.get(..body.len().min(BODY_MAX))?;
     let is_untyped = content_type.is_empty() && body.starts_with(b"v=0");
@@ -68,7 +68,7 @@ fn description<'a>(content_type: &[u8], body: &'a [u8], depth: usize) -> Option<
     }
 }
 
-/// The parts of a multipart body (RFC 2046, 5.1.1), each without the line break before its delimiter.
+/// Iterates over the parts of a multipart body (RFC 2046, 5.1.1), without the line break before each delimiter.
 fn parts<'a>(body: &'a [u8], boundary: &[u8]) -> impl Iterator<Item = &'a [u8]> {
     let (mut rest, mut is_open) = (body, false);
     let next = move || {
@@ -80,7 +80,7 @@ fn parts<'a>(body: &'a [u8], boundary: &[u8]) -> impl Iterator<Item = &'a [u8]> 
                 rest = after;
                 match delimiter(line, boundary) {
                     Some(is_closing) => break (at, is_closing),
-                    // A body that was cut off ends its last part.
+                    // A truncated body ends the last part.
                     None if rest.is_empty() => break (part.len(), true),
                     None => {}
                 }
@@ -89,7 +89,7 @@ fn parts<'a>(body: &'a [u8], boundary: &[u8]) -> impl Iterator<Item = &'a [u8]> 
             if is_closing {
                 rest = &[];
             }
-            // What comes before the first delimiter is no part.
+            // The preamble is not a part.
             if was_open {
                 let part = part.get(..end)?;
                 let part = part.strip_suffix(b"\n").unwrap_or(part);
@@ -101,7 +101,7 @@ fn parts<'a>(body: &'a [u8], boundary: &[u8]) -> impl Iterator<Item = &'a [u8]> 
     std::iter::from_fn(next).take(PARTS_MAX)
 }
 
-/// Whether a line is a delimiter of this boundary, and if so whether it is the last one.
+/// Returns whether a line is the last delimiter of this boundary; `None`: it is not a delimiter.
 fn delimiter(line: &[u8], boundary: &[u8]) -> Option<bool> {
     let rest = line.strip_prefix(b"--")?.strip_prefix(boundary)?.trim_ascii_end();
     match rest {
@@ -139,15 +139,14 @@ impl<'a> Part<'a> {
         part
     }
 
-    /// Whether it describes the session itself (RFC 3261, 20.11): a part with another disposition, early-session for
-    /// example, does not.
+    /// Whether its disposition is `session` (RFC 3261, 20.11) and not, for example, early-session.
     fn is_of_the_session(&self) -> bool {
         let disposition = self.disposition.split(|octet| *octet == b';').next().unwrap_or_default().trim_ascii();
         disposition.is_empty() || disposition.eq_ignore_ascii_case(b"session")
     }
 }
 
-/// The MSRP media of a description.
+/// Returns the MSRP media of SDP.
 fn media(description: &[u8]) -> Vec<Media<'_>> {
     let (mut found, mut open, mut count, mut rest) = (Vec::new(), 0, 0u32, description);
     let mut current: Option<Media<'_>> = None;
@@ -159,7 +158,7 @@ fn media(description: &[u8]) -> Vec<Media<'_>> {
                 break;
             }
             found.extend(current.take());
-            // Lines that cannot be numbered pair with nothing: their endpoints are known, and bound to nothing.
+            // Lines beyond the highest number are not paired: their endpoints are known but not bound.
             let position = count.try_into().unwrap_or(POSITION_MAX);
             current = msrp(line).map(|is_refused| Media { position, is_refused, path: None });
             open += usize::from(current.is_some_and(|media| !media.is_refused));
@@ -174,13 +173,13 @@ fn media(description: &[u8]) -> Vec<Media<'_>> {
     found
 }
 
-/// The value of an `a=path` line.
+/// Returns the value of an `a=path` line.
 fn path_value(line: &[u8]) -> Option<&[u8]> {
     let name = line.get(..7).filter(|name| name.eq_ignore_ascii_case(b"a=path:"))?;
     line.get(name.len()..)
 }
 
-/// `message 7394 TCP/MSRP *`: whether the port is 0; `None`: another transport.
+/// `message 7394 TCP/MSRP *`: returns whether the port is 0; `None`: another transport.
 fn msrp(media: &[u8]) -> Option<bool> {
     let mut words = media.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty()).skip(1);
     let (port, transport) = (words.next()?, words.next()?);
@@ -210,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn the_path_of_the_msrp_media_is_found() {
+    fn path_of_msrp_media_is_found() {
         for (from, to) in [
             ("", ""),
             ("\r\n", "\n"),
@@ -242,13 +241,13 @@ mod tests {
             let refused = OFFER.replace("m=message 7654", "m=message 0").replace("m=audio", "m=video");
             read("application/sdp", &(refused.repeat(lines) + OFFER)).and_then(|media| media.last().cloned())
         };
-        assert_eq!(position(20), Some((41, false, "jshA7w".to_owned())), "however many are refused before it");
+        assert_eq!(position(20), Some((41, false, "jshA7w".to_owned())), "refused media before it do not count");
         assert_eq!(position(200), Some((POSITION_MAX, false, "jshA7w".to_owned())));
         assert_eq!(read("application/sdp", &OFFER.repeat(100)).map(|media| media.len()), Some(OPEN_MAX));
     }
 
     #[test]
-    fn what_has_no_msrp_has_no_media() {
+    fn body_without_msrp_has_no_media() {
         for description in [
             String::new(),
             "\n\n\n".into(),
@@ -270,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn the_description_is_the_part_of_its_type_alone() {
+    fn sdp_part_of_a_multipart_body_is_found() {
         let decoy = OFFER.replace("jshA7w", "decoy");
         let sdp = part("Content-Type: application/sdp", OFFER);
         let bodies = [
@@ -299,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn bodies_within_bodies_end_somewhere() {
+    fn depth_of_nested_bodies_is_limited() {
         let (mut body, mut boundary) = (part("Content-Type: application/sdp", OFFER), "b1".to_owned());
         for depth in 1..=DEPTH_MAX {
             let content_type = format!("multipart/mixed;boundary={boundary}");

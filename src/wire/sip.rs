@@ -1,19 +1,19 @@
-//! SIP as raw bytes, for hosts that have no parser to ask: the few fields that charging needs.
+//! SIP from raw bytes, for hosts without a parser of their own: the fields that charging needs.
 //!
-//! Field traffic of an IMS holds much that `rsip` does not read: tel: and urn: Request-URIs, quoted parameters
-//! (`+sip.instance`), folded headers, `Header :`, bare LF, methods it has no name for, octets that are no UTF-8. So
-//! a scan of our own finds the headers in every message, and `rsip` is asked for what is worth a grammar: the tags
-//! of From and To. Where it refuses, the scan decides. Its error texts hold the whole message and go nowhere.
+//! IMS traffic contains much that `rsip` does not parse: tel: and urn: Request-URIs, quoted parameters
+//! (`+sip.instance`), folded headers, `Header :`, bare LF, unknown methods, octets that are not UTF-8. So a scan finds the
+//! headers of every message, and `rsip` parses the tags of From and To; if it fails, the result of the scan is used. Its
+//! error texts contain the whole message and are not logged.
 
 use memchr::{memchr, memchr_iter, memrchr};
 
-/// The longest message.
+/// Maximum length of a message in octets.
 const MESSAGE_MAX: usize = 64 * 1024;
 
-/// Headers read at most.
+/// Maximum number of headers.
 const HEADERS_MAX: usize = 256;
 
-/// What the first line says.
+/// The start line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Start<'a> {
     /// A request.
@@ -30,9 +30,8 @@ pub enum Start<'a> {
     },
 }
 
-/// The fields of a message. Header values are as they stand in it, without the space around them; a folded one has
-/// its line breaks inside. What is absent is empty; of a header that stands twice the first counts, except for
-/// P-Asserted-Identity.
+/// Fields of a message. Header values are unchanged, without surrounding space; folded ones contain their line breaks.
+/// Absent fields are empty. Of repeated headers the first counts, except for P-Asserted-Identity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SipMessage<'a> {
     /// Request or response.
@@ -61,12 +60,12 @@ pub struct SipMessage<'a> {
     pub is_reliable: bool,
     /// Content-Type, whole.
     pub content_type: &'a [u8],
-    /// What stands behind the empty line, as far as Content-Length says.
+    /// The body, limited by Content-Length.
     pub body: &'a [u8],
 }
 
 impl<'a> SipMessage<'a> {
-    /// Reads a message. `None`: no SIP start line, or longer than 64 KiB.
+    /// Parses a message. `None`: no SIP start line, or longer than 64 KiB.
     pub fn parse(bytes: &'a [u8]) -> Option<SipMessage<'a>> {
         if bytes.len() > MESSAGE_MAX {
             return None;
@@ -107,14 +106,14 @@ impl<'a> SipMessage<'a> {
     }
 }
 
-/// A line without its end (CRLF, or LF alone), and what comes after it.
+/// Splits off a line without its end (CRLF, or LF alone).
 pub(super) fn take_line(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     let end = memchr(b'\n', bytes)?;
     let line = bytes.get(..end)?;
     Some((line.strip_suffix(b"\r").unwrap_or(line), bytes.get(end + 1..)?))
 }
 
-/// A header with the lines it is folded over (those that begin with space), and what comes after it.
+/// Splits off a header with its folded lines, which begin with a space or tab.
 pub(super) fn take_header(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     let (first, after) = take_line(bytes)?;
     if first.is_empty() {
@@ -153,7 +152,7 @@ fn number_of(text: &[u8]) -> Option<usize> {
     std::str::from_utf8(text).ok()?.parse().ok()
 }
 
-/// The headers that charging reads.
+/// The headers that charging needs.
 #[derive(Default)]
 struct Headers<'a> {
     call_id: &'a [u8],
@@ -173,8 +172,8 @@ struct Headers<'a> {
 impl<'a> Headers<'a> {
     fn read(&mut self, line: &'a [u8]) {
         let Some(colon) = memchr(b':', line) else { return };
-        // RFC 3261, 25.1 (HCOLON): only spaces and tabs may precede the colon. A host that is stricter does not take this
-        // header for one that it has to remove, so it must not be read here either.
+        // Only spaces and tabs may precede the colon (RFC 3261, 25.1, HCOLON). A strict host does not recognize other forms
+        // as headers that it must remove, so they must not be accepted here.
         let name = &line[..colon];
         let blanks = name.iter().rev().take_while(|octet| b" \t".contains(octet)).count();
         let (name, value) = (&name[..colon - blanks], line[colon + 1..].trim_ascii());
@@ -207,10 +206,10 @@ impl<'a> Headers<'a> {
 
 /// Tag of a From or To value.
 fn tag(value: &[u8]) -> &[u8] {
-    rsip_tag(value).unwrap_or_else(|| parameter(behind_address(value), b"tag"))
+    rsip_tag(value).unwrap_or_else(|| parameter(after_address(value), b"tag"))
 }
 
-/// The tag as rsip's grammar finds it, as a part of the value.
+/// Returns the tag that rsip finds, as a part of the value.
 fn rsip_tag(value: &[u8]) -> Option<&[u8]> {
     use rsip::headers::UntypedHeader;
     use rsip::headers::typed::From as Typed;
@@ -221,16 +220,15 @@ fn rsip_tag(value: &[u8]) -> Option<&[u8]> {
     value.get(at..at + tag.len())
 }
 
-/// What comes after the address: header parameters. What looks like one in a quoted name or in angle brackets
-/// is none.
-fn behind_address(value: &[u8]) -> &[u8] {
+/// Returns the header parameters, which follow the address and are neither quoted nor in angle brackets.
+fn after_address(value: &[u8]) -> &[u8] {
     match outside_quotes(value).filter(|(_, octet)| *octet == b'>').last() {
         Some((at, _)) => &value[at + 1..],
         None => value,
     }
 }
 
-/// The octets of a value that are in no quoted string, with their places.
+/// Iterates over the octets outside quoted strings, with their offsets.
 fn outside_quotes(value: &[u8]) -> impl Iterator<Item = (usize, u8)> {
     let (mut quoted, mut escaped) = (false, false);
     value.iter().copied().enumerate().filter(move |(_, octet)| {
@@ -244,7 +242,7 @@ fn outside_quotes(value: &[u8]) -> impl Iterator<Item = (usize, u8)> {
     })
 }
 
-/// Value of a `;name=value` parameter, without quotes.
+/// Returns the value of a `;name=value` parameter without quotes; empty if it is absent.
 pub(super) fn parameter<'a>(parameters: &'a [u8], wanted: &[u8]) -> &'a [u8] {
     let pairs = parameters.split(|octet| *octet == b';').filter_map(|pair| {
         let equals = memchr(b'=', pair)?;
@@ -255,22 +253,22 @@ pub(super) fn parameter<'a>(parameters: &'a [u8], wanted: &[u8]) -> &'a [u8] {
     value.strip_prefix(b"\"").and_then(|value| value.strip_suffix(b"\"")).unwrap_or(value)
 }
 
-/// Where the requests of a dialog go to (RFC 3261, 12.2.1.1): the URI of a Contact, or a Request-URI. URI parameters are
-/// left out: hosts and proxies add some.
+/// Remote target of a dialog (RFC 3261, 12.2.1.1): the URI of a Contact, or a Request-URI. URI parameters are omitted,
+/// because hosts and proxies add some.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Target<'a> {
-    /// Scheme, as it is written.
+    /// Scheme, unchanged.
     pub scheme: &'a [u8],
-    /// User part without a password, or what takes its place in another scheme; may be empty.
+    /// User part without a password, or its equivalent in other schemes; may be empty.
     pub user: &'a [u8],
-    /// Host, as it is written; empty in another scheme than sip and sips.
+    /// Host, unchanged; empty in schemes other than sip and sips.
     pub host: &'a [u8],
-    /// Port; that of the scheme where none is written.
+    /// Port; the default of the scheme if there is none.
     pub port: u16,
 }
 
 impl<'a> Target<'a> {
-    /// Reads the first URI of a header value, or a bare URI. `None`: there is none.
+    /// Parses the first URI of a header value, or a bare URI. `None`: there is none.
     pub fn parse(value: &'a [u8]) -> Option<Target<'a>> {
         let uri = match outside_quotes(value).find(|(_, octet)| *octet == b'<') {
             Some((open, _)) => value.get(open + 1..)?.split(|octet| *octet == b'>').next()?,
@@ -300,7 +298,7 @@ impl<'a> Target<'a> {
     }
 }
 
-/// icid-value of a P-Charging-Vector (RFC 7315), without quotes; empty where there is none.
+/// Returns the icid-value of a P-Charging-Vector (RFC 7315) without quotes; empty if it is absent.
 pub fn icid(charging_vector: &[u8]) -> &[u8] {
     parameter(charging_vector, b"icid-value")
 }

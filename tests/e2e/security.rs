@@ -143,7 +143,7 @@ fn nothing_of_a_message_or_a_packet_is_in_them_with_a_charging_system_either() {
     charged.expect(98, 0, 2);
     charged.expect_rest();
     let log = charged.stage.proxy.log();
-    for said in ["this is no Diameter", "INVALID_AVP_LENGTH"] {
+    for said in ["the stream is not Diameter", "INVALID_AVP_LENGTH"] {
         assert!(log.contains(said), "{said} is what it says of such an answer");
     }
     expect_silence(&log);

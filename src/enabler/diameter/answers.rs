@@ -1,6 +1,6 @@
 //! Credit-Control-Answers: those in time, and late ones.
 
-use super::binding::{Route, ServerBinding};
+use super::binding::{Holder, ServerBinding};
 use super::profile::ServiceParameters;
 use super::services::{self, Other};
 use super::{Diameter, Queued, mapping};
@@ -72,9 +72,10 @@ impl Diameter {
             (Operation::Reserve { .. } | Operation::Debit { .. }, Reservation::Open { opened_by, .. }, _)
                 if is_open =>
             {
-                let route = request.server_binding.as_deref().filter(|route| Route::of(route).others != others);
-                if let Some(route) = route {
-                    let server_binding = self.server_bindings.with_others(route, &others);
+                let binding =
+                    request.server_binding.as_deref().filter(|binding| ServerBinding::parse(binding).others != others);
+                if let Some(binding) = binding {
+                    let server_binding = self.server_bindings.with_others(binding, &others);
                     self.push_event(EnablerEvent::Rebound { session, opened_by, server_binding });
                 }
             }
@@ -90,8 +91,8 @@ impl Diameter {
         keys: ServiceParameters,
         others: &[Other],
     ) -> Arc<str> {
-        let (host, bond) = bond(&self.profile.origin_host, peer, answer);
-        self.server_bindings.way(host, bond, keys, others)
+        let (host, holder) = holder_of(&self.profile.origin_host, peer, answer);
+        self.server_bindings.with(host, holder, keys, others)
     }
 
     /// Handles an answer whose request has failed meanwhile. A late grant is released at once: RFC 8506 lets the server
@@ -125,12 +126,12 @@ impl Diameter {
 
 /// Returns the server that sent an answer through this peer, and how the session is bound to it. Some servers echo our
 /// `own` Origin-Host: then the session is bound to the peer, and requests carry no Destination-Host.
-fn bond<'a>(own: &str, peer: &'a str, answer: &CreditControlAnswer<'a>) -> (&'a str, ServerBinding) {
+fn holder_of<'a>(own: &str, peer: &'a str, answer: &CreditControlAnswer<'a>) -> (&'a str, Holder) {
     let may_move = answer.session_failover == Some(SessionFailover::FAILOVER_SUPPORTED);
     let host = answer.origin_host;
     match host.eq_ignore_ascii_case(own) {
-        true => (peer, if may_move { ServerBinding::MayMove } else { ServerBinding::Asked }),
-        false if !host.eq_ignore_ascii_case(peer) => (host, ServerBinding::Relayed),
-        false => (host, if may_move { ServerBinding::MayMove } else { ServerBinding::Bound }),
+        true => (peer, if may_move { Holder::MayMove } else { Holder::Candidate }),
+        false if !host.eq_ignore_ascii_case(peer) => (host, Holder::Relayed),
+        false => (host, if may_move { Holder::MayMove } else { Holder::Peer }),
     }
 }

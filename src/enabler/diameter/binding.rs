@@ -1,115 +1,115 @@
-//! The word that a session keeps for each of its reservations and hands back: who has it, and what it is called there.
+//! Server bindings: which server has a reservation, and how it is addressed. Sessions store them as text and return them
+//! with each request.
 //!
-//! | mark | |
-//! |---|---|
-//! | none | This peer alone has the reservation. |
-//! | `*` | This server has it, behind a relay: each peer knows the way, and each request names it. |
-//! | `+` | This peer has it, and another may take it over (CC-Session-Failover): no request names it (RFC 8506, 5.7). |
-//! | `~` | The request was last with this peer, which has not answered: it may have it. It may be a relay, so no request names it. |
+//! | prefix | [`Holder`] | meaning |
+//! |---|---|---|
+//! | none | `Peer` | Only this peer has the reservation. |
+//! | `*` | `Relayed` | This server has it, behind a relay. Any peer may relay, and requests carry Destination-Host. |
+//! | `+` | `MayMove` | This peer has it, and another may continue (CC-Session-Failover). No Destination-Host (RFC 8506, 5.7). |
+//! | `~` | `Candidate` | This peer received the request and did not answer. It may be a relay: no Destination-Host. |
 //!
-//! `#` begins the [`ServiceParameters`] that the reservation was opened with: it is closed with the same, also where the
-//! configuration has changed since. `!` begins the [other services](Other) that the server granted with the last answer:
-//! the next request closes them.
+//! `#` begins the [`ServiceParameters`] that the reservation was opened with, which close it even if the configuration has
+//! changed. `!` begins the [other services](Other) that the last answer granted, which the next request closes.
 
 use super::services::{Listed, Other};
 use crate::enabler::diameter::profile::ServiceParameters;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-/// How a reservation is bound to a server.
+/// How sure it is that a server has the reservation, and which peers reach it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ServerBinding {
-    /// This peer alone has it.
-    Bound,
-    /// This server has it, by whatever peer it is reached.
+pub enum Holder {
+    /// Only this peer has it.
+    Peer,
+    /// This server has it, and any peer may relay.
     Relayed,
-    /// This peer has it, and another may take it over.
+    /// This peer has it, and another may continue.
     MayMove,
     /// This peer may have it.
-    Asked,
+    Candidate,
 }
 
-impl ServerBinding {
-    const MARKED: [(ServerBinding, &'static str); 3] =
-        [(ServerBinding::Relayed, "*"), (ServerBinding::MayMove, "+"), (ServerBinding::Asked, "~")];
+impl Holder {
+    const PREFIXES: [(Holder, &'static str); 3] =
+        [(Holder::Relayed, "*"), (Holder::MayMove, "+"), (Holder::Candidate, "~")];
 
-    fn mark(self) -> &'static str {
-        ServerBinding::MARKED.iter().find(|known| known.0 == self).map_or("", |known| known.1)
+    fn prefix(self) -> &'static str {
+        Holder::PREFIXES.iter().find(|known| known.0 == self).map_or("", |known| known.1)
     }
 }
 
-/// See the module.
+/// A parsed server binding.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Route<'a> {
-    /// Origin-Host.
+pub struct ServerBinding<'a> {
+    /// Origin-Host of the server.
     pub host: &'a str,
     /// Whether it has the reservation.
-    pub bond: ServerBinding,
-    /// `None`: of a version that did not write it.
+    pub holder: Holder,
+    /// Service parameters of the reservation; `None`: they cannot be parsed.
     pub keys: Option<ServiceParameters>,
-    /// What else the server has granted in this session.
+    /// Grants to other services.
     pub others: Vec<Other>,
 }
 
-impl<'a> Route<'a> {
-    /// Reads one.
-    pub fn of(text: &'a str) -> Route<'a> {
+impl<'a> ServerBinding<'a> {
+    /// Parses a binding.
+    pub fn parse(text: &'a str) -> ServerBinding<'a> {
         let (text, others) = match text.split_once('!') {
-            Some((text, others)) => (text, Other::read_all(others)),
+            Some((text, others)) => (text, Other::parse_all(others)),
             None => (text, Vec::new()),
         };
         let (text, keys) = match text.split_once('#') {
-            Some((text, keys)) => (text, ServiceParameters::read(keys)),
+            Some((text, keys)) => (text, ServiceParameters::parse(keys)),
             None => (text, None),
         };
-        let marked = ServerBinding::MARKED.iter().find_map(|(bond, mark)| Some((text.strip_prefix(mark)?, *bond)));
-        let (host, bond) = marked.unwrap_or((text, ServerBinding::Bound));
-        Route { host, bond, keys, others }
+        let marked = Holder::PREFIXES.iter().find_map(|(holder, mark)| Some((text.strip_prefix(mark)?, *holder)));
+        let (host, holder) = marked.unwrap_or((text, Holder::Peer));
+        ServerBinding { host, holder, keys, others }
     }
 
-    /// Destination-Host of a request.
+    /// Returns the Destination-Host of requests.
     pub fn destination(&self) -> Option<&'a str> {
-        matches!(self.bond, ServerBinding::Bound | ServerBinding::Relayed).then_some(self.host)
+        matches!(self.holder, Holder::Peer | Holder::Relayed).then_some(self.host)
     }
 
-    /// Whether another peer may have a request. What may be reserved by one that is silent is given back there first,
-    /// and elsewhere when it is `asked_again`: the peers may be doors of one server.
-    pub fn may_move(&self, asked_again: bool) -> bool {
-        match self.bond {
-            ServerBinding::Bound => false,
-            ServerBinding::Asked => asked_again,
-            ServerBinding::Relayed | ServerBinding::MayMove => true,
+    /// Whether another peer may get a request. A possible reservation is released at the silent peer first, and by a
+    /// `retry` at any peer: several peers may reach the same server.
+    pub fn may_move(&self, retry: bool) -> bool {
+        match self.holder {
+            Holder::Peer => false,
+            Holder::Candidate => retry,
+            Holder::Relayed | Holder::MayMove => true,
         }
     }
 }
 
-/// ServerBindings are few: sessions share them.
+/// Recent bindings, to be shared by sessions.
 #[derive(Default)]
 pub struct ServerBindings {
     recent: VecDeque<Arc<str>>,
 }
 
-/// More servers than that do not answer in turn.
-const RECENT: usize = 16;
+/// Number of recent bindings: more than there are servers.
+const RECENT_MAX: usize = 16;
 
 impl ServerBindings {
-    /// Writes one without other services.
-    pub fn to(&mut self, host: &str, bond: ServerBinding, keys: ServiceParameters) -> Arc<str> {
-        self.way(host, bond, keys, &[])
+    /// Returns a binding without other services.
+    pub fn to(&mut self, host: &str, holder: Holder, keys: ServiceParameters) -> Arc<str> {
+        self.with(host, holder, keys, &[])
     }
 
-    /// Writes one.
-    pub fn way(&mut self, host: &str, bond: ServerBinding, keys: ServiceParameters, others: &[Other]) -> Arc<str> {
+    /// Returns a binding with other services.
+    pub fn with(&mut self, host: &str, holder: Holder, keys: ServiceParameters, others: &[Other]) -> Arc<str> {
         let separator = if others.is_empty() { "" } else { "!" };
-        self.shared(format!("{}{host}#{keys}{separator}{}", bond.mark(), Listed(others)))
+        self.shared(format!("{}{host}#{keys}{separator}{}", holder.prefix(), Listed(others)))
     }
 
-    /// The same way as this one, with these other services.
-    pub fn with_others(&mut self, route: &str, others: &[Other]) -> Arc<str> {
-        let way = route.split('!').next().unwrap_or_default();
+    /// Returns this binding with other services.
+    pub fn with_others(&mut self, binding: &str, others: &[Other]) -> Arc<str> {
+        let plain = binding.split('!').next().unwrap_or_default();
         match others.is_empty() {
-            true => self.shared(way.to_owned()),
-            false => self.shared(format!("{way}!{}", Listed(others))),
+            true => self.shared(plain.to_owned()),
+            false => self.shared(format!("{plain}!{}", Listed(others))),
         }
     }
 
@@ -117,10 +117,10 @@ impl ServerBindings {
         if let Some(known) = self.recent.iter().find(|known| ***known == *text) {
             return Arc::clone(known);
         }
-        let route: Arc<str> = text.into();
-        self.recent.truncate(RECENT - 1);
-        self.recent.push_front(Arc::clone(&route));
-        route
+        let binding: Arc<str> = text.into();
+        self.recent.truncate(RECENT_MAX - 1);
+        self.recent.push_front(Arc::clone(&binding));
+        binding
     }
 }
 
@@ -131,8 +131,8 @@ mod tests {
     use crate::enabler::diameter::profile::Profile;
 
     #[test]
-    fn what_is_written_is_read() {
-        let mut routes = ServerBindings::default();
+    fn written_binding_is_parsed() {
+        let mut bindings = ServerBindings::default();
         let money = ServiceParameters { currency: Some(978), exponent: -2, ..ServiceParameters::default() };
         for profile in [Profile::Rfc8506, Profile::Ro] {
             for unit in [Unit::Message, Unit::Octets, Unit::Money] {
@@ -140,58 +140,56 @@ mod tests {
                     [(None, None), (Some(7), None), (None, Some(0)), (Some(1), Some(u32::MAX))]
                 {
                     let keys = ServiceParameters { profile, unit, identifier, rating_group, ..money };
-                    for bond in
-                        [ServerBinding::Bound, ServerBinding::Relayed, ServerBinding::MayMove, ServerBinding::Asked]
-                    {
-                        let route = routes.to("ocs.example.org", bond, keys);
+                    for holder in [Holder::Peer, Holder::Relayed, Holder::MayMove, Holder::Candidate] {
+                        let binding = bindings.to("ocs.example.org", holder, keys);
                         let (host, keys) = ("ocs.example.org", Some(keys));
-                        let expected = Route { host, bond, keys, others: Vec::new() };
-                        assert_eq!(Route::of(&route), expected, "{route}");
+                        let expected = ServerBinding { host, holder, keys, others: Vec::new() };
+                        assert_eq!(ServerBinding::parse(&binding), expected, "{binding}");
                     }
                 }
             }
         }
-        assert_eq!(routes.recent.len(), RECENT);
+        assert_eq!(bindings.recent.len(), RECENT_MAX);
     }
 
     #[test]
-    fn one_of_before_the_keys_were_written_has_none() {
+    fn invalid_service_parameters_are_ignored() {
         for text in ["*ocs", "*ocs#", "*ocs#unheard,of"] {
-            let (host, bond, keys, others) = ("ocs", ServerBinding::Relayed, None, Vec::new());
-            assert_eq!(Route::of(text), Route { host, bond, keys, others }, "{text}");
+            let (host, holder, keys, others) = ("ocs", Holder::Relayed, None, Vec::new());
+            assert_eq!(ServerBinding::parse(text), ServerBinding { host, holder, keys, others }, "{text}");
         }
     }
 
     #[test]
-    fn other_services_are_added_and_taken_away() {
-        let mut routes = ServerBindings::default();
-        let others = Other::read_all("5:8.9:to;:7:s");
-        let plain = routes.to("ocs", ServerBinding::MayMove, ServiceParameters::default());
-        let with = routes.with_others(&plain, &others);
-        assert_eq!(with, routes.way("ocs", ServerBinding::MayMove, ServiceParameters::default(), &others));
-        let read = Route::of(&with);
+    fn other_services_are_added_and_removed() {
+        let mut bindings = ServerBindings::default();
+        let others = Other::parse_all("5:8.9:to;:7:s");
+        let plain = bindings.to("ocs", Holder::MayMove, ServiceParameters::default());
+        let with = bindings.with_others(&plain, &others);
+        assert_eq!(with, bindings.with("ocs", Holder::MayMove, ServiceParameters::default(), &others));
+        let read = ServerBinding::parse(&with);
         assert_eq!((read.host, read.keys, &read.others), ("ocs", Some(ServiceParameters::default()), &others));
-        assert_eq!(routes.with_others(&with, &[]), plain);
+        assert_eq!(bindings.with_others(&with, &[]), plain);
     }
 
     #[test]
-    fn who_may_hold_something_is_asked_alone_at_first() {
-        let route = |text| Route::of(text);
-        assert_eq!([false, true].map(|again| route("~ocs").may_move(again)), [false, true]);
-        assert_eq!([false, true].map(|again| route("ocs").may_move(again)), [false, false]);
-        assert_eq!([false, true].map(|again| route("+ocs").may_move(again)), [true, true]);
+    fn candidate_is_asked_first_and_others_by_a_retry() {
+        let binding = |text| ServerBinding::parse(text);
+        assert_eq!([false, true].map(|again| binding("~ocs").may_move(again)), [false, true]);
+        assert_eq!([false, true].map(|again| binding("ocs").may_move(again)), [false, false]);
+        assert_eq!([false, true].map(|again| binding("+ocs").may_move(again)), [true, true]);
     }
 
     #[test]
-    fn only_who_has_it_for_sure_is_named() {
-        let named = ["ocs", "*ocs", "+ocs", "~ocs"].map(|text| Route::of(text).destination());
+    fn destination_host_is_set_only_for_a_known_server() {
+        let named = ["ocs", "*ocs", "+ocs", "~ocs"].map(|text| ServerBinding::parse(text).destination());
         assert_eq!(named, [Some("ocs"), Some("ocs"), None, None]);
     }
 
     #[test]
-    fn sessions_share_them() {
-        let (mut routes, keys) = (ServerBindings::default(), ServiceParameters::default());
-        let one = routes.to("ocs", ServerBinding::MayMove, keys);
-        assert!(Arc::ptr_eq(&one, &routes.to("ocs", ServerBinding::MayMove, keys)));
+    fn equal_bindings_are_shared() {
+        let (mut bindings, keys) = (ServerBindings::default(), ServiceParameters::default());
+        let one = bindings.to("ocs", Holder::MayMove, keys);
+        assert!(Arc::ptr_eq(&one, &bindings.to("ocs", Holder::MayMove, keys)));
     }
 }

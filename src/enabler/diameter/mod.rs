@@ -28,7 +28,7 @@ use crate::charge::ch2::{Denial, Failure, Operation, Request, Reservation, Respo
 use crate::charge::event::Event;
 use crate::charge::time::Time;
 use crate::wire::diameter::{ResultCode, Time as WallTime};
-use binding::{Route, ServerBinding, ServerBindings};
+use binding::{Holder, ServerBinding, ServerBindings};
 use client::connections::{PeerConnections, PeerStatus};
 use client::peer_table::{Event as PeerEvent, Refused, Request as Outgoing};
 use client::tls::Tls;
@@ -143,16 +143,16 @@ impl Diameter {
 
     fn send(&mut self, queued: QueuedRequest, now: Time) {
         let QueuedRequest { request, message, deadline } = queued;
-        let route = request.server_binding.as_deref().map(Route::of);
+        let binding = request.server_binding.as_deref().map(ServerBinding::parse);
         let name = self.next_name;
         let outgoing = Outgoing {
             name,
             message: &message,
             deadline,
-            may_move: route.as_ref().is_none_or(|route| route.may_move(request.rate_limited)),
-            once: request.at_most_once,
-            duplicate: request.possible_duplicate,
-            prefer: route.as_ref().map(|route| route.host),
+            may_move: binding.as_ref().is_none_or(|binding| binding.may_move(request.rate_limited)),
+            at_most_once: request.at_most_once,
+            possible_duplicate: request.possible_duplicate,
+            preferred_host: binding.as_ref().map(|binding| binding.host),
         };
         match self.peers.send(outgoing, now) {
             Ok(()) => {
@@ -199,7 +199,7 @@ impl Diameter {
                 self.unanswered(name, written_to.as_deref());
             }
             PeerEvent::Late { from, message, .. } => self.late(&from, message),
-            PeerEvent::Asked { asked, message } => self.server_request(asked, &message),
+            PeerEvent::PeerRequest { request, message } => self.server_request(request, &message),
             PeerEvent::Up { peer } => {
                 log::info!("Diameter peer {peer} is open");
                 return true;
@@ -211,7 +211,7 @@ impl Diameter {
 
     /// Returns the profile for a request: a reservation keeps the service parameters that it was opened with.
     fn profile_of(&self, request: &Request) -> Cow<'_, CreditControlProfile> {
-        let keys = request.server_binding.as_deref().and_then(|route| Route::of(route).keys);
+        let keys = request.server_binding.as_deref().and_then(|binding| ServerBinding::parse(binding).keys);
         match keys.filter(|keys| *keys != self.profile.keys) {
             Some(keys) => Cow::Owned(CreditControlProfile { keys, ..self.profile.clone() }),
             None => Cow::Borrowed(&self.profile),
@@ -231,7 +231,7 @@ impl Diameter {
     /// release of what it may have reserved, is sent to.
     fn push_failure(&mut self, request: &Request, host: &str, failure: Failure) {
         let (session, number, keys) = (request.session, request.number, self.profile_of(request).keys);
-        let may_be_at = Some(self.server_bindings.to(host, ServerBinding::Asked, keys));
+        let may_be_at = Some(self.server_bindings.to(host, Holder::Candidate, keys));
         let response = Response::Failed(failure);
         self.push_event(EnablerEvent::Response { session, number, response, may_be_at });
     }
@@ -248,9 +248,9 @@ impl Diameter {
 impl Enabler for Diameter {
     fn ask(&mut self, request: Request, call: &Call<'_>, now: Time, wall_seconds: i64) {
         let mut message = Vec::with_capacity(768);
-        let route = request.server_binding.as_deref().map(Route::of);
-        let host = route.as_ref().and_then(Route::destination);
-        let target = Target { host, others: route.as_ref().map_or(&[], |route| &route.others) };
+        let binding = request.server_binding.as_deref().map(ServerBinding::parse);
+        let host = binding.as_ref().and_then(ServerBinding::destination);
+        let target = Target { host, others: binding.as_ref().map_or(&[], |binding| &binding.others) };
         let (profile, at) = (self.profile_of(&request), WallTime(wall_seconds));
         let written = mapping::write(&profile, &request, call, target, at, &mut message);
         if written.is_err() {
@@ -269,7 +269,7 @@ impl Enabler for Diameter {
     }
 
     fn work(&mut self, now: Time) {
-        self.peers.turn(now);
+        self.peers.work(now);
         let mut is_open = false;
         while let Some(event) = self.peers.next_event() {
             is_open |= self.peer_event(event);

@@ -1,13 +1,13 @@
-//! How an Online Charging System wants to be spoken to: a named profile, and parameters over it.
+//! Which AVPs an Online Charging System expects: a named profile, and the parameters of the service.
 
 use crate::charge::tariff::Unit;
 use std::fmt;
 use std::str::FromStr;
 
-/// A profile: what a kind of server expects.
+/// Message layout that a kind of server expects.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Profile {
-    /// RFC 8506 alone: units in the command, no vendor's AVPs.
+    /// RFC 8506: units in the command, no vendor-specific AVPs.
     #[default]
     Rfc8506,
     /// TS 32.299, Ro: units in Multiple-Services-Credit-Control, Service-Information.
@@ -36,7 +36,7 @@ impl FromStr for Profile {
     }
 }
 
-/// Everything that requests have in common.
+/// AVPs that all requests share.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CreditControlProfile {
     /// Origin-Host.
@@ -45,38 +45,38 @@ pub struct CreditControlProfile {
     pub origin_realm: String,
     /// Destination-Realm.
     pub destination_realm: String,
-    /// Service-Context-Id: what the server's people call this service. There is no standard one for OMA IM.
+    /// Service-Context-Id. There is no standard value for OMA IM: the OCS defines it.
     pub service_context_id: String,
-    /// How the service is called and counted.
+    /// Parameters of the charged service.
     pub keys: ServiceParameters,
 }
 
-/// How the service is called and counted: by this the server finds what it has reserved, so a reservation is closed with
-/// the same as it was opened with.
+/// Parameters of the charged service. The server finds a reservation by them, so it is closed with those that it was opened
+/// with.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ServiceParameters {
-    /// Where units stand in a request.
+    /// Where the units of a request are.
     pub profile: Profile,
-    /// What is counted.
+    /// What the server counts.
     pub unit: Unit,
-    /// Service-Identifier, where the server rates by it.
+    /// Service-Identifier, if the server rates by it.
     pub identifier: Option<u32>,
-    /// Rating-Group, where the server rates by it.
+    /// Rating-Group, if the server rates by it.
     pub rating_group: Option<u32>,
     /// Currency-Code (ISO 4217) of `unit=money`.
     pub currency: Option<u32>,
-    /// Exponent of the currency's unit that the tariff counts, with `unit=money`: -2 for cents.
+    /// Exponent of the currency unit that the tariff counts, with `unit=money`: -2 for cents.
     pub exponent: i32,
 }
 
 impl ServiceParameters {
-    /// Whether units stand in Multiple-Services-Credit-Control.
+    /// Whether units are in Multiple-Services-Credit-Control.
     pub fn in_multiple_services(&self) -> bool {
         self.profile == Profile::Ro
     }
 
-    /// Reads what `Display` writes.
-    pub fn read(text: &str) -> Option<ServiceParameters> {
+    /// Parses what `Display` writes.
+    pub fn parse(text: &str) -> Option<ServiceParameters> {
         let number = |text: &str| if text.is_empty() { Some(None) } else { text.parse().ok().map(Some) };
         let mut parts = text.split(',');
         let (profile, unit) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);

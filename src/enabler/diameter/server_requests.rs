@@ -4,7 +4,7 @@
 
 use super::{Diameter, mapping};
 use crate::charge::event::Event;
-use crate::enabler::diameter::client::peer_table::Asked;
+use crate::enabler::diameter::client::peer_table::PeerRequest;
 use crate::enabler::{EnablerEvent, ReservationState, ServerRequest};
 use crate::wire::diameter::base::{AbortSessionRequest, Answer, ReAuthRequest};
 use crate::wire::diameter::{Command, Fault, Header, Message, ResultCode, Writer, dictionary};
@@ -17,7 +17,7 @@ const EVENTS_MAX: usize = 4096;
 /// A request without an answer.
 #[derive(Debug)]
 struct OpenRequest {
-    asked: Asked,
+    peer_request: PeerRequest,
     header: Header,
     session_id: Box<str>,
 }
@@ -40,7 +40,7 @@ impl ServerRequests {
 
 impl Diameter {
     /// Passes a RAR or ASR to its session, or answers it if there is none.
-    pub(super) fn server_request(&mut self, asked: Asked, bytes: &[u8]) {
+    pub(super) fn server_request(&mut self, peer_request: PeerRequest, bytes: &[u8]) {
         let Some(message) = Message::parse(bytes) else { return };
         let command = message.header.command;
         let read = match command {
@@ -51,10 +51,10 @@ impl Diameter {
             Ok(id) => id,
             Err(fault) => {
                 let id = message.find(dictionary::SESSION_ID).and_then(|id| id.text().ok());
-                return self.send_answer(asked, &message.header, id, &fault);
+                return self.send_answer(peer_request, &message.header, id, &fault);
             }
         };
-        let request = OpenRequest { asked, header: message.header, session_id: id.into() };
+        let request = OpenRequest { peer_request, header: message.header, session_id: id.into() };
         match mapping::session_of(&self.profile.origin_host, id) {
             Some(_) if self.events.len() >= EVENTS_MAX => self.reply(&request, ResultCode::TOO_BUSY),
             Some((session, opened_by)) => {
@@ -82,10 +82,10 @@ impl Diameter {
     }
 
     fn reply(&mut self, request: &OpenRequest, result: ResultCode) {
-        self.send_answer(request.asked, &request.header, Some(&request.session_id), &Fault::new(result));
+        self.send_answer(request.peer_request, &request.header, Some(&request.session_id), &Fault::new(result));
     }
 
-    fn send_answer(&mut self, to: Asked, header: &Header, session_id: Option<&str>, fault: &Fault<'_>) {
+    fn send_answer(&mut self, to: PeerRequest, header: &Header, session_id: Option<&str>, fault: &Fault<'_>) {
         let body = Answer {
             session_id,
             origin_host: &self.profile.origin_host,

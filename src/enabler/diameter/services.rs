@@ -1,5 +1,5 @@
-//! Multiple-Services-Credit-Control of an answer (RFC 8506, 8.16): which one is about our service, and what else the
-//! server has granted, to be closed with the next request of the session.
+//! Multiple-Services-Credit-Control of an answer (RFC 8506, 8.16): the charged service, and grants to other services, which
+//! the next request of the session closes.
 
 use crate::enabler::diameter::profile::ServiceParameters;
 use crate::wire::diameter::CreditControlAnswer;
@@ -8,28 +8,28 @@ use crate::wire::diameter::credit_control::{Money, Service, ServiceUnits, UnitVa
 use std::cmp::Reverse;
 use std::fmt;
 
-/// Grants to other services that one reservation remembers, and Service-Identifiers of each. The TERMINATION of the
-/// session ends any beyond.
+/// Maximum number of grants to other services that a reservation keeps, and of the Service-Identifiers of each. The
+/// TERMINATION of the session ends any further ones.
 const OTHERS_MAX: usize = 8;
 const IDENTIFIERS_MAX: usize = 8;
 
-/// The service of an answer that is ours, whatever their order.
+/// Returns the charged service of an answer, independent of the order of services.
 ///
-/// Every id that is configured and that the service names must be equal; a service that names ids must name one that is
-/// configured, unless none is. Of several, the one that names most of the configured ids wins, then the one with the
-/// fewest further ids, then the one with the lowest ids. So a server may leave out ids, or add its own. If the command
-/// itself grants units, those are ours, unless a service names a configured id.
-pub fn ours<'s, 'a>(keys: &ServiceParameters, answer: &'s CreditControlAnswer<'a>) -> Option<&'s Service<'a>> {
+/// Ids that are both configured and present must be equal. A service with ids must have a configured one, unless none is
+/// configured. Of several such services, the one with most configured ids is taken, then the one with the fewest other ids,
+/// then the one with the lowest ids. So a server may omit ids, or add its own. Units granted in the command belong to the
+/// charged service, unless a service has a configured id.
+pub fn charged<'s, 'a>(keys: &ServiceParameters, answer: &'s CreditControlAnswer<'a>) -> Option<&'s Service<'a>> {
     let in_command = answer.granted_service_unit.is_some();
     let rank = |service: &&Service<'_>| {
         let (agreeing, further) = agreement(keys, service).filter(|(agreeing, _)| *agreeing > 0 || !in_command)?;
         Some((agreeing, Reverse(further), Reverse(service.rating_group), Reverse(service.service_identifier.clone())))
     };
-    // Of equals, the first.
+    // Reversed, because max_by_key returns the last of equal elements.
     answer.services.iter().rev().filter(|service| rank(service).is_some()).max_by_key(rank)
 }
 
-/// How many of the configured ids a service names, and how many further ones. `None`: it is another service.
+/// Returns how many configured ids a service has, and how many others. `None`: it is another service.
 fn agreement(keys: &ServiceParameters, service: &Service<'_>) -> Option<(usize, usize)> {
     let identifiers = &service.service_identifier;
     let group = keys.rating_group.zip(service.rating_group).map(|(own, named)| own == named);
@@ -44,16 +44,16 @@ fn agreement(keys: &ServiceParameters, service: &Service<'_>) -> Option<(usize, 
     (agreeing > 0 || named == 0 || !is_configured).then_some((agreeing, named - agreeing))
 }
 
-/// A service that the server granted without being asked for it.
+/// A grant to a service that was not requested.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Other {
     rating_group: Option<u32>,
     identifiers: Vec<u32>,
-    /// A letter of [`KINDS`] for each kind of unit granted.
+    /// Letters of [`KINDS`] of the granted kinds of units.
     kinds: String,
 }
 
-/// A letter for each kind of unit: whether it is granted, and none of it as used.
+/// A letter, whether units of this kind are granted, and a function that sets them to 0.
 type KindOfUnit = (char, fn(&ServiceUnits) -> bool, fn(&mut ServiceUnits));
 
 const KINDS: [KindOfUnit; 6] = [
@@ -72,16 +72,16 @@ const KINDS: [KindOfUnit; 6] = [
     ),
 ];
 
-/// What an answer grants beside our service. A service of the same ids as ours, or without a Granted-Service-Unit, holds
-/// nothing that could be closed by itself.
+/// Returns the grants of an answer to other services. A service with the same ids as the charged one, or without
+/// Granted-Service-Unit, has nothing that could be closed separately.
 ///
-/// Empty where our units are in the command: such a session does not support multiple services (RFC 8506, 8.40), so no
-/// request of it can report another service. Its TERMINATION ends whatever the server granted.
+/// Empty if units are in the command: such a session does not support multiple services (RFC 8506, 8.40), so no request can
+/// report another service. Its TERMINATION ends all grants.
 pub fn others(keys: &ServiceParameters, answer: &CreditControlAnswer<'_>) -> Vec<Other> {
     if !keys.in_multiple_services() {
         return Vec::new();
     }
-    let own = ours(keys, answer);
+    let own = charged(keys, answer);
     let ids = |service: &Service<'_>| (service.rating_group, service.service_identifier.clone());
     let asked = (keys.rating_group, keys.identifier.into_iter().collect::<Vec<u32>>());
     let is_other = |service: &&Service<'_>| {
@@ -99,7 +99,8 @@ pub fn others(keys: &ServiceParameters, answer: &CreditControlAnswer<'_>) -> Vec
 }
 
 impl Other {
-    /// What closes it: nothing used, and nothing more requested (RFC 8506, 5.1.2 and 8.16), for the last time (TS 32.299).
+    /// Returns the service that closes the grant: nothing used, nothing requested (RFC 8506, 5.1.2 and 8.16), final report
+    /// (TS 32.299).
     pub fn closing(&self) -> Service<'static> {
         let mut units = ServiceUnits::default();
         KINDS.iter().filter(|kind| self.kinds.contains(kind.0)).for_each(|kind| kind.2(&mut units));
@@ -112,8 +113,8 @@ impl Other {
         }
     }
 
-    /// Reads what `Display` writes.
-    fn read(text: &str) -> Option<Other> {
+    /// Parses what `Display` writes.
+    fn parse(text: &str) -> Option<Other> {
         let mut parts = text.split(':');
         let rating_group = match parts.next()? {
             "" => None,
@@ -125,9 +126,9 @@ impl Other {
         parts.next().is_none().then_some(Other { rating_group, identifiers, kinds })
     }
 
-    /// Reads what [`Listed`] writes.
-    pub fn read_all(text: &str) -> Vec<Other> {
-        text.split(';').filter_map(Other::read).collect()
+    /// Parses what [`Listed`] writes.
+    pub fn parse_all(text: &str) -> Vec<Other> {
+        text.split(';').filter_map(Other::parse).collect()
     }
 }
 
@@ -141,7 +142,7 @@ impl fmt::Display for Other {
     }
 }
 
-/// Several of them as one text.
+/// Writes several grants as one text.
 #[derive(Debug)]
 pub struct Listed<'a>(pub &'a [Other]);
 
@@ -178,28 +179,28 @@ mod tests {
         CreditControlAnswer { services, ..CreditControlAnswer::default() }
     }
 
-    /// Which of these is ours, in this order and in the reverse one.
+    /// Checks which of these services is the charged one, in this order and reversed.
     #[track_caller]
     fn expect(keys: ServiceParameters, found: &[(Option<u32>, &[u32])], wanted: Option<usize>) {
         let services: Vec<_> = found.iter().map(|(group, identifiers)| service(*group, identifiers)).collect();
         let reversed = answer(services.iter().cloned().rev().collect());
         let wanted = wanted.map(|at| &services[at]);
-        assert_eq!((ours(&keys, &answer(services.clone())), ours(&keys, &reversed)), (wanted, wanted));
+        assert_eq!((charged(&keys, &answer(services.clone())), charged(&keys, &reversed)), (wanted, wanted));
     }
 
     #[test]
-    fn ids_decide_in_any_order() {
+    fn charged_service_is_found_by_its_ids_in_any_order() {
         let both = keys(Some(1), Some(7));
         expect(both, &[(Some(1), &[8]), (Some(1), &[7]), (Some(2), &[7])], Some(1));
         expect(both, &[(Some(1), &[]), (Some(1), &[9, 7])], Some(1));
         expect(both, &[(None, &[]), (None, &[7])], Some(1));
         expect(both, &[(Some(2), &[]), (None, &[8]), (Some(2), &[7])], None);
-        // The server leaves them out.
+        // The server omits them.
         expect(both, &[(Some(2), &[7]), (None, &[])], Some(1));
     }
 
     #[test]
-    fn where_one_id_is_configured_the_other_may_be_added() {
+    fn server_may_add_the_id_that_is_not_configured() {
         expect(keys(Some(1), None), &[(Some(2), &[7]), (Some(1), &[7])], Some(1));
         expect(keys(Some(1), None), &[(Some(1), &[7]), (Some(1), &[])], Some(1));
         expect(keys(Some(1), None), &[(None, &[7])], None);
@@ -208,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn where_none_is_configured_the_plainest_is_ours() {
+    fn service_with_fewest_ids_is_charged_if_none_is_configured() {
         expect(keys(None, None), &[(Some(5), &[])], Some(0));
         expect(keys(None, None), &[(Some(5), &[]), (None, &[])], Some(1));
         expect(keys(None, None), &[(Some(5), &[7]), (Some(5), &[]), (Some(6), &[])], Some(1));
@@ -216,17 +217,17 @@ mod tests {
     }
 
     #[test]
-    fn units_in_the_command_are_ours_unless_a_service_names_us() {
+    fn units_in_the_command_are_charged_unless_a_service_has_a_configured_id() {
         let units = Some(ServiceUnits { service_specific: Some(10), ..ServiceUnits::default() });
         let in_command = |services| CreditControlAnswer { granted_service_unit: units.clone(), ..answer(services) };
         let found = in_command(vec![service(Some(99), &[])]);
-        assert_eq!((ours(&keys(None, None), &found), others(&keys(None, None), &found).len()), (None, 1));
+        assert_eq!((charged(&keys(None, None), &found), others(&keys(None, None), &found).len()), (None, 1));
         let found = in_command(vec![service(Some(99), &[]), service(Some(1), &[])]);
-        assert_eq!(ours(&keys(Some(1), None), &found), found.services.last());
+        assert_eq!(charged(&keys(Some(1), None), &found), found.services.last());
     }
 
     #[test]
-    fn a_session_with_units_in_the_command_closes_no_other_service() {
+    fn session_with_units_in_the_command_closes_no_other_service() {
         let found = answer(vec![service(Some(98), &[]), service(Some(99), &[])]);
         let ro = keys(Some(1), None);
         let rfc = ServiceParameters { profile: Profile::Rfc8506, ..ro };
@@ -234,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn what_else_was_granted_is_closed_in_its_own_units() {
+    fn other_grants_are_closed_in_their_own_units() {
         let refused = Service { result_code: Some(ResultCode(4012)), ..service(Some(3), &[]) };
         let nothing = Service { granted_service_unit: None, ..service(Some(4), &[]) };
         let units = ServiceUnits { time: Some(60), total_octets: Some(1), ..ServiceUnits::default() };
@@ -249,14 +250,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_read() {
-        let all = ["5:8.9:to", ":7:s", "4294967295::m"].map(|text| Other::read(text).expect(text));
-        assert_eq!(Other::read_all(&Listed(&all).to_string()), all);
-        assert_eq!((Other::read_all(""), Other::read_all("x:y:z;1")), (vec![], vec![]));
+    fn written_grants_are_parsed() {
+        let all = ["5:8.9:to", ":7:s", "4294967295::m"].map(|text| Other::parse(text).expect(text));
+        assert_eq!(Other::parse_all(&Listed(&all).to_string()), all);
+        assert_eq!((Other::parse_all(""), Other::parse_all("x:y:z;1")), (vec![], vec![]));
     }
 
     #[test]
-    fn so_many_are_remembered_and_no_more() {
+    fn number_of_other_grants_is_limited() {
         let many = (10..90).map(|group| service(Some(group), &[1; 60])).collect();
         let found = others(&keys(Some(1), None), &answer(many));
         assert_eq!((found.len(), found[0].identifiers.len()), (OTHERS_MAX, IDENTIFIERS_MAX));

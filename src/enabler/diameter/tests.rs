@@ -1,10 +1,10 @@
-//! The binding as the engine sees it, with a charging system at the other end of a real socket.
+//! The binding as the engine sees it, with a server at the other end of a socket.
 
 use super::*;
 use crate::charge::account::AccountId;
 use crate::charge::event::Direction;
 use crate::charge::tariff::Quota;
-use crate::enabler::diameter::client::fake_peer::{HOST, asks, cea, config, header, rar};
+use crate::enabler::diameter::client::fake_peer::{HOST, cea, config, header, rar, session_request};
 use crate::wire::diameter::{Command, CreditControlAnswer, Message, dictionary};
 use crate::wire::diameter::{CreditControlRequest, Framed, HopByHop, Service, ServiceUnits, frame};
 use client::config::Config as ClientConfig;
@@ -17,7 +17,7 @@ const CALL: Call<'static> = Call { call_id: "a84b@pc33", other: "", icid: "", di
 const START: Time = Time(7_000_000);
 const TX: u32 = 10;
 
-/// Both ends of an open connection, in one thread; the time stands unless a test moves it.
+/// Both ends of an open connection in one thread. Only the test changes the time.
 struct World {
     diameter: Diameter,
     server: TcpStream,
@@ -47,7 +47,7 @@ impl World {
         world
     }
 
-    /// Turns until this is so.
+    /// Works until the condition holds.
     #[track_caller]
     fn until(&mut self, done: impl Fn(&World) -> bool) {
         let begun = Instant::now();
@@ -57,7 +57,7 @@ impl World {
         }
     }
 
-    /// The next messages from here to there, so many of them.
+    /// Reads this many messages of the client.
     #[track_caller]
     fn sent(&mut self, count: usize) -> Vec<Vec<u8>> {
         let (begun, mut input, mut piece) = (Instant::now(), Vec::new(), [0; 4096]);
@@ -93,9 +93,9 @@ impl World {
         self.diameter.flush(self.now);
     }
 
-    /// What the sessions hear next.
+    /// The next event for the sessions.
     #[track_caller]
-    fn heard(&mut self) -> EnablerEvent {
+    fn event(&mut self) -> EnablerEvent {
         self.until(|world| world.diameter.has_events());
         self.diameter.poll(&|_, _| None).expect("an event")
     }
@@ -127,12 +127,12 @@ fn release(session: u64) -> Request {
     request(session, 1, reservation, Operation::Release)
 }
 
-/// The answer to a CCR that grants what is wanted.
+/// The answer to a CCR that grants what is requested.
 fn granted(to: &[u8]) -> Vec<u8> {
     granted_by(HOST, to)
 }
 
-/// The same of any server.
+/// The same, of this server.
 fn granted_by(origin_host: &str, to: &[u8]) -> Vec<u8> {
     let message = Message::parse(to).expect("whole");
     let asked = CreditControlRequest::decode(&message).expect("readable");
@@ -150,44 +150,42 @@ fn granted_by(origin_host: &str, to: &[u8]) -> Vec<u8> {
     super::client::fake_peer::answer(to, |out| body.write(out))
 }
 
-/// The Result-Code of an answer of ours.
+/// The Result-Code of an answer of the client.
 fn result(bytes: &[u8]) -> u32 {
     let message = Message::parse(bytes).expect("whole");
     message.find(dictionary::RESULT_CODE).and_then(|avp| avp.u32().ok()).expect("a Result-Code")
 }
 
 #[test]
-fn beyond_the_bound_a_request_has_its_outcome_at_once() {
+fn request_beyond_the_limit_fails_at_once() {
     let mut world = World::open(2);
     (1..=3).for_each(|session| world.ask(reserve(session)));
     let Some(EnablerEvent::Response { session, response, .. }) = world.diameter.poll(&|_, _| None) else {
-        panic!("nothing is heard")
+        panic!("no event")
     };
     assert_eq!((session.0, response), (3, Response::Failed(Failure::Overload)));
     assert_eq!(world.count("ccr_overload"), Some(1));
     let asked = world.sent(2);
     world.say(&granted(&asked[0]));
-    assert!(matches!(world.heard(), EnablerEvent::Response { response: Response::Granted(_), .. }));
+    assert!(matches!(world.event(), EnablerEvent::Response { response: Response::Granted(_), .. }));
     world.ask(reserve(4));
-    assert!(!world.diameter.has_events(), "there is room again");
+    assert!(!world.diameter.has_events(), "the limit is not reached");
     assert_eq!(world.count("initial_ccrs"), Some(3));
 }
 
 #[test]
-fn without_a_peer_a_request_has_its_outcome_at_once() {
+fn request_without_an_open_peer_fails_at_once() {
     let mut world = World::open(2);
     world.server.shutdown(std::net::Shutdown::Both).expect("open");
     world.until(|world| world.state() == "DOWN");
     world.ask(reserve(1));
-    let Some(EnablerEvent::Response { response, .. }) = world.diameter.poll(&|_, _| None) else {
-        panic!("nothing is heard")
-    };
+    let Some(EnablerEvent::Response { response, .. }) = world.diameter.poll(&|_, _| None) else { panic!("no event") };
     assert_eq!(response, Response::Failed(Failure::Unreachable));
     assert_eq!(world.count("ccr_no_peer"), Some(1));
 }
 
 #[test]
-fn a_request_of_the_server_is_handed_to_its_session_and_answered_as_that_says() {
+fn server_request_is_answered_by_the_state_of_the_reservation() {
     for (state, result_code) in
         [(ReservationState::Open, 2002), (ReservationState::Pending, 2001), (ReservationState::Unknown, 5002)]
     {
@@ -196,8 +194,8 @@ fn a_request_of_the_server_is_handed_to_its_session_and_answered_as_that_says() 
         let asked = world.sent(1).remove(0);
         let message = Message::parse(&asked).expect("whole");
         let own = message.find(dictionary::SESSION_ID).expect("its own").text().expect("text").to_owned();
-        world.say(&asks(Command::RE_AUTH, &own, HOST, 5));
-        let EnablerEvent::ServerRequest { session, opened_by, event, request } = world.heard() else {
+        world.say(&session_request(Command::RE_AUTH, &own, HOST, 5));
+        let EnablerEvent::ServerRequest { session, opened_by, event, request } = world.event() else {
             panic!("no event")
         };
         assert_eq!((session, opened_by, &event), (SessionKey(1, 1), 0, &Event::Reauthorize { opened_by: 0 }));
@@ -208,7 +206,7 @@ fn a_request_of_the_server_is_handed_to_its_session_and_answered_as_that_says() 
 }
 
 #[test]
-fn a_session_of_somebody_else_is_not_known_and_nobody_hears_of_it() {
+fn server_request_for_a_foreign_session_is_refused() {
     let mut world = World::open(2);
     world.say(&rar(HOST, 9));
     let answer = world.sent(1).remove(0);
@@ -216,48 +214,48 @@ fn a_session_of_somebody_else_is_not_known_and_nobody_hears_of_it() {
 }
 
 #[test]
-fn who_was_silent_is_asked_to_give_back_what_it_may_have_reserved() {
+fn silent_server_is_asked_to_release_what_it_may_have_reserved() {
     let mut world = World::open(9);
     world.ask(reserve(1));
     world.sent(1);
     world.now = START.after_seconds(TX);
-    let EnablerEvent::Response { response, may_be_at, .. } = world.heard() else { panic!("no outcome") };
+    let EnablerEvent::Response { response, may_be_at, .. } = world.event() else { panic!("no outcome") };
     assert_eq!(response, Response::Failed(Failure::Silent));
-    let route = may_be_at.expect("it was written");
-    let of = Route::of(&route);
-    assert_eq!((of.host, of.bond, of.keys), (HOST, ServerBinding::Asked, Some(ServiceParameters::default())));
-    world.ask(Request { server_binding: Some(route), ..release(1) });
+    let binding = may_be_at.expect("it was written");
+    let of = ServerBinding::parse(&binding);
+    assert_eq!((of.host, of.holder, of.keys), (HOST, Holder::Candidate, Some(ServiceParameters::default())));
+    world.ask(Request { server_binding: Some(binding), ..release(1) });
     let asked = world.sent(1).remove(0);
     let message = Message::parse(&asked).expect("whole");
-    assert!(message.find(dictionary::DESTINATION_HOST).is_none(), "it may be a relay, which would take it for itself");
+    assert!(message.find(dictionary::DESTINATION_HOST).is_none(), "it may be a relay, which would consume the request");
 }
 
 #[test]
-fn a_late_grant_by_way_of_a_relay_is_released_by_way_of_any_peer() {
+fn late_grant_through_a_relay_is_released_through_any_peer() {
     let mut world = World::open(9);
     world.ask(reserve(1));
     let asked = world.sent(1).remove(0);
     world.now = START.after_seconds(TX);
-    assert!(matches!(world.heard(), EnablerEvent::Response { response: Response::Failed(Failure::Silent), .. }));
+    assert!(matches!(world.event(), EnablerEvent::Response { response: Response::Failed(Failure::Silent), .. }));
     world.say(&granted_by("ocs7.example.org", &asked));
-    let EnablerEvent::LateGrant { server_binding: route, .. } = world.heard() else { panic!("no grant") };
-    let of = Route::of(&route);
-    assert_eq!((of.host, of.bond), ("ocs7.example.org", ServerBinding::Relayed));
-    world.ask(Request { server_binding: Some(route), ..release(1) });
+    let EnablerEvent::LateGrant { server_binding: binding, .. } = world.event() else { panic!("no grant") };
+    let of = ServerBinding::parse(&binding);
+    assert_eq!((of.host, of.holder), ("ocs7.example.org", Holder::Relayed));
+    world.ask(Request { server_binding: Some(binding), ..release(1) });
     let asked = world.sent(1).remove(0);
     let message = Message::parse(&asked).expect("whole");
-    let to = message.find(dictionary::DESTINATION_HOST).expect("the relay has to know it").text();
+    let to = message.find(dictionary::DESTINATION_HOST).expect("the relay needs it").text();
     assert_eq!(to.expect("text"), "ocs7.example.org");
 }
 
 #[test]
-fn a_reservation_is_closed_by_the_keys_that_it_was_opened_with() {
+fn reservation_is_closed_with_its_own_service_parameters() {
     let mut world = World::open(9);
     world.ask(reserve(1));
     let asked = world.sent(1).remove(0);
     world.say(&granted(&asked));
-    let EnablerEvent::Response { response: Response::Granted(grant), .. } = world.heard() else { panic!("no grant") };
-    // The operator has changed the configuration and started the proxy again.
+    let EnablerEvent::Response { response: Response::Granted(grant), .. } = world.event() else { panic!("no grant") };
+    // The configuration has changed.
     world.diameter.profile.keys =
         ServiceParameters { profile: profile::Profile::Ro, rating_group: Some(9), ..ServiceParameters::default() };
     world.ask(Request { server_binding: grant.server_binding, ..release(1) });
@@ -271,7 +269,7 @@ fn a_reservation_is_closed_by_the_keys_that_it_was_opened_with() {
 }
 
 #[test]
-fn what_is_answered_late_is_given_back_or_done() {
+fn late_answers_release_grants_and_complete_retries() {
     let mut world = World::open(9);
     world.ask(reserve(1));
     world.ask(release(2));
@@ -279,11 +277,13 @@ fn what_is_answered_late_is_given_back_or_done() {
     let asked = world.sent(3);
     world.now = START.after_seconds(TX);
     for _ in 0..3 {
-        assert!(matches!(world.heard(), EnablerEvent::Response { response: Response::Failed(Failure::Silent), .. }));
+        assert!(matches!(world.event(), EnablerEvent::Response { response: Response::Failed(Failure::Silent), .. }));
     }
     asked.iter().for_each(|asked| world.say(&granted(asked)));
-    let EnablerEvent::LateGrant { session, number, server_binding: route } = world.heard() else { panic!("no grant") };
-    assert_eq!((session.0, number, Route::of(&route).host), (1, 0, HOST));
+    let EnablerEvent::LateGrant { session, number, server_binding: binding } = world.event() else {
+        panic!("no grant")
+    };
+    assert_eq!((session.0, number, ServerBinding::parse(&binding).host), (1, 0, HOST));
     for session in [2, 3] {
         world.until(|world| world.diameter.has_events());
         let event = world.diameter.poll(&|key, number| (number == 1).then(|| release(key.0)));
@@ -295,7 +295,7 @@ fn what_is_answered_late_is_given_back_or_done() {
     }
 }
 
-/// An answer of this server that grants ours nothing else than `result`, and three units to Rating-Group 99.
+/// An answer of this server with `result` for the charged service, and a grant of three units to Rating-Group 99.
 fn beside(origin_host: &str, to: &[u8], result: u32) -> Vec<u8> {
     let message = Message::parse(to).expect("whole");
     let asked = CreditControlRequest::decode(&message).expect("readable");
@@ -321,7 +321,7 @@ fn beside(origin_host: &str, to: &[u8], result: u32) -> Vec<u8> {
     super::client::fake_peer::answer(to, |out| body.write(out))
 }
 
-/// Rating-Groups of the services in a request, with what it wants of each and reports as used.
+/// Rating-Group, requested and used units of each service in a request.
 fn services_of(bytes: &[u8]) -> Vec<(Option<u32>, Option<u64>, Option<u64>)> {
     let message = Message::parse(bytes).expect("whole");
     let asked = CreditControlRequest::decode(&message).expect("readable");
@@ -333,7 +333,7 @@ fn services_of(bytes: &[u8]) -> Vec<(Option<u32>, Option<u64>, Option<u64>)> {
     services.collect()
 }
 
-/// A world that speaks of Rating-Group 1.
+/// A world whose charged service has Rating-Group 1.
 fn rated() -> World {
     let mut world = World::open(9);
     world.diameter.profile.keys =
@@ -342,22 +342,22 @@ fn rated() -> World {
 }
 
 #[test]
-fn what_is_granted_to_another_service_is_closed_by_the_next_request() {
+fn grant_to_another_service_is_closed_by_the_next_request() {
     let mut world = rated();
     world.ask(reserve(1));
     let asked = world.sent(1).remove(0);
     world.say(&beside(HOST, &asked, 2001));
-    let EnablerEvent::Response { response: Response::Granted(grant), .. } = world.heard() else { panic!("no grant") };
+    let EnablerEvent::Response { response: Response::Granted(grant), .. } = world.event() else { panic!("no grant") };
     assert_eq!(grant.quota, Quota(3));
     let reservation = Reservation::Open { opened_by: 0, outstanding: Quota(3) };
     let more = request(1, 1, reservation, Operation::Reserve { quota: Quota(1) });
     world.ask(Request { server_binding: grant.server_binding.clone(), ..more });
     let asked = world.sent(1).remove(0);
     assert_eq!(services_of(&asked), [(Some(1), Some(4), None), (Some(99), None, Some(0))]);
-    // Refused, and granted to the other once more.
+    // Refused, with another grant to the other service.
     world.say(&beside(HOST, &asked, 4012));
-    assert!(matches!(world.heard(), EnablerEvent::Response { response: Response::Denied(_), .. }));
-    // And closed again at the end.
+    assert!(matches!(world.event(), EnablerEvent::Response { response: Response::Denied(_), .. }));
+    // It is closed again by the TERMINATION.
     world.ask(Request { server_binding: grant.server_binding, ..release(1) });
     let asked = world.sent(1).remove(0);
     assert_eq!(services_of(&asked), [(Some(1), None, Some(0)), (Some(99), None, Some(0))]);
@@ -374,14 +374,14 @@ fn debit() -> Operation {
     }
 }
 
-/// A server that finds Multiple-Services-Credit-Control in a request may book nothing of the units beside it.
+/// A server that finds Multiple-Services-Credit-Control may ignore units in the command.
 #[test]
-fn a_debit_with_units_in_the_command_has_no_services_whatever_the_server_granted() {
+fn debit_with_units_in_the_command_has_no_services() {
     let mut world = World::open(9);
     world.ask(reserve(1));
     let asked = world.sent(1).remove(0);
     world.say(&beside(HOST, &asked, 2001));
-    let EnablerEvent::Response { response: Response::Granted(grant), .. } = world.heard() else { panic!("no grant") };
+    let EnablerEvent::Response { response: Response::Granted(grant), .. } = world.event() else { panic!("no grant") };
     let outstanding = Quota(3);
     let reservations =
         [Reservation::Open { opened_by: 0, outstanding }, Reservation::Last { opened_by: 0, outstanding }];
@@ -393,54 +393,54 @@ fn a_debit_with_units_in_the_command_has_no_services_whatever_the_server_granted
         let used = asked.used_service_unit.first().and_then(|units| units.service_specific);
         assert_eq!((used, asked.services.len(), asked.multiple_services_indicator), (Some(1), 0, None));
         world.say(&beside(HOST, &bytes, 2001));
-        assert!(matches!(world.heard(), EnablerEvent::Response { response: Response::Debited { .. }, .. }));
+        assert!(matches!(world.event(), EnablerEvent::Response { response: Response::Debited { .. }, .. }));
     }
 }
 
 #[test]
-fn a_session_in_which_ours_was_refused_learns_what_else_to_close() {
+fn refused_request_reports_grants_to_other_services() {
     let mut world = rated();
     let reservation = Reservation::Open { opened_by: 0, outstanding: Quota(3) };
-    let route = world.diameter.server_bindings.to(HOST, ServerBinding::Bound, world.diameter.profile.keys);
+    let binding = world.diameter.server_bindings.to(HOST, Holder::Peer, world.diameter.profile.keys);
     for (operation, result) in [(Operation::Reserve { quota: Quota(1) }, 4012), (debit(), 2001)] {
-        world.ask(Request { server_binding: Some(route.clone()), ..request(1, 1, reservation, operation) });
+        world.ask(Request { server_binding: Some(binding.clone()), ..request(1, 1, reservation, operation) });
         let asked = world.sent(1).remove(0);
         world.say(&beside(HOST, &asked, result));
-        let EnablerEvent::Rebound { session, opened_by, server_binding: route } = world.heard() else {
-            panic!("no other way")
+        let EnablerEvent::Rebound { session, opened_by, server_binding: binding } = world.event() else {
+            panic!("no new binding")
         };
-        assert_eq!((session.0, opened_by, Route::of(&route).others.len()), (1, 0, 1));
-        assert!(matches!(world.heard(), EnablerEvent::Response { .. }));
+        assert_eq!((session.0, opened_by, ServerBinding::parse(&binding).others.len()), (1, 0, 1));
+        assert!(matches!(world.event(), EnablerEvent::Response { .. }));
     }
 }
 
 #[test]
-fn a_session_that_is_opened_only_for_others_is_ended() {
+fn session_opened_only_for_other_services_is_ended() {
     let mut world = rated();
     world.ask(reserve(1));
     let asked = world.sent(1).remove(0);
     world.say(&beside(HOST, &asked, 4012));
-    let EnablerEvent::LateGrant { session, number, server_binding: route } = world.heard() else {
-        panic!("nothing to give back")
+    let EnablerEvent::LateGrant { session, number, server_binding: binding } = world.event() else {
+        panic!("no grant to release")
     };
     assert_eq!((session.0, number), (1, 0));
-    assert!(matches!(world.heard(), EnablerEvent::Response { response: Response::Denied(Denial::NotSoMany), .. }));
-    world.ask(Request { server_binding: Some(route), ..release(1) });
+    assert!(matches!(world.event(), EnablerEvent::Response { response: Response::Denied(Denial::NotSoMany), .. }));
+    world.ask(Request { server_binding: Some(binding), ..release(1) });
     let asked = world.sent(1).remove(0);
     assert_eq!(services_of(&asked), [(Some(1), None, Some(0)), (Some(99), None, Some(0))]);
 }
 
 #[test]
-fn a_server_that_echoes_our_name_is_never_named_by_it() {
+fn own_origin_host_is_never_used_as_destination_host() {
     let mut world = World::open(9);
     world.ask(reserve(1));
     let asked = world.sent(1).remove(0);
     let own = world.diameter.profile.origin_host.clone();
     world.say(&granted_by(&own, &asked));
-    let EnablerEvent::Response { response: Response::Granted(grant), .. } = world.heard() else { panic!("no grant") };
-    let route = grant.server_binding.expect("a way");
-    assert_eq!((Route::of(&route).host, Route::of(&route).destination()), (HOST, None));
-    world.ask(Request { server_binding: Some(route), ..release(1) });
+    let EnablerEvent::Response { response: Response::Granted(grant), .. } = world.event() else { panic!("no grant") };
+    let binding = grant.server_binding.expect("a binding");
+    assert_eq!((ServerBinding::parse(&binding).host, ServerBinding::parse(&binding).destination()), (HOST, None));
+    world.ask(Request { server_binding: Some(binding), ..release(1) });
     let asked = world.sent(1).remove(0);
     assert!(Message::parse(&asked).expect("whole").find(dictionary::DESTINATION_HOST).is_none());
 }

@@ -3,7 +3,7 @@
 use super::*;
 use crate::charge::event::Suspended;
 use crate::config::Config;
-use crate::enabler::diameter::client::fake_peer::{HOST, REALM, answer, asks, cea, header, messages};
+use crate::enabler::diameter::client::fake_peer::{HOST, REALM, answer, cea, header, messages, session_request};
 use crate::engine::preflight;
 use crate::wire::diameter::dictionary::{self, APPLICATION_CREDIT_CONTROL, Command};
 use crate::wire::diameter::{
@@ -148,7 +148,7 @@ fn what_the_server_asks_behind_a_grant_finds_the_session_open() {
         world.say(&cea(&cer, HOST, |_| {}));
         let initial = world.sent().remove(0);
         let session_id = Message::parse(&initial).expect("whole").find(dictionary::SESSION_ID).expect("its own").text();
-        world.say(&[granted(&initial), asks(command, session_id.expect("text"), HOST, 5)].concat());
+        world.say(&[granted(&initial), session_request(command, session_id.expect("text"), HOST, 5)].concat());
         let mut sent = world.sent();
         let answer = sent.remove(0);
         let message = Message::parse(&answer).expect("whole");

@@ -1,4 +1,4 @@
-//! AVPs (RFC 6733, 4): views over the bytes of a message or of a Grouped AVP.
+//! AVPs (RFC 6733, 4): views of the bytes of a message or Grouped AVP.
 //!
 //! ```text
 //!  0          4       5        8                  12
@@ -12,20 +12,20 @@ use crate::wire::diameter::codes::ResultCode;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// AVPs in a message or in one group at most.
+/// Maximum number of AVPs in a message or group.
 pub const AVPS_MAX: usize = 512;
 
 /// AVP Flags.
 pub(super) const VENDOR: u8 = 0x80;
 pub(super) const MANDATORY: u8 = 0x40;
 
-/// Octets of an AVP's header, without the Vendor-Id.
+/// Length of an AVP header without Vendor-Id, in octets.
 const AVP_HEADER: usize = 8;
 
 /// Seconds from 1900 to 1970.
 const NTP_TO_UNIX: i64 = 2_208_988_800;
 
-/// An AVP as it came.
+/// An AVP as it was received.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct RawAvp<'a> {
     /// AVP Code.
@@ -34,12 +34,11 @@ pub struct RawAvp<'a> {
     pub vendor: u32,
     /// V, M, P and the reserved bits.
     pub flags: u8,
-    /// What it says, without padding.
+    /// Data without padding.
     pub data: &'a [u8],
 }
 
-/// Seconds since 1970. On the wire 32 bits from 1900 on, those of 2036 and later with the first bit clear (RFC 6733,
-/// 4.3.1).
+/// Seconds since 1970. Encoded as 32 bits counting from 1900; from 2036 on the first bit is clear (RFC 6733, 4.3.1).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Time(pub i64);
 
@@ -49,7 +48,7 @@ impl Time {
         Time(i64::from(seconds) + era - NTP_TO_UNIX)
     }
 
-    /// Times before 1968 or after 2104 run over.
+    /// Wraps for times before 1968 or after 2104.
     pub(super) fn to_ntp(self) -> u32 {
         (self.0.wrapping_add(NTP_TO_UNIX) & 0xffff_ffff) as u32
     }
@@ -60,17 +59,17 @@ impl Time {
 pub enum Address {
     /// IPv4 or IPv6.
     Ip(IpAddr),
-    /// Of another family of the IANA's list.
+    /// Another address family of the IANA registry.
     Other(u16),
 }
 
 impl<'a> RawAvp<'a> {
-    /// Whether it is this one, and of this vendor.
+    /// Whether code and vendor are those of `avp`.
     pub fn is(&self, avp: Avp) -> bool {
         self.code == avp.code && self.vendor == avp.vendor
     }
 
-    /// M: whoever does not know it must not go on as if it were not there.
+    /// Whether the M flag is set: a receiver that does not know the AVP must not ignore it.
     pub fn is_mandatory(&self) -> bool {
         self.flags & MANDATORY != 0
     }
@@ -117,7 +116,7 @@ impl<'a> RawAvp<'a> {
         }
     }
 
-    /// The AVPs of a Grouped one.
+    /// Iterates over the AVPs of a Grouped AVP.
     pub fn group(&self) -> Avps<'a> {
         Avps::new(self.data)
     }
@@ -131,7 +130,7 @@ impl<'a> RawAvp<'a> {
     }
 }
 
-/// By name; what it says may be somebody's identity, and is not shown.
+/// Shows the name but not the data, which may identify a subscriber.
 impl fmt::Debug for RawAvp<'_> {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let name = name(self.code, self.vendor).unwrap_or("AVP");
@@ -139,8 +138,8 @@ impl fmt::Debug for RawAvp<'_> {
     }
 }
 
-/// The AVPs of a message or a group, one after the other. After the first that is malformed there is no more: where the
-/// next one begins is not known.
+/// Iterator over the AVPs of a message or group. It ends after the first malformed AVP, because the start of the next one
+/// is unknown.
 #[derive(Clone, Debug)]
 pub struct Avps<'a> {
     rest: &'a [u8],
@@ -148,7 +147,7 @@ pub struct Avps<'a> {
 }
 
 impl<'a> Avps<'a> {
-    /// Over bytes that begin with an AVP, or have none in them.
+    /// Creates the iterator. `bytes` is empty or begins with an AVP.
     pub fn new(bytes: &'a [u8]) -> Avps<'a> {
         Avps { rest: bytes, count: 0 }
     }
@@ -188,7 +187,7 @@ impl<'a> Iterator for Avps<'a> {
     }
 }
 
-/// Octets that are too few for a header: what there is of one, padded with zeros (RFC 6733, 7.1.5).
+/// The fault of an incomplete AVP header: the header that is present, padded with zeros (RFC 6733, 7.1.5).
 fn short(bytes: &[u8]) -> Fault<'_> {
     let mut header = [0; 12];
     for (to, from) in header.iter_mut().zip(bytes) {

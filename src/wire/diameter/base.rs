@@ -7,7 +7,7 @@ use super::grammar::{Body, FailedAvp, Reading, Value, grammar};
 use super::write::Writer;
 use crate::wire::diameter::codes::{DisconnectCause, ReAuthRequestType, ResultCode};
 
-/// What any message may carry, and nobody here has a use for.
+/// AVPs that any message may contain and that are not used.
 pub(super) const ROUTING: &[Avp] = &[
     dictionary::PROXY_INFO,
     dictionary::ROUTE_RECORD,
@@ -18,15 +18,15 @@ pub(super) const ROUTING: &[Avp] = &[
     dictionary::PROXY_STATE,
 ];
 
-/// Vendor-Specific-Application-Id (RFC 6733, 6.11; RFC 3588 has several Vendor-Ids in one). Read as far as it can be read:
-/// peers advertise applications that are of no use here, and such a group must not cost the connection.
+/// Vendor-Specific-Application-Id (RFC 6733, 6.11; RFC 3588 has several Vendor-Ids in one). Malformed parts
+/// are ignored: peers advertise many applications, and an unrelated one must not prevent the connection.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct VendorSpecificApplication {
-    /// Whose application.
+    /// Vendor of the application.
     pub vendor_id: Vec<u32>,
-    /// Applications of authorization: credit control is one.
+    /// Authorization applications; credit control is one.
     pub auth_application_id: Vec<u32>,
-    /// Applications of accounting.
+    /// Accounting applications.
     pub acct_application_id: Vec<u32>,
 }
 
@@ -53,176 +53,176 @@ impl<'a> Body<'a> for VendorSpecificApplication {
 }
 
 grammar! {
-    /// Any answer, as far as all are alike: the grammar of answers with the E flag (RFC 6733, 7.2), of RAA and of ASA.
+    /// The AVPs that all answers share: the grammar of answers with the E flag (RFC 6733, 7.2), of RAA and of ASA.
     Answer<'a> {
-        /// Missing in an error answer to a request that had none, or could not be read.
+        /// Absent in error answers to requests without one or that could not be decoded.
         session_id: optional &'a str = SESSION_ID;
-        /// Either this or `experimental_result` is there.
+        /// Result; absent if `experimental_result` is present.
         result_code: optional ResultCode = RESULT_CODE;
-        /// A result of a vendor's own.
+        /// Result defined by a vendor.
         experimental_result: optional ExperimentalResult = EXPERIMENTAL_RESULT;
-        /// Who answers.
+        /// Origin-Host of the sender.
         origin_host: one &'a str = ORIGIN_HOST;
-        /// And in which realm.
+        /// Realm of the sender.
         origin_realm: one &'a str = ORIGIN_REALM;
-        /// Rises with each start of the peer that loses its state.
+        /// Increases with each start of the sender that has lost all sessions.
         origin_state_id: optional u32 = ORIGIN_STATE_ID;
-        /// For people; often no UTF-8.
+        /// Text for people; often not UTF-8.
         error_message: optional &'a [u8] = ERROR_MESSAGE;
-        /// Who found the error, if not the origin.
+        /// Host that reports the error, if it is not Origin-Host.
         error_reporting_host: optional &'a str = ERROR_REPORTING_HOST;
-        /// What was wrong with the request.
+        /// Invalid or missing AVPs of the request.
         failed_avp: many FailedAvp<'a> = FAILED_AVP;
     } known &[ROUTING, &[dictionary::AUTH_APPLICATION_ID, dictionary::CC_REQUEST_TYPE, dictionary::CC_REQUEST_NUMBER,
         dictionary::USER_NAME]];
 
     /// Experimental-Result (RFC 6733, 7.6).
     ExperimentalResult {
-        /// Whose list it is of.
+        /// Vendor that defines the code.
         vendor_id: one u32 = VENDOR_ID;
-        /// The result; classes are those of Result-Code.
+        /// The code; its classes are those of Result-Code.
         code: one ResultCode = EXPERIMENTAL_RESULT_CODE;
     } known &[];
 
     /// Capabilities-Exchange-Request (RFC 6733, 5.3.1).
     CapabilitiesExchangeRequest<'a> {
-        /// Who opens the connection.
+        /// Origin-Host of the sender.
         origin_host: one &'a str = ORIGIN_HOST;
-        /// And of which realm.
+        /// Realm of the sender.
         origin_realm: one &'a str = ORIGIN_REALM;
-        /// Its addresses.
+        /// Addresses of the sender.
         host_ip_address: some Address = HOST_IP_ADDRESS;
-        /// Who made it.
+        /// Vendor of the implementation.
         vendor_id: one u32 = VENDOR_ID;
-        /// And what it is called.
+        /// Name of the implementation.
         product_name: one &'a str = PRODUCT_NAME;
-        /// Rises with each start that loses its state.
+        /// Increases with each start of the sender that has lost all sessions.
         origin_state_id: optional u32 = ORIGIN_STATE_ID;
-        /// Vendors whose AVPs it knows.
+        /// Vendors whose AVPs the sender supports.
         supported_vendor_id: many u32 = SUPPORTED_VENDOR_ID;
-        /// Applications of authorization.
+        /// Authorization applications.
         auth_application_id: many u32 = AUTH_APPLICATION_ID;
-        /// 0: none; 1: TLS after the exchange.
+        /// 0: none; 1: TLS after the capabilities exchange.
         inband_security_id: many u32 = INBAND_SECURITY_ID;
-        /// Applications of accounting.
+        /// Accounting applications.
         acct_application_id: many u32 = ACCT_APPLICATION_ID;
-        /// Applications of vendors.
+        /// Vendor-specific applications.
         vendor_specific_application_id: many VendorSpecificApplication = VENDOR_SPECIFIC_APPLICATION_ID;
-        /// Its version.
+        /// Version of the implementation.
         firmware_revision: optional u32 = FIRMWARE_REVISION;
     } known &[];
 
     /// Capabilities-Exchange-Answer (RFC 6733, 5.3.2).
     CapabilitiesExchangeAnswer<'a> {
-        /// Whether the connection may be used.
+        /// Whether the connection is accepted.
         result_code: one ResultCode = RESULT_CODE;
-        /// Who answers.
+        /// Origin-Host of the sender.
         origin_host: one &'a str = ORIGIN_HOST;
-        /// And in which realm.
+        /// Realm of the sender.
         origin_realm: one &'a str = ORIGIN_REALM;
-        /// Its addresses. The RFC wants one at least; a refusal often has none.
+        /// Addresses of the sender. The RFC requires one; refusals often have none.
         host_ip_address: many Address = HOST_IP_ADDRESS;
-        /// Who made it.
+        /// Vendor of the implementation.
         vendor_id: optional u32 = VENDOR_ID;
-        /// And what it is called.
+        /// Name of the implementation.
         product_name: optional &'a [u8] = PRODUCT_NAME;
-        /// Rises with each start that loses its state.
+        /// Increases with each start of the sender that has lost all sessions.
         origin_state_id: optional u32 = ORIGIN_STATE_ID;
-        /// For people.
+        /// Text for people.
         error_message: optional &'a [u8] = ERROR_MESSAGE;
-        /// What was wrong with the request.
+        /// Invalid or missing AVPs of the request.
         failed_avp: many FailedAvp<'a> = FAILED_AVP;
-        /// Vendors whose AVPs it knows.
+        /// Vendors whose AVPs the sender supports.
         supported_vendor_id: many u32 = SUPPORTED_VENDOR_ID;
-        /// Applications of authorization.
+        /// Authorization applications.
         auth_application_id: many u32 = AUTH_APPLICATION_ID;
-        /// 0: none; 1: TLS after the exchange.
+        /// 0: none; 1: TLS after the capabilities exchange.
         inband_security_id: many u32 = INBAND_SECURITY_ID;
-        /// Applications of accounting.
+        /// Accounting applications.
         acct_application_id: many u32 = ACCT_APPLICATION_ID;
-        /// Applications of vendors.
+        /// Vendor-specific applications.
         vendor_specific_application_id: many VendorSpecificApplication = VENDOR_SPECIFIC_APPLICATION_ID;
-        /// Its version.
+        /// Version of the implementation.
         firmware_revision: optional u32 = FIRMWARE_REVISION;
     } known &[];
 
     /// Device-Watchdog-Request (RFC 6733, 5.5.1).
     DeviceWatchdogRequest<'a> {
-        /// Who asks.
+        /// Origin-Host of the sender.
         origin_host: one &'a str = ORIGIN_HOST;
-        /// And of which realm.
+        /// Realm of the sender.
         origin_realm: one &'a str = ORIGIN_REALM;
-        /// Rises with each start that loses its state.
+        /// Increases with each start of the sender that has lost all sessions.
         origin_state_id: optional u32 = ORIGIN_STATE_ID;
     } known &[];
 
     /// Device-Watchdog-Answer (5.5.2) and Disconnect-Peer-Answer (5.4.2).
     PeerAnswer<'a> {
-        /// Success, hardly ever anything else.
+        /// Result of the request.
         result_code: one ResultCode = RESULT_CODE;
-        /// Who answers.
+        /// Origin-Host of the sender.
         origin_host: one &'a str = ORIGIN_HOST;
-        /// And of which realm.
+        /// Realm of the sender.
         origin_realm: one &'a str = ORIGIN_REALM;
-        /// Rises with each start that loses its state.
+        /// Increases with each start of the sender that has lost all sessions.
         origin_state_id: optional u32 = ORIGIN_STATE_ID;
-        /// For people.
+        /// Text for people.
         error_message: optional &'a [u8] = ERROR_MESSAGE;
-        /// What was wrong with the request.
+        /// Invalid or missing AVPs of the request.
         failed_avp: many FailedAvp<'a> = FAILED_AVP;
     } known &[];
 
     /// Disconnect-Peer-Request (RFC 6733, 5.4.1).
     DisconnectPeerRequest<'a> {
-        /// Who leaves.
+        /// Origin-Host of the sender.
         origin_host: one &'a str = ORIGIN_HOST;
-        /// And of which realm.
+        /// Realm of the sender.
         origin_realm: one &'a str = ORIGIN_REALM;
-        /// Why.
+        /// Reason.
         disconnect_cause: one DisconnectCause = DISCONNECT_CAUSE;
     } known &[];
 
-    /// Re-Auth-Request (RFC 6733, 8.3.1; RFC 8506, 5.5): the server wants the usage reported now.
+    /// Re-Auth-Request (RFC 6733, 8.3.1; RFC 8506, 5.5): the server requests a report of usage.
     ReAuthRequest<'a> {
-        /// Which session.
+        /// Session-Id.
         session_id: one &'a str = SESSION_ID;
-        /// Who asks.
+        /// Origin-Host of the sender.
         origin_host: one &'a str = ORIGIN_HOST;
-        /// And of which realm.
+        /// Realm of the sender.
         origin_realm: one &'a str = ORIGIN_REALM;
-        /// The realm of the client.
+        /// Destination-Realm: the realm of the client.
         destination_realm: one &'a str = DESTINATION_REALM;
-        /// The client.
+        /// Destination-Host: the client.
         destination_host: one &'a str = DESTINATION_HOST;
-        /// Credit control.
+        /// Application-Id of credit control.
         auth_application_id: one u32 = AUTH_APPLICATION_ID;
-        /// AUTHORIZE_ONLY.
+        /// Type of re-authorization: AUTHORIZE_ONLY.
         re_auth_request_type: one ReAuthRequestType = RE_AUTH_REQUEST_TYPE;
-        /// Part of the session.
+        /// CC-Sub-Session-Id.
         cc_sub_session_id: optional u64 = CC_SUB_SESSION_ID;
-        /// Only this service.
+        /// The service to be reported; absent: all.
         service_identifier: optional u32 = SERVICE_IDENTIFIER;
-        /// Only this group of services.
+        /// The rating group to be reported; absent: all.
         rating_group: optional u32 = RATING_GROUP;
-        /// Rises with each start that loses its state.
+        /// Increases with each start of the sender that has lost all sessions.
         origin_state_id: optional u32 = ORIGIN_STATE_ID;
     } known &[ROUTING, &[dictionary::USER_NAME, dictionary::G_S_U_POOL_IDENTIFIER]];
 
-    /// Abort-Session-Request (RFC 6733, 8.5.1): the server wants the session ended.
+    /// Abort-Session-Request (RFC 6733, 8.5.1): the server requests the end of the session.
     AbortSessionRequest<'a> {
-        /// Which session.
+        /// Session-Id.
         session_id: one &'a str = SESSION_ID;
-        /// Who asks.
+        /// Origin-Host of the sender.
         origin_host: one &'a str = ORIGIN_HOST;
-        /// And of which realm.
+        /// Realm of the sender.
         origin_realm: one &'a str = ORIGIN_REALM;
-        /// The realm of the client.
+        /// Destination-Realm: the realm of the client.
         destination_realm: one &'a str = DESTINATION_REALM;
-        /// The client.
+        /// Destination-Host: the client.
         destination_host: one &'a str = DESTINATION_HOST;
-        /// Credit control.
+        /// Application-Id of credit control.
         auth_application_id: one u32 = AUTH_APPLICATION_ID;
-        /// Rises with each start that loses its state.
+        /// Increases with each start of the sender that has lost all sessions.
         origin_state_id: optional u32 = ORIGIN_STATE_ID;
     } known &[ROUTING, &[dictionary::USER_NAME]];
 }

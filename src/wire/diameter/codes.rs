@@ -1,13 +1,15 @@
-//! Values with names: result codes and enumerations. Each is a number with constants, because every one of these lists
-//! grows: a value that nobody here knows is read as it is, and whoever uses it decides.
+//! Result codes and enumerations: numbers with named constants, because peers may send values of later documents.
+//!
+//! The lists are complete copies of their documents, whether this program uses a value or not: the OCS simulator, the
+//! tests and the log show their names.
 
 use std::fmt;
 
-/// A Result-Code (RFC 6733, 7.1; RFC 8506, 9). Displayed as its word and number.
+/// Result-Code (RFC 6733, 7.1; RFC 8506, 9). Displayed as name and number.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct ResultCode(pub u32);
 
-/// One constant a row.
+/// Declares constants and names.
 macro_rules! result_codes {
     ($($constant:ident = $code:literal;)*) => {
         impl ResultCode {
@@ -16,8 +18,8 @@ macro_rules! result_codes {
                 pub const $constant: ResultCode = ResultCode($code);
             )*
 
-            /// The word of the RFC, without `DIAMETER_`; `None`: not one of this list.
-            pub fn word(self) -> Option<&'static str> {
+            /// Returns the name in the RFC, without `DIAMETER_`; `None`: unknown.
+            pub fn name(self) -> Option<&'static str> {
                 match self.0 {
                     $($code => Some(stringify!($constant)),)*
                     _ => None,
@@ -68,17 +70,17 @@ result_codes! {
 }
 
 impl ResultCode {
-    /// 2xxx.
+    /// Whether it is 2xxx.
     pub fn is_success(self) -> bool {
         self.0 / 1000 == 2
     }
 
-    /// 3xxx: answers with it carry the E flag (RFC 6733, 7.1.3).
+    /// Whether it is 3xxx: such answers have the E flag (RFC 6733, 7.1.3).
     pub fn is_protocol_error(self) -> bool {
         self.0 / 1000 == 3
     }
 
-    /// 4xxx.
+    /// Whether it is 4xxx (RFC 6733, 7.1.4): the request may succeed later.
     pub fn is_transient(self) -> bool {
         self.0 / 1000 == 4
     }
@@ -86,14 +88,14 @@ impl ResultCode {
 
 impl fmt::Display for ResultCode {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.word() {
-            Some(word) => write!(out, "{word} ({})", self.0),
+        match self.name() {
+            Some(name) => write!(out, "{name} ({})", self.0),
             None => write!(out, "result code {}", self.0),
         }
     }
 }
 
-/// Enumerated AVPs, one a block.
+/// Declares Enumerated AVPs.
 macro_rules! enumerations {
     ($($(#[$meta:meta])* $name:ident { $($constant:ident = $value:literal;)* })*) => {$(
         $(#[$meta])*
@@ -106,8 +108,8 @@ macro_rules! enumerations {
                 pub const $constant: $name = $name($value);
             )*
 
-            /// The word of the document; `None`: not one of this list.
-            pub fn word(self) -> Option<&'static str> {
+            /// Returns the name in the document; `None`: unknown.
+            pub fn name(self) -> Option<&'static str> {
                 match self.0 {
                     $($value => Some(stringify!($constant)),)*
                     _ => None,
@@ -124,7 +126,7 @@ enumerations! {
         TERMINATION_REQUEST = 3;
         EVENT_REQUEST = 4;
     }
-    /// Requested-Action (RFC 8506, 8.41): of an EVENT_REQUEST only.
+    /// Requested-Action (RFC 8506, 8.41), in an EVENT_REQUEST only.
     RequestedAction {
         DIRECT_DEBITING = 0;
         REFUND_ACCOUNT = 1;
@@ -152,7 +154,7 @@ enumerations! {
         TERMINATE_OR_BUFFER = 0;
         CONTINUE = 1;
     }
-    /// Final-Unit-Action (RFC 8506, 8.35); a value nobody knows is TERMINATE.
+    /// Final-Unit-Action (RFC 8506, 8.35); an unknown value means TERMINATE.
     FinalUnitAction {
         TERMINATE = 0;
         REDIRECT = 1;

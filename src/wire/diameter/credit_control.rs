@@ -12,7 +12,7 @@ use crate::wire::diameter::codes::{
     TerminationCause,
 };
 
-/// What a request may say about the service; it is for rating, not for the codec.
+/// AVPs about the service in requests: understood and not used.
 const SERVICE: &[Avp] = &[
     dictionary::USER_EQUIPMENT_INFO,
     dictionary::SERVICE_PARAMETER_INFO,
@@ -23,7 +23,7 @@ const SERVICE: &[Avp] = &[
     dictionary::AOC_REQUEST_TYPE,
 ];
 
-/// What TS 32.299 adds to Multiple-Services-Credit-Control: hints when to report.
+/// AVPs of TS 32.299 in Multiple-Services-Credit-Control that say when to report: understood and not used.
 const HINTS: &[Avp] = &[
     dictionary::G_S_U_POOL_REFERENCE,
     dictionary::TIME_QUOTA_THRESHOLD,
@@ -39,99 +39,99 @@ const HINTS: &[Avp] = &[
 grammar! {
     /// Credit-Control-Request (RFC 8506, 3.1).
     CreditControlRequest<'a> {
-        /// Which session of charging.
+        /// Session-Id.
         session_id: one &'a str = SESSION_ID;
-        /// Who asks.
+        /// Origin-Host of the sender.
         origin_host: one &'a str = ORIGIN_HOST;
-        /// And of which realm.
+        /// Realm of the sender.
         origin_realm: one &'a str = ORIGIN_REALM;
-        /// Where the charging system is.
+        /// Realm of the OCS.
         destination_realm: one &'a str = DESTINATION_REALM;
         /// [`APPLICATION_CREDIT_CONTROL`](dictionary::APPLICATION_CREDIT_CONTROL).
         auth_application_id: one u32 = AUTH_APPLICATION_ID;
-        /// What kind of service, and whose definition of it.
+        /// The service, and who defines it.
         service_context_id: one &'a str = SERVICE_CONTEXT_ID;
-        /// Begin, go on, end, or all at once.
+        /// INITIAL, UPDATE, TERMINATION or EVENT.
         request_type: one RequestType = CC_REQUEST_TYPE;
-        /// Rises within a session; a resend keeps it.
+        /// Counts the requests of the session; resends keep it.
         request_number: one u32 = CC_REQUEST_NUMBER;
-        /// Which charging system.
+        /// The OCS.
         destination_host: optional &'a str = DESTINATION_HOST;
-        /// The subscriber's private identity.
+        /// Private identity of the subscriber.
         user_name: optional &'a str = USER_NAME;
-        /// Part of the session.
+        /// CC-Sub-Session-Id.
         cc_sub_session_id: optional u64 = CC_SUB_SESSION_ID;
-        /// Rises with each start of the client that loses its state.
+        /// Increases with each start of the sender that has lost all sessions.
         origin_state_id: optional u32 = ORIGIN_STATE_ID;
-        /// When it happened.
+        /// Time of the event.
         event_timestamp: optional Time = EVENT_TIMESTAMP;
-        /// Who pays.
+        /// The charged subscriber.
         subscription_id: many SubscriptionId<'a> = SUBSCRIPTION_ID;
-        /// Which service, where units stand in the command.
+        /// The service, if units are in the command.
         service_identifier: optional u32 = SERVICE_IDENTIFIER;
-        /// Why the session ends.
+        /// Reason for the end of the session.
         termination_cause: optional TerminationCause = TERMINATION_CAUSE;
-        /// Units wanted, outside of services.
+        /// Units requested in the command.
         requested_service_unit: optional ServiceUnits = REQUESTED_SERVICE_UNIT;
-        /// What an EVENT_REQUEST wants.
+        /// Action of an EVENT_REQUEST.
         requested_action: optional RequestedAction = REQUESTED_ACTION;
-        /// Units used, outside of services.
+        /// Units used, in the command.
         used_service_unit: many ServiceUnits = USED_SERVICE_UNIT;
-        /// Whether units stand in services.
+        /// Whether units are in Multiple-Services-Credit-Control.
         multiple_services_indicator: optional MultipleServices = MULTIPLE_SERVICES_INDICATOR;
-        /// Units wanted and used of each service.
+        /// Units of each service.
         services: many Service<'a> = MULTIPLE_SERVICES_CREDIT_CONTROL;
     } known &[ROUTING, SERVICE];
 
     /// Credit-Control-Answer (RFC 8506, 3.2).
     CreditControlAnswer<'a> {
-        /// As in the request. Only an answer with the E flag may be without.
+        /// As in the request. Required unless the E flag is set.
         session_id: optional &'a str = SESSION_ID;
-        /// Either this or `experimental_result` is there.
+        /// Result; absent if `experimental_result` is present.
         result_code: optional ResultCode = RESULT_CODE;
-        /// A result of a vendor's own.
+        /// Result defined by a vendor.
         experimental_result: optional ExperimentalResult = EXPERIMENTAL_RESULT;
-        /// Who answers.
+        /// Origin-Host of the sender.
         origin_host: one &'a str = ORIGIN_HOST;
-        /// And of which realm.
+        /// Realm of the sender.
         origin_realm: one &'a str = ORIGIN_REALM;
-        /// Credit control.
+        /// Application-Id of credit control.
         auth_application_id: optional u32 = AUTH_APPLICATION_ID;
-        /// As in the request; error answers lack it.
+        /// As in the request; absent in error answers.
         request_type: optional RequestType = CC_REQUEST_TYPE;
-        /// As in the request; error answers lack it.
+        /// As in the request; absent in error answers.
         request_number: optional u32 = CC_REQUEST_NUMBER;
-        /// Whether the session may move to another server.
+        /// Whether another server can continue the session.
         session_failover: optional SessionFailover = CC_SESSION_FAILOVER;
-        /// Part of the session.
+        /// CC-Sub-Session-Id.
         cc_sub_session_id: optional u64 = CC_SUB_SESSION_ID;
-        /// Rises with each start of the server that loses its state.
+        /// Increases with each start of the sender that has lost all sessions.
         origin_state_id: optional u32 = ORIGIN_STATE_ID;
-        /// When it happened.
+        /// Time of the event.
         event_timestamp: optional Time = EVENT_TIMESTAMP;
-        /// Units granted, outside of services.
+        /// Units granted in the command.
         granted_service_unit: optional ServiceUnits = GRANTED_SERVICE_UNIT;
-        /// Units granted of each service.
+        /// Units of each service.
         services: many Service<'a> = MULTIPLE_SERVICES_CREDIT_CONTROL;
-        /// What it has cost, or would cost.
+        /// Cost of the service.
         cost_information: optional CostInformation<'a> = COST_INFORMATION;
-        /// The grant is the last one.
+        /// No more units will be granted after these.
         final_unit_indication: optional FinalUnitIndication<'a> = FINAL_UNIT_INDICATION;
         /// The answer to CHECK_BALANCE.
         check_balance_result: optional CheckBalanceResult = CHECK_BALANCE_RESULT;
-        /// What to do when the server fails in a session.
+        /// What to do if the server fails during a session.
         failure_handling: optional FailureHandling = CREDIT_CONTROL_FAILURE_HANDLING;
-        /// The same for direct debits.
+        /// What to do if the server fails during a direct debit.
         debit_failure_handling: optional DebitFailureHandling = DIRECT_DEBITING_FAILURE_HANDLING;
-        /// Seconds that the grant is good for.
+        /// Validity of the grant in seconds.
         validity_time: optional u32 = VALIDITY_TIME;
-        /// What is left of the account (TS 32.299).
+        /// Balance of the account (TS 32.299).
         remaining_balance: optional Balance = REMAINING_BALANCE;
-        /// For people; often no UTF-8.
+        /// Text for people; often not UTF-8.
         error_message: optional &'a [u8] = ERROR_MESSAGE;
-        /// Who found the error, if not the origin.
+        /// Host that reports the error, if it is not Origin-Host.
         error_reporting_host: optional &'a str = ERROR_REPORTING_HOST;
-        /// What was wrong with the request.
+        /// Invalid or missing AVPs of the request.
         failed_avp: many FailedAvp<'a> = FAILED_AVP;
     } known &[ROUTING, &[dictionary::USER_NAME, dictionary::ACCT_MULTI_SESSION_ID, dictionary::LOW_BALANCE_INDICATION,
         dictionary::REFUND_INFORMATION, dictionary::SERVICE_INFORMATION]];
@@ -140,62 +140,62 @@ grammar! {
     Service<'a> {
         /// Units granted.
         granted_service_unit: optional ServiceUnits = GRANTED_SERVICE_UNIT;
-        /// Units wanted; without it, what is used is debited and nothing is granted.
+        /// Units requested. Absent: used units are debited and none are granted.
         requested_service_unit: optional ServiceUnits = REQUESTED_SERVICE_UNIT;
         /// Units used.
         used_service_unit: many ServiceUnits = USED_SERVICE_UNIT;
-        /// Which services.
+        /// The services.
         service_identifier: many u32 = SERVICE_IDENTIFIER;
-        /// Which group of services.
+        /// The rating group.
         rating_group: optional u32 = RATING_GROUP;
-        /// Seconds that the grant is good for.
+        /// Validity of the grant in seconds.
         validity_time: optional u32 = VALIDITY_TIME;
-        /// What became of this service; absent: as the answer's own.
+        /// Result for this service; absent: that of the answer.
         result_code: optional ResultCode = RESULT_CODE;
-        /// The grant is the last one.
+        /// No more units will be granted after these.
         final_unit_indication: optional FinalUnitIndication<'a> = FINAL_UNIT_INDICATION;
-        /// For which side of a change of tariff.
+        /// Before or after a tariff change.
         tariff_change_usage: optional TariffChangeUsage = TARIFF_CHANGE_USAGE;
-        /// Why it is reported now (TS 32.299).
+        /// Reason for the report (TS 32.299).
         reporting_reason: optional ReportingReason = REPORTING_REASON;
     } known &[HINTS];
 
-    /// Granted-, Requested- and Used-Service-Unit (RFC 8506, 8.17 to 8.19). Nothing set: in a request, whatever the server
-    /// thinks fit; in a grant, units of a kind that nobody here knows.
+    /// Granted-, Requested- and Used-Service-Unit (RFC 8506, 8.17 to 8.19). Without any AVP: in a request, the
+    /// server decides; in a grant, units of an unknown kind.
     ServiceUnits {
         /// When the tariff changes.
         tariff_time_change: optional Time = TARIFF_TIME_CHANGE;
-        /// On which side of the change they were used.
+        /// Used before or after the change.
         tariff_change_usage: optional TariffChangeUsage = TARIFF_CHANGE_USAGE;
         /// Seconds.
         time: optional u32 = CC_TIME;
         /// Money.
         money: optional Money = CC_MONEY;
-        /// Octets both ways.
+        /// Octets in both directions.
         total_octets: optional u64 = CC_TOTAL_OCTETS;
         /// Octets from the user.
         input_octets: optional u64 = CC_INPUT_OCTETS;
         /// Octets to the user.
         output_octets: optional u64 = CC_OUTPUT_OCTETS;
-        /// What the service counts: messages.
+        /// Service-specific units: messages.
         service_specific: optional u64 = CC_SERVICE_SPECIFIC_UNITS;
-        /// Why they are reported now (TS 32.299).
+        /// Reason for the report (TS 32.299).
         reporting_reason: optional ReportingReason = REPORTING_REASON;
     } known &[];
 
     /// CC-Money (RFC 8506, 8.22).
     Money {
-        /// How much.
+        /// Amount.
         unit_value: one UnitValue = UNIT_VALUE;
-        /// ISO 4217; absent: as the server is set up.
+        /// ISO 4217; absent: the default of the server.
         currency_code: optional u32 = CURRENCY_CODE;
     } known &[];
 
     /// Remaining-Balance (TS 32.299).
     Balance {
-        /// How much.
+        /// Amount.
         unit_value: one UnitValue = UNIT_VALUE;
-        /// ISO 4217. The document wants it; not every server sends it.
+        /// ISO 4217. Required by the document, but not all servers send it.
         currency_code: optional u32 = CURRENCY_CODE;
     } known &[];
 
@@ -209,39 +209,39 @@ grammar! {
 
     /// Cost-Information (RFC 8506, 8.7).
     CostInformation<'a> {
-        /// How much.
+        /// Amount.
         unit_value: one UnitValue = UNIT_VALUE;
-        /// ISO 4217. The RFC wants it; 0 is nobody's.
+        /// ISO 4217; 0 is no currency.
         currency_code: optional u32 = CURRENCY_CODE;
-        /// For what: "message".
+        /// The unit that the cost applies to, such as "message".
         cost_unit: optional &'a str = COST_UNIT;
     } known &[];
 
     /// Final-Unit-Indication (RFC 8506, 8.34).
     FinalUnitIndication<'a> {
-        /// What to do when the last units are used; not there or not known: TERMINATE.
+        /// Action once the units are used; absent or unknown: TERMINATE.
         action: optional FinalUnitAction = FINAL_UNIT_ACTION;
         /// Filters, with RESTRICT_ACCESS.
         restriction_filter_rule: many &'a [u8] = RESTRICTION_FILTER_RULE;
         /// Filters by name, with RESTRICT_ACCESS.
         filter_id: many &'a str = FILTER_ID;
-        /// Where to, with REDIRECT.
+        /// Target of REDIRECT.
         redirect_server: optional RedirectServer<'a> = REDIRECT_SERVER;
     } known &[];
 
     /// Redirect-Server (RFC 8506, 8.37).
     RedirectServer<'a> {
-        /// What kind of address.
+        /// Type of the address.
         address_type: one RedirectAddressType = REDIRECT_ADDRESS_TYPE;
-        /// Where.
+        /// The address.
         address: one &'a str = REDIRECT_SERVER_ADDRESS;
     } known &[];
 
     /// Subscription-Id (RFC 8506, 8.46).
     SubscriptionId<'a> {
-        /// What kind of identity.
+        /// Type of the identity.
         kind: one SubscriptionIdType = SUBSCRIPTION_ID_TYPE;
-        /// Which.
+        /// The identity.
         data: one &'a str = SUBSCRIPTION_ID_DATA;
     } known &[];
 }

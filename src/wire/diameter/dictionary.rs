@@ -1,18 +1,21 @@
-//! Names of RFC 6733, RFC 8506 and of 3GPP TS 32.299 as far as charging uses them: each AVP under the name its
-//! document gives it, with its code, its data format and whether a sender sets its M flag.
+//! AVP dictionary of RFC 6733, RFC 8506, 3GPP TS 32.299 and OMA: code, name, data format, and whether a sender sets the M
+//! flag.
+//!
+//! It covers all AVPs of credit control that servers send or document, whether this program uses them or not: faults and
+//! logs name them, and a Failed-AVP needs the minimum length of their format.
 
 use std::fmt;
 
-/// Vendor-Id of 3GPP; the OMA's AVPs for instant messages stand in its space as well.
+/// Vendor-Id of 3GPP. The AVPs of OMA for instant messages use it as well.
 pub const VENDOR_3GPP: u32 = 10_415;
 
-/// The Diameter base protocol's Application-Id: peers among themselves.
+/// Application-Id of the Diameter base protocol.
 pub const APPLICATION_BASE: u32 = 0;
 
 /// Application-Id of Diameter Credit-Control (RFC 8506).
 pub const APPLICATION_CREDIT_CONTROL: u32 = 4;
 
-/// Application-Id by which a relay says that it takes everything (RFC 6733, 2.4).
+/// Application-Id of relays, which accept all applications (RFC 6733, 2.4).
 pub const APPLICATION_RELAY: u32 = 0xffff_ffff;
 
 /// A command code.
@@ -37,11 +40,11 @@ impl Command {
 /// Data formats (RFC 6733, 4.2 and 4.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
-    /// Any octets.
+    /// Octets.
     OctetString,
     /// Text.
     Utf8String,
-    /// A host's or realm's name.
+    /// Name of a host or realm.
     DiameterIdentity,
     /// 32 bits, signed.
     Integer32,
@@ -51,18 +54,18 @@ pub enum Format {
     Unsigned32,
     /// 64 bits.
     Unsigned64,
-    /// 32 bits, a word of a list.
+    /// 32 bits, signed: a named value.
     Enumerated,
     /// Seconds since 1900.
     Time,
-    /// An address with its family before it.
+    /// Address family and address.
     Address,
     /// AVPs.
     Grouped,
 }
 
 impl Format {
-    /// Octets of data at least.
+    /// Minimum length of the data, in octets.
     pub const fn minimum(self) -> usize {
         match self {
             Format::OctetString | Format::Utf8String | Format::DiameterIdentity | Format::Grouped => 0,
@@ -73,23 +76,23 @@ impl Format {
     }
 }
 
-/// An AVP as the documents define it.
+/// Definition of an AVP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Avp {
     /// AVP Code.
     pub code: u32,
-    /// Vendor-Id; 0: the IETF's own, written without the field.
+    /// Vendor-Id; 0: IETF, encoded without the field.
     pub vendor: u32,
     /// Whether a sender sets the M flag.
     pub mandatory: bool,
-    /// What its data are.
+    /// Data format.
     pub format: Format,
-    /// Its name in the documents.
+    /// Name in its document.
     pub name: &'static str,
 }
 
 impl Avp {
-    /// The same with the M flag clear, for a receiver that may not know it.
+    /// Returns the AVP with the M flag clear, for receivers that may not know it.
     pub const fn optional(self) -> Avp {
         Avp { mandatory: false, ..self }
     }
@@ -101,12 +104,12 @@ impl fmt::Display for Avp {
     }
 }
 
-/// What a document calls the AVP of this code and vendor.
+/// Returns the name of the AVP with this code and vendor; `None`: unknown.
 pub fn name(code: u32, vendor: u32) -> Option<&'static str> {
     ALL.iter().find(|avp| avp.code == code && avp.vendor == vendor).map(|avp| avp.name)
 }
 
-/// One constant a row: code, name in the documents, format, and whether the M flag is set by default.
+/// Declares constants: code, name, format, and whether the M flag is set.
 macro_rules! dictionary {
     ($($vendor:literal { $($constant:ident = $code:literal $name:literal $format:ident $flag:ident;)* })*) => {
         $($(
@@ -119,7 +122,7 @@ macro_rules! dictionary {
                 name: $name,
             };
         )*)*
-        /// Every AVP of this dictionary.
+        /// All AVPs of the dictionary.
         pub const ALL: &[Avp] = &[$($($constant,)*)*];
     };
     (must) => { true };

@@ -1,48 +1,48 @@
-//! What is wrong with a message, in the words of its answer: a Result-Code, and the AVP that goes into Failed-AVP.
+//! Faults of a message as its answer reports them: Result-Code and Failed-AVP.
 
 use super::avp::RawAvp;
 use super::dictionary::{ALL, Avp, name};
 use crate::wire::diameter::codes::ResultCode;
 use std::fmt;
 
-/// The AVP that a fault is about.
+/// The AVP that a fault concerns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Failed<'a> {
-    /// It came, and is wrong. Where its length is the fault, it stands here without data.
+    /// An invalid AVP; without data if its length is invalid.
     Offending(RawAvp<'a>),
-    /// It did not come.
+    /// A required AVP that is missing.
     Missing(Avp),
 }
 
-/// Why a message cannot be taken.
+/// Why a message cannot be decoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fault<'a> {
-    /// What its answer says.
+    /// Result-Code of the answer.
     pub result: ResultCode,
-    /// Which AVP is at fault.
+    /// Failed-AVP of the answer.
     pub failed: Option<Failed<'a>>,
 }
 
 impl<'a> Fault<'a> {
-    /// A fault of the whole message.
+    /// Creates a fault of the whole message.
     pub fn new(result: ResultCode) -> Fault<'a> {
         Fault { result, failed: None }
     }
 
-    /// This AVP is wrong.
+    /// Creates a fault of an invalid AVP.
     pub fn offending(result: ResultCode, avp: RawAvp<'a>) -> Fault<'a> {
         Fault { result, failed: Some(Failed::Offending(avp)) }
     }
 
-    /// This AVP is not there, and has to be.
+    /// Creates a fault of a missing AVP.
     pub fn missing(avp: Avp) -> Fault<'a> {
         Fault { result: ResultCode::MISSING_AVP, failed: Some(Failed::Missing(avp)) }
     }
 }
 
 impl Failed<'_> {
-    /// Octets of data that stand for those which are missing or could not be read (RFC 6733, 7.1.5): as few as the
-    /// format allows.
+    /// Number of zero octets in Failed-AVP in place of missing or unreadable data: the minimum of the format (RFC 6733,
+    /// 7.1.5).
     pub(super) fn least_data(&self) -> usize {
         let format = match self {
             Failed::Missing(avp) => Some(avp.format),

@@ -1,16 +1,16 @@
-//! How messages and groups are made of AVPs, as tables: each row is a field, how often its AVP may occur, its type and
-//! the AVP. The table is the struct, its reader and its writer at once, so that these cannot differ.
+//! Grammars of messages and groups as tables: each row has a field, how often its AVP may occur, its type and the AVP.
+//! Struct, decoder and encoder are generated from the table.
 //!
-//! | word | occurs | RFC 6733, 3.2 |
+//! | keyword | occurs | RFC 6733, 3.2 |
 //! |---|---|---|
 //! | `one` | exactly once | `{ }` |
 //! | `optional` | at most once | `[ ]` |
 //! | `many` | up to [`MANY_MAX`] times | `*[ ]` |
 //! | `some` | the same, but at least once | `1*{ }` |
 //!
-//! What is not in the table: an AVP without the M flag is passed over; one with it refuses a request (AVP_UNSUPPORTED)
-//! and is reported with an answer; those in the list behind `known` are understood to be of no use here. Groups are
-//! read by the type of their row: input cannot make the reader go deeper than the types do.
+//! AVPs that are not in the table: without the M flag they are ignored; with it, a request is refused (AVP_UNSUPPORTED)
+//! and an answer reports them. The AVPs listed after `known` are understood and not used. Groups are decoded by the type
+//! of their row, so nesting in the input cannot exceed that of the types.
 
 use super::avp::{Address, Avps, RawAvp, Time};
 use super::dictionary::Avp;
@@ -19,29 +19,29 @@ use super::write::Writer;
 use crate::wire::diameter::codes;
 use crate::wire::diameter::codes::ResultCode;
 
-/// How often an AVP that may be repeated is taken, in one message or group.
+/// Maximum number of occurrences of a repeated AVP in one message or group.
 pub const MANY_MAX: usize = 64;
 
-/// What a reader carries along.
+/// State of a decoder.
 pub(super) struct Reading {
     /// Whether an unknown AVP with the M flag is a fault.
     strict: bool,
-    /// The first that was none.
+    /// Code and vendor of the first unknown AVP with the M flag.
     pub(super) unsupported: Option<(u32, u32)>,
 }
 
 impl Reading {
-    /// Of a request: it can be refused.
+    /// Of a request, which can be refused.
     pub(super) fn request() -> Reading {
         Reading { strict: true, unsupported: None }
     }
 
-    /// Of an answer: whoever asked decides.
+    /// Of an answer, which reports unknown AVPs.
     pub(super) fn answer() -> Reading {
         Reading { strict: false, unsupported: None }
     }
 
-    /// An AVP that has no row.
+    /// Handles an AVP without a row.
     pub(super) fn other<'a>(&mut self, avp: RawAvp<'a>, known: &[&[Avp]]) -> Result<(), Fault<'a>> {
         if !avp.is_mandatory() || known.iter().copied().flatten().any(|known| avp.is(*known)) {
             return Ok(());
@@ -53,7 +53,7 @@ impl Reading {
         Ok(())
     }
 
-    /// Fills the place of an AVP that occurs once.
+    /// Stores an AVP that may occur once.
     pub(super) fn put<'a, T: Value<'a>>(&mut self, place: &mut Option<T>, avp: RawAvp<'a>) -> Result<(), Fault<'a>> {
         if place.is_some() {
             return Err(avp.invalid(ResultCode::AVP_OCCURS_TOO_MANY_TIMES));
@@ -62,7 +62,7 @@ impl Reading {
         Ok(())
     }
 
-    /// Adds one of an AVP that may be repeated.
+    /// Adds an AVP that may be repeated.
     pub(super) fn add<'a, T: Value<'a>>(&mut self, places: &mut Vec<T>, avp: RawAvp<'a>) -> Result<(), Fault<'a>> {
         if places.len() >= MANY_MAX {
             return Err(avp.invalid(ResultCode::AVP_OCCURS_TOO_MANY_TIMES));
@@ -72,13 +72,13 @@ impl Reading {
     }
 }
 
-/// What a row can hold.
+/// A type of a row.
 pub(super) trait Value<'a>: Sized {
     fn read(avp: RawAvp<'a>, reading: &mut Reading) -> Result<Self, Fault<'a>>;
     fn write(&self, avp: Avp, out: &mut Writer<'_>);
 }
 
-/// What a table describes.
+/// A struct generated from a table.
 pub(super) trait Body<'a>: Sized {
     fn read_avps(avps: Avps<'a>, reading: &mut Reading) -> Result<Self, Fault<'a>>;
     fn write_avps(&self, out: &mut Writer<'_>);
@@ -94,7 +94,7 @@ impl<'a, T: Body<'a>> Value<'a> for T {
     }
 }
 
-/// Values that RawAvp and Writer have a method for.
+/// Types with a method of RawAvp and Writer.
 macro_rules! values {
     ($($type:ty: $method:ident;)*) => {$(
         impl<'a> Value<'a> for $type {
@@ -119,7 +119,7 @@ values! {
     Address: address;
 }
 
-/// Any octets.
+/// OctetString.
 impl<'a> Value<'a> for &'a [u8] {
     fn read(avp: RawAvp<'a>, _: &mut Reading) -> Result<Self, Fault<'a>> {
         Ok(avp.data)
@@ -130,7 +130,7 @@ impl<'a> Value<'a> for &'a [u8] {
     }
 }
 
-/// Numbers with names.
+/// Types of `codes`.
 macro_rules! named {
     ($($type:ident: $method:ident;)*) => {$(
         impl<'a> Value<'a> for codes::$type {
@@ -164,10 +164,10 @@ named! {
     ReportingReason: i32;
 }
 
-/// The AVP in a Failed-AVP. It may well be malformed: as much is taken of it as can be read.
+/// Failed-AVP. The AVP in it may be malformed; as much as possible is decoded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FailedAvp<'a> {
-    /// The first one in it.
+    /// The first AVP in it.
     pub avp: Option<RawAvp<'a>>,
 }
 
@@ -188,7 +188,7 @@ impl<'a> Body<'a> for FailedAvp<'a> {
     }
 }
 
-/// Structs, readers and writers from tables. The order of the rows is the order on the wire.
+/// Generates structs, decoders and encoders. The order of the rows is the order on the wire.
 macro_rules! grammar {
     ($(
         $(#[$meta:meta])*

@@ -1,4 +1,4 @@
-//! The header of a message (RFC 6733, 3), and where a message ends in a stream.
+//! Message headers (RFC 6733, 3) and framing of a stream.
 //!
 //! ```text
 //!  0      1            4      5              8             12          16           20
@@ -9,39 +9,39 @@ use super::dictionary::Command;
 use crate::wire::diameter::codes::ResultCode;
 use std::fmt;
 
-/// Octets of a header.
+/// Length of a header in octets.
 pub const HEADER_LENGTH: usize = 20;
 
-/// Octets of a message at most, read or written. The field has room for 16 MB; no message of credit control comes near
-/// this.
+/// Maximum length of a message in octets, read or written. The length field allows 16 MB; credit control needs far less
+/// than this limit.
 pub const MAX_MESSAGE: usize = 65_536;
 
-/// The version there is.
+/// Protocol version.
 pub(super) const VERSION: u8 = 1;
 
-/// Hop-by-Hop Identifier: finds the request of an answer on one connection.
+/// Hop-by-Hop Identifier: matches an answer to its request on one connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct HopByHop(pub u32);
 
-/// End-to-End Identifier: with Origin-Host, finds a request that was sent twice. A resend keeps it.
+/// End-to-End Identifier: with Origin-Host, identifies copies of a request. Resends keep it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct EndToEnd(pub u32);
 
-/// Command Flags. Reserved bits are kept as they came, and mean nothing (RFC 6733, 3).
+/// Command Flags. Reserved bits are kept and ignored (RFC 6733, 3).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Flags(pub u8);
 
 impl Flags {
-    /// R: a request, not an answer.
+    /// R: request.
     pub const REQUEST: Flags = Flags(0x80);
-    /// P: may be relayed.
+    /// P: proxiable.
     pub const PROXIABLE: Flags = Flags(0x40);
-    /// E: an answer that tells of a protocol error.
+    /// E: protocol error.
     pub const ERROR: Flags = Flags(0x20);
-    /// T: perhaps sent before.
+    /// T: potentially retransmitted.
     pub const RETRANSMITTED: Flags = Flags(0x10);
 
-    /// Both sets together.
+    /// Returns the union.
     pub const fn with(self, more: Flags) -> Flags {
         Flags(self.0 | more.0)
     }
@@ -55,37 +55,36 @@ impl Flags {
 /// A message's header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Header {
-    /// Octets of the whole message: 20 to [`MAX_MESSAGE`], a multiple of 4.
+    /// Length of the message in octets: 20 to [`MAX_MESSAGE`], a multiple of 4.
     pub length: usize,
     /// R, P, E and T.
     pub flags: Flags,
-    /// What is asked or answered.
+    /// Command Code.
     pub command: Command,
-    /// In which application.
+    /// Application-Id.
     pub application: u32,
-    /// Changes with each hop and each resend.
+    /// Different in each copy and on each hop.
     pub hop_by_hop: HopByHop,
-    /// Stays the same for ever.
+    /// The same in all copies.
     pub end_to_end: EndToEnd,
 }
 
-/// Why a stream cannot be read on: where the next message begins is not known any more, so the connection has to be
-/// closed.
+/// A framing error. The start of the next message is unknown, so the connection must be closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FramingError {
     /// The first octet is not version 1.
-    #[error("Diameter version {0}, not 1: this is no Diameter, or the stream is out of step")]
+    #[error("Diameter version {0} instead of 1: the stream is not Diameter or out of sync")]
     Version(u8),
     /// A message shorter than its header, or not a multiple of 4 octets.
-    #[error("a message of {0} octets: not a multiple of 4 from 20 on")]
+    #[error("message length {0} is less than 20 or not a multiple of 4")]
     Length(usize),
     /// A message longer than [`MAX_MESSAGE`].
-    #[error("a message of {0} octets: more than the {MAX_MESSAGE} that are taken")]
+    #[error("message length {0} exceeds {MAX_MESSAGE}")]
     TooLong(usize),
 }
 
 impl FramingError {
-    /// What an answer before the close would say.
+    /// Returns the Result-Code of an answer before the connection is closed.
     pub fn result(self) -> ResultCode {
         match self {
             FramingError::Version(_) => ResultCode::UNSUPPORTED_VERSION,
@@ -94,18 +93,18 @@ impl FramingError {
     }
 }
 
-/// What stands at the front of the bytes of a stream.
+/// Result of [`frame`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Framed {
-    /// No whole message yet: at least so many octets more are needed.
+    /// Incomplete message: at least this many more octets are needed.
     Need(usize),
-    /// A message of so many octets.
+    /// A whole message of this length in octets.
     Message(usize),
-    /// No message ever.
+    /// Not a message.
     FramingError(FramingError),
 }
 
-/// Finds the end of the first message in a stream's bytes. Says what is wrong as soon as it can be seen.
+/// Finds the end of the first message in a stream. Errors are found before the message is complete.
 pub fn frame(bytes: &[u8]) -> Framed {
     let Some(version) = bytes.first() else { return Framed::Need(HEADER_LENGTH) };
     if *version != VERSION {
@@ -121,7 +120,7 @@ pub fn frame(bytes: &[u8]) -> Framed {
 }
 
 impl Header {
-    /// Reads the header at the front of the bytes. `None`: these are not the bytes of one whole message.
+    /// Parses the header. `None`: the bytes are not one whole message.
     pub(super) fn read(bytes: &[u8]) -> Option<Header> {
         if frame(bytes) != Framed::Message(bytes.len()) {
             return None;
@@ -136,23 +135,23 @@ impl Header {
         })
     }
 
-    /// A request, or else an answer.
+    /// Whether it is a request; otherwise it is an answer.
     pub fn is_request(&self) -> bool {
         self.flags.has(Flags::REQUEST)
     }
 
-    /// An answer that tells of a protocol error, and has little in it.
+    /// Whether the E flag is set: a protocol error, with few AVPs.
     pub fn is_error(&self) -> bool {
         self.flags.has(Flags::ERROR)
     }
 
-    /// A request that was perhaps sent before.
+    /// Whether the T flag is set.
     pub fn is_retransmitted(&self) -> bool {
         self.flags.has(Flags::RETRANSMITTED)
     }
 
-    /// Whether the flags go together: no request is an error, no answer is sent on suspicion. A request with bad flags
-    /// is answered by INVALID_HDR_BITS.
+    /// Whether the combination of flags is valid: requests have no E flag, answers no T flag. A request with invalid flags
+    /// is answered with INVALID_HDR_BITS.
     pub fn has_valid_flags(&self) -> bool {
         match self.is_request() {
             true => !self.is_error(),
@@ -168,9 +167,9 @@ impl fmt::Display for Header {
     }
 }
 
-/// Puts identifiers into a message that is written already, and sets these flags besides its own: a resend is the same
-/// message under another Hop-by-Hop Identifier.
-pub fn stamp(message: &mut [u8], flags: Flags, hop_by_hop: HopByHop, end_to_end: EndToEnd) {
+/// Sets the identifiers of an encoded message, and adds flags: a resend is the same message with another Hop-by-Hop
+/// Identifier.
+pub fn set_identifiers(message: &mut [u8], flags: Flags, hop_by_hop: HopByHop, end_to_end: EndToEnd) {
     if let Some(header) = message.first_chunk_mut::<HEADER_LENGTH>() {
         header[4] |= flags.0;
         header[12..16].copy_from_slice(&hop_by_hop.0.to_be_bytes());
@@ -178,7 +177,7 @@ pub fn stamp(message: &mut [u8], flags: Flags, hop_by_hop: HopByHop, end_to_end:
     }
 }
 
-/// 24 bits at this place.
+/// Reads 24 bits at this offset.
 pub(super) fn number24(bytes: &[u8], at: usize) -> Option<u32> {
     match bytes.get(at..at.checked_add(3)?)? {
         [a, b, c] => Some(u32::from_be_bytes([0, *a, *b, *c])),
@@ -186,7 +185,7 @@ pub(super) fn number24(bytes: &[u8], at: usize) -> Option<u32> {
     }
 }
 
-/// 32 bits at this place.
+/// Reads 32 bits at this offset.
 pub(super) fn number32(bytes: &[u8], at: usize) -> Option<u32> {
     let four = bytes.get(at..at.checked_add(4)?)?;
     four.try_into().ok().map(u32::from_be_bytes)

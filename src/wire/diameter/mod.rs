@@ -1,10 +1,9 @@
-//! Diameter: the base protocol (RFC 6733), Credit-Control (RFC 8506), and the AVPs of 3GPP and OMA that charging of
-//! messages needs. Bytes in, views out, and back.
+//! Diameter codec: the base protocol (RFC 6733), Credit-Control (RFC 8506), and the AVPs of 3GPP and OMA for charging of
+//! messages.
 //!
-//! A stream is cut into messages by [`frame`]; [`Message::parse`] is a view over one, and each kind of message has a
-//! struct with `decode` and `write`: [`CreditControlRequest`], [`CreditControlAnswer`], those of [`base`]. A message
-//! that is wrong gives a [`Fault`], which has all that its answer needs. [`Writer`] writes messages to the end of a
-//! buffer.
+//! [`frame`] splits a stream into messages and [`Message::parse`] is a view of one. Each command has a struct with
+//! `decode` and `write`: [`CreditControlRequest`], [`CreditControlAnswer`], those of [`base`]. A message that cannot be
+//! decoded gives a [`Fault`] with all that its answer needs. [`Writer`] appends messages to a buffer.
 
 pub mod avp;
 pub mod base;
@@ -31,72 +30,72 @@ use grammar::{Body, Reading};
 /// One whole message.
 #[derive(Clone, Copy, Debug)]
 pub struct Message<'a> {
-    /// Its header.
+    /// The header.
     pub header: Header,
-    /// Its AVPs, not looked at yet.
+    /// The AVPs, not parsed.
     body: &'a [u8],
 }
 
 impl<'a> Message<'a> {
-    /// Over the bytes of exactly one message, as [`frame`] has cut them. `None`: they are not.
+    /// Returns a view of the bytes of exactly one message, as [`frame`] delimits it. `None`: they are not one.
     pub fn parse(bytes: &'a [u8]) -> Option<Message<'a>> {
         Some(Message { header: Header::read(bytes)?, body: bytes.get(HEADER_LENGTH..)? })
     }
 
-    /// Its AVPs one after the other, as they come.
+    /// Iterates over the AVPs.
     pub fn avps(&self) -> Avps<'a> {
         Avps::new(self.body)
     }
 
-    /// The first AVP of this kind, as far as the message can be read.
+    /// Returns the first such AVP before any malformed one.
     pub fn find(&self, avp: Avp) -> Option<RawAvp<'a>> {
         self.avps().map_while(Result::ok).find(|found| found.is(avp))
     }
 }
 
-/// An answer that was read.
+/// A decoded answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Decoded<T> {
-    /// What it says.
+    /// Its AVPs.
     pub body: T,
-    /// Code and vendor of the first AVP with the M flag that nobody here knows. Whoever asked decides whether the rest
-    /// is worth anything.
+    /// Code and vendor of the first unknown AVP with the M flag. The sender of the request decides whether to use the
+    /// answer.
     pub unsupported: Option<(u32, u32)>,
 }
 
-/// What became of a request, of whichever list.
+/// Result of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// Result-Code.
     Result(ResultCode),
-    /// Experimental-Result of this vendor.
+    /// Experimental-Result: vendor and code.
     Experimental(u32, ResultCode),
 }
 
 impl Outcome {
-    /// The number. Classes (2xxx, 4xxx) mean the same in all lists.
+    /// Returns the code. Its class (2xxx, 4xxx) means the same for all vendors.
     pub fn code(self) -> ResultCode {
         match self {
             Outcome::Result(code) | Outcome::Experimental(_, code) => code,
         }
     }
 
-    fn of(result: Option<ResultCode>, experimental: Option<&ExperimentalResult>) -> Option<Outcome> {
+    fn new(result: Option<ResultCode>, experimental: Option<&ExperimentalResult>) -> Option<Outcome> {
         let experimental = || experimental.map(|result| Outcome::Experimental(result.vendor_id, result.code));
         result.map(Outcome::Result).or_else(experimental)
     }
 }
 
-/// `decode` and `write` of requests: who asks can be told what is wrong.
+/// `decode` and `write` of requests. Unknown AVPs with the M flag are faults.
 macro_rules! requests {
     ($($module:ident::$name:ident;)*) => {$(
         impl<'a> $module::$name<'a> {
-            /// Reads a request of this command.
+            /// Decodes a request of this command.
             pub fn decode(message: &Message<'a>) -> Result<Self, Fault<'a>> {
                 Self::read_avps(message.avps(), &mut Reading::request())
             }
 
-            /// Writes its AVPs. More may be written behind them.
+            /// Writes the AVPs. Others may follow.
             pub fn write(&self, out: &mut Writer<'_>) {
                 self.write_avps(out);
             }
@@ -104,11 +103,11 @@ macro_rules! requests {
     )*};
 }
 
-/// The same of answers.
+/// `decode` and `write` of answers.
 macro_rules! answers {
     ($($module:ident::$name:ident $check:expr;)*) => {$(
         impl<'a> $module::$name<'a> {
-            /// Reads an answer of this command. A fault here is the answer's, and nobody is told of it.
+            /// Decodes an answer of this command. Its faults are not reported to the peer.
             pub fn decode(message: &Message<'a>) -> Result<Decoded<Self>, Fault<'a>> {
                 let mut reading = Reading::answer();
                 let body = Self::read_avps(message.avps(), &mut reading)?;
@@ -119,7 +118,7 @@ macro_rules! answers {
                 }
             }
 
-            /// Writes its AVPs. More may be written behind them.
+            /// Writes the AVPs. Others may follow.
             pub fn write(&self, out: &mut Writer<'_>) {
                 self.write_avps(out);
             }
@@ -148,16 +147,16 @@ answers! {
 }
 
 impl base::Answer<'_> {
-    /// What became of the request; always there in an answer that was read.
+    /// Returns the result; always present in a decoded answer.
     pub fn outcome(&self) -> Option<Outcome> {
-        Outcome::of(self.result_code, self.experimental_result.as_ref())
+        Outcome::new(self.result_code, self.experimental_result.as_ref())
     }
 }
 
 impl CreditControlAnswer<'_> {
-    /// What became of the request; always there in an answer that was read.
+    /// Returns the result; always present in a decoded answer.
     pub fn outcome(&self) -> Option<Outcome> {
-        Outcome::of(self.result_code, self.experimental_result.as_ref())
+        Outcome::new(self.result_code, self.experimental_result.as_ref())
     }
 }
 

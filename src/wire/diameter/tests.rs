@@ -1,4 +1,4 @@
-//! Messages by hand, messages gone wrong, and messages made up.
+//! Handwritten, invalid and random messages.
 
 use super::base::{
     AbortSessionRequest, Answer, CapabilitiesExchangeAnswer, CapabilitiesExchangeRequest, DeviceWatchdogRequest,
@@ -15,7 +15,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 const HBH: HopByHop = HopByHop(0x0102_0304);
 const E2E: EndToEnd = EndToEnd(0xa1a2_a3a4);
 
-/// A CCR of this content.
+/// A CCR with these AVPs.
 fn request(fill: impl FnOnce(&mut Writer<'_>)) -> Vec<u8> {
     let mut bytes = Vec::new();
     let flags = Flags::PROXIABLE;
@@ -26,7 +26,7 @@ fn request(fill: impl FnOnce(&mut Writer<'_>)) -> Vec<u8> {
     bytes
 }
 
-/// A CCA of this content.
+/// A CCA with these AVPs.
 fn answer(fill: impl FnOnce(&mut Writer<'_>)) -> Vec<u8> {
     let asked = request(|_| {});
     let mut bytes = Vec::new();
@@ -40,8 +40,8 @@ fn message(bytes: &[u8]) -> Message<'_> {
     Message::parse(bytes).expect("one whole message")
 }
 
-/// A CCR with everything that has to be there.
-fn least() -> CreditControlRequest<'static> {
+/// A CCR with the required fields.
+fn minimal() -> CreditControlRequest<'static> {
     CreditControlRequest {
         session_id: "a;1;2",
         origin_host: "a.example",
@@ -97,7 +97,7 @@ fn full() -> CreditControlRequest<'static> {
         used_service_unit: vec![units],
         multiple_services_indicator: Some(MultipleServices::MULTIPLE_SERVICES_SUPPORTED),
         services: vec![service, Service::default()],
-        ..least()
+        ..minimal()
     }
 }
 
@@ -153,7 +153,7 @@ fn full_answer() -> CreditControlAnswer<'static> {
     }
 }
 
-/// One valid message of each kind that is read.
+/// A valid message of each command.
 fn samples() -> Vec<Vec<u8>> {
     let mut samples = vec![request(|out| full().write(out)), answer(|out| full_answer().write(out))];
     let cer = cer();
@@ -214,7 +214,7 @@ fn cer() -> CapabilitiesExchangeRequest<'static> {
     }
 }
 
-/// Reads bytes as everything there is, and follows every group as if it were one, one level deep.
+/// Decodes bytes as every command, and each AVP as a group.
 fn read_as_everything(bytes: &[u8]) {
     let _ = frame(bytes);
     let Some(message) = Message::parse(bytes) else { return };
@@ -234,12 +234,12 @@ fn read_as_everything(bytes: &[u8]) {
         let _ = (avp.u32(), avp.u64(), avp.i32(), avp.i64(), avp.text().is_ok(), avp.time(), avp.address());
         assert!(avp.group().count() <= avp::AVPS_MAX + 1);
     }
-    // Whatever is wrong can be answered, and the answer be read.
+    // Each fault has an answer that can be decoded.
     for fault in faults.into_iter().flatten() {
         let mut out = Vec::new();
         let session = message.find(dictionary::SESSION_ID).and_then(|avp| avp.text().ok());
         if refuse(&mut out, &message.header, session, ("h", "r"), &fault).is_ok() {
-            let answer = Answer::decode(&self::message(&out)).expect("a readable refusal").body;
+            let answer = Answer::decode(&self::message(&out)).expect("a valid answer").body;
             assert_eq!(answer.outcome(), Some(Outcome::Result(fault.result)));
             assert!(!fault.to_string().is_empty());
         }
@@ -247,7 +247,7 @@ fn read_as_everything(bytes: &[u8]) {
 }
 
 #[test]
-fn the_bytes_of_a_request_are_those_of_the_rfc() {
+fn request_is_encoded_as_the_rfc_says() {
     let bytes = request(|out| {
         out.text(dictionary::SESSION_ID, "a;1;2");
         out.i32(dictionary::CC_REQUEST_TYPE, 1);
@@ -276,7 +276,7 @@ fn the_bytes_of_a_request_are_those_of_the_rfc() {
 }
 
 #[test]
-fn a_hand_made_answer_shows_what_it_grants() {
+fn handwritten_answer_is_decoded() {
     #[rustfmt::skip]
     let bytes: &[u8] = &[
         1, 0, 0, 132, 0x40, 0, 1, 0x10, 0, 0, 0, 4, 1, 2, 3, 4, 0xa1, 0xa2, 0xa3, 0xa4,
@@ -284,7 +284,7 @@ fn a_hand_made_answer_shows_what_it_grants() {
         0, 0, 1, 12, 0x40, 0, 0, 12, 0, 0, 7, 0xd1,
         0, 0, 1, 8, 0x40, 0, 0, 11, b'o', b'c', b's', 0,
         0, 0, 1, 40, 0x40, 0, 0, 9, b'r', 0, 0, 0,
-        // An AVP that nobody knows, without M.
+        // An unknown AVP without M.
         0xff, 0, 0, 1, 0, 0, 0, 8,
         // Multiple-Services-Credit-Control, 456: Granted-Service-Unit, 431, then Result-Code.
         0, 0, 1, 0xc8, 0x40, 0, 0, 44,
@@ -306,7 +306,7 @@ fn a_hand_made_answer_shows_what_it_grants() {
 }
 
 #[test]
-fn what_is_written_is_read_again() {
+fn encoded_messages_are_decoded() {
     let bytes = request(|out| full().write(out));
     assert_eq!(CreditControlRequest::decode(&message(&bytes)), Ok(full()));
     let bytes = answer(|out| full_answer().write(out));
@@ -319,7 +319,7 @@ fn what_is_written_is_read_again() {
 }
 
 #[test]
-fn an_answer_mirrors_its_request() {
+fn answer_has_the_identifiers_of_its_request() {
     let asked = request(|_| {});
     let mut out = b"before".to_vec();
     let length = Writer::answer(&mut out, &message(&asked).header).finish().expect("short");
@@ -331,7 +331,7 @@ fn an_answer_mirrors_its_request() {
 }
 
 #[test]
-fn what_is_too_long_or_unfinished_leaves_nothing() {
+fn message_that_is_too_long_or_unfinished_is_removed() {
     let mut out = b"before".to_vec();
     let asked = request(|_| {});
     let header = message(&asked).header;
@@ -353,7 +353,7 @@ fn what_is_too_long_or_unfinished_leaves_nothing() {
 }
 
 #[test]
-fn a_stream_is_cut_where_messages_end() {
+fn stream_is_split_into_messages() {
     let header = |version: u8, length: u32| {
         let mut bytes = [0; 20];
         bytes[..4].copy_from_slice(&length.to_be_bytes());
@@ -383,7 +383,7 @@ fn a_stream_is_cut_where_messages_end() {
     for (bytes, wanted) in cases {
         assert_eq!(frame(bytes), *wanted, "{bytes:?}");
     }
-    let mut two = request(|out| least().write(out));
+    let mut two = request(|out| minimal().write(out));
     let first = two.len();
     two.extend(request(|_| {}));
     assert_eq!(frame(&two), Framed::Message(first));
@@ -393,7 +393,7 @@ fn a_stream_is_cut_where_messages_end() {
 }
 
 #[test]
-fn flags_that_contradict_each_other_are_seen() {
+fn invalid_flags_are_detected() {
     for (flags, valid) in
         [(0x80, true), (0xc0, true), (0xd0, true), (0x8f, true), (0xa0, false), (0, true), (0x20, true), (0x10, false)]
     {
@@ -403,12 +403,12 @@ fn flags_that_contradict_each_other_are_seen() {
     }
 }
 
-/// A refusal: its result, and code and data of the AVP in its Failed-AVP.
+/// Result-Code, and code and data of the AVP in Failed-AVP.
 type Refusal = (ResultCode, u32, Vec<u8>);
 
-/// A message whose last AVP has these octets.
+/// A message that ends with these octets.
 fn ending(octets: &[u8]) -> Vec<u8> {
-    let mut bytes = request(|out| least().write(out));
+    let mut bytes = request(|out| minimal().write(out));
     bytes.extend_from_slice(octets);
     let length = bytes.len() as u32;
     bytes[..4].copy_from_slice(&length.to_be_bytes());
@@ -416,7 +416,7 @@ fn ending(octets: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// What a CCR with this last AVP is refused with, and the AVP that its Failed-AVP has.
+/// The refusal of a CCR that ends with these octets; `None`: it is accepted.
 fn refusal(octets: &[u8]) -> Option<Refusal> {
     let bytes = ending(octets);
     let message = message(&bytes);
@@ -432,7 +432,7 @@ fn refusal(octets: &[u8]) -> Option<Refusal> {
 }
 
 #[test]
-fn every_bad_length_is_refused_with_the_avp() {
+fn invalid_lengths_are_refused_with_the_avp() {
     let wrong = ResultCode::INVALID_AVP_LENGTH;
     let zeros = |octets: usize| vec![0; octets];
     #[rustfmt::skip]
@@ -461,7 +461,7 @@ fn every_bad_length_is_refused_with_the_avp() {
 }
 
 #[test]
-fn every_breach_of_the_grammar_is_refused_with_the_avp() {
+fn violations_of_the_grammar_are_refused_with_the_avp() {
     let unknown = [0, 1, 0, 0, 0x40, 0, 0, 8];
     assert_eq!(refusal(&unknown), Some((ResultCode::AVP_UNSUPPORTED, 65_536, vec![])));
     assert_eq!(refusal(&[0, 1, 0, 0, 0, 0, 0, 8]), None, "unknown without M");
@@ -485,8 +485,8 @@ fn every_breach_of_the_grammar_is_refused_with_the_avp() {
 }
 
 #[test]
-fn every_required_avp_is_missed_by_name() {
-    let whole = request(|out| least().write(out));
+fn missing_required_avp_is_named() {
+    let whole = request(|out| minimal().write(out));
     let codes: Vec<u32> = message(&whole).avps().map_while(Result::ok).map(|avp| avp.code).collect();
     assert_eq!(codes.len(), 8);
     for left_out in codes {
@@ -508,7 +508,7 @@ fn every_required_avp_is_missed_by_name() {
 }
 
 #[test]
-fn an_answer_tells_of_what_is_not_supported_and_is_read_all_the_same() {
+fn answer_with_an_unknown_mandatory_avp_is_decoded() {
     let bytes = answer(|out| {
         full_answer().write(out);
         out.octets(Avp { code: 9999, vendor: 77, mandatory: true, ..dictionary::CLASS }, b"?");
@@ -518,7 +518,7 @@ fn an_answer_tells_of_what_is_not_supported_and_is_read_all_the_same() {
 }
 
 #[test]
-fn an_answer_needs_a_result_and_a_session() {
+fn answer_requires_a_result_and_a_session() {
     let without = |change: fn(&mut CreditControlAnswer<'_>)| {
         let mut body = full_answer();
         change(&mut body);
@@ -537,7 +537,7 @@ fn an_answer_needs_a_result_and_a_session() {
 }
 
 #[test]
-fn times_before_and_after_2036() {
+fn times_before_and_after_2036_are_encoded() {
     for (unix, ntp) in
         [(0, 2_208_988_800_u32), (1_795_000_000, 4_003_988_800), (2_085_978_496, 0), (2_085_978_495, u32::MAX)]
     {
@@ -546,7 +546,7 @@ fn times_before_and_after_2036() {
 }
 
 #[test]
-fn addresses_have_the_length_of_their_family() {
+fn length_of_an_address_depends_on_its_family() {
     let read = |data: &[u8]| {
         let bytes = request(|out| out.octets(dictionary::HOST_IP_ADDRESS, data));
         let avp = message(&bytes).find(dictionary::HOST_IP_ADDRESS).expect("written");
@@ -559,7 +559,7 @@ fn addresses_have_the_length_of_their_family() {
     }
 }
 
-/// A message that is nothing but groups within groups, as deep as its length allows.
+/// A message of nested groups, as deep as its length allows.
 fn nested(avp: Avp) -> Vec<u8> {
     let mut groups = Vec::with_capacity(MAX_MESSAGE);
     for room in (8..=MAX_MESSAGE - 20).rev().step_by(8) {
@@ -575,7 +575,7 @@ fn nested(avp: Avp) -> Vec<u8> {
 }
 
 #[test]
-fn groups_in_groups_do_not_exhaust_the_stack() {
+fn nested_groups_do_not_exhaust_the_stack() {
     for avp in [
         dictionary::MULTIPLE_SERVICES_CREDIT_CONTROL,
         dictionary::FAILED_AVP,
@@ -588,15 +588,15 @@ fn groups_in_groups_do_not_exhaust_the_stack() {
 }
 
 #[test]
-fn cut_or_bent_messages_do_no_harm() {
+fn truncated_or_changed_messages_do_not_panic() {
     // Miri is a thousand times slower: some of each.
     let every = if cfg!(miri) { 101 } else { 1 };
     for sample in samples() {
         read_as_everything(&sample);
         for length in (0..sample.len()).step_by(every) {
             let mut cut = sample[..length].to_vec();
-            assert!(!matches!(frame(&cut), Framed::Message(_)), "a message that is not whole");
-            // The same, with a header that says so.
+            assert!(!matches!(frame(&cut), Framed::Message(_)), "an incomplete message");
+            // The same, with the length in the header.
             cut.truncate(length / 4 * 4);
             if let [_, a, b, c, ..] = cut.as_mut_slice() {
                 [*a, *b, *c] = [0, ((length / 4 * 4) >> 8) as u8, (length / 4 * 4) as u8];
@@ -612,10 +612,10 @@ fn cut_or_bent_messages_do_no_harm() {
 }
 
 #[test]
-fn every_avp_is_once_in_the_dictionary() {
+fn dictionary_has_each_avp_once() {
     let mut seen = std::collections::BTreeSet::new();
     for avp in dictionary::ALL {
-        assert!(seen.insert((avp.vendor, avp.code)), "{avp} stands there twice");
+        assert!(seen.insert((avp.vendor, avp.code)), "{avp} is there twice");
         assert_eq!(dictionary::name(avp.code, avp.vendor), Some(avp.name));
     }
     assert_eq!(ResultCode(4012).to_string(), "CREDIT_LIMIT_REACHED (4012)");
@@ -667,7 +667,7 @@ fn service() -> impl Strategy<Value = Service<'static>> {
 
 proptest! {
     #[test]
-    fn any_bytes_are_read_without_harm(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
+    fn random_bytes_do_not_panic(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
         read_as_everything(&bytes);
         let mut framed = bytes;
         framed.resize(framed.len().max(20).next_multiple_of(4), 0);
@@ -678,14 +678,14 @@ proptest! {
     }
 
     #[test]
-    fn any_bytes_behind_a_good_request_are_read_without_harm(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+    fn random_bytes_after_a_valid_request_do_not_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
         let mut bytes = bytes;
         bytes.resize(bytes.len().next_multiple_of(4), 0);
         read_as_everything(&ending(&bytes));
     }
 
     #[test]
-    fn any_request_is_read_as_it_was_written(
+    fn random_requests_survive_encoding(
         session_id in ".{0,40}", host in "[a-z.]{1,20}", numbers in any::<(u32, i32, u64)>(), user in ".{0,20}",
         services in proptest::collection::vec(service(), 0..4), wanted in proptest::option::of(units()),
     ) {
@@ -698,14 +698,14 @@ proptest! {
             cc_sub_session_id: Some(numbers.2),
             services,
             requested_service_unit: wanted,
-            ..least()
+            ..minimal()
         };
         let bytes = request(|out| written.write(out));
         prop_assert_eq!(CreditControlRequest::decode(&message(&bytes)), Ok(written));
     }
 
     #[test]
-    fn any_answer_is_read_as_it_was_written(
+    fn random_answers_survive_encoding(
         result in any::<u32>(), number in any::<Option<u32>>(), text in any::<Vec<u8>>(),
         services in proptest::collection::vec(service(), 0..4), granted in proptest::option::of(units()),
     ) {
@@ -724,16 +724,16 @@ proptest! {
 }
 
 #[test]
-fn a_message_that_is_written_can_be_sent_under_other_identifiers() {
-    let mut bytes = request(|out| least().write(out));
+fn identifiers_of_an_encoded_message_can_be_changed() {
+    let mut bytes = request(|out| minimal().write(out));
     let before = message(&bytes).header;
-    header::stamp(&mut bytes, Flags::RETRANSMITTED, HopByHop(1), EndToEnd(2));
+    header::set_identifiers(&mut bytes, Flags::RETRANSMITTED, HopByHop(1), EndToEnd(2));
     let flags = before.flags.with(Flags::RETRANSMITTED);
     let after = Header { flags, hop_by_hop: HopByHop(1), end_to_end: EndToEnd(2), ..before };
     assert_eq!(message(&bytes).header, after);
     for length in 0..HEADER_LENGTH {
         let mut short = vec![7; length];
-        header::stamp(&mut short, Flags::RETRANSMITTED, HopByHop(1), EndToEnd(2));
-        assert_eq!(short, vec![7; length], "nothing is done to what has no header");
+        header::set_identifiers(&mut short, Flags::RETRANSMITTED, HopByHop(1), EndToEnd(2));
+        assert_eq!(short, vec![7; length], "shorter than a header: unchanged");
     }
 }

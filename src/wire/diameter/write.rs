@@ -1,5 +1,4 @@
-//! Writes messages to the end of a buffer, so that many go out in one write. Lengths are put in when what they measure
-//! is complete.
+//! Appends messages to a buffer, so that several are sent in one write. Lengths are set once their content is complete.
 
 use super::avp::{Address, MANDATORY, RawAvp, Time, VENDOR};
 use super::dictionary::{self, Avp, Command};
@@ -7,12 +6,12 @@ use super::fault::{Failed, Fault};
 use super::header::{EndToEnd, Flags, HEADER_LENGTH, Header, HopByHop, MAX_MESSAGE, VERSION};
 use std::net::IpAddr;
 
-/// A message that came out longer than [`MAX_MESSAGE`].
+/// The message would be longer than [`MAX_MESSAGE`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a message of {0} octets would be longer than the {MAX_MESSAGE} there may be")]
+#[error("message length {0} exceeds {MAX_MESSAGE}")]
 pub struct TooLong(pub usize);
 
-/// A message being written. One that is dropped before [`finish`](Writer::finish) leaves nothing in the buffer.
+/// A message being written. If it is dropped before [`finish`](Writer::finish), it is removed from the buffer.
 #[derive(Debug)]
 #[must_use]
 pub struct Writer<'b> {
@@ -22,7 +21,7 @@ pub struct Writer<'b> {
 }
 
 impl<'b> Writer<'b> {
-    /// Begins a request; R is set besides these flags.
+    /// Begins a request with these flags and R.
     pub fn request(
         out: &'b mut Vec<u8>,
         command: Command,
@@ -35,13 +34,13 @@ impl<'b> Writer<'b> {
         Writer::begin(out, &Header { length: 0, flags, command, application, hop_by_hop, end_to_end })
     }
 
-    /// Begins the answer to a request. P is as in the request (RFC 6733, 6.2).
+    /// Begins the answer to a request, with the P flag of the request (RFC 6733, 6.2).
     pub fn answer(out: &'b mut Vec<u8>, request: &Header) -> Writer<'b> {
         let flags = Flags(request.flags.0 & Flags::PROXIABLE.0);
         Writer::begin(out, &Header { flags, ..*request })
     }
 
-    /// Begins an answer with the E flag, whose grammar is that of RFC 6733, 7.2 whatever the command.
+    /// Begins an answer with the E flag. Its grammar is that of RFC 6733, 7.2 for every command.
     pub fn error_answer(out: &'b mut Vec<u8>, request: &Header) -> Writer<'b> {
         let flags = Flags(request.flags.0 & Flags::PROXIABLE.0).with(Flags::ERROR);
         Writer::begin(out, &Header { flags, ..*request })
@@ -61,7 +60,7 @@ impl<'b> Writer<'b> {
         Writer { out, start, finished: false }
     }
 
-    /// Ends the message; how long it is. One that is too long is taken out of the buffer again.
+    /// Ends the message and returns its length. A message that is too long is removed from the buffer.
     pub fn finish(mut self) -> Result<usize, TooLong> {
         let length = self.out.len() - self.start;
         if length > MAX_MESSAGE {
@@ -102,7 +101,7 @@ impl<'b> Writer<'b> {
         self.octets(avp, &value.to_ntp().to_be_bytes());
     }
 
-    /// Address. One of a family that is neither IPv4 nor IPv6 has no octets here.
+    /// Address. One of another family than IPv4 and IPv6 is written without octets.
     pub fn address(&mut self, avp: Avp, value: Address) {
         let (family, octets): (u16, &[u8]) = match &value {
             Address::Ip(IpAddr::V4(ip)) => (1, &ip.octets()),
@@ -115,21 +114,21 @@ impl<'b> Writer<'b> {
         self.close(place);
     }
 
-    /// Any data.
+    /// OctetString.
     pub fn octets(&mut self, avp: Avp, value: &[u8]) {
         let place = self.open(avp);
         self.out.extend_from_slice(value);
         self.close(place);
     }
 
-    /// A Grouped AVP with what `fill` writes in it.
+    /// Grouped, with the AVPs that `fill` writes.
     pub fn group(&mut self, avp: Avp, fill: impl FnOnce(&mut Writer<'b>)) {
         let place = self.open(avp);
         fill(self);
         self.close(place);
     }
 
-    /// Result-Code and, where one is at fault, Failed-AVP with the AVP in it.
+    /// Result-Code and, if the fault concerns an AVP, Failed-AVP.
     pub fn fault(&mut self, fault: &Fault<'_>) {
         self.u32(dictionary::RESULT_CODE, fault.result.0);
         let Some(failed) = fault.failed else { return };
@@ -142,7 +141,7 @@ impl<'b> Writer<'b> {
         });
     }
 
-    /// An AVP as it came.
+    /// An AVP as it was received.
     pub fn raw(&mut self, avp: RawAvp<'_>) {
         let place = self.open_as(avp.code, avp.vendor, avp.flags & !VENDOR);
         self.out.extend_from_slice(avp.data);
@@ -153,7 +152,7 @@ impl<'b> Writer<'b> {
         self.open_as(avp.code, avp.vendor, if avp.mandatory { MANDATORY } else { 0 })
     }
 
-    /// Writes an AVP's header without its length; where it stands.
+    /// Writes an AVP header without its length, and returns its offset.
     fn open_as(&mut self, code: u32, vendor: u32, flags: u8) -> usize {
         let place = self.out.len();
         let flags = if vendor == 0 { flags } else { flags | VENDOR };
@@ -165,10 +164,10 @@ impl<'b> Writer<'b> {
         place
     }
 
-    /// Puts the length of the AVP in, and pads it.
+    /// Sets the length of the AVP and pads it.
     fn close(&mut self, place: usize) {
         let end = self.out.len();
-        // A length beyond 24 bits is cut here; the message is then too long as well, and never leaves.
+        // A length of more than 24 bits is truncated; such a message is too long and never sent.
         put24(self.out, place + 5, end - place);
         self.out.resize(end + (end - place).next_multiple_of(4) - (end - place), 0);
     }
@@ -182,8 +181,7 @@ impl Drop for Writer<'_> {
     }
 }
 
-/// Writes an answer that refuses a request, with the E flag: for a request that cannot be read well enough to answer it
-/// by its own command's grammar.
+/// Writes an answer with the E flag, for a request that cannot be decoded well enough for an answer of its own command.
 pub fn refuse(
     out: &mut Vec<u8>,
     request: &Header,
@@ -201,7 +199,7 @@ pub fn refuse(
     answer.finish()
 }
 
-/// Puts 24 bits into bytes that are there.
+/// Overwrites 24 bits at this offset.
 fn put24(out: &mut [u8], at: usize, value: usize) {
     let [.., a, b, c] = value.to_be_bytes();
     if let Some(place) = out.get_mut(at..at + 3) {

@@ -1,4 +1,4 @@
-//! Frames of RFC 4975 and of the field.
+//! Frames of RFC 4975 and of real traffic.
 
 use super::*;
 use proptest::prelude::*;
@@ -18,7 +18,7 @@ fn parse(text: &str) -> Result<Frame<'_>, MsrpError> {
 }
 
 #[test]
-fn a_send_shows_everything_that_charging_reads() {
+fn send_is_parsed() {
     let frame = parse(SEND).expect("a frame of the RFC");
     assert_eq!(frame.transaction_id, "a786hjs2");
     assert_eq!(frame.start, Start::Request(Method::Send));
@@ -43,7 +43,7 @@ fn with(start: &str, lines: &str, end: &str) -> String {
 }
 
 #[test]
-fn good_frames() {
+fn valid_frames_are_parsed() {
     type Check = fn(&Frame<'_>) -> bool;
     let table: &[(&str, String, Check)] = &[
         ("binding SEND", with("SEND", "Message-ID: 1234\r\nByte-Range: 1-0/0\r\n", "$"), |f| !f.is_content()),
@@ -91,7 +91,7 @@ fn good_frames() {
 }
 
 #[test]
-fn bad_frames_have_a_name_each() {
+fn invalid_frames_are_refused_by_kind() {
     let long = "x".repeat(33);
     let table: &[(String, MsrpError)] = &[
         (String::new(), MsrpError::StartLine),
@@ -118,7 +118,7 @@ fn bad_frames_have_a_name_each() {
 }
 
 #[test]
-fn a_frame_with_a_bad_value_still_says_whose_it_is() {
+fn frame_with_an_invalid_value_has_its_paths() {
     for (text, error) in [
         (SEND.replace("Message-ID: 87652491", "Message-ID: a b c d"), MsrpError::Ident),
         (SEND.replace("Message-ID: 87652491", &format!("Message-ID: {}", "x".repeat(33))), MsrpError::Ident),
@@ -126,13 +126,13 @@ fn a_frame_with_a_bad_value_still_says_whose_it_is() {
         (SEND.replace("1-25/25", "1-25"), MsrpError::Value),
         (SEND.replace("1-25/25", "-1-25/25"), MsrpError::Value),
     ] {
-        let frame = parse(&text).expect("its paths are good");
+        let frame = parse(&text).expect("valid paths");
         assert_eq!((frame.bad_value, frame.to_path.endpoint().session_id), (Some(error), "kjhd37s2s20w2a"));
     }
 }
 
 #[test]
-fn uris_are_compared_whole() {
+fn uris_are_compared_in_all_parts() {
     let canonical = |text: &str| {
         let uri = Path::parse(text).expect("a URI").endpoint();
         let mut space = [0; HOST_MAX];
@@ -153,14 +153,14 @@ fn uris_are_compared_whole() {
 }
 
 #[test]
-fn a_cut_frame_is_none_wherever_it_is_cut() {
+fn truncated_frame_is_refused() {
     for end in 0..SEND.len() {
         assert!(Frame::parse(&SEND.as_bytes()[..end]).is_err(), "cut at {end}");
     }
 }
 
 #[test]
-fn no_single_octet_makes_it_panic() {
+fn changed_octet_does_not_panic() {
     for at in 0..SEND.len() {
         for octet in [0, b'\r', b'\n', b' ', b':', b'-', b'/', b'[', b']', 0xff] {
             let mut bytes = SEND.as_bytes().to_vec();
@@ -171,7 +171,7 @@ fn no_single_octet_makes_it_panic() {
 }
 
 #[test]
-fn uris_of_all_shapes() {
+fn uris_are_parsed() {
     let path = "msrps://alice@[2001:db8::1]:7654/S-1;tcp;x=y msrp://relay.example/;tcp MSRP://h/AbC;TCP";
     let uris: Vec<_> = Path::parse(path).expect("a path").uris().collect();
     assert_eq!(
@@ -191,7 +191,7 @@ proptest! {
     }
 
     #[test]
-    fn what_is_built_is_read_again(
+    fn built_frame_is_parsed(
         id in "[A-Za-z0-9][A-Za-z0-9.+%=-]{3,31}",
         message in "[A-Za-z0-9][A-Za-z0-9.+%=-]{3,31}",
         start in 1u64..1_000_000,

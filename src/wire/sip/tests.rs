@@ -1,4 +1,4 @@
-//! Messages of the standard and of the field.
+//! Messages of the standard and of real traffic.
 
 use super::*;
 use proptest::prelude::*;
@@ -16,11 +16,11 @@ const INVITE: &str = "INVITE sip:im@example.org SIP/2.0\r\n\
     v=0\r\nand more";
 
 fn parse(text: &str) -> SipMessage<'_> {
-    SipMessage::parse(text.as_bytes()).unwrap_or_else(|| panic!("not read: {text}"))
+    SipMessage::parse(text.as_bytes()).unwrap_or_else(|| panic!("not parsed: {text}"))
 }
 
 #[test]
-fn an_invite_shows_everything_that_charging_reads() {
+fn invite_is_parsed() {
     let message = parse(INVITE);
     assert_eq!(message.start, Start::Request { method: b"INVITE", uri: b"sip:im@example.org" });
     assert_eq!(
@@ -33,7 +33,7 @@ fn an_invite_shows_everything_that_charging_reads() {
 }
 
 #[test]
-fn a_name_with_other_octets_than_blanks_before_the_colon_is_another_header() {
+fn only_blanks_may_precede_the_colon() {
     for (name, is_read) in
         [("P-Asserted-Identity", true), ("p-asserted-identity \t", true), ("P-Asserted-Identity\u{c}", false)]
     {
@@ -42,9 +42,9 @@ fn a_name_with_other_octets_than_blanks_before_the_colon_is_another_header() {
     }
 }
 
-/// What rsip refuses or misreads, each a change to the INVITE that must not change what is found.
+/// Changes to the INVITE that rsip cannot parse and that must not change the fields.
 #[test]
-fn messages_of_the_field_are_read_like_plain_ones() {
+fn real_messages_are_parsed_like_plain_ones() {
     let plain = parse(INVITE);
     let variants: &[(&str, &str)] = &[
         ("INVITE sip:im@example.org", "INVITE tel:+4930123"),
@@ -80,26 +80,26 @@ fn messages_of_the_field_are_read_like_plain_ones() {
 }
 
 #[test]
-fn responses_and_their_tags() {
+fn response_and_its_tags_are_parsed() {
     let response = parse("SIP/2.0 200 OK\r\nFrom: <sip:a@b>;tag=f\r\nTo: sip:c@d;tag=t;x=y\r\nCSeq: 1 INVITE\r\n\r\n");
     assert_eq!(response.start, Start::Response { code: 200 });
     assert_eq!((response.from_tag, response.to_tag), (&b"f"[..], &b"t"[..]));
 }
 
 #[test]
-fn both_ways_to_a_tag_agree_where_rsip_reads_it() {
+fn scan_and_rsip_find_the_same_tag() {
     for value in ["<sip:a@b>;tag=x1", "\"A\" <sip:a@b:5060;transport=tcp>;tag=x-2.3", "sip:a@b;tag=q"] {
-        let scanned = parameter(behind_address(value.as_bytes()), b"tag");
+        let scanned = parameter(after_address(value.as_bytes()), b"tag");
         assert_eq!(rsip_tag(value.as_bytes()), Some(scanned), "{value}");
     }
     for value in ["<sip:a@[2001:db8::1]:5060>;tag=x", "<sip:a@b>;+sip.instance=\"<urn:uuid:1>\";tag=x"] {
-        assert_eq!(rsip_tag(value.as_bytes()), None, "rsip reads {value} now: the table above can shrink");
+        assert_eq!(rsip_tag(value.as_bytes()), None, "rsip parses {value} now: remove it from the table");
         assert_eq!(tag(value.as_bytes()), b"x");
     }
 }
 
 #[test]
-fn the_icid_is_found_with_and_without_quotes() {
+fn icid_is_found_with_and_without_quotes() {
     for (vector, found) in
         [("icid-value=abc;orig-ioi=x", "abc"), ("orig-ioi=x; ICID-Value=\"a b\"", "a b"), ("orig-ioi=x", ""), ("", "")]
     {
@@ -108,7 +108,7 @@ fn the_icid_is_found_with_and_without_quotes() {
 }
 
 #[test]
-fn what_is_no_sip_is_none() {
+fn other_input_is_refused() {
     let long = format!("INVITE sip:a@b SIP/2.0\r\nX: {}\r\n\r\n", "y".repeat(70_000));
     for text in [
         "",
@@ -141,7 +141,7 @@ proptest! {
 }
 
 #[test]
-fn what_offers_and_answers_are_told_by_is_read() {
+fn content_type_and_rseq_are_parsed() {
     let lines = "RSeq: 1\r\nm: <sip:im@b.example:5070;lr>;expires=3\r\nc: application/sdp\r\nCall-ID: ";
     let text = INVITE.replacen("Call-ID: ", lines, 1);
     let message = parse(&text);
@@ -152,7 +152,7 @@ fn what_offers_and_answers_are_told_by_is_read() {
 }
 
 #[test]
-fn a_remote_target_is_scheme_user_host_and_port() {
+fn remote_target_is_parsed() {
     let target = |text: &'static str| {
         Target::parse(text.as_bytes()).map(|target| {
             let words =

@@ -1,4 +1,4 @@
-//! The exchange of capabilities (RFC 6733, 5.3): what we say of ourselves, and whether the other end will do.
+//! The capabilities exchange (RFC 6733, 5.3): what this node advertises, and whether the peer is acceptable.
 
 use crate::enabler::diameter::client::node::LocalNode;
 use crate::wire::diameter::base::{CapabilitiesExchangeAnswer, CapabilitiesExchangeRequest, VendorSpecificApplication};
@@ -10,64 +10,64 @@ use std::rc::Rc;
 /// Product-Name.
 const PRODUCT_NAME: &str = "imcharge";
 
-/// Vendor-Id: of no vendor.
+/// Vendor-Id 0: no vendor (RFC 6733, 5.3.3).
 const VENDOR_NONE: u32 = 0;
 
-/// Inband-Security-Id: TLS begins with the connection or not at all.
+/// Inband-Security-Id: TLS is never negotiated in-band (RFC 6733, 13.1).
 const NO_INBAND_SECURITY: u32 = 0;
 
-/// Characters of a stranger's name that are shown.
-const NAME_SHOWN: usize = 80;
+/// Maximum length of an unexpected Origin-Host in the log, in characters.
+const NAME_LOGGED_MAX: usize = 80;
 
-fn vendor_specific(local: &LocalNode) -> Vec<VendorSpecificApplication> {
+fn vendor_specific(node: &LocalNode) -> Vec<VendorSpecificApplication> {
     let application = VendorSpecificApplication {
         vendor_id: vec![VENDOR_3GPP],
         auth_application_id: vec![APPLICATION_CREDIT_CONTROL],
         acct_application_id: Vec::new(),
     };
-    if local.vendor_specific_application { vec![application] } else { Vec::new() }
+    if node.vendor_specific_application { vec![application] } else { Vec::new() }
 }
 
-fn vendors(local: &LocalNode) -> Vec<u32> {
-    if local.vendor_specific_application { vec![VENDOR_3GPP] } else { Vec::new() }
+fn vendors(node: &LocalNode) -> Vec<u32> {
+    if node.vendor_specific_application { vec![VENDOR_3GPP] } else { Vec::new() }
 }
 
-/// Our CER over a connection from this address.
-pub(crate) fn request(local: &LocalNode, address: IpAddr) -> CapabilitiesExchangeRequest<'_> {
+/// Returns the CER. `address`: the local address of the connection.
+pub(crate) fn request(node: &LocalNode, address: IpAddr) -> CapabilitiesExchangeRequest<'_> {
     CapabilitiesExchangeRequest {
-        origin_host: &local.origin_host,
-        origin_realm: &local.origin_realm,
+        origin_host: &node.origin_host,
+        origin_realm: &node.origin_realm,
         host_ip_address: vec![Address::Ip(address)],
         vendor_id: VENDOR_NONE,
         product_name: PRODUCT_NAME,
-        origin_state_id: Some(local.origin_state_id),
-        supported_vendor_id: vendors(local),
+        origin_state_id: Some(node.origin_state_id),
+        supported_vendor_id: vendors(node),
         auth_application_id: vec![APPLICATION_CREDIT_CONTROL],
         inband_security_id: vec![NO_INBAND_SECURITY],
-        vendor_specific_application_id: vendor_specific(local),
+        vendor_specific_application_id: vendor_specific(node),
         ..CapabilitiesExchangeRequest::default()
     }
 }
 
-/// Our CEA, to a peer that asks again on an open connection.
-pub(crate) fn answer(local: &LocalNode, address: IpAddr) -> CapabilitiesExchangeAnswer<'_> {
+/// Returns the CEA, for a peer that sends a CER over the open connection.
+pub(crate) fn answer(node: &LocalNode, address: IpAddr) -> CapabilitiesExchangeAnswer<'_> {
     CapabilitiesExchangeAnswer {
         result_code: ResultCode::SUCCESS,
-        origin_host: &local.origin_host,
-        origin_realm: &local.origin_realm,
+        origin_host: &node.origin_host,
+        origin_realm: &node.origin_realm,
         host_ip_address: vec![Address::Ip(address)],
         vendor_id: Some(VENDOR_NONE),
         product_name: Some(PRODUCT_NAME.as_bytes()),
-        origin_state_id: Some(local.origin_state_id),
-        supported_vendor_id: vendors(local),
+        origin_state_id: Some(node.origin_state_id),
+        supported_vendor_id: vendors(node),
         auth_application_id: vec![APPLICATION_CREDIT_CONTROL],
         inband_security_id: vec![NO_INBAND_SECURITY],
-        vendor_specific_application_id: vendor_specific(local),
+        vendor_specific_application_id: vendor_specific(node),
         ..CapabilitiesExchangeAnswer::default()
     }
 }
 
-/// The peer's Origin-Host, where its CEA lets us go on. Else why not.
+/// Returns the peer's Origin-Host if its CEA is acceptable, or why it is not. `expected_host` may be empty.
 pub(crate) fn check(message: &Message<'_>, expected_host: &str) -> Result<Rc<str>, String> {
     let answer = CapabilitiesExchangeAnswer::decode(message)
         .map_err(|fault| format!("its Capabilities-Exchange-Answer cannot be read: {fault}"))?
@@ -76,11 +76,11 @@ pub(crate) fn check(message: &Message<'_>, expected_host: &str) -> Result<Rc<str
         return Err(format!("it refuses the connection: {}", answer.result_code));
     }
     if !expected_host.is_empty() && !answer.origin_host.eq_ignore_ascii_case(expected_host) {
-        let called: String = answer.origin_host.chars().take(NAME_SHOWN).collect();
-        return Err(format!("it calls itself \"{}\", not {expected_host}", called.escape_debug()));
+        let found: String = answer.origin_host.chars().take(NAME_LOGGED_MAX).collect();
+        return Err(format!("its Origin-Host is \"{}\", not {expected_host}", found.escape_debug()));
     }
     if !has_credit_control(&answer) {
-        return Err("it offers no credit control: neither application 4 nor a relay".into());
+        return Err("it supports neither credit control (application 4) nor relaying".into());
     }
     Ok(answer.origin_host.into())
 }

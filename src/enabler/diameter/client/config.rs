@@ -1,5 +1,5 @@
-//! Configuration of the Diameter client. Its values are checked by their types and by whoever makes them: see
-//! `enabler::diameter::Settings`.
+//! Configuration of the Diameter client. It is not checked here: `enabler::diameter::Config` makes it from checked
+//! parameters.
 
 use std::fmt;
 use std::net::Ipv6Addr;

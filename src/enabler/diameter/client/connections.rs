@@ -1,194 +1,191 @@
-//! The peers of a client: their sockets around an [`PeerTable`]. Nothing here waits; the engine waits, for all
-//! [`descriptors`](PeerConnections::descriptors) at once and until the [`deadline`](PeerConnections::deadline).
+//! The sockets of all peers, around the [`PeerTable`]. No call blocks: the engine polls all
+//! [`descriptors`](PeerConnections::descriptors) until the [`deadline`](PeerConnections::deadline).
 
 use super::config::{Config, PeerConfig};
 use super::peer::Peer;
 use crate::charge::time::Time;
-use crate::enabler::diameter::client::peer_table::{Asked, Counters, Event, PeerCounters, PeerTable, Refused, Request};
+use crate::enabler::diameter::client::peer_table::{Counters, Event, PeerRequest, PeerTable, Refused, Request};
 use crate::enabler::diameter::client::reconnect::{Advance, Reconnect};
 use std::os::fd::RawFd;
 
-/// A peer as operators see it.
+/// State of a peer, for operators.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PeerStatus {
-    /// Its Origin-Host, or its configured name until it has said one.
+    /// Its Origin-Host; before the first CEA, its configured identity.
     pub host: String,
-    /// Where it is, as configured.
+    /// Its configured address.
     pub address: String,
-    /// `CONNECTING`, `WAIT_CEA`, `CLOSING`, `DEMOTED`, or the watchdog's word: `INITIAL`, `OKAY`, `SUSPECT`, `DOWN`, `REOPEN`.
+    /// `CONNECTING`, `WAIT_CEA`, `CLOSING`, `DEMOTED`, or the state of the watchdog: `INITIAL`, `OKAY`, `SUSPECT`, `DOWN`,
+    /// `REOPEN`.
     pub state: &'static str,
-    /// Requests that wait for it.
+    /// Number of pending requests.
     pub in_flight: usize,
-    /// What it did with requests.
-    pub counters: PeerCounters,
-    /// Tries to connect after the first.
-    pub reconnects: u64,
-    /// Why the last connection ended, or was not to be had.
+    /// Why the last connection ended or could not be set up.
     pub last_error: Option<String>,
 }
 
-/// All of them.
+/// The connections to all peers.
 #[derive(Debug)]
 pub struct PeerConnections {
-    exchange: PeerTable,
-    links: Vec<Reconnect>,
-    /// Seconds for a connection.
-    patience: u32,
+    table: PeerTable,
+    /// By position in the table.
+    connections: Vec<Reconnect>,
+    /// Maximum duration of an attempt to connect, in seconds.
+    timeout_seconds: u32,
     stopping: bool,
 }
 
 impl PeerConnections {
-    /// Connects to all from the first [`turn`](PeerConnections::turn) on. A peer whose TLS files cannot
-    /// be read is down until they can. `origin_state_id` rises with each start that loses its state.
+    /// Creates the connections. They connect from the first [`work`](PeerConnections::work) on. A peer whose TLS files
+    /// cannot be read is down until they can. `origin_state_id`: see [`LocalNode`](super::node::LocalNode).
     pub fn new(mut config: Config, origin_state_id: u32, now: Time) -> PeerConnections {
         config.peers.sort_by_key(|peer: &PeerConfig| peer.priority);
-        let links = config.peers.iter().map(|peer| Reconnect::new(peer, now)).collect();
-        let exchange = PeerTable::new(&config, origin_state_id, now);
-        PeerConnections { exchange, links, patience: config.connect_timeout, stopping: false }
+        let connections = config.peers.iter().map(|peer| Reconnect::new(peer, now)).collect();
+        let table = PeerTable::new(&config, origin_state_id, now);
+        PeerConnections { table, connections, timeout_seconds: config.connect_timeout, stopping: false }
     }
 
-    /// Queues a request; [`flush`](PeerConnections::flush) writes it, and so does the next [`turn`](PeerConnections::turn): what must be
-    /// durable before anybody sees it is committed before either.
+    /// Queues a request. [`flush`](PeerConnections::flush) and [`work`](PeerConnections::work) send it.
     pub fn send(&mut self, request: Request<'_>, now: Time) -> Result<(), Refused> {
-        self.exchange.send(request, now)
+        self.table.send(request, now)
     }
 
-    /// Queues the answer to a server's request: a whole message, whose identifiers are put in.
-    pub fn answer(&mut self, to: Asked, bytes: &[u8]) {
-        self.exchange.answer(to, bytes);
+    /// Queues the answer to a peer's request: a whole message, whose identifiers are set here.
+    pub fn answer(&mut self, to: PeerRequest, bytes: &[u8]) {
+        self.table.answer(to, bytes);
     }
 
-    /// Connects, reads what there is, does what is due, and writes.
-    pub fn turn(&mut self, now: Time) {
-        for seat in 0..self.links.len() {
-            self.advance(seat, now);
-            self.read(seat, now);
-            self.exchange.peer_timer(seat, now);
+    /// Connects, reads, handles timers, and writes.
+    pub fn work(&mut self, now: Time) {
+        for slot in 0..self.connections.len() {
+            self.advance(slot, now);
+            self.read(slot, now);
+            self.table.peer_timer(slot, now);
         }
-        self.exchange.timer(now);
+        self.table.timer(now);
         self.flush(now);
     }
 
-    /// Writes what is queued, as far as the sockets take it: all requests to one peer in one write.
+    /// Writes the output buffers as far as the sockets accept it: all requests to a peer in one write.
     pub fn flush(&mut self, now: Time) {
-        for seat in 0..self.links.len() {
-            self.write(seat, now);
-            if let Some(why) = self.exchange.doom(seat).map(str::to_owned) {
-                self.close(seat, &why, now);
+        for slot in 0..self.connections.len() {
+            self.write(slot, now);
+            if let Some(why) = self.table.close_reason(slot).map(str::to_owned) {
+                self.close(slot, &why, now);
             }
         }
     }
 
-    /// What happened, one after the other, to be called until there is nothing.
+    /// Returns the next event.
     pub fn next_event(&mut self) -> Option<Event> {
-        self.exchange.next_event()
+        self.table.next_event()
     }
 
-    /// What to wait for: each descriptor for reading, and for writing as well where it says so.
+    /// Returns the descriptors to poll for reading; `true`: for writing as well.
     pub fn descriptors(&self) -> impl Iterator<Item = (RawFd, bool)> + '_ {
-        self.links.iter().enumerate().filter_map(|(seat, link)| {
-            let transport = link.any_transport()?;
-            Some((transport.descriptor(), transport.wants_write() || !self.exchange.output(seat).is_empty()))
+        self.connections.iter().enumerate().filter_map(|(slot, connection)| {
+            let transport = connection.any_transport()?;
+            Some((transport.descriptor(), transport.wants_write() || !self.table.output(slot).is_empty()))
         })
     }
 
-    /// When [`turn`](PeerConnections::turn) is to be called at the latest, whatever the descriptors say.
+    /// When [`work`](PeerConnections::work) must be called at the latest.
     pub fn deadline(&self) -> Option<Time> {
-        if self.exchange.has_events() {
+        if self.table.has_events() {
             return Some(Time(0));
         }
-        let is_needed = |seat| !self.exchange.is_served_without(seat);
-        let links = self.links.iter().enumerate().filter_map(|(seat, link)| link.deadline(is_needed(seat)));
-        links.chain(self.exchange.deadline()).min()
+        let is_needed = |slot| !self.table.is_served_without(slot);
+        let connections =
+            self.connections.iter().enumerate().filter_map(|(slot, connection)| connection.deadline(is_needed(slot)));
+        connections.chain(self.table.deadline()).min()
     }
 
-    /// Takes leave of all peers. Turns go on until [`is_stopped`](PeerConnections::is_stopped), a few seconds at most.
+    /// Begins to disconnect from all peers. [`is_stopped`](PeerConnections::is_stopped) follows within a few seconds, as
+    /// long as [`work`](PeerConnections::work) is called.
     pub fn stop(&mut self, now: Time) {
         self.stopping = true;
-        for seat in 0..self.links.len() {
-            if self.links.get(seat).is_some_and(Reconnect::is_up) {
-                self.exchange.stop(seat, now);
+        for slot in 0..self.connections.len() {
+            if self.connections.get(slot).is_some_and(Reconnect::is_up) {
+                self.table.stop(slot, now);
             } else {
-                self.close(seat, "closed from our side", now);
+                self.close(slot, "closed by this node", now);
             }
         }
     }
 
-    /// Whether no connection is left after a [`stop`](PeerConnections::stop).
+    /// Whether all connections are closed after [`stop`](PeerConnections::stop).
     pub fn is_stopped(&self) -> bool {
-        self.stopping && self.links.iter().all(|link| link.any_transport().is_none())
+        self.stopping && self.connections.iter().all(|connection| connection.any_transport().is_none())
     }
 
-    /// The peers in the order in which they are used.
+    /// Returns the state of the peers, in order of preference.
     pub fn status(&self) -> Vec<PeerStatus> {
-        self.links.iter().enumerate().map(|(seat, link)| self.status_of(seat, link)).collect()
+        self.connections.iter().enumerate().map(|(slot, connection)| self.status_of(slot, connection)).collect()
     }
 
-    /// What was counted.
+    /// Returns the counters.
     pub fn counters(&self) -> &Counters {
-        self.exchange.counters()
+        self.table.counters()
     }
 
-    fn status_of(&self, seat: usize, link: &Reconnect) -> PeerStatus {
-        let peer = self.exchange.peer(seat);
-        let host = peer.and_then(|peer| peer.host()).map_or(link.config().host.as_str(), |host| host);
-        let connecting = link.any_transport().is_some() && !link.is_up();
+    fn status_of(&self, slot: usize, connection: &Reconnect) -> PeerStatus {
+        let peer = self.table.peer(slot);
+        let host = peer.and_then(|peer| peer.host()).map_or(connection.config().host.as_str(), |host| host);
+        let connecting = connection.any_transport().is_some() && !connection.is_up();
         PeerStatus {
             host: host.to_owned(),
-            address: link.config().address.to_string(),
+            address: connection.config().address.to_string(),
             state: match peer {
                 _ if connecting => "CONNECTING",
-                _ if self.exchange.is_demoted(seat) => "DEMOTED",
-                peer => peer.map_or("DOWN", Peer::state),
+                _ if self.table.is_demoted(slot) => "DEMOTED",
+                peer => peer.map_or("DOWN", Peer::state_name),
             },
-            in_flight: self.exchange.in_flight(seat),
-            counters: self.exchange.peer_counters(seat),
-            reconnects: link.reconnects,
-            last_error: link.last_error.clone(),
+            in_flight: self.table.in_flight(slot),
+            last_error: connection.last_error.clone(),
         }
     }
 
-    fn advance(&mut self, seat: usize, now: Time) {
-        let is_needed = !self.exchange.is_served_without(seat);
-        let Some(link) = self.links.get_mut(seat) else { return };
-        match link.advance(self.patience, is_needed, now) {
+    fn advance(&mut self, slot: usize, now: Time) {
+        let is_needed = !self.table.is_served_without(slot);
+        let Some(connection) = self.connections.get_mut(slot) else { return };
+        match connection.advance(self.timeout_seconds, is_needed, now) {
             Advance::Same => {}
-            Advance::Up(address) => self.exchange.connected(seat, address, now),
-            Advance::Failed(why) => self.close(seat, &why, now),
+            Advance::Up(address) => self.table.connected(slot, address, now),
+            Advance::Failed(why) => self.close(slot, &why, now),
         }
     }
 
-    fn read(&mut self, seat: usize, now: Time) {
-        let Some(transport) = self.links.get_mut(seat).and_then(Reconnect::transport) else { return };
-        if let Err(why) = transport.read(|bytes| self.exchange.received(seat, bytes, now)) {
-            // What its last messages ask for comes first.
-            let why = self.exchange.doom(seat).map_or(why, str::to_owned);
-            self.close(seat, &why, now);
+    fn read(&mut self, slot: usize, now: Time) {
+        let Some(transport) = self.connections.get_mut(slot).and_then(Reconnect::transport) else { return };
+        if let Err(why) = transport.read(|bytes| self.table.received(slot, bytes, now)) {
+            // The peer's last message may be the reason.
+            let why = self.table.close_reason(slot).map_or(why, str::to_owned);
+            self.close(slot, &why, now);
         }
     }
 
-    fn write(&mut self, seat: usize, now: Time) {
-        let Some(transport) = self.links.get_mut(seat).and_then(Reconnect::transport) else { return };
-        match transport.write(self.exchange.output(seat)) {
-            Ok(octets) => self.exchange.wrote(seat, octets),
+    fn write(&mut self, slot: usize, now: Time) {
+        let Some(transport) = self.connections.get_mut(slot).and_then(Reconnect::transport) else { return };
+        match transport.write(self.table.output(slot)) {
+            Ok(octets) => self.table.wrote(slot, octets),
             Err(why) => {
-                // Answers may have come before it broke.
-                self.read(seat, now);
-                if self.links.get(seat).is_some_and(Reconnect::is_up) {
-                    self.close(seat, &why, now);
+                // Answers may have arrived before the error.
+                self.read(slot, now);
+                if self.connections.get(slot).is_some_and(Reconnect::is_up) {
+                    self.close(slot, &why, now);
                 }
             }
         }
     }
 
-    fn close(&mut self, seat: usize, why: &str, now: Time) {
-        let Some(link) = self.links.get_mut(seat) else { return };
-        let sentence = link.sentence(why);
-        let open_since = self.exchange.peer(seat).and_then(Peer::open_since);
-        let absent = self.exchange.closed(seat, sentence.clone(), now);
-        link.close(sentence, absent, open_since, self.exchange.local(), now);
+    fn close(&mut self, slot: usize, why: &str, now: Time) {
+        let Some(connection) = self.connections.get_mut(slot) else { return };
+        let sentence = connection.sentence(why);
+        let open_since = self.table.peer(slot).and_then(Peer::open_since);
+        let delay = self.table.closed(slot, sentence.clone(), now);
+        connection.close(sentence, delay, open_since, self.table.node(), now);
         if self.stopping {
-            link.retire();
+            connection.disable();
         }
     }
 }

@@ -1,4 +1,4 @@
-//! This end: its name, and the numbers it gives to its requests.
+//! The local Diameter node: its identity, and the identifiers of its requests.
 
 use super::config::Config;
 use crate::charge::time::Time;
@@ -7,16 +7,16 @@ use crate::wire::diameter::{EndToEnd, HopByHop};
 use std::cell::Cell;
 use std::hash::{BuildHasher, RandomState};
 
-/// What all connections share.
+/// The local node, shared by all connections.
 #[derive(Debug)]
 pub struct LocalNode {
-    /// Our DiameterIdentity.
+    /// DiameterIdentity.
     pub origin_host: String,
-    /// And its realm.
+    /// Realm.
     pub origin_realm: String,
-    /// Rises with each start that loses its state.
+    /// Increases with each start that has lost all sessions (RFC 6733, 8.16).
     pub origin_state_id: u32,
-    /// Whether credit control is offered as an application of 3GPP as well.
+    /// Whether the application is also advertised as one of 3GPP.
     pub vendor_specific_application: bool,
     next_hop_by_hop: Cell<u32>,
     next_end_to_end: Cell<u32>,
@@ -24,10 +24,10 @@ pub struct LocalNode {
 }
 
 impl LocalNode {
-    /// With numbers that begin somewhere else at each start.
+    /// Creates the node. Identifiers start at a different value each time.
     pub fn new(config: &Config, origin_state_id: u32, now: Time) -> LocalNode {
         let seed = simulate::random().unwrap_or_else(|| RandomState::new().hash_one(now.0));
-        let local = LocalNode {
+        let node = LocalNode {
             origin_host: config.origin_host.clone(),
             origin_realm: config.origin_realm.clone(),
             origin_state_id,
@@ -36,25 +36,25 @@ impl LocalNode {
             next_end_to_end: Cell::new(0),
             random: Cell::new(seed),
         };
-        local.next_hop_by_hop.set(local.random() as u32);
-        // High 12 bits from the time, the others by chance (RFC 6733, 3): counting on from here, no earlier start's
-        // number comes again within the 4 minutes asked for.
+        node.next_hop_by_hop.set(node.random() as u32);
+        // High 12 bits from the time, the others random (RFC 6733, 3): counting up from here, no identifier of an earlier
+        // start is reused within the 4 minutes that the RFC requires.
         let seconds = (now.0 / 1_000_000) as u32;
-        local.next_end_to_end.set(seconds << 20 | local.random() as u32 >> 12);
-        local
+        node.next_end_to_end.set(seconds << 20 | node.random() as u32 >> 12);
+        node
     }
 
-    /// One that no request of the last 4 billion had.
+    /// Returns the next Hop-by-Hop Identifier. They repeat after 2^32 requests.
     pub fn hop_by_hop(&self) -> HopByHop {
         HopByHop(advance(&self.next_hop_by_hop))
     }
 
-    /// The same; a resend keeps it.
+    /// Returns the next End-to-End Identifier. Resends keep theirs.
     pub fn end_to_end(&self) -> EndToEnd {
         EndToEnd(advance(&self.next_end_to_end))
     }
 
-    /// A number from 0 to `most`, for jitter; no secret.
+    /// Returns a random number from 0 to `most`. Not for secrets.
     pub fn jitter(&self, most: u64) -> u64 {
         self.random() % most.saturating_add(1)
     }
@@ -69,7 +69,7 @@ impl LocalNode {
     }
 }
 
-/// Counts on, past 0: that stands for a number not given yet.
+/// Counts up, skipping 0, which means "not assigned".
 fn advance(number: &Cell<u32>) -> u32 {
     let next = number.get().wrapping_add(1).max(1);
     number.set(next);

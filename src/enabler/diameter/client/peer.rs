@@ -1,13 +1,14 @@
-//! One peer, from connection to connection: the states of RFC 6733, 5.6, as far as an initiator goes through them, over
-//! the watchdog of RFC 3539. Bytes and moments in, bytes and events out: no socket is known here.
+//! State machine of one peer across its connections: the initiator's states of RFC 6733, 5.6, and the watchdog of RFC
+//! 3539. Octets and times in, octets and events out, without sockets.
 //!
 //! ```text
 //!   Closed ─ connected: CER ─► WaitCea ─ CEA ─► Open ─ DPR comes: DPA ─► Leaving ─┐
 //!     ▲                           │              └─ stop(): DPR ───────► Stopping │
-//!     └────────── closed() ◄──────┴──────── doom() ◄──────────────────────┴───────┘
+//!     └────────── closed() ◄──────┴──── close_reason() ◄──────────────┴─────────────┘
 //! ```
 //!
-//! Whoever owns the connection closes it when [`doom`](Peer::doom) says so, and calls [`closed`](Peer::closed).
+//! The owner of the connection closes it once [`close_reason`](Peer::close_reason) returns one, and then calls
+//! [`closed`](Peer::closed).
 
 use super::capabilities;
 use super::watchdog::{Action, State as WatchdogState, Watchdog};
@@ -16,7 +17,7 @@ use crate::enabler::diameter::client::node::LocalNode;
 use crate::wire::diameter::base::{DeviceWatchdogRequest, DisconnectPeerRequest, PeerAnswer};
 use crate::wire::diameter::codes::DisconnectCause;
 use crate::wire::diameter::dictionary::{self, APPLICATION_BASE, APPLICATION_CREDIT_CONTROL, Command};
-use crate::wire::diameter::header::stamp;
+use crate::wire::diameter::header::set_identifiers;
 use crate::wire::diameter::{
     EndToEnd, Fault, Flags, Framed, Header, HopByHop, Message, ResultCode, Writer, frame, refuse,
 };
@@ -24,69 +25,69 @@ use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr};
 use std::rc::Rc;
 
-/// Seconds that a DPA may take, and that a peer may take to close after its own DPR.
-const DISCONNECT: u32 = 3;
+/// Seconds until the DPA must arrive, or until a peer must close the connection after its own DPR.
+const DISCONNECT_SECONDS: u32 = 3;
 
-/// How long to stay away from a peer that has disconnected.
+/// How long a peer that has disconnected is not connected again.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Absence {
-    /// Seconds at least.
+pub struct ReconnectDelay {
+    /// Minimum, in seconds.
     pub seconds: u32,
-    /// And then until no other peer serves.
+    /// After that, until no other peer serves.
     pub until_needed: bool,
 }
 
-/// By Disconnect-Cause (RFC 6733, 5.4.3). A peer that restarts may be connected again; one that is busy, or sees no use
-/// in the connection, should not be, unless it is the only one left.
-const ABSENT_REBOOTING: Absence = Absence { seconds: 5, until_needed: false };
-const ABSENT_BUSY: Absence = Absence { seconds: 30, until_needed: true };
-const ABSENT_UNWANTED: Absence = Absence { seconds: 60, until_needed: true };
+/// Delays by Disconnect-Cause (RFC 6733, 5.4.3). A peer that reboots may be connected again. One that is busy, or does
+/// not want the connection, should be connected again only if no other peer serves.
+const DELAY_REBOOTING: ReconnectDelay = ReconnectDelay { seconds: 5, until_needed: false };
+const DELAY_BUSY: ReconnectDelay = ReconnectDelay { seconds: 30, until_needed: true };
+const DELAY_UNWANTED: ReconnectDelay = ReconnectDelay { seconds: 60, until_needed: true };
 
-/// What happened on the connection.
+/// An event on the connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// An answer to some request: the whole message.
+    /// An answer to a request that [`Peer::send`] sent: the whole message.
     Answer(Vec<u8>),
-    /// A request of the server within a session, RAR or ASR: the whole message.
+    /// A request of the peer within a session, RAR or ASR: the whole message.
     Request(Vec<u8>),
-    /// Its requests had better go elsewhere, because of this.
+    /// Its requests should be sent to other peers, for this reason.
     FailOver(&'static str),
-    /// It may have requests, for the first time or again.
+    /// It can be sent requests, for the first time or again.
     Ready,
-    /// An answer of the base protocol that nobody asked for.
+    /// An answer of the base protocol that matches no request.
     Unmatched,
-    /// A message that cannot be read.
+    /// A message that cannot be parsed.
     Malformed,
 }
 
-/// Whether a peer may have requests.
+/// Whether a peer can be sent requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Fitness {
-    /// None.
+    /// No.
     Unfit,
-    /// Only if there is no better one: the connection is on probation (REOPEN). RFC 3539 would send nothing by it; but
-    /// where there is no other, a minute without charging would help nobody.
+    /// Only if no peer is fit: the connection is on probation (REOPEN). RFC 3539 sends nothing over it, but without
+    /// another peer that would only mean a minute without charging.
     Probation,
     /// Yes.
     Fit,
 }
 
-/// Why the connection has to be closed, and how long at least to stay away then.
+/// Why the connection must be closed, and when it may be opened again.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Doom {
-    /// For an operator, to be read behind "peer x: ".
+pub struct CloseReason {
+    /// Text that follows "peer x: " in the log.
     pub why: String,
-    /// How long.
-    pub absent: Absence,
+    /// When it may be opened again.
+    pub delay: ReconnectDelay,
 }
 
-/// A message that waits to be written.
+/// A message in the output buffer.
 #[derive(Debug)]
 struct Unsent {
     number: u64,
-    /// What is left of it.
+    /// Octets not sent yet.
     octets: usize,
-    /// Octets before these are gone.
+    /// Whether earlier octets have been sent.
     is_begun: bool,
 }
 
@@ -100,55 +101,56 @@ enum State {
     WaitCea { asked: Ids, until: Time },
     /// I-Open.
     Open,
-    /// Closing, as the peer wants it.
-    Leaving { until: Time, absent: Absence },
-    /// Closing, as we want it.
+    /// Closing at the peer's request.
+    Leaving { until: Time, delay: ReconnectDelay },
+    /// Closing at our request.
     Stopping { asked: Ids, until: Time },
 }
 
-/// The machine.
+/// The state machine.
 #[derive(Debug)]
 pub struct Peer {
-    local: Rc<LocalNode>,
-    /// Its name as configured; empty: any.
+    node: Rc<LocalNode>,
+    /// Its configured DiameterIdentity; empty: any.
     expected_host: String,
-    /// Seconds for a CEA.
-    patience: u32,
+    /// Seconds until the CEA must arrive.
+    timeout_seconds: u32,
     state: State,
     watchdog: Watchdog,
-    /// The last DWR without a DWA.
+    /// Identifiers of the DWR without a DWA.
     watchdog_asked: Option<Ids>,
-    /// Our end's address, for Host-IP-Address.
+    /// Local address, for Host-IP-Address.
     address: IpAddr,
     host: Option<Rc<str>>,
-    /// When this connection's capabilities were exchanged.
+    /// When the capabilities exchange of this connection succeeded.
     open_since: Option<Time>,
-    doom: Option<Doom>,
-    /// Octets of a message that is not whole yet.
+    close_reason: Option<CloseReason>,
+    /// Octets of an incomplete message.
     input: Vec<u8>,
-    /// Octets that were not handed to the connection yet.
+    /// Octets not sent yet.
     output: Vec<u8>,
-    /// The messages that these are, the first perhaps gone in part.
+    /// The messages in `output`; the first may be sent in part.
     unsent: VecDeque<Unsent>,
-    /// Number of the last message that was put in there.
+    /// Number of the last message added to `output`.
     last_number: u64,
     events: VecDeque<Event>,
 }
 
 impl Peer {
-    /// Without a connection. `expected_host` may be empty; `watchdog` is Tw, `patience` the time for a CEA, in seconds.
-    pub fn new(local: Rc<LocalNode>, expected_host: &str, watchdog: u32, patience: u32) -> Peer {
+    /// Creates the machine without a connection. `expected_host` may be empty. `watchdog` (Tw) and `timeout_seconds` (for
+    /// the CEA) are in seconds.
+    pub fn new(node: Rc<LocalNode>, expected_host: &str, watchdog: u32, timeout_seconds: u32) -> Peer {
         Peer {
-            local,
+            node,
             expected_host: expected_host.to_owned(),
-            patience,
+            timeout_seconds,
             state: State::Closed,
             watchdog: Watchdog::new(watchdog),
             watchdog_asked: None,
             address: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
             host: None,
             open_since: None,
-            doom: None,
+            close_reason: None,
             input: Vec::new(),
             output: Vec::new(),
             unsent: VecDeque::new(),
@@ -157,55 +159,55 @@ impl Peer {
         }
     }
 
-    /// The transport is up, from this address of ours.
+    /// The transport is up. `address`: the local address.
     pub fn connected(&mut self, address: IpAddr, now: Time) {
         self.reset();
         self.address = address;
-        let local = Rc::clone(&self.local);
-        let request = capabilities::request(&local, address);
+        let node = Rc::clone(&self.node);
+        let request = capabilities::request(&node, address);
         let asked = self.ask(Command::CAPABILITIES_EXCHANGE, |out| request.write(out));
-        self.state = State::WaitCea { asked, until: now.after_seconds(self.patience) };
+        self.state = State::WaitCea { asked, until: now.after_seconds(self.timeout_seconds) };
     }
 
-    /// The transport is gone. How long the peer does not want to be connected.
-    pub fn closed(&mut self) -> Absence {
-        let absent = match (&self.doom, self.state) {
-            (Some(doom), _) => doom.absent,
-            (None, State::Leaving { absent, .. }) => absent,
-            _ => Absence::default(),
+    /// The transport is gone. Returns how long the peer does not want to be connected.
+    pub fn closed(&mut self) -> ReconnectDelay {
+        let delay = match (&self.close_reason, self.state) {
+            (Some(close_reason), _) => close_reason.delay,
+            (None, State::Leaving { delay, .. }) => delay,
+            _ => ReconnectDelay::default(),
         };
         self.reset();
         self.watchdog.down();
-        absent
+        delay
     }
 
     fn reset(&mut self) {
         self.state = State::Closed;
         self.open_since = None;
         self.watchdog_asked = None;
-        self.doom = None;
+        self.close_reason = None;
         self.input.clear();
         self.output.clear();
         self.unsent.clear();
         self.events.clear();
     }
 
-    /// Octets came, a message or less or more.
+    /// Handles octets from the peer, which may be a part of a message or several.
     pub fn received(&mut self, bytes: &[u8], now: Time) {
         let mut input = std::mem::take(&mut self.input);
         input.extend_from_slice(bytes);
         let mut rest = input.as_slice();
-        while self.doom.is_none() && self.state != State::Closed {
+        while self.close_reason.is_none() && self.state != State::Closed {
             let length = match frame(rest) {
                 Framed::Message(length) => length,
                 Framed::Need(_) => break,
                 Framed::FramingError(broken) => {
                     self.events.push_back(Event::Malformed);
-                    return self.condemn(broken.to_string());
+                    return self.close_with(broken.to_string());
                 }
             };
-            let (message, behind) = rest.split_at(length);
-            rest = behind;
+            let (message, after) = rest.split_at(length);
+            rest = after;
             self.message(message, now);
         }
         let used = input.len() - rest.len();
@@ -213,23 +215,23 @@ impl Peer {
         self.input = input;
     }
 
-    /// Does what is due.
+    /// Handles timers that are due.
     pub fn timer(&mut self, now: Time) {
         match self.state {
             State::Closed => return,
             State::WaitCea { until, .. } if until <= now => {
-                let why = format!("no Capabilities-Exchange-Answer within {} s", self.patience);
-                return self.condemn(why);
+                let why = format!("no Capabilities-Exchange-Answer within {} s", self.timeout_seconds);
+                return self.close_with(why);
             }
-            State::Leaving { until, absent } if until <= now => return self.condemn_for(LEFT.into(), absent),
-            State::Stopping { until, .. } if until <= now => return self.condemn(STOPPED.into()),
+            State::Leaving { until, delay } if until <= now => return self.close_with_delay(LEFT.into(), delay),
+            State::Stopping { until, .. } if until <= now => return self.close_with(STOPPED.into()),
             _ => {}
         }
-        let action = self.watchdog.timer(&self.local, now);
+        let action = self.watchdog.timer(&self.node, now);
         self.act(action);
     }
 
-    /// When [`timer`](Peer::timer) has something to do.
+    /// When [`timer`](Peer::timer) must be called.
     pub fn deadline(&self) -> Option<Time> {
         match self.state {
             State::Closed => None,
@@ -240,41 +242,41 @@ impl Peer {
         }
     }
 
-    /// What happened, one after the other.
+    /// Returns the next event.
     pub fn next_event(&mut self) -> Option<Event> {
         self.events.pop_front()
     }
 
-    /// Whether and why the connection has to be closed now.
-    pub fn doom(&self) -> Option<&Doom> {
-        self.doom.as_ref()
+    /// Returns why the connection must be closed now; `None`: it need not.
+    pub fn close_reason(&self) -> Option<&CloseReason> {
+        self.close_reason.as_ref()
     }
 
-    /// Whether it may have requests.
+    /// Whether it can be sent requests.
     pub fn fitness(&self) -> Fitness {
         match (self.state, self.watchdog.state()) {
-            _ if self.doom.is_some() => Fitness::Unfit,
+            _ if self.close_reason.is_some() => Fitness::Unfit,
             (State::Open, WatchdogState::Okay) => Fitness::Fit,
             (State::Open, WatchdogState::Reopen) => Fitness::Probation,
             _ => Fitness::Unfit,
         }
     }
 
-    /// A word for operators.
-    pub fn state(&self) -> &'static str {
+    /// Name of the state, for operators.
+    pub fn state_name(&self) -> &'static str {
         match self.state {
             State::WaitCea { .. } => "WAIT_CEA",
             State::Leaving { .. } | State::Stopping { .. } => "CLOSING",
-            State::Open | State::Closed => self.watchdog.state().word(),
+            State::Open | State::Closed => self.watchdog.state().as_str(),
         }
     }
 
-    /// Its Origin-Host, known from its first good CEA on.
+    /// Its Origin-Host; `None` before the first successful CEA.
     pub fn host(&self) -> Option<&Rc<str>> {
         self.host.as_ref()
     }
 
-    /// When its capabilities were exchanged, if the connection came so far.
+    /// When the capabilities exchange of this connection succeeded.
     pub fn open_since(&self) -> Option<Time> {
         self.open_since
     }
@@ -284,7 +286,7 @@ impl Peer {
         &self.output
     }
 
-    /// So many octets of [`output`](Peer::output) were handed to the connection.
+    /// The socket has accepted this many octets of [`output`](Peer::output).
     pub fn wrote(&mut self, octets: usize) {
         let mut octets = octets.min(self.output.len());
         self.output.drain(..octets);
@@ -299,23 +301,23 @@ impl Peer {
         }
     }
 
-    /// Whether the message of this number was handed to this connection as a whole.
+    /// Whether the whole message of this number has been sent.
     pub fn is_written(&self, number: u64) -> bool {
         self.unsent.front().is_none_or(|first| number < first.number)
     }
 
-    /// Whether the first octets of it were.
+    /// Whether at least one octet of it has been sent.
     pub fn is_begun(&self, number: u64) -> bool {
         self.unsent.front().is_none_or(|first| number < first.number || (number == first.number && first.is_begun))
     }
 
-    /// Takes messages back of which no octet was handed over yet. The numbers rise.
+    /// Removes messages of which no octet has been sent. `numbers` must be in ascending order.
     pub fn withdraw(&mut self, numbers: &[u64]) {
         let mut kept = Vec::with_capacity(self.output.len());
         let mut rest = self.output.as_slice();
         self.unsent.retain(|message| {
-            let (octets, behind) = rest.split_at_checked(message.octets).unwrap_or((rest, &[]));
-            rest = behind;
+            let (octets, after) = rest.split_at_checked(message.octets).unwrap_or((rest, &[]));
+            rest = after;
             let stays = message.is_begun || numbers.binary_search(&message.number).is_err();
             if stays {
                 kept.extend_from_slice(octets);
@@ -325,17 +327,17 @@ impl Peer {
         self.output = kept;
     }
 
-    /// Queues a request, with these identifiers and flags put in; its number among all messages.
+    /// Queues a request with these identifiers and flags. Returns the number of the message.
     pub fn send(&mut self, request: &[u8], flags: Flags, hop_by_hop: HopByHop, end_to_end: EndToEnd) -> u64 {
         let start = self.output.len();
         self.output.extend_from_slice(request);
         if let Some(message) = self.output.get_mut(start..) {
-            stamp(message, flags, hop_by_hop, end_to_end);
+            set_identifiers(message, flags, hop_by_hop, end_to_end);
         }
         self.queued(start)
     }
 
-    /// Queues an answer as it is, if there is somebody to read it.
+    /// Queues an answer as it is. Dropped before the capabilities exchange.
     pub fn answer(&mut self, answer: &[u8]) {
         if !matches!(self.state, State::Closed | State::WaitCea { .. }) {
             let start = self.output.len();
@@ -344,7 +346,7 @@ impl Peer {
         }
     }
 
-    /// Notes that a message was queued from here on.
+    /// Records the message that begins at `start`.
     fn queued(&mut self, start: usize) -> u64 {
         self.last_number += 1;
         let octets = self.output.len().saturating_sub(start);
@@ -352,25 +354,25 @@ impl Peer {
         self.last_number
     }
 
-    /// Takes leave. Nothing to take leave of: the connection is to be closed at once.
+    /// Begins to disconnect. Before the capabilities exchange, the connection is closed at once.
     pub fn stop(&mut self, now: Time) {
         match self.state {
             State::Open => {
-                let local = Rc::clone(&self.local);
+                let node = Rc::clone(&self.node);
                 let request = DisconnectPeerRequest {
-                    origin_host: &local.origin_host,
-                    origin_realm: &local.origin_realm,
+                    origin_host: &node.origin_host,
+                    origin_realm: &node.origin_realm,
                     disconnect_cause: DisconnectCause::REBOOTING,
                 };
                 let asked = self.ask(Command::DISCONNECT_PEER, |out| request.write(out));
-                self.state = State::Stopping { asked, until: now.after_seconds(DISCONNECT) };
+                self.state = State::Stopping { asked, until: now.after_seconds(DISCONNECT_SECONDS) };
             }
-            State::WaitCea { .. } => self.condemn(STOPPED.into()),
+            State::WaitCea { .. } => self.close_with(STOPPED.into()),
             State::Closed | State::Leaving { .. } | State::Stopping { .. } => {}
         }
     }
 
-    /// One whole message.
+    /// Handles one whole message.
     fn message(&mut self, bytes: &[u8], now: Time) {
         let Some(message) = Message::parse(bytes) else { return self.events.push_back(Event::Malformed) };
         if let State::WaitCea { asked, .. } = self.state {
@@ -380,7 +382,7 @@ impl Peer {
         if header.command == Command::DEVICE_WATCHDOG && !header.is_request() {
             return self.watchdog_answer(&header, now);
         }
-        let action = self.watchdog.heard(&self.local, now);
+        let action = self.watchdog.message_received(&self.node, now);
         self.act(action);
         match (header.is_request(), header.command) {
             (true, _) => self.request(&message, bytes, now),
@@ -390,20 +392,20 @@ impl Peer {
         }
     }
 
-    /// The first message, which has to be the CEA.
+    /// Handles the first message, which must be the CEA.
     fn capabilities(&mut self, message: &Message<'_>, asked: Ids, now: Time) {
         let header = &message.header;
         if header.is_request() || header.command != Command::CAPABILITIES_EXCHANGE || ids(header) != asked {
-            let why = format!("it sent {header} where the Capabilities-Exchange-Answer was due");
-            return self.condemn(why);
+            let why = format!("it sent {header} instead of the Capabilities-Exchange-Answer");
+            return self.close_with(why);
         }
         match capabilities::check(message, &self.expected_host) {
-            Err(why) => self.condemn(why),
+            Err(why) => self.close_with(why),
             Ok(host) => {
                 self.host = Some(host);
                 self.state = State::Open;
                 self.open_since = Some(now);
-                let action = self.watchdog.up(&self.local, now);
+                let action = self.watchdog.up(&self.node, now);
                 self.act(action);
                 self.events.push_back(Event::Ready);
             }
@@ -415,18 +417,18 @@ impl Peer {
             return self.events.push_back(Event::Unmatched);
         }
         self.watchdog_asked = None;
-        let action = self.watchdog.answered(&self.local, now);
+        let action = self.watchdog.answered(&self.node, now);
         self.act(action);
     }
 
     fn disconnect_answer(&mut self, header: &Header) {
         match self.state {
-            State::Stopping { asked, .. } if asked == ids(header) => self.condemn(STOPPED.into()),
+            State::Stopping { asked, .. } if asked == ids(header) => self.close_with(STOPPED.into()),
             _ => self.events.push_back(Event::Unmatched),
         }
     }
 
-    /// A request of the peer.
+    /// Handles a request of the peer.
     fn request(&mut self, message: &Message<'_>, bytes: &[u8], now: Time) {
         let header = &message.header;
         if !header.has_valid_flags() {
@@ -452,37 +454,37 @@ impl Peer {
         }
     }
 
-    /// The peer's DPR.
+    /// Handles the peer's DPR.
     fn leave(&mut self, header: &Header, cause: DisconnectCause, now: Time) {
         self.success(header);
-        let absent = match cause {
-            DisconnectCause::BUSY => ABSENT_BUSY,
-            DisconnectCause::DO_NOT_WANT_TO_TALK_TO_YOU => ABSENT_UNWANTED,
-            _ => ABSENT_REBOOTING,
+        let delay = match cause {
+            DisconnectCause::BUSY => DELAY_BUSY,
+            DisconnectCause::DO_NOT_WANT_TO_TALK_TO_YOU => DELAY_UNWANTED,
+            _ => DELAY_REBOOTING,
         };
         if self.state == State::Open {
-            self.state = State::Leaving { until: now.after_seconds(DISCONNECT), absent };
+            self.state = State::Leaving { until: now.after_seconds(DISCONNECT_SECONDS), delay };
             self.events.push_back(Event::FailOver(LEFT));
         }
     }
 
-    /// DWA or DPA.
+    /// Queues a DWA or DPA.
     fn success(&mut self, header: &Header) {
-        let local = Rc::clone(&self.local);
+        let node = Rc::clone(&self.node);
         let answer = PeerAnswer {
             result_code: ResultCode::SUCCESS,
-            origin_host: &local.origin_host,
-            origin_realm: &local.origin_realm,
-            origin_state_id: (header.command == Command::DEVICE_WATCHDOG).then_some(local.origin_state_id),
+            origin_host: &node.origin_host,
+            origin_realm: &node.origin_realm,
+            origin_state_id: (header.command == Command::DEVICE_WATCHDOG).then_some(node.origin_state_id),
             ..PeerAnswer::default()
         };
         self.respond(header, |out| answer.write(out));
     }
 
-    /// CEA, to a peer that asks on the open connection.
+    /// Queues a CEA, for a peer that sends a CER over the open connection.
     fn capabilities_again(&mut self, header: &Header) {
-        let local = Rc::clone(&self.local);
-        let answer = capabilities::answer(&local, self.address);
+        let node = Rc::clone(&self.node);
+        let answer = capabilities::answer(&node, self.address);
         self.respond(header, |out| answer.write(out));
     }
 
@@ -493,16 +495,16 @@ impl Peer {
 
     fn refuse(&mut self, message: &Message<'_>, fault: &Fault<'_>) {
         let session = message.find(dictionary::SESSION_ID).and_then(|avp| avp.text().ok());
-        let own = (self.local.origin_host.as_str(), self.local.origin_realm.as_str());
+        let own = (self.node.origin_host.as_str(), self.node.origin_realm.as_str());
         let start = self.output.len();
         match refuse(&mut self.output, &message.header, session, own, fault) {
             Ok(_) => _ = self.queued(start),
-            // What it would repeat of the request is too long: then there is no answer.
+            // The AVPs to be repeated are too long: no answer is sent.
             Err(_) => self.events.push_back(Event::Malformed),
         }
     }
 
-    /// Does what the watchdog wants.
+    /// Carries out an action of the watchdog.
     fn act(&mut self, action: Action) {
         match action {
             Action::None => {}
@@ -510,23 +512,23 @@ impl Peer {
             Action::FailOver if self.state == State::Open => self.events.push_back(Event::FailOver(SILENT)),
             Action::FailBack if self.state == State::Open => self.events.push_back(Event::Ready),
             Action::FailOver | Action::FailBack => {}
-            Action::CloseConnection => self.condemn(DEAD.into()),
+            Action::CloseConnection => self.close_with(DEAD.into()),
         }
     }
 
     fn watchdog_request(&mut self) {
-        let local = Rc::clone(&self.local);
+        let node = Rc::clone(&self.node);
         let request = DeviceWatchdogRequest {
-            origin_host: &local.origin_host,
-            origin_realm: &local.origin_realm,
-            origin_state_id: Some(local.origin_state_id),
+            origin_host: &node.origin_host,
+            origin_realm: &node.origin_realm,
+            origin_state_id: Some(node.origin_state_id),
         };
         self.watchdog_asked = Some(self.ask(Command::DEVICE_WATCHDOG, |out| request.write(out)));
     }
 
     /// Queues a request of the base protocol.
     fn ask(&mut self, command: Command, fill: impl FnOnce(&mut Writer<'_>)) -> Ids {
-        let (hop_by_hop, end_to_end) = (self.local.hop_by_hop(), self.local.end_to_end());
+        let (hop_by_hop, end_to_end) = (self.node.hop_by_hop(), self.node.end_to_end());
         let flags = Flags::default();
         let start = self.output.len();
         let mut out = Writer::request(&mut self.output, command, flags, APPLICATION_BASE, hop_by_hop, end_to_end);
@@ -545,22 +547,22 @@ impl Peer {
         self.queued(start);
     }
 
-    fn condemn(&mut self, why: String) {
-        self.condemn_for(why, Absence::default());
+    fn close_with(&mut self, why: String) {
+        self.close_with_delay(why, ReconnectDelay::default());
     }
 
-    fn condemn_for(&mut self, why: String, absent: Absence) {
-        self.doom.get_or_insert(Doom { why, absent });
+    fn close_with_delay(&mut self, why: String, delay: ReconnectDelay) {
+        self.close_reason.get_or_insert(CloseReason { why, delay });
     }
 }
 
-/// Why a connection ends, in words behind "peer x: ".
-const LEFT: &str = "it said good-bye (Disconnect-Peer-Request)";
-const STOPPED: &str = "closed from our side";
+/// Reasons that follow "peer x: " in the log.
+const LEFT: &str = "it has disconnected (Disconnect-Peer-Request)";
+const STOPPED: &str = "closed by this node";
 const SILENT: &str = "no answer to the watchdog";
 const DEAD: &str = "no answer to the watchdog for two intervals";
 
-/// Ends a message in which nothing but our own names has a length.
+/// Ends a message whose only AVPs of variable length are our own names.
 fn finish(out: Writer<'_>) {
     let finished = out.finish();
     debug_assert!(finished.is_ok(), "names are bounded by the configuration");

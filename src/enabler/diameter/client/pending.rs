@@ -1,5 +1,4 @@
-//! Requests on their way: which wait for an answer, under which identifiers they went where, and those whose time was
-//! over, because an answer that comes late may still have granted something.
+//! Pending requests by their identifiers, and finished ones: a late answer may still have granted something.
 
 use crate::charge::time::Time;
 use crate::wire::diameter::dictionary::Command;
@@ -7,203 +6,206 @@ use crate::wire::diameter::{EndToEnd, Header, HopByHop};
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::rc::Rc;
 
-/// Seconds for which the answer to a request that is over is still known.
-const LATE_FOR: u32 = 300;
+/// Seconds for which late answers are matched.
+const FINISHED_SECONDS: u32 = 300;
 
-/// And of how many requests, the oldest go first.
-const LATE_MAX: usize = 16_384;
+/// Maximum number of finished requests; the oldest are forgotten first.
+const FINISHED_MAX: usize = 16_384;
 
-/// Which request: they rise in the order of sending.
+/// Identifies a request; increases in the order of sending.
 pub(crate) type Serial = u64;
 
-/// A connection: the peer's place, and which of its connections.
+/// One connection of a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Connection {
-    pub(crate) seat: usize,
+    /// Position of the peer.
+    pub(crate) slot: usize,
+    /// Number of the connection.
     pub(crate) number: u64,
 }
 
-/// A request that waits.
+/// A request without an answer.
 #[derive(Debug)]
-pub(crate) struct Pending {
-    /// The caller's name for it.
+pub(crate) struct PendingRequest {
+    /// Identifies the request in its outcome.
     pub(crate) name: u128,
-    /// The message, where it may be sent once more.
+    /// The message; empty if it may not move to another peer.
     pub(crate) message: Vec<u8>,
     pub(crate) command: Command,
     pub(crate) end_to_end: EndToEnd,
     pub(crate) deadline: Time,
     pub(crate) sent_at: Time,
     pub(crate) may_move: bool,
-    /// It must not arrive twice.
-    pub(crate) once: bool,
-    /// It may have been sent before it came here.
-    pub(crate) duplicate: bool,
-    /// The peer that has its session.
-    pub(crate) prefer: Option<Box<str>>,
-    /// The last peer that it may have arrived at.
+    /// It must not be executed twice.
+    pub(crate) at_most_once: bool,
+    /// It may have been sent before.
+    pub(crate) possible_duplicate: bool,
+    /// Origin-Host of the peer that has the session.
+    pub(crate) preferred_host: Option<Box<str>>,
+    /// Origin-Host of the last peer that may have received it.
     pub(crate) written_to: Option<Rc<str>>,
-    /// The peer that it waits for.
-    pub(crate) seat: usize,
-    /// Under which identifiers it went out.
+    /// Position of the peer whose answer is awaited.
+    pub(crate) slot: usize,
+    /// Hop-by-Hop Identifiers of its copies.
     pub(crate) copies: Vec<HopByHop>,
-    /// The peers that could not deliver it.
+    /// Positions of the peers that could not deliver it.
     pub(crate) refused_by: Vec<usize>,
 }
 
-/// One sending of a request.
+/// One copy of a request.
 #[derive(Debug)]
 pub(crate) struct Copy {
     serial: Serial,
     pub(crate) connection: Connection,
     command: Command,
     end_to_end: EndToEnd,
-    /// Its number among the messages to that peer.
+    /// Number of the message on its connection.
     pub(crate) number: u64,
 }
 
+/// A request that has ended, with copies that may still be answered.
 #[derive(Debug)]
-struct Over {
+struct FinishedRequest {
     name: u128,
     copies: Vec<HopByHop>,
 }
 
-/// Whose answer this is.
+/// The request that an answer belongs to.
 #[derive(Debug)]
 pub(crate) enum Match {
-    /// Of a request that waited, and does not any more.
-    Waiting(Serial, Pending),
-    /// Of one that was over, and its name.
-    Over(Serial, u128),
-    /// Of none.
+    /// A pending request, which is taken out.
+    Pending(Serial, PendingRequest),
+    /// A finished request, and its name.
+    Finished(Serial, u128),
+    /// None.
     None,
 }
 
-/// All of them.
+/// Pending and finished requests.
 #[derive(Debug, Default)]
-pub(crate) struct Requests {
+pub(crate) struct PendingRequests {
     last: Serial,
-    pending: HashMap<Serial, Pending>,
+    pending: HashMap<Serial, PendingRequest>,
     deadlines: BTreeSet<(Time, Serial)>,
     copies: HashMap<HopByHop, Copy>,
-    over: HashMap<Serial, Over>,
-    /// Until when they are remembered, the first to go in front.
-    over_until: VecDeque<(Time, Serial)>,
+    finished: HashMap<Serial, FinishedRequest>,
+    /// When finished requests are forgotten, in this order.
+    forget_at: VecDeque<(Time, Serial)>,
 }
 
-impl Requests {
-    pub(crate) fn insert(&mut self, pending: Pending) -> Serial {
+impl PendingRequests {
+    pub(crate) fn insert(&mut self, pending: PendingRequest) -> Serial {
         self.last += 1;
         self.deadlines.insert((pending.deadline, self.last));
         self.pending.insert(self.last, pending);
         self.last
     }
 
-    /// One that was answered, and not in a way that ends it, waits on.
-    pub(crate) fn put_back(&mut self, serial: Serial, pending: Pending) {
+    /// Puts back a request whose answer did not end it.
+    pub(crate) fn put_back(&mut self, serial: Serial, pending: PendingRequest) {
         self.deadlines.insert((pending.deadline, serial));
         self.pending.insert(serial, pending);
     }
 
-    pub(crate) fn get(&self, serial: Serial) -> Option<&Pending> {
+    pub(crate) fn get(&self, serial: Serial) -> Option<&PendingRequest> {
         self.pending.get(&serial)
     }
 
-    pub(crate) fn get_mut(&mut self, serial: Serial) -> Option<&mut Pending> {
+    pub(crate) fn get_mut(&mut self, serial: Serial) -> Option<&mut PendingRequest> {
         self.pending.get_mut(&serial)
     }
 
-    /// Whether an identifier is in use.
+    /// Whether this identifier is in use.
     pub(crate) fn is_taken(&self, hop_by_hop: HopByHop) -> bool {
         self.copies.contains_key(&hop_by_hop)
     }
 
-    /// A request went out under this identifier.
+    /// Adds a copy of a request. `number`: that of the message on its connection.
     pub(crate) fn sent(&mut self, serial: Serial, hop_by_hop: HopByHop, connection: Connection, number: u64) {
         let Some(pending) = self.pending.get_mut(&serial) else { return };
-        pending.seat = connection.seat;
+        pending.slot = connection.slot;
         pending.copies.push(hop_by_hop);
         let (command, end_to_end) = (pending.command, pending.end_to_end);
         self.copies.insert(hop_by_hop, Copy { serial, connection, command, end_to_end, number });
     }
 
-    /// Finds the request of an answer by both of its identifiers, and by the connection that it came over.
+    /// Finds the request of an answer by both identifiers, the command and the connection.
     pub(crate) fn answered(&mut self, header: &Header, connection: Connection) -> Match {
-        let fits = |copy: &Copy| {
+        let is_match = |copy: &Copy| {
             copy.connection == connection && copy.end_to_end == header.end_to_end && copy.command == header.command
         };
-        if !self.copies.get(&header.hop_by_hop).is_some_and(fits) {
+        if !self.copies.get(&header.hop_by_hop).is_some_and(is_match) {
             return Match::None;
         }
         let Some(copy) = self.copies.remove(&header.hop_by_hop) else { return Match::None };
-        if let Some(over) = self.over.get_mut(&copy.serial) {
-            over.copies.retain(|other| *other != header.hop_by_hop);
-            return Match::Over(copy.serial, over.name);
+        if let Some(finished) = self.finished.get_mut(&copy.serial) {
+            finished.copies.retain(|other| *other != header.hop_by_hop);
+            return Match::Finished(copy.serial, finished.name);
         }
         match self.take(copy.serial) {
             Some(mut pending) => {
                 pending.copies.retain(|other| *other != header.hop_by_hop);
-                Match::Waiting(copy.serial, pending)
+                Match::Pending(copy.serial, pending)
             }
             None => Match::None,
         }
     }
 
-    /// Takes a request out; its copies stay.
-    pub(crate) fn take(&mut self, serial: Serial) -> Option<Pending> {
+    /// Takes out a pending request. Its copies stay.
+    pub(crate) fn take(&mut self, serial: Serial) -> Option<PendingRequest> {
         let pending = self.pending.remove(&serial)?;
         self.deadlines.remove(&(pending.deadline, serial));
         Some(pending)
     }
 
-    /// The copy under this identifier.
+    /// Returns the copy with this identifier.
     pub(crate) fn copy(&self, hop_by_hop: HopByHop) -> Option<&Copy> {
         self.copies.get(&hop_by_hop)
     }
 
-    /// The requests of which there are copies on this connection, over or not.
+    /// Returns the requests that have copies on this connection, pending or finished.
     pub(crate) fn on(&self, connection: Connection) -> Vec<Serial> {
         self.copies.values().filter(|copy| copy.connection == connection).map(|copy| copy.serial).collect()
     }
 
-    /// A copy that nobody will answer.
+    /// Removes a copy that will not be answered.
     pub(crate) fn drop_copy(&mut self, hop_by_hop: HopByHop) {
         self.copies.remove(&hop_by_hop);
     }
 
-    /// A request that is not waited for any more, and whose `copies` may still be answered.
+    /// Keeps a finished request whose `copies` may still be answered.
     pub(crate) fn remember(&mut self, serial: Serial, name: u128, copies: Vec<HopByHop>, now: Time) {
         if copies.is_empty() {
             return;
         }
-        self.over.insert(serial, Over { name, copies });
-        self.over_until.push_back((now.after_seconds(LATE_FOR), serial));
-        while self.over_until.len() > LATE_MAX {
+        self.finished.insert(serial, FinishedRequest { name, copies });
+        self.forget_at.push_back((now.after_seconds(FINISHED_SECONDS), serial));
+        while self.forget_at.len() > FINISHED_MAX {
             self.forget_first();
         }
     }
 
-    /// Forgets what nobody will answer any more.
+    /// Forgets finished requests whose time is over.
     pub(crate) fn forget(&mut self, now: Time) {
-        while self.over_until.front().is_some_and(|(until, _)| *until <= now) {
+        while self.forget_at.front().is_some_and(|(at, _)| *at <= now) {
             self.forget_first();
         }
     }
 
     fn forget_first(&mut self) {
-        let Some((_, serial)) = self.over_until.pop_front() else { return };
-        let over = self.over.remove(&serial);
-        for copy in over.iter().flat_map(|over| &over.copies) {
+        let Some((_, serial)) = self.forget_at.pop_front() else { return };
+        let finished = self.finished.remove(&serial);
+        for copy in finished.iter().flat_map(|finished| &finished.copies) {
             self.copies.remove(copy);
         }
     }
 
-    /// The next whose time is over.
+    /// Returns a pending request whose deadline has passed.
     pub(crate) fn overdue(&self, now: Time) -> Option<Serial> {
         self.deadlines.first().filter(|(deadline, _)| *deadline <= now).map(|(_, serial)| *serial)
     }
 
-    /// When the first one's time is over.
+    /// Returns the first deadline.
     pub(crate) fn deadline(&self) -> Option<Time> {
         self.deadlines.first().map(|(deadline, _)| *deadline)
     }

@@ -1,7 +1,7 @@
-//! A peer's addresses and its transport, and when to try again.
+//! The connection to one peer: its addresses, its transport, and when to connect again.
 
 use super::config::{PeerAddress, PeerConfig};
-use super::peer::Absence;
+use super::peer::ReconnectDelay;
 use super::resolver::Resolver;
 use super::tls::Tls;
 use super::transport::Transport;
@@ -10,53 +10,52 @@ use crate::enabler::diameter::client::node::LocalNode;
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 
-/// Microseconds between two tries: at first, and at most.
-const BACK_OFF_FIRST: u64 = 1_000_000;
-const BACK_OFF_MOST: u64 = 30_000_000;
+/// First delay between two attempts, in microseconds. It doubles with each failure.
+const BACK_OFF_FIRST_MICROS: u64 = 1_000_000;
 
-/// Microseconds after which a resolver that has not answered is looked at again.
-const RESOLVER_AGAIN: u64 = 20_000;
+/// Maximum delay between two attempts, in microseconds.
+const BACK_OFF_MAX_MICROS: u64 = 30_000_000;
 
-/// The link to one peer.
+/// Interval at which the resolver is polled, in microseconds.
+const RESOLVER_POLL_MICROS: u64 = 20_000;
+
+/// The connection to one peer.
 #[derive(Debug)]
 pub struct Reconnect {
     config: PeerConfig,
-    /// Read from its files with the first connection that finds them readable.
+    /// Read from the files by the first connection that can read them.
     tls: Option<Tls>,
     transport: Option<Transport>,
-    /// Where it goes, or went last.
+    /// Address of the current connection, or of the last one.
     address: Option<SocketAddr>,
     resolver: Resolver,
-    /// Addresses of the name that are not tried yet.
-    others: VecDeque<SocketAddr>,
+    /// Resolved addresses that have not been tried.
+    untried: VecDeque<SocketAddr>,
     /// When the transport came up.
     up_since: Option<Time>,
-    /// When to connect.
+    /// When to connect; `None`: never again.
     retry_at: Option<Time>,
-    /// And not before no other peer serves.
+    /// Whether to connect only if no other peer serves.
     until_needed: bool,
-    /// Microseconds to wait after the next failure.
+    /// Delay after the next failure, in microseconds.
     back_off: u64,
-    /// Connections begun, the first not counted.
-    pub reconnects: u64,
-    tried: bool,
-    /// Why the last one ended.
+    /// Why the last connection ended.
     pub last_error: Option<String>,
 }
 
-/// What [`Reconnect::advance`] found.
+/// Result of [`Reconnect::advance`].
 #[derive(Debug, PartialEq, Eq)]
 pub enum Advance {
-    /// Nothing new.
+    /// No change.
     Same,
-    /// The transport has come up.
+    /// The transport is up. Contains the local address.
     Up(std::net::IpAddr),
-    /// It cannot be had, because of this.
+    /// The attempt failed, for this reason.
     Failed(String),
 }
 
 impl Reconnect {
-    /// To this peer, to be connected at once.
+    /// Creates it. The first attempt is due at once.
     pub fn new(config: &PeerConfig, now: Time) -> Reconnect {
         Reconnect {
             config: config.clone(),
@@ -64,23 +63,21 @@ impl Reconnect {
             transport: None,
             address: None,
             resolver: Resolver::default(),
-            others: VecDeque::new(),
+            untried: VecDeque::new(),
             up_since: None,
             retry_at: Some(now),
             until_needed: false,
-            back_off: BACK_OFF_FIRST,
-            reconnects: 0,
-            tried: false,
+            back_off: BACK_OFF_FIRST_MICROS,
             last_error: None,
         }
     }
 
-    /// The transport, once it is up.
+    /// Returns the transport if it is up.
     pub fn transport(&mut self) -> Option<&mut Transport> {
         self.transport.as_mut().filter(|_| self.up_since.is_some())
     }
 
-    /// The transport, up or not yet.
+    /// Returns the transport, up or connecting.
     pub fn any_transport(&self) -> Option<&Transport> {
         self.transport.as_ref()
     }
@@ -90,12 +87,12 @@ impl Reconnect {
         self.up_since.is_some()
     }
 
-    /// How the peer is configured.
+    /// Returns the configuration of the peer.
     pub fn config(&self) -> &PeerConfig {
         &self.config
     }
 
-    /// When there is something to do for [`advance`](Reconnect::advance).
+    /// When [`advance`](Reconnect::advance) must be called.
     pub fn deadline(&self, is_needed: bool) -> Option<Time> {
         match &self.transport {
             Some(transport) => transport.deadline(),
@@ -103,15 +100,16 @@ impl Reconnect {
         }
     }
 
-    /// When to connect, where no other peer serves or one does.
+    /// When to connect. `is_needed`: no other peer serves.
     fn retry_at(&self, is_needed: bool) -> Option<Time> {
         self.retry_at.filter(|_| is_needed || !self.until_needed)
     }
 
-    /// Connects if it is time, `patience` seconds at most, and goes on with connecting. `is_needed`: no other peer serves.
-    pub fn advance(&mut self, patience: u32, is_needed: bool, now: Time) -> Advance {
+    /// Begins to connect if that is due, and continues to connect. The transport must be up after `timeout_seconds`.
+    /// `is_needed`: no other peer serves.
+    pub fn advance(&mut self, timeout_seconds: u32, is_needed: bool, now: Time) -> Advance {
         let due = self.transport.is_none() && self.retry_at(is_needed).is_some_and(|at| at <= now);
-        if due && let Err(why) = self.connect(patience, now) {
+        if due && let Err(why) = self.connect(timeout_seconds, now) {
             return Advance::Failed(why);
         }
         let Some(transport) = self.transport.as_mut().filter(|_| self.up_since.is_none()) else { return Advance::Same };
@@ -126,7 +124,7 @@ impl Reconnect {
         }
     }
 
-    /// The sentence for an operator.
+    /// Returns the sentence for the log.
     pub fn sentence(&self, why: &str) -> String {
         match self.address {
             Some(address) => format!("peer {} at {address}: {why}", self.config.label()),
@@ -134,62 +132,67 @@ impl Reconnect {
         }
     }
 
-    /// Drops the transport, and sets the time of the next try: never before the `absent` time is over.
-    /// `open_since`: when the peer had taken us, if it had.
-    pub fn close(&mut self, sentence: String, absent: Absence, open_since: Option<Time>, local: &LocalNode, now: Time) {
+    /// Closes the transport and sets the time of the next attempt, not before the peer's delay (`asked`) is over. `open_since`: when the
+    /// capabilities exchange succeeded, if it did.
+    pub fn close(
+        &mut self,
+        sentence: String,
+        asked: ReconnectDelay,
+        open_since: Option<Time>,
+        node: &LocalNode,
+        now: Time,
+    ) {
         if let Some(mut transport) = self.transport.take().filter(|_| self.up_since.is_some()) {
             transport.finish();
         }
         self.last_error = Some(sentence);
         let was_up = self.up_since.take();
-        // One that held longer than it had been waited for was good.
+        // A connection that lasted longer than the delay before it resets the delay.
         if open_since.is_some_and(|since| now.micros_since(since) >= self.back_off) {
-            self.back_off = BACK_OFF_FIRST;
+            self.back_off = BACK_OFF_FIRST_MICROS;
         }
-        if was_up.is_none() && !self.others.is_empty() {
+        if was_up.is_none() && !self.untried.is_empty() {
             self.retry_at = Some(now);
             return;
         }
-        let delay = self.back_off - self.back_off / 4 + local.jitter(self.back_off / 2);
-        self.back_off = (self.back_off * 2).min(BACK_OFF_MOST);
-        // A try that failed has not been welcome either.
-        self.until_needed = absent.until_needed || (self.until_needed && open_since.is_none());
-        let soonest = now.after_seconds(absent.seconds);
+        let delay = self.back_off - self.back_off / 4 + node.jitter(self.back_off / 2);
+        self.back_off = (self.back_off * 2).min(BACK_OFF_MAX_MICROS);
+        // A failed attempt does not lift the restriction.
+        self.until_needed = asked.until_needed || (self.until_needed && open_since.is_none());
+        let soonest = now.after_seconds(asked.seconds);
         self.retry_at = Some(Time(now.0.saturating_add(delay)).max(soonest));
-        self.others.clear();
+        self.untried.clear();
     }
 
-    /// Never connects again.
-    pub fn retire(&mut self) {
+    /// Stops further attempts.
+    pub fn disable(&mut self) {
         self.retry_at = None;
-        self.others.clear();
+        self.untried.clear();
     }
 
-    fn connect(&mut self, patience: u32, now: Time) -> Result<(), String> {
-        if self.others.is_empty() {
+    fn connect(&mut self, timeout_seconds: u32, now: Time) -> Result<(), String> {
+        if self.untried.is_empty() {
             self.address = None;
             let PeerAddress { host, port } = &self.config.address;
-            match self.resolver.look_up(host, *port, patience, now)? {
-                Some(found) => self.others.extend(found),
+            match self.resolver.look_up(host, *port, timeout_seconds, now)? {
+                Some(found) => self.untried.extend(found),
                 None => {
-                    self.retry_at = Some(Time(now.0.saturating_add(RESOLVER_AGAIN)));
+                    self.retry_at = Some(Time(now.0.saturating_add(RESOLVER_POLL_MICROS)));
                     return Ok(());
                 }
             }
         }
-        self.address = self.others.pop_front();
+        self.address = self.untried.pop_front();
         let address = self.address.ok_or_else(|| self.no_address())?;
-        self.reconnects += u64::from(self.tried);
-        self.tried = true;
         if let (None, Some(files)) = (&self.tls, &self.config.tls) {
             self.tls = Some(Tls::load(&self.config, files)?);
         }
-        self.transport = Some(Transport::connect(address, self.tls.as_ref(), patience, now)?);
+        self.transport = Some(Transport::connect(address, self.tls.as_ref(), timeout_seconds, now)?);
         Ok(())
     }
 
     fn no_address(&self) -> String {
-        format!("no address for the name {}", self.config.address)
+        format!("the name {} has no address", self.config.address)
     }
 }
 

@@ -1,42 +1,41 @@
-//! Addresses of a peer's name. The system's resolver may take seconds, and the engine waits for nobody: it is asked in
-//! a thread of its own.
+//! Resolves a peer's name in a separate thread, because the system's resolver may block for seconds.
 
 use crate::charge::time::Time;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::sync::mpsc::{Receiver, TryRecvError, channel};
 use std::thread;
 
-/// Addresses of one name that are tried.
+/// Maximum number of addresses that are tried.
 const ADDRESSES_MAX: usize = 16;
 
 type Found = Result<Vec<SocketAddr>, String>;
 
-/// Who knows the addresses of one name.
+/// Resolver of one name.
 #[derive(Debug, Default)]
 pub struct Resolver {
-    /// Since when the system is asked, and where its answer comes.
-    asked: Option<(Time, Receiver<Found>)>,
-    /// What it said last: better than nothing where it says nothing more.
+    /// Start time and result channel of the running query.
+    query: Option<(Time, Receiver<Found>)>,
+    /// The last result, used if a later query fails.
     known: Vec<SocketAddr>,
 }
 
 impl Resolver {
-    /// The addresses; `None`: ask again soon. An answer is waited for `patience` seconds at most.
+    /// Returns the addresses; `None`: the query is running, call again. It fails after `timeout_seconds`.
     pub fn look_up(
         &mut self,
         host: &str,
         port: u16,
-        patience: u32,
+        timeout_seconds: u32,
         now: Time,
     ) -> Result<Option<Vec<SocketAddr>>, String> {
         if let Ok(address) = host.parse::<IpAddr>() {
             return Ok(Some(vec![SocketAddr::new(address, port)]));
         }
-        let asked = match self.asked.take() {
-            Some(asked) => asked,
-            None => (now, ask(host.to_owned(), port)?),
+        let query = match self.query.take() {
+            Some(query) => query,
+            None => (now, start_query(host.to_owned(), port)?),
         };
-        match asked.1.try_recv() {
+        match query.1.try_recv() {
             Ok(Ok(found)) => {
                 self.known = found;
                 Ok(Some(self.known.clone()))
@@ -44,10 +43,14 @@ impl Resolver {
             Ok(Err(why)) => self.known_or(format!("its name cannot be resolved: {why}")),
             Err(TryRecvError::Disconnected) => self.known_or("its name cannot be resolved".into()),
             Err(TryRecvError::Empty) => {
-                let late = asked.0.after_seconds(patience) <= now;
-                // One question at a time: the next try hears its answer.
-                self.asked = Some(asked);
-                if late { self.known_or(format!("no answer about its name within {patience} s")) } else { Ok(None) }
+                let is_late = query.0.after_seconds(timeout_seconds) <= now;
+                // One query at a time: the next attempt takes its result.
+                self.query = Some(query);
+                if is_late {
+                    self.known_or(format!("its name was not resolved within {timeout_seconds} s"))
+                } else {
+                    Ok(None)
+                }
             }
         }
     }
@@ -57,16 +60,16 @@ impl Resolver {
     }
 }
 
-fn ask(host: String, port: u16) -> Result<Receiver<Found>, String> {
-    let (answer, heard) = channel();
+fn start_query(host: String, port: u16) -> Result<Receiver<Found>, String> {
+    let (sender, result) = channel();
     let resolve = move || {
         let found = (host.as_str(), port).to_socket_addrs();
         let found = found.map(|found| found.take(ADDRESSES_MAX).collect()).map_err(|error| error.to_string());
-        // Nobody listens when the peer is gone.
-        let _ = answer.send(found);
+        // Fails if the resolver is gone.
+        let _ = sender.send(found);
     };
     let thread = thread::Builder::new().name("imcharge names".into()).stack_size(256 * 1024).spawn(resolve);
-    thread.map(|_| heard).map_err(|error| format!("no thread to resolve its name: {error}"))
+    thread.map(|_| result).map_err(|error| format!("no thread to resolve its name: {error}"))
 }
 
 #[cfg(test)]
@@ -75,8 +78,8 @@ mod tests {
 
     const NOW: Time = Time(1_000_000_000);
 
-    /// What the system says in the end.
-    fn in_the_end(resolver: &mut Resolver, host: &str) -> Found {
+    /// Waits for the result of the query.
+    fn resolve(resolver: &mut Resolver, host: &str) -> Found {
         loop {
             match resolver.look_up(host, 3868, 60, NOW) {
                 Ok(None) => thread::yield_now(),
@@ -87,34 +90,34 @@ mod tests {
     }
 
     #[test]
-    fn an_address_needs_no_asking() {
+    fn address_is_returned_without_a_query() {
         for (host, address) in [("127.0.0.1", "127.0.0.1:3868"), ("::1", "[::1]:3868")] {
             let mut resolver = Resolver::default();
             let found = resolver.look_up(host, 3868, 5, NOW).expect("an address").expect("at once");
-            assert_eq!((found, resolver.asked.is_none()), (vec![address.parse().expect("an address")], true));
+            assert_eq!((found, resolver.query.is_none()), (vec![address.parse().expect("an address")], true));
         }
     }
 
     #[test]
-    fn a_name_is_asked_for_and_what_it_was_is_kept() {
+    fn last_result_is_kept_if_a_query_fails() {
         let mut resolver = Resolver::default();
-        let found = in_the_end(&mut resolver, "localhost").expect("every system has it");
+        let found = resolve(&mut resolver, "localhost").expect("every system has it");
         assert!(found.iter().all(|address| address.ip().is_loopback()), "{found:?}");
-        // Nobody has this one (RFC 6761, 6.4).
-        assert_eq!(in_the_end(&mut resolver, "ocs.invalid"), Ok(found));
-        let why = in_the_end(&mut Resolver::default(), "ocs.invalid").expect_err("never known");
+        // Never resolves (RFC 6761, 6.4).
+        assert_eq!(resolve(&mut resolver, "ocs.invalid"), Ok(found));
+        let why = resolve(&mut Resolver::default(), "ocs.invalid").expect_err("never known");
         assert!(why.starts_with("its name cannot be resolved: "), "{why}");
     }
 
     #[test]
-    fn a_resolver_that_is_silent_is_waited_for_only_so_long_and_asked_once() {
-        let (answer, heard) = channel();
-        let mut resolver = Resolver { asked: Some((NOW, heard)), known: Vec::new() };
+    fn silent_resolver_times_out_and_its_query_continues() {
+        let (sender, result) = channel();
+        let mut resolver = Resolver { query: Some((NOW, result)), known: Vec::new() };
         assert_eq!(resolver.look_up("ocs.example.com", 3868, 5, NOW.after_seconds(4)), Ok(None));
         let why = resolver.look_up("ocs.example.com", 3868, 5, NOW.after_seconds(5)).expect_err("too long");
-        assert_eq!(why, "no answer about its name within 5 s");
+        assert_eq!(why, "its name was not resolved within 5 s");
         let address: SocketAddr = "192.0.2.1:3868".parse().expect("an address");
-        answer.send(Ok(vec![address])).expect("it still listens");
+        sender.send(Ok(vec![address])).expect("the channel is open");
         assert_eq!(resolver.look_up("ocs.example.com", 3868, 5, NOW.after_seconds(9)), Ok(Some(vec![address])));
     }
 }

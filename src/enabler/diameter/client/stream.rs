@@ -1,4 +1,4 @@
-//! The socket of a connection.
+//! A non-blocking socket, of the system or of the simulator.
 
 use crate::simulate;
 use socket2::{Domain, Protocol, Socket, Type};
@@ -6,24 +6,24 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::os::fd::{AsRawFd, RawFd};
 
-/// A socket that never waits.
+/// A socket that never blocks.
 #[derive(Debug)]
 pub enum Stream {
-    /// Of the system.
+    /// A TCP socket.
     Tcp(TcpStream),
-    /// Of a simulation.
+    /// A connection of the simulator.
     Simulated(simulate::Line),
 }
 
 impl Stream {
-    /// A socket on its way to this address.
+    /// Begins to connect to this address.
     pub fn open(address: SocketAddr) -> io::Result<Stream> {
         if let Some(line) = simulate::connect(address) {
             return line.map(Stream::Simulated);
         }
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
         socket.set_nonblocking(true)?;
-        // What one turn has to send leaves in one write; nothing is to wait for the acknowledgement of what went before.
+        // A tick's output is sent in one write, and must not wait for the acknowledgement of earlier data.
         socket.set_tcp_nodelay(true)?;
         match socket.connect(&address.into()) {
             Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => Err(error),
@@ -31,7 +31,7 @@ impl Stream {
         }
     }
 
-    /// Whether it is there; the error says why it never will be.
+    /// Whether it is connected. An error is final.
     pub fn is_connected(&self) -> io::Result<bool> {
         let stream = match self {
             Stream::Tcp(stream) => stream,
@@ -47,7 +47,7 @@ impl Stream {
         }
     }
 
-    /// Our end's address.
+    /// Returns the local address.
     pub fn local_address(&self) -> io::Result<IpAddr> {
         match self {
             Stream::Tcp(stream) => stream.local_addr().map(|address| address.ip()),
@@ -55,7 +55,7 @@ impl Stream {
         }
     }
 
-    /// The descriptor to wait for; a simulated one has none.
+    /// Returns the descriptor to poll; -1 for a simulated connection.
     pub fn descriptor(&self) -> RawFd {
         match self {
             Stream::Tcp(stream) => stream.as_raw_fd(),

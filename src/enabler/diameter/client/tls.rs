@@ -1,4 +1,4 @@
-//! TLS to a peer, from the first octet on (RFC 6733, 13.1), with certificates of both ends where we have one.
+//! TLS from the first octet on (RFC 6733, 13.1), with a client certificate if one is configured.
 
 use super::config::{OwnCertificate, PeerConfig, TlsConfig};
 use rustls::client::Resumption;
@@ -9,7 +9,7 @@ use rustls::{ClientConfig, ClientConnection, RootCertStore};
 use std::path::Path;
 use std::sync::Arc;
 
-/// What connections to one peer are made with.
+/// TLS settings of one peer.
 #[derive(Clone, Debug)]
 pub struct Tls {
     config: Arc<ClientConfig>,
@@ -17,12 +17,12 @@ pub struct Tls {
 }
 
 impl Tls {
-    /// Reads the files. The peer's certificate has to be for its DiameterIdentity; where none is configured, for the
-    /// host of its address. The error names the file and what is wrong with it.
+    /// Reads the files. The peer's certificate must name its DiameterIdentity or, if none is configured, the host of its
+    /// address. The error names the file and the problem.
     pub fn load(peer: &PeerConfig, files: &TlsConfig) -> Result<Tls, String> {
         let host = if peer.host.is_empty() { &peer.address.host } else { &peer.host };
         let name = ServerName::try_from(host.clone());
-        let name = name.map_err(|_| format!("no certificate can be for the name \"{host}\""))?;
+        let name = name.map_err(|_| format!("no certificate can name \"{host}\""))?;
         let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()
             .map_err(|error| error.to_string())?
@@ -37,12 +37,12 @@ impl Tls {
             }
             None => config.with_no_client_auth(),
         };
-        // A connection is made seldom: its certificates are looked at each time.
+        // Connections are rare: certificates are verified each time.
         config.resumption = Resumption::disabled();
         Ok(Tls { config: Arc::new(config), name })
     }
 
-    /// A new connection's state.
+    /// Returns the state of a new connection.
     pub fn connection(&self) -> Result<ClientConnection, String> {
         ClientConnection::new(Arc::clone(&self.config), self.name.clone()).map_err(|error| format!("TLS: {error}"))
     }
@@ -53,7 +53,7 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
     let found = CertificateDer::pem_file_iter(path).map_err(unreadable)?;
     let found = found.collect::<Result<Vec<_>, _>>().map_err(unreadable)?;
     match found.is_empty() {
-        true => Err(format!("TLS certificate {}: there is none in it", path.display())),
+        true => Err(format!("TLS certificate {}: it contains no certificate", path.display())),
         false => Ok(found),
     }
 }

@@ -1,32 +1,32 @@
-//! The watchdog (RFC 3539, 3.4.1): whether a connection that is up is good for anything.
+//! The watchdog (RFC 3539, 3.4.1): decides whether a connection is usable.
 
 use crate::charge::time::Time;
 use crate::enabler::diameter::client::node::LocalNode;
 
-/// Tw is varied by so much, microseconds up and down.
-const JITTER: u64 = 2_000_000;
+/// Jitter of Tw: at most this many microseconds up and down.
+const JITTER_MICROS: u64 = 2_000_000;
 
-/// DWAs that a connection needs before it is trusted again, after one that was lost.
-const ANSWERS: u8 = 3;
+/// Number of DWAs after which a connection leaves REOPEN.
+const REOPEN_ANSWERS: u8 = 3;
 
 /// The states of RFC 3539.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
-    /// There has been no connection yet.
+    /// No connection was established yet.
     Initial,
-    /// It answers.
+    /// The peer answers.
     Okay,
-    /// It is silent: requests go elsewhere, the connection stays for now.
+    /// The peer is silent: requests are sent to other peers, the connection stays open.
     Suspect,
-    /// There is no connection any more.
+    /// The connection is closed.
     Down,
-    /// There is one again, on probation.
+    /// A new connection is on probation.
     Reopen,
 }
 
 impl State {
-    /// The word of the RFC.
-    pub fn word(self) -> &'static str {
+    /// Returns the name that the RFC uses.
+    pub fn as_str(self) -> &'static str {
         match self {
             State::Initial => "INITIAL",
             State::Okay => "OKAY",
@@ -37,55 +37,55 @@ impl State {
     }
 }
 
-/// What is to be done.
+/// What the owner of the watchdog must do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
     /// Nothing.
     None,
     /// Send a DWR.
     SendWatchdog,
-    /// Let other peers have the requests that wait.
+    /// Move pending requests to other peers.
     FailOver,
-    /// Use it again.
+    /// Use the peer again.
     FailBack,
     /// Close the connection.
     CloseConnection,
 }
 
-/// One peer's watchdog. It outlives connections.
+/// The watchdog of one peer, across its connections.
 #[derive(Debug)]
 pub struct Watchdog {
     state: State,
-    /// Tw, microseconds.
+    /// Tw in microseconds.
     interval: u64,
-    /// A DWR waits for its answer.
+    /// Whether a DWR is unanswered.
     pending: bool,
-    /// NumDWA, of REOPEN: `None` is its -1, one answer overdue.
+    /// NumDWA of REOPEN; `None` is the RFC's -1: one answer is overdue.
     answers: Option<u8>,
-    /// When the timer expires, while the connection is up.
+    /// When the timer expires; `None` without a connection.
     deadline: Option<Time>,
 }
 
 impl Watchdog {
-    /// With a Tw of so many seconds.
+    /// Creates a watchdog. `seconds`: Tw.
     pub fn new(seconds: u32) -> Watchdog {
         let interval = u64::from(seconds) * 1_000_000;
         Watchdog { state: State::Initial, interval, pending: false, answers: Some(0), deadline: None }
     }
 
-    /// Where it is.
+    /// Returns the state.
     pub fn state(&self) -> State {
         self.state
     }
 
-    /// When [`timer`](Watchdog::timer) has something to do.
+    /// When [`timer`](Watchdog::timer) must be called.
     pub fn deadline(&self) -> Option<Time> {
         self.deadline
     }
 
-    /// Connection up: capabilities are exchanged.
-    pub fn up(&mut self, local: &LocalNode, now: Time) -> Action {
-        self.set(local, now);
+    /// Connection up: the capabilities exchange has succeeded.
+    pub fn up(&mut self, node: &LocalNode, now: Time) -> Action {
+        self.set(node, now);
         if self.state == State::Initial {
             self.state = State::Okay;
             self.pending = false;
@@ -97,7 +97,7 @@ impl Watchdog {
         Action::SendWatchdog
     }
 
-    /// Connection down. One that never was up leaves no trace.
+    /// Connection down. A connection that was never up does not leave INITIAL.
     pub fn down(&mut self) {
         if self.state != State::Initial {
             self.state = State::Down;
@@ -105,31 +105,31 @@ impl Watchdog {
         self.deadline = None;
     }
 
-    /// Anything but a DWA came.
-    pub fn heard(&mut self, local: &LocalNode, now: Time) -> Action {
+    /// A message other than a DWA was received.
+    pub fn message_received(&mut self, node: &LocalNode, now: Time) -> Action {
         match self.state {
             State::Okay => {
-                self.set(local, now);
+                self.set(node, now);
                 Action::None
             }
-            State::Suspect => self.fail_back(local, now),
+            State::Suspect => self.fail_back(node, now),
             State::Initial | State::Down | State::Reopen => Action::None,
         }
     }
 
-    /// The DWA came.
-    pub fn answered(&mut self, local: &LocalNode, now: Time) -> Action {
+    /// The DWA was received.
+    pub fn answered(&mut self, node: &LocalNode, now: Time) -> Action {
         self.pending = false;
         match self.state {
             State::Okay => {
-                self.set(local, now);
+                self.set(node, now);
                 Action::None
             }
-            State::Suspect => self.fail_back(local, now),
+            State::Suspect => self.fail_back(node, now),
             State::Reopen => {
                 let answers = self.answers.map_or(0, |answers| answers + 1);
                 self.answers = Some(answers);
-                if answers < ANSWERS {
+                if answers < REOPEN_ANSWERS {
                     return Action::None;
                 }
                 self.state = State::Okay;
@@ -139,12 +139,12 @@ impl Watchdog {
         }
     }
 
-    /// The time is over, perhaps.
-    pub fn timer(&mut self, local: &LocalNode, now: Time) -> Action {
+    /// Acts if the timer has expired.
+    pub fn timer(&mut self, node: &LocalNode, now: Time) -> Action {
         if self.deadline.is_none_or(|at| now < at) {
             return Action::None;
         }
-        self.set(local, now);
+        self.set(node, now);
         match (self.state, self.pending) {
             (State::Okay | State::Reopen, false) => {
                 self.pending = true;
@@ -166,15 +166,15 @@ impl Watchdog {
         }
     }
 
-    fn fail_back(&mut self, local: &LocalNode, now: Time) -> Action {
+    fn fail_back(&mut self, node: &LocalNode, now: Time) -> Action {
         self.state = State::Okay;
-        self.set(local, now);
+        self.set(node, now);
         Action::FailBack
     }
 
-    /// SetWatchdog().
-    fn set(&mut self, local: &LocalNode, now: Time) {
-        let interval = self.interval.saturating_sub(JITTER) + local.jitter(2 * JITTER);
+    /// SetWatchdog() of the RFC.
+    fn set(&mut self, node: &LocalNode, now: Time) {
+        let interval = self.interval.saturating_sub(JITTER_MICROS) + node.jitter(2 * JITTER_MICROS);
         self.deadline = Some(Time(now.0.saturating_add(interval)));
     }
 }

@@ -1,4 +1,4 @@
-//! What is written, read back by the codec's own reader, and what is made of answers.
+//! Requests, decoded by the codec, and responses of answers.
 
 use super::*;
 use crate::charge::account::AccountId;
@@ -72,7 +72,7 @@ fn last() -> Reservation {
     Reservation::Last { opened_by: 4, outstanding: Quota(1) }
 }
 
-/// Writes a request and hands what was read of it to a look.
+/// Encodes a request and passes the decoded request to `look`.
 fn written<R>(
     dialect: &CreditControlProfile,
     request: &Request,
@@ -84,7 +84,7 @@ fn written<R>(
     look(&CreditControlRequest::decode(&message).expect("a request that its own reader takes"))
 }
 
-/// Type, number, wanted and used.
+/// Type, number, requested and used units.
 fn shape(profile: Profile, request: &Request) -> (RequestType, u32, Option<u64>, Option<u64>) {
     written(&dialect(profile, Unit::Message), request, |ccr| {
         let count = |units: &ServiceUnits| units.service_specific.expect("messages are counted");
@@ -97,7 +97,7 @@ fn shape(profile: Profile, request: &Request) -> (RequestType, u32, Option<u64>,
 }
 
 #[test]
-fn each_step_of_a_session_has_its_request() {
+fn each_operation_has_its_request_type_and_units() {
     for profile in [Profile::Rfc8506, Profile::Ro] {
         let (initial, update) = (RequestType::INITIAL_REQUEST, RequestType::UPDATE_REQUEST);
         let (end, event) = (RequestType::TERMINATION_REQUEST, RequestType::EVENT_REQUEST);
@@ -117,7 +117,7 @@ fn each_step_of_a_session_has_its_request() {
 }
 
 #[test]
-fn only_an_event_has_an_action_and_only_an_end_a_cause() {
+fn requested_action_and_termination_cause_depend_on_the_type() {
     let rfc = dialect(Profile::Rfc8506, Unit::Message);
     let words = |request: &Request| written(&rfc, request, |ccr| (ccr.requested_action, ccr.termination_cause));
     assert_eq!(words(&request(0, Reservation::None, reserve(1))), (None, None));
@@ -129,7 +129,7 @@ fn only_an_event_has_an_action_and_only_an_end_a_cause() {
 }
 
 #[test]
-fn a_reservation_has_one_session_id_and_the_next_another() {
+fn each_reservation_has_its_own_session_id() {
     let rfc = dialect(Profile::Rfc8506, Unit::Message);
     let id = |request: &Request| written(&rfc, request, |ccr| ccr.session_id.to_owned());
     let first = id(&request(4, Reservation::None, reserve(3)));
@@ -144,7 +144,7 @@ fn a_reservation_has_one_session_id_and_the_next_another() {
 }
 
 #[test]
-fn the_profile_says_where_units_stand_and_what_is_told_of_the_call() {
+fn profile_decides_about_units_and_service_information() {
     let reserve = request(4, Reservation::None, reserve(3));
     written(&dialect(Profile::Rfc8506, Unit::Message), &reserve, |ccr| {
         assert!(ccr.services.is_empty() && ccr.multiple_services_indicator.is_none());
@@ -161,18 +161,18 @@ fn the_profile_says_where_units_stand_and_what_is_told_of_the_call() {
     let information = Message::parse(&bytes).and_then(|message| message.find(avp::SERVICE_INFORMATION));
     let groups: Vec<RawAvp<'_>> = information.expect("Service-Information").group().flatten().collect();
     assert!(groups[0].is(avp::IMS_INFORMATION) && groups[0].is_mandatory());
-    // A server that has not loaded OMA's AVPs passes them over.
+    // A server without OMA's AVPs must be able to ignore them.
     assert!(groups[1].is(avp::SERVICE_GENERIC_INFORMATION) && !groups[1].is_mandatory());
     assert!(groups[2].is(avp::IM_INFORMATION) && !groups[2].is_mandatory());
 }
 
-/// What an AVP of a group says.
+/// An AVP of a group.
 fn inner<'a>(group: RawAvp<'a>, wanted: avp::Avp) -> RawAvp<'a> {
     group.group().flatten().find(|found| found.is(wanted)).unwrap_or_else(|| panic!("no {wanted}"))
 }
 
 #[test]
-fn every_request_of_a_session_tells_of_the_call_and_has_the_same_keys() {
+fn every_request_of_a_session_has_service_information_and_the_same_ids() {
     let mut ro = dialect(Profile::Ro, Unit::Message);
     ro.keys.rating_group = Some(9);
     let parties = [
@@ -222,15 +222,15 @@ fn every_request_of_a_session_tells_of_the_call_and_has_the_same_keys() {
 }
 
 #[test]
-fn a_telephone_number_is_e164_without_plus_and_all_else_a_sip_uri() {
+fn subscription_id_is_e164_for_global_numbers_and_otherwise_a_sip_uri() {
     assert_eq!(subscription("tel:+49123").data, "49123");
     assert_eq!(subscription("tel:+49123").kind, SubscriptionIdType::END_USER_E164);
     assert_eq!(subscription("sip:a@b").data, "sip:a@b");
     assert_eq!(subscription("sip:a@b").kind, SubscriptionIdType::END_USER_SIP_URI);
 }
 
-/// What is made of an answer.
-fn told(dialect: &CreditControlProfile, request: &Request, answer: CreditControlAnswer<'_>) -> Response {
+/// The response of an answer.
+fn response(dialect: &CreditControlProfile, request: &Request, answer: CreditControlAnswer<'_>) -> Response {
     read(dialect, request, &CreditControlAnswer { origin_host: "ocs", origin_realm: "r", ..answer })
 }
 
@@ -241,29 +241,31 @@ fn answer<'a>(code: u32, granted: Option<u64>) -> CreditControlAnswer<'a> {
 }
 
 #[test]
-fn a_grant_counts_what_is_new() {
+fn only_additional_units_count_as_granted() {
     let rfc = dialect(Profile::Rfc8506, Unit::Message);
-    let quota =
-        |reservation, asked, granted| match told(&rfc, &request(4, reservation, reserve(asked)), answer(2001, granted))
-        {
-            Response::Granted(grant) => (grant.quota.0, grant.reserved.map(|all| all.0)),
-            other => panic!("{other:?}"),
-        };
+    let quota = |reservation, asked, granted| match response(
+        &rfc,
+        &request(4, reservation, reserve(asked)),
+        answer(2001, granted),
+    ) {
+        Response::Granted(grant) => (grant.quota.0, grant.reserved.map(|all| all.0)),
+        other => panic!("{other:?}"),
+    };
     assert_eq!(quota(Reservation::None, 3, Some(3)), (3, Some(3)));
     assert_eq!(quota(Reservation::None, 3, Some(2)), (2, Some(2)));
     assert_eq!(quota(Reservation::None, 3, Some(9)), (3, Some(9)));
     assert_eq!(quota(open(2), 3, Some(5)), (3, Some(5)));
     assert_eq!(quota(open(2), 3, Some(1)), (0, Some(1)));
-    // Success without units, or with units of another kind, is worth nothing.
+    // Success without units, or with units of another kind, grants nothing.
     assert_eq!(quota(Reservation::None, 3, None), (0, Some(0)));
     let seconds = ServiceUnits { time: Some(60), ..Default::default() };
     let other = CreditControlAnswer { granted_service_unit: Some(seconds), ..answer(2001, None) };
     let nothing = Response::Granted(Grant { reserved: Some(Quota(0)), ..Grant::default() });
-    assert_eq!(told(&rfc, &request(4, Reservation::None, reserve(1)), other), nothing);
+    assert_eq!(response(&rfc, &request(4, Reservation::None, reserve(1)), other), nothing);
 }
 
 #[test]
-fn units_of_a_service_validity_and_the_final_units_are_seen() {
+fn units_validity_and_final_units_of_a_service_are_read() {
     let ro = dialect(Profile::Ro, Unit::Message);
     let service = Service {
         granted_service_unit: Some(ServiceUnits { service_specific: Some(1), ..Default::default() }),
@@ -271,22 +273,22 @@ fn units_of_a_service_validity_and_the_final_units_are_seen() {
         final_unit_indication: Some(FinalUnitIndication { action: None, ..Default::default() }),
         ..Default::default()
     };
-    // A missing Result-Code of the service is no failure.
+    // A service without Result-Code has not failed.
     let with = |service: Service<'static>| CreditControlAnswer { services: vec![service], ..answer(2001, None) };
     let (quota, reserved, valid_for) = (Quota(1), Some(Quota(1)), Some(60));
     let granted = Response::Granted(Grant { quota, reserved, valid_for, last: true, ..Grant::default() });
     let reserve = request(4, Reservation::None, reserve(1));
-    assert_eq!(told(&ro, &reserve, with(service.clone())), granted);
+    assert_eq!(response(&ro, &reserve, with(service.clone())), granted);
     let refused = Service { result_code: Some(ResultCode(4012)), ..service };
-    assert_eq!(told(&ro, &reserve, with(refused)), Response::Denied(Denial::NoCredit));
+    assert_eq!(response(&ro, &reserve, with(refused)), Response::Denied(Denial::NoCredit));
 }
 
 #[test]
-fn failure_handling_is_heard_and_every_final_unit_action_means_no_more() {
+fn failure_handling_and_final_unit_actions_are_read() {
     use crate::wire::diameter::codes::FinalUnitAction;
     let rfc = dialect(Profile::Rfc8506, Unit::Message);
     let reserve = request(4, Reservation::None, reserve(1));
-    let heard = |answer| match told(&rfc, &reserve, answer) {
+    let heard = |answer| match response(&rfc, &reserve, answer) {
         Response::Granted(grant) => (grant.last, grant.on_failure),
         other => panic!("{other:?}"),
     };
@@ -306,7 +308,7 @@ fn failure_handling_is_heard_and_every_final_unit_action_means_no_more() {
 }
 
 #[test]
-fn money_and_octets_are_worth_what_they_buy() {
+fn money_and_octets_are_converted_to_quota() {
     let money = dialect(Profile::Rfc8506, Unit::Money);
     let granted = |digits, exponent| {
         let money = Money { unit_value: UnitValue { digits, exponent }, currency_code: None };
@@ -333,9 +335,9 @@ fn money_and_octets_are_worth_what_they_buy() {
 }
 
 #[test]
-fn every_result_has_its_meaning() {
+fn result_codes_are_mapped() {
     let rfc = dialect(Profile::Rfc8506, Unit::Message);
-    let of = |code, reservation, operation| told(&rfc, &request(5, reservation, operation), answer(code, None));
+    let of = |code, reservation, operation| response(&rfc, &request(5, reservation, operation), answer(code, None));
     let nothing = Some(Grant { reserved: Some(Quota(0)), ..Grant::default() });
     let ended = Response::Debited { balance: None, ended: true, rest: nothing.clone() };
     let debited = Response::Debited { balance: None, ended: false, rest: nothing.clone() };
@@ -358,7 +360,7 @@ fn every_result_has_its_meaning() {
         assert_eq!(of(code, open(2), Operation::Release), to_release, "{code}");
     }
     assert_eq!(of(4012, Reservation::None, reserve(2)), denied(Denial::NotSoMany));
-    // A one-time event that is refused has moved nothing.
+    // A refused one-time event has moved nothing.
     for (code, told) in [
         (4010, denied(Denial::ServiceDenied)),
         (4011, Response::Free),
@@ -370,10 +372,13 @@ fn every_result_has_its_meaning() {
     }
     assert_eq!(of(4012, Reservation::None, refund()), denied(Denial::NoCredit));
     assert_eq!(of(2001, Reservation::None, refund()), Response::Refunded { balance: None });
-    // Another service that is refused says nothing of a refund in the command.
+    // The refusal of another service does not concern a refund in the command.
     let other = Service { rating_group: Some(99), result_code: Some(ResultCode(4012)), ..Service::default() };
     let with_other = CreditControlAnswer { services: vec![other], ..answer(2001, None) };
-    assert_eq!(told(&rfc, &request(5, Reservation::None, refund()), with_other), Response::Refunded { balance: None });
+    assert_eq!(
+        response(&rfc, &request(5, Reservation::None, refund()), with_other),
+        Response::Refunded { balance: None }
+    );
     for (code, failure) in [
         (3002, Failure::Undeliverable),
         (3003, Failure::Undeliverable),

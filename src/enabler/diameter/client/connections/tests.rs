@@ -1,4 +1,4 @@
-//! Real sockets on the loopback, with a charging system in a thread at the other end.
+//! Sockets on the loopback interface, with a Diameter server in a thread.
 
 use super::super::config::{OwnCertificate, TlsConfig};
 use super::*;
@@ -12,10 +12,10 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// How long anything may take.
+/// Time limit of each step.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// PeerConnections, and the time as they see it.
+/// The connections under test, and their time.
 struct World {
     peers: PeerConnections,
     start: Instant,
@@ -32,14 +32,14 @@ impl World {
         Time(self.start.elapsed().as_micros() as u64)
     }
 
-    /// Turns until this is so.
+    /// Works until the condition holds.
     #[track_caller]
     fn until(&mut self, what: &str, done: impl Fn(&World) -> bool) {
         let begun = Instant::now();
         while !done(self) {
             assert!(begun.elapsed() < PATIENCE, "{what}: {:?} {:?}", self.peers.status(), self.peers.counters());
             let now = self.now();
-            self.peers.turn(now);
+            self.peers.work(now);
             self.events.extend(std::iter::from_fn(|| self.peers.next_event()));
             std::thread::sleep(Duration::from_micros(200));
         }
@@ -49,12 +49,12 @@ impl World {
         self.until("open", |world| world.state(0) == "OKAY");
     }
 
-    fn state(&self, seat: usize) -> &'static str {
-        self.peers.status()[seat].state
+    fn state(&self, slot: usize) -> &'static str {
+        self.peers.status()[slot].state
     }
 
-    fn error(&self, seat: usize) -> String {
-        self.peers.status()[seat].last_error.clone().unwrap_or_default()
+    fn error(&self, slot: usize) -> String {
+        self.peers.status()[slot].last_error.clone().unwrap_or_default()
     }
 
     fn send(&mut self, name: u32) {
@@ -66,9 +66,9 @@ impl World {
             message: &message,
             deadline,
             may_move: true,
-            once: false,
-            duplicate: false,
-            prefer: None,
+            at_most_once: false,
+            possible_duplicate: false,
+            preferred_host: None,
         };
         self.peers.send(request, now).expect("taken");
     }
@@ -78,7 +78,7 @@ impl World {
     }
 }
 
-/// A listener and the configuration of one peer there.
+/// A listener, and the configuration of a peer at its address.
 fn listen(address: &str) -> (TcpListener, Config) {
     let listener = TcpListener::bind(address).expect("a port");
     let mut config = config(&[HOST]);
@@ -86,11 +86,11 @@ fn listen(address: &str) -> (TcpListener, Config) {
     (listener, config)
 }
 
-/// Anything that octets go through.
+/// A TCP or TLS stream.
 trait Stream: Read + Write {}
 impl<T: Read + Write> Stream for T {}
 
-/// The next whole message; `None`: there is no more.
+/// Reads the next message; `None`: end of the stream.
 fn next_message(stream: &mut dyn Stream, input: &mut Vec<u8>) -> Option<Vec<u8>> {
     loop {
         if let Framed::Message(length) = frame(input) {
@@ -104,7 +104,7 @@ fn next_message(stream: &mut dyn Stream, input: &mut Vec<u8>) -> Option<Vec<u8>>
     }
 }
 
-/// Answers everything until the end; what came.
+/// Answers all requests until the end of the stream, and returns them.
 fn serve(stream: &mut dyn Stream, host: &str) -> Vec<Vec<u8>> {
     let mut input = Vec::new();
     let mut seen = Vec::new();
@@ -124,13 +124,13 @@ fn accept(listener: &TcpListener) -> TcpStream {
     stream
 }
 
-/// A charging system for one connection.
+/// A server for one connection.
 fn spawn(work: impl FnOnce() -> Vec<Vec<u8>> + Send + 'static) -> JoinHandle<Vec<Vec<u8>>> {
     std::thread::spawn(work)
 }
 
 #[test]
-fn requests_go_and_answers_come_over_ipv4_and_ipv6_until_we_leave() {
+fn requests_are_answered_over_ipv4_and_ipv6_until_disconnect() {
     for address in ["127.0.0.1:0", "[::1]:0"] {
         let (listener, config) = listen(address);
         let server = spawn(move || serve(&mut accept(&listener), HOST));
@@ -142,7 +142,7 @@ fn requests_go_and_answers_come_over_ipv4_and_ipv6_until_we_leave() {
         world.peers.flush(now);
         world.until("answered", |world| world.answered() == 1);
         let status = &world.peers.status()[0];
-        assert_eq!((status.host.as_str(), status.counters.answered, status.last_error.clone()), (HOST, 1, None));
+        assert_eq!((status.host.as_str(), status.last_error.clone()), (HOST, None));
         world.peers.stop(world.now());
         world.until("stopped", |world| world.peers.is_stopped());
         assert_eq!((world.peers.descriptors().count(), world.peers.deadline()), (0, None));
@@ -152,7 +152,7 @@ fn requests_go_and_answers_come_over_ipv4_and_ipv6_until_we_leave() {
 }
 
 #[test]
-fn a_name_is_resolved() {
+fn peer_name_is_resolved() {
     let (listener, mut config) = listen("127.0.0.1:0");
     let port = listener.local_addr().expect("bound").port();
     config.peers[0].address = format!("localhost:{port}").parse().expect("an address");
@@ -164,7 +164,7 @@ fn a_name_is_resolved() {
 }
 
 #[test]
-fn a_refused_connection_is_one_plain_sentence_and_tried_again() {
+fn refused_connection_is_reported_and_retried() {
     let (listener, config) = listen("127.0.0.1:0");
     let address = listener.local_addr().expect("bound");
     drop(listener);
@@ -173,29 +173,28 @@ fn a_refused_connection_is_one_plain_sentence_and_tried_again() {
     let expected = format!("peer {HOST} at {address}: connection refused");
     assert_eq!(world.error(0), expected);
     assert_eq!(world.events, [Event::Down { peer: HOST.into(), why: expected }]);
-    let wait = world.peers.deadline().expect("a next try").micros_since(world.now());
+    let wait = world.peers.deadline().expect("a next attempt").micros_since(world.now());
     assert!((500_000..=1_250_000).contains(&wait), "{wait}");
     let listener = TcpListener::bind(address).expect("the same port");
     let server = spawn(move || serve(&mut accept(&listener), HOST));
     world.until_open();
-    assert_eq!(world.peers.status()[0].reconnects, 1);
     drop(world);
     server.join().expect("served");
 }
 
 #[test]
-fn a_thousand_requests_are_one_buffer_and_one_write() {
+fn requests_of_a_tick_are_sent_in_one_write() {
     let (listener, config) = listen("127.0.0.1:0");
     let server = spawn(move || serve(&mut accept(&listener), HOST));
     let mut world = World::of(config);
     world.until_open();
     (0..1000).for_each(|name| world.send(name));
-    let output = world.peers.exchange.output(0);
+    let output = world.peers.table.output(0);
     let mut rest = output;
     while let Framed::Message(length) = frame(rest) {
         rest = &rest[length..];
     }
-    assert!(output.len() > 1000 * 20 && rest.is_empty(), "they wait behind each other");
+    assert!(output.len() > 1000 * 20 && rest.is_empty(), "all are in the buffer");
     let now = world.now();
     world.peers.flush(now);
     world.until("answered", |world| world.answered() == 1000);
@@ -206,7 +205,7 @@ fn a_thousand_requests_are_one_buffer_and_one_write() {
 }
 
 #[test]
-fn a_reader_that_stops_takes_nothing_down_and_gets_all_in_the_end() {
+fn peer_that_stops_reading_gets_all_requests_later() {
     let (listener, mut config) = listen("127.0.0.1:0");
     config.in_flight_max = usize::MAX;
     let (go, wait) = std::sync::mpsc::channel::<()>();
@@ -215,7 +214,7 @@ fn a_reader_that_stops_takes_nothing_down_and_gets_all_in_the_end() {
         let mut input = Vec::new();
         let cer = next_message(&mut stream, &mut input).expect("a CER");
         stream.write_all(&respond(&cer, HOST)).expect("written");
-        wait.recv().expect("told to go on");
+        wait.recv().expect("a signal to continue");
         serve(&mut stream, HOST)
     });
     let mut world = World::of(config);
@@ -234,7 +233,7 @@ fn a_reader_that_stops_takes_nothing_down_and_gets_all_in_the_end() {
 }
 
 #[test]
-fn answers_may_come_octet_by_octet() {
+fn answers_are_read_octet_by_octet() {
     let (listener, config) = listen("127.0.0.1:0");
     let server = spawn(move || {
         let mut stream = accept(&listener);
@@ -257,7 +256,7 @@ fn answers_may_come_octet_by_octet() {
     server.join().expect("served");
 }
 
-/// Two peers; the first does `work` with the connection once it is open.
+/// Two peers. The first runs `work` on its connection once that is open.
 fn two(work: impl FnOnce(TcpStream) + Send + 'static) -> (World, [JoinHandle<Vec<Vec<u8>>>; 2]) {
     let (first, mut config) = listen("127.0.0.1:0");
     let (second, other) = listen("127.0.0.1:0");
@@ -278,14 +277,14 @@ fn two(work: impl FnOnce(TcpStream) + Send + 'static) -> (World, [JoinHandle<Vec
 }
 
 #[test]
-fn a_connection_that_breaks_in_the_middle_of_an_answer_moves_its_request() {
+fn connection_lost_in_the_middle_of_an_answer_moves_the_request() {
     let (mut world, servers) = two(|mut stream| {
         let mut input = Vec::new();
         let asked = next_message(&mut stream, &mut input).expect("asked");
         let answer = respond(&asked, HOST);
         stream.write_all(&answer[..answer.len() / 2]).expect("written");
     });
-    assert_eq!(world.peers.status()[0].host, HOST, "the lower priority number is first");
+    assert_eq!(world.peers.status()[0].host, HOST, "the lower priority value is first");
     world.send(1);
     world.until("answered", |world| world.answered() == 1);
     assert!(world.events.iter().any(|event| matches!(event, Event::Answered { from, .. } if &**from == OTHER)));
@@ -300,7 +299,7 @@ fn a_connection_that_breaks_in_the_middle_of_an_answer_moves_its_request() {
 }
 
 #[test]
-fn garbage_closes_one_connection_and_no_other() {
+fn framing_error_closes_only_its_own_connection() {
     let (mut world, servers) = two(|mut stream| {
         next_message(&mut stream, &mut Vec::new()).expect("asked");
         stream.write_all(b"\x01\x00\x00\x08garbage").expect("written");
@@ -309,7 +308,7 @@ fn garbage_closes_one_connection_and_no_other() {
     });
     world.send(1);
     world.until("closed", |world| world.state(0) == "DOWN");
-    assert!(world.error(0).ends_with("a message of 8 octets: not a multiple of 4 from 20 on"), "{}", world.error(0));
+    assert!(world.error(0).ends_with("message length 8 is less than 20 or not a multiple of 4"), "{}", world.error(0));
     world.until("answered", |world| world.answered() == 1);
     assert_eq!(world.peers.counters().malformed, 1);
     drop(world);
@@ -317,7 +316,7 @@ fn garbage_closes_one_connection_and_no_other() {
 }
 
 #[test]
-fn a_peer_that_accepts_and_says_nothing_is_given_up() {
+fn silent_peer_is_closed_after_the_connect_timeout() {
     let (listener, mut config) = listen("127.0.0.1:0");
     config.connect_timeout = 1;
     let mut world = World::of(config);
@@ -327,7 +326,7 @@ fn a_peer_that_accepts_and_says_nothing_is_given_up() {
 }
 
 #[test]
-fn a_tls_handshake_that_gets_nowhere_is_given_up() {
+fn stalled_tls_handshake_is_closed_after_the_connect_timeout() {
     let authority = Authority::new();
     let (listener, mut config) = listen("127.0.0.1:0");
     config.connect_timeout = 1;
@@ -338,7 +337,7 @@ fn a_tls_handshake_that_gets_nowhere_is_given_up() {
     drop(listener);
 }
 
-/// A CA and what it has signed, as files.
+/// A CA, and the certificates it has signed, as files.
 struct Authority {
     folder: tempfile::TempDir,
     issuer: rcgen::Issuer<'static, rcgen::KeyPair>,
@@ -372,7 +371,7 @@ impl Authority {
     }
 }
 
-/// A server's side of TLS that wants a certificate of this CA.
+/// TLS of a server that requires a certificate of this CA.
 fn server_config(ca: &Path, (certificate, key): (PathBuf, PathBuf)) -> Arc<rustls::ServerConfig> {
     use rustls::pki_types::pem::PemObject;
     use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -391,7 +390,7 @@ fn server_config(ca: &Path, (certificate, key): (PathBuf, PathBuf)) -> Arc<rustl
     Arc::new(config.expect("a certificate that fits"))
 }
 
-/// A charging system with TLS whose certificate is for `name`; a client with or without one of its own.
+/// A server with TLS whose certificate names `name`, and a client with or without a certificate.
 fn over_tls(name: &str, with_certificate: bool) -> (World, JoinHandle<Vec<Vec<u8>>>, Authority) {
     let authority = Authority::new();
     let (listener, mut config) = listen("127.0.0.1:0");
@@ -407,7 +406,7 @@ fn over_tls(name: &str, with_certificate: bool) -> (World, JoinHandle<Vec<Vec<u8
 }
 
 #[test]
-fn tls_with_certificates_of_both() {
+fn tls_with_client_certificate_is_accepted() {
     let (mut world, server, _authority) = over_tls(HOST, true);
     world.until_open();
     (0..1000).for_each(|name| world.send(name));
@@ -418,7 +417,7 @@ fn tls_with_certificates_of_both() {
 }
 
 #[test]
-fn a_certificate_for_another_name_is_refused_in_plain_words() {
+fn certificate_for_another_name_is_refused() {
     let (mut world, server, _authority) = over_tls("other.example.org", true);
     world.until("refused", |world| !world.error(0).is_empty());
     let error = world.error(0);
@@ -430,7 +429,7 @@ fn a_certificate_for_another_name_is_refused_in_plain_words() {
 }
 
 #[test]
-fn a_server_that_wants_a_certificate_and_gets_none_says_so() {
+fn missing_client_certificate_is_reported() {
     let (mut world, server, _authority) = over_tls(HOST, false);
     world.until("refused", |world| !world.error(0).is_empty());
     let error = world.error(0);
@@ -440,7 +439,7 @@ fn a_server_that_wants_a_certificate_and_gets_none_says_so() {
 }
 
 #[test]
-fn a_peer_without_tls_is_no_peer_with_tls() {
+fn peer_without_tls_is_refused_if_tls_is_configured() {
     let authority = Authority::new();
     let (listener, mut config) = listen("127.0.0.1:0");
     config.peers[0].tls = Some(TlsConfig { ca: authority.ca(), own: None });

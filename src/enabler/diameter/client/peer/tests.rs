@@ -1,4 +1,4 @@
-//! One connection, state by state, with the octets of both ends.
+//! One peer: states, and the octets of both ends.
 
 use super::*;
 use crate::enabler::diameter::client::fake_peer::*;
@@ -12,13 +12,13 @@ fn seconds(seconds: u32) -> Time {
     START.after_seconds(seconds)
 }
 
-/// A peer that must be HOST.
+/// A peer whose identity must be HOST.
 fn peer() -> Peer {
-    let local = LocalNode::new(&config(&[HOST]), 42, START);
-    Peer::new(Rc::new(local), HOST, 30, 5)
+    let node = LocalNode::new(&config(&[HOST]), 42, START);
+    Peer::new(Rc::new(node), HOST, 30, 5)
 }
 
-/// What it has to send.
+/// Takes the queued messages.
 fn output(peer: &mut Peer) -> Vec<Vec<u8>> {
     let sent = messages(peer.output());
     peer.wrote(peer.output().len());
@@ -36,7 +36,7 @@ fn events(peer: &mut Peer) -> Vec<Event> {
 }
 
 fn why(peer: &Peer) -> &str {
-    &peer.doom().expect("it is to be closed").why
+    &peer.close_reason().expect("a reason to close").why
 }
 
 fn connect(peer: &mut Peer, now: Time) {
@@ -52,16 +52,16 @@ fn open() -> Peer {
     peer
 }
 
-/// Lets the time pass until its next deadline.
+/// Advances to the next deadline.
 fn expire(peer: &mut Peer) -> Time {
     let at = peer.deadline().expect("a deadline");
     peer.timer(Time(at.0 - 1));
-    assert_eq!(peer.output(), b"", "nothing is done before its time");
+    assert_eq!(peer.output(), b"", "nothing happens before the deadline");
     peer.timer(at);
     at
 }
 
-/// Tw with its jitter, from here.
+/// Checks that `at` is Tw after `from`, within the jitter.
 #[track_caller]
 fn assert_watchdog(at: Time, from: Time) {
     let micros = at.micros_since(from);
@@ -69,7 +69,7 @@ fn assert_watchdog(at: Time, from: Time) {
 }
 
 #[test]
-fn the_first_message_says_who_we_are() {
+fn first_message_is_the_cer() {
     let mut peer = peer();
     peer.connected(OWN_ADDRESS, START);
     let cer = one(&mut peer);
@@ -82,11 +82,11 @@ fn the_first_message_says_who_we_are() {
     assert_eq!((body.product_name, body.vendor_id, body.origin_state_id), ("imcharge", 0, Some(42)));
     assert_eq!((body.auth_application_id, body.inband_security_id), (vec![4], vec![0]));
     assert_eq!((body.vendor_specific_application_id, body.supported_vendor_id), (vec![], vec![]));
-    assert_eq!((peer.state(), peer.fitness()), ("WAIT_CEA", Fitness::Unfit));
+    assert_eq!((peer.state_name(), peer.fitness()), ("WAIT_CEA", Fitness::Unfit));
 }
 
 #[test]
-fn the_application_of_3gpp_is_offered_where_it_is_wanted() {
+fn vendor_specific_application_is_advertised_if_configured() {
     let config = super::super::config::Config { vendor_specific_application: true, ..config(&[HOST]) };
     let mut peer = Peer::new(Rc::new(LocalNode::new(&config, 1, START)), HOST, 30, 5);
     peer.connected(OWN_ADDRESS, START);
@@ -99,7 +99,7 @@ fn the_application_of_3gpp_is_offered_where_it_is_wanted() {
 }
 
 #[test]
-fn an_answer_to_the_capabilities_opens_or_closes() {
+fn cea_opens_or_closes_the_connection() {
     type Change = fn(&mut CapabilitiesExchangeAnswer<'_>);
     let vendors = |id| crate::wire::diameter::base::VendorSpecificApplication {
         vendor_id: vec![10_415],
@@ -111,8 +111,8 @@ fn an_answer_to_the_capabilities_opens_or_closes() {
         (|cea| cea.result_code = ResultCode::LIMITED_SUCCESS, Ok(())),
         (|cea| cea.origin_host = "OCS1.Example.ORG", Ok(())),
         (|cea| cea.auth_application_id = vec![1, APPLICATION_RELAY], Ok(())),
-        (|cea| cea.origin_host = OTHER, Err("it calls itself \"ocs2.example.org\", not ocs1.example.org")),
-        (|cea| cea.origin_host = "a\nb", Err("it calls itself \"a\\nb\", not ocs1.example.org")),
+        (|cea| cea.origin_host = OTHER, Err("its Origin-Host is \"ocs2.example.org\", not ocs1.example.org")),
+        (|cea| cea.origin_host = "a\nb", Err("its Origin-Host is \"a\\nb\", not ocs1.example.org")),
         (|cea| cea.result_code = ResultCode::UNKNOWN_PEER, Err("it refuses the connection: UNKNOWN_PEER (3010)")),
         (
             |cea| cea.result_code = ResultCode::NO_COMMON_APPLICATION,
@@ -120,7 +120,7 @@ fn an_answer_to_the_capabilities_opens_or_closes() {
         ),
         (
             |cea| cea.auth_application_id = vec![3],
-            Err("it offers no credit control: neither application 4 nor a relay"),
+            Err("it supports neither credit control (application 4) nor relaying"),
         ),
     ];
     for (change, expected) in cases {
@@ -129,7 +129,7 @@ fn an_answer_to_the_capabilities_opens_or_closes() {
         let cer = one(&mut peer);
         peer.received(&cea(&cer, HOST, change), START);
         match expected {
-            Ok(()) => assert_eq!((peer.fitness(), peer.doom()), (Fitness::Fit, None)),
+            Ok(()) => assert_eq!((peer.fitness(), peer.close_reason()), (Fitness::Fit, None)),
             Err(expected) => assert_eq!((peer.fitness(), why(&peer)), (Fitness::Unfit, expected)),
         }
     }
@@ -145,10 +145,10 @@ fn an_answer_to_the_capabilities_opens_or_closes() {
 }
 
 #[test]
-fn a_group_of_an_application_that_is_of_no_use_here_costs_nothing() {
+fn unrelated_vendor_specific_applications_are_ignored() {
     use crate::wire::diameter::dictionary as avp;
     let groups: [fn(&mut Writer<'_>); 4] = [
-        // As RFC 3588 has it.
+        // The grammar of RFC 3588.
         |group| [10_415, 13_019].iter().for_each(|vendor| group.u32(avp::VENDOR_ID, *vendor)),
         |group| {
             [16_777_251, 16_777_216].iter().for_each(|id| group.u32(avp::AUTH_APPLICATION_ID, *id));
@@ -169,12 +169,12 @@ fn a_group_of_an_application_that_is_of_no_use_here_costs_nothing() {
             out.u32(avp::AUTH_APPLICATION_ID, 4);
         });
         peer.received(&cea, START);
-        assert_eq!((peer.fitness(), peer.doom()), (Fitness::Fit, None), "group {at}");
+        assert_eq!((peer.fitness(), peer.close_reason()), (Fitness::Fit, None), "group {at}");
     }
 }
 
 #[test]
-fn nothing_but_the_answer_may_come_first() {
+fn first_message_must_be_the_cea() {
     let early = |first: fn(&[u8]) -> Vec<u8>| {
         let mut peer = peer();
         peer.connected(OWN_ADDRESS, START);
@@ -183,8 +183,8 @@ fn nothing_but_the_answer_may_come_first() {
         assert_eq!(peer.output(), b"");
         why(&peer).to_owned()
     };
-    let behind = " where the Capabilities-Exchange-Answer was due";
-    assert_eq!(early(|_| dwr(HOST, 1)), format!("it sent {}{behind}", header(&dwr(HOST, 1))));
+    let end = " instead of the Capabilities-Exchange-Answer";
+    assert_eq!(early(|_| dwr(HOST, 1)), format!("it sent {}{end}", header(&dwr(HOST, 1))));
     assert!(early(|cer| cer.to_vec()).contains("request 257"));
     let mut other = |at: usize| {
         let mut peer = peer();
@@ -192,24 +192,24 @@ fn nothing_but_the_answer_may_come_first() {
         let mut bytes = cea(&one(&mut peer), HOST, |_| {});
         bytes[at] ^= 1;
         peer.received(&bytes, START);
-        assert!(why(&peer).ends_with(behind), "an identifier that differs in octet {at}");
+        assert!(why(&peer).ends_with(end), "an identifier that differs in octet {at}");
     };
     (12..20).for_each(&mut other);
 }
 
 #[test]
-fn an_answer_that_does_not_come_is_not_waited_for() {
+fn missing_cea_closes_the_connection() {
     let mut peer = peer();
     peer.connected(OWN_ADDRESS, START);
     output(&mut peer);
     assert_eq!(expire(&mut peer), seconds(5));
     assert_eq!(why(&peer), "no Capabilities-Exchange-Answer within 5 s");
     peer.closed();
-    assert_eq!((peer.state(), peer.deadline()), ("INITIAL", None));
+    assert_eq!((peer.state_name(), peer.deadline()), ("INITIAL", None));
 }
 
 #[test]
-fn octets_may_come_in_any_pieces() {
+fn messages_are_read_in_any_pieces() {
     let mut whole = open();
     let stream: Vec<u8> = (1..4).flat_map(|id| dwr(HOST, id)).collect();
     for size in [1, 3, 19, 20, 21, 64] {
@@ -221,7 +221,7 @@ fn octets_may_come_in_any_pieces() {
 }
 
 #[test]
-fn a_watchdog_request_is_answered() {
+fn watchdog_request_is_answered() {
     let mut peer = open();
     let asked = dwr(HOST, 77);
     peer.received(&asked, seconds(3));
@@ -234,26 +234,26 @@ fn a_watchdog_request_is_answered() {
 }
 
 #[test]
-fn silence_makes_suspect_then_down_and_three_answers_make_good_again() {
+fn silence_leads_to_suspect_then_down_and_three_answers_to_okay() {
     let mut peer = open();
-    assert_eq!(peer.state(), "OKAY");
+    assert_eq!(peer.state_name(), "OKAY");
     let asked_at = expire(&mut peer);
     assert_watchdog(asked_at, START);
     assert_eq!(header(&one(&mut peer)).command, Command::DEVICE_WATCHDOG);
     let suspect_at = expire(&mut peer);
     assert_watchdog(suspect_at, asked_at);
-    assert_eq!((peer.state(), peer.fitness()), ("SUSPECT", Fitness::Unfit));
+    assert_eq!((peer.state_name(), peer.fitness()), ("SUSPECT", Fitness::Unfit));
     assert_eq!(events(&mut peer), [Event::FailOver(SILENT)]);
-    assert_eq!(output(&mut peer), Vec::<Vec<u8>>::new(), "one watchdog request is enough");
+    assert_eq!(output(&mut peer), Vec::<Vec<u8>>::new(), "one watchdog request is sent");
     let down_at = expire(&mut peer);
     assert_watchdog(down_at, suspect_at);
-    assert_eq!((peer.state(), why(&peer)), ("DOWN", "no answer to the watchdog for two intervals"));
-    assert_eq!(peer.closed(), Absence::default());
+    assert_eq!((peer.state_name(), why(&peer)), ("DOWN", "no answer to the watchdog for two intervals"));
+    assert_eq!(peer.closed(), ReconnectDelay::default());
 
     connect_again(&mut peer, down_at);
     let mut at = down_at;
     for answers in 1..=3 {
-        assert_eq!((peer.state(), peer.fitness()), ("REOPEN", Fitness::Probation));
+        assert_eq!((peer.state_name(), peer.fitness()), ("REOPEN", Fitness::Probation));
         let dwr = one(&mut peer);
         peer.received(&peer_answer(&dwr, HOST), at);
         if answers < 3 {
@@ -262,10 +262,10 @@ fn silence_makes_suspect_then_down_and_three_answers_make_good_again() {
             at = next;
         }
     }
-    assert_eq!((peer.state(), peer.fitness(), events(&mut peer)), ("OKAY", Fitness::Fit, vec![Event::Ready]));
+    assert_eq!((peer.state_name(), peer.fitness(), events(&mut peer)), ("OKAY", Fitness::Fit, vec![Event::Ready]));
 }
 
-/// Connects; the watchdog request of REOPEN is left to be sent.
+/// Connects again. The watchdog request of REOPEN stays in the output.
 fn connect_again(peer: &mut Peer, now: Time) {
     peer.connected(OWN_ADDRESS, now);
     let cer = one(peer);
@@ -274,19 +274,19 @@ fn connect_again(peer: &mut Peer, now: Time) {
 }
 
 #[test]
-fn on_probation_one_answer_may_be_late_and_no_second() {
+fn one_late_watchdog_answer_is_tolerated_on_probation() {
     let mut peer = open();
     peer.closed();
     connect_again(&mut peer, START);
     output(&mut peer);
     expire(&mut peer);
-    assert_eq!((peer.state(), peer.doom()), ("REOPEN", None));
+    assert_eq!((peer.state_name(), peer.close_reason()), ("REOPEN", None));
     expire(&mut peer);
-    assert_eq!((peer.state(), peer.doom().is_some()), ("DOWN", true));
+    assert_eq!((peer.state_name(), peer.close_reason().is_some()), ("DOWN", true));
 }
 
 #[test]
-fn anything_that_comes_from_a_suspect_clears_it() {
+fn any_message_of_a_suspect_peer_makes_it_okay() {
     for answers in [true, false] {
         let mut peer = open();
         expire(&mut peer);
@@ -295,13 +295,13 @@ fn anything_that_comes_from_a_suspect_clears_it() {
         events(&mut peer);
         let bytes = if answers { peer_answer(&dwr_of_ours, HOST) } else { dwr(HOST, 5) };
         peer.received(&bytes, seconds(70));
-        assert_eq!((peer.state(), events(&mut peer)), ("OKAY", vec![Event::Ready]));
+        assert_eq!((peer.state_name(), events(&mut peer)), ("OKAY", vec![Event::Ready]));
         assert_watchdog(peer.deadline().expect("a deadline"), seconds(70));
     }
 }
 
 #[test]
-fn traffic_puts_the_watchdog_off() {
+fn traffic_defers_the_watchdog_request() {
     let mut peer = open();
     for second in (0..300).step_by(10) {
         peer.received(&dwr(HOST, second), seconds(second));
@@ -311,7 +311,7 @@ fn traffic_puts_the_watchdog_off() {
 }
 
 #[test]
-fn an_answer_nobody_asked_for_is_counted_and_proves_nothing() {
+fn unmatched_watchdog_answer_is_counted_and_ignored() {
     let mut peer = open();
     expire(&mut peer);
     let dwr = one(&mut peer);
@@ -325,7 +325,7 @@ fn an_answer_nobody_asked_for_is_counted_and_proves_nothing() {
     peer.received(&dwa, seconds(40));
     assert_eq!(events(&mut peer), []);
     peer.received(&dwa, seconds(40));
-    assert_eq!(events(&mut peer), [Event::Unmatched], "the same twice");
+    assert_eq!(events(&mut peer), [Event::Unmatched], "the second copy");
     for stray in [peer_answer(&dpr(HOST, 1, DisconnectCause::BUSY), HOST), cea(&capabilities_request(), HOST, |_| {})] {
         peer.received(&stray, seconds(41));
         assert_eq!(events(&mut peer), [Event::Unmatched]);
@@ -339,14 +339,14 @@ fn capabilities_request() -> Vec<u8> {
 }
 
 #[test]
-fn a_peer_that_leaves_is_answered_and_left_alone() {
+fn dpr_is_answered_and_delays_the_reconnect() {
     let cases = [
-        (DisconnectCause::REBOOTING, ABSENT_REBOOTING),
-        (DisconnectCause::BUSY, ABSENT_BUSY),
-        (DisconnectCause::DO_NOT_WANT_TO_TALK_TO_YOU, ABSENT_UNWANTED),
-        (DisconnectCause(99), ABSENT_REBOOTING),
+        (DisconnectCause::REBOOTING, DELAY_REBOOTING),
+        (DisconnectCause::BUSY, DELAY_BUSY),
+        (DisconnectCause::DO_NOT_WANT_TO_TALK_TO_YOU, DELAY_UNWANTED),
+        (DisconnectCause(99), DELAY_REBOOTING),
     ];
-    for (cause, absent) in cases {
+    for (cause, delay) in cases {
         for waits in [true, false] {
             let mut peer = open();
             let asked = dpr(HOST, 9, cause);
@@ -359,42 +359,42 @@ fn a_peer_that_leaves_is_answered_and_left_alone() {
                 assert_eq!(expire(&mut peer), seconds(4));
                 assert_eq!(why(&peer), LEFT);
             }
-            assert_eq!((peer.closed(), peer.state()), (absent, "DOWN"));
+            assert_eq!((peer.closed(), peer.state_name()), (delay, "DOWN"));
         }
     }
 }
 
 #[test]
-fn our_leave_is_taken_with_a_word() {
+fn stop_sends_a_dpr_and_waits_for_the_dpa() {
     for answered in [true, false] {
         let mut peer = open();
         peer.stop(seconds(1));
         let asked = one(&mut peer);
         let message = Message::parse(&asked).expect("whole");
         let body = DisconnectPeerRequest::decode(&message).expect("readable");
-        assert_eq!((body.disconnect_cause, peer.state()), (DisconnectCause::REBOOTING, "CLOSING"));
+        assert_eq!((body.disconnect_cause, peer.state_name()), (DisconnectCause::REBOOTING, "CLOSING"));
         if answered {
             peer.received(&peer_answer(&asked, HOST), seconds(2));
         } else {
             assert_eq!(expire(&mut peer), seconds(4));
         }
-        assert_eq!(why(&peer), "closed from our side");
+        assert_eq!(why(&peer), "closed by this node");
     }
 }
 
 #[test]
-fn both_may_leave_at_once() {
+fn both_sides_may_disconnect_at_once() {
     let mut peer = open();
     peer.stop(seconds(1));
     let ours = one(&mut peer);
     peer.received(&dpr(HOST, 3, DisconnectCause::REBOOTING), seconds(1));
     assert_eq!(header(&one(&mut peer)).command, Command::DISCONNECT_PEER);
-    assert_eq!(peer.doom(), None);
+    assert_eq!(peer.close_reason(), None);
     peer.received(&peer_answer(&ours, HOST), seconds(1));
-    assert_eq!(why(&peer), "closed from our side");
+    assert_eq!(why(&peer), "closed by this node");
 }
 
-/// The Result-Code of the one answer, which has the E flag.
+/// The Result-Code of the only answer, which has the E flag.
 fn refusal(peer: &mut Peer) -> ResultCode {
     let bytes = one(peer);
     let message = Message::parse(&bytes).expect("whole");
@@ -406,7 +406,7 @@ fn refusal(peer: &mut Peer) -> ResultCode {
 }
 
 #[test]
-fn requests_that_are_not_for_us_are_refused() {
+fn unsupported_requests_are_refused() {
     let mut peer = open();
     let mut bad_bits = dwr(HOST, 1);
     bad_bits[4] |= Flags::ERROR.0;
@@ -423,13 +423,13 @@ fn requests_that_are_not_for_us_are_refused() {
     for (bytes, expected) in cases {
         peer.received(&bytes, seconds(1));
         assert_eq!(refusal(&mut peer), expected);
-        assert_eq!(peer.doom(), None);
+        assert_eq!(peer.close_reason(), None);
     }
-    assert_eq!(events(&mut peer), [Event::Malformed], "the one that cannot be read");
+    assert_eq!(events(&mut peer), [Event::Malformed], "the malformed request");
 }
 
 #[test]
-fn capabilities_may_be_asked_for_again() {
+fn cer_on_an_open_connection_is_answered() {
     let mut peer = open();
     peer.received(&capabilities_request(), seconds(1));
     let bytes = one(&mut peer);
@@ -439,7 +439,7 @@ fn capabilities_may_be_asked_for_again() {
 }
 
 #[test]
-fn a_servers_request_is_handed_up() {
+fn session_request_is_passed_on() {
     let mut peer = open();
     let asked = rar(HOST, 12);
     peer.received(&asked, seconds(1));
@@ -447,26 +447,26 @@ fn a_servers_request_is_handed_up() {
 }
 
 #[test]
-fn a_stream_out_of_step_is_closed() {
+fn framing_error_closes_the_connection() {
     let cases: [(&[u8], &str); 4] = [
-        (b"HTTP/1.1 400 Bad Request", "Diameter version 72, not 1: this is no Diameter, or the stream is out of step"),
-        (&[1, 0, 0, 8], "a message of 8 octets: not a multiple of 4 from 20 on"),
-        (&[1, 0, 0, 22], "a message of 22 octets: not a multiple of 4 from 20 on"),
-        (&[1, 255, 255, 252], "a message of 16777212 octets: more than the 65536 that are taken"),
+        (b"HTTP/1.1 400 Bad Request", "Diameter version 72 instead of 1: the stream is not Diameter or out of sync"),
+        (&[1, 0, 0, 8], "message length 8 is less than 20 or not a multiple of 4"),
+        (&[1, 0, 0, 22], "message length 22 is less than 20 or not a multiple of 4"),
+        (&[1, 255, 255, 252], "message length 16777212 exceeds 65536"),
     ];
     for (bytes, expected) in cases {
         let mut peer = open();
         peer.received(&[dwr(HOST, 1), bytes.to_vec()].concat(), seconds(1));
         assert_eq!(why(&peer), expected);
         assert_eq!(events(&mut peer), [Event::Malformed]);
-        assert_eq!(output(&mut peer).len(), 1, "what came before is answered");
+        assert_eq!(output(&mut peer).len(), 1, "earlier messages are answered");
         peer.received(&dwr(HOST, 2), seconds(1));
-        assert_eq!(peer.output(), b"", "what comes behind is not read");
+        assert_eq!(peer.output(), b"", "later octets are ignored");
     }
 }
 
 #[test]
-fn what_was_written_is_known_to_the_octet() {
+fn written_messages_are_tracked_by_octet() {
     let mut peer = open();
     let message = ccr(1);
     let number = peer.send(&message, Flags::RETRANSMITTED, HopByHop(5), EndToEnd(6));
@@ -481,7 +481,7 @@ fn what_was_written_is_known_to_the_octet() {
 }
 
 #[test]
-fn what_is_taken_back_leaves_no_trace() {
+fn withdrawn_messages_are_removed_from_the_output() {
     let mut peer = open();
     let numbers: Vec<u64> =
         (1..=6).map(|name| peer.send(&ccr(name), Flags::default(), HopByHop(name), EndToEnd(name))).collect();
@@ -490,7 +490,7 @@ fn what_is_taken_back_leaves_no_trace() {
     peer.withdraw(&[numbers[0], numbers[1], numbers[2], numbers[4]]);
     let rest = &peer.output()[ccr(2).len() - 7..];
     let left: Vec<u32> = messages(rest).iter().map(|message| header(message).hop_by_hop.0).collect();
-    assert_eq!(left, [4, 6, 9], "the second one was begun");
+    assert_eq!(left, [4, 6, 9], "the second one is partly sent");
     peer.wrote(ccr(2).len() - 7);
     assert!(peer.is_written(numbers[1]) && !peer.is_begun(numbers[3]));
     peer.wrote(ccr(4).len());

@@ -1,9 +1,10 @@
-//! Requests over several peers: lost ones, silent ones, late answers, wrong answers.
+//! Requests over several peers: lost and silent peers, late and wrong answers.
 
 use super::*;
 use crate::enabler::diameter::client::fake_peer::*;
+use crate::wire::diameter::Header;
 use crate::wire::diameter::codes::DisconnectCause;
-use crate::wire::diameter::{Header, dictionary::Command};
+use crate::wire::diameter::dictionary::{self, Command};
 
 const START: Time = Time(5_000_000_000);
 
@@ -11,55 +12,55 @@ fn seconds(seconds: u32) -> Time {
     START.after_seconds(seconds)
 }
 
-/// PeerConnections over which a charging system sits at each end.
+/// A peer table whose peers are driven by the test.
 struct World {
-    exchange: PeerTable,
+    table: PeerTable,
     hosts: Vec<&'static str>,
     now: Time,
 }
 
 impl World {
-    /// Nobody is connected yet.
+    /// Without connections.
     fn of(config: &Config, hosts: &[&'static str]) -> World {
-        World { exchange: PeerTable::new(config, 1, START), hosts: hosts.to_vec(), now: START }
+        World { table: PeerTable::new(config, 1, START), hosts: hosts.to_vec(), now: START }
     }
 
-    /// All are connected.
+    /// With all peers connected.
     fn open(hosts: &[&'static str]) -> World {
         World::open_with(&config(hosts), hosts)
     }
 
     fn open_with(config: &Config, hosts: &[&'static str]) -> World {
         let mut world = World::of(config, hosts);
-        (0..hosts.len()).for_each(|seat| world.connect(seat));
-        while world.exchange.next_event().is_some() {}
+        (0..hosts.len()).for_each(|slot| world.connect(slot));
+        while world.table.next_event().is_some() {}
         world
     }
 
-    fn connect(&mut self, seat: usize) {
-        self.exchange.connected(seat, OWN_ADDRESS, self.now);
-        let cer = self.sent(seat).remove(0);
-        self.exchange.received(seat, &cea(&cer, self.hosts[seat], |_| {}), self.now);
+    fn connect(&mut self, slot: usize) {
+        self.table.connected(slot, OWN_ADDRESS, self.now);
+        let cer = self.sent(slot).remove(0);
+        self.table.received(slot, &cea(&cer, self.hosts[slot], |_| {}), self.now);
     }
 
-    /// Messages that are to go to this peer, and go.
-    fn sent(&mut self, seat: usize) -> Vec<Vec<u8>> {
-        let sent = messages(self.exchange.output(seat));
-        self.exchange.wrote(seat, usize::MAX);
+    /// Takes the messages queued for this peer.
+    fn sent(&mut self, slot: usize) -> Vec<Vec<u8>> {
+        let sent = messages(self.table.output(slot));
+        self.table.wrote(slot, usize::MAX);
         sent
     }
 
-    fn requests(&mut self, seat: usize) -> Vec<Vec<u8>> {
-        let mut sent = self.sent(seat);
+    fn requests(&mut self, slot: usize) -> Vec<Vec<u8>> {
+        let mut sent = self.sent(slot);
         sent.retain(|bytes| header(bytes).command == Command::CREDIT_CONTROL);
         sent
     }
 
-    /// Answers the watchdog requests of a peer; what else is to go there stays.
-    fn answer_watchdog(&mut self, seat: usize) {
-        for asked in messages(self.exchange.output(seat)) {
+    /// Answers the watchdog requests queued for a peer, and leaves the output unsent.
+    fn answer_watchdog(&mut self, slot: usize) {
+        for asked in messages(self.table.output(slot)) {
             if header(&asked).command == Command::DEVICE_WATCHDOG {
-                self.receive(seat, &peer_answer(&asked, self.hosts[seat]));
+                self.receive(slot, &peer_answer(&asked, self.hosts[slot]));
             }
         }
     }
@@ -69,41 +70,41 @@ impl World {
     }
 
     fn try_send(&mut self, request: Request<'_>) -> Result<(), Refused> {
-        self.exchange.send(request, self.now)
+        self.table.send(request, self.now)
     }
 
-    fn receive(&mut self, seat: usize, bytes: &[u8]) {
-        self.exchange.received(seat, bytes, self.now);
+    fn receive(&mut self, slot: usize, bytes: &[u8]) {
+        self.table.received(slot, bytes, self.now);
     }
 
-    fn close(&mut self, seat: usize) {
-        self.exchange.closed(seat, "gone".into(), self.now);
+    fn close(&mut self, slot: usize) {
+        self.table.closed(slot, "gone".into(), self.now);
     }
 
-    /// The next timer is due.
+    /// Advances to the next deadline.
     fn expire(&mut self) {
-        self.now = self.exchange.deadline().expect("a deadline").max(self.now);
-        self.exchange.timer(self.now);
-        (0..self.hosts.len()).for_each(|seat| self.exchange.peer_timer(seat, self.now));
+        self.now = self.table.deadline().expect("a deadline").max(self.now);
+        self.table.timer(self.now);
+        (0..self.hosts.len()).for_each(|slot| self.table.peer_timer(slot, self.now));
     }
 
-    /// What became of requests.
+    /// The outcomes of requests.
     fn outcomes(&mut self) -> Vec<Event> {
-        let all = std::iter::from_fn(|| self.exchange.next_event());
+        let all = std::iter::from_fn(|| self.table.next_event());
         all.filter(|event| !matches!(event, Event::Up { .. } | Event::Down { .. })).collect()
     }
 }
 
-/// A request without a message that waits for 10 s, and may go anywhere.
+/// A request without a message, with a deadline of 10 s, for any peer.
 fn request(name: u32) -> Request<'static> {
     Request {
         name: name.into(),
         message: &[],
         deadline: seconds(10),
         may_move: true,
-        once: false,
-        duplicate: false,
-        prefer: None,
+        at_most_once: false,
+        possible_duplicate: false,
+        preferred_host: None,
     }
 }
 
@@ -113,7 +114,7 @@ fn ids(bytes: &[u8]) -> (HopByHop, EndToEnd, bool) {
 }
 
 #[test]
-fn answers_find_their_requests_in_any_order() {
+fn answers_are_matched_in_any_order() {
     let mut world = World::open(&[HOST]);
     (0..5).for_each(|name| world.send(name));
     let requests = world.requests(0);
@@ -126,12 +127,12 @@ fn answers_find_their_requests_in_any_order() {
         assert_eq!((name, &*from, micros), (u128::from(expected), HOST, 2_000_000));
         assert_eq!(number_of(&message), expected);
     }
-    assert_eq!(world.exchange.counters().answered, 5);
-    assert_accounts(&world.exchange, 1);
+    assert_eq!(world.table.counters().answered, 5);
+    assert_counters(&world.table, 1);
 }
 
 #[test]
-fn identifiers_are_put_in_and_never_zero() {
+fn identifiers_are_set_and_never_zero() {
     let mut world = World::open(&[HOST]);
     (0..3).for_each(|name| world.send(name));
     let sent: Vec<_> = world.requests(0).iter().map(|bytes| ids(bytes)).collect();
@@ -146,17 +147,17 @@ fn identifiers_are_put_in_and_never_zero() {
 }
 
 #[test]
-fn a_request_from_a_store_keeps_its_identifier_and_is_marked() {
+fn resend_keeps_its_end_to_end_id_and_has_the_t_flag() {
     let mut world = World::open(&[HOST]);
     let mut message = ccr(1);
-    stamp(&mut message, Flags::default(), HopByHop(0), EndToEnd(0x1234_5678));
-    world.try_send(Request { message: &message, duplicate: true, ..request(1) }).expect("taken");
+    set_identifiers(&mut message, Flags::default(), HopByHop(0), EndToEnd(0x1234_5678));
+    world.try_send(Request { message: &message, possible_duplicate: true, ..request(1) }).expect("taken");
     let sent = world.requests(0);
     assert_eq!((ids(&sent[0]).1, ids(&sent[0]).2), (EndToEnd(0x1234_5678), true));
 }
 
 #[test]
-fn an_answer_must_match_in_both_identifiers() {
+fn answer_must_match_both_identifiers() {
     let mut world = World::open(&[HOST, OTHER]);
     world.send(1);
     let asked = world.requests(0).remove(0);
@@ -169,22 +170,22 @@ fn an_answer_must_match_in_both_identifiers() {
     other_command[7] ^= 2;
     world.receive(0, &other_command);
     world.receive(1, &cca(&asked, OTHER));
-    assert_eq!((world.outcomes(), world.exchange.counters().unmatched), (vec![], 10));
+    assert_eq!((world.outcomes(), world.table.counters().unmatched), (vec![], 10));
     world.receive(0, &cca(&asked, HOST));
     world.receive(0, &cca(&asked, HOST));
-    assert_eq!(world.outcomes().len(), 1, "the second is a duplicate");
-    assert_eq!(world.exchange.counters().unmatched, 11);
-    assert_accounts(&world.exchange, 2);
+    assert_eq!(world.outcomes().len(), 1, "the second answer is a duplicate");
+    assert_eq!(world.table.counters().unmatched, 11);
+    assert_counters(&world.table, 2);
 }
 
 #[test]
-fn a_lost_peers_requests_move_in_their_order() {
+fn requests_of_a_lost_peer_move_in_order() {
     let mut world = World::open(&[HOST, OTHER]);
     (0..3).for_each(|name| world.send(name));
     let first = world.requests(0);
-    // Of the last one, nothing has left.
+    // No octet of the last one has been sent.
     world.send(3);
-    let unsent = messages(world.exchange.output(0));
+    let unsent = messages(world.table.output(0));
     world.close(0);
     let second = world.requests(1);
     assert_eq!(second.iter().map(|bytes| number_of(bytes)).collect::<Vec<_>>(), [0, 1, 2, 3]);
@@ -194,59 +195,59 @@ fn a_lost_peers_requests_move_in_their_order() {
         assert_ne!(before.0, after.0, "Hop-by-Hop changes");
     }
     let marked: Vec<_> = second.iter().map(|bytes| ids(bytes).2).collect();
-    assert_eq!(marked, [true, true, true, false], "nobody can have seen the last one");
+    assert_eq!(marked, [true, true, true, false], "the last one was not sent");
     second.iter().for_each(|asked| world.receive(1, &cca(asked, OTHER)));
     let from: Vec<_> = world.outcomes();
     assert!(from.iter().all(|event| matches!(event, Event::Answered { from, .. } if &**from == OTHER)));
-    let counters = world.exchange.counters();
+    let counters = world.table.counters();
     assert_eq!((counters.sent, counters.answered, counters.resent), (4, 4, 4));
-    assert_accounts(&world.exchange, 2);
+    assert_counters(&world.table, 2);
 }
 
 #[test]
-fn half_a_message_in_the_socket_is_none() {
+fn partly_written_message_does_not_count_as_sent() {
     let mut world = World::open(&[HOST]);
     world.send(1);
-    let length = world.exchange.output(0).len();
-    world.exchange.wrote(0, length - 1);
+    let length = world.table.output(0).len();
+    world.table.wrote(0, length - 1);
     world.close(0);
     assert_eq!(world.outcomes(), [Event::Lost { name: 1, written_to: None }]);
 }
 
 #[test]
-fn a_request_that_may_not_move_is_lost_with_its_peer() {
+fn request_that_may_not_move_is_lost_with_its_peer() {
     let mut world = World::open(&[HOST, OTHER]);
-    for (name, prefer) in [(1, None), (2, Some(HOST)), (3, Some(OTHER))] {
-        let request = Request { message: &ccr(name), may_move: false, prefer, ..request(name) };
+    for (name, preferred_host) in [(1, None), (2, Some(HOST)), (3, Some(OTHER))] {
+        let request = Request { message: &ccr(name), may_move: false, preferred_host, ..request(name) };
         world.try_send(request).expect("taken");
     }
     assert_eq!((world.requests(0).len(), world.requests(1).len()), (2, 1));
     world.close(0);
     let lost = |name| Event::Lost { name, written_to: Some(HOST.into()) };
     assert_eq!(world.outcomes(), [lost(1), lost(2)]);
-    let bound = Request { message: &ccr(4), may_move: false, prefer: Some(HOST), ..request(4) };
+    let bound = Request { message: &ccr(4), may_move: false, preferred_host: Some(HOST), ..request(4) };
     assert_eq!(world.try_send(bound), Err(Refused::NoPeer));
-    assert_eq!(world.exchange.counters().failed, 2);
-    assert_accounts(&world.exchange, 2);
+    assert_eq!(world.table.counters().failed, 2);
+    assert_counters(&world.table, 2);
 }
 
 #[test]
-fn without_another_peer_all_are_lost() {
+fn requests_are_lost_without_another_peer() {
     let mut world = World::open(&[HOST]);
     (0..3).for_each(|name| world.send(name));
     world.requests(0);
     world.close(0);
     assert_eq!(world.outcomes(), [0, 1, 2].map(|name| Event::Lost { name, written_to: Some(HOST.into()) }));
     assert_eq!(world.try_send(Request { message: &ccr(9), ..request(9) }), Err(Refused::NoPeer));
-    assert_eq!(world.exchange.counters().refused_no_peer, 1);
-    assert_accounts(&world.exchange, 1);
+    assert_eq!(world.table.counters().refused_no_peer, 1);
+    assert_counters(&world.table, 1);
 }
 
 #[test]
-fn the_preferred_peer_serves_then_the_first_then_the_next() {
+fn preferred_peer_is_chosen_first_then_by_position() {
     let mut world = World::open(&[HOST, OTHER]);
-    let target = |world: &mut World, prefer| {
-        world.try_send(Request { message: &ccr(1), prefer, ..request(1) }).expect("taken");
+    let target = |world: &mut World, preferred_host| {
+        world.try_send(Request { message: &ccr(1), preferred_host, ..request(1) }).expect("taken");
         (world.requests(0).len(), world.requests(1).len())
     };
     assert_eq!(target(&mut world, None), (1, 0));
@@ -254,11 +255,11 @@ fn the_preferred_peer_serves_then_the_first_then_the_next() {
     assert_eq!(target(&mut world, Some("OCS2.EXAMPLE.ORG")), (0, 1));
     assert_eq!(target(&mut world, Some("nobody.example.org")), (1, 0));
     world.close(0);
-    assert_eq!(target(&mut world, Some(HOST)), (0, 3), "with the two that moved");
+    assert_eq!(target(&mut world, Some(HOST)), (0, 3), "including the two that moved");
 }
 
 #[test]
-fn failback_waits_for_the_end_of_probation_where_there_is_another() {
+fn failback_waits_for_the_end_of_probation() {
     let mut world = World::open(&[HOST, OTHER]);
     world.close(0);
     world.connect(0);
@@ -266,21 +267,21 @@ fn failback_waits_for_the_end_of_probation_where_there_is_another() {
     assert_eq!((world.requests(0).len(), world.requests(1).len()), (0, 1));
     world.close(1);
     world.send(2);
-    assert_eq!(world.requests(0).len(), 2, "on probation is better than none, for what is lost as well");
+    assert_eq!(world.requests(0).len(), 2, "a peer on probation serves if there is no other");
 }
 
 #[test]
-fn a_peer_that_is_back_serves_first_after_three_answers() {
+fn reopened_peer_serves_after_three_watchdog_answers() {
     let mut world = World::open(&[HOST, OTHER]);
     world.close(0);
     world.connect(0);
-    while world.exchange.peer(0).is_some_and(|peer| peer.state() == "REOPEN") {
-        for seat in 0..2 {
-            for asked in world.sent(seat) {
-                world.receive(seat, &respond(&asked, world.hosts[seat]));
+    while world.table.peer(0).is_some_and(|peer| peer.state_name() == "REOPEN") {
+        for slot in 0..2 {
+            for asked in world.sent(slot) {
+                world.receive(slot, &respond(&asked, world.hosts[slot]));
             }
         }
-        if world.exchange.peer(0).is_some_and(|peer| peer.state() == "REOPEN") {
+        if world.table.peer(0).is_some_and(|peer| peer.state_name() == "REOPEN") {
             world.expire();
         }
     }
@@ -288,11 +289,11 @@ fn a_peer_that_is_back_serves_first_after_three_answers() {
     assert_eq!((world.requests(0).len(), world.requests(1).len()), (1, 0));
 }
 
-/// The first peer gets silent with a request in hand.
+/// The first peer becomes silent with a pending request.
 fn suspect(world: &mut World, deadline: Time) -> Vec<u8> {
     world.try_send(Request { message: &ccr(1), deadline, ..request(1) }).expect("taken");
     let asked = world.requests(0).remove(0);
-    while world.exchange.peer(0).is_some_and(|peer| peer.state() == "OKAY") {
+    while world.table.peer(0).is_some_and(|peer| peer.state_name() == "OKAY") {
         world.expire();
         if world.hosts.len() > 1 {
             world.answer_watchdog(1);
@@ -302,7 +303,7 @@ fn suspect(world: &mut World, deadline: Time) -> Vec<u8> {
 }
 
 #[test]
-fn a_silent_peers_requests_move_and_the_first_answer_counts() {
+fn requests_of_a_silent_peer_move_and_the_first_answer_counts() {
     for first_answers_first in [true, false] {
         let mut world = World::open(&[HOST, OTHER]);
         let asked = suspect(&mut world, seconds(200));
@@ -310,18 +311,18 @@ fn a_silent_peers_requests_move_and_the_first_answer_counts() {
         assert_eq!((ids(&asked).1, true), (ids(&moved).1, ids(&moved).2));
         let (one, two) = ((0, cca(&asked, HOST)), (1, cca(&moved, OTHER)));
         let order = if first_answers_first { [one, two] } else { [two, one] };
-        for (seat, answer) in &order {
-            world.receive(*seat, answer);
+        for (slot, answer) in &order {
+            world.receive(*slot, answer);
         }
         let outcomes = world.outcomes();
         assert!(matches!(&outcomes[..], [Event::Answered { name: 1, .. }, Event::Late { name: 1, .. }]));
-        assert_eq!(world.exchange.counters().late, 1);
-        assert_accounts(&world.exchange, 2);
+        assert_eq!(world.table.counters().late, 1);
+        assert_counters(&world.table, 2);
     }
 }
 
 #[test]
-fn what_a_peer_cannot_deliver_another_gets_unmarked() {
+fn undelivered_request_moves_without_the_t_flag() {
     for code in [3002, 3004, 3005] {
         let mut world = World::open(&[HOST, OTHER]);
         world.send(1);
@@ -329,16 +330,16 @@ fn what_a_peer_cannot_deliver_another_gets_unmarked() {
         world.receive(0, &refusal(&asked, HOST, code));
         assert_eq!(world.outcomes(), [], "{code}");
         let moved = world.requests(1).remove(0);
-        assert_eq!((ids(&moved).1, ids(&moved).2), (ids(&asked).1, false), "nobody has taken it yet");
+        assert_eq!((ids(&moved).1, ids(&moved).2), (ids(&asked).1, false), "the first peer has not executed it");
         world.receive(1, &cca(&moved, OTHER));
         assert!(matches!(&world.outcomes()[..], [Event::Answered { from, .. }] if &**from == OTHER), "{code}");
-        assert_eq!(world.exchange.counters().resent, 1);
-        assert_accounts(&world.exchange, 2);
+        assert_eq!(world.table.counters().resent, 1);
+        assert_counters(&world.table, 2);
     }
 }
 
 #[test]
-fn what_no_peer_can_deliver_or_what_may_not_move_has_its_answer() {
+fn undelivered_request_is_answered_if_no_other_peer_may_have_it() {
     let mut world = World::open(&[HOST, OTHER]);
     world.send(1);
     let bound = Request { message: &ccr(2), may_move: false, ..request(2) };
@@ -346,7 +347,7 @@ fn what_no_peer_can_deliver_or_what_may_not_move_has_its_answer() {
     world.send(3);
     let asked = world.requests(0);
     world.receive(0, &refusal(&asked[1], HOST, 3004));
-    // Another protocol error is the fault of the request.
+    // Other protocol errors are answers to the request.
     world.receive(0, &refusal(&asked[2], HOST, 3009));
     world.receive(0, &refusal(&asked[0], HOST, 3002));
     let moved = world.requests(1).remove(0);
@@ -359,24 +360,24 @@ fn what_no_peer_can_deliver_or_what_may_not_move_has_its_answer() {
     let answers: Vec<_> = answers.collect();
     assert_eq!(answers.iter().map(|(name, ..)| *name).collect::<Vec<_>>(), [2, 3, 1]);
     assert_eq!((&*answers[2].1, &answers[2].2), (OTHER, &last));
-    assert_eq!(world.requests(0).len() + world.requests(1).len(), 0, "it goes round once");
-    assert_accounts(&world.exchange, 2);
+    assert_eq!(world.requests(0).len() + world.requests(1).len(), 0, "each peer gets it once");
+    assert_counters(&world.table, 2);
 }
 
 #[test]
-fn a_refusal_of_the_first_peer_ends_nothing_that_waits_for_the_second() {
+fn late_refusal_of_the_first_peer_does_not_end_a_moved_request() {
     let mut world = World::open(&[HOST, OTHER]);
     let asked = suspect(&mut world, seconds(200));
     let moved = world.requests(1).remove(0);
     world.receive(0, &refusal(&asked, HOST, 3004));
-    assert_eq!((world.outcomes(), world.exchange.in_flight(1)), (vec![], 1));
+    assert_eq!((world.outcomes(), world.table.in_flight(1)), (vec![], 1));
     world.receive(1, &refusal(&moved, OTHER, 3004));
     assert!(matches!(world.outcomes()[..], [Event::Answered { name: 1, .. }]), "both have refused it");
-    assert_accounts(&world.exchange, 2);
+    assert_counters(&world.table, 2);
 }
 
 #[test]
-fn a_refusal_says_nothing_of_the_peer_that_had_it_before_and_is_silent() {
+fn refusal_does_not_rule_out_the_peer_that_is_silent() {
     let mut world = World::open(&[HOST, OTHER]);
     world.send(1);
     world.requests(0);
@@ -386,10 +387,10 @@ fn a_refusal_says_nothing_of_the_peer_that_had_it_before_and_is_silent() {
     let outcomes = world.outcomes();
     let [Event::Answered { name: 1, elsewhere: Some(elsewhere), .. }] = &outcomes[..] else { panic!("{outcomes:?}") };
     assert_eq!(&**elsewhere, HOST);
-    assert_accounts(&world.exchange, 2);
+    assert_counters(&world.table, 2);
 }
 
-/// The first peer has let a request time out, sent at 0 s; one more of 5 s has moved on. Now it is 10 s.
+/// A request sent at 0 s has timed out at the first peer; another one, sent at 5 s, has moved. The time is 10 s.
 fn demoted() -> World {
     let mut world = World::open(&[HOST, OTHER]);
     world.send(1);
@@ -397,80 +398,80 @@ fn demoted() -> World {
     world.try_send(Request { message: &ccr(2), deadline: seconds(15), ..request(2) }).expect("taken");
     assert_eq!(world.requests(0).len(), 2);
     world.now = seconds(10);
-    world.exchange.timer(world.now);
+    world.table.timer(world.now);
     assert_eq!(world.outcomes(), [Event::TimedOut { name: 1, written_to: Some(HOST.into()) }]);
     let moved = world.requests(1).remove(0);
-    assert!(number_of(&moved) == 2 && ids(&moved).2, "what waits there goes elsewhere, marked");
+    assert!(number_of(&moved) == 2 && ids(&moved).2, "pending requests move with the T flag");
     world
 }
 
-/// Sends a request that waits for 10 s from now, and tells to how many of the peers it goes.
+/// Sends a request with a deadline of 10 s, and returns the number of messages for each peer.
 fn send_now(world: &mut World, name: u32) -> (usize, usize) {
     let deadline = world.now.after_seconds(10);
     world.try_send(Request { message: &ccr(name), deadline, ..request(name) }).expect("taken");
-    world.exchange.timer(world.now);
-    (world.exchange.in_flight(0), world.exchange.in_flight(1))
+    world.table.timer(world.now);
+    (world.table.in_flight(0), world.table.in_flight(1))
 }
 
 #[test]
-fn a_peer_whose_requests_time_out_is_not_trusted_for_its_watchdog() {
+fn peer_is_demoted_when_requests_time_out_although_its_watchdog_answers() {
     let mut world = demoted();
-    assert!(world.exchange.is_demoted(0));
+    assert!(world.table.is_demoted(0));
     assert_eq!(send_now(&mut world, 3), (0, 2));
     world.receive(0, &dwr(HOST, 7));
     while world.now < seconds(19) {
         world.now = world.now.after_seconds(1);
         world.answer_watchdog(0);
     }
-    assert_eq!(send_now(&mut world, 4), (0, 2), "no DWR and no DWA is an answer to a request");
-    assert_accounts(&world.exchange, 2);
+    assert_eq!(send_now(&mut world, 4), (0, 2), "watchdog messages do not restore the peer");
+    assert_counters(&world.table, 2);
 }
 
 #[test]
-fn a_demoted_peer_is_tried_by_one_request_in_ten_seconds_which_another_gets_after_one() {
+fn demoted_peer_is_probed_every_ten_seconds_and_the_probe_moves_after_one() {
     let mut world = demoted();
     world.requests(1);
     world.now = seconds(20);
-    world.exchange.timer(world.now);
+    world.table.timer(world.now);
     assert_eq!(send_now(&mut world, 3), (1, 0));
-    assert_eq!(send_now(&mut world, 4), (1, 1), "one at a time");
+    assert_eq!(send_now(&mut world, 4), (1, 1), "one probe at a time");
     let probe = world.requests(0).remove(0);
     assert!(!ids(&probe).2);
     world.now = seconds(21);
-    assert!(world.exchange.deadline() <= Some(world.now), "it is due");
-    world.exchange.timer(world.now);
+    assert!(world.table.deadline() <= Some(world.now), "the probe is due");
+    world.table.timer(world.now);
     let moved = world.requests(1).pop().expect("it has moved");
     assert_eq!((number_of(&moved), ids(&moved).1, ids(&moved).2), (3, ids(&probe).1, true));
     world.receive(1, &cca(&moved, OTHER));
     assert!(matches!(&world.outcomes()[..], [.., Event::Answered { name: 3, .. }]));
-    // The slow peer answers within the time of the request all the same.
+    // The slow peer answers before the deadline of the request.
     world.now = seconds(25);
     world.receive(0, &cca(&probe, HOST));
-    assert!(!world.exchange.is_demoted(0));
-    assert_eq!(send_now(&mut world, 5).0, 1, "it is used again");
-    assert_accounts(&world.exchange, 2);
+    assert!(!world.table.is_demoted(0));
+    assert_eq!(send_now(&mut world, 5).0, 1, "the peer serves again");
+    assert_counters(&world.table, 2);
 }
 
 #[test]
-fn an_answer_after_its_time_trusts_nobody() {
+fn answer_after_the_deadline_does_not_restore_a_peer() {
     let mut world = demoted();
     world.now = seconds(20);
-    world.exchange.timer(world.now);
+    world.table.timer(world.now);
     send_now(&mut world, 3);
     let probe = world.requests(0).remove(0);
     world.now = seconds(21);
-    world.exchange.timer(world.now);
+    world.table.timer(world.now);
     let moved = world.requests(1).pop().expect("it has moved");
     world.receive(1, &cca(&moved, OTHER));
     world.now = seconds(30);
     world.receive(0, &cca(&probe, HOST));
-    assert!(world.exchange.is_demoted(0));
+    assert!(world.table.is_demoted(0));
 }
 
 #[test]
-fn what_must_not_arrive_twice_or_belongs_elsewhere_tries_no_peer() {
-    let bound = Request { prefer: Some(OTHER), ..request(3) };
-    for tried in [Request { once: true, ..request(3) }, bound, Request { may_move: false, ..bound }] {
+fn bound_and_at_most_once_requests_do_not_probe() {
+    let bound = Request { preferred_host: Some(OTHER), ..request(3) };
+    for tried in [Request { at_most_once: true, ..request(3) }, bound, Request { may_move: false, ..bound }] {
         let mut world = demoted();
         world.now = seconds(30);
         world.try_send(Request { message: &ccr(3), deadline: seconds(40), ..tried }).expect("taken");
@@ -479,29 +480,29 @@ fn what_must_not_arrive_twice_or_belongs_elsewhere_tries_no_peer() {
 }
 
 #[test]
-fn a_demoted_peer_that_is_connected_again_is_tried_at_once_and_serves_where_no_other_does() {
+fn demoted_peer_is_probed_at_once_after_reconnect_and_serves_if_no_other_does() {
     let mut world = demoted();
     world.close(1);
-    assert_eq!(send_now(&mut world, 3).0, 2, "with the one that has come back");
+    assert_eq!(send_now(&mut world, 3).0, 2, "including the probe that moved back");
     let asked = world.requests(0);
     world.receive(0, &cca(asked.last().expect("sent"), HOST));
-    assert!(!world.exchange.is_demoted(0));
+    assert!(!world.table.is_demoted(0));
 }
 
 #[test]
-fn where_all_are_silent_the_demoted_one_is_tried_at_once() {
+fn demoted_peer_is_probed_at_once_when_all_peers_are_silent() {
     let mut world = demoted();
     world.now = seconds(11);
     assert_eq!(send_now(&mut world, 3), (0, 2));
     world.now = seconds(15);
-    world.exchange.timer(world.now);
-    assert!(!world.exchange.is_demoted(1), "there is no other");
+    world.table.timer(world.now);
+    assert!(!world.table.is_demoted(1), "there is no other peer");
     world.now = seconds(16);
     assert_eq!(send_now(&mut world, 4).0, 1);
 }
 
 #[test]
-fn a_peer_that_answers_others_meanwhile_or_is_the_only_one_is_asked_on() {
+fn peer_is_not_demoted_if_it_answers_others_or_is_the_only_one() {
     for hosts in [&[HOST, OTHER][..], &[HOST]] {
         let mut world = World::open(hosts);
         world.send(1);
@@ -514,7 +515,7 @@ fn a_peer_that_answers_others_meanwhile_or_is_the_only_one_is_asked_on() {
             world.outcomes();
         }
         world.now = seconds(10);
-        world.exchange.timer(world.now);
+        world.table.timer(world.now);
         assert_eq!(world.outcomes(), [Event::TimedOut { name: 1, written_to: Some(HOST.into()) }]);
         send_now(&mut world, 3);
         assert_eq!(world.requests(0).len(), 1);
@@ -522,7 +523,7 @@ fn a_peer_that_answers_others_meanwhile_or_is_the_only_one_is_asked_on() {
 }
 
 #[test]
-fn a_redirection_is_followed_to_a_peer_that_is_open() {
+fn redirection_to_an_open_peer_is_followed() {
     const THIRD: &str = "ocs3.example.org";
     let redirect = |asked: &[u8], to: &str| {
         let mut bytes = answer(asked, |out| {
@@ -538,7 +539,7 @@ fn a_redirection_is_followed_to_a_peer_that_is_open() {
     for (to, target) in [
         ("aaa://OCS3.example.org:3868;transport=tcp", 2),
         ("aaas://ocs3.example.org", 2),
-        // None of ours: another peer may have more luck.
+        // Not a configured peer: any other peer may deliver it.
         ("aaa://else.example.org", 1),
         ("ocs3.example.org", 1),
     ] {
@@ -549,26 +550,26 @@ fn a_redirection_is_followed_to_a_peer_that_is_open() {
         assert_eq!(world.outcomes(), []);
         let moved = world.requests(target).remove(0);
         assert_eq!((ids(&moved).1, ids(&moved).2), (ids(&asked).1, false), "{to}");
-        assert_accounts(&world.exchange, 3);
+        assert_counters(&world.table, 3);
     }
 }
 
 #[test]
-fn what_left_by_a_connection_that_is_gone_has_left() {
+fn request_written_to_a_lost_connection_counts_as_written() {
     let mut world = World::open(&[HOST, OTHER]);
     world.send(1);
     world.receive(0, &dpr(HOST, 8, DisconnectCause::REBOOTING));
-    assert_eq!(world.exchange.in_flight(1), 1, "moved before it had left");
+    assert_eq!(world.table.in_flight(1), 1, "moved before it was sent");
     let asked = world.requests(0);
-    assert_eq!(asked.len(), 1, "and it leaves there after all");
+    assert_eq!(asked.len(), 1, "the second peer gets it later");
     world.close(0);
-    assert!(header(&messages(world.exchange.output(1))[0]).is_retransmitted());
+    assert!(header(&messages(world.table.output(1))[0]).is_retransmitted());
     world.close(1);
     assert_eq!(world.outcomes(), [Event::Lost { name: 1, written_to: Some(HOST.into()) }]);
 }
 
 #[test]
-fn what_may_yet_leave_elsewhere_stays_marked_from_peer_to_peer() {
+fn t_flag_is_kept_when_a_request_moves_again() {
     let mut world = World::open(&[HOST, OTHER, "ocs3.example.org"]);
     world.send(1);
     world.receive(0, &dpr(HOST, 8, DisconnectCause::REBOOTING));
@@ -579,21 +580,21 @@ fn what_may_yet_leave_elsewhere_stays_marked_from_peer_to_peer() {
 }
 
 #[test]
-fn what_is_over_does_not_leave_any_more() {
+fn unsent_copies_of_finished_requests_are_withdrawn() {
     let mut world = World::open(&[HOST, OTHER]);
     world.send(1);
     world.receive(0, &dpr(HOST, 8, DisconnectCause::REBOOTING));
     world.now = seconds(10);
-    world.exchange.timer(world.now);
+    world.table.timer(world.now);
     assert_eq!(world.outcomes(), [Event::TimedOut { name: 1, written_to: None }]);
     assert_eq!((world.requests(0).len(), world.requests(1).len()), (0, 0));
 }
 
 #[test]
-fn without_another_peer_a_silent_one_keeps_its_requests() {
+fn silent_peer_keeps_its_requests_without_another_peer() {
     let mut world = World::open(&[HOST]);
     let asked = suspect(&mut world, seconds(200));
-    assert_eq!((world.outcomes(), world.exchange.in_flight(0)), (vec![], 1));
+    assert_eq!((world.outcomes(), world.table.in_flight(0)), (vec![], 1));
     assert_eq!(world.try_send(Request { message: &ccr(2), ..request(2) }), Err(Refused::NoPeer));
     world.receive(0, &cca(&asked, HOST));
     assert!(matches!(world.outcomes()[..], [Event::Answered { name: 1, .. }]));
@@ -601,23 +602,23 @@ fn without_another_peer_a_silent_one_keeps_its_requests() {
 }
 
 #[test]
-fn what_waits_for_a_silent_peer_goes_to_the_next_that_opens() {
+fn requests_of_a_silent_peer_move_to_the_next_peer_that_opens() {
     let mut world = World::of(&config(&[HOST, OTHER]), &[HOST, OTHER]);
     world.connect(0);
     world.try_send(Request { message: &ccr(1), deadline: seconds(200), ..request(1) }).expect("taken");
     world.sent(0);
-    while world.exchange.peer(0).is_some_and(|peer| peer.state() == "OKAY") {
+    while world.table.peer(0).is_some_and(|peer| peer.state_name() == "OKAY") {
         world.expire();
     }
     world.connect(1);
-    assert_eq!((world.requests(1).len(), world.exchange.in_flight(0)), (1, 0));
+    assert_eq!((world.requests(1).len(), world.table.in_flight(0)), (1, 0));
 }
 
 #[test]
-fn what_must_not_arrive_twice_moves_on_only_where_it_has_not_left() {
+fn at_most_once_request_moves_only_if_unsent() {
     for has_left in [false, true] {
         let mut world = World::open(&[HOST, OTHER]);
-        world.try_send(Request { message: &ccr(1), once: true, ..request(1) }).expect("taken");
+        world.try_send(Request { message: &ccr(1), at_most_once: true, ..request(1) }).expect("taken");
         if has_left {
             assert_eq!(world.requests(0).len(), 1);
         }
@@ -626,12 +627,12 @@ fn what_must_not_arrive_twice_moves_on_only_where_it_has_not_left() {
         let outcomes = world.outcomes();
         let is_lost = matches!(&outcomes[..], [Event::Lost { name: 1, written_to: Some(host) }] if **host == *HOST);
         assert_eq!((is_lost, outcomes.len()), (has_left, usize::from(has_left)));
-        assert_accounts(&world.exchange, 2);
+        assert_counters(&world.table, 2);
     }
 }
 
 #[test]
-fn a_peer_that_leaves_gets_nothing_more() {
+fn disconnecting_peer_gets_no_requests() {
     let mut world = World::open(&[HOST, OTHER]);
     world.send(1);
     let stays = Request { message: &ccr(2), may_move: false, ..request(2) };
@@ -642,13 +643,13 @@ fn a_peer_that_leaves_gets_nothing_more() {
     world.send(3);
     assert_eq!(world.requests(1).len(), 1);
     world.receive(0, &cca(&asked[1], HOST));
-    assert!(matches!(world.outcomes()[..], [Event::Answered { name: 2, .. }]), "what it still answers is taken");
-    assert_eq!(world.exchange.closed(0, "gone".into(), world.now).seconds, 5);
-    assert_accounts(&world.exchange, 2);
+    assert!(matches!(world.outcomes()[..], [Event::Answered { name: 2, .. }]), "its answers are still accepted");
+    assert_eq!(world.table.closed(0, "gone".into(), world.now).seconds, 5);
+    assert_counters(&world.table, 2);
 }
 
 #[test]
-fn no_peer_has_more_without_an_answer_than_it_may() {
+fn pending_requests_of_a_peer_are_limited() {
     let config = Config { in_flight_max: 3, ..config(&[HOST]) };
     let mut world = World::open_with(&config, &[HOST]);
     (0..3).for_each(|name| world.send(name));
@@ -657,60 +658,60 @@ fn no_peer_has_more_without_an_answer_than_it_may() {
     assert_eq!(asked.len(), 3);
     world.receive(0, &cca(&asked[1], HOST));
     world.send(4);
-    let counters = world.exchange.counters();
+    let counters = world.table.counters();
     assert_eq!((counters.sent, counters.refused_full), (4, 1));
-    assert_accounts(&world.exchange, 1);
+    assert_counters(&world.table, 1);
 }
 
 #[test]
-fn a_moved_request_respects_the_bound_of_the_other() {
+fn moved_request_respects_the_limit_of_its_new_peer() {
     let config = Config { in_flight_max: 2, ..config(&[HOST, OTHER]) };
     let mut world = World::open_with(&config, &[HOST, OTHER]);
     (0..3).for_each(|name| world.send(name));
-    assert_eq!((world.exchange.in_flight(0), world.exchange.in_flight(1)), (2, 1), "the third found the first full");
+    assert_eq!((world.table.in_flight(0), world.table.in_flight(1)), (2, 1), "the first peer was full");
     world.sent(0);
     world.close(0);
     assert_eq!(world.outcomes(), [Event::Lost { name: 1, written_to: Some(HOST.into()) }]);
-    assert_accounts(&world.exchange, 2);
+    assert_counters(&world.table, 2);
 }
 
 #[test]
-fn what_waits_too_long_in_the_buffer_is_refused() {
+fn requests_are_refused_when_the_output_buffer_is_full() {
     let mut world = World::open_with(&Config { in_flight_max: usize::MAX, ..config(&[HOST]) }, &[HOST]);
     let message = ccr(1);
     let taken = (0..).take_while(|_| world.try_send(Request { message: &message, ..request(1) }).is_ok()).count();
     assert_eq!(taken, OUTPUT_MAX / message.len());
-    assert_eq!(world.exchange.doom(0), None);
+    assert_eq!(world.table.close_reason(0), None);
     let asked: Vec<u8> = (0..1000).flat_map(|id| dwr(HOST, id)).collect();
     (0..20).for_each(|_| world.receive(0, &asked));
-    assert_eq!(world.exchange.doom(0), Some("it does not read what it is sent"));
+    assert_eq!(world.table.close_reason(0), Some("it does not read what it is sent"));
 }
 
 #[test]
-fn a_request_in_time_out_and_its_late_answer() {
+fn late_answer_is_reported_after_the_time_out() {
     let mut world = World::open(&[HOST]);
     world.send(1);
     let asked = world.requests(0).remove(0);
     world.send(2);
     world.now = Time(seconds(10).0 - 1);
-    world.exchange.timer(world.now);
+    world.table.timer(world.now);
     assert_eq!(world.outcomes(), []);
     world.now = seconds(10);
-    world.exchange.timer(world.now);
+    world.table.timer(world.now);
     let timed_out = |name, written_to| Event::TimedOut { name, written_to };
     assert_eq!(world.outcomes(), [timed_out(1, Some(HOST.into())), timed_out(2, None)]);
-    assert_eq!(world.exchange.in_flight(0), 0);
+    assert_eq!(world.table.in_flight(0), 0);
     let answer = cca(&asked, HOST);
     world.receive(0, &answer);
     world.receive(0, &answer);
     assert_eq!(world.outcomes(), [Event::Late { name: 1, from: HOST.into(), message: answer }]);
-    let counters = world.exchange.counters();
+    let counters = world.table.counters();
     assert_eq!((counters.timed_out, counters.late, counters.unmatched), (2, 1, 1));
-    assert_accounts(&world.exchange, 1);
+    assert_counters(&world.table, 1);
 }
 
 #[test]
-fn late_answers_are_known_for_a_while_and_for_so_many() {
+fn finished_requests_are_forgotten_by_age_and_number() {
     let mut world = World::open_with(&Config { in_flight_max: usize::MAX, ..config(&[HOST]) }, &[HOST]);
     let mut asked = Vec::new();
     for name in 0..16_385 {
@@ -718,56 +719,56 @@ fn late_answers_are_known_for_a_while_and_for_so_many() {
         asked.append(&mut world.requests(0));
     }
     world.now = seconds(10);
-    world.exchange.timer(world.now);
+    world.table.timer(world.now);
     assert_eq!(world.outcomes().len(), 16_385);
     world.receive(0, &cca(&asked[0], HOST));
-    assert_eq!((world.outcomes().len(), world.exchange.counters().unmatched), (0, 1), "the oldest is forgotten");
+    assert_eq!((world.outcomes().len(), world.table.counters().unmatched), (0, 1), "the oldest request is forgotten");
     world.receive(0, &cca(&asked[1], HOST));
     assert!(matches!(world.outcomes()[..], [Event::Late { name: 1, .. }]));
     world.now = seconds(310);
-    world.exchange.timer(world.now);
+    world.table.timer(world.now);
     world.receive(0, &cca(&asked[2], HOST));
-    assert_eq!((world.outcomes().len(), world.exchange.counters().unmatched), (0, 2));
+    assert_eq!((world.outcomes().len(), world.table.counters().unmatched), (0, 2));
 }
 
 #[test]
-fn an_answer_over_a_later_connection_is_none() {
+fn answer_over_a_later_connection_is_unmatched() {
     let mut world = World::open(&[HOST]);
     world.send(1);
     let asked = world.requests(0).remove(0);
     world.now = seconds(10);
-    world.exchange.timer(world.now);
+    world.table.timer(world.now);
     world.close(0);
     world.connect(0);
     world.receive(0, &cca(&asked, HOST));
     assert!(matches!(world.outcomes()[..], [Event::TimedOut { .. }]));
-    assert_eq!(world.exchange.counters().unmatched, 1);
+    assert_eq!(world.table.counters().unmatched, 1);
 }
 
 #[test]
-fn a_servers_request_is_answered_over_its_own_connection() {
+fn peer_request_is_answered_over_its_own_connection() {
     let mut world = World::open(&[HOST]);
     let asked_bytes = rar(HOST, 99);
     world.receive(0, &asked_bytes);
     let outcomes = world.outcomes();
-    let [Event::Asked { asked, message }] = &outcomes[..] else { panic!("{outcomes:?}") };
+    let [Event::PeerRequest { request, message }] = &outcomes[..] else { panic!("{outcomes:?}") };
     assert_eq!(*message, asked_bytes);
     let mut raa = peer_answer(message, "imcharge.example.com");
     raa[12..20].fill(0);
-    world.exchange.answer(*asked, &raa);
+    world.table.answer(*request, &raa);
     assert_eq!(ids(&world.sent(0)[0]), ids(&asked_bytes));
     world.close(0);
     world.connect(0);
     world.sent(0);
-    world.exchange.answer(*asked, &raa);
-    assert_eq!(world.sent(0), Vec::<Vec<u8>>::new(), "its connection is gone");
+    world.table.answer(*request, &raa);
+    assert_eq!(world.sent(0), Vec::<Vec<u8>>::new(), "the connection is closed");
 }
 
 #[test]
-fn peers_are_told_up_and_down_once_for_each_reason() {
+fn up_and_down_are_reported_once_for_each_reason() {
     let mut world = World::of(&config(&[HOST]), &[HOST]);
-    let told = |world: &mut World| {
-        let all = std::iter::from_fn(|| world.exchange.next_event());
+    let reports = |world: &mut World| {
+        let all = std::iter::from_fn(|| world.table.next_event());
         all.map(|event| match event {
             Event::Up { peer } => format!("up {peer}"),
             Event::Down { peer, why } => format!("down {peer} {why}"),
@@ -776,27 +777,27 @@ fn peers_are_told_up_and_down_once_for_each_reason() {
         .collect::<Vec<_>>()
     };
     let refused = |world: &mut World, why: &str| {
-        world.exchange.closed(0, why.into(), START);
+        world.table.closed(0, why.into(), START);
     };
     refused(&mut world, "refused");
     refused(&mut world, "refused");
     refused(&mut world, "unreachable");
     world.connect(0);
     assert_eq!(
-        told(&mut world),
+        reports(&mut world),
         [format!("down {HOST} refused"), format!("down {HOST} unreachable"), format!("up {HOST}")]
     );
     refused(&mut world, "gone");
     refused(&mut world, "gone");
-    assert_eq!(told(&mut world), [format!("down {HOST} gone")]);
+    assert_eq!(reports(&mut world), [format!("down {HOST} gone")]);
 }
 
 #[test]
-fn what_is_no_request_is_not_sent() {
+fn malformed_request_is_refused() {
     let mut world = World::open(&[HOST]);
     let answer = cca(&ccr(1), HOST);
     for message in [&b""[..], &ccr(1)[..30], &answer] {
         assert_eq!(world.try_send(Request { message, ..request(1) }), Err(Refused::Malformed));
     }
-    assert_eq!((world.exchange.counters().sent, world.exchange.output(0).len()), (0, 0));
+    assert_eq!((world.table.counters().sent, world.table.output(0).len()), (0, 0));
 }

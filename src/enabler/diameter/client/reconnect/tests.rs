@@ -5,15 +5,15 @@ use crate::enabler::diameter::client::fake_peer::{HOST, config};
 
 const START: Time = Time(9_000_000);
 
-fn link() -> (Reconnect, LocalNode) {
+fn reconnect() -> (Reconnect, LocalNode) {
     let config = config(&[HOST]);
-    let link = Reconnect::new(&config.peers[0], START);
-    (link, LocalNode::new(&config, 1, START))
+    let reconnect = Reconnect::new(&config.peers[0], START);
+    (reconnect, LocalNode::new(&config, 1, START))
 }
 
-/// Microseconds to the next try.
-fn wait(link: &Reconnect, now: Time) -> u64 {
-    link.deadline(true).expect("a next try").micros_since(now)
+/// Microseconds until the next attempt.
+fn wait(reconnect: &Reconnect, now: Time) -> u64 {
+    reconnect.deadline(true).expect("a next attempt").micros_since(now)
 }
 
 #[track_caller]
@@ -23,79 +23,79 @@ fn assert_about(micros: u64, seconds: u64) {
 }
 
 #[test]
-fn the_first_try_is_at_once_and_each_failure_doubles_the_wait() {
-    let (mut link, local) = link();
-    assert_eq!(link.deadline(true), Some(START));
+fn first_attempt_is_immediate_and_each_failure_doubles_the_delay() {
+    let (mut reconnect, node) = reconnect();
+    assert_eq!(reconnect.deadline(true), Some(START));
     let mut waits = Vec::new();
     for seconds in [1, 2, 4, 8, 16, 30, 30] {
-        link.close("refused".into(), Absence::default(), None, &local, START);
-        assert_about(wait(&link, START), seconds);
-        waits.push(wait(&link, START));
+        reconnect.close("refused".into(), ReconnectDelay::default(), None, &node, START);
+        assert_about(wait(&reconnect, START), seconds);
+        waits.push(wait(&reconnect, START));
     }
-    assert_ne!(waits[5], waits[6], "not all at the same moment");
-    assert_eq!(link.last_error.as_deref(), Some("refused"));
+    assert_ne!(waits[5], waits[6], "the delay has jitter");
+    assert_eq!(reconnect.last_error.as_deref(), Some("refused"));
 }
 
 #[test]
-fn only_a_connection_that_held_begins_the_count_anew() {
-    let (mut link, local) = link();
-    (0..4).for_each(|_| link.close("refused".into(), Absence::default(), None, &local, START));
+fn delay_is_reset_only_by_a_lasting_connection() {
+    let (mut reconnect, node) = reconnect();
+    (0..4).for_each(|_| reconnect.close("refused".into(), ReconnectDelay::default(), None, &node, START));
     let open_since = Some(START);
     let soon = START.after_seconds(15);
-    link.close("gone at once".into(), Absence::default(), open_since, &local, soon);
-    assert_about(wait(&link, soon), 16);
+    reconnect.close("gone at once".into(), ReconnectDelay::default(), open_since, &node, soon);
+    assert_about(wait(&reconnect, soon), 16);
     let later = START.after_seconds(31);
-    link.close("gone".into(), Absence::default(), open_since, &local, later);
-    assert_about(wait(&link, later), 1);
+    reconnect.close("gone".into(), ReconnectDelay::default(), open_since, &node, later);
+    assert_about(wait(&reconnect, later), 1);
 }
 
 #[test]
-fn who_wants_to_be_left_alone_is() {
-    let (mut link, local) = link();
-    link.close("busy".into(), Absence { seconds: 30, until_needed: true }, Some(START), &local, START);
-    assert_eq!(wait(&link, START), 30_000_000);
-    link.retire();
-    assert_eq!(link.deadline(true), None);
+fn delay_of_the_peer_is_respected() {
+    let (mut reconnect, node) = reconnect();
+    reconnect.close("busy".into(), ReconnectDelay { seconds: 30, until_needed: true }, Some(START), &node, START);
+    assert_eq!(wait(&reconnect, START), 30_000_000);
+    reconnect.disable();
+    assert_eq!(reconnect.deadline(true), None);
 }
 
 #[test]
-fn the_other_addresses_of_a_name_are_tried_at_once() {
-    let (mut link, local) = link();
-    link.others.push_back("127.0.0.2:3868".parse().expect("an address"));
-    link.close("refused".into(), Absence::default(), None, &local, START);
-    assert_eq!((wait(&link, START), link.others.len()), (0, 1));
-    link.others.clear();
-    link.close("refused".into(), Absence::default(), None, &local, START);
-    assert_about(wait(&link, START), 1);
+fn other_addresses_of_a_name_are_tried_immediately() {
+    let (mut reconnect, node) = reconnect();
+    reconnect.untried.push_back("127.0.0.2:3868".parse().expect("an address"));
+    reconnect.close("refused".into(), ReconnectDelay::default(), None, &node, START);
+    assert_eq!((wait(&reconnect, START), reconnect.untried.len()), (0, 1));
+    reconnect.untried.clear();
+    reconnect.close("refused".into(), ReconnectDelay::default(), None, &node, START);
+    assert_about(wait(&reconnect, START), 1);
 }
 
 #[test]
-fn a_name_is_looked_up_and_every_address_of_it_tried() {
+fn name_is_resolved_and_all_addresses_are_tried() {
     let server = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
     let port = server.local_addr().expect("bound").port();
-    let (mut link, local) = link();
-    // It may be [::1] first, where nobody listens.
-    link.config.address = format!("localhost:{port}").parse().expect("an address");
+    let (mut reconnect, node) = reconnect();
+    // [::1] may be first, where no server listens.
+    reconnect.config.address = format!("localhost:{port}").parse().expect("an address");
     let mut now = START;
     for _ in 0..10_000 {
-        match link.advance(60, true, now) {
+        match reconnect.advance(60, true, now) {
             Advance::Up(address) => return assert!(address.is_loopback()),
-            Advance::Failed(why) => link.close(why, Absence::default(), None, &local, now),
+            Advance::Failed(why) => reconnect.close(why, ReconnectDelay::default(), None, &node, now),
             Advance::Same => std::thread::sleep(std::time::Duration::from_millis(1)),
         }
-        now = now.max(link.deadline(true).filter(|_| link.transport.is_none()).unwrap_or(now));
+        now = now.max(reconnect.deadline(true).filter(|_| reconnect.transport.is_none()).unwrap_or(now));
     }
-    panic!("never up: {:?}", link.last_error);
+    panic!("never up: {:?}", reconnect.last_error);
 }
 
 #[test]
-fn a_peer_that_does_not_want_us_is_left_alone_while_another_serves() {
-    let (mut link, local) = link();
-    link.close("busy".into(), Absence { seconds: 30, until_needed: true }, Some(START), &local, START);
+fn unwanted_connection_is_not_retried_while_another_peer_serves() {
+    let (mut reconnect, node) = reconnect();
+    reconnect.close("busy".into(), ReconnectDelay { seconds: 30, until_needed: true }, Some(START), &node, START);
     let later = START.after_seconds(3600);
-    assert_eq!((link.advance(60, false, later), link.deadline(false)), (Advance::Same, None));
-    assert!(link.deadline(true).is_some_and(|at| at <= later));
-    // A try that failed changes nothing.
-    link.close("refused".into(), Absence::default(), None, &local, later);
-    assert_eq!(link.deadline(false), None);
+    assert_eq!((reconnect.advance(60, false, later), reconnect.deadline(false)), (Advance::Same, None));
+    assert!(reconnect.deadline(true).is_some_and(|at| at <= later));
+    // A failed attempt does not lift the restriction.
+    reconnect.close("refused".into(), ReconnectDelay::default(), None, &node, later);
+    assert_eq!(reconnect.deadline(false), None);
 }

@@ -1,4 +1,4 @@
-//! One connection on the loopback, without a word of Diameter.
+//! One connection on the loopback interface, without Diameter.
 
 use super::*;
 use std::net::{TcpListener, TcpStream};
@@ -10,13 +10,13 @@ const START: Time = Time(0);
 fn pair() -> (Transport, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = listener.local_addr().expect("bound");
-    let mut transport = Transport::connect(address, None, 5, START).expect("begun");
+    let mut transport = Transport::connect(address, None, 5, START).expect("a transport");
     let (stream, _) = listener.accept().expect("a connection");
     while !transport.advance(START).expect("no fault") {}
     (transport, stream)
 }
 
-/// Reads until this many octets are there.
+/// Reads this many octets.
 fn read(transport: &mut Transport, octets: usize) -> Vec<u8> {
     let begun = Instant::now();
     let mut found = Vec::new();
@@ -27,27 +27,27 @@ fn read(transport: &mut Transport, octets: usize) -> Vec<u8> {
 }
 
 #[test]
-fn a_connection_wants_to_write_until_it_is_up_and_has_a_deadline_until_then() {
+fn connecting_transport_wants_write_and_has_a_deadline() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-    let mut transport = Transport::connect(listener.local_addr().expect("bound"), None, 5, START).expect("begun");
+    let mut transport = Transport::connect(listener.local_addr().expect("bound"), None, 5, START).expect("a transport");
     assert_eq!((transport.wants_write(), transport.deadline()), (true, Some(Time(5_000_000))));
     while !transport.advance(START).expect("no fault") {}
     assert_eq!((transport.wants_write(), transport.deadline()), (false, None));
-    assert!(transport.advance(Time(9_000_000)).expect("the deadline is of no account any more"));
+    assert!(transport.advance(Time(9_000_000)).expect("the deadline no longer applies"));
     assert_eq!(transport.local_address(), Ok("127.0.0.1".parse().expect("an address")));
 }
 
 #[test]
-fn nothing_waits_for_the_acknowledgement_of_what_was_written_before() {
+fn nagle_is_disabled() {
     let (transport, _stream) = pair();
-    let Stream::Tcp(stream) = &transport.stream else { panic!("a socket of the system") };
+    let Stream::Tcp(stream) = &transport.stream else { panic!("a TCP socket") };
     assert!(stream.nodelay().expect("a socket"));
 }
 
 #[test]
-fn one_turn_reads_no_more_than_it_may() {
+fn one_call_reads_a_limited_number_of_octets() {
     let (mut transport, mut stream) = pair();
-    let sent = vec![7; 3 * TURN_MAX];
+    let sent = vec![7; 3 * READ_MAX];
     let writer = std::thread::spawn(move || {
         stream.write_all(&sent).expect("written");
         stream
@@ -55,14 +55,14 @@ fn one_turn_reads_no_more_than_it_may() {
     std::thread::sleep(Duration::from_millis(100));
     let mut first = 0;
     transport.read(|piece| first += piece.len()).expect("open");
-    assert!(first < TURN_MAX + CHUNK, "{first}");
-    assert_eq!(read(&mut transport, 3 * TURN_MAX - first).len(), 3 * TURN_MAX - first);
+    assert!(first < READ_MAX + CHUNK, "{first}");
+    assert_eq!(read(&mut transport, 3 * READ_MAX - first).len(), 3 * READ_MAX - first);
     drop(writer.join().expect("written"));
-    assert_eq!(transport.read(|_| panic!("there is no more")), Err("the peer closed the connection".into()));
+    assert_eq!(transport.read(|_| panic!("no more data")), Err("the peer closed the connection".into()));
 }
 
 #[test]
-fn what_came_before_the_end_is_read_before_it_is_told() {
+fn data_before_the_end_is_read_first() {
     let (mut transport, mut stream) = pair();
     stream.write_all(b"last words").expect("written");
     drop(stream);
@@ -73,8 +73,8 @@ fn what_came_before_the_end_is_read_before_it_is_told() {
 }
 
 #[test]
-fn what_waits_is_handed_over_at_once() {
-    /// Takes everything, and counts how often it is asked to.
+fn pending_data_is_written_in_one_call() {
+    /// Accepts everything and counts the calls.
     struct Socket(Vec<usize>);
     impl Write for Socket {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
@@ -91,7 +91,7 @@ fn what_waits_is_handed_over_at_once() {
 }
 
 #[test]
-fn a_full_socket_takes_a_part() {
+fn full_socket_accepts_a_part() {
     let (mut transport, _stream) = pair();
     let bytes = vec![1; 64 << 20];
     let taken = transport.write(&bytes).expect("open");
@@ -99,7 +99,7 @@ fn a_full_socket_takes_a_part() {
 }
 
 #[test]
-fn faults_are_plain_words() {
+fn io_errors_are_described() {
     let cases = [
         (ErrorKind::ConnectionRefused, "connection refused"),
         (ErrorKind::ConnectionReset, "connection reset by the peer"),
@@ -107,6 +107,6 @@ fn faults_are_plain_words() {
         (ErrorKind::TimedOut, "no answer on the connection"),
     ];
     for (kind, words) in cases {
-        assert_eq!(plain(&kind.into()), words);
+        assert_eq!(describe(&kind.into()), words);
     }
 }
