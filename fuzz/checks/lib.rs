@@ -67,26 +67,26 @@ impl<'a> Choices<'a> {
         }
     }
 
-    /// So many octets, as far as there are.
+    /// The next `count` octets, or as many as are left.
     pub fn take(&mut self, count: usize) -> &'a [u8] {
         let (taken, rest) = self.rest.split_at(count.min(self.rest.len()));
         self.rest = rest;
         taken
     }
 
-    /// Octets behind a length of two octets.
+    /// Octets preceded by their 16-bit length.
     pub fn octets(&mut self) -> &'a [u8] {
         let count = self.u16();
         self.take(count.into())
     }
 
-    /// All that is left.
+    /// All octets that are left.
     pub fn rest(&mut self) -> &'a [u8] {
         std::mem::take(&mut self.rest)
     }
 }
 
-/// Whether `part` lies in the memory of `whole`: a view, and not beyond what was given.
+/// Whether `part` is a view into `whole`.
 pub fn lies_in(part: &[u8], whole: &[u8]) -> bool {
     let (part, whole) = (part.as_ptr_range(), whole.as_ptr_range());
     part.is_empty() || (whole.start <= part.start && part.end <= whole.end)

@@ -71,8 +71,8 @@ impl Trigger {
     }
 }
 
-/// One EventRequest over CH-2, identified by `(session, number)`. A resend differs only in `possible_duplicate` and
-/// `rate_limited`.
+/// One EventRequest over CH-2, identified by `(session, number)`. A resend differs only in `possible_duplicate`,
+/// `rate_limited` and, once a server is known that may have received the request, `server_binding`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Request {
     /// The session it belongs to.
