@@ -222,9 +222,9 @@ fn step(session: &mut Option<Session>, event: &Event<'_>, at: Time) {
         *session = Some(Session::open(SessionKey(1, 2), reserve, tariff(reserve.messages), Policy::default(), 0, at));
     }
     let Some(session) = session else { return };
-    session.event(event, at);
+    session.on_event(event, at);
     drain(session, at);
-    session.timer(at);
+    session.on_timer(at);
     drain(session, at);
     let _ = session.deadline();
     let stored = postcard::to_stdvec(&*session).expect("a session can be stored");
@@ -235,8 +235,8 @@ fn drain(session: &mut Session, now: Time) {
     for _ in 0..10_000 {
         match session.poll() {
             None => return,
-            Some(Output::Ask(request)) => session.response(request.number, &answer(&request), now),
-            Some(Output::CloseGate) => session.gate_closed(u32::MAX, now),
+            Some(Output::Ask(request)) => session.on_response(request.number, &answer(&request), now),
+            Some(Output::CloseGate) => session.on_gate_closed(u32::MAX, now),
             Some(_) => {}
         }
     }

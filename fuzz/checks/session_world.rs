@@ -249,8 +249,8 @@ impl World {
             Output::CloseGate => {
                 self.gate.closed = true;
                 let (taken, now) = (self.gate.taken, self.now);
-                self.session.gate_closed(taken, now);
-                self.stored.gate_closed(taken, now);
+                self.session.on_gate_closed(taken, now);
+                self.stored.on_gate_closed(taken, now);
             }
             Output::Debited { message_id, .. } => *self.debited.entry(message_id.into()).or_default() += 1,
             Output::NotDebited { message_id, .. } => *self.free.entry(message_id.into()).or_default() += 1,
@@ -308,7 +308,7 @@ impl World {
                 }
                 self.now = self.now.after_seconds(seconds);
                 let now = self.now;
-                self.call(|session| session.timer(now));
+                self.call(|session| session.on_timer(now));
             }
             other => self.rings.push((self.now, Ring::Other(other))),
         }
@@ -355,10 +355,10 @@ impl World {
             Ring::Sent { message, part, transaction, taken, connection } => {
                 let message_id = id(message);
                 let sent = sent(&message_id, part, transaction, taken, connection);
-                self.call(|session| session.event(&Event::Sent(sent.clone()), at));
+                self.call(|session| session.on_event(&Event::Sent(sent.clone()), at));
             }
             Ring::Stopped => {
-                self.call(|session| session.event(&Event::Stopped { message_id: "x", why: Stop::Beyond }, at))
+                self.call(|session| session.on_event(&Event::Stopped { message_id: "x", why: Stop::Beyond }, at))
             }
             Ring::Other(Act::Report { message, end, code }) => {
                 let message_id = id(message);
@@ -366,11 +366,11 @@ impl World {
                 if code >= 400 {
                     self.reported.insert(message);
                 }
-                self.call(|session| session.event(&event, at));
+                self.call(|session| session.on_event(&event, at));
             }
             Ring::Other(act) => {
                 let event = event(&act);
-                self.call(|session| session.event(&event, at));
+                self.call(|session| session.on_event(&event, at));
             }
         }
     }
@@ -400,7 +400,7 @@ impl World {
                 .insert(opened_by(request).unwrap_or(request.number), vec![grant.server_binding.clone()]);
         }
         let now = self.now;
-        self.call(|session| session.response(request.number, response, now));
+        self.call(|session| session.on_response(request.number, response, now));
     }
 
     fn time_out(&mut self, executed: bool, known: bool) {
@@ -456,7 +456,7 @@ impl World {
 
     fn enabler_asks(&mut self, event: &Event<'_>) {
         let now = self.now;
-        self.call(|session| session.event(event, now));
+        self.call(|session| session.on_event(event, now));
     }
 
     fn resolve(&mut self, again: bool) {
@@ -480,7 +480,7 @@ impl World {
             } else if let Some(deadline) = self.session.deadline() {
                 self.now = self.now.max(deadline);
                 let now = self.now;
-                self.call(|session| session.timer(now));
+                self.call(|session| session.on_timer(now));
             } else {
                 return;
             }

@@ -133,7 +133,7 @@ mod tests {
             }
         }
         let request = asked?;
-        session.response(request.number, response, now);
+        session.on_response(request.number, response, now);
         while session.poll().is_some() {}
         Some(request.operation)
     }
@@ -153,8 +153,8 @@ mod tests {
             taken: 1,
             connection: 0,
         };
-        session.event(&Event::Sent(sent), s(at));
-        session.event(&Event::Responded { transaction, code: 200, connection: 0 }, s(at));
+        session.on_event(&Event::Sent(sent), s(at));
+        session.on_event(&Event::Responded { transaction, code: 200, connection: 0 }, s(at));
     }
 
     const SILENT: Response = Response::Failed(Failure::Silent);
@@ -171,7 +171,7 @@ mod tests {
         assert_eq!(outstanding.oldest_debit(), Some(s(5)));
         // A resend does not change its age.
         answer(&mut one, &SILENT, s(20));
-        one.timer(s(30));
+        one.on_timer(s(30));
         outstanding.update(&one, s(30));
         assert_eq!(outstanding.oldest_debit(), Some(s(5)));
         // Once acknowledged, the next one counts from its own response.
@@ -179,7 +179,7 @@ mod tests {
         outstanding.update(&one, s(31));
         assert_eq!(outstanding.oldest_debit(), Some(s(6)));
         answer(&mut one, &Response::debited(None), s(31));
-        one.timer(s(32));
+        one.on_timer(s(32));
         answer(&mut two, &Response::debited(None), s(32));
         outstanding.update(&two, s(32));
         assert_eq!(outstanding.oldest_debit(), one.oldest_debit());
@@ -191,15 +191,15 @@ mod tests {
         outstanding.update(&session, s(0));
         outstanding.timers(s(10_000));
         assert_eq!(outstanding.stuck(), 0, "an open session is not stuck");
-        session.event(&Event::Bye { leg: 1 }, s(100));
-        session.gate_closed(0, s(100));
+        session.on_event(&Event::Bye { leg: 1 }, s(100));
+        session.on_gate_closed(0, s(100));
         assert_eq!(answer(&mut session, &SILENT, s(102)), Some(Operation::Release));
         outstanding.update(&session, s(102));
         outstanding.timers(s(161));
         assert_eq!(outstanding.stuck(), 0);
         outstanding.timers(s(162));
         assert_eq!(outstanding.stuck(), 1);
-        session.timer(s(163));
+        session.on_timer(s(163));
         outstanding.update(&session, s(163));
         assert_eq!(outstanding.stuck(), 1, "a resend does not settle it");
         answer(&mut session, &Response::Released { balance: None }, s(164));
@@ -213,8 +213,8 @@ mod tests {
         let mut session = open(1);
         let mut outstanding = Outstanding::default();
         outstanding.add_loaded(&session, s(50));
-        session.event(&Event::Bye { leg: 1 }, s(100));
-        session.gate_closed(0, s(100));
+        session.on_event(&Event::Bye { leg: 1 }, s(100));
+        session.on_gate_closed(0, s(100));
         assert_eq!(answer(&mut session, &SILENT, s(102)), Some(Operation::Release));
         for (restarted, stuck) in [(110, 0), (1000, 1)] {
             let mut outstanding = Outstanding::default();

@@ -222,7 +222,7 @@ impl SessionTable {
         if let Event::Stopped { message_id, why } = event {
             stops::log(entry.session.call_id(), message_id, *why);
         }
-        entry.session.event(event, at);
+        entry.session.on_event(event, at);
         match event {
             // Only postpones the idle timer, which is not worth a commit.
             Event::Activity { .. } => Ok(()),
@@ -243,7 +243,7 @@ impl SessionTable {
                 self.schedule(key, tick.now);
             } else if let Some(entry) = self.sessions.get_mut(&key) {
                 entry.recall_answer(tick.region, tick.now);
-                entry.session.timer(tick.now);
+                entry.session.on_timer(tick.now);
                 self.execute_outputs(tick, key)?;
             }
         }

@@ -2,7 +2,8 @@
 //! to it.
 //!
 //! Sending is in `request`, the open reservations are in `reservation`, their renewal is in `validity`, and requests ahead of
-//! need are in `ahead`. Quotas and counts saturate; prices cannot overflow (see [`crate::charge::tariff::Tariff::PRICE_MAX`]).
+//! need are in `ahead`. Sums of quotas and counts saturate, prices cannot overflow (see
+//! [`Tariff::PRICE_MAX`](crate::charge::tariff::Tariff::PRICE_MAX)), and release builds check all other arithmetic.
 
 use super::ahead::Ahead;
 use super::common::{Common, Context};

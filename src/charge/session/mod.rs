@@ -147,7 +147,7 @@ impl Session {
     }
 
     /// Handles an event that a worker of the host saw at `at`, which may be earlier than in the call before.
-    pub fn event(&mut self, event: &Event<'_>, at: Time) {
+    pub fn on_event(&mut self, event: &Event<'_>, at: Time) {
         if self.dialog.phase() == Phase::Gone {
             return;
         }
@@ -159,7 +159,7 @@ impl Session {
     }
 
     /// Handles the enabler's answer to the request of this number; ignored unless that request is pending.
-    pub fn response(&mut self, number: u32, response: &Response, now: Time) {
+    pub fn on_response(&mut self, number: u32, response: &Response, now: Time) {
         let (credit, messages, mut cx) = self.machines(now);
         let Some(pending) = credit.take_pending(number) else { return };
         route_response(pending, response, credit, messages, &mut cx);
@@ -178,7 +178,7 @@ impl Session {
     }
 
     /// The gate is closed; `taken` is the final value of its counter.
-    pub fn gate_closed(&mut self, taken: u32, now: Time) {
+    pub fn on_gate_closed(&mut self, taken: u32, now: Time) {
         if self.dialog.phase() != Phase::Closing {
             return;
         }
@@ -189,7 +189,7 @@ impl Session {
     }
 
     /// Handles all timers that are due.
-    pub fn timer(&mut self, now: Time) {
+    pub fn on_timer(&mut self, now: Time) {
         if self.dialog.phase() == Phase::Gone {
             return;
         }
@@ -202,7 +202,7 @@ impl Session {
         self.proceed(now);
     }
 
-    /// Returns when [`Session::timer`] is to be called next.
+    /// Returns when [`Session::on_timer`] is to be called next.
     pub fn deadline(&self) -> Option<Time> {
         let policy = &self.common.policy;
         let messages = self.messages.deadline(policy);

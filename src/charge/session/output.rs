@@ -15,7 +15,7 @@ pub enum Output {
     Verdict(Verdict),
     /// Publish the session's total grant to the gate.
     Grant(Quota),
-    /// Close the gate, then call [`gate_closed`](super::Session::gate_closed).
+    /// Close the gate, then call [`Session::on_gate_closed`](super::Session::on_gate_closed).
     CloseGate,
     /// Let nothing more of a message pass the gate: it is settled, or will be once what has passed is read.
     StopMessage {

@@ -125,7 +125,7 @@ impl Run {
     }
 
     fn event(&mut self, event: Event<'_>, at: Time) {
-        self.session.event(&event, at);
+        self.session.on_event(&event, at);
         self.drain();
     }
 
@@ -134,13 +134,13 @@ impl Run {
     }
 
     fn timer(&mut self, now: Time) {
-        self.session.timer(now);
+        self.session.on_timer(now);
         self.drain();
     }
 
     fn answer(&mut self, response: Response) {
         let request = self.request.take().expect("a request is pending");
-        self.session.response(request.number, &response, s(0));
+        self.session.on_response(request.number, &response, s(0));
         self.drain();
     }
 
@@ -157,14 +157,14 @@ impl Run {
     }
 
     fn gate_closed(&mut self, at: Time) {
-        self.session.gate_closed(self.session.taken(), at);
+        self.session.on_gate_closed(self.session.taken(), at);
         self.drain();
     }
 
     /// Closes the gate if requested, and the enabler accepts all requests.
     fn settle(&mut self) {
         let taken = self.session.taken();
-        self.session.gate_closed(taken, s(0));
+        self.session.on_gate_closed(taken, s(0));
         self.drain();
         while self.request.is_some() {
             self.accept();

@@ -203,7 +203,7 @@ pub(super) fn respond(tick: &mut Tick<'_>, entry: &mut SessionEntry, number: u32
     if let Response::Released { .. } = response {
         tick.count(Statistic::Releases);
     }
-    entry.session.response(number, response, tick.now);
+    entry.session.on_response(number, response, tick.now);
 }
 
 /// Returns what identifies the debits of a message within its session.

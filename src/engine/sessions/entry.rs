@@ -60,7 +60,7 @@ impl SessionEntry {
         let slot = self.slot.and_then(|slot| region.table().slots.get(slot as usize));
         let is_answered = slot.is_some_and(|slot| slot.session() == Some(self.session.key()) && slot.is_answered());
         if is_answered && !self.session.is_answered() {
-            self.session.event(&Event::Answered { leg: 0 }, at);
+            self.session.on_event(&Event::Answered { leg: 0 }, at);
         }
     }
 

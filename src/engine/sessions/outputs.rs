@@ -120,7 +120,7 @@ impl SessionEntry {
             let slot = &tick.region.table().slots[slot as usize];
             if slot.session() == Some(key) { slot.close() } else { 0 }
         });
-        self.session.gate_closed(taken, tick.now);
+        self.session.on_gate_closed(taken, tick.now);
     }
 
     fn on_debited(&self, tick: &mut Tick<'_>, debited: &Output) {

@@ -115,7 +115,7 @@ fn slow_enabler_widens_window() {
         let mut run = Run::reserving(0);
         let request = run.request.take().expect("the reservation");
         let granted = Response::granted(Quota(128), None);
-        run.session.response(request.number, &granted, Time(s(0).0 + micros));
+        run.session.on_response(request.number, &granted, Time(s(0).0 + micros));
         run.drain();
         let asked = if more > 0 { format!("reserve {}", more.min(256)) } else { String::new() };
         assert_eq!(run.pending(), asked, "after {micros} us");

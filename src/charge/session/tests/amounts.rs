@@ -402,7 +402,7 @@ impl World {
         // A closed grant gets nothing back, so aborted messages are settled first.
         self.act(0, &Act::Wait { tenths: 25 });
         self.run.event(Event::Bye { leg: 1 }, self.time());
-        self.run.session.gate_closed(self.taken, self.time());
+        self.run.session.on_gate_closed(self.taken, self.time());
         self.run.drain();
         self.now += 30;
         self.run.timer(self.time());

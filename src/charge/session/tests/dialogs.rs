@@ -7,7 +7,7 @@ fn cancel_during_reservation_releases_grant() {
     let mut run = Run::new(8, "message:5", Policy::default());
     run.event(Event::Cancelled { transaction: None }, s(1));
     run.event(Event::Failed { code: 487, transaction: None }, s(1));
-    run.session.gate_closed(0, s(1));
+    run.session.on_gate_closed(0, s(1));
     run.drain();
     assert_eq!(run.requests(), ["reserve 8"]);
     run.accept();
@@ -33,7 +33,7 @@ fn denial_after_cancel_is_not_released() {
     let mut run = Run::new(8, "message:5", Policy::default());
     run.event(Event::Cancelled { transaction: None }, s(1));
     run.answer(Response::Denied(Denial::NoCredit));
-    run.session.gate_closed(0, s(1));
+    run.session.on_gate_closed(0, s(1));
     run.drain();
     assert_eq!(run.requests(), ["reserve 8"]);
     assert_eq!(run.closed(), Some("cancelled"));

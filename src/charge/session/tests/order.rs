@@ -34,7 +34,7 @@ fn report_read_before_send_is_kept() {
 fn closed_gate_waits_for_sends_of_other_rings() {
     let mut run = Run::open();
     run.event(Event::Bye { leg: 1 }, s(5));
-    run.session.gate_closed(1, s(5));
+    run.session.on_gate_closed(1, s(5));
     run.drain();
     assert_eq!(run.pending(), "");
     run.sent(whole("m1", 1), s(4));
@@ -45,7 +45,7 @@ fn closed_gate_waits_for_sends_of_other_rings() {
 fn closed_gate_waits_two_seconds_at_most() {
     let mut run = Run::open();
     run.event(Event::Bye { leg: 1 }, s(5));
-    run.session.gate_closed(1, s(5));
+    run.session.on_gate_closed(1, s(5));
     run.drain();
     assert_eq!(run.session.deadline(), Some(s(7)));
     run.timer(s(7));
@@ -57,7 +57,7 @@ fn send_read_after_end_is_debited_at_once() {
     let mut run = Run::open();
     run.event(Event::Bye { leg: 1 }, s(5));
     run.event(Event::DialogOver { leg: 1 }, s(5));
-    run.session.gate_closed(2, s(5));
+    run.session.on_gate_closed(2, s(5));
     run.drain();
     run.timer(s(7));
     run.sent(whole("m1", 1), s(4));

@@ -44,7 +44,7 @@ fn unanswered_debit_is_resent_with_its_number() {
 fn unanswered_release_is_resent() {
     let mut run = Run::open();
     run.event(Event::Bye { leg: 1 }, s(0));
-    run.session.gate_closed(0, s(0));
+    run.session.on_gate_closed(0, s(0));
     run.drain();
     run.answer(Response::Failed(Failure::Enabler));
     run.timer(s(1));
@@ -130,7 +130,7 @@ fn late_answer_settles_retried_and_held_back_debits() {
         let again = run.session.pending_request(asked.number).expect("the debit is pending");
         assert_eq!((again.number, &again.operation), (asked.number, &asked.operation));
         assert_eq!(run.session.pending_request(asked.number + 1), None);
-        run.session.response(asked.number, &Response::debited(None), s(1));
+        run.session.on_response(asked.number, &Response::debited(None), s(1));
         assert_eq!((run.session.counts().debited, run.session.held_back_message()), (1, None));
         assert_eq!(run.session.pending_request(asked.number), None);
         assert!(!run.session.resolve(true, s(1)), "nothing is held back");
@@ -196,9 +196,9 @@ fn request_numbers_start_at_given_number() {
     let mut session = Session::open(KEY, &invite(3), tariff, Policy::default(), 70, s(0));
     let Some(Output::Ask(request)) = session.poll() else { panic!("nothing is requested") };
     assert_eq!((request.number, request.reservation), (70, Reservation::None));
-    session.response(70, &Response::granted(Quota(3), None), s(1));
-    session.event(&Event::Bye { leg: 1 }, s(2));
-    session.gate_closed(0, s(2));
+    session.on_response(70, &Response::granted(Quota(3), None), s(1));
+    session.on_event(&Event::Bye { leg: 1 }, s(2));
+    session.on_gate_closed(0, s(2));
     let asked = std::iter::from_fn(|| session.poll()).find_map(|output| match output {
         Output::Ask(request) => Some((request.number, request.reservation)),
         _ => None,

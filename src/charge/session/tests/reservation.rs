@@ -77,11 +77,11 @@ fn invite_without_account_fails_without_request() {
 #[test]
 fn response_with_other_number_is_ignored() {
     let mut run = Run::new(1, "message:5", Policy::default());
-    run.session.response(1, &Response::Denied(Denial::NoCredit), s(0));
+    run.session.on_response(1, &Response::Denied(Denial::NoCredit), s(0));
     run.drain();
     assert_eq!(run.verdicts(), []);
     run.accept();
-    run.session.response(0, &Response::Denied(Denial::NoCredit), s(0));
+    run.session.on_response(0, &Response::Denied(Denial::NoCredit), s(0));
     run.drain();
     assert_eq!(run.verdicts(), [(Decision::Granted, 1)]);
 }

@@ -43,7 +43,7 @@ fn restart_with_new_clock_limits_all_timers() {
     let mut run = Run::open();
     run.sent(whole("m1", 1), old);
     run.event(responded(1, 200), old);
-    run.session.response(1, &Response::Failed(Failure::Unreachable), old);
+    run.session.on_response(1, &Response::Failed(Failure::Unreachable), old);
     run.drain();
     run.session.resume(s(1));
     run.drain();
