@@ -31,7 +31,7 @@
 //! | machine | owns | files |
 //! |---|---|---|
 //! | `Dialog` | phase, verdict, SIP legs, connections | `dialog` |
-//! | `Credit` | reservations, the grant at the gate, the pending request | `credit`, `request`, `reservation`, `validity`, `ahead` |
+//! | `Credit` | reservations, grant, pending request | `credit`, `request`, `reservation`, `validity`, `ahead` |
 //! | `Messages` | messages, and the debits and refunds they lead to | `messages`, `message`, `ranges`, `index`, `refund` |
 //! | `Trace` | events for `explain` | `trace`, `rule` |
 //!
