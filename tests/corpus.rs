@@ -1,5 +1,5 @@
-//! What fuzzing has found worth keeping, once more without a fuzzer: every file of `fuzz/corpus` through the checks of
-//! its target. And what is made up at random, by proptest, on the models that it shares with them.
+//! Runs the files of `fuzz/corpus` through the checks of their fuzz targets, without a fuzzer, and random input of
+//! proptest through the models of those checks.
 
 // The C ABI is one of the targets.
 #![cfg(feature = "capi")]
@@ -18,7 +18,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
-/// The files of a target's corpus. A target without any is a mistake.
+/// The files of a target's corpus; at least one.
 fn corpus(target: &str) -> Vec<(PathBuf, Vec<u8>)> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(target);
     let entries = fs::read_dir(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
@@ -36,10 +36,10 @@ fn replay(target: &str, check: fn(&[u8])) {
     }
 }
 
-/// An engine that finds all these records in one ring, of workers that have gone mad, steps over what it cannot read,
-/// settles what it can, and ends as it always does.
+/// An engine that finds all these records in one ring, as if written by faulty workers, skips those that it cannot decode,
+/// settles the sessions of the others, and stops normally.
 #[test]
-fn an_engine_outlives_hostile_records() {
+fn engine_survives_hostile_records() {
     let state = tempfile::tempdir().expect("a folder");
     let config = Config { state_dir: state.path().to_owned(), default_balance: Some(100), ..Config::default() };
     let region = preflight::create_region(config, 1).unwrap_or_else(|error| panic!("{error}"));
@@ -68,7 +68,7 @@ macro_rules! targets {
             }
         )*
 
-        /// The targets that cargo-fuzz knows, and the folders of the corpus: no more and no less than these.
+        /// The targets of cargo-fuzz and the folders of the corpus are exactly these.
         #[test]
         fn every_target_is_replayed() {
             let targets = [$(stringify!($target)),*];
@@ -94,5 +94,5 @@ targets! {
     ring_contents
     sdp
     session_events
-    sip_glance
+    sip_message
 }

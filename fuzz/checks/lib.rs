@@ -13,7 +13,7 @@ pub mod sdp;
 pub mod session_enabler;
 pub mod session_events;
 pub mod session_world;
-pub mod sip_glance;
+pub mod sip_message;
 
 /// Choices made from an input, octet by octet; zeros once it is used up. With one octet per choice, seeds can be written by
 /// hand and a mutation changes one choice only.

@@ -1,6 +1,7 @@
 //! Charging Enablers: the back ends that grant and debit units, behind one trait.
 //!
-//! A binding is one file or folder, one row of [`BINDINGS`], and its parameters.
+//! A binding is one file or folder, one row of [`BINDINGS`], and its parameters. Counters that operators shall see are
+//! rows of the table of statistics, found by name.
 //!
 //! | binding | accounts | answers |
 //! |---|---|---|

@@ -37,7 +37,7 @@ impl Diameter {
             log::warn!("Diameter peer {peer}: unknown AVP {code} of vendor {vendor} with the M flag ignored");
         }
         let body = &answer.body;
-        let (id, number) = mapping::names_of(&self.profile.origin_host, request);
+        let (id, number) = mapping::ids_of(&self.profile.origin_host, request);
         // An answer with the E flag may lack both (RFC 6733, 7.2).
         if body.session_id.is_some_and(|found| found != id) || body.request_number.is_some_and(|found| found != number)
         {

@@ -53,7 +53,7 @@ pub fn session_of(origin_host: &str, session_id: &str) -> Option<(SessionKey, u3
 }
 
 /// Returns Session-Id and CC-Request-Number of a request.
-pub fn names_of(origin_host: &str, request: &Request) -> (String, u32) {
+pub fn ids_of(origin_host: &str, request: &Request) -> (String, u32) {
     let plan = Plan::new(request);
     (session_id(origin_host, request.session, plan.opened_by), plan.number(request))
 }

@@ -132,7 +132,8 @@ impl Reconnect {
         }
     }
 
-    /// Closes the transport and sets the time of the next attempt, not before the peer's delay (`asked`) is over. `open_since`: when the
+    /// Closes the transport and sets the time of the next attempt, not before the delay that the peer
+    /// `asked` for. `open_since`: when the
     /// capabilities exchange succeeded, if it did.
     pub fn close(
         &mut self,
