@@ -1,4 +1,4 @@
-//! One retrieval: what its parties do, and what should come of it.
+//! One retrieval: what its parties do, and its expected result.
 
 use crate::delivery::{Delivery, Part};
 use crate::dialog::{Exchange, Leg, Side, Writing};
@@ -9,86 +9,86 @@ use imcharge::worker::sip_input::{Invite, InviteKey};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 
-/// The ways of an INVITE: the one that its call lives by, and one by which it comes as well (RFC 3261, 8.2.2.2).
+/// Transactions of an INVITE: the one that the call uses, and one by which a copy arrives as well (RFC 3261, 8.2.2.2).
 pub const ITS_WAY: u64 = 0;
 pub const OTHER_WAY: u64 = 1;
 
-/// What is answered where the call lives by the first way.
+/// Value returned where the call uses the first transaction.
 pub const MERGED: u16 = 482;
 
-/// The address of the IM server, and that of the clients.
+/// Addresses of the IM server and of the clients.
 pub const SERVER: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 2));
 pub const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1));
 
-/// An endpoint that is in no charged session.
+/// An endpoint without a charged session.
 pub const UNCHARGED: &str = "msrp://10.0.3.1:9/U1;tcp";
 
-/// Chunks of a message sent anew have numbers from here on in [`Call::send`].
-pub const ANEW: u32 = 100;
+/// Offset of the chunk numbers of a restarted message in [`Call::send`].
+pub const RESTARTED: u32 = 100;
 
-/// What the client does with a message.
+/// Reaction of the client to a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reaction {
     /// An MSRP response to each chunk.
     Answer(u16),
     /// An error response to this chunk, and 200 to the others.
     RefuseChunk(u32, u16),
-    /// Nothing.
+    /// No response.
     Silence,
 }
 
-/// What Byte-Range says of the chunks of a message.
+/// What Byte-Range says about the chunks of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Layout {
-    /// One after the other from octet 1, with the total.
+    /// Consecutive from octet 1, with the total.
     InOrder,
-    /// The first one is far from the beginning.
+    /// The first one starts far from the beginning.
     Far,
-    /// There is a gap before each but the first.
+    /// There is a gap before each chunk but the first.
     Gaps,
-    /// All begin at octet 1.
+    /// All start at octet 1.
     Same,
 }
 
-/// When the server gives a message up (`#`).
+/// When the server aborts a message (`#`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Abort {
     Never,
     /// Instead of the second chunk.
     AfterFirstChunk,
-    /// After the last chunk, where it means nothing.
+    /// After the last chunk, where it has no effect.
     AfterLastChunk,
 }
 
 /// A stored message.
 #[derive(Clone, Copy, Debug)]
 pub struct Message {
-    /// Chunks that it is sent in.
+    /// Number of chunks.
     pub chunks: u32,
-    /// Octets of each.
+    /// Octets of each chunk.
     pub octets: u32,
-    /// What the client does with each.
+    /// Reaction of the client to each chunk.
     pub reaction: Reaction,
-    /// What the server says of their positions.
+    /// Positions of the chunks.
     pub layout: Layout,
-    /// Whether the server gives it up.
+    /// Whether the server aborts it.
     pub abort: Abort,
-    /// Whether the server sends it again, whole, with the same Message-ID.
+    /// Whether the server restarts it, complete, with the same Message-ID.
     pub again: bool,
-    /// The dialog that it is sent in.
+    /// Dialog that it is sent in.
     pub leg: usize,
 }
 
-/// How far it has come.
+/// Progress of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
-    /// The INVITE is suspended, or not sent yet.
+    /// The INVITE is suspended or not sent yet.
     Invited,
-    /// It went on.
+    /// The INVITE was resumed.
     Granted,
-    /// It was answered.
+    /// The INVITE was answered.
     Answered,
-    /// It is over for its parties.
+    /// The call has ended for its parties.
     Over,
 }
 
@@ -101,58 +101,58 @@ pub enum Names {
     SameSessionId,
     /// The clients of all calls have the same URI.
     SameClient,
-    /// Those of the call before it, which is over by then.
+    /// The URIs of the previous call, which has ended by then.
     Predecessor,
 }
 
-/// The retrieval.
+/// A retrieval.
 pub struct Call {
-    /// Number, which all its names are made of.
+    /// Number of the call, part of all its names.
     pub number: usize,
-    /// Who pays.
+    /// Account of the charged party.
     pub account: String,
-    /// Whether the server invites.
+    /// Whether the server sends the INVITE.
     pub push: bool,
-    /// What the INVITE says of the number of messages.
+    /// Number of messages that the INVITE announces.
     pub announced: u32,
     /// The messages.
     pub messages: Vec<Message>,
     /// How its MSRP URIs are chosen.
     pub names: Names,
-    /// Whether Message-IDs are those of other calls as well.
+    /// Whether other calls use the same Message-IDs.
     pub same_message_ids: bool,
     /// Connections of the server and of the client.
     pub connections: [u64; 2],
-    /// In which messages the first offer and its answer are, and how they are written.
+    /// SIP messages with the first offer and answer, and their form.
     pub exchange: Exchange,
     pub writing: Writing,
-    /// Whether the INVITE is forked, and both targets answer.
+    /// Whether the INVITE is forked and both targets answer.
     pub forks: bool,
     /// Its dialogs.
     pub legs: [Leg; 2],
-    /// Whether its parties do what they should not.
+    /// Whether its parties break the rules.
     pub is_hostile: bool,
     pub stage: Stage,
     pub verdicts: u32,
-    /// What of each message has passed the gate, by Message-ID.
+    /// Content of each message that has passed the gate, by Message-ID.
     pub delivered: BTreeMap<String, Delivery>,
-    /// Messages about which the client has reported a failure.
+    /// Messages for which the client has reported a failure.
     pub reported: BTreeSet<String>,
-    /// The instance of the host that has seen a frame of the server, and on which connection.
+    /// Instance of the host that has seen a frame of the server, and its connection.
     pub server_known: Option<(u64, u64)>,
-    /// Whether a frame of somebody else was taken for the server's, before the server's first one.
+    /// Whether a forged frame was accepted before the first frame of the server.
     pub is_captured: bool,
-    /// Which run of the host has taken the INVITE.
+    /// Instance of the host that has received the INVITE.
     pub taken_by: Option<u64>,
-    /// When the last thing was told to a worker that had room for it.
+    /// When a worker last accepted an event.
     pub moved_at: u64,
-    /// When the end was told so.
+    /// When a worker accepted the end of the call.
     pub ended_at: Option<u64>,
-    /// When one of its two dialogs has ended by BYE.
+    /// When one of its two dialogs was ended by BYE.
     pub leg_ended_at: Option<u64>,
-    /// Whether the server does not know of the end.
+    /// Whether the server does not know that the call has ended.
     pub server_sends_on: bool,
-    /// Whether the charging system has ended it.
+    /// Whether the charging system has ended the session.
     pub is_aborted: bool,
 }
 
@@ -170,12 +170,12 @@ impl Call {
         Worker::session_of_invite(&InviteKey { call_id: call_id.as_bytes(), from_tag: b"caller", cseq: 1 })
     }
 
-    /// The transaction of its INVITE by one of the ways that it takes.
+    /// Returns the transaction of its INVITE on this path.
     pub fn by_way(&self, way: u64) -> InviteTransaction {
         InviteTransaction { index: self.number as u64, label: way }
     }
 
-    /// Gives the INVITE to a worker, by one of the ways that it takes; `true`: a verdict will come.
+    /// Passes the INVITE to a worker. `true`: a verdict will follow.
     pub fn invite(&self, worker: &mut Worker, way: u64) -> bool {
         let call_id = self.call_id();
         let payer = format!("<{}>", self.account);
@@ -215,8 +215,8 @@ impl Call {
         }
     }
 
-    /// A chunk of a message as it comes from the server; `again`: how often it came before, from [`ANEW`] on where the
-    /// message is sent anew.
+    /// Returns a chunk of a message as the server sends it. `again`: number of earlier copies, from [`RESTARTED`] on if the
+    /// message was restarted.
     pub fn send(&self, message: usize, chunk: u32, again: u32) -> String {
         let Message { chunks, octets, layout, .. } = self.messages[message];
         let total = chunks * octets;
@@ -236,16 +236,16 @@ impl Call {
         self.frame_of_server(self.ends(self.messages[message].leg), &transaction, &id, &range, octets, flag)
     }
 
-    /// What a chunk of a message is to it.
+    /// Returns what a chunk adds to its message.
     pub fn part(&self, message: usize, chunk: u32, again: u32) -> Part {
         let Message { chunks, octets, abort, .. } = self.messages[message];
-        if abort == Abort::AfterFirstChunk && chunk > 0 && again < ANEW || chunk >= chunks {
+        if abort == Abort::AfterFirstChunk && chunk > 0 && again < RESTARTED || chunk >= chunks {
             return Part::Abort;
         }
         Part::Content { octets: octets.into(), is_last: chunk + 1 == chunks }
     }
 
-    /// Whether a chunk says that it is the first one of its message.
+    /// Whether Byte-Range marks the chunk as the first one of its message.
     pub fn is_first(&self, message: usize, chunk: u32) -> bool {
         match self.messages[message].layout {
             Layout::InOrder | Layout::Gaps => chunk == 0,
@@ -254,12 +254,12 @@ impl Call {
         }
     }
 
-    /// The MSRP URIs of the server and of the client in a dialog.
+    /// Returns the MSRP URIs of server and client in a dialog.
     pub fn ends(&self, leg: usize) -> [String; 2] {
         [Side::Server, Side::Client].map(|side| self.uri_now(side, &self.legs[leg]))
     }
 
-    /// A SEND from the server's endpoint to the client's.
+    /// Returns a SEND from the server's endpoint to the client's.
     pub fn frame_of_server(
         &self,
         [server, client]: [String; 2],
@@ -276,19 +276,19 @@ impl Call {
         )
     }
 
-    /// A message of the client to the server.
+    /// Returns a message from the client to the server.
     pub fn frame_of_client(&self, leg: usize, transaction: &str, id: &str) -> String {
         let [server, client] = self.ends(leg);
         frame_between([client, server], transaction, id)
     }
 
-    /// A message from the server's endpoint, or from one that is in no charged session, to one that is in none.
+    /// Returns a message to an endpoint without a session, from the server's endpoint or another one without a session.
     pub fn frame_astray(&self, transaction: &str, from_server: bool) -> String {
         let from = if from_server { self.ends(0)[0].clone() } else { UNCHARGED.into() };
         frame_between([from, "msrp://10.0.3.2:9/U2;tcp".into()], transaction, "astray")
     }
 
-    /// The client's response to a chunk.
+    /// Returns the client's response to a chunk.
     pub fn respond(&self, message: usize, chunk: u32, again: u32) -> Option<String> {
         let code = match self.messages[message].reaction {
             Reaction::Answer(code) => code,
@@ -303,7 +303,7 @@ impl Call {
         ))
     }
 
-    /// The client's REPORT that it could not use it.
+    /// Returns the client's failure REPORT for a message.
     pub fn report(&self, message: usize) -> String {
         let octets = self.messages[message].chunks * self.messages[message].octets;
         let [server, client] = self.ends(self.messages[message].leg);
@@ -320,7 +320,7 @@ impl Call {
     }
 }
 
-/// A whole message from one endpoint to another.
+/// Returns a complete message from one endpoint to another.
 fn frame_between([from, to]: [String; 2], transaction: &str, id: &str) -> String {
     format!(
         "MSRP {transaction} SEND\r\nTo-Path: msrp://10.0.0.9:2855/relay;tcp {to}\r\nFrom-Path: {from}\r\n\

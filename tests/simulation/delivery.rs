@@ -1,25 +1,25 @@
-//! What of a message has passed to the client, octet by octet, and what of that has to be paid for.
+//! Which octets of a message have passed to the client, and which of those must be paid for.
 
-/// Where the record of a frame is in a ring: instance of the host, process, position of its end.
+/// Location of a frame's record: instance of the host, process, and end position in the ring.
 pub type Place = (u64, usize, u64);
 
-/// What a frame was to its message.
+/// What a frame adds to its message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
-    /// Octets of content; the last ones where the end-line says so (`$`).
+    /// Octets of content; the last ones if the end-line says so (`$`).
     Content { octets: u64, is_last: bool },
-    /// The server gave the message up (`#`).
+    /// An abort by the server (`#`).
     Abort,
 }
 
-/// What is known of the record by which the engine learns of a frame.
+/// Whether the engine learns of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Told {
-    /// It is in a ring, or was read from there.
+    /// Its record is in a ring or was read from there.
     At(Place),
-    /// It was in a ring, and was lost with the memory of the machine.
+    /// Its record was lost with the memory of the machine.
     Lost,
-    /// The worker died with the frame: it may have written the record or not, and the frame did not go on.
+    /// The worker died while handling the frame: the record may exist, and the frame was not relayed.
     Unknown,
 }
 
@@ -31,37 +31,37 @@ struct Frame {
     told: Told,
 }
 
-/// The frames of one message that the gate let pass, in the order of time.
+/// Frames of a message that the gate let pass, ordered by time.
 #[derive(Clone, Debug, Default)]
 pub struct Delivery {
     frames: Vec<Frame>,
-    /// The instance of the host whose gate has stopped a chunk: the rest of the message must not pass there.
+    /// Instance of the host whose gate has stopped a chunk. The rest of the message must not pass there.
     pub stopped_in: Option<u64>,
-    /// Whether a chunk was ever stopped.
+    /// Whether any chunk was ever stopped.
     pub has_gap: bool,
 }
 
-/// Octets that have to be paid for.
+/// Bounds of the octets that must be paid for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Owed {
-    /// At least: what certainly passed, was certainly told to the engine, and was not given up afterwards.
+    /// Octets that certainly passed, were certainly reported to the engine, and were not aborted afterwards.
     pub least: u64,
-    /// At most: all that may have passed.
+    /// Octets that may have passed.
     pub most: u64,
 }
 
 impl Delivery {
-    /// A frame has passed.
+    /// Adds a frame that has passed.
     pub fn passed(&mut self, at: u64, part: Part, place: Place) {
         self.frames.push(Frame { at, part, told: Told::At(place) });
     }
 
-    /// A worker has died with a frame.
+    /// Adds a frame whose worker has died.
     pub fn died_with(&mut self, at: u64, part: Part) {
         self.frames.push(Frame { at, part, told: Told::Unknown });
     }
 
-    /// The memory of the machine is lost, and with it what was not read.
+    /// The machine has lost its memory, with all records that were not read.
     pub fn lose(&mut self, is_read: impl Fn(&Place) -> bool) {
         for frame in &mut self.frames {
             if matches!(&frame.told, Told::At(place) if !is_read(place)) {
@@ -76,14 +76,13 @@ impl Delivery {
         self.frames.iter().any(is_content)
     }
 
-    /// Whether the server has given it up, and nothing has passed since then.
+    /// Whether the server has aborted it, and nothing has passed since.
     pub fn is_given_up(&self) -> bool {
         self.frames.last().is_some_and(|frame| frame.part == Part::Abort)
     }
 
-    /// What has to be paid for. What the server gives up may be free (`abort=release`), unless all of it had passed before;
-    /// what passes afterwards is a message of its own. Of two frames with the same time the engine may take either for the
-    /// first one.
+    /// Returns what must be paid for. An aborted message may be free (`abort=release`), unless all of it had passed before;
+    /// what passes afterwards is a new message. Of two frames with the same time the engine may handle either one first.
     pub fn owed(&self) -> Owed {
         let mut owed = Owed { least: 0, most: 0 };
         let (mut is_whole, mut given_up_at) = (false, None);

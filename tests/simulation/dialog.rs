@@ -1,14 +1,14 @@
-//! The dialogs of a call: the SIP messages in them, and the MSRP URIs that they describe.
+//! The dialogs of a call: their SIP messages, and the MSRP URIs in them.
 
 use crate::call::{CLIENT, Call, SERVER};
 pub use imcharge::shm::gate::Side;
 use imcharge::worker::sip_input::{Body, Dialog, Method, Reply, Request, Source};
 use std::net::{IpAddr, Ipv4Addr};
 
-/// The address of a second user agent of the client.
+/// Address of a second user agent of the client.
 const SECOND: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 7));
 
-/// In which messages the first offer and its answer are.
+/// SIP messages that carry the first offer and answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exchange {
     /// INVITE and 200.
@@ -21,7 +21,7 @@ pub enum Exchange {
     OfferIn183,
 }
 
-/// How far a dialog has come.
+/// State of a dialog.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LegState {
     None,
@@ -29,13 +29,13 @@ pub enum LegState {
     Over,
 }
 
-/// A dialog of the INVITE; there are two where it was forked.
+/// A dialog of the INVITE. There are two if it was forked.
 #[derive(Clone, Copy, Debug)]
 pub struct Leg {
-    /// Which one, from 0.
+    /// Index of the dialog.
     pub number: usize,
     pub state: LegState,
-    /// Version of the MSRP URI that the server and the client have.
+    /// Versions of the MSRP URIs of server and client.
     pub versions: [u32; 2],
     /// Version of the next new URI, and CSeq of the next request.
     pub next: u32,
@@ -46,18 +46,18 @@ impl Leg {
         Leg { number, state: LegState::None, versions: [0, 0], next: 1 }
     }
 
-    /// Tag of the answering side.
+    /// Returns the tag of the answering side.
     fn tag(&self) -> &'static str {
         if self.number == 0 { "callee" } else { "callee2" }
     }
 }
 
-/// How a session description is written.
+/// Form of a session description.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Writing {
-    /// Whether the MSRP session is the second one of two, and the first one is refused.
+    /// Whether the MSRP session is the second of two, and the first is refused.
     pub is_second: bool,
-    /// Whether the description is a part of a multipart body.
+    /// Whether the description is in a multipart body.
     pub is_part: bool,
 }
 
@@ -65,7 +65,7 @@ pub struct Writing {
 #[derive(Clone, Debug)]
 pub struct Sip {
     method: Method,
-    /// 0: a request.
+    /// Status code; 0 for a request.
     code: u16,
     is_reliable: bool,
     call_id: String,
@@ -104,9 +104,9 @@ impl Sip {
         Reply { code, method, dialog, cseq, is_reliable, contact: contact.as_bytes(), body, source }
     }
 
-    /// With a description that consists of this `a=path`.
+    /// Adds a description with this `a=path`.
     pub fn describe(mut self, path: &str, is_answer: bool, writing: Writing) -> Sip {
-        // The other MSRP session of the description: of two that are offered the answer refuses the first.
+        // The other MSRP session of the description. Of two that are offered, the answer refuses the first.
         let first = match (writing.is_second, is_answer) {
             (false, _) => String::new(),
             (true, false) => format!("m=message 7777 TCP/MSRP *\r\na=path:{}\r\n", path.replace(";tcp", "x;tcp")),
@@ -126,24 +126,24 @@ impl Sip {
         self
     }
 
-    /// As the ACK of an INVITE.
+    /// Makes it the ACK of an INVITE.
     pub fn follow(&mut self, invite: &Sip) {
         self.cseq = invite.cseq;
     }
 
-    /// By the second user agent of the client.
+    /// Makes it come from the second user agent of the client.
     pub fn by_second(mut self) -> Sip {
         (self.contact, self.source) = ("<sip:second@10.0.0.7>", SECOND);
         self
     }
 
-    /// Sent to the second user agent of the client.
+    /// Makes it go to the second user agent of the client.
     pub fn for_second(mut self) -> Sip {
         self.uri = "sip:second@10.0.0.7";
         self
     }
 
-    /// Sent reliably (RFC 3262).
+    /// Makes it reliable (RFC 3262).
     pub fn reliable(mut self) -> Sip {
         self.is_reliable = true;
         self
@@ -151,7 +151,7 @@ impl Sip {
 }
 
 impl Call {
-    /// The leg, as the next request in it finds it; `None`: it is not confirmed.
+    /// Returns the leg for its next request; `None`: it is not confirmed.
     pub fn next_request(&mut self, at: usize) -> Option<Leg> {
         let leg = &mut self.legs[at];
         let is_confirmed = leg.state == LegState::Confirmed;
@@ -159,12 +159,12 @@ impl Call {
         is_confirmed.then_some(*leg)
     }
 
-    /// Which side has sent the INVITE.
+    /// Returns the side that has sent the INVITE.
     pub fn inviting(&self) -> Side {
         if self.push { Side::Server } else { Side::Client }
     }
 
-    /// The INVITE, as the proxy relays it.
+    /// Returns the INVITE as the proxy relays it.
     pub fn invite_request(&self) -> Sip {
         let mut invite = self.request(&Leg::new(0), self.inviting(), Method::Invite);
         (invite.to_tag, invite.cseq, invite.uri) = (String::new(), 1, "sip:deferred@im.example.org");
@@ -177,14 +177,14 @@ impl Call {
         }
     }
 
-    /// A reply to the INVITE in one of its dialogs.
+    /// Returns a reply to the INVITE in one of its dialogs.
     pub fn reply_to_invite(&self, leg: &Leg, code: u16) -> Sip {
         let mut reply = self.reply_to(&self.invite_request(), self.inviting(), code);
         reply.to_tag = leg.tag().into();
         reply
     }
 
-    /// A request within a dialog.
+    /// Returns a request within a dialog.
     pub fn request(&self, leg: &Leg, sender: Side, method: Method) -> Sip {
         let by_inviting = sender == self.inviting();
         let (from_tag, to_tag) = if by_inviting { ("caller", leg.tag()) } else { (leg.tag(), "caller") };
@@ -204,20 +204,20 @@ impl Call {
         }
     }
 
-    /// A reply of the other side to a request of this one.
+    /// Returns the other side's reply to a request.
     pub fn reply_to(&self, request: &Sip, sender: Side, code: u16) -> Sip {
         let side = sender.other();
         let (contact, source) = (contact_of(side), address_of(side));
         Sip { code, contact, source, content_type: "", body: String::new(), ..request.clone() }
     }
 
-    /// The MSRP URI of a side in this version.
+    /// Returns a version of the MSRP URI of a side.
     pub fn uri_of(&self, side: Side, leg: &Leg, version: u32) -> String {
         let uri = match side {
             Side::Server => self.server_uri(),
             Side::Client => self.client_uri(),
         };
-        // What the inviting side has offered is the same in each dialog.
+        // The offer of the inviting side is the same in each dialog.
         let (leg, version) = match (leg.number, version) {
             (_, 0) if side == self.inviting() => return uri,
             (0, 0) => return uri,
@@ -226,7 +226,7 @@ impl Call {
         uri.replace(";tcp", &format!("l{leg}v{version};tcp"))
     }
 
-    /// The MSRP URI that a side has now.
+    /// Returns the current MSRP URI of a side.
     pub fn uri_now(&self, side: Side, leg: &Leg) -> String {
         self.uri_of(side, leg, leg.versions[side as usize])
     }

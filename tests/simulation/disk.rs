@@ -1,6 +1,6 @@
-//! The simulated disk: a SQLite VFS in front of the real one, for every connection of this program, and the files that
-//! the engine writes itself. What is written and not synced may be lost with the machine, write by write; a dead process
-//! writes nothing more, in the middle of a commit too; and the disk fails or is full when a run wants it.
+//! The simulated disk: a SQLite VFS in front of the real one, for all connections of this program, and the files that the
+//! engine writes itself. Writes that are not synced may be lost in a power failure, one by one. A dead process writes
+//! nothing more, even in the middle of a commit. A run can make the disk fail or fill up.
 
 use imcharge::simulate::machine::{Files, Machine};
 use rusqlite::ffi::{self, sqlite3_file, sqlite3_io_methods, sqlite3_vfs};
@@ -13,31 +13,31 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::OnceLock;
 
-/// The beginning of 1970 on SQLite's clock: milliseconds of the Julian day.
+/// 1970 on SQLite's clock, in milliseconds of the Julian day.
 const EPOCH: i64 = 210_866_760_000_000;
 
-/// What is wrong with a disk.
+/// A fault of the disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Sickness {
-    /// There is no room: no file becomes longer.
+pub enum DiskFault {
+    /// It is full: no file can grow.
     Full,
-    /// Every third write fails in its middle.
+    /// Every third write fails after a part.
     Writes,
-    /// Every second sync fails, and what it was for is never synced (as Linux does it).
+    /// Every second sync fails, and its data is never synced (as on Linux).
     Syncs,
     /// Every tenth read fails.
     Reads,
 }
 
-/// What was done to a file since it was synced.
+/// A change of a file since its last sync.
 enum Change {
     Write(u64, Vec<u8>),
     Truncate(u64),
 }
 
-/// A file, as it is when the power comes back, and what may be of it besides.
+/// A file: its synced contents, and the changes that a power failure may lose.
 #[derive(Default)]
-struct Kept {
+struct FileState {
     durable: Vec<u8>,
     unsynced: Vec<Change>,
 }
@@ -46,10 +46,10 @@ struct Kept {
 pub struct Disk {
     machine: Rc<Machine>,
     random: fastrand::Rng,
-    files: BTreeMap<PathBuf, Kept>,
-    /// What is wrong with it.
-    pub sickness: Option<Sickness>,
-    /// Whether it says of every sync that it is done, and does nothing.
+    files: BTreeMap<PathBuf, FileState>,
+    /// Its fault.
+    pub fault: Option<DiskFault>,
+    /// Whether it reports every sync as done without syncing.
     pub lies: bool,
 }
 
@@ -57,25 +57,25 @@ thread_local! {
     static DISK: RefCell<Option<Disk>> = const { RefCell::new(None) };
 }
 
-/// Gives the thread a disk with nothing on it.
+/// Gives the thread an empty disk.
 pub fn insert(machine: Rc<Machine>, random: fastrand::Rng) {
     *machine.files.borrow_mut() = Some(Rc::new(EngineFiles));
-    let disk = Disk { machine, random, files: BTreeMap::new(), sickness: None, lies: false };
+    let disk = Disk { machine, random, files: BTreeMap::new(), fault: None, lies: false };
     DISK.with(|place| *place.borrow_mut() = Some(disk));
 }
 
-/// Takes it away.
+/// Removes the thread's disk.
 pub fn remove() {
     DISK.with(|place| *place.borrow_mut() = None);
 }
 
-/// Asks the thread's disk; `None`: it has none, and the real one is meant.
+/// Accesses the thread's disk; `None`: it has none, so the real one is used.
 pub fn on<R>(ask: impl FnOnce(&mut Disk) -> R) -> Option<R> {
     DISK.with(|place| place.borrow_mut().as_mut().map(ask))
 }
 
 impl Disk {
-    /// The machine has died, and every process with it: of what was not synced some is there, and some is not.
+    /// The machine loses power: of the unsynced changes some are kept and some are lost.
     pub fn lose_power(&mut self) {
         for (path, kept) in &mut self.files {
             let mut image = std::mem::take(&mut kept.durable);
@@ -91,24 +91,24 @@ impl Disk {
         }
     }
 
-    /// Whether the process may still do something, and the disk does it.
-    fn does(&mut self, sickness: Sickness, one_in: u32) -> bool {
-        let is_sick = self.sickness == Some(sickness) && self.random.u32(0..one_in) == 0;
-        !self.machine.crash_point() && !is_sick
+    /// Whether the process is alive and the operation succeeds.
+    fn works(&mut self, fault: DiskFault, one_in: u32) -> bool {
+        let is_faulty = self.fault == Some(fault) && self.random.u32(0..one_in) == 0;
+        !self.machine.crash_point() && !is_faulty
     }
 
     fn opened(&mut self, path: &Path) {
-        let durable = || Kept { durable: std::fs::read(path).unwrap_or_default(), unsynced: Vec::new() };
+        let durable = || FileState { durable: std::fs::read(path).unwrap_or_default(), unsynced: Vec::new() };
         self.files.entry(path.to_owned()).or_insert_with(durable);
     }
 
-    /// How many of these octets reach the file, and whether the write succeeds: one that fails, or dies in its middle,
-    /// has written a part.
+    /// Returns how many octets reach the file, and whether the write succeeds. One that fails, or during which the process
+    /// dies, writes a part.
     fn write(&mut self, path: &Path, at: u64, bytes: &[u8]) -> (usize, bool) {
         if self.machine.dead.get() {
             return (0, false);
         }
-        let does = self.does(Sickness::Writes, 3);
+        let does = self.works(DiskFault::Writes, 3);
         let part = if does { bytes.len() } else { self.random.usize(0..bytes.len().max(1)) };
         self.changed(path, Change::Write(at, bytes[..part].to_vec()));
         (part, does)
@@ -116,8 +116,8 @@ impl Disk {
 
     /// Whether a sync succeeds.
     fn sync(&mut self, path: &Path) -> bool {
-        let done = self.does(Sickness::Syncs, 2);
-        // A process that dies in its sync leaves it to chance, with the power.
+        let done = self.works(DiskFault::Syncs, 2);
+        // If a process dies in a sync, a power failure decides about its data.
         if !self.machine.dead.get() {
             self.synced(path, done);
         }
@@ -158,7 +158,7 @@ impl Files for EngineFiles {
     }
 
     fn write(&self, path: &Path, at: u64, bytes: &[u8], grows: bool) -> (usize, io::Result<()>) {
-        if on(|disk| disk.sickness == Some(Sickness::Full) && grows) == Some(true) {
+        if on(|disk| disk.fault == Some(DiskFault::Full) && grows) == Some(true) {
             return (0, Err(io::ErrorKind::StorageFull.into()));
         }
         let (part, does) = on(|disk| disk.write(path, at, bytes)).unwrap_or((bytes.len(), true));
@@ -173,7 +173,7 @@ impl Files for EngineFiles {
     }
 }
 
-/// An open file; the real one lies behind it.
+/// An open file, followed by the real one.
 #[repr(C)]
 struct Handle {
     base: sqlite3_file,
@@ -182,17 +182,17 @@ struct Handle {
 
 struct Real(*mut sqlite3_vfs);
 
-// SAFETY: SQLite's own file system may be used by every thread.
+// SAFETY: SQLite's own VFS may be used by every thread.
 unsafe impl Send for Real {}
 // SAFETY: as above.
 unsafe impl Sync for Real {}
 
 static REAL: OnceLock<Real> = OnceLock::new();
 
-/// Puts the disk before the real file system, for every connection opened from now on.
+/// Installs the disk in front of the real VFS, for all connections opened later.
 pub fn mount() {
-    // SAFETY: SQLite's file systems live as long as the program, and so does this one; its methods have the forms that
-    // SQLite asks for.
+    // SAFETY: the VFS objects live as long as the program, and so does this one; its methods have the signatures that
+    // SQLite requires.
     unsafe {
         let real = ffi::sqlite3_vfs_find(std::ptr::null());
         REAL.get_or_init(|| Real(real));
@@ -233,12 +233,12 @@ fn real_vfs() -> *mut sqlite3_vfs {
     REAL.get().expect("mounted").0
 }
 
-/// The real file behind ours.
+/// Returns the real file behind ours.
 ///
 /// # Safety
 /// `file` was opened by [`open`].
 unsafe fn real(file: *mut sqlite3_file) -> *mut sqlite3_file {
-    // SAFETY: SQLite gives szOsFile octets, of which the first are ours.
+    // SAFETY: SQLite allocates szOsFile octets, of which the first are ours.
     unsafe { file.cast::<Handle>().add(1).cast() }
 }
 
@@ -256,7 +256,7 @@ unsafe extern "C" fn open(
     flags: c_int,
     out_flags: *mut c_int,
 ) -> c_int {
-    // SAFETY: SQLite gives a name that ends in NUL, or none, and room for both files.
+    // SAFETY: SQLite passes a NUL-terminated name or null, and room for both files.
     unsafe {
         let handle = file.cast::<Handle>();
         (*handle).base.pMethods = std::ptr::null();
@@ -275,10 +275,10 @@ unsafe extern "C" fn open(
 }
 
 unsafe extern "C" fn delete(_: *mut sqlite3_vfs, name: *const c_char, sync_folder: c_int) -> c_int {
-    if on(|disk| disk.does(Sickness::Writes, 3)) == Some(false) {
+    if on(|disk| disk.works(DiskFault::Writes, 3)) == Some(false) {
         return ffi::SQLITE_IOERR_DELETE;
     }
-    // SAFETY: a name that ends in NUL.
+    // SAFETY: the name is NUL-terminated.
     unsafe {
         let path = Path::new(OsStr::from_bytes(CStr::from_ptr(name).to_bytes())).to_owned();
         on(|disk| disk.files.remove(&path));
@@ -286,10 +286,10 @@ unsafe extern "C" fn delete(_: *mut sqlite3_vfs, name: *const c_char, sync_folde
     }
 }
 
-/// The wall clock of the machine: what SQL calls now.
+/// Returns the wall clock of the machine, for SQL's `now`.
 unsafe extern "C" fn current_time(_: *mut sqlite3_vfs, to: *mut i64) -> c_int {
     let micros = on(|disk| disk.machine.wall.get() + i64::try_from(disk.machine.clock.get()).unwrap_or(i64::MAX));
-    // SAFETY: SQLite gives a place for the result.
+    // SAFETY: SQLite passes a place for the result.
     unsafe {
         match micros {
             Some(micros) => *to = micros / 1000 + EPOCH,
@@ -300,7 +300,7 @@ unsafe extern "C" fn current_time(_: *mut sqlite3_vfs, to: *mut i64) -> c_int {
 }
 
 unsafe extern "C" fn close(file: *mut sqlite3_file) -> c_int {
-    // SAFETY: `path` is from a Box, and nobody uses the file any more.
+    // SAFETY: `path` is from a Box, and the file is not used any more.
     unsafe {
         let handle = file.cast::<Handle>();
         if !(*handle).path.is_null() {
@@ -311,22 +311,22 @@ unsafe extern "C" fn close(file: *mut sqlite3_file) -> c_int {
 }
 
 unsafe extern "C" fn read(file: *mut sqlite3_file, to: *mut c_void, octets: c_int, at: i64) -> c_int {
-    if on(|disk| disk.sickness == Some(Sickness::Reads) && disk.random.u32(0..10) == 0) == Some(true) {
+    if on(|disk| disk.fault == Some(DiskFault::Reads) && disk.random.u32(0..10) == 0) == Some(true) {
         return ffi::SQLITE_IOERR_READ;
     }
-    // SAFETY: as SQLite calls it.
+    // SAFETY: called by SQLite with valid arguments.
     unsafe { ((*(*real(file)).pMethods).xRead.expect("there is one"))(real(file), to, octets, at) }
 }
 
 unsafe extern "C" fn write(file: *mut sqlite3_file, from: *const c_void, octets: c_int, at: i64) -> c_int {
-    // SAFETY: as SQLite calls it: `from` has so many octets.
+    // SAFETY: called by SQLite with valid arguments: `from` has `octets` octets.
     unsafe {
         let bytes = std::slice::from_raw_parts(from.cast::<u8>(), octets as usize);
         let Some(path) = path(file) else { return write_to(file, bytes, at) };
         let mut size = 0;
         file_size(file, &mut size);
         let grows = at + i64::from(octets) > size;
-        if on(|disk| disk.sickness == Some(Sickness::Full) && grows) == Some(true) {
+        if on(|disk| disk.fault == Some(DiskFault::Full) && grows) == Some(true) {
             return ffi::SQLITE_FULL;
         }
         let (part, does) = on(|disk| disk.write(path, at as u64, bytes)).unwrap_or((bytes.len(), true));
@@ -338,7 +338,7 @@ unsafe extern "C" fn write(file: *mut sqlite3_file, from: *const c_void, octets:
 /// # Safety
 /// As for [`real`].
 unsafe fn write_to(file: *mut sqlite3_file, bytes: &[u8], at: i64) -> c_int {
-    // SAFETY: the slice has so many octets.
+    // SAFETY: the slice is valid for its length.
     unsafe {
         let write = (*(*real(file)).pMethods).xWrite.expect("there is one");
         write(real(file), bytes.as_ptr().cast(), bytes.len() as c_int, at)
@@ -346,10 +346,10 @@ unsafe fn write_to(file: *mut sqlite3_file, bytes: &[u8], at: i64) -> c_int {
 }
 
 unsafe extern "C" fn truncate(file: *mut sqlite3_file, length: i64) -> c_int {
-    if on(|disk| disk.does(Sickness::Writes, 3)) == Some(false) {
+    if on(|disk| disk.works(DiskFault::Writes, 3)) == Some(false) {
         return ffi::SQLITE_IOERR_TRUNCATE;
     }
-    // SAFETY: as SQLite calls it.
+    // SAFETY: called by SQLite with valid arguments.
     unsafe {
         if let Some(path) = path(file) {
             on(|disk| disk.changed(path, Change::Truncate(length as u64)));
@@ -359,27 +359,27 @@ unsafe extern "C" fn truncate(file: *mut sqlite3_file, length: i64) -> c_int {
 }
 
 unsafe extern "C" fn sync(file: *mut sqlite3_file, _: c_int) -> c_int {
-    // SAFETY: as SQLite calls it.
+    // SAFETY: called by SQLite with valid arguments.
     let Some(path) = (unsafe { path(file) }) else { return ffi::SQLITE_OK };
     let done = on(|disk| disk.sync(path));
-    // Nothing here has to outlive the real machine.
+    // Nothing here has to survive the real machine.
     if done == Some(false) { ffi::SQLITE_IOERR_FSYNC } else { ffi::SQLITE_OK }
 }
 
 unsafe extern "C" fn shm_unmap(file: *mut sqlite3_file, delete: c_int) -> c_int {
     let is_dead = on(|disk| disk.machine.dead.get()) == Some(true);
-    // SAFETY: as SQLite calls it.
+    // SAFETY: called by SQLite with valid arguments.
     unsafe {
         let unmap = (*(*real(file)).pMethods).xShmUnmap.expect("there is one");
         unmap(real(file), if is_dead { 0 } else { delete })
     }
 }
 
-/// Methods that only hand over to the real file.
+/// Methods that only forward to the real file.
 macro_rules! hand_over {
     ($($name:ident $method:ident($($argument:ident: $type:ty),*) $(-> $result:ty)?;)*) => {
         $(unsafe extern "C" fn $name(file: *mut sqlite3_file $(, $argument: $type)*) $(-> $result)? {
-            // SAFETY: as SQLite calls it.
+            // SAFETY: called by SQLite with valid arguments.
             unsafe { ((*(*real(file)).pMethods).$method.expect("there is one"))(real(file) $(, $argument)*) }
         })*
     };

@@ -1,15 +1,15 @@
-//! The whole under a virtual clock, from one seed: workers, rings, engine, store, enabler, charging system, parties.
+//! Simulation of the whole system under a virtual clock, from one seed: workers, rings, engine, store, enabler, OCS, parties.
 //!
-//! `make sim` runs SEEDS seeds from SEED on; a failure prints the one to repeat. TRACE_HASH=FILE writes a line `SEED HASH`
+//! `make sim` runs SEEDS seeds from SEED on; a failure prints the seed to repeat. TRACE_HASH=FILE writes a line `SEED HASH`
 //! for each seed: equal files of two builds mean equal behavior.
 
-mod asked;
 mod call;
 mod delivery;
 mod dialog;
+mod diameter_session;
 mod disk;
-mod elsewhere;
-mod inquiries;
+mod network;
+mod server_requests;
 mod world;
 
 use imcharge::simulate::InjectedBug;
@@ -20,21 +20,21 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use world::{Tally, World};
 
-/// Seeds within which a fault that is built in has to be found.
-const FOUND_WITHIN: u64 = 1000;
+/// Seeds within which an injected bug must be found.
+const SEEDS_TO_FIND_A_BUG: u64 = 1000;
 
-/// Seeds that are run twice.
-const SAME_AGAIN: u64 = 50;
+/// Seeds that are run twice, to check that a seed reproduces its run.
+const SEEDS_RUN_TWICE: u64 = 50;
 
-/// Seeds within which some run has been through each thing that [`Summary::is_fine`] names.
-const ALL_WITHIN: u64 = 1000;
+/// Seeds after which every situation in [`Summary::is_fine`] must have occurred.
+const SEEDS_FOR_ALL_SITUATIONS: u64 = 1000;
 
-/// What is made wrong on purpose.
+/// An intended fault, which the simulation must find.
 #[derive(Clone, Copy, Debug)]
 pub enum Fault {
-    /// In the engine.
+    /// A bug in the engine.
     InjectedBug(InjectedBug),
-    /// The disk says that it has synced, and has not: what a commit that does not sync would come to.
+    /// A disk that reports syncs without syncing, equivalent to a commit without a sync.
     LyingDisk,
 }
 
@@ -66,9 +66,9 @@ fn main() {
         *(if fine { &mut passed } else { &mut failed }) += 1;
     };
     if number("SEED").is_none() {
-        count(is_the_same_again(), "the same seed makes the same run, and no worker waits in it");
+        count(runs_are_reproducible(), "a seed reproduces its run, and no worker waits");
         for fault in FAULTS {
-            count(is_found(fault), &format!("{fault:?} is found within {FOUND_WITHIN} seeds"));
+            count(is_found(fault), &format!("{fault:?} is found within {SEEDS_TO_FIND_A_BUG} seeds"));
         }
     }
     let summary = run_all(seed, seeds, time);
@@ -76,13 +76,13 @@ fn main() {
         let lines: String = summary.traces.iter().map(|(seed, trace)| format!("{seed} {trace:016x}\n")).collect();
         std::fs::write(&file, lines).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
     }
-    count(summary.is_fine(), "every message is paid for once, and nothing else is");
+    count(summary.is_fine(), "every message is debited once, and nothing else is");
     let word = if failed == 0 { "ok" } else { "FAILED" };
     println!("test result: {word}. {passed} passed; {failed} failed; {summary}");
     std::process::exit(i32::from(failed > 0));
 }
 
-/// One seed.
+/// Runs a seed.
 fn run(seed: u64, fault: Option<Fault>, is_alone: bool) -> (Tally, Result<(), String>) {
     let state = tempfile::tempdir_in("/dev/shm").expect("a folder in memory");
     let mut world = World::new(seed, fault, state.path());
@@ -91,24 +91,24 @@ fn run(seed: u64, fault: Option<Fault>, is_alone: bool) -> (Tally, Result<(), St
     (world.tally, result)
 }
 
-/// What all runs came to.
+/// Result of all runs.
 #[derive(Default)]
 struct Summary {
     seeds: u64,
     tally: Tally,
     violations: u64,
-    /// The hash of each seed's run.
+    /// Hash of each run, by seed.
     traces: BTreeMap<u64, u64>,
 }
 
 impl Summary {
-    /// Whether nothing was wrong; and whether many runs have been through all that they are for: full rings and tables,
-    /// another peer, forged frames, stopped messages, and messages sent anew.
+    /// Whether no rule was violated and, after many runs, all situations have occurred: full rings and tables, a change of
+    /// peers, forged frames, stopped messages, and restarted messages.
     fn is_fine(&self) -> bool {
-        let Tally { rings_full, tables_full, verdicts_late, moves, forged, rests_stopped, sent_anew, .. } = self.tally;
+        let Tally { rings_full, tables_full, verdicts_late, moves, forged, rests_stopped, restarted, .. } = self.tally;
         let has_all =
-            [rings_full, tables_full, verdicts_late, moves, forged, rests_stopped, sent_anew].iter().all(|n| *n > 0);
-        self.violations == 0 && self.seeds > 0 && (has_all || self.seeds < ALL_WITHIN)
+            [rings_full, tables_full, verdicts_late, moves, forged, rests_stopped, restarted].iter().all(|n| *n > 0);
+        self.violations == 0 && self.seeds > 0 && (has_all || self.seeds < SEEDS_FOR_ALL_SITUATIONS)
     }
 }
 
@@ -149,11 +149,12 @@ fn run_all(first: u64, seeds: u64, time: Duration) -> Summary {
     let summary = total.into_inner().unwrap_or_else(PoisonError::into_inner);
     let each = |count: u64| count as f64 / started.elapsed().as_secs_f64();
     let Tally { events, crashes, faults, debits, rings_full, tables_full, verdicts_late, moves, .. } = summary.tally;
-    let Tally { forged, rests_stopped, sent_anew, .. } = summary.tally;
+    let Tally { forged, rests_stopped, restarted, .. } = summary.tally;
     println!(
-        "per second: {:.0} events, {:.1} crashes, {:.1} faults, {:.0} debits; refused for a full ring {rings_full} times, \
-         for a full table {tables_full} times, for late verdicts {verdicts_late} times; {moves} times a session went to another peer; refused {forged} forged \
-         frames and {rests_stopped} rests of stopped messages; {sent_anew} messages were sent anew after an abort",
+        "per second: {:.0} events, {:.1} crashes, {:.1} faults, {:.0} debits; in total: refused {rings_full} times for a full \
+         ring, {tables_full} times for a full table, {verdicts_late} times for late verdicts; {moves} sessions moved to \
+         another peer; {forged} forged frames and {rests_stopped} chunks of stopped messages refused; {restarted} \
+         messages restarted after an abort",
         each(events),
         each(crashes),
         each(faults),
@@ -162,18 +163,18 @@ fn run_all(first: u64, seeds: u64, time: Duration) -> Summary {
     summary
 }
 
-fn is_the_same_again() -> bool {
-    (1..=SAME_AGAIN).all(|seed| {
+fn runs_are_reproducible() -> bool {
+    (1..=SEEDS_RUN_TWICE).all(|seed| {
         let (first, second) = (run(seed, None, true), run(seed, None, true));
         if first != second {
-            println!("SEED={seed}: {first:?}, and then {second:?}");
+            println!("SEED={seed}: first {first:?}, then {second:?}");
         }
         first == second && first.1.is_ok()
     })
 }
 
 fn is_found(fault: Fault) -> bool {
-    let found = (1..=FOUND_WITHIN).find_map(|seed| run(seed, Some(fault), false).1.err().map(|why| (seed, why)));
+    let found = (1..=SEEDS_TO_FIND_A_BUG).find_map(|seed| run(seed, Some(fault), false).1.err().map(|why| (seed, why)));
     if let Some((seed, why)) = &found {
         println!("{fault:?}: seed {seed}: {why}");
     }

@@ -1,19 +1,19 @@
-//! One run: a proxy with its engine, its calls and its trouble, on a machine that one number makes.
+//! One run of a seed: a proxy with its engine, its calls and its faults, on a simulated machine.
 
 mod checks;
 mod dialogs;
+mod faults;
 mod host;
 mod hostile;
 mod parties;
 mod setup;
 mod trace;
-mod trouble;
 
 use crate::Fault;
 use crate::call::{Abort, Call, Layout, Message, Names, Reaction, Stage};
 use crate::dialog::{Exchange, Leg, Writing};
 use crate::disk;
-use crate::elsewhere::Elsewhere;
+use crate::network::Network;
 use imcharge::charge::tariff::{Per, Tariff};
 use imcharge::charge::time::Time;
 use imcharge::config::Config;
@@ -31,17 +31,17 @@ use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 
-/// Processes of the host that see messages, and those that take verdicts.
+/// Processes of the host that handle messages, and resume workers.
 const PROCESSES: usize = 3;
 const RESUMERS: u32 = 2;
 
-/// Microseconds.
+/// A second, in microseconds.
 const SECOND: u64 = 1_000_000;
 
-/// For so long something goes wrong; then everything has to come to rest (see `checks`).
+/// Period with faults, in microseconds. Afterwards everything has to come to rest (see `checks`).
 const TROUBLE: u64 = 60 * SECOND;
 
-/// Tells what happens, where somebody wants to know: `TRACE=1 SEED=... SEEDS=1 make sim`.
+/// Prints what happens with `TRACE=1 SEED=... SEEDS=1 make sim`.
 pub fn say(what: std::fmt::Arguments<'_>) {
     if std::env::var_os("TRACE").is_some() {
         println!("{what}");
@@ -55,25 +55,25 @@ pub struct Tally {
     pub crashes: u64,
     pub faults: u64,
     pub debits: u64,
-    /// How often something was refused because a ring was full, or the table.
+    /// How often something was refused because a ring or the table was full.
     pub rings_full: u64,
     pub tables_full: u64,
-    /// How often an INVITE was refused because no resume worker came for the verdicts.
+    /// How often an INVITE was refused because no resume worker took verdicts.
     pub verdicts_late: u64,
-    /// How often a Diameter session has gone to another peer.
+    /// How often a Diameter session has moved to another peer.
     pub moves: u64,
-    /// Frames that claimed to be the server's and were refused.
+    /// Forged frames that were refused.
     pub forged: u64,
     /// Chunks that were stopped because an earlier one of their message was.
     pub rests_stopped: u64,
-    /// Messages of which content passed after the server had given them up.
-    pub sent_anew: u64,
-    /// All that happened, in one number: the same seed makes the same.
+    /// Messages of which content passed after an abort.
+    pub restarted: u64,
+    /// Hash of everything that happened: the same seed gives the same value.
     pub trace: u64,
 }
 
 impl Tally {
-    /// Adds what another run has done.
+    /// Adds the numbers of another run.
     pub fn add(&mut self, other: &Tally) {
         self.events += other.events;
         self.crashes += other.crashes;
@@ -85,7 +85,7 @@ impl Tally {
         self.moves += other.moves;
         self.forged += other.forged;
         self.rests_stopped += other.rests_stopped;
-        self.sent_anew += other.sent_anew;
+        self.restarted += other.restarted;
     }
 
     fn note(&mut self, what: u64) {
@@ -94,41 +94,41 @@ impl Tally {
     }
 }
 
-/// What comes next.
+/// A scheduled step of the world.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum What {
-    /// The engine's next turn; the number is its life.
+enum Step {
+    /// A tick of the engine with this life number.
     Engine(u64),
-    /// The supervisor looks at the engine of this run of the host.
+    /// A look of the supervisor of this instance of the host.
     Supervise(u64),
     /// The host is started again.
     Host,
-    /// A look at who still holds something.
+    /// A check for sessions that hold something for too long.
     Audit,
-    /// Workers take their verdicts.
+    /// Resume workers read their notifications.
     Resume,
-    /// Octets move.
+    /// The network carries octets.
     Network,
     Invite(usize),
     Answer(usize),
-    /// The 200 comes again.
+    /// The 200 is retransmitted.
     AnswerAgain(usize),
     /// The other target of a forked INVITE answers.
     AnswerFork(usize),
     /// One side offers other MSRP sessions.
     Renegotiate(usize),
-    /// The client deceives in its dialog.
-    Deceive(usize),
-    /// A SEND of (call, message, chunk), the how-many-th.
+    /// The client sends a malicious request in its dialog.
+    MaliciousRequest(usize),
+    /// A SEND: call, message, chunk, number of earlier copies.
     Send(usize, usize, u32, u32),
     Respond(usize, usize, u32, u32),
-    /// The server begins a message anew, under the same Message-ID.
-    SendAnew(usize, usize),
-    /// Somebody who is not the server claims to be it.
+    /// The server restarts a message under the same Message-ID.
+    RestartMessage(usize, usize),
+    /// Another party claims to be the server.
     Forge(usize),
-    /// The client sends a message of its own.
+    /// The client sends a message.
     SendBack(usize),
-    /// A frame between an endpoint of the call and one with which it has no MSRP session, or between two uncharged ones.
+    /// A frame to or from an endpoint without an MSRP session with the other.
     SendAstray(usize),
     /// A failure REPORT about a message.
     Report(usize, usize),
@@ -136,85 +136,85 @@ enum What {
     /// One of two dialogs ends.
     ByeLeg(usize),
     Cancel(usize),
-    /// The INVITE comes by another way as well, and ends there.
+    /// A copy of the INVITE arrives by another path, or ends there.
     Merge(usize),
     EndOther(usize, u16),
     /// The INVITE fails with this code.
     Refuse(usize, u16),
     Lose(usize),
-    /// The charging system asks something of its own accord.
-    Inquire,
-    /// An operator looks at what is held back.
+    /// The OCS sends a request.
+    ServerRequest,
+    /// An operator handles held-back debits.
     Operator,
-    Trouble,
-    /// The disk and the charging system are as they should be again.
-    Mend,
+    InjectFault,
+    /// The faults of disk and OCS end.
+    Repair,
 }
 
-impl What {
-    /// Whether the parties of a call do it.
+impl Step {
+    /// Whether it is done by the parties of a call.
     fn is_of_parties(&self) -> bool {
         !matches!(
             self,
-            What::Engine(_)
-                | What::Supervise(_)
-                | What::Host
-                | What::Audit
-                | What::Operator
-                | What::Resume
-                | What::Network
-                | What::Mend
+            Step::Engine(_)
+                | Step::Supervise(_)
+                | Step::Host
+                | Step::Audit
+                | Step::Operator
+                | Step::Resume
+                | Step::Network
+                | Step::Repair
         )
     }
 }
 
-/// The run.
+/// A run.
 pub struct World<'a> {
     machine: Rc<Machine>,
     random: fastrand::Rng,
     config: Config,
-    /// Whether something else is configured at some restarts.
+    /// Whether the configuration changes at some restarts.
     changes: bool,
-    /// What a message has cost in each run of the host.
+    /// Price of a message in each instance of the host.
     tariffs: BTreeMap<u64, Tariff>,
-    /// The longest `hold_timeout` that was configured.
+    /// Longest `hold_timeout` that was configured.
     hold_timeout: u32,
-    elsewhere: Rc<RefCell<Elsewhere>>,
+    network: Rc<RefCell<Network>>,
     region: Option<Arc<Region>>,
     workers: Vec<Worker>,
     resumers: Vec<NotificationReader>,
     /// Until when the script of each resume worker blocks.
     resumers_block_until: [u64; RESUMERS as usize],
     engine: Option<Engine>,
-    /// What starts the engine, and kills it when it hangs.
+    /// The supervisor's decisions.
     watchdog: Watchdog,
     /// Whether an engine was started that has not begun yet.
     starts: bool,
-    /// Microseconds that the next start may take.
+    /// Duration of the next start, in microseconds.
     next_start_takes: u64,
-    /// Since when there is no engine, as far as the looks of the audit go.
+    /// When the audit first found no engine.
     down_since: Option<u64>,
     life: u64,
     calls: Vec<Call>,
-    /// MSRP connections that are closed; whether the host can tell; and the number of the next new one.
+    /// MSRP connections that are closed, whether the host can tell, and the number of the next one.
     connections: Connections,
-    queue: BinaryHeap<Reverse<(u64, u64, What)>>,
+    queue: BinaryHeap<Reverse<(u64, u64, Step)>>,
     sequence: u64,
     balances: Vec<(String, i64)>,
-    /// Whether a charging system at a distance may have to refuse for want of credit.
+    /// Whether the OCS may have to refuse for lack of credit.
     is_short: bool,
-    wrong: Vec<String>,
-    /// Calls whose session was over when one of two dialogs had ended.
+    violations: Vec<String>,
+    /// Calls whose session had ended when one of two dialogs ended.
     half_ended: BTreeSet<usize>,
-    /// What the next death takes with it.
-    dies: Death,
-    /// Whether a fault is set that `mend` takes away.
-    is_ill: bool,
-    /// Until when the engine stands still.
-    stands_until: u64,
-    /// Since when nothing is wrong, as far as the last look went.
+    /// What the next death affects.
+    next_death: Death,
+    /// Whether a fault is present that `repair` removes.
+    is_faulty: bool,
+    /// Until when the engine is frozen.
+    frozen_until: u64,
+    /// Since when there is no fault, as of the last check.
     well_since: Option<u64>,
-    /// Whether nobody else runs in this process: then a worker must not give its processor away.
+    /// Whether no other run shares this process, so that workers can be checked for yielding the processor.
     pub is_alone: bool,
     /// What it has done.
     pub tally: Tally,
@@ -232,7 +232,7 @@ struct Connections {
 }
 
 impl Connections {
-    /// The number of a new one.
+    /// Opens a connection and returns its number.
     fn open(&mut self) -> u64 {
         self.next += 1;
         self.next
@@ -245,25 +245,25 @@ impl sip_input::Connections for Connections {
     }
 }
 
-/// What ends when something dies.
+/// What dies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Death {
     /// The engine; its supervisor starts another one.
     Engine,
-    /// Every process.
+    /// All processes.
     Host,
-    /// The machine, with all its memory and what is not synced.
+    /// The machine, with its memory and everything that is not synced.
     Machine,
 }
 
 impl<'a> World<'a> {
-    /// The run of a seed, in an empty folder.
+    /// Prepares the run of a seed in an empty folder.
     pub fn new(seed: u64, fault: Option<Fault>, state: &'a Path) -> World<'a> {
         let machine = Machine::begin(seed ^ 0x5eed);
         let mut random = fastrand::Rng::with_seed(seed);
         disk::insert(Rc::clone(&machine), fastrand::Rng::with_seed(seed ^ 0xd15c));
         match fault {
-            Some(Fault::InjectedBug(broken)) => machine.injected.set(Some(broken)),
+            Some(Fault::InjectedBug(bug)) => machine.injected.set(Some(bug)),
             Some(Fault::LyingDisk) => drop(disk::on(|disk| disk.lies = true)),
             None => {}
         }
@@ -272,14 +272,14 @@ impl<'a> World<'a> {
         let are_told = random.u8(0..4) > 0;
         let balances = setup::balances(&mut random, &config, is_short);
         let changes = random.u8(0..3) == 0;
-        let mut elsewhere = Elsewhere::new(Rc::clone(&machine), fastrand::Rng::with_seed(random.u64(..)));
-        setup::set_up(&mut random, &config, is_short, &mut elsewhere);
-        elsewhere.changes = changes;
+        let mut network = Network::new(Rc::clone(&machine), fastrand::Rng::with_seed(random.u64(..)));
+        setup::set_up(&mut random, &config, is_short, &mut network);
+        network.changes = changes;
         for (name, balance) in &balances {
-            elsewhere.ocs.accounts.set_balance(name, *balance);
+            network.ocs.accounts.set_balance(name, *balance);
         }
-        let elsewhere = Rc::new(RefCell::new(elsewhere));
-        let meanwhile = Rc::clone(&elsewhere);
+        let network = Rc::new(RefCell::new(network));
+        let meanwhile = Rc::clone(&network);
         *machine.meanwhile.borrow_mut() = Some(Rc::new(move |span| meanwhile.borrow_mut().pause(span)));
         let mut world = World {
             machine,
@@ -288,7 +288,7 @@ impl<'a> World<'a> {
             config,
             changes,
             tariffs: BTreeMap::new(),
-            elsewhere,
+            network,
             region: None,
             workers: Vec::new(),
             resumers: Vec::new(),
@@ -305,24 +305,24 @@ impl<'a> World<'a> {
             sequence: 0,
             balances,
             is_short,
-            wrong: Vec::new(),
+            violations: Vec::new(),
             half_ended: BTreeSet::new(),
-            dies: Death::Engine,
-            is_ill: false,
-            stands_until: 0,
+            next_death: Death::Engine,
+            is_faulty: false,
+            frozen_until: 0,
             well_since: None,
             is_alone: false,
             tally: Tally::default(),
             state,
             seed,
         };
-        world.fill_the_ledger();
-        world.invent_calls();
+        world.create_accounts();
+        world.random_calls();
         world
     }
 
-    /// Accounts as an operator sets them.
-    fn fill_the_ledger(&self) {
+    /// Creates the accounts in the ledger.
+    fn create_accounts(&self) {
         imcharge::engine::store::Store::check(&self.config.state_dir).expect("a new ledger");
         let ledger = self.ledger();
         for (name, balance) in &self.balances {
@@ -335,9 +335,9 @@ impl<'a> World<'a> {
         rusqlite::Connection::open(self.state.join("ledger.sqlite")).expect("the ledger opens")
     }
 
-    fn invent_calls(&mut self) {
+    fn random_calls(&mut self) {
         let shared = self.random.u8(0..4) == 0;
-        // Half of the worlds are as they should be, but for their trouble.
+        // Half of the worlds have well-behaved parties.
         let is_hostile = self.random.bool();
         let names = match self.random.u8(0..6) {
             0 if is_hostile => Names::SameSessionId,
@@ -348,8 +348,8 @@ impl<'a> World<'a> {
         let mut is_predecessor = false;
         for number in 0..self.random.usize(3..14) {
             let forks = self.random.u8(0..8) == 0;
-            let messages = (0..self.random.usize(0..7)).map(|_| self.invent_message(is_hostile, forks)).collect();
-            let (exchange, writing) = self.invent_exchange();
+            let messages = (0..self.random.usize(0..7)).map(|_| self.random_message(is_hostile, forks)).collect();
+            let (exchange, writing) = self.random_exchange();
             let random = &mut self.random;
             let own = [2 * number as u64 + 10, 2 * number as u64 + 11];
             let has_predecessor = is_predecessor;
@@ -383,60 +383,60 @@ impl<'a> World<'a> {
             };
             self.calls.push(call);
             let at = self.random.u64(0..TROUBLE * 2 / 3);
-            // One that follows another waits for its end.
+            // One with the URIs of its predecessor starts after its end.
             if !has_predecessor {
-                self.after(at, What::Invite(number));
+                self.after(at, Step::Invite(number));
             }
-            // Some end while something is on its way, some when all is done, some never.
+            // Some end while messages are on their way, some when all is done, some never.
             match self.random.u8(0..10) {
                 _ if has_predecessor || is_predecessor => {
-                    self.after(at + 5 * SECOND + self.random_up_to(20 * SECOND), What::Bye(number));
+                    self.after(at + 5 * SECOND + self.random_up_to(20 * SECOND), Step::Bye(number));
                 }
-                0 => self.after(at + self.random_up_to(2 * SECOND), What::Cancel(number)),
-                1 => self.after(at + self.random_up_to(SECOND), What::Refuse(number, 486)),
-                2 => self.after(at + self.random_up_to(10 * SECOND), What::Lose(number)),
+                0 => self.after(at + self.random_up_to(2 * SECOND), Step::Cancel(number)),
+                1 => self.after(at + self.random_up_to(SECOND), Step::Refuse(number, 486)),
+                2 => self.after(at + self.random_up_to(10 * SECOND), Step::Lose(number)),
                 3 => {}
-                _ => self.after(at + self.random_up_to(20 * SECOND), What::Bye(number)),
+                _ => self.after(at + self.random_up_to(20 * SECOND), Step::Bye(number)),
             }
             for _ in 0..self.random.usize(0..3).saturating_sub(1) {
-                self.after(at + self.random_up_to(20 * SECOND), What::Renegotiate(number));
+                self.after(at + self.random_up_to(20 * SECOND), Step::Renegotiate(number));
             }
             if forks && self.random.bool() {
-                self.after(at + self.random_up_to(15 * SECOND), What::ByeLeg(number));
+                self.after(at + self.random_up_to(15 * SECOND), Step::ByeLeg(number));
             }
             for _ in 0..if is_hostile { self.random.usize(0..6) } else { 0 } {
                 let what = match self.random.u8(0..10) {
-                    0 => What::SendBack(number),
-                    1 => What::SendAstray(number),
-                    2..5 => What::Deceive(number),
-                    _ => What::Forge(number),
+                    0 => Step::SendBack(number),
+                    1 => Step::SendAstray(number),
+                    2..5 => Step::MaliciousRequest(number),
+                    _ => Step::Forge(number),
                 };
                 self.after(at + self.random_up_to(25 * SECOND), what);
             }
         }
         let mut at = self.random_up_to(10 * SECOND);
         while at < TROUBLE {
-            self.after(at, What::Trouble);
+            self.after(at, Step::InjectFault);
             at += self.random_up_to(20 * SECOND);
         }
-        let mut at = if self.elsewhere.borrow().asks { 0 } else { TROUBLE };
+        let mut at = if self.network.borrow().asks { 0 } else { TROUBLE };
         while at < TROUBLE {
-            self.after(at, What::Inquire);
+            self.after(at, Step::ServerRequest);
             at += self.random_up_to(4 * SECOND);
         }
     }
 
-    fn invent_exchange(&mut self) -> (Exchange, Writing) {
+    fn random_exchange(&mut self) -> (Exchange, Writing) {
         let exchange = match self.random.u8(0..8) {
             0 => Exchange::InviteAnd183,
             1 => Exchange::OfferIn200,
             2 => Exchange::OfferIn183,
             _ => Exchange::InviteAnd200,
         };
-        (exchange, self.invent_writing())
+        (exchange, self.random_writing())
     }
 
-    fn invent_message(&mut self, is_hostile: bool, forks: bool) -> Message {
+    fn random_message(&mut self, is_hostile: bool, forks: bool) -> Message {
         let random = &mut self.random;
         let by_kilobyte = self.config.tariff.per == Per::Kilobyte;
         let chunks = if random.bool() { 1 } else { random.u32(1..4) };
@@ -471,30 +471,30 @@ impl<'a> World<'a> {
     }
 
     fn random_up_to(&self, most: u64) -> u64 {
-        // A clone would say the same again: the machine's own chance goes on.
+        // A clone would repeat its numbers, so the machine's generator is used.
         let chance = self.machine.chance.get();
         self.machine.chance.set(chance.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407));
         (chance >> 20) % most.max(1)
     }
 
-    fn after(&mut self, micros: u64, what: What) {
+    fn after(&mut self, micros: u64, what: Step) {
         let now = self.machine.clock.get();
         self.sequence += 1;
         self.queue.push(Reverse((now + micros, self.sequence, what)));
     }
 
-    fn soon(&mut self, most: u64, what: What) {
+    fn within(&mut self, most: u64, what: Step) {
         let wait = self.random.u64(0..most);
         self.after(wait, what);
     }
 
-    /// Runs it; the error says what was wrong.
+    /// Runs it. The error tells which rule was violated.
     pub fn run(&mut self) -> Result<(), String> {
         let begin = self.machine.clock.get();
-        self.start_the_host();
-        self.after(SECOND, What::Audit);
-        if self.elsewhere.borrow().holds {
-            self.after(SECOND, What::Operator);
+        self.start_host();
+        self.after(SECOND, Step::Audit);
+        if self.network.borrow().holds {
+            self.after(SECOND, Step::Operator);
         }
         let (mut mended, mut quiet_at) = (false, begin + TROUBLE);
         while let Some(Reverse((at, _, what))) = self.queue.pop() {
@@ -502,88 +502,88 @@ impl<'a> World<'a> {
             self.machine.clock.set(now);
             if now >= begin + TROUBLE && !mended {
                 mended = true;
-                self.mend();
+                self.repair();
             }
             if what.is_of_parties() {
                 quiet_at = quiet_at.max(now);
             }
             if now > quiet_at + self.longest_hold() {
-                return Err(self.restless());
+                return Err(self.unfinished());
             }
-            if what == What::Trouble && mended {
-                // A pause of all processes has moved it beyond the end.
+            if what == Step::InjectFault && mended {
+                // A frozen machine has moved the clock beyond the end.
                 continue;
             }
             self.tally.note(at ^ (self.sequence << 40));
             if !matches!(
                 what,
-                What::Engine(_)
-                    | What::Supervise(_)
-                    | What::Operator
-                    | What::Resume
-                    | What::Network
-                    | What::Audit
-                    | What::Send(..)
+                Step::Engine(_)
+                    | Step::Supervise(_)
+                    | Step::Operator
+                    | Step::Resume
+                    | Step::Network
+                    | Step::Audit
+                    | Step::Send(..)
             ) {
                 say(format_args!("{now} {what:?}"));
             }
-            self.happen(what);
+            self.run_step(what);
             if what.is_of_parties() {
-                // Some take their time, such as a pause of all processes.
+                // Some steps take long, such as a pause of all processes.
                 quiet_at = quiet_at.max(self.machine.clock.get());
             }
-            self.hear_of_aborts();
+            self.handle_aborts();
             if mended && self.is_at_rest() {
                 break;
             }
         }
-        self.tally.moves = self.elsewhere.borrow().moves;
+        self.tally.moves = self.network.borrow().moves;
         self.count_refusals();
         self.check()?;
         self.tally.trace = self.trace();
         Ok(())
     }
 
-    /// The network goes on by itself as long as something is on its way.
-    fn carry(&mut self) {
-        self.elsewhere.borrow_mut().step();
-        if self.elsewhere.borrow().has_more() {
-            self.soon(2_000, What::Network);
+    /// Schedules the network again while octets are on their way.
+    fn carry_octets(&mut self) {
+        self.network.borrow_mut().step();
+        if self.network.borrow().has_more() {
+            self.within(2_000, Step::Network);
         }
     }
 
-    fn happen(&mut self, what: What) {
+    fn run_step(&mut self, what: Step) {
         match what {
-            What::Engine(life) => self.turn_the_engine(life),
-            What::Supervise(instance) => self.supervise(instance),
-            What::Host => self.start_the_host(),
-            What::Audit => self.audit(),
-            What::Operator => self.operate(),
-            What::Resume => self.take_notices(),
-            What::Network => self.carry(),
-            What::Inquire => self.elsewhere.borrow_mut().inquire(),
-            What::Trouble => self.trouble(),
-            What::Mend => self.mend(),
-            What::Invite(call) => self.invite(call),
-            What::Answer(call) => self.answer(call),
-            What::AnswerAgain(call) => self.answer_again(call),
-            What::AnswerFork(call) => self.answer_fork(call),
-            What::Renegotiate(call) => self.renegotiate(call),
-            What::Deceive(call) => self.deceive(call),
-            What::Send(call, message, chunk, again) => self.send(call, message, chunk, again),
-            What::Respond(call, message, chunk, again) => self.respond(call, message, chunk, again),
-            What::Report(call, message) => self.report(call, message),
-            What::SendAnew(call, message) => self.send_anew(call, message),
-            What::Forge(call) => self.forge(call),
-            What::SendBack(call) => self.send_back(call),
-            What::SendAstray(call) => self.send_astray(call),
-            What::Bye(call) => self.bye(call),
-            What::ByeLeg(call) => self.bye_leg(call),
-            What::Cancel(call) => self.cancel(call),
-            What::Merge(call) => self.merge(call),
-            What::EndOther(call, code) => self.end_other(call, code),
-            What::Refuse(call, code) => self.refuse(call, code),
-            What::Lose(call) => self.lose(call),
+            Step::Engine(life) => self.tick_engine(life),
+            Step::Supervise(instance) => self.supervise(instance),
+            Step::Host => self.start_host(),
+            Step::Audit => self.audit(),
+            Step::Operator => self.operate(),
+            Step::Resume => self.read_notifications(),
+            Step::Network => self.carry_octets(),
+            Step::ServerRequest => self.network.borrow_mut().send_server_request(),
+            Step::InjectFault => self.inject_fault(),
+            Step::Repair => self.repair(),
+            Step::Invite(call) => self.invite(call),
+            Step::Answer(call) => self.answer(call),
+            Step::AnswerAgain(call) => self.answer_again(call),
+            Step::AnswerFork(call) => self.answer_fork(call),
+            Step::Renegotiate(call) => self.renegotiate(call),
+            Step::MaliciousRequest(call) => self.send_malicious_request(call),
+            Step::Send(call, message, chunk, again) => self.send(call, message, chunk, again),
+            Step::Respond(call, message, chunk, again) => self.respond(call, message, chunk, again),
+            Step::Report(call, message) => self.report(call, message),
+            Step::RestartMessage(call, message) => self.restart_message(call, message),
+            Step::Forge(call) => self.forge(call),
+            Step::SendBack(call) => self.send_back(call),
+            Step::SendAstray(call) => self.send_astray(call),
+            Step::Bye(call) => self.bye(call),
+            Step::ByeLeg(call) => self.bye_leg(call),
+            Step::Cancel(call) => self.cancel(call),
+            Step::Merge(call) => self.merge(call),
+            Step::EndOther(call, code) => self.end_other(call, code),
+            Step::Refuse(call, code) => self.refuse(call, code),
+            Step::Lose(call) => self.lose(call),
         }
     }
 }
@@ -595,7 +595,7 @@ impl Drop for World<'_> {
             region.remove_file();
         }
         disk::remove();
-        // What a host left behind that was not started again.
+        // Regions of a host that was not started again.
         Machine::end();
     }
 }

@@ -1,6 +1,6 @@
-//! What must be true, all the time and in the end.
+//! Rules that must hold during a run and at its end.
 
-use super::{PROCESSES, SECOND, What, World};
+use super::{PROCESSES, SECOND, Step, World};
 use crate::call::{Call, Layout, MERGED, Message, Stage};
 use crate::dialog::LegState;
 use imcharge::charge::policy::Settle;
@@ -10,30 +10,30 @@ use imcharge::shm::region::Lane;
 use imcharge::shm::statistic::Statistic;
 use std::cmp::Reverse;
 
-/// What the engine needs on top of every time-out: its restart, its turns, and the looks from here.
+/// Time that the engine needs in addition to every time-out, for its restart, ticks, and these checks.
 const SLACK: u64 = 5 * SECOND;
 
-/// Seconds that a session is open after a CANCEL: a 200 may cross.
+/// Seconds that a session stays open after a CANCEL, because a 200 may cross it.
 const CANCELLED: u64 = 32;
 
-/// Microseconds after the end of one of two dialogs within which the session is looked at: it was heard, and nothing else
-/// has ended the session.
+/// Microseconds after the end of one of two dialogs within which the session is looked at: the engine has read the end,
+/// and nothing else has ended the session.
 const LEG_ENDED: std::ops::Range<u64> = 2 * SECOND..15 * SECOND;
 
-/// Seconds after a fault within which an engine is started again.
+/// Seconds after a fault within which an engine must be started again.
 const BACK_MAX: u64 = 10;
 
-/// What a distant enabler needs besides: to be connected to again (RFC 6733, 2.1: 30 s), and answers that do not come.
+/// Additional time with a remote enabler, for reconnecting (RFC 6733, 2.1: 30 s) and lost answers.
 const SLACK_OF_DIAMETER: u64 = 60 * SECOND;
 
-/// What must be true.
+/// The rules.
 impl World<'_> {
-    /// How long after its last movement a session may hold something, as long as nothing is wrong.
+    /// Longest time after its last activity for which a session may hold credit while there is no fault.
     pub(super) fn longest_hold(&self) -> u64 {
         u64::from(self.hold_timeout).max(CANCELLED) * SECOND + self.longest_after_end()
     }
 
-    /// How long after its end.
+    /// The same after its end.
     fn longest_after_end(&self) -> u64 {
         let far = if !self.config.enabler.capabilities.keeps_accounts { SLACK_OF_DIAMETER } else { 0 };
         u64::from(self.config.policy.response_timeout) * SECOND + SLACK + far
@@ -41,15 +41,17 @@ impl World<'_> {
 
     /// No hold outlives its session by more than its time-out.
     pub(super) fn audit(&mut self) {
-        self.after(SECOND, What::Audit);
+        self.after(SECOND, Step::Audit);
         let now = self.machine.clock.get();
-        let is_down = self.engine.is_none() && !self.starts && !self.is_ill && self.region.is_some();
+        let is_down = self.engine.is_none() && !self.starts && !self.is_faulty && self.region.is_some();
         self.down_since = if is_down { self.down_since.or(Some(now)) } else { None };
         if let Some(seconds) = self.down_since.map(|since| (now - since) / SECOND).filter(|down| *down > BACK_MAX) {
-            self.wrong.push(format!("no engine for {seconds} s, although nothing is wrong"));
+            self.violations.push(format!("no engine for {seconds} s without a fault"));
         }
-        let is_well =
-            self.engine.is_some() && !self.is_ill && self.machine.crash_in.get().is_none() && self.stands_until <= now;
+        let is_well = self.engine.is_some()
+            && !self.is_faulty
+            && self.machine.crash_in.get().is_none()
+            && self.frozen_until <= now;
         self.well_since = if is_well { self.well_since.or(Some(now)) } else { None };
         let (Some(since), Some(engine)) = (self.well_since, &self.engine) else { return };
         let unsettled = engine.unsettled();
@@ -69,7 +71,7 @@ impl World<'_> {
             };
             if now > due {
                 let (number, ended, late) = (call.number, call.ended_at, (now - due) / SECOND);
-                self.wrong.push(format!("call {number}, ended {ended:?}, holds something {late} s too long"));
+                self.violations.push(format!("call {number}, ended {ended:?}, holds credit {late} s too long"));
             }
         }
     }
@@ -88,7 +90,7 @@ impl World<'_> {
             && !self.queue.iter().any(|Reverse((_, _, what))| what.is_of_parties())
     }
 
-    pub(super) fn restless(&self) -> String {
+    pub(super) fn unfinished(&self) -> String {
         let Some(region) = &self.region else { return "the host does not start any more".into() };
         let one = |one: Statistic| region.statistic(one);
         let (active, outbox) = (one(Statistic::SessionsActive), one(Statistic::OutboxDepth));
@@ -103,12 +105,12 @@ impl World<'_> {
     pub(super) fn check(&mut self) -> Result<(), String> {
         // The tables follow the journal with the next write.
         self.engine.as_mut().map_or(Ok(()), Engine::stop).map_err(|error| error.to_string())?;
-        if let Some(wrong) = self.wrong.first().or(self.elsewhere.borrow().wrong.first()) {
+        if let Some(wrong) = self.violations.first().or(self.network.borrow().violations.first()) {
             return Err(wrong.clone());
         }
         self.check_messages()?;
         self.check_money()?;
-        if let Some(wrong) = self.elsewhere.borrow().unheard() {
+        if let Some(wrong) = self.network.borrow().missing_effect() {
             return Err(wrong);
         }
         self.check_verdicts()?;
@@ -123,22 +125,22 @@ impl World<'_> {
         for call in self.half_ended.iter().map(|number| &self.calls[*number]) {
             let ends: i64 = self.ledger().query_row(sql, [call.call_id()], |row| row.get(0)).expect("a view");
             if ends > 0 {
-                return Err(format!("call {} is over, and only one of its dialogs had ended", call.number));
+                return Err(format!("the session of call {} has ended, but only one of its dialogs had", call.number));
             }
         }
         Ok(())
     }
 
-    /// No session hears of what became of an INVITE that was charged by another way.
+    /// No session handles the end of an INVITE that was merged.
     fn check_merged(&self) -> Result<(), String> {
         let sql = "SELECT count(*) FROM steps WHERE step='invite-failed' AND code=?1";
         match self.ledger().query_row(sql, [MERGED], |row| row.get::<_, i64>(0)).expect("a view") {
             0 => Ok(()),
-            some => Err(format!("{some} sessions took the end of another INVITE for their own")),
+            some => Err(format!("{some} sessions were ended by the end of another INVITE")),
         }
     }
 
-    /// Each INVITE that was taken has one verdict, as long as its host lives to give it.
+    /// Each accepted INVITE has one verdict, if its host lives long enough.
     fn check_verdicts(&self) -> Result<(), String> {
         for call in &self.calls {
             let lives = call.taken_by == Some(self.region().instance());
@@ -149,7 +151,7 @@ impl World<'_> {
         Ok(())
     }
 
-    /// What has passed to the client of each message is debited, octet by octet, and nothing else is.
+    /// All content that has passed to the client is debited, octet by octet, and nothing else.
     fn check_messages(&mut self) -> Result<(), String> {
         let ledger = self.ledger();
         let count =
@@ -164,12 +166,12 @@ impl World<'_> {
                 let refunds = count(&format!("SELECT count(refunded_at) {of_message}"), of);
                 let octets = count(&standing("coalesce(sum(octets), 0)"), of);
                 let units = count(&standing("coalesce(sum(units), 0)"), of);
-                // A debit that had lost its reservation, and met an account without credit.
+                // A debit whose reservation was lost, on an account without credit.
                 let refused = "SELECT count(*) FROM undebited WHERE call_id=?1 AND message_id=?2 AND rule='no-credit'";
                 let is_refused = self.is_short && count(refused, of) > 0;
                 let is_given_back = self.config.policy.report == Settle::Release && call.reported.contains(id);
                 if !is_given_back && refunds > 0 {
-                    return Err(format!("call {} message {id} was given back for no reason", call.number));
+                    return Err(format!("call {} message {id} was refunded without a reason", call.number));
                 }
                 let mut owed = delivery.owed();
                 if is_refused || is_given_back {
@@ -191,18 +193,18 @@ impl World<'_> {
         }
         let all: i64 = ledger.query_row("SELECT count(*) FROM debits", [], |row| row.get(0)).expect("a number");
         if all != self.tally.debits as i64 {
-            return Err(format!("{all} debits, and {} of them of a message that has passed", self.tally.debits));
+            return Err(format!("{all} debits, but {} of messages that have passed", self.tally.debits));
         }
         self.check_answered(&ledger)
     }
 
-    /// The tariff that a call keeps.
+    /// Returns the tariff that applied to a call.
     fn tariff_of(&self, call: &Call) -> Tariff {
         let pinned = call.taken_by.and_then(|instance| self.tariffs.get(&instance));
         pinned.copied().unwrap_or(self.config.tariff)
     }
 
-    /// A debit because of a response is of the whole message.
+    /// A debit on a response is for the complete message.
     fn check_answered(&self, ledger: &rusqlite::Connection) -> Result<(), String> {
         let sql =
             "SELECT coalesce(max(octets), 0) FROM debits WHERE call_id=?1 AND message_id=?2 AND \"trigger\"='response'";
@@ -226,10 +228,10 @@ impl World<'_> {
         let ledger = self.ledger();
         let number =
             |sql: &str, name: &str| -> i64 { ledger.query_row(sql, [name], |row| row.get(0)).expect("a number") };
-        let elsewhere = self.elsewhere.borrow();
+        let network = self.network.borrow();
         let is_distant = !self.config.enabler.capabilities.keeps_accounts;
         for (name, initial) in &self.balances {
-            // A charging system that counts octets counts each.
+            // An OCS that counts octets rounds nothing.
             let counted = match (is_distant, self.config.unit) {
                 (true, Unit::Octets) => "octets",
                 _ => "units",
@@ -238,7 +240,7 @@ impl World<'_> {
             let debited = number(&format!("SELECT coalesce(sum({counted}), 0) {debited}"), name);
             let (balance, held, taken) = match is_distant {
                 true => {
-                    let found = elsewhere.ocs.accounts.iter().find(|(known, _)| known == name);
+                    let found = network.ocs.accounts.iter().find(|(known, _)| known == name);
                     let account = found.map(|(_, account)| *account).unwrap_or_default();
                     (account.balance, account.held, account.debited)
                 }
@@ -263,7 +265,7 @@ impl World<'_> {
     }
 }
 
-/// What the tariff counts of so many octets of a message; nothing where nothing has passed.
+/// Returns the tariff's quantity of a message's octets; 0 if none has passed.
 fn tariff_quantity(tariff: Tariff, octets: u64) -> u64 {
     match tariff.per {
         Per::Message => u64::from(octets > 0),

@@ -1,10 +1,10 @@
-//! The host and its engine: they start, turn, take notices, stop and die.
+//! The host and its engine: start, ticks, notifications, stop and death.
 
-use super::{Death, PROCESSES, RESUMERS, SECOND, What, World, say, setup};
+use super::{Death, PROCESSES, RESUMERS, SECOND, Step, World, say, setup};
 use crate::call::{Call, MERGED, Names, OTHER_WAY, Stage};
 use crate::delivery::Place;
 use crate::disk;
-use crate::elsewhere::DOORS;
+use crate::network::PEERS;
 use imcharge::charge::time::Time;
 use imcharge::engine::Engine;
 use imcharge::engine::preflight;
@@ -21,8 +21,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// What a hook of a worker may change and must not: the clock, who waits, and how often this thread has given its
-/// processor away of its own will.
+/// What a hook of a worker could change if it waited: the clock, the number of waits, and how often this thread has yielded
+/// its processor.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Waits(u64, u64, i64);
 
@@ -36,11 +36,11 @@ impl World<'_> {
         self.region.as_ref().expect("the host runs")
     }
 
-    pub(super) fn start_the_host(&mut self) {
+    pub(super) fn start_host(&mut self) {
         if self.region.is_some() {
             return;
         }
-        // Nobody has set out to kill this one.
+        // Nothing is scheduled to kill this host.
         self.machine.crash_in.set(None);
         if self.changes && self.random.bool() {
             setup::reconfigure(&mut self.random, &mut self.config);
@@ -49,9 +49,13 @@ impl World<'_> {
         let region = match preflight::create_region(self.config.clone(), PROCESSES) {
             Ok(region) => region,
             Err(error) => {
-                // The disk cannot be read: an operator tries again.
-                assert!(self.is_ill || self.is_lied_to(), "seed {}: a host does not start: {error}", self.seed);
-                return self.after(SECOND, What::Host);
+                // The disk cannot be read: an operator tries again later.
+                assert!(
+                    self.is_faulty || self.has_lying_disk(),
+                    "seed {}: the host does not start: {error}",
+                    self.seed
+                );
+                return self.after(SECOND, Step::Host);
             }
         };
         self.workers =
@@ -64,8 +68,8 @@ impl World<'_> {
         let instance = region.instance();
         self.region = Some(region);
         self.watchdog = Watchdog::new(Time(self.machine.clock.get()));
-        self.after(0, What::Supervise(instance));
-        self.after(0, What::Resume);
+        self.after(0, Step::Supervise(instance));
+        self.after(0, Step::Resume);
     }
 
     /// A look of the supervisor.
@@ -82,40 +86,40 @@ impl World<'_> {
                 self.starts = true;
                 self.life += 1;
                 let (life, most) = (self.life, std::mem::take(&mut self.next_start_takes));
-                self.soon(most.max(SECOND / 5), What::Engine(life));
+                self.within(most.max(SECOND / 5), Step::Engine(life));
             }
             Action::KillSilent(silence) => {
-                if self.starts || self.machine.clock.get() >= self.stands_until {
-                    self.wrong.push(format!("an engine that works, or starts, is killed after {silence:?}"));
+                if self.starts || self.machine.clock.get() >= self.frozen_until {
+                    self.violations.push(format!("a working or starting engine is killed after {silence:?}"));
                 }
                 self.die(Death::Engine);
             }
             Action::Nothing => {}
-            action => self.wrong.push(format!("the supervisor does {action:?} for no reason")),
+            action => self.violations.push(format!("the supervisor decides {action:?} without a reason")),
         }
         let patience = self.watchdog.next_look().max(Duration::from_millis(1));
-        self.after(u64::try_from(patience.as_micros()).unwrap_or(u64::MAX), What::Supervise(instance));
+        self.after(u64::try_from(patience.as_micros()).unwrap_or(u64::MAX), Step::Supervise(instance));
     }
 
-    fn is_lied_to(&self) -> bool {
+    fn has_lying_disk(&self) -> bool {
         disk::on(|disk| disk.lies) == Some(true)
     }
 
-    fn start_the_engine(&mut self) {
+    fn start_engine(&mut self) {
         self.starts = false;
         let region = Arc::clone(self.region());
         match self.guarded(move |_| Engine::start(&region)) {
             Some(Ok(engine)) => {
                 self.engine = Some(engine);
                 let life = self.life;
-                self.after(0, What::Engine(life));
+                self.after(0, Step::Engine(life));
             }
-            Some(Err(_)) => self.the_store_fails(),
+            Some(Err(_)) => self.on_store_failure(),
             None => {}
         }
     }
 
-    /// Runs what may die; `None`: it did. An engine that dies in a write of its store comes back with an error.
+    /// Runs engine code that may die; `None`: it did. An engine that dies in a write of its store returns an error.
     fn guarded<R, E>(&mut self, work: impl FnOnce(&mut Option<Engine>) -> Result<R, E>) -> Option<Result<R, E>> {
         let engine = &mut self.engine;
         match catch_unwind(AssertUnwindSafe(|| work(engine))) {
@@ -124,11 +128,11 @@ impl World<'_> {
             Err(panic) if panic.is::<Crash>() => {}
             Err(panic) => resume_unwind(panic),
         }
-        self.die(self.dies);
+        self.die(self.next_death);
         None
     }
 
-    /// Calls a hook of some worker, for a call. It must not wait. `None`: there is no host, or it has died just now.
+    /// Calls a hook of a random worker, which must not wait. `None`: there is no host, or it has just died.
     pub(super) fn hook<R>(&mut self, number: usize, work: impl FnOnce(&mut Worker, &Call) -> R) -> Option<(usize, R)> {
         self.region.as_ref()?;
         let process = self.random.usize(0..PROCESSES);
@@ -137,7 +141,7 @@ impl World<'_> {
         let (worker, call) = (&mut self.workers[process], &self.calls[number]);
         let result = catch_unwind(AssertUnwindSafe(|| work(worker, call)));
         if self.waits() != before {
-            self.wrong.push(format!("a worker waits in a hook of call {number}"));
+            self.violations.push(format!("a worker waits in a hook of call {number}"));
         }
         match result {
             Ok(result) => {
@@ -147,15 +151,15 @@ impl World<'_> {
                 Some((process, result))
             }
             Err(panic) if panic.is::<Crash>() => {
-                // A worker does not die alone.
-                self.die(if self.dies == Death::Engine { Death::Host } else { self.dies });
+                // If a worker dies, the whole host does.
+                self.die(if self.next_death == Death::Engine { Death::Host } else { self.next_death });
                 None
             }
             Err(panic) => resume_unwind(panic),
         }
     }
 
-    /// Whether the end of a call has been told by the hook that was called last.
+    /// Whether the last hook has reported the end of a call.
     pub(super) fn has_ended(&mut self, number: usize) {
         let now = self.machine.clock.get();
         if self.calls[number].moved_at == now {
@@ -163,12 +167,12 @@ impl World<'_> {
         }
     }
 
-    /// Something is killed. Nothing that it had begun goes on.
+    /// Something dies; nothing that it had begun continues.
     pub(super) fn die(&mut self, death: Death) {
         self.tally.crashes += 1;
-        say(format_args!("{} dies: {death:?}", self.machine.clock.get()));
+        say(format_args!("{} next_death: {death:?}", self.machine.clock.get()));
         self.well_since = None;
-        self.elsewhere.borrow_mut().disturb(false);
+        self.network.borrow_mut().disturb(false);
         self.machine.crash_in.set(None);
         self.machine.dead.set(true);
         self.engine = None;
@@ -184,55 +188,55 @@ impl World<'_> {
         match death {
             Death::Engine => self.region().set_engine_state(EngineState::Starting),
             Death::Host | Death::Machine => {
-                self.forget_the_host();
-                self.start_the_host();
+                self.leave_host();
+                self.start_host();
             }
         }
     }
 
-    fn the_store_fails(&mut self) {
+    fn on_store_failure(&mut self) {
         self.well_since = None;
-        self.elsewhere.borrow_mut().disturb(false);
+        self.network.borrow_mut().disturb(false);
         self.engine = None;
         self.region().set_engine_state(EngineState::StoreFailing);
     }
 
-    pub(super) fn turn_the_engine(&mut self, life: u64) {
+    pub(super) fn tick_engine(&mut self, life: u64) {
         if life != self.life || self.region.is_none() {
             return;
         }
         if self.starts {
-            return self.start_the_engine();
+            return self.start_engine();
         }
         if self.engine.is_none() {
             return;
         }
-        self.elsewhere.borrow_mut().step();
+        self.network.borrow_mut().step();
         match self.guarded(|engine| engine.as_mut().expect("looked at above").tick()) {
             Some(Ok(read)) => {
                 self.check_syncs();
                 let engine = self.engine.as_ref().filter(|_| !Engine::has_more(read));
                 let patience = engine.map_or(Duration::ZERO, Engine::sleep_max);
                 let most = u64::try_from(patience.as_micros()).unwrap_or(0).max(100);
-                self.soon(most, What::Engine(life));
-                self.soon(2_000, What::Network);
+                self.within(most, Step::Engine(life));
+                self.within(2_000, Step::Network);
             }
-            Some(Err(_)) => self.the_store_fails(),
+            Some(Err(_)) => self.on_store_failure(),
             None => {}
         }
     }
 
-    /// A disk that works has everything that was committed before the last delay of syncs.
+    /// On a disk without a fault, every commit is synced within the delay.
     fn check_syncs(&mut self) {
         let since = self.engine.as_ref().and_then(Engine::unsynced_since);
         let age = since.map_or(0, |since| self.machine.clock.get() - since.0);
-        if !self.is_ill && Duration::from_micros(age) > SYNC_DELAY {
-            self.wrong.push(format!("a commit is not on the disk after {age} us"));
+        if !self.is_faulty && Duration::from_micros(age) > SYNC_DELAY {
+            self.violations.push(format!("a commit is not synced after {age} us"));
         }
     }
 
-    /// Verdicts let INVITEs go on, in any resume worker whose script does not block.
-    pub(super) fn take_notices(&mut self) {
+    /// Verdicts resume INVITEs, in any resume worker whose script does not block.
+    pub(super) fn read_notifications(&mut self) {
         let mut verdicts = Vec::new();
         let (now, mut is_any_free) = (self.machine.clock.get(), false);
         for (resumer, _) in self.resumers.iter_mut().zip(self.resumers_block_until).filter(|(_, until)| *until <= now) {
@@ -244,37 +248,37 @@ impl World<'_> {
             }) {}
         }
         if is_any_free && self.region().queue(Lane::Verdicts).used() > 0 {
-            self.wrong.push("a verdict waits while a resume worker is free".into());
+            self.violations.push("a verdict waits while a resume worker is free".into());
         }
         for (suspended, result, is_merged) in verdicts {
             let number = suspended.index as usize;
             if suspended.label == OTHER_WAY {
-                self.soon(SECOND, What::EndOther(number, if is_merged { MERGED } else { 487 }));
+                self.within(SECOND, Step::EndOther(number, if is_merged { MERGED } else { 487 }));
                 continue;
             }
             let call = &mut self.calls[number];
             call.verdicts += 1;
             if call.stage == Stage::Invited && result == Outcome::Granted {
                 call.stage = Stage::Granted;
-                self.soon(SECOND, What::Answer(number));
+                self.within(SECOND, Step::Answer(number));
             } else if call.stage == Stage::Invited {
                 call.stage = Stage::Over;
             }
         }
         if self.region.is_some() {
-            self.soon(5_000, What::Resume);
+            self.within(5_000, Step::Resume);
         }
     }
 
-    /// An operator has what is held back sent again, for some of the calls that are not settled.
+    /// An operator resends what is held back, for some of the unsettled calls.
     pub(super) fn operate(&mut self) {
-        self.soon(10 * SECOND, What::Operator);
+        self.within(10 * SECOND, Step::Operator);
         let unsettled = self.engine.as_ref().map(Engine::unsettled).unwrap_or_default();
         let calls = self.calls.iter().filter(|call| unsettled.contains(&call.session()));
         for number in calls.map(|call| call.number).collect::<Vec<_>>() {
             if self.random.bool() {
                 let (call_id, session) = (self.calls[number].call_id(), self.calls[number].session());
-                self.elsewhere.borrow_mut().may_repeat(session);
+                self.network.borrow_mut().allow_resend(session);
                 let moved_at = self.calls[number].moved_at;
                 self.hook(number, |worker, _| worker.order(Command::Resolve { call_id: &call_id, again: true }));
                 self.calls[number].moved_at = moved_at;
@@ -282,35 +286,35 @@ impl World<'_> {
         }
     }
 
-    pub(super) fn stop_the_host(&mut self) {
+    pub(super) fn stop_host(&mut self) {
         let Some(instance) = self.region.as_ref().map(|region| region.instance()) else { return };
         self.well_since = None;
         let stopped = self.guarded(|engine| engine.as_mut().map_or(Ok(()), Engine::stop));
-        // An engine that fails at its end leaves what it had not read to the next one; with one that dies, the
-        // stop goes on; and all may have died meanwhile, and been started again.
+        // An engine that fails here leaves unread events to the next one. If it dies, the stop continues. All processes
+        // may have died and been started again meanwhile.
         let _ = stopped;
         if self.region.as_ref().is_some_and(|now| now.instance() == instance) {
-            // It closes its files, which is too late to be killed in.
+            // It closes its files, which cannot be interrupted any more.
             self.machine.crash_in.set(None);
             self.engine = None;
             self.starts = false;
             self.life += 1;
-            self.forget_the_host();
-            self.start_the_host();
+            self.leave_host();
+            self.start_host();
         }
     }
 
-    /// Nothing of a call comes through a host that is not the one it began on.
-    fn forget_the_host(&mut self) {
+    /// A call continues only through the host on which it began.
+    fn leave_host(&mut self) {
         self.count_refusals();
         self.workers.clear();
         self.resumers.clear();
         self.region = None;
-        self.elsewhere.borrow_mut().cut(&DOORS.map(|door| door.1));
+        self.network.borrow_mut().cut(&PEERS.map(|peer| peer.1));
         for call in &mut self.calls {
             let begun = call.stage != Stage::Invited || call.verdicts > 0;
             let waits = call.names == Names::Predecessor
-                || self.queue.iter().any(|Reverse((_, _, what))| *what == What::Invite(call.number));
+                || self.queue.iter().any(|Reverse((_, _, what))| *what == Step::Invite(call.number));
             if begun || !waits {
                 call.stage = Stage::Over;
                 (call.ended_at, call.leg_ended_at) = (None, None);
@@ -318,12 +322,12 @@ impl World<'_> {
         }
     }
 
-    /// What was in a ring and is not on the disk is gone.
+    /// Events in rings that are not on the disk are lost.
     fn lose_rings(&mut self) {
         let region = Arc::clone(self.region());
-        let sickness = disk::on(|disk| disk.sickness.take()).flatten();
+        let fault = disk::on(|disk| disk.fault.take()).flatten();
         let store = imcharge::engine::store::Store::open(self.state, None);
-        disk::on(|disk| disk.sickness = sickness);
+        disk::on(|disk| disk.fault = fault);
         let marks = store.and_then(|store| store.marks(region.instance())).ok().flatten().unwrap_or_default();
         let tails: Vec<u64> = marks.events.into_iter().chain(std::iter::repeat(0)).take(PROCESSES).collect();
         let is_read =
@@ -334,7 +338,7 @@ impl World<'_> {
         region.remove_file();
     }
 
-    /// Counters end with their host.
+    /// Adds up the counters of a host that ends.
     pub(super) fn count_refusals(&mut self) {
         let Some(region) = self.region.clone() else { return };
         self.tally.rings_full += region.statistic(Statistic::DroppedRingFull);
@@ -343,9 +347,9 @@ impl World<'_> {
     }
 }
 
-/// How often this thread has given its processor away to wait for something.
+/// How often this thread has yielded its processor in order to wait.
 fn times_given_away() -> i64 {
-    // SAFETY: all zeros are a valid value of it, and it is the place for the result.
+    // SAFETY: all zeros are a valid value, and it is a valid place for the result.
     unsafe {
         let mut usage: libc::rusage = std::mem::zeroed();
         libc::getrusage(libc::RUSAGE_THREAD, &mut usage);

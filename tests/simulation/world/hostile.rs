@@ -1,4 +1,4 @@
-//! Parties that do not keep to the rules: they claim to be the server, and send where they have no session.
+//! Parties that break the rules: they claim to be the server, and send without a session.
 
 use super::{World, say};
 use crate::call::{CLIENT, Names, SERVER, Stage};
@@ -6,7 +6,7 @@ use crate::delivery::Part;
 use imcharge::worker::FrameDecision;
 
 impl World<'_> {
-    /// A frame that claims to be of the server, from the client's connection, a new one, or that of another subscriber.
+    /// A forged frame of the server, over the client's connection, a new one, or that of another subscriber.
     pub(super) fn forge(&mut self, number: usize) {
         if matches!(self.calls[number].stage, Stage::Invited | Stage::Granted) || self.has_successor(number) {
             return;
@@ -29,7 +29,7 @@ impl World<'_> {
         };
         let transaction = format!("f{}x{number}", self.random.u32(..));
         let bytes = call.frame_of_server(call.ends(0), &transaction, &id, "1-*/*", octets, flag);
-        // The connection of the server is known and open: no other one speaks for it.
+        // The server's connection is known and open: no other one is accepted for it.
         let instance = self.region.as_ref().map(|region| region.instance());
         let is_known = |&(seen_in, known): &(u64, u64)| {
             Some(seen_in) == instance && !self.connections.closed.contains(&known) && known != connection
@@ -46,12 +46,14 @@ impl World<'_> {
             FrameDecision::Forged => self.tally.forged += 1,
             FrameDecision::NoSession => {}
             FrameDecision::NotCharged if !is_live => {}
-            FrameDecision::NotCharged => self.wrong.push(format!("call {number} is not known to a forged frame")),
+            FrameDecision::NotCharged => {
+                self.violations.push(format!("the session of call {number} is unknown to a forged frame"))
+            }
             _ if must_refuse => {
-                self.wrong.push(format!("a frame of the client passes for one of the server: {bytes:.200}"))
+                self.violations.push(format!("a frame of the client is accepted as the server's: {bytes:.200}"))
             }
             _ => {
-                // Whoever has the same connection is taken for the server as well.
+                // A party on the same connection is taken for the server as well.
                 self.calls[number].is_captured = true;
                 let same = self.calls.iter_mut().filter(|call| call.connections[1] == connection);
                 same.for_each(|call| call.is_captured = true);
@@ -59,13 +61,13 @@ impl World<'_> {
         }
     }
 
-    /// Whether another call has the MSRP URIs of this one by now.
+    /// Whether a later call has the same MSRP URIs.
     pub(super) fn has_successor(&self, number: usize) -> bool {
         let next = self.calls.get(number + 1);
         next.is_some_and(|next| next.names == Names::Predecessor && next.taken_by.is_some())
     }
 
-    /// The client sends a message to the server: nobody pays for that.
+    /// The client sends a message to the server, which is free.
     pub(super) fn send_back(&mut self, number: usize) {
         let call = &self.calls[number];
         if call.stage != Stage::Answered {
@@ -76,11 +78,11 @@ impl World<'_> {
         let given = self.frame(number, &bytes, (connection, CLIENT), None);
         let Some((_, passage)) = given.filter(|_| !self.calls[number].is_captured) else { return };
         if !matches!(passage, FrameDecision::Pass | FrameDecision::Full) {
-            self.wrong.push(format!("call {number}: a message of the client is stopped: {passage:?}"));
+            self.violations.push(format!("call {number}: a message of the client is stopped: {passage:?}"));
         }
     }
 
-    /// Content from the server's endpoint to one with which it has no session, and content between others.
+    /// Content from the server's endpoint to one without a session with it, and content between unrelated endpoints.
     pub(super) fn send_astray(&mut self, number: usize) {
         let is_live = self.calls[number].stage == Stage::Answered;
         let from_server = self.random.bool();
@@ -94,7 +96,8 @@ impl World<'_> {
             (false, passage) => passage == FrameDecision::NotCharged,
         };
         if !is_right {
-            self.wrong.push(format!("call {number}: astray, from the server's endpoint {from_server}: {passage:?}"));
+            self.violations
+                .push(format!("call {number}: astray, from the server's endpoint {from_server}: {passage:?}"));
         }
     }
 }

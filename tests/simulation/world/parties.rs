@@ -1,7 +1,7 @@
-//! The parties: they invite, answer, send, respond and hang up, each by the hooks of some worker.
+//! The parties invite, answer, send, respond and hang up, each through the hooks of some worker.
 
-use super::{SECOND, What, World, say};
-use crate::call::{ANEW, Abort, CLIENT, Call, ITS_WAY, Message, Names, OTHER_WAY, Reaction, SERVER, Stage};
+use super::{SECOND, Step, World, say};
+use crate::call::{Abort, CLIENT, Call, ITS_WAY, Message, Names, OTHER_WAY, RESTARTED, Reaction, SERVER, Stage};
 use crate::delivery::Part;
 use crate::dialog::LegState;
 use imcharge::charge::policy::Settle;
@@ -12,7 +12,7 @@ use imcharge::worker::sip_input::Frame;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-/// Microseconds after a BYE within which frames still come, and where the server does not know of it.
+/// Time after a BYE in which frames still arrive, and the same if the server does not know of the BYE, in microseconds.
 const BEHIND_BYE: u64 = SECOND;
 const UNAWARE: u64 = 25 * SECOND;
 
@@ -28,45 +28,45 @@ impl World<'_> {
         if taken.is_none() {
             call.stage = Stage::Over;
         } else if self.random.u8(0..6) == 0 {
-            self.soon(5 * SECOND, What::Merge(number));
+            self.within(5 * SECOND, Step::Merge(number));
         }
     }
 
-    /// The INVITE comes by another way as well.
+    /// A copy of the INVITE arrives by another path.
     pub(super) fn merge(&mut self, number: usize) {
         self.hook(number, |worker, call| call.invite(worker, OTHER_WAY));
     }
 
-    /// What came by the other way ends there, whatever it was told.
+    /// The copy ends on its own path, whatever its verdict was.
     pub(super) fn end_other(&mut self, number: usize, code: u16) {
         self.hook(number, |worker, call| worker.failed(call.session(), Some(call.by_way(OTHER_WAY)), code));
     }
 
-    /// The server sends a message after so many microseconds.
+    /// The server sends a message, beginning after `begin` microseconds.
     pub(super) fn send_all(&mut self, number: usize, message: usize, again: u32, begin: u64) {
         let Message { chunks, abort, again: is_sent_again, .. } = self.calls[number].messages[message];
         for chunk in 0..chunks {
-            // Chunks come in order, mostly.
+            // Chunks are mostly in order.
             let late = if self.random.u8(0..10) == 0 { 2 * SECOND } else { 0 };
-            self.after(begin + u64::from(chunk) * 50_000 + late, What::Send(number, message, chunk, again));
+            self.after(begin + u64::from(chunk) * 50_000 + late, Step::Send(number, message, chunk, again));
         }
-        if again >= ANEW {
+        if again >= RESTARTED {
             return;
         }
         let end = begin + u64::from(chunks) * 50_000;
         if abort == Abort::AfterLastChunk {
             let wait = self.random.u64(0..SECOND);
-            self.after(end + wait, What::Send(number, message, chunks, again));
+            self.after(end + wait, Step::Send(number, message, chunks, again));
         }
         if is_sent_again {
             let wait = self.random.u64(0..8 * SECOND);
-            self.after(end + wait, What::SendAnew(number, message));
+            self.after(end + wait, Step::RestartMessage(number, message));
         }
     }
 
-    /// The server sends a message once more, as if it had never sent it.
-    pub(super) fn send_anew(&mut self, number: usize, message: usize) {
-        self.send_all(number, message, ANEW, 0);
+    /// The server restarts a message as if it had not sent it.
+    pub(super) fn restart_message(&mut self, number: usize, message: usize) {
+        self.send_all(number, message, RESTARTED, 0);
     }
 
     pub(super) fn send(&mut self, number: usize, message: usize, chunk: u32, again: u32) {
@@ -89,20 +89,20 @@ impl World<'_> {
         match passage {
             Some(FrameDecision::Pass) if part != Part::Abort => {
                 self.react(number, message, chunk, again);
-                // The server has not seen the response, or lost its connection.
-                if again % ANEW < 3 && self.random.u8(0..12) == 0 {
-                    self.soon(3 * SECOND, What::Send(number, message, chunk, again + 1));
+                // The server has not seen the response, or has lost its connection.
+                if again % RESTARTED < 3 && self.random.u8(0..12) == 0 {
+                    self.within(3 * SECOND, Step::Send(number, message, chunk, again + 1));
                 }
             }
-            // It is sent again a little later, as after a refusal that may pass.
-            Some(FrameDecision::BeyondGrant | FrameDecision::Full | FrameDecision::Forged) if again % ANEW < 2 => {
-                self.after(1_500_000, What::Send(number, message, chunk, again + 1));
+            // It is sent again a little later, as after a temporary refusal.
+            Some(FrameDecision::BeyondGrant | FrameDecision::Full | FrameDecision::Forged) if again % RESTARTED < 2 => {
+                self.after(1_500_000, Step::Send(number, message, chunk, again + 1));
             }
             _ => {}
         }
     }
 
-    /// A frame that the server sends; it must not be refused for whoever else claims to be the server.
+    /// A frame of the server, which must not be refused, whatever other parties claim.
     fn frame_of_server(&mut self, number: usize, bytes: &str, part: (&str, Part, bool)) -> Option<FrameDecision> {
         let connection = self.calls[number].connections[0];
         let (_, passage) = self.frame(number, bytes, (connection, SERVER), Some(part))?;
@@ -110,7 +110,7 @@ impl World<'_> {
         let call = &self.calls[number];
         let is_live = call.stage == Stage::Answered && !call.is_aborted && !self.is_as_closed_as_another(call);
         let call = &mut self.calls[number];
-        // Where the host cannot tell that the old connection is gone, the new one waits for the engine to tell.
+        // If the host cannot tell that the old connection is closed, the new one waits for the engine.
         let knew_another = call.server_known.is_some_and(|(_, known)| known != connection);
         let may_be_late = knew_another && !self.connections.are_told;
         match passage {
@@ -118,21 +118,21 @@ impl World<'_> {
                 call.server_known = Some((instance, connection))
             }
             FrameDecision::NotCharged => {
-                self.wrong.push(format!("call {number} message {} passes a session that is not known", part.0));
+                self.violations.push(format!("call {number} message {} passes without a known session", part.0));
             }
             FrameDecision::NoSession if is_live => {
-                self.wrong.push(format!("call {number} message {} is stopped as of no session", part.0));
+                self.violations.push(format!("call {number} message {} is stopped for lack of a session", part.0));
             }
             FrameDecision::Forged if is_live && !call.is_captured && !may_be_late => {
-                self.wrong.push(format!("call {number} message {} of the server is taken for forged", part.0));
+                self.violations.push(format!("call {number} message {} of the server is refused as forged", part.0));
             }
             _ => {}
         }
         Some(passage)
     }
 
-    /// Whether the gate of a session is closed, as that of the one before it that had the same MSRP URIs: a frame may be
-    /// taken for one of either.
+    /// Whether the gate of a session is closed, as is that of its predecessor with the same MSRP URIs: a frame may be
+    /// attributed to either.
     pub(super) fn is_as_closed_as_another(&self, call: &Call) -> bool {
         let session = call.session();
         let is_open = |region: &Arc<Region>| {
@@ -142,8 +142,8 @@ impl World<'_> {
         call.names == Names::Predecessor && !self.region.as_ref().is_some_and(is_open)
     }
 
-    /// Gives a frame to a worker; `part`: what it is to the message of this Message-ID in the direction of the client, and
-    /// whether it says to be the first chunk. What becomes of it; `None`: there is no host, or it has died just now.
+    /// Passes a frame to a worker. `part`: Message-ID, what the frame adds to that message in the direction of the client,
+    /// and whether it claims to be the first chunk. Returns the decision; `None`: there is no host, or it has just died.
     pub(super) fn frame(
         &mut self,
         number: usize,
@@ -169,18 +169,18 @@ impl World<'_> {
         let place = (instance, process, self.region().event_ring(process).head());
         let call = &mut self.calls[number];
         let delivery = call.delivered.entry(id.into()).or_default();
-        let starts_anew = is_first && (self.config.tariff.per == Per::Message || !delivery.has_content());
-        let must_stop = delivery.stopped_in == Some(instance) && !starts_anew && !delivery.is_given_up();
+        let restarts = is_first && (self.config.tariff.per == Per::Message || !delivery.has_content());
+        let must_stop = delivery.stopped_in == Some(instance) && !restarts && !delivery.is_given_up();
         match (passage, part) {
             (FrameDecision::Pass, Part::Content { .. }) => {
                 if must_stop {
-                    self.wrong
-                        .push(format!("call {number}: a chunk of message {id} was stopped, and another one passes"));
+                    self.violations
+                        .push(format!("call {number}: a chunk of message {id} was stopped, but a later one passes"));
                 }
                 if call.is_aborted && (self.config.tariff.per == Per::Kilobyte || !delivery.has_content()) {
-                    self.wrong.push(format!("call {number} message {id} passes, and the service is ended"));
+                    self.violations.push(format!("call {number} message {id} passes after an abort by the OCS"));
                 }
-                self.tally.sent_anew += u64::from(delivery.is_given_up());
+                self.tally.restarted += u64::from(delivery.is_given_up());
                 delivery.stopped_in = None;
                 delivery.passed(now, part, place);
             }
@@ -200,12 +200,12 @@ impl World<'_> {
     fn react(&mut self, number: usize, message: usize, chunk: u32, again: u32) {
         if self.calls[number].messages[message].reaction != Reaction::Silence {
             let most = if self.random.u8(0..8) == 0 { 20 * SECOND } else { 200_000 };
-            // Some answers are lost, some come twice.
+            // Some responses are lost, some are duplicated.
             let times = [1, 1, 1, 1, 1, 1, 1, 1, 0, 2][self.random.usize(0..10)];
-            (0..times).for_each(|_| self.soon(most, What::Respond(number, message, chunk, again)));
+            (0..times).for_each(|_| self.within(most, Step::Respond(number, message, chunk, again)));
             if self.random.u8(0..12) == 0 {
                 let times = self.random.u8(1..3);
-                (0..times).for_each(|_| self.soon(10 * SECOND, What::Report(number, message)));
+                (0..times).for_each(|_| self.within(10 * SECOND, Step::Report(number, message)));
             }
         }
     }
@@ -215,7 +215,7 @@ impl World<'_> {
         if call.stage == Stage::Answered
             && let Some(bytes) = call.respond(message, chunk, again)
         {
-            self.hear_of_client(number, &bytes);
+            self.receive_from_client(number, &bytes);
         }
     }
 
@@ -224,28 +224,28 @@ impl World<'_> {
         let call = &mut self.calls[number];
         if call.stage == Stage::Answered {
             let id = call.message_id(message);
-            // What is given back for it is sent anew as if for the first time.
+            // A refunded message is restarted as if it were new.
             if let Some(delivery) = call.delivered.get_mut(&id).filter(|_| gives_back) {
                 delivery.stopped_in = None;
             }
             call.reported.insert(id);
             let bytes = call.report(message);
-            self.hear_of_client(number, &bytes);
+            self.receive_from_client(number, &bytes);
         }
     }
 
-    fn hear_of_client(&mut self, number: usize, bytes: &str) {
+    fn receive_from_client(&mut self, number: usize, bytes: &str) {
         let connection = self.calls[number].connections[1];
         let given = self.frame(number, bytes, (connection, CLIENT), None);
         if given.is_some_and(|(_, passage)| passage == FrameDecision::Forged) && !self.calls[number].is_captured {
-            self.wrong.push(format!("call {number}: a frame of the client is taken for forged: {bytes}"));
+            self.violations.push(format!("call {number}: a frame of the client is refused as forged: {bytes}"));
         }
     }
 
-    /// What the charging system has ended, and the proxy has said so: nothing new passes from now on, and all is settled
-    /// as after a BYE.
-    pub(super) fn hear_of_aborts(&mut self) {
-        let aborted = std::mem::take(&mut self.elsewhere.borrow_mut().inquiries.aborted);
+    /// Sessions that the OCS has ended with the proxy's consent: nothing new may pass from now on, and they are settled as
+    /// after a BYE.
+    pub(super) fn handle_aborts(&mut self) {
+        let aborted = std::mem::take(&mut self.network.borrow_mut().server_requests.aborted);
         let now = self.machine.clock.get();
         for call in self.calls.iter_mut().filter(|call| aborted.contains(&call.session())) {
             call.is_aborted = true;
@@ -256,14 +256,14 @@ impl World<'_> {
         }
     }
 
-    /// The connection of one side breaks; that side opens another one.
+    /// The connection of one side is lost; that side opens another one.
     pub(super) fn lose(&mut self, number: usize) {
         let side = self.random.usize(0..2);
         let connection = self.calls[number].connections[side];
         self.connections.closed.insert(connection);
         let new = self.connections.open();
         self.hook(number, |worker, _| worker.connection_lost(connection));
-        // Those that share it have moved as well.
+        // Calls that share it move as well.
         let now = self.machine.clock.get();
         for call in self.calls.iter_mut().filter(|call| call.connections[side] == connection) {
             call.moved_at = now;

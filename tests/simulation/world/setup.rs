@@ -1,13 +1,13 @@
-//! How a seed picks its world: what is configured, what the charging system is set up to be, who has how much.
+//! How a seed chooses its world: configuration, OCS, accounts.
 
-use crate::elsewhere::{DOORS, Elsewhere};
+use crate::network::{Network, PEERS};
 use imcharge::charge::policy::Resend;
 use imcharge::charge::tariff::{Per, Unit};
 use imcharge::config::Config;
 use imcharge::wire::diameter::codes::SessionFailover;
 use std::path::Path;
 
-/// The configuration of the first start.
+/// Returns the configuration of the first start.
 pub fn configure(random: &mut fastrand::Rng, state: &Path) -> Config {
     let is_distant = random.bool();
     let mut config = Config { state_dir: state.to_owned(), ..Config::default() };
@@ -42,7 +42,7 @@ pub fn configure(random: &mut fastrand::Rng, state: &Path) -> Config {
             ("model", if random.u8(0..6) == 0 { "immediate" } else { "reserve" }),
         ]);
     }
-    let peers = DOORS.map(|(name, port)| format!("host={name};address=127.0.0.1:{port}"));
+    let peers = PEERS.map(|(name, port)| format!("host={name};address=127.0.0.1:{port}"));
     if is_distant {
         set.extend(peers.iter().take(random.usize(1..=2)).map(|peer| ("peer", peer.as_str())));
     }
@@ -59,12 +59,12 @@ pub fn configure(random: &mut fastrand::Rng, state: &Path) -> Config {
     config
 }
 
-/// Something else is configured at a restart.
+/// Changes the configuration for a restart.
 pub fn reconfigure(random: &mut fastrand::Rng, config: &mut Config) {
     let is_distant = !config.enabler.capabilities.keeps_accounts;
     let mut set = vec![("hold_timeout", random.u32(20..90).to_string())];
     let per = config.tariff.to_string().split(':').next().unwrap_or_default().to_owned();
-    // Who counts messages at a distance knows one price, also of a debit without a reservation in other units.
+    // An OCS that counts messages has one price, also for debits without a reservation in other units.
     if !is_distant || config.tariff.per == Per::Kilobyte {
         set.push(("tariff", format!("{per}:{}", random.i64(1..=3))));
     }
@@ -84,7 +84,7 @@ pub fn reconfigure(random: &mut fastrand::Rng, config: &mut Config) {
     config.check().unwrap_or_else(|error| panic!("{error}"));
 }
 
-/// Accounts and what is on them. At a distance there is enough, unless it `is_short`.
+/// Returns accounts and their balances. At an OCS they are sufficient, unless `is_short`.
 pub fn balances(random: &mut fastrand::Rng, config: &Config, is_short: bool) -> Vec<(String, i64)> {
     let one = match (config.tariff.per, config.unit) {
         (Per::Message, _) => 1,
@@ -100,10 +100,10 @@ pub fn balances(random: &mut fastrand::Rng, config: &Config, is_short: bool) -> 
     accounts.collect()
 }
 
-/// The charging system that goes with it. Where accounts are short it grants all or nothing, and drops the reservation
+/// Sets up the OCS for this configuration. If accounts are short, it grants all or nothing, and drops the reservation
 /// with an UPDATE that it refuses.
-pub fn set_up(random: &mut fastrand::Rng, config: &Config, is_short: bool, elsewhere: &mut Elsewhere) {
-    let settings = &mut elsewhere.ocs.settings;
+pub fn set_up(random: &mut fastrand::Rng, config: &Config, is_short: bool, network: &mut Network) {
+    let settings = &mut network.ocs.settings;
     settings.partial = !is_short;
     settings.price = match config.unit {
         Unit::Octets => 1,
@@ -113,6 +113,6 @@ pub fn set_up(random: &mut fastrand::Rng, config: &Config, is_short: bool, elsew
     if random.bool() {
         settings.validity_time = Some(random.u32(5..30));
     }
-    elsewhere.holds = config.policy.resend == Resend::Hold;
-    elsewhere.asks = !config.enabler.capabilities.keeps_accounts && random.bool();
+    network.holds = config.policy.resend == Resend::Hold;
+    network.asks = !config.enabler.capabilities.keeps_accounts && random.bool();
 }

@@ -1,7 +1,7 @@
 //! The hash by which two runs of a seed are compared.
 
 use super::World;
-use crate::elsewhere::hash;
+use crate::network::hash;
 use rusqlite::types::Value;
 
 /// Rows whose contents are hashed. They hold numbers and texts from the wire, but no words of the project.
@@ -22,8 +22,8 @@ impl World<'_> {
         let calls: Vec<_> = self.calls.iter().map(|call| (call.number, call.verdicts, delivered(call))).collect();
         let ledger = self.ledger();
         let rows: Vec<_> = ROWS.iter().map(|sql| rows(&ledger, sql)).collect();
-        let elsewhere = self.elsewhere.borrow();
-        let mut accounts: Vec<_> = elsewhere
+        let network = self.network.borrow();
+        let mut accounts: Vec<_> = network
             .ocs
             .accounts
             .iter()
@@ -32,8 +32,8 @@ impl World<'_> {
         accounts.sort_unstable();
         let tally = &self.tally;
         let counters = [tally.crashes, tally.faults, tally.debits, tally.rings_full, tally.tables_full];
-        let refusals = [tally.verdicts_late, tally.moves, tally.forged, tally.rests_stopped, tally.sent_anew];
-        hash(&(tally.trace, elsewhere.trace, calls, rows, accounts, counters, refusals))
+        let refusals = [tally.verdicts_late, tally.moves, tally.forged, tally.rests_stopped, tally.restarted];
+        hash(&(tally.trace, network.trace, calls, rows, accounts, counters, refusals))
     }
 }
 

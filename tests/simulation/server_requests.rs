@@ -1,7 +1,7 @@
-//! What the charging system asks of its own accord: that a session be reported (Re-Auth-Request, RFC 8506, 5.5), or ended
-//! (Abort-Session-Request, RFC 6733, 8.5). And what has to come of it.
+//! Requests of the OCS: to report a session (Re-Auth-Request, RFC 8506, 5.5), or to end it (Abort-Session-Request,
+//! RFC 6733, 8.5). And their required effects.
 
-use crate::asked::Asked;
+use crate::diameter_session::DiameterSession;
 use crate::server_request;
 use crate::world::say;
 use imcharge::charge::ch2::SessionKey;
@@ -10,17 +10,17 @@ use imcharge::wire::diameter::dictionary::{self, APPLICATION_CREDIT_CONTROL};
 use imcharge::wire::diameter::{Command, EndToEnd, Flags, Header, HopByHop, Message, ResultCode, Writer};
 use std::collections::BTreeMap;
 
-/// The client's names.
+/// Origin-Host and Origin-Realm of the client.
 pub const CLIENT: [&str; 2] = ["proxy.example.org", "example.org"];
 
-/// Microseconds within which the client answers, as long as the connection lives: all its processes may be frozen for
+/// Longest time until the client answers while the connection is open, in microseconds: all its processes may be frozen for
 /// 100 s.
 const PATIENCE: u64 = 110_000_000;
 
-/// Microseconds within which a TERMINATION comes by one door that was sent before an answer by the other.
+/// Longest delay between a TERMINATION at one peer and a later answer at the other, in microseconds.
 const CROSSING: u64 = 1_000_000;
 
-/// What is wanted of a session.
+/// What the OCS requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wish {
     Report,
@@ -36,38 +36,38 @@ impl Wish {
     }
 }
 
-/// One request of the charging system.
+/// A request of the OCS.
 #[derive(Clone, Debug)]
-struct Inquiry {
+struct ServerRequest {
     wish: Wish,
     session: String,
     connection: u64,
     names: (HopByHop, EndToEnd),
     asked_at: u64,
-    /// Whether the charging system had heard of the session.
+    /// Whether the OCS knew the session.
     is_known: bool,
-    /// Whether the client must know it: nothing has gone wrong since it was opened, and its reservation is answered.
+    /// Whether the client must know the session: no fault since it was opened, and its reservation was answered.
     is_open: bool,
-    /// When it was answered, and how.
+    /// Time and Result-Code of the answer.
     answer: Option<(u64, ResultCode)>,
 }
 
-/// All of them.
+/// All requests of the OCS.
 #[derive(Default)]
-pub struct Inquiries {
+pub struct ServerRequests {
     next: u32,
-    waiting: Vec<Inquiry>,
-    over: Vec<Inquiry>,
-    /// Sessions that the client has agreed to end, since somebody looked.
+    waiting: Vec<ServerRequest>,
+    over: Vec<ServerRequest>,
+    /// Sessions that the client has agreed to end since the last look.
     pub aborted: Vec<SessionKey>,
 }
 
-impl Inquiries {
-    /// Writes a request by this connection; `again`: the one before it comes once more, as a possible duplicate.
+impl ServerRequests {
+    /// Writes a request. `again`: repeats the previous one as a possible duplicate.
     pub fn ask(
         &mut self,
         wish: Wish,
-        session: (&str, Option<&Asked>),
+        session: (&str, Option<&DiameterSession>),
         connection: u64,
         now: u64,
         again: bool,
@@ -85,72 +85,81 @@ impl Inquiries {
         let (is_known, is_open) = (known.is_some(), known.is_some_and(|known| known.is_open(now)));
         let session = session.to_owned();
         let bytes = write(wish, &session, names, flags);
-        self.waiting.push(Inquiry { wish, session, connection, names, asked_at: now, is_known, is_open, answer: None });
+        self.waiting.push(ServerRequest {
+            wish,
+            session,
+            connection,
+            names,
+            asked_at: now,
+            is_known,
+            is_open,
+            answer: None,
+        });
         bytes
     }
 
-    /// The client answers something; what is wrong with that.
+    /// Handles an answer of the client, and returns what is wrong with it.
     pub fn answered(&mut self, message: &Message<'_>, connection: u64, now: u64) -> Option<String> {
         let Header { command, hop_by_hop, end_to_end, .. } = message.header;
         if ![Command::RE_AUTH, Command::ABORT_SESSION].contains(&command) {
             return None;
         }
-        let is_meant = |inquiry: &Inquiry| {
-            let names = (inquiry.connection, inquiry.wish.command(), inquiry.names);
+        let is_meant = |request: &ServerRequest| {
+            let names = (request.connection, request.wish.command(), request.names);
             names == (connection, command, (hop_by_hop, end_to_end))
         };
         let Some(place) = self.waiting.iter().position(is_meant) else {
-            return Some(format!("an answer to no request that waits: {:?}", message.header));
+            return Some(format!("an answer without a pending request: {:?}", message.header));
         };
-        let mut inquiry = self.waiting.swap_remove(place);
+        let mut request = self.waiting.swap_remove(place);
         let result = message.find(dictionary::RESULT_CODE).and_then(|result| result.u32().ok()).map(ResultCode);
-        let Some(result) = result else { return Some(format!("{inquiry:?} is answered without a Result-Code")) };
-        inquiry.answer = Some((now, result));
-        let wrong = inquiry.wrong_result(result);
-        say(format_args!("{now} {:?} of {} is answered: {result:?}", inquiry.wish, inquiry.session));
-        if (inquiry.wish, result) == (Wish::Abort, ResultCode::SUCCESS) {
-            let session = mapping::session_of(CLIENT[0], &inquiry.session);
+        let Some(result) = result else { return Some(format!("{request:?} is answered without a Result-Code")) };
+        request.answer = Some((now, result));
+        let wrong = request.wrong_result(result);
+        say(format_args!("{now} {:?} of {} is answered: {result:?}", request.wish, request.session));
+        if (request.wish, result) == (Wish::Abort, ResultCode::SUCCESS) {
+            let session = mapping::session_of(CLIENT[0], &request.session);
             self.aborted.extend(session.map(|(session, _)| session));
         }
-        self.over.push(inquiry);
+        self.over.push(request);
         wrong
     }
 
-    /// What should have been answered. `lives`: whether a connection is open; `None`: it is gone, and nobody answers.
+    /// Returns a request whose answer is overdue. `lives`: whether a connection is open; `None`: it is closed.
     pub fn overdue(&mut self, lives: impl Fn(u64) -> Option<bool>, now: u64) -> Option<String> {
         let (waiting, lost): (Vec<_>, _) = self.waiting.drain(..).partition(|one| lives(one.connection).is_some());
         self.waiting = waiting;
         self.over.extend(lost);
-        let is_late = |one: &&Inquiry| one.asked_at + PATIENCE < now && lives(one.connection) == Some(true);
-        self.waiting.iter().find(is_late).map(|inquiry| format!("{inquiry:?} is not answered"))
+        let is_late = |one: &&ServerRequest| one.asked_at + PATIENCE < now && lives(one.connection) == Some(true);
+        self.waiting.iter().find(is_late).map(|request| format!("{request:?} is not answered"))
     }
 
-    /// What has not come of them by the end. `alone`: a report that says nothing comes of nothing else.
-    pub fn check(&self, sessions: &BTreeMap<String, Asked>, alone: bool) -> Option<String> {
-        let wrong = self.over.iter().find_map(|inquiry| {
-            let wrong = inquiry.wrong_end(sessions.get(&inquiry.session)?)?;
-            Some(format!("{inquiry:?}: {wrong}"))
+    /// Returns a request without its effect at the end of the run. `alone`: nothing else causes reports without usage.
+    pub fn check(&self, sessions: &BTreeMap<String, DiameterSession>, alone: bool) -> Option<String> {
+        let wrong = self.over.iter().find_map(|request| {
+            let wrong = request.wrong_end(sessions.get(&request.session)?)?;
+            Some(format!("{request:?}: {wrong}"))
         });
-        let too_many = |(id, session): (&String, &Asked)| {
+        let too_many = |(id, session): (&String, &DiameterSession)| {
             let (reported, due) = (session.renewals, self.reports_due(id));
-            let is_wrong = alone && !session.is_disturbed && reported > due;
-            is_wrong.then(|| format!("{id} is reported {reported} times for nothing, and that was due {due} times"))
+            let is_wrong = alone && !session.had_fault && reported > due;
+            is_wrong.then(|| format!("{id} is reported {reported} times without usage, but {due} reports were due"))
         };
         wrong.or_else(|| sessions.iter().find_map(too_many))
     }
 
-    /// How often a session may have been reported because it was asked for. An answer that says that no report follows,
-    /// because one is on its way, is not followed by one.
+    /// Returns how many reports of a session were requested. None follows an answer that says that no report follows,
+    /// because one is on its way.
     fn reports_due(&self, session: &str) -> usize {
-        let of_this = |inquiry: &&Inquiry| inquiry.wish == Wish::Report && inquiry.session == session;
+        let of_this = |request: &&ServerRequest| request.wish == Wish::Report && request.session == session;
         let may_follow =
-            |inquiry: &&Inquiry| inquiry.answer.is_none_or(|(_, result)| result == ResultCode::LIMITED_SUCCESS);
+            |request: &&ServerRequest| request.answer.is_none_or(|(_, result)| result == ResultCode::LIMITED_SUCCESS);
         self.waiting.iter().chain(&self.over).filter(of_this).filter(may_follow).count()
     }
 }
 
-impl Inquiry {
-    /// What is wrong with this result, at once.
+impl ServerRequest {
+    /// Returns what is wrong with a Result-Code.
     fn wrong_result(&self, result: ResultCode) -> Option<String> {
         let right = match (result, self.wish) {
             (ResultCode::UNKNOWN_SESSION_ID, _) => true,
@@ -160,17 +169,17 @@ impl Inquiry {
         (!right).then(|| format!("{self:?} is answered {result:?}"))
     }
 
-    /// What has not come of the answer.
-    fn wrong_end(&self, session: &Asked) -> Option<&'static str> {
+    /// Returns which effect of the answer is missing.
+    fn wrong_end(&self, session: &DiameterSession) -> Option<&'static str> {
         let (answered_at, result) = self.answer?;
         match (result, self.wish) {
             (ResultCode::UNKNOWN_SESSION_ID, _) => {
                 let had_ended = session.ended_at.is_some_and(|ended| ended <= answered_at + CROSSING);
-                (self.is_open && !session.is_disturbed && !had_ended).then_some("the session was open")
+                (self.is_open && !session.had_fault && !had_ended).then_some("the session was open")
             }
             (ResultCode::SUCCESS, Wish::Abort) => session.ended_at.is_none().then_some("no TERMINATION has come"),
             (ResultCode::LIMITED_SUCCESS, _) => {
-                (!session.has_reported(self.asked_at, answered_at)).then_some("no report has come")
+                (!session.has_reported(self.asked_at, answered_at)).then_some("no report has arrived")
             }
             _ => None,
         }
