@@ -137,13 +137,13 @@ impl Credit {
         if has_reservation && self.reservations.outstanding().0 == 0 {
             self.release_first(cx);
         } else if let Some(rule) = self.take_renewal(cx) {
-            self.ask(Purpose::Reserve(Quota(0), rule), false, cx);
+            self.ask(Purpose::Reserve(Quota(0), rule), cx);
         } else if let Some((quota, rule)) = self.wanted.take().filter(|(quota, _)| quota.0 > 0) {
-            self.ask(Purpose::Reserve(quota, rule), false, cx);
+            self.ask(Purpose::Reserve(quota, rule), cx);
         } else if let Some(debit) = messages.take_debit() {
             self.ask_debit(debit, messages, cx);
         } else if let Some(debit) = messages.take_refund() {
-            self.ask(Purpose::Refund(debit), false, cx);
+            self.ask(Purpose::Refund(debit), cx);
         } else if let Some(abandoned) = super::take_first(&mut self.abandoned) {
             self.ask_release_of(abandoned, cx);
         } else if has_reservation && (is_settling || self.is_announced_complete(0, messages, cx.common)) {
@@ -154,7 +154,7 @@ impl Credit {
 
     /// Releases the first reservation, of which nothing is used.
     fn release_first(&mut self, cx: &mut Context<'_>) {
-        self.ask(Purpose::Release(Rule::Unused), false, cx);
+        self.ask(Purpose::Release(Rule::Unused), cx);
         self.reservations.end_first();
     }
 
@@ -165,11 +165,12 @@ impl Credit {
         if self.reservations.outstanding() < quota {
             self.reservations.bring_to_front(|reservation| reservation.outstanding >= quota);
         }
-        let is_last = !self.reservations.is_empty() && self.is_announced_complete(1, messages, cx.common);
-        if is_last {
+        if !self.reservations.is_empty() && self.is_announced_complete(1, messages, cx.common) {
             self.shrink_grant_to_taken(cx);
+            self.ask_last_debit(debit, cx);
+        } else {
+            self.ask(Purpose::Debit(debit), cx);
         }
-        self.ask(Purpose::Debit(debit), is_last, cx);
     }
 
     /// Takes a renewal that is due and brings its reservation to the front.

@@ -139,7 +139,7 @@ impl Session {
             credit.fail(Failure::NoIdentity, &mut cx);
         } else {
             match policy.model {
-                Model::Reserve => credit.ask(Purpose::Reserve(requested, Rule::Invite), false, &mut cx),
+                Model::Reserve => credit.ask(Purpose::Reserve(requested, Rule::Invite), &mut cx),
                 Model::Immediate => credit.grant_unreserved(requested, Rule::ModelImmediate, &mut cx),
             }
         }

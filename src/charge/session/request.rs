@@ -82,12 +82,25 @@ impl PendingRequest {
 
 /// Sending.
 impl Credit {
-    /// Sends a request that concerns the first reservation. `is_last`: a debit ends the reservation.
-    pub(super) fn ask(&mut self, purpose: Purpose, is_last: bool, cx: &mut Context<'_>) {
-        let reservation = self.reservation_for(&purpose, is_last);
-        let first = self.reservations.first().filter(|_| reservation != Reservation::None);
-        let server_binding = first.and_then(|first| first.server_binding.clone());
-        self.send(purpose, reservation, server_binding, cx);
+    /// Sends a request that concerns the first reservation.
+    pub(super) fn ask(&mut self, purpose: Purpose, cx: &mut Context<'_>) {
+        let reservation = self.reservation_for(&purpose);
+        self.send(purpose, reservation, self.server_binding_of(reservation), cx);
+    }
+
+    /// Requests a debit that ends the first reservation, if there is one.
+    pub(super) fn ask_last_debit(&mut self, debit: Debit, cx: &mut Context<'_>) {
+        let reservation = self.reservations.first().map_or(Reservation::None, |first| Reservation::Last {
+            opened_by: first.opened_by,
+            outstanding: first.outstanding,
+        });
+        self.send(Purpose::Debit(debit), reservation, self.server_binding_of(reservation), cx);
+    }
+
+    /// Server binding of the first reservation, for a request that uses it.
+    fn server_binding_of(&self, reservation: Reservation) -> Option<Arc<str>> {
+        let first = self.reservations.first().filter(|_| reservation != Reservation::None)?;
+        first.server_binding.clone()
     }
 
     /// Requests the release of a reservation that the session does not use.
@@ -125,16 +138,15 @@ impl Credit {
         self.output_and_keep(pending, cx.common);
     }
 
-    /// Returns the reservation that a request finds. More credit is requested in a new reservation (see `ahead`).
-    fn reservation_for(&self, purpose: &Purpose, is_last: bool) -> Reservation {
+    /// Returns the reservation that a request uses. More credit is requested in a new reservation (see `ahead`), and a debit
+    /// that uses up its reservation ends it.
+    fn reservation_for(&self, purpose: &Purpose) -> Reservation {
         let Some(first) = self.reservations.first() else { return Reservation::None };
         let (opened_by, outstanding) = (first.opened_by, first.outstanding);
         match purpose {
             Purpose::Refund(_) => Reservation::None,
             Purpose::Reserve(quota, _) if quota.0 > 0 => Reservation::None,
-            Purpose::Debit(debit) if is_last || debit.quota >= outstanding => {
-                Reservation::Last { opened_by, outstanding }
-            }
+            Purpose::Debit(debit) if debit.quota >= outstanding => Reservation::Last { opened_by, outstanding },
             _ => Reservation::Open { opened_by, outstanding },
         }
     }
