@@ -388,7 +388,7 @@ fn resent_renewal_is_rate_limited() {
 }
 
 #[test]
-fn reservations_are_bounded() {
+fn reservations_beyond_limit_are_not_requested() {
     let mut run = Run::reserving(0);
     run.answer(Response::granted(Quota(1), None));
     run.event(Event::Answered { leg: 1 }, s(0));
