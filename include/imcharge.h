@@ -3,14 +3,14 @@
  *
  * The order of calls:
  *   imcharge_config_new, imcharge_config_set, imcharge_open       before the host forks
- *   imcharge_engine_run                                           in a process or thread of its own
- *   imcharge_resumer_attach, imcharge_next_verdict                in the takers of verdicts
+ *   imcharge_engine_run                                           in a separate process or thread
+ *   imcharge_verdict_reader_attach, imcharge_next_verdict         in each verdict reader
  *   imcharge_attach, imcharge_on_invite, imcharge_on_msrp, ...    in each worker
- *   imcharge_detach, imcharge_resumer_detach, imcharge_stop, imcharge_close
+ *   imcharge_detach, imcharge_verdict_reader_detach, imcharge_stop, imcharge_close
  *
- * Handles are opaque. They are looked up, not followed: a wrong or closed one is told by IMCHARGE_BAD_HANDLE.
- * Results are stable numbers: zero and above is good, below zero is not. Text is UTF-8, a pointer and a length.
- * Buffers are the caller's; this library keeps no pointer of the caller's after a call, but for the logger.
+ * Handles are opaque and looked up, not dereferenced: a wrong or closed one yields IMCHARGE_BAD_HANDLE.
+ * Results are stable numbers: zero and above is success, below zero is an error. Text is UTF-8, passed as pointer
+ * and length. Buffers belong to the caller; the library keeps no pointer after a call, except the logger's.
  *
  * This file is generated, see cbindgen.toml.
  */
@@ -22,7 +22,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-// Version of this ABI: rises with each change that breaks a program compiled before.
+// Version of this ABI, incremented with each change that breaks compiled programs.
 #define IMCHARGE_ABI_VERSION 1
 
 // Longest SIP message that a hook takes, in bytes.
@@ -40,204 +40,205 @@
 // Most arguments of a command.
 #define IMCHARGE_ARGUMENTS_MAX 8
 
-// Done.
+// Success.
 #define IMCHARGE_OK 0
 
-// imcharge_on_msrp: the frame may go on; it belongs to a charged session.
+// imcharge_on_msrp: relay the frame; it belongs to a charged session.
 #define IMCHARGE_PASS 1
 
-// The frame may go on, or the request is done with: it belongs to no charged session.
+// The message belongs to no charged session; the host may relay it.
 #define IMCHARGE_NOT_CHARGED 2
 
-// The message is none that the hook needs: a 1xx reply, or one to another method than INVITE.
+// The hook does not need this message, for example an unreliable provisional reply.
 #define IMCHARGE_IGNORED 3
 
-// imcharge_next_verdict: none came in time.
+// imcharge_next_verdict: no verdict within the timeout.
 #define IMCHARGE_NO_VERDICT 4
 
-// imcharge_on_invite: no SIP INVITE, no Call-ID or From tag, or a field of it is too long.
+// imcharge_on_invite: not a SIP INVITE, no Call-ID or From tag, or a header is too long.
 #define IMCHARGE_INVITE_MALFORMED -1
 
-// imcharge_on_invite: the engine does not run.
+// imcharge_on_invite: the engine is not running.
 #define IMCHARGE_INVITE_ENGINE_DOWN -2
 
-// imcharge_on_invite: the ring of this worker or the table of sessions is full, or a verdict has waited for its
-// taker for more than a second.
+// imcharge_on_invite: the queue of this worker or the session table is full, or a verdict has been waiting for a reader for
+// more than one second.
 #define IMCHARGE_INVITE_FULL -3
 
-// imcharge_on_msrp: the frame must not go on; it is beyond the grant.
+// imcharge_on_msrp: do not relay the frame; the granted credit is used up.
 #define IMCHARGE_MSRP_BEYOND_GRANT -1
 
-// imcharge_on_msrp: the frame must not go on; it is no MSRP frame, or has content and no Message-ID.
+// imcharge_on_msrp: do not relay the frame; it is malformed, or has content but no Message-ID.
 #define IMCHARGE_MSRP_MALFORMED -2
 
-// imcharge_on_msrp: the frame must not go on; the ring of this worker or a table is full.
+// imcharge_on_msrp: do not relay the frame; the queue of this worker or a table is full.
 #define IMCHARGE_MSRP_FULL -3
 
-// imcharge_on_msrp: the frame must not go on; it claims to be of the other side of its session than it comes from.
+// imcharge_on_msrp: do not relay the frame; it claims to be from the opposite side of its session.
 #define IMCHARGE_MSRP_FORGED -4
 
-// imcharge_on_msrp: the frame must not go on; it comes from an endpoint of a charged session, or from an IM server, and
+// imcharge_on_msrp: do not relay the frame; it comes from an endpoint of a charged session or from an IM server, but
 // belongs to no session.
 #define IMCHARGE_MSRP_NO_SESSION -5
 
-// imcharge_on_request: the request must not go on; its session has changed its MSRP endpoints too often.
+// imcharge_on_request: do not relay the request; the session has changed its MSRP endpoints too often.
 #define IMCHARGE_REQUEST_TOO_MANY -6
 
-// A pointer is NULL that must not be.
+// A required pointer is NULL.
 #define IMCHARGE_NULL_ARGUMENT -100
 
-// A length is 0 or beyond its limit.
+// A length is 0 or above its limit.
 #define IMCHARGE_BAD_LENGTH -101
 
-// No handle: closed already, of another kind, or not made by this library in this process.
+// Invalid handle: closed, of another type, or not created by this library in this process.
 #define IMCHARGE_BAD_HANDLE -102
 
 // Another thread is using the handle.
 #define IMCHARGE_BUSY -103
 
-// Not now, or not in this process: the function's text says when.
+// The call is not allowed now or in this process; see the function.
 #define IMCHARGE_WRONG_STATE -104
 
-// A number is out of its range: an index, a count of processes or a log level.
+// An index, a number of processes or a log level is out of range.
 #define IMCHARGE_OUT_OF_RANGE -105
 
 // This process has attached this index already.
 #define IMCHARGE_INDEX_TAKEN -106
 
-// Text that is not UTF-8.
+// Text is not UTF-8.
 #define IMCHARGE_BAD_TEXT -107
 
-// No such parameter, or its value is not allowed.
+// Unknown parameter, or a value that is not accepted.
 #define IMCHARGE_BAD_PARAMETER -108
 
-// imcharge_open could not make the shared memory, or cannot use the state directory.
+// imcharge_open: the shared memory cannot be created, or the state directory cannot be used.
 #define IMCHARGE_OPEN_FAILED -109
 
-// imcharge_engine_run: the engine ended by a failure.
+// imcharge_engine_run: the engine failed.
 #define IMCHARGE_ENGINE_FAILED -110
 
-// No SIP message of the kind that the hook takes, or a field that names the dialog is missing.
+// Not a SIP message that the hook takes, or Call-ID, From tag or CSeq is missing.
 #define IMCHARGE_BAD_SIP -111
 
-// The buffer is too small; the size it needs is told.
+// The buffer is too small; the needed size was written.
 #define IMCHARGE_NEEDS_ROOM -112
 
-// imcharge_command: the command failed; the answer says why.
+// imcharge_command: the command failed; the answer contains the reason.
 #define IMCHARGE_COMMAND_FAILED -113
 
-// This process has 1024 handles open.
+// This process has 1024 open handles, which is the limit.
 #define IMCHARGE_TOO_MANY_HANDLES -114
 
-// A defect of this library was caught; it is logged. The handle can be used further.
+// A defect of this library was caught and logged. The handle remains usable.
 #define IMCHARGE_PANIC -115
 
-// Log level: something failed.
+// Log level: failures.
 #define IMCHARGE_LOG_ERROR 1
 
-// Log level: something may be wrong.
+// Log level: possible problems.
 #define IMCHARGE_LOG_WARNING 2
 
-// Log level: what happened.
+// Log level: normal events.
 #define IMCHARGE_LOG_INFO 3
 
-// Log level: for those who look for a defect.
+// Log level: details for debugging.
 #define IMCHARGE_LOG_DEBUG 4
 
-// Log level: everything.
+// Log level: all lines.
 #define IMCHARGE_LOG_TRACE 5
 
-// Most processes (or threads) that may attach.
+// Largest number of workers (processes or threads) that may attach.
 #define IMCHARGE_PROCESSES_MAX 1024
 
-// Verdict: credit is reserved, the INVITE goes on.
+// Verdict: credit is reserved. Relay the INVITE.
 #define IMCHARGE_GRANTED 1
 
-// Verdict: the enabler refused. Nothing is reserved.
+// Verdict: the charging back end refused. Nothing is reserved.
 #define IMCHARGE_DENIED 2
 
-// Verdict: the enabler could not be asked or gave no answer. Nothing is reserved.
+// Verdict: the charging back end could not be reached or did not answer. Nothing is reserved.
 #define IMCHARGE_FAILED 3
 
-// Room for a reason in a verdict, with its NUL.
+// Size of the reason in a verdict, in bytes including the NUL.
 #define IMCHARGE_REASON_SIZE 64
 
-// Room for a Call-ID or an account in a verdict, with its NUL.
+// Size of a Call-ID or account in a verdict, in bytes including the NUL.
 #define IMCHARGE_IDENTITY_SIZE 256
 
-// A configuration: every parameter, with its default where it is not set.
+// A configuration: the values of all parameters.
 typedef struct imcharge_config imcharge_config;
 
-// What all processes of one host share: made once, before they part.
+// State shared by all processes of one host. Created once, before the fork.
 typedef struct imcharge_handle imcharge_handle;
 
-// Takes verdicts. For one thread at a time.
-typedef struct imcharge_resumer imcharge_resumer;
+// An attached verdict reader. One thread at a time may use it.
+typedef struct imcharge_verdict_reader imcharge_verdict_reader;
 
-// One worker's way to the engine. For one thread at a time.
+// An attached worker, which passes SIP and MSRP to the engine. One thread at a time may use it.
 typedef struct imcharge_worker imcharge_worker;
 
-// Gets a log line: `userdata` as given, one of IMCHARGE_LOG_ERROR to IMCHARGE_LOG_TRACE, and the text, which is
-// UTF-8, does not end in NUL and is gone when the callback returns. Any thread of this library may call it,
-// several at once. It must not call this library.
+// Receives one log line. `userdata` is the pointer passed to imcharge_set_logger, `level` one of IMCHARGE_LOG_ERROR to
+// IMCHARGE_LOG_TRACE. `text` is UTF-8 of `length` bytes without a NUL and valid only during the call. Called by any
+// thread, also concurrently. It must not call this library.
 typedef void (*imcharge_log_callback)(void *userdata, int32_t level, const char *text, size_t length);
 
-// Names a session: the same in every process, for one INVITE for ever.
+// Identifies a session. Derived from the INVITE, so it is the same in all processes and after a restart.
 typedef struct imcharge_session {
-    // Upper half.
+    // Upper 64 bits.
     uint64_t high;
-    // Lower half.
+    // Lower 64 bits.
     uint64_t low;
 } imcharge_session;
 
-// Three numbers of the host's own that come back with the verdict, so that it finds its waiting INVITE
-// again. This library never looks into them.
+// Three numbers chosen by the host that come back with the verdict, so that it finds the INVITE. The library only
+// compares `index` and `label` to recognise a retransmission.
 typedef struct imcharge_tokens {
-    // First number, by its use in Kamailio: the hash index of the transaction.
+    // First number. The Kamailio module uses the hash index of the transaction.
     uint64_t index;
-    // Second number: the label of the transaction.
+    // Second number. The Kamailio module uses the label of the transaction.
     uint64_t label;
-    // Third number: how the host goes on.
-    uint64_t route;
+    // Third number. The Kamailio module uses the route in which the script continues.
+    uint64_t continuation;
 } imcharge_tokens;
 
-// A verdict on an INVITE that waits. Text in it ends in NUL, and is cut where it is longer than its room.
+// A verdict on an INVITE. Text in it is truncated to fit and terminated by NUL.
 typedef struct imcharge_verdict {
-    // The session, as imcharge_on_invite named it.
+    // Session identifier, as returned by imcharge_on_invite.
     struct imcharge_session session;
-    // The tokens that imcharge_on_invite was given.
+    // Tokens that were passed to imcharge_on_invite.
     struct imcharge_tokens tokens;
-    // What is left on the account beside all that is held; 0 where `balance_known` is 0.
+    // Balance of the account without held credit, in the account's units; 0 if `balance_known` is 0.
     int64_t balance;
-    // Whether the enabler told the balance: 1 or 0.
+    // 1 if the charging back end reported the balance, otherwise 0.
     int32_t balance_known;
     // IMCHARGE_GRANTED, IMCHARGE_DENIED or IMCHARGE_FAILED.
     int32_t result;
-    // Messages (or kilobytes, by the tariff) granted; 0 unless granted.
+    // Granted messages (or kilobytes, depending on the tariff); 0 unless granted.
     uint32_t granted;
-    // A code that goes with the reason, else 0.
+    // Diameter Result-Code or similar code of the reason; 0 if there is none.
     uint32_t code;
-    // Why, in one word: empty for a plain grant, else for instance `no-credit`.
+    // Reason as one word, for example `no-credit`; empty for a plain grant.
     char reason[IMCHARGE_REASON_SIZE];
-    // The Call-ID.
+    // Call-ID of the INVITE.
     char call_id[IMCHARGE_IDENTITY_SIZE];
-    // Who pays: the canonical identity.
+    // Account that pays: the canonical identity of the subscriber.
     char account[IMCHARGE_IDENTITY_SIZE];
 } imcharge_verdict;
 
-// Where a SIP message came from.
+// Sender of a SIP message or MSRP frame.
 typedef struct imcharge_source {
-    // IPv6 address in network order; an IPv4 address as ::ffff:a.b.c.d.
+    // IPv6 address in network byte order; an IPv4 address as ::ffff:a.b.c.d.
     uint8_t address[16];
-    // Port in host order; 0 for TCP, TLS and other transports with connections, where it says nothing of the sender.
+    // Port in host byte order; 0 for TCP, TLS and other connection-oriented transports, where it does not identify the
+    // sender.
     uint16_t port;
 } imcharge_source;
 
-// Text of the caller's: UTF-8, no NUL needed.
+// Text of the caller: UTF-8; no NUL is needed.
 typedef struct imcharge_text {
-    // Its first byte, not NULL.
+    // First byte, not NULL.
     const char *start;
-    // How many bytes.
+    // Length in bytes.
     size_t length;
 } imcharge_text;
 
@@ -245,53 +246,55 @@ typedef struct imcharge_text {
 extern "C" {
 #endif // __cplusplus
 
-// Tells the version of the ABI that this library has. Compare it with IMCHARGE_ABI_VERSION before any other call.
+// Returns the ABI version of this library. Compare it with IMCHARGE_ABI_VERSION before any other call.
 //
 // Returns: the version. Any process, any thread.
 uint32_t imcharge_abi_version(void);
 
-// Says in a sentence what a result means. The numbers -1 to -3 mean one thing from imcharge_on_invite and
-// another from imcharge_on_msrp; their sentences name both.
+// Describes a result as a sentence. -1 to -3 have different meanings for imcharge_on_invite and imcharge_on_msrp; their
+// sentences name both.
 //
 // Parameters:
-//   result       what a function of this library returned; any number is allowed.
-//   buffer       the caller's, for `size` bytes; gets the sentence, cut if need be, ended by NUL. Not NULL.
-//   size         1 or more.
+//   result       result of a function of this library; any number is allowed.
+//   buffer       the caller's buffer, not NULL; receives the sentence, truncated to fit and terminated by NUL.
+//   size         size of the buffer in bytes, at least 1.
 //
 // Returns: the length of the sentence in the buffer without the NUL, or IMCHARGE_NULL_ARGUMENT or
 // IMCHARGE_BAD_LENGTH. Any process, any thread.
 int32_t imcharge_strerror(int32_t result, char *buffer, size_t size);
 
-// Sends the library's log lines to the host. Without it there are none. No line has a message body in it.
+// Sets the callback that receives log lines. Without it the library logs nothing. Lines never contain message bodies.
 //
 // Parameters:
-//   level        the finest level wanted, IMCHARGE_LOG_ERROR to IMCHARGE_LOG_TRACE.
-//   callback     gets the lines, not NULL. It and `userdata` must stay good while the process lives, and in
-//                every child of it.
-//   userdata     given to the callback as it is. May be NULL.
+//   level        finest level to log, IMCHARGE_LOG_ERROR to IMCHARGE_LOG_TRACE.
+//   callback     the callback, not NULL. It and `userdata` must stay valid as long as this process and its children live.
+//   userdata     passed to the callback unchanged. May be NULL.
 //
-// Returns: IMCHARGE_OK; IMCHARGE_OUT_OF_RANGE if it is no level; IMCHARGE_WRONG_STATE if this process, or the
-// one it was forked from, has set it already. Call it before imcharge_open.
-int32_t imcharge_set_logger(int32_t level, imcharge_log_callback callback, void *userdata);
+// Returns: IMCHARGE_OK; IMCHARGE_OUT_OF_RANGE for an unknown level; IMCHARGE_WRONG_STATE if a logger has been set already
+// in this process or before it was forked. Call it before imcharge_open.
+int32_t imcharge_set_logger(int32_t level,
+                            imcharge_log_callback callback,
+                            void *userdata);
 
-// Makes a configuration with every parameter at its default.
+// Creates a configuration in which all parameters have their defaults.
 //
 // Parameters:
-//   config       place for the handle, not NULL. The caller frees it with imcharge_config_free.
+//   config       receives the handle, not NULL. Free it with imcharge_config_free.
 //
-// Returns: IMCHARGE_OK, else an error, and no handle was made. Any process, any thread.
+// Returns: IMCHARGE_OK, or an error; then nothing was created. Any process, any thread.
 int32_t imcharge_config_new(struct imcharge_config **config);
 
-// Sets one parameter. Names and values are those of the manual, the same on every host: `state_dir`,
-// `default_balance`, `response_timeout` and so on; whole numbers are given as text.
+// Sets one parameter. Names, units and ranges are those of the manual and the same on every host: `state_dir`,
+// `default_balance`, `response_timeout` and so on. Integers are passed as text.
 //
 // Parameters:
 //   config       the configuration, not NULL.
-//   name         its name, not NULL, 1 to IMCHARGE_NAME_MAX bytes.
+//   name         name of the parameter, not NULL, 1 to IMCHARGE_NAME_MAX bytes.
 //   value        its value, not NULL, 0 to IMCHARGE_VALUE_MAX bytes.
-//   error        the caller's buffer for a sentence that names the parameter, the value and what is
-//                allowed; cut if need be, ended by NUL. May be NULL. Written only on IMCHARGE_BAD_PARAMETER.
-//   error_size   its size in bytes.
+//   error        the caller's buffer for a sentence that names the parameter, the value and the accepted
+//                values; truncated to fit, terminated by NUL. May be NULL. Written only on
+//                IMCHARGE_BAD_PARAMETER.
+//   error_size   size of the buffer in bytes.
 //
 // Returns: IMCHARGE_OK, IMCHARGE_BAD_PARAMETER, or another error. Name and value are copied.
 // Any process, any thread.
@@ -303,139 +306,148 @@ int32_t imcharge_config_set(struct imcharge_config *config,
                             char *error,
                             size_t error_size);
 
-// Frees a configuration. What was opened with it has a copy and goes on.
+// Frees a configuration. imcharge_open has copied it, so open handles are not affected.
 //
 // Parameters:
 //   config       the configuration, not NULL.
 //
-// Returns: IMCHARGE_OK; IMCHARGE_BAD_HANDLE if it is freed already. Any process, any thread.
+// Returns: IMCHARGE_OK; IMCHARGE_BAD_HANDLE if it has been freed already. Any process, any thread.
 int32_t imcharge_config_free(struct imcharge_config *config);
 
-// Opens: locks the state directory, checks the ledger in it and makes the shared memory. One host at a
-// time can have a state directory.
+// Opens a host: locks the state directory, checks the ledger in it and creates the shared memory. A state directory can
+// be used by one host at a time.
 //
 // Parameters:
-//   config       the configuration, not NULL; it is copied, and stays the caller's to free.
-//   processes    how many workers will attach, 1 to IMCHARGE_PROCESSES_MAX.
-//   handle       place for the handle, not NULL. Each process that has it closes it with imcharge_close.
-//   error        the caller's buffer for a sentence that says what is wrong and what to do; cut if need be,
-//                ended by NUL. May be NULL. Written only on IMCHARGE_OPEN_FAILED.
-//   error_size   its size in bytes.
+//   config       the configuration, not NULL. It is copied; the caller still frees it.
+//   processes    number of workers that will attach, 1 to IMCHARGE_PROCESSES_MAX.
+//   handle       receives the handle, not NULL. Each process that has it closes it with imcharge_close.
+//   error        the caller's buffer for a sentence that says what is wrong and what to do; truncated to
+//                fit, terminated by NUL. May be NULL. Written only on IMCHARGE_OPEN_FAILED.
+//   error_size   size of the buffer in bytes.
 //
-// Returns: IMCHARGE_OK; IMCHARGE_OPEN_FAILED; IMCHARGE_OUT_OF_RANGE if `processes` is out of its range; or
-// another error. Call it before the host forks, while no other thread is in this library: the children
-// inherit the handle, and all of them use the same pointer.
+// Returns: IMCHARGE_OK; IMCHARGE_OPEN_FAILED; IMCHARGE_OUT_OF_RANGE for a wrong number of processes; or another
+// error. Call it before the host forks, while no other thread uses this library. Child processes inherit the
+// handle and use the same pointer.
 int32_t imcharge_open(struct imcharge_config *config,
                       uint32_t processes,
                       struct imcharge_handle **handle,
                       char *error,
                       size_t error_size);
 
-// Runs the engine until imcharge_stop, or until it fails. It owns all sessions and money; exactly one may
-// run for all processes. After a failure, or when its process has died, run it again: it carries on from
-// what it had committed, and from the events that workers have put into their rings meanwhile.
+// Runs the engine, which owns all sessions and balances, until imcharge_stop is called or it fails. Exactly one engine
+// may run for all processes of a host. After a failure, or if its process has died, run it again: it continues with what
+// it had committed and with the events that workers have queued since.
 //
 // Parameters:
 //   handle       the handle, not NULL.
-//   error        the caller's buffer for a sentence that says what failed; cut if need be, ended by NUL.
-//                May be NULL. Written only on IMCHARGE_ENGINE_FAILED.
-//   error_size   its size in bytes.
+//   error        the caller's buffer for a sentence that says what failed; truncated to fit, terminated by
+//                NUL. May be NULL. Written only on IMCHARGE_ENGINE_FAILED.
+//   error_size   size of the buffer in bytes.
 //
-// Returns: IMCHARGE_OK when stopped; IMCHARGE_ENGINE_FAILED; IMCHARGE_WRONG_STATE if this process runs it
-// already; or another error. A process of its own is best: it keeps the host's workers out of its reach.
-// A thread will do. Other threads may use the handle meanwhile.
-int32_t imcharge_engine_run(struct imcharge_handle *handle, char *error, size_t error_size);
+// Returns: IMCHARGE_OK after imcharge_stop; IMCHARGE_ENGINE_FAILED; IMCHARGE_WRONG_STATE if this process runs the
+// engine already; or another error. Blocks. Prefer a separate process, so that defects of workers cannot reach
+// the engine; a thread works too. Other threads may use the handle meanwhile.
+int32_t imcharge_engine_run(struct imcharge_handle *handle,
+                            char *error,
+                            size_t error_size);
 
-// Asks the engine, in whichever process it runs, to settle what is open and to return. It cannot be taken
-// back. Does not wait.
+// Tells the engine, in whichever process it runs, to settle open sessions and return. Does not wait for that and
+// cannot be undone.
 //
 // Parameters:
 //   handle       the handle, not NULL.
 //
-// Returns: IMCHARGE_OK, or an error. Any process that has the handle, any thread; in a signal handler only
-// where no other call with this handle but imcharge_engine_run can be interrupted by it.
+// Returns: IMCHARGE_OK, or an error. Any process that has the handle, any thread. In a signal handler only if
+// imcharge_engine_run is the only call with this handle that the signal can interrupt.
 int32_t imcharge_stop(struct imcharge_handle *handle);
 
-// Attaches a worker: a process, or a thread, that calls the hooks.
+// Attaches a worker: a process or thread that calls the hooks.
 //
 // Parameters:
 //   handle       the handle, not NULL.
-//   index        the worker's own number, below `processes` of imcharge_open. No other worker may have it at
-//                the same time; one that takes the place of a dead worker takes its number.
-//   worker       place for the worker's handle, not NULL. The caller gives it back with imcharge_detach.
+//   index        number of the worker, 0 to `processes` of imcharge_open minus 1. Unique among attached workers;
+//                the replacement of a dead worker uses its number.
+//   worker       receives the handle of the worker, not NULL. Free it with imcharge_detach.
 //
-// Returns: IMCHARGE_OK, IMCHARGE_OUT_OF_RANGE, IMCHARGE_INDEX_TAKEN, or another error. Call it in the worker,
-// after fork: the worker's handle is good in this process alone.
+// Returns: IMCHARGE_OK, IMCHARGE_OUT_OF_RANGE, IMCHARGE_INDEX_TAKEN, or another error. Call it in the worker, after
+// the fork: the handle of the worker is valid only in this process.
 int32_t imcharge_attach(struct imcharge_handle *handle, uint32_t index, struct imcharge_worker **worker);
 
-// Detaches a worker and frees its handle. What it has put into its ring is still read.
+// Detaches a worker and frees its handle. The engine still processes the events that it has queued.
 //
 // Parameters:
 //   worker       the worker, not NULL.
 //
-// Returns: IMCHARGE_OK, or an error. The process that attached it.
+// Returns: IMCHARGE_OK, or an error. Only in the process that attached it.
 int32_t imcharge_detach(struct imcharge_worker *worker);
 
-// Closes this process's handle. Workers and resumers that are still attached keep what they need. The state
-// directory is free for another host when every process has closed it or ended. It does not stop the engine.
+// Closes the handle of this process. Attached workers and verdict readers stay usable, and the engine keeps running.
+// The state directory can be used by another host once all processes have closed the handle or ended.
 //
 // Parameters:
 //   handle       the handle, not NULL.
 //
-// Returns: IMCHARGE_OK; IMCHARGE_BAD_HANDLE if this process has closed it already. Any process.
+// Returns: IMCHARGE_OK; IMCHARGE_BAD_HANDLE if this process has closed it already. Any process, any thread.
 int32_t imcharge_close(struct imcharge_handle *handle);
 
-// Attaches a taker of verdicts: a process, or a thread, that lets waiting INVITEs go on. There can be as many as
-// the parameter `resume_workers` (2) says; the next verdict goes to whichever asks first. While a verdict has
-// waited for more than a second, imcharge_on_invite returns IMCHARGE_INVITE_FULL.
+// Attaches a verdict reader: a process or thread that takes verdicts and continues the INVITEs. The next verdict goes to
+// whichever reader asks first. While the oldest verdict has been waiting for more than one second, imcharge_on_invite
+// returns IMCHARGE_INVITE_FULL.
 //
 // Parameters:
 //   handle       the handle, not NULL.
-//   index        below `resume_workers`. No other taker may have it at the same time.
-//   resumer      place for its handle, not NULL. The caller gives it back with imcharge_resumer_detach.
+//   index        number of the reader, 0 to the parameter `resume_workers` minus 1 (default 2 readers). Unique among
+//                attached readers.
+//   reader       receives the handle of the reader, not NULL. Free it with imcharge_verdict_reader_detach.
 //
-// Returns: IMCHARGE_OK, IMCHARGE_OUT_OF_RANGE, IMCHARGE_INDEX_TAKEN, or another error. Call it after fork: the
-// handle is good in this process alone.
-int32_t imcharge_resumer_attach(struct imcharge_handle *handle, uint32_t index, struct imcharge_resumer **resumer);
+// Returns: IMCHARGE_OK, IMCHARGE_OUT_OF_RANGE, IMCHARGE_INDEX_TAKEN, or another error. Call it after the fork: the
+// handle of the reader is valid only in this process.
+int32_t imcharge_verdict_reader_attach(struct imcharge_handle *handle,
+                                       uint32_t index,
+                                       struct imcharge_verdict_reader **reader);
 
-// Takes the next verdict; waits for one if there is none yet. A verdict is given once.
+// Takes the next verdict, waiting for one if necessary. Each verdict is delivered once.
 //
 // Parameters:
-//   resumer      the taker, not NULL.
-//   timeout_ms   how long to wait at most, in milliseconds; 0: not at all.
-//   verdict      place for it, not NULL. Written only on IMCHARGE_OK; it holds no pointer, nothing is freed.
+//   reader       the verdict reader, not NULL.
+//   timeout_ms   longest wait in milliseconds; 0 returns at once.
+//   verdict      receives the verdict, not NULL. Written only on IMCHARGE_OK. It contains no pointers.
 //
-// Returns: IMCHARGE_OK, IMCHARGE_NO_VERDICT, or an error; IMCHARGE_WRONG_STATE in another process than the
-// one that attached it. One thread at a time. It waits: not for a process that serves SIP.
-int32_t imcharge_next_verdict(struct imcharge_resumer *resumer, uint32_t timeout_ms, struct imcharge_verdict *verdict);
+// Returns: IMCHARGE_OK, IMCHARGE_NO_VERDICT after the timeout, or an error. Only in the process that attached the reader
+// (otherwise IMCHARGE_WRONG_STATE), one thread at a time. Blocks: do not call it in a process that serves SIP.
+int32_t imcharge_next_verdict(struct imcharge_verdict_reader *reader,
+                              uint32_t timeout_ms,
+                              struct imcharge_verdict *verdict);
 
-// Detaches a taker of verdicts and frees its handle. Verdicts that it has not taken go to the others, or wait for
+// Detaches a verdict reader and frees its handle. Verdicts that it has not taken are delivered to other readers, or to
 // the next one that attaches.
 //
 // Parameters:
-//   resumer      the taker, not NULL.
+//   reader       the verdict reader, not NULL.
 //
-// Returns: IMCHARGE_OK, or an error. The process that attached it.
-int32_t imcharge_resumer_detach(struct imcharge_resumer *resumer);
+// Returns: IMCHARGE_OK, or an error. Only in the process that attached it.
+int32_t imcharge_verdict_reader_detach(struct imcharge_verdict_reader *reader);
 
-// An initial INVITE that asks for stored messages, or (RCS push) brings them: asks for a reservation. Hold
-// the INVITE back until its verdict comes from imcharge_next_verdict.
+// Requests a reservation for an initial INVITE that retrieves stored messages or (RCS push) delivers them. Hold the INVITE
+// back until imcharge_next_verdict returns its verdict.
 //
 // Parameters:
 //   worker       the worker, not NULL.
-//   message      the INVITE, not NULL, 1 to IMCHARGE_SIP_MAX bytes. It is copied. Its headers decide who pays: a host
-//                that removes or adds P-Asserted-Identity, P-Called-Party-ID or From gives them as changed. The
-//                Request-URI is that received.
-//   messages     how many stored messages it is for; 0: not known, then one is reserved at a time.
-//   tokens       what comes back with the verdict; NULL: three zeros. It is copied. An INVITE that comes again
-//                in the same transaction is ignored; with another index or label it came by another way (RFC
-//                3261, 8.2.2.2), and its verdict is `failed` with the reason `merged`. Answer it by 482, and do
-//                not give that reply to imcharge_on_reply.
-//   session      place for the session's name, or NULL. Written only on IMCHARGE_OK.
+//   message      the INVITE, not NULL. It is copied. Its headers decide who pays: a host that removes or adds
+//                P-Asserted-Identity, P-Called-Party-ID or From passes them as changed. The Request-URI is the one
+//                received.
+//   length       length of the INVITE, 1 to IMCHARGE_SIP_MAX bytes.
+//   messages     number of stored messages; 0 if unknown, then one is reserved at a time.
+//   tokens       numbers that come back with the verdict; NULL for three zeros. They are copied. A retransmission (same
+//                index and label) is ignored. A copy with another index or label has arrived by another path (RFC
+//                3261, 8.2.2.2): its verdict is `failed` with the reason `merged`. Answer it with 482, and do not pass
+//                that reply to imcharge_on_reply.
+//   session      receives the session identifier. May be NULL. Written only on IMCHARGE_OK.
 //
-// Returns: IMCHARGE_OK: a verdict will come; IMCHARGE_IGNORED: it has a To tag, so it is within a dialog and
-// needs no verdict: give it to imcharge_on_request; IMCHARGE_INVITE_MALFORMED, IMCHARGE_INVITE_ENGINE_DOWN or IMCHARGE_INVITE_FULL: none
-// will come, the host decides; or another error. The process that attached the worker, one thread at a time.
+// Returns: IMCHARGE_OK if a verdict will follow; IMCHARGE_IGNORED for an INVITE with a To tag, which is within a dialog
+// and needs no verdict: pass it to imcharge_on_request. No verdict follows IMCHARGE_INVITE_MALFORMED,
+// IMCHARGE_INVITE_ENGINE_DOWN, IMCHARGE_INVITE_FULL or another error; the host decides what to do. Only in the process
+// that attached the worker, one thread at a time. Does not block.
 int32_t imcharge_on_invite(struct imcharge_worker *worker,
                            const void *message,
                            size_t length,
@@ -443,42 +455,44 @@ int32_t imcharge_on_invite(struct imcharge_worker *worker,
                            const struct imcharge_tokens *tokens,
                            struct imcharge_session *session);
 
-// A request within a dialog (it has a To tag), before it goes on: INVITE, ACK, PRACK, UPDATE or BYE. Descriptions in ACK
-// and PRACK bind MSRP sessions. A BYE of either side ends its dialog; that of the last dialog closes the session: what
-// is outstanding is settled by policy, the rest is released. Other requests are ignored, so that a host may give all.
+// Processes a request within a dialog (with a To tag) before the host relays it: INVITE, ACK, PRACK, UPDATE or BYE. Session
+// descriptions in ACK and PRACK bind MSRP sessions. A BYE from either side ends its dialog. The BYE of the last dialog
+// closes the session: outstanding messages are settled by policy, the remaining credit is released. Other requests are
+// ignored, so a host may pass all.
 //
 // Parameters:
 //   worker       the worker, not NULL.
-//   message      the request as received, not NULL, 1 to IMCHARGE_SIP_MAX bytes. It is copied.
-//   source       where it came from; NULL: not known. Without it a BYE, or a new MSRP session, of somebody else who
-//                claims to be the side that has the messages is believed.
+//   message      the request as received, not NULL. It is copied.
+//   length       length of the request, 1 to IMCHARGE_SIP_MAX bytes.
+//   source       sender of the request; NULL if unknown. Then a BYE or a new MSRP session from a third party that claims
+//                to be the side with the messages is accepted.
 //
-// Returns: IMCHARGE_OK, IMCHARGE_IGNORED, IMCHARGE_NOT_CHARGED: the request goes on; IMCHARGE_REQUEST_TOO_MANY: it must
-// not; IMCHARGE_BAD_SIP, or another error. The process that attached the worker, one thread at a time.
+// Returns: IMCHARGE_OK, IMCHARGE_IGNORED or IMCHARGE_NOT_CHARGED: relay the request; IMCHARGE_REQUEST_TOO_MANY: do not
+// relay it; IMCHARGE_BAD_SIP, or another error. Only in the process that attached the worker, one thread at a time.
+// Does not block.
 int32_t imcharge_on_request(struct imcharge_worker *worker,
                             const void *message,
                             size_t length,
                             const struct imcharge_source *source);
 
-// A reply to an INVITE, PRACK, UPDATE or BYE, before it goes on. A 2xx, and a provisional reply that is sent
-// reliably, binds the MSRP sessions of both session descriptions to the reservation; 300 and above to the initial INVITE
-// ends it. A 2xx, 408 or 481 to a BYE says that the other side knows of the end. Replies to other methods and other
-// provisional replies are ignored, so that a host may give all replies. Do not give one that the host has made itself
-// because the other side did not answer.
+// Processes a reply to an INVITE, PRACK, UPDATE or BYE before the host relays it. A 2xx or a reliable provisional reply binds
+// the MSRP sessions of both session descriptions to the reservation. A reply of 300 or above to the initial INVITE ends
+// the session. A 2xx, 408 or 481 to a BYE confirms the end of the dialog. Other replies are ignored, so a host may pass
+// all, except those that it has generated itself because the other side did not answer.
 //
 // Parameters:
 //   worker           the worker, not NULL.
-//   reply            the reply as received, not NULL, 1 to IMCHARGE_SIP_MAX bytes. It is copied.
-//   reply_source     where it came from; NULL: not known. Without it an answer of somebody else than the side that has
-//                    the messages is believed.
-//   request          the request that it answers, up to IMCHARGE_SIP_MAX bytes, for the session description in it.
-//                    With a length of 0, which NULL may come with, it is not known: the offer is then the one of an
-//                    earlier reply to the same INVITE, and where there was none no MSRP session is bound. It is
-//                    copied.
-//   request_source   where the request came from; NULL: not known.
+//   reply            the reply as received, not NULL. It is copied.
+//   reply_length     length of the reply, 1 to IMCHARGE_SIP_MAX bytes.
+//   reply_source     sender of the reply; NULL if unknown. Then an answer from a third party that claims to be the side
+//                    with the messages is accepted.
+//   request          the request that it answers, for its session description. NULL if unknown. It is copied.
+//   request_length   length of the request, up to IMCHARGE_SIP_MAX bytes; 0 if it is unknown. Then the offer of an
+//                    earlier reply to the same INVITE is used; without one, no MSRP session is bound.
+//   request_source   sender of the request; NULL if unknown.
 //
-// Returns: IMCHARGE_OK, IMCHARGE_IGNORED, IMCHARGE_NOT_CHARGED, IMCHARGE_BAD_SIP, or another error. The reply
-// goes on whatever it is. The process that attached the worker, one thread at a time.
+// Returns: IMCHARGE_OK, IMCHARGE_IGNORED, IMCHARGE_NOT_CHARGED, IMCHARGE_BAD_SIP, or another error. Relay the reply in
+// any case. Only in the process that attached the worker, one thread at a time. Does not block.
 int32_t imcharge_on_reply(struct imcharge_worker *worker,
                           const void *reply,
                           size_t reply_length,
@@ -487,31 +501,34 @@ int32_t imcharge_on_reply(struct imcharge_worker *worker,
                           size_t request_length,
                           const struct imcharge_source *request_source);
 
-// A CANCEL of an INVITE. The reservation is released, also where its verdict is still to come.
+// Processes a CANCEL before the host relays it. The reservation of its INVITE is released, also if the verdict is still
+// pending.
 //
 // Parameters:
 //   worker       the worker, not NULL.
-//   message      the CANCEL as received, not NULL, 1 to IMCHARGE_SIP_MAX bytes. It is copied.
+//   message      the CANCEL as received, not NULL. It is copied.
+//   length       length of the CANCEL, 1 to IMCHARGE_SIP_MAX bytes.
 //
-// Returns: IMCHARGE_OK, IMCHARGE_BAD_SIP, or another error. The CANCEL goes on whatever it is. The process
-// that attached the worker, one thread at a time.
+// Returns: IMCHARGE_OK, IMCHARGE_BAD_SIP, or another error. Relay the CANCEL in any case. Only in the process that
+// attached the worker, one thread at a time. Does not block.
 int32_t imcharge_on_cancel(struct imcharge_worker *worker, const void *message, size_t length);
 
-// An MSRP frame, request or response, before it goes on.
+// Decides whether the host may relay an MSRP frame, a request or a response.
 //
 // Parameters:
 //   worker       the worker, not NULL.
-//   frame        the whole frame, from its first `M` to the CRLF of its end-line, not NULL, 1 to
-//                IMCHARGE_MSRP_MAX bytes. What is needed of it is copied.
-//   connection   the host's number of the connection it came on, for imcharge_on_disconnect; 0: the host has made the
-//                frame itself. It decides which side of a session the frame may speak for, so it must be right.
-//   source       the other end of the connection; its port says nothing here. NULL: not known, so that no frame counts as
-//                one of the parameter im_server.
-//   from_self    not 0: the frame came over a connection of this relay to itself, so that it passes twice.
+//   frame        the whole frame, from its first `M` to the CRLF of its end-line, not NULL. It is not kept.
+//   length       length of the frame, 1 to IMCHARGE_MSRP_MAX bytes.
+//   connection   the host's number of the connection on which the frame arrived, as for imcharge_on_disconnect; 0 if the
+//                host has generated the frame. It decides which side of a session the frame may act for, so it must be
+//                correct.
+//   source       address of the peer of that connection; the port is ignored. NULL if unknown; then no frame counts as
+//                sent by an IM server of the parameter im_server.
+//   from_self    not 0 if the frame arrived over a connection of this relay to itself, so that it passes twice.
 //
-// Returns: IMCHARGE_PASS, IMCHARGE_NOT_CHARGED: relay it; IMCHARGE_MSRP_BEYOND_GRANT, IMCHARGE_MSRP_MALFORMED,
-// IMCHARGE_MSRP_FULL, IMCHARGE_MSRP_FORGED, IMCHARGE_MSRP_NO_SESSION: do not; or another error. The process that attached
-// the worker, one thread at a time.
+// Returns: IMCHARGE_PASS or IMCHARGE_NOT_CHARGED: relay the frame; IMCHARGE_MSRP_BEYOND_GRANT, IMCHARGE_MSRP_MALFORMED,
+// IMCHARGE_MSRP_FULL, IMCHARGE_MSRP_FORGED or IMCHARGE_MSRP_NO_SESSION: do not relay it; or another error. Only in the
+// process that attached the worker, one thread at a time. Does not block.
 int32_t imcharge_on_msrp(struct imcharge_worker *worker,
                          const void *frame,
                          size_t length,
@@ -519,38 +536,39 @@ int32_t imcharge_on_msrp(struct imcharge_worker *worker,
                          const struct imcharge_source *source,
                          int32_t from_self);
 
-// A connection that may have carried MSRP frames is closed.
+// Reports that a connection that may have carried MSRP frames is closed.
 //
 // Parameters:
 //   worker       the worker, not NULL.
-//   connection   the host's number of it, as in imcharge_on_msrp. The host does not use it again for another
+//   connection   the host's number of the connection, as in imcharge_on_msrp. The host must not reuse it for another
 //                connection before this call.
 //
-// Returns: IMCHARGE_OK; IMCHARGE_IGNORED if the number is 0; or an error. The process that attached the worker,
-// one thread at a time.
+// Returns: IMCHARGE_OK; IMCHARGE_IGNORED if the number is 0; or an error. Only in the process that attached the worker,
+// one thread at a time. Does not block.
 int32_t imcharge_on_disconnect(struct imcharge_worker *worker, uint64_t connection);
 
-// Runs a command of the manual: `stats`, `sessions [LIMIT] [NEXT]`, `session CALLID [NEXT]`, `explain CALLID [NEXT]`,
+// Runs a command for operators: `stats`, `sessions [LIMIT] [NEXT]`, `session CALLID [NEXT]`, `explain CALLID [NEXT]`,
 // `audit [LIST] [LIMIT] [NEXT]`, `account.set ID BALANCE`, `account.add ID AMOUNT`, `account.get ID`,
 // `accounts [LIMIT] [NEXT]`, `debits [ID] [LIMIT] [NEXT]`, `outbox`, `outbox.resend CALLID`, `outbox.release CALLID`,
-// `peers`, `tariff`, `reload [TARIFF]`. A command waits for the engine, one second at most.
+// `peers`, `tariff`, `reload [TARIFF]`. Commands and answers are described in docs/rpc.md.
 //
 // Parameters:
 //   worker          the worker, not NULL.
-//   name            the command, not NULL, 1 to IMCHARGE_NAME_MAX bytes.
-//   arguments       its arguments, whole numbers as text, each up to IMCHARGE_VALUE_MAX bytes. May be NULL
-//                   where `count` is 0. They are copied.
-//   count           how many, up to IMCHARGE_ARGUMENTS_MAX.
-//   answer          the caller's buffer for the answer as JSON text, without NUL. May be NULL where `size` is 0.
-//                   On IMCHARGE_COMMAND_FAILED it is an object with `code` (400 wrong use, 404 not found, 409 not
-//                   with this enabler, 500 the ledger cannot be read, 503 the engine does not answer) and `text`.
-//   size            the buffer's size in bytes.
-//   length          place for the length of the whole answer, not NULL. Written on IMCHARGE_OK,
+//   name            name of the command, not NULL, 1 to IMCHARGE_NAME_MAX bytes.
+//   arguments       its arguments, integers as text, each up to IMCHARGE_VALUE_MAX bytes. May be NULL if `count` is 0.
+//                   They are copied.
+//   count           number of arguments, 0 to IMCHARGE_ARGUMENTS_MAX.
+//   answer          the caller's buffer for the answer: JSON text without a NUL. May be NULL if `size` is 0.
+//                   On IMCHARGE_COMMAND_FAILED the answer is an object with `code` (400 invalid arguments, 404 not
+//                   found, 409 not available with this charging back end, 500 the ledger cannot be read, 503 the
+//                   engine does not answer) and `text`.
+//   size            size of the buffer in bytes.
+//   length          receives the length of the whole answer in bytes, not NULL. Written on IMCHARGE_OK,
 //                   IMCHARGE_COMMAND_FAILED and IMCHARGE_NEEDS_ROOM.
 //
-// Returns: IMCHARGE_OK; IMCHARGE_COMMAND_FAILED; IMCHARGE_NEEDS_ROOM: the command has run, and its answer waits
-// for imcharge_command_answer, do not run it again; or another error. The process that attached the worker,
-// one thread at a time. It waits: not for a process that serves SIP.
+// Returns: IMCHARGE_OK; IMCHARGE_COMMAND_FAILED; IMCHARGE_NEEDS_ROOM if the command has run but the buffer is too small:
+// get the answer with imcharge_command_answer, do not run the command again; or another error. Only in the process that
+// attached the worker, one thread at a time. Blocks for up to one second: do not call it in a process that serves SIP.
 int32_t imcharge_command(struct imcharge_worker *worker,
                          const char *name,
                          size_t name_length,
@@ -560,16 +578,18 @@ int32_t imcharge_command(struct imcharge_worker *worker,
                          size_t size,
                          size_t *length);
 
-// Gives the answer that the last imcharge_command of this worker had no room for, and forgets it.
+// Returns the answer that did not fit the buffer of the last imcharge_command of this worker, and discards it.
 //
 // Parameters:
 //   worker          the worker, not NULL.
-//   answer          the caller's buffer, for `size` bytes; gets the answer as JSON text, without NUL. Not NULL.
-//   size            at least what imcharge_command told.
-//   length          place for the length of the answer, not NULL. Written on IMCHARGE_OK and IMCHARGE_NEEDS_ROOM.
+//   answer          the caller's buffer, not NULL; receives the answer: JSON text without a NUL.
+//   size            size of the buffer in bytes, at least the length that imcharge_command has reported.
+//   length          receives the length of the answer in bytes, not NULL. Written on IMCHARGE_OK and
+//                   IMCHARGE_NEEDS_ROOM.
 //
-// Returns: IMCHARGE_OK, whether the command had failed or not; IMCHARGE_NEEDS_ROOM: the answer waits on;
-// IMCHARGE_WRONG_STATE: none waits; or another error. The process that attached the worker, one thread at a time.
+// Returns: IMCHARGE_OK, whether the command succeeded or failed; IMCHARGE_NEEDS_ROOM if the buffer is too small (the
+// answer is kept); IMCHARGE_WRONG_STATE if there is no answer; or another error. Only in the process that attached the
+// worker, one thread at a time. Does not block.
 int32_t imcharge_command_answer(struct imcharge_worker *worker, char *answer, size_t size, size_t *length);
 
 #ifdef __cplusplus

@@ -70,17 +70,17 @@ fn answer(worker: &mut Worker, number: usize) -> bool {
 
 /// Reserves for these calls and waits for their verdicts. Retries while the module refuses new calls.
 fn reserve_all(region: &Arc<Region>, worker: &mut Worker, numbers: Range<usize>, messages: u32) {
-    let (mut resumer, mut seen, count) =
+    let (mut reader, mut seen, count) =
         (NotificationReader::attach(region, 0).expect("not attached yet"), 0, numbers.len());
     for number in numbers {
         while !reserve(worker, number, messages) {
-            while resumer.next(|_| seen += 1) {}
+            while reader.next(|_| seen += 1) {}
             thread::sleep(Duration::from_micros(200));
         }
     }
     while seen < count {
-        resumer.wait(Duration::from_millis(1));
-        while resumer.next(|_| seen += 1) {}
+        reader.wait(Duration::from_millis(1));
+        while reader.next(|_| seen += 1) {}
     }
 }
 
@@ -176,14 +176,14 @@ pub fn sessions_per_second() -> Result<(), Box<dyn Error>> {
                     }
                 }
             });
-            let mut resumers: Vec<NotificationReader> = (0..region.resume_workers())
+            let mut readers: Vec<NotificationReader> = (0..region.resume_workers())
                 .map(|at| NotificationReader::attach(region, at).expect("not attached yet"))
                 .collect();
             let mut ender = Worker::attach(region, 1).expect("not attached yet");
             while taken.load(Ordering::Relaxed) < SESSIONS {
-                for resumer in &mut resumers {
-                    resumer.wait(Duration::from_millis(1));
-                    while resumer.next(|notice| {
+                for reader in &mut readers {
+                    reader.wait(Duration::from_millis(1));
+                    while reader.next(|notice| {
                         taken.fetch_add(1, Ordering::Relaxed);
                         let dialog = Dialog { call_id: notice.call_id.as_bytes(), from_tag: b"caller", to_tag: b"" };
                         while !ender.end(&dialog, 1, b"bench") {

@@ -16,7 +16,7 @@ use imcharge::ffi::hooks::{
 };
 use imcharge::ffi::host::{imcharge_attach, imcharge_close, imcharge_detach, imcharge_open};
 use imcharge::ffi::result::*;
-use imcharge::ffi::verdict::{imcharge_next_verdict, imcharge_resumer_attach, imcharge_resumer_detach};
+use imcharge::ffi::verdict::{imcharge_next_verdict, imcharge_verdict_reader_attach, imcharge_verdict_reader_detach};
 use messages::Party;
 use std::ffi::{c_char, c_void};
 use std::mem::MaybeUninit;
@@ -75,19 +75,19 @@ pub fn check(bytes: &[u8]) {
 struct Caller<'h> {
     host: &'h Host,
     worker: *mut imcharge::ffi::host::imcharge_worker,
-    resumer: *mut imcharge::ffi::verdict::imcharge_resumer,
+    reader: *mut imcharge::ffi::verdict::imcharge_verdict_reader,
     party: Party,
 }
 
 impl<'h> Caller<'h> {
     fn attach(host: &'h Host) -> Caller<'h> {
-        let (mut worker, mut resumer) = (null_mut(), null_mut());
+        let (mut worker, mut reader) = (null_mut(), null_mut());
         // SAFETY: places for the handles.
         unsafe {
             assert_eq!(imcharge_attach(host.handle(), 0, &raw mut worker), IMCHARGE_OK);
-            assert_eq!(imcharge_resumer_attach(host.handle(), 0, &raw mut resumer), IMCHARGE_OK);
+            assert_eq!(imcharge_verdict_reader_attach(host.handle(), 0, &raw mut reader), IMCHARGE_OK);
         }
-        Caller { host, worker, resumer, party: Party::next() }
+        Caller { host, worker, reader, party: Party::next() }
     }
 
     fn call(&mut self, choices: &mut Choices<'_>) {
@@ -114,7 +114,7 @@ impl<'h> Caller<'h> {
 
     fn invite(&mut self, choices: &mut Choices<'_>) {
         let message = bytes(choices, self.party.invite());
-        let tokens = imcharge_tokens { index: 1, label: 2, route: 3 };
+        let tokens = imcharge_tokens { index: 1, label: 2, continuation: 3 };
         let tokens = if choices.flag() { null() } else { &raw const tokens };
         let mut session = MaybeUninit::uninit();
         let place = if choices.flag() { null_mut() } else { session.as_mut_ptr() };
@@ -169,7 +169,7 @@ impl<'h> Caller<'h> {
     fn verdict(&mut self, choices: &mut Choices<'_>) {
         let mut verdict = MaybeUninit::uninit();
         // SAFETY: a place for a verdict.
-        let result = unsafe { imcharge_next_verdict(self.resumer, choices.below(4) as u32, verdict.as_mut_ptr()) };
+        let result = unsafe { imcharge_next_verdict(self.reader, choices.below(4) as u32, verdict.as_mut_ptr()) };
         if result == IMCHARGE_NO_VERDICT {
             return;
         }
@@ -315,7 +315,7 @@ impl<'h> Caller<'h> {
             0 => 0,
             1 => choices.u64() as usize,
             2 => self.worker.addr() + usize::from(choices.octet()) % 8 + 1,
-            _ => self.resumer.addr(),
+            _ => self.reader.addr(),
         };
         let worker = without_provenance_mut(address);
         let text = b"SIP/2.0 200 OK\r\n\r\n";
@@ -357,7 +357,7 @@ impl<'h> Caller<'h> {
             assert_eq!(imcharge_config_free(config), IMCHARGE_OK);
             assert_eq!(imcharge_on_request(self.worker, null(), 7, null()), IMCHARGE_NULL_ARGUMENT);
             assert_eq!(imcharge_on_msrp(self.worker, null(), 0, 0, null(), 0), IMCHARGE_NULL_ARGUMENT);
-            assert_eq!(imcharge_next_verdict(self.resumer, 0, null_mut()), IMCHARGE_NULL_ARGUMENT);
+            assert_eq!(imcharge_next_verdict(self.reader, 0, null_mut()), IMCHARGE_NULL_ARGUMENT);
         }
     }
 
@@ -380,8 +380,8 @@ impl<'h> Caller<'h> {
         let mut verdict = MaybeUninit::uninit();
         // SAFETY: a place for a verdict; handles.
         unsafe {
-            while imcharge_next_verdict(self.resumer, 0, verdict.as_mut_ptr()) == IMCHARGE_OK {}
-            assert_eq!(imcharge_resumer_detach(self.resumer), IMCHARGE_OK);
+            while imcharge_next_verdict(self.reader, 0, verdict.as_mut_ptr()) == IMCHARGE_OK {}
+            assert_eq!(imcharge_verdict_reader_detach(self.reader), IMCHARGE_OK);
             assert_eq!(imcharge_detach(self.worker), IMCHARGE_OK);
         }
     }

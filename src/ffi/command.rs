@@ -1,49 +1,50 @@
-//! What operators ask: the commands of every host, with their answers as JSON text.
+//! Commands for operators, with answers as JSON text.
 
 use super::guard::{Outcome, guard};
 use super::host::{Attached, imcharge_worker, with_worker};
 use super::memory;
 use super::result::{
     IMCHARGE_ARGUMENTS_MAX, IMCHARGE_BAD_LENGTH, IMCHARGE_COMMAND_FAILED, IMCHARGE_NAME_MAX, IMCHARGE_NEEDS_ROOM,
-    IMCHARGE_NULL_ARGUMENT, IMCHARGE_OK, IMCHARGE_VALUE_MAX, IMCHARGE_WRONG_STATE,
+    IMCHARGE_NULL_ARGUMENT, IMCHARGE_OK, IMCHARGE_PANIC, IMCHARGE_VALUE_MAX, IMCHARGE_WRONG_STATE,
 };
 use crate::admin::commands;
 use crate::admin::commands::{CommandError, Value};
+use serde::{Serialize, Serializer};
 use std::ffi::c_char;
-use std::fmt::Write;
 use std::ptr::NonNull;
 
-/// Text of the caller's: UTF-8, no NUL needed.
+/// Text of the caller: UTF-8; no NUL is needed.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct imcharge_text {
-    /// Its first byte, not NULL.
+    /// First byte, not NULL.
     pub start: *const c_char,
-    /// How many bytes.
+    /// Length in bytes.
     pub length: usize,
 }
 
-/// Runs a command of the manual: `stats`, `sessions [LIMIT] [NEXT]`, `session CALLID [NEXT]`, `explain CALLID [NEXT]`,
+/// Runs a command for operators: `stats`, `sessions [LIMIT] [NEXT]`, `session CALLID [NEXT]`, `explain CALLID [NEXT]`,
 /// `audit [LIST] [LIMIT] [NEXT]`, `account.set ID BALANCE`, `account.add ID AMOUNT`, `account.get ID`,
 /// `accounts [LIMIT] [NEXT]`, `debits [ID] [LIMIT] [NEXT]`, `outbox`, `outbox.resend CALLID`, `outbox.release CALLID`,
-/// `peers`, `tariff`, `reload [TARIFF]`. A command waits for the engine, one second at most.
+/// `peers`, `tariff`, `reload [TARIFF]`. Commands and answers are described in docs/rpc.md.
 ///
 /// Parameters:
 ///   worker          the worker, not NULL.
-///   name            the command, not NULL, 1 to IMCHARGE_NAME_MAX bytes.
-///   arguments       its arguments, whole numbers as text, each up to IMCHARGE_VALUE_MAX bytes. May be NULL
-///                   where `count` is 0. They are copied.
-///   count           how many, up to IMCHARGE_ARGUMENTS_MAX.
-///   answer          the caller's buffer for the answer as JSON text, without NUL. May be NULL where `size` is 0.
-///                   On IMCHARGE_COMMAND_FAILED it is an object with `code` (400 wrong use, 404 not found, 409 not
-///                   with this enabler, 500 the ledger cannot be read, 503 the engine does not answer) and `text`.
-///   size            the buffer's size in bytes.
-///   length          place for the length of the whole answer, not NULL. Written on IMCHARGE_OK,
+///   name            name of the command, not NULL, 1 to IMCHARGE_NAME_MAX bytes.
+///   arguments       its arguments, integers as text, each up to IMCHARGE_VALUE_MAX bytes. May be NULL if `count` is 0.
+///                   They are copied.
+///   count           number of arguments, 0 to IMCHARGE_ARGUMENTS_MAX.
+///   answer          the caller's buffer for the answer: JSON text without a NUL. May be NULL if `size` is 0.
+///                   On IMCHARGE_COMMAND_FAILED the answer is an object with `code` (400 invalid arguments, 404 not
+///                   found, 409 not available with this charging back end, 500 the ledger cannot be read, 503 the
+///                   engine does not answer) and `text`.
+///   size            size of the buffer in bytes.
+///   length          receives the length of the whole answer in bytes, not NULL. Written on IMCHARGE_OK,
 ///                   IMCHARGE_COMMAND_FAILED and IMCHARGE_NEEDS_ROOM.
 ///
-/// Returns: IMCHARGE_OK; IMCHARGE_COMMAND_FAILED; IMCHARGE_NEEDS_ROOM: the command has run, and its answer waits
-/// for imcharge_command_answer, do not run it again; or another error. The process that attached the worker,
-/// one thread at a time. It waits: not for a process that serves SIP.
+/// Returns: IMCHARGE_OK; IMCHARGE_COMMAND_FAILED; IMCHARGE_NEEDS_ROOM if the command has run but the buffer is too small:
+/// get the answer with imcharge_command_answer, do not run the command again; or another error. Only in the process that
+/// attached the worker, one thread at a time. Blocks for up to one second: do not call it in a process that serves SIP.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn imcharge_command(
     worker: *mut imcharge_worker,
@@ -61,7 +62,7 @@ pub unsafe extern "C" fn imcharge_command(
             if answer.is_null() && size != 0 {
                 return Err(IMCHARGE_NULL_ARGUMENT);
             }
-            // SAFETY: the pointers and lengths that the contract above names.
+            // SAFETY: pointers and lengths as documented above.
             let (name, arguments) = unsafe {
                 let name = memory::text(name, name_length, IMCHARGE_NAME_MAX)?;
                 (name, borrow(arguments, count)?)
@@ -70,25 +71,27 @@ pub unsafe extern "C" fn imcharge_command(
                 return Err(IMCHARGE_BAD_LENGTH);
             }
             let (result, text) = match commands::run(name, &arguments, &attached.region, &mut attached.worker) {
-                Ok(value) => (IMCHARGE_OK, json(&value)),
-                Err(error) => (IMCHARGE_COMMAND_FAILED, json(&failure(error))),
+                Ok(value) => (IMCHARGE_OK, json(&value)?),
+                Err(error) => (IMCHARGE_COMMAND_FAILED, json(&failure(error))?),
             };
-            // SAFETY: buffer and place by the contract above.
-            unsafe { room.give(attached, text, result) }
+            // SAFETY: buffer and length as documented above.
+            unsafe { room.write(attached, text, result) }
         })
     })
 }
 
-/// Gives the answer that the last imcharge_command of this worker had no room for, and forgets it.
+/// Returns the answer that did not fit the buffer of the last imcharge_command of this worker, and discards it.
 ///
 /// Parameters:
 ///   worker          the worker, not NULL.
-///   answer          the caller's buffer, for `size` bytes; gets the answer as JSON text, without NUL. Not NULL.
-///   size            at least what imcharge_command told.
-///   length          place for the length of the answer, not NULL. Written on IMCHARGE_OK and IMCHARGE_NEEDS_ROOM.
+///   answer          the caller's buffer, not NULL; receives the answer: JSON text without a NUL.
+///   size            size of the buffer in bytes, at least the length that imcharge_command has reported.
+///   length          receives the length of the answer in bytes, not NULL. Written on IMCHARGE_OK and
+///                   IMCHARGE_NEEDS_ROOM.
 ///
-/// Returns: IMCHARGE_OK, whether the command had failed or not; IMCHARGE_NEEDS_ROOM: the answer waits on;
-/// IMCHARGE_WRONG_STATE: none waits; or another error. The process that attached the worker, one thread at a time.
+/// Returns: IMCHARGE_OK, whether the command succeeded or failed; IMCHARGE_NEEDS_ROOM if the buffer is too small (the
+/// answer is kept); IMCHARGE_WRONG_STATE if there is no answer; or another error. Only in the process that attached the
+/// worker, one thread at a time. Does not block.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn imcharge_command_answer(
     worker: *mut imcharge_worker,
@@ -103,13 +106,13 @@ pub unsafe extern "C" fn imcharge_command_answer(
                 return Err(IMCHARGE_WRONG_STATE);
             }
             let text = std::mem::take(&mut attached.answer);
-            // SAFETY: buffer and place by the contract above.
-            unsafe { room.give(attached, text, IMCHARGE_OK) }
+            // SAFETY: buffer and length as documented above.
+            unsafe { room.write(attached, text, IMCHARGE_OK) }
         })
     })
 }
 
-/// Where the caller wants the answer.
+/// The caller's buffer for an answer.
 struct Room {
     answer: *mut c_char,
     size: usize,
@@ -117,12 +120,12 @@ struct Room {
 }
 
 impl Room {
-    /// Gives the answer, or keeps it where there is no room.
+    /// Writes the answer, or keeps it for imcharge_command_answer if it does not fit.
     ///
     /// # Safety
-    /// The buffer is good for writing `size` bytes, and so is the place for the length.
-    unsafe fn give(self, attached: &mut Attached, text: String, result: i32) -> Outcome {
-        // SAFETY: the caller's promise.
+    /// The buffer must be valid for writes of `size` bytes, and `length` for a `usize`.
+    unsafe fn write(self, attached: &mut Attached, text: String, result: i32) -> Outcome {
+        // SAFETY: guaranteed by the caller.
         let fits = unsafe {
             memory::put(self.length, text.len());
             memory::copy(self.answer, self.size, &text)
@@ -138,7 +141,7 @@ impl Room {
 /// Borrows the arguments.
 ///
 /// # Safety
-/// `arguments` is good for reading `count` texts, and each text for reading its length.
+/// `arguments` must be valid for reads of `count` texts, and each text for reads of its length.
 unsafe fn borrow<'a>(arguments: *const imcharge_text, count: usize) -> Result<Vec<&'a str>, i32> {
     if count > IMCHARGE_ARGUMENTS_MAX {
         return Err(IMCHARGE_BAD_LENGTH);
@@ -147,7 +150,7 @@ unsafe fn borrow<'a>(arguments: *const imcharge_text, count: usize) -> Result<Ve
         return Err(IMCHARGE_NULL_ARGUMENT);
     }
     let one = |at| {
-        // SAFETY: the caller's promise; at < count.
+        // SAFETY: guaranteed by the caller; at < count.
         let argument = unsafe { arguments.add(at).read_unaligned() };
         // SAFETY: as above.
         unsafe { memory::text(argument.start, argument.length, IMCHARGE_VALUE_MAX) }
@@ -155,59 +158,28 @@ unsafe fn borrow<'a>(arguments: *const imcharge_text, count: usize) -> Result<Ve
     (0..count).map(one).collect()
 }
 
-/// A failure as an answer.
+/// Returns the answer of a failed command.
 fn failure(error: CommandError) -> Value {
     Value::Structure(vec![("code", Value::Integer(error.code.into())), ("text", Value::Text(error.sentence("")))])
 }
 
-/// An answer as JSON (RFC 8259).
-fn json(value: &Value) -> String {
-    let mut out = String::new();
-    write_value(&mut out, value);
-    out
+/// Returns an answer as JSON text (RFC 8259).
+fn json(value: &Value) -> Result<String, i32> {
+    serde_json::to_string(&Json(value)).map_err(|_| IMCHARGE_PANIC)
 }
 
-fn write_value(out: &mut String, value: &Value) {
-    match value {
-        Value::Integer(number) => {
-            // Writing to a String cannot fail.
-            let _ = write!(out, "{number}");
-        }
-        Value::Text(text) => write_text(out, text),
-        Value::Structure(fields) => write_all(out, ['{', '}'], fields, |out, (name, field)| {
-            write_text(out, name);
-            out.push(':');
-            write_value(out, field);
-        }),
-        Value::List(items) => write_all(out, ['[', ']'], items, write_value),
-    }
-}
+/// A command's answer that serde writes as JSON.
+struct Json<'a>(&'a Value);
 
-fn write_all<T>(out: &mut String, [open, close]: [char; 2], items: &[T], write: impl Fn(&mut String, &T)) {
-    out.push(open);
-    for (at, item) in items.iter().enumerate() {
-        if at > 0 {
-            out.push(',');
-        }
-        write(out, item);
-    }
-    out.push(close);
-}
-
-fn write_text(out: &mut String, text: &str) {
-    out.push('"');
-    for character in text.chars() {
-        match character {
-            '"' => out.push_str("\\\""),
-            '\\' => out.push_str("\\\\"),
-            control if control < ' ' => {
-                // Writing to a String cannot fail.
-                let _ = write!(out, "\\u{:04x}", u32::from(control));
-            }
-            other => out.push(other),
+impl Serialize for Json<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.0 {
+            Value::Integer(number) => serializer.serialize_i64(*number),
+            Value::Text(text) => serializer.serialize_str(text),
+            Value::Structure(fields) => serializer.collect_map(fields.iter().map(|(name, field)| (name, Json(field)))),
+            Value::List(items) => serializer.collect_seq(items.iter().map(Json)),
         }
     }
-    out.push('"');
 }
 
 #[cfg(test)]
@@ -215,15 +187,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_answer_is_json() {
+    fn answer_is_json() {
         let value = Value::Structure(vec![
             ("balance", Value::Integer(-5)),
             ("id", Value::Text("a\"b\\c\nd\u{e9}".into())),
             ("list", Value::List(vec![Value::Integer(i64::MIN), Value::List(vec![])])),
             ("none", Value::Structure(vec![])),
         ]);
-        let want =
-            "{\"balance\":-5,\"id\":\"a\\\"b\\\\c\\u000ad\u{e9}\",\"list\":[-9223372036854775808,[]],\"none\":{}}";
-        assert_eq!(json(&value), want);
+        let expected =
+            "{\"balance\":-5,\"id\":\"a\\\"b\\\\c\\nd\u{e9}\",\"list\":[-9223372036854775808,[]],\"none\":{}}";
+        assert_eq!(json(&value).as_deref(), Ok(expected));
     }
 }

@@ -1,4 +1,4 @@
-//! The configuration, before anything starts.
+//! Functions that create and fill a configuration.
 
 use super::guard::guard;
 use super::handle::{self, Handle};
@@ -7,7 +7,7 @@ use super::result::{IMCHARGE_BAD_LENGTH, IMCHARGE_BAD_PARAMETER, IMCHARGE_NAME_M
 use crate::config::Config;
 use std::ffi::c_char;
 
-/// A configuration: every parameter, with its default where it is not set.
+/// A configuration: the values of all parameters.
 pub struct imcharge_config {
     _opaque: [u8; 0],
 }
@@ -16,33 +16,34 @@ impl Handle for imcharge_config {
     type Content = Config;
 }
 
-/// Makes a configuration with every parameter at its default.
+/// Creates a configuration in which all parameters have their defaults.
 ///
 /// Parameters:
-///   config       place for the handle, not NULL. The caller frees it with imcharge_config_free.
+///   config       receives the handle, not NULL. Free it with imcharge_config_free.
 ///
-/// Returns: IMCHARGE_OK, else an error, and no handle was made. Any process, any thread.
+/// Returns: IMCHARGE_OK, or an error; then nothing was created. Any process, any thread.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn imcharge_config_new(config: *mut *mut imcharge_config) -> i32 {
     guard(|| {
         let place = memory::place(config)?;
         let made = handle::open::<imcharge_config>(Config::default())?;
-        // SAFETY: a place for a handle, by the contract above.
+        // SAFETY: valid for writes, as documented above.
         unsafe { memory::put(place, made) };
         Ok(IMCHARGE_OK)
     })
 }
 
-/// Sets one parameter. Names and values are those of the manual, the same on every host: `state_dir`,
-/// `default_balance`, `response_timeout` and so on; whole numbers are given as text.
+/// Sets one parameter. Names, units and ranges are those of the manual and the same on every host: `state_dir`,
+/// `default_balance`, `response_timeout` and so on. Integers are passed as text.
 ///
 /// Parameters:
 ///   config       the configuration, not NULL.
-///   name         its name, not NULL, 1 to IMCHARGE_NAME_MAX bytes.
+///   name         name of the parameter, not NULL, 1 to IMCHARGE_NAME_MAX bytes.
 ///   value        its value, not NULL, 0 to IMCHARGE_VALUE_MAX bytes.
-///   error        the caller's buffer for a sentence that names the parameter, the value and what is
-///                allowed; cut if need be, ended by NUL. May be NULL. Written only on IMCHARGE_BAD_PARAMETER.
-///   error_size   its size in bytes.
+///   error        the caller's buffer for a sentence that names the parameter, the value and the accepted
+///                values; truncated to fit, terminated by NUL. May be NULL. Written only on
+///                IMCHARGE_BAD_PARAMETER.
+///   error_size   size of the buffer in bytes.
 ///
 /// Returns: IMCHARGE_OK, IMCHARGE_BAD_PARAMETER, or another error. Name and value are copied.
 /// Any process, any thread.
@@ -58,7 +59,7 @@ pub unsafe extern "C" fn imcharge_config_set(
 ) -> i32 {
     guard(|| {
         handle::with(config, |config| {
-            // SAFETY: the pointers and lengths that the contract above names.
+            // SAFETY: pointers and lengths as documented above.
             let (name, value) = unsafe {
                 let name = memory::text(name, name_length, IMCHARGE_NAME_MAX)?;
                 (name, memory::text(value, value_length, IMCHARGE_VALUE_MAX)?)
@@ -67,7 +68,7 @@ pub unsafe extern "C" fn imcharge_config_set(
                 return Err(IMCHARGE_BAD_LENGTH);
             }
             config.set(name, value).map_err(|wrong| {
-                // SAFETY: the buffer has `error_size` bytes, by the contract above.
+                // SAFETY: the buffer has `error_size` bytes, as documented above.
                 unsafe { memory::sentence(error, error_size, &wrong.to_string()) };
                 IMCHARGE_BAD_PARAMETER
             })?;
@@ -76,12 +77,12 @@ pub unsafe extern "C" fn imcharge_config_set(
     })
 }
 
-/// Frees a configuration. What was opened with it has a copy and goes on.
+/// Frees a configuration. imcharge_open has copied it, so open handles are not affected.
 ///
 /// Parameters:
 ///   config       the configuration, not NULL.
 ///
-/// Returns: IMCHARGE_OK; IMCHARGE_BAD_HANDLE if it is freed already. Any process, any thread.
+/// Returns: IMCHARGE_OK; IMCHARGE_BAD_HANDLE if it has been freed already. Any process, any thread.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn imcharge_config_free(config: *mut imcharge_config) -> i32 {
     guard(|| handle::close(config).map(|_| IMCHARGE_OK))

@@ -4,17 +4,17 @@ use super::result::IMCHARGE_PANIC;
 use crate::shm::log_limit;
 use std::sync::Once;
 
-/// Result of a function of the ABI: `Err` for an early return.
+/// Result code of an ABI function. `Err` is an early return; both variants reach the caller alike.
 pub(super) type Outcome = Result<i32, i32>;
 
-/// Runs the body of a function of the ABI; a panic becomes `IMCHARGE_PANIC`.
+/// Runs the body of an ABI function. A panic becomes `IMCHARGE_PANIC`.
 pub(super) fn guard(body: impl FnOnce() -> Outcome) -> i32 {
     crate::guard::guard(IMCHARGE_PANIC, || match body() {
         Ok(result) | Err(result) => result,
     })
 }
 
-/// Logs panics from now on.
+/// Installs the panic hook that logs file and line, once per process.
 pub(super) fn log_panics() {
     static ONCE: Once = Once::new();
     ONCE.call_once(log_limit::log_panics);

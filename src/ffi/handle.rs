@@ -1,6 +1,5 @@
-//! Opaque handles. The pointer that C holds is the address of a slot in a table of this process and is
-//! never followed: it is looked up. So a stray pointer, a closed handle and a handle of another kind are all
-//! told apart from a good one, and nothing is read through them.
+//! Opaque handles. The pointer that C holds is the address of a slot in a per-process table. It is looked up and never
+//! dereferenced, so stray pointers, closed handles and handles of another type are detected safely.
 
 use super::guard::Outcome;
 use super::result::{IMCHARGE_BAD_HANDLE, IMCHARGE_BUSY, IMCHARGE_NULL_ARGUMENT, IMCHARGE_TOO_MANY_HANDLES};
@@ -8,24 +7,25 @@ use std::any::Any;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, TryLockError};
 
-/// Handles open at once in one process.
+/// Most handles that one process may have open.
 const SLOTS: usize = 1024;
 
-/// What a slot keeps.
+/// Content of a slot; `None` if the slot is free.
 type Content = Option<Box<dyn Any + Send>>;
 
 static TABLE: [Mutex<Content>; SLOTS] = [const { Mutex::new(None) }; SLOTS];
 
-/// Where the next free slot is looked for: round the table, so that a closed handle stays closed for long.
+/// Where the search for a free slot starts. It moves round the table, so that slots are reused as late as possible and a
+/// stale handle is detected for long.
 static NEXT: AtomicUsize = AtomicUsize::new(0);
 
-/// An opaque type of the header and what stands behind it.
+/// An opaque type of the header.
 pub(super) trait Handle: Sized {
-    /// What a slot keeps for it.
+    /// The object that a handle of this type refers to.
     type Content: Any + Send;
 }
 
-/// Keeps `content` and gives the handle for it.
+/// Stores `content` in a free slot and returns its handle, or `IMCHARGE_TOO_MANY_HANDLES`.
 pub(super) fn open<H: Handle>(content: H::Content) -> Result<*mut H, i32> {
     let content = Box::new(content);
     for _ in 0..SLOTS {
@@ -41,14 +41,14 @@ pub(super) fn open<H: Handle>(content: H::Content) -> Result<*mut H, i32> {
     Err(IMCHARGE_TOO_MANY_HANDLES)
 }
 
-/// Runs `body` on what stands behind the handle. No other thread gets at it meanwhile: `IMCHARGE_BUSY`.
+/// Runs `body` on the object of a handle. Other threads that use the handle meanwhile get `IMCHARGE_BUSY`.
 pub(super) fn with<H: Handle>(handle: *const H, body: impl FnOnce(&mut H::Content) -> Outcome) -> Outcome {
     let mut place = lock(find(handle)?)?;
     let content = place.as_mut().and_then(|content| content.downcast_mut::<H::Content>());
     body(content.ok_or(IMCHARGE_BAD_HANDLE)?)
 }
 
-/// Closes the handle and gives what stood behind it.
+/// Closes the handle and returns its object.
 pub(super) fn close<H: Handle>(handle: *const H) -> Result<Box<H::Content>, i32> {
     let mut place = lock(find(handle)?)?;
     let content = place.take().ok_or(IMCHARGE_BAD_HANDLE)?;
@@ -58,7 +58,7 @@ pub(super) fn close<H: Handle>(handle: *const H) -> Result<Box<H::Content>, i32>
     })
 }
 
-/// The slot at this address, if there is one.
+/// Returns the slot at this address.
 fn find<H: Handle>(handle: *const H) -> Result<&'static Mutex<Content>, i32> {
     if handle.is_null() {
         return Err(IMCHARGE_NULL_ARGUMENT);
@@ -69,7 +69,8 @@ fn find<H: Handle>(handle: *const H) -> Result<&'static Mutex<Content>, i32> {
     slot.ok_or(IMCHARGE_BAD_HANDLE)
 }
 
-/// Never waits. A panic in an earlier call has been answered there; the content is still whole.
+/// Locks a slot without waiting. Poisoning is ignored: the call that panicked has returned `IMCHARGE_PANIC`, and the
+/// content is still valid.
 fn lock(slot: &Mutex<Content>) -> Result<MutexGuard<'_, Content>, i32> {
     match slot.try_lock() {
         Ok(place) => Ok(place),
@@ -93,14 +94,14 @@ mod tests {
     }
 
     #[test]
-    fn a_handle_gives_back_what_was_kept() {
+    fn handle_returns_its_object() {
         let handle = open::<Number>(7).unwrap();
         assert_eq!(with(handle, |number| Ok(*number as i32)), Ok(7));
         assert_eq!(close(handle).as_deref(), Ok(&7));
     }
 
     #[test]
-    fn a_closed_handle_is_told() {
+    fn closed_handle_is_detected() {
         let handle = open::<Number>(7).unwrap();
         close(handle).unwrap();
         assert_eq!(close(handle), Err(IMCHARGE_BAD_HANDLE));
@@ -108,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn a_handle_of_another_kind_is_told_and_left_alone() {
+    fn handle_of_another_type_is_detected_and_stays_open() {
         let handle = open::<Number>(7).unwrap();
         assert_eq!(with(handle.cast::<Word>(), |_| Ok(0)), Err(IMCHARGE_BAD_HANDLE));
         assert_eq!(close(handle.cast::<Word>()), Err(IMCHARGE_BAD_HANDLE));
@@ -116,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn stray_pointers_are_told() {
+    fn stray_pointers_are_detected() {
         let handle = open::<Number>(7).unwrap();
         let strays = [1, 8, usize::MAX, handle.addr() + 1, TABLE.as_ptr_range().end.addr()];
         for stray in strays {
@@ -128,14 +129,14 @@ mod tests {
     }
 
     #[test]
-    fn a_handle_in_use_is_busy() {
+    fn handle_in_use_is_busy() {
         let handle = open::<Number>(7).unwrap();
         assert_eq!(with(handle, |_| with(handle, |_| Ok(0))), Err(IMCHARGE_BUSY));
         close(handle).unwrap();
     }
 
     #[test]
-    fn a_panic_leaves_the_handle_usable() {
+    fn handle_is_usable_after_a_panic() {
         let handle = open::<Number>(7).unwrap();
         let result = super::super::guard::guard(|| with(handle, |_| panic!("on purpose")));
         assert_eq!(result, super::super::result::IMCHARGE_PANIC);

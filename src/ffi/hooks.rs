@@ -1,4 +1,4 @@
-//! What a worker sees: SIP and MSRP as raw bytes. No hook waits, and none keeps a pointer.
+//! Hooks of a worker: they take SIP messages and MSRP frames as raw bytes, never block, and keep no pointers.
 
 use super::guard::guard;
 use super::host::{Attached, imcharge_worker, with_worker};
@@ -18,13 +18,13 @@ use std::ffi::c_void;
 use std::net::Ipv6Addr;
 use std::ptr::NonNull;
 
-/// Names a session: the same in every process, for one INVITE for ever.
+/// Identifies a session. Derived from the INVITE, so it is the same in all processes and after a restart.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct imcharge_session {
-    /// Upper half.
+    /// Upper 64 bits.
     pub high: u64,
-    /// Lower half.
+    /// Lower 64 bits.
     pub low: u64,
 }
 
@@ -34,49 +34,51 @@ impl From<SessionKey> for imcharge_session {
     }
 }
 
-/// Three numbers of the host's own that come back with the verdict, so that it finds its waiting INVITE
-/// again. This library never looks into them.
+/// Three numbers chosen by the host that come back with the verdict, so that it finds the INVITE. The library only
+/// compares `index` and `label` to recognise a retransmission.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct imcharge_tokens {
-    /// First number, by its use in Kamailio: the hash index of the transaction.
+    /// First number. The Kamailio module uses the hash index of the transaction.
     pub index: u64,
-    /// Second number: the label of the transaction.
+    /// Second number. The Kamailio module uses the label of the transaction.
     pub label: u64,
-    /// Third number: how the host goes on.
-    pub route: u64,
+    /// Third number. The Kamailio module uses the route in which the script continues.
+    pub continuation: u64,
 }
 
 impl From<imcharge_tokens> for Suspended {
     fn from(tokens: imcharge_tokens) -> Suspended {
-        Suspended { index: tokens.index, label: tokens.label, continuation: tokens.route }
+        Suspended { index: tokens.index, label: tokens.label, continuation: tokens.continuation }
     }
 }
 
 impl From<Suspended> for imcharge_tokens {
     fn from(suspended: Suspended) -> imcharge_tokens {
-        imcharge_tokens { index: suspended.index, label: suspended.label, route: suspended.continuation }
+        imcharge_tokens { index: suspended.index, label: suspended.label, continuation: suspended.continuation }
     }
 }
 
-/// An initial INVITE that asks for stored messages, or (RCS push) brings them: asks for a reservation. Hold
-/// the INVITE back until its verdict comes from imcharge_next_verdict.
+/// Requests a reservation for an initial INVITE that retrieves stored messages or (RCS push) delivers them. Hold the INVITE
+/// back until imcharge_next_verdict returns its verdict.
 ///
 /// Parameters:
 ///   worker       the worker, not NULL.
-///   message      the INVITE, not NULL, 1 to IMCHARGE_SIP_MAX bytes. It is copied. Its headers decide who pays: a host
-///                that removes or adds P-Asserted-Identity, P-Called-Party-ID or From gives them as changed. The
-///                Request-URI is that received.
-///   messages     how many stored messages it is for; 0: not known, then one is reserved at a time.
-///   tokens       what comes back with the verdict; NULL: three zeros. It is copied. An INVITE that comes again
-///                in the same transaction is ignored; with another index or label it came by another way (RFC
-///                3261, 8.2.2.2), and its verdict is `failed` with the reason `merged`. Answer it by 482, and do
-///                not give that reply to imcharge_on_reply.
-///   session      place for the session's name, or NULL. Written only on IMCHARGE_OK.
+///   message      the INVITE, not NULL. It is copied. Its headers decide who pays: a host that removes or adds
+///                P-Asserted-Identity, P-Called-Party-ID or From passes them as changed. The Request-URI is the one
+///                received.
+///   length       length of the INVITE, 1 to IMCHARGE_SIP_MAX bytes.
+///   messages     number of stored messages; 0 if unknown, then one is reserved at a time.
+///   tokens       numbers that come back with the verdict; NULL for three zeros. They are copied. A retransmission (same
+///                index and label) is ignored. A copy with another index or label has arrived by another path (RFC
+///                3261, 8.2.2.2): its verdict is `failed` with the reason `merged`. Answer it with 482, and do not pass
+///                that reply to imcharge_on_reply.
+///   session      receives the session identifier. May be NULL. Written only on IMCHARGE_OK.
 ///
-/// Returns: IMCHARGE_OK: a verdict will come; IMCHARGE_IGNORED: it has a To tag, so it is within a dialog and
-/// needs no verdict: give it to imcharge_on_request; IMCHARGE_INVITE_MALFORMED, IMCHARGE_INVITE_ENGINE_DOWN or IMCHARGE_INVITE_FULL: none
-/// will come, the host decides; or another error. The process that attached the worker, one thread at a time.
+/// Returns: IMCHARGE_OK if a verdict will follow; IMCHARGE_IGNORED for an INVITE with a To tag, which is within a dialog
+/// and needs no verdict: pass it to imcharge_on_request. No verdict follows IMCHARGE_INVITE_MALFORMED,
+/// IMCHARGE_INVITE_ENGINE_DOWN, IMCHARGE_INVITE_FULL or another error; the host decides what to do. Only in the process
+/// that attached the worker, one thread at a time. Does not block.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn imcharge_on_invite(
     worker: *mut imcharge_worker,
@@ -88,10 +90,10 @@ pub unsafe extern "C" fn imcharge_on_invite(
 ) -> i32 {
     guard(|| {
         with_worker(worker, |attached| {
-            // SAFETY: the pointer and length that the contract above names.
+            // SAFETY: pointer and length as documented above.
             let bytes = unsafe { memory::bytes(message, length, IMCHARGE_SIP_MAX) }?;
             let tokens = NonNull::new(tokens.cast_mut());
-            // SAFETY: a place of this type that can be read, by the contract above.
+            // SAFETY: valid for reads, as documented above.
             let suspended = tokens.map(|tokens| unsafe { tokens.read_unaligned() }.into()).unwrap_or_default();
             let invite = match raw_sip::invite(bytes, messages, suspended) {
                 Some(ParsedInvite::Initial(invite)) => invite,
@@ -100,7 +102,7 @@ pub unsafe extern "C" fn imcharge_on_invite(
             };
             let key = attached.worker.reserve(&invite).map_err(|refused| refused as i32)?;
             if let Some(place) = NonNull::new(session) {
-                // SAFETY: a place for a session, by the contract above.
+                // SAFETY: valid for writes, as documented above.
                 unsafe { memory::put(place, key.into()) };
             }
             Ok(IMCHARGE_OK)
@@ -108,13 +110,14 @@ pub unsafe extern "C" fn imcharge_on_invite(
     })
 }
 
-/// Where a SIP message came from.
+/// Sender of a SIP message or MSRP frame.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct imcharge_source {
-    /// IPv6 address in network order; an IPv4 address as ::ffff:a.b.c.d.
+    /// IPv6 address in network byte order; an IPv4 address as ::ffff:a.b.c.d.
     pub address: [u8; 16],
-    /// Port in host order; 0 for TCP, TLS and other transports with connections, where it says nothing of the sender.
+    /// Port in host byte order; 0 for TCP, TLS and other connection-oriented transports, where it does not identify the
+    /// sender.
     pub port: u16,
 }
 
@@ -124,27 +127,30 @@ impl From<imcharge_source> for Source {
     }
 }
 
-/// What a pointer to a source is to say.
+/// Reads an optional source.
 ///
 /// # Safety
-/// It must be NULL or lead to a source that can be read.
+/// `source` must be NULL or valid for reads.
 unsafe fn source_at(source: *const imcharge_source) -> Option<Source> {
-    // SAFETY: by the caller's promise.
+    // SAFETY: guaranteed by the caller.
     NonNull::new(source.cast_mut()).map(|source| unsafe { source.read_unaligned() }.into())
 }
 
-/// A request within a dialog (it has a To tag), before it goes on: INVITE, ACK, PRACK, UPDATE or BYE. Descriptions in ACK
-/// and PRACK bind MSRP sessions. A BYE of either side ends its dialog; that of the last dialog closes the session: what
-/// is outstanding is settled by policy, the rest is released. Other requests are ignored, so that a host may give all.
+/// Processes a request within a dialog (with a To tag) before the host relays it: INVITE, ACK, PRACK, UPDATE or BYE. Session
+/// descriptions in ACK and PRACK bind MSRP sessions. A BYE from either side ends its dialog. The BYE of the last dialog
+/// closes the session: outstanding messages are settled by policy, the remaining credit is released. Other requests are
+/// ignored, so a host may pass all.
 ///
 /// Parameters:
 ///   worker       the worker, not NULL.
-///   message      the request as received, not NULL, 1 to IMCHARGE_SIP_MAX bytes. It is copied.
-///   source       where it came from; NULL: not known. Without it a BYE, or a new MSRP session, of somebody else who
-///                claims to be the side that has the messages is believed.
+///   message      the request as received, not NULL. It is copied.
+///   length       length of the request, 1 to IMCHARGE_SIP_MAX bytes.
+///   source       sender of the request; NULL if unknown. Then a BYE or a new MSRP session from a third party that claims
+///                to be the side with the messages is accepted.
 ///
-/// Returns: IMCHARGE_OK, IMCHARGE_IGNORED, IMCHARGE_NOT_CHARGED: the request goes on; IMCHARGE_REQUEST_TOO_MANY: it must
-/// not; IMCHARGE_BAD_SIP, or another error. The process that attached the worker, one thread at a time.
+/// Returns: IMCHARGE_OK, IMCHARGE_IGNORED or IMCHARGE_NOT_CHARGED: relay the request; IMCHARGE_REQUEST_TOO_MANY: do not
+/// relay it; IMCHARGE_BAD_SIP, or another error. Only in the process that attached the worker, one thread at a time.
+/// Does not block.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn imcharge_on_request(
     worker: *mut imcharge_worker,
@@ -172,25 +178,24 @@ pub unsafe extern "C" fn imcharge_on_request(
     })
 }
 
-/// A reply to an INVITE, PRACK, UPDATE or BYE, before it goes on. A 2xx, and a provisional reply that is sent
-/// reliably, binds the MSRP sessions of both session descriptions to the reservation; 300 and above to the initial INVITE
-/// ends it. A 2xx, 408 or 481 to a BYE says that the other side knows of the end. Replies to other methods and other
-/// provisional replies are ignored, so that a host may give all replies. Do not give one that the host has made itself
-/// because the other side did not answer.
+/// Processes a reply to an INVITE, PRACK, UPDATE or BYE before the host relays it. A 2xx or a reliable provisional reply binds
+/// the MSRP sessions of both session descriptions to the reservation. A reply of 300 or above to the initial INVITE ends
+/// the session. A 2xx, 408 or 481 to a BYE confirms the end of the dialog. Other replies are ignored, so a host may pass
+/// all, except those that it has generated itself because the other side did not answer.
 ///
 /// Parameters:
 ///   worker           the worker, not NULL.
-///   reply            the reply as received, not NULL, 1 to IMCHARGE_SIP_MAX bytes. It is copied.
-///   reply_source     where it came from; NULL: not known. Without it an answer of somebody else than the side that has
-///                    the messages is believed.
-///   request          the request that it answers, up to IMCHARGE_SIP_MAX bytes, for the session description in it.
-///                    With a length of 0, which NULL may come with, it is not known: the offer is then the one of an
-///                    earlier reply to the same INVITE, and where there was none no MSRP session is bound. It is
-///                    copied.
-///   request_source   where the request came from; NULL: not known.
+///   reply            the reply as received, not NULL. It is copied.
+///   reply_length     length of the reply, 1 to IMCHARGE_SIP_MAX bytes.
+///   reply_source     sender of the reply; NULL if unknown. Then an answer from a third party that claims to be the side
+///                    with the messages is accepted.
+///   request          the request that it answers, for its session description. NULL if unknown. It is copied.
+///   request_length   length of the request, up to IMCHARGE_SIP_MAX bytes; 0 if it is unknown. Then the offer of an
+///                    earlier reply to the same INVITE is used; without one, no MSRP session is bound.
+///   request_source   sender of the request; NULL if unknown.
 ///
-/// Returns: IMCHARGE_OK, IMCHARGE_IGNORED, IMCHARGE_NOT_CHARGED, IMCHARGE_BAD_SIP, or another error. The reply
-/// goes on whatever it is. The process that attached the worker, one thread at a time.
+/// Returns: IMCHARGE_OK, IMCHARGE_IGNORED, IMCHARGE_NOT_CHARGED, IMCHARGE_BAD_SIP, or another error. Relay the reply in
+/// any case. Only in the process that attached the worker, one thread at a time. Does not block.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn imcharge_on_reply(
     worker: *mut imcharge_worker,
@@ -203,7 +208,7 @@ pub unsafe extern "C" fn imcharge_on_reply(
 ) -> i32 {
     guard(|| {
         with_worker(worker, |attached| {
-            // SAFETY: the pointers and lengths that the contract above names.
+            // SAFETY: pointers and lengths as documented above.
             let (reply, request) = unsafe {
                 let reply =
                     raw_sip::reply(memory::bytes(reply, reply_length, IMCHARGE_SIP_MAX)?, source_at(reply_source));
@@ -221,34 +226,36 @@ pub unsafe extern "C" fn imcharge_on_reply(
     })
 }
 
-/// Tells the engine what a reply says.
+/// Passes a reply to the worker.
 fn replied(worker: &mut Worker, reply: &Reply<'_>, request: Option<&Request<'_>>) -> i32 {
-    let concerns = match reply.method {
+    let is_relevant = match reply.method {
         Method::Invite | Method::Prack | Method::Update => reply.code >= 200 || reply.is_reliable,
         Method::Bye => reply.code >= 200,
         Method::Ack | Method::Other => false,
     };
-    // Without its INVITE it is not known whether it opens the session.
+    // Without the INVITE, a reply counts as one to an initial INVITE.
     let is_initial = reply.method == Method::Invite && request.is_none_or(|request| request.dialog.to_tag.is_empty());
     if is_initial && reply.code >= 300 {
         worker.failed(Worker::session_of_invite(&reply.invite_key()), None, reply.code);
         return IMCHARGE_OK;
     }
     match worker.replied(reply, request) {
-        _ if !concerns => IMCHARGE_IGNORED,
+        _ if !is_relevant => IMCHARGE_IGNORED,
         true => IMCHARGE_OK,
         false => IMCHARGE_NOT_CHARGED,
     }
 }
 
-/// A CANCEL of an INVITE. The reservation is released, also where its verdict is still to come.
+/// Processes a CANCEL before the host relays it. The reservation of its INVITE is released, also if the verdict is still
+/// pending.
 ///
 /// Parameters:
 ///   worker       the worker, not NULL.
-///   message      the CANCEL as received, not NULL, 1 to IMCHARGE_SIP_MAX bytes. It is copied.
+///   message      the CANCEL as received, not NULL. It is copied.
+///   length       length of the CANCEL, 1 to IMCHARGE_SIP_MAX bytes.
 ///
-/// Returns: IMCHARGE_OK, IMCHARGE_BAD_SIP, or another error. The CANCEL goes on whatever it is. The process
-/// that attached the worker, one thread at a time.
+/// Returns: IMCHARGE_OK, IMCHARGE_BAD_SIP, or another error. Relay the CANCEL in any case. Only in the process that
+/// attached the worker, one thread at a time. Does not block.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn imcharge_on_cancel(
     worker: *mut imcharge_worker,
@@ -257,7 +264,7 @@ pub unsafe extern "C" fn imcharge_on_cancel(
 ) -> i32 {
     guard(|| {
         with_worker(worker, |attached| {
-            // SAFETY: the pointer and length that the contract above names.
+            // SAFETY: pointer and length as documented above.
             let bytes = unsafe { memory::bytes(message, length, IMCHARGE_SIP_MAX) }?;
             let Some(key) = raw_sip::cancel(bytes) else { return Err(malformed(attached, IMCHARGE_BAD_SIP)) };
             attached.worker.cancelled(Worker::session_of_invite(&key), None);
@@ -266,21 +273,22 @@ pub unsafe extern "C" fn imcharge_on_cancel(
     })
 }
 
-/// An MSRP frame, request or response, before it goes on.
+/// Decides whether the host may relay an MSRP frame, a request or a response.
 ///
 /// Parameters:
 ///   worker       the worker, not NULL.
-///   frame        the whole frame, from its first `M` to the CRLF of its end-line, not NULL, 1 to
-///                IMCHARGE_MSRP_MAX bytes. What is needed of it is copied.
-///   connection   the host's number of the connection it came on, for imcharge_on_disconnect; 0: the host has made the
-///                frame itself. It decides which side of a session the frame may speak for, so it must be right.
-///   source       the other end of the connection; its port says nothing here. NULL: not known, so that no frame counts as
-///                one of the parameter im_server.
-///   from_self    not 0: the frame came over a connection of this relay to itself, so that it passes twice.
+///   frame        the whole frame, from its first `M` to the CRLF of its end-line, not NULL. It is not kept.
+///   length       length of the frame, 1 to IMCHARGE_MSRP_MAX bytes.
+///   connection   the host's number of the connection on which the frame arrived, as for imcharge_on_disconnect; 0 if the
+///                host has generated the frame. It decides which side of a session the frame may act for, so it must be
+///                correct.
+///   source       address of the peer of that connection; the port is ignored. NULL if unknown; then no frame counts as
+///                sent by an IM server of the parameter im_server.
+///   from_self    not 0 if the frame arrived over a connection of this relay to itself, so that it passes twice.
 ///
-/// Returns: IMCHARGE_PASS, IMCHARGE_NOT_CHARGED: relay it; IMCHARGE_MSRP_BEYOND_GRANT, IMCHARGE_MSRP_MALFORMED,
-/// IMCHARGE_MSRP_FULL, IMCHARGE_MSRP_FORGED, IMCHARGE_MSRP_NO_SESSION: do not; or another error. The process that attached
-/// the worker, one thread at a time.
+/// Returns: IMCHARGE_PASS or IMCHARGE_NOT_CHARGED: relay the frame; IMCHARGE_MSRP_BEYOND_GRANT, IMCHARGE_MSRP_MALFORMED,
+/// IMCHARGE_MSRP_FULL, IMCHARGE_MSRP_FORGED or IMCHARGE_MSRP_NO_SESSION: do not relay it; or another error. Only in the
+/// process that attached the worker, one thread at a time. Does not block.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn imcharge_on_msrp(
     worker: *mut imcharge_worker,
@@ -292,9 +300,9 @@ pub unsafe extern "C" fn imcharge_on_msrp(
 ) -> i32 {
     guard(|| {
         with_worker(worker, |attached| {
-            // SAFETY: the pointer and length that the contract above names.
+            // SAFETY: pointer and length as documented above.
             let bytes = unsafe { memory::bytes(frame, length, IMCHARGE_MSRP_MAX) }?;
-            // SAFETY: as above, for the source.
+            // SAFETY: the source as documented above.
             let source = unsafe { source_at(source) }.map(|source| source.address);
             let from_self = from_self != 0;
             let frame = Frame { bytes, connection, source, from_self, connections: &NoConnections };
@@ -303,15 +311,15 @@ pub unsafe extern "C" fn imcharge_on_msrp(
     })
 }
 
-/// A connection that may have carried MSRP frames is closed.
+/// Reports that a connection that may have carried MSRP frames is closed.
 ///
 /// Parameters:
 ///   worker       the worker, not NULL.
-///   connection   the host's number of it, as in imcharge_on_msrp. The host does not use it again for another
+///   connection   the host's number of the connection, as in imcharge_on_msrp. The host must not reuse it for another
 ///                connection before this call.
 ///
-/// Returns: IMCHARGE_OK; IMCHARGE_IGNORED if the number is 0; or an error. The process that attached the worker,
-/// one thread at a time.
+/// Returns: IMCHARGE_OK; IMCHARGE_IGNORED if the number is 0; or an error. Only in the process that attached the worker,
+/// one thread at a time. Does not block.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn imcharge_on_disconnect(worker: *mut imcharge_worker, connection: u64) -> i32 {
     guard(|| {
@@ -325,7 +333,7 @@ pub unsafe extern "C" fn imcharge_on_disconnect(worker: *mut imcharge_worker, co
     })
 }
 
-/// Counts a message that cannot be used, and gives the result for it.
+/// Counts a malformed message and returns `result`.
 fn malformed(attached: &Attached, result: i32) -> i32 {
     attached.region.count(Statistic::DroppedMalformed);
     result

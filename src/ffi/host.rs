@@ -1,4 +1,4 @@
-//! The host's life: open before fork, run the engine in one process, attach the others.
+//! Life cycle of a host: open before the fork, run the engine, attach workers, stop, close.
 
 use super::config::imcharge_config;
 use super::guard::{Outcome, guard, log_panics};
@@ -15,20 +15,20 @@ use std::ffi::c_char;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Most processes (or threads) that may attach.
+/// Largest number of workers (processes or threads) that may attach.
 pub const IMCHARGE_PROCESSES_MAX: u32 = 1024;
 
-/// What all processes of one host share: made once, before they part.
+/// State shared by all processes of one host. Created once, before the fork.
 pub struct imcharge_handle {
     _opaque: [u8; 0],
 }
 
-/// One worker's way to the engine. For one thread at a time.
+/// An attached worker, which passes SIP and MSRP to the engine. One thread at a time may use it.
 pub struct imcharge_worker {
     _opaque: [u8; 0],
 }
 
-/// What stands behind an [`imcharge_handle`].
+/// The object of an [`imcharge_handle`].
 pub(super) struct Host {
     pub(super) region: Arc<Region>,
     stop: Arc<AtomicBool>,
@@ -39,11 +39,11 @@ impl Handle for imcharge_handle {
     type Content = Host;
 }
 
-/// What stands behind an [`imcharge_worker`].
+/// The object of an [`imcharge_worker`].
 pub(super) struct Attached {
     pub(super) worker: Worker,
     pub(super) region: Arc<Region>,
-    /// The answer of the last command that did not fit the caller's buffer.
+    /// Answer of the last command, if it did not fit the caller's buffer.
     pub(super) answer: String,
     process: u32,
 }
@@ -52,7 +52,7 @@ impl Handle for imcharge_worker {
     type Content = Attached;
 }
 
-/// The error code for a worker or resumer that cannot be attached.
+/// Returns the result code for a worker or verdict reader that cannot be attached.
 pub(super) fn attach_code(error: AttachError) -> i32 {
     match error {
         AttachError::OutOfRange(_) => IMCHARGE_OUT_OF_RANGE,
@@ -60,8 +60,8 @@ pub(super) fn attach_code(error: AttachError) -> i32 {
     }
 }
 
-/// Runs `body` on an attached worker, in the process that attached it: a child's copy of the handle would
-/// write to the ring of its parent.
+/// Runs `body` on an attached worker. `IMCHARGE_WRONG_STATE` in any process but the one that attached it: a child's copy
+/// of the handle would write to the ring of its parent.
 pub(super) fn with_worker(worker: *mut imcharge_worker, body: impl FnOnce(&mut Attached) -> Outcome) -> Outcome {
     handle::with(worker, |attached| match attached.process == std::process::id() {
         true => body(attached),
@@ -69,20 +69,20 @@ pub(super) fn with_worker(worker: *mut imcharge_worker, body: impl FnOnce(&mut A
     })
 }
 
-/// Opens: locks the state directory, checks the ledger in it and makes the shared memory. One host at a
-/// time can have a state directory.
+/// Opens a host: locks the state directory, checks the ledger in it and creates the shared memory. A state directory can
+/// be used by one host at a time.
 ///
 /// Parameters:
-///   config       the configuration, not NULL; it is copied, and stays the caller's to free.
-///   processes    how many workers will attach, 1 to IMCHARGE_PROCESSES_MAX.
-///   handle       place for the handle, not NULL. Each process that has it closes it with imcharge_close.
-///   error        the caller's buffer for a sentence that says what is wrong and what to do; cut if need be,
-///                ended by NUL. May be NULL. Written only on IMCHARGE_OPEN_FAILED.
-///   error_size   its size in bytes.
+///   config       the configuration, not NULL. It is copied; the caller still frees it.
+///   processes    number of workers that will attach, 1 to IMCHARGE_PROCESSES_MAX.
+///   handle       receives the handle, not NULL. Each process that has it closes it with imcharge_close.
+///   error        the caller's buffer for a sentence that says what is wrong and what to do; truncated to
+///                fit, terminated by NUL. May be NULL. Written only on IMCHARGE_OPEN_FAILED.
+///   error_size   size of the buffer in bytes.
 ///
-/// Returns: IMCHARGE_OK; IMCHARGE_OPEN_FAILED; IMCHARGE_OUT_OF_RANGE if `processes` is out of its range; or
-/// another error. Call it before the host forks, while no other thread is in this library: the children
-/// inherit the handle, and all of them use the same pointer.
+/// Returns: IMCHARGE_OK; IMCHARGE_OPEN_FAILED; IMCHARGE_OUT_OF_RANGE for a wrong number of processes; or another
+/// error. Call it before the host forks, while no other thread uses this library. Child processes inherit the
+/// handle and use the same pointer.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn imcharge_open(
     config: *mut imcharge_config,
@@ -99,32 +99,32 @@ pub unsafe extern "C" fn imcharge_open(
                 return Err(IMCHARGE_OUT_OF_RANGE);
             }
             let region = preflight::create_region(config.clone(), processes as usize).map_err(|failed| {
-                // SAFETY: the buffer has `error_size` bytes, by the contract above.
+                // SAFETY: the buffer has `error_size` bytes, as documented above.
                 unsafe { memory::sentence(error, error_size, &failed.to_string()) };
                 IMCHARGE_OPEN_FAILED
             })?;
             let made =
                 handle::open::<imcharge_handle>(Host { region, stop: Arc::default(), engine_runs: Arc::default() })?;
-            // SAFETY: a place for a handle, by the contract above.
+            // SAFETY: valid for writes, as documented above.
             unsafe { memory::put(place, made) };
             Ok(IMCHARGE_OK)
         })
     })
 }
 
-/// Runs the engine until imcharge_stop, or until it fails. It owns all sessions and money; exactly one may
-/// run for all processes. After a failure, or when its process has died, run it again: it carries on from
-/// what it had committed, and from the events that workers have put into their rings meanwhile.
+/// Runs the engine, which owns all sessions and balances, until imcharge_stop is called or it fails. Exactly one engine
+/// may run for all processes of a host. After a failure, or if its process has died, run it again: it continues with what
+/// it had committed and with the events that workers have queued since.
 ///
 /// Parameters:
 ///   handle       the handle, not NULL.
-///   error        the caller's buffer for a sentence that says what failed; cut if need be, ended by NUL.
-///                May be NULL. Written only on IMCHARGE_ENGINE_FAILED.
-///   error_size   its size in bytes.
+///   error        the caller's buffer for a sentence that says what failed; truncated to fit, terminated by
+///                NUL. May be NULL. Written only on IMCHARGE_ENGINE_FAILED.
+///   error_size   size of the buffer in bytes.
 ///
-/// Returns: IMCHARGE_OK when stopped; IMCHARGE_ENGINE_FAILED; IMCHARGE_WRONG_STATE if this process runs it
-/// already; or another error. A process of its own is best: it keeps the host's workers out of its reach.
-/// A thread will do. Other threads may use the handle meanwhile.
+/// Returns: IMCHARGE_OK after imcharge_stop; IMCHARGE_ENGINE_FAILED; IMCHARGE_WRONG_STATE if this process runs the
+/// engine already; or another error. Blocks. Prefer a separate process, so that defects of workers cannot reach
+/// the engine; a thread works too. Other threads may use the handle meanwhile.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn imcharge_engine_run(
     handle: *mut imcharge_handle,
@@ -137,10 +137,10 @@ pub unsafe extern "C" fn imcharge_engine_run(
             taken = Some((Arc::clone(&host.region), Arc::clone(&host.stop), Running::begin(&host.engine_runs)?));
             Ok(IMCHARGE_OK)
         })?;
-        // The handle is free again: the engine runs for long.
+        // The lock of the handle is released before the engine runs.
         let Some((region, stop, _running)) = taken else { return Err(IMCHARGE_WRONG_STATE) };
         crate::engine::run(&region, &stop).map_err(|failed| {
-            // SAFETY: the buffer has `error_size` bytes, by the contract above.
+            // SAFETY: the buffer has `error_size` bytes, as documented above.
             unsafe { memory::sentence(error, error_size, &failed.to_string()) };
             IMCHARGE_ENGINE_FAILED
         })?;
@@ -148,7 +148,7 @@ pub unsafe extern "C" fn imcharge_engine_run(
     })
 }
 
-/// The engine runs in this process, until this is dropped.
+/// Marks the engine as running in this process until dropped.
 struct Running(Arc<AtomicBool>);
 
 impl Running {
@@ -166,14 +166,14 @@ impl Drop for Running {
     }
 }
 
-/// Asks the engine, in whichever process it runs, to settle what is open and to return. It cannot be taken
-/// back. Does not wait.
+/// Tells the engine, in whichever process it runs, to settle open sessions and return. Does not wait for that and
+/// cannot be undone.
 ///
 /// Parameters:
 ///   handle       the handle, not NULL.
 ///
-/// Returns: IMCHARGE_OK, or an error. Any process that has the handle, any thread; in a signal handler only
-/// where no other call with this handle but imcharge_engine_run can be interrupted by it.
+/// Returns: IMCHARGE_OK, or an error. Any process that has the handle, any thread. In a signal handler only if
+/// imcharge_engine_run is the only call with this handle that the signal can interrupt.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn imcharge_stop(handle: *mut imcharge_handle) -> i32 {
     guard(|| {
@@ -185,16 +185,16 @@ pub unsafe extern "C" fn imcharge_stop(handle: *mut imcharge_handle) -> i32 {
     })
 }
 
-/// Attaches a worker: a process, or a thread, that calls the hooks.
+/// Attaches a worker: a process or thread that calls the hooks.
 ///
 /// Parameters:
 ///   handle       the handle, not NULL.
-///   index        the worker's own number, below `processes` of imcharge_open. No other worker may have it at
-///                the same time; one that takes the place of a dead worker takes its number.
-///   worker       place for the worker's handle, not NULL. The caller gives it back with imcharge_detach.
+///   index        number of the worker, 0 to `processes` of imcharge_open minus 1. Unique among attached workers;
+///                the replacement of a dead worker uses its number.
+///   worker       receives the handle of the worker, not NULL. Free it with imcharge_detach.
 ///
-/// Returns: IMCHARGE_OK, IMCHARGE_OUT_OF_RANGE, IMCHARGE_INDEX_TAKEN, or another error. Call it in the worker,
-/// after fork: the worker's handle is good in this process alone.
+/// Returns: IMCHARGE_OK, IMCHARGE_OUT_OF_RANGE, IMCHARGE_INDEX_TAKEN, or another error. Call it in the worker, after
+/// the fork: the handle of the worker is valid only in this process.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn imcharge_attach(
     handle: *mut imcharge_handle,
@@ -210,31 +210,31 @@ pub unsafe extern "C" fn imcharge_attach(
                 answer: String::new(),
                 process: std::process::id(),
             })?;
-            // SAFETY: a place for a handle, by the contract above.
+            // SAFETY: valid for writes, as documented above.
             unsafe { memory::put(place, made) };
             Ok(IMCHARGE_OK)
         })
     })
 }
 
-/// Detaches a worker and frees its handle. What it has put into its ring is still read.
+/// Detaches a worker and frees its handle. The engine still processes the events that it has queued.
 ///
 /// Parameters:
 ///   worker       the worker, not NULL.
 ///
-/// Returns: IMCHARGE_OK, or an error. The process that attached it.
+/// Returns: IMCHARGE_OK, or an error. Only in the process that attached it.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn imcharge_detach(worker: *mut imcharge_worker) -> i32 {
     guard(|| handle::close(worker).map(|_| IMCHARGE_OK))
 }
 
-/// Closes this process's handle. Workers and resumers that are still attached keep what they need. The state
-/// directory is free for another host when every process has closed it or ended. It does not stop the engine.
+/// Closes the handle of this process. Attached workers and verdict readers stay usable, and the engine keeps running.
+/// The state directory can be used by another host once all processes have closed the handle or ended.
 ///
 /// Parameters:
 ///   handle       the handle, not NULL.
 ///
-/// Returns: IMCHARGE_OK; IMCHARGE_BAD_HANDLE if this process has closed it already. Any process.
+/// Returns: IMCHARGE_OK; IMCHARGE_BAD_HANDLE if this process has closed it already. Any process, any thread.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn imcharge_close(handle: *mut imcharge_handle) -> i32 {
     guard(|| handle::close(handle).map(|_| IMCHARGE_OK))

@@ -1,4 +1,4 @@
-//! The library's log lines, to the host.
+//! Delivers log lines to a callback of the host.
 
 use super::guard::guard;
 use super::result::{IMCHARGE_NULL_ARGUMENT, IMCHARGE_OK, IMCHARGE_OUT_OF_RANGE, IMCHARGE_WRONG_STATE};
@@ -6,30 +6,30 @@ use crate::shm::log_limit::Limit;
 use std::ffi::{c_char, c_void};
 use std::sync::OnceLock;
 
-/// Log level: something failed.
+/// Log level: failures.
 pub const IMCHARGE_LOG_ERROR: i32 = 1;
-/// Log level: something may be wrong.
+/// Log level: possible problems.
 pub const IMCHARGE_LOG_WARNING: i32 = 2;
-/// Log level: what happened.
+/// Log level: normal events.
 pub const IMCHARGE_LOG_INFO: i32 = 3;
-/// Log level: for those who look for a defect.
+/// Log level: details for debugging.
 pub const IMCHARGE_LOG_DEBUG: i32 = 4;
-/// Log level: everything.
+/// Log level: all lines.
 pub const IMCHARGE_LOG_TRACE: i32 = 5;
 
-/// Gets a log line: `userdata` as given, one of IMCHARGE_LOG_ERROR to IMCHARGE_LOG_TRACE, and the text, which is
-/// UTF-8, does not end in NUL and is gone when the callback returns. Any thread of this library may call it,
-/// several at once. It must not call this library.
+/// Receives one log line. `userdata` is the pointer passed to imcharge_set_logger, `level` one of IMCHARGE_LOG_ERROR to
+/// IMCHARGE_LOG_TRACE. `text` is UTF-8 of `length` bytes without a NUL and valid only during the call. Called by any
+/// thread, also concurrently. It must not call this library.
 pub type imcharge_log_callback =
     Option<unsafe extern "C" fn(userdata: *mut c_void, level: i32, text: *const c_char, length: usize)>;
 
-/// Where lines go.
+/// The host's callback as a sink of the `log` facade.
 struct Sink {
     callback: unsafe extern "C" fn(*mut c_void, i32, *const c_char, usize),
     userdata: *mut c_void,
 }
 
-// SAFETY: the host promises a callback that any thread may call with this pointer, which is never followed here.
+// SAFETY: the host guarantees that any thread may call the callback with this pointer, which is never dereferenced here.
 unsafe impl Send for Sink {}
 // SAFETY: as above.
 unsafe impl Sync for Sink {}
@@ -53,23 +53,22 @@ impl log::Log for Sink {
             log::Level::Trace => IMCHARGE_LOG_TRACE,
         };
         let text = record.args().to_string() + &after;
-        // SAFETY: the host's promise at imcharge_set_logger; the text lives until the call is over.
+        // SAFETY: guaranteed by the caller of imcharge_set_logger; the text lives until the call returns.
         unsafe { (self.callback)(self.userdata, level, text.as_ptr().cast(), text.len()) }
     }
 
     fn flush(&self) {}
 }
 
-/// Sends the library's log lines to the host. Without it there are none. No line has a message body in it.
+/// Sets the callback that receives log lines. Without it the library logs nothing. Lines never contain message bodies.
 ///
 /// Parameters:
-///   level        the finest level wanted, IMCHARGE_LOG_ERROR to IMCHARGE_LOG_TRACE.
-///   callback     gets the lines, not NULL. It and `userdata` must stay good while the process lives, and in
-///                every child of it.
-///   userdata     given to the callback as it is. May be NULL.
+///   level        finest level to log, IMCHARGE_LOG_ERROR to IMCHARGE_LOG_TRACE.
+///   callback     the callback, not NULL. It and `userdata` must stay valid as long as this process and its children live.
+///   userdata     passed to the callback unchanged. May be NULL.
 ///
-/// Returns: IMCHARGE_OK; IMCHARGE_OUT_OF_RANGE if it is no level; IMCHARGE_WRONG_STATE if this process, or the
-/// one it was forked from, has set it already. Call it before imcharge_open.
+/// Returns: IMCHARGE_OK; IMCHARGE_OUT_OF_RANGE for an unknown level; IMCHARGE_WRONG_STATE if a logger has been set already
+/// in this process or before it was forked. Call it before imcharge_open.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn imcharge_set_logger(
     level: i32,
@@ -100,7 +99,7 @@ mod tests {
     use log::Log;
 
     unsafe extern "C" fn keep(userdata: *mut c_void, level: i32, text: *const c_char, length: usize) {
-        // SAFETY: the test gives a vector that outlives the call, and the sink gives text of this length.
+        // SAFETY: the test passes a vector that outlives the call, and the sink passes text of this length.
         let (lines, text) = unsafe {
             (&mut *userdata.cast::<Vec<(i32, Vec<u8>)>>(), std::slice::from_raw_parts(text.cast::<u8>(), length))
         };
@@ -108,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_comes_with_its_level_and_its_whole_text() {
+    fn log_line_has_level_and_whole_text() {
         let mut lines: Vec<(i32, Vec<u8>)> = Vec::new();
         let sink = Sink { callback: keep, userdata: (&raw mut lines).cast() };
         sink.log(&log::Record::builder().level(log::Level::Warn).args(format_args!("a {}", "line")).build());

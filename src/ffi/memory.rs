@@ -1,13 +1,13 @@
-//! Where a caller's pointers are read and written: NULL and lengths are checked here, and nowhere else.
+//! Reads and writes through a caller's pointers. NULL and lengths are checked here only.
 
 use super::result::{IMCHARGE_BAD_LENGTH, IMCHARGE_BAD_TEXT, IMCHARGE_NULL_ARGUMENT};
 use std::ffi::{c_char, c_void};
 use std::ptr::NonNull;
 
-/// Borrows `length` bytes, 1 to `most`.
+/// Borrows `length` bytes, 1 to `most`, or returns `IMCHARGE_NULL_ARGUMENT` or `IMCHARGE_BAD_LENGTH`.
 ///
 /// # Safety
-/// A pointer that is not NULL must be good for reading `length` bytes, unchanged, while `'a` lasts.
+/// A pointer other than NULL must be valid for reads of `length` bytes that do not change during `'a`.
 pub(super) unsafe fn bytes<'a>(start: *const c_void, length: usize, most: usize) -> Result<&'a [u8], i32> {
     if start.is_null() {
         return Err(IMCHARGE_NULL_ARGUMENT);
@@ -15,23 +15,23 @@ pub(super) unsafe fn bytes<'a>(start: *const c_void, length: usize, most: usize)
     if length == 0 || length > most {
         return Err(IMCHARGE_BAD_LENGTH);
     }
-    // SAFETY: the caller's promise; not NULL, and bytes need no alignment.
+    // SAFETY: guaranteed by the caller; the pointer is not NULL, and bytes need no alignment.
     Ok(unsafe { std::slice::from_raw_parts(start.cast::<u8>(), length) })
 }
 
-/// As [`bytes`], but nothing at all is allowed too: a length of 0, with any pointer.
+/// Like [`bytes`], but a length of 0 is allowed, with any pointer.
 ///
 /// # Safety
 /// As for [`bytes`].
 pub(super) unsafe fn optional_bytes<'a>(start: *const c_void, length: usize, most: usize) -> Result<&'a [u8], i32> {
     match length {
         0 => Ok(&[]),
-        // SAFETY: the caller's promise, handed on.
+        // SAFETY: guaranteed by the caller.
         _ => unsafe { bytes(start, length, most) },
     }
 }
 
-/// Borrows UTF-8 text of 0 to `most` bytes.
+/// Borrows UTF-8 text of 0 to `most` bytes; the pointer must not be NULL.
 ///
 /// # Safety
 /// As for [`bytes`].
@@ -39,36 +39,36 @@ pub(super) unsafe fn text<'a>(start: *const c_char, length: usize, most: usize) 
     if start.is_null() {
         return Err(IMCHARGE_NULL_ARGUMENT);
     }
-    // SAFETY: the caller's promise, handed on.
+    // SAFETY: guaranteed by the caller.
     let bytes = unsafe { optional_bytes(start.cast(), length, most) }?;
     std::str::from_utf8(bytes).map_err(|_| IMCHARGE_BAD_TEXT)
 }
 
-/// A place of the caller's that a function must have for its answer.
+/// Checks the pointer to a required output argument.
 pub(super) fn place<T>(place: *mut T) -> Result<NonNull<T>, i32> {
     NonNull::new(place).ok_or(IMCHARGE_NULL_ARGUMENT)
 }
 
-/// Puts an answer into its place.
+/// Writes an output argument.
 ///
 /// # Safety
-/// `place` must be good for writing a `T`. It need not be aligned, nor hold anything yet.
+/// `place` must be valid for writes of a `T`. It may be unaligned and uninitialised.
 pub(super) unsafe fn put<T: Copy>(place: NonNull<T>, value: T) {
-    // SAFETY: the caller's promise.
+    // SAFETY: guaranteed by the caller.
     unsafe { place.write_unaligned(value) }
 }
 
-/// Writes a sentence into the caller's buffer, cut where it is too long, always ended by NUL. A NULL buffer
-/// or a size of 0 means that nobody wants it. Gives the bytes written without the NUL.
+/// Writes a sentence into the caller's buffer, truncated to fit and terminated by NUL. Nothing is written if the buffer is
+/// NULL or its size 0. Returns the number of bytes written without the NUL.
 ///
 /// # Safety
-/// A buffer that is not NULL must be good for writing `size` bytes.
+/// A buffer other than NULL must be valid for writes of `size` bytes.
 pub(super) unsafe fn sentence(buffer: *mut c_char, size: usize, text: &str) -> usize {
     if buffer.is_null() || size == 0 {
         return 0;
     }
     let end = cut(text, size - 1);
-    // SAFETY: the caller's promise; end < size. The text is ours, so the two do not overlap.
+    // SAFETY: guaranteed by the caller; end < size, and the text is not in the caller's buffer.
     unsafe {
         std::ptr::copy_nonoverlapping(text.as_ptr(), buffer.cast::<u8>(), end);
         buffer.add(end).write(0);
@@ -76,26 +76,26 @@ pub(super) unsafe fn sentence(buffer: *mut c_char, size: usize, text: &str) -> u
     end
 }
 
-/// Copies the whole text into the caller's buffer, without a NUL; `false`: it does not fit, nothing is written.
+/// Copies the text into the caller's buffer, without a NUL. `false`: it does not fit, and nothing is written.
 ///
 /// # Safety
-/// A buffer that is not NULL must be good for writing `size` bytes.
+/// A buffer other than NULL must be valid for writes of `size` bytes.
 pub(super) unsafe fn copy(buffer: *mut c_char, size: usize, text: &str) -> bool {
     if buffer.is_null() || text.len() > size {
         return false;
     }
-    // SAFETY: the caller's promise; the text fits and is ours, so the two do not overlap.
+    // SAFETY: guaranteed by the caller; the text fits and is not in the caller's buffer.
     unsafe { std::ptr::copy_nonoverlapping(text.as_ptr(), buffer.cast::<u8>(), text.len()) };
     true
 }
 
-/// Where to cut the text so that at most `most` bytes are left and no character is halved.
+/// Returns the length of the longest prefix of at most `most` bytes that ends between two characters.
 fn cut(text: &str, most: usize) -> usize {
     let most = most.min(text.len());
     (0..=most).rev().find(|&at| text.is_char_boundary(at)).unwrap_or(0)
 }
 
-/// Text as an array that ends in NUL, cut where it is too long.
+/// Returns text as an array terminated by NUL, truncated to fit.
 pub(super) fn array<const SIZE: usize>(text: &str) -> [c_char; SIZE] {
     let mut array = [0; SIZE];
     let end = cut(text, SIZE.saturating_sub(1));
@@ -110,9 +110,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_sentence_is_cut_between_characters_and_ended() {
+    fn sentence_is_truncated_between_characters_and_terminated() {
         let mut buffer = [1 as c_char; 5];
-        // SAFETY: the buffer is as long as said.
+        // SAFETY: the buffer has this length.
         let written = unsafe { sentence(buffer.as_mut_ptr(), buffer.len(), "abcäd") };
         assert_eq!((written, buffer.map(|c| c as u8)), (3, *b"abc\0\x01"));
         // SAFETY: as above.
@@ -121,9 +121,9 @@ mod tests {
     }
 
     #[test]
-    fn a_text_that_does_not_fit_is_not_begun() {
+    fn text_that_does_not_fit_is_not_written() {
         let mut buffer = [1 as c_char; 2];
-        // SAFETY: the buffer is as long as said.
+        // SAFETY: the buffer has this length.
         assert!(!unsafe { copy(buffer.as_mut_ptr(), buffer.len(), "abc") });
         assert_eq!(buffer, [1, 1]);
         // SAFETY: as above.
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn an_array_always_ends_in_nul() {
+    fn array_is_terminated_by_nul() {
         assert_eq!(array::<4>("abcdef").map(|c| c as u8), *b"abc\0");
         assert_eq!(array::<4>("a").map(|c| c as u8), *b"a\0\0\0");
     }

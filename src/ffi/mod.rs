@@ -1,14 +1,15 @@
-//! The C ABI: what `include/imcharge.h` declares. It checks and translates, and hands over to the engine;
-//! no rule of charging stands here.
+//! The C ABI that `include/imcharge.h` declares: checks arguments and translates between C and Rust types. It contains no
+//! charging rules.
 //!
-//! One file per noun. [`guard`] is around every body, [`handle`] keeps what the opaque handles stand for,
-//! [`memory`] is where a caller's pointers are read and written. cbindgen reads this folder alone
-//! (`cbindgen.toml`); `tests/header.rs` fails when the committed header is stale.
+//! `guard.rs` wraps the body of each function, `handle.rs` is the table behind the opaque handles, and `memory.rs` is the
+//! only place that reads and writes through a caller's pointers. cbindgen generates the header from this folder
+//! (`cbindgen.toml`); `tests/header.rs` fails if the committed header is stale.
 
-// The promise each pointer rests on stands in the function's own text, under Parameters, for C readers.
-#![allow(clippy::missing_safety_doc)]
-// C names.
-#![allow(non_camel_case_types)]
+#![allow(
+    clippy::missing_safety_doc,
+    reason = "the doc comments become the C header: requirements on pointers are listed there under Parameters"
+)]
+#![allow(non_camel_case_types, reason = "C names")]
 
 pub mod command;
 pub mod config;

@@ -1,4 +1,4 @@
-//! Verdicts: what becomes of the INVITEs that wait.
+//! Verdicts on INVITEs that the host holds back.
 
 use super::guard::guard;
 use super::handle::{self, Handle};
@@ -10,138 +10,139 @@ use crate::shm::notification::{Kind, Notification, NotificationReader, Outcome a
 use std::ffi::c_char;
 use std::time::{Duration, Instant};
 
-/// Verdict: credit is reserved, the INVITE goes on.
+/// Verdict: credit is reserved. Relay the INVITE.
 pub const IMCHARGE_GRANTED: i32 = 1;
-/// Verdict: the enabler refused. Nothing is reserved.
+/// Verdict: the charging back end refused. Nothing is reserved.
 pub const IMCHARGE_DENIED: i32 = 2;
-/// Verdict: the enabler could not be asked or gave no answer. Nothing is reserved.
+/// Verdict: the charging back end could not be reached or did not answer. Nothing is reserved.
 pub const IMCHARGE_FAILED: i32 = 3;
 
-/// Room for a reason in a verdict, with its NUL.
+/// Size of the reason in a verdict, in bytes including the NUL.
 pub const IMCHARGE_REASON_SIZE: usize = 64;
-/// Room for a Call-ID or an account in a verdict, with its NUL.
+/// Size of a Call-ID or account in a verdict, in bytes including the NUL.
 pub const IMCHARGE_IDENTITY_SIZE: usize = 256;
 
-/// Takes verdicts. For one thread at a time.
-pub struct imcharge_resumer {
+/// An attached verdict reader. One thread at a time may use it.
+pub struct imcharge_verdict_reader {
     _opaque: [u8; 0],
 }
 
-/// What stands behind an [`imcharge_resumer`].
-pub(super) struct Resuming {
-    resumer: NotificationReader,
+/// The object of an [`imcharge_verdict_reader`].
+pub(super) struct AttachedReader {
+    reader: NotificationReader,
     process: u32,
 }
 
-impl Handle for imcharge_resumer {
-    type Content = Resuming;
+impl Handle for imcharge_verdict_reader {
+    type Content = AttachedReader;
 }
 
-/// A verdict on an INVITE that waits. Text in it ends in NUL, and is cut where it is longer than its room.
+/// A verdict on an INVITE. Text in it is truncated to fit and terminated by NUL.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct imcharge_verdict {
-    /// The session, as imcharge_on_invite named it.
+    /// Session identifier, as returned by imcharge_on_invite.
     pub session: imcharge_session,
-    /// The tokens that imcharge_on_invite was given.
+    /// Tokens that were passed to imcharge_on_invite.
     pub tokens: imcharge_tokens,
-    /// What is left on the account beside all that is held; 0 where `balance_known` is 0.
+    /// Balance of the account without held credit, in the account's units; 0 if `balance_known` is 0.
     pub balance: i64,
-    /// Whether the enabler told the balance: 1 or 0.
+    /// 1 if the charging back end reported the balance, otherwise 0.
     pub balance_known: i32,
     /// IMCHARGE_GRANTED, IMCHARGE_DENIED or IMCHARGE_FAILED.
     pub result: i32,
-    /// Messages (or kilobytes, by the tariff) granted; 0 unless granted.
+    /// Granted messages (or kilobytes, depending on the tariff); 0 unless granted.
     pub granted: u32,
-    /// A code that goes with the reason, else 0.
+    /// Diameter Result-Code or similar code of the reason; 0 if there is none.
     pub code: u32,
-    /// Why, in one word: empty for a plain grant, else for instance `no-credit`.
+    /// Reason as one word, for example `no-credit`; empty for a plain grant.
     pub reason: [c_char; IMCHARGE_REASON_SIZE],
-    /// The Call-ID.
+    /// Call-ID of the INVITE.
     pub call_id: [c_char; IMCHARGE_IDENTITY_SIZE],
-    /// Who pays: the canonical identity.
+    /// Account that pays: the canonical identity of the subscriber.
     pub account: [c_char; IMCHARGE_IDENTITY_SIZE],
 }
 
 impl imcharge_verdict {
-    /// `None`: the notice is of something else.
-    fn from_notice(notice: &Notification<'_>) -> Option<imcharge_verdict> {
-        let Kind::Verdict { suspended, result, granted } = &notice.kind else { return None };
+    /// Returns the verdict of a notification; `None` if it is of another kind.
+    fn from_notification(notification: &Notification<'_>) -> Option<imcharge_verdict> {
+        let Kind::Verdict { suspended, result, granted } = &notification.kind else { return None };
         let result = match result {
             Decision::Granted => IMCHARGE_GRANTED,
             Decision::Denied => IMCHARGE_DENIED,
             Decision::Failed => IMCHARGE_FAILED,
         };
         Some(imcharge_verdict {
-            session: notice.session.into(),
+            session: notification.session.into(),
             tokens: (*suspended).into(),
-            balance: notice.balance.unwrap_or(0),
-            balance_known: i32::from(notice.balance.is_some()),
+            balance: notification.balance.unwrap_or(0),
+            balance_known: i32::from(notification.balance.is_some()),
             result,
             granted: *granted,
-            code: notice.code,
-            reason: memory::array(notice.reason),
-            call_id: memory::array(notice.call_id),
-            account: memory::array(notice.account),
+            code: notification.code,
+            reason: memory::array(notification.reason),
+            call_id: memory::array(notification.call_id),
+            account: memory::array(notification.account),
         })
     }
 }
 
-/// Attaches a taker of verdicts: a process, or a thread, that lets waiting INVITEs go on. There can be as many as
-/// the parameter `resume_workers` (2) says; the next verdict goes to whichever asks first. While a verdict has
-/// waited for more than a second, imcharge_on_invite returns IMCHARGE_INVITE_FULL.
+/// Attaches a verdict reader: a process or thread that takes verdicts and continues the INVITEs. The next verdict goes to
+/// whichever reader asks first. While the oldest verdict has been waiting for more than one second, imcharge_on_invite
+/// returns IMCHARGE_INVITE_FULL.
 ///
 /// Parameters:
 ///   handle       the handle, not NULL.
-///   index        below `resume_workers`. No other taker may have it at the same time.
-///   resumer      place for its handle, not NULL. The caller gives it back with imcharge_resumer_detach.
+///   index        number of the reader, 0 to the parameter `resume_workers` minus 1 (default 2 readers). Unique among
+///                attached readers.
+///   reader       receives the handle of the reader, not NULL. Free it with imcharge_verdict_reader_detach.
 ///
-/// Returns: IMCHARGE_OK, IMCHARGE_OUT_OF_RANGE, IMCHARGE_INDEX_TAKEN, or another error. Call it after fork: the
-/// handle is good in this process alone.
+/// Returns: IMCHARGE_OK, IMCHARGE_OUT_OF_RANGE, IMCHARGE_INDEX_TAKEN, or another error. Call it after the fork: the
+/// handle of the reader is valid only in this process.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn imcharge_resumer_attach(
+pub unsafe extern "C" fn imcharge_verdict_reader_attach(
     handle: *mut imcharge_handle,
     index: u32,
-    resumer: *mut *mut imcharge_resumer,
+    reader: *mut *mut imcharge_verdict_reader,
 ) -> i32 {
     guard(|| {
         handle::with(handle, |host: &mut Host| {
-            let place = memory::place(resumer)?;
-            let made = handle::open::<imcharge_resumer>(Resuming {
-                resumer: NotificationReader::attach(&host.region, index as usize).map_err(attach_code)?,
+            let place = memory::place(reader)?;
+            let made = handle::open::<imcharge_verdict_reader>(AttachedReader {
+                reader: NotificationReader::attach(&host.region, index as usize).map_err(attach_code)?,
                 process: std::process::id(),
             })?;
-            // SAFETY: a place for a handle, by the contract above.
+            // SAFETY: valid for writes, as documented above.
             unsafe { memory::put(place, made) };
             Ok(IMCHARGE_OK)
         })
     })
 }
 
-/// Takes the next verdict; waits for one if there is none yet. A verdict is given once.
+/// Takes the next verdict, waiting for one if necessary. Each verdict is delivered once.
 ///
 /// Parameters:
-///   resumer      the taker, not NULL.
-///   timeout_ms   how long to wait at most, in milliseconds; 0: not at all.
-///   verdict      place for it, not NULL. Written only on IMCHARGE_OK; it holds no pointer, nothing is freed.
+///   reader       the verdict reader, not NULL.
+///   timeout_ms   longest wait in milliseconds; 0 returns at once.
+///   verdict      receives the verdict, not NULL. Written only on IMCHARGE_OK. It contains no pointers.
 ///
-/// Returns: IMCHARGE_OK, IMCHARGE_NO_VERDICT, or an error; IMCHARGE_WRONG_STATE in another process than the
-/// one that attached it. One thread at a time. It waits: not for a process that serves SIP.
+/// Returns: IMCHARGE_OK, IMCHARGE_NO_VERDICT after the timeout, or an error. Only in the process that attached the reader
+/// (otherwise IMCHARGE_WRONG_STATE), one thread at a time. Blocks: do not call it in a process that serves SIP.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn imcharge_next_verdict(
-    resumer: *mut imcharge_resumer,
+    reader: *mut imcharge_verdict_reader,
     timeout_ms: u32,
     verdict: *mut imcharge_verdict,
 ) -> i32 {
     guard(|| {
-        handle::with(resumer, |resuming| {
+        handle::with(reader, |attached| {
             let place = memory::place(verdict)?;
-            if resuming.process != std::process::id() {
+            if attached.process != std::process::id() {
                 return Err(IMCHARGE_WRONG_STATE);
             }
-            match next(&mut resuming.resumer, Duration::from_millis(timeout_ms.into())) {
+            match next(&mut attached.reader, Duration::from_millis(timeout_ms.into())) {
                 Some(taken) => {
-                    // SAFETY: a place for a verdict, by the contract above.
+                    // SAFETY: valid for writes, as documented above.
                     unsafe { memory::put(place, taken) };
                     Ok(IMCHARGE_OK)
                 }
@@ -151,31 +152,31 @@ pub unsafe extern "C" fn imcharge_next_verdict(
     })
 }
 
-/// The next verdict, within this time.
-fn next(resumer: &mut NotificationReader, at_most: Duration) -> Option<imcharge_verdict> {
+/// Returns the next verdict; `None` if there is none within this time.
+fn next(reader: &mut NotificationReader, at_most: Duration) -> Option<imcharge_verdict> {
     let begin = Instant::now();
     loop {
         let mut verdict = None;
-        while resumer.next(|notice| verdict = imcharge_verdict::from_notice(notice)) {
+        while reader.next(|notification| verdict = imcharge_verdict::from_notification(notification)) {
             if verdict.is_some() {
                 return verdict;
             }
         }
         let left = at_most.checked_sub(begin.elapsed()).filter(|left| !left.is_zero())?;
-        resumer.wait(left);
+        reader.wait(left);
     }
 }
 
-/// Detaches a taker of verdicts and frees its handle. Verdicts that it has not taken go to the others, or wait for
+/// Detaches a verdict reader and frees its handle. Verdicts that it has not taken are delivered to other readers, or to
 /// the next one that attaches.
 ///
 /// Parameters:
-///   resumer      the taker, not NULL.
+///   reader       the verdict reader, not NULL.
 ///
-/// Returns: IMCHARGE_OK, or an error. The process that attached it.
+/// Returns: IMCHARGE_OK, or an error. Only in the process that attached it.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn imcharge_resumer_detach(resumer: *mut imcharge_resumer) -> i32 {
-    guard(|| handle::close(resumer).map(|_| IMCHARGE_OK))
+pub unsafe extern "C" fn imcharge_verdict_reader_detach(reader: *mut imcharge_verdict_reader) -> i32 {
+    guard(|| handle::close(reader).map(|_| IMCHARGE_OK))
 }
 
 #[cfg(test)]
@@ -184,7 +185,7 @@ mod tests {
     use crate::charge::ch2::SessionKey;
     use crate::charge::event::Suspended;
 
-    fn notice(kind: Kind<'_>) -> Notification<'_> {
+    fn notification(kind: Kind<'_>) -> Notification<'_> {
         Notification {
             session: SessionKey(1, 2),
             call_id: "call",
@@ -197,19 +198,19 @@ mod tests {
     }
 
     #[test]
-    fn a_verdict_carries_every_field() {
+    fn verdict_has_all_fields() {
         let suspended = Suspended { index: 4, label: 5, continuation: 6 };
         let kind = Kind::Verdict { suspended, result: Decision::Denied, granted: 0 };
-        let verdict = imcharge_verdict::from_notice(&notice(kind)).unwrap();
+        let verdict = imcharge_verdict::from_notification(&notification(kind)).unwrap();
         assert_eq!(verdict.session, imcharge_session { high: 1, low: 2 });
-        assert_eq!(verdict.tokens, imcharge_tokens { index: 4, label: 5, route: 6 });
+        assert_eq!(verdict.tokens, imcharge_tokens { index: 4, label: 5, continuation: 6 });
         assert_eq!((verdict.result, verdict.balance, verdict.balance_known), (IMCHARGE_DENIED, -3, 1));
         assert!(verdict.reason.map(|c| c as u8).starts_with(b"no-credit\0"));
         assert!(verdict.account.map(|c| c as u8).starts_with(b"sip:a@b\0"));
     }
 
     #[test]
-    fn other_notices_are_no_verdicts() {
-        assert!(imcharge_verdict::from_notice(&notice(Kind::Failed)).is_none());
+    fn other_notifications_are_not_verdicts() {
+        assert!(imcharge_verdict::from_notification(&notification(Kind::Failed)).is_none());
     }
 }

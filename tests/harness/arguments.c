@@ -55,10 +55,10 @@ static int32_t with_close(void *handle)
     return imcharge.close(handle);
 }
 
-static int32_t with_resumer_attach(void *handle)
+static int32_t with_verdict_reader_attach(void *handle)
 {
-    imcharge_resumer *out;
-    return imcharge.resumer_attach(handle, 0, &out);
+    imcharge_verdict_reader *out;
+    return imcharge.verdict_reader_attach(handle, 0, &out);
 }
 
 static int32_t with_next_verdict(void *handle)
@@ -67,9 +67,9 @@ static int32_t with_next_verdict(void *handle)
     return imcharge.next_verdict(handle, 0, &out);
 }
 
-static int32_t with_resumer_detach(void *handle)
+static int32_t with_verdict_reader_detach(void *handle)
 {
-    return imcharge.resumer_detach(handle);
+    return imcharge.verdict_reader_detach(handle);
 }
 
 static int32_t with_on_invite(void *handle)
@@ -115,7 +115,7 @@ static int32_t with_command_answer(void *handle)
     return imcharge.command_answer(handle, out, sizeof out, &length);
 }
 
-enum of { CONFIG, HANDLE, WORKER, RESUMER };
+enum of { CONFIG, HANDLE, WORKER, READER };
 
 static const struct taker {
     const char *name;
@@ -129,7 +129,7 @@ static const struct taker {
     {"stop", HANDLE, with_stop},
     {"attach", HANDLE, with_attach},
     {"close", HANDLE, with_close},
-    {"resumer_attach", HANDLE, with_resumer_attach},
+    {"verdict_reader_attach", HANDLE, with_verdict_reader_attach},
     {"detach", WORKER, with_detach},
     {"on_invite", WORKER, with_on_invite},
     {"on_reply", WORKER, with_on_reply},
@@ -139,14 +139,14 @@ static const struct taker {
     {"on_disconnect", WORKER, with_on_disconnect},
     {"command", WORKER, with_command},
     {"command_answer", WORKER, with_command_answer},
-    {"next_verdict", RESUMER, with_next_verdict},
-    {"resumer_detach", RESUMER, with_resumer_detach},
+    {"next_verdict", READER, with_next_verdict},
+    {"verdict_reader_detach", READER, with_verdict_reader_detach},
 };
 
 #define TAKERS (sizeof takers / sizeof takers[0])
 
 /* A handle that is none, given to every function that is not for its kind. */
-static void check_takers(const char *what, void *handle, enum of but, int32_t want)
+static void check_consumers(const char *what, void *handle, enum of but, int32_t want)
 {
     for (size_t at = 0; at < TAKERS; at++) {
         if (takers[at].of != but) {
@@ -238,12 +238,12 @@ void arguments_before_open(const char *state_dir)
     check_result(imcharge.config_new(&closed), IMCHARGE_OK, "config_new");
     check_result(imcharge.config_free(closed), IMCHARGE_OK, "config_free");
     check_result(imcharge.config_new(&config), IMCHARGE_OK, "config_new again");
-    check_takers("NULL", NULL, NONE, IMCHARGE_NULL_ARGUMENT);
-    check_takers("own memory", memory, NONE, IMCHARGE_BAD_HANDLE);
-    check_takers("odd address", (char *)memory + 1, NONE, IMCHARGE_BAD_HANDLE);
-    check_takers("last address", (void *)UINTPTR_MAX, NONE, IMCHARGE_BAD_HANDLE);
-    check_takers("closed", closed, NONE, IMCHARGE_BAD_HANDLE);
-    check_takers("a config", config, CONFIG, IMCHARGE_BAD_HANDLE);
+    check_consumers("NULL", NULL, NONE, IMCHARGE_NULL_ARGUMENT);
+    check_consumers("own memory", memory, NONE, IMCHARGE_BAD_HANDLE);
+    check_consumers("odd address", (char *)memory + 1, NONE, IMCHARGE_BAD_HANDLE);
+    check_consumers("last address", (void *)UINTPTR_MAX, NONE, IMCHARGE_BAD_HANDLE);
+    check_consumers("closed", closed, NONE, IMCHARGE_BAD_HANDLE);
+    check_consumers("a config", config, CONFIG, IMCHARGE_BAD_HANDLE);
     check_parameters(config);
     check_open(config, state_dir);
     check_result(imcharge.config_free(config), IMCHARGE_OK, "config_free after failed opens");
@@ -329,35 +329,35 @@ static void check_msrp(imcharge_worker *worker, char *large)
 static void check_attach(imcharge_handle *handle)
 {
     imcharge_worker *worker = NULL;
-    imcharge_resumer *resumer = NULL;
+    imcharge_verdict_reader *reader = NULL;
     check_result(imcharge.attach(handle, 0, NULL), IMCHARGE_NULL_ARGUMENT, "attach(place NULL)");
     check_result(imcharge.attach(handle, RINGS, &worker), IMCHARGE_OUT_OF_RANGE, "attach(index too high)");
     check_result(imcharge.attach(handle, UINT32_MAX, &worker), IMCHARGE_OUT_OF_RANGE, "attach(highest index)");
     check_result(imcharge.attach(handle, RINGS - 1, &worker), IMCHARGE_INDEX_TAKEN, "attach(index again)");
-    check_result(imcharge.resumer_attach(handle, 0, NULL), IMCHARGE_NULL_ARGUMENT, "resumer_attach(place NULL)");
-    check_result(imcharge.resumer_attach(handle, 1, &resumer), IMCHARGE_OUT_OF_RANGE, "resumer_attach(too high)");
-    check_result(imcharge.resumer_attach(handle, 0, &resumer), IMCHARGE_INDEX_TAKEN, "resumer_attach(again)");
-    check(worker == NULL && resumer == NULL, "a failed attach gives no handle");
+    check_result(imcharge.verdict_reader_attach(handle, 0, NULL), IMCHARGE_NULL_ARGUMENT, "verdict_reader_attach(place NULL)");
+    check_result(imcharge.verdict_reader_attach(handle, 1, &reader), IMCHARGE_OUT_OF_RANGE, "verdict_reader_attach(too high)");
+    check_result(imcharge.verdict_reader_attach(handle, 0, &reader), IMCHARGE_INDEX_TAKEN, "verdict_reader_attach(again)");
+    check(worker == NULL && reader == NULL, "a failed attach gives no handle");
     check_result(imcharge.attach(handle, 0, &worker), IMCHARGE_OK, "attach(0)");
     check_result(imcharge.detach(worker), IMCHARGE_OK, "detach");
-    check_takers("a detached worker", worker, NONE, IMCHARGE_BAD_HANDLE);
+    check_consumers("a detached worker", worker, NONE, IMCHARGE_BAD_HANDLE);
 }
 
 /* A child has its parent's handles, but not its parent's place at the rings. */
-static void check_child(imcharge_worker *worker, imcharge_resumer *resumer)
+static void check_child(imcharge_worker *worker, imcharge_verdict_reader *reader)
 {
     pid_t child = fork();
     if (child == 0) {
         check_result(with_on_request(worker), IMCHARGE_WRONG_STATE, "on_request(the parent's worker)");
         check_result(with_command(worker), IMCHARGE_WRONG_STATE, "command(the parent's worker)");
-        check_result(with_next_verdict(resumer), IMCHARGE_WRONG_STATE, "next_verdict(the parent's resumer)");
+        check_result(with_next_verdict(reader), IMCHARGE_WRONG_STATE, "next_verdict(the parent's reader)");
         _exit(0);
     }
     int status = -1;
     check(waitpid(child, &status, 0) == child && status == 0, "the child ended well");
 }
 
-void arguments_after_open(imcharge_handle *handle, imcharge_worker *admin, imcharge_resumer *resumer)
+void arguments_after_open(imcharge_handle *handle, imcharge_worker *admin, imcharge_verdict_reader *reader)
 {
     char *large = malloc(IMCHARGE_MSRP_MAX + 1);
     if (large == NULL) {
@@ -365,16 +365,16 @@ void arguments_after_open(imcharge_handle *handle, imcharge_worker *admin, imcha
     }
     memset(large, 'x', IMCHARGE_MSRP_MAX + 1);
     check_attach(handle);
-    check_takers("an open handle", handle, HANDLE, IMCHARGE_BAD_HANDLE);
-    check_takers("a worker", admin, WORKER, IMCHARGE_BAD_HANDLE);
-    check_takers("a resumer", resumer, RESUMER, IMCHARGE_BAD_HANDLE);
+    check_consumers("an open handle", handle, HANDLE, IMCHARGE_BAD_HANDLE);
+    check_consumers("a worker", admin, WORKER, IMCHARGE_BAD_HANDLE);
+    check_consumers("a reader", reader, READER, IMCHARGE_BAD_HANDLE);
     check_sip(admin, large);
     check_msrp(admin, large);
-    check_child(admin, resumer);
+    check_child(admin, reader);
     imcharge_verdict verdict;
-    check_result(imcharge.next_verdict(resumer, 0, NULL), IMCHARGE_NULL_ARGUMENT, "next_verdict(NULL)");
-    check_result(imcharge.next_verdict(resumer, 0, &verdict), IMCHARGE_NO_VERDICT, "next_verdict(0 ms)");
-    check_result(imcharge.next_verdict(resumer, 20, &verdict), IMCHARGE_NO_VERDICT, "next_verdict(20 ms)");
+    check_result(imcharge.next_verdict(reader, 0, NULL), IMCHARGE_NULL_ARGUMENT, "next_verdict(NULL)");
+    check_result(imcharge.next_verdict(reader, 0, &verdict), IMCHARGE_NO_VERDICT, "next_verdict(0 ms)");
+    check_result(imcharge.next_verdict(reader, 20, &verdict), IMCHARGE_NO_VERDICT, "next_verdict(20 ms)");
     free(large);
 }
 

@@ -8,7 +8,7 @@
 void arguments_before_open(const char *state_dir);
 
 /* What needs an open handle, with no engine yet. `admin` is attached to ring `RINGS - 1`. */
-void arguments_after_open(imcharge_handle *handle, imcharge_worker *admin, imcharge_resumer *resumer);
+void arguments_after_open(imcharge_handle *handle, imcharge_worker *admin, imcharge_verdict_reader *reader);
 
 /* What needs an engine. */
 void arguments_of_commands(imcharge_worker *admin);

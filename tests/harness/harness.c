@@ -102,13 +102,13 @@ static void kill_engine(imcharge_handle *handle, pid_t *engine)
 
 /* Hands verdicts to the workers whose they are, until all workers ended. The engine is killed at every 50th. */
 static void resume_until_over(
-    imcharge_handle *handle, pid_t *engine, unsigned kills, imcharge_resumer *resumer, const pid_t *workers,
+    imcharge_handle *handle, pid_t *engine, unsigned kills, imcharge_verdict_reader *reader, const pid_t *workers,
     const int *pipes)
 {
     unsigned over = 0, verdicts = 0;
     while (over < WORKERS) {
         imcharge_verdict verdict;
-        int32_t got = imcharge.next_verdict(resumer, 50, &verdict);
+        int32_t got = imcharge.next_verdict(reader, 50, &verdict);
         if (got == IMCHARGE_OK && verdict.tokens.index < WORKERS) {
             if (write(pipes[verdict.tokens.index], &verdict, sizeof verdict) != sizeof verdict) {
                 check(false, "worker %u takes no verdict: %s", (unsigned)verdict.tokens.index, strerror(errno));
@@ -132,7 +132,7 @@ static void resume_until_over(
 }
 
 static void run_workers(
-    imcharge_handle *handle, pid_t *engine, unsigned kills, imcharge_resumer *resumer, unsigned per_kind)
+    imcharge_handle *handle, pid_t *engine, unsigned kills, imcharge_verdict_reader *reader, unsigned per_kind)
 {
     pid_t workers[WORKERS];
     int pipes[WORKERS];
@@ -146,7 +146,7 @@ static void run_workers(
         close(ends[0]);
         pipes[index] = ends[1];
     }
-    resume_until_over(handle, engine, kills, resumer, workers, pipes);
+    resume_until_over(handle, engine, kills, reader, workers, pipes);
     for (unsigned index = 0; index < WORKERS; index++) {
         close(pipes[index]);
     }
@@ -183,23 +183,23 @@ int main(int count, char **arguments)
 
     imcharge_handle *handle = open_library(arguments[2]);
     imcharge_worker *admin = NULL;
-    imcharge_resumer *resumer = NULL;
+    imcharge_verdict_reader *reader = NULL;
     check_result(imcharge.attach(handle, RINGS - 1, &admin), IMCHARGE_OK, "attach");
-    check_result(imcharge.resumer_attach(handle, 0, &resumer), IMCHARGE_OK, "resumer_attach");
-    if (admin == NULL || resumer == NULL) {
+    check_result(imcharge.verdict_reader_attach(handle, 0, &reader), IMCHARGE_OK, "verdict_reader_attach");
+    if (admin == NULL || reader == NULL) {
         return check_end();
     }
-    arguments_after_open(handle, admin, resumer);
+    arguments_after_open(handle, admin, reader);
 
     pid_t engine = fork_engine(handle);
     if (engine_answers(admin)) {
         arguments_of_commands(admin);
         sessions_prepare(admin, per_kind);
-        run_workers(handle, &engine, kills, resumer, per_kind);
+        run_workers(handle, &engine, kills, reader, per_kind);
         sessions_audit(admin, per_kind);
     }
     stop_engine(handle, engine);
-    check_result(imcharge.resumer_detach(resumer), IMCHARGE_OK, "resumer_detach");
+    check_result(imcharge.verdict_reader_detach(reader), IMCHARGE_OK, "verdict_reader_detach");
     check_result(imcharge.detach(admin), IMCHARGE_OK, "detach");
     check_result(imcharge.close(handle), IMCHARGE_OK, "close");
     check_result(imcharge.close(handle), IMCHARGE_BAD_HANDLE, "close again");

@@ -8,7 +8,7 @@
     F(abi_version) F(strerror) F(set_logger) \
     F(config_new) F(config_set) F(config_free) \
     F(open) F(engine_run) F(stop) F(attach) F(detach) F(close) \
-    F(resumer_attach) F(next_verdict) F(resumer_detach) \
+    F(verdict_reader_attach) F(next_verdict) F(verdict_reader_detach) \
     F(on_invite) F(on_reply) F(on_cancel) F(on_request) F(on_msrp) F(on_disconnect) \
     F(command) F(command_answer)
 

@@ -317,7 +317,7 @@ static void make_sessions(struct worker *worker, unsigned per_kind)
 /* Whether the verdict is for this session and says what it must. */
 static bool fits(const struct session *session, const imcharge_verdict *verdict)
 {
-    return verdict->result == session->kind->verdict && verdict->tokens.route == ROUTE
+    return verdict->result == session->kind->verdict && verdict->tokens.continuation == ROUTE
         && verdict->session.high == session->name.high && verdict->session.low == session->name.low
         && strcmp(verdict->call_id, session->party.call_id) == 0
         && strcmp(verdict->account, session->party.account) == 0
