@@ -19,7 +19,7 @@ pub struct LimitedLog {
 }
 
 impl LimitedLog {
-    /// Decides about a line: what it says about those left out before it; `None`: it is left out itself.
+    /// Decides whether a line is logged. Returns what it appends about lines left out before; `None`: it is left out.
     pub fn admit(&mut self, now: Time) -> Option<String> {
         let is_due = self.last.is_none_or(|last| Duration::from_micros(now.micros_since(last)) >= LOG_INTERVAL);
         if !is_due {

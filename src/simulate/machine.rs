@@ -104,24 +104,24 @@ impl Machine {
     }
 }
 
-fn on<R>(ask: impl FnOnce(&Machine) -> R) -> Option<R> {
+fn with_machine<R>(ask: impl FnOnce(&Machine) -> R) -> Option<R> {
     let machine = MACHINE.with(|place| place.borrow().clone());
     machine.map(|machine| ask(&machine))
 }
 
 /// Monotonic clock.
 pub(crate) fn now() -> Option<Time> {
-    on(|machine| Time(machine.clock.get()))
+    with_machine(|machine| Time(machine.clock.get()))
 }
 
 /// Wall clock.
 pub(crate) fn wall_ms() -> Option<i64> {
-    on(|machine| (machine.wall.get() + i64::try_from(machine.clock.get()).unwrap_or(i64::MAX)) / 1000)
+    with_machine(|machine| (machine.wall.get() + i64::try_from(machine.clock.get()).unwrap_or(i64::MAX)) / 1000)
 }
 
 /// 64 random bits (SplitMix64).
 pub(crate) fn random() -> Option<u64> {
-    on(|machine| {
+    with_machine(|machine| {
         let state = machine.chance.get().wrapping_add(0x9e37_79b9_7f4a_7c15);
         machine.chance.set(state);
         let mixed = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -132,7 +132,7 @@ pub(crate) fn random() -> Option<u64> {
 
 /// Pauses the engine, while the rest of the world runs.
 pub(crate) fn pause(span: Duration) -> bool {
-    let passed = on(|machine| {
+    let passed = with_machine(|machine| {
         machine.waits.set(machine.waits.get() + 1);
         let meanwhile = machine.meanwhile.borrow().clone();
         match meanwhile {
@@ -145,7 +145,7 @@ pub(crate) fn pause(span: Duration) -> bool {
 
 /// A point at which a simulated process may die. Between two of them something becomes durable or visible.
 pub(crate) fn crash_point() {
-    if on(Machine::crash_point) == Some(true) {
+    if with_machine(Machine::crash_point) == Some(true) {
         // Skips the panic hook, which would report a bug.
         std::panic::resume_unwind(Box::new(Crash));
     }
@@ -153,11 +153,11 @@ pub(crate) fn crash_point() {
 
 /// Whether this thread runs on a simulated machine.
 pub(crate) fn is_simulated() -> bool {
-    on(|_| ()).is_some()
+    with_machine(|_| ()).is_some()
 }
 
 fn files() -> Option<Rc<dyn Files>> {
-    on(|machine| machine.files.borrow().clone()).flatten()
+    with_machine(|machine| machine.files.borrow().clone()).flatten()
 }
 
 /// Tells that the engine has opened a file.
@@ -179,12 +179,12 @@ pub(crate) fn file_sync(path: &Path) -> Option<io::Result<()>> {
 
 /// Whether this bug is injected.
 pub(crate) fn is_injected(fault: InjectedBug) -> bool {
-    on(|machine| machine.injected.get() == Some(fault)) == Some(true)
+    with_machine(|machine| machine.injected.get() == Some(fault)) == Some(true)
 }
 
 /// Opens a connection; `None`: use the real network.
 pub(crate) fn connect(address: SocketAddr) -> Option<io::Result<Line>> {
-    on(|machine| {
+    with_machine(|machine| {
         if machine.refusing_ports.borrow().contains(&address.port()) {
             return Err(ErrorKind::ConnectionRefused.into());
         }

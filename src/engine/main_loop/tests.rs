@@ -1,4 +1,4 @@
-//! The loop with a charging system at the other end of a real socket.
+//! The main loop with a Diameter server at the other end of a real socket.
 
 use super::*;
 use crate::charge::event::Suspended;
@@ -15,7 +15,7 @@ use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::time::Instant;
 
-/// An engine and its charging system, in one thread.
+/// An engine and its server, in one thread.
 struct World {
     engine: Engine,
     server: TcpStream,
@@ -23,13 +23,13 @@ struct World {
 }
 
 impl World {
-    /// An INVITE waits for its reservation.
-    fn invited() -> World {
-        World::invited_times(1)
+    /// Starts with one INVITE that waits for its reservation.
+    fn with_invite() -> World {
+        World::with_invites(1)
     }
 
-    /// So many INVITEs wait for their reservations.
-    fn invited_times(invites: u32) -> World {
+    /// Starts with several INVITEs that wait for their reservations.
+    fn with_invites(invites: u32) -> World {
         let folder = tempfile::tempdir().expect("a folder");
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let peer = format!("host={HOST};address={}", listener.local_addr().expect("bound"));
@@ -68,23 +68,23 @@ impl World {
         World { engine, server, _folder: folder }
     }
 
-    /// Turns until messages come, and reads them.
+    /// Runs ticks until messages arrive, and returns them.
     #[track_caller]
-    fn sent(&mut self) -> Vec<Vec<u8>> {
+    fn read_next(&mut self) -> Vec<Vec<u8>> {
         let begun = Instant::now();
         let mut buffer = [0; 8192];
         loop {
             self.tick();
             match self.server.read(&mut buffer) {
                 Ok(octets) if octets > 0 => return messages(&buffer[..octets]),
-                _ => assert!(begun.elapsed() < Duration::from_secs(20), "nothing comes"),
+                _ => assert!(begun.elapsed() < Duration::from_secs(20), "no message within 20 s"),
             }
         }
     }
 
-    /// Turns until so many messages have come.
+    /// Runs ticks until `count` messages have arrived, and returns them.
     #[track_caller]
-    fn sent_times(&mut self, count: usize) -> Vec<Vec<u8>> {
+    fn read_messages(&mut self, count: usize) -> Vec<Vec<u8>> {
         let begun = Instant::now();
         let (mut found, mut bytes, mut buffer) = (Vec::new(), Vec::new(), vec![0; 65_536]);
         while found.len() < count {
@@ -94,7 +94,7 @@ impl World {
             while let Framed::Message(length) = frame(&bytes) {
                 found.push(bytes.drain(..length).collect());
             }
-            assert!(begun.elapsed() < Duration::from_secs(20), "{} of {count} come", found.len());
+            assert!(begun.elapsed() < Duration::from_secs(20), "{} of {count} messages within 20 s", found.len());
         }
         found
     }
@@ -104,7 +104,7 @@ impl World {
         self.engine.tick().unwrap_or_else(|error| panic!("{error}"));
     }
 
-    fn say(&mut self, bytes: &[u8]) {
+    fn send(&mut self, bytes: &[u8]) {
         self.server.write_all(bytes).expect("the engine reads");
     }
 }
@@ -115,12 +115,12 @@ impl Drop for World {
     }
 }
 
-/// The answer that grants three messages.
+/// Returns the answer that grants three messages.
 fn granted(to: &[u8]) -> Vec<u8> {
     granted_for(to, None)
 }
 
-/// The answer that grants three messages for so many seconds.
+/// Returns the answer that grants three messages, with a Validity-Time.
 fn granted_for(to: &[u8], validity_time: Option<u32>) -> Vec<u8> {
     let message = Message::parse(to).expect("whole");
     let request = CreditControlRequest::decode(&message).expect("a request");
@@ -139,37 +139,37 @@ fn granted_for(to: &[u8], validity_time: Option<u32>) -> Vec<u8> {
     answer(to, |out| body.write(out))
 }
 
-/// A server that grants and thinks better of it at once: both are read in one turn.
+/// The server grants and sends RAR or ASR at once, so that both are read in one tick.
 #[test]
-fn what_the_server_asks_behind_a_grant_finds_the_session_open() {
+fn server_request_right_after_a_grant_finds_the_session_open() {
     for (command, result_code) in [(Command::RE_AUTH, 2002), (Command::ABORT_SESSION, 2001)] {
-        let mut world = World::invited();
-        let cer = world.sent().remove(0);
-        world.say(&cea(&cer, HOST, |_| {}));
-        let initial = world.sent().remove(0);
+        let mut world = World::with_invite();
+        let cer = world.read_next().remove(0);
+        world.send(&cea(&cer, HOST, |_| {}));
+        let initial = world.read_next().remove(0);
         let session_id = Message::parse(&initial).expect("whole").find(dictionary::SESSION_ID).expect("its own").text();
-        world.say(&[granted(&initial), session_request(command, session_id.expect("text"), HOST, 5)].concat());
-        let mut sent = world.sent();
+        world.send(&[granted(&initial), session_request(command, session_id.expect("text"), HOST, 5)].concat());
+        let mut sent = world.read_next();
         let answer = sent.remove(0);
         let message = Message::parse(&answer).expect("whole");
         let result = message.find(dictionary::RESULT_CODE).expect("a result").u32().expect("32 bits");
         assert_eq!((message.header.command, result), (command, result_code));
-        let report = sent.pop().unwrap_or_else(|| world.sent().remove(0));
+        let report = sent.pop().unwrap_or_else(|| world.read_next().remove(0));
         assert_eq!(header(&report).command, Command::CREDIT_CONTROL, "an UPDATE, or the TERMINATION");
     }
 }
 
-/// Many grants end while the engine does not run.
+/// Many grants expire while the engine does not run.
 #[test]
-fn renewals_that_are_due_at_once_are_spread_over_time() {
+fn renewals_due_at_once_are_spread_over_time() {
     const SESSIONS: u32 = 300;
-    const AT_ONCE: u128 = 60;
-    let mut world = World::invited_times(SESSIONS);
-    let cer = world.sent().remove(0);
-    world.say(&cea(&cer, HOST, |_| {}));
-    let requests = world.sent_times(SESSIONS as usize);
+    const BURST_MAX: u128 = 60;
+    let mut world = World::with_invites(SESSIONS);
+    let cer = world.read_next().remove(0);
+    world.send(&cea(&cer, HOST, |_| {}));
+    let requests = world.read_messages(SESSIONS as usize);
     let answers: Vec<Vec<u8>> = requests.iter().map(|request| granted_for(request, Some(5))).collect();
-    world.say(&answers.concat());
+    world.send(&answers.concat());
     let counted = |world: &World, of: Statistic| world.engine.region.counter(of).load(Ordering::Relaxed);
     while counted(&world, Statistic::CcrAnswers) < u64::from(SESSIONS) {
         world.tick();
@@ -180,7 +180,7 @@ fn renewals_that_are_due_at_once_are_spread_over_time() {
     loop {
         world.tick();
         let renewed = counted(&world, Statistic::InterimCcrs);
-        let most = AT_ONCE + begun.elapsed().as_millis();
+        let most = BURST_MAX + begun.elapsed().as_millis();
         assert!(u128::from(renewed) <= most, "{renewed} renewals, {most} at most");
         if renewed == u64::from(SESSIONS) {
             break;

@@ -79,11 +79,10 @@ fn write_session(connection: &Connection, row: i64, pending: &PendingSession) ->
         }
     }
     match pending.opened {
-        Some(opened) => {
-            if let Some(session) = pending.session() {
-                insert_session(connection, row, &session, opened, pending.closed_at, &steps)?;
-            }
-        }
+        Some(opened) => match pending.session() {
+            Some(session) => insert_session(connection, row, &session, opened, pending.closed_at, &steps)?,
+            None => log::error!("the state of the new session row {row} cannot be decoded; the history lacks it"),
+        },
         None => update_session(connection, row, pending, &steps)?,
     }
     if pending.forgotten {
