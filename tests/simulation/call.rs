@@ -10,8 +10,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 
 /// Transactions of an INVITE: the one that the call uses, and one by which a copy arrives as well (RFC 3261, 8.2.2.2).
-pub const ITS_WAY: u64 = 0;
-pub const OTHER_WAY: u64 = 1;
+pub const OWN_PATH: u64 = 0;
+pub const OTHER_PATH: u64 = 1;
 
 /// Value returned where the call uses the first transaction.
 pub const MERGED: u16 = 482;
@@ -171,12 +171,12 @@ impl Call {
     }
 
     /// Returns the transaction of its INVITE on this path.
-    pub fn by_way(&self, way: u64) -> InviteTransaction {
-        InviteTransaction { index: self.number as u64, label: way }
+    pub fn transaction_on_path(&self, path: u64) -> InviteTransaction {
+        InviteTransaction { index: self.number as u64, label: path }
     }
 
     /// Passes the INVITE to a worker. `true`: a verdict will follow.
-    pub fn invite(&self, worker: &mut Worker, way: u64) -> bool {
+    pub fn invite(&self, worker: &mut Worker, path: u64) -> bool {
         let call_id = self.call_id();
         let payer = format!("<{}>", self.account);
         let store: &[u8] = b"<sip:rcse-standfw@sim.example>";
@@ -191,7 +191,7 @@ impl Call {
             direction: None,
             charging_vector: b"icid-value=1",
             messages: self.announced,
-            suspended: Suspended { index: self.number as u64, label: way, continuation: 0 },
+            suspended: Suspended { index: self.number as u64, label: path, continuation: 0 },
         });
         taken.is_ok()
     }

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 const ANSWER_TIMEOUT_MIN: u64 = 1_500_000;
 
 /// Longest time until an idle client has read an answer, in microseconds.
-const READ_MAX: u64 = 1_000_000;
+const READ_DELAY_MAX: u64 = 1_000_000;
 
 /// Session and number of a request, and one arrival of it.
 pub type RequestArrival = (String, u32, Arrival);
@@ -65,14 +65,14 @@ pub struct DiameterSession {
 impl DiameterSession {
     /// Whether the client must know that it is open.
     pub fn is_open(&self, now: u64) -> bool {
-        let is_read = self.opened_at.is_some_and(|opened| opened + READ_MAX <= now);
+        let is_read = self.opened_at.is_some_and(|opened| opened + READ_DELAY_MAX <= now);
         is_read && self.ended_at.is_none() && !self.had_fault
     }
 
     /// Whether a new request has arrived since `since`, without delay after `answered_at` unless there was a fault; or a
     /// resend by an operator, which may be the last request.
     pub fn has_reported(&self, since: u64, answered_at: u64) -> bool {
-        let until = if self.had_fault { u64::MAX } else { answered_at + READ_MAX };
+        let until = if self.had_fault { u64::MAX } else { answered_at + READ_DELAY_MAX };
         let again = self.numbers.values().flat_map(|known| &known.arrivals).filter(|arrival| arrival.repeats);
         self.came.iter().copied().chain(again.map(|arrival| arrival.at)).any(|at| (since..=until).contains(&at))
     }

@@ -15,10 +15,10 @@ pub const CLIENT: [&str; 2] = ["proxy.example.org", "example.org"];
 
 /// Longest time until the client answers while the connection is open, in microseconds: all its processes may be frozen for
 /// 100 s.
-const PATIENCE: u64 = 110_000_000;
+const ANSWER_MAX: u64 = 110_000_000;
 
 /// Longest delay between a TERMINATION at one peer and a later answer at the other, in microseconds.
-const CROSSING: u64 = 1_000_000;
+const CROSSING_MAX: u64 = 1_000_000;
 
 /// What the OCS requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -130,7 +130,7 @@ impl ServerRequests {
         let (waiting, lost): (Vec<_>, _) = self.waiting.drain(..).partition(|one| lives(one.connection).is_some());
         self.waiting = waiting;
         self.over.extend(lost);
-        let is_late = |one: &&ServerRequest| one.asked_at + PATIENCE < now && lives(one.connection) == Some(true);
+        let is_late = |one: &&ServerRequest| one.asked_at + ANSWER_MAX < now && lives(one.connection) == Some(true);
         self.waiting.iter().find(is_late).map(|request| format!("{request:?} is not answered"))
     }
 
@@ -174,7 +174,7 @@ impl ServerRequest {
         let (answered_at, result) = self.answer?;
         match (result, self.wish) {
             (ResultCode::UNKNOWN_SESSION_ID, _) => {
-                let had_ended = session.ended_at.is_some_and(|ended| ended <= answered_at + CROSSING);
+                let had_ended = session.ended_at.is_some_and(|ended| ended <= answered_at + CROSSING_MAX);
                 (self.is_open && !session.had_fault && !had_ended).then_some("the session was open")
             }
             (ResultCode::SUCCESS, Wish::Abort) => session.ended_at.is_none().then_some("no TERMINATION has come"),

@@ -39,7 +39,7 @@ const RESUMERS: u32 = 2;
 const SECOND: u64 = 1_000_000;
 
 /// Period with faults, in microseconds. Afterwards everything has to come to rest (see `checks`).
-const TROUBLE: u64 = 60 * SECOND;
+const FAULT_PERIOD: u64 = 60 * SECOND;
 
 /// Prints what happens with `TRACE=1 SEED=... SEEDS=1 make sim`.
 pub fn say(what: std::fmt::Arguments<'_>) {
@@ -382,7 +382,7 @@ impl<'a> World<'a> {
                 is_aborted: false,
             };
             self.calls.push(call);
-            let at = self.random.u64(0..TROUBLE * 2 / 3);
+            let at = self.random.u64(0..FAULT_PERIOD * 2 / 3);
             // One with the URIs of its predecessor starts after its end.
             if !has_predecessor {
                 self.after(at, Step::Invite(number));
@@ -415,12 +415,12 @@ impl<'a> World<'a> {
             }
         }
         let mut at = self.random_up_to(10 * SECOND);
-        while at < TROUBLE {
+        while at < FAULT_PERIOD {
             self.after(at, Step::InjectFault);
             at += self.random_up_to(20 * SECOND);
         }
-        let mut at = if self.network.borrow().asks { 0 } else { TROUBLE };
-        while at < TROUBLE {
+        let mut at = if self.network.borrow().asks { 0 } else { FAULT_PERIOD };
+        while at < FAULT_PERIOD {
             self.after(at, Step::ServerRequest);
             at += self.random_up_to(4 * SECOND);
         }
@@ -496,11 +496,11 @@ impl<'a> World<'a> {
         if self.network.borrow().holds {
             self.after(SECOND, Step::Operator);
         }
-        let (mut mended, mut quiet_at) = (false, begin + TROUBLE);
+        let (mut mended, mut quiet_at) = (false, begin + FAULT_PERIOD);
         while let Some(Reverse((at, _, what))) = self.queue.pop() {
             let now = self.machine.clock.get().max(at);
             self.machine.clock.set(now);
-            if now >= begin + TROUBLE && !mended {
+            if now >= begin + FAULT_PERIOD && !mended {
                 mended = true;
                 self.repair();
             }

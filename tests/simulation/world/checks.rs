@@ -14,28 +14,28 @@ use std::cmp::Reverse;
 const SLACK: u64 = 5 * SECOND;
 
 /// Seconds that a session stays open after a CANCEL, because a 200 may cross it.
-const CANCELLED: u64 = 32;
+const CANCELLED_OPEN_SECONDS: u64 = 32;
 
 /// Microseconds after the end of one of two dialogs within which the session is looked at: the engine has read the end,
 /// and nothing else has ended the session.
 const LEG_ENDED: std::ops::Range<u64> = 2 * SECOND..15 * SECOND;
 
 /// Seconds after a fault within which an engine must be started again.
-const BACK_MAX: u64 = 10;
+const RESTART_SECONDS_MAX: u64 = 10;
 
 /// Additional time with a remote enabler, for reconnecting (RFC 6733, 2.1: 30 s) and lost answers.
-const SLACK_OF_DIAMETER: u64 = 60 * SECOND;
+const REMOTE_SLACK: u64 = 60 * SECOND;
 
 /// The rules.
 impl World<'_> {
     /// Longest time after its last activity for which a session may hold credit while there is no fault.
     pub(super) fn longest_hold(&self) -> u64 {
-        u64::from(self.hold_timeout).max(CANCELLED) * SECOND + self.longest_after_end()
+        u64::from(self.hold_timeout).max(CANCELLED_OPEN_SECONDS) * SECOND + self.longest_after_end()
     }
 
     /// The same after its end.
     fn longest_after_end(&self) -> u64 {
-        let far = if !self.config.enabler.capabilities.keeps_accounts { SLACK_OF_DIAMETER } else { 0 };
+        let far = if !self.config.enabler.capabilities.keeps_accounts { REMOTE_SLACK } else { 0 };
         u64::from(self.config.policy.response_timeout) * SECOND + SLACK + far
     }
 
@@ -45,7 +45,9 @@ impl World<'_> {
         let now = self.machine.clock.get();
         let is_down = self.engine.is_none() && !self.starts && !self.is_faulty && self.region.is_some();
         self.down_since = if is_down { self.down_since.or(Some(now)) } else { None };
-        if let Some(seconds) = self.down_since.map(|since| (now - since) / SECOND).filter(|down| *down > BACK_MAX) {
+        if let Some(seconds) =
+            self.down_since.map(|since| (now - since) / SECOND).filter(|down| *down > RESTART_SECONDS_MAX)
+        {
             self.violations.push(format!("no engine for {seconds} s without a fault"));
         }
         let is_well = self.engine.is_some()

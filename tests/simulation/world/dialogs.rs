@@ -1,14 +1,14 @@
 //! What the parties do in SIP: answer, renegotiate MSRP sessions, fork, hang up and cancel, and malicious variants of these.
 
 use super::{SECOND, Step, World, say};
-use crate::call::{ITS_WAY, Names, Stage, UNCHARGED};
+use crate::call::{Names, OWN_PATH, Stage, UNCHARGED};
 use crate::dialog::{Exchange, LegState, Side, Sip, Writing};
 use imcharge::shm::statistic::Statistic;
 use imcharge::worker::RequestDecision;
 use imcharge::worker::sip_input::Method;
 
 /// Longest time until a 200 may follow a CANCEL, in microseconds (RFC 3261, 9.1 and 13.3.1.4), less a margin.
-const CROSSING: u64 = 25 * SECOND;
+const CROSSING_MICROS: u64 = 25 * SECOND;
 
 impl World<'_> {
     /// Passes a request within a dialog to a worker. Returns whether its session is known; `None`: it is not relayed, or there
@@ -284,12 +284,13 @@ impl World<'_> {
         if !crosses {
             self.calls[number].stage = Stage::Over;
         }
-        let told = self.hook(number, |worker, call| worker.cancelled(call.session(), Some(call.by_way(ITS_WAY))));
+        let told = self
+            .hook(number, |worker, call| worker.cancelled(call.session(), Some(call.transaction_on_path(OWN_PATH))));
         if told.is_none() {
             return;
         }
         match crosses {
-            true => self.within(CROSSING, Step::Answer(number)),
+            true => self.within(CROSSING_MICROS, Step::Answer(number)),
             false => self.within(SECOND, Step::Refuse(number, 487)),
         }
     }
@@ -301,7 +302,8 @@ impl World<'_> {
             return;
         }
         self.calls[number].stage = Stage::Over;
-        let told = self.hook(number, |worker, call| worker.failed(call.session(), Some(call.by_way(ITS_WAY)), code));
+        let told = self
+            .hook(number, |worker, call| worker.failed(call.session(), Some(call.transaction_on_path(OWN_PATH)), code));
         if told.is_some() {
             self.has_ended(number);
         }

@@ -1,7 +1,7 @@
 //! The host and its engine: start, ticks, notifications, stop and death.
 
 use super::{Death, PROCESSES, RESUMERS, SECOND, Step, World, say, setup};
-use crate::call::{Call, MERGED, Names, OTHER_WAY, Stage};
+use crate::call::{Call, MERGED, Names, OTHER_PATH, Stage};
 use crate::delivery::Place;
 use crate::disk;
 use crate::network::PEERS;
@@ -252,7 +252,7 @@ impl World<'_> {
         }
         for (suspended, result, is_merged) in verdicts {
             let number = suspended.index as usize;
-            if suspended.label == OTHER_WAY {
+            if suspended.label == OTHER_PATH {
                 self.within(SECOND, Step::EndOther(number, if is_merged { MERGED } else { 487 }));
                 continue;
             }

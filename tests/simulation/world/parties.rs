@@ -1,7 +1,7 @@
 //! The parties invite, answer, send, respond and hang up, each through the hooks of some worker.
 
 use super::{SECOND, Step, World, say};
-use crate::call::{Abort, CLIENT, Call, ITS_WAY, Message, Names, OTHER_WAY, RESTARTED, Reaction, SERVER, Stage};
+use crate::call::{Abort, CLIENT, Call, Message, Names, OTHER_PATH, OWN_PATH, RESTARTED, Reaction, SERVER, Stage};
 use crate::delivery::Part;
 use crate::dialog::LegState;
 use imcharge::charge::policy::Settle;
@@ -13,15 +13,15 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 /// Time after a BYE in which frames still arrive, and the same if the server does not know of the BYE, in microseconds.
-const BEHIND_BYE: u64 = SECOND;
-const UNAWARE: u64 = 25 * SECOND;
+const LATE_FRAMES_MICROS: u64 = SECOND;
+const UNKNOWN_BYE_MICROS: u64 = 25 * SECOND;
 
 impl World<'_> {
     pub(super) fn invite(&mut self, number: usize) {
         if self.calls[number].stage != Stage::Invited {
             return;
         }
-        let taken = self.hook(number, |worker, call| call.invite(worker, ITS_WAY).then(|| worker.region().instance()));
+        let taken = self.hook(number, |worker, call| call.invite(worker, OWN_PATH).then(|| worker.region().instance()));
         let taken = taken.and_then(|(_, taken)| taken);
         let call = &mut self.calls[number];
         call.taken_by = taken;
@@ -34,12 +34,14 @@ impl World<'_> {
 
     /// A copy of the INVITE arrives by another path.
     pub(super) fn merge(&mut self, number: usize) {
-        self.hook(number, |worker, call| call.invite(worker, OTHER_WAY));
+        self.hook(number, |worker, call| call.invite(worker, OTHER_PATH));
     }
 
     /// The copy ends on its own path, whatever its verdict was.
     pub(super) fn end_other(&mut self, number: usize, code: u16) {
-        self.hook(number, |worker, call| worker.failed(call.session(), Some(call.by_way(OTHER_WAY)), code));
+        self.hook(number, |worker, call| {
+            worker.failed(call.session(), Some(call.transaction_on_path(OTHER_PATH)), code)
+        });
     }
 
     /// The server sends a message, beginning after `begin` microseconds.
@@ -71,7 +73,7 @@ impl World<'_> {
 
     pub(super) fn send(&mut self, number: usize, message: usize, chunk: u32, again: u32) {
         let call = &self.calls[number];
-        let late = if call.server_sends_on { UNAWARE } else { BEHIND_BYE };
+        let late = if call.server_sends_on { UNKNOWN_BYE_MICROS } else { LATE_FRAMES_MICROS };
         let is_behind = call.ended_at.is_some_and(|at| self.machine.clock.get() < at + late);
         let is_open =
             call.stage == Stage::Answered && call.legs[call.messages[message].leg].state == LegState::Confirmed;
