@@ -138,8 +138,8 @@ pub struct Call {
     pub delivered: BTreeMap<String, Delivery>,
     /// Messages for which the client has reported a failure.
     pub reported: BTreeSet<String>,
-    /// Instance of the host that has seen a frame of the server, and its connection.
-    pub server_known: Option<(u64, u64)>,
+    /// Instance of the host that has seen a frame of the server, and its connection, for each dialog.
+    pub server_known: [Option<(u64, u64)>; 2],
     /// Whether a forged frame was accepted before the first frame of the server.
     pub is_captured: bool,
     /// Instance of the host that has received the INVITE.

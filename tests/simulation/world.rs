@@ -372,7 +372,7 @@ impl<'a> World<'a> {
                 verdicts: 0,
                 delivered: BTreeMap::new(),
                 reported: BTreeSet::new(),
-                server_known: None,
+                server_known: [None; 2],
                 is_captured: false,
                 taken_by: None,
                 moved_at: 0,

@@ -155,9 +155,30 @@ pub(super) struct OpenMessage {
     last_sent_at: Time,
     /// Of the wait for the REPORT, or of transactions beyond [`TRANSACTIONS_MAX`].
     deadline: Option<Time>,
-    /// When the server aborted it.
+    /// When the server aborted it, and over which connection.
     aborted_at: Option<Time>,
+    aborted_over: ConnectionTag,
+    /// Connection of its first content.
+    connection: ConnectionTag,
     delayed: Option<Box<DelayedSettlement>>,
+}
+
+/// A connection, folded to 32 bits because there is one in each open message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct ConnectionTag(u32);
+
+impl ConnectionTag {
+    /// No connection yet, or the host does not report it.
+    const UNKNOWN: ConnectionTag = ConnectionTag(0);
+
+    fn new(connection: u64) -> ConnectionTag {
+        ConnectionTag((connection >> 32) as u32 ^ connection as u32)
+    }
+
+    /// Whether both may be the same connection.
+    fn may_be(self, other: ConnectionTag) -> bool {
+        [self, other].contains(&ConnectionTag::UNKNOWN) || self == other
+    }
 }
 
 impl OpenMessage {
@@ -181,6 +202,8 @@ impl OpenMessage {
             last_sent_at: since,
             deadline: None,
             aborted_at: None,
+            aborted_over: ConnectionTag::UNKNOWN,
+            connection: ConnectionTag::UNKNOWN,
             delayed: None,
         }
     }
@@ -262,6 +285,7 @@ impl OpenMessage {
         self.wants_success_report |= sent.success_report;
         self.last_sent_at = self.last_sent_at.max(at);
         if sent.octets > 0 {
+            self.belongs_to(ConnectionTag::new(sent.connection));
             self.furthest = self.furthest.max(end);
             if start <= self.contiguous.saturating_add(1) {
                 self.contiguous = self.contiguous.max(end);
@@ -270,8 +294,10 @@ impl OpenMessage {
         }
         match sent.flag {
             Flag::Aborted => {
-                if !self.is_complete() {
+                let connection = ConnectionTag::new(sent.connection);
+                if !self.is_complete() && self.connection.may_be(connection) {
                     self.aborted_at = Some(self.aborted_at.map_or(at, |known| known.min(at)));
+                    self.aborted_over = connection;
                 }
                 return self.delayed_settlement();
             }
@@ -289,6 +315,17 @@ impl OpenMessage {
             return self.delayed_settlement();
         }
         self.completed(at, policy)
+    }
+
+    /// Notes the connection of the first content. Only the sender over that connection can abort the message: each dialog of
+    /// a forked INVITE has another server, and a client may pose as one that is silent.
+    fn belongs_to(&mut self, connection: ConnectionTag) {
+        if self.connection == ConnectionTag::UNKNOWN {
+            self.connection = connection;
+        }
+        if !self.connection.may_be(self.aborted_over) {
+            self.aborted_at = None;
+        }
     }
 
     /// Handles a chunk that passes this relay a second time, under another transaction id. `chunk`: its first octet and its

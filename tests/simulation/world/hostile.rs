@@ -29,14 +29,14 @@ impl World<'_> {
         };
         let transaction = format!("f{}x{number}", self.random.u32(..));
         let bytes = call.frame_of_server(call.ends(0), &transaction, &id, "1-*/*", octets, flag);
-        // The server's connection is known and open: no other one is accepted for it.
+        // The connection of this dialog's server is known and open: no other one is accepted for it.
         let instance = self.region.as_ref().map(|region| region.instance());
         let is_known = |&(seen_in, known): &(u64, u64)| {
             Some(seen_in) == instance && !self.connections.closed.contains(&known) && known != connection
         };
         let is_clear = !self.is_as_closed_as_another(call);
         let must_refuse =
-            is_clear && (!self.config.im_servers.is_empty() || call.server_known.as_ref().is_some_and(is_known));
+            is_clear && (!self.config.im_servers.is_empty() || call.server_known[0].as_ref().is_some_and(is_known));
         let is_live = call.stage == Stage::Answered;
         let Some((_, passage)) = self.frame(number, &bytes, (connection, CLIENT), Some((&id, part, true))) else {
             return;

@@ -82,8 +82,8 @@ impl World<'_> {
         }
         let (bytes, part, id) =
             (call.send(message, chunk, again), call.part(message, chunk, again), call.message_id(message));
-        let is_first = call.is_first(message, chunk);
-        let passage = self.frame_of_server(number, &bytes, (&id, part, is_first));
+        let (is_first, leg) = (call.is_first(message, chunk), call.messages[message].leg);
+        let passage = self.frame_of_server((number, leg), &bytes, (&id, part, is_first));
         say(format_args!(
             "{} send call {number} message {message}.{chunk} again {again} {part:?}: {passage:?}",
             self.machine.clock.get()
@@ -104,8 +104,13 @@ impl World<'_> {
         }
     }
 
-    /// A frame of the server, which must not be refused, whatever other parties claim.
-    fn frame_of_server(&mut self, number: usize, bytes: &str, part: (&str, Part, bool)) -> Option<FrameDecision> {
+    /// A frame of the server of a dialog, which must not be refused, whatever other parties claim.
+    fn frame_of_server(
+        &mut self,
+        (number, leg): (usize, usize),
+        bytes: &str,
+        part: (&str, Part, bool),
+    ) -> Option<FrameDecision> {
         let connection = self.calls[number].connections[0];
         let (_, passage) = self.frame(number, bytes, (connection, SERVER), Some(part))?;
         let instance = self.region().instance();
@@ -113,11 +118,11 @@ impl World<'_> {
         let is_live = call.stage == Stage::Answered && !call.is_aborted && !self.is_as_closed_as_another(call);
         let call = &mut self.calls[number];
         // If the host cannot tell that the old connection is closed, the new one waits for the engine.
-        let knew_another = call.server_known.is_some_and(|(_, known)| known != connection);
+        let knew_another = call.server_known[leg].is_some_and(|(_, known)| known != connection);
         let may_be_late = knew_another && !self.connections.are_told;
         match passage {
             FrameDecision::Pass | FrameDecision::BeyondGrant | FrameDecision::Full => {
-                call.server_known = Some((instance, connection))
+                call.server_known[leg] = Some((instance, connection))
             }
             FrameDecision::NotCharged => {
                 self.violations.push(format!("call {number} message {} passes without a known session", part.0));

@@ -193,6 +193,27 @@ fn aborting_chunk_with_content_is_not_debited() {
 }
 
 #[test]
+fn abort_over_another_connection_is_ignored() {
+    let foreign = |transaction| Sent { connection: SERVER + 1, ..abort("m1", transaction) };
+    for is_read_first in [false, true] {
+        let mut run = Run::open();
+        if is_read_first {
+            run.sent(foreign(2), s(2));
+        }
+        run.sent(chunk("m1", 1, 1, 50, Flag::More), s(1));
+        if !is_read_first {
+            run.sent(foreign(2), s(2));
+        }
+        run.timer(s(60));
+        assert_eq!(
+            (run.debits(), run.not_charged().len()),
+            (vec!["debit m1 timeout".to_owned()], 0),
+            "{is_read_first}"
+        );
+    }
+}
+
+#[test]
 fn abort_follows_policy() {
     let mut run = Run::open_with(8, policy(|p| p.abort = Settle::Debit));
     run.sent(chunk("m1", 1, 1, 50, Flag::More), s(1));
