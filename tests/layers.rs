@@ -10,7 +10,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("simulate", &["simulate", "charge"]),
     ("enabler", &["enabler", "charge", "wire", "simulate"]),
     ("config", &["config", "charge", "wire", "enabler"]),
-    ("shm", &["shm", "config", "charge", "wire", "engine", "simulate"]),
+    ("shm", &["shm", "config", "charge", "wire", "simulate"]),
     ("worker", &["worker", "shm", "config", "charge", "wire", "simulate"]),
     ("engine", &["engine", "worker", "shm", "config", "enabler", "charge", "wire", "simulate"]),
     ("admin", &["admin", "engine", "worker", "shm", "config", "charge", "wire"]),
