@@ -36,8 +36,8 @@ fn replay(target: &str, check: fn(&[u8])) {
     }
 }
 
-/// An engine that finds all these records in one ring, as if written by faulty workers, skips those that it cannot decode,
-/// settles the sessions of the others, and stops normally.
+/// An engine that finds all these records in one ring, as if written by faulty workers, skips those that it cannot
+/// decode, settles the sessions of the others, and stops normally.
 #[test]
 fn engine_survives_hostile_records() {
     let state = tempfile::tempdir().expect("a folder");

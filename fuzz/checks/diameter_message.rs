@@ -1,5 +1,5 @@
-//! Diameter messages (RFC 6733, RFC 8506): lengths are respected, decoded messages survive encoding, and each fault has an
-//! answer that reports it and can be decoded.
+//! Diameter messages (RFC 6733, RFC 8506): lengths are respected, decoded messages survive encoding, and each fault has
+//! an answer that reports it and can be decoded.
 
 use super::lies_in;
 use imcharge::wire::diameter::avp::AVPS_MAX;
@@ -116,8 +116,8 @@ fn begin<'b>(out: &'b mut Vec<u8>, header: &Header) -> Writer<'b> {
     }
 }
 
-/// Decodes the message as this command, and returns the fault if that fails. A decoded message survives encoding, and its
-/// second encoding is the same. `$body` unwraps the decoded message.
+/// Decodes the message as this command, and returns the fault if that fails. A decoded message survives encoding, and
+/// its second encoding is the same. `$body` unwraps the decoded message.
 macro_rules! read_as {
     ($kind:ident, $message:expr, $body:expr, $most:expr) => {{
         let message: &Message<'_> = $message;

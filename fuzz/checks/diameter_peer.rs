@@ -1,5 +1,5 @@
-//! The Diameter client (RFC 6733, 5; RFC 3539) with a simulated clock: either an [`Environment`] whose peers do anything,
-//! or the same octets read by two peers, whole and in pieces.
+//! The Diameter client (RFC 6733, 5; RFC 3539) with a simulated clock: either an [`Environment`] whose peers do
+//! anything, or the same octets read by two peers, whole and in pieces.
 
 use super::Choices;
 use super::fake_peer::{HOST, OWN_ADDRESS, config, header, messages, respond};

@@ -71,8 +71,8 @@ fn assert_views(frame: &Frame<'_>, bytes: &[u8]) {
     assert!(lies_in(frame.to_path.endpoint().session_id.as_bytes(), bytes));
 }
 
-/// A truncated or extended frame is not a frame, unless its body contains an end-line of the same transaction, which RFC
-/// 4975, 7.1 forbids.
+/// A truncated or extended frame is not a frame, unless its body contains an end-line of the same transaction, which
+/// RFC 4975, 7.1 forbids.
 fn assert_not_in_part(bytes: &[u8], id: &str) {
     let end_line = format!("-------{id}");
     let last = bytes.len() - end_line.len() - 3;

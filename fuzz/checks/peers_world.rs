@@ -1,5 +1,5 @@
-//! Invariants of the peer table for any input in any order: each request ends exactly once, a request reported as written
-//! was written, and at most one copy of a request has no T flag.
+//! Invariants of the peer table for any input in any order: each request ends exactly once, a request reported as
+//! written was written, and at most one copy of a request has no T flag.
 
 use super::fake_peer::*;
 use imcharge::charge::time::Time;

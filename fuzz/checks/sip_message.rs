@@ -1,5 +1,5 @@
-//! SIP from raw bytes (RFC 3261): all fields lie in the message, equivalent forms of the message give the same fields, and
-//! the readers of the worker agree with the parser.
+//! SIP from raw bytes (RFC 3261): all fields lie in the message, equivalent forms of the message give the same fields,
+//! and the readers of the worker agree with the parser.
 
 use super::lies_in;
 use imcharge::charge::event::Suspended;

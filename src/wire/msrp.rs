@@ -186,8 +186,8 @@ impl<'a> Frame<'a> {
             failure_report: headers.failure_report.unwrap_or(FailureReport::Yes),
             success_report: headers.success_report,
             status: headers.status,
-            // RFC 4975, 9, does not allow a body without Content-Type. If there is one, it is content: otherwise it would
-            // pass uncharged. An empty body is not.
+            // RFC 4975, 9, does not allow a body without Content-Type. If there is one, it is content: otherwise it
+            // would pass uncharged. An empty body is not.
             body: body.filter(|body| headers.content_type || !body.is_empty()),
             flag,
             bad_value: headers.bad_value,
@@ -382,8 +382,8 @@ impl<'a> Path<'a> {
 }
 
 impl<'a> Uri<'a> {
-    /// Returns the host for comparison of URIs (RFC 4975, 6.1): in lower case, without the final dot of a name, addresses in
-    /// canonical form. It is written to `space`.
+    /// Returns the host for comparison of URIs (RFC 4975, 6.1): in lower case, without the final dot of a name,
+    /// addresses in canonical form. It is written to `space`.
     pub fn canonical_host<'b>(&self, space: &'b mut [u8; HOST_MAX]) -> &'b [u8] {
         use std::io::Write;
         let bare = self.host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(self.host);

@@ -33,8 +33,8 @@ pub struct Media<'a> {
 /// Returns the MSRP media of the SDP in a body, in order. `None`: the body has no SDP.
 ///
 /// The SDP is a body of type application/sdp, or the application/sdp part of a multipart body with the disposition
-/// `session`, which is the default (RFC 5621, 8). Of several such parts the first counts, in multipart/alternative the last
-/// (RFC 2046, 5.1.4). A body without Content-Type is SDP if it begins with `v=0`.
+/// `session`, which is the default (RFC 5621, 8). Of several such parts the first counts, in multipart/alternative the
+/// last (RFC 2046, 5.1.4). A body without Content-Type is SDP if it begins with `v=0`.
 pub fn msrp_media<'a>(content_type: &[u8], body: &'a [u8]) -> Option<Vec<Media<'a>>> {
     let body = body.get(..body.len().min(BODY_MAX))?;
     let is_untyped = content_type.is_empty() && body.starts_with(b"v=0");
@@ -317,7 +317,14 @@ mod tests {
         ) {
             let _ = msrp_media(b"application/sdp", &bytes);
             let _ = msrp_media(b"multipart/mixed;boundary=b", &bytes);
-            let words = ["--b\r\n", "--b--\r\n", "\r\n", "Content-Type: application/sdp\r\n", "m=message 1 TCP/MSRP *\n", "--b"];
+            let words = [
+                "--b\r\n",
+                "--b--\r\n",
+                "\r\n",
+                "Content-Type: application/sdp\r\n",
+                "m=message 1 TCP/MSRP *\n",
+                "--b",
+            ];
             let body: String = lines.iter().map(|line| words[*line]).collect();
             let _ = msrp_media(b"multipart/mixed;boundary=b", body.as_bytes());
         }

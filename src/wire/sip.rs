@@ -1,9 +1,9 @@
 //! SIP from raw bytes, for hosts without a parser of their own: the fields that charging needs.
 //!
 //! IMS traffic contains much that `rsip` does not parse: tel: and urn: Request-URIs, quoted parameters
-//! (`+sip.instance`), folded headers, `Header :`, bare LF, unknown methods, octets that are not UTF-8. So a scan finds the
-//! headers of every message, and `rsip` parses the tags of From and To; if it fails, the result of the scan is used. Its
-//! error texts contain the whole message and are not logged.
+//! (`+sip.instance`), folded headers, `Header :`, bare LF, unknown methods, octets that are not UTF-8. So a scan finds
+//! the headers of every message, and `rsip` parses the tags of From and To; if it fails, the result of the scan is
+//! used. Its error texts contain the whole message and are not logged.
 
 use memchr::{memchr, memchr_iter, memrchr};
 
@@ -172,8 +172,8 @@ struct Headers<'a> {
 impl<'a> Headers<'a> {
     fn read(&mut self, line: &'a [u8]) {
         let Some(colon) = memchr(b':', line) else { return };
-        // Only spaces and tabs may precede the colon (RFC 3261, 25.1, HCOLON). A strict host does not recognize other forms
-        // as headers that it must remove, so they must not be accepted here.
+        // Only spaces and tabs may precede the colon (RFC 3261, 25.1, HCOLON). A strict host does not recognize other
+        // forms as headers that it must remove, so they must not be accepted here.
         let name = &line[..colon];
         let blanks = name.iter().rev().take_while(|octet| b" \t".contains(octet)).count();
         let (name, value) = (&name[..colon - blanks], line[colon + 1..].trim_ascii());

@@ -12,7 +12,9 @@ fn act() -> impl Strategy<Value = Act> {
         1 => slot().prop_map(Act::Close),
         1 => slot().prop_map(Act::Stop),
         8 => (any::<bool>(), prop::option::of(slot()), 0..100u32, any::<bool>()).prop_map(
-            |(may_move, preferred, timeout_seconds, possible_duplicate)| Act::Send { may_move, preferred, timeout_seconds, possible_duplicate }),
+            |(may_move, preferred, timeout_seconds, possible_duplicate)| {
+                Act::Send { may_move, preferred, timeout_seconds, possible_duplicate }
+            }),
         6 => (slot(), 0..2000usize).prop_map(|(slot, octets)| Act::Write { slot, octets }),
         4 => (slot(), any::<usize>(), any::<bool>(), spoil).prop_map(
             |(slot, which, keep, spoil)| Act::Answer { slot, which, keep, spoil }),

@@ -1,15 +1,15 @@
-//! Server bindings: which server has a reservation, and how it is addressed. Sessions store them as text and return them
-//! with each request.
+//! Server bindings: which server has a reservation, and how it is addressed. Sessions store them as text and return
+//! them with each request.
 //!
 //! | prefix | [`Holder`] | meaning |
 //! |---|---|---|
 //! | none | `Peer` | Only this peer has the reservation. |
 //! | `*` | `Relayed` | This server has it, behind a relay. Any peer may relay, and requests carry Destination-Host. |
-//! | `+` | `MayMove` | This peer has it, and another may continue (CC-Session-Failover). No Destination-Host (RFC 8506, 5.7). |
+//! | `+` | `MayMove` | This peer has it, and another may continue (RFC 8506, 5.7 and 8.4): no Destination-Host. |
 //! | `~` | `Candidate` | This peer received the request and did not answer. It may be a relay: no Destination-Host. |
 //!
-//! `#` begins the [`ServiceParameters`] that the reservation was opened with, which close it even if the configuration has
-//! changed. `!` begins the [other services](Other) that the last answer granted, which the next request closes.
+//! `#` begins the [`ServiceParameters`] that the reservation was opened with, which close it even if the configuration
+//! has changed. `!` begins the [other services](Other) that the last answer granted, which the next request closes.
 
 use super::services::{Listed, Other};
 use crate::enabler::diameter::profile::ServiceParameters;

@@ -39,8 +39,8 @@ pub fn session_id(origin_host: &str, session: SessionKey, opened_by: u32) -> Str
     format!("{origin_host};{};{};{second:016x}.{opened_by}", first >> 32, first as u32)
 }
 
-/// Parses a Session-Id: the session, and the number of the request that opened the reservation. `None`: it is not of this
-/// host.
+/// Parses a Session-Id: the session, and the number of the request that opened the reservation. `None`: it is not of
+/// this host.
 pub fn session_of(origin_host: &str, session_id: &str) -> Option<(SessionKey, u32)> {
     let mut parts = session_id.rsplitn(4, ';');
     let (second, opened_by) = parts.next()?.split_once('.')?;
@@ -151,8 +151,8 @@ struct Units {
     used: Option<ServiceUnits>,
 }
 
-/// Appends the request to `out`. The client sets the Hop-by-Hop Identifier and the T flag, and the End-to-End Identifier
-/// if the request has none.
+/// Appends the request to `out`. The client sets the Hop-by-Hop Identifier and the T flag, and the End-to-End
+/// Identifier if the request has none.
 pub fn write(
     profile: &CreditControlProfile,
     request: &Request,
@@ -377,8 +377,8 @@ fn outstanding(request: &Request) -> Quota {
     }
 }
 
-/// Returns the grant of an answer. Granted units replace the earlier ones (RFC 8506, 5.3): only those beyond `before` are
-/// new.
+/// Returns the grant of an answer. Granted units replace the earlier ones (RFC 8506, 5.3): only those beyond `before`
+/// are new.
 fn grant(
     profile: &CreditControlProfile,
     request: &Request,
@@ -406,16 +406,16 @@ fn grant(
     }
 }
 
-/// Returns the response for a Result-Code that is not success (RFC 8506, 9). In addition: 4010, 4011 and 4012 deny whatever
-/// Credit-Control-Failure-Handling says, and used units are deducted nevertheless. A refused one-time event has moved
-/// nothing (RFC 8506, 6).
+/// Returns the response for a Result-Code that is not success (RFC 8506, 9). In addition: 4010, 4011 and 4012 deny
+/// whatever Credit-Control-Failure-Handling says, and used units are deducted nevertheless. A refused one-time event
+/// has moved nothing (RFC 8506, 6).
 fn refused(request: &Request, result: ResultCode) -> Response {
-    let asked = match request.operation {
+    let requested = match request.operation {
         Operation::Reserve { quota } => quota.0,
         Operation::Debit { .. } | Operation::Refund { .. } | Operation::Release => 0,
     };
     let is_event = Plan::new(request).kind == RequestType::EVENT_REQUEST;
-    let asks = is_event || matches!(request.operation, Operation::Reserve { .. });
+    let requests_units = is_event || matches!(request.operation, Operation::Reserve { .. });
     match result {
         ResultCode::UNKNOWN_SESSION_ID => Response::NoReservation,
         ResultCode::TOO_BUSY => Response::Failed(Failure::Busy),
@@ -424,10 +424,10 @@ fn refused(request: &Request, result: ResultCode) -> Response {
         | ResultCode::LOOP_DETECTED
         | ResultCode::REDIRECT_INDICATION => Response::Failed(Failure::Undeliverable),
         _ if result.is_protocol_error() => Response::Failed(Failure::Enabler),
-        ResultCode::CREDIT_CONTROL_NOT_APPLICABLE if asks => Response::Free,
-        ResultCode::CREDIT_LIMIT_REACHED if asked > 1 => Response::Denied(Denial::NotSoMany),
-        ResultCode::CREDIT_LIMIT_REACHED if asks => Response::Denied(Denial::NoCredit),
-        ResultCode::END_USER_SERVICE_DENIED if asks => Response::Denied(Denial::ServiceDenied),
+        ResultCode::CREDIT_CONTROL_NOT_APPLICABLE if requests_units => Response::Free,
+        ResultCode::CREDIT_LIMIT_REACHED if requested > 1 => Response::Denied(Denial::NotSoMany),
+        ResultCode::CREDIT_LIMIT_REACHED if requests_units => Response::Denied(Denial::NoCredit),
+        ResultCode::END_USER_SERVICE_DENIED if requests_units => Response::Denied(Denial::ServiceDenied),
         ResultCode::CREDIT_CONTROL_NOT_APPLICABLE
         | ResultCode::CREDIT_LIMIT_REACHED
         | ResultCode::END_USER_SERVICE_DENIED => match request.operation {

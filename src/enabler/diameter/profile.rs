@@ -51,8 +51,8 @@ pub struct CreditControlProfile {
     pub keys: ServiceParameters,
 }
 
-/// Parameters of the charged service. The server finds a reservation by them, so it is closed with those that it was opened
-/// with.
+/// Parameters of the charged service. The server finds a reservation by them, so it is closed with those that it was
+/// opened with.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ServiceParameters {
     /// Where the units of a request are.

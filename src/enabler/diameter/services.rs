@@ -1,5 +1,5 @@
-//! Multiple-Services-Credit-Control of an answer (RFC 8506, 8.16): the charged service, and grants to other services, which
-//! the next request of the session closes.
+//! Multiple-Services-Credit-Control of an answer (RFC 8506, 8.16): the charged service, and grants to other services,
+//! which the next request of the session closes.
 
 use crate::enabler::diameter::profile::ServiceParameters;
 use crate::wire::diameter::CreditControlAnswer;
@@ -15,10 +15,10 @@ const IDENTIFIERS_MAX: usize = 8;
 
 /// Returns the charged service of an answer, independent of the order of services.
 ///
-/// Ids that are both configured and present must be equal. A service with ids must have a configured one, unless none is
-/// configured. Of several such services, the one with most configured ids is taken, then the one with the fewest other ids,
-/// then the one with the lowest ids. So a server may omit ids, or add its own. Units granted in the command belong to the
-/// charged service, unless a service has a configured id.
+/// Ids that are both configured and present must be equal. A service with ids must have a configured one, unless none
+/// is configured. Of several such services, the one with most configured ids is taken, then the one with the fewest
+/// other ids, then the one with the lowest ids. So a server may omit ids, or add its own. Units granted in the command
+/// belong to the charged service, unless a service has a configured id.
 pub fn charged<'s, 'a>(keys: &ServiceParameters, answer: &'s CreditControlAnswer<'a>) -> Option<&'s Service<'a>> {
     let in_command = answer.granted_service_unit.is_some();
     let rank = |service: &&Service<'_>| {
@@ -75,8 +75,8 @@ const KINDS: [KindOfUnit; 6] = [
 /// Returns the grants of an answer to other services. A service with the same ids as the charged one, or without
 /// Granted-Service-Unit, has nothing that could be closed separately.
 ///
-/// Empty if units are in the command: such a session does not support multiple services (RFC 8506, 8.40), so no request can
-/// report another service. Its TERMINATION ends all grants.
+/// Empty if units are in the command: such a session does not support multiple services (RFC 8506, 8.40), so no request
+/// can report another service. Its TERMINATION ends all grants.
 pub fn others(keys: &ServiceParameters, answer: &CreditControlAnswer<'_>) -> Vec<Other> {
     if !keys.in_multiple_services() {
         return Vec::new();
@@ -99,8 +99,8 @@ pub fn others(keys: &ServiceParameters, answer: &CreditControlAnswer<'_>) -> Vec
 }
 
 impl Other {
-    /// Returns the service that closes the grant: nothing used, nothing requested (RFC 8506, 5.1.2 and 8.16), final report
-    /// (TS 32.299).
+    /// Returns the service that closes the grant: nothing used, nothing requested (RFC 8506, 5.1.2 and 8.16), final
+    /// report (TS 32.299).
     pub fn closing(&self) -> Service<'static> {
         let mut units = ServiceUnits::default();
         KINDS.iter().filter(|kind| self.kinds.contains(kind.0)).for_each(|kind| kind.2(&mut units));

@@ -138,8 +138,8 @@ impl fmt::Debug for RawAvp<'_> {
     }
 }
 
-/// Iterator over the AVPs of a message or group. It ends after the first malformed AVP, because the start of the next one
-/// is unknown.
+/// Iterator over the AVPs of a message or group. It ends after the first malformed AVP, because the start of the next
+/// one is unknown.
 #[derive(Clone, Debug)]
 pub struct Avps<'a> {
     rest: &'a [u8],

@@ -1,8 +1,8 @@
-//! AVP dictionary of RFC 6733, RFC 8506, 3GPP TS 32.299 and OMA: code, name, data format, and whether a sender sets the M
-//! flag.
+//! AVP dictionary of RFC 6733, RFC 8506, 3GPP TS 32.299 and OMA: code, name, data format, and whether a sender sets the
+//! M flag.
 //!
-//! It covers all AVPs of credit control that servers send or document, whether this program uses them or not: faults and
-//! logs name them, and a Failed-AVP needs the minimum length of their format.
+//! It covers all AVPs of credit control that servers send or document, whether this program uses them or not: faults
+//! and logs name them, and a Failed-AVP needs the minimum length of their format.
 
 use std::fmt;
 

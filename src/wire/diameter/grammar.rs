@@ -9,8 +9,8 @@
 //! | `some` | the same, but at least once | `1*{ }` |
 //!
 //! AVPs that are not in the table: without the M flag they are ignored; with it, a request is refused (AVP_UNSUPPORTED)
-//! and an answer reports them. The AVPs listed after `known` are understood and not used. Groups are decoded by the type
-//! of their row, so nesting in the input cannot exceed that of the types.
+//! and an answer reports them. The AVPs listed after `known` are understood and not used. Groups are decoded by the
+//! type of their row, so nesting in the input cannot exceed that of the types.
 
 use super::avp::{Address, Avps, RawAvp, Time};
 use super::dictionary::Avp;

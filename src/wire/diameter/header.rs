@@ -150,8 +150,8 @@ impl Header {
         self.flags.has(Flags::RETRANSMITTED)
     }
 
-    /// Whether the combination of flags is valid: requests have no E flag, answers no T flag. A request with invalid flags
-    /// is answered with INVALID_HDR_BITS.
+    /// Whether the combination of flags is valid: requests have no E flag, answers no T flag. A request with invalid
+    /// flags is answered with INVALID_HDR_BITS.
     pub fn has_valid_flags(&self) -> bool {
         match self.is_request() {
             true => !self.is_error(),

@@ -1,5 +1,5 @@
-//! Diameter codec: the base protocol (RFC 6733), Credit-Control (RFC 8506), and the AVPs of 3GPP and OMA for charging of
-//! messages.
+//! Diameter codec: the base protocol (RFC 6733), Credit-Control (RFC 8506), and the AVPs of 3GPP and OMA for charging
+//! of messages.
 //!
 //! [`frame`] splits a stream into messages and [`Message::parse`] is a view of one. Each command has a struct with
 //! `decode` and `write`: [`CreditControlRequest`], [`CreditControlAnswer`], those of [`base`]. A message that cannot be

@@ -15,8 +15,8 @@ pub struct PeerStatus {
     pub host: String,
     /// Its configured address.
     pub address: String,
-    /// `CONNECTING`, `WAIT_CEA`, `CLOSING`, `DEMOTED`, or the state of the watchdog: `INITIAL`, `OKAY`, `SUSPECT`, `DOWN`,
-    /// `REOPEN`.
+    /// `CONNECTING`, `WAIT_CEA`, `CLOSING`, `DEMOTED`, or the state of the watchdog: `INITIAL`, `OKAY`, `SUSPECT`,
+    /// `DOWN`, `REOPEN`.
     pub state: &'static str,
     /// Number of pending requests.
     pub in_flight: usize,
@@ -100,8 +100,8 @@ impl PeerConnections {
         connections.chain(self.table.deadline()).min()
     }
 
-    /// Begins to disconnect from all peers. [`is_stopped`](PeerConnections::is_stopped) follows within a few seconds, as
-    /// long as [`work`](PeerConnections::work) is called.
+    /// Begins to disconnect from all peers. [`is_stopped`](PeerConnections::is_stopped) follows within a few seconds,
+    /// as long as [`work`](PeerConnections::work) is called.
     pub fn stop(&mut self, now: Time) {
         self.stopping = true;
         for slot in 0..self.connections.len() {

@@ -37,8 +37,8 @@ impl LocalNode {
             random: Cell::new(seed),
         };
         node.next_hop_by_hop.set(node.random() as u32);
-        // High 12 bits from the time, the others random (RFC 6733, 3): counting up from here, no identifier of an earlier
-        // start is reused within the 4 minutes that the RFC requires.
+        // High 12 bits from the time, the others random (RFC 6733, 3): counting up from here, no identifier of an
+        // earlier start is reused within the 4 minutes that the RFC requires.
         let seconds = (now.0 / 1_000_000) as u32;
         node.next_end_to_end.set(seconds << 20 | node.random() as u32 >> 12);
         node

@@ -137,8 +137,8 @@ pub struct Peer {
 }
 
 impl Peer {
-    /// Creates the machine without a connection. `expected_host` may be empty. `watchdog` (Tw) and `timeout_seconds` (for
-    /// the CEA) are in seconds.
+    /// Creates the machine without a connection. `expected_host` may be empty. `watchdog` (Tw) and `timeout_seconds`
+    /// (for the CEA) are in seconds.
     pub fn new(node: Rc<LocalNode>, expected_host: &str, watchdog: u32, timeout_seconds: u32) -> Peer {
         Peer {
             node,

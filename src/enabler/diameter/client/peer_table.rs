@@ -1,5 +1,5 @@
-//! The peer table (RFC 6733, 2.6) and its requests: which peer gets a request, which one gets it after a failure (5.5.4),
-//! and which request an answer belongs to. Octets and times in, octets and events out, without sockets.
+//! The peer table (RFC 6733, 2.6) and its requests: which peer gets a request, which one gets it after a failure
+//! (5.5.4), and which request an answer belongs to. Octets and times in, octets and events out, without sockets.
 //!
 //! A request counts as `sent` once, however many copies are written. It ends as `answered`, `timed out` or `failed`.
 //!

@@ -17,8 +17,8 @@ pub struct Tls {
 }
 
 impl Tls {
-    /// Reads the files. The peer's certificate must name its DiameterIdentity or, if none is configured, the host of its
-    /// address. The error names the file and the problem.
+    /// Reads the files. The peer's certificate must name its DiameterIdentity or, if none is configured, the host of
+    /// its address. The error names the file and the problem.
     pub fn load(peer: &PeerConfig, files: &TlsConfig) -> Result<Tls, String> {
         let host = if peer.host.is_empty() { &peer.address.host } else { &peer.host };
         let name = ServerName::try_from(host.clone());

@@ -107,7 +107,8 @@ impl Transport {
         Ok(())
     }
 
-    /// Writes as much as the socket accepts, and returns the number of octets. With TLS, encrypted octets count as written.
+    /// Writes as much as the socket accepts, and returns the number of octets. With TLS, encrypted octets count as
+    /// written.
     pub fn write(&mut self, bytes: &[u8]) -> Result<usize, String> {
         let written = match &mut self.tls {
             None => write_all(&mut self.stream, bytes),

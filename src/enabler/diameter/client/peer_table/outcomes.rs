@@ -163,8 +163,8 @@ impl PeerTable {
     }
 }
 
-/// Whether an answer says that the request was not delivered and may succeed at another peer (RFC 6733, 7.1.3; RFC 8506,
-/// 5.7). The next copy has no T flag, which is not for requests that got an error answer (RFC 6733, 3).
+/// Whether an answer says that the request was not delivered and may succeed at another peer (RFC 6733, 7.1.3; RFC
+/// 8506, 5.7). The next copy has no T flag, which is not for requests that got an error answer (RFC 6733, 3).
 fn is_not_delivered(answer: &[u8]) -> bool {
     let result = Message::parse(answer).and_then(|answer| answer.find(dictionary::RESULT_CODE)?.u32().ok());
     let codes = [

@@ -160,8 +160,8 @@ impl PeerTable {
         }
     }
 
-    /// Returns the demoted peer that this request tries instead of the chosen one. The request must be one that may move
-    /// to another peer, may be executed twice, and belongs to no session of another peer.
+    /// Returns the demoted peer that this request tries instead of the chosen one. The request must be one that may
+    /// move to another peer, may be executed twice, and belongs to no session of another peer.
     pub(super) fn peer_to_probe(&self, chosen: usize, request: &Request<'_>, now: Time) -> Option<usize> {
         let may_probe = request.may_move && !request.at_most_once && request.preferred_host.is_none();
         let octets = request.message.len();
