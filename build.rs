@@ -1,4 +1,4 @@
-//! Builds what a host needs: only with a host's feature, and then exactly for the host that is on this machine.
+//! Generates the bindings of the host, if the feature of a host is enabled, for the host that is on this machine.
 
 #[cfg(all(feature = "kamailio", feature = "opensips"))]
 compile_error!("a module is for one host, Kamailio or OpenSIPS: both look for the symbol `exports`");
@@ -23,7 +23,7 @@ fn main() {
     finish("OpenSIPS", opensips::build());
 }
 
-/// Ends the build with the sentence of a gate that stays shut.
+/// Ends the build with the sentence of a failed check.
 #[cfg(any(feature = "kamailio", feature = "opensips"))]
 fn finish(host: &str, built: Result<(), String>) {
     if let Err(sentence) = built {

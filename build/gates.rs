@@ -1,4 +1,4 @@
-//! Gates that the builds for all hosts have.
+//! Checks that the builds for both hosts share.
 
 use object::{Object, ObjectSection, ObjectSymbol, ReadRef};
 use std::collections::BTreeSet;
@@ -7,12 +7,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// The C string behind a pointer that stands `offset` octets into the variable `symbol` of a shared object.
-pub fn text_behind(elf: &[u8], symbol: &str, offset: u64) -> Result<String, String> {
+/// Returns the C string that a pointer refers to: the one `offset` octets into the variable `symbol` of a shared object.
+pub fn text_of_pointer(elf: &[u8], symbol: &str, offset: u64) -> Result<String, String> {
     let missing = || format!("a stock module has no readable {symbol}; is it a module of this host?");
     let file = object::File::parse(elf).map_err(|_| missing())?;
     let variable = file.dynamic_symbols().find(|found| found.name() == Ok(symbol)).ok_or_else(missing)?;
-    // The variable is filled by a relative relocation: its addend is where the text stands.
+    // The variable is filled by a relative relocation, whose addend is the address of the text.
     let mut relocations = file.dynamic_relocations().ok_or_else(missing)?;
     let found = relocations.find(|(at, _)| *at == variable.address() + offset).ok_or_else(missing)?;
     let address = u64::try_from(found.1.addend()).map_err(|_| missing())?;

@@ -80,8 +80,8 @@ pub fn build() -> Result<(), String> {
     let stock = fs::read(host.modules.join("tm.so")).map_err(|error| {
         format!("no stock module {}: {error}; set KAMAILIO_MODULES", host.modules.join("tm.so").display())
     })?;
-    let version = gates::text_behind(&stock, "module_version", 0)?;
-    let flags = gates::text_behind(&stock, "module_flags", 0)?;
+    let version = gates::text_of_pointer(&stock, "module_version", 0)?;
+    let flags = gates::text_of_pointer(&stock, "module_flags", 0)?;
     println!("cargo:rustc-env=IMCHARGE_KAMAILIO_VERSION={version}");
     println!("cargo:rustc-env=IMCHARGE_KAMAILIO_FLAGS={flags}");
     let mut defines = defines(&version, &flags)?;

@@ -1,11 +1,11 @@
-//! The OpenSIPS bindings and the gates before them.
+//! Generates the OpenSIPS bindings after checks.
 //!
-//! The loader of OpenSIPS compares three strings, version, compile flags and revision of the sources, and nothing else.
-//! So the rest is checked here, against the binaries:
+//! The loader of OpenSIPS compares only three strings: version, compile flags and revision of the sources. The rest is checked
+//! here against the binaries:
 //!
 //! 1. the three strings come from a stock module, out of the structure `exports` that the loader itself reads;
-//! 2. the program and the sources are of that version, and the `-D` set that is derived from the flags gives the same flags when the
-//!    headers are preprocessed with it;
+//! 2. the program and the sources are of that version, and the `-D` options derived from the flags give the same flags when
+//!    the headers are preprocessed with them;
 //! 3. structures that the binary and its modules export have the size that the headers give them;
 //! 4. after linking (`scripts/check-imports.sh`): every symbol the module wants is in the binary.
 
@@ -21,7 +21,7 @@ const HEADERS: &str = "include/host/opensips.h";
 /// The host's inline functions that the module calls.
 const INLINE: &str = "include/host/opensips.c";
 
-/// What the bindings hold: the host's interface as far as the module uses it.
+/// The part of the host's interface that the module uses.
 const ALLOW: &str = concat!(
     "sip_msg|hdr_field|to_body|cseq_body|module_exports|sr_module|cmd_export_.*|acmd_export_.*|cmd_param|param_export_.*|",
     "proc_export_.*|stat_export_.*|stat_var.*|mi_export_.*|mi_recipe_.*|_pv_.*|pv_.*|tm_binds|load_tm_f|tmcb_params|cell|",
@@ -47,16 +47,16 @@ const MODULE_SIZES: &[(&str, &str, &str)] = &[
     ("msrp_ua", "msrp_api", "msrp_binds"),
 ];
 
-/// Octets into `exports` where the three strings that the loader compares stand, and the type of the last.
+/// Offsets in `exports`, in octets, of the three strings that the loader compares, and of the type of the last.
 const VERSION: u64 = 16;
 const FLAGS: u64 = 24;
 const REVISION_TYPE: u64 = 32;
 const REVISION: u64 = 40;
 
-/// How the version string of those that the module is for begins.
+/// Prefix of the supported version strings.
 const SERIES: &str = "opensips 3.6.";
 
-/// Macros that every build of OpenSIPS for Linux has and its flags string does not name.
+/// Macros of every build of OpenSIPS for Linux that its flags string does not name.
 const UNNAMED: &[&str] = &[
     "HAVE_RESOLV_RES",
     "HAVE_STDATOMIC",
@@ -74,14 +74,14 @@ const UNNAMED: &[&str] = &[
     "HAVE_SELECT",
 ];
 
-/// Where things are on this machine.
+/// Paths of the host on this machine.
 struct Host {
     source: PathBuf,
     modules: PathBuf,
     binary: PathBuf,
 }
 
-/// Runs the gates and writes the bindings into OUT_DIR. The error is a sentence for a person.
+/// Runs the checks and writes the bindings to OUT_DIR. The error is a sentence for the user.
 pub fn build() -> Result<(), String> {
     for file in [HEADERS, INLINE, "build/opensips.rs", "build/gates.rs"] {
         println!("cargo:rerun-if-changed={file}");
@@ -90,10 +90,10 @@ pub fn build() -> Result<(), String> {
     let missing = || format!("no stock module tm.so in {}; set OPENSIPS_MODULES", host.modules.display());
     let stock = find_stock(&host.modules, "tm").ok_or_else(missing)?;
     let elf = fs::read(&stock).map_err(|error| format!("cannot read {}: {error}", stock.display()))?;
-    let version = gates::text_behind(&elf, "exports", VERSION)?;
-    let flags = gates::text_behind(&elf, "exports", FLAGS)?;
-    let kind = gates::text_behind(&elf, "exports", REVISION_TYPE)?;
-    let revision = gates::text_behind(&elf, "exports", REVISION)?;
+    let version = gates::text_of_pointer(&elf, "exports", VERSION)?;
+    let flags = gates::text_of_pointer(&elf, "exports", FLAGS)?;
+    let kind = gates::text_of_pointer(&elf, "exports", REVISION_TYPE)?;
+    let revision = gates::text_of_pointer(&elf, "exports", REVISION)?;
     println!("cargo:rustc-env=IMCHARGE_OPENSIPS_VERSION={version}");
     println!("cargo:rustc-env=IMCHARGE_OPENSIPS_FLAGS={flags}");
     println!("cargo:rustc-env=IMCHARGE_OPENSIPS_REVISION_TYPE={kind}");
@@ -133,13 +133,13 @@ fn find_host() -> Result<Host, String> {
     }
 }
 
-/// A stock module: in a folder of its own where the host was built, beside the others where it was installed.
+/// Finds a stock module: in its own folder if the host was built there, beside the others if it was installed.
 fn find_stock(modules: &Path, name: &str) -> Option<PathBuf> {
     let places = [modules.join(format!("{name}/{name}.so")), modules.join(format!("{name}.so"))];
     places.into_iter().find(|path| path.is_file())
 }
 
-/// The `-D` set behind the strings of a stock module.
+/// Returns the `-D` options that the strings of a stock module stand for.
 fn defines(version: &str, flags: &str) -> Result<Vec<String>, String> {
     // opensips 3.6.8 (x86_64/linux)
     let strange = || format!("the version string '{version}' of the stock module is of no known form");

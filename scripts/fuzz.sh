@@ -15,7 +15,7 @@ shift
 out=out/fuzz
 mkdir -p "$out/findings"
 PATH=$PWD/out/cargo-fuzz/bin:$PATH
-# The compiler is asked for the sanitizer by a flag that stable Rust takes with this alone. Nobody else's build sees it.
+# RUSTC_BOOTSTRAP lets stable Rust accept the flag of the sanitizer. It is set for this build only.
 RUSTC_BOOTSTRAP=1
 export PATH RUSTC_BOOTSTRAP
 command -v cargo-fuzz >/dev/null || {

@@ -28,7 +28,7 @@ private_apt() {
 }
 
 # unpack_source STATE VERSION FOLDER: the sources that this version of Debian's kamailio was built from, headers as Debian
-# patches them. The mirror may lack what nobody needs (a signature of upstream): what counts is checked by its hash.
+# patches them. The mirror may lack unneeded files (the upstream signature); the files used are checked by their hash.
 unpack_source() {
     (
         cd "$1"

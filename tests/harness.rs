@@ -1,13 +1,12 @@
-//! Builds the C host of tests/harness with `cc` and runs it against the library of this build, as it is and
-//! under valgrind.
+//! Builds the C host of tests/harness with `cc` and runs it against the library of this build, with and without valgrind.
 
-// A library with a host's adapter in it has symbols that only this host has: nobody else can load it.
+// A library with the module of a host needs symbols of that host, so no other program can load it.
 #![cfg(all(feature = "capi", not(feature = "kamailio"), not(feature = "opensips")))]
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// The folder that cargo builds into: this test and the library lie side by side.
+/// Returns the build folder of cargo, which contains this test and the library.
 fn build_folder() -> PathBuf {
     let test = std::env::current_exe().expect("the path of this test");
     test.parent().expect("its folder").to_owned()
@@ -28,8 +27,7 @@ fn build(into: &Path) -> PathBuf {
     harness
 }
 
-/// Runs the harness behind `wrapper` with so many sessions of each kind in each worker, this bound on each wait
-/// in seconds, and so many kills of the engine.
+/// Runs the harness under `wrapper`: sessions of each kind per worker, limit of each wait in seconds, kills of the engine.
 fn run(wrapper: &[&str], sessions: u32, bound: u32, kills: u32) {
     let folder = tempfile::tempdir().expect("a folder for the ledger");
     let harness = build(folder.path());
@@ -54,20 +52,19 @@ fn run(wrapper: &[&str], sessions: u32, bound: u32, kills: u32) {
 }
 
 #[test]
-fn a_c_host_charges_to_the_last_unit() {
+fn c_host_charges_each_unit_once() {
     run(&[], 14, 10, 0);
 }
 
-/// What the engine had committed stands, what it had not is read again: the money is the same.
+/// Committed changes are kept and uncommitted events are read again, so the balances are the same.
 #[test]
-fn a_killed_engine_loses_nothing() {
+fn balances_are_right_after_engine_is_killed() {
     run(&[], 14, 10, 8);
 }
 
-/// Few sessions, as valgrind is slow. A process in which valgrind finds an error ends with a status of its own, so
-/// that the harness fails too.
+/// Few sessions, because valgrind is slow. A process in which valgrind finds an error exits with 99, so the harness fails.
 #[test]
-fn valgrind_finds_nothing() {
+fn c_host_has_no_memory_errors_under_valgrind() {
     let wrapper = ["valgrind", "--quiet", "--error-exitcode=99", "--leak-check=full", "--show-leak-kinds=definite"];
     run(&wrapper, 1, 60, 0);
 }

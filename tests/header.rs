@@ -1,14 +1,14 @@
-//! include/imcharge.h is what cbindgen makes of src/ffi, and every result in it has its sentence.
+//! Checks that include/imcharge.h is what cbindgen generates from src/ffi, and that each result has a sentence.
 
 #![cfg(feature = "capi")]
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-/// In the order in which a reader of the header meets them.
+/// The files of src/ffi, in their order in the header.
 const FILES: &[&str] = &["result.rs", "logger.rs", "config.rs", "host.rs", "verdict.rs", "hooks.rs", "command.rs"];
 
-/// Set it to write the header instead of comparing it.
+/// Environment variable that makes the test write the header.
 const WRITE: &str = "IMCHARGE_WRITE_HEADER";
 
 fn root() -> PathBuf {
@@ -30,7 +30,7 @@ fn committed() -> String {
 }
 
 #[test]
-fn the_header_is_not_stale() {
+fn header_is_current() {
     let header = generated();
     if std::env::var_os(WRITE).is_some() {
         std::fs::write(root().join("include/imcharge.h"), &header).expect("include/ is writable");
@@ -43,9 +43,9 @@ fn the_header_is_not_stale() {
     );
 }
 
-/// Every function that C can call stands in the header: no file of src/ffi is forgotten above.
+/// Each exported function is in the header, so no file of src/ffi is missing in `FILES`.
 #[test]
-fn no_function_is_missing() {
+fn header_has_all_functions() {
     let header = committed();
     let files = std::fs::read_dir(root().join("src/ffi")).expect("src/ffi");
     let sources = files.map(|file| std::fs::read_to_string(file.expect("a file").path()).expect("text"));
@@ -60,7 +60,7 @@ fn no_function_is_missing() {
     }
 }
 
-/// The results of the header: name and number.
+/// Returns names and numbers of the errors in the header.
 fn results() -> HashMap<String, i32> {
     let numbers = committed();
     let defines = numbers.lines().filter_map(|line| line.strip_prefix("#define IMCHARGE_"));
@@ -72,10 +72,10 @@ fn results() -> HashMap<String, i32> {
 }
 
 #[test]
-fn every_error_has_its_own_sentence() {
+fn errors_have_different_sentences() {
     let sentence = |number| {
         let mut buffer = [0_u8; 256];
-        // SAFETY: the buffer is as long as said.
+        // SAFETY: the buffer has this size.
         let length = unsafe { imcharge::ffi::result::imcharge_strerror(number, buffer.as_mut_ptr().cast(), 256) };
         String::from_utf8_lossy(&buffer[..usize::try_from(length).expect("a sentence")]).into_owned()
     };
@@ -90,9 +90,9 @@ fn every_error_has_its_own_sentence() {
     }
 }
 
-/// A C compiler takes the header, as C99 and as C++.
+/// The header compiles as C99 and as C++11.
 #[test]
-fn compilers_take_it() {
+fn header_compiles_as_c_and_cpp() {
     let include = root().join("include");
     for (language, standard) in [("c", "-std=c99"), ("c++", "-std=c++11")] {
         assert!(compiles(language, standard, &include), "{language} {standard} does not take include/imcharge.h");

@@ -291,7 +291,7 @@ impl<'h> Caller<'h> {
         assert_eq!(freed, [IMCHARGE_OK, IMCHARGE_BAD_HANDLE]);
     }
 
-    /// Leaves its seat and takes it again; a seat that is taken, or none, is told.
+    /// Detaches and attaches again; attaching with a used index or one out of range fails.
     fn attach_again(&mut self, choices: &mut Choices<'_>) {
         let index = choices.u64() as u32;
         let mut other = null_mut();
@@ -320,7 +320,7 @@ impl<'h> Caller<'h> {
         let worker = without_provenance_mut(address);
         let text = b"SIP/2.0 200 OK\r\n\r\n";
         let mut place = MaybeUninit::uninit();
-        // SAFETY: a handle is looked up and not followed; all else is good.
+        // SAFETY: a handle is looked up and not dereferenced; the other arguments are valid.
         let results = unsafe {
             [
                 imcharge_on_request(worker, text.as_ptr().cast(), text.len(), null()),
@@ -342,7 +342,7 @@ impl<'h> Caller<'h> {
         let mut handle = null_mut();
         let mut error = vec![1 as c_char; choices.octet().into()];
         let processes = [0, 1025, u32::MAX][choices.below(3)];
-        // SAFETY: places, and a buffer of its size; NULL is told before anything is read.
+        // SAFETY: variables, and a buffer of its size; NULL is detected before anything is read.
         unsafe {
             assert_eq!(imcharge_config_new(null_mut()), IMCHARGE_NULL_ARGUMENT);
             assert_eq!(imcharge_config_new(&raw mut config), IMCHARGE_OK);
@@ -361,7 +361,7 @@ impl<'h> Caller<'h> {
         }
     }
 
-    /// Ends the session whatever it is in, waits until the engine has read it, and counts.
+    /// Ends the session in any state, waits until the engine has processed that, and checks the balances.
     fn end(self) {
         for message in [self.party.cancel(), self.party.bye()] {
             // SAFETY: messages of their lengths.
@@ -480,6 +480,6 @@ fn assert_json(answer: &[u8]) {
 /// A number of an answer.
 fn number(answer: &[u8], field: &str) -> Option<i64> {
     let text = std::str::from_utf8(answer).ok()?;
-    let (_, behind) = text.split_once(&format!("\"{field}\":"))?;
-    behind.split([',', '}']).next()?.parse().ok()
+    let (_, rest) = text.split_once(&format!("\"{field}\":"))?;
+    rest.split([',', '}']).next()?.parse().ok()
 }

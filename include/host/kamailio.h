@@ -1,4 +1,4 @@
-/* What the Kamailio module uses of the host: bindgen reads this list, nothing compiles it. */
+/* Headers of Kamailio that the module uses. bindgen reads this list; it is not compiled. */
 #include "core/sr_module.h"
 #include "core/mod_fix.h"
 #include "core/dprint.h"
@@ -26,7 +26,7 @@
 #include "modules/msrp/msrp_parser.h"
 #include "modules/tm/config.h"
 
-/* Macros that bindgen cannot read for their casts and types. */
+/* Macros that bindgen cannot translate because of their casts and types. */
 enum {
 	IMCHARGE_PARAM_USE_FUNC = PARAM_USE_FUNC,
 	IMCHARGE_BEFORE_REQUEST_ROUTE = PRE_SCRIPT_CB | REQUEST_CB,
@@ -34,6 +34,6 @@ enum {
 	IMCHARGE_MODULE_INTERFACE_VERSION = MODULE_INTERFACE_VER
 };
 
-/* Defined in core/tcp_main.c, declared in no header. Whether there is a connection of this number, or (number 0) with these
- * two ends. 6.0 and 6.1 also take the protocol, 0 for any; 5.6 does not read it. */
+/* Defined in core/tcp_main.c, not declared in any header. Whether a connection with this number exists, or (number 0) one with
+ * these two ends. 6.0 and 6.1 also take the protocol, 0 for any; 5.6 ignores it. */
 int tcpconn_exists(int id, struct ip_addr *peer, int peer_port, struct ip_addr *own, int own_port, int protocol);

@@ -1,5 +1,5 @@
-/* Functions of the host that stand in its headers alone: compiled with the host's own macros, so that they take the
- * host's locks, and log where the host logs. */
+/* Inline functions and macros of the host as functions: compiled with the host's own macros, so that they use its locks and
+ * its log. */
 #include "opensips.h"
 
 void *imcharge_shm_malloc(unsigned long octets)
@@ -17,8 +17,8 @@ int imcharge_parse_headers(struct sip_msg *message, hdr_flags_t wanted, int next
 	return parse_headers(message, wanted, next);
 }
 
-/* Whether an MSRP address is this proxy's: of a socket, or an alias. An alias without a port names a host alone; the ports
- * are those of the sockets then. */
+/* Whether an MSRP address belongs to this proxy: to a socket, or to an alias. An alias without a port has the ports of the
+ * sockets. */
 int imcharge_is_own(str *host, unsigned short port, unsigned short proto)
 {
 	struct socket_info_full **list = get_sock_info_list(proto), *one;
@@ -44,7 +44,7 @@ static int has_connection(struct ip_addr *peer, unsigned short peer_port, unsign
 	struct tcp_connection *found = NULL;
 	int matches;
 
-	/* Without a place for a descriptor the host only searches its table. */
+	/* Without a variable for a descriptor the host only searches its table. */
 	if (tcp_conn_get(0, peer, peer_port, proto, NULL, &found, NULL, socket) <= 0 || !found)
 		return 0;
 	matches = found->state >= S_CONN_OK && found->state != S_CONN_EOF
@@ -53,7 +53,7 @@ static int has_connection(struct ip_addr *peer, unsigned short peer_port, unsign
 	return matches;
 }
 
-/* Whether the host holds an MSRP connection with this peer: from this local address and port, or (NULL, 0) from any. */
+/* Whether the host has an MSRP connection with this peer, from this local address and port, or (NULL, 0) from any. */
 int imcharge_has_connection(const struct ip_addr *peer, unsigned short peer_port, const struct ip_addr *local,
 		unsigned short local_port)
 {
@@ -79,7 +79,7 @@ int imcharge_logs(int level)
 	return is_printable(level);
 }
 
-/* The place is what the host takes its function's name for. */
+/* The host logs `place` as the name of the function. */
 #undef __DP_FUNC
 #define __DP_FUNC place
 

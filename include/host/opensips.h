@@ -1,4 +1,4 @@
-/* What the OpenSIPS module uses of the host: bindgen reads this list, and the few inline functions behind it. */
+/* Headers of OpenSIPS that the module uses. bindgen and opensips.c read this list. */
 #include "sr_module.h"
 #include "async.h"
 #include "dprint.h"

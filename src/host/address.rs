@@ -1,9 +1,9 @@
-//! The host's IP addresses.
+//! Conversion of the host's IP addresses.
 
 use super::bindings as sys;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// An address of the host; `None` where it is of neither family. An IPv4 address mapped into IPv6 is returned as IPv4.
+/// Converts an address of the host; `None` if it is neither IPv4 nor IPv6. An IPv4-mapped IPv6 address is returned as IPv4.
 pub fn ip(address: &sys::ip_addr) -> Option<IpAddr> {
     // SAFETY: every bit pattern of the union is a valid array of octets.
     let octets = unsafe { address.u.addr };

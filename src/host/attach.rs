@@ -1,4 +1,4 @@
-//! A host process's way to the engine.
+//! The worker of a host process.
 
 use super::{bindings as sys, connections};
 use crate::shm::region::Region;
@@ -7,15 +7,16 @@ use once_cell::sync::OnceCell;
 use std::cell::RefCell;
 use std::sync::Arc;
 
-/// The shared region: made in the main process before any fork, inherited by all.
+/// The shared region: created in the main process before any fork and inherited by all processes.
 pub static REGION: OnceCell<Arc<Region>> = OnceCell::new();
 
 thread_local! {
-    /// This process's way to the engine, attached at its first use (after the fork).
+    /// The worker of this process, attached at its first use (after the fork).
     static WORKER: RefCell<Option<Worker>> = const { RefCell::new(None) };
 }
 
-/// Runs something with this process's worker; `None` where there is none: before the start is complete.
+/// Runs `run` with the worker of this process. `None` if there is no region yet, the worker cannot be attached (logged), or
+/// it is already in use by a caller.
 pub fn with_worker<R>(run: impl FnOnce(&mut Worker) -> R) -> Option<R> {
     let region = REGION.get()?;
     WORKER.with(|worker| {

@@ -1,51 +1,51 @@
-//! Reads what charging needs of a SIP message that the host has parsed.
+//! Reads the fields that charging needs from a SIP message of the host.
 
+use super::address::ip;
 use super::bindings as sys;
 use super::parameters::{self, Format};
 use crate::charge::event::{Direction, Suspended};
 use crate::worker::raw_sip;
 use crate::worker::sip_input::{Body, Dialog, Invite, InviteKey, Reply, Request, Source};
 use std::ffi::c_int;
-use std::net::IpAddr;
 
-/// A host's text as bytes; empty where there is none.
+/// Returns a text of the host as bytes; empty if there is none.
 ///
 /// # Safety
-/// What the text points to must live as long as `'a`.
+/// The memory that the text points to must live as long as `'a`.
 pub unsafe fn bytes<'a>(text: &sys::_str) -> &'a [u8] {
     match usize::try_from(text.len) {
-        // SAFETY: the host's texts have `len` octets at `s` (checked to be there); the life is the caller's promise.
+        // SAFETY: the host's texts have `len` octets at `s` (checked above); their lifetime is guaranteed by the caller.
         Ok(length) if length > 0 && !text.s.is_null() => unsafe { std::slice::from_raw_parts(text.s.cast(), length) },
         _ => &[],
     }
 }
 
-/// What the script has chosen for an INVITE.
+/// Subscriber and direction of an INVITE, as far as the script chooses them by parameters with pseudo-variables.
 #[derive(Debug, Default)]
-pub struct Chosen {
-    /// The identity to charge; empty: decided by the parameter `subscriber`.
+pub struct ScriptChoice {
+    /// The identity to charge. Empty: the parameter `subscriber` is one of the fixed words.
     pub subscriber: Vec<u8>,
-    /// The direction; `None`: decided by the parameter `direction`.
+    /// The direction. `None`: the parameter `direction` is one of the fixed words.
     pub direction: Option<Direction>,
 }
 
-impl Chosen {
-    /// Evaluates the parameters that are texts with pseudo-variables. `None`: the direction is none, which is logged.
+impl ScriptChoice {
+    /// Evaluates the parameters for a request. `None`: the value of `direction` is invalid; this is logged.
     ///
     /// # Safety
     /// `message` must be the host's current request.
-    pub unsafe fn of(message: *mut sys::sip_msg) -> Option<Chosen> {
-        // SAFETY: by the caller's promise.
+    pub unsafe fn evaluate(message: *mut sys::sip_msg) -> Option<ScriptChoice> {
+        // SAFETY: guaranteed by the caller.
         let (subscriber, direction) = unsafe {
-            let subscriber = parameters::subscriber().map(|format| filled(message, format));
-            (subscriber, parameters::direction().map(|format| filled(message, format)))
+            let subscriber = parameters::subscriber().map(|format| evaluate(message, format));
+            (subscriber, parameters::direction().map(|format| evaluate(message, format)))
         };
-        // What names nobody must not fall back to another party.
+        // An empty value must not select the fixed rule, which would charge another party.
         let subscriber = subscriber.map(|text| if text.is_empty() { b"-".to_vec() } else { text });
         let direction = match direction.as_deref() {
             None => None,
             Some(b"push") => Some(Direction::Push),
-            // A variable without a value is empty, or <null>.
+            // A pseudo-variable without a value evaluates to an empty text or <null>.
             Some(b"pull" | b"" | b"<null>") => Some(Direction::Pull),
             Some(other) => {
                 let other = String::from_utf8_lossy(other.get(..40).unwrap_or(other)).into_owned();
@@ -53,17 +53,17 @@ impl Chosen {
                 return None;
             }
         };
-        Some(Chosen { subscriber: subscriber.unwrap_or_default(), direction })
+        Some(ScriptChoice { subscriber: subscriber.unwrap_or_default(), direction })
     }
 }
 
-/// The value of a text with pseudo-variables; empty where it has none.
+/// Evaluates a text with pseudo-variables; empty if it has no value.
 ///
 /// # Safety
 /// `message` must be the host's current request.
-unsafe fn filled(message: *mut sys::sip_msg, format: Format) -> Vec<u8> {
+unsafe fn evaluate(message: *mut sys::sip_msg, format: Format) -> Vec<u8> {
     let mut value = sys::_str::default();
-    // SAFETY: the format was parsed at the start; the value lives until the host's next format, so it is copied.
+    // SAFETY: the format was parsed at start-up; the value is overwritten by the host's next evaluation, so it is copied.
     unsafe {
         match sys::pv_printf_s(message, format.0, &mut value) {
             0 => bytes(&value).to_vec(),
@@ -72,11 +72,11 @@ unsafe fn filled(message: *mut sys::sip_msg, format: Format) -> Vec<u8> {
     }
 }
 
-/// A SIP message of the host, for the time of a call.
+/// A SIP message of the host, valid during a call.
 #[derive(Clone, Copy)]
 pub struct Message<'a>(&'a sys::sip_msg);
 
-/// The dialog's fields, as both requests and replies have them.
+/// The header fields that identify a dialog.
 #[derive(Clone, Copy)]
 pub struct Identity<'a> {
     /// Call-ID.
@@ -88,7 +88,7 @@ pub struct Identity<'a> {
 }
 
 impl<'a> Message<'a> {
-    /// A message that the host has handed over; `None` for NULL and for the mark of a reply that never came.
+    /// Wraps a message of the host; `None` for NULL and for `FAKED_REPLY`, which stands for a missing reply.
     ///
     /// # Safety
     /// The pointer must be NULL, the host's `FAKED_REPLY` (-1), or a message that lives as long as `'a`.
@@ -96,11 +96,11 @@ impl<'a> Message<'a> {
         if message.is_null() || message as isize == -1 {
             return None;
         }
-        // SAFETY: neither NULL nor the mark, so a message, by the caller's promise.
+        // SAFETY: neither NULL nor the mark, so the caller guarantees a message.
         Some(Message(unsafe { &*message }))
     }
 
-    /// The host's structure.
+    /// Returns the host's structure.
     pub fn host(self) -> &'a sys::sip_msg {
         self.0
     }
@@ -109,7 +109,7 @@ impl<'a> Message<'a> {
         std::ptr::from_ref(self.0).cast_mut()
     }
 
-    /// Parses all headers. Only for messages in private memory: those of a transaction are shared and final.
+    /// Parses all headers. Only for messages in private memory: those of a transaction are shared and must not change.
     pub fn parse(self) -> bool {
         // SAFETY: the host's own message in this process's private memory.
         unsafe {
@@ -118,7 +118,7 @@ impl<'a> Message<'a> {
         }
     }
 
-    /// Parses what tells the dialog, no more.
+    /// Parses Call-ID, From, To and CSeq. Only for messages in private memory.
     pub fn parse_identity(self) -> bool {
         let wanted = 1u64 << sys::HDR_CALLID_T | 1 << sys::HDR_FROM_T | 1 << sys::HDR_TO_T | 1 << sys::HDR_CSEQ_T;
         // SAFETY: as in `parse`.
@@ -128,7 +128,7 @@ impl<'a> Message<'a> {
         }
     }
 
-    /// Method of a request, as the host numbers them.
+    /// Returns the host's number of the method; `None` for a reply.
     pub fn method(self) -> Option<c_int> {
         match self.0.first_line.type_ {
             // SAFETY: for type SIP_REQUEST (1) the union holds a request.
@@ -137,7 +137,7 @@ impl<'a> Message<'a> {
         }
     }
 
-    /// Status of a reply.
+    /// Returns the status code; `None` for a request.
     pub fn status(self) -> Option<u16> {
         match self.0.first_line.type_ {
             // SAFETY: for type SIP_REPLY (2) the union holds a reply.
@@ -146,36 +146,31 @@ impl<'a> Message<'a> {
         }
     }
 
-    /// Where it came from.
+    /// Returns the sender. The port is 0 for transports other than UDP, whose ports do not identify the sender.
     fn source(self) -> Option<Source> {
         let received = &self.0.rcv;
-        // SAFETY: an address of `len` octets in a union of octets.
-        let octets = unsafe { received.src_ip.u.addr };
-        let address = match received.src_ip.len {
-            4 => IpAddr::from(<[u8; 4]>::try_from(&octets[..4]).ok()?),
-            16 => IpAddr::from(<[u8; 16]>::try_from(&octets[..16]).ok()?),
-            _ => return None,
-        };
+        let address = ip(&received.src_ip)?;
         let has_connections = i64::from(received.proto) != i64::from(sys::PROTO_UDP);
         Some(Source { address, port: if has_connections { 0 } else { received.src_port } })
     }
 
-    /// A request as it was received. Needs no parsing, so it also reads the shared message of a transaction.
+    /// Returns the request as received. It is read from the raw octets, so this also works on the shared message of a
+    /// transaction.
     pub fn request(self) -> Option<Request<'a>> {
         raw_sip::request(self.octets(), self.source())
     }
 
-    /// Body of a request as it was received; empty where it cannot be read.
+    /// Returns the body of a request as received; empty if it cannot be read.
     pub fn body(self) -> Body<'a> {
         self.request().map(|request| request.body).unwrap_or_default()
     }
 
-    /// A reply as it was received. Needs no parsing.
+    /// Returns the reply as received, read from the raw octets.
     pub fn reply(self) -> Option<Reply<'a>> {
         raw_sip::reply(self.octets(), self.source())
     }
 
-    /// Request-URI as received.
+    /// Returns the Request-URI as received; empty for a reply.
     pub fn request_uri(self) -> &'a [u8] {
         match self.method() {
             // SAFETY: a request; its text lies in the message's buffer.
@@ -184,7 +179,7 @@ impl<'a> Message<'a> {
         }
     }
 
-    /// Call-ID and tags, after parsing.
+    /// Returns Call-ID and tags. The headers must have been parsed.
     pub fn identity(self) -> Option<Identity<'a>> {
         // SAFETY: headers and their parsed bodies live as long as the message; From and To are parsed into to_body.
         unsafe {
@@ -195,51 +190,52 @@ impl<'a> Message<'a> {
         }
     }
 
-    /// The dialog of a request or reply, after parsing.
+    /// Returns the dialog of a request or reply. The headers must have been parsed.
     pub fn dialog(self) -> Option<Dialog<'a>> {
         let Identity { call_id, from_tag, to_tag } = self.identity()?;
         Some(Dialog { call_id, from_tag, to_tag })
     }
 
-    /// The facts of an initial INVITE, after parsing. Identities are read from `left`, this request as the script has
-    /// left it; the INVITE is named, and the called party addressed, as it was received. `None`: no initial INVITE.
-    pub fn invite(self, left: Message<'a>, chosen: &'a Chosen, messages: u32) -> Option<Invite<'a>> {
+    /// Returns the input for a reservation; `None` if this is not an initial INVITE. Identities and the charging vector are
+    /// read from `edited`, which has the script's edits; the key of the session and the Request-URI are those received.
+    /// The headers of both must have been parsed.
+    pub fn invite(self, edited: Message<'a>, choice: &'a ScriptChoice, messages: u32) -> Option<Invite<'a>> {
         let identity = self.identity().filter(|identity| identity.to_tag.is_empty())?;
         let key = InviteKey { call_id: identity.call_id, from_tag: identity.from_tag, cseq: self.cseq()? };
         Some(Invite {
             key,
-            asserted: left.first_headers("P-Asserted-Identity"),
-            from: left.from(),
-            called_party: left.header("P-Called-Party-ID"),
+            asserted: edited.first_headers("P-Asserted-Identity"),
+            from: edited.from(),
+            called_party: edited.header("P-Called-Party-ID"),
             request_uri: self.request_uri(),
-            subscriber: &chosen.subscriber,
-            direction: chosen.direction,
-            charging_vector: left.header("P-Charging-Vector"),
+            subscriber: &choice.subscriber,
+            direction: choice.direction,
+            charging_vector: edited.header("P-Charging-Vector"),
             messages,
             suspended: Suspended::default(),
         })
     }
 
-    /// CSeq number, after parsing.
+    /// Returns the CSeq number. The headers must have been parsed.
     pub fn cseq(self) -> Option<u32> {
         // SAFETY: as in `identity`; CSeq is parsed into cseq_body.
         let number = unsafe { bytes(&self.0.cseq.as_ref()?.parsed.cast::<sys::cseq_body>().as_ref()?.number) };
         std::str::from_utf8(number).ok()?.parse().ok()
     }
 
-    /// Whole value of the From header, after parsing.
+    /// Returns the whole value of the From header. The headers must have been parsed.
     pub fn from(self) -> &'a [u8] {
         // SAFETY: a header lives as long as its message.
         unsafe { self.0.from.as_ref().map_or(&[], |from| bytes(&from.body)) }
     }
 
-    /// Value of the first header of this name, after parsing; empty where there is none.
+    /// Returns the value of the first header of this name; empty if there is none. The headers must have been parsed.
     pub fn header(self, name: &str) -> &'a [u8] {
         let [first] = self.first_headers(name);
         first
     }
 
-    /// Values of the first so many headers of this name, after parsing; empty where there are fewer.
+    /// Returns the values of the first `COUNT` headers of this name; the rest is empty if there are fewer.
     fn first_headers<const COUNT: usize>(self, name: &str) -> [&'a [u8]; COUNT] {
         let mut found = [&[][..]; COUNT];
         let mut places = found.iter_mut();
@@ -254,7 +250,7 @@ impl<'a> Message<'a> {
         found
     }
 
-    /// The headers that are parsed.
+    /// Returns the headers that have been parsed.
     pub fn headers(self) -> impl Iterator<Item = &'a sys::hdr_field> {
         // SAFETY: the list of headers lives as long as the message.
         let first = unsafe { self.0.headers.as_ref() };

@@ -1,26 +1,31 @@
-//! Adapters to SIP proxies: they translate and hand over, no rule of charging stands here.
+//! The native modules for SIP proxies: they translate between a host's structures and the worker's hooks, and contain no
+//! charging rules.
 //!
-//! A module is for one host. What both hosts have alike stands here and is built with the bindings of that one: their
-//! messages and pseudo-variables have one ancestor.
+//! A build is for one host. Code that both hosts need is in this folder and compiled with the bindings of the chosen host;
+//! their messages and pseudo-variables have a common ancestor.
 //!
-//! | what is shared | file |
+//! | shared by both hosts | file |
 //! |---|---|
-//! | a process's way to the engine | [`attach`] |
-//! | IP addresses | [`address`] |
-//! | what charging needs of a parsed SIP message | [`message`] |
-//! | the headers of a request as the script has left them | [`left`] |
-//! | what a watched transaction carries | [`watched`] |
+//! | the worker of a process | [`attach`] |
+//! | IP addresses, texts and tables of the host | [`address`], [`text`], [`table`] |
+//! | parsed SIP messages | [`message`] |
+//! | headers of a request with the script's edits | [`edited_request`] |
+//! | current request and transaction of tm | [`transaction`] |
+//! | session of a watched transaction | [`transaction_context`] |
 //! | parameters of the script | [`parameters`] |
 //! | `$imcharge(name)` | [`variables`] |
-//! | texts for the host's tables | [`text`] |
+//! | log, statistics, signals of the supervisor | [`logger`], [`statistics`], [`signals`] |
 
-#![allow(clippy::missing_safety_doc, reason = "entries are called by the host alone, with what its headers promise")]
+#![allow(
+    clippy::missing_safety_doc,
+    reason = "callbacks and script functions are called by the host only, with the arguments its headers document"
+)]
 
 #[cfg(all(feature = "kamailio", feature = "opensips"))]
 compile_error!("a module is for one host, Kamailio or OpenSIPS: both look for the symbol `exports`");
 
-/// Makes an array of 64 entry points `$entry::<0>` to `$entry::<63>`: the hosts' tables call an entry without its name,
-/// so each row has an instance of its own.
+/// Makes an array of 64 entry points `$entry::<0>` to `$entry::<63>`. The hosts call an entry without saying which row of
+/// their table it belongs to, so each row has its own instance.
 macro_rules! entries {
     ($entry:ident) => {
         entries!($entry 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 28 29 30 31
@@ -31,18 +36,23 @@ macro_rules! entries {
 
 pub mod address;
 pub mod attach;
+pub mod edited_request;
 #[cfg(feature = "kamailio")]
 pub mod kamailio;
-pub mod left;
+pub mod logger;
 pub mod message;
 #[cfg(feature = "opensips")]
 pub mod opensips;
 pub mod parameters;
+pub mod signals;
+pub mod statistics;
+pub mod table;
 pub mod text;
+pub mod transaction;
 pub mod transaction_context;
 pub mod variables;
 
 #[cfg(feature = "kamailio")]
-use kamailio::{bindings, connections, logger};
+use kamailio::{bindings, connections, log_sink};
 #[cfg(feature = "opensips")]
-use opensips::{bindings, connections, logger};
+use opensips::{bindings, connections, log_sink};

@@ -1,4 +1,4 @@
-//! The table of parameters in the host's form, and the values set while the host reads its configuration.
+//! The host's table of parameters, and the values set while the host reads its configuration.
 
 use super::bindings as sys;
 use crate::config::{Config, ConfigError, PARAMETERS, Parameter, ParameterHost, ParameterType};
@@ -6,20 +6,20 @@ use crate::guard::guard;
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use std::sync::Mutex;
 
-/// The configuration so far.
+/// The values set so far.
 static CONFIG: Mutex<Option<Config>> = Mutex::new(None);
 
-/// `subscriber` as a text with pseudo-variables.
+/// The parameter `subscriber`, if it is a text with pseudo-variables.
 static SUBSCRIBER: Mutex<Option<Format>> = Mutex::new(None);
 
-/// `direction` as a text with pseudo-variables.
+/// The parameter `direction`, if it is a text with pseudo-variables.
 static DIRECTION: Mutex<Option<Format>> = Mutex::new(None);
 
-/// A parsed text with pseudo-variables, in the host's private memory; made before the fork, read after it.
+/// A parsed text with pseudo-variables in the host's private memory. Created before the fork, read after it.
 #[derive(Clone, Copy)]
 pub struct Format(pub sys::pv_elem_p);
 
-// SAFETY: the host's parsed format is read only, and each process has its own copy since the fork.
+// SAFETY: the parsed format is read-only, and each process has its own copy after the fork.
 unsafe impl Send for Format {}
 
 /// Returns the configuration, with defaults where nothing was set.
@@ -59,22 +59,22 @@ fn set_format(parameter: &Parameter, value: &str) -> c_int {
     let text = Box::leak(format!("{value}\0").into_boxed_str());
     let mut whole = sys::_str { s: text.as_mut_ptr().cast(), len: value.len() as c_int };
     let mut format: sys::pv_elem_p = std::ptr::null_mut();
-    // SAFETY: both places are valid for the call, and the text is never freed.
+    // SAFETY: both arguments are valid for the call, and the text is never freed.
     if unsafe { sys::pv_parse_format(&raw mut whole, &mut format) } < 0 {
         log::error!("{}", ConfigError::new(parameter.name(), value, parameter.accepted));
         return -1;
     }
-    let place = if parameter.name() == "subscriber" { &SUBSCRIBER } else { &DIRECTION };
-    place.lock().map_or(-1, |mut place| {
-        *place = Some(Format(format));
+    let target = if parameter.name() == "subscriber" { &SUBSCRIBER } else { &DIRECTION };
+    target.lock().map_or(-1, |mut target| {
+        *target = Some(Format(format));
         0
     })
 }
 
-/// Setter of the parameter in row `ROW` of the table.
+/// Sets the parameter in row `ROW` of the table.
 ///
 /// # Safety
-/// The host calls it with a number in the pointer where `kind` says integer, else with a C string that lives for the call.
+/// If `kind` is an integer, the host passes the number in the pointer, otherwise a C string that lives during the call.
 unsafe extern "C" fn set_row<const ROW: usize>(kind: c_uint, value: *mut c_void) -> c_int {
     guard(-1, || {
         let Some(parameter) = PARAMETERS.get(ROW) else { return -1 };
@@ -84,7 +84,7 @@ unsafe extern "C" fn set_row<const ROW: usize>(kind: c_uint, value: *mut c_void)
         if value.is_null() {
             return -1;
         }
-        // SAFETY: not an integer, so a C string that lives for the call.
+        // SAFETY: not an integer, so a C string that lives during the call.
         let text = unsafe { CStr::from_ptr(value.cast::<c_char>()) };
         match text.to_str() {
             Ok(text) => set(parameter, text),
@@ -99,19 +99,19 @@ unsafe extern "C" fn set_row<const ROW: usize>(kind: c_uint, value: *mut c_void)
 /// The host's type of a setter.
 type Setter = unsafe extern "C" fn(c_uint, *mut c_void) -> c_int;
 
-/// Setters of the rows, one for each.
+/// The setter of each row.
 const SETTERS: [Setter; 64] = entries!(set_row);
 
-/// Rows of the host's table: integers have one for strings too, and a row of zeros ends the table.
+/// Rows of the host's table. Integers have a second row, for strings, and a row of zeros ends the table.
 pub const ROWS: usize = 2 * SETTERS.len() + 1;
 
-/// The parameters that only the other host has.
+/// The host that this module is not built for; its parameters are left out.
 #[cfg(feature = "kamailio")]
 const OTHER_HOST: ParameterHost = ParameterHost::OpenSips;
 #[cfg(feature = "opensips")]
 const OTHER_HOST: ParameterHost = ParameterHost::Kamailio;
 
-/// Makes the host's table of parameters.
+/// Returns the host's table of parameters.
 pub const fn table() -> [sys::param_export; ROWS] {
     let end = sys::param_export { name: std::ptr::null_mut(), type_: 0, param_pointer: std::ptr::null_mut() };
     let mut rows = [end; ROWS];

@@ -1,4 +1,5 @@
-//! What a watched transaction carries, in the host's shared memory: its callbacks run in whatever process sees the event.
+//! The parameter of a transaction's callbacks: session and dialog. The callbacks run in the process that handles the event, so
+//! it is kept in the host's shared memory.
 
 use super::attach::with_worker;
 use super::bindings as sys;
@@ -10,17 +11,17 @@ use crate::worker::{RequestDecision, Worker};
 use std::ffi::c_int;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Most octets of Call-ID and From tag together.
+/// Maximum length of Call-ID and From tag together, in octets.
 const TEXT_MAX: usize = 512;
 
-/// The session of a transaction, and what names its dialog.
+/// The session of a transaction, and Call-ID and From tag of its dialog.
 #[repr(C)]
 pub struct TransactionContext {
     session: SessionKey,
-    /// The transaction of the INVITE that opens the session, whose end without a 2xx ends it; `None`: a request within the
-    /// dialog.
+    /// The transaction of the INVITE that opens the session; if it ends without a 2xx, the session ends. `None`: a request
+    /// within the dialog.
     pub opens: Option<InviteTransaction>,
-    /// A 2xx has gone to the inviting side.
+    /// Whether a 2xx has been sent to the inviting side.
     is_answered: AtomicBool,
     call_id: u16,
     from_tag: u16,
@@ -28,7 +29,7 @@ pub struct TransactionContext {
 }
 
 impl TransactionContext {
-    /// `None`: Call-ID and tag are too long to be carried.
+    /// Creates a context; `None` if Call-ID and From tag are longer than 512 octets.
     pub fn new(
         session: SessionKey,
         opens: Option<InviteTransaction>,
@@ -42,8 +43,8 @@ impl TransactionContext {
         Some(TransactionContext { session, opens, is_answered: AtomicBool::new(false), call_id, from_tag, text })
     }
 
-    /// A reply goes to the sender of the request. The dialog goes by the request, as its sender knows it: a host that hides
-    /// its topology has other names in the reply.
+    /// Passes a reply to the worker that is sent to the sender of the request. The dialog is identified as the sender of the
+    /// request knows it: with topology hiding, the reply has another Call-ID and tag.
     pub fn replied(&self, reply: &Reply<'_>, request: Option<Request<'_>>) {
         let mut reply = *reply;
         (reply.dialog.call_id, reply.dialog.from_tag) = (self.call_id(), self.sender_tag());
@@ -53,7 +54,7 @@ impl TransactionContext {
         with_worker(|worker| worker.replied(&reply, request.as_ref()));
     }
 
-    /// The INVITE ended without a 2xx, if it did: hosts report the end of every transaction.
+    /// Reports the end of the transaction. Ends the session if its INVITE was not answered with 2xx.
     pub fn failed(&self, code: c_int) {
         if self.opens.is_some() && !self.is_answered.load(Ordering::Relaxed) {
             let code = u16::try_from(code).unwrap_or(0);
@@ -61,7 +62,7 @@ impl TransactionContext {
         }
     }
 
-    /// CANCEL of the INVITE.
+    /// Reports a CANCEL of the INVITE.
     pub fn cancelled(&self) {
         if self.opens.is_some() {
             with_worker(|worker| worker.cancelled(self.session, self.opens));
@@ -72,17 +73,16 @@ impl TransactionContext {
         self.text.get(..self.call_id.into()).unwrap_or_default()
     }
 
-    /// Tag of the request's sender.
+    /// Returns the tag of the request's sender.
     fn sender_tag(&self) -> &[u8] {
         self.text.get(self.call_id.into()..).and_then(|rest| rest.get(..self.from_tag.into())).unwrap_or_default()
     }
 }
 
-/// Tells the worker of a request within a dialog before the script runs, if the dialog is a charged one. Whether the request
-/// may go on.
+/// Passes a request within a charged dialog to the worker, before the script runs. `false`: drop the request.
 pub fn before_script(request: Message<'_>) -> bool {
-    let concerned = [sys::METHOD_INVITE, sys::METHOD_ACK, sys::METHOD_PRACK, sys::METHOD_UPDATE, sys::METHOD_BYE];
-    if !request.method().is_some_and(|method| concerned.iter().any(|known| *known as c_int == method)) {
+    let relevant = [sys::METHOD_INVITE, sys::METHOD_ACK, sys::METHOD_PRACK, sys::METHOD_UPDATE, sys::METHOD_BYE];
+    if !request.method().is_some_and(|method| relevant.iter().any(|known| *known as c_int == method)) {
         return true;
     }
     let dialog = Some(request).filter(|request| request.parse_identity()).and_then(Message::dialog);
@@ -94,7 +94,7 @@ pub fn before_script(request: Message<'_>) -> bool {
     course.flatten() != Some(RequestDecision::Refused)
 }
 
-/// Tells the worker of a 2xx to an INVITE before the script runs: the host may have forgotten its transaction.
+/// Passes a 2xx to an INVITE to the worker, before the script runs: tm may have deleted its transaction.
 pub fn before_reply_script(reply: Message<'_>) {
     if !reply.status().is_some_and(|status| (200..300).contains(&status)) {
         return;
@@ -104,11 +104,11 @@ pub fn before_reply_script(reply: Message<'_>) {
     }
 }
 
-/// What to watch a new transaction with: a request within a charged dialog whose answer matters.
+/// Returns the context for a new transaction; `None` if it is not one within a charged dialog whose reply is relevant.
 pub fn of_request(request: Message<'_>) -> Option<TransactionContext> {
-    let concerned = [sys::METHOD_INVITE, sys::METHOD_PRACK, sys::METHOD_UPDATE, sys::METHOD_BYE];
+    let relevant = [sys::METHOD_INVITE, sys::METHOD_PRACK, sys::METHOD_UPDATE, sys::METHOD_BYE];
     let method = request.method()?;
-    if !concerned.iter().any(|known| *known as c_int == method) || !request.parse_identity() {
+    if !relevant.iter().any(|known| *known as c_int == method) || !request.parse_identity() {
         return None;
     }
     let dialog = request.dialog()?;

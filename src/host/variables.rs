@@ -1,4 +1,5 @@
-//! `$imcharge(name)`: what the notice at hand says, in the resume route and the event routes; and `metrics`, everywhere.
+//! `$imcharge(name)`: the fields of the current notification, in resume routes and event routes. `$imcharge(metrics)` is
+//! available everywhere.
 
 use super::attach::REGION;
 use super::bindings as sys;
@@ -8,7 +9,7 @@ use crate::shm::notification::{Kind, Notification, Outcome};
 use std::cell::RefCell;
 use std::ffi::{CString, c_int};
 
-/// Names in the parentheses, in the order of `values`, and the last.
+/// The names, in the order of [`values`]; the last one is `metrics`.
 pub const NAMES: &[&str] = &[
     "result",
     "reason",
@@ -23,10 +24,10 @@ pub const NAMES: &[&str] = &[
     "metrics",
 ];
 
-/// The one that says the same everywhere: all numbers, for Prometheus.
+/// Index of `metrics`: all statistics in the text format of Prometheus.
 const METRICS: usize = NAMES.len() - 1;
 
-/// One value of a notice; the host takes pointers into it.
+/// A value of a variable. The host takes pointers into it.
 pub enum Value {
     /// A text.
     Text(CString),
@@ -35,23 +36,23 @@ pub enum Value {
 }
 
 thread_local! {
-    /// Values while a notice is being served, by their place in [`NAMES`].
+    /// The values of the current notification, by index in [`NAMES`]; empty if there is none.
     static CURRENT: RefCell<Vec<Option<Value>>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Sets the variables for the time of `run`.
-pub fn with<R>(notice: &Notification<'_>, run: impl FnOnce() -> R) -> R {
-    CURRENT.with(|current| *current.borrow_mut() = values(notice));
+/// Sets the variables while `run` runs.
+pub fn with<R>(notification: &Notification<'_>, run: impl FnOnce() -> R) -> R {
+    CURRENT.with(|current| *current.borrow_mut() = values(notification));
     let result = run();
     CURRENT.with(|current| current.borrow_mut().clear());
     result
 }
 
-/// What a notice says, by the places in [`NAMES`].
-pub fn values(notice: &Notification<'_>) -> Vec<Option<Value>> {
+/// Returns the values of a notification, by index in [`NAMES`].
+pub fn values(notification: &Notification<'_>) -> Vec<Option<Value>> {
     let text = |text: &str| CString::new(text).ok().map(Value::Text);
     let number = |number: u64| Some(Value::Number(i64::try_from(number).unwrap_or(i64::MAX)));
-    let (result, granted, message_id, units) = match &notice.kind {
+    let (result, granted, message_id, units) = match &notification.kind {
         Kind::Verdict { result, granted, .. } => (Some(*result), number((*granted).into()), None, None),
         Kind::Debited { message_id, units } => (None, None, text(message_id), number(*units)),
         Kind::Failed => (Some(Outcome::Failed), None, None, None),
@@ -63,22 +64,22 @@ pub fn values(notice: &Notification<'_>) -> Vec<Option<Value>> {
     });
     vec![
         result.and_then(text),
-        text(notice.reason),
-        number(notice.code.into()),
+        text(notification.reason),
+        number(notification.code.into()),
         granted,
-        text(&notice.session.to_string()),
-        notice.balance.map(Value::Number),
-        text(notice.call_id),
-        text(notice.account),
+        text(&notification.session.to_string()),
+        notification.balance.map(Value::Number),
+        text(notification.call_id),
+        text(notification.account),
         message_id,
         units,
     ]
 }
 
-/// The host parses `$imcharge(name)`: remembers which.
+/// Parses `$imcharge(name)` for the host: stores the index of the name.
 pub unsafe extern "C" fn parse_name(spec: sys::pv_spec_p, name: *mut sys::str_) -> c_int {
     guard(-1, || {
-        // SAFETY: the host gives both for the time of the call.
+        // SAFETY: the host passes both for the duration of the call.
         let (Some(spec), Some(name)) = (unsafe { spec.as_mut() }, unsafe { name.as_ref() }) else { return -1 };
         // SAFETY: the text lives for the call.
         let wanted = unsafe { super::message::bytes(name) }.trim_ascii();
@@ -94,33 +95,33 @@ pub unsafe extern "C" fn parse_name(spec: sys::pv_spec_p, name: *mut sys::str_) 
     })
 }
 
-/// The host wants the value.
+/// Returns a value to the host.
 pub unsafe extern "C" fn get(
     message: *mut sys::sip_msg,
     parameter: *mut sys::pv_param_t,
     result: *mut sys::pv_value_t,
 ) -> c_int {
     guard(-1, || {
-        // SAFETY: the host gives a parsed parameter: `parse_name` has left a number in it.
+        // SAFETY: the host passes a parsed parameter, in which `parse_name` has stored a number.
         let at = unsafe { parameter.as_ref() }.map(|parameter| unsafe { parameter.pvn.u.isname.name.n });
         let at = at.and_then(|at| usize::try_from(at).ok());
         if at == Some(METRICS) {
             let all = REGION.get().map(|region| metrics::exposition(region)).unwrap_or_default();
-            // SAFETY: the host gives all three for the time of the call.
+            // SAFETY: the host passes all three for the duration of the call.
             return unsafe { text(message, parameter, result, all) };
         }
         CURRENT.with(|current| {
             let current = current.borrow();
             match at.and_then(|at| current.get(at)).and_then(Option::as_ref) {
-                // SAFETY: the host's function on the host's places; the text stays until the notification is served.
+                // SAFETY: the host's function with its own arguments; the text lives until the notification is served.
                 Some(Value::Text(text)) => unsafe {
                     let mut whole = sys::_str { s: text.as_ptr().cast_mut(), len: text.count_bytes() as c_int };
                     sys::pv_get_strval(message, parameter, result, &mut whole)
                 },
                 Some(Value::Number(number)) => match (*number).try_into() {
-                    // SAFETY: the host's function on the host's places.
+                    // SAFETY: the host's function with its own arguments.
                     Ok(number) => unsafe { sys::pv_get_sintval(message, parameter, result, number) },
-                    // Numbers have 32 bits in 5.6 and 64 in 6.0; a larger one becomes a text.
+                    // Kamailio 5.6 has 32-bit integers, 6.0 has 64-bit ones. Larger numbers become text.
                     // SAFETY: as above.
                     Err(_) => unsafe { text(message, parameter, result, number.to_string()) },
                 },
@@ -131,22 +132,24 @@ pub unsafe extern "C" fn get(
     })
 }
 
+/// Returns a text to the host. It stays valid until the next call.
+///
 /// # Safety
 /// As for [`get`].
 unsafe fn text(
     message: *mut sys::sip_msg,
     parameter: *mut sys::pv_param_t,
     result: *mut sys::pv_value_t,
-    words: String,
+    value: String,
 ) -> c_int {
     thread_local! {
         static TEXT: RefCell<CString> = RefCell::default();
     }
     TEXT.with(|place| {
         let mut text = place.borrow_mut();
-        *text = CString::new(words).unwrap_or_default();
+        *text = CString::new(value).unwrap_or_default();
         let mut whole = sys::_str { s: text.as_ptr().cast_mut(), len: text.count_bytes() as c_int };
-        // SAFETY: by the caller's promise; the text stays until the next one.
+        // SAFETY: guaranteed by the caller; the text lives until the next call.
         unsafe { sys::pv_get_strval(message, parameter, result, &mut whole) }
     })
 }

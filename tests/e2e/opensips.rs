@@ -183,7 +183,7 @@ fn a_reservation_without_async_is_refused_and_the_script_goes_on() {
         )
     });
     assert_eq!(stage.client(ALICE, |_| {}).invite(), 480, "{}", stage.proxy.log());
-    assert!(stage.proxy.log().contains("write async(imcharge_reserve(), ROUTE)"), "{}", stage.proxy.log());
+    assert!(stage.proxy.log().contains("must be called as async(imcharge_reserve(), ROUTE)"), "{}", stage.proxy.log());
     assert_eq!(stage.proxy.statistic("reserves"), 0);
 }
 
@@ -202,7 +202,7 @@ fn a_launched_reservation_is_told_of_and_harms_nothing() {
         assert_eq!(stage.client(ALICE, |_| {}).invite(), 480, "{}", stage.proxy.log());
     }
     stage.expect(ALICE, 100, 0, 0);
-    assert!(stage.proxy.log().contains("not launch"), "{}", stage.proxy.log());
+    assert!(stage.proxy.log().contains("not by launch"), "{}", stage.proxy.log());
 }
 
 /// The proxy is itself the IM server (msrp_ua).

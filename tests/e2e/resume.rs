@@ -130,7 +130,7 @@ pub fn a_resume_route_that_blocks_for_one_caller_delays_no_other_call() {
     let log = proxy.log();
     let (process, route) = match HOST.get() {
         Host::Kamailio => ("imcharge resume", "route[CHARGED] for r1"),
-        Host::OpenSips => ("process", "the route behind imcharge_reserve() for r1"),
+        Host::OpenSips => ("process", "the resume route of imcharge_reserve() for r1"),
     };
     let names = |line: &str, end: &str| line.contains(process) && line.contains(&format!("{route} {end}"));
     assert_eq!(log.lines().filter(|line| names(line, "for more than a second")).count(), 1, "{log}");

@@ -11,7 +11,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-/* Every function that takes a handle, with all other arguments right. */
+/* All functions that take a handle, called with otherwise valid arguments. */
 
 static int32_t with_config_set(void *handle)
 {
@@ -163,10 +163,10 @@ static void check_sentences(void)
     check(imcharge.abi_version() == IMCHARGE_ABI_VERSION, "abi_version is that of the header");
     check_result(imcharge.strerror(0, NULL, 10), IMCHARGE_NULL_ARGUMENT, "strerror(buffer NULL)");
     check_result(imcharge.strerror(0, buffer, 0), IMCHARGE_BAD_LENGTH, "strerror(size 0)");
-    check_result(imcharge.strerror(IMCHARGE_OK, buffer, sizeof buffer), 4, "strerror(IMCHARGE_OK)");
-    check(strcmp(buffer, "done") == 0, "strerror says '%s'", buffer);
+    check_result(imcharge.strerror(IMCHARGE_OK, buffer, sizeof buffer), 7, "strerror(IMCHARGE_OK)");
+    check(strcmp(buffer, "success") == 0, "strerror says '%s'", buffer);
     check_result(imcharge.strerror(IMCHARGE_OK, buffer, 3), 2, "strerror(size 3)");
-    check(strcmp(buffer, "do") == 0, "strerror cuts to '%s'", buffer);
+    check(strcmp(buffer, "su") == 0, "strerror cuts to '%s'", buffer);
     check(imcharge.strerror(INT32_MIN, buffer, sizeof buffer) > 0, "strerror of no result: '%s'", buffer);
 }
 
@@ -253,21 +253,21 @@ static const char no_call_id[] =
     "INVITE sip:a@b SIP/2.0\r\nFrom: <sip:a@b>;tag=1\r\nTo: <sip:a@b>\r\nCSeq: 1 INVITE\r\nContent-Length: 0\r\n\r\n";
 static const char in_dialog[] =
     "INVITE sip:a@b SIP/2.0\r\nVia: SIP/2.0/UDP a;branch=z9hG4bK1\r\nFrom: <sip:a@b>;tag=1\r\n"
-    "To: <sip:a@b>;tag=2\r\nCall-ID: nobody\r\nCSeq: 1 INVITE\r\nContent-Length: 0\r\n\r\n";
+    "To: <sip:a@b>;tag=2\r\nCall-ID: unknown\r\nCSeq: 1 INVITE\r\nContent-Length: 0\r\n\r\n";
 static const char unknown_bye[] =
     "BYE sip:a@b SIP/2.0\r\nVia: SIP/2.0/UDP a;branch=z9hG4bK1\r\nFrom: <sip:a@b>;tag=1\r\nTo: <sip:a@b>;tag=2\r\n"
-    "Call-ID: nobody\r\nCSeq: 2 BYE\r\nContent-Length: 0\r\n\r\n";
+    "Call-ID: unknown\r\nCSeq: 2 BYE\r\nContent-Length: 0\r\n\r\n";
 static const char bye_answered[] =
     "SIP/2.0 200 OK\r\nVia: SIP/2.0/UDP a;branch=z9hG4bK1\r\nFrom: <sip:a@b>;tag=1\r\nTo: <sip:a@b>;tag=2\r\n"
-    "Call-ID: nobody\r\nCSeq: 2 BYE\r\nContent-Length: 0\r\n\r\n";
+    "Call-ID: unknown\r\nCSeq: 2 BYE\r\nContent-Length: 0\r\n\r\n";
 static const char unknown_answered[] =
     "SIP/2.0 200 OK\r\nVia: SIP/2.0/UDP a;branch=z9hG4bK1\r\nFrom: <sip:a@b>;tag=1\r\nTo: <sip:a@b>;tag=2\r\n"
-    "Call-ID: nobody\r\nCSeq: 2 INVITE\r\nContent-Length: 0\r\n\r\n";
+    "Call-ID: unknown\r\nCSeq: 2 INVITE\r\nContent-Length: 0\r\n\r\n";
 static const char trying[] =
     "SIP/2.0 100 Trying\r\nVia: SIP/2.0/UDP a;branch=z9hG4bK1\r\nFrom: <sip:a@b>;tag=1\r\nTo: <sip:a@b>\r\n"
-    "Call-ID: nobody\r\nCSeq: 2 INVITE\r\nContent-Length: 0\r\n\r\n";
+    "Call-ID: unknown\r\nCSeq: 2 INVITE\r\nContent-Length: 0\r\n\r\n";
 static const char unknown_send[] =
-    "MSRP abcd SEND\r\nTo-Path: msrp://a:1/nobody1;tcp\r\nFrom-Path: msrp://b:1/nobody2;tcp\r\nMessage-ID: unknown1\r\n"
+    "MSRP abcd SEND\r\nTo-Path: msrp://a:1/unknown1;tcp\r\nFrom-Path: msrp://b:1/unknown2;tcp\r\nMessage-ID: unknown1\r\n"
     "Byte-Range: 1-1/1\r\nContent-Type: text/plain\r\n\r\nx\r\n-------abcd$\r\n";
 
 #define TEXT(constant) constant, sizeof constant - 1
@@ -422,8 +422,8 @@ void arguments_of_commands(imcharge_worker *admin)
                  "command(answer NULL)");
     check_result(imcharge.command(admin, "stats", 5, NULL, 0, answer, 9, NULL), IMCHARGE_NULL_ARGUMENT,
                  "command(length NULL)");
-    check_result(command(admin, "account.get", "sip:nobody@example.com", NULL, answer, sizeof answer),
-                 IMCHARGE_COMMAND_FAILED, "command(account.get of nobody)");
+    check_result(command(admin, "account.get", "sip:unknown@example.com", NULL, answer, sizeof answer),
+                 IMCHARGE_COMMAND_FAILED, "command(account.get of an unknown account)");
     check(strstr(answer, "\"code\":404") != NULL, "it says %s", answer);
     check_result(command(admin, "no.such", NULL, NULL, answer, sizeof answer), IMCHARGE_COMMAND_FAILED,
                  "command(no.such)");

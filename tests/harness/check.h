@@ -20,7 +20,7 @@ bool step(int32_t got, int32_t want, const char *what, const char *of);
 /* One check for all steps of this process. */
 bool check_steps(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
-/* A moment from which on `in_time` tells whether the bound is over. */
+/* Start of a wait; `in_time` checks whether its limit has passed. */
 uint64_t check_now(void);
 bool in_time(uint64_t since);
 

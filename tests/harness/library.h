@@ -20,7 +20,7 @@ struct library {
 
 extern struct library imcharge;
 
-/* Loads it, or says why not and ends the process. */
+/* Loads the library, or prints the reason and ends the process. */
 void library_load(const char *path);
 
 #endif

@@ -69,7 +69,7 @@ void sip_invite(struct message *out, const struct party *party)
         append(out, "P-Asserted-Identity: <sip:rcse-standfw@example.net>\r\n");
         append(out, "P-Called-Party-ID: <%s>\r\n", party->account);
     } else {
-        append(out, "P-Asserted-Identity: \"Somebody\" <%s>\r\n", party->account);
+        append(out, "P-Asserted-Identity: \"Alice\" <%s>\r\n", party->account);
     }
     append(out, "Contact: <sip:192.0.2.1:5060>\r\n");
     body(out, party->push ? server_uri(party) : client_uri(party));

@@ -86,7 +86,7 @@ static void bye(struct worker *worker, struct session *session)
 
 enum side { SERVER, CLIENT };
 
-/* Each side of each session has a connection of its own, whichever worker reads it. */
+/* Each side of each session has its own connection, independent of the worker that reads it. */
 static uint64_t connection(const struct session *session, enum side side)
 {
     return 1 + (uint64_t)side + 2 * (uint64_t)session->party.number;
@@ -314,7 +314,7 @@ static void make_sessions(struct worker *worker, unsigned per_kind)
     }
 }
 
-/* Whether the verdict is for this session and says what it must. */
+/* Whether the verdict is for this session and has the expected result. */
 static bool fits(const struct session *session, const imcharge_verdict *verdict)
 {
     return verdict->result == session->kind->verdict && verdict->tokens.continuation == ROUTE
@@ -328,7 +328,7 @@ static void decide(struct worker *worker, const imcharge_verdict *verdict)
 {
     struct session *session = verdict->tokens.label < worker->count ? &worker->sessions[verdict->tokens.label] : NULL;
     if (session == NULL || session->decided) {
-        check(false, "worker %u: a verdict for nobody, or twice: %s", worker->index, verdict->call_id);
+        check(false, "worker %u: an unexpected or repeated verdict: %s", worker->index, verdict->call_id);
         return;
     }
     session->decided = true;

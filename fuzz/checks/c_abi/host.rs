@@ -1,4 +1,4 @@
-//! The host that all inputs of a process share: opening takes the store and the shared memory, too much for each.
+//! The host that all inputs of a process share, because opening one for each would be too slow.
 
 use imcharge::ffi::command::{imcharge_command, imcharge_text};
 use imcharge::ffi::config::{imcharge_config, imcharge_config_free, imcharge_config_new, imcharge_config_set};
@@ -12,7 +12,7 @@ use std::ptr::{null_mut, without_provenance_mut};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
-/// What an account has that nobody has seen before.
+/// Initial balance of a new account.
 pub const ACCOUNT_START: i64 = 1000;
 
 /// Workers that can attach.
@@ -45,7 +45,7 @@ impl std::ops::Deref for Shared {
 }
 
 impl Host {
-    /// Opened with the first input, closed with the process.
+    /// Returns the host, opened with the first input and closed with the process.
     pub fn shared() -> Shared {
         let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
         if shared.is_none() {
@@ -73,7 +73,7 @@ impl Host {
         assert_eq!(unsafe { imcharge_config_free(config) }, IMCHARGE_OK);
         let handle = handle.addr();
         let engine = std::thread::spawn(move || {
-            // SAFETY: the handle is open until this thread has ended, and nobody wants a sentence.
+            // SAFETY: the handle is open until this thread has ended; there is no buffer for a sentence.
             unless_busy(|| unsafe { imcharge_engine_run(without_provenance_mut(handle), null_mut(), 0) })
         });
         let host = Host { handle, engine, state };

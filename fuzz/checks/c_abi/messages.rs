@@ -1,8 +1,8 @@
-//! SIP and MSRP of one session, well formed.
+//! Well-formed SIP and MSRP messages of one session.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// Who takes part in a session of its own: inputs do not meet each other's.
+/// The parties of one session. Each input has its own.
 pub struct Party {
     pub call_id: String,
     pub account: String,
@@ -13,7 +13,7 @@ const MEDIA: &str = "v=0\r\no=- 1 1 IN IP4 192.0.2.1\r\ns=-\r\nc=IN IP4 192.0.2.
     m=message 2855 TCP/MSRP *\r\na=accept-types:text/plain\r\na=path:";
 
 impl Party {
-    /// One that there was not yet.
+    /// Returns new parties.
     pub fn next() -> Party {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);

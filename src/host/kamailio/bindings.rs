@@ -1,4 +1,4 @@
-//! What bindgen read from the host's headers (see `include/host/kamailio.h`), for exactly the host that is built for.
+//! bindgen's output for the headers listed in `include/host/kamailio.h`, for the exact version of the host.
 #![allow(
     non_camel_case_types,
     non_snake_case,

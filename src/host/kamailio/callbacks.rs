@@ -15,7 +15,8 @@
 
 use super::bindings as sys;
 use super::message::Message;
-use super::tm::{CurrentRequest, Tm, Transaction, tm};
+use super::tm::{Tm, tm};
+use super::transaction::{CurrentRequest, Transaction};
 use super::transaction_context::{self, TransactionContext};
 use crate::charge::event::InviteTransaction;
 use crate::guard::guard;
@@ -28,7 +29,7 @@ pub fn watch_invite(tm: &Tm, request: CurrentRequest, transaction: Transaction, 
     let session = Worker::session_of_invite(key);
     let types = sys::TMCB_RESPONSE_FWDED | sys::TMCB_RESPONSE_OUT | sys::TMCB_E2ECANCEL_IN | sys::TMCB_DESTROY;
     let id = transaction.id();
-    // The numbers with which tm will continue it.
+    // The numbers by which tm continues it.
     let opens = Some(InviteTransaction { index: id.index.into(), label: id.label.into() });
     let context = TransactionContext::new(session, opens, key.call_id, key.from_tag);
     context.is_some_and(|context| watch(tm, request, transaction, types, context))
@@ -41,7 +42,7 @@ fn watch(
     types: c_uint,
     context: TransactionContext,
 ) -> bool {
-    // SAFETY: tm takes the block over together with its release function; if tm refuses, it is freed here.
+    // SAFETY: tm takes ownership of the block with its release function; if it refuses, the block is freed here.
     unsafe {
         let block = shared(context);
         if block.is_null() {
@@ -75,7 +76,7 @@ unsafe fn shared(context: TransactionContext) -> *mut c_void {
 /// Release function for tm: frees the context of a transaction.
 unsafe extern "C" fn release(block: *mut c_void) {
     guard((), || {
-        // SAFETY: a block of `shared`, given back once.
+        // SAFETY: a block of `shared`, freed once.
         unsafe {
             if let Some(free) = sys::_shm_root.xfree {
                 let (file, name) = (c"callbacks.rs".as_ptr(), c"imcharge".as_ptr());
@@ -88,14 +89,14 @@ unsafe extern "C" fn release(block: *mut c_void) {
 /// Callback of a watched transaction.
 unsafe extern "C" fn on_transaction(_: *mut sys::cell, kind: c_int, parameters: *mut sys::tmcb_params) {
     guard((), || {
-        // SAFETY: tm gives its parameters for the time of the call.
+        // SAFETY: tm passes parameters that are valid during the call.
         let Some(parameters) = (unsafe { parameters.as_ref() }) else { return };
-        // SAFETY: the block of `watch`, which tm keeps as long as the transaction.
+        // SAFETY: the block of `watch`, which lives as long as the transaction.
         let watched =
             unsafe { parameters.param.as_ref().and_then(|block| block.cast::<TransactionContext>().as_ref()) };
         let Some(watched) = watched else { return };
         match kind as c_uint {
-            // SAFETY: tm gives the request of the transaction and the reply at hand.
+            // SAFETY: tm passes the request of the transaction and the reply.
             sys::TMCB_RESPONSE_FWDED => unsafe { on_reply(watched, parameters.req, parameters.rpl) },
             sys::TMCB_RESPONSE_OUT if parameters.code >= 300 => {
                 watched.failed(parameters.code);
@@ -114,7 +115,7 @@ unsafe extern "C" fn on_transaction(_: *mut sys::cell, kind: c_int, parameters: 
 /// # Safety
 /// Both pointers must be NULL, tm's mark, or messages that live for the call.
 unsafe fn on_reply(watched: &TransactionContext, request: *const sys::sip_msg, reply: *const sys::sip_msg) {
-    // SAFETY: by the caller's promise.
+    // SAFETY: guaranteed by the caller.
     let (request, reply) = unsafe { (Message::new(request), Message::new(reply)) };
     if let Some(reply) = reply.and_then(Message::reply) {
         watched.replied(&reply, request.and_then(Message::request));
@@ -124,7 +125,7 @@ unsafe fn on_reply(watched: &TransactionContext, request: *const sys::sip_msg, r
 /// Callback for every new transaction: watches the replies if it belongs to a charged dialog.
 pub unsafe extern "C" fn on_request(transaction: *mut sys::cell, _: c_int, parameters: *mut sys::tmcb_params) {
     guard((), || {
-        // SAFETY: tm gives its parameters for the time of the call.
+        // SAFETY: tm passes parameters that are valid during the call.
         let Some(pointer) = (unsafe { parameters.as_ref() }).map(|parameters| parameters.req) else { return };
         // SAFETY: the request that tm has just made a transaction for, which is the current one, and that transaction.
         let (message, request, transaction) =
@@ -139,16 +140,16 @@ pub unsafe extern "C" fn on_request(transaction: *mut sys::cell, _: c_int, param
 /// Script callback for requests. Returns 0 to drop the request.
 pub unsafe extern "C" fn before_script(message: *mut sys::sip_msg, _: c_uint, _: *mut c_void) -> c_int {
     guard(1, || {
-        // SAFETY: the host gives its current request.
-        let goes_on = unsafe { Message::new(message) }.is_none_or(transaction_context::before_script);
-        c_int::from(goes_on)
+        // SAFETY: the host passes its current request.
+        let is_allowed = unsafe { Message::new(message) }.is_none_or(transaction_context::before_script);
+        c_int::from(is_allowed)
     })
 }
 
 /// Script callback for replies. Always returns 1: the script runs.
 pub unsafe extern "C" fn before_reply_script(message: *mut sys::sip_msg, _: c_uint, _: *mut c_void) -> c_int {
     guard(1, || {
-        // SAFETY: the host gives its current reply.
+        // SAFETY: the host passes its current reply.
         unsafe { Message::new(message) }.into_iter().for_each(transaction_context::before_reply_script);
         1
     })
@@ -158,7 +159,7 @@ pub unsafe extern "C" fn before_reply_script(message: *mut sys::sip_msg, _: c_ui
 /// processes. `false`: the host refused.
 pub fn register() -> bool {
     let Some(tm) = tm() else { return false };
-    // SAFETY: functions of static life, without a parameter.
+    // SAFETY: static functions without a parameter.
     unsafe {
         let none = std::ptr::null_mut();
         tm.watch_new_transactions(on_request)

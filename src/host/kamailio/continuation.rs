@@ -1,4 +1,4 @@
-//! Where the script continues after a verdict: a route, or a KEMI function.
+//! The place where the script continues after a verdict: a route or a KEMI function.
 
 use super::bindings as sys;
 use super::message::bytes;
@@ -33,7 +33,7 @@ impl Continuation {
         }
     }
 
-    /// Returns the number that travels with the event; [`Continuation::from_suspended`] reads it.
+    /// Encodes the continuation for [`Suspended::continuation`]; [`Continuation::from_suspended`] decodes it.
     pub fn number(self) -> u64 {
         match self {
             Continuation::Route(at) => at as u64,
@@ -52,7 +52,7 @@ impl Continuation {
     /// Returns its name in the script.
     fn name(self) -> Option<String> {
         match self {
-            // SAFETY: the host's own table, which no process changes after the start; its texts live as long.
+            // SAFETY: the host's table, which does not change after start-up and whose texts live as long.
             Continuation::Function(at) => unsafe {
                 sys::sr_kemi_cbname_lookup_idx(at).as_ref().map(|name| text_of(name))
             },
@@ -63,8 +63,8 @@ impl Continuation {
 
 /// Finds the name of a route by its index.
 fn route_name(at: c_int) -> Option<String> {
-    // SAFETY: the host's own table, which no process changes after the start: circular lists, whose last entry points to the
-    // head, with texts that live as long.
+    // SAFETY: the host's table, which does not change after start-up: circular lists, whose last entry points to the head, with
+    // texts that live as long.
     unsafe {
         let names = sys::main_rt.names;
         for bucket in 0..usize::try_from(names.size).unwrap_or(0) {
@@ -86,7 +86,7 @@ fn route_name(at: c_int) -> Option<String> {
 /// # Safety
 /// `text` must be a text of the host that lives for the call.
 unsafe fn text_of(text: &sys::str_) -> String {
-    // SAFETY: by the caller's promise.
+    // SAFETY: guaranteed by the caller.
     String::from_utf8_lossy(unsafe { bytes(text) }).into_owned()
 }
 

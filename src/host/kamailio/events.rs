@@ -1,4 +1,4 @@
-//! What the script hears of: its event routes, or the KEMI function in their place.
+//! Runs the script's event routes, or the KEMI function of `event_callback`.
 
 use super::{bindings as sys, parameters, static_str, text};
 use std::ffi::{CStr, CString, c_int};
@@ -12,7 +12,7 @@ fn callback() -> Option<&'static CStr> {
     CALLBACK.get_or_init(configured).as_deref()
 }
 
-/// The actions of an event route, if the script has it.
+/// Returns the actions of an event route, if the script has it.
 fn actions_of(name: &'static CStr) -> Option<*mut sys::action> {
     // SAFETY: the host's table of event routes.
     unsafe {
@@ -23,12 +23,12 @@ fn actions_of(name: &'static CStr) -> Option<*mut sys::action> {
     }
 }
 
-/// Whether the script wants to hear of an event: by an event route, or by its KEMI function.
+/// Whether the script handles an event, by an event route or by its KEMI function.
 pub fn wants(name: &'static CStr) -> bool {
     callback().is_some() || actions_of(name).is_some()
 }
 
-/// What the script has for an event, by the name that its author knows.
+/// Returns the name of the script's handler of an event, for log lines.
 pub fn name(event: &'static CStr) -> String {
     let event_name = event.to_string_lossy();
     match callback().filter(|_| actions_of(event).is_none()) {
@@ -37,9 +37,9 @@ pub fn name(event: &'static CStr) -> String {
     }
 }
 
-/// Runs what the script has for an event, with a message of no meaning, as the host does for its own events.
+/// Runs the script's handler of an event with a fake message, as the host does for its own events.
 pub fn run(name: &'static CStr) {
-    // SAFETY: the host's own interpreters on the host's own message; the kind of route is put back.
+    // SAFETY: the host's interpreters on the host's fake message; the route type is restored.
     unsafe {
         let message = sys::faked_msg_next();
         let before = sys::route_type;

@@ -1,29 +1,16 @@
-//! What the host's loader looks for, and the tables behind it.
+//! The symbols that the host's loader looks up, and their tables.
 
 use super::{bindings as sys, frames, lifecycle, parameters, reserve, static_str, text, variables};
 use crate::guard::guard;
-use std::cell::UnsafeCell;
+use crate::host::table::Table;
 use std::ffi::{c_char, c_int, c_void};
 
-/// A table that the host takes by pointer. It is the host's alone once it is loaded.
-#[repr(transparent)]
-pub struct Table<T>(UnsafeCell<T>);
-
-// SAFETY: only the host touches it, in its main process, before any fork.
-unsafe impl<T> Sync for Table<T> {}
-
-impl<T> Table<T> {
-    const fn new(table: T) -> Table<T> {
-        Table(UnsafeCell::new(table))
-    }
-}
-
-/// Version of the host that this module was built for; the loader compares.
+/// Version of the host that this module was built for; compared by the loader.
 #[unsafe(no_mangle)]
 pub static module_version: Table<*const c_char> =
     Table::new(concat!(env!("IMCHARGE_KAMAILIO_VERSION"), "\0").as_ptr().cast());
 
-/// Compile flags of the host that this module was built for; the loader compares.
+/// Compile flags of the host that this module was built for; compared by the loader.
 #[unsafe(no_mangle)]
 pub static module_flags: Table<*const c_char> =
     Table::new(concat!(env!("IMCHARGE_KAMAILIO_FLAGS"), "\0").as_ptr().cast());
@@ -32,15 +19,15 @@ pub static module_flags: Table<*const c_char> =
 #[unsafe(no_mangle)]
 pub static module_interface_ver: u32 = sys::IMCHARGE_MODULE_INTERFACE_VERSION;
 
-/// The module.
+/// Description of the module.
 #[unsafe(no_mangle)]
 pub static exports: Table<sys::module_exports> = Table::new(sys::module_exports {
     name: text(c"imcharge"),
     dlflags: 0,
-    cmds: COMMANDS.0.get().cast(),
-    params: PARAMETERS.0.get().cast(),
+    cmds: COMMANDS.get().cast(),
+    params: PARAMETERS.get().cast(),
     rpc_methods: std::ptr::null_mut(),
-    pv_items: VARIABLES.0.get().cast(),
+    pv_items: VARIABLES.get().cast(),
     response_f: None,
     init_mod_f: Some(lifecycle::initialise),
     init_child_f: Some(lifecycle::initialise_child),
@@ -49,9 +36,9 @@ pub static exports: Table<sys::module_exports> = Table::new(sys::module_exports 
 
 static PARAMETERS: Table<[sys::param_export; parameters::ROWS]> = Table::new(parameters::table());
 
-/// A script function.
+/// Type of a script function.
 type Function = unsafe extern "C" fn(*mut sys::sip_msg, *mut c_char, *mut c_char) -> c_int;
-/// Its fix-up.
+/// Type of a fix-up function.
 type Fixup = unsafe extern "C" fn(*mut *mut c_void, c_int) -> c_int;
 
 const fn command(
@@ -80,7 +67,7 @@ static COMMANDS: Table<[sys::cmd_export; 6]> = Table::new([
     },
 ]);
 
-/// The class `$imcharge(...)`; the host finds its end by an empty name.
+/// The class `$imcharge(...)`. An empty name ends the table.
 static VARIABLES: Table<[sys::_pv_export; 2]> = Table::new([
     sys::_pv_export {
         name: static_str(c"imcharge"),
@@ -104,7 +91,7 @@ static VARIABLES: Table<[sys::_pv_export; 2]> = Table::new([
     },
 ]);
 
-/// A KEMI function.
+/// Returns a row of the table of KEMI functions.
 const fn kemi(name: &'static std::ffi::CStr, function: *mut c_void, parameters: [u32; 2]) -> sys::sr_kemi {
     let mut ptypes = [0; 6];
     ptypes[0] = parameters[0] as c_int;
@@ -128,13 +115,13 @@ static KEMI: Table<[sys::sr_kemi; 6]> = Table::new([
     },
 ]);
 
-/// The loader calls this first: the KEMI functions are announced.
+/// Registers the KEMI functions. The loader calls this first.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mod_register(_: *mut c_char, _: *mut c_int, _: *mut c_void, _: *mut c_void) -> c_int {
     guard(-1, || {
-        super::logger::install();
-        // SAFETY: the host keeps the table, which is static.
-        unsafe { sys::sr_kemi_modules_add(KEMI.0.get().cast()) };
+        crate::host::logger::install();
+        // SAFETY: the table is static; the host keeps it.
+        unsafe { sys::sr_kemi_modules_add(KEMI.get().cast()) };
         0
     })
 }

@@ -1,17 +1,12 @@
 //! Start of the module in the host: checks, registrations, and the processes of the module.
 
-use super::{
-    REGION, bindings as sys, callbacks, events, frames, logger, parameters, resume, rpc, statistics, text, tm,
-};
+use super::{REGION, bindings as sys, callbacks, events, frames, parameters, resume, rpc, statistics, text, tm};
 use crate::engine::preflight;
 use crate::engine::supervisor::supervise;
 use crate::guard::guard;
+use crate::host::{logger, signals};
 use crate::shm::script_runs::Process;
 use std::ffi::{CStr, CString, c_int};
-use std::sync::atomic::{AtomicBool, Ordering};
-
-/// Set by SIGTERM and SIGINT in the supervisor.
-static STOP: AtomicBool = AtomicBool::new(false);
 
 /// Event route that runs for each debit.
 pub const DEBITED: &CStr = c"imcharge:debited";
@@ -86,15 +81,15 @@ fn fork_processes() -> c_int {
         match sys::fork_process(sys::PROC_NOCHLDINIT, text(c"imcharge supervisor"), 0) {
             pid if pid < 0 => return -1,
             0 => {
-                obey_signals();
-                supervise(region, &STOP);
+                signals::install_supervisor_handlers();
+                supervise(region, &signals::STOP);
                 libc::_exit(0);
             }
             _ => {}
         }
-        let resumers = (0..region.resume_workers()).map(Process::Resume);
+        let resume_workers = (0..region.resume_workers()).map(Process::Resume);
         let events = (0..if wants_events() { region.event_workers() } else { 0 }).map(Process::Events);
-        for process in resumers.chain(events) {
+        for process in resume_workers.chain(events) {
             let name = CString::new(process.to_string()).unwrap_or_default().into_raw();
             match sys::fork_process(sys::PROC_RPC, name, 1) {
                 pid if pid < 0 => return -1,
@@ -109,24 +104,4 @@ fn fork_processes() -> c_int {
         }
     }
     0
-}
-
-/// Installs the signal handlers of the supervisor: it stops on SIGTERM and SIGINT and ignores signals meant for the host.
-///
-/// # Safety
-/// Only in the supervisor's own process.
-unsafe fn obey_signals() {
-    extern "C" fn stop(_: c_int) {
-        STOP.store(true, Ordering::Relaxed);
-    }
-    // SAFETY: the handler only stores an atomic.
-    unsafe {
-        for signal in [libc::SIGTERM, libc::SIGINT] {
-            libc::signal(signal, stop as extern "C" fn(c_int) as libc::sighandler_t);
-        }
-        for signal in [libc::SIGHUP, libc::SIGUSR1, libc::SIGUSR2, libc::SIGPIPE] {
-            libc::signal(signal, libc::SIG_IGN);
-        }
-        libc::signal(libc::SIGCHLD, libc::SIG_DFL);
-    }
 }

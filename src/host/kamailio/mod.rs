@@ -9,7 +9,7 @@
 //! | continue the INVITE after the verdict | [`resume`], [`continuation`], [`variables`](super::variables) |
 //! | event routes | [`events`] |
 //! | commands and statistics for operators | [`rpc`], [`statistics`] |
-//! | the host's log | [`logger`] |
+//! | the host's log | [`log_sink`] |
 
 pub mod bindings;
 pub mod callbacks;
@@ -19,7 +19,7 @@ pub mod events;
 pub mod exports;
 pub mod frames;
 pub mod lifecycle;
-pub mod logger;
+pub mod log_sink;
 pub mod reserve;
 pub mod resume;
 pub mod rpc;
@@ -28,4 +28,4 @@ pub mod tm;
 
 use super::attach::{REGION, with_worker};
 use super::text::{static_str, text};
-use super::{address, left, message, parameters, transaction_context, variables};
+use super::{address, edited_request, message, parameters, transaction, transaction_context, variables};

@@ -4,9 +4,10 @@
 //! so that it is suspended by the time the verdict arrives.
 
 use super::continuation::Continuation;
-use super::left::{Left, UNREADABLE};
-use super::message::{Chosen, Message, bytes};
-use super::tm::{Creation, CurrentRequest, Suspension, Tm, tm};
+use super::edited_request::{EditedRequest, UNREADABLE_EDITS};
+use super::message::{Message, ScriptChoice, bytes};
+use super::tm::{Creation, Suspension, Tm, tm};
+use super::transaction::CurrentRequest;
 use super::{bindings as sys, callbacks, with_worker};
 use crate::guard::guard;
 use crate::worker::InviteRefusal;
@@ -18,7 +19,7 @@ const END_OF_SCRIPT: c_int = 0;
 
 /// Script: `imcharge_reserve(route)`.
 pub unsafe extern "C" fn reserve(message: *mut sys::sip_msg, route: *mut c_char, _: *mut c_char) -> c_int {
-    // SAFETY: the host gives the request and the parameter that the fix-up made.
+    // SAFETY: the host passes the request and the result of the fix-up.
     guard(-1, || unsafe { parameter_text(message, route).map_or(-1, |name| reserve_into(message, name, 0)) })
 }
 
@@ -30,7 +31,7 @@ pub unsafe extern "C" fn reserve_messages(
 ) -> c_int {
     guard(-1, || {
         let mut number: c_int = 0;
-        // SAFETY: the host gives the request and the parameters that the fix-up made.
+        // SAFETY: the host passes the request and the results of the fix-up.
         unsafe {
             if sys::get_int_fparam(&mut number, message, messages.cast()) != 0 {
                 log::error!("imcharge_reserve: the number of messages has no value");
@@ -43,7 +44,7 @@ pub unsafe extern "C" fn reserve_messages(
 
 /// KEMI: `KSR.imcharge.reserve(function)`.
 pub unsafe extern "C" fn kemi_reserve(message: *mut sys::sip_msg, route: *mut sys::str_) -> c_int {
-    // SAFETY: the host gives a request and a text.
+    // SAFETY: the host passes a request and a text.
     guard(-1, || unsafe { route.as_ref().map_or(-1, |name| reserve_into(message, bytes(name), 0)) })
 }
 
@@ -53,7 +54,7 @@ pub unsafe extern "C" fn kemi_reserve_messages(
     route: *mut sys::str_,
     messages: c_int,
 ) -> c_int {
-    // SAFETY: the host gives a request and a text.
+    // SAFETY: the host passes a request and a text.
     guard(-1, || unsafe { route.as_ref().map_or(-1, |name| reserve_into(message, bytes(name), messages)) })
 }
 
@@ -63,7 +64,7 @@ pub unsafe extern "C" fn kemi_reserve_messages(
 /// `parameter` must come from the host's `fixup_spve`, `message` from the host.
 unsafe fn parameter_text<'a>(message: *mut sys::sip_msg, parameter: *mut c_char) -> Option<&'a [u8]> {
     let mut value = sys::_str::default();
-    // SAFETY: by the caller's promise; the value lives until the host's next format.
+    // SAFETY: guaranteed by the caller; the value lives until the host's next evaluation.
     unsafe { (sys::get_str_fparam(&mut value, message, parameter.cast()) == 0).then(|| bytes(&value)) }
 }
 
@@ -72,7 +73,7 @@ unsafe fn parameter_text<'a>(message: *mut sys::sip_msg, parameter: *mut c_char)
 /// # Safety
 /// `message` must be NULL or the host's current request.
 unsafe fn reserve_into(message: *mut sys::sip_msg, route: &[u8], messages: c_int) -> c_int {
-    // SAFETY: by the caller's promise.
+    // SAFETY: guaranteed by the caller.
     let (Some(current), Some(request)) = (unsafe { (CurrentRequest::new(message), Message::new(message)) }) else {
         return InviteRefusal::Malformed as c_int;
     };
@@ -80,22 +81,22 @@ unsafe fn reserve_into(message: *mut sys::sip_msg, route: &[u8], messages: c_int
         return InviteRefusal::Malformed as c_int;
     }
     let Some(continuation) = Continuation::find(route) else {
-        log::error!("imcharge_reserve: the script has no route {}", String::from_utf8_lossy(route));
+        log::error!("imcharge_reserve: the script has no route '{}'", String::from_utf8_lossy(route));
         return InviteRefusal::Malformed as c_int;
     };
     // SAFETY: `message` is the host's current request.
-    let Some(chosen) = (unsafe { Chosen::of(message) }) else { return InviteRefusal::Malformed as c_int };
-    let Some(left) = Left::of(request) else { return UNREADABLE };
-    let invite = request.invite(left.message(), &chosen, u32::try_from(messages).unwrap_or(0));
+    let Some(choice) = (unsafe { ScriptChoice::evaluate(message) }) else { return InviteRefusal::Malformed as c_int };
+    let Some(edited) = EditedRequest::new(request) else { return UNREADABLE_EDITS };
+    let invite = request.invite(edited.message(), &choice, u32::try_from(messages).unwrap_or(0));
     let Some(mut invite) = invite else { return InviteRefusal::Malformed as c_int };
     invite.suspended.continuation = continuation.number();
     let Some(tm) = tm() else { return InviteRefusal::EngineDown as c_int };
-    // Checked before a transaction exists, so that the script can still answer in its own way.
+    // Checked before a transaction exists, so that the script can still answer statelessly.
     let can_reserve =
         with_worker(|worker| worker.can_reserve(&invite, &request.body())).unwrap_or(Err(InviteRefusal::EngineDown));
     match can_reserve {
         Ok(()) => suspend_and_reserve(tm, current, invite),
-        // The first copy is being decided, or is answered: a retransmission gets no second answer.
+        // The first copy is pending or answered; a retransmission gets no second answer.
         Err(_) if tm.is_retransmission(current) => END_OF_SCRIPT,
         Err(refused) => refused as c_int,
     }
@@ -111,7 +112,9 @@ fn suspend_and_reserve(tm: &Tm, request: CurrentRequest, mut invite: Invite<'_>)
         }
     };
     if !callbacks::watch_invite(tm, request, transaction, &invite.key) {
-        log::error!("imcharge_reserve: no shared memory to watch the transaction; raise the option -m");
+        log::error!(
+            "imcharge_reserve: no shared memory to watch the transaction; start the proxy with more (option -m)"
+        );
         return InviteRefusal::Full as c_int;
     }
     let id = match tm.suspend(request) {
@@ -134,25 +137,25 @@ fn suspend_and_reserve(tm: &Tm, request: CurrentRequest, mut invite: Invite<'_>)
 
 /// Script: `imcharge_end()`.
 pub unsafe extern "C" fn end(message: *mut sys::sip_msg, _: *mut c_char, _: *mut c_char) -> c_int {
-    // SAFETY: the host gives its current message.
+    // SAFETY: the host passes its current message.
     guard(-1, || unsafe { end_with(message, b"script") })
 }
 
 /// Script: `imcharge_end(reason)`.
 pub unsafe extern "C" fn end_reason(message: *mut sys::sip_msg, reason: *mut c_char, _: *mut c_char) -> c_int {
-    // SAFETY: the host gives its current message and the parameter that the fix-up made.
+    // SAFETY: the host passes its current message and the result of the fix-up.
     guard(-1, || unsafe { parameter_text(message, reason).map_or(-1, |reason| end_with(message, reason)) })
 }
 
 /// KEMI: `KSR.imcharge.end_session()`.
 pub unsafe extern "C" fn kemi_end(message: *mut sys::sip_msg) -> c_int {
-    // SAFETY: the host gives its current message.
+    // SAFETY: the host passes its current message.
     guard(-1, || unsafe { end_with(message, b"script") })
 }
 
 /// KEMI: `KSR.imcharge.end_session_reason(reason)`.
 pub unsafe extern "C" fn kemi_end_reason(message: *mut sys::sip_msg, reason: *mut sys::str_) -> c_int {
-    // SAFETY: the host gives its current message and a text.
+    // SAFETY: the host passes its current message and a text.
     guard(-1, || unsafe { reason.as_ref().map_or(-1, |reason| end_with(message, bytes(reason))) })
 }
 
@@ -161,7 +164,7 @@ pub unsafe extern "C" fn kemi_end_reason(message: *mut sys::sip_msg, reason: *mu
 /// # Safety
 /// `message` must be NULL or the host's current message.
 unsafe fn end_with(message: *mut sys::sip_msg, reason: &[u8]) -> c_int {
-    // SAFETY: by the caller's promise.
+    // SAFETY: guaranteed by the caller.
     let message = unsafe { Message::new(message) }.filter(|message| message.parse_identity());
     let ids = message.and_then(|message| Some((message.dialog()?, message.cseq()?)));
     let Some((dialog, cseq)) = ids else { return -1 };

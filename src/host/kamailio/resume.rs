@@ -12,7 +12,7 @@ use crate::shm::script_runs::{Process, Running};
 use std::ffi::c_uint;
 use std::time::Duration;
 
-/// Longest sleep of a worker.
+/// Longest wait for a notification.
 const SLEEP_MAX: Duration = Duration::from_secs(1);
 
 /// Main loop of a resume worker or an event worker. The host ends it by a signal.

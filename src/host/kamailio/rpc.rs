@@ -1,4 +1,4 @@
-//! RPC commands: the engine's reports as structures of the host.
+//! RPC commands for operators, with answers as structures of the host.
 
 use super::{REGION, bindings as sys, text, with_worker};
 use crate::admin::commands;
@@ -6,55 +6,54 @@ use crate::admin::commands::{Argument, COMMANDS, Command, CommandError, Kind, Va
 use crate::guard::guard;
 use std::ffi::{CStr, CString, c_int, c_void};
 
-/// What this host puts before the name of a command.
+/// Prefix of the commands' names in this host.
 const PREFIX: &str = "imcharge.";
 
-/// Runs one command: reads its arguments, answers with a structure or a fault.
+/// Runs a command: reads its arguments and answers with a structure or a fault.
 ///
 /// # Safety
-/// `rpc` and `context` must be what the host gives for the call.
+/// `rpc` and `context` must be the arguments of the host's call.
 unsafe fn run(command: &'static Command, rpc: *mut sys::rpc_t, context: *mut c_void) {
     let Some(region) = REGION.get() else { return };
-    // SAFETY: by the caller's promise.
+    // SAFETY: guaranteed by the caller.
     let Some(rpc) = (unsafe { rpc.as_ref() }) else { return };
-    // SAFETY: by the caller's promise.
+    // SAFETY: guaranteed by the caller.
     let answer = unsafe { arguments(command, rpc, context) }.and_then(|arguments| {
         let borrowed: Vec<&str> = arguments.iter().map(String::as_str).collect();
         let unreachable = || CommandError::new(503, command, "this process cannot reach the engine");
         with_worker(|worker| commands::run(command.name, &borrowed, region, worker)).ok_or_else(unreachable)?
     });
     let failure = match answer {
-        // SAFETY: by the caller's promise.
+        // SAFETY: guaranteed by the caller.
         Ok(value) if unsafe { Answer { rpc, context }.put(Place::Top, &value) } => return,
-        // What is there of the answer is dropped: a part would be a wrong one.
+        // An incomplete answer would be wrong, so a fault replaces it.
         Ok(_) => CommandError::new(500, command, "the host has no memory for the answer: give a smaller LIMIT"),
         Err(error) => error,
     };
-    // SAFETY: by the caller's promise.
+    // SAFETY: guaranteed by the caller.
     unsafe { fault(rpc, context, failure.code, &failure.sentence(PREFIX)) };
 }
 
-/// An argument as its transport has it.
+/// An argument as the transport passes it.
 #[derive(Clone, Debug, PartialEq)]
 enum Given {
     /// A text.
     Text(String),
-    /// A number of JSON, which has been a double on its way. 0 is also what the host makes of `null`, a list
-    /// or a structure, and 1 of `true`.
+    /// A JSON number, converted to a double. The host also turns `null`, lists and structures into 0, and `true` into 1.
     Number(f64),
-    /// What kamcmd has made a number of, cut to 32 bits: 5000000000 comes as 705032704, 007 as 7.
-    Cut(i32),
-    /// What kamcmd has made a fraction of, in thousandths: 1.0001 comes as 1, and so does a Call-ID 1e0.
+    /// A text that kamcmd has converted to an integer, truncated to 32 bits: 5000000000 becomes 705032704, and 007 becomes 7.
+    Truncated(i32),
+    /// A text that kamcmd has converted to a fraction with three digits: 1.0001 becomes 1, and so does a Call-ID 1e0.
     Fraction,
 }
 
 impl Given {
-    /// As the text that has been typed, where there is no doubt about it.
+    /// Returns the text that was typed, or an error if the conversion may have changed it.
     fn text(self, argument: &Argument) -> Result<String, String> {
         let name = argument.name;
         match (self, argument.kind) {
             (Given::Text(text), _) => Ok(text),
-            // Below 2^53 each whole number is a double of its own.
+            // Integers below 2^53 are exact in a double.
             (Given::Number(number), _) if number.fract() == 0.0 && number != 0.0 && number.abs() < 9e15 => {
                 Ok((number as i64).to_string())
             }
@@ -63,18 +62,18 @@ impl Given {
                 Err(format!("{name} {number} is not a whole number"))
             }
             (Given::Number(_), Kind::Text) => Err(format!("{name} is a number: write it as a string")),
-            (Given::Cut(number), Kind::Count) => Ok(number.to_string()),
-            (Given::Cut(_) | Given::Fraction, Kind::Amount | Kind::Count) => {
+            (Given::Truncated(number), Kind::Count) => Ok(number.to_string()),
+            (Given::Truncated(_) | Given::Fraction, Kind::Amount | Kind::Count) => {
                 Err(format!("{name}: kamcmd cuts numbers; write a whole number as text, like s:100 or s:-5"))
             }
-            (Given::Cut(_) | Given::Fraction, Kind::Text) => {
+            (Given::Truncated(_) | Given::Fraction, Kind::Text) => {
                 Err(format!("{name}: kamcmd took it for a number; put s: before it, like s:12345"))
             }
         }
     }
 }
 
-/// All arguments as texts, one more than the command takes at most.
+/// Reads all arguments as texts, including one more than the command accepts.
 ///
 /// # Safety
 /// As for [`run`].
@@ -87,7 +86,7 @@ unsafe fn arguments(
     let surplus = Argument { name: "surplus", kind: Kind::Count, required: false };
     let converted = is_binrpc(rpc) && ctl_converts();
     for argument in command.arguments.iter().chain([&surplus]) {
-        // SAFETY: by the caller's promise.
+        // SAFETY: guaranteed by the caller.
         let Some(given) = (unsafe { argument_given(rpc, context) }) else { break };
         let text = given.text(argument).and_then(|text| {
             match converted && argument.kind != Kind::Count && text.parse::<i64>().is_ok() {
@@ -100,16 +99,16 @@ unsafe fn arguments(
     Ok(all)
 }
 
-/// Whether it is ctl that asks, which speaks binrpc: of what runs commands, it alone has no capabilities.
+/// Whether the call came by ctl (binrpc): the only transport without capabilities.
 fn is_binrpc(rpc: &sys::rpc_t) -> bool {
     rpc.capabilities.is_none()
 }
 
-/// Whether ctl makes a text of each number, cut to 32 bits: then nothing tells it from a text that was typed.
+/// Whether ctl converts each number to text after truncating it to 32 bits, so that it cannot be told from typed text.
 fn ctl_converts() -> bool {
     let mut kind = 0;
-    // SAFETY: the host looks for a module and its parameter by name, and gives NULL for what is not there. The parameter is
-    // an integer that is set before the first fork.
+    // SAFETY: the host finds a module and its parameter by name and returns NULL if there is none. The parameter is an integer
+    // that is set before the first fork.
     unsafe {
         let module = sys::find_module_by_name(text(c"ctl"));
         let parameter = sys::find_param_export(module, text(c"autoconversion"), sys::PARAM_INT, &mut kind);
@@ -117,7 +116,7 @@ fn ctl_converts() -> bool {
     }
 }
 
-/// The next argument; `None`: there is none.
+/// Reads the next argument; `None` if there is none.
 ///
 /// # Safety
 /// As for [`run`].
@@ -125,25 +124,27 @@ unsafe fn argument_given(rpc: &sys::rpc_t, context: *mut c_void) -> Option<Given
     let scan = rpc.scan?;
     let untouched = c"".as_ptr().cast_mut();
     let (mut text, mut double, mut integer) = (untouched, 0f64, 0 as c_int);
-    // A value of another type is left for the next attempt. Without `.` nothing is converted: a conversion cuts fractions
-    // and makes 2^64-1 of -1.
-    // SAFETY: each format names one optional value of the type that follows; a text lives for the call.
+    // A value of another type stays for the next attempt. Without `.` the host converts nothing: its conversion truncates
+    // fractions and turns -1 into 2^64-1.
+    // SAFETY: each format describes one optional value of the type that follows; a text lives during the call.
     unsafe {
         if scan(context, self::text(c"*s"), &mut text) == 1 && !text.is_null() {
             return Some(Given::Text(CStr::from_ptr(text).to_string_lossy().into_owned()));
         }
-        // For a value that is no text jsonrpcs sets NULL, and ctl a text of its own. jsonrpcs gives any number as either
-        // type, and the ctl of 6.0 gives an integer as a double, but not the reverse.
+        // If the value is not a text, jsonrpcs sets the pointer to NULL and ctl does not. jsonrpcs returns any number as either
+        // type; ctl of 6.0 returns an integer as a double, but not the reverse.
         if text.is_null() {
             return (scan(context, self::text(c"*f"), &mut double) == 1).then_some(Given::Number(double));
         }
         if scan(context, self::text(c"*d"), &mut integer) == 1 {
-            return Some(Given::Cut(integer));
+            return Some(Given::Truncated(integer));
         }
         (scan(context, self::text(c"*f"), &mut double) == 1).then_some(Given::Fraction)
     }
 }
 
+/// Answers with a fault.
+///
 /// # Safety
 /// As for [`run`].
 unsafe fn fault(rpc: &sys::rpc_t, context: *mut c_void, code: u32, sentence: &str) {
@@ -154,34 +155,34 @@ unsafe fn fault(rpc: &sys::rpc_t, context: *mut c_void, code: u32, sentence: &st
     }
 }
 
-/// Where an answer is written.
+/// The answer being written.
 #[derive(Clone, Copy)]
 struct Answer<'a> {
     rpc: &'a sys::rpc_t,
     context: *mut c_void,
 }
 
-/// Where a value goes in an answer.
+/// Position of a value in an answer.
 #[derive(Clone, Copy)]
 enum Place<'a> {
-    /// It is the answer.
+    /// The answer itself.
     Top,
-    /// The field of this name of a structure.
+    /// The field of this name in a structure.
     Field(*mut c_void, &'a CStr),
     /// The end of a list.
     Row(*mut c_void),
 }
 
 impl Answer<'_> {
-    /// Adds a value. `false`: the host has no room for it.
+    /// Adds a value. `false`: the host has no memory for it.
     ///
     /// # Safety
-    /// The place must be one of this answer.
+    /// `place` must belong to this answer.
     unsafe fn put(self, place: Place<'_>, value: &Value) -> bool {
-        /// Calls the function of the host that adds to a place.
+        /// Calls the host's function that adds a value at a position.
         macro_rules! add {
             ($format:literal, $argument:expr) => {
-                // SAFETY: the format names one value of the type that follows. The host copies names and texts.
+                // SAFETY: the format describes one value of the type that follows. The host copies names and texts.
                 unsafe {
                     let (format, argument) = (text($format), $argument);
                     match place {
@@ -210,14 +211,13 @@ impl Answer<'_> {
                     // SAFETY: the host has just made the list.
                     && rows.iter().all(|row| unsafe { self.put(Place::Row(inner), row) })
             }
-            Value::Text(words) => {
-                let words = CString::new(words.as_str()).unwrap_or_default();
-                add!(c"s", words.as_ptr())
+            Value::Text(text) => {
+                let text = CString::new(text.as_str()).unwrap_or_default();
+                add!(c"s", text.as_ptr())
             }
             Value::Integer(number) => match c_int::try_from(*number) {
                 Ok(number) => add!(c"d", number),
-                // Binrpc has integers of 32 bits, and thousandths in a double: a text is exact, and kamcmd shows it like a
-                // number.
+                // Binrpc has 32-bit integers and doubles with three digits. Text is exact, and kamcmd shows it like a number.
                 Err(_) if is_binrpc(self.rpc) => {
                     let digits = CString::new(number.to_string()).unwrap_or_default();
                     add!(c"s", digits.as_ptr())
@@ -244,7 +244,7 @@ unsafe extern "C" fn run_row<const ROW: usize>(rpc: *mut sys::rpc_t, context: *m
 /// The host's type of an entry.
 type Entry = unsafe extern "C" fn(*mut sys::rpc_t, *mut c_void);
 
-/// Entries of the rows, one for each.
+/// The entry of each row.
 const ENTRIES: [Entry; 64] = entries!(run_row);
 
 /// Registers every command. `false`: the host refused.
@@ -269,7 +269,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_transport_may_have_changed_is_refused() {
+    fn argument_that_the_transport_may_have_changed_is_refused() {
         let of = |kind, given: &Given| given.clone().text(&Argument { name: "ARGUMENT", kind, required: true });
         for (given, as_text, as_amount, as_count) in [
             (Given::Text("-5000000000".into()), true, true, true),
@@ -278,11 +278,11 @@ mod tests {
             (Given::Number(0.0), false, false, false),
             (Given::Number(1e16), false, false, false),
             (Given::Number(f64::INFINITY), false, false, false),
-            (Given::Cut(705_032_704), false, false, true),
+            (Given::Truncated(705_032_704), false, false, true),
             (Given::Fraction, false, false, false),
         ] {
-            let taken = [Kind::Text, Kind::Amount, Kind::Count].map(|kind| of(kind, &given).is_ok());
-            assert_eq!(taken, [as_text, as_amount, as_count], "{given:?}");
+            let accepted = [Kind::Text, Kind::Amount, Kind::Count].map(|kind| of(kind, &given).is_ok());
+            assert_eq!(accepted, [as_text, as_amount, as_count], "{given:?}");
         }
         assert_eq!(of(Kind::Amount, &Given::Number(-5_000_000_000.0)).as_deref(), Ok("-5000000000"));
         assert_eq!(of(Kind::Text, &Given::Number(1_000_000_000_000_000.0)).as_deref(), Ok("1000000000000000"));

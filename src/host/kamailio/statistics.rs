@@ -1,38 +1,21 @@
-//! The group `imcharge` of the host's statistics: read from the shared region when somebody asks.
+//! The group `imcharge` of the host's statistics.
 
-use super::{REGION, bindings as sys};
+use super::bindings as sys;
 use crate::guard::guard;
-use crate::shm::statistic::Statistic;
-use std::ffi::{CString, c_void};
+use crate::host::statistics::{names, value};
+use std::ffi::c_void;
 
-/// Registers every counter. `false`: the host refused.
+/// Registers all counters. `false`: the host refused.
 pub fn register() -> bool {
-    Statistic::ALL.iter().enumerate().all(|(at, statistic)| {
-        // The host keeps the texts: they stay for ever.
-        let name = CString::new(statistic.name()).unwrap_or_default().into_raw();
+    names().all(|(number, name)| {
         let mut handle = sys::counter_handle_t::default();
-        // SAFETY: all texts have a NUL and live for ever; the parameter is a number that only `read` looks at.
-        let registered = unsafe {
-            sys::counter_register(
-                &mut handle,
-                c"imcharge".as_ptr(),
-                name,
-                sys::CNT_F_NO_RESET as i32,
-                Some(read),
-                at as *mut c_void,
-                name,
-                0,
-            )
-        };
-        registered >= 0
+        let (group, flags, context) = (c"imcharge".as_ptr(), sys::CNT_F_NO_RESET as i32, number as *mut c_void);
+        // SAFETY: the texts are terminated by NUL and never freed; the context is a number that only `read` uses.
+        unsafe { sys::counter_register(&mut handle, group, name, flags, Some(read), context, name, 0) >= 0 }
     })
 }
 
-/// Value of the counter whose number stands in the parameter.
-unsafe extern "C" fn read(_handle: sys::counter_handle_t, parameter: *mut c_void) -> sys::counter_val_t {
-    guard(0, || {
-        let statistic = Statistic::ALL.get(parameter as usize);
-        let value = statistic.zip(REGION.get()).map_or(0, |(statistic, region)| region.statistic(*statistic));
-        sys::counter_val_t::try_from(value).unwrap_or(sys::counter_val_t::MAX)
-    })
+/// Returns the value of the counter whose number is the context.
+unsafe extern "C" fn read(_handle: sys::counter_handle_t, context: *mut c_void) -> sys::counter_val_t {
+    guard(0, || sys::counter_val_t::try_from(value(context as usize)).unwrap_or(sys::counter_val_t::MAX))
 }

@@ -1,8 +1,8 @@
 //! Safe wrapper of the module tm: transactions of the current request, suspending and continuing them, callbacks.
 
+use super::transaction::{CurrentRequest, Transaction};
 use super::{bindings as sys, text};
 use std::ffi::{c_int, c_uint, c_void};
-use std::ptr::NonNull;
 use std::sync::OnceLock;
 
 /// tm's API, bound in mod_init.
@@ -11,41 +11,10 @@ static TM: OnceLock<Tm> = OnceLock::new();
 /// T_BR_UNDEFINED of modules/tm/t_lookup.h.
 const UNDEFINED_BRANCH: c_int = -1;
 
-/// The request that the script is working on.
-#[derive(Clone, Copy)]
-pub struct CurrentRequest(NonNull<sys::sip_msg>);
-
-impl CurrentRequest {
-    /// Wraps the host's pointer; `None` for NULL.
-    ///
-    /// # Safety
-    /// `request` must be NULL or the host's current request, and the value must not outlive the call from the host.
-    pub unsafe fn new(request: *mut sys::sip_msg) -> Option<CurrentRequest> {
-        NonNull::new(request).map(CurrentRequest)
-    }
-
-    /// Returns the host's pointer.
-    pub fn as_ptr(self) -> *mut sys::sip_msg {
-        self.0.as_ptr()
-    }
-}
-
-/// A transaction of tm, valid while the process works on its request.
-#[derive(Clone, Copy)]
-pub struct Transaction(NonNull<sys::cell>);
-
 impl Transaction {
-    /// Wraps tm's pointer; `None` for tm's two marks: NULL (none) and -1 (not looked up yet).
-    ///
-    /// # Safety
-    /// `cell` must be one of the marks or a transaction that tm keeps while the value is used.
-    pub unsafe fn new(cell: *mut sys::cell) -> Option<Transaction> {
-        NonNull::new(cell).filter(|cell| cell.as_ptr().addr() != usize::MAX).map(Transaction)
-    }
-
     /// Returns the numbers that identify the transaction.
     pub fn id(self) -> TransactionId {
-        // SAFETY: tm keeps the transaction, by the promise of `new`.
+        // SAFETY: tm keeps the transaction, as `new` requires.
         let cell = unsafe { self.0.as_ref() };
         TransactionId { index: cell.hash_index, label: cell.label }
     }
@@ -60,7 +29,7 @@ pub struct TransactionId {
     pub label: c_uint,
 }
 
-/// What became of an attempt to create a transaction.
+/// Result of creating a transaction.
 pub enum Creation {
     /// The current request has a transaction.
     Created(Transaction),
@@ -70,11 +39,11 @@ pub enum Creation {
     Failed,
 }
 
-/// What became of an attempt to suspend the current transaction.
+/// Result of suspending the current transaction.
 pub enum Suspension {
-    /// It waits until it is continued.
+    /// Suspended until it is continued.
     Suspended(TransactionId),
-    /// It was cancelled in the meantime, and tm has answered it.
+    /// Cancelled in the meantime; tm has answered it.
     Cancelled,
     /// tm refused.
     Failed,
@@ -134,7 +103,7 @@ impl Tm {
 
     /// Returns the transaction of the current request.
     fn current(&self) -> Option<Transaction> {
-        // SAFETY: tm's own function; what it returns is a mark or the transaction of the request at hand.
+        // SAFETY: tm's own function; it returns a mark or the transaction of the current request.
         unsafe { Transaction::new((self.current)()) }
     }
 
@@ -157,7 +126,7 @@ impl Tm {
     /// Whether the current request already has a transaction, which will answer it.
     pub fn is_retransmission(&self, request: CurrentRequest) -> bool {
         let mut cancel = 0;
-        // SAFETY: tm's own function on the current request, with a place for what it reports about a CANCEL.
+        // SAFETY: tm's own function on the current request, with a variable for its report about a CANCEL.
         let is_found = unsafe { (self.look_up)(request.as_ptr(), 0, &mut cancel) } > 0;
         if is_found {
             self.forget_current();
@@ -165,13 +134,13 @@ impl Tm {
         is_found
     }
 
-    /// Gives back the transaction that tm has just found for a retransmission.
+    /// Releases the transaction that tm has just found for a retransmission.
     ///
     /// If tm of Kamailio 6.1.5 keeps it until the script ends, it destroys a transaction whose INVITE is not suspended yet
     /// in another worker, because a transaction without a branch looks orphaned to it.
     fn forget_current(&self) {
         let Some(transaction) = self.current() else { return };
-        // SAFETY: the reference that the look-up took is given back once, because tm forgets the transaction here.
+        // SAFETY: the reference of the look-up is released once, because tm forgets the transaction here.
         unsafe {
             (self.release)(transaction.0.as_ptr());
             (self.set_current)(std::ptr::without_provenance_mut(usize::MAX), UNDEFINED_BRANCH);
@@ -181,7 +150,7 @@ impl Tm {
     /// Suspends the transaction of the current request.
     pub fn suspend(&self, request: CurrentRequest) -> Suspension {
         let mut id = TransactionId { index: 0, label: 0 };
-        // SAFETY: tm's own function on the current request, with places for the two numbers.
+        // SAFETY: tm's own function on the current request, with variables for the two numbers.
         match unsafe { (self.suspend)(request.as_ptr(), &mut id.index, &mut id.label) } {
             0 => Suspension::Suspended(id),
             1 => Suspension::Cancelled,
@@ -189,7 +158,7 @@ impl Tm {
         }
     }
 
-    /// Takes the suspension of the current transaction back.
+    /// Undoes the suspension of the current transaction.
     pub fn cancel_suspend(&self, id: TransactionId) {
         // SAFETY: tm's own function; it looks the numbers up.
         unsafe { (self.cancel_suspend)(id.index, id.label) };
@@ -200,7 +169,7 @@ impl Tm {
     /// # Safety
     /// `route` must be the first action of a route in the host's table.
     pub unsafe fn continue_in_route(&self, id: TransactionId, route: *mut sys::action) {
-        // SAFETY: tm's own function; it looks the numbers up. The route by the caller's promise.
+        // SAFETY: tm's own function; it looks the numbers up. The route is guaranteed by the caller.
         unsafe { (self.continue_route)(id.index, id.label, route) };
     }
 
@@ -227,7 +196,7 @@ impl Tm {
         release: sys::release_tmcb_param,
     ) -> bool {
         let Some(register) = self.register_callback else { return false };
-        // SAFETY: tm's own function on a transaction of the current request; the block by the caller's promise.
+        // SAFETY: tm's own function on a transaction of the current request; the block is guaranteed by the caller.
         unsafe { register(request.as_ptr(), transaction.0.as_ptr(), types as c_int, callback, block, release) > 0 }
     }
 
@@ -238,7 +207,7 @@ impl Tm {
     ) -> bool {
         let Some(register) = self.register_callback else { return false };
         let (request, transaction, none) = (std::ptr::null_mut(), std::ptr::null_mut(), std::ptr::null_mut());
-        // SAFETY: tm's own function; a callback of static life without a parameter.
+        // SAFETY: tm's own function; a static callback without a parameter.
         unsafe { register(request, transaction, sys::TMCB_REQUEST_IN as c_int, Some(callback), none, None) > 0 }
     }
 }

@@ -1,5 +1,5 @@
-//! What bindgen read from the host's headers (see `include/host/opensips.h`), for exactly the host that is built for, and
-//! what bindgen cannot read there.
+//! bindgen's output for the headers listed in `include/host/opensips.h`, for the exact version of the host, and declarations
+//! that bindgen cannot generate.
 #![allow(
     non_camel_case_types,
     non_snake_case,
@@ -16,28 +16,28 @@
 )]
 include!(concat!(env!("OUT_DIR"), "/opensips.rs"));
 
-// The names that Kamailio has for the same things.
+// Kamailio's names of the same types.
 pub use self::{__str as _str, param_export_ as param_export};
-/// Parameter that is a number.
+/// Type of an integer parameter.
 pub const PARAM_INT: u32 = INT_PARAM;
-/// Parameter that is a text.
+/// Type of a string parameter.
 pub const PARAM_STRING: u32 = STR_PARAM;
 
-/// Parses the headers that are wanted.
+/// Parses the headers in `wanted`.
 ///
 /// # Safety
-/// `message` must be one of the host, in private memory.
+/// `message` must be a message of the host in private memory.
 pub unsafe fn parse_headers(message: *mut sip_msg, wanted: hdr_flags_t, next: ::std::ffi::c_int) -> ::std::ffi::c_int {
-    // SAFETY: by the caller's promise.
+    // SAFETY: guaranteed by the caller.
     unsafe { imcharge_parse_headers(message, wanted, next) }
 }
 
 unsafe extern "C" {
-    /// A block of the host's shared memory, NULL when there is none left (`include/host/opensips.c`).
+    /// Allocates a block of the host's shared memory; NULL if there is none left (`include/host/opensips.c`).
     pub fn imcharge_shm_malloc(octets: ::std::ffi::c_ulong) -> *mut ::std::ffi::c_void;
-    /// Gives such a block back.
+    /// Frees a block of [`imcharge_shm_malloc`].
     pub fn imcharge_shm_free(block: *mut ::std::ffi::c_void);
-    /// A macro of the host's headers.
+    /// Calls the host's macro of this name.
     fn imcharge_parse_headers(message: *mut sip_msg, wanted: hdr_flags_t, next: ::std::ffi::c_int)
     -> ::std::ffi::c_int;
     /// Whether an MSRP address is this proxy's own.

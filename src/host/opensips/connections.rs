@@ -1,7 +1,8 @@
-//! The loss of connections.
+//! The host's MSRP connections.
 //!
-//! The host tells of it by its event `E_CORE_TCP_DISCONNECT` alone, and not by the number of the connection but by its
-//! addresses. So a connection is known here by these, and the module is a transport of events that subscribes to this one.
+//! The host reports a closed connection only by its event `E_CORE_TCP_DISCONNECT`, with the addresses of the connection instead
+//! of its number. So connections are identified by their addresses, and the module registers a transport of events that
+//! subscribes to this event.
 
 use super::address::ip;
 use super::message::bytes;
@@ -16,8 +17,8 @@ use std::net::IpAddr;
 /// Marks the number of a connection with an IPv6 peer.
 const IPV6: u64 = 1 << 63;
 
-/// Number of the connection between the peer `source` and this end `destination`, the same in all processes; never 0.
-/// With an IPv4 peer, bit 63 is 0, bits 16 to 47 hold the peer's address and bits 0 to 15 its port, so that the
+/// Returns the number of the connection between the peer `source` and this end `destination`; never 0, and the same in all
+/// processes. With an IPv4 peer, bit 63 is 0, bits 16 to 47 hold the peer's address and bits 0 to 15 its port, so that the
 /// connection can be searched for by its number. With an IPv6 peer bit 63 is 1.
 fn number_of(source: (IpAddr, u16), destination: (IpAddr, u16)) -> u64 {
     let mut hasher = DefaultHasher::new();
@@ -30,7 +31,7 @@ fn number_of(source: (IpAddr, u16), destination: (IpAddr, u16)) -> u64 {
     }
 }
 
-/// Number of the connection that a message arrived on; 0 where its addresses are of no known family.
+/// Returns the number of the connection on which a message arrived; 0 if its addresses are neither IPv4 nor IPv6.
 pub fn number(received: &sys::receive_info) -> u64 {
     match (ip(&received.src_ip), ip(&received.dst_ip)) {
         (Some(source), Some(destination)) => number_of((source, received.src_port), (destination, received.dst_port)),
@@ -86,10 +87,10 @@ impl Connections for Table {
     }
 }
 
-/// The transport: it has one subscriber, the module itself.
+/// The transport of events. It has one subscriber, this module.
 struct Transport(sys::evi_export_t);
 
-// SAFETY: read by the host alone, after its start.
+// SAFETY: read by the host only, after its start-up.
 unsafe impl Sync for Transport {}
 
 static TRANSPORT: Transport = Transport(sys::evi_export_t {
@@ -102,25 +103,25 @@ static TRANSPORT: Transport = Transport(sys::evi_export_t {
     flags: 0,
 });
 
-/// Subscribes. The host then tells of lost connections in one of its workers. In mod_init.
+/// Subscribes to closed connections, which the host then reports in one of its workers. Only in mod_init.
 pub fn register() {
     let name = static_str(c"E_CORE_TCP_DISCONNECT");
-    // SAFETY: a table and texts of static life.
+    // SAFETY: a static table and static texts.
     let subscribed = unsafe {
         sys::register_event_mod(&TRANSPORT.0) == 0 && sys::evi_event_subscribe(name, static_str(c"imcharge:"), 0, 0) > 0
     };
     if !subscribed {
         log::warn!(
-            "the proxy does not tell of closed connections: a client that drops its connection is debited when \
-             response_timeout is over, not at once"
+            "the proxy does not report closed connections: messages to a client that drops its connection are debited \
+             after response_timeout, not at once"
         );
     }
 }
 
-/// The host makes a subscriber of what stands behind the transport's name: nothing.
+/// Callback that creates the subscriber. There is one without an address.
 unsafe extern "C" fn parse(_: sys::str_) -> *mut sys::evi_reply_sock {
     guard(std::ptr::null_mut(), || {
-        // SAFETY: the host's shared memory; zeros are a subscriber without address.
+        // SAFETY: the host's shared memory; an all-zero structure is a subscriber without an address.
         unsafe {
             let subscriber = super::shared::put(std::mem::zeroed::<sys::evi_reply_sock>());
             if let Some(subscriber) = subscriber.as_mut() {
@@ -131,12 +132,12 @@ unsafe extern "C" fn parse(_: sys::str_) -> *mut sys::evi_reply_sock {
     })
 }
 
-/// How the subscriber is listed.
+/// Callback that names the subscriber in lists.
 unsafe extern "C" fn print(_: *mut sys::evi_reply_sock) -> sys::str_ {
     static_str(c"imcharge")
 }
 
-/// A connection was closed.
+/// Callback for a closed connection.
 unsafe extern "C" fn raise(
     _: *mut sys::sip_msg,
     _: *mut sys::str_,
@@ -146,7 +147,7 @@ unsafe extern "C" fn raise(
 ) -> c_int {
     guard(0, || {
         let (mut addresses, mut ports) = ([None; 2], [None; 2]);
-        // SAFETY: the host gives a list of named numbers and texts for the time of the call.
+        // SAFETY: the host passes a list of named numbers and texts that is valid during the call.
         unsafe {
             let mut next = parameters.as_ref().map_or(std::ptr::null_mut(), |list| list.first);
             while let Some(parameter) = next.as_ref() {

@@ -1,9 +1,9 @@
 //! Events of the host's event interface: `E_IMCHARGE_DEBITED` and `E_IMCHARGE_FAILED`.
 //!
-//! Their parameters have the names of the variables. A number that the host's 32 bits do not hold is a text.
+//! Their parameters have the names of the variables. Integers that do not fit into the host's 32 bits become text.
 
 use super::variables::{NAMES, Value, values};
-use super::{REGION, bindings as sys, lifecycle};
+use super::{REGION, bindings as sys, process};
 use crate::guard::guard;
 use crate::host::text::static_str;
 use crate::shm::notification::{Kind, Notification, NotificationReader};
@@ -12,17 +12,17 @@ use std::ffi::{CString, c_int};
 use std::sync::OnceLock;
 use std::time::Duration;
 
-/// How long an event worker sleeps without looking up.
-const LOOK: Duration = Duration::from_secs(1);
+/// Longest wait for a notification.
+const SLEEP_MAX: Duration = Duration::from_secs(1);
 
-/// Numbers of the two events, as the host gave them.
+/// The host's numbers of the two events.
 static EVENTS: OnceLock<[sys::event_id_t; 2]> = OnceLock::new();
 
-/// Announces the events. `false`: the host refused. In mod_init.
+/// Publishes the events. `false`: the host refused. Only in mod_init.
 pub fn register() -> bool {
     let publish = |name: &'static std::ffi::CStr| {
         let mut name = static_str(name);
-        // SAFETY: a text of static life. The host has published the event already where the script has its route.
+        // SAFETY: a static text. If the script has a route for the event, the host has already published it.
         unsafe {
             match sys::evi_get_id(&mut name) {
                 known if known >= 0 => known,
@@ -34,36 +34,37 @@ pub fn register() -> bool {
     events.iter().all(|event| *event >= 0) && EVENTS.set(events).is_ok()
 }
 
-/// The life of event worker `index`; the host ends it by signal. It hands events to the host's transports, of which some
-/// may block: an event route waits in a pipe for one of the SIP processes to run it.
+/// Main loop of event worker `index`. The host ends it by a signal. It passes events to the host's transports, some of which
+/// block; an event route is queued in a pipe until one of the SIP processes runs it.
 pub unsafe extern "C" fn work(index: c_int) {
     let Some(region) = REGION.get() else { return };
-    // SAFETY: this process was made for this.
-    unsafe { lifecycle::begin(c"imcharge events %d", index) };
-    let process = Process::Events(index as usize);
-    let mut resumer = match NotificationReader::attach_to_events(region, index as usize) {
-        Ok(resumer) => resumer,
+    // SAFETY: this is a process of the module.
+    unsafe { process::begin(c"imcharge events %d", index) };
+    let event_worker = Process::Events(index as usize);
+    let mut reader = match NotificationReader::attach_to_events(region, index as usize) {
+        Ok(reader) => reader,
         Err(error) => return log::error!("imcharge events {index} cannot run: {error}"),
     };
-    let serve = |notice: &Notification<'_>| {
-        let _running = Running::begin(region, process, &format!("the transports of an event of {}", notice.call_id));
-        raise(notice);
+    let serve = |notification: &Notification<'_>| {
+        let _running =
+            Running::begin(region, event_worker, &format!("the transports of an event of {}", notification.call_id));
+        raise(notification);
     };
     loop {
-        resumer.wait(LOOK);
-        while guard(true, || resumer.next(serve)) {}
+        reader.wait(SLEEP_MAX);
+        while guard(true, || reader.next(serve)) {}
     }
 }
 
-/// Raises the event of a notice in one of the host's workers, if anybody has subscribed.
-fn raise(notice: &Notification<'_>) {
+/// Raises the event of a notification, if it has subscribers.
+fn raise(notification: &Notification<'_>) {
     let Some([debited, failed]) = EVENTS.get() else { return };
-    let event = match notice.kind {
+    let event = match notification.kind {
         Kind::Debited { .. } => *debited,
         _ => *failed,
     };
-    // SAFETY: the host's own functions on its own list. The list points to names and values until the event is handed
-    // over: all of them live beyond that.
+    // SAFETY: the host's functions on its own list. The list points to names and values until the event is dispatched; all
+    // of them live longer.
     unsafe {
         if sys::evi_probe_event(event) <= 0 {
             return;
@@ -72,7 +73,7 @@ fn raise(notice: &Notification<'_>) {
         if list.is_null() {
             return;
         }
-        let values: Vec<_> = values(notice).into_iter().map(|value| value.map(fitting)).collect();
+        let values: Vec<_> = values(notification).into_iter().map(|value| value.map(fit)).collect();
         for (name, value) in NAMES.iter().zip(&values) {
             let name = text_of(name.as_bytes());
             match value {
@@ -91,8 +92,8 @@ fn raise(notice: &Notification<'_>) {
     }
 }
 
-/// A number that the host's 32 bits do not hold, as a text.
-fn fitting(value: Value) -> Value {
+/// Converts a number that does not fit into the host's 32 bits to text.
+fn fit(value: Value) -> Value {
     match value {
         Value::Number(number) if c_int::try_from(number).is_err() => {
             Value::Text(CString::new(number.to_string()).unwrap_or_default())
@@ -101,7 +102,7 @@ fn fitting(value: Value) -> Value {
     }
 }
 
-/// The host's form of a text that it only reads.
+/// Returns a text for the host, which only reads it.
 fn text_of(text: &[u8]) -> sys::_str {
     sys::_str { s: text.as_ptr().cast::<std::ffi::c_char>().cast_mut(), len: text.len() as c_int }
 }

@@ -1,30 +1,17 @@
-//! What the host's loader looks for, and the tables behind it.
+//! The symbol that the host's loader looks up, and its tables.
 
-use super::{bindings as sys, events, frames, lifecycle, parameters, reserve, resume, variables};
-use std::cell::UnsafeCell;
-use std::ffi::{CStr, c_char, c_int, c_void};
+use super::{bindings as sys, events, lifecycle, msrp_api, parameters, reserve, resume, variables};
+use crate::host::table::Table;
+use std::ffi::{CStr, c_char, c_int};
 
-/// A table that the host takes by pointer. It is the host's alone once it is loaded.
-#[repr(transparent)]
-pub struct Table<T>(UnsafeCell<T>);
-
-// SAFETY: only the host touches it, in its main process, before any fork.
-unsafe impl<T> Sync for Table<T> {}
-
-impl<T> Table<T> {
-    const fn new(table: T) -> Table<T> {
-        Table(UnsafeCell::new(table))
-    }
-}
-
-/// A text of the build with a NUL behind it.
+/// Returns an environment variable of the build as a C text.
 macro_rules! built {
     ($name:literal) => {
         concat!(env!($name), "\0").as_ptr().cast::<c_char>()
     };
 }
 
-/// The module; the loader compares the three strings with its own.
+/// Description of the module. The loader compares the three strings with the host's.
 #[unsafe(no_mangle)]
 pub static exports: Table<sys::module_exports> = Table::new(sys::module_exports {
     name: c"imcharge".as_ptr(),
@@ -39,24 +26,24 @@ pub static exports: Table<sys::module_exports> = Table::new(sys::module_exports 
     },
     dlflags: sys::DEFAULT_DLFLAGS,
     load_f: None,
-    deps: DEPENDENCIES.0.get().cast(),
-    cmds: COMMANDS.0.get().cast(),
-    acmds: ASYNC_COMMANDS.0.get().cast(),
-    params: PARAMETERS.0.get().cast(),
+    deps: DEPENDENCIES.get().cast(),
+    cmds: COMMANDS.get().cast(),
+    acmds: ASYNC_COMMANDS.get().cast(),
+    params: PARAMETERS.get().cast(),
     stats: std::ptr::null(),
     mi_cmds: std::ptr::null(),
-    items: VARIABLES.0.get().cast(),
+    items: VARIABLES.get().cast(),
     trans: std::ptr::null(),
-    procs: PROCESSES.0.get().cast(),
+    procs: PROCESSES.get().cast(),
     preinit_f: None,
-    init_f: Some(lifecycle::initialise),
+    init_f: Some(initialise),
     response_f: None,
     destroy_f: None,
     init_child_f: None,
     reload_ack_f: None,
 });
 
-/// What must be initialised before: the host's structure has no end of its own, here it has an empty row.
+/// Modules that must be initialised earlier. The host's structure ends with a flexible array; here it has one empty row.
 #[repr(C)]
 struct Dependencies {
     modules: [sys::module_dependency; sys::MAX_MOD_DEPS as usize],
@@ -84,7 +71,7 @@ static DEPENDENCIES: Table<Dependencies> = Table::new(Dependencies {
 
 static PARAMETERS: Table<[sys::param_export; parameters::ROWS]> = Table::new(parameters::table());
 
-/// Parameters of a function: of these kinds, all of which may be left out.
+/// Returns the parameters of a function: one optional parameter of this kind, or none (0).
 const fn optional<const N: usize>(kind: u32) -> [sys::cmd_param; N] {
     let mut all = [sys::cmd_param { flags: 0, fixup: None, free_fixup: None }; N];
     if kind != 0 {
@@ -100,33 +87,10 @@ const fn command(name: &'static CStr, function: sys::cmd_function, kind: u32, ro
 static COMMANDS: Table<[sys::cmd_export_; 4]> = Table::new([
     command(c"imcharge_reserve", Some(reserve::reserve_without_async), sys::CMD_PARAM_INT, sys::REQUEST_ROUTE),
     command(c"imcharge_end", Some(reserve::end), sys::CMD_PARAM_STR, sys::ALL_ROUTES),
-    // No route may call it: other modules look it up.
-    command(c"load_msrp", Some(load_msrp), 0, 0),
+    // Not callable from routes: other modules look it up.
+    command(c"load_msrp", Some(msrp_api::load_msrp), 0, 0),
     sys::cmd_export_ { name: std::ptr::null(), function: None, params: optional(0), flags: 0 },
 ]);
-
-/// `load_msrp` in the form of a function of the script, which the host's table has for everything.
-#[allow(clippy::too_many_arguments, reason = "the host's form of a function")]
-unsafe extern "C" fn load_msrp(
-    binds: *mut sys::sip_msg,
-    _: *mut c_void,
-    _: *mut c_void,
-    _: *mut c_void,
-    _: *mut c_void,
-    _: *mut c_void,
-    _: *mut c_void,
-    _: *mut c_void,
-    _: *mut c_void,
-) -> c_int {
-    // SAFETY: who looks it up by this name gives a place for the API.
-    unsafe { frames::load_msrp(binds.cast()) };
-    0
-}
-
-/// What the others find by the name `load_msrp`.
-pub fn own_load_msrp() -> usize {
-    load_msrp as *const () as usize
-}
 
 static ASYNC_COMMANDS: Table<[sys::acmd_export_; 2]> = Table::new([
     sys::acmd_export_ {
@@ -137,7 +101,7 @@ static ASYNC_COMMANDS: Table<[sys::acmd_export_; 2]> = Table::new([
     sys::acmd_export_ { name: std::ptr::null(), function: None, params: optional(0) },
 ]);
 
-/// The class `$imcharge(...)`; the host finds its end by an empty name.
+/// The class `$imcharge(...)`. An empty name ends the table.
 static VARIABLES: Table<[sys::_pv_export; 2]> = Table::new([
     sys::_pv_export {
         name: sys::__str_const { s: c"imcharge".as_ptr(), len: 8 },
@@ -161,9 +125,9 @@ static VARIABLES: Table<[sys::_pv_export; 2]> = Table::new([
     },
 ]);
 
-/// The host parses `$imcharge(name)`.
+/// Parses `$imcharge(name)` for the host.
 unsafe extern "C" fn parse_name(spec: sys::pv_spec_p, name: *const sys::str_) -> c_int {
-    // SAFETY: as the host calls it; the name is only read.
+    // SAFETY: guaranteed by the host; the name is only read.
     unsafe { variables::parse_name(spec, name.cast_mut()) }
 }
 
@@ -178,7 +142,7 @@ const fn processes(name: &'static CStr, function: sys::mod_proc, count: u32) -> 
     }
 }
 
-/// The module's own processes.
+/// The processes of the module.
 static PROCESSES: Table<[sys::proc_export_; 4]> = Table::new([
     processes(c"imcharge supervisor", Some(lifecycle::supervisor), 1),
     processes(c"imcharge resume", Some(resume::work), 0),
@@ -193,11 +157,13 @@ static PROCESSES: Table<[sys::proc_export_; 4]> = Table::new([
     },
 ]);
 
-/// Sets how many resume workers and event workers there are. In mod_init: the host counts afterwards.
-pub fn set_workers(resume: u32, events: u32) {
-    // SAFETY: in the host's main process, before it looks.
-    unsafe {
-        let processes = &mut *PROCESSES.0.get();
-        (processes[1].no, processes[2].no) = (resume, events);
-    }
+/// mod_init. Returns -1 to stop the start of the proxy.
+unsafe extern "C" fn initialise() -> c_int {
+    lifecycle::initialise(|resume_workers, event_workers| {
+        // SAFETY: in the host's main process, which reads the numbers after mod_init.
+        unsafe {
+            let processes = &mut *PROCESSES.get();
+            (processes[1].no, processes[2].no) = (resume_workers, event_workers);
+        }
+    })
 }

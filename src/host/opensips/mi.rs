@@ -1,4 +1,4 @@
-//! Commands of the management interface: the engine's reports as the host's structures.
+//! Commands of the management interface, with answers as structures of the host.
 
 use super::{REGION, bindings as sys, with_worker};
 use crate::admin::commands;
@@ -6,35 +6,35 @@ use crate::admin::commands::{Argument, COMMANDS, Command, CommandError, Value};
 use crate::guard::guard;
 use std::ffi::{CStr, CString, c_char, c_int};
 
-/// Types of a JSON value, without the flags beside them.
+/// Mask of the type of a JSON value, without its flags.
 const TYPES: c_int = 0xff;
 const NUMBER: c_int = sys::IMCHARGE_JSON_NUMBER as c_int;
 const STRING: c_int = sys::IMCHARGE_JSON_STRING as c_int;
 const ARRAY: c_int = sys::IMCHARGE_JSON_ARRAY as c_int;
 
-/// JSON-RPC's code for parameters that are none (JSON-RPC 2.0, 5.1).
-const INVALID: c_int = -32602;
+/// Code for invalid parameters (JSON-RPC 2.0, 5.1).
+const INVALID_PARAMS: c_int = -32602;
 
-/// What this host puts before the name of a command.
+/// Prefix of the commands' names in this host.
 const PREFIX: &str = "imcharge:";
 
-/// Runs one command: reads its arguments, answers with a structure or an error.
+/// Runs a command: reads its arguments and answers with a structure or an error.
 ///
 /// # Safety
-/// `parameters` must be what the host gives for the call.
+/// `parameters` must be the argument of the host's call.
 unsafe fn run(command: &'static Command, parameters: *const sys::mi_params_t) -> *mut sys::mi_response_t {
     let Some(region) = REGION.get() else { return std::ptr::null_mut() };
-    // SAFETY: by the caller's promise.
+    // SAFETY: guaranteed by the caller.
     let answer = unsafe { arguments(command, parameters) }.and_then(|arguments| {
         let borrowed: Vec<&str> = arguments.iter().map(String::as_str).collect();
         let unreachable = || CommandError::new(503, command, "this process cannot reach the engine");
         with_worker(|worker| commands::run(command.name, &borrowed, region, worker)).ok_or_else(unreachable)?
     });
-    // SAFETY: answers are made by the host's own functions, which copy every text.
+    // SAFETY: answers are created by the host's functions, which copy every text.
     unsafe {
         match answer {
             Ok(value) => {
-                let answer = whole(&value);
+                let answer = answer_of(&value);
                 let text = "the host has no memory for the answer: give a smaller LIMIT";
                 if answer.is_null() {
                     fault(500, &CommandError::new(500, command, text).sentence(PREFIX))
@@ -42,12 +42,14 @@ unsafe fn run(command: &'static Command, parameters: *const sys::mi_params_t) ->
                     answer
                 }
             }
-            Err(error) => fault(if error.code == 400 { INVALID } else { error.code as c_int }, &error.sentence(PREFIX)),
+            Err(error) => {
+                fault(if error.code == 400 { INVALID_PARAMS } else { error.code as c_int }, &error.sentence(PREFIX))
+            }
         }
     }
 }
 
-/// All arguments that came, as texts: the host has found the form of the command by their number.
+/// Reads the arguments as texts. The host has selected the form of the command by their number.
 ///
 /// # Safety
 /// As for [`run`].
@@ -57,10 +59,10 @@ unsafe fn arguments(
 ) -> Result<Vec<String>, CommandError> {
     let mut all = Vec::new();
     for argument in command.arguments {
-        // SAFETY: by the caller's promise; what is found lives for the call.
+        // SAFETY: guaranteed by the caller; the item lives during the call.
         let Some(item) = (unsafe { item(parameters, argument).as_ref() }) else { break };
         let text = match item.type_ & TYPES {
-            // SAFETY: a text of the host's, with a NUL.
+            // SAFETY: a text of the host, terminated by NUL.
             STRING if !item.valuestring.is_null() => unsafe { CStr::from_ptr(item.valuestring) }.to_str().ok(),
             _ => None,
         };
@@ -75,18 +77,18 @@ unsafe fn arguments(
     Ok(all)
 }
 
-/// A number of JSON as text. `None`: a fraction, or one that a double cannot tell from its neighbours.
+/// Returns a JSON number as text; `None` for a fraction and for integers that are not exact in a double.
 fn whole_number(number: f64) -> Option<String> {
     (number.fract() == 0.0 && number.abs() < 9e15).then(|| (number as i64).to_string())
 }
 
-/// An argument in the request: by name, or by its place in the form that the host has chosen. Not by the host's own
-/// function, which cuts numbers to 32 bits and fractions to whole numbers. NULL: it was left out.
+/// Finds an argument in the request, by name or by its position in the form that the host has selected; NULL if it is missing.
+/// The host's own function is not used, because it truncates numbers to 32-bit integers.
 ///
 /// # Safety
 /// As for [`run`].
 unsafe fn item(parameters: *const sys::mi_params_t, argument: &Argument) -> *const sys::mi_item_t {
-    // SAFETY: by the caller's promise: a list of names that ends with NULL, and items that are linked by `next`.
+    // SAFETY: guaranteed by the caller: a list of names that ends with NULL, and items that are linked by `next`.
     unsafe {
         let Some(parameters) = parameters.as_ref() else { return std::ptr::null() };
         let Some(all) = parameters.item.as_ref() else { return std::ptr::null() };
@@ -109,29 +111,33 @@ unsafe fn item(parameters: *const sys::mi_params_t, argument: &Argument) -> *con
     }
 }
 
-/// The name of a parameter: the argument's, in small letters.
+/// Returns the name of a parameter: that of the argument, in lower case.
 fn parameter_name(argument: &Argument) -> String {
     argument.name.to_ascii_lowercase()
 }
 
+/// Answers with an error.
+///
+/// # Safety
+/// Only in a process of the host, after its start-up.
 unsafe fn fault(code: c_int, sentence: &str) -> *mut sys::mi_response_t {
     let (text, length) = parts(sentence);
     // SAFETY: the host copies the text; there are no details.
     unsafe { sys::init_mi_error_extra(code, text, length, std::ptr::null(), 0) }
 }
 
-/// A text as the host wants it.
+/// Returns pointer and length of a text.
 fn parts(text: &str) -> (*const c_char, c_int) {
     (text.as_ptr().cast(), text.len() as c_int)
 }
 
-/// A value as an answer. NULL: the host has no memory for it.
+/// Returns a value as an answer; NULL if the host has no memory for it.
 ///
 /// # Safety
-/// In a process of the host, after its start.
-unsafe fn whole(value: &Value) -> *mut sys::mi_response_t {
+/// Only in a process of the host, after its start-up.
+unsafe fn answer_of(value: &Value) -> *mut sys::mi_response_t {
     let mut inner: *mut sys::mi_item_t = std::ptr::null_mut();
-    // SAFETY: the host makes the answer, gives the place to fill, and takes back what is not complete.
+    // SAFETY: the host creates the answer and returns the item to fill; an incomplete answer is freed.
     unsafe {
         let (answer, complete) = match value {
             Value::List(rows) => {
@@ -143,8 +149,8 @@ unsafe fn whole(value: &Value) -> *mut sys::mi_response_t {
                 (answer, fill(inner, &mut fields.iter().map(|(name, value)| (*name, value))))
             }
             Value::Integer(number) => (sys::init_mi_result_number(*number as f64), true),
-            Value::Text(words) => {
-                let (text, length) = parts(words);
+            Value::Text(string) => {
+                let (text, length) = parts(string);
                 (sys::init_mi_result_string(text, length), true)
             }
         };
@@ -156,10 +162,10 @@ unsafe fn whole(value: &Value) -> *mut sys::mi_response_t {
     }
 }
 
-/// Adds to a structure, or, with empty names, to a list. `false`: the host has no memory, and something is missing.
+/// Adds values to a structure or, with empty names, to a list. `false`: the host has no memory, and the item is incomplete.
 ///
 /// # Safety
-/// `into` must be NULL or a structure or list of the host's.
+/// `into` must be NULL, or a structure or list of the host.
 unsafe fn fill(into: *mut sys::mi_item_t, values: &mut dyn Iterator<Item = (&'static str, &Value)>) -> bool {
     if into.is_null() {
         return false;
@@ -170,12 +176,12 @@ unsafe fn fill(into: *mut sys::mi_item_t, values: &mut dyn Iterator<Item = (&'st
             name => parts(name),
         };
         let name = name.cast_mut();
-        // SAFETY: a place that the host gave; it copies names and texts. Below 2^53 each whole number is a double of its own.
+        // SAFETY: an item of the host, which copies names and texts. Integers below 2^53 are exact in a double.
         let added = unsafe {
             match value {
                 Value::Integer(number) => sys::add_mi_number(into, name, length, *number as f64) == 0,
-                Value::Text(words) => {
-                    let (text, octets) = parts(words);
+                Value::Text(string) => {
+                    let (text, octets) = parts(string);
                     sys::add_mi_string(into, name, length, text, octets) == 0
                 }
                 Value::Structure(fields) => {
@@ -195,7 +201,7 @@ unsafe fn fill(into: *mut sys::mi_item_t, values: &mut dyn Iterator<Item = (&'st
     true
 }
 
-/// The host's form of a command.
+/// The host's type of an entry.
 type Entry = unsafe extern "C" fn(*const sys::mi_params_t, *mut sys::mi_handler) -> *mut sys::mi_response_t;
 
 /// Entry of the command in row `ROW` of the table.
@@ -213,17 +219,17 @@ unsafe extern "C" fn run_row<const ROW: usize>(
     })
 }
 
-/// Entries of the rows, one for each.
+/// The entry of each row.
 const ENTRIES: [Entry; 64] = entries!(run_row);
 
 /// Registers every command. `false`: the host refused.
 pub fn register() -> bool {
     COMMANDS.iter().zip(ENTRIES).all(|(command, entry)| {
-        // The host keeps names, help and forms, so they are never freed.
+        // Names, help and forms are kept by the host and never freed.
         let text = |text: String| CString::new(text).unwrap_or_default().into_raw();
         let forms = Vec::leak(forms(command, entry)).as_ptr();
         let help = text(format!("{} {}", command.usage(), command.help).trim().to_owned());
-        // SAFETY: all texts have a NUL and are never freed, and the forms are closed by an empty one.
+        // SAFETY: all texts are terminated by NUL and never freed, and an empty form ends the list.
         unsafe {
             sys::register_mi_cmd(text(format!("{PREFIX}{}", command.name)), help, 0, None, forms, c"imcharge".as_ptr())
                 == 0
@@ -231,8 +237,8 @@ pub fn register() -> bool {
     })
 }
 
-/// The forms of a command, one for each number of arguments, and an empty one. Those with too few are forms too: the host
-/// would only say "Invalid params".
+/// Returns the forms of a command: one for each number of arguments, and an empty one as the end. Forms with too few arguments
+/// are included, because the host would answer them with a bare "Invalid params".
 fn forms(command: &Command, entry: Entry) -> Vec<sys::mi_recipe_t> {
     let form = |count: usize| {
         let mut params = [std::ptr::null_mut(); sys::MAX_MI_PARAMS as usize];

@@ -1,15 +1,15 @@
-//! The native OpenSIPS module: what the host calls, translated and handed over to the engine.
+//! The native OpenSIPS module: translates between the host's structures and the worker's hooks.
 //!
-//! | what happens | file |
+//! | task | file |
 //! |---|---|
-//! | the host loads the module: tables, parameters, processes | [`exports`], [`parameters`](super::parameters), [`lifecycle`] |
-//! | the script reserves: the INVITE waits in `async()` | [`reserve`], [`waiting`] |
-//! | replies, CANCEL, BYE, dying transactions are seen | [`callbacks`] |
-//! | an MSRP frame passes the gate, a connection is lost | [`frames`], [`connections`] |
-//! | a verdict comes back: the INVITE resumes | [`resume`], [`waiting`], [`variables`](super::variables) |
-//! | something happened that the script wants to know | [`events`] |
-//! | an operator asks | [`mi`], [`statistics`] |
-//! | memory that all processes see, a line for the log | [`shared`], [`logger`] |
+//! | the host's tables, parameters and processes | [`exports`], [`parameters`](super::parameters), [`lifecycle`], [`process`] |
+//! | `imcharge_reserve()`: the INVITE waits in `async()` | [`reserve`], [`waiting`], [`tm`] |
+//! | replies, CANCEL, BYE and the end of transactions | [`callbacks`] |
+//! | the gate for MSRP; lost connections | [`msrp_api`], [`frames`], [`connections`] |
+//! | resume the INVITE after the verdict | [`resume`], [`waiting`], [`variables`](super::variables) |
+//! | events of the host's event interface | [`events`] |
+//! | commands and statistics for operators | [`mi`], [`statistics`] |
+//! | shared memory and log of the host | [`shared`], [`log_sink`] |
 
 pub mod bindings;
 pub mod callbacks;
@@ -18,27 +18,17 @@ pub mod events;
 pub mod exports;
 pub mod frames;
 pub mod lifecycle;
-pub mod logger;
+pub mod log_sink;
 pub mod mi;
+pub mod msrp_api;
+pub mod process;
 pub mod reserve;
 pub mod resume;
 pub mod shared;
 pub mod statistics;
+pub mod tm;
 pub mod waiting;
 
 use super::attach::{REGION, with_worker};
 use super::text::text;
-use super::{address, left, message, parameters, transaction_context, variables};
-use bindings as sys;
-use std::sync::OnceLock;
-
-/// The API of tm, bound at the start.
-static TM: OnceLock<Tm> = OnceLock::new();
-
-/// tm's functions. Plain function pointers, the same in all processes.
-struct Tm(sys::tm_binds);
-
-// SAFETY: the structure holds function pointers only and is never written after it was bound.
-unsafe impl Send for Tm {}
-// SAFETY: as above.
-unsafe impl Sync for Tm {}
+use super::{address, edited_request, message, parameters, transaction, transaction_context, variables};

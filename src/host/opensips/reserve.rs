@@ -1,22 +1,24 @@
-//! `async(imcharge_reserve(messages), ROUTE)` and `imcharge_end()`: what the script calls on SIP requests.
+//! `async(imcharge_reserve(messages), ROUTE)` and `imcharge_end()`: the script functions for SIP requests.
 //!
-//! The host makes the transaction before it calls the function. The order matters: the transaction is watched
-//! ([`callbacks`](super::callbacks)) and waits before the engine hears of it, so that the verdict always finds it.
+//! The host creates the transaction before it calls the function. The order matters: the transaction is watched
+//! ([`callbacks`]) and registered as waiting before the engine gets the event, so that the verdict finds it.
 
-use super::callbacks;
-use super::left::{Left, UNREADABLE};
-use super::message::{Chosen, Message, bytes};
-use super::{TM, bindings as sys, waiting, with_worker};
+use super::edited_request::{EditedRequest, UNREADABLE_EDITS};
+use super::message::{Message, ScriptChoice, bytes};
+use super::tm::{Tm, tm};
+use super::transaction::{CurrentRequest, Transaction};
+use super::{bindings as sys, callbacks, waiting, with_worker};
 use crate::guard::guard;
 use crate::worker::InviteRefusal;
+use crate::worker::sip_input::Invite;
 use std::ffi::{c_int, c_void};
 
-/// What the host gives to a function of the script: up to eight parameters.
+/// A parameter of a script function. The host passes eight.
 type P = *mut c_void;
 
-/// Script: `async(imcharge_reserve([messages]), ROUTE)`. Goes on in the route at once, with a negative `$rc`, where
-/// nothing could be asked.
-#[allow(clippy::too_many_arguments, reason = "the host's form of a function")]
+/// Script: `async(imcharge_reserve([messages]), ROUTE)`. If no reservation can be requested, the host runs the route at once
+/// with a negative `$rc`.
+#[allow(clippy::too_many_arguments, reason = "the host's type of a function")]
 pub unsafe extern "C" fn reserve(
     message: *mut sys::sip_msg,
     context: *mut sys::async_ctx,
@@ -29,23 +31,23 @@ pub unsafe extern "C" fn reserve(
     _: P,
     _: P,
 ) -> c_int {
-    // SAFETY: the host gives its request and context, and a number where the script has one.
-    let waits = guard(Err(InviteRefusal::Malformed as c_int), || unsafe {
+    // SAFETY: the host passes its request and context, and a number or NULL.
+    let reserved = guard(Err(InviteRefusal::Malformed as c_int), || unsafe {
         let messages = messages.cast::<c_int>().as_ref().map_or(0, |number| u32::try_from(*number).unwrap_or(0));
-        wait_and_ask(message, context, messages)
+        reserve_or_refuse(message, context, messages)
     });
-    match waits {
+    match reserved {
         Ok(()) => 1,
         Err(return_code) => {
-            // SAFETY: the host's own place for what an async function says: go on at once.
+            // SAFETY: the host's variable for the result of an async function: run the route at once.
             unsafe { sys::async_status = sys::ASYNC_SYNC };
             return_code
         }
     }
 }
 
-/// Script: `imcharge_reserve()` without `async`: wrong use, for nothing may block here.
-#[allow(clippy::too_many_arguments, reason = "the host's form of a function")]
+/// Script: `imcharge_reserve()` without `async`. Always an error, because a script function must not block.
+#[allow(clippy::too_many_arguments, reason = "the host's type of a function")]
 pub unsafe extern "C" fn reserve_without_async(
     _: *mut sys::sip_msg,
     _: P,
@@ -58,70 +60,75 @@ pub unsafe extern "C" fn reserve_without_async(
     _: P,
 ) -> c_int {
     guard(InviteRefusal::Malformed as c_int, || {
-        log::error!("imcharge_reserve: write async(imcharge_reserve(), ROUTE): the INVITE has to wait");
+        log::error!(
+            "imcharge_reserve: must be called as async(imcharge_reserve(), ROUTE), because the INVITE waits for its verdict"
+        );
         InviteRefusal::Malformed as c_int
     })
 }
 
-/// Makes the INVITE wait and asks the engine. The error is `$rc` of the route that follows at once.
+/// Suspends the INVITE and asks the engine to reserve. The error is `$rc` of the route, which the host runs at once.
 ///
 /// # Safety
-/// `message` must be NULL or the host's current request, `context` what it gives with it.
-unsafe fn wait_and_ask(message: *mut sys::sip_msg, context: *mut sys::async_ctx, messages: u32) -> Result<(), c_int> {
-    let (malformed, down, full) =
-        (InviteRefusal::Malformed as c_int, InviteRefusal::EngineDown as c_int, InviteRefusal::Full as c_int);
-    // SAFETY: by the caller's promise; a number of the host's.
-    let (request, route) = unsafe { (Message::new(message), sys::route_type) };
-    let invite = |request: Message<'_>| request.method() == Some(sys::METHOD_INVITE as c_int);
-    let request = request.filter(|request| invite(*request) && request.parse()).ok_or(malformed)?;
+/// `message` must be NULL or the host's current request, `context` the host's context of that request or NULL.
+unsafe fn reserve_or_refuse(
+    message: *mut sys::sip_msg,
+    context: *mut sys::async_ctx,
+    messages: u32,
+) -> Result<(), c_int> {
+    let malformed = InviteRefusal::Malformed as c_int;
+    // SAFETY: guaranteed by the caller; the route type is an integer of the host.
+    let (request, current, route) = unsafe { (Message::new(message), CurrentRequest::new(message), sys::route_type) };
+    let is_invite = |request: &Message<'_>| request.method() == Some(sys::METHOD_INVITE as c_int) && request.parse();
+    let (request, current) = request.filter(is_invite).zip(current).ok_or(malformed)?;
     if route != sys::REQUEST_ROUTE as c_int || context.is_null() {
-        log::error!("imcharge_reserve: only in the request route, for an INVITE");
+        log::error!("imcharge_reserve: call it only in the request route, for an INVITE");
         return Err(malformed);
     }
     // SAFETY: `message` is the host's current request.
-    let chosen = unsafe { Chosen::of(message) }.ok_or(malformed)?;
-    let left = Left::of(request).ok_or(UNREADABLE)?;
-    let mut invite = request.invite(left.message(), &chosen, messages).ok_or(malformed)?;
+    let choice = unsafe { ScriptChoice::evaluate(message) }.ok_or(malformed)?;
+    let edited = EditedRequest::new(request).ok_or(UNREADABLE_EDITS)?;
+    let mut invite = request.invite(edited.message(), &choice, messages).ok_or(malformed)?;
     let can_reserve = with_worker(|worker| worker.can_reserve(&invite, &request.body()));
     can_reserve.unwrap_or(Err(InviteRefusal::EngineDown)).map_err(|refused| refused as c_int)?;
-    let transaction = TM.get().and_then(|tm| tm.0.t_gett).ok_or(down)?;
-    // SAFETY: tm's own function and its transaction of the current request; the context of that request.
-    unsafe {
-        let transaction = transaction();
-        if !is_transaction(transaction) {
-            log::error!("imcharge_reserve: the host has made no transaction");
-            return Err(full);
-        }
-        invite.suspended = waiting::wait(message, transaction, context);
-        if !callbacks::watch_invite(message, transaction, &invite) {
-            log::error!("imcharge_reserve: the transaction cannot be watched, shared memory is short");
-            waiting::forget(invite.suspended);
-            return Err(full);
-        }
-        // A CANCEL that came before is seen by nobody else.
-        if waiting::is_cancelled(transaction) {
-            waiting::forget(invite.suspended);
-            waiting::answer_cancelled(message);
-            return Err(waiting::CANCELLED);
-        }
-    }
-    let asked = with_worker(|worker| worker.reserve(&invite)).unwrap_or(Err(InviteRefusal::EngineDown));
-    asked.map(|_| ()).map_err(|refused| {
-        waiting::forget(invite.suspended);
-        refused as c_int
-    })
+    let tm = tm().ok_or(InviteRefusal::EngineDown as c_int)?;
+    let Some(transaction) = tm.current() else {
+        log::error!("imcharge_reserve: the proxy has created no transaction; see its own log lines");
+        return Err(InviteRefusal::Full as c_int);
+    };
+    // SAFETY: the context of the current request, guaranteed by the caller.
+    invite.suspended = unsafe { waiting::wait(current, transaction, context) };
+    let reserved = watch_and_reserve(tm, current, transaction, &invite);
+    reserved.inspect_err(|_| waiting::forget(invite.suspended))
 }
 
-/// tm's marks: NULL for none, -1 for not looked up yet.
-fn is_transaction(cell: *mut sys::cell) -> bool {
-    !cell.is_null() && cell as isize != -1
+/// Watches the transaction of an INVITE that is registered as waiting, and asks the engine to reserve.
+fn watch_and_reserve(
+    tm: &Tm,
+    request: CurrentRequest,
+    transaction: Transaction,
+    invite: &Invite<'_>,
+) -> Result<(), c_int> {
+    if !callbacks::watch_invite(tm, request, transaction, invite) {
+        log::error!(
+            "imcharge_reserve: no shared memory to watch the transaction; start the proxy with more (option -m)"
+        );
+        return Err(InviteRefusal::Full as c_int);
+    }
+    // A CANCEL that arrived before the transaction was watched has caused no callback.
+    if transaction.is_cancelled() {
+        waiting::answer_cancelled(tm, request);
+        return Err(waiting::CANCELLED);
+    }
+    let reserved = with_worker(|worker| worker.reserve(invite)).unwrap_or(Err(InviteRefusal::EngineDown));
+    reserved.map(|_| ()).map_err(|refused| refused as c_int)
 }
 
 /// Script: `imcharge_end([reason])`.
-#[allow(clippy::too_many_arguments, reason = "the host's form of a function")]
+#[allow(clippy::too_many_arguments, reason = "the host's type of a function")]
 pub unsafe extern "C" fn end(message: *mut sys::sip_msg, reason: P, _: P, _: P, _: P, _: P, _: P, _: P, _: P) -> c_int {
     guard(-1, || {
-        // SAFETY: the host gives its current message, and a text where the script has one.
+        // SAFETY: the host passes its current message, and a text or NULL.
         let (message, reason) = unsafe {
             let reason = reason.cast::<sys::_str>().as_ref().map_or(&b"script"[..], |reason| bytes(reason));
             (Message::new(message), reason)

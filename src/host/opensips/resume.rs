@@ -1,7 +1,7 @@
-//! The way back of a verdict: a resume worker takes it from the engine and hands it to the process in which the INVITE
-//! waits. Only that process can go on with it, for the host keeps part of what belongs to a message in private memory.
+//! Resume workers: processes that take verdicts from the engine and pass each to the process in which its INVITE waits. Only
+//! that process can resume it, because the host keeps part of a message in private memory.
 
-use super::{REGION, bindings as sys, lifecycle, shared, waiting};
+use super::{REGION, bindings as sys, process, shared, waiting};
 use crate::charge::time::Time;
 use crate::guard::guard;
 use crate::shm::clock;
@@ -12,87 +12,86 @@ use std::collections::{HashSet, VecDeque};
 use std::ffi::{c_int, c_void};
 use std::time::Duration;
 
-/// How long a worker sleeps without looking up.
-const LOOK: Duration = Duration::from_secs(1);
+/// Longest wait for a notification.
+const SLEEP_MAX: Duration = Duration::from_secs(1);
 
-/// How often a process whose pipe is full is tried again. The host logs a line each time.
-const AGAIN: Duration = Duration::from_millis(500);
+/// Interval of retries for a process whose pipe is full. The host logs a line for each.
+const RETRY_INTERVAL: Duration = Duration::from_millis(500);
 
-/// How many verdicts a worker keeps for processes whose pipes are full. A pipe has room for more than 2000.
-const LATER_MAX: usize = 4096;
+/// Maximum number of verdicts that a worker keeps for processes whose pipes are full. A pipe holds more than 2000.
+const PENDING_MAX: usize = 4096;
 
-/// The life of resume worker `index`; the host ends it by signal.
+/// Main loop of resume worker `index`. The host ends it by a signal.
 pub unsafe extern "C" fn work(index: c_int) {
     let Some(region) = REGION.get() else { return };
-    // SAFETY: this process was made for this.
-    unsafe { lifecycle::begin(c"imcharge resume %d", index) };
-    let mut resumer = match NotificationReader::attach(region, index as usize) {
-        Ok(resumer) => resumer,
+    // SAFETY: this is a process of the module.
+    unsafe { process::begin(c"imcharge resume %d", index) };
+    let mut reader = match NotificationReader::attach(region, index as usize) {
+        Ok(reader) => reader,
         Err(error) => return log::error!("imcharge resume {index} cannot run: {error}"),
     };
-    let mut later = Later::default();
+    let mut pending = Pending::default();
     loop {
-        resumer.wait(if later.verdicts.is_empty() { LOOK } else { AGAIN });
-        guard((), || later.send());
-        while guard(true, || resumer.next(|notice| deliver(region, &mut later, notice))) {}
+        reader.wait(if pending.verdicts.is_empty() { SLEEP_MAX } else { RETRY_INTERVAL });
+        guard((), || pending.send());
+        while guard(true, || reader.next(|notification| deliver(region, &mut pending, notification))) {}
     }
 }
 
-/// Gives a verdict to the process that waits for it, or keeps it for later where that process takes none: nothing here
-/// waits, for the verdicts on INVITEs in other processes come behind it.
-fn deliver(region: &Region, later: &mut Later, notice: &Notification<'_>) {
-    let Kind::Verdict { suspended, .. } = notice.kind else { return };
+/// Sends a verdict to the process in which its INVITE waits, or keeps it if the pipe of that process is full. It must not block,
+/// because verdicts for other processes follow.
+fn deliver(region: &Region, pending: &mut Pending, notification: &Notification<'_>) {
+    let Kind::Verdict { suspended, .. } = notification.kind else { return };
     let Ok(process) = c_int::try_from(suspended.index) else { return };
     // SAFETY: the host's shared memory.
-    let block = unsafe { shared::put_bytes(&notice.to_bytes()) };
+    let block = unsafe { shared::put_bytes(&notification.to_bytes()) };
     if block.is_null() {
         region.count(Statistic::DroppedVerdicts);
         log::error!(
-            "no shared memory for the verdict on {}: its INVITE resumes without one when its time is over",
-            notice.call_id
+            "no shared memory for the verdict on {}; its INVITE resumes without a verdict after its timeout",
+            notification.call_id
         );
         return;
     }
-    if later.has(process) || !send(process, block) {
-        later.keep(region, process, block, notice.call_id);
+    if pending.has(process) || !send(process, block) {
+        pending.keep(region, process, block, notification.call_id);
     }
 }
 
-/// Hands a block over. `false`: the pipe of the process is full.
+/// Sends a block to a process. `false`: its pipe is full.
 fn send(process: c_int, block: *mut c_void) -> bool {
-    // SAFETY: the host's way from process to process, which does not block; the receiver gives the block back.
+    // SAFETY: the host's job queue, which does not block; the receiver frees the block.
     unsafe { sys::ipc_send_rpc(process, Some(waiting::on_verdict), block) == 0 }
 }
 
-/// Verdicts for processes that take none: they run a script that blocks, and so many others wait in them that their pipes
-/// are full.
+/// Verdicts for processes whose pipes are full, because they run a blocking script while many INVITEs wait in them.
 #[derive(Default)]
-struct Later {
+struct Pending {
     verdicts: VecDeque<(c_int, *mut c_void)>,
     tried: Time,
 }
 
-impl Later {
+impl Pending {
     fn has(&self, process: c_int) -> bool {
         self.verdicts.iter().any(|(of, _)| *of == process)
     }
 
     fn keep(&mut self, region: &Region, process: c_int, block: *mut c_void, call_id: &str) {
-        if self.verdicts.len() < LATER_MAX {
+        if self.verdicts.len() < PENDING_MAX {
             self.verdicts.push_back((process, block));
             return;
         }
-        // SAFETY: a block of our own that nobody else has.
+        // SAFETY: a block that only this process uses.
         unsafe { sys::imcharge_shm_free(block) };
         region.count(Statistic::DroppedVerdicts);
         log::error!(
-            "process {process} accepts no verdict: the INVITE of {call_id} resumes without one when its time is over"
+            "process {process} accepts no verdict; the INVITE of {call_id} resumes without a verdict after its timeout"
         );
     }
 
-    /// Tries again, each process once and the others of it only if that went well.
+    /// Retries, in order; stops at the first failure of each process.
     fn send(&mut self) {
-        if self.verdicts.is_empty() || clock::since(self.tried) < AGAIN {
+        if self.verdicts.is_empty() || clock::since(self.tried) < RETRY_INTERVAL {
             return;
         }
         self.tried = clock::now();

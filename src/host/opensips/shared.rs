@@ -1,9 +1,9 @@
-//! Values in the host's shared memory: what one process leaves there, another finds at the same address.
+//! Values in the host's shared memory, which has the same address in all processes.
 
 use super::bindings as sys;
 use std::ffi::c_void;
 
-/// The value in shared memory; NULL when there is no room. It is never dropped there.
+/// Copies a value into shared memory; NULL if there is no room. It is never dropped there.
 ///
 /// # Safety
 /// Only after the host has set up its shared memory: in or after mod_init.
@@ -18,12 +18,12 @@ pub unsafe fn put<T>(value: T) -> *mut T {
     }
 }
 
-/// A copy of the bytes, behind their number; NULL when there is no room.
+/// Copies bytes into shared memory, after their length; NULL if there is no room.
 ///
 /// # Safety
 /// As for [`put`].
 pub unsafe fn put_bytes(bytes: &[u8]) -> *mut c_void {
-    // SAFETY: as in `put`; the number takes the first eight octets.
+    // SAFETY: as in `put`; the length takes the first eight octets.
     unsafe {
         let block = sys::imcharge_shm_malloc((size_of::<usize>() + bytes.len()) as u64);
         if !block.is_null() {
@@ -34,12 +34,12 @@ pub unsafe fn put_bytes(bytes: &[u8]) -> *mut c_void {
     }
 }
 
-/// Takes such bytes out again and gives the block back.
+/// Returns the bytes of a block and frees it.
 ///
 /// # Safety
-/// `block` must be one of [`put_bytes`], taken once.
+/// `block` must be from [`put_bytes`] and not be used afterwards.
 pub unsafe fn take_bytes(block: *mut c_void) -> Vec<u8> {
-    // SAFETY: by the caller's promise: a number, and so many octets behind it.
+    // SAFETY: guaranteed by the caller: a length, followed by that many octets.
     unsafe {
         let length = block.cast::<usize>().read();
         let bytes = std::slice::from_raw_parts(block.cast::<u8>().add(size_of::<usize>()), length).to_vec();

@@ -81,7 +81,7 @@ fn an_invite_without_a_verdict_is_answered() {
     let status = client.final_response(Duration::from_secs(60));
     stopped.iter().rev().for_each(|pid| stage.proxy.signal("CONT", Some(*pid)));
     assert_eq!(status, 503, "{}", stage.proxy.log());
-    assert!(stage.proxy.log().contains("had no verdict for 31 seconds"), "{}", stage.proxy.log());
+    assert!(stage.proxy.log().contains("got no verdict within 31 seconds"), "{}", stage.proxy.log());
     // What it reserves after all is given back.
     stage.expect(ALICE, 100, 0, 0);
 }
