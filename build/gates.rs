@@ -19,7 +19,7 @@ pub fn text_of_pointer(elf: &[u8], symbol: &str, offset: u64) -> Result<String, 
     text_at(&file, address).ok_or_else(missing)
 }
 
-/// The C string at an address of a shared object.
+/// Returns the C string at an address of a shared object.
 pub fn text_at(file: &object::File<'_>, address: u64) -> Option<String> {
     let inside =
         |section: &object::Section<'_, '_>| (section.address()..section.address() + section.size()).contains(&address);
@@ -29,14 +29,14 @@ pub fn text_at(file: &object::File<'_>, address: u64) -> Option<String> {
     String::from_utf8(data.read_bytes_at_until(range, 0).ok()?.to_vec()).ok()
 }
 
-/// Arguments of clang for these headers.
+/// Returns the arguments of clang for the host's headers.
 pub fn arguments(source: &Path, defines: &[String]) -> Vec<String> {
     let mut arguments: Vec<String> = defines.iter().map(|define| format!("-D{define}")).collect();
     arguments.push(format!("-I{}", source.display()));
     arguments
 }
 
-/// Gate: preprocessing the headers with our macros gives the flags string of the stock modules.
+/// Check: the headers, preprocessed with the derived macros, give the flags string of the stock modules.
 pub fn same_flags(source: &Path, defines: &[String], (header, name): (&str, &str), flags: &str) -> Result<(), String> {
     let probe = format!("#include \"{header}\"\nIMCHARGE_FLAGS {name}\n");
     let out = out_dir()?.join("flags.c");
@@ -61,7 +61,7 @@ pub fn same_flags(source: &Path, defines: &[String], (header, name): (&str, &str
     }
 }
 
-/// What bindgen makes of the header list.
+/// Returns bindgen's output for the header list.
 pub fn bindings(source: &Path, defines: &[String], headers: &str, allow: &str) -> Result<String, String> {
     let made = bindgen::Builder::default()
         .header(headers)
@@ -76,7 +76,7 @@ pub fn bindings(source: &Path, defines: &[String], headers: &str, allow: &str) -
     made.map(|bindings| bindings.to_string()).map_err(|error| format!("bindgen fails on the headers: {error}"))
 }
 
-/// Gate: objects that a stock file exports have the size that the headers give them.
+/// Check: objects that a stock file exports have the sizes of the headers.
 pub fn same_sizes(path: &Path, bindings: &str, objects: &[(&str, &str)]) -> Result<(), String> {
     let elf = fs::read(path).map_err(|error| format!("cannot read {}: {error}", path.display()))?;
     let file = object::File::parse(&*elf).map_err(|error| format!("{}: {error}", path.display()))?;
@@ -97,14 +97,14 @@ pub fn same_sizes(path: &Path, bindings: &str, objects: &[(&str, &str)]) -> Resu
     Ok(())
 }
 
-/// Size of a type by bindgen's own layout test.
+/// Returns the size of a type from bindgen's layout test.
 fn size_in(bindings: &str, kind: &str) -> Option<u64> {
     let mark = format!("[\"Size of {kind}\"][::core::mem::size_of::<{kind}>() - ");
     let rest = bindings.split_once(&mark)?.1;
     rest.split("usize").next()?.parse().ok()
 }
 
-/// Where the build writes.
+/// Returns OUT_DIR, where the build writes.
 pub fn out_dir() -> Result<PathBuf, String> {
     env::var_os("OUT_DIR").map(PathBuf::from).ok_or_else(|| "cargo gives no OUT_DIR".into())
 }

@@ -1,12 +1,12 @@
-//! The Kamailio bindings and the gates before them.
+//! Generates the Kamailio bindings after checks.
 //!
-//! A module that loads and misreads a structure is worse than none. Nothing in a loaded module is checked by the host
-//! but two strings, so everything else is checked here, against the stock binaries:
+//! A module that loads but misreads a structure is dangerous. The host checks only two strings of a module, so everything else
+//! is checked here against the stock binaries:
 //!
-//! 1. the version and flags strings come from a stock module, by its symbols, and binary and sources are of that version;
-//! 2. the `-D` set that is derived from the flags gives the same flags when the headers are preprocessed with it;
-//! 3. structures that the binary and `tm` export have the size that the headers give them;
-//! 4. after linking (`scripts/check-imports.sh`): every symbol the module wants is in the binary.
+//! 1. version and flags strings are those of a stock module, and binary and sources have the same version;
+//! 2. the `-D` options derived from the flags give the same flags when the headers are preprocessed with them;
+//! 3. structures that the binary and `tm` export have the sizes of the headers;
+//! 4. after linking (`scripts/check-imports.sh`): every symbol that the module needs is in the binary.
 
 use super::gates;
 use object::{Object, ObjectSymbol};
@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 /// Header list for bindgen.
 const HEADERS: &str = "include/host/kamailio.h";
 
-/// What the bindings hold: the host's interface as far as the module uses it.
+/// The part of the host's interface that the module uses.
 const ALLOW: &str = concat!(
     "sip_msg|hdr_field|to_body|cseq_body|module_exports|cmd_export|param_export|rpc_export|rpc|_pv_.*|pv_.*|",
     "tm_binds|load_tm_f|tmcb_params|cell|PROTO_UDP|tcp_closed_event_info|tcp_event_info|msrp_frame|sr_event_.*|sr_kemi.*|",
@@ -30,7 +30,7 @@ const ALLOW: &str = concat!(
     "METHOD_.*|request_method|IMCHARGE_.*|SR_KEMIP_.*|CNT_F_.*|RPC_.*|L_.*|PV_.*|sr_module|my_pid"
 );
 
-/// Objects of the binary whose sizes show whether headers and binary agree, and their types.
+/// Objects of the binary whose sizes must agree with the headers, and their types.
 const SIZES: &[(&str, &str)] = &[
     ("_shm_root", "sr_shm_api"),
     ("_pkg_root", "sr_pkg_api"),
@@ -38,10 +38,10 @@ const SIZES: &[(&str, &str)] = &[
     ("tcp_default_cfg", "cfg_group_tcp"),
 ];
 
-/// The same of the stock `tm`.
+/// The same for the stock `tm`.
 const SIZES_OF_TM: &[(&str, &str)] = &[("exports", "module_exports"), ("default_tm_cfg", "cfg_group_tm")];
 
-/// Macros that every build of Kamailio has and its flags string does not name.
+/// Macros of every build of Kamailio that its flags string does not name.
 const UNNAMED: &[&str] = &[
     "STATISTICS",
     "USE_CORE_STATS",
@@ -64,14 +64,14 @@ const UNNAMED: &[&str] = &[
     "ADAPTIVE_WAIT_LOOPS=1024",
 ];
 
-/// Where things are on this machine.
+/// Paths of the host on this machine.
 struct Host {
     source: PathBuf,
     modules: PathBuf,
     binary: PathBuf,
 }
 
-/// Runs the gates and writes the bindings into OUT_DIR. The error is a sentence for a person.
+/// Runs the checks and writes the bindings to OUT_DIR. The error is a sentence for the user.
 pub fn build() -> Result<(), String> {
     println!("cargo:rerun-if-changed={HEADERS}");
     println!("cargo:rerun-if-changed=build/kamailio.rs");
@@ -115,10 +115,10 @@ fn find_host() -> Result<Host, String> {
     Ok(Host { source, modules, binary })
 }
 
-/// The `-D` set behind the strings of a stock module.
+/// Returns the `-D` options that the strings of a stock module stand for.
 fn defines(version: &str, flags: &str) -> Result<Vec<String>, String> {
     // kamailio 5.6.3 (x86_64/linux)
-    let strange = || format!("the version string '{version}' of the stock module is of no known form");
+    let strange = || format!("the version string '{version}' of the stock module has an unknown format");
     let (name, rest) = version.split_once(' ').ok_or_else(strange)?;
     let (number, platform) = rest.split_once(" (").ok_or_else(strange)?;
     let (arch, os) = platform.trim_end_matches(')').split_once('/').ok_or_else(strange)?;
@@ -146,16 +146,16 @@ fn defines(version: &str, flags: &str) -> Result<Vec<String>, String> {
     Ok(all)
 }
 
-/// Gate: the binary is of the version of the stock modules.
+/// Check: the binary has the version of the stock modules.
 fn same_binary(host: &Host, binary: &[u8], version: &str) -> Result<(), String> {
     let path = host.binary.display();
     let file = object::File::parse(binary).map_err(|_| {
-        format!("{path} is no program file; set KAMAILIO_BIN to Kamailio itself, not to a script that starts it")
+        format!("{path} is not a program file; set KAMAILIO_BIN to Kamailio itself, not to a script that starts it")
     })?;
     let symbol = file.dynamic_symbols().find(|found| found.name() == Ok("full_version"));
     let found = symbol.and_then(|symbol| gates::text_at(&file, symbol.address()));
-    let found = found.ok_or_else(|| format!("{path} does not say of what version it is; is it Kamailio?"))?;
-    // The number of the commit may follow.
+    let found = found.ok_or_else(|| format!("{path} does not contain its version; is it Kamailio?"))?;
+    // A commit id may follow.
     match found.strip_prefix(version).is_some_and(|rest| rest.is_empty() || rest.starts_with(' ')) {
         true => Ok(()),
         false => Err(format!(
@@ -166,11 +166,11 @@ fn same_binary(host: &Host, binary: &[u8], version: &str) -> Result<(), String> 
     }
 }
 
-/// Gate: the sources are of the version of the stock modules.
+/// Check: the sources have the version of the stock modules.
 fn same_version(host: &Host, version: &str) -> Result<(), String> {
     let number = version.split(' ').nth(1).unwrap_or_default();
-    // CMake names the system Linux, the make files linux. Of both, only what has built the modules tells the version: the
-    // CMake files of 6.0.1 still say 6.0.0.
+    // Builds by CMake have the system name Linux, those by make linux. Only the files of the build in use have the right
+    // version: the CMake files of 6.0.1 contain 6.0.0.
     let found = match version.ends_with("/Linux)") {
         true => version_of_cmake(&host.source.join("../CMakeLists.txt")),
         false => version_of_make(&host.source.join("Makefile.defs")),
@@ -185,7 +185,7 @@ fn same_version(host: &Host, version: &str) -> Result<(), String> {
     }
 }
 
-/// What Makefile.defs says.
+/// Returns the version in Makefile.defs.
 fn version_of_make(path: &Path) -> Option<String> {
     let text = fs::read_to_string(path).ok()?;
     let value = |name: &str| {
@@ -196,7 +196,7 @@ fn version_of_make(path: &Path) -> Option<String> {
     Some(format!("{}.{}.{}{extra}", value("VERSION")?, value("PATCHLEVEL")?, value("SUBLEVEL")?))
 }
 
-/// What the `project` and `EXTRAVERSION` of CMakeLists.txt say.
+/// Returns the version in `project` and `EXTRAVERSION` of CMakeLists.txt.
 fn version_of_cmake(path: &Path) -> Option<String> {
     let text = fs::read_to_string(path).ok()?;
     let project = text.split_once("project(")?.1.split(')').next()?;

@@ -3,11 +3,11 @@
 //! The loader of OpenSIPS compares only three strings: version, compile flags and revision of the sources. The rest is checked
 //! here against the binaries:
 //!
-//! 1. the three strings come from a stock module, out of the structure `exports` that the loader itself reads;
+//! 1. the three strings are those of a stock module, from the structure `exports` that the loader reads;
 //! 2. the program and the sources are of that version, and the `-D` options derived from the flags give the same flags when
 //!    the headers are preprocessed with them;
-//! 3. structures that the binary and its modules export have the size that the headers give them;
-//! 4. after linking (`scripts/check-imports.sh`): every symbol the module wants is in the binary.
+//! 3. structures that the binary and its modules export have the sizes of the headers;
+//! 4. after linking (`scripts/check-imports.sh`): every symbol that the module needs is in the binary.
 
 use super::gates;
 use std::env;
@@ -35,10 +35,10 @@ const ALLOW: &str = concat!(
     "sip_protos|PROTO_.*|pkg_mem_.*|scm_version|core_scm_ver|process_table|stats_collector_?|mem_lock|memdump"
 );
 
-/// Exported objects whose sizes show whether headers and binary agree, and their types.
+/// Exported objects whose sizes must agree with the headers, and their types.
 const SIZES: &[(&str, &str)] = &[("core_scm_ver", "scm_version"), ("pv_true", "_pv_value")];
 
-/// Objects of stock modules that show the same, where the module is there.
+/// The same for stock modules, if they are installed.
 const MODULE_SIZES: &[(&str, &str, &str)] = &[
     ("tm", "exports", "module_exports"),
     ("dialog", "d_tmb", "tm_binds"),
@@ -142,7 +142,7 @@ fn find_stock(modules: &Path, name: &str) -> Option<PathBuf> {
 /// Returns the `-D` options that the strings of a stock module stand for.
 fn defines(version: &str, flags: &str) -> Result<Vec<String>, String> {
     // opensips 3.6.8 (x86_64/linux)
-    let strange = || format!("the version string '{version}' of the stock module is of no known form");
+    let strange = || format!("the version string '{version}' of the stock module has an unknown format");
     let (name, rest) = version.split_once(' ').ok_or_else(strange)?;
     let (number, platform) = rest.split_once(" (").ok_or_else(strange)?;
     let (arch, os) = platform.trim_end_matches(')').split_once('/').ok_or_else(strange)?;
@@ -169,12 +169,12 @@ fn defines(version: &str, flags: &str) -> Result<Vec<String>, String> {
     Ok(all)
 }
 
-/// Gate: the program is of the version of the stock modules. It has its version as a text alone, which no symbol names.
+/// Check: the program has the version of the stock modules. It contains the version as a text without a symbol.
 fn same_binary(host: &Host, version: &str) -> Result<(), String> {
     let path = host.binary.display();
     let binary = fs::read(&host.binary).map_err(|error| format!("cannot read {path}: {error}; set OPENSIPS_BIN"))?;
     object::File::parse(&*binary).map_err(|_| {
-        format!("{path} is no program file; set OPENSIPS_BIN to OpenSIPS itself, not to a script that starts it")
+        format!("{path} is not a program file; set OPENSIPS_BIN to OpenSIPS itself, not to a script that starts it")
     })?;
     let texts = binary.split(|octet| *octet == 0).filter_map(|text| std::str::from_utf8(text).ok());
     let is_version = |text: &&str| {
@@ -184,7 +184,7 @@ fn same_binary(host: &Host, version: &str) -> Result<(), String> {
     let found: Vec<&str> = texts.filter(is_version).collect();
     match found.as_slice() {
         found if found.contains(&version) => Ok(()),
-        [] => Err(format!("{path} does not say of what version it is; is it OpenSIPS?")),
+        [] => Err(format!("{path} does not contain its version; is it OpenSIPS?")),
         [found, ..] => Err(format!(
             "{path} is {found}, the stock modules in {} are of {version}; set OPENSIPS_BIN and OPENSIPS_MODULES to the same",
             host.modules.display()
@@ -192,7 +192,7 @@ fn same_binary(host: &Host, version: &str) -> Result<(), String> {
     }
 }
 
-/// Gate: the sources are of the version of the stock modules.
+/// Check: the sources have the version of the stock modules.
 fn same_version(host: &Host, version: &str) -> Result<(), String> {
     let number = version.split(' ').nth(1).unwrap_or_default();
     let text = fs::read_to_string(host.source.join("Makefile.defs")).unwrap_or_default();

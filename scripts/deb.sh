@@ -30,13 +30,13 @@ gzip -9nc "$top/CHANGELOG.md" >"$documents/changelog.gz"
 gzip -9n >"$documents/changelog.Debian.gz" <<END
 $name ($version) unstable; urgency=medium
 
-  * Built for kamailio $kamailio. What has changed stands in changelog.gz.
+  * Built for kamailio $kamailio. Changes are listed in changelog.gz.
 
  -- $maintainer  $date
 END
 install -D -m 644 "$top/packaging/kamailio-imcharge.conf" "$tree/usr/lib/systemd/system/kamailio.service.d/imcharge.conf"
 
-# dpkg-shlibdeps wants to stand in a source package.
+# dpkg-shlibdeps needs the folder of a source package.
 mkdir "$tree/debian"
 printf 'Source: %s\n\nPackage: %s\nArchitecture: any\n' "$name" "$name" >"$tree/debian/control"
 libraries=$(cd "$tree" && dpkg-shlibdeps -O -e"${modules#"$tree"/}/imcharge.so" 2>/dev/null | sed 's/^shlibs:Depends=//')

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Makes a small Debian with the stock Kamailio and its Lua in a folder, to install the module's package into. As root; from the
-# mirror that this machine itself uses. Says nothing when it is there.
+# Creates a small Debian with the stock Kamailio and its Lua modules in a folder, in which the package is tested. Needs root and
+# uses the mirror of this machine. Prints nothing if the folder is complete.
 # Usage: scripts/debian-root.sh RELEASE VERSION FOLDER   (VERSION: of Debian's package of Kamailio, like 5.6.3-2)
 # Status 3: the mirror does not have it.
 set -eu

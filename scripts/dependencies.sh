@@ -1,5 +1,5 @@
 #!/bin/sh
-# Installs what is missing from Debian, as root or with sudo. Prints what it does; says nothing when nothing is missing.
+# Installs missing packages of Debian, as root or with sudo. Prints what it does, or nothing if none is missing.
 # Usage: scripts/dependencies.sh PACKAGE...
 set -eu
 missing=

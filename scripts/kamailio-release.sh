@@ -1,6 +1,6 @@
 #!/bin/sh
 # Unpacks the stock Kamailio of a release of Debian with every library it needs, down to the C library, and its sources.
-# Nothing is installed: it runs beside the Kamailio of this machine. Says nothing when all is there.
+# Nothing is installed: it runs beside the Kamailio of this machine. Prints nothing if the folder is complete.
 #
 #   scripts/kamailio-release.sh NAME FOLDER
 #
@@ -9,7 +9,7 @@
 # FOLDER/root, FOLDER/modules             what Debian packed, the stock modules
 # FOLDER/source/src                       the sources
 # FOLDER/version, FOLDER/packed           6.0.1, and the version of Debian's package, 6.0.1-1
-# Status 3: the mirror does not have it, or not all of it; one line says what. 1: anything else.
+# Status 3: the mirror lacks it or parts of it; a line names them. 1: another error.
 set -eu
 . "$(dirname "$0")/mirror.sh"
 name=$1
@@ -37,12 +37,12 @@ for suite in $suites; do
     echo "deb ${from% *} $suite ${from#* }"
     echo "deb-src ${from% *} $suite ${from#* }"
 done | private_state "$work"
-private_apt "$work" apt-get update >"$work/log" 2>&1 || fail 3 "the mirror does not give the lists of $name"
+private_apt "$work" apt-get update >"$work/log" 2>&1 || fail 3 "the mirror does not have the package lists of $name"
 packed=$(private_apt "$work" apt-cache madison kamailio | awk -F ' *[|] *' -v name="$name" \
     '$3 ~ / Packages$/ && (name !~ /^[0-9]/ || index($2 ".", name ".") == 1 || index($2, name "-") == 1) { print $2; exit }')
 [ -n "$packed" ] || fail 3 "no release on the mirror has Kamailio $name"
 version=${packed%-*}
-# Once is enough, however often the sources are asked for.
+# Done once, even if the sources are fetched several times.
 if [ "$(cat "$folder/packed" 2>/dev/null || true)" != "$packed" ]; then
     echo "unpacking Kamailio $version$of and its libraries"
     wanted=

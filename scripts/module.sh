@@ -1,14 +1,14 @@
 #!/bin/sh
-# Builds the module for the Kamailio that KAMAILIO_BIN, KAMAILIO_MODULES and KAMAILIO_SRC name, and says where it is.
+# Builds the module for the Kamailio that KAMAILIO_BIN, KAMAILIO_MODULES and KAMAILIO_SRC name, and prints its path.
 # Called by "make module".
 #
 #   scripts/module.sh [ROOT]      ROOT: where the libraries of that Kamailio are, if not in this system
 #
-# The one of this machine goes to out/imcharge.so, any other to out/VERSION/imcharge.so.
+# The module for this machine's Kamailio becomes out/imcharge.so, any other out/VERSION/imcharge.so.
 set -eu
 cd "$(dirname "$0")/.."
 echo 'building the module (the first time takes some minutes)'
-# The module has a build folder of its own: a feature more would build everything twice in turns.
+# A separate build folder, because builds with different features would evict each other.
 CARGO_TARGET_DIR=target/kamailio cargo build -q --release --lib --features kamailio
 built=target/kamailio/release/libimcharge.so
 scripts/check-imports.sh "$built" "$KAMAILIO_BIN" "$@"

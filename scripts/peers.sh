@@ -1,7 +1,6 @@
 #!/bin/sh
-# Makes what the tests need of other projects: an extension for freeDiameter, a server and its dictionary for Erlang's
-# diameter, python-diameter, and opensips-cli where OPENSIPS_BIN names an OpenSIPS. Prints what it does; does nothing the
-# second time.
+# Builds or installs the foreign peers of the tests: an extension for freeDiameter, a server and its dictionary for Erlang's
+# diameter, python-diameter, and opensips-cli if OPENSIPS_BIN is set. Prints what it does; does nothing the second time.
 # Usage: scripts/peers.sh FOLDER
 set -eu
 folder=$1

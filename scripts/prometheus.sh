@@ -1,6 +1,6 @@
 #!/bin/sh
 # Unpacks Debian's Prometheus into a folder, for the tests: it is not installed, because the package would start a
-# server that stays. apt fetches and verifies it. Says what it does; does nothing when it is done.
+# server that stays. apt fetches and verifies it. Prints what it does; does nothing if it is done.
 # Usage: scripts/prometheus.sh FOLDER   (programs: FOLDER/prometheus, FOLDER/promtool)
 set -eu
 folder=$1

@@ -1,12 +1,12 @@
 #!/bin/sh
-# What is only for OpenSIPS: the gates of the build, the module's own tests, and the end-to-end cases. Called by
-# "make test-opensips", which has built the module, and by scripts/test.sh; OPENSIPS_SRC and OPENSIPS_BIN say where it is.
+# Tests of the OpenSIPS module: the checks of the build, its unit tests, and the end-to-end cases. Called by
+# "make test-opensips", which has built the module, and by scripts/test.sh. OPENSIPS_SRC and OPENSIPS_BIN locate OpenSIPS.
 #
-#   scripts/test-opensips.sh [WORD]      WORD: only the end-to-end cases whose name has it
+#   scripts/test-opensips.sh [WORD]      WORD: only the end-to-end cases whose names contain it
 set -u
 cd "$(dirname "$0")/.."
 failed=0
-# refused WORDS NAME=VALUE...: the module is not built, and the line that says why has these words.
+# refused WORDS NAME=VALUE...: the build must fail with a line that contains the words.
 refused() {
     words=$1
     shift
@@ -21,14 +21,14 @@ refused() {
     fi
 }
 if [ $# -eq 0 ]; then
-    echo '== what would be misread is not built'
+    echo '== the build refuses mismatched headers and binaries'
     other=$(mktemp)
     trap 'rm -f "$other"' EXIT
-    # The program as if it was of another version.
+    # The program, disguised as another version.
     sed 's/\(opensips [0-9]*\.[0-9]*\.\)[0-9]* (/\19 (/' "$OPENSIPS_BIN" >"$other"
     refused 'is opensips [0-9.]*9 .*, the stock modules in' "OPENSIPS_BIN=$other"
-    refused 'does not say of what version it is' OPENSIPS_BIN=/bin/sh
-    refused 'is no program file' OPENSIPS_BIN=scripts/test-opensips.sh
+    refused 'does not contain its version' OPENSIPS_BIN=/bin/sh
+    refused 'is not a program file' OPENSIPS_BIN=scripts/test-opensips.sh
     CARGO_TARGET_DIR=target/opensips cargo test -q --release --lib --features opensips host:: || failed=1
 fi
 echo '== end to end in OpenSIPS'

@@ -1,12 +1,12 @@
 #!/bin/sh
 # Tests the Debian package of a module: installs it into a small Debian, runs, upgrades, removes and purges it there.
 # Usage: scripts/test-package.sh MODULE RELEASE VERSION
-#   RELEASE, VERSION: the Debian that has the Kamailio of the module, and its package's version: bookworm 5.6.3-2
-# Status 3: the mirror does not have that Debian.
+#   RELEASE, VERSION: the Debian release with the module's Kamailio, and the version of its package: bookworm 5.6.3-2
+# Status 3: the mirror lacks that release.
 set -eu
 cd "$(dirname "$0")/.."
 module=$1
-# It mounts and changes root.
+# Needs root to mount and chroot.
 root=env
 [ "$(id -u)" -eq 0 ] || root='sudo -E'
 IMCHARGE_DEBIAN_ROOT=$PWD/out/roots/$2

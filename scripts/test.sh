@@ -103,7 +103,7 @@ for release in ${RELEASES-trixie sid}; do
         echo "== the build refuses headers of another version"
         refused "get the sources of" "KAMAILIO_SRC=$host/source/src"
         refused "are of kamailio $version" "KAMAILIO_MODULES=$host/modules" "KAMAILIO_SRC=$host/source/src"
-        refused "is no program file" "KAMAILIO_BIN=$host/bin/kamailio" "KAMAILIO_MODULES=$host/modules" "KAMAILIO_SRC=$host/source/src"
+        refused "is not a program file" "KAMAILIO_BIN=$host/bin/kamailio" "KAMAILIO_MODULES=$host/modules" "KAMAILIO_SRC=$host/source/src"
         # Its headers, disguised as those of this machine's version, including the flags.
         false=$host/false/src
         rm -rf "$host/false"

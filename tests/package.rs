@@ -1,5 +1,5 @@
-//! The Debian package, as an operator meets it: installed into a Debian with the stock Kamailio, run by the service's
-//! user, upgraded over an open ledger, removed and purged.
+//! Tests of the Debian package: installed into a Debian with the stock Kamailio, run as the user of the service, upgraded while
+//! the ledger is open, removed and purged.
 //!
 //! `make test` makes the package, a second one of a later revision, and the small Debian that they are installed into.
 
@@ -14,12 +14,12 @@ use std::time::Duration;
 
 const NAME: &str = "kamailio-imcharge-module";
 
-/// Where the package has the configurations.
+/// Folder of the shipped configurations.
 const EXAMPLES: &str = "/usr/share/doc/kamailio-imcharge-module/examples";
 
 const ALICE: &str = "sip:alice@example.org";
 
-/// What the service's unit makes before it starts the proxy.
+/// The folder that the unit of the service creates before it starts the proxy.
 const RUN: &str = "/run/kamailio";
 
 fn wanted(variable: &str) -> PathBuf {
@@ -33,14 +33,14 @@ struct Debian {
 }
 
 impl Debian {
-    /// Without the package, whatever a test before has left.
+    /// Removes the package and leftovers of an earlier test.
     fn clean() -> Debian {
         let debian = Debian { root: wanted("IMCHARGE_DEBIAN_ROOT") };
         let _ = debian.run(&["dpkg", "--purge", NAME]);
         debian
     }
 
-    /// Runs a command in it; its output, or its error.
+    /// Runs a command in it. Returns its output, or its error.
     fn run(&self, words: &[&str]) -> Result<String, String> {
         let run = Command::new("chroot").arg(&self.root).args(words).output().map_err(|error| error.to_string())?;
         let text = String::from_utf8_lossy(&run.stdout) + String::from_utf8_lossy(&run.stderr);
@@ -63,15 +63,15 @@ impl Debian {
         self.root.join(path.trim_start_matches('/')).exists()
     }
 
-    /// Mode and owner of a file, as `750 kamailio:kamailio`.
+    /// Returns mode and owner of a file, like `750 kamailio:kamailio`.
     #[track_caller]
     fn mode(&self, path: &str) -> String {
         self.must(&["stat", "-c", "%a %U:%G", path]).trim().to_owned()
     }
 }
 
-/// The stock Kamailio of a small Debian, started as its service starts it: by its user, with the installed module and
-/// the shipped configuration.
+/// The stock Kamailio of a small Debian, started like its service: as its user, with the installed module and the shipped
+/// configuration.
 struct Proxy<'a> {
     debian: &'a Debian,
     child: Child,
@@ -81,7 +81,7 @@ struct Proxy<'a> {
 }
 
 impl<'a> Proxy<'a> {
-    /// Starts it with one of the installed configurations, as it is installed but for the addresses.
+    /// Starts it with one of the installed configurations, with changed addresses.
     fn start(debian: &'a Debian, config: &str) -> Proxy<'a> {
         debian.must(&["install", "-d", "-m", "770", "-o", "kamailio", "-g", "kamailio", RUN]);
         let place = UdpSocket::bind("127.0.0.1:0").expect("a free port");
@@ -122,13 +122,13 @@ impl<'a> Proxy<'a> {
         if text.starts_with("error") { Err(text) } else { Ok(text) }
     }
 
-    /// An IM server behind it, with these texts.
+    /// Starts an IM server with these messages.
     fn server(&self, texts: &[&str]) -> ImServer {
         let options = ServerOptions::new(self.msrp, texts);
         ImServer::start(&self.place, options, Events::default()).expect("a server on a free port")
     }
 
-    /// Alice, in a session.
+    /// Starts a session of Alice.
     fn client(&self) -> ImClient {
         let options = ClientOptions::new(self.sip, self.msrp, ALICE);
         let mut client = ImClient::new(options, Events::default()).expect("the relay takes a connection");
@@ -137,7 +137,7 @@ impl<'a> Proxy<'a> {
         client
     }
 
-    /// Waits until Alice's account is so.
+    /// Waits until Alice's account has these values.
     #[track_caller]
     fn expect(&self, balance: i64, held: i64, debited: i64) {
         let mut found = String::new();
@@ -149,7 +149,7 @@ impl<'a> Proxy<'a> {
         assert!(right, "{wanted:?}: {found}\n{}", self.log());
     }
 
-    /// Ends it as its service does: SIGTERM to every process of it.
+    /// Ends it like its service: SIGTERM to all its processes.
     fn stop(mut self) {
         send_signal("TERM", -i64::from(self.child.id()));
         let ended = eventually(Duration::from_secs(10), || self.child.try_wait().ok().flatten().is_some());
@@ -193,7 +193,7 @@ fn installed_upgraded_over_an_open_ledger_removed_and_purged() {
     proxy.expect(98, 0, 2);
     assert_eq!(debian.mode("/var/lib/imcharge/ledger.sqlite"), "640 kamailio:kamailio");
 
-    // The next version comes while a message is on its way: who runs goes on, and nothing is forgotten.
+    // An upgrade while a message is pending: the running proxy continues, and nothing is lost.
     let mut client = proxy.client();
     client.take(1, Reaction::Answer(200));
     proxy.expect(0, 97, 3);
@@ -227,7 +227,7 @@ fn installed_upgraded_over_an_open_ledger_removed_and_purged() {
     assert!(!debian.has("/var/lib/imcharge"));
 }
 
-/// With what its first lines ask for: the package kamailio-lua-modules, and the script where it is looked for.
+/// With what its first lines require: the package kamailio-lua-modules, and the script in its place.
 #[test]
 fn the_configuration_in_lua_runs_as_it_is() {
     let debian = Debian::clean();

@@ -1,7 +1,7 @@
-//! The C ABI (`include/imcharge.h`) as a host that is out of its mind calls it: any order, any text, NULL where there
-//! must be none, lengths beyond their limits, handles that are closed, stray or of another kind. Pointers are good for
-//! the lengths that come with them, which is all that the header asks for. Behind it is a real engine in a thread: no
-//! call panics, every result is one of the header, and each account has in the end what its debits left.
+//! Calls the C ABI (`include/imcharge.h`) in any order with any arguments: arbitrary text, NULL where it is not allowed,
+//! lengths above their limits, closed and stray handles and handles of another type. Pointers are valid for the lengths
+//! passed with them, as the header requires. A real engine runs in a thread. No call may panic, each result must be one of
+//! the header, and at the end balance, held credit and debits of each account must add up.
 
 mod host;
 mod messages;
@@ -22,10 +22,10 @@ use std::ffi::{c_char, c_void};
 use std::mem::MaybeUninit;
 use std::ptr::{null, null_mut, without_provenance_mut};
 
-/// Calls of one input at most.
+/// Maximum number of calls per input.
 const CALLS_MAX: usize = 60;
 
-/// Names that a mutation would hardly come upon.
+/// Names that mutations would hardly find.
 const PARAMETERS: [&str; 12] = [
     "state_dir",
     "enabler",
@@ -57,7 +57,7 @@ const COMMANDS: [&str; 14] = [
     "reload",
 ];
 
-/// Makes the calls, then ends the session, and counts the money.
+/// Makes the calls, ends the session, and checks the balances.
 pub fn check(bytes: &[u8]) {
     let mut choices = Choices::new(bytes);
     let host = Host::shared();
@@ -71,7 +71,7 @@ pub fn check(bytes: &[u8]) {
     caller.end();
 }
 
-/// One worker of the host, and what it has in hand.
+/// An attached worker and verdict reader, and the parties of a session.
 struct Caller<'h> {
     host: &'h Host,
     worker: *mut imcharge::ffi::host::imcharge_worker,
@@ -82,7 +82,7 @@ struct Caller<'h> {
 impl<'h> Caller<'h> {
     fn attach(host: &'h Host) -> Caller<'h> {
         let (mut worker, mut reader) = (null_mut(), null_mut());
-        // SAFETY: places for the handles.
+        // SAFETY: variables for the handles.
         unsafe {
             assert_eq!(imcharge_attach(host.handle(), 0, &raw mut worker), IMCHARGE_OK);
             assert_eq!(imcharge_verdict_reader_attach(host.handle(), 0, &raw mut reader), IMCHARGE_OK);
@@ -119,7 +119,7 @@ impl<'h> Caller<'h> {
         let mut session = MaybeUninit::uninit();
         let place = if choices.flag() { null_mut() } else { session.as_mut_ptr() };
         let messages = choices.octet().into();
-        // SAFETY: a message of its length; tokens and place are NULL or good.
+        // SAFETY: a message of its length; tokens and session are NULL or valid.
         let result =
             unsafe { imcharge_on_invite(self.worker, message.start(), message.length, messages, tokens, place) };
         assert!((-3..=0).contains(&result) || result == IMCHARGE_IGNORED || message.is_bad(result), "{result}");
@@ -387,17 +387,17 @@ impl<'h> Caller<'h> {
     }
 }
 
-/// What became of a command.
+/// Result of a command.
 enum Ran {
-    /// Its answer.
+    /// The whole answer.
     Whole(Vec<u8>),
-    /// An answer of this length waits.
+    /// The answer has this length and is kept.
     Waits(usize),
-    /// Wrong use.
+    /// The call was invalid.
     Refused(i32),
 }
 
-/// Bytes of the caller's on the heap, exactly as long as they are: what reads beyond is seen by the sanitizer.
+/// Bytes of the caller in a heap block of exactly their length, so that the sanitizer detects reads beyond it.
 struct Bytes {
     bytes: Box<[u8]>,
     is_null: bool,
@@ -413,7 +413,7 @@ impl Bytes {
         if self.is_null { null() } else { self.bytes.as_ptr().cast() }
     }
 
-    /// Whether the pointer or the length explain this result.
+    /// Whether the pointer or the length explains this result.
     fn is_bad(&self, result: i32) -> bool {
         match result {
             IMCHARGE_NULL_ARGUMENT => self.is_null,
@@ -423,7 +423,7 @@ impl Bytes {
     }
 }
 
-/// The template, or with octets of the input in it, or these alone, or none, or far too many.
+/// Returns the template, a mutation of it, octets of the input, nothing, or too many octets.
 fn bytes(choices: &mut Choices<'_>, template: Vec<u8>) -> Bytes {
     let bytes = match choices.octet() % 8 {
         0..=3 => template,
@@ -446,7 +446,7 @@ fn bytes(choices: &mut Choices<'_>, template: Vec<u8>) -> Bytes {
     Bytes { length: bytes.len(), bytes: bytes.into(), is_null: false }
 }
 
-/// The sentence of any number fits any buffer.
+/// Checks that the sentence of any number fits any buffer.
 fn strerror(choices: &mut Choices<'_>) {
     let result = choices.u64() as i32;
     let mut buffer = vec![1 as c_char; choices.octet().into()];
@@ -458,7 +458,7 @@ fn strerror(choices: &mut Choices<'_>) {
     }
 }
 
-/// Text whose brackets close (RFC 8259), with no control character in it.
+/// Checks that the text has balanced brackets (RFC 8259) and no control characters.
 fn assert_json(answer: &[u8]) {
     let text = std::str::from_utf8(answer).expect("UTF-8");
     let (mut quoted, mut escaped, mut open) = (false, false, Vec::new());
@@ -477,7 +477,7 @@ fn assert_json(answer: &[u8]) {
     assert!(!quoted && open.is_empty() && !text.is_empty());
 }
 
-/// A number of an answer.
+/// Returns a number of an answer.
 fn number(answer: &[u8], field: &str) -> Option<i64> {
     let text = std::str::from_utf8(answer).ok()?;
     let (_, rest) = text.split_once(&format!("\"{field}\":"))?;

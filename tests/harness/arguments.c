@@ -145,7 +145,7 @@ static const struct taker {
 
 #define TAKERS (sizeof takers / sizeof takers[0])
 
-/* A handle that is none, given to every function that is not for its kind. */
+/* Passes an invalid handle to all functions of other types. */
 static void check_consumers(const char *what, void *handle, enum of but, int32_t want)
 {
     for (size_t at = 0; at < TAKERS; at++) {
@@ -178,7 +178,7 @@ static void no_line(void *userdata, int32_t level, const char *text, size_t leng
     (void)length;
 }
 
-/* The harness has set its own logger before. */
+/* The harness has set its logger already. */
 static void check_logger(void)
 {
     check_result(imcharge.set_logger(IMCHARGE_LOG_INFO, NULL, NULL), IMCHARGE_NULL_ARGUMENT, "set_logger(NULL)");
@@ -343,7 +343,7 @@ static void check_attach(imcharge_handle *handle)
     check_consumers("a detached worker", worker, NONE, IMCHARGE_BAD_HANDLE);
 }
 
-/* A child has its parent's handles, but not its parent's place at the rings. */
+/* A child inherits the handles, but must not use the queues of its parent. */
 static void check_child(imcharge_worker *worker, imcharge_verdict_reader *reader)
 {
     pid_t child = fork();

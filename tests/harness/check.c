@@ -27,7 +27,7 @@ void check_begin(unsigned bound)
     }
 }
 
-/* One write for one line: several processes print. */
+/* One write per line, because several processes print. */
 static void line(bool good, const char *text)
 {
     __atomic_add_fetch(good ? &counters->passed : &counters->failed, 1, __ATOMIC_RELAXED);

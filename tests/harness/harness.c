@@ -67,7 +67,7 @@ static pid_t fork_engine(imcharge_handle *handle)
     return child;
 }
 
-/* The engine takes changes as soon as it runs. */
+/* The engine accepts changes as soon as it runs. */
 static bool engine_answers(imcharge_worker *admin)
 {
     char answer[512] = "";
@@ -100,7 +100,7 @@ static void kill_engine(imcharge_handle *handle, pid_t *engine)
     *engine = fork_engine(handle);
 }
 
-/* Hands verdicts to the workers whose they are, until all workers ended. The engine is killed at every 50th. */
+/* Passes verdicts to their workers until all workers have ended. Kills the engine at every 50th. */
 static void resume_until_over(
     imcharge_handle *handle, pid_t *engine, unsigned kills, imcharge_verdict_reader *reader, const pid_t *workers,
     const int *pipes)

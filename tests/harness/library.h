@@ -1,4 +1,4 @@
-/* The library under test, by its symbols, as a host that loads it at run time has it. */
+/* The library under test, loaded at run time. */
 #ifndef LIBRARY_H
 #define LIBRARY_H
 

@@ -36,7 +36,7 @@ static const char *client_uri(const struct party *party)
 
 #define RELAY_URI "msrp://relay.example.com:2855/relay;tcp"
 
-/* A session description with this path. */
+/* Appends a session description with this path. */
 static void body(struct message *out, const char *path)
 {
     struct message sdp = {0};
@@ -45,7 +45,7 @@ static void body(struct message *out, const char *path)
     append(out, "Content-Type: application/sdp\r\nContent-Length: %zu\r\n\r\n%s", sdp.length, sdp.text);
 }
 
-/* What all messages of the INVITE's transaction share. */
+/* Appends the headers that all messages of the INVITE's transaction share. */
 static void head(struct message *out, const struct party *party, const char *to_tag, const char *cseq)
 {
     append(out, "Via: SIP/2.0/UDP 192.0.2.1:5060;branch=z9hG4bK%uw%u\r\n", party->number, party->worker);

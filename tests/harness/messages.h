@@ -7,10 +7,10 @@
 
 #define MESSAGE_SIZE 4096
 
-/* Whose messages they are. */
+/* The session that messages belong to. */
 struct party {
     char call_id[64];
-    char account[64];   /* who pays: sip:user@host */
+    char account[64];   /* account that pays: sip:user@host */
     unsigned worker;
     unsigned number;    /* of the session within its worker */
     bool push;          /* RCS push: the server invites */
@@ -26,7 +26,7 @@ void sip_reply(struct message *out, const struct party *party, unsigned code);
 void sip_cancel(struct message *out, const struct party *party);
 void sip_bye(struct message *out, const struct party *party);
 
-/* What a SEND carries. */
+/* Content of a SEND. */
 struct chunk {
     const char *message_id;
     const char *transaction;

@@ -29,7 +29,7 @@ bool account_set(imcharge_worker *worker, const char *id, long long balance)
     return result == IMCHARGE_OK;
 }
 
-/* A whole number of the answer. */
+/* Returns an integer of the answer. */
 static long long field(const char *answer, const char *name)
 {
     char quoted[32];
@@ -38,7 +38,7 @@ static long long field(const char *answer, const char *name)
     return at == NULL ? -1 : strtoll(at + strlen(quoted), NULL, 10);
 }
 
-/* Rows of an account in the history, -1 where they do not fit on one page. */
+/* Returns the number of debits of an account; -1 if they do not fit on one page. */
 static long long debits(imcharge_worker *worker, const char *id)
 {
     static char answer[32 * 1024];

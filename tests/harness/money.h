@@ -1,4 +1,4 @@
-/* Accounts, by the commands of the library. */
+/* Accounts, read and set by commands of the library. */
 #ifndef MONEY_H
 #define MONEY_H
 
@@ -23,10 +23,10 @@ bool account_set(imcharge_worker *worker, const char *id, long long balance);
 /* Reads an account. `false`: there is none. */
 bool account_get(imcharge_worker *worker, const char *id, struct account *account);
 
-/* Waits until so much of it is debited and nothing is held; the account as it was at last. */
+/* Waits until `debited` units are debited and nothing is held. Returns the last state of the account. */
 struct account account_settled(imcharge_worker *worker, const char *id, long long debited);
 
-/* Waits until so much of it is debited. */
+/* Waits until `debited` units are debited. */
 bool account_debited(imcharge_worker *worker, const char *id, long long debited);
 
 #endif

@@ -11,7 +11,7 @@
 #include <string.h>
 #include <unistd.h>
 
-/* What the host hands through with an INVITE, to see it come back. */
+/* Tokens of an INVITE, which must come back with the verdict. */
 #define ROUTE 7
 
 struct kind;
@@ -24,7 +24,7 @@ struct session {
     bool decided;
 };
 
-/* SIP and MSRP go through two rings, so that no order between them is given. */
+/* SIP and MSRP use separate workers, so their order is not defined. */
 struct worker {
     unsigned index;
     imcharge_worker *sip;
@@ -35,17 +35,17 @@ struct worker {
 
 struct kind {
     const char *name;
-    int32_t verdict;        /* 0: none is waited for */
-    unsigned messages;      /* told with the INVITE */
-    unsigned debits;        /* messages that each session has to pay */
+    int32_t verdict;        /* 0: do not wait for one */
+    unsigned messages;      /* number passed with the INVITE */
+    unsigned debits;        /* messages that each session pays */
     bool push;
-    bool exact;             /* the account has just what the sessions reserve at first */
+    bool exact;             /* the balance is exactly the initial reservations */
     bool dialog;            /* ends by BYE */
-    bool timer;             /* the BYE waits until the debits are there */
+    bool timer;             /* the BYE is sent after the debits */
     void (*play)(struct worker *, struct session *);
 };
 
-/* The hooks, with what they must return. */
+/* Calls of the hooks with the expected results. */
 
 static void invite(struct worker *worker, struct session *session)
 {
@@ -57,7 +57,7 @@ static void invite(struct worker *worker, struct session *session)
     step(got, IMCHARGE_OK, "on_invite", session->party.call_id);
 }
 
-/* A reply, with the INVITE that it answers or without. */
+/* Passes a reply, with or without its INVITE. */
 static void reply(struct worker *worker, struct session *session, unsigned code, bool with_invite)
 {
     struct message answer, invite;
@@ -108,7 +108,7 @@ static const char *transaction(const struct worker *worker, const struct session
     return id;
 }
 
-/* A whole message: the `nth` of its session, in a transaction of the same number. */
+/* Sends a whole message: the `nth` of its session, in the transaction of this number. */
 static void send_message(struct worker *worker, struct session *session, unsigned nth, int32_t want)
 {
     char message_id[32];
@@ -125,7 +125,7 @@ static void respond(struct worker *worker, struct session *session, unsigned nth
     step(got, want, "on_msrp response", session->party.call_id);
 }
 
-/* The answer, and the empty SEND by which the server binds the connection: it costs nothing. */
+/* Passes the 200 and the empty SEND by which the server binds the connection, which is free. */
 static void establish(struct worker *worker, struct session *session)
 {
     reply(worker, session, 200, true);
@@ -133,7 +133,7 @@ static void establish(struct worker *worker, struct session *session)
     frame(worker, session, &binding, IMCHARGE_PASS);
 }
 
-/* The kinds of session, from the verdict on. */
+/* The kinds of sessions, after the verdict. */
 
 static void play_answered(struct worker *worker, struct session *session)
 {
@@ -213,7 +213,7 @@ static void play_beyond(struct worker *worker, struct session *session)
     respond(worker, session, 1, 200, IMCHARGE_PASS);
 }
 
-/* The client's path is not known, but the transaction is. */
+/* The path of the client is unknown, but the transaction is known. */
 static void play_without_offer(struct worker *worker, struct session *session)
 {
     reply(worker, session, 200, false);
@@ -276,7 +276,7 @@ static void account_id(char *out, size_t size, unsigned worker, size_t kind)
     snprintf(out, size, "sip:w%uk%zu@example.com", worker, kind);
 }
 
-/* What the account of a kind has at first. */
+/* Returns the initial balance for a kind. */
 static long long start_balance(const struct kind *kind, unsigned per_kind)
 {
     return kind->exact ? (long long)kind->debits * PRICE * per_kind : DEFAULT_BALANCE;
@@ -286,7 +286,7 @@ void sessions_prepare(imcharge_worker *admin, unsigned per_kind)
 {
     for (unsigned worker = 0; worker < WORKERS; worker++) {
         for (size_t kind = 0; kind < kinds; kind++) {
-            /* One that is cancelled may never come to be asked for. */
+            /* A cancelled one may never be requested. */
             if (all[kind].exact || all[kind].verdict == 0) {
                 char id[64];
                 account_id(id, sizeof id, worker, kind);
@@ -339,7 +339,7 @@ static void decide(struct worker *worker, const imcharge_verdict *verdict)
     }
 }
 
-/* Verdicts come in any order. One that is cancelled may come or not. */
+/* Verdicts arrive in any order. A cancelled session may get one or not. */
 static void gather_verdicts(struct worker *worker, int verdicts)
 {
     size_t wanted = 0;
@@ -362,7 +362,7 @@ static void gather_verdicts(struct worker *worker, int verdicts)
     check(missing == 0, "worker %u: %zu of %zu verdicts came", worker->index, wanted - missing, wanted);
 }
 
-/* Which sessions can be played: with a verdict, or without need of one. */
+/* Returns the sessions that can proceed: those with a verdict, and those that need none. */
 static bool ready(const struct session *session)
 {
     return session->decided || session->kind->verdict == 0;

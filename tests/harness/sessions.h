@@ -1,4 +1,4 @@
-/* A worker's life: many sessions at once, of every kind. */
+/* A worker that runs many sessions of all kinds at once. */
 #ifndef SESSIONS_H
 #define SESSIONS_H
 
@@ -10,19 +10,19 @@
 #define PRICE 3
 #define DEFAULT_BALANCE 1000000
 
-/* Event rings: each worker has one for SIP and one for MSRP, the harness itself has the last. */
+/* Attached workers: two per worker process, for SIP and MSRP, and one for the harness itself. */
 #define RINGS (2 * WORKERS + 1)
 
-/* How many kinds of session there are. */
+/* Number of kinds of sessions. */
 extern const size_t kinds;
 
-/* Before the workers start: gives the accounts that need it their balance. */
+/* Sets the initial balances, before the workers start. */
 void sessions_prepare(imcharge_worker *admin, unsigned per_kind);
 
-/* The whole life of worker `index`; verdicts come in by the pipe. */
+/* Main function of worker process `index`; verdicts arrive by the pipe. */
 void sessions_run(imcharge_handle *handle, unsigned index, unsigned per_kind, int verdicts);
 
-/* After the workers ended: every account, to the last unit. */
+/* Checks all accounts exactly, after the workers have ended. */
 void sessions_audit(imcharge_worker *admin, unsigned per_kind);
 
 #endif
