@@ -13,7 +13,8 @@ trap 'rm -f "$have" "$want"' EXIT
 # The last field of a line; "@@" marks the default version of a symbol.
 names() { awk 'NF { sub(/@@/, "@", $NF); print $NF }' | sort -u; }
 if [ -n "$root" ]; then
-    libraries=$(objdump -p "$module" | awk '$1 == "NEEDED" { print $2 }' | while read -r name; do find "$root" -name "$name" | head -n 1; done)
+    libraries=$(objdump -p "$module" | awk '$1 == "NEEDED" { print $2 }' |
+        while read -r name; do find "$root" -name "$name" | head -n 1; done)
 else
     libraries=$(ldd "$module" | awk '$2 == "=>" { print $3 } $1 ~ /^\// { print $1 }')
 fi

@@ -12,7 +12,8 @@ root=
 echo "installing from Debian:$missing"
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
-if ! { $root apt-get update -qq && $root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing; } >"$log" 2>&1; then
+install="env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends"
+if ! { $root apt-get update -qq && $root $install $missing; } >"$log" 2>&1; then
     cat "$log" >&2
     echo "the packages could not be installed; the lines above are apt's own" >&2
     exit 1

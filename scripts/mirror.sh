@@ -1,10 +1,11 @@
-# Functions to take packages from the mirror that this machine itself uses, with apt's own checks and with nothing of
-# the system touched: lists, cache and state of installed packages are a folder's own. For ". scripts/mirror.sh".
+# Functions that fetch packages from the mirror of this machine with apt's checks, without changing the system: lists, cache and
+# state are in a separate folder. Use by ". scripts/mirror.sh".
 
-# The mirror's address and component, as they stand for Kamailio in a sources.list: "http://mirror/debian main".
+# Prints address and component of the mirror for Kamailio, as in a sources.list: "http://mirror/debian main".
 mirror() {
-    # "500 http://mirror/debian bookworm/main amd64 Packages"; a suite with a hyphen is an archive beside it.
-    apt-cache policy kamailio | awk '$1 ~ /^[0-9]+$/ && $5 == "Packages" { split($3, part, "/"); print part[1] ~ /-/, $2, part[2] }' |
+    # "500 http://mirror/debian bookworm/main amd64 Packages"; a suite with a hyphen (updates, security) comes last.
+    apt-cache policy kamailio |
+        awk '$1 ~ /^[0-9]+$/ && $5 == "Packages" { split($3, part, "/"); print part[1] ~ /-/, $2, part[2] }' |
         sort -u | awk 'NR == 1 { print $2, $3 }'
 }
 
@@ -35,7 +36,8 @@ unpack_source() {
         private_apt "$1" apt-get source --download-only "kamailio=$2" >source.log 2>&1 || true
         private_apt "$1" apt-cache showsrc --only-source kamailio |
             awk -v version="$2" 'BEGIN { RS = "" } index($0 "\n", "\nVersion: " version "\n")' |
-            awk '/^[^ ]/ { inside = $1 == "Checksums-Sha256:" } inside && $3 ~ /\.(orig|debian)\.tar\.[a-z]*$/ { print $1 "  " $3 }' |
+            awk '/^[^ ]/ { inside = $1 == "Checksums-Sha256:" }
+                inside && $3 ~ /\.(orig|debian)\.tar\.[a-z]*$/ { print $1 "  " $3 }' |
             sort -u >hashes
         [ "$(wc -l <hashes)" -eq 2 ] && sha256sum --status -c hashes
     ) 2>/dev/null || return 1

@@ -10,7 +10,8 @@ if [ ! "$folder/freediameter_ocs.fdx" -nt "$sources/freediameter_ocs.c" ]; then
     echo 'building the extension of freeDiameter'
     cc -std=gnu99 -O1 -fPIC -shared -Wall -o "$folder/freediameter_ocs.fdx" "$sources/freediameter_ocs.c"
 fi
-if [ ! "$folder/erlang_ocs.beam" -nt "$sources/erlang_ocs.erl" ] || [ ! "$folder/erlang_ocs.beam" -nt "$sources/credit_control.dia" ]; then
+if [ ! "$folder/erlang_ocs.beam" -nt "$sources/erlang_ocs.erl" ] ||
+    [ ! "$folder/erlang_ocs.beam" -nt "$sources/credit_control.dia" ]; then
     echo "building the server of Erlang's diameter"
     diameterc -o "$folder" "$sources/credit_control.dia"
     erlc -o "$folder" "$folder/credit_control.erl"

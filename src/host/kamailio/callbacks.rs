@@ -122,7 +122,7 @@ unsafe fn on_reply(watched: &TransactionContext, request: *const sys::sip_msg, r
     }
 }
 
-/// Callback for every new transaction: watches the replies if it belongs to a charged dialog.
+/// Callback for each new transaction: watches the replies if it belongs to a charged dialog.
 pub unsafe extern "C" fn on_request(transaction: *mut sys::cell, _: c_int, parameters: *mut sys::tmcb_params) {
     guard((), || {
         // SAFETY: tm passes parameters that are valid during the call.

@@ -200,7 +200,7 @@ impl Tm {
         unsafe { register(request.as_ptr(), transaction.0.as_ptr(), types as c_int, callback, block, release) > 0 }
     }
 
-    /// Registers a callback for every new transaction. `false`: tm refused.
+    /// Registers a callback for each new transaction. `false`: tm refused.
     pub fn watch_new_transactions(
         &self,
         callback: unsafe extern "C" fn(*mut sys::cell, c_int, *mut sys::tmcb_params),

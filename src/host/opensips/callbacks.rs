@@ -120,7 +120,7 @@ unsafe fn on_own_answer(watched: &TransactionContext, parameters: &sys::tmcb_par
     }
 }
 
-/// Callback for every new transaction: watches the replies if it belongs to a charged dialog.
+/// Callback for each new transaction: watches the replies if it belongs to a charged dialog.
 unsafe extern "C" fn on_request(transaction: *mut sys::cell, _: c_int, parameters: *mut sys::tmcb_params) {
     guard((), || {
         // SAFETY: tm passes parameters that are valid during the call.
