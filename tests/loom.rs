@@ -260,7 +260,7 @@ fn bind(memory: &TableMemory, number: u64, leg: u64) -> bool {
 /// The session that a frame of the server belongs to.
 fn attributed(memory: &TableMemory, number: u64) -> Option<Bound> {
     let [server, client] = endpoints(number);
-    match memory.table().attribute(server, client) {
+    match memory.table().session_of_request(server, client) {
         FrameSession::Bound(bound) => Some(bound),
         FrameSession::Unbound { .. } | FrameSession::NotCharged => None,
     }

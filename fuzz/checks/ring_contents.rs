@@ -372,17 +372,17 @@ fn bind(table: &Table<'_>, at: u32, hash: u64, choices: &mut Choices<'_>) {
         streams.push(stream);
     });
     if bound.is_ok() && table.streams(at).iter().any(|found| *found == stream) {
-        assert_ne!(table.attribute(server, client), FrameSession::NotCharged, "what is bound is found");
+        assert_ne!(table.session_of_request(server, client), FrameSession::NotCharged, "what is bound is found");
     }
 }
 
 fn look_up(table: &Table<'_>, hash: u64) {
     let dialog = table.slot_of_dialog(hash, |slot| slot.is_inviting_tag(hash));
-    let report = table.attribute_report(hash).map(|bound| bound.at);
-    let answers = table.attribute_response(hash).chain(table.expecting(hash)).map(|bound| bound.at);
+    let report = table.session_of_report(hash).map(|bound| bound.at);
+    let answers = table.sessions_of_response(hash).chain(table.expecting(hash)).map(|bound| bound.at);
     let found = [dialog, report].into_iter().flatten().chain(answers);
     assert!(found.into_iter().all(|at| (at as usize) < SLOTS), "a slot that is none");
-    if let FrameSession::Bound(bound) = table.attribute(hash, hash ^ 1) {
+    if let FrameSession::Bound(bound) = table.session_of_request(hash, hash ^ 1) {
         assert!(matches!(bound.side, Side::Server | Side::Client) && (bound.at as usize) < SLOTS);
     }
 }

@@ -1,15 +1,15 @@
-//! The two clocks. Timers go by the one that no operator can step; records carry the day.
+//! Clocks: one for timers, which nobody can step, and the wall clock for records.
 
 use crate::charge::time::Time;
 use crate::simulate;
 use std::time::Duration;
 
-/// Now, on the clock of [`Time`].
+/// Returns the current [`Time`]: `CLOCK_BOOTTIME`, the same in all processes.
 pub fn now() -> Time {
     simulate::now().unwrap_or_else(|| Time(read(libc::CLOCK_BOOTTIME)))
 }
 
-/// Milliseconds since 1970, for records.
+/// Returns the wall clock, milliseconds since 1970.
 pub fn wall_ms() -> i64 {
     simulate::wall_ms().unwrap_or_else(|| i64::try_from(read(libc::CLOCK_REALTIME) / 1000).unwrap_or(i64::MAX))
 }
@@ -21,12 +21,12 @@ pub fn pause(time: Duration) {
     }
 }
 
-/// How long ago that was.
+/// Returns the time elapsed since `then`.
 pub fn since(then: Time) -> Duration {
     Duration::from_micros(now().micros_since(then))
 }
 
-/// Microseconds of a clock.
+/// Reads a clock, microseconds.
 fn read(clock: libc::clockid_t) -> u64 {
     let mut spec = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: `spec` is a valid place for the result; both clocks exist on every Linux that Rust supports.

@@ -1,21 +1,22 @@
-//! The gate: what the host's workers may let through, in shared memory, without a lock.
+//! The gate: decides in shared memory, without a lock, whether an MSRP SEND passes.
 //!
-//! One [`Slot`] per charged session. The engine opens it with the reservation, raises its grant, closes its gate
-//! and frees it; workers bind MSRP endpoints to it and take from its grant.
+//! There is one [`Slot`] for each charged session. The engine opens it with the reservation, sets its grant, closes it and
+//! frees it. Workers bind MSRP endpoints to it and take units from its grant.
 //!
-//! | part | file | what it is |
+//! | part | file | holds |
 //! |---|---|---|
+//! | slots | `slot`, `legs` | the sessions, and the dialogs of each |
 //! | names | `index` | keyed hashes that lead to a slot: session key, dialogs, MSRP endpoints |
-//! | streams | `streams` | the MSRP sessions of a charged session, one per dialog and `m=` line |
-//! | messages | `messages` | what of each message has passed, and whether it may go on |
+//! | streams | `streams` | the MSRP sessions of a charged session, one for each dialog and `m=` line |
+//! | messages | `messages` | what of each message has passed, and whether more of it may pass |
 //!
-//! Names are added while the session lives and removed with its slot only: content from an endpoint that the session
-//! had before is recognised, and stopped. Each session has a share of names, streams and messages; one that has used
-//! its share up stops by itself and takes nothing from others.
+//! Names are added while the session lives and removed only with its slot, so that content from a former endpoint of the
+//! session is recognised and stopped. Each session has a share of names, streams and messages; a session that has used up
+//! its share is stopped and takes nothing from others.
 //!
-//! A slot that was taken from is used again no sooner than [`REUSE_AFTER_SECONDS`] after its gate was closed: frames on
-//! their way have passed by then. One that comes later still and finds the slot at the very moment of its reuse sees after
-//! its take whose grant that was, and gives it back ([`Table::decide`]).
+//! A slot that was taken from is reused at the earliest [`REUSE_AFTER_SECONDS`] after its gate was closed: frames in
+//! progress have passed by then. A frame that still races with the reuse compares the session after taking units, and puts
+//! them back if the slot belongs to another one ([`Table::decide`]).
 
 mod index;
 mod legs;
@@ -34,23 +35,23 @@ use crate::charge::ch2::SessionKey;
 use crate::charge::event::Direction;
 use crate::charge::tariff::Per;
 
-/// Seconds between the closing of a gate and the earliest reuse of its slot.
+/// Minimum time between closing a slot's gate and its reuse, seconds.
 pub const REUSE_AFTER_SECONDS: u32 = 2;
 
-/// Names of one session: its key, dialogs and endpoints. A session whose share is used up binds nothing more.
+/// Maximum number of names of a session: its key, dialogs and endpoints. After that it binds nothing more.
 pub const NAMES_MAX: u32 = 128;
 
-/// Which side of the bound session an endpoint belongs to.
+/// The two sides of a charged session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {
-    /// The one that has the messages.
+    /// The IM server: has the messages.
     Server,
-    /// The one that fetches them.
+    /// The client: receives them.
     Client,
 }
 
 impl Side {
-    /// The one at the other end.
+    /// Returns the opposite side.
     pub fn other(self) -> Side {
         match self {
             Side::Server => Side::Client,
@@ -59,94 +60,94 @@ impl Side {
     }
 }
 
-/// The session that a frame belongs to, by its endpoints.
+/// A frame between bound endpoints of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bound {
-    /// Its slot.
+    /// Slot of the session.
     pub at: u32,
-    /// The session.
+    /// Key of the session.
     pub session: SessionKey,
-    /// Hash of the answering side's tag of its dialog; 0: any dialog of the session.
+    /// Hash of the answering side's tag of the dialog; 0: any dialog of the session.
     pub leg: u64,
-    /// Which side has sent the frame, as its From-Path claims.
+    /// Side that sent the frame, according to its From-Path.
     pub side: Side,
 }
 
-/// What the endpoints of a frame say about it.
+/// The session that the endpoints of a frame belong to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FrameSession {
-    /// It belongs to this session.
+    /// Both endpoints are bound to this session.
     Bound(Bound),
-    /// It comes from an endpoint that has, or had, messages in this session, and belongs to no stream of it.
+    /// It comes from a current or former server endpoint of this session, but belongs to none of its streams.
     Unbound {
-        /// The slot.
+        /// Slot of the session.
         at: u32,
-        /// The session.
+        /// Key of the session.
         session: SessionKey,
     },
-    /// Its endpoints belong to no charged session.
+    /// The endpoints belong to no charged session.
     NotCharged,
 }
 
-/// What a slot is opened with.
+/// Properties of the session that a slot is opened for.
 #[derive(Clone, Copy, Debug)]
 pub struct Opening {
-    /// The session.
+    /// Key of the session.
     pub session: SessionKey,
-    /// The name of the session.
+    /// Name of the session ([`Region::name_of_session`](super::region::Region::name_of_session)).
     pub name: u64,
     /// Hash of the inviting side's tag.
     pub inviting_tag: u64,
-    /// Who has the messages.
+    /// Which side has the messages.
     pub direction: Direction,
-    /// What the tariff counts.
+    /// Unit of the tariff.
     pub per: Per,
 }
 
-/// There is no room for what a session wants to add, or its share is used up.
+/// The gate is full, or the session has used up its share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NoRoom;
 
-/// The table: slots and what leads to them, over shared memory.
+/// The tables of the gate, over shared memory.
 pub struct Table<'a> {
-    /// All slots.
+    /// Slots of the sessions.
     pub slots: &'a [Slot],
-    /// Names of sessions.
+    /// Names that lead to slots.
     pub names: Chained<'a>,
-    /// Records of streams.
+    /// Records of the streams.
     pub streams: &'a [StreamRecord],
-    /// Messages beyond the first [`NOTES`] of a session, and all of those that are counted by size.
+    /// Messages after the first [`NOTES`] of a session, and all messages of sessions charged by kilobyte.
     pub messages: Chained<'a>,
-    /// For each place of `messages`: what of the message has passed.
+    /// For each entry of `messages`: what of the message has passed.
     pub passed: &'a [AtomicU64],
-    /// Transactions of SENDs that wait for their response, and frames that this relay sends to itself.
+    /// Transactions of SENDs without a response, and frames that this relay sends to itself.
     pub transactions: Index<'a>,
 }
 
-/// The name of an endpoint that has the messages, from the hash of its URI.
+/// Name of a server endpoint, from the hash of its URI.
 fn server_name(endpoint: u64) -> u64 {
     !endpoint
 }
 
-/// The name of the stream between two endpoints, in either direction; `client` 0: of all streams of the server's endpoint
-/// whose other end is not known. The hashes are keyed, so their mixture needs no key.
+/// Name of the stream between two endpoints, in either direction; `client` 0: of the server endpoint's streams with an
+/// unknown client endpoint. The hashes are keyed, so mixing them needs no key.
 fn pair_name(server: u64, client: u64) -> u64 {
     let (low, high) = (server.min(client), server.max(client));
     low.rotate_left(31).wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ high.wrapping_mul(0xbf58_476d_1ce4_e5b9).rotate_left(17)
 }
 
-/// The name of two endpoints that a party which is not believed has described in a session.
+/// Name of two endpoints described by a party that is not trusted.
 fn unpaid_name(server: u64, client: u64) -> u64 {
     !pair_name(server, client).rotate_left(7)
 }
 
 impl Table<'_> {
-    /// The slot of a session.
+    /// Returns the slot of a session.
     pub fn slot_of_session(&self, name: u64, session: SessionKey) -> Option<u32> {
         self.names.index.find(name).find(|&at| self.session_at(at) == Some(session))
     }
 
-    /// The slot of a dialog that [`Table::add_name`] has added. A live session comes before a closed one.
+    /// Returns the slot of a dialog whose name was added by [`Table::add_name`]; preferably one with an open gate.
     pub fn slot_of_dialog(&self, dialog: u64, fits: impl Fn(&Slot) -> bool) -> Option<u32> {
         let slots = || self.names.index.find(dialog).filter(|&at| self.slot(at).is_some_and(&fits));
         slots().find(|&at| self.slots[at as usize].is_open()).or_else(|| slots().next())
@@ -160,22 +161,23 @@ impl Table<'_> {
         self.slots.get(at as usize).and_then(Slot::session)
     }
 
-    /// Engine: makes a free slot findable as that of a session, before its INVITE goes on. `false`: workers would not find it.
+    /// Engine: lets workers find a free slot by the name of a session, before the INVITE is relayed. Returns `false` if there
+    /// is no room for the name.
     pub fn claim(&self, at: u32, opening: &Opening) -> bool {
         self.add_name(at, opening.name).is_ok()
     }
 
-    /// Engine: opens a slot that was claimed.
+    /// Engine: opens a claimed slot.
     pub fn open(&self, at: u32, opening: &Opening) {
         if let Some(slot) = self.slots.get(at as usize) {
             slot.open(opening);
         }
     }
 
-    /// Adds a name that the session of a slot is found by.
+    /// Adds a name that leads to a slot.
     pub fn add_name(&self, at: u32, name: u64) -> Result<(), NoRoom> {
         let slot = self.slots.get(at as usize).ok_or(NoRoom)?;
-        // What is here already may stay, however many others have it.
+        // An existing name stays, however many other slots have it.
         if self.names.index.is_crowded(name) && self.names.index.place_of(name, at).is_none() {
             return Err(NoRoom);
         }
@@ -185,18 +187,18 @@ impl Table<'_> {
         }
     }
 
-    /// Worker: remembers that content between these two endpoints is of this session, and not paid for: a party that is not
-    /// believed has described them. What one of them alone sends to others is nothing of this session.
+    /// Worker: records that content between these two endpoints belongs to this session and must be stopped: a party that
+    /// is not trusted has described them. Their traffic with other endpoints is not affected.
     pub fn recognise_pair(&self, at: u32, server: u64, client: u64) -> Result<(), NoRoom> {
         self.add_name(at, unpaid_name(server, client))
     }
 
-    /// Worker: makes an endpoint known as one that has the session's messages, without binding it: what it sends is stopped.
+    /// Worker: records a server endpoint of the session without binding it: content that it sends is stopped.
     pub fn recognise_server(&self, at: u32, endpoint: u64) -> Result<(), NoRoom> {
         self.add_name(at, server_name(endpoint))
     }
 
-    /// Engine: frees a slot and everything that leads to it.
+    /// Engine: frees a slot with its names, streams and messages.
     pub fn free(&self, at: u32) {
         let Some(slot) = self.slots.get(at as usize) else { return };
         slot.forget_session();
@@ -205,16 +207,16 @@ impl Table<'_> {
         self.free_messages(slot);
     }
 
-    /// The session of a request, by the hashes of the endpoints in its From-Path and To-Path. Of several sessions with the
-    /// same endpoints the one with an open gate counts.
-    pub fn attribute(&self, from: u64, to: u64) -> FrameSession {
+    /// Returns the session of a request, by the hashes of the endpoints in its From-Path and To-Path. Of several sessions
+    /// with the same endpoints, one with an open gate is preferred.
+    pub fn session_of_request(&self, from: u64, to: u64) -> FrameSession {
         let of_server = |stream: &Stream| stream.server == from && stream.client == to;
         let servers = self.bound(pair_name(from, to), Side::Server, of_server).or_else(|| {
             self.bound(pair_name(from, 0), Side::Server, |stream| stream.server == from && stream.client == 0)
         });
         let clients =
             || self.bound(pair_name(to, from), Side::Client, |stream| stream.client == from && stream.server == to);
-        let stray = || {
+        let unbound = || {
             let names = [server_name(from), unpaid_name(from, to)];
             names
                 .into_iter()
@@ -224,23 +226,23 @@ impl Table<'_> {
         if let Some(bound) = servers.or_else(clients) {
             return FrameSession::Bound(bound);
         }
-        stray().map_or(FrameSession::NotCharged, |(at, session)| FrameSession::Unbound { at, session })
+        unbound().map_or(FrameSession::NotCharged, |(at, session)| FrameSession::Unbound { at, session })
     }
 
-    /// The session that a REPORT is about, by the endpoint in its To-Path: a relay near the client may have made it.
-    pub fn attribute_report(&self, to: u64) -> Option<Bound> {
+    /// Returns the session of a REPORT, by the endpoint in its To-Path alone: a relay near the client may have made it.
+    pub fn session_of_report(&self, to: u64) -> Option<Bound> {
         self.bound(server_name(to), Side::Client, |stream| stream.server == to)
     }
 
-    /// The sessions that a response of the server's side may be of, by the endpoint that has made it.
-    pub fn attribute_response(&self, from: u64) -> impl Iterator<Item = Bound> {
+    /// Returns the sessions that a response of the server's side may belong to, by the endpoint that sent it.
+    pub fn sessions_of_response(&self, from: u64) -> impl Iterator<Item = Bound> {
         self.names
             .index
             .find(server_name(from))
             .filter_map(move |at| self.bound_at(at, Side::Server, |stream| stream.server == from))
     }
 
-    /// The slot that a name leads to and that has such a bound stream. One with an open gate comes before others.
+    /// Returns a slot that the name leads to and that has such a bound stream; preferably one with an open gate.
     fn bound(&self, name: u64, side: Side, fits: impl Fn(&Stream) -> bool) -> Option<Bound> {
         let found = || self.names.index.find(name).filter_map(|at| self.bound_at(at, side, &fits));
         found().find(|bound| self.slots[bound.at as usize].is_open()).or_else(|| found().next())
@@ -252,23 +254,23 @@ impl Table<'_> {
         Some(Bound { at, session, leg, side })
     }
 
-    /// Worker: remembers that the client, or a relay near it, will answer this transaction. `transaction` is a hash of the
-    /// responder's URI and the transaction id. An older one may be forgotten for it: its message is then debited by time-out.
+    /// Worker: records that the client, or a relay near it, will answer this transaction, a hash of the responder's URI and
+    /// the transaction id. It may replace an older one, whose message is then debited by timeout.
     pub fn expect_response(&self, at: u32, transaction: u64) {
         self.transactions.put_over(transaction, at);
     }
 
-    /// Worker: remembers a frame that this relay sends to itself, by a hash of what it leaves as it is.
+    /// Worker: records a frame that this relay sends to itself, by a hash of what the relay does not change.
     pub fn expect_again(&self, content: u64) {
         self.transactions.put_over(content, 0);
     }
 
-    /// Whether this relay has sent such a frame to itself.
+    /// Whether this relay has sent this frame to itself.
     pub fn is_expected_again(&self, content: u64) -> bool {
         self.transactions.find(content).next().is_some()
     }
 
-    /// Sessions that may wait for the response to such a transaction.
+    /// Returns the sessions that may be waiting for the response to a transaction.
     pub fn expecting(&self, transaction: u64) -> impl Iterator<Item = Bound> {
         self.transactions
             .find(transaction)

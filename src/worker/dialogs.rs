@@ -210,9 +210,9 @@ impl Worker {
                 (DialogState::Confirmed, Event::Answered { leg: place.leg })
             }
         };
-        let is_told = leg.is_some_and(|leg| leg.is_told(state));
-        if !is_told && self.push_or_count(place.session, event) {
-            leg.inspect(|leg| leg.set_told(state));
+        let is_reported = leg.is_some_and(|leg| leg.is_reported(state));
+        if !is_reported && self.push_or_count(place.session, event) {
+            leg.inspect(|leg| leg.set_reported(state));
         }
     }
 

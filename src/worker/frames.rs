@@ -112,9 +112,9 @@ impl Worker {
     /// goes to.
     fn attribute(&self, frame: &msrp::Frame<'_>, Ends { from, to }: Ends) -> FrameSession {
         let table = self.region.table();
-        match table.attribute(from, to) {
+        match table.session_of_request(from, to) {
             FrameSession::NotCharged if frame.start == msrp::Start::Request(msrp::Method::Report) => {
-                table.attribute_report(to).map_or(FrameSession::NotCharged, FrameSession::Bound)
+                table.session_of_report(to).map_or(FrameSession::NotCharged, FrameSession::Bound)
             }
             attribution => attribution,
         }
@@ -207,7 +207,7 @@ impl Worker {
         let table = region.table();
         let mut passage = FrameDecision::NotCharged;
         let of_client = table.expecting(self.hash_of_transaction(from, id));
-        for bound in of_client.chain(table.attribute_response(from)).take(SHARED_MAX) {
+        for bound in of_client.chain(table.sessions_of_response(from)).take(SHARED_MAX) {
             passage = self.answer_of(bound, id, code, came);
             if passage == FrameDecision::Forged {
                 break;

@@ -1,39 +1,39 @@
-//! Sets of (hash, slot) pairs in shared memory.
+//! Indexes in shared memory: sets of (hash, slot) pairs.
 
 use crate::shm::sync::{AtomicU32, AtomicU64, Ordering, bound};
 
-/// Entries of an index that a hash can stand in: four cache lines.
+/// Number of entries where a hash can be: four cache lines.
 const WINDOW: usize = bound(32, 2);
 
-/// Slots that one hash leads to at most: a name that many sessions describe must not fill the window of others.
+/// Maximum number of slots with the same hash: a name that many sessions describe must not fill the window of others.
 pub(crate) const SAME_MAX: usize = bound(16, 2);
 
-/// A set of (hash, slot) pairs in shared memory. An entry is 40 bits of the hash and the slot's number plus one.
-/// There is no order and no chain: a look-up reads its whole window, so that removing leaves no gap.
+/// A set of (hash, slot) pairs in shared memory. An entry is 40 bits of the hash and the slot's number plus one. Entries
+/// have no order: a look-up reads its whole window, so that removing one leaves no gap.
 #[derive(Clone, Copy)]
 pub struct Index<'a> {
     entries: &'a [AtomicU64],
 }
 
-/// What became of an insertion.
+/// Result of an insertion.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Inserted {
-    /// It is at this place now.
+    /// Inserted at this place.
     At(usize),
-    /// It was there before, at this place.
+    /// It was at this place already.
     Before(usize),
     /// The window is full, or the session's share is used up.
     Full,
 }
 
 impl<'a> Index<'a> {
-    /// Over this memory; the length is a power of two of at least one window.
+    /// An index over this memory; the length is a power of two of at least one window.
     pub fn over(entries: &'a [AtomicU64]) -> Index<'a> {
         assert!(entries.len().is_power_of_two() && entries.len() >= WINDOW, "an index has one window at least");
         Index { entries }
     }
 
-    /// Entries for `count` pairs, so that a window practically never fills.
+    /// Number of entries for `count` pairs, so that a window practically never fills up.
     pub fn size_for(count: usize) -> usize {
         (count * 2).next_power_of_two().max(WINDOW)
     }
@@ -52,7 +52,7 @@ impl<'a> Index<'a> {
         (hash & !0xff_ffff) | u64::from(slot + 1)
     }
 
-    /// The slots that this hash leads to.
+    /// Returns the slots with this hash.
     pub fn find(&self, hash: u64) -> impl Iterator<Item = u32> + use<'a> {
         self.window(hash).iter().filter_map(move |place| {
             let entry = place.load(Ordering::Acquire);
@@ -61,15 +61,15 @@ impl<'a> Index<'a> {
         })
     }
 
-    /// Where a pair is.
+    /// Returns the place of a pair.
     pub fn place_of(&self, hash: u64, slot: u32) -> Option<usize> {
         let entry = Self::entry(hash, slot);
         let at = self.window(hash).iter().position(|place| place.load(Ordering::SeqCst) == entry)?;
         Some(self.start(hash) + at)
     }
 
-    /// Inserts a pair, once: of two workers that insert the same at a time, one gets [`Inserted::At`], unless another
-    /// removes what is in front of both (see [`Chained::add`]).
+    /// Inserts a pair once: of two workers that insert the same pair at the same time, one gets [`Inserted::At`], unless
+    /// an entry before both is removed at that time (see [`Chained::add`]).
     pub fn insert(&self, hash: u64, slot: u32) -> Inserted {
         let entry = Self::entry(hash, slot);
         let (window, start) = (self.window(hash), self.start(hash));
@@ -79,7 +79,7 @@ impl<'a> Index<'a> {
         }
         for (at, place) in window.iter().enumerate() {
             if place.compare_exchange(0, entry, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
-                // Both look again after writing: the later one in the window finds the other and steps back.
+                // Both look again after writing: the one later in the window finds the other and withdraws.
                 if let Some(first) = before(at) {
                     place.store(0, Ordering::SeqCst);
                     return Inserted::Before(start + first);
@@ -90,8 +90,8 @@ impl<'a> Index<'a> {
         Inserted::Full
     }
 
-    /// Inserts a pair in place of an older one where its window is full. Nothing has to be removed: what is found is only
-    /// a hint.
+    /// Inserts a pair, replacing an older one if its window is full. For pairs that are only a hint and need not be
+    /// removed.
     pub fn put_over(&self, hash: u64, slot: u32) {
         if self.insert(hash, slot) == Inserted::Full {
             let window = self.window(hash);
@@ -99,33 +99,33 @@ impl<'a> Index<'a> {
         }
     }
 
-    /// Whether this hash leads to as many slots as it may.
+    /// Whether the maximum number of slots has this hash.
     pub(crate) fn is_crowded(&self, hash: u64) -> bool {
         self.find(hash).nth(SAME_MAX - 1).is_some()
     }
 
-    /// Entries that are in it.
+    /// Number of entries in use.
     pub fn used(&self) -> usize {
         self.entries.iter().filter(|entry| entry.load(Ordering::Relaxed) != 0).count()
     }
 
-    /// Entries that it has room for.
+    /// Number of entries that it has room for.
     pub fn len(&self) -> usize {
         self.entries.len()
     }
 
-    /// Whether it has room for none.
+    /// Whether it has no room at all.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
 }
 
-/// An index whose entries are chained per slot, so that all of a slot are found when it is freed.
+/// An index whose entries are chained for each slot, so that they are found when the slot is freed.
 #[derive(Clone, Copy)]
 pub struct Chained<'a> {
     /// The entries.
     pub index: Index<'a>,
-    /// For each entry, the next one of the same slot, counted from 1.
+    /// For each entry, the next entry of the same slot, counted from 1; 0: none.
     pub next: &'a [AtomicU32],
 }
 
@@ -133,17 +133,17 @@ pub struct Chained<'a> {
 #[repr(C)]
 #[derive(Default)]
 pub struct Chain {
-    /// First of them, counted from 1; 0: none.
+    /// First entry, counted from 1; 0: none.
     first: AtomicU32,
-    /// How many there are, or were asked for.
+    /// Number of entries, including those being added.
     count: AtomicU32,
 }
 
 impl Chained<'_> {
     /// Adds a pair to the index and to the slot's chain, of at most `share` entries.
     ///
-    /// Two workers that add the same can both find a place in the index, when one in front of the other's
-    /// is given back by another session meanwhile. Who comes first into the chain of the slot has it.
+    /// Two workers that add the same pair may both insert it, if another session removes an entry before theirs at that
+    /// time. The first one in the slot's chain keeps its entry.
     pub fn add(&self, chain: &Chain, at: u32, hash: u64, share: u32) -> Inserted {
         if let Some(place) = self.index.place_of(hash, at) {
             return Inserted::Before(place);
@@ -151,7 +151,7 @@ impl Chained<'_> {
         if chain.count.load(Ordering::Relaxed) >= share {
             return Inserted::Full;
         }
-        // What is in the chain by now, the look through the index finds.
+        // Entries that are in the chain by now are found in the index.
         let mut first = chain.first.load(Ordering::Acquire);
         let inserted = self.index.insert(hash, at);
         let Inserted::At(place) = inserted else { return inserted };
@@ -173,7 +173,7 @@ impl Chained<'_> {
         }
     }
 
-    /// Where an entry is in a chain, from this place on and before another one.
+    /// Returns the place of an entry in the part of a chain from `from` up to `end`.
     fn in_chain(&self, from: u32, end: u32, entry: u64) -> Option<usize> {
         let following =
             |place: &u32| self.next.get((*place as usize).checked_sub(1)?).map(|next| next.load(Ordering::Acquire));
@@ -184,13 +184,13 @@ impl Chained<'_> {
             .find(|&place| self.index.entries.get(place).is_some_and(|found| found.load(Ordering::Acquire) == entry))
     }
 
-    /// Engine: removes all entries of a slot; `empty` is called for the place of each before another slot can have it.
+    /// Engine: removes all entries of a slot; calls `empty` with the place of each before another slot can use it.
     pub fn clear(&self, chain: &Chain, empty: impl Fn(usize)) {
         let mut place = chain.first.swap(0, Ordering::AcqRel) as usize;
         // A chain cannot be longer than the index.
         for _ in 0..self.next.len() {
             let Some(next) = place.checked_sub(1).and_then(|at| self.next.get(at)) else { break };
-            // The next one first: an entry that is free may be chained anew.
+            // Read the next place first: a free entry may be chained by another slot.
             let following = next.swap(0, Ordering::AcqRel) as usize;
             empty(place - 1);
             self.index.entries[place - 1].store(0, Ordering::Release);

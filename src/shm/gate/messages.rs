@@ -1,7 +1,7 @@
-//! What of each message has passed the gate, and whether more of it may.
+//! Messages of a charged session: what of each has passed the gate, and whether more of it may pass.
 //!
-//! A message is one word: of sessions that are counted by message the first [`NOTES`] are in the slot, as hash and state;
-//! all others are in an index, with state and octets beside it.
+//! A message is one word. Of sessions charged by message, the first [`NOTES`] are in the slot, as hash and state; all
+//! others are in an index, with state and octets in a parallel array.
 
 use super::Table;
 use super::index::Inserted;
@@ -11,28 +11,28 @@ use crate::charge::tariff::Per;
 use crate::shm::sync::{AtomicU64, Ordering, bound};
 use crate::simulate::{InjectedBug, is_injected};
 
-/// Messages of a session that is counted by message that are noted in its slot: a mailbox of usual size costs a worker no
-/// other cache line than the slot's own.
+/// Number of messages in the slot of a session charged by message: a mailbox of usual size needs no cache line besides the
+/// slot's own.
 pub const NOTES: usize = bound(8, 1);
 
-/// Messages of a session in the index from which on those that meet an empty or closed grant are not noted there.
+/// Maximum number of messages of a session in the index while its grant is used up or its gate is closed.
 const UNPAID_MAX: u32 = 64;
 
-/// The lowest bits of a word: what may become of the message.
+/// The lowest bits of a word: the state of the message.
 const STATE: u64 = 0b11;
-/// Nothing of it has passed, or what has passed cost nothing in the end: the next chunk is charged like the first one.
+/// Nothing of it has passed, or what has passed was not charged: the next chunk is charged like the first one.
 const NEW: u64 = 0;
-/// It is paid for, as far as it has passed.
+/// Everything that has passed of it is paid for.
 const OPEN: u64 = 1;
-/// Nothing more of it passes.
+/// No more of it passes.
 const STOPPED: u64 = 2;
 
-/// A chunk at the gate.
+/// A chunk of a message's content.
 #[derive(Clone, Copy, Debug)]
 pub struct Chunk {
     /// Hash of session and Message-ID.
     pub message: u64,
-    /// Whether it says to be the first one of its message.
+    /// Whether its Byte-Range starts at 1.
     pub is_first: bool,
     /// Octets of content.
     pub octets: u64,
@@ -58,14 +58,14 @@ pub enum ChunkDecision {
     Full,
 }
 
-/// What a message costs of which so many octets have passed, by kilobyte.
+/// Price in kilobytes of a message of which so many octets have passed.
 fn kilobytes(octets: u64) -> u64 {
     octets.div_ceil(1024)
 }
 
 impl<'a> Table<'a> {
-    /// Worker: takes a chunk from the grant of its session, unless it is paid for already. Of two workers that see the same
-    /// message at a time one pays and the other passes, or meets the grant's end: never do both pay.
+    /// Worker: decides whether a chunk passes, and takes its units from the grant of the session unless they are paid for.
+    /// If two workers decide about the same message at the same time, at most one of them takes units.
     pub fn decide(&self, at: u32, session: SessionKey, chunk: &Chunk) -> ChunkDecision {
         let Some(slot) = self.slots.get(at as usize) else { return ChunkDecision::BeyondGrant };
         let Some(word) = self.word(at, slot, chunk.message) else {
@@ -77,7 +77,7 @@ impl<'a> Table<'a> {
             let left = match slot.take(amount) {
                 Some(left) => left,
                 None => {
-                    // The rest of the message goes nowhere either.
+                    // The rest of the message is stopped too.
                     let stopped = (seen & !STATE) | STOPPED;
                     match word.compare_exchange(seen, stopped, Ordering::AcqRel, Ordering::Acquire) {
                         Ok(_) => return ChunkDecision::BeyondGrant,
@@ -85,7 +85,7 @@ impl<'a> Table<'a> {
                     }
                 }
             };
-            // The grant of the next session comes after its key, so who has taken from it sees the key too.
+            // The grant of the next session is set after its key, so a worker that has taken from it sees that key.
             if slot.session() != Some(session) {
                 slot.put_back(amount);
                 return ChunkDecision::BeyondGrant;
@@ -97,14 +97,14 @@ impl<'a> Table<'a> {
         }
     }
 
-    /// The word of a message; it is made where there is none.
+    /// Returns the word of a message, a new one if necessary.
     fn word(&self, at: u32, slot: &'a Slot, message: u64) -> Option<&'a AtomicU64> {
         if slot.per() == Per::Message
             && let Some(noted) = slot.note(message)
         {
             return Some(noted);
         }
-        // What goes nowhere has room too, but little: it costs its sender nothing.
+        // Messages that are stopped cost their sender nothing, so they get little room.
         let share = if slot.has_left() { self.messages_share() } else { UNPAID_MAX };
         match self.messages.add(&slot.messages, at, message, share) {
             Inserted::At(place) | Inserted::Before(place) => self.passed.get(place),
@@ -112,7 +112,7 @@ impl<'a> Table<'a> {
         }
     }
 
-    /// Engine: the slot has no messages any more.
+    /// Engine: removes all messages of a slot.
     pub(crate) fn free_messages(&self, slot: &Slot) {
         slot.forget_notes();
         self.messages.clear(&slot.messages, |place| {
@@ -122,12 +122,12 @@ impl<'a> Table<'a> {
         });
     }
 
-    /// Messages of one session in the index at most: an eighth of it.
+    /// Maximum number of messages of one session in the index: an eighth of it.
     fn messages_share(&self) -> u32 {
         u32::try_from((self.messages.index.len() / 8).max(2)).unwrap_or(u32::MAX)
     }
 
-    /// The word of a message, if it has one.
+    /// Returns the word of a message, if there is one.
     fn known_word(&self, at: u32, session: SessionKey, message: u64) -> Option<&AtomicU64> {
         let slot = self.slots.get(at as usize).filter(|slot| slot.session() == Some(session))?;
         let noted = || slot.notes.iter().find(|word| word.load(Ordering::Acquire) & !STATE == message & !STATE);
@@ -135,12 +135,12 @@ impl<'a> Table<'a> {
         if slot.per() == Per::Message { noted().or_else(indexed) } else { indexed() }
     }
 
-    /// Engine: what has passed of a message cost nothing in the end. The same Message-ID is charged like a new one.
+    /// Engine: a message was not charged. The same Message-ID is charged like a new one.
     pub fn forget_message(&self, at: u32, session: SessionKey, message: u64) {
         self.set_state(at, session, message, NEW);
     }
 
-    /// Engine: nothing more of a message passes.
+    /// Engine: stops the rest of a message.
     pub fn stop_message(&self, at: u32, session: SessionKey, message: u64) {
         self.set_state(at, session, message, STOPPED);
     }
@@ -151,18 +151,18 @@ impl<'a> Table<'a> {
         }
     }
 
-    /// Whether a message is paid for, as far as it has passed.
+    /// Whether everything that has passed of a message is paid for.
     pub fn is_paid(&self, at: u32, session: SessionKey, message: u64) -> bool {
         self.known_word(at, session, message).is_some_and(|word| word.load(Ordering::Acquire) & STATE == OPEN)
     }
 }
 
-/// What a chunk takes from the grant, and the word after it. `None`: it must not pass.
+/// Returns the units that a chunk takes from the grant, and the word after it; `None` if its message is stopped.
 fn charge(per: Per, word: u64, chunk: &Chunk) -> Option<(u32, u64)> {
     let is_new = match word & STATE {
         NEW => true,
         OPEN => false,
-        // Nothing of it went on: sent once more from its beginning, it is a new one.
+        // Nothing of it was relayed: sent again from its beginning, it is a new message.
         _ if is_injected(InjectedBug::RestOfStoppedPasses) => false,
         _ if chunk.is_first && (per == Per::Message || word >> 2 == 0) => true,
         _ => return None,
@@ -172,15 +172,16 @@ fn charge(per: Per, word: u64, chunk: &Chunk) -> Option<(u32, u64)> {
     }
     let before = if is_new { 0 } else { word >> 2 };
     let after = before.checked_add(chunk.octets).filter(|after| *after < 1 << 61)?;
-    // A message without octets is a message all the same.
+    // A message without octets costs one unit too.
     let paid = if is_new { 0 } else { kilobytes(before).max(1) };
     let amount = u32::try_from(kilobytes(after).max(1) - paid).ok()?;
     Some((amount, after << 2 | OPEN))
 }
 
 impl Slot {
-    /// The note of a message, made where there is room. Places are filled in their order and never emptied while the session
-    /// lives, so of two workers that note the same, the later one meets the other's note. `None`: all are others'.
+    /// Returns the slot's word of a message, a new one if there is room; `None` if all are used by others. Words are filled
+    /// in order and not emptied while the session lives, so of two workers that add the same message, the later one finds
+    /// the other's word.
     fn note(&self, message: u64) -> Option<&AtomicU64> {
         let hash = message & !STATE;
         self.notes.iter().find(|place| {

@@ -8,14 +8,14 @@ use crate::charge::event::Direction;
 use crate::charge::tariff::Per;
 use crate::shm::sync::{AtomicU32, AtomicU64, Ordering};
 
-/// Set in the grant word when the gate is closed for good.
+/// Bit of the grant word: the gate is closed for good.
 const CLOSED: u64 = 1 << 63;
 
-/// MSRP endpoints that the client of one session may offer after the first ones: their names and those of the answers fit
-/// into the session's share.
+/// Maximum number of MSRP endpoints that the client of a session may offer after the first ones: their names and those of
+/// the answers fit into the session's share.
 const CHANGES_MAX: u32 = 40;
 
-/// Set in the traits when a 2xx to the INVITE has gone to the inviting side.
+/// Bit of the traits: a 2xx to the INVITE was relayed to the inviting side.
 const ANSWERED: u32 = 4;
 
 /// A charged session as workers see it.
@@ -26,42 +26,42 @@ pub struct Slot {
     key: [AtomicU64; 2],
     /// Hash of the inviting side's tag.
     inviting_tag: AtomicU64,
-    /// Closed bit, granted (31 bits), taken (32 bits).
+    /// Closed bit, units granted (31 bits), units taken (32 bits).
     grant: AtomicU64,
     /// Version of the list of streams (32 bits) and its first record, counted from 1 (32 bits).
     pub(crate) streams: AtomicU64,
-    /// The connection that speaks for the server's side of dialogs that have no record; 0: none yet.
+    /// Connection of the server's side for dialogs without a record; 0: none yet.
     server_connection: AtomicU64,
-    /// The last connection that spoke for the client's side; 0: none yet.
+    /// Last connection of the client's side; 0: none yet.
     client_connection: AtomicU64,
-    /// Its names.
+    /// Names that lead to the slot.
     pub(crate) names: Chain,
-    /// Its messages in the index.
+    /// Messages in the index.
     pub(crate) messages: Chain,
-    /// Whether the inviting side has the messages (1), whether the tariff counts kilobytes (2), whether the INVITE is
-    /// answered ([`ANSWERED`]).
+    /// Bits: the inviting side has the messages (1), the tariff is by kilobyte (2), the INVITE is answered
+    /// ([`ANSWERED`]).
     traits: AtomicU32,
-    /// Second of the last activity that the engine was told of.
+    /// Second of the last activity that was reported to the engine.
     active: AtomicU32,
-    /// What its frames may still cause: see [`Slot::may_push`].
+    /// Events caused by frames: see [`Slot::may_push`].
     events: Allowance,
-    /// What the stopped frames of this session may still cause: see [`Slot::may_report`].
+    /// Reports of stopped frames: see [`Slot::may_report`].
     reports: Allowance,
-    /// The first messages of a session that is counted by message: see `messages`.
+    /// The first messages of a session charged by message: see `messages`.
     pub(crate) notes: [AtomicU64; NOTES],
-    /// Its dialogs.
+    /// Dialogs of the session.
     legs: [LegRecord; LEGS_MAX],
-    /// MSRP endpoints that the client has offered anew: see [`Slot::may_change`].
+    /// Endpoints that the client has offered after the first ones: see [`Slot::may_change`].
     changes: AtomicU32,
 }
 
-/// How much happened within a second (upper half).
+/// Rate limit: a second (upper half) and the count within it (lower half).
 #[repr(transparent)]
 #[derive(Default)]
 struct Allowance(AtomicU64);
 
 impl Allowance {
-    /// Takes one of `most` a second.
+    /// Counts one if there were fewer than `most` in this second.
     fn take(&self, second: u32, most: u32) -> bool {
         let start = u64::from(second) << 32;
         let count = |word: u64| if word >> 32 == start >> 32 { word as u32 } else { 0 };
@@ -72,14 +72,14 @@ impl Allowance {
     }
 }
 
-/// Events that the frames of one session may cause in a second: more than an honest session ever does.
+/// Maximum events per second from the frames of one session: more than an honest session causes.
 const EVENTS_PER_SECOND_MAX: u32 = 20_000;
 
-/// Stopped frames of one session that the engine is told of in a second.
+/// Maximum reports of stopped frames per second and session.
 const REPORTS_PER_SECOND_MAX: u32 = 8;
 
 impl Slot {
-    /// The session in it. Half a key is none: the slot is being freed, or opened.
+    /// Returns the session in the slot; `None` while it is free, or is being opened or freed (half a key).
     pub fn session(&self) -> Option<SessionKey> {
         let key = SessionKey(self.key[0].load(Ordering::Acquire), self.key[1].load(Ordering::Acquire));
         (key.0 != 0 && key.1 != 0).then_some(key)
@@ -108,69 +108,69 @@ impl Slot {
         self.notes.iter().for_each(|place| place.store(0, Ordering::Release));
     }
 
-    /// Which side invites.
+    /// Returns which side has the messages.
     pub fn direction(&self) -> Direction {
         if self.traits.load(Ordering::Relaxed) & 1 == 1 { Direction::Push } else { Direction::Pull }
     }
 
-    /// What the tariff counts.
+    /// Returns the unit of the tariff.
     pub fn per(&self) -> Per {
         if self.traits.load(Ordering::Relaxed) & 2 == 2 { Per::Kilobyte } else { Per::Message }
     }
 
-    /// Whether the tag is the inviting side's.
+    /// Whether this is the hash of the inviting side's tag.
     pub fn is_inviting_tag(&self, tag: u64) -> bool {
         self.inviting_tag.load(Ordering::Acquire) == tag
     }
 
-    /// Worker: a 2xx to the INVITE goes to the inviting side.
+    /// Worker: a 2xx to the INVITE is relayed to the inviting side.
     pub fn set_answered(&self) {
         self.traits.fetch_or(ANSWERED, Ordering::AcqRel);
     }
 
-    /// Whether a 2xx to the INVITE has gone to the inviting side.
+    /// Whether a 2xx to the INVITE was relayed to the inviting side.
     pub fn is_answered(&self) -> bool {
         self.traits.load(Ordering::Acquire) & ANSWERED != 0
     }
 
-    /// The dialog with this hash of the answering side's tag.
+    /// Returns the dialog with this hash of the answering side's tag.
     pub fn leg(&self, tag: u64) -> Option<&LegRecord> {
         legs::find(&self.legs, tag)
     }
 
-    /// Worker: the same, a new one where it is not known. `None`: there is no room.
+    /// Worker: returns that dialog, added if it is new; `None` if there is no room.
     pub fn add_leg(&self, tag: u64) -> Option<&LegRecord> {
         legs::find_or_add(&self.legs, tag)
     }
 
-    /// Worker: takes so many of the changes that the client may ask for. `false`: they are used up. Each may give the session
-    /// two names, one of either side, and no endpoint of the server must be without one.
+    /// Worker: counts endpoints that the client offers; `false` if it has offered too many. Each may give the session two
+    /// names, one for each side, and every endpoint of the server must have one.
     pub fn may_change(&self, count: u32) -> bool {
         let taken = |taken: u32| taken.checked_add(count).filter(|taken| *taken <= CHANGES_MAX);
         self.changes.fetch_update(Ordering::AcqRel, Ordering::Acquire, taken).is_ok()
     }
 
-    /// The dialogs that are known.
+    /// Returns the known dialogs.
     pub fn legs(&self) -> impl Iterator<Item = &LegRecord> {
         legs::all(&self.legs)
     }
 
-    /// The connection that speaks for the server's side of this dialog; 0: none has spoken yet.
+    /// Returns the connection of the server's side of a dialog; 0: none yet.
     pub fn server_connection(&self, leg: u64) -> u64 {
         self.speaker(leg).load(Ordering::Acquire)
     }
 
-    /// Worker: another connection speaks for the server's side of this dialog from now on. `false`: a third one was faster.
+    /// Worker: replaces the connection of the server's side of a dialog; `false` if another worker has replaced it first.
     pub fn replace_server_connection(&self, leg: u64, from: u64, to: u64) -> bool {
         self.speaker(leg).compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire).is_ok()
     }
 
-    /// Whether a connection speaks for the server's side of any dialog.
+    /// Whether this is the connection of the server's side of any dialog.
     pub fn is_server_connection(&self, connection: u64) -> bool {
         self.speakers().any(|speaker| speaker.load(Ordering::Acquire) == connection)
     }
 
-    /// Where the connection of a dialog's server is kept: the servers of a forked INVITE have connections of their own.
+    /// The connection word of a dialog: each server of a forked INVITE has its own connection.
     fn speaker(&self, leg: u64) -> &AtomicU64 {
         self.leg(leg).map_or(&self.server_connection, |leg| &leg.server_connection)
     }
@@ -179,35 +179,35 @@ impl Slot {
         self.legs.iter().map(|leg| &leg.server_connection).chain([&self.server_connection])
     }
 
-    /// The last connection that spoke for the client's side; 0: none has spoken yet.
+    /// Returns the last connection of the client's side; 0: none yet.
     pub fn client_connection(&self) -> u64 {
         self.client_connection.load(Ordering::Acquire)
     }
 
-    /// Worker: this connection has spoken for the client's side. Whether it is another one than before.
+    /// Worker: sets the last connection of the client's side; `true` if it has changed.
     pub fn set_client_connection(&self, connection: u64) -> bool {
         self.client_connection() != connection
             && self.client_connection.swap(connection, Ordering::AcqRel) != connection
     }
 
-    /// Engine: a connection is lost, so another one may speak for the server's side.
+    /// Engine: forgets a lost connection, so that the server's side may use another one.
     pub fn forget_connection(&self, connection: u64) {
         for speaker in self.speakers() {
             let _ = speaker.compare_exchange(connection, 0, Ordering::AcqRel, Ordering::Acquire);
         }
     }
 
-    /// Whether the engine has not been told in this second that the session is alive.
+    /// Whether activity was not yet reported to the engine in this second; counts as reported from now on.
     pub fn is_first_activity(&self, second: u32) -> bool {
         self.active.load(Ordering::Relaxed) != second && self.active.swap(second, Ordering::Relaxed) != second
     }
 
-    /// Takes one of the events that the frames of the session may cause in this second.
+    /// Counts an event caused by a frame; `false` if there were too many in this second.
     pub fn may_push(&self, second: u32) -> bool {
         self.events.take(second, EVENTS_PER_SECOND_MAX)
     }
 
-    /// Takes one of the stopped frames that the engine is told of in this second.
+    /// Counts a report of a stopped frame; `false` if there were too many in this second.
     pub fn may_report(&self, second: u32) -> bool {
         self.reports.take(second, REPORTS_PER_SECOND_MAX)
     }
@@ -229,7 +229,7 @@ impl Slot {
         }
     }
 
-    /// Gives back what [`Slot::take`] took: the frame did not go on.
+    /// Gives back units that [`Slot::take`] took for a frame that was not relayed.
     pub fn put_back(&self, amount: u32) {
         self.grant.fetch_sub(u64::from(amount), Ordering::AcqRel);
     }
@@ -241,30 +241,30 @@ impl Slot {
         self.grant.fetch_update(Ordering::AcqRel, Ordering::Acquire, |word| Some((word & keep) | granted)).ok();
     }
 
-    /// Engine: closes the gate for good and returns what was taken; no later frame can take more.
+    /// Engine: closes the gate for good and returns the units taken; later frames cannot take more.
     pub fn close(&self) -> u32 {
         split(self.grant.fetch_or(CLOSED, Ordering::AcqRel)).1
     }
 
-    /// Whether anything is left of the grant.
+    /// Whether the gate is open and units are left.
     pub(crate) fn has_left(&self) -> bool {
         let word = self.grant.load(Ordering::Acquire);
         let (granted, taken) = split(word);
         word & CLOSED == 0 && granted > taken
     }
 
-    /// Whether the gate is not closed.
+    /// Whether the gate is open.
     pub fn is_open(&self) -> bool {
         self.grant.load(Ordering::Acquire) & CLOSED == 0
     }
 
-    /// Granted and taken.
+    /// Returns the units granted and taken.
     pub fn counters(&self) -> (u32, u32) {
         split(self.grant.load(Ordering::Acquire))
     }
 }
 
-/// Granted and taken of a grant word.
+/// Units granted and taken, of a grant word.
 fn split(word: u64) -> (u32, u32) {
     (((word & !CLOSED) >> 32) as u32, word as u32)
 }

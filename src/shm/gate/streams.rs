@@ -1,31 +1,31 @@
-//! The MSRP sessions of a charged session: one for each dialog and each `m=` line of its description.
+//! Streams: the MSRP sessions of a charged session, one for each dialog and each `m=` line of its description.
 //!
-//! The list of a slot is never changed in place. A worker that binds writes a new list into free records and publishes it
-//! with one exchange; readers that were in the old list see that the first record has changed, and read again. Of two
-//! workers that bind at a time the slower one finds the other's list and works from that.
+//! The list of a slot is never changed in place. A worker that binds endpoints writes a new list into free records and
+//! publishes it with one exchange. Readers of the old list find that the first record has changed, and read again. Of two
+//! workers that bind at the same time, the slower one finds the other's list and starts again from it.
 
 use super::slot::Slot;
 use super::{NoRoom, Side, Table, pair_name, server_name};
 use crate::charge::ch2::SessionKey;
 use crate::shm::sync::{AtomicU32, AtomicU64, Ordering, bound};
 
-/// Streams of one session at most: 16 `m=` lines that are offered, and as many that are bound.
+/// Maximum number of streams of a session: 16 offered `m=` lines and 16 bound ones.
 pub const STREAMS_MAX: usize = bound(32, 2);
 
-/// Records that belong to a slot alone: the offer of its INVITE and one stream, as they are and as they are being changed.
-/// What a session has beyond them it takes from a pool that all share.
+/// Number of records that belong to one slot: the offer of its INVITE and one stream, twice, since a change writes a new
+/// list. Further ones come from a common pool.
 pub const OWN_RECORDS: usize = bound(4, 2);
 
-/// Records of the pool that are looked at for a free one.
+/// Number of records of the pool that are tried to find a free one.
 const PROBES: usize = 256;
 
-/// How far the offer/answer exchange of a stream has come (RFC 3264).
+/// State of the offer/answer exchange of a stream (RFC 3264).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StreamState {
-    /// This side has offered its endpoint; the other side's is not known yet.
+    /// This side has offered its endpoint; the other side's is still unknown.
     Offered(Side),
-    /// Offer and answer are complete: frames between the endpoints belong to the session. Where the host does not tell the
-    /// client's description, its endpoint is 0, and all frames of the server's do.
+    /// Offer and answer are complete: frames between the endpoints belong to the session. If the client's description is
+    /// unknown, its endpoint is 0, and all frames of the server's endpoint belong to the session.
     Bound,
 }
 
@@ -36,11 +36,11 @@ pub struct Stream {
     pub leg: u64,
     /// Number of its `m=` line, from 0.
     pub position: u8,
-    /// State of its offer and answer.
+    /// State of its offer/answer exchange.
     pub state: StreamState,
-    /// Hash of the URI of the server's endpoint; 0 while the client's offer waits.
+    /// Hash of the URI of the server's endpoint; 0 while only the client has offered.
     pub server: u64,
-    /// Hash of the URI of the client's endpoint; 0 while the server's offer waits.
+    /// Hash of the URI of the client's endpoint; 0 while only the server has offered.
     pub client: u64,
 }
 
@@ -51,7 +51,7 @@ impl Stream {
     }
 }
 
-/// A list of streams.
+/// The streams of a session, copied out of shared memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Streams {
     streams: [Option<Stream>; STREAMS_MAX],
@@ -65,7 +65,7 @@ impl Default for Streams {
 }
 
 impl Streams {
-    /// All of them.
+    /// Iterates over the streams.
     pub fn iter(&self) -> impl Iterator<Item = &Stream> {
         self.streams.iter().flatten()
     }
@@ -75,7 +75,7 @@ impl Streams {
         self.count == 0
     }
 
-    /// Adds one. `false`: there is no room.
+    /// Adds a stream; `false` if there is no room.
     pub fn push(&mut self, stream: Stream) -> bool {
         let Some(place) = self.streams.get_mut(self.count) else { return false };
         *place = Some(stream);
@@ -83,7 +83,7 @@ impl Streams {
         true
     }
 
-    /// Keeps those that `wanted` says.
+    /// Keeps the streams that are `wanted`.
     pub fn retain(&mut self, mut wanted: impl FnMut(&Stream) -> bool) {
         let mut kept = Streams::default();
         self.iter().filter(|stream| wanted(stream)).for_each(|stream| {
@@ -97,9 +97,9 @@ impl Streams {
 #[repr(C)]
 #[derive(Default)]
 pub struct StreamRecord {
-    /// Number of its slot plus one; 0: it is free.
+    /// Number of its slot plus one; 0: free.
     owner: AtomicU32,
-    /// The next one of the list, counted from 1.
+    /// Next record of the list, counted from 1; 0: none.
     next: AtomicU32,
     leg: AtomicU64,
     server: AtomicU64,
@@ -139,20 +139,20 @@ impl StreamRecord {
 }
 
 impl Table<'_> {
-    /// The streams of a slot.
+    /// Returns the streams of a slot.
     pub fn streams(&self, at: u32) -> Streams {
         let Some(slot) = self.slots.get(at as usize) else { return Streams::default() };
         loop {
             let list = slot.streams.load(Ordering::Acquire);
             let streams = self.read_list(list);
-            // Unchanged, so no record of it was used for anything else meanwhile.
+            // Unchanged, so no record of it was reused in the meantime.
             if slot.streams.load(Ordering::Acquire) == list {
                 return streams;
             }
         }
     }
 
-    /// The first bound stream of a slot that fits.
+    /// Returns the first bound stream of a slot that fits.
     pub(crate) fn find_stream(&self, at: u32, fits: impl Fn(&Stream) -> bool) -> Option<Stream> {
         let slot = self.slots.get(at as usize)?;
         loop {
@@ -165,7 +165,7 @@ impl Table<'_> {
         }
     }
 
-    /// The records of a list; no list is longer than the streams of a session.
+    /// The records of a list, at most [`STREAMS_MAX`].
     fn records(&self, list: u64) -> impl Iterator<Item = &StreamRecord> {
         let record = |place: u32| self.streams.get((place as usize).checked_sub(1)?);
         let following = move |found: &&StreamRecord| record(found.next.load(Ordering::Acquire));
@@ -180,8 +180,8 @@ impl Table<'_> {
         streams
     }
 
-    /// Worker: replaces the streams of a session by what `change` makes of them; it is called again where another worker
-    /// was faster. The endpoints are found from then on, and those that the session had before are still recognised.
+    /// Worker: applies `change` to the streams of a session; calls it again if another worker has changed them first. The
+    /// new endpoints lead to the session from then on; its former ones are still recognised.
     pub fn change_streams(
         &self,
         at: u32,
@@ -214,8 +214,8 @@ impl Table<'_> {
         }
     }
 
-    /// A stream is found by both of its ends: what one subscriber describes takes no room from another one. The server's end
-    /// is found by itself too.
+    /// Adds the names of the streams. A stream is named by both of its endpoints, so that one subscriber's description takes
+    /// no room from another's; the server's endpoint has its own name too.
     fn name_endpoints(&self, at: u32, streams: &Streams) -> Result<(), NoRoom> {
         for stream in streams.iter() {
             if stream.is_bound() {
@@ -228,7 +228,7 @@ impl Table<'_> {
         Ok(())
     }
 
-    /// Writes a list that nothing leads to yet; its first record, counted from 1.
+    /// Writes a list without publishing it. Returns its first record, counted from 1.
     fn write_list(&self, at: u32, streams: &Streams) -> Result<u32, NoRoom> {
         let mut first = 0;
         for stream in streams.iter() {
@@ -242,12 +242,12 @@ impl Table<'_> {
         Ok(first)
     }
 
-    /// Takes a free record: one of the slot's own, or of the pool that is after all slots' own ones.
+    /// Takes a free record: one of the slot's own, or one of the pool that follows those of all slots.
     fn free_record(&self, at: u32) -> Option<usize> {
         let own = at as usize * OWN_RECORDS..(at as usize + 1) * OWN_RECORDS;
         let pool = self.slots.len() * OWN_RECORDS;
         let size = self.streams.len().saturating_sub(pool).max(1);
-        // Slots that are used together begin far from each other.
+        // Neighbouring slots start at distant places of the pool.
         let start = (u64::from(at).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as usize;
         own.chain((0..PROBES.min(size)).map(|probe| pool + start.wrapping_add(probe) % size)).find(|&place| {
             self.streams.get(place).is_some_and(|record| {
@@ -259,7 +259,7 @@ impl Table<'_> {
 
     fn free_list(&self, first: u32) {
         let mut place = first as usize;
-        // No list is longer.
+        // No list is longer than that.
         for _ in 0..STREAMS_MAX {
             let Some(record) = place.checked_sub(1).and_then(|at| self.streams.get(at)) else { break };
             place = record.next.load(Ordering::Acquire) as usize;
@@ -267,10 +267,10 @@ impl Table<'_> {
         }
     }
 
-    /// Engine: the slot has no streams any more.
+    /// Engine: removes all streams of a slot.
     pub(crate) fn free_streams(&self, slot: &Slot) {
         let list = slot.streams.load(Ordering::Acquire);
-        // A worker that publishes at this moment finds that its session is gone, or is found here.
+        // A worker that publishes at this moment either finds that its session has ended, or is found here.
         let mut list = list;
         loop {
             let none = (list >> 32).wrapping_add(1) << 32;
@@ -281,7 +281,7 @@ impl Table<'_> {
         }
     }
 
-    /// Records of streams that are in use.
+    /// Number of stream records in use.
     pub fn streams_used(&self) -> usize {
         self.streams.iter().filter(|record| record.owner.load(Ordering::Relaxed) != 0).count()
     }

@@ -57,7 +57,7 @@ fn bind(table: &Table<'_>, at: u32, session: SessionKey, stream: Stream) -> Resu
 }
 
 fn side(table: &Table<'_>, from: u64, to: u64) -> Option<(u32, Side)> {
-    match table.attribute(from, to) {
+    match table.session_of_request(from, to) {
         FrameSession::Bound(bound) => Some((bound.at, bound.side)),
         FrameSession::Unbound { .. } | FrameSession::NotCharged => None,
     }
@@ -129,10 +129,10 @@ fn a_session_is_found_by_its_names_until_it_is_freed() {
     assert_eq!(bind(&table, 9, session, stream(8, SERVER, CLIENT)), Ok(()));
     assert_eq!(side(&table, SERVER, CLIENT), Some((9, Side::Server)));
     assert_eq!(side(&table, CLIENT, SERVER), Some((9, Side::Client)));
-    assert_eq!(table.attribute(CLIENT, CLIENT), FrameSession::NotCharged);
+    assert_eq!(table.session_of_request(CLIENT, CLIENT), FrameSession::NotCharged);
     table.free(9);
     assert_eq!(table.slot_of_session(hash(5), session), None);
-    assert_eq!(table.attribute(SERVER, CLIENT), FrameSession::NotCharged);
+    assert_eq!(table.session_of_request(SERVER, CLIENT), FrameSession::NotCharged);
     assert!(is_empty(&table));
 }
 
@@ -173,10 +173,10 @@ fn what_comes_from_a_former_endpoint_of_the_server_is_a_stray() {
         })
         .expect("room");
     assert_eq!(side(&table, SERVER + 2, CLIENT + 2), Some((9, Side::Server)));
-    assert_eq!(table.attribute(SERVER, CLIENT), FrameSession::Unbound { at: 9, session });
-    assert_eq!(table.attribute(SERVER + 2, CLIENT), FrameSession::Unbound { at: 9, session });
+    assert_eq!(table.session_of_request(SERVER, CLIENT), FrameSession::Unbound { at: 9, session });
+    assert_eq!(table.session_of_request(SERVER + 2, CLIENT), FrameSession::Unbound { at: 9, session });
     // What a client describes makes nothing of others a stray.
-    assert_eq!(table.attribute(CLIENT, 99), FrameSession::NotCharged);
+    assert_eq!(table.session_of_request(CLIENT, 99), FrameSession::NotCharged);
     assert_eq!(table.streams_used(), 1);
 }
 
@@ -190,11 +190,11 @@ fn of_sessions_with_the_same_endpoints_the_live_one_counts() {
     table.slots[1].close();
     table.slots[3].close();
     assert_eq!(side(&table, SERVER, CLIENT), Some((2, Side::Server)));
-    assert_eq!(table.attribute_report(SERVER).map(|bound| bound.at), Some(2));
-    let mut answered: Vec<u32> = table.attribute_response(SERVER).map(|bound| bound.at).collect();
+    assert_eq!(table.session_of_report(SERVER).map(|bound| bound.at), Some(2));
+    let mut answered: Vec<u32> = table.sessions_of_response(SERVER).map(|bound| bound.at).collect();
     answered.sort_unstable();
     assert_eq!(answered, [1, 2, 3]);
-    assert_eq!(table.attribute_response(CLIENT).count(), 0);
+    assert_eq!(table.sessions_of_response(CLIENT).count(), 0);
 }
 
 #[test]
@@ -307,7 +307,7 @@ fn sessions_of_one_server_endpoint_are_all_found() {
         assert_eq!(bind(&table, at, session, stream(7, SERVER, hash(u64::from(at) | 1 << 50))), Ok(()));
     }
     assert!((0..60).all(|at| side(&table, SERVER, hash(at | 1 << 50)) == Some((at as u32, Side::Server))));
-    assert!(matches!(table.attribute(SERVER, 99), FrameSession::Unbound { .. }));
+    assert!(matches!(table.session_of_request(SERVER, 99), FrameSession::Unbound { .. }));
 }
 
 #[test]
