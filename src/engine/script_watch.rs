@@ -76,7 +76,7 @@ impl ScriptWatch {
             if let Some(slow) = region.script_run(process).find_slow(region, now)
                 && let Some(more) = log.admit(now)
             {
-                slow.is_logged();
+                slow.set_logged();
                 let consequence = match process {
                     Process::Events(_) => {
                         "events without room meanwhile are dropped and counted (dropped_notifications)"

@@ -1,32 +1,32 @@
-//! How long things take, as distributions: the engine alone writes them, into shared memory, and everybody reads.
+//! Latency histograms in shared memory, written by the engine alone and read by any process.
 
 use super::sync::{AtomicU64, Ordering};
 
-/// Bounds of the buckets: 100 microseconds, and each twice the one before, up to 105 seconds.
+/// Number of bounded buckets: 100 microseconds, then doubling up to 105 seconds.
 pub const BOUNDS: usize = 21;
 
-/// The first bound, microseconds.
-const FIRST: u64 = 100;
+/// Bound of the first bucket, microseconds.
+const FIRST_BOUND_MICROS: u64 = 100;
 
-/// What is measured.
+/// A measured latency.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(usize)]
 pub enum Latency {
-    /// From the INVITE's event in the ring of its worker to the verdict in that of a resume worker.
+    /// From the INVITE's event in the event ring to the published verdict.
     Reserve,
-    /// From what fired a debit (the response or error on the wire, the end of the wait for it, the end of the session
-    /// or of its connection) to the debit that is acknowledged and on the disk.
+    /// From the trigger of a debit (response or error on the wire, timeout, end of the session or of its connection) to its
+    /// acknowledgement, committed and synced.
     Debit,
-    /// From a request to the enabler to its answer. Diameter: what is answered in time, from its first sending. The
-    /// ledger answers within the engine, and its answer counts when it is on the disk: the time of that commit.
+    /// From a request to the enabler to its answer. A remote enabler: answers in time, from the first transmission. The
+    /// ledger answers within the engine: the time of the commit.
     Enabler,
 }
 
 impl Latency {
-    /// All of them, in the order of the manual.
+    /// All latencies, in the order of the manual.
     pub const ALL: &'static [Latency] = &[Latency::Reserve, Latency::Debit, Latency::Enabler];
 
-    /// The name an operator types, without a unit.
+    /// Returns the name that operators use, without a unit.
     pub fn name(self) -> &'static str {
         match self {
             Latency::Reserve => "reserve_latency",
@@ -35,33 +35,33 @@ impl Latency {
         }
     }
 
-    /// What it is, for an operator.
+    /// Returns a description of one sentence.
     pub fn meaning(self) -> &'static str {
         match self {
             Latency::Reserve => "From the INVITE to the verdict.",
-            Latency::Debit => "From what fired a debit to the debit acknowledged and on the disk.",
-            Latency::Enabler => "From a request to the enabler to its answer; of the ledger: to its commit.",
+            Latency::Debit => "From the trigger of a debit to its acknowledgement, committed and synced.",
+            Latency::Enabler => "From a request to the enabler to its answer; with the ledger, to the commit.",
         }
     }
 }
 
-/// One distribution. Lives in the shared region: zeroed memory is an empty one.
+/// A histogram in shared memory; zeroed memory is an empty one.
 #[repr(C, align(64))]
 #[derive(Default)]
 pub struct Histogram {
-    /// How many lie within each bound and above the one before; the last: above them all.
+    /// Number of values in each bucket; the last one has no bound.
     counts: [AtomicU64; BOUNDS + 1],
-    /// Microseconds in all.
+    /// Sum of the values, microseconds.
     sum: AtomicU64,
 }
 
 impl Histogram {
-    /// The bound of a bucket, microseconds; what took just as long lies within.
+    /// Returns the inclusive bound of a bucket, microseconds.
     pub fn bound(bucket: usize) -> u64 {
-        FIRST << bucket
+        FIRST_BOUND_MICROS << bucket
     }
 
-    /// Adds one that took so many microseconds. One writer only: plain stores, no locked instruction.
+    /// Adds a value, microseconds. There is one writer, so plain stores are enough.
     pub fn add(&self, micros: u64) {
         let add = |to: &AtomicU64, more: u64| {
             to.store(to.load(Ordering::Relaxed).wrapping_add(more), Ordering::Relaxed);
@@ -70,25 +70,25 @@ impl Histogram {
         add(&self.sum, micros);
     }
 
-    /// How many lie in each bucket; the last is without a bound.
+    /// Returns the number of values in each bucket; the last one has no bound.
     pub fn counts(&self) -> [u64; BOUNDS + 1] {
         std::array::from_fn(|bucket| self.counts[bucket].load(Ordering::Relaxed))
     }
 
-    /// How many there are.
+    /// Returns the number of values.
     pub fn count(&self) -> u64 {
         self.counts().iter().sum()
     }
 
-    /// Microseconds in all.
+    /// Returns the sum of the values, microseconds.
     pub fn sum(&self) -> u64 {
         self.sum.load(Ordering::Relaxed)
     }
 }
 
-/// The bucket for so many microseconds.
+/// Returns the bucket of a value, microseconds.
 fn bucket_of(micros: u64) -> usize {
-    let firsts = micros.div_ceil(FIRST).min(1 << BOUNDS);
+    let firsts = micros.div_ceil(FIRST_BOUND_MICROS).min(1 << BOUNDS);
     firsts.next_power_of_two().trailing_zeros() as usize
 }
 
@@ -97,7 +97,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_takes_as_long_as_a_bound_lies_within_it() {
+    fn value_equal_to_a_bound_is_in_its_bucket() {
         assert_eq!([0, 1, 100, 101, 200, 201].map(bucket_of), [0, 0, 0, 1, 1, 2]);
         for bucket in 0..BOUNDS {
             assert_eq!(bucket_of(Histogram::bound(bucket)), bucket);
@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn a_distribution_has_all_that_was_added() {
+    fn histogram_counts_and_sums_all_values() {
         let histogram = Histogram::default();
         [50, 150, 150, 1_000_000_000].iter().for_each(|micros| histogram.add(*micros));
         let counts = histogram.counts();

@@ -1,9 +1,8 @@
-//! What keeps the log of every process readable: the same line comes once a minute, and different ones of one place in
-//! the source a few times. A panic gets a line with its place.
+//! Rate limit for log lines: the same line is logged once a minute, and different lines of one place in the source a few
+//! times. Panics are logged with their place.
 //!
-//! A peer, a subscriber or a disk decides how often something goes wrong; an operator has to find the line that matters
-//! all the same. A sink asks [`Limit::admit`] for each line. Lines that were left out are counted in the next one of
-//! their place.
+//! Peers, subscribers and disks decide how often something fails; operators must still find the line that matters. Each
+//! sink calls [`Limit::admit`] for each line. Suppressed lines are counted in the next line of their place.
 
 use crate::charge::time::Time;
 use crate::shm::clock;
@@ -13,41 +12,41 @@ use std::collections::BTreeMap;
 use std::panic::PanicHookInfo;
 use std::sync::{Mutex, PoisonError};
 
-/// Target of information that hosts log at their default level, where other information is not logged.
+/// Target of information that hosts log at their default level; other information is not logged there.
 pub const NOTICE: &str = "imcharge::notice";
 
-/// Target of lines about frames that the gate has stopped: a place writes one a minute, whatever differs in them.
+/// Target of lines about frames that the gate has stopped: one line a minute for each place, whatever its text.
 pub const ONE_A_MINUTE: &str = "imcharge::gate";
 
-/// Different lines of one place in each [`WINDOW_SECONDS`]: the first ones may name different calls, accounts or peers.
-const LINES: usize = 5;
+/// Maximum number of different lines of one place in each [`WINDOW_SECONDS`]: they may name different calls or peers.
+const LINES_MAX: usize = 5;
 
-/// Seconds for which they are counted.
+/// Window of the limit, seconds.
 const WINDOW_SECONDS: u32 = 60;
 
-/// What one place has logged.
+/// Lines logged by one place in the source.
 struct Place {
     since: Time,
-    /// Hashes of its lines.
+    /// Hashes of the lines.
     lines: Vec<u64>,
     left_out: u64,
 }
 
-/// The limit of a process. Its memory is bounded by the places in the source that log.
+/// The rate limit of a process. Its memory is bounded by the number of places in the source that log.
 #[derive(Default)]
 pub struct Limit(Mutex<BTreeMap<(&'static str, u32), Place>>);
 
 impl Limit {
-    /// Nothing was logged yet.
+    /// A limit without any lines.
     pub const fn new() -> Limit {
         Limit(Mutex::new(BTreeMap::new()))
     }
 
-    /// Whether a line may be written, and with what after it. Lines for debugging are asked for, and always may.
+    /// Returns the text to append to a line; `None` if it is suppressed. Debug and trace lines are never suppressed.
     pub fn admit(&self, record: &Record<'_>) -> Option<String> {
         match (record.level(), record.file_static(), record.line()) {
             (Level::Error | Level::Warn | Level::Info, Some(file), Some(line)) => {
-                let most = if record.target() == ONE_A_MINUTE { 1 } else { LINES };
+                let most = if record.target() == ONE_A_MINUTE { 1 } else { LINES_MAX };
                 self.count((file, line), &record.args().to_string(), most, clock::now())
             }
             _ => Some(String::new()),
@@ -56,10 +55,10 @@ impl Limit {
 
     fn count(&self, place: (&'static str, u32), text: &str, most: usize, now: Time) -> Option<String> {
         let hash = SipHasher13::new().hash(text.as_bytes());
-        // Nothing that holds it can panic.
+        // No code that holds the lock panics.
         let mut places = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let fresh = || Place { since: now, lines: Vec::new(), left_out: 0 };
-        let place = places.entry(place).or_insert_with(fresh);
+        let first = || Place { since: now, lines: Vec::new(), left_out: 0 };
+        let place = places.entry(place).or_insert_with(first);
         if place.since.after_seconds(WINDOW_SECONDS) <= now {
             place.since = now;
             place.lines.clear();
@@ -71,12 +70,12 @@ impl Limit {
         place.lines.push(hash);
         match std::mem::take(&mut place.left_out) {
             0 => Some(String::new()),
-            left_out => Some(format!(" ({left_out} more lines like this were left out before)")),
+            left_out => Some(format!(" ({left_out} similar lines were suppressed before)")),
         }
     }
 }
 
-/// Sends panics to the log, one line each. The place alone: the text of a panic may quote what was being worked on.
+/// Logs panics from now on, one line each, with the place but without the text, which may contain message contents.
 pub fn log_panics() {
     std::panic::set_hook(Box::new(log_panic));
 }
@@ -97,22 +96,22 @@ mod tests {
     }
 
     #[test]
-    fn a_place_gets_a_few_lines_a_minute_and_says_how_many_it_had_not() {
+    fn place_logs_a_few_lines_a_minute_and_counts_the_suppressed_ones() {
         let limit = Limit::new();
-        let written = |text: &str, second: u64| limit.count(("peer.rs", 7), text, LINES, s(second));
+        let written = |text: &str, second: u64| limit.count(("peer.rs", 7), text, LINES_MAX, s(second));
         let first: Vec<_> = (0..300).map(|peer| written(&format!("peer {peer}"), 1)).collect();
-        assert_eq!(first.iter().flatten().count(), LINES);
+        assert_eq!(first.iter().flatten().count(), LINES_MAX);
         assert_eq!(written("peer 0", 60), None);
-        assert_eq!(written("peer 0", 61).as_deref(), Some(" (296 more lines like this were left out before)"));
-        // The same line comes once, another one of this place too.
+        assert_eq!(written("peer 0", 61).as_deref(), Some(" (296 similar lines were suppressed before)"));
+        // The same line is logged once, and so is another one of this place.
         assert_eq!(written("peer 0", 62), None);
-        assert_eq!(written("peer 1", 62).as_deref(), Some(" (1 more lines like this were left out before)"));
-        // Another place has lines of its own.
-        assert_eq!(limit.count(("peer.rs", 8), "peer 0", LINES, s(62)).as_deref(), Some(""));
+        assert_eq!(written("peer 1", 62).as_deref(), Some(" (1 similar lines were suppressed before)"));
+        // Another place has its own limit.
+        assert_eq!(limit.count(("peer.rs", 8), "peer 0", LINES_MAX, s(62)).as_deref(), Some(""));
     }
 
     #[test]
-    fn a_place_that_gets_one_line_a_minute_counts_the_others() {
+    fn one_a_minute_suppresses_different_lines() {
         let limit = Limit::new();
         let args = |text: &str| {
             limit.admit(
@@ -130,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_logged_for_debugging_is_not_limited() {
+    fn debug_lines_are_not_limited() {
         let limit = Limit::new();
         let record = Record::builder().level(Level::Debug).file_static(Some("x.rs")).line(Some(1)).build();
         assert!((0..100).all(|_| limit.admit(&record).as_deref() == Some("")));

@@ -1,37 +1,37 @@
-//! What stands in an event ring.
+//! Records of the event rings: what host processes send to the engine.
 
 use crate::charge::event::Entry;
 use crate::charge::time::Time;
 use serde::{Deserialize, Serialize};
 
-/// One record of an event ring, in postcard's encoding.
+/// A record of an event ring, encoded by postcard.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Record<'a> {
-    /// Something happened to a session.
+    /// An event of a session.
     Event(#[serde(borrow)] Entry<'a>),
-    /// The host closed a connection: concerns every session that used it.
+    /// The host closed a connection: concerns all sessions that used it.
     ConnectionLost {
-        /// When.
+        /// When it was closed.
         at: Time,
-        /// Which.
+        /// The host's number of the connection.
         connection: u64,
     },
-    /// An operator wants something changed.
+    /// A command of an operator.
     Command {
-        /// When.
+        /// When it was sent.
         at: Time,
-        /// Process that waits for the answer.
+        /// Index of the process that waits for the reply.
         process: u32,
-        /// Its number for this command.
+        /// That process's number for this command.
         sequence: u64,
-        /// What.
+        /// The command.
         #[serde(borrow)]
         command: Command<'a>,
     },
 }
 
 impl Record<'_> {
-    /// When it happened.
+    /// Returns when it happened.
     pub fn at(&self) -> Time {
         match self {
             Record::Event(entry) => entry.at,
@@ -40,50 +40,50 @@ impl Record<'_> {
     }
 }
 
-/// What an operator can change, or wants to see.
+/// A command of an operator to the engine.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Command<'a> {
-    /// Bring the tables up to date, before they are read.
+    /// Update the tables of the ledger before they are read.
     ShowAll,
-    /// Decide about the debits of a call that are held back.
+    /// Decide about the held debits of a call (`resend=hold`).
     Resolve {
-        /// Its Call-ID.
+        /// Call-ID of the session.
         call_id: &'a str,
-        /// Ask for them again; else they count as taken.
+        /// Send them again; else they count as debited.
         again: bool,
     },
-    /// Set an account's balance; makes the account if need be.
+    /// Set the balance of an account; creates the account if necessary.
     SetBalance {
-        /// Its id, canonical.
+        /// Canonical id of the account.
         account: &'a str,
-        /// New balance, what is held not counted.
+        /// New balance, without held amounts.
         balance: i64,
     },
-    /// Add to an account's balance (a negative amount takes away).
+    /// Add to the balance of an account.
     AddBalance {
-        /// Its id, canonical.
+        /// Canonical id of the account.
         account: &'a str,
-        /// How much.
+        /// Amount to add; negative to subtract.
         amount: i64,
     },
 }
 
-/// How a command ended, as it stands in the reply slot.
+/// Result of a command, as stored in the reply slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum CommandResult {
-    /// Done and committed.
+    /// Executed and committed.
     Done = 0,
-    /// There is no such account.
+    /// The account does not exist.
     UnknownAccount = 1,
-    /// The balance would leave the range.
+    /// The balance would be out of range.
     OutOfRange = 2,
-    /// Nothing is held back there.
+    /// The call has no held debits.
     NothingHeld = 3,
 }
 
 impl CommandResult {
-    /// From the number in the reply slot.
+    /// Converts the code in the reply slot.
     pub fn from_code(code: u32) -> CommandResult {
         match code {
             0 => CommandResult::Done,

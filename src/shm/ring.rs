@@ -108,7 +108,7 @@ impl<M> Ring<M> {
     /// As [`Producer::over`].
     unsafe fn over(ends: *const Ends, data: *mut u8, size: usize, memory: M) -> Ring<M> {
         assert!(size.is_power_of_two() && size >= 2 * RECORD_MAX, "a ring has room for at least two records");
-        Ring { ends, data, size, watch: Watch::nobody(), _memory: memory }
+        Ring { ends, data, size, watch: Watch::none(), _memory: memory }
     }
 
     fn ends(&self) -> &Ends {

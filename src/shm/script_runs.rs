@@ -1,4 +1,4 @@
-//! What a process of the host runs in the script: so that a route that blocks is seen, counted and named while it blocks.
+//! Runs of script routes in the host's processes, so that a blocking route is found, counted and named while it blocks.
 
 use super::clock;
 use super::region::Region;
@@ -8,18 +8,18 @@ use crate::charge::time::Time;
 use std::fmt;
 use std::time::Duration;
 
-/// A run of the script that takes longer is slow, and the process that runs it is stuck as long as it lasts. Verdicts that
-/// wait for longer keep new INVITEs out.
+/// A run of the script that takes longer is slow, and its process is stuck until it ends. New INVITEs are refused while a
+/// verdict has waited for longer.
 pub const SLOW: Duration = Duration::from_secs(1);
 
 /// A process of the host that runs routes of the script for this module.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Process {
-    /// Resume worker of this index: takes verdicts.
+    /// Resume worker of this index.
     Resume(usize),
-    /// Event worker of this index: takes what the event routes are told.
+    /// Event worker of this index.
     Events(usize),
-    /// A process with an event ring of this index, in a host where an INVITE goes on in the process that took it.
+    /// Process with the event ring of this index, in a host that resumes an INVITE in the process that received it.
     Host(usize),
 }
 
@@ -33,24 +33,24 @@ impl fmt::Display for Process {
     }
 }
 
-/// Words of a name.
+/// Words of a run's name.
 const NAME_WORDS: usize = 45;
 
-/// What one process runs now. That process alone writes `since` and the name; any process reads them.
+/// The current run of one process. Only that process writes `since` and the name; any process reads them.
 #[repr(C, align(64))]
 pub struct Run {
-    /// Since when ([`Time`]); 0: it runs nothing.
+    /// Start of the run ([`Time`]); 0: nothing runs.
     since: AtomicU64,
     /// `since` of the last run that was counted as slow.
     counted: AtomicU64,
     /// `since` of the last run that the engine has logged.
     logged: AtomicU64,
-    /// What runs: text in UTF-8, filled with NUL.
+    /// Name of the run: UTF-8, padded with NUL.
     name: [AtomicU64; NAME_WORDS],
 }
 
 impl Run {
-    /// Writes down that a run begins.
+    /// Records the start of a run.
     fn begin(&self, since: Time, name: &str) {
         self.since.store(0, Ordering::Relaxed);
         fence(Ordering::Release);
@@ -67,13 +67,13 @@ impl Run {
         self.since.store(since.0, Ordering::Release);
     }
 
-    /// Since when a slow run lasts.
+    /// Returns the start of the current run if it is slow.
     pub fn slow_since(&self, now: Time) -> Option<Time> {
         let since = Time(self.since.load(Ordering::Acquire));
         (since.0 != 0 && is_slow(since, now)).then_some(since)
     }
 
-    /// Counts a run as slow, unless it was counted before. Both the engine and the process itself may come to it.
+    /// Counts a run as slow, unless it was counted before: both the engine and the process itself may find it.
     fn count(&self, region: &Region, since: Time) -> bool {
         let last = self.counted.load(Ordering::Relaxed);
         let swap = || self.counted.compare_exchange(last, since.0, Ordering::Relaxed, Ordering::Relaxed);
@@ -84,13 +84,13 @@ impl Run {
         is_first
     }
 
-    /// Engine: counts a run that has become slow; what it is, if it is found for the first time.
+    /// Engine: counts a run that has become slow, and returns it if it was not found before.
     pub fn find_slow(&self, region: &Region, now: Time) -> Option<SlowRun<'_>> {
         let since = self.slow_since(now)?;
         let name = self.name();
         fence(Ordering::Acquire);
-        let goes_on = self.since.load(Ordering::Relaxed) == since.0;
-        (goes_on && self.count(region, since)).then_some(SlowRun { run: self, since, name })
+        let is_same = self.since.load(Ordering::Relaxed) == since.0;
+        (is_same && self.count(region, since)).then_some(SlowRun { run: self, since, name })
     }
 
     fn name(&self) -> String {
@@ -103,15 +103,15 @@ impl Run {
 /// A run that has just become slow.
 pub struct SlowRun<'a> {
     run: &'a Run,
-    /// Since when it lasts.
+    /// Start of the run.
     pub since: Time,
-    /// What runs.
+    /// Name of the run.
     pub name: String,
 }
 
 impl SlowRun<'_> {
-    /// Engine: has it logged; then its end is logged as well.
-    pub fn is_logged(&self) {
+    /// Engine: has logged the run, so that its end is logged too.
+    pub fn set_logged(&self) {
         self.run.logged.store(self.since.0, Ordering::Relaxed);
     }
 }
@@ -120,7 +120,7 @@ fn is_slow(since: Time, now: Time) -> bool {
     Duration::from_micros(now.micros_since(since)) > SLOW
 }
 
-/// A run of the script in this process, until it is dropped.
+/// A run of the script in this process; ends when it is dropped.
 pub struct Running<'a> {
     region: &'a Region,
     process: Process,
@@ -128,7 +128,7 @@ pub struct Running<'a> {
 }
 
 impl<'a> Running<'a> {
-    /// Begins a run in a process. `name` says which route runs for which call; it is cut at 360 octets.
+    /// Begins a run. `name` gives the route and the call; it is cut at 360 octets.
     pub fn begin(region: &'a Region, process: Process, name: &str) -> Running<'a> {
         let since = clock::now();
         region.script_run(process).begin(since, name);
@@ -143,7 +143,7 @@ impl Drop for Running<'_> {
             run.count(self.region, self.since);
             if run.logged.load(Ordering::Relaxed) == self.since.0 {
                 let seconds = Duration::from_micros(now.micros_since(self.since)).as_secs_f64();
-                log::warn!("{} is back from {} after {seconds:.1} s", self.process, run.name());
+                log::warn!("{} has left {} after {seconds:.1} s", self.process, run.name());
             }
         }
         run.since.store(0, Ordering::Release);

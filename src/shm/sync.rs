@@ -1,23 +1,20 @@
-//! What processes that share memory are synchronised by: one door for [`ring`](super::ring), [`grant`](crate::shm::gate)
-//! and [`doorbell`](crate::shm::wakeup), behind which `tests/loom.rs` finds them too.
+//! Synchronisation primitives of shared memory.
 //!
-//! These are the standard library's atomics, and nothing else is left of this file in a build, unless it is made with
-//! `--cfg loom`: then they are loom's, which try every order in which threads may run and every value that the memory
-//! model lets a load see.
+//! Re-exports std's atomics; with `--cfg loom` loom's, which try every order in which threads may run and every value
+//! that the memory model lets a load see (`tests/loom.rs`).
 
 #[cfg(loom)]
 pub use loom::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 #[cfg(not(loom))]
 pub use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
-/// A bound that loom needs small: it tries all orders, and they are more than exponentially many.
+/// A bound that is small under loom: the number of orders to try grows more than exponentially with it.
 pub const fn bound(usual: usize, under_loom: usize) -> usize {
     if cfg!(loom) { under_loom } else { usual }
 }
 
-/// Stores a value in a flag that others exchange. Of the order of stores loom knows only what the threads know, not that
-/// an exchange stands right behind what it has read: beside a plain store it tries orders that no memory has, so that
-/// there this is an exchange too.
+/// Stores a value in a flag that others exchange. Loom does not model that an exchange directly follows the store that it
+/// reads: beside a plain store it would try impossible orders, so with loom this is an exchange too.
 #[inline(always)]
 pub fn set(flag: &AtomicU32, value: u32, order: Ordering) {
     #[cfg(not(loom))]
@@ -26,23 +23,23 @@ pub fn set(flag: &AtomicU32, value: u32, order: Ordering) {
     flag.swap(value, order);
 }
 
-/// Who reads and writes plain memory between atomics: loom must be told, everybody else need not know.
+/// Reports accesses to plain memory to loom; does nothing in other builds.
 #[cfg(not(loom))]
 #[derive(Clone, Copy)]
 pub struct Watch;
 
 #[cfg(not(loom))]
 impl Watch {
-    /// Memory that nobody watches.
-    pub fn nobody() -> Watch {
+    /// For memory that is not watched.
+    pub fn none() -> Watch {
         Watch
     }
 
-    /// These octets are read now.
+    /// Reports that these octets are read.
     #[inline(always)]
     pub fn reads(self, _from: usize, _octets: usize) {}
 
-    /// These octets are written now.
+    /// Reports that these octets are written.
     #[inline(always)]
     pub fn writes(self, _from: usize, _octets: usize) {}
 }
@@ -54,46 +51,46 @@ pub use watched::{Watch, Watched};
 mod watched {
     use loom::cell::UnsafeCell;
 
-    /// Octets that are watched as one: a record begins at a multiple of them.
+    /// Octets of one cell: records begin at multiples of it.
     const GRAIN: usize = 8;
 
-    /// Stands for the octets of a ring: a cell for each grain.
+    /// Represents the octets of a ring to loom: a cell for each grain.
     pub struct Watched(Box<[UnsafeCell<()>]>);
 
     impl Watched {
-        /// For so many octets.
+        /// For a ring of this size, octets.
         pub fn new(octets: usize) -> Watched {
             Watched((0..octets.div_ceil(GRAIN)).map(|_| UnsafeCell::new(())).collect())
         }
 
-        /// What a ring over these octets is given. `self` must outlive it.
+        /// For the ends of the ring. `self` must outlive them.
         pub fn watch(&self) -> Watch {
             Watch(&*self.0)
         }
     }
 
-    /// Tells loom of each access; it stops the model when two of them are not in an order that both sides know.
+    /// Reports each access to loom, which fails the model if two of them are not ordered.
     #[derive(Clone, Copy)]
     pub struct Watch(*const [UnsafeCell<()>]);
 
     impl Watch {
-        /// Memory that nobody watches.
-        pub fn nobody() -> Watch {
+        /// For memory that is not watched.
+        pub fn none() -> Watch {
             Watch(&[])
         }
 
         fn cells(&self, from: usize, octets: usize) -> &[UnsafeCell<()>] {
-            // SAFETY: the model keeps the cells as long as the rings over them (`Watched::watch`).
+            // SAFETY: the cells outlive the ends of the ring (`Watched::watch`).
             let cells = unsafe { &*self.0 };
             cells.get(from / GRAIN..(from + octets).div_ceil(GRAIN)).unwrap_or_default()
         }
 
-        /// These octets are read now.
+        /// Reports that these octets are read.
         pub fn reads(self, from: usize, octets: usize) {
             self.cells(from, octets).iter().for_each(|cell| cell.with(|_| ()));
         }
 
-        /// These octets are written now.
+        /// Reports that these octets are written.
         pub fn writes(self, from: usize, octets: usize) {
             self.cells(from, octets).iter().for_each(|cell| cell.with_mut(|_| ()));
         }

@@ -1,55 +1,55 @@
-//! Offer and answer (RFC 3264): which MSRP endpoints of a dialog belong together.
+//! Binds MSRP endpoints by offer and answer (RFC 3264): which endpoints of a dialog belong together.
 //!
-//! The exchange may be in any two messages (RFC 6337, 2): INVITE and 2xx, INVITE and reliable 1xx, 2xx and ACK, reliable
-//! 1xx and PRACK, PRACK and its 2xx, UPDATE and its 2xx. Media pair by the number of their `m=` line. Nothing changes
-//! until an offer is answered.
+//! Offer and answer may be in INVITE and 2xx, INVITE and reliable 1xx, 2xx and ACK, reliable 1xx and PRACK, PRACK and its
+//! 2xx, or UPDATE and its 2xx (RFC 6337, 2). Media are paired by the position of their `m=` line. Nothing changes until an
+//! offer is answered.
 //!
 //! The offer of the INVITE is kept as leg 0: each dialog of a forked INVITE answers it (RFC 3261, 13.2.2.4).
 
 use crate::shm::gate::{STREAMS_MAX, Side, Stream, StreamState, Streams};
 use crate::wire::sdp::POSITION_MAX;
 
-/// Leg of the offer that is in the INVITE.
-const OFFER_OF_THE_INVITE: u64 = 0;
+/// Leg of the offer in the INVITE.
+const INVITE_OFFER_LEG: u64 = 0;
 
-/// The endpoint of an `m=` line that is not refused.
+/// The endpoint of an accepted `m=` line (port not 0).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Endpoint {
-    /// Number of its `m=` line.
+    /// Position of its `m=` line, from 0.
     pub position: u8,
     /// Hash of its URI.
     pub uri: u64,
 }
 
-/// Why an exchange binds nothing.
+/// Why an offer or answer is not bound.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Refusal {
-    /// A side describes an endpoint that is the other side's.
+    /// A side describes an endpoint of the other side.
     OthersEndpoint,
-    /// The session has no room for so many streams.
+    /// The session has no room for more streams.
     NoRoom,
 }
 
-/// Keeps the offer of the INVITE for every dialog that answers it.
+/// Keeps the offer of the INVITE for all dialogs that answer it; the first one counts.
 pub(crate) fn keep_offer(streams: &mut Streams, side: Side, offer: &[Endpoint]) -> Result<(), Refusal> {
-    if streams.iter().any(|stream| stream.leg == OFFER_OF_THE_INVITE) {
+    if streams.iter().any(|stream| stream.leg == INVITE_OFFER_LEG) {
         return Ok(());
     }
-    add_offer(streams, OFFER_OF_THE_INVITE, side, offer)
+    add_offer(streams, INVITE_OFFER_LEG, side, offer)
 }
 
-/// The offer of the INVITE, and whose it is.
+/// Returns the offer of the INVITE and its side.
 pub(crate) fn kept_offer(streams: &Streams) -> Option<(Side, Vec<Endpoint>)> {
-    waiting_offer(streams, OFFER_OF_THE_INVITE)
+    waiting_offer(streams, INVITE_OFFER_LEG)
 }
 
-/// An offer whose answer comes in a message of its own.
+/// Keeps an offer of a dialog until it is answered; replaces an earlier one.
 pub(crate) fn offer(streams: &mut Streams, leg: u64, side: Side, offer: &[Endpoint]) -> Result<(), Refusal> {
     drop_offer(streams, leg);
     add_offer(streams, leg, side, offer)
 }
 
-/// The offer of a dialog that waits for its answer, and whose it is.
+/// Returns the unanswered offer of a dialog and its side.
 pub(crate) fn waiting_offer(streams: &Streams, leg: u64) -> Option<(Side, Vec<Endpoint>)> {
     let mut side = None;
     let offered = streams.iter().filter(|stream| stream.leg == leg).filter_map(|stream| {
@@ -62,13 +62,13 @@ pub(crate) fn waiting_offer(streams: &Streams, leg: u64) -> Option<(Side, Vec<En
     side.map(|side| (side, offered))
 }
 
-/// An offer that is refused, or that another one replaces.
+/// Drops the unanswered offer of a dialog.
 pub(crate) fn drop_offer(streams: &mut Streams, leg: u64) {
     streams.retain(|stream| stream.leg != leg || stream.is_bound());
 }
 
-/// An answer to an offer of this side: from now on these are the endpoints of the dialog. On a refusal the streams are as
-/// they were.
+/// Binds the endpoints of an offer of `side` and its answer, which replace those of the dialog. On an error the streams
+/// stay as they were.
 pub(crate) fn answer(
     streams: &mut Streams,
     leg: u64,
@@ -90,7 +90,7 @@ pub(crate) fn answer(
         }
         let stream = match offered {
             Some(offered) => stream(leg, side, offered.uri, answered),
-            // The offer could not be read: what the server sends from this endpoint is paid for, wherever it goes.
+            // The client's offer is unknown: content from this endpoint is paid for, whatever its destination.
             None if side == Side::Client => stream(leg, side, 0, answered),
             None => continue,
         };
@@ -111,7 +111,7 @@ fn add_offer(streams: &mut Streams, leg: u64, side: Side, offer: &[Endpoint]) ->
     has_room.then_some(()).ok_or(Refusal::NoRoom)
 }
 
-/// What one side describes as its own must not be what the other side has.
+/// Checks that none of the endpoints of one side belongs to the other side.
 fn check(streams: &Streams, side: Side, endpoints: &[Endpoint]) -> Result<(), Refusal> {
     let is_others = |endpoint: &Endpoint| {
         streams.iter().any(|stream| {
@@ -149,13 +149,13 @@ mod tests {
         list.iter().map(|&(position, uri)| Endpoint { position, uri }).collect()
     }
 
-    /// Legs, positions, servers and clients that are bound.
+    /// Leg, position, server and client of each bound stream.
     fn bound(streams: &Streams) -> Vec<(u64, u8, u64, u64)> {
         let bound = streams.iter().filter(|stream| stream.is_bound());
         bound.map(|stream| (stream.leg, stream.position, stream.server, stream.client)).collect()
     }
 
-    /// A session whose INVITE the client has sent with endpoint 1, and whose server has answered with endpoint 10.
+    /// A session whose client has offered endpoint 1 in the INVITE, and whose server has answered with endpoint 10.
     fn one() -> Streams {
         let mut streams = Streams::default();
         keep_offer(&mut streams, Client, &endpoints(&[(0, 1)])).expect("room");
@@ -164,9 +164,9 @@ mod tests {
     }
 
     #[test]
-    fn media_pair_by_their_position() {
+    fn media_are_paired_by_position() {
         let mut streams = Streams::default();
-        // The first line of the answer has port 0, the last one of the offer.
+        // The first line of the answer has port 0.
         let (offered, answered) = (endpoints(&[(0, 1), (1, 2), (2, 3)]), endpoints(&[(1, 11), (2, 12)]));
         answer(&mut streams, LEG, Client, &offered, &answered).expect("an answer");
         assert_eq!(bound(&streams), [(LEG, 1, 11, 2), (LEG, 2, 12, 3)]);
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn an_offer_changes_nothing_until_it_is_answered() {
+    fn offer_changes_nothing_until_it_is_answered() {
         let mut streams = one();
         offer(&mut streams, LEG, Server, &endpoints(&[(0, 20)])).expect("room");
         assert_eq!(bound(&streams), [(LEG, 0, 10, 1)]);
@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn every_dialog_answers_the_offer_of_the_invite() {
+    fn each_dialog_answers_the_offer_of_the_invite() {
         let mut streams = one();
         let (side, offered) = kept_offer(&streams).expect("an offer");
         assert_eq!((side, &offered), (Client, &endpoints(&[(0, 1)])));
@@ -199,17 +199,17 @@ mod tests {
     }
 
     #[test]
-    fn no_side_takes_the_endpoint_of_the_other_one() {
+    fn endpoint_of_the_other_side_is_refused() {
         let before = one();
         for (side, offered, answered) in [
-            // The sides change their places.
+            // The sides are swapped.
             (Client, 10, 1),
-            // The client claims the server's endpoint, the other party has one of its own.
+            // The client claims the server's endpoint, and the other party has a new one.
             (Client, 10, 40),
-            // The answer brings the client's endpoint.
+            // The answer contains the client's endpoint.
             (Client, 3, 1),
             (Server, 1, 3),
-            // Both are the same.
+            // Offer and answer contain the same endpoint.
             (Client, 3, 3),
         ] {
             let mut streams = before;
@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn the_server_is_bound_where_the_offer_cannot_be_read() {
+    fn server_is_bound_without_a_known_offer() {
         let mut streams = Streams::default();
         answer(&mut streams, LEG, Client, &[], &endpoints(&[(0, 10)])).expect("an answer");
         assert_eq!(bound(&streams), [(LEG, 0, 10, 0)]);
@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn streams_beyond_the_room_change_nothing() {
+    fn too_many_streams_change_nothing() {
         let before = one();
         let many: Vec<_> = (0..STREAMS_MAX as u64).map(|at| (at as u8, 100 + at)).collect();
         let mut streams = before;

@@ -1,7 +1,7 @@
-//! Clients whose session description leaves this relay out of the path of their messages.
+//! Session descriptions of clients that bypass this relay.
 //!
-//! An IM server that follows `a=path` (RFC 4975, 8.1) sends to its first URI. Where that is not this relay, the messages
-//! bypass the gate, unless the server is configured to send through this relay.
+//! An IM server that follows `a=path` (RFC 4975, 8.1) sends to its first URI. If that is not this relay, the messages bypass
+//! the gate, unless the server is configured to send through this relay.
 
 use super::{InviteRefusal, Worker};
 use crate::charge::event::Direction;
@@ -11,11 +11,11 @@ use crate::shm::statistic::Statistic;
 use crate::wire::sdp;
 use crate::worker::sip_input::{Body, Invite};
 
-/// Port of an MSRP URI without one (RFC 4975, 15.4).
-const PORT: u16 = 2855;
+/// Default port of MSRP (RFC 4975, 15.4).
+const DEFAULT_PORT: u16 = 2855;
 
 impl Worker {
-    /// Whether the offer in an INVITE may be charged.
+    /// Refuses the offer in an INVITE if it bypasses this relay and `bypass` is `refuse`.
     pub(crate) fn admits_offer(&self, invite: &Invite<'_>, offer: &Body<'_>) -> Result<(), InviteRefusal> {
         let side = match self.direction(invite) {
             Direction::Pull => Side::Client,
@@ -24,9 +24,9 @@ impl Worker {
         self.admits(invite.key.call_id, side, offer).then_some(()).ok_or(InviteRefusal::Bypass)
     }
 
-    /// Counts a client's description that leaves this relay out. `false`: it is to be refused.
+    /// Counts a client's description that bypasses this relay. Returns `false` if `bypass` is `refuse`.
     pub(crate) fn admits(&self, call_id: &[u8], described_by: Side, body: &Body<'_>) -> bool {
-        if described_by != Side::Client || !self.leaves_relay_out(body) {
+        if described_by != Side::Client || !self.bypasses_relay(body) {
             return true;
         }
         self.region.count(Statistic::PathsWithoutRelay);
@@ -40,15 +40,15 @@ impl Worker {
         !is_refused
     }
 
-    /// Whether a stream of the description has another host than this proxy as the first of its path. `false` where the
-    /// host does not know its own addresses.
-    fn leaves_relay_out(&self, body: &Body<'_>) -> bool {
+    /// Whether the path of a stream of the description begins at another host than this one. `false` if the host does not
+    /// know its own addresses.
+    fn bypasses_relay(&self, body: &Body<'_>) -> bool {
         let Some(is_own) = self.own_addresses else { return false };
         let media = sdp::msrp_media(body.content_type, body.bytes).unwrap_or_default();
         let paths = media.into_iter().filter(|media| !media.is_refused).filter_map(|media| media.path);
         paths.filter_map(|path| path.uris().next()).any(|first| {
             let host = first.host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(first.host);
-            !is_own(host, first.port.unwrap_or(PORT))
+            !is_own(host, first.port.unwrap_or(DEFAULT_PORT))
         })
     }
 }

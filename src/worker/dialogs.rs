@@ -1,16 +1,16 @@
-//! SIP within the dialogs of a charged session: offers and answers, BYE, and who may speak for the server's side.
+//! SIP within the dialogs of a charged session: offers and answers, BYE, and which messages are the server's.
 //!
-//! A client can send anything within its own dialog, with any Request-URI and any Route header. So an exchange binds MSRP
-//! endpoints only where the server takes part in it:
+//! A client can send anything within its own dialog, with any Request-URI and any Route header. So an offer/answer exchange
+//! binds MSRP endpoints only if the server takes part in it:
 //!
-//! * a request of the client's side must go to the server's remote target (its Contact), and its answer must come from
-//!   where the server was heard before;
-//! * a request of the server's side must come from there.
+//! * a request of the client's side must go to the server's remote target (its Contact), and the response must come from
+//!   the server's known source address;
+//! * a request of the server's side must come from that address.
 //!
-//! The client's side may change its address. Whatever an exchange binds, the endpoints that the server describes are known
-//! from then on: what they send is paid for or stopped. So the client may not ask for more changes than the session has
-//! names for. A BYE ends its dialog whoever sends it; but only after the server has
-//! answered it, or sent it, is it certain that the server sends nothing any more.
+//! The client's side may change its address. Whether or not an exchange binds anything, the endpoints that the server
+//! describes are recorded: content that they send is paid for or stopped. So the client may not request more changes than
+//! the session has names for. A BYE of either side ends its dialog; but only when the server has sent or answered it is it
+//! certain that the server sends no more.
 
 use super::Worker;
 use super::bind_endpoints::{self, Endpoint, Refusal};
@@ -26,7 +26,7 @@ use crate::worker::sip_input::{Body, Dialog, Method, Reply, Request, Source};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-/// A dialog of a charged session, as a message of it shows.
+/// The session and dialog of a SIP message.
 #[derive(Clone, Copy)]
 struct Place {
     /// Slot of the session.
@@ -34,27 +34,27 @@ struct Place {
     session: SessionKey,
     /// Hash of the answering side's tag.
     leg: u64,
-    /// Which side has sent the request.
+    /// Side that sent the request.
     sender: Side,
 }
 
-/// What becomes of a request within a dialog.
+/// Decision about a request within a dialog.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RequestDecision {
-    /// Goes on; it is of no charged session.
+    /// Passes; it belongs to no charged session.
     NotCharged,
-    /// Goes on; it is of a charged session.
+    /// Passes; it belongs to a charged session.
     Pass,
-    /// Must not go on: the server's answer to it could bring an endpoint that nobody would know.
+    /// Must be dropped: the server's answer could describe an endpoint that the session has no room for.
     Refused,
 }
 
-/// Why an exchange binds nothing.
+/// Why an offer/answer exchange binds nothing.
 #[derive(Clone, Copy)]
 enum Foreign {
     /// The client's request does not go to the server's Contact.
     Target,
-    /// What should be the server's message comes from elsewhere.
+    /// A message of the server's side comes from another source.
     Source,
     /// A side describes the other side's endpoint as its own.
     Endpoint,
@@ -64,20 +64,20 @@ impl Foreign {
     fn text(self) -> &'static str {
         match self {
             Foreign::Target => "a request does not go to the server's Contact",
-            Foreign::Source => "a message of the server's side does not come from where the server was heard before",
+            Foreign::Source => "a message of the server's side does not come from the server's known address",
             Foreign::Endpoint => "a party names the other party's MSRP URI as its own",
         }
     }
 }
 
 impl Worker {
-    /// A request within a dialog, before it goes on.
+    /// Processes a request within a dialog before it is relayed.
     pub fn request_in_dialog(&mut self, request: &Request<'_>) -> RequestDecision {
         let Some(place) = self.place(&request.dialog) else { return RequestDecision::NotCharged };
         if place.sender == Side::Client && !self.may_change(place, request) {
             self.region.count(Statistic::DroppedTableFull);
             log::warn!(
-                "call {}: the client asks for more changes of its MSRP session than are possible; the request is dropped",
+                "call {}: the client has offered too many MSRP endpoints; the request is dropped",
                 request.dialog.call_id.escape_ascii()
             );
             return RequestDecision::Refused;
@@ -90,12 +90,12 @@ impl Worker {
         RequestDecision::Pass
     }
 
-    /// Whether the answer to a request of the client can bring no more endpoints than the session has names for.
+    /// Whether the session has names for all endpoints that the answer to a request of the client can describe.
     fn may_change(&self, place: Place, request: &Request<'_>) -> bool {
         let described =
             self.endpoints(&request.body).map(|endpoints| u32::try_from(endpoints.len()).unwrap_or(u32::MAX));
         let changes = match (request.method, described) {
-            // Without a description the server's answer is the offer.
+            // Without a description, the server's response contains the offer.
             (Method::Invite, None) => 1,
             (Method::Invite | Method::Update | Method::Prack, Some(count)) => count.max(1),
             _ => return true,
@@ -104,8 +104,8 @@ impl Worker {
         slot.leg(place.leg).is_some_and(|leg| !leg.is_another(request.cseq) || slot.may_change(changes))
     }
 
-    /// A reply within a dialog or to an initial INVITE, before it goes on, and the request that it answers; `None`: not
-    /// known. Steps 4 and 11. `false`: not of a charged session.
+    /// Steps 4 and 11: processes a reply within a dialog or to an initial INVITE before it is relayed. `request` is the one
+    /// that it answers; `None`: unknown. Returns `false` if it belongs to no charged session.
     pub fn replied(&mut self, reply: &Reply<'_>, request: Option<&Request<'_>>) -> bool {
         let is_initial =
             reply.method == Method::Invite && request.is_none_or(|request| request.dialog.to_tag.is_empty());
@@ -133,9 +133,8 @@ impl Worker {
         true
     }
 
-    /// A 2xx to an INVITE, of which it is not known whether a transaction of the host waits for it: that of another fork,
-    /// or of an INVITE that was cancelled, may come when the host has forgotten the transaction. It counts where it comes
-    /// from a server that was heard before.
+    /// Processes a 2xx to an INVITE that may have no transaction: that of another fork, or of a cancelled INVITE, can arrive
+    /// when the host has ended the transaction. It is accepted from a known source address of a server only.
     pub fn late_answer(&mut self, reply: &Reply<'_>) {
         let Some(place) = self.place_of_initial(reply).filter(|_| (200..300).contains(&reply.code)) else { return };
         let region = Arc::clone(&self.region);
@@ -146,7 +145,7 @@ impl Worker {
         }
     }
 
-    /// The charged session of this dialog, if it is one. Tags may be in either order. Cheap: no copy.
+    /// Returns the charged session of a dialog, with the tags in either order.
     pub fn session_of(&self, dialog: &Dialog<'_>) -> Option<SessionKey> {
         self.place(dialog).map(|place| place.session)
     }
@@ -166,7 +165,7 @@ impl Worker {
         Some(Place { at, session: slot.session()?, leg, sender: sender(slot, by_inviting_side) })
     }
 
-    /// The session that the INVITE of a reply opens.
+    /// Finds the session that the INVITE of a reply has opened.
     fn place_of_initial(&self, reply: &Reply<'_>) -> Option<Place> {
         let (region, session) = (&self.region, Self::session_of_invite(&reply.invite_key()));
         let table = region.table();
@@ -179,8 +178,8 @@ impl Worker {
         let region = Arc::clone(&self.region);
         let (table, dialog) = (region.table(), &reply.dialog);
         let slot = &table.slots[place.at as usize];
-        // A provisional reply that is not sent reliably makes no dialog that can end before its INVITE does. Its description
-        // is what the 2xx will have as well, and the server may send already.
+        // An unreliable provisional reply creates no dialog that can end before its INVITE does. Its description will be that
+        // of the 2xx, and the server may send already.
         let is_firm = reply.code >= 200 || reply.is_reliable;
         if dialog.to_tag.is_empty() || !is_firm && self.endpoints(&reply.body).is_none() {
             return;
@@ -205,7 +204,7 @@ impl Worker {
         let (state, event) = match reply.code {
             ..200 => (DialogState::Early, Event::EarlyDialog { leg: place.leg }),
             _ => {
-                // Whatever becomes of the event: this call does not end as one that failed.
+                // Even if the event is lost: this call has not failed.
                 slot.set_answered();
                 (DialogState::Confirmed, Event::Answered { leg: place.leg })
             }
@@ -225,15 +224,15 @@ impl Worker {
         if reply.code < 200 && !reply.is_reliable {
             return;
         }
-        let trusted = self.check(place, leg, request, reply.source);
-        if let Err(foreign) = trusted {
+        let checked = self.check(place, leg, request, reply.source);
+        if let Err(foreign) = checked {
             let has_description = request.is_some_and(|request| self.endpoints(&request.body).is_some())
                 || self.endpoints(&reply.body).is_some();
             if has_description {
                 self.refuse_exchange(reply.dialog.call_id, foreign);
             }
-            // Where the server has answered all the same, what it sends from there must be known: from wherever, or, where
-            // its answer has come by an unknown way and may be another's, to the client's endpoint.
+            // If the server has answered nevertheless, its endpoint must be known: for any destination, or, if the answer's
+            // source is unknown and it may be another party's, towards the client's endpoint only.
             let answered = self.endpoints(&reply.body).unwrap_or_default();
             match (foreign, place.sender) {
                 (Foreign::Target, Side::Client) => self.recognise(place, &answered),
@@ -255,8 +254,8 @@ impl Worker {
         self.exchange(place, Some(leg), reply, request, false);
     }
 
-    /// The description in a reply: an answer to the request's offer, or an offer. Where the request is not known it is taken
-    /// for an answer.
+    /// Binds the description in a reply: an answer to the request's offer, or an offer. If the request is unknown, it is
+    /// taken for an answer.
     fn exchange(
         &mut self,
         place: Place,
@@ -274,14 +273,14 @@ impl Worker {
         if leg.is_some_and(|leg| leg.is_done(place.sender, reply.cseq)) {
             return;
         }
-        // The offer of a client's initial INVITE was looked at when it was charged.
+        // The offer of a client's initial INVITE was checked when it was charged.
         let offer = request.filter(|_| !is_initial).map(|request| (place.sender, &request.body));
         let answer = (place.sender.other(), &reply.body);
         let call_id = reply.dialog.call_id;
         if offer.into_iter().chain([answer]).any(|(side, body)| !self.admits(call_id, side, body)) {
             return self.recognise(place, &described);
         }
-        let (is_told, is_firm) = (request.is_some(), reply.code >= 200 || reply.is_reliable);
+        let (is_known, is_firm) = (request.is_some(), reply.code >= 200 || reply.is_reliable);
         let mut is_answer = false;
         let result = self.change(place, |streams| {
             if leg.is_none() && streams.iter().any(|stream| stream.leg == place.leg) {
@@ -293,8 +292,8 @@ impl Worker {
             let kept = bind_endpoints::kept_offer(streams).filter(|_| is_initial);
             let offer = match &offered {
                 Some(offered) => Some((place.sender, offered.clone())),
-                // An INVITE without a description: the reply is the offer.
-                None if is_told => None,
+                // The INVITE has no description: the reply contains the offer.
+                None if is_known => None,
                 None => kept.or(Some((place.sender, Vec::new()))),
             };
             is_answer = offer.is_some();
@@ -310,8 +309,8 @@ impl Worker {
         }
     }
 
-    /// The description in an ACK or PRACK: an answer, if an offer of the other side waits for one. Else it is an offer, which
-    /// counts when it is answered.
+    /// Binds the description in an ACK or PRACK if it answers an offer of the other side. Otherwise it is an offer, which is
+    /// bound with its answer.
     fn on_answer_in_request(&mut self, place: Place, request: &Request<'_>) {
         let Some(described) = self.endpoints(&request.body) else { return };
         let region = Arc::clone(&self.region);
@@ -326,7 +325,7 @@ impl Worker {
         if !self.admits(request.dialog.call_id, place.sender, &request.body) {
             return;
         }
-        // Whether it reaches the server cannot be seen, but the server's endpoint is the one that the server has offered.
+        // Whether it reaches the server is unknown, but the server's endpoint is the one that the server has offered.
         if let Err(foreign) = self.check(place, leg, Some(request), None) {
             return self.refuse_exchange(request.dialog.call_id, foreign);
         }
@@ -362,7 +361,7 @@ impl Worker {
         }
     }
 
-    /// Whether the server takes part in a transaction within its dialog, as far as the host can tell.
+    /// Checks, as far as the host can tell, that the server takes part in a transaction within its dialog.
     fn check(
         &self,
         place: Place,
@@ -377,7 +376,7 @@ impl Worker {
             Side::Client => reply_source,
             Side::Server => request.and_then(|request| request.source),
         };
-        // A party may send its requests from another port than its answers.
+        // A party may send requests and responses from different ports.
         let (known, seen) = match place.sender {
             Side::Client => (leg.source(), server_source),
             Side::Server => (leg.host(), server_source.map(|source| Source { port: 0, ..source })),
@@ -393,7 +392,7 @@ impl Worker {
         }
     }
 
-    /// Changes the streams of a session, or leaves them as they are.
+    /// Changes the streams of a session; on an error they stay as they were.
     fn change(&self, place: Place, mut change: impl FnMut(&mut Streams) -> Result<(), Refusal>) -> Result<(), Refusal> {
         let mut result = Ok(());
         let changed = self.region.table().change_streams(place.at, place.session, |streams| {
@@ -418,7 +417,7 @@ impl Worker {
         log::warn!("call {}: {}; no MSRP session is bound to it", call_id.escape_ascii(), foreign.text());
     }
 
-    /// Makes endpoints of the server known: what they send is stopped where they are bound to nothing.
+    /// Records endpoints of the server: content that they send while they are not bound is stopped.
     fn recognise(&self, place: Place, endpoints: &[Endpoint]) {
         let table = self.region.table();
         for endpoint in endpoints {
@@ -428,7 +427,7 @@ impl Worker {
         }
     }
 
-    /// Makes known what may pass between endpoints that a party which is not believed has described.
+    /// Records pairs of endpoints described by a party that is not trusted: content between them is stopped.
     fn recognise_pairs(&self, place: Place, servers: &[Endpoint], clients: &[Endpoint]) {
         for server in servers {
             let client = clients.iter().find(|client| client.position == server.position);
@@ -439,7 +438,7 @@ impl Worker {
         }
     }
 
-    /// The MSRP endpoints of a description; `None`: the body has none.
+    /// Returns the MSRP endpoints of a session description; `None` if the body has no MSRP media.
     fn endpoints(&self, body: &Body<'_>) -> Option<Vec<Endpoint>> {
         let media = sdp::msrp_media(body.content_type, body.bytes)?;
         let open = media.into_iter().filter(|media| !media.is_refused);
@@ -458,14 +457,14 @@ fn sender(slot: &Slot, by_inviting_side: bool) -> Side {
     }
 }
 
-/// Hash of the URI of a Contact or Request-URI; 0: there is none.
+/// Hashes the URI of a Contact or Request-URI; 0 if there is none.
 fn hash_of_target(region: &Region, value: &[u8]) -> u64 {
     let Some(target) = Target::parse(value) else { return 0 };
     let (scheme, host) = (target.scheme.to_ascii_lowercase(), target.host.to_ascii_lowercase());
     region.hash(&[b"target", &scheme, b":", target.user, b"@", &host, &target.port.to_le_bytes()])
 }
 
-/// Hash of an address; 0: not known.
+/// Hashes a source address; 0: unknown.
 fn hash_of_source(region: &Region, source: Option<Source>) -> u64 {
     let Some(Source { address, port }) = source else { return 0 };
     let octets = match address.to_canonical() {

@@ -1,15 +1,15 @@
-//! A text with edits that are recorded beside it, applied: a proxy keeps what its script does to a message as a list of
-//! removals and additions until it sends the message.
+//! Applies recorded edits to a text: a proxy keeps the changes that its script makes to a message as a list of removals and
+//! additions until it sends the message.
 
 use std::ops::Range;
 
-/// The longest result: the header section of a SIP message of 64 KiB, and as much again that was added.
+/// Maximum length of the result, octets: a SIP message of 64 KiB, and as much again that was added.
 const RESULT_MAX: usize = 128 * 1024;
 
-/// A text being edited from its beginning to its end.
+/// A text that is edited from its beginning to its end.
 pub struct Edits<'a> {
     original: &'a [u8],
-    /// Octets of the original that are copied or removed.
+    /// Octets of the original that were copied or removed so far.
     position: usize,
     result: Vec<u8>,
     uncertain: Vec<Range<usize>>,
@@ -21,23 +21,23 @@ pub struct Edits<'a> {
 pub struct Edited {
     /// The text.
     pub text: Vec<u8>,
-    /// Where it may read differently; an empty range marks a place where unknown octets belong.
+    /// Parts that may differ when the message is sent; an empty range marks a place of unknown octets.
     pub uncertain: Vec<Range<usize>>,
 }
 
 impl<'a> Edits<'a> {
-    /// Begins with this text, unchanged.
+    /// Starts to edit this text.
     pub fn new(original: &'a [u8]) -> Edits<'a> {
         let result = Vec::with_capacity(original.len() + original.len() / 4);
         Edits { original, position: 0, result, uncertain: Vec::new(), is_too_long: false }
     }
 
-    /// How many octets of the original are copied or removed.
+    /// Returns the number of octets of the original that were copied or removed.
     pub fn position(&self) -> usize {
         self.position
     }
 
-    /// Copies the original up to this offset. What was copied or removed before stays so.
+    /// Copies the original up to this offset, from where copying or removing has stopped.
     pub fn copy_to(&mut self, offset: usize) {
         let end = offset.min(self.original.len());
         let original = self.original;
@@ -47,24 +47,24 @@ impl<'a> Edits<'a> {
         }
     }
 
-    /// Removes the octets of the original up to this offset that are not copied yet.
+    /// Removes the original up to this offset, from where copying or removing has stopped.
     pub fn remove_to(&mut self, offset: usize) {
         self.position = self.position.max(offset.min(self.original.len()));
     }
 
-    /// Adds a text here.
+    /// Adds a text.
     pub fn add(&mut self, text: &[u8]) {
         self.push(text);
     }
 
-    /// Adds a text here that is known when the message is sent only: empty for one that is not known at all.
+    /// Adds a text that is final only when the message is sent; empty if it is unknown.
     pub fn add_uncertain(&mut self, text: &[u8]) {
         let start = self.result.len();
         self.push(text);
         self.uncertain.push(start..self.result.len());
     }
 
-    /// Copies the rest. `None`: the result is longer than 128 KiB.
+    /// Copies the rest and returns the result; `None` if it is longer than 128 KiB.
     pub fn finish(mut self) -> Option<Edited> {
         self.copy_to(self.original.len());
         (!self.is_too_long).then_some(Edited { text: self.result, uncertain: self.uncertain })
@@ -79,7 +79,7 @@ impl<'a> Edits<'a> {
 }
 
 impl Edited {
-    /// Whether this part of the text is known.
+    /// Whether no octet of this part may differ when the message is sent.
     pub fn is_certain(&self, part: &Range<usize>) -> bool {
         self.uncertain.iter().all(|uncertain| uncertain.end <= part.start || uncertain.start >= part.end)
     }
@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn a_result_that_is_too_long_is_none() {
+    fn result_over_the_maximum_length_is_none() {
         let text = vec![b'a'; RESULT_MAX];
         assert!(Edits::new(&text).finish().is_some_and(|edited| edited.text == text));
         let mut edits = Edits::new(&text);

@@ -1,4 +1,4 @@
-//! MSRP: the gate, and what the engine hears of frames.
+//! MSRP frames: which session they belong to, whether they pass, and what is reported to the engine.
 
 use super::{FrameDecision, Urgency, Worker};
 use crate::charge::ch2::SessionKey;
@@ -14,21 +14,21 @@ use crate::worker::sip_input::Frame;
 use std::sync::Arc;
 
 impl Worker {
-    /// Steps 5 and 10: an MSRP frame, before it is relayed.
+    /// Steps 5 and 10: decides about an MSRP frame before it is relayed.
     pub fn frame(&mut self, frame: &Frame<'_>) -> FrameDecision {
         self.frame_of(frame, None)
     }
 
-    /// A response, where the host gives a request another transaction id as it sends it on: `request` is the id that the
-    /// request came with.
+    /// Decides about a response in a host that changes transaction ids when it relays requests: `request` is the id that the
+    /// request was received with.
     pub fn response(&mut self, frame: &Frame<'_>, request: &[u8]) -> FrameDecision {
         self.frame_of(frame, Some(request))
     }
 
-    /// A frame that [`Worker::frame`] let pass could not be sent on: a SEND with content costs nothing then.
+    /// A frame that [`Worker::frame`] has let pass could not be relayed: a SEND with content is not charged.
     pub fn unsent(&mut self, frame: &[u8]) {
         let Ok(parsed) = msrp::Frame::parse(frame) else { return };
-        let bound = match self.attribute(&parsed, self.ends(&parsed)) {
+        let bound = match self.session_of_frame(&parsed, self.ends(&parsed)) {
             FrameSession::Bound(bound) if bound.side == Side::Server => bound,
             _ => return,
         };
@@ -38,20 +38,20 @@ impl Worker {
         }
     }
 
-    /// A request goes to this relay itself, since both ends use it: it will be seen once more.
+    /// A request is relayed to this relay itself, since both parties use it: it will be received again.
     pub fn expect_again(&self, frame: &[u8]) {
         if let Ok(parsed) = msrp::Frame::parse(frame) {
             self.region.table().expect_again(self.hash_of_content(&parsed));
         }
     }
 
-    /// Whether a request has passed before, by all that a relay leaves as it is.
+    /// Whether a request has passed before, compared by what a relay does not change.
     pub fn is_expected_again(&self, frame: &[u8]) -> bool {
         let parsed = msrp::Frame::parse(frame).ok();
         parsed.is_some_and(|parsed| self.region.table().is_expected_again(self.hash_of_content(&parsed)))
     }
 
-    /// Hash of what a relay leaves as it is.
+    /// Hashes what a relay does not change.
     fn hash_of_content(&self, frame: &msrp::Frame<'_>) -> u64 {
         let ends = self.ends(frame);
         let range = frame
@@ -74,19 +74,19 @@ impl Worker {
             self.region.count(Statistic::FramesMalformed);
             return FrameDecision::Malformed;
         };
-        let passage = match parsed.start {
-            msrp::Start::Response(code) => self.answer(&parsed, code, frame, request),
+        let decision = match parsed.start {
+            msrp::Start::Response(code) => self.on_response(&parsed, code, frame, request),
             msrp::Start::Request(_) => {
                 let ends = self.ends(&parsed);
-                match self.attribute(&parsed, ends) {
+                match self.session_of_frame(&parsed, ends) {
                     FrameSession::Bound(bound) => self.request(bound, &parsed, ends, frame),
-                    FrameSession::Unbound { at, session } => self.stop_stray(at, session, &parsed),
+                    FrameSession::Unbound { at, session } => self.stop_unbound(at, session, &parsed),
                     FrameSession::NotCharged => self.not_charged(&parsed, frame),
                 }
             }
         };
-        // A value that is none is the business of charged sessions alone.
-        match passage {
+        // Only frames of charged sessions are checked for invalid values.
+        match decision {
             FrameDecision::Malformed => {
                 self.region.count(Statistic::FramesMalformed);
                 log::warn!(
@@ -100,7 +100,7 @@ impl Worker {
             FrameDecision::NoSession => self.region.count(Statistic::FramesUnattributed),
             _ => {}
         }
-        passage
+        decision
     }
 
     fn ends(&self, frame: &msrp::Frame<'_>) -> Ends {
@@ -108,19 +108,19 @@ impl Worker {
         Ends { from: hash(&frame.from_path), to: hash(&frame.to_path) }
     }
 
-    /// The session of a request: by both ends of its paths, or of a REPORT of a relay near the client by the end that it
-    /// goes to.
-    fn attribute(&self, frame: &msrp::Frame<'_>, Ends { from, to }: Ends) -> FrameSession {
+    /// Finds the session of a request by both ends of its paths, or of a REPORT of a relay near the client by its
+    /// destination.
+    fn session_of_frame(&self, frame: &msrp::Frame<'_>, Ends { from, to }: Ends) -> FrameSession {
         let table = self.region.table();
         match table.session_of_request(from, to) {
             FrameSession::NotCharged if frame.start == msrp::Start::Request(msrp::Method::Report) => {
                 table.session_of_report(to).map_or(FrameSession::NotCharged, FrameSession::Bound)
             }
-            attribution => attribution,
+            found => found,
         }
     }
 
-    /// A request between the endpoints of a session.
+    /// A request between bound endpoints of a session.
     fn request(&mut self, bound: Bound, frame: &msrp::Frame<'_>, ends: Ends, came: &Frame<'_>) -> FrameDecision {
         if !self.is_believed(bound, came) {
             self.report_stop(bound.at, bound.session, frame.message_id, Stop::Forged);
@@ -154,7 +154,7 @@ impl Worker {
         }
     }
 
-    /// A frame that has passed once and is counted. The client will answer its transaction id of this pass.
+    /// A frame that has passed once and was charged. The client will answer the transaction id of this pass.
     fn pass_again(&mut self, bound: Bound, frame: &msrp::Frame<'_>, ends: Ends) {
         if let (Side::Server, Some(message_id), true) = (bound.side, frame.message_id, frame.is_content()) {
             let transaction = transaction_hash(frame.transaction_id.as_bytes());
@@ -175,7 +175,7 @@ impl Worker {
         }
     }
 
-    /// The session is alive: the engine hears of it once in a second, and of each new connection.
+    /// Reports activity of the session to the engine, at most once a second, and each new connection.
     fn activity(&mut self, bound: Bound, connection: u64) {
         let region = Arc::clone(&self.region);
         let slot = &region.table().slots[bound.at as usize];
@@ -189,15 +189,15 @@ impl Worker {
         self.region.table().slots[at as usize].may_push(second())
     }
 
-    /// A response: of the client or of a relay near it, to a SEND that passed here, or of the server.
-    fn answer(
+    /// A response: of the client, or a relay near it, to a SEND that passed here, or of the server.
+    fn on_response(
         &mut self,
         frame: &msrp::Frame<'_>,
         code: u16,
         came: &Frame<'_>,
         request: Option<&[u8]>,
     ) -> FrameDecision {
-        // The relay's own response to itself says nothing of the client.
+        // The relay's response to itself is not the client's.
         if came.from_self {
             return FrameDecision::NotCharged;
         }
@@ -205,18 +205,18 @@ impl Worker {
         let from = self.hash_of_endpoint(&frame.from_path.endpoint());
         let region = Arc::clone(&self.region);
         let table = region.table();
-        let mut passage = FrameDecision::NotCharged;
+        let mut decision = FrameDecision::NotCharged;
         let of_client = table.expecting(self.hash_of_transaction(from, id));
         for bound in of_client.chain(table.sessions_of_response(from)).take(SHARED_MAX) {
-            passage = self.answer_of(bound, id, code, came);
-            if passage == FrameDecision::Forged {
+            decision = self.response_of(bound, id, code, came);
+            if decision == FrameDecision::Forged {
                 break;
             }
         }
-        passage
+        decision
     }
 
-    fn answer_of(&mut self, bound: Bound, id: &[u8], code: u16, came: &Frame<'_>) -> FrameDecision {
+    fn response_of(&mut self, bound: Bound, id: &[u8], code: u16, came: &Frame<'_>) -> FrameDecision {
         if !self.is_believed(bound, came) {
             self.report_stop(bound.at, bound.session, None, Stop::Forged);
             return FrameDecision::Forged;
@@ -232,8 +232,8 @@ impl Worker {
         FrameDecision::Pass
     }
 
-    /// Whether a frame comes from the side that it claims: by its connection, or by its address where the operator has
-    /// named those of the IM servers.
+    /// Whether a frame comes from the side that it claims: checked by its connection, or by its source address if the
+    /// operator has configured those of the IM servers.
     fn is_believed(&mut self, bound: Bound, came: &Frame<'_>) -> bool {
         if came.from_self || came.connection == 0 || is_injected(InjectedBug::SpeakerByPathAlone) {
             return true;
@@ -259,8 +259,8 @@ impl Worker {
             }
             false => came.source.is_some_and(|source| servers.contains(source)),
         };
-        // What was on its way over a connection that is gone is settled before anything of the new one is believed. A server
-        // that is known by its address may use several at a time.
+        // Messages in transit on a lost connection are settled before frames of the new one are believed. A server that is
+        // identified by its address may use several connections at a time.
         let is_lost = known != 0 && servers.is_empty();
         let lost = Event::ConnectionLost { connection: known };
         if !may_speak || is_lost && !self.push_or_count(bound.session, lost) {
@@ -268,12 +268,12 @@ impl Worker {
         }
         let is_believed = slot.replace_server_connection(bound.leg, known, came.connection)
             || slot.server_connection(bound.leg) == came.connection;
-        // So that the engine knows whose loss to look for.
+        // So that the engine knows which connection's loss ends the session's messages.
         self.push_or_count(bound.session, Event::Activity { connection: came.connection });
         is_believed || !servers.is_empty()
     }
 
-    /// A request of no session: of an IM server it must not go on, whatever the script says.
+    /// A request of no session. Content from an IM server is stopped, whatever the script does.
     fn not_charged(&mut self, frame: &msrp::Frame<'_>, came: &Frame<'_>) -> FrameDecision {
         let is_servers = came.source.is_some_and(|source| self.region.config.im_servers.contains(source));
         if !is_servers || came.from_self || !frame.is_content() {
@@ -289,25 +289,26 @@ impl Worker {
         FrameDecision::NoSession
     }
 
-    /// Content of an endpoint of a charged session that belongs to none of its streams.
-    fn stop_stray(&mut self, at: u32, session: SessionKey, frame: &msrp::Frame<'_>) -> FrameDecision {
+    /// A request from an endpoint of a charged session that belongs to none of its streams: stopped.
+    fn stop_unbound(&mut self, at: u32, session: SessionKey, frame: &msrp::Frame<'_>) -> FrameDecision {
         if frame.is_content() {
             self.report_stop(at, session, frame.message_id, Stop::NoStream);
         }
         FrameDecision::NoSession
     }
 
-    /// Tells the engine that a frame was stopped; of one session not more often than is of use.
+    /// Reports a stopped frame to the engine, at a limited rate for each session.
     fn report_stop(&mut self, at: u32, session: SessionKey, message_id: Option<&str>, why: Stop) {
         if self.region.table().slots[at as usize].may_report(second()) {
             self.push_event(session, Event::Stopped { message_id: message_id.unwrap_or(""), why }, 0, Urgency::Soon);
         }
     }
 
-    /// A SEND with content from the server's side: the gate.
+    /// Decides about a SEND with content from the server's side: asks the gate, and reports the result to the engine.
     fn decide_send(&mut self, bound: Bound, frame: &msrp::Frame<'_>, ends: Ends, connection: u64) -> FrameDecision {
         let Some(message_id) = frame.message_id else { return FrameDecision::Malformed };
-        // Room first: what the gate has taken must be told to the engine. One session leaves some to the others.
+        // Room first: units that the gate takes must be reported to the engine. A quarter of the ring stays free for the
+        // end of sessions.
         let spare = self.ring.size() / 4;
         if !self.ring.has_room(spare) || !self.may_push(bound.at) {
             self.region.count(Statistic::DroppedRingFull);
@@ -318,12 +319,12 @@ impl Worker {
         let sent = sent(message_id, frame, 0, connection);
         let message = region.hash_of_message(session, message_id);
         let chunk = Chunk { message, is_first: sent.start == 1, octets: sent.octets };
-        let passed = table.decide(at, session, &chunk);
+        let decision = table.decide(at, session, &chunk);
         crash_point();
-        let stop = match passed {
+        let stop = match decision {
             ChunkDecision::Charged { amount, left } => {
                 let per = table.slots[at as usize].per();
-                let urgency = if is_to_be_told(per, left, amount) { Urgency::Now } else { Urgency::Soon };
+                let urgency = if must_wake_engine(per, left, amount) { Urgency::Now } else { Urgency::Soon };
                 self.push_event(session, Event::Sent(Sent { taken: amount, ..sent }), 0, urgency);
                 self.expect_response(at, frame, ends);
                 return FrameDecision::Pass;
@@ -337,7 +338,7 @@ impl Worker {
             ChunkDecision::MessageStopped => Stop::Message,
             ChunkDecision::Full => Stop::Share,
         };
-        // The first stop of a message may end it, so it is told however many others were.
+        // The first stop of a message may end it, so it is reported however many others were.
         if stop != Stop::Message || table.slots[at as usize].may_report(second()) {
             self.push_event(session, Event::Stopped { message_id, why: stop }, spare, Urgency::Now);
         }
@@ -350,8 +351,8 @@ impl Worker {
         }
     }
 
-    /// A response names neither its message nor, where a relay near the client answers, its session: the transaction of the
-    /// SEND tells both (RFC 4975, 7.2). The next hop answers it, or the client where relays pass responses on.
+    /// Records the transaction of a SEND: a response names neither its message nor, if a relay near the client sends it, its
+    /// session (RFC 4975, 7.2). The next hop responds, or the client if relays forward responses.
     fn expect_response(&self, at: u32, frame: &msrp::Frame<'_>, ends: Ends) {
         let relay = frame.to_path.hop_after_this().map(|relay| self.hash_of_endpoint(&relay));
         for responder in relay.into_iter().chain([ends.to]) {
@@ -361,38 +362,38 @@ impl Worker {
         }
     }
 
-    /// Hash of a transaction and of the party that answers it.
+    /// Hashes a transaction and the party that answers it.
     fn hash_of_transaction(&self, responder: u64, id: &[u8]) -> u64 {
         self.region.hash(&[b"transaction", &responder.to_le_bytes(), id])
     }
 }
 
-/// Hashes of both ends of a frame's paths.
+/// Hashes of the endpoints of a frame's paths.
 #[derive(Clone, Copy)]
 struct Ends {
     from: u64,
     to: u64,
 }
 
-/// The peer of a frame, for the log.
+/// The source of a frame, for the log.
 fn address(came: &Frame<'_>) -> String {
     came.source.map_or_else(|| "an unknown address".to_owned(), |source| source.to_string())
 }
 
-/// Sessions that a response may be of at most.
+/// Maximum number of sessions with the same endpoint that a response is checked against.
 const SHARED_MAX: usize = 8;
 
-/// The second of the clock, as allowances count it.
+/// The current second, for rate limits.
 fn second() -> u32 {
     (clock::now().0 / 1_000_000) as u32
 }
 
-/// Number of the first octet of a chunk, from 1.
+/// Position of the first octet of a chunk, from 1.
 fn first_octet(frame: &msrp::Frame<'_>) -> u64 {
     frame.byte_range.map_or(1, |range| range.start.max(1))
 }
 
-/// What the engine hears of a SEND.
+/// The event of a SEND.
 fn sent<'a>(message_id: &'a str, frame: &msrp::Frame<'a>, taken: u32, connection: u64) -> Sent<'a> {
     let start = first_octet(frame);
     Sent {
@@ -418,9 +419,9 @@ fn sent<'a>(message_id: &'a str, frame: &msrp::Frame<'a>, taken: u32, connection
     }
 }
 
-/// Whether the engine is woken for what a frame has taken: it may have to ask for more, and until its next turn a fast
-/// server sends a hundred messages. Once in 32 messages, in 8 where few are left, and when none is.
-fn is_to_be_told(per: Per, left: u32, amount: u32) -> bool {
+/// Whether the engine must be woken after a frame has taken units: it may have to request more, and a fast server sends a
+/// hundred messages before the engine's next tick. Every 32 messages, every 8 if few are left, and when none is left.
+fn must_wake_engine(per: Per, left: u32, amount: u32) -> bool {
     let step = match (per, left) {
         (_, 0) => return true,
         (Per::Message, ..32) => 8,

@@ -1,4 +1,4 @@
-//! SIP: what a process of the host says about INVITEs and their ends. Answers and dialogs are in `dialogs`.
+//! INVITEs: reservation, failure, CANCEL, and the end of a session. Replies and dialogs are in `dialogs`.
 
 use super::{FIELD_MAX, InviteRefusal, Urgency, Worker};
 use crate::charge::ch2::SessionKey;
@@ -12,16 +12,16 @@ use crate::worker::sip_input::{Body, Dialog, Invite, InviteKey};
 use std::str::from_utf8;
 
 impl Worker {
-    /// Whether [`Worker::reserve`] would take this INVITE now: a host asks before it suspends anything.
+    /// Checks whether [`Worker::reserve`] would accept this INVITE now: for hosts, before they suspend the transaction.
     /// `offer` is the body of the INVITE.
     pub fn can_reserve(&self, invite: &Invite<'_>, offer: &Body<'_>) -> Result<(), InviteRefusal> {
         call_id_of(invite)?;
-        self.engine_takes_sessions()?;
+        self.check_engine()?;
         self.ring.has_room(self.ring.size() / 4).then_some(()).ok_or(InviteRefusal::Full)?;
         self.admits_offer(invite, offer)
     }
 
-    /// Step 1. `Ok`: the event is in the ring, a verdict will come.
+    /// Step 1: requests a reservation. `Ok` means that the event is in the ring and a verdict will follow.
     pub fn reserve(&mut self, invite: &Invite<'_>) -> Result<SessionKey, InviteRefusal> {
         let result = self.try_reserve(invite);
         match result {
@@ -33,11 +33,11 @@ impl Worker {
 
     fn try_reserve(&mut self, invite: &Invite<'_>) -> Result<SessionKey, InviteRefusal> {
         let call_id = call_id_of(invite)?;
-        self.engine_takes_sessions()?;
+        self.check_engine()?;
         let session = Self::session_of_invite(&invite.key);
         let direction = self.direction(invite);
         let preference = self.region.config.identity;
-        let account = identity::preferred(&self.payer(invite, direction), preference).unwrap_or_default();
+        let account = identity::preferred(&self.charged_party(invite, direction), preference).unwrap_or_default();
         let other = match direction {
             Direction::Pull => invite.request_uri,
             Direction::Push => identity::address(invite.from),
@@ -61,7 +61,7 @@ impl Worker {
         }
     }
 
-    fn engine_takes_sessions(&self) -> Result<(), InviteRefusal> {
+    fn check_engine(&self) -> Result<(), InviteRefusal> {
         if !self.region.engine_is_up() {
             return Err(InviteRefusal::EngineDown);
         }
@@ -76,8 +76,8 @@ impl Worker {
         Ok(())
     }
 
-    /// Whether the INVITE fetches messages or delivers them. P-Asserted-Identity decides only where it also names the
-    /// payer: a script that names another one does not vouch for this header.
+    /// Returns whether the INVITE fetches messages or delivers them. P-Asserted-Identity decides only if it also names the
+    /// charged party: a script that names another one does not vouch for this header.
     pub(crate) fn direction(&self, invite: &Invite<'_>) -> Direction {
         let config = &self.region.config;
         let server = match (invite.direction, &config.direction) {
@@ -94,10 +94,10 @@ impl Worker {
         }
     }
 
-    /// The header values with the identity to charge. The called party is the Request-URI as received, unless
-    /// P-Called-Party-ID preserves the one before (RFC 7315, 4.2): a script sets the Request-URI to route, to the contact
-    /// of a device for example.
-    fn payer<'a>(&self, invite: &Invite<'a>, direction: Direction) -> [&'a [u8]; 2] {
+    /// Returns the header values with the identity to charge. The called party is the Request-URI as received, unless
+    /// P-Called-Party-ID preserves the original one (RFC 7315, 4.2): scripts change the Request-URI to route, for example
+    /// to the contact of a device.
+    fn charged_party<'a>(&self, invite: &Invite<'a>, direction: Direction) -> [&'a [u8]; 2] {
         let called = match invite.called_party {
             b"" => invite.request_uri,
             called => identity::address(called),
@@ -110,27 +110,27 @@ impl Worker {
         }
     }
 
-    /// The INVITE ended without a 2xx.
+    /// The INVITE failed: it ended without a 2xx.
     pub fn failed(&mut self, session: SessionKey, transaction: Option<InviteTransaction>, code: u16) {
-        // Hosts report the end of every transaction, also of one that was answered.
+        // Hosts report the end of every transaction, also after a 2xx.
         let is_answered = |at: u32| self.region.table().slots[at as usize].is_answered();
         if !self.slot_of(session).is_some_and(is_answered) {
             self.push_or_count(session, Event::Failed { code, transaction });
         }
     }
 
-    /// CANCEL of the INVITE.
+    /// The INVITE was cancelled.
     pub fn cancelled(&mut self, session: SessionKey, transaction: Option<InviteTransaction>) {
         self.push_or_count(session, Event::Cancelled { transaction });
     }
 
-    /// The session of the INVITE.
+    /// Returns the key of the session that an INVITE opens.
     pub fn session_of_invite(key: &InviteKey<'_>) -> SessionKey {
         SessionKey::new(key.call_id, key.from_tag, key.cseq)
     }
 
-    /// The script closes the session now: that of the dialog, or the one that the INVITE with this CSeq number opens.
-    /// `false`: not a charged session.
+    /// Closes a session at the script's request: that of the dialog, or the one that the INVITE with this CSeq number opens.
+    /// Returns `false` if it is not charged.
     pub fn end(&mut self, dialog: &Dialog<'_>, cseq: u32, reason: &[u8]) -> bool {
         let reason = from_utf8(reason).ok().filter(|reason| reason.len() <= FIELD_MAX).unwrap_or("script");
         let key = InviteKey { call_id: dialog.call_id, from_tag: dialog.from_tag, cseq };
@@ -141,26 +141,26 @@ impl Worker {
         session.is_some_and(|session| self.push_or_count(session, Event::End { reason }))
     }
 
-    /// The slot of a session that is charged.
+    /// Returns the slot of a charged session.
     pub(crate) fn slot_of(&self, session: SessionKey) -> Option<u32> {
         self.region.table().slot_of_session(self.region.name_of_session(session), session)
     }
 
-    /// The host closed this connection.
+    /// The host has closed this connection.
     pub fn connection_lost(&mut self, connection: u64) {
         let lost = Record::ConnectionLost { at: clock::now(), connection };
-        // Another connection may speak for its side once the engine has read it.
+        // Once the engine has read this, its side may use another connection.
         if connection != 0 && !self.push(&lost, 0, Urgency::Now) {
             self.region.count(Statistic::DroppedRingFull);
         }
     }
 }
 
-/// Call-ID of an INVITE whose fields can be carried.
+/// Returns the Call-ID of an INVITE, if Call-ID and From tag are present and short enough.
 fn call_id_of<'a>(invite: &Invite<'a>) -> Result<&'a str, InviteRefusal> {
     let InviteKey { call_id, from_tag, .. } = invite.key;
     let fits = |field: &[u8]| (1..=FIELD_MAX).contains(&field.len());
-    // RFC 3261, 25.1: what a Call-ID is made of. Operators' terminals show it.
+    // RFC 3261, 25.1 allows these characters only. Operators' terminals display them.
     let is_word = |id: &&str| id.bytes().all(|octet| octet.is_ascii_graphic());
     let call_id = from_utf8(call_id).ok().filter(|id| fits(id.as_bytes()) && fits(from_tag)).filter(is_word);
     call_id.ok_or(InviteRefusal::Malformed)

@@ -1,8 +1,18 @@
-//! What a process of the host calls. Nothing here waits: a hook reads the message, copies a bounded record into
-//! the process's own ring, wakes the engine only if it sleeps and someone waits for it, and goes on.
+//! Hooks that run in the host's SIP and MSRP workers. They never block: a hook reads the message, copies a bounded record
+//! into the process's own event ring, and wakes the engine only if someone waits for the result.
 //!
-//! Two things cannot wait for the engine and are done here: the MSRP sessions are bound to their slot before the
-//! 200 OK goes on, and the gate is decided on the slot's counters.
+//! Two things cannot wait for the engine and are done here, in shared memory: MSRP endpoints are bound to their session
+//! before the SIP message is relayed, and the gate decides whether a SEND passes.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `invites` | INVITEs: reservation, failure, CANCEL |
+//! | `dialogs` | requests and replies within a dialog |
+//! | `bind_endpoints` | offer and answer: which MSRP endpoints belong together |
+//! | `frames` | MSRP frames, and the gate |
+//! | `bypass` | session descriptions that bypass this relay |
+//! | [`sip_input`], [`raw_sip`] | what hosts pass in, and how it is read from raw SIP |
+//! | [`edited`] | SIP messages with pending edits of the script |
 
 mod bind_endpoints;
 mod bypass;
@@ -27,13 +37,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-/// The longest Call-ID, tag or ICID that is taken.
+/// Maximum length of a Call-ID, tag or ICID, octets.
 const FIELD_MAX: usize = 256;
 
-/// How long an operator's command waits for the engine.
+/// Maximum time that an operator's command waits for the engine.
 const COMMAND_PATIENCE: Duration = Duration::from_secs(1);
 
-/// One host process's way to the engine: its event ring and the gate.
+/// A host process's connection to the engine: its event ring, and the gate.
 pub struct Worker {
     region: Arc<Region>,
     ring: EventProducer,
@@ -42,50 +52,50 @@ pub struct Worker {
     own_addresses: Option<IsOwn>,
 }
 
-/// Whether the host listens on this address, or knows it as an alias of its own: a name or an IP address without
-/// brackets, and a port.
+/// Whether the host listens on this address, or knows it as an alias of itself: a name or an IP address without brackets,
+/// and a port.
 pub type IsOwn = fn(host: &str, port: u16) -> bool;
 
-/// Why an INVITE was not taken; the number is what the script gets.
+/// Why an INVITE is not charged; the number is the return code for the script.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(i32)]
 pub enum InviteRefusal {
-    /// Wrong use: no Call-ID, no From tag, or a field too long.
+    /// No Call-ID, no From tag, or a field is too long.
     Malformed = -1,
-    /// The engine does not run.
+    /// The engine is down or refuses new sessions.
     EngineDown = -2,
-    /// The ring of this process or the table of sessions is full, or all resume workers are stuck or too far behind.
+    /// The event ring of this process or the gate is full, or all resume workers are stuck or too far behind.
     Full = -3,
-    /// The client's description leaves this relay out of its path, and `bypass` is `refuse`. -4 and -5 are results of hosts.
+    /// The client's description bypasses this relay, and `bypass` is `refuse`. Hosts use -4 and -5.
     Bypass = -6,
 }
 
-/// What becomes of an MSRP frame; the number is what the script gets.
+/// Decision about an MSRP frame; the number is the return code for the script.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(i32)]
 pub enum FrameDecision {
-    /// Goes on; it belongs to a charged session.
+    /// Passes; it belongs to a charged session.
     Pass = 1,
-    /// Goes on; it belongs to none.
+    /// Passes; it belongs to no charged session.
     NotCharged = 2,
-    /// Must not go on: beyond the grant.
+    /// Stopped: beyond the grant.
     BeyondGrant = -1,
-    /// Must not go on: no MSRP frame, or content without a Message-ID.
+    /// Stopped: not an MSRP frame, or content without a Message-ID.
     Malformed = -2,
-    /// Must not go on: the ring of this process or a table is full.
+    /// Stopped: the event ring of this process or the gate is full.
     Full = -3,
-    /// Must not go on: it claims to be of the other side of its session than it comes from.
+    /// Stopped: it was sent by the other side of the session than its From-Path names.
     Forged = -4,
-    /// Must not go on: it comes from an endpoint of a charged session, or from an IM server, and belongs to no session.
+    /// Stopped: it comes from an endpoint of a charged session, or from an IM server, but belongs to no session.
     NoSession = -5,
 }
 
-/// Who waits for an event to be read.
+/// When the engine must read an event.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Urgency {
-    /// Somebody waits for what comes of it: wake the engine.
+    /// Now: someone waits for the result.
     Now,
-    /// The engine's next turn is soon enough.
+    /// In its next tick.
     Soon,
 }
 
@@ -99,18 +109,18 @@ impl Worker {
         Ok(Worker { region: Arc::clone(region), ring, process: index, sequence, own_addresses: None })
     }
 
-    /// With the host's knowledge of its own addresses.
+    /// Sets how to recognise the host's own addresses; without it, `bypass` has no effect.
     pub fn with_own_addresses(self, own_addresses: IsOwn) -> Worker {
         Worker { own_addresses: Some(own_addresses), ..self }
     }
 
-    /// The region it is attached to.
+    /// Returns the region that it is attached to.
     pub fn region(&self) -> &Arc<Region> {
         &self.region
     }
 
-    /// Sends an operator's command to the engine and waits, one second at most, until it is committed.
-    /// `None`: the engine does not answer. Only for processes that an operator talks to.
+    /// Sends an operator's command to the engine and waits up to one second until it is committed. Returns the result, the
+    /// balance and the held amount; `None` if the engine does not answer. It blocks: for processes that serve commands.
     pub fn command(&mut self, command: Command<'_>) -> Option<(CommandResult, i64, i64)> {
         let sequence = self.order(command)?;
         let slot = self.region.reply_slot(self.process);
@@ -125,7 +135,7 @@ impl Worker {
         Some((result, slot.balance.load(Ordering::Relaxed), slot.held.load(Ordering::Relaxed)))
     }
 
-    /// The same without the wait; its number. `None`: there is no room.
+    /// Sends a command without waiting. Returns its number; `None` if the event ring is full.
     pub fn order(&mut self, command: Command<'_>) -> Option<u64> {
         self.sequence += 1;
         let (process, sequence) = (self.process as u32, self.sequence);
@@ -137,7 +147,7 @@ impl Worker {
         Some(sequence)
     }
 
-    /// An event that nobody can be told about if it has no room: counted then.
+    /// Pushes an event that is not urgent. Returns `false` and counts it if there is no room.
     fn push_or_count(&mut self, session: SessionKey, event: Event<'_>) -> bool {
         self.push_event(session, event, 0, Urgency::Soon)
     }

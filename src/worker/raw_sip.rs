@@ -1,19 +1,19 @@
-//! Facts from raw SIP bytes, for hosts that hand over messages as they came from the wire.
+//! Reads SIP input from raw messages, for hosts that pass them as received.
 
 use crate::charge::event::Suspended;
 use crate::wire::sip::{SipMessage, Start};
 use crate::worker::sip_input::{Body, Dialog, Invite, InviteKey, Method, Reply, Request, Source};
 
-/// What an INVITE is for.
+/// An INVITE as read from a raw message.
 #[derive(Clone, Copy, Debug)]
 pub enum ParsedInvite<'a> {
-    /// It opens a session.
+    /// It can open a session.
     Initial(Invite<'a>),
-    /// It has a To tag: it repeats in a dialog (RFC 3261, 14), nothing is to be reserved.
+    /// It has a To tag: a re-INVITE within a dialog (RFC 3261, 14), which reserves nothing.
     InDialog,
 }
 
-/// Reads an INVITE. `None`: no INVITE, or one without Call-ID, From tag or CSeq number.
+/// Reads an INVITE; `None` if it is something else or has no Call-ID, From tag or CSeq number.
 pub fn invite(bytes: &[u8], messages: u32, suspended: Suspended) -> Option<ParsedInvite<'_>> {
     let (sip, request_uri) = of_method(bytes, b"INVITE")?;
     let key = invite_key(&sip)?;
@@ -34,7 +34,7 @@ pub fn invite(bytes: &[u8], messages: u32, suspended: Suspended) -> Option<Parse
     }))
 }
 
-/// Reads a request. `None`: no request, or one without Call-ID, From tag or CSeq number.
+/// Reads a request; `None` if it is something else or has no Call-ID, From tag or CSeq number.
 pub fn request(bytes: &[u8], source: Option<Source>) -> Option<Request<'_>> {
     let sip = SipMessage::parse(bytes)?;
     let Start::Request { method, uri } = sip.start else { return None };
@@ -43,7 +43,7 @@ pub fn request(bytes: &[u8], source: Option<Source>) -> Option<Request<'_>> {
     Some(Request { method, dialog, cseq, uri, contact: sip.contact, body: body(&sip), source })
 }
 
-/// Reads a reply. `None`: no reply, or one without Call-ID, From tag or CSeq.
+/// Reads a reply; `None` if it is something else or has no Call-ID, From tag or CSeq number.
 pub fn reply(bytes: &[u8], source: Option<Source>) -> Option<Reply<'_>> {
     let sip = SipMessage::parse(bytes)?;
     let Start::Response { code } = sip.start else { return None };
@@ -60,14 +60,14 @@ pub fn reply(bytes: &[u8], source: Option<Source>) -> Option<Reply<'_>> {
     })
 }
 
-/// Reads a CANCEL: the INVITE that it cancels (RFC 3261, 9.1). `None`: no CANCEL, or one without Call-ID, From
-/// tag or CSeq number.
+/// Reads a CANCEL and returns the INVITE that it cancels (RFC 3261, 9.1); `None` if it is something else or has no Call-ID,
+/// From tag or CSeq number.
 pub fn cancel(bytes: &[u8]) -> Option<InviteKey<'_>> {
     let (sip, _) = of_method(bytes, b"CANCEL")?;
     invite_key(&sip)
 }
 
-/// A request of this method, and its Request-URI. Methods are case-sensitive (RFC 3261, 7.1).
+/// Parses a request of this method and returns its Request-URI. Methods are case-sensitive (RFC 3261, 7.1).
 fn of_method<'a>(bytes: &'a [u8], wanted: &[u8]) -> Option<(SipMessage<'a>, &'a [u8])> {
     let sip = SipMessage::parse(bytes)?;
     match sip.start {
@@ -93,7 +93,7 @@ fn dialog<'a>(sip: &SipMessage<'a>) -> Dialog<'a> {
 mod tests {
     use super::*;
 
-    /// A message with this first line, To tag and CSeq, and the header that the test wants.
+    /// A message with this first line, To tag and CSeq, and additional header fields.
     fn sip(first: &str, to_tag: &str, cseq: &str, more: &str) -> Vec<u8> {
         format!(
             "{first}\r\nVia: SIP/2.0/UDP a.example;branch=z9hG4bK1\r\nFrom: <sip:a@example.com>;tag=one\r\n\
@@ -105,7 +105,7 @@ mod tests {
     const INVITE: &str = "INVITE sip:b@example.com SIP/2.0";
 
     #[test]
-    fn an_invite_gives_every_field_that_it_has() {
+    fn invite_has_all_its_fields() {
         let more = "P-Asserted-Identity: <sip:c@example.com>\r\nP-Asserted-Identity: <tel:+491>\r\nP-Called-Party-ID: <sip:d@example.com>\r\n";
         let bytes = sip(INVITE, "", "7 INVITE", more);
         let suspended = Suspended { index: 1, label: 2, continuation: 3 };
@@ -119,14 +119,14 @@ mod tests {
     }
 
     #[test]
-    fn an_invite_in_a_dialog_is_told_by_its_to_tag() {
+    fn invite_with_a_to_tag_is_in_a_dialog() {
         let bytes = sip(INVITE, ";tag=two", "8 INVITE", "");
         assert!(matches!(invite(&bytes, 0, Suspended::default()), Some(ParsedInvite::InDialog)));
         assert_eq!(request(&bytes, None).map(|request| request.dialog.to_tag), Some(&b"two"[..]));
     }
 
     #[test]
-    fn a_request_of_a_dialog_has_its_target_contact_and_body() {
+    fn request_has_its_target_contact_and_body() {
         let source = Some(Source { address: [192, 0, 2, 1].into(), port: 5060 });
         let bytes = sip(
             "UPDATE sip:b@b.example SIP/2.0",
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn each_reader_takes_its_own_kind_only() {
+    fn each_function_reads_its_kind_of_message_only() {
         for (bytes, readers) in [
             (sip(INVITE, ";tag=two", "8 INVITE", ""), [true, false, false]),
             (sip("CANCEL sip:b@example.com SIP/2.0", "", "8 CANCEL", ""), [true, true, false]),
@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reply_says_what_it_answers() {
+    fn reply_has_the_method_and_cseq_of_its_request() {
         let bytes = sip("SIP/2.0 486 Busy Here", ";tag=two", "9 INVITE", "RSeq: 1\r\n");
         let busy = reply(&bytes, None).expect("a reply");
         assert_eq!((busy.code, busy.method, busy.invite_key().cseq), (486, Method::Invite, 9));

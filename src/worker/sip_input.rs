@@ -1,16 +1,16 @@
-//! What a host tells the engine about a SIP message: the few fields that charging needs.
+//! Input of the hooks: the fields of SIP messages and MSRP frames that charging needs.
 //!
-//! A host that has parsed the message already (Kamailio, OpenSIPS) fills these from its own
-//! structures; `engine::raw` fills them from raw bytes for every other host. All bytes are borrowed
-//! from the caller and copied once, into the caller's event ring.
+//! Hosts that have parsed a message (Kamailio, OpenSIPS) fill these from their own structures; for others,
+//! [`raw_sip`](super::raw_sip) reads them from raw messages. All bytes are borrowed from the caller and copied once, into
+//! the event ring.
 
 use crate::charge::event::{Direction, Suspended};
 use std::net::IpAddr;
 
-/// Names an INVITE: the identity a session is known by before its dialog exists.
+/// Identifies an INVITE, and the session that it opens.
 #[derive(Clone, Copy, Debug)]
 pub struct InviteKey<'a> {
-    /// Call-ID, as it stands in the header.
+    /// Value of Call-ID.
     pub call_id: &'a [u8],
     /// Tag of the From header.
     pub from_tag: &'a [u8],
@@ -18,10 +18,10 @@ pub struct InviteKey<'a> {
     pub cseq: u32,
 }
 
-/// Names a dialog in a request of either side: tags may stand in either order.
+/// Identifies a dialog in a message of either side: the tags are those of the message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Dialog<'a> {
-    /// Call-ID, as it stands in the header.
+    /// Value of Call-ID.
     pub call_id: &'a [u8],
     /// Tag of the From header of this message.
     pub from_tag: &'a [u8],
@@ -29,57 +29,57 @@ pub struct Dialog<'a> {
     pub to_tag: &'a [u8],
 }
 
-/// An initial INVITE that asks for stored messages, or (RCS push) brings them.
+/// An initial INVITE that fetches stored messages, or (RCS push) delivers them.
 #[derive(Clone, Copy, Debug)]
 pub struct Invite<'a> {
-    /// Which INVITE it is.
+    /// Identifies the INVITE.
     pub key: InviteKey<'a>,
-    /// Values of the first two P-Asserted-Identity headers, whole; empty where there is none.
+    /// Complete values of the first two P-Asserted-Identity headers; empty if absent.
     pub asserted: [&'a [u8]; 2],
-    /// Value of the From header, whole.
+    /// Complete value of From.
     pub from: &'a [u8],
-    /// Value of P-Called-Party-ID, whole; empty where there is none.
+    /// Complete value of P-Called-Party-ID; empty if absent.
     pub called_party: &'a [u8],
-    /// The Request-URI as received.
+    /// Request-URI as received.
     pub request_uri: &'a [u8],
-    /// The identity to charge as the host's script has chosen it; empty: the engine chooses by `subscriber`.
+    /// Identity to charge, if the script has chosen it; empty: chosen by the parameter `subscriber`.
     pub subscriber: &'a [u8],
-    /// The direction as the host's script has chosen it; `None`: decided by the parameter `direction`.
+    /// Direction, if the script has chosen it; `None`: decided by the parameter `direction`.
     pub direction: Option<Direction>,
-    /// Value of P-Charging-Vector, whole; empty where there is none.
+    /// Complete value of P-Charging-Vector; empty if absent.
     pub charging_vector: &'a [u8],
-    /// How many stored messages the reservation is for; 0: not known.
+    /// Number of stored messages to reserve for; 0: unknown.
     pub messages: u32,
-    /// What to hand back with the verdict.
+    /// Returned to the host with the verdict.
     pub suspended: Suspended,
 }
 
-/// Where a message came from, as the host knows it.
+/// Source address of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Source {
-    /// Address.
+    /// IP address.
     pub address: IpAddr,
-    /// Port; 0 for a transport with connections, where the port says nothing of the party.
+    /// Port; 0 for connection-oriented transports, where it does not identify the party.
     pub port: u16,
 }
 
 /// Body of a SIP message.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Body<'a> {
-    /// Value of Content-Type, whole; empty where there is none.
+    /// Complete value of Content-Type; empty if absent.
     pub content_type: &'a [u8],
-    /// The body; empty where there is none.
+    /// The body; empty if absent.
     pub bytes: &'a [u8],
 }
 
 impl<'a> Body<'a> {
-    /// A session description.
+    /// A body of type `application/sdp`.
     pub fn sdp(bytes: &'a [u8]) -> Body<'a> {
         Body { content_type: b"application/sdp", bytes }
     }
 }
 
-/// The methods that concern a dialog.
+/// Methods that affect a dialog.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Method {
     /// INVITE (RFC 3261).
@@ -97,7 +97,7 @@ pub enum Method {
 }
 
 impl Method {
-    /// By its name, which is case-sensitive (RFC 3261, 7.1).
+    /// Returns the method of this name, which is case-sensitive (RFC 3261, 7.1).
     pub fn from_name(name: &[u8]) -> Method {
         match name {
             b"INVITE" => Method::Invite,
@@ -110,96 +110,96 @@ impl Method {
     }
 }
 
-/// A request, as far as it concerns a dialog.
+/// A request within a dialog, or an initial INVITE.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Request<'a> {
-    /// Its method.
+    /// Method.
     pub method: Method,
-    /// Its dialog; no To tag in an initial INVITE.
+    /// Dialog; without a To tag in an initial INVITE.
     pub dialog: Dialog<'a>,
     /// Number of the CSeq header.
     pub cseq: u32,
-    /// The Request-URI as received.
+    /// Request-URI as received.
     pub uri: &'a [u8],
-    /// Value of Contact, whole; empty where there is none.
+    /// Complete value of Contact; empty if absent.
     pub contact: &'a [u8],
-    /// Its body.
+    /// Body.
     pub body: Body<'a>,
-    /// Where it came from; `None`: not known.
+    /// Source address; `None`: unknown.
     pub source: Option<Source>,
 }
 
-/// A reply, as far as it concerns a dialog.
+/// A reply to such a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reply<'a> {
-    /// SIP status.
+    /// SIP status code.
     pub code: u16,
-    /// Method of the request that it answers.
+    /// Method of its CSeq header.
     pub method: Method,
-    /// Tags as in the request, with the To tag of the answering side; that is empty where the reply has none.
+    /// Call-ID and tags; the To tag is empty if the reply has none.
     pub dialog: Dialog<'a>,
     /// Number of the CSeq header.
     pub cseq: u32,
-    /// Whether it is a provisional reply that is sent reliably (RFC 3262).
+    /// Whether it is a reliable provisional reply (RFC 3262).
     pub is_reliable: bool,
-    /// Value of Contact, whole; empty where there is none.
+    /// Complete value of Contact; empty if absent.
     pub contact: &'a [u8],
-    /// Its body.
+    /// Body.
     pub body: Body<'a>,
-    /// Where it came from; `None`: not known, or this proxy has made it.
+    /// Source address; `None`: unknown, or generated by this proxy.
     pub source: Option<Source>,
 }
 
 impl<'a> Request<'a> {
-    /// One without a body, of which no more is known.
+    /// A request without Contact and body, of unknown source.
     pub fn new(method: Method, dialog: Dialog<'a>, cseq: u32) -> Request<'a> {
         Request { method, dialog, cseq, uri: b"", contact: b"", body: Body::default(), source: None }
     }
 }
 
 impl<'a> Reply<'a> {
-    /// One without a body to this request, of which no more is known.
+    /// A reply to this request without Contact and body, of unknown source.
     pub fn new(request: &Request<'a>, code: u16, to_tag: &'a [u8]) -> Reply<'a> {
         let dialog = Dialog { to_tag, ..request.dialog };
         let (method, cseq, body) = (request.method, request.cseq, Body::default());
         Reply { code, method, dialog, cseq, is_reliable: false, contact: b"", body, source: None }
     }
 
-    /// The INVITE that it answers, if it is the one that opens the session.
+    /// Identifies the INVITE that it answers, if that is an initial one.
     pub fn invite_key(&self) -> InviteKey<'a> {
         InviteKey { call_id: self.dialog.call_id, from_tag: self.dialog.from_tag, cseq: self.cseq }
     }
 }
 
-/// A whole MSRP frame as it came in, from the first `M` to the CRLF of its end-line.
+/// A complete MSRP frame as received, from the first `M` to the CRLF of its end-line.
 #[derive(Clone, Copy)]
 pub struct Frame<'a> {
     /// The bytes.
     pub bytes: &'a [u8],
-    /// The host's number of the connection it came on; 0 where the host has none, or has made the frame itself.
+    /// The host's number of the connection that it came on; 0 if unknown, or if the host has generated the frame.
     pub connection: u64,
-    /// The address at the other end of that connection; `None` where the host does not tell.
+    /// Peer address of that connection; `None`: unknown.
     pub source: Option<IpAddr>,
-    /// Whether it came over a connection of this proxy to itself: both ends use this relay, and the frame passes twice.
+    /// Whether it came on a connection of this proxy to itself: both parties use this relay, and the frame passes twice.
     pub from_self: bool,
-    /// The host's connections.
+    /// Looks up the host's connections.
     pub connections: &'a dyn Connections,
 }
 
 impl<'a> Frame<'a> {
-    /// A frame that came on a connection of which the host tells nothing but its number.
+    /// A frame from a connection of which only the number is known.
     pub fn of_connection(bytes: &'a [u8], connection: u64) -> Frame<'a> {
         Frame { bytes, connection, source: None, from_self: false, connections: &NoConnections }
     }
 }
 
-/// What a host knows of its connections.
+/// Looks up connections of the host.
 pub trait Connections {
-    /// Whether the connection of this number is open; `None` where the host cannot tell.
+    /// Whether the connection of this number is open; `None`: unknown.
     fn is_open(&self, connection: u64) -> Option<bool>;
 }
 
-/// A host that cannot tell of its connections.
+/// For hosts that cannot look up connections.
 pub struct NoConnections;
 
 impl Connections for NoConnections {
