@@ -22,7 +22,8 @@ private_apt() {
     private=$1
     program=$2
     shift 2
-    "$program" -o "Dir::Etc::sourcelist=$private/sources.list" -o Dir::Etc::sourceparts=/dev/null -o "Dir::State::lists=$private/lists" \
+    "$program" -o "Dir::Etc::sourcelist=$private/sources.list" -o Dir::Etc::sourceparts=/dev/null \
+        -o "Dir::State::lists=$private/lists" \
         -o "Dir::State::status=$private/installed" -o "Dir::Cache=$private/cache" -o "APT::Sandbox::User=$(id -un)" \
         -o APT::Update::Error-Mode=any \
         -o Acquire::Languages=none -o APT::Install-Recommends=false -qq "$@"
