@@ -1,14 +1,15 @@
-//! Real processes, killed at random moments: writers in the middle of a record, the engine in the middle of a turn. What was
-//! published is read once and whole, what was not does not exist, the rings go on under new owners, and the money is
-//! right to the last unit.
+//! Kills real processes at random moments: writers in the middle of a record, the engine in the middle of a tick. Published
+//! records are read once and complete, unpublished ones are never seen, the rings continue with new owners, and the money
+//! is exact.
 //!
-//! Two kinds of writers. A worker charges messages through [`Worker`], as the host does, and goes on with its predecessor's
-//! session. A teller puts the numbers 1, 2, 3, … on an account, each by a record of its own: one that is lost, read
-//! twice or torn shows in the sum. How far each came stands in memory that outlives it.
+//! There are two kinds of writers. A worker charges messages through [`Worker`], as the host does, and continues the session
+//! of its predecessor. A teller adds the numbers 1, 2, 3, ... to an account, each by its own record: a record that is lost,
+//! read twice or torn shows in the sum. The progress of each is kept in memory that outlives it.
 //!
-//! And takers of one queue, as the resume workers are: each record is taken by one of them or dies with its taker.
+//! Besides, readers of one queue are killed, as resume workers may be: each record is taken by one of them or lost with its
+//! reader.
 //!
-//! It has no test harness around it: only a process of one thread may fork and go on as it likes.
+//! This test has no harness: only a process with one thread may fork and continue freely.
 
 use imcharge::admin::commands;
 use imcharge::charge::event::Suspended;
@@ -39,20 +40,20 @@ const KILLING: Duration = Duration::from_secs(6);
 /// An account's balance at the start.
 const BALANCE: u64 = 1_000_000_000;
 
-/// Messages of a session before its worker says BYE and goes on with the next.
+/// Messages of a session before its worker sends BYE and opens the next one.
 const MESSAGES: u64 = 400;
 
-/// How far a writer came, in memory that its killer sees. A record is claimed before it is written; whether it was
-/// published when its writer was killed says the ring's head.
+/// Progress of a writer, in memory shared with its killer. A record is claimed before it is written; the ring's head tells
+/// whether it was published when the writer was killed.
 #[repr(C, align(64))]
 struct Progress {
     /// Records that were published.
     done: AtomicU64,
-    /// The record at work.
+    /// The record being written; 0: none.
     claimed: AtomicU64,
     /// The ring's head when it was claimed.
     before: AtomicU64,
-    /// 1 while a teller's octets are being written, or are written and not published.
+    /// 1 while a teller's record is being written or is not yet published.
     inside: AtomicU64,
 }
 
@@ -73,7 +74,7 @@ impl Progress {
         published
     }
 
-    /// Killer: what the writer that is dead now had published; whether it died at work on a record, and inside its octets.
+    /// Killer: updates what a killed writer has published. Returns whether it died with a claimed record, and inside it.
     fn settle(&self, ring: &Ends) -> (bool, bool) {
         let claimed = self.claimed.swap(0, Ordering::SeqCst);
         if claimed == self.done() + 1 && ring.head() > self.before.load(Ordering::SeqCst) {
@@ -83,7 +84,7 @@ impl Progress {
     }
 }
 
-/// What the processes forked from now on share.
+/// Memory shared by all processes forked from now on.
 ///
 /// # Safety
 /// `T` is valid as zeros, and made of atomics.
@@ -97,7 +98,7 @@ unsafe fn shared<T>(count: usize) -> &'static [T] {
     }
 }
 
-/// Numbers without an order to the eye.
+/// Pseudo-random numbers.
 struct Dice(u64);
 
 impl Dice {
@@ -109,7 +110,7 @@ impl Dice {
     }
 }
 
-/// A process of ours.
+/// A child process.
 struct Child(libc::pid_t);
 
 impl Child {
@@ -169,7 +170,7 @@ fn call_id(at: usize, session: u64) -> String {
     format!("call{at}-{session}-{:y<1$}", "", (session * 53 % 230) as usize)
 }
 
-/// A worker's life: charges messages without an end, from where the one before it was killed.
+/// A worker: charges messages until it is killed, from where its predecessor has stopped.
 fn charge(region: &Arc<Region>, at: usize, progress: &Progress) {
     let mut worker = Worker::attach(region, at).expect("not attached yet");
     let ring = region.event_ring(at);
@@ -270,7 +271,7 @@ fn write_slowly(record: &Record<'_>, space: &mut [u8]) -> usize {
     octets.len()
 }
 
-/// A teller's life: puts numbers on its account without an end.
+/// A teller: adds numbers to its account until it is killed.
 fn tell(region: &Arc<Region>, at: usize, progress: &Progress) {
     region.prefault();
     let (ends, mut ring) = (region.event_ring(at), region.event_producer(at).expect("not attached yet"));
@@ -298,7 +299,7 @@ fn tell(region: &Arc<Region>, at: usize, progress: &Progress) {
     }
 }
 
-/// Takes what the engine tells: while nobody takes it, no session is let in.
+/// Takes the engine's notifications: no session is accepted while verdicts wait.
 fn take_notices(resumers: &mut [NotificationReader]) {
     for resumer in resumers {
         while resumer.next(|_| ()) {}
@@ -347,7 +348,7 @@ fn kill_at_random(region: &Arc<Region>, progress: &'static [Progress], mut engin
     (kills, engine)
 }
 
-/// Takes over every ring, says one thing more on it and BYE to all sessions, and waits until all of it is settled.
+/// Takes over every ring, sends one more record and a BYE for all sessions, and waits until everything is settled.
 fn settle(region: &Arc<Region>, progress: &[Progress]) {
     let mut resumers: Vec<NotificationReader> = (0..region.resume_workers())
         .map(|at| NotificationReader::attach(region, at).expect("not attached yet"))
@@ -358,7 +359,7 @@ fn settle(region: &Arc<Region>, progress: &[Progress]) {
         for session in 0..=progress.done() / MESSAGES {
             let call_id = call_id(at, session);
             bye(&mut worker, Dialog { call_id: call_id.as_bytes(), from_tag: b"f", to_tag: b"t" });
-            // Who was killed before the answer has no dialog: the host reports the end of the transaction.
+            // A worker that was killed before the answer has no dialog: the host reports the end of the transaction.
             let invite = InviteKey { call_id: call_id.as_bytes(), from_tag: b"f", cseq: 1 };
             worker.failed(Worker::session_of_invite(&invite), None, 408);
         }
@@ -440,10 +441,10 @@ fn run() {
     assert!(kills.writers > 200 && kills.inside > 0 && kills.engines > 10, "too little was killed");
 }
 
-/// How long those who take from a queue are killed.
+/// How long readers of a queue are killed.
 const KILLING_TAKERS: Duration = Duration::from_secs(2);
 
-/// Records that are published meanwhile at most.
+/// Maximum number of records published in that time.
 const RECORDS: usize = 4_000_000;
 
 /// The content of a record of a queue: its number, and octets that follow from it.
@@ -453,7 +454,7 @@ fn content(number: u64) -> Vec<u8> {
     content
 }
 
-/// A taker's life: takes records without an end, and notes each that it has.
+/// A reader: takes records until it is killed, and counts each.
 fn take(region: &Region, taken: &[AtomicU32]) {
     let (queue, mut record) = (region.queue(Lane::Verdicts), Vec::new());
     loop {
@@ -466,8 +467,7 @@ fn take(region: &Region, taken: &[AtomicU32]) {
     }
 }
 
-/// Kills those who take from one queue: none takes what another has, none delays another, and each takes at most one
-/// record with it.
+/// Kills readers of one queue: no record is taken twice, no reader delays another, and each loses at most one record.
 fn kill_takers() {
     let state = tempfile::tempdir().expect("a folder");
     let config = Config { state_dir: state.path().to_owned(), ..Config::default() };
@@ -495,10 +495,10 @@ fn kill_takers() {
             next_kill = Instant::now() + Duration::from_micros(dice.roll(4000));
         }
     }
-    // Whoever lives takes the rest.
+    // The living readers take the rest.
     let emptied = Instant::now();
     while queue.used() > 0 {
-        assert!(emptied.elapsed() < Duration::from_secs(30), "nobody takes what is left");
+        assert!(emptied.elapsed() < Duration::from_secs(30), "the rest is not taken");
         std::thread::yield_now();
     }
     std::thread::sleep(Duration::from_millis(50));

@@ -1,13 +1,12 @@
-//! The shared memory under loom: rings, queues, gate and doorbell as production runs them, in every order in which
-//! threads may run (where a bound on preemptions is given: in every order with so few of them), and with every value
-//! that the memory model lets a load see. Run by `make loom`.
+//! Shared memory under loom: rings, queues, gate and wake-up as in production, in every order in which threads may run
+//! (or every order with a bounded number of preemptions), and with every value that the memory model lets a load see. Run
+//! by `make loom`.
 //!
-//! What loom cannot see here: that the threads of a model are processes with their own mappings of one file (the
-//! kernel and the caches keep those coherent, as they do threads'); a process that is killed (`tests/kills.rs` kills real
-//! ones); accesses of mixed sizes: a record's length is one word and its content octets, and both are watched by the
-//! eight, not stored in loom's cells; a compare-and-exchange that fails without a reason. Sequentially consistent loads
-//! and stores it takes for acquiring and releasing ones, with a full order for fences alone: there it tries more than a
-//! processor does.
+//! Not covered here: that the threads of a model are processes with their own mappings of one file (the kernel and the
+//! caches keep those coherent, as they do for threads); killed processes (`tests/kills.rs` kills real ones); accesses of
+//! mixed sizes (both the length and the content of a record are watched in units of eight octets, not stored in loom's
+//! cells); spurious failures of compare-and-exchange. Loom treats sequentially consistent loads and stores as acquiring and
+//! releasing ones, with a total order for fences alone, so it tries more orders than a processor has.
 
 #![cfg(loom)]
 
@@ -29,7 +28,7 @@ use std::cell::UnsafeCell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64 as Count, Ordering};
 
-/// Tries `work` in every order with at most so many preemptions (`None`: in every order), and says how many they were.
+/// Tries `work` in every order with at most so many preemptions (`None`: in every order), and prints their number.
 fn model(name: &str, preemptions: Option<usize>, work: impl Fn() + Sync + Send + 'static) {
     let orders = Arc::new(Count::new(0));
     let mut builder = loom::model::Builder::new();
@@ -46,7 +45,7 @@ fn model(name: &str, preemptions: Option<usize>, work: impl Fn() + Sync + Send +
     println!("{name}: {orders} orders with {most} preemptions in {:.1} s", time.as_secs_f64());
 }
 
-/// What stands in a mapped file otherwise.
+/// Memory of a ring.
 struct RingMemory {
     ends: Ends,
     data: Box<[UnsafeCell<u64>]>,
@@ -178,7 +177,7 @@ fn unpublished_record_of_a_killed_producer_is_not_read() {
     });
 }
 
-/// The gate, which is in a mapped file otherwise.
+/// Memory of the gate.
 struct TableMemory {
     slots: Vec<Slot>,
     streams: Vec<StreamRecord>,
@@ -277,7 +276,7 @@ fn pass(memory: &TableMemory, number: u64) -> ChunkDecision {
 }
 
 #[test]
-fn no_more_is_taken_than_granted_and_the_closed_gate_knows_all_of_it() {
+fn gate_takes_no_more_than_granted_and_counts_it_when_closed() {
     model("gate", Some(4), || {
         let memory = TableMemory::new(1);
         let workers = [(); 2].map(|()| {
@@ -298,7 +297,7 @@ fn no_more_is_taken_than_granted_and_the_closed_gate_knows_all_of_it() {
 }
 
 #[test]
-fn what_is_put_back_can_be_taken_again_and_never_twice() {
+fn units_put_back_are_taken_again_once() {
     model("gate, put back", Some(4), || {
         let memory = TableMemory::new(1);
         memory.slots[0].set_granted(2);
@@ -339,7 +338,7 @@ fn taken(passed: &[ChunkDecision]) -> usize {
 }
 
 #[test]
-fn of_two_workers_that_see_the_same_message_one_pays() {
+fn same_message_at_two_workers_is_charged_once() {
     // The first message of a session is noted in the slot, with this many places under loom, the next ones in the index.
     for noted in [0, 1] {
         model("one message, two workers", Some(3), move || {
@@ -356,7 +355,7 @@ fn of_two_workers_that_see_the_same_message_one_pays() {
 }
 
 #[test]
-fn at_the_grants_end_the_same_message_pays_once_too() {
+fn same_message_at_the_end_of_the_grant_is_charged_once() {
     model("one message, two workers, one unit", Some(3), || {
         let memory = opened(1);
         let passed = one_message_at_two_workers(&memory, 1);
@@ -367,7 +366,7 @@ fn at_the_grants_end_the_same_message_pays_once_too() {
 }
 
 #[test]
-fn one_pays_also_while_another_session_gives_its_place_back() {
+fn same_message_is_charged_once_while_another_session_frees_an_entry() {
     model("one message, a place freed", Some(2), || {
         let memory = opened(2);
         let table = memory.table();
@@ -391,7 +390,7 @@ fn one_pays_also_while_another_session_gives_its_place_back() {
 }
 
 #[test]
-fn different_messages_pay_each_and_leave_nothing() {
+fn different_messages_are_charged_each() {
     model("two messages, two workers", Some(2), || {
         let memory = opened(1);
         memory.slots[0].set_granted(3);
@@ -409,7 +408,7 @@ fn different_messages_pay_each_and_leave_nothing() {
 }
 
 #[test]
-fn a_stopped_message_stays_stopped_whoever_sees_its_rest() {
+fn stopped_message_stays_stopped_at_all_workers() {
     model("stopped message, grant raised", Some(4), || {
         let memory = opened(1);
         let other = Arc::clone(&memory);
@@ -432,7 +431,7 @@ fn a_stopped_message_stays_stopped_whoever_sees_its_rest() {
 }
 
 #[test]
-fn a_session_is_found_whole_or_not_at_all() {
+fn session_is_found_complete_or_not_at_all() {
     model("open", Some(2), || {
         let memory = TableMemory::new(1);
         let worker = Arc::clone(&memory);
@@ -453,7 +452,7 @@ fn a_session_is_found_whole_or_not_at_all() {
 }
 
 #[test]
-fn two_workers_that_bind_at_once_keep_both_streams_and_leak_nothing() {
+fn concurrent_bindings_keep_both_streams_and_leak_nothing() {
     model("two bindings", Some(2), || {
         let memory = opened(1);
         let other = Arc::clone(&memory);
@@ -468,7 +467,7 @@ fn two_workers_that_bind_at_once_keep_both_streams_and_leak_nothing() {
 }
 
 #[test]
-fn streams_are_read_as_they_were_published() {
+fn streams_are_read_as_published() {
     model("streams, reader", Some(2), || {
         let memory = opened(1);
         assert!(bind(&memory, 1, 7));
@@ -488,7 +487,7 @@ fn streams_are_read_as_they_were_published() {
 }
 
 #[test]
-fn a_binding_that_meets_the_end_of_its_session_leaves_nothing() {
+fn binding_during_the_end_of_its_session_leaves_nothing() {
     model("binding at the end", Some(2), || {
         let memory = opened(1);
         let worker = Arc::clone(&memory);
@@ -519,13 +518,13 @@ fn charged() -> Arc<TableMemory> {
 }
 
 #[test]
-fn a_slot_that_is_used_again_owes_nothing_to_the_session_before() {
+fn reused_slot_keeps_nothing_of_the_previous_session() {
     model("reuse", Some(2), || {
         let memory = charged();
         let worker = Arc::clone(&memory);
         let early = thread::spawn(move || frame(&worker, 1));
         let closed = memory.slots[0].close();
-        // The seconds between the closing of a gate and the reuse of its slot: whoever took is done.
+        // Represents the time between closing a gate and reusing its slot: frames in progress have ended.
         let early = early.join().expect("the worker ends");
         assert_eq!(
             early,
@@ -548,7 +547,7 @@ fn a_slot_that_is_used_again_owes_nothing_to_the_session_before() {
 }
 
 #[test]
-fn a_frame_that_found_its_slot_just_before_the_reuse_takes_nothing_of_the_next_session() {
+fn late_frame_takes_nothing_from_the_next_session_of_a_slot() {
     model("reuse under a frame", Some(2), || {
         let memory = charged();
         memory.slots[0].close();
@@ -697,7 +696,7 @@ impl QueueMemory {
         });
     }
 
-    /// Takes one record, if there is one, and checks that it is whole and nobody else has it.
+    /// Takes one record, if there is one, and checks that it is complete and was not taken before.
     fn take(&self, record: &mut Vec<u8>) -> bool {
         let is_taken = self.queue().take(record);
         if is_taken {
@@ -725,7 +724,7 @@ impl HoldsQueue for &QueueMemory {
 }
 
 #[test]
-fn each_record_of_a_queue_is_taken_whole_by_one() {
+fn each_record_of_a_queue_is_taken_complete_by_one_reader() {
     model("queue, two takers, reused space", Some(3), || {
         let memory = QueueMemory::new();
         let other = Arc::clone(&memory);
@@ -745,7 +744,7 @@ fn each_record_of_a_queue_is_taken_whole_by_one() {
             }
         }
         writer.join().expect("the writer ends");
-        // The third one is there for whoever has not had it.
+        // The third record is left for the reader that has not taken it.
         let by_other = other.join().expect("a taker ends");
         assert_eq!(memory.take(&mut record), !by_other);
         assert!(memory.all_taken(3) && memory.queue().used() == 0);
@@ -753,7 +752,7 @@ fn each_record_of_a_queue_is_taken_whole_by_one() {
 }
 
 #[test]
-fn the_age_of_the_oldest_record_is_that_of_a_record() {
+fn waiting_since_is_the_time_of_a_published_record() {
     model("queue, age", Some(3), || {
         let memory = QueueMemory::new();
         let writer = Arc::clone(&memory);
@@ -768,7 +767,7 @@ fn the_age_of_the_oldest_record_is_that_of_a_record() {
 }
 
 #[test]
-fn no_verdict_waits_while_one_of_two_takers_sleeps() {
+fn no_record_waits_while_a_reader_sleeps() {
     model("queue, sleeping takers", Some(2), || {
         let memory = QueueMemory::new();
         let takers = [0, 1].map(|at: usize| {

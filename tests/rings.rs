@@ -1,4 +1,4 @@
-//! Region, worker and engine together in one process: what a host meets when the engine is slow, gone or full.
+//! Region, workers and engine in one process: how hooks behave while the engine is slow, down or full.
 
 use imcharge::admin::commands;
 use imcharge::admin::commands::Value;
@@ -134,7 +134,7 @@ fn eventually(mut done: impl FnMut() -> bool) -> bool {
 }
 
 #[test]
-fn a_full_ring_refuses_new_sessions_keeps_room_for_their_ends_and_loses_nothing() {
+fn full_ring_refuses_new_sessions_and_keeps_room_for_their_ends() {
     let state = tempfile::tempdir().expect("a folder");
     let region = region(&state, |_| {});
     let mut worker = Worker::attach(&region, 0).expect("not attached yet");
@@ -164,7 +164,7 @@ fn a_full_ring_refuses_new_sessions_keeps_room_for_their_ends_and_loses_nothing(
 }
 
 #[test]
-fn an_invite_by_a_second_way_is_told_so_and_its_end_ends_nothing() {
+fn merged_invite_is_reported_and_its_failure_ends_nothing() {
     let state = tempfile::tempdir().expect("a folder");
     let region = region(&state, |_| {});
     let (mut worker, mut other) =
@@ -194,7 +194,7 @@ fn an_invite_by_a_second_way_is_told_so_and_its_end_ends_nothing() {
 }
 
 #[test]
-fn an_answer_whose_event_found_no_room_makes_no_failed_call() {
+fn answer_whose_event_was_dropped_is_no_failed_call() {
     let state = tempfile::tempdir().expect("a folder");
     let region = region(&state, |_| {});
     let mut worker = Worker::attach(&region, 0).expect("not attached yet");
@@ -227,7 +227,7 @@ fn an_answer_whose_event_found_no_room_makes_no_failed_call() {
 }
 
 #[test]
-fn an_engine_that_never_ran_or_is_silent_is_told_apart_from_one_that_is_slow() {
+fn silent_engine_is_distinguished_from_a_slow_one() {
     let state = tempfile::tempdir().expect("a folder");
     let region = region(&state, |_| {});
     let mut worker = Worker::attach(&region, 0).expect("not attached yet");
@@ -256,7 +256,7 @@ fn malformed_calls_are_refused_and_counted() {
 }
 
 #[test]
-fn a_state_directory_that_cannot_be_used_refuses_the_start_with_a_sentence() {
+fn unusable_state_directory_refuses_the_start_with_a_reason() {
     let state = tempfile::tempdir().expect("a folder");
     let missing = Config { state_dir: state.path().join("missing"), ..Config::default() };
     let error = preflight::create_region(missing, 1).err().map(|error| error.to_string()).unwrap_or_default();
@@ -275,11 +275,11 @@ fn rows(state: &tempfile::TempDir, table: &str) -> i64 {
 }
 
 #[test]
-fn a_locked_ledger_delays_its_tables_and_no_verdict() {
+fn locked_ledger_delays_its_tables_but_no_verdict() {
     let state = tempfile::tempdir().expect("a folder");
     let region = region(&state, |_| {});
     let mut worker = Worker::attach(&region, 0).expect("not attached yet");
-    // The write lock of a database browser, which nobody closes.
+    // The write lock of a database browser that stays open.
     let browser = rusqlite::Connection::open(state.path().join("ledger.sqlite")).expect("the ledger opens");
     browser.execute_batch("BEGIN IMMEDIATE").expect("locked");
     let value = |statistic| region.statistic(statistic);
@@ -311,7 +311,7 @@ fn region_again(state: &tempfile::TempDir, region: Arc<Region>, worker: Worker) 
 }
 
 #[test]
-fn a_ledger_that_is_deleted_refuses_sessions_until_it_is_back() {
+fn deleted_ledger_refuses_sessions_until_it_is_restored() {
     let state = tempfile::tempdir().expect("a folder");
     let region = region(&state, |_| {});
     let mut worker = Worker::attach(&region, 0).expect("not attached yet");
@@ -329,7 +329,7 @@ fn a_ledger_that_is_deleted_refuses_sessions_until_it_is_back() {
 }
 
 #[test]
-fn a_command_that_an_earlier_run_left_behind_is_done_and_answers_nobody() {
+fn command_of_an_earlier_instance_is_executed_without_a_reply() {
     let state = tempfile::tempdir().expect("a folder");
     let before = region(&state, |_| {});
     for process in [0, 3] {
@@ -348,7 +348,7 @@ fn a_command_that_an_earlier_run_left_behind_is_done_and_answers_nobody() {
     });
 }
 
-/// A small file system of its own, for the time of a test.
+/// A small file system for one test.
 struct SmallDisk(tempfile::TempDir);
 
 impl SmallDisk {
@@ -378,7 +378,7 @@ impl Drop for SmallDisk {
 }
 
 #[test]
-fn a_full_disk_loses_nothing_refuses_sessions_when_the_journal_is_full_and_goes_on_when_there_is_room() {
+fn full_disk_refuses_sessions_once_the_journal_is_full_and_recovers() {
     // The journal takes 16 MiB of it at the start.
     let disk = SmallDisk::new(20);
     let region = region(&disk.0, |config| config.max_sessions = 200_000);
@@ -427,7 +427,7 @@ fn a_full_disk_loses_nothing_refuses_sessions_when_the_journal_is_full_and_goes_
 }
 
 #[test]
-fn what_the_engine_does_is_measured() {
+fn engine_measures_its_latencies() {
     let state = tempfile::tempdir().expect("a folder");
     let region = region(&state, |_| {});
     let value = |statistic| region.statistic(statistic);
@@ -449,7 +449,7 @@ fn what_the_engine_does_is_measured() {
 }
 
 #[test]
-fn an_engine_that_cannot_write_is_not_up() {
+fn engine_that_cannot_write_is_not_up() {
     let state = tempfile::tempdir().expect("a folder");
     let region = region(&state, |_| {});
     let value = |statistic| region.statistic(statistic);
@@ -459,7 +459,7 @@ fn an_engine_that_cannot_write_is_not_up() {
 }
 
 #[test]
-fn the_text_for_prometheus_fits_the_buffer_that_the_configuration_gives_it() {
+fn prometheus_text_fits_its_configured_buffer() {
     let state = tempfile::tempdir().expect("a folder");
     let region = region(&state, |_| {});
     Statistic::ALL.iter().for_each(|statistic| region.counter(*statistic).store(u64::MAX, Ordering::Relaxed));
@@ -477,7 +477,7 @@ fn the_text_for_prometheus_fits_the_buffer_that_the_configuration_gives_it() {
 }
 
 #[test]
-fn old_history_goes_while_the_engine_runs_and_what_is_newer_is_explained() {
+fn old_history_is_deleted_while_the_engine_runs() {
     let state = tempfile::tempdir().expect("a folder");
     let region = region(&state, |config| config.history_days = 7);
     let mut worker = Worker::attach(&region, 0).expect("not attached yet");
@@ -492,7 +492,7 @@ fn old_history_goes_while_the_engine_runs_and_what_is_newer_is_explained() {
     });
     drop(worker);
     drop(region);
-    // All but the last hundred were closed a week and a day ago, and nobody needs them any more.
+    // All but the last hundred were closed a week and a day ago and are to be deleted.
     let week = "UPDATE sessions SET opened_at=opened_at-8*86400000, closed_at=closed_at-8*86400000 WHERE id<=200; \
                 DELETE FROM states WHERE session<=200;";
     ledger().execute_batch(week).expect("a ledger");
@@ -519,7 +519,7 @@ fn old_history_goes_while_the_engine_runs_and_what_is_newer_is_explained() {
 }
 
 #[test]
-fn a_list_of_the_audit_that_is_cut_says_how_much_there_is() {
+fn truncated_audit_list_gives_the_total() {
     let state = tempfile::tempdir().expect("a folder");
     let region = region(&state, |_| {});
     let mut worker = Worker::attach(&region, 0).expect("not attached yet");
@@ -568,7 +568,7 @@ fn field(fields: &[(&'static str, Value)], wanted: &str) -> Value {
 
 /// Pages of one call with more sessions than an answer carries have each session and each of its rows once.
 #[test]
-fn a_call_of_many_sessions_comes_in_pages() {
+fn explain_of_many_sessions_is_paged() {
     const SESSIONS: u32 = 200;
     let state = tempfile::tempdir().expect("a folder");
     let region = region(&state, |_| {});

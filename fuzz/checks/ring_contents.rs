@@ -243,7 +243,7 @@ fn drain(session: &mut Session, now: Time) {
     panic!("the session wants more and more");
 }
 
-/// No account pays for ever: what is taken by a record that is out of its mind is asked for until there is no more.
+/// Grants 100 requests and then denies, so that a record with absurd quantities does not request credit endlessly.
 fn answer(request: &Request) -> Response {
     match &request.operation {
         Operation::Reserve { .. } if request.number > 100 => Response::Denied(Denial::NoCredit),

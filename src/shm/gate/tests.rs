@@ -22,7 +22,7 @@ fn table(slots: usize) -> Table<'static> {
     }
 }
 
-/// What nobody can tell from a random number, as the keyed hashes of a region are.
+/// A value that looks random, like the keyed hashes of a region.
 fn hash(number: u64) -> u64 {
     let mut mixed = number.wrapping_add(0x9e37_79b9_7f4a_7c15).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     mixed ^= mixed >> 29;
@@ -75,7 +75,7 @@ const SERVER: u64 = 0x1111_2222_3333_4444;
 const CLIENT: u64 = 0x5555_6666_7777_8888;
 
 #[test]
-fn the_gate_lets_through_what_is_granted_and_no_more() {
+fn gate_passes_what_is_granted_and_no_more() {
     let slot = Slot::default();
     assert_eq!(slot.take(1), None);
     slot.set_granted(3);
@@ -89,7 +89,7 @@ fn the_gate_lets_through_what_is_granted_and_no_more() {
 }
 
 #[test]
-fn many_workers_take_exactly_the_grant() {
+fn concurrent_workers_take_exactly_the_grant() {
     let slot = Slot::default();
     slot.set_granted(10_000);
     let taken: u32 = std::thread::scope(|scope| {
@@ -101,7 +101,7 @@ fn many_workers_take_exactly_the_grant() {
 }
 
 #[test]
-fn a_name_is_added_once_by_however_many_workers() {
+fn name_is_added_once_by_concurrent_workers() {
     let table = table(64);
     for round in 0..if cfg!(miri) { 10 } else { 1000u64 } {
         let name = hash(round);
@@ -118,7 +118,7 @@ fn a_name_is_added_once_by_however_many_workers() {
 }
 
 #[test]
-fn a_session_is_found_by_its_names_until_it_is_freed() {
+fn session_is_found_by_its_names_until_it_is_freed() {
     let table = table(64);
     let session = open(&table, 9, &opening(5));
     assert_eq!(table.slot_of_session(hash(5), session), Some(9));
@@ -137,7 +137,7 @@ fn a_session_is_found_by_its_names_until_it_is_freed() {
 }
 
 #[test]
-fn a_slot_knows_its_dialogs_and_what_of_them_is_done() {
+fn slot_keeps_dialogs_and_their_completed_exchanges() {
     let table = table(64);
     open(&table, 9, &opening(5));
     let slot = &table.slots[9];
@@ -162,7 +162,7 @@ fn a_slot_knows_its_dialogs_and_what_of_them_is_done() {
 }
 
 #[test]
-fn what_comes_from_a_former_endpoint_of_the_server_is_a_stray() {
+fn content_from_a_former_server_endpoint_is_unbound() {
     let table = table(64);
     let session = open(&table, 9, &opening(5));
     bind(&table, 9, session, stream(8, SERVER, CLIENT)).expect("room");
@@ -181,7 +181,7 @@ fn what_comes_from_a_former_endpoint_of_the_server_is_a_stray() {
 }
 
 #[test]
-fn of_sessions_with_the_same_endpoints_the_live_one_counts() {
+fn open_session_is_preferred_among_equal_endpoints() {
     let table = table(64);
     for (at, number) in [(1, 5), (2, 6), (3, 7)] {
         let session = open(&table, at, &opening(number));
@@ -209,7 +209,7 @@ fn equal_clients_with_different_servers_are_different_sessions() {
 }
 
 #[test]
-fn workers_that_bind_at_once_leave_each_others_streams_and_leak_nothing() {
+fn concurrent_bindings_keep_all_streams_and_leak_nothing() {
     for round in 0..if cfg!(miri) { 2 } else { 300 } {
         let table = table(16);
         let session = open(&table, 3, &opening(round + 1));
@@ -228,7 +228,7 @@ fn workers_that_bind_at_once_leave_each_others_streams_and_leak_nothing() {
 }
 
 #[test]
-fn sessions_with_many_streams_leave_each_other_session_its_own_records() {
+fn sessions_with_many_streams_leave_others_their_own_records() {
     let table = table(64);
     // As many as there are slots, one after the other: what they have beyond their own is in the pool.
     for at in 0..60 {
@@ -252,7 +252,7 @@ fn sessions_with_many_streams_leave_each_other_session_its_own_records() {
 }
 
 #[test]
-fn a_session_that_is_over_binds_nothing() {
+fn ended_session_binds_nothing() {
     let table = table(16);
     let session = open(&table, 3, &opening(5));
     table.free(3);
@@ -261,7 +261,7 @@ fn a_session_that_is_over_binds_nothing() {
 }
 
 #[test]
-fn a_session_has_its_share_of_names_and_of_streams_and_no_more() {
+fn session_is_limited_to_its_share_of_names_and_streams() {
     let table = table(256);
     let session = open(&table, 3, &opening(5));
     for n in 0..STREAMS_MAX as u64 {
@@ -276,7 +276,7 @@ fn a_session_has_its_share_of_names_and_of_streams_and_no_more() {
 }
 
 #[test]
-fn one_name_of_many_sessions_leaves_room_for_other_names_in_its_window() {
+fn shared_name_leaves_room_for_other_names_in_its_window() {
     let table = table(64);
     let name = hash(1);
     let added = (0..64).filter(|at| table.add_name(*at, name).is_ok()).count();
@@ -287,7 +287,7 @@ fn one_name_of_many_sessions_leaves_room_for_other_names_in_its_window() {
 }
 
 #[test]
-fn a_client_that_many_others_have_described_is_bound_all_the_same() {
+fn client_described_by_many_sessions_is_still_bound() {
     let table = table(64);
     for at in 0..60u32 {
         let session = open(&table, at, &opening(u64::from(at) + 1));
@@ -311,7 +311,7 @@ fn sessions_of_one_server_endpoint_are_all_found() {
 }
 
 #[test]
-fn content_that_goes_nowhere_fills_no_table() {
+fn stopped_content_fills_no_table() {
     let table = table(64);
     for per in [Per::Message, Per::Kilobyte] {
         let session = open(&table, 9, &Opening { per, ..opening(5) });
@@ -326,7 +326,7 @@ fn content_that_goes_nowhere_fills_no_table() {
 }
 
 #[test]
-fn a_message_is_paid_for_once_and_forgotten_with_its_session() {
+fn message_is_charged_once_and_forgotten_with_its_session() {
     let table = table(64);
     let session = open(&table, 9, &opening(5));
     table.slots[9].set_granted(20);
@@ -343,7 +343,7 @@ fn a_message_is_paid_for_once_and_forgotten_with_its_session() {
 }
 
 #[test]
-fn a_message_is_paid_for_once_by_however_many_workers() {
+fn message_is_charged_once_by_concurrent_workers() {
     const MESSAGES: u64 = 3 * NOTES as u64;
     for number in 0..if cfg!(miri) { 2 } else { 200 } {
         let table = table(64);
@@ -361,7 +361,7 @@ fn a_message_is_paid_for_once_by_however_many_workers() {
 }
 
 #[test]
-fn once_a_chunk_is_stopped_its_message_is_stopped() {
+fn stopped_chunk_stops_its_message() {
     let table = table(64);
     let session = open(&table, 9, &opening(5));
     let rest = Chunk { is_first: false, ..chunk(1, 100) };
@@ -374,7 +374,7 @@ fn once_a_chunk_is_stopped_its_message_is_stopped() {
 }
 
 #[test]
-fn a_message_that_ended_free_is_charged_like_a_new_one() {
+fn message_that_was_not_charged_is_charged_like_a_new_one() {
     let table = table(64);
     for per in [Per::Message, Per::Kilobyte] {
         let session = open(&table, 9, &Opening { per, ..opening(5) });
@@ -389,7 +389,7 @@ fn a_message_that_ended_free_is_charged_like_a_new_one() {
 }
 
 #[test]
-fn kilobytes_are_those_of_the_octets_that_passed() {
+fn kilobytes_are_counted_from_the_octets_that_passed() {
     for size in [1u64, 100, 1023, 1024, 1025, 2048, 5000] {
         let table = table(64);
         let session = open(&table, 9, &Opening { per: Per::Kilobyte, ..opening(5) });
@@ -416,7 +416,7 @@ fn kilobytes_are_those_of_the_octets_that_passed() {
 }
 
 #[test]
-fn a_session_has_its_share_of_messages_and_takes_none_of_others() {
+fn session_is_limited_to_its_share_of_messages() {
     let table = table(64);
     let one = open(&table, 9, &opening(5));
     let other = open(&table, 8, &opening(6));
@@ -433,7 +433,7 @@ fn a_session_has_its_share_of_messages_and_takes_none_of_others() {
 }
 
 #[test]
-fn a_transaction_of_another_relay_leads_to_its_session() {
+fn transaction_of_another_relay_leads_to_its_session() {
     let table = table(64);
     let session = open(&table, 9, &opening(5));
     table.expect_response(9, hash(1));
@@ -449,7 +449,7 @@ fn a_transaction_of_another_relay_leads_to_its_session() {
 }
 
 #[test]
-fn one_connection_speaks_for_the_server_until_it_is_lost() {
+fn server_keeps_its_connection_until_it_is_lost() {
     let slot = Slot::default();
     assert!(slot.replace_server_connection(7, 0, 3));
     assert!(!slot.replace_server_connection(7, 0, 4));
@@ -460,7 +460,7 @@ fn one_connection_speaks_for_the_server_until_it_is_lost() {
 }
 
 #[test]
-fn a_session_may_cause_so_much_in_a_second_and_no_more() {
+fn events_of_a_session_are_limited_per_second() {
     let slot = Slot::default();
     assert_eq!((0..100).filter(|_| slot.may_report(5)).count(), 8);
     assert_eq!((0..100).filter(|_| slot.may_report(6)).count(), 8);
@@ -468,7 +468,7 @@ fn a_session_may_cause_so_much_in_a_second_and_no_more() {
 }
 
 #[test]
-fn each_dialog_has_a_connection_of_its_server() {
+fn each_dialog_has_its_servers_connection() {
     let slot = Slot::default();
     assert!([7, 8].iter().all(|leg| slot.add_leg(*leg).is_some()));
     assert!(slot.replace_server_connection(7, 0, 3) && slot.replace_server_connection(8, 0, 4));
