@@ -311,7 +311,7 @@ fn errors_name_the_command_the_argument_the_value_and_what_is_accepted() {
         ("audit", &["x"], 400, "LIST 'x' is not one of all, reserved, delivered, debited, waiting"),
         ("audit", &["reserved", "5", "id:7"], 400, "NEXT 'id:7' is not the 'next' of an answer to this command"),
         ("explain", &["none"], 404, "there is no session with the Call-ID 'none'"),
-        ("outbox.resend", &["none"], 404, "no debit of the Call-ID 'none' is held back"),
+        ("outbox.resend", &["none"], 404, "no debit of the Call-ID 'none' is on hold"),
         ("reload", &["kilobyte:0"], 400, "TARIFF 'kilobyte:0' is not message:PRICE or kilobyte:PRICE"),
         ("reload", &["kilobyte:2"], 400, "TARIFF 'kilobyte:2' is not message:PRICE, as long as unit is message"),
     ] {
