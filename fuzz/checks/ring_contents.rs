@@ -197,11 +197,11 @@ fn write_ring(choices: &mut Choices<'_>) {
     }
 }
 
-/// What can be read as a record or a notice is, written again, the same; and a session takes every event.
+/// What can be read as a record or notification is encoded again to the same value; a session accepts every event.
 fn read_record(bytes: &[u8], session: &mut Option<Session>) {
-    if let Ok(notice) = postcard::from_bytes::<Notification<'_>>(bytes) {
-        let again = postcard::to_stdvec(&notice).expect("a notice can be written");
-        assert_eq!(postcard::from_bytes::<Notification<'_>>(&again).as_ref(), Ok(&notice));
+    if let Ok(notification) = postcard::from_bytes::<Notification<'_>>(bytes) {
+        let again = postcard::to_stdvec(&notification).expect("a notification can be encoded");
+        assert_eq!(postcard::from_bytes::<Notification<'_>>(&again).as_ref(), Ok(&notification));
     }
     let Ok(record) = postcard::from_bytes::<Record<'_>>(bytes) else { return };
     let again = postcard::to_stdvec(&record).expect("a record can be written");
