@@ -1,8 +1,8 @@
 //! The embedded ledger: a prepaid Charging Enabler whose accounts are in the engine's store, for operators without an
 //! Online Charging System. Each answer is committed in the same journal record as the session's state.
 //!
-//! For every account, balance + held + debited is conserved by each operation. All sums are checked; the balance never
-//! falls below zero.
+//! Each operation conserves balance + held + debited of the account. All sums are checked; the balance never falls below
+//! zero.
 
 use super::{Account, Binding, Capabilities, Enabler, Funds, InTick, Settings, Settlement};
 use crate::charge::ch2::{Denial, Failure, Operation, Request, Reservation, Response};

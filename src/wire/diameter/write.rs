@@ -40,7 +40,7 @@ impl<'b> Writer<'b> {
         Writer::begin(out, &Header { flags, ..*request })
     }
 
-    /// Begins an answer with the E flag. Its grammar is that of RFC 6733, 7.2 for every command.
+    /// Begins an answer with the E flag. Its grammar is that of RFC 6733, 7.2 for all commands.
     pub fn error_answer(out: &'b mut Vec<u8>, request: &Header) -> Writer<'b> {
         let flags = Flags(request.flags.0 & Flags::PROXIABLE.0).with(Flags::ERROR);
         Writer::begin(out, &Header { flags, ..*request })

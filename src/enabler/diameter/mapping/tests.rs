@@ -9,7 +9,7 @@ use crate::wire::diameter::{Message, RawAvp};
 const CALL: Call<'static> =
     Call { call_id: "a84b@pc33", other: "sip:im@example.org", icid: "icid-1", direction: Direction::Pull };
 
-fn dialect(profile: Profile, unit: Unit) -> CreditControlProfile {
+fn settings(profile: Profile, unit: Unit) -> CreditControlProfile {
     CreditControlProfile {
         origin_host: "proxy.example.org".into(),
         origin_realm: "example.org".into(),
@@ -74,19 +74,19 @@ fn last() -> Reservation {
 
 /// Encodes a request and passes the decoded request to `look`.
 fn written<R>(
-    dialect: &CreditControlProfile,
+    profile: &CreditControlProfile,
     request: &Request,
     look: impl FnOnce(&CreditControlRequest<'_>) -> R,
 ) -> R {
     let mut bytes = Vec::new();
-    write(dialect, request, &CALL, Target::default(), Time(1_800_000_000), &mut bytes).expect("short enough");
+    write(profile, request, &CALL, Target::default(), Time(1_800_000_000), &mut bytes).expect("short enough");
     let message = Message::parse(&bytes).expect("a message");
     look(&CreditControlRequest::decode(&message).expect("a request that its own reader takes"))
 }
 
 /// Type, number, requested and used units.
 fn shape(profile: Profile, request: &Request) -> (RequestType, u32, Option<u64>, Option<u64>) {
-    written(&dialect(profile, Unit::Message), request, |ccr| {
+    written(&settings(profile, Unit::Message), request, |ccr| {
         let count = |units: &ServiceUnits| units.service_specific.expect("messages are counted");
         let (wanted, used) = match profile {
             Profile::Rfc8506 => (&ccr.requested_service_unit, &ccr.used_service_unit),
@@ -118,7 +118,7 @@ fn each_operation_has_its_request_type_and_units() {
 
 #[test]
 fn requested_action_and_termination_cause_depend_on_the_type() {
-    let rfc = dialect(Profile::Rfc8506, Unit::Message);
+    let rfc = settings(Profile::Rfc8506, Unit::Message);
     let words = |request: &Request| written(&rfc, request, |ccr| (ccr.requested_action, ccr.termination_cause));
     assert_eq!(words(&request(0, Reservation::None, reserve(1))), (None, None));
     assert_eq!(words(&request(5, Reservation::None, debit())), (Some(RequestedAction::DIRECT_DEBITING), None));
@@ -130,7 +130,7 @@ fn requested_action_and_termination_cause_depend_on_the_type() {
 
 #[test]
 fn each_reservation_has_its_own_session_id() {
-    let rfc = dialect(Profile::Rfc8506, Unit::Message);
+    let rfc = settings(Profile::Rfc8506, Unit::Message);
     let id = |request: &Request| written(&rfc, request, |ccr| ccr.session_id.to_owned());
     let first = id(&request(4, Reservation::None, reserve(3)));
     assert_eq!(first, id(&request(9, open(1), Operation::Release)));
@@ -146,11 +146,11 @@ fn each_reservation_has_its_own_session_id() {
 #[test]
 fn profile_decides_about_units_and_service_information() {
     let reserve = request(4, Reservation::None, reserve(3));
-    written(&dialect(Profile::Rfc8506, Unit::Message), &reserve, |ccr| {
+    written(&settings(Profile::Rfc8506, Unit::Message), &reserve, |ccr| {
         assert!(ccr.services.is_empty() && ccr.multiple_services_indicator.is_none());
         assert_eq!(ccr.service_identifier, Some(7));
     });
-    let ro = dialect(Profile::Ro, Unit::Message);
+    let ro = settings(Profile::Ro, Unit::Message);
     written(&ro, &reserve, |ccr| {
         assert_eq!(ccr.services[0].service_identifier, [7]);
         assert_eq!((ccr.service_identifier, ccr.requested_service_unit.as_ref()), (None, None));
@@ -173,7 +173,7 @@ fn inner<'a>(group: RawAvp<'a>, wanted: avp::Avp) -> RawAvp<'a> {
 
 #[test]
 fn every_request_of_a_session_has_service_information_and_the_same_ids() {
-    let mut ro = dialect(Profile::Ro, Unit::Message);
+    let mut ro = settings(Profile::Ro, Unit::Message);
     ro.keys.rating_group = Some(9);
     let parties = [
         (Direction::Pull, "tel:+4912345", "sip:im@example.org"),
@@ -230,8 +230,8 @@ fn subscription_id_is_e164_for_global_numbers_and_otherwise_a_sip_uri() {
 }
 
 /// The response of an answer.
-fn response(dialect: &CreditControlProfile, request: &Request, answer: CreditControlAnswer<'_>) -> Response {
-    read(dialect, request, &CreditControlAnswer { origin_host: "ocs", origin_realm: "r", ..answer })
+fn response(profile: &CreditControlProfile, request: &Request, answer: CreditControlAnswer<'_>) -> Response {
+    read(profile, request, &CreditControlAnswer { origin_host: "ocs", origin_realm: "r", ..answer })
 }
 
 fn answer<'a>(code: u32, granted: Option<u64>) -> CreditControlAnswer<'a> {
@@ -242,7 +242,7 @@ fn answer<'a>(code: u32, granted: Option<u64>) -> CreditControlAnswer<'a> {
 
 #[test]
 fn only_additional_units_count_as_granted() {
-    let rfc = dialect(Profile::Rfc8506, Unit::Message);
+    let rfc = settings(Profile::Rfc8506, Unit::Message);
     let quota = |reservation, asked, granted| match response(
         &rfc,
         &request(4, reservation, reserve(asked)),
@@ -266,7 +266,7 @@ fn only_additional_units_count_as_granted() {
 
 #[test]
 fn units_validity_and_final_units_of_a_service_are_read() {
-    let ro = dialect(Profile::Ro, Unit::Message);
+    let ro = settings(Profile::Ro, Unit::Message);
     let service = Service {
         granted_service_unit: Some(ServiceUnits { service_specific: Some(1), ..Default::default() }),
         validity_time: Some(60),
@@ -286,7 +286,7 @@ fn units_validity_and_final_units_of_a_service_are_read() {
 #[test]
 fn failure_handling_and_final_unit_actions_are_read() {
     use crate::wire::diameter::codes::FinalUnitAction;
-    let rfc = dialect(Profile::Rfc8506, Unit::Message);
+    let rfc = settings(Profile::Rfc8506, Unit::Message);
     let reserve = request(4, Reservation::None, reserve(1));
     let heard = |answer| match response(&rfc, &reserve, answer) {
         Response::Granted(grant) => (grant.last, grant.on_failure),
@@ -309,7 +309,7 @@ fn failure_handling_and_final_unit_actions_are_read() {
 
 #[test]
 fn money_and_octets_are_converted_to_quota() {
-    let money = dialect(Profile::Rfc8506, Unit::Money);
+    let money = settings(Profile::Rfc8506, Unit::Money);
     let granted = |digits, exponent| {
         let money = Money { unit_value: UnitValue { digits, exponent }, currency_code: None };
         ServiceUnits { money: Some(money), ..Default::default() }
@@ -328,7 +328,7 @@ fn money_and_octets_are_converted_to_quota() {
     assert_eq!(units(&whole, tariff, Quota(3), 0).money.expect("money").unit_value.exponent, None);
     assert_eq!(worth(&money, tariff, &granted(i64::MAX, Some(i32::MAX))), Quota(u32::MAX));
     assert_eq!(worth(&money, tariff, &granted(i64::MAX, Some(i32::MIN))), Quota(0));
-    let octets = dialect(Profile::Rfc8506, Unit::Octets);
+    let octets = settings(Profile::Rfc8506, Unit::Octets);
     let kilobyte = "kilobyte:1".parse().expect("a tariff");
     let granted = ServiceUnits { total_octets: Some(5000), ..Default::default() };
     assert_eq!(worth(&octets, kilobyte, &granted), Quota(4));
@@ -336,7 +336,7 @@ fn money_and_octets_are_converted_to_quota() {
 
 #[test]
 fn result_codes_are_mapped() {
-    let rfc = dialect(Profile::Rfc8506, Unit::Message);
+    let rfc = settings(Profile::Rfc8506, Unit::Message);
     let of = |code, reservation, operation| response(&rfc, &request(5, reservation, operation), answer(code, None));
     let nothing = Some(Grant { reserved: Some(Quota(0)), ..Grant::default() });
     let ended = Response::Debited { balance: None, ended: true, rest: nothing.clone() };

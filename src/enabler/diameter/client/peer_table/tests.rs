@@ -253,7 +253,7 @@ fn preferred_peer_is_chosen_first_then_by_position() {
     assert_eq!(target(&mut world, None), (1, 0));
     assert_eq!(target(&mut world, Some(OTHER)), (0, 1));
     assert_eq!(target(&mut world, Some("OCS2.EXAMPLE.ORG")), (0, 1));
-    assert_eq!(target(&mut world, Some("nobody.example.org")), (1, 0));
+    assert_eq!(target(&mut world, Some("unknown.example.org")), (1, 0));
     world.close(0);
     assert_eq!(target(&mut world, Some(HOST)), (0, 3), "including the two that moved");
 }
