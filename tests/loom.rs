@@ -281,7 +281,7 @@ fn gate_takes_no_more_than_granted_and_counts_it_when_closed() {
         let memory = TableMemory::new(1);
         let workers = [(); 2].map(|()| {
             let memory = Arc::clone(&memory);
-            thread::spawn(move || u32::from(memory.slots[0].take(1) != None))
+            thread::spawn(move || u32::from(memory.slots[0].take(1).is_some()))
         });
         let slot = &memory.slots[0];
         slot.set_granted(1);
@@ -304,12 +304,12 @@ fn units_put_back_are_taken_again_once() {
         let other = Arc::clone(&memory);
         let undecided = thread::spawn(move || {
             let slot = &other.slots[0];
-            if slot.take(2) != None {
+            if slot.take(2).is_some() {
                 slot.put_back(2);
             }
         });
         let other = Arc::clone(&memory);
-        let taker = thread::spawn(move || (0..2).filter(|_| other.slots[0].take(1) != None).count() as u32);
+        let taker = thread::spawn(move || (0..2).filter(|_| other.slots[0].take(1).is_some()).count() as u32);
         memory.slots[0].set_granted(3);
         undecided.join().expect("a worker ends");
         let passed = taker.join().expect("a worker ends");

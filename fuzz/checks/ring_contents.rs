@@ -423,7 +423,7 @@ fn take(table: &Table<'_>, at: u32, choices: &mut Choices<'_>) {
         0 => slot.set_granted(amount),
         1 => {
             let taken = slot.close();
-            assert!(slot.counters().1 == taken && slot.take(1) == None, "a closed gate stays closed");
+            assert!(slot.counters().1 == taken && slot.take(1).is_none(), "a closed gate stays closed");
         }
         _ => {}
     }

@@ -93,7 +93,7 @@ fn concurrent_workers_take_exactly_the_grant() {
     let slot = Slot::default();
     slot.set_granted(10_000);
     let taken: u32 = std::thread::scope(|scope| {
-        let take = || (0..10_000).filter(|_| slot.take(1) != None).count() as u32;
+        let take = || (0..10_000).filter(|_| slot.take(1).is_some()).count() as u32;
         let threads: Vec<_> = (0..4).map(|_| scope.spawn(take)).collect();
         threads.into_iter().map(|thread| thread.join().expect("no panic")).sum()
     });
