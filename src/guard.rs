@@ -4,9 +4,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// Runs `body` and returns its result, or `otherwise` if it panics.
 ///
-/// A panic must not unwind into the host: the whole proxy would die. The hook of [`log_panics`](crate::shm::log_limit::log_panics)
-/// has logged file and line by the time this returns. State that `body` has changed must be valid after any prefix of its
-/// work: events become visible to other processes only once they are complete.
+/// A panic must not unwind into the host: the whole proxy would die. By the time this returns, the panic hook of
+/// [`log_panics`](crate::shm::log_limit::log_panics) has logged file and line.
+///
+/// State that `body` changes must be valid after any prefix of its work: events become visible to other processes only
+/// once they are complete.
 pub fn guard<T>(otherwise: T, body: impl FnOnce() -> T) -> T {
     catch_unwind(AssertUnwindSafe(body)).unwrap_or(otherwise)
 }

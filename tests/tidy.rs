@@ -10,6 +10,9 @@ const FOLDERS: &[&str] =
 /// Longest line, in characters. rustfmt breaks code at 120; texts and comments follow.
 const LINE_MAX: usize = 130;
 
+/// Tables with one row on each line, however long.
+const TABLES: &[&str] = &["src/shm/statistic.rs", "tests/e2e/opensips.rs"];
+
 /// Identifiers, and parts of identifiers, that were replaced by the terms of the glossary.
 const RETIRED_NAMES: &[&str] = &[
     "doorbell",
@@ -49,9 +52,16 @@ fn texts(folder: &Path) -> Vec<(PathBuf, String)> {
 
 /// Returns the offending lines of all sources as `path:line: text`.
 fn lines_with(is_wrong: impl Fn(&str) -> bool) -> Vec<String> {
+    lines_outside(&[], is_wrong)
+}
+
+/// As [`lines_with`], without some files.
+fn lines_outside(exempt: &[&str], is_wrong: impl Fn(&str) -> bool) -> Vec<String> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut found = Vec::new();
-    for (path, text) in FOLDERS.iter().flat_map(|folder| texts(&root.join(folder))) {
+    let is_exempt = |path: &Path| exempt.iter().any(|file| path.ends_with(file));
+    let all = FOLDERS.iter().flat_map(|folder| texts(&root.join(folder)));
+    for (path, text) in all.filter(|(path, _)| !is_exempt(path)) {
         for (number, line) in text.lines().enumerate().filter(|(_, line)| is_wrong(line)) {
             let path = path.strip_prefix(root).unwrap_or(&path).display();
             found.push(format!("{path}:{}: {}", number + 1, line.trim()));
@@ -73,7 +83,7 @@ fn sources_are_where_this_test_looks() {
 fn lines_are_not_too_long() {
     // SIP and Diameter of other parties is quoted as it is.
     let is_too_long = |line: &str| line.chars().count() > LINE_MAX && !line.trim_start().starts_with('"');
-    assert_none("lines that are too long", &lines_with(is_too_long));
+    assert_none("lines that are too long", &lines_outside(TABLES, is_too_long));
 }
 
 #[test]
@@ -93,10 +103,13 @@ fn retired_names_stay_retired() {
 
 #[test]
 fn retired_phrases_stay_retired() {
-    // URIs of the SIP torture test (RFC 4475) are quoted as they are.
     let is_retired = |line: &str| {
         let line = line.to_lowercase();
-        RETIRED_PHRASES.iter().any(|phrase| line.contains(phrase)) && !line.contains("nobodyknows:")
+        let has = |phrase: &&str| {
+            let mut ends = line.match_indices(*phrase).map(|(at, _)| &line[at + phrase.len()..]);
+            ends.any(|rest| !rest.starts_with(char::is_alphabetic))
+        };
+        RETIRED_PHRASES.iter().any(has)
     };
     assert_none("retired phrases", &lines_with(is_retired));
 }

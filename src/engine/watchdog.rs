@@ -10,7 +10,7 @@
 //! ```
 //!
 //! An engine is judged by its own beats since its own start, never by those of its predecessor. Silence is the sum of the
-//! times between looks, of which each counts at most [`LOOK_COUNTED_MAX`]. If the supervisor was frozen together with its
+//! times between looks, of which each counts at most `LOOK_COUNTED_MAX`. If the supervisor was frozen together with its
 //! engine (SIGSTOP, a container's pause, a suspended or migrated machine), it did not look, so that time does not count.
 
 use crate::charge::time::Time;

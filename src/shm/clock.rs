@@ -1,4 +1,4 @@
-//! Clocks: one for timers, which nobody can step, and the wall clock for records.
+//! Clocks: one for timers, which cannot be stepped, and the wall clock for records.
 
 use crate::charge::time::Time;
 use crate::simulate;

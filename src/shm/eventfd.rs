@@ -1,7 +1,7 @@
 //! How a process sleeps and is woken: a futex on the word of a [`WakeWord`](crate::shm::wakeup::WakeWord), or an eventfd
 //! for an engine that polls sockets at the same time.
 //!
-//! The futex costs each side one system call; with poll and an eventfd the sleeper needs two.
+//! The futex costs each side one system call; with poll and an eventfd the waiting side needs two.
 
 use super::sync::AtomicU32;
 use std::fs::File;

@@ -10,7 +10,7 @@
 //!
 //! A taker copies the record first and then claims it by moving the tail. If another taker was faster, the claim fails
 //! and the copy, which the producer may have overwritten in the meantime, is discarded. So a taker holds nothing that
-//! others wait for: one that is stopped or killed at any point delays nobody and loses at most the record that it had
+//! others wait for: one that is stopped or killed at any point delays no other process and loses at most the record that it had
 //! claimed. All words are atomics, because a copy that loses its claim races with the producer.
 
 use super::ring::{Ends, Full, RECORD_MAX};

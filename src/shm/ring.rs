@@ -7,7 +7,7 @@
 //!
 //! Both count octets and never decrease; the offset in the ring is the count modulo its size. A record is its length
 //! (4 octets) followed by its content, padded to 8. Records do not wrap: if the rest of the ring is too short, it
-//! begins with the mark [`SKIP`]. The consumer reads ahead of `tail`, so that a record stays in the ring until its
+//! begins with the mark `SKIP`. The consumer reads ahead of `tail`, so that a record stays in the ring until its
 //! effects are durable. A producer killed in the middle of a write leaves `head` unchanged: the incomplete record is
 //! never seen.
 //!

@@ -1,8 +1,8 @@
 //! Cross-process wake-up: decides when a sleeping process must be woken, through words in shared memory.
 //!
-//! A wake-up is a system call, so it is made only if the other side sleeps. The sleeper announces that it will sleep and
+//! A wake-up is a system call, so it is made only if the other side sleeps. The waiting side announces that it will sleep and
 //! then checks for work again; the other side publishes its work and then checks whether anyone sleeps. A full fence
-//! between the two steps on both sides ensures that one of them sees the other, so that nobody sleeps on published work.
+//! between the two steps on both sides ensures that one of them sees the other, so that no side sleeps on published work.
 
 use super::sync::{AtomicU32, Ordering, fence, set};
 

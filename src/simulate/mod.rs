@@ -1,9 +1,9 @@
 //! Test hooks in production code: the points at which a simulation replaces the machine or makes it crash.
 //!
 //! Everything that the engine takes from the machine and that must be reproducible goes through here: clocks, random
-//! numbers, the journal's disk, connections, and [`crash_point`]s, at which a simulated process may die. Without the
+//! numbers, the journal's disk, connections, and `crash_point`s, at which a simulated process may die. Without the
 //! feature `simulate` every function returns a constant that means "use the real machine", and the compiler removes it; the
-//! modules for hosts are built like that. With the feature, a thread that has a [`Machine`](machine::Machine) gets
+//! modules for hosts are built like that. With the feature, a thread that has a `machine::Machine` gets
 //! everything from that, so that a run is reproduced by its seed.
 
 #[cfg(feature = "simulate")]

@@ -106,7 +106,10 @@ mod tests {
 
     #[test]
     fn invite_has_all_its_fields() {
-        let more = "P-Asserted-Identity: <sip:c@example.com>\r\nP-Asserted-Identity: <tel:+491>\r\nP-Called-Party-ID: <sip:d@example.com>\r\n";
+        let more = concat!(
+            "P-Asserted-Identity: <sip:c@example.com>\r\nP-Asserted-Identity: <tel:+491>\r\n",
+            "P-Called-Party-ID: <sip:d@example.com>\r\n"
+        );
         let bytes = sip(INVITE, "", "7 INVITE", more);
         let suspended = Suspended { index: 1, label: 2, continuation: 3 };
         let Some(ParsedInvite::Initial(invite)) = invite(&bytes, 4, suspended) else { panic!("not read") };

@@ -188,7 +188,8 @@ fn follow_up(method: &str, cseq: u32, answer: &str, run: u32, number: usize, own
     let target = header("Contact: ").trim_matches(['<', '>']);
     format!(
         "{method} {target} SIP/2.0\r\nVia: SIP/2.0/UDP {own};branch=z9hG4bK{method}{run}x{number};rport\r\nMax-Forwards: 70\r\n\
-         Route: {}\r\nFrom: {}\r\nTo: {}\r\nCall-ID: {run}-{number}@127.0.0.1\r\nCSeq: {cseq} {method}\r\nContent-Length: 0\r\n\r\n",
+         Route: {}\r\nFrom: {}\r\nTo: {}\r\n\
+                 Call-ID: {run}-{number}@127.0.0.1\r\nCSeq: {cseq} {method}\r\nContent-Length: 0\r\n\r\n",
         header("Record-Route: "),
         header("From: "),
         header("To: ")

@@ -1,5 +1,5 @@
-//! End to end: the stock Kamailio with the module (and, where there is one, OpenSIPS: see `opensips.rs`), real SIP over UDP, real MSRP over TCP, several workers of each,
-//! and the ledger checked to the last unit after every case.
+//! End-to-end tests: the stock Kamailio with the module (and OpenSIPS, see `opensips.rs`), real SIP over UDP, real MSRP
+//! over TCP, several workers of each. Each case checks the ledger to the last unit.
 //!
 //! Needs the module: `make test` builds it and sets IMCHARGE_MODULE to the folder that holds it.
 

@@ -355,7 +355,7 @@ impl Store {
         }
     }
 
-    /// Whether the writer has failed for longer than [`FAILURE_GRACE`].
+    /// Whether the writer has failed for longer than `FAILURE_GRACE`.
     pub fn is_failing(&self) -> bool {
         self.failure.as_ref().is_some_and(|failure| failure.logged.is_some())
     }

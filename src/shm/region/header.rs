@@ -18,7 +18,7 @@ pub(crate) struct Header {
     resume_workers: AtomicU64,
     event_workers: AtomicU64,
     slots: AtomicU64,
-    /// Keys of the gate's hashes: random, so that nobody outside can aim at a window of an index.
+    /// Keys of the gate's hashes: random, so that a remote party cannot aim at a window of an index.
     pub hash_keys: [AtomicU64; 2],
     pub engine_waker: EngineWaker,
     pub engine_state: AtomicU32,
