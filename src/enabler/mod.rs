@@ -31,6 +31,9 @@ use std::sync::Arc;
 /// All bindings, in the order of the manual. The first is the default.
 pub static BINDINGS: [Binding; 2] = [ledger::BINDING, diameter::BINDING];
 
+/// Starts a binding, given its settings, the first end-to-end id and the time.
+type Constructor = fn(&Settings<'_>, u32, Time) -> Result<Box<dyn Enabler>, StartError>;
+
 /// One charging back end, as the parameter `enabler` selects it.
 #[derive(Debug)]
 pub struct Binding {
@@ -47,7 +50,7 @@ pub struct Binding {
     /// Checks the files that its parameters name.
     check_files: fn(&Settings<'_>) -> Result<(), StartError>,
     /// Starts it: see [`new`].
-    new: fn(&Settings<'_>, u32, Time) -> Result<Box<dyn Enabler>, StartError>,
+    new: Constructor,
 }
 
 /// The rules of the engine that differ by binding.
