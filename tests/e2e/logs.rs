@@ -39,7 +39,7 @@ fn a_warning_is_visible_at_the_default_log_level() {
     std::fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("our own");
     let stage = Stage::new(|setup| at_the_default_level(setup).changed("\"state_dir\", STATE_DIR", &state));
     let log = stage.proxy.log();
-    assert!(log.contains("WARNING: imcharge: state_dir") && log.contains("is open to every user"), "{log}");
+    assert!(log.contains("WARNING: imcharge: state_dir") && log.contains("is accessible to every user"), "{log}");
 }
 
 #[test]
@@ -64,7 +64,7 @@ fn what_a_peer_does_wrong_each_time_does_not_fill_the_log() {
         client.bye();
     }
     let log = charged.stage.proxy.log();
-    let lines = log.matches("is mandatory and not known").count();
+    let lines = log.matches("with the M flag ignored").count();
     assert!((1..=10).contains(&lines), "{lines} lines for {SESSIONS} sessions\n{log}");
 }
 
