@@ -45,7 +45,7 @@ fn a_state_directory_that_is_open_to_others_is_told() {
         let state = format!("\"state_dir\", \"{}\"", folder.path().display());
         let stage = Stage::new(|setup| setup.changed("\"state_dir\", STATE_DIR", &state));
         let log = stage.proxy.log();
-        let told = log.contains("is open to every user of this machine");
+        let told = log.contains("is accessible to every user of this machine");
         assert_eq!(told, open_to & 0o007 != 0, "{open_to:o}\n{log}");
     }
 }
