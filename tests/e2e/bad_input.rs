@@ -37,7 +37,7 @@ fn what_is_missing_is_named() {
     let log = refused(|setup| {
         setup.changed("imcharge_reserve(\"CHARGED\", \"10\")", "imcharge_reserve(\"NOWHERE\", \"10\")")
     });
-    assert!(log.contains("there is no route[NOWHERE]"), "{log}");
+    assert!(log.contains("the script has no route[NOWHERE]"), "{log}");
     let log = refused(|setup| setup.changed("\"state_dir\", STATE_DIR", "\"state_dir\", \"/nonexistent/imcharge\""));
     assert!(log.contains("parameter state_dir: cannot write /nonexistent/imcharge/lock"), "{log}");
 }
