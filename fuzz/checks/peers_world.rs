@@ -108,7 +108,7 @@ impl Environment {
             Act::Close(slot) => self.close(slot),
             Act::Stop(slot) => self.table.stop(slot, now),
             Act::Send { may_move, preferred, timeout_seconds, possible_duplicate } => {
-                self.send(may_move, preferred, timeout_seconds, possible_duplicate)
+                self.send(may_move, preferred, timeout_seconds, possible_duplicate);
             }
             Act::Write { slot, octets } => self.write(slot, octets),
             Act::Answer { slot, which, keep, spoil } => self.answer(slot, which, keep, spoil),

@@ -392,7 +392,7 @@ fn pass(table: &Table<'_>, at: u32, hash: u64, choices: &mut Choices<'_>) {
     let chunk = Chunk { message: hash, is_first: choices.flag(), octets: choices.u64() };
     match table.decide(at, session, &chunk) {
         ChunkDecision::Charged { .. } | ChunkDecision::AlreadyPaid => {
-            assert!(table.is_paid(at, session, hash), "what passes is paid for")
+            assert!(table.is_paid(at, session, hash), "what passes is paid for");
         }
         ChunkDecision::BeyondGrant | ChunkDecision::MessageStopped | ChunkDecision::Full => {}
     }

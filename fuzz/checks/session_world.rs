@@ -358,7 +358,7 @@ impl World {
                 self.call(|session| session.on_event(&Event::Sent(sent.clone()), at));
             }
             Ring::Stopped => {
-                self.call(|session| session.on_event(&Event::Stopped { message_id: "x", why: Stop::Beyond }, at))
+                self.call(|session| session.on_event(&Event::Stopped { message_id: "x", why: Stop::Beyond }, at));
             }
             Ring::Other(Act::Report { message, end, code }) => {
                 let message_id = id(message);

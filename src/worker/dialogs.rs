@@ -119,7 +119,7 @@ impl Worker {
         match (reply.method, reply.code) {
             (Method::Invite, 101..300) if initial.is_some() => self.on_reply_to_initial(place, reply, request),
             (Method::Invite | Method::Update | Method::Prack, 101..300) => {
-                self.on_reply_in_dialog(place, reply, request)
+                self.on_reply_in_dialog(place, reply, request);
             }
             (Method::Invite, 300..) if initial.is_none() => {
                 _ = self.change(place, |streams| {

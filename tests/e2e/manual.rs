@@ -279,7 +279,7 @@ fn check_commands(ocs: &Ocs, commands: &[&str]) {
         match *command {
             // There is no session to name.
             "rar SESSION-ID" | "asr SESSION-ID" => {
-                let error = ocs.try_command(&command.replace("SESSION-ID", "none")).unwrap_err();
+                let error = ocs.try_command(&command.replace("SESSION-ID", "none")).expect_err("it is refused");
                 assert!(!error.contains("unknown command"), "{command}: {error}");
             }
             "account NAME=BALANCE" => accepts(ocs, "account sip:bob@example.org=5"),
@@ -307,7 +307,7 @@ fn check_faults(ocs: &Ocs, faults: &str) {
             accepts(ocs, &if value.is_empty() { format!("fault {name}") } else { format!("fault {name}={value}") });
         }
     }
-    let error = ocs.try_command("fault unheard-of").unwrap_err();
+    let error = ocs.try_command("fault unheard-of").expect_err("it is refused");
     let (_, all) = error.split_once("known are ").expect("the error lists all faults");
     let missing: Vec<&str> = all.split(", ").filter(|name| !named.contains(name)).collect();
     assert!(missing.is_empty(), "docs/ocs.md lacks {missing:?}");

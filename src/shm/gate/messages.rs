@@ -74,15 +74,12 @@ impl<'a> Table<'a> {
         loop {
             let seen = word.load(Ordering::Acquire);
             let Some((amount, after)) = charge(slot.per(), seen, chunk) else { return ChunkDecision::MessageStopped };
-            let left = match slot.take(amount) {
-                Some(left) => left,
-                None => {
-                    // The rest of the message is stopped too.
-                    let stopped = (seen & !STATE) | STOPPED;
-                    match word.compare_exchange(seen, stopped, Ordering::AcqRel, Ordering::Acquire) {
-                        Ok(_) => return ChunkDecision::BeyondGrant,
-                        Err(_) => continue,
-                    }
+            let Some(left) = slot.take(amount) else {
+                // The rest of the message is stopped too.
+                let stopped = (seen & !STATE) | STOPPED;
+                match word.compare_exchange(seen, stopped, Ordering::AcqRel, Ordering::Acquire) {
+                    Ok(_) => return ChunkDecision::BeyondGrant,
+                    Err(_) => continue,
                 }
             };
             // The grant of the next session is set after its key, so a worker that has taken from it sees that key.

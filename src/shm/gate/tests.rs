@@ -352,7 +352,8 @@ fn message_is_charged_once_by_concurrent_workers() {
         std::thread::scope(|scope| {
             for _ in 0..3 {
                 scope.spawn(|| {
-                    (1..=MESSAGES).for_each(|n| assert_ne!(table.decide(9, session, &chunk(n, 5)), ChunkDecision::Full))
+                    (1..=MESSAGES)
+                        .for_each(|n| assert_ne!(table.decide(9, session, &chunk(n, 5)), ChunkDecision::Full));
                 });
             }
         });

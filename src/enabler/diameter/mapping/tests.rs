@@ -340,7 +340,7 @@ fn result_codes_are_mapped() {
     let of = |code, reservation, operation| response(&rfc, &request(5, reservation, operation), answer(code, None));
     let nothing = Some(Grant { reserved: Some(Quota(0)), ..Grant::default() });
     let ended = Response::Debited { balance: None, ended: true, rest: nothing.clone() };
-    let debited = Response::Debited { balance: None, ended: false, rest: nothing.clone() };
+    let debited = Response::Debited { balance: None, ended: false, rest: nothing };
     let released = Response::Released { balance: None };
     let denied = |denial| Response::Denied(denial);
     let again = Response::Failed(Failure::Enabler);
