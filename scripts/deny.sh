@@ -1,6 +1,6 @@
 #!/bin/sh
 # Licences, duplicates, sources and known faults of all dependencies, by deny.toml. The list of known faults is fetched
-# from GitHub; where it cannot be, the rest is checked all the same.
+# from GitHub; if that fails, the rest is still checked.
 set -u
 cd "$(dirname "$0")/.."
 PATH=$PWD/out/cargo-deny/bin:$PATH

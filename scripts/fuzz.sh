@@ -1,6 +1,6 @@
 #!/bin/sh
-# Fuzzes the targets of fuzz/ so many seconds each, all of them where none is named, and prints a line for each and one
-# for all. What was found lies in out/fuzz/findings, what else is worth keeping in out/fuzz/corpus.
+# Fuzzes the named targets of fuzz/ (default: all) for a number of seconds each, and prints a line for each and one for
+# all. Findings are stored in out/fuzz/findings, the corpus in out/fuzz/corpus.
 #
 #   scripts/fuzz.sh [--test] SECONDS [TARGET ...]
 #

@@ -229,7 +229,7 @@ impl<'h> Caller<'h> {
         match result {
             IMCHARGE_OK | IMCHARGE_COMMAND_FAILED => {
                 assert!(length <= size);
-                // SAFETY: so many octets were written.
+                // SAFETY: `length` octets were written.
                 unsafe { answer.set_len(length) };
                 Ran::Whole(answer)
             }
@@ -238,7 +238,7 @@ impl<'h> Caller<'h> {
         }
     }
 
-    /// The answer that waits: with too little room it waits on, with enough it comes once.
+    /// Fetches a pending answer: a short buffer leaves it pending; a sufficient one receives it, once.
     fn fetch(&self, length: usize) {
         let mut answer: Vec<u8> = Vec::with_capacity(length);
         let mut told = 0;
@@ -249,7 +249,7 @@ impl<'h> Caller<'h> {
                 unsafe { imcharge_command_answer(self.worker, answer.as_mut_ptr().cast(), size, &raw mut told) };
             assert_eq!((result, told), (wanted, length));
         }
-        // SAFETY: so many octets were written.
+        // SAFETY: `length` octets were written.
         unsafe { answer.set_len(length) };
         assert_json(&answer);
     }
@@ -309,7 +309,7 @@ impl<'h> Caller<'h> {
         }
     }
 
-    /// Handles that are none, in every place of a handle.
+    /// Passes invalid handles for every handle parameter.
     fn stray(&self, choices: &mut Choices<'_>) {
         let address = match choices.octet() % 4 {
             0 => 0,

@@ -58,7 +58,7 @@ pub enum ChunkDecision {
     Full,
 }
 
-/// Price in kilobytes of a message of which so many octets have passed.
+/// Price in kilobytes of a message of which this many octets have passed.
 fn kilobytes(octets: u64) -> u64 {
     octets.div_ceil(1024)
 }
