@@ -226,7 +226,7 @@ fn establish(region: &Region, worker: &mut Worker, at: usize, session: u64, dial
             subscriber: b"",
             direction: None,
             charging_vector: b"",
-            // Some more than are sent: who is killed between the gate and the ring has taken one for nothing.
+            // More than are sent: a process killed between gate and ring has taken credit without an event.
             messages: 4 * MESSAGES as u32,
             suspended: Suspended::default(),
         });

@@ -28,7 +28,7 @@ use std::cell::UnsafeCell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64 as Count, Ordering};
 
-/// Tries `work` in every order with at most so many preemptions (`None`: in every order), and prints their number.
+/// Tries `work` in every order with at most this many preemptions (`None`: in every order), and prints their number.
 fn model(name: &str, preemptions: Option<usize>, work: impl Fn() + Sync + Send + 'static) {
     let orders = Arc::new(Count::new(0));
     let mut builder = loom::model::Builder::new();
@@ -58,7 +58,7 @@ unsafe impl Sync for RingMemory {}
 unsafe impl Send for RingMemory {}
 
 impl RingMemory {
-    /// A ring of so many octets (32 are the fewest there may be), in which everything before `start` was read.
+    /// A ring of this many octets (at least 32), in which everything before `start` was read.
     fn new(size: usize, start: u64) -> Arc<RingMemory> {
         let data = (0..size / 8).map(|_| UnsafeCell::new(0)).collect();
         Arc::new(RingMemory { ends: Ends::new(start, start), data, watched: Watched::new(size) })
@@ -216,7 +216,7 @@ impl TableMemory {
         }
     }
 
-    /// Whether nothing is left of any session.
+    /// Returns whether no session has any state left.
     fn is_empty(&self) -> bool {
         let table = self.table();
         let passed = self.passed.iter().all(|word| word.load(Ordering::Relaxed) == 0);
@@ -317,7 +317,7 @@ fn units_put_back_are_taken_again_once() {
     });
 }
 
-/// A table of so many slots with session 1 in the first.
+/// A table of this many slots with session 1 in the first.
 fn opened(slots: usize) -> Arc<TableMemory> {
     let memory = TableMemory::new(slots);
     assert!(open(&memory, 1));
@@ -614,7 +614,7 @@ impl Rings {
         }
     }
 
-    /// The engine: ticks and sleeps until it has read so many records.
+    /// The engine: ticks and sleeps until it has read this many records.
     fn read(&self, wanted: usize) {
         let rings = [self.rings[0].consumer(), self.rings[1].consumer()];
         let (mut positions, mut read) = ([0, 0], 0);

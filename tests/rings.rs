@@ -362,7 +362,7 @@ impl SmallDisk {
         self.as_root("mount", &["-o", &format!("remount,size={megabytes}m")]);
     }
 
-    /// Mounting wants root; who is not root must be able to become it without a password, as for the packages.
+    /// Mounting needs root, or sudo without a password, as for the packages.
     fn as_root(&self, program: &str, arguments: &[&str]) {
         let root = std::fs::metadata("/proc/self").is_ok_and(|own| std::os::unix::fs::MetadataExt::uid(&own) == 0);
         let (first, rest): (&str, &[&str]) = if root { (program, &[]) } else { ("sudo", &["-n", program]) };
