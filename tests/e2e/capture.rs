@@ -104,7 +104,7 @@ impl Capture {
     }
 }
 
-/// A capture that goes on to the end of its owner's life, and in which tshark must then have nothing against the
+/// A capture that runs until its owner is dropped, and in which tshark must then have nothing against the
 /// messages that were sent to the port. What came from there may be wrong on purpose.
 pub struct Judged(Option<Capture>);
 

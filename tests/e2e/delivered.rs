@@ -28,7 +28,7 @@ impl Retrieval {
         Retrieval { stage, server, client }
     }
 
-    /// At so many units for each started kilobyte.
+    /// Price in units for each started kilobyte.
     fn by_kilobyte(balance: i64, units: u32) -> Retrieval {
         let tariff = format!("\"kilobyte:{units}\"");
         Retrieval::new(balance, |setup| setup.defined("TARIFF", tariff).parameter("unit", "\"money\""))
@@ -59,7 +59,7 @@ impl Retrieval {
         frame.body.map_or(0, |body| body.len())
     }
 
-    /// What `imcharge.explain` says of the session contains this before long.
+    /// Waits until the output of `imcharge.explain` for the session contains this.
     #[track_caller]
     fn explains(&self, word: &str) {
         let explain = || self.stage.proxy.rpc(&["imcharge.explain", &self.client.call_id]).unwrap_or_default();
@@ -84,7 +84,7 @@ pub fn a_413_for_the_first_of_60_chunks_leaves_nothing_unpaid_that_passed() {
         retrieval.frame("large", &format!("{start}-*/{}", 60 * KB8), Some(&body), flag)
     };
     let chunks: Vec<String> = (0..60).map(chunk).collect();
-    // The first half is on its way before the client says anything.
+    // The first half is sent before the client responds.
     retrieval.server.write_raw(chunks[..30].concat().as_bytes()).expect("the relay reads");
     let mut delivered = retrieval.take(413);
     retrieval.server.write_raw(chunks[30..].concat().as_bytes()).expect("the relay reads");
@@ -153,7 +153,7 @@ pub fn a_message_id_that_was_given_up_is_charged_when_it_is_sent_again() {
             for _ in 0..2 {
                 let sent = loop {
                     let frame = retrieval.client.next_send(SOON).expect("it passes");
-                    // The `#` goes on too.
+                    // The `#` is relayed too.
                     if let Some(body) = &frame.body {
                         retrieval.client.answer(&frame, 200);
                         break body.len();

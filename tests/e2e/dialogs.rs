@@ -22,7 +22,7 @@ struct Endpoint {
     relay: String,
 }
 
-/// A user agent of its own that the case moves by hand: one SIP socket and one MSRP connection to the relay.
+/// A user agent that the test drives step by step: one SIP socket and one MSRP connection to the relay.
 struct Agent {
     transport: Transport,
     reader: Reader,
@@ -54,7 +54,7 @@ impl Agent {
         format!("msrp://{}/{};tcp", self.own, self.endpoint.name)
     }
 
-    /// Its path as it describes it: OpenSIPS relays only for those who have asked for a URI of its own (RFC 4976).
+    /// Path in its SDP: OpenSIPS relays only for clients that have requested a relay URI (RFC 4976).
     fn path(&self) -> String {
         match HOST.get() {
             Host::Kamailio => self.uri(),
@@ -113,7 +113,7 @@ impl Agent {
         self.expect(&format!("{code} to {method}"), of_it)
     }
 
-    /// Sends a message of its own to another one; what the relay answers.
+    /// Sends a message to another user agent and returns the relay's answer.
     fn deliver(&mut self, to: &str, text: &str) -> u16 {
         let (id, octets) = (format!("tr{}", unique()), text.len());
         let lines = format!(
@@ -145,7 +145,7 @@ impl Agent {
     }
 }
 
-/// Who sends a request.
+/// Sender of a request.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum From {
     Client,
@@ -393,7 +393,7 @@ pub fn every_dialog_of_a_forked_invite_is_charged_until_its_own_end() {
         let description = call.server.description();
         call.answer("one");
         call.is_charged();
-        // The other party of the fork has a connection of its own.
+        // The other party of the fork uses a separate connection.
         let first = std::mem::replace(&mut call.server, Agent::new(stage, &stage.place));
         // The first 200 comes again after the second.
         call.reply(200, "two", &call.server.description());

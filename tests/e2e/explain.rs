@@ -1,4 +1,4 @@
-//! What `imcharge.explain` and `imcharge.audit` tell about sessions, open and closed.
+//! Output of `imcharge.explain` and `imcharge.audit` for open and closed sessions.
 
 use super::diameter::Charged;
 use super::{ALICE, Stage};
@@ -34,7 +34,7 @@ fn explain(proxy: &Proxy, call_id: &str) -> Vec<Fields> {
     structures(&answer, "step")
 }
 
-/// The steps of this kind as `rule cause code`, as far as there are any.
+/// Steps of this kind as `rule cause code`; may be empty.
 fn rules(proxy: &Proxy, call_id: &str, step: &str) -> Vec<String> {
     let words = |fields: &Fields| {
         let of = ["rule", "cause", "code"].into_iter().filter_map(|name| fields.get(name));
@@ -43,7 +43,7 @@ fn rules(proxy: &Proxy, call_id: &str, step: &str) -> Vec<String> {
     explain(proxy, call_id).iter().filter(|fields| fields["step"] == step).map(words).collect()
 }
 
-/// Rows of one list of the audit, and what it says of them all: count and units.
+/// Rows of one list of the audit, and its totals: count and units.
 pub fn audit(proxy: &Proxy, list: &str) -> (Vec<Fields>, i64, i64) {
     let answer = proxy.rpc(&["imcharge.audit"]).unwrap_or_else(|error| panic!("{error}"));
     let from = answer.find(&format!("{list}: {{")).unwrap_or_else(|| panic!("no {list} in {answer}"));
@@ -74,7 +74,7 @@ fn a_closed_session_tells_what_was_decided_and_by_which_rule() {
             Some(reaction) => {
                 client.take(1, reaction);
                 stage.until_debited(ALICE, debited);
-                // It is open, and tells the same as afterwards.
+                // The open session gives the same output as after its end.
                 assert_eq!(rules(proxy, &client.call_id, "debited"), [wanted]);
             }
             None => assert!(client.next_send(Duration::from_secs(5)).is_some()),
@@ -159,7 +159,7 @@ fn the_audit_shows_what_waits_at_the_enabler() {
     let _server = charged.stage.server(&["one", "two"], |_| {});
     charged.ocs.command("fault drop on=update times=1");
     let mut client = charged.stage.bound(|_| {});
-    // The first debit is booked and never answered; the second waits behind it.
+    // The first debit is booked and never answered; the second is queued after it.
     client.take(2, Reaction::Answer(200));
     let states = || audit(proxy, "waiting_at_the_enabler").0.iter().map(|row| row["state"].clone()).collect::<Vec<_>>();
     assert!(eventually(SOON, || states() == ["held-back", "queued"]), "{:?}", states());

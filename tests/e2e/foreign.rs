@@ -22,7 +22,7 @@ fn made() -> PathBuf {
     std::env::var_os("IMCHARGE_PEERS").expect("IMCHARGE_PEERS names no folder: run make test-all").into()
 }
 
-/// freeDiameter with its dictionaries of RFC 4006 and TS 32.299, and an extension that says yes.
+/// freeDiameter with its dictionaries of RFC 4006 and TS 32.299, and an extension that grants every request.
 struct FreeDiameter {
     folder: tempfile::TempDir,
     _authority: Authority,
@@ -84,7 +84,7 @@ impl FreeDiameter {
     #[track_caller]
     fn assert_content(&self) {
         let log = self.log();
-        // ERR and NOTI lines are what it says of a message that does not parse or breaks a rule of the dictionary.
+        // It logs ERR and NOTI lines for a message that does not parse or violates a rule of the dictionary.
         for bad in ["ERROR", "Unable to parse", "not parsed", "DIAMETER_INVALID", "DIAMETER_AVP_UNSUPPORTED"] {
             assert!(!log.contains(bad), "{bad}\n{log}");
         }
@@ -92,7 +92,7 @@ impl FreeDiameter {
     }
 }
 
-/// A charging system that tells its accounts on its standard output when its standard input asks.
+/// A charging system that prints its accounts on standard output when asked on standard input.
 struct Scripted {
     _process: Process,
     input: ChildStdin,
@@ -145,13 +145,13 @@ impl Scripted {
         line.trim_end().to_owned()
     }
 
-    /// Its account, and behind it whatever it has against a message.
+    /// Returns its account, followed by its complaints about messages.
     fn accounts(&mut self) -> Vec<String> {
         self.input.write_all(b"accounts\n").expect("it reads");
         std::iter::repeat_with(|| self.line()).take_while(|line| line != "ok").collect()
     }
 
-    /// Waits until its account, and nothing else, is so; what it says in the end.
+    /// Waits until it reports exactly this account and no complaint; otherwise returns its last output.
     fn becomes(&mut self, balance: i64, debited: i64) -> Result<(), Vec<String>> {
         let wanted = [format!("account={ALICE} balance={balance} held=0 debited={debited}")];
         let mut found = Vec::new();
@@ -388,7 +388,7 @@ fn a_script_of_ims_diameter_server_grants_and_is_told_of_every_debit() {
 }
 
 /// ims_ocs can answer with no unit but CC-Time (`ocs_build_answer`), whatever the script decides: no unit can be granted
-/// messages there, and an EVENT_REQUEST ends it (`process_ccr` goes on with the message that `faked_aaa_msg` did not
+/// messages there, and an EVENT_REQUEST ends it (`process_ccr` continues with the message that `faked_aaa_msg` did not
 /// make). What is left is that a grant of seconds is worth nothing and is given back, and that the script's other
 /// decisions are understood.
 #[test]

@@ -199,7 +199,7 @@ fn with_server_of_another_address(known: bool, change: fn(Setup) -> Setup) -> St
     Stage { proxy, place }
 }
 
-/// An IM server that takes INVITEs and sends nothing by itself: the case sends its MSRP over a connection of its own.
+/// An IM server that accepts INVITEs and sends nothing; the test sends its MSRP over a separate connection.
 fn silent_server(stage: &Stage) -> ImServer {
     let mut options = ServerOptions::new(stage.proxy.msrp, &[]);
     options.authenticates = HOST.get() == Host::OpenSips;
@@ -220,7 +220,7 @@ fn before_the_servers_first_frame_a_forger_gets_nothing_but_what_it_pays() {
     let _server = silent_server(&stage);
     let mut client = answered(&stage, ALICE);
     let paths = from_server(&client);
-    // The first who speaks for the server is believed: what it sends is charged like the server's.
+    // The first connection that claims to be the server is accepted: its messages are charged like the server's.
     let mut forger = Wire::to(stage.proxy.msrp);
     assert_eq!(forger.message(&paths, "early1"), 200, "{}", stage.proxy.log());
     let message = client.next_send(PATIENCE).expect("it was relayed");
@@ -286,7 +286,7 @@ pub fn many_sessions_on_one_server_connection_survive_its_reconnect() {
     // One more, which is not answered before the connection goes.
     assert_eq!(first.message(&from_server(&clients[0]), "message2"), 200);
     let unanswered = clients[0].next_send(PATIENCE).expect("it was relayed");
-    // A server whose old connection is still open as far as the proxy knows is not believed on another one.
+    // A server is not accepted on a new connection while the proxy still considers its old one open.
     let mut second = Wire::to(stage.proxy.msrp);
     assert_eq!(second.message(&from_server(&clients[1]), "half-open"), 403, "{}", stage.proxy.log());
     drop(first);
@@ -421,7 +421,7 @@ pub fn a_client_that_leaves_the_relay_out_is_counted_and_refused_where_the_opera
     }
 }
 
-/// Paths of a frame between two parties who talk through the relay and are not charged.
+/// Paths of a frame between two parties that use the relay and are not charged.
 fn between(relay: SocketAddr, from: &str, to: &str) -> String {
     format!("To-Path: msrp://{relay}/chat;tcp {to}\r\nFrom-Path: {from}\r\n")
 }

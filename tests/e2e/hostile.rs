@@ -26,8 +26,8 @@ pub struct Vitals<'a> {
 }
 
 impl<'a> Vitals<'a> {
-    /// Looks at a proxy that is well, and has started all its processes: its TCP main process is the last of its own,
-    /// and the supervisor starts the engine when it likes.
+    /// Records the state of a healthy proxy after all its processes have started: the TCP main process is the last of
+    /// the host's, and the supervisor starts the engine at any time.
     pub fn of(proxy: &'a Proxy) -> Vitals<'a> {
         pour(proxy.msrp, b"");
         assert!(eventually(PATIENCE, || proxy.engine_pid().is_some()), "{}", proxy.log());
@@ -127,8 +127,8 @@ impl Memory {
     }
 }
 
-/// Writes bytes on a connection of its own, ends its half of it, and reads until the proxy has ended the other: then
-/// all of it was dealt with. What the proxy has answered.
+/// Writes bytes on a separate connection, shuts down its half, and reads until the proxy closes the other: then all
+/// bytes have been processed. Returns the proxy's answer.
 pub fn pour(relay: SocketAddr, bytes: &[u8]) -> Vec<u8> {
     let mut stream = TcpStream::connect(relay).expect("the relay takes a connection");
     stream.set_read_timeout(Some(PATIENCE)).expect("a time-out can be set");
@@ -166,7 +166,7 @@ pub fn garbage(seed: u32, octets: usize) -> Vec<u8> {
     std::iter::repeat_with(next).take(octets).collect()
 }
 
-/// The number behind a word.
+/// Returns the number after a word.
 fn field(text: &str, name: &str) -> i64 {
     let line = text.lines().find_map(|line| line.trim().strip_prefix(name));
     line.and_then(|value| value.split_whitespace().next()?.parse().ok()).unwrap_or(0)

@@ -210,7 +210,7 @@ fn two_minutes_of_a_locked_ledger_and_of_a_full_disk_lose_nothing() {
     });
 }
 
-/// A small file system of its own; gone when it is dropped.
+/// A small, separate file system; unmounted on drop.
 struct Disk(tempfile::TempDir);
 
 impl Disk {

@@ -44,7 +44,7 @@ use std::cell::Cell;
 use std::net::{SocketAddr, UdpSocket};
 use std::path::PathBuf;
 
-/// Who pays in most cases.
+/// Subscriber charged in most tests.
 pub const ALICE: &str = "sip:alice@example.org";
 
 /// Folder of the module. Without it nothing here can be tested, and that is a failure, not a pass.
@@ -84,7 +84,7 @@ pub fn mixed(setup: Setup) -> Setup {
 pub struct Stage {
     /// The proxy.
     pub proxy: Proxy,
-    /// Where its IM server has to be; kept, so that no other process takes the port.
+    /// Address of its IM server; kept, so that no other process takes the port.
     pub place: UdpSocket,
 }
 
@@ -137,7 +137,7 @@ impl Stage {
         assert_eq!(found, wanted, "{:?}\n{}", self.proxy.debits(id), self.proxy.log());
     }
 
-    /// Waits until so many messages of an account are debited: what the client answered over TCP may reach the engine
+    /// Waits until this many messages of an account are debited: what the client answered over TCP may reach the engine
     /// after a BYE over UDP.
     #[track_caller]
     pub fn until_debited(&self, id: &str, count: usize) {

@@ -1,5 +1,5 @@
 //! The whole proxy under valgrind's memcheck: no access of the module to memory that is not its own or not yet written.
-//! The host takes its memory from pools of its own, which memcheck does not look into; ours comes from malloc.
+//! The host takes its memory from its own pools, which memcheck does not look into; ours comes from malloc.
 
 use super::diameter::Charged;
 use super::{ALICE, Stage};
@@ -7,20 +7,20 @@ use imcharge_testkit::parties::client::Reaction;
 use imcharge_testkit::proxy::Setup;
 use std::path::Path;
 
-/// Runs Kamailio under memcheck; each process writes a file of its own.
+/// Runs Kamailio under memcheck; each process writes a separate file.
 fn checked(setup: Setup, folder: &Path) -> Setup {
     let log = format!("--log-file={}/%p", folder.display());
     let words = ["valgrind", "--tool=memcheck", "--trace-children=yes", "--leak-check=no", "--error-limit=no", &log];
     Setup { under: words.map(str::to_owned).into(), ..setup }
 }
 
-/// What memcheck has to say in which the module has a part.
+/// Findings of memcheck that involve the module.
 fn complaints(folder: &Path) -> Vec<String> {
     let files = std::fs::read_dir(folder).expect("a folder").flatten().map(|entry| entry.path());
     let texts: Vec<String> = files.filter_map(|path| std::fs::read_to_string(path).ok()).collect();
     assert!(texts.len() > 10, "every process of the proxy is checked, not {}", texts.len());
     assert!(texts.iter().all(|text| text.contains("Memcheck, a memory error detector")));
-    // Blocks stand between lines that have nothing behind the process number.
+    // Blocks are separated by lines with nothing after the process number.
     let blocks = texts.iter().flat_map(|text| text.split("== \n").map(str::to_owned).collect::<Vec<_>>());
     let ours = |block: &String| block.contains("   at 0x") && block.to_lowercase().contains("imcharge");
     blocks.filter(ours).collect()

@@ -1,5 +1,5 @@
-//! The same before OpenSIPS: its msrp_relay between the parties, who ask it for their paths (RFC 4976), with more than one
-//! UDP worker and TCP worker. And what only OpenSIPS has: its events and its management interface.
+//! The same tests with OpenSIPS: its msrp_relay between the parties, which request their paths from it (RFC 4976), with
+//! several UDP and TCP workers. Also covers what only OpenSIPS has: its events and its management interface.
 //!
 //! Needs OpenSIPS, which Debian does not have: OPENSIPS_SRC names its sources and OPENSIPS_BIN its program, and
 //! IMCHARGE_OPENSIPS_MODULE the folder of the module that was built for it (`make opensips`). `make test` says whether it

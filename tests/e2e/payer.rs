@@ -12,7 +12,7 @@ const ASSERTED: &str = "P-Asserted-Identity";
 const VICTIM: &str = "sip:victim@example.org";
 /// The identity of a server that delivers messages.
 const STORE_AND_FORWARD: &str = "sip:rcse-standfw@operator.example";
-/// The user whom the IM server's INVITE would be for.
+/// The user that the IM server's INVITE would address.
 const CALLED: &str = "sip:deferred@im.example.org";
 const REMOVE: &str = "remove_hf(\"P-Asserted-Identity\");";
 const ASSERT_ALICE: &str = "append_hf(\"P-Asserted-Identity: <sip:alice@example.org>\\r\\n\");";

@@ -1,4 +1,4 @@
-//! RCS push: the IM server invites, the one who is called pays for what is delivered to it.
+//! RCS push: the IM server invites; the called subscriber pays for the messages delivered to it.
 
 use super::Stage;
 use imcharge_testkit::parties::client::ImClient;
@@ -7,11 +7,11 @@ use std::time::Duration;
 
 /// Identity of a store-and-forward server.
 const PUSHING: &str = "sip:rcse-standfw@operator.example";
-/// Who is called, and pays.
+/// Called subscriber, who pays.
 const CALLED: &str = "sip:deferred@im.example.org";
 
-/// A proxy with credit for the one who is called, who answers content with this status; the server's side of an
-/// answered and bound session.
+/// Starts a proxy with credit for the called subscriber, who answers content with this status. Returns it with the
+/// server's side of an answered and bound session.
 fn pushed(answers: u16) -> (Stage, ImServer, ImClient) {
     let stage = Stage::new(|setup| setup);
     stage.proxy.set_account(CALLED, 100);

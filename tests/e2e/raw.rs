@@ -1,4 +1,4 @@
-//! A Diameter client that writes what it likes, to see that those who judge our messages would find a wrong one.
+//! A Diameter client that sends arbitrary octets, to verify that the message checkers detect an invalid message.
 
 use super::ALICE;
 use imcharge::wire::diameter::dictionary::{self as avp, APPLICATION_BASE, APPLICATION_CREDIT_CONTROL, Format};

@@ -1,5 +1,5 @@
 //! SIGKILL at random moments under traffic, with an Online Charging System; afterwards the ledger file, the charging
-//! system and what the clients saw must agree. CRASHES says how often (five where it is not set).
+//! system and what the clients saw must agree. CRASHES sets how often (default: five).
 
 use super::diameter::Charged;
 use super::{ALICE, subscriber};
@@ -25,7 +25,7 @@ fn crashes() -> usize {
 /// What the clients have seen: Call-ID and Message-ID of every message that came to one.
 type Seen = Mutex<Vec<(String, String)>>;
 
-/// Retrieves three messages, as far as the proxy lets it.
+/// Retrieves up to three messages, as the proxy permits.
 fn retrieve(proxy: SocketAddr, relay: SocketAddr, identity: &str, seen: &Seen) {
     let options = ClientOptions::new(proxy, relay, identity);
     let Ok(mut client) = ImClient::new(options, Events::default()) else {

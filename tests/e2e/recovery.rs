@@ -1,4 +1,4 @@
-//! Processes that stand still: a hanging engine, and a pause of all processes (a container's freezer, a snapshot of the
+//! Stalled processes: a hanging engine, and a pause of all processes (a container's freezer, a snapshot of the
 //! machine). Service returns by itself, each waiting INVITE gets a final answer, and the money is right.
 
 use super::diameter::Charged;
@@ -77,7 +77,7 @@ pub fn a_hanging_engine_is_replaced_and_so_is_its_successor() {
     stage.expect(ALICE, 100 - debited, 0, debited);
 }
 
-/// A copy of an INVITE that is being decided about, or answered, is no INVITE of its own: it is not refused for the time
+/// A copy of an INVITE that is pending or answered is not a new INVITE: it is not refused because of the time
 /// in which the engine has not moved.
 #[test]
 fn a_retransmission_has_no_second_answer_while_the_engine_is_down() {

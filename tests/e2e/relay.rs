@@ -1,4 +1,4 @@
-//! A Diameter relay (RFC 6733, 2.8.1) before several charging systems: what names none of them goes to each in turn.
+//! A Diameter relay (RFC 6733, 2.8.1) before several charging systems: it takes turns for requests that name no server.
 
 use super::capture::free;
 use imcharge::wire::diameter::dictionary::{
@@ -33,7 +33,7 @@ struct Shared {
 
 /// The relay.
 pub struct Relay {
-    /// Where it listens.
+    /// Its listening address.
     pub address: SocketAddr,
     shared: Arc<Shared>,
 }
@@ -113,7 +113,7 @@ impl Shared {
         }
     }
 
-    /// Whom a request is for.
+    /// Destination of a request.
     fn target(&self, message: &Message<'_>) -> usize {
         let text = |avp| message.find(avp).and_then(|found| found.text().ok()).map(str::to_owned);
         let destination = text(avp::DESTINATION_HOST);

@@ -16,10 +16,10 @@ const SOON: Duration = Duration::from_secs(10);
 /// What callers who are not blocked are promised.
 const PROMPT: Duration = Duration::from_secs(2);
 
-/// Who is not known to the ledger: answered 402 by the resume route, and nothing is left of the call.
+/// Subscriber without an account: the resume route answers 402 and no state of the call remains.
 const OTHER_CALLER: &str = "sip:other@example.org";
 
-/// For whom the resume route sleeps.
+/// Subscriber for which the resume route sleeps.
 const SLOW: &str = "sip:slow@example.org";
 
 /// The shipped configuration, with a resume route that sleeps for one caller.
@@ -205,7 +205,7 @@ fn with_all_resume_workers_blocked_invites_are_refused_in_time_and_the_rest_goes
     assert_eq!(answer(proxy.sip, &early, Instant::now() + PROMPT), None, "its verdict came too late");
 }
 
-/// The shipped configuration, with an event route that sleeps at each debit, and a reservation for so many messages.
+/// The shipped configuration, with an event route that sleeps at each debit, and a reservation for this many messages.
 fn sleeping_at_debits(setup: Setup, micros: u32, messages: usize) -> Setup {
     let (pv, reserve, begin, sleep) = match setup.host {
         Host::Kamailio => (
@@ -227,7 +227,7 @@ fn sleeping_at_debits(setup: Setup, micros: u32, messages: usize) -> Setup {
         .changed(begin, &format!("{begin}\n    {sleep};"))
 }
 
-/// Retrievals of so many clients at once, each of so many messages, while INVITEs are answered in time.
+/// Runs `clients` concurrent retrievals of `messages` each, and checks that INVITEs are answered in time.
 fn debits_and_invites(stage: &Stage, clients: usize, messages: usize) {
     let paid = (clients * messages) as i64;
     stage.proxy.set_account(ALICE, 2 * paid);
@@ -240,13 +240,13 @@ fn debits_and_invites(stage: &Stage, clients: usize, messages: usize) {
     stage.expect(ALICE, paid, 0, paid);
 }
 
-/// Of OpenSIPS, whose event routes run in the SIP processes: as long as these are not all in one, SIP goes on.
+/// OpenSIPS runs event routes in the SIP processes: unless all of them are in one, SIP continues.
 pub fn event_routes_of_ten_milliseconds_delay_no_invite_by_seconds() {
     let stage = Stage::new(|setup| sleeping_at_debits(setup, 10_000, 300));
     debits_and_invites(&stage, 5, 300);
 }
 
-/// Of OpenSIPS, where an INVITE goes on in the process that took it: here there is one such process.
+/// OpenSIPS resumes an INVITE in the process that received it: here there is only one.
 pub fn what_waits_in_a_blocked_process_is_answered_when_it_is_back() {
     let stage = Stage::new(|setup| sleeping(setup, 6).changed("udp_workers=4", "udp_workers=1"));
     let (proxy, socket) = (&stage.proxy, socket());

@@ -141,7 +141,7 @@ fn amounts_are_exact_or_refused() {
         assert_eq!(balance(), Some(77), "{way:?}");
     }
     if console.ways().contains(&Way::Kamcmd) {
-        // kamcmd sends none of these as it was typed.
+        // kamcmd does not send these as typed.
         for typed in ["100", "5000000000", "4294967396", "1.5", "1.0001", "1e3", "99999999999999999999"] {
             let (code, sentence) =
                 console.kamcmd(&["imcharge.account.set", BOB, typed]).expect_err("kamcmd has cut it");
@@ -175,7 +175,7 @@ fn a_call_id_of_digits_is_a_text() {
     let console = Console::new(|setup| setup);
     let calls = ["5000000000", "007", "1e5", "0x1f", "nan", "-12", "12345.5", "s:1"];
     for call_id in calls {
-        // No account has credit here, and the call is known all the same.
+        // No account has credit here, but the call is known.
         let mut client = console.stage.client(BOB, |options| options.call_id = Some(call_id.into()));
         assert_eq!(client.invite(), 402, "{call_id}");
     }
@@ -287,7 +287,7 @@ fn pages_fit_and_together_have_every_row_once() {
             );
             assert!(pages > 1, "{way:?}");
         }
-        // All at once: each list has a part of the room, and tells how much there is.
+        // All at once: each list gets a share of the room and reports its total.
         let audit = console.ask(*way, "audit", &["all", "500"]).expect("an audit");
         let list = as_texts(&audit["debited_not_delivered"]);
         assert_eq!((&list["count"], &list["more"]), (&json!(DEBITS.to_string()), &json!("1")), "{way:?} {list}");

@@ -60,7 +60,7 @@ fn authorization() -> String {
     format!("Digest username=\"alice\", realm=\"r\", nonce=\"n\", uri=\"sip:r\", response=\"{digest}\"")
 }
 
-/// Makes the proxy see secrets: in a retrieval, in an AUTH, and in what is no frame.
+/// Makes the proxy see secrets: in a retrieval, in an AUTH, and in an invalid frame.
 fn tempt(stage: &Stage) {
     let [content, ..] = SECRETS;
     let server = stage.server(&[content], |_| {});
@@ -86,13 +86,13 @@ fn tempt(stage: &Stage) {
     client.bye();
 }
 
-/// Digits of the longest run of hexadecimal ones, whatever stands between octets.
+/// Returns the length of the longest run of hexadecimal digits, whatever separates the octets.
 fn hexadecimal(line: &str) -> usize {
     let digits: String = line.chars().filter(|letter| !" :,-".contains(*letter)).collect();
     digits.split(|letter: char| !letter.is_ascii_hexdigit()).map(str::len).max().unwrap_or(0)
 }
 
-/// What the module says, each with the lines that belong to it: a line that begins it has the process before it, as
+/// Splits a log into the module's messages with their lines: the first line of a message has the process before it, as
 /// in `12(345) INFO: imcharge: `.
 fn ours(log: &str) -> Vec<Vec<&str>> {
     let begins = |line: &str| {

@@ -87,7 +87,7 @@ pub fn an_invite_by_a_second_way_is_merged_and_ends_nothing() {
 
 #[test]
 fn an_invite_by_a_second_way_is_merged_in_lua() {
-    // The script in Lua tells no number of messages.
+    // The Lua script passes no number of messages.
     assert_that_a_second_way_is_merged(in_lua, 100);
 }
 

@@ -32,7 +32,7 @@ const MOVED: &[&str] = &[
     "Request to answer",
 ];
 
-/// Runs promtool; what it says where it finds something.
+/// Runs promtool; returns its output if it finds a problem.
 fn promtool(arguments: &[&str], folder: &Path, input: &str) -> Result<(), String> {
     let mut command = Command::new(program("promtool"));
     command.args(arguments).current_dir(folder).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -113,7 +113,7 @@ fn what_goes_wrong_is_seen() {
     prometheus.becomes("imcharge_outbox_depth == 0", SOON);
     prometheus.becomes("imcharge_outbox_oldest_age_seconds == 0", SOON);
     prometheus.becomes("imcharge_holds_stuck == 0", SOON);
-    // What stands in the distribution is how long the subscriber's debit really took.
+    // The distribution contains the actual duration of the subscriber's debit.
     prometheus.becomes("imcharge_debit_latency_seconds_count == 1 and imcharge_debit_latency_seconds_sum > 60", SOON);
 }
 
@@ -221,7 +221,7 @@ fn every_panel_has_a_result(prometheus: &Prometheus) {
     assert!(queries > 40 && moved > MOVED.len(), "{queries} queries, {moved} that have moved");
 }
 
-/// Every rule is evaluated without an error, and says what to do.
+/// Every rule is evaluated without an error, and describes what to do.
 fn every_rule_is_evaluated(prometheus: &Prometheus) {
     let rules = || {
         let groups = prometheus.api("rules")["groups"].clone();

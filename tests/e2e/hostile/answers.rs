@@ -37,7 +37,7 @@ impl Answer {
     }
 }
 
-/// Descriptions of a session that are none (RFC 4975, 8).
+/// Invalid session descriptions (RFC 4975, 8).
 fn descriptions() -> Vec<Vec<u8>> {
     let path = |value: &[u8]| [b"v=0\r\nm=message 9 TCP/MSRP *\r\na=path:", value, b"\r\n"].concat();
     let one = b"msrp://127.0.0.1:9/s;tcp";

@@ -1,6 +1,6 @@
-//! A charging system that answers with what is no Diameter (RFC 6733), or no Credit-Control (RFC 8506): each request is
-//! answered by a good answer with one thing changed. Written by hand from the octets of the good one, on a server that
-//! knows no more of Diameter than that takes.
+//! A charging system whose answers are invalid Diameter (RFC 6733) or Credit-Control (RFC 8506): each request is
+//! answered with a valid answer in which one thing was changed. The octets are edited directly, by a server that knows
+//! only as much Diameter as that takes.
 
 use super::super::{ALICE, Stage};
 use super::{Memory, PATIENCE, Vitals, garbage, statistics};
@@ -26,7 +26,7 @@ enum Edit {
     Flip { at: usize, bits: u8 },
     /// The AVP of this number, in the order of the octets, groups before what is in them, has this length.
     AvpLength { number: usize, length: usize },
-    /// It ends here, and its length says so.
+    /// Truncated here, with a matching length field.
     Truncate { at: usize },
     /// Another command.
     Command(u32),
@@ -42,7 +42,7 @@ enum Edit {
     Uninvited,
     /// RAR, ASR and unknown requests of random octets before it.
     Requests { seed: u32 },
-    /// Another length of the whole message: the stream is no stream of messages any more.
+    /// Another message length: the rest of the stream cannot be decoded.
     Length(u32),
     /// Another version; so is this.
     Version(u8),
@@ -81,7 +81,7 @@ fn measured(mut octets: Vec<u8>) -> Vec<u8> {
 }
 
 impl Edit {
-    /// What goes out in place of this answer, and whether the connection ends behind it.
+    /// Returns what is sent instead of this answer, and whether the connection is closed afterwards.
     fn of(self, answer: Vec<u8>) -> (Vec<u8>, bool) {
         let mut octets = answer.clone();
         match self {
@@ -132,7 +132,7 @@ impl Edit {
         });
         let flips =
             (0..answer.len() - 4).map(|at| Edit::Flip { at, bits: if at % 3 == 0 { 0xff } else { 1 << (at % 8) } });
-        // A length that is no multiple of four ends the stream (RFC 6733, 3).
+        // A length that is not a multiple of four ends the stream (RFC 6733, 3).
         let cuts = (20..answer.len()).step_by(4).map(|at| Edit::Truncate { at });
         let commands = [0, 257, 258, 271, 273, 274, 280, 0xff_ffff].map(Edit::Command);
         let applications = [0, 1, 3, 5, u32::MAX].map(Edit::Application);
@@ -160,7 +160,7 @@ impl Edit {
     ];
 }
 
-/// Requests of a server that are none: of each command one without AVPs, and one with octets that are none.
+/// Invalid requests of a server: for each command one without AVPs, and one with octets that are not AVPs.
 fn requests(seed: u32) -> Vec<u8> {
     let commands = [258, 274, 272, 280, 999, 0xff_fffe];
     let request = |(number, command): (usize, u32)| {

@@ -9,7 +9,7 @@ use std::time::Duration;
 /// What is taken, and what is refused or dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fate {
-    /// The one who is named pays.
+    /// The named identity pays.
     Pays,
     /// No account pays, and nothing is relayed.
     Refused,
@@ -58,7 +58,7 @@ fn stage() -> Stage {
     Stage::new(|setup| setup.parameter("default_balance", "1000").parameter("hold_timeout", "1"))
 }
 
-/// In the end nothing is held.
+/// Checks that no credit is held at the end.
 #[track_caller]
 fn assert_rest(stage: &Stage, vitals: &Vitals<'_>) {
     let over = || stage.proxy.statistic("sessions_active") == 0;
@@ -133,7 +133,7 @@ fn charging_vectors_and_names_of_calls_are_charged_or_refused() {
     let server = stage.server(&[], |_| {});
     let vitals = Vitals::of(&stage.proxy);
     let asserted = format!("P-Asserted-Identity: <{ALICE}>\r\n").into_bytes();
-    // What is no icid-value (RFC 7315, 4.6) says nothing, and the one who calls pays all the same.
+    // An invalid icid-value (RFC 7315, 4.6) is ignored; the caller still pays.
     let vectors: Vec<Vec<u8>> = vec![
         b"icid-value=\"abc\";icid-generated-at=1.2.3.4;orig-ioi=a".to_vec(),
         b"icid-value".to_vec(),
@@ -148,13 +148,13 @@ fn charging_vectors_and_names_of_calls_are_charged_or_refused() {
     ];
     let line = |value: &Vec<u8>| [&asserted[..], b"P-Charging-Vector: ", value, b"\r\n"].concat();
     judge(&stage, &vitals, vectors.iter().enumerate().map(|(at, value)| (name(at), line(value), Pays)).collect());
-    // Latin-1 goes on as well, to a server that reads no such message and never answers.
+    // Latin-1 is relayed too, to a server that cannot parse it and never answers.
     let granted = stage.proxy.statistic("reserves_granted") + 1;
     ask(&stage, &name(0), &line(&b"icid-value=\xe4\xf6".to_vec()), Duration::ZERO);
     let taken = || stage.proxy.statistic("reserves_granted") == granted;
     assert!(eventually(PATIENCE, taken), "{}", vitals.end());
     // A Call-ID is the name of the session: up to 256 octets of what RFC 3261, 25.1 makes words of.
-    // Behind the @, because the server of these tests makes its tag of what stands before it.
+    // After the @, because the test server derives its tag from the part before it.
     let own = |value: &[u8]| [&name(0), &b"@"[..], value].concat();
     let calls = vec![
         (own(b"word`~)(><:\\/\"][?}{"), Pays),

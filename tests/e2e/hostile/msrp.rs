@@ -2,7 +2,7 @@
 //!
 //! Two frames end Kamailio 5.6.3 by themselves, without imcharge, and are not sent here for that reason:
 //!
-//! * a start line of `MSRP` and one word, with an end-line behind it: the core's TCP reader looks for the space behind
+//! * a start line of `MSRP` and one word, followed by an end-line: the core's TCP reader looks for the space after
 //!   the transaction id (`tcp_read_headers`, state `H_MSRP_BODY_END`), finds none, and computes with NULL;
 //! * a frame from about 14,300 octets on whose From-Path, To-Path or Message-ID is that long, where the script answers
 //!   it: `msrp_reply()` writes the answer into 14,336 octets without a look at the length. The shipped scripts
@@ -22,11 +22,11 @@ use std::time::Duration;
 enum Fate {
     /// The host drops it: the module never sees it.
     Lost,
-    /// The module says that it is none.
+    /// The module reports that it is not a frame.
     Malformed,
-    /// The module says that it is of no session.
+    /// The module reports that it belongs to no session.
     Unattributed,
-    /// It goes on, and is charged if it has content.
+    /// It is relayed, and charged if it has content.
     Whole,
 }
 use Fate::{Lost, Malformed, Unattributed, Whole};
@@ -106,7 +106,7 @@ impl Change {
             // Its value is not read.
             (_, "Content-Type") => Whole,
             (Change::NotUtf8, _) => Malformed,
-            // A word that RFC 4975 does not know says nothing.
+            // A word that RFC 4975 does not define is ignored.
             (_, "Failure-Report" | "Success-Report") => Whole,
             // Another transport makes another URI of it.
             (Change::Overlong | Change::Nul, _) if path => Unattributed,
@@ -200,12 +200,12 @@ fn stage() -> Stage {
     })
 }
 
-/// Frames seen, and those of them that are none.
+/// Frames seen, and the invalid ones among them.
 fn seen(proxy: &Proxy) -> [i64; 2] {
     statistics(proxy, ["frames", "frames_malformed"])
 }
 
-/// Sends each on a connection of its own; it has the fate it has to have. How many went on.
+/// Sends each on a separate connection and checks its outcome. Returns how many were relayed.
 #[track_caller]
 fn judge(stage: &Stage, vitals: &Vitals<'_>, session: &mut Session, cases: Vec<(String, Vec<u8>, Fate)>) -> i64 {
     let unattributed = || stage.proxy.statistic("frames_unattributed");
@@ -488,7 +488,7 @@ fn broken_frames_of_the_server_itself_cost_it_its_connection_at_most() {
     let session = Session::open(&stage, &server);
     let malformed = stage.proxy.statistic("frames_malformed");
     let write = |bytes: &[u8]| server.write_raw(bytes).expect("the connection is open");
-    // A whole frame that is none is refused, and the stream goes on behind it.
+    // A complete but invalid frame is refused, and the stream continues after it.
     for line in 0..2 {
         let send = session.send(b"twelve bytes");
         let name = send.name(line);
@@ -507,7 +507,7 @@ fn broken_frames_of_the_server_itself_cost_it_its_connection_at_most() {
     vitals.assert_unharmed();
 }
 
-/// One of each kind of hostile stream. None of those that the host's own parser refuses behind a header: `msrp.so` of
+/// One of each kind of hostile stream. Excludes those that the host's own parser refuses after a header: `msrp.so` of
 /// Kamailio 5.6.3 returns there without giving back the headers that it has read (`msrp_frame_received`).
 fn hostile_round(stage: &Stage, server: &ImServer) {
     let session = Session::open(stage, server);

@@ -1,6 +1,6 @@
 //! The torture test messages of RFC 4475, each under the name that the RFC gives it and in words of our own: one message
 //! for each thing that it tortures a parser with. INVITEs carry an MSRP description and an asserted identity besides,
-//! where that leaves the point of the message as it is, so that they come as far as the module.
+//! where that does not defeat the purpose of the message, so that they reach the module.
 
 use super::super::{ALICE, Stage};
 use super::{PATIENCE, Vitals};
@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 struct Case {
     name: &'static str,
     status: u16,
-    /// Lines end with LF here. `{own}` is the address of who sends it, `{id}` a number of its own, `{pai}` a line with
+    /// Lines end with LF here. `{own}` is the sender's address, `{id}` a unique number, `{pai}` a line with
     /// the asserted identity, `{sdp}` the rest of a message with a description: type, length, empty line and body.
     text: &'static str,
 }
@@ -38,7 +38,7 @@ const VALID: &[Case] = &[
         0,
         "!strange-Method0123456789_*+`.%truly'~ sip:1_odd.URI~(to-be!sure)&is+it$/mad?,/;;*:&it+has=1,odd!*pas$wo~d_too.(is-it)@example.org SIP/2.0\nVia: SIP/2.0/UDP {own};rport;branch=z9hG4bK-.!%66*_+`'~\nTo: \"BEL:\\\u{7} NUL:\\\0 DEL:\\\u{7f}\" <sip:1_odd.URI~(to-be!sure)&is+it$/mad?,/;;*@example.org>\nFrom: one~` two'+_ three*%!.- <sip:plain@example.org>;odd''~+*_!.-%=\"\u{440}\u{430}\u{431}\u{43e}\u{442}\u{430}\";tag=_a~1'+`*%!-.\nCall-ID: intmeth{id}.word%ZK-!.*_+'@word`~)(><:\\/\"][?}{\nCSeq: 139122385 !strange-Method0123456789_*+`.%truly'~\nMax-Forwards: 255\nextension-!.%*+_`'~:\u{feff}\u{5927}\u{505c}\u{96fb}\nContent-Length: 0\n\n",
     ),
-    // Escapes that stand for reserved characters.
+    // Escaped reserved characters.
     case(
         "esc01",
         408,
@@ -68,7 +68,7 @@ const VALID: &[Case] = &[
         503,
         "INVITE sip:deferred@im.example.org SIP/2.0\nTo: \"I have a name {300}\" <sip:deferred@im.example.org:6000;name{300}=value{300};name;short=v>\nF: sip:{300}@example.org;tag=12{300}424;unknown{300}name=unknown{300}value;valueless{300}\nCall-ID: longreq.one{100}{id}\nCSeq: 3882340 INVITE\nUnknown-{300}-Name: unknown-{300}-value;unknown-{300}-parameter\nVia: SIP/2.0/UDP {own};rport;branch=z9hG4bK{id}\nVia: SIP/2.0/TCP sip33.example.org;branch=z9hG4bK{300},SIP/2.0/TCP sip32.example.org;branch=z9hG4bK{300}\nMax-Forwards: 70\n{pai}Contact: <sip:long{300}@192.0.2.1>\n{sdp}",
     ),
-    // Octets behind the end of the message.
+    // Octets after the end of the message.
     case(
         "dblreq",
         200,
@@ -176,7 +176,7 @@ const INVALID: &[Case] = &[
         200,
         "INVITE sip:deferred@im.example.org SIP/2.0\nTo: sip:deferred@im.example.org\nFrom: sip:alice@example.net;tag=22\nMax-Forwards: 70\nCall-ID: baddate.{id}\nCSeq: 1 INVITE\nVia: SIP/2.0/UDP {own};rport;branch=z9hG4bK{id}\nDate: Fri, 01 Jan 2010 16:00:00 EST\n{pai}Contact: <sip:alice@192.0.2.5>\n{sdp}",
     ),
-    // A URI with headers that stands without brackets.
+    // A URI with headers, without angle brackets.
     case(
         "regbadct",
         405,
@@ -255,7 +255,7 @@ const BEYOND_SYNTAX: &[Case] = &[
         200,
         "OPTIONS sip:im.example.org SIP/2.0\nTo: sip:j_user@example.org\nFrom: sip:caller@example.net;tag=242\nMax-Forwards: 6\nCall-ID: bext01.{id}\nRequire: nothingSupportsThis, nothingSupportsThisEither\nProxy-Require: noProxiesSupportThis, norDoAnyProxiesSupportThis\nCSeq: 8 OPTIONS\nVia: SIP/2.0/UDP {own};rport;branch=z9hG4bK{id}\nContent-Length: 0\n\n",
     ),
-    // A body of an unknown type; ours contains a path all the same.
+    // A body of an unknown type; ours still contains a path.
     case(
         "invut",
         200,
@@ -267,7 +267,7 @@ const BEYOND_SYNTAX: &[Case] = &[
         405,
         "REGISTER sip:im.example.org SIP/2.0\nTo: sip:j_user@example.org\nFrom: sip:j_user@example.org;tag=87\nMax-Forwards: 8\nCall-ID: regaut01.{id}\nCSeq: 9338 REGISTER\nVia: SIP/2.0/UDP {own};rport;branch=z9hG4bK{id}\nAuthorization: NoOneKnowsThisScheme opaque-data=here\nContent-Length:0\n\n",
     ),
-    // Of everything that stands once, several.
+    // Several of each header that may occur only once.
     case(
         "multi01",
         0,
@@ -322,7 +322,7 @@ const BEYOND_SYNTAX: &[Case] = &[
     ),
 ];
 
-/// What the host refuses for one line alone, without that line: the rest of it then comes as far as the module.
+/// Messages that the host refuses for a single line, without that line, so that the rest reaches the module.
 const WITHOUT_THE_LINE: &[Case] = &[case(
     "wsinv, CSeq in one line and no To tag",
     408,
@@ -394,7 +394,7 @@ fn every_torture_message_has_its_answer_and_holds_nothing_in_the_end() {
         }
     }
     assert!(wrong.is_empty(), "{wrong:#?}\n{}", vitals.end());
-    // Each INVITE that went on has come through the module, and has credit of its own.
+    // Each relayed INVITE passed through the module and has its own credit.
     let went_on = |case: &Case| case.text.starts_with("INVITE") && [200, 408].contains(&case.status);
     let granted = waiting.iter().filter(|(case, _)| went_on(case)).count() as i64;
     assert_eq!(stage.proxy.statistic("reserves_granted"), granted, "{}", vitals.end());

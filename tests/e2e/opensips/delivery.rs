@@ -1,4 +1,4 @@
-//! What the relay takes for its own, and what it could not send: none of it is the client's.
+//! Frames that the relay consumes or cannot send: the client is not charged for them.
 
 use super::super::{ALICE, HOST, Stage};
 use super::{as_user_agent, plain};

@@ -218,7 +218,7 @@ impl Console {
     }
 }
 
-/// opensips-cli, where there is one: in the folder that `scripts/peers.sh` has made.
+/// opensips-cli, if installed: in the folder that `scripts/peers.sh` has made.
 fn cli() -> Option<PathBuf> {
     let program = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("out/peers/opensips-cli/bin/opensips-cli");
     program.exists().then_some(program)

@@ -175,7 +175,7 @@ fn every_json_rpc_request_of_the_documentation_is_answered() {
     let posted = posted.iter().map(|words| serde_json::from_str(words.last().expect("a request")).expect("JSON"));
     for request in requests.into_iter().chain(posted) {
         for way in console.json_ways() {
-            // Nothing is held back with the ledger, and the error says so.
+            // With the ledger no request is ever on hold, as the error states.
             match console.send(way, request.clone()) {
                 Err((404, sentence)) if sentence.contains("is on hold") => {}
                 result => assert!(result.is_ok(), "{way:?} {request}: {result:?}"),

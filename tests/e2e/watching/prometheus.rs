@@ -1,4 +1,4 @@
-//! Debian's Prometheus with the shipped configuration, on free ports and in a folder of its own; gone when it is dropped.
+//! Debian's Prometheus with the shipped configuration, on free ports and in a separate folder; stopped on drop.
 
 use imcharge_testkit::eventually;
 use serde_json::Value;
@@ -156,7 +156,7 @@ impl Drop for Prometheus {
     }
 }
 
-/// As it stands in a query of a URL.
+/// Percent-encodes text for the query of a URL.
 fn escaped(text: &str) -> String {
     let escape = |byte: u8| match byte.is_ascii_alphanumeric() {
         true => char::from(byte).to_string(),
