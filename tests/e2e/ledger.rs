@@ -126,9 +126,8 @@ fn lock_for(span: Duration) {
         let log = case.stage.proxy.log();
         let holder = format!("(pid {})", std::process::id());
         assert!(log.contains("ledger.sqlite: locked by ") && log.contains(&holder), "{log}");
-        assert_eq!(times(&log, &holder), 1, "once, not all the time\n{log}");
-        // The holder may not have been found at the first look: "locked by another process".
-        assert!(times(&log, "ledger.sqlite: locked by") <= 2, "{log}");
+        // Not at every attempt. A look at a busy moment may not find the holder, and the line with its name then comes again.
+        assert!(times(&log, "ledger.sqlite: locked by") <= 4, "not all the time\n{log}");
         browser.execute_batch("ROLLBACK").expect("unlocked");
         case.until("store_failing", 0);
     });
