@@ -4,6 +4,8 @@
 //! Two things cannot wait for the engine and are done here, in shared memory: MSRP endpoints are bound to their session
 //! before the SIP message is relayed, and the gate decides whether a SEND passes.
 //!
+//! Step numbers in comments are those of the flow in OMA SIMPLE IM, 6.3.2.7 (Deferred Message retrieval).
+//!
 //! | file | holds |
 //! |---|---|
 //! | `invites` | INVITEs: reservation, failure, CANCEL |

@@ -16,8 +16,8 @@
 //! from it have been delivered. So an open reservation is never asked for more than it has: more is a new reservation,
 //! whose refusal costs nothing. Debits use the oldest one, and the debit that uses it up ends it.
 //!
-//! As long as the enabler answers, a session holds at any time what the gate may still let pass plus what has passed and is
-//! not settled. If the enabler cuts a reservation short (it refuses an UPDATE or grants less), only what it says counts
+//! While the enabler answers, a session holds at any time what the gate may still let pass plus what has passed and is
+//! not settled. If the enabler cuts a reservation short (it refuses an UPDATE or grants less), only what it reports counts
 //! from then on: the grant at the gate shrinks at once, and a reservation with nothing left is ended.
 
 use super::common::{Common, Context};

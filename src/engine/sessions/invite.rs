@@ -1,4 +1,4 @@
-//! Step 1: an INVITE opens a session, or is refused.
+//! Step 1 of the OMA flow: an INVITE opens a session, or is refused.
 
 use super::SessionTable;
 use super::entry::SessionEntry;

@@ -6,8 +6,8 @@
 //!                            └─ Writer, after 50 ms or at once ─► tables (all pending changes in one transaction)
 //! ```
 //!
-//! The changes of a tick are one journal record: state, money and read marks are stored together or not at all. A thread
-//! of its own writes them to the tables and waits there for the disk and for other processes that have the ledger open.
+//! The changes of a tick are one journal record: state, money and read marks are stored together or not at all. A
+//! separate thread writes them to the tables and waits there for the disk and for other processes that have the ledger open.
 //! Changes that the tables lack are kept here, so that the engine reads its own changes.
 //!
 //! Operators may read the tables with `sqlite3` while the proxy runs; they change them by RPC only.

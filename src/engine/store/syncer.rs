@@ -1,4 +1,4 @@
-//! Syncs the journal in a thread of its own, so that a slow disk delays only what has to wait for it.
+//! Syncs the journal in a separate thread, so that a slow disk delays only what has to wait for it.
 //!
 //! Requests to a remote enabler and command replies wait for a sync and make it urgent. A verdict of the embedded ledger
 //! does not wait: its record is synced within [`SYNC_DELAY`] plus the time that the disk takes.

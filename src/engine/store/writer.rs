@@ -1,4 +1,4 @@
-//! Writes the tables of the ledger in a thread of its own, which waits for other processes' locks and for the disk instead
+//! Writes the tables of the ledger in a separate thread, which waits for other processes' locks and for the disk instead
 //! of the engine's thread.
 //!
 //! A job is one transaction: all pending changes, and the journal record up to which they go. A job that fails is retried
