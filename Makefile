@@ -123,7 +123,7 @@ opensips: rust
 	@$(CARGO_OPENSIPS) build -q --release --lib --features opensips
 	@mkdir -p out/opensips
 	@scripts/check-imports.sh target/opensips/release/libimcharge.so $(OPENSIPS_BIN)
-	@cp -u target/opensips/release/libimcharge.so $(OPENSIPS_SO)
+	@cmp -s target/opensips/release/libimcharge.so $(OPENSIPS_SO) || { cp target/opensips/release/libimcharge.so $(OPENSIPS_SO).new && mv $(OPENSIPS_SO).new $(OPENSIPS_SO); }
 
 test-opensips: opensips
 	@scripts/dependencies.sh $(PACKAGES_TEST_OPENSIPS)

@@ -20,4 +20,5 @@ if [ "$KAMAILIO_BIN" != /usr/sbin/kamailio ]; then
     mkdir -p "$(dirname "$module")"
     echo "$module is for $version"
 fi
-cp -u "$built" "$module"
+# By renaming: writing into the file would crash a proxy that has loaded it.
+cmp -s "$built" "$module" || { cp "$built" "$module.new" && mv "$module.new" "$module"; }
