@@ -126,8 +126,7 @@ fn lock_for(span: Duration) {
         let log = case.stage.proxy.log();
         let holder = format!("(pid {})", std::process::id());
         assert!(log.contains("ledger.sqlite: locked by ") && log.contains(&holder), "{log}");
-        // Not at every attempt. A look at a busy moment may not find the holder, and the line with its name then comes again.
-        assert!(times(&log, "ledger.sqlite: locked by") <= 4, "not all the time\n{log}");
+        assert_eq!(times(&log, "ledger.sqlite: locked by"), 1, "once, not all the time\n{log}");
         browser.execute_batch("ROLLBACK").expect("unlocked");
         case.until("store_failing", 0);
     });

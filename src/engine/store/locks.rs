@@ -6,6 +6,10 @@ use std::fmt;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+/// Looks into `/proc/locks`. The kernel hands the list out in pieces, and an entry is skipped if others before it go
+/// between two of them.
+const LOOKS_MAX: usize = 3;
+
 /// Byte that a writer locks.
 const WRITE_LOCK: u64 = 120;
 
@@ -40,13 +44,14 @@ pub fn reader(ledger: &Path) -> Option<Holder> {
 
 fn holder(ledger: &Path, is_meant: impl Fn(&std::ops::RangeInclusive<u64>) -> bool) -> Option<Holder> {
     let inode = std::fs::metadata(beside(ledger, "-shm")).ok()?.ino();
-    let locks = std::fs::read_to_string("/proc/locks").ok()?;
-    let pid = locks
-        .lines()
-        .filter_map(|line| parse(line, inode))
-        .find(|(pid, bytes)| *pid != std::process::id() && is_meant(bytes))?;
-    let name = std::fs::read_to_string(format!("/proc/{}/comm", pid.0)).ok()?;
-    Some(Holder { pid: pid.0, name: name.trim_end().to_owned() })
+    let look = |_| {
+        let locks = std::fs::read_to_string("/proc/locks").ok()?;
+        let mut found = locks.lines().filter_map(|line| parse(line, inode));
+        found.find_map(|(pid, bytes)| (pid != std::process::id() && is_meant(&bytes)).then_some(pid))
+    };
+    let pid = (0..LOOKS_MAX).find_map(look)?;
+    let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
+    Some(Holder { pid, name: name.trim_end().to_owned() })
 }
 
 /// Parses a line of `/proc/locks` about this inode: `1: POSIX  ADVISORY  WRITE 4711 fd:01:396 120 120`. `None`: it is about
