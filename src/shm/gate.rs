@@ -9,6 +9,7 @@
 //! | names | `index` | keyed hashes that lead to a slot: session key, dialogs, MSRP endpoints |
 //! | streams | `streams` | the MSRP sessions of a charged session, one for each dialog and `m=` line |
 //! | messages | `messages` | what of each message has passed, and whether more of it may pass |
+//! | decision | `decide` | [`Table::decide`]: whether a chunk of content passes, and what it takes from the grant |
 //!
 //! Names are added while the session lives and removed only with its slot, so that content from a former endpoint of the
 //! session is recognised and stopped. Each session has a share of names, streams and messages; a session that has used up
@@ -18,15 +19,17 @@
 //! progress have passed by then. A frame that still races with the reuse compares the session after taking units, and puts
 //! them back if the slot belongs to another one ([`Table::decide`]).
 
+mod decide;
 mod index;
 mod legs;
 mod messages;
 mod slot;
 mod streams;
 
+pub use decide::{Chunk, ChunkDecision};
 pub use index::{Chained, Index, Inserted};
 pub use legs::{DialogState, LegRecord};
-pub use messages::{Chunk, ChunkDecision, NOTES};
+pub use messages::NOTES;
 pub use slot::Slot;
 pub use streams::{OWN_RECORDS, STREAMS_MAX, Stream, StreamRecord, StreamState, Streams};
 

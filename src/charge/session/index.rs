@@ -1,8 +1,8 @@
 //! Looks up messages. Long lists have an index, so that the cost of an event does not grow with the number of messages;
 //! the short lists of a usual session are searched.
 
-use super::message::{Answer, OpenMessage};
 use super::messages::Messages;
+use super::open_message::{Answer, OpenMessage};
 use super::parts::Numbered;
 use crate::charge::policy::Policy;
 use crate::charge::time::Time;

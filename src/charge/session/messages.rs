@@ -9,7 +9,7 @@ use super::common::Context;
 use super::credit::Credit;
 use super::dialog::Phase;
 use super::index::Index;
-use super::message::{Answer, OpenMessage, Settlement};
+use super::open_message::{Answer, OpenMessage, Settlement};
 use super::output::{EndReason, Output};
 use super::parts::Numbered;
 use super::rule::{CloseCause, Rule};

@@ -32,7 +32,7 @@
 //! |---|---|---|
 //! | `Dialog` | phase, verdict, SIP legs, connections | `dialog` |
 //! | `Credit` | reservations, grant, pending request | `credit`, `request`, `reservation`, `validity`, `ahead` |
-//! | `Messages` | messages, and the debits and refunds they lead to | `messages`, `message`, `ranges`, `index`, `refund` |
+//! | `Messages` | messages, and the debits and refunds they lead to | `messages`, `open_message`, `ranges`, `index`, `refund` |
 //! | `Trace` | events for `explain` | `trace`, `rule` |
 //!
 //! Messages, not the session, decide what is debited; `Credit` decides when that is requested. `common` holds the terms of
@@ -53,8 +53,8 @@ mod common;
 mod credit;
 mod dialog;
 mod index;
-mod message;
 mod messages;
+mod open_message;
 mod output;
 mod parts;
 mod query;

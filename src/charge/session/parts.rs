@@ -5,8 +5,8 @@
 //! the head, which is all that most sessions have; each further part holds [`PART_ITEMS`] numbers.
 
 use super::Session;
-use super::message::OpenMessage;
 use super::messages::{Debit, Messages, SettledMessage};
+use super::open_message::OpenMessage;
 use thin_vec::ThinVec;
 
 /// Numbers in a part.

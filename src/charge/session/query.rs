@@ -3,8 +3,8 @@
 use super::Session;
 use super::common::Counts;
 use super::dialog::Phase;
-use super::message::OpenMessage;
 use super::messages::Debit;
+use super::open_message::OpenMessage;
 use super::output::{Decision, EndReason};
 use super::request::{PendingRequest, Purpose};
 use super::rule::Rule;

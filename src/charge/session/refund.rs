@@ -6,8 +6,8 @@
 
 use super::common::Context;
 use super::credit::Credit;
-use super::message::OpenMessage;
 use super::messages::{Debit, Messages};
+use super::open_message::OpenMessage;
 use super::rule::Rule;
 use crate::charge::ch2::Trigger;
 use crate::charge::policy::Settle;
