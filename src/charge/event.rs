@@ -37,12 +37,12 @@ pub enum Event<'a> {
         /// SIP status.
         code: u16,
         /// Transaction of the INVITE; `None` if the host does not report it.
-        transaction: Option<InviteTransaction>,
+        transaction: Option<ServerTransaction>,
     },
     /// CANCEL of the INVITE.
     Cancelled {
         /// Transaction of the INVITE; `None` if the host does not report it.
-        transaction: Option<InviteTransaction>,
+        transaction: Option<ServerTransaction>,
     },
     /// Step 11: BYE of either side.
     Bye {
@@ -129,10 +129,10 @@ pub enum Event<'a> {
     },
 }
 
-/// Identifies one SIP server transaction of an INVITE by the host's two numbers. An INVITE that arrives over two paths
-/// has two transactions with the same Call-ID, From tag and CSeq (RFC 3261, 8.2.2.2).
+/// Identifies one SIP server transaction by the host's two numbers. A request that arrives over two paths
+/// has two, with the same Call-ID, From tag and CSeq (RFC 3261, 8.2.2.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct InviteTransaction {
+pub struct ServerTransaction {
     /// First host number (Kamailio: hash index of the transaction).
     pub index: u64,
     /// Second host number (Kamailio: label of the transaction).
@@ -153,8 +153,8 @@ pub struct Suspended {
 
 impl Suspended {
     /// Returns the transaction without its continuation.
-    pub fn transaction(self) -> InviteTransaction {
-        InviteTransaction { index: self.index, label: self.label }
+    pub fn transaction(self) -> ServerTransaction {
+        ServerTransaction { index: self.index, label: self.label }
     }
 }
 

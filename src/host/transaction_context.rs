@@ -5,7 +5,7 @@ use super::attach::with_worker;
 use super::bindings as sys;
 use super::message::Message;
 use crate::charge::ch2::SessionKey;
-use crate::charge::event::InviteTransaction;
+use crate::charge::event::ServerTransaction;
 use crate::worker::sip_input::{Method, Reply, Request};
 use crate::worker::{RequestDecision, Worker};
 use std::ffi::c_int;
@@ -20,7 +20,7 @@ pub struct TransactionContext {
     session: SessionKey,
     /// The transaction of the INVITE that opens the session; if it ends without a 2xx, the session ends. `None`: a request
     /// within the dialog.
-    pub opens: Option<InviteTransaction>,
+    pub opens: Option<ServerTransaction>,
     /// Whether a 2xx has been sent to the inviting side.
     is_answered: AtomicBool,
     call_id: u16,
@@ -32,7 +32,7 @@ impl TransactionContext {
     /// Creates a context; `None` if Call-ID and From tag are longer than 512 octets.
     pub fn new(
         session: SessionKey,
-        opens: Option<InviteTransaction>,
+        opens: Option<ServerTransaction>,
         call_id: &[u8],
         from_tag: &[u8],
     ) -> Option<TransactionContext> {

@@ -2,7 +2,7 @@
 
 use super::{FIELD_MAX, InviteRefusal, Urgency, Worker};
 use crate::charge::ch2::SessionKey;
-use crate::charge::event::{Direction, Event, InviteTransaction, Reserve};
+use crate::charge::event::{Direction, Event, Reserve, ServerTransaction};
 use crate::config::{DirectionRule, Subscriber};
 use crate::shm::clock;
 use crate::shm::record::Record;
@@ -111,7 +111,7 @@ impl Worker {
     }
 
     /// The INVITE failed: it ended without a 2xx.
-    pub fn failed(&mut self, session: SessionKey, transaction: Option<InviteTransaction>, code: u16) {
+    pub fn failed(&mut self, session: SessionKey, transaction: Option<ServerTransaction>, code: u16) {
         // Hosts report the end of every transaction, also after a 2xx.
         let is_answered = |at: u32| self.region.table().slots[at as usize].is_answered();
         if !self.slot_of(session).is_some_and(is_answered) {
@@ -120,7 +120,7 @@ impl Worker {
     }
 
     /// The INVITE was cancelled.
-    pub fn cancelled(&mut self, session: SessionKey, transaction: Option<InviteTransaction>) {
+    pub fn cancelled(&mut self, session: SessionKey, transaction: Option<ServerTransaction>) {
         self.push_or_count(session, Event::Cancelled { transaction });
     }
 

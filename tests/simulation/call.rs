@@ -3,7 +3,7 @@
 use crate::delivery::{Delivery, Part};
 use crate::dialog::{Exchange, Leg, Side, Writing};
 use imcharge::charge::ch2::SessionKey;
-use imcharge::charge::event::{InviteTransaction, Suspended};
+use imcharge::charge::event::{ServerTransaction, Suspended};
 use imcharge::worker::Worker;
 use imcharge::worker::sip_input::{Invite, InviteKey};
 use std::collections::{BTreeMap, BTreeSet};
@@ -171,8 +171,8 @@ impl Call {
     }
 
     /// Returns the transaction of its INVITE on this path.
-    pub fn transaction_on_path(&self, path: u64) -> InviteTransaction {
-        InviteTransaction { index: self.number as u64, label: path }
+    pub fn transaction_on_path(&self, path: u64) -> ServerTransaction {
+        ServerTransaction { index: self.number as u64, label: path }
     }
 
     /// Passes the INVITE to a worker. `true`: a verdict will follow.

@@ -4,7 +4,7 @@ use super::SessionTable;
 use super::entry::SessionEntry;
 use super::notify::refuse;
 use crate::charge::ch2::{Failure, SessionKey};
-use crate::charge::event::{Event, InviteTransaction, Reserve};
+use crate::charge::event::{Event, Reserve, ServerTransaction};
 use crate::charge::session::{FIRST_NUMBER_END, Session};
 use crate::charge::time::Time;
 use crate::engine::store::StoreError;
@@ -22,8 +22,8 @@ const EARLY_EVENTS_MAX: usize = 10_000;
 /// An event that can be read before its INVITE.
 #[derive(Clone, Copy)]
 enum EarlyEvent {
-    Failed(u16, Option<InviteTransaction>),
-    Cancelled(Option<InviteTransaction>),
+    Failed(u16, Option<ServerTransaction>),
+    Cancelled(Option<ServerTransaction>),
 }
 
 /// Events whose INVITE is not read yet, oldest first.

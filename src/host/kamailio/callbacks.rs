@@ -18,7 +18,7 @@ use super::message::Message;
 use super::tm::{Tm, tm};
 use super::transaction::{CurrentRequest, Transaction};
 use super::transaction_context::{self, TransactionContext};
-use crate::charge::event::InviteTransaction;
+use crate::charge::event::ServerTransaction;
 use crate::guard::guard;
 use crate::worker::Worker;
 use crate::worker::sip_input::InviteKey;
@@ -30,7 +30,7 @@ pub fn watch_invite(tm: &Tm, request: CurrentRequest, transaction: Transaction, 
     let types = sys::TMCB_RESPONSE_FWDED | sys::TMCB_RESPONSE_OUT | sys::TMCB_E2ECANCEL_IN | sys::TMCB_DESTROY;
     let id = transaction.id();
     // The numbers by which tm continues it.
-    let opens = Some(InviteTransaction { index: id.index.into(), label: id.label.into() });
+    let opens = Some(ServerTransaction { index: id.index.into(), label: id.label.into() });
     let context = TransactionContext::new(session, opens, key.call_id, key.from_tag);
     context.is_some_and(|context| watch(tm, request, transaction, types, context))
 }

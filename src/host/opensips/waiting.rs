@@ -13,7 +13,7 @@
 use super::tm::{Tm, tm};
 use super::transaction::{CurrentRequest, Transaction};
 use super::{REGION, bindings as sys, shared, text, variables};
-use crate::charge::event::{InviteTransaction, Suspended};
+use crate::charge::event::{ServerTransaction, Suspended};
 use crate::guard::guard;
 use crate::shm::notification::{Kind, Notification};
 use crate::shm::script_runs::{Process, Running};
@@ -192,7 +192,7 @@ pub unsafe extern "C" fn on_verdict(_: c_int, block: *mut c_void) {
 }
 
 /// Ends the wait of a cancelled INVITE, in whichever process it waits. If it no longer waits, tm handles the CANCEL.
-pub fn cancel(invite: InviteTransaction) {
+pub fn cancel(invite: ServerTransaction) {
     let Ok(process) = c_int::try_from(invite.index) else { return };
     // SAFETY: the host's job queue; a static function and a number.
     if unsafe { sys::ipc_send_rpc(process, Some(on_cancel), invite.label as *mut c_void) } != 0 {
