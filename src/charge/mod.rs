@@ -7,6 +7,7 @@
 
 pub mod account;
 pub mod ch2;
+pub mod content;
 pub mod event;
 pub mod policy;
 pub mod session;
