@@ -20,6 +20,7 @@ use crate::charge::policy::{Model, OnFailure, Settle};
 use crate::charge::tariff::{Quota, Units};
 use crate::charge::time::Time;
 use serde::{Deserialize, Serialize};
+use std::cmp::Ordering;
 use std::sync::Arc;
 use thin_vec::ThinVec;
 
@@ -238,6 +239,15 @@ impl Credit {
     pub(super) fn take_from_grant(&mut self, quota: Quota, cx: &mut Context<'_>) {
         self.granted = Quota(self.granted.0.saturating_sub(quota.0));
         self.publish_grant(cx);
+    }
+
+    /// Corrects the grant if the gate did not take what is `due`.
+    pub(super) fn correct_grant(&mut self, taken: Quota, due: Quota, cx: &mut Context<'_>) {
+        match taken.cmp(&due) {
+            Ordering::Equal => {}
+            Ordering::Greater => self.return_to_grant(Quota(taken.0 - due.0), cx),
+            Ordering::Less => self.take_from_grant(Quota(due.0 - taken.0), cx),
+        }
     }
 
     /// Withdraws what is left of the grant.

@@ -1,8 +1,8 @@
 //! The messages machine: messages that wait for answers of the client, settled messages, and the debits and refunds that
 //! follow from them.
 //!
-//! A message is debited with what the gate took for it: over all chunks, the sum of [`Sent::taken`] equals what is debited
-//! plus what is returned to the grant. A message that is not charged is forgotten, here and at the gate, so that the same
+//! A message is debited with the price of the octets that have passed of it, in one debit or several. What the gate took
+//! for its chunks beyond that is returned to the grant, and what it took less is taken from the grant. A message that is not charged is forgotten, here and at the gate, so that the same
 //! Message-ID is charged like a new one; a debited message is remembered as paid.
 
 use super::common::Context;
@@ -21,7 +21,6 @@ use crate::charge::policy::Policy;
 use crate::charge::tariff::{Per, Quota};
 use crate::charge::time::Time;
 use serde::{Deserialize, Serialize};
-use std::cmp::Ordering;
 use thin_vec::ThinVec;
 
 /// Messages of a session that may wait for answers at once; one more ends the session.
@@ -68,6 +67,10 @@ pub(super) struct SettledMessage {
     pub(super) hash: u64,
     /// Debits so far.
     parts: u32,
+    /// Octets that have passed of it.
+    octets: u64,
+    /// Octets that are in no debit: they fit into the last kilobyte that is paid for.
+    octets_not_in_debits: u64,
     /// Whether it is paid; false after a refund.
     is_paid: bool,
 }
@@ -327,31 +330,33 @@ impl Messages {
     fn take_exactly(&mut self, place: usize, credit: &mut Credit, cx: &mut Context<'_>) {
         let (message, policy) = (&self.open[place], cx.common.policy);
         let (taken, due) = (message.taken(), cx.common.tariff.quota(message.octets()));
-        match taken.cmp(&due) {
-            Ordering::Equal => return,
-            Ordering::Greater => credit.return_to_grant(Quota(taken.0 - due.0), cx),
-            Ordering::Less => credit.take_from_grant(Quota(due.0 - taken.0), cx),
+        if taken != due {
+            credit.correct_grant(taken, due, cx);
+            self.change(place, &policy, |message| message.set_taken(due));
         }
-        self.change(place, &policy, |message| message.set_taken(due));
     }
 
-    /// A chunk of a paid message. By kilobyte, what the gate took for it is debited as well.
+    /// A chunk of a paid message. It is debited with what it adds to the price of the message. The gate may have taken
+    /// another amount for it, because chunks are not always read in the order in which they passed.
     fn on_chunk_of_paid(&mut self, place: usize, sent: &Sent<'_>, credit: &mut Credit, cx: &mut Context<'_>) {
-        let quota = Quota(sent.taken);
+        let (tariff, message) = (cx.common.tariff, &mut self.settled[place]);
+        let before = tariff.quota(message.octets);
+        message.octets = message.octets.saturating_add(sent.octets);
+        message.octets_not_in_debits = message.octets_not_in_debits.saturating_add(sent.octets);
+        let quota = Quota(tariff.quota(message.octets).0 - before.0);
+        let SettledMessage { number, parts: part, octets_not_in_debits: octets, .. } = *message;
+        self.touch(number);
+        credit.correct_grant(Quota(sent.taken), quota, cx);
         if quota.0 == 0 {
             return;
         }
-        if cx.common.tariff.per == Per::Message {
-            return credit.return_to_grant(quota, cx);
-        }
-        let SettledMessage { number, parts: part, .. } = self.settled[place];
-        self.settled[place].parts = part.saturating_add(1);
-        self.touch(number);
+        self.settled[place] =
+            SettledMessage { parts: part.saturating_add(1), octets_not_in_debits: 0, ..self.settled[place] };
         let debit = Debit {
             number: self.new_number(),
             message_id: sent.message_id.into(),
             part,
-            octets: sent.octets,
+            octets,
             quota,
             trigger: Trigger::Close,
             rule: Rule::LateChunk,
@@ -515,9 +520,11 @@ impl Messages {
     }
 
     fn remember_paid(&mut self, message: &OpenMessage, policy: &Policy) {
-        let (number, hash, parts) = (message.number(), message.id_hash(), message.part() + 1);
+        let (number, hash) = (message.number(), message.id_hash());
+        let (parts, octets) = (message.part() + 1, message.octets());
+        let settled = SettledMessage { number, hash, parts, octets, octets_not_in_debits: 0, is_paid: true };
         if let Some(known) = self.place_of_settled(hash) {
-            self.settled[known] = SettledMessage { parts, is_paid: true, ..self.settled[known] };
+            self.settled[known] = SettledMessage { number: self.settled[known].number, ..settled };
             return self.touch(self.settled[known].number);
         }
         if self.settled.len() >= SETTLED_MESSAGES_MAX {
@@ -526,7 +533,7 @@ impl Messages {
             self.touch(oldest.number);
         }
         let place = self.settled.partition_point(|settled| settled.number() < number);
-        self.settled.insert(place, SettledMessage { number, hash, parts, is_paid: true });
+        self.settled.insert(place, settled);
         self.index_if_large(policy);
         self.index_settled(hash, number);
     }

@@ -91,6 +91,35 @@ fn chunk_read_after_debit_is_debited_separately() {
 }
 
 #[test]
+fn message_in_two_debits_costs_its_octets_once() {
+    let mut run = by_kilobyte(Policy::default());
+    let chunk = |number, taken, flag| Sent { octets: 1025, taken, flag, total: None, ..whole("m1", number) };
+    // The gate took 2 for the first of the two chunks and 1 for the second, which is read first.
+    run.sent(chunk(2, 1, Flag::Last), s(1));
+    run.event(responded(2, 413), s(1));
+    run.accept();
+    run.sent(chunk(1, 2, Flag::More), s(1));
+    run.accept();
+    assert_eq!(paid(&run), [("m1", 0, 1025, 6), ("m1", 1, 1025, 3)]);
+    assert_eq!(run.session.granted().0 - run.session.taken(), 100 * 16 - 3, "3 kilobytes were taken and are used");
+}
+
+#[test]
+fn late_chunk_within_paid_kilobyte_is_in_next_debit() {
+    let mut run = by_kilobyte(Policy::default());
+    let chunk = |number, octets, taken, flag| Sent { octets, taken, flag, total: None, ..whole("m1", number) };
+    run.sent(chunk(2, 1, 0, Flag::Last), s(1));
+    run.event(responded(2, 413), s(1));
+    run.accept();
+    run.sent(chunk(1, 1, 1, Flag::More), s(1));
+    assert_eq!(run.pending(), "", "the kilobyte is paid for");
+    assert_eq!(run.session.granted().0 - run.session.taken(), 100 * 16 - 1);
+    run.sent(chunk(3, 1023, 1, Flag::More), s(1));
+    run.accept();
+    assert_eq!(paid(&run), [("m1", 0, 1, 3), ("m1", 1, 1024, 3)]);
+}
+
+#[test]
 fn chunks_of_settled_message_are_free_by_message() {
     let mut run = Run::open();
     run.sent(chunk("m1", 1, 1, 50, Flag::More), s(1));
@@ -441,9 +470,13 @@ proptest! {
         let more = u64::from(world.run.session.granted().0);
         // The grant grows by what is returned and shrinks by what the session takes itself.
         prop_assert!(i128::from(debited) <= i128::from(world.taken) - (i128::from(more) - i128::from(granted)));
-        // Every first debit equals the price of its octets.
+        // The debits of a message are the price of their octets.
         let price = |octets: u64| if by_size { octets.div_ceil(1024) } else { 1 };
-        let mut first = paid(&world.run).into_iter().filter(|debit| debit.1 == 0);
-        prop_assert!(first.all(|debit| debit.3 == price(debit.2)), "{:?}", paid(&world.run));
+        let mut messages = BTreeMap::<_, (u64, u64)>::new();
+        for (message_id, _, octets, units) in paid(&world.run) {
+            let message = messages.entry(message_id).or_default();
+            *message = (message.0 + octets, message.1 + units);
+        }
+        prop_assert!(messages.values().all(|(octets, units)| *units == price(*octets)), "{:?}", paid(&world.run));
     }
 }
