@@ -4,7 +4,7 @@
 //! Each operation conserves balance + held + debited of the account. All sums are checked; the balance never falls below
 //! zero.
 
-use super::{Account, Binding, Capabilities, Enabler, Funds, InTick, Settings, Settlement};
+use super::{Account, AccountUpdate, Binding, Capabilities, Enabler, Funds, InTick, Settings};
 use crate::charge::ch2::{Denial, Failure, Operation, Request, Reservation, Response};
 use crate::charge::tariff::{Quota, Units};
 
@@ -48,20 +48,20 @@ impl Enabler for Ledger {
 }
 
 impl InTick for Ledger {
-    fn settle(&self, request: &Request, funds: &Funds) -> Settlement {
+    fn execute(&self, request: &Request, funds: &Funds) -> AccountUpdate {
         let fresh = self.default_balance.map(|balance| Account { balance, ..Account::default() });
         let Some(account) = funds.account.or(fresh) else { return refused(Denial::UnknownSubscriber) };
-        let books = Books { account, held: funds.held };
-        let settled = match &request.operation {
-            Operation::Reserve { quota } => books.reserve(request, *quota),
-            Operation::Debit { units, .. } => books.debit(request, *units),
-            Operation::Refund { .. } => books.refund(funds.charged),
-            Operation::Release => books.release(request),
+        let account = SessionAccount { account, held: funds.held };
+        let update = match &request.operation {
+            Operation::Reserve { quota } => account.reserve(request, *quota),
+            Operation::Debit { units, .. } => account.debit(request, *units),
+            Operation::Refund { .. } => account.refund(funds.charged),
+            Operation::Release => account.release(request),
         };
-        settled.unwrap_or_else(|| overflow(request))
+        update.unwrap_or_else(|| overflow(request))
     }
 
-    fn settle_repeated_debit(&self, request: &Request, funds: &Funds) -> Settlement {
+    fn release_for_known_debit(&self, request: &Request, funds: &Funds) -> AccountUpdate {
         let debited = unchanged(Response::debited(None));
         let (Operation::Debit { units, .. }, Some(account)) = (&request.operation, funds.account) else {
             return debited;
@@ -70,71 +70,71 @@ impl InTick for Ledger {
         if released <= 0 {
             return debited;
         }
-        let released = Books { account, held: funds.held }.give_back(released);
+        let released = SessionAccount { account, held: funds.held }.give_back(released);
         match released {
-            Some(books) => Settlement { account: Some(books.account), held: Some(books.held), ..debited },
+            Some(after) => AccountUpdate { account: Some(after.account), held: Some(after.held), ..debited },
             None => overflow(request),
         }
     }
 }
 
-/// The account and what the session holds of it, while a request is settled. Every method returns `None` if a sum
-/// overflows.
+/// An account and the part of its held units that is the session's, while a request is executed. Every method returns
+/// `None` if a sum overflows.
 #[derive(Clone, Copy)]
-struct Books {
+struct SessionAccount {
     account: Account,
     held: i64,
 }
 
-impl Books {
+impl SessionAccount {
     /// Reserves as much of `quota` as the account can pay for. Denied if that is nothing.
-    fn reserve(self, request: &Request, quota: Quota) -> Option<Settlement> {
+    fn reserve(self, request: &Request, quota: Quota) -> Option<AccountUpdate> {
         let granted = affordable(&self.account, quota, request.tariff.price_of(Quota(1)));
         if granted.0 == 0 && quota.0 > 0 {
             return Some(refused(Denial::NoCredit));
         }
         let units = signed(request.tariff.price_of(granted));
-        let books = self.hold(units)?;
-        Some(books.settled(Response::granted(granted, Some(books.account.balance)), 0, true))
+        let after = self.hold(units)?;
+        Some(after.into_update(Response::granted(granted, Some(after.account.balance)), 0, true))
     }
 
     /// Debits the whole price or denies it. The units come out of what the session holds, for all its reservations
     /// together, and then out of the balance: a session that was let in by `on_failure=grant` holds less than it uses.
-    fn debit(self, request: &Request, price: Units) -> Option<Settlement> {
+    fn debit(self, request: &Request, price: Units) -> Option<AccountUpdate> {
         let price = signed(price);
         let from_hold = price.min(self.held);
         let from_balance = price.checked_sub(from_hold)?;
         if from_balance > self.account.available() {
             return Some(refused(Denial::NoCredit));
         }
-        let mut books = self;
-        books.held = books.held.checked_sub(from_hold)?;
-        books.account.held = books.account.held.checked_sub(from_hold)?;
-        books.account.balance = books.account.balance.checked_sub(from_balance)?;
-        books.account.debited = books.account.debited.checked_add(price)?;
+        let mut after = self;
+        after.held = after.held.checked_sub(from_hold)?;
+        after.account.held = after.account.held.checked_sub(from_hold)?;
+        after.account.balance = after.account.balance.checked_sub(from_balance)?;
+        after.account.debited = after.account.debited.checked_add(price)?;
         let ended = matches!(request.reservation, Reservation::Last { .. });
-        let rest = if ended { reserved(request).checked_sub(from_hold)?.clamp(0, books.held) } else { 0 };
-        let books = books.give_back(rest)?;
-        let response = Response::Debited { balance: Some(books.account.balance), ended, rest: None };
-        Some(books.settled(response, price, from_hold > 0 || rest > 0))
+        let rest = if ended { reserved(request).checked_sub(from_hold)?.clamp(0, after.held) } else { 0 };
+        let after = after.give_back(rest)?;
+        let response = Response::Debited { balance: Some(after.account.balance), ended, rest: None };
+        Some(after.into_update(response, price, from_hold > 0 || rest > 0))
     }
 
     /// Returns the units of an earlier debit to the balance.
-    fn refund(self, charged: i64) -> Option<Settlement> {
-        let mut books = self;
-        books.account.balance = books.account.balance.checked_add(charged)?;
-        books.account.debited = books.account.debited.checked_sub(charged)?;
-        Some(books.settled(Response::Refunded { balance: Some(books.account.balance) }, 0, false))
+    fn refund(self, charged: i64) -> Option<AccountUpdate> {
+        let mut after = self;
+        after.account.balance = after.account.balance.checked_add(charged)?;
+        after.account.debited = after.account.debited.checked_sub(charged)?;
+        Some(after.into_update(Response::Refunded { balance: Some(after.account.balance) }, 0, false))
     }
 
     /// Ends a reservation: its units return to the balance.
-    fn release(self, request: &Request) -> Option<Settlement> {
-        let books = self.give_back(reserved(request).min(self.held))?;
-        Some(books.settled(Response::Released { balance: Some(books.account.balance) }, 0, true))
+    fn release(self, request: &Request) -> Option<AccountUpdate> {
+        let after = self.give_back(reserved(request).min(self.held))?;
+        Some(after.into_update(Response::Released { balance: Some(after.account.balance) }, 0, true))
     }
 
     /// Moves units from the balance to the hold.
-    fn hold(mut self, units: i64) -> Option<Books> {
+    fn hold(mut self, units: i64) -> Option<SessionAccount> {
         self.account.balance = self.account.balance.checked_sub(units)?;
         self.account.held = self.account.held.checked_add(units)?;
         self.held = self.held.checked_add(units)?;
@@ -142,15 +142,15 @@ impl Books {
     }
 
     /// Moves units from the hold to the balance.
-    fn give_back(mut self, units: i64) -> Option<Books> {
+    fn give_back(mut self, units: i64) -> Option<SessionAccount> {
         self.held = self.held.checked_sub(units)?;
         self.account.held = self.account.held.checked_sub(units)?;
         self.account.balance = self.account.balance.checked_add(units)?;
         Some(self)
     }
 
-    fn settled(self, response: Response, charged: i64, hold_changes: bool) -> Settlement {
-        Settlement {
+    fn into_update(self, response: Response, charged: i64, hold_changes: bool) -> AccountUpdate {
+        AccountUpdate {
             response,
             charged: Units(u64::try_from(charged).unwrap_or(0)),
             account: Some(self.account),
@@ -166,16 +166,16 @@ impl Account {
     }
 }
 
-fn unchanged(response: Response) -> Settlement {
-    Settlement { response, charged: Units(0), account: None, held: None }
+fn unchanged(response: Response) -> AccountUpdate {
+    AccountUpdate { response, charged: Units(0), account: None, held: None }
 }
 
-fn refused(denial: Denial) -> Settlement {
+fn refused(denial: Denial) -> AccountUpdate {
     unchanged(Response::Denied(denial))
 }
 
 /// No account comes near the end of the integers unless its row was edited by hand.
-fn overflow(request: &Request) -> Settlement {
+fn overflow(request: &Request) -> AccountUpdate {
     let account = request.account.as_str();
     log::error!("account {account}: balance, held or debited is out of range; correct it with account.set");
     unchanged(Response::Failed(Failure::Enabler))

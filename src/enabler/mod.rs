@@ -169,14 +169,14 @@ pub fn new(
 ///
 /// The default bodies are those of a binding without connections.
 pub trait Enabler {
-    /// Returns the rules of a binding that settles requests within the tick. `None`: requests go to
+    /// Returns the rules of a binding that answers requests within the tick. `None`: requests go to
     /// [`ask`](Enabler::ask).
     fn in_tick(&self) -> Option<&dyn InTick> {
         None
     }
 
     /// Queues a request. The engine calls it after the request is durable. The outcome, which may be that there is no
-    /// answer, follows as [`EnablerEvent::Response`]. `wall_seconds`: UNIX time. A binding that settles requests within
+    /// answer, follows as [`EnablerEvent::Response`]. `wall_seconds`: UNIX time. A binding that answers requests within
     /// the tick is never asked.
     fn ask(&mut self, _request: Request, _call: &Call<'_>, _now: Time, _wall_seconds: i64) {}
 
@@ -235,13 +235,13 @@ pub trait Enabler {
 }
 
 /// The rules of a binding whose accounts are in the engine's store. Pure: the engine reads [`Funds`], and commits the
-/// [`Settlement`] together with the session.
+/// [`AccountUpdate`] together with the session.
 pub trait InTick {
-    /// Answers a request.
-    fn settle(&self, request: &Request, funds: &Funds) -> Settlement;
+    /// Executes a request.
+    fn execute(&self, request: &Request, funds: &Funds) -> AccountUpdate;
 
-    /// Answers a debit of a message that has been debited before: the units reserved for it are released.
-    fn settle_repeated_debit(&self, request: &Request, funds: &Funds) -> Settlement;
+    /// Answers a debit of a message that has been debited before: releases the units reserved for it, and takes nothing.
+    fn release_for_known_debit(&self, request: &Request, funds: &Funds) -> AccountUpdate;
 }
 
 /// An account of the engine's store. `balance + held + debited` changes only by an operator's command.
@@ -266,9 +266,9 @@ pub struct Funds {
     pub charged: i64,
 }
 
-/// The answer to a request that was settled within the tick, and its effect on the store.
+/// The answer to a request that was executed within the tick, and its effect on the account.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Settlement {
+pub struct AccountUpdate {
     /// The answer.
     pub response: Response,
     /// Units that a debit took.
@@ -369,7 +369,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bindings_that_keep_accounts_settle_in_the_tick() {
+    fn bindings_that_keep_accounts_answer_within_the_tick() {
         let diameter = diameter::Settings {
             origin_host: "proxy.example.org".into(),
             origin_realm: "example.org".into(),

@@ -24,7 +24,7 @@ use crate::simulate::{self, InjectedBug};
 use ask::{Pace, left_of_cap};
 use entry::SessionEntry;
 use invite::EarlyEvents;
-use notify::is_gate_opened;
+use notify::claim_slot;
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap, HashMap, VecDeque};
 use std::sync::atomic::Ordering;
@@ -119,7 +119,7 @@ impl SessionTable {
         if entry.session.is_open() && entry.slot.is_none() && entry.instance == tick.instance {
             entry.slot = self.free_slots.pop();
             if entry.session.decision() == Some(Decision::Granted) {
-                is_gate_opened(tick, entry);
+                claim_slot(tick, entry);
             }
         }
         self.execute_outputs(tick, key)

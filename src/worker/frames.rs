@@ -7,6 +7,7 @@ use crate::charge::tariff::Per;
 use crate::shm::clock;
 use crate::shm::gate::{Bound, Chunk, ChunkDecision, FrameSession, Side};
 use crate::shm::log_limit::ONE_A_MINUTE;
+use crate::shm::record::Record;
 use crate::shm::statistic::Statistic;
 use crate::simulate::{InjectedBug, crash_point, is_injected};
 use crate::wire::msrp;
@@ -35,6 +36,15 @@ impl Worker {
         if let (Some(message_id), true) = (parsed.message_id, parsed.is_content()) {
             let transaction = transaction_hash(parsed.transaction_id.as_bytes());
             self.push_or_count(bound.session, Event::Unsent { message_id, transaction });
+        }
+    }
+
+    /// Reports that a connection of the host was closed; 0: not known, ignored.
+    pub fn connection_lost(&mut self, connection: u64) {
+        let lost = Record::ConnectionLost { at: clock::now(), connection };
+        // Once the engine has read this, the session's side may use another connection.
+        if connection != 0 && !self.push(&lost, 0, Urgency::Now) {
+            self.region.count(Statistic::DroppedRingFull);
         }
     }
 

@@ -4,8 +4,6 @@ use super::{FIELD_MAX, InviteRefusal, Urgency, Worker};
 use crate::charge::ch2::SessionKey;
 use crate::charge::event::{Direction, Event, Reserve, ServerTransaction};
 use crate::config::{DirectionRule, Subscriber};
-use crate::shm::clock;
-use crate::shm::record::Record;
 use crate::shm::statistic::Statistic;
 use crate::wire::{identity, sip};
 use crate::worker::sip_input::{Body, Dialog, Invite, InviteKey};
@@ -144,15 +142,6 @@ impl Worker {
     /// Returns the slot of a charged session.
     pub(crate) fn slot_of(&self, session: SessionKey) -> Option<u32> {
         self.region.table().slot_of_session(self.region.name_of_session(session), session)
-    }
-
-    /// The host has closed this connection.
-    pub fn connection_lost(&mut self, connection: u64) {
-        let lost = Record::ConnectionLost { at: clock::now(), connection };
-        // Once the engine has read this, its side may use another connection.
-        if connection != 0 && !self.push(&lost, 0, Urgency::Now) {
-            self.region.count(Statistic::DroppedRingFull);
-        }
     }
 }
 

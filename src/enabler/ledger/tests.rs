@@ -31,19 +31,19 @@ impl Memory {
         Funds { account: self.account, held, charged: self.charged }
     }
 
-    /// Writes a settlement as the engine does.
-    fn write(&mut self, session: u64, settlement: &Settlement) {
-        self.account = settlement.account.or(self.account);
-        if let Some(held) = settlement.held {
+    /// Writes an update as the engine does.
+    fn write(&mut self, session: u64, update: &AccountUpdate) {
+        self.account = update.account.or(self.account);
+        if let Some(held) = update.held {
             self.held.insert(session, held);
         }
     }
 
-    /// Settles a request of a session; 25 units per message.
+    /// Executes a request of a session; 25 units per message.
     fn ask(&mut self, session: u64, reservation: Reservation, operation: Operation) -> (Response, Units) {
-        let settlement = self.ledger().settle(&request(session, reservation, operation), &self.funds(session));
-        self.write(session, &settlement);
-        (settlement.response, settlement.charged)
+        let update = self.ledger().execute(&request(session, reservation, operation), &self.funds(session));
+        self.write(session, &update);
+        (update.response, update.charged)
     }
 
     fn numbers(&self) -> (i64, i64, i64) {
@@ -128,9 +128,9 @@ fn last_debit_releases_the_rest_of_its_reservation_only() {
 fn repeated_debit_releases_the_units_reserved_for_it() {
     let mut memory = Memory::with(account(50));
     memory.ask(1, Reservation::None, reserve(2));
-    let settlement = memory.ledger().settle_repeated_debit(&request(1, open(2), debit(25)), &memory.funds(1));
-    assert_eq!((&settlement.response, settlement.charged), (&Response::debited(None), Units(0)));
-    memory.write(1, &settlement);
+    let update = memory.ledger().release_for_known_debit(&request(1, open(2), debit(25)), &memory.funds(1));
+    assert_eq!((&update.response, update.charged), (&Response::debited(None), Units(0)));
+    memory.write(1, &update);
     assert_eq!(memory.numbers(), (25, 25, 0));
 }
 

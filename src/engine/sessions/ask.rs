@@ -6,7 +6,7 @@ use crate::charge::ch2::{Operation, Request, Response, SessionKey, Trigger};
 use crate::charge::session::Session;
 use crate::charge::tariff::Units;
 use crate::charge::time::Time;
-use crate::enabler::{EnablerEvent, ReservationState, Settlement};
+use crate::enabler::{AccountUpdate, EnablerEvent, ReservationState};
 use crate::engine::effects::Effect;
 use crate::engine::store::StoreError;
 use crate::engine::store::change::{Change, Debit};
@@ -140,7 +140,7 @@ pub(super) fn left_of_cap(tick: &Tick<'_>, uncovered: &HashMap<Box<str>, u32>, a
     tick.region.config.policy.on_failure_cap.saturating_sub(granted)
 }
 
-/// Asks the enabler. Returns number and answer of a request that is settled within the tick; any other is sent after the
+/// Asks the enabler. Returns number and answer of a request that is answered within the tick; any other is sent after the
 /// commit.
 pub(super) fn ask(
     tick: &mut Tick<'_>,
@@ -156,15 +156,15 @@ pub(super) fn ask(
     match tick.enabler.in_tick() {
         Some(rules) => {
             let funds = tick.store.funds(entry.row, &request)?;
-            let settlement = match is_debited {
-                true => rules.settle_repeated_debit(&request, &funds),
-                false => rules.settle(&request, &funds),
+            let update = match is_debited {
+                true => rules.release_for_known_debit(&request, &funds),
+                false => rules.execute(&request, &funds),
             };
             if !is_debited {
                 tick.latencies.push((Latency::Enabler, tick.now));
-                record_settled_debit(tick, entry, &request, &settlement);
+                record_executed_debit(tick, entry, &request, &update);
             }
-            Ok(Some((number, settle(tick, entry, settlement))))
+            Ok(Some((number, write_update(tick, entry, update))))
         }
         None if is_debited => Ok(Some((number, Response::debited(None)))),
         None => {
@@ -178,24 +178,24 @@ pub(super) fn ask(
     }
 }
 
-/// Records a debit that was settled within the tick.
-fn record_settled_debit(tick: &mut Tick<'_>, entry: &SessionEntry, request: &Request, settlement: &Settlement) {
+/// Records a debit that was executed within the tick.
+fn record_executed_debit(tick: &mut Tick<'_>, entry: &SessionEntry, request: &Request, update: &AccountUpdate) {
     if let (Operation::Debit { message_id, part, octets, trigger, .. }, Response::Debited { .. }) =
-        (&request.operation, &settlement.response)
+        (&request.operation, &update.response)
     {
-        record_debit(tick, entry, (message_id, *part), *octets, settlement.charged, *trigger);
+        record_debit(tick, entry, (message_id, *part), *octets, update.charged, *trigger);
     }
 }
 
-/// Writes the effect of a settlement on the account, and returns the answer.
-fn settle(tick: &mut Tick<'_>, entry: &SessionEntry, settlement: Settlement) -> Response {
-    if let Some(held) = settlement.held {
+/// Writes the effect of a request on the account, and returns the answer.
+fn write_update(tick: &mut Tick<'_>, entry: &SessionEntry, update: AccountUpdate) -> Response {
+    if let Some(held) = update.held {
         tick.store.put_held(entry.row, held);
     }
-    if let Some(account) = settlement.account {
+    if let Some(account) = update.account {
         tick.store.put_account(entry.session.account(), account);
     }
-    settlement.response
+    update.response
 }
 
 /// Passes an answer to its session.

@@ -18,7 +18,7 @@ pub(super) fn send_verdict(tick: &mut Tick<'_>, entry: &SessionEntry, verdict: &
     let is_current = entry.instance == tick.region.instance();
     let decision = match verdict.result {
         // Without a slot that workers find, the gate would stop its messages.
-        Decision::Granted if is_current && !is_gate_opened(tick, entry) => Decision::Failed(Failure::Full),
+        Decision::Granted if is_current && !claim_slot(tick, entry) => Decision::Failed(Failure::Full),
         decision => decision,
     };
     let (statistic, result, reason, code) = match decision {
@@ -40,9 +40,9 @@ pub(super) fn send_verdict(tick: &mut Tick<'_>, entry: &SessionEntry, verdict: &
     tick.latencies.push((Latency::Reserve, session.opened()));
 }
 
-/// Claims the slot of a granted session and opens it after the commit. `false`: the session has no slot, or workers would
-/// not find it.
-pub(super) fn is_gate_opened(tick: &mut Tick<'_>, entry: &SessionEntry) -> bool {
+/// Claims the slot of a granted session; its gate opens after the commit. Returns `false` if the session has no slot, or if
+/// there is no room for the name by which workers find it.
+pub(super) fn claim_slot(tick: &mut Tick<'_>, entry: &SessionEntry) -> bool {
     let (session, Some(slot)) = (&entry.session, entry.slot) else { return false };
     let region = tick.region;
     let opening = Opening {

@@ -126,7 +126,7 @@ impl SessionEntry {
     fn on_debited(&self, tick: &mut Tick<'_>, debited: &Output) {
         let Output::Debited { message_id, part, octets, units, trigger, since, balance, .. } = debited else { return };
         tick.latencies.push((Latency::Debit, *since));
-        // An enabler that settles within the tick has recorded the debit with its answer.
+        // An enabler that answers within the tick has recorded the debit with its answer.
         if tick.enabler.in_tick().is_none() {
             record_debit(tick, self, (message_id, *part), *octets, *units, *trigger);
         }

@@ -387,7 +387,7 @@ impl Store {
 
 /// Accounts and holds, for enablers that keep them here. A session is named by its row.
 impl Store {
-    /// Reads what the enabler has to know to settle this request.
+    /// Reads what the enabler has to know to execute this request.
     pub fn funds(&self, row: i64, request: &Request) -> Result<Funds, StoreError> {
         let charged = match &request.operation {
             Operation::Refund { message_id, part, .. } => self.charged(row, message_id, *part)?.unwrap_or(0),
