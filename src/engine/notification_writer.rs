@@ -22,7 +22,7 @@ impl NotificationWriter {
     pub fn restore(region: &Region, committed: &[u64]) -> Result<NotificationWriter, AttachError> {
         let queue = |lane: Lane| {
             let mut queue = region.queue_producer(lane)?;
-            queue.resume(committed.get(lane as usize).copied().unwrap_or(0));
+            queue.continue_from(committed.get(lane as usize).copied().unwrap_or(0));
             Ok(queue)
         };
         let [verdicts, events] = Lane::ALL.map(queue);

@@ -113,7 +113,7 @@ impl SessionTable {
         let Some(entry) = self.sessions.get_mut(&key) else { return Ok(()) };
         self.outstanding.add_loaded(&entry.session, tick.now);
         if !simulate::is_injected(InjectedBug::OutboxDropped) {
-            entry.session.resume(tick.now);
+            entry.session.repeat_outputs(tick.now);
         }
         // A session without a verdict has no slot in the gate yet, but needs one for its grant.
         if entry.session.is_open() && entry.slot.is_none() && entry.instance == tick.instance {

@@ -164,9 +164,9 @@ impl<M: HoldsQueue> QueueProducer<M> {
         QueueProducer { memory, head, unpublished: 0 }
     }
 
-    /// Continues after the records up to `mark`, which a producer before this one has written. Those that it has not
+    /// Continues after the records up to `mark`, which an earlier producer has written. Those that it has not
     /// published are published next.
-    pub fn resume(&mut self, mark: u64) {
+    pub fn continue_from(&mut self, mark: u64) {
         if mark > self.head {
             self.head = mark;
             self.unpublished = usize::MAX;
@@ -283,10 +283,10 @@ mod tests {
         let mark = killed.head();
         killed.write(b"not committed").expect("room");
         let mut next = QueueProducer::new(memory);
-        next.resume(mark);
+        next.continue_from(mark);
         assert_eq!((next.publish(Time(5)), next.head()), (usize::MAX, mark));
         assert!(memory.queue().take(&mut record) && record == b"committed");
-        next.resume(mark);
+        next.continue_from(mark);
         assert_eq!((next.publish(Time(5)), memory.queue().take(&mut record)), (0, false));
     }
 

@@ -230,7 +230,7 @@ impl Dialog {
     }
 
     /// Repeats outputs for the gate that a stopped engine may not have executed.
-    pub(super) fn resume(&self, granted: Quota, common: &mut Common) {
+    pub(super) fn repeat_outputs(&self, granted: Quota, common: &mut Common) {
         if self.is_served() {
             common.push(Output::Grant(granted));
         } else if self.phase == Phase::Closing {

@@ -225,12 +225,12 @@ impl Session {
     /// The verdict is not repeated; [`Session::decision`] returns it.
     ///
     /// The clock may have started anew with the machine: no timer runs longer than it would from `now` on.
-    pub fn resume(&mut self, now: Time) {
+    pub fn repeat_outputs(&mut self, now: Time) {
         self.rebase(now);
         let granted = self.credit.granted();
         let (credit, _, mut cx) = self.machines(now);
-        credit.resume(&mut cx);
-        self.dialog.resume(granted, &mut self.common);
+        credit.resend_pending(&mut cx);
+        self.dialog.repeat_outputs(granted, &mut self.common);
     }
 
     /// Applies the operator's decision about the request that is held back: it is sent again (`again`) or counts as done.

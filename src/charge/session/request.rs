@@ -272,7 +272,7 @@ impl Credit {
     }
 
     /// After a restart of the engine: sends again what the stopped engine may not have sent.
-    pub(super) fn resume(&mut self, cx: &mut Context<'_>) {
+    pub(super) fn resend_pending(&mut self, cx: &mut Context<'_>) {
         let Some(mut pending) = self.pending.take_if(|pending| pending.retry_at.is_none()) else { return };
         pending.possible_duplicate = true;
         if pending.is_held || pending.is_at_most_once(cx.common) {

@@ -270,7 +270,7 @@ fn requests_are_numbered_within_reservation() {
     run.event(responded(1, 200), s(2));
     let debit = run.request.clone().expect("the debit");
     assert_eq!((debit.number, debit.sequence), (2, 1));
-    run.session.resume(s(2));
+    run.session.repeat_outputs(s(2));
     run.drain();
     assert_eq!(run.request.as_ref().map(|again| again.sequence), Some(1), "a resend has the same number");
 }
@@ -339,7 +339,7 @@ fn valid_for_a_minute() -> Run {
 #[test]
 fn validity_continues_over_engine_restart() {
     let mut run = valid_for_a_minute();
-    run.session.resume(s(20));
+    run.session.repeat_outputs(s(20));
     assert_eq!(run.session.deadline(), Some(s(60)));
     run.timer(s(59));
     assert_eq!(run.pending(), "");
@@ -351,7 +351,7 @@ fn validity_continues_over_engine_restart() {
 fn validity_is_limited_after_machine_restart() {
     let mut run = valid_for_a_minute();
     let restarted_clock = Time(s(0).0 / 2);
-    run.session.resume(restarted_clock);
+    run.session.repeat_outputs(restarted_clock);
     assert_eq!(run.session.deadline(), Some(restarted_clock.after_seconds(60)));
 }
 
@@ -370,7 +370,7 @@ fn renewal_is_postponed_once() {
     // A restarted engine may postpone it again.
     let mut run = valid_for_a_minute();
     run.session.postpone_renewals(s(60), s(80));
-    run.session.resume(s(80));
+    run.session.repeat_outputs(s(80));
     assert!(run.session.is_renewal_due(s(80)));
 }
 
@@ -378,7 +378,7 @@ fn renewal_is_postponed_once() {
 fn resent_renewal_is_rate_limited() {
     let mut run = valid_for_a_minute();
     run.timer(s(60));
-    run.session.resume(s(61));
+    run.session.repeat_outputs(s(61));
     run.drain();
     assert!(
         run.request.as_ref().is_some_and(|request| request.possible_duplicate && request.rate_limited),

@@ -104,7 +104,7 @@ fn debit_that_may_be_executed_twice_is_held_back() {
         run.answer(Response::Failed(Failure::Silent));
         run.timer(s(600));
         assert_eq!((run.request.clone(), run.session.held_back_message()), (None, Some("m1")));
-        run.session.resume(s(1));
+        run.session.repeat_outputs(s(1));
         run.drain();
         assert!(run.request.is_none(), "held back after a restart as well");
         assert!(run.session.resolve(again, s(601)));
