@@ -331,7 +331,7 @@ impl Engine {
             self.sessions.publish(&self.region, effects, &mut *self.enabler);
             return Ok(());
         }
-        if simulate::is_injected(InjectedBug::ToldBeforeCommit) {
+        if simulate::is_injected(InjectedBug::PublishedBeforeCommit) {
             self.sessions.publish(&self.region, std::mem::take(&mut effects), &mut *self.enabler);
         }
         crash_point();

@@ -14,7 +14,7 @@ use std::time::Duration;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Crash;
 
-/// Octets that a connection buffers until its far end reads.
+/// Octets that a connection buffers until the peer reads.
 const WINDOW_OCTETS: usize = 4096;
 
 /// Advances the world by a span of time.
@@ -39,7 +39,7 @@ pub struct Machine {
     /// The injected bug.
     pub injected: Cell<Option<InjectedBug>>,
     /// Connections that were opened and not accepted yet.
-    pub opened: RefCell<VecDeque<(SocketAddr, Far)>>,
+    pub opened: RefCell<VecDeque<(SocketAddr, PeerStream)>>,
     /// Ports that refuse connections.
     pub refusing_ports: RefCell<Vec<u16>>,
     /// Runs the rest of the world while the engine pauses.
@@ -183,35 +183,35 @@ pub(crate) fn is_injected(fault: InjectedBug) -> bool {
 }
 
 /// Opens a connection; `None`: use the real network.
-pub(crate) fn connect(address: SocketAddr) -> Option<io::Result<Line>> {
+pub(crate) fn connect(address: SocketAddr) -> Option<io::Result<SimulatedStream>> {
     with_machine(|machine| {
         if machine.refusing_ports.borrow().contains(&address.port()) {
             return Err(ErrorKind::ConnectionRefused.into());
         }
-        let pipes = Rc::new(Pipes::default());
-        machine.opened.borrow_mut().push_back((address, Far(Rc::clone(&pipes))));
-        Ok(Line(pipes))
+        let connection = Rc::new(Connection::default());
+        machine.opened.borrow_mut().push_back((address, PeerStream(Rc::clone(&connection))));
+        Ok(SimulatedStream(connection))
     })
 }
 
 /// The two directions of a connection.
 #[derive(Debug, Default)]
-struct Pipes {
-    up: Cell<bool>,
+struct Connection {
+    accepted: Cell<bool>,
     closed: Cell<bool>,
-    to_far: RefCell<VecDeque<u8>>,
-    to_near: RefCell<VecDeque<u8>>,
+    to_peer: RefCell<VecDeque<u8>>,
+    to_engine: RefCell<VecDeque<u8>>,
 }
 
 /// The engine's end of a connection.
 #[derive(Debug)]
-pub struct Line(Rc<Pipes>);
+pub struct SimulatedStream(Rc<Connection>);
 
-impl Line {
+impl SimulatedStream {
     pub(crate) fn is_connected(&self) -> io::Result<bool> {
         match self.0.closed.get() {
             true => Err(ErrorKind::ConnectionReset.into()),
-            false => Ok(self.0.up.get()),
+            false => Ok(self.0.accepted.get()),
         }
     }
 
@@ -220,15 +220,15 @@ impl Line {
     }
 }
 
-impl Drop for Line {
+impl Drop for SimulatedStream {
     fn drop(&mut self) {
         self.0.closed.set(true);
     }
 }
 
-impl Read for Line {
+impl Read for SimulatedStream {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let octets = self.0.to_near.borrow_mut().read(buffer)?;
+        let octets = self.0.to_engine.borrow_mut().read(buffer)?;
         match octets {
             0 if self.0.closed.get() => Ok(0),
             0 => Err(ErrorKind::WouldBlock.into()),
@@ -237,17 +237,17 @@ impl Read for Line {
     }
 }
 
-impl Write for Line {
+impl Write for SimulatedStream {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         if self.0.closed.get() {
             return Err(ErrorKind::BrokenPipe.into());
         }
-        let mut waiting = self.0.to_far.borrow_mut();
-        let room = WINDOW_OCTETS.saturating_sub(waiting.len()).min(bytes.len());
+        let mut unread = self.0.to_peer.borrow_mut();
+        let room = WINDOW_OCTETS.saturating_sub(unread.len()).min(bytes.len());
         if room == 0 && !bytes.is_empty() {
             return Err(ErrorKind::WouldBlock.into());
         }
-        waiting.extend(&bytes[..room]);
+        unread.extend(&bytes[..room]);
         Ok(room)
     }
 
@@ -256,14 +256,14 @@ impl Write for Line {
     }
 }
 
-/// The far end of a connection, for the test.
+/// The end of a connection that the test holds.
 #[derive(Clone, Debug)]
-pub struct Far(Rc<Pipes>);
+pub struct PeerStream(Rc<Connection>);
 
-impl Far {
+impl PeerStream {
     /// Accepts the connection.
     pub fn accept(&self) {
-        self.0.up.set(true);
+        self.0.accepted.set(true);
     }
 
     /// Closes the connection; octets on their way to the engine still arrive.
@@ -276,20 +276,20 @@ impl Far {
         self.0.closed.get()
     }
 
-    /// Reads at most `most` octets of what the engine has written.
-    pub fn take(&self, most: usize) -> Vec<u8> {
-        let mut waiting = self.0.to_far.borrow_mut();
-        let count = waiting.len().min(most);
-        waiting.drain(..count).collect()
+    /// Reads at most `max` octets of what the engine has written.
+    pub fn read(&self, max: usize) -> Vec<u8> {
+        let mut unread = self.0.to_peer.borrow_mut();
+        let count = unread.len().min(max);
+        unread.drain(..count).collect()
     }
 
-    /// Number of octets that the engine has written and `take` has not read.
-    pub fn waiting(&self) -> usize {
-        self.0.to_far.borrow().len()
+    /// Number of octets that the engine has written and `read` has not returned.
+    pub fn unread(&self) -> usize {
+        self.0.to_peer.borrow().len()
     }
 
     /// Sends octets to the engine.
-    pub fn give(&self, bytes: &[u8]) {
-        self.0.to_near.borrow_mut().extend(bytes);
+    pub fn write(&self, bytes: &[u8]) {
+        self.0.to_engine.borrow_mut().extend(bytes);
     }
 }

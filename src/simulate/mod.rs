@@ -13,13 +13,13 @@ mod real;
 
 #[cfg(feature = "simulate")]
 pub(crate) use machine::{
-    Line, connect, crash_point, file_opened, file_sync, file_write, is_injected, is_simulated, now, pause, random,
-    wall_ms,
+    SimulatedStream, connect, crash_point, file_opened, file_sync, file_write, is_injected, is_simulated, now, pause,
+    random, wall_ms,
 };
 #[cfg(not(feature = "simulate"))]
 pub(crate) use real::{
-    Line, connect, crash_point, file_opened, file_sync, file_write, is_injected, is_simulated, now, pause, random,
-    wall_ms,
+    SimulatedStream, connect, crash_point, file_opened, file_sync, file_write, is_injected, is_simulated, now, pause,
+    random, wall_ms,
 };
 
 /// Returns the size of a ring, table or batch: `production`, or `simulated` in a build for simulations, small enough that
@@ -32,7 +32,7 @@ pub const fn sized<T: Copy>(production: T, simulated: T) -> T {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum InjectedBug {
     /// Effects of a tick are published before its commit.
-    ToldBeforeCommit,
+    PublishedBeforeCommit,
     /// A remote enabler is asked before the journal is synced.
     AskedBeforeSync,
     /// Debits are identified by their session alone, without the Message-ID.
@@ -42,7 +42,7 @@ pub enum InjectedBug {
     /// A restarted engine forgets requests without an answer.
     OutboxDropped,
     /// The sender of a frame is decided by its From-Path alone, whatever its connection is.
-    SpeakerByPathAlone,
+    SenderByPathAlone,
     /// An MSRP endpoint is identified by its session-id alone, without its host.
     SessionIdAlone,
     /// The size of a chunk is taken from the position of its last octet.
@@ -52,7 +52,7 @@ pub enum InjectedBug {
     /// An INVITE is granted although workers do not find its slot in the gate.
     GrantedWithoutSlot,
     /// The engine does not learn that a message is complete, so that an abort after its last octet counts.
-    EndOfMessageUntold,
+    EndOfMessageUnreported,
     /// The BYE of one dialog of a forked INVITE ends the session.
     LegEndsSession,
     /// An answer of any user agent binds, in any dialog of the session and for any destination of its request.

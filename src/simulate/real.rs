@@ -9,9 +9,9 @@ use std::time::Duration;
 
 /// Type of simulated connections; there are none.
 #[derive(Debug)]
-pub enum Line {}
+pub enum SimulatedStream {}
 
-impl Line {
+impl SimulatedStream {
     pub fn is_connected(&self) -> io::Result<bool> {
         match *self {}
     }
@@ -21,13 +21,13 @@ impl Line {
     }
 }
 
-impl Read for Line {
+impl Read for SimulatedStream {
     fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
         match *self {}
     }
 }
 
-impl Write for Line {
+impl Write for SimulatedStream {
     fn write(&mut self, _: &[u8]) -> io::Result<usize> {
         match *self {}
     }
@@ -53,7 +53,7 @@ pub fn random() -> Option<u64> {
 }
 
 #[inline(always)]
-pub fn connect(_: SocketAddr) -> Option<io::Result<Line>> {
+pub fn connect(_: SocketAddr) -> Option<io::Result<SimulatedStream>> {
     None
 }
 

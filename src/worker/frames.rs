@@ -245,7 +245,7 @@ impl Worker {
     /// Whether a frame comes from the side that it claims: checked by its connection, or by its source address if the
     /// operator has configured those of the IM servers.
     fn is_believed(&mut self, bound: Bound, came: &Frame<'_>) -> bool {
-        if came.from_self || came.connection == 0 || is_injected(InjectedBug::SpeakerByPathAlone) {
+        if came.from_self || came.connection == 0 || is_injected(InjectedBug::SenderByPathAlone) {
             return true;
         }
         let region = Arc::clone(&self.region);
@@ -411,9 +411,12 @@ fn sent<'a>(message_id: &'a str, frame: &msrp::Frame<'a>, taken: u32, connection
         transaction: transaction_hash(frame.transaction_id.as_bytes()),
         start,
         octets: frame.content_octets() + if is_injected(InjectedBug::QuantityByPosition) { start - 1 } else { 0 },
-        total: frame.byte_range.and_then(|range| range.total).filter(|_| !is_injected(InjectedBug::EndOfMessageUntold)),
+        total: frame
+            .byte_range
+            .and_then(|range| range.total)
+            .filter(|_| !is_injected(InjectedBug::EndOfMessageUnreported)),
         flag: match frame.flag {
-            msrp::Flag::Last if is_injected(InjectedBug::EndOfMessageUntold) => Flag::More,
+            msrp::Flag::Last if is_injected(InjectedBug::EndOfMessageUnreported) => Flag::More,
             msrp::Flag::Last => Flag::Last,
             msrp::Flag::More => Flag::More,
             msrp::Flag::Aborted => Flag::Aborted,

@@ -43,7 +43,7 @@ pub enum Layout {
     /// Consecutive from octet 1, with the total.
     InOrder,
     /// The first one starts far from the beginning.
-    Far,
+    HighOffset,
     /// There is a gap before each chunk but the first.
     Gaps,
     /// All start at octet 1.
@@ -222,7 +222,7 @@ impl Call {
         let total = chunks * octets;
         let range = match layout {
             Layout::InOrder => format!("{}-*/{total}", chunk * octets + 1),
-            Layout::Far => format!("{}-*/*", u64::from(chunk * octets) + 1_000_000_001),
+            Layout::HighOffset => format!("{}-*/*", u64::from(chunk * octets) + 1_000_000_001),
             Layout::Gaps => format!("{}-*/{}", 2 * chunk * octets + 1, 2 * total),
             Layout::Same => format!("1-*/{octets}"),
         };
@@ -249,7 +249,7 @@ impl Call {
     pub fn is_first(&self, message: usize, chunk: u32) -> bool {
         match self.messages[message].layout {
             Layout::InOrder | Layout::Gaps => chunk == 0,
-            Layout::Far => false,
+            Layout::HighOffset => false,
             Layout::Same => true,
         }
     }

@@ -14,7 +14,7 @@ pub enum Part {
 
 /// Whether the engine learns of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Told {
+enum EventFate {
     /// Its record is in a ring or was read from there.
     At(Place),
     /// Its record was lost with the memory of the machine.
@@ -28,7 +28,7 @@ enum Told {
 struct Frame {
     at: u64,
     part: Part,
-    told: Told,
+    event: EventFate,
 }
 
 /// Frames of a message that the gate let pass, ordered by time.
@@ -45,34 +45,35 @@ pub struct Delivery {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Owed {
     /// Octets that certainly passed, were certainly reported to the engine, and were not aborted afterwards.
-    pub least: u64,
+    pub min: u64,
     /// Octets that may have passed.
-    pub most: u64,
+    pub max: u64,
 }
 
 impl Delivery {
     /// Adds a frame that has passed.
     pub fn passed(&mut self, at: u64, part: Part, place: Place) {
-        self.frames.push(Frame { at, part, told: Told::At(place) });
+        self.frames.push(Frame { at, part, event: EventFate::At(place) });
     }
 
     /// Adds a frame whose worker has died.
     pub fn died_with(&mut self, at: u64, part: Part) {
-        self.frames.push(Frame { at, part, told: Told::Unknown });
+        self.frames.push(Frame { at, part, event: EventFate::Unknown });
     }
 
     /// The machine has lost its memory, with all records that were not read.
     pub fn lose(&mut self, is_read: impl Fn(&Place) -> bool) {
         for frame in &mut self.frames {
-            if matches!(&frame.told, Told::At(place) if !is_read(place)) {
-                frame.told = Told::Lost;
+            if matches!(&frame.event, EventFate::At(place) if !is_read(place)) {
+                frame.event = EventFate::Lost;
             }
         }
     }
 
     /// Whether any content has passed.
     pub fn has_content(&self) -> bool {
-        let is_content = |frame: &Frame| matches!(frame.part, Part::Content { .. }) && frame.told != Told::Unknown;
+        let is_content =
+            |frame: &Frame| matches!(frame.part, Part::Content { .. }) && frame.event != EventFate::Unknown;
         self.frames.iter().any(is_content)
     }
 
@@ -84,19 +85,19 @@ impl Delivery {
     /// Returns what must be paid for. An aborted message may be free (`abort=release`), unless all of it had passed before;
     /// what passes afterwards is a new message. Of two frames with the same time the engine may handle either one first.
     pub fn owed(&self) -> Owed {
-        let mut owed = Owed { least: 0, most: 0 };
+        let mut owed = Owed { min: 0, max: 0 };
         let (mut is_whole, mut given_up_at) = (false, None);
-        for Frame { at, part, told } in &self.frames {
+        for Frame { at, part, event } in &self.frames {
             match *part {
                 Part::Content { octets, is_last } => {
-                    owed.most += octets;
-                    if matches!(told, Told::At(_)) && given_up_at != Some(at) {
-                        owed.least += octets;
+                    owed.max += octets;
+                    if matches!(event, EventFate::At(_)) && given_up_at != Some(at) {
+                        owed.min += octets;
                         is_whole |= is_last;
                     }
                 }
                 Part::Abort if is_whole => {}
-                Part::Abort => (owed.least, given_up_at) = (0, Some(at)),
+                Part::Abort => (owed.min, given_up_at) = (0, Some(at)),
             }
         }
         owed

@@ -47,7 +47,7 @@ pub struct DiameterSession {
     numbers: BTreeMap<u32, KnownRequest>,
     last: Option<Last>,
     /// Times at which new requests arrived.
-    came: Vec<u64>,
+    arrived_at: Vec<u64>,
     /// Identification and unit of its service.
     pub keys: Option<String>,
     /// Peer that received the last request.
@@ -65,8 +65,8 @@ pub struct DiameterSession {
 impl DiameterSession {
     /// Whether the client must know that it is open.
     pub fn is_open(&self, now: u64) -> bool {
-        let is_read = self.opened_at.is_some_and(|opened| opened + READ_DELAY_MAX <= now);
-        is_read && self.ended_at.is_none() && !self.had_fault
+        let is_known = self.opened_at.is_some_and(|opened| opened + READ_DELAY_MAX <= now);
+        is_known && self.ended_at.is_none() && !self.had_fault
     }
 
     /// Whether a new request has arrived since `since`, without delay after `answered_at` unless there was a fault; or a
@@ -74,7 +74,7 @@ impl DiameterSession {
     pub fn has_reported(&self, since: u64, answered_at: u64) -> bool {
         let until = if self.had_fault { u64::MAX } else { answered_at + READ_DELAY_MAX };
         let again = self.numbers.values().flat_map(|known| &known.arrivals).filter(|arrival| arrival.repeats);
-        self.came.iter().copied().chain(again.map(|arrival| arrival.at)).any(|at| (since..=until).contains(&at))
+        self.arrived_at.iter().copied().chain(again.map(|arrival| arrival.at)).any(|at| (since..=until).contains(&at))
     }
 
     /// Replaces the service keys of a session that was never opened, after the client was reconfigured.
@@ -93,7 +93,7 @@ impl DiameterSession {
     /// Adds an arrival. Returns whether the request is new, and what is wrong with it. Numbers of a session increase; an
     /// old number is only resent, unchanged (RFC 8506, 8.2); a new one may be sent only when the one before it is
     /// answered, given up, or lost with its connection.
-    pub fn came(
+    pub fn add_arrival(
         &mut self,
         number: u32,
         content: u64,
@@ -118,7 +118,7 @@ impl DiameterSession {
             None => None,
         };
         self.numbers.insert(number, KnownRequest { content, end_to_end, arrivals: vec![arrival.clone()] });
-        self.came.push(now);
+        self.arrived_at.push(now);
         self.last = Some(Last { number, arrived_at: now, connection, is_answered: false });
         (true, wrong)
     }

@@ -50,7 +50,7 @@ pub struct Disk {
     /// Its fault.
     pub fault: Option<DiskFault>,
     /// Whether it reports every sync as done without syncing.
-    pub lies: bool,
+    pub drops_syncs: bool,
 }
 
 thread_local! {
@@ -60,7 +60,7 @@ thread_local! {
 /// Gives the thread an empty disk.
 pub fn insert(machine: Rc<Machine>, random: fastrand::Rng) {
     *machine.files.borrow_mut() = Some(Rc::new(EngineFiles));
-    let disk = Disk { machine, random, files: BTreeMap::new(), fault: None, lies: false };
+    let disk = Disk { machine, random, files: BTreeMap::new(), fault: None, drops_syncs: false };
     DISK.with(|place| *place.borrow_mut() = Some(disk));
 }
 
@@ -131,7 +131,7 @@ impl Disk {
     }
 
     fn synced(&mut self, path: &Path, is_done: bool) {
-        let Some(kept) = self.files.get_mut(path).filter(|_| !self.lies) else { return };
+        let Some(kept) = self.files.get_mut(path).filter(|_| !self.drops_syncs) else { return };
         for change in kept.unsynced.drain(..).filter(|_| is_done) {
             apply(&mut kept.durable, &change);
         }

@@ -39,17 +39,17 @@ pub enum Fault {
 }
 
 const FAULTS: [Fault; 14] = [
-    Fault::InjectedBug(InjectedBug::ToldBeforeCommit),
+    Fault::InjectedBug(InjectedBug::PublishedBeforeCommit),
     Fault::InjectedBug(InjectedBug::AskedBeforeSync),
     Fault::InjectedBug(InjectedBug::KeyWithoutMessageId),
     Fault::InjectedBug(InjectedBug::OutboxDropped),
     Fault::InjectedBug(InjectedBug::PredecessorWatched),
-    Fault::InjectedBug(InjectedBug::SpeakerByPathAlone),
+    Fault::InjectedBug(InjectedBug::SenderByPathAlone),
     Fault::InjectedBug(InjectedBug::SessionIdAlone),
     Fault::InjectedBug(InjectedBug::QuantityByPosition),
     Fault::InjectedBug(InjectedBug::RestOfStoppedPasses),
     Fault::InjectedBug(InjectedBug::GrantedWithoutSlot),
-    Fault::InjectedBug(InjectedBug::EndOfMessageUntold),
+    Fault::InjectedBug(InjectedBug::EndOfMessageUnreported),
     Fault::InjectedBug(InjectedBug::LegEndsSession),
     Fault::InjectedBug(InjectedBug::AnyAnswerBinds),
     Fault::LyingDisk,

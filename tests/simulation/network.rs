@@ -3,12 +3,12 @@
 use crate::accounts::Quantity;
 use crate::diameter_session::{Arrival, DiameterSession, RequestArrival};
 use crate::rating::FOREIGN_GROUP;
-use crate::server_requests::{CLIENT, ServerRequests, Wish};
+use crate::server_requests::{CLIENT, RequestKind, ServerRequests};
 use crate::state::{Fate, Peer, State};
-use crate::world::say;
+use crate::world::print_trace;
 use imcharge::charge::ch2::SessionKey;
 use imcharge::enabler::diameter::mapping;
-use imcharge::simulate::machine::{Far, Machine};
+use imcharge::simulate::machine::{Machine, PeerStream};
 use imcharge::wire::diameter::codes::RequestType;
 use imcharge::wire::diameter::{
     Command, CreditControlRequest, Framed, Header, Message, ResultCode, Service, dictionary, frame,
@@ -20,12 +20,12 @@ use std::net::Ipv4Addr;
 use std::rc::Rc;
 use std::time::Duration;
 
-/// Its peers: two Diameter nodes of one charging system, each with its name and port.
+/// Peers of the OCS: two Diameter nodes of one charging system, each with its name and port.
 pub const PEERS: [(&str, u16); 2] = [("ocs1.example.com", 3868), ("ocs2.example.com", 3869)];
 
 /// A connection, seen from the OCS.
-struct Line {
-    far: Far,
+struct Connection {
+    stream: PeerStream,
     port: u16,
     peer: Peer,
     /// When it is accepted.
@@ -33,11 +33,12 @@ struct Line {
     input: Vec<u8>,
     /// Answers that are due at a time, with the requests that they answer.
     output: Vec<(u64, Vec<u8>, Option<RequestArrival>)>,
-    ends: bool,
+    /// Whether it is closed after the last answer.
+    is_closing: bool,
     /// Whether the capabilities exchange is answered.
-    is_greeted: bool,
+    has_capabilities: bool,
     /// Whether the client has sent a Disconnect-Peer-Request.
-    leaves: bool,
+    is_disconnecting: bool,
 }
 
 /// The OCS and the network to it.
@@ -46,17 +47,17 @@ pub struct Network {
     random: fastrand::Rng,
     /// State of the OCS.
     pub ocs: State,
-    lines: Vec<Line>,
+    connections: Vec<Connection>,
     next: u64,
     /// Longest delay of an octet, in microseconds.
     pub delay: u64,
     /// The only peer with faults; `None`: all.
     pub faulty_peer: Option<u16>,
-    /// Whether it sends requests of its own.
-    pub asks: bool,
-    /// Its own requests.
+    /// Whether the OCS sends requests.
+    pub sends_requests: bool,
+    /// Requests of the OCS.
     pub server_requests: ServerRequests,
-    wishes: Vec<(Wish, String)>,
+    queued_requests: Vec<(RequestKind, String)>,
     /// Whether requests that move money must not be resent unless an operator decides so, and the last such decision.
     pub holds: bool,
     allow_resend: BTreeMap<SessionKey, u64>,
@@ -81,13 +82,13 @@ impl Network {
             machine,
             random,
             ocs,
-            lines: Vec::new(),
+            connections: Vec::new(),
             next: 0,
             delay: 2_000,
             faulty_peer: None,
-            asks: false,
+            sends_requests: false,
             server_requests: ServerRequests::default(),
-            wishes: Vec::new(),
+            queued_requests: Vec::new(),
             holds: false,
             allow_resend: BTreeMap::new(),
             changes: false,
@@ -107,18 +108,18 @@ impl Network {
 
     /// Closes every connection to these ports.
     pub fn cut(&mut self, ports: &[u16]) {
-        for line in self.lines.iter().filter(|line| ports.contains(&line.port)) {
-            line.far.close();
+        for connection in self.connections.iter().filter(|connection| ports.contains(&connection.port)) {
+            connection.stream.close();
         }
     }
 
     /// Handles a message at one of the peers.
-    fn handle(&mut self, line: &mut Line, bytes: &[u8], answer: &mut Vec<u8>) -> Fate {
-        let name = PEERS.iter().find(|peer| peer.1 == line.port).map_or("", |peer| peer.0);
+    fn handle(&mut self, connection: &mut Connection, bytes: &[u8], answer: &mut Vec<u8>) -> Fate {
+        let name = PEERS.iter().find(|peer| peer.1 == connection.port).map_or("", |peer| peer.0);
         self.ocs.settings.origin_host = name.into();
-        let is_well = self.faulty_peer.is_some_and(|ill| ill != line.port);
-        let faults = is_well.then(|| std::mem::take(&mut self.ocs.faults));
-        let fate = self.ocs.process(&mut line.peer, bytes, answer);
+        let is_healthy = self.faulty_peer.is_some_and(|faulty| faulty != connection.port);
+        let faults = is_healthy.then(|| std::mem::take(&mut self.ocs.faults));
+        let fate = self.ocs.process(&mut connection.peer, bytes, answer);
         if let Some(faults) = faults {
             self.ocs.faults = faults;
         }
@@ -128,21 +129,30 @@ impl Network {
     /// Accepts connections, reads octets, handles complete messages, and sends what is due.
     pub fn step(&mut self) {
         let now = self.machine.clock.get();
-        while let Some((address, far)) = self.machine.opened.borrow_mut().pop_front() {
+        while let Some((address, stream)) = self.machine.opened.borrow_mut().pop_front() {
             let peer = Peer { connection: self.next, local: Ipv4Addr::LOCALHOST.into(), name: None };
             self.next += 1;
             let accepted_at = now + self.random.u64(0..=self.delay);
             let port = address.port();
-            let (input, output, ends, is_greeted, leaves) = (Vec::new(), Vec::new(), false, false, false);
-            self.lines.push(Line { far, port, peer, accepted_at, input, output, ends, is_greeted, leaves });
+            self.connections.push(Connection {
+                stream,
+                port,
+                peer,
+                accepted_at,
+                input: Vec::new(),
+                output: Vec::new(),
+                is_closing: false,
+                has_capabilities: false,
+                is_disconnecting: false,
+            });
         }
-        let mut lines = std::mem::take(&mut self.lines);
-        for line in &mut lines {
-            if line.accepted_at <= now {
-                line.far.accept();
+        let mut connections = std::mem::take(&mut self.connections);
+        for connection in &mut connections {
+            if connection.accepted_at <= now {
+                connection.stream.accept();
             }
-            self.read(line, now);
-            for ((session, number, arrival), result) in line.send_answers(now, &mut self.random) {
+            self.read(connection, now);
+            for ((session, number, arrival), result) in connection.send_answers(now, &mut self.random) {
                 let Some(asked) = self.asked.get_mut(&session) else { continue };
                 asked.answered(number, &arrival, result.is_some_and(ResultCode::is_protocol_error));
                 if number == 0 && result == Some(ResultCode::SUCCESS) {
@@ -150,16 +160,16 @@ impl Network {
                 }
             }
         }
-        lines.retain(|line| !line.far.is_closed() || line.far.waiting() > 0);
-        self.lines = lines;
-        for (wish, session) in std::mem::take(&mut self.wishes) {
-            self.ask(wish, &session, now);
+        connections.retain(|connection| !connection.stream.is_closed() || connection.stream.unread() > 0);
+        self.connections = connections;
+        for (kind, session) in std::mem::take(&mut self.queued_requests) {
+            self.ask(kind, &session, now);
         }
-        let lives = |connection| {
-            let line = self.lines.iter().find(|line| line.peer.connection == connection)?;
-            Some(!line.far.is_closed() && !line.leaves)
+        let is_open = |id| {
+            let connection = self.connections.iter().find(|connection| connection.peer.connection == id)?;
+            Some(!connection.stream.is_closed() && !connection.is_disconnecting)
         };
-        self.violations.extend(self.server_requests.overdue(lives, now));
+        self.violations.extend(self.server_requests.overdue(is_open, now));
     }
 
     /// An operator decided that the held-back request of a session is sent again.
@@ -168,14 +178,14 @@ impl Network {
     }
 
     /// Records a fault: momentary, or until further notice.
-    pub fn disturb(&mut self, lasts: bool) {
+    pub fn record_fault(&mut self, lasts: bool) {
         self.is_faulty |= lasts;
         self.asked.values_mut().filter(|asked| asked.ended_at.is_none()).for_each(|asked| asked.had_fault = true);
     }
 
     /// Sends a request about a session that is open, has ended, or never existed.
     pub fn send_server_request(&mut self) {
-        let wish = if self.random.u8(0..5) == 0 { Wish::Abort } else { Wish::Report };
+        let kind = if self.random.u8(0..5) == 0 { RequestKind::Abort } else { RequestKind::Report };
         let known: Vec<&String> = self.asked.keys().collect();
         let known = self.random.choice(known).cloned();
         let session = match (self.random.u8(0..8), known) {
@@ -184,7 +194,7 @@ impl Network {
             (1, Some(known)) => format!("{known}1"),
             (_, Some(known)) => known,
         };
-        self.wishes.push((wish, session));
+        self.queued_requests.push((kind, session));
     }
 
     fn random_session_id(&mut self) -> String {
@@ -196,16 +206,16 @@ impl Network {
     }
 
     /// Sends it by any peer, not only that of the session; some are sent twice, some again as a possible duplicate.
-    fn ask(&mut self, wish: Wish, session: &str, now: u64) {
+    fn ask(&mut self, kind: RequestKind, session: &str, now: u64) {
         let times = [1, 1, 1, 2, 3][self.random.usize(0..5)];
         for time in 0..times {
-            let mut open = self.lines.iter().filter(|line| line.may_be_asked()).collect::<Vec<_>>();
+            let mut open = self.connections.iter().filter(|connection| connection.may_be_asked()).collect::<Vec<_>>();
             self.random.shuffle(&mut open);
-            let Some(line) = open.first() else { return };
-            let (again, connection) = (time == 1, line.peer.connection);
+            let Some(connection) = open.first() else { return };
+            let (again, id) = (time == 1, connection.peer.connection);
             let known = self.asked.get(session);
-            line.far.give(&self.server_requests.ask(wish, (session, known), connection, now, again));
-            say(format_args!("{now} {wish:?} of {session} by {}", line.port));
+            connection.stream.write(&self.server_requests.ask(kind, (session, known), id, now, again));
+            print_trace(format_args!("{now} {kind:?} of {session} by {}", connection.port));
         }
     }
 
@@ -216,42 +226,42 @@ impl Network {
 
     /// Whether octets are on their way: they arrive even if the engine dies.
     pub fn has_more(&self) -> bool {
-        self.lines.iter().any(|line| line.far.waiting() > 0)
+        self.connections.iter().any(|connection| connection.stream.unread() > 0)
     }
 
     /// Reads some octets; a stream may break anywhere.
-    fn read(&mut self, line: &mut Line, now: u64) {
-        let most = if self.random.bool() { 4096 } else { self.random.usize(1..200) };
-        line.input.extend(line.far.take(most));
+    fn read(&mut self, connection: &mut Connection, now: u64) {
+        let max = if self.random.bool() { 4096 } else { self.random.usize(1..200) };
+        connection.input.extend(connection.stream.read(max));
         loop {
-            let Framed::Message(length) = frame(&line.input) else { return };
-            let bytes: Vec<u8> = line.input.drain(..length).collect();
-            let request = self.record(&bytes, line, now);
+            let Framed::Message(length) = frame(&connection.input) else { return };
+            let bytes: Vec<u8> = connection.input.drain(..length).collect();
+            let request = self.record(&bytes, connection, now);
             let mut answer = Vec::new();
-            let fate = self.handle(line, &bytes, &mut answer);
+            let fate = self.handle(connection, &bytes, &mut answer);
             print_exchange(now, &bytes, &answer, fate);
             let mut due = now + self.random.u64(0..=self.delay);
             match fate {
                 Fate::Hold(time) => due += u64::try_from(time.as_micros()).unwrap_or(0),
-                Fate::Close => line.ends = true,
+                Fate::Close => connection.is_closing = true,
                 Fate::Send | Fate::Pieces => {}
             }
             if !answer.is_empty() {
-                line.output.push((due, answer, request));
+                connection.output.push((due, answer, request));
             }
         }
     }
 
     /// Records a request.
-    fn record(&mut self, bytes: &[u8], line: &mut Line, now: u64) -> Option<RequestArrival> {
+    fn record(&mut self, bytes: &[u8], connection: &mut Connection, now: u64) -> Option<RequestArrival> {
         let message = Message::parse(bytes)?;
-        let connection = line.peer.connection;
+        let id = connection.peer.connection;
         if !message.header.is_request() {
-            self.violations.extend(self.server_requests.answered(&message, connection, now));
+            self.violations.extend(self.server_requests.answered(&message, id, now));
             return None;
         }
         self.trace = hash(&(self.trace, now, bytes));
-        line.leaves |= message.header.command == Command::DISCONNECT_PEER;
+        connection.is_disconnecting |= message.header.command == Command::DISCONNECT_PEER;
         if message.header.command != Command::CREDIT_CONTROL {
             return None;
         }
@@ -271,9 +281,9 @@ impl Network {
         let content = CreditControlRequest { destination_host: None, event_timestamp: None, ..request };
         let content = hash(&format!("{content:?}"));
         let asked = self.asked.entry(session.clone()).or_default();
-        self.moves += u64::from(asked.peer.replace(line.port).is_some_and(|peer| peer != line.port));
+        self.moves += u64::from(asked.peer.replace(connection.port).is_some_and(|peer| peer != connection.port));
         let Header { hop_by_hop, end_to_end, .. } = message.header;
-        let arrival = Arrival { connection, hop_by_hop, at: now, repeats: message.header.is_retransmitted() };
+        let arrival = Arrival { connection: id, hop_by_hop, at: now, repeats: message.header.is_retransmitted() };
         if self.holds && moves_money {
             let key = mapping::session_of(CLIENT[0], &session).map(|(key, _)| key);
             let wanted_at = key.and_then(|key| self.allow_resend.get(&key)).copied().unwrap_or(0);
@@ -292,7 +302,7 @@ impl Network {
             self.violations
                 .push(format!("{session}: number {number} has the keys {keys}, and the session has {first}"));
         }
-        let (is_new, wrong) = asked.came(number, content, end_to_end, &arrival, now);
+        let (is_new, wrong) = asked.add_arrival(number, content, end_to_end, &arrival, now);
         asked.had_fault |= self.is_faulty;
         asked.renewals += usize::from(is_new && is_renewal);
         if kind == RequestType::TERMINATION_REQUEST {
@@ -300,8 +310,8 @@ impl Network {
         }
         self.violations.extend(wrong.map(|wrong| format!("{session}: {wrong}")));
         // Sometimes a server request follows at once.
-        if self.asks && is_new && self.random.u8(0..8) == 0 {
-            self.wishes.push((Wish::Report, session.clone()));
+        if self.sends_requests && is_new && self.random.u8(0..8) == 0 {
+            self.queued_requests.push((RequestKind::Report, session.clone()));
         }
         Some((session, number, arrival))
     }
@@ -364,34 +374,37 @@ fn print_exchange(now: u64, bytes: &[u8], answer: &[u8], fate: Fate) {
     let result = result_of(answer);
     let (id, kind, number) = (request.session_id, request.request_type, request.request_number);
     let repeated = if message.header.is_retransmitted() { "T" } else { "" };
-    say(format_args!("{now} {id} {kind:?} {number}{repeated} on {:?}: {result:?} {fate:?}", message.header.hop_by_hop));
+    print_trace(format_args!(
+        "{now} {id} {kind:?} {number}{repeated} on {:?}: {result:?} {fate:?}",
+        message.header.hop_by_hop
+    ));
 }
 
-impl Line {
+impl Connection {
     /// Whether the OCS may send requests on this connection.
     fn may_be_asked(&self) -> bool {
-        self.is_greeted && !self.leaves && !self.ends && !self.far.is_closed()
+        self.has_capabilities && !self.is_disconnecting && !self.is_closing && !self.stream.is_closed()
     }
 
     /// Sends answers in any order, as servers with several workers do. Returns the requests answered now, and their
     /// Result-Codes.
     fn send_answers(&mut self, now: u64, random: &mut fastrand::Rng) -> Vec<(RequestArrival, Option<ResultCode>)> {
         random.shuffle(&mut self.output);
-        let far = &self.far;
+        let stream = &self.stream;
         let mut answered = Vec::new();
-        let is_greeted = &mut self.is_greeted;
+        let has_capabilities = &mut self.has_capabilities;
         self.output.retain_mut(|(due, bytes, request)| {
             if *due <= now {
-                far.give(bytes);
+                stream.write(bytes);
                 // The first answer is that of the capabilities exchange.
-                *is_greeted = true;
+                *has_capabilities = true;
                 let asked = request.take();
                 answered.extend(asked.map(|asked| (asked, result_of(bytes))));
             }
             *due > now
         });
-        if self.ends && self.output.is_empty() {
-            self.far.close();
+        if self.is_closing && self.output.is_empty() {
+            self.stream.close();
         }
         answered
     }

@@ -3,7 +3,7 @@
 
 use crate::diameter_session::DiameterSession;
 use crate::server_request;
-use crate::world::say;
+use crate::world::print_trace;
 use imcharge::charge::ch2::SessionKey;
 use imcharge::enabler::diameter::mapping;
 use imcharge::wire::diameter::dictionary::{self, APPLICATION_CREDIT_CONTROL};
@@ -22,16 +22,16 @@ const CROSSING_MAX: u64 = 1_000_000;
 
 /// What the OCS requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Wish {
+pub enum RequestKind {
     Report,
     Abort,
 }
 
-impl Wish {
+impl RequestKind {
     fn command(self) -> Command {
         match self {
-            Wish::Report => Command::RE_AUTH,
-            Wish::Abort => Command::ABORT_SESSION,
+            RequestKind::Report => Command::RE_AUTH,
+            RequestKind::Abort => Command::ABORT_SESSION,
         }
     }
 }
@@ -39,7 +39,7 @@ impl Wish {
 /// A request of the OCS.
 #[derive(Clone, Debug)]
 struct ServerRequest {
-    wish: Wish,
+    kind: RequestKind,
     session: String,
     connection: u64,
     names: (HopByHop, EndToEnd),
@@ -66,7 +66,7 @@ impl ServerRequests {
     /// Writes a request. `again`: repeats the previous one as a possible duplicate.
     pub fn ask(
         &mut self,
-        wish: Wish,
+        kind: RequestKind,
         session: (&str, Option<&DiameterSession>),
         connection: u64,
         now: u64,
@@ -76,7 +76,7 @@ impl ServerRequests {
         self.next += 1;
         let hop_by_hop = HopByHop(self.next);
         let last = self.waiting.iter().chain(&self.over).find(|last| last.names.0.0 + 1 == self.next);
-        let repeated = last.filter(|last| again && last.session == session && last.wish == wish);
+        let repeated = last.filter(|last| again && last.session == session && last.kind == kind);
         let (end_to_end, flags) = match repeated {
             Some(last) => (last.names.1, Flags::PROXIABLE.with(Flags::RETRANSMITTED)),
             None => (EndToEnd(self.next), Flags::PROXIABLE),
@@ -84,9 +84,9 @@ impl ServerRequests {
         let names = (hop_by_hop, end_to_end);
         let (is_known, is_open) = (known.is_some(), known.is_some_and(|known| known.is_open(now)));
         let session = session.to_owned();
-        let bytes = write(wish, &session, names, flags);
+        let bytes = write(kind, &session, names, flags);
         self.waiting.push(ServerRequest {
-            wish,
+            kind,
             session,
             connection,
             names,
@@ -105,7 +105,7 @@ impl ServerRequests {
             return None;
         }
         let is_meant = |request: &ServerRequest| {
-            let names = (request.connection, request.wish.command(), request.names);
+            let names = (request.connection, request.kind.command(), request.names);
             names == (connection, command, (hop_by_hop, end_to_end))
         };
         let Some(place) = self.waiting.iter().position(is_meant) else {
@@ -116,8 +116,8 @@ impl ServerRequests {
         let Some(result) = result else { return Some(format!("{request:?} is answered without a Result-Code")) };
         request.answer = Some((now, result));
         let wrong = request.wrong_result(result);
-        say(format_args!("{now} {:?} of {} is answered: {result:?}", request.wish, request.session));
-        if (request.wish, result) == (Wish::Abort, ResultCode::SUCCESS) {
+        print_trace(format_args!("{now} {:?} of {} is answered: {result:?}", request.kind, request.session));
+        if (request.kind, result) == (RequestKind::Abort, ResultCode::SUCCESS) {
             let session = mapping::session_of(CLIENT[0], &request.session);
             self.aborted.extend(session.map(|(session, _)| session));
         }
@@ -125,12 +125,14 @@ impl ServerRequests {
         wrong
     }
 
-    /// Returns a request whose answer is overdue. `lives`: whether a connection is open; `None`: it is closed.
-    pub fn overdue(&mut self, lives: impl Fn(u64) -> Option<bool>, now: u64) -> Option<String> {
-        let (waiting, lost): (Vec<_>, _) = self.waiting.drain(..).partition(|one| lives(one.connection).is_some());
+    /// Returns a request whose answer is overdue. `is_connected`: whether a connection is open; `None`: it is closed.
+    pub fn overdue(&mut self, is_connected: impl Fn(u64) -> Option<bool>, now: u64) -> Option<String> {
+        let (waiting, lost): (Vec<_>, _) =
+            self.waiting.drain(..).partition(|one| is_connected(one.connection).is_some());
         self.waiting = waiting;
         self.over.extend(lost);
-        let is_late = |one: &&ServerRequest| one.asked_at + ANSWER_MAX < now && lives(one.connection) == Some(true);
+        let is_late =
+            |one: &&ServerRequest| one.asked_at + ANSWER_MAX < now && is_connected(one.connection) == Some(true);
         self.waiting.iter().find(is_late).map(|request| format!("{request:?} is not answered"))
     }
 
@@ -151,7 +153,7 @@ impl ServerRequests {
     /// Returns how many reports of a session were requested. None follows an answer that says that no report follows,
     /// because one is on its way.
     fn reports_due(&self, session: &str) -> usize {
-        let of_this = |request: &&ServerRequest| request.wish == Wish::Report && request.session == session;
+        let of_this = |request: &&ServerRequest| request.kind == RequestKind::Report && request.session == session;
         let may_follow =
             |request: &&ServerRequest| request.answer.is_none_or(|(_, result)| result == ResultCode::LIMITED_SUCCESS);
         self.waiting.iter().chain(&self.over).filter(of_this).filter(may_follow).count()
@@ -161,9 +163,9 @@ impl ServerRequests {
 impl ServerRequest {
     /// Returns what is wrong with a Result-Code.
     fn wrong_result(&self, result: ResultCode) -> Option<String> {
-        let right = match (result, self.wish) {
+        let right = match (result, self.kind) {
             (ResultCode::UNKNOWN_SESSION_ID, _) => true,
-            (ResultCode::LIMITED_SUCCESS, Wish::Report) | (ResultCode::SUCCESS, _) => self.is_known,
+            (ResultCode::LIMITED_SUCCESS, RequestKind::Report) | (ResultCode::SUCCESS, _) => self.is_known,
             _ => false,
         };
         (!right).then(|| format!("{self:?} is answered {result:?}"))
@@ -172,12 +174,14 @@ impl ServerRequest {
     /// Returns which effect of the answer is missing.
     fn wrong_end(&self, session: &DiameterSession) -> Option<&'static str> {
         let (answered_at, result) = self.answer?;
-        match (result, self.wish) {
+        match (result, self.kind) {
             (ResultCode::UNKNOWN_SESSION_ID, _) => {
                 let had_ended = session.ended_at.is_some_and(|ended| ended <= answered_at + CROSSING_MAX);
                 (self.is_open && !session.had_fault && !had_ended).then_some("the session was open")
             }
-            (ResultCode::SUCCESS, Wish::Abort) => session.ended_at.is_none().then_some("no TERMINATION has come"),
+            (ResultCode::SUCCESS, RequestKind::Abort) => {
+                session.ended_at.is_none().then_some("no TERMINATION has come")
+            }
             (ResultCode::LIMITED_SUCCESS, _) => {
                 (!session.has_reported(self.asked_at, answered_at)).then_some("no report has arrived")
             }
@@ -186,8 +190,8 @@ impl ServerRequest {
     }
 }
 
-fn write(wish: Wish, session_id: &str, names: (HopByHop, EndToEnd), flags: Flags) -> Vec<u8> {
-    let (command, from) = (wish.command(), ["ocs.example.com", "example.com"]);
+fn write(kind: RequestKind, session_id: &str, names: (HopByHop, EndToEnd), flags: Flags) -> Vec<u8> {
+    let (command, from) = (kind.command(), ["ocs.example.com", "example.com"]);
     let mut bytes = Vec::new();
     let mut writer = Writer::request(&mut bytes, command, flags, APPLICATION_CREDIT_CONTROL, names.0, names.1);
     server_request::write(command, session_id, from, CLIENT, &mut writer);

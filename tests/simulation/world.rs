@@ -42,7 +42,7 @@ const SECOND: u64 = 1_000_000;
 const FAULT_PERIOD: u64 = 60 * SECOND;
 
 /// Prints what happens with `TRACE=1 SEED=... SEEDS=1 make sim`.
-pub fn say(what: std::fmt::Arguments<'_>) {
+pub fn print_trace(what: std::fmt::Arguments<'_>) {
     if std::env::var_os("TRACE").is_some() {
         println!("{what}");
     }
@@ -189,9 +189,9 @@ pub struct World<'a> {
     /// The supervisor's decisions.
     watchdog: Watchdog,
     /// Whether an engine was started that has not begun yet.
-    starts: bool,
+    is_starting: bool,
     /// Duration of the next start, in microseconds.
-    next_start_takes: u64,
+    next_start_micros: u64,
     /// When the audit first found no engine.
     down_since: Option<u64>,
     life: u64,
@@ -213,7 +213,7 @@ pub struct World<'a> {
     /// Until when the engine is frozen.
     frozen_until: u64,
     /// Since when there is no fault, as of the last check.
-    well_since: Option<u64>,
+    faultless_since: Option<u64>,
     /// Whether no other run shares this process, so that workers can be checked for yielding the processor.
     pub is_alone: bool,
     /// What it has done.
@@ -227,7 +227,7 @@ pub struct World<'a> {
 struct Connections {
     closed: BTreeSet<u64>,
     /// Whether the host can tell which are open.
-    are_told: bool,
+    reports_state: bool,
     next: u64,
 }
 
@@ -241,7 +241,7 @@ impl Connections {
 
 impl sip_input::Connections for Connections {
     fn is_open(&self, connection: u64) -> Option<bool> {
-        self.are_told.then(|| !self.closed.contains(&connection))
+        self.reports_state.then(|| !self.closed.contains(&connection))
     }
 }
 
@@ -264,12 +264,12 @@ impl<'a> World<'a> {
         disk::insert(Rc::clone(&machine), fastrand::Rng::with_seed(seed ^ 0xd15c));
         match fault {
             Some(Fault::InjectedBug(bug)) => machine.injected.set(Some(bug)),
-            Some(Fault::LyingDisk) => drop(disk::on(|disk| disk.lies = true)),
+            Some(Fault::LyingDisk) => drop(disk::on(|disk| disk.drops_syncs = true)),
             None => {}
         }
         let config = setup::configure(&mut random, state);
         let is_short = !config.enabler.capabilities.keeps_accounts && random.u8(0..4) == 0;
-        let are_told = random.u8(0..4) > 0;
+        let reports_state = random.u8(0..4) > 0;
         let balances = setup::balances(&mut random, &config, is_short);
         let changes = random.u8(0..3) == 0;
         let mut network = Network::new(Rc::clone(&machine), fastrand::Rng::with_seed(random.u64(..)));
@@ -295,12 +295,12 @@ impl<'a> World<'a> {
             resumers_block_until: [0; RESUMERS as usize],
             engine: None,
             watchdog: Watchdog::new(Time(0)),
-            starts: false,
-            next_start_takes: 0,
+            is_starting: false,
+            next_start_micros: 0,
             down_since: None,
             life: 0,
             calls: Vec::new(),
-            connections: Connections { closed: BTreeSet::new(), are_told, next: 2_000_000 },
+            connections: Connections { closed: BTreeSet::new(), reports_state, next: 2_000_000 },
             queue: BinaryHeap::new(),
             sequence: 0,
             balances,
@@ -310,7 +310,7 @@ impl<'a> World<'a> {
             next_death: Death::Engine,
             is_faulty: false,
             frozen_until: 0,
-            well_since: None,
+            faultless_since: None,
             is_alone: false,
             tally: Tally::default(),
             state,
@@ -419,7 +419,7 @@ impl<'a> World<'a> {
             self.after(at, Step::InjectFault);
             at += self.random_up_to(20 * SECOND);
         }
-        let mut at = if self.network.borrow().asks { 0 } else { FAULT_PERIOD };
+        let mut at = if self.network.borrow().sends_requests { 0 } else { FAULT_PERIOD };
         while at < FAULT_PERIOD {
             self.after(at, Step::ServerRequest);
             at += self.random_up_to(4 * SECOND);
@@ -454,7 +454,7 @@ impl<'a> World<'a> {
                 _ => Reaction::Answer(200),
             },
             layout: match random.u8(0..10) {
-                0 if is_hostile => Layout::Far,
+                0 if is_hostile => Layout::HighOffset,
                 1 if is_hostile => Layout::Gaps,
                 2 if is_hostile => Layout::Same,
                 _ => Layout::InOrder,
@@ -470,11 +470,11 @@ impl<'a> World<'a> {
         }
     }
 
-    fn random_up_to(&self, most: u64) -> u64 {
+    fn random_up_to(&self, max: u64) -> u64 {
         // A clone would repeat its numbers, so the machine's generator is used.
         let chance = self.machine.chance.get();
         self.machine.chance.set(chance.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407));
-        (chance >> 20) % most.max(1)
+        (chance >> 20) % max.max(1)
     }
 
     fn after(&mut self, micros: u64, what: Step) {
@@ -483,12 +483,12 @@ impl<'a> World<'a> {
         self.queue.push(Reverse((now + micros, self.sequence, what)));
     }
 
-    fn within(&mut self, most: u64, what: Step) {
-        let wait = self.random.u64(0..most);
+    fn within(&mut self, max: u64, what: Step) {
+        let wait = self.random.u64(0..max);
         self.after(wait, what);
     }
 
-    /// Runs it. The error tells which rule was violated.
+    /// Runs the world. The error names the violated rule.
     pub fn run(&mut self) -> Result<(), String> {
         let begin = self.machine.clock.get();
         self.start_host();
@@ -496,12 +496,12 @@ impl<'a> World<'a> {
         if self.network.borrow().holds {
             self.after(SECOND, Step::Operator);
         }
-        let (mut mended, mut quiet_at) = (false, begin + FAULT_PERIOD);
+        let (mut is_repaired, mut quiet_at) = (false, begin + FAULT_PERIOD);
         while let Some(Reverse((at, _, what))) = self.queue.pop() {
             let now = self.machine.clock.get().max(at);
             self.machine.clock.set(now);
-            if now >= begin + FAULT_PERIOD && !mended {
-                mended = true;
+            if now >= begin + FAULT_PERIOD && !is_repaired {
+                is_repaired = true;
                 self.repair();
             }
             if what.is_of_parties() {
@@ -510,7 +510,7 @@ impl<'a> World<'a> {
             if now > quiet_at + self.longest_hold() {
                 return Err(self.unfinished());
             }
-            if what == Step::InjectFault && mended {
+            if what == Step::InjectFault && is_repaired {
                 // A frozen machine has moved the clock beyond the end.
                 continue;
             }
@@ -525,7 +525,7 @@ impl<'a> World<'a> {
                     | Step::Audit
                     | Step::Send(..)
             ) {
-                say(format_args!("{now} {what:?}"));
+                print_trace(format_args!("{now} {what:?}"));
             }
             self.run_step(what);
             if what.is_of_parties() {
@@ -533,7 +533,7 @@ impl<'a> World<'a> {
                 quiet_at = quiet_at.max(self.machine.clock.get());
             }
             self.handle_aborts();
-            if mended && self.is_at_rest() {
+            if is_repaired && self.is_at_rest() {
                 break;
             }
         }

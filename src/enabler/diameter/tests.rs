@@ -42,7 +42,7 @@ impl World {
         server.set_read_timeout(Some(Duration::from_millis(20))).expect("a socket");
         let mut world = World { diameter, server, now: START };
         let cer = world.sent(1).remove(0);
-        world.say(&cea(&cer, HOST, |_| {}));
+        world.send(&cea(&cer, HOST, |_| {}));
         world.until(|world| world.state() == "OKAY");
         world
     }
@@ -84,7 +84,7 @@ impl World {
         self.diameter.counters().iter().find(|counter| counter.0 == name).map(|counter| counter.1)
     }
 
-    fn say(&mut self, bytes: &[u8]) {
+    fn send(&mut self, bytes: &[u8]) {
         self.server.write_all(bytes).expect("written");
     }
 
@@ -166,7 +166,7 @@ fn request_beyond_the_limit_fails_at_once() {
     assert_eq!((session.0, response), (3, Response::Failed(Failure::Overload)));
     assert_eq!(world.count("ccr_overload"), Some(1));
     let asked = world.sent(2);
-    world.say(&granted(&asked[0]));
+    world.send(&granted(&asked[0]));
     assert!(matches!(world.event(), EnablerEvent::Response { response: Response::Granted(_), .. }));
     world.ask(reserve(4));
     assert!(!world.diameter.has_events(), "the limit is not reached");
@@ -194,7 +194,7 @@ fn server_request_is_answered_by_the_state_of_the_reservation() {
         let asked = world.sent(1).remove(0);
         let message = Message::parse(&asked).expect("whole");
         let own = message.find(dictionary::SESSION_ID).expect("its own").text().expect("text").to_owned();
-        world.say(&session_request(Command::RE_AUTH, &own, HOST, 5));
+        world.send(&session_request(Command::RE_AUTH, &own, HOST, 5));
         let EnablerEvent::ServerRequest { session, opened_by, event, request } = world.event() else {
             panic!("no event")
         };
@@ -208,7 +208,7 @@ fn server_request_is_answered_by_the_state_of_the_reservation() {
 #[test]
 fn server_request_for_a_foreign_session_is_refused() {
     let mut world = World::open(2);
-    world.say(&rar(HOST, 9));
+    world.send(&rar(HOST, 9));
     let answer = world.sent(1).remove(0);
     assert_eq!((result(&answer), world.diameter.has_events()), (5002, false));
 }
@@ -237,7 +237,7 @@ fn late_grant_through_a_relay_is_released_through_any_peer() {
     let asked = world.sent(1).remove(0);
     world.now = START.after_seconds(TX);
     assert!(matches!(world.event(), EnablerEvent::Response { response: Response::Failed(Failure::Silent), .. }));
-    world.say(&granted_by("ocs7.example.org", &asked));
+    world.send(&granted_by("ocs7.example.org", &asked));
     let EnablerEvent::LateGrant { server_binding: binding, .. } = world.event() else { panic!("no grant") };
     let of = ServerBinding::parse(&binding);
     assert_eq!((of.host, of.holder), ("ocs7.example.org", Holder::Relayed));
@@ -253,7 +253,7 @@ fn reservation_is_closed_with_its_own_service_parameters() {
     let mut world = World::open(9);
     world.ask(reserve(1));
     let asked = world.sent(1).remove(0);
-    world.say(&granted(&asked));
+    world.send(&granted(&asked));
     let EnablerEvent::Response { response: Response::Granted(grant), .. } = world.event() else { panic!("no grant") };
     // The configuration has changed.
     world.diameter.profile.keys =
@@ -279,7 +279,7 @@ fn late_answers_release_grants_and_complete_retries() {
     for _ in 0..3 {
         assert!(matches!(world.event(), EnablerEvent::Response { response: Response::Failed(Failure::Silent), .. }));
     }
-    asked.iter().for_each(|asked| world.say(&granted(asked)));
+    asked.iter().for_each(|asked| world.send(&granted(asked)));
     let EnablerEvent::LateGrant { session, number, server_binding: binding } = world.event() else {
         panic!("no grant")
     };
@@ -346,7 +346,7 @@ fn grant_to_another_service_is_closed_by_the_next_request() {
     let mut world = rated();
     world.ask(reserve(1));
     let asked = world.sent(1).remove(0);
-    world.say(&beside(HOST, &asked, 2001));
+    world.send(&beside(HOST, &asked, 2001));
     let EnablerEvent::Response { response: Response::Granted(grant), .. } = world.event() else { panic!("no grant") };
     assert_eq!(grant.quota, Quota(3));
     let reservation = Reservation::Open { opened_by: 0, outstanding: Quota(3) };
@@ -355,7 +355,7 @@ fn grant_to_another_service_is_closed_by_the_next_request() {
     let asked = world.sent(1).remove(0);
     assert_eq!(services_of(&asked), [(Some(1), Some(4), None), (Some(99), None, Some(0))]);
     // Refused, with another grant to the other service.
-    world.say(&beside(HOST, &asked, 4012));
+    world.send(&beside(HOST, &asked, 4012));
     assert!(matches!(world.event(), EnablerEvent::Response { response: Response::Denied(_), .. }));
     // It is closed again by the TERMINATION.
     world.ask(Request { server_binding: grant.server_binding, ..release(1) });
@@ -380,7 +380,7 @@ fn debit_with_units_in_the_command_has_no_services() {
     let mut world = World::open(9);
     world.ask(reserve(1));
     let asked = world.sent(1).remove(0);
-    world.say(&beside(HOST, &asked, 2001));
+    world.send(&beside(HOST, &asked, 2001));
     let EnablerEvent::Response { response: Response::Granted(grant), .. } = world.event() else { panic!("no grant") };
     let outstanding = Quota(3);
     let reservations =
@@ -392,7 +392,7 @@ fn debit_with_units_in_the_command_has_no_services() {
         let asked = CreditControlRequest::decode(&message).expect("readable");
         let used = asked.used_service_unit.first().and_then(|units| units.service_specific);
         assert_eq!((used, asked.services.len(), asked.multiple_services_indicator), (Some(1), 0, None));
-        world.say(&beside(HOST, &bytes, 2001));
+        world.send(&beside(HOST, &bytes, 2001));
         assert!(matches!(world.event(), EnablerEvent::Response { response: Response::Debited { .. }, .. }));
     }
 }
@@ -405,7 +405,7 @@ fn refused_request_reports_grants_to_other_services() {
     for (operation, result) in [(Operation::Reserve { quota: Quota(1) }, 4012), (debit(), 2001)] {
         world.ask(Request { server_binding: Some(binding.clone()), ..request(1, 1, reservation, operation) });
         let asked = world.sent(1).remove(0);
-        world.say(&beside(HOST, &asked, result));
+        world.send(&beside(HOST, &asked, result));
         let EnablerEvent::Rebound { session, opened_by, server_binding: binding } = world.event() else {
             panic!("no new binding")
         };
@@ -419,7 +419,7 @@ fn session_opened_only_for_other_services_is_ended() {
     let mut world = rated();
     world.ask(reserve(1));
     let asked = world.sent(1).remove(0);
-    world.say(&beside(HOST, &asked, 4012));
+    world.send(&beside(HOST, &asked, 4012));
     let EnablerEvent::LateGrant { session, number, server_binding: binding } = world.event() else {
         panic!("no grant to release")
     };
@@ -436,7 +436,7 @@ fn own_origin_host_is_never_used_as_destination_host() {
     world.ask(reserve(1));
     let asked = world.sent(1).remove(0);
     let own = world.diameter.profile.origin_host.clone();
-    world.say(&granted_by(&own, &asked));
+    world.send(&granted_by(&own, &asked));
     let EnablerEvent::Response { response: Response::Granted(grant), .. } = world.event() else { panic!("no grant") };
     let binding = grant.server_binding.expect("a binding");
     assert_eq!((ServerBinding::parse(&binding).host, ServerBinding::parse(&binding).destination()), (HOST, None));

@@ -43,7 +43,7 @@ impl World<'_> {
     pub(super) fn audit(&mut self) {
         self.after(SECOND, Step::Audit);
         let now = self.machine.clock.get();
-        let is_down = self.engine.is_none() && !self.starts && !self.is_faulty && self.region.is_some();
+        let is_down = self.engine.is_none() && !self.is_starting && !self.is_faulty && self.region.is_some();
         self.down_since = if is_down { self.down_since.or(Some(now)) } else { None };
         if let Some(seconds) =
             self.down_since.map(|since| (now - since) / SECOND).filter(|down| *down > RESTART_SECONDS_MAX)
@@ -54,8 +54,8 @@ impl World<'_> {
             && !self.is_faulty
             && self.machine.crash_in.get().is_none()
             && self.frozen_until <= now;
-        self.well_since = if is_well { self.well_since.or(Some(now)) } else { None };
-        let (Some(since), Some(engine)) = (self.well_since, &self.engine) else { return };
+        self.faultless_since = if is_well { self.faultless_since.or(Some(now)) } else { None };
+        let (Some(since), Some(engine)) = (self.faultless_since, &self.engine) else { return };
         let unsettled = engine.unsettled();
         let instance = Some(self.region().instance());
         for call in self.calls.iter().filter(|call| call.taken_by == instance && call.stage == Stage::Answered) {
@@ -83,10 +83,10 @@ impl World<'_> {
         let rings = (0..PROCESSES).all(|process| region.event_ring(process).used() == 0);
         let waits =
             [Statistic::SessionsActive, Statistic::OutboxDepth, Statistic::OutboxOldestAge, Statistic::HoldsStuck];
-        let told = region.queue(Lane::Verdicts).used() == 0;
+        let verdicts_taken = region.queue(Lane::Verdicts).used() == 0;
         let quiet = waits.iter().all(|one| region.statistic(*one) == 0);
         rings
-            && told
+            && verdicts_taken
             && quiet
             && self.engine.is_some()
             && !self.queue.iter().any(|Reverse((_, _, what))| what.is_of_parties())
@@ -177,12 +177,12 @@ impl World<'_> {
                 }
                 let mut owed = delivery.owed();
                 if is_refused || is_given_back {
-                    owed.least = 0;
+                    owed.min = 0;
                 }
                 let tariff = self.tariff_of(call);
                 let price = |octets: u64| tariff_quantity(tariff, octets) * u64::from(tariff.price);
-                let is_paid = (price(owed.least)..=price(owed.most)).contains(&units);
-                let is_true = octets <= owed.most && (debits == refunds || octets > 0) && units == price(octets);
+                let is_paid = (price(owed.min)..=price(owed.max)).contains(&units);
+                let is_true = octets <= owed.max && (debits == refunds || octets > 0) && units == price(octets);
                 if !is_paid || !is_true {
                     return Err(format!(
                         "call {} message {id}: {units} units for {octets} octets in {debits} debits at {tariff}, and \

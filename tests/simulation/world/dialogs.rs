@@ -1,6 +1,6 @@
 //! What the parties do in SIP: answer, renegotiate MSRP sessions, fork, hang up and cancel, and malicious variants of these.
 
-use super::{SECOND, Step, World, say};
+use super::{SECOND, Step, World, print_trace};
 use crate::call::{Names, OWN_PATH, Stage, UNCHARGED};
 use crate::dialog::{Exchange, LegState, Side, Sip, Writing};
 use imcharge::shm::statistic::Statistic;
@@ -137,7 +137,7 @@ impl World<'_> {
         let reply = call.reply_to(&request, sender, if kind == 0 { 488 } else { 200 });
         let mut ack = call.request(&leg, sender, Method::Ack);
         ack.follow(&request);
-        say(format_args!(
+        print_trace(format_args!(
             "{} {sender:?} renegotiates {kind} {versions:?} in leg {at} of call {number}",
             self.machine.clock.get()
         ));
@@ -190,7 +190,7 @@ impl World<'_> {
         let reply = call.reply_to(&request, Side::Client, 200).by_second();
         let mut ack = call.request(&leg, Side::Client, Method::Ack).for_second();
         ack.follow(&request);
-        say(format_args!("{} malicious request {kind} in leg {at} of call {number}", self.machine.clock.get()));
+        print_trace(format_args!("{} malicious request {kind} in leg {at} of call {number}", self.machine.clock.get()));
         let plain = Writing::default();
         let (offer, answer) = match kind {
             // The sides are exchanged.
@@ -219,18 +219,18 @@ impl World<'_> {
         if self.calls[number].stage != Stage::Answered {
             return;
         }
-        // A BYE of the client that goes network: the server continues to send.
+        // The client sends the BYE to another user agent, so the server does not receive it and continues to send.
         let is_secret = self.calls[number].is_hostile && self.random.u8(0..4) == 0;
         self.calls[number].stage = Stage::Over;
         self.calls[number].server_sends_on = is_secret;
-        let mut is_told = true;
+        let mut is_recorded = true;
         for at in 0..2 {
             if self.calls[number].legs[at].state == LegState::Confirmed {
-                let Some(told) = self.bye_in(number, at, is_secret) else { return };
-                is_told &= told;
+                let Some(recorded) = self.bye_in(number, at, is_secret) else { return };
+                is_recorded &= recorded;
             }
         }
-        if is_told {
+        if is_recorded {
             self.has_ended(number);
         }
         if self.calls.get(number + 1).is_some_and(|next| next.names == Names::Predecessor) {
@@ -245,9 +245,9 @@ impl World<'_> {
         if call.stage == Stage::Answered && are_both {
             let at = self.random.usize(0..2);
             let (now, moved_at) = (self.machine.clock.get(), self.calls[number].moved_at);
-            let told = self.bye_in(number, at, false);
+            let recorded = self.bye_in(number, at, false);
             // A session that was idle for long may have ended.
-            if told == Some(true) && self.calls[number].stage == Stage::Answered && now < moved_at + 15 * SECOND {
+            if recorded == Some(true) && self.calls[number].stage == Stage::Answered && now < moved_at + 15 * SECOND {
                 self.calls[number].leg_ended_at = Some(now);
             }
         }
@@ -265,13 +265,13 @@ impl World<'_> {
         let ok = call.reply_to(&bye, sender, 200);
         let ok = if is_secret { ok.by_second() } else { ok };
         // It may be retransmitted.
-        let mut is_told = false;
+        let mut is_recorded = false;
         for _ in 0..self.random.u8(1..3) {
             let dropped = self.region.as_ref()?.statistic(Statistic::DroppedRingFull);
             self.pass_request(number, &bye)?;
-            is_told |= self.region().statistic(Statistic::DroppedRingFull) == dropped;
+            is_recorded |= self.region().statistic(Statistic::DroppedRingFull) == dropped;
         }
-        self.pass_reply(number, &ok, &bye).map(|_| is_told)
+        self.pass_reply(number, &ok, &bye).map(|_| is_recorded)
     }
 
     pub(super) fn cancel(&mut self, number: usize) {
@@ -284,9 +284,9 @@ impl World<'_> {
         if !crosses {
             self.calls[number].stage = Stage::Over;
         }
-        let told = self
+        let sent = self
             .hook(number, |worker, call| worker.cancelled(call.session(), Some(call.transaction_on_path(OWN_PATH))));
-        if told.is_none() {
+        if sent.is_none() {
             return;
         }
         match crosses {
@@ -302,9 +302,9 @@ impl World<'_> {
             return;
         }
         self.calls[number].stage = Stage::Over;
-        let told = self
+        let sent = self
             .hook(number, |worker, call| worker.failed(call.session(), Some(call.transaction_on_path(OWN_PATH)), code));
-        if told.is_some() {
+        if sent.is_some() {
             self.has_ended(number);
         }
     }

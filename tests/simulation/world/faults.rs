@@ -1,6 +1,6 @@
 //! Faults, and their repair.
 
-use super::{Death, PROCESSES, RESUMERS, SECOND, Step, World, say};
+use super::{Death, PROCESSES, RESUMERS, SECOND, Step, World, print_trace};
 use crate::disk::{self, DiskFault};
 use crate::network::PEERS;
 use imcharge::shm::statistic::Statistic;
@@ -31,17 +31,17 @@ const FAULTS: [&str; 15] = [
 impl World<'_> {
     pub(super) fn inject_fault(&mut self) {
         self.tally.faults += 1;
-        self.well_since = None;
-        self.network.borrow_mut().disturb(false);
+        self.faultless_since = None;
+        self.network.borrow_mut().record_fault(false);
         let kind = self.random.u8(0..19);
-        say(format_args!("{} trouble {kind}", self.machine.clock.get()));
+        print_trace(format_args!("{} fault {kind}", self.machine.clock.get()));
         match kind {
             // At some step of the process that runs then, also in the middle of a commit.
             0..=3 => self.kill_later(Death::Engine),
             4 => self.kill_later(Death::Host),
             5 => self.kill_later(Death::Machine),
-            6 => self.die_with_its_host(Death::Host),
-            7 => self.die_with_its_host(Death::Machine),
+            6 => self.die_if_host_runs(Death::Host),
+            7 => self.die_if_host_runs(Death::Machine),
             8 => self.stop_host(),
             9 => {
                 let step = self.random.i64(-86_400_000_000..86_400_000_000);
@@ -53,18 +53,18 @@ impl World<'_> {
                 disk::on(|disk| disk.fault = fault);
             }),
             12 => self.temporarily(|world| {
-                let deaf = world.some_peers();
-                world.network.borrow_mut().cut(&deaf);
-                *world.machine.refusing_ports.borrow_mut() = deaf;
+                let refusing = world.some_peers();
+                world.network.borrow_mut().cut(&refusing);
+                *world.machine.refusing_ports.borrow_mut() = refusing;
             }),
             13 => {
                 // The engine is frozen, perhaps until the supervisor kills it.
-                let most = if self.random.u8(0..4) == 0 { 40 } else { 5 };
-                let stands = self.random.u64(0..most * SECOND);
-                self.frozen_until = self.machine.clock.get() + stands;
+                let max = if self.random.u8(0..4) == 0 { 40 } else { 5 };
+                let freeze = self.random.u64(0..max * SECOND);
+                self.frozen_until = self.machine.clock.get() + freeze;
                 self.life += 1;
                 let life = self.life;
-                self.after(stands, Step::Engine(life));
+                self.after(freeze, Step::Engine(life));
             }
             14 => self.flood(),
             // All processes are frozen: a container's pause, a snapshot of the machine.
@@ -75,8 +75,8 @@ impl World<'_> {
             }
             // The next engine starts slowly: a slow disk, a million sessions.
             16 => {
-                self.next_start_takes = 30 * SECOND;
-                self.die_with_its_host(Death::Engine);
+                self.next_start_micros = 30 * SECOND;
+                self.die_if_host_runs(Death::Engine);
             }
             17 => {
                 // The script blocks in one resume worker, or in all.
@@ -120,13 +120,13 @@ impl World<'_> {
     }
 
     fn kill_later(&mut self, death: Death) {
-        let most = 1 << self.random.u32(0..8);
-        let moments = self.random.u32(0..most);
+        let max = 1 << self.random.u32(0..8);
+        let crash_points = self.random.u32(0..max);
         self.next_death = death;
-        self.machine.crash_in.set(Some(moments));
+        self.machine.crash_in.set(Some(crash_points));
     }
 
-    fn die_with_its_host(&mut self, death: Death) {
+    fn die_if_host_runs(&mut self, death: Death) {
         if self.region.is_some() {
             self.die(death);
         }
@@ -135,7 +135,7 @@ impl World<'_> {
     fn temporarily(&mut self, begin: impl FnOnce(&mut Self)) {
         begin(self);
         self.is_faulty = true;
-        self.network.borrow_mut().disturb(true);
+        self.network.borrow_mut().record_fault(true);
         self.within(15 * SECOND, Step::Repair);
     }
 
@@ -146,7 +146,7 @@ impl World<'_> {
         disk::on(|disk| disk.fault = None);
         self.machine.refusing_ports.borrow_mut().clear();
         let mut network = self.network.borrow_mut();
-        network.disturb(false);
+        network.record_fault(false);
         network.is_faulty = false;
         network.ocs.faults.clear();
     }

@@ -1,6 +1,6 @@
 //! The host and its engine: start, ticks, notifications, stop and death.
 
-use super::{Death, PROCESSES, RESUMERS, SECOND, Step, World, say, setup};
+use super::{Death, PROCESSES, RESUMERS, SECOND, Step, World, print_trace, setup};
 use crate::call::{Call, MERGED, Names, OTHER_PATH, Stage};
 use crate::delivery::Place;
 use crate::disk;
@@ -75,7 +75,7 @@ impl World<'_> {
     /// A look of the supervisor.
     pub(super) fn supervise(&mut self, instance: u64) {
         let Some(region) = self.region.clone().filter(|region| region.instance() == instance) else { return };
-        let has_ended = self.engine.is_none() && !self.starts;
+        let has_ended = self.engine.is_none() && !self.is_starting;
         let is_failing = region.engine_state() == EngineState::StoreFailing;
         let ended = has_ended.then_some(if is_failing { Ended::Failed } else { Ended::Killed });
         let seen = Observation { beats: region.heartbeats(), is_ready: region.engine_is_ready(), ended, stop: false };
@@ -83,13 +83,13 @@ impl World<'_> {
             Action::Start => {
                 region.set_engine_starting();
                 self.watchdog.started(region.heartbeats());
-                self.starts = true;
+                self.is_starting = true;
                 self.life += 1;
-                let (life, most) = (self.life, std::mem::take(&mut self.next_start_takes));
-                self.within(most.max(SECOND / 5), Step::Engine(life));
+                let (life, max) = (self.life, std::mem::take(&mut self.next_start_micros));
+                self.within(max.max(SECOND / 5), Step::Engine(life));
             }
             Action::KillSilent(silence) => {
-                if self.starts || self.machine.clock.get() >= self.frozen_until {
+                if self.is_starting || self.machine.clock.get() >= self.frozen_until {
                     self.violations.push(format!("a working or starting engine is killed after {silence:?}"));
                 }
                 self.die(Death::Engine);
@@ -102,11 +102,11 @@ impl World<'_> {
     }
 
     fn has_lying_disk(&self) -> bool {
-        disk::on(|disk| disk.lies) == Some(true)
+        disk::on(|disk| disk.drops_syncs) == Some(true)
     }
 
     fn start_engine(&mut self) {
-        self.starts = false;
+        self.is_starting = false;
         let region = Arc::clone(self.region());
         match self.guarded(move |_| Engine::start(&region)) {
             Some(Ok(engine)) => {
@@ -170,13 +170,13 @@ impl World<'_> {
     /// Something dies; nothing that it had begun continues.
     pub(super) fn die(&mut self, death: Death) {
         self.tally.crashes += 1;
-        say(format_args!("{} next_death: {death:?}", self.machine.clock.get()));
-        self.well_since = None;
-        self.network.borrow_mut().disturb(false);
+        print_trace(format_args!("{} next_death: {death:?}", self.machine.clock.get()));
+        self.faultless_since = None;
+        self.network.borrow_mut().record_fault(false);
         self.machine.crash_in.set(None);
         self.machine.dead.set(true);
         self.engine = None;
-        self.starts = false;
+        self.is_starting = false;
         self.life += 1;
         if death == Death::Machine {
             disk::on(disk::Disk::lose_power);
@@ -195,8 +195,8 @@ impl World<'_> {
     }
 
     fn on_store_failure(&mut self) {
-        self.well_since = None;
-        self.network.borrow_mut().disturb(false);
+        self.faultless_since = None;
+        self.network.borrow_mut().record_fault(false);
         self.engine = None;
         self.region().set_engine_state(EngineState::StoreFailing);
     }
@@ -205,7 +205,7 @@ impl World<'_> {
         if life != self.life || self.region.is_none() {
             return;
         }
-        if self.starts {
+        if self.is_starting {
             return self.start_engine();
         }
         if self.engine.is_none() {
@@ -217,8 +217,8 @@ impl World<'_> {
                 self.check_syncs();
                 let engine = self.engine.as_ref().filter(|_| !Engine::has_more(read));
                 let patience = engine.map_or(Duration::ZERO, Engine::sleep_max);
-                let most = u64::try_from(patience.as_micros()).unwrap_or(0).max(100);
-                self.within(most, Step::Engine(life));
+                let max = u64::try_from(patience.as_micros()).unwrap_or(0).max(100);
+                self.within(max, Step::Engine(life));
                 self.within(2_000, Step::Network);
             }
             Some(Err(_)) => self.on_store_failure(),
@@ -288,7 +288,7 @@ impl World<'_> {
 
     pub(super) fn stop_host(&mut self) {
         let Some(instance) = self.region.as_ref().map(|region| region.instance()) else { return };
-        self.well_since = None;
+        self.faultless_since = None;
         let stopped = self.guarded(|engine| engine.as_mut().map_or(Ok(()), Engine::stop));
         // An engine that fails here leaves unread events to the next one. If it dies, the stop continues. All processes
         // may have died and been started again meanwhile.
@@ -297,7 +297,7 @@ impl World<'_> {
             // It closes its files, which cannot be interrupted any more.
             self.machine.crash_in.set(None);
             self.engine = None;
-            self.starts = false;
+            self.is_starting = false;
             self.life += 1;
             self.leave_host();
             self.start_host();

@@ -1,6 +1,6 @@
 //! Parties that break the rules: they claim to be the server, and send without a session.
 
-use super::{World, say};
+use super::{World, print_trace};
 use crate::call::{CLIENT, Names, SERVER, Stage};
 use crate::delivery::Part;
 use imcharge::worker::FrameDecision;
@@ -41,7 +41,7 @@ impl World<'_> {
         let Some((_, passage)) = self.frame(number, &bytes, (connection, CLIENT), Some((&id, part, true))) else {
             return;
         };
-        say(format_args!("{} forged {part:?} of {id} in call {number}: {passage:?}", self.machine.clock.get()));
+        print_trace(format_args!("{} forged {part:?} of {id} in call {number}: {passage:?}", self.machine.clock.get()));
         match passage {
             FrameDecision::Forged => self.tally.forged += 1,
             FrameDecision::NoSession => {}

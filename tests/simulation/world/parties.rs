@@ -1,6 +1,6 @@
 //! The parties invite, answer, send, respond and hang up, each through the hooks of some worker.
 
-use super::{SECOND, Step, World, say};
+use super::{SECOND, Step, World, print_trace};
 use crate::call::{Abort, CLIENT, Call, Message, Names, OTHER_PATH, OWN_PATH, RESTARTED, Reaction, SERVER, Stage};
 use crate::delivery::Part;
 use crate::dialog::LegState;
@@ -84,7 +84,7 @@ impl World<'_> {
             (call.send(message, chunk, again), call.part(message, chunk, again), call.message_id(message));
         let (is_first, leg) = (call.is_first(message, chunk), call.messages[message].leg);
         let passage = self.frame_of_server((number, leg), &bytes, (&id, part, is_first));
-        say(format_args!(
+        print_trace(format_args!(
             "{} send call {number} message {message}.{chunk} again {again} {part:?}: {passage:?}",
             self.machine.clock.get()
         ));
@@ -119,7 +119,7 @@ impl World<'_> {
         let call = &mut self.calls[number];
         // If the host cannot tell that the old connection is closed, the new one waits for the engine.
         let knew_another = call.server_known[leg].is_some_and(|(_, known)| known != connection);
-        let may_be_late = knew_another && !self.connections.are_told;
+        let may_be_late = knew_another && !self.connections.reports_state;
         match passage {
             FrameDecision::Pass | FrameDecision::BeyondGrant | FrameDecision::Full => {
                 call.server_known[leg] = Some((instance, connection))
@@ -206,10 +206,10 @@ impl World<'_> {
 
     fn react(&mut self, number: usize, message: usize, chunk: u32, again: u32) {
         if self.calls[number].messages[message].reaction != Reaction::Silence {
-            let most = if self.random.u8(0..8) == 0 { 20 * SECOND } else { 200_000 };
+            let max = if self.random.u8(0..8) == 0 { 20 * SECOND } else { 200_000 };
             // Some responses are lost, some are duplicated.
             let times = [1, 1, 1, 1, 1, 1, 1, 1, 0, 2][self.random.usize(0..10)];
-            (0..times).for_each(|_| self.within(most, Step::Respond(number, message, chunk, again)));
+            (0..times).for_each(|_| self.within(max, Step::Respond(number, message, chunk, again)));
             if self.random.u8(0..12) == 0 {
                 let times = self.random.u8(1..3);
                 (0..times).for_each(|_| self.within(10 * SECOND, Step::Report(number, message)));

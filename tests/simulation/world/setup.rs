@@ -114,5 +114,5 @@ pub fn set_up(random: &mut fastrand::Rng, config: &Config, is_short: bool, netwo
         settings.validity_time = Some(random.u32(5..30));
     }
     network.holds = config.policy.resend == Resend::Hold;
-    network.asks = !config.enabler.capabilities.keeps_accounts && random.bool();
+    network.sends_requests = !config.enabler.capabilities.keeps_accounts && random.bool();
 }

@@ -41,7 +41,7 @@ impl World<'_> {
 fn delivered(call: &crate::call::Call) -> Vec<(&str, u64, u64, bool)> {
     let of_message = call.delivered.iter().map(|(id, delivery)| {
         let owed = delivery.owed();
-        (id.as_str(), owed.least, owed.most, delivery.has_gap)
+        (id.as_str(), owed.min, owed.max, delivery.has_gap)
     });
     of_message.collect()
 }

@@ -12,14 +12,14 @@ pub enum Stream {
     /// A TCP socket.
     Tcp(TcpStream),
     /// A connection of the simulator.
-    Simulated(simulate::Line),
+    Simulated(simulate::SimulatedStream),
 }
 
 impl Stream {
     /// Begins to connect to this address.
     pub fn open(address: SocketAddr) -> io::Result<Stream> {
-        if let Some(line) = simulate::connect(address) {
-            return line.map(Stream::Simulated);
+        if let Some(stream) = simulate::connect(address) {
+            return stream.map(Stream::Simulated);
         }
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
         socket.set_nonblocking(true)?;
@@ -35,7 +35,7 @@ impl Stream {
     pub fn is_connected(&self) -> io::Result<bool> {
         let stream = match self {
             Stream::Tcp(stream) => stream,
-            Stream::Simulated(line) => return line.is_connected(),
+            Stream::Simulated(stream) => return stream.is_connected(),
         };
         if let Some(error) = stream.take_error()? {
             return Err(error);
@@ -51,7 +51,7 @@ impl Stream {
     pub fn local_address(&self) -> io::Result<IpAddr> {
         match self {
             Stream::Tcp(stream) => stream.local_addr().map(|address| address.ip()),
-            Stream::Simulated(line) => Ok(line.local_address()),
+            Stream::Simulated(stream) => Ok(stream.local_address()),
         }
     }
 
@@ -68,7 +68,7 @@ impl Read for Stream {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         match self {
             Stream::Tcp(stream) => stream.read(buffer),
-            Stream::Simulated(line) => line.read(buffer),
+            Stream::Simulated(stream) => stream.read(buffer),
         }
     }
 }
@@ -77,7 +77,7 @@ impl Write for Stream {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match self {
             Stream::Tcp(stream) => stream.write(bytes),
-            Stream::Simulated(line) => line.write(bytes),
+            Stream::Simulated(stream) => stream.write(bytes),
         }
     }
 
