@@ -238,14 +238,14 @@ fn open(memory: &TableMemory, number: u64) -> bool {
     is_open
 }
 
-/// The endpoints of a session: of the server, and of the client.
+/// The endpoints of a session: of the sender, and of the receiver.
 fn endpoints(number: u64) -> [u64; 2] {
     [!(number << 32 | 2), number << 32 | 3]
 }
 
 fn stream(number: u64, leg: u64) -> Stream {
-    let [server, client] = endpoints(number);
-    Stream { leg, position: 0, state: StreamState::Bound, server, client }
+    let [sender, receiver] = endpoints(number);
+    Stream { leg, position: 0, state: StreamState::Bound, sender, receiver }
 }
 
 /// Gives session `number` in the first slot a stream.
@@ -437,7 +437,7 @@ fn session_is_found_complete_or_not_at_all() {
         let worker = Arc::clone(&memory);
         let worker = thread::spawn(move || {
             let Opening { session, name, .. } = opening(1);
-            let whole = Bound { at: 0, session, leg: 7, side: Side::Server };
+            let whole = Bound { at: 0, session, leg: 7, side: Side::Sender };
             if let Some(at) = worker.table().slot_of_session(name, session) {
                 assert_eq!(worker.slots[at as usize].session(), Some(session));
                 assert!(bind(&worker, 1, 7));

@@ -365,14 +365,14 @@ fn open(table: &Table<'_>, at: u32, name: u64) {
 
 fn bind(table: &Table<'_>, at: u32, hash: u64, choices: &mut Choices<'_>) {
     let Some(session) = table.slots.get(at as usize).and_then(Slot::session) else { return };
-    let (server, client) = (hash | 1, self::hash(choices) | 2);
-    let stream = Stream { leg: hash, position: 1, state: StreamState::Bound, server, client };
+    let (sender, receiver) = (hash | 1, self::hash(choices) | 2);
+    let stream = Stream { leg: hash, position: 1, state: StreamState::Bound, sender, receiver };
     let bound = table.change_streams(at, session, |streams| {
         streams.retain(|stream| stream.leg != hash);
         streams.push(stream);
     });
     if bound.is_ok() && table.streams(at).iter().any(|found| *found == stream) {
-        assert_ne!(table.session_of_request(server, client), FrameSession::NotCharged, "what is bound is found");
+        assert_ne!(table.session_of_request(sender, receiver), FrameSession::NotCharged, "what is bound is found");
     }
 }
 
@@ -383,7 +383,7 @@ fn look_up(table: &Table<'_>, hash: u64) {
     let found = [dialog, report].into_iter().flatten().chain(answers);
     assert!(found.into_iter().all(|at| (at as usize) < SLOTS), "a slot that is none");
     if let FrameSession::Bound(bound) = table.session_of_request(hash, hash ^ 1) {
-        assert!(matches!(bound.side, Side::Server | Side::Client) && (bound.at as usize) < SLOTS);
+        assert!(matches!(bound.side, Side::Sender | Side::Receiver) && (bound.at as usize) < SLOTS);
     }
 }
 

@@ -47,18 +47,18 @@ pub const NAMES_MAX: u32 = 128;
 /// The two sides of a charged session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {
-    /// The IM server: has the messages.
-    Server,
-    /// The client: receives them.
-    Client,
+    /// Sends the content.
+    Sender,
+    /// Receives the content.
+    Receiver,
 }
 
 impl Side {
     /// Returns the opposite side.
     pub fn other(self) -> Side {
         match self {
-            Side::Server => Side::Client,
-            Side::Client => Side::Server,
+            Side::Sender => Side::Receiver,
+            Side::Receiver => Side::Sender,
         }
     }
 }
@@ -81,7 +81,7 @@ pub struct Bound {
 pub enum FrameSession {
     /// Both endpoints are bound to this session.
     Bound(Bound),
-    /// It comes from a current or former server endpoint of this session, but belongs to none of its streams.
+    /// It comes from a current or former sender endpoint of this session, but belongs to none of its streams.
     Unbound {
         /// Slot of the session.
         at: u32,
@@ -127,21 +127,21 @@ pub struct Table<'a> {
     pub transactions: Index<'a>,
 }
 
-/// Name of a server endpoint, from the hash of its URI.
-fn server_name(endpoint: u64) -> u64 {
+/// Name of a sender endpoint, from the hash of its URI.
+fn sender_name(endpoint: u64) -> u64 {
     !endpoint
 }
 
-/// Name of the stream between two endpoints, in either direction; `client` 0: of the server endpoint's streams with an
-/// unknown client endpoint. The hashes are keyed, so mixing them needs no key.
-fn pair_name(server: u64, client: u64) -> u64 {
-    let (low, high) = (server.min(client), server.max(client));
+/// Name of the stream between two endpoints, in either direction; `receiver` 0: of the sender endpoint's streams with an
+/// unknown receiver endpoint. The hashes are keyed, so mixing them needs no key.
+fn pair_name(sender: u64, receiver: u64) -> u64 {
+    let (low, high) = (sender.min(receiver), sender.max(receiver));
     low.rotate_left(31).wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ high.wrapping_mul(0xbf58_476d_1ce4_e5b9).rotate_left(17)
 }
 
 /// Name of two endpoints described by a party that is not trusted.
-fn unpaid_name(server: u64, client: u64) -> u64 {
-    !pair_name(server, client).rotate_left(7)
+fn unpaid_name(sender: u64, receiver: u64) -> u64 {
+    !pair_name(sender, receiver).rotate_left(7)
 }
 
 impl Table<'_> {
@@ -192,13 +192,13 @@ impl Table<'_> {
 
     /// Worker: records that content between these two endpoints belongs to this session and must be stopped: a party that
     /// is not trusted has described them. Their traffic with other endpoints is not affected.
-    pub fn recognise_pair(&self, at: u32, server: u64, client: u64) -> Result<(), NoRoom> {
-        self.add_name(at, unpaid_name(server, client))
+    pub fn recognise_pair(&self, at: u32, sender: u64, receiver: u64) -> Result<(), NoRoom> {
+        self.add_name(at, unpaid_name(sender, receiver))
     }
 
-    /// Worker: records a server endpoint of the session without binding it: content that it sends is stopped.
-    pub fn recognise_server(&self, at: u32, endpoint: u64) -> Result<(), NoRoom> {
-        self.add_name(at, server_name(endpoint))
+    /// Worker: records a sender endpoint of the session without binding it: content that it sends is stopped.
+    pub fn recognise_sender(&self, at: u32, endpoint: u64) -> Result<(), NoRoom> {
+        self.add_name(at, sender_name(endpoint))
     }
 
     /// Engine: frees a slot with its names, streams and messages.
@@ -213,36 +213,36 @@ impl Table<'_> {
     /// Returns the session of a request, by the hashes of the endpoints in its From-Path and To-Path. Of several sessions
     /// with the same endpoints, one with an open gate is preferred.
     pub fn session_of_request(&self, from: u64, to: u64) -> FrameSession {
-        let of_server = |stream: &Stream| stream.server == from && stream.client == to;
-        let servers = self.bound(pair_name(from, to), Side::Server, of_server).or_else(|| {
-            self.bound(pair_name(from, 0), Side::Server, |stream| stream.server == from && stream.client == 0)
+        let of_sender = |stream: &Stream| stream.sender == from && stream.receiver == to;
+        let senders = self.bound(pair_name(from, to), Side::Sender, of_sender).or_else(|| {
+            self.bound(pair_name(from, 0), Side::Sender, |stream| stream.sender == from && stream.receiver == 0)
         });
-        let clients =
-            || self.bound(pair_name(to, from), Side::Client, |stream| stream.client == from && stream.server == to);
+        let receivers =
+            || self.bound(pair_name(to, from), Side::Receiver, |stream| stream.receiver == from && stream.sender == to);
         let unbound = || {
-            let names = [server_name(from), unpaid_name(from, to)];
+            let names = [sender_name(from), unpaid_name(from, to)];
             names
                 .into_iter()
                 .flat_map(|name| self.names.index.find(name))
                 .find_map(|at| Some((at, self.session_at(at)?)))
         };
-        if let Some(bound) = servers.or_else(clients) {
+        if let Some(bound) = senders.or_else(receivers) {
             return FrameSession::Bound(bound);
         }
         unbound().map_or(FrameSession::NotCharged, |(at, session)| FrameSession::Unbound { at, session })
     }
 
-    /// Returns the session of a REPORT, by the endpoint in its To-Path alone: a relay near the client may have made it.
+    /// Returns the session of a REPORT, by the endpoint in its To-Path alone: a relay near the receiver may have made it.
     pub fn session_of_report(&self, to: u64) -> Option<Bound> {
-        self.bound(server_name(to), Side::Client, |stream| stream.server == to)
+        self.bound(sender_name(to), Side::Receiver, |stream| stream.sender == to)
     }
 
-    /// Returns the sessions that a response of the server's side may belong to, by the endpoint that sent it.
+    /// Returns the sessions that a response of the sender's side may belong to, by the endpoint that sent it.
     pub fn sessions_of_response(&self, from: u64) -> impl Iterator<Item = Bound> {
         self.names
             .index
-            .find(server_name(from))
-            .filter_map(move |at| self.bound_at(at, Side::Server, |stream| stream.server == from))
+            .find(sender_name(from))
+            .filter_map(move |at| self.bound_at(at, Side::Sender, |stream| stream.sender == from))
     }
 
     /// Returns a slot that the name leads to and that has such a bound stream; preferably one with an open gate.
@@ -257,7 +257,7 @@ impl Table<'_> {
         Some(Bound { at, session, leg, side })
     }
 
-    /// Worker: records that the client, or a relay near it, will answer this transaction, a hash of the responder's URI and
+    /// Worker: records that the receiver, or a relay near it, will answer this transaction, a hash of the responder's URI and
     /// the transaction id. It may replace an older one, whose message is then debited by timeout.
     pub fn expect_response(&self, at: u32, transaction: u64) {
         self.transactions.put_over(transaction, at);
@@ -277,7 +277,7 @@ impl Table<'_> {
     pub fn expecting(&self, transaction: u64) -> impl Iterator<Item = Bound> {
         self.transactions
             .find(transaction)
-            .filter_map(|at| self.session_at(at).map(|session| Bound { at, session, leg: 0, side: Side::Client }))
+            .filter_map(|at| self.session_at(at).map(|session| Bound { at, session, leg: 0, side: Side::Receiver }))
     }
 }
 

@@ -55,7 +55,7 @@ pub(crate) fn waiting_offer(streams: &Streams, leg: u64) -> Option<(Side, Vec<En
     let offered = streams.iter().filter(|stream| stream.leg == leg).filter_map(|stream| {
         let StreamState::Offered(by) = stream.state else { return None };
         side = Some(by);
-        let uri = if by == Side::Server { stream.server } else { stream.client };
+        let uri = if by == Side::Sender { stream.sender } else { stream.receiver };
         Some(Endpoint { position: stream.position, uri })
     });
     let offered: Vec<_> = offered.collect();
@@ -90,8 +90,8 @@ pub(crate) fn answer(
         }
         let stream = match offered {
             Some(offered) => stream(leg, side, offered.uri, answered),
-            // The client's offer is unknown: content from this endpoint is paid for, whatever its destination.
-            None if side == Side::Client => stream(leg, side, 0, answered),
+            // The receiver's offer is unknown: content from this endpoint is paid for, whatever its destination.
+            None if side == Side::Receiver => stream(leg, side, 0, answered),
             None => continue,
         };
         if !streams.push(stream) {
@@ -115,7 +115,7 @@ fn add_offer(streams: &mut Streams, leg: u64, side: Side, offer: &[Endpoint]) ->
 fn check(streams: &Streams, side: Side, endpoints: &[Endpoint]) -> Result<(), Refusal> {
     let is_others = |endpoint: &Endpoint| {
         streams.iter().any(|stream| {
-            let other = if side == Side::Server { stream.client } else { stream.server };
+            let other = if side == Side::Sender { stream.receiver } else { stream.sender };
             other == endpoint.uri
         })
     };
@@ -123,25 +123,25 @@ fn check(streams: &Streams, side: Side, endpoints: &[Endpoint]) -> Result<(), Re
 }
 
 fn stream(leg: u64, offering: Side, offered: u64, answered: &Endpoint) -> Stream {
-    let (server, client) = match offering {
-        Side::Server => (offered, answered.uri),
-        Side::Client => (answered.uri, offered),
+    let (sender, receiver) = match offering {
+        Side::Sender => (offered, answered.uri),
+        Side::Receiver => (answered.uri, offered),
     };
-    Stream { leg, position: answered.position, state: StreamState::Bound, server, client }
+    Stream { leg, position: answered.position, state: StreamState::Bound, sender, receiver }
 }
 
 fn offered_stream(leg: u64, side: Side, endpoint: &Endpoint) -> Stream {
-    let (server, client) = match side {
-        Side::Server => (endpoint.uri, 0),
-        Side::Client => (0, endpoint.uri),
+    let (sender, receiver) = match side {
+        Side::Sender => (endpoint.uri, 0),
+        Side::Receiver => (0, endpoint.uri),
     };
-    Stream { leg, position: endpoint.position, state: StreamState::Offered(side), server, client }
+    Stream { leg, position: endpoint.position, state: StreamState::Offered(side), sender, receiver }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use Side::{Client, Server};
+    use Side::{Receiver, Sender};
 
     const LEG: u64 = 7;
 
@@ -149,17 +149,17 @@ mod tests {
         list.iter().map(|&(position, uri)| Endpoint { position, uri }).collect()
     }
 
-    /// Leg, position, server and client of each bound stream.
+    /// Leg, position, sender and receiver of each bound stream.
     fn bound(streams: &Streams) -> Vec<(u64, u8, u64, u64)> {
         let bound = streams.iter().filter(|stream| stream.is_bound());
-        bound.map(|stream| (stream.leg, stream.position, stream.server, stream.client)).collect()
+        bound.map(|stream| (stream.leg, stream.position, stream.sender, stream.receiver)).collect()
     }
 
-    /// A session whose client has offered endpoint 1 in the INVITE, and whose server has answered with endpoint 10.
+    /// A session whose receiver has offered endpoint 1 in the INVITE, and whose sender has answered with endpoint 10.
     fn one() -> Streams {
         let mut streams = Streams::default();
-        keep_offer(&mut streams, Client, &endpoints(&[(0, 1)])).expect("room");
-        answer(&mut streams, LEG, Client, &endpoints(&[(0, 1)]), &endpoints(&[(0, 10)])).expect("an answer");
+        keep_offer(&mut streams, Receiver, &endpoints(&[(0, 1)])).expect("room");
+        answer(&mut streams, LEG, Receiver, &endpoints(&[(0, 1)]), &endpoints(&[(0, 10)])).expect("an answer");
         streams
     }
 
@@ -168,22 +168,22 @@ mod tests {
         let mut streams = Streams::default();
         // The first line of the answer has port 0.
         let (offered, answered) = (endpoints(&[(0, 1), (1, 2), (2, 3)]), endpoints(&[(1, 11), (2, 12)]));
-        answer(&mut streams, LEG, Client, &offered, &answered).expect("an answer");
+        answer(&mut streams, LEG, Receiver, &offered, &answered).expect("an answer");
         assert_eq!(bound(&streams), [(LEG, 1, 11, 2), (LEG, 2, 12, 3)]);
-        answer(&mut streams, LEG, Server, &endpoints(&[(2, 12)]), &endpoints(&[(2, 4)])).expect("an answer");
+        answer(&mut streams, LEG, Sender, &endpoints(&[(2, 12)]), &endpoints(&[(2, 4)])).expect("an answer");
         assert_eq!(bound(&streams), [(LEG, 2, 12, 4)]);
     }
 
     #[test]
     fn offer_changes_nothing_until_it_is_answered() {
         let mut streams = one();
-        offer(&mut streams, LEG, Server, &endpoints(&[(0, 20)])).expect("room");
+        offer(&mut streams, LEG, Sender, &endpoints(&[(0, 20)])).expect("room");
         assert_eq!(bound(&streams), [(LEG, 0, 10, 1)]);
-        assert_eq!(waiting_offer(&streams, LEG), Some((Server, endpoints(&[(0, 20)]))));
+        assert_eq!(waiting_offer(&streams, LEG), Some((Sender, endpoints(&[(0, 20)]))));
         let mut refused = streams;
         drop_offer(&mut refused, LEG);
         assert_eq!((bound(&refused), waiting_offer(&refused, LEG)), (vec![(LEG, 0, 10, 1)], None));
-        answer(&mut streams, LEG, Server, &endpoints(&[(0, 20)]), &endpoints(&[(0, 2)])).expect("an answer");
+        answer(&mut streams, LEG, Sender, &endpoints(&[(0, 20)]), &endpoints(&[(0, 2)])).expect("an answer");
         assert_eq!((bound(&streams), waiting_offer(&streams, LEG)), (vec![(LEG, 0, 20, 2)], None));
     }
 
@@ -191,11 +191,11 @@ mod tests {
     fn each_dialog_answers_the_offer_of_the_invite() {
         let mut streams = one();
         let (side, offered) = kept_offer(&streams).expect("an offer");
-        assert_eq!((side, &offered), (Client, &endpoints(&[(0, 1)])));
+        assert_eq!((side, &offered), (Receiver, &endpoints(&[(0, 1)])));
         answer(&mut streams, 8, side, &offered, &endpoints(&[(0, 30)])).expect("an answer");
         assert_eq!(bound(&streams), [(LEG, 0, 10, 1), (8, 0, 30, 1)]);
-        keep_offer(&mut streams, Client, &endpoints(&[(0, 5)])).expect("room");
-        assert_eq!(kept_offer(&streams), Some((Client, offered)), "the first one counts");
+        keep_offer(&mut streams, Receiver, &endpoints(&[(0, 5)])).expect("room");
+        assert_eq!(kept_offer(&streams), Some((Receiver, offered)), "the first one counts");
     }
 
     #[test]
@@ -203,31 +203,31 @@ mod tests {
         let before = one();
         for (side, offered, answered) in [
             // The sides are swapped.
-            (Client, 10, 1),
-            // The client claims the server's endpoint, and the other party has a new one.
-            (Client, 10, 40),
-            // The answer contains the client's endpoint.
-            (Client, 3, 1),
-            (Server, 1, 3),
+            (Receiver, 10, 1),
+            // The receiver claims the sender's endpoint, and the other party has a new one.
+            (Receiver, 10, 40),
+            // The answer contains the receiver's endpoint.
+            (Receiver, 3, 1),
+            (Sender, 1, 3),
             // Offer and answer contain the same endpoint.
-            (Client, 3, 3),
+            (Receiver, 3, 3),
         ] {
             let mut streams = before;
             let result = answer(&mut streams, LEG, side, &endpoints(&[(0, offered)]), &endpoints(&[(0, answered)]));
             assert_eq!((result, streams), (Err(Refusal::OthersEndpoint), before), "{side:?} {offered} {answered}");
         }
         let mut streams = before;
-        assert_eq!(offer(&mut streams, LEG, Server, &endpoints(&[(0, 1)])), Err(Refusal::OthersEndpoint));
+        assert_eq!(offer(&mut streams, LEG, Sender, &endpoints(&[(0, 1)])), Err(Refusal::OthersEndpoint));
         assert_eq!(streams, before);
     }
 
     #[test]
-    fn server_is_bound_without_a_known_offer() {
+    fn sender_is_bound_without_a_known_offer() {
         let mut streams = Streams::default();
-        answer(&mut streams, LEG, Client, &[], &endpoints(&[(0, 10)])).expect("an answer");
+        answer(&mut streams, LEG, Receiver, &[], &endpoints(&[(0, 10)])).expect("an answer");
         assert_eq!(bound(&streams), [(LEG, 0, 10, 0)]);
         let mut streams = Streams::default();
-        answer(&mut streams, LEG, Server, &[], &endpoints(&[(0, 10)])).expect("an answer");
+        answer(&mut streams, LEG, Sender, &[], &endpoints(&[(0, 10)])).expect("an answer");
         assert!(streams.is_empty());
     }
 
@@ -237,8 +237,8 @@ mod tests {
         let many: Vec<_> = (0..STREAMS_MAX as u64).map(|at| (at as u8, 100 + at)).collect();
         let mut streams = before;
         let answered: Vec<_> = many.iter().map(|(at, uri)| (*at, uri + 100)).collect();
-        assert_eq!(answer(&mut streams, LEG, Client, &endpoints(&many), &endpoints(&answered)), Err(Refusal::NoRoom));
-        assert_eq!(offer(&mut streams, LEG, Server, &endpoints(&many)), Err(Refusal::NoRoom));
+        assert_eq!(answer(&mut streams, LEG, Receiver, &endpoints(&many), &endpoints(&answered)), Err(Refusal::NoRoom));
+        assert_eq!(offer(&mut streams, LEG, Sender, &endpoints(&many)), Err(Refusal::NoRoom));
         assert_eq!(streams, before);
     }
 }

@@ -1,7 +1,7 @@
-//! Session descriptions of clients that bypass this relay.
+//! Session descriptions of receivers that bypass this relay.
 //!
 //! An IM server that follows `a=path` (RFC 4975, 8.1) sends to its first URI. If that is not this relay, the messages bypass
-//! the gate, unless the server is configured to send through this relay.
+//! the gate, unless the sender is configured to send through this relay.
 
 use super::{InviteRefusal, Worker};
 use crate::charge::event::Direction;
@@ -18,22 +18,22 @@ impl Worker {
     /// Refuses the offer in an INVITE if it bypasses this relay and `bypass` is `refuse`.
     pub(crate) fn admits_offer(&self, invite: &Invite<'_>, offer: &Body<'_>) -> Result<(), InviteRefusal> {
         let side = match self.direction(invite) {
-            Direction::Pull => Side::Client,
-            Direction::Push => Side::Server,
+            Direction::Pull => Side::Receiver,
+            Direction::Push => Side::Sender,
         };
         self.admits(invite.key.call_id, side, offer).then_some(()).ok_or(InviteRefusal::Bypass)
     }
 
-    /// Counts a client's description that bypasses this relay. Returns `false` if `bypass` is `refuse`.
+    /// Counts a receiver's description that bypasses this relay. Returns `false` if `bypass` is `refuse`.
     pub(crate) fn admits(&self, call_id: &[u8], described_by: Side, body: &Body<'_>) -> bool {
-        if described_by != Side::Client || !self.bypasses_relay(body) {
+        if described_by != Side::Receiver || !self.bypasses_relay(body) {
             return true;
         }
         self.region.count(Statistic::PathsWithoutRelay);
         let is_refused = self.region.config.bypass == Bypass::Refuse;
         if is_refused {
             log::warn!(
-                "call {}: the client's a=path leaves this relay out; refused (bypass=refuse)",
+                "call {}: the receiver's a=path leaves this relay out; refused (bypass=refuse)",
                 call_id.escape_ascii()
             );
         }

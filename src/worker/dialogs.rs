@@ -1,16 +1,16 @@
-//! SIP within the dialogs of a charged session: offers and answers, BYE, and which messages are the server's.
+//! SIP within the dialogs of a charged session: offers and answers, BYE, and which messages are the sender's.
 //!
-//! A client can send anything within its own dialog, with any Request-URI and any Route header. So an offer/answer exchange
-//! binds MSRP endpoints only if the server takes part in it:
+//! A receiver can send anything within its own dialog, with any Request-URI and any Route header. So an offer/answer exchange
+//! binds MSRP endpoints only if the sender takes part in it:
 //!
-//! * a request of the client's side must go to the server's remote target (its Contact), and the response must come from
-//!   the server's known source address;
-//! * a request of the server's side must come from that address.
+//! * a request of the receiver's side must go to the sender's remote target (its Contact), and the response must come from
+//!   the sender's known source address;
+//! * a request of the sender's side must come from that address.
 //!
-//! The client's side may change its address. Whether or not an exchange binds anything, the endpoints that the server
-//! describes are recorded: content that they send is paid for or stopped. So the client may not request more changes than
-//! the session has names for. A BYE of either side ends its dialog; but only when the server has sent or answered it is it
-//! certain that the server sends no more.
+//! The receiver's side may change its address. Whether or not an exchange binds anything, the endpoints that the sender
+//! describes are recorded: content that they send is paid for or stopped. So the receiver may not request more changes than
+//! the session has names for. A BYE of either side ends its dialog; but only when the sender has sent or answered it is it
+//! certain that the sender sends no more.
 
 use super::Worker;
 use super::bind_endpoints::{self, Endpoint, Refusal};
@@ -35,7 +35,7 @@ struct Place {
     /// Hash of the answering side's tag.
     leg: u64,
     /// Side that sent the request.
-    sender: Side,
+    from: Side,
 }
 
 /// Decision about a request within a dialog.
@@ -45,16 +45,16 @@ pub enum RequestDecision {
     NotCharged,
     /// Passes; it belongs to a charged session.
     Pass,
-    /// Must be dropped: the server's answer could describe an endpoint that the session has no room for.
+    /// Must be dropped: the sender's answer could describe an endpoint that the session has no room for.
     Refused,
 }
 
 /// Why an offer/answer exchange binds nothing.
 #[derive(Clone, Copy)]
 enum Foreign {
-    /// The client's request does not go to the server's Contact.
+    /// The receiver's request does not go to the sender's Contact.
     Target,
-    /// A message of the server's side comes from another source.
+    /// A message of the sender's side comes from another source.
     Source,
     /// A side describes the other side's endpoint as its own.
     Endpoint,
@@ -63,8 +63,8 @@ enum Foreign {
 impl Foreign {
     fn text(self) -> &'static str {
         match self {
-            Foreign::Target => "a request does not go to the server's Contact",
-            Foreign::Source => "a message of the server's side does not come from the server's known address",
+            Foreign::Target => "a request does not go to the sender's Contact",
+            Foreign::Source => "a message of the sender's side does not come from the sender's known address",
             Foreign::Endpoint => "a party names the other party's MSRP URI as its own",
         }
     }
@@ -74,10 +74,10 @@ impl Worker {
     /// Processes a request within a dialog before it is relayed.
     pub fn request_in_dialog(&mut self, request: &Request<'_>) -> RequestDecision {
         let Some(place) = self.place(&request.dialog) else { return RequestDecision::NotCharged };
-        if place.sender == Side::Client && !self.may_change(place, request) {
+        if place.from == Side::Receiver && !self.may_change(place, request) {
             self.region.count(Statistic::DroppedTableFull);
             log::warn!(
-                "call {}: the client has offered too many MSRP endpoints; the request is dropped",
+                "call {}: the receiver has offered too many MSRP endpoints; the request is dropped",
                 request.dialog.call_id.escape_ascii()
             );
             return RequestDecision::Refused;
@@ -90,12 +90,12 @@ impl Worker {
         RequestDecision::Pass
     }
 
-    /// Whether the session has names for all endpoints that the answer to a request of the client can describe.
+    /// Whether the session has names for all endpoints that the answer to a request of the receiver can describe.
     fn may_change(&self, place: Place, request: &Request<'_>) -> bool {
         let described =
             self.endpoints(&request.body).map(|endpoints| u32::try_from(endpoints.len()).unwrap_or(u32::MAX));
         let changes = match (request.method, described) {
-            // Without a description, the server's response contains the offer.
+            // Without a description, the sender's response contains the offer.
             (Method::Invite, None) => 1,
             (Method::Invite | Method::Update | Method::Prack, Some(count)) => count.max(1),
             _ => return true,
@@ -134,7 +134,7 @@ impl Worker {
     }
 
     /// Processes a 2xx to an INVITE that may have no transaction: that of another fork, or of a cancelled INVITE, can arrive
-    /// when the host has ended the transaction. It is accepted from a known source address of a server only.
+    /// when the host has ended the transaction. It is accepted from a known source address of a sender only.
     pub fn late_answer(&mut self, reply: &Reply<'_>) {
         let Some(place) = self.place_of_initial(reply).filter(|_| (200..300).contains(&reply.code)) else { return };
         let region = Arc::clone(&self.region);
@@ -162,7 +162,7 @@ impl Worker {
         let slot = &table.slots[at as usize];
         let by_inviting_side = slot.is_inviting_tag(from);
         let leg = if by_inviting_side { to } else { from };
-        Some(Place { at, session: slot.session()?, leg, sender: sender(slot, by_inviting_side) })
+        Some(Place { at, session: slot.session()?, leg, from: side_of(slot, by_inviting_side) })
     }
 
     /// Finds the session that the INVITE of a reply has opened.
@@ -171,7 +171,7 @@ impl Worker {
         let table = region.table();
         let at = self.slot_of(session)?;
         let leg = region.hash(&[reply.dialog.to_tag]);
-        Some(Place { at, session, leg, sender: sender(&table.slots[at as usize], true) })
+        Some(Place { at, session, leg, from: side_of(&table.slots[at as usize], true) })
     }
 
     fn on_reply_to_initial(&mut self, place: Place, reply: &Reply<'_>, request: Option<&Request<'_>>) {
@@ -179,7 +179,7 @@ impl Worker {
         let (table, dialog) = (region.table(), &reply.dialog);
         let slot = &table.slots[place.at as usize];
         // An unreliable provisional reply creates no dialog that can end before its INVITE does. Its description will be that
-        // of the 2xx, and the server may send already.
+        // of the 2xx, and the sender may send already.
         let is_firm = reply.code >= 200 || reply.is_reliable;
         if dialog.to_tag.is_empty() || !is_firm && self.endpoints(&reply.body).is_none() {
             return;
@@ -189,9 +189,9 @@ impl Worker {
             region.count(Statistic::DroppedTableFull);
         }
         let leg = slot.add_leg(place.leg);
-        let (contact, source) = match place.sender {
-            Side::Client => (reply.contact, reply.source),
-            Side::Server => request.map_or((&[][..], None), |request| (request.contact, request.source)),
+        let (contact, source) = match place.from {
+            Side::Receiver => (reply.contact, reply.source),
+            Side::Sender => request.map_or((&[][..], None), |request| (request.contact, request.source)),
         };
         if let Some(leg) = leg {
             let host = source.map(|source| Source { port: 0, ..source });
@@ -231,23 +231,23 @@ impl Worker {
             if has_description {
                 self.refuse_exchange(reply.dialog.call_id, foreign);
             }
-            // If the server has answered nevertheless, its endpoint must be known: for any destination, or, if the answer's
-            // source is unknown and it may be another party's, towards the client's endpoint only.
+            // If the sender has answered nevertheless, its endpoint must be known: for any destination, or, if the answer's
+            // source is unknown and it may be another party's, towards the receiver's endpoint only.
             let answered = self.endpoints(&reply.body).unwrap_or_default();
-            match (foreign, place.sender) {
-                (Foreign::Target, Side::Client) => self.recognise(place, &answered),
-                (_, Side::Client) => {
+            match (foreign, place.from) {
+                (Foreign::Target, Side::Receiver) => self.recognise(place, &answered),
+                (_, Side::Receiver) => {
                     let offered = request.and_then(|request| self.endpoints(&request.body)).unwrap_or_default();
                     self.recognise_pairs(place, &answered, &offered);
                 }
-                (_, Side::Server) => {}
+                (_, Side::Sender) => {}
             }
             return;
         }
         if reply.code >= 200 && reply.method != Method::Prack {
-            let contact = match place.sender {
-                Side::Client => reply.contact,
-                Side::Server => request.map_or(&[][..], |request| request.contact),
+            let contact = match place.from {
+                Side::Receiver => reply.contact,
+                Side::Sender => request.map_or(&[][..], |request| request.contact),
             };
             leg.refresh(hash_of_target(&region, contact));
         }
@@ -266,16 +266,16 @@ impl Worker {
     ) {
         let Some(described) = self.endpoints(&reply.body) else { return };
         let offered = request.and_then(|request| self.endpoints(&request.body));
-        match place.sender {
-            Side::Client => self.recognise(place, &described),
-            Side::Server => self.recognise(place, offered.as_deref().unwrap_or_default()),
+        match place.from {
+            Side::Receiver => self.recognise(place, &described),
+            Side::Sender => self.recognise(place, offered.as_deref().unwrap_or_default()),
         }
-        if leg.is_some_and(|leg| leg.is_done(place.sender, reply.cseq)) {
+        if leg.is_some_and(|leg| leg.is_done(place.from, reply.cseq)) {
             return;
         }
-        // The offer of a client's initial INVITE was checked when it was charged.
-        let offer = request.filter(|_| !is_initial).map(|request| (place.sender, &request.body));
-        let answer = (place.sender.other(), &reply.body);
+        // The offer of a receiver's initial INVITE was checked when it was charged.
+        let offer = request.filter(|_| !is_initial).map(|request| (place.from, &request.body));
+        let answer = (place.from.other(), &reply.body);
         let call_id = reply.dialog.call_id;
         if offer.into_iter().chain([answer]).any(|(side, body)| !self.admits(call_id, side, body)) {
             return self.recognise(place, &described);
@@ -287,24 +287,24 @@ impl Worker {
                 return Ok(());
             }
             if let Some(offered) = offered.as_ref().filter(|_| is_initial) {
-                bind_endpoints::keep_offer(streams, place.sender, offered)?;
+                bind_endpoints::keep_offer(streams, place.from, offered)?;
             }
             let kept = bind_endpoints::kept_offer(streams).filter(|_| is_initial);
             let offer = match &offered {
-                Some(offered) => Some((place.sender, offered.clone())),
+                Some(offered) => Some((place.from, offered.clone())),
                 // The INVITE has no description: the reply contains the offer.
                 None if is_known => None,
-                None => kept.or(Some((place.sender, Vec::new()))),
+                None => kept.or(Some((place.from, Vec::new()))),
             };
             is_answer = offer.is_some();
             match offer {
                 Some((side, offered)) => bind_endpoints::answer(streams, place.leg, side, &offered, &described),
-                None => bind_endpoints::offer(streams, place.leg, place.sender.other(), &described),
+                None => bind_endpoints::offer(streams, place.leg, place.from.other(), &described),
             }
         });
         match (result, leg) {
             (Err(refusal), _) => self.refuse(reply.dialog.call_id, refusal),
-            (Ok(()), Some(leg)) if is_answer && is_firm => leg.set_done(place.sender, reply.cseq),
+            (Ok(()), Some(leg)) if is_answer && is_firm => leg.set_done(place.from, reply.cseq),
             (Ok(()), _) => {}
         }
     }
@@ -317,15 +317,15 @@ impl Worker {
         let table = region.table();
         let Some(leg) = table.slots[place.at as usize].leg(place.leg) else { return };
         let waits = |streams: &Streams| {
-            bind_endpoints::waiting_offer(streams, place.leg).filter(|(side, _)| *side == place.sender.other())
+            bind_endpoints::waiting_offer(streams, place.leg).filter(|(side, _)| *side == place.from.other())
         };
-        if leg.is_done(place.sender, request.cseq) || waits(&table.streams(place.at)).is_none() {
+        if leg.is_done(place.from, request.cseq) || waits(&table.streams(place.at)).is_none() {
             return;
         }
-        if !self.admits(request.dialog.call_id, place.sender, &request.body) {
+        if !self.admits(request.dialog.call_id, place.from, &request.body) {
             return;
         }
-        // Whether it reaches the server is unknown, but the server's endpoint is the one that the server has offered.
+        // Whether it reaches the sender is unknown, but the sender's endpoint is the one that the sender has offered.
         if let Err(foreign) = self.check(place, leg, Some(request), None) {
             return self.refuse_exchange(request.dialog.call_id, foreign);
         }
@@ -334,7 +334,7 @@ impl Worker {
             None => Ok(()),
         });
         match result {
-            Ok(()) => leg.set_done(place.sender, request.cseq),
+            Ok(()) => leg.set_done(place.from, request.cseq),
             Err(refusal) => self.refuse(request.dialog.call_id, refusal),
         }
     }
@@ -347,7 +347,7 @@ impl Worker {
         let region = Arc::clone(&self.region);
         let leg = region.table().slots[place.at as usize].leg(place.leg);
         let is_trusted = leg.is_some_and(|leg| self.check(place, leg, Some(request), None).is_ok());
-        if place.sender == Side::Server && is_trusted {
+        if place.from == Side::Sender && is_trusted {
             self.push_or_count(place.session, Event::DialogOver { leg: place.leg });
         }
     }
@@ -356,12 +356,12 @@ impl Worker {
         let region = Arc::clone(&self.region);
         let leg = region.table().slots[place.at as usize].leg(place.leg);
         let is_trusted = leg.is_some_and(|leg| self.check(place, leg, request, reply.source).is_ok());
-        if place.sender == Side::Client && is_trusted {
+        if place.from == Side::Receiver && is_trusted {
             self.push_or_count(place.session, Event::DialogOver { leg: place.leg });
         }
     }
 
-    /// Checks, as far as the host can tell, that the server takes part in a transaction within its dialog.
+    /// Checks, as far as the host can tell, that the sender takes part in a transaction within its dialog.
     fn check(
         &self,
         place: Place,
@@ -372,20 +372,20 @@ impl Worker {
         if is_injected(InjectedBug::AnyAnswerBinds) {
             return Ok(());
         }
-        let server_source = match place.sender {
-            Side::Client => reply_source,
-            Side::Server => request.and_then(|request| request.source),
+        let sender_source = match place.from {
+            Side::Receiver => reply_source,
+            Side::Sender => request.and_then(|request| request.source),
         };
         // A party may send requests and responses from different ports.
-        let (known, seen) = match place.sender {
-            Side::Client => (leg.source(), server_source),
-            Side::Server => (leg.host(), server_source.map(|source| Source { port: 0, ..source })),
+        let (known, seen) = match place.from {
+            Side::Receiver => (leg.source(), sender_source),
+            Side::Sender => (leg.host(), sender_source.map(|source| Source { port: 0, ..source })),
         };
         let seen = hash_of_source(&self.region, seen);
         if seen != 0 && ![0, seen].contains(&known) {
             return Err(Foreign::Source);
         }
-        let target = request.filter(|_| place.sender == Side::Client).map(|request| request.uri);
+        let target = request.filter(|_| place.from == Side::Receiver).map(|request| request.uri);
         match target.is_none_or(|target| [0, hash_of_target(&self.region, target)].contains(&leg.target())) {
             true => Ok(()),
             false => Err(Foreign::Target),
@@ -417,22 +417,22 @@ impl Worker {
         log::warn!("call {}: {}; no MSRP session is bound to it", call_id.escape_ascii(), foreign.text());
     }
 
-    /// Records endpoints of the server: content that they send while they are not bound is stopped.
+    /// Records endpoints of the sender: content that they send while they are not bound is stopped.
     fn recognise(&self, place: Place, endpoints: &[Endpoint]) {
         let table = self.region.table();
         for endpoint in endpoints {
-            if table.recognise_server(place.at, endpoint.uri).is_err() {
+            if table.recognise_sender(place.at, endpoint.uri).is_err() {
                 self.region.count(Statistic::DroppedTableFull);
             }
         }
     }
 
     /// Records pairs of endpoints described by a party that is not trusted: content between them is stopped.
-    fn recognise_pairs(&self, place: Place, servers: &[Endpoint], clients: &[Endpoint]) {
-        for server in servers {
-            let client = clients.iter().find(|client| client.position == server.position);
+    fn recognise_pairs(&self, place: Place, senders: &[Endpoint], receivers: &[Endpoint]) {
+        for sender in senders {
+            let receiver = receivers.iter().find(|receiver| receiver.position == sender.position);
             let table = self.region.table();
-            if client.is_some_and(|client| table.recognise_pair(place.at, server.uri, client.uri).is_err()) {
+            if receiver.is_some_and(|receiver| table.recognise_pair(place.at, sender.uri, receiver.uri).is_err()) {
                 self.region.count(Statistic::DroppedTableFull);
             }
         }
@@ -450,10 +450,10 @@ impl Worker {
     }
 }
 
-fn sender(slot: &Slot, by_inviting_side: bool) -> Side {
+fn side_of(slot: &Slot, by_inviting_side: bool) -> Side {
     match (slot.direction() == Direction::Push) == by_inviting_side {
-        true => Side::Server,
-        false => Side::Client,
+        true => Side::Sender,
+        false => Side::Receiver,
     }
 }
 

@@ -30,7 +30,7 @@ impl Worker {
     pub fn unsent(&mut self, frame: &[u8]) {
         let Ok(parsed) = msrp::Frame::parse(frame) else { return };
         let bound = match self.session_of_frame(&parsed, self.ends(&parsed)) {
-            FrameSession::Bound(bound) if bound.side == Side::Server => bound,
+            FrameSession::Bound(bound) if bound.side == Side::Sender => bound,
             _ => return,
         };
         if let (Some(message_id), true) = (parsed.message_id, parsed.is_content()) {
@@ -118,7 +118,7 @@ impl Worker {
         Ends { from: hash(&frame.from_path), to: hash(&frame.to_path) }
     }
 
-    /// Finds the session of a request by both ends of its paths, or of a REPORT of a relay near the client by its
+    /// Finds the session of a request by both ends of its paths, or of a REPORT of a relay near the receiver by its
     /// destination.
     fn session_of_frame(&self, frame: &msrp::Frame<'_>, Ends { from, to }: Ends) -> FrameSession {
         let table = self.region.table();
@@ -144,16 +144,16 @@ impl Worker {
             return FrameDecision::Malformed;
         }
         match (bound.side, frame.start) {
-            (Side::Server, msrp::Start::Request(msrp::Method::Send)) if frame.is_content() => {
+            (Side::Sender, msrp::Start::Request(msrp::Method::Send)) if frame.is_content() => {
                 self.decide_send(bound, frame, ends, came.connection)
             }
-            (Side::Server, msrp::Start::Request(msrp::Method::Send)) if frame.flag == msrp::Flag::Aborted => {
+            (Side::Sender, msrp::Start::Request(msrp::Method::Send)) if frame.flag == msrp::Flag::Aborted => {
                 if let Some(message_id) = frame.message_id {
                     self.push_or_count(bound.session, Event::Sent(sent(message_id, frame, 0, came.connection)));
                 }
                 FrameDecision::Pass
             }
-            (Side::Client, msrp::Start::Request(msrp::Method::Report)) => {
+            (Side::Receiver, msrp::Start::Request(msrp::Method::Report)) => {
                 self.report(bound, frame);
                 FrameDecision::Pass
             }
@@ -164,9 +164,9 @@ impl Worker {
         }
     }
 
-    /// A frame that has passed once and was charged. The client will answer the transaction id of this pass.
+    /// A frame that has passed once and was charged. The receiver will answer the transaction id of this pass.
     fn pass_again(&mut self, bound: Bound, frame: &msrp::Frame<'_>, ends: Ends) {
-        if let (Side::Server, Some(message_id), true) = (bound.side, frame.message_id, frame.is_content()) {
+        if let (Side::Sender, Some(message_id), true) = (bound.side, frame.message_id, frame.is_content()) {
             let transaction = transaction_hash(frame.transaction_id.as_bytes());
             let start = first_octet(frame);
             let octets = frame.content_octets();
@@ -189,7 +189,7 @@ impl Worker {
     fn activity(&mut self, bound: Bound, connection: u64) {
         let region = Arc::clone(&self.region);
         let slot = &region.table().slots[bound.at as usize];
-        let is_new = bound.side == Side::Client && slot.set_client_connection(connection);
+        let is_new = bound.side == Side::Receiver && slot.set_receiver_connection(connection);
         if (slot.is_first_activity(second()) || is_new) && slot.may_push(second()) {
             self.push_or_count(bound.session, Event::Activity { connection });
         }
@@ -199,7 +199,7 @@ impl Worker {
         self.region.table().slots[at as usize].may_push(second())
     }
 
-    /// A response: of the client, or a relay near it, to a SEND that passed here, or of the server.
+    /// A response: of the receiver, or a relay near it, to a SEND that passed here, or of the sender.
     fn on_response(
         &mut self,
         frame: &msrp::Frame<'_>,
@@ -207,7 +207,7 @@ impl Worker {
         came: &Frame<'_>,
         request: Option<&[u8]>,
     ) -> FrameDecision {
-        // The relay's response to itself is not the client's.
+        // The relay's response to itself is not the receiver's.
         if came.from_self {
             return FrameDecision::NotCharged;
         }
@@ -216,8 +216,8 @@ impl Worker {
         let region = Arc::clone(&self.region);
         let table = region.table();
         let mut decision = FrameDecision::NotCharged;
-        let of_client = table.expecting(self.hash_of_transaction(from, id));
-        for bound in of_client.chain(table.sessions_of_response(from)).take(SHARED_MAX) {
+        let of_receiver = table.expecting(self.hash_of_transaction(from, id));
+        for bound in of_receiver.chain(table.sessions_of_response(from)).take(SHARED_MAX) {
             decision = self.response_of(bound, id, code, came);
             if decision == FrameDecision::Forged {
                 break;
@@ -232,12 +232,12 @@ impl Worker {
             return FrameDecision::Forged;
         }
         match bound.side {
-            Side::Server => self.activity(bound, came.connection),
-            Side::Client if self.may_push(bound.at) => {
+            Side::Sender => self.activity(bound, came.connection),
+            Side::Receiver if self.may_push(bound.at) => {
                 let event = Event::Responded { transaction: transaction_hash(id), code, connection: came.connection };
                 self.push_or_count(bound.session, event);
             }
-            Side::Client => {}
+            Side::Receiver => {}
         }
         FrameDecision::Pass
     }
@@ -251,33 +251,33 @@ impl Worker {
         let region = Arc::clone(&self.region);
         let slot = &region.table().slots[bound.at as usize];
         let servers = &region.config.im_servers;
-        if bound.side == Side::Client {
-            let is_servers = servers.is_empty() && slot.is_server_connection(came.connection);
+        if bound.side == Side::Receiver {
+            let is_servers = servers.is_empty() && slot.is_sender_connection(came.connection);
             if !is_servers {
-                slot.set_client_connection(came.connection);
+                slot.set_receiver_connection(came.connection);
             }
             return !is_servers;
         }
-        let known = slot.server_connection(bound.leg);
+        let known = slot.sender_connection(bound.leg);
         if known == came.connection {
             return true;
         }
         let may_speak = match servers.is_empty() {
             true => {
                 let is_gone = known == 0 || came.connections.is_open(known) == Some(false);
-                is_gone && slot.client_connection() != came.connection
+                is_gone && slot.receiver_connection() != came.connection
             }
             false => came.source.is_some_and(|source| servers.contains(source)),
         };
-        // Messages in transit on a lost connection are settled before frames of the new one are believed. A server that is
+        // Messages in transit on a lost connection are settled before frames of the new one are believed. A sender that is
         // identified by its address may use several connections at a time.
         let is_lost = known != 0 && servers.is_empty();
         let lost = Event::ConnectionLost { connection: known };
         if !may_speak || is_lost && !self.push_or_count(bound.session, lost) {
             return false;
         }
-        let is_believed = slot.replace_server_connection(bound.leg, known, came.connection)
-            || slot.server_connection(bound.leg) == came.connection;
+        let is_believed = slot.replace_sender_connection(bound.leg, known, came.connection)
+            || slot.sender_connection(bound.leg) == came.connection;
         // So that the engine knows which connection's loss ends the session's messages.
         self.push_or_count(bound.session, Event::Activity { connection: came.connection });
         is_believed || !servers.is_empty()
@@ -314,7 +314,7 @@ impl Worker {
         }
     }
 
-    /// Decides about a SEND with content from the server's side: asks the gate, and reports the result to the engine.
+    /// Decides about a SEND with content from the sender's side: asks the gate, and reports the result to the engine.
     fn decide_send(&mut self, bound: Bound, frame: &msrp::Frame<'_>, ends: Ends, connection: u64) -> FrameDecision {
         let Some(message_id) = frame.message_id else { return FrameDecision::Malformed };
         // Room first: units that the gate takes must be reported to the engine. A quarter of the ring stays free for the
@@ -361,8 +361,8 @@ impl Worker {
         }
     }
 
-    /// Records the transaction of a SEND: a response names neither its message nor, if a relay near the client sends it, its
-    /// session (RFC 4975, 7.2). The next hop responds, or the client if relays forward responses.
+    /// Records the transaction of a SEND: a response names neither its message nor, if a relay near the receiver sends it, its
+    /// session (RFC 4975, 7.2). The next hop responds, or the receiver if relays forward responses.
     fn expect_response(&self, at: u32, frame: &msrp::Frame<'_>, ends: Ends) {
         let relay = frame.to_path.hop_after_this().map(|relay| self.hash_of_endpoint(&relay));
         for responder in relay.into_iter().chain([ends.to]) {
@@ -432,7 +432,7 @@ fn sent<'a>(message_id: &'a str, frame: &msrp::Frame<'a>, taken: u32, connection
     }
 }
 
-/// Whether the engine must be woken after a frame has taken units: it may have to request more, and a fast server sends a
+/// Whether the engine must be woken after a frame has taken units: it may have to request more, and a fast sender sends a
 /// hundred messages before the engine's next tick. Every 32 messages, every 8 if few are left, and when none is left.
 fn must_wake_engine(per: Per, left: u32, amount: u32) -> bool {
     let step = match (per, left) {

@@ -256,7 +256,7 @@ impl Call {
 
     /// Returns the MSRP URIs of server and client in a dialog.
     pub fn ends(&self, leg: usize) -> [String; 2] {
-        [Side::Server, Side::Client].map(|side| self.uri_now(side, &self.legs[leg]))
+        [Side::Sender, Side::Receiver].map(|side| self.uri_now(side, &self.legs[leg]))
     }
 
     /// Returns a SEND from the server's endpoint to the client's.

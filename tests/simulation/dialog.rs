@@ -161,7 +161,7 @@ impl Call {
 
     /// Returns the side that has sent the INVITE.
     pub fn inviting(&self) -> Side {
-        if self.push { Side::Server } else { Side::Client }
+        if self.push { Side::Sender } else { Side::Receiver }
     }
 
     /// Returns the INVITE as the proxy relays it.
@@ -214,8 +214,8 @@ impl Call {
     /// Returns a version of the MSRP URI of a side.
     pub fn uri_of(&self, side: Side, leg: &Leg, version: u32) -> String {
         let uri = match side {
-            Side::Server => self.server_uri(),
-            Side::Client => self.client_uri(),
+            Side::Sender => self.server_uri(),
+            Side::Receiver => self.client_uri(),
         };
         // The offer of the inviting side is the same in each dialog.
         let (leg, version) = match (leg.number, version) {
@@ -234,21 +234,21 @@ impl Call {
 
 fn target_of(side: Side) -> &'static str {
     match side {
-        Side::Server => "sip:server@10.0.0.2",
-        Side::Client => "sip:client@10.0.0.1",
+        Side::Sender => "sip:server@10.0.0.2",
+        Side::Receiver => "sip:client@10.0.0.1",
     }
 }
 
 fn contact_of(side: Side) -> &'static str {
     match side {
-        Side::Server => "<sip:server@10.0.0.2>",
-        Side::Client => "<sip:client@10.0.0.1>",
+        Side::Sender => "<sip:server@10.0.0.2>",
+        Side::Receiver => "<sip:client@10.0.0.1>",
     }
 }
 
 fn address_of(side: Side) -> IpAddr {
     match side {
-        Side::Server => SERVER,
-        Side::Client => CLIENT,
+        Side::Sender => SERVER,
+        Side::Receiver => CLIENT,
     }
 }

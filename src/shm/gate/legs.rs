@@ -1,4 +1,4 @@
-//! Dialogs of a charged session: what identifies the server's side in each.
+//! Dialogs of a charged session: what identifies the sender's side in each.
 
 use super::Side;
 use crate::shm::sync::{AtomicU32, AtomicU64, Ordering, bound};
@@ -13,20 +13,20 @@ pub const LEGS_MAX: usize = bound(2, 1);
 pub struct LegRecord {
     /// Hash of the answering side's tag; 0: free.
     tag: AtomicU64,
-    /// Hash of the server's remote target; 0: unknown.
+    /// Hash of the sender's remote target; 0: unknown.
     target: AtomicU64,
-    /// Hash of the source address of the server's messages; 0: unknown.
+    /// Hash of the source address of the sender's messages; 0: unknown.
     source: AtomicU64,
     /// Hash of that address without the port; 0: unknown.
     host: AtomicU64,
-    /// CSeq plus one of the last request of the server and of the client whose offer/answer exchange is complete.
+    /// CSeq plus one of the last request of the sender and of the receiver whose offer/answer exchange is complete.
     done: [AtomicU32; 2],
-    /// CSeq plus one of the client's last request that may change the dialog.
+    /// CSeq plus one of the receiver's last request that may change the dialog.
     seen: AtomicU32,
     /// States reported to the engine: bits of [`DialogState`].
     reported: AtomicU32,
-    /// Connection of the server's side; 0: none yet.
-    pub(crate) server_connection: AtomicU64,
+    /// Connection of the sender's side; 0: none yet.
+    pub(crate) sender_connection: AtomicU64,
 }
 
 /// States of a dialog that are reported to the engine.
@@ -48,7 +48,7 @@ impl LegRecord {
         self.seen.store(0, Ordering::Relaxed);
         self.done.iter().for_each(|done| done.store(0, Ordering::Relaxed));
         self.reported.store(0, Ordering::Relaxed);
-        self.server_connection.store(0, Ordering::Relaxed);
+        self.sender_connection.store(0, Ordering::Relaxed);
     }
 
     /// Whether this state was reported to the engine. Retransmitted responses are not reported again: a session whose 2xx
@@ -62,12 +62,12 @@ impl LegRecord {
         self.reported.fetch_or(state as u32, Ordering::AcqRel);
     }
 
-    /// Returns the hash of the server's remote target; 0: unknown.
+    /// Returns the hash of the sender's remote target; 0: unknown.
     pub fn target(&self) -> u64 {
         self.target.load(Ordering::Acquire)
     }
 
-    /// Returns the hash of the source address of the server's messages; 0: unknown.
+    /// Returns the hash of the source address of the sender's messages; 0: unknown.
     pub fn source(&self) -> u64 {
         self.source.load(Ordering::Acquire)
     }
@@ -77,7 +77,7 @@ impl LegRecord {
         self.host.load(Ordering::Acquire)
     }
 
-    /// Sets the source address of the server, with and without its port, unless it is known; the target may change until the
+    /// Sets the source address of the sender, with and without its port, unless it is known; the target may change until the
     /// dialog is confirmed.
     pub fn learn(&self, target: u64, source: u64, host: u64) {
         let _ = self.source.compare_exchange(0, source, Ordering::AcqRel, Ordering::Acquire);
@@ -85,13 +85,13 @@ impl LegRecord {
         self.refresh(target);
     }
 
-    /// Whether this request of the client is not a retransmission of the last one.
+    /// Whether this request of the receiver is not a retransmission of the last one.
     pub fn is_another(&self, cseq: u32) -> bool {
         let seen = cseq.saturating_add(1);
         self.seen.swap(seen, Ordering::AcqRel) != seen
     }
 
-    /// Sets the server's remote target after a target refresh (RFC 3261, 12.2); 0: unchanged.
+    /// Sets the sender's remote target after a target refresh (RFC 3261, 12.2); 0: unchanged.
     pub fn refresh(&self, target: u64) {
         if target != 0 {
             self.target.store(target, Ordering::Release);

@@ -11,7 +11,7 @@ use crate::shm::sync::{AtomicU32, AtomicU64, Ordering};
 /// Bit of the grant word: the gate is closed for good.
 const CLOSED: u64 = 1 << 63;
 
-/// Maximum number of MSRP endpoints that the client of a session may offer after the first ones: their names and those of
+/// Maximum number of MSRP endpoints that the receiver of a session may offer after the first ones: their names and those of
 /// the answers fit into the session's share.
 const CHANGES_MAX: u32 = 40;
 
@@ -30,10 +30,10 @@ pub struct Slot {
     grant: AtomicU64,
     /// Version of the list of streams (32 bits) and its first record, counted from 1 (32 bits).
     pub(crate) streams: AtomicU64,
-    /// Connection of the server's side for dialogs without a record; 0: none yet.
-    server_connection: AtomicU64,
-    /// Last connection of the client's side; 0: none yet.
-    client_connection: AtomicU64,
+    /// Connection of the sender's side for dialogs without a record; 0: none yet.
+    sender_connection: AtomicU64,
+    /// Last connection of the receiver's side; 0: none yet.
+    receiver_connection: AtomicU64,
     /// Names that lead to the slot.
     pub(crate) names: Chain,
     /// Messages in the index.
@@ -51,7 +51,7 @@ pub struct Slot {
     pub(crate) notes: [AtomicU64; NOTES],
     /// Dialogs of the session.
     legs: [LegRecord; LEGS_MAX],
-    /// Endpoints that the client has offered after the first ones: see [`Slot::may_change`].
+    /// Endpoints that the receiver has offered after the first ones: see [`Slot::may_change`].
     changes: AtomicU32,
 }
 
@@ -88,8 +88,8 @@ impl Slot {
     pub(crate) fn open(&self, opening: &super::Opening) {
         self.inviting_tag.store(opening.inviting_tag, Ordering::Relaxed);
         self.grant.store(0, Ordering::Relaxed);
-        self.server_connection.store(0, Ordering::Relaxed);
-        self.client_connection.store(0, Ordering::Relaxed);
+        self.sender_connection.store(0, Ordering::Relaxed);
+        self.receiver_connection.store(0, Ordering::Relaxed);
         let push = u32::from(opening.direction == Direction::Push);
         let kilobyte = u32::from(opening.per == Per::Kilobyte) << 1;
         self.traits.store(push | kilobyte, Ordering::Relaxed);
@@ -143,8 +143,8 @@ impl Slot {
         legs::find_or_add(&self.legs, tag)
     }
 
-    /// Worker: counts endpoints that the client offers; `false` if it has offered too many. Each may give the session two
-    /// names, one for each side, and every endpoint of the server must have one.
+    /// Worker: counts endpoints that the receiver offers; `false` if it has offered too many. Each may give the session two
+    /// names, one for each side, and every endpoint of the sender must have one.
     pub fn may_change(&self, count: u32) -> bool {
         let taken = |taken: u32| taken.checked_add(count).filter(|taken| *taken <= CHANGES_MAX);
         self.changes.fetch_update(Ordering::AcqRel, Ordering::Acquire, taken).is_ok()
@@ -155,42 +155,42 @@ impl Slot {
         legs::all(&self.legs)
     }
 
-    /// Returns the connection of the server's side of a dialog; 0: none yet.
-    pub fn server_connection(&self, leg: u64) -> u64 {
+    /// Returns the connection of the sender's side of a dialog; 0: none yet.
+    pub fn sender_connection(&self, leg: u64) -> u64 {
         self.speaker(leg).load(Ordering::Acquire)
     }
 
-    /// Worker: replaces the connection of the server's side of a dialog; `false` if another worker has replaced it first.
-    pub fn replace_server_connection(&self, leg: u64, from: u64, to: u64) -> bool {
+    /// Worker: replaces the connection of the sender's side of a dialog; `false` if another worker has replaced it first.
+    pub fn replace_sender_connection(&self, leg: u64, from: u64, to: u64) -> bool {
         self.speaker(leg).compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire).is_ok()
     }
 
-    /// Whether this is the connection of the server's side of any dialog.
-    pub fn is_server_connection(&self, connection: u64) -> bool {
+    /// Whether this is the connection of the sender's side of any dialog.
+    pub fn is_sender_connection(&self, connection: u64) -> bool {
         self.speakers().any(|speaker| speaker.load(Ordering::Acquire) == connection)
     }
 
-    /// The connection word of a dialog: each server of a forked INVITE has its own connection.
+    /// The connection word of a dialog: each sender of a forked INVITE has its own connection.
     fn speaker(&self, leg: u64) -> &AtomicU64 {
-        self.leg(leg).map_or(&self.server_connection, |leg| &leg.server_connection)
+        self.leg(leg).map_or(&self.sender_connection, |leg| &leg.sender_connection)
     }
 
     fn speakers(&self) -> impl Iterator<Item = &AtomicU64> {
-        self.legs.iter().map(|leg| &leg.server_connection).chain([&self.server_connection])
+        self.legs.iter().map(|leg| &leg.sender_connection).chain([&self.sender_connection])
     }
 
-    /// Returns the last connection of the client's side; 0: none yet.
-    pub fn client_connection(&self) -> u64 {
-        self.client_connection.load(Ordering::Acquire)
+    /// Returns the last connection of the receiver's side; 0: none yet.
+    pub fn receiver_connection(&self) -> u64 {
+        self.receiver_connection.load(Ordering::Acquire)
     }
 
-    /// Worker: sets the last connection of the client's side; `true` if it has changed.
-    pub fn set_client_connection(&self, connection: u64) -> bool {
-        self.client_connection() != connection
-            && self.client_connection.swap(connection, Ordering::AcqRel) != connection
+    /// Worker: sets the last connection of the receiver's side; `true` if it has changed.
+    pub fn set_receiver_connection(&self, connection: u64) -> bool {
+        self.receiver_connection() != connection
+            && self.receiver_connection.swap(connection, Ordering::AcqRel) != connection
     }
 
-    /// Engine: forgets a lost connection, so that the server's side may use another one.
+    /// Engine: forgets a lost connection, so that the sender's side may use another one.
     pub fn forget_connection(&self, connection: u64) {
         for speaker in self.speakers() {
             let _ = speaker.compare_exchange(connection, 0, Ordering::AcqRel, Ordering::Acquire);

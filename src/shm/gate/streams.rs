@@ -5,7 +5,7 @@
 //! workers that bind at the same time, the slower one finds the other's list and starts again from it.
 
 use super::slot::Slot;
-use super::{NoRoom, Side, Table, pair_name, server_name};
+use super::{NoRoom, Side, Table, pair_name, sender_name};
 use crate::charge::ch2::SessionKey;
 use crate::shm::sync::{AtomicU32, AtomicU64, Ordering, bound};
 
@@ -24,8 +24,8 @@ const PROBES: usize = 256;
 pub enum StreamState {
     /// This side has offered its endpoint; the other side's is still unknown.
     Offered(Side),
-    /// Offer and answer are complete: frames between the endpoints belong to the session. If the client's description is
-    /// unknown, its endpoint is 0, and all frames of the server's endpoint belong to the session.
+    /// Offer and answer are complete: frames between the endpoints belong to the session. If the receiver's description is
+    /// unknown, its endpoint is 0, and all frames of the sender's endpoint belong to the session.
     Bound,
 }
 
@@ -38,10 +38,10 @@ pub struct Stream {
     pub position: u8,
     /// State of its offer/answer exchange.
     pub state: StreamState,
-    /// Hash of the URI of the server's endpoint; 0 while only the client has offered.
-    pub server: u64,
-    /// Hash of the URI of the client's endpoint; 0 while only the server has offered.
-    pub client: u64,
+    /// Hash of the URI of the sender's endpoint; 0 while only the receiver has offered.
+    pub sender: u64,
+    /// Hash of the URI of the receiver's endpoint; 0 while only the sender has offered.
+    pub receiver: u64,
 }
 
 impl Stream {
@@ -102,8 +102,8 @@ pub struct StreamRecord {
     /// Next record of the list, counted from 1; 0: none.
     next: AtomicU32,
     leg: AtomicU64,
-    server: AtomicU64,
-    client: AtomicU64,
+    sender: AtomicU64,
+    receiver: AtomicU64,
     /// Position (8 bits) and state (2 bits above).
     kind: AtomicU64,
 }
@@ -115,24 +115,24 @@ impl StreamRecord {
             leg: self.leg.load(Ordering::Acquire),
             position: kind as u8,
             state: match kind >> 8 {
-                1 => StreamState::Offered(Side::Server),
-                2 => StreamState::Offered(Side::Client),
+                1 => StreamState::Offered(Side::Sender),
+                2 => StreamState::Offered(Side::Receiver),
                 _ => StreamState::Bound,
             },
-            server: self.server.load(Ordering::Acquire),
-            client: self.client.load(Ordering::Acquire),
+            sender: self.sender.load(Ordering::Acquire),
+            receiver: self.receiver.load(Ordering::Acquire),
         }
     }
 
     fn write(&self, stream: &Stream, next: u32) {
         let state = match stream.state {
             StreamState::Bound => 0,
-            StreamState::Offered(Side::Server) => 1,
-            StreamState::Offered(Side::Client) => 2,
+            StreamState::Offered(Side::Sender) => 1,
+            StreamState::Offered(Side::Receiver) => 2,
         };
         self.leg.store(stream.leg, Ordering::Release);
-        self.server.store(stream.server, Ordering::Release);
-        self.client.store(stream.client, Ordering::Release);
+        self.sender.store(stream.sender, Ordering::Release);
+        self.receiver.store(stream.receiver, Ordering::Release);
         self.kind.store(u64::from(stream.position) | state << 8, Ordering::Release);
         self.next.store(next, Ordering::Release);
     }
@@ -215,14 +215,14 @@ impl Table<'_> {
     }
 
     /// Adds the names of the streams. A stream is named by both of its endpoints, so that one subscriber's description takes
-    /// no room from another's; the server's endpoint has its own name too.
+    /// no room from another's; the sender's endpoint has its own name too.
     fn name_endpoints(&self, at: u32, streams: &Streams) -> Result<(), NoRoom> {
         for stream in streams.iter() {
             if stream.is_bound() {
-                self.add_name(at, pair_name(stream.server, stream.client))?;
+                self.add_name(at, pair_name(stream.sender, stream.receiver))?;
             }
-            if stream.server != 0 && !self.names.index.is_crowded(server_name(stream.server)) {
-                self.add_name(at, server_name(stream.server))?;
+            if stream.sender != 0 && !self.names.index.is_crowded(sender_name(stream.sender)) {
+                self.add_name(at, sender_name(stream.sender))?;
             }
         }
         Ok(())

@@ -45,8 +45,8 @@ fn open(table: &Table<'_>, at: u32, opening: &Opening) -> SessionKey {
     opening.session
 }
 
-fn stream(leg: u64, server: u64, client: u64) -> Stream {
-    Stream { leg, position: 0, state: StreamState::Bound, server, client }
+fn stream(leg: u64, sender: u64, receiver: u64) -> Stream {
+    Stream { leg, position: 0, state: StreamState::Bound, sender, receiver }
 }
 
 /// Gives a session one stream more.
@@ -71,8 +71,8 @@ fn is_empty(table: &Table<'_>) -> bool {
     table.names.index.used() == 0 && table.messages.index.used() == 0 && table.streams_used() == 0
 }
 
-const SERVER: u64 = 0x1111_2222_3333_4444;
-const CLIENT: u64 = 0x5555_6666_7777_8888;
+const SENDER: u64 = 0x1111_2222_3333_4444;
+const RECEIVER: u64 = 0x5555_6666_7777_8888;
 
 #[test]
 fn gate_passes_what_is_granted_and_no_more() {
@@ -126,13 +126,13 @@ fn session_is_found_by_its_names_until_it_is_freed() {
     table.add_name(9, hash(5 | 1 << 40)).expect("room");
     assert_eq!(table.slot_of_dialog(hash(5 | 1 << 40), |slot| slot.is_inviting_tag(7)), Some(9));
     assert_eq!(table.slot_of_dialog(hash(5 | 1 << 40), |slot| slot.is_inviting_tag(8)), None);
-    assert_eq!(bind(&table, 9, session, stream(8, SERVER, CLIENT)), Ok(()));
-    assert_eq!(side(&table, SERVER, CLIENT), Some((9, Side::Server)));
-    assert_eq!(side(&table, CLIENT, SERVER), Some((9, Side::Client)));
-    assert_eq!(table.session_of_request(CLIENT, CLIENT), FrameSession::NotCharged);
+    assert_eq!(bind(&table, 9, session, stream(8, SENDER, RECEIVER)), Ok(()));
+    assert_eq!(side(&table, SENDER, RECEIVER), Some((9, Side::Sender)));
+    assert_eq!(side(&table, RECEIVER, SENDER), Some((9, Side::Receiver)));
+    assert_eq!(table.session_of_request(RECEIVER, RECEIVER), FrameSession::NotCharged);
     table.free(9);
     assert_eq!(table.slot_of_session(hash(5), session), None);
-    assert_eq!(table.session_of_request(SERVER, CLIENT), FrameSession::NotCharged);
+    assert_eq!(table.session_of_request(SENDER, RECEIVER), FrameSession::NotCharged);
     assert!(is_empty(&table));
 }
 
@@ -147,10 +147,10 @@ fn slot_keeps_dialogs_and_their_completed_exchanges() {
     assert_eq!((leg.target(), leg.source(), leg.host()), (3, 2, 20), "the target may change, the address may not");
     assert_eq!([5, 5, 6, 5].map(|cseq| leg.is_another(cseq)), [true, false, true, true]);
     assert!(slot.may_change(39) && !slot.may_change(2) && slot.may_change(1) && !slot.may_change(u32::MAX));
-    leg.set_done(Side::Client, 7);
-    leg.set_done(Side::Client, 5);
-    assert_eq!([6, 7, 8].map(|cseq| leg.is_done(Side::Client, cseq)), [true, true, false]);
-    assert!(!leg.is_done(Side::Server, 0));
+    leg.set_done(Side::Receiver, 7);
+    leg.set_done(Side::Receiver, 5);
+    assert_eq!([6, 7, 8].map(|cseq| leg.is_done(Side::Receiver, cseq)), [true, true, false]);
+    assert!(!leg.is_done(Side::Sender, 0));
     assert_eq!(slot.add_leg(70).map(|leg| leg.target()), Some(3));
     let added = (71..80).filter(|tag| slot.add_leg(*tag).is_some()).count();
     assert_eq!((added, slot.legs().count()), (LEGS_MAX - 1, LEGS_MAX));
@@ -162,21 +162,21 @@ fn slot_keeps_dialogs_and_their_completed_exchanges() {
 }
 
 #[test]
-fn content_from_a_former_server_endpoint_is_unbound() {
+fn content_from_a_former_sender_endpoint_is_unbound() {
     let table = table(64);
     let session = open(&table, 9, &opening(5));
-    bind(&table, 9, session, stream(8, SERVER, CLIENT)).expect("room");
+    bind(&table, 9, session, stream(8, SENDER, RECEIVER)).expect("room");
     table
         .change_streams(9, session, |streams| {
             streams.retain(|_| false);
-            streams.push(stream(8, SERVER + 2, CLIENT + 2));
+            streams.push(stream(8, SENDER + 2, RECEIVER + 2));
         })
         .expect("room");
-    assert_eq!(side(&table, SERVER + 2, CLIENT + 2), Some((9, Side::Server)));
-    assert_eq!(table.session_of_request(SERVER, CLIENT), FrameSession::Unbound { at: 9, session });
-    assert_eq!(table.session_of_request(SERVER + 2, CLIENT), FrameSession::Unbound { at: 9, session });
-    // What a client describes makes nothing of others a stray.
-    assert_eq!(table.session_of_request(CLIENT, 99), FrameSession::NotCharged);
+    assert_eq!(side(&table, SENDER + 2, RECEIVER + 2), Some((9, Side::Sender)));
+    assert_eq!(table.session_of_request(SENDER, RECEIVER), FrameSession::Unbound { at: 9, session });
+    assert_eq!(table.session_of_request(SENDER + 2, RECEIVER), FrameSession::Unbound { at: 9, session });
+    // What a receiver describes makes nothing of others a stray.
+    assert_eq!(table.session_of_request(RECEIVER, 99), FrameSession::NotCharged);
     assert_eq!(table.streams_used(), 1);
 }
 
@@ -185,27 +185,27 @@ fn open_session_is_preferred_among_equal_endpoints() {
     let table = table(64);
     for (at, number) in [(1, 5), (2, 6), (3, 7)] {
         let session = open(&table, at, &opening(number));
-        bind(&table, at, session, stream(8, SERVER, CLIENT)).expect("room");
+        bind(&table, at, session, stream(8, SENDER, RECEIVER)).expect("room");
     }
     table.slots[1].close();
     table.slots[3].close();
-    assert_eq!(side(&table, SERVER, CLIENT), Some((2, Side::Server)));
-    assert_eq!(table.session_of_report(SERVER).map(|bound| bound.at), Some(2));
-    let mut answered: Vec<u32> = table.sessions_of_response(SERVER).map(|bound| bound.at).collect();
+    assert_eq!(side(&table, SENDER, RECEIVER), Some((2, Side::Sender)));
+    assert_eq!(table.session_of_report(SENDER).map(|bound| bound.at), Some(2));
+    let mut answered: Vec<u32> = table.sessions_of_response(SENDER).map(|bound| bound.at).collect();
     answered.sort_unstable();
     assert_eq!(answered, [1, 2, 3]);
-    assert_eq!(table.sessions_of_response(CLIENT).count(), 0);
+    assert_eq!(table.sessions_of_response(RECEIVER).count(), 0);
 }
 
 #[test]
-fn equal_clients_with_different_servers_are_different_sessions() {
+fn equal_receivers_with_different_senders_are_different_sessions() {
     let table = table(64);
     for (at, number) in [(1, 5), (2, 6)] {
         let session = open(&table, at, &opening(number));
-        bind(&table, at, session, stream(8, SERVER + number, CLIENT)).expect("room");
+        bind(&table, at, session, stream(8, SENDER + number, RECEIVER)).expect("room");
     }
-    assert_eq!(side(&table, SERVER + 5, CLIENT), Some((1, Side::Server)));
-    assert_eq!(side(&table, CLIENT, SERVER + 6), Some((2, Side::Client)));
+    assert_eq!(side(&table, SENDER + 5, RECEIVER), Some((1, Side::Sender)));
+    assert_eq!(side(&table, RECEIVER, SENDER + 6), Some((2, Side::Receiver)));
 }
 
 #[test]
@@ -216,12 +216,12 @@ fn concurrent_bindings_keep_all_streams_and_leak_nothing() {
         std::thread::scope(|scope| {
             for leg in 1..=4 {
                 let table = &table;
-                scope.spawn(move || bind(table, 3, session, stream(leg, SERVER + leg, CLIENT)).expect("room"));
+                scope.spawn(move || bind(table, 3, session, stream(leg, SENDER + leg, RECEIVER)).expect("room"));
             }
         });
         assert_eq!(table.streams(3).iter().count(), 4);
         assert_eq!(table.streams_used(), 4);
-        assert!((1..=4).all(|leg| side(&table, SERVER + leg, CLIENT) == Some((3, Side::Server))));
+        assert!((1..=4).all(|leg| side(&table, SENDER + leg, RECEIVER) == Some((3, Side::Sender))));
         table.free(3);
         assert!(is_empty(&table));
     }
@@ -242,9 +242,9 @@ fn sessions_with_many_streams_leave_others_their_own_records() {
         for change in 0..10 {
             let changed = table.change_streams(at, session, |streams| {
                 streams.retain(|_| false);
-                let (server, client) = (hash(at.into()), !hash(at.into()));
-                streams.push(Stream { state: StreamState::Offered(Side::Client), ..stream(0, 0, client) });
-                streams.push(stream(change, server, client));
+                let (sender, receiver) = (hash(at.into()), !hash(at.into()));
+                streams.push(Stream { state: StreamState::Offered(Side::Receiver), ..stream(0, 0, receiver) });
+                streams.push(stream(change, sender, receiver));
             });
             assert_eq!(changed, Ok(()), "slot {at}, change {change}");
         }
@@ -256,7 +256,7 @@ fn ended_session_binds_nothing() {
     let table = table(16);
     let session = open(&table, 3, &opening(5));
     table.free(3);
-    assert_eq!(bind(&table, 3, session, stream(8, SERVER, CLIENT)), Err(NoRoom));
+    assert_eq!(bind(&table, 3, session, stream(8, SENDER, RECEIVER)), Err(NoRoom));
     assert!(is_empty(&table));
 }
 
@@ -265,10 +265,10 @@ fn session_is_limited_to_its_share_of_names_and_streams() {
     let table = table(256);
     let session = open(&table, 3, &opening(5));
     for n in 0..STREAMS_MAX as u64 {
-        assert_eq!(bind(&table, 3, session, stream(n + 1, hash(n + 100), CLIENT)), Ok(()));
+        assert_eq!(bind(&table, 3, session, stream(n + 1, hash(n + 100), RECEIVER)), Ok(()));
     }
     let full = table.streams(3);
-    assert_eq!(bind(&table, 3, session, stream(99, hash(99), CLIENT)), Ok(()));
+    assert_eq!(bind(&table, 3, session, stream(99, hash(99), RECEIVER)), Ok(()));
     assert_eq!(table.streams(3), full, "one more than its share");
     let added = (0..1000).take_while(|n| table.add_name(3, hash(n + 10_000)).is_ok()).count();
     assert!((1..NAMES_MAX as usize).contains(&added), "{added}");
@@ -287,27 +287,27 @@ fn shared_name_leaves_room_for_other_names_in_its_window() {
 }
 
 #[test]
-fn client_described_by_many_sessions_is_still_bound() {
+fn receiver_described_by_many_sessions_is_still_bound() {
     let table = table(64);
     for at in 0..60u32 {
         let session = open(&table, at, &opening(u64::from(at) + 1));
-        assert_eq!(bind(&table, at, session, stream(7, hash(u64::from(at) | 1 << 50), CLIENT)), Ok(()));
+        assert_eq!(bind(&table, at, session, stream(7, hash(u64::from(at) | 1 << 50), RECEIVER)), Ok(()));
     }
     let session = open(&table, 61, &opening(1 << 20));
-    assert_eq!(bind(&table, 61, session, stream(7, SERVER, CLIENT)), Ok(()));
-    assert_eq!(side(&table, SERVER, CLIENT), Some((61, Side::Server)));
-    assert_eq!(side(&table, CLIENT, SERVER), Some((61, Side::Client)));
+    assert_eq!(bind(&table, 61, session, stream(7, SENDER, RECEIVER)), Ok(()));
+    assert_eq!(side(&table, SENDER, RECEIVER), Some((61, Side::Sender)));
+    assert_eq!(side(&table, RECEIVER, SENDER), Some((61, Side::Receiver)));
 }
 
 #[test]
-fn sessions_of_one_server_endpoint_are_all_found() {
+fn sessions_of_one_sender_endpoint_are_all_found() {
     let table = table(64);
     for at in 0..60u32 {
         let session = open(&table, at, &opening(u64::from(at) + 1));
-        assert_eq!(bind(&table, at, session, stream(7, SERVER, hash(u64::from(at) | 1 << 50))), Ok(()));
+        assert_eq!(bind(&table, at, session, stream(7, SENDER, hash(u64::from(at) | 1 << 50))), Ok(()));
     }
-    assert!((0..60).all(|at| side(&table, SERVER, hash(at | 1 << 50)) == Some((at as u32, Side::Server))));
-    assert!(matches!(table.session_of_request(SERVER, 99), FrameSession::Unbound { .. }));
+    assert!((0..60).all(|at| side(&table, SENDER, hash(at | 1 << 50)) == Some((at as u32, Side::Sender))));
+    assert!(matches!(table.session_of_request(SENDER, 99), FrameSession::Unbound { .. }));
 }
 
 #[test]
@@ -438,7 +438,7 @@ fn transaction_of_another_relay_leads_to_its_session() {
     let table = table(64);
     let session = open(&table, 9, &opening(5));
     table.expect_response(9, hash(1));
-    assert_eq!(table.expecting(hash(1)).collect::<Vec<_>>(), [Bound { at: 9, session, leg: 0, side: Side::Client }]);
+    assert_eq!(table.expecting(hash(1)).collect::<Vec<_>>(), [Bound { at: 9, session, leg: 0, side: Side::Receiver }]);
     assert_eq!(table.expecting(hash(2)).count(), 0);
     // However many there are, the last one is known.
     for n in 0..10_000 {
@@ -450,14 +450,14 @@ fn transaction_of_another_relay_leads_to_its_session() {
 }
 
 #[test]
-fn server_keeps_its_connection_until_it_is_lost() {
+fn sender_keeps_its_connection_until_it_is_lost() {
     let slot = Slot::default();
-    assert!(slot.replace_server_connection(7, 0, 3));
-    assert!(!slot.replace_server_connection(7, 0, 4));
+    assert!(slot.replace_sender_connection(7, 0, 3));
+    assert!(!slot.replace_sender_connection(7, 0, 4));
     slot.forget_connection(4);
-    assert_eq!(slot.server_connection(7), 3);
+    assert_eq!(slot.sender_connection(7), 3);
     slot.forget_connection(3);
-    assert!(slot.replace_server_connection(7, 0, 4));
+    assert!(slot.replace_sender_connection(7, 0, 4));
 }
 
 #[test]
@@ -469,12 +469,12 @@ fn events_of_a_session_are_limited_per_second() {
 }
 
 #[test]
-fn each_dialog_has_its_servers_connection() {
+fn each_dialog_has_its_senders_connection() {
     let slot = Slot::default();
     assert!([7, 8].iter().all(|leg| slot.add_leg(*leg).is_some()));
-    assert!(slot.replace_server_connection(7, 0, 3) && slot.replace_server_connection(8, 0, 4));
-    assert_eq!([7, 8, 9].map(|leg| slot.server_connection(leg)), [3, 4, 0]);
-    assert_eq!([3, 4, 5].map(|connection| slot.is_server_connection(connection)), [true, true, false]);
+    assert!(slot.replace_sender_connection(7, 0, 3) && slot.replace_sender_connection(8, 0, 4));
+    assert_eq!([7, 8, 9].map(|leg| slot.sender_connection(leg)), [3, 4, 0]);
+    assert_eq!([3, 4, 5].map(|connection| slot.is_sender_connection(connection)), [true, true, false]);
     slot.forget_connection(4);
-    assert_eq!([7, 8].map(|leg| slot.server_connection(leg)), [3, 0]);
+    assert_eq!([7, 8].map(|leg| slot.sender_connection(leg)), [3, 0]);
 }

@@ -122,7 +122,7 @@ impl World<'_> {
             return;
         }
         let at = self.random.usize(0..2);
-        let sender = if self.random.bool() { Side::Server } else { Side::Client };
+        let sender = if self.random.bool() { Side::Sender } else { Side::Receiver };
         let (writing, is_update) = (self.random_writing(), self.random.u8(0..3) == 0);
         let has_new = [self.random.bool(), self.random.bool()];
         let kind = self.random.u8(0..6);
@@ -132,7 +132,7 @@ impl World<'_> {
         let version = |side: Side| if has_new[side as usize] { leg.next } else { leg.versions[side as usize] };
         let path = |side: Side| call.uri_of(side, &leg, version(side));
         let (own, others) = (path(sender), path(sender.other()));
-        let versions = [version(Side::Server), version(Side::Client)];
+        let versions = [version(Side::Sender), version(Side::Receiver)];
         let request = call.request(&leg, sender, method);
         let reply = call.reply_to(&request, sender, if kind == 0 { 488 } else { 200 });
         let mut ack = call.request(&leg, sender, Method::Ack);
@@ -181,14 +181,14 @@ impl World<'_> {
         let method = if self.random.bool() { Method::Invite } else { Method::Update };
         let call = &mut self.calls[number];
         let Some(leg) = call.next_request(at) else { return };
-        let (server, client) = (call.uri_now(Side::Server, &leg), call.uri_now(Side::Client, &leg));
-        let new = call.uri_of(Side::Client, &leg, leg.next);
+        let (server, client) = (call.uri_now(Side::Sender, &leg), call.uri_now(Side::Receiver, &leg));
+        let new = call.uri_of(Side::Receiver, &leg, leg.next);
         let uncharged = UNCHARGED.to_owned();
-        let request = call.request(&leg, Side::Client, method);
+        let request = call.request(&leg, Side::Receiver, method);
         // A Route header may take it to the second user agent although the Request-URI is the server's.
         let request = if to_server { request } else { request.for_second() };
-        let reply = call.reply_to(&request, Side::Client, 200).by_second();
-        let mut ack = call.request(&leg, Side::Client, Method::Ack).for_second();
+        let reply = call.reply_to(&request, Side::Receiver, 200).by_second();
+        let mut ack = call.request(&leg, Side::Receiver, Method::Ack).for_second();
         ack.follow(&request);
         print_trace(format_args!("{} malicious request {kind} in leg {at} of call {number}", self.machine.clock.get()));
         let plain = Writing::default();
@@ -255,7 +255,7 @@ impl World<'_> {
 
     /// Sends a BYE and returns whether there was room for its event in a ring.
     fn bye_in(&mut self, number: usize, at: usize, is_secret: bool) -> Option<bool> {
-        let sender = if is_secret || self.random.bool() { Side::Client } else { Side::Server };
+        let sender = if is_secret || self.random.bool() { Side::Receiver } else { Side::Sender };
         let call = &mut self.calls[number];
         let leg = &mut call.legs[at];
         (leg.state, leg.next) = (LegState::Over, leg.next + 1);
