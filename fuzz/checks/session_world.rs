@@ -5,6 +5,7 @@ use super::session_enabler::{Enabler, PRICE, opened_by};
 use imcharge::charge::ch2::{Failure, Operation, Request, Response, SessionKey};
 use imcharge::charge::event::{Direction, Event, FailureReport, Flag, Reserve, Sent, Stop, Suspended};
 use imcharge::charge::policy::{Policy, Resend, Settle};
+use imcharge::charge::service::Service;
 use imcharge::charge::session::{Output, Session};
 use imcharge::charge::tariff::{Per, Tariff};
 use imcharge::charge::time::Time;
@@ -166,6 +167,8 @@ impl World {
             other: "",
             icid: "",
             direction: Direction::Pull,
+            service: Service::Retrieval,
+            recipients: 0,
             messages,
             suspended: Suspended::default(),
             inviting_tag: 0,

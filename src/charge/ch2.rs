@@ -3,6 +3,7 @@
 
 use super::account::AccountId;
 use super::policy::OnFailure;
+use super::service::Service;
 use super::tariff::{Quota, Tariff, Units};
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -83,6 +84,10 @@ pub struct Request {
     pub sequence: u32,
     /// The charged account.
     pub account: AccountId,
+    /// Service that the account is charged for.
+    pub service: Service,
+    /// Number of recipients of each message; 0: unknown, counts as one.
+    pub recipients: u32,
     /// The tariff pinned when the session was opened.
     pub tariff: Tariff,
     /// The reservation that the request uses.

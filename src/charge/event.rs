@@ -2,6 +2,7 @@
 //! rings in another order than they were written.
 
 use super::ch2::SessionKey;
+use super::service::Service;
 use super::time::Time;
 use serde::{Deserialize, Serialize};
 
@@ -171,6 +172,10 @@ pub struct Reserve<'a> {
     pub icid: &'a str,
     /// Which side has the stored messages.
     pub direction: Direction,
+    /// Service that the charged party uses.
+    pub service: Service,
+    /// Number of recipients of each message; 0: unknown, counts as one.
+    pub recipients: u32,
     /// Number of messages; 0: unknown.
     pub messages: u32,
     /// The INVITE transaction that waits for the verdict.

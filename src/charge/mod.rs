@@ -10,6 +10,7 @@ pub mod ch2;
 pub mod content;
 pub mod event;
 pub mod policy;
+pub mod service;
 pub mod session;
 pub mod tariff;
 pub mod time;

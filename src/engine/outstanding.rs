@@ -99,6 +99,7 @@ mod tests {
     use crate::charge::ch2::{Failure, Operation, Response};
     use crate::charge::event::{Direction, Event, FailureReport, Flag, Reserve, Sent, Suspended};
     use crate::charge::policy::Policy;
+    use crate::charge::service::Service;
     use crate::charge::session::Output;
     use crate::charge::tariff::Quota;
 
@@ -114,6 +115,8 @@ mod tests {
             other: "",
             icid: "",
             direction: Direction::Pull,
+            service: Service::Retrieval,
+            recipients: 0,
             messages: 2,
             suspended: Suspended::default(),
             inviting_tag: 0,

@@ -3,6 +3,7 @@
 use super::{FIELD_MAX, InviteRefusal, Urgency, Worker};
 use crate::charge::ch2::SessionKey;
 use crate::charge::event::{Direction, Event, Reserve, ServerTransaction};
+use crate::charge::service::Service;
 use crate::config::{DirectionRule, Subscriber};
 use crate::shm::statistic::Statistic;
 use crate::wire::{identity, sip};
@@ -49,6 +50,8 @@ impl Worker {
                 .filter(|icid| icid.len() <= FIELD_MAX)
                 .unwrap_or_default(),
             direction,
+            service: Service::Retrieval,
+            recipients: 0,
             messages: invite.messages,
             suspended: invite.suspended,
             inviting_tag: self.region.hash(&[invite.key.from_tag]),

@@ -7,6 +7,7 @@ use super::trace::{Trace, TraceEvent, TraceEventKind};
 use crate::charge::ch2::SessionKey;
 use crate::charge::event::{Direction, Reserve, Suspended};
 use crate::charge::policy::Policy;
+use crate::charge::service::Service;
 use crate::charge::tariff::{Quota, Tariff, Units};
 use crate::charge::time::Time;
 use serde::{Deserialize, Serialize};
@@ -56,6 +57,9 @@ pub(super) struct Common {
     pub(super) suspended: Suspended,
     pub(super) inviting_tag: u64,
     pub(super) direction: Direction,
+    pub(super) service: Service,
+    /// Number of recipients of each message; 0: unknown, counts as one.
+    pub(super) recipients: u32,
     pub(super) tariff: Tariff,
     /// The operator's policy; the enabler may replace what concerns failures.
     pub(super) policy: Policy,
@@ -74,6 +78,8 @@ impl Common {
             suspended: reserve.suspended,
             inviting_tag: reserve.inviting_tag,
             direction: reserve.direction,
+            service: reserve.service,
+            recipients: reserve.recipients,
             tariff,
             policy,
             opened: now,

@@ -178,6 +178,8 @@ impl Credit {
             number: pending.number,
             sequence: pending.reservation.opened_by().map_or(0, |_| self.sequence),
             account: AccountId(common.account().into()),
+            service: common.service,
+            recipients: common.recipients,
             tariff: common.tariff,
             reservation: pending.reservation,
             possible_duplicate: pending.possible_duplicate,

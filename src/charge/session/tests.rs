@@ -20,6 +20,7 @@ use super::*;
 use crate::charge::ch2::{Denial, Grant, Operation, Request, Reservation, Trigger};
 use crate::charge::event::{Direction, FailureReport, Flag, Sent, Stop, Suspended};
 use crate::charge::policy::{DebitOn, OnFailure, Resend, Settle};
+use crate::charge::service::Service;
 use crate::charge::tariff::{Quota, Units};
 
 /// Time in seconds after the INVITE.
@@ -34,6 +35,8 @@ fn invite(messages: u32) -> Reserve<'static> {
         other: "sip:store@im.example.org",
         icid: "1234bc9876e",
         direction: Direction::Pull,
+        service: Service::Retrieval,
+        recipients: 0,
         messages,
         suspended: Suspended { index: 1, label: 2, continuation: 3 },
         inviting_tag: 0,

@@ -107,6 +107,8 @@ fn request(session: u64, number: u32, reservation: Reservation, operation: Opera
         number,
         sequence: reservation.opened_by().map_or(0, |opened_by| number - opened_by),
         account: AccountId("sip:alice@example.org".into()),
+        service: crate::charge::service::Service::Retrieval,
+        recipients: 0,
         tariff: "message:1".parse().expect("a tariff"),
         reservation,
         possible_duplicate: false,

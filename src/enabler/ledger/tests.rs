@@ -3,6 +3,7 @@
 use super::*;
 use crate::charge::account::AccountId;
 use crate::charge::ch2::{SessionKey, Trigger};
+use crate::charge::service::Service;
 use crate::charge::tariff::Tariff;
 use std::collections::BTreeMap;
 
@@ -64,6 +65,8 @@ fn request(session: u64, reservation: Reservation, operation: Operation) -> Requ
         number: 1,
         sequence: 1,
         account: AccountId("sip:alice@example.org".into()),
+        service: Service::Retrieval,
+        recipients: 0,
         tariff,
         reservation,
         possible_duplicate: false,

@@ -5,6 +5,7 @@ use super::*;
 use crate::charge::ch2::{SessionKey, Trigger};
 use crate::charge::event::{Direction, Reserve, Suspended};
 use crate::charge::policy::{Policy, Settle};
+use crate::charge::service::Service;
 use crate::charge::session::Rule;
 use rusqlite::Connection;
 
@@ -48,6 +49,8 @@ fn session(call_id: &str) -> Session {
         other: "",
         icid: "",
         direction: Direction::Pull,
+        service: Service::Retrieval,
+        recipients: 0,
         messages: 2,
         suspended: Suspended::default(),
         inviting_tag: 0,

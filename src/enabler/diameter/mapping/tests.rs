@@ -32,6 +32,8 @@ fn request(number: u32, reservation: Reservation, operation: Operation) -> Reque
         number,
         sequence: reservation.opened_by().map_or(0, |opened_by| number - opened_by),
         account: AccountId("tel:+4912345".into()),
+        service: crate::charge::service::Service::Retrieval,
+        recipients: 0,
         tariff: "message:25".parse().expect("a tariff"),
         reservation,
         possible_duplicate: false,
