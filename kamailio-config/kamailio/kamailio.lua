@@ -37,9 +37,9 @@ function ksr_request_route()
     end
     -- -6: the client's a=path bypasses this relay, and bypass is "refuse".
     if result == -6 then
-        KSR.sl.sl_send_reply(488, "Not Acceptable Here")
+        KSR.sl.send_reply(488, "Not Acceptable Here")
     else
-        KSR.sl.sl_send_reply(503, "Charging unavailable")
+        KSR.sl.send_reply(503, "Charging unavailable")
     end
     return 1
 end

@@ -95,6 +95,32 @@ fn a_retransmission_has_no_second_answer_while_the_engine_is_down() {
     stage.expect(ALICE, 100, 0, 0);
 }
 
+/// The network, or the proxy's own socket after a pause, may hold several copies of an INVITE. The decision about the first
+/// one holds for the others: otherwise the client is refused, and a copy opens a session without a client.
+#[test]
+pub fn copies_of_a_refused_invite_reserve_nothing_once_the_engine_is_back() {
+    let stage = Stage::plain();
+    let _server = stage.server(&["one"], |_| {});
+    let proxy = &stage.proxy;
+    let engine = proxy.engine_pid();
+    proxy.signal("STOP", engine);
+    assert!(eventually(BACK, || proxy.statistic("engine_up") == 0), "{}", proxy.log());
+    let mut client = stage.client(ALICE, |_| {});
+    client.send_invite();
+    let refused = format!("no charging for {}: -2", client.call_id);
+    assert!(eventually(BACK, || proxy.log().contains(&refused)), "{}", proxy.log());
+    proxy.signal("CONT", engine);
+    assert!(eventually(BACK, || proxy.statistic("engine_up") == 1), "{}", proxy.log());
+    client.send_invite();
+    // The refusal is sent again for the copy, and because it was not acknowledged.
+    let mut statuses = std::iter::repeat_with(|| client.response(BACK)).filter(|status| *status >= 200);
+    assert_eq!([(); 3].map(|()| statuses.next()), [Some(503); 3], "{}", proxy.log());
+    assert_eq!(client.final_response(BACK), 503);
+    assert_eq!(proxy.statistic("reserves"), 0, "{}", proxy.log());
+    assert!(eventually(BACK, || retrieve(&stage)), "a new INVITE is charged\n{}", proxy.log());
+    stage.expect(ALICE, 99, 0, 1);
+}
+
 /// Pauses all processes of a proxy for so long, in the middle of traffic; how many messages are debited in the end.
 fn pause(stage: &Stage, span: Duration) -> i64 {
     let proxy = &stage.proxy;

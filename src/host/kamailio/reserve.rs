@@ -7,7 +7,7 @@ use super::continuation::Continuation;
 use super::edited_request::{EditedRequest, UNREADABLE_EDITS};
 use super::message::{Message, ScriptChoice, bytes};
 use super::tm::{Creation, Suspension, Tm, tm};
-use super::transaction::CurrentRequest;
+use super::transaction::{CurrentRequest, Transaction};
 use super::{bindings as sys, callbacks, with_worker};
 use crate::guard::guard;
 use crate::worker::InviteRefusal;
@@ -91,19 +91,9 @@ unsafe fn reserve_into(message: *mut sys::sip_msg, route: &[u8], messages: c_int
     let Some(mut invite) = invite else { return InviteRefusal::Malformed as c_int };
     invite.suspended.continuation = continuation.number();
     let Some(tm) = tm() else { return InviteRefusal::EngineDown as c_int };
-    // Checked before a transaction exists, so that the script can still answer statelessly.
-    let can_reserve =
-        with_worker(|worker| worker.can_reserve(&invite, &request.body())).unwrap_or(Err(InviteRefusal::EngineDown));
-    match can_reserve {
-        Ok(()) => suspend_and_reserve(tm, current, invite),
-        // The first copy is pending or answered; a retransmission gets no second answer.
-        Err(_) if tm.is_retransmission(current) => END_OF_SCRIPT,
-        Err(refused) => refused as c_int,
-    }
-}
-
-fn suspend_and_reserve(tm: &Tm, request: CurrentRequest, mut invite: Invite<'_>) -> c_int {
-    let transaction = match tm.transaction(request) {
+    // The copy that creates the transaction is the one that is decided about. If each copy were, the first could be refused
+    // and the next one reserve.
+    let transaction = match tm.transaction(current) {
         Creation::Created(transaction) => transaction,
         Creation::Retransmission => return END_OF_SCRIPT,
         Creation::Failed => {
@@ -111,6 +101,13 @@ fn suspend_and_reserve(tm: &Tm, request: CurrentRequest, mut invite: Invite<'_>)
             return InviteRefusal::Malformed as c_int;
         }
     };
+    match with_worker(|worker| worker.can_reserve(&invite, &request.body())) {
+        Some(Ok(())) => suspend_and_reserve(tm, current, transaction, invite),
+        refused => refused.and_then(Result::err).unwrap_or(InviteRefusal::EngineDown) as c_int,
+    }
+}
+
+fn suspend_and_reserve(tm: &Tm, request: CurrentRequest, transaction: Transaction, mut invite: Invite<'_>) -> c_int {
     if !callbacks::watch_invite(tm, request, transaction, &invite.key) {
         log::error!(
             "imcharge_reserve: no shared memory to watch the transaction; start the proxy with more (option -m)"

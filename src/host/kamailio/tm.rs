@@ -55,7 +55,6 @@ pub struct Tm {
     current: unsafe extern "C" fn() -> *mut sys::cell,
     set_current: unsafe extern "C" fn(*mut sys::cell, c_int),
     release: unsafe extern "C" fn(*mut sys::cell),
-    look_up: unsafe extern "C" fn(*mut sys::sip_msg, c_int, *mut c_int) -> c_int,
     suspend: unsafe extern "C" fn(*mut sys::sip_msg, *mut c_uint, *mut c_uint) -> c_int,
     cancel_suspend: unsafe extern "C" fn(c_uint, c_uint) -> c_int,
     continue_route: unsafe extern "C" fn(c_uint, c_uint, *mut sys::action) -> c_int,
@@ -92,7 +91,6 @@ impl Tm {
             current: binds.t_gett?,
             set_current: binds.t_sett?,
             release: binds.unref_cell?,
-            look_up: binds.t_lookup_request?,
             suspend: binds.t_suspend?,
             cancel_suspend: binds.t_cancel_suspend?,
             continue_route: binds.t_continue?,
@@ -121,17 +119,6 @@ impl Tm {
             }
         }
         self.current().map_or(Creation::Failed, Creation::Created)
-    }
-
-    /// Whether the current request already has a transaction, which will answer it.
-    pub fn is_retransmission(&self, request: CurrentRequest) -> bool {
-        let mut cancel = 0;
-        // SAFETY: tm's own function on the current request, with a variable for its report about a CANCEL.
-        let is_found = unsafe { (self.look_up)(request.as_ptr(), 0, &mut cancel) } > 0;
-        if is_found {
-            self.forget_current();
-        }
-        is_found
     }
 
     /// Releases the transaction that tm has just found for a retransmission.

@@ -468,6 +468,11 @@ impl ImClient {
         answer.is_some_and(|answer| (100..200).contains(&answer.status()))
     }
 
+    /// Waits for the next response of any kind. Returns its status, 408 on timeout.
+    pub fn response(&self, within: Duration) -> u16 {
+        self.receive(within).map_or(408, |answer| answer.status())
+    }
+
     /// Waits for a 180.
     pub fn ringing(&self, within: Duration) -> bool {
         let started = Instant::now();
