@@ -26,7 +26,7 @@ const ALLOW: &str = concat!(
     "route_type|register_procs|cfg_register_child|cfg_child_init|fork_process|get_max_procs|process_no|",
     "find_export|find_module_by_name|find_param_export|register_script_cb|find_si|tcpconn_exists|check_self|rpc_register_array|fixup_spve_null|fixup_igp_null|",
     "fixup_spve_igp|fixup_spve_spve|get_str_fparam|get_int_fparam|get_debug_level|get_debug_facility|log_stderr|",
-    "_km_log_func|_shm_root|PROC_.*|PARAM_.*|REQUEST_ROUTE|EVENT_ROUTE|ANY_ROUTE|TMCB_.*|SREV_.*|HDR_.*|_hdr_types_t|",
+    "_km_log_func|_shm_root|PROC_.*|PARAM_.*|T_CANCELED|REQUEST_ROUTE|EVENT_ROUTE|ANY_ROUTE|TMCB_.*|SREV_.*|HDR_.*|_hdr_types_t|",
     "METHOD_.*|request_method|IMCHARGE_.*|SR_KEMIP_.*|CNT_F_.*|RPC_.*|L_.*|PV_.*|sr_module|my_pid"
 );
 

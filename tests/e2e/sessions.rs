@@ -112,7 +112,7 @@ fn assert_that_a_second_way_is_merged(change: fn(Setup) -> Setup, reserved: i64)
 }
 
 #[test]
-pub fn cancel_right_behind_the_invite_leaves_no_hold() {
+pub fn cancel_during_the_reservation_gets_487_and_leaves_no_hold() {
     let stage = Stage::plain();
     let _server = stage.server(&[], |options| options.rings = true);
     for round in 0..50 {
@@ -124,6 +124,35 @@ pub fn cancel_right_behind_the_invite_leaves_no_hold() {
         let status = client.final_response(Duration::from_secs(5));
         assert_eq!(status, 487, "round {round}\n{}", stage.proxy.log());
     }
+    stage.expect(ALICE, 100, 0, 0);
+}
+
+/// tm does not send the branches of an INVITE that is cancelled while `t_relay()` prepares them.
+#[test]
+fn cancel_during_t_relay_gets_487_and_leaves_no_hold() {
+    let stage = Stage::new(|setup| {
+        setup
+            .changed("loadmodule \"pv.so\"", "loadmodule \"pv.so\"\nloadmodule \"cfgutils.so\"\nloadmodule \"corex.so\"")
+            .changed(
+                "        $du = IM_SERVER;\n        t_relay();",
+                "        $du = IM_SERVER;\n        append_branch(\"sip:second@127.0.0.1:9\");\n        \
+                 t_on_branch(\"SLOW\");\n        t_relay();",
+            )
+            .changed(
+                "route[CHARGED] {",
+                "branch_route[SLOW] {\n    if ($rU == \"second\") {\n        xlog(\"L_WARN\", \"second branch\\n\");\n        \
+                 sleep(\"1\");\n    }\n}\nroute[CHARGED] {",
+            )
+    });
+    stage.proxy.set_account(ALICE, 100);
+    let server = stage.server(&[], |options| options.rings = true);
+    let mut client = stage.client(ALICE, |_| {});
+    client.send_invite();
+    let prepares = || stage.proxy.log().contains("second branch");
+    assert!(eventually(Duration::from_secs(5), prepares), "{}", stage.proxy.log());
+    client.cancel();
+    assert_eq!(client.final_response(Duration::from_secs(5)), 487, "{}", stage.proxy.log());
+    assert_eq!(server.invites(), 0);
     stage.expect(ALICE, 100, 0, 0);
 }
 

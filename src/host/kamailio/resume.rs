@@ -70,4 +70,5 @@ fn continue_transaction(suspended: Suspended) {
             }
         },
     }
+    tm.answer_abandoned(id);
 }

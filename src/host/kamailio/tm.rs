@@ -2,7 +2,7 @@
 
 use super::transaction::{CurrentRequest, Transaction};
 use super::{bindings as sys, text};
-use std::ffi::{c_int, c_uint, c_void};
+use std::ffi::{c_char, c_int, c_uint, c_void};
 use std::sync::OnceLock;
 
 /// tm's API, bound in mod_init.
@@ -17,6 +17,22 @@ impl Transaction {
         // SAFETY: tm keeps the transaction, as `new` requires.
         let cell = unsafe { self.0.as_ref() };
         TransactionId { index: cell.hash_index, label: cell.label }
+    }
+
+    /// Whether it was cancelled and nothing is left in tm that will answer it: `t_relay()` adds branches and does not send
+    /// them if the CANCEL arrives meanwhile, while the CANCEL relies on their timers.
+    fn is_abandoned(self) -> bool {
+        // SAFETY: tm keeps the transaction, as `new` requires, with an array of that many branches.
+        let (cell, branches) = unsafe {
+            let cell = self.0.as_ref();
+            let count = usize::try_from(cell.nr_of_outgoings).unwrap_or(0);
+            (cell, if cell.uac.is_null() { &[][..] } else { std::slice::from_raw_parts(cell.uac, count) })
+        };
+        let is_unsent = |branch: &sys::ua_client| branch.last_received == 0 && branch.request.t_active == 0;
+        let is_ended = |branch: &sys::ua_client| branch.last_received >= 200 || is_unsent(branch);
+        u64::from(cell.flags) & u64::from(sys::T_CANCELED) != 0
+            && cell.uas.status < 200
+            && branches.iter().all(is_ended)
     }
 }
 
@@ -59,6 +75,8 @@ pub struct Tm {
     cancel_suspend: unsafe extern "C" fn(c_uint, c_uint) -> c_int,
     continue_route: unsafe extern "C" fn(c_uint, c_uint, *mut sys::action) -> c_int,
     continue_function: unsafe extern "C" fn(c_uint, c_uint, *mut sys::_str, *mut sys::_str) -> c_int,
+    find: unsafe extern "C" fn(*mut *mut sys::cell, c_uint, c_uint) -> c_int,
+    reply: unsafe extern "C" fn(*mut sys::cell, *mut sys::sip_msg, c_uint, *mut c_char) -> c_int,
     register_callback: sys::register_tmcb_f,
 }
 
@@ -95,6 +113,8 @@ impl Tm {
             cancel_suspend: binds.t_cancel_suspend?,
             continue_route: binds.t_continue?,
             continue_function: binds.t_continue_cb?,
+            find: binds.t_lookup_ident?,
+            reply: binds.t_reply_trans?,
             register_callback: binds.register_tmcb,
         })
     }
@@ -167,6 +187,24 @@ impl Tm {
     pub unsafe fn continue_in_function(&self, id: TransactionId, function: *mut sys::_str) {
         // SAFETY: as above; the parameter is empty.
         unsafe { (self.continue_function)(id.index, id.label, function, &mut super::static_str(c"")) };
+    }
+
+    /// Answers an INVITE with 487 if it was cancelled while its route ran, and tm has left it without an answer and without
+    /// a timer.
+    pub fn answer_abandoned(&self, id: TransactionId) {
+        let mut found = std::ptr::null_mut();
+        // SAFETY: tm's own function, with a variable for the transaction. It takes a reference, which is released below.
+        if unsafe { (self.find)(&mut found, id.index, id.label) } <= 0 {
+            return;
+        }
+        // SAFETY: the transaction that was found, or a mark.
+        if let Some(transaction) = unsafe { Transaction::new(found) }.filter(|found| found.is_abandoned()) {
+            let reason = c"Request Terminated".as_ptr().cast_mut();
+            // SAFETY: tm's own function on a referenced transaction and its request, as tm itself uses it for a CANCEL; tm
+            // copies the reason.
+            unsafe { (self.reply)(found, transaction.0.as_ref().uas.request, 487, reason) };
+        }
+        self.forget_current();
     }
 
     /// Registers a callback for a transaction. `false`: tm refused, and keeps nothing.
