@@ -29,7 +29,7 @@ fn region(state: &tempfile::TempDir, change: impl FnOnce(&mut Config)) -> Arc<Re
     preflight::create_region(config, 4).unwrap_or_else(|error| panic!("{error}"))
 }
 
-/// Stops the engine when it goes, also where an assertion has failed: the scope waits for its thread.
+/// Stops the engine when dropped, also after a failed assertion: the scope waits for the engine's thread.
 struct Stop<'a>(&'a AtomicBool);
 
 impl Drop for Stop<'_> {
@@ -38,7 +38,7 @@ impl Drop for Stop<'_> {
     }
 }
 
-/// Runs the engine in a thread for the time of `work`.
+/// Runs the engine in a thread while `work` runs.
 fn with_engine<R>(region: &Arc<Region>, work: impl FnOnce() -> R) -> R {
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
@@ -56,7 +56,7 @@ fn invite(worker: &mut Worker, call_id: &str) -> Result<SessionKey, InviteRefusa
     invite_in(worker, call_id, Suspended::default())
 }
 
-/// Invites in this transaction.
+/// Sends an INVITE of this transaction.
 fn invite_in(worker: &mut Worker, call_id: &str, suspended: Suspended) -> Result<SessionKey, InviteRefusal> {
     invite_as(worker, InviteKey { call_id: call_id.as_bytes(), from_tag: b"f", cseq: 1 }, suspended)
 }
@@ -76,7 +76,7 @@ fn invite_as(worker: &mut Worker, key: InviteKey<'_>, suspended: Suspended) -> R
     })
 }
 
-/// Takes this many verdicts; the sessions they are for, all of them granted.
+/// Takes this number of verdicts, all of them granted, and returns their sessions.
 fn verdicts(region: &Arc<Region>, count: usize) -> HashSet<SessionKey> {
     let mut resumers: Vec<NotificationReader> = (0..region.resume_workers())
         .map(|at| NotificationReader::attach(region, at).expect("not attached yet"))
@@ -86,35 +86,38 @@ fn verdicts(region: &Arc<Region>, count: usize) -> HashSet<SessionKey> {
     while granted.len() < count && started.elapsed() < Duration::from_secs(30) {
         for resumer in &mut resumers {
             resumer.wait(Duration::from_millis(1));
-            while resumer.next(|notice| {
-                let fine = matches!(notice.kind, Kind::Verdict { result: Outcome::Granted, .. });
-                assert!(fine && granted.insert(notice.session), "a verdict twice or not granted: {notice:?}");
+            while resumer.next(|notification| {
+                let fine = matches!(notification.kind, Kind::Verdict { result: Outcome::Granted, .. });
+                assert!(
+                    fine && granted.insert(notification.session),
+                    "a verdict twice or not granted: {notification:?}"
+                );
             }) {}
         }
     }
     granted
 }
 
-/// Takes this many verdicts: which transactions they are for, in their order, and why.
+/// Takes this number of verdicts. Returns transaction, outcome and reason of each, in the order of the transactions.
 fn reasons(region: &Arc<Region>, count: usize) -> Vec<(u64, Outcome, String)> {
     let mut resumers: Vec<NotificationReader> = (0..region.resume_workers())
         .map(|at| NotificationReader::attach(region, at).expect("not attached yet"))
         .collect();
-    let mut told = Vec::new();
+    let mut found = Vec::new();
     assert!(eventually(|| {
         for resumer in &mut resumers {
-            while resumer.next(|notice| {
-                let Kind::Verdict { suspended, result, .. } = notice.kind else { panic!("{notice:?}") };
-                told.push((suspended.index, result, notice.reason.to_owned()));
+            while resumer.next(|notification| {
+                let Kind::Verdict { suspended, result, .. } = notification.kind else { panic!("{notification:?}") };
+                found.push((suspended.index, result, notification.reason.to_owned()));
             }) {}
         }
-        told.len() == count
+        found.len() == count
     }));
-    told.sort_by_key(|verdict| verdict.0);
-    told
+    found.sort_by_key(|verdict| verdict.0);
+    found
 }
 
-/// A number of the answer to `account.get`.
+/// Returns a number of the answer to `account.get`; -1: there is none.
 fn account(worker: &mut Worker, field: &str) -> i64 {
     let region = Arc::clone(worker.region());
     let Ok(Value::Structure(fields)) = commands::run("account.get", &[ALICE], &region, worker) else { return -1 };
@@ -158,7 +161,7 @@ fn full_ring_refuses_new_sessions_and_keeps_room_for_their_ends() {
         assert_eq!(verdicts(&region, taken.len()), taken);
         assert!(invite(&mut worker, "after").is_ok());
     });
-    // The engine settles everything at its end: nothing is held, nothing was used.
+    // The stopping engine settles all sessions: nothing is held or used.
     assert_eq!(account(&mut worker, "held"), 0);
     assert_eq!(account(&mut worker, "balance"), 1_000_000);
 }
@@ -171,22 +174,22 @@ fn merged_invite_is_reported_and_its_failure_ends_nothing() {
         (Worker::attach(&region, 0).expect("not attached yet"), Worker::attach(&region, 1).expect("not attached yet"));
     let [first, second] = [1, 2].map(|number| Suspended { index: number, label: number, continuation: 0 });
     let session = Worker::session_of_invite(&InviteKey { call_id: b"merged", from_tag: b"f", cseq: 1 });
-    // The end of the second, seen by another process, may be read before either has begun.
+    // The failure of the second, reported by another process, may be read before both INVITEs.
     other.failed(session, Some(second.transaction()), 408);
     for suspended in [first, second] {
         assert_eq!(invite_in(&mut worker, "merged", suspended), Ok(session));
     }
     other.cancelled(session, Some(second.transaction()));
     with_engine(&region, || {
-        let told = reasons(&region, 2);
-        assert_eq!(told, [(1, Outcome::Granted, String::new()), (2, Outcome::Failed, "merged".into())]);
+        let reasons = reasons(&region, 2);
+        assert_eq!(reasons, [(1, Outcome::Granted, String::new()), (2, Outcome::Failed, "merged".into())]);
         assert_eq!((region.statistic(Statistic::SessionsActive), account(&mut worker, "held")), (1, 1));
         worker.failed(session, Some(first.transaction()), 486);
         assert!(eventually(|| region.statistic(Statistic::SessionsActive) == 0));
         assert_eq!(account(&mut worker, "held"), 0);
     });
     drop((worker, other, region));
-    // Behind a restart of the host it is another one, whatever its numbers are.
+    // After a restart of the host it is another transaction, even with equal numbers.
     let region = self::region(&state, |_| {});
     let mut worker = Worker::attach(&region, 0).expect("not attached yet");
     assert_eq!(invite_in(&mut worker, "merged", first), Ok(session));
@@ -204,12 +207,12 @@ fn answer_whose_event_was_dropped_is_no_failed_call() {
         verdicts(&region, 1);
         let table = region.table();
         let at = table.slot_of_session(region.name_of_session(session), session).expect("an open slot");
-        // All that is left of a 2xx that was seen while the ring was full.
+        // The only trace of a 2xx that was received while the ring was full.
         table.slots[at as usize].set_answered();
         let before = region.event_ring(0).head();
         worker.failed(session, None, 408);
         assert_eq!(region.event_ring(0).head(), before, "a host's end of the transaction is no failure");
-        // Nor is one that another process has reported before.
+        // The same if another process has reported the failure before.
         let mut ring = region.event_producer(1).expect("not attached yet");
         let event = Event::Failed { code: 408, transaction: None };
         let record = Record::Event(Entry { session, at: clock::now(), event });
@@ -268,7 +271,7 @@ fn unusable_state_directory_refuses_the_start_with_a_reason() {
     first.remove_file();
 }
 
-/// Number of rows of a table as any reader of the ledger sees them.
+/// Returns the number of rows of a table, as other readers of the ledger see them.
 fn rows(state: &tempfile::TempDir, table: &str) -> i64 {
     let ledger = rusqlite::Connection::open(state.path().join("ledger.sqlite")).expect("the ledger opens");
     ledger.query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get(0)).expect("a table")
@@ -290,12 +293,12 @@ fn locked_ledger_delays_its_tables_but_no_verdict() {
         invite(&mut worker, "second").expect("taken");
         assert_eq!(verdicts(&region, 1).len(), 1);
         assert_eq!((value(Statistic::EngineUp), value(Statistic::EngineRestarts)), (1, 0));
-        // A command is durable and answered; what reads the tables sees it later.
+        // A command is executed and answered; the tables show its effect later.
         assert!(commands::run("account.set", &["sip:bob@example.org", "5"], &region, &mut worker).is_ok());
         assert!(value(Statistic::JournalOctets) > 0);
         assert_eq!(rows(&state, "sessions"), 0);
     });
-    // The engine that stopped has left all of it in the journal: the next one begins with it, still locked out.
+    // The stopped engine has left everything in the journal, and the next one starts from it while the ledger is locked.
     with_engine(&region_again(&state, region, worker), || {
         assert_eq!(rows(&state, "accounts"), 0);
         browser.execute_batch("ROLLBACK").expect("unlocked");
@@ -304,7 +307,7 @@ fn locked_ledger_delays_its_tables_but_no_verdict() {
     });
 }
 
-/// The region of the next start of a proxy.
+/// Returns the region of the next start of the proxy.
 fn region_again(state: &tempfile::TempDir, region: Arc<Region>, worker: Worker) -> Arc<Region> {
     drop((worker, region));
     self::region(state, |_| {})
@@ -344,7 +347,11 @@ fn command_of_an_earlier_instance_is_executed_without_a_reply() {
     let mut worker = Worker::attach(&region, 0).expect("not attached yet");
     with_engine(&region, || {
         assert_eq!(account(&mut worker, "balance"), 77);
-        assert_eq!(region.reply_slot(0).sequence.load(Ordering::Relaxed), 1, "its own question alone");
+        assert_eq!(
+            region.reply_slot(0).sequence.load(Ordering::Relaxed),
+            1,
+            "only the command of this instance is answered"
+        );
     });
 }
 
@@ -388,15 +395,18 @@ fn full_disk_refuses_sessions_once_the_journal_is_full_and_recovers() {
         .collect();
     let mut take = |seen: &mut usize| {
         for resumer in &mut resumers {
-            while resumer.next(|notice| {
-                assert!(matches!(notice.kind, Kind::Verdict { result: Outcome::Granted, .. }), "{notice:?}");
+            while resumer.next(|notification| {
+                assert!(
+                    matches!(notification.kind, Kind::Verdict { result: Outcome::Granted, .. }),
+                    "{notification:?}"
+                );
                 *seen += 1;
             }) {}
         }
     };
     let value = |statistic| region.statistic(statistic);
     with_engine(&region, || {
-        // The ledger is full first; the journal keeps what it cannot take.
+        // The ledger file fills up first; further changes stay in the journal.
         let mut filled_at = None;
         while value(Statistic::EngineUp) == 1 {
             match invite(&mut worker, &format!("call-{sent}")) {
@@ -422,7 +432,7 @@ fn full_disk_refuses_sessions_once_the_journal_is_full_and_recovers() {
         take(&mut seen);
     });
     take(&mut seen);
-    assert_eq!(seen, sent + 1, "a verdict for each, and none twice");
+    assert_eq!(seen, sent + 1, "one verdict per INVITE");
     assert_eq!(value(Statistic::EngineRestarts), 0);
 }
 
@@ -445,7 +455,7 @@ fn engine_measures_its_latencies() {
     assert!(value(Statistic::ReserveLatencySum) >= 20 && value(Statistic::EnablerLatencySum) >= 40);
     assert!(value(Statistic::ReserveLatencySum) < 20 * 30_000_000, "microseconds");
     assert_eq!((value(Statistic::OutboxOldestAge), value(Statistic::HoldsStuck)), (0, 0));
-    assert_eq!(value(Statistic::EngineUp), 0, "it has stopped");
+    assert_eq!(value(Statistic::EngineUp), 0, "the engine has stopped");
 }
 
 #[test]
@@ -453,7 +463,7 @@ fn engine_that_cannot_write_is_not_up() {
     let state = tempfile::tempdir().expect("a folder");
     let region = region(&state, |_| {});
     let value = |statistic| region.statistic(statistic);
-    assert_eq!((value(Statistic::EngineUp), value(Statistic::StoreFailing)), (1, 0), "it begins");
+    assert_eq!((value(Statistic::EngineUp), value(Statistic::StoreFailing)), (1, 0), "at the start");
     region.set_engine_state(imcharge::shm::region::EngineState::StoreFailing);
     assert_eq!((value(Statistic::EngineUp), value(Statistic::StoreFailing)), (0, 1));
 }
@@ -464,15 +474,15 @@ fn prometheus_text_fits_its_configured_buffer() {
     let region = region(&state, |_| {});
     Statistic::ALL.iter().for_each(|statistic| region.counter(*statistic).store(u64::MAX, Ordering::Relaxed));
     let text = imcharge::admin::metrics::exposition(&region);
-    // A bucket begins with one digit and may come to twenty.
-    let most = text.len() + 20 * text.lines().filter(|line| line.contains("_latency_")).count();
+    // A counter of a histogram has one digit now, and twenty at most.
+    let max = text.len() + 20 * text.lines().filter(|line| line.contains("_latency_")).count();
     for file in ["docs/kamailio.md", "docs/monitoring.md", "kamailio-config/kamailio/kamailio.cfg"] {
         let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
         let whole = std::fs::read_to_string(path).expect("readable");
         let size =
             whole.split("pv_buffer_size=").nth(1).and_then(|rest| rest.split(|c: char| !c.is_ascii_digit()).next());
         let size: usize = size.and_then(|size| size.parse().ok()).unwrap_or_else(|| panic!("{file} sets no size"));
-        assert!(most < size, "{file}: {most} octets of {size}");
+        assert!(max < size, "{file}: {max} octets of {size}");
     }
 }
 
@@ -566,7 +576,6 @@ fn field(fields: &[(&'static str, Value)], wanted: &str) -> Value {
     found.unwrap_or_else(|| panic!("no {wanted} in {fields:?}")).1.clone()
 }
 
-/// Pages of one call with more sessions than an answer carries have each session and each of its rows once.
 #[test]
 fn explain_of_many_sessions_is_paged() {
     const SESSIONS: u32 = 200;
@@ -588,7 +597,7 @@ fn explain_of_many_sessions_is_paged() {
                 for session in sessions.into_iter().map(fields) {
                     let Value::List(inner) = field(&session, list) else { panic!("no list") };
                     let key = format!("{:?}", field(&session, "session"));
-                    // A session is repeated where its rows are continued.
+                    // A session whose rows continue on the next page is listed there again.
                     rows.push((key.clone(), String::new()));
                     rows.extend(
                         inner.into_iter().map(|row| (key.clone(), format!("{:?}", field(&fields(row), "number")))),

@@ -1,4 +1,4 @@
-//! An Online Charging System decides: the same retrievals over Diameter, and the money at the server to the last unit.
+//! Retrievals charged by an Online Charging System over Diameter, and the resulting accounts of the server.
 
 use super::capture::Judged;
 use super::{ALICE, Stage};
@@ -13,20 +13,20 @@ use std::time::{Duration, Instant};
 
 const SOON: Duration = Duration::from_secs(30);
 
-/// The program, which `make test` builds.
+/// Returns the path of the OCS simulator, which `make test` builds.
 pub fn program() -> PathBuf {
     std::env::var_os("IMCHARGE_OCS").expect("IMCHARGE_OCS names no program: run make test").into()
 }
 
-/// Peers that take requests: a connection that came back is on probation for three answers to the watchdog (RFC 3539,
-/// REOPEN), and serves where no other does.
+/// Returns the number of peers that accept requests. A reconnected peer is in state REOPEN until it has answered three
+/// watchdog requests (RFC 3539); it receives requests if no other peer is open.
 fn open_peers(stage: &Stage) -> usize {
     let peers = stage.proxy.rpc(&["imcharge.peers"]).unwrap_or_default();
     peers.matches("OKAY").count() + peers.matches("REOPEN").count()
 }
 
-/// A charging system where Alice has 100, and a proxy before it. What the proxy sends is judged at the end, when it has
-/// left: so it goes first.
+/// A charging system in which Alice has 100 units, and a proxy that uses it. The captured Diameter is checked after the
+/// proxy has disconnected, so `stage` is dropped first.
 pub struct Charged {
     /// The proxy.
     pub stage: Stage,
@@ -36,7 +36,7 @@ pub struct Charged {
 }
 
 impl Charged {
-    /// A charging system with these options, and a proxy changed like that.
+    /// Starts a charging system with these options, and a proxy with a changed configuration.
     pub fn new(options: &[&str], change: impl FnOnce(Setup) -> Setup) -> Charged {
         let account = format!("{ALICE}=100");
         let options: Vec<&str> = ["--account", &account].into_iter().chain(options.iter().copied()).collect();
@@ -52,31 +52,31 @@ impl Charged {
         charged
     }
 
-    /// As shipped.
+    /// Starts both with the shipped configuration.
     pub fn plain() -> Charged {
         Charged::new(&[], |setup| setup)
     }
 
-    /// Not judged: a minute of the same request is a lot to read, and nothing new.
+    /// Disables the check of the captured Diameter, for tests with very many equal requests.
     pub fn unjudged(mut self) -> Charged {
         self.judged = None;
         self
     }
 
-    /// Waits until a peer takes requests.
+    /// Waits until a peer accepts requests.
     #[track_caller]
     pub fn until_open(&self) {
         assert!(eventually(SOON, || open_peers(&self.stage) > 0), "{}", self.stage.proxy.log());
     }
 
-    /// What the account at the server comes to.
+    /// Asserts that the account at the server reaches these values.
     #[track_caller]
     pub fn expect(&self, balance: i64, held: i64, debited: i64) {
         let found = self.ocs.account_becomes(ALICE, (balance, held, debited), SOON);
         assert_eq!(found, (balance, held, debited), "{}", self.stage.proxy.log());
     }
 
-    /// Everything is settled: no session is left at the server, no request waits, and each that was sent has ended.
+    /// Asserts that everything is settled: no session at the server, no queued request, and an end of each request sent.
     #[track_caller]
     pub fn expect_rest(&self) {
         let statistic = |name: &str| self.stage.proxy.statistic(name);
@@ -90,7 +90,8 @@ impl Charged {
         self.expect_marked();
     }
 
-    /// Whatever came again said so, and had its End-to-End Identifier of before (RFC 6733, 3): over crashes too.
+    /// Asserts that every duplicate request had the T flag and an unchanged End-to-End Identifier (RFC 6733, 3), also after
+    /// crashes.
     #[track_caller]
     pub fn expect_marked(&self) {
         for wrong in ["unmarked", "renumbered"] {
@@ -218,7 +219,7 @@ fn a_failure_report_after_the_200_is_refunded_where_the_policy_says_so() {
         let mut client = charged.stage.bound(|_| {});
         let taken = client.take(2, Reaction::Answer(200));
         charged.stage.until_debited(ALICE, 2);
-        // The answer to the refund is lost: it is asked again, and taken once.
+        // The answer to the refund is lost: the request is resent, and executed once.
         charged.ocs.command("fault drop on=event times=1");
         let (message_id, octets) = &taken[0];
         client.report(message_id, *octets, 415);
@@ -232,7 +233,7 @@ fn a_failure_report_after_the_200_is_refunded_where_the_policy_says_so() {
     }
 }
 
-/// A retrieval of one message while something is wrong with answers of this kind, which does not hurt it.
+/// Asserts that a retrieval of one message is charged correctly in spite of this fault.
 fn survives(fault: &str) {
     let charged = Charged::plain();
     charged.ocs.command(&format!("fault {fault}"));
@@ -260,8 +261,7 @@ fn answers_that_are_odd_and_not_wrong_are_taken() {
     }
 }
 
-/// A retrieval after an INVITE that something went wrong with: the wrong one is refused, nothing of it stays, and the
-/// next is charged as ever.
+/// Asserts that an INVITE with this fault is refused and leaves no hold, and that the next retrieval is charged.
 #[track_caller]
 fn recovers(fault: &str) {
     let charged = Charged::plain();
@@ -335,7 +335,7 @@ fn a_server_that_is_slower_than_tx_is_asked_until_its_answer_comes_and_no_longer
     let charged = Charged::plain();
     let _server = charged.stage.server(&["one", "two"], |_| {});
     let mut client = charged.stage.bound(|_| {});
-    // Each answer comes a second after its time-out, and goes on to.
+    // Each answer arrives a second after the request has timed out.
     charged.ocs.command("fault delay=3s on=update,termination");
     client.take(2, Reaction::Answer(200));
     client.bye();
@@ -410,7 +410,7 @@ fn a_bye_that_comes_three_times_and_twice_anew_is_one_termination() {
     client.take(1, Reaction::Answer(200));
     charged.stage.until_debited(ALICE, 1);
     assert_eq!(client.bye_in_copies(3), 200);
-    // In transactions of their own.
+    // New transactions.
     assert_eq!([client.bye(), client.bye()], [200; 2]);
     charged.expect(99, 0, 1);
     charged.expect_rest();
@@ -420,7 +420,7 @@ fn a_bye_that_comes_three_times_and_twice_anew_is_one_termination() {
 
 #[test]
 fn an_invite_that_comes_once_more_long_after_its_session_is_a_session_of_its_own() {
-    // 64*T1 of RFC 3261, and the second that a turn of the clock may be late.
+    // 64*T1 of RFC 3261, and one second of tolerance.
     const REMEMBERED: Duration = Duration::from_secs(33);
     let charged = Charged::plain();
     let _server = charged.stage.server(&["one"], |_| {});
@@ -444,7 +444,7 @@ fn an_invite_that_comes_once_more_long_after_its_session_is_a_session_of_its_own
 
 #[test]
 fn two_sessions_that_want_three_messages_each_get_the_three_that_are_paid_for() {
-    // One session has all that there is, and the other nothing; or two and one.
+    // One session gets all units and the other none, or one gets two and the other one.
     for (reserved, answers) in [("10", [200, 402]), ("2", [200, 200])] {
         let charged = Charged::new(&[], |setup| {
             let reserve = |messages: &str| format!("imcharge_reserve(\"CHARGED\", \"{messages}\")");
@@ -473,7 +473,7 @@ fn two_sessions_that_want_three_messages_each_get_the_three_that_are_paid_for() 
     }
 }
 
-/// Both do this at once, while Alice's three units are watched: none is added, and none is missing.
+/// Both clients do this at the same time, while the sum of Alice's units is checked: it is always three.
 fn at_once<T: Send>(both: &mut [ImClient; 2], ocs: &Ocs, act: impl Fn(&mut ImClient) -> T + Sync) -> [T; 2] {
     std::thread::scope(|scope| {
         let act = &act;
@@ -512,7 +512,7 @@ fn behind_the_final_units_nothing_more_is_asked_for_or_let_through() {
         client.bye();
         charged.expect_rest();
         let statistic = |name: &str| charged.stage.proxy.statistic(name);
-        // A debit each, the last of them the end: no request for more.
+        // One debit per message, the last one in the TERMINATION; no further reservation.
         assert_eq!(
             (statistic("initial_ccrs"), statistic("interim_ccrs"), statistic("final_ccrs")),
             (1, 2, 1),
@@ -545,7 +545,7 @@ fn the_servers_word_for_its_own_failure_counts() {
         let _server = charged.stage.server(&["one", "two", "three"], |_| {});
         let mut client = charged.stage.client(ALICE, |_| {});
         assert_eq!(client.invite(), 200);
-        // The two that are reserved pass, the third is stopped and asks for more, and the server is gone.
+        // Two messages are reserved and pass; the third is stopped and causes a request, which the server does not answer.
         charged.ocs.command("kill 5000");
         client.bind();
         assert_eq!(client.take(2, Reaction::Answer(200)).len(), 2, "{handling}");
@@ -606,7 +606,7 @@ fn after_kill_9_of_everything_the_server_hears_of_every_session() {
     let server = charged.stage.server(&["one"], |_| {});
     let mut open: Vec<_> = (0..SESSIONS + UNHEARD).map(|_| charged.stage.client(ALICE, |_| {})).collect();
     let (sessions, unheard) = open.split_at_mut(SESSIONS as usize);
-    // Every second one has taken its message and not answered it.
+    // Every second client receives its message and does not answer it.
     for (at, client) in sessions.iter_mut().enumerate() {
         assert_eq!(client.invite(), 200);
         if at % 2 == 0 {
@@ -615,7 +615,7 @@ fn after_kill_9_of_everything_the_server_hears_of_every_session() {
         }
     }
     charged.expect(1000 - 10 * SESSIONS, 10 * SESSIONS, 0);
-    // The debits of these are booked, but the answers are lost.
+    // The server executes the debits of these, but its answers are lost.
     charged.ocs.command("fault drop on=update");
     for client in unheard {
         assert_eq!(client.invite(), 200);
@@ -632,7 +632,7 @@ fn after_kill_9_of_everything_the_server_hears_of_every_session() {
     charged.expect(1000 - debited, 0, debited);
     charged.expect_rest();
     let again = charged.ocs.counter("duplicates") - before;
-    assert!(again >= UNHEARD as u64, "{again} of {UNHEARD} were asked again");
+    assert!(again >= UNHEARD as u64, "{again} of {UNHEARD} requests were resent");
     assert!(charged.ocs.counter("retransmitted") >= before + again, "with the T flag");
 }
 
@@ -706,7 +706,7 @@ fn a_silent_server_delays_no_call() {
             assert_eq!(client.invite(), 503);
         };
         let waiting: Vec<_> = (0..20).map(|_| scope.spawn(invite)).collect();
-        // The proxy answers at once what needs no charging, more often than it has workers.
+        // Requests that need no charging are answered at once, more of them than there are workers.
         let socket = UdpSocket::bind("127.0.0.1:0").expect("a socket");
         socket.set_read_timeout(Some(Duration::from_secs(1))).expect("a time-out can be set");
         let (own, proxy) = (socket.local_addr().expect("bound"), charged.stage.proxy.sip);
@@ -732,7 +732,7 @@ fn a_silent_server_delays_no_call() {
 fn a_server_that_says_nothing_at_all_for_a_while_leaves_nothing_wrong_behind() {
     let charged = Charged::new(&[], |setup| setup.parameter("hold_timeout", "5")).unjudged();
     let _server = charged.stage.server(&["one"], |_| {});
-    // Not even the watchdog is answered.
+    // Watchdog requests are not answered either.
     charged.ocs.command("fault silent");
     flood(charged.stage.proxy.sip, 50, Duration::from_secs(6));
     charged.ocs.command("fault off");
@@ -765,7 +765,7 @@ fn service_goes_on_without_a_server_up_to_the_cap_and_is_paid_later() {
     for client in &mut open {
         assert_eq!(client.take(1, Reaction::Answer(200)).len(), 1);
     }
-    // Each asks for ten: the third would be beyond what one subscriber may have without a server.
+    // Each session reserves ten; a third one would exceed the cap of the subscriber.
     assert_eq!(charged.stage.client(ALICE, |_| {}).invite(), 503);
     for client in &mut open {
         assert_eq!(client.bye(), 200);
@@ -780,7 +780,7 @@ fn a_debit_is_held_back_where_the_server_would_take_it_twice() {
     let charged = Charged::new(&["--no-duplicate-detection"], |setup| setup.parameter("resend", "\"hold\""));
     let _server = charged.stage.server(&["one"], |_| {});
     for (order, debited) in [("imcharge.outbox.release", 1), ("imcharge.outbox.resend", 3)] {
-        // Booked, and the answer lost: to ask again is to book again.
+        // The server debits, but its answer is lost. It would debit a resent request again.
         charged.ocs.command("fault drop on=update times=1");
         let mut client = charged.stage.bound(|_| {});
         client.take(1, Reaction::Answer(200));
@@ -834,7 +834,7 @@ pub fn start_over_tls(authority: &Authority, host: &str) -> (Ocs, Stage) {
 fn over_tls_both_sides_prove_who_they_are() {
     let authority = Authority::new();
     let (ocs, stage) = start_over_tls(&authority, "ocs.example.com");
-    // TLS: the capture shows no plain text.
+    // The capture cannot be decoded, because it is encrypted.
     let charged = Charged { ocs, stage, judged: None };
     charged.until_open();
     let _server = charged.stage.server(&["one"], |_| {});
@@ -850,13 +850,13 @@ fn over_tls_both_sides_prove_who_they_are() {
 fn a_certificate_for_another_name_opens_nothing_and_says_why() {
     let authority = Authority::new();
     let (_ocs, stage) = start_over_tls(&authority, "evil.example.com");
-    let said = || stage.proxy.log().contains("not valid for name \"ocs.example.com\"");
-    assert!(eventually(SOON, said), "{}", stage.proxy.log());
+    let logged = || stage.proxy.log().contains("not valid for name \"ocs.example.com\"");
+    assert!(eventually(SOON, logged), "{}", stage.proxy.log());
     assert_eq!(open_peers(&stage), 0);
     assert_eq!(stage.client(ALICE, |_| {}).invite(), 503);
 }
 
-/// INVITEs at this rate from one socket for so long, each in its own call; the answers are not read.
+/// Sends INVITEs at this rate for this time from one socket, each with another Call-ID. The answers are not read.
 pub fn flood(proxy: std::net::SocketAddr, rate: u32, lasts: Duration) {
     let socket = UdpSocket::bind("127.0.0.1:0").expect("a socket");
     let own = socket.local_addr().expect("bound");

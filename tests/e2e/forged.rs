@@ -1,5 +1,5 @@
-//! Forged MSRP. Which side of a session a frame speaks for is decided by the connection that it arrives on, or by the
-//! addresses of `im_server`, and content from an end of a charged session never passes unpaid.
+//! Forged MSRP: the sender of a frame is decided by the connection that it arrives on, or by the addresses of `im_server`.
+//! Content from an endpoint of a charged session never passes unpaid.
 
 use super::sessions::in_lua;
 use super::{ALICE, HOST, Stage, mixed, subscriber};
@@ -12,13 +12,13 @@ use imcharge_testkit::{Events, eventually, unique};
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::time::Duration;
 
-/// How long something may take that must happen.
+/// Longest wait for an expected event.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// How long a client is watched for content that must not come. What was refused has been answered before.
+/// How long a client is watched for content that must not arrive. Refused frames have been answered by then.
 const QUIET: Duration = Duration::from_millis(200);
 
-/// A connection to the relay, to write any frame on.
+/// A connection to the relay on which any frame can be written.
 struct Wire {
     reader: Reader,
     writer: Writer,
@@ -30,7 +30,7 @@ impl Wire {
         Wire::from("127.0.0.1:0", relay)
     }
 
-    /// From this local address.
+    /// Connects from this local address.
     fn from(local: &str, relay: SocketAddr) -> Wire {
         let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
         let local: SocketAddr = local.parse().expect("an address");
@@ -40,7 +40,7 @@ impl Wire {
         Wire { reader, writer, address }
     }
 
-    /// Status of the answer to this frame; 408: none came.
+    /// Sends a frame and returns the status of the answer; 408: no answer.
     fn ask(&mut self, id: &str, frame: &[u8]) -> u16 {
         if self.writer.raw(frame).is_err() {
             return 408;
@@ -54,19 +54,19 @@ impl Wire {
         status
     }
 
-    /// Sends a SEND; the status of its answer.
+    /// Sends a SEND and returns the status of the answer.
     fn send(&mut self, paths: &str, message_id: &str, range: &str, body: Option<&str>, flag: char) -> u16 {
         let id = format!("tr{}", unique());
         let frame = frame(&id, "SEND", paths, message_id, &format!("Byte-Range: {range}\r\n"), body, flag);
         self.ask(&id, frame.as_bytes())
     }
 
-    /// Sends a whole message; the status of its answer.
+    /// Sends a whole message and returns the status of the answer.
     fn message(&mut self, paths: &str, message_id: &str) -> u16 {
         self.send(paths, message_id, "1-5/5", Some("hello"), '$')
     }
 
-    /// The next content within the time.
+    /// Returns the next content that arrives within this time.
     fn next_content(&mut self, within: Duration) -> Option<Frame> {
         let mut found = None;
         eventually(within, || {
@@ -83,21 +83,21 @@ fn frame(id: &str, method: &str, paths: &str, message_id: &str, lines: &str, bod
     format!("MSRP {id} {method}\r\n{paths}Message-ID: {message_id}\r\n{lines}{body}-------{id}{flag}\r\n")
 }
 
-/// Paths of a frame from the server of this session to its client.
+/// Returns the paths of a frame from the server of this session to its client.
 fn from_server(client: &ImClient) -> String {
     let (own, server) = client.msrp_paths();
     let (relay, server) = server.split_once(' ').expect("the relay comes before the server");
     format!("To-Path: {relay} {own}\r\nFrom-Path: {server}\r\n")
 }
 
-/// The same with the relay in front of the server in From-Path, as on the second of two passes.
+/// Returns the same with the relay before the server in From-Path, as on the second of two passes.
 fn from_server_by_relay(client: &ImClient) -> String {
     let (own, server) = client.msrp_paths();
     format!("To-Path: {own}\r\nFrom-Path: {server}\r\n")
 }
 
-/// Every kind of frame that only the server may send, each as its name, its id and its octets: about a message that the
-/// client has.
+/// Returns every kind of frame that only the server may send, about a message that the client has received: name,
+/// transaction id and octets.
 fn forgeries(paths: &str, message_id: &str, transaction: &str) -> Vec<(&'static str, String, String)> {
     let id = || format!("tr{}", unique());
     let send = |name, range: &str, body, flag| {
@@ -116,7 +116,7 @@ fn forgeries(paths: &str, message_id: &str, transaction: &str) -> Vec<(&'static 
         send("an empty SEND", "1-0/0", None, '$'),
         ("a REPORT", report.clone(), frame(&report, "REPORT", paths, message_id, status, None, '$')),
     ];
-    // proto_msrp of OpenSIPS takes a response for that of the client, by its transaction alone, and drops any other.
+    // proto_msrp of OpenSIPS identifies responses by their transaction id alone, and drops those without a transaction.
     if HOST.get() == Host::Kamailio {
         let response = format!("MSRP {transaction} 200 OK\r\n{paths}-------{transaction}$\r\n");
         all.push(("a response", transaction.to_owned(), response));
@@ -124,8 +124,8 @@ fn forgeries(paths: &str, message_id: &str, transaction: &str) -> Vec<(&'static 
     all
 }
 
-/// Sends every forgery about a message that the client has: on its own connection, and on one more. None of them does
-/// anything, and each is counted.
+/// Sends every forgery about a message that the client has received, on the client's connection and on a new one. Asserts
+/// that each is counted and has no other effect.
 #[track_caller]
 fn assert_that_forgeries_do_nothing(proxy: &Proxy, client: &mut ImClient, paths: &str, message: &Frame) {
     let forged = || proxy.statistic("frames_forged");
@@ -146,7 +146,7 @@ fn assert_that_forgeries_do_nothing(proxy: &Proxy, client: &mut ImClient, paths:
     assert!(client.next_send(QUIET).is_none(), "a forged frame was relayed");
 }
 
-/// A client that has a message and has not answered it yet forges; then it answers, and pays.
+/// Asserts that a client that sends forgeries before it answers a message still pays for the message.
 fn assert_that_a_client_cannot_take_a_message_back(change: fn(Setup) -> Setup, via_relay: bool) {
     let stage = Stage::new(|setup| change(setup.defined("RESPONSE_TIMEOUT", "600")));
     stage.proxy.set_account(ALICE, 10);
@@ -161,7 +161,7 @@ fn assert_that_a_client_cannot_take_a_message_back(change: fn(Setup) -> Setup, v
     assert_eq!(stage.triggers(ALICE), ["response"]);
     let explained = stage.proxy.rpc(&["imcharge.explain", &client.call_id]).expect("it was charged");
     assert!(explained.contains("forged"), "{explained}");
-    // A dozen forgeries are one line of the log, which names the call.
+    // All forgeries together are reported by one log line, which names the call.
     let log = stage.proxy.log();
     let lines: Vec<_> = log.lines().filter(|line| line.contains("claims to come from the other side")).collect();
     assert!(lines.len() == 1 && lines[0].contains(&client.call_id), "{log}");
@@ -189,7 +189,7 @@ pub fn a_client_cannot_pass_its_frames_off_as_those_of_the_relay() {
     assert_that_a_client_cannot_take_a_message_back(|setup| setup, true);
 }
 
-/// A proxy whose IM server has the address 127.0.0.2, with the names of `im_server` or not. The client's is 127.0.0.1.
+/// Starts a proxy whose IM server has the address 127.0.0.2 and whose client has 127.0.0.1. `known`: `im_server` is set.
 fn with_server_of_another_address(known: bool, change: fn(Setup) -> Setup) -> Stage {
     let place = UdpSocket::bind("127.0.0.2:0").expect("a free port");
     let address = place.local_addr().expect("a bound socket has an address");
@@ -206,7 +206,7 @@ fn silent_server(stage: &Stage) -> ImServer {
     ImServer::start(&stage.place, options, Events::default()).expect("a server on a free port")
 }
 
-/// An answered session of this subscriber, of which no frame has passed yet; the subscriber has 10, all of which is reserved.
+/// Opens a session in which no frame has passed yet. The subscriber has 10 units, all of them reserved.
 fn answered(stage: &Stage, id: &str) -> ImClient {
     stage.proxy.set_account(id, 10);
     let mut client = stage.client(id, |_| {});
@@ -220,17 +220,17 @@ fn before_the_servers_first_frame_a_forger_gets_nothing_but_what_it_pays() {
     let _server = silent_server(&stage);
     let mut client = answered(&stage, ALICE);
     let paths = from_server(&client);
-    // The first connection that claims to be the server is accepted: its messages are charged like the server's.
+    // The first connection that claims to be the server is accepted, and its messages are charged.
     let mut forger = Wire::to(stage.proxy.msrp);
     assert_eq!(forger.message(&paths, "early1"), 200, "{}", stage.proxy.log());
     let message = client.next_send(PATIENCE).expect("it was relayed");
     client.answer(&message, 200);
     stage.expect(ALICE, 0, 9, 1);
-    // The server gets nothing through meanwhile, so the client gets nothing for free.
+    // Messages of the real server are stopped meanwhile, so the client receives nothing unpaid.
     let mut server = Wire::from("127.0.0.2:0", stage.proxy.msrp);
     assert_eq!(server.message(&paths, "late1"), 403, "{}", stage.proxy.log());
     assert!(client.next_send(QUIET).is_none());
-    // A forged abort of what has passed, over the connection that was believed, is the forger's own loss at most.
+    // Once the accepted connection is closed, the server is accepted again.
     drop(forger);
     let mut number = 1;
     let passes = eventually(PATIENCE, || {
@@ -259,7 +259,7 @@ pub fn with_im_server_frames_of_other_addresses_are_never_the_servers() {
     assert_that_forgeries_do_nothing(&stage.proxy, &mut client, &paths, &message);
     client.answer(&message, 200);
     stage.expect(ALICE, 0, 9, 1);
-    // A second connection of the server speaks at once, though the first one is still open: it may be half-open.
+    // A second connection of the server is accepted while the first one is open, because that may be half-open.
     let mut second = Wire::from("127.0.0.2:0", stage.proxy.msrp);
     assert_eq!(second.message(&paths, "message2"), 200, "{}", stage.proxy.log());
     let message = client.next_send(PATIENCE).expect("it was relayed");
@@ -283,7 +283,7 @@ pub fn many_sessions_on_one_server_connection_survive_its_reconnect() {
         client.answer(&message, 200);
         stage.expect(id, 0, 9, 1);
     }
-    // One more, which is not answered before the connection goes.
+    // One more message, which is not answered before the connection is closed.
     assert_eq!(first.message(&from_server(&clients[0]), "message2"), 200);
     let unanswered = clients[0].next_send(PATIENCE).expect("it was relayed");
     // A server is not accepted on a new connection while the proxy still considers its old one open.
@@ -308,7 +308,7 @@ pub fn many_sessions_on_one_server_connection_survive_its_reconnect() {
         assert_eq!(client.bye(), 200);
         stage.expect(id, 10 - debited, 0, debited);
     }
-    // What was unanswered when the server's connection was lost.
+    // The message without an answer is debited when the server's connection is lost.
     assert_eq!(stage.triggers(&ids[0]).iter().filter(|trigger| *trigger == "close").count(), 1);
 }
 
@@ -327,7 +327,7 @@ fn a_relay_near_the_client_that_answers_itself_is_the_trigger() {
     assert_eq!(server.message(&from_server(&client), "message1"), 200, "{}", stage.proxy.log());
     let (mut reader, writer) = connection(listener.accept().expect("the proxy connects").0).expect("a connection");
     let message = reader.next(PATIENCE).expect("open").expect("a message");
-    // Another transaction than that of the message triggers nothing.
+    // A response with another transaction id triggers no debit.
     let other = Frame { id: format!("tr{}", unique()), ..message.clone() };
     writer.answer(&other, 200, &relay, false).expect("written");
     writer.answer(&message, 200, &relay, false).expect("written");
@@ -366,7 +366,7 @@ fn assert_that_nothing_passes_unpaid(known: bool, change: fn(Setup) -> Setup) {
     for paths in [&before, &after] {
         assert!(server.message(paths, "message4") >= 400, "{}", stage.proxy.log());
     }
-    // To a session that the proxy has never heard of.
+    // To an unknown session.
     if known {
         let unknown = after.replace(client.msrp_paths().0, &format!("{address}/unknown;tcp"));
         assert_eq!(server.message(&unknown, "message5"), 481, "{}", stage.proxy.log());
@@ -386,7 +386,7 @@ fn nothing_passes_unpaid_where_other_msrp_is_relayed() {
     assert_that_nothing_passes_unpaid(true, mixed);
 }
 
-/// What the client describes within the dialog counts too: with `refuse` the server's messages to it are stopped.
+/// An endpoint that the client describes within the dialog counts too: with `refuse`, messages to it are stopped.
 #[test]
 pub fn a_client_that_leaves_the_relay_out_is_counted_and_refused_where_the_operator_says_so() {
     for (value, refuses) in [("allow", false), ("refuse", true)] {
@@ -410,7 +410,7 @@ pub fn a_client_that_leaves_the_relay_out_is_counted_and_refused_where_the_opera
         let moved = format!("{}/moved{};tcp", own.rsplit_once('/').expect("a session").0, unique());
         assert_eq!(client.reinvite_with_path(&moved), 200, "{}", stage.proxy.log());
         assert_eq!(without_relay(), 2);
-        // msrp_relay of OpenSIPS ties the server's session of it to the client's, so nothing is sent to another end.
+        // msrp_relay of OpenSIPS pairs the sessions of server and client, so no frame is sent to another endpoint.
         if HOST.get() == Host::Kamailio {
             client.bind();
             let count = usize::from(!refuses);
@@ -421,7 +421,7 @@ pub fn a_client_that_leaves_the_relay_out_is_counted_and_refused_where_the_opera
     }
 }
 
-/// Paths of a frame between two parties that use the relay and are not charged.
+/// Returns the paths of a frame between two parties that use the relay and are not charged.
 fn between(relay: SocketAddr, from: &str, to: &str) -> String {
     format!("To-Path: msrp://{relay}/chat;tcp {to}\r\nFrom-Path: {from}\r\n")
 }
@@ -452,7 +452,7 @@ fn assert_that_msrp_of_others_is_relayed(change: fn(Setup) -> Setup) {
     };
     let (there, back) = (between(relay, &bobs, &carols), between(relay, &carols, &bobs));
     chat(&mut bob, &there, &mut carol);
-    // Mallory's description claims the URI of either.
+    // Mallory describes the URI of one of the two as her own.
     for claimed in [&bobs, &carols] {
         let id = subscriber();
         stage.proxy.set_account(&id, 10);

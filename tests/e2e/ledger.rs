@@ -1,5 +1,5 @@
-//! Other processes and a sick disk at the ledger file, in the middle of traffic: what is charged stays right, and no
-//! INVITE waits for them.
+//! Other processes that use the ledger file, and disk faults, under traffic: accounts stay correct, and no INVITE is
+//! delayed.
 
 use super::{ALICE, Stage};
 use imcharge_testkit::parties::client::Reaction;
@@ -13,10 +13,10 @@ use std::time::{Duration, Instant};
 
 const SOON: Duration = Duration::from_secs(10);
 
-/// What Alice has at first.
+/// Initial balance of Alice.
 const BALANCE: i64 = 1_000_000;
 
-/// A proxy on a state directory of the case's own.
+/// A proxy with a separate state directory.
 struct Case {
     stage: Stage,
     state: PathBuf,
@@ -44,13 +44,13 @@ impl Case {
         assert!(is_so, "{name} is not {value} but {}\n{}", self.statistic(name), self.stage.proxy.log());
     }
 
-    /// Retrieves one message after the other while something happens; how many that were, and the longest INVITE. Each
-    /// INVITE is answered, and each message comes.
+    /// Retrieves messages one by one while `happens` runs, and asserts that each is delivered. Returns their number, and the
+    /// longest time from an INVITE to its answer.
     fn retrieve_while(&self, happens: impl FnOnce()) -> (i64, Duration) {
         self.retrieve_every(Duration::ZERO, happens)
     }
 
-    /// The same with a pause after each.
+    /// The same, with a pause after each retrieval.
     fn retrieve_every(&self, pause: Duration, happens: impl FnOnce()) -> (i64, Duration) {
         let _server = self.stage.server(&["one"], |_| {});
         let over = AtomicBool::new(false);
@@ -76,14 +76,14 @@ impl Case {
         })
     }
 
-    /// All retrievals are debited, once, and nothing is held.
+    /// Asserts that each retrieval is debited once, nothing is held, and no engine was restarted.
     #[track_caller]
     fn expect_debited(&self, count: i64) {
         self.expect_debits(count, 0);
         assert_eq!(self.statistic("engine_restarts"), 0);
     }
 
-    /// The same, where engines were killed and so much was paid in.
+    /// The same after `paid_in` units were added; engines may have been restarted.
     #[track_caller]
     fn expect_debits(&self, count: i64, paid_in: i64) {
         let wanted = Account { balance: BALANCE + paid_in - count, held: 0, debited: count };
@@ -101,17 +101,17 @@ impl Case {
     }
 }
 
-/// How often a text is in the log.
+/// Returns how often a text occurs in the log.
 fn times(log: &str, text: &str) -> usize {
     log.matches(text).count()
 }
 
-/// Waits for a span that is itself the case: how long something lasts.
+/// Lets a fault last for this time.
 fn lasts(span: Duration) {
     std::thread::sleep(span);
 }
 
-/// A lock lasts for so long.
+/// Locks the ledger for this time.
 fn lock_for(span: Duration) {
     let folder = tempfile::tempdir().expect("a folder");
     let case = Case::on(folder.path());
@@ -120,13 +120,13 @@ fn lock_for(span: Duration) {
         browser.execute_batch("BEGIN IMMEDIATE").expect("locked");
         case.until("store_failing", 1);
         lasts(span);
-        // It charges on from the journal.
+        // Charging continues from the journal.
         assert_eq!(case.statistic("engine_up"), 1);
         assert!(case.statistic("journal_octets") > 0);
         let log = case.stage.proxy.log();
         let holder = format!("(pid {})", std::process::id());
         assert!(log.contains("ledger.sqlite: locked by ") && log.contains(&holder), "{log}");
-        assert_eq!(times(&log, "ledger.sqlite: locked by"), 1, "once, not all the time\n{log}");
+        assert_eq!(times(&log, "ledger.sqlite: locked by"), 1, "logged once\n{log}");
         browser.execute_batch("ROLLBACK").expect("unlocked");
         case.until("store_failing", 0);
     });
@@ -135,7 +135,7 @@ fn lock_for(span: Duration) {
     assert_eq!(times(&case.stage.proxy.log(), "can be written again"), 1);
 }
 
-/// Each start has to open the ledger, and to read back from the journal what the tables do not contain.
+/// Each start opens the ledger, and reads from the journal what the tables do not contain.
 #[test]
 fn engines_that_are_killed_while_the_ledger_is_locked_lose_and_double_nothing() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -171,7 +171,7 @@ fn a_proxy_that_is_stopped_or_killed_and_started_while_the_ledger_is_locked_cont
     let mut count = 0;
     for is_killed in [false, true, false] {
         count += case.retrieve_while(|| lasts(Duration::from_secs(1))).0;
-        // An operator is answered, and the answer survives the stop.
+        // A command is answered, and its effect survives the stop.
         let paid = case.stage.proxy.rpc(&["imcharge.account.add", ALICE, "1"]);
         assert!(paid.is_ok(), "{paid:?}");
         if is_killed {
@@ -196,7 +196,7 @@ fn a_ledger_locked_for_15_seconds_delays_nothing_but_its_tables() {
     lock_for(Duration::from_secs(15));
 }
 
-/// What lasts for two minutes, at the same time.
+/// Both faults last for two minutes, so they run at the same time.
 #[test]
 fn two_minutes_of_a_locked_ledger_and_of_a_full_disk_lose_nothing() {
     std::thread::scope(|scope| {
@@ -234,10 +234,10 @@ fn fill_for(span: Duration) {
     let disk = Disk::new(256);
     let case = Case::on(disk.0.path());
     let filler = disk.0.path().join("filler");
-    // The journal has 16 MiB without the disk's help: some 8000 retrievals.
+    // The journal has reserved 16 MiB: enough for about 8000 retrievals.
     let pause = span / 2500;
     let (count, longest) = case.retrieve_every(pause, || {
-        // What another program leaves behind: everything that is free.
+        // Another program uses all free space.
         let full = std::fs::write(&filler, vec![0; 256 << 20]);
         assert!(full.is_err(), "the disk is full");
         case.until("store_failing", 1);
@@ -266,12 +266,12 @@ fn a_reader_a_backup_and_a_vacuum_under_traffic_delay_no_call() {
         let run = Command::new("sqlite3").arg(&ledger).arg(command).output().expect("sqlite3 is installed");
         assert!(run.status.success(), "{command}: {}", String::from_utf8_lossy(&run.stderr));
     };
-    // A pager that is left alone: the reader's snapshot stays open.
+    // A reader in a pager: its snapshot stays open.
     let reader = case.ledger();
     let copy = folder.path().join("copy.sqlite");
     let (count, longest) = case.retrieve_while(|| {
         reader.execute_batch("BEGIN; SELECT count(*) FROM sessions;").expect("a snapshot");
-        // RPC commands make the engine write its tables all the time.
+        // RPC commands make the engine write its tables.
         for _ in 0..100 {
             case.stage.proxy.rpc(&["imcharge.outbox"]).expect("answered");
         }
@@ -300,8 +300,8 @@ fn a_journal_deleted_while_the_ledger_is_locked_is_made_anew_when_the_tables_con
     let (mut count, _) = case.retrieve_while(|| lasts(Duration::from_secs(1)));
     let journal = case.state.join("journal-a");
     std::fs::remove_file(&journal).expect("removed");
-    let is_told = eventually(SOON, || proxy.log().contains("journal-a: was deleted"));
-    assert!(is_told && case.statistic("store_failing") == 1, "{}", proxy.log());
+    let is_logged = eventually(SOON, || proxy.log().contains("journal-a: was deleted"));
+    assert!(is_logged && case.statistic("store_failing") == 1, "{}", proxy.log());
     browser.execute_batch("ROLLBACK").expect("unlocked");
     assert!(eventually(SOON, || journal.exists() && case.statistic("store_failing") == 0), "{}", proxy.log());
     case.until("engine_up", 1);
@@ -324,7 +324,7 @@ fn a_ledger_deleted_under_the_proxy_refuses_sessions_over_an_engine_restart_unti
     let engine = proxy.engine_pid().expect("an engine");
     proxy.signal("KILL", Some(engine));
     assert!(eventually(SOON, || proxy.engine_pid().is_some_and(|pid| pid != engine)));
-    // No empty ledger with new balances is made in its place.
+    // No empty ledger with new balances is created.
     assert!(refused() && !ledger.exists(), "{}", proxy.log());
     std::fs::rename(&away, &ledger).expect("moved back");
     let _server = case.stage.server(&["one"], |_| {});
@@ -357,7 +357,7 @@ fn a_damaged_ledger_lets_the_proxy_start_and_refuses_sessions() {
     assert!(log.contains("ledger.sqlite: is damaged") && log.contains("restore the file from a backup"), "{log}");
 }
 
-/// A state directory that is mounted read-only when an engine starts: it is tried again until it is not.
+/// While the state directory is read-only, the engine retries its start.
 #[test]
 fn an_engine_that_starts_on_a_read_only_disk_is_back_when_it_can_be_written() {
     let folder = tempfile::tempdir().expect("a folder");

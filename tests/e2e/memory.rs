@@ -1,5 +1,5 @@
-//! The whole proxy under valgrind's memcheck: no access of the module to memory that is not its own or not yet written.
-//! The host takes its memory from its own pools, which memcheck does not look into; ours comes from malloc.
+//! The whole proxy under valgrind's memcheck: the module accesses no foreign and no uninitialised memory. Only memory from
+//! malloc is checked, which the module uses; memcheck does not see into the pools of the host.
 
 use super::diameter::Charged;
 use super::{ALICE, Stage};
@@ -7,26 +7,26 @@ use imcharge_testkit::parties::client::Reaction;
 use imcharge_testkit::proxy::Setup;
 use std::path::Path;
 
-/// Runs Kamailio under memcheck; each process writes a separate file.
+/// Runs the proxy under memcheck, with one log file per process.
 fn checked(setup: Setup, folder: &Path) -> Setup {
     let log = format!("--log-file={}/%p", folder.display());
     let words = ["valgrind", "--tool=memcheck", "--trace-children=yes", "--leak-check=no", "--error-limit=no", &log];
     Setup { under: words.map(str::to_owned).into(), ..setup }
 }
 
-/// Findings of memcheck that involve the module.
-fn complaints(folder: &Path) -> Vec<String> {
+/// Returns the errors reported by memcheck that involve the module.
+fn errors(folder: &Path) -> Vec<String> {
     let files = std::fs::read_dir(folder).expect("a folder").flatten().map(|entry| entry.path());
     let texts: Vec<String> = files.filter_map(|path| std::fs::read_to_string(path).ok()).collect();
     assert!(texts.len() > 10, "every process of the proxy is checked, not {}", texts.len());
     assert!(texts.iter().all(|text| text.contains("Memcheck, a memory error detector")));
-    // Blocks are separated by lines with nothing after the process number.
+    // Reports are separated by lines that contain only the process number.
     let blocks = texts.iter().flat_map(|text| text.split("== \n").map(str::to_owned).collect::<Vec<_>>());
     let ours = |block: &String| block.contains("   at 0x") && block.to_lowercase().contains("imcharge");
     blocks.filter(ours).collect()
 }
 
-/// One message answered, one refused, one in silence, one left behind at the BYE.
+/// Retrieves four messages: one is answered, one rejected, one times out, and one is without an answer at the BYE.
 fn retrieve(stage: &Stage) {
     let _server = stage.server(&["one", "two", "three", "four"], |_| {});
     let mut client = stage.bound(|_| {});
@@ -38,23 +38,23 @@ fn retrieve(stage: &Stage) {
 }
 
 #[test]
-fn on_the_ledger_memcheck_has_nothing_against_us() {
+fn memcheck_reports_no_error_of_the_module_with_the_ledger() {
     let folder = tempfile::tempdir().expect("a folder");
     let mut stage = Stage::new(|setup| checked(setup, folder.path()));
     stage.proxy.set_account(ALICE, 100);
     retrieve(&stage);
     stage.expect(ALICE, 96, 0, 4);
     stage.proxy.terminate();
-    assert_eq!(complaints(folder.path()), [""; 0]);
+    assert_eq!(errors(folder.path()), [""; 0]);
 }
 
 #[test]
-fn before_a_charging_system_memcheck_has_nothing_against_us() {
+fn memcheck_reports_no_error_of_the_module_with_diameter() {
     let folder = tempfile::tempdir().expect("a folder");
     let mut charged = Charged::new(&[], |setup| checked(setup, folder.path()));
     retrieve(&charged.stage);
     charged.expect(96, 0, 4);
     charged.expect_rest();
     charged.stage.proxy.terminate();
-    assert_eq!(complaints(folder.path()), [""; 0]);
+    assert_eq!(errors(folder.path()), [""; 0]);
 }

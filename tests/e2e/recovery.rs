@@ -7,10 +7,10 @@ use imcharge_testkit::eventually;
 use imcharge_testkit::parties::client::{ImClient, Reaction};
 use std::time::{Duration, Instant};
 
-/// Within which service is back after the end of a fault.
+/// Longest time to recover after the end of a fault.
 const BACK: Duration = Duration::from_secs(10);
 
-/// Open sessions whose message was taken and not answered.
+/// Sessions whose client has received a message and not answered it.
 const SESSIONS: usize = 5;
 
 fn open_sessions(stage: &Stage) -> Vec<ImClient> {
@@ -33,7 +33,7 @@ fn retrieve(stage: &Stage) -> bool {
     client.bye() == 200
 }
 
-/// Waits for the final answer of an INVITE that was sent while something was wrong, and ends the session if it has one.
+/// Waits for the final answer to an INVITE that was sent during a fault, and ends its session if it was accepted.
 fn answered(mut client: ImClient, within: Duration) -> u16 {
     let status = client.final_response(within);
     if status == 200 {
@@ -77,8 +77,7 @@ pub fn a_hanging_engine_is_replaced_and_so_is_its_successor() {
     stage.expect(ALICE, 100 - debited, 0, debited);
 }
 
-/// A copy of an INVITE that is pending or answered is not a new INVITE: it is not refused because of the time
-/// in which the engine has not moved.
+/// A retransmission of a pending or answered INVITE is not a new INVITE: it is not refused while the engine hangs.
 #[test]
 fn a_retransmission_has_no_second_answer_while_the_engine_is_down() {
     let stage = Stage::plain();
@@ -121,7 +120,7 @@ pub fn copies_of_a_refused_invite_reserve_nothing_once_the_engine_is_back() {
     stage.expect(ALICE, 99, 0, 1);
 }
 
-/// Pauses all processes of a proxy for so long, in the middle of traffic; how many messages are debited in the end.
+/// Pauses all processes of a proxy for this time under traffic. Returns the number of messages debited in the end.
 fn pause(stage: &Stage, span: Duration) -> i64 {
     let proxy = &stage.proxy;
     let _server = stage.server(&["one"], |_| {});

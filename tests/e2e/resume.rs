@@ -1,4 +1,4 @@
-//! A script that blocks: in the resume route of one caller, in all resume workers, in an event route.
+//! Scripts that block: in the resume route for one caller, in all resume workers, in an event route.
 
 use super::sessions::in_lua;
 use super::{ALICE, HOST, Stage};
@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 const SOON: Duration = Duration::from_secs(10);
 
-/// What callers who are not blocked are promised.
+/// Longest wait of callers whose script does not block.
 const PROMPT: Duration = Duration::from_secs(2);
 
 /// Subscriber without an account: the resume route answers 402 and no state of the call remains.
@@ -22,7 +22,7 @@ const OTHER_CALLER: &str = "sip:other@example.org";
 /// Subscriber for which the resume route sleeps.
 const SLOW: &str = "sip:slow@example.org";
 
-/// The shipped configuration, with a resume route that sleeps for one caller.
+/// Changes the shipped configuration so that the resume route sleeps for one caller.
 fn sleeping(setup: Setup, seconds: u32) -> Setup {
     let (pv, begin, sleep) = match setup.host {
         Host::Kamailio => ("loadmodule \"pv.so\"", "route[CHARGED] {", format!("sleep(\"{seconds}\")")),
@@ -44,7 +44,7 @@ fn invite(proxy: SocketAddr, socket: &UdpSocket, who: &str, number: u32) {
     socket.send_to(text.as_bytes(), proxy).expect("sent");
 }
 
-/// The next final answer that comes until then, acknowledged: the number of its transaction, and its status.
+/// Waits for the next final answer and acknowledges it. Returns the number of its transaction, and its status.
 fn answer(proxy: SocketAddr, socket: &UdpSocket, until: Instant) -> Option<(u32, u16)> {
     let own = socket.local_addr().expect("bound");
     let mut octets = [0; 4096];
@@ -73,7 +73,7 @@ fn socket() -> UdpSocket {
     UdpSocket::bind("127.0.0.1:0").expect("a socket")
 }
 
-/// Invites at this rate for a while; asserts that each gets this final answer, and in time.
+/// Sends INVITEs at this rate, and asserts that each receives this final answer in time.
 #[track_caller]
 fn all_are_answered(proxy: &Proxy, rate: u32, lasts: Duration, wanted: u16) {
     let (sip, socket) = (proxy.sip, socket());
@@ -101,7 +101,7 @@ fn all_are_answered(proxy: &Proxy, rate: u32, lasts: Duration, wanted: u16) {
     assert!(others.is_empty(), "{others:?}\n{}", proxy.log());
 }
 
-/// One retrieval from end to end.
+/// Runs one whole retrieval.
 fn retrieve(stage: &Stage, texts: usize) {
     let mut client = stage.bound(|_| {});
     assert_eq!(client.take(texts, Reaction::Answer(200)).len(), texts);
@@ -125,7 +125,7 @@ pub fn a_resume_route_that_blocks_for_one_caller_delays_no_other_call() {
     all_are_answered(proxy, 150, Duration::from_secs(6), 402);
     retrieve(&stage, 1);
     stage.expect(ALICE, 99, 0, 1);
-    // Named while it lasts and when it is over, and answered once.
+    // The log names the blocked call while it blocks and after that, and the call is answered once.
     assert_eq!(proxy.statistic("resume_workers_stuck"), 1, "{}", proxy.log());
     let log = proxy.log();
     let (process, route) = match HOST.get() {
@@ -176,7 +176,7 @@ fn with_all_resume_workers_blocked_invites_are_refused_in_time_and_the_rest_goes
     let verdicts = proxy.statistic("reserve_latency_count");
     (1..=2).for_each(|number| invite(proxy.sip, &slow, SLOW, number));
     becomes(proxy, "reserve_latency_count", verdicts + 2);
-    // Let in before the workers count as stuck: tm's own timer answers it.
+    // Suspended before the workers count as stuck: answered by tm's timer.
     let early = socket();
     invite(proxy.sip, &early, OTHER_CALLER, 3);
     becomes(proxy, "resume_workers_stuck", 2);
@@ -196,7 +196,7 @@ fn with_all_resume_workers_blocked_invites_are_refused_in_time_and_the_rest_goes
     let until = Instant::now() + Duration::from_secs(15);
     let answers: Vec<_> = (0..2).filter_map(|_| answer(proxy.sip, &slow, until)).collect();
     assert_eq!(answers.iter().filter(|(_, status)| *status == 402).count(), 2, "{answers:?}\n{}", proxy.log());
-    // Back by itself.
+    // The workers recover without help.
     becomes(proxy, "resume_workers_stuck", 0);
     all_are_answered(proxy, 100, Duration::from_secs(1), 402);
     retrieve(&stage, 2);
@@ -205,7 +205,7 @@ fn with_all_resume_workers_blocked_invites_are_refused_in_time_and_the_rest_goes
     assert_eq!(answer(proxy.sip, &early, Instant::now() + PROMPT), None, "its verdict came too late");
 }
 
-/// The shipped configuration, with an event route that sleeps at each debit, and a reservation for this many messages.
+/// Changes the shipped configuration so that the event route sleeps at each debit and this many messages are reserved.
 fn sleeping_at_debits(setup: Setup, micros: u32, messages: usize) -> Setup {
     let (pv, reserve, begin, sleep) = match setup.host {
         Host::Kamailio => (
@@ -240,17 +240,17 @@ fn debits_and_invites(stage: &Stage, clients: usize, messages: usize) {
     stage.expect(ALICE, paid, 0, paid);
 }
 
-/// OpenSIPS runs event routes in the SIP processes: unless all of them are in one, SIP continues.
+/// OpenSIPS runs event routes in the SIP processes; SIP continues in those that do not run one.
 pub fn event_routes_of_ten_milliseconds_delay_no_invite_by_seconds() {
     let stage = Stage::new(|setup| sleeping_at_debits(setup, 10_000, 300));
     debits_and_invites(&stage, 5, 300);
 }
 
-/// OpenSIPS resumes an INVITE in the process that received it: here there is only one.
+/// OpenSIPS resumes an INVITE in the process that received it; this proxy has only one.
 pub fn what_waits_in_a_blocked_process_is_answered_when_it_is_back() {
     let stage = Stage::new(|setup| sleeping(setup, 6).changed("udp_workers=4", "udp_workers=1"));
     let (proxy, socket) = (&stage.proxy, socket());
-    // Both have been taken when the script blocks for the first.
+    // Both are received before the script blocks for the first.
     (1..=2).for_each(|number| invite(proxy.sip, &socket, if number == 1 { SLOW } else { OTHER_CALLER }, number));
     becomes(proxy, "resume_workers_stuck", 1);
     (3..=5).for_each(|number| invite(proxy.sip, &socket, OTHER_CALLER, number));
@@ -267,7 +267,7 @@ fn a_slow_event_route_delays_no_verdict_and_what_it_cannot_follow_is_skipped_and
     let stage = Stage::new(|setup| sleeping_at_debits(setup, 1_500_000, MESSAGES));
     debits_and_invites(&stage, CLIENTS, MESSAGES);
     let (proxy, paid) = (&stage.proxy, (CLIENTS * MESSAGES) as i64);
-    // Every debit has had its run, waits for it, or was skipped.
+    // For every debit, the event route has run, will run, or was skipped.
     let skipped = proxy.statistic("dropped_notifications");
     assert!(skipped > 0 && skipped < paid, "{skipped} of {paid}\n{}", proxy.log());
     becomes(proxy, "event_workers_stuck", 1);

@@ -1,5 +1,5 @@
-//! Commands by every transport of the host: the same answers, lists that are arrays, pages that fit, numbers that are exact
-//! or refused, and the examples of docs/rpc.md.
+//! Commands over every transport of the host: equal answers, lists as arrays, pages that fit, exact numbers or errors, and
+//! the examples of docs/rpc.md.
 
 mod console;
 mod examples;
@@ -19,7 +19,7 @@ const SOON: Duration = Duration::from_secs(20);
 
 const BOB: &str = "sip:bob@example.org";
 
-/// The code of wrong use in an answer of the host.
+/// Returns the error code of invalid arguments.
 fn wrong_use() -> i64 {
     if HOST.get() == Host::OpenSips { -32602 } else { 400 }
 }
@@ -114,7 +114,7 @@ fn amounts_are_exact_or_refused() {
                 assert!(sentence.contains(&format!("'{wrong}' is not a whole number")), "{way:?} {wrong} {sentence}");
             }
         }
-        // Below zero, and beyond the most.
+        // Below zero, and above the maximum.
         for (change, wrong) in [(&set as &dyn Fn(&str) -> _, "-1"), (&add, "-78"), (&add, "1000000000000000")] {
             let (code, sentence) = change(wrong).expect_err("out of range");
             assert!(code == wrong_use() && sentence.contains("out of its range"), "{way:?} {wrong} {sentence}");
@@ -141,10 +141,10 @@ fn amounts_are_exact_or_refused() {
         assert_eq!(balance(), Some(77), "{way:?}");
     }
     if console.ways().contains(&Way::Kamcmd) {
-        // kamcmd does not send these as typed.
+        // kamcmd converts these before it sends them.
         for typed in ["100", "5000000000", "4294967396", "1.5", "1.0001", "1e3", "99999999999999999999"] {
             let (code, sentence) =
-                console.kamcmd(&["imcharge.account.set", BOB, typed]).expect_err("kamcmd has cut it");
+                console.kamcmd(&["imcharge.account.set", BOB, typed]).expect_err("kamcmd has converted it");
             assert_eq!(code, 400, "{typed} {sentence}");
             assert!(sentence.starts_with("imcharge.account.set: BALANCE") && sentence.contains("s:100"), "{sentence}");
         }
@@ -159,10 +159,10 @@ fn a_conversion_by_ctl_is_noticed() {
     let ctl = "modparam(\"ctl\", \"binrpc\", CTL_SOCKET)";
     let console = Console::new(|setup| setup.changed(ctl, &format!("{ctl}\nmodparam(\"ctl\", \"autoconversion\", 1)")));
     for typed in ["5000000000", "100", "s:100", "s:-5"] {
-        let (code, sentence) = console.kamcmd(&["imcharge.account.set", BOB, typed]).expect_err("it may be cut");
+        let (code, sentence) = console.kamcmd(&["imcharge.account.set", BOB, typed]).expect_err("it may be truncated");
         assert!(code == 400 && sentence.contains("BALANCE: ctl's autoconversion"), "{typed} {sentence}");
     }
-    let (_, sentence) = console.kamcmd(&["imcharge.explain", "5000000000"]).expect_err("it may be cut");
+    let (_, sentence) = console.kamcmd(&["imcharge.explain", "5000000000"]).expect_err("it may be truncated");
     assert!(sentence.contains("CALLID: ctl's autoconversion"), "{sentence}");
     assert_eq!(console.proxy().account(BOB), None);
     let set = console.ask(Way::Http, "account.set", &[BOB, "5000000000"]).expect("JSON has no such conversion");
@@ -175,7 +175,7 @@ fn a_call_id_of_digits_is_a_text() {
     let console = Console::new(|setup| setup);
     let calls = ["5000000000", "007", "1e5", "0x1f", "nan", "-12", "12345.5", "s:1"];
     for call_id in calls {
-        // No account has credit here, but the call is known.
+        // The subscriber has no credit, but the call is recorded.
         let mut client = console.stage.client(BOB, |options| options.call_id = Some(call_id.into()));
         assert_eq!(client.invite(), 402, "{call_id}");
     }
@@ -202,7 +202,7 @@ fn a_call_id_of_digits_is_a_text() {
     }
 }
 
-/// Rows of a list, page by page, and how many pages.
+/// Reads all pages of a list. Returns the rows and the number of pages.
 fn walk(console: &Console, way: Way, command: &str, arguments: &[&str], list: &[&str]) -> (Vec<Value>, usize) {
     let (mut rows, mut pages, mut next) = (Vec::new(), 0, String::new());
     loop {
@@ -217,7 +217,7 @@ fn walk(console: &Console, way: Way, command: &str, arguments: &[&str], list: &[
         if page["more"] == "0" {
             return (rows, pages);
         }
-        next = page["next"].as_str().expect("where it goes on").to_owned();
+        next = page["next"].as_str().expect("the position of the next page").to_owned();
         assert!(pages < 1000, "{way:?} {command} {next}");
     }
 }
@@ -237,7 +237,7 @@ fn pages_fit_and_together_have_every_row_once() {
         client.bye();
     }
     console.stage.expect(ALICE, 100, 0, 0);
-    // A long history: call-ids and message-ids as long as they may be, with all that JSON has to escape.
+    // A long history with the longest Call-IDs and Message-IDs, and with characters that JSON escapes.
     console.stage.proxy.terminate();
     let ledger = rusqlite::Connection::open(console.proxy().state_dir().join("ledger.sqlite")).expect("a ledger");
     let long = format!("{}\\\"\u{e9}", "x".repeat(250));
@@ -287,7 +287,7 @@ fn pages_fit_and_together_have_every_row_once() {
             );
             assert!(pages > 1, "{way:?}");
         }
-        // All at once: each list gets a share of the room and reports its total.
+        // With `all`, each list has a share of the answer and reports its total.
         let audit = console.ask(*way, "audit", &["all", "500"]).expect("an audit");
         let list = as_texts(&audit["debited_not_delivered"]);
         assert_eq!((&list["count"], &list["more"]), (&json!(DEBITS.to_string()), &json!("1")), "{way:?} {list}");
@@ -348,8 +348,8 @@ fn the_tariff_is_shown_and_only_reload_changes_it() {
 }
 
 #[test]
-fn with_a_charging_system_accounts_are_refused_and_the_error_says_who_has_them() {
-    // There is none, which does not matter to who has the accounts.
+fn account_commands_with_diameter_are_refused_with_the_reason() {
+    // No OCS is running: the error does not depend on one.
     let console = Console::new(|setup| match HOST.get() {
         Host::Kamailio => setup.defined("WITH_DIAMETER", "1"),
         Host::OpenSips => [
@@ -370,7 +370,7 @@ fn with_a_charging_system_accounts_are_refused_and_the_error_says_who_has_them()
             ("account.get", &[ALICE]),
             ("accounts", &[]),
         ] {
-            let (code, sentence) = console.ask(*way, command, arguments).expect_err("they are not here");
+            let (code, sentence) = console.ask(*way, command, arguments).expect_err("no accounts with Diameter");
             let why = "with enabler=diameter the charging system keeps the accounts, not imcharge; see ";
             let expected = format!("{}: {why}{}", console.named(command), console.named("debits"));
             assert_eq!((code, sentence), (409, expected), "{way:?}");
@@ -398,13 +398,10 @@ fn commands_over_http_have_a_socket_of_their_own() {
     assert_eq!(stage.proxy.account(BOB), None);
     assert_eq!(post(commands, SOON).map(|page| page.status), Some(200));
     assert_eq!(stage.proxy.account(BOB).map(|account| account.balance), Some(7));
-    assert!(
-        get(commands, "/metrics", Duration::from_millis(500)).is_none(),
-        "the socket of commands tells the metrics"
-    );
+    assert!(get(commands, "/metrics", Duration::from_millis(500)).is_none(), "the socket of commands serves metrics");
 }
 
-/// The same before OpenSIPS.
+/// The same cases with OpenSIPS.
 macro_rules! opensips {
     ($($case:ident),*) => {
         mod opensips {
@@ -423,5 +420,5 @@ opensips! {
     lists_are_arrays_and_every_transport_gives_the_same_answer, amounts_are_exact_or_refused,
     a_call_id_of_digits_is_a_text, pages_fit_and_together_have_every_row_once,
     errors_name_the_command_the_argument_the_value_and_what_is_accepted,
-    with_a_charging_system_accounts_are_refused_and_the_error_says_who_has_them, the_tariff_is_shown_and_only_reload_changes_it
+    account_commands_with_diameter_are_refused_with_the_reason, the_tariff_is_shown_and_only_reload_changes_it
 }

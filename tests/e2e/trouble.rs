@@ -1,5 +1,5 @@
-//! Trouble with the charging system that operators have reported of other systems: each case here is one of them, and
-//! ends with the money right on both sides.
+//! Failures of charging systems that operators have reported for other products. Each case ends with correct accounts on
+//! both sides.
 
 use super::diameter::{Charged, flood};
 use super::{ALICE, Stage};
@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 const SOON: Duration = Duration::from_secs(30);
 
-/// Asks the proxy for OPTIONS until told to stop; how long each answer took, shortest first.
+/// Sends OPTIONS to the proxy until `stop` is set. Returns the response times, shortest first.
 fn options_latencies(proxy: SocketAddr, stop: &AtomicBool) -> Vec<Duration> {
     let socket = UdpSocket::bind("127.0.0.1:0").expect("a socket");
     socket.set_read_timeout(Some(Duration::from_secs(2))).expect("a time-out can be set");
@@ -35,7 +35,7 @@ fn options_latencies(proxy: SocketAddr, stop: &AtomicBool) -> Vec<Duration> {
     latencies
 }
 
-/// The 99th of a hundred.
+/// Returns the 99th percentile.
 fn p99(latencies: &[Duration]) -> Duration {
     latencies[latencies.len() * 99 / 100]
 }
@@ -59,7 +59,7 @@ fn a_minute_of_silence_under_load_slows_nothing_else_and_service_is_back_at_once
     assert!(back.elapsed() < Duration::from_secs(2), "{:?}", back.elapsed());
     assert!(latencies.len() > 1000, "{} OPTIONS in a minute", latencies.len());
     assert!(p99(&latencies) < Duration::from_millis(20), "p99 of OPTIONS: {:?}", p99(&latencies));
-    // What was asked for in the silence is released, a thousand a second; what was granted since ends by `hold_timeout`.
+    // Reservations of the silent period are released, a thousand per second; later sessions end by `hold_timeout`.
     let proxy = &charged.stage.proxy;
     assert!(eventually(SOON * 6, || proxy.statistic("sessions_active") == 0), "{}", proxy.log());
     charged.expect(100, 0, 0);
@@ -85,7 +85,7 @@ fn what_has_waited_for_a_server_does_not_come_upon_it_at_once() {
     charged.stage.proxy.signal("KILL", Some(engine));
     assert!(eventually(SOON, || charged.ocs.counter("termination") > before), "{}", charged.stage.proxy.log());
     let begun = Instant::now();
-    // Credit is asked for at once meanwhile.
+    // A new reservation is answered at once meanwhile.
     let mut client = charged.stage.client(ALICE, |_| {});
     assert!(eventually(SOON, || client.invite() == 200), "{}", charged.stage.proxy.log());
     assert!(!charged.ocs.sessions().is_empty());
@@ -113,7 +113,7 @@ fn what_is_owed_outlives_the_end_of_the_proxy_while_the_server_is_away() {
     charged.stage.proxy.kill_all();
     drop((open, server));
     charged.stage.proxy.restart().expect("it starts again");
-    // Each goes on to wait for its next try, half a minute perhaps.
+    // Each debit waits for its next attempt, for up to half a minute.
     charged.ocs.account_becomes(ALICE, (1000 - SESSIONS, 0, SESSIONS), SOON * 2);
     charged.expect(1000 - SESSIONS, 0, SESSIONS);
     charged.expect_rest();
@@ -155,7 +155,7 @@ fn a_termination_follows_a_refusal_only_where_the_command_says_success() {
     charged.expect_rest();
     let before = statistic("initial_ccrs");
     assert_eq!(statistic("final_ccrs"), 0);
-    // The session is open, and our service is refused in it (RFC 8506, 8.16).
+    // The command succeeds, but the service in it is refused (RFC 8506, 8.16).
     charged.ocs.command("fault refuse-mscc=4012 on=initial");
     assert_eq!(charged.stage.client(ALICE, |_| {}).invite(), 402);
     charged.expect_rest();
@@ -184,7 +184,7 @@ fn an_engine_killed_between_a_debit_and_its_answer_debits_once() {
     let charged = Charged::plain();
     let _server = charged.stage.server(&["one"], |_| {});
     for debited in 1..=5 {
-        // Booked, but the answer is lost.
+        // The server debits, but its answer is lost.
         charged.ocs.command("fault drop on=update times=1");
         let mut client = charged.stage.bound(|_| {});
         client.take(1, Reaction::Answer(200));
@@ -194,9 +194,9 @@ fn an_engine_killed_between_a_debit_and_its_answer_debits_once() {
         charged.stage.until_debited(ALICE, debited as usize);
         client.bye();
         charged.expect(100 - debited, 0, debited);
-        // The next engine has asked again what the server had booked already, and has said so.
+        // The next engine has resent requests that the server had executed, with the T flag.
         let (again, marked) = (charged.ocs.counter("duplicates"), charged.ocs.counter("retransmitted"));
-        assert!(again >= debited as u64 && marked >= again, "{again} came again, {marked} of all with the T flag");
+        assert!(again >= debited as u64 && marked >= again, "{again} duplicates, {marked} requests with the T flag");
     }
     assert_eq!(charged.stage.proxy.debits(ALICE).len(), 5);
     charged.expect_rest();

@@ -1,5 +1,5 @@
-//! The module watched as an operator would: the shipped configuration, a real Prometheus that scrapes it, every query of
-//! the shipped dashboard, and the shipped alerts.
+//! Monitoring as an operator sets it up: the shipped configuration, a real Prometheus that scrapes it, every query of the
+//! shipped dashboard, and the shipped alerts.
 
 pub mod prometheus;
 
@@ -22,7 +22,7 @@ use std::time::Duration;
 
 const SOON: Duration = Duration::from_secs(30);
 
-/// Panels in which all that is drawn has moved after [`retrievals`].
+/// Panels whose values are all above zero after [`retrievals`].
 const MOVED: &[&str] = &[
     "Reservations",
     "Refused",
@@ -32,15 +32,15 @@ const MOVED: &[&str] = &[
     "Request to answer",
 ];
 
-/// Runs promtool; returns its output if it finds a problem.
+/// Runs promtool. Returns its output as the error if it finds a problem.
 fn promtool(arguments: &[&str], folder: &Path, input: &str) -> Result<(), String> {
     let mut command = Command::new(program("promtool"));
     command.args(arguments).current_dir(folder).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().expect("promtool can be run");
     child.stdin.take().expect("its input is piped").write_all(input.as_bytes()).expect("it reads its input");
     let done = child.wait_with_output().expect("it ends");
-    let said = String::from_utf8_lossy(&done.stdout).into_owned() + &String::from_utf8_lossy(&done.stderr);
-    if done.status.success() { Ok(()) } else { Err(said) }
+    let output = String::from_utf8_lossy(&done.stdout).into_owned() + &String::from_utf8_lossy(&done.stderr);
+    if done.status.success() { Ok(()) } else { Err(output) }
 }
 
 #[test]
@@ -50,7 +50,7 @@ fn what_is_shipped_for_prometheus_is_right_and_each_alert_fires_when_it_should()
     assert_eq!(promtool(&["check", "rules", "imcharge-alerts.yml"], &config, ""), Ok(()));
     let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/watching");
     assert_eq!(promtool(&["test", "rules", "alerts.yml"], &tests, ""), Ok(()));
-    // None is left out.
+    // Every alert is tested.
     let tested = fs::read_to_string(tests.join("alerts.yml")).expect("readable");
     let rules = fs::read_to_string(shipped("prometheus/imcharge-alerts.yml")).expect("readable");
     let names: Vec<&str> = rules.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")).collect();
@@ -82,7 +82,7 @@ fn what_goes_wrong_is_seen() {
     let (charged, metrics) = watched();
     let (stage, prometheus) = (&charged.stage, Prometheus::start(metrics));
     prometheus.becomes("imcharge_engine_up == 1", SOON);
-    // A message is handed out, its debit is never answered, and the session is over.
+    // A message is delivered, its debit is never answered, and the session ends.
     charged.ocs.command("fault lose on=update,termination");
     let _server = stage.server(&["one"], |_| {});
     let mut client = stage.bound(|_| {});
@@ -94,16 +94,16 @@ fn what_goes_wrong_is_seen() {
     let engine = stage.proxy.engine_pid();
     assert!(engine.is_some());
     stage.proxy.signal("STOP", engine);
-    // In its past too: the supervisor does not let it hang for long.
+    // Queries over a range, because the supervisor soon replaces an engine that hangs.
     prometheus.becomes("min_over_time(imcharge_engine_up[2m]) == 0", SOON);
     prometheus.becomes("count_over_time(ALERTS{alertname=\"ImchargeEngineDown\"}[2m])", SOON);
     stage.proxy.signal("CONT", engine);
     prometheus.becomes("imcharge_engine_up == 1", SOON);
-    // A minute later the session still holds what it does not use.
+    // A minute later the ended session still holds unused credit.
     prometheus.becomes("imcharge_holds_stuck == 1", Duration::from_secs(120));
     prometheus.becomes("imcharge_outbox_oldest_age_seconds > 60", SOON);
     prometheus.becomes("ALERTS{alertname=\"ImchargeHoldsStuck\"}", SOON);
-    // The charging system is back, the engine dies, and its successor settles all of it.
+    // The charging system recovers, the engine is killed, and the next engine settles the session.
     charged.ocs.command("fault off");
     let before = stage.proxy.statistic("engine_restarts");
     stage.proxy.signal("KILL", stage.proxy.engine_pid());
@@ -113,7 +113,7 @@ fn what_goes_wrong_is_seen() {
     prometheus.becomes("imcharge_outbox_depth == 0", SOON);
     prometheus.becomes("imcharge_outbox_oldest_age_seconds == 0", SOON);
     prometheus.becomes("imcharge_holds_stuck == 0", SOON);
-    // The distribution contains the actual duration of the subscriber's debit.
+    // The histogram contains the real duration of the debit.
     prometheus.becomes("imcharge_debit_latency_seconds_count == 1 and imcharge_debit_latency_seconds_sum > 60", SOON);
 }
 
@@ -130,14 +130,14 @@ fn with_metrics(setup: Setup, metrics: SocketAddr) -> Setup {
     setup.defined("WITH_METRICS", "1").defined("METRICS_LISTEN", format!("tcp:{metrics}"))
 }
 
-/// A charging system and a proxy with its metrics, and where they are.
+/// Starts a charging system and a proxy that serves metrics. Returns both and the address of the metrics.
 fn watched() -> (Charged, SocketAddr) {
     let metrics = free_address();
     let charged = Charged::new(&[], |setup| with_metrics(setup, metrics));
     (charged.unjudged(), metrics)
 }
 
-/// Each outcome of a reservation, and each reason for a debit.
+/// Produces each outcome of a reservation and each trigger of a debit.
 fn retrievals(charged: &Charged) {
     let stage = &charged.stage;
     let _server = stage.server(&["one"], |_| {});
@@ -158,7 +158,7 @@ fn retrievals(charged: &Charged) {
     }
 }
 
-/// What is scraped, and where else nothing is.
+/// Checks the exposition format, and that no other path and port serves it.
 fn the_text_is_clean(metrics: SocketAddr, stage: &Stage) {
     let page = get(metrics, "/metrics", SOON).expect("the proxy answers");
     assert_eq!((page.status, &*page.kind), (200, "text/plain; version=0.0.4"));
@@ -166,10 +166,10 @@ fn the_text_is_clean(metrics: SocketAddr, stage: &Stage) {
     let broken = page.text.replacen("_total counter", "_total gauge", 1);
     assert!(promtool(&["check", "metrics"], Path::new("/"), &broken).is_err(), "promtool accepts anything");
     assert_eq!(get(metrics, "/", SOON).map(|page| page.status), Some(404));
-    assert!(get(stage.proxy.msrp, "/metrics", Duration::from_millis(500)).is_none(), "MSRP's port tells everybody");
+    assert!(get(stage.proxy.msrp, "/metrics", Duration::from_millis(500)).is_none(), "the MSRP port serves metrics");
 }
 
-/// Prometheus has the values of `imcharge.stats`, under the names of the manual.
+/// Checks that Prometheus has the values of `imcharge.stats`, under the names of the manual.
 fn the_numbers_are_the_same(prometheus: &Prometheus, stage: &Stage) {
     for statistic in Statistic::ALL {
         let value = || stage.proxy.statistic(statistic.name());
@@ -182,7 +182,7 @@ fn the_numbers_are_the_same(prometheus: &Prometheus, stage: &Stage) {
                 (format!("imcharge_{latency}_seconds_{part}{scale}"), value())
             }
         };
-        assert!(wanted >= 0, "{} is no statistic", statistic.name());
+        assert!(wanted >= 0, "{} is not a statistic", statistic.name());
         let found = || prometheus.query(&expression).first().map_or(-1.0, |row| row.1).round();
         assert!(eventually(SOON, || found() == wanted as f64), "{expression}: {} is not {wanted}", found());
     }
@@ -192,7 +192,7 @@ fn the_numbers_are_the_same(prometheus: &Prometheus, stage: &Stage) {
     assert_eq!(value("enabler_latency_count"), value("ccr_answers"));
 }
 
-/// Every query of the dashboard, as Grafana would ask it.
+/// Runs every query of the dashboard as Grafana does.
 fn every_panel_has_a_result(prometheus: &Prometheus) {
     let text = fs::read_to_string(shipped("grafana/grafana-dashboard.json")).expect("it is shipped");
     let dashboard: Value = serde_json::from_str(&text).expect("the dashboard is JSON");
@@ -200,7 +200,7 @@ fn every_panel_has_a_result(prometheus: &Prometheus) {
     let (mut queries, mut moved) = (0, 0);
     for panel in panels.iter().filter(|panel| panel["type"] != "row") {
         let title = panel["title"].as_str().expect("a panel has a title");
-        let targets = panel["targets"].as_array().expect("a panel asks for something");
+        let targets = panel["targets"].as_array().expect("a panel has targets");
         for target in targets {
             let query = target["expr"].as_str().expect("a query");
             let expression = query.replace("$__rate_interval", "5m").replace("$instance", ".*");
@@ -221,7 +221,7 @@ fn every_panel_has_a_result(prometheus: &Prometheus) {
     assert!(queries > 40 && moved > MOVED.len(), "{queries} queries, {moved} that have moved");
 }
 
-/// Every rule is evaluated without an error, and describes what to do.
+/// Checks that every rule is evaluated without an error and describes what to do.
 fn every_rule_is_evaluated(prometheus: &Prometheus) {
     let rules = || {
         let groups = prometheus.api("rules")["groups"].clone();

@@ -24,7 +24,7 @@ pub enum Rule {
     Forged,
     /// The frame is from an endpoint of the session but belongs to none of its MSRP sessions.
     NoStream,
-    /// The enabler grants nothing in part, so fewer are requested.
+    /// The enabler does not grant part of a request, so a smaller one is sent.
     OneAtLeast,
     /// The validity of a grant has ended (Validity-Time).
     ValidityTime,
@@ -62,9 +62,9 @@ pub enum Rule {
     ResendHold,
     /// The request may have ended the reservation that the enabler no longer knows.
     MaybeTaken,
-    /// The operator had it sent again.
+    /// The operator decided that the request is sent again.
     OutboxResend,
-    /// The operator counts it as done.
+    /// The operator decided that the request counts as done.
     OutboxRelease,
     /// The rest of a reservation is not needed.
     Unused,
@@ -146,7 +146,7 @@ impl Rule {
         }
     }
 
-    /// Returns what made the rule apply, if the name does not say.
+    /// Returns the cause of a rule whose name does not include it.
     pub fn cause(self) -> Option<&'static str> {
         match self {
             Rule::Close(_, CloseCause::Session(reason)) => Some(reason.as_str()),
@@ -155,7 +155,7 @@ impl Rule {
         }
     }
 
-    /// Returns the status or Result-Code behind the rule; 0: none.
+    /// Returns the SIP or MSRP status, or the Diameter Result-Code, that made the rule apply; 0: none.
     pub fn code(self) -> u32 {
         match self {
             Rule::ClientError(code) | Rule::ServerError(code, _) | Rule::Report(code, _) => code.into(),
@@ -170,7 +170,7 @@ impl Rule {
         }
     }
 
-    /// Returns the timeout behind the rule, in seconds.
+    /// Returns the timeout that has passed, in seconds; `None`: the rule is not about a timeout.
     pub fn seconds(self) -> Option<u32> {
         match self {
             Rule::ResponseTimeout(seconds) => Some(seconds),

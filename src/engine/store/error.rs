@@ -8,7 +8,7 @@ use std::path::PathBuf;
 /// Why the store cannot be used. The text names the file and what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// SQLite failed for a reason without a variant of its own.
+    /// SQLite failed for any other reason.
     #[error("{path}: {source}; check the folder's owner and mode, and its disk")]
     Sqlite {
         /// The ledger file.
@@ -21,7 +21,7 @@ pub enum StoreError {
     Locked {
         /// The ledger file.
         path: PathBuf,
-        /// Name and pid of the process, if the kernel tells.
+        /// Name and pid of the process, if the kernel reports them.
         holder: String,
     },
     /// The disk is full.
@@ -44,7 +44,7 @@ pub enum StoreError {
         /// Error of SQLite.
         source: rusqlite::Error,
     },
-    /// The file is not in its place any more.
+    /// The file was deleted, moved or replaced.
     #[error(
         "{path}: was deleted, moved or replaced; put the file back, or stop the proxy, restore a backup and remove \
          journal-a and journal-b"

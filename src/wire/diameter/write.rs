@@ -21,7 +21,7 @@ pub struct Writer<'b> {
 }
 
 impl<'b> Writer<'b> {
-    /// Begins a request with these flags and R.
+    /// Begins a request with these flags and the R flag.
     pub fn request(
         out: &'b mut Vec<u8>,
         command: Command,
@@ -101,7 +101,7 @@ impl<'b> Writer<'b> {
         self.octets(avp, &value.to_ntp().to_be_bytes());
     }
 
-    /// Address. One of another family than IPv4 and IPv6 is written without octets.
+    /// Address. For families other than IPv4 and IPv6, only the family is written.
     pub fn address(&mut self, avp: Avp, value: Address) {
         let (family, octets): (u16, &[u8]) = match &value {
             Address::Ip(IpAddr::V4(ip)) => (1, &ip.octets()),
@@ -141,7 +141,7 @@ impl<'b> Writer<'b> {
         });
     }
 
-    /// An AVP as it was received.
+    /// Writes an AVP as it was received.
     pub fn raw(&mut self, avp: RawAvp<'_>) {
         let place = self.open_as(avp.code, avp.vendor, avp.flags & !VENDOR);
         self.out.extend_from_slice(avp.data);
@@ -181,7 +181,7 @@ impl Drop for Writer<'_> {
     }
 }
 
-/// Writes an answer with the E flag, for a request that cannot be decoded well enough for an answer of its own command.
+/// Writes an answer with the E flag, to a request that cannot be decoded.
 pub fn refuse(
     out: &mut Vec<u8>,
     request: &Header,

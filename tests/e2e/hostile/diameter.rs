@@ -1,6 +1,5 @@
-//! A charging system whose answers are invalid Diameter (RFC 6733) or Credit-Control (RFC 8506): each request is
-//! answered with a valid answer in which one thing was changed. The octets are edited directly, by a server that knows
-//! only as much Diameter as that takes.
+//! A charging system whose answers are invalid Diameter (RFC 6733) or Credit-Control (RFC 8506): each answer is a valid one
+//! with one change to its octets.
 
 use super::super::{ALICE, Stage};
 use super::{Memory, PATIENCE, Vitals, garbage, statistics};
@@ -19,40 +18,40 @@ use std::time::{Duration, Instant};
 /// Seconds that the proxy waits for an answer.
 const TX_TIMEOUT: u64 = 1;
 
-/// What is done to a good answer. Places are counted round where the answer is shorter.
+/// A change to a valid answer. Positions beyond its end are taken modulo its length.
 #[derive(Clone, Copy, Debug)]
 enum Edit {
-    /// These bits of this octet are turned over.
+    /// Inverts these bits of this octet.
     Flip { at: usize, bits: u8 },
-    /// The AVP of this number, in the order of the octets, groups before what is in them, has this length.
+    /// Sets the length of the AVP with this index; a group comes before its members.
     AvpLength { number: usize, length: usize },
-    /// Truncated here, with a matching length field.
+    /// Truncates the message here, with a matching length field.
     Truncate { at: usize },
-    /// Another command.
+    /// Replaces the command.
     Command(u32),
-    /// Another application.
+    /// Replaces the application.
     Application(u32),
-    /// Other flags.
+    /// Replaces the flags.
     Flags(u8),
-    /// Services in services, this deep.
+    /// Appends Multiple-Services-Credit-Control nested to this depth.
     Nested(usize),
-    /// Number of unknown AVPs with these flags after it.
+    /// Appends this number of unknown AVPs with these flags.
     Unknown { count: usize, flags: u8 },
-    /// Unsolicited answers before it.
+    /// Sends unsolicited answers first.
     Uninvited,
-    /// RAR, ASR and unknown requests of random octets before it.
+    /// Sends RAR, ASR and unknown requests of random octets first.
     Requests { seed: u32 },
-    /// Another message length: the rest of the stream cannot be decoded.
+    /// Replaces the message length: the rest of the stream cannot be decoded.
     Length(u32),
-    /// Another version; so is this.
+    /// Replaces the version: the rest of the stream cannot be decoded.
     Version(u8),
-    /// So many octets of it, and the end of the connection.
+    /// Sends this number of octets and closes the connection.
     Cut { at: usize },
-    /// Octets without a pattern in its place.
+    /// Sends random octets instead.
     Garbage { seed: u32 },
 }
 
-/// An AVP's header and padded data.
+/// Returns an AVP with header and padding.
 fn raw_avp(code: u32, flags: u8, data: &[u8]) -> Vec<u8> {
     let length = (8 + data.len() as u32).to_be_bytes();
     let mut octets = [&code.to_be_bytes()[..], &[flags], &length[1..], data].concat();
@@ -60,7 +59,7 @@ fn raw_avp(code: u32, flags: u8, data: &[u8]) -> Vec<u8> {
     octets
 }
 
-/// Where the AVPs from `from` to `to` begin, and those in them.
+/// Finds the offsets of the AVPs from `from` to `to`, and of their members.
 fn places(octets: &[u8], from: usize, to: usize, found: &mut Vec<usize>) {
     let (number, mut at) = (|at: usize| u32::from_be_bytes(octets[at..at + 4].try_into().expect("four octets")), from);
     while at + 8 <= to {
@@ -73,7 +72,7 @@ fn places(octets: &[u8], from: usize, to: usize, found: &mut Vec<usize>) {
     }
 }
 
-/// Puts the length of the whole into a message.
+/// Sets the length field of a message.
 fn measured(mut octets: Vec<u8>) -> Vec<u8> {
     let length = (octets.len() as u32).to_be_bytes();
     octets[1..4].copy_from_slice(&length[1..]);
@@ -115,13 +114,13 @@ impl Edit {
             Edit::Length(length) => octets[1..4].copy_from_slice(&length.to_be_bytes()[1..]),
             Edit::Version(version) => octets[0] = version,
             Edit::Cut { at } => return (octets[..at % octets.len()].to_vec(), true),
-            // No version of Diameter begins so.
+            // Not a version of Diameter.
             Edit::Garbage { seed } => octets = [vec![0xff], garbage(seed, 5000)].concat(),
         }
         (octets, false)
     }
 
-    /// Changes that leave the stream a stream of messages, for a good answer like this one.
+    /// Returns changes of this answer after which the stream can still be divided into messages.
     fn within(answer: &[u8]) -> Vec<Edit> {
         let mut found = Vec::new();
         places(answer, 20, answer.len(), &mut found);
@@ -144,7 +143,7 @@ impl Edit {
         many.chain(commands).chain(applications).chain(depths).chain(unknown).chain([Edit::Uninvited]).collect()
     }
 
-    /// Changes that hide where the next message begins.
+    /// Changes after which the start of the next message is unknown.
     const BREAKING: [Edit; 11] = [
         Edit::Truncate { at: 21 },
         Edit::Truncate { at: 150 },
@@ -160,7 +159,7 @@ impl Edit {
     ];
 }
 
-/// Invalid requests of a server: for each command one without AVPs, and one with octets that are not AVPs.
+/// Returns invalid requests of a server: some without AVPs, others with octets that are not AVPs.
 fn requests(seed: u32) -> Vec<u8> {
     let commands = [258, 274, 272, 280, 999, 0xff_fffe];
     let request = |(number, command): (usize, u32)| {
@@ -173,16 +172,16 @@ fn requests(seed: u32) -> Vec<u8> {
     commands.into_iter().enumerate().flat_map(request).collect()
 }
 
-/// What the servers have in common.
+/// State shared by the servers.
 #[derive(Default)]
 struct Plan {
     edits: Mutex<VecDeque<Edit>>,
-    /// A good answer to an INITIAL_REQUEST.
+    /// A valid answer to an INITIAL_REQUEST.
     good: Mutex<Vec<u8>>,
     over: AtomicBool,
 }
 
-/// Charging systems that share a plan: each CCR to any of them takes the next edit.
+/// Charging systems that share a plan: each CCR to any of them consumes the next edit.
 struct Fakes {
     plan: Arc<Plan>,
     addresses: Vec<SocketAddr>,
@@ -206,7 +205,7 @@ impl Fakes {
         Fakes { plan, addresses }
     }
 
-    /// A proxy that has them as its peers, and takes one.
+    /// Starts a proxy with them as its peers.
     fn stage(&self) -> Stage {
         let peer = |number: usize| format!("\"host=ocs{number}.example.com;address={}\"", self.addresses[number]);
         let stage = Stage::new(|setup| {
@@ -228,13 +227,13 @@ impl Drop for Fakes {
     }
 }
 
-/// Peers that take requests.
+/// Returns the number of peers that accept requests.
 fn open(stage: &Stage) -> usize {
     let peers = stage.proxy.rpc(&["imcharge.peers"]).unwrap_or_default();
     peers.matches("state: OKAY").count() + peers.matches("state: REOPEN").count()
 }
 
-/// One connection, until it ends.
+/// Serves a connection until it ends.
 fn serve(mut stream: TcpStream, number: usize, plan: &Plan) {
     let mut head = [0; 4];
     while stream.read_exact(&mut head).is_ok() {
@@ -263,7 +262,7 @@ fn serve(mut stream: TcpStream, number: usize, plan: &Plan) {
     }
 }
 
-/// The good answer.
+/// Returns the valid answer.
 fn answer(request: &Message<'_>, number: usize) -> Vec<u8> {
     let (mut out, host) = (Vec::new(), format!("ocs{number}.example.com"));
     let mut writer = Writer::answer(&mut out, &request.header);
@@ -308,7 +307,7 @@ fn answer(request: &Message<'_>, number: usize) -> Vec<u8> {
     out
 }
 
-/// An INVITE, and a BYE where it was granted. It has its final answer in time.
+/// Sends an INVITE, and a BYE if it is granted. Asserts that the final answer arrives in time.
 #[track_caller]
 fn call(stage: &Stage) -> u16 {
     let asked = Instant::now();
@@ -323,7 +322,7 @@ fn call(stage: &Stage) -> u16 {
     status
 }
 
-/// Calls until every edit has been sent.
+/// Makes calls until every edit has been sent.
 fn call_until_spent(stage: &Stage, plan: &Plan, callers: usize) {
     let spent = || plan.edits.lock().expect("no holder panics").is_empty();
     std::thread::scope(|scope| {
@@ -338,7 +337,7 @@ fn call_until_spent(stage: &Stage, plan: &Plan, callers: usize) {
     });
 }
 
-/// Nothing waits any more, every request has ended in one way, and the next call is granted.
+/// Asserts that no request waits, each has ended once, and the next call is granted.
 #[track_caller]
 fn assert_rest(stage: &Stage, vitals: &Vitals<'_>) {
     let rests = || {
@@ -371,8 +370,8 @@ fn an_answer_broken_anywhere_hurts_its_own_request_alone() {
         assert_rest(&stage, &vitals);
         before
     };
-    // As many good answers first: they warm what is kept, and show what so many calls take while the engine remembers
-    // them and the ledger's cache fills. FramingError ones take no more.
+    // The same number of valid answers first: they fill caches, and show how much memory so many calls need while the
+    // engine remembers them. Calls with invalid answers need no more.
     let good = vec![Edit::Flip { at: 0, bits: 0 }; edits.len()];
     run(&good);
     let before = run(&good);
@@ -382,7 +381,7 @@ fn an_answer_broken_anywhere_hurts_its_own_request_alone() {
     let names = ["ccr_unmatched_answers", "ccr_late_answers", "ccr_malformed"];
     let [unmatched, late, malformed] = statistics(&stage.proxy, names);
     assert!(unmatched + late >= 2, "unsolicited answers are counted: {unmatched} unmatched, {late} late");
-    // Each length of each AVP but its own is wrong somewhere; what is wrong with others may have no meaning.
+    // Most wrong AVP lengths invalidate an answer; other changes may not.
     let lengths = edits.iter().filter(|edit| matches!(edit, Edit::AvpLength { .. })).count() as i64;
     assert!(malformed >= lengths / 2, "{malformed} malformed of {} broken ones", edits.len());
 }

@@ -1,12 +1,12 @@
 //! Malformed MSRP streams (RFC 4975), on unknown connections and on the server's connection.
 //!
-//! Two frames end Kamailio 5.6.3 by themselves, without imcharge, and are not sent here for that reason:
+//! Two frames crash Kamailio 5.6.3 without imcharge, and are therefore not sent here:
 //!
 //! * a start line of `MSRP` and one word, followed by an end-line: the core's TCP reader looks for the space after
 //!   the transaction id (`tcp_read_headers`, state `H_MSRP_BODY_END`), finds none, and computes with NULL;
-//! * a frame from about 14,300 octets on whose From-Path, To-Path or Message-ID is that long, where the script answers
-//!   it: `msrp_reply()` writes the answer into 14,336 octets without a look at the length. The shipped scripts
-//!   answer no such frame, and that is tested.
+//! * a frame whose From-Path, To-Path or Message-ID has more than about 14,300 octets, if the script answers it:
+//!   `msrp_reply()` writes the answer into 14,336 octets without checking the length. The shipped scripts answer no such
+//!   frame, and that is tested.
 
 use super::super::sessions::in_lua;
 use super::super::{ALICE, Stage, subscriber};
@@ -17,7 +17,7 @@ use imcharge_testkit::proxy::{Account, Proxy};
 use imcharge_testkit::{eventually, unique};
 use std::time::Duration;
 
-/// What becomes of a frame.
+/// What happens to a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fate {
     /// The host drops it: the module never sees it.
@@ -31,15 +31,15 @@ enum Fate {
 }
 use Fate::{Lost, Malformed, Unattributed, Whole};
 
-/// A charged session, bound, whose client takes what comes and answers nothing.
+/// A charged and bound session whose client receives messages and does not answer them.
 struct Session {
     client: ImClient,
     account: String,
-    /// Messages that the server had for it: it has paid for them already.
+    /// Number of messages that are debited already.
     paid: usize,
 }
 
-/// Lines of a SEND before it is one.
+/// The parts of a SEND.
 struct Send {
     id: String,
     lines: Vec<Vec<u8>>,
@@ -73,7 +73,7 @@ impl Change {
         Change::BareLineFeed,
     ];
 
-    /// The line, changed.
+    /// Returns the changed line.
     fn of(self, line: &[u8]) -> Vec<u8> {
         let text = line.strip_suffix(b"\r\n").expect("a line");
         let colon = text.iter().position(|octet| *octet == b':').expect("a header");
@@ -90,25 +90,25 @@ impl Change {
         }
     }
 
-    /// What becomes of a frame with this line changed so. The msrp module of the host wants To-Path and From-Path once
-    /// each, first, and spelled like that, and a colon in each line; all else is ours to judge (RFC 4975, 9).
+    /// Returns what happens to a frame with this change. The host's msrp module requires To-Path and From-Path once each, first,
+    /// with this spelling, and a colon in each line; imcharge checks everything else (RFC 4975, 9).
     fn fate(self, name: &str) -> Fate {
         let path = name.ends_with("-Path");
         match (self, name) {
             (Change::NoColon, _) => Lost,
             (Change::Removed | Change::Doubled | Change::OtherCase, _) if path => Lost,
             (Change::BareLineFeed, _) => Malformed,
-            // Content that cannot be told from content charged before.
+            // The content cannot be distinguished from content that was charged before.
             (Change::Removed, "Message-ID") => Malformed,
-            // Of two a relay, or the client, may read the other one.
+            // Of two lines, a relay or the client may read the other one.
             (Change::Doubled, "Message-ID") => Malformed,
             (Change::Removed | Change::Doubled | Change::OtherCase, _) => Whole,
-            // Its value is not read.
+            // The value is not read.
             (_, "Content-Type") => Whole,
             (Change::NotUtf8, _) => Malformed,
-            // A word that RFC 4975 does not define is ignored.
+            // Values that RFC 4975 does not define are ignored.
             (_, "Failure-Report" | "Success-Report") => Whole,
-            // Another transport makes another URI of it.
+            // With another transport, it is another URI.
             (Change::Overlong | Change::Nul, _) if path => Unattributed,
             _ => Malformed,
         }
@@ -127,13 +127,13 @@ impl Replace for Vec<u8> {
 }
 
 impl Session {
-    /// One with an account of its own, which has taken all that the server has. What is reserved covers the cases.
+    /// Opens a session with a separate account and receives all messages of the server. The reservation suffices for the cases.
     fn open(stage: &Stage, server: &ImServer) -> Session {
         let (account, paid) = (subscriber(), server.message_ids().len());
         stage.proxy.set_account(&account, 1_000_000);
         let mut client = stage.client(&account, |_| {});
         assert_eq!(client.invite(), 200, "{}", stage.proxy.log());
-        // Each SEND and its response, that of the client and that which binds: what comes after them is ours to count.
+        // Waits for the frames of the retrieval, so that later frames are those of the test.
         let frames = stage.proxy.statistic("frames") + 2 + 2 * paid as i64;
         client.bind();
         assert_eq!(client.take(paid, Reaction::Answer(200)).len(), paid);
@@ -142,7 +142,7 @@ impl Session {
         Session { client, account, paid }
     }
 
-    /// A SEND as its server would send it.
+    /// Returns a SEND like those of the server.
     fn send(&self, body: &[u8]) -> Send {
         let (client, server) = self.client.msrp_paths();
         let (relay, server) = server.split_once(' ').expect("the relay stands before the server");
@@ -159,12 +159,12 @@ impl Session {
         Send { id: format!("t{number}"), lines: lines.map(String::into_bytes).to_vec(), body: body.to_vec() }
     }
 
-    /// Takes what has come, so that nothing waits for room on the way to it.
+    /// Reads what has arrived, so that the connection does not become full.
     fn drain(&mut self) {
         while self.client.next_send(Duration::from_millis(20)).is_some() {}
     }
 
-    /// Ends it: this many messages more were charged, each once, and nothing is held any more.
+    /// Ends the session. Asserts that this number of further messages is debited once each, and that nothing is held.
     #[track_caller]
     fn close(mut self, stage: &Stage, messages: i64) {
         let messages = messages + self.paid as i64;
@@ -192,15 +192,15 @@ impl Send {
     }
 }
 
-/// A proxy where a session may have a thousand messages before one is paid.
+/// Starts a proxy that reserves a thousand messages per session.
 fn stage() -> Stage {
     Stage::new(|setup| {
-        // The frames of this test come on connections of their own, from the server's address.
+        // The test sends each frame on a separate connection, from the server's address.
         setup.changed("\"CHARGED\", \"10\"", "\"CHARGED\", \"1000\"").parameter("im_server", "\"127.0.0.1\"")
     })
 }
 
-/// Frames seen, and the invalid ones among them.
+/// Returns the number of frames, and of invalid ones among them.
 fn seen(proxy: &Proxy) -> [i64; 2] {
     statistics(proxy, ["frames", "frames_malformed"])
 }
@@ -258,7 +258,7 @@ fn transaction_ids_of_every_length() {
     let server = stage.server(&[], |_| {});
     let vitals = Vitals::of(&stage.proxy);
     let mut session = Session::open(&stage, &server);
-    // RFC 4975, 9: one alphanumeric and 3 to 31 more.
+    // RFC 4975, 9: one alphanumeric character and 3 to 31 others.
     let fate = |length: usize| match length {
         0 => Lost,
         4..=32 => Whole,
@@ -282,7 +282,7 @@ fn byte_ranges_that_are_none() {
     let mut session = Session::open(&stage, &server);
     let digits = "9".repeat(10_000);
     let beyond = format!("1-{digits}/*");
-    // Backwards or beyond the end is not for a relay to judge: the message is charged by what comes, not by this.
+    // Backward ranges and ranges beyond the end pass: the price depends on the octets that arrive, not on the range.
     let ranges = [
         ("1-5/5", Whole),
         ("0-0/0", Whole),
@@ -350,11 +350,11 @@ fn what_looks_like_an_end_line_ends_nothing_before_its_time() {
         let sent = Send { body: body.clone(), ..send };
         pour(stage.proxy.msrp, &sent.bytes());
         messages += 1;
-        let came = session.client.next_send(PATIENCE).unwrap_or_else(|| panic!("{alike:?}\n{}", vitals.end()));
-        assert_eq!((came.id, came.body), (sent.id, Some(body)), "{alike:?}");
+        let received = session.client.next_send(PATIENCE).unwrap_or_else(|| panic!("{alike:?}\n{}", vitals.end()));
+        assert_eq!((received.id, received.body), (sent.id, Some(body)), "{alike:?}");
     }
-    // A true one, which RFC 4975, 7.1, forbids in a body: the host ends the frame there, whatever the flag, and has no
-    // use for the rest. Ours to judge is what flag stands in it, and what stands before it.
+    // A complete end-line, which RFC 4975, 7.1, forbids in a body: the host ends the frame there, whatever the flag, and
+    // discards the rest. imcharge checks the flag, and the line break before it.
     let forbidden = [("\r\n-------ID$\r\n", Whole), ("\r\n-------ID*\r\n", Malformed), ("\n-------ID$\r\n", Malformed)];
     let case = |(alike, fate): &(&str, Fate)| {
         let send = session.send(b"");
@@ -367,7 +367,7 @@ fn what_looks_like_an_end_line_ends_nothing_before_its_time() {
     vitals.assert_unharmed();
 }
 
-/// A retrieval as everybody wants it: Alice takes two messages and pays two.
+/// Retrieves two messages, and asserts that Alice is debited for two.
 #[track_caller]
 fn retrieve(stage: &Stage) {
     let before = stage.proxy.account(ALICE).unwrap_or(Account { balance: 0, held: 0, debited: 0 });
@@ -386,13 +386,12 @@ fn a_frame_cut_at_every_octet_ends_its_connection_alone() {
     let session = Session::open(&stage, &server);
     let (before, length) = (seen(&stage.proxy), session.send(b"twelve bytes").bytes().len());
     for octets in 0..length {
-        // The connection ends, or another frame follows: it is taken for the rest of this one, whose end-line
-        // never comes.
+        // The connection ends, or another frame follows, which is read as the rest of this one: its end-line is missing.
         let cut = session.send(b"twelve bytes").bytes()[..octets].to_vec();
         pour(stage.proxy.msrp, &cut);
         pour(stage.proxy.msrp, &[cut, session.send(b"twelve bytes").bytes()].concat());
     }
-    // Cut before its first octet it is nothing, and the other one is whole.
+    // Of the frame cut at octet 0, nothing is sent, so only the frame after it is counted.
     let after = seen(&stage.proxy);
     assert_eq!([after[0] - before[0], after[1] - before[1]], [1, 0], "{}", vitals.end());
     session.close(&stage, 1);
@@ -413,7 +412,7 @@ fn streams_that_are_no_msrp_end_with_their_connection() {
     for stream in [&endless[..endless.len() - 40], &ids, &hyphens, &[0; 100_000], &[b'\n'; 100_000]] {
         assert_eq!(pour(relay, stream), b"", "{}", vitals.end());
     }
-    // RFC 5626, 4.4.1: a keep-alive of SIP.
+    // A SIP keep-alive (RFC 5626, 4.4.1).
     assert_eq!(pour(relay, b"\r\n\r\n"), b"\r\n");
     for seed in 1..=200 {
         pour(relay, &garbage(seed, 2000));
@@ -497,7 +496,7 @@ fn broken_frames_of_the_server_itself_cost_it_its_connection_at_most() {
     write(&session.send(b"this one is right").bytes());
     stage.until_debited(&session.account, session.paid + 1);
     assert_eq!(stage.proxy.statistic("frames_malformed"), malformed + 2, "{}", vitals.end());
-    // What has no end takes the connection with it, and nothing else: the client's is another.
+    // A frame without an end closes its connection, but not that of the client.
     let _ = server.write_raw(&Send { body: vec![b'x'; 100_000], ..session.send(b"") }.bytes());
     let lost = || server.write_raw(b"\r\n").is_err();
     assert!(eventually(PATIENCE, lost), "{}", vitals.end());
@@ -508,7 +507,7 @@ fn broken_frames_of_the_server_itself_cost_it_its_connection_at_most() {
 }
 
 /// One of each kind of hostile stream. Excludes those that the host's own parser refuses after a header: `msrp.so` of
-/// Kamailio 5.6.3 returns there without giving back the headers that it has read (`msrp_frame_received`).
+/// Kamailio 5.6.3 returns there without freeing the headers that it has parsed (`msrp_frame_received`).
 fn hostile_round(stage: &Stage, server: &ImServer) {
     let session = Session::open(stage, server);
     let mut streams = Vec::new();

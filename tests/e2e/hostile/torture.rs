@@ -1,6 +1,5 @@
-//! The torture test messages of RFC 4475, each under the name that the RFC gives it and in words of our own: one message
-//! for each thing that it tortures a parser with. INVITEs carry an MSRP description and an asserted identity besides,
-//! where that does not defeat the purpose of the message, so that they reach the module.
+//! Messages modelled on the torture tests of RFC 4475, each with the name of the test. INVITEs also carry an SDP body with
+//! MSRP and an asserted identity, unless that would defeat the purpose of the test, so that they reach the module.
 
 use super::super::{ALICE, Stage};
 use super::{PATIENCE, Vitals};
@@ -9,9 +8,9 @@ use imcharge_testkit::{eventually, unique};
 use std::net::UdpSocket;
 use std::time::{Duration, Instant};
 
-/// A message, and the final status of its answer; 0: none comes. Kamailio drops what its parser refuses, a folded CSeq
-/// among it, without a word; 408: the server of these tests reads no compact names, and never answers; 503: ours refuses
-/// tags of more than 256 octets, and an INVITE without one, because its session would have no name.
+/// A message, and the final status of its answer; 0: no answer. Kamailio silently drops what its parser refuses, such as a
+/// folded CSeq. 408: the test's server does not read compact header names and never answers. 503: imcharge refuses INVITEs
+/// with a From tag of more than 256 octets or without one, because the tag identifies the session.
 struct Case {
     name: &'static str,
     status: u16,
@@ -24,7 +23,7 @@ const fn case(name: &'static str, status: u16, text: &'static str) -> Case {
     Case { name, status, text }
 }
 
-/// 3.1.1: messages that are valid, however they look.
+/// 3.1.1: valid messages with unusual syntax.
 const VALID: &[Case] = &[
     // Folded lines, odd case, compact names, escapes in quotes, empty values.
     case(
@@ -80,19 +79,19 @@ const VALID: &[Case] = &[
         200,
         "OPTIONS sip:user;par=u%40example.net@im.example.org SIP/2.0\nTo: sip:j_user@example.org\nFrom: sip:caller@example.net;tag=332\nMax-Forwards: 3\nCall-ID: semiuri.{id}\nCSeq: 8 OPTIONS\nAccept: application/sdp\nVia: SIP/2.0/UDP {own};rport;branch=z9hG4bK{id}\nl: 0\n\n",
     ),
-    // Transports of every kind, and of none.
+    // Several transports, and an unknown one.
     case(
         "transports",
         200,
         "OPTIONS sip:im.example.org SIP/2.0\nTo: sip:user@example.org\nFrom: <sip:caller@example.org>;tag=323\nMax-Forwards: 70\nCall-ID: transports.{id}\nCSeq: 60 OPTIONS\nVia: SIP/2.0/UDP {own};rport;branch=z9hG4bK{id}\nVia: SIP/2.0/SCTP t2.example.org;branch=z9hG4bK2\nVia: SIP/2.0/TLS t3.example.org;branch=z9hG4bK3\nVia: SIP/2.0/UNKNOWN t4.example.org;branch=z9hG4bK4\nVia: SIP/2.0/TCP t5.example.org;branch=z9hG4bK5\nl: 0\n\n",
     ),
-    // Parts, one of them binary; the description is one of them.
+    // A multipart body: SDP and binary data.
     case(
         "mpart01",
         200,
         "INVITE sip:deferred@im.example.org SIP/2.0\nTo: <sip:deferred@im.example.org>\nFrom: <sip:alice@example.org>;tag=pa\nMax-Forwards: 70\nCall-ID: mpart01.{id}\nCSeq: 1 INVITE\nVia: SIP/2.0/UDP {own};rport;branch=z9hG4bK{id}\n{pai}Contact: <sip:alice@192.0.2.1>\nContent-Type: multipart/mixed;boundary=7a9cbec02ceef655\n{length}\n\n--7a9cbec02ceef655\nContent-Type: application/sdp\n\nv=0\nm=message 9 TCP/MSRP *\na=path:msrp://{own}/torture;tcp\n--7a9cbec02ceef655\nContent-Type: application/octet-stream\nContent-Transfer-Encoding: binary\n\n0\u{82}\u{1}R\u{6}\t*\u{86}H\u{86}\u{f7}\r\u{1}\u{7}\u{2} \0\0\n--7a9cbec02ceef655--\n",
     ),
-    // A reason of other letters, and one of none: answers to nothing that was asked.
+    // A non-ASCII reason phrase, and an empty one, in responses without a request.
     case(
         "unreason",
         0,
@@ -105,7 +104,7 @@ const VALID: &[Case] = &[
     ),
 ];
 
-/// 3.1.2: messages that are not valid.
+/// 3.1.2: invalid messages.
 const INVALID: &[Case] = &[
     // Separators with nothing between them.
     case(
@@ -125,7 +124,7 @@ const INVALID: &[Case] = &[
         0,
         "INVITE sip:deferred@im.example.org SIP/2.0\nMax-Forwards: 80\nTo: sip:deferred@im.example.org\nFrom: sip:alice@example.net;tag=93\nContact: <sip:alice@192.0.2.1>\nCall-ID: ncl.{id}\nCSeq: 8 INVITE\nVia: SIP/2.0/UDP {own};rport;branch=z9hG4bK{id}\n{pai}Content-Type: application/sdp\nContent-Length: -999\n\nv=0\na=path:msrp://{own}/torture;tcp\n",
     ),
-    // Numbers that fit nowhere, in a request and in an answer.
+    // Numbers out of range, in a request and in a response.
     case(
         "scalar02",
         405,
@@ -194,7 +193,7 @@ const INVALID: &[Case] = &[
         200,
         "OPTIONS sip:im.example.org SIP/2.0\nVia: SIP/2.0/UDP {own};rport;branch=z9hG4bK{id}\nMax-Forwards: 70\nFrom: Bell, A <sip:a.g.bell@example.org>;tag=43\nTo: Watson, T <sip:t.watson@example.org>\nCall-ID: baddn.{id}\nCSeq: 31 OPTIONS\nl: 0\n\n",
     ),
-    // A version that is not ours.
+    // An unknown SIP version.
     case(
         "badvers",
         0,
@@ -221,13 +220,13 @@ const INVALID: &[Case] = &[
 
 /// 3.2 to 3.4: transactions, applications, and RFC 2543.
 const BEYOND_SYNTAX: &[Case] = &[
-    // A branch of nothing but the cookie.
+    // A branch that consists of the magic cookie only.
     case(
         "badbranch",
         200,
         "OPTIONS sip:im.example.org SIP/2.0\nTo: sip:user@example.org\nFrom: sip:caller@example.org;tag=33\nMax-Forwards: 3\nVia: SIP/2.0/UDP {own};rport;branch=z9hG4bK\nCall-ID: badbranch.{id}\nCSeq: 8 OPTIONS\nl: 0\n\n",
     ),
-    // Neither Call-ID nor From nor To.
+    // Without Call-ID, From and To.
     case(
         "insuf",
         0,
@@ -255,7 +254,7 @@ const BEYOND_SYNTAX: &[Case] = &[
         200,
         "OPTIONS sip:im.example.org SIP/2.0\nTo: sip:j_user@example.org\nFrom: sip:caller@example.net;tag=242\nMax-Forwards: 6\nCall-ID: bext01.{id}\nRequire: nothingSupportsThis, nothingSupportsThisEither\nProxy-Require: noProxiesSupportThis, norDoAnyProxiesSupportThis\nCSeq: 8 OPTIONS\nVia: SIP/2.0/UDP {own};rport;branch=z9hG4bK{id}\nContent-Length: 0\n\n",
     ),
-    // A body of an unknown type; ours still contains a path.
+    // A body of an unknown type that contains an MSRP path.
     case(
         "invut",
         200,
@@ -279,13 +278,13 @@ const BEYOND_SYNTAX: &[Case] = &[
         0,
         "OPTIONS sip:im.example.org SIP/2.0\nVia: SIP/2.0/UDP {own};rport;branch=z9hG4bK{id}\nTo: sip:j_user@example.org\nFrom: sip:caller@example.net;tag=34\nMax-Forwards: 8\nContent-Length: 13\nCall-ID: mcl01.{id}\nContent-Length: 5\nCSeq: 8 OPTIONS\nContent-Type: text/plain\n\nThere's no way to know how many octets are supposed to be here.\n",
     ),
-    // An answer on its way to everybody.
+    // A response whose Via has a broadcast address.
     case(
         "bcast",
         0,
         "SIP/2.0 200 OK\nVia: SIP/2.0/UDP {proxy};branch=z9hG4bK5.{id};received=127.0.0.1\nVia: SIP/2.0/UDP 255.255.255.255;branch=z9hG4bK6\nCall-ID: bcast.{id}\nCSeq: 35 INVITE\nFrom: sip:user@example.org;tag=11\nTo: sip:user@example.net;tag=2229\nContact: <sip:user@192.0.2.198>\n{sdp}",
     ),
-    // No hop left.
+    // Max-Forwards is 0.
     case(
         "zeromf",
         483,
@@ -314,7 +313,7 @@ const BEYOND_SYNTAX: &[Case] = &[
         200,
         "INVITE sip:deferred@im.example.org SIP/2.0\nTo: sip:deferred@im.example.org\nContact: <sip:alice@192.0.2.5>\nFrom: sip:alice@example.net;tag=234\nMax-Forwards: 5\nCall-ID: sdp01.{id}\nCSeq: 1 INVITE\nVia: SIP/2.0/UDP {own};rport;branch=z9hG4bK{id}\nAccept: text/nobodyKnowsThis\n{pai}{sdp}",
     ),
-    // As RFC 2543 had it: no tag, no branch, no Max-Forwards, no Contact.
+    // RFC 2543 syntax: no tag, branch, Max-Forwards or Contact.
     case(
         "inv2543",
         503,
@@ -322,7 +321,7 @@ const BEYOND_SYNTAX: &[Case] = &[
     ),
 ];
 
-/// Messages that the host refuses for a single line, without that line, so that the rest reaches the module.
+/// Messages that the host refuses because of one line: sent without that line, so that the rest reaches the module.
 const WITHOUT_THE_LINE: &[Case] = &[case(
     "wsinv, CSeq in one line and no To tag",
     408,
@@ -343,7 +342,7 @@ fn render(case: &Case, socket: &UdpSocket, stage: &Stage) -> Vec<u8> {
     text.replace("{length}", &format!("Content-Length: {octets}")).into_bytes()
 }
 
-/// The final status that comes to a socket within the time; 0: none.
+/// Waits for a final response and returns its status; 0: none within the time.
 pub fn final_status(socket: &UdpSocket, within: Duration) -> u16 {
     let asked = Instant::now();
     socket.set_read_timeout(Some(Duration::from_millis(50))).expect("a time-out can be set");
@@ -359,7 +358,7 @@ pub fn final_status(socket: &UdpSocket, within: Duration) -> u16 {
     0
 }
 
-/// A proxy that asks for credit for every INVITE, also for one with a To tag, and gives up early on silent parties.
+/// Starts a proxy that reserves credit for every INVITE, also with a To tag, and has short timeouts.
 fn setup(setup: Setup) -> Setup {
     let timers = "modparam(\"tm\", \"fr_timer\", 2000)\nmodparam(\"imcharge\", \"tariff\", TARIFF)";
     setup
@@ -386,7 +385,7 @@ fn every_torture_message_has_its_answer_and_holds_nothing_in_the_end() {
     }
     let mut wrong = Vec::new();
     for (case, socket) in &waiting {
-        // What is answered at all is answered by now, but for what the server leaves without an answer.
+        // All answers have arrived by now, except to messages that the server does not answer.
         let within = if case.status == 0 { Duration::from_millis(100) } else { PATIENCE };
         let found = final_status(socket, within);
         if found != case.status {
@@ -394,7 +393,7 @@ fn every_torture_message_has_its_answer_and_holds_nothing_in_the_end() {
         }
     }
     assert!(wrong.is_empty(), "{wrong:#?}\n{}", vitals.end());
-    // Each relayed INVITE passed through the module and has its own credit.
+    // Each relayed INVITE passed through the module and has a separate reservation.
     let went_on = |case: &Case| case.text.starts_with("INVITE") && [200, 408].contains(&case.status);
     let granted = waiting.iter().filter(|(case, _)| went_on(case)).count() as i64;
     assert_eq!(stage.proxy.statistic("reserves_granted"), granted, "{}", vitals.end());

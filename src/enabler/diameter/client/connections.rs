@@ -36,8 +36,8 @@ pub struct PeerConnections {
 }
 
 impl PeerConnections {
-    /// Creates the connections. They connect from the first [`work`](PeerConnections::work) on. A peer whose TLS files
-    /// cannot be read is down until they can. `origin_state_id`: see [`LocalNode`](super::node::LocalNode).
+    /// Creates the connections. They connect from the first [`work`](PeerConnections::work) on. A peer stays down
+    /// while its TLS files cannot be read. `origin_state_id`: see [`LocalNode`](super::node::LocalNode).
     pub fn new(mut config: Config, origin_state_id: u32, now: Time) -> PeerConnections {
         config.peers.sort_by_key(|peer: &PeerConfig| peer.priority);
         let connections = config.peers.iter().map(|peer| Reconnect::new(peer, now)).collect();
@@ -100,8 +100,8 @@ impl PeerConnections {
         connections.chain(self.table.deadline()).min()
     }
 
-    /// Begins to disconnect from all peers. [`is_stopped`](PeerConnections::is_stopped) follows within a few seconds,
-    /// as long as [`work`](PeerConnections::work) is called.
+    /// Begins to disconnect from all peers. [`is_stopped`](PeerConnections::is_stopped) follows within a few seconds
+    /// if [`work`](PeerConnections::work) is called until then.
     pub fn stop(&mut self, now: Time) {
         self.stopping = true;
         for slot in 0..self.connections.len() {
@@ -158,7 +158,7 @@ impl PeerConnections {
     fn read(&mut self, slot: usize, now: Time) {
         let Some(transport) = self.connections.get_mut(slot).and_then(Reconnect::transport) else { return };
         if let Err(why) = transport.read(|bytes| self.table.received(slot, bytes, now)) {
-            // The peer's last message may be the reason.
+            // The last message of the peer may give the reason.
             let why = self.table.close_reason(slot).map_or(why, str::to_owned);
             self.close(slot, &why, now);
         }

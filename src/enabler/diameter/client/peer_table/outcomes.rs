@@ -15,7 +15,7 @@ impl PeerTable {
         let found = self.requests.answered(&header, Connection { slot, number });
         match &found {
             Match::Pending(..) => self.restore(slot, now),
-            // Another peer was faster, and this one answers as well.
+            // Another peer has answered first.
             Match::Finished(serial, _) if self.is_probe(slot, *serial, now) => self.restore(slot, now),
             Match::Finished(..) | Match::None => {}
         }
@@ -33,13 +33,13 @@ impl PeerTable {
         }
     }
 
-    /// Whether this request tries this peer, and its time is not over.
+    /// Whether this request is the probe of a demoted peer, and its deadline has not passed.
     fn is_probe(&self, slot: usize, serial: Serial, now: Time) -> bool {
         let probe = self.slots.get(slot).and_then(|slot| slot.demoted?.probe);
         probe.is_some_and(|probe| probe.serial == serial && now < probe.deadline)
     }
 
-    /// This peer could not deliver a request. Another peer gets it; if there is none, this is the answer.
+    /// Sends a request that this peer could not deliver to another peer; if there is none, `message` is the answer.
     fn refused(&mut self, slot: usize, serial: Serial, mut pending: PendingRequest, message: Vec<u8>, now: Time) {
         pending.refused_by.push(slot);
         if let Some(host) = self.redirected_to(&message) {
@@ -115,7 +115,7 @@ impl PeerTable {
         }
     }
 
-    /// Records the last peer that has received a whole copy of a request, as long as its connection knows.
+    /// Records the last peer that has received a whole copy of a request. Must be called while that connection is open.
     pub(super) fn note_written(&mut self, serial: Serial) {
         let Some(pending) = self.requests.get(serial) else { return };
         let written = |(peer, number): (&Peer, u64)| peer.host().filter(|_| peer.is_written(number)).cloned();
@@ -163,8 +163,8 @@ impl PeerTable {
     }
 }
 
-/// Whether an answer says that the request was not delivered and may succeed at another peer (RFC 6733, 7.1.3; RFC
-/// 8506, 5.7). The next copy has no T flag, which is not for requests that got an error answer (RFC 6733, 3).
+/// Whether an answer reports that the request was not delivered and may succeed at another peer (RFC 6733, 7.1.3; RFC
+/// 8506, 5.7). The next copy is sent without the T flag, because the request has received an error answer (RFC 6733, 3).
 fn is_not_delivered(answer: &[u8]) -> bool {
     let result = Message::parse(answer).and_then(|answer| answer.find(dictionary::RESULT_CODE)?.u32().ok());
     let codes = [
