@@ -548,7 +548,7 @@ int32_t imcharge_on_msrp(struct imcharge_worker *worker,
 int32_t imcharge_on_disconnect(struct imcharge_worker *worker, uint64_t connection);
 
 // Runs a command for operators: `stats`, `sessions [LIMIT] [NEXT]`, `session CALLID [NEXT]`, `explain CALLID [NEXT]`,
-// `audit [LIST] [LIMIT] [NEXT]`, `account.set ID BALANCE`, `account.add ID AMOUNT`, `account.get ID`,
+// `ladder CALLID [NEXT]`, `audit [LIST] [LIMIT] [NEXT]`, `account.set ID BALANCE`, `account.add ID AMOUNT`, `account.get ID`,
 // `accounts [LIMIT] [NEXT]`, `debits [ID] [LIMIT] [NEXT]`, `outbox`, `outbox.resend CALLID`, `outbox.release CALLID`,
 // `peers`, `tariff`, `reload [TARIFF]`. Commands and answers are described in docs/rpc.md.
 //
