@@ -91,6 +91,7 @@ targets! {
     diameter_message
     diameter_peer
     msrp_frame
+    cpim
     ring_contents
     sdp
     session_events

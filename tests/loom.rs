@@ -11,12 +11,13 @@
 #![cfg(loom)]
 
 use imcharge::charge::ch2::SessionKey;
+use imcharge::charge::content::ContentClass;
 use imcharge::charge::event::Direction;
 use imcharge::charge::tariff::Per;
 use imcharge::charge::time::Time;
 use imcharge::shm::gate::{
-    Bound, Chained, Chunk, ChunkDecision, FrameSession, Index, Opening, Side, Slot, Stream, StreamRecord, StreamState,
-    Table,
+    Bound, Chained, Chunk, ChunkDecision, FrameSession, FreeClaim, Index, Opening, Side, Slot, Stream, StreamRecord,
+    StreamState, Table,
 };
 use imcharge::shm::queue::{HoldsQueue, Queue, QueueProducer};
 use imcharge::shm::ring::{Consumer, Ends, Full, Producer};
@@ -267,7 +268,7 @@ fn attributed(memory: &TableMemory, number: u64) -> Option<Bound> {
 
 /// A message of some session.
 fn message(number: u64) -> Chunk {
-    Chunk { message: number << 40, is_first: true, octets: 5 }
+    Chunk { message: number << 40, start: 1, octets: 5, is_last: false, class: ContentClass::Text, free: None }
 }
 
 /// What became of it in the first slot, of session 1.
@@ -414,7 +415,7 @@ fn stopped_message_stays_stopped_at_all_workers() {
         let other = Arc::clone(&memory);
         let worker = thread::spawn(move || {
             let first = pass(&other, 1);
-            (first, other.table().decide(0, opening(1).session, &Chunk { is_first: false, ..message(1) }))
+            (first, other.table().decide(0, opening(1).session, &Chunk { start: 6, ..message(1) }))
         });
         memory.slots[0].set_granted(1);
         let (first, rest) = worker.join().expect("a worker ends");
@@ -427,6 +428,28 @@ fn stopped_message_stays_stopped_at_all_workers() {
             },
             "{first:?}"
         );
+    });
+}
+
+#[test]
+fn free_message_at_two_workers_is_free_up_to_its_maximum_and_then_charged_once() {
+    model("free message, two workers", Some(3), || {
+        let memory = opened(1);
+        memory.slots[0].set_granted(2);
+        let claim = FreeClaim { in_cpim: false, octets_max: 10 };
+        let chunk = move |start| Chunk { start, free: Some(claim), ..message(1) };
+        let decide = |memory: &TableMemory, chunk: &Chunk| memory.table().decide(0, opening(1).session, chunk);
+        assert_eq!(decide(&memory, &chunk(1)), ChunkDecision::Free);
+        // Both send octets 6 to 10: the later one claims what has passed already.
+        let other = Arc::clone(&memory);
+        let worker = thread::spawn(move || decide(&other, &chunk(6)));
+        let passed = [decide(&memory, &chunk(6)), worker.join().expect("a worker ends")];
+        assert_eq!(passed.iter().filter(|pass| **pass == ChunkDecision::Free).count(), 1, "{passed:?}");
+        assert_eq!((taken(&passed), memory.slots[0].counters().1), (1, 1), "{passed:?}");
+        // It is charged, and stays so.
+        assert_eq!(decide(&memory, &chunk(11)), ChunkDecision::AlreadyPaid);
+        memory.table().free(0);
+        assert!(memory.is_empty(), "something is left");
     });
 }
 

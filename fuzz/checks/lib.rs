@@ -2,6 +2,7 @@
 //! inputs; `tests/corpus.rs` calls them with the corpus, so that `cargo test` covers earlier findings.
 
 pub mod c_abi;
+pub mod cpim;
 pub mod diameter_message;
 pub mod diameter_peer;
 #[path = "../../src/enabler/diameter/client/fake_peer.rs"]

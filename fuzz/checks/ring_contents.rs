@@ -3,13 +3,15 @@
 
 use super::Choices;
 use imcharge::charge::ch2::{Denial, Operation, Request, Response, SessionKey};
+use imcharge::charge::content::ContentClass;
 use imcharge::charge::event::{Direction, Event};
 use imcharge::charge::policy::Policy;
 use imcharge::charge::session::{Output, Session};
 use imcharge::charge::tariff::{Per, Quota, Tariff};
 use imcharge::charge::time::Time;
 use imcharge::shm::gate::{
-    Chained, Chunk, ChunkDecision, FrameSession, Index, Opening, Side, Slot, Stream, StreamRecord, StreamState, Table,
+    Chained, Chunk, ChunkDecision, FrameSession, FreeClaim, Index, Opening, Side, Slot, Stream, StreamRecord,
+    StreamState, Table,
 };
 use imcharge::shm::notification::Notification;
 use imcharge::shm::queue::{HoldsQueue, Queue, QueueProducer};
@@ -389,10 +391,22 @@ fn look_up(table: &Table<'_>, hash: u64) {
 
 fn pass(table: &Table<'_>, at: u32, hash: u64, choices: &mut Choices<'_>) {
     let Some(session) = table.slots.get(at as usize).and_then(Slot::session) else { return };
-    let chunk = Chunk { message: hash, is_first: choices.flag(), octets: choices.u64() };
+    let (is_first, octets) = (choices.flag(), choices.u64());
+    let free = choices.flag().then(|| FreeClaim { in_cpim: choices.flag(), octets_max: u32::from(choices.u16()) });
+    let chunk = Chunk {
+        message: hash,
+        start: if is_first { 1 } else { choices.u64() },
+        octets,
+        is_last: choices.flag(),
+        class: ContentClass::Text,
+        free,
+    };
     match table.decide(at, session, &chunk) {
         ChunkDecision::Charged { .. } | ChunkDecision::AlreadyPaid => {
             assert!(table.is_paid(at, session, hash), "what passes is paid for");
+        }
+        ChunkDecision::Free => {
+            assert!(free.is_some_and(|claim| octets <= claim.octets_max.into()), "what is free claims it")
         }
         ChunkDecision::BeyondGrant | ChunkDecision::MessageStopped | ChunkDecision::Full => {}
     }

@@ -3,6 +3,7 @@
 
 use super::session_enabler::{Enabler, PRICE, opened_by};
 use imcharge::charge::ch2::{Failure, Operation, Request, Response, SessionKey};
+use imcharge::charge::content::ContentClass;
 use imcharge::charge::event::{Direction, Event, FailureReport, Flag, Reserve, Sent, Stop, Suspended};
 use imcharge::charge::policy::{Policy, Resend, Settle};
 use imcharge::charge::service::Service;
@@ -544,6 +545,7 @@ fn sent(message_id: &str, part: Part, transaction: u8, taken: u32, connection: u
         failure_report: FailureReport::Yes,
         success_report: transaction.is_multiple_of(2),
         taken,
+        class: (taken > 0).then_some(ContentClass::Text),
         connection,
     }
 }

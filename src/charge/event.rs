@@ -2,6 +2,7 @@
 //! rings in another order than they were written.
 
 use super::ch2::SessionKey;
+use super::content::ContentClass;
 use super::service::Service;
 use super::time::Time;
 use serde::{Deserialize, Serialize};
@@ -214,6 +215,9 @@ pub struct Sent<'a> {
     pub success_report: bool,
     /// What the gate took from the grant for this chunk; 0 if it was paid before.
     pub taken: u32,
+    /// Class of the message, in the chunk that opened it at the gate. The others do not repeat it: of a later chunk, the
+    /// class is not always known.
+    pub class: Option<ContentClass>,
     /// The connection it arrived on; 0 if the host does not report it.
     pub connection: u64,
 }

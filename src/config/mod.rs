@@ -1,5 +1,6 @@
 //! The configuration: collected parameter by parameter, checked once before anything starts.
 
+pub mod free_content;
 pub mod im_servers;
 mod parameters;
 
@@ -7,6 +8,7 @@ pub use parameters::{PARAMETERS, Parameter, ParameterHost, ParameterType};
 
 use crate::charge::policy::{Model, Policy};
 use crate::charge::tariff::{Per, Tariff, Unit};
+use crate::config::free_content::FreeContent;
 use crate::config::im_servers::ImServers;
 use crate::enabler::{BINDINGS, Binding, ParameterError, Settings, diameter};
 use crate::wire::identity::Preference;
@@ -71,6 +73,10 @@ pub struct Config {
     pub tariff: Tariff,
     /// What a unit of an account is.
     pub unit: Unit,
+    /// Media types of content that is not charged.
+    pub free_content: FreeContent,
+    /// Maximum octets of a message that is free by its type.
+    pub free_content_max: u32,
     /// The charging policy.
     pub policy: Policy,
     /// Host processes that run resume routes.
@@ -177,6 +183,8 @@ impl Default for Config {
             identity: Preference::First,
             tariff: Tariff { per: Per::Message, price: 1 },
             unit: Unit::Message,
+            free_content: FreeContent::default(),
+            free_content_max: 16_384,
             policy: Policy::default(),
             resume_workers: 2,
             event_workers: 1,

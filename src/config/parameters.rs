@@ -183,6 +183,23 @@ pub const PARAMETERS: &[Parameter] = &[
         |config, text| store(&mut config.unit, text.parse().ok()),
     ),
     Parameter::new(
+        c"free_content",
+        Text,
+        Some("message/imdn+xml, application/im-iscomposing+xml"),
+        "media types like message/imdn+xml, separated by commas, without parameters, wildcards, message/cpim and \
+         multipart types; or an empty text",
+        "Media types of content that is not charged, plain or in message/cpim.",
+        |config, text| store(&mut config.free_content, text.parse().ok()),
+    ),
+    Parameter::new(
+        c"free_content_max",
+        Integer,
+        Some("16384"),
+        "a whole number from 1 to 1048576",
+        "Octets up to which a message is free by its type; a larger one is charged.",
+        |config, text| store(&mut config.free_content_max, number(text, 1..=1_048_576)),
+    ),
+    Parameter::new(
         c"response_timeout",
         Integer,
         Some("30"),
@@ -416,6 +433,8 @@ mod tests {
         ("identity", "tel"),
         ("tariff", "kilobyte:3"),
         ("unit", "octets"),
+        ("free_content", "message/imdn+xml"),
+        ("free_content_max", "1048576"),
         ("response_timeout", "3600"),
         ("hold_timeout", "86400"),
         ("resume_workers", "64"),
@@ -485,6 +504,8 @@ mod tests {
     #[test]
     fn numbers_outside_their_range_are_refused() {
         for (name, wrong) in [
+            ("free_content_max", "0"),
+            ("free_content_max", "1048577"),
             ("response_timeout", "0"),
             ("response_timeout", "3601"),
             ("hold_timeout", "86401"),

@@ -97,6 +97,7 @@ impl Outstanding {
 mod tests {
     use super::*;
     use crate::charge::ch2::{Failure, Operation, Response};
+    use crate::charge::content::ContentClass;
     use crate::charge::event::{Direction, Event, FailureReport, Flag, Reserve, Sent, Suspended};
     use crate::charge::policy::Policy;
     use crate::charge::service::Service;
@@ -154,6 +155,7 @@ mod tests {
             failure_report: FailureReport::Yes,
             success_report: false,
             taken: 1,
+            class: Some(ContentClass::Text),
             connection: 0,
         };
         session.on_event(&Event::Sent(sent), s(at));

@@ -10,6 +10,7 @@
 //! | streams | `streams` | the MSRP sessions of a charged session, one for each dialog and `m=` line |
 //! | messages | `messages` | what of each message has passed, and whether more of it may pass |
 //! | decision | `decide` | [`Table::decide`]: whether a chunk of content passes, and what it takes from the grant |
+//! | free content | `free` | content that takes nothing from it |
 //!
 //! Names are added while the session lives and removed only with its slot, so that content from a former endpoint of the
 //! session is recognised and stopped. Each session has a share of names, streams and messages; a session that has used up
@@ -20,6 +21,7 @@
 //! them back if the slot belongs to another one ([`Table::decide`]).
 
 mod decide;
+mod free;
 mod index;
 mod legs;
 mod messages;
@@ -27,6 +29,7 @@ mod slot;
 mod streams;
 
 pub use decide::{Chunk, ChunkDecision};
+pub use free::{FREE_OCTETS_MAX, FreeClaim};
 pub use index::{Chained, Index, Inserted};
 pub use legs::{DialogState, LegRecord};
 pub use messages::NOTES;

@@ -12,6 +12,7 @@
 //!
 //! The end-line is expected at the end of the bytes, so the cost does not depend on the body.
 
+use super::media_type;
 use memchr::{memchr, memrchr};
 
 /// Maximum number of headers.
@@ -70,6 +71,8 @@ pub struct Frame<'a> {
     pub success_report: bool,
     /// Code of a REPORT (Status header, namespace 000).
     pub status: Option<u16>,
+    /// Media type of Content-Type: `type/subtype`, as written. `None`: it is absent, repeated or invalid.
+    pub media_type: Option<&'a str>,
     /// The body without the CRLF before the end-line. `None`: there is none, or it is empty without Content-Type.
     pub body: Option<&'a [u8]>,
     /// Continuation flag of the end-line.
@@ -188,7 +191,9 @@ impl<'a> Frame<'a> {
             status: headers.status,
             // RFC 4975, 9, does not allow a body without Content-Type. If there is one, it is content: otherwise it
             // would pass uncharged. An empty body is not.
-            body: body.filter(|body| headers.content_type || !body.is_empty()),
+            body: body.filter(|body| headers.content_types > 0 || !body.is_empty()),
+            // Two readers may use different ones of repeated headers.
+            media_type: headers.media_type.filter(|_| headers.content_types == 1),
             flag,
             bad_value: headers.bad_value,
         })
@@ -279,7 +284,8 @@ struct Headers<'a> {
     failure_report: Option<FailureReport>,
     success_report: bool,
     status: Option<u16>,
-    content_type: bool,
+    content_types: usize,
+    media_type: Option<&'a str>,
     bad_value: Option<MsrpError>,
 }
 
@@ -306,7 +312,10 @@ impl<'a> Headers<'a> {
             10 if is("Message-ID") && self.message_id.is_some() => self.bad_value = Some(MsrpError::Ident),
             10 if is("Message-ID") => self.message_id = self.value(ident(text()?)),
             10 if is("Byte-Range") => self.byte_range = self.value(byte_range(text()?)),
-            12 if is("Content-Type") => self.content_type = true,
+            12 if is("Content-Type") => {
+                self.content_types += 1;
+                self.media_type = text().ok().and_then(media_type::of_value);
+            }
             14 if is("Failure-Report") => self.failure_report = Some(failure_report(text()?)),
             14 if is("Success-Report") => self.success_report = text()?.eq_ignore_ascii_case("yes"),
             6 if is("Status") => self.status = self.value(status(text()?)).flatten(),

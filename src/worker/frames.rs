@@ -11,6 +11,7 @@ use crate::shm::record::Record;
 use crate::shm::statistic::Statistic;
 use crate::simulate::{InjectedBug, crash_point, is_injected};
 use crate::wire::msrp;
+use crate::worker::content::Content;
 use crate::worker::sip_input::Frame;
 use std::sync::Arc;
 
@@ -327,21 +328,26 @@ impl Worker {
         let region = Arc::clone(&self.region);
         let (table, Bound { at, session, .. }) = (region.table(), bound);
         let sent = sent(message_id, frame, 0, connection);
-        let message = region.hash_of_message(session, message_id);
-        let chunk = Chunk { message, is_first: sent.start == 1, octets: sent.octets };
+        let chunk = self.chunk(session, message_id, frame);
         let decision = table.decide(at, session, &chunk);
         crash_point();
         let stop = match decision {
-            ChunkDecision::Charged { amount, left } => {
+            ChunkDecision::Charged { amount, left, is_new } => {
                 let per = table.slots[at as usize].per();
+                let class = is_new.then_some(chunk.class);
                 let urgency = if must_wake_engine(per, left, amount) { Urgency::Now } else { Urgency::Soon };
-                self.push_event(session, Event::Sent(Sent { taken: amount, ..sent }), 0, urgency);
+                self.push_event(session, Event::Sent(Sent { taken: amount, class, ..sent }), 0, urgency);
                 self.expect_response(at, frame, ends);
                 return FrameDecision::Pass;
             }
             ChunkDecision::AlreadyPaid => {
                 self.push_event(session, Event::Sent(sent), 0, Urgency::Soon);
                 self.expect_response(at, frame, ends);
+                return FrameDecision::Pass;
+            }
+            ChunkDecision::Free => {
+                region.count(Statistic::FramesFree);
+                self.activity(bound, connection);
                 return FrameDecision::Pass;
             }
             ChunkDecision::BeyondGrant => Stop::Beyond,
@@ -358,6 +364,27 @@ impl Worker {
                 FrameDecision::Full
             }
             _ => FrameDecision::BeyondGrant,
+        }
+    }
+
+    /// Describes a SEND with content to the gate. Counts it if its media type is unknown.
+    fn chunk(&self, session: SessionKey, message_id: &str, frame: &msrp::Frame<'_>) -> Chunk {
+        let start = first_octet(frame);
+        let (content, free) = Content::of_frame(&self.region.config, frame, start == 1);
+        if let (1, Some(why)) = (start, content.unknown) {
+            self.region.count(Statistic::FramesUnclassified);
+            log::warn!(
+                target: ONE_A_MINUTE,
+                "message {message_id} is charged as content of unknown type: {why} (frames_unclassified)"
+            );
+        }
+        Chunk {
+            message: self.region.hash_of_message(session, message_id),
+            start,
+            octets: frame.content_octets(),
+            is_last: frame.flag != msrp::Flag::More,
+            class: content.class,
+            free,
         }
     }
 
@@ -428,6 +455,7 @@ fn sent<'a>(message_id: &'a str, frame: &msrp::Frame<'a>, taken: u32, connection
         },
         success_report: frame.success_report,
         taken,
+        class: None,
         connection,
     }
 }

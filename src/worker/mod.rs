@@ -12,12 +12,14 @@
 //! | `dialogs` | requests and replies within a dialog |
 //! | `bind_endpoints` | offer and answer: which MSRP endpoints belong together |
 //! | `frames` | MSRP frames, and the gate |
+//! | [`content`] | class of content, and whether it is free |
 //! | `bypass` | session descriptions that bypass this relay |
 //! | [`sip_input`], [`raw_sip`] | what hosts pass in, and how it is read from raw SIP |
 //! | [`edited`] | SIP messages with pending edits of the script |
 
 mod bind_endpoints;
 mod bypass;
+pub mod content;
 mod dialogs;
 pub mod edited;
 mod endpoint_hash;

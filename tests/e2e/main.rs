@@ -7,6 +7,7 @@ mod ahead;
 mod bad_input;
 mod capture;
 mod connections;
+mod content;
 mod crashes;
 mod delivered;
 mod dialogs;

@@ -272,7 +272,7 @@ impl Call {
         let body = if octets == 0 { String::new() } else { format!("\r\n{}\r\n", "x".repeat(octets as usize)) };
         format!(
             "MSRP {transaction} SEND\r\nTo-Path: msrp://10.0.0.9:2855/relay;tcp {client}\r\nFrom-Path: {server}\r\n\
-             Message-ID: {id}\r\nByte-Range: {range}\r\nContent-Type: message/cpim\r\n{body}-------{transaction}{flag}\r\n"
+             Message-ID: {id}\r\nByte-Range: {range}\r\nContent-Type: text/plain\r\n{body}-------{transaction}{flag}\r\n"
         )
     }
 

@@ -18,6 +18,7 @@ mod traces;
 
 use super::*;
 use crate::charge::ch2::{Denial, Grant, Operation, Request, Reservation, Trigger};
+use crate::charge::content::ContentClass;
 use crate::charge::event::{Direction, FailureReport, Flag, Sent, Stop, Suspended};
 use crate::charge::policy::{DebitOn, OnFailure, Resend, Settle};
 use crate::charge::service::Service;
@@ -59,6 +60,7 @@ fn whole(message_id: &'static str, transaction: u64) -> Sent<'static> {
         failure_report: FailureReport::Yes,
         success_report: false,
         taken: 1,
+        class: Some(ContentClass::Text),
         connection: SERVER,
     }
 }

@@ -1,8 +1,10 @@
 //! The decision of the gate: whether a chunk of content passes, and which units it takes from the grant of its session.
 
 use super::Table;
+use super::free::FreeClaim;
 use super::messages::{NEW, OPEN, STATE, STOPPED};
 use crate::charge::ch2::SessionKey;
+use crate::charge::content::ContentClass;
 use crate::charge::tariff::Per;
 use crate::shm::sync::Ordering;
 use crate::simulate::{InjectedBug, is_injected};
@@ -12,10 +14,23 @@ use crate::simulate::{InjectedBug, is_injected};
 pub struct Chunk {
     /// Hash of session and Message-ID.
     pub message: u64,
-    /// Whether its Byte-Range starts at 1.
-    pub is_first: bool,
+    /// Number of its first octet, from 1.
+    pub start: u64,
     /// Octets of content.
     pub octets: u64,
+    /// Whether no chunk of the message follows: it is the last one, or the message is aborted.
+    pub is_last: bool,
+    /// Class of the message, as far as the chunk shows it.
+    pub class: ContentClass,
+    /// The claim that it is free.
+    pub free: Option<FreeClaim>,
+}
+
+impl Chunk {
+    /// Whether the message starts with it.
+    pub fn is_first(&self) -> bool {
+        self.start <= 1
+    }
 }
 
 /// Decision of the gate about a chunk of content.
@@ -27,7 +42,11 @@ pub enum ChunkDecision {
         amount: u32,
         /// Units granted and not taken.
         left: u32,
+        /// Whether the message is charged as a new one, of the class of this chunk.
+        is_new: bool,
     },
+    /// Passes; the message is free.
+    Free,
     /// Passes; it was paid for before.
     AlreadyPaid,
     /// Stopped: beyond the grant, or the gate is closed.
@@ -43,6 +62,10 @@ impl Table<'_> {
     /// If two workers decide about the same message at the same time, at most one of them takes units.
     pub fn decide(&self, at: u32, session: SessionKey, chunk: &Chunk) -> ChunkDecision {
         let Some(slot) = self.slots.get(at as usize) else { return ChunkDecision::BeyondGrant };
+        if slot.passes_free(chunk) {
+            let is_served = slot.is_open() && slot.session() == Some(session);
+            return if is_served { ChunkDecision::Free } else { ChunkDecision::BeyondGrant };
+        }
         let Some(word) = self.word(at, slot, chunk.message) else {
             return if slot.has_left() { ChunkDecision::Full } else { ChunkDecision::BeyondGrant };
         };
@@ -63,7 +86,11 @@ impl Table<'_> {
                 return ChunkDecision::BeyondGrant;
             }
             if word.compare_exchange(seen, after, Ordering::AcqRel, Ordering::Acquire).is_ok() {
-                return if amount == 0 { ChunkDecision::AlreadyPaid } else { ChunkDecision::Charged { amount, left } };
+                let is_new = seen & STATE != OPEN;
+                return match amount {
+                    0 => ChunkDecision::AlreadyPaid,
+                    _ => ChunkDecision::Charged { amount, left, is_new },
+                };
             }
             slot.put_back(amount);
         }
@@ -77,7 +104,7 @@ fn charge(per: Per, word: u64, chunk: &Chunk) -> Option<(u32, u64)> {
         OPEN => false,
         // Nothing of it was relayed: sent again from its beginning, it is a new message.
         _ if is_injected(InjectedBug::RestOfStoppedPasses) => false,
-        _ if chunk.is_first && (per == Per::Message || word >> 2 == 0) => true,
+        _ if chunk.is_first() && (per == Per::Message || word >> 2 == 0) => true,
         _ => return None,
     };
     if per == Per::Message {

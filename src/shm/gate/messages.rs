@@ -46,6 +46,7 @@ impl<'a> Table<'a> {
     /// Engine: removes all messages of a slot.
     pub(crate) fn free_messages(&self, slot: &Slot) {
         slot.forget_notes();
+        slot.forget_free_messages();
         self.messages.clear(&slot.messages, |place| {
             if let Some(word) = self.passed.get(place) {
                 word.store(NEW, Ordering::Release);

@@ -1,5 +1,6 @@
 //! A charged session as workers see it.
 
+use super::free::FreeMessages;
 use super::index::Chain;
 use super::legs::{self, LEGS_MAX, LegRecord};
 use super::messages::NOTES;
@@ -49,6 +50,8 @@ pub struct Slot {
     reports: Allowance,
     /// The first messages of a session charged by message: see `messages`.
     pub(crate) notes: [AtomicU64; NOTES],
+    /// Free messages: see `free`.
+    pub(super) free: FreeMessages,
     /// Dialogs of the session.
     legs: [LegRecord; LEGS_MAX],
     /// Endpoints that the receiver has offered after the first ones: see [`Slot::may_change`].

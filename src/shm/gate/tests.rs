@@ -1,8 +1,10 @@
 //! The gate in private memory.
 
+use super::free::FREE_MESSAGES_MAX;
 use super::index::SAME_MAX;
 use super::legs::LEGS_MAX;
 use super::*;
+use crate::charge::content::ContentClass;
 use crate::shm::sync::Ordering;
 
 /// A table over leaked memory.
@@ -64,7 +66,7 @@ fn side(table: &Table<'_>, from: u64, to: u64) -> Option<(u32, Side)> {
 }
 
 fn chunk(message: u64, octets: u64) -> Chunk {
-    Chunk { message: hash(message), is_first: true, octets }
+    Chunk { message: hash(message), start: 1, octets, is_last: true, class: ContentClass::Text, free: None }
 }
 
 fn is_empty(table: &Table<'_>) -> bool {
@@ -365,7 +367,7 @@ fn message_is_charged_once_by_concurrent_workers() {
 fn stopped_chunk_stops_its_message() {
     let table = table(64);
     let session = open(&table, 9, &opening(5));
-    let rest = Chunk { is_first: false, ..chunk(1, 100) };
+    let rest = Chunk { start: 101, ..chunk(1, 100) };
     assert_eq!(table.decide(9, session, &chunk(1, 100)), ChunkDecision::BeyondGrant);
     table.slots[9].set_granted(5);
     assert_eq!(table.decide(9, session, &rest), ChunkDecision::MessageStopped);
@@ -397,7 +399,7 @@ fn kilobytes_are_counted_from_the_octets_that_passed() {
         table.slots[9].set_granted(1000);
         for count in 1..=20 {
             let before = table.slots[9].counters().1;
-            let passed = table.decide(9, session, &Chunk { is_first: count == 1, ..chunk(1, size) });
+            let passed = table.decide(9, session, &Chunk { start: (count - 1) * size + 1, ..chunk(1, size) });
             let taken = table.slots[9].counters().1;
             assert_eq!(u64::from(taken), (count * size).div_ceil(1024), "{count} chunks of {size}");
             assert_eq!(matches!(passed, ChunkDecision::Charged { .. }), taken > before);
@@ -414,6 +416,120 @@ fn kilobytes_are_counted_from_the_octets_that_passed() {
     assert!(matches!(table.decide(9, session, &chunk(1, 1)), ChunkDecision::Charged { amount: 1, .. }));
     table.stop_message(9, session, hash(1));
     assert_eq!(table.decide(9, session, &chunk(1, 1)), ChunkDecision::MessageStopped);
+}
+
+/// A table with a session that has been granted 20 units, by message and by kilobyte.
+fn free_tables() -> impl Iterator<Item = (Table<'static>, SessionKey)> {
+    [Per::Message, Per::Kilobyte].into_iter().map(|per| {
+        let table = table(64);
+        let session = open(&table, 9, &Opening { per, ..opening(5) });
+        table.slots[9].set_granted(20);
+        (table, session)
+    })
+}
+
+/// A chunk that claims to be free, of a message of more chunks.
+fn free(message: u64, start: u64, octets: u64) -> Chunk {
+    let claim = FreeClaim { in_cpim: false, octets_max: 1000 };
+    Chunk { start, is_last: false, class: ContentClass::Notification, free: Some(claim), ..chunk(message, octets) }
+}
+
+fn is_charged_as_new(decision: ChunkDecision) -> bool {
+    matches!(decision, ChunkDecision::Charged { amount: 1, is_new: true, .. })
+}
+
+#[test]
+fn free_message_takes_nothing_in_any_number_of_chunks() {
+    for (table, session) in free_tables() {
+        let passes = |chunk: Chunk| assert_eq!(table.decide(9, session, &chunk), ChunkDecision::Free, "{chunk:?}");
+        for (message, chunks) in [(1, 1), (2, 2), (3, 20)] {
+            for number in 0..chunks {
+                passes(Chunk { is_last: number + 1 == chunks, ..free(message, number * 50 + 1, 50) });
+            }
+        }
+        // Two at a time, one of them sent again from its beginning.
+        for (message, start) in [(4, 1), (5, 1), (4, 51), (5, 51), (4, 1), (5, 101), (4, 51)] {
+            passes(free(message, start, 50));
+        }
+        assert_eq!(table.slots[9].counters(), (20, 0));
+        table.free(9);
+        assert!(is_empty(&table));
+    }
+}
+
+#[test]
+fn free_message_passes_without_credit_but_not_a_closed_gate() {
+    for (table, session) in free_tables() {
+        table.slots[9].set_granted(0);
+        assert_eq!(table.decide(9, session, &free(1, 1, 50)), ChunkDecision::Free);
+        table.slots[9].close();
+        assert_eq!(table.decide(9, session, &free(1, 51, 50)), ChunkDecision::BeyondGrant);
+        assert_eq!(table.decide(9, session, &free(2, 1, 50)), ChunkDecision::BeyondGrant);
+    }
+}
+
+#[test]
+fn free_message_is_charged_once_from_the_chunk_that_breaks_its_claim() {
+    let claim = |in_cpim, octets_max| Some(FreeClaim { in_cpim, octets_max });
+    for (what, broken) in [
+        ("another type", Chunk { free: None, ..free(1, 501, 100) }),
+        ("a CPIM message", Chunk { free: claim(true, 1000), ..free(1, 501, 100) }),
+        ("more octets than allowed", free(1, 501, 501)),
+        ("more octets than any parameter allows", Chunk { free: claim(false, u32::MAX), ..free(1, 501, 1 << 30) }),
+        ("octets that have passed", free(1, 1 + 250, 250)),
+        ("a gap", free(1, 502, 100)),
+        ("its beginning with another type", Chunk { free: None, ..free(1, 1, 100) }),
+        ("its beginning with more octets", free(1, 1, 1001)),
+    ] {
+        let table = table(64);
+        let session = open(&table, 9, &opening(5));
+        table.slots[9].set_granted(20);
+        assert_eq!(table.decide(9, session, &free(1, 1, 500)), ChunkDecision::Free);
+        assert!(is_charged_as_new(table.decide(9, session, &broken)), "{what}");
+        let next = table.decide(9, session, &free(1, broken.start + broken.octets, 10));
+        assert_eq!((next, table.slots[9].counters().1), (ChunkDecision::AlreadyPaid, 1), "{what}");
+    }
+}
+
+#[test]
+fn later_chunk_of_an_unknown_message_is_charged_whatever_it_claims() {
+    for (table, session) in free_tables() {
+        assert!(is_charged_as_new(table.decide(9, session, &free(1, 51, 50))));
+        // After a whole free message, more of it is another one.
+        let whole = Chunk { is_last: true, ..free(2, 1, 50) };
+        assert_eq!(table.decide(9, session, &whole), ChunkDecision::Free);
+        assert!(is_charged_as_new(table.decide(9, session, &free(2, 51, 50))));
+    }
+}
+
+#[test]
+fn message_id_used_for_free_and_for_charged_content_is_charged_once() {
+    for (table, session) in free_tables() {
+        let text = |message| chunk(message, 50);
+        let whole = |message| Chunk { is_last: true, ..free(message, 1, 50) };
+        assert_eq!(table.decide(9, session, &whole(1)), ChunkDecision::Free);
+        assert!(is_charged_as_new(table.decide(9, session, &text(1))));
+        assert!(is_charged_as_new(table.decide(9, session, &text(2))));
+        assert_eq!(table.decide(9, session, &whole(2)), ChunkDecision::Free);
+        assert_eq!(table.slots[9].counters().1, 2);
+        assert!(table.is_paid(9, session, hash(1)) && table.is_paid(9, session, hash(2)));
+    }
+}
+
+#[test]
+fn forgotten_free_message_is_charged_and_fills_no_table() {
+    let table = table(64);
+    let session = open(&table, 9, &opening(5));
+    table.slots[9].set_granted(20);
+    for message in 0..10_000 {
+        assert_eq!(table.decide(9, session, &free(message, 1, 50)), ChunkDecision::Free);
+    }
+    assert_eq!(table.messages.index.used(), 0);
+    let continued = (0..10_000).filter(|message| {
+        table.slots[9].set_granted(0);
+        table.decide(9, session, &free(*message, 51, 50)) == ChunkDecision::Free
+    });
+    assert!(continued.count() <= FREE_MESSAGES_MAX);
 }
 
 #[test]

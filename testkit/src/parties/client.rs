@@ -373,11 +373,35 @@ impl ImClient {
     /// Sends a message in one frame, as the IM server of an RCS push does. Returns the status from the next hop, 408 on
     /// timeout.
     pub fn deliver(&mut self, message_id: &str, body: &[u8]) -> u16 {
-        let (id, octets) = (format!("tr{}", unique()), body.len());
-        let range = format!("Message-ID: {message_id}\r\nByte-Range: 1-{octets}/{octets}\r\n");
-        self.events.add(CLIENT, PROXY, format!("SEND {octets} octets $"));
+        let octets = body.len();
+        self.deliver_chunk(message_id, "text/plain", &format!("1-{octets}/{octets}"), body, '$')
+    }
+
+    /// Sends a message of this Content-Type in chunks of equal size. Returns the status of the first chunk that was not
+    /// answered 200, else 200.
+    pub fn deliver_in_chunks(&mut self, message_id: &str, content_type: &str, body: &[u8], count: usize) -> u16 {
+        let size = body.len().div_ceil(count).max(1);
+        let chunks = body.chunks(size).enumerate().map(|(number, chunk)| {
+            let start = number * size;
+            let range = format!("{}-{}/{}", start + 1, start + chunk.len(), body.len());
+            (chunk, range, if start + chunk.len() == body.len() { '$' } else { '+' })
+        });
+        for (chunk, range, flag) in chunks {
+            let status = self.deliver_chunk(message_id, content_type, &range, chunk, flag);
+            if status != 200 {
+                return status;
+            }
+        }
+        200
+    }
+
+    /// Sends one chunk. Returns the status from the next hop, 408 on timeout.
+    pub fn deliver_chunk(&mut self, message_id: &str, content_type: &str, range: &str, body: &[u8], flag: char) -> u16 {
+        let id = format!("tr{}", unique());
+        let lines = format!("Message-ID: {message_id}\r\nByte-Range: {range}\r\nContent-Type: {content_type}\r\n");
+        self.events.add(CLIENT, PROXY, format!("SEND {} octets {flag}", body.len()));
         self.writer
-            .request(&id, "SEND", &(self.paths() + &range), Some(body), '$')
+            .request(&id, "SEND", &(self.paths() + &lines), Some(body), flag)
             .expect("the relay accepts the frame");
         let started = Instant::now();
         while started.elapsed() < Duration::from_secs(5) {

@@ -148,11 +148,14 @@ impl Writer {
         let _ = self.0.lock().expect("no holder panics").shutdown(std::net::Shutdown::Both);
     }
 
-    /// Sends a request; `lines` are its header lines, each with CRLF.
+    /// Sends a request; `lines` are its header lines, each with CRLF. A body without Content-Type is `text/plain`.
     pub fn request(&self, id: &str, method: &str, lines: &str, body: Option<&[u8]>, flag: char) -> io::Result<()> {
         let mut bytes = format!("MSRP {id} {method}\r\n{lines}").into_bytes();
         if let Some(body) = body {
-            bytes.extend(b"Content-Type: message/cpim\r\n\r\n");
+            if !lines.contains("Content-Type:") {
+                bytes.extend(b"Content-Type: text/plain\r\n");
+            }
+            bytes.extend(b"\r\n");
             bytes.extend(body);
             bytes.extend(b"\r\n");
         }

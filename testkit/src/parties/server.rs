@@ -27,6 +27,8 @@ pub struct Options {
     pub relay_name: String,
     /// Stored messages, each with its Message-ID.
     pub messages: Vec<(String, Vec<u8>)>,
+    /// Content-Type of each message; those without one are `text/plain`.
+    pub content_types: Vec<&'static str>,
     /// Maximum octets per chunk. Kamailio relays frames of up to 14 KB.
     pub chunk: usize,
     /// Failure-Report header of every SEND.
@@ -59,6 +61,7 @@ impl Options {
             relay,
             relay_name: relay.to_string(),
             messages: messages.collect(),
+            content_types: Vec::new(),
             chunk: 10_000,
             failure_report: None,
             success_report: false,
@@ -423,6 +426,10 @@ impl Shared {
         }
         if self.options.success_report {
             lines += "Success-Report: yes\r\n";
+        }
+        let number = self.options.messages.iter().position(|(id, _)| id == message_id);
+        if let Some(content_type) = number.and_then(|number| self.options.content_types.get(number)) {
+            lines += &format!("Content-Type: {content_type}\r\n");
         }
         let octets = piece.map_or(0, <[u8]>::len);
         self.events.add(SERVER, PROXY, format!("SEND {octets} octets {flag}"));
