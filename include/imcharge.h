@@ -55,15 +55,18 @@
 // imcharge_next_verdict: no verdict within the timeout.
 #define IMCHARGE_NO_VERDICT 4
 
-// imcharge_on_invite: not a SIP INVITE, no Call-ID or From tag, or a header is too long.
+// imcharge_on_invite, imcharge_on_message: not a SIP INVITE or MESSAGE, no Call-ID or From tag, or a header is too long.
 #define IMCHARGE_INVITE_MALFORMED -1
 
-// imcharge_on_invite: the engine is not running.
+// imcharge_on_invite, imcharge_on_message: the engine is not running.
 #define IMCHARGE_INVITE_ENGINE_DOWN -2
 
-// imcharge_on_invite: the queue of this worker or the session table is full, or a verdict has been waiting for a reader for
+// imcharge_on_invite, imcharge_on_message: the queue of this worker or the session table is full, or a verdict has been waiting for a reader for
 // more than one second.
 #define IMCHARGE_INVITE_FULL -3
+
+// imcharge_on_message: the body is larger than the parameter message_max.
+#define IMCHARGE_MESSAGE_TOO_LARGE -7
 
 // imcharge_on_msrp: do not relay the frame; the granted credit is used up.
 #define IMCHARGE_MSRP_BEYOND_GRANT -1
@@ -455,6 +458,43 @@ int32_t imcharge_on_invite(struct imcharge_worker *worker,
                            const struct imcharge_tokens *tokens,
                            struct imcharge_session *session);
 
+// Requests a reservation for a SIP MESSAGE, within a dialog or not. Hold it back until imcharge_next_verdict returns its
+// verdict. Then pass its final reply to imcharge_on_reply, or call imcharge_on_message_timeout.
+//
+// Parameters:
+//   worker       the worker, not NULL.
+//   message      the MESSAGE, not NULL. It is copied. Its headers decide who pays, as for imcharge_on_invite.
+//   length       length of the MESSAGE, 1 to IMCHARGE_SIP_MAX bytes.
+//   copies       number of recipients that pay for it, for a host that sends it to several; 0 counts as 1.
+//   tokens       numbers that come back with the verdict, as for imcharge_on_invite; NULL for three zeros. A copy with
+//                another index or label gets the verdict `failed` with the reason `merged`.
+//   session      receives the session identifier. May be NULL. Written only on IMCHARGE_OK.
+//
+// Returns: IMCHARGE_OK if a verdict will follow; IMCHARGE_NOT_CHARGED if its content is free of charge: relay it, without a
+// verdict. No verdict follows IMCHARGE_INVITE_MALFORMED, IMCHARGE_INVITE_ENGINE_DOWN, IMCHARGE_INVITE_FULL,
+// IMCHARGE_MESSAGE_TOO_LARGE or another error; the host decides what to do. Only in the process that attached the
+// worker, one thread at a time. Does not block.
+int32_t imcharge_on_message(struct imcharge_worker *worker,
+                            const void *message,
+                            size_t length,
+                            uint32_t copies,
+                            const struct imcharge_tokens *tokens,
+                            struct imcharge_session *session);
+
+// Reports that a MESSAGE was relayed and got no final reply. The policy `message-timeout` decides about it. Do not pass a 408
+// that the host generates then to imcharge_on_reply.
+//
+// Parameters:
+//   worker       the worker, not NULL.
+//   message      the MESSAGE, not NULL. It is copied.
+//   length       length of the MESSAGE, 1 to IMCHARGE_SIP_MAX bytes.
+//
+// Returns: IMCHARGE_OK, IMCHARGE_INVITE_FULL (call it again later), IMCHARGE_BAD_SIP, or another error. Only in the
+// process that attached the worker, one thread at a time. Does not block.
+int32_t imcharge_on_message_timeout(struct imcharge_worker *worker,
+                                    const void *message,
+                                    size_t length);
+
 // Processes a request within a dialog (with a To tag) before the host relays it: INVITE, ACK, PRACK, UPDATE or BYE. Session
 // descriptions in ACK and PRACK bind MSRP sessions. A BYE from either side ends its dialog. The BYE of the last dialog
 // closes the session: outstanding messages are settled by policy, the remaining credit is released. Other requests are
@@ -475,7 +515,8 @@ int32_t imcharge_on_request(struct imcharge_worker *worker,
                             size_t length,
                             const struct imcharge_source *source);
 
-// Processes a reply to an INVITE, PRACK, UPDATE or BYE before the host relays it. A 2xx or a reliable provisional reply binds
+// Processes a reply to an INVITE, MESSAGE, PRACK, UPDATE or BYE before the host relays it. A final reply to a MESSAGE ends
+// its session: a 2xx debits it, 408 settles it by the policy `message-timeout`, any other releases it. A 2xx or a reliable provisional reply binds
 // the MSRP sessions of both session descriptions to the reservation. A reply of 300 or above to the initial INVITE ends
 // the session. A 2xx, 408 or 481 to a BYE confirms the end of the dialog. Other replies are ignored, so a host may pass
 // all, except those that it has generated itself because the other side did not answer.
@@ -548,7 +589,7 @@ int32_t imcharge_on_msrp(struct imcharge_worker *worker,
 int32_t imcharge_on_disconnect(struct imcharge_worker *worker, uint64_t connection);
 
 // Runs a command for operators: `stats`, `sessions [LIMIT] [NEXT]`, `session CALLID [NEXT]`, `explain CALLID [NEXT]`,
-// `ladder CALLID [NEXT]`, `audit [LIST] [LIMIT] [NEXT]`, `account.set ID BALANCE`, `account.add ID AMOUNT`, `account.get ID`,
+// `audit [LIST] [LIMIT] [NEXT]`, `account.set ID BALANCE`, `account.add ID AMOUNT`, `account.get ID`,
 // `accounts [LIMIT] [NEXT]`, `debits [ID] [LIMIT] [NEXT]`, `outbox`, `outbox.resend CALLID`, `outbox.release CALLID`,
 // `peers`, `tariff`, `reload [TARIFF]`. Commands and answers are described in docs/rpc.md.
 //

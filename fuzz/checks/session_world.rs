@@ -171,6 +171,7 @@ impl World {
             service: Service::Retrieval,
             recipients: 0,
             messages,
+            page: None,
             suspended: Suspended::default(),
             inviting_tag: 0,
         };

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::sync::Arc;
 
-/// Key of a charging session. It is derived from the identity of the INVITE, so that every process of the host computes the
+/// Key of a charging session. It is derived from the identity of the INVITE or MESSAGE, so that every process of the host computes the
 /// same key on its own.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct SessionKey(pub u64, pub u64);
@@ -42,14 +42,16 @@ impl fmt::Display for SessionKey {
 /// What triggered a debit (step 8 of the OMA flow).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Trigger {
-    /// MSRP 200 for the whole message (or a success REPORT, with `debit_on=report`).
+    /// MSRP 200 for the whole message (or a success REPORT, with `debit_on=report`); 2xx to a MESSAGE.
     Response,
     /// MSRP 4xx or 5xx with this code, or a failure REPORT.
     Error(u16),
-    /// No response within the timeout.
+    /// No response within the timeout; no final response to a MESSAGE.
     Timeout,
     /// BYE, lost connection or stopped host after content was sent and before its response.
     Close,
+    /// A MESSAGE that is debited before it is relayed (`model=prepay`).
+    Prepay,
 }
 
 impl Trigger {
@@ -60,6 +62,7 @@ impl Trigger {
             Trigger::Error(_) => "error",
             Trigger::Timeout => "timeout",
             Trigger::Close => "close",
+            Trigger::Prepay => "prepay",
         }
     }
 
@@ -67,7 +70,7 @@ impl Trigger {
     pub fn code(self) -> u16 {
         match self {
             Trigger::Error(code) => code,
-            Trigger::Response | Trigger::Timeout | Trigger::Close => 0,
+            Trigger::Response | Trigger::Timeout | Trigger::Close | Trigger::Prepay => 0,
         }
     }
 }
@@ -318,9 +321,9 @@ pub enum Failure {
     Busy,
     /// No route to the enabler.
     Undeliverable,
-    /// The INVITE also arrived over another path and is charged there; nothing was sent.
+    /// The request also arrived over another path and is charged there; nothing was sent.
     Merged,
-    /// Granted after the INVITE had been cancelled, failed or timed out; the grant is released.
+    /// Granted after the request had been cancelled, failed or timed out; the grant is released.
     Ended,
 }
 

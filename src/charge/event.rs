@@ -34,11 +34,24 @@ pub enum Event<'a> {
         /// Hash of the answering side's tag; 0: unknown.
         leg: u64,
     },
-    /// The INVITE ended without a 2xx: final failure response, or transaction timeout (408).
+    /// The INVITE ended without a 2xx: final failure response, or transaction timeout (408). The MESSAGE ended with a final
+    /// failure response, or was never relayed.
     Failed {
         /// SIP status.
         code: u16,
-        /// Transaction of the INVITE; `None` if the host does not report it.
+        /// Transaction of the request; `None` if the host does not report it.
+        transaction: Option<ServerTransaction>,
+    },
+    /// A final 2xx to the MESSAGE was sent to its sender.
+    Delivered {
+        /// SIP status.
+        code: u16,
+        /// Transaction of the MESSAGE; `None` if the host does not report it.
+        transaction: Option<ServerTransaction>,
+    },
+    /// The MESSAGE was relayed and got no final response, or 408.
+    Unanswered {
+        /// Transaction of the MESSAGE; `None` if the host does not report it.
         transaction: Option<ServerTransaction>,
     },
     /// CANCEL of the INVITE.
@@ -141,7 +154,7 @@ pub struct ServerTransaction {
     pub label: u64,
 }
 
-/// A suspended INVITE transaction and where the host resumes it. The host gets these numbers back with the verdict;
+/// A suspended transaction and where the host resumes it. The host gets these numbers back with the verdict;
 /// the engine does not interpret them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Suspended {
@@ -160,7 +173,7 @@ impl Suspended {
     }
 }
 
-/// A suspended INVITE that asks for a reservation.
+/// A suspended INVITE or MESSAGE that asks for a reservation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reserve<'a> {
     /// Call-ID.
@@ -177,20 +190,31 @@ pub struct Reserve<'a> {
     pub service: Service,
     /// Number of recipients of each message; 0: unknown, counts as one.
     pub recipients: u32,
-    /// Number of messages; 0: unknown.
+    /// Number of messages; 0: unknown. Of a MESSAGE, the number of copies; 0: one.
     pub messages: u32,
-    /// The INVITE transaction that waits for the verdict.
+    /// What a MESSAGE carries; `None`: an INVITE.
+    pub page: Option<PageContent>,
+    /// The transaction that waits for the verdict.
     pub suspended: Suspended,
     /// Hash of the inviting side's tag.
     pub inviting_tag: u64,
 }
 
+/// Content of a SIP MESSAGE (page mode, RFC 3428).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PageContent {
+    /// Class of its body.
+    pub class: ContentClass,
+    /// Octets of its body.
+    pub octets: u64,
+}
+
 /// Which side of the INVITE has the stored messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Direction {
-    /// OMA retrieval: the client invites, the server answers and sends.
+    /// OMA retrieval: the client invites, the server answers and sends. Of a MESSAGE: its sender is charged.
     Pull,
-    /// RCS push: the server invites and sends.
+    /// RCS push: the server invites and sends. Of a MESSAGE: its receiver is charged.
     Push,
 }
 

@@ -46,6 +46,20 @@ pub enum Model {
     Reserve,
     /// After the delivery of each message: units are debited directly (IEC of TS 32.299). Nothing is reserved.
     Immediate,
+    /// A MESSAGE is debited directly before it is relayed, and refunded if it is not delivered: for enablers without
+    /// reservations. MSRP sessions reserve.
+    Prepay,
+}
+
+impl Model {
+    /// Returns the value of the parameter `model`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Model::Reserve => "reserve",
+            Model::Immediate => "immediate",
+            Model::Prepay => "prepay",
+        }
+    }
 }
 
 /// The policies that a session follows.
@@ -60,6 +74,11 @@ pub struct Policy {
     /// `report`: a failure REPORT after the message was debited because of a 200. Default: debit, which keeps the debit;
     /// release refunds it.
     pub report: Settle,
+    /// `202`: a MESSAGE is answered with 202, which accepts it without saying that it was delivered (RFC 3428, 7).
+    /// Default: debit.
+    pub accepted: Settle,
+    /// `message-timeout`: a MESSAGE was relayed and gets no final response. Default: debit.
+    pub message_timeout: Settle,
     /// When credit is requested.
     pub model: Model,
     /// What triggers a debit.
@@ -83,6 +102,8 @@ impl Default for Policy {
             close: Settle::Debit,
             abort: Settle::Release,
             report: Settle::Debit,
+            accepted: Settle::Debit,
+            message_timeout: Settle::Debit,
             model: Model::Reserve,
             debit_on: DebitOn::Response,
             on_failure: OnFailure::Deny,
@@ -96,7 +117,9 @@ impl Default for Policy {
 
 /// The text is not a value of the parameter `policy`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("accepted is CASE=CHOICE;..., with CASE 5xx, close, abort or report and CHOICE debit or release")]
+#[error(
+    "accepted is CASE=CHOICE;..., with CASE 5xx, close, abort, report, 202 or message-timeout and CHOICE debit or release"
+)]
 pub struct InvalidPolicy;
 
 impl Policy {
@@ -118,6 +141,8 @@ impl Policy {
             "close" => Some(&mut self.close),
             "abort" => Some(&mut self.abort),
             "report" => Some(&mut self.report),
+            "202" => Some(&mut self.accepted),
+            "message-timeout" => Some(&mut self.message_timeout),
             _ => None,
         }
     }
@@ -148,6 +173,14 @@ mod tests {
         assert_eq!(policy, wanted);
         assert_eq!(policy.set_cases(""), Ok(()));
         assert_eq!(policy, wanted);
+    }
+
+    #[test]
+    fn policy_sets_cases_of_page_mode() {
+        let mut policy = Policy::default();
+        assert_eq!(policy.set_cases("202=release;message-timeout=release"), Ok(()));
+        let release = Settle::Release;
+        assert_eq!(policy, Policy { accepted: release, message_timeout: release, ..Policy::default() });
     }
 
     #[test]

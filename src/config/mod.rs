@@ -89,6 +89,8 @@ pub struct Config {
     pub bypass: Bypass,
     /// Sessions open at once.
     pub max_sessions: u32,
+    /// Octets of the largest SIP MESSAGE body that is charged; a larger one is refused.
+    pub message_max: u32,
     /// Balance of a subscriber who has no account yet; `None`: the subscriber is denied.
     pub default_balance: Option<i64>,
     /// Days for which closed sessions are kept.
@@ -147,9 +149,10 @@ impl Config {
 
     /// Checks the parameters against each other, once all are set.
     pub fn check(&self) -> Result<(), ConfigError> {
-        if self.policy.model == Model::Immediate && !self.enabler.capabilities.debits_without_reservation {
+        let model = self.policy.model;
+        if model != Model::Reserve && !self.enabler.capabilities.debits_without_reservation {
             let with = format!("enabler={}", self.enabler.name);
-            return Err(ConfigError::conflict("model", "immediate", &with, "reserve"));
+            return Err(ConfigError::conflict("model", model.as_str(), &with, "reserve"));
         }
         let tariff = self.tariff.to_string();
         match (self.unit, self.tariff.per) {
@@ -191,6 +194,7 @@ impl Default for Config {
             im_servers: ImServers::default(),
             bypass: Bypass::Allow,
             max_sessions: 50_000,
+            message_max: 65_535,
             default_balance: None,
             history_days: 30,
             enabler: &BINDINGS[0],
@@ -243,9 +247,11 @@ mod tests {
     }
 
     #[test]
-    fn check_refuses_immediate_debits_on_the_ledger() {
+    fn check_refuses_debits_without_reservation_on_the_ledger() {
         let mut config = Config::default();
-        config.set("model", "immediate").expect("a model");
-        assert_eq!(config.check().expect_err("the ledger always reserves").name, "model");
+        for model in ["immediate", "prepay"] {
+            config.set("model", model).expect("a model");
+            assert_eq!(config.check().expect_err("the ledger always reserves").name, "model", "{model}");
+        }
     }
 }

@@ -270,10 +270,11 @@ pub const PARAMETERS: &[Parameter] = &[
         c"model",
         Text,
         Some("reserve"),
-        "reserve or immediate",
+        "reserve, immediate or prepay",
         "Whether units are reserved before they are debited.",
         |config, text| {
-            store(&mut config.policy.model, word(text, &[("reserve", Model::Reserve), ("immediate", Model::Immediate)]))
+            let models = [Model::Reserve, Model::Immediate, Model::Prepay].map(|model| (model.as_str(), model));
+            store(&mut config.policy.model, word(text, &models))
         },
     ),
     Parameter::new(
@@ -297,10 +298,18 @@ pub const PARAMETERS: &[Parameter] = &[
     Parameter::new(
         c"policy",
         Text,
-        Some("5xx=debit;close=debit;abort=release;report=debit"),
-        "CASE=CHOICE;..., CASE one of 5xx, close, abort, report, CHOICE debit or release",
+        Some("5xx=debit;close=debit;abort=release;report=debit;202=debit;message-timeout=debit"),
+        "CASE=CHOICE;..., CASE one of 5xx, close, abort, report, 202, message-timeout, CHOICE debit or release",
         "How to treat cases that the OMA specification leaves open.",
         |config, text| config.policy.set_cases(text).ok(),
+    ),
+    Parameter::new(
+        c"message_max",
+        Integer,
+        Some("65535"),
+        "a whole number from 1 to 65535",
+        "Octets of the largest SIP MESSAGE body that is charged; a larger one is refused.",
+        |config, text| store(&mut config.message_max, number(text, 1..=65_535)),
     ),
     Parameter::new(
         c"default_balance",
@@ -447,6 +456,7 @@ mod tests {
         ("on_failure", "grant"),
         ("on_failure_cap", "1000000"),
         ("policy", "5xx=release;close=release"),
+        ("message_max", "1300"),
         ("default_balance", "100"),
         ("history_days", "3650"),
         ("origin_host", "proxy.example.org"),

@@ -119,6 +119,7 @@ mod tests {
             service: Service::Retrieval,
             recipients: 0,
             messages: 2,
+            page: None,
             suspended: Suspended::default(),
             inviting_tag: 0,
         };

@@ -116,7 +116,8 @@ impl SessionTable {
             entry.session.repeat_outputs(tick.now);
         }
         // A session without a verdict has no slot in the gate yet, but needs one for its grant.
-        if entry.session.is_open() && entry.slot.is_none() && entry.instance == tick.instance {
+        let needs_slot = entry.session.is_open() && !entry.session.is_page();
+        if needs_slot && entry.slot.is_none() && entry.instance == tick.instance {
             entry.slot = self.free_slots.pop();
             if entry.session.decision() == Some(Decision::Granted) {
                 claim_slot(tick, entry);
@@ -200,7 +201,10 @@ impl SessionTable {
             self.early_events.keep(tick, key, event);
             return Ok(());
         };
-        if let Event::Failed { transaction: Some(ended), .. } | Event::Cancelled { transaction: Some(ended) } = event
+        if let Event::Failed { transaction: Some(ended), .. }
+        | Event::Cancelled { transaction: Some(ended) }
+        | Event::Delivered { transaction: Some(ended), .. }
+        | Event::Unanswered { transaction: Some(ended) } = event
             && *ended != entry.session.suspended().transaction()
         {
             return Ok(());

@@ -24,7 +24,7 @@ pub struct imcharge_text {
 }
 
 /// Runs a command for operators: `stats`, `sessions [LIMIT] [NEXT]`, `session CALLID [NEXT]`, `explain CALLID [NEXT]`,
-/// `ladder CALLID [NEXT]`, `audit [LIST] [LIMIT] [NEXT]`, `account.set ID BALANCE`, `account.add ID AMOUNT`, `account.get ID`,
+/// `audit [LIST] [LIMIT] [NEXT]`, `account.set ID BALANCE`, `account.add ID AMOUNT`, `account.get ID`,
 /// `accounts [LIMIT] [NEXT]`, `debits [ID] [LIMIT] [NEXT]`, `outbox`, `outbox.resend CALLID`, `outbox.release CALLID`,
 /// `peers`, `tariff`, `reload [TARIFF]`. Commands and answers are described in docs/rpc.md.
 ///

@@ -13,7 +13,7 @@ use crate::shm::statistic::Statistic;
 use crate::worker::raw_sip;
 use crate::worker::raw_sip::ParsedInvite;
 use crate::worker::sip_input::{Frame, Method, NoConnections, Reply, Request, Source};
-use crate::worker::{InviteRefusal, RequestDecision, Worker};
+use crate::worker::{InviteRefusal, PageOutcome, RequestDecision, Worker};
 use std::ffi::c_void;
 use std::net::Ipv6Addr;
 use std::ptr::NonNull;
@@ -110,6 +110,86 @@ pub unsafe extern "C" fn imcharge_on_invite(
     })
 }
 
+/// Requests a reservation for a SIP MESSAGE, within a dialog or not. Hold it back until imcharge_next_verdict returns its
+/// verdict. Then pass its final reply to imcharge_on_reply, or call imcharge_on_message_timeout.
+///
+/// Parameters:
+///   worker       the worker, not NULL.
+///   message      the MESSAGE, not NULL. It is copied. Its headers decide who pays, as for imcharge_on_invite.
+///   length       length of the MESSAGE, 1 to IMCHARGE_SIP_MAX bytes.
+///   copies       number of recipients that pay for it, for a host that sends it to several; 0 counts as 1.
+///   tokens       numbers that come back with the verdict, as for imcharge_on_invite; NULL for three zeros. A copy with
+///                another index or label gets the verdict `failed` with the reason `merged`.
+///   session      receives the session identifier. May be NULL. Written only on IMCHARGE_OK.
+///
+/// Returns: IMCHARGE_OK if a verdict will follow; IMCHARGE_NOT_CHARGED if its content is free of charge: relay it, without a
+/// verdict. No verdict follows IMCHARGE_INVITE_MALFORMED, IMCHARGE_INVITE_ENGINE_DOWN, IMCHARGE_INVITE_FULL,
+/// IMCHARGE_MESSAGE_TOO_LARGE or another error; the host decides what to do. Only in the process that attached the
+/// worker, one thread at a time. Does not block.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn imcharge_on_message(
+    worker: *mut imcharge_worker,
+    message: *const c_void,
+    length: usize,
+    copies: u32,
+    tokens: *const imcharge_tokens,
+    session: *mut imcharge_session,
+) -> i32 {
+    guard(|| {
+        with_worker(worker, |attached| {
+            // SAFETY: pointer and length as documented above.
+            let bytes = unsafe { memory::bytes(message, length, IMCHARGE_SIP_MAX) }?;
+            let tokens = NonNull::new(tokens.cast_mut());
+            // SAFETY: valid for reads, as documented above.
+            let suspended = tokens.map(|tokens| unsafe { tokens.read_unaligned() }.into()).unwrap_or_default();
+            let Some((request, body)) = raw_sip::message(bytes, copies, suspended) else {
+                return Err(malformed(attached, InviteRefusal::Malformed as i32));
+            };
+            let worker = &mut attached.worker;
+            let content = worker.can_reserve_page(&request, &body).map_err(|refused| refused as i32)?;
+            let Some(content) = content else { return Ok(IMCHARGE_NOT_CHARGED) };
+            let key = worker.reserve_page(&request, content).map_err(|refused| refused as i32)?;
+            if let Some(place) = NonNull::new(session) {
+                // SAFETY: valid for writes, as documented above.
+                unsafe { memory::put(place, key.into()) };
+            }
+            Ok(IMCHARGE_OK)
+        })
+    })
+}
+
+/// Reports that a MESSAGE was relayed and got no final reply. The policy `message-timeout` decides about it. Do not pass a 408
+/// that the host generates then to imcharge_on_reply.
+///
+/// Parameters:
+///   worker       the worker, not NULL.
+///   message      the MESSAGE, not NULL. It is copied.
+///   length       length of the MESSAGE, 1 to IMCHARGE_SIP_MAX bytes.
+///
+/// Returns: IMCHARGE_OK, IMCHARGE_INVITE_FULL (call it again later), IMCHARGE_BAD_SIP, or another error. Only in the
+/// process that attached the worker, one thread at a time. Does not block.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn imcharge_on_message_timeout(
+    worker: *mut imcharge_worker,
+    message: *const c_void,
+    length: usize,
+) -> i32 {
+    guard(|| {
+        with_worker(worker, |attached| {
+            // SAFETY: pointer and length as documented above.
+            let bytes = unsafe { memory::bytes(message, length, IMCHARGE_SIP_MAX) }?;
+            let Some((request, _)) = raw_sip::message(bytes, 0, Suspended::default()) else {
+                return Err(malformed(attached, IMCHARGE_BAD_SIP));
+            };
+            let session = Worker::session_of_invite(&request.key);
+            match attached.worker.page_ended(session, None, PageOutcome::Unanswered) {
+                true => Ok(IMCHARGE_OK),
+                false => Err(InviteRefusal::Full as i32),
+            }
+        })
+    })
+}
+
 /// Sender of a SIP message or MSRP frame.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -167,7 +247,7 @@ pub unsafe extern "C" fn imcharge_on_request(
             };
             match request.method {
                 _ if request.dialog.to_tag.is_empty() => Ok(IMCHARGE_IGNORED),
-                Method::Other => Ok(IMCHARGE_IGNORED),
+                Method::Message | Method::Other => Ok(IMCHARGE_IGNORED),
                 _ => Ok(match attached.worker.request_in_dialog(&request) {
                     RequestDecision::NotCharged => IMCHARGE_NOT_CHARGED,
                     RequestDecision::Pass => IMCHARGE_OK,
@@ -178,7 +258,8 @@ pub unsafe extern "C" fn imcharge_on_request(
     })
 }
 
-/// Processes a reply to an INVITE, PRACK, UPDATE or BYE before the host relays it. A 2xx or a reliable provisional reply binds
+/// Processes a reply to an INVITE, MESSAGE, PRACK, UPDATE or BYE before the host relays it. A final reply to a MESSAGE ends
+/// its session: a 2xx debits it, 408 settles it by the policy `message-timeout`, any other releases it. A 2xx or a reliable provisional reply binds
 /// the MSRP sessions of both session descriptions to the reservation. A reply of 300 or above to the initial INVITE ends
 /// the session. A 2xx, 408 or 481 to a BYE confirms the end of the dialog. Other replies are ignored, so a host may pass
 /// all, except those that it has generated itself because the other side did not answer.
@@ -231,8 +312,13 @@ fn replied(worker: &mut Worker, reply: &Reply<'_>, request: Option<&Request<'_>>
     let is_relevant = match reply.method {
         Method::Invite | Method::Prack | Method::Update => reply.code >= 200 || reply.is_reliable,
         Method::Bye => reply.code >= 200,
+        Method::Message => reply.code >= 200,
         Method::Ack | Method::Other => false,
     };
+    if reply.method == Method::Message && is_relevant {
+        worker.page_ended(Worker::session_of_invite(&reply.invite_key()), None, PageOutcome::from_code(reply.code));
+        return IMCHARGE_OK;
+    }
     // Without the INVITE, a reply counts as one to an initial INVITE.
     let is_initial = reply.method == Method::Invite && request.is_none_or(|request| request.dialog.to_tag.is_empty());
     if is_initial && reply.code >= 300 {

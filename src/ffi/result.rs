@@ -30,13 +30,16 @@ pub const IMCHARGE_IGNORED: i32 = 3;
 /// imcharge_next_verdict: no verdict within the timeout.
 pub const IMCHARGE_NO_VERDICT: i32 = 4;
 
-/// imcharge_on_invite: not a SIP INVITE, no Call-ID or From tag, or a header is too long.
+/// imcharge_on_invite, imcharge_on_message: not a SIP INVITE or MESSAGE, no Call-ID or From tag, or a header is too long.
 pub const IMCHARGE_INVITE_MALFORMED: i32 = -1;
-/// imcharge_on_invite: the engine is not running.
+/// imcharge_on_invite, imcharge_on_message: the engine is not running.
 pub const IMCHARGE_INVITE_ENGINE_DOWN: i32 = -2;
-/// imcharge_on_invite: the queue of this worker or the session table is full, or a verdict has been waiting for a reader for
+/// imcharge_on_invite, imcharge_on_message: the queue of this worker or the session table is full, or a verdict has been waiting for a reader for
 /// more than one second.
 pub const IMCHARGE_INVITE_FULL: i32 = -3;
+
+/// imcharge_on_message: the body is larger than the parameter message_max.
+pub const IMCHARGE_MESSAGE_TOO_LARGE: i32 = -7;
 
 /// imcharge_on_msrp: do not relay the frame; the granted credit is used up.
 pub const IMCHARGE_MSRP_BEYOND_GRANT: i32 = -1;
@@ -102,6 +105,7 @@ fn text(result: i32) -> &'static str {
             "the MSRP frame comes from a charged endpoint or an IM server but belongs to no session"
         }
         IMCHARGE_REQUEST_TOO_MANY => "the session has changed its MSRP endpoints too often",
+        IMCHARGE_MESSAGE_TOO_LARGE => "the body of the MESSAGE is larger than message_max",
         IMCHARGE_NULL_ARGUMENT => "a required pointer is NULL",
         IMCHARGE_BAD_LENGTH => "a length is 0 or above its limit",
         IMCHARGE_BAD_HANDLE => "invalid handle: closed, of another type, or from another process",

@@ -85,7 +85,7 @@ impl Worker {
         match request.method {
             Method::Bye => self.on_bye(place, request),
             Method::Ack | Method::Prack => self.on_answer_in_request(place, request),
-            Method::Invite | Method::Update | Method::Other => {}
+            Method::Invite | Method::Update | Method::Message | Method::Other => {}
         }
         RequestDecision::Pass
     }

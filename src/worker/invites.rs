@@ -2,7 +2,7 @@
 
 use super::{FIELD_MAX, InviteRefusal, Urgency, Worker};
 use crate::charge::ch2::SessionKey;
-use crate::charge::event::{Direction, Event, Reserve, ServerTransaction};
+use crate::charge::event::{Direction, Event, PageContent, Reserve, ServerTransaction};
 use crate::charge::service::Service;
 use crate::config::{DirectionRule, Subscriber};
 use crate::shm::statistic::Statistic;
@@ -22,15 +22,23 @@ impl Worker {
 
     /// Step 1: requests a reservation. `Ok` means that the event is in the ring and a verdict will follow.
     pub fn reserve(&mut self, invite: &Invite<'_>) -> Result<SessionKey, InviteRefusal> {
-        let result = self.try_reserve(invite);
-        match result {
-            Err(InviteRefusal::Malformed) => self.region.count(Statistic::DroppedMalformed),
-            Err(InviteRefusal::Full | InviteRefusal::EngineDown | InviteRefusal::Bypass) | Ok(_) => {}
+        self.request_reservation(invite, None)
+    }
+
+    /// Requests a reservation for an INVITE or, if it has a `page`, for a MESSAGE.
+    pub(super) fn request_reservation(
+        &mut self,
+        invite: &Invite<'_>,
+        page: Option<PageContent>,
+    ) -> Result<SessionKey, InviteRefusal> {
+        let result = self.try_reserve(invite, page);
+        if result == Err(InviteRefusal::Malformed) {
+            self.region.count(Statistic::DroppedMalformed);
         }
         result
     }
 
-    fn try_reserve(&mut self, invite: &Invite<'_>) -> Result<SessionKey, InviteRefusal> {
+    fn try_reserve(&mut self, invite: &Invite<'_>, page: Option<PageContent>) -> Result<SessionKey, InviteRefusal> {
         let call_id = call_id_of(invite)?;
         self.check_engine()?;
         let session = Self::session_of_invite(&invite.key);
@@ -41,6 +49,11 @@ impl Worker {
             Direction::Pull => invite.request_uri,
             Direction::Push => identity::address(invite.from),
         };
+        let service = match (page, direction) {
+            (None, _) => Service::Retrieval,
+            (Some(_), Direction::Pull) => Service::Sending,
+            (Some(_), Direction::Push) => Service::Receiving,
+        };
         let event = Event::Reserve(Reserve {
             call_id,
             account: &account,
@@ -50,9 +63,10 @@ impl Worker {
                 .filter(|icid| icid.len() <= FIELD_MAX)
                 .unwrap_or_default(),
             direction,
-            service: Service::Retrieval,
+            service,
             recipients: 0,
             messages: invite.messages,
+            page,
             suspended: invite.suspended,
             inviting_tag: self.region.hash(&[invite.key.from_tag]),
         });
@@ -62,7 +76,7 @@ impl Worker {
         }
     }
 
-    fn check_engine(&self) -> Result<(), InviteRefusal> {
+    pub(super) fn check_engine(&self) -> Result<(), InviteRefusal> {
         if !self.region.engine_is_up() {
             return Err(InviteRefusal::EngineDown);
         }
@@ -148,8 +162,8 @@ impl Worker {
     }
 }
 
-/// Returns the Call-ID of an INVITE, if Call-ID and From tag are present and short enough.
-fn call_id_of<'a>(invite: &Invite<'a>) -> Result<&'a str, InviteRefusal> {
+/// Returns the Call-ID of an INVITE or MESSAGE, if Call-ID and From tag are present and short enough.
+pub(super) fn call_id_of<'a>(invite: &Invite<'a>) -> Result<&'a str, InviteRefusal> {
     let InviteKey { call_id, from_tag, .. } = invite.key;
     let fits = |field: &[u8]| (1..=FIELD_MAX).contains(&field.len());
     // RFC 3261, 25.1 allows these characters only. Operators' terminals display them.

@@ -9,6 +9,7 @@
 //! | file | holds |
 //! |---|---|
 //! | `invites` | INVITEs: reservation, failure, CANCEL |
+//! | `pages` | SIP MESSAGEs: reservation and outcome |
 //! | `dialogs` | requests and replies within a dialog |
 //! | `bind_endpoints` | offer and answer: which MSRP endpoints belong together |
 //! | `frames` | MSRP frames, and the gate |
@@ -25,10 +26,12 @@ pub mod edited;
 mod endpoint_hash;
 mod frames;
 mod invites;
+mod pages;
 pub mod raw_sip;
 pub mod sip_input;
 
 pub use dialogs::RequestDecision;
+pub use pages::PageOutcome;
 
 use crate::charge::ch2::SessionKey;
 use crate::charge::event::{Entry, Event};
@@ -60,7 +63,7 @@ pub struct Worker {
 /// and a port.
 pub type IsOwn = fn(host: &str, port: u16) -> bool;
 
-/// Why an INVITE is not charged; the number is the return code for the script.
+/// Why an INVITE or MESSAGE is not charged; the number is the return code for the script.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(i32)]
 pub enum InviteRefusal {
@@ -72,6 +75,8 @@ pub enum InviteRefusal {
     Full = -3,
     /// The client's description bypasses this relay, and `bypass` is `refuse`. Hosts use -4 and -5.
     Bypass = -6,
+    /// The body of the MESSAGE is larger than `message_max`.
+    TooLarge = -7,
 }
 
 /// Decision about an MSRP frame; the number is the return code for the script.

@@ -16,12 +16,18 @@ pub enum ParsedInvite<'a> {
 /// Reads an INVITE; `None` if it is something else or has no Call-ID, From tag or CSeq number.
 pub fn invite(bytes: &[u8], messages: u32, suspended: Suspended) -> Option<ParsedInvite<'_>> {
     let (sip, request_uri) = of_method(bytes, b"INVITE")?;
-    let key = invite_key(&sip)?;
-    if !sip.to_tag.is_empty() {
-        return Some(ParsedInvite::InDialog);
-    }
-    Some(ParsedInvite::Initial(Invite {
-        key,
+    let invite = charged_request(&sip, request_uri, messages, suspended)?;
+    Some(if sip.to_tag.is_empty() { ParsedInvite::Initial(invite) } else { ParsedInvite::InDialog })
+}
+
+fn charged_request<'a>(
+    sip: &SipMessage<'a>,
+    request_uri: &'a [u8],
+    messages: u32,
+    suspended: Suspended,
+) -> Option<Invite<'a>> {
+    Some(Invite {
+        key: invite_key(sip)?,
         asserted: sip.asserted,
         from: sip.from,
         called_party: sip.called_party,
@@ -31,7 +37,13 @@ pub fn invite(bytes: &[u8], messages: u32, suspended: Suspended) -> Option<Parse
         charging_vector: sip.charging_vector,
         messages,
         suspended,
-    }))
+    })
+}
+
+/// Reads a MESSAGE and its body; `None` if it is something else or has no Call-ID, From tag or CSeq number.
+pub fn message(bytes: &[u8], copies: u32, suspended: Suspended) -> Option<(Invite<'_>, Body<'_>)> {
+    let (sip, request_uri) = of_method(bytes, b"MESSAGE")?;
+    Some((charged_request(&sip, request_uri, copies, suspended)?, body(&sip)))
 }
 
 /// Reads a request; `None` if it is something else or has no Call-ID, From tag or CSeq number.
@@ -129,6 +141,20 @@ mod tests {
     }
 
     #[test]
+    fn message_has_its_fields_in_and_out_of_a_dialog() {
+        for to_tag in ["", ";tag=two"] {
+            let more = "P-Asserted-Identity: <sip:c@example.com>\r\nContent-Type: text/plain\r\n";
+            let bytes = sip("MESSAGE sip:b@example.com SIP/2.0", to_tag, "7 MESSAGE", more);
+            let (read, body) = message(&bytes, 3, Suspended::default()).expect("a MESSAGE");
+            assert_eq!((read.key.cseq, read.request_uri, read.messages), (7, &b"sip:b@example.com"[..], 3));
+            assert_eq!(read.asserted[0], b"<sip:c@example.com>");
+            assert_eq!(body, Body { content_type: b"text/plain", bytes: b"body" });
+            assert!(invite(&bytes, 0, Suspended::default()).is_none());
+        }
+        assert!(message(&sip(INVITE, "", "7 INVITE", ""), 0, Suspended::default()).is_none());
+    }
+
+    #[test]
     fn request_has_its_target_contact_and_body() {
         let source = Some(Source { address: [192, 0, 2, 1].into(), port: 5060 });
         let bytes = sip(
@@ -150,7 +176,7 @@ mod tests {
         let methods = ["INVITE", "ACK", "PRACK", "UPDATE", "BYE", "bye", "MESSAGE"]
             .map(|name| Method::from_name(name.as_bytes()));
         let (bye, other) = (Method::Bye, Method::Other);
-        assert_eq!(methods, [Method::Invite, Method::Ack, Method::Prack, Method::Update, bye, other, other]);
+        assert_eq!(methods, [Method::Invite, Method::Ack, Method::Prack, Method::Update, bye, other, Method::Message]);
     }
 
     #[test]

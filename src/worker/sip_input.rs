@@ -29,7 +29,7 @@ pub struct Dialog<'a> {
     pub to_tag: &'a [u8],
 }
 
-/// An initial INVITE that fetches stored messages, or (RCS push) delivers them.
+/// An initial INVITE that fetches stored messages, or (RCS push) delivers them; or a SIP MESSAGE.
 #[derive(Clone, Copy, Debug)]
 pub struct Invite<'a> {
     /// Identifies the INVITE.
@@ -48,7 +48,7 @@ pub struct Invite<'a> {
     pub direction: Option<Direction>,
     /// Complete value of P-Charging-Vector; empty if absent.
     pub charging_vector: &'a [u8],
-    /// Number of stored messages to reserve for; 0: unknown.
+    /// Number of stored messages to reserve for, 0: unknown; number of copies of a MESSAGE, 0: one.
     pub messages: u32,
     /// Returned to the host with the verdict.
     pub suspended: Suspended,
@@ -79,7 +79,7 @@ impl<'a> Body<'a> {
     }
 }
 
-/// Methods that affect a dialog.
+/// Methods that affect charging.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Method {
     /// INVITE (RFC 3261).
@@ -92,6 +92,8 @@ pub enum Method {
     Update,
     /// BYE (RFC 3261).
     Bye,
+    /// MESSAGE (RFC 3428).
+    Message,
     /// Any other.
     Other,
 }
@@ -105,6 +107,7 @@ impl Method {
             b"PRACK" => Method::Prack,
             b"UPDATE" => Method::Update,
             b"BYE" => Method::Bye,
+            b"MESSAGE" => Method::Message,
             _ => Method::Other,
         }
     }

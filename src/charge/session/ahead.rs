@@ -64,12 +64,17 @@ impl Ahead {
     pub(super) fn new(tariff: Tariff, model: Model, messages: u32) -> Ahead {
         let mut ahead = Ahead { announced: messages, ..Ahead::default() };
         let requested = match (tariff.per, messages, model) {
-            (_, 0, Model::Reserve) => ahead.window_quota(tariff),
+            (_, 0, Model::Reserve | Model::Prepay) => ahead.window_quota(tariff),
             (Per::Message, ..) => messages.max(1),
             (Per::Kilobyte, ..) => messages.max(1).saturating_mul(RESERVED_KILOBYTES_PER_MESSAGE),
         };
         (ahead.requested, ahead.request_max) = (Quota(requested), Quota(requested));
         ahead
+    }
+
+    /// Demand of a MESSAGE, which needs no more than this.
+    pub(super) fn of_page(quota: Quota) -> Ahead {
+        Ahead { requested: quota, request_max: quota, ..Ahead::default() }
     }
 
     /// What is kept granted if the number of messages is not announced, in units of the tariff's quota.
@@ -116,7 +121,8 @@ impl Credit {
     /// Requests more while enough is left for the SENDs that arrive until the answer. `to_come`: kilobytes of the current
     /// message that are still to be sent.
     pub(super) fn ask_ahead(&mut self, to_come: u32, messages: &Messages, cx: &Context<'_>) {
-        let is_unlimited = self.is_free_of_charge || cx.common.policy.model == Model::Immediate;
+        let is_unlimited =
+            self.is_free_of_charge || cx.common.policy.model == Model::Immediate || cx.common.page.is_some();
         if is_unlimited || !cx.dialog.is_granted() || self.refused_at.is_some() || self.is_last_grant {
             return;
         }

@@ -3,6 +3,7 @@
 use super::dialog::Dialog;
 use super::messages::Debit;
 use super::output::Output;
+use super::page::Page;
 use super::trace::{Trace, TraceEvent, TraceEventKind};
 use crate::charge::ch2::SessionKey;
 use crate::charge::event::{Direction, Reserve, Suspended};
@@ -60,6 +61,8 @@ pub(super) struct Common {
     pub(super) service: Service,
     /// Number of recipients of each message; 0: unknown, counts as one.
     pub(super) recipients: u32,
+    /// The message of a page-mode session; `None`: an INVITE. Boxed, so that an INVITE costs little more.
+    pub(super) page: Option<Box<Page>>,
     pub(super) tariff: Tariff,
     /// The operator's policy; the enabler may replace what concerns failures.
     pub(super) policy: Policy,
@@ -71,7 +74,14 @@ pub(super) struct Common {
 }
 
 impl Common {
-    pub(super) fn new(key: SessionKey, reserve: &Reserve<'_>, tariff: Tariff, policy: Policy, now: Time) -> Common {
+    pub(super) fn new(
+        key: SessionKey,
+        reserve: &Reserve<'_>,
+        page: Option<Page>,
+        tariff: Tariff,
+        policy: Policy,
+        now: Time,
+    ) -> Common {
         Common {
             key,
             parties: Parties::new(reserve),
@@ -80,6 +90,7 @@ impl Common {
             direction: reserve.direction,
             service: reserve.service,
             recipients: reserve.recipients,
+            page: page.map(Box::new),
             tariff,
             policy,
             opened: now,

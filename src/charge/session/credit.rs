@@ -16,7 +16,7 @@ use super::trace::{TraceEvent, TraceEventKind};
 use super::validity::Validity;
 use crate::charge::ch2::{Denial, Failure, Grant, Reservation, Response};
 use crate::charge::event::{Event, Stop};
-use crate::charge::policy::{Model, OnFailure, Settle};
+use crate::charge::policy::{Model, OnFailure};
 use crate::charge::tariff::{Quota, Units};
 use crate::charge::time::Time;
 use serde::{Deserialize, Serialize};
@@ -278,7 +278,7 @@ impl Credit {
     }
 
     /// Grants this much more. A session that has ended meanwhile is not served.
-    fn grant(&mut self, quota: Quota, balance: Option<i64>, cx: &mut Context<'_>) {
+    pub(super) fn grant(&mut self, quota: Quota, balance: Option<i64>, cx: &mut Context<'_>) {
         if !cx.dialog.may_be_served() {
             cx.dialog.set_not_established(cx.now);
             return cx.dialog.decide(Decision::Failed(Failure::Ended), Quota(0), balance, cx.now, cx.common);
@@ -307,9 +307,11 @@ impl Credit {
     }
 
     /// Grants without the enabler if the policy says so, up to the subscriber's cap. Returns whether it did.
-    fn grant_uncovered(&mut self, wanted: Quota, cx: &mut Context<'_>) -> bool {
+    pub(super) fn grant_uncovered(&mut self, wanted: Quota, cx: &mut Context<'_>) -> bool {
         let policy = &mut cx.common.policy;
         let uncovered = match policy.on_failure {
+            // A MESSAGE cannot be relayed in part.
+            OnFailure::Grant if cx.common.page.is_some() && policy.on_failure_cap < wanted.0 => 0,
             OnFailure::Grant => wanted.0.min(policy.on_failure_cap),
             OnFailure::Deny => 0,
         };
@@ -345,7 +347,9 @@ impl Credit {
                 self.grant(asked, None, cx);
             }
             // An enabler that never grants in part may still grant fewer: for a waiting INVITE one is requested.
-            Response::Denied(denial @ Denial::NotSoMany) if asked.0 > 1 && cx.dialog.may_be_served() => {
+            Response::Denied(denial @ Denial::NotSoMany)
+                if asked.0 > 1 && cx.common.page.is_none() && cx.dialog.may_be_served() =>
+            {
                 self.record(denied_event(number, *denial), cx);
                 let fewer = if cx.dialog.decision().is_none() { 1 } else { asked.0 / 2 };
                 self.ahead.request_max = Quota(asked.0 / 2);
@@ -386,7 +390,8 @@ impl Credit {
             requests: 1,
         });
         self.apply_grant_terms(grant, cx.common);
-        if granted.0 == 0 {
+        // A MESSAGE cannot be relayed in part.
+        if granted.0 == 0 || cx.common.page.as_deref().is_some_and(|page| granted < page.quota) {
             return self.refuse(number, Denial::NoCredit, cx);
         }
         let micros = (!pending.possible_duplicate).then(|| cx.now.micros_since(pending.first_sent_at));
@@ -426,7 +431,7 @@ impl Credit {
         }
     }
 
-    fn refuse(&mut self, number: u32, denial: Denial, cx: &mut Context<'_>) {
+    pub(super) fn refuse(&mut self, number: u32, denial: Denial, cx: &mut Context<'_>) {
         self.record(denied_event(number, denial), cx);
         self.refused_at = Some(cx.now);
         if cx.dialog.decision().is_none() {
@@ -466,14 +471,14 @@ impl Credit {
         self.abandoned.push(AbandonedReservation { opened_by, server_binding, rule });
     }
 
-    /// Answers the INVITE with a failure.
+    /// Answers the INVITE or MESSAGE with a failure.
     pub(super) fn fail(&mut self, failure: Failure, cx: &mut Context<'_>) {
         cx.dialog.decide(Decision::Failed(failure), Quota(0), None, cx.now, cx.common);
         self.end_unserved(EndReason::Failed(failure), cx);
     }
 
     fn end_unserved(&mut self, reason: EndReason, cx: &mut Context<'_>) {
-        let holds_credit = !self.reservations.is_empty() || !self.abandoned.is_empty();
+        let holds_credit = !self.reservations.is_empty() || !self.abandoned.is_empty() || self.pending().is_some();
         cx.dialog.end_unserved(reason, holds_credit, cx.now, cx.common);
     }
 }
@@ -548,8 +553,8 @@ impl Credit {
             pending.reservation = Reservation::None;
             pending.server_binding = None;
             self.hold_back(pending, Rule::MaybeTaken, cx);
-        } else if let Some(code) = pending.refund_code {
-            self.mark_not_charged(debit, Rule::Report(code, Settle::Release), cx.now, cx);
+        } else if let Some(rule) = pending.refund_rule {
+            self.mark_not_charged(debit, rule, cx.now, cx);
             messages.charge_anew(&debit.message_id, cx);
         } else {
             messages.requeue_debit(debit.clone());

@@ -159,16 +159,7 @@ impl Dialog {
 impl Dialog {
     /// Handles what an event means for the phase, the legs and the connections.
     pub(super) fn on_event(&mut self, event: &Event<'_>, at: Time, common: &mut Common) {
-        // A request of the enabler says nothing about the parties, and the end of the host is no activity of a session
-        // that has ended.
-        let is_activity = match event {
-            Event::Reauthorize { .. } => false,
-            Event::HostStopped => self.end_reason.is_none(),
-            _ => true,
-        };
-        if is_activity {
-            self.last_activity = self.last_activity.max(at);
-        }
+        self.note_activity(event, at);
         match event {
             Event::EarlyDialog { leg } => {
                 self.raise_leg(*leg, LegState::Early);
@@ -192,6 +183,19 @@ impl Dialog {
             Event::Stopped { why, .. } if *why != Stop::Forged => self.extend_closed(at),
             Event::Responded { connection, .. } | Event::Activity { connection } => self.add_connection(*connection),
             _ => {}
+        }
+    }
+
+    /// Remembers the time of an event of the parties. A request of the enabler says nothing about them, and the end of the
+    /// host is no activity of a session that has ended.
+    pub(super) fn note_activity(&mut self, event: &Event<'_>, at: Time) {
+        let is_activity = match event {
+            Event::Reauthorize { .. } => false,
+            Event::HostStopped => self.end_reason.is_none(),
+            _ => true,
+        };
+        if is_activity {
+            self.last_activity = self.last_activity.max(at);
         }
     }
 
@@ -357,7 +361,16 @@ impl Dialog {
         }
     }
 
-    /// Ends a session whose INVITE is not relayed. `holds_credit`: the enabler may hold a reservation that is to be
+    /// Ends the session of a MESSAGE, which has no gate. Only the first end counts.
+    pub(super) fn end_page(&mut self, reason: EndReason, at: Time) {
+        if self.may_be_served() {
+            self.end_reason = Some(reason);
+            self.phase = Phase::Settling;
+        }
+        self.set_over(at);
+    }
+
+    /// Ends a session whose INVITE or MESSAGE is not relayed. `holds_credit`: the enabler may hold a reservation that is to be
     /// released first.
     pub(super) fn end_unserved(&mut self, reason: EndReason, holds_credit: bool, now: Time, common: &mut Common) {
         self.end_reason.get_or_insert(reason);

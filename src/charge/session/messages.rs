@@ -2,9 +2,8 @@
 //! follow from them.
 //!
 //! A message is debited with the price of the octets that have passed of it, in one debit or several. What the gate took
-//! for its chunks beyond that is returned to the grant, and what it took less is taken from the grant. A message that is not
-//! charged is forgotten, here and at the gate, so that the same Message-ID is charged like a new one; a debited message is
-//! remembered as paid.
+//! for its chunks beyond that is returned to the grant, and what it took less is taken from the grant. A message that is not charged is forgotten, here and at the gate, so that the same
+//! Message-ID is charged like a new one; a debited message is remembered as paid.
 
 use super::common::Context;
 use super::credit::Credit;
@@ -208,7 +207,7 @@ impl Messages {
     }
 
     /// Queues a debit, unless the service is free of charge.
-    fn add_debit(&mut self, debit: Debit, credit: &mut Credit, cx: &mut Context<'_>) {
+    pub(super) fn add_debit(&mut self, debit: Debit, credit: &mut Credit, cx: &mut Context<'_>) {
         if credit.is_free_of_charge {
             return credit.mark_not_charged(&debit, Rule::FreeOfCharge, debit.since, cx);
         }
@@ -567,7 +566,9 @@ fn forget_at_gate(message_id: &str, cx: &mut Context<'_>) {
 fn triggered_at(message: &OpenMessage, settlement: Settlement, cx: &Context<'_>) -> Time {
     let policy = &cx.common.policy;
     let happened = match settlement {
-        Settlement::Debit(Trigger::Response | Trigger::Error(_), _) | Settlement::NotCharged(_) => cx.now,
+        Settlement::Debit(Trigger::Response | Trigger::Error(_) | Trigger::Prepay, _) | Settlement::NotCharged(_) => {
+            cx.now
+        }
         Settlement::Debit(Trigger::Timeout, _) => message.deadline(policy),
         Settlement::Debit(Trigger::Close, _) if cx.dialog.end_reason() == Some(EndReason::Idle) => {
             cx.dialog.idle_at(policy)

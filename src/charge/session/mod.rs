@@ -33,6 +33,7 @@
 //! | `Dialog` | phase, verdict, SIP legs, connections | `dialog` |
 //! | `Credit` | reservations, grant, pending request | `credit`, `request`, `reservation`, `validity`, `ahead` |
 //! | `Messages` | messages, and the debits and refunds they lead to | `messages`, `open_message`, `ranges`, `index`, `refund` |
+//! | `Page` | what is decided about a SIP MESSAGE | `page` |
 //! | `Trace` | events for `explain` | `trace`, `rule` |
 //!
 //! Messages, not the session, decide what is debited; `Credit` decides when that is requested. `common` holds the terms of
@@ -56,6 +57,7 @@ mod index;
 mod messages;
 mod open_message;
 mod output;
+mod page;
 mod parts;
 mod query;
 mod ranges;
@@ -71,6 +73,7 @@ mod tests;
 
 pub use common::Counts;
 pub use output::{Decision, EndReason, Output, Verdict};
+pub use page::PAGE_MESSAGE_ID;
 pub use query::{UnsettledItem, UnsettledKind};
 pub use rule::{CloseCause, Rule};
 pub use trace::{TraceClass, TraceEvent, TraceEventKind};
@@ -85,6 +88,7 @@ use common::{Common, Context};
 use credit::Credit;
 use dialog::{Dialog, Phase};
 use messages::Messages;
+use page::Page;
 use request::{PendingRequest, Purpose};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -115,7 +119,7 @@ pub struct Session {
 
 /// Inputs.
 impl Session {
-    /// Opens a session for an INVITE and requests its reservation, or refuses if no account can be charged. `first_number`:
+    /// Opens a session for an INVITE or MESSAGE and requests its reservation, or refuses if no account can be charged. `first_number`:
     /// number of its first request, below [`FIRST_NUMBER_END`].
     pub fn open(
         key: SessionKey,
@@ -125,22 +129,29 @@ impl Session {
         first_number: u32,
         now: Time,
     ) -> Session {
-        let ahead = Ahead::new(tariff, policy.model, reserve.messages);
+        let page = Page::new(reserve, tariff);
+        let policy = Policy { model: page::model(&policy, page.is_some()), ..policy };
+        let ahead = match page {
+            Some(page) => Ahead::of_page(page.quota),
+            None => Ahead::new(tariff, policy.model, reserve.messages),
+        };
         let requested = ahead.requested;
         let mut session = Session {
-            common: Common::new(key, reserve, tariff, policy, now),
+            common: Common::new(key, reserve, page, tariff, policy, now),
             dialog: Dialog::new(now),
             credit: Credit::new(ahead, first_number),
             messages: Messages::default(),
         };
         let (credit, _, mut cx) = session.machines(now);
-        cx.record(TraceEvent::new(TraceEventKind::Invite).messages(reserve.messages));
+        cx.record(page.map_or(TraceEvent::new(TraceEventKind::Invite), Page::event).messages(reserve.messages));
         if reserve.account.is_empty() {
             credit.fail(Failure::NoIdentity, &mut cx);
+        } else if page.is_some() {
+            session.open_page(now);
         } else {
             match policy.model {
-                Model::Reserve => credit.ask(Purpose::Reserve(requested, Rule::Invite), &mut cx),
                 Model::Immediate => credit.grant_unreserved(requested, Rule::ModelImmediate, &mut cx),
+                Model::Reserve | Model::Prepay => credit.ask(Purpose::Reserve(requested, Rule::Invite), &mut cx),
             }
         }
         session
@@ -150,6 +161,9 @@ impl Session {
     pub fn on_event(&mut self, event: &Event<'_>, at: Time) {
         if self.dialog.phase() == Phase::Gone {
             return;
+        }
+        if self.is_page() {
+            return self.on_page_event(event, at);
         }
         self.dialog.on_event(event, at, &mut self.common);
         let (credit, messages, mut cx) = self.machines(at);
@@ -197,6 +211,7 @@ impl Session {
         credit.on_timer(&mut cx);
         messages.on_timer(credit, &mut cx);
         messages.settle_when_drained(credit, &mut cx);
+        self.end_idle_page(now);
         let is_quiet = self.is_quiet();
         self.dialog.on_timer(now, is_quiet, &mut self.common);
         self.proceed(now);
@@ -230,6 +245,7 @@ impl Session {
         let granted = self.credit.granted();
         let (credit, _, mut cx) = self.machines(now);
         credit.resend_pending(&mut cx);
+        credit.fail_held_prepay(&mut cx);
         self.dialog.repeat_outputs(granted, &mut self.common);
     }
 
@@ -311,6 +327,9 @@ fn route_response(
     messages: &mut Messages,
     cx: &mut Context<'_>,
 ) {
+    if page::is_prepay(&pending, cx) {
+        return page::route_prepay_response(pending, response, credit, messages, cx);
+    }
     let number = pending.number;
     let released = TraceEvent::new(TraceEventKind::Released).request(number);
     match (&pending.purpose, response) {
@@ -318,7 +337,11 @@ fn route_response(
         (Purpose::Debit(debit), Response::Debited { balance, ended, rest }) => {
             credit.on_debited(&pending, debit, *balance, *ended, cx);
             credit.on_rest(rest.as_ref(), cx);
-            messages.keep_refundable(debit, pending.refund_code, cx);
+            messages.keep_refundable(debit, pending.refund_rule, cx);
+        }
+        // The message was not relayed, so the debit was to be refunded.
+        (Purpose::Debit(_), Response::Denied(denial)) if cx.common.is_prepaid() && pending.refund_rule.is_some() => {
+            credit.record(TraceEvent::new(TraceEventKind::Denied).request(number).by(Rule::Denied(*denial)), cx);
         }
         (Purpose::Debit(debit), Response::Denied(denial)) => credit.on_debit_denied(debit, number, *denial, cx),
         (Purpose::Debit(debit), Response::Free) => {

@@ -90,7 +90,7 @@ impl Settlement {
         }
     }
 
-    fn new(settle: Settle, trigger: Trigger, rule: Rule) -> Settlement {
+    pub(super) fn new(settle: Settle, trigger: Trigger, rule: Rule) -> Settlement {
         match settle {
             Settle::Debit => Settlement::Debit(trigger, rule),
             Settle::Release => Settlement::NotCharged(rule),

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 pub enum Output {
     /// Send a request to the enabler. At most one is pending; a resend has the number of the first copy.
     Ask(Request),
-    /// Resume the suspended INVITE. Once per session.
+    /// Resume the suspended INVITE or MESSAGE. Once per session.
     Verdict(Verdict),
     /// Publish the session's total grant to the gate.
     Grant(Quota),
@@ -74,7 +74,7 @@ pub enum Output {
         /// Reason of the enabler.
         denial: Denial,
     },
-    /// A message with content is not charged.
+    /// A message with content is not charged. Of a MESSAGE: it was not delivered.
     NotDebited {
         /// Message-ID.
         message_id: Box<str>,
@@ -96,7 +96,7 @@ pub enum Output {
     Forget,
 }
 
-/// Answer to the suspended INVITE.
+/// Answer to the suspended INVITE or MESSAGE.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Verdict {
     /// Whether it may be relayed.
@@ -141,6 +141,12 @@ pub enum EndReason {
     EnablerEnded,
     /// More messages waited for answers than a session may have.
     TooManyOpen,
+    /// A final 2xx answered the MESSAGE.
+    Delivered,
+    /// The MESSAGE ended with this final failure.
+    NotDelivered(u16),
+    /// The MESSAGE got no final response.
+    Unanswered,
 }
 
 impl EndReason {
@@ -157,6 +163,9 @@ impl EndReason {
             EndReason::Failed(failure) => failure.as_str(),
             EndReason::EnablerEnded => "enabler-ended",
             EndReason::TooManyOpen => "too-many-open",
+            EndReason::Delivered => "delivered",
+            EndReason::NotDelivered(_) => "not-delivered",
+            EndReason::Unanswered => "unanswered",
         }
     }
 }

@@ -99,7 +99,7 @@ impl Session {
         self.common.tariff
     }
 
-    /// Returns the INVITE transaction that the host suspended.
+    /// Returns the transaction that the host suspended.
     pub fn suspended(&self) -> Suspended {
         self.common.suspended
     }
@@ -226,9 +226,9 @@ impl Session {
 
 /// What is unsettled.
 impl Session {
-    /// Returns the number of messages that wait for an answer of the client.
+    /// Returns the number of messages that wait for an answer of the client, or a final response.
     pub fn open_messages(&self) -> usize {
-        self.messages.open_count()
+        self.messages.open_count() + usize::from(self.unanswered_page().is_some())
     }
 
     /// Returns the number of debits and refunds that the enabler has not acknowledged.
@@ -263,7 +263,7 @@ impl Session {
     /// Returns the messages that were delivered and whose debit is not due yet.
     pub fn unanswered_messages(&self) -> impl Iterator<Item = UnsettledItem<'_>> {
         let delivered = self.messages.open.iter().filter(|message| message.has_content());
-        delivered.map(|message| self.unanswered(message))
+        delivered.map(|message| self.unanswered(message)).chain(self.unanswered_page())
     }
 
     /// Returns what the enabler has not acknowledged, in the order in which it is requested.

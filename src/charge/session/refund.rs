@@ -35,21 +35,22 @@ impl Messages {
             credit.mark_not_charged(&debit, rule, cx.now, cx);
             self.charge_anew(&debit.message_id, cx);
         }
-        credit.refund_pending_debit(code, is_meant);
+        credit.refund_pending_debit(rule, is_meant);
     }
 
     /// Queues the refund of an acknowledged debit. The same Message-ID is charged like a new one from then on.
-    fn add_refund(&mut self, debit: Debit, rule: Rule, cx: &mut Context<'_>) {
+    pub(super) fn add_refund(&mut self, debit: Debit, rule: Rule, cx: &mut Context<'_>) {
         self.charge_anew(&debit.message_id, cx);
         let number = self.new_number();
         self.refunds.push(Debit { number, rule, since: cx.now, ..debit });
     }
 
-    /// Keeps an acknowledged debit that may be refunded, or refunds it at once because of a REPORT with `refund_code`.
-    pub(super) fn keep_refundable(&mut self, debit: &Debit, refund_code: Option<u16>, cx: &mut Context<'_>) {
-        if let Some(code) = refund_code {
-            self.add_refund(debit.clone(), Rule::Report(code, Settle::Release), cx);
-        } else if cx.common.policy.report == Settle::Release && is_refundable(debit) {
+    /// Keeps an acknowledged debit that may be refunded, or refunds it at once by `refund_rule`.
+    pub(super) fn keep_refundable(&mut self, debit: &Debit, refund_rule: Option<Rule>, cx: &mut Context<'_>) {
+        let is_prepaid = debit.trigger == Trigger::Prepay;
+        if let Some(rule) = refund_rule {
+            self.add_refund(debit.clone(), rule, cx);
+        } else if is_prepaid || cx.common.policy.report == Settle::Release && is_refundable(debit) {
             if self.refundable.len() >= REFUNDABLE_DEBITS_MAX {
                 let oldest = self.refundable.remove(0);
                 self.touch(oldest.number);

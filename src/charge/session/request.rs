@@ -64,8 +64,8 @@ pub(super) struct PendingRequest {
     pub(super) possible_duplicate: bool,
     /// It waits for the operator.
     pub(super) is_held: bool,
-    /// A debit that is to be refunded once it is acknowledged, because of a REPORT with this code.
-    pub(super) refund_code: Option<u16>,
+    /// The rule by which a debit is to be refunded once it is acknowledged.
+    pub(super) refund_rule: Option<Rule>,
 }
 
 impl PendingRequest {
@@ -133,7 +133,7 @@ impl Credit {
             attempts: 0,
             possible_duplicate: false,
             is_held: false,
-            refund_code: None,
+            refund_rule: None,
         });
         self.output_and_keep(pending, cx.common);
     }
@@ -243,11 +243,11 @@ impl Credit {
     }
 
     /// Marks the pending debit for a refund, if the predicate selects it.
-    pub(super) fn refund_pending_debit(&mut self, code: u16, is_meant: impl Fn(&Debit) -> bool) {
+    pub(super) fn refund_pending_debit(&mut self, rule: Rule, is_meant: impl Fn(&Debit) -> bool) {
         if let Some(pending) = &mut self.pending
             && matches!(&pending.purpose, Purpose::Debit(debit) if is_meant(debit))
         {
-            pending.refund_code = pending.refund_code.or(Some(code));
+            pending.refund_rule.get_or_insert(rule);
         }
     }
 
@@ -328,7 +328,7 @@ impl Credit {
             (Purpose::Debit(debit), false) => {
                 let ended = matches!(pending.reservation, Reservation::Last { .. });
                 self.on_debited(&pending, debit, None, ended, cx);
-                messages.keep_refundable(debit, pending.refund_code, cx);
+                messages.keep_refundable(debit, pending.refund_rule, cx);
             }
             (Purpose::Refund(debit), false) => self.on_refunded(debit, pending.number, None, cx),
             _ => self.output_and_keep(pending, cx.common),

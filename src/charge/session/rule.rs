@@ -12,6 +12,8 @@ use serde::{Deserialize, Serialize};
 pub enum Rule {
     /// An INVITE requests credit.
     Invite,
+    /// A MESSAGE requests credit.
+    Message,
     /// Little is left of the grant, so more is requested ahead of need.
     Ahead,
     /// A SEND exceeded the grant.
@@ -36,6 +38,8 @@ pub enum Rule {
     Granted,
     /// Nothing is reserved; each message is debited when it is answered.
     ModelImmediate,
+    /// A MESSAGE is debited before it is relayed.
+    ModelPrepay,
     /// Granted while the enabler does not answer.
     OnFailureGrant,
     /// The service is free of charge for this subscriber.
@@ -58,6 +62,14 @@ pub enum Rule {
     LateChunk,
     /// A failure REPORT with this code followed the 200; the policy decides.
     Report(u16, Settle),
+    /// A final 2xx with this code answered the MESSAGE.
+    Delivered(u16),
+    /// 202 answered the MESSAGE; the policy decides.
+    Accepted(Settle),
+    /// The MESSAGE ended with this final failure.
+    NotDelivered(u16),
+    /// The MESSAGE got no final response; the policy decides.
+    MessageTimeout(Settle, EndReason),
     /// The enabler may have executed the request and does not detect duplicates.
     ResendHold,
     /// The request may have ended the reservation that the enabler no longer knows.
@@ -105,6 +117,7 @@ impl Rule {
     pub fn as_str(self) -> &'static str {
         match self {
             Rule::Invite => "invite",
+            Rule::Message => "message",
             Rule::Ahead => "ahead-of-need",
             Rule::BeyondGrant => "beyond-grant",
             Rule::MessageStopped => "message-stopped",
@@ -117,6 +130,7 @@ impl Rule {
             Rule::NoReservation => "no-reservation",
             Rule::Granted => "granted",
             Rule::ModelImmediate => "model=immediate",
+            Rule::ModelPrepay => "model=prepay",
             Rule::OnFailureGrant => "on_failure=grant",
             Rule::FreeOfCharge => "free-of-charge",
             Rule::DebitOn(DebitOn::Response) => "debit_on=response",
@@ -133,6 +147,12 @@ impl Rule {
             Rule::LateChunk => "late-chunk",
             Rule::Report(_, Settle::Debit) => "report=debit",
             Rule::Report(_, Settle::Release) => "report=release",
+            Rule::Delivered(_) => "delivered",
+            Rule::Accepted(Settle::Debit) => "202=debit",
+            Rule::Accepted(Settle::Release) => "202=release",
+            Rule::NotDelivered(_) => "not-delivered",
+            Rule::MessageTimeout(Settle::Debit, _) => "message-timeout=debit",
+            Rule::MessageTimeout(Settle::Release, _) => "message-timeout=release",
             Rule::ResendHold => "resend=hold",
             Rule::MaybeTaken => "maybe-taken",
             Rule::OutboxResend => "outbox.resend",
@@ -149,7 +169,7 @@ impl Rule {
     /// Returns the cause of a rule whose name does not include it.
     pub fn cause(self) -> Option<&'static str> {
         match self {
-            Rule::Close(_, CloseCause::Session(reason)) => Some(reason.as_str()),
+            Rule::Close(_, CloseCause::Session(reason)) | Rule::MessageTimeout(_, reason) => Some(reason.as_str()),
             Rule::Close(_, CloseCause::ConnectionLost) => Some("connection-lost"),
             _ => None,
         }
@@ -159,12 +179,14 @@ impl Rule {
     pub fn code(self) -> u32 {
         match self {
             Rule::ClientError(code) | Rule::ServerError(code, _) | Rule::Report(code, _) => code.into(),
+            Rule::Delivered(code) | Rule::NotDelivered(code) => code.into(),
+            Rule::Accepted(_) => 202,
             Rule::DebitOn(_) => 200,
             Rule::RequestTimeout => 408,
             Rule::Denied(denial) => denial.code(),
             Rule::Failed(failure) => failure.code(),
             Rule::FreeOfCharge => 4011,
-            Rule::Ended(EndReason::InviteFailed(code)) => code.into(),
+            Rule::Ended(EndReason::InviteFailed(code) | EndReason::NotDelivered(code)) => code.into(),
             Rule::Ended(EndReason::Denied(denial)) => denial.code(),
             _ => 0,
         }

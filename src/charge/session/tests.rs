@@ -9,6 +9,7 @@ mod failure;
 mod immediate;
 mod limits;
 mod order;
+mod page;
 mod refunds;
 mod requests;
 mod reservation;
@@ -39,6 +40,7 @@ fn invite(messages: u32) -> Reserve<'static> {
         service: Service::Retrieval,
         recipients: 0,
         messages,
+        page: None,
         suspended: Suspended { index: 1, label: 2, continuation: 3 },
         inviting_tag: 0,
     }

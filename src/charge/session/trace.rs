@@ -135,6 +135,7 @@ macro_rules! kinds {
 
 kinds! {
     Invite Money "invite" "INVITE; messages: number announced.",
+    Message Money "message" "SIP MESSAGE; messages: number of copies, octets: those of its body.",
     Reserve Money "reserve" "A reservation is requested; rule: why.",
     Granted Money "granted" "Credit is granted; rule: why, if granted without the enabler.",
     Denied Money "denied" "The enabler refuses; rule and code: its reason.",
@@ -148,6 +149,9 @@ kinds! {
     Renew Repeated "renew" "The validity of a grant has ended; quota: what is outstanding.",
     EnablerEnds Money "enabler-ends" "The enabler ends the service.",
     Answered Traffic "answered" "2xx to the INVITE.",
+    Delivered Money "delivered" "2xx to the MESSAGE; code: SIP status.",
+    NotDelivered Money "not-delivered" "The MESSAGE ended with a final failure; code: SIP status.",
+    Unanswered Money "unanswered" "The MESSAGE got no final response.",
     InviteFailed Traffic "invite-failed" "The INVITE ended without a 2xx; code: SIP status.",
     Cancelled Traffic "cancel" "CANCEL.",
     Bye Money "bye" "BYE.",

@@ -130,7 +130,7 @@ impl Plan {
 /// Termination-Cause of a session that ends with this debit (RFC 6733, 8.15).
 fn cause(trigger: Trigger) -> TerminationCause {
     match trigger {
-        Trigger::Response | Trigger::Error(_) => TerminationCause::LOGOUT,
+        Trigger::Response | Trigger::Error(_) | Trigger::Prepay => TerminationCause::LOGOUT,
         Trigger::Timeout => TerminationCause::SESSION_TIMEOUT,
         Trigger::Close => TerminationCause::LINK_BROKEN,
     }

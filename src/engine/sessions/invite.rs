@@ -1,4 +1,4 @@
-//! Step 1 of the OMA flow: an INVITE opens a session, or is refused.
+//! Step 1 of the OMA flow: an INVITE opens a session, or is refused. So does a SIP MESSAGE, which needs no slot of the gate.
 
 use super::SessionTable;
 use super::entry::SessionEntry;
@@ -62,7 +62,7 @@ impl EarlyEvents {
 }
 
 impl SessionTable {
-    /// Handles an INVITE that asks for a reservation.
+    /// Handles an INVITE or MESSAGE that asks for a reservation.
     pub(super) fn reserve(
         &mut self,
         tick: &mut Tick<'_>,
@@ -75,8 +75,10 @@ impl SessionTable {
             return Ok(());
         }
         let is_current = tick.is_current_instance();
-        let slot = if is_current { self.free_slot(tick) } else { None };
-        if is_current && (slot.is_none() || self.open >= u64::from(tick.region.config.max_sessions)) {
+        let needs_slot = is_current && reserve.page.is_none();
+        let slot = if needs_slot { self.free_slot(tick) } else { None };
+        let is_without_slot = needs_slot && slot.is_none();
+        if is_current && (is_without_slot || self.open >= u64::from(tick.region.config.max_sessions)) {
             self.free_slots.extend(slot);
             refuse_full(tick, key, at, reserve);
             return Ok(());
@@ -92,7 +94,7 @@ impl SessionTable {
         reserve: &Reserve<'_>,
         slot: Option<u32>,
     ) -> Result<(), StoreError> {
-        tick.count(Statistic::Reserves);
+        count_reserve(tick, reserve);
         let (tariff, policy) = (tick.region.tariff(), tick.region.config.policy);
         let first_number = tick.region.next_end_to_end_id() % FIRST_NUMBER_END;
         let session = Session::open(key, reserve, tariff, policy, first_number, at);
@@ -135,7 +137,15 @@ impl SessionTable {
     }
 }
 
-/// Refuses another copy of an INVITE that has opened a session. A retransmission in the same transaction is ignored.
+/// Counts a request that asks for a reservation.
+pub(super) fn count_reserve(tick: &mut Tick<'_>, reserve: &Reserve<'_>) {
+    tick.count(Statistic::Reserves);
+    if reserve.page.is_some() {
+        tick.count(Statistic::Messages);
+    }
+}
+
+/// Refuses another copy of a request that has opened a session. A retransmission in the same transaction is ignored.
 fn refuse_merged(tick: &mut Tick<'_>, entry: &SessionEntry, at: Time, reserve: &Reserve<'_>) {
     let is_another = reserve.suspended.transaction() != entry.session.suspended().transaction();
     if tick.is_current_instance() && (is_another || entry.instance != tick.instance) {

@@ -1,6 +1,7 @@
 //! Notifications to hosts and scripts: verdicts, debits, failures.
 
 use super::entry::SessionEntry;
+use super::invite::count_reserve;
 use crate::charge::ch2::{Failure, SessionKey, Trigger};
 use crate::charge::event::Reserve;
 use crate::charge::session::{Decision, Session, Verdict};
@@ -13,12 +14,14 @@ use crate::shm::notification::{Kind, Notification, Outcome};
 use crate::shm::statistic::Statistic;
 use crate::simulate::{InjectedBug, is_injected};
 
-/// Sends the verdict that resumes the INVITE, and opens the gate for a granted one.
+/// Sends the verdict that resumes the INVITE or MESSAGE, and opens the gate for a granted INVITE.
 pub(super) fn send_verdict(tick: &mut Tick<'_>, entry: &SessionEntry, verdict: &Verdict) {
     let is_current = entry.instance == tick.region.instance();
     let decision = match verdict.result {
         // Without a slot that workers find, the gate would stop its messages.
-        Decision::Granted if is_current && !claim_slot(tick, entry) => Decision::Failed(Failure::Full),
+        Decision::Granted if is_current && !entry.session.is_page() && !claim_slot(tick, entry) => {
+            Decision::Failed(Failure::Full)
+        }
         decision => decision,
     };
     let (statistic, result, reason, code) = match decision {
@@ -63,9 +66,9 @@ pub(super) fn claim_slot(tick: &mut Tick<'_>, entry: &SessionEntry) -> bool {
     true
 }
 
-/// Sends the verdict of an INVITE that opens no session.
+/// Sends the verdict of an INVITE or MESSAGE that opens no session.
 pub(super) fn refuse(tick: &mut Tick<'_>, session: SessionKey, at: Time, reserve: &Reserve<'_>, failure: Failure) {
-    tick.count(Statistic::Reserves);
+    count_reserve(tick, reserve);
     tick.count(Statistic::ReservesFailed);
     tick.latencies.push((Latency::Reserve, at));
     let kind = Kind::Verdict { suspended: reserve.suspended, result: Outcome::Failed, granted: 0 };
@@ -125,5 +128,6 @@ pub(super) fn count_debit(tick: &mut Tick<'_>, trigger: Trigger) {
         Trigger::Error(_) => Statistic::DebitsOnError,
         Trigger::Timeout => Statistic::DebitsOnTimeout,
         Trigger::Close => Statistic::DebitsOnClose,
+        Trigger::Prepay => Statistic::DebitsPrepaid,
     });
 }

@@ -52,6 +52,7 @@ fn session(call_id: &str) -> Session {
         service: Service::Retrieval,
         recipients: 0,
         messages: 2,
+        page: None,
         suspended: Suspended::default(),
         inviting_tag: 0,
     };

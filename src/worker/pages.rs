@@ -1,0 +1,72 @@
+//! SIP MESSAGEs (page mode, RFC 3428): reservation, and the outcome that decides about it.
+
+use super::{InviteRefusal, Urgency, Worker};
+use crate::charge::ch2::SessionKey;
+use crate::charge::content::ContentClass;
+use crate::charge::event::{Event, PageContent, ServerTransaction};
+use crate::shm::statistic::Statistic;
+use crate::worker::sip_input::{Body, Invite};
+
+/// How a MESSAGE ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PageOutcome {
+    /// A final 2xx was sent to its sender.
+    Delivered(u16),
+    /// It ended with this final failure, or was never relayed.
+    Failed(u16),
+    /// It was relayed and got no final response, or 408.
+    Unanswered,
+}
+
+impl PageOutcome {
+    /// Returns the outcome of a final response. 408 says that no final response has arrived (RFC 3261, 21.4.9).
+    pub fn from_code(code: u16) -> PageOutcome {
+        match code {
+            200..300 => PageOutcome::Delivered(code),
+            408 => PageOutcome::Unanswered,
+            _ => PageOutcome::Failed(code),
+        }
+    }
+}
+
+impl Worker {
+    /// Checks whether [`Worker::reserve_page`] would accept this MESSAGE now: for hosts, before they suspend the
+    /// transaction. Returns its content; `None`: it is free of charge and needs no reservation.
+    pub fn can_reserve_page(
+        &self,
+        message: &Invite<'_>,
+        body: &Body<'_>,
+    ) -> Result<Option<PageContent>, InviteRefusal> {
+        super::invites::call_id_of(message)?;
+        let octets = body.bytes.len() as u64;
+        if octets > self.region.config.message_max.into() {
+            self.region.count(Statistic::DroppedTooLarge);
+            return Err(InviteRefusal::TooLarge);
+        }
+        let media_type = body.content_type.split(|octet| *octet == b';').next().unwrap_or_default();
+        let class = ContentClass::from_media_type(std::str::from_utf8(media_type.trim_ascii()).unwrap_or_default());
+        let content = PageContent { class, octets };
+        self.check_engine()?;
+        self.ring.has_room(self.ring.size() / 4).then_some(Some(content)).ok_or(InviteRefusal::Full)
+    }
+
+    /// Requests a reservation for a MESSAGE. `Ok` means that the event is in the ring and a verdict will follow.
+    pub fn reserve_page(&mut self, message: &Invite<'_>, content: PageContent) -> Result<SessionKey, InviteRefusal> {
+        self.request_reservation(message, Some(content))
+    }
+
+    /// Reports how a MESSAGE ended. Returns `false` if the event ring is full: then the host reports it again later.
+    pub fn page_ended(
+        &mut self,
+        session: SessionKey,
+        transaction: Option<ServerTransaction>,
+        outcome: PageOutcome,
+    ) -> bool {
+        let event = match outcome {
+            PageOutcome::Delivered(code) => Event::Delivered { code, transaction },
+            PageOutcome::Failed(code) => Event::Failed { code, transaction },
+            PageOutcome::Unanswered => Event::Unanswered { transaction },
+        };
+        self.push_event(session, event, 0, Urgency::Soon)
+    }
+}
