@@ -20,8 +20,13 @@ function ksr_request_route()
             KSR.sl.sl_send_reply(404, "Not here")
             return 1
         end
+        if method == "MESSAGE" then return charge_message() end
         KSR.tm.t_relay()
         return 1
+    end
+    if method == "MESSAGE" then
+        KSR.pv.sets("$du", im_server())
+        return charge_message()
     end
     if method ~= "INVITE" then
         KSR.sl.sl_send_reply(405, "Method Not Allowed")
@@ -44,14 +49,49 @@ function ksr_request_route()
     return 1
 end
 
+function im_server()
+    return (string.gsub(KSR.pv.gete("$def(IM_SERVER)"), '"', ""))
+end
+
+-- Reserves credit for a SIP MESSAGE, within a dialog or not. A 2xx debits the reservation.
+function charge_message()
+    -- Authenticate the subscriber here, and remove P-Asserted-Identity unless it comes from a trusted peer.
+    local result = KSR.imcharge.reserve("ksr_message_charged")
+    if result == 0 then
+        KSR.x.exit()
+    end
+    -- 2: its content is free of charge, for example a delivery notification. -7: the body is larger than message_max.
+    if result == 2 then
+        KSR.tm.t_relay()
+    elseif result == -7 then
+        KSR.sl.send_reply(413, "Message Too Large")
+    else
+        KSR.sl.send_reply(503, "Charging unavailable")
+    end
+    return 1
+end
+
 -- Resumes the INVITE when credit is granted or refused. Runs in a resume worker.
 function ksr_charged()
-    local result, reason = KSR.pv.get("$imcharge(result)"), KSR.pv.gete("$imcharge(reason)")
-    if result == "granted" then
-        KSR.pv.sets("$du", (string.gsub(KSR.pv.gete("$def(IM_SERVER)"), '"', "")))
+    if KSR.pv.get("$imcharge(result)") == "granted" then
+        KSR.pv.sets("$du", im_server())
         KSR.tm.t_relay()
         return 1
     end
+    return refuse()
+end
+
+-- Resumes the MESSAGE when credit is granted or refused. Runs in a resume worker.
+function ksr_message_charged()
+    if KSR.pv.get("$imcharge(result)") == "granted" then
+        KSR.tm.t_relay()
+        return 1
+    end
+    return refuse()
+end
+
+function refuse()
+    local result, reason = KSR.pv.get("$imcharge(result)"), KSR.pv.gete("$imcharge(reason)")
     KSR.info(KSR.pv.gete("$ci") .. " refused: " .. reason .. " " .. KSR.pv.gete("$imcharge(code)") .. "\n")
     if result == "denied" then
         KSR.tm.t_reply(402, "Payment Required")

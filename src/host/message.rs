@@ -20,7 +20,7 @@ pub unsafe fn bytes<'a>(text: &sys::_str) -> &'a [u8] {
     }
 }
 
-/// Subscriber and direction of an INVITE, as far as the script chooses them by parameters with pseudo-variables.
+/// Subscriber and direction of an INVITE or MESSAGE, as far as the script chooses them by parameters with pseudo-variables.
 #[derive(Debug, Default)]
 pub struct ScriptChoice {
     /// The identity to charge. Empty: the parameter `subscriber` is one of the fixed words.
@@ -200,7 +200,13 @@ impl<'a> Message<'a> {
     /// read from `edited`, which has the script's edits; the key of the session and the Request-URI are those received.
     /// The headers of both must have been parsed.
     pub fn invite(self, edited: Message<'a>, choice: &'a ScriptChoice, messages: u32) -> Option<Invite<'a>> {
-        let identity = self.identity().filter(|identity| identity.to_tag.is_empty())?;
+        self.identity().filter(|identity| identity.to_tag.is_empty())?;
+        self.charged_request(edited, choice, messages)
+    }
+
+    /// Returns the input for the reservation of a MESSAGE, within a dialog or not; as [`Message::invite`].
+    pub fn charged_request(self, edited: Message<'a>, choice: &'a ScriptChoice, messages: u32) -> Option<Invite<'a>> {
+        let identity = self.identity()?;
         let key = InviteKey { call_id: identity.call_id, from_tag: identity.from_tag, cseq: self.cseq()? };
         Some(Invite {
             key,

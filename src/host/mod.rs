@@ -11,7 +11,7 @@
 //! | parsed SIP messages | [`message`] |
 //! | headers of a request with the script's edits | [`edited_request`] |
 //! | current request and transaction of tm | [`transaction`] |
-//! | session of a watched transaction | [`transaction_context`] |
+//! | session of a watched transaction | [`transaction_context`]; of a MESSAGE, [`page_context`] |
 //! | parameters of the script | [`parameters`] |
 //! | `$imcharge(name)` | [`variables`] |
 //! | log, statistics, signals of the supervisor | [`logger`], [`statistics`], [`signals`] |
@@ -43,6 +43,7 @@ pub mod logger;
 pub mod message;
 #[cfg(feature = "opensips")]
 pub mod opensips;
+pub mod page_context;
 pub mod parameters;
 pub mod signals;
 pub mod statistics;

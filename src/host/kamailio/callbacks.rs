@@ -7,6 +7,7 @@
 //! | `TMCB_E2ECANCEL_IN` | CANCEL |
 //! | `TMCB_DESTROY` | the transaction ended, whatever the callbacks above have reported |
 //! | `TMCB_REQUEST_IN`, in a charged dialog | INVITE, PRACK, UPDATE, BYE: their replies are watched as above |
+//! | of a MESSAGE: `TMCB_REQUEST_FWDED`, `TMCB_RESPONSE_OUT` from 200 on, `TMCB_DESTROY` | it is sent on; its outcome; the outcome again if the event ring was full |
 //! | script callback before the request route | step 11, and SDP answers in ACK and PRACK |
 //! | script callback before the reply route | a 2xx whose transaction tm may have forgotten |
 //!
@@ -15,6 +16,7 @@
 
 use super::bindings as sys;
 use super::message::Message;
+use super::page_context::PageContext;
 use super::tm::{Tm, tm};
 use super::transaction::{CurrentRequest, Transaction};
 use super::transaction_context::{self, TransactionContext};
@@ -32,15 +34,26 @@ pub fn watch_invite(tm: &Tm, request: CurrentRequest, transaction: Transaction, 
     // The numbers by which tm continues it.
     let opens = Some(ServerTransaction { index: id.index.into(), label: id.label.into() });
     let context = TransactionContext::new(session, opens, key.call_id, key.from_tag);
-    context.is_some_and(|context| watch(tm, request, transaction, types, context))
+    context.is_some_and(|context| watch(tm, request, transaction, types, Some(on_transaction), context))
 }
 
-fn watch(
+/// Watches the transaction of a MESSAGE. `false`: no shared memory, or tm refused.
+pub fn watch_message(tm: &Tm, request: CurrentRequest, transaction: Transaction, key: &InviteKey<'_>) -> bool {
+    let id = transaction.id();
+    let numbers = ServerTransaction { index: id.index.into(), label: id.label.into() };
+    let context = PageContext::new(Worker::session_of_invite(key), numbers);
+    let types = sys::TMCB_REQUEST_FWDED | sys::TMCB_RESPONSE_OUT | sys::TMCB_DESTROY;
+    watch(tm, request, transaction, types, Some(on_message_transaction), context)
+}
+
+/// Watches a transaction with a context that its callback receives.
+fn watch<Context>(
     tm: &Tm,
     request: CurrentRequest,
     transaction: Transaction,
     types: c_uint,
-    context: TransactionContext,
+    callback: sys::transaction_cb,
+    context: Context,
 ) -> bool {
     // SAFETY: tm takes ownership of the block with its release function; if it refuses, the block is freed here.
     unsafe {
@@ -48,7 +61,7 @@ fn watch(
         if block.is_null() {
             return false;
         }
-        let is_watched = tm.watch(request, transaction, types, Some(on_transaction), block, Some(release));
+        let is_watched = tm.watch(request, transaction, types, callback, block, Some(release));
         if !is_watched {
             release(block);
         }
@@ -60,14 +73,14 @@ fn watch(
 ///
 /// # Safety
 /// Only after the host has set up its shared memory: in or after mod_init.
-unsafe fn shared(context: TransactionContext) -> *mut c_void {
+unsafe fn shared<Context>(context: Context) -> *mut c_void {
     // SAFETY: the host's allocator; the block is checked and large enough.
     unsafe {
         let Some(malloc) = sys::_shm_root.xmalloc else { return std::ptr::null_mut() };
         let (file, name) = (c"callbacks.rs".as_ptr(), c"imcharge".as_ptr());
-        let block = malloc(sys::_shm_root.mem_block, size_of::<TransactionContext>(), file, c"watch".as_ptr(), 0, name);
+        let block = malloc(sys::_shm_root.mem_block, size_of::<Context>(), file, c"watch".as_ptr(), 0, name);
         if !block.is_null() {
-            block.cast::<TransactionContext>().write(context);
+            block.cast::<Context>().write(context);
         }
         block
     }
@@ -82,6 +95,23 @@ unsafe extern "C" fn release(block: *mut c_void) {
                 let (file, name) = (c"callbacks.rs".as_ptr(), c"imcharge".as_ptr());
                 free(sys::_shm_root.mem_block, block, file, c"release".as_ptr(), 0, name);
             }
+        }
+    })
+}
+
+/// Callback of the transaction of a MESSAGE.
+unsafe extern "C" fn on_message_transaction(_: *mut sys::cell, kind: c_int, parameters: *mut sys::tmcb_params) {
+    guard((), || {
+        // SAFETY: tm passes parameters that are valid during the call.
+        let Some(parameters) = (unsafe { parameters.as_ref() }) else { return };
+        // SAFETY: the block of `watch_message`, which lives as long as the transaction.
+        let watched = unsafe { parameters.param.as_ref().and_then(|block| block.cast::<PageContext>().as_ref()) };
+        let Some(watched) = watched else { return };
+        match kind as c_uint {
+            sys::TMCB_REQUEST_FWDED => watched.relayed(),
+            sys::TMCB_RESPONSE_OUT => watched.answered(parameters.code),
+            sys::TMCB_DESTROY => watched.ended(),
+            _ => {}
         }
     })
 }
@@ -132,7 +162,8 @@ pub unsafe extern "C" fn on_request(transaction: *mut sys::cell, _: c_int, param
             unsafe { (Message::new(pointer), CurrentRequest::new(pointer), Transaction::new(transaction)) };
         let context = message.and_then(transaction_context::of_request);
         if let (Some(tm), Some(request), Some(transaction), Some(context)) = (tm(), request, transaction, context) {
-            watch(tm, request, transaction, sys::TMCB_RESPONSE_FWDED | sys::TMCB_RESPONSE_OUT, context);
+            let types = sys::TMCB_RESPONSE_FWDED | sys::TMCB_RESPONSE_OUT;
+            watch(tm, request, transaction, types, Some(on_transaction), context);
         }
     })
 }

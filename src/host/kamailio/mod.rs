@@ -3,10 +3,10 @@
 //! | task | file |
 //! |---|---|
 //! | the host's tables, parameters and processes | [`exports`], [`parameters`](super::parameters), [`lifecycle`] |
-//! | `imcharge_reserve()`: suspend the INVITE and reserve | [`reserve`], [`tm`] |
+//! | `imcharge_reserve()`: suspend the INVITE or MESSAGE and reserve | [`reserve`], [`tm`] |
 //! | replies, CANCEL, BYE and the end of transactions | [`callbacks`] |
 //! | `imcharge_msrp()`: the gate; lost connections | [`frames`], [`connections`] |
-//! | continue the INVITE after the verdict | [`resume`], [`continuation`], [`variables`](super::variables) |
+//! | continue the request after the verdict | [`resume`], [`continuation`], [`variables`](super::variables) |
 //! | event routes | [`events`] |
 //! | commands and statistics for operators | [`rpc`], [`statistics`] |
 //! | the host's log | [`log_sink`] |
@@ -28,4 +28,4 @@ pub mod tm;
 
 use super::attach::{REGION, with_worker};
 use super::text::{static_str, text};
-use super::{address, edited_request, message, parameters, transaction, transaction_context, variables};
+use super::{address, edited_request, message, page_context, parameters, transaction, transaction_context, variables};

@@ -9,6 +9,7 @@ use super::message::{Message, ScriptChoice, bytes};
 use super::tm::{Creation, Suspension, Tm, tm};
 use super::transaction::{CurrentRequest, Transaction};
 use super::{bindings as sys, callbacks, with_worker};
+use crate::charge::event::PageContent;
 use crate::guard::guard;
 use crate::worker::InviteRefusal;
 use crate::worker::sip_input::Invite;
@@ -16,6 +17,9 @@ use std::ffi::{c_char, c_int, c_void};
 
 /// Return value that ends the script: the transaction is suspended, or already answered.
 const END_OF_SCRIPT: c_int = 0;
+
+/// Return value for a MESSAGE whose content is free of charge: the script relays it without a verdict.
+const FREE_CONTENT: c_int = 2;
 
 /// Script: `imcharge_reserve(route)`.
 pub unsafe extern "C" fn reserve(message: *mut sys::sip_msg, route: *mut c_char, _: *mut c_char) -> c_int {
@@ -68,7 +72,14 @@ unsafe fn parameter_text<'a>(message: *mut sys::sip_msg, parameter: *mut c_char)
     unsafe { (sys::get_str_fparam(&mut value, message, parameter.cast()) == 0).then(|| bytes(&value)) }
 }
 
-/// Suspends the INVITE and asks the engine to reserve. Returns what the script function returns.
+/// What is charged.
+#[derive(Clone, Copy)]
+enum Charged {
+    Invite,
+    Message(PageContent),
+}
+
+/// Suspends the INVITE or MESSAGE and asks the engine to reserve. Returns what the script function returns.
 ///
 /// # Safety
 /// `message` must be NULL or the host's current request.
@@ -77,7 +88,8 @@ unsafe fn reserve_into(message: *mut sys::sip_msg, route: &[u8], messages: c_int
     let (Some(current), Some(request)) = (unsafe { (CurrentRequest::new(message), Message::new(message)) }) else {
         return InviteRefusal::Malformed as c_int;
     };
-    if request.method() != Some(sys::METHOD_INVITE as c_int) || !request.parse() {
+    let is_message = request.method() == Some(sys::METHOD_MESSAGE as c_int);
+    if !is_message && request.method() != Some(sys::METHOD_INVITE as c_int) || !request.parse() {
         return InviteRefusal::Malformed as c_int;
     }
     let Some(continuation) = Continuation::find(route) else {
@@ -87,7 +99,11 @@ unsafe fn reserve_into(message: *mut sys::sip_msg, route: &[u8], messages: c_int
     // SAFETY: `message` is the host's current request.
     let Some(choice) = (unsafe { ScriptChoice::evaluate(message) }) else { return InviteRefusal::Malformed as c_int };
     let Some(edited) = EditedRequest::new(request) else { return UNREADABLE_EDITS };
-    let invite = request.invite(edited.message(), &choice, u32::try_from(messages).unwrap_or(0));
+    let messages = u32::try_from(messages).unwrap_or(0);
+    let invite = match is_message {
+        true => request.charged_request(edited.message(), &choice, messages),
+        false => request.invite(edited.message(), &choice, messages),
+    };
     let Some(mut invite) = invite else { return InviteRefusal::Malformed as c_int };
     invite.suspended.continuation = continuation.number();
     let Some(tm) = tm() else { return InviteRefusal::EngineDown as c_int };
@@ -101,14 +117,32 @@ unsafe fn reserve_into(message: *mut sys::sip_msg, route: &[u8], messages: c_int
             return InviteRefusal::Malformed as c_int;
         }
     };
-    match with_worker(|worker| worker.can_reserve(&invite, &request.body())) {
-        Some(Ok(())) => suspend_and_reserve(tm, current, transaction, invite),
-        refused => refused.and_then(Result::err).unwrap_or(InviteRefusal::EngineDown) as c_int,
+    let can_reserve = with_worker(|worker| {
+        let body = request.body();
+        match is_message {
+            true => worker.can_reserve_page(&invite, &body).map(|content| content.map(Charged::Message)),
+            false => worker.can_reserve(&invite, &body).map(|()| Some(Charged::Invite)),
+        }
+    });
+    match can_reserve.unwrap_or(Err(InviteRefusal::EngineDown)) {
+        Ok(Some(charged)) => suspend_and_reserve(tm, current, transaction, invite, charged),
+        Ok(None) => FREE_CONTENT,
+        Err(refused) => refused as c_int,
     }
 }
 
-fn suspend_and_reserve(tm: &Tm, request: CurrentRequest, transaction: Transaction, mut invite: Invite<'_>) -> c_int {
-    if !callbacks::watch_invite(tm, request, transaction, &invite.key) {
+fn suspend_and_reserve(
+    tm: &Tm,
+    request: CurrentRequest,
+    transaction: Transaction,
+    mut invite: Invite<'_>,
+    charged: Charged,
+) -> c_int {
+    let is_watched = match charged {
+        Charged::Invite => callbacks::watch_invite(tm, request, transaction, &invite.key),
+        Charged::Message(_) => callbacks::watch_message(tm, request, transaction, &invite.key),
+    };
+    if !is_watched {
         log::error!(
             "imcharge_reserve: no shared memory to watch the transaction; start the proxy with more (option -m)"
         );
@@ -123,7 +157,11 @@ fn suspend_and_reserve(tm: &Tm, request: CurrentRequest, transaction: Transactio
         }
     };
     (invite.suspended.index, invite.suspended.label) = (id.index.into(), id.label.into());
-    match with_worker(|worker| worker.reserve(&invite)) {
+    let reserved = with_worker(|worker| match charged {
+        Charged::Invite => worker.reserve(&invite),
+        Charged::Message(content) => worker.reserve_page(&invite, content),
+    });
+    match reserved {
         Some(Ok(_)) => END_OF_SCRIPT,
         refused => {
             tm.cancel_suspend(id);
