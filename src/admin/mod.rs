@@ -3,7 +3,6 @@
 pub mod audit;
 pub mod commands;
 pub mod explain;
-pub mod ladder;
 pub mod ledger;
 pub mod metrics;
 pub mod page;

@@ -24,6 +24,7 @@ mod memory;
 mod ocs_wire;
 mod opensips;
 mod outcomes;
+mod page;
 mod payer;
 mod push;
 mod raw;

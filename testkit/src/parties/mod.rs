@@ -3,5 +3,6 @@
 pub mod auth;
 pub mod client;
 pub mod msrp;
+pub mod page;
 pub mod server;
 pub mod sip;

@@ -1,0 +1,306 @@
+//! Page mode: SIP MESSAGEs through a real proxy, charged by their final response.
+
+use super::sessions::in_lua;
+use super::{ALICE, Stage};
+use imcharge_testkit::parties::page::{PageReceiver, PageSender};
+use imcharge_testkit::proxy::{Host, Setup};
+use imcharge_testkit::{eventually, unique};
+use std::net::UdpSocket;
+use std::time::Duration;
+
+const SOON: Duration = Duration::from_secs(15);
+
+/// Makes a MESSAGE end after a second without a final response.
+pub fn impatient(setup: Setup) -> Setup {
+    match setup.host {
+        Host::Kamailio => {
+            let timers = "modparam(\"tm\", \"fr_timer\", 1000)\nmodparam(\"tm\", \"wt_timer\", 1000)";
+            setup.changed("loadmodule \"imcharge.so\"", &format!("loadmodule \"imcharge.so\"\n{timers}"))
+        }
+        Host::OpenSips => {
+            let timers = "modparam(\"tm\", \"fr_timeout\", 1)\nmodparam(\"tm\", \"wt_timer\", 1)";
+            setup.changed("loadmodule \"imcharge.so\"", &format!("loadmodule \"imcharge.so\"\n{timers}"))
+        }
+    }
+}
+
+/// A proxy with this change before a receiver; Alice has 100.
+pub fn paging(change: impl FnOnce(Setup) -> Setup) -> (Stage, PageReceiver, PageSender) {
+    let stage = Stage::new(|setup| change(impatient(setup)));
+    stage.proxy.set_account(ALICE, 100);
+    let receiver = PageReceiver::start(&stage.place);
+    let sender = PageSender::new(stage.proxy.sip, ALICE);
+    (stage, receiver, sender)
+}
+
+fn to(user: &str) -> String {
+    format!("sip:{user}@im.example.org")
+}
+
+/// Sends a text to users that answer as they are named. Returns the statuses that the sender gets.
+fn statuses<const COUNT: usize>(sender: &PageSender, users: [&str; COUNT]) -> [u16; COUNT] {
+    users.map(|user| sender.text(&to(user), "hello"))
+}
+
+fn is_settled(stage: &Stage) -> bool {
+    let statistic = |name: &str| stage.proxy.statistic(name);
+    eventually(SOON, || statistic("sessions_active") == 0 && statistic("outbox_depth") == 0)
+}
+
+#[test]
+pub fn final_response_decides_about_each_message() {
+    assert_that_the_final_response_decides(|setup| setup);
+}
+
+#[test]
+fn final_response_decides_about_each_message_in_lua() {
+    assert_that_the_final_response_decides(in_lua);
+}
+
+fn assert_that_the_final_response_decides(change: fn(Setup) -> Setup) {
+    let (stage, receiver, sender) = paging(change);
+    let users = ["bob", "202", "302", "404", "480", "486", "606", "408", "silent"];
+    let got = statuses(&sender, users);
+    assert_eq!(got, [200, 202, 302, 404, 480, 486, 606, 408, 408], "{}", stage.proxy.log());
+    assert!(is_settled(&stage), "{}", stage.proxy.log());
+    // 200 and 202; the last two got no final response.
+    stage.expect(ALICE, 96, 0, 4);
+    assert_eq!(stage.triggers(ALICE), ["response", "response", "timeout", "timeout"]);
+    assert_eq!(receiver.texts().len(), users.len());
+    assert_eq!(stage.proxy.statistic("messages"), users.len() as i64);
+    let free = "SELECT count(*) FROM undebited WHERE rule='not-delivered' AND message_id='msg'";
+    assert_eq!(stage.proxy.count(free), 5);
+}
+
+#[test]
+pub fn policies_release_accepted_and_silent_messages() {
+    let policy = "\"202=release;message-timeout=release\"";
+    let (stage, _receiver, sender) = paging(|setup| setup.parameter("policy", policy));
+    assert_eq!(statuses(&sender, ["202", "silent", "bob"]), [202, 408, 200]);
+    assert!(is_settled(&stage));
+    stage.expect(ALICE, 99, 0, 1);
+}
+
+#[test]
+pub fn sender_without_credit_gets_402_and_nothing_is_relayed() {
+    let (stage, receiver, sender) = paging(|setup| setup);
+    stage.proxy.set_account(ALICE, 1);
+    assert_eq!(statuses(&sender, ["bob", "bob"]), [200, 402], "{}", stage.proxy.log());
+    stage.expect(ALICE, 0, 0, 1);
+    assert_eq!(receiver.count(), 1);
+    assert_eq!(PageSender::new(stage.proxy.sip, "sip:nobody@example.org").text(&to("bob"), "hello"), 402);
+    assert_eq!(receiver.count(), 1);
+}
+
+#[test]
+pub fn bad_messages_have_named_outcomes() {
+    let (stage, receiver, sender) = paging(|setup| setup.parameter("message_max", "1000"));
+    let mut anonymous = sender.message(&to("bob"), "hello");
+    anonymous.headers.retain(|(name, _)| name != "P-Asserted-Identity");
+    assert_eq!(sender.request(&anonymous, SOON), 403, "{}", stage.proxy.log());
+    assert_eq!(sender.text(&to("bob"), &"x".repeat(1001)), 413);
+    assert_eq!(receiver.count(), 0);
+    assert_eq!(stage.proxy.statistic("dropped_too_large"), 1);
+    assert_eq!(stage.proxy.count("SELECT count(*) FROM sessions WHERE account=''"), 1);
+    assert_eq!(sender.text(&to("bob"), &"x".repeat(1000)), 200);
+    assert_eq!(sender.text(&to("bob"), ""), 200);
+    stage.expect(ALICE, 98, 0, 2);
+}
+
+#[test]
+pub fn retransmissions_are_one_message() {
+    let (stage, receiver, sender) = paging(|setup| setup);
+    for user in ["bob", "404"] {
+        let message = sender.message(&to(user), "hello");
+        for _ in 0..5 {
+            sender.send(&message);
+        }
+        assert_ne!(sender.response(&message, SOON), 0);
+        sender.send(&message);
+        assert_ne!(sender.response(&message, SOON), 0, "a retransmission gets the same answer");
+    }
+    assert!(is_settled(&stage));
+    stage.expect(ALICE, 99, 0, 1);
+    assert_eq!(receiver.count(), 2);
+    assert_eq!(stage.proxy.statistic("messages"), 2);
+}
+
+#[test]
+pub fn second_path_of_a_message_is_refused_as_merged() {
+    let (stage, receiver, sender) = paging(|setup| setup);
+    for user in ["bob", "silent"] {
+        let message = sender.message(&to(user), "hello");
+        let mut copy = message.clone();
+        copy.headers[0].1 = copy.headers[0].1.replace("z9hG4bK", &format!("z9hG4bKcopy{}", unique()));
+        sender.send(&message);
+        assert!(eventually(SOON, || receiver.count() > 0));
+        assert_eq!(sender.request(&copy, SOON), 482, "{}", stage.proxy.log());
+    }
+    assert!(is_settled(&stage));
+    stage.expect(ALICE, 98, 0, 2);
+}
+
+#[test]
+pub fn message_that_loops_through_the_proxy_is_charged_once() {
+    // The first pass goes to the proxy itself; the script recognises its own request.
+    let own = "if ($sp == $Rp && src_ip == myself) { $du = IM_SERVER; t_relay(); exit; }";
+    let (stage, receiver, sender) = paging(|setup| {
+        setup
+            .changed("    if (is_method(\"CANCEL\")) {", &format!("    {own}\n    if (is_method(\"CANCEL\")) {{"))
+            .changed(
+                "    if (is_method(\"MESSAGE\")) {\n        $du = IM_SERVER;",
+                "    if (is_method(\"MESSAGE\")) {\n        $du = \"sip:127.0.0.1:\" + $Rp;",
+            )
+    });
+    assert_eq!(statuses(&sender, ["bob", "404", "silent"]), [200, 404, 408], "{}", stage.proxy.log());
+    assert!(is_settled(&stage));
+    stage.expect(ALICE, 98, 0, 2);
+    assert_eq!(receiver.texts().len(), 3);
+    assert_eq!(stage.proxy.statistic("messages"), 3);
+}
+
+#[test]
+pub fn unrecognised_loop_ends_with_482_and_costs_nothing() {
+    let (stage, receiver, sender) = paging(|setup| {
+        setup.changed(
+            "    if (is_method(\"MESSAGE\")) {\n        $du = IM_SERVER;",
+            "    if (is_method(\"MESSAGE\")) {\n        $du = \"sip:127.0.0.1:\" + $Rp;",
+        )
+    });
+    assert_eq!(sender.text(&to("bob"), "hello"), 482, "{}", stage.proxy.log());
+    assert!(is_settled(&stage));
+    stage.expect(ALICE, 100, 0, 0);
+    assert_eq!(receiver.count(), 0);
+}
+
+#[test]
+fn fork_to_two_branches_is_charged_once() {
+    let second = UdpSocket::bind("127.0.0.1:0").expect("a free port");
+    let other = PageReceiver::start(&second);
+    let granted = "route[MESSAGE_CHARGED] {\n    if ($imcharge(result) == \"granted\") {";
+    let branch = format!("{granted}\n        append_branch(\"sip:480@{}\");", other.address);
+    let (stage, receiver, sender) = paging(|setup| setup.changed(granted, &branch));
+    assert_eq!(statuses(&sender, ["bob", "404"]), [200, 404], "{}", stage.proxy.log());
+    assert!(is_settled(&stage));
+    stage.expect(ALICE, 99, 0, 1);
+    assert_eq!((receiver.texts().len(), other.texts().len()), (2, 2));
+}
+
+#[test]
+fn copies_are_paid_together_or_not_at_all() {
+    let (stage, receiver, sender) = paging(|setup| {
+        setup.changed("imcharge_reserve(\"MESSAGE_CHARGED\")", "imcharge_reserve(\"MESSAGE_CHARGED\", \"40\")")
+    });
+    assert_eq!(statuses(&sender, ["bob", "404", "bob", "bob"]), [200, 404, 200, 402], "{}", stage.proxy.log());
+    stage.expect(ALICE, 20, 0, 80);
+    assert_eq!(receiver.count(), 3);
+}
+
+#[test]
+pub fn message_within_a_dialog_is_charged() {
+    let (stage, receiver, sender) = paging(|setup| setup);
+    let mut message = sender.message(&format!("sip:bob@{}", receiver.address), "hello");
+    for (name, value) in &mut message.headers {
+        if name == "To" {
+            value.push_str(";tag=remote");
+        }
+    }
+    let message = message.with("Route", format!("<sip:{};lr>", stage.proxy.sip));
+    assert_eq!(sender.request(&message, SOON), 200, "{}", stage.proxy.log());
+    stage.expect(ALICE, 99, 0, 1);
+}
+
+#[test]
+pub fn notification_is_free() {
+    let (stage, receiver, sender) = paging(|setup| setup);
+    let mut message = sender.message(&to("bob"), "<isComposing/>");
+    for (name, value) in &mut message.headers {
+        if name == "Content-Type" {
+            "application/im-iscomposing+xml".clone_into(value);
+        }
+    }
+    assert_eq!(sender.request(&message, SOON), 200, "{}", stage.proxy.log());
+    assert_eq!((receiver.count(), stage.proxy.statistic("messages")), (1, 0));
+    assert_eq!(stage.proxy.statistic("messages_free"), 1);
+    stage.expect(ALICE, 100, 0, 0);
+}
+
+#[test]
+pub fn called_party_pays_for_messages_of_the_store() {
+    let (stage, _receiver, sender) = paging(|setup| setup);
+    let bob = "sip:bob@im.example.org";
+    stage.proxy.set_account(bob, 10);
+    let mut message = sender.message(bob, "stored");
+    for (name, value) in &mut message.headers {
+        if name == "P-Asserted-Identity" {
+            "<sip:rcse-standfw@example.org>".clone_into(value);
+        }
+    }
+    assert_eq!(sender.request(&message, SOON), 200, "{}", stage.proxy.log());
+    stage.expect(bob, 9, 0, 1);
+    stage.expect(ALICE, 100, 0, 0);
+    let service = stage.proxy.count("SELECT count(*) FROM sessions WHERE direction='push'");
+    assert_eq!(service, 1);
+}
+
+/// Sends this many messages to users that do not answer, each over its own socket.
+fn outstanding(stage: &Stage, count: usize) -> Vec<PageSender> {
+    let senders: Vec<PageSender> = (0..count).map(|_| PageSender::new(stage.proxy.sip, ALICE)).collect();
+    let messages: Vec<_> = senders.iter().map(|sender| sender.message(&to("silent"), "hello")).collect();
+    let is_relayed = || {
+        senders.iter().zip(&messages).for_each(|(sender, message)| sender.send(message));
+        eventually(Duration::from_secs(2), || stage.proxy.statistic("sessions_active") >= count as i64)
+    };
+    assert!(eventually(SOON, is_relayed), "{}", stage.proxy.log());
+    senders
+}
+
+#[test]
+pub fn after_kill_9_of_everything_each_outstanding_message_is_settled_once() {
+    const MESSAGES: usize = 300;
+    let policies = [("debit", MESSAGES as i64), ("release", 0)];
+    for (choice, debited) in policies {
+        let policy = format!("\"message-timeout={choice}\"");
+        let mut stage = Stage::new(|setup| setup.parameter("policy", &policy));
+        stage.proxy.set_account(ALICE, 1000);
+        let receiver = PageReceiver::start(&stage.place);
+        let _senders = outstanding(&stage, MESSAGES);
+        assert!(eventually(SOON, || receiver.texts().len() >= MESSAGES));
+        stage.proxy.kill_all();
+        stage.proxy.restart().unwrap_or_else(|error| panic!("{error}"));
+        stage.expect(ALICE, 1000 - debited, 0, debited);
+        assert_eq!(stage.proxy.count("SELECT count(*) FROM debits"), debited);
+        assert_eq!(stage.proxy.count("SELECT count(*) FROM holds"), 0);
+        assert_eq!(stage.proxy.statistic("sessions_active"), 0);
+    }
+}
+
+#[test]
+pub fn messages_survive_kills_of_the_engine() {
+    const MESSAGES: usize = 400;
+    let (stage, receiver, _) = paging(|setup| setup);
+    stage.proxy.set_account(ALICE, 10_000);
+    let statuses = std::thread::scope(|scope| {
+        let parts: Vec<_> = (0..4)
+            .map(|_| {
+                let sender = PageSender::new(stage.proxy.sip, ALICE);
+                scope.spawn(move || (0..MESSAGES / 4).map(|_| sender.text(&to("bob"), "hello")).collect::<Vec<_>>())
+            })
+            .collect();
+        for _ in 0..3 {
+            std::thread::sleep(Duration::from_millis(500));
+            let engine = stage.proxy.engine_pid();
+            engine.into_iter().for_each(|pid| stage.proxy.signal("KILL", Some(pid)));
+            eventually(SOON, || stage.proxy.engine_pid().is_some_and(|pid| Some(pid) != engine));
+        }
+        parts.into_iter().flat_map(|part| part.join().expect("a sender")).collect::<Vec<_>>()
+    });
+    assert!(is_settled(&stage), "{}", stage.proxy.log());
+    let delivered = statuses.iter().filter(|status| **status == 200).count() as i64;
+    assert!(delivered > MESSAGES as i64 / 2, "{delivered} delivered\n{}", stage.proxy.log());
+    // A sender that waits in vain may nevertheless have reached the receiver.
+    let debited = stage.proxy.count("SELECT count(*) FROM debits");
+    let relayed = receiver.texts().len() as i64;
+    assert!((delivered..=relayed).contains(&debited), "{delivered} delivered, {debited} debited, {relayed} relayed");
+    stage.expect(ALICE, 10_000 - debited, 0, debited);
+}
