@@ -127,7 +127,13 @@ impl Transport {
     pub fn receive(&self, within: Duration) -> Option<(Message, SocketAddr)> {
         self.socket.set_read_timeout(Some(within.max(Duration::from_millis(1)))).ok()?;
         let mut buffer = vec![0; 65_536];
-        let (length, from) = self.socket.recv_from(&mut buffer).ok()?;
+        let (length, from) = loop {
+            match self.socket.recv_from(&mut buffer) {
+                // The machine or the container was paused: a read with a time limit is not restarted (signal(7)).
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                received => break received.ok()?,
+            }
+        };
         Message::parse(&buffer[..length]).map(|message| (message, from))
     }
 }
