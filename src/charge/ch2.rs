@@ -2,6 +2,7 @@
 //! independent of the protocol that carries them. The embedded ledger is one binding, Diameter another.
 
 use super::account::AccountId;
+use super::content::ContentClass;
 use super::policy::OnFailure;
 use super::service::Service;
 use super::tariff::{Quota, Tariff, Units};
@@ -163,8 +164,10 @@ pub enum Operation {
         message_id: Box<str>,
         /// Number among the debits of the message; above 0 only for chunks read after its first debit.
         part: u32,
-        /// Octets of content sent to the client.
+        /// Octets of content sent to the receiver.
         octets: u64,
+        /// Class of the content.
+        class: ContentClass,
         /// Price in units of the account, by the pinned tariff.
         units: Units,
         /// Quota that the message uses.
@@ -180,6 +183,8 @@ pub enum Operation {
         part: u32,
         /// Octets of content of the message.
         octets: u64,
+        /// Class of the content.
+        class: ContentClass,
         /// Units to refund, by the pinned tariff.
         units: Units,
         /// Quota to refund.

@@ -16,6 +16,7 @@ use super::rule::{CloseCause, Rule};
 use super::trace::{TraceEvent, TraceEventKind};
 use super::{RING_SKEW_SECONDS, ahead, take_first};
 use crate::charge::ch2::Trigger;
+use crate::charge::content::ContentClass;
 use crate::charge::event::{Event, Flag, Sent, Stop};
 use crate::charge::policy::Policy;
 use crate::charge::tariff::{Per, Quota};
@@ -49,6 +50,7 @@ pub(super) struct Debit {
     /// Number among the debits of its message.
     pub(super) part: u32,
     pub(super) octets: u64,
+    pub(super) class: ContentClass,
     /// What the gate took.
     pub(super) quota: Quota,
     pub(super) trigger: Trigger,
@@ -71,6 +73,7 @@ pub(super) struct SettledMessage {
     octets: u64,
     /// Octets that are in no debit: they fit into the last kilobyte that is paid for.
     octets_not_in_debits: u64,
+    class: ContentClass,
     /// Whether it is paid; false after a refund.
     is_paid: bool,
 }
@@ -344,7 +347,7 @@ impl Messages {
         message.octets = message.octets.saturating_add(sent.octets);
         message.octets_not_in_debits = message.octets_not_in_debits.saturating_add(sent.octets);
         let quota = Quota(tariff.quota(message.octets).0 - before.0);
-        let SettledMessage { number, parts: part, octets_not_in_debits: octets, .. } = *message;
+        let SettledMessage { number, parts: part, octets_not_in_debits: octets, class, .. } = *message;
         self.touch(number);
         credit.correct_grant(Quota(sent.taken), quota, cx);
         if quota.0 == 0 {
@@ -357,6 +360,7 @@ impl Messages {
             message_id: sent.message_id.into(),
             part,
             octets,
+            class,
             quota,
             trigger: Trigger::Close,
             rule: Rule::LateChunk,
@@ -500,6 +504,7 @@ impl Messages {
             message_id: message.id().into(),
             part: message.part(),
             octets: message.octets(),
+            class: message.class(),
             quota: message.taken(),
             trigger: settlement.trigger(),
             rule: settlement.rule(),
@@ -522,7 +527,8 @@ impl Messages {
     fn remember_paid(&mut self, message: &OpenMessage, policy: &Policy) {
         let (number, hash) = (message.number(), message.id_hash());
         let (parts, octets) = (message.part() + 1, message.octets());
-        let settled = SettledMessage { number, hash, parts, octets, octets_not_in_debits: 0, is_paid: true };
+        let class = message.class();
+        let settled = SettledMessage { number, hash, parts, octets, octets_not_in_debits: 0, class, is_paid: true };
         if let Some(known) = self.place_of_settled(hash) {
             self.settled[known] = SettledMessage { number: self.settled[known].number, ..settled };
             return self.touch(self.settled[known].number);

@@ -26,6 +26,7 @@ use super::RING_SKEW_SECONDS;
 use super::ranges::Ranges;
 use super::rule::{CloseCause, Rule};
 use crate::charge::ch2::Trigger;
+use crate::charge::content::ContentClass;
 use crate::charge::event::{Flag, Sent, transaction_hash};
 use crate::charge::policy::{DebitOn, Policy, Settle};
 use crate::charge::tariff::Quota;
@@ -144,6 +145,8 @@ pub(super) struct OpenMessage {
     octets: u64,
     /// What the gate took for them.
     taken: u32,
+    /// Class of the content; text until the chunk that opened the message at the gate is read.
+    class: ContentClass,
     /// Size of the message if a Byte-Range says so, else 0.
     total: u64,
     /// `$` was seen: `furthest` is the end of the message.
@@ -195,6 +198,7 @@ impl OpenMessage {
             furthest: 0,
             octets: 0,
             taken: 0,
+            class: ContentClass::Text,
             total: 0,
             has_end: false,
             is_stopped: false,
@@ -235,6 +239,10 @@ impl OpenMessage {
     /// Octets sent.
     pub(super) fn octets(&self) -> u64 {
         self.octets
+    }
+
+    pub(super) fn class(&self) -> ContentClass {
+        self.class
     }
 
     /// What the gate took for it.
@@ -282,6 +290,7 @@ impl OpenMessage {
         let (start, end) = range_of(sent);
         self.octets = self.octets.saturating_add(sent.octets);
         self.taken = self.taken.saturating_add(sent.taken);
+        self.class = sent.class.unwrap_or(self.class);
         self.wants_success_report |= sent.success_report;
         self.last_sent_at = self.last_sent_at.max(at);
         if sent.octets > 0 {

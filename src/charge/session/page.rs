@@ -195,10 +195,12 @@ impl Messages {
     }
 
     fn page_debit(&mut self, trigger: Trigger, rule: Rule, cx: &Context<'_>) -> Debit {
-        let (part, octets, quota) =
-            cx.common.page.as_deref().map_or((0, 0, Quota(0)), |page| (page.part, page.octets, page.quota));
+        let (part, octets, class, quota) = match cx.common.page.as_deref() {
+            Some(page) => (page.part, page.octets, page.class, page.quota),
+            None => (0, 0, ContentClass::Text, Quota(0)),
+        };
         let (number, message_id) = (self.new_number(), PAGE_MESSAGE_ID.into());
-        Debit { number, message_id, part, octets, quota, trigger, rule, since: cx.now }
+        Debit { number, message_id, part, octets, class, quota, trigger, rule, since: cx.now }
     }
 
     fn settle_page(&mut self, settlement: Settlement, credit: &mut Credit, cx: &mut Context<'_>) {

@@ -370,6 +370,7 @@ fn debit() -> Operation {
         message_id: "m1".into(),
         part: 0,
         octets: 1,
+        class: crate::charge::content::ContentClass::Text,
         units: crate::charge::tariff::Units(1),
         quota: Quota(1),
         trigger: crate::charge::ch2::Trigger::Response,

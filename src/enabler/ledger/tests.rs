@@ -92,11 +92,26 @@ fn reserve(quota: u32) -> Operation {
 
 fn debit(units: u64) -> Operation {
     let (octets, quota, trigger) = (10, Quota(1), Trigger::Response);
-    Operation::Debit { message_id: "m1".into(), part: 0, octets, units: Units(units), quota, trigger }
+    Operation::Debit {
+        message_id: "m1".into(),
+        part: 0,
+        octets,
+        class: crate::charge::content::ContentClass::Text,
+        units: Units(units),
+        quota,
+        trigger,
+    }
 }
 
 fn refund() -> Operation {
-    Operation::Refund { message_id: "m1".into(), part: 0, octets: 10, units: Units(25), quota: Quota(1) }
+    Operation::Refund {
+        message_id: "m1".into(),
+        part: 0,
+        octets: 10,
+        class: crate::charge::content::ContentClass::Text,
+        units: Units(25),
+        quota: Quota(1),
+    }
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! What settles a message: responses, timeouts, aborts.
 
 use super::*;
+use crate::charge::content::ContentClass;
 
 #[test]
 fn msrp_200_debits() {
@@ -95,7 +96,15 @@ fn debit_carries_price_and_octets() {
     let (units, quota) = (Units(9), Quota(3));
     let message_id: Box<str> = "m1".into();
     let trigger = Trigger::Response;
-    let wanted = Operation::Debit { message_id: message_id.clone(), part: 0, octets: 2049, units, quota, trigger };
+    let wanted = Operation::Debit {
+        message_id: message_id.clone(),
+        part: 0,
+        octets: 2049,
+        class: ContentClass::Text,
+        units,
+        quota,
+        trigger,
+    };
     assert_eq!(operation, Some(wanted));
     run.accept();
     let balance = Some(7);

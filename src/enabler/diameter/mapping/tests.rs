@@ -55,6 +55,7 @@ fn debit() -> Operation {
         message_id: "m1".into(),
         part: 0,
         octets,
+        class: crate::charge::content::ContentClass::Text,
         units: crate::charge::tariff::Units(25),
         quota,
         trigger,
@@ -63,7 +64,14 @@ fn debit() -> Operation {
 
 fn refund() -> Operation {
     let units = crate::charge::tariff::Units(25);
-    Operation::Refund { message_id: "m1".into(), part: 0, octets: 1000, units, quota: Quota(1) }
+    Operation::Refund {
+        message_id: "m1".into(),
+        part: 0,
+        octets: 1000,
+        class: crate::charge::content::ContentClass::Text,
+        units,
+        quota: Quota(1),
+    }
 }
 
 fn open(outstanding: u32) -> Reservation {
