@@ -3,8 +3,10 @@
 pub mod free_content;
 pub mod im_servers;
 mod parameters;
+mod records;
 
 pub use parameters::{PARAMETERS, Parameter, ParameterHost, ParameterType};
+pub use records::{RecordFormat, RecordSettings};
 
 use crate::charge::policy::{Model, Policy};
 use crate::charge::tariff::{Per, Tariff, Unit};
@@ -95,6 +97,8 @@ pub struct Config {
     pub default_balance: Option<i64>,
     /// Days for which closed sessions are kept.
     pub history_days: u32,
+    /// The charging records.
+    pub records: RecordSettings,
     /// The charging back end.
     pub enabler: &'static Binding,
     /// The parameters of `enabler=diameter`.
@@ -197,6 +201,7 @@ impl Default for Config {
             message_max: 65_535,
             default_balance: None,
             history_days: 30,
+            records: RecordSettings::default(),
             enabler: &BINDINGS[0],
             diameter: diameter::Settings::default(),
             event_callback: None,

@@ -1,5 +1,6 @@
 //! The one table of parameters: `modparam`, the C ABI, the checks and the manual's tests read it.
 
+use super::records::{self, RecordFormat};
 use super::{BALANCE_MAX, Bypass, Config, ConfigError, DirectionRule, NoSession, Subscriber};
 use crate::charge::policy::{DebitOn, Model, OnFailure, Resend};
 use crate::enabler::Binding;
@@ -327,6 +328,48 @@ pub const PARAMETERS: &[Parameter] = &[
         "Days for which closed sessions are kept.",
         |config, text| store(&mut config.history_days, number(text, 1..=3650)),
     ),
+    Parameter::new(
+        c"cdr_dir",
+        Text,
+        None,
+        "the absolute path of a folder",
+        "Folder of the files of charging records; not set: there are no records.",
+        |config, text| store(&mut config.records.dir, path(text).map(Some)),
+    ),
+    Parameter::new(
+        c"cdr_format",
+        Text,
+        Some("json"),
+        "json or csv",
+        "Format of the charging records.",
+        |config, text| {
+            store(&mut config.records.format, word(text, &[("json", RecordFormat::Json), ("csv", RecordFormat::Csv)]))
+        },
+    ),
+    Parameter::new(
+        c"cdr_file_size",
+        Integer,
+        Some("16777216"),
+        "a whole number from 4096 to 1073741824",
+        "Octets from which a file of charging records is closed.",
+        |config, text| store(&mut config.records.file_size, number(text, 4096..=1_073_741_824)),
+    ),
+    Parameter::new(
+        c"cdr_file_seconds",
+        Integer,
+        Some("3600"),
+        "a whole number from 1 to 86400",
+        "Seconds after its first record at which a file of charging records is closed.",
+        |config, text| store(&mut config.records.file_seconds, number(text, 1..=86_400)),
+    ),
+    Parameter::new(
+        c"cdr_node",
+        Text,
+        None,
+        "at most 128 letters, digits, dots, hyphens and underscores, beginning with a letter or digit",
+        "Name of this node in charging records and their file names; not set: the host name.",
+        |config, text| store(&mut config.records.node, records::node(text).map(Some)),
+    ),
     Parameter::new(c"origin_host", Text, None, IDENTITY, "Origin-Host of this node.", |config, text| {
         store(&mut config.diameter.origin_host, diameter::identity(text))
     }),
@@ -459,6 +502,11 @@ mod tests {
         ("message_max", "1300"),
         ("default_balance", "100"),
         ("history_days", "3650"),
+        ("cdr_dir", "/var/spool/imcharge"),
+        ("cdr_format", "csv"),
+        ("cdr_file_size", "4096"),
+        ("cdr_file_seconds", "60"),
+        ("cdr_node", "proxy1.example.org"),
         ("origin_host", "proxy.example.org"),
         ("origin_realm", "example.org"),
         ("destination_realm", "ocs.example.org"),

@@ -22,6 +22,7 @@ pub const BINDING: Binding = Binding {
     answer_seconds: |_| COMMIT_SECONDS,
     check: |_| Ok(()),
     check_files: |_| Ok(()),
+    session_id: |_, _, _| None,
     new: |settings, _, _| Ok(Box::new(Ledger::new(settings))),
 };
 

@@ -49,6 +49,8 @@ pub struct Binding {
     check: fn(&Settings<'_>) -> Result<(), ParameterError>,
     /// Checks the files that its parameters name.
     check_files: fn(&Settings<'_>) -> Result<(), StartError>,
+    /// Returns the name of a reservation at its server: see [`Binding::session_id`].
+    session_id: fn(&Settings<'_>, SessionKey, u32) -> Option<String>,
     /// Starts it: see [`new`].
     new: Constructor,
 }
@@ -147,6 +149,12 @@ impl Binding {
     /// Seconds within which a request has its outcome, at most.
     pub fn answer_seconds(&self, settings: &Settings<'_>) -> u32 {
         (self.answer_seconds)(settings)
+    }
+
+    /// Returns the name by which the server knows the reservation that this request of a session opened; `None` if it has
+    /// none.
+    pub fn session_id(&self, settings: &Settings<'_>, session: SessionKey, opened_by: u32) -> Option<String> {
+        (self.session_id)(settings, session, opened_by)
     }
 
     /// Checks the files that the parameters name. Called before the host forks.

@@ -68,6 +68,9 @@ const LEAVE_TIMEOUT: Duration = Duration::from_millis(500);
 /// Longest wait of a stopping engine for the tables. The journal keeps the rest.
 const TABLES_TIMEOUT: Duration = Duration::from_millis(500);
 
+/// Longest wait of a stopping engine for its charging records. The tables keep the rest.
+const RECORDS_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// How often a stopping engine checks what it waits for.
 const STOP_POLL_INTERVAL: Duration = Duration::from_millis(5);
 
@@ -231,6 +234,7 @@ impl Engine {
             self.enabler.work(clock::now());
         }
         self.store.finish(TABLES_TIMEOUT)?;
+        self.store.finish_records(RECORDS_TIMEOUT);
         self.publish_delayed()?;
         self.region.remove_file();
         Ok(())

@@ -61,7 +61,7 @@ pub use engine::EngineState;
 pub(super) use header::Header;
 pub use map::{EventConsumer, EventProducer};
 pub use orphan::OrphanedRegion;
-pub use state_dir::StateDirectory;
+pub use state_dir::{StateDirectory, try_lock};
 pub use usage::Usage;
 
 /// The queues from the engine to the host's processes.

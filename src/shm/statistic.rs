@@ -115,4 +115,7 @@ statistics! {
     StoreFailing "store_failing" Gauge "1: the ledger file cannot be written; sessions are charged from the journal until it is full.",
     JournalOctets "journal_octets" Gauge "Octets kept in the journal while the ledger file cannot be written; else 0.",
     LedgerLogOctets "ledger_log_octets" Gauge "Octets that readers keep in the ledger's write-ahead log; 0 if none.",
+    CdrRecords "cdr_records" Counter "Charging records in files that were closed.",
+    CdrPending "cdr_pending" Gauge "Charging records that are in no closed file yet.",
+    CdrFailing "cdr_failing" Gauge "1: charging records cannot be written to cdr_dir and wait in the ledger.",
 }

@@ -54,6 +54,14 @@ pub trait Files {
     fn write(&self, path: &Path, at: u64, bytes: &[u8], grows: bool) -> (usize, io::Result<()>);
     /// Returns the result of a sync.
     fn sync(&self, path: &Path) -> io::Result<()>;
+    /// Returns whether a new file can be created; then it is.
+    fn create(&self, path: &Path) -> io::Result<()>;
+    /// Returns whether a file can be renamed; then it is.
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+    /// Returns whether a file can be removed; then it is.
+    fn remove(&self, path: &Path) -> io::Result<()>;
+    /// Returns the result of a sync of a folder.
+    fn sync_folder(&self, path: &Path) -> io::Result<()>;
 }
 
 thread_local! {
@@ -175,6 +183,26 @@ pub(crate) fn file_write(path: &Path, at: u64, bytes: &[u8], grows: bool) -> (us
 /// Returns the result of a sync; `None`: use the real disk.
 pub(crate) fn file_sync(path: &Path) -> Option<io::Result<()>> {
     files().map(|files| files.sync(path))
+}
+
+/// Returns whether a new file can be created, which the caller then does.
+pub(crate) fn file_create(path: &Path) -> io::Result<()> {
+    files().map_or(Ok(()), |files| files.create(path))
+}
+
+/// Returns whether a file can be renamed, which the caller then does.
+pub(crate) fn file_rename(from: &Path, to: &Path) -> io::Result<()> {
+    files().map_or(Ok(()), |files| files.rename(from, to))
+}
+
+/// Returns whether a file can be removed, which the caller then does.
+pub(crate) fn file_remove(path: &Path) -> io::Result<()> {
+    files().map_or(Ok(()), |files| files.remove(path))
+}
+
+/// Returns the result of a sync of a folder; `None`: use the real disk.
+pub(crate) fn folder_sync(path: &Path) -> Option<io::Result<()>> {
+    files().map(|files| files.sync_folder(path))
 }
 
 /// Whether this bug is injected.

@@ -13,13 +13,13 @@ mod real;
 
 #[cfg(feature = "simulate")]
 pub(crate) use machine::{
-    SimulatedStream, connect, crash_point, file_opened, file_sync, file_write, is_injected, is_simulated, now, pause,
-    random, wall_ms,
+    SimulatedStream, connect, crash_point, file_create, file_opened, file_remove, file_rename, file_sync, file_write,
+    folder_sync, is_injected, is_simulated, now, pause, random, wall_ms,
 };
 #[cfg(not(feature = "simulate"))]
 pub(crate) use real::{
-    SimulatedStream, connect, crash_point, file_opened, file_sync, file_write, is_injected, is_simulated, now, pause,
-    random, wall_ms,
+    SimulatedStream, connect, crash_point, file_create, file_opened, file_remove, file_rename, file_sync, file_write,
+    folder_sync, is_injected, is_simulated, now, pause, random, wall_ms,
 };
 
 /// Returns the size of a ring, table or batch: `production`, or `simulated` in a build for simulations, small enough that

@@ -84,6 +84,26 @@ pub fn file_sync(_: &Path) -> Option<io::Result<()>> {
 }
 
 #[inline(always)]
+pub fn file_create(_: &Path) -> io::Result<()> {
+    Ok(())
+}
+
+#[inline(always)]
+pub fn file_rename(_: &Path, _: &Path) -> io::Result<()> {
+    Ok(())
+}
+
+#[inline(always)]
+pub fn file_remove(_: &Path) -> io::Result<()> {
+    Ok(())
+}
+
+#[inline(always)]
+pub fn folder_sync(_: &Path) -> Option<io::Result<()>> {
+    None
+}
+
+#[inline(always)]
 pub fn is_injected(_: InjectedBug) -> bool {
     false
 }

@@ -42,11 +42,20 @@ struct FileState {
     unsynced: Vec<Change>,
 }
 
+/// A change of a folder since its last sync.
+enum Entry {
+    Created(PathBuf),
+    Renamed(PathBuf, PathBuf),
+    Removed(PathBuf, FileState),
+}
+
 /// The disk of a thread.
 pub struct Disk {
     machine: Rc<Machine>,
     random: fastrand::Rng,
     files: BTreeMap<PathBuf, FileState>,
+    /// In order. A power failure keeps the first of them, like a journaling file system.
+    entries: Vec<Entry>,
     /// Its fault.
     pub fault: Option<DiskFault>,
     /// Whether it reports every sync as done without syncing.
@@ -60,7 +69,7 @@ thread_local! {
 /// Gives the thread an empty disk.
 pub fn insert(machine: Rc<Machine>, random: fastrand::Rng) {
     *machine.files.borrow_mut() = Some(Rc::new(EngineFiles));
-    let disk = Disk { machine, random, files: BTreeMap::new(), fault: None, drops_syncs: false };
+    let disk = Disk { machine, random, files: BTreeMap::new(), entries: Vec::new(), fault: None, drops_syncs: false };
     DISK.with(|place| *place.borrow_mut() = Some(disk));
 }
 
@@ -77,6 +86,11 @@ pub fn on<R>(ask: impl FnOnce(&mut Disk) -> R) -> Option<R> {
 impl Disk {
     /// The machine loses power: of the unsynced changes some are kept and some are lost.
     pub fn lose_power(&mut self) {
+        let kept = self.random.usize(0..=self.entries.len());
+        for entry in self.entries.split_off(kept).into_iter().rev() {
+            self.undo(entry);
+        }
+        self.entries.clear();
         for (path, kept) in &mut self.files {
             let mut image = std::mem::take(&mut kept.durable);
             for change in kept.unsynced.drain(..) {
@@ -89,6 +103,67 @@ impl Disk {
             }
             kept.durable = image;
         }
+    }
+
+    fn undo(&mut self, entry: Entry) {
+        match entry {
+            Entry::Created(path) => {
+                std::fs::remove_file(&path).expect("the file was created");
+                self.files.remove(&path);
+            }
+            Entry::Renamed(from, to) => {
+                std::fs::rename(&to, &from).expect("the file was renamed");
+                self.files.remove(&to).and_then(|state| self.files.insert(from, state));
+            }
+            Entry::Removed(path, state) => {
+                std::fs::write(&path, &state.durable).expect("the folder in memory takes it");
+                self.files.insert(path, state);
+            }
+        }
+    }
+
+    /// Creates a file.
+    fn create(&mut self, path: &Path) -> bool {
+        let works = self.works(DiskFault::Writes, 3);
+        if works {
+            self.files.insert(path.to_owned(), FileState::default());
+            self.entries.push(Entry::Created(path.to_owned()));
+        }
+        works
+    }
+
+    /// Renames a file.
+    fn rename(&mut self, from: &Path, to: &Path) -> bool {
+        let works = self.works(DiskFault::Writes, 3);
+        if works {
+            self.files.remove(from).and_then(|state| self.files.insert(to.to_owned(), state));
+            self.entries.push(Entry::Renamed(from.to_owned(), to.to_owned()));
+        }
+        works
+    }
+
+    /// Removes a file.
+    fn remove(&mut self, path: &Path) -> bool {
+        let works = self.works(DiskFault::Writes, 3);
+        if works {
+            self.take(path);
+        }
+        works
+    }
+
+    /// Another program removes a file.
+    pub fn take(&mut self, path: &Path) {
+        let state = self.files.remove(path).unwrap_or_default();
+        self.entries.push(Entry::Removed(path.to_owned(), state));
+    }
+
+    /// Whether a sync of the folder succeeds.
+    fn sync_folder(&mut self) -> bool {
+        let works = self.works(DiskFault::Syncs, 2);
+        if works && !self.drops_syncs {
+            self.entries.clear();
+        }
+        works
     }
 
     /// Whether the process is alive and the operation succeeds.
@@ -149,6 +224,10 @@ fn apply(image: &mut Vec<u8>, change: &Change) {
     }
 }
 
+fn result_of(does: Option<bool>) -> io::Result<()> {
+    if does == Some(false) { Err(io::Error::other("the disk fails")) } else { Ok(()) }
+}
+
 /// The files that the engine writes without SQLite, on the thread's disk.
 struct EngineFiles;
 
@@ -166,10 +245,26 @@ impl Files for EngineFiles {
     }
 
     fn sync(&self, path: &Path) -> io::Result<()> {
-        match on(|disk| disk.sync(path)) {
-            Some(false) => Err(io::Error::other("the disk fails")),
-            _ => Ok(()),
+        result_of(on(|disk| disk.sync(path)))
+    }
+
+    fn create(&self, path: &Path) -> io::Result<()> {
+        if on(|disk| disk.fault == Some(DiskFault::Full)) == Some(true) {
+            return Err(io::ErrorKind::StorageFull.into());
         }
+        result_of(on(|disk| disk.create(path)))
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        result_of(on(|disk| disk.rename(from, to)))
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        result_of(on(|disk| disk.remove(path)))
+    }
+
+    fn sync_folder(&self, _: &Path) -> io::Result<()> {
+        result_of(on(Disk::sync_folder))
     }
 }
 

@@ -9,6 +9,7 @@ mod dialog;
 mod diameter_session;
 mod disk;
 mod network;
+mod records;
 mod server_requests;
 mod world;
 
@@ -67,6 +68,7 @@ fn main() {
     };
     if number("SEED").is_none() {
         count(runs_are_reproducible(), "a seed reproduces its run, and no worker waits");
+        count(records::survive_every_crash_point(), "each charging record is in one file, wherever the store dies");
         for fault in FAULTS {
             count(is_found(fault), &format!("{fault:?} is found within {SEEDS_TO_FIND_A_BUG} seeds"));
         }

@@ -6,6 +6,7 @@ mod faults;
 mod host;
 mod hostile;
 mod parties;
+mod records;
 mod setup;
 mod trace;
 
@@ -14,6 +15,7 @@ use crate::call::{Abort, Call, Layout, Message, Names, Reaction, Stage};
 use crate::dialog::{Exchange, Leg, Writing};
 use crate::disk;
 use crate::network::Network;
+use crate::records::Billing;
 use imcharge::charge::tariff::{Per, Tariff};
 use imcharge::charge::time::Time;
 use imcharge::config::Config;
@@ -204,6 +206,7 @@ pub struct World<'a> {
     /// Whether the OCS may have to refuse for lack of credit.
     is_short: bool,
     violations: Vec<String>,
+    billing: Billing,
     /// Calls whose session had ended when one of two dialogs ended.
     half_ended: BTreeSet<usize>,
     /// What the next death affects.
@@ -306,6 +309,7 @@ impl<'a> World<'a> {
             balances,
             is_short,
             violations: Vec::new(),
+            billing: Billing::default(),
             half_ended: BTreeSet::new(),
             next_death: Death::Engine,
             is_faulty: false,

@@ -522,6 +522,8 @@ impl Credit {
             units,
             quota,
             trigger: debit.trigger,
+            rule: debit.rule,
+            opened_by: pending.reservation.opened_by().unwrap_or(pending.number),
             since: debit.since,
             balance,
         });

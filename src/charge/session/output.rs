@@ -41,6 +41,10 @@ pub enum Output {
         quota: Quota,
         /// What triggered it.
         trigger: Trigger,
+        /// The rule that decided it.
+        rule: Rule,
+        /// Number of the request that opened its reservation; of the debit itself without one.
+        opened_by: u32,
         /// Time of the trigger.
         since: Time,
         /// Available balance of the account; `None` if the enabler does not report it.
@@ -166,6 +170,16 @@ impl EndReason {
             EndReason::Delivered => "delivered",
             EndReason::NotDelivered(_) => "not-delivered",
             EndReason::Unanswered => "unanswered",
+        }
+    }
+
+    /// Returns the SIP status or the Result-Code of the reason; 0: it has none.
+    pub fn code(self) -> u32 {
+        match self {
+            EndReason::InviteFailed(status) => status.into(),
+            EndReason::Denied(denial) => denial.code(),
+            EndReason::Failed(failure) => failure.code(),
+            _ => 0,
         }
     }
 }

@@ -11,6 +11,7 @@ use super::rule::Rule;
 use super::trace::TraceEvent;
 use crate::charge::ch2::{Request, SessionKey};
 use crate::charge::event::{Direction, Suspended};
+use crate::charge::service::Service;
 use crate::charge::tariff::{Quota, Tariff, Units};
 use crate::charge::time::Time;
 use thin_vec::ThinVec;
@@ -92,6 +93,16 @@ impl Session {
     /// Returns which side of the INVITE has the stored messages.
     pub fn direction(&self) -> Direction {
         self.common.direction
+    }
+
+    /// Returns the service that the account is charged for.
+    pub fn service(&self) -> Service {
+        self.common.service
+    }
+
+    /// Returns the number of recipients of each message; 0: unknown, counts as one.
+    pub fn recipients(&self) -> u32 {
+        self.common.recipients
     }
 
     /// Returns the tariff pinned at the INVITE.
@@ -247,6 +258,12 @@ impl Session {
     pub fn pending_request(&self, number: u32) -> Option<Request> {
         let pending = self.credit.pending().filter(|pending| pending.number == number)?;
         Some(self.credit.request(pending, &self.common))
+    }
+
+    /// Returns the rule that decided the pending debit, if it has this number.
+    pub fn pending_rule(&self, number: u32) -> Option<Rule> {
+        let pending = self.credit.pending().filter(|pending| pending.number == number)?;
+        pending.purpose.debit().map(|debit| debit.rule)
     }
 
     /// Returns the Message-ID of the debit or refund that waits for the operator.

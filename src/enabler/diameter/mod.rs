@@ -53,6 +53,9 @@ pub const BINDING: Binding = Binding {
     answer_seconds: |settings| settings.diameter.tx_timeout,
     check: |settings| Config::new(settings.diameter, settings.unit).map(drop),
     check_files: |settings| check_files(&Config::new(settings.diameter, settings.unit)?),
+    session_id: |settings, session, opened_by| {
+        Some(mapping::session_id(&settings.diameter.origin_host, session, opened_by))
+    },
     new: |settings, state_id, now| {
         let config = Config::new(settings.diameter, settings.unit)?;
         Ok(Box::new(Diameter::start(config, state_id, now)))

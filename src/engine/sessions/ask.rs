@@ -3,7 +3,7 @@
 use super::SessionTable;
 use super::entry::SessionEntry;
 use crate::charge::ch2::{Operation, Request, Response, SessionKey, Trigger};
-use crate::charge::session::Session;
+use crate::charge::session::{Rule, Session};
 use crate::charge::tariff::Units;
 use crate::charge::time::Time;
 use crate::enabler::{AccountUpdate, EnablerEvent, ReservationState};
@@ -183,7 +183,9 @@ fn record_executed_debit(tick: &mut Tick<'_>, entry: &SessionEntry, request: &Re
     if let (Operation::Debit { message_id, part, octets, trigger, .. }, Response::Debited { .. }) =
         (&request.operation, &update.response)
     {
-        record_debit(tick, entry, (message_id, *part), *octets, update.charged, *trigger);
+        let rule = entry.session.pending_rule(request.number);
+        let opened_by = request.reservation.opened_by().unwrap_or(request.number);
+        record_debit(tick, entry, (message_id, *part, *octets, update.charged), (*trigger, rule), opened_by);
     }
 }
 
@@ -215,11 +217,13 @@ fn debit_key(message_id: &str) -> &str {
 pub(super) fn record_debit(
     tick: &mut Tick<'_>,
     entry: &SessionEntry,
-    (message_id, part): (&str, u32),
-    octets: u64,
-    units: Units,
-    trigger: Trigger,
+    (message_id, part, octets, units): (&str, u32, u64, Units),
+    (trigger, rule): (Trigger, Option<Rule>),
+    opened_by: u32,
 ) {
     let message = entry.message_record(debit_key(message_id).into(), octets, units, tick.wall_ms);
-    tick.store.put(Change::Debited(Debit { message, part, trigger }));
+    let config = &tick.region.config;
+    let session_id = || config.enabler.session_id(&config.enabler_settings(), entry.session.key(), opened_by);
+    let ocs_session_id = config.records.dir.as_ref().and_then(|_| session_id()).map(String::into_boxed_str);
+    tick.store.put(Change::Debited(Debit { message, part, trigger, rule, ocs_session_id }));
 }

@@ -124,11 +124,15 @@ impl SessionEntry {
     }
 
     fn on_debited(&self, tick: &mut Tick<'_>, debited: &Output) {
-        let Output::Debited { message_id, part, octets, units, trigger, since, balance, .. } = debited else { return };
+        let Output::Debited { message_id, part, octets, units, trigger, rule, opened_by, since, balance, .. } = debited
+        else {
+            return;
+        };
         tick.latencies.push((Latency::Debit, *since));
         // An enabler that answers within the tick has recorded the debit with its answer.
         if tick.enabler.in_tick().is_none() {
-            record_debit(tick, self, (message_id, *part), *octets, *units, *trigger);
+            let message = (&**message_id, *part, *octets, *units);
+            record_debit(tick, self, message, (*trigger, Some(*rule)), *opened_by);
         }
         count_debit(tick, *trigger);
         notify_debit(tick, &self.session, message_id, units.0, *trigger, *balance);

@@ -2,7 +2,7 @@
 
 use super::trace::TracePart;
 use crate::charge::ch2::Trigger;
-use crate::charge::session::{Rule, Session, TraceEvent};
+use crate::charge::session::{EndReason, Rule, Session, TraceEvent};
 use crate::enabler::{Account, StatusEntry};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -107,6 +107,10 @@ pub struct Debit {
     pub part: u32,
     /// What triggered the debit.
     pub trigger: Trigger,
+    /// The rule that decided it.
+    pub rule: Option<Rule>,
+    /// Session-Id at the OCS, if charging records are kept.
+    pub ocs_session_id: Option<Box<str>>,
 }
 
 /// A message that was relayed to the client and is free.
@@ -172,17 +176,24 @@ pub struct Summary {
     pub waiting: bool,
     /// Trace events that were not kept.
     pub steps_dropped: u32,
+    /// Why it ended; `None` before.
+    pub cause: Option<&'static str>,
+    /// SIP status or Result-Code of the cause; 0: none.
+    pub code: u32,
 }
 
 impl Summary {
     /// Computes the summary of a session.
     pub fn of(session: &Session) -> Summary {
+        let end = session.end_reason();
         Summary {
             phase: session.phase(),
             granted: session.granted().0,
             reserved: super::tables::signed(session.reserved().0),
             waiting: session.has_unsettled_work(),
             steps_dropped: session.trace_events_dropped(),
+            cause: end.map(EndReason::as_str),
+            code: end.map_or(0, EndReason::code),
         }
     }
 }
@@ -196,6 +207,11 @@ impl PendingSession {
     /// none, or they cannot be decoded.
     pub fn session(&self) -> Option<Session> {
         Session::load(self.head.as_deref()?, self.parts.values().filter(|part| !part.is_empty()).map(Vec::as_slice))
+    }
+
+    /// Returns the summary of its state; `None`: it cannot be decoded.
+    pub fn summary(&self) -> Option<Summary> {
+        self.summary.or_else(|| self.session().as_ref().map(Summary::of))
     }
 
     /// Adds trace events, to the last part where they follow it.

@@ -19,6 +19,7 @@ mod history;
 mod journal;
 mod load;
 mod locks;
+mod records;
 mod schema;
 mod syncer;
 mod tables;
@@ -31,6 +32,7 @@ mod tests;
 use crate::charge::ch2::{Operation, Request};
 use crate::charge::session::Session;
 use crate::charge::time::Time;
+use crate::config::RecordSettings;
 use crate::enabler::{Account, Funds, StatusEntry};
 use crate::shm::clock;
 use crate::shm::region::Region;
@@ -40,6 +42,7 @@ pub use error::StoreError;
 pub use history::Retention;
 use journal::Journal;
 pub use load::{StoredSession, read_session};
+use records::RecorderThread;
 use rusqlite::OptionalExtension;
 use std::path::Path;
 use std::sync::Arc;
@@ -77,6 +80,7 @@ pub struct Store {
     journal: Journal,
     syncer: Syncer,
     writer: Writer,
+    recorder: RecorderThread,
     /// Encoded changes of this tick.
     changes: Vec<u8>,
     /// Changes of this tick and of earlier ones that the writer has not got yet.
@@ -121,6 +125,16 @@ impl Store {
     /// Opens the store and replays the journal of an engine that died. `region` is the one whose engine is woken when a
     /// sync or an urgent write is done. Never creates a ledger: an empty one would hide that all accounts are lost.
     pub fn open(state_dir: &Path, region: Option<&Arc<Region>>) -> Result<Store, StoreError> {
+        let records = region.map(|region| region.config.records.clone()).unwrap_or_default();
+        Store::open_with(state_dir, &records, region)
+    }
+
+    /// As `open`, with other settings of the charging records.
+    pub fn open_with(
+        state_dir: &Path,
+        records: &RecordSettings,
+        region: Option<&Arc<Region>>,
+    ) -> Result<Store, StoreError> {
         let path = state_dir.join(LEDGER);
         if !path.exists() {
             return Err(StoreError::Missing { path });
@@ -140,7 +154,9 @@ impl Store {
             return Err(StoreError::Record { path: state_dir.to_owned(), sequence });
         }
         let syncer = Syncer::start(&journal, region.cloned())?;
-        let writer = Writer::start(Tables::open(state_dir)?, region.cloned())?;
+        let recorder = RecorderThread::start(state_dir, records, region)?;
+        let tables = Tables::open(state_dir, records.dir.is_some())?;
+        let writer = Writer::start(tables, region.cloned())?;
         let last = "SELECT coalesce(max(id), 0) FROM sessions";
         let last = database.connection.query_row(last, [], |row| row.get::<_, i64>(0));
         let last = last.map_err(|source| database::error(&database.path, source))?;
@@ -151,6 +167,7 @@ impl Store {
             journal,
             syncer,
             writer,
+            recorder,
             changes: Vec::new(),
             pending,
             writing: None,
@@ -298,7 +315,10 @@ impl Store {
                 Report::Done { through, is_durable, log_octets, history_due } => {
                     self.writing = None;
                     self.applied = self.applied.max(through);
-                    self.freed = if is_durable { self.applied } else { self.freed };
+                    if is_durable {
+                        self.freed = self.applied;
+                        self.recorder.begin();
+                    }
                     self.log_octets = log_octets;
                     self.history_due = history_due.unwrap_or(self.history_due);
                     self.writer_works();
@@ -311,6 +331,7 @@ impl Store {
         if self.writing.is_none() && self.changes.is_empty() && (is_due || retention.is_some()) {
             self.submit(retention);
         }
+        self.recorder.drive();
         // Ending the engine loses nothing only if the tables contain everything and are in their place.
         match self.journal.check_files() {
             Err(error) if self.is_all_applied() && self.database.is_in_place() => Err(error.into()),
@@ -370,6 +391,11 @@ impl Store {
     pub fn backlog_octets(&self) -> (u64, u64) {
         let journal = if self.is_failing() { self.journal.octets(self.freed) } else { 0 };
         (journal, self.log_octets)
+    }
+
+    /// Writes all charging records and closes their file, waiting for at most `timeout`. The tables keep the rest.
+    pub fn finish_records(&mut self, timeout: Duration) {
+        self.recorder.finish(timeout);
     }
 
     /// Writes everything to the tables, waiting for at most `timeout`. The journal keeps the rest.

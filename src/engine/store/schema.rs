@@ -33,12 +33,12 @@ CREATE TABLE accounts(
 CREATE TABLE holds(session INTEGER PRIMARY KEY, units INTEGER NOT NULL);
 -- One row per session, open or closed. opened_at, closed_at: UNIX milliseconds. granted: messages (or kilobytes) granted
 -- in total. reserved: units that the enabler holds for the session. waiting: 1 while a response of the client or an answer
--- of the enabler is outstanding. steps: the first events of the trace, see the view; steps_dropped: events that were not
+-- of the enabler is outstanding. recipients: of each message, 0 if unknown. steps: the first events of the trace, see the view; steps_dropped: events that were not
 -- kept, because the session had too many.
 CREATE TABLE sessions(
   id INTEGER PRIMARY KEY, key TEXT NOT NULL, call_id TEXT NOT NULL, account TEXT NOT NULL, other TEXT NOT NULL,
-  icid TEXT NOT NULL, direction TEXT NOT NULL, tariff TEXT NOT NULL, instance INTEGER NOT NULL,
-  opened_at INTEGER NOT NULL, closed_at INTEGER, phase TEXT NOT NULL, granted INTEGER NOT NULL DEFAULT 0,
+  icid TEXT NOT NULL, direction TEXT NOT NULL, service TEXT NOT NULL, recipients INTEGER NOT NULL, tariff TEXT NOT NULL,
+  instance INTEGER NOT NULL, opened_at INTEGER NOT NULL, closed_at INTEGER, phase TEXT NOT NULL, granted INTEGER NOT NULL DEFAULT 0,
   reserved INTEGER NOT NULL DEFAULT 0, waiting INTEGER NOT NULL DEFAULT 0, steps_dropped INTEGER NOT NULL DEFAULT 0,
   steps TEXT NOT NULL DEFAULT '');
 CREATE INDEX sessions_call ON sessions(call_id);
@@ -75,6 +75,18 @@ CREATE TABLE undebited(
   octets INTEGER NOT NULL, units INTEGER NOT NULL, rule TEXT NOT NULL, code INTEGER NOT NULL, at INTEGER NOT NULL,
   PRIMARY KEY(session, message_id, at)) WITHOUT ROWID;
 CREATE INDEX undebited_at ON undebited(at, units);
+-- Charging records that are in no closed file of cdr_dir yet, in the order in which they are written. type: debit, release,
+-- refund or session. at, requested_at: UNIX milliseconds. messages: of a session, the messages that it has paid for.
+CREATE TABLE records(
+  id INTEGER PRIMARY KEY AUTOINCREMENT, type TEXT NOT NULL, at INTEGER NOT NULL, requested_at INTEGER, call_id TEXT,
+  icid TEXT, account TEXT, calling_party TEXT, called_party TEXT, service TEXT, direction TEXT, class TEXT,
+  recipients INTEGER, tariff TEXT, message_id TEXT, part INTEGER, messages INTEGER, octets INTEGER NOT NULL,
+  units INTEGER NOT NULL, trigger TEXT, rule TEXT, cause TEXT, code INTEGER NOT NULL, ocs_session_id TEXT);
+-- Which records are in closed files. sequence: number of the last file; it contains the records after since, up to through.
+-- closing: its path until it has been renamed.
+CREATE TABLE record_files(
+  sequence INTEGER NOT NULL, since INTEGER NOT NULL, through INTEGER NOT NULL, closing TEXT);
+INSERT INTO record_files VALUES(0, 0, 0, NULL);
 -- Later events of the trace of a session, several per row. part: number of the first one. zero: UNIX microseconds that
 -- their times count from; NULL: the time of the INVITE.
 CREATE TABLE trace_parts(

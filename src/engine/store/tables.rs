@@ -1,6 +1,7 @@
 //! Writes pending changes to the tables that operators read.
 
 use super::change::{Debit, NotDebited, Pending, PendingSession, Refund, Summary};
+use super::records;
 use super::trace::TracePart;
 use crate::charge::event::Direction;
 use crate::charge::session::Session;
@@ -8,10 +9,13 @@ use crate::enabler::{Account, StatusEntry, StatusValue};
 use rusqlite::{Connection, Result, ToSql, params};
 
 /// Writes everything but the status of the enabler, within the caller's transaction. Must not be called twice for the
-/// same changes: trace events are appended.
-pub fn write(connection: &Connection, pending: &Pending) -> Result<()> {
+/// same changes: trace events are appended. `has_records`: charging records are kept.
+pub fn write(connection: &Connection, pending: &Pending, has_records: bool) -> Result<()> {
+    let mut closed = Vec::new();
     for (row, session) in &pending.sessions {
-        write_session(connection, *row, session)?;
+        if write_session(connection, *row, session)? {
+            closed.push((*row, session));
+        }
     }
     for (id, account) in &pending.accounts {
         write_account(connection, id, account)?;
@@ -20,15 +24,22 @@ pub fn write(connection: &Connection, pending: &Pending) -> Result<()> {
         write_hold(connection, *row, *units)?;
     }
     for debit in &pending.debits {
-        write_debit(connection, debit)?;
+        if write_debit(connection, debit)? && has_records {
+            records::insert_debit(connection, debit)?;
+        }
     }
-    for Refund { row, message_id, part, wall_ms } in &pending.refunds {
-        let sql =
-            "UPDATE debits SET refunded_at=?4 WHERE session=?1 AND message_id=?2 AND part=?3 AND refunded_at IS NULL";
-        execute(connection, sql, params![row, message_id, part, wall_ms])?;
+    for refund in &pending.refunds {
+        if write_refund(connection, refund)? && has_records {
+            records::insert_refund(connection, refund)?;
+        }
     }
     for message in &pending.not_debited {
-        write_not_debited(connection, message)?;
+        if write_not_debited(connection, message)? && has_records {
+            records::insert_not_debited(connection, message)?;
+        }
+    }
+    for (row, session) in closed.into_iter().filter(|_| has_records) {
+        records::insert_session(connection, row, session.closed_at.unwrap_or(0), session.summary())?;
     }
     for (instance, marks) in &pending.marks {
         let (events, notifications) = (pack(&marks.events), pack(&marks.notifications));
@@ -66,11 +77,30 @@ pub fn write_enabler_status(connection: &Connection, entries: &[StatusEntry]) ->
 }
 
 fn execute(connection: &Connection, sql: &str, values: impl rusqlite::Params) -> Result<()> {
-    connection.prepare_cached(sql)?.execute(values)?;
-    Ok(())
+    has_changed(connection, sql, values).map(drop)
 }
 
-fn write_session(connection: &Connection, row: i64, pending: &PendingSession) -> Result<()> {
+/// Executes a statement and returns whether it has changed a row.
+fn has_changed(connection: &Connection, sql: &str, values: impl rusqlite::Params) -> Result<bool> {
+    Ok(connection.prepare_cached(sql)?.execute(values)? > 0)
+}
+
+/// Returns whether the session is closed from now on.
+fn write_session(connection: &Connection, row: i64, pending: &PendingSession) -> Result<bool> {
+    let is_closed = match pending.closed_at {
+        Some(_) if pending.opened.is_some() => true,
+        Some(at) => has_changed(
+            connection,
+            "UPDATE sessions SET closed_at=?2 WHERE id=?1 AND closed_at IS NULL",
+            params![row, at],
+        )?,
+        None => false,
+    };
+    write_session_row(connection, row, pending)?;
+    Ok(is_closed)
+}
+
+fn write_session_row(connection: &Connection, row: i64, pending: &PendingSession) -> Result<()> {
     let mut steps = String::new();
     for part in &pending.trace {
         match part.is_in_session_row() {
@@ -116,23 +146,14 @@ fn write_trace_part(connection: &Connection, row: i64, part: &TracePart) -> Resu
 }
 
 fn update_session(connection: &Connection, row: i64, pending: &PendingSession, steps: &str) -> Result<()> {
-    let Some(summary) = pending.summary.or_else(|| pending.session().as_ref().map(Summary::of)) else {
+    let Some(summary) = pending.summary() else {
         return execute(connection, "UPDATE sessions SET steps=steps||?2 WHERE id=?1", params![row, steps]);
     };
     execute(
         connection,
-        "UPDATE sessions SET phase=?2, granted=?3, closed_at=coalesce(closed_at, ?4), reserved=?5, waiting=?6, \
-         steps_dropped=?7, steps=steps||?8 WHERE id=?1",
-        params![
-            row,
-            summary.phase,
-            summary.granted,
-            pending.closed_at,
-            summary.reserved,
-            summary.waiting,
-            summary.steps_dropped,
-            steps,
-        ],
+        "UPDATE sessions SET phase=?2, granted=?3, reserved=?4, waiting=?5, steps_dropped=?6, steps=steps||?7 \
+         WHERE id=?1",
+        params![row, summary.phase, summary.granted, summary.reserved, summary.waiting, summary.steps_dropped, steps,],
     )
 }
 
@@ -151,9 +172,9 @@ fn insert_session(
     };
     execute(
         connection,
-        "INSERT INTO sessions(id, key, call_id, account, other, icid, direction, tariff, instance, opened_at, closed_at, \
-         phase, granted, reserved, waiting, steps_dropped, steps) \
-         VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17)",
+        "INSERT INTO sessions(id, key, call_id, account, other, icid, direction, service, recipients, tariff, instance, \
+         opened_at, closed_at, phase, granted, reserved, waiting, steps_dropped, steps) \
+         VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19)",
         params![
             row,
             session.key().to_string(),
@@ -162,6 +183,8 @@ fn insert_session(
             session.other(),
             session.icid(),
             direction,
+            session.service().as_str(),
+            session.recipients(),
             session.tariff().to_string(),
             instance as i64,
             opened_at,
@@ -176,8 +199,8 @@ fn insert_session(
     )
 }
 
-fn write_not_debited(connection: &Connection, NotDebited { message, rule }: &NotDebited) -> Result<()> {
-    execute(
+fn write_not_debited(connection: &Connection, NotDebited { message, rule }: &NotDebited) -> Result<bool> {
+    has_changed(
         connection,
         "INSERT OR IGNORE INTO undebited(session, message_id, call_id, account, octets, units, rule, code, at) \
          VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
@@ -211,8 +234,14 @@ fn write_hold(connection: &Connection, row: i64, units: i64) -> Result<()> {
     }
 }
 
-fn write_debit(connection: &Connection, Debit { message, part, trigger }: &Debit) -> Result<()> {
-    execute(
+fn write_refund(connection: &Connection, refund: &Refund) -> Result<bool> {
+    let Refund { row, message_id, part, wall_ms } = refund;
+    let sql = "UPDATE debits SET refunded_at=?4 WHERE session=?1 AND message_id=?2 AND part=?3 AND refunded_at IS NULL";
+    has_changed(connection, sql, params![row, message_id, part, wall_ms])
+}
+
+fn write_debit(connection: &Connection, Debit { message, part, trigger, .. }: &Debit) -> Result<bool> {
+    has_changed(
         connection,
         "INSERT OR IGNORE INTO debits(session, call_id, message_id, part, account, octets, units, trigger, code, at) \
          VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",

@@ -19,7 +19,7 @@ fn s(seconds: u64) -> Time {
 }
 
 /// Opens a store in a new folder.
-fn store() -> (tempfile::TempDir, Store) {
+pub(super) fn store() -> (tempfile::TempDir, Store) {
     let folder = tempfile::tempdir().expect("a folder");
     Store::check(folder.path()).unwrap_or_else(|error| panic!("{error}"));
     let store = open(&folder);
@@ -32,7 +32,7 @@ fn open(folder: &tempfile::TempDir) -> Store {
 
 /// Commits, and waits until the tables contain everything.
 #[track_caller]
-fn write(store: &mut Store) {
+pub(super) fn write(store: &mut Store) {
     store.commit(true).unwrap_or_else(|error| panic!("{error}"));
     store.finish(Duration::from_secs(20)).unwrap_or_else(|error| panic!("{error}"));
     assert!(!store.is_pending(), "tables not written");
@@ -61,7 +61,7 @@ fn session(call_id: &str) -> Session {
 }
 
 /// Stores a session with `debits` debits and returns its row.
-fn put(store: &mut Store, opened_at: i64, closed_at: Option<i64>, debits: usize) -> i64 {
+pub(super) fn put(store: &mut Store, opened_at: i64, closed_at: Option<i64>, debits: usize) -> i64 {
     let row = store.new_row();
     let mut session = session(&format!("call-{row}"));
     let (first, events) = session.take_trace();
@@ -73,7 +73,9 @@ fn put(store: &mut Store, opened_at: i64, closed_at: Option<i64>, debits: usize)
         MessageRecord { row, call_id, message_id, account, octets: 10, units: 5, wall_ms: opened_at }
     };
     for number in 0..debits {
-        let debit = Debit { message: message(format!("m{number}")), part: 0, trigger: Trigger::Timeout };
+        let (trigger, rule) = (Trigger::Timeout, Some(Rule::ResponseTimeout(30)));
+        let message = message(format!("m{number}"));
+        let debit = Debit { message, part: 0, trigger, rule, ocs_session_id: None };
         store.put(Change::Debited(debit));
     }
     let rule = Rule::ServerError(506, Settle::Release);
@@ -100,7 +102,7 @@ fn pass(tables: &mut (Tables, Time), now: Time, wall_ms: i64) {
 
 /// Opens tables for cleanup passes, and when the next pass is due.
 fn tables(folder: &tempfile::TempDir) -> (Tables, Time) {
-    (Tables::open(folder.path()).unwrap_or_else(|error| panic!("{error}")), Time(0))
+    (Tables::open(folder.path(), false).unwrap_or_else(|error| panic!("{error}")), Time(0))
 }
 
 fn sessions(store: &Store) -> Vec<i64> {

@@ -22,7 +22,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 /// Longest wait of a transaction for the lock of another process before it is reported.
-const LOCK_WAIT_MAX: Duration = Duration::from_millis(500);
+pub(super) const LOCK_WAIT_MAX: Duration = Duration::from_millis(500);
 
 /// Time between two attempts of a job.
 const RETRY_INTERVAL: Duration = Duration::from_millis(200);
@@ -75,6 +75,8 @@ pub enum Report {
 pub struct Tables {
     pub(super) database: Database,
     pub(super) cleanup: Cleanup,
+    /// Whether charging records are kept.
+    has_records: bool,
     checkpointed: Time,
     log_octets: u64,
     /// Whether the write-ahead log was checkpointed or rewritten since it was opened. A process that died may have left
@@ -83,15 +85,15 @@ pub struct Tables {
 }
 
 impl Tables {
-    /// Opens the ledger of a state directory for writing.
-    pub fn open(state_dir: &Path) -> Result<Tables, StoreError> {
+    /// Opens the ledger of a state directory for writing. `has_records`: charging records are kept.
+    pub fn open(state_dir: &Path, has_records: bool) -> Result<Tables, StoreError> {
         let database = Database::open(state_dir)?;
         let limit = format!("PRAGMA journal_size_limit={LOG_FILE_OCTETS_MAX};");
         let ready =
             database.connection.busy_timeout(LOCK_WAIT_MAX).and_then(|()| database.connection.execute_batch(&limit));
         ready.map_err(|source| database::error(&database.path, source))?;
         let (cleanup, checkpointed) = (Cleanup::default(), clock::now());
-        Ok(Tables { database, cleanup, checkpointed, log_octets: 0, is_durable: false })
+        Ok(Tables { database, cleanup, has_records, checkpointed, log_octets: 0, is_durable: false })
     }
 
     /// Does a job. After an error none of its changes is written.
@@ -119,7 +121,7 @@ impl Tables {
         self.transaction(|connection| {
             let applied = connection.prepare_cached("SELECT applied FROM journal")?.query_row([], |row| row.get(0))?;
             if i64::try_from(through).is_ok_and(|through| through > applied) {
-                tables::write(connection, pending)?;
+                tables::write(connection, pending, self.has_records)?;
                 simulate::crash_point();
                 connection.prepare_cached("UPDATE journal SET applied=?1")?.execute([through as i64])?;
             }

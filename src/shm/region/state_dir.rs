@@ -44,8 +44,7 @@ fn lock(state_dir: &Path) -> Result<File, RegionError> {
         ))
     })?;
     let started = Instant::now();
-    // SAFETY: an open descriptor; no pointer involved.
-    while unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } != 0 {
+    while !try_lock(&file) {
         if started.elapsed() > LOCK_PATIENCE {
             return Err(RegionError(format!(
                 "another proxy uses the state directory {}; give each proxy its own state_dir",
@@ -55,6 +54,12 @@ fn lock(state_dir: &Path) -> Result<File, RegionError> {
         std::thread::sleep(Duration::from_millis(50));
     }
     Ok(file)
+}
+
+/// Locks a file for this process and those that inherit it. `false`: it is locked already.
+pub fn try_lock(file: &File) -> bool {
+    // SAFETY: an open descriptor; no pointer involved.
+    unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) == 0 }
 }
 
 /// Warns if other users can read the ledger, which tells who was served when.

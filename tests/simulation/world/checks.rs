@@ -42,6 +42,9 @@ impl World<'_> {
     /// No hold outlives its session by more than its time-out.
     pub(super) fn audit(&mut self) {
         self.after(SECOND, Step::Audit);
+        if let Err(wrong) = self.take_records() {
+            self.violations.push(wrong);
+        }
         let now = self.machine.clock.get();
         let is_down = self.engine.is_none() && !self.is_starting && !self.is_faulty && self.region.is_some();
         self.down_since = if is_down { self.down_since.or(Some(now)) } else { None };
@@ -117,6 +120,8 @@ impl World<'_> {
         }
         self.check_verdicts()?;
         self.check_legs()?;
+        self.take_records()?;
+        self.check_records()?;
         self.check_merged()
     }
 

@@ -55,6 +55,14 @@ pub fn configure(random: &mut fastrand::Rng, state: &Path) -> Config {
     for (name, value) in set {
         config.set(name, value).unwrap_or_else(|error| panic!("{error}"));
     }
+    if random.bool() {
+        let dir = state.join("cdr");
+        std::fs::create_dir(&dir).expect("a folder in memory");
+        config.records.dir = Some(dir);
+        config.records.node = Some("proxy".into());
+        config.records.file_size = random.u64(300..3000);
+        config.records.file_seconds = random.u32(1..60);
+    }
     config.check().unwrap_or_else(|error| panic!("{error}"));
     config
 }

@@ -116,6 +116,8 @@ fn debit_carries_price_and_octets() {
         units,
         quota,
         trigger,
+        rule: Rule::DebitOn(DebitOn::Response),
+        opened_by: 0,
         since,
         balance
     }));
