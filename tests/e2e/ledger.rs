@@ -102,7 +102,7 @@ impl Case {
 }
 
 /// Returns how often a text occurs in the log.
-fn times(log: &str, text: &str) -> usize {
+pub fn times(log: &str, text: &str) -> usize {
     log.matches(text).count()
 }
 
@@ -209,16 +209,23 @@ fn two_minutes_of_a_locked_ledger_and_of_a_full_disk_lose_nothing() {
 }
 
 /// A small, separate file system; unmounted on drop.
-struct Disk(tempfile::TempDir);
+pub struct Disk(tempfile::TempDir);
 
 impl Disk {
-    fn new(megabytes: u32) -> Disk {
+    /// Mounts a file system of this size.
+    pub fn new(megabytes: u32) -> Disk {
         let disk = Disk(tempfile::tempdir().expect("a folder"));
         disk.run("mount", &["-t", "tmpfs", "-o", &format!("size={megabytes}m,mode=750"), "imcharge"]);
         disk
     }
 
-    fn run(&self, program: &str, arguments: &[&str]) {
+    /// Its root folder.
+    pub fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    /// Runs a program on it.
+    pub fn run(&self, program: &str, arguments: &[&str]) {
         let status = Command::new(program).args(arguments).arg(self.0.path()).status();
         assert!(status.as_ref().is_ok_and(|status| status.success()), "{program} {arguments:?}: {status:?}");
     }

@@ -29,6 +29,7 @@ mod payer;
 mod push;
 mod raw;
 mod reconcile;
+mod records;
 mod recovery;
 mod relay;
 mod resume;

@@ -1,7 +1,8 @@
 //! SIGKILL at random moments under traffic, with an Online Charging System; afterwards the ledger file, the charging
-//! system and what the clients saw must agree. CRASHES sets how often (default: five).
+//! system, the charging records and what the clients saw must agree. CRASHES sets how often (default: five).
 
 use super::diameter::Charged;
+use super::records::{Billing, with_records};
 use super::{ALICE, subscriber};
 use imcharge_testkit::parties::client::{ImClient, Options as ClientOptions};
 use imcharge_testkit::parties::server::{Deliveries, Messages};
@@ -49,8 +50,12 @@ fn retrieve(proxy: SocketAddr, relay: SocketAddr, identity: &str, seen: &Seen) {
 /// passed or not is unknown.
 fn reconcile(kill: impl Fn(&mut Proxy)) -> Messages {
     let options = ["--default-balance", "1000000"];
-    let mut charged =
-        Charged::new(&options, |setup| setup.defined("RESPONSE_TIMEOUT", "2").parameter("hold_timeout", "10"));
+    let folder = tempfile::tempdir().expect("a folder");
+    let billing = Billing::new(folder.path());
+    let mut charged = Charged::new(&options, |setup| {
+        let setup = setup.defined("RESPONSE_TIMEOUT", "2").parameter("hold_timeout", "10");
+        with_records(setup, folder.path()).parameter("cdr_file_size", "4096")
+    });
     let server = charged.stage.server(&["one", "two", "three"], |_| {});
     let (proxy, relay) = (charged.stage.proxy.sip, charged.stage.proxy.msrp);
     let everyone: Vec<String> = (0..CLIENTS).map(|_| subscriber()).collect();
@@ -63,6 +68,12 @@ fn reconcile(kill: impl Fn(&mut Proxy)) -> Messages {
                 }
             });
         }
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                billing.take();
+                std::thread::sleep(Duration::from_millis(3));
+            }
+        });
         // A panic in here must not leave the clients running.
         let killing = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             for _ in 0..crashes() {
@@ -105,6 +116,7 @@ fn reconcile(kill: impl Fn(&mut Proxy)) -> Messages {
     );
     assert!(lost.is_empty() && invented.is_empty(), "lost {lost:?}, invented {invented:?}\n{}", proxy.log());
     assert_eq!(charged.ocs.account(ALICE), (100, 0, 0));
+    billing.expect_agreement(proxy);
     charged.expect_marked();
     unanswered
 }

@@ -31,16 +31,16 @@ CREATE TABLE accounts(
   debited INTEGER NOT NULL DEFAULT 0) WITHOUT ROWID;
 -- Units that a session holds of its account.
 CREATE TABLE holds(session INTEGER PRIMARY KEY, units INTEGER NOT NULL);
--- One row per session, open or closed. opened_at, closed_at: UNIX milliseconds. granted: messages (or kilobytes) granted
--- in total. reserved: units that the enabler holds for the session. waiting: 1 while a response of the client or an answer
--- of the enabler is outstanding. recipients: of each message, 0 if unknown. steps: the first events of the trace, see the view; steps_dropped: events that were not
--- kept, because the session had too many.
+-- One row per session, open or closed. opened_at, closed_at: UNIX milliseconds. recipients: of each message, 0 if unknown.
+-- granted: messages (or kilobytes) granted in total. reserved: units that the enabler holds for the session. waiting: 1 while
+-- a response of the client or an answer of the enabler is outstanding. steps: the first events of the trace, see the view;
+-- steps_dropped: events that were not kept, because the session had too many.
 CREATE TABLE sessions(
   id INTEGER PRIMARY KEY, key TEXT NOT NULL, call_id TEXT NOT NULL, account TEXT NOT NULL, other TEXT NOT NULL,
   icid TEXT NOT NULL, direction TEXT NOT NULL, service TEXT NOT NULL, recipients INTEGER NOT NULL, tariff TEXT NOT NULL,
-  instance INTEGER NOT NULL, opened_at INTEGER NOT NULL, closed_at INTEGER, phase TEXT NOT NULL, granted INTEGER NOT NULL DEFAULT 0,
-  reserved INTEGER NOT NULL DEFAULT 0, waiting INTEGER NOT NULL DEFAULT 0, steps_dropped INTEGER NOT NULL DEFAULT 0,
-  steps TEXT NOT NULL DEFAULT '');
+  instance INTEGER NOT NULL, opened_at INTEGER NOT NULL, closed_at INTEGER, phase TEXT NOT NULL,
+  granted INTEGER NOT NULL DEFAULT 0, reserved INTEGER NOT NULL DEFAULT 0, waiting INTEGER NOT NULL DEFAULT 0,
+  steps_dropped INTEGER NOT NULL DEFAULT 0, steps TEXT NOT NULL DEFAULT '');
 CREATE INDEX sessions_call ON sessions(call_id);
 -- Internal state of sessions that are not forgotten: a head, and further parts of a session with many messages.
 CREATE TABLE states(session INTEGER PRIMARY KEY, state BLOB NOT NULL);
