@@ -154,6 +154,8 @@ pub struct Call {
     pub server_sends_on: bool,
     /// Whether the charging system has ended the session.
     pub is_aborted: bool,
+    /// How often in a row the operator has passed over it.
+    pub passed_over: u32,
 }
 
 impl Call {

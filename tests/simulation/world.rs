@@ -213,8 +213,8 @@ pub struct World<'a> {
     next_death: Death,
     /// Whether a fault is present that `repair` removes.
     is_faulty: bool,
-    /// Until when the engine is frozen.
-    frozen_until: u64,
+    /// Whether the engine was frozen and has not worked since.
+    is_frozen: bool,
     /// Since when there is no fault, as of the last check.
     faultless_since: Option<u64>,
     /// Whether no other run shares this process, so that workers can be checked for yielding the processor.
@@ -313,7 +313,7 @@ impl<'a> World<'a> {
             half_ended: BTreeSet::new(),
             next_death: Death::Engine,
             is_faulty: false,
-            frozen_until: 0,
+            is_frozen: false,
             faultless_since: None,
             is_alone: false,
             tally: Tally::default(),
@@ -384,6 +384,7 @@ impl<'a> World<'a> {
                 leg_ended_at: None,
                 server_sends_on: false,
                 is_aborted: false,
+                passed_over: 0,
             };
             self.calls.push(call);
             let at = self.random.u64(0..FAULT_PERIOD * 2 / 3);

@@ -53,10 +53,8 @@ impl World<'_> {
         {
             self.violations.push(format!("no engine for {seconds} s without a fault"));
         }
-        let is_well = self.engine.is_some()
-            && !self.is_faulty
-            && self.machine.crash_in.get().is_none()
-            && self.frozen_until <= now;
+        let is_well =
+            self.engine.is_some() && !self.is_faulty && self.machine.crash_in.get().is_none() && !self.is_frozen;
         self.faultless_since = if is_well { self.faultless_since.or(Some(now)) } else { None };
         let (Some(since), Some(engine)) = (self.faultless_since, &self.engine) else { return };
         let unsettled = engine.unsettled();

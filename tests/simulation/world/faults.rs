@@ -61,7 +61,7 @@ impl World<'_> {
                 // The engine is frozen, perhaps until the supervisor kills it.
                 let max = if self.random.u8(0..4) == 0 { 40 } else { 5 };
                 let freeze = self.random.u64(0..max * SECOND);
-                self.frozen_until = self.machine.clock.get() + freeze;
+                self.is_frozen = true;
                 self.life += 1;
                 let life = self.life;
                 self.after(freeze, Step::Engine(life));

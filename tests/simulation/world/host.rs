@@ -21,6 +21,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
+/// How often in a row the operator passes over a call: what it holds is released in time, after a reconnect as well (see
+/// `checks`).
+const PASSED_OVER_MAX: u32 = 2;
+
 /// What a hook of a worker could change if it waited: the clock, the number of waits, and how often this thread has yielded
 /// its processor.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -89,7 +93,7 @@ impl World<'_> {
                 self.within(max.max(SECOND / 5), Step::Engine(life));
             }
             Action::KillSilent(silence) => {
-                if self.is_starting || self.machine.clock.get() >= self.frozen_until {
+                if self.is_starting || !self.is_frozen {
                     self.violations.push(format!("a working or starting engine is killed after {silence:?}"));
                 }
                 self.die(Death::Engine);
@@ -205,6 +209,7 @@ impl World<'_> {
         if life != self.life || self.region.is_none() {
             return;
         }
+        self.is_frozen = false;
         if self.is_starting {
             return self.start_engine();
         }
@@ -270,13 +275,17 @@ impl World<'_> {
         }
     }
 
-    /// An operator resends what is held back, for some of the unsettled calls.
+    /// An operator resends what is held back, for some of the unsettled calls, and for those passed over
+    /// [`PASSED_OVER_MAX`] times in a row.
     pub(super) fn operate(&mut self) {
         self.within(10 * SECOND, Step::Operator);
         let unsettled = self.engine.as_ref().map(Engine::unsettled).unwrap_or_default();
         let calls = self.calls.iter().filter(|call| unsettled.contains(&call.session()));
         for number in calls.map(|call| call.number).collect::<Vec<_>>() {
-            if self.random.bool() {
+            let passed_over = self.calls[number].passed_over + 1;
+            self.calls[number].passed_over = passed_over;
+            if self.random.bool() || passed_over > PASSED_OVER_MAX {
+                self.calls[number].passed_over = 0;
                 let (call_id, session) = (self.calls[number].call_id(), self.calls[number].session());
                 self.network.borrow_mut().allow_resend(session);
                 let moved_at = self.calls[number].moved_at;
