@@ -557,7 +557,6 @@ impl Credit {
             self.hold_back(pending, Rule::MaybeTaken, cx);
         } else if let Some(rule) = pending.refund_rule {
             self.mark_not_charged(debit, rule, cx.now, cx);
-            messages.charge_anew(&debit.message_id, cx);
         } else {
             messages.requeue_debit(debit.clone());
         }

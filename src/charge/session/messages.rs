@@ -56,6 +56,8 @@ pub(super) struct Debit {
     pub(super) trigger: Trigger,
     /// The rule that made it due.
     pub(super) rule: Rule,
+    /// Whether it can be refunded: a 200 was the reason for the debit of its message, or it was made in advance.
+    pub(super) is_refundable: bool,
     /// Time of the event that triggered it.
     pub(super) since: Time,
 }
@@ -74,8 +76,10 @@ pub(super) struct SettledMessage {
     /// Octets that are in no debit: they fit into the last kilobyte that is paid for.
     octets_not_in_debits: u64,
     class: ContentClass,
-    /// Whether it is paid; false after a refund.
+    /// Whether it is paid; false once it is to be refunded.
     is_paid: bool,
+    /// [`Debit::is_refundable`] of its debits.
+    is_refundable: bool,
 }
 
 /// A message that was not charged, shortly after its end.
@@ -347,7 +351,7 @@ impl Messages {
         message.octets = message.octets.saturating_add(sent.octets);
         message.octets_not_in_debits = message.octets_not_in_debits.saturating_add(sent.octets);
         let quota = Quota(tariff.quota(message.octets).0 - before.0);
-        let SettledMessage { number, parts: part, octets_not_in_debits: octets, class, .. } = *message;
+        let SettledMessage { number, parts: part, octets_not_in_debits: octets, class, is_refundable, .. } = *message;
         self.touch(number);
         credit.correct_grant(Quota(sent.taken), quota, cx);
         if quota.0 == 0 {
@@ -364,6 +368,7 @@ impl Messages {
             quota,
             trigger: Trigger::Close,
             rule: Rule::LateChunk,
+            is_refundable,
             since: cx.now,
         };
         self.add_debit(debit, credit, cx);
@@ -508,6 +513,7 @@ impl Messages {
             quota: message.taken(),
             trigger: settlement.trigger(),
             rule: settlement.rule(),
+            is_refundable: settlement.trigger() == Trigger::Response,
             since: message.settled_since().unwrap_or_else(|| triggered_at(&message, settlement, cx)),
         };
         if let Settlement::NotCharged(rule) = settlement {
@@ -515,7 +521,7 @@ impl Messages {
             credit.mark_not_charged(&debit, rule, cx.now, cx);
             return true;
         }
-        self.remember_paid(&message, &cx.common.policy);
+        self.remember_paid(&message, debit.is_refundable, &cx.common.policy);
         if debit.trigger == Trigger::Timeout {
             let event = TraceEvent::new(TraceEventKind::Timeout).by(debit.rule);
             cx.record(event.about(&debit.message_id).octets(debit.octets));
@@ -524,11 +530,12 @@ impl Messages {
         false
     }
 
-    fn remember_paid(&mut self, message: &OpenMessage, policy: &Policy) {
+    fn remember_paid(&mut self, message: &OpenMessage, is_refundable: bool, policy: &Policy) {
         let (number, hash) = (message.number(), message.id_hash());
         let (parts, octets) = (message.part() + 1, message.octets());
-        let class = message.class();
-        let settled = SettledMessage { number, hash, parts, octets, octets_not_in_debits: 0, class, is_paid: true };
+        let (octets_not_in_debits, class, is_paid) = (0, message.class(), true);
+        let settled =
+            SettledMessage { number, hash, parts, octets, octets_not_in_debits, class, is_paid, is_refundable };
         if let Some(known) = self.place_of_settled(hash) {
             self.settled[known] = SettledMessage { number: self.settled[known].number, ..settled };
             return self.touch(self.settled[known].number);
@@ -544,7 +551,7 @@ impl Messages {
         self.index_settled(hash, number);
     }
 
-    /// A debit was refunded or cancelled: the same Message-ID is charged like a new one.
+    /// A debit is to be refunded or was cancelled: the same Message-ID is charged like a new one.
     pub(super) fn charge_anew(&mut self, message_id: &str, cx: &mut Context<'_>) {
         if let Some(known) = self.place_of_settled(OpenMessage::hash_of(message_id)) {
             self.settled[known].is_paid = false;

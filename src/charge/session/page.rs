@@ -200,7 +200,8 @@ impl Messages {
             None => (0, 0, ContentClass::Text, Quota(0)),
         };
         let (number, message_id) = (self.new_number(), PAGE_MESSAGE_ID.into());
-        Debit { number, message_id, part, octets, class, quota, trigger, rule, since: cx.now }
+        let is_refundable = matches!(trigger, Trigger::Prepay | Trigger::Response);
+        Debit { number, message_id, part, octets, class, quota, trigger, rule, is_refundable, since: cx.now }
     }
 
     fn settle_page(&mut self, settlement: Settlement, credit: &mut Credit, cx: &mut Context<'_>) {

@@ -22,11 +22,12 @@ impl Messages {
         if cx.common.policy.report == Settle::Debit || !is_failure {
             return;
         }
-        let is_meant = |debit: &Debit| is_refundable(debit) && OpenMessage::hash_of(&debit.message_id) == message;
+        let is_meant = |debit: &Debit| debit.is_refundable && OpenMessage::hash_of(&debit.message_id) == message;
         let rule = Rule::Report(code, Settle::Release);
         while let Some(place) = self.refundable.iter().position(is_meant) {
             let debit = self.refundable.remove(place);
             self.touch(debit.number);
+            self.charge_anew(&debit.message_id, cx);
             self.add_refund(debit, rule, cx);
         }
         while let Some(place) = self.debits.iter().position(is_meant) {
@@ -35,12 +36,13 @@ impl Messages {
             credit.mark_not_charged(&debit, rule, cx.now, cx);
             self.charge_anew(&debit.message_id, cx);
         }
-        credit.refund_pending_debit(rule, is_meant);
+        if let Some(message_id) = credit.refund_pending_debit(rule, is_meant) {
+            self.charge_anew(message_id, cx);
+        }
     }
 
-    /// Queues the refund of an acknowledged debit. The same Message-ID is charged like a new one from then on.
+    /// Queues the refund of an acknowledged debit.
     pub(super) fn add_refund(&mut self, debit: Debit, rule: Rule, cx: &mut Context<'_>) {
-        self.charge_anew(&debit.message_id, cx);
         let number = self.new_number();
         self.refunds.push(Debit { number, rule, since: cx.now, ..debit });
     }
@@ -50,7 +52,7 @@ impl Messages {
         let is_prepaid = debit.trigger == Trigger::Prepay;
         if let Some(rule) = refund_rule {
             self.add_refund(debit.clone(), rule, cx);
-        } else if is_prepaid || cx.common.policy.report == Settle::Release && is_refundable(debit) {
+        } else if is_prepaid || cx.common.policy.report == Settle::Release && debit.is_refundable {
             if self.refundable.len() >= REFUNDABLE_DEBITS_MAX {
                 let oldest = self.refundable.remove(0);
                 self.touch(oldest.number);
@@ -59,9 +61,4 @@ impl Messages {
             self.refundable.push(debit.clone());
         }
     }
-}
-
-/// Whether a later REPORT can refund the debit: a 200 was the reason for it.
-fn is_refundable(debit: &Debit) -> bool {
-    debit.trigger == Trigger::Response || debit.rule == Rule::LateChunk
 }

@@ -242,13 +242,18 @@ impl Credit {
         }
     }
 
-    /// Marks the pending debit for a refund, if the predicate selects it.
-    pub(super) fn refund_pending_debit(&mut self, rule: Rule, is_meant: impl Fn(&Debit) -> bool) {
-        if let Some(pending) = &mut self.pending
-            && matches!(&pending.purpose, Purpose::Debit(debit) if is_meant(debit))
-        {
-            pending.refund_rule.get_or_insert(rule);
+    /// Marks the pending debit for a refund, if the predicate selects it and it is not marked. Returns its Message-ID.
+    pub(super) fn refund_pending_debit(&mut self, rule: Rule, is_meant: impl Fn(&Debit) -> bool) -> Option<&str> {
+        let PendingRequest { purpose: Purpose::Debit(debit), refund_rule: refund_rule @ None, .. } =
+            &mut **self.pending.as_mut()?
+        else {
+            return None;
+        };
+        if !is_meant(debit) {
+            return None;
         }
+        *refund_rule = Some(rule);
+        Some(&debit.message_id)
     }
 
     /// Limits the times of the pending request to `now`; the clock may have started anew.

@@ -36,6 +36,15 @@ fn paid(run: &Run) -> Vec<(&str, u32, u64, u64)> {
     run.out.iter().filter_map(debited).collect()
 }
 
+/// Message-ID and part of all refunds.
+fn refunded(run: &Run) -> Vec<(&str, u32)> {
+    let refunded = |output| match output {
+        &Output::Refunded { ref message_id, part, .. } => Some((&**message_id, part)),
+        _ => None,
+    };
+    run.out.iter().filter_map(refunded).collect()
+}
+
 #[test]
 fn msrp_413_for_first_chunk_stops_rest() {
     let mut run = by_kilobyte(Policy::default());
@@ -117,6 +126,46 @@ fn late_chunk_within_paid_kilobyte_is_in_next_debit() {
     run.sent(chunk(3, 1023, 1, Flag::More), s(1));
     run.accept();
     assert_eq!(paid(&run), [("m1", 0, 1, 3), ("m1", 1, 1024, 3)]);
+}
+
+/// A chunk of 1025 octets of message `m1`.
+fn large(transaction: u64, taken: u32, flag: Flag) -> Sent<'static> {
+    Sent { octets: 1025, taken, flag, total: None, start: 1025 * (transaction - 1) + 1, ..whole("m1", transaction) }
+}
+
+#[test]
+fn late_chunk_of_refused_message_is_not_refunded() {
+    let mut run = by_kilobyte(policy(|p| p.report = Settle::Release));
+    run.sent(large(2, 1, Flag::Last), s(1));
+    run.event(responded(2, 413), s(1));
+    run.accept();
+    run.sent(large(1, 2, Flag::More), s(1));
+    run.accept();
+    run.event(reported("m1", 1, None, 415), s(2));
+    assert_eq!(run.pending(), "");
+    assert!(!has_forgotten(&run, "m1"), "it is paid for");
+    run.sent(large(3, 2, Flag::More), s(2));
+    run.accept();
+    assert_eq!(paid(&run), [("m1", 0, 1025, 6), ("m1", 1, 1025, 3), ("m1", 2, 1025, 3)], "4 kilobytes");
+}
+
+#[test]
+fn chunk_read_after_failure_report_is_charged_like_new() {
+    let mut run = by_kilobyte(policy(|p| p.report = Settle::Release));
+    run.sent(large(1, 2, Flag::Last), s(1));
+    run.event(responded(1, 200), s(1));
+    assert_eq!(run.pending(), "debit m1 response");
+    run.event(reported("m1", 1, None, 415), s(2));
+    assert!(has_forgotten(&run, "m1"));
+    run.sent(large(2, 1, Flag::Last), s(2));
+    run.timer(s(32));
+    while run.request.is_some() {
+        run.accept();
+    }
+    assert_eq!(paid(&run), [("m1", 0, 1025, 6), ("m1", 1, 1025, 6)]);
+    assert_eq!(refunded(&run), [("m1", 0)]);
+    let forgotten = |output: &&Output| matches!(output, Output::ForgetMessage { .. });
+    assert_eq!(run.out.iter().filter(forgotten).count(), 1, "the message that follows is paid for");
 }
 
 #[test]
@@ -338,6 +387,7 @@ const IDS: [&str; 3] = ["a", "b", "c"];
 enum Act {
     Send { message: usize, octets: u64, flag: u8, ring: usize },
     Answer { transaction: u64, code: u16, ring: usize },
+    Report { message: usize, ring: usize },
     Read { ring: usize },
     Wait { tenths: u64 },
     Lose,
@@ -345,7 +395,7 @@ enum Act {
 
 impl World {
     fn new(per: Per) -> World {
-        let policy = policy(|p| p.server_error = Settle::Release);
+        let policy = policy(|p| (p.server_error, p.report) = (Settle::Release, Settle::Release));
         let tariff = if per == Per::Message { "message:1" } else { "kilobyte:1" };
         let mut run = Run::new(200, tariff, policy);
         run.accept();
@@ -408,6 +458,7 @@ impl World {
                 self.rings[ring].push((event, at));
             }
             Act::Answer { transaction, code, ring } => self.rings[ring].push((responded(transaction, code), at)),
+            Act::Report { message, ring } => self.rings[ring].push((reported(IDS[message], 1, None, 415), at)),
             Act::Read { ring } => {
                 // No ring is read much later than the others.
                 for (event, at) in std::mem::take(&mut self.rings[ring]) {
@@ -447,6 +498,7 @@ fn act() -> impl Strategy<Value = Act> {
             .prop_map(|(message, octets, flag, ring)| Act::Send { message, octets, flag, ring }),
         3 => (0..40_u64, prop_oneof![Just(200), Just(413), Just(506), Just(408)], 0..2_usize)
             .prop_map(|(transaction, code, ring)| Act::Answer { transaction, code, ring }),
+        1 => (0..3_usize, 0..2_usize).prop_map(|(message, ring)| Act::Report { message, ring }),
         3 => (0..2_usize).prop_map(|ring| Act::Read { ring }),
         2 => (0..30_u64).prop_map(|tenths| Act::Wait { tenths }),
         1 => Just(Act::Lose),
@@ -470,10 +522,12 @@ proptest! {
         let more = u64::from(world.run.session.granted().0);
         // The grant grows by what is returned and shrinks by what the session takes itself.
         prop_assert!(i128::from(debited) <= i128::from(world.taken) - (i128::from(more) - i128::from(granted)));
-        // The debits of a message are the price of their octets.
+        // The debits of a message that are not refunded are the price of their octets.
         let price = |octets: u64| if by_size { octets.div_ceil(1024) } else { 1 };
         let mut messages = BTreeMap::<_, (u64, u64)>::new();
-        for (message_id, _, octets, units) in paid(&world.run) {
+        let refunded = refunded(&world.run);
+        let standing = paid(&world.run).into_iter().filter(|debit| !refunded.contains(&(debit.0, debit.1)));
+        for (message_id, _, octets, units) in standing {
             let message = messages.entry(message_id).or_default();
             *message = (message.0 + octets, message.1 + units);
         }
