@@ -57,4 +57,6 @@ pub enum InjectedBug {
     LegEndsSession,
     /// An answer of any user agent binds, in any dialog of the session and for any destination of its request.
     AnyAnswerBinds,
+    /// Content that is free by its type is charged.
+    FreeContentCharged,
 }

@@ -384,7 +384,7 @@ impl Worker {
             octets: frame.content_octets(),
             is_last: frame.flag != msrp::Flag::More,
             class: content.class,
-            free,
+            free: free.filter(|_| !is_injected(InjectedBug::FreeContentCharged)),
         }
     }
 

@@ -161,13 +161,13 @@ pub fn content_in_the_clothes_of_a_notification_is_charged() {
 
 #[test]
 pub fn free_content_is_what_the_operator_says() {
-    let nothing = |setup: imcharge_testkit::proxy::Setup| setup.parameter("free_content", "");
+    let nothing = |setup: imcharge_testkit::proxy::Setup| setup.parameter("free_content", "\"\"");
     let (stage, _called, mut pushing) = pushed(nothing);
     assert_eq!(pushing.deliver_in_chunks("notice", IMDN, IMDN_BODY.as_bytes(), 1), 200);
     stage.until_debited(CALLED, 1);
     drop((stage, pushing));
     let text = |setup: imcharge_testkit::proxy::Setup| {
-        setup.parameter("free_content", "text/plain").parameter("free_content_max", "10")
+        setup.parameter("free_content", "\"text/plain\"").parameter("free_content_max", "10")
     };
     let (stage, _called, mut pushing) = pushed(text);
     assert_eq!(pushing.deliver("short", b"0123456789"), 200);

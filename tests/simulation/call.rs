@@ -1,6 +1,6 @@
 //! One retrieval: what its parties do, and its expected result.
 
-use crate::delivery::{Delivery, Part};
+use crate::delivery::{Charge, Delivery, Part};
 use crate::dialog::{Exchange, Leg, Side, Writing};
 use imcharge::charge::ch2::SessionKey;
 use imcharge::charge::event::{ServerTransaction, Suspended};
@@ -60,9 +60,24 @@ pub enum Abort {
     AfterLastChunk,
 }
 
+/// What a message contains.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Content {
+    Text,
+    /// A composing indication.
+    Composing,
+    /// A delivery notification in a CPIM message.
+    Delivery,
+}
+
+/// Headers of a delivery notification in CPIM. A first chunk that is shorter does not show the type.
+const DELIVERY_HEAD: &str = "From: <a:b>\r\n\r\nContent-type: message/imdn+xml\r\n\r\n";
+
 /// A stored message.
 #[derive(Clone, Copy, Debug)]
 pub struct Message {
+    /// Type of its content.
+    pub content: Content,
     /// Number of chunks.
     pub chunks: u32,
     /// Octets of each chunk.
@@ -233,9 +248,17 @@ impl Call {
             Part::Content { is_last: true, .. } => '$',
             Part::Content { is_last: false, .. } => '+',
         };
-        let octets = if flag == '#' { 0 } else { octets };
+        let octets = if flag == '#' { 0 } else { octets as usize };
+        let (content_type, head) = match self.messages[message].content {
+            Content::Text => ("text/plain", ""),
+            Content::Composing => ("application/im-iscomposing+xml", ""),
+            Content::Delivery if chunk == 0 => ("message/cpim", DELIVERY_HEAD),
+            Content::Delivery => ("message/cpim", ""),
+        };
+        let body: String = head.chars().chain(std::iter::repeat('x')).take(octets).collect();
         let (transaction, id) = (self.transaction(message, chunk, again), self.message_id(message));
-        self.frame_of_server(self.ends(self.messages[message].leg), &transaction, &id, &range, octets, flag)
+        let ends = self.ends(self.messages[message].leg);
+        self.frame_of_server(ends, &transaction, &id, &range, (content_type, &body), flag)
     }
 
     /// Returns what a chunk adds to its message.
@@ -244,7 +267,19 @@ impl Call {
         if abort == Abort::AfterFirstChunk && chunk > 0 && again < RESTARTED || chunk >= chunks {
             return Part::Abort;
         }
-        Part::Content { octets: octets.into(), is_last: chunk + 1 == chunks }
+        Part::Content { octets: octets.into(), is_last: chunk + 1 == chunks, charge: self.charge(message, chunk) }
+    }
+
+    /// Whether a chunk must be paid for. A notification of one chunk is free; one of several chunks may be charged from the
+    /// chunk on that is out of order or is sent again, and one whose headers are not in its first chunk is.
+    fn charge(&self, message: usize, chunk: u32) -> Charge {
+        let Message { content, chunks, octets, .. } = self.messages[message];
+        let is_readable = content != Content::Delivery || octets as usize >= DELIVERY_HEAD.len();
+        match content {
+            Content::Text => Charge::Due,
+            _ if is_readable && chunks == 1 && self.is_first(message, chunk) => Charge::Free,
+            _ => Charge::Uncertain,
+        }
     }
 
     /// Whether Byte-Range marks the chunk as the first one of its message.
@@ -268,13 +303,13 @@ impl Call {
         transaction: &str,
         id: &str,
         range: &str,
-        octets: u32,
+        (content_type, body): (&str, &str),
         flag: char,
     ) -> String {
-        let body = if octets == 0 { String::new() } else { format!("\r\n{}\r\n", "x".repeat(octets as usize)) };
+        let body = if body.is_empty() { String::new() } else { format!("\r\n{body}\r\n") };
         format!(
             "MSRP {transaction} SEND\r\nTo-Path: msrp://10.0.0.9:2855/relay;tcp {client}\r\nFrom-Path: {server}\r\n\
-             Message-ID: {id}\r\nByte-Range: {range}\r\nContent-Type: text/plain\r\n{body}-------{transaction}{flag}\r\n"
+             Message-ID: {id}\r\nByte-Range: {range}\r\nContent-Type: {content_type}\r\n{body}-------{transaction}{flag}\r\n"
         )
     }
 

@@ -3,11 +3,22 @@
 /// Location of a frame's record: instance of the host, process, and end position in the ring.
 pub type Place = (u64, usize, u64);
 
+/// Whether content that has passed must be paid for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Charge {
+    /// It must.
+    Due,
+    /// It must not: its type is free.
+    Free,
+    /// It may be free.
+    Uncertain,
+}
+
 /// What a frame adds to its message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
     /// Octets of content; the last ones if the end-line says so (`$`).
-    Content { octets: u64, is_last: bool },
+    Content { octets: u64, is_last: bool, charge: Charge },
     /// An abort by the server (`#`).
     Abort,
 }
@@ -77,6 +88,12 @@ impl Delivery {
         self.frames.iter().any(is_content)
     }
 
+    /// Whether some of its content may be free, so that it is not known whether the gate has charged it.
+    pub fn may_be_free(&self) -> bool {
+        let is_due = |frame: &Frame| matches!(frame.part, Part::Content { charge: Charge::Due, .. } | Part::Abort);
+        !self.frames.iter().all(is_due)
+    }
+
     /// Whether the server has aborted it, and nothing has passed since.
     pub fn is_given_up(&self) -> bool {
         self.frames.last().is_some_and(|frame| frame.part == Part::Abort)
@@ -89,7 +106,9 @@ impl Delivery {
         let (mut is_whole, mut given_up_at) = (false, None);
         for Frame { at, part, event } in &self.frames {
             match *part {
-                Part::Content { octets, is_last } => {
+                Part::Content { charge: Charge::Free, .. } => {}
+                Part::Content { octets, charge: Charge::Uncertain, .. } => owed.max += octets,
+                Part::Content { octets, is_last, charge: Charge::Due } => {
                     owed.max += octets;
                     if matches!(event, EventFate::At(_)) && given_up_at != Some(at) {
                         owed.min += octets;

@@ -39,7 +39,7 @@ pub enum Fault {
     LyingDisk,
 }
 
-const FAULTS: [Fault; 14] = [
+const FAULTS: [Fault; 15] = [
     Fault::InjectedBug(InjectedBug::PublishedBeforeCommit),
     Fault::InjectedBug(InjectedBug::AskedBeforeSync),
     Fault::InjectedBug(InjectedBug::KeyWithoutMessageId),
@@ -53,6 +53,7 @@ const FAULTS: [Fault; 14] = [
     Fault::InjectedBug(InjectedBug::EndOfMessageUnreported),
     Fault::InjectedBug(InjectedBug::LegEndsSession),
     Fault::InjectedBug(InjectedBug::AnyAnswerBinds),
+    Fault::InjectedBug(InjectedBug::FreeContentCharged),
     Fault::LyingDisk,
 ];
 
@@ -105,11 +106,12 @@ struct Summary {
 
 impl Summary {
     /// Whether no rule was violated and, after many runs, all situations have occurred: full rings and tables, a change of
-    /// peers, forged frames, stopped messages, and restarted messages.
+    /// peers, forged frames, stopped messages, restarted messages, and free ones.
     fn is_fine(&self) -> bool {
-        let Tally { rings_full, tables_full, verdicts_late, moves, forged, rests_stopped, restarted, .. } = self.tally;
-        let has_all =
-            [rings_full, tables_full, verdicts_late, moves, forged, rests_stopped, restarted].iter().all(|n| *n > 0);
+        let Tally { rings_full, tables_full, verdicts_late, moves, .. } = self.tally;
+        let Tally { forged, rests_stopped, restarted, free, .. } = self.tally;
+        let all = [rings_full, tables_full, verdicts_late, moves, forged, rests_stopped, restarted, free];
+        let has_all = all.iter().all(|n| *n > 0);
         self.violations == 0 && self.seeds > 0 && (has_all || self.seeds < SEEDS_FOR_ALL_SITUATIONS)
     }
 }
@@ -151,12 +153,12 @@ fn run_all(first: u64, seeds: u64, time: Duration) -> Summary {
     let summary = total.into_inner().unwrap_or_else(PoisonError::into_inner);
     let each = |count: u64| count as f64 / started.elapsed().as_secs_f64();
     let Tally { events, crashes, faults, debits, rings_full, tables_full, verdicts_late, moves, .. } = summary.tally;
-    let Tally { forged, rests_stopped, restarted, .. } = summary.tally;
+    let Tally { forged, rests_stopped, restarted, free, .. } = summary.tally;
     println!(
         "per second: {:.0} events, {:.1} crashes, {:.1} faults, {:.0} debits; in total: refused {rings_full} times for a full \
          ring, {tables_full} times for a full table, {verdicts_late} times for late verdicts; {moves} sessions moved to \
          another peer; {forged} forged frames and {rests_stopped} chunks of stopped messages refused; {restarted} \
-         messages restarted after an abort",
+         messages restarted after an abort; {free} chunks of notifications passed",
         each(events),
         each(crashes),
         each(faults),

@@ -11,7 +11,7 @@ mod setup;
 mod trace;
 
 use crate::Fault;
-use crate::call::{Abort, Call, Layout, Message, Names, Reaction, Stage};
+use crate::call::{Abort, Call, Content, Layout, Message, Names, Reaction, Stage};
 use crate::dialog::{Exchange, Leg, Writing};
 use crate::disk;
 use crate::network::Network;
@@ -70,6 +70,8 @@ pub struct Tally {
     pub rests_stopped: u64,
     /// Messages of which content passed after an abort.
     pub restarted: u64,
+    /// Chunks of notifications that passed.
+    pub free: u64,
     /// Hash of everything that happened: the same seed gives the same value.
     pub trace: u64,
 }
@@ -88,6 +90,7 @@ impl Tally {
         self.forged += other.forged;
         self.rests_stopped += other.rests_stopped;
         self.restarted += other.restarted;
+        self.free += other.free;
     }
 
     fn note(&mut self, what: u64) {
@@ -446,6 +449,11 @@ impl<'a> World<'a> {
         let by_kilobyte = self.config.tariff.per == Per::Kilobyte;
         let chunks = if random.bool() { 1 } else { random.u32(1..4) };
         Message {
+            content: match random.u8(0..6) {
+                0 => Content::Composing,
+                1 => Content::Delivery,
+                _ => Content::Text,
+            },
             chunks,
             octets: match by_kilobyte {
                 true => random.choice([1, 100, 1023, 1024, 1025, 4000, 10_000]).expect("there is one"),

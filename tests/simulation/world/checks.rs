@@ -1,7 +1,7 @@
 //! Rules that must hold during a run and at its end.
 
 use super::{PROCESSES, SECOND, Step, World};
-use crate::call::{Call, Layout, MERGED, Message, Stage};
+use crate::call::{Call, Content, Layout, MERGED, Message, Stage};
 use crate::dialog::LegState;
 use imcharge::charge::policy::Settle;
 use imcharge::charge::tariff::{Per, Tariff, Unit};
@@ -214,11 +214,16 @@ impl World<'_> {
         let sql =
             "SELECT coalesce(max(octets), 0) FROM debits WHERE call_id=?1 AND message_id=?2 AND \"trigger\"='response'";
         for call in &self.calls {
-            for (message, Message { chunks, octets: each, layout, .. }) in call.messages.iter().enumerate() {
+            for (message, Message { chunks, octets: each, layout, content, .. }) in call.messages.iter().enumerate() {
                 let of = (call.call_id(), call.message_id(message));
                 let octets: u64 = ledger.query_row(sql, of, |row| row.get(0)).expect("a number");
                 let has_gap = call.delivered.get(&call.message_id(message)).is_some_and(|delivery| delivery.has_gap);
-                if *layout == Layout::InOrder && !has_gap && octets > 0 && octets < u64::from(chunks * each) {
+                if *content == Content::Text
+                    && *layout == Layout::InOrder
+                    && !has_gap
+                    && octets > 0
+                    && octets < u64::from(chunks * each)
+                {
                     return Err(format!(
                         "call {} message {message} of {chunks} times {each} octets is debited on its response, for {octets}",
                         call.number

@@ -2,7 +2,7 @@
 
 use super::{World, print_trace};
 use crate::call::{CLIENT, Names, SERVER, Stage};
-use crate::delivery::Part;
+use crate::delivery::{Charge, Part};
 use imcharge::worker::FrameDecision;
 
 impl World<'_> {
@@ -21,14 +21,15 @@ impl World<'_> {
             Some(message) if self.random.u8(0..4) > 0 => call.message_id(message),
             _ => format!("forged{number}"),
         };
-        let octets = self.random.choice([0, 0, 1, 100, 1025]).unwrap_or_default();
+        let octets: usize = self.random.choice([0, 0, 1, 100, 1025]).unwrap_or_default();
         let flag = if octets == 0 { '#' } else { self.random.choice(['$', '+']).unwrap_or('$') };
         let part = match flag {
             '#' => Part::Abort,
-            flag => Part::Content { octets: octets.into(), is_last: flag == '$' },
+            flag => Part::Content { octets: octets as u64, is_last: flag == '$', charge: Charge::Due },
         };
         let transaction = format!("f{}x{number}", self.random.u32(..));
-        let bytes = call.frame_of_server(call.ends(0), &transaction, &id, "1-*/*", octets, flag);
+        let bytes =
+            call.frame_of_server(call.ends(0), &transaction, &id, "1-*/*", ("text/plain", &"x".repeat(octets)), flag);
         // The connection of this dialog's server is known and open: no other one is accepted for it.
         let instance = self.region.as_ref().map(|region| region.instance());
         let is_known = |&(seen_in, known): &(u64, u64)| {

@@ -2,7 +2,7 @@
 
 use super::{SECOND, Step, World, print_trace};
 use crate::call::{Abort, CLIENT, Call, Message, Names, OTHER_PATH, OWN_PATH, RESTARTED, Reaction, SERVER, Stage};
-use crate::delivery::Part;
+use crate::delivery::{Charge, Part};
 use crate::dialog::LegState;
 use imcharge::charge::policy::Settle;
 use imcharge::charge::tariff::Per;
@@ -177,9 +177,20 @@ impl World<'_> {
         let call = &mut self.calls[number];
         let delivery = call.delivered.entry(id.into()).or_default();
         let restarts = is_first && (self.config.tariff.per == Per::Message || !delivery.has_content());
-        let must_stop = delivery.stopped_in == Some(instance) && !restarts && !delivery.is_given_up();
+        let must_stop =
+            delivery.stopped_in == Some(instance) && !restarts && !delivery.is_given_up() && !delivery.may_be_free();
         match (passage, part) {
-            (FrameDecision::Pass, Part::Content { .. }) => {
+            (FrameDecision::Pass, Part::Content { charge: Charge::Free | Charge::Uncertain, .. }) => {
+                if call.is_aborted {
+                    self.violations.push(format!("call {number}: free message {id} passes after an abort by the OCS"));
+                }
+                self.tally.free += 1;
+                delivery.passed(now, part, place);
+            }
+            (FrameDecision::BeyondGrant, Part::Content { charge: Charge::Free | Charge::Uncertain, .. }) => {
+                delivery.has_gap = true;
+            }
+            (FrameDecision::Pass, Part::Content { charge: Charge::Due, .. }) => {
                 if must_stop {
                     self.violations
                         .push(format!("call {number}: a chunk of message {id} was stopped, but a later one passes"));
