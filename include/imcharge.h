@@ -212,6 +212,8 @@ typedef struct imcharge_verdict {
     struct imcharge_tokens tokens;
     // Balance of the account without held credit, in the account's units; 0 if `balance_known` is 0.
     int64_t balance;
+    // Units of the account that sessions hold; 0 if the charging back end does not report them.
+    int64_t held;
     // 1 if the charging back end reported the balance, otherwise 0.
     int32_t balance_known;
     // IMCHARGE_GRANTED, IMCHARGE_DENIED or IMCHARGE_FAILED.
@@ -589,8 +591,9 @@ int32_t imcharge_on_msrp(struct imcharge_worker *worker,
 int32_t imcharge_on_disconnect(struct imcharge_worker *worker, uint64_t connection);
 
 // Runs a command for operators: `stats`, `sessions [LIMIT] [NEXT]`, `session CALLID [NEXT]`, `explain CALLID [NEXT]`,
-// `audit [LIST] [LIMIT] [NEXT]`, `account.set ID BALANCE`, `account.add ID AMOUNT`, `account.get ID`,
-// `accounts [LIMIT] [NEXT]`, `debits [ID] [LIMIT] [NEXT]`, `outbox`, `outbox.resend CALLID`, `outbox.release CALLID`,
+// `audit [LIST] [LIMIT] [NEXT]`, `account.set ID BALANCE [REFERENCE] [BY]`, `account.add ID AMOUNT REFERENCE [BY]`,
+// `account.limit ID LIMIT [BY]`, `account.remove ID [BY]`, `account.get ID`, `account.list [PREFIX] [LIMIT] [NEXT]`,
+// `account.history ID [LIMIT] [NEXT]`, `debits [ID] [LIMIT] [NEXT]`, `outbox`, `outbox.resend CALLID`, `outbox.release CALLID`,
 // `peers`, `tariff`, `reload [TARIFF]`. Commands and answers are described in docs/rpc.md.
 //
 // Parameters:

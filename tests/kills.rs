@@ -11,14 +11,14 @@
 //!
 //! This test has no harness: only a process with one thread may fork and continue freely.
 
-use imcharge::admin::commands;
+use imcharge::admin::commands::{self, Value};
 use imcharge::charge::event::Suspended;
 use imcharge::config::Config;
 use imcharge::engine;
 use imcharge::engine::preflight;
 use imcharge::shm::clock;
 use imcharge::shm::notification::NotificationReader;
-use imcharge::shm::record::{Command, Record};
+use imcharge::shm::record::{AccountChange, Command, Record};
 use imcharge::shm::region::{Lane, Region};
 use imcharge::shm::ring::Ends;
 use imcharge::shm::statistic::Statistic;
@@ -281,7 +281,8 @@ fn tell(region: &Arc<Region>, at: usize, progress: &Progress) {
     let account = account(at);
     loop {
         let number = progress.done() + 1;
-        let command = Command::AddBalance { account: &account, amount: number as i64 };
+        let (change, reference) = (AccountChange::Add(number as i64), number.to_string());
+        let command = Command::Account { account: &account, change, reference: &reference, by: "teller" };
         let record = Record::Command { at: clock::now(), process: at as u32, sequence: number, command };
         let published = progress.attempt(ends, number, || {
             progress.inside.store(1, Ordering::SeqCst);
@@ -377,8 +378,14 @@ fn settle(region: &Arc<Region>, progress: &[Progress]) {
     for (at, progress) in progress.iter().enumerate().skip(WORKERS) {
         let mut worker = Worker::attach(region, at).expect("not attached yet");
         let number = progress.done() + 1;
-        let told = commands::run("account.add", &[&account(at), &number.to_string()], region, &mut worker);
+        let (account, amount, first) = (account(at), number.to_string(), "1");
+        let told = commands::run("account.add", &[&account, &amount, &amount], region, &mut worker);
         assert!(told.is_ok(), "the ring does not go on: {told:?}");
+        // The first command was executed under a process that was killed since.
+        let told = commands::run("account.add", &[&account, first, first], region, &mut worker);
+        let duplicate = ("duplicate", Value::Integer(1));
+        let is_duplicate = |value| matches!(value, Value::Structure(fields) if fields.contains(&duplicate));
+        assert!(told.is_ok_and(is_duplicate), "a command counts twice");
         progress.done.store(number, Ordering::SeqCst);
     }
     wait("all sessions are closed", &mut resumers, || region.statistic(Statistic::SessionsActive) == 0);
@@ -393,9 +400,26 @@ fn wait(what: &str, resumers: &mut [NotificationReader], done: impl Fn() -> bool
     }
 }
 
+/// Checks the history of the accounts: each row continues the one before it, and the last one has the account's values.
+fn check_history(ledger: &rusqlite::Connection) {
+    let count = |sql: &str| ledger.query_row(sql, [], |row| row.get::<_, i64>(0)).expect("the ledger is read");
+    let broken = "SELECT count(*) FROM (
+        SELECT balance + held - amount AS start, kind,
+          coalesce(lag(balance + held) OVER (PARTITION BY account ORDER BY id), 0) AS end FROM balance_changes)
+        WHERE start<>end";
+    assert_eq!(count(broken), 0, "changes that do not continue the one before them");
+    let unequal = "SELECT count(*) FROM accounts a WHERE balance + held<>coalesce((
+        SELECT balance + held FROM balance_changes WHERE account=a.id ORDER BY id DESC LIMIT 1), 0)";
+    assert_eq!(count(unequal), 0, "accounts that differ from their last change");
+    let unbalanced = "SELECT count(*) FROM accounts a WHERE balance + held + debited<>(
+        SELECT coalesce(sum(amount), 0) FROM balance_changes WHERE account=a.id AND session IS NULL)";
+    assert_eq!(count(unbalanced), 0, "accounts that differ from their recorded changes");
+}
+
 /// Compares the ledger with what was published.
 fn check(state: &Path, progress: &[Progress]) {
     let ledger = rusqlite::Connection::open(state.join("ledger.sqlite")).expect("the ledger opens");
+    check_history(&ledger);
     for (at, progress) in progress.iter().enumerate() {
         let done = progress.done();
         let sql = "SELECT balance, held, debited FROM accounts WHERE id = ?1";

@@ -261,7 +261,7 @@ fn variables_and_event_routes_are_documented() {
     let names: BTreeSet<String> = list.split('"').skip(1).step_by(2).map(|name| format!("$imcharge({name})")).collect();
     assert_eq!(cells(&chapter("docs/kamailio.md", "Pseudo-variables")), names);
     let lifecycle = read("src/host/kamailio/lifecycle.rs");
-    for route in ["imcharge:debited", "imcharge:failed"] {
+    for route in ["imcharge:debited", "imcharge:failed", "imcharge:low-balance"] {
         assert!(lifecycle.contains(route) && chapter("docs/kamailio.md", "Event routes").contains(route), "{route}");
     }
 }
@@ -276,10 +276,8 @@ fn opensips_functions_events_and_arguments_are_documented() {
     for function in functions.iter().filter(|name| *name != "load_msrp") {
         assert!(page.contains(&format!("{function}(")), "{function}");
     }
-    for event in
-        quoted_after(&read("src/host/opensips/events.rs"), "[c").iter().chain(["E_IMCHARGE_FAILED".to_owned()].iter())
-    {
-        assert!(page.contains(&format!("`{event}`")), "{event}");
+    for event in ["E_IMCHARGE_DEBITED", "E_IMCHARGE_FAILED", "E_IMCHARGE_LOW_BALANCE"] {
+        assert!(read("src/host/opensips/events.rs").contains(event) && page.contains(&format!("`{event}`")), "{event}");
     }
     for argument in COMMANDS.iter().flat_map(|command| command.arguments) {
         let name = argument.name.to_ascii_lowercase();

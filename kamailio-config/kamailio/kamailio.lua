@@ -142,12 +142,15 @@ function ksr_msrp_event(evname)
     return 1
 end
 
--- Called when a message was debited, or the enabler failed for a session.
+-- Called when a message was debited, the enabler failed for a session, or (with low_balance) an account is low.
 function ksr_imcharge_event(evname)
     local about = KSR.pv.gete("$imcharge(callid)") .. ": " .. KSR.pv.gete("$imcharge(reason)")
     if evname == "imcharge:debited" then
         KSR.info(KSR.pv.gete("$imcharge(account)") .. " paid " .. KSR.pv.gete("$imcharge(units)") .. " for " ..
             KSR.pv.gete("$imcharge(messageid)") .. " of " .. about .. "\n")
+    elseif evname == "imcharge:low-balance" then
+        KSR.info(KSR.pv.gete("$imcharge(account)") .. " is low: balance " .. KSR.pv.gete("$imcharge(balance)") ..
+            ", held " .. KSR.pv.gete("$imcharge(held)") .. "\n")
     else
         KSR.err("the enabler failed for " .. about .. "\n")
     end

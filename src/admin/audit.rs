@@ -1,4 +1,5 @@
-//! `audit`: mismatches between messages and money, transient or final. Four lists, oldest first.
+//! `audit`: mismatches between messages and money, transient or final, oldest first; and accounts whose units differ from
+//! their recorded changes.
 
 use super::ledger::Reader;
 use super::page::{Page, Room};
@@ -9,12 +10,21 @@ use crate::shm::clock;
 use rusqlite::{Row, params};
 
 /// Argument that selects each list, and its name in the answer.
-const LISTS: [(&str, &str); 4] = [
+const LISTS: [(&str, &str); 5] = [
     ("reserved", "reserved_not_settled"),
     ("delivered", "delivered_not_debited"),
     ("debited", "debited_not_delivered"),
     ("waiting", "waiting_at_the_enabler"),
+    ("accounts", "accounts_not_balanced"),
 ];
+
+/// Accounts with the sum of their recorded changes since they were created. Debits and refunds are part of `debited`, so
+/// that the sum holds after the history of old sessions was removed.
+const ACCOUNTS: &str = "\
+    SELECT id, balance, held, debited, (SELECT coalesce(sum(amount), 0) FROM balance_changes \
+    WHERE account=accounts.id AND session IS NULL AND balance_changes.id>coalesce((SELECT max(r.id) \
+    FROM balance_changes r WHERE r.account=accounts.id AND r.session IS NULL AND r.kind='remove'), 0)) \
+    FROM accounts WHERE id>=?1 ORDER BY id";
 
 /// Sessions with an unanswered request.
 const UNANSWERED: &str = "\
@@ -55,7 +65,7 @@ const UNDELIVERED: &str = undelivered!(
 
 /// The queries that read pages.
 #[cfg(test)]
-pub const PAGES: [&str; 4] = [UNANSWERED, RESERVED, UNDEBITED, UNDELIVERED];
+pub const PAGES: [&str; 5] = [UNANSWERED, RESERVED, UNDEBITED, UNDELIVERED, ACCOUNTS];
 
 /// A list while it is filled.
 struct List {
@@ -112,15 +122,15 @@ impl List {
     }
 }
 
-/// Cursor of a list: numbers, then a Message-ID if the list has one.
+/// Cursor of a list: numbers, then a Message-ID or an account if the list has one.
 struct Start<'a, const N: usize> {
     numbers: [i64; N],
-    message_id: &'a str,
+    text: &'a str,
 }
 
 impl<'a, const N: usize> Start<'a, N> {
     /// The first row.
-    const FIRST: Start<'a, N> = Start { numbers: [i64::MIN; N], message_id: "" };
+    const FIRST: Start<'a, N> = Start { numbers: [i64::MIN; N], text: "" };
 
     /// Parses the `next` of an answer, which starts with `mark`; empty: the first row.
     fn parse(next: &'a str, mark: &str) -> Option<Start<'a, N>> {
@@ -133,12 +143,12 @@ impl<'a, const N: usize> Start<'a, N> {
             let (digits, after) = rest.split_once(':')?;
             (*number, rest) = (digits.parse().ok()?, after);
         }
-        Some(Start { numbers, message_id: rest })
+        Some(Start { numbers, text: rest })
     }
 
     fn next(self, mark: &str) -> String {
         let numbers: String = self.numbers.iter().map(|number| format!("{number}:")).collect();
-        format!("{mark}{numbers}{}", self.message_id)
+        format!("{mark}{numbers}{}", self.text)
     }
 }
 
@@ -152,19 +162,20 @@ fn age(then: i64, now: i64) -> u64 {
 }
 
 impl Reader {
-    /// Returns all four lists, or a page of one.
+    /// Returns all lists, or a page of one.
     pub(crate) fn audit(&self, call: &Call<'_>) -> Result<Value, CommandError> {
         let (limit, next, now) = (call.limit(1)?, call.text(2), clock::wall_ms());
         let wanted = match call.text(0) {
             "" | ALL => &LISTS[..],
             word => {
                 let list = LISTS.iter().position(|(list, _)| *list == word);
-                let list = list.ok_or_else(|| call.wrong(0, "one of all, reserved, delivered, debited, waiting"))?;
+                let list =
+                    list.ok_or_else(|| call.wrong(0, "one of all, reserved, delivered, debited, waiting, accounts"))?;
                 &LISTS[list..=list]
             }
         };
         if !next.is_empty() && wanted.len() > 1 {
-            return Err(call.fails(400, "NEXT continues one LIST: reserved, delivered, debited or waiting"));
+            return Err(call.fails(400, "NEXT continues one LIST: reserved, delivered, debited, waiting or accounts"));
         }
         let list = |(word, name): &(&str, &'static str)| {
             let totals = next.is_empty().then_some((0, 0));
@@ -173,6 +184,7 @@ impl Reader {
                 "reserved" => self.reserved(&mut list, next, now),
                 "delivered" => self.not_debited(&mut list, next, now),
                 "debited" => self.undelivered(&mut list, next, now),
+                "accounts" => self.unbalanced(&mut list, next),
                 _ => self.unanswered(&mut list, next, now, |session| session.unacknowledged().collect()),
             };
             match filled.map_err(|error| self.cannot_read(error))? {
@@ -188,7 +200,7 @@ impl Reader {
     fn reserved(&self, list: &mut List, next: &str, now: i64) -> rusqlite::Result<bool> {
         let Some(Start::<1> { numbers: [from], .. }) = Start::parse(next, "") else { return Ok(false) };
         let rest = |row: &Row<'_>| Ok(vec![("phase", Value::Text(row.get(5)?))]);
-        let start = |row: &Row<'_>| Ok(Start { numbers: [row.get(4)?], message_id: "" }.next(""));
+        let start = |row: &Row<'_>| Ok(Start { numbers: [row.get(4)?], text: "" }.next(""));
         self.count(list, RESERVED_TOTALS)?;
         self.rows(list, (RESERVED, params![from]), now, rest, start)?;
         Ok(true)
@@ -203,7 +215,7 @@ impl Reader {
         {
             return Ok(false);
         }
-        let Start { numbers: [at, units, session], message_id } = settled.unwrap_or(Start::FIRST);
+        let Start { numbers: [at, units, session], text: message_id } = settled.unwrap_or(Start::FIRST);
         let rest = |row: &Row<'_>| {
             Ok(vec![
                 ("messageid", Value::Text(row.get(5)?)),
@@ -215,7 +227,7 @@ impl Reader {
         };
         let start = |row: &Row<'_>| {
             let numbers = [row.get(3)?, row.get(2)?, row.get(4)?];
-            Ok(Start { numbers, message_id: row.get_ref(5)?.as_str()? }.next(MARK))
+            Ok(Start { numbers, text: row.get_ref(5)?.as_str()? }.next(MARK))
         };
         self.count(list, "SELECT count(*), coalesce(sum(units), 0) FROM undebited")?;
         self.rows(list, (UNDEBITED, params![at, units, session, message_id]), now, rest, start)?;
@@ -233,10 +245,35 @@ impl Reader {
                 ("octets", Value::Integer(row.get(6)?)),
             ])
         };
-        let start =
-            |row: &Row<'_>| Ok(Start { numbers: [row.get(3)?, row.get(2)?, row.get(4)?], message_id: "" }.next(""));
+        let start = |row: &Row<'_>| Ok(Start { numbers: [row.get(3)?, row.get(2)?, row.get(4)?], text: "" }.next(""));
         self.count(list, undelivered!("count(*), coalesce(sum(units), 0)", ""))?;
         self.rows(list, (UNDELIVERED, params![at, units, id]), now, rest, start)?;
+        Ok(true)
+    }
+
+    /// Lists the accounts for which balance + held + debited is not the sum of the recorded changes.
+    fn unbalanced(&self, list: &mut List, next: &str) -> rusqlite::Result<bool> {
+        const MARK: &str = "account:";
+        let Some(Start { numbers: [], text: first }) = Start::parse(next, MARK) else { return Ok(false) };
+        let mut statement = self.connection.prepare(ACCOUNTS)?;
+        let mut rows = statement.query([first])?;
+        while let Some(row) = rows.next()?.filter(|_| !list.is_done()) {
+            let (id, units) = (row.get_ref(0)?.as_str()?, [row.get(1)?, row.get(2)?, row.get(3)?]);
+            let (recorded, sum): (i64, i128) = (row.get(4)?, units.into_iter().map(i128::from).sum::<i128>());
+            let difference = sum - i128::from(recorded);
+            if difference == 0 {
+                continue;
+            }
+            let difference = i64::try_from(difference).unwrap_or(i64::MAX);
+            let [balance, held, debited]: [i64; 3] = units;
+            let row = || {
+                let units = [("balance", balance), ("held", held), ("debited", debited), ("recorded", recorded)];
+                let units = units.into_iter().chain([("difference", difference)]);
+                let fields = units.map(|(name, units)| (name, Value::Integer(units)));
+                Value::Structure([("account", text(id))].into_iter().chain(fields).collect())
+            };
+            list.add(difference.unsigned_abs(), row, || Start { numbers: [], text: id }.next(MARK));
+        }
         Ok(true)
     }
 
@@ -260,10 +297,10 @@ impl Reader {
             all.sort_by_key(key);
             for one in all {
                 let (since, message_id) = key(&one);
-                if (id, since, message_id) < (first.numbers[0], first.numbers[1], first.message_id) {
+                if (id, since, message_id) < (first.numbers[0], first.numbers[1], first.text) {
                     continue;
                 }
-                let start = || Start { numbers: [id, since], message_id }.next("");
+                let start = || Start { numbers: [id, since], text: message_id }.next("");
                 list.add(one.units.0, || unanswered_row(&session, one, opened_at, now), start);
             }
         }

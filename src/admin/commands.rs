@@ -4,7 +4,7 @@ use super::ledger::Reader;
 use super::page::LIMIT_MAX;
 use crate::charge::tariff::InvalidTariff;
 use crate::config::BALANCE_MAX;
-use crate::shm::record::{Command as Change, CommandResult};
+use crate::shm::record::{AccountChange, Command as Change, CommandResult};
 use crate::shm::region::Region;
 use crate::shm::statistic::Statistic;
 use crate::wire::identity;
@@ -127,6 +127,7 @@ const fn optional(name: &'static str, kind: Kind) -> Argument {
 
 const CALL_ID: Argument = required("CALLID", Kind::Text);
 const ACCOUNT: Argument = required("ID", Kind::Text);
+const BY: Argument = optional("BY", Kind::Text);
 const LIMIT: Argument = optional("LIMIT", Kind::Count);
 const NEXT: Argument = optional("NEXT", Kind::Text);
 
@@ -159,21 +160,27 @@ pub const COMMANDS: &[Command] = &[
     },
     Command {
         name: "account.set",
-        arguments: &[ACCOUNT, required("BALANCE", Kind::Amount)],
+        arguments: &[ACCOUNT, required("BALANCE", Kind::Amount), optional("REFERENCE", Kind::Text), BY],
         help: "Sets the balance of an account; creates the account if it does not exist.",
-        run: |call| {
-            let (account, balance) = (call.account(0)?, call.amount(1)?);
-            call.change(&account, Change::SetBalance { account: &account, balance })
-        },
+        run: |call| call.change_account(AccountChange::Set(call.amount(1)?), 2, 3),
     },
     Command {
         name: "account.add",
-        arguments: &[ACCOUNT, required("AMOUNT", Kind::Amount)],
-        help: "Adds to the balance of an account.",
-        run: |call| {
-            let (account, amount) = (call.account(0)?, call.amount(1)?);
-            call.change(&account, Change::AddBalance { account: &account, amount })
-        },
+        arguments: &[ACCOUNT, required("AMOUNT", Kind::Amount), required("REFERENCE", Kind::Text), BY],
+        help: "Adds to the balance of an account, once for each reference.",
+        run: |call| call.change_account(AccountChange::Add(call.amount(1)?), 2, 3),
+    },
+    Command {
+        name: "account.limit",
+        arguments: &[ACCOUNT, required("LIMIT", Kind::Amount), BY],
+        help: "Sets the credit limit of an account: how far its balance may fall below 0.",
+        run: |call| call.change_account(AccountChange::Limit(call.credit_limit(1)?), usize::MAX, 2),
+    },
+    Command {
+        name: "account.remove",
+        arguments: &[ACCOUNT, BY],
+        help: "Removes an account whose balance and held units are 0.",
+        run: |call| call.change_account(AccountChange::Remove, usize::MAX, 1),
     },
     Command {
         name: "account.get",
@@ -185,12 +192,24 @@ pub const COMMANDS: &[Command] = &[
         },
     },
     Command {
-        name: "accounts",
-        arguments: &[LIMIT, NEXT],
-        help: "All accounts, page by page.",
+        name: "account.list",
+        arguments: &[optional("PREFIX", Kind::Text), LIMIT, NEXT],
+        help: "All accounts, or those whose IDs start with a prefix, page by page.",
         run: |call| {
             call.needs_ledger()?;
-            call.ledger()?.accounts(call.limit(0)?, call.text(1))
+            let reader = call.ledger()?;
+            let prefix = if call.text(0) == ALL { "" } else { call.text(0) };
+            reader.accounts(prefix, call.limit(1)?, call.text(2))
+        },
+    },
+    Command {
+        name: "account.history",
+        arguments: &[ACCOUNT, LIMIT, NEXT],
+        help: "The changes of an account, latest first, page by page.",
+        run: |call| {
+            let account = call.account(0)?;
+            let history = call.ledger()?.history(&account, call.limit(1)?, call.cursor(2)?)?;
+            history.ok_or_else(|| call.no_account(&account))
         },
     },
     Command {
@@ -264,10 +283,10 @@ pub fn run(name: &str, arguments: &[&str], region: &Region, worker: &mut Worker)
 
 /// One run of a command.
 pub(crate) struct Call<'a> {
-    command: &'static Command,
+    pub(super) command: &'static Command,
     arguments: &'a [&'a str],
     region: &'a Region,
-    worker: &'a mut Worker,
+    pub(super) worker: &'a mut Worker,
 }
 
 impl Call<'_> {
@@ -351,30 +370,12 @@ impl Call<'_> {
         Reader::open(self.command, self.region)
     }
 
-    pub(super) fn change(&mut self, id: &str, change: Change<'_>) -> Result<Value, CommandError> {
-        let answer = self.worker.command(change);
-        let (result, balance, held) = answer.ok_or_else(|| self.no_answer("account.get ID"))?;
-        match result {
-            CommandResult::Done => Ok(Value::Structure(vec![
-                ("id", Value::Text(id.into())),
-                ("balance", Value::Integer(balance)),
-                ("held", Value::Integer(held)),
-            ])),
-            CommandResult::UnknownAccount | CommandResult::NothingHeld => Err(self.no_account(id)),
-            CommandResult::OutOfRange => {
-                let name = self.command.arguments[1].name;
-                let range = format!("takes the balance out of its range, 0 to {BALANCE_MAX}");
-                Err(self.fails(400, format!("{name} '{}' {range}", shown(self.text(1)))))
-            }
-        }
-    }
-
     /// Resends or settles the debits on hold of a call.
     pub(super) fn resolve(&mut self, again: bool) -> Result<Value, CommandError> {
         let call_id = self.arguments[0];
         let answer = self.worker.command(Change::Resolve { call_id, again });
-        match answer.ok_or_else(|| self.no_answer("audit waiting"))? {
-            (CommandResult::Done, ..) => Ok(Value::Structure(vec![("callid", Value::Text(call_id.into()))])),
+        match answer.ok_or_else(|| self.no_answer("audit waiting"))?.result {
+            CommandResult::Done => Ok(Value::Structure(vec![("callid", Value::Text(call_id.into()))])),
             _ => Err(self.fails(404, format!("no debit of the Call-ID '{}' is on hold", shown(call_id)))),
         }
     }
@@ -392,7 +393,7 @@ impl Call<'_> {
 }
 
 /// Shortens a value for an error text.
-fn shown(value: &str) -> Cow<'_, str> {
+pub(super) fn shown(value: &str) -> Cow<'_, str> {
     shortened(value, 28)
 }
 

@@ -6,7 +6,7 @@ use crate::engine::store::{LEDGER, read_session};
 use crate::shm::clock;
 use crate::shm::region::Region;
 use rusqlite::types::ValueRef;
-use rusqlite::{Connection, OpenFlags, Row, params};
+use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, params};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -19,12 +19,21 @@ pub struct Reader {
 /// Key and columns of accounts.
 macro_rules! accounts {
     ($rest:literal) => {
-        concat!("SELECT id, id, balance, held, debited FROM accounts WHERE ", $rest)
+        concat!(
+            "SELECT id, id, balance, held, debited, credit_limit, balance + credit_limit FROM accounts WHERE ",
+            $rest
+        )
     };
 }
-const ACCOUNTS: &str = accounts!("id>=?1 ORDER BY id");
+const ACCOUNTS: &str = accounts!("id>=?1 AND id<?2 ORDER BY id");
 const ACCOUNT: &str = accounts!("id=?1");
-const ACCOUNT_FIELDS: &[&str] = &["id", "balance", "held", "debited"];
+const ACCOUNT_FIELDS: &[&str] = &["id", "balance", "held", "debited", "limit", "available"];
+
+/// Changes of an account, latest first.
+const HISTORY: &str = "\
+    SELECT id, at, kind, amount, reference, by, balance, held, credit_limit FROM balance_changes \
+    WHERE account=?2 AND id<=?1 ORDER BY id DESC";
+const HISTORY_FIELDS: &[&str] = &["at", "kind", "amount", "reference", "by", "balance", "held", "limit"];
 
 /// Driven by `states`, which has open sessions only; `sessions` has the whole history.
 const OPEN_SESSIONS: &str = "\
@@ -116,10 +125,35 @@ impl Reader {
         Ok(Value::Structure(page.fields("sessions")))
     }
 
-    pub(crate) fn accounts(&self, limit: Option<usize>, from: &str) -> Result<Value, CommandError> {
+    /// Lists the accounts whose ids start with `prefix`, from the id `from` on.
+    pub(crate) fn accounts(&self, prefix: &str, limit: Option<usize>, from: &str) -> Result<Value, CommandError> {
         let mut page = Page::new(Room::new(limit));
-        self.fill(&mut page, ACCOUNTS, ACCOUNT_FIELDS, [from], |row| row.get(0))?;
+        let (first, end) = (prefix.max(from), format!("{prefix}{}", char::MAX));
+        self.fill(&mut page, ACCOUNTS, ACCOUNT_FIELDS, [first, &end], |row| row.get(0))?;
         Ok(Value::Structure(page.fields("accounts")))
+    }
+
+    /// Lists the changes of an account, latest first. `None`: there is neither the account nor a change of it.
+    pub(crate) fn history(
+        &self,
+        account: &str,
+        limit: Option<usize>,
+        from: Option<i64>,
+    ) -> Result<Option<Value>, CommandError> {
+        let (mut page, from) = (Page::new(Room::new(limit)), from.unwrap_or(i64::MAX));
+        let key = |row: &Row<'_>| Ok(by_id(row.get(0)?));
+        self.fill(&mut page, HISTORY, HISTORY_FIELDS, params![from, account], key)?;
+        if page.row_count() == 0 && self.one_account(account)?.is_none() {
+            return Ok(None);
+        }
+        Ok(Some(Value::Structure(page.fields("changes"))))
+    }
+
+    /// Returns the amount of the `account.add` with this reference.
+    pub(crate) fn amount_added(&self, account: &str, reference: &str) -> Result<Option<i64>, CommandError> {
+        let sql = "SELECT amount FROM balance_changes WHERE account=?1 AND reference=?2 AND kind='add'";
+        let read = self.connection.query_row(sql, [account, reference], |row| row.get(0));
+        read.optional().map_err(|error| self.cannot_read(error))
     }
 
     pub(crate) fn one_account(&self, id: &str) -> Result<Option<Value>, CommandError> {
@@ -293,7 +327,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         Store::check(folder.path()).unwrap_or_else(|error| panic!("{error}"));
         let connection = Connection::open(folder.path().join(LEDGER)).expect("a ledger");
-        let pages = [ACCOUNTS, ACCOUNT, OPEN_SESSIONS, SESSIONS_OF_CALL, DEBITS, DEBITS_OF_ACCOUNT];
+        let pages = [ACCOUNTS, ACCOUNT, HISTORY, OPEN_SESSIONS, SESSIONS_OF_CALL, DEBITS, DEBITS_OF_ACCOUNT];
         for sql in pages.iter().chain(&super::super::audit::PAGES) {
             let mut statement = connection.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).expect("a query");
             for at in 1..=statement.parameter_count() {
@@ -303,7 +337,7 @@ mod tests {
             while let Some(row) = rows.next().expect("a plan") {
                 let step: String = row.get(3).expect("a step");
                 assert!(!step.contains("SCAN") && !step.contains("TEMP B-TREE"), "{step} in {sql}");
-                assert!(!sql.contains("account=") || step.contains("(account=? AND rowid<?)"), "{step} in {sql}");
+                assert!(!sql.contains("account=?2") || step.contains("(account=? AND rowid<?)"), "{step} in {sql}");
             }
         }
     }

@@ -1,5 +1,6 @@
 //! What operators call: commands over the host's RPC interface, and the Prometheus exposition.
 
+pub mod accounts;
 pub mod audit;
 pub mod commands;
 pub mod explain;

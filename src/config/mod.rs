@@ -12,12 +12,10 @@ use crate::charge::policy::{Model, Policy};
 use crate::charge::tariff::{Per, Tariff, Unit};
 use crate::config::free_content::FreeContent;
 use crate::config::im_servers::ImServers;
-use crate::enabler::{BINDINGS, Binding, ParameterError, Settings, diameter};
+pub use crate::enabler::BALANCE_MAX;
+use crate::enabler::{BINDINGS, Binding, LowBalance, ParameterError, Settings, diameter};
 use crate::wire::identity::Preference;
 use std::path::PathBuf;
-
-/// Largest balance that an operator can set, in units. Sums of balances stay far below the limit of an `i64`.
-pub const BALANCE_MAX: i64 = 1_000_000_000_000_000;
 
 /// Which identity pays.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,6 +93,8 @@ pub struct Config {
     pub message_max: u32,
     /// Balance of a subscriber who has no account yet; `None`: the subscriber is denied.
     pub default_balance: Option<i64>,
+    /// How many units left of an account raise the low-balance event; `None`: it is never raised.
+    pub low_balance: Option<LowBalance>,
     /// Days for which closed sessions are kept.
     pub history_days: u32,
     /// The charging records.
@@ -158,6 +158,10 @@ impl Config {
             let with = format!("enabler={}", self.enabler.name);
             return Err(ConfigError::conflict("model", model.as_str(), &with, "reserve"));
         }
+        if let Some(low_balance) = self.low_balance.filter(|_| !self.enabler.capabilities.keeps_accounts) {
+            let with = format!("enabler={}", self.enabler.name);
+            return Err(ConfigError::conflict("low_balance", &low_balance.to_string(), &with, "not to be set"));
+        }
         let tariff = self.tariff.to_string();
         match (self.unit, self.tariff.per) {
             (Unit::Message, Per::Kilobyte) => {
@@ -200,6 +204,7 @@ impl Default for Config {
             max_sessions: 50_000,
             message_max: 65_535,
             default_balance: None,
+            low_balance: None,
             history_days: 30,
             records: RecordSettings::default(),
             enabler: &BINDINGS[0],
@@ -249,6 +254,17 @@ mod tests {
         assert!(config.check().is_ok());
         config.set("tariff", "message:2").expect("a tariff");
         assert!(config.check().is_err());
+    }
+
+    #[test]
+    fn check_refuses_low_balance_without_accounts() {
+        let mut config = Config::default();
+        config.set("low_balance", "10%").expect("a threshold");
+        assert!(config.check().is_ok());
+        config.set("enabler", "diameter").expect("an enabler");
+        let error = config.check().expect_err("the OCS keeps the accounts");
+        assert_eq!(error.name, "low_balance");
+        assert!(error.to_string().contains("'10%' is not allowed with enabler=diameter"), "{error}");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //! Online Charging System. Each answer is committed in the same journal record as the session's state.
 //!
 //! Each operation conserves balance + held + debited of the account. All sums are checked; the balance never falls below
-//! zero.
+//! minus the credit limit.
 
 use super::{Account, AccountUpdate, Binding, Capabilities, Enabler, Funds, InTick, Settings};
 use crate::charge::ch2::{Denial, Failure, Operation, Request, Reservation, Response};
@@ -50,9 +50,12 @@ impl Enabler for Ledger {
 
 impl InTick for Ledger {
     fn execute(&self, request: &Request, funds: &Funds) -> AccountUpdate {
-        let fresh = self.default_balance.map(|balance| Account { balance, ..Account::default() });
-        let Some(account) = funds.account.or(fresh) else { return refused(Denial::UnknownSubscriber) };
-        let account = SessionAccount { account, held: funds.held };
+        let created = match (funds.account, &request.operation) {
+            (None, Operation::Reserve { .. } | Operation::Debit { .. }) => self.default_balance.map(Account::new),
+            _ => None,
+        };
+        let Some(account) = funds.account.or(created) else { return without_account(request) };
+        let account = SessionAccount { account, held: funds.held, created };
         let update = match &request.operation {
             Operation::Reserve { quota } => account.reserve(request, *quota),
             Operation::Debit { units, .. } => account.debit(request, *units),
@@ -71,7 +74,7 @@ impl InTick for Ledger {
         if released <= 0 {
             return debited;
         }
-        let released = SessionAccount { account, held: funds.held }.give_back(released);
+        let released = SessionAccount { account, held: funds.held, created: None }.give_back(released);
         match released {
             Some(after) => AccountUpdate { account: Some(after.account), held: Some(after.held), ..debited },
             None => overflow(request),
@@ -85,18 +88,20 @@ impl InTick for Ledger {
 struct SessionAccount {
     account: Account,
     held: i64,
+    /// The account before the request, if it is created for it.
+    created: Option<Account>,
 }
 
 impl SessionAccount {
     /// Reserves as much of `quota` as the account can pay for. Denied if that is nothing.
     fn reserve(self, request: &Request, quota: Quota) -> Option<AccountUpdate> {
-        let granted = affordable(&self.account, quota, request.tariff.price_of(Quota(1)));
+        let granted = affordable(self.account.available()?, quota, request.tariff.price_of(Quota(1)));
         if granted.0 == 0 && quota.0 > 0 {
             return Some(refused(Denial::NoCredit));
         }
         let units = signed(request.tariff.price_of(granted));
         let after = self.hold(units)?;
-        Some(after.into_update(Response::granted(granted, Some(after.account.balance)), 0, true))
+        after.into_update(Response::granted(granted, Some(after.account.balance)), 0, true)
     }
 
     /// Debits the whole price or denies it. The units come out of what the session holds, for all its reservations
@@ -105,7 +110,7 @@ impl SessionAccount {
         let price = signed(price);
         let from_hold = price.min(self.held);
         let from_balance = price.checked_sub(from_hold)?;
-        if from_balance > self.account.available() {
+        if from_balance > self.account.available()? {
             return Some(refused(Denial::NoCredit));
         }
         let mut after = self;
@@ -117,7 +122,7 @@ impl SessionAccount {
         let rest = if ended { reserved(request).checked_sub(from_hold)?.clamp(0, after.held) } else { 0 };
         let after = after.give_back(rest)?;
         let response = Response::Debited { balance: Some(after.account.balance), ended, rest: None };
-        Some(after.into_update(response, price, from_hold > 0 || rest > 0))
+        after.into_update(response, price.checked_neg()?, from_hold > 0 || rest > 0)
     }
 
     /// Returns the units of an earlier debit to the balance.
@@ -125,13 +130,13 @@ impl SessionAccount {
         let mut after = self;
         after.account.balance = after.account.balance.checked_add(charged)?;
         after.account.debited = after.account.debited.checked_sub(charged)?;
-        Some(after.into_update(Response::Refunded { balance: Some(after.account.balance) }, 0, false))
+        after.into_update(Response::Refunded { balance: Some(after.account.balance) }, charged, false)
     }
 
     /// Ends a reservation: its units return to the balance.
     fn release(self, request: &Request) -> Option<AccountUpdate> {
         let after = self.give_back(reserved(request).min(self.held))?;
-        Some(after.into_update(Response::Released { balance: Some(after.account.balance) }, 0, true))
+        after.into_update(Response::Released { balance: Some(after.account.balance) }, 0, true)
     }
 
     /// Moves units from the balance to the hold.
@@ -150,25 +155,32 @@ impl SessionAccount {
         Some(self)
     }
 
-    fn into_update(self, response: Response, charged: i64, hold_changes: bool) -> AccountUpdate {
-        AccountUpdate {
+    /// `amount`: negative for a debit, positive for a refund.
+    fn into_update(self, response: Response, amount: i64, hold_changes: bool) -> Option<AccountUpdate> {
+        self.account.left()?;
+        Some(AccountUpdate {
             response,
-            charged: Units(u64::try_from(charged).unwrap_or(0)),
+            charged: Units(amount.min(0).unsigned_abs()),
             account: Some(self.account),
+            amount,
+            created: self.created,
             held: hold_changes.then_some(self.held),
-        }
-    }
-}
-
-impl Account {
-    /// Units that can be reserved now.
-    fn available(&self) -> i64 {
-        self.balance.max(0)
+        })
     }
 }
 
 fn unchanged(response: Response) -> AccountUpdate {
-    AccountUpdate { response, charged: Units(0), account: None, held: None }
+    AccountUpdate { response, charged: Units(0), account: None, amount: 0, created: None, held: None }
+}
+
+/// Nothing is held of an account that was removed.
+fn without_account(request: &Request) -> AccountUpdate {
+    match &request.operation {
+        Operation::Release => unchanged(Response::Released { balance: None }),
+        Operation::Reserve { .. } | Operation::Debit { .. } | Operation::Refund { .. } => {
+            refused(Denial::UnknownSubscriber)
+        }
+    }
 }
 
 fn refused(denial: Denial) -> AccountUpdate {
@@ -178,7 +190,10 @@ fn refused(denial: Denial) -> AccountUpdate {
 /// No account comes near the end of the integers unless its row was edited by hand.
 fn overflow(request: &Request) -> AccountUpdate {
     let account = request.account.as_str();
-    log::error!("account {account}: balance, held or debited is out of range; correct it with account.set");
+    log::error!(
+        "account {account}: a sum of balance, held, debited and limit exceeds 64 bits, so its request is refused; \
+         correct the balance with account.set"
+    );
     unchanged(Response::Failed(Failure::Enabler))
 }
 
@@ -187,9 +202,9 @@ fn reserved(request: &Request) -> i64 {
     signed(request.tariff.price_of(request.reservation.outstanding()))
 }
 
-/// How much of `wanted` the account can pay for.
-fn affordable(account: &Account, wanted: Quota, price: Units) -> Quota {
-    let payable = account.available() / signed(price).max(1);
+/// How much of `wanted` the available units pay for.
+fn affordable(available: i64, wanted: Quota, price: Units) -> Quota {
+    let payable = available / signed(price).max(1);
     Quota(wanted.0.min(u32::try_from(payable).unwrap_or(u32::MAX)))
 }
 

@@ -16,14 +16,16 @@
 //! answer is part of the session's state, which makes the sessions the outbox: after a restart the engine asks again,
 //! with the same session and number.
 
+mod account;
 pub mod diameter;
 pub mod ledger;
+
+pub use account::{Account, BALANCE_MAX, LowBalance, Refusal};
 
 use crate::charge::ch2::{Request, Response, SessionKey};
 use crate::charge::event::{Direction, Event};
 use crate::charge::tariff::{Unit, Units};
 use crate::charge::time::Time;
-use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::os::fd::RawFd;
 use std::sync::Arc;
@@ -252,17 +254,6 @@ pub trait InTick {
     fn release_for_known_debit(&self, request: &Request, funds: &Funds) -> AccountUpdate;
 }
 
-/// An account of the engine's store. `balance + held + debited` changes only by an operator's command.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Account {
-    /// Units that can be reserved or debited.
-    pub balance: i64,
-    /// Units that are reserved.
-    pub held: i64,
-    /// Units debited since the account was created, less refunds.
-    pub debited: i64,
-}
-
 /// What the store knows for one request.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Funds {
@@ -283,6 +274,10 @@ pub struct AccountUpdate {
     pub charged: Units,
     /// The new account; `None`: unchanged.
     pub account: Option<Account>,
+    /// By how much the request changes the account's balance and held units together. Holding and releasing units does not.
+    pub amount: i64,
+    /// The account as it was created for this request; `None`: it existed before.
+    pub created: Option<Account>,
     /// Units that the session holds now; `None`: unchanged.
     pub held: Option<i64>,
 }

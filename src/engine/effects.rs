@@ -6,7 +6,7 @@ use crate::charge::event::Event;
 use crate::enabler::{Call, Enabler, ReservationState, ServerRequest};
 use crate::shm::clock;
 use crate::shm::gate::Opening;
-use crate::shm::record::CommandResult;
+use crate::shm::record;
 use crate::shm::region::Region;
 use crate::shm::statistic::Statistic;
 use std::sync::atomic::Ordering;
@@ -33,12 +33,8 @@ pub enum Effect {
         process: u32,
         /// Sequence of the command.
         sequence: u64,
-        /// Result.
-        result: CommandResult,
-        /// Balance of the account.
-        balance: i64,
-        /// Units held of the account.
-        held: i64,
+        /// The reply.
+        reply: record::Reply,
     },
     /// Send a request to the enabler.
     Ask(Request),
@@ -85,9 +81,7 @@ impl SessionTable {
                     table.free(slot);
                     self.add_free_slot(slot);
                 }
-                Effect::Reply { process, sequence, result, balance, held } => {
-                    reply(region, process, sequence, (result, balance, held));
-                }
+                Effect::Reply { process, sequence, reply } => write_reply(region, process, sequence, reply),
                 Effect::Ask(request) => self.ask_enabler(request, enabler),
                 Effect::Answer { request, event, state } => enabler.answer(request, &event, state),
                 Effect::Count(statistic) => region.count(statistic),
@@ -107,10 +101,11 @@ impl SessionTable {
     }
 }
 
-fn reply(region: &Region, process: u32, sequence: u64, (result, balance, held): (CommandResult, i64, i64)) {
+fn write_reply(region: &Region, process: u32, sequence: u64, reply: record::Reply) {
     let slot = region.reply_slot(process as usize);
-    slot.code.store(result as u32, Ordering::Relaxed);
-    slot.balance.store(balance, Ordering::Relaxed);
-    slot.held.store(held, Ordering::Relaxed);
+    slot.code.store(reply.result as u32, Ordering::Relaxed);
+    slot.balance.store(reply.balance, Ordering::Relaxed);
+    slot.held.store(reply.held, Ordering::Relaxed);
+    slot.limit.store(reply.limit, Ordering::Relaxed);
     slot.sequence.store(sequence, Ordering::Release);
 }

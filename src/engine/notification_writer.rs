@@ -102,7 +102,7 @@ mod tests {
 
     fn notification(call_id: &str) -> Notification<'_> {
         let (session, kind) = (SessionKey(1, 2), Kind::Failed);
-        Notification { session, call_id, account: "sip:a@b", reason: "", code: 0, balance: None, kind }
+        Notification { session, call_id, account: "sip:a@b", reason: "", code: 0, balance: None, held: None, kind }
     }
 
     /// Call-IDs of all notifications that a resume worker can read.

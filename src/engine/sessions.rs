@@ -1,5 +1,6 @@
 //! In-memory session table: dispatches ring records to sessions, executes their outputs and writes what has changed.
 
+mod accounts;
 mod ask;
 mod commands;
 mod entry;

@@ -24,8 +24,9 @@ pub struct imcharge_text {
 }
 
 /// Runs a command for operators: `stats`, `sessions [LIMIT] [NEXT]`, `session CALLID [NEXT]`, `explain CALLID [NEXT]`,
-/// `audit [LIST] [LIMIT] [NEXT]`, `account.set ID BALANCE`, `account.add ID AMOUNT`, `account.get ID`,
-/// `accounts [LIMIT] [NEXT]`, `debits [ID] [LIMIT] [NEXT]`, `outbox`, `outbox.resend CALLID`, `outbox.release CALLID`,
+/// `audit [LIST] [LIMIT] [NEXT]`, `account.set ID BALANCE [REFERENCE] [BY]`, `account.add ID AMOUNT REFERENCE [BY]`,
+/// `account.limit ID LIMIT [BY]`, `account.remove ID [BY]`, `account.get ID`, `account.list [PREFIX] [LIMIT] [NEXT]`,
+/// `account.history ID [LIMIT] [NEXT]`, `debits [ID] [LIMIT] [NEXT]`, `outbox`, `outbox.resend CALLID`, `outbox.release CALLID`,
 /// `peers`, `tariff`, `reload [TARIFF]`. Commands and answers are described in docs/rpc.md.
 ///
 /// Parameters:

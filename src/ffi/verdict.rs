@@ -47,6 +47,8 @@ pub struct imcharge_verdict {
     pub tokens: imcharge_tokens,
     /// Balance of the account without held credit, in the account's units; 0 if `balance_known` is 0.
     pub balance: i64,
+    /// Units of the account that sessions hold; 0 if the charging back end does not report them.
+    pub held: i64,
     /// 1 if the charging back end reported the balance, otherwise 0.
     pub balance_known: i32,
     /// IMCHARGE_GRANTED, IMCHARGE_DENIED or IMCHARGE_FAILED.
@@ -76,6 +78,7 @@ impl imcharge_verdict {
             session: notification.session.into(),
             tokens: (*suspended).into(),
             balance: notification.balance.unwrap_or(0),
+            held: notification.held.unwrap_or(0),
             balance_known: i32::from(notification.balance.is_some()),
             result,
             granted: *granted,
@@ -193,6 +196,7 @@ mod tests {
             reason: "no-credit",
             code: 0,
             balance: Some(-3),
+            held: Some(4),
             kind,
         }
     }
@@ -204,7 +208,8 @@ mod tests {
         let verdict = imcharge_verdict::from_notification(&notification(kind)).unwrap();
         assert_eq!(verdict.session, imcharge_session { high: 1, low: 2 });
         assert_eq!(verdict.tokens, imcharge_tokens { index: 4, label: 5, continuation: 6 });
-        assert_eq!((verdict.result, verdict.balance, verdict.balance_known), (IMCHARGE_DENIED, -3, 1));
+        assert_eq!((verdict.result, verdict.balance, verdict.held), (IMCHARGE_DENIED, -3, 4));
+        assert_eq!(verdict.balance_known, 1);
         assert!(verdict.reason.map(|c| c as u8).starts_with(b"no-credit\0"));
         assert!(verdict.account.map(|c| c as u8).starts_with(b"sip:a@b\0"));
     }

@@ -21,6 +21,7 @@ pub const NAMES: &[&str] = &[
     "account",
     "messageid",
     "units",
+    "held",
     "metrics",
 ];
 
@@ -56,6 +57,7 @@ pub fn values(notification: &Notification<'_>) -> Vec<Option<Value>> {
         Kind::Verdict { result, granted, .. } => (Some(*result), number((*granted).into()), None, None),
         Kind::Debited { message_id, units } => (None, None, text(message_id), number(*units)),
         Kind::Failed => (Some(Outcome::Failed), None, None, None),
+        Kind::LowBalance => (None, None, None, None),
     };
     let result = result.map(|result| match result {
         Outcome::Granted => "granted",
@@ -73,6 +75,7 @@ pub fn values(notification: &Notification<'_>) -> Vec<Option<Value>> {
         text(notification.account),
         message_id,
         units,
+        notification.held.map(Value::Number),
     ]
 }
 

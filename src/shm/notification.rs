@@ -23,6 +23,8 @@ pub struct Notification<'a> {
     pub code: u32,
     /// Balance of the account, if the enabler reports it.
     pub balance: Option<i64>,
+    /// Units held of the account, if the ledger keeps it.
+    pub held: Option<i64>,
     /// What happened.
     pub kind: Kind<'a>,
 }
@@ -60,6 +62,39 @@ pub enum Kind<'a> {
     },
     /// The enabler failed for the session (event route `imcharge:failed`).
     Failed,
+    /// The units left of the account have fallen to `low_balance` (event route `imcharge:low-balance`).
+    LowBalance,
+}
+
+/// Event routes that the script has. Events are sent for these only.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct EventRoutes {
+    /// `imcharge:debited`.
+    pub debited: bool,
+    /// `imcharge:failed`.
+    pub failed: bool,
+    /// `imcharge:low-balance`.
+    pub low_balance: bool,
+}
+
+impl EventRoutes {
+    /// All of them.
+    pub const ALL: EventRoutes = EventRoutes { debited: true, failed: true, low_balance: true };
+
+    /// Whether there is any.
+    pub fn has_any(self) -> bool {
+        self != EventRoutes::default()
+    }
+
+    /// Converts to a word: debited 1, failed 2, low-balance 4.
+    pub fn to_bits(self) -> u32 {
+        u32::from(self.debited) | u32::from(self.failed) << 1 | u32::from(self.low_balance) << 2
+    }
+
+    /// Converts from a word.
+    pub fn from_bits(bits: u32) -> EventRoutes {
+        EventRoutes { debited: bits & 1 != 0, failed: bits & 2 != 0, low_balance: bits & 4 != 0 }
+    }
 }
 
 /// Result of a reservation: `$imcharge(result)`.

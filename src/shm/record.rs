@@ -52,20 +52,30 @@ pub enum Command<'a> {
         /// Send them again; else they count as debited.
         again: bool,
     },
-    /// Set the balance of an account; creates the account if necessary.
-    SetBalance {
+    /// Change an account.
+    Account {
         /// Canonical id of the account.
         account: &'a str,
-        /// New balance, without held amounts.
-        balance: i64,
+        /// What to change.
+        change: AccountChange,
+        /// Reference of the operator; empty: none.
+        reference: &'a str,
+        /// Who changes it.
+        by: &'a str,
     },
-    /// Add to the balance of an account.
-    AddBalance {
-        /// Canonical id of the account.
-        account: &'a str,
-        /// Amount to add; negative to subtract.
-        amount: i64,
-    },
+}
+
+/// What an operator changes of an account.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum AccountChange {
+    /// Set the balance, without held units; creates the account if necessary.
+    Set(i64),
+    /// Add to the balance; negative to subtract. Executed once for each reference.
+    Add(i64),
+    /// Set the credit limit.
+    Limit(i64),
+    /// Remove the account.
+    Remove,
 }
 
 /// Result of a command, as stored in the reply slot.
@@ -76,20 +86,57 @@ pub enum CommandResult {
     Done = 0,
     /// The account does not exist.
     UnknownAccount = 1,
-    /// The balance would be out of range.
-    OutOfRange = 2,
+    /// The balance would be above its maximum.
+    AboveMaximum = 2,
+    /// The balance would be below minus the credit limit.
+    BelowLimit = 3,
+    /// The account has a balance, or units of it are held.
+    NotEmpty = 4,
+    /// The same command was executed before under its reference; the reply is that of the first one.
+    Duplicate = 5,
+    /// The reference was used for another amount.
+    ReferenceUsed = 6,
     /// The call has no held debits.
-    NothingHeld = 3,
+    NothingHeld = 7,
+    /// A sum of balance, held units and credit limit would not fit into 64 bits.
+    Overflow = 8,
 }
 
 impl CommandResult {
-    /// Converts the code in the reply slot.
-    pub fn from_code(code: u32) -> CommandResult {
-        match code {
-            0 => CommandResult::Done,
-            1 => CommandResult::UnknownAccount,
-            3 => CommandResult::NothingHeld,
-            _ => CommandResult::OutOfRange,
-        }
+    const ALL: [CommandResult; 9] = [
+        CommandResult::Done,
+        CommandResult::UnknownAccount,
+        CommandResult::AboveMaximum,
+        CommandResult::BelowLimit,
+        CommandResult::NotEmpty,
+        CommandResult::Duplicate,
+        CommandResult::ReferenceUsed,
+        CommandResult::NothingHeld,
+        CommandResult::Overflow,
+    ];
+
+    /// Converts the code in the reply slot; `None`: no engine writes it.
+    pub fn from_code(code: u32) -> Option<CommandResult> {
+        CommandResult::ALL.into_iter().find(|result| *result as u32 == code)
+    }
+}
+
+/// Reply of the engine to a command, with the account after it; zeros if there is none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reply {
+    /// Result.
+    pub result: CommandResult,
+    /// Balance of the account.
+    pub balance: i64,
+    /// Units held of the account.
+    pub held: i64,
+    /// Credit limit of the account.
+    pub limit: i64,
+}
+
+impl Reply {
+    /// Returns a reply that concerns no account.
+    pub fn without_account(result: CommandResult) -> Reply {
+        Reply { result, balance: 0, held: 0, limit: 0 }
     }
 }

@@ -34,6 +34,7 @@ use super::eventfd::{self, EventFd};
 use super::gate::Table;
 use super::latency::{Histogram, Latency};
 use super::log_limit::NOTICE;
+use super::notification::EventRoutes;
 use super::queue::{Queue, QueueProducer};
 use super::ring::Ends;
 use super::script_runs::{Process, Run, SLOW};
@@ -97,8 +98,10 @@ pub struct ReplySlot {
     pub code: AtomicU32,
     /// Balance of the account after the command.
     pub balance: AtomicI64,
-    /// Amount held on the account after the command.
+    /// Units held of the account after the command.
     pub held: AtomicI64,
+    /// Credit limit of the account after the command.
+    pub limit: AtomicI64,
 }
 
 /// Wake word of a resume worker or an event worker, on its own cache line.
@@ -222,16 +225,14 @@ impl Region {
         self.counter(statistic).fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Says which event routes the script has: notifications of debits and of failures are sent for them only. Call
-    /// before `fork`.
-    pub fn set_event_routes(&self, debited: bool, failed: bool) {
-        self.map.header().event_routes.store(u32::from(debited) | u32::from(failed) << 1, Ordering::Relaxed);
+    /// Sets which event routes the script has. Call before `fork`.
+    pub fn set_event_routes(&self, routes: EventRoutes) {
+        self.map.header().event_routes.store(routes.to_bits(), Ordering::Relaxed);
     }
 
-    /// Whether the script has event routes for debits, and for failures.
-    pub fn event_routes(&self) -> (bool, bool) {
-        let routes = self.map.header().event_routes.load(Ordering::Relaxed);
-        (routes & 1 != 0, routes & 2 != 0)
+    /// Returns which event routes the script has.
+    pub fn event_routes(&self) -> EventRoutes {
+        EventRoutes::from_bits(self.map.header().event_routes.load(Ordering::Relaxed))
     }
 
     /// Sets the tariff of sessions opened from now on.

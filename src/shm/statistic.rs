@@ -67,6 +67,8 @@ statistics! {
     Refunds "refunds" Counter "Messages whose debit was refunded.",
     RefundsDenied "refunds_denied" Counter "Messages whose refund the enabler denied.",
     Releases "releases" Counter "Sessions whose unused units were released.",
+    TopUps "top_ups" Counter "Top-ups: account.add with a positive amount, each reference once.",
+    LowBalances "low_balances" Counter "Accounts whose units left have fallen to low_balance.",
     SessionsActive "sessions_active" Gauge "Open sessions.",
     OutboxDepth "outbox_depth" Gauge "Debits not yet acknowledged by the enabler.",
     OutboxOldestAge "outbox_oldest_age" Seconds "Age of the oldest unacknowledged debit; 0 if there is none.",

@@ -36,7 +36,7 @@ pub use pages::PageOutcome;
 use crate::charge::ch2::SessionKey;
 use crate::charge::event::{Entry, Event};
 use crate::shm::clock;
-use crate::shm::record::{Command, CommandResult, Record};
+use crate::shm::record::{Command, CommandResult, Record, Reply};
 use crate::shm::region::{AttachError, EventProducer, Region};
 use crate::shm::statistic::Statistic;
 use crate::simulate::crash_point;
@@ -128,9 +128,9 @@ impl Worker {
         &self.region
     }
 
-    /// Sends an operator's command to the engine and waits up to one second until it is committed. Returns the result, the
-    /// balance and the held amount; `None` if the engine does not answer. It blocks: for processes that serve commands.
-    pub fn command(&mut self, command: Command<'_>) -> Option<(CommandResult, i64, i64)> {
+    /// Sends an operator's command to the engine and waits up to one second until it is committed. `None`: the engine does
+    /// not answer, or the record does not fit the event ring. It blocks: for processes that serve commands.
+    pub fn command(&mut self, command: Command<'_>) -> Option<Reply> {
         let sequence = self.order(command)?;
         let slot = self.region.reply_slot(self.process);
         let asked = Instant::now();
@@ -140,8 +140,12 @@ impl Worker {
             }
             std::thread::sleep(Duration::from_micros(100));
         }
-        let result = CommandResult::from_code(slot.code.load(Ordering::Relaxed));
-        Some((result, slot.balance.load(Ordering::Relaxed), slot.held.load(Ordering::Relaxed)))
+        Some(Reply {
+            result: CommandResult::from_code(slot.code.load(Ordering::Relaxed))?,
+            balance: slot.balance.load(Ordering::Relaxed),
+            held: slot.held.load(Ordering::Relaxed),
+            limit: slot.limit.load(Ordering::Relaxed),
+        })
     }
 
     /// Sends a command without waiting. Returns its number; `None` if the event ring is full.

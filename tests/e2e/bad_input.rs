@@ -125,9 +125,9 @@ fn rpc_answers_with_structures_and_names_what_is_wrong() {
     for word in ["step: invite", "step: granted", "step: send", "step: response", "step: debited", "units: 1"] {
         assert!(explained.contains(word), "no {word} in {explained}");
     }
-    assert!(rpc(&["imcharge.account.add", "SIP:alice@EXAMPLE.org:5060", "10"]).contains("balance: 100"));
+    assert!(rpc(&["imcharge.account.add", "SIP:alice@EXAMPLE.org:5060", "10", "payment-1"]).contains("balance: 100"));
     assert!(rpc(&["imcharge.debits", ALICE]).contains("trigger: response"));
-    assert!(rpc(&["imcharge.accounts"]).contains(ALICE));
+    assert!(rpc(&["imcharge.account.list"]).contains(ALICE));
     assert!(rpc(&["imcharge.outbox"]).contains("count: 0"));
     assert!(rpc(&["imcharge.reload", "message:2"]).contains("tariff: message:2"));
     assert!(rpc(&["stats.get_statistics", "imcharge:"]).contains("imcharge:debits = 1"));

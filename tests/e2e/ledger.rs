@@ -169,10 +169,10 @@ fn a_proxy_that_is_stopped_or_killed_and_started_while_the_ledger_is_locked_cont
     let browser = case.ledger();
     browser.execute_batch("BEGIN IMMEDIATE").expect("locked");
     let mut count = 0;
-    for is_killed in [false, true, false] {
+    for (reference, is_killed) in [("first", false), ("second", true), ("third", false)] {
         count += case.retrieve_while(|| lasts(Duration::from_secs(1))).0;
         // A command is answered, and its effect survives the stop.
-        let paid = case.stage.proxy.rpc(&["imcharge.account.add", ALICE, "1"]);
+        let paid = case.stage.proxy.rpc(&["imcharge.account.add", ALICE, "1", reference]);
         assert!(paid.is_ok(), "{paid:?}");
         if is_killed {
             case.stage.proxy.kill_all();

@@ -3,6 +3,7 @@
 //!
 //! Needs the module: `make test` builds it and sets IMCHARGE_MODULE to the folder that holds it.
 
+mod accounts;
 mod ahead;
 mod bad_input;
 mod capture;

@@ -9,8 +9,8 @@ mod delivery;
 mod waits;
 
 use super::{
-    ALICE, Stage, ahead, bad_input, before, connections, content, crashes, delivered, dialogs, diameter, forged, logs,
-    manual, outcomes, payer, recovery, resume, sessions,
+    ALICE, Stage, accounts, ahead, bad_input, before, connections, content, crashes, delivered, dialogs, diameter,
+    forged, logs, manual, outcomes, payer, recovery, resume, sessions,
 };
 use imcharge_testkit::eventually;
 use imcharge_testkit::parties::client::Reaction;
@@ -40,6 +40,7 @@ macro_rules! cases {
 }
 
 cases! {
+    accounts::{top_up_counts_once_per_reference, command_interrupted_by_a_kill_and_repeated_counts_once, credit_limit_lets_the_balance_fall_below_zero_and_no_further, initial_balance_is_a_recorded_change, low_balance_event_runs_once_per_crossing, low_balance_route_of_the_cookbook_sends_a_message, script_has_balance_and_held_units_of_a_refused_and_of_a_granted_invite}
     outcomes::{answered_200_is_debited_once_and_the_rest_released, a_4xx_a_5xx_and_a_413_before_the_end_are_debited, a_failure_report_after_the_200_is_refunded_where_the_policy_says_so, a_5xx_costs_nothing_where_the_policy_says_so, silence_is_debited_when_the_response_does_not_come_in_time, messages_that_want_no_response_are_debited_by_the_own_timer, bye_after_a_send_and_before_its_response_is_debited, a_dropped_connection_is_debited_at_once, a_session_without_content_costs_nothing, chunks_are_one_message_in_whatever_order, a_message_that_the_server_gives_up_costs_nothing, the_same_message_again_is_one_debit, messages_beyond_the_grant_are_stopped, a_tariff_by_the_started_kilobyte, a_report_is_waited_for_where_the_operator_wants_it}
     ahead::{without_a_number_no_message_waits_for_credit_on_the_ledger, on_the_ledger_nothing_is_held_after_the_last_told_debit, a_message_beyond_the_told_number_is_stopped_and_then_the_session_goes_on_as_without_one}
     delivered::{a_413_for_the_first_of_60_chunks_leaves_nothing_unpaid_that_passed, a_message_that_was_refused_early_is_stopped_and_debited_before_the_session_ends, a_message_id_that_was_given_up_is_charged_when_it_is_sent_again, a_position_far_away_costs_what_its_octets_cost, once_a_chunk_is_stopped_the_message_is_and_what_passed_is_debited_in_time}
@@ -79,10 +80,12 @@ fn the_management_interface_answers_with_structures_and_names_what_is_wrong() {
     for step in ["invite", "granted", "send", "response", "debited"] {
         assert!(explained.contains(&format!("\"step\":\"{step}\"")), "no {step} in {explained}");
     }
-    assert!(ask(&["imcharge:account.add", "SIP:alice@EXAMPLE.org:5060", "10"]).contains("\"balance\":100"));
+    assert!(
+        ask(&["imcharge:account.add", "SIP:alice@EXAMPLE.org:5060", "10", "payment-1"]).contains("\"balance\":100")
+    );
     assert!(ask(&["imcharge:debits", ALICE]).contains("\"trigger\":\"response\""));
     assert!(ask(&["imcharge:debits"]).contains("\"trigger\":\"response\""));
-    assert!(ask(&["imcharge:accounts"]).contains(ALICE));
+    assert!(ask(&["imcharge:account.list"]).contains(ALICE));
     assert!(ask(&["imcharge:outbox"]).contains("\"count\":0"));
     assert!(ask(&["imcharge:peers"]).contains("\"result\""));
     assert!(ask(&["imcharge:reload", "message:2"]).contains("\"tariff\":\"message:2\""));

@@ -8,14 +8,17 @@ use super::watching::prometheus::{free_address, get, http};
 use super::{ALICE, HOST, Stage, before};
 use console::{Console, Way, as_texts};
 use imcharge::admin::commands::COMMANDS;
-use imcharge_testkit::eventually;
 use imcharge_testkit::parties::client::Reaction;
 use imcharge_testkit::proxy::Host;
+use imcharge_testkit::{eventually, unique};
 use serde_json::{Value, json};
 use std::collections::HashSet;
 use std::time::Duration;
 
 const SOON: Duration = Duration::from_secs(20);
+
+/// Commands that change accounts.
+const CHANGES: [&str; 4] = ["account.set", "account.add", "account.limit", "account.remove"];
 
 const BOB: &str = "sip:bob@example.org";
 
@@ -40,7 +43,7 @@ fn lists_are_arrays_and_every_transport_gives_the_same_answer() {
     lists(0);
     for way in console.json_ways() {
         for (command, list, expected) in
-            [("sessions", "sessions", 0), ("peers", "peers", 0), ("accounts", "accounts", 1)]
+            [("sessions", "sessions", 0), ("peers", "peers", 0), ("account.list", "accounts", 1)]
         {
             let answer = console.ask(way, command, &[]).expect("a list");
             assert_eq!(answer[list].as_array().map(Vec::len), Some(expected), "{way:?} {answer}");
@@ -55,7 +58,7 @@ fn lists_are_arrays_and_every_transport_gives_the_same_answer() {
     console.stage.until_debited(ALICE, 3);
     lists(3);
     let call_id = client.call_id.as_str();
-    let all = COMMANDS.iter().filter(|command| !["account.set", "account.add"].contains(&command.name));
+    let all = COMMANDS.iter().filter(|command| !CHANGES.contains(&command.name));
     for command in all.filter(|command| !command.name.starts_with("outbox.")) {
         let arguments: Vec<&str> = command
             .arguments
@@ -89,7 +92,10 @@ fn amounts_are_exact_or_refused() {
     let balance = || console.proxy().account(BOB).map(|account| account.balance);
     for way in console.ways() {
         let set = |amount: &str| console.ask(*way, "account.set", &[BOB, amount]).map(|answer| as_texts(&answer));
-        let add = |amount: &str| console.ask(*way, "account.add", &[BOB, amount]).map(|answer| as_texts(&answer));
+        let add = |amount: &str| {
+            let reference = unique().to_string();
+            console.ask(*way, "account.add", &[BOB, amount, &reference]).map(|answer| as_texts(&answer))
+        };
         for (change, amount, expected) in [
             (&set as &dyn Fn(&str) -> _, "5000000000", 5_000_000_000),
             (&add, "-100", 4_999_999_900),
@@ -115,9 +121,13 @@ fn amounts_are_exact_or_refused() {
             }
         }
         // Below zero, and above the maximum.
-        for (change, wrong) in [(&set as &dyn Fn(&str) -> _, "-1"), (&add, "-78"), (&add, "1000000000000000")] {
+        for (change, wrong, why) in [
+            (&set as &dyn Fn(&str) -> _, "-1", "takes the balance below 0"),
+            (&add, "-78", "takes the balance below 0"),
+            (&add, "1000000000000000", "takes the balance above its maximum, 1000000000000000"),
+        ] {
             let (code, sentence) = change(wrong).expect_err("out of range");
-            assert!(code == wrong_use() && sentence.contains("out of its range"), "{way:?} {wrong} {sentence}");
+            assert!(code == wrong_use() && sentence.contains(why), "{way:?} {wrong} {sentence}");
         }
         assert_eq!(balance(), Some(77), "{way:?}");
     }
@@ -128,7 +138,9 @@ fn amounts_are_exact_or_refused() {
             (json!(999_999_999_999_922i64), 999_999_999_999_999),
             (json!(-999_999_999_999_922i64), 77),
         ] {
-            let answer = console.ask_json(way, "account.add", json!([BOB, amount])).expect("a number of JSON");
+            let answer = console
+                .ask_json(way, "account.add", json!([BOB, amount, unique().to_string()]))
+                .expect("a number of JSON");
             assert_eq!(answer["balance"], expected, "{way:?} {amount}");
             assert_eq!(balance(), Some(expected), "{way:?} {amount}");
         }
@@ -148,7 +160,7 @@ fn amounts_are_exact_or_refused() {
             assert_eq!(code, 400, "{typed} {sentence}");
             assert!(sentence.starts_with("imcharge.account.set: BALANCE") && sentence.contains("s:100"), "{sentence}");
         }
-        let (_, sentence) = console.kamcmd(&["--", "imcharge.account.add", BOB, "-100"]).expect_err("as above");
+        let (_, sentence) = console.kamcmd(&["--", "imcharge.account.add", BOB, "-100", "fee"]).expect_err("as above");
         assert!(sentence.contains("s:-5"), "{sentence}");
         assert_eq!(balance(), Some(77));
     }
@@ -167,7 +179,7 @@ fn a_conversion_by_ctl_is_noticed() {
     assert_eq!(console.proxy().account(BOB), None);
     let set = console.ask(Way::Http, "account.set", &[BOB, "5000000000"]).expect("JSON has no such conversion");
     assert_eq!(set["balance"], 5_000_000_000i64);
-    assert!(console.kamcmd(&["imcharge.accounts", "50"]).is_ok());
+    assert!(console.kamcmd(&["imcharge.account.list", "all", "50"]).is_ok());
 }
 
 #[test]
@@ -273,7 +285,7 @@ fn pages_fit_and_together_have_every_row_once() {
             assert!(rows.is_sorted_by_key(|row| std::cmp::Reverse(order(row))), "{way:?}");
             assert!(rows.iter().all(|row| row["callid"] == *long && row["octets"] == "5000000000"), "{way:?}");
         }
-        let (rows, pages) = walk(&console, *way, "accounts", &["500"], &["accounts"]);
+        let (rows, pages) = walk(&console, *way, "account.list", &["all", "500"], &["accounts"]);
         assert_eq!((rows.len(), unique(&rows, "id"), unique(&rows, "balance")), (DEBITS + 1, DEBITS + 1, DEBITS + 1));
         assert!(pages > 1, "{way:?}");
         for (list, name, limit) in
@@ -300,15 +312,20 @@ fn errors_name_the_command_the_argument_the_value_and_what_is_accepted() {
     let name = |command: &str| console.named(command);
     let long = "x".repeat(500);
     for (command, arguments, code, words) in [
-        ("account.set", &[ALICE][..], 400, "takes ID BALANCE; arguments given: 1"),
+        ("account.set", &[ALICE][..], 400, "takes ID BALANCE [REFERENCE] [BY]; arguments given: 1"),
         ("account.set", &["alice", "1"], 400, "ID 'alice' is not an account: sip:user@host or tel:+digits"),
         ("account.set", &[&long, "1"], 400, "xxx...' is not an account"),
         ("account.get", &[BOB], 404, "there is no account 'sip:bob@example.org'; see "),
-        ("account.add", &[BOB, "1"], 404, "account.set ID BALANCE"),
-        ("accounts", &["501"], 400, "LIMIT '501' is not a whole number from 1 to 500"),
+        ("account.add", &[BOB, "1", "payment"], 404, "account.set ID BALANCE"),
+        ("account.add", &[BOB, "1", &long], 400, "xxx...' is not a text of 1 to 128 octets without control characters"),
+        ("account.limit", &[BOB, "-1"], 400, "LIMIT '-1' is not a whole number from 0 to 1000000000000000"),
+        ("account.remove", &[BOB], 404, "there is no account 'sip:bob@example.org'"),
+        ("account.history", &[BOB], 404, "there is no account 'sip:bob@example.org'"),
+        ("account.list", &["all", "501"], 400, "LIMIT '501' is not a whole number from 1 to 500"),
         ("debits", &["alice"], 400, "ID 'alice' is not an account (sip:user@host, tel:+digits) or 'all'"),
         ("debits", &["all", "5", "sip:x"], 400, "NEXT 'sip:x' is not the 'next' of an answer to this command"),
-        ("audit", &["x"], 400, "LIST 'x' is not one of all, reserved, delivered, debited, waiting"),
+        ("audit", &["x"], 400, "LIST 'x' is not one of all, reserved, delivered, debited, waiting, accounts"),
+        ("audit", &["accounts", "5", "id:7"], 400, "NEXT 'id:7' is not the 'next' of an answer to this command"),
         ("audit", &["reserved", "5", "id:7"], 400, "NEXT 'id:7' is not the 'next' of an answer to this command"),
         ("explain", &["none"], 404, "there is no session with the Call-ID 'none'"),
         ("outbox.resend", &["none"], 404, "no debit of the Call-ID 'none' is on hold"),
@@ -366,9 +383,12 @@ fn account_commands_with_diameter_are_refused_with_the_reason() {
     for way in console.ways() {
         for (command, arguments) in [
             ("account.set", &[ALICE, "1"][..]),
-            ("account.add", &[ALICE, "1"]),
+            ("account.add", &[ALICE, "1", "payment"]),
+            ("account.limit", &[ALICE, "1"]),
+            ("account.remove", &[ALICE]),
+            ("account.history", &[ALICE]),
             ("account.get", &[ALICE]),
-            ("accounts", &[]),
+            ("account.list", &[]),
         ] {
             let (code, sentence) = console.ask(*way, command, arguments).expect_err("no accounts with Diameter");
             let why = "with enabler=diameter the charging system keeps the accounts, not imcharge; see ";

@@ -48,14 +48,14 @@ impl Memory {
     }
 
     fn numbers(&self) -> (i64, i64, i64) {
-        let Account { balance, held, debited } = self.account.expect("an account");
+        let Account { balance, held, debited, .. } = self.account.expect("an account");
         assert_eq!(self.held.values().sum::<i64>(), held, "the sessions hold what the account says is held");
         (balance, held, debited)
     }
 }
 
 fn account(balance: i64) -> Account {
-    Account { balance, ..Account::default() }
+    Account::new(balance)
 }
 
 fn request(session: u64, reservation: Reservation, operation: Operation) -> Request {
@@ -187,6 +187,50 @@ fn unknown_subscriber_is_denied_without_a_default_balance() {
     memory.default_balance = Some(55);
     assert_eq!(memory.ask(1, Reservation::None, reserve(2)).0, Response::granted(Quota(2), Some(5)));
     assert_eq!(memory.numbers(), (5, 50, 0));
+}
+
+#[test]
+fn account_is_created_by_a_reservation_or_a_debit_only() {
+    let mut memory = Memory { default_balance: Some(55), ..Memory::default() };
+    let released = Response::Released { balance: None };
+    assert_eq!(memory.ask(1, Reservation::None, Operation::Release).0, released);
+    assert_eq!(memory.ask(1, Reservation::None, refund()).0, Response::Denied(Denial::UnknownSubscriber));
+    assert_eq!(memory.account, None);
+    let update = memory.ledger().execute(&request(1, Reservation::None, debit(25)), &memory.funds(1));
+    assert_eq!((update.created, update.amount), (Some(Account::new(55)), -25));
+    memory.write(1, &update);
+    let update = memory.ledger().execute(&request(1, Reservation::None, debit(25)), &memory.funds(1));
+    assert_eq!((update.created, update.amount), (None, -25));
+}
+
+#[test]
+fn balance_falls_to_minus_the_credit_limit_and_no_further() {
+    let mut memory = Memory::with(Account { limit: 60, ..account(20) });
+    assert_eq!(memory.ask(1, Reservation::None, reserve(9)).0, Response::granted(Quota(3), Some(-55)));
+    assert_eq!(memory.numbers(), (-55, 75, 0));
+    assert_eq!(memory.ask(2, Reservation::None, reserve(1)).0, Response::Denied(Denial::NoCredit));
+    assert_eq!(memory.ask(2, Reservation::None, debit(25)).0, Response::Denied(Denial::NoCredit));
+    assert_eq!(memory.ask(1, open(3), debit(25)).1, Units(25));
+    assert_eq!(memory.ask(1, open(2), Operation::Release).0, Response::Released { balance: Some(-5) });
+    assert_eq!(memory.numbers(), (-5, 0, 25));
+}
+
+#[test]
+fn only_debits_and_refunds_change_balance_and_held_units_together() {
+    let mut memory = Memory { charged: 25, ..Memory::with(account(100)) };
+    for (reservation, operation, amount) in [
+        (Reservation::None, reserve(3), 0),
+        (open(3), debit(25), -25),
+        (last(2), debit(50), -50),
+        (open(2), refund(), 25),
+        (open(2), Operation::Release, 0),
+    ] {
+        let before = memory.account.and_then(|account| account.funds()).expect("no overflow");
+        let update = memory.ledger().execute(&request(1, reservation, operation), &memory.funds(1));
+        memory.write(1, &update);
+        let after = memory.account.and_then(|account| account.funds()).expect("no overflow");
+        assert_eq!((update.amount, after - before), (amount, amount));
+    }
 }
 
 #[test]

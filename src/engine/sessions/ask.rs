@@ -1,6 +1,7 @@
 //! Requests to the enabler, and its events.
 
 use super::SessionTable;
+use super::accounts::write_account_update;
 use super::entry::SessionEntry;
 use crate::charge::ch2::{Operation, Request, Response, SessionKey, Trigger};
 use crate::charge::session::{Rule, Session};
@@ -164,7 +165,11 @@ pub(super) fn ask(
                 tick.latencies.push((Latency::Enabler, tick.now));
                 record_executed_debit(tick, entry, &request, &update);
             }
-            Ok(Some((number, write_update(tick, entry, update))))
+            write_account_update(tick, entry, &request.operation, funds.account, &update);
+            if let Some(held) = update.held {
+                tick.store.put_held(entry.row, held);
+            }
+            Ok(Some((number, update.response)))
         }
         None if is_debited => Ok(Some((number, Response::debited(None)))),
         None => {
@@ -187,17 +192,6 @@ fn record_executed_debit(tick: &mut Tick<'_>, entry: &SessionEntry, request: &Re
         let opened_by = request.reservation.opened_by().unwrap_or(request.number);
         record_debit(tick, entry, (message_id, *part, *octets, update.charged), (*trigger, rule), opened_by);
     }
-}
-
-/// Writes the effect of a request on the account, and returns the answer.
-fn write_update(tick: &mut Tick<'_>, entry: &SessionEntry, update: AccountUpdate) -> Response {
-    if let Some(held) = update.held {
-        tick.store.put_held(entry.row, held);
-    }
-    if let Some(account) = update.account {
-        tick.store.put_account(entry.session.account(), account);
-    }
-    update.response
 }
 
 /// Passes an answer to its session.

@@ -1,13 +1,12 @@
 //! Commands of operators that change state.
 
 use super::SessionTable;
+use super::accounts::{AccountCommand, change_account};
 use crate::charge::session::Session;
-use crate::config::BALANCE_MAX;
-use crate::enabler::Account;
 use crate::engine::effects::Effect;
-use crate::engine::store::{Store, StoreError};
+use crate::engine::store::StoreError;
 use crate::engine::tick::Tick;
-use crate::shm::record::{Command, CommandResult};
+use crate::shm::record::{Command, CommandResult, Reply};
 
 impl SessionTable {
     /// Executes a command and replies to it after the commit.
@@ -18,22 +17,19 @@ impl SessionTable {
         sequence: u64,
         command: &Command<'_>,
     ) -> Result<(), StoreError> {
-        let (result, balance, held) = match command {
-            Command::ShowAll => (CommandResult::Done, 0, 0),
-            Command::Resolve { call_id, again } => (self.resolve_held_back(tick, call_id, *again)?, 0, 0),
-            Command::SetBalance { account, balance } => {
-                let found = tick.store.account(account)?.unwrap_or_default();
-                set_balance(tick.store, account, found, Some(*balance))
+        let reply = match *command {
+            Command::ShowAll => Reply::without_account(CommandResult::Done),
+            Command::Resolve { call_id, again } => {
+                Reply::without_account(self.resolve_held_back(tick, call_id, again)?)
             }
-            Command::AddBalance { account, amount } => match tick.store.account(account)? {
-                Some(found) => set_balance(tick.store, account, found, found.balance.checked_add(*amount)),
-                None => (CommandResult::UnknownAccount, 0, 0),
-            },
+            Command::Account { account: id, change, reference, by } => {
+                change_account(tick, &AccountCommand { id, change, reference, by })?
+            }
         };
         (tick.changed, tick.command_waits) = (true, true);
         // The sender in an earlier run of the host is gone, and its reply slot may belong to another process now.
         if tick.is_current_instance() && (process as usize) < tick.region.processes() {
-            tick.effects.push(Effect::Reply { process, sequence, result, balance, held });
+            tick.effects.push(Effect::Reply { process, sequence, reply });
         }
         Ok(())
     }
@@ -55,15 +51,4 @@ impl SessionTable {
         }
         Ok(if keys.is_empty() { CommandResult::NothingHeld } else { CommandResult::Done })
     }
-}
-
-/// Sets the balance of an account, if it is in range. `wanted` is `None` after an overflow. Returns the new balance, or
-/// the old one, and the units held.
-fn set_balance(store: &mut Store, id: &str, mut account: Account, wanted: Option<i64>) -> (CommandResult, i64, i64) {
-    let Some(balance) = wanted.filter(|balance| (0..=BALANCE_MAX).contains(balance)) else {
-        return (CommandResult::OutOfRange, account.balance, account.held);
-    };
-    account.balance = balance;
-    store.put_account(id, account);
-    (CommandResult::Done, account.balance, account.held)
 }

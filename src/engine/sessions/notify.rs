@@ -6,6 +6,7 @@ use crate::charge::ch2::{Failure, SessionKey, Trigger};
 use crate::charge::event::Reserve;
 use crate::charge::session::{Decision, Session, Verdict};
 use crate::charge::time::Time;
+use crate::enabler::Account;
 use crate::engine::effects::Effect;
 use crate::engine::tick::Tick;
 use crate::shm::gate::Opening;
@@ -38,7 +39,7 @@ pub(super) fn send_verdict(tick: &mut Tick<'_>, entry: &SessionEntry, verdict: &
         return;
     }
     let kind = Kind::Verdict { suspended: session.suspended(), result, granted: verdict.granted.0 };
-    let notification = notification(session, reason, code, verdict.balance, kind);
+    let notification = notification(tick, session, reason, code, verdict.balance, kind);
     tick.notifications.write_verdict(tick.region, &notification);
     tick.latencies.push((Latency::Reserve, session.opened()));
 }
@@ -79,6 +80,7 @@ pub(super) fn refuse(tick: &mut Tick<'_>, session: SessionKey, at: Time, reserve
         reason: failure.as_str(),
         code: failure.code(),
         balance: None,
+        held: None,
         kind,
     };
     tick.changed = true;
@@ -94,22 +96,42 @@ pub(super) fn notify_debit(
     trigger: Trigger,
     balance: Option<i64>,
 ) {
-    if tick.region.event_routes().0 {
+    if tick.region.event_routes().debited {
         let (reason, code) = (trigger.as_str(), trigger.code().into());
-        let notification = notification(session, reason, code, balance, Kind::Debited { message_id, units });
+        let notification = notification(tick, session, reason, code, balance, Kind::Debited { message_id, units });
         tick.notifications.write_event(tick.region, &notification);
     }
 }
 
 /// Notifies the event route of a failing enabler, if the script has that route.
 pub(super) fn notify_failure(tick: &mut Tick<'_>, session: &Session, failure: Failure) {
-    if tick.region.event_routes().1 {
-        let notification = notification(session, failure.as_str(), failure.code(), None, Kind::Failed);
+    if tick.region.event_routes().failed {
+        let notification = notification(tick, session, failure.as_str(), failure.code(), None, Kind::Failed);
         tick.notifications.write_event(tick.region, &notification);
     }
 }
 
+/// Notifies the event route of an account whose units have fallen to `low_balance`, if the script has that route.
+/// `session`: the session whose debit did it; `None`: a command did.
+pub(super) fn notify_low_balance(tick: &mut Tick<'_>, id: &str, account: &Account, session: Option<&Session>) {
+    if tick.region.event_routes().low_balance {
+        let notification = Notification {
+            session: session.map_or(SessionKey(0, 0), Session::key),
+            call_id: session.map_or("", Session::call_id),
+            account: id,
+            reason: "",
+            code: 0,
+            balance: Some(account.balance),
+            held: Some(account.held),
+            kind: Kind::LowBalance,
+        };
+        tick.notifications.write_event(tick.region, &notification);
+    }
+}
+
+/// Returns a notification about a session. If the account is in the store, it has its balance and held units.
 fn notification<'a>(
+    tick: &Tick<'_>,
     session: &'a Session,
     reason: &'a str,
     code: u32,
@@ -117,7 +139,13 @@ fn notification<'a>(
     kind: Kind<'a>,
 ) -> Notification<'a> {
     let (call_id, account) = (session.call_id(), session.account());
-    Notification { session: session.key(), call_id, account, reason, code, balance, kind }
+    let keeps_accounts = tick.region.config.enabler.capabilities.keeps_accounts;
+    let kept = if keeps_accounts { tick.store.account(account).ok().flatten() } else { None };
+    let (balance, held) = match kept {
+        Some(Account { balance, held, .. }) => (Some(balance), Some(held)),
+        None => (balance, None),
+    };
+    Notification { session: session.key(), call_id, account, reason, code, balance, held, kind }
 }
 
 /// Counts a debit by its trigger.

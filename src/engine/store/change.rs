@@ -19,13 +19,15 @@ pub enum Change {
         /// Row of the session.
         row: i64,
     },
-    /// New values of an account.
+    /// New values of an account whose units were held or released.
     Account {
         /// Account id.
         id: Box<str>,
         /// Its values.
         account: Account,
     },
+    /// A recorded change of an account, with its new values.
+    Balance(BalanceChange),
     /// Units that a session holds of its account.
     Held {
         /// Row of the session.
@@ -96,6 +98,61 @@ pub struct MessageRecord {
     pub units: u64,
     /// When it was debited or found to be free, UNIX milliseconds.
     pub wall_ms: i64,
+}
+
+/// A recorded change of an account.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BalanceChange {
+    /// Account id.
+    pub id: Box<str>,
+    /// Why it changed.
+    pub kind: BalanceKind,
+    /// By how much balance and held units together changed.
+    pub amount: i64,
+    /// Reference of the operator; of a debit or refund, the Call-ID.
+    pub reference: Box<str>,
+    /// Who changed it.
+    pub by: Box<str>,
+    /// Row of the session of a debit or refund.
+    pub row: Option<i64>,
+    /// The values after the change; of a removed account, the last ones.
+    pub account: Account,
+    /// UNIX milliseconds.
+    pub wall_ms: i64,
+}
+
+/// Kind of a recorded change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum BalanceKind {
+    /// The account was created with the initial balance (`default_balance`).
+    Initial,
+    /// `account.set`.
+    Set,
+    /// `account.add`.
+    Add,
+    /// `account.limit`.
+    Limit,
+    /// `account.remove`.
+    Remove,
+    /// A message was debited.
+    Debit,
+    /// A debit was refunded.
+    Refund,
+}
+
+impl BalanceKind {
+    /// Returns the name in the table.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            BalanceKind::Initial => "initial",
+            BalanceKind::Set => "set",
+            BalanceKind::Add => "add",
+            BalanceKind::Limit => "limit",
+            BalanceKind::Remove => "remove",
+            BalanceKind::Debit => "debit",
+            BalanceKind::Refund => "refund",
+        }
+    }
 }
 
 /// A debited message.
@@ -233,8 +290,12 @@ impl PendingSession {
 pub struct Pending {
     /// By row.
     pub sessions: BTreeMap<i64, PendingSession>,
-    /// By account id.
-    pub accounts: HashMap<Box<str>, Account>,
+    /// By account id; `None`: removed.
+    pub accounts: HashMap<Box<str>, Option<Account>>,
+    /// In order.
+    pub balance_changes: Vec<BalanceChange>,
+    /// Index of each `account.add` in `balance_changes`, by account and reference.
+    added: HashMap<(Box<str>, Box<str>), usize>,
     /// Units, by row of the session.
     pub holds: BTreeMap<i64, i64>,
     /// In order.
@@ -275,7 +336,16 @@ impl Pending {
                 session.summary = None;
             }
             Change::Forgotten { row } => self.session(row).forgotten = true,
-            Change::Account { id, account } => drop(self.accounts.insert(id, account)),
+            Change::Account { id, account } => drop(self.accounts.insert(id, Some(account))),
+            Change::Balance(change) => {
+                let account = (change.kind != BalanceKind::Remove).then_some(change.account);
+                self.accounts.insert(change.id.clone(), account);
+                if change.kind == BalanceKind::Add {
+                    let at = self.balance_changes.len();
+                    self.added.insert((change.id.clone(), change.reference.clone()), at);
+                }
+                self.balance_changes.push(change);
+            }
             Change::Held { row, units } => drop(self.holds.insert(row, units)),
             Change::Debited(debit) => {
                 let key = (debit.message.row, debit.message.message_id.clone(), debit.part);
@@ -320,6 +390,14 @@ impl Pending {
     pub fn is_refunded(&self, row: i64, message_id: &str, part: u32) -> bool {
         let is_meant = |refund: &Refund| (refund.row, &*refund.message_id, refund.part) == (row, message_id, part);
         self.refunds.iter().any(is_meant)
+    }
+
+    /// Returns the pending `account.add` with this reference.
+    pub fn added(&self, id: &str, reference: &str) -> Option<&BalanceChange> {
+        if self.added.is_empty() {
+            return None;
+        }
+        self.balance_changes.get(*self.added.get(&(id.into(), reference.into()))?)
     }
 
     /// Sets the summary of a pending session, which saves decoding its state.

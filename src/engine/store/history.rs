@@ -140,6 +140,7 @@ fn remove(connection: &Connection, sessions: &[i64]) -> Result<()> {
             "DELETE FROM trace_parts WHERE session=?1 \
              AND part IN (SELECT part FROM trace_parts WHERE session=?1 LIMIT ?2)",
             "DELETE FROM debits WHERE id IN (SELECT id FROM debits WHERE session=?1 LIMIT ?2)",
+            "DELETE FROM balance_changes WHERE id IN (SELECT id FROM balance_changes WHERE session=?1 LIMIT ?2)",
             "DELETE FROM undebited WHERE session=?1 AND (message_id, at) IN \
              (SELECT message_id, at FROM undebited WHERE session=?1 LIMIT ?2)",
         ] {

@@ -36,7 +36,7 @@ use crate::config::RecordSettings;
 use crate::enabler::{Account, Funds, StatusEntry};
 use crate::shm::clock;
 use crate::shm::region::Region;
-use change::{Change, Marks, Pending, SessionChange, Summary};
+use change::{BalanceChange, Change, Marks, Pending, SessionChange, Summary};
 use database::Database;
 pub use error::StoreError;
 pub use history::Retention;
@@ -425,23 +425,44 @@ impl Store {
     /// Reads an account; `None`: there is none of this id.
     pub fn account(&self, id: &str) -> Result<Option<Account>, StoreError> {
         if let Some(account) = self.overlays().find_map(|pending| pending.accounts.get(id)) {
-            return Ok(Some(*account));
+            return Ok(*account);
         }
         let read = || {
-            let sql = "SELECT balance, held, debited FROM accounts WHERE id=?1";
+            let sql = "SELECT balance, held, debited, credit_limit, full_units, is_low FROM accounts WHERE id=?1";
             let mut statement = self.database.connection.prepare_cached(sql)?;
             let account = statement.query_row([id], |row| {
-                let (balance, held, debited) = row.try_into()?;
-                Ok(Account { balance, held, debited })
+                let (balance, held, debited, limit, full, is_low) = row.try_into()?;
+                Ok(Account { balance, held, debited, limit, full, is_low })
             });
             account.optional()
         };
         read().map_err(|source| self.error(source))
     }
 
-    /// Writes an account, new or old.
+    /// Writes an account whose units were held or released.
     pub fn put_account(&mut self, id: &str, account: Account) {
         self.put(Change::Account { id: id.into(), account });
+    }
+
+    /// Reads the `account.add` of an account with this reference: its amount, and the account's balance, held units and
+    /// credit limit after it.
+    pub fn added(&self, id: &str, reference: &str) -> Result<Option<(i64, Account)>, StoreError> {
+        if let Some(BalanceChange { amount, account, .. }) =
+            self.overlays().find_map(|pending| pending.added(id, reference))
+        {
+            return Ok(Some((*amount, *account)));
+        }
+        let read = || {
+            let sql = "SELECT amount, balance, held, credit_limit FROM balance_changes \
+                       WHERE account=?1 AND reference=?2 AND kind='add'";
+            let mut statement = self.database.connection.prepare_cached(sql)?;
+            let added = statement.query_row([id, reference], |row| {
+                let (amount, balance, held, limit) = row.try_into()?;
+                Ok((amount, Account { balance, held, limit, ..Account::default() }))
+            });
+            added.optional()
+        };
+        read().map_err(|source| self.error(source))
     }
 
     /// Reads the units of a debit; `None`: there is no such debit, or it was refunded.

@@ -24,11 +24,26 @@ pub const fn version(migrations: &[Migration]) -> i64 {
 
 /// Tables of version 1. The comments are for operators who read the file.
 pub const TABLES: &str = "
--- balance: units that can be reserved. held: units reserved and not used yet. debited: units used since the account was
--- created, less refunds. balance + held + debited changes only by account.set and account.add.
+-- balance: units, without those that are held; not below minus credit_limit. held: units reserved and not used yet.
+-- debited: units used since the account was created, less refunds. balance + held + debited is the sum of the amounts in
+-- balance_changes without a session, since the last 'remove'. full_units: units left after the last top-up. is_low: 1
+-- from the low-balance event until the units left are above low_balance again.
 CREATE TABLE accounts(
   id TEXT PRIMARY KEY, balance INTEGER NOT NULL, held INTEGER NOT NULL DEFAULT 0,
-  debited INTEGER NOT NULL DEFAULT 0) WITHOUT ROWID;
+  debited INTEGER NOT NULL DEFAULT 0, credit_limit INTEGER NOT NULL DEFAULT 0, full_units INTEGER NOT NULL DEFAULT 0,
+  is_low INTEGER NOT NULL DEFAULT 0) WITHOUT ROWID;
+-- One row per change of an account. at: UNIX milliseconds. kind: initial (default_balance), set, add, limit, remove,
+-- debit, refund. amount: by how much balance + held changed. reference: that of the operator; of a debit or refund, the
+-- Call-ID. by: who changed it. session: session of a debit or refund; these rows are removed with it, the others are
+-- kept. balance, held, credit_limit: values after the change.
+CREATE TABLE balance_changes(
+  id INTEGER PRIMARY KEY, at INTEGER NOT NULL, account TEXT NOT NULL, kind TEXT NOT NULL, amount INTEGER NOT NULL,
+  reference TEXT NOT NULL, by TEXT NOT NULL, session INTEGER, balance INTEGER NOT NULL, held INTEGER NOT NULL,
+  credit_limit INTEGER NOT NULL);
+CREATE INDEX balance_changes_account ON balance_changes(account);
+CREATE UNIQUE INDEX balance_changes_reference ON balance_changes(account, reference) WHERE kind='add';
+CREATE INDEX balance_changes_recorded ON balance_changes(account, id, amount, kind, session) WHERE session IS NULL;
+CREATE INDEX balance_changes_session ON balance_changes(session) WHERE session IS NOT NULL;
 -- Units that a session holds of its account.
 CREATE TABLE holds(session INTEGER PRIMARY KEY, units INTEGER NOT NULL);
 -- One row per session, open or closed. opened_at, closed_at: UNIX milliseconds. recipients: of each message, 0 if unknown.

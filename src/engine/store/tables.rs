@@ -1,6 +1,6 @@
 //! Writes pending changes to the tables that operators read.
 
-use super::change::{Debit, NotDebited, Pending, PendingSession, Refund, Summary};
+use super::change::{BalanceChange, Debit, NotDebited, Pending, PendingSession, Refund, Summary};
 use super::records;
 use super::trace::TracePart;
 use crate::charge::event::Direction;
@@ -18,7 +18,10 @@ pub fn write(connection: &Connection, pending: &Pending, has_records: bool) -> R
         }
     }
     for (id, account) in &pending.accounts {
-        write_account(connection, id, account)?;
+        write_account(connection, id, account.as_ref())?;
+    }
+    for change in &pending.balance_changes {
+        write_balance_change(connection, change)?;
     }
     for (row, units) in &pending.holds {
         write_hold(connection, *row, *units)?;
@@ -218,12 +221,26 @@ fn write_not_debited(connection: &Connection, NotDebited { message, rule }: &Not
     )
 }
 
-fn write_account(connection: &Connection, id: &str, account: &Account) -> Result<()> {
+fn write_account(connection: &Connection, id: &str, account: Option<&Account>) -> Result<()> {
+    let Some(Account { balance, held, debited, limit, full, is_low }) = account else {
+        return execute(connection, "DELETE FROM accounts WHERE id=?1", [id]);
+    };
     execute(
         connection,
-        "INSERT INTO accounts(id, balance, held, debited) VALUES(?1, ?2, ?3, ?4) \
-         ON CONFLICT(id) DO UPDATE SET balance=?2, held=?3, debited=?4",
-        params![id, account.balance, account.held, account.debited],
+        "INSERT INTO accounts(id, balance, held, debited, credit_limit, full_units, is_low) \
+         VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT(id) DO UPDATE SET \
+         balance=?2, held=?3, debited=?4, credit_limit=?5, full_units=?6, is_low=?7",
+        params![id, balance, held, debited, limit, full, is_low],
+    )
+}
+
+fn write_balance_change(connection: &Connection, change: &BalanceChange) -> Result<()> {
+    let BalanceChange { id, kind, amount, reference, by, row, account, wall_ms } = change;
+    execute(
+        connection,
+        "INSERT INTO balance_changes(at, account, kind, amount, reference, by, session, balance, held, credit_limit) \
+         VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+        params![wall_ms, id, kind.as_str(), amount, reference, by, row, account.balance, account.held, account.limit],
     )
 }
 

@@ -5,6 +5,7 @@ use crate::engine::preflight;
 use crate::engine::supervisor::supervise;
 use crate::guard::guard;
 use crate::host::{logger, signals};
+use crate::shm::notification::EventRoutes;
 use crate::shm::script_runs::Process;
 use std::ffi::{CStr, CString, c_int};
 
@@ -13,6 +14,9 @@ pub const DEBITED: &CStr = c"imcharge:debited";
 
 /// Event route that runs when a reservation fails because of the charging back end.
 pub const FAILED: &CStr = c"imcharge:failed";
+
+/// Event route that runs when the units left of an account have fallen to `low_balance`.
+pub const LOW_BALANCE: &CStr = c"imcharge:low-balance";
 
 /// mod_init: checks the configuration and registers everything. Returns -1 to stop the start of the proxy.
 pub unsafe extern "C" fn initialise() -> c_int {
@@ -29,8 +33,8 @@ pub unsafe extern "C" fn initialise() -> c_int {
         }
         // SAFETY: host functions that are meant for mod_init; the KEMI list is created once for all modules.
         let announced = unsafe {
-            let workers =
-                config.resume_workers as c_int + if wants_events() { config.event_workers as c_int } else { 0 };
+            let workers = config.resume_workers as c_int
+                + if wanted_events().has_any() { config.event_workers as c_int } else { 0 };
             sys::cfg_register_child(workers);
             sys::sr_kemi_cbname_list_init() >= 0 && sys::register_procs(1 + workers) >= 0
         };
@@ -57,7 +61,7 @@ fn make_region() -> c_int {
     let processes = usize::try_from(unsafe { sys::get_max_procs() }).unwrap_or(0);
     match REGION.get_or_try_init(|| preflight::create_region(parameters::config(), processes)) {
         Ok(region) => {
-            region.set_event_routes(events::wants(DEBITED), events::wants(FAILED));
+            region.set_event_routes(wanted_events());
             0
         }
         Err(error) => {
@@ -67,9 +71,10 @@ fn make_region() -> c_int {
     }
 }
 
-/// Whether the script has an event route or a KEMI callback.
-fn wants_events() -> bool {
-    events::wants(DEBITED) || events::wants(FAILED)
+/// Returns the events that the script handles, by event routes or a KEMI callback.
+fn wanted_events() -> EventRoutes {
+    let [debited, failed, low_balance] = [DEBITED, FAILED, LOW_BALANCE].map(events::wants);
+    EventRoutes { debited, failed, low_balance }
 }
 
 /// Forks the supervisor, the resume workers and, if the script has event routes, the event workers.
@@ -88,7 +93,7 @@ fn fork_processes() -> c_int {
             _ => {}
         }
         let resume_workers = (0..region.resume_workers()).map(Process::Resume);
-        let events = (0..if wants_events() { region.event_workers() } else { 0 }).map(Process::Events);
+        let events = (0..if wanted_events().has_any() { region.event_workers() } else { 0 }).map(Process::Events);
         for process in resume_workers.chain(events) {
             let name = CString::new(process.to_string()).unwrap_or_default().into_raw();
             match sys::fork_process(sys::PROC_RPC, name, 1) {

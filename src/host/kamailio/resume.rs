@@ -1,7 +1,7 @@
 //! Resume workers and event workers: processes of the host that take notifications of the engine and run the script's routes.
 
 use super::continuation::Continuation;
-use super::lifecycle::{DEBITED, FAILED};
+use super::lifecycle::{DEBITED, FAILED, LOW_BALANCE};
 use super::tm::{TransactionId, tm};
 use super::{REGION, bindings as sys, events, variables};
 use crate::charge::event::Suspended;
@@ -38,12 +38,14 @@ fn serve(region: &Region, process: Process, notification: &Notification<'_>) {
         Kind::Verdict { suspended, .. } => Continuation::from_suspended(suspended).to_string(),
         Kind::Debited { .. } => events::name(DEBITED),
         Kind::Failed => events::name(FAILED),
+        Kind::LowBalance => events::name(LOW_BALANCE),
     };
     let _running = Running::begin(region, process, &format!("{route} for {}", notification.call_id));
     variables::with(notification, || match notification.kind {
         Kind::Verdict { suspended, .. } => continue_transaction(suspended),
         Kind::Debited { .. } => events::run(DEBITED),
         Kind::Failed => events::run(FAILED),
+        Kind::LowBalance => events::run(LOW_BALANCE),
     });
 }
 

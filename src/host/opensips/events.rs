@@ -1,4 +1,4 @@
-//! Events of the host's event interface: `E_IMCHARGE_DEBITED` and `E_IMCHARGE_FAILED`.
+//! Events of the host's event interface: `E_IMCHARGE_DEBITED`, `E_IMCHARGE_FAILED` and `E_IMCHARGE_LOW_BALANCE`.
 //!
 //! Their parameters have the names of the variables. Integers that do not fit into the host's 32 bits become text.
 
@@ -15,8 +15,8 @@ use std::time::Duration;
 /// Longest wait for a notification.
 const SLEEP_MAX: Duration = Duration::from_secs(1);
 
-/// The host's numbers of the two events.
-static EVENTS: OnceLock<[sys::event_id_t; 2]> = OnceLock::new();
+/// The host's numbers of the events: debited, failed, low balance.
+static EVENTS: OnceLock<[sys::event_id_t; 3]> = OnceLock::new();
 
 /// Publishes the events. `false`: the host refused. Only in mod_init.
 pub fn register() -> bool {
@@ -30,7 +30,7 @@ pub fn register() -> bool {
             }
         }
     };
-    let events = [c"E_IMCHARGE_DEBITED", c"E_IMCHARGE_FAILED"].map(publish);
+    let events = [c"E_IMCHARGE_DEBITED", c"E_IMCHARGE_FAILED", c"E_IMCHARGE_LOW_BALANCE"].map(publish);
     events.iter().all(|event| *event >= 0) && EVENTS.set(events).is_ok()
 }
 
@@ -58,9 +58,10 @@ pub unsafe extern "C" fn work(index: c_int) {
 
 /// Raises the event of a notification, if it has subscribers.
 fn raise(notification: &Notification<'_>) {
-    let Some([debited, failed]) = EVENTS.get() else { return };
+    let Some([debited, failed, low_balance]) = EVENTS.get() else { return };
     let event = match notification.kind {
         Kind::Debited { .. } => *debited,
+        Kind::LowBalance => *low_balance,
         _ => *failed,
     };
     // SAFETY: the host's functions on its own list. The list points to names and values until the event is dispatched; all

@@ -6,6 +6,7 @@ use crate::engine::preflight;
 use crate::engine::supervisor::supervise;
 use crate::guard::guard;
 use crate::host::{logger, signals};
+use crate::shm::notification::EventRoutes;
 use std::ffi::c_int;
 
 /// Checks the configuration and registers everything. Calls `set_workers` with the numbers of resume workers and event workers.
@@ -66,7 +67,7 @@ unsafe extern "C" fn make_region() -> c_int {
         match REGION.get_or_try_init(|| preflight::create_region(parameters::config(), processes)) {
             Ok(region) => {
                 // Subscribers may come at any time.
-                region.set_event_routes(true, true);
+                region.set_event_routes(EventRoutes::ALL);
                 0
             }
             Err(error) => {

@@ -5,7 +5,7 @@ use crate::shm::sync::{AtomicU32, AtomicU64, Ordering};
 use crate::shm::wakeup::EngineWaker;
 
 /// Identifies the layout: a file with another value is not read. Its last digit counts the layouts.
-pub const MAGIC: u64 = 0x696d_6368_6172_0010;
+pub const MAGIC: u64 = 0x696d_6368_6172_0011;
 
 #[repr(C, align(64))]
 pub(crate) struct Header {
@@ -29,7 +29,7 @@ pub(crate) struct Header {
     pub beats: AtomicU64,
     /// 1 when the engine has finished its start.
     pub engine_ready: AtomicU32,
-    /// Event routes that the script has: debited 1, failed 2.
+    /// Event routes that the script has, as [`EventRoutes::to_bits`](crate::shm::notification::EventRoutes::to_bits).
     pub event_routes: AtomicU32,
     /// Price and kind of the tariff for new sessions.
     pub tariff: AtomicU64,
