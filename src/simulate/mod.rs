@@ -51,6 +51,8 @@ pub enum InjectedBug {
     RestOfStoppedPasses,
     /// An INVITE is granted although workers do not find its slot in the gate.
     GrantedWithoutSlot,
+    /// A top-up counts each time that its command is repeated.
+    ReferenceIgnored,
     /// The engine does not learn that a message is complete, so that an abort after its last octet counts.
     EndOfMessageUnreported,
     /// The BYE of one dialog of a forked INVITE ends the session.

@@ -39,7 +39,7 @@ pub enum Fault {
     LyingDisk,
 }
 
-const FAULTS: [Fault; 15] = [
+const FAULTS: [Fault; 16] = [
     Fault::InjectedBug(InjectedBug::PublishedBeforeCommit),
     Fault::InjectedBug(InjectedBug::AskedBeforeSync),
     Fault::InjectedBug(InjectedBug::KeyWithoutMessageId),
@@ -54,6 +54,7 @@ const FAULTS: [Fault; 15] = [
     Fault::InjectedBug(InjectedBug::LegEndsSession),
     Fault::InjectedBug(InjectedBug::AnyAnswerBinds),
     Fault::InjectedBug(InjectedBug::FreeContentCharged),
+    Fault::InjectedBug(InjectedBug::ReferenceIgnored),
     Fault::LyingDisk,
 ];
 

@@ -1,5 +1,6 @@
 //! One run of a seed: a proxy with its engine, its calls and its faults, on a simulated machine.
 
+mod accounts;
 mod checks;
 mod dialogs;
 mod faults;
@@ -16,6 +17,7 @@ use crate::dialog::{Exchange, Leg, Writing};
 use crate::disk;
 use crate::network::Network;
 use crate::records::Billing;
+use accounts::TopUp;
 use imcharge::charge::tariff::{Per, Tariff};
 use imcharge::charge::time::Time;
 use imcharge::config::Config;
@@ -151,6 +153,8 @@ enum Step {
     ServerRequest,
     /// An operator handles held-back debits.
     Operator,
+    /// An operator tops up an account.
+    TopUp(usize),
     InjectFault,
     /// The faults of disk and OCS end.
     Repair,
@@ -188,6 +192,7 @@ pub struct World<'a> {
     region: Option<Arc<Region>>,
     workers: Vec<Worker>,
     resumers: Vec<NotificationReader>,
+    event_worker: Option<NotificationReader>,
     /// Until when the script of each resume worker blocks.
     resumers_block_until: [u64; RESUMERS as usize],
     engine: Option<Engine>,
@@ -206,6 +211,12 @@ pub struct World<'a> {
     queue: BinaryHeap<Reverse<(u64, u64, Step)>>,
     sequence: u64,
     balances: Vec<(String, i64)>,
+    top_ups: Vec<TopUp>,
+    /// Low-balance events that were taken.
+    low_balances: u64,
+    /// Whether a host has ended, and whether the power has failed.
+    has_left_host: bool,
+    has_lost_power: bool,
     /// Whether the OCS may have to refuse for lack of credit.
     is_short: bool,
     violations: Vec<String>,
@@ -298,6 +309,7 @@ impl<'a> World<'a> {
             region: None,
             workers: Vec::new(),
             resumers: Vec::new(),
+            event_worker: None,
             resumers_block_until: [0; RESUMERS as usize],
             engine: None,
             watchdog: Watchdog::new(Time(0)),
@@ -310,6 +322,10 @@ impl<'a> World<'a> {
             queue: BinaryHeap::new(),
             sequence: 0,
             balances,
+            top_ups: Vec::new(),
+            low_balances: 0,
+            has_left_host: false,
+            has_lost_power: false,
             is_short,
             violations: Vec::new(),
             billing: Billing::default(),
@@ -325,17 +341,8 @@ impl<'a> World<'a> {
         };
         world.create_accounts();
         world.random_calls();
+        world.plan_top_ups();
         world
-    }
-
-    /// Creates the accounts in the ledger.
-    fn create_accounts(&self) {
-        imcharge::engine::store::Store::check(&self.config.state_dir).expect("a new ledger");
-        let ledger = self.ledger();
-        for (name, balance) in &self.balances {
-            let sql = "INSERT INTO accounts(id, balance) VALUES(?1, ?2)";
-            ledger.execute(sql, (name, balance)).expect("an account");
-        }
     }
 
     fn ledger(&self) -> rusqlite::Connection {
@@ -575,6 +582,7 @@ impl<'a> World<'a> {
             Step::Resume => self.read_notifications(),
             Step::Network => self.carry_octets(),
             Step::ServerRequest => self.network.borrow_mut().send_server_request(),
+            Step::TopUp(number) => self.top_up(number),
             Step::InjectFault => self.inject_fault(),
             Step::Repair => self.repair(),
             Step::Invite(call) => self.invite(call),

@@ -9,6 +9,7 @@ use crate::engine::store::change::{BalanceChange, BalanceKind, Change};
 use crate::engine::tick::Tick;
 use crate::shm::record::{AccountChange, CommandResult, Reply};
 use crate::shm::statistic::Statistic;
+use crate::simulate::{self, InjectedBug};
 
 /// Who changes balances when no operator does.
 const BY_IMCHARGE: &str = "imcharge";
@@ -25,6 +26,7 @@ pub(super) struct AccountCommand<'a> {
 pub(super) fn change_account(tick: &mut Tick<'_>, command: &AccountCommand<'_>) -> Result<Reply, StoreError> {
     let AccountCommand { id, change, reference, by } = *command;
     if let AccountChange::Add(amount) = change
+        && !simulate::is_injected(InjectedBug::ReferenceIgnored)
         && let Some((first, account)) = tick.store.added(id, reference)?
     {
         let is_same = first == amount;

@@ -240,7 +240,8 @@ impl World<'_> {
             |sql: &str, name: &str| -> i64 { ledger.query_row(sql, [name], |row| row.get(0)).expect("a number") };
         let network = self.network.borrow();
         let is_distant = !self.config.enabler.capabilities.keeps_accounts;
-        for (name, initial) in &self.balances {
+        for (name, created_with) in &self.balances {
+            let initial = created_with + self.topped_up(name);
             // An OCS that counts octets rounds nothing.
             let counted = match (is_distant, self.config.unit) {
                 (true, Unit::Octets) => "octets",
@@ -248,18 +249,18 @@ impl World<'_> {
             };
             let debited = "FROM debits WHERE account=?1 AND refunded_at IS NULL";
             let debited = number(&format!("SELECT coalesce(sum({counted}), 0) {debited}"), name);
-            let (balance, held, taken) = match is_distant {
+            let (balance, held, taken, limit) = match is_distant {
                 true => {
                     let found = network.ocs.accounts.iter().find(|(known, _)| known == name);
                     let account = found.map(|(_, account)| *account).unwrap_or_default();
-                    (account.balance, account.held, account.debited)
+                    (account.balance, account.held, account.debited, 0)
                 }
                 false => {
                     let of = |column: &str| number(&format!("SELECT {column} FROM accounts WHERE id=?1"), name);
-                    (of("balance"), of("held"), of("debited"))
+                    (of("balance"), of("held"), of("debited"), of("credit_limit"))
                 }
             };
-            if (held, taken, balance) != (0, debited, initial - debited) || balance < 0 {
+            if (held, taken, balance) != (0, debited, initial - debited) || balance < -limit {
                 return Err(format!(
                     "{name} of {initial}: balance {balance}, held {held}, debited {taken}, the history says {debited} \
                      ({})",
@@ -269,7 +270,7 @@ impl World<'_> {
         }
         let holds: i64 = ledger.query_row("SELECT count(*) FROM holds", [], |row| row.get(0)).expect("a table");
         match holds {
-            0 => Ok(()),
+            0 => self.check_history(),
             holds => Err(format!("{holds} holds are left")),
         }
     }

@@ -10,7 +10,7 @@ use imcharge::engine::Engine;
 use imcharge::engine::preflight;
 use imcharge::engine::store::SYNC_DELAY;
 use imcharge::engine::watchdog::{Action, Ended, Observation, Watchdog};
-use imcharge::shm::notification::{Kind, NotificationReader, Outcome};
+use imcharge::shm::notification::{EventRoutes, Kind, NotificationReader, Outcome};
 use imcharge::shm::record::Command;
 use imcharge::shm::region::{EngineState, Lane, Region};
 use imcharge::shm::statistic::Statistic;
@@ -68,6 +68,8 @@ impl World<'_> {
         self.resumers = (0..RESUMERS as usize)
             .map(|resumer| NotificationReader::attach(&region, resumer).expect("not attached yet"))
             .collect();
+        region.set_event_routes(EventRoutes { low_balance: true, ..EventRoutes::default() });
+        self.event_worker = Some(NotificationReader::attach_to_events(&region, 0).expect("not attached yet"));
         self.tariffs.insert(region.instance(), self.config.tariff);
         let instance = region.instance();
         self.region = Some(region);
@@ -187,6 +189,7 @@ impl World<'_> {
         }
         self.machine.dead.set(false);
         if death == Death::Machine {
+            self.has_lost_power = true;
             self.lose_rings();
         }
         match death {
@@ -255,6 +258,9 @@ impl World<'_> {
         if is_any_free && self.region().queue(Lane::Verdicts).used() > 0 {
             self.violations.push("a verdict waits while a resume worker is free".into());
         }
+        if let Some(event_worker) = &mut self.event_worker {
+            while event_worker.next(|event| self.low_balances += u64::from(event.kind == Kind::LowBalance)) {}
+        }
         for (suspended, result, is_merged) in verdicts {
             let number = suspended.index as usize;
             if suspended.label == OTHER_PATH {
@@ -318,6 +324,7 @@ impl World<'_> {
         self.count_refusals();
         self.workers.clear();
         self.resumers.clear();
+        (self.event_worker, self.has_left_host) = (None, true);
         self.region = None;
         self.network.borrow_mut().cut(&PEERS.map(|peer| peer.1));
         for call in &mut self.calls {

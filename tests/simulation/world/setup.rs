@@ -42,6 +42,9 @@ pub fn configure(random: &mut fastrand::Rng, state: &Path) -> Config {
             ("model", if random.u8(0..6) == 0 { "immediate" } else { "reserve" }),
         ]);
     }
+    if !is_distant && random.bool() {
+        set.push(("low_balance", random.choice(["5", "30", "20%", "50%"]).unwrap_or("5")));
+    }
     let peers = PEERS.map(|(name, port)| format!("host={name};address=127.0.0.1:{port}"));
     if is_distant {
         set.extend(peers.iter().take(random.usize(1..=2)).map(|peer| ("peer", peer.as_str())));
