@@ -13,7 +13,7 @@
 use imcharge::charge::ch2::SessionKey;
 use imcharge::charge::content::ContentClass;
 use imcharge::charge::event::Direction;
-use imcharge::charge::tariff::Per;
+use imcharge::charge::tariff::Weight;
 use imcharge::charge::time::Time;
 use imcharge::shm::gate::{
     Bound, Chained, Chunk, ChunkDecision, FrameSession, FreeClaim, Index, Opening, Side, Slot, Stream, StreamRecord,
@@ -228,8 +228,8 @@ impl TableMemory {
 /// What session `number` is opened with.
 fn opening(number: u64) -> Opening {
     let name = number << 24 | number;
-    let (direction, per) = (Direction::Pull, Per::Message);
-    Opening { session: SessionKey(number, number), name, inviting_tag: number, direction, per }
+    let (direction, weights) = (Direction::Pull, [Weight { message: 1, kilobyte: 0 }; 4]);
+    Opening { session: SessionKey(number, number), name, inviting_tag: number, direction, weights }
 }
 
 fn open(memory: &TableMemory, number: u64) -> bool {

@@ -4,10 +4,10 @@
 use super::Choices;
 use imcharge::charge::ch2::{Denial, Operation, Request, Response, SessionKey};
 use imcharge::charge::content::ContentClass;
-use imcharge::charge::event::{Direction, Event};
+use imcharge::charge::event::{Direction, Event, Reserve};
 use imcharge::charge::policy::Policy;
 use imcharge::charge::session::{Output, Session};
-use imcharge::charge::tariff::{Per, Quota, Tariff};
+use imcharge::charge::tariff::{PriceList, Quota, Tariff, Weight};
 use imcharge::charge::time::Time;
 use imcharge::shm::gate::{
     Chained, Chunk, ChunkDecision, FrameSession, FreeClaim, Index, Opening, Side, Slot, Stream, StreamRecord,
@@ -216,12 +216,14 @@ fn read_record(bytes: &[u8], session: &mut Option<Session>) {
 
 /// Feeds an event, answers what is asked, and lets the time come that the session waits for.
 fn step(session: &mut Option<Session>, event: &Event<'_>, at: Time) {
-    let tariff = |messages: u32| match messages % 2 {
-        0 => Tariff { per: Per::Message, price: u32::MAX },
-        _ => Tariff { per: Per::Kilobyte, price: u32::MAX },
+    let most = |message, kilobyte| Tariff { message, kilobyte };
+    let prices = |reserve: &Reserve<'_>| match reserve.messages % 3 {
+        0 => PriceList::new([most(u32::MAX, 0); 4], reserve.recipients),
+        1 => PriceList::new([most(0, u32::MAX); 4], reserve.recipients),
+        _ => PriceList::new([most(1, 0), most(u32::MAX, u32::MAX), most(0, 1), most(3, 2)], reserve.recipients),
     };
     if let (None, Event::Reserve(reserve)) = (&session, event) {
-        *session = Some(Session::open(SessionKey(1, 2), reserve, tariff(reserve.messages), Policy::default(), 0, at));
+        *session = Some(Session::open(SessionKey(1, 2), reserve, prices(reserve), Policy::default(), 0, at));
     }
     let Some(session) = session else { return };
     session.on_event(event, at);
@@ -353,13 +355,18 @@ fn hash(choices: &mut Choices<'_>) -> u64 {
     u64::from(octet & 15) << 40 | u64::from(octet >> 4)
 }
 
+const WEIGHT: Weight = Weight { message: 0, kilobyte: 1 };
+
 fn open(table: &Table<'_>, at: u32, name: u64) {
     let session = SessionKey(name + 1, 1);
-    let opening = Opening { session, name, inviting_tag: 5, direction: Direction::Push, per: Per::Kilobyte };
+    let opening = Opening { session, name, inviting_tag: 5, direction: Direction::Push, weights: [WEIGHT; 4] };
     if table.claim(at, &opening) {
         table.open(at, &opening);
         let slot = &table.slots[at as usize];
-        assert_eq!((slot.session(), slot.direction(), slot.per()), (Some(session), Direction::Push, Per::Kilobyte));
+        assert_eq!(
+            (slot.session(), slot.direction(), slot.weight(ContentClass::File)),
+            (Some(session), Direction::Push, WEIGHT)
+        );
         assert!(slot.counters() == (0, 0) && slot.is_inviting_tag(5));
         assert!(table.slot_of_session(name, session).is_some(), "an open slot is found");
     }
@@ -398,11 +405,11 @@ fn pass(table: &Table<'_>, at: u32, hash: u64, choices: &mut Choices<'_>) {
         start: if is_first { 1 } else { choices.u64() },
         octets,
         is_last: choices.flag(),
-        class: ContentClass::Text,
+        class: ContentClass::ALL[usize::from(choices.octet()) % 4],
         free,
     };
     match table.decide(at, session, &chunk) {
-        ChunkDecision::Charged { .. } | ChunkDecision::AlreadyPaid => {
+        ChunkDecision::Charged { .. } | ChunkDecision::AlreadyPaid { .. } => {
             assert!(table.is_paid(at, session, hash), "what passes is paid for");
         }
         ChunkDecision::Free => {

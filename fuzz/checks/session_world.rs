@@ -8,7 +8,7 @@ use imcharge::charge::event::{Direction, Event, FailureReport, Flag, Reserve, Se
 use imcharge::charge::policy::{Policy, Resend, Settle};
 use imcharge::charge::service::Service;
 use imcharge::charge::session::{Output, Session};
-use imcharge::charge::tariff::{Per, Tariff};
+use imcharge::charge::tariff::{PriceList, Tariff};
 use imcharge::charge::time::Time;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -175,9 +175,9 @@ impl World {
             suspended: Suspended::default(),
             inviting_tag: 0,
         };
-        let tariff = Tariff { per: Per::Message, price: PRICE };
+        let prices = PriceList::from(Tariff { message: PRICE, kilobyte: 0 });
         let now = Time(1_000_000_000);
-        let session = Session::open(SessionKey(1, 2), &reserve, tariff, policy, 0, now);
+        let session = Session::open(SessionKey(1, 2), &reserve, prices, policy, 0, now);
         let mut world = World {
             stored: session.clone(),
             parts: BTreeMap::new(),
@@ -546,7 +546,7 @@ fn sent(message_id: &str, part: Part, transaction: u8, taken: u32, connection: u
         failure_report: FailureReport::Yes,
         success_report: transaction.is_multiple_of(2),
         taken,
-        class: (taken > 0).then_some(ContentClass::Text),
+        class: ContentClass::Text,
         connection,
     }
 }

@@ -383,7 +383,7 @@ impl Call<'_> {
     pub(super) fn reload(&mut self) -> Result<Value, CommandError> {
         let mut config = self.region.config.clone();
         if !self.text(0).is_empty() {
-            let accepted = "message:PRICE or kilobyte:PRICE, PRICE 1 to 1000000000";
+            let accepted = "a tariff: message:PRICE, kilobyte:PRICE or both with '+'";
             config.tariff = self.text(0).parse().map_err(|_: InvalidTariff| self.wrong(0, accepted))?;
             config.check().map_err(|error| self.fails(400, error.to_string()))?;
         }

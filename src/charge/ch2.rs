@@ -5,7 +5,7 @@ use super::account::AccountId;
 use super::content::ContentClass;
 use super::policy::OnFailure;
 use super::service::Service;
-use super::tariff::{Quota, Tariff, Units};
+use super::tariff::{Measure, Quota, Units};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::sync::Arc;
@@ -92,8 +92,8 @@ pub struct Request {
     pub service: Service,
     /// Number of recipients of each message; 0: unknown, counts as one.
     pub recipients: u32,
-    /// The tariff pinned when the session was opened.
-    pub tariff: Tariff,
+    /// What the session's quota counts, and its price, pinned when the session was opened.
+    pub measure: Measure,
     /// The reservation that the request uses.
     pub reservation: Reservation,
     /// Whether the enabler may have received the request before.
@@ -168,7 +168,7 @@ pub enum Operation {
         octets: u64,
         /// Class of the content.
         class: ContentClass,
-        /// Price in units of the account, by the pinned tariff.
+        /// Price in units of the account, by the pinned prices.
         units: Units,
         /// Quota that the message uses.
         quota: Quota,
@@ -185,7 +185,7 @@ pub enum Operation {
         octets: u64,
         /// Class of the content.
         class: ContentClass,
-        /// Units to refund, by the pinned tariff.
+        /// Units to refund, by the pinned prices.
         units: Units,
         /// Quota to refund.
         quota: Quota,

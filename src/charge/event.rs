@@ -239,9 +239,8 @@ pub struct Sent<'a> {
     pub success_report: bool,
     /// What the gate took from the grant for this chunk; 0 if it was paid before.
     pub taken: u32,
-    /// Class of the message, in the chunk that opened it at the gate. The others do not repeat it: of a later chunk, the
-    /// class is not always known.
-    pub class: Option<ContentClass>,
+    /// Class of the message: that of the chunk that opened it at the gate.
+    pub class: ContentClass,
     /// The connection it arrived on; 0 if the host does not report it.
     pub connection: u64,
 }

@@ -9,7 +9,7 @@ pub use parameters::{PARAMETERS, Parameter, ParameterHost, ParameterType};
 pub use records::{RecordFormat, RecordSettings};
 
 use crate::charge::policy::{Model, Policy};
-use crate::charge::tariff::{Per, Tariff, Unit};
+use crate::charge::tariff::{Tariff, Unit};
 use crate::config::free_content::FreeContent;
 use crate::config::im_servers::ImServers;
 pub use crate::enabler::BALANCE_MAX;
@@ -163,11 +163,11 @@ impl Config {
             return Err(ConfigError::conflict("low_balance", &low_balance.to_string(), &with, "not to be set"));
         }
         let tariff = self.tariff.to_string();
-        match (self.unit, self.tariff.per) {
-            (Unit::Message, Per::Kilobyte) => {
+        match self.unit {
+            Unit::Message if self.tariff.kilobyte > 0 => {
                 Err(ConfigError::conflict("tariff", &tariff, "unit=message", "message:PRICE"))
             }
-            (Unit::Octets, Per::Message) => {
+            Unit::Octets if self.tariff.message > 0 => {
                 Err(ConfigError::conflict("tariff", &tariff, "unit=octets", "kilobyte:PRICE"))
             }
             _ => Ok(self.enabler.check(&self.enabler_settings())?),
@@ -192,7 +192,7 @@ impl Default for Config {
             subscriber: Subscriber::Asserted,
             direction: DirectionRule::Asserted,
             identity: Preference::First,
-            tariff: Tariff { per: Per::Message, price: 1 },
+            tariff: Tariff { message: 1, kilobyte: 0 },
             unit: Unit::Message,
             free_content: FreeContent::default(),
             free_content_max: 16_384,

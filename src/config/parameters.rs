@@ -171,7 +171,7 @@ pub const PARAMETERS: &[Parameter] = &[
         c"tariff",
         Text,
         Some("message:1"),
-        "message:PRICE or kilobyte:PRICE, PRICE 1 to 1000000000",
+        "message:PRICE, kilobyte:PRICE or message:PRICE+kilobyte:PRICE, PRICE 1 to 1000000000",
         "What a message costs, in units of the account.",
         |config, text| store(&mut config.tariff, text.parse().ok()),
     ),

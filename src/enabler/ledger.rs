@@ -95,11 +95,11 @@ struct SessionAccount {
 impl SessionAccount {
     /// Reserves as much of `quota` as the account can pay for. Denied if that is nothing.
     fn reserve(self, request: &Request, quota: Quota) -> Option<AccountUpdate> {
-        let granted = affordable(self.account.available()?, quota, request.tariff.price_of(Quota(1)));
+        let granted = affordable(self.account.available()?, quota, request.measure.price_of(Quota(1)));
         if granted.0 == 0 && quota.0 > 0 {
             return Some(refused(Denial::NoCredit));
         }
-        let units = signed(request.tariff.price_of(granted));
+        let units = signed(request.measure.price_of(granted));
         let after = self.hold(units)?;
         after.into_update(Response::granted(granted, Some(after.account.balance)), 0, true)
     }
@@ -199,7 +199,7 @@ fn overflow(request: &Request) -> AccountUpdate {
 
 /// Units that the reservation of a request holds before the request.
 fn reserved(request: &Request) -> i64 {
-    signed(request.tariff.price_of(request.reservation.outstanding()))
+    signed(request.measure.price_of(request.reservation.outstanding()))
 }
 
 /// How much of `wanted` the available units pay for.

@@ -156,7 +156,7 @@ mod tests {
             failure_report: FailureReport::Yes,
             success_report: false,
             taken: 1,
-            class: Some(ContentClass::Text),
+            class: ContentClass::Text,
             connection: 0,
         };
         session.on_event(&Event::Sent(sent), s(at));

@@ -39,7 +39,7 @@ pub use streams::{OWN_RECORDS, STREAMS_MAX, Stream, StreamRecord, StreamState, S
 use super::sync::AtomicU64;
 use crate::charge::ch2::SessionKey;
 use crate::charge::event::Direction;
-use crate::charge::tariff::Per;
+use crate::charge::tariff::Weight;
 
 /// Minimum time between closing a slot's gate and its reuse, seconds.
 pub const REUSE_AFTER_SECONDS: u32 = 2;
@@ -106,8 +106,9 @@ pub struct Opening {
     pub inviting_tag: u64,
     /// Which side has the messages.
     pub direction: Direction,
-    /// Unit of the tariff.
-    pub per: Per,
+    /// What messages of each class take from the grant, in the order of
+    /// [`ContentClass::ALL`](crate::charge::content::ContentClass::ALL).
+    pub weights: [Weight; 4],
 }
 
 /// The gate is full, or the session has used up its share.
@@ -122,7 +123,7 @@ pub struct Table<'a> {
     pub names: Chained<'a>,
     /// Records of the streams.
     pub streams: &'a [StreamRecord],
-    /// Messages after the first [`NOTES`] of a session, and all messages of sessions charged by kilobyte.
+    /// Messages after the first [`NOTES`] of a session, and all messages of sessions in which size has a price.
     pub messages: Chained<'a>,
     /// For each entry of `messages`: what of the message has passed.
     pub passed: &'a [AtomicU64],

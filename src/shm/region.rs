@@ -41,7 +41,7 @@ use super::script_runs::{Process, Run, SLOW};
 use super::statistic::Statistic;
 use super::sync::{AtomicU32, AtomicU64, Ordering};
 use super::wakeup::{ASLEEP, WakeWord, wake_some};
-use crate::charge::tariff::{Per, Tariff};
+use crate::charge::tariff::Tariff;
 use crate::charge::time::Time;
 use crate::config::Config;
 use layout::{Layout, Sizes};
@@ -237,15 +237,14 @@ impl Region {
 
     /// Sets the tariff of sessions opened from now on.
     pub fn set_tariff(&self, tariff: Tariff) {
-        let kilobyte = u64::from(tariff.per == Per::Kilobyte) << 32;
-        self.map.header().tariff.store(kilobyte | u64::from(tariff.price), Ordering::Release);
+        let word = u64::from(tariff.message) << 32 | u64::from(tariff.kilobyte);
+        self.map.header().tariff.store(word, Ordering::Release);
     }
 
     /// Returns the tariff for new sessions.
     pub fn tariff(&self) -> Tariff {
         let word = self.map.header().tariff.load(Ordering::Acquire);
-        let per = if word >> 32 == 0 { Per::Message } else { Per::Kilobyte };
-        Tariff { per, price: word as u32 }
+        Tariff { message: (word >> 32) as u32, kilobyte: word as u32 }
     }
 
     /// Number of event rings.

@@ -2,8 +2,9 @@
 
 use super::{FrameDecision, Urgency, Worker};
 use crate::charge::ch2::SessionKey;
+use crate::charge::content::ContentClass;
 use crate::charge::event::{Event, FailureReport, Flag, Sent, Stop, transaction_hash};
-use crate::charge::tariff::Per;
+use crate::charge::tariff::Weight;
 use crate::shm::clock;
 use crate::shm::gate::{Bound, Chunk, ChunkDecision, FrameSession, Side};
 use crate::shm::log_limit::ONE_A_MINUTE;
@@ -332,16 +333,15 @@ impl Worker {
         let decision = table.decide(at, session, &chunk);
         crash_point();
         let stop = match decision {
-            ChunkDecision::Charged { amount, left, is_new } => {
-                let per = table.slots[at as usize].per();
-                let class = is_new.then_some(chunk.class);
-                let urgency = if must_wake_engine(per, left, amount) { Urgency::Now } else { Urgency::Soon };
+            ChunkDecision::Charged { amount, left, class } => {
+                let weight = table.slots[at as usize].weight(class);
+                let urgency = if must_wake_engine(weight, left, amount) { Urgency::Now } else { Urgency::Soon };
                 self.push_event(session, Event::Sent(Sent { taken: amount, class, ..sent }), 0, urgency);
                 self.expect_response(at, frame, ends);
                 return FrameDecision::Pass;
             }
-            ChunkDecision::AlreadyPaid => {
-                self.push_event(session, Event::Sent(sent), 0, Urgency::Soon);
+            ChunkDecision::AlreadyPaid { class } => {
+                self.push_event(session, Event::Sent(Sent { class, ..sent }), 0, Urgency::Soon);
                 self.expect_response(at, frame, ends);
                 return FrameDecision::Pass;
             }
@@ -455,19 +455,19 @@ fn sent<'a>(message_id: &'a str, frame: &msrp::Frame<'a>, taken: u32, connection
         },
         success_report: frame.success_report,
         taken,
-        class: None,
+        class: ContentClass::Other,
         connection,
     }
 }
 
 /// Whether the engine must be woken after a frame has taken units: it may have to request more, and a fast sender sends a
-/// hundred messages before the engine's next tick. Every 32 messages, every 8 if few are left, and when none is left.
-fn must_wake_engine(per: Per, left: u32, amount: u32) -> bool {
-    let step = match (per, left) {
-        (_, 0) => return true,
-        (Per::Message, ..32) => 8,
-        (Per::Message, _) => 32,
-        (Per::Kilobyte, _) => 128,
-    };
+/// hundred messages before the engine's next tick. Every 32 messages, every 8 if few are left or their size has a price
+/// (then of 16 kilobytes each), and when less than one is left.
+fn must_wake_engine(weight: Weight, left: u32, amount: u32) -> bool {
+    let messages = |count: u32| weight.of_kilobytes(16).0.saturating_mul(count).max(1);
+    if left < weight.of_octets(0).0 {
+        return true;
+    }
+    let step = if weight.kilobyte == 0 && left >= messages(32) { messages(32) } else { messages(8) };
     left / step != left.saturating_add(amount) / step
 }

@@ -18,7 +18,7 @@ use crate::disk;
 use crate::network::Network;
 use crate::records::Billing;
 use accounts::TopUp;
-use imcharge::charge::tariff::{Per, Tariff};
+use imcharge::charge::tariff::Tariff;
 use imcharge::charge::time::Time;
 use imcharge::config::Config;
 use imcharge::engine::Engine;
@@ -453,7 +453,7 @@ impl<'a> World<'a> {
 
     fn random_message(&mut self, is_hostile: bool, forks: bool) -> Message {
         let random = &mut self.random;
-        let by_kilobyte = self.config.tariff.per == Per::Kilobyte;
+        let by_kilobyte = self.config.tariff.kilobyte > 0;
         let chunks = if random.bool() { 1 } else { random.u32(1..4) };
         Message {
             content: match random.u8(0..6) {

@@ -4,7 +4,8 @@
 //! them is stopped at the gate; the announced number was wrong then, and the session continues as one without a number.
 //! If fewer are granted, the rest of the announced number is requested ahead of need. With a tariff by size,
 //! [`RESERVED_KILOBYTES_PER_MESSAGE`] are reserved for each message, more if a message turns out to be larger, and the
-//! debit of the last announced message returns the rest.
+//! debit of the last announced message returns the rest. With prices that differ by class, each announced message counts
+//! as text, and one as the class that costs most.
 //!
 //! **The number is not announced.** A relay answers a SEND at once (RFC 4976, 6.4.1), so a server that waits for each
 //! response sends the next message within about 0.1 ms, long before an enabler could answer a request made then.
@@ -26,7 +27,7 @@ use super::messages::Messages;
 use super::rule::Rule;
 use crate::charge::event::{Flag, Sent};
 use crate::charge::policy::Model;
-use crate::charge::tariff::{Per, Quota, Tariff};
+use crate::charge::tariff::{PriceList, Quota, QuotaUnit, Weight};
 use serde::{Deserialize, Serialize};
 
 /// Messages kept granted ahead if their number is not announced.
@@ -36,7 +37,7 @@ const WINDOW_MESSAGES_MAX: u32 = 1024;
 /// Microseconds between two messages of the fastest server, with a margin: the time in which a host receives one, answers
 /// it and relays it.
 const MICROS_PER_MESSAGE: u64 = 75;
-/// Kilobytes kept granted for each message of the window; stored messages are smaller on average.
+/// Kilobytes kept granted for each message of the window if size has a price; stored messages are smaller on average.
 const WINDOW_KILOBYTES_PER_MESSAGE: u32 = 8;
 /// Kilobytes reserved for each announced message, and requested when a message was stopped: more than the largest frame
 /// that a host accepts.
@@ -61,12 +62,11 @@ pub(super) struct Ahead {
 
 impl Ahead {
     /// Demand of an INVITE that announces this many messages. If nothing is reserved, the quota is what may be unpaid.
-    pub(super) fn new(tariff: Tariff, model: Model, messages: u32) -> Ahead {
+    pub(super) fn new(prices: &PriceList, model: Model, messages: u32) -> Ahead {
         let mut ahead = Ahead { announced: messages, ..Ahead::default() };
-        let requested = match (tariff.per, messages, model) {
-            (_, 0, Model::Reserve | Model::Prepay) => ahead.window_quota(tariff),
-            (Per::Message, ..) => messages.max(1),
-            (Per::Kilobyte, ..) => messages.max(1).saturating_mul(RESERVED_KILOBYTES_PER_MESSAGE),
+        let requested = match (messages, model) {
+            (0, Model::Reserve | Model::Prepay) => ahead.window_quota(prices),
+            (messages, _) => reserved_quota(prices, messages.max(1)),
         };
         (ahead.requested, ahead.request_max) = (Quota(requested), Quota(requested));
         ahead
@@ -77,13 +77,9 @@ impl Ahead {
         Ahead { requested: quota, request_max: quota, ..Ahead::default() }
     }
 
-    /// What is kept granted if the number of messages is not announced, in units of the tariff's quota.
-    fn window_quota(&self, tariff: Tariff) -> u32 {
-        let messages = self.window.max(WINDOW_MESSAGES_MIN);
-        match tariff.per {
-            Per::Message => messages,
-            Per::Kilobyte => messages.saturating_mul(WINDOW_KILOBYTES_PER_MESSAGE),
-        }
+    /// What is kept granted if the number of messages is not announced.
+    fn window_quota(&self, prices: &PriceList) -> u32 {
+        prices.quota_of_messages(self.window.max(WINDOW_MESSAGES_MIN), WINDOW_KILOBYTES_PER_MESSAGE).0
     }
 
     /// The enabler has less than it had granted: the next request may have to do with `left`.
@@ -92,7 +88,7 @@ impl Ahead {
     }
 
     /// Adapts window and request size to a grant. `micros`: how long the enabler took, if known.
-    pub(super) fn adapt(&mut self, asked: Quota, granted: Quota, micros: Option<u64>, tariff: Tariff) {
+    pub(super) fn adapt(&mut self, asked: Quota, granted: Quota, micros: Option<u64>, prices: &PriceList) {
         if let Some(micros) = micros {
             let messages = u32::try_from(micros / MICROS_PER_MESSAGE).unwrap_or(u32::MAX);
             self.window = self.window.max(messages.min(WINDOW_MESSAGES_MAX));
@@ -100,26 +96,32 @@ impl Ahead {
         let is_whole = granted >= asked;
         self.partial_grant = if is_whole { Quota(0) } else { granted };
         if is_whole && asked >= self.request_max {
-            let most = self.window_quota(tariff).max(self.requested.0);
+            let most = self.window_quota(prices).max(self.requested.0);
             self.request_max = Quota(asked.0.saturating_mul(2).min(most));
         }
     }
 }
 
-/// Kilobytes of this SEND's message that are still to be sent after it; 0 if messages are counted.
-pub(super) fn kilobytes_to_come(sent: &Sent<'_>, tariff: Tariff) -> u32 {
-    if tariff.per == Per::Message || sent.flag != Flag::More {
+/// What is reserved for this many announced messages.
+fn reserved_quota(prices: &PriceList, messages: u32) -> u32 {
+    prices.quota_of_messages(messages, RESERVED_KILOBYTES_PER_MESSAGE).0
+}
+
+/// Quota of what is still to be sent of this SEND's message; 0 if its size has no price.
+pub(super) fn quota_to_come(sent: &Sent<'_>, prices: &PriceList) -> u32 {
+    let weight = prices.weight(sent.class);
+    if weight.kilobyte == 0 || sent.flag != Flag::More {
         return 0;
     }
     let end = sent.start.max(1).saturating_add(sent.octets).saturating_sub(1);
     let unknown = u64::from(RESERVED_KILOBYTES_PER_MESSAGE) * 1024;
     let rest = sent.total.map_or(unknown, |total| total.saturating_sub(end));
-    u32::try_from(rest.div_ceil(1024)).unwrap_or(u32::MAX)
+    Weight { message: 0, ..weight }.of_kilobytes(rest.div_ceil(1024)).0
 }
 
 impl Credit {
-    /// Requests more while enough is left for the SENDs that arrive until the answer. `to_come`: kilobytes of the current
-    /// message that are still to be sent.
+    /// Requests more while enough is left for the SENDs that arrive until the answer. `to_come`: what is still to be sent of
+    /// the current message.
     pub(super) fn ask_ahead(&mut self, to_come: u32, messages: &Messages, cx: &Context<'_>) {
         let is_unlimited =
             self.is_free_of_charge || cx.common.policy.model == Model::Immediate || cx.common.page.is_some();
@@ -134,37 +136,51 @@ impl Credit {
 
     /// Requests more for a SEND that was stopped at the gate.
     pub(super) fn want_beyond(&mut self, messages: &Messages, cx: &Context<'_>) {
-        let tariff = cx.common.tariff;
-        let so_far = match tariff.per {
-            Per::Message => self.granted().0,
-            Per::Kilobyte => self.messages_begun(messages, cx.common),
-        };
+        let prices = &cx.common.prices;
+        let so_far = self.announced_so_far(messages, cx.common);
         if self.ahead.announced > 0 && so_far >= self.ahead.announced {
             self.ahead.announced = 0;
-            self.ahead.request_max = Quota(self.ahead.window_quota(tariff));
+            self.ahead.request_max = Quota(self.ahead.window_quota(prices));
         }
-        let least = if tariff.per == Per::Kilobyte { RESERVED_KILOBYTES_PER_MESSAGE } else { 1 };
+        let least = reserved_quota(prices, 1);
         let missing = self.missing(least, messages, cx.common);
         self.want(Quota(missing.min(self.ahead.request_max.0).max(least)), Rule::BeyondGrant, cx);
     }
 
     /// How much should be requested now.
     fn missing(&self, to_come: u32, messages: &Messages, common: &Common) -> u32 {
+        let prices = &common.prices;
         let left = self.granted().0.saturating_sub(self.taken());
         let Ahead { announced, partial_grant, .. } = self.ahead;
-        let window = self.ahead.window_quota(common.tariff);
+        let window = self.ahead.window_quota(prices);
         // An enabler that grants in part has no more, or grants that much at a time.
         let low = if partial_grant.0 > 0 { partial_grant.0 / 2 } else { window - window / 4 };
-        match (announced, common.tariff.per) {
+        match (announced, prices.measure().unit) {
             (0, _) if left <= low => (window - left.min(window)).max(to_come.saturating_sub(left)).max(1),
             (0, _) => 0,
-            (announced, Per::Message) if left <= low => announced.saturating_sub(self.granted().0),
-            (_, Per::Message) => 0,
-            (announced, Per::Kilobyte) => {
-                let unsent = announced.saturating_sub(self.messages_begun(messages, common));
-                let reserve = unsent.saturating_mul(RESERVED_KILOBYTES_PER_MESSAGE);
-                if left < to_come { reserve.saturating_add(to_come).saturating_sub(left) } else { 0 }
+            (announced, QuotaUnit::Message) if left <= low => {
+                reserved_quota(prices, announced).saturating_sub(self.granted().0)
             }
+            (_, QuotaUnit::Message) => 0,
+            (announced, QuotaUnit::Kilobyte | QuotaUnit::AccountUnit) => {
+                let unsent = announced.saturating_sub(self.messages_begun(messages, common));
+                let reserve = reserved_quota(prices, unsent);
+                // With prices that differ, one message of the class that costs most must fit at any time.
+                let must_fit = match prices.measure().unit {
+                    QuotaUnit::AccountUnit if left <= low => reserved_quota(prices, unsent.min(1)),
+                    _ => 0,
+                };
+                let is_short = left < to_come.saturating_add(must_fit);
+                if is_short { reserve.saturating_add(to_come).saturating_sub(left) } else { 0 }
+            }
+        }
+    }
+
+    /// Announced messages that are used up: granted if messages are counted, else begun.
+    fn announced_so_far(&self, messages: &Messages, common: &Common) -> u32 {
+        match common.prices.measure().unit {
+            QuotaUnit::Message => self.granted().0 / common.prices.least().0.max(1),
+            QuotaUnit::Kilobyte | QuotaUnit::AccountUnit => self.messages_begun(messages, common),
         }
     }
 
@@ -174,12 +190,12 @@ impl Credit {
         settled_count(common).saturating_add(u32::try_from(unsettled).unwrap_or(u32::MAX))
     }
 
-    /// Whether all announced messages are settled, or will be by `more` debits, so that the rest of a reservation by size is
-    /// not needed.
+    /// Whether all announced messages are settled, or will be by `more` debits, so that the rest of a reservation is not
+    /// needed. Of counted messages, nothing is left then.
     pub(super) fn is_announced_complete(&self, more: u32, messages: &Messages, common: &Common) -> bool {
         let announced = self.ahead.announced;
         announced > 0
-            && common.tariff.per == Per::Kilobyte
+            && common.prices.measure().unit != QuotaUnit::Message
             && common.policy.model == Model::Reserve
             && !messages.has_unsettled_content()
             && settled_count(common).saturating_add(more) >= announced

@@ -9,7 +9,7 @@ use crate::charge::ch2::SessionKey;
 use crate::charge::event::{Direction, Reserve, Suspended};
 use crate::charge::policy::Policy;
 use crate::charge::service::Service;
-use crate::charge::tariff::{Quota, Tariff, Units};
+use crate::charge::tariff::{PriceList, Quota, Units};
 use crate::charge::time::Time;
 use serde::{Deserialize, Serialize};
 use thin_vec::ThinVec;
@@ -63,7 +63,7 @@ pub(super) struct Common {
     pub(super) recipients: u32,
     /// The message of a page-mode session; `None`: an INVITE. Boxed, so that an INVITE costs little more.
     pub(super) page: Option<Box<Page>>,
-    pub(super) tariff: Tariff,
+    pub(super) prices: PriceList,
     /// The operator's policy; the enabler may replace what concerns failures.
     pub(super) policy: Policy,
     pub(super) opened: Time,
@@ -78,7 +78,7 @@ impl Common {
         key: SessionKey,
         reserve: &Reserve<'_>,
         page: Option<Page>,
-        tariff: Tariff,
+        prices: PriceList,
         policy: Policy,
         now: Time,
     ) -> Common {
@@ -91,7 +91,7 @@ impl Common {
             service: reserve.service,
             recipients: reserve.recipients,
             page: page.map(Box::new),
-            tariff,
+            prices,
             policy,
             opened: now,
             counts: Counts::default(),
@@ -128,7 +128,7 @@ impl Common {
 
     /// Price of a quota, in units of the account.
     pub(super) fn price_of(&self, quota: Quota) -> Units {
-        self.tariff.price_of(quota)
+        self.prices.price_of(quota)
     }
 
     /// A trace event about a debit, with its message, size and price.

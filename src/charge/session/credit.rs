@@ -348,11 +348,13 @@ impl Credit {
             }
             // An enabler that never grants in part may still grant fewer: for a waiting INVITE one is requested.
             Response::Denied(denial @ Denial::NotSoMany)
-                if asked.0 > 1 && cx.common.page.is_none() && cx.dialog.may_be_served() =>
+                if asked > cx.common.prices.least() && cx.common.page.is_none() && cx.dialog.may_be_served() =>
             {
                 self.record(denied_event(number, *denial), cx);
-                let fewer = if cx.dialog.decision().is_none() { 1 } else { asked.0 / 2 };
-                self.ahead.request_max = Quota(asked.0 / 2);
+                let least = cx.common.prices.least().0;
+                let half = (asked.0 / 2).max(least);
+                let fewer = if cx.dialog.decision().is_none() { least } else { half };
+                self.ahead.request_max = Quota(half);
                 self.wanted = Some((Quota(fewer), Rule::OneAtLeast));
             }
             Response::Denied(denial) => {
@@ -390,12 +392,13 @@ impl Credit {
             requests: 1,
         });
         self.apply_grant_terms(grant, cx.common);
-        // A MESSAGE cannot be relayed in part.
-        if granted.0 == 0 || cx.common.page.as_deref().is_some_and(|page| granted < page.quota) {
+        // Less than a message costs is of no use, and a MESSAGE cannot be relayed in part.
+        let least = cx.common.page.as_deref().map_or(cx.common.prices.least(), |page| page.quota);
+        if granted < least {
             return self.refuse(number, Denial::NoCredit, cx);
         }
         let micros = (!pending.possible_duplicate).then(|| cx.now.micros_since(pending.first_sent_at));
-        self.ahead.adapt(asked, granted, micros, cx.common.tariff);
+        self.ahead.adapt(asked, granted, micros, &cx.common.prices);
         self.grant(granted, grant.balance, cx);
     }
 

@@ -19,7 +19,7 @@ use crate::charge::ch2::Trigger;
 use crate::charge::content::ContentClass;
 use crate::charge::event::{Event, Flag, Sent, Stop};
 use crate::charge::policy::Policy;
-use crate::charge::tariff::{Per, Quota};
+use crate::charge::tariff::Quota;
 use crate::charge::time::Time;
 use serde::{Deserialize, Serialize};
 use thin_vec::ThinVec;
@@ -234,7 +234,7 @@ impl Messages {
         credit.on_sent(sent.taken, cx.now);
         let place = self.place_of(sent.message_id);
         self.on_chunk(place, sent, credit, cx);
-        credit.ask_ahead(ahead::kilobytes_to_come(sent, cx.common.tariff), self, cx);
+        credit.ask_ahead(ahead::quota_to_come(sent, &cx.common.prices), self, cx);
         self.settle_when_drained(credit, cx);
     }
 
@@ -313,21 +313,22 @@ impl Messages {
         self.open.len() - 1
     }
 
-    /// Corrects what the gate took for a message. If messages are counted, each costs exactly one. By kilobyte, content
-    /// costs at least one: around the time at which a message is forgotten, one chunk may pass the gate as paid and the
-    /// next as new.
+    /// Corrects what the gate took for a message. If its size has no price, it costs the same whatever passes of it.
+    /// Content costs at least as much as an empty message: around the time at which a message is forgotten, one chunk may
+    /// pass the gate as paid and the next as new.
     fn correct_taken(&mut self, place: usize, credit: &mut Credit, cx: &mut Context<'_>) {
         let (message, policy) = (&self.open[place], cx.common.policy);
-        let taken = message.taken().0;
-        if cx.common.tariff.per == Per::Message && taken > 1 {
-            credit.return_to_grant(Quota(taken - 1), cx);
-            self.change(place, &policy, |message| message.set_taken(Quota(1)));
+        let (taken, weight) = (message.taken().0, cx.common.prices.weight(message.class()));
+        let least = weight.of_octets(0);
+        if weight.kilobyte == 0 && taken > least.0 {
+            credit.return_to_grant(Quota(taken - least.0), cx);
+            self.change(place, &policy, |message| message.set_taken(least));
         } else if taken == 0 && message.has_content() {
             let hash = message.id_hash();
             self.forgotten.retain(|forgotten| cx.now < forgotten.at.after_seconds(RING_SKEW_SECONDS));
             if self.forgotten.iter().any(|forgotten| forgotten.hash == hash) {
-                credit.take_from_grant(Quota(1), cx);
-                self.change(place, &policy, |message| message.set_taken(Quota(1)));
+                credit.take_from_grant(least, cx);
+                self.change(place, &policy, |message| message.set_taken(least));
             }
         }
     }
@@ -336,7 +337,7 @@ impl Messages {
     /// it continues from that part until it forgets the message.
     fn take_exactly(&mut self, place: usize, credit: &mut Credit, cx: &mut Context<'_>) {
         let (message, policy) = (&self.open[place], cx.common.policy);
-        let (taken, due) = (message.taken(), cx.common.tariff.quota(message.octets()));
+        let (taken, due) = (message.taken(), cx.common.prices.quota(message.class(), message.octets()));
         if taken != due {
             credit.correct_grant(taken, due, cx);
             self.change(place, &policy, |message| message.set_taken(due));
@@ -346,11 +347,12 @@ impl Messages {
     /// A chunk of a paid message. It is debited with what it adds to the price of the message. The gate may have taken
     /// another amount for it, because chunks are not always read in the order in which they passed.
     fn on_chunk_of_paid(&mut self, place: usize, sent: &Sent<'_>, credit: &mut Credit, cx: &mut Context<'_>) {
-        let (tariff, message) = (cx.common.tariff, &mut self.settled[place]);
-        let before = tariff.quota(message.octets);
+        let message = &mut self.settled[place];
+        let weight = cx.common.prices.weight(message.class);
+        let before = weight.of_octets(message.octets);
         message.octets = message.octets.saturating_add(sent.octets);
         message.octets_not_in_debits = message.octets_not_in_debits.saturating_add(sent.octets);
-        let quota = Quota(tariff.quota(message.octets).0 - before.0);
+        let quota = Quota(weight.of_octets(message.octets).0 - before.0);
         let SettledMessage { number, parts: part, octets_not_in_debits: octets, class, is_refundable, .. } = *message;
         self.touch(number);
         credit.correct_grant(Quota(sent.taken), quota, cx);
@@ -470,12 +472,13 @@ impl Messages {
         }
     }
 
-    /// Settles a message. By kilobyte, a message that has not passed as a whole is stopped first and settled later.
+    /// Settles a message. If its size has a price, it is stopped first unless all of it has passed, and settled later.
     fn settle(&mut self, place: usize, settlement: Settlement, credit: &mut Credit, cx: &mut Context<'_>) {
         let (message, policy) = (&self.open[place], cx.common.policy);
         let message_id = Box::from(message.id());
         let is_decided = message.settled_since().is_some();
-        let stops = cx.common.tariff.per == Per::Kilobyte && cx.dialog.is_served() && message.has_content();
+        let has_price_by_size = cx.common.prices.tariff(message.class()).kilobyte > 0;
+        let stops = has_price_by_size && cx.dialog.is_served() && message.has_content();
         if stops && !is_decided && !message.is_over() {
             let since = triggered_at(message, settlement, cx);
             let event = TraceEvent::new(TraceEventKind::StopRest).by(settlement.rule());

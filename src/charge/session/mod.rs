@@ -81,7 +81,7 @@ pub use trace::{TraceClass, TraceEvent, TraceEventKind};
 use super::ch2::{Denial, Failure, Response, SessionKey};
 use super::event::{Event, Reserve};
 use super::policy::{Model, Policy};
-use super::tariff::Tariff;
+use super::tariff::PriceList;
 use super::time::Time;
 use ahead::Ahead;
 use common::{Common, Context};
@@ -124,20 +124,20 @@ impl Session {
     pub fn open(
         key: SessionKey,
         reserve: &Reserve<'_>,
-        tariff: Tariff,
+        prices: PriceList,
         policy: Policy,
         first_number: u32,
         now: Time,
     ) -> Session {
-        let page = Page::new(reserve, tariff);
+        let page = Page::new(reserve, &prices);
         let policy = Policy { model: page::model(&policy, page.is_some()), ..policy };
         let ahead = match page {
             Some(page) => Ahead::of_page(page.quota),
-            None => Ahead::new(tariff, policy.model, reserve.messages),
+            None => Ahead::new(&prices, policy.model, reserve.messages),
         };
         let requested = ahead.requested;
         let mut session = Session {
-            common: Common::new(key, reserve, page, tariff, policy, now),
+            common: Common::new(key, reserve, page, prices, policy, now),
             dialog: Dialog::new(now),
             credit: Credit::new(ahead, first_number),
             messages: Messages::default(),

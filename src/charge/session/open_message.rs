@@ -19,7 +19,7 @@
 //! deadline from its first chunk on: one with gaps, or whose last chunk never arrives, ends
 //! [`Policy::response_timeout`] after the last chunk that passed.
 //!
-//! With a tariff by size, a message that is settled before its last octet has passed is stopped at the gate first and
+//! If size has a price, a message that is settled before its last octet has passed is stopped at the gate first and
 //! settled 2 s later: chunks that passed before may still be in other rings ([`OpenMessage::settle_later`]).
 
 use super::RING_SKEW_SECONDS;
@@ -145,7 +145,7 @@ pub(super) struct OpenMessage {
     octets: u64,
     /// What the gate took for them.
     taken: u32,
-    /// Class of the content; text until the chunk that opened the message at the gate is read.
+    /// Class of the content; text until content is read.
     class: ContentClass,
     /// Size of the message if a Byte-Range says so, else 0.
     total: u64,
@@ -236,6 +236,7 @@ impl OpenMessage {
         self.since
     }
 
+    /// Class of its content; text until content is read.
     /// Octets sent.
     pub(super) fn octets(&self) -> u64 {
         self.octets
@@ -290,10 +291,10 @@ impl OpenMessage {
         let (start, end) = range_of(sent);
         self.octets = self.octets.saturating_add(sent.octets);
         self.taken = self.taken.saturating_add(sent.taken);
-        self.class = sent.class.unwrap_or(self.class);
         self.wants_success_report |= sent.success_report;
         self.last_sent_at = self.last_sent_at.max(at);
         if sent.octets > 0 {
+            self.class = sent.class;
             self.belongs_to(ConnectionTag::new(sent.connection));
             self.furthest = self.furthest.max(end);
             if start <= self.contiguous.saturating_add(1) {

@@ -28,7 +28,7 @@ use crate::charge::ch2::{Failure, Response, Trigger};
 use crate::charge::content::ContentClass;
 use crate::charge::event::{Event, PageContent, Reserve};
 use crate::charge::policy::{Model, Policy};
-use crate::charge::tariff::{Quota, Tariff};
+use crate::charge::tariff::{PriceList, Quota};
 use crate::charge::time::Time;
 use serde::{Deserialize, Serialize};
 
@@ -66,10 +66,10 @@ enum Outcome {
 }
 
 impl Page {
-    pub(super) fn new(reserve: &Reserve<'_>, tariff: Tariff) -> Option<Page> {
+    pub(super) fn new(reserve: &Reserve<'_>, prices: &PriceList) -> Option<Page> {
         let PageContent { class, octets } = reserve.page?;
         let copies = reserve.messages.max(1);
-        let quota = Quota(tariff.quota(octets).0.saturating_mul(copies));
+        let quota = Quota(prices.quota(class, octets).0.saturating_mul(copies));
         Some(Page { class, octets, quota, charge: Charge::Undecided, part: 0 })
     }
 

@@ -12,7 +12,7 @@ use super::trace::TraceEvent;
 use crate::charge::ch2::{Request, SessionKey};
 use crate::charge::event::{Direction, Suspended};
 use crate::charge::service::Service;
-use crate::charge::tariff::{Quota, Tariff, Units};
+use crate::charge::tariff::{PriceList, Quota, Units};
 use crate::charge::time::Time;
 use thin_vec::ThinVec;
 
@@ -105,9 +105,9 @@ impl Session {
         self.common.recipients
     }
 
-    /// Returns the tariff pinned at the INVITE.
-    pub fn tariff(&self) -> Tariff {
-        self.common.tariff
+    /// Returns the prices pinned at the INVITE.
+    pub fn prices(&self) -> &PriceList {
+        &self.common.prices
     }
 
     /// Returns the transaction that the host suspended.
@@ -179,7 +179,7 @@ impl Session {
         self.dialog.connections()
     }
 
-    /// Returns the total granted so far, in messages or kilobytes.
+    /// Returns the total granted so far, in quota.
     pub fn granted(&self) -> Quota {
         self.credit.granted()
     }

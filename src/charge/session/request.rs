@@ -180,7 +180,7 @@ impl Credit {
             account: AccountId(common.account().into()),
             service: common.service,
             recipients: common.recipients,
-            tariff: common.tariff,
+            measure: common.prices.measure(),
             reservation: pending.reservation,
             possible_duplicate: pending.possible_duplicate,
             // The INVITE or the gate waits for more credit, so that is never delayed.

@@ -62,7 +62,7 @@ fn whole(message_id: &'static str, transaction: u64) -> Sent<'static> {
         failure_report: FailureReport::Yes,
         success_report: false,
         taken: 1,
-        class: Some(ContentClass::Text),
+        class: ContentClass::Text,
         connection: SERVER,
     }
 }

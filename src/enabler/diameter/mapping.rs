@@ -18,7 +18,7 @@ use super::services::{self, Other};
 use crate::charge::ch2::{Denial, Failure, Grant, Operation, Request, Reservation, Response, SessionKey, Trigger};
 use crate::charge::event::Direction;
 use crate::charge::policy::OnFailure;
-use crate::charge::tariff::{Per, Quota, Tariff, Unit};
+use crate::charge::tariff::{Measure, Quota, QuotaUnit, Unit};
 use crate::enabler::Call;
 use crate::enabler::diameter::profile::{CreditControlProfile, Profile};
 use crate::wire::diameter::codes::{
@@ -63,7 +63,7 @@ struct Plan {
     kind: RequestType,
     opened_by: u32,
     wanted: Option<Quota>,
-    /// Quota and octets.
+    /// Quota, and octets to all recipients.
     used: Option<(Quota, u64)>,
     cause: Option<TerminationCause>,
     action: Option<RequestedAction>,
@@ -78,8 +78,9 @@ impl Plan {
             }
         };
         let plan = |kind, wanted, used, cause| Plan { kind, opened_by, wanted, used, cause, action: None };
+        let octets_of = |octets: &u64| octets.saturating_mul(request.recipients.max(1).into());
         let event = |action, quota: &Quota, octets: &u64| {
-            let (kind, used) = (RequestType::EVENT_REQUEST, Some((*quota, *octets)));
+            let (kind, used) = (RequestType::EVENT_REQUEST, Some((*quota, octets_of(octets))));
             Plan { kind, opened_by: request.number, wanted: None, used, cause: None, action: Some(action) }
         };
         let ends = matches!(request.reservation, Reservation::Last { .. });
@@ -96,11 +97,11 @@ impl Plan {
             // A session of its own (RFC 8506, 6.4), independent of reservations.
             (Operation::Refund { quota, octets, .. }, _) => event(RequestedAction::REFUND_ACCOUNT, quota, octets),
             (Operation::Debit { quota, octets, trigger, .. }, _) if ends => {
-                plan(RequestType::TERMINATION_REQUEST, None, Some((*quota, *octets)), Some(cause(*trigger)))
+                plan(RequestType::TERMINATION_REQUEST, None, Some((*quota, octets_of(octets))), Some(cause(*trigger)))
             }
             (Operation::Debit { quota, octets, .. }, _) => {
                 let rest = Quota(outstanding.0.saturating_sub(quota.0));
-                plan(RequestType::UPDATE_REQUEST, Some(rest), Some((*quota, *octets)), None)
+                plan(RequestType::UPDATE_REQUEST, Some(rest), Some((*quota, octets_of(octets))), None)
             }
             (Operation::Release, _) => {
                 let cause = TerminationCause::SERVICE_NOT_PROVIDED;
@@ -115,12 +116,12 @@ impl Plan {
     }
 
     /// Units in what the server counts. A direct debit requests what it takes (RFC 8506, 6.3).
-    fn units(&self, profile: &CreditControlProfile, tariff: Tariff) -> Units {
-        let used = self.used.map(|(quota, octets)| units(profile, tariff, quota, octets));
+    fn units(&self, profile: &CreditControlProfile, measure: Measure) -> Units {
+        let used = self.used.map(|(quota, octets)| units(profile, measure, quota, octets));
         match self.kind {
             RequestType::EVENT_REQUEST => Units { requested: used, used: None },
             _ => {
-                let requested = self.wanted.map(|quota| units(profile, tariff, quota, u64::from(quota.0) * 1024));
+                let requested = self.wanted.map(|quota| units(profile, measure, quota, u64::from(quota.0) * 1024));
                 Units { requested, used }
             }
         }
@@ -181,7 +182,7 @@ pub fn write(
     };
     // Units are in the command or in services, never in both: a server that finds services may ignore units in the
     // command, and the debit would be lost.
-    let units = plan.units(profile, request.tariff);
+    let units = plan.units(profile, request.measure);
     match profile.keys.in_multiple_services() {
         true => put_units_in_services(&mut body, profile, units, target.others),
         false => put_units_in_command(&mut body, profile, units),
@@ -271,13 +272,13 @@ fn subscription(account: &str) -> SubscriptionId<'_> {
 }
 
 /// Returns an amount in what the server counts.
-fn units(profile: &CreditControlProfile, tariff: Tariff, quota: Quota, octets: u64) -> ServiceUnits {
+fn units(profile: &CreditControlProfile, measure: Measure, quota: Quota, octets: u64) -> ServiceUnits {
     let none = ServiceUnits::default();
     match profile.keys.unit {
         Unit::Message => ServiceUnits { service_specific: Some(quota.0.into()), ..none },
         Unit::Octets => ServiceUnits { total_octets: Some(octets), ..none },
         Unit::Money => {
-            let digits = i64::try_from(tariff.price_of(quota).0).unwrap_or(i64::MAX);
+            let digits = i64::try_from(measure.price_of(quota).0).unwrap_or(i64::MAX);
             // RFC 8506, 8.10: Exponent is required for fractions of the currency unit.
             let exponent = Some(profile.keys.exponent).filter(|exponent| *exponent != 0);
             let unit_value = UnitValue { digits, exponent };
@@ -287,19 +288,19 @@ fn units(profile: &CreditControlProfile, tariff: Tariff, quota: Quota, octets: u
 }
 
 /// Returns the quota that a grant is worth. Units of another kind than requested are worth nothing.
-fn worth(profile: &CreditControlProfile, tariff: Tariff, granted: &ServiceUnits) -> Quota {
+fn worth(profile: &CreditControlProfile, measure: Measure, granted: &ServiceUnits) -> Quota {
     let count = match profile.keys.unit {
         Unit::Message => granted.service_specific.unwrap_or(0),
-        Unit::Octets => match tariff.per {
-            Per::Kilobyte => granted.total_octets.unwrap_or(0) / 1024,
-            Per::Message => 0,
+        Unit::Octets => match measure.unit {
+            QuotaUnit::Kilobyte => granted.total_octets.unwrap_or(0) / 1024,
+            QuotaUnit::Message | QuotaUnit::AccountUnit => 0,
         },
-        Unit::Money => minor_units(profile, granted) / tariff.price_of(Quota(1)).0.max(1),
+        Unit::Money => minor_units(profile, granted) / measure.price_of(Quota(1)).0.max(1),
     };
     Quota(u32::try_from(count).unwrap_or(u32::MAX))
 }
 
-/// Returns the granted money in the unit of the tariff, rounded down.
+/// Returns the granted money in the unit of the prices, rounded down.
 fn minor_units(profile: &CreditControlProfile, granted: &ServiceUnits) -> u64 {
     let Some(money) = &granted.money else { return 0 };
     let digits = u64::try_from(money.unit_value.digits).unwrap_or(0);
@@ -388,7 +389,7 @@ fn grant(
 ) -> Grant {
     let granted = service.and_then(|service| service.granted_service_unit.as_ref());
     let granted = granted.or(answer.granted_service_unit.as_ref());
-    let total = granted.map_or(Quota(0), |units| worth(profile, request.tariff, units));
+    let total = granted.map_or(Quota(0), |units| worth(profile, request.measure, units));
     let last = service.and_then(|service| service.final_unit_indication.as_ref());
     Grant {
         quota: Quota(total.0.saturating_sub(before.0)),

@@ -4,6 +4,7 @@ use super::*;
 use crate::charge::account::AccountId;
 use crate::charge::event::Direction;
 use crate::charge::tariff::Quota;
+use crate::charge::tariff::{Measure, QuotaUnit};
 use crate::enabler::diameter::client::fake_peer::{HOST, cea, config, header, rar, session_request};
 use crate::wire::diameter::{Command, CreditControlAnswer, Message, dictionary};
 use crate::wire::diameter::{CreditControlRequest, Framed, HopByHop, Service, ServiceUnits, frame};
@@ -109,7 +110,7 @@ fn request(session: u64, number: u32, reservation: Reservation, operation: Opera
         account: AccountId("sip:alice@example.org".into()),
         service: crate::charge::service::Service::Retrieval,
         recipients: 0,
-        tariff: "message:1".parse().expect("a tariff"),
+        measure: Measure { unit: QuotaUnit::Message, price: 1 },
         reservation,
         possible_duplicate: false,
         rate_limited: false,

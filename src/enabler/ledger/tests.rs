@@ -4,7 +4,7 @@ use super::*;
 use crate::charge::account::AccountId;
 use crate::charge::ch2::{SessionKey, Trigger};
 use crate::charge::service::Service;
-use crate::charge::tariff::Tariff;
+use crate::charge::tariff::{Measure, QuotaUnit};
 use std::collections::BTreeMap;
 
 /// An account, and the sessions that use it.
@@ -59,7 +59,6 @@ fn account(balance: i64) -> Account {
 }
 
 fn request(session: u64, reservation: Reservation, operation: Operation) -> Request {
-    let tariff: Tariff = "message:25".parse().expect("a tariff");
     Request {
         session: SessionKey(session, 1),
         number: 1,
@@ -67,7 +66,7 @@ fn request(session: u64, reservation: Reservation, operation: Operation) -> Requ
         account: AccountId("sip:alice@example.org".into()),
         service: Service::Retrieval,
         recipients: 0,
-        tariff,
+        measure: Measure { unit: QuotaUnit::Message, price: 25 },
         reservation,
         possible_duplicate: false,
         rate_limited: false,

@@ -6,6 +6,7 @@ use super::notify::refuse;
 use crate::charge::ch2::{Failure, SessionKey};
 use crate::charge::event::{Event, Reserve, ServerTransaction};
 use crate::charge::session::{FIRST_NUMBER_END, Session};
+use crate::charge::tariff::PriceList;
 use crate::charge::time::Time;
 use crate::engine::store::StoreError;
 use crate::engine::tick::Tick;
@@ -95,9 +96,10 @@ impl SessionTable {
         slot: Option<u32>,
     ) -> Result<(), StoreError> {
         count_reserve(tick, reserve);
-        let (tariff, policy) = (tick.region.tariff(), tick.region.config.policy);
+        let policy = tick.region.config.policy;
+        let prices = PriceList::new([tick.region.tariff(); 4], reserve.recipients);
         let first_number = tick.region.next_end_to_end_id() % FIRST_NUMBER_END;
-        let session = Session::open(key, reserve, tariff, policy, first_number, at);
+        let session = Session::open(key, reserve, prices, policy, first_number, at);
         let row = tick.store.new_row();
         self.open += 1;
         // `wall_ms` is the time of the tick; the INVITE was written to its ring earlier.

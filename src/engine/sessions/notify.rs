@@ -54,7 +54,7 @@ pub(super) fn claim_slot(tick: &mut Tick<'_>, entry: &SessionEntry) -> bool {
         name: region.name_of_session(session.key()),
         inviting_tag: session.inviting_tag(),
         direction: session.direction(),
-        per: session.tariff().per,
+        weights: session.prices().weights(),
     };
     if is_injected(InjectedBug::GrantedWithoutSlot) {
         return true;

@@ -188,7 +188,7 @@ fn insert_session(
             direction,
             session.service().as_str(),
             session.recipients(),
-            session.tariff().to_string(),
+            session.prices().to_string(),
             instance as i64,
             opened_at,
             closed_at,

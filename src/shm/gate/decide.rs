@@ -2,10 +2,11 @@
 
 use super::Table;
 use super::free::FreeClaim;
-use super::messages::{NEW, OPEN, STATE, STOPPED};
+use super::messages::{NEW, OPEN, STATE, STOPPED, class_of, octets_of, open_word, opened_word};
+use super::slot::Slot;
 use crate::charge::ch2::SessionKey;
 use crate::charge::content::ContentClass;
-use crate::charge::tariff::Per;
+use crate::charge::tariff::Weight;
 use crate::shm::sync::Ordering;
 use crate::simulate::{InjectedBug, is_injected};
 
@@ -42,13 +43,16 @@ pub enum ChunkDecision {
         amount: u32,
         /// Units granted and not taken.
         left: u32,
-        /// Whether the message is charged as a new one, of the class of this chunk.
-        is_new: bool,
+        /// Class of the message: that of the chunk that opened it.
+        class: ContentClass,
     },
     /// Passes; the message is free.
     Free,
     /// Passes; it was paid for before.
-    AlreadyPaid,
+    AlreadyPaid {
+        /// Class of the message: that of the chunk that opened it.
+        class: ContentClass,
+    },
     /// Stopped: beyond the grant, or the gate is closed.
     BeyondGrant,
     /// Stopped: an earlier chunk of the message was stopped, or the message is settled.
@@ -71,7 +75,7 @@ impl Table<'_> {
         };
         loop {
             let seen = word.load(Ordering::Acquire);
-            let Some((amount, after)) = charge(slot.per(), seen, chunk) else { return ChunkDecision::MessageStopped };
+            let Some((amount, after)) = charge(slot, seen, chunk) else { return ChunkDecision::MessageStopped };
             let Some(left) = slot.take(amount) else {
                 // The rest of the message is stopped too.
                 let stopped = (seen & !STATE) | STOPPED;
@@ -86,10 +90,10 @@ impl Table<'_> {
                 return ChunkDecision::BeyondGrant;
             }
             if word.compare_exchange(seen, after, Ordering::AcqRel, Ordering::Acquire).is_ok() {
-                let is_new = seen & STATE != OPEN;
+                let class = class_of(after);
                 return match amount {
-                    0 => ChunkDecision::AlreadyPaid,
-                    _ => ChunkDecision::Charged { amount, left, is_new },
+                    0 => ChunkDecision::AlreadyPaid { class },
+                    _ => ChunkDecision::Charged { amount, left, class },
                 };
             }
             slot.put_back(amount);
@@ -97,28 +101,34 @@ impl Table<'_> {
     }
 }
 
-/// Returns the units that a chunk takes from the grant, and the word after it; `None` if its message is stopped.
-fn charge(per: Per, word: u64, chunk: &Chunk) -> Option<(u32, u64)> {
+/// Returns the units that a chunk takes from the grant, and the word after it; `None` if its message is stopped. The chunk
+/// that opens a message decides its class.
+fn charge(slot: &Slot, word: u64, chunk: &Chunk) -> Option<(u32, u64)> {
     let is_new = match word & STATE {
         NEW => true,
         OPEN => false,
         // Nothing of it was relayed: sent again from its beginning, it is a new message.
         _ if is_injected(InjectedBug::RestOfStoppedPasses) => false,
-        _ if chunk.is_first() && (per == Per::Message || word >> 2 == 0) => true,
+        _ if chunk.is_first() && may_start_again(slot, word) => true,
         _ => return None,
     };
-    if per == Per::Message {
-        return Some((u32::from(is_new), (word & !STATE) | OPEN));
+    let class = if is_new { chunk.class } else { class_of(word) };
+    let weight = slot.weight(class);
+    if !slot.is_by_size() {
+        return Some((if is_new { weight.message } else { 0 }, opened_word(word, class)));
     }
-    let before = if is_new { 0 } else { word >> 2 };
-    let after = before.checked_add(chunk.octets).filter(|after| *after < 1 << 61)?;
-    // A message without octets costs one unit too.
-    let paid = if is_new { 0 } else { kilobytes(before).max(1) };
-    let amount = u32::try_from(kilobytes(after).max(1) - paid).ok()?;
-    Some((amount, after << 2 | OPEN))
+    let before = if is_new { 0 } else { octets_of(word) };
+    let after = before.checked_add(chunk.octets)?;
+    let paid = if is_new { 0 } else { weight.of_octets(before).0 };
+    Some((price_of(weight, after)? - paid, open_word(class, after)?))
 }
 
-/// Price in kilobytes of a message of which this many octets have passed.
-fn kilobytes(octets: u64) -> u64 {
-    octets.div_ceil(1024)
+/// Whether a stopped message may be sent again from its beginning: nothing of it has passed, or its size has no price.
+fn may_start_again(slot: &Slot, word: u64) -> bool {
+    !slot.is_by_size() || octets_of(word) == 0 || slot.weight(class_of(word)).kilobyte == 0
+}
+
+/// Returns what a message of this size takes; `None`: more than any grant.
+fn price_of(weight: Weight, octets: u64) -> Option<u32> {
+    Some(weight.of_octets(octets).0).filter(|amount| *amount < u32::MAX)
 }

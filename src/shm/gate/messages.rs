@@ -1,17 +1,18 @@
 //! Messages of a charged session: what of each has passed the gate, and whether more of it may pass. [`Table::decide`] reads
 //! and changes them.
 //!
-//! A message is one word. Of sessions charged by message, the first [`NOTES`] are in the slot, as hash and state; all
-//! others are in an index, with state and octets in a parallel array.
+//! A message is one word: its state, its class, and what identifies or measures it. If size has no price in the session, the
+//! first [`NOTES`] messages are in the slot, with their hash; all others are in an index, with their octets in a parallel
+//! array.
 
 use super::Table;
 use super::index::Inserted;
 use super::slot::Slot;
 use crate::charge::ch2::SessionKey;
-use crate::charge::tariff::Per;
+use crate::charge::content::ContentClass;
 use crate::shm::sync::{AtomicU64, Ordering, bound};
 
-/// Number of messages in the slot of a session charged by message: a mailbox of usual size needs no cache line besides the
+/// Number of messages in the slot of a session in which size has no price: a mailbox of usual size needs no cache line besides the
 /// slot's own.
 pub const NOTES: usize = bound(8, 1);
 
@@ -26,11 +27,42 @@ pub(super) const NEW: u64 = 0;
 pub(super) const OPEN: u64 = 1;
 /// No more of it passes.
 pub(super) const STOPPED: u64 = 2;
+/// The next bits: the class of the message, valid if something of it has passed.
+const CLASS_SHIFT: u32 = 2;
+/// All bits above: hash of a message in the slot, octets of one in the index.
+const REST_SHIFT: u32 = 4;
+/// Maximum octets of a message.
+const OCTETS_MAX: u64 = u64::MAX >> REST_SHIFT;
+
+/// Returns the class of a message that has passed in part.
+pub(super) fn class_of(word: u64) -> ContentClass {
+    ContentClass::ALL[(word >> CLASS_SHIFT) as usize % ContentClass::ALL.len()]
+}
+
+/// Returns the octets of a message in the index that have passed.
+pub(super) fn octets_of(word: u64) -> u64 {
+    word >> REST_SHIFT
+}
+
+/// Returns the word of an open message that has passed this far; `None`: it is too large.
+pub(super) fn open_word(class: ContentClass, octets: u64) -> Option<u64> {
+    (octets <= OCTETS_MAX).then_some(octets << REST_SHIFT | (class as u64) << CLASS_SHIFT | OPEN)
+}
+
+/// Returns the word of a message after a chunk of this class has opened it.
+pub(super) fn opened_word(word: u64, class: ContentClass) -> u64 {
+    word >> REST_SHIFT << REST_SHIFT | (class as u64) << CLASS_SHIFT | OPEN
+}
+
+/// Returns the part of a word in the slot that identifies its message.
+fn hash_of(word: u64) -> u64 {
+    word >> REST_SHIFT
+}
 
 impl<'a> Table<'a> {
     /// Returns the word of a message, a new one if necessary.
     pub(super) fn word(&self, at: u32, slot: &'a Slot, message: u64) -> Option<&'a AtomicU64> {
-        if slot.per() == Per::Message
+        if !slot.is_by_size()
             && let Some(noted) = slot.note(message)
         {
             return Some(noted);
@@ -62,9 +94,9 @@ impl<'a> Table<'a> {
     /// Returns the word of a message, if there is one.
     fn known_word(&self, at: u32, session: SessionKey, message: u64) -> Option<&AtomicU64> {
         let slot = self.slots.get(at as usize).filter(|slot| slot.session() == Some(session))?;
-        let noted = || slot.notes.iter().find(|word| word.load(Ordering::Acquire) & !STATE == message & !STATE);
+        let noted = || slot.notes.iter().find(|word| hash_of(word.load(Ordering::Acquire)) == hash_of(message));
         let indexed = || self.messages.index.place_of(message, at).and_then(|place| self.passed.get(place));
-        if slot.per() == Per::Message { noted().or_else(indexed) } else { indexed() }
+        if slot.is_by_size() { indexed() } else { noted().or_else(indexed) }
     }
 
     /// Engine: a message was not charged. The same Message-ID is charged like a new one.
@@ -94,10 +126,10 @@ impl Slot {
     /// in order and not emptied while the session lives, so of two workers that add the same message, the later one finds
     /// the other's word.
     fn note(&self, message: u64) -> Option<&AtomicU64> {
-        let hash = message & !STATE;
+        let hash = hash_of(message);
         self.notes.iter().find(|place| {
-            let found = place.compare_exchange(0, hash, Ordering::AcqRel, Ordering::Acquire);
-            found.map_or_else(|found| found & !STATE == hash, |_| true)
+            let found = place.compare_exchange(0, hash << REST_SHIFT, Ordering::AcqRel, Ordering::Acquire);
+            found.map_or_else(|found| hash_of(found) == hash, |_| true)
         })
     }
 }

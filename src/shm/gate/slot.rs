@@ -5,8 +5,9 @@ use super::index::Chain;
 use super::legs::{self, LEGS_MAX, LegRecord};
 use super::messages::NOTES;
 use crate::charge::ch2::SessionKey;
+use crate::charge::content::ContentClass;
 use crate::charge::event::Direction;
-use crate::charge::tariff::Per;
+use crate::charge::tariff::Weight;
 use crate::shm::sync::{AtomicU32, AtomicU64, Ordering};
 
 /// Bit of the grant word: the gate is closed for good.
@@ -15,6 +16,9 @@ const CLOSED: u64 = 1 << 63;
 /// Maximum number of MSRP endpoints that the receiver of a session may offer after the first ones: their names and those of
 /// the answers fit into the session's share.
 const CHANGES_MAX: u32 = 40;
+
+/// Bit of the traits: messages of at least one class are charged by size.
+const BY_SIZE: u32 = 2;
 
 /// Bit of the traits: a 2xx to the INVITE was relayed to the inviting side.
 const ANSWERED: u32 = 4;
@@ -39,16 +43,17 @@ pub struct Slot {
     pub(crate) names: Chain,
     /// Messages in the index.
     pub(crate) messages: Chain,
-    /// Bits: the inviting side has the messages (1), the tariff is by kilobyte (2), the INVITE is answered
-    /// ([`ANSWERED`]).
+    /// Bits: the inviting side has the messages (1), size has a price ([`BY_SIZE`]), the INVITE is answered ([`ANSWERED`]).
     traits: AtomicU32,
     /// Second of the last activity that was reported to the engine.
     active: AtomicU32,
+    /// What messages of each class take from the grant: for each message (upper half), for each kilobyte (lower half).
+    weights: [AtomicU64; 4],
     /// Events caused by frames: see [`Slot::may_push`].
     events: Allowance,
     /// Reports of stopped frames: see [`Slot::may_report`].
     reports: Allowance,
-    /// The first messages of a session charged by message: see `messages`.
+    /// The first messages of a session in which size has no price: see `messages`.
     pub(crate) notes: [AtomicU64; NOTES],
     /// Free messages: see `free`.
     pub(super) free: FreeMessages,
@@ -94,8 +99,11 @@ impl Slot {
         self.sender_connection.store(0, Ordering::Relaxed);
         self.receiver_connection.store(0, Ordering::Relaxed);
         let push = u32::from(opening.direction == Direction::Push);
-        let kilobyte = u32::from(opening.per == Per::Kilobyte) << 1;
-        self.traits.store(push | kilobyte, Ordering::Relaxed);
+        let is_by_size = opening.weights.iter().any(|weight| weight.kilobyte > 0);
+        self.traits.store(push | if is_by_size { BY_SIZE } else { 0 }, Ordering::Relaxed);
+        for (place, weight) in self.weights.iter().zip(opening.weights) {
+            place.store(u64::from(weight.message) << 32 | u64::from(weight.kilobyte), Ordering::Relaxed);
+        }
         self.legs.iter().for_each(LegRecord::clear);
         self.changes.store(0, Ordering::Relaxed);
         self.key[0].store(opening.session.0, Ordering::Release);
@@ -116,9 +124,15 @@ impl Slot {
         if self.traits.load(Ordering::Relaxed) & 1 == 1 { Direction::Push } else { Direction::Pull }
     }
 
-    /// Returns the unit of the tariff.
-    pub fn per(&self) -> Per {
-        if self.traits.load(Ordering::Relaxed) & 2 == 2 { Per::Kilobyte } else { Per::Message }
+    /// Whether messages of at least one class are charged by size.
+    pub fn is_by_size(&self) -> bool {
+        self.traits.load(Ordering::Relaxed) & BY_SIZE != 0
+    }
+
+    /// Returns what messages of a class take from the grant.
+    pub fn weight(&self, class: ContentClass) -> Weight {
+        let word = self.weights[class as usize].load(Ordering::Relaxed);
+        Weight { message: (word >> 32) as u32, kilobyte: word as u32 }
     }
 
     /// Whether this is the hash of the inviting side's tag.

@@ -31,13 +31,23 @@ fn hash(number: u64) -> u64 {
     mixed.wrapping_mul(0x94d0_49bb_1331_11eb) | 1
 }
 
+const BY_MESSAGE: [Weight; 4] = [Weight { message: 1, kilobyte: 0 }; 4];
+const BY_KILOBYTE: [Weight; 4] = [Weight { message: 0, kilobyte: 1 }; 4];
+
+/// Decision about a later chunk of a message of this class that is paid for.
+const fn paid(class: ContentClass) -> ChunkDecision {
+    ChunkDecision::AlreadyPaid { class }
+}
+
+const PAID: ChunkDecision = paid(ContentClass::Text);
+
 fn opening(number: u64) -> Opening {
     Opening {
         session: SessionKey(number, 1),
         name: hash(number),
         inviting_tag: 7,
         direction: Direction::Pull,
-        per: Per::Message,
+        weights: BY_MESSAGE,
     }
 }
 
@@ -315,8 +325,8 @@ fn sessions_of_one_sender_endpoint_are_all_found() {
 #[test]
 fn stopped_content_fills_no_table() {
     let table = table(64);
-    for per in [Per::Message, Per::Kilobyte] {
-        let session = open(&table, 9, &Opening { per, ..opening(5) });
+    for weights in [BY_MESSAGE, BY_KILOBYTE] {
+        let session = open(&table, 9, &Opening { weights, ..opening(5) });
         for n in 0..10_000 {
             assert_eq!(table.decide(9, session, &chunk(n, 5)), ChunkDecision::BeyondGrant);
         }
@@ -335,7 +345,7 @@ fn message_is_charged_once_and_forgotten_with_its_session() {
     for message in 1..=20u64 {
         let chunk = chunk(message, 100);
         assert!(matches!(table.decide(9, session, &chunk), ChunkDecision::Charged { amount: 1, .. }));
-        assert_eq!(table.decide(9, session, &chunk), ChunkDecision::AlreadyPaid);
+        assert_eq!(table.decide(9, session, &chunk), PAID);
         assert!(table.is_paid(9, session, chunk.message));
     }
     assert_eq!(table.slots[9].counters(), (20, 20));
@@ -373,14 +383,14 @@ fn stopped_chunk_stops_its_message() {
     assert_eq!(table.decide(9, session, &rest), ChunkDecision::MessageStopped);
     // Sent again from its beginning it is a new message.
     assert!(matches!(table.decide(9, session, &chunk(1, 100)), ChunkDecision::Charged { amount: 1, .. }));
-    assert_eq!(table.decide(9, session, &rest), ChunkDecision::AlreadyPaid);
+    assert_eq!(table.decide(9, session, &rest), PAID);
 }
 
 #[test]
 fn message_that_was_not_charged_is_charged_like_a_new_one() {
     let table = table(64);
-    for per in [Per::Message, Per::Kilobyte] {
-        let session = open(&table, 9, &Opening { per, ..opening(5) });
+    for weights in [BY_MESSAGE, BY_KILOBYTE] {
+        let session = open(&table, 9, &Opening { weights, ..opening(5) });
         table.slots[9].set_granted(5);
         assert!(matches!(table.decide(9, session, &chunk(1, 100)), ChunkDecision::Charged { amount: 1, .. }));
         table.forget_message(9, session, hash(1));
@@ -395,7 +405,7 @@ fn message_that_was_not_charged_is_charged_like_a_new_one() {
 fn kilobytes_are_counted_from_the_octets_that_passed() {
     for size in [1u64, 100, 1023, 1024, 1025, 2048, 5000] {
         let table = table(64);
-        let session = open(&table, 9, &Opening { per: Per::Kilobyte, ..opening(5) });
+        let session = open(&table, 9, &Opening { weights: BY_KILOBYTE, ..opening(5) });
         table.slots[9].set_granted(1000);
         for count in 1..=20 {
             let before = table.slots[9].counters().1;
@@ -406,13 +416,13 @@ fn kilobytes_are_counted_from_the_octets_that_passed() {
         }
     }
     let table = table(64);
-    let session = open(&table, 9, &Opening { per: Per::Kilobyte, ..opening(5) });
+    let session = open(&table, 9, &Opening { weights: BY_KILOBYTE, ..opening(5) });
     table.slots[9].set_granted(1000);
     assert!(
         matches!(table.decide(9, session, &chunk(1, 0)), ChunkDecision::Charged { amount: 1, .. }),
         "no octets cost one"
     );
-    assert_eq!(table.decide(9, session, &chunk(1, 1024)), ChunkDecision::AlreadyPaid);
+    assert_eq!(table.decide(9, session, &chunk(1, 1024)), PAID);
     assert!(matches!(table.decide(9, session, &chunk(1, 1)), ChunkDecision::Charged { amount: 1, .. }));
     table.stop_message(9, session, hash(1));
     assert_eq!(table.decide(9, session, &chunk(1, 1)), ChunkDecision::MessageStopped);
@@ -420,9 +430,9 @@ fn kilobytes_are_counted_from_the_octets_that_passed() {
 
 /// A table with a session that has been granted 20 units, by message and by kilobyte.
 fn free_tables() -> impl Iterator<Item = (Table<'static>, SessionKey)> {
-    [Per::Message, Per::Kilobyte].into_iter().map(|per| {
+    [BY_MESSAGE, BY_KILOBYTE].into_iter().map(|weights| {
         let table = table(64);
-        let session = open(&table, 9, &Opening { per, ..opening(5) });
+        let session = open(&table, 9, &Opening { weights, ..opening(5) });
         table.slots[9].set_granted(20);
         (table, session)
     })
@@ -435,7 +445,7 @@ fn free(message: u64, start: u64, octets: u64) -> Chunk {
 }
 
 fn is_charged_as_new(decision: ChunkDecision) -> bool {
-    matches!(decision, ChunkDecision::Charged { amount: 1, is_new: true, .. })
+    matches!(decision, ChunkDecision::Charged { amount: 1, .. })
 }
 
 #[test]
@@ -487,7 +497,7 @@ fn free_message_is_charged_once_from_the_chunk_that_breaks_its_claim() {
         assert_eq!(table.decide(9, session, &free(1, 1, 500)), ChunkDecision::Free);
         assert!(is_charged_as_new(table.decide(9, session, &broken)), "{what}");
         let next = table.decide(9, session, &free(1, broken.start + broken.octets, 10));
-        assert_eq!((next, table.slots[9].counters().1), (ChunkDecision::AlreadyPaid, 1), "{what}");
+        assert_eq!((next, table.slots[9].counters().1), (paid(broken.class), 1), "{what}");
     }
 }
 
@@ -593,4 +603,85 @@ fn each_dialog_has_its_senders_connection() {
     assert_eq!([3, 4, 5].map(|connection| slot.is_sender_connection(connection)), [true, true, false]);
     slot.forget_connection(4);
     assert_eq!([7, 8].map(|leg| slot.sender_connection(leg)), [3, 0]);
+}
+
+/// Text costs 2; a file 7 and 3 for each kilobyte; a notification 1 for each kilobyte; everything else 5.
+const BY_CLASS: [Weight; 4] = [
+    Weight { message: 2, kilobyte: 0 },
+    Weight { message: 7, kilobyte: 3 },
+    Weight { message: 0, kilobyte: 1 },
+    Weight { message: 5, kilobyte: 0 },
+];
+
+#[test]
+fn chunk_takes_what_its_class_costs() {
+    use ContentClass::{File, Notification, Other, Text};
+    let table = table(64);
+    let session = open(&table, 9, &Opening { weights: BY_CLASS, ..opening(5) });
+    table.slots[9].set_granted(1000);
+    let mut taken = 0;
+    for (message, class, octets, cost) in [
+        (1, Text, 100, 2),
+        (1, Text, 5000, 0),
+        (2, File, 1000, 10),
+        (2, File, 24, 0),
+        (2, File, 1, 3),
+        (2, Text, 1024, 3),
+        (3, Notification, 0, 1),
+        (3, Notification, 1025, 1),
+        (4, Other, 9999, 5),
+        (4, File, 9999, 0),
+    ] {
+        table.decide(9, session, &Chunk { class, start: if cost == 0 { 2 } else { 1 }, ..chunk(message, octets) });
+        taken += cost;
+        assert_eq!(table.slots[9].counters().1, taken, "{message}: {octets} octets of {class:?}");
+    }
+}
+
+#[test]
+fn chunk_that_opens_a_message_decides_its_class() {
+    for (weights, later) in [(BY_MESSAGE, 0), (BY_CLASS, 3)] {
+        let table = table(64);
+        let session = open(&table, 9, &Opening { weights, ..opening(5) });
+        table.slots[9].set_granted(1000);
+        let file = |start| Chunk { class: ContentClass::File, start, ..chunk(1, 1024) };
+        let opened = table.decide(9, session, &file(1));
+        assert!(matches!(opened, ChunkDecision::Charged { class: ContentClass::File, .. }), "{opened:?}");
+        let decision = table.decide(9, session, &Chunk { class: ContentClass::Text, ..file(1025) });
+        let wanted = match later {
+            0 => paid(ContentClass::File),
+            amount => ChunkDecision::Charged { amount, left: 1000 - 10 - amount, class: ContentClass::File },
+        };
+        assert_eq!(decision, wanted);
+        table.forget_message(9, session, hash(1));
+        let again = table.decide(9, session, &Chunk { class: ContentClass::Text, ..file(1) });
+        assert!(matches!(again, ChunkDecision::Charged { class: ContentClass::Text, .. }), "{again:?}");
+    }
+}
+
+#[test]
+fn stopped_message_starts_again_if_nothing_of_it_is_charged_by_size() {
+    for (class, starts_again) in [(ContentClass::Text, true), (ContentClass::File, false)] {
+        let table = table(64);
+        let session = open(&table, 9, &Opening { weights: BY_CLASS, ..opening(5) });
+        table.slots[9].set_granted(1000);
+        let chunk = Chunk { class, ..chunk(1, 100) };
+        table.decide(9, session, &chunk);
+        table.stop_message(9, session, hash(1));
+        let decision = table.decide(9, session, &chunk);
+        assert_eq!(matches!(decision, ChunkDecision::Charged { .. }), starts_again, "{class:?}: {decision:?}");
+    }
+}
+
+#[test]
+fn weights_beyond_every_grant_stop_their_messages() {
+    let table = table(64);
+    let weights = [Weight { message: u32::MAX, kilobyte: u32::MAX }; 4];
+    let session = open(&table, 9, &Opening { weights, ..opening(5) });
+    table.slots[9].set_granted(u32::MAX);
+    for octets in [0, 1, u64::MAX] {
+        let decision = table.decide(9, session, &chunk(octets, octets));
+        assert!(matches!(decision, ChunkDecision::MessageStopped | ChunkDecision::BeyondGrant), "{decision:?}");
+    }
+    assert_eq!(table.slots[9].counters().1, 0);
 }

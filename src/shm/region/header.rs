@@ -31,7 +31,7 @@ pub(crate) struct Header {
     pub engine_ready: AtomicU32,
     /// Event routes that the script has, as [`EventRoutes::to_bits`](crate::shm::notification::EventRoutes::to_bits).
     pub event_routes: AtomicU32,
-    /// Price and kind of the tariff for new sessions.
+    /// Tariff for new sessions: price of a message (upper half) and of a kilobyte (lower half).
     pub tariff: AtomicU64,
     /// Last End-to-End Identifier that was assigned to a request.
     pub end_to_end_id: AtomicU32,

@@ -4,7 +4,7 @@ use super::{PROCESSES, SECOND, Step, World};
 use crate::call::{Call, Content, Layout, MERGED, Message, Stage};
 use crate::dialog::LegState;
 use imcharge::charge::policy::Settle;
-use imcharge::charge::tariff::{Per, Tariff, Unit};
+use imcharge::charge::tariff::{Tariff, Unit};
 use imcharge::engine::Engine;
 use imcharge::shm::region::Lane;
 use imcharge::shm::statistic::Statistic;
@@ -183,7 +183,7 @@ impl World<'_> {
                     owed.min = 0;
                 }
                 let tariff = self.tariff_of(call);
-                let price = |octets: u64| tariff_quantity(tariff, octets) * u64::from(tariff.price);
+                let price = |octets: u64| price_of(tariff, octets);
                 let is_paid = (price(owed.min)..=price(owed.max)).contains(&units);
                 let is_true = octets <= owed.max && (debits == refunds || octets > 0) && units == price(octets);
                 if !is_paid || !is_true {
@@ -276,10 +276,7 @@ impl World<'_> {
     }
 }
 
-/// Returns the tariff's quantity of a message's octets; 0 if none has passed.
-fn tariff_quantity(tariff: Tariff, octets: u64) -> u64 {
-    match tariff.per {
-        Per::Message => u64::from(octets > 0),
-        Per::Kilobyte => octets.div_ceil(1024),
-    }
+/// Returns the price of a message's octets; 0 if none has passed.
+fn price_of(tariff: Tariff, octets: u64) -> u64 {
+    u64::from(tariff.message) * u64::from(octets > 0) + u64::from(tariff.kilobyte) * octets.div_ceil(1024)
 }

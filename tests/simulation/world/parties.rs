@@ -5,7 +5,6 @@ use crate::call::{Abort, CLIENT, Call, Message, Names, OTHER_PATH, OWN_PATH, RES
 use crate::delivery::{Charge, Part};
 use crate::dialog::LegState;
 use imcharge::charge::policy::Settle;
-use imcharge::charge::tariff::Per;
 use imcharge::shm::region::Region;
 use imcharge::worker::FrameDecision;
 use imcharge::worker::sip_input::Frame;
@@ -176,7 +175,7 @@ impl World<'_> {
         let place = (instance, process, self.region().event_ring(process).head());
         let call = &mut self.calls[number];
         let delivery = call.delivered.entry(id.into()).or_default();
-        let restarts = is_first && (self.config.tariff.per == Per::Message || !delivery.has_content());
+        let restarts = is_first && (self.config.tariff.kilobyte == 0 || !delivery.has_content());
         let must_stop =
             delivery.stopped_in == Some(instance) && !restarts && !delivery.is_given_up() && !delivery.may_be_free();
         match (passage, part) {
@@ -195,7 +194,7 @@ impl World<'_> {
                     self.violations
                         .push(format!("call {number}: a chunk of message {id} was stopped, but a later one passes"));
                 }
-                if call.is_aborted && (self.config.tariff.per == Per::Kilobyte || !delivery.has_content()) {
+                if call.is_aborted && (self.config.tariff.kilobyte > 0 || !delivery.has_content()) {
                     self.violations.push(format!("call {number} message {id} passes after an abort by the OCS"));
                 }
                 self.tally.restarted += u64::from(delivery.is_given_up());

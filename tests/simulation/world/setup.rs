@@ -2,7 +2,7 @@
 
 use crate::network::{Network, PEERS};
 use imcharge::charge::policy::Resend;
-use imcharge::charge::tariff::{Per, Unit};
+use imcharge::charge::tariff::Unit;
 use imcharge::config::Config;
 use imcharge::wire::diameter::codes::SessionFailover;
 use std::path::Path;
@@ -76,14 +76,14 @@ pub fn reconfigure(random: &mut fastrand::Rng, config: &mut Config) {
     let mut set = vec![("hold_timeout", random.u32(20..90).to_string())];
     let per = config.tariff.to_string().split(':').next().unwrap_or_default().to_owned();
     // An OCS that counts messages has one price, also for debits without a reservation in other units.
-    if !is_distant || config.tariff.per == Per::Kilobyte {
+    if !is_distant || config.tariff.kilobyte > 0 {
         set.push(("tariff", format!("{per}:{}", random.i64(1..=3))));
     }
     if is_distant {
         set.push(("profile", if random.bool() { "rfc8506" } else { "3gpp-ro" }.into()));
         set.push(("service_identifier", random.u32(1..3).to_string()));
         set.push(("rating_group", random.u32(1..3).to_string()));
-        if config.tariff.per == Per::Message {
+        if config.tariff.kilobyte == 0 {
             set.push(("unit", if random.bool() { "money" } else { "message" }.into()));
         }
     }
@@ -97,11 +97,11 @@ pub fn reconfigure(random: &mut fastrand::Rng, config: &mut Config) {
 
 /// Returns accounts and their balances. At an OCS they are sufficient, unless `is_short`.
 pub fn balances(random: &mut fastrand::Rng, config: &Config, is_short: bool) -> Vec<(String, i64)> {
-    let one = match (config.tariff.per, config.unit) {
-        (Per::Message, _) => 1,
+    let one = match (config.tariff.kilobyte, config.unit) {
+        (0, _) => 1,
         // As many kilobytes as are reserved for a message.
-        (Per::Kilobyte, Unit::Octets) if !config.enabler.capabilities.keeps_accounts => 16 * 1024,
-        (Per::Kilobyte, _) => 16,
+        (_, Unit::Octets) if !config.enabler.capabilities.keeps_accounts => 16 * 1024,
+        _ => 16,
     };
     let accounts = (0..random.usize(1..4)).map(|number| {
         let is_rich = !config.enabler.capabilities.keeps_accounts && !is_short;
@@ -118,7 +118,7 @@ pub fn set_up(random: &mut fastrand::Rng, config: &Config, is_short: bool, netwo
     settings.partial = !is_short;
     settings.price = match config.unit {
         Unit::Octets => 1,
-        Unit::Message | Unit::Money => config.tariff.price.into(),
+        Unit::Message | Unit::Money => (config.tariff.message + config.tariff.kilobyte).into(),
     };
     settings.session_failover = random.bool().then_some(SessionFailover::FAILOVER_SUPPORTED);
     if random.bool() {

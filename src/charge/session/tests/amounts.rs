@@ -1,7 +1,7 @@
 //! What is debited equals what was delivered, whatever the Byte-Ranges say and however a message ends.
 
 use super::*;
-use crate::charge::tariff::Per;
+use crate::charge::tariff::PriceList;
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 
@@ -373,7 +373,7 @@ enum Word {
 /// A model of the gate and two rings; events stay in a ring until it is read, in order.
 struct World {
     run: Run,
-    per: Per,
+    prices: PriceList,
     words: BTreeMap<&'static str, Word>,
     rings: [Vec<(Event<'static>, Time)>; 2],
     taken: u32,
@@ -382,6 +382,14 @@ struct World {
 }
 
 const IDS: [&str; 3] = ["a", "b", "c"];
+
+fn class_of(id: &str) -> ContentClass {
+    match id {
+        "a" => ContentClass::Text,
+        "b" => ContentClass::File,
+        _ => ContentClass::Other,
+    }
+}
 
 #[derive(Clone, Debug)]
 enum Act {
@@ -394,13 +402,13 @@ enum Act {
 }
 
 impl World {
-    fn new(per: Per) -> World {
+    fn new(prices: &str) -> World {
         let policy = policy(|p| (p.server_error, p.report) = (Settle::Release, Settle::Release));
-        let tariff = if per == Per::Message { "message:1" } else { "kilobyte:1" };
-        let mut run = Run::new(200, tariff, policy);
+        let mut run = Run::new(200, prices, policy);
+        let prices = *run.session.prices();
         run.accept();
         run.event(Event::Answered { leg: 1 }, s(0));
-        World { run, per, words: BTreeMap::new(), rings: [vec![], vec![]], taken: 0, sent_at: 0, now: 0 }
+        World { run, prices, words: BTreeMap::new(), rings: [vec![], vec![]], taken: 0, sent_at: 0, now: 0 }
     }
 
     fn time(&self) -> Time {
@@ -410,21 +418,22 @@ impl World {
     /// Returns what the gate takes for a chunk; `None` if it stops the chunk.
     fn pass(&mut self, id: &'static str, octets: u64) -> Option<u32> {
         let word = self.words.entry(id).or_insert(Word::New);
-        let kilobytes = |octets: u64| octets.div_ceil(1024).max(1);
-        let (cost, after) = match (*word, self.per) {
-            (Word::Stopped, _) => return None,
-            (Word::New, Per::Message) => (1, octets),
-            (Word::Open(before), Per::Message) => (0, before + octets),
-            (Word::New, Per::Kilobyte) => (kilobytes(octets), octets),
-            (Word::Open(before), Per::Kilobyte) => (kilobytes(before + octets) - kilobytes(before), before + octets),
+        let weight = self.prices.weight(class_of(id));
+        let (cost, after) = match *word {
+            Word::Stopped => return None,
+            Word::New => (weight.of_octets(octets).0, octets),
+            Word::Open(before) => {
+                let after = before + octets;
+                (weight.of_octets(after).0 - weight.of_octets(before).0, after)
+            }
         };
-        if u64::from(self.run.session.granted().0.saturating_sub(self.taken)) < cost {
+        if self.run.session.granted().0.saturating_sub(self.taken) < cost {
             *word = Word::Stopped;
             return None;
         }
         *word = Word::Open(after);
-        self.taken += cost as u32;
-        Some(cost as u32)
+        self.taken += cost;
+        Some(cost)
     }
 
     /// Executes the outputs for the gate and accepts all requests.
@@ -452,7 +461,7 @@ impl World {
                 let flag = [Flag::More, Flag::Last, Flag::Aborted][usize::from(flag)];
                 let octets = if flag == Flag::Aborted { 0 } else { octets };
                 let taken = if octets == 0 { Some(0) } else { self.pass(id, octets) };
-                let sent = |taken| Sent { octets, flag, taken, total: None, ..whole(id, number) };
+                let sent = |taken| Sent { octets, flag, taken, total: None, class: class_of(id), ..whole(id, number) };
                 let event = taken
                     .map_or(Event::Stopped { message_id: id, why: Stop::Beyond }, |taken| Event::Sent(sent(taken)));
                 self.rings[ring].push((event, at));
@@ -505,25 +514,35 @@ fn act() -> impl Strategy<Value = Act> {
     ]
 }
 
+/// Prices by message, by size, and by class.
+const LISTS: [&str; 5] = [
+    "message:1",
+    "kilobyte:3",
+    "message:2+kilobyte:1",
+    "message:2 file=message:7+kilobyte:3 other=kilobyte:1",
+    "kilobyte:1 file=message:9",
+];
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 600, ..ProptestConfig::default() })]
 
     /// Over a whole session, what the gate took is debited or returned to the grant, and no debit is empty.
     #[test]
-    fn quota_taken_is_debited_or_returned(acts in proptest::collection::vec(act(), 1..60), by_size: bool) {
-        let mut world = World::new(if by_size { Per::Kilobyte } else { Per::Message });
+    fn quota_taken_is_debited_or_returned(acts in proptest::collection::vec(act(), 1..60), list in 0..LISTS.len()) {
+        let mut world = World::new(LISTS[list]);
         for (number, act) in acts.iter().enumerate() {
             world.act(number as u64, act);
         }
         world.end();
-        let debited: u64 = paid(&world.run).iter().map(|debit| debit.3).sum();
+        let price = u64::from(world.prices.measure().price);
+        let debited: u64 = paid(&world.run).iter().map(|debit| debit.3 / price).sum();
         prop_assert!(paid(&world.run).iter().all(|debit| debit.3 > 0 && debit.2 > 0), "{:?}", paid(&world.run));
         let granted: u64 = world.run.requests().iter().filter_map(|ask| ask.strip_prefix("reserve ")?.parse::<u64>().ok()).sum();
         let more = u64::from(world.run.session.granted().0);
         // The grant grows by what is returned and shrinks by what the session takes itself.
         prop_assert!(i128::from(debited) <= i128::from(world.taken) - (i128::from(more) - i128::from(granted)));
         // The debits of a message that are not refunded are the price of their octets.
-        let price = |octets: u64| if by_size { octets.div_ceil(1024) } else { 1 };
+        let price = |id: &str, octets: u64| world.prices.price_of(world.prices.quota(class_of(id), octets)).0;
         let mut messages = BTreeMap::<_, (u64, u64)>::new();
         let refunded = refunded(&world.run);
         let standing = paid(&world.run).into_iter().filter(|debit| !refunded.contains(&(debit.0, debit.1)));
@@ -531,6 +550,6 @@ proptest! {
             let message = messages.entry(message_id).or_default();
             *message = (message.0 + octets, message.1 + units);
         }
-        prop_assert!(messages.values().all(|(octets, units)| *units == price(*octets)), "{:?}", paid(&world.run));
+        prop_assert!(messages.iter().all(|(id, (octets, units))| *units == price(id, *octets)), "{:?}", paid(&world.run));
     }
 }

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::charge::account::AccountId;
+use crate::charge::tariff::{Measure, QuotaUnit};
 use crate::enabler::diameter::profile::ServiceParameters;
 use crate::wire::diameter::credit_control::FinalUnitIndication;
 use crate::wire::diameter::{Message, RawAvp};
@@ -34,7 +35,7 @@ fn request(number: u32, reservation: Reservation, operation: Operation) -> Reque
         account: AccountId("tel:+4912345".into()),
         service: crate::charge::service::Service::Retrieval,
         recipients: 0,
-        tariff: "message:25".parse().expect("a tariff"),
+        measure: Measure { unit: QuotaUnit::Message, price: 25 },
         reservation,
         possible_duplicate: false,
         rate_limited: false,
@@ -324,22 +325,22 @@ fn money_and_octets_are_converted_to_quota() {
         let money = Money { unit_value: UnitValue { digits, exponent }, currency_code: None };
         ServiceUnits { money: Some(money), ..Default::default() }
     };
-    let tariff = "message:25".parse().expect("a tariff");
+    let measure = Measure { unit: QuotaUnit::Message, price: 25 };
     // 25 cents buy one (RFC 8506, 8.10).
-    assert_eq!(worth(&money, tariff, &granted(75, Some(-2))), Quota(3));
-    assert_eq!(worth(&money, tariff, &granted(749, Some(-3))), Quota(2));
-    assert_eq!(worth(&money, tariff, &granted(1, None)), Quota(4));
-    assert_eq!(worth(&money, tariff, &granted(-5, None)), Quota(0));
-    let wanted = units(&money, tariff, Quota(3), 0).money.expect("money").unit_value;
+    assert_eq!(worth(&money, measure, &granted(75, Some(-2))), Quota(3));
+    assert_eq!(worth(&money, measure, &granted(749, Some(-3))), Quota(2));
+    assert_eq!(worth(&money, measure, &granted(1, None)), Quota(4));
+    assert_eq!(worth(&money, measure, &granted(-5, None)), Quota(0));
+    let wanted = units(&money, measure, Quota(3), 0).money.expect("money").unit_value;
     assert_eq!((wanted.digits, wanted.exponent), (75, Some(-2)));
     let mut whole = money.clone();
     whole.keys.exponent = 0;
-    assert_eq!(worth(&whole, tariff, &granted(75, None)), Quota(3));
-    assert_eq!(units(&whole, tariff, Quota(3), 0).money.expect("money").unit_value.exponent, None);
-    assert_eq!(worth(&money, tariff, &granted(i64::MAX, Some(i32::MAX))), Quota(u32::MAX));
-    assert_eq!(worth(&money, tariff, &granted(i64::MAX, Some(i32::MIN))), Quota(0));
+    assert_eq!(worth(&whole, measure, &granted(75, None)), Quota(3));
+    assert_eq!(units(&whole, measure, Quota(3), 0).money.expect("money").unit_value.exponent, None);
+    assert_eq!(worth(&money, measure, &granted(i64::MAX, Some(i32::MAX))), Quota(u32::MAX));
+    assert_eq!(worth(&money, measure, &granted(i64::MAX, Some(i32::MIN))), Quota(0));
     let octets = settings(Profile::Rfc8506, Unit::Octets);
-    let kilobyte = "kilobyte:1".parse().expect("a tariff");
+    let kilobyte = Measure { unit: QuotaUnit::Kilobyte, price: 1 };
     let granted = ServiceUnits { total_octets: Some(5000), ..Default::default() };
     assert_eq!(worth(&octets, kilobyte, &granted), Quota(4));
 }
