@@ -345,7 +345,9 @@ fn same_message_at_two_workers_is_charged_once() {
         model("one message, two workers", Some(3), move || {
             let memory = opened(1);
             memory.slots[0].set_granted(noted as u32);
-            (0..noted).for_each(|n| assert_eq!(pass(&memory, n + 1), ChunkDecision::Charged { amount: 1, left: 0 }));
+            (0..noted).for_each(|n| {
+                assert_eq!(pass(&memory, n + 1), ChunkDecision::Charged { amount: 1, left: 0, is_new: true })
+            });
             let mut passed = one_message_at_two_workers(&memory, 2);
             passed.sort_by_key(|pass| *pass == ChunkDecision::AlreadyPaid);
             assert!(matches!(passed, [ChunkDecision::Charged { .. }, ChunkDecision::AlreadyPaid]), "{passed:?}");
@@ -551,7 +553,11 @@ fn reused_slot_keeps_nothing_of_the_previous_session() {
         let early = early.join().expect("the worker ends");
         assert_eq!(
             early,
-            Some(if closed == 1 { ChunkDecision::Charged { amount: 1, left: 0 } } else { ChunkDecision::BeyondGrant })
+            Some(if closed == 1 {
+                ChunkDecision::Charged { amount: 1, left: 0, is_new: true }
+            } else {
+                ChunkDecision::BeyondGrant
+            })
         );
         memory.table().free(0);
         let worker = Arc::clone(&memory);
