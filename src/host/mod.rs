@@ -12,6 +12,7 @@
 //! | headers of a request with the script's edits | [`edited_request`] |
 //! | current request and transaction of tm | [`transaction`] |
 //! | session of a watched transaction | [`transaction_context`]; of a MESSAGE, [`page_context`] |
+//! | what `imcharge_reserve()` is called for | [`charged`] |
 //! | parameters of the script | [`parameters`] |
 //! | `$imcharge(name)` | [`variables`] |
 //! | log, statistics, signals of the supervisor | [`logger`], [`statistics`], [`signals`] |
@@ -36,6 +37,7 @@ macro_rules! entries {
 
 pub mod address;
 pub mod attach;
+pub mod charged;
 pub mod edited_request;
 #[cfg(feature = "kamailio")]
 pub mod kamailio;

@@ -28,4 +28,6 @@ pub mod tm;
 
 use super::attach::{REGION, with_worker};
 use super::text::{static_str, text};
-use super::{address, edited_request, message, page_context, parameters, transaction, transaction_context, variables};
+use super::{
+    address, charged, edited_request, message, page_context, parameters, transaction, transaction_context, variables,
+};

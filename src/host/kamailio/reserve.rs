@@ -3,13 +3,13 @@
 //! The order matters: the transaction is created, watched ([`callbacks`]) and suspended before the engine gets the event,
 //! so that it is suspended by the time the verdict arrives.
 
+use super::charged::{Charged, FREE_CONTENT};
 use super::continuation::Continuation;
 use super::edited_request::{EditedRequest, UNREADABLE_EDITS};
 use super::message::{Message, ScriptChoice, bytes};
 use super::tm::{Creation, Suspension, Tm, tm};
 use super::transaction::{CurrentRequest, Transaction};
 use super::{bindings as sys, callbacks, with_worker};
-use crate::charge::event::PageContent;
 use crate::guard::guard;
 use crate::worker::InviteRefusal;
 use crate::worker::sip_input::Invite;
@@ -17,9 +17,6 @@ use std::ffi::{c_char, c_int, c_void};
 
 /// Return value that ends the script: the transaction is suspended, or already answered.
 const END_OF_SCRIPT: c_int = 0;
-
-/// Return value for a MESSAGE whose content is free of charge: the script relays it without a verdict.
-const FREE_CONTENT: c_int = 2;
 
 /// Script: `imcharge_reserve(route)`.
 pub unsafe extern "C" fn reserve(message: *mut sys::sip_msg, route: *mut c_char, _: *mut c_char) -> c_int {
@@ -72,13 +69,6 @@ unsafe fn parameter_text<'a>(message: *mut sys::sip_msg, parameter: *mut c_char)
     unsafe { (sys::get_str_fparam(&mut value, message, parameter.cast()) == 0).then(|| bytes(&value)) }
 }
 
-/// What is charged.
-#[derive(Clone, Copy)]
-enum Charged {
-    Invite,
-    Message(PageContent),
-}
-
 /// Suspends the INVITE or MESSAGE and asks the engine to reserve. Returns what the script function returns.
 ///
 /// # Safety
@@ -117,13 +107,7 @@ unsafe fn reserve_into(message: *mut sys::sip_msg, route: &[u8], messages: c_int
             return InviteRefusal::Malformed as c_int;
         }
     };
-    let can_reserve = with_worker(|worker| {
-        let body = request.body();
-        match is_message {
-            true => worker.can_reserve_page(&invite, &body).map(|content| content.map(Charged::Message)),
-            false => worker.can_reserve(&invite, &body).map(|()| Some(Charged::Invite)),
-        }
-    });
+    let can_reserve = with_worker(|worker| Charged::check(worker, &invite, &request.body(), is_message));
     match can_reserve.unwrap_or(Err(InviteRefusal::EngineDown)) {
         Ok(Some(charged)) => suspend_and_reserve(tm, current, transaction, invite, charged),
         Ok(None) => FREE_CONTENT,
@@ -157,11 +141,7 @@ fn suspend_and_reserve(
         }
     };
     (invite.suspended.index, invite.suspended.label) = (id.index.into(), id.label.into());
-    let reserved = with_worker(|worker| match charged {
-        Charged::Invite => worker.reserve(&invite),
-        Charged::Message(content) => worker.reserve_page(&invite, content),
-    });
-    match reserved {
+    match with_worker(|worker| charged.reserve(worker, &invite)) {
         Some(Ok(_)) => END_OF_SCRIPT,
         refused => {
             tm.cancel_suspend(id);

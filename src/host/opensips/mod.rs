@@ -31,4 +31,6 @@ pub mod waiting;
 
 use super::attach::{REGION, with_worker};
 use super::text::text;
-use super::{address, edited_request, message, parameters, transaction, transaction_context, variables};
+use super::{
+    address, charged, edited_request, message, page_context, parameters, transaction, transaction_context, variables,
+};

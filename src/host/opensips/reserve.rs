@@ -3,6 +3,7 @@
 //! The host creates the transaction before it calls the function. The order matters: the transaction is watched
 //! ([`callbacks`]) and registered as waiting before the engine gets the event, so that the verdict finds it.
 
+use super::charged::{Charged, FREE_CONTENT};
 use super::edited_request::{EditedRequest, UNREADABLE_EDITS};
 use super::message::{Message, ScriptChoice, bytes};
 use super::tm::{Tm, tm};
@@ -67,7 +68,7 @@ pub unsafe extern "C" fn reserve_without_async(
     })
 }
 
-/// Suspends the INVITE and asks the engine to reserve. The error is `$rc` of the route, which the host runs at once.
+/// Suspends the INVITE or MESSAGE and asks the engine to reserve. The error is `$rc` of the route, which the host runs at once.
 ///
 /// # Safety
 /// `message` must be NULL or the host's current request, `context` the host's context of that request or NULL.
@@ -79,18 +80,26 @@ unsafe fn reserve_or_refuse(
     let malformed = InviteRefusal::Malformed as c_int;
     // SAFETY: guaranteed by the caller; the route type is an integer of the host.
     let (request, current, route) = unsafe { (Message::new(message), CurrentRequest::new(message), sys::route_type) };
-    let is_invite = |request: &Message<'_>| request.method() == Some(sys::METHOD_INVITE as c_int) && request.parse();
-    let (request, current) = request.filter(is_invite).zip(current).ok_or(malformed)?;
+    let (request, current) = request.zip(current).ok_or(malformed)?;
+    let is_message = request.method() == Some(sys::METHOD_MESSAGE as c_int);
+    if !is_message && request.method() != Some(sys::METHOD_INVITE as c_int) || !request.parse() {
+        return Err(malformed);
+    }
     if route != sys::REQUEST_ROUTE as c_int || context.is_null() {
-        log::error!("imcharge_reserve: call it only in the request route, for an INVITE");
+        log::error!("imcharge_reserve: call it only in the request route, for an INVITE or MESSAGE");
         return Err(malformed);
     }
     // SAFETY: `message` is the host's current request.
     let choice = unsafe { ScriptChoice::evaluate(message) }.ok_or(malformed)?;
     let edited = EditedRequest::new(request).ok_or(UNREADABLE_EDITS)?;
-    let mut invite = request.invite(edited.message(), &choice, messages).ok_or(malformed)?;
-    let can_reserve = with_worker(|worker| worker.can_reserve(&invite, &request.body()));
-    can_reserve.unwrap_or(Err(InviteRefusal::EngineDown)).map_err(|refused| refused as c_int)?;
+    let invite = match is_message {
+        true => request.charged_request(edited.message(), &choice, messages),
+        false => request.invite(edited.message(), &choice, messages),
+    };
+    let mut invite = invite.ok_or(malformed)?;
+    let can_reserve = with_worker(|worker| Charged::check(worker, &invite, &request.body(), is_message));
+    let charged = can_reserve.unwrap_or(Err(InviteRefusal::EngineDown)).map_err(|refused| refused as c_int)?;
+    let charged = charged.ok_or(FREE_CONTENT)?;
     let tm = tm().ok_or(InviteRefusal::EngineDown as c_int)?;
     let Some(transaction) = tm.current() else {
         log::error!("imcharge_reserve: the proxy has created no transaction; see its own log lines");
@@ -98,18 +107,23 @@ unsafe fn reserve_or_refuse(
     };
     // SAFETY: the context of the current request, guaranteed by the caller.
     invite.suspended = unsafe { waiting::wait(current, transaction, context) };
-    let reserved = watch_and_reserve(tm, current, transaction, &invite);
+    let reserved = watch_and_reserve(tm, current, transaction, &invite, charged);
     reserved.inspect_err(|_| waiting::forget(invite.suspended))
 }
 
-/// Watches the transaction of an INVITE that is registered as waiting, and asks the engine to reserve.
+/// Watches the transaction of a request that is registered as waiting, and asks the engine to reserve.
 fn watch_and_reserve(
     tm: &Tm,
     request: CurrentRequest,
     transaction: Transaction,
     invite: &Invite<'_>,
+    charged: Charged,
 ) -> Result<(), c_int> {
-    if !callbacks::watch_invite(tm, request, transaction, invite) {
+    let is_watched = match charged {
+        Charged::Invite => callbacks::watch_invite(tm, request, transaction, invite),
+        Charged::Message(_) => callbacks::watch_message(tm, request, transaction, invite),
+    };
+    if !is_watched {
         log::error!(
             "imcharge_reserve: no shared memory to watch the transaction; start the proxy with more (option -m)"
         );
@@ -120,7 +134,7 @@ fn watch_and_reserve(
         waiting::answer_cancelled(tm, request);
         return Err(waiting::CANCELLED);
     }
-    let reserved = with_worker(|worker| worker.reserve(invite)).unwrap_or(Err(InviteRefusal::EngineDown));
+    let reserved = with_worker(|worker| charged.reserve(worker, invite)).unwrap_or(Err(InviteRefusal::EngineDown));
     reserved.map(|_| ()).map_err(|refused| refused as c_int)
 }
 
