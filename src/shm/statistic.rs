@@ -57,6 +57,7 @@ statistics! {
     ReservesFailed "reserves_failed" Counter "Reservations that got no answer or could not be requested.",
     Messages "messages" Counter "Reservations requested for SIP MESSAGEs.",
     MessagesFree "messages_free" Counter "SIP MESSAGEs whose content is free of charge.",
+    MessagesUnclassified "messages_unclassified" Counter "SIP MESSAGEs charged as content of unknown type.",
     Debits "debits" Counter "Messages debited.",
     DebitsOnResponse "debits_on_response" Counter "Messages debited on MSRP 200 or a success REPORT, or on a final 2xx to a SIP MESSAGE.",
     DebitsOnError "debits_on_error" Counter "Messages debited on MSRP 4xx or 5xx or a failure REPORT.",

@@ -1,9 +1,10 @@
 //! SIP MESSAGEs (page mode, RFC 3428): reservation, and the outcome that decides about it.
 
+use super::content::Content;
 use super::{InviteRefusal, Urgency, Worker};
 use crate::charge::ch2::SessionKey;
-use crate::charge::content::ContentClass;
 use crate::charge::event::{Event, PageContent, ServerTransaction};
+use crate::shm::log_limit::ONE_A_MINUTE;
 use crate::shm::statistic::Statistic;
 use crate::worker::sip_input::{Body, Invite};
 
@@ -37,15 +38,25 @@ impl Worker {
         message: &Invite<'_>,
         body: &Body<'_>,
     ) -> Result<Option<PageContent>, InviteRefusal> {
-        super::invites::call_id_of(message)?;
+        let call_id = super::invites::call_id_of(message)?;
         let octets = body.bytes.len() as u64;
         if octets > self.region.config.message_max.into() {
             self.region.count(Statistic::DroppedTooLarge);
             return Err(InviteRefusal::TooLarge);
         }
-        let media_type = body.content_type.split(|octet| *octet == b';').next().unwrap_or_default();
-        let class = ContentClass::from_media_type(std::str::from_utf8(media_type.trim_ascii()).unwrap_or_default());
-        let content = PageContent { class, octets };
+        let content = Content::of_message(&self.region.config, body.content_type, body.bytes);
+        if content.is_free {
+            self.region.count(Statistic::MessagesFree);
+            return Ok(None);
+        }
+        if let Some(why) = content.unknown {
+            self.region.count(Statistic::MessagesUnclassified);
+            log::warn!(
+                target: ONE_A_MINUTE,
+                "call {call_id}: the MESSAGE is charged as content of unknown type: {why} (messages_unclassified)"
+            );
+        }
+        let content = PageContent { class: content.class, octets };
         self.check_engine()?;
         self.ring.has_room(self.ring.size() / 4).then_some(Some(content)).ok_or(InviteRefusal::Full)
     }

@@ -39,6 +39,7 @@ pub const PAGE_MESSAGE_ID: &str = "msg";
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Page {
     class: ContentClass,
+    /// Octets of all copies.
     octets: u64,
     /// What all copies of the message use.
     pub(super) quota: Quota,
@@ -70,6 +71,7 @@ impl Page {
         let PageContent { class, octets } = reserve.page?;
         let copies = reserve.messages.max(1);
         let quota = Quota(prices.quota(class, octets).0.saturating_mul(copies));
+        let octets = octets.saturating_mul(copies.into());
         Some(Page { class, octets, quota, charge: Charge::Undecided, part: 0 })
     }
 

@@ -135,7 +135,7 @@ macro_rules! kinds {
 
 kinds! {
     Invite Money "invite" "INVITE; messages: number announced.",
-    Message Money "message" "SIP MESSAGE; messages: number of copies, octets: those of its body.",
+    Message Money "message" "SIP MESSAGE; messages: number of copies, octets: those of all copies.",
     Reserve Money "reserve" "A reservation is requested; rule: why.",
     Granted Money "granted" "Credit is granted; rule: why, if granted without the enabler.",
     Denied Money "denied" "The enabler refuses; rule and code: its reason.",

@@ -150,7 +150,8 @@ fn copies_and_kilobytes_are_reserved_and_debited_at_once() {
         run.event(delivered(200), s(1));
         let (operation, _) = pending_operation(&run);
         let Operation::Debit { octets, units, quota: debited, part: 0, .. } = operation else { panic!("no debit") };
-        assert_eq!((octets, units, debited), (OCTETS, Units(5 * u64::from(quota)), Quota(quota)));
+        let wanted = OCTETS * u64::from(copies.max(1));
+        assert_eq!((octets, units, debited), (wanted, Units(5 * u64::from(quota)), Quota(quota)));
         run.finish();
         assert_eq!(run.closed(), Some("delivered"));
     }
