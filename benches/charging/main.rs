@@ -1,10 +1,11 @@
 //! Measures what charging costs: CPU, latency and memory, compared with a proxy that does not charge. Proxies are measured
 //! in turn, and medians of several rounds are printed with their targets. Run by `make bench`; `--part
-//! hook|engine|large-session|memory|proxies|ledger|ocs-capacity|ocs|silence|held|left-behind` measures one part only.
+//! hook|engine|large-session|memory|proxies|message|ledger|ocs-capacity|ocs|silence|held|left-behind` measures one part only.
 
 mod hooks;
 mod incumbent;
 mod ledger;
+mod message;
 mod ocs;
 
 use imcharge_testkit::load::{Call, Load};
@@ -69,6 +70,9 @@ fn run() -> Result<(), Box<dyn Error>> {
         for (name, arguments) in [("-x fm -X fm", vec!["-x", "fm", "-X", "fm"]), ("default allocator (qm)", vec![])] {
             proxies(folder, name, &arguments)?;
         }
+    }
+    if wanted("message") {
+        message::compare(folder)?;
     }
     if wanted("ledger") {
         ledger::disturbed(folder)?;

@@ -1,4 +1,5 @@
-//! SIP load generator: a caller and a server that set up and end calls at a fixed rate, with little work of their own.
+//! SIP load generator: a caller and a server that set up and end calls, or exchange MESSAGEs, at a fixed rate, with little
+//! work of their own.
 
 use std::collections::HashSet;
 use std::io;
@@ -37,12 +38,23 @@ impl Call {
     }
 }
 
+/// What is generated.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// INVITE and BYE.
+    Calls,
+    /// INVITE only.
+    Held,
+    /// MESSAGE.
+    Messages,
+}
+
 /// A load generator and its server.
 pub struct Load {
     caller: UdpSocket,
     server: SocketAddr,
     run: AtomicU32,
-    /// INVITEs and BYEs that the server has received twice in this run.
+    /// Requests that the server has received twice in this run.
     retransmissions: Arc<AtomicU32>,
 }
 
@@ -64,12 +76,17 @@ impl Load {
 
     /// Makes calls at `rate` per second for `span`. Returns the progress of each.
     pub fn run(&self, proxy: SocketAddr, rate: u32, span: Duration) -> Vec<Call> {
-        self.call(proxy, rate, (f64::from(rate) * span.as_secs_f64()) as usize, true)
+        self.call(proxy, rate, (f64::from(rate) * span.as_secs_f64()) as usize, Kind::Calls)
+    }
+
+    /// Sends MESSAGEs at `rate` per second for `span`. Returns the progress of each; it ends with its answer.
+    pub fn messages(&self, proxy: SocketAddr, rate: u32, span: Duration) -> Vec<Call> {
+        self.call(proxy, rate, (f64::from(rate) * span.as_secs_f64()) as usize, Kind::Messages)
     }
 
     /// Makes `count` calls that are not ended. Returns how many were answered.
     pub fn hold(&self, proxy: SocketAddr, rate: u32, count: u32) -> usize {
-        self.call(proxy, rate, count as usize, false).iter().filter(|call| call.answered.is_some()).count()
+        self.call(proxy, rate, count as usize, Kind::Held).iter().filter(|call| call.answered.is_some()).count()
     }
 
     /// Sends OPTIONS to the proxy until `stop` is set. Returns the milliseconds to each answer, 1000 for none.
@@ -94,27 +111,27 @@ impl Load {
         latencies
     }
 
-    fn call(&self, proxy: SocketAddr, rate: u32, count: usize, ends: bool) -> Vec<Call> {
+    fn call(&self, proxy: SocketAddr, rate: u32, count: usize, kind: Kind) -> Vec<Call> {
         let run = self.run.fetch_add(1, Ordering::Relaxed);
         self.retransmissions.store(0, Ordering::Relaxed);
         let calls = Mutex::new(vec![Call::default(); count]);
         let done = AtomicBool::new(false);
         let own = self.caller.local_addr().expect("a bound socket has an address");
         thread::scope(|scope| {
-            scope.spawn(|| self.receive(proxy, run, ends, &calls, &done));
+            scope.spawn(|| self.receive(proxy, run, kind, &calls, &done));
             let started = Instant::now();
             for number in 0..count {
                 let due = started + Duration::from_secs_f64(number as f64 / f64::from(rate));
                 if let Some(wait) = due.checked_duration_since(Instant::now()) {
                     thread::sleep(wait);
                 }
-                let text = invite(run, number, own);
+                let text = if kind == Kind::Messages { message(run, number, own) } else { invite(run, number, own) };
                 calls.lock().expect("no holder panics")[number].invited = Some(Instant::now());
                 let _ = self.caller.send_to(text.as_bytes(), proxy);
             }
             // Allow the last calls 1 s to end.
             let deadline = Instant::now() + Duration::from_secs(1);
-            let is_over = |call: &Call| if ends { call.ended } else { call.answered.is_some() };
+            let is_over = |call: &Call| if kind == Kind::Held { call.answered.is_some() } else { call.ended };
             while Instant::now() < deadline && !calls.lock().expect("no holder panics").iter().all(is_over) {
                 thread::sleep(Duration::from_millis(5));
             }
@@ -127,7 +144,7 @@ impl Load {
         calls
     }
 
-    fn receive(&self, proxy: SocketAddr, run: u32, ends: bool, calls: &Mutex<Vec<Call>>, done: &AtomicBool) {
+    fn receive(&self, proxy: SocketAddr, run: u32, kind: Kind, calls: &Mutex<Vec<Call>>, done: &AtomicBool) {
         let own = self.caller.local_addr().expect("a bound socket has an address");
         self.caller.set_read_timeout(Some(Duration::from_millis(20))).expect("a timeout can be set");
         let mut buffer = [0; 8192];
@@ -142,15 +159,16 @@ impl Load {
                 text.contains("1 INVITE"),
                 text.contains("1 INVITE").then(|| follow_up("ACK", 1, &text, run, number, own)),
             );
-            let bye = (is_invite && ends).then(|| follow_up("BYE", 2, &text, run, number, own));
+            let bye = (is_invite && kind == Kind::Calls).then(|| follow_up("BYE", 2, &text, run, number, own));
             {
                 let mut calls = calls.lock().expect("no holder panics");
                 let Some(call) = calls.get_mut(number) else { continue };
-                match is_invite {
+                match is_invite || kind == Kind::Messages {
                     true if call.answered.is_some() => call.retransmitted = true,
                     true => call.answered = Some(Instant::now()),
                     false => call.ended = true,
                 }
+                call.ended |= kind == Kind::Messages;
             }
             for request in [ack, bye].into_iter().flatten() {
                 let _ = self.caller.send_to(request.as_bytes(), proxy);
@@ -182,6 +200,17 @@ fn invite(run: u32, number: usize, own: SocketAddr) -> String {
     )
 }
 
+fn message(run: u32, number: usize, own: SocketAddr) -> String {
+    let subscriber = number % SUBSCRIBERS;
+    format!(
+        "MESSAGE sip:user@im.example.org SIP/2.0\r\nVia: SIP/2.0/UDP {own};branch=z9hG4bKm{run}x{number};rport\r\n\
+         Max-Forwards: 70\r\nFrom: <sip:user{subscriber}@example.org>;tag=m{number}\r\nTo: <sip:user@im.example.org>\r\n\
+         Call-ID: {run}-{number}@127.0.0.1\r\nCSeq: 1 MESSAGE\r\n\
+         P-Asserted-Identity: <sip:user{subscriber}@example.org>\r\nContent-Type: text/plain\r\n\
+         Content-Length: 12\r\n\r\nhello, world"
+    )
+}
+
 /// Returns a request in the dialog that `answer` established.
 fn follow_up(method: &str, cseq: u32, answer: &str, run: u32, number: usize, own: SocketAddr) -> String {
     let header = |name: &str| answer.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default().trim();
@@ -196,7 +225,7 @@ fn follow_up(method: &str, cseq: u32, answer: &str, run: u32, number: usize, own
     )
 }
 
-/// Answers every INVITE and BYE with 200.
+/// Answers every INVITE, BYE and MESSAGE with 200.
 fn serve(socket: &UdpSocket, retransmissions: &AtomicU32) {
     let own = socket.local_addr().expect("a bound socket has an address");
     let mut seen = HashSet::new();
@@ -205,7 +234,7 @@ fn serve(socket: &UdpSocket, retransmissions: &AtomicU32) {
         let Ok((length, from)) = socket.recv_from(&mut buffer) else { continue };
         let text = String::from_utf8_lossy(&buffer[..length]);
         let method = text.split(' ').next().unwrap_or_default();
-        if !matches!(method, "INVITE" | "BYE") {
+        if !matches!(method, "INVITE" | "BYE" | "MESSAGE") {
             continue;
         }
         let kept = text.lines().skip(1).take_while(|line| !line.is_empty()).filter(|line| {
