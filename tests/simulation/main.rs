@@ -9,6 +9,7 @@ mod dialog;
 mod diameter_session;
 mod disk;
 mod network;
+mod page;
 mod records;
 mod server_requests;
 mod world;
@@ -154,12 +155,12 @@ fn run_all(first: u64, seeds: u64, time: Duration) -> Summary {
     let summary = total.into_inner().unwrap_or_else(PoisonError::into_inner);
     let each = |count: u64| count as f64 / started.elapsed().as_secs_f64();
     let Tally { events, crashes, faults, debits, rings_full, tables_full, verdicts_late, moves, .. } = summary.tally;
-    let Tally { forged, rests_stopped, restarted, free, .. } = summary.tally;
+    let Tally { forged, rests_stopped, restarted, free, pages, .. } = summary.tally;
     println!(
         "per second: {:.0} events, {:.1} crashes, {:.1} faults, {:.0} debits; in total: refused {rings_full} times for a full \
          ring, {tables_full} times for a full table, {verdicts_late} times for late verdicts; {moves} sessions moved to \
          another peer; {forged} forged frames and {rests_stopped} chunks of stopped messages refused; {restarted} \
-         messages restarted after an abort; {free} chunks of notifications passed",
+         messages restarted after an abort; {free} chunks of notifications passed; {pages} SIP MESSAGEs",
         each(events),
         each(crashes),
         each(faults),

@@ -6,6 +6,7 @@ mod dialogs;
 mod faults;
 mod host;
 mod hostile;
+mod pages;
 mod parties;
 mod records;
 mod setup;
@@ -16,6 +17,7 @@ use crate::call::{Abort, Call, Content, Layout, Message, Names, Reaction, Stage}
 use crate::dialog::{Exchange, Leg, Writing};
 use crate::disk;
 use crate::network::Network;
+use crate::page::Page;
 use crate::records::Billing;
 use accounts::TopUp;
 use imcharge::charge::tariff::Tariff;
@@ -74,6 +76,8 @@ pub struct Tally {
     pub restarted: u64,
     /// Chunks of notifications that passed.
     pub free: u64,
+    /// SIP MESSAGEs whose charge was checked.
+    pub pages: u64,
     /// Hash of everything that happened: the same seed gives the same value.
     pub trace: u64,
 }
@@ -93,6 +97,7 @@ impl Tally {
         self.rests_stopped += other.rests_stopped;
         self.restarted += other.restarted;
         self.free += other.free;
+        self.pages += other.pages;
     }
 
     fn note(&mut self, what: u64) {
@@ -146,6 +151,13 @@ enum Step {
     /// A copy of the INVITE arrives by another path, or ends there.
     Merge(usize),
     EndOther(usize, u16),
+    /// A MESSAGE arrives; a copy of it by another path; the end of that copy.
+    Message(usize),
+    MessageCopy(usize),
+    MessageCopyEnds(usize),
+    /// The final response to a MESSAGE; its transaction ends before its verdict.
+    MessageEnds(usize),
+    MessageTimesOut(usize),
     /// The INVITE fails with this code.
     Refuse(usize, u16),
     Lose(usize),
@@ -206,6 +218,7 @@ pub struct World<'a> {
     down_since: Option<u64>,
     life: u64,
     calls: Vec<Call>,
+    pages: Vec<Page>,
     /// MSRP connections that are closed, whether the host can tell, and the number of the next one.
     connections: Connections,
     queue: BinaryHeap<Reverse<(u64, u64, Step)>>,
@@ -318,6 +331,7 @@ impl<'a> World<'a> {
             down_since: None,
             life: 0,
             calls: Vec::new(),
+            pages: Vec::new(),
             connections: Connections { closed: BTreeSet::new(), reports_state, next: 2_000_000 },
             queue: BinaryHeap::new(),
             sequence: 0,
@@ -342,6 +356,7 @@ impl<'a> World<'a> {
         world.create_accounts();
         world.random_calls();
         world.plan_top_ups();
+        world.random_pages();
         world
     }
 
@@ -605,6 +620,11 @@ impl<'a> World<'a> {
             Step::EndOther(call, code) => self.end_other(call, code),
             Step::Refuse(call, code) => self.refuse(call, code),
             Step::Lose(call) => self.lose(call),
+            Step::Message(page) => self.message(page),
+            Step::MessageCopy(page) => self.message_copy(page),
+            Step::MessageCopyEnds(page) => self.message_copy_ends(page),
+            Step::MessageEnds(page) => self.message_ends(page),
+            Step::MessageTimesOut(page) => self.message_times_out(page),
         }
     }
 }

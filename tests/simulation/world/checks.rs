@@ -58,6 +58,7 @@ impl World<'_> {
         self.faultless_since = if is_well { self.faultless_since.or(Some(now)) } else { None };
         let (Some(since), Some(engine)) = (self.faultless_since, &self.engine) else { return };
         let unsettled = engine.unsettled();
+        let overdue = self.overdue_pages(&unsettled, since, now);
         let instance = Some(self.region().instance());
         for call in self.calls.iter().filter(|call| call.taken_by == instance && call.stage == Stage::Answered) {
             let has_ended = call.leg_ended_at.is_some_and(|at| LEG_ENDED.contains(&(now - at)) && since < at);
@@ -66,6 +67,7 @@ impl World<'_> {
                 self.half_ended.insert(call.number);
             }
         }
+        self.violations.extend(overdue);
         for call in self.calls.iter().filter(|call| unsettled.contains(&call.session())) {
             let moved = since.max(call.moved_at);
             let due = match call.ended_at {
@@ -111,6 +113,7 @@ impl World<'_> {
         if let Some(wrong) = self.violations.first().or(self.network.borrow().violations.first()) {
             return Err(wrong.clone());
         }
+        self.check_pages()?;
         self.check_messages()?;
         self.check_money()?;
         if let Some(wrong) = self.network.borrow().missing_effect() {

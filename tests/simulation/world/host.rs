@@ -5,6 +5,7 @@ use crate::call::{Call, MERGED, Names, OTHER_PATH, Stage};
 use crate::delivery::Place;
 use crate::disk;
 use crate::network::PEERS;
+use crate::page;
 use imcharge::charge::time::Time;
 use imcharge::engine::Engine;
 use imcharge::engine::preflight;
@@ -263,6 +264,10 @@ impl World<'_> {
         }
         for (suspended, result, is_merged) in verdicts {
             let number = suspended.index as usize;
+            if suspended.label >= page::OWN_PATH {
+                self.on_page_verdict(number, suspended.label, result);
+                continue;
+            }
             if suspended.label == OTHER_PATH {
                 self.within(SECOND, Step::EndOther(number, if is_merged { MERGED } else { 487 }));
                 continue;
@@ -286,6 +291,7 @@ impl World<'_> {
     pub(super) fn operate(&mut self) {
         self.within(10 * SECOND, Step::Operator);
         let unsettled = self.engine.as_ref().map(Engine::unsettled).unwrap_or_default();
+        self.operate_pages(&unsettled);
         let calls = self.calls.iter().filter(|call| unsettled.contains(&call.session()));
         for number in calls.map(|call| call.number).collect::<Vec<_>>() {
             let passed_over = self.calls[number].passed_over + 1;
@@ -327,6 +333,7 @@ impl World<'_> {
         (self.event_worker, self.has_left_host) = (None, true);
         self.region = None;
         self.network.borrow_mut().cut(&PEERS.map(|peer| peer.1));
+        self.leave_pages();
         for call in &mut self.calls {
             let begun = call.stage != Stage::Invited || call.verdicts > 0;
             let waits = call.names == Names::Predecessor
@@ -351,6 +358,7 @@ impl World<'_> {
         for delivery in self.calls.iter_mut().flat_map(|call| call.delivered.values_mut()) {
             delivery.lose(is_read);
         }
+        self.lose_pages();
         region.remove_file();
     }
 

@@ -39,7 +39,7 @@ pub fn configure(random: &mut fastrand::Rng, state: &Path) -> Config {
             ("tx_timeout", "3"),
             ("on_failure", if random.u8(0..4) == 0 { "grant" } else { "deny" }),
             ("resend", if random.u8(0..4) == 0 { "hold" } else { "again" }),
-            ("model", if random.u8(0..6) == 0 { "immediate" } else { "reserve" }),
+            ("model", random.choice(["immediate", "prepay", "reserve", "reserve", "reserve"]).expect("there is one")),
         ]);
     }
     if !is_distant && random.bool() {
@@ -49,9 +49,8 @@ pub fn configure(random: &mut fastrand::Rng, state: &Path) -> Config {
     if is_distant {
         set.extend(peers.iter().take(random.usize(1..=2)).map(|peer| ("peer", peer.as_str())));
     }
-    if random.bool() {
-        set.push(("policy", "report=release"));
-    }
+    let policies = ["", "report=release", "message-timeout=release", "report=release;202=release"];
+    set.push(("policy", random.choice(policies).expect("there is one")));
     if unit == "money" && is_distant {
         set.extend([("currency_code", "978"), ("currency_exponent", "0")]);
     }
