@@ -26,6 +26,7 @@ mod ocs_wire;
 mod opensips;
 mod outcomes;
 mod page;
+mod page_peers;
 mod payer;
 mod push;
 mod raw;

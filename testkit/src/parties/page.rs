@@ -52,9 +52,7 @@ impl PageSender {
         let started = Instant::now();
         while let Some(left) = within.checked_sub(started.elapsed()) {
             let Some((answer, _)) = self.transport.receive(left) else { return 0 };
-            let is_answer = answer.header("Call-ID") == message.header("Call-ID")
-                && answer.header("CSeq") == message.header("CSeq");
-            if is_answer && answer.status() >= 200 {
+            if branch_of(&answer) == branch_of(message) && answer.status() >= 200 {
                 return answer.status();
             }
         }
@@ -78,6 +76,12 @@ impl PageSender {
     pub fn text(&self, to: &str, text: &str) -> u16 {
         self.request(&self.message(to, text), Duration::from_secs(10))
     }
+}
+
+/// Returns the branch of the first Via, which names a transaction.
+fn branch_of(message: &Message) -> &str {
+    let via = message.header("Via");
+    via.split(";branch=").nth(1).and_then(|rest| rest.split(';').next()).unwrap_or_default()
 }
 
 /// A receiver of MESSAGEs. The user part of the Request-URI is the status that it answers, `silent` for none, or a name for
@@ -129,7 +133,7 @@ impl PageReceiver {
     pub fn texts(&self) -> Vec<String> {
         let received = self.received.lock().expect("no holder panics");
         let mut branches = std::collections::HashSet::new();
-        let is_first = |message: &&Message| branches.insert(message.header("Via").to_owned());
+        let is_first = |message: &&Message| branches.insert(branch_of(message).to_owned());
         received.iter().filter(is_first).map(|message| message.body.clone()).collect()
     }
 }
