@@ -291,8 +291,10 @@ pub struct Call<'a> {
     pub other: &'a str,
     /// icid-value of P-Charging-Vector; empty if there is none.
     pub icid: &'a str,
-    /// Which party sent the INVITE.
+    /// Which side has the content: pull, the invited one; push, the inviting one.
     pub direction: Direction,
+    /// SIP method of the request that opened the session.
+    pub method: &'a str,
 }
 
 /// What an enabler reports to the sessions.

@@ -95,7 +95,8 @@ impl SessionTable {
     fn ask_enabler(&self, request: Request, enabler: &mut dyn Enabler) {
         if let Some(session) = self.session_with_pending(request.session, request.number) {
             let (call_id, other) = (session.call_id(), session.other());
-            let call = Call { call_id, other, icid: session.icid(), direction: session.direction() };
+            let method = if session.is_page() { "MESSAGE" } else { "INVITE" };
+            let call = Call { call_id, other, icid: session.icid(), direction: session.direction(), method };
             enabler.ask(request, &call, clock::now(), clock::wall_ms() / 1000);
         }
     }

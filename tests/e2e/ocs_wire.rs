@@ -15,6 +15,21 @@ fn rated(options: &[&str]) -> Charged {
     })
 }
 
+/// The server learns from each request which service is used, and from each debit what was sent.
+#[test]
+fn ocs_rates_by_service_and_content_class() {
+    let charged = rated(&["--rate", "any/file=7", "--rate", "retrieval/text=2", "--rate", "sending=50"]);
+    let _server =
+        charged.stage.server(&["one", "two"], |options| options.content_types = vec!["text/plain", "image/png"]);
+    let mut client = charged.stage.bound(|_| {});
+    client.take(1, Reaction::Answer(200));
+    charged.stage.until_debited(ALICE, 1);
+    assert_eq!(charged.ocs.account(ALICE).2, 2, "{}", charged.stage.proxy.log());
+    client.take(1, Reaction::Silence);
+    client.bye();
+    charged.expect(100 - 9, 0, 9);
+}
+
 #[test]
 fn of_several_services_ours_decides_and_the_others_are_closed() {
     let charged = rated(&[]);

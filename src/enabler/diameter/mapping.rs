@@ -14,16 +14,16 @@
 //! CC-Request-Number counts the requests of the reservation. So all copies of a request have the same two, also after a
 //! restart.
 
+use super::service_information;
 use super::services::{self, Other};
 use crate::charge::ch2::{Denial, Failure, Grant, Operation, Request, Reservation, Response, SessionKey, Trigger};
-use crate::charge::event::Direction;
 use crate::charge::policy::OnFailure;
 use crate::charge::tariff::{Measure, Quota, QuotaUnit, Unit};
 use crate::enabler::Call;
 use crate::enabler::diameter::profile::{CreditControlProfile, Profile};
 use crate::wire::diameter::codes::{
-    ApplicationServiceType, FailureHandling, MultipleServices, NodeFunctionality, ReportingReason, RequestType,
-    RequestedAction, RoleOfNode, SubscriptionIdType, TerminationCause,
+    FailureHandling, MultipleServices, ReportingReason, RequestType, RequestedAction, SubscriptionIdType,
+    TerminationCause,
 };
 use crate::wire::diameter::credit_control::{Money, Service, ServiceUnits, SubscriptionId, UnitValue};
 use crate::wire::diameter::dictionary as avp;
@@ -192,7 +192,7 @@ pub fn write(
     let mut writer = Writer::request(out, command, Flags::PROXIABLE, application, hop_by_hop, end_to_end);
     body.write(&mut writer);
     if profile.keys.profile == Profile::Ro {
-        write_service_information(&mut writer, request, call);
+        service_information::write(&mut writer, request, call);
     }
     writer.finish()
 }
@@ -222,44 +222,6 @@ fn put_units_in_services(
     };
     body.multiple_services_indicator = Some(MultipleServices::MULTIPLE_SERVICES_SUPPORTED);
     body.services = std::iter::once(own).chain(others.iter().map(Other::closing)).collect();
-}
-
-/// Service-Information (TS 32.299, OMA DDS Charging Data) of a service that delivers stored messages. The message
-/// counters are 1 in a debit and 0 otherwise.
-fn write_service_information(writer: &mut Writer<'_>, request: &Request, call: &Call<'_>) {
-    let messages = u32::from(matches!(request.operation, Operation::Debit { .. }));
-    writer.group(avp::SERVICE_INFORMATION, |service| {
-        service.group(avp::IMS_INFORMATION, |ims| write_ims_information(ims, request, call));
-        // No M flag: servers without OMA's AVPs must be able to ignore these.
-        service.group(avp::SERVICE_GENERIC_INFORMATION.optional(), |generic| {
-            generic.i32(avp::APPLICATION_SERVICE_TYPE.optional(), ApplicationServiceType::RETRIEVAL.0);
-        });
-        service.group(avp::IM_INFORMATION.optional(), |im| {
-            im.u32(avp::TOTAL_NUMBER_OF_MESSAGES_SENT.optional(), messages);
-            im.u32(avp::NUMBER_OF_MESSAGES_SUCCESSFULLY_SENT.optional(), messages);
-        });
-    });
-}
-
-/// IMS-Information (TS 32.299).
-fn write_ims_information(ims: &mut Writer<'_>, request: &Request, call: &Call<'_>) {
-    let (calling, called) = match call.direction {
-        Direction::Pull => (request.account.as_str(), call.other),
-        Direction::Push => (call.other, request.account.as_str()),
-    };
-    ims.group(avp::EVENT_TYPE, |event| event.text(avp::SIP_METHOD, "INVITE"));
-    ims.i32(avp::ROLE_OF_NODE, RoleOfNode::TERMINATING_ROLE.0);
-    ims.i32(avp::NODE_FUNCTIONALITY, NodeFunctionality::AS.0);
-    ims.text(avp::USER_SESSION_ID, call.call_id);
-    if !calling.is_empty() {
-        ims.text(avp::CALLING_PARTY_ADDRESS, calling);
-    }
-    if !called.is_empty() {
-        ims.text(avp::CALLED_PARTY_ADDRESS, called);
-    }
-    if !call.icid.is_empty() {
-        ims.text(avp::IMS_CHARGING_IDENTIFIER, call.icid);
-    }
 }
 
 /// Returns the Subscription-Id: E.164 digits without `+` for a global tel URI, otherwise the URI.

@@ -6,6 +6,7 @@
 //! | `mapping` | CH-2 request to Credit-Control-Request, answer to CH-2 response |
 //! | `profile` | which AVPs this OCS expects |
 //! | `binding` | which server has a reservation, and under which service parameters |
+//! | `service_information` | Service-Information: parties, service, content |
 //! | `services` | Multiple-Services-Credit-Control of an answer |
 //! | `answers` | answers in time and late ones |
 //! | `server_requests` | Re-Auth-Request and Abort-Session-Request |
@@ -18,9 +19,11 @@ mod config;
 pub mod mapping;
 pub mod profile;
 mod server_requests;
+mod service_information;
 mod services;
 
 pub use config::{Config, PeerSettings, Settings, identity};
+pub use service_information::SPECIFIC_TYPE_CLASS;
 
 use super::{Binding, Call, Capabilities, Enabler, EnablerEvent, ReservationState, ServerRequest, StatusEntry};
 use super::{StartError, StatusValue};

@@ -14,7 +14,8 @@ use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
-const CALL: Call<'static> = Call { call_id: "a84b@pc33", other: "", icid: "", direction: Direction::Pull };
+const CALL: Call<'static> =
+    Call { call_id: "a84b@pc33", other: "", icid: "", direction: Direction::Pull, method: "INVITE" };
 const START: Time = Time(7_000_000);
 const TX: u32 = 10;
 

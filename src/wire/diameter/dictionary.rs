@@ -239,6 +239,7 @@ dictionary! {
         TERMINATING_IOI = 840 "Terminating-IOI" Utf8String must;
         IMS_CHARGING_IDENTIFIER = 841 "IMS-Charging-Identifier" Utf8String must;
         NODE_FUNCTIONALITY = 862 "Node-Functionality" Enumerated must;
+        SERVICE_SPECIFIC_DATA = 863 "Service-Specific-Data" Utf8String must;
         TIME_QUOTA_THRESHOLD = 868 "Time-Quota-Threshold" Unsigned32 must;
         VOLUME_QUOTA_THRESHOLD = 869 "Volume-Quota-Threshold" Unsigned32 must;
         QUOTA_HOLDING_TIME = 871 "Quota-Holding-Time" Unsigned32 must;
@@ -249,6 +250,7 @@ dictionary! {
         UNIT_QUOTA_THRESHOLD = 1226 "Unit-Quota-Threshold" Unsigned32 must;
         SERVICE_SPECIFIC_INFO = 1249 "Service-Specific-Info" Grouped must;
         SERVICE_GENERIC_INFORMATION = 1256 "Service-Generic-Information" Grouped must;
+        SERVICE_SPECIFIC_TYPE = 1257 "Service-Specific-Type" Unsigned32 must;
         TRIGGER = 1264 "Trigger" Grouped must;
         LOW_BALANCE_INDICATION = 2020 "Low-Balance-Indication" Enumerated must;
         REMAINING_BALANCE = 2021 "Remaining-Balance" Grouped must;

@@ -111,14 +111,14 @@ impl Quantity {
         units
     }
 
-    /// Returns the price of one unit.
-    fn price(self, settings: &Settings) -> i64 {
-        if self.kind == Kind::Money { 1 } else { settings.price }
+    /// Returns the price of one unit; `service_unit` is that of a service unit.
+    fn price(self, service_unit: i64) -> i64 {
+        if self.kind == Kind::Money { 1 } else { service_unit }
     }
 
-    /// Returns the price of the amount.
-    pub fn cost(self, settings: &Settings) -> Result<i64, ResultCode> {
-        let cost = self.amount.checked_mul(self.price(settings)).filter(|cost| *cost <= AMOUNT_MAX);
+    /// Returns the price of the amount; `service_unit` is that of a service unit.
+    pub fn cost(self, service_unit: i64) -> Result<i64, ResultCode> {
+        let cost = self.amount.checked_mul(self.price(service_unit)).filter(|cost| *cost <= AMOUNT_MAX);
         cost.ok_or(ResultCode::RATING_FAILED)
     }
 }
@@ -242,17 +242,18 @@ impl Accounts {
         session: &mut Session,
         service: &Service<'_>,
         wanted: Quantity,
-        settings: &Settings,
+        service_unit: i64,
+        partial: bool,
     ) -> Result<(Quantity, bool), ResultCode> {
         let account = self.accounts.get_mut(session.account).ok_or(ResultCode::USER_UNKNOWN)?;
-        wanted.cost(settings)?;
-        let price = wanted.price(settings);
+        wanted.cost(service_unit)?;
+        let price = wanted.price(service_unit);
         let affordable = if price == 0 { wanted.amount } else { account.balance.max(0) / price };
         let granted = Quantity { amount: wanted.amount.min(affordable), ..wanted };
-        if (granted.amount == 0 || !settings.partial) && granted.amount < wanted.amount {
+        if (granted.amount == 0 || !partial) && granted.amount < wanted.amount {
             return Err(ResultCode::CREDIT_LIMIT_REACHED);
         }
-        let amount = granted.cost(settings)?;
+        let amount = granted.cost(service_unit)?;
         account.balance -= amount;
         account.held += amount;
         session.holds.push(Hold {

@@ -2,11 +2,46 @@
 
 use super::accounts::{Accounts, Kind, Quantity, Session};
 use super::settings::Settings;
-use imcharge::wire::diameter::codes::{CheckBalanceResult, RequestType, RequestedAction};
+use imcharge::enabler::diameter::SPECIFIC_TYPE_CLASS;
+use imcharge::wire::diameter::codes::{ApplicationServiceType, CheckBalanceResult, RequestType, RequestedAction};
 use imcharge::wire::diameter::credit_control::{Balance, CostInformation, UnitValue};
 use imcharge::wire::diameter::{
-    CreditControlAnswer, CreditControlRequest, Failed, FailedAvp, Fault, Message, ResultCode, Service, dictionary,
+    CreditControlAnswer, CreditControlRequest, Failed, FailedAvp, Fault, Message, RawAvp, ResultCode, Service,
+    dictionary,
 };
+
+/// Prices of a service unit for one request.
+#[derive(Clone, Copy)]
+struct Prices {
+    /// Of units that are reserved.
+    reserved: i64,
+    /// Of units that are used: of the content class of the message.
+    used: i64,
+}
+
+impl Prices {
+    /// Reads service and content class from Service-Information.
+    fn new(settings: &Settings, message: &Message<'_>) -> Prices {
+        let information = message.find(dictionary::SERVICE_INFORMATION);
+        let service = information
+            .and_then(|all| member(all, dictionary::SERVICE_GENERIC_INFORMATION))
+            .and_then(|generic| member(generic, dictionary::APPLICATION_SERVICE_TYPE))
+            .and_then(|kind| kind.i32().ok())
+            .map(ApplicationServiceType);
+        let ims = information.and_then(|all| member(all, dictionary::IMS_INFORMATION));
+        let class = ims.into_iter().flat_map(|ims| ims.group().flatten()).find_map(|info| {
+            let kind = member(info, dictionary::SERVICE_SPECIFIC_TYPE)?.u32().ok()?;
+            let data = member(info, dictionary::SERVICE_SPECIFIC_DATA)?.text().ok()?;
+            (info.is(dictionary::SERVICE_SPECIFIC_INFO) && kind == SPECIFIC_TYPE_CLASS).then_some(data)
+        });
+        Prices { reserved: settings.price_of(service, None), used: settings.price_of(service, class) }
+    }
+}
+
+/// Returns an AVP of a group.
+fn member(group: RawAvp<'_>, wanted: dictionary::Avp) -> Option<RawAvp<'_>> {
+    group.group().flatten().find(|found| found.is(wanted))
+}
 
 /// Result for one service, wherever it goes in the answer.
 type Rated<'s> = Result<Service<'s>, ResultCode>;
@@ -47,21 +82,19 @@ pub fn rate<'s>(
         let failed_avp = vec![FailedAvp { avp: failed }];
         return CreditControlAnswer { failed_avp, ..plain(request, ResultCode::RATING_FAILED, settings) };
     }
+    let prices = Prices::new(settings, message);
     let rated = match request.request_type {
-        RequestType::EVENT_REQUEST => event(accounts, settings, request),
+        RequestType::EVENT_REQUEST => event(accounts, settings, prices, request),
         RequestType::INITIAL_REQUEST | RequestType::UPDATE_REQUEST | RequestType::TERMINATION_REQUEST => {
-            in_session(accounts, settings, request, connection)
+            in_session(accounts, settings, prices, request, connection)
         }
         _ => Err(Fault::new(ResultCode::INVALID_AVP_VALUE)),
     };
     rated.unwrap_or_else(|fault| {
         let failed = match fault.failed {
-            Some(Failed::Missing(avp)) => Some(imcharge::wire::diameter::RawAvp {
-                code: avp.code,
-                vendor: avp.vendor,
-                flags: 0x40,
-                data: &[0; 4],
-            }),
+            Some(Failed::Missing(avp)) => {
+                Some(RawAvp { code: avp.code, vendor: avp.vendor, flags: 0x40, data: &[0; 4] })
+            }
             _ => None,
         };
         let failed_avp = failed.map(|avp| FailedAvp { avp: Some(avp) }).into_iter().collect();
@@ -73,6 +106,7 @@ pub fn rate<'s>(
 fn in_session<'s>(
     accounts: &mut Accounts,
     settings: &'s Settings,
+    prices: Prices,
     request: &CreditControlRequest<'s>,
     connection: u64,
 ) -> Result<CreditControlAnswer<'s>, Fault<'static>> {
@@ -94,8 +128,9 @@ fn in_session<'s>(
     session.connection = connection;
     session.number = request.request_number;
     let ends = request.request_type == RequestType::TERMINATION_REQUEST;
-    let answer =
-        answer_services(settings, request, |service| rate_service(accounts, &mut session, settings, service, ends));
+    let answer = answer_services(settings, request, |service| {
+        rate_service(accounts, &mut session, settings, prices, service, ends)
+    });
     let account = session.account;
     let refused = answer.result_code != Some(ResultCode::SUCCESS);
     if ends || (initial && refused) {
@@ -112,11 +147,12 @@ fn rate_service<'s>(
     accounts: &mut Accounts,
     session: &mut Session,
     settings: &'s Settings,
+    prices: Prices,
     service: &Service<'_>,
     ends: bool,
 ) -> Rated<'s> {
     let used: Result<i64, ResultCode> = service.used_service_unit.iter().try_fold(0_i64, |sum, units| {
-        let cost = Quantity::from_units(units, settings)?.map_or(Ok(0), |used| used.cost(settings))?;
+        let cost = Quantity::from_units(units, settings)?.map_or(Ok(0), |used| used.cost(prices.used))?;
         Ok(sum + cost)
     });
     let used = used?;
@@ -128,7 +164,7 @@ fn rate_service<'s>(
     };
     let any = Quantity { kind: Kind::Specific, amount: settings.quota as i64 };
     let wanted = Quantity::from_units(wanted, settings)?.unwrap_or(any);
-    let (granted, last) = accounts.reserve(session, service, wanted, settings)?;
+    let (granted, last) = accounts.reserve(session, service, wanted, prices.reserved, settings.partial)?;
     Ok(Service {
         granted_service_unit: Some(granted.to_units(settings)),
         validity_time: settings.validity_time,
@@ -155,7 +191,9 @@ pub fn add_foreign(
         // Replaces the unit of an earlier answer, so that one unit is held in all.
         accounts.report(&mut session, &service, 0);
         let one = Quantity { kind: Kind::Specific, amount: 1 };
-        if granted && let Ok((granted, _)) = accounts.reserve(&mut session, &service, one, settings) {
+        if granted
+            && let Ok((granted, _)) = accounts.reserve(&mut session, &service, one, settings.price, settings.partial)
+        {
             service.granted_service_unit = Some(granted.to_units(settings));
             service.result_code = Some(ResultCode::SUCCESS);
         }
@@ -168,6 +206,7 @@ pub fn add_foreign(
 fn event<'s>(
     accounts: &mut Accounts,
     settings: &'s Settings,
+    prices: Prices,
     request: &CreditControlRequest<'s>,
 ) -> Result<CreditControlAnswer<'s>, Fault<'static>> {
     let action = request.requested_action.ok_or(Fault::missing(dictionary::REQUESTED_ACTION))?;
@@ -178,7 +217,7 @@ fn event<'s>(
         let any = Quantity { kind: Kind::Specific, amount: 1 };
         let wanted = service.requested_service_unit.as_ref();
         let wanted = wanted.map_or(Ok(None), |units| Quantity::from_units(units, settings))?.unwrap_or(any);
-        let of_this = wanted.cost(settings)?;
+        let of_this = wanted.cost(prices.used)?;
         cost += of_this;
         match action {
             RequestedAction::DIRECT_DEBITING => accounts.debit(account, of_this)?,

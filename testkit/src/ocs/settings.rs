@@ -2,7 +2,8 @@
 //! (`set price=2`).
 
 use imcharge::wire::diameter::codes::{
-    DebitFailureHandling, FailureHandling, FinalUnitAction, RedirectAddressType, SessionFailover,
+    ApplicationServiceType, DebitFailureHandling, FailureHandling, FinalUnitAction, RedirectAddressType,
+    SessionFailover,
 };
 use imcharge::wire::diameter::credit_control::{FinalUnitIndication, RedirectServer};
 
@@ -15,6 +16,8 @@ pub struct Settings {
     pub origin_realm: String,
     /// Price of one service unit.
     pub price: i64,
+    /// Other prices, for services and content classes.
+    pub rates: Vec<Rate>,
     /// Exponent of the unit of accounts: -2 for cents.
     pub money_exponent: i32,
     /// Units granted for a request without an amount.
@@ -49,6 +52,17 @@ pub struct Settings {
     pub watchdog: Option<u64>,
 }
 
+/// Price of one service unit of a service, or of messages of one content class in it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rate {
+    /// Application-Service-Type; `None`: any.
+    pub service: Option<ApplicationServiceType>,
+    /// Content class; `None`: any.
+    pub class: Option<String>,
+    /// Price of one service unit.
+    pub price: i64,
+}
+
 /// Final-Unit-Action.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FinalUnit {
@@ -63,6 +77,7 @@ impl Default for Settings {
             origin_host: "ocs.example.com".into(),
             origin_realm: "example.com".into(),
             price: 1,
+            rates: Vec::new(),
             money_exponent: 0,
             quota: 1,
             default_balance: None,
@@ -89,6 +104,7 @@ impl Settings {
         ("origin-host", "a name"),
         ("origin-realm", "a name"),
         ("price", "an integer from 0"),
+        ("rate", "SERVICE=PRICE or SERVICE/CLASS=PRICE, SERVICE sending, receiving, retrieval or any; may be repeated"),
         ("money-exponent", "an integer from -9 to 9"),
         ("quota", "an integer from 1"),
         ("default-balance", "an integer or none"),
@@ -121,6 +137,7 @@ impl Settings {
             "origin-host" => self.origin_host = word(value)?,
             "origin-realm" => self.origin_realm = word(value)?,
             "price" => self.price = number(value, 0, 1 << 30)?,
+            "rate" => self.rates.push(rate(value)?),
             "money-exponent" => self.money_exponent = number(value, -9, 9)? as i32,
             "quota" => self.quota = number(value, 1, 1 << 30)? as u64,
             "default-balance" => self.default_balance = optional(value, |text| number(text, 0, 1 << 60))?,
@@ -144,6 +161,16 @@ impl Settings {
         Some(())
     }
 
+    /// Returns the price of a service unit: that of the first rate that matches. `class`: `None` if units of any class are
+    /// reserved.
+    pub fn price_of(&self, service: Option<ApplicationServiceType>, class: Option<&str>) -> i64 {
+        let matches = |rate: &&Rate| {
+            (rate.service.is_none() || rate.service == service)
+                && (rate.class.is_none() || rate.class.as_deref() == class)
+        };
+        self.rates.iter().find(matches).map_or(self.price, |rate| rate.price)
+    }
+
     /// Returns the Final-Unit-Indication of the last grant.
     pub fn final_unit_indication(&self) -> Option<FinalUnitIndication<'_>> {
         let indication = |action| FinalUnitIndication { action: Some(action), ..FinalUnitIndication::default() };
@@ -164,6 +191,23 @@ fn word(text: &str) -> Option<String> {
 
 fn number(text: &str, least: i64, most: i64) -> Option<i64> {
     text.parse().ok().filter(|number| (least..=most).contains(number))
+}
+
+fn rate(text: &str) -> Option<Rate> {
+    let (wanted, price) = text.split_once('=')?;
+    let (service, class) = wanted.split_once('/').map_or((wanted, None), |(service, class)| (service, Some(class)));
+    let service = match service {
+        "any" => None,
+        "sending" => Some(ApplicationServiceType::SENDING),
+        "receiving" => Some(ApplicationServiceType::RECEIVING),
+        "retrieval" => Some(ApplicationServiceType::RETRIEVAL),
+        _ => return None,
+    };
+    let class = match class {
+        Some(class) => Some(word(class)?),
+        None => None,
+    };
+    Some(Rate { service, class, price: number(price, 0, 1 << 30)? })
 }
 
 fn seconds(text: &str) -> Option<u32> {

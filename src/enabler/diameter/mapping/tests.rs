@@ -2,13 +2,19 @@
 
 use super::*;
 use crate::charge::account::AccountId;
+use crate::charge::event::Direction;
 use crate::charge::tariff::{Measure, QuotaUnit};
 use crate::enabler::diameter::profile::ServiceParameters;
 use crate::wire::diameter::credit_control::FinalUnitIndication;
 use crate::wire::diameter::{Message, RawAvp};
 
-const CALL: Call<'static> =
-    Call { call_id: "a84b@pc33", other: "sip:im@example.org", icid: "icid-1", direction: Direction::Pull };
+const CALL: Call<'static> = Call {
+    call_id: "a84b@pc33",
+    other: "sip:im@example.org",
+    icid: "icid-1",
+    direction: Direction::Pull,
+    method: "INVITE",
+};
 
 fn settings(profile: Profile, unit: Unit) -> CreditControlProfile {
     CreditControlProfile {
@@ -229,6 +235,79 @@ fn every_request_of_a_session_has_service_information_and_the_same_ids() {
             assert_eq!(inner(im, avp::TOTAL_NUMBER_OF_MESSAGES_SENT).u32(), Ok(messages));
             assert_eq!(inner(im, avp::NUMBER_OF_MESSAGES_SUCCESSFULLY_SENT).u32(), Ok(messages));
         }
+    }
+}
+
+/// Service-Information of a request, as written.
+fn information(request: &Request, call: &Call<'_>, check: impl FnOnce(RawAvp<'_>)) {
+    let (ro, mut bytes) = (settings(Profile::Ro, Unit::Message), Vec::new());
+    write(&ro, request, call, Target::default(), Time(1_800_000_000), &mut bytes).expect("short enough");
+    let message = Message::parse(&bytes).expect("a message");
+    check(message.find(avp::SERVICE_INFORMATION).expect("Service-Information"));
+}
+
+#[test]
+fn service_information_says_service_parties_and_method() {
+    use crate::charge::service::Service as Kind;
+    let (account, other) = ("tel:+4912345", "sip:im@example.org");
+    for (service, direction, method, code, role, calling) in [
+        (Kind::Retrieval, Direction::Pull, "INVITE", 102, 1, account),
+        (Kind::Retrieval, Direction::Push, "INVITE", 102, 1, other),
+        (Kind::Sending, Direction::Push, "INVITE", 100, 0, account),
+        (Kind::Sending, Direction::Pull, "INVITE", 100, 0, other),
+        (Kind::Receiving, Direction::Push, "MESSAGE", 101, 1, other),
+    ] {
+        let request = Request { service, ..request(4, Reservation::None, reserve(1)) };
+        information(&request, &Call { direction, method, ..CALL }, |all| {
+            let ims = inner(all, avp::IMS_INFORMATION);
+            let generic = inner(all, avp::SERVICE_GENERIC_INFORMATION);
+            assert_eq!(inner(generic, avp::APPLICATION_SERVICE_TYPE).i32(), Ok(code), "{service:?} {direction:?}");
+            assert_eq!(inner(ims, avp::ROLE_OF_NODE).i32(), Ok(role), "{service:?}");
+            assert_eq!(inner(ims, avp::CALLING_PARTY_ADDRESS).text(), Ok(calling), "{service:?} {direction:?}");
+            assert_eq!(inner(inner(ims, avp::EVENT_TYPE), avp::SIP_METHOD).text(), Ok(method));
+            assert!(!ims.group().flatten().any(|found| found.is(avp::SERVICE_SPECIFIC_INFO)), "no message yet");
+        });
+    }
+}
+
+#[test]
+fn debits_say_class_size_copies_and_delivery() {
+    let debit_by = |wanted: Trigger| match debit() {
+        Operation::Debit { message_id, part, octets, class, units, quota, .. } => {
+            Operation::Debit { message_id, part, octets, class, units, quota, trigger: wanted }
+        }
+        other => other,
+    };
+    for (recipients, operation, sent, delivered, exploded) in [
+        (0, debit_by(Trigger::Response), 1, 1, None),
+        (1, debit_by(Trigger::Timeout), 1, 0, None),
+        (5, debit_by(Trigger::Response), 1, 1, Some((5, 5))),
+        (5, debit_by(Trigger::Error(403)), 1, 0, Some((5, 0))),
+        (5, refund(), 0, 0, Some((0, 0))),
+    ] {
+        let request = Request { recipients, ..request(9, Reservation::None, operation) };
+        information(&request, &CALL, |all| {
+            let im = inner(all, avp::IM_INFORMATION);
+            assert_eq!(inner(im, avp::TOTAL_NUMBER_OF_MESSAGES_SENT).u32(), Ok(sent));
+            assert_eq!(inner(im, avp::NUMBER_OF_MESSAGES_SUCCESSFULLY_SENT).u32(), Ok(delivered));
+            let find = |wanted| im.group().flatten().find(|found: &RawAvp<'_>| found.is(wanted));
+            let counts = find(avp::TOTAL_NUMBER_OF_MESSAGES_EXPLODED).map(|total| {
+                let successful = inner(im, avp::NUMBER_OF_MESSAGES_SUCCESSFULLY_EXPLODED);
+                (total.u32().expect("a number"), successful.u32().expect("a number"))
+            });
+            assert_eq!(counts, exploded);
+            let specific: Vec<_> = inner(all, avp::IMS_INFORMATION)
+                .group()
+                .flatten()
+                .filter(|found| found.is(avp::SERVICE_SPECIFIC_INFO))
+                .map(|info| {
+                    let (data, kind) =
+                        (inner(info, avp::SERVICE_SPECIFIC_DATA), inner(info, avp::SERVICE_SPECIFIC_TYPE));
+                    (kind.u32().expect("a number"), data.text().expect("a text").to_owned())
+                })
+                .collect();
+            assert_eq!(specific, [(1, "text".to_owned()), (2, "1000".to_owned())]);
+        });
     }
 }
 
