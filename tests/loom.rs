@@ -346,11 +346,14 @@ fn same_message_at_two_workers_is_charged_once() {
             let memory = opened(1);
             memory.slots[0].set_granted(noted as u32);
             (0..noted).for_each(|n| {
-                assert_eq!(pass(&memory, n + 1), ChunkDecision::Charged { amount: 1, left: 0, is_new: true })
+                assert_eq!(
+                    pass(&memory, n + 1),
+                    ChunkDecision::Charged { amount: 1, left: 0, class: ContentClass::Text }
+                )
             });
             let mut passed = one_message_at_two_workers(&memory, 2);
-            passed.sort_by_key(|pass| *pass == ChunkDecision::AlreadyPaid);
-            assert!(matches!(passed, [ChunkDecision::Charged { .. }, ChunkDecision::AlreadyPaid]), "{passed:?}");
+            passed.sort_by_key(|pass| matches!(pass, ChunkDecision::AlreadyPaid { .. }));
+            assert!(matches!(passed, [ChunkDecision::Charged { .. }, ChunkDecision::AlreadyPaid { .. }]), "{passed:?}");
             assert_eq!(memory.slots[0].counters().1, noted as u32 + 1);
             assert!(memory.table().is_paid(0, opening(1).session, message(5).message));
         });
@@ -426,7 +429,7 @@ fn stopped_message_stays_stopped_at_all_workers() {
             if first == ChunkDecision::BeyondGrant {
                 ChunkDecision::MessageStopped
             } else {
-                ChunkDecision::AlreadyPaid
+                ChunkDecision::AlreadyPaid { class: ContentClass::Text }
             },
             "{first:?}"
         );
@@ -435,7 +438,7 @@ fn stopped_message_stays_stopped_at_all_workers() {
 
 #[test]
 fn free_message_at_two_workers_is_free_up_to_its_maximum_and_then_charged_once() {
-    model("free message, two workers", Some(3), || {
+    model("free message, two workers", None, || {
         let memory = opened(1);
         memory.slots[0].set_granted(2);
         let claim = FreeClaim { in_cpim: false, octets_max: 10 };
@@ -449,7 +452,7 @@ fn free_message_at_two_workers_is_free_up_to_its_maximum_and_then_charged_once()
         assert_eq!(passed.iter().filter(|pass| **pass == ChunkDecision::Free).count(), 1, "{passed:?}");
         assert_eq!((taken(&passed), memory.slots[0].counters().1), (1, 1), "{passed:?}");
         // It is charged, and stays so.
-        assert_eq!(decide(&memory, &chunk(11)), ChunkDecision::AlreadyPaid);
+        assert_eq!(decide(&memory, &chunk(11)), ChunkDecision::AlreadyPaid { class: ContentClass::Text });
         memory.table().free(0);
         assert!(memory.is_empty(), "something is left");
     });
@@ -554,7 +557,7 @@ fn reused_slot_keeps_nothing_of_the_previous_session() {
         assert_eq!(
             early,
             Some(if closed == 1 {
-                ChunkDecision::Charged { amount: 1, left: 0, is_new: true }
+                ChunkDecision::Charged { amount: 1, left: 0, class: ContentClass::Text }
             } else {
                 ChunkDecision::BeyondGrant
             })
