@@ -2,7 +2,7 @@
 
 use super::Choices;
 use super::session_world::{Act, LEGS, Part, Sip, World};
-use imcharge::charge::policy::{DebitOn, OnFailure, Policy, Resend, Settle};
+use imcharge::charge::policy::{Cases, DebitOn, OnFailure, Policy, Resend, Settle};
 
 /// Actions per conversation.
 const ACTS_MAX: usize = 400;
@@ -29,10 +29,13 @@ pub fn check(bytes: &[u8]) {
 fn policy(bits: u8) -> Policy {
     let settle = |bit: u8| if bits & bit == 0 { Settle::Debit } else { Settle::Release };
     Policy {
-        server_error: settle(1),
-        close: settle(2),
-        abort: settle(4),
-        report: settle(32),
+        cases: Cases {
+            server_error: settle(1),
+            close: settle(2),
+            abort: settle(4),
+            report: settle(32),
+            ..Cases::RECEIVED
+        },
         debit_on: if bits & 8 == 0 { DebitOn::Response } else { DebitOn::Report },
         on_failure: if bits & 16 == 0 { OnFailure::Deny } else { OnFailure::Grant },
         resend: if bits & 64 == 0 { Resend::Again } else { Resend::Hold },

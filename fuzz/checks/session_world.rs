@@ -5,7 +5,7 @@ use super::session_enabler::{Enabler, PRICE, opened_by};
 use imcharge::charge::ch2::{Failure, Operation, Request, Response, SessionKey};
 use imcharge::charge::content::ContentClass;
 use imcharge::charge::event::{Direction, Event, FailureReport, Flag, Reserve, Sent, Stop, Suspended};
-use imcharge::charge::policy::{Policy, Resend, Settle};
+use imcharge::charge::policy::{Cases, Policy, Resend, Settle};
 use imcharge::charge::service::Service;
 use imcharge::charge::session::{Output, Session};
 use imcharge::charge::tariff::{PriceList, Tariff};
@@ -515,7 +515,7 @@ impl World {
             return;
         }
         assert!(debited + free >= 1, "{id} is settled");
-        let Policy { server_error, close, abort, report, .. } = self.policy;
+        let Cases { server_error, close, abort, report, .. } = self.policy.cases;
         let reported = report == Settle::Release && self.reported.contains(&message);
         let refunded = self.refunded.get(&id).copied().unwrap_or(0);
         assert!(debited <= 1 + refunded, "{id} is debited once more only after a refund");

@@ -1,5 +1,6 @@
 //! How to treat cases that the OMA specification leaves open. Each has a parameter, a default and a test.
 
+use super::service::Service;
 use serde::{Deserialize, Serialize};
 use std::str::FromStr;
 
@@ -62,18 +63,78 @@ impl Model {
     }
 }
 
+/// Which party pays for content.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Payer {
+    /// Its receiver, who also writes the response.
+    Receiver,
+    /// Its sender, who does not.
+    Sender,
+}
+
+/// What becomes of a message in each case, for content paid by one party.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cases {
+    /// Which party pays.
+    pub payer: Payer,
+    /// `4xx`: an MSRP 4xx other than 408.
+    pub client_error: Settle,
+    /// `5xx`: an MSRP 5xx (501, 506).
+    pub server_error: Settle,
+    /// `timeout`: no response in time, or 408.
+    pub timeout: Settle,
+    /// `close`: BYE, lost connection or stopped host after content was sent and before its response.
+    pub close: Settle,
+    /// `abort`: the sender aborts a message (`#`) without an earlier error response.
+    pub abort: Settle,
+    /// `report`: a failure REPORT after the message was debited because of a 200; release refunds the debit.
+    pub report: Settle,
+}
+
+impl Cases {
+    /// Defaults for content that its receiver pays for. The payer writes the response, so every response and every silence
+    /// is paid for; the sender, which gains nothing, may abort.
+    pub const RECEIVED: Cases = Cases {
+        payer: Payer::Receiver,
+        client_error: Settle::Debit,
+        server_error: Settle::Debit,
+        timeout: Settle::Debit,
+        close: Settle::Debit,
+        abort: Settle::Release,
+        report: Settle::Debit,
+    };
+
+    /// Defaults for content that its sender pays for. The receiver writes the response, so a failure releases; what the
+    /// payer can cause alone (silence, the end of the session, an abort) is paid for.
+    pub const SENT: Cases = Cases {
+        payer: Payer::Sender,
+        client_error: Settle::Release,
+        server_error: Settle::Release,
+        abort: Settle::Debit,
+        ..Cases::RECEIVED
+    };
+
+    /// Returns the case of this name in the parameter `policy`.
+    fn case(&mut self, name: &str) -> Option<&mut Settle> {
+        match name {
+            "4xx" => Some(&mut self.client_error),
+            "5xx" => Some(&mut self.server_error),
+            "timeout" => Some(&mut self.timeout),
+            "close" => Some(&mut self.close),
+            "abort" => Some(&mut self.abort),
+            "report" => Some(&mut self.report),
+            _ => None,
+        }
+    }
+}
+
 /// The policies that a session follows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Policy {
-    /// `5xx`: an MSRP 5xx (501, 506). Default: debit.
-    pub server_error: Settle,
-    /// `close`: BYE, lost connection or stopped host after content was sent and before its response. Default: debit.
-    pub close: Settle,
-    /// `abort`: the server aborts a message (`#`) without an earlier error response. Default: release.
-    pub abort: Settle,
-    /// `report`: a failure REPORT after the message was debited because of a 200. Default: debit, which keeps the debit;
-    /// release refunds it.
-    pub report: Settle,
+    /// Cases of content that its receiver pays for; in a session, of the content that it charges for.
+    pub cases: Cases,
+    /// Cases of content that its sender pays for.
+    pub sent: Cases,
     /// `202`: a MESSAGE is answered with 202, which accepts it without saying that it was delivered (RFC 3428, 7).
     /// Default: debit.
     pub accepted: Settle,
@@ -98,10 +159,8 @@ pub struct Policy {
 impl Default for Policy {
     fn default() -> Policy {
         Policy {
-            server_error: Settle::Debit,
-            close: Settle::Debit,
-            abort: Settle::Release,
-            report: Settle::Debit,
+            cases: Cases::RECEIVED,
+            sent: Cases::SENT,
             accepted: Settle::Debit,
             message_timeout: Settle::Debit,
             model: Model::Reserve,
@@ -118,32 +177,56 @@ impl Default for Policy {
 /// The text is not a value of the parameter `policy`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "accepted is CASE=CHOICE;..., with CASE 5xx, close, abort, report, 202 or message-timeout and CHOICE debit or release"
+    "accepted is [CONTENT.]CASE=CHOICE;..., with CONTENT received or sent (without it: both), CASE 4xx, 5xx, timeout, close, \
+     abort or report, or, without CONTENT, 202 or message-timeout, and CHOICE debit or release"
 )]
 pub struct InvalidPolicy;
 
 impl Policy {
-    /// Sets cases from the parameter `policy`, for example `5xx=debit;abort=release`. Cases that are not named keep their
-    /// value. An error changes nothing.
+    /// Sets cases from the parameter `policy`, for example `5xx=debit;sent.abort=release`. Cases that are not named keep
+    /// their value. An error changes nothing.
     pub fn set_cases(&mut self, text: &str) -> Result<(), InvalidPolicy> {
         let mut policy = *self;
         for case in text.split(';').map(str::trim).filter(|case| !case.is_empty()) {
             let (name, choice) = case.split_once('=').ok_or(InvalidPolicy)?;
-            *policy.case(name.trim()).ok_or(InvalidPolicy)? = choice.trim().parse()?;
+            policy.set_case(name.trim(), choice.trim().parse()?)?;
         }
         *self = policy;
         Ok(())
     }
 
-    fn case(&mut self, name: &str) -> Option<&mut Settle> {
+    fn set_case(&mut self, name: &str, choice: Settle) -> Result<(), InvalidPolicy> {
         match name {
-            "5xx" => Some(&mut self.server_error),
-            "close" => Some(&mut self.close),
-            "abort" => Some(&mut self.abort),
-            "report" => Some(&mut self.report),
-            "202" => Some(&mut self.accepted),
-            "message-timeout" => Some(&mut self.message_timeout),
-            _ => None,
+            "202" => {
+                self.accepted = choice;
+                return Ok(());
+            }
+            "message-timeout" => {
+                self.message_timeout = choice;
+                return Ok(());
+            }
+            _ => {}
+        }
+        let (of_received, of_sent, case) = match name.split_once('.') {
+            Some(("received", case)) => (true, false, case),
+            Some(("sent", case)) => (false, true, case),
+            Some(_) => return Err(InvalidPolicy),
+            None => (true, true, name),
+        };
+        if of_received {
+            *self.cases.case(case).ok_or(InvalidPolicy)? = choice;
+        }
+        if of_sent {
+            *self.sent.case(case).ok_or(InvalidPolicy)? = choice;
+        }
+        Ok(())
+    }
+
+    /// Returns the policy of a session that is charged for this service.
+    pub fn of_service(self, service: Service) -> Policy {
+        match service.is_paid_by_sender() {
+            true => Policy { cases: self.sent, ..self },
+            false => self,
         }
     }
 }
@@ -169,7 +252,9 @@ mod tests {
         let mut policy = Policy::default();
         assert_eq!(policy.set_cases(" 5xx=release; abort = debit ;report=release"), Ok(()));
         let (release, debit) = (Settle::Release, Settle::Debit);
-        let wanted = Policy { server_error: release, abort: debit, report: release, ..Policy::default() };
+        let changed = |cases: Cases| Cases { server_error: release, abort: debit, report: release, ..cases };
+        let default = Policy::default();
+        let wanted = Policy { cases: changed(default.cases), sent: changed(default.sent), ..default };
         assert_eq!(policy, wanted);
         assert_eq!(policy.set_cases(""), Ok(()));
         assert_eq!(policy, wanted);
@@ -185,11 +270,33 @@ mod tests {
 
     #[test]
     fn policy_with_invalid_case_is_unchanged() {
-        for text in ["close", "close=", "close=maybe", "4xx=debit", "close=release;x=debit", "=debit", "close=debit=1"]
-        {
+        for text in [
+            "close",
+            "close=",
+            "close=maybe",
+            "close=release;x=debit",
+            "=debit",
+            "close=debit=1",
+            "other.4xx=debit",
+            "sent.=debit",
+            "sent.x=debit",
+        ] {
             let mut policy = Policy::default();
             assert_eq!(policy.set_cases(text), Err(InvalidPolicy), "{text}");
             assert_eq!(policy, Policy::default(), "{text}");
+        }
+    }
+
+    #[test]
+    fn case_of_one_kind_of_content_leaves_the_other() {
+        let mut policy = Policy::default();
+        assert_eq!(policy.set_cases("sent.4xx=debit; received.timeout=release"), Ok(()));
+        let sent = Cases { client_error: Settle::Debit, ..Cases::SENT };
+        let received = Cases { timeout: Settle::Release, ..Cases::RECEIVED };
+        assert_eq!((policy.cases, policy.sent), (received, sent));
+        assert_eq!(policy.of_service(Service::Sending).cases, sent);
+        for service in [Service::Retrieval, Service::Receiving] {
+            assert_eq!(policy.of_service(service).cases, received);
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Random conversations, checked with the model of the fuzz target `session_events`.
 
 use crate::checks::session_world::{Act, LEGS, Part, Sip, World};
-use imcharge::charge::policy::{DebitOn, OnFailure, Policy, Resend, Settle};
+use imcharge::charge::policy::{Cases, DebitOn, OnFailure, Policy, Resend, Settle};
 use proptest::prelude::*;
 
 fn act() -> impl Strategy<Value = Act> {
@@ -45,10 +45,7 @@ fn policies() -> impl Strategy<Value = Policy> {
     let resend = prop_oneof![Just(Resend::Again), Just(Resend::Hold)];
     (settle(), settle(), settle(), settle(), debit_on, on_failure, resend).prop_map(
         |(server_error, close, abort, report, debit_on, on_failure, resend)| Policy {
-            server_error,
-            close,
-            abort,
-            report,
+            cases: Cases { server_error, close, abort, report, ..Cases::RECEIVED },
             debit_on,
             on_failure,
             resend,

@@ -65,7 +65,7 @@ fn a_closed_session_tells_what_was_decided_and_by_which_rule() {
     let _server = stage.server(&["one"], |_| {});
     for (reaction, debited, wanted) in [
         (Some(Reaction::Answer(200)), 1, "debit_on=response 200"),
-        (Some(Reaction::Answer(415)), 2, "4xx 415"),
+        (Some(Reaction::Answer(415)), 2, "4xx=debit 415"),
         (Some(Reaction::Silence), 3, "response_timeout"),
         (None, 4, "close=debit bye"),
     ] {

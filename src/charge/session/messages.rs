@@ -18,7 +18,7 @@ use super::{RING_SKEW_SECONDS, ahead, take_first};
 use crate::charge::ch2::Trigger;
 use crate::charge::content::ContentClass;
 use crate::charge::event::{Event, Flag, Sent, Stop};
-use crate::charge::policy::Policy;
+use crate::charge::policy::{Payer, Policy};
 use crate::charge::tariff::Quota;
 use crate::charge::time::Time;
 use serde::{Deserialize, Serialize};
@@ -123,6 +123,10 @@ pub(super) struct Messages {
     /// Number of the next item of these lists.
     pub(super) next_number: u32,
     forgotten: ThinVec<ForgottenMessage>,
+    /// Messages of a paying sender that were not charged; see `released`.
+    pub(super) released: ThinVec<Box<OpenMessage>>,
+    /// A 200 has contradicted a failure: the session believes no failure any more.
+    pub(super) has_false_failures: bool,
     early: ThinVec<EarlyAnswer>,
     /// Unanswered transactions of all open messages.
     transactions: u32,
@@ -172,6 +176,7 @@ impl Messages {
         self.forgotten.clear();
         let latest = now.after_seconds(policy.response_timeout);
         self.open.iter_mut().for_each(|message| message.rebase(now, latest));
+        self.rebase_released(now, latest);
         let debits = self.debits.iter_mut().chain(&mut self.refunds).chain(&mut self.refundable);
         debits.for_each(|debit| debit.since = debit.since.min(now));
         self.index = None;
@@ -240,18 +245,24 @@ impl Messages {
 
     fn on_chunk(&mut self, mut place: Option<usize>, sent: &Sent<'_>, credit: &mut Credit, cx: &mut Context<'_>) {
         let (policy, cause) = (cx.common.policy, cx.dialog.close_cause());
-        // What is sent after the `#` is a new message under the same Message-ID.
-        if let Some(aborted) = place.filter(|&place| sent.octets > 0 && self.open[place].is_aborted_by(cx.now)) {
-            let settlement = self.open[aborted].close(cause, cx.now, &policy);
-            self.end_message(aborted, settlement, credit, cx);
+        let is_paid_by_sender = policy.cases.payer == Payer::Sender;
+        // What is sent after the end is a new message under the same Message-ID.
+        let is_replaced = |message: &OpenMessage| sent.octets > 0 && message.is_replaced_at(cx.now, &policy);
+        if let Some(replaced) = place.filter(|&place| is_replaced(&self.open[place])) {
+            let settlement = self.open[replaced].replace(cause, cx.now, &policy);
+            self.end_message(replaced, settlement, credit, cx);
             place = None;
         }
-        let settled = self.place_of_settled(OpenMessage::hash_of(sent.message_id));
+        let hash = OpenMessage::hash_of(sent.message_id);
+        let settled = self.place_of_settled(hash);
         let paid = settled.filter(|&settled| self.settled[settled].is_paid);
-        if let (None, Some(paid)) = (place, paid) {
+        // The gate takes again for what a paying sender sends after the end of a message.
+        if let (None, Some(paid)) = (place, paid)
+            && !(is_paid_by_sender && sent.taken > 0)
+        {
             return self.on_chunk_of_paid(paid, sent, credit, cx);
         }
-        let part = settled.map_or(0, |settled| self.settled[settled].parts);
+        let part = self.next_part(hash, policy.cases.payer);
         let place = place.unwrap_or_else(|| self.add_message(sent.message_id, part, cx));
         let has_room = self.transactions < TRANSACTIONS_MAX;
         let mut settlement = self.change(place, &policy, |message| message.send(sent, cx.now, has_room, &policy));
@@ -320,7 +331,9 @@ impl Messages {
         let (message, policy) = (&self.open[place], cx.common.policy);
         let (taken, weight) = (message.taken().0, cx.common.prices.weight(message.class()));
         let least = weight.of_octets(0);
-        if weight.kilobyte == 0 && taken > least.0 {
+        if weight.kilobyte == 0 && policy.cases.payer == Payer::Sender && taken > 0 {
+            // More than once: messages under the same Message-ID that were read in another order than they were sent.
+        } else if weight.kilobyte == 0 && taken > least.0 {
             credit.return_to_grant(Quota(taken - least.0), cx);
             self.change(place, &policy, |message| message.set_taken(least));
         } else if taken == 0 && message.has_content() {
@@ -409,7 +422,7 @@ impl Messages {
     }
 }
 
-/// Answers of the client and lost connections.
+/// Answers of the receiver and lost connections.
 impl Messages {
     fn on_answer(&mut self, answer: Answer, credit: &mut Credit, cx: &mut Context<'_>) {
         let policy = cx.common.policy;
@@ -428,6 +441,7 @@ impl Messages {
             Answer::Report { message, code, .. } if self.place_of_settled(message).is_some() => {
                 self.on_late_report(message, code, credit, cx);
             }
+            _ if self.on_answer_to_released(&answer, credit, cx) => {}
             _ => self.keep_early(EarlyAnswer { at: cx.now, answer }),
         }
     }
@@ -472,19 +486,25 @@ impl Messages {
         }
     }
 
-    /// Settles a message. If its size has a price, it is stopped first unless all of it has passed, and settled later.
+    /// Settles a message. If its size has a price, it is stopped first unless all of it has passed, and settled later. So is a
+    /// message of a paying sender that the receiver refuses: a 200 may follow.
     fn settle(&mut self, place: usize, settlement: Settlement, credit: &mut Credit, cx: &mut Context<'_>) {
+        let settlement = self.believed(settlement, cx);
         let (message, policy) = (&self.open[place], cx.common.policy);
         let message_id = Box::from(message.id());
         let is_decided = message.settled_since().is_some();
-        let has_price_by_size = cx.common.prices.tariff(message.class()).kilobyte > 0;
-        let stops = has_price_by_size && cx.dialog.is_served() && message.has_content();
-        if stops && !is_decided && !message.is_over() {
+        let may_follow = cx.dialog.is_served() && message.has_content();
+        let is_refused = policy.cases.payer == Payer::Sender && settlement.refusal().is_some();
+        let stops = may_follow && cx.common.prices.tariff(message.class()).kilobyte > 0;
+        let is_over = message.is_over();
+        if !is_decided && (may_follow && is_refused || stops && !is_over) {
             let since = triggered_at(message, settlement, cx);
-            let event = TraceEvent::new(TraceEventKind::StopRest).by(settlement.rule());
-            cx.record(event.about(&message_id).octets(message.octets()));
+            if !is_over {
+                let event = TraceEvent::new(TraceEventKind::StopRest).by(settlement.rule());
+                cx.record(event.about(&message_id).octets(message.octets()));
+                cx.push(Output::StopMessage { message_id });
+            }
             self.change(place, &policy, |message| message.settle_later(settlement, since, cx.now));
-            cx.push(Output::StopMessage { message_id });
             return;
         }
         if self.end_message(place, settlement, credit, cx) {
@@ -497,7 +517,9 @@ impl Messages {
     /// Removes a message and queues its debit. Returns whether it is not charged, so that the gate has to forget it. A
     /// message without content (an empty SEND) leaves no trace.
     fn end_message(&mut self, place: usize, settlement: Settlement, credit: &mut Credit, cx: &mut Context<'_>) -> bool {
-        if self.open[place].has_content() {
+        let has_price_by_size = cx.common.prices.weight(self.open[place].class()).kilobyte > 0;
+        let is_counted_by_gate = !has_price_by_size && cx.common.policy.cases.payer == Payer::Sender;
+        if self.open[place].has_content() && !is_counted_by_gate {
             self.take_exactly(place, credit, cx);
         }
         self.unindex(place, &cx.common.policy);
@@ -507,10 +529,11 @@ impl Messages {
         if !message.has_content() {
             return false;
         }
+        let part = self.next_part(message.id_hash(), cx.common.policy.cases.payer).max(message.part());
         let debit = Debit {
             number: self.new_number(),
             message_id: message.id().into(),
-            part: message.part(),
+            part,
             octets: message.octets(),
             class: message.class(),
             quota: message.taken(),
@@ -522,9 +545,10 @@ impl Messages {
         if let Settlement::NotCharged(rule) = settlement {
             self.keep_forgotten(&debit.message_id, cx.now);
             credit.mark_not_charged(&debit, rule, cx.now, cx);
+            self.keep_released(message, cx);
             return true;
         }
-        self.remember_paid(&message, debit.is_refundable, &cx.common.policy);
+        self.remember_paid(&message, part, debit.is_refundable, &cx.common.policy);
         if debit.trigger == Trigger::Timeout {
             let event = TraceEvent::new(TraceEventKind::Timeout).by(debit.rule);
             cx.record(event.about(&debit.message_id).octets(debit.octets));
@@ -533,9 +557,20 @@ impl Messages {
         false
     }
 
-    fn remember_paid(&mut self, message: &OpenMessage, is_refundable: bool, policy: &Policy) {
+    /// Returns the number of the next debit of a message. A paying sender may use a Message-ID again that is not remembered
+    /// any more; the number of an item is above those of all earlier debits.
+    pub(super) fn next_part(&self, hash: u64, payer: Payer) -> u32 {
+        match self.place_of_settled(hash) {
+            Some(settled) => self.settled[settled].parts,
+            None if payer == Payer::Sender && self.settled.len() >= SETTLED_MESSAGES_MAX => self.next_number,
+            None => 0,
+        }
+    }
+
+    /// Remembers a message whose debit has this number among its debits.
+    pub(super) fn remember_paid(&mut self, message: &OpenMessage, part: u32, is_refundable: bool, policy: &Policy) {
         let (number, hash) = (message.number(), message.id_hash());
-        let (parts, octets) = (message.part() + 1, message.octets());
+        let (parts, octets) = (part.saturating_add(1), message.octets());
         let (octets_not_in_debits, class, is_paid) = (0, message.class(), true);
         let settled =
             SettledMessage { number, hash, parts, octets, octets_not_in_debits, class, is_paid, is_refundable };

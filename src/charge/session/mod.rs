@@ -32,7 +32,7 @@
 //! |---|---|---|
 //! | `Dialog` | phase, verdict, SIP legs, connections | `dialog` |
 //! | `Credit` | reservations, grant, pending request | `credit`, `request`, `reservation`, `validity`, `ahead` |
-//! | `Messages` | messages, and the debits and refunds they lead to | `messages`, `open_message`, `ranges`, `index`, `refund` |
+//! | `Messages` | messages, and the debits and refunds they lead to | `messages`, `open_message`, `ranges`, `index`, `refund`, `released` |
 //! | `Page` | what is decided about a SIP MESSAGE | `page` |
 //! | `Trace` | events for `explain` | `trace`, `rule` |
 //!
@@ -62,6 +62,7 @@ mod parts;
 mod query;
 mod ranges;
 mod refund;
+mod released;
 mod request;
 mod reservation;
 mod rule;
@@ -130,6 +131,7 @@ impl Session {
         now: Time,
     ) -> Session {
         let page = Page::new(reserve, &prices);
+        let policy = policy.of_service(reserve.service);
         let policy = Policy { model: page::model(&policy, page.is_some()), ..policy };
         let ahead = match page {
             Some(page) => Ahead::of_page(page.quota),

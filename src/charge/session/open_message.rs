@@ -19,6 +19,17 @@
 //! deadline from its first chunk on: one with gaps, or whose last chunk never arrives, ends
 //! [`Policy::response_timeout`] after the last chunk that passed.
 //!
+//! This is content that its receiver pays for. If the sender pays ([`Payer::Sender`]), the receiver, who has no reason to
+//! lie, decides, and the sender may pose as the receiver:
+//!
+//! * a 4xx or 5xx releases by default, [`RING_SKEW_SECONDS`] later. Until then, and for [`Policy::response_timeout`] after
+//!   the last chunk, a 200 to the SEND that failed, or for all of the message, debits it nevertheless
+//!   ([`OpenMessage::contradict`]);
+//! * a failure releases nothing if the sender wants no responses (Failure-Report: no, partial), since then no 200 can
+//!   contradict it, and a failure REPORT releases nothing of which a part was confirmed;
+//! * a `#` debits by default what has passed, unless the receiver refuses the message within [`RING_SKEW_SECONDS`];
+//! * a message ends with its `$`: what is sent under the same Message-ID afterwards is another message.
+//!
 //! If size has a price, a message that is settled before its last octet has passed is stopped at the gate first and
 //! settled 2 s later: chunks that passed before may still be in other rings ([`OpenMessage::settle_later`]).
 
@@ -27,8 +38,8 @@ use super::ranges::Ranges;
 use super::rule::{CloseCause, Rule};
 use crate::charge::ch2::Trigger;
 use crate::charge::content::ContentClass;
-use crate::charge::event::{Flag, Sent, transaction_hash};
-use crate::charge::policy::{DebitOn, Policy, Settle};
+use crate::charge::event::{FailureReport, Flag, Sent, transaction_hash};
+use crate::charge::policy::{DebitOn, Payer, Policy, Settle};
 use crate::charge::tariff::Quota;
 use crate::charge::time::Time;
 use serde::{Deserialize, Serialize};
@@ -101,15 +112,27 @@ impl Settlement {
     /// Settlement by the status of a response or REPORT; `None` for success and for codes that RFC 4975 does not define.
     /// 408 means that a relay downstream timed out (RFC 4975, 10.6).
     fn from_code(code: u16, policy: &Policy) -> Option<Settlement> {
-        match code {
-            408 => Some(Settlement::Debit(Trigger::Timeout, Rule::RequestTimeout)),
-            400..=499 => Some(Settlement::Debit(Trigger::Error(code), Rule::ClientError(code))),
-            500..=599 => {
-                let settle = policy.server_error;
-                Some(Settlement::new(settle, Trigger::Error(code), Rule::ServerError(code, settle)))
-            }
+        let cases = &policy.cases;
+        let (settle, trigger, rule) = match code {
+            408 => (cases.timeout, Trigger::Timeout, Rule::RequestTimeout(cases.timeout)),
+            400..=499 => (cases.client_error, Trigger::Error(code), Rule::ClientError(code, cases.client_error)),
+            500..=599 => (cases.server_error, Trigger::Error(code), Rule::ServerError(code, cases.server_error)),
+            _ => return None,
+        };
+        Some(Settlement::new(settle, trigger, rule))
+    }
+
+    /// Returns the status of the failure because of which the message is released.
+    pub(super) fn refusal(self) -> Option<u16> {
+        match self {
+            Settlement::NotCharged(Rule::ClientError(code, _) | Rule::ServerError(code, _)) => Some(code),
             _ => None,
         }
+    }
+
+    /// Settlement by a failure that does not release.
+    pub(super) fn by_unproven_failure(code: u16) -> Settlement {
+        Settlement::Debit(Trigger::Error(code), Rule::UnprovenFailure(code))
     }
 }
 
@@ -154,11 +177,17 @@ pub(super) struct OpenMessage {
     /// The gate has stopped a chunk and lets nothing more of the message pass.
     is_stopped: bool,
     wants_success_report: bool,
+    /// A SEND of it wants no response if it succeeds.
+    is_unconfirmed: bool,
+    /// Transaction that the receiver refused; 0: none, or refused by REPORT.
+    refused: u64,
+    /// Time of the SEND with `$`.
+    ended_at: Option<Time>,
     /// Time of its last chunk.
     last_sent_at: Time,
     /// Of the wait for the REPORT, or of transactions beyond [`TRANSACTIONS_MAX`].
     deadline: Option<Time>,
-    /// When the server aborted it, and over which connection.
+    /// When the sender aborted it, and over which connection.
     aborted_at: Option<Time>,
     aborted_over: ConnectionTag,
     /// Connection of its first content.
@@ -203,6 +232,9 @@ impl OpenMessage {
             has_end: false,
             is_stopped: false,
             wants_success_report: false,
+            is_unconfirmed: false,
+            refused: 0,
+            ended_at: None,
             last_sent_at: since,
             deadline: None,
             aborted_at: None,
@@ -276,6 +308,12 @@ impl OpenMessage {
         self.aborted_at.is_some_and(|aborted| aborted <= at)
     }
 
+    /// Whether a chunk with content at this time belongs to another message under the same Message-ID.
+    pub(super) fn is_replaced_at(&self, at: Time, policy: &Policy) -> bool {
+        let has_ended = || self.ended_at.is_some_and(|ended| ended <= at);
+        self.is_aborted_by(at) || policy.cases.payer == Payer::Sender && has_ended()
+    }
+
     /// Whether nothing more of it can pass, or has to.
     pub(super) fn is_over(&self) -> bool {
         self.is_complete() || self.is_stopped || self.aborted_at.is_some()
@@ -292,6 +330,7 @@ impl OpenMessage {
         self.octets = self.octets.saturating_add(sent.octets);
         self.taken = self.taken.saturating_add(sent.taken);
         self.wants_success_report |= sent.success_report;
+        self.is_unconfirmed |= sent.failure_report != FailureReport::Yes;
         self.last_sent_at = self.last_sent_at.max(at);
         if sent.octets > 0 {
             self.class = sent.class;
@@ -313,6 +352,7 @@ impl OpenMessage {
             }
             Flag::Last => {
                 self.has_end = true;
+                self.ended_at = Some(self.ended_at.map_or(at, |known| known.min(at)));
                 // A `#` after the last octet was read before it.
                 self.aborted_at = self.aborted_at.filter(|aborted| *aborted < at);
             }
@@ -427,7 +467,12 @@ impl OpenMessage {
         if let Some(due) = self.due(at, policy) {
             return Some(due);
         }
-        if self.is_aborted_by(at) || self.delayed.is_some() {
+        let is_paid_by_sender = policy.cases.payer == Payer::Sender;
+        if let Some(delayed) = self.delayed_settlement() {
+            let is_released = matches!(delayed, Settlement::NotCharged(_));
+            return if is_paid_by_sender && is_released { self.contradict(answer) } else { None };
+        }
+        if self.is_aborted_by(at) && !is_paid_by_sender {
             return None;
         }
         let code = match *answer {
@@ -444,7 +489,45 @@ impl OpenMessage {
                 code
             }
         };
-        Settlement::from_code(code, policy).or_else(|| self.completed(at, policy))
+        match Settlement::from_code(code, policy) {
+            Some(settlement) if is_paid_by_sender => self.refused_by(answer, settlement),
+            settlement => settlement.or_else(|| self.completed(at, policy)),
+        }
+    }
+
+    /// Settlement by a failure of content that its sender pays for.
+    fn refused_by(&mut self, answer: &Answer, settlement: Settlement) -> Option<Settlement> {
+        let Some(code) = settlement.refusal() else { return Some(settlement) };
+        match *answer {
+            _ if self.is_unconfirmed => return Some(Settlement::by_unproven_failure(code)),
+            Answer::Response { transaction, .. } => self.refused = transaction,
+            Answer::Report { .. } if !self.acknowledged.is_empty() => return None,
+            Answer::Report { .. } => {}
+        }
+        Some(settlement)
+    }
+
+    /// Handles an answer to a message that is released, or will be: a 200 to the SEND that the receiver seemed to refuse, or
+    /// for the whole message, debits it.
+    pub(super) fn contradict(&mut self, answer: &Answer) -> Option<Settlement> {
+        let is_meant = match *answer {
+            Answer::Response { transaction, code: 200 } => {
+                self.acknowledge(transaction);
+                [0, transaction].contains(&self.refused)
+            }
+            Answer::Report { start, end, code: 200, .. } => {
+                self.acknowledged.add(start.max(1), end);
+                self.refused == 0
+            }
+            _ => return None,
+        };
+        let is_whole = self.has_end && self.acknowledged.covers(1, self.furthest);
+        (is_meant || is_whole).then_some(Settlement::Debit(Trigger::Response, Rule::LateSuccess))
+    }
+
+    /// Until when a 200 debits the message after its release.
+    pub(super) fn contradicted_until(&self, policy: &Policy) -> Time {
+        self.last_sent_at.after_seconds(policy.response_timeout)
     }
 
     fn acknowledge(&mut self, hash: u64) {
@@ -507,7 +590,10 @@ impl OpenMessage {
         match self.aborted_at {
             // A response that arrived first may still be in another ring.
             Some(aborted) if aborted < silence => (aborted.after_seconds(RING_SKEW_SECONDS), self.abort(policy)),
-            _ => (silence, Settlement::Debit(Trigger::Timeout, Rule::ResponseTimeout(policy.response_timeout))),
+            _ => {
+                let rule = Rule::ResponseTimeout(policy.response_timeout, policy.cases.timeout);
+                (silence, Settlement::new(policy.cases.timeout, Trigger::Timeout, rule))
+            }
         }
     }
 
@@ -529,13 +615,21 @@ impl OpenMessage {
         }
         match self.aborted_at {
             Some(_) => self.abort(policy),
-            None => Settlement::new(policy.close, Trigger::Close, Rule::Close(policy.close, cause)),
+            None => Settlement::new(policy.cases.close, Trigger::Close, Rule::Close(policy.cases.close, cause)),
         }
     }
 
-    /// Settlement because the server has aborted it.
+    /// Settlement because another message under the same Message-ID follows.
+    pub(super) fn replace(&self, cause: CloseCause, now: Time, policy: &Policy) -> Settlement {
+        match self.aborted_at.is_none() && self.delayed.is_none() {
+            true => Settlement::Debit(Trigger::Close, Rule::IdReused),
+            false => self.close(cause, now, policy),
+        }
+    }
+
+    /// Settlement because the sender has aborted it.
     fn abort(&self, policy: &Policy) -> Settlement {
-        Settlement::new(policy.abort, Trigger::Close, Rule::Abort(policy.abort))
+        Settlement::new(policy.cases.abort, Trigger::Close, Rule::Abort(policy.cases.abort))
     }
 
     /// Limits deadlines to `latest` and times of the past to `now`.
@@ -549,6 +643,7 @@ impl OpenMessage {
         self.outstanding.iter_mut().for_each(|known| known.deadline = known.deadline.min(latest));
         self.deadline = self.deadline.map(|deadline| deadline.min(latest));
         self.aborted_at = self.aborted_at.map(|aborted| aborted.min(latest));
+        self.ended_at = self.ended_at.map(|ended| ended.min(now));
     }
 
     /// Octets on the heap.

@@ -19,7 +19,7 @@ impl Messages {
     /// Handles a REPORT about a settled message.
     pub(super) fn on_late_report(&mut self, message: u64, code: u16, credit: &mut Credit, cx: &mut Context<'_>) {
         let is_failure = (400..600).contains(&code) && code != 408;
-        if cx.common.policy.report == Settle::Debit || !is_failure {
+        if cx.common.policy.cases.report == Settle::Debit || !is_failure {
             return;
         }
         let is_meant = |debit: &Debit| debit.is_refundable && OpenMessage::hash_of(&debit.message_id) == message;
@@ -52,7 +52,7 @@ impl Messages {
         let is_prepaid = debit.trigger == Trigger::Prepay;
         if let Some(rule) = refund_rule {
             self.add_refund(debit.clone(), rule, cx);
-        } else if is_prepaid || cx.common.policy.report == Settle::Release && debit.is_refundable {
+        } else if is_prepaid || cx.common.policy.cases.report == Settle::Release && debit.is_refundable {
             if self.refundable.len() >= REFUNDABLE_DEBITS_MAX {
                 let oldest = self.refundable.remove(0);
                 self.touch(oldest.number);

@@ -46,14 +46,21 @@ pub enum Rule {
     FreeOfCharge,
     /// The client confirmed the whole message, by response or by REPORT.
     DebitOn(DebitOn),
-    /// The client answered or reported this 4xx.
-    ClientError(u16),
-    /// The client answered or reported this 5xx; the policy decides.
+    /// The receiver answered or reported this 4xx; the policy decides.
+    ClientError(u16, Settle),
+    /// The receiver answered or reported this 5xx; the policy decides.
     ServerError(u16, Settle),
-    /// No answer within this many seconds.
-    ResponseTimeout(u32),
-    /// A relay reported 408: it received no answer.
-    RequestTimeout,
+    /// No answer within this many seconds; the policy decides.
+    ResponseTimeout(u32, Settle),
+    /// A relay reported 408: it received no answer; the policy decides.
+    RequestTimeout(Settle),
+    /// This failure does not release content that its sender pays for: no 200 could have contradicted it, an earlier
+    /// failure of the session was contradicted, or there were too many.
+    UnprovenFailure(u16),
+    /// A 200 contradicts the failure for which the message was released.
+    LateSuccess,
+    /// The paying sender has used the Message-ID again before the message was answered.
+    IdReused,
     /// The session or its connection ended before the answer; the policy decides.
     Close(Settle, CloseCause),
     /// The server aborted the message; the policy decides.
@@ -135,11 +142,16 @@ impl Rule {
             Rule::FreeOfCharge => "free-of-charge",
             Rule::DebitOn(DebitOn::Response) => "debit_on=response",
             Rule::DebitOn(DebitOn::Report) => "debit_on=report",
-            Rule::ClientError(_) => "4xx",
+            Rule::ClientError(_, Settle::Debit) => "4xx=debit",
+            Rule::ClientError(_, Settle::Release) => "4xx=release",
             Rule::ServerError(_, Settle::Debit) => "5xx=debit",
             Rule::ServerError(_, Settle::Release) => "5xx=release",
-            Rule::ResponseTimeout(_) => "response_timeout",
-            Rule::RequestTimeout => "408",
+            Rule::ResponseTimeout(_, Settle::Debit) => "response_timeout",
+            Rule::RequestTimeout(Settle::Debit) => "408",
+            Rule::ResponseTimeout(_, Settle::Release) | Rule::RequestTimeout(Settle::Release) => "timeout=release",
+            Rule::UnprovenFailure(_) => "unproven-failure",
+            Rule::LateSuccess => "late-200",
+            Rule::IdReused => "id-reused",
             Rule::Close(Settle::Debit, _) => "close=debit",
             Rule::Close(Settle::Release, _) => "close=release",
             Rule::Abort(Settle::Debit) => "abort=debit",
@@ -178,11 +190,14 @@ impl Rule {
     /// Returns the SIP or MSRP status, or the Diameter Result-Code, that made the rule apply; 0: none.
     pub fn code(self) -> u32 {
         match self {
-            Rule::ClientError(code) | Rule::ServerError(code, _) | Rule::Report(code, _) => code.into(),
+            Rule::ClientError(code, _)
+            | Rule::ServerError(code, _)
+            | Rule::UnprovenFailure(code)
+            | Rule::Report(code, _) => code.into(),
             Rule::Delivered(code) | Rule::NotDelivered(code) => code.into(),
             Rule::Accepted(_) => 202,
-            Rule::DebitOn(_) => 200,
-            Rule::RequestTimeout => 408,
+            Rule::DebitOn(_) | Rule::LateSuccess => 200,
+            Rule::RequestTimeout(_) => 408,
             Rule::Denied(denial) => denial.code(),
             Rule::Failed(failure) => failure.code(),
             Rule::FreeOfCharge => 4011,
@@ -195,7 +210,7 @@ impl Rule {
     /// Returns the timeout that has passed, in seconds; `None`: the rule is not about a timeout.
     pub fn seconds(self) -> Option<u32> {
         match self {
-            Rule::ResponseTimeout(seconds) => Some(seconds),
+            Rule::ResponseTimeout(seconds, _) => Some(seconds),
             _ => None,
         }
     }

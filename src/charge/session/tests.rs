@@ -14,6 +14,7 @@ mod refunds;
 mod requests;
 mod reservation;
 mod restart;
+mod sent;
 mod settlement;
 mod traces;
 
@@ -261,7 +262,7 @@ fn unsent(message_id: &'static str, transaction: u64) -> Event<'static> {
 }
 
 fn debit_pending_with_refunds() -> Run {
-    let mut run = Run::open_with(8, policy(|p| p.report = Settle::Release));
+    let mut run = Run::open_with(8, policy(|p| p.cases.report = Settle::Release));
     run.sent(whole("m1", 1), s(1));
     run.event(responded(1, 200), s(1));
     run

@@ -276,7 +276,7 @@ fn first_trace_events_are_in_the_session_row_and_none_is_lost() {
 fn trace_view_decodes_any_message_id() {
     let (_folder, mut store) = store();
     let odd = "a\"b\\c\u{1}d'é";
-    let rule = Some(Rule::ResponseTimeout(30));
+    let rule = Some(Rule::ResponseTimeout(30, Settle::Debit));
     let (_, mut events) = session("c").take_trace();
     let mut event = events.remove(0);
     (event.rule, event.message_id, event.octets, event.balance) = (rule, Some(odd.into()), 7, Some(-3));

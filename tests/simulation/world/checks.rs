@@ -177,7 +177,7 @@ impl World<'_> {
                 // A debit whose reservation was lost, on an account without credit.
                 let refused = "SELECT count(*) FROM undebited WHERE call_id=?1 AND message_id=?2 AND rule='no-credit'";
                 let is_refused = self.is_short && count(refused, of) > 0;
-                let is_given_back = self.config.policy.report == Settle::Release && call.reported.contains(id);
+                let is_given_back = self.config.policy.cases.report == Settle::Release && call.reported.contains(id);
                 if !is_given_back && refunds > 0 {
                     return Err(format!("call {} message {id} was refunded without a reason", call.number));
                 }

@@ -237,7 +237,7 @@ impl World<'_> {
     }
 
     pub(super) fn report(&mut self, number: usize, message: usize) {
-        let gives_back = self.config.policy.report == Settle::Release;
+        let gives_back = self.config.policy.cases.report == Settle::Release;
         let call = &mut self.calls[number];
         if call.stage == Stage::Answered {
             let id = call.message_id(message);

@@ -96,7 +96,7 @@ fn chunk_read_after_debit_is_debited_separately() {
     assert_eq!(paid(&run), [("m1", 0, 8192, 24), ("m1", 1, 8192, 24)]);
     let rules: Vec<_> =
         run.trace.iter().filter(|event| event.kind == TraceEventKind::Debited).map(|event| event.rule).collect();
-    assert_eq!(rules, [Some(Rule::ClientError(413)), Some(Rule::LateChunk)]);
+    assert_eq!(rules, [Some(Rule::ClientError(413, Settle::Debit)), Some(Rule::LateChunk)]);
 }
 
 #[test]
@@ -256,7 +256,9 @@ fn abort_after_last_octet_is_ignored() {
 
 #[test]
 fn uncharged_message_id_is_charged_like_new() {
-    let release = policy(|p| (p.server_error, p.close, p.report) = (Settle::Release, Settle::Release, Settle::Release));
+    let release = policy(|p| {
+        (p.cases.server_error, p.cases.close, p.cases.report) = (Settle::Release, Settle::Release, Settle::Release)
+    });
     let ends: [&dyn Fn(&mut Run); 4] = [
         &|run| run.event(responded(1, 506), s(2)),
         &|run| run.event(Event::ConnectionLost { connection: SERVER }, s(2)),
@@ -336,7 +338,7 @@ fn incomplete_message_is_settled_by_timeout() {
 
 #[test]
 fn session_restored_from_parts_is_equal() {
-    let mut run = Run::open_with(500, policy(|p| p.report = Settle::Release));
+    let mut run = Run::open_with(500, policy(|p| p.cases.report = Settle::Release));
     let (mut parts, mut written) = (BTreeMap::new(), Vec::new());
     for number in 0..400 {
         let id = format!("message-number-{number}");
@@ -403,7 +405,7 @@ enum Act {
 
 impl World {
     fn new(prices: &str) -> World {
-        let policy = policy(|p| (p.server_error, p.report) = (Settle::Release, Settle::Release));
+        let policy = policy(|p| (p.cases.server_error, p.cases.report) = (Settle::Release, Settle::Release));
         let mut run = Run::new(200, prices, policy);
         let prices = *run.session.prices();
         run.accept();

@@ -126,7 +126,7 @@ fn same_message_id_is_debited_once() {
 
 #[test]
 fn unrelayed_message_is_not_debited() {
-    let mut run = Run::open_with(8, policy(|p| p.abort = Settle::Debit));
+    let mut run = Run::open_with(8, policy(|p| p.cases.abort = Settle::Debit));
     run.sent(whole("m1", 1), s(1));
     run.event(unsent("m1", 1), s(1));
     run.timer(s(60));

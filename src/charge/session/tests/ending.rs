@@ -24,7 +24,7 @@ fn bye_before_response_debits() {
 
 #[test]
 fn bye_before_response_follows_policy() {
-    let mut run = Run::open_with(8, policy(|p| p.close = Settle::Release));
+    let mut run = Run::open_with(8, policy(|p| p.cases.close = Settle::Release));
     run.sent(whole("m1", 1), s(1));
     run.event(Event::Bye { leg: 1 }, s(2));
     run.settle();

@@ -148,7 +148,7 @@ fn refused_and_held_back_refunds_are_reported() {
     run.answer(Response::Denied(Denial::Refused(5012)));
     let denial = Denial::Refused(5012);
     assert_eq!(run.out.last(), Some(&Output::RefundDenied { message_id: "m1".into(), denial }));
-    let both = policy(|p| (p.report, p.resend) = (Settle::Release, Resend::Hold));
+    let both = policy(|p| (p.cases.report, p.resend) = (Settle::Release, Resend::Hold));
     let mut run = Run::open_with(8, both);
     run.sent(whole("m1", 1), s(1));
     run.event(responded(1, 200), s(1));

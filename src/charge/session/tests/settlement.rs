@@ -65,7 +65,7 @@ fn first_trigger_decides() {
 
 #[test]
 fn response_after_deadline_is_ignored() {
-    let mut run = Run::open_with(8, policy(|p| p.server_error = Settle::Release));
+    let mut run = Run::open_with(8, policy(|p| p.cases.server_error = Settle::Release));
     run.sent(whole("m1", 1), s(1));
     run.event(responded(1, 501), s(40));
     assert_eq!(run.debits(), ["debit m1 timeout"]);
@@ -79,7 +79,7 @@ fn msrp_5xx_follows_policy() {
         run.event(responded(1, code), s(2));
         assert_eq!(run.debits(), [format!("debit m1 error {code}")]);
 
-        let mut run = Run::open_with(8, policy(|p| p.server_error = Settle::Release));
+        let mut run = Run::open_with(8, policy(|p| p.cases.server_error = Settle::Release));
         run.sent(whole("m1", 1), s(1));
         run.event(responded(1, code), s(2));
         assert_eq!((run.debits().len(), run.not_charged()), (0, vec!["5xx=release"]));
@@ -226,7 +226,7 @@ fn abort_over_another_connection_is_ignored() {
 
 #[test]
 fn abort_follows_policy() {
-    let mut run = Run::open_with(8, policy(|p| p.abort = Settle::Debit));
+    let mut run = Run::open_with(8, policy(|p| p.cases.abort = Settle::Debit));
     run.sent(chunk("m1", 1, 1, 50, Flag::More), s(1));
     run.sent(abort("m1", 2), s(2));
     run.timer(s(4));

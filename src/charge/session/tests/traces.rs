@@ -79,9 +79,9 @@ fn trace_lists_requests_answers_and_debits() {
 
 #[test]
 fn answer_debits_by_rule_of_its_code() {
-    let release = policy(|p| p.server_error = Settle::Release);
+    let release = policy(|p| p.cases.server_error = Settle::Release);
     for (policy, code, wanted) in [
-        (Policy::default(), 415, "debit 4xx 415"),
+        (Policy::default(), 415, "debit 4xx=debit 415"),
         (Policy::default(), 506, "debit 5xx=debit 506"),
         (Policy::default(), 408, "debit 408 408"),
         (release, 506, "not-debited 5xx=release 506"),
@@ -115,7 +115,7 @@ fn close_rule_names_policy_and_cause() {
             (Settle::Debit, TraceEventKind::Debit, "close=debit"),
             (Settle::Release, TraceEventKind::NotDebited, "close=release"),
         ] {
-            let policy = policy(|p| p.close = close);
+            let policy = policy(|p| p.cases.close = close);
             let end = end.clone();
             let run = Run::with_message(policy, |run| {
                 run.event(end, s(2));
@@ -139,7 +139,7 @@ fn abort_rule_names_policy() {
         (Settle::Release, TraceEventKind::NotDebited, "not-debited abort=release"),
         (Settle::Debit, TraceEventKind::Debit, "debit abort=debit"),
     ] {
-        let mut run = Run::open_with(8, policy(|p| p.abort = choice));
+        let mut run = Run::open_with(8, policy(|p| p.cases.abort = choice));
         run.sent(chunk("m1", 1, 1, 50, Flag::More), s(1));
         run.sent(abort("m1", 2), s(2));
         run.timer(s(5));
@@ -171,7 +171,7 @@ fn refund_rule_names_report() {
         run.event(report.clone(), s(3));
         run.accept();
     };
-    let refunds = policy(|p| p.report = Settle::Release);
+    let refunds = policy(|p| p.cases.report = Settle::Release);
     for run in [Run::with_message(refunds, acknowledged), Run::with_message(refunds, pending)] {
         assert_eq!(run.of(TraceEventKind::Refund), ["refund report=release 413"]);
         assert_eq!(run.of(TraceEventKind::Refunded), ["refunded report=release 413"]);
