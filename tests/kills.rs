@@ -13,6 +13,7 @@
 
 use imcharge::admin::commands::{self, Value};
 use imcharge::charge::event::Suspended;
+use imcharge::charge::service::ChargedContent;
 use imcharge::config::Config;
 use imcharge::engine;
 use imcharge::engine::preflight;
@@ -228,6 +229,8 @@ fn establish(region: &Region, worker: &mut Worker, at: usize, session: u64, dial
             charging_vector: b"",
             // More than are sent: a process killed between gate and ring has taken credit without an event.
             messages: 4 * MESSAGES as u32,
+            content: ChargedContent::Received,
+            recipients: 0,
             suspended: Suspended::default(),
         });
         let asked = Instant::now();

@@ -229,7 +229,15 @@ impl TableMemory {
 fn opening(number: u64) -> Opening {
     let name = number << 24 | number;
     let (direction, weights) = (Direction::Pull, [Weight { message: 1, kilobyte: 0 }; 4]);
-    Opening { session: SessionKey(number, number), name, inviting_tag: number, direction, weights }
+    Opening {
+        session: SessionKey(number, number),
+        name,
+        inviting_tag: number,
+        direction,
+        weights,
+        is_paid_by_sender: false,
+        is_paired: false,
+    }
 }
 
 fn open(memory: &TableMemory, number: u64) -> bool {
@@ -260,7 +268,7 @@ fn bind(memory: &TableMemory, number: u64, leg: u64) -> bool {
 /// The session that a frame of the server belongs to.
 fn attributed(memory: &TableMemory, number: u64) -> Option<Bound> {
     let [server, client] = endpoints(number);
-    match memory.table().session_of_request(server, client) {
+    match memory.table().session_of_request(server, client, Side::Sender) {
         FrameSession::Bound(bound) => Some(bound),
         FrameSession::Unbound { .. } | FrameSession::NotCharged => None,
     }

@@ -4,6 +4,7 @@ use imcharge::admin::commands;
 use imcharge::admin::commands::Value;
 use imcharge::charge::ch2::SessionKey;
 use imcharge::charge::event::{Entry, Event, Suspended};
+use imcharge::charge::service::ChargedContent;
 use imcharge::config::Config;
 use imcharge::engine;
 use imcharge::engine::preflight;
@@ -72,6 +73,8 @@ fn invite_as(worker: &mut Worker, key: InviteKey<'_>, suspended: Suspended) -> R
         direction: None,
         charging_vector: b"",
         messages: 1,
+        content: ChargedContent::Received,
+        recipients: 0,
         suspended,
     })
 }

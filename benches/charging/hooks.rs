@@ -2,6 +2,7 @@
 
 use super::{Better, median, print_result};
 use imcharge::charge::event::Suspended;
+use imcharge::charge::service::ChargedContent;
 use imcharge::config::Config;
 use imcharge::engine;
 use imcharge::engine::preflight;
@@ -53,6 +54,8 @@ fn reserve(worker: &mut Worker, number: usize, messages: u32) -> bool {
         direction: None,
         charging_vector: b"",
         messages,
+        content: ChargedContent::Received,
+        recipients: 0,
         suspended: Suspended::default(),
     };
     worker.reserve(&invite).is_ok()

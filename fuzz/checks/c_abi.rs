@@ -11,8 +11,8 @@ use host::{ACCOUNT_START, Host};
 use imcharge::ffi::command::{imcharge_command, imcharge_command_answer, imcharge_text};
 use imcharge::ffi::config::{imcharge_config_free, imcharge_config_new, imcharge_config_set};
 use imcharge::ffi::hooks::{
-    imcharge_on_cancel, imcharge_on_disconnect, imcharge_on_invite, imcharge_on_msrp, imcharge_on_reply,
-    imcharge_on_request, imcharge_source, imcharge_tokens,
+    imcharge_invite, imcharge_on_cancel, imcharge_on_disconnect, imcharge_on_invite, imcharge_on_msrp,
+    imcharge_on_reply, imcharge_on_request, imcharge_source, imcharge_tokens,
 };
 use imcharge::ffi::host::{imcharge_attach, imcharge_close, imcharge_detach, imcharge_open};
 use imcharge::ffi::result::*;
@@ -118,11 +118,14 @@ impl<'h> Caller<'h> {
         let tokens = if choices.flag() { null() } else { &raw const tokens };
         let mut session = MaybeUninit::uninit();
         let place = if choices.flag() { null_mut() } else { session.as_mut_ptr() };
-        let messages = choices.octet().into();
-        // SAFETY: a message of its length; tokens and session are NULL or valid.
-        let result =
-            unsafe { imcharge_on_invite(self.worker, message.start(), message.length, messages, tokens, place) };
-        assert!((-3..=0).contains(&result) || result == IMCHARGE_IGNORED || message.is_bad(result), "{result}");
+        let content = choices.octet().into();
+        let charged = imcharge_invite { messages: choices.octet().into(), content, recipients: choices.octet().into() };
+        // SAFETY: a message of its length, a valid structure; tokens and session are NULL or valid.
+        let result = unsafe {
+            imcharge_on_invite(self.worker, message.start(), message.length, &raw const charged, tokens, place)
+        };
+        let is_bad = message.is_bad(result) || content > 2 && result == IMCHARGE_OUT_OF_RANGE;
+        assert!((-3..=0).contains(&result) || result == IMCHARGE_IGNORED || is_bad, "{result}");
     }
 
     fn reply(&mut self, choices: &mut Choices<'_>) {

@@ -359,7 +359,15 @@ const WEIGHT: Weight = Weight { message: 0, kilobyte: 1 };
 
 fn open(table: &Table<'_>, at: u32, name: u64) {
     let session = SessionKey(name + 1, 1);
-    let opening = Opening { session, name, inviting_tag: 5, direction: Direction::Push, weights: [WEIGHT; 4] };
+    let opening = Opening {
+        session,
+        name,
+        inviting_tag: 5,
+        direction: Direction::Push,
+        weights: [WEIGHT; 4],
+        is_paid_by_sender: true,
+        is_paired: true,
+    };
     if table.claim(at, &opening) {
         table.open(at, &opening);
         let slot = &table.slots[at as usize];
@@ -381,7 +389,11 @@ fn bind(table: &Table<'_>, at: u32, hash: u64, choices: &mut Choices<'_>) {
         streams.push(stream);
     });
     if bound.is_ok() && table.streams(at).iter().any(|found| *found == stream) {
-        assert_ne!(table.session_of_request(sender, receiver), FrameSession::NotCharged, "what is bound is found");
+        assert_ne!(
+            table.session_of_request(sender, receiver, Side::Sender),
+            FrameSession::NotCharged,
+            "what is bound is found"
+        );
     }
 }
 
@@ -391,7 +403,7 @@ fn look_up(table: &Table<'_>, hash: u64) {
     let answers = table.sessions_of_response(hash).chain(table.expecting(hash)).map(|bound| bound.at);
     let found = [dialog, report].into_iter().flatten().chain(answers);
     assert!(found.into_iter().all(|at| (at as usize) < SLOTS), "a slot that is none");
-    if let FrameSession::Bound(bound) = table.session_of_request(hash, hash ^ 1) {
+    if let FrameSession::Bound(bound) = table.session_of_request(hash, hash ^ 1, Side::Receiver) {
         assert!(matches!(bound.side, Side::Sender | Side::Receiver) && (bound.at as usize) < SLOTS);
     }
 }

@@ -170,6 +170,7 @@ impl World {
             direction: Direction::Pull,
             service: Service::Retrieval,
             recipients: 0,
+            called: None,
             messages,
             page: None,
             suspended: Suspended::default(),

@@ -30,9 +30,22 @@ impl SessionKey {
         hasher.write_u32(cseq);
         let hash = hasher.finish128();
         // Neither half is zero: a gate slot with a zero half is free.
-        SessionKey(hash.h1.max(1), hash.h2.max(1))
+        SessionKey(hash.h1.max(1), (hash.h2 & !COMPANION).max(1))
+    }
+
+    /// Returns the key of the other session of the same INVITE, if that charges both parties.
+    pub fn companion(self) -> SessionKey {
+        SessionKey(self.0, self.1 ^ COMPANION)
+    }
+
+    /// Returns the key of the session of the inviting party.
+    pub fn of_inviting_party(self) -> SessionKey {
+        SessionKey(self.0, self.1 & !COMPANION)
     }
 }
+
+/// Bit of the second half of a [`SessionKey`]: the session of the called party, which pays for what it sends.
+const COMPANION: u64 = 1 << 63;
 
 impl fmt::Display for SessionKey {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -190,6 +190,9 @@ pub struct Reserve<'a> {
     pub service: Service,
     /// Number of recipients of each message; 0: unknown, counts as one.
     pub recipients: u32,
+    /// Canonical identity of the called party, if it pays for what it sends, in a session of its own; empty if none was
+    /// found. `None`: the INVITE opens one session.
+    pub called: Option<&'a str>,
     /// Number of messages; 0: unknown. Of a MESSAGE, the number of copies; 0: one.
     pub messages: u32,
     /// What a MESSAGE carries; `None`: an INVITE.
@@ -198,6 +201,19 @@ pub struct Reserve<'a> {
     pub suspended: Suspended,
     /// Hash of the inviting side's tag.
     pub inviting_tag: u64,
+}
+
+impl<'a> Reserve<'a> {
+    /// Returns the reservation of the called party, if it pays for what it sends.
+    pub fn of_called_party(&self) -> Option<Reserve<'a>> {
+        self.called.map(|account| Reserve {
+            account,
+            other: self.account,
+            direction: Direction::Pull,
+            messages: 0,
+            ..self.clone()
+        })
+    }
 }
 
 /// Content of a SIP MESSAGE (page mode, RFC 3428).

@@ -118,6 +118,7 @@ mod tests {
             direction: Direction::Pull,
             service: Service::Retrieval,
             recipients: 0,
+            called: None,
             messages: 2,
             page: None,
             suspended: Suspended::default(),

@@ -7,6 +7,7 @@ mod entry;
 mod invite;
 mod notify;
 mod outputs;
+mod pair;
 mod stops;
 
 use super::effects::Effect;
@@ -117,10 +118,12 @@ impl SessionTable {
             entry.session.repeat_outputs(tick.now);
         }
         // A session without a verdict has no slot in the gate yet, but needs one for its grant.
-        let needs_slot = entry.session.is_open() && !entry.session.is_page();
+        let is_paired = entry.session.is_paired();
+        let needs_slot = (entry.session.is_open() || is_paired) && !entry.session.is_page();
         if needs_slot && entry.slot.is_none() && entry.instance == tick.instance {
             entry.slot = self.free_slots.pop();
-            if entry.session.decision() == Some(Decision::Granted) {
+            // Of two sessions of an INVITE, the one that was refused needs its gate as well.
+            if entry.session.decision().is_some_and(|decision| is_paired || decision == Decision::Granted) {
                 claim_slot(tick, entry);
             }
         }
@@ -191,7 +194,7 @@ impl SessionTable {
     }
 
     /// Passes an event to its session.
-    fn handle_event(
+    fn handle_own_event(
         &mut self,
         tick: &mut Tick<'_>,
         key: SessionKey,

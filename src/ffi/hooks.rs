@@ -4,15 +4,16 @@ use super::guard::guard;
 use super::host::{Attached, imcharge_worker, with_worker};
 use super::memory;
 use super::result::{
-    IMCHARGE_BAD_SIP, IMCHARGE_IGNORED, IMCHARGE_MSRP_MAX, IMCHARGE_NOT_CHARGED, IMCHARGE_OK,
+    IMCHARGE_BAD_SIP, IMCHARGE_IGNORED, IMCHARGE_MSRP_MAX, IMCHARGE_NOT_CHARGED, IMCHARGE_OK, IMCHARGE_OUT_OF_RANGE,
     IMCHARGE_REQUEST_TOO_MANY, IMCHARGE_SIP_MAX,
 };
 use crate::charge::ch2::SessionKey;
 use crate::charge::event::Suspended;
+use crate::charge::service::ChargedContent;
 use crate::shm::statistic::Statistic;
 use crate::worker::raw_sip;
 use crate::worker::raw_sip::ParsedInvite;
-use crate::worker::sip_input::{Frame, Method, NoConnections, Reply, Request, Source};
+use crate::worker::sip_input::{Frame, Invite, Method, NoConnections, Reply, Request, Source};
 use crate::worker::{InviteRefusal, PageOutcome, RequestDecision, Worker};
 use std::ffi::c_void;
 use std::net::Ipv6Addr;
@@ -59,7 +60,26 @@ impl From<Suspended> for imcharge_tokens {
     }
 }
 
-/// Requests a reservation for an initial INVITE that retrieves stored messages or (RCS push) delivers them. Hold the INVITE
+/// The inviting subscriber pays for what it receives; with RCS push, the called one.
+pub const IMCHARGE_CONTENT_RECEIVED: u32 = 0;
+/// The inviting subscriber pays for what it sends.
+pub const IMCHARGE_CONTENT_SENT: u32 = 1;
+/// Both parties pay, each for what it sends.
+pub const IMCHARGE_CONTENT_BOTH: u32 = 2;
+
+/// What is charged of an INVITE. All zeros: what the subscriber receives, an unknown number of messages.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct imcharge_invite {
+    /// Number of messages to reserve for; 0 if unknown, then one is reserved at a time.
+    pub messages: u32,
+    /// IMCHARGE_CONTENT_RECEIVED, IMCHARGE_CONTENT_SENT or IMCHARGE_CONTENT_BOTH.
+    pub content: u32,
+    /// Number of recipients of each message, by which its price is multiplied; 0 if unknown, counts as one.
+    pub recipients: u32,
+}
+
+/// Requests a reservation for an initial INVITE of an MSRP session. Hold the INVITE
 /// back until imcharge_next_verdict returns its verdict.
 ///
 /// Parameters:
@@ -68,7 +88,7 @@ impl From<Suspended> for imcharge_tokens {
 ///                P-Asserted-Identity, P-Called-Party-ID or From passes them as changed. The Request-URI is the one
 ///                received.
 ///   length       length of the INVITE, 1 to IMCHARGE_SIP_MAX bytes.
-///   messages     number of stored messages; 0 if unknown, then one is reserved at a time.
+///   charged      what is charged; NULL for all zeros. It is copied.
 ///   tokens       numbers that come back with the verdict; NULL for three zeros. They are copied. A retransmission (same
 ///                index and label) is ignored. A copy with another index or label has arrived by another path (RFC
 ///                3261, 8.2.2.2): its verdict is `failed` with the reason `merged`. Answer it with 482, and do not pass
@@ -77,14 +97,14 @@ impl From<Suspended> for imcharge_tokens {
 ///
 /// Returns: IMCHARGE_OK if a verdict will follow; IMCHARGE_IGNORED for an INVITE with a To tag, which is within a dialog
 /// and needs no verdict: pass it to imcharge_on_request. No verdict follows IMCHARGE_INVITE_MALFORMED,
-/// IMCHARGE_INVITE_ENGINE_DOWN, IMCHARGE_INVITE_FULL or another error; the host decides what to do. Only in the process
+/// IMCHARGE_INVITE_ENGINE_DOWN, IMCHARGE_INVITE_FULL, IMCHARGE_OUT_OF_RANGE or another error; the host decides what to do. Only in the process
 /// that attached the worker, one thread at a time. Does not block.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn imcharge_on_invite(
     worker: *mut imcharge_worker,
     message: *const c_void,
     length: usize,
-    messages: u32,
+    charged: *const imcharge_invite,
     tokens: *const imcharge_tokens,
     session: *mut imcharge_session,
 ) -> i32 {
@@ -95,8 +115,17 @@ pub unsafe extern "C" fn imcharge_on_invite(
             let tokens = NonNull::new(tokens.cast_mut());
             // SAFETY: valid for reads, as documented above.
             let suspended = tokens.map(|tokens| unsafe { tokens.read_unaligned() }.into()).unwrap_or_default();
-            let invite = match raw_sip::invite(bytes, messages, suspended) {
-                Some(ParsedInvite::Initial(invite)) => invite,
+            // SAFETY: valid for reads, as documented above.
+            let charged = NonNull::new(charged.cast_mut()).map(|charged| unsafe { charged.read_unaligned() });
+            let charged = charged.unwrap_or_default();
+            let content = match charged.content {
+                IMCHARGE_CONTENT_RECEIVED => ChargedContent::Received,
+                IMCHARGE_CONTENT_SENT => ChargedContent::Sent,
+                IMCHARGE_CONTENT_BOTH => ChargedContent::Both,
+                _ => return Err(IMCHARGE_OUT_OF_RANGE),
+            };
+            let invite = match raw_sip::invite(bytes, charged.messages, suspended) {
+                Some(ParsedInvite::Initial(invite)) => Invite { content, recipients: charged.recipients, ..invite },
                 Some(ParsedInvite::InDialog) => return Ok(IMCHARGE_IGNORED),
                 None => return Err(malformed(attached, InviteRefusal::Malformed as i32)),
             };

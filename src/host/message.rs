@@ -4,6 +4,7 @@ use super::address::ip;
 use super::bindings as sys;
 use super::parameters::{self, Format};
 use crate::charge::event::{Direction, Suspended};
+use crate::charge::service::ChargedContent;
 use crate::worker::raw_sip;
 use crate::worker::sip_input::{Body, Dialog, Invite, InviteKey, Reply, Request, Source};
 use std::ffi::c_int;
@@ -218,6 +219,8 @@ impl<'a> Message<'a> {
             direction: choice.direction,
             charging_vector: edited.header("P-Charging-Vector"),
             messages,
+            content: ChargedContent::Received,
+            recipients: 0,
             suspended: Suspended::default(),
         })
     }

@@ -109,6 +109,10 @@ pub struct Opening {
     /// What messages of each class take from the grant, in the order of
     /// [`ContentClass::ALL`](crate::charge::content::ContentClass::ALL).
     pub weights: [Weight; 4],
+    /// Whether the sender pays for the content.
+    pub is_paid_by_sender: bool,
+    /// Whether content of the receiver is charged in another slot.
+    pub is_paired: bool,
 }
 
 /// The gate is full, or the session has used up its share.
@@ -134,6 +138,11 @@ pub struct Table<'a> {
 /// Name of a sender endpoint, from the hash of its URI.
 fn sender_name(endpoint: u64) -> u64 {
     !endpoint
+}
+
+/// Name of a receiver endpoint of a session that its sender pays for.
+fn receiver_name(endpoint: u64) -> u64 {
+    !endpoint.rotate_left(19)
 }
 
 /// Name of the stream between two endpoints, in either direction; `receiver` 0: of the sender endpoint's streams with an
@@ -214,13 +223,16 @@ impl Table<'_> {
         self.free_messages(slot);
     }
 
-    /// Returns the session of a request, by the hashes of the endpoints in its From-Path and To-Path. Of several sessions
-    /// with the same endpoints, one with an open gate is preferred.
-    pub fn session_of_request(&self, from: u64, to: u64) -> FrameSession {
+    /// Returns the session of a request, by the hashes of the endpoints in its From-Path and To-Path. `side`: of two sessions
+    /// of an INVITE, the one in which the request is from this side. Of several sessions with the same endpoints, one with an
+    /// open gate is preferred.
+    pub fn session_of_request(&self, from: u64, to: u64, side: Side) -> FrameSession {
         let of_sender = |stream: &Stream| stream.sender == from && stream.receiver == to;
-        let senders = self.bound(pair_name(from, to), Side::Sender, of_sender).or_else(|| {
-            self.bound(pair_name(from, 0), Side::Sender, |stream| stream.sender == from && stream.receiver == 0)
-        });
+        let senders = || {
+            self.bound(pair_name(from, to), Side::Sender, of_sender).or_else(|| {
+                self.bound(pair_name(from, 0), Side::Sender, |stream| stream.sender == from && stream.receiver == 0)
+            })
+        };
         let receivers =
             || self.bound(pair_name(to, from), Side::Receiver, |stream| stream.receiver == from && stream.sender == to);
         let unbound = || {
@@ -230,10 +242,22 @@ impl Table<'_> {
                 .flat_map(|name| self.names.index.find(name))
                 .find_map(|at| Some((at, self.session_at(at)?)))
         };
-        if let Some(bound) = senders.or_else(receivers) {
+        let found = match side {
+            Side::Sender => senders().or_else(receivers),
+            Side::Receiver => receivers().or_else(senders),
+        };
+        if let Some(bound) = found {
             return FrameSession::Bound(bound);
         }
         unbound().map_or(FrameSession::NotCharged, |(at, session)| FrameSession::Unbound { at, session })
+    }
+
+    /// Returns the session with this receiver endpoint, if its sender pays: content that comes from elsewhere is stopped.
+    pub fn session_of_receiver(&self, to: u64) -> Option<(u32, SessionKey)> {
+        self.names.index.find(receiver_name(to)).find_map(|at| {
+            let session = self.session_at(at).filter(|_| self.slots[at as usize].is_paid_by_sender())?;
+            Some((at, session))
+        })
     }
 
     /// Returns the session of a REPORT, by the endpoint in its To-Path alone: a relay near the receiver may have made it.

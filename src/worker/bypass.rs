@@ -5,6 +5,7 @@
 
 use super::{InviteRefusal, Worker};
 use crate::charge::event::Direction;
+use crate::charge::service::ChargedContent;
 use crate::config::Bypass;
 use crate::shm::gate::Side;
 use crate::shm::statistic::Statistic;
@@ -18,6 +19,8 @@ impl Worker {
     /// Refuses the offer in an INVITE if it bypasses this relay and `bypass` is `refuse`.
     pub(crate) fn admits_offer(&self, invite: &Invite<'_>, offer: &Body<'_>) -> Result<(), InviteRefusal> {
         let side = match self.direction(invite) {
+            // Both parties receive charged content.
+            _ if invite.content == ChargedContent::Both => Side::Receiver,
             Direction::Pull => Side::Receiver,
             Direction::Push => Side::Sender,
         };

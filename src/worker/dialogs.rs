@@ -11,6 +11,9 @@
 //! describes are recorded: content that they send is paid for or stopped. So the receiver may not request more changes than
 //! the session has names for. A BYE of either side ends its dialog; but only when the sender has sent or answered it is it
 //! certain that the sender sends no more.
+//!
+//! A sender that pays for its content gains nothing by binding another receiver, so in its session every exchange counts.
+//! If both parties pay, an INVITE has two sessions, and every message is processed for both.
 
 use super::Worker;
 use super::bind_endpoints::{self, Endpoint, Refusal};
@@ -74,24 +77,32 @@ impl Worker {
     /// Processes a request within a dialog before it is relayed.
     pub fn request_in_dialog(&mut self, request: &Request<'_>) -> RequestDecision {
         let Some(place) = self.place(&request.dialog) else { return RequestDecision::NotCharged };
-        if place.from == Side::Receiver && !self.may_change(place, request) {
+        let places = self.places(place);
+        if !places.iter().flatten().all(|place| self.may_change(*place, request)) {
             self.region.count(Statistic::DroppedTableFull);
             log::warn!(
-                "call {}: the receiver has offered too many MSRP endpoints; the request is dropped",
+                "call {}: a party has offered too many MSRP endpoints; the request is dropped",
                 request.dialog.call_id.escape_ascii()
             );
             return RequestDecision::Refused;
         }
-        match request.method {
-            Method::Bye => self.on_bye(place, request),
-            Method::Ack | Method::Prack => self.on_answer_in_request(place, request),
-            Method::Invite | Method::Update | Method::Message | Method::Other => {}
+        for place in places.into_iter().flatten() {
+            match request.method {
+                Method::Bye => self.on_bye(place, request),
+                Method::Ack | Method::Prack => self.on_answer_in_request(place, request),
+                Method::Invite | Method::Update | Method::Message | Method::Other => {}
+            }
         }
         RequestDecision::Pass
     }
 
-    /// Whether the session has names for all endpoints that the answer to a request of the receiver can describe.
+    /// Whether the session has names for all endpoints that the answer to a request of a paying party can describe.
     fn may_change(&self, place: Place, request: &Request<'_>) -> bool {
+        let slot = &self.region.table().slots[place.at as usize];
+        let is_paid_by_sender = slot.is_paid_by_sender();
+        if place.from == Side::Sender && !is_paid_by_sender {
+            return true;
+        }
         let described =
             self.endpoints(&request.body).map(|endpoints| u32::try_from(endpoints.len()).unwrap_or(u32::MAX));
         let changes = match (request.method, described) {
@@ -100,7 +111,8 @@ impl Worker {
             (Method::Invite | Method::Update | Method::Prack, Some(count)) => count.max(1),
             _ => return true,
         };
-        let slot = &self.region.table().slots[place.at as usize];
+        // Either party may offer, and the receiver's endpoint has a name too.
+        let changes = if is_paid_by_sender { changes.saturating_mul(2) } else { changes };
         slot.leg(place.leg).is_some_and(|leg| !leg.is_another(request.cseq) || slot.may_change(changes))
     }
 
@@ -116,12 +128,19 @@ impl Worker {
             }
             return false;
         };
+        for place in self.places(place).into_iter().flatten() {
+            self.on_reply(place, reply, request, initial.is_some());
+        }
+        true
+    }
+
+    fn on_reply(&mut self, place: Place, reply: &Reply<'_>, request: Option<&Request<'_>>, is_initial: bool) {
         match (reply.method, reply.code) {
-            (Method::Invite, 101..300) if initial.is_some() => self.on_reply_to_initial(place, reply, request),
+            (Method::Invite, 101..300) if is_initial => self.on_reply_to_initial(place, reply, request),
             (Method::Invite | Method::Update | Method::Prack, 101..300) => {
                 self.on_reply_in_dialog(place, reply, request);
             }
-            (Method::Invite, 300..) if initial.is_none() => {
+            (Method::Invite, 300..) if !is_initial => {
                 _ = self.change(place, |streams| {
                     bind_endpoints::drop_offer(streams, place.leg);
                     Ok(())
@@ -130,7 +149,6 @@ impl Worker {
             (Method::Bye, 200..300 | 408 | 481) => self.on_reply_to_bye(place, reply, request),
             _ => {}
         }
-        true
     }
 
     /// Processes a 2xx to an INVITE that may have no transaction: that of another fork, or of a cancelled INVITE, can arrive
@@ -141,7 +159,9 @@ impl Worker {
         let slot = &region.table().slots[place.at as usize];
         let source = hash_of_source(&region, reply.source);
         if source != 0 && slot.legs().any(|leg| leg.source() == source) {
-            self.on_reply_to_initial(place, reply, None);
+            for place in self.places(place).into_iter().flatten() {
+                self.on_reply_to_initial(place, reply, None);
+            }
         }
     }
 
@@ -165,11 +185,20 @@ impl Worker {
         Some(Place { at, session: slot.session()?, leg, from: side_of(slot, by_inviting_side) })
     }
 
+    /// Returns the place of a message, and its place in the other session of the INVITE if both parties pay.
+    fn places(&self, place: Place) -> [Option<Place>; 2] {
+        let is_paired = self.region.table().slots[place.at as usize].is_paired();
+        let session = place.session.companion();
+        let companion = if is_paired { self.slot_of(session) } else { None };
+        [Some(place), companion.map(|at| Place { at, session, from: place.from.other(), ..place })]
+    }
+
     /// Finds the session that the INVITE of a reply has opened.
     fn place_of_initial(&self, reply: &Reply<'_>) -> Option<Place> {
         let (region, session) = (&self.region, Self::session_of_invite(&reply.invite_key()));
         let table = region.table();
-        let at = self.slot_of(session)?;
+        let (at, session) =
+            [session, session.companion()].into_iter().find_map(|key| Some((self.slot_of(key)?, key)))?;
         let leg = region.hash(&[reply.dialog.to_tag]);
         Some(Place { at, session, leg, from: side_of(&table.slots[at as usize], true) })
     }
@@ -369,7 +398,8 @@ impl Worker {
         request: Option<&Request<'_>>,
         reply_source: Option<Source>,
     ) -> Result<(), Foreign> {
-        if is_injected(InjectedBug::AnyAnswerBinds) {
+        let is_paid_by_sender = self.region.table().slots[place.at as usize].is_paid_by_sender();
+        if is_paid_by_sender || is_injected(InjectedBug::AnyAnswerBinds) {
             return Ok(());
         }
         let sender_source = match place.from {

@@ -124,10 +124,15 @@ impl Worker {
     /// destination.
     fn session_of_frame(&self, frame: &msrp::Frame<'_>, Ends { from, to }: Ends) -> FrameSession {
         let table = self.region.table();
-        match table.session_of_request(from, to) {
-            FrameSession::NotCharged if frame.start == msrp::Start::Request(msrp::Method::Report) => {
+        let is_report = frame.start == msrp::Start::Request(msrp::Method::Report);
+        let side = if is_report { Side::Receiver } else { Side::Sender };
+        match table.session_of_request(from, to, side) {
+            FrameSession::NotCharged if is_report => {
                 table.session_of_report(to).map_or(FrameSession::NotCharged, FrameSession::Bound)
             }
+            FrameSession::NotCharged if frame.is_content() => table
+                .session_of_receiver(to)
+                .map_or(FrameSession::NotCharged, |(at, session)| FrameSession::Unbound { at, session }),
             found => found,
         }
     }
@@ -158,6 +163,12 @@ impl Worker {
             (Side::Receiver, msrp::Start::Request(msrp::Method::Report)) => {
                 self.report(bound, frame);
                 FrameDecision::Pass
+            }
+            // The session that charges it is over.
+            (Side::Receiver, msrp::Start::Request(msrp::Method::Send))
+                if frame.is_content() && self.is_paired(bound) =>
+            {
+                FrameDecision::BeyondGrant
             }
             _ => {
                 self.activity(bound, came.connection);
@@ -197,6 +208,11 @@ impl Worker {
         }
     }
 
+    /// Whether content of the receiver is charged in another slot.
+    fn is_paired(&self, bound: Bound) -> bool {
+        self.region.table().slots[bound.at as usize].is_paired()
+    }
+
     fn may_push(&self, at: u32) -> bool {
         self.region.table().slots[at as usize].may_push(second())
     }
@@ -217,22 +233,37 @@ impl Worker {
         let from = self.hash_of_endpoint(&frame.from_path.endpoint());
         let region = Arc::clone(&self.region);
         let table = region.table();
-        let mut decision = FrameDecision::NotCharged;
         let of_receiver = table.expecting(self.hash_of_transaction(from, id));
-        for bound in of_receiver.chain(table.sessions_of_response(from)).take(SHARED_MAX) {
-            decision = self.response_of(bound, id, code, came);
-            if decision == FrameDecision::Forged {
-                break;
+        let mut believed = [None; SHARED_MAX];
+        for (place, bound) in believed.iter_mut().zip(of_receiver.chain(table.sessions_of_response(from))) {
+            if self.is_response_believed(bound, code, came) {
+                *place = Some(bound);
+            } else if !is_success(code) || bound.side == Side::Receiver {
+                self.report_stop(bound.at, bound.session, None, Stop::Forged);
+                return FrameDecision::Forged;
             }
+        }
+        let mut decision = FrameDecision::NotCharged;
+        for bound in believed.into_iter().flatten() {
+            self.response_of(bound, id, code, came);
+            decision = FrameDecision::Pass;
         }
         decision
     }
 
-    fn response_of(&mut self, bound: Bound, id: &[u8], code: u16, came: &Frame<'_>) -> FrameDecision {
-        if !self.is_believed(bound, came) {
-            self.report_stop(bound.at, bound.session, None, Stop::Forged);
-            return FrameDecision::Forged;
+    /// Whether a response comes from the side that it claims. Of two parties that both pay, the one that has sent the request
+    /// may pose as the other: with a failure, which releases, it says nothing about whose connection this is.
+    fn is_response_believed(&mut self, bound: Bound, code: u16, came: &Frame<'_>) -> bool {
+        let slot = &self.region.table().slots[bound.at as usize];
+        let is_weak = bound.side == Side::Sender && !is_success(code) && slot.is_paid_by_sender();
+        if is_weak && came.connection != 0 {
+            let known = slot.sender_connection(bound.leg);
+            return known == 0 || known == came.connection || came.connections.is_open(known) == Some(false);
         }
+        self.is_believed(bound, came)
+    }
+
+    fn response_of(&mut self, bound: Bound, id: &[u8], code: u16, came: &Frame<'_>) {
         match bound.side {
             Side::Sender => self.activity(bound, came.connection),
             Side::Receiver if self.may_push(bound.at) => {
@@ -241,7 +272,6 @@ impl Worker {
             }
             Side::Receiver => {}
         }
-        FrameDecision::Pass
     }
 
     /// Whether a frame comes from the side that it claims: checked by its connection, or by its source address if the
@@ -253,27 +283,29 @@ impl Worker {
         let region = Arc::clone(&self.region);
         let slot = &region.table().slots[bound.at as usize];
         let servers = &region.config.im_servers;
+        // A sender that pays is a subscriber.
+        let is_by_address = !servers.is_empty() && !slot.is_paid_by_sender();
         if bound.side == Side::Receiver {
-            let is_servers = servers.is_empty() && slot.is_sender_connection(came.connection);
-            if !is_servers {
+            let is_senders = !is_by_address && slot.is_sender_connection(came.connection);
+            if !is_senders {
                 slot.set_receiver_connection(came.connection);
             }
-            return !is_servers;
+            return !is_senders;
         }
         let known = slot.sender_connection(bound.leg);
         if known == came.connection {
             return true;
         }
-        let may_speak = match servers.is_empty() {
-            true => {
+        let may_speak = match is_by_address {
+            false => {
                 let is_gone = known == 0 || came.connections.is_open(known) == Some(false);
                 is_gone && slot.receiver_connection() != came.connection
             }
-            false => came.source.is_some_and(|source| servers.contains(source)),
+            true => came.source.is_some_and(|source| servers.contains(source)),
         };
         // Messages in transit on a lost connection are settled before frames of the new one are believed. A sender that is
         // identified by its address may use several connections at a time.
-        let is_lost = known != 0 && servers.is_empty();
+        let is_lost = known != 0 && !is_by_address;
         let lost = Event::ConnectionLost { connection: known };
         if !may_speak || is_lost && !self.push_or_count(bound.session, lost) {
             return false;
@@ -282,7 +314,7 @@ impl Worker {
             || slot.sender_connection(bound.leg) == came.connection;
         // So that the engine knows which connection's loss ends the session's messages.
         self.push_or_count(bound.session, Event::Activity { connection: came.connection });
-        is_believed || !servers.is_empty()
+        is_believed || is_by_address
     }
 
     /// A request of no session. Content from an IM server is stopped, whatever the script does.
@@ -419,6 +451,11 @@ fn address(came: &Frame<'_>) -> String {
 
 /// Maximum number of sessions with the same endpoint that a response is checked against.
 const SHARED_MAX: usize = 8;
+
+/// Whether the status of a response is a success.
+fn is_success(code: u16) -> bool {
+    (200..300).contains(&code)
+}
 
 /// The current second, for rate limits.
 fn second() -> u32 {

@@ -3,7 +3,7 @@
 use super::{FIELD_MAX, InviteRefusal, Urgency, Worker};
 use crate::charge::ch2::SessionKey;
 use crate::charge::event::{Direction, Event, PageContent, Reserve, ServerTransaction};
-use crate::charge::service::Service;
+use crate::charge::service::{ChargedContent, Service};
 use crate::config::{DirectionRule, Subscriber};
 use crate::shm::statistic::Statistic;
 use crate::wire::{identity, sip};
@@ -41,16 +41,29 @@ impl Worker {
     fn try_reserve(&mut self, invite: &Invite<'_>, page: Option<PageContent>) -> Result<SessionKey, InviteRefusal> {
         let call_id = call_id_of(invite)?;
         self.check_engine()?;
+        // A MESSAGE has one direction, which says who pays.
+        let invite =
+            &Invite { content: if page.is_some() { ChargedContent::Received } else { invite.content }, ..*invite };
         let session = Self::session_of_invite(&invite.key);
         let direction = self.direction(invite);
         let preference = self.region.config.identity;
-        let account = identity::preferred(&self.charged_party(invite, direction), preference).unwrap_or_default();
-        let other = match direction {
-            Direction::Pull => invite.request_uri,
-            Direction::Push => identity::address(invite.from),
+        let called = [called_party(invite), b""];
+        let (payer, other, service) = match (invite.content, direction) {
+            (ChargedContent::Received, Direction::Pull) => {
+                (self.calling_party(invite), invite.request_uri, Service::Retrieval)
+            }
+            (ChargedContent::Received, Direction::Push) => {
+                (chosen(invite).unwrap_or(called), identity::address(invite.from), Service::Retrieval)
+            }
+            _ => (self.calling_party(invite), called[0], Service::Sending),
+        };
+        let account = identity::preferred(&payer, preference).unwrap_or_default();
+        let called = match invite.content {
+            ChargedContent::Both => Some(identity::preferred(&called, preference).unwrap_or_default()),
+            _ => None,
         };
         let service = match (page, direction) {
-            (None, _) => Service::Retrieval,
+            (None, _) => service,
             (Some(_), Direction::Pull) => Service::Sending,
             (Some(_), Direction::Push) => Service::Receiving,
         };
@@ -64,7 +77,8 @@ impl Worker {
                 .unwrap_or_default(),
             direction,
             service,
-            recipients: 0,
+            recipients: invite.recipients,
+            called: called.as_deref(),
             messages: invite.messages,
             page,
             suspended: invite.suspended,
@@ -91,9 +105,12 @@ impl Worker {
         Ok(())
     }
 
-    /// Returns whether the INVITE fetches messages or delivers them. P-Asserted-Identity decides only if it also names the
-    /// charged party: a script that names another one does not vouch for this header.
+    /// Returns whether the INVITE fetches the charged content or delivers it. P-Asserted-Identity decides only if it also
+    /// names the charged party: a script that names another one does not vouch for this header.
     pub(crate) fn direction(&self, invite: &Invite<'_>) -> Direction {
+        if invite.content != ChargedContent::Received {
+            return Direction::Push;
+        }
         let config = &self.region.config;
         let server = match (invite.direction, &config.direction) {
             (Some(direction), _) => return direction,
@@ -109,20 +126,12 @@ impl Worker {
         }
     }
 
-    /// Returns the header values with the identity to charge. The called party is the Request-URI as received, unless
-    /// P-Called-Party-ID preserves the original one (RFC 7315, 4.2): scripts change the Request-URI to route, for example
-    /// to the contact of a device.
-    fn charged_party<'a>(&self, invite: &Invite<'a>, direction: Direction) -> [&'a [u8]; 2] {
-        let called = match invite.called_party {
-            b"" => invite.request_uri,
-            called => identity::address(called),
-        };
-        match (invite.subscriber, direction, &self.region.config.subscriber) {
-            (b"", Direction::Push, _) => [called, b""],
-            (b"", Direction::Pull, Subscriber::Asserted) => invite.asserted,
-            (b"", Direction::Pull, Subscriber::From) => [identity::address(invite.from), b""],
-            (chosen, _, _) => [chosen, b""],
-        }
+    /// Returns the header values with the identity of the calling party.
+    fn calling_party<'a>(&self, invite: &Invite<'a>) -> [&'a [u8]; 2] {
+        chosen(invite).unwrap_or(match self.region.config.subscriber {
+            Subscriber::Asserted => invite.asserted,
+            Subscriber::From => [identity::address(invite.from), b""],
+        })
     }
 
     /// The INVITE failed: it ended without a 2xx.
@@ -170,4 +179,19 @@ pub(super) fn call_id_of<'a>(invite: &Invite<'a>) -> Result<&'a str, InviteRefus
     let is_word = |id: &&str| id.bytes().all(|octet| octet.is_ascii_graphic());
     let call_id = from_utf8(call_id).ok().filter(|id| fits(id.as_bytes()) && fits(from_tag)).filter(is_word);
     call_id.ok_or(InviteRefusal::Malformed)
+}
+
+/// Returns the header value with the identity of the called party: the Request-URI as received, unless P-Called-Party-ID
+/// preserves the original one (RFC 7315, 4.2). Scripts change the Request-URI to route, for example to the contact of a
+/// device.
+fn called_party<'a>(invite: &Invite<'a>) -> &'a [u8] {
+    match invite.called_party {
+        b"" => invite.request_uri,
+        called => identity::address(called),
+    }
+}
+
+/// Returns the identity that the script has chosen to charge, if it has.
+fn chosen<'a>(invite: &Invite<'a>) -> Option<[&'a [u8]; 2]> {
+    (!invite.subscriber.is_empty()).then_some([invite.subscriber, b""])
 }

@@ -28,6 +28,7 @@ mod frames;
 mod invites;
 mod pages;
 pub mod raw_sip;
+pub mod reserve_options;
 pub mod sip_input;
 
 pub use dialogs::RequestDecision;

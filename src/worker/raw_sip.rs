@@ -1,6 +1,7 @@
 //! Reads SIP input from raw messages, for hosts that pass them as received.
 
 use crate::charge::event::Suspended;
+use crate::charge::service::ChargedContent;
 use crate::wire::sip::{SipMessage, Start};
 use crate::worker::sip_input::{Body, Dialog, Invite, InviteKey, Method, Reply, Request, Source};
 
@@ -36,6 +37,8 @@ fn charged_request<'a>(
         direction: None,
         charging_vector: sip.charging_vector,
         messages,
+        content: ChargedContent::Received,
+        recipients: 0,
         suspended,
     })
 }

@@ -5,6 +5,7 @@
 //! the event ring.
 
 use crate::charge::event::{Direction, Suspended};
+use crate::charge::service::ChargedContent;
 use std::net::IpAddr;
 
 /// Identifies an INVITE, and the session that it opens.
@@ -29,7 +30,7 @@ pub struct Dialog<'a> {
     pub to_tag: &'a [u8],
 }
 
-/// An initial INVITE that fetches stored messages, or (RCS push) delivers them; or a SIP MESSAGE.
+/// An initial INVITE of an MSRP session, or a SIP MESSAGE.
 #[derive(Clone, Copy, Debug)]
 pub struct Invite<'a> {
     /// Identifies the INVITE.
@@ -48,8 +49,12 @@ pub struct Invite<'a> {
     pub direction: Option<Direction>,
     /// Complete value of P-Charging-Vector; empty if absent.
     pub charging_vector: &'a [u8],
-    /// Number of stored messages to reserve for, 0: unknown; number of copies of a MESSAGE, 0: one.
+    /// Number of messages to reserve for, 0: unknown; number of copies of a MESSAGE, 0: one.
     pub messages: u32,
+    /// Which content is charged.
+    pub content: ChargedContent,
+    /// Number of recipients of each message; 0: unknown, counts as one.
+    pub recipients: u32,
     /// Returned to the host with the verdict.
     pub suspended: Suspended,
 }

@@ -4,6 +4,7 @@ use crate::delivery::{Charge, Delivery, Part};
 use crate::dialog::{Exchange, Leg, Side, Writing};
 use imcharge::charge::ch2::SessionKey;
 use imcharge::charge::event::{ServerTransaction, Suspended};
+use imcharge::charge::service::ChargedContent;
 use imcharge::worker::Worker;
 use imcharge::worker::sip_input::{Invite, InviteKey};
 use std::collections::{BTreeMap, BTreeSet};
@@ -208,6 +209,8 @@ impl Call {
             direction: None,
             charging_vector: b"icid-value=1",
             messages: self.announced,
+            content: ChargedContent::Received,
+            recipients: 0,
             suspended: Suspended { index: self.number as u64, label: path, continuation: 0 },
         });
         taken.is_ok()

@@ -64,6 +64,8 @@ pub(super) struct Common {
     /// The message of a page-mode session; `None`: an INVITE. Boxed, so that an INVITE costs little more.
     pub(super) page: Option<Box<Page>>,
     pub(super) prices: PriceList,
+    /// The INVITE has opened another session, for the other party.
+    pub(super) is_paired: bool,
     /// The operator's policy; the enabler may replace what concerns failures.
     pub(super) policy: Policy,
     pub(super) opened: Time,
@@ -92,6 +94,7 @@ impl Common {
             recipients: reserve.recipients,
             page: page.map(Box::new),
             prices,
+            is_paired: reserve.called.is_some(),
             policy,
             opened: now,
             counts: Counts::default(),

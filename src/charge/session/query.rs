@@ -105,6 +105,16 @@ impl Session {
         self.common.recipients
     }
 
+    /// Whether the INVITE has opened another session, for the other party.
+    pub fn is_paired(&self) -> bool {
+        self.common.is_paired
+    }
+
+    /// Whether its content may pass the gate.
+    pub fn is_served(&self) -> bool {
+        self.dialog.is_served()
+    }
+
     /// Returns the prices pinned at the INVITE.
     pub fn prices(&self) -> &PriceList {
         &self.common.prices

@@ -40,6 +40,7 @@ fn invite(messages: u32) -> Reserve<'static> {
         direction: Direction::Pull,
         service: Service::Retrieval,
         recipients: 0,
+        called: None,
         messages,
         page: None,
         suspended: Suspended { index: 1, label: 2, continuation: 3 },

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::charge::event::Suspended;
+use crate::charge::service::ChargedContent;
 use crate::config::Config;
 use crate::enabler::diameter::client::fake_peer::{HOST, REALM, answer, cea, header, messages, session_request};
 use crate::engine::preflight;
@@ -58,6 +59,8 @@ impl World {
                 direction: None,
                 charging_vector: b"",
                 messages: 3,
+                content: ChargedContent::Received,
+                recipients: 0,
                 suspended: Suspended::default(),
             });
             taken.expect("the engine runs");

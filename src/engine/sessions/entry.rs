@@ -33,6 +33,8 @@ pub(super) struct SessionEntry {
     pub is_dirty: bool,
     /// Its unacknowledged debits, as counted in the table.
     pub debits_pending: u32,
+    /// Available balance of the account at its verdict, while the verdict of the other session of the INVITE is awaited.
+    pub balance: Option<i64>,
     /// Its messages that no enabler granted, as counted in the table.
     pub uncovered: u32,
 }
@@ -51,6 +53,7 @@ impl SessionEntry {
             closed_at: None,
             is_dirty: false,
             debits_pending: 0,
+            balance: None,
             uncovered: 0,
         }
     }

@@ -71,20 +71,37 @@ impl SessionTable {
         at: Time,
         reserve: &Reserve<'_>,
     ) -> Result<(), StoreError> {
-        if let Some(entry) = self.sessions.get(&key) {
+        let called = reserve.of_called_party();
+        let known =
+            self.sessions.get(&key).or_else(|| self.sessions.get(&key.companion()).filter(|_| called.is_some()));
+        if let Some(entry) = known {
             refuse_merged(tick, entry, at, reserve);
             return Ok(());
         }
         let is_current = tick.is_current_instance();
         let needs_slot = is_current && reserve.page.is_none();
         let slot = if needs_slot { self.free_slot(tick) } else { None };
-        let is_without_slot = needs_slot && slot.is_none();
-        if is_current && (is_without_slot || self.open >= u64::from(tick.region.config.max_sessions)) {
+        let slot_of_called = if called.is_some() && slot.is_some() { self.free_slot(tick) } else { None };
+        let is_without_slot = needs_slot && (slot.is_none() || called.is_some() && slot_of_called.is_none());
+        let sessions = 1 + u64::from(called.is_some());
+        if is_current && (is_without_slot || self.open + sessions > u64::from(tick.region.config.max_sessions)) {
             self.free_slots.extend(slot);
+            self.free_slots.extend(slot_of_called);
             refuse_full(tick, key, at, reserve);
             return Ok(());
         }
-        self.open_session(tick, key, at, reserve, slot)
+        self.open_session(tick, key, at, reserve, slot)?;
+        if let Some(called) = &called {
+            self.open_session(tick, key.companion(), at, called, slot_of_called)?;
+        }
+        for early in self.early_events.take(key) {
+            let event = match early {
+                EarlyEvent::Failed(code, transaction) => Event::Failed { code, transaction },
+                EarlyEvent::Cancelled(transaction) => Event::Cancelled { transaction },
+            };
+            self.handle_event(tick, key, at, &event)?;
+        }
+        Ok(())
     }
 
     fn open_session(
@@ -107,15 +124,7 @@ impl SessionTable {
         let opened_at = tick.wall_ms.saturating_sub(waited);
         let entry = SessionEntry { slot, ..SessionEntry::new(session, row, tick.instance, opened_at) };
         self.sessions.insert(key, Box::new(entry));
-        self.execute_outputs(tick, key)?;
-        for early in self.early_events.take(key) {
-            let event = match early {
-                EarlyEvent::Failed(code, transaction) => Event::Failed { code, transaction },
-                EarlyEvent::Cancelled(transaction) => Event::Cancelled { transaction },
-            };
-            self.handle_event(tick, key, at, &event)?;
-        }
-        Ok(())
+        self.execute_outputs(tick, key)
     }
 
     /// Takes a free slot, or that of the session that was closed longest ago.

@@ -25,19 +25,42 @@ pub(super) fn send_verdict(tick: &mut Tick<'_>, entry: &SessionEntry, verdict: &
         }
         decision => decision,
     };
-    let (statistic, result, reason, code) = match decision {
-        Decision::Granted => (Statistic::ReservesGranted, Outcome::Granted, "", 0),
-        Decision::Denied(denial) => (Statistic::ReservesDenied, Outcome::Denied, denial.as_str(), denial.code()),
-        Decision::Failed(failure) => (Statistic::ReservesFailed, Outcome::Failed, failure.as_str(), failure.code()),
-    };
-    tick.count(statistic);
-    let session = &entry.session;
-    if result == Outcome::Granted {
+    count_decision(tick, decision);
+    if decision == Decision::Granted {
         tick.effects.extend(entry.slot.map(|slot| Effect::Grant(slot, verdict.granted.0)));
     }
-    if !is_current {
-        return;
+    if is_current {
+        write_verdict(tick, &entry.session, decision, decision, verdict);
     }
+}
+
+/// Counts a decision about a reservation.
+pub(super) fn count_decision(tick: &mut Tick<'_>, decision: Decision) {
+    tick.count(match decision {
+        Decision::Granted => Statistic::ReservesGranted,
+        Decision::Denied(_) => Statistic::ReservesDenied,
+        Decision::Failed(_) => Statistic::ReservesFailed,
+    });
+}
+
+/// Writes a verdict for the host. `reason`: the decision that the script reads as reason.
+pub(super) fn write_verdict(
+    tick: &mut Tick<'_>,
+    session: &Session,
+    decision: Decision,
+    reason: Decision,
+    verdict: &Verdict,
+) {
+    let result = match decision {
+        Decision::Granted => Outcome::Granted,
+        Decision::Denied(_) => Outcome::Denied,
+        Decision::Failed(_) => Outcome::Failed,
+    };
+    let (reason, code) = match reason {
+        Decision::Granted => ("", 0),
+        Decision::Denied(denial) => (denial.as_str(), denial.code()),
+        Decision::Failed(failure) => (failure.as_str(), failure.code()),
+    };
     let kind = Kind::Verdict { suspended: session.suspended(), result, granted: verdict.granted.0 };
     let notification = notification(tick, session, reason, code, verdict.balance, kind);
     tick.notifications.write_verdict(tick.region, &notification);
@@ -55,6 +78,8 @@ pub(super) fn claim_slot(tick: &mut Tick<'_>, entry: &SessionEntry) -> bool {
         inviting_tag: session.inviting_tag(),
         direction: session.direction(),
         weights: session.prices().weights(),
+        is_paid_by_sender: session.service().is_paid_by_sender(),
+        is_paired: session.is_paired(),
     };
     if is_injected(InjectedBug::GrantedWithoutSlot) {
         return true;

@@ -3,7 +3,7 @@
 use super::SessionTable;
 use super::ask::{ask, record_debit, respond};
 use super::entry::SessionEntry;
-use super::notify::{count_debit, notify_debit, notify_failure, send_verdict};
+use super::notify::{count_debit, notify_debit, notify_failure};
 use crate::charge::ch2::{Denial, Request, SessionKey};
 use crate::charge::session::{Decision, Output, Rule};
 use crate::charge::tariff::{Quota, Units};
@@ -27,7 +27,7 @@ impl SessionTable {
             let Some(output) = entry.session.poll() else { break };
             match output {
                 Output::Ask(request) => self.on_ask(tick, key, request)?,
-                Output::Verdict(verdict) => send_verdict(tick, entry, &verdict),
+                Output::Verdict(verdict) => self.on_verdict(tick, key, &verdict),
                 Output::Grant(total) => entry.on_grant(tick, total),
                 Output::StopMessage { message_id } => entry.on_stop_message(tick, &message_id),
                 Output::ForgetMessage { message_id } => entry.on_forget_message(tick, &message_id),
@@ -70,7 +70,7 @@ impl SessionTable {
         let Some(entry) = self.sessions.get_mut(&key) else { return };
         entry.closed_at = NonZeroI64::new(tick.wall_ms);
         self.open = self.open.saturating_sub(1);
-        if entry.session.decision() == Some(Decision::Granted) {
+        if entry.session.is_paired() || entry.session.decision() == Some(Decision::Granted) {
             self.closed_with_slot.extend(entry.slot.map(|_| (tick.now, key)));
         } else {
             tick.effects.extend(entry.slot.take().map(Effect::Free));

@@ -51,6 +51,7 @@ fn session(call_id: &str) -> Session {
         direction: Direction::Pull,
         service: Service::Retrieval,
         recipients: 0,
+        called: None,
         messages: 2,
         page: None,
         suspended: Suspended::default(),

@@ -51,9 +51,19 @@ const fn command(
     sys::cmd_export { name, function: Some(function), param_no: count, fixup, free_fixup: None, flags: routes }
 }
 
-static COMMANDS: Table<[sys::cmd_export; 6]> = Table::new([
+/// `imcharge_reserve` with three parameters. The host casts the function to a type by the number of its parameters.
+// SAFETY: the host calls it with three parameters (`cmd_function3`).
+const RESERVE_CONTENT: Function = unsafe {
+    std::mem::transmute::<
+        unsafe extern "C" fn(*mut sys::sip_msg, *mut c_char, *mut c_char, *mut c_char) -> c_int,
+        Function,
+    >(reserve::reserve_content)
+};
+
+static COMMANDS: Table<[sys::cmd_export; 7]> = Table::new([
     command(text(c"imcharge_reserve"), reserve::reserve, 1, Some(reserve::fixup_reserve), sys::REQUEST_ROUTE),
     command(text(c"imcharge_reserve"), reserve::reserve_messages, 2, Some(reserve::fixup_reserve), sys::REQUEST_ROUTE),
+    command(text(c"imcharge_reserve"), RESERVE_CONTENT, 3, Some(reserve::fixup_reserve), sys::REQUEST_ROUTE),
     command(text(c"imcharge_msrp"), frames::msrp, 0, None, sys::ANY_ROUTE),
     command(text(c"imcharge_end"), reserve::end, 0, None, sys::ANY_ROUTE),
     command(text(c"imcharge_end"), reserve::end_reason, 1, Some(sys::fixup_spve_null), sys::ANY_ROUTE),
@@ -92,20 +102,26 @@ static VARIABLES: Table<[sys::_pv_export; 2]> = Table::new([
 ]);
 
 /// Returns a row of the table of KEMI functions.
-const fn kemi(name: &'static std::ffi::CStr, function: *mut c_void, parameters: [u32; 2]) -> sys::sr_kemi {
+const fn kemi(name: &'static std::ffi::CStr, function: *mut c_void, parameters: [u32; 3]) -> sys::sr_kemi {
     let mut ptypes = [0; 6];
     ptypes[0] = parameters[0] as c_int;
     ptypes[1] = parameters[1] as c_int;
+    ptypes[2] = parameters[2] as c_int;
     let (mname, fname) = (static_str(c"imcharge"), static_str(name));
     sys::sr_kemi { mname, fname, rtype: sys::SR_KEMIP_INT as c_int, func: function, ptypes }
 }
 
-static KEMI: Table<[sys::sr_kemi; 6]> = Table::new([
-    kemi(c"reserve", reserve::kemi_reserve as *mut c_void, [sys::SR_KEMIP_STR, 0]),
-    kemi(c"reserve_messages", reserve::kemi_reserve_messages as *mut c_void, [sys::SR_KEMIP_STR, sys::SR_KEMIP_INT]),
-    kemi(c"msrp", frames::kemi_msrp as *mut c_void, [0, 0]),
-    kemi(c"end_session", reserve::kemi_end as *mut c_void, [0, 0]),
-    kemi(c"end_session_reason", reserve::kemi_end_reason as *mut c_void, [sys::SR_KEMIP_STR, 0]),
+static KEMI: Table<[sys::sr_kemi; 7]> = Table::new([
+    kemi(c"reserve", reserve::kemi_reserve as *mut c_void, [sys::SR_KEMIP_STR, 0, 0]),
+    kemi(c"reserve_messages", reserve::kemi_reserve_messages as *mut c_void, [sys::SR_KEMIP_STR, sys::SR_KEMIP_INT, 0]),
+    kemi(
+        c"reserve_content",
+        reserve::kemi_reserve_content as *mut c_void,
+        [sys::SR_KEMIP_STR, sys::SR_KEMIP_INT, sys::SR_KEMIP_STR],
+    ),
+    kemi(c"msrp", frames::kemi_msrp as *mut c_void, [0, 0, 0]),
+    kemi(c"end_session", reserve::kemi_end as *mut c_void, [0, 0, 0]),
+    kemi(c"end_session_reason", reserve::kemi_end_reason as *mut c_void, [sys::SR_KEMIP_STR, 0, 0]),
     sys::sr_kemi {
         mname: sys::_str { s: std::ptr::null_mut(), len: 0 },
         fname: sys::_str { s: std::ptr::null_mut(), len: 0 },

@@ -12,6 +12,7 @@ use super::transaction::{CurrentRequest, Transaction};
 use super::{bindings as sys, callbacks, with_worker};
 use crate::guard::guard;
 use crate::worker::InviteRefusal;
+use crate::worker::reserve_options::ReserveOptions;
 use crate::worker::sip_input::Invite;
 use std::ffi::{c_char, c_int, c_void};
 
@@ -21,7 +22,7 @@ const END_OF_SCRIPT: c_int = 0;
 /// Script: `imcharge_reserve(route)`.
 pub unsafe extern "C" fn reserve(message: *mut sys::sip_msg, route: *mut c_char, _: *mut c_char) -> c_int {
     // SAFETY: the host passes the request and the result of the fix-up.
-    guard(-1, || unsafe { parameter_text(message, route).map_or(-1, |name| reserve_into(message, name, 0)) })
+    guard(-1, || unsafe { parameter_text(message, route).map_or(-1, |name| reserve_into(message, name, 0, b"")) })
 }
 
 /// Script: `imcharge_reserve(route, messages)`.
@@ -30,23 +31,33 @@ pub unsafe extern "C" fn reserve_messages(
     route: *mut c_char,
     messages: *mut c_char,
 ) -> c_int {
-    guard(-1, || {
-        let mut number: c_int = 0;
-        // SAFETY: the host passes the request and the results of the fix-up.
-        unsafe {
-            if sys::get_int_fparam(&mut number, message, messages.cast()) != 0 {
-                log::error!("imcharge_reserve: the number of messages has no value");
-                return -1;
-            }
-            parameter_text(message, route).map_or(-1, |name| reserve_into(message, name, number))
-        }
+    // SAFETY: the host passes the request and the results of the fix-up.
+    guard(-1, || unsafe {
+        let Some(number) = parameter_number(message, messages) else { return -1 };
+        parameter_text(message, route).map_or(-1, |name| reserve_into(message, name, number, b""))
+    })
+}
+
+/// Script: `imcharge_reserve(route, messages, content)`.
+pub unsafe extern "C" fn reserve_content(
+    message: *mut sys::sip_msg,
+    route: *mut c_char,
+    messages: *mut c_char,
+    content: *mut c_char,
+) -> c_int {
+    // SAFETY: the host passes the request and the results of the fix-up.
+    guard(-1, || unsafe {
+        let Some(number) = parameter_number(message, messages) else { return -1 };
+        // The host evaluates the next text into the same buffer.
+        let Some(content) = parameter_text(message, content).map(<[u8]>::to_vec) else { return -1 };
+        parameter_text(message, route).map_or(-1, |name| reserve_into(message, name, number, &content))
     })
 }
 
 /// KEMI: `KSR.imcharge.reserve(function)`.
 pub unsafe extern "C" fn kemi_reserve(message: *mut sys::sip_msg, route: *mut sys::str_) -> c_int {
     // SAFETY: the host passes a request and a text.
-    guard(-1, || unsafe { route.as_ref().map_or(-1, |name| reserve_into(message, bytes(name), 0)) })
+    guard(-1, || unsafe { route.as_ref().map_or(-1, |name| reserve_into(message, bytes(name), 0, b"")) })
 }
 
 /// KEMI: `KSR.imcharge.reserve_messages(function, messages)`.
@@ -56,7 +67,21 @@ pub unsafe extern "C" fn kemi_reserve_messages(
     messages: c_int,
 ) -> c_int {
     // SAFETY: the host passes a request and a text.
-    guard(-1, || unsafe { route.as_ref().map_or(-1, |name| reserve_into(message, bytes(name), messages)) })
+    guard(-1, || unsafe { route.as_ref().map_or(-1, |name| reserve_into(message, bytes(name), messages, b"")) })
+}
+
+/// KEMI: `KSR.imcharge.reserve_content(function, messages, content)`.
+pub unsafe extern "C" fn kemi_reserve_content(
+    message: *mut sys::sip_msg,
+    route: *mut sys::str_,
+    messages: c_int,
+    content: *mut sys::str_,
+) -> c_int {
+    // SAFETY: the host passes a request and two texts.
+    guard(-1, || unsafe {
+        let (Some(name), Some(content)) = (route.as_ref(), content.as_ref()) else { return -1 };
+        reserve_into(message, bytes(name), messages, bytes(content))
+    })
 }
 
 /// Evaluates a text parameter.
@@ -69,11 +94,25 @@ unsafe fn parameter_text<'a>(message: *mut sys::sip_msg, parameter: *mut c_char)
     unsafe { (sys::get_str_fparam(&mut value, message, parameter.cast()) == 0).then(|| bytes(&value)) }
 }
 
+/// Evaluates a number parameter.
+///
+/// # Safety
+/// `parameter` must come from the host's `fixup_igp`, `message` from the host.
+unsafe fn parameter_number(message: *mut sys::sip_msg, parameter: *mut c_char) -> Option<c_int> {
+    let mut number: c_int = 0;
+    // SAFETY: guaranteed by the caller.
+    let has_value = unsafe { sys::get_int_fparam(&mut number, message, parameter.cast()) == 0 };
+    if !has_value {
+        log::error!("imcharge_reserve: the number of messages has no value");
+    }
+    has_value.then_some(number)
+}
+
 /// Suspends the INVITE or MESSAGE and asks the engine to reserve. Returns what the script function returns.
 ///
 /// # Safety
 /// `message` must be NULL or the host's current request.
-unsafe fn reserve_into(message: *mut sys::sip_msg, route: &[u8], messages: c_int) -> c_int {
+unsafe fn reserve_into(message: *mut sys::sip_msg, route: &[u8], messages: c_int, content: &[u8]) -> c_int {
     // SAFETY: guaranteed by the caller.
     let (Some(current), Some(request)) = (unsafe { (CurrentRequest::new(message), Message::new(message)) }) else {
         return InviteRefusal::Malformed as c_int;
@@ -86,6 +125,7 @@ unsafe fn reserve_into(message: *mut sys::sip_msg, route: &[u8], messages: c_int
         log::error!("imcharge_reserve: the script has no route '{}'", String::from_utf8_lossy(route));
         return InviteRefusal::Malformed as c_int;
     };
+    let Some(options) = ReserveOptions::of_script(content) else { return InviteRefusal::Malformed as c_int };
     // SAFETY: `message` is the host's current request.
     let Some(choice) = (unsafe { ScriptChoice::evaluate(message) }) else { return InviteRefusal::Malformed as c_int };
     let Some(edited) = EditedRequest::new(request) else { return UNREADABLE_EDITS };
@@ -95,6 +135,7 @@ unsafe fn reserve_into(message: *mut sys::sip_msg, route: &[u8], messages: c_int
         false => request.invite(edited.message(), &choice, messages),
     };
     let Some(mut invite) = invite else { return InviteRefusal::Malformed as c_int };
+    (invite.content, invite.recipients) = (options.content, options.recipients);
     invite.suspended.continuation = continuation.number();
     let Some(tm) = tm() else { return InviteRefusal::EngineDown as c_int };
     // The copy that creates the transaction is the one that is decided about. If each copy were, the first could be refused
@@ -196,6 +237,9 @@ pub unsafe extern "C" fn fixup_reserve(parameter: *mut *mut c_void, number: c_in
             // SAFETY: the host's own fix-up for whole numbers on the host's own parameter.
             return unsafe { sys::fixup_igp_null(parameter, 1) };
         }
+        if number == 3 {
+            return fixup_content(parameter);
+        }
         // SAFETY: before the fix-up the parameter is a C string.
         let name = unsafe { std::ffi::CStr::from_ptr((*parameter).cast::<c_char>()) }.to_bytes();
         if !name.contains(&b'$') && Continuation::find(name).is_none() {
@@ -205,4 +249,15 @@ pub unsafe extern "C" fn fixup_reserve(parameter: *mut *mut c_void, number: c_in
         // SAFETY: the host's own fix-up for texts on the host's own parameter.
         unsafe { sys::fixup_spve_null(parameter, 1) }
     })
+}
+
+/// Fix-up of the charged content: refuses a constant that is not valid.
+fn fixup_content(parameter: *mut *mut c_void) -> c_int {
+    // SAFETY: before the fix-up the parameter is a C string.
+    let text = unsafe { std::ffi::CStr::from_ptr((*parameter).cast::<c_char>()) }.to_bytes();
+    if !text.contains(&b'$') && ReserveOptions::of_script(text).is_none() {
+        return -1;
+    }
+    // SAFETY: the host's own fix-up for texts on the host's own parameter.
+    unsafe { sys::fixup_spve_null(parameter, 1) }
 }

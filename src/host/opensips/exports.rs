@@ -71,34 +71,39 @@ static DEPENDENCIES: Table<Dependencies> = Table::new(Dependencies {
 
 static PARAMETERS: Table<[sys::param_export; parameters::ROWS]> = Table::new(parameters::table());
 
-/// Returns the parameters of a function: one optional parameter of this kind, or none (0).
-const fn optional<const N: usize>(kind: u32) -> [sys::cmd_param; N] {
+/// Returns the parameters of a function: optional ones of these kinds; 0: none.
+const fn optional<const N: usize>(kinds: [u32; 2]) -> [sys::cmd_param; N] {
     let mut all = [sys::cmd_param { flags: 0, fixup: None, free_fixup: None }; N];
-    if kind != 0 {
-        all[0].flags = (kind | sys::CMD_PARAM_OPT) as c_int;
+    let mut place = 0;
+    while place < kinds.len() && kinds[place] != 0 {
+        all[place].flags = (kinds[place] | sys::CMD_PARAM_OPT) as c_int;
+        place += 1;
     }
     all
 }
 
-const fn command(name: &'static CStr, function: sys::cmd_function, kind: u32, routes: u32) -> sys::cmd_export_ {
-    sys::cmd_export_ { name: name.as_ptr(), function, params: optional(kind), flags: routes as c_int }
+/// Parameters of `imcharge_reserve`: the number of messages, and the charged content.
+const RESERVE: [u32; 2] = [sys::CMD_PARAM_INT, sys::CMD_PARAM_STR];
+
+const fn command(name: &'static CStr, function: sys::cmd_function, kinds: [u32; 2], routes: u32) -> sys::cmd_export_ {
+    sys::cmd_export_ { name: name.as_ptr(), function, params: optional(kinds), flags: routes as c_int }
 }
 
 static COMMANDS: Table<[sys::cmd_export_; 4]> = Table::new([
-    command(c"imcharge_reserve", Some(reserve::reserve_without_async), sys::CMD_PARAM_INT, sys::REQUEST_ROUTE),
-    command(c"imcharge_end", Some(reserve::end), sys::CMD_PARAM_STR, sys::ALL_ROUTES),
+    command(c"imcharge_reserve", Some(reserve::reserve_without_async), RESERVE, sys::REQUEST_ROUTE),
+    command(c"imcharge_end", Some(reserve::end), [sys::CMD_PARAM_STR, 0], sys::ALL_ROUTES),
     // Not callable from routes: other modules look it up.
-    command(c"load_msrp", Some(msrp_api::load_msrp), 0, 0),
-    sys::cmd_export_ { name: std::ptr::null(), function: None, params: optional(0), flags: 0 },
+    command(c"load_msrp", Some(msrp_api::load_msrp), [0; 2], 0),
+    sys::cmd_export_ { name: std::ptr::null(), function: None, params: optional([0; 2]), flags: 0 },
 ]);
 
 static ASYNC_COMMANDS: Table<[sys::acmd_export_; 2]> = Table::new([
     sys::acmd_export_ {
         name: c"imcharge_reserve".as_ptr(),
         function: Some(reserve::reserve),
-        params: optional(sys::CMD_PARAM_INT),
+        params: optional(RESERVE),
     },
-    sys::acmd_export_ { name: std::ptr::null(), function: None, params: optional(0) },
+    sys::acmd_export_ { name: std::ptr::null(), function: None, params: optional([0; 2]) },
 ]);
 
 /// The class `$imcharge(...)`. An empty name ends the table.

@@ -1,4 +1,4 @@
-//! `async(imcharge_reserve(messages), ROUTE)` and `imcharge_end()`: the script functions for SIP requests.
+//! `async(imcharge_reserve(messages, content), ROUTE)` and `imcharge_end()`: the script functions for SIP requests.
 //!
 //! The host creates the transaction before it calls the function. The order matters: the transaction is watched
 //! ([`callbacks`]) and registered as waiting before the engine gets the event, so that the verdict finds it.
@@ -11,20 +11,21 @@ use super::transaction::{CurrentRequest, Transaction};
 use super::{bindings as sys, callbacks, waiting, with_worker};
 use crate::guard::guard;
 use crate::worker::InviteRefusal;
+use crate::worker::reserve_options::ReserveOptions;
 use crate::worker::sip_input::Invite;
 use std::ffi::{c_int, c_void};
 
 /// A parameter of a script function. The host passes eight.
 type P = *mut c_void;
 
-/// Script: `async(imcharge_reserve([messages]), ROUTE)`. If no reservation can be requested, the host runs the route at once
+/// Script: `async(imcharge_reserve([messages][, content]), ROUTE)`. If no reservation can be requested, the host runs the route at once
 /// with a negative `$rc`.
 #[allow(clippy::too_many_arguments, reason = "the host's type of a function")]
 pub unsafe extern "C" fn reserve(
     message: *mut sys::sip_msg,
     context: *mut sys::async_ctx,
     messages: P,
-    _: P,
+    content: P,
     _: P,
     _: P,
     _: P,
@@ -32,10 +33,11 @@ pub unsafe extern "C" fn reserve(
     _: P,
     _: P,
 ) -> c_int {
-    // SAFETY: the host passes its request and context, and a number or NULL.
+    // SAFETY: the host passes its request and context, a number or NULL, and a text or NULL.
     let reserved = guard(Err(InviteRefusal::Malformed as c_int), || unsafe {
         let messages = messages.cast::<c_int>().as_ref().map_or(0, |number| u32::try_from(*number).unwrap_or(0));
-        reserve_or_refuse(message, context, messages)
+        let content = content.cast::<sys::_str>().as_ref().map_or(&b""[..], |content| bytes(content));
+        reserve_or_refuse(message, context, messages, content)
     });
     match reserved {
         Ok(()) => 1,
@@ -76,6 +78,7 @@ unsafe fn reserve_or_refuse(
     message: *mut sys::sip_msg,
     context: *mut sys::async_ctx,
     messages: u32,
+    content: &[u8],
 ) -> Result<(), c_int> {
     let malformed = InviteRefusal::Malformed as c_int;
     // SAFETY: guaranteed by the caller; the route type is an integer of the host.
@@ -89,6 +92,7 @@ unsafe fn reserve_or_refuse(
         log::error!("imcharge_reserve: call it only in the request route, for an INVITE or MESSAGE");
         return Err(malformed);
     }
+    let options = ReserveOptions::of_script(content).ok_or(malformed)?;
     // SAFETY: `message` is the host's current request.
     let choice = unsafe { ScriptChoice::evaluate(message) }.ok_or(malformed)?;
     let edited = EditedRequest::new(request).ok_or(UNREADABLE_EDITS)?;
@@ -97,6 +101,7 @@ unsafe fn reserve_or_refuse(
         false => request.invite(edited.message(), &choice, messages),
     };
     let mut invite = invite.ok_or(malformed)?;
+    (invite.content, invite.recipients) = (options.content, options.recipients);
     let can_reserve = with_worker(|worker| Charged::check(worker, &invite, &request.body(), is_message));
     let charged = can_reserve.unwrap_or(Err(InviteRefusal::EngineDown)).map_err(|refused| refused as c_int)?;
     let charged = charged.ok_or(FREE_CONTENT)?;

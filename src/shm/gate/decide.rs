@@ -76,6 +76,9 @@ impl Table<'_> {
         loop {
             let seen = word.load(Ordering::Acquire);
             let Some((amount, after)) = charge(slot, seen, chunk) else { return ChunkDecision::MessageStopped };
+            // A paying sender must not send more under the Message-ID of a message that it has paid for.
+            let ends = chunk.is_last && slot.is_paid_by_sender();
+            let after = if ends { (after & !STATE) | NEW } else { after };
             let Some(left) = slot.take(amount) else {
                 // The rest of the message is stopped too.
                 let stopped = (seen & !STATE) | STOPPED;

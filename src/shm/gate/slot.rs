@@ -13,7 +13,7 @@ use crate::shm::sync::{AtomicU32, AtomicU64, Ordering};
 /// Bit of the grant word: the gate is closed for good.
 const CLOSED: u64 = 1 << 63;
 
-/// Maximum number of MSRP endpoints that the receiver of a session may offer after the first ones: their names and those of
+/// Maximum number of MSRP endpoints that the paying side of a session may offer after the first ones: their names and those of
 /// the answers fit into the session's share.
 const CHANGES_MAX: u32 = 40;
 
@@ -22,6 +22,12 @@ const BY_SIZE: u32 = 2;
 
 /// Bit of the traits: a 2xx to the INVITE was relayed to the inviting side.
 const ANSWERED: u32 = 4;
+
+/// Bit of the traits: the sender pays for the content.
+const PAID_BY_SENDER: u32 = 8;
+
+/// Bit of the traits: content of the receiver is charged in another slot.
+const PAIRED: u32 = 16;
 
 /// A charged session as workers see it.
 #[repr(C, align(64))]
@@ -43,7 +49,8 @@ pub struct Slot {
     pub(crate) names: Chain,
     /// Messages in the index.
     pub(crate) messages: Chain,
-    /// Bits: the inviting side has the messages (1), size has a price ([`BY_SIZE`]), the INVITE is answered ([`ANSWERED`]).
+    /// Bits: the inviting side has the messages (1), size has a price ([`BY_SIZE`]), [`ANSWERED`], [`PAID_BY_SENDER`],
+    /// [`PAIRED`].
     traits: AtomicU32,
     /// Second of the last activity that was reported to the engine.
     active: AtomicU32,
@@ -59,7 +66,7 @@ pub struct Slot {
     pub(super) free: FreeMessages,
     /// Dialogs of the session.
     legs: [LegRecord; LEGS_MAX],
-    /// Endpoints that the receiver has offered after the first ones: see [`Slot::may_change`].
+    /// Endpoints that the paying side has offered after the first ones: see [`Slot::may_change`].
     changes: AtomicU32,
 }
 
@@ -100,7 +107,10 @@ impl Slot {
         self.receiver_connection.store(0, Ordering::Relaxed);
         let push = u32::from(opening.direction == Direction::Push);
         let is_by_size = opening.weights.iter().any(|weight| weight.kilobyte > 0);
-        self.traits.store(push | if is_by_size { BY_SIZE } else { 0 }, Ordering::Relaxed);
+        let by_size = if is_by_size { BY_SIZE } else { 0 };
+        let payer = if opening.is_paid_by_sender { PAID_BY_SENDER } else { 0 };
+        let paired = if opening.is_paired { PAIRED } else { 0 };
+        self.traits.store(push | by_size | payer | paired, Ordering::Relaxed);
         for (place, weight) in self.weights.iter().zip(opening.weights) {
             place.store(u64::from(weight.message) << 32 | u64::from(weight.kilobyte), Ordering::Relaxed);
         }
@@ -135,6 +145,16 @@ impl Slot {
         Weight { message: (word >> 32) as u32, kilobyte: word as u32 }
     }
 
+    /// Whether the sender pays for the content: it is a subscriber, and no IM server.
+    pub fn is_paid_by_sender(&self) -> bool {
+        self.traits.load(Ordering::Relaxed) & PAID_BY_SENDER != 0
+    }
+
+    /// Whether content of the receiver is charged in another slot.
+    pub fn is_paired(&self) -> bool {
+        self.traits.load(Ordering::Relaxed) & PAIRED != 0
+    }
+
     /// Whether this is the hash of the inviting side's tag.
     pub fn is_inviting_tag(&self, tag: u64) -> bool {
         self.inviting_tag.load(Ordering::Acquire) == tag
@@ -160,7 +180,7 @@ impl Slot {
         legs::find_or_add(&self.legs, tag)
     }
 
-    /// Worker: counts endpoints that the receiver offers; `false` if it has offered too many. Each may give the session two
+    /// Worker: counts endpoints that the paying side offers; `false` if it has offered too many. Each may give the session two
     /// names, one for each side, and every endpoint of the sender must have one.
     pub fn may_change(&self, count: u32) -> bool {
         let taken = |taken: u32| taken.checked_add(count).filter(|taken| *taken <= CHANGES_MAX);

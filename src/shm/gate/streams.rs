@@ -5,7 +5,7 @@
 //! workers that bind at the same time, the slower one finds the other's list and starts again from it.
 
 use super::slot::Slot;
-use super::{NoRoom, Side, Table, pair_name, sender_name};
+use super::{NoRoom, Side, Table, pair_name, receiver_name, sender_name};
 use crate::charge::ch2::SessionKey;
 use crate::shm::sync::{AtomicU32, AtomicU64, Ordering, bound};
 
@@ -215,14 +215,19 @@ impl Table<'_> {
     }
 
     /// Adds the names of the streams. A stream is named by both of its endpoints, so that one subscriber's description takes
-    /// no room from another's; the sender's endpoint has its own name too.
+    /// no room from another's; the sender's endpoint has its own name too, and that of the receiver if the sender pays.
     fn name_endpoints(&self, at: u32, streams: &Streams) -> Result<(), NoRoom> {
+        let is_paid_by_sender = self.slots.get(at as usize).is_some_and(Slot::is_paid_by_sender);
         for stream in streams.iter() {
             if stream.is_bound() {
                 self.add_name(at, pair_name(stream.sender, stream.receiver))?;
             }
             if stream.sender != 0 && !self.names.index.is_crowded(sender_name(stream.sender)) {
                 self.add_name(at, sender_name(stream.sender))?;
+            }
+            let name = receiver_name(stream.receiver);
+            if is_paid_by_sender && stream.receiver != 0 && !self.names.index.is_crowded(name) {
+                self.add_name(at, name)?;
             }
         }
         Ok(())

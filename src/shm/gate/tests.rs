@@ -48,6 +48,8 @@ fn opening(number: u64) -> Opening {
         inviting_tag: 7,
         direction: Direction::Pull,
         weights: BY_MESSAGE,
+        is_paid_by_sender: false,
+        is_paired: false,
     }
 }
 
@@ -69,7 +71,7 @@ fn bind(table: &Table<'_>, at: u32, session: SessionKey, stream: Stream) -> Resu
 }
 
 fn side(table: &Table<'_>, from: u64, to: u64) -> Option<(u32, Side)> {
-    match table.session_of_request(from, to) {
+    match table.session_of_request(from, to, Side::Sender) {
         FrameSession::Bound(bound) => Some((bound.at, bound.side)),
         FrameSession::Unbound { .. } | FrameSession::NotCharged => None,
     }
@@ -141,10 +143,10 @@ fn session_is_found_by_its_names_until_it_is_freed() {
     assert_eq!(bind(&table, 9, session, stream(8, SENDER, RECEIVER)), Ok(()));
     assert_eq!(side(&table, SENDER, RECEIVER), Some((9, Side::Sender)));
     assert_eq!(side(&table, RECEIVER, SENDER), Some((9, Side::Receiver)));
-    assert_eq!(table.session_of_request(RECEIVER, RECEIVER), FrameSession::NotCharged);
+    assert_eq!(table.session_of_request(RECEIVER, RECEIVER, Side::Sender), FrameSession::NotCharged);
     table.free(9);
     assert_eq!(table.slot_of_session(hash(5), session), None);
-    assert_eq!(table.session_of_request(SENDER, RECEIVER), FrameSession::NotCharged);
+    assert_eq!(table.session_of_request(SENDER, RECEIVER, Side::Sender), FrameSession::NotCharged);
     assert!(is_empty(&table));
 }
 
@@ -185,10 +187,10 @@ fn content_from_a_former_sender_endpoint_is_unbound() {
         })
         .expect("room");
     assert_eq!(side(&table, SENDER + 2, RECEIVER + 2), Some((9, Side::Sender)));
-    assert_eq!(table.session_of_request(SENDER, RECEIVER), FrameSession::Unbound { at: 9, session });
-    assert_eq!(table.session_of_request(SENDER + 2, RECEIVER), FrameSession::Unbound { at: 9, session });
+    assert_eq!(table.session_of_request(SENDER, RECEIVER, Side::Sender), FrameSession::Unbound { at: 9, session });
+    assert_eq!(table.session_of_request(SENDER + 2, RECEIVER, Side::Sender), FrameSession::Unbound { at: 9, session });
     // What a receiver describes makes nothing of others a stray.
-    assert_eq!(table.session_of_request(RECEIVER, 99), FrameSession::NotCharged);
+    assert_eq!(table.session_of_request(RECEIVER, 99, Side::Sender), FrameSession::NotCharged);
     assert_eq!(table.streams_used(), 1);
 }
 
@@ -319,7 +321,7 @@ fn sessions_of_one_sender_endpoint_are_all_found() {
         assert_eq!(bind(&table, at, session, stream(7, SENDER, hash(u64::from(at) | 1 << 50))), Ok(()));
     }
     assert!((0..60).all(|at| side(&table, SENDER, hash(at | 1 << 50)) == Some((at as u32, Side::Sender))));
-    assert!(matches!(table.session_of_request(SENDER, 99), FrameSession::Unbound { .. }));
+    assert!(matches!(table.session_of_request(SENDER, 99, Side::Sender), FrameSession::Unbound { .. }));
 }
 
 #[test]
@@ -684,4 +686,68 @@ fn weights_beyond_every_grant_stop_their_messages() {
         assert!(matches!(decision, ChunkDecision::MessageStopped | ChunkDecision::BeyondGrant), "{decision:?}");
     }
     assert_eq!(table.slots[9].counters().1, 0);
+}
+
+/// A session that its sender pays for, beside another one of the same INVITE.
+fn paid_by_sender(number: u64, direction: Direction) -> Opening {
+    Opening { direction, is_paid_by_sender: true, is_paired: true, ..opening(number) }
+}
+
+#[test]
+fn each_of_two_parties_is_the_sender_in_its_own_session() {
+    let table = table(64);
+    let sessions = [(8, SENDER, RECEIVER), (9, RECEIVER, SENDER)].map(|(at, from, to)| {
+        let direction = if at == 8 { Direction::Push } else { Direction::Pull };
+        let session = open(&table, at, &paid_by_sender(at.into(), direction));
+        bind(&table, at, session, stream(8, from, to)).expect("room");
+        session
+    });
+    let of = |from, to, side| match table.session_of_request(from, to, side) {
+        FrameSession::Bound(bound) => Some((bound.session, bound.side)),
+        _ => None,
+    };
+    for (closed, open) in [(8, 9), (9, 8)] {
+        table.slots[closed].close();
+        assert!(table.slots[open].is_open() || closed == 9);
+        assert_eq!(of(SENDER, RECEIVER, Side::Sender), Some((sessions[0], Side::Sender)));
+        assert_eq!(of(RECEIVER, SENDER, Side::Sender), Some((sessions[1], Side::Sender)));
+        assert_eq!(of(SENDER, RECEIVER, Side::Receiver), Some((sessions[1], Side::Receiver)));
+        assert_eq!(of(RECEIVER, SENDER, Side::Receiver), Some((sessions[0], Side::Receiver)));
+    }
+    assert_eq!(table.session_of_report(SENDER).map(|bound| bound.session), Some(sessions[0]));
+    table.free(9);
+    assert_eq!(of(RECEIVER, SENDER, Side::Sender), Some((sessions[0], Side::Receiver)), "and that slot is paired");
+}
+
+#[test]
+fn content_for_a_receiver_is_recognised_if_its_sender_pays() {
+    let table = table(64);
+    for (at, is_recognised) in [(8, true), (9, false)] {
+        let opening = Opening { is_paid_by_sender: is_recognised, ..opening(at.into()) };
+        let session = open(&table, at, &opening);
+        let receiver = RECEIVER + u64::from(at);
+        bind(&table, at, session, stream(8, SENDER, receiver)).expect("room");
+        let found = is_recognised.then_some((at, session));
+        assert_eq!(table.session_of_receiver(receiver), found);
+        table.free(at);
+        assert_eq!(table.session_of_receiver(receiver), None);
+    }
+}
+
+#[test]
+fn message_id_of_a_whole_message_is_charged_again_if_its_sender_pays() {
+    for weights in [BY_MESSAGE, BY_KILOBYTE] {
+        let table = table(64);
+        let session = open(&table, 9, &Opening { weights, ..paid_by_sender(5, Direction::Push) });
+        table.slots[9].set_granted(3);
+        let [first, last] = [false, true].map(|is_last| Chunk { is_last, ..chunk(1, 10) });
+        let later = Chunk { start: 11, ..last };
+        let charged =
+            |chunk: &Chunk| matches!(table.decide(9, session, chunk), ChunkDecision::Charged { amount: 1, .. });
+        assert!(charged(&last), "a message of one chunk");
+        assert!(charged(&first), "another one");
+        assert_eq!(table.decide(9, session, &later), ChunkDecision::AlreadyPaid);
+        assert!(charged(&later), "whatever its range says");
+        assert_eq!(table.decide(9, session, &last), ChunkDecision::BeyondGrant);
+    }
 }
