@@ -3,6 +3,7 @@
 use super::Choices;
 use super::session_world::{Act, LEGS, Part, Sip, World};
 use imcharge::charge::policy::{Cases, DebitOn, OnFailure, Policy, Resend, Settle};
+use imcharge::charge::service::Service;
 
 /// Actions per conversation.
 const ACTS_MAX: usize = 400;
@@ -13,8 +14,10 @@ pub fn check(bytes: &[u8]) {
     let messages = choices.below(6) as u32;
     let balance = i64::from(choices.octet());
     let policy = policy(choices.octet());
-    let in_part = choices.octet().is_multiple_of(2);
-    let mut world = World::new(messages, balance, in_part, policy);
+    let octet = choices.octet();
+    let in_part = octet.is_multiple_of(2);
+    let service = if octet & 16 == 0 { Service::Retrieval } else { Service::Sending };
+    let mut world = World::new(messages, balance, in_part, policy, service);
     for _ in 0..ACTS_MAX {
         if choices.is_done() {
             break;
@@ -36,6 +39,7 @@ fn policy(bits: u8) -> Policy {
             report: settle(32),
             ..Cases::RECEIVED
         },
+        sent: Cases { client_error: settle(1), timeout: settle(2), abort: settle(4), ..Cases::SENT },
         debit_on: if bits & 8 == 0 { DebitOn::Response } else { DebitOn::Report },
         on_failure: if bits & 16 == 0 { OnFailure::Deny } else { OnFailure::Grant },
         resend: if bits & 64 == 0 { Resend::Again } else { Resend::Hold },

@@ -36,7 +36,13 @@ function ksr_request_route()
     KSR.rr.record_route()
     -- Reserves credit. 0: the INVITE is suspended and resumes in ksr_charged. If you know the number of messages, call
     -- reserve_messages("ksr_charged", number).
-    local result = KSR.imcharge.reserve("ksr_charged")
+    local result
+    if KSR.pv.gete("$def(WITH_CHAT)") ~= "" and KSR.pv.gete("$rU") ~= "deferred" then
+        -- Chat, or a large message or file, for another subscriber: each party pays for what it sends.
+        result = KSR.imcharge.reserve_content("ksr_chat_charged", 0, "both")
+    else
+        result = KSR.imcharge.reserve("ksr_charged")
+    end
     if result == 0 then
         KSR.x.exit()
     end
@@ -75,6 +81,15 @@ end
 function ksr_charged()
     if KSR.pv.get("$imcharge(result)") == "granted" then
         KSR.pv.sets("$du", im_server())
+        KSR.tm.t_relay()
+        return 1
+    end
+    return refuse()
+end
+
+-- Resumes the INVITE of a chat if either party has credit. Add the look-up of the called subscriber here.
+function ksr_chat_charged()
+    if KSR.pv.get("$imcharge(result)") == "granted" then
         KSR.tm.t_relay()
         return 1
     end

@@ -299,8 +299,12 @@ pub const PARAMETERS: &[Parameter] = &[
     Parameter::new(
         c"policy",
         Text,
-        Some("5xx=debit;close=debit;abort=release;report=debit;202=debit;message-timeout=debit"),
-        "CASE=CHOICE;..., CASE one of 5xx, close, abort, report, 202, message-timeout, CHOICE debit or release",
+        Some(
+            "received.4xx=debit;received.5xx=debit;received.abort=release;sent.4xx=release;sent.5xx=release;\
+             sent.abort=debit;timeout=debit;close=debit;report=debit;202=debit;message-timeout=debit",
+        ),
+        "[CONTENT.]CASE=CHOICE;..., CONTENT received or sent, CASE one of 4xx, 5xx, timeout, close, abort, report, 202, \
+         message-timeout, CHOICE debit or release",
         "How to treat cases that the OMA specification leaves open.",
         |config, text| config.policy.set_cases(text).ok(),
     ),
@@ -506,7 +510,7 @@ mod tests {
         ("model", "immediate"),
         ("on_failure", "grant"),
         ("on_failure_cap", "1000000"),
-        ("policy", "5xx=release;close=release"),
+        ("policy", "5xx=release;sent.close=release"),
         ("message_max", "1300"),
         ("default_balance", "100"),
         ("low_balance", "10%"),

@@ -2,6 +2,7 @@
 
 use crate::checks::session_world::{Act, LEGS, Part, Sip, World};
 use imcharge::charge::policy::{Cases, DebitOn, OnFailure, Policy, Resend, Settle};
+use imcharge::charge::service::Service;
 use proptest::prelude::*;
 
 fn act() -> impl Strategy<Value = Act> {
@@ -63,9 +64,11 @@ proptest! {
         balance in 0..60_i64,
         in_part in any::<bool>(),
         policy in policies(),
+        is_sending in any::<bool>(),
         acts in prop::collection::vec(act(), 0..120),
     ) {
-        let mut world = World::new(messages, balance, in_part, policy);
+        let service = if is_sending { Service::Sending } else { Service::Retrieval };
+        let mut world = World::new(messages, balance, in_part, policy, service);
         for act in acts {
             world.act(act);
         }

@@ -7,6 +7,7 @@ mod accounts;
 mod ahead;
 mod bad_input;
 mod capture;
+mod chat;
 mod connections;
 mod content;
 mod crashes;

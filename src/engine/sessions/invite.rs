@@ -90,9 +90,14 @@ impl SessionTable {
             refuse_full(tick, key, at, reserve);
             return Ok(());
         }
-        self.open_session(tick, key, at, reserve, slot)?;
+        self.open_session(tick, key, at, reserve, slot);
         if let Some(called) = &called {
-            self.open_session(tick, key.companion(), at, called, slot_of_called)?;
+            self.open_session(tick, key.companion(), at, called, slot_of_called);
+        }
+        // The verdict of either waits for the other, so both are in the table by now.
+        self.execute_outputs(tick, key)?;
+        if called.is_some() {
+            self.execute_outputs(tick, key.companion())?;
         }
         for early in self.early_events.take(key) {
             let event = match early {
@@ -111,7 +116,7 @@ impl SessionTable {
         at: Time,
         reserve: &Reserve<'_>,
         slot: Option<u32>,
-    ) -> Result<(), StoreError> {
+    ) {
         count_reserve(tick, reserve);
         let policy = tick.region.config.policy;
         let prices = PriceList::new([tick.region.tariff(); 4], reserve.recipients);
@@ -124,7 +129,6 @@ impl SessionTable {
         let opened_at = tick.wall_ms.saturating_sub(waited);
         let entry = SessionEntry { slot, ..SessionEntry::new(session, row, tick.instance, opened_at) };
         self.sessions.insert(key, Box::new(entry));
-        self.execute_outputs(tick, key)
     }
 
     /// Takes a free slot, or that of the session that was closed longest ago.

@@ -74,7 +74,7 @@ pub(super) fn put(store: &mut Store, opened_at: i64, closed_at: Option<i64>, deb
         MessageRecord { row, call_id, message_id, account, octets: 10, units: 5, wall_ms: opened_at }
     };
     for number in 0..debits {
-        let (trigger, rule) = (Trigger::Timeout, Some(Rule::ResponseTimeout(30)));
+        let (trigger, rule) = (Trigger::Timeout, Some(Rule::ResponseTimeout(30, Settle::Debit)));
         let message = message(format!("m{number}"));
         let debit = Debit { message, part: 0, trigger, rule, ocs_session_id: None };
         store.put(Change::Debited(debit));

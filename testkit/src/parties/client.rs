@@ -4,6 +4,7 @@ use super::auth::use_path;
 use super::msrp::{Frame, Reader, Writer, connection};
 use super::sip::{Message, Transport, description, path_of, uri_of};
 use crate::{CLIENT, Events, PROXY, unique};
+use std::collections::VecDeque;
 use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
@@ -16,6 +17,8 @@ pub struct Options {
     pub relay: SocketAddr,
     /// Host and port of the relay in the URIs that it assigns.
     pub relay_name: String,
+    /// Request-URI of the INVITE.
+    pub request_uri: String,
     /// URI in From and P-Asserted-Identity.
     pub identity: String,
     /// Puts the relay into the client's path as well: every frame then passes it twice.
@@ -46,6 +49,7 @@ impl Options {
             proxy,
             relay,
             relay_name: relay.to_string(),
+            request_uri: "sip:deferred@im.example.org".into(),
             identity: identity.into(),
             via_relay: false,
             path: None,
@@ -136,6 +140,8 @@ pub struct ImClient {
     invite: Message,
     answer: Option<Message>,
     cseq: u32,
+    /// SENDs that arrived while another frame was awaited.
+    waiting: VecDeque<Frame>,
 }
 
 impl ImClient {
@@ -165,7 +171,8 @@ impl ImClient {
             true => format!("msrp://{}/clients;tcp {own_uri}", options.relay),
             false => own_uri,
         };
-        let mut invite = Message { start: "INVITE sip:deferred@im.example.org SIP/2.0".into(), ..Message::default() }
+        let start = format!("INVITE {} SIP/2.0", options.request_uri);
+        let mut invite = Message { start, ..Message::default() }
             .with("Via", format!("SIP/2.0/UDP {};branch=z9hG4bK{};rport", transport.address(), unique()))
             .with("Max-Forwards", "70")
             .with("From", format!("<{}>;tag=c{number}", options.identity))
@@ -192,6 +199,7 @@ impl ImClient {
             invite,
             answer: None,
             cseq: 1,
+            waiting: VecDeque::new(),
         })
     }
 
@@ -352,7 +360,10 @@ impl ImClient {
     pub fn next_send(&mut self, within: Duration) -> Option<Frame> {
         let started = Instant::now();
         while started.elapsed() < within {
-            let frame = self.reader.next(Duration::from_millis(100)).ok()?;
+            let frame = match self.waiting.pop_front() {
+                Some(frame) => Some(frame),
+                None => self.reader.next(Duration::from_millis(100)).ok()?,
+            };
             if let Some(frame) = frame.filter(|frame| frame.what == "SEND") {
                 let octets = frame.body.as_ref().map_or(0, Vec::len);
                 self.events.add(PROXY, CLIENT, format!("SEND {octets} octets {}", frame.flag));
@@ -407,6 +418,7 @@ impl ImClient {
         while started.elapsed() < Duration::from_secs(5) {
             match self.reader.next(Duration::from_millis(100)) {
                 Ok(Some(frame)) if frame.id == id && frame.status() != 0 => return frame.status(),
+                Ok(Some(frame)) if frame.what == "SEND" => self.waiting.push_back(frame),
                 Ok(_) => {}
                 Err(_) => break,
             }

@@ -43,7 +43,7 @@ pub struct Options {
     pub backwards: bool,
     /// Aborts (`#`) each message of more than one chunk after the first.
     pub abort: bool,
-    /// Status of responses to a SEND with content, for RCS push, in which the server receives.
+    /// Status of responses to a SEND with content, for RCS push, in which the server receives; 0: none.
     pub answers: u16,
     /// Sends every message twice with the same Message-ID.
     pub twice: bool,
@@ -353,7 +353,9 @@ impl Shared {
             let own = frame.header("To-Path").rsplit(' ').next().unwrap_or_default().to_owned();
             if !matches!(frame.header("Failure-Report"), "no" | "partial") {
                 let code = if frame.is_content() { self.options.answers } else { 200 };
-                let _ = writer.answer(&frame, code, &own, false);
+                if code > 0 {
+                    let _ = writer.answer(&frame, code, &own, false);
+                }
             }
             let id = own.rsplit('/').next().and_then(|rest| rest.split(';').next()).unwrap_or_default().to_owned();
             let session = self.sessions.lock().expect("no holder panics").get(&id).cloned();

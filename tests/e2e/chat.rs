@@ -1,0 +1,191 @@
+//! Content that its sender pays for: chat, in which each party pays for what it sends, and large messages of the inviting
+//! party.
+
+use super::{ALICE, Stage};
+use imcharge_testkit::eventually;
+use imcharge_testkit::parties::client::{ImClient, Reaction};
+use imcharge_testkit::parties::server::{ImServer, Options as ServerOptions};
+use std::time::Duration;
+
+/// Called subscriber.
+const BOB: &str = "sip:bob@127.0.0.1";
+
+/// A proxy that charges this content of chats; both parties have this credit.
+fn stage(content: &str, [alice, bob]: [i64; 2]) -> Stage {
+    let stage = Stage::new(|setup| setup.defined("WITH_CHAT", "1").defined("CHAT_CONTENT", format!("\"{content}\"")));
+    stage.proxy.set_account(ALICE, alice);
+    stage.proxy.set_account(BOB, bob);
+    stage
+}
+
+/// Alice, who has called Bob and bound the MSRP session.
+fn call(stage: &Stage) -> ImClient {
+    let mut alice = caller(stage);
+    assert_eq!(alice.invite(), 200, "{}", stage.proxy.log());
+    alice.bind();
+    alice
+}
+
+fn caller(stage: &Stage) -> ImClient {
+    let port = stage.place.local_addr().expect("a bound socket has an address").port();
+    stage.client(ALICE, |options| options.request_uri = format!("{BOB}:{port}"))
+}
+
+fn bob(stage: &Stage, texts: &[&str], change: impl FnOnce(&mut ServerOptions)) -> ImServer {
+    stage.server(texts, change)
+}
+
+/// Waits until the responses of the called party have reached the engine.
+fn wait_for_responses() {
+    std::thread::sleep(Duration::from_secs(1));
+}
+
+#[test]
+fn each_party_pays_for_what_it_sends() {
+    let stage = stage("both", [100, 100]);
+    let _bob = bob(&stage, &["from bob"], |_| {});
+    let mut alice = call(&stage);
+    assert_eq!(alice.take(1, Reaction::Answer(200)).len(), 1, "{}", stage.proxy.log());
+    for message in ["alice1", "alice2"] {
+        assert_eq!(alice.deliver(message, b"from alice"), 200, "{}", stage.proxy.log());
+    }
+    stage.until_debited(ALICE, 2);
+    stage.until_debited(BOB, 1);
+    assert_eq!(alice.bye(), 200);
+    stage.expect(ALICE, 98, 0, 2);
+    stage.expect(BOB, 99, 0, 1);
+    assert_eq!(stage.triggers(ALICE), ["response"; 2]);
+    assert_eq!(stage.triggers(BOB), ["response"]);
+}
+
+#[test]
+fn equal_message_ids_of_both_parties_are_different_messages() {
+    let stage = stage("both", [100, 100]);
+    let same = |options: &mut ServerOptions| options.messages = vec![("same".into(), b"from bob".to_vec())];
+    let _bob = bob(&stage, &[], same);
+    let mut alice = call(&stage);
+    assert_eq!(alice.deliver("same", b"from alice"), 200, "{}", stage.proxy.log());
+    assert_eq!(alice.take(1, Reaction::Answer(415)).len(), 1);
+    stage.until_debited(ALICE, 1);
+    assert_eq!(alice.bye(), 200);
+    stage.expect(ALICE, 99, 0, 1);
+    stage.expect(BOB, 100, 0, 0);
+}
+
+#[test]
+fn party_without_credit_can_read_and_not_write() {
+    let poor_bob = stage("both", [100, 0]);
+    let called = bob(&poor_bob, &["from bob"], |_| {});
+    let mut alice = call(&poor_bob);
+    assert_eq!(alice.deliver("alice1", b"from alice"), 200, "{}", poor_bob.proxy.log());
+    assert!(eventually(Duration::from_secs(5), || called.refused() == 1), "{}", poor_bob.proxy.log());
+    poor_bob.until_debited(ALICE, 1);
+    assert_eq!(alice.bye(), 200);
+    poor_bob.expect(ALICE, 99, 0, 1);
+    poor_bob.expect(BOB, 0, 0, 0);
+
+    let poor_alice = stage("both", [0, 100]);
+    let _called = bob(&poor_alice, &["from bob"], |_| {});
+    let mut alice = call(&poor_alice);
+    assert_eq!(alice.take(1, Reaction::Answer(200)).len(), 1, "{}", poor_alice.proxy.log());
+    assert_eq!(alice.deliver("alice1", b"from alice"), 403);
+    poor_alice.until_debited(BOB, 1);
+    assert_eq!(alice.bye(), 200);
+    poor_alice.expect(ALICE, 0, 0, 0);
+    poor_alice.expect(BOB, 99, 0, 1);
+}
+
+#[test]
+fn chat_of_two_parties_without_credit_is_refused() {
+    let stage = stage("both", [0, 0]);
+    let _bob = bob(&stage, &[], |_| {});
+    assert_eq!(caller(&stage).invite(), 402, "{}", stage.proxy.log());
+}
+
+#[test]
+fn long_chat_is_charged_to_the_last_message() {
+    const EACH: usize = 200;
+    let stage = stage("both", [1000, 1000]);
+    let texts: Vec<String> = (0..EACH).map(|n| format!("bob {n}")).collect();
+    let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+    let _bob = bob(&stage, &texts, |_| {});
+    let mut alice = call(&stage);
+    for n in 0..EACH {
+        assert_eq!(alice.deliver(&format!("alice{n}"), b"from alice"), 200, "{}", stage.proxy.log());
+        assert_eq!(alice.take(1, Reaction::Answer(200)).len(), 1, "message {n}");
+    }
+    stage.until_debited(ALICE, EACH);
+    stage.until_debited(BOB, EACH);
+    assert_eq!(alice.bye(), 200);
+    stage.expect(ALICE, 800, 0, 200);
+    stage.expect(BOB, 800, 0, 200);
+}
+
+#[test]
+fn chat_outlives_the_engine() {
+    let stage = stage("both", [100, 100]);
+    let _bob = bob(&stage, &["from bob"], |_| {});
+    let mut alice = call(&stage);
+    assert_eq!(alice.deliver("alice1", b"from alice"), 200);
+    stage.proxy.signal("KILL", stage.proxy.engine_pid());
+    assert_eq!(alice.take(1, Reaction::Answer(200)).len(), 1, "{}", stage.proxy.log());
+    assert_eq!(alice.deliver("alice2", b"from alice"), 200);
+    stage.until_debited(ALICE, 2);
+    stage.until_debited(BOB, 1);
+    assert_eq!(alice.bye(), 200);
+    stage.expect(ALICE, 98, 0, 2);
+    stage.expect(BOB, 99, 0, 1);
+}
+
+#[test]
+fn sent_content_follows_the_response_of_its_receiver() {
+    for (answers, debited, trigger) in [(200, 1, &["response"][..]), (403, 0, &[]), (413, 0, &[]), (501, 0, &[])] {
+        let stage = stage("sent", [100, 100]);
+        let _bob = bob(&stage, &["from bob"], |options| options.answers = answers);
+        let mut alice = call(&stage);
+        assert_eq!(alice.take(1, Reaction::Answer(200)).len(), 1, "what the called party sends is free");
+        assert_eq!(alice.deliver_in_chunks("large", "text/plain", &[b'x'; 9000], 3), 200, "{}", stage.proxy.log());
+        wait_for_responses();
+        assert_eq!(alice.bye(), 200);
+        stage.expect(ALICE, 100 - debited, 0, debited);
+        stage.expect(BOB, 100, 0, 0);
+        assert_eq!(stage.triggers(ALICE), trigger, "{answers}");
+    }
+}
+
+#[test]
+fn sent_content_without_a_response_is_debited() {
+    let stage = stage("sent", [100, 100]);
+    let _bob = bob(&stage, &[], |options| options.answers = 0);
+    let mut alice = call(&stage);
+    assert_eq!(alice.deliver("alice1", b"from alice"), 200);
+    stage.until_debited(ALICE, 1);
+    assert_eq!(stage.triggers(ALICE), ["timeout"]);
+    assert_eq!(alice.bye(), 200);
+    stage.expect(ALICE, 99, 0, 1);
+}
+
+#[test]
+fn recipients_multiply_the_price() {
+    let stage = stage("sent;recipients=12", [100, 100]);
+    let _bob = bob(&stage, &[], |_| {});
+    let mut alice = call(&stage);
+    assert_eq!(alice.deliver("alice1", b"to twelve"), 200, "{}", stage.proxy.log());
+    stage.until_debited(ALICE, 1);
+    assert_eq!(alice.bye(), 200);
+    stage.expect(ALICE, 88, 0, 12);
+}
+
+#[test]
+fn message_id_used_again_is_paid_for_again() {
+    let stage = stage("sent", [100, 100]);
+    let _bob = bob(&stage, &[], |_| {});
+    let mut alice = call(&stage);
+    for _ in 0..3 {
+        assert_eq!(alice.deliver("same", b"another text"), 200, "{}", stage.proxy.log());
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    stage.until_debited(ALICE, 3);
+    assert_eq!(alice.bye(), 200);
+    stage.expect(ALICE, 97, 0, 3);
+}
