@@ -135,7 +135,7 @@ fn large(transaction: u64, taken: u32, flag: Flag) -> Sent<'static> {
 
 #[test]
 fn late_chunk_of_refused_message_is_not_refunded() {
-    let mut run = by_kilobyte(policy(|p| p.report = Settle::Release));
+    let mut run = by_kilobyte(policy(|p| p.cases.report = Settle::Release));
     run.sent(large(2, 1, Flag::Last), s(1));
     run.event(responded(2, 413), s(1));
     run.accept();
@@ -151,7 +151,7 @@ fn late_chunk_of_refused_message_is_not_refunded() {
 
 #[test]
 fn chunk_read_after_failure_report_is_charged_like_new() {
-    let mut run = by_kilobyte(policy(|p| p.report = Settle::Release));
+    let mut run = by_kilobyte(policy(|p| p.cases.report = Settle::Release));
     run.sent(large(1, 2, Flag::Last), s(1));
     run.event(responded(1, 200), s(1));
     assert_eq!(run.pending(), "debit m1 response");
