@@ -14,10 +14,20 @@ pub fn exposition(region: &Region) -> String {
 }
 
 fn write_all(text: &mut String, region: &Region) -> fmt::Result {
+    let mut last = String::new();
     for statistic in Statistic::ALL {
         let Some(name) = name_of(*statistic) else { continue };
-        let kind = if statistic.kind() == Kind::Counter { "counter" } else { "gauge" };
-        head(text, &name, statistic.meaning(), kind)?;
+        let (kind, meaning) = match statistic.kind() {
+            Kind::Counter => ("counter", statistic.meaning()),
+            Kind::Units => ("counter", "Units debited, by service and content class."),
+            Kind::Answers => ("counter", "Answers of the enabler by Result-Code, or by the one that means the same."),
+            _ => ("gauge", statistic.meaning()),
+        };
+        let family = family_of(&name);
+        if family != last {
+            head(text, family, meaning, kind)?;
+            family.clone_into(&mut last);
+        }
         let value = region.statistic(*statistic);
         match statistic.kind() {
             Kind::Micros => writeln!(text, "{name} {}", Seconds(value))?,
@@ -27,15 +37,28 @@ fn write_all(text: &mut String, region: &Region) -> fmt::Result {
     Latency::ALL.iter().try_for_each(|latency| write_histogram(text, *latency, region.latency(*latency)))
 }
 
-/// Returns the Prometheus name of a statistic; `None` if it is part of a histogram.
+/// Returns the name of a metric without its labels.
+pub fn family_of(name: &str) -> &str {
+    name.split('{').next().unwrap_or(name)
+}
+
+/// Returns the Prometheus name of a statistic, with its labels; `None` if it is part of a histogram.
 pub fn name_of(statistic: Statistic) -> Option<String> {
+    let name = statistic.name();
     let ending = match statistic.kind() {
+        Kind::Units => {
+            let (service, class) = name.strip_prefix("units_")?.split_once('_')?;
+            return Some(format!("imcharge_units_debited_total{{service=\"{service}\",class=\"{class}\"}}"));
+        }
+        Kind::Answers => {
+            return Some(format!("imcharge_answers_total{{result=\"{}\"}}", name.strip_prefix("answers_")?));
+        }
         Kind::Counter => "_total",
         Kind::Gauge => "",
         Kind::Seconds | Kind::Micros => "_seconds",
         Kind::OfLatency => return None,
     };
-    Some(format!("imcharge_{}{ending}", statistic.name()))
+    Some(format!("imcharge_{name}{ending}"))
 }
 
 /// Returns the Prometheus name of a histogram, without `_bucket`, `_sum` and `_count`.
@@ -92,6 +115,8 @@ mod tests {
         assert!(names.contains(&"imcharge_outbox_depth".to_owned()));
         assert!(names.contains(&"imcharge_ccr_avg_response_time_seconds".to_owned()));
         assert!(names.contains(&"imcharge_outbox_oldest_age_seconds".to_owned()));
+        assert!(names.contains(&"imcharge_units_debited_total{service=\"sending\",class=\"file\"}".to_owned()));
+        assert!(names.contains(&"imcharge_answers_total{result=\"4012\"}".to_owned()));
     }
 
     #[test]

@@ -49,6 +49,8 @@ pub enum Effect {
     },
     /// Increment a statistic.
     Count(Statistic),
+    /// Add to a statistic.
+    Add(Statistic, u64),
 }
 
 impl Effect {
@@ -85,6 +87,9 @@ impl SessionTable {
                 Effect::Ask(request) => self.ask_enabler(request, enabler),
                 Effect::Answer { request, event, state } => enabler.answer(request, &event, state),
                 Effect::Count(statistic) => region.count(statistic),
+                Effect::Add(statistic, amount) => {
+                    region.counter(statistic).fetch_add(amount, Ordering::Relaxed);
+                }
             }
         }
         enabler.flush(clock::now());

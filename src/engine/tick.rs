@@ -59,6 +59,11 @@ impl<'a> Tick<'a> {
         self.instance == self.region.instance()
     }
 
+    /// Adds to a statistic after the commit.
+    pub(super) fn add(&mut self, statistic: Statistic, amount: u64) {
+        self.effects.push(Effect::Add(statistic, amount));
+    }
+
     /// Increments a statistic after the commit.
     pub(super) fn count(&mut self, statistic: Statistic) {
         self.effects.push(Effect::Count(statistic));

@@ -1,10 +1,17 @@
 //! Counters and gauges for operators, with the name, kind and description that statistics and Prometheus show.
 
+use crate::charge::content::ContentClass;
+use crate::charge::service::Service;
+
 /// Kind of a statistic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// Counts events; never decreases while the proxy runs.
     Counter,
+    /// A counter of units: `units_SERVICE_CLASS`.
+    Units,
+    /// A counter of answers: `answers_RESULT`.
+    Answers,
     /// A current number.
     Gauge,
     /// A current duration in seconds.
@@ -70,6 +77,31 @@ statistics! {
     Releases "releases" Counter "Sessions whose unused units were released.",
     TopUps "top_ups" Counter "Top-ups: account.add with a positive amount, each reference once.",
     LowBalances "low_balances" Counter "Accounts whose units left have fallen to low_balance.",
+    UnitsRetrievalText "units_retrieval_text" Units "Units debited for messages of class text, service retrieval.",
+    UnitsRetrievalFile "units_retrieval_file" Units "Units debited for messages of class file, service retrieval.",
+    UnitsRetrievalNotification "units_retrieval_notification" Units "Units debited for messages of class notification, service retrieval.",
+    UnitsRetrievalOther "units_retrieval_other" Units "Units debited for messages of class other, service retrieval.",
+    UnitsSendingText "units_sending_text" Units "Units debited for messages of class text, service sending.",
+    UnitsSendingFile "units_sending_file" Units "Units debited for messages of class file, service sending.",
+    UnitsSendingNotification "units_sending_notification" Units "Units debited for messages of class notification, service sending.",
+    UnitsSendingOther "units_sending_other" Units "Units debited for messages of class other, service sending.",
+    UnitsReceivingText "units_receiving_text" Units "Units debited for messages of class text, service receiving.",
+    UnitsReceivingFile "units_receiving_file" Units "Units debited for messages of class file, service receiving.",
+    UnitsReceivingNotification "units_receiving_notification" Units "Units debited for messages of class notification, service receiving.",
+    UnitsReceivingOther "units_receiving_other" Units "Units debited for messages of class other, service receiving.",
+    UnitsRefunded "units_refunded" Counter "Units refunded.",
+    Answers2001 "answers_2001" Answers "Answers of the enabler with Result-Code 2001, or that mean the same.",
+    Answers3002 "answers_3002" Answers "Answers of the enabler with Result-Code 3002, or that mean the same.",
+    Answers3004 "answers_3004" Answers "Answers of the enabler with Result-Code 3004, or that mean the same.",
+    Answers4010 "answers_4010" Answers "Answers of the enabler with Result-Code 4010, or that mean the same.",
+    Answers4011 "answers_4011" Answers "Answers of the enabler with Result-Code 4011, or that mean the same.",
+    Answers4012 "answers_4012" Answers "Answers of the enabler with Result-Code 4012, or that mean the same.",
+    Answers5002 "answers_5002" Answers "Answers of the enabler with Result-Code 5002, or that mean the same.",
+    Answers5003 "answers_5003" Answers "Answers of the enabler with Result-Code 5003, or that mean the same.",
+    Answers5030 "answers_5030" Answers "Answers of the enabler with Result-Code 5030, or that mean the same.",
+    Answers5031 "answers_5031" Answers "Answers of the enabler with Result-Code 5031, or that mean the same.",
+    AnswersOther "answers_other" Answers "Answers of the enabler with another Result-Code, or that cannot be used.",
+    AnswersNone "answers_none" Answers "Requests to the enabler without an answer.",
     SessionsActive "sessions_active" Gauge "Open sessions.",
     OutboxDepth "outbox_depth" Gauge "Debits not yet acknowledged by the enabler.",
     OutboxOldestAge "outbox_oldest_age" Seconds "Age of the oldest unacknowledged debit; 0 if there is none.",
@@ -121,4 +153,41 @@ statistics! {
     CdrRecords "cdr_records" Counter "Charging records in files that were closed.",
     CdrPending "cdr_pending" Gauge "Charging records that are in no closed file yet.",
     CdrFailing "cdr_failing" Gauge "1: charging records cannot be written to cdr_dir and wait in the ledger.",
+}
+
+impl Statistic {
+    /// Returns the statistic of the units debited for a service and a class.
+    pub fn of_units(service: Service, class: ContentClass) -> Statistic {
+        match (service, class) {
+            (Service::Retrieval, ContentClass::Text) => Statistic::UnitsRetrievalText,
+            (Service::Retrieval, ContentClass::File) => Statistic::UnitsRetrievalFile,
+            (Service::Retrieval, ContentClass::Notification) => Statistic::UnitsRetrievalNotification,
+            (Service::Retrieval, ContentClass::Other) => Statistic::UnitsRetrievalOther,
+            (Service::Sending, ContentClass::Text) => Statistic::UnitsSendingText,
+            (Service::Sending, ContentClass::File) => Statistic::UnitsSendingFile,
+            (Service::Sending, ContentClass::Notification) => Statistic::UnitsSendingNotification,
+            (Service::Sending, ContentClass::Other) => Statistic::UnitsSendingOther,
+            (Service::Receiving, ContentClass::Text) => Statistic::UnitsReceivingText,
+            (Service::Receiving, ContentClass::File) => Statistic::UnitsReceivingFile,
+            (Service::Receiving, ContentClass::Notification) => Statistic::UnitsReceivingNotification,
+            (Service::Receiving, ContentClass::Other) => Statistic::UnitsReceivingOther,
+        }
+    }
+
+    /// Returns the statistic of the answers with a Result-Code (RFC 6733, 7.1; RFC 8506, 9).
+    pub fn of_result_code(code: u32) -> Statistic {
+        match code {
+            2001 => Statistic::Answers2001,
+            3002 => Statistic::Answers3002,
+            3004 => Statistic::Answers3004,
+            4010 => Statistic::Answers4010,
+            4011 => Statistic::Answers4011,
+            4012 => Statistic::Answers4012,
+            5002 => Statistic::Answers5002,
+            5003 => Statistic::Answers5003,
+            5030 => Statistic::Answers5030,
+            5031 => Statistic::Answers5031,
+            _ => Statistic::AnswersOther,
+        }
+    }
 }

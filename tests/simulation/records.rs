@@ -2,9 +2,10 @@
 
 use crate::disk;
 use imcharge::charge::ch2::Trigger;
+use imcharge::charge::content::ContentClass;
 use imcharge::config::RecordSettings;
 use imcharge::engine::store::change::{Change, Debit, MessageRecord};
-use imcharge::engine::store::{Retention, Store};
+use imcharge::engine::store::{Retention, Store, StoreError};
 use imcharge::shm::clock;
 use imcharge::simulate::machine::{Crash, Machine};
 use rusqlite::Connection;
@@ -131,8 +132,9 @@ impl Run {
             let lived = catch_unwind(AssertUnwindSafe(|| self.live(&mut charged)));
             self.billing.take(self.settings.dir.as_deref().expect("it is set"))?;
             match lived {
-                Ok(()) if !self.machine.dead.get() => break,
-                Ok(()) => {}
+                Ok(Ok(())) if !self.machine.dead.get() => break,
+                Ok(Err(error)) if !self.machine.dead.get() => return Err(error.to_string()),
+                Ok(_) => {}
                 Err(panic) if panic.is::<Crash>() => {}
                 Err(panic) => resume_unwind(panic),
             }
@@ -145,20 +147,21 @@ impl Run {
     }
 
     /// Charges messages, one each second, and stops cleanly.
-    fn live(&self, charged: &mut u32) {
-        let Ok(mut store) = Store::open_with(&self.state, &self.settings, None) else { return };
+    fn live(&self, charged: &mut u32) -> Result<(), StoreError> {
+        let mut store = Store::open_with(&self.state, &self.settings, None)?;
         while *charged < DEBITS {
             store.put(Change::Debited(debit(*charged)));
             *charged += 1;
             for _ in 0..2 {
                 let (now, wall_ms) = (clock::now(), clock::wall_ms());
-                let _ = store.commit(false);
-                let _ = store.drive_writer(Some(Retention { days: 30, now, wall_ms }));
+                store.commit(false)?;
+                store.drive_writer(Some(Retention { days: 30, now, wall_ms }))?;
                 self.machine.pass(Duration::from_millis(600));
             }
         }
-        let _ = store.finish(Duration::from_secs(60));
+        store.finish(Duration::from_secs(60))?;
         store.finish_records(Duration::from_secs(60));
+        Ok(())
     }
 }
 
@@ -170,6 +173,7 @@ fn debit(number: u32) -> Debit {
         account: "sip:alice@example.org".into(),
         octets: 10,
         units: number.into(),
+        class: ContentClass::Text,
         wall_ms: clock::wall_ms(),
     };
     Debit { message, part: 0, trigger: Trigger::Response, rule: None, ocs_session_id: None }

@@ -527,6 +527,7 @@ impl Credit {
             trigger: debit.trigger,
             rule: debit.rule,
             opened_by: pending.reservation.opened_by().unwrap_or(pending.number),
+            class: debit.class,
             since: debit.since,
             balance,
         });
@@ -567,20 +568,22 @@ impl Credit {
 
     /// What a debit was due for is not charged; what the gate took for it is available to another message.
     pub(super) fn mark_not_charged(&mut self, debit: &Debit, rule: Rule, at: Time, cx: &mut Context<'_>) {
-        let Debit { octets, quota, .. } = *debit;
+        let Debit { octets, quota, class, .. } = *debit;
         let units = cx.common.price_of(quota);
         self.return_to_grant(quota, cx);
         cx.common.counts.not_debited = cx.common.counts.not_debited.saturating_add(1);
         let event = TraceEvent::new(TraceEventKind::NotDebited).by(rule).about(&debit.message_id).octets(octets);
         cx.common.record(at, event.worth(quota, units));
-        cx.push(Output::NotDebited { message_id: debit.message_id.clone(), octets, units, rule });
+        cx.push(Output::NotDebited { message_id: debit.message_id.clone(), octets, units, rule, class });
     }
 
     pub(super) fn on_refunded(&mut self, debit: &Debit, request: u32, balance: Option<i64>, cx: &mut Context<'_>) {
         cx.common.counts.refunded = cx.common.counts.refunded.saturating_add(1);
         let event = cx.common.event_about(TraceEventKind::Refunded, debit).request(request).by(debit.rule);
         self.record(event.balance(balance), cx);
-        cx.push(Output::Refunded { message_id: debit.message_id.clone(), part: debit.part, balance });
+        let Debit { part, quota, rule, .. } = *debit;
+        let units = cx.common.price_of(quota);
+        cx.push(Output::Refunded { message_id: debit.message_id.clone(), part, units, rule, balance });
     }
 
     /// The enabler keeps the money; the operator has to know.

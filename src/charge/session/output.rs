@@ -2,6 +2,7 @@
 
 use super::rule::Rule;
 use crate::charge::ch2::{Denial, Failure, Request, Trigger};
+use crate::charge::content::ContentClass;
 use crate::charge::tariff::{Quota, Units};
 use crate::charge::time::Time;
 use serde::{Deserialize, Serialize};
@@ -45,6 +46,8 @@ pub enum Output {
         rule: Rule,
         /// Number of the request that opened its reservation; of the debit itself without one.
         opened_by: u32,
+        /// What the message is.
+        class: ContentClass,
         /// Time of the trigger.
         since: Time,
         /// Available balance of the account; `None` if the enabler does not report it.
@@ -56,6 +59,10 @@ pub enum Output {
         message_id: Box<str>,
         /// Number among the debits of the message.
         part: u32,
+        /// What it gives back, in units of the account.
+        units: Units,
+        /// The rule that decided it.
+        rule: Rule,
         /// Available balance of the account; `None` if the enabler does not report it.
         balance: Option<i64>,
     },
@@ -88,6 +95,8 @@ pub enum Output {
         units: Units,
         /// The rule that decided it.
         rule: Rule,
+        /// What the message is.
+        class: ContentClass,
     },
     /// The enabler did not answer a request. The session sends debits and releases again by itself.
     EnablerFailed(Failure),

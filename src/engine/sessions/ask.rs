@@ -3,7 +3,8 @@
 use super::SessionTable;
 use super::accounts::write_account_update;
 use super::entry::SessionEntry;
-use crate::charge::ch2::{Operation, Request, Response, SessionKey, Trigger};
+use crate::charge::ch2::{Failure, Operation, Request, Response, SessionKey, Trigger};
+use crate::charge::content::ContentClass;
 use crate::charge::session::{Rule, Session};
 use crate::charge::tariff::Units;
 use crate::charge::time::Time;
@@ -185,17 +186,31 @@ pub(super) fn ask(
 
 /// Records a debit that was executed within the tick.
 fn record_executed_debit(tick: &mut Tick<'_>, entry: &SessionEntry, request: &Request, update: &AccountUpdate) {
-    if let (Operation::Debit { message_id, part, octets, trigger, .. }, Response::Debited { .. }) =
+    if let (Operation::Debit { message_id, part, octets, trigger, class, .. }, Response::Debited { .. }) =
         (&request.operation, &update.response)
     {
         let rule = entry.session.pending_rule(request.number);
         let opened_by = request.reservation.opened_by().unwrap_or(request.number);
-        record_debit(tick, entry, (message_id, *part, *octets, update.charged), (*trigger, rule), opened_by);
+        let message = DebitedMessage { message_id, part: *part, octets: *octets, units: update.charged, class: *class };
+        record_debit(tick, entry, message, (*trigger, rule), opened_by);
+    }
+}
+
+/// Returns the statistic that counts an answer: by its Result-Code, or by the one that a result of the ledger equals.
+fn of_answer(response: &Response) -> Statistic {
+    match response {
+        Response::Denied(denial) => Statistic::of_result_code(denial.code()),
+        Response::Free => Statistic::of_result_code(4011),
+        Response::NoReservation => Statistic::of_result_code(5002),
+        Response::Failed(Failure::Silent | Failure::Unreachable | Failure::Overload) => Statistic::AnswersNone,
+        Response::Failed(failure) => Statistic::of_result_code(failure.code()),
+        _ => Statistic::of_result_code(2001),
     }
 }
 
 /// Passes an answer to its session.
 pub(super) fn respond(tick: &mut Tick<'_>, entry: &mut SessionEntry, number: u32, response: &Response) {
+    tick.count(of_answer(response));
     if let Response::Released { .. } = response {
         tick.count(Statistic::Releases);
     }
@@ -207,15 +222,26 @@ fn debit_key(message_id: &str) -> &str {
     if simulate::is_injected(InjectedBug::KeyWithoutMessageId) { "" } else { message_id }
 }
 
+/// A message that was debited.
+pub(super) struct DebitedMessage<'a> {
+    pub message_id: &'a str,
+    /// Number among the debits of the message.
+    pub part: u32,
+    pub octets: u64,
+    /// What the debit took.
+    pub units: Units,
+    pub class: ContentClass,
+}
+
 /// Records a debit in the history.
 pub(super) fn record_debit(
     tick: &mut Tick<'_>,
     entry: &SessionEntry,
-    (message_id, part, octets, units): (&str, u32, u64, Units),
+    DebitedMessage { message_id, part, octets, units, class }: DebitedMessage<'_>,
     (trigger, rule): (Trigger, Option<Rule>),
     opened_by: u32,
 ) {
-    let message = entry.message_record(debit_key(message_id).into(), octets, units, tick.wall_ms);
+    let message = entry.message_record((debit_key(message_id).into(), class), octets, units, tick.wall_ms);
     let config = &tick.region.config;
     let session_id = || config.enabler.session_id(&config.enabler_settings(), entry.session.key(), opened_by);
     let ocs_session_id = config.records.dir.as_ref().and_then(|_| session_id()).map(String::into_boxed_str);

@@ -1,5 +1,6 @@
 //! A session in memory, and what it writes to the store.
 
+use crate::charge::content::ContentClass;
 use crate::charge::event::Event;
 use crate::charge::session::Session;
 use crate::charge::tariff::Units;
@@ -68,9 +69,15 @@ impl SessionEntry {
     }
 
     /// Returns the record of a message for the history.
-    pub fn message_record(&self, message_id: Box<str>, octets: u64, units: Units, wall_ms: i64) -> MessageRecord {
+    pub fn message_record(
+        &self,
+        (message_id, class): (Box<str>, ContentClass),
+        octets: u64,
+        units: Units,
+        wall_ms: i64,
+    ) -> MessageRecord {
         let (call_id, account) = (self.session.call_id().into(), self.session.account().into());
-        MessageRecord { row: self.row, call_id, message_id, account, octets, units: units.0, wall_ms }
+        MessageRecord { row: self.row, call_id, message_id, account, octets, units: units.0, class, wall_ms }
     }
 
     /// Adds the changes of the session to the commit.

@@ -1,10 +1,11 @@
 //! Executes the outputs of sessions: one method for each.
 
 use super::SessionTable;
-use super::ask::{ask, record_debit, respond};
+use super::ask::{DebitedMessage, ask, record_debit, respond};
 use super::entry::SessionEntry;
 use super::notify::{count_debit, notify_debit, notify_failure};
 use crate::charge::ch2::{Denial, Request, SessionKey};
+use crate::charge::content::ContentClass;
 use crate::charge::session::{Decision, Output, Rule};
 use crate::charge::tariff::{Quota, Units};
 use crate::engine::effects::Effect;
@@ -33,12 +34,14 @@ impl SessionTable {
                 Output::ForgetMessage { message_id } => entry.on_forget_message(tick, &message_id),
                 Output::CloseGate => entry.on_close_gate(tick),
                 Output::Debited { .. } => entry.on_debited(tick, &output),
-                Output::Refunded { message_id, part, .. } => entry.on_refunded(tick, message_id, part),
+                Output::Refunded { message_id, part, units, rule, .. } => {
+                    entry.on_refunded(tick, (message_id, part), units, rule);
+                }
                 Output::HeldBack { message_id } => entry.on_held_back(&message_id),
                 Output::DebitDenied { message_id, denial } => entry.on_debit_denied(tick, &message_id, denial),
                 Output::RefundDenied { message_id, denial } => entry.on_refund_denied(tick, &message_id, denial),
-                Output::NotDebited { message_id, octets, units, rule } => {
-                    entry.on_not_debited(tick, message_id, (octets, units), rule);
+                Output::NotDebited { message_id, octets, units, rule, class } => {
+                    entry.on_not_debited(tick, (message_id, class), (octets, units), rule);
                 }
                 Output::EnablerFailed(failure) => notify_failure(tick, &entry.session, failure),
                 Output::Closed { .. } => self.on_closed(tick, key),
@@ -124,23 +127,27 @@ impl SessionEntry {
     }
 
     fn on_debited(&self, tick: &mut Tick<'_>, debited: &Output) {
-        let Output::Debited { message_id, part, octets, units, trigger, rule, opened_by, since, balance, .. } = debited
+        let Output::Debited {
+            message_id, part, octets, units, trigger, rule, opened_by, class, since, balance, ..
+        } = debited
         else {
             return;
         };
         tick.latencies.push((Latency::Debit, *since));
         // An enabler that answers within the tick has recorded the debit with its answer.
         if tick.enabler.in_tick().is_none() {
-            let message = (&**message_id, *part, *octets, *units);
+            let message = DebitedMessage { message_id, part: *part, octets: *octets, units: *units, class: *class };
             record_debit(tick, self, message, (*trigger, Some(*rule)), *opened_by);
         }
         count_debit(tick, *trigger);
+        tick.add(Statistic::of_units(self.session.service(), *class), units.0);
         notify_debit(tick, &self.session, message_id, units.0, *trigger, *balance);
     }
 
-    fn on_refunded(&self, tick: &mut Tick<'_>, message_id: Box<str>, part: u32) {
+    fn on_refunded(&self, tick: &mut Tick<'_>, (message_id, part): (Box<str>, u32), units: Units, rule: Rule) {
         tick.count(Statistic::Refunds);
-        let refund = Refund { row: self.row, message_id, part, wall_ms: tick.wall_ms };
+        tick.add(Statistic::UnitsRefunded, units.0);
+        let refund = Refund { row: self.row, message_id, part, rule, wall_ms: tick.wall_ms };
         tick.store.put(Change::Refunded(refund));
     }
 
@@ -164,8 +171,14 @@ impl SessionEntry {
         log::error!("call {call_id}: the enabler refused the refund of message {message_id}: {reason} {code}");
     }
 
-    fn on_not_debited(&self, tick: &mut Tick<'_>, message_id: Box<str>, (octets, units): (u64, Units), rule: Rule) {
-        let message = self.message_record(message_id, octets, units, tick.wall_ms);
+    fn on_not_debited(
+        &self,
+        tick: &mut Tick<'_>,
+        (message_id, class): (Box<str>, ContentClass),
+        (octets, units): (u64, Units),
+        rule: Rule,
+    ) {
+        let message = self.message_record((message_id, class), octets, units, tick.wall_ms);
         tick.store.put(Change::NotDebited(NotDebited { message, rule }));
     }
 }

@@ -2,6 +2,7 @@
 
 use super::trace::TracePart;
 use crate::charge::ch2::Trigger;
+use crate::charge::content::ContentClass;
 use crate::charge::session::{EndReason, Rule, Session, TraceEvent};
 use crate::enabler::{Account, StatusEntry};
 use serde::{Deserialize, Serialize};
@@ -96,6 +97,8 @@ pub struct MessageRecord {
     pub octets: u64,
     /// Price of the message.
     pub units: u64,
+    /// What the message is.
+    pub class: ContentClass,
     /// When it was debited or found to be free, UNIX milliseconds.
     pub wall_ms: i64,
 }
@@ -188,6 +191,8 @@ pub struct Refund {
     pub message_id: Box<str>,
     /// Number among the debits of the message.
     pub part: u32,
+    /// The rule that decided it.
+    pub rule: Rule,
     /// When it was refunded, UNIX milliseconds.
     pub wall_ms: i64,
 }

@@ -51,9 +51,9 @@ CREATE TABLE holds(session INTEGER PRIMARY KEY, units INTEGER NOT NULL);
 -- a response of the client or an answer of the enabler is outstanding. steps: the first events of the trace, see the view;
 -- steps_dropped: events that were not kept, because the session had too many.
 CREATE TABLE sessions(
-  id INTEGER PRIMARY KEY, key TEXT NOT NULL, call_id TEXT NOT NULL, account TEXT NOT NULL, other TEXT NOT NULL,
-  icid TEXT NOT NULL, direction TEXT NOT NULL, service TEXT NOT NULL, recipients INTEGER NOT NULL, tariff TEXT NOT NULL,
-  instance INTEGER NOT NULL, opened_at INTEGER NOT NULL, closed_at INTEGER, phase TEXT NOT NULL,
+  id INTEGER PRIMARY KEY, key TEXT NOT NULL, method TEXT NOT NULL, call_id TEXT NOT NULL, account TEXT NOT NULL,
+  other TEXT NOT NULL, icid TEXT NOT NULL, direction TEXT NOT NULL, service TEXT NOT NULL, recipients INTEGER NOT NULL,
+  tariff TEXT NOT NULL, instance INTEGER NOT NULL, opened_at INTEGER NOT NULL, closed_at INTEGER, phase TEXT NOT NULL,
   granted INTEGER NOT NULL DEFAULT 0, reserved INTEGER NOT NULL DEFAULT 0, waiting INTEGER NOT NULL DEFAULT 0,
   steps_dropped INTEGER NOT NULL DEFAULT 0, steps TEXT NOT NULL DEFAULT '');
 CREATE INDEX sessions_call ON sessions(call_id);
@@ -93,7 +93,7 @@ CREATE INDEX undebited_at ON undebited(at, units);
 -- Charging records that are in no closed file of cdr_dir yet, in the order in which they are written. type: debit, release,
 -- refund or session. at, requested_at: UNIX milliseconds. messages: of a session, the messages that it has paid for.
 CREATE TABLE records(
-  id INTEGER PRIMARY KEY AUTOINCREMENT, type TEXT NOT NULL, at INTEGER NOT NULL, requested_at INTEGER, call_id TEXT,
+  id INTEGER PRIMARY KEY AUTOINCREMENT, type TEXT NOT NULL, at INTEGER NOT NULL, requested_at INTEGER, method TEXT, call_id TEXT,
   icid TEXT, account TEXT, calling_party TEXT, called_party TEXT, service TEXT, direction TEXT, class TEXT,
   recipients INTEGER, tariff TEXT, message_id TEXT, part INTEGER, messages INTEGER, octets INTEGER NOT NULL,
   units INTEGER NOT NULL, trigger TEXT, rule TEXT, cause TEXT, code INTEGER NOT NULL, ocs_session_id TEXT);

@@ -175,12 +175,13 @@ fn insert_session(
     };
     execute(
         connection,
-        "INSERT INTO sessions(id, key, call_id, account, other, icid, direction, service, recipients, tariff, instance, \
+        "INSERT INTO sessions(id, key, method, call_id, account, other, icid, direction, service, recipients, tariff, instance, \
          opened_at, closed_at, phase, granted, reserved, waiting, steps_dropped, steps) \
-         VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19)",
+         VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20)",
         params![
             row,
             session.key().to_string(),
+            if session.is_page() { "MESSAGE" } else { "INVITE" },
             session.call_id(),
             session.account(),
             session.other(),
@@ -252,7 +253,7 @@ fn write_hold(connection: &Connection, row: i64, units: i64) -> Result<()> {
 }
 
 fn write_refund(connection: &Connection, refund: &Refund) -> Result<bool> {
-    let Refund { row, message_id, part, wall_ms } = refund;
+    let Refund { row, message_id, part, wall_ms, .. } = refund;
     let sql = "UPDATE debits SET refunded_at=?4 WHERE session=?1 AND message_id=?2 AND part=?3 AND refunded_at IS NULL";
     has_changed(connection, sql, params![row, message_id, part, wall_ms])
 }

@@ -3,6 +3,7 @@
 use super::change::{Change, Debit, MessageRecord, NotDebited, SessionChange};
 use super::*;
 use crate::charge::ch2::{SessionKey, Trigger};
+use crate::charge::content::ContentClass;
 use crate::charge::event::{Direction, Reserve, Suspended};
 use crate::charge::policy::{Policy, Settle};
 use crate::charge::service::Service;
@@ -70,8 +71,9 @@ pub(super) fn put(store: &mut Store, opened_at: i64, closed_at: Option<i64>, deb
     let (head, parts) = (session.head(), Vec::new());
     store.put(Change::Session(SessionChange { row, opened: Some((7, opened_at)), closed_at, head, parts }));
     let message = |message_id: String| {
+        let class = ContentClass::Text;
         let (call_id, account, message_id) = ("c".into(), "sip:alice@example.org".into(), message_id.into());
-        MessageRecord { row, call_id, message_id, account, octets: 10, units: 5, wall_ms: opened_at }
+        MessageRecord { row, call_id, message_id, account, octets: 10, units: 5, class, wall_ms: opened_at }
     };
     for number in 0..debits {
         let (trigger, rule) = (Trigger::Timeout, Some(Rule::ResponseTimeout(30, Settle::Debit)));

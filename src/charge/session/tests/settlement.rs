@@ -118,6 +118,7 @@ fn debit_carries_price_and_octets() {
         trigger,
         rule: Rule::DebitOn(DebitOn::Response),
         opened_by: 0,
+        class: ContentClass::Text,
         since,
         balance
     }));

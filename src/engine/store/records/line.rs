@@ -23,6 +23,8 @@ pub struct ChargingRecord {
     pub at: String,
     /// When the session was requested.
     pub requested_at: Option<String>,
+    /// SIP method of the request: `INVITE` or `MESSAGE`.
+    pub method: Option<String>,
     /// Call-ID.
     pub call_id: Option<String>,
     /// icid-value of P-Charging-Vector.

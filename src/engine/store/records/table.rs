@@ -55,9 +55,9 @@ impl<'a> NewRecord<'a> {
         let mut statement = connection.prepare_cached(
             // The payer has sent the INVITE of a pull; if it pays for what it sends, that of a push.
             "INSERT INTO records(type, at, message_id, part, messages, octets, units, trigger, rule, cause, code, \
-             ocs_session_id, class, requested_at, call_id, icid, account, calling_party, called_party, service, direction, \
+             ocs_session_id, class, requested_at, method, call_id, icid, account, calling_party, called_party, service, direction, \
              recipients, tariff) \
-             SELECT ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, opened_at, call_id, nullif(icid, ''), account, \
+             SELECT ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, opened_at, method, call_id, nullif(icid, ''), account, \
              nullif(iif(calls, account, other), ''), nullif(iif(calls, other, account), ''), service, \
              iif(service='sending', 'sent', 'received'), nullif(recipients, 0), tariff FROM (SELECT 1) \
              LEFT JOIN (SELECT *, (direction='pull')=(service<>'sending') AS calls FROM sessions) ON id=?1",
@@ -92,6 +92,7 @@ pub fn insert_debit(connection: &Connection, debit: &Debit) -> Result<()> {
         trigger: Some(trigger.as_str()),
         rule: rule.map(|rule| rule.as_str()),
         code: trigger.code().into(),
+        class: Some(message.class.as_str()),
         ocs_session_id: ocs_session_id.as_deref(),
         ..NewRecord::new("debit", message.row, message.wall_ms, octets, units)
     };
@@ -105,6 +106,7 @@ pub fn insert_not_debited(connection: &Connection, NotDebited { message, rule }:
         message_id: Some(&message.message_id),
         rule: Some(rule.as_str()),
         code: rule.code().into(),
+        class: Some(message.class.as_str()),
         ..NewRecord::new("release", message.row, message.wall_ms, octets, units)
     };
     record.insert(connection)
@@ -112,13 +114,15 @@ pub fn insert_not_debited(connection: &Connection, NotDebited { message, rule }:
 
 /// Adds the record of a refund.
 pub fn insert_refund(connection: &Connection, refund: &Refund) -> Result<()> {
-    let Refund { row, message_id, part, wall_ms } = refund;
+    let Refund { row, message_id, part, rule, wall_ms } = refund;
     let sql = "SELECT octets, units FROM debits WHERE session=?1 AND message_id=?2 AND part=?3";
     let debit = connection.prepare_cached(sql)?.query_row(params![row, message_id, part], |row| row.try_into());
     let (octets, units) = debit.optional()?.unwrap_or_default();
     let record = NewRecord {
         message_id: Some(message_id),
         part: Some(*part),
+        rule: Some(rule.as_str()),
+        code: rule.code().into(),
         ..NewRecord::new("refund", *row, *wall_ms, octets, units)
     };
     record.insert(connection)
@@ -240,6 +244,7 @@ fn read(row: &Row<'_>, node: &str) -> Result<ChargingRecord> {
         node: node.to_owned(),
         at: rfc3339(row.get("at")?),
         requested_at: row.get::<_, Option<i64>>("requested_at")?.map(rfc3339),
+        method: row.get("method")?,
         call_id: row.get("call_id")?,
         icid: row.get("icid")?,
         account: row.get("account")?,

@@ -4,6 +4,8 @@ use super::files::Renaming;
 use super::recorder::Recorder;
 use super::table::{RecordMark, RecordTable};
 use super::*;
+use crate::charge::policy::Settle;
+use crate::charge::session::Rule;
 use crate::config::{RecordFormat, RecordSettings};
 use crate::engine::store::tests::{put, store, write};
 use crate::engine::store::writer::Tables;
@@ -88,9 +90,9 @@ fn each_debit_release_and_closed_session_is_a_json_line() {
     assert_eq!(kinds, ["debit", "debit", "release", "session"]);
     let wanted = serde_json::json!({
         "record": 2, "type": "debit", "node": "proxy1", "at": "2027-01-15T08:00:00.000Z",
-        "requested_at": "2027-01-15T08:00:00.000Z", "call_id": "call-1", "icid": null, "account": "sip:alice@example.org",
+        "requested_at": "2027-01-15T08:00:00.000Z", "method": "INVITE", "call_id": "call-1", "icid": null, "account": "sip:alice@example.org",
         "calling_party": "sip:alice@example.org", "called_party": null, "service": "retrieval", "direction": "received",
-        "class": null, "recipients": null, "tariff": "message:5", "message_id": "m1", "part": 0, "messages": null,
+        "class": "text", "recipients": null, "tariff": "message:5", "message_id": "m1", "part": 0, "messages": null,
         "octets": 10, "units": 5, "trigger": "timeout", "rule": "response_timeout", "cause": null, "code": null,
         "ocs_session_id": null
     });
@@ -112,7 +114,7 @@ fn csv_file_has_one_header_line() {
     let text = ledger.files()["proxy1-0000000001.csv"].clone();
     let rows: Vec<&str> = text.lines().collect();
     assert_eq!(rows.len(), 7, "{text}");
-    assert!(rows[0].starts_with("record,type,node,at,requested_at,call_id,icid,account,"), "{text}");
+    assert!(rows[0].starts_with("record,type,node,at,requested_at,method,call_id,icid,account,"), "{text}");
     assert!(rows[1].starts_with("1,debit,proxy1,2027-01-15T08:00:00.000Z,"), "{text}");
     assert!(rows[6].starts_with("6,session,"), "{text}");
 }
@@ -123,8 +125,15 @@ fn refund_is_a_record_of_its_debit() {
     ledger.charge(1);
     let tables = Tables::open(ledger.folder.path(), true).unwrap_or_else(|error| panic!("{error}"));
     let mut pending = Pending::default();
+    let rule = Rule::Report(413, Settle::Release);
     for message_id in ["m0", "m0", "unknown"] {
-        pending.refunds.push(Refund { row: 1, message_id: message_id.into(), part: 0, wall_ms: 1_800_000_100_000 });
+        pending.refunds.push(Refund {
+            row: 1,
+            message_id: message_id.into(),
+            part: 0,
+            rule,
+            wall_ms: 1_800_000_100_000,
+        });
     }
     tables.write(&pending, 1000).unwrap_or_else(|error| panic!("{error}"));
     assert!(ledger.recorder().run(true));
@@ -132,6 +141,7 @@ fn refund_is_a_record_of_its_debit() {
     let refunds: Vec<&Value> = records.iter().filter(|line| line["type"] == "refund").collect();
     assert_eq!(refunds.len(), 1, "{records:?}");
     assert_eq!((&refunds[0]["message_id"], &refunds[0]["units"]), (&"m0".into(), &5.into()));
+    assert_eq!((&refunds[0]["rule"], &refunds[0]["code"]), (&"report=release".into(), &413.into()));
 }
 
 #[test]
