@@ -2,6 +2,7 @@
 //! without credit. Prints each as a message ladder with the account before and after. Exits with 0 only if all accounts
 //! are correct.
 
+use imcharge::admin::ladder;
 use imcharge::charge::session::Session;
 use imcharge_testkit::parties::client::{ImClient, Options as ClientOptions, Reaction};
 use imcharge_testkit::parties::server::{ImServer, Options as ServerOptions, stored_messages};
@@ -189,35 +190,12 @@ fn settled(proxy: &Proxy, who: &str, before: Account, expected: i64) -> Account 
 
 /// Prints the events as a ladder, like Figure 15 of the OMA specification: one column per party, times in milliseconds.
 fn print_ladder(events: &[Event]) {
-    const WIDTH: usize = 30;
     let columns = [CLIENT, PROXY, SERVER, ENABLER];
-    print!("{:>10}  ", "ms");
-    columns.iter().for_each(|name| print!("{name:<WIDTH$}"));
-    println!();
+    println!("{}", ladder::header(&columns));
     let zero = events.first().map_or(0, |event| event.at);
     for event in events {
         let place = |name: &str| columns.iter().position(|column| *column == name).unwrap_or(0);
         let (from, to) = (place(event.from), place(event.to));
-        let (left, right) = (from.min(to), from.max(to));
-        let mut line: Vec<char> = vec![' '; WIDTH * (columns.len() - 1) + 1];
-        (0..columns.len()).for_each(|column| line[column * WIDTH] = '│');
-        if left == right {
-            let text = format!("* {}", event.text);
-            text.chars().enumerate().for_each(|(at, c)| put(&mut line, left * WIDTH + 2 + at, c));
-        } else {
-            (left * WIDTH + 1..right * WIDTH).for_each(|at| line[at] = '─');
-            line[if from < to { right * WIDTH - 1 } else { left * WIDTH + 1 }] = if from < to { '▶' } else { '◀' };
-            // Next to the sender, so that the text does not cross the line of another column.
-            let start = if from < to { left * WIDTH + 3 } else { (right - 1) * WIDTH + 4 };
-            let text = format!(" {} ", event.text);
-            text.chars().enumerate().for_each(|(at, c)| put(&mut line, start + at, c));
-        }
-        println!("{:>10.3}  {}", (event.at - zero) as f64 / 1000.0, line.into_iter().collect::<String>().trim_end());
-    }
-}
-
-fn put(line: &mut [char], at: usize, c: char) {
-    if let Some(place) = line.get_mut(at) {
-        *place = c;
+        println!("{}", ladder::line(columns.len(), event.at - zero, from, to, &event.text));
     }
 }

@@ -61,8 +61,8 @@
 // imcharge_on_invite, imcharge_on_message: the engine is not running.
 #define IMCHARGE_INVITE_ENGINE_DOWN -2
 
-// imcharge_on_invite, imcharge_on_message: the queue of this worker or the session table is full, or a verdict has been waiting for a reader for
-// more than one second.
+// imcharge_on_invite, imcharge_on_message: the queue of this worker or the session table is full, or a verdict has
+// been waiting for a reader for more than one second.
 #define IMCHARGE_INVITE_FULL -3
 
 // imcharge_on_message: the body is larger than the parameter message_max.
@@ -518,10 +518,11 @@ int32_t imcharge_on_request(struct imcharge_worker *worker,
                             const struct imcharge_source *source);
 
 // Processes a reply to an INVITE, MESSAGE, PRACK, UPDATE or BYE before the host relays it. A final reply to a MESSAGE ends
-// its session: a 2xx debits it, 408 settles it by the policy `message-timeout`, any other releases it. A 2xx or a reliable provisional reply binds
-// the MSRP sessions of both session descriptions to the reservation. A reply of 300 or above to the initial INVITE ends
-// the session. A 2xx, 408 or 481 to a BYE confirms the end of the dialog. Other replies are ignored, so a host may pass
-// all, except those that it has generated itself because the other side did not answer.
+// its session: a 2xx debits it, 408 settles it by the policy `message-timeout`, any other releases it. A 2xx or a
+// reliable provisional reply binds the MSRP sessions of both session descriptions to the reservation. A reply of 300
+// or above to the initial INVITE ends the session. A 2xx, 408 or 481 to a BYE confirms the end of the dialog. Other
+// replies are ignored, so a host may pass all, except those that it has generated itself because the other side did
+// not answer.
 //
 // Parameters:
 //   worker           the worker, not NULL.

@@ -153,6 +153,12 @@ pub const COMMANDS: &[Command] = &[
         run: |call| call.ledger()?.explain(call, call.cursor(1)?, call.region.config.unit),
     },
     Command {
+        name: "ladder",
+        arguments: &[CALL_ID, NEXT],
+        help: "The message ladder of a call, as lines of text.",
+        run: |call| call.ledger()?.ladder(call, call.cursor(1)?),
+    },
+    Command {
         name: "audit",
         arguments: &[optional("LIST", Kind::Text), LIMIT, NEXT],
         help: "Mismatches between messages and money.",

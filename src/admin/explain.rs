@@ -1,9 +1,9 @@
 //! `explain`: the trace of a call's sessions, with the rule that decided each step and the money.
 
-use super::ledger::{Below, Reader};
+use super::ledger::{Below, Reader, structure};
 use crate::admin::commands::{Call, CommandError, Value};
 use crate::charge::tariff::Unit;
-use rusqlite::params;
+use rusqlite::{Row, params};
 
 /// Query of the sessions of a call.
 const SESSION: &str = "\
@@ -67,6 +67,7 @@ impl Reader {
     pub(crate) fn explain(&self, call: &Call<'_>, from: Option<(i64, i64)>, unit: Unit) -> Result<Value, CommandError> {
         let from = from.unwrap_or_default();
         let sessions = (SESSION, SESSION_FIELDS, params![call.text(0), from.0, unit.as_str()]);
-        self.of_call(call, from, sessions, &Below { name: "steps", sql: STEP, names: STEP_FIELDS, sparse: true })
+        let show = |row: &Row<'_>| structure(row, STEP_FIELDS, true);
+        self.of_call(call, from, sessions, &Below { name: "steps", sql: STEP, sparse: true, show: &show })
     }
 }

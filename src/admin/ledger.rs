@@ -109,7 +109,7 @@ impl Reader {
             let mut rows = statement.query(values)?;
             while let Some(row) = rows.next()? {
                 let next = cursor(row)?;
-                if !page.add(Value::Structure(named(row, names, false)?), || next) {
+                if !page.add(structure(row, names, false)?, || next) {
                     break;
                 }
             }
@@ -182,7 +182,8 @@ impl Reader {
     pub(crate) fn sessions_of(&self, call: &Call<'_>, from: Option<(i64, i64)>) -> Result<Value, CommandError> {
         let from = from.unwrap_or_default();
         let sessions = (SESSIONS_OF_CALL, SESSION_FIELDS, params![call.text(0), from.0]);
-        let below = Below { name: "debits", sql: DEBITS_OF_SESSION, names: DEBIT_FIELDS, sparse: false };
+        let show = |row: &Row<'_>| structure(row, DEBIT_FIELDS, false);
+        let below = Below { name: "debits", sql: DEBITS_OF_SESSION, sparse: false, show: &show };
         self.of_call(call, from, sessions, &below)
     }
 
@@ -194,7 +195,7 @@ impl Reader {
         call: &Call<'_>,
         (from_session, from_row): (i64, i64),
         (sql, names, values): (&str, &[&'static str], impl rusqlite::Params),
-        below: &Below,
+        below: &Below<'_>,
     ) -> Result<Value, CommandError> {
         let read = || {
             let (mut sessions, mut room) = (Vec::new(), Room::fixed());
@@ -212,7 +213,7 @@ impl Reader {
                 let (mut rows, mut next) = (Vec::new(), None);
                 let mut found_below = statement_below.query([key, first])?;
                 while let Some(row) = found_below.next()? {
-                    let value = Value::Structure(named(row, below.names, below.sparse)?);
+                    let value = (below.show)(row)?;
                     if !room.take(&value) {
                         next = Some(by_session(key, row.get(0)?));
                         break;
@@ -279,15 +280,20 @@ impl Reader {
 }
 
 /// The rows listed under a session.
-pub struct Below {
+pub struct Below<'a> {
     /// Name of the field that lists them.
     pub name: &'static str,
     /// Query. The first column is the key; its parameters are the session and the smallest key.
     pub sql: &'static str,
-    /// Names of the fields.
-    pub names: &'static [&'static str],
-    /// Whether fields without a value are omitted, in the rows and in the session.
+    /// Whether fields of the session without a value are omitted.
     pub sparse: bool,
+    /// Converts a row.
+    pub show: &'a dyn Fn(&Row<'_>) -> rusqlite::Result<Value>,
+}
+
+/// Returns the columns after the key as a structure with these names. `sparse`: without those that have no value.
+pub(super) fn structure(row: &Row<'_>, names: &[&'static str], sparse: bool) -> rusqlite::Result<Value> {
+    named(row, names, sparse).map(Value::Structure)
 }
 
 /// Returns the columns after the key as fields with these names.

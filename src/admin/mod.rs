@@ -4,6 +4,7 @@ pub mod accounts;
 pub mod audit;
 pub mod commands;
 pub mod explain;
+pub mod ladder;
 pub mod ledger;
 pub mod metrics;
 pub mod page;

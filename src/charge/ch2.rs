@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::sync::Arc;
 
-/// Key of a charging session. It is derived from the identity of the INVITE or MESSAGE, so that every process of the host computes the
-/// same key on its own.
+/// Key of a charging session. It is derived from the identity of the INVITE or MESSAGE, so that every process of the
+/// host computes the same key on its own.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct SessionKey(pub u64, pub u64);
 

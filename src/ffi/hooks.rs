@@ -288,10 +288,11 @@ pub unsafe extern "C" fn imcharge_on_request(
 }
 
 /// Processes a reply to an INVITE, MESSAGE, PRACK, UPDATE or BYE before the host relays it. A final reply to a MESSAGE ends
-/// its session: a 2xx debits it, 408 settles it by the policy `message-timeout`, any other releases it. A 2xx or a reliable provisional reply binds
-/// the MSRP sessions of both session descriptions to the reservation. A reply of 300 or above to the initial INVITE ends
-/// the session. A 2xx, 408 or 481 to a BYE confirms the end of the dialog. Other replies are ignored, so a host may pass
-/// all, except those that it has generated itself because the other side did not answer.
+/// its session: a 2xx debits it, 408 settles it by the policy `message-timeout`, any other releases it. A 2xx or a
+/// reliable provisional reply binds the MSRP sessions of both session descriptions to the reservation. A reply of 300
+/// or above to the initial INVITE ends the session. A 2xx, 408 or 481 to a BYE confirms the end of the dialog. Other
+/// replies are ignored, so a host may pass all, except those that it has generated itself because the other side did
+/// not answer.
 ///
 /// Parameters:
 ///   worker           the worker, not NULL.

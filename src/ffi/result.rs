@@ -34,8 +34,8 @@ pub const IMCHARGE_NO_VERDICT: i32 = 4;
 pub const IMCHARGE_INVITE_MALFORMED: i32 = -1;
 /// imcharge_on_invite, imcharge_on_message: the engine is not running.
 pub const IMCHARGE_INVITE_ENGINE_DOWN: i32 = -2;
-/// imcharge_on_invite, imcharge_on_message: the queue of this worker or the session table is full, or a verdict has been waiting for a reader for
-/// more than one second.
+/// imcharge_on_invite, imcharge_on_message: the queue of this worker or the session table is full, or a verdict has
+/// been waiting for a reader for more than one second.
 pub const IMCHARGE_INVITE_FULL: i32 = -3;
 
 /// imcharge_on_message: the body is larger than the parameter message_max.

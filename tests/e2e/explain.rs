@@ -102,6 +102,44 @@ fn a_closed_session_tells_what_was_decided_and_by_which_rule() {
     assert!(rows.iter().all(|row| row["account"] == ALICE && row.contains_key("messageid") && row.contains_key("age")));
 }
 
+/// Lines of the ladder of a call, without their times.
+fn ladder(proxy: &Proxy, call_id: &str) -> Vec<String> {
+    let answer = proxy.rpc(&["imcharge.ladder", call_id]).unwrap_or_else(|error| panic!("{error}"));
+    let drawn = answer.lines().filter_map(|line| line.find('│').map(|at| line[at..].trim_end().to_owned()));
+    drawn.collect()
+}
+
+#[test]
+fn a_ladder_shows_open_and_closed_sessions() {
+    let stage = Stage::plain();
+    let proxy = &stage.proxy;
+    let _server = stage.server(&["one"], |_| {});
+    let mut client = stage.bound(|_| {});
+    client.take(1, Reaction::Answer(200));
+    stage.until_debited(ALICE, 1);
+    let texts = ["INVITE", "reserve 10", "granted 10", "relayed", "2xx", "SEND ", "200 ", "debit 1 ", "debited 1"];
+    let in_order = |lines: &[String], texts: &[&str]| {
+        let mut left = texts.iter().peekable();
+        for line in lines {
+            if left.peek().is_some_and(|text| line.contains(**text)) {
+                left.next();
+            }
+        }
+        left.next().is_none()
+    };
+    let open = ladder(proxy, &client.call_id);
+    assert!(in_order(&open, &texts), "{open:#?}");
+    client.bye();
+    stage.expect(ALICE, 99, 0, 1);
+    let ended =
+        || in_order(&ladder(proxy, &client.call_id), &["debited 1", "BYE", "release", "released", "closed bye"]);
+    assert!(eventually(SOON, ended), "{:#?}", ladder(proxy, &client.call_id));
+    let mut denied = stage.client("sip:bob@example.org", |_| {});
+    assert_eq!(denied.invite(), 402);
+    let refused = || in_order(&ladder(proxy, &denied.call_id), &["INVITE", "reserve", "denied", "refused: "]);
+    assert!(eventually(SOON, refused), "{:#?}", ladder(proxy, &denied.call_id));
+}
+
 #[test]
 fn a_denied_invite_and_a_stopped_message_tell_why() {
     let stage = Stage::new(|setup| setup);

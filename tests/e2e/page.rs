@@ -91,7 +91,7 @@ pub fn sender_without_credit_gets_402_and_nothing_is_relayed() {
     assert_eq!(statuses(&sender, ["bob", "bob"]), [200, 402], "{}", stage.proxy.log());
     stage.expect(ALICE, 0, 0, 1);
     assert_eq!(receiver.count(), 1);
-    assert_eq!(PageSender::new(stage.proxy.sip, "sip:nobody@example.org").text(&to("bob"), "hello"), 402);
+    assert_eq!(PageSender::new(stage.proxy.sip, "sip:unknown@example.org").text(&to("bob"), "hello"), 402);
     assert_eq!(receiver.count(), 1);
 }
 

@@ -2,8 +2,9 @@
 //! follow from them.
 //!
 //! A message is debited with the price of the octets that have passed of it, in one debit or several. What the gate took
-//! for its chunks beyond that is returned to the grant, and what it took less is taken from the grant. A message that is not charged is forgotten, here and at the gate, so that the same
-//! Message-ID is charged like a new one; a debited message is remembered as paid.
+//! for its chunks beyond that is returned to the grant, and what it took less is taken from the grant. A message that
+//! is not charged is forgotten, here and at the gate, so that the same Message-ID is charged like a new one; a debited
+//! message is remembered as paid.
 
 use super::common::Context;
 use super::credit::Credit;

@@ -120,8 +120,8 @@ pub struct Session {
 
 /// Inputs.
 impl Session {
-    /// Opens a session for an INVITE or MESSAGE and requests its reservation, or refuses if no account can be charged. `first_number`:
-    /// number of its first request, below [`FIRST_NUMBER_END`].
+    /// Opens a session for an INVITE or MESSAGE and requests its reservation, or refuses if no account can be charged.
+    /// `first_number`: number of its first request, below [`FIRST_NUMBER_END`].
     pub fn open(
         key: SessionKey,
         reserve: &Reserve<'_>,

@@ -7,7 +7,8 @@
 //! | `TMCB_E2ECANCEL_IN` | CANCEL |
 //! | `TMCB_DESTROY` | the transaction ended, whatever the callbacks above have reported |
 //! | `TMCB_REQUEST_IN`, in a charged dialog | INVITE, PRACK, UPDATE, BYE: their replies are watched as above |
-//! | of a MESSAGE: `TMCB_REQUEST_FWDED`, `TMCB_RESPONSE_OUT` from 200 on, `TMCB_DESTROY` | it is sent on; its outcome; the outcome again if the event ring was full |
+//! | of a MESSAGE: `TMCB_REQUEST_FWDED`, `TMCB_RESPONSE_OUT` from 200 on, `TMCB_DESTROY` | it is sent on; its outcome;
+//! the outcome again if the event ring was full |
 //! | script callback before the request route | step 11, and SDP answers in ACK and PRACK |
 //! | script callback before the reply route | a 2xx whose transaction tm may have forgotten |
 //!

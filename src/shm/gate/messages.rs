@@ -12,8 +12,8 @@ use crate::charge::ch2::SessionKey;
 use crate::charge::content::ContentClass;
 use crate::shm::sync::{AtomicU64, Ordering, bound};
 
-/// Number of messages in the slot of a session in which size has no price: a mailbox of usual size needs no cache line besides the
-/// slot's own.
+/// Number of messages in the slot of a session in which size has no price: a mailbox of usual size needs no cache line
+/// besides the slot's own.
 pub const NOTES: usize = bound(8, 1);
 
 /// Maximum number of messages of a session in the index while its grant is used up or its gate is closed.
