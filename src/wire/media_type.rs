@@ -20,9 +20,25 @@ pub fn is_media_type(text: &str) -> bool {
     text.len() <= MEDIA_TYPE_MAX && text.split_once('/').is_some_and(|(top, sub)| is_token(top) && is_token(sub))
 }
 
-/// A character of a token (RFC 2045, 5.1).
+/// Whether an octet is a character of a token (RFC 2045, 5.1), for each octet: the gate reads every name of a CPIM message.
+const TOKEN_CHARS: [bool; 256] = {
+    let others = b"()<>@,;:\\\"/[]?=";
+    let (mut table, mut byte) = ([false; 256], b'!');
+    while byte <= b'~' {
+        table[byte as usize] = true;
+        byte += 1;
+    }
+    let mut at = 0;
+    while at < others.len() {
+        table[others[at] as usize] = false;
+        at += 1;
+    }
+    table
+};
+
+/// A character of a token.
 pub(super) fn is_token_char(byte: u8) -> bool {
-    byte.is_ascii_graphic() && !b"()<>@,;:\\\"/[]?=".contains(&byte)
+    TOKEN_CHARS[usize::from(byte)]
 }
 
 #[cfg(test)]
@@ -38,6 +54,14 @@ mod tests {
             ("\r\n application/im-iscomposing+xml\r\n\t;charset=utf-8", "application/im-iscomposing+xml"),
         ] {
             assert_eq!(of_value(value), Some(media_type), "{value:?}");
+        }
+    }
+
+    #[test]
+    fn token_characters_are_those_of_the_standard() {
+        for byte in 0..=u8::MAX {
+            let is_special = b"()<>@,;:\\\"/[]?=".contains(&byte);
+            assert_eq!(is_token_char(byte), byte.is_ascii_graphic() && !is_special, "{byte}");
         }
     }
 
