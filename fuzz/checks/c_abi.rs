@@ -40,7 +40,7 @@ const PARAMETERS: [&str; 12] = [
     "profile",
     "tls_ca",
 ];
-const COMMANDS: [&str; 14] = [
+const COMMANDS: [&str; 18] = [
     "stats",
     "sessions",
     "session",
@@ -48,7 +48,11 @@ const COMMANDS: [&str; 14] = [
     "audit",
     "account.set",
     "account.add",
+    "account.limit",
+    "account.remove",
     "account.get",
+    "account.list",
+    "account.history",
     "debits",
     "outbox",
     "outbox.resend",

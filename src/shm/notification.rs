@@ -30,6 +30,11 @@ pub struct Notification<'a> {
 }
 
 impl Notification<'_> {
+    /// Returns the Call-ID, or the account if it is about no call.
+    pub fn about(&self) -> &str {
+        if self.call_id.is_empty() { self.account } else { self.call_id }
+    }
+
     /// Encodes it, for a process that does not read the queue.
     pub fn to_bytes(&self) -> Vec<u8> {
         postcard::to_stdvec(self).unwrap_or_default()

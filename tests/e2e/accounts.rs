@@ -120,7 +120,7 @@ pub fn credit_limit_lets_the_balance_fall_below_zero_and_no_further() {
 
 #[test]
 pub fn initial_balance_is_a_recorded_change() {
-    let stage = Stage::new(|setup| setup.parameter("default_balance", "3"));
+    let stage = Stage::new(|setup| setup.parameter("default_balance", "3").parameter("low_balance", "\"3\""));
     let _server = stage.server(&["one"], |_| {});
     let mut client = stage.bound(|_| {});
     assert_eq!(client.take(1, Reaction::Answer(200)).len(), 1);
@@ -128,6 +128,7 @@ pub fn initial_balance_is_a_recorded_change() {
     client.bye();
     stage.expect(ALICE, 2, 0, 1);
     assert_eq!(changes(&stage, ALICE), "initial3 debit-1");
+    assert_eq!(stage.proxy.statistic("low_balances"), 0, "a new account that is low has not fallen");
     expect_balanced(&stage);
 }
 

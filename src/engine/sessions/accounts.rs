@@ -80,11 +80,13 @@ pub(super) fn write_account_update(
     before: Option<Account>,
     update: &AccountUpdate,
 ) {
-    let Some(account) = update.account else { return };
-    let id = entry.session.account();
+    let Some(mut account) = update.account else { return };
+    let (id, mut before) = (entry.session.account(), before);
     if let Some(created) = update.created {
         let (kind, amount) = (BalanceKind::Initial, created.balance);
-        record(tick, id, None, created, BalanceRow { kind, amount, reference: "", by: BY_IMCHARGE, session: None });
+        let row = BalanceRow { kind, amount, reference: "", by: BY_IMCHARGE, session: None };
+        let created = record(tick, id, None, created, row);
+        (account.is_low, before) = (created.is_low, Some(created));
     }
     let kind = match operation {
         Operation::Debit { .. } => BalanceKind::Debit,
@@ -96,7 +98,7 @@ pub(super) fn write_account_update(
     }
     let (amount, reference) = (update.amount, entry.session.call_id());
     let row = BalanceRow { kind, amount, reference, by: BY_IMCHARGE, session: Some(entry) };
-    record(tick, id, update.created.or(before).as_ref(), account, row);
+    record(tick, id, before.as_ref(), account, row);
 }
 
 /// What the history keeps of a change.
@@ -109,8 +111,14 @@ struct BalanceRow<'a> {
 }
 
 /// Writes a recorded change, and raises the low-balance event if it takes the account to the threshold. A new account
-/// crosses nothing.
-fn record(tick: &mut Tick<'_>, id: &str, before: Option<&Account>, mut account: Account, row: BalanceRow<'_>) {
+/// crosses nothing. Returns the account as it is stored.
+fn record(
+    tick: &mut Tick<'_>,
+    id: &str,
+    before: Option<&Account>,
+    mut account: Account,
+    row: BalanceRow<'_>,
+) -> Account {
     account.is_low = tick.region.config.low_balance.is_some_and(|low_balance| low_balance.is_reached(&account));
     if account.is_low && before.is_some_and(|before| !before.is_low) && row.kind != BalanceKind::Remove {
         tick.count(Statistic::LowBalances);
@@ -126,4 +134,5 @@ fn record(tick: &mut Tick<'_>, id: &str, before: Option<&Account>, mut account: 
         account,
         wall_ms: tick.wall_ms,
     }));
+    account
 }

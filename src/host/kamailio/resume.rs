@@ -40,7 +40,7 @@ fn serve(region: &Region, process: Process, notification: &Notification<'_>) {
         Kind::Failed => events::name(FAILED),
         Kind::LowBalance => events::name(LOW_BALANCE),
     };
-    let _running = Running::begin(region, process, &format!("{route} for {}", notification.call_id));
+    let _running = Running::begin(region, process, &format!("{route} for {}", notification.about()));
     variables::with(notification, || match notification.kind {
         Kind::Verdict { suspended, .. } => continue_transaction(suspended),
         Kind::Debited { .. } => events::run(DEBITED),

@@ -47,7 +47,7 @@ pub unsafe extern "C" fn work(index: c_int) {
     };
     let serve = |notification: &Notification<'_>| {
         let _running =
-            Running::begin(region, event_worker, &format!("the transports of an event of {}", notification.call_id));
+            Running::begin(region, event_worker, &format!("the transports of an event of {}", notification.about()));
         raise(notification);
     };
     loop {
