@@ -53,7 +53,7 @@ macro_rules! undelivered {
         concat!(
             "SELECT ",
             $columns,
-            " FROM debits INDEXED BY debits_undelivered WHERE trigger<>'response' AND refunded_at IS NULL",
+            " FROM debits INDEXED BY debits_undelivered WHERE trigger<>'response' AND trigger<>'prepay' AND refunded_at IS NULL",
             $rest
         )
     };

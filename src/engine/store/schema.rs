@@ -63,14 +63,15 @@ CREATE TABLE state_parts(
   session INTEGER NOT NULL, part INTEGER NOT NULL, state BLOB NOT NULL, PRIMARY KEY(session, part)) WITHOUT ROWID;
 -- One row per debit. at: UNIX milliseconds. part: 0; 1 and up for chunks that were read after the message was debited, and
 -- for a message that was sent again after its units had been refunded. trigger: response, error (code: the MSRP status),
--- timeout or close. refunded_at: UNIX milliseconds, NULL without a refund.
+-- timeout, close or prepay. refunded_at: UNIX milliseconds, NULL without a refund.
 CREATE TABLE debits(
   id INTEGER PRIMARY KEY, session INTEGER NOT NULL, call_id TEXT NOT NULL, message_id TEXT NOT NULL,
   part INTEGER NOT NULL, account TEXT NOT NULL, octets INTEGER NOT NULL, units INTEGER NOT NULL, trigger TEXT NOT NULL,
   code INTEGER NOT NULL, at INTEGER NOT NULL, refunded_at INTEGER,
   UNIQUE(session, message_id, part));
 CREATE INDEX debits_account ON debits(account);
-CREATE INDEX debits_undelivered ON debits(at, units) WHERE trigger<>'response' AND refunded_at IS NULL;
+CREATE INDEX debits_undelivered ON debits(at, units)
+  WHERE trigger<>'response' AND trigger<>'prepay' AND refunded_at IS NULL;
 -- Time at which the file was created, UNIX seconds: the Origin-State-Id of Diameter.
 CREATE TABLE origin(state_id INTEGER NOT NULL);
 INSERT INTO origin VALUES(unixepoch());

@@ -280,6 +280,6 @@ impl World<'_> {
 }
 
 /// Returns the price of a message's octets; 0 if none has passed.
-fn price_of(tariff: Tariff, octets: u64) -> u64 {
+pub(super) fn price_of(tariff: Tariff, octets: u64) -> u64 {
     u64::from(tariff.message) * u64::from(octets > 0) + u64::from(tariff.kilobyte) * octets.div_ceil(1024)
 }

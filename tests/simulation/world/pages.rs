@@ -1,5 +1,6 @@
 //! SIP MESSAGEs: their parties, and the rules about them.
 
+use super::checks::price_of;
 use super::{Death, FAULT_PERIOD, PROCESSES, SECOND, Step, World};
 use crate::page::{OTHER_PATH, OWN_PATH, Page};
 use imcharge::charge::ch2::SessionKey;
@@ -197,8 +198,7 @@ impl World<'_> {
             let (min, max) = page_debits(page, policy.message_timeout, policy.accepted, was_silent);
             let min = if is_refused { 0 } else { min };
             let tariff = page.taken_by.and_then(|instance| self.tariffs.get(&instance)).copied();
-            let price =
-                tariff.map_or(0, |tariff| tariff.price_of(tariff.quota(page.octets)).0 * u64::from(page.copies));
+            let price = tariff.map_or(0, |tariff| price_of(tariff, page.octets) * u64::from(page.copies));
             if !(min..=max).contains(&count) || units != count * price {
                 return Err(format!(
                     "{page:?}: {count} debits of {units} units at a price of {price}, not {min} to {max}"
