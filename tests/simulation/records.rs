@@ -146,18 +146,24 @@ impl Run {
         self.billing.check(&Connection::open(self.state.join("ledger.sqlite")).expect("the ledger opens"))
     }
 
+    /// Writes the tables and the records that are due, as the engine does in each tick.
+    fn tick(&self, store: &mut Store) -> Result<(), StoreError> {
+        for _ in 0..2 {
+            store.drive_writer(Some(Retention { days: 30, now: clock::now(), wall_ms: clock::wall_ms() }))?;
+            self.machine.pass(Duration::from_millis(600));
+        }
+        Ok(())
+    }
+
     /// Charges messages, one each second, and stops cleanly.
     fn live(&self, charged: &mut u32) -> Result<(), StoreError> {
         let mut store = Store::open_with(&self.state, &self.settings, None)?;
+        self.tick(&mut store)?;
         while *charged < DEBITS {
             store.put(Change::Debited(debit(*charged)));
+            store.commit(false)?;
             *charged += 1;
-            for _ in 0..2 {
-                let (now, wall_ms) = (clock::now(), clock::wall_ms());
-                store.commit(false)?;
-                store.drive_writer(Some(Retention { days: 30, now, wall_ms }))?;
-                self.machine.pass(Duration::from_millis(600));
-            }
+            self.tick(&mut store)?;
         }
         store.finish(Duration::from_secs(60))?;
         store.finish_records(Duration::from_secs(60));
