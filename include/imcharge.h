@@ -168,6 +168,15 @@
 // Size of a Call-ID or account in a verdict, in bytes including the NUL.
 #define IMCHARGE_IDENTITY_SIZE 256
 
+// The inviting subscriber pays for what it receives; with RCS push, the called one.
+#define IMCHARGE_CONTENT_RECEIVED 0
+
+// The inviting subscriber pays for what it sends.
+#define IMCHARGE_CONTENT_SENT 1
+
+// Both parties pay, each for what it sends.
+#define IMCHARGE_CONTENT_BOTH 2
+
 // A configuration: the values of all parameters.
 typedef struct imcharge_config imcharge_config;
 
@@ -229,6 +238,16 @@ typedef struct imcharge_verdict {
     // Account that pays: the canonical identity of the subscriber.
     char account[IMCHARGE_IDENTITY_SIZE];
 } imcharge_verdict;
+
+// What is charged of an INVITE. All zeros: what the subscriber receives, an unknown number of messages.
+typedef struct imcharge_invite {
+    // Number of messages to reserve for; 0 if unknown, then one is reserved at a time.
+    uint32_t messages;
+    // IMCHARGE_CONTENT_RECEIVED, IMCHARGE_CONTENT_SENT or IMCHARGE_CONTENT_BOTH.
+    uint32_t content;
+    // Number of recipients of each message, by which its price is multiplied; 0 if unknown, counts as one.
+    uint32_t recipients;
+} imcharge_invite;
 
 // Sender of a SIP message or MSRP frame.
 typedef struct imcharge_source {
@@ -433,7 +452,7 @@ int32_t imcharge_next_verdict(struct imcharge_verdict_reader *reader,
 // Returns: IMCHARGE_OK, or an error. Only in the process that attached it.
 int32_t imcharge_verdict_reader_detach(struct imcharge_verdict_reader *reader);
 
-// Requests a reservation for an initial INVITE that retrieves stored messages or (RCS push) delivers them. Hold the INVITE
+// Requests a reservation for an initial INVITE of an MSRP session. Hold the INVITE
 // back until imcharge_next_verdict returns its verdict.
 //
 // Parameters:
@@ -442,7 +461,7 @@ int32_t imcharge_verdict_reader_detach(struct imcharge_verdict_reader *reader);
 //                P-Asserted-Identity, P-Called-Party-ID or From passes them as changed. The Request-URI is the one
 //                received.
 //   length       length of the INVITE, 1 to IMCHARGE_SIP_MAX bytes.
-//   messages     number of stored messages; 0 if unknown, then one is reserved at a time.
+//   charged      what is charged; NULL for all zeros. It is copied.
 //   tokens       numbers that come back with the verdict; NULL for three zeros. They are copied. A retransmission (same
 //                index and label) is ignored. A copy with another index or label has arrived by another path (RFC
 //                3261, 8.2.2.2): its verdict is `failed` with the reason `merged`. Answer it with 482, and do not pass
@@ -451,12 +470,12 @@ int32_t imcharge_verdict_reader_detach(struct imcharge_verdict_reader *reader);
 //
 // Returns: IMCHARGE_OK if a verdict will follow; IMCHARGE_IGNORED for an INVITE with a To tag, which is within a dialog
 // and needs no verdict: pass it to imcharge_on_request. No verdict follows IMCHARGE_INVITE_MALFORMED,
-// IMCHARGE_INVITE_ENGINE_DOWN, IMCHARGE_INVITE_FULL or another error; the host decides what to do. Only in the process
+// IMCHARGE_INVITE_ENGINE_DOWN, IMCHARGE_INVITE_FULL, IMCHARGE_OUT_OF_RANGE or another error; the host decides what to do. Only in the process
 // that attached the worker, one thread at a time. Does not block.
 int32_t imcharge_on_invite(struct imcharge_worker *worker,
                            const void *message,
                            size_t length,
-                           uint32_t messages,
+                           const struct imcharge_invite *charged,
                            const struct imcharge_tokens *tokens,
                            struct imcharge_session *session);
 
