@@ -5,6 +5,8 @@ use super::{ALICE, Stage};
 use imcharge_testkit::eventually;
 use imcharge_testkit::parties::client::{ImClient, Reaction};
 use imcharge_testkit::parties::server::{ImServer, Options as ServerOptions};
+use std::io::Write;
+use std::net::TcpStream;
 use std::time::Duration;
 
 /// Called subscriber.
@@ -188,4 +190,72 @@ fn message_id_used_again_is_paid_for_again() {
     stage.until_debited(ALICE, 3);
     assert_eq!(alice.bye(), 200);
     stage.expect(ALICE, 97, 0, 3);
+}
+
+#[test]
+fn reinvite_of_a_chat_moves_both_directions() {
+    let stage = stage("both", [100, 100]);
+    let _bob = bob(&stage, &["from bob"], |_| {});
+    let mut alice = call(&stage);
+    assert_eq!(alice.take(1, Reaction::Answer(200)).len(), 1);
+    assert_eq!(alice.deliver("alice1", b"from alice"), 200);
+    let own = alice.msrp_paths().0.to_owned();
+    assert_eq!(alice.reinvite_with_path(&own.replace("/C", "/D")), 200);
+    alice.bind();
+    assert_eq!(alice.take(1, Reaction::Answer(200)).len(), 1, "{}", stage.proxy.log());
+    assert_eq!(alice.deliver("alice2", b"from alice"), 200, "{}", stage.proxy.log());
+    stage.until_debited(ALICE, 2);
+    stage.until_debited(BOB, 2);
+    assert_eq!(alice.bye(), 200);
+    stage.expect(ALICE, 98, 0, 2);
+    stage.expect(BOB, 98, 0, 2);
+}
+
+#[test]
+fn failure_in_the_receivers_name_does_not_make_a_message_free() {
+    let stage = stage("sent", [100, 100]);
+    let bob = bob(&stage, &[], |options| options.answers = 0);
+    let mut alice = call(&stage);
+    let (own, path) = alice.msrp_paths();
+    let (relay, bobs) = path.split_once(' ').expect("the relay comes before Bob");
+    let send = |id: &str| {
+        format!(
+            "MSRP {id} SEND\r\nTo-Path: {path}\r\nFrom-Path: {own}\r\nMessage-ID: {id}\r\nByte-Range: 1-5/5\r\n\
+             Content-Type: text/plain\r\n\r\nhello\r\n-------{id}$\r\n"
+        )
+    };
+    let response = |id: &str, code: u16| {
+        format!("MSRP {id} {code} -\r\nTo-Path: {relay}\r\nFrom-Path: {bobs}\r\n-------{id}$\r\n")
+    };
+    // Over the sender's own connection.
+    alice.write_raw(send("trown").as_bytes());
+    alice.write_raw(response("trown", 413).as_bytes());
+    assert!(
+        eventually(Duration::from_secs(5), || stage.proxy.statistic("frames_forged") == 1),
+        "{}",
+        stage.proxy.log()
+    );
+    // Over another one, before the receiver confirms.
+    let mut other = TcpStream::connect(stage.proxy.msrp).expect("the relay takes a connection");
+    alice.write_raw(send("trother").as_bytes());
+    std::thread::sleep(Duration::from_millis(200));
+    other.write_all(response("trother", 413).as_bytes()).expect("the relay reads");
+    std::thread::sleep(Duration::from_millis(500));
+    bob.write_raw(response("trother", 200).as_bytes()).expect("the relay reads");
+    stage.until_debited(ALICE, 2);
+    assert_eq!(stage.triggers(ALICE), ["response", "timeout"], "in the order of the debits");
+    assert_eq!(alice.bye(), 200);
+    stage.expect(ALICE, 98, 0, 2);
+}
+
+#[test]
+fn cancelled_chat_holds_nothing() {
+    let stage = stage("both", [100, 100]);
+    let _bob = bob(&stage, &[], |options| options.rings = true);
+    let alice = caller(&stage);
+    alice.send_invite();
+    assert!(alice.ringing(Duration::from_secs(5)), "{}", stage.proxy.log());
+    alice.cancel();
+    stage.expect(ALICE, 100, 0, 0);
+    stage.expect(BOB, 100, 0, 0);
 }
