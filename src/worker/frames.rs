@@ -236,9 +236,10 @@ impl Worker {
         let of_receiver = table.expecting(self.hash_of_transaction(from, id));
         let mut believed = [None; SHARED_MAX];
         for (place, bound) in believed.iter_mut().zip(of_receiver.chain(table.sessions_of_response(from))) {
+            let is_paid_by_sender = table.slots[bound.at as usize].is_paid_by_sender();
             if self.is_response_believed(bound, code, came) {
                 *place = Some(bound);
-            } else if !is_success(code) || bound.side == Side::Receiver {
+            } else if !(is_paid_by_sender && is_success(code) && bound.side == Side::Sender) {
                 self.report_stop(bound.at, bound.session, None, Stop::Forged);
                 return FrameDecision::Forged;
             }
