@@ -345,7 +345,7 @@ impl Network {
         let held = self.ocs.accounts.sessions.get(request.session_id).map_or(0, |session| session.held());
         let settings = &self.ocs.settings;
         let wanted = wanted.and_then(|wanted| Quantity::from_units(wanted, settings).ok().flatten());
-        let cost = wanted.and_then(|wanted| wanted.cost(settings).ok());
+        let cost = wanted.and_then(|wanted| wanted.cost(settings.price_of(None, None)).ok());
         used.is_empty() && cost.is_some_and(|cost| cost <= held)
     }
 }

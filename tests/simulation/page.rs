@@ -3,6 +3,7 @@
 use imcharge::charge::ch2::SessionKey;
 use imcharge::charge::content::ContentClass;
 use imcharge::charge::event::{PageContent, ServerTransaction, Suspended};
+use imcharge::charge::service::ChargedContent;
 use imcharge::worker::sip_input::{Invite, InviteKey};
 use imcharge::worker::{PageOutcome, Worker};
 
@@ -64,6 +65,8 @@ impl Page {
             direction: None,
             charging_vector: b"",
             messages: self.copies,
+            content: ChargedContent::Sent,
+            recipients: 0,
             suspended: Suspended { index: self.number as u64, label: path, continuation: 0 },
         };
         worker.reserve_page(&message, PageContent { class: ContentClass::Text, octets: self.octets }).is_ok()
