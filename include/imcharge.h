@@ -40,6 +40,9 @@
 // Most arguments of a command.
 #define IMCHARGE_ARGUMENTS_MAX 8
 
+// Maximum length of the name of a tariff that is read, without its NUL. Configured names have up to 32 bytes.
+#define IMCHARGE_TARIFF_MAX 64
+
 // Success.
 #define IMCHARGE_OK 0
 
@@ -67,6 +70,9 @@
 
 // imcharge_on_message: the body is larger than the parameter message_max.
 #define IMCHARGE_MESSAGE_TOO_LARGE -7
+
+// imcharge_on_invite, imcharge_on_message: there is no tariff of this name.
+#define IMCHARGE_INVITE_UNKNOWN_TARIFF -8
 
 // imcharge_on_msrp: do not relay the frame; the granted credit is used up.
 #define IMCHARGE_MSRP_BEYOND_GRANT -1
@@ -247,6 +253,9 @@ typedef struct imcharge_invite {
     uint32_t content;
     // Number of recipients of each message, by which its price is multiplied; 0 if unknown, counts as one.
     uint32_t recipients;
+    // Name of a configured tariff, terminated by NUL; NULL or empty: none, the conditions of the tariffs decide. Only the
+    // first IMCHARGE_TARIFF_MAX bytes are read.
+    const char *tariff;
 } imcharge_invite;
 
 // Sender of a SIP message or MSRP frame.
@@ -470,8 +479,8 @@ int32_t imcharge_verdict_reader_detach(struct imcharge_verdict_reader *reader);
 //
 // Returns: IMCHARGE_OK if a verdict will follow; IMCHARGE_IGNORED for an INVITE with a To tag, which is within a dialog
 // and needs no verdict: pass it to imcharge_on_request. No verdict follows IMCHARGE_INVITE_MALFORMED,
-// IMCHARGE_INVITE_ENGINE_DOWN, IMCHARGE_INVITE_FULL, IMCHARGE_OUT_OF_RANGE or another error; the host decides what to do. Only in the process
-// that attached the worker, one thread at a time. Does not block.
+// IMCHARGE_INVITE_ENGINE_DOWN, IMCHARGE_INVITE_FULL, IMCHARGE_INVITE_UNKNOWN_TARIFF, IMCHARGE_OUT_OF_RANGE or another
+// error; the host decides what to do. Only in the process that attached the worker, one thread at a time. Does not block.
 int32_t imcharge_on_invite(struct imcharge_worker *worker,
                            const void *message,
                            size_t length,
@@ -487,18 +496,20 @@ int32_t imcharge_on_invite(struct imcharge_worker *worker,
 //   message      the MESSAGE, not NULL. It is copied. Its headers decide who pays, as for imcharge_on_invite.
 //   length       length of the MESSAGE, 1 to IMCHARGE_SIP_MAX bytes.
 //   copies       number of recipients that pay for it, for a host that sends it to several; 0 counts as 1.
+//   tariff       name of a configured tariff, as in imcharge_invite; NULL or empty: none.
 //   tokens       numbers that come back with the verdict, as for imcharge_on_invite; NULL for three zeros. A copy with
 //                another index or label gets the verdict `failed` with the reason `merged`.
 //   session      receives the session identifier. May be NULL. Written only on IMCHARGE_OK.
 //
 // Returns: IMCHARGE_OK if a verdict will follow; IMCHARGE_NOT_CHARGED if its content is free of charge: relay it, without a
 // verdict. No verdict follows IMCHARGE_INVITE_MALFORMED, IMCHARGE_INVITE_ENGINE_DOWN, IMCHARGE_INVITE_FULL,
-// IMCHARGE_MESSAGE_TOO_LARGE or another error; the host decides what to do. Only in the process that attached the
+// IMCHARGE_MESSAGE_TOO_LARGE, IMCHARGE_INVITE_UNKNOWN_TARIFF or another error; the host decides what to do. Only in the process that attached the
 // worker, one thread at a time. Does not block.
 int32_t imcharge_on_message(struct imcharge_worker *worker,
                             const void *message,
                             size_t length,
                             uint32_t copies,
+                            const char *tariff,
                             const struct imcharge_tokens *tokens,
                             struct imcharge_session *session);
 

@@ -231,6 +231,7 @@ fn establish(region: &Region, worker: &mut Worker, at: usize, session: u64, dial
             messages: 4 * MESSAGES as u32,
             content: ChargedContent::Received,
             recipients: 0,
+            tariff: b"",
             suspended: Suspended::default(),
         });
         let asked = Instant::now();

@@ -75,6 +75,7 @@ fn invite_as(worker: &mut Worker, key: InviteKey<'_>, suspended: Suspended) -> R
         messages: 1,
         content: ChargedContent::Received,
         recipients: 0,
+        tariff: b"",
         suspended,
     })
 }

@@ -56,6 +56,7 @@ fn reserve(worker: &mut Worker, number: usize, messages: u32) -> bool {
         messages,
         content: ChargedContent::Received,
         recipients: 0,
+        tariff: b"",
         suspended: Suspended::default(),
     };
     worker.reserve(&invite).is_ok()

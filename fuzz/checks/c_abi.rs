@@ -123,7 +123,12 @@ impl<'h> Caller<'h> {
         let mut session = MaybeUninit::uninit();
         let place = if choices.flag() { null_mut() } else { session.as_mut_ptr() };
         let content = choices.octet().into();
-        let charged = imcharge_invite { messages: choices.octet().into(), content, recipients: choices.octet().into() };
+        let charged = imcharge_invite {
+            messages: choices.octet().into(),
+            content,
+            recipients: choices.octet().into(),
+            tariff: std::ptr::null(),
+        };
         // SAFETY: a message of its length, a valid structure; tokens and session are NULL or valid.
         let result = unsafe {
             imcharge_on_invite(self.worker, message.start(), message.length, &raw const charged, tokens, place)

@@ -176,6 +176,7 @@ impl World {
             service,
             recipients: 0,
             called: None,
+            tariff: "",
             messages,
             page: None,
             suspended: Suspended::default(),

@@ -2,8 +2,8 @@
 
 use super::ledger::Reader;
 use super::page::LIMIT_MAX;
-use crate::charge::tariff::InvalidTariff;
 use crate::config::BALANCE_MAX;
+use crate::config::tariffs::{InvalidTariffRow, TariffRow};
 use crate::shm::record::{AccountChange, Command as Change, CommandResult};
 use crate::shm::region::Region;
 use crate::shm::statistic::Statistic;
@@ -257,13 +257,13 @@ pub const COMMANDS: &[Command] = &[
     Command {
         name: "tariff",
         arguments: &[],
-        help: "The tariff of new sessions and the configured tariff.",
-        run: |call| Ok(tariff(call.region)),
+        help: "The tariffs: prices of new sessions, configured prices, and what each applies to.",
+        run: |call| Ok(tariffs(call.region)),
     },
     Command {
         name: "reload",
         arguments: &[optional("TARIFF", Kind::Text)],
-        help: "Sets the tariff of new sessions; without an argument, to the configured tariff.",
+        help: "Sets the prices of a tariff for new sessions; without an argument, of all tariffs to the configured ones.",
         run: |call| call.reload(),
     },
 ];
@@ -387,14 +387,21 @@ impl Call<'_> {
     }
 
     pub(super) fn reload(&mut self) -> Result<Value, CommandError> {
-        let mut config = self.region.config.clone();
-        if !self.text(0).is_empty() {
-            let accepted = "a tariff: message:PRICE, kilobyte:PRICE or both with '+'";
-            config.tariff = self.text(0).parse().map_err(|_: InvalidTariff| self.wrong(0, accepted))?;
-            config.check().map_err(|error| self.fails(400, error.to_string()))?;
+        let config = &self.region.config;
+        if self.text(0).is_empty() {
+            self.region.reset_tariffs();
+            return Ok(tariffs(self.region));
         }
-        self.region.set_tariff(config.tariff);
-        Ok(tariff(self.region))
+        let row: TariffRow = self.text(0).parse().map_err(|_: InvalidTariffRow| {
+            self.wrong(0, "a tariff as in the configuration: message:PRICE[;name=NAME]...")
+        })?;
+        config.check_tariff(&row).map_err(|error| self.fails(400, error.to_string()))?;
+        let place = config.tariffs.place_of(&row.applies_to).ok_or_else(|| {
+            self.fails(404, format!("no configured tariff has the conditions of '{}'", shown(self.text(0))))
+                .advise("tariff")
+        })?;
+        self.region.set_tariff(place, row.tariff);
+        Ok(tariffs(self.region))
     }
 }
 
@@ -420,7 +427,13 @@ fn stats(region: &Region) -> Value {
     Value::Structure(Statistic::ALL.iter().map(|one| (one.name(), integer(region.statistic(*one)))).collect())
 }
 
-fn tariff(region: &Region) -> Value {
-    let text = |tariff: crate::charge::tariff::Tariff| Value::Text(tariff.to_string());
-    Value::Structure(vec![("tariff", text(region.tariff())), ("configured", text(region.config.tariff))])
+fn tariffs(region: &Region) -> Value {
+    let text = |text: String| Value::Text(text);
+    let rows = region.config.tariffs.rows().iter().enumerate().map(|(number, row)| {
+        let mut fields =
+            vec![("tariff", text(region.tariff(number).to_string())), ("configured", text(row.tariff.to_string()))];
+        fields.extend(row.applies_to.conditions().map(|(name, value)| (name, text(value.to_owned()))));
+        Value::Structure(fields)
+    });
+    Value::Structure(vec![("tariffs", Value::List(rows.collect()))])
 }

@@ -193,6 +193,8 @@ pub struct Reserve<'a> {
     /// Canonical identity of the called party, if it pays for what it sends, in a session of its own; empty if none was
     /// found. `None`: the INVITE opens one session.
     pub called: Option<&'a str>,
+    /// Name of the tariff that the script has chosen; empty: none.
+    pub tariff: &'a str,
     /// Number of messages; 0: unknown. Of a MESSAGE, the number of copies; 0: one.
     pub messages: u32,
     /// What a MESSAGE carries; `None`: an INVITE.

@@ -4,14 +4,16 @@ pub mod free_content;
 pub mod im_servers;
 mod parameters;
 mod records;
+pub mod tariffs;
 
 pub use parameters::{PARAMETERS, Parameter, ParameterHost, ParameterType};
 pub use records::{RecordFormat, RecordSettings};
 
 use crate::charge::policy::{Model, Policy};
-use crate::charge::tariff::{Tariff, Unit};
+use crate::charge::tariff::Unit;
 use crate::config::free_content::FreeContent;
 use crate::config::im_servers::ImServers;
+use crate::config::tariffs::{TariffRow, TariffTable};
 pub use crate::enabler::BALANCE_MAX;
 use crate::enabler::{BINDINGS, Binding, LowBalance, ParameterError, Settings, diameter};
 use crate::wire::identity::Preference;
@@ -69,8 +71,8 @@ pub struct Config {
     pub direction: DirectionRule,
     /// Which of several asserted identities pays: a SIP URI or a telephone number.
     pub identity: Preference,
-    /// What a message costs.
-    pub tariff: Tariff,
+    /// What messages cost.
+    pub tariffs: TariffTable,
     /// What a unit of an account is.
     pub unit: Unit,
     /// Media types of content that is not charged.
@@ -162,15 +164,22 @@ impl Config {
             let with = format!("enabler={}", self.enabler.name);
             return Err(ConfigError::conflict("low_balance", &low_balance.to_string(), &with, "not to be set"));
         }
-        let tariff = self.tariff.to_string();
+        self.tariffs.rows().iter().try_for_each(|row| self.check_tariff(row))?;
+        Ok(self.enabler.check(&self.enabler_settings())?)
+    }
+
+    /// Checks a tariff against the unit of the accounts. A server that counts octets has one price for all classes.
+    pub fn check_tariff(&self, row: &TariffRow) -> Result<(), ConfigError> {
+        let conflict = |with: &str, accepted| Err(ConfigError::conflict("tariff", &row.to_string(), with, accepted));
+        let is_distant = !self.enabler.capabilities.keeps_accounts;
         match self.unit {
-            Unit::Message if self.tariff.kilobyte > 0 => {
-                Err(ConfigError::conflict("tariff", &tariff, "unit=message", "message:PRICE"))
+            Unit::Message if row.tariff.kilobyte > 0 => conflict("unit=message", "message:PRICE"),
+            Unit::Octets if row.tariff.message > 0 => conflict("unit=octets", "kilobyte:PRICE"),
+            Unit::Octets if is_distant && row.applies_to.has_class() => {
+                let with = format!("unit=octets and enabler={}", self.enabler.name);
+                conflict(&with, "tariffs without class=")
             }
-            Unit::Octets if self.tariff.message > 0 => {
-                Err(ConfigError::conflict("tariff", &tariff, "unit=octets", "kilobyte:PRICE"))
-            }
-            _ => Ok(self.enabler.check(&self.enabler_settings())?),
+            _ => Ok(()),
         }
     }
 
@@ -192,7 +201,7 @@ impl Default for Config {
             subscriber: Subscriber::Asserted,
             direction: DirectionRule::Asserted,
             identity: Preference::First,
-            tariff: Tariff { message: 1, kilobyte: 0 },
+            tariffs: TariffTable::default(),
             unit: Unit::Message,
             free_content: FreeContent::default(),
             free_content_max: 16_384,

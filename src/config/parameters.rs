@@ -171,9 +171,11 @@ pub const PARAMETERS: &[Parameter] = &[
         c"tariff",
         Text,
         Some("message:1"),
-        "message:PRICE, kilobyte:PRICE or message:PRICE+kilobyte:PRICE, PRICE 1 to 1000000000",
-        "What a message costs, in units of the account.",
-        |config, text| store(&mut config.tariff, text.parse().ok()),
+        "message:PRICE, kilobyte:PRICE or message:PRICE+kilobyte:PRICE, PRICE 1 to 1000000000, and optionally \
+         ;name=NAME, ;class=text, file, notification or other, ;direction=received or sent, ;service=retrieval, sending, \
+         receiving or page; up to 64 tariffs",
+        "What a message costs, in units of the account; may be set several times.",
+        |config, text| text.parse().ok().and_then(|row| config.tariffs.set(row)),
     ),
     Parameter::new(
         c"unit",

@@ -119,6 +119,7 @@ mod tests {
             service: Service::Retrieval,
             recipients: 0,
             called: None,
+            tariff: "",
             messages: 2,
             page: None,
             suspended: Suspended::default(),

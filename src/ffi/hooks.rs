@@ -5,7 +5,7 @@ use super::host::{Attached, imcharge_worker, with_worker};
 use super::memory;
 use super::result::{
     IMCHARGE_BAD_SIP, IMCHARGE_IGNORED, IMCHARGE_MSRP_MAX, IMCHARGE_NOT_CHARGED, IMCHARGE_OK, IMCHARGE_OUT_OF_RANGE,
-    IMCHARGE_REQUEST_TOO_MANY, IMCHARGE_SIP_MAX,
+    IMCHARGE_REQUEST_TOO_MANY, IMCHARGE_SIP_MAX, IMCHARGE_TARIFF_MAX,
 };
 use crate::charge::ch2::SessionKey;
 use crate::charge::event::Suspended;
@@ -15,7 +15,7 @@ use crate::worker::raw_sip;
 use crate::worker::raw_sip::ParsedInvite;
 use crate::worker::sip_input::{Frame, Invite, Method, NoConnections, Reply, Request, Source};
 use crate::worker::{InviteRefusal, PageOutcome, RequestDecision, Worker};
-use std::ffi::c_void;
+use std::ffi::{c_char, c_void};
 use std::net::Ipv6Addr;
 use std::ptr::NonNull;
 
@@ -69,7 +69,7 @@ pub const IMCHARGE_CONTENT_BOTH: u32 = 2;
 
 /// What is charged of an INVITE. All zeros: what the subscriber receives, an unknown number of messages.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 pub struct imcharge_invite {
     /// Number of messages to reserve for; 0 if unknown, then one is reserved at a time.
     pub messages: u32,
@@ -77,6 +77,15 @@ pub struct imcharge_invite {
     pub content: u32,
     /// Number of recipients of each message, by which its price is multiplied; 0 if unknown, counts as one.
     pub recipients: u32,
+    /// Name of a configured tariff, terminated by NUL; NULL or empty: none, the conditions of the tariffs decide. Only the
+    /// first IMCHARGE_TARIFF_MAX bytes are read.
+    pub tariff: *const c_char,
+}
+
+impl Default for imcharge_invite {
+    fn default() -> imcharge_invite {
+        imcharge_invite { messages: 0, content: IMCHARGE_CONTENT_RECEIVED, recipients: 0, tariff: std::ptr::null() }
+    }
 }
 
 /// Requests a reservation for an initial INVITE of an MSRP session. Hold the INVITE
@@ -97,8 +106,8 @@ pub struct imcharge_invite {
 ///
 /// Returns: IMCHARGE_OK if a verdict will follow; IMCHARGE_IGNORED for an INVITE with a To tag, which is within a dialog
 /// and needs no verdict: pass it to imcharge_on_request. No verdict follows IMCHARGE_INVITE_MALFORMED,
-/// IMCHARGE_INVITE_ENGINE_DOWN, IMCHARGE_INVITE_FULL, IMCHARGE_OUT_OF_RANGE or another error; the host decides what to do. Only in the process
-/// that attached the worker, one thread at a time. Does not block.
+/// IMCHARGE_INVITE_ENGINE_DOWN, IMCHARGE_INVITE_FULL, IMCHARGE_INVITE_UNKNOWN_TARIFF, IMCHARGE_OUT_OF_RANGE or another
+/// error; the host decides what to do. Only in the process that attached the worker, one thread at a time. Does not block.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn imcharge_on_invite(
     worker: *mut imcharge_worker,
@@ -125,7 +134,11 @@ pub unsafe extern "C" fn imcharge_on_invite(
                 _ => return Err(IMCHARGE_OUT_OF_RANGE),
             };
             let invite = match raw_sip::invite(bytes, charged.messages, suspended) {
-                Some(ParsedInvite::Initial(invite)) => Invite { content, recipients: charged.recipients, ..invite },
+                Some(ParsedInvite::Initial(invite)) => {
+                    // SAFETY: NULL or terminated by NUL, as documented above.
+                    let tariff = unsafe { memory::terminated(charged.tariff, IMCHARGE_TARIFF_MAX) };
+                    Invite { content, recipients: charged.recipients, tariff, ..invite }
+                }
                 Some(ParsedInvite::InDialog) => return Ok(IMCHARGE_IGNORED),
                 None => return Err(malformed(attached, InviteRefusal::Malformed as i32)),
             };
@@ -147,13 +160,14 @@ pub unsafe extern "C" fn imcharge_on_invite(
 ///   message      the MESSAGE, not NULL. It is copied. Its headers decide who pays, as for imcharge_on_invite.
 ///   length       length of the MESSAGE, 1 to IMCHARGE_SIP_MAX bytes.
 ///   copies       number of recipients that pay for it, for a host that sends it to several; 0 counts as 1.
+///   tariff       name of a configured tariff, as in imcharge_invite; NULL or empty: none.
 ///   tokens       numbers that come back with the verdict, as for imcharge_on_invite; NULL for three zeros. A copy with
 ///                another index or label gets the verdict `failed` with the reason `merged`.
 ///   session      receives the session identifier. May be NULL. Written only on IMCHARGE_OK.
 ///
 /// Returns: IMCHARGE_OK if a verdict will follow; IMCHARGE_NOT_CHARGED if its content is free of charge: relay it, without a
 /// verdict. No verdict follows IMCHARGE_INVITE_MALFORMED, IMCHARGE_INVITE_ENGINE_DOWN, IMCHARGE_INVITE_FULL,
-/// IMCHARGE_MESSAGE_TOO_LARGE or another error; the host decides what to do. Only in the process that attached the
+/// IMCHARGE_MESSAGE_TOO_LARGE, IMCHARGE_INVITE_UNKNOWN_TARIFF or another error; the host decides what to do. Only in the process that attached the
 /// worker, one thread at a time. Does not block.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn imcharge_on_message(
@@ -161,6 +175,7 @@ pub unsafe extern "C" fn imcharge_on_message(
     message: *const c_void,
     length: usize,
     copies: u32,
+    tariff: *const c_char,
     tokens: *const imcharge_tokens,
     session: *mut imcharge_session,
 ) -> i32 {
@@ -174,6 +189,9 @@ pub unsafe extern "C" fn imcharge_on_message(
             let Some((request, body)) = raw_sip::message(bytes, copies, suspended) else {
                 return Err(malformed(attached, InviteRefusal::Malformed as i32));
             };
+            // SAFETY: NULL or terminated by NUL, as documented above.
+            let tariff = unsafe { memory::terminated(tariff, IMCHARGE_TARIFF_MAX) };
+            let request = Invite { tariff, ..request };
             let worker = &mut attached.worker;
             let content = worker.can_reserve_page(&request, &body).map_err(|refused| refused as i32)?;
             let Some(content) = content else { return Ok(IMCHARGE_NOT_CHARGED) };

@@ -44,6 +44,18 @@ pub(super) unsafe fn text<'a>(start: *const c_char, length: usize, most: usize) 
     std::str::from_utf8(bytes).map_err(|_| IMCHARGE_BAD_TEXT)
 }
 
+/// Borrows a text that ends with NUL, at most its first `most` bytes; empty for NULL.
+///
+/// # Safety
+/// A pointer other than NULL must be valid for reads up to a NUL, or of `most` bytes, that do not change during `'a`.
+pub(super) unsafe fn terminated<'a>(start: *const c_char, most: usize) -> &'a [u8] {
+    if start.is_null() {
+        return &[];
+    }
+    // SAFETY: guaranteed by the caller.
+    unsafe { std::slice::from_raw_parts(start.cast::<u8>(), libc::strnlen(start, most)) }
+}
+
 /// Checks the pointer to a required output argument.
 pub(super) fn place<T>(place: *mut T) -> Result<NonNull<T>, i32> {
     NonNull::new(place).ok_or(IMCHARGE_NULL_ARGUMENT)

@@ -18,6 +18,8 @@ pub const IMCHARGE_NAME_MAX: usize = 64;
 pub const IMCHARGE_VALUE_MAX: usize = 4096;
 /// Most arguments of a command.
 pub const IMCHARGE_ARGUMENTS_MAX: usize = 8;
+/// Maximum length of the name of a tariff that is read, without its NUL. Configured names have up to 32 bytes.
+pub const IMCHARGE_TARIFF_MAX: usize = 64;
 
 /// Success.
 pub const IMCHARGE_OK: i32 = 0;
@@ -40,6 +42,8 @@ pub const IMCHARGE_INVITE_FULL: i32 = -3;
 
 /// imcharge_on_message: the body is larger than the parameter message_max.
 pub const IMCHARGE_MESSAGE_TOO_LARGE: i32 = -7;
+/// imcharge_on_invite, imcharge_on_message: there is no tariff of this name.
+pub const IMCHARGE_INVITE_UNKNOWN_TARIFF: i32 = -8;
 
 /// imcharge_on_msrp: do not relay the frame; the granted credit is used up.
 pub const IMCHARGE_MSRP_BEYOND_GRANT: i32 = -1;
@@ -106,6 +110,7 @@ fn text(result: i32) -> &'static str {
         }
         IMCHARGE_REQUEST_TOO_MANY => "the session has changed its MSRP endpoints too often",
         IMCHARGE_MESSAGE_TOO_LARGE => "the body of the MESSAGE is larger than message_max",
+        IMCHARGE_INVITE_UNKNOWN_TARIFF => "there is no tariff of this name",
         IMCHARGE_NULL_ARGUMENT => "a required pointer is NULL",
         IMCHARGE_BAD_LENGTH => "a length is 0 or above its limit",
         IMCHARGE_BAD_HANDLE => "invalid handle: closed, of another type, or from another process",

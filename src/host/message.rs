@@ -221,6 +221,7 @@ impl<'a> Message<'a> {
             messages,
             content: ChargedContent::Received,
             recipients: 0,
+            tariff: b"",
             suspended: Suspended::default(),
         })
     }

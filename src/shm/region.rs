@@ -147,12 +147,15 @@ impl Region {
         let region = Region { map: Arc::new(map), config, state_directory, engine_eventfd };
         region.init_header(instance);
         let config = &region.config;
+        let tariffs = match config.tariffs.rows() {
+            [only] => format!("tariff {only}"),
+            all => format!("{} tariffs", all.len()),
+        };
         log::info!(
             target: NOTICE,
-            "imcharge {}: enabler {}, tariff {}, state directory {}",
+            "imcharge {}: enabler {}, {tariffs}, state directory {}",
             env!("CARGO_PKG_VERSION"),
             config.enabler.name,
-            config.tariff,
             config.state_dir.display()
         );
         Ok(Arc::new(region))
@@ -169,7 +172,7 @@ impl Region {
         // minutes that it requires.
         let seconds = (clock::wall_ms() / 1000) as u32;
         header.end_to_end_id.store(seconds << 20 | random() as u32 >> 12, Ordering::Relaxed);
-        self.set_tariff(self.config.tariff);
+        self.reset_tariffs();
         header.magic.store(header::MAGIC, Ordering::Release);
     }
 
@@ -235,15 +238,22 @@ impl Region {
         EventRoutes::from_bits(self.map.header().event_routes.load(Ordering::Relaxed))
     }
 
-    /// Sets the tariff of sessions opened from now on.
-    pub fn set_tariff(&self, tariff: Tariff) {
+    /// Sets the prices of a tariff of the configuration, by its number, for sessions opened from now on.
+    pub fn set_tariff(&self, number: usize, tariff: Tariff) {
         let word = u64::from(tariff.message) << 32 | u64::from(tariff.kilobyte);
-        self.map.header().tariff.store(word, Ordering::Release);
+        if let Some(place) = self.map.header().tariffs.get(number) {
+            place.store(word, Ordering::Release);
+        }
     }
 
-    /// Returns the tariff for new sessions.
-    pub fn tariff(&self) -> Tariff {
-        let word = self.map.header().tariff.load(Ordering::Acquire);
+    /// Sets the configured prices for sessions opened from now on.
+    pub fn reset_tariffs(&self) {
+        self.config.tariffs.rows().iter().enumerate().for_each(|(number, row)| self.set_tariff(number, row.tariff));
+    }
+
+    /// Returns the prices of a tariff of the configuration, by its number, for new sessions.
+    pub fn tariff(&self, number: usize) -> Tariff {
+        let word = self.map.header().tariffs.get(number).map_or(0, |tariff| tariff.load(Ordering::Acquire));
         Tariff { message: (word >> 32) as u32, kilobyte: word as u32 }
     }
 

@@ -117,6 +117,7 @@ statistics! {
     DroppedRingFull "dropped_ring_full" Counter "Events refused because the event ring of the process was full.",
     DroppedTableFull "dropped_table_full" Counter "Reservations, bindings or messages refused because the gate had no room.",
     DroppedTooLarge "dropped_too_large" Counter "SIP MESSAGEs refused because their body is larger than message_max.",
+    DroppedUnknownTariff "dropped_unknown_tariff" Counter "INVITEs and SIP MESSAGEs refused because the script chose a tariff that is not configured.",
     DroppedMalformed "dropped_malformed" Counter "SIP messages that cannot be charged: no Call-ID, tag or method, or a field too long.",
     DroppedUnknown "dropped_unknown" Counter "Events of unknown or forgotten sessions.",
     DroppedNotifications "dropped_notifications" Counter "Runs of event routes skipped because the event workers' queue was full.",

@@ -4,7 +4,9 @@ use super::{FIELD_MAX, InviteRefusal, Urgency, Worker};
 use crate::charge::ch2::SessionKey;
 use crate::charge::event::{Direction, Event, PageContent, Reserve, ServerTransaction};
 use crate::charge::service::{ChargedContent, Service};
+use crate::config::tariffs::NAME_MAX;
 use crate::config::{DirectionRule, Subscriber};
+use crate::shm::log_limit::ONE_A_MINUTE;
 use crate::shm::statistic::Statistic;
 use crate::wire::{identity, sip};
 use crate::worker::sip_input::{Body, Dialog, Invite, InviteKey};
@@ -15,6 +17,7 @@ impl Worker {
     /// `offer` is the body of the INVITE.
     pub fn can_reserve(&self, invite: &Invite<'_>, offer: &Body<'_>) -> Result<(), InviteRefusal> {
         call_id_of(invite)?;
+        self.tariff_of(invite)?;
         self.check_engine()?;
         self.ring.has_room(self.ring.size() / 4).then_some(()).ok_or(InviteRefusal::Full)?;
         self.admits_offer(invite, offer)
@@ -40,6 +43,7 @@ impl Worker {
 
     fn try_reserve(&mut self, invite: &Invite<'_>, page: Option<PageContent>) -> Result<SessionKey, InviteRefusal> {
         let call_id = call_id_of(invite)?;
+        let tariff = self.tariff_of(invite)?;
         self.check_engine()?;
         // A MESSAGE has one direction, which says who pays.
         let invite =
@@ -79,6 +83,7 @@ impl Worker {
             service,
             recipients: invite.recipients,
             called: called.as_deref(),
+            tariff,
             messages: invite.messages,
             page,
             suspended: invite.suspended,
@@ -88,6 +93,22 @@ impl Worker {
             true => Ok(session),
             false => Err(InviteRefusal::Full),
         }
+    }
+
+    /// Returns the name of the tariff that the script has chosen, empty if none; counts and logs one that is unknown.
+    pub(super) fn tariff_of<'a>(&self, invite: &Invite<'a>) -> Result<&'a str, InviteRefusal> {
+        let tariffs = &self.region.config.tariffs;
+        if let Some(name) = from_utf8(invite.tariff).ok().filter(|name| tariffs.has_name(name)) {
+            return Ok(name);
+        }
+        self.region.count(Statistic::DroppedUnknownTariff);
+        let chosen = invite.tariff.get(..NAME_MAX).unwrap_or(invite.tariff).escape_ascii();
+        log::error!(
+            target: ONE_A_MINUTE,
+            "imcharge_reserve: there is no tariff '{chosen}' (dropped_unknown_tariff); configured names: {}",
+            tariffs.list_of_names()
+        );
+        Err(InviteRefusal::UnknownTariff)
     }
 
     pub(super) fn check_engine(&self) -> Result<(), InviteRefusal> {

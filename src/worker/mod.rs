@@ -78,6 +78,8 @@ pub enum InviteRefusal {
     Bypass = -6,
     /// The body of the MESSAGE is larger than `message_max`.
     TooLarge = -7,
+    /// The script has chosen a tariff that is not configured.
+    UnknownTariff = -8,
 }
 
 /// Decision about an MSRP frame; the number is the return code for the script.

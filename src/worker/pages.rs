@@ -39,6 +39,7 @@ impl Worker {
         body: &Body<'_>,
     ) -> Result<Option<PageContent>, InviteRefusal> {
         let call_id = super::invites::call_id_of(message)?;
+        self.tariff_of(message)?;
         let octets = body.bytes.len() as u64;
         if octets > self.region.config.message_max.into() {
             self.region.count(Statistic::DroppedTooLarge);

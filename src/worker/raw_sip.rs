@@ -39,6 +39,7 @@ fn charged_request<'a>(
         messages,
         content: ChargedContent::Received,
         recipients: 0,
+        tariff: b"",
         suspended,
     })
 }

@@ -55,6 +55,8 @@ pub struct Invite<'a> {
     pub content: ChargedContent,
     /// Number of recipients of each message; 0: unknown, counts as one.
     pub recipients: u32,
+    /// Name of the tariff that the script has chosen; empty: none.
+    pub tariff: &'a [u8],
     /// Returned to the host with the verdict.
     pub suspended: Suspended,
 }

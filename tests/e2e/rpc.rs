@@ -351,7 +351,8 @@ fn errors_name_the_command_the_argument_the_value_and_what_is_accepted() {
 fn the_tariff_is_shown_and_only_reload_changes_it() {
     let console = Console::new(|setup| setup);
     let pair = |way: &Way, command: &str, arguments: &[&str]| {
-        let answer = console.ask(*way, command, arguments).expect("a tariff");
+        let answer = console.ask(*way, command, arguments).expect("tariffs");
+        let answer = &answer["tariffs"][0];
         (answer["tariff"].as_str().map(str::to_owned), answer["configured"].as_str().map(str::to_owned))
     };
     let is = |now: &str| (Some(now.to_owned()), Some("message:1".to_owned()));

@@ -3,6 +3,7 @@
 use crate::delivery::{Charge, Delivery, Part};
 use crate::dialog::{Exchange, Leg, Side, Writing};
 use imcharge::charge::ch2::SessionKey;
+use imcharge::charge::content::ContentClass;
 use imcharge::charge::event::{ServerTransaction, Suspended};
 use imcharge::charge::service::ChargedContent;
 use imcharge::worker::Worker;
@@ -65,6 +66,8 @@ pub enum Abort {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Content {
     Text,
+    /// A file, which has its own price if the configuration says so.
+    File,
     /// A composing indication.
     Composing,
     /// A delivery notification in a CPIM message.
@@ -183,6 +186,13 @@ impl Call {
         if self.same_message_ids { format!("same.{message}") } else { format!("m{}.{message}", self.number) }
     }
 
+    /// Returns the content class of a message. Notifications that are charged have the price of text, whatever their class.
+    pub fn class_of(&self, id: &str) -> ContentClass {
+        let is_file =
+            |message: usize| self.messages[message].content == Content::File && self.message_id(message) == id;
+        if (0..self.messages.len()).any(is_file) { ContentClass::File } else { ContentClass::Text }
+    }
+
     pub fn session(&self) -> SessionKey {
         let call_id = self.call_id();
         Worker::session_of_invite(&InviteKey { call_id: call_id.as_bytes(), from_tag: b"caller", cseq: 1 })
@@ -211,6 +221,7 @@ impl Call {
             messages: self.announced,
             content: ChargedContent::Received,
             recipients: 0,
+            tariff: b"",
             suspended: Suspended { index: self.number as u64, label: path, continuation: 0 },
         });
         taken.is_ok()
@@ -254,6 +265,7 @@ impl Call {
         let octets = if flag == '#' { 0 } else { octets as usize };
         let (content_type, head) = match self.messages[message].content {
             Content::Text => ("text/plain", ""),
+            Content::File => ("image/jpeg", ""),
             Content::Composing => ("application/im-iscomposing+xml", ""),
             Content::Delivery if chunk == 0 => ("message/cpim", DELIVERY_HEAD),
             Content::Delivery => ("message/cpim", ""),
@@ -279,7 +291,7 @@ impl Call {
         let Message { content, chunks, octets, .. } = self.messages[message];
         let is_readable = content != Content::Delivery || octets as usize >= DELIVERY_HEAD.len();
         match content {
-            Content::Text => Charge::Due,
+            Content::Text | Content::File => Charge::Due,
             _ if is_readable && chunks == 1 && self.is_first(message, chunk) => Charge::Free,
             _ => Charge::Uncertain,
         }

@@ -20,9 +20,9 @@ use crate::network::Network;
 use crate::page::Page;
 use crate::records::Billing;
 use accounts::TopUp;
-use imcharge::charge::tariff::Tariff;
 use imcharge::charge::time::Time;
 use imcharge::config::Config;
+use imcharge::config::tariffs::TariffTable;
 use imcharge::engine::Engine;
 use imcharge::engine::watchdog::Watchdog;
 use imcharge::shm::notification::NotificationReader;
@@ -197,7 +197,7 @@ pub struct World<'a> {
     /// Whether the configuration changes at some restarts.
     changes: bool,
     /// Price of a message in each instance of the host.
-    tariffs: BTreeMap<u64, Tariff>,
+    tariffs: BTreeMap<u64, TariffTable>,
     /// Longest `hold_timeout` that was configured.
     hold_timeout: u32,
     network: Rc<RefCell<Network>>,
@@ -468,12 +468,13 @@ impl<'a> World<'a> {
 
     fn random_message(&mut self, is_hostile: bool, forks: bool) -> Message {
         let random = &mut self.random;
-        let by_kilobyte = self.config.tariff.kilobyte > 0;
+        let by_kilobyte = setup::is_by_size(&self.config);
         let chunks = if random.bool() { 1 } else { random.u32(1..4) };
         Message {
             content: match random.u8(0..6) {
                 0 => Content::Composing,
                 1 => Content::Delivery,
+                2 => Content::File,
                 _ => Content::Text,
             },
             chunks,

@@ -41,6 +41,7 @@ fn invite(messages: u32) -> Reserve<'static> {
         service: Service::Retrieval,
         recipients: 0,
         called: None,
+        tariff: "",
         messages,
         page: None,
         suspended: Suspended { index: 1, label: 2, continuation: 3 },

@@ -61,6 +61,7 @@ impl World {
                 messages: 3,
                 content: ChargedContent::Received,
                 recipients: 0,
+                tariff: b"",
                 suspended: Suspended::default(),
             });
             taken.expect("the engine runs");

@@ -4,10 +4,12 @@ use super::SessionTable;
 use super::entry::SessionEntry;
 use super::notify::refuse;
 use crate::charge::ch2::{Failure, SessionKey};
+use crate::charge::content::ContentClass;
 use crate::charge::event::{Event, Reserve, ServerTransaction};
 use crate::charge::session::{FIRST_NUMBER_END, Session};
 use crate::charge::tariff::PriceList;
 use crate::charge::time::Time;
+use crate::config::tariffs::PricedService;
 use crate::engine::store::StoreError;
 use crate::engine::tick::Tick;
 use crate::shm::gate::REUSE_AFTER_SECONDS;
@@ -119,7 +121,7 @@ impl SessionTable {
     ) {
         count_reserve(tick, reserve);
         let policy = tick.region.config.policy;
-        let prices = PriceList::new([tick.region.tariff(); 4], reserve.recipients);
+        let prices = prices_of(tick, reserve);
         let first_number = tick.region.next_end_to_end_id() % FIRST_NUMBER_END;
         let session = Session::open(key, reserve, prices, policy, first_number, at);
         let row = tick.store.new_row();
@@ -158,6 +160,17 @@ pub(super) fn count_reserve(tick: &mut Tick<'_>, reserve: &Reserve<'_>) {
     if reserve.page.is_some() {
         tick.count(Statistic::Messages);
     }
+}
+
+/// Returns the prices of a new session.
+fn prices_of(tick: &Tick<'_>, reserve: &Reserve<'_>) -> PriceList {
+    let priced = match reserve.page {
+        Some(_) => PricedService::Page(reserve.service),
+        None => PricedService::Session(reserve.service),
+    };
+    let tariffs = &tick.region.config.tariffs;
+    let tariff = |class| tick.region.tariff(tariffs.choose(reserve.tariff, priced, class));
+    PriceList::new(ContentClass::ALL.map(tariff), reserve.recipients)
 }
 
 /// Refuses another copy of a request that has opened a session. A retransmission in the same transaction is ignored.

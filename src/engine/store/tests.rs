@@ -53,6 +53,7 @@ fn session(call_id: &str) -> Session {
         service: Service::Retrieval,
         recipients: 0,
         called: None,
+        tariff: "",
         messages: 2,
         page: None,
         suspended: Suspended::default(),

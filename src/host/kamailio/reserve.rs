@@ -136,6 +136,7 @@ unsafe fn reserve_into(message: *mut sys::sip_msg, route: &[u8], messages: c_int
     };
     let Some(mut invite) = invite else { return InviteRefusal::Malformed as c_int };
     (invite.content, invite.recipients) = (options.content, options.recipients);
+    invite.tariff = options.tariff.as_bytes();
     invite.suspended.continuation = continuation.number();
     let Some(tm) = tm() else { return InviteRefusal::EngineDown as c_int };
     // The copy that creates the transaction is the one that is decided about. If each copy were, the first could be refused
@@ -255,8 +256,14 @@ pub unsafe extern "C" fn fixup_reserve(parameter: *mut *mut c_void, number: c_in
 fn fixup_content(parameter: *mut *mut c_void) -> c_int {
     // SAFETY: before the fix-up the parameter is a C string.
     let text = unsafe { std::ffi::CStr::from_ptr((*parameter).cast::<c_char>()) }.to_bytes();
-    if !text.contains(&b'$') && ReserveOptions::of_script(text).is_none() {
-        return -1;
+    if !text.contains(&b'$') {
+        let Some(options) = ReserveOptions::of_script(text) else { return -1 };
+        let tariffs = super::parameters::config().tariffs;
+        if !tariffs.has_name(options.tariff) {
+            let (name, known) = (options.tariff, tariffs.list_of_names());
+            log::error!("imcharge_reserve: there is no tariff '{name}'; configured names: {known}");
+            return -1;
+        }
     }
     // SAFETY: the host's own fix-up for texts on the host's own parameter.
     unsafe { sys::fixup_spve_null(parameter, 1) }

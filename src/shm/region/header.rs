@@ -1,6 +1,7 @@
 //! Head of the region file: what identifies it, and the single words that processes share.
 
 use super::layout::Sizes;
+use crate::config::tariffs::TARIFFS_MAX;
 use crate::shm::sync::{AtomicU32, AtomicU64, Ordering};
 use crate::shm::wakeup::EngineWaker;
 
@@ -31,8 +32,9 @@ pub(crate) struct Header {
     pub engine_ready: AtomicU32,
     /// Event routes that the script has, as [`EventRoutes::to_bits`](crate::shm::notification::EventRoutes::to_bits).
     pub event_routes: AtomicU32,
-    /// Tariff for new sessions: price of a message (upper half) and of a kilobyte (lower half).
-    pub tariff: AtomicU64,
+    /// Tariffs for new sessions, in the order of the configuration: price of a message (upper half) and of a kilobyte (lower
+    /// half).
+    pub tariffs: [AtomicU64; TARIFFS_MAX],
     /// Last End-to-End Identifier that was assigned to a request.
     pub end_to_end_id: AtomicU32,
     /// Time of the event that triggered the oldest unacknowledged debit; 0: there is none.

@@ -185,7 +185,7 @@ impl World<'_> {
                 if is_refused || is_given_back {
                     owed.min = 0;
                 }
-                let tariff = self.tariff_of(call);
+                let tariff = self.tariff_of(call, id);
                 let price = |octets: u64| price_of(tariff, octets);
                 let is_paid = (price(owed.min)..=price(owed.max)).contains(&units);
                 let is_true = octets <= owed.max && (debits == refunds || octets > 0) && units == price(octets);
@@ -206,10 +206,10 @@ impl World<'_> {
         self.check_answered(&ledger)
     }
 
-    /// Returns the tariff that applied to a call.
-    fn tariff_of(&self, call: &Call) -> Tariff {
+    /// Returns the tariff that applied to a message of a call.
+    fn tariff_of(&self, call: &Call, id: &str) -> Tariff {
         let pinned = call.taken_by.and_then(|instance| self.tariffs.get(&instance));
-        pinned.copied().unwrap_or(self.config.tariff)
+        super::setup::tariff_of(pinned.unwrap_or(&self.config.tariffs), call.class_of(id))
     }
 
     /// A debit on a response is for the complete message.
@@ -221,7 +221,7 @@ impl World<'_> {
                 let of = (call.call_id(), call.message_id(message));
                 let octets: u64 = ledger.query_row(sql, of, |row| row.get(0)).expect("a number");
                 let has_gap = call.delivered.get(&call.message_id(message)).is_some_and(|delivery| delivery.has_gap);
-                if *content == Content::Text
+                if matches!(content, Content::Text | Content::File)
                     && *layout == Layout::InOrder
                     && !has_gap
                     && octets > 0
@@ -266,8 +266,8 @@ impl World<'_> {
             if (held, taken, balance) != (0, debited, initial - debited) || balance < -limit {
                 return Err(format!(
                     "{name} of {initial}: balance {balance}, held {held}, debited {taken}, the history says {debited} \
-                     ({})",
-                    self.config.tariff
+                     ({:?})",
+                    self.config.tariffs
                 ));
             }
         }

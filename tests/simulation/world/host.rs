@@ -71,7 +71,7 @@ impl World<'_> {
             .collect();
         region.set_event_routes(EventRoutes { low_balance: true, ..EventRoutes::default() });
         self.event_worker = Some(NotificationReader::attach_to_events(&region, 0).expect("not attached yet"));
-        self.tariffs.insert(region.instance(), self.config.tariff);
+        self.tariffs.insert(region.instance(), self.config.tariffs.clone());
         let instance = region.instance();
         self.region = Some(region);
         self.watchdog = Watchdog::new(Time(self.machine.clock.get()));

@@ -174,8 +174,9 @@ impl World<'_> {
         let instance = self.region.as_ref().map_or(0, |region| region.instance());
         let place = (instance, process, self.region().event_ring(process).head());
         let call = &mut self.calls[number];
+        let is_by_size = super::setup::tariff_of(&self.config.tariffs, call.class_of(id)).kilobyte > 0;
         let delivery = call.delivered.entry(id.into()).or_default();
-        let restarts = is_first && (self.config.tariff.kilobyte == 0 || !delivery.has_content());
+        let restarts = is_first && (!is_by_size || !delivery.has_content());
         let must_stop =
             delivery.stopped_in == Some(instance) && !restarts && !delivery.is_given_up() && !delivery.may_be_free();
         match (passage, part) {
@@ -194,7 +195,7 @@ impl World<'_> {
                     self.violations
                         .push(format!("call {number}: a chunk of message {id} was stopped, but a later one passes"));
                 }
-                if call.is_aborted && (self.config.tariff.kilobyte > 0 || !delivery.has_content()) {
+                if call.is_aborted && (is_by_size || !delivery.has_content()) {
                     self.violations.push(format!("call {number} message {id} passes after an abort by the OCS"));
                 }
                 self.tally.restarted += u64::from(delivery.is_given_up());

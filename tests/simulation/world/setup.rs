@@ -1,11 +1,29 @@
 //! How a seed chooses its world: configuration, OCS, accounts.
 
 use crate::network::{Network, PEERS};
+use imcharge::charge::content::ContentClass;
 use imcharge::charge::policy::Resend;
-use imcharge::charge::tariff::Unit;
+use imcharge::charge::service::Service;
+use imcharge::charge::tariff::{Tariff, Unit};
 use imcharge::config::Config;
+use imcharge::config::tariffs::{PricedService, TariffTable};
 use imcharge::wire::diameter::codes::SessionFailover;
 use std::path::Path;
+
+/// Returns the tariff of a class.
+pub fn tariff_of(tariffs: &TariffTable, class: ContentClass) -> Tariff {
+    tariffs.rows()[tariffs.choose("", PricedService::Session(Service::Retrieval), class)].tariff
+}
+
+/// Whether messages of any class are charged by size.
+pub fn is_by_size(config: &Config) -> bool {
+    config.tariffs.rows().iter().any(|row| row.tariff.kilobyte > 0)
+}
+
+/// Whether classes have different tariffs.
+fn has_classes(config: &Config) -> bool {
+    config.tariffs.rows().len() > 1
+}
 
 /// Returns the configuration of the first start.
 pub fn configure(random: &mut fastrand::Rng, state: &Path) -> Config {
@@ -19,6 +37,13 @@ pub fn configure(random: &mut fastrand::Rng, state: &Path) -> Config {
         (_, false) => "message",
     };
     let tariff = format!("{per}:{}", random.i64(1..=3));
+    // A file has its own price in half of the worlds, if the accounts can count it.
+    let of_file = match unit {
+        "money" => Some(["message:5", "kilobyte:1", "message:2+kilobyte:1"][random.usize(0..3)]),
+        "message" => Some("message:4"),
+        _ => None,
+    };
+    let of_file = of_file.filter(|_| random.bool()).map(|price| format!("{price};class=file"));
     let [response_timeout, hold_timeout, max_sessions] = [2..20, 20..90, 4..16].map(|of| random.u32(of).to_string());
     let mut set = vec![
         ("tariff", tariff.as_str()),
@@ -45,6 +70,7 @@ pub fn configure(random: &mut fastrand::Rng, state: &Path) -> Config {
     if !is_distant && random.bool() {
         set.push(("low_balance", random.choice(["5", "30", "20%", "50%"]).unwrap_or("5")));
     }
+    set.extend(of_file.as_deref().map(|tariff| ("tariff", tariff)));
     let peers = PEERS.map(|(name, port)| format!("host={name};address=127.0.0.1:{port}"));
     if is_distant {
         set.extend(peers.iter().take(random.usize(1..=2)).map(|peer| ("peer", peer.as_str())));
@@ -73,16 +99,17 @@ pub fn configure(random: &mut fastrand::Rng, state: &Path) -> Config {
 pub fn reconfigure(random: &mut fastrand::Rng, config: &mut Config) {
     let is_distant = !config.enabler.capabilities.keeps_accounts;
     let mut set = vec![("hold_timeout", random.u32(20..90).to_string())];
-    let per = config.tariff.to_string().split(':').next().unwrap_or_default().to_owned();
+    let tariff = tariff_of(&config.tariffs, ContentClass::Text);
+    let per = if tariff.kilobyte > 0 { "kilobyte" } else { "message" };
     // An OCS that counts messages has one price, also for debits without a reservation in other units.
-    if !is_distant || config.tariff.kilobyte > 0 {
+    if !is_distant || is_by_size(config) || has_classes(config) {
         set.push(("tariff", format!("{per}:{}", random.i64(1..=3))));
     }
     if is_distant {
         set.push(("profile", if random.bool() { "rfc8506" } else { "3gpp-ro" }.into()));
         set.push(("service_identifier", random.u32(1..3).to_string()));
         set.push(("rating_group", random.u32(1..3).to_string()));
-        if config.tariff.kilobyte == 0 {
+        if !is_by_size(config) && !has_classes(config) {
             set.push(("unit", if random.bool() { "money" } else { "message" }.into()));
         }
     }
@@ -96,8 +123,8 @@ pub fn reconfigure(random: &mut fastrand::Rng, config: &mut Config) {
 
 /// Returns accounts and their balances. At an OCS they are sufficient, unless `is_short`.
 pub fn balances(random: &mut fastrand::Rng, config: &Config, is_short: bool) -> Vec<(String, i64)> {
-    let one = match (config.tariff.kilobyte, config.unit) {
-        (0, _) => 1,
+    let one = match (is_by_size(config), config.unit) {
+        (false, _) => 1,
         // As many kilobytes as are reserved for a message.
         (_, Unit::Octets) if !config.enabler.capabilities.keeps_accounts => 16 * 1024,
         _ => 16,
@@ -117,7 +144,12 @@ pub fn set_up(random: &mut fastrand::Rng, config: &Config, is_short: bool, netwo
     settings.partial = !is_short;
     settings.price = match config.unit {
         Unit::Octets => 1,
-        Unit::Message | Unit::Money => (config.tariff.message + config.tariff.kilobyte).into(),
+        // The quota counts units of the account.
+        Unit::Message | Unit::Money if has_classes(config) => 1,
+        Unit::Message | Unit::Money => {
+            let tariff = tariff_of(&config.tariffs, ContentClass::Text);
+            (tariff.message + tariff.kilobyte).into()
+        }
     };
     settings.session_failover = random.bool().then_some(SessionFailover::FAILOVER_SUPPORTED);
     if random.bool() {
