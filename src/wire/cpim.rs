@@ -119,8 +119,9 @@ impl<'a> Lines<'a> {
 
 /// Returns the name of a header, before its colon; `None` if the line is no header.
 fn header_name(line: &[u8]) -> Option<&[u8]> {
-    let name = line.get(..memchr(b':', line)?)?;
-    (!name.is_empty() && name.iter().copied().all(media_type::is_token_char)).then_some(name)
+    let end = line.iter().position(|byte| !media_type::is_token_char(*byte))?;
+    let (name, rest) = line.split_at(end);
+    (!name.is_empty() && rest.starts_with(b":")).then_some(name)
 }
 
 #[cfg(test)]
