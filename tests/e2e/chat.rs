@@ -43,7 +43,7 @@ fn wait_for_responses() {
 }
 
 #[test]
-fn each_party_pays_for_what_it_sends() {
+pub fn each_party_pays_for_what_it_sends() {
     let stage = stage("both", [100, 100]);
     let _bob = bob(&stage, &["from bob"], |_| {});
     let mut alice = call(&stage);
@@ -61,7 +61,7 @@ fn each_party_pays_for_what_it_sends() {
 }
 
 #[test]
-fn equal_message_ids_of_both_parties_are_different_messages() {
+pub fn equal_message_ids_of_both_parties_are_different_messages() {
     let stage = stage("both", [100, 100]);
     let same = |options: &mut ServerOptions| options.messages = vec![("same".into(), b"from bob".to_vec())];
     let _bob = bob(&stage, &[], same);
@@ -75,7 +75,7 @@ fn equal_message_ids_of_both_parties_are_different_messages() {
 }
 
 #[test]
-fn party_without_credit_can_read_and_not_write() {
+pub fn party_without_credit_can_read_and_not_write() {
     let poor_bob = stage("both", [100, 0]);
     let called = bob(&poor_bob, &["from bob"], |_| {});
     let mut alice = call(&poor_bob);
@@ -98,14 +98,14 @@ fn party_without_credit_can_read_and_not_write() {
 }
 
 #[test]
-fn chat_of_two_parties_without_credit_is_refused() {
+pub fn chat_of_two_parties_without_credit_is_refused() {
     let stage = stage("both", [0, 0]);
     let _bob = bob(&stage, &[], |_| {});
     assert_eq!(caller(&stage).invite(), 402, "{}", stage.proxy.log());
 }
 
 #[test]
-fn long_chat_is_charged_to_the_last_message() {
+pub fn long_chat_is_charged_to_the_last_message() {
     const EACH: usize = 200;
     let stage = stage("both", [1000, 1000]);
     let texts: Vec<String> = (0..EACH).map(|n| format!("bob {n}")).collect();
@@ -168,7 +168,7 @@ fn sent_content_without_a_response_is_debited() {
 }
 
 #[test]
-fn recipients_multiply_the_price() {
+pub fn recipients_multiply_the_price() {
     let stage = stage("sent;recipients=12", [100, 100]);
     let _bob = bob(&stage, &[], |_| {});
     let mut alice = call(&stage);

@@ -9,8 +9,8 @@ mod delivery;
 mod waits;
 
 use super::{
-    ALICE, Stage, accounts, ahead, bad_input, before, connections, content, crashes, delivered, dialogs, diameter,
-    forged, logs, manual, outcomes, page, payer, recovery, resume, sessions,
+    ALICE, Stage, accounts, ahead, bad_input, before, chat, connections, content, crashes, delivered, dialogs,
+    diameter, forged, logs, manual, outcomes, page, payer, recovery, resume, sessions,
 };
 use imcharge_testkit::eventually;
 use imcharge_testkit::parties::client::Reaction;
@@ -49,6 +49,7 @@ cases! {
     payer::{a_payer_named_by_the_script_pays_whatever_the_caller_asserts, an_identity_that_the_script_replaces_pays_nothing, a_removed_identity_is_none, the_script_says_who_delivers, an_identity_is_charged_in_whatever_form_it_is_asserted}
     dialogs::{the_answer_in_a_reliable_provisional_response_binds, an_update_of_either_side_binds_anew, a_late_offer_is_answered_in_the_ack_or_in_the_prack, every_dialog_of_a_forked_invite_is_charged_until_its_own_end, media_are_bound_by_their_position_and_descriptions_found_by_their_type, a_request_to_another_target_swaps_no_sides, a_route_to_another_party_binds_nothing, a_2xx_that_crosses_a_cancel_is_honoured, many_invites_of_one_call_id_leave_room_for_the_one_that_is_answered}
     connections::{who_is_not_asserted_by_the_network_gets_nothing, sessions_on_one_connection_are_charged_each_for_itself_and_lost_together}
+    chat::{each_party_pays_for_what_it_sends, equal_message_ids_of_both_parties_are_different_messages, party_without_credit_can_read_and_not_write, chat_of_two_parties_without_credit_is_refused, long_chat_is_charged_to_the_last_message, recipients_multiply_the_price}
     content::{notifications_cost_nothing_in_a_retrieval, notifications_cost_nothing_in_a_push, content_in_the_clothes_of_a_notification_is_charged}
     crashes::{a_killed_engine_is_back_within_a_second_and_nothing_is_lost, after_kill_9_of_everything_each_open_session_is_settled_once, sigterm_ends_it_within_five_seconds_and_settles_what_is_open}
     forged::{a_client_cannot_take_a_message_back_by_forged_frames, a_client_cannot_take_a_message_back_where_other_msrp_is_relayed, a_client_cannot_pass_its_frames_off_as_those_of_the_relay, with_im_server_frames_of_other_addresses_are_never_the_servers, many_sessions_on_one_server_connection_survive_its_reconnect, a_client_that_leaves_the_relay_out_is_counted_and_refused_where_the_operator_says_so}

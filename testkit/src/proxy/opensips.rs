@@ -54,6 +54,14 @@ pub fn settings(setup: &Setup, folder: &Path, sip: SocketAddr, msrp: SocketAddr)
                 all.push(("#modparam(\"imcharge\"".to_owned(), "modparam(\"imcharge\"".to_owned()));
                 continue;
             }
+            "WITH_CHAT" => {
+                all.push(("#if ($rU".to_owned(), "if ($rU".to_owned()));
+                continue;
+            }
+            "CHAT_CONTENT" => {
+                all.push(("imcharge_reserve(0, \"both\")".to_owned(), format!("imcharge_reserve(0, {value})")));
+                continue;
+            }
             "OCS_PEER" => (parameter("peer", "\"host=ocs.example.com;address=127.0.0.1:3868\""), "peer"),
             "OCS_PROFILE" => (parameter("profile", "\"3gpp-ro\""), "profile"),
             other => panic!("opensips.cfg has no equivalent of the definition {other}"),
