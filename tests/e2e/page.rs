@@ -11,7 +11,7 @@ use std::time::Duration;
 
 const SOON: Duration = Duration::from_secs(15);
 
-/// Makes a MESSAGE end after a second without a final response.
+/// Makes a MESSAGE end after a second without a final response (OpenSIPS: two, its minimum).
 pub fn impatient(setup: Setup) -> Setup {
     match setup.host {
         Host::Kamailio => {
@@ -19,7 +19,7 @@ pub fn impatient(setup: Setup) -> Setup {
             setup.changed("loadmodule \"imcharge.so\"", &format!("loadmodule \"imcharge.so\"\n{timers}"))
         }
         Host::OpenSips => {
-            let timers = "modparam(\"tm\", \"fr_timeout\", 1)\nmodparam(\"tm\", \"wt_timer\", 1)";
+            let timers = "modparam(\"tm\", \"fr_timeout\", 2)\nmodparam(\"tm\", \"wt_timer\", 2)";
             setup.changed("loadmodule \"imcharge.so\"", &format!("loadmodule \"imcharge.so\"\n{timers}"))
         }
     }
