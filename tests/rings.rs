@@ -3,7 +3,7 @@
 use imcharge::admin::commands;
 use imcharge::admin::commands::Value;
 use imcharge::charge::ch2::SessionKey;
-use imcharge::charge::event::{Entry, Event, Suspended};
+use imcharge::charge::event::{Entry, Event, ServerTransaction, Suspended};
 use imcharge::charge::service::ChargedContent;
 use imcharge::config::Config;
 use imcharge::engine;
@@ -13,8 +13,8 @@ use imcharge::shm::notification::{Kind, NotificationReader, Outcome};
 use imcharge::shm::record::Record;
 use imcharge::shm::region::Region;
 use imcharge::shm::statistic::Statistic;
-use imcharge::worker::sip_input::{Dialog, Frame, Invite, InviteKey, Method, Reply, Request};
-use imcharge::worker::{FrameDecision, InviteRefusal, RequestDecision, Worker};
+use imcharge::worker::sip_input::{Body, Dialog, Frame, Invite, InviteKey, Method, Reply, Request};
+use imcharge::worker::{FrameDecision, InviteRefusal, PageOutcome, RequestDecision, Worker};
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -138,6 +138,51 @@ fn eventually(mut done: impl FnMut() -> bool) -> bool {
         std::thread::sleep(Duration::from_millis(5));
     }
     false
+}
+
+/// Sends a MESSAGE of 100 octets. Returns its session and its transaction.
+fn message(worker: &mut Worker, index: u64) -> (SessionKey, Option<ServerTransaction>) {
+    let (call_id, suspended) = (format!("page{index}"), Suspended { index, ..Suspended::default() });
+    let message = Invite {
+        key: InviteKey { call_id: call_id.as_bytes(), from_tag: b"f", cseq: 1 },
+        asserted: [b"<sip:alice@example.org>", b""],
+        from: b"",
+        called_party: b"",
+        request_uri: b"sip:bob@example.org",
+        subscriber: b"",
+        direction: None,
+        charging_vector: b"",
+        messages: 0,
+        content: ChargedContent::Received,
+        recipients: 0,
+        tariff: b"",
+        suspended,
+    };
+    let body = Body { content_type: b"text/plain", bytes: &[b'x'; 100] };
+    let content = worker.can_reserve_page(&message, &body).expect("the engine runs").expect("a text is charged");
+    (worker.reserve_page(&message, content).expect("the ring has room"), Some(suspended.transaction()))
+}
+
+#[test]
+fn message_is_charged_by_the_outcome_of_its_own_transaction() {
+    let state = tempfile::tempdir().expect("a folder");
+    let region = region(&state, |_| {});
+    let mut worker = Worker::attach(&region, 0).expect("the first process");
+    with_engine(&region, || {
+        assert!(eventually(|| region.engine_is_up()));
+        let pages: Vec<_> = (1..=3).map(|index| message(&mut worker, index)).collect();
+        assert_eq!(verdicts(&region, 3).len(), 3);
+        assert_eq!((account(&mut worker, "held"), region.statistic(Statistic::Messages)), (3, 3));
+        let other = Some(Suspended { index: 9, ..Suspended::default() }.transaction());
+        assert!(worker.page_ended(pages[0].0, other, PageOutcome::Failed(482)), "it ends nothing");
+        for ((session, transaction), outcome) in
+            pages.iter().zip([PageOutcome::Delivered(200), PageOutcome::Failed(404), PageOutcome::Unanswered])
+        {
+            assert!(worker.page_ended(*session, *transaction, outcome));
+        }
+        assert!(eventually(|| account(&mut worker, "debited") == 2 && account(&mut worker, "held") == 0));
+        assert!(eventually(|| region.statistic(Statistic::SessionsActive) == 0));
+    });
 }
 
 #[test]

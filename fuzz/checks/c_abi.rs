@@ -11,8 +11,9 @@ use host::{ACCOUNT_START, Host};
 use imcharge::ffi::command::{imcharge_command, imcharge_command_answer, imcharge_text};
 use imcharge::ffi::config::{imcharge_config_free, imcharge_config_new, imcharge_config_set};
 use imcharge::ffi::hooks::{
-    imcharge_invite, imcharge_on_cancel, imcharge_on_disconnect, imcharge_on_invite, imcharge_on_msrp,
-    imcharge_on_reply, imcharge_on_request, imcharge_source, imcharge_tokens,
+    imcharge_invite, imcharge_on_cancel, imcharge_on_disconnect, imcharge_on_invite, imcharge_on_message,
+    imcharge_on_message_timeout, imcharge_on_msrp, imcharge_on_reply, imcharge_on_request, imcharge_source,
+    imcharge_tokens,
 };
 use imcharge::ffi::host::{imcharge_attach, imcharge_close, imcharge_detach, imcharge_open};
 use imcharge::ffi::result::*;
@@ -95,7 +96,7 @@ impl<'h> Caller<'h> {
     }
 
     fn call(&mut self, choices: &mut Choices<'_>) {
-        match choices.octet() % 16 {
+        match choices.octet() % 17 {
             0 => self.invite(choices),
             1 => self.reply(choices),
             2..=4 => self.frame(choices),
@@ -108,6 +109,7 @@ impl<'h> Caller<'h> {
             12 => self.stray(choices),
             13 => strerror(choices),
             14 => self.open_wrongly(choices),
+            15 => self.message(choices),
             _ => {
                 // SAFETY: no pointer but the handle.
                 let result = unsafe { imcharge_on_disconnect(self.worker, choices.u64()) };
@@ -135,6 +137,20 @@ impl<'h> Caller<'h> {
         };
         let is_bad = message.is_bad(result) || content > 2 && result == IMCHARGE_OUT_OF_RANGE;
         assert!((-3..=0).contains(&result) || result == IMCHARGE_IGNORED || is_bad, "{result}");
+    }
+
+    fn message(&mut self, choices: &mut Choices<'_>) {
+        let message = bytes(choices, self.party.message());
+        let (start, length, copies) = (message.start(), message.length, choices.octet().into());
+        // SAFETY: a message of its length; tariff, tokens and session are NULL.
+        let result = unsafe {
+            match choices.flag() {
+                true => imcharge_on_message(self.worker, start, length, copies, null(), null(), null_mut()),
+                false => imcharge_on_message_timeout(self.worker, start, length),
+            }
+        };
+        let fine = (-3..=0).contains(&result) || [IMCHARGE_NOT_CHARGED, IMCHARGE_MESSAGE_TOO_LARGE].contains(&result);
+        assert!(fine || result == IMCHARGE_BAD_SIP || message.is_bad(result), "{result}");
     }
 
     fn reply(&mut self, choices: &mut Choices<'_>) {

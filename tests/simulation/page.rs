@@ -67,6 +67,7 @@ impl Page {
             messages: self.copies,
             content: ChargedContent::Sent,
             recipients: 0,
+            tariff: b"",
             suspended: Suspended { index: self.number as u64, label: path, continuation: 0 },
         };
         worker.reserve_page(&message, PageContent { class: ContentClass::Text, octets: self.octets }).is_ok()

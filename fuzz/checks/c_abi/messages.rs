@@ -47,6 +47,10 @@ impl Party {
         self.sip("INVITE sip:store@example.net SIP/2.0", "", "7 INVITE", &self.client())
     }
 
+    pub fn message(&self) -> Vec<u8> {
+        self.sip("MESSAGE sip:bob@example.net SIP/2.0", "", "9 MESSAGE", "")
+    }
+
     pub fn reply(&self, code: u16) -> Vec<u8> {
         self.sip(&format!("SIP/2.0 {code} Said"), ";tag=answering", "7 INVITE", &self.server())
     }
