@@ -1,9 +1,11 @@
 //! SIP MESSAGEs: their parties, and the rules about them.
 
 use super::checks::price_of;
+use super::setup::tariff_of;
 use super::{Death, FAULT_PERIOD, PROCESSES, SECOND, Step, World};
 use crate::page::{OTHER_PATH, OWN_PATH, Page};
 use imcharge::charge::ch2::SessionKey;
+use imcharge::charge::content::ContentClass;
 use imcharge::charge::policy::Settle;
 use imcharge::shm::notification::Outcome;
 use imcharge::shm::record::Command;
@@ -197,7 +199,8 @@ impl World<'_> {
             let was_silent = number(was_silent, &call_id) > 0;
             let (min, max) = page_debits(page, policy.message_timeout, policy.accepted, was_silent);
             let min = if is_refused { 0 } else { min };
-            let tariff = page.taken_by.and_then(|instance| self.tariffs.get(&instance)).copied();
+            let tariffs = page.taken_by.and_then(|instance| self.tariffs.get(&instance));
+            let tariff = tariffs.map(|tariffs| tariff_of(tariffs, ContentClass::Text));
             let price = tariff.map_or(0, |tariff| price_of(tariff, page.octets) * u64::from(page.copies));
             if !(min..=max).contains(&count) || units != count * price {
                 return Err(format!(
