@@ -43,7 +43,7 @@ CARGO_OPENSIPS = CARGO_TARGET_DIR=$(CURDIR)/target/opensips cargo
 .PHONY: help run test test-all sim crashes soak bench fuzz loom miri deny module opensips test-opensips deb header source rust clean
 
 help:
-	@echo 'make run            charge four retrievals in the stock Kamailio, and print the messages exchanged'
+	@echo 'make run            charge retrievals, a chat and a MESSAGE in the stock Kamailio, and print them'
 	@echo 'make test           unit tests, C harness and end-to-end tests with the stock Kamailio'
 	@echo 'make test-all       make test, other releases of Kamailio, foreign Diameter stacks, simulation, fuzzing, packages, soak'
 	@echo 'make sim            simulate SEEDS=10000 runs with crashes and faults, starting at SEED=1'
@@ -64,7 +64,7 @@ help:
 run: module
 	@echo 'building the example parties'
 	@cargo build -q --release --examples
-	@$(RUN) target/release/examples/retrieval --module $(MODULE)
+	@$(RUN) target/release/examples/flows --module $(MODULE)
 
 test: module
 	@scripts/dependencies.sh $(PACKAGES_TEST)

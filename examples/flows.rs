@@ -1,10 +1,11 @@
-//! Four charged retrievals of stored messages through a real Kamailio: accepted, rejected and ignored by the client, and
-//! without credit. Prints each as a message ladder with the account before and after. Exits with 0 only if all accounts
-//! are correct.
+//! Charged instant messages through a real Kamailio: four retrievals of stored messages (accepted, rejected and ignored by the
+//! client, and without credit), a chat, and a SIP MESSAGE. Prints each as a message ladder with the accounts before and
+//! after. Exits with 0 only if all accounts are correct.
 
 use imcharge::admin::ladder;
 use imcharge::charge::session::Session;
 use imcharge_testkit::parties::client::{ImClient, Options as ClientOptions, Reaction};
+use imcharge_testkit::parties::page::{PageReceiver, PageSender};
 use imcharge_testkit::parties::server::{ImServer, Options as ServerOptions, stored_messages};
 use imcharge_testkit::proxy::{Account, Proxy, Setup};
 use imcharge_testkit::{CLIENT, ENABLER, Event, Events, PROXY, SERVER, eventually, unix_micros};
@@ -15,6 +16,8 @@ use std::time::Duration;
 
 const ALICE: &str = "sip:alice@example.org";
 const BOB: &str = "sip:bob@example.org";
+/// The called party of the chat.
+const CAROL: &str = "sip:carol@127.0.0.1";
 
 /// Price of a message, in cents.
 const PRICE: i64 = 25;
@@ -22,9 +25,12 @@ const PRICE: i64 = 25;
 /// Seconds until a message without a response is debited.
 const RESPONSE_TIMEOUT: &str = "2";
 
+/// Time within which the accounts are correct.
+const SOON: Duration = Duration::from_secs(10);
+
 fn main() {
     if let Err(error) = run() {
-        eprintln!("retrieval: {error}");
+        eprintln!("flows: {error}");
         std::process::exit(1);
     }
 }
@@ -40,11 +46,8 @@ fn run() -> Result<(), Box<dyn Error>> {
             other => return Err(other.unexpected().into()),
         }
     }
-    let messages = stored_messages(&store)
-        .map_err(|error| format!("--store {}: {error}", store.display()))?
-        .into_iter()
-        .map(|(_, body)| body)
-        .collect::<Vec<_>>();
+    let stored = stored_messages(&store).map_err(|error| format!("--store {}: {error}", store.display()))?;
+    let messages: Vec<Vec<u8>> = stored.into_iter().map(|(_, body)| body).collect();
     println!("starting Kamailio with {}", module.display());
     let module = module.canonicalize().map_err(|error| format!("--module {}: {error}", module.display()))?;
     let folder = module.parent().ok_or("--module has no parent folder")?;
@@ -53,35 +56,87 @@ fn run() -> Result<(), Box<dyn Error>> {
     let setup = Setup::new(folder, server_socket.local_addr()?)
         .defined("TARIFF", format!("\"message:{PRICE}\""))
         .defined("RESPONSE_TIMEOUT", RESPONSE_TIMEOUT)
+        .defined("WITH_CHAT", "1")
         .parameter("unit", "\"money\"");
     let proxy = Proxy::start(setup)?;
     proxy.set_account(ALICE, 1000);
     proxy.set_account(BOB, PRICE - 1);
-    let count = messages.len() as i64;
-    let mut correct = true;
+    proxy.set_account(CAROL, 1000);
+    let are_correct = [
+        retrievals(&proxy, &server_socket, &messages)?,
+        chat(&proxy, &server_socket)?,
+        message(&proxy, &server_socket)?,
+        debits(&proxy, 3 * messages.len() + 3),
+    ];
+    drop(proxy);
+    match are_correct.iter().all(|is_correct| *is_correct) {
+        true => {
+            println!("\nAll accounts are correct.");
+            Ok(())
+        }
+        false => Err("an account is wrong".into()),
+    }
+}
+
+/// Runs the retrievals. Returns whether the accounts are correct.
+fn retrievals(proxy: &Proxy, server_socket: &UdpSocket, messages: &[Vec<u8>]) -> Result<bool, Box<dyn Error>> {
+    let all = messages.len() as i64 * PRICE;
+    let mut is_correct = true;
     for (title, who, reaction, expected) in [
-        ("1. Every message is answered 200", ALICE, Reaction::Answer(200), count * PRICE),
-        ("2. The client answers 415", ALICE, Reaction::Answer(415), count * PRICE),
-        ("3. The client never answers", ALICE, Reaction::Silence, count * PRICE),
-        ("4. There is no credit", BOB, Reaction::Answer(200), 0),
+        ("1. Retrieval: every message is answered 200", ALICE, Reaction::Answer(200), all),
+        ("2. Retrieval: the client answers 415", ALICE, Reaction::Answer(415), all),
+        ("3. Retrieval: the client never answers", ALICE, Reaction::Silence, all),
+        ("4. Retrieval: there is no credit", BOB, Reaction::Answer(200), 0),
     ] {
-        let before = proxy.account(who).ok_or("the account does not exist")?;
-        let retrieval = retrieve(&proxy, &server_socket, &messages, who, reaction)?;
-        let after = settled(&proxy, who, before, expected);
+        let before = account(proxy, who)?;
+        let retrieval = retrieve(proxy, server_socket, messages, who, reaction)?;
         println!("\n{title}\n");
         print_ladder(&retrieval);
-        println!(
-            "\n  {who}   before: {}\n  {:width$}   after:  {}",
-            money(before),
-            "",
-            money(after),
-            width = who.len()
-        );
-        let is_correct =
-            after.debited - before.debited == expected && after.balance == before.balance - expected && after.held == 0;
-        println!("  {} {}", if is_correct { "correct:" } else { "WRONG, expected" }, cost(expected));
-        correct &= is_correct;
+        is_correct &= compare(proxy, who, before, expected);
     }
+    Ok(is_correct)
+}
+
+/// Runs a chat, in which each party pays for what it sends. Returns whether the accounts are correct.
+fn chat(proxy: &Proxy, server_socket: &UdpSocket) -> Result<bool, Box<dyn Error>> {
+    let (alice, carol) = (account(proxy, ALICE)?, account(proxy, CAROL)?);
+    let mut options = ServerOptions::new(proxy.msrp, &[]);
+    options.messages = vec![("carol-0".into(), b"Hello Alice".to_vec())];
+    let called = ImServer::start(server_socket, options, Events::default())?;
+    let mut options = ClientOptions::new(proxy.sip, proxy.msrp, ALICE);
+    options.request_uri = format!("{CAROL}:{}", server_socket.local_addr()?.port());
+    let mut client = ImClient::new(options, Events::default())?;
+    if client.invite() != 200 {
+        return Err("the chat was refused".into());
+    }
+    client.bind();
+    client.take(1, Reaction::Answer(200));
+    for message_id in ["alice-0", "alice-1"] {
+        client.deliver(message_id, b"Hello Carol");
+    }
+    client.bye();
+    drop(called);
+    println!("\n5. Chat: each party pays for what it sends\n");
+    print_session_ladders(proxy, &client.call_id, 2)?;
+    let is_correct = [compare(proxy, ALICE, alice, 2 * PRICE), compare(proxy, CAROL, carol, PRICE)];
+    Ok(is_correct == [true; 2])
+}
+
+/// Sends a SIP MESSAGE. Returns whether the account is correct.
+fn message(proxy: &Proxy, server_socket: &UdpSocket) -> Result<bool, Box<dyn Error>> {
+    let before = account(proxy, ALICE)?;
+    let receiver = PageReceiver::start(server_socket);
+    let sender = PageSender::new(proxy.sip, ALICE);
+    let message = sender.message("sip:bob@im.example.org", "Hello Bob");
+    sender.request(&message, SOON);
+    drop(receiver);
+    println!("\n6. SIP MESSAGE\n");
+    print_session_ladders(proxy, message.header("Call-ID"), 1)?;
+    Ok(compare(proxy, ALICE, before, PRICE))
+}
+
+/// Prints the debits of Alice. Returns whether there are as many as expected.
+fn debits(proxy: &Proxy, expected: usize) -> bool {
     let debits = proxy.debits(ALICE);
     println!("\nDebits (sqlite3 ledger.sqlite 'SELECT * FROM debits'):\n");
     for debit in &debits {
@@ -90,15 +145,45 @@ fn run() -> Result<(), Box<dyn Error>> {
             debit.message_id, debit.octets, debit.units, debit.trigger, debit.code
         );
     }
-    correct &= debits.len() as i64 == 3 * count;
-    drop(proxy);
-    match correct {
-        true => {
-            println!("\nAll accounts are correct.");
-            Ok(())
+    debits.len() == expected
+}
+
+fn account(proxy: &Proxy, who: &str) -> Result<Account, Box<dyn Error>> {
+    Ok(proxy.account(who).ok_or_else(|| format!("the account {who} does not exist"))?)
+}
+
+/// Waits until the account has paid what is expected, and prints it. Returns whether it has.
+fn compare(proxy: &Proxy, who: &str, before: Account, expected: i64) -> bool {
+    let after = settled(proxy, who, before, expected);
+    let width = who.len();
+    println!("\n  {who}   before: {}\n  {:width$}   after:  {}", money(before), "", money(after));
+    let is_correct =
+        after.debited - before.debited == expected && after.balance == before.balance - expected && after.held == 0;
+    println!("  {} {}", if is_correct { "correct:" } else { "WRONG, expected" }, cost(expected));
+    is_correct
+}
+
+/// Prints the ladders of a call's closed sessions, as `imcharge.ladder` draws them.
+fn print_session_ladders(proxy: &Proxy, call_id: &str, sessions: usize) -> Result<(), Box<dyn Error>> {
+    let closed = format!("SELECT count(*) FROM sessions WHERE call_id='{call_id}' AND closed_at IS NOT NULL");
+    eventually(SOON, || proxy.count(&closed) == sessions as i64);
+    for line in proxy.rpc(&["imcharge.ladder", call_id])?.lines().map(str::trim_start) {
+        let (name, value) = line.split_once(": ").unwrap_or_default();
+        match name {
+            "account" => println!("  charged: {value}"),
+            "columns" => println!("{:>10}  {}", "ms", value.trim_start().trim_start_matches("ms").trim_start()),
+            _ if line.contains('│') => {
+                println!("{:>10}  {}", line.split("  ").next().unwrap_or_default(), bars(line))
+            }
+            _ => {}
         }
-        false => Err("an account is wrong".into()),
     }
+    Ok(())
+}
+
+/// Returns a line of a ladder from its first bar on.
+fn bars(line: &str) -> &str {
+    line.find('│').map_or("", |at| &line[at..])
 }
 
 fn cost(cents: i64) -> String {
@@ -128,14 +213,14 @@ fn retrieve(
         client.take(messages.len(), reaction);
         if reaction == Reaction::Silence {
             // Stay connected until the response timeout has expired.
-            eventually(Duration::from_secs(10), || {
+            eventually(SOON, || {
                 proxy.debits(who).iter().filter(|debit| debit.trigger == "timeout").count() >= messages.len()
             });
         }
         client.bye();
     }
     let call_id = client.call_id.clone();
-    eventually(Duration::from_secs(10), || {
+    eventually(SOON, || {
         proxy.count(&format!("SELECT count(*) FROM sessions WHERE call_id='{call_id}' AND closed_at IS NOT NULL")) == 1
     });
     drop(server);
