@@ -114,6 +114,9 @@ fn chat(proxy: &Proxy, server_socket: &UdpSocket) -> Result<bool, Box<dyn Error>
     for message_id in ["alice-0", "alice-1"] {
         client.deliver(message_id, b"Hello Carol");
     }
+    // The relay answers at once; the response of the called party follows.
+    let of_chat = format!("SELECT count(*) FROM debits WHERE call_id='{}' AND trigger='response'", client.call_id);
+    eventually(SOON, || proxy.count(&of_chat) == 3);
     client.bye();
     drop(called);
     println!("\n5. Chat: each party pays for what it sends\n");

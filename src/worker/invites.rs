@@ -79,7 +79,8 @@ impl Worker {
                 .ok()
                 .filter(|icid| icid.len() <= FIELD_MAX)
                 .unwrap_or_default(),
-            direction,
+            // The content of a MESSAGE comes from the side that sends the request, and either side may pay.
+            direction: page.map_or(direction, |_| Direction::Push),
             service,
             recipients: invite.recipients,
             called: called.as_deref(),

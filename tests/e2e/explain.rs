@@ -4,6 +4,7 @@ use super::diameter::Charged;
 use super::{ALICE, Stage};
 use imcharge_testkit::eventually;
 use imcharge_testkit::parties::client::Reaction;
+use imcharge_testkit::parties::page::{PageReceiver, PageSender};
 use imcharge_testkit::proxy::Proxy;
 use std::collections::HashMap;
 use std::time::Duration;
@@ -113,7 +114,7 @@ fn ladder(proxy: &Proxy, call_id: &str) -> Vec<String> {
 fn a_ladder_shows_open_and_closed_sessions() {
     let stage = Stage::plain();
     let proxy = &stage.proxy;
-    let _server = stage.server(&["one"], |_| {});
+    let server = stage.server(&["one"], |_| {});
     let mut client = stage.bound(|_| {});
     client.take(1, Reaction::Answer(200));
     stage.until_debited(ALICE, 1);
@@ -134,6 +135,13 @@ fn a_ladder_shows_open_and_closed_sessions() {
     let ended =
         || in_order(&ladder(proxy, &client.call_id), &["debited 1", "BYE", "release", "released", "closed bye"]);
     assert!(eventually(SOON, ended), "{:#?}", ladder(proxy, &client.call_id));
+    drop(server);
+    let (_receiver, sender) = (PageReceiver::start(&stage.place), PageSender::new(proxy.sip, ALICE));
+    let message = sender.message("sip:bob@im.example.org", "Hello");
+    assert_eq!(sender.request(&message, SOON), 200);
+    let page = ["│── MESSAGE (5 octets) ", "reserve 1 ", "granted 1 ", "relayed", "◀", "debit 1 msg", "debited 1"];
+    let shown = || in_order(&ladder(proxy, message.header("Call-ID")), &page);
+    assert!(eventually(SOON, shown), "{:#?}", ladder(proxy, message.header("Call-ID")));
     let mut denied = stage.client("sip:bob@example.org", |_| {});
     assert_eq!(denied.invite(), 402);
     let refused = || in_order(&ladder(proxy, &denied.call_id), &["INVITE", "reserve", "denied", "refused: "]);

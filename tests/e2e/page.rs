@@ -252,7 +252,7 @@ pub fn called_party_pays_for_messages_of_the_store() {
     assert_eq!(sender.request(&message, SOON), 200, "{}", stage.proxy.log());
     stage.expect(bob, 9, 0, 1);
     stage.expect(ALICE, 100, 0, 0);
-    let service = stage.proxy.count("SELECT count(*) FROM sessions WHERE direction='push'");
+    let service = stage.proxy.count("SELECT count(*) FROM sessions WHERE service='receiving'");
     assert_eq!(service, 1);
 }
 
