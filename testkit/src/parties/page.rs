@@ -108,6 +108,7 @@ impl PageReceiver {
                     continue;
                 }
                 let uri = request.start.split(' ').nth(1).unwrap_or_default();
+                seen.lock().expect("no holder panics").push(request.clone());
                 let user = uri_of(uri).trim_start_matches("sip:").split('@').next().unwrap_or_default().to_owned();
                 if user != "silent" {
                     let code = user.parse().unwrap_or(200);
@@ -118,7 +119,6 @@ impl PageReceiver {
                     // A lost answer is repeated for the retransmission.
                     let _ = transport.send(&answer, from);
                 }
-                seen.lock().expect("no holder panics").push(request);
             }
         });
         PageReceiver { address, received, stopped, thread: Some(thread) }
