@@ -232,6 +232,7 @@ fn establish(region: &Region, worker: &mut Worker, at: usize, session: u64, dial
             content: ChargedContent::Received,
             recipients: 0,
             tariff: b"",
+            offer: Body::default(),
             suspended: Suspended::default(),
         });
         let asked = Instant::now();

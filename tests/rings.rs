@@ -76,6 +76,7 @@ fn invite_as(worker: &mut Worker, key: InviteKey<'_>, suspended: Suspended) -> R
         content: ChargedContent::Received,
         recipients: 0,
         tariff: b"",
+        offer: Body::default(),
         suspended,
     })
 }
@@ -156,6 +157,7 @@ fn message(worker: &mut Worker, index: u64) -> (SessionKey, Option<ServerTransac
         content: ChargedContent::Received,
         recipients: 0,
         tariff: b"",
+        offer: Body::default(),
         suspended,
     };
     let body = Body { content_type: b"text/plain", bytes: &[b'x'; 100] };

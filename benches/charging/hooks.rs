@@ -57,6 +57,7 @@ fn reserve(worker: &mut Worker, number: usize, messages: u32) -> bool {
         content: ChargedContent::Received,
         recipients: 0,
         tariff: b"",
+        offer: Body::default(),
         suspended: Suspended::default(),
     };
     worker.reserve(&invite).is_ok()

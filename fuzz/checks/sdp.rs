@@ -3,7 +3,7 @@
 
 use super::lies_in;
 use imcharge::wire::msrp::Path;
-use imcharge::wire::sdp::{Media, POSITION_MAX, msrp_media};
+use imcharge::wire::sdp::{FileSelector, Media, POSITION_MAX, msrp_media};
 
 /// Maximum number of octets read from a body.
 const BODY_MAX: usize = 64 * 1024;
@@ -49,7 +49,7 @@ fn plain(bytes: &[u8]) -> Vec<Media<'_>> {
             if is_msrp {
                 let port = words[1].split(|octet| *octet == b'/').next().unwrap_or_default();
                 let is_refused = !port.is_empty() && port.iter().all(|digit| *digit == b'0');
-                media.push(Media { position, is_refused, path: None });
+                media.push(Media { position, is_refused, path: None, file: None });
             }
             number += 1;
         } else if let (true, Some(media)) = (is_msrp, media.last_mut())
@@ -58,7 +58,39 @@ fn plain(bytes: &[u8]) -> Vec<Media<'_>> {
             && media.path.is_none()
         {
             media.path = std::str::from_utf8(&line[7..]).ok().and_then(|path| Path::parse(path.trim()).ok());
+        } else if let (true, Some(media)) = (is_msrp, media.last_mut())
+            && line.len() >= 16
+            && line[..16].eq_ignore_ascii_case(b"a=file-selector:")
+            && media.file.is_none()
+        {
+            media.file = Some(FileSelector { size: plain_size(&line[16..]) });
         }
     }
     media
+}
+
+/// Reference parser of the size in a file selector, octet by octet.
+fn plain_size(value: &[u8]) -> Option<u64> {
+    let (mut sizes, mut at) = (Vec::new(), 0);
+    while at < value.len() {
+        if value[at].is_ascii_whitespace() {
+            at += 1;
+            continue;
+        }
+        let is_name = value.len() >= at + 6 && value[at..at + 6].eq_ignore_ascii_case(b"name:\"");
+        let mut end = if is_name { at + 6 } else { at };
+        let ends = |octet: u8| if is_name { octet == b'"' } else { octet.is_ascii_whitespace() };
+        while end < value.len() && !ends(value[end]) {
+            end += 1;
+        }
+        end = value.len().min(end + usize::from(is_name));
+        if value[at..end].len() >= 5 && value[at..at + 5].eq_ignore_ascii_case(b"size:") {
+            sizes.push(&value[at + 5..end]);
+        }
+        at = end;
+    }
+    match sizes[..] {
+        [digits] if digits.iter().all(u8::is_ascii_digit) => std::str::from_utf8(digits).ok()?.parse().ok(),
+        _ => None,
+    }
 }

@@ -4,7 +4,7 @@
 use super::session_enabler::{Enabler, PRICE, opened_by};
 use imcharge::charge::ch2::{Failure, Operation, Request, Response, SessionKey};
 use imcharge::charge::content::ContentClass;
-use imcharge::charge::event::{Direction, Event, FailureReport, Flag, Reserve, Sent, Stop, Suspended};
+use imcharge::charge::event::{Direction, Event, FailureReport, Flag, OfferedFiles, Reserve, Sent, Stop, Suspended};
 use imcharge::charge::policy::{Cases, Policy, Resend, Settle};
 use imcharge::charge::service::Service;
 use imcharge::charge::session::{Output, Session};
@@ -177,6 +177,7 @@ impl World {
             recipients: 0,
             called: None,
             tariff: "",
+            files: OfferedFiles::default(),
             messages,
             page: None,
             suspended: Suspended::default(),

@@ -197,6 +197,8 @@ pub struct Reserve<'a> {
     pub tariff: &'a str,
     /// Number of messages; 0: unknown. Of a MESSAGE, the number of copies; 0: one.
     pub messages: u32,
+    /// Files that the INVITE offers or requests (RFC 5547).
+    pub files: OfferedFiles,
     /// What a MESSAGE carries; `None`: an INVITE.
     pub page: Option<PageContent>,
     /// The transaction that waits for the verdict.
@@ -213,9 +215,23 @@ impl<'a> Reserve<'a> {
             other: self.account,
             direction: Direction::Pull,
             messages: 0,
+            files: OfferedFiles::default(),
             ..self.clone()
         })
     }
+}
+
+/// Files that the session description of an INVITE offers or requests (RFC 5547).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OfferedFiles {
+    /// Number of files whose size is stated.
+    pub sized: u32,
+    /// Started kilobytes of these files.
+    pub kilobytes: u64,
+    /// Number of files without a size.
+    pub unsized_files: u32,
+    /// Whether the session carries anything besides files.
+    pub has_other_media: bool,
 }
 
 /// Content of a SIP MESSAGE (page mode, RFC 3428).

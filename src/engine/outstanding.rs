@@ -98,7 +98,7 @@ mod tests {
     use super::*;
     use crate::charge::ch2::{Failure, Operation, Response};
     use crate::charge::content::ContentClass;
-    use crate::charge::event::{Direction, Event, FailureReport, Flag, Reserve, Sent, Suspended};
+    use crate::charge::event::{Direction, Event, FailureReport, Flag, OfferedFiles, Reserve, Sent, Suspended};
     use crate::charge::policy::Policy;
     use crate::charge::service::Service;
     use crate::charge::session::Output;
@@ -120,6 +120,7 @@ mod tests {
             recipients: 0,
             called: None,
             tariff: "",
+            files: OfferedFiles::default(),
             messages: 2,
             page: None,
             suspended: Suspended::default(),

@@ -222,6 +222,7 @@ impl<'a> Message<'a> {
             content: ChargedContent::Received,
             recipients: 0,
             tariff: b"",
+            offer: Body::default(),
             suspended: Suspended::default(),
         })
     }

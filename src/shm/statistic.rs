@@ -112,6 +112,7 @@ statistics! {
     FramesUnattributed "frames_unattributed" Counter "MSRP frames refused: from a charged endpoint or an IM server, but of no open session.",
     FramesFree "frames_free" Counter "MSRP frames with content that was not charged, because its type is in free_content.",
     FramesUnclassified "frames_unclassified" Counter "MSRP messages whose media type is unknown: a Content-Type that is missing, repeated or malformed, or CPIM headers that are malformed or not in the first chunk. They were charged.",
+    FilesUnsized "files_unsized" Counter "Files in INVITEs whose a=file-selector has no valid size.",
     AnswersForeign "answers_foreign" Counter "SIP offers and answers within a dialog that were not bound: not exchanged with the dialog's server.",
     PathsWithoutRelay "paths_without_relay" Counter "Session descriptions of clients whose a=path bypasses this relay.",
     DroppedRingFull "dropped_ring_full" Counter "Events refused because the event ring of the process was full.",

@@ -28,6 +28,15 @@ pub struct Media<'a> {
     pub is_refused: bool,
     /// Its `a=path`; `None`: it is absent or invalid.
     pub path: Option<Path<'a>>,
+    /// Its `a=file-selector`; `None`: it is absent, and the line is not about a file.
+    pub file: Option<FileSelector>,
+}
+
+/// Value of `a=file-selector` (RFC 5547, 6): which file is offered or requested.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FileSelector {
+    /// Size, octets; `None`: it is absent, repeated or not a number.
+    pub size: Option<u64>,
 }
 
 /// Returns the MSRP media of the SDP in a body, in order. `None`: the body has no SDP.
@@ -160,23 +169,48 @@ fn media(description: &[u8]) -> Vec<Media<'_>> {
             found.extend(current.take());
             // Lines beyond the highest number are not paired: their endpoints are known but not bound.
             let position = count.try_into().unwrap_or(POSITION_MAX);
-            current = msrp(line).map(|is_refused| Media { position, is_refused, path: None });
+            current = msrp(line).map(|is_refused| Media { position, is_refused, path: None, file: None });
             open += usize::from(current.is_some_and(|media| !media.is_refused));
             count += 1;
-        } else if let (Some(media), Some(path)) = (&mut current, path_value(line))
+        } else if let (Some(media), Some(path)) = (&mut current, value_of(line, b"a=path:"))
             && media.path.is_none()
         {
             media.path = std::str::from_utf8(path).ok().and_then(|path| Path::parse(path.trim()).ok());
+        } else if let (Some(media), Some(selector)) = (&mut current, value_of(line, b"a=file-selector:"))
+            && media.file.is_none()
+        {
+            media.file = Some(file_selector(selector));
         }
     }
     found.extend(current);
     found
 }
 
-/// Returns the value of an `a=path` line.
-fn path_value(line: &[u8]) -> Option<&[u8]> {
-    let name = line.get(..7).filter(|name| name.eq_ignore_ascii_case(b"a=path:"))?;
+/// Returns the value of a line that starts with this name, in any case.
+fn value_of<'a>(line: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
+    line.get(..name.len()).filter(|start| start.eq_ignore_ascii_case(name))?;
     line.get(name.len()..)
+}
+
+/// Reads a file selector: selectors like `name:"My file.jpg"` or `size:4092`, separated by spaces. A quoted name may contain
+/// any octets but quotes.
+fn file_selector(value: &[u8]) -> FileSelector {
+    let (mut rest, mut sizes, mut size) = (value, 0, None);
+    while let Some(start) = rest.iter().position(|octet| !octet.is_ascii_whitespace()) {
+        rest = &rest[start..];
+        let is_quoted = value_of(rest, b"name:\"").is_some();
+        let end = match is_quoted {
+            true => memchr(b'"', &rest[6..]).map(|end| end + 7),
+            false => rest.iter().position(u8::is_ascii_whitespace),
+        };
+        let (selector, after) = rest.split_at(end.unwrap_or(rest.len()));
+        rest = after;
+        if let Some(digits) = value_of(selector, b"size:") {
+            sizes += 1;
+            size = std::str::from_utf8(digits).ok().filter(|text| text.bytes().all(|digit| digit.is_ascii_digit()));
+        }
+    }
+    FileSelector { size: size.filter(|_| sizes == 1).and_then(|digits| digits.parse().ok()) }
 }
 
 /// `message 7394 TCP/MSRP *`: returns whether the port is 0; `None`: another transport.
@@ -309,7 +343,47 @@ mod tests {
         assert_eq!(read(&format!("multipart/mixed;boundary={boundary}"), &body), None);
     }
 
+    /// Size of each file; `None`: no file is described.
+    fn files(description: &str) -> Vec<Option<Option<u64>>> {
+        let media = msrp_media(b"application/sdp", description.as_bytes()).expect("SDP");
+        media.iter().map(|media| media.file.map(|file| file.size)).collect()
+    }
+
+    #[test]
+    fn file_selector_has_the_size_of_the_file() {
+        for (selector, size) in [
+            // RFC 5547, 9.1.
+            ("name:\"My cool picture.jpg\" type:image/jpeg size:4092 hash:sha-1:72:24:5F:E8:65:3D:DA:F3", Some(4092)),
+            ("size:0", Some(0)),
+            ("SIZE:18446744073709551615", Some(u64::MAX)),
+            ("  size:7\t", Some(7)),
+            ("name:\"size:1 \u{e9}%22 x\" size:2", Some(2)),
+            ("name:\"never closed size:3", None),
+            ("name:size:4", None),
+            ("type:image/jpeg", None),
+            ("size:", None),
+            ("size:-1", None),
+            ("size:+1", None),
+            ("size:12k", None),
+            ("size:18446744073709551616", None),
+            ("size:1 size:2", None),
+            ("", None),
+        ] {
+            let description = format!("{OFFER}a=sendonly\r\na=file-selector:{selector}\r\n");
+            assert_eq!(files(&description), [Some(size)], "{selector}");
+        }
+        assert_eq!(files(OFFER), [None]);
+        assert_eq!(files(&format!("{OFFER}a=file-selector:size:1\r\na=file-selector:size:2\r\n")), [Some(Some(1))]);
+        assert_eq!(files(&OFFER.replace("m=audio", "a=file-selector:size:1\r\nm=audio")), [None]);
+    }
+
     proptest::proptest! {
+        #[test]
+        fn random_selectors_do_not_panic(value in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..80)) {
+            file_selector(&value);
+            file_selector(&[b"name:\"", value.as_slice()].concat());
+        }
+
         #[test]
         fn random_bytes_do_not_panic(
             bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..300),

@@ -2,15 +2,16 @@
 
 use super::{FIELD_MAX, InviteRefusal, Urgency, Worker};
 use crate::charge::ch2::SessionKey;
-use crate::charge::event::{Direction, Event, PageContent, Reserve, ServerTransaction};
+use crate::charge::event::{Direction, Event, OfferedFiles, PageContent, Reserve, ServerTransaction};
 use crate::charge::service::{ChargedContent, Service};
 use crate::config::tariffs::NAME_MAX;
 use crate::config::{DirectionRule, Subscriber};
 use crate::shm::log_limit::ONE_A_MINUTE;
 use crate::shm::statistic::Statistic;
-use crate::wire::{identity, sip};
+use crate::wire::{identity, sdp, sip};
 use crate::worker::sip_input::{Body, Dialog, Invite, InviteKey};
 use std::str::from_utf8;
+use std::sync::atomic::Ordering;
 
 impl Worker {
     /// Checks whether [`Worker::reserve`] would accept this INVITE now: for hosts, before they suspend the transaction.
@@ -85,6 +86,7 @@ impl Worker {
             recipients: invite.recipients,
             called: called.as_deref(),
             tariff,
+            files: if page.is_some() { OfferedFiles::default() } else { self.offered_files(&invite.offer) },
             messages: invite.messages,
             page,
             suspended: invite.suspended,
@@ -110,6 +112,31 @@ impl Worker {
             tariffs.list_of_names()
         );
         Err(InviteRefusal::UnknownTariff)
+    }
+
+    /// Returns the files that a session description offers or requests; counts those without a size.
+    fn offered_files(&self, offer: &Body<'_>) -> OfferedFiles {
+        let mut files = OfferedFiles::default();
+        let media = sdp::msrp_media(offer.content_type, offer.bytes).unwrap_or_default();
+        for media in media.iter().filter(|media| !media.is_refused) {
+            match media.file.map(|file| file.size) {
+                None => files.has_other_media = true,
+                Some(None) => files.unsized_files += 1,
+                Some(Some(octets)) => {
+                    files.sized += 1;
+                    files.kilobytes = files.kilobytes.saturating_add(octets.div_ceil(1024).max(1));
+                }
+            }
+        }
+        if files.unsized_files > 0 {
+            self.region.counter(Statistic::FilesUnsized).fetch_add(files.unsized_files.into(), Ordering::Relaxed);
+            log::warn!(
+                target: ONE_A_MINUTE,
+                "an INVITE describes a file without a valid size in a=file-selector; credit is reserved as for other \
+                 messages (files_unsized)"
+            );
+        }
+        files
     }
 
     pub(super) fn check_engine(&self) -> Result<(), InviteRefusal> {

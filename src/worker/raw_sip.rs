@@ -40,6 +40,7 @@ fn charged_request<'a>(
         content: ChargedContent::Received,
         recipients: 0,
         tariff: b"",
+        offer: body(sip),
         suspended,
     })
 }

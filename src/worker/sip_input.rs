@@ -57,6 +57,8 @@ pub struct Invite<'a> {
     pub recipients: u32,
     /// Name of the tariff that the script has chosen; empty: none.
     pub tariff: &'a [u8],
+    /// Body of an INVITE: its session description.
+    pub offer: Body<'a>,
     /// Returned to the host with the verdict.
     pub suspended: Suspended,
 }

@@ -29,6 +29,7 @@ mod outcomes;
 mod page;
 mod page_peers;
 mod payer;
+mod prices;
 mod push;
 mod raw;
 mod reconcile;

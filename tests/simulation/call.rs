@@ -222,6 +222,7 @@ impl Call {
             content: ChargedContent::Received,
             recipients: 0,
             tariff: b"",
+            offer: Body::default(),
             suspended: Suspended { index: self.number as u64, label: path, continuation: 0 },
         });
         taken.is_ok()

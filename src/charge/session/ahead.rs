@@ -7,6 +7,9 @@
 //! debit of the last announced message returns the rest. With prices that differ by class, each announced message counts
 //! as text, and one as the class that costs most.
 //!
+//! **The INVITE describes files** (RFC 5547). Their price by size is reserved in addition, or alone if the session carries
+//! nothing else and all sizes are stated; each file counts as an announced message then.
+//!
 //! **The number is not announced.** A relay answers a SEND at once (RFC 4976, 6.4.1), so a server that waits for each
 //! response sends the next message within about 0.1 ms, long before an enabler could answer a request made then.
 //! Therefore a window is kept granted ahead of what was sent: [`WINDOW_MESSAGES_MIN`] messages, and as many as can be sent
@@ -25,7 +28,8 @@ use super::common::{Common, Context};
 use super::credit::Credit;
 use super::messages::Messages;
 use super::rule::Rule;
-use crate::charge::event::{Flag, Sent};
+use crate::charge::content::ContentClass;
+use crate::charge::event::{Flag, OfferedFiles, Sent};
 use crate::charge::policy::Model;
 use crate::charge::tariff::{PriceList, Quota, QuotaUnit, Weight};
 use serde::{Deserialize, Serialize};
@@ -61,14 +65,19 @@ pub(super) struct Ahead {
 }
 
 impl Ahead {
-    /// Demand of an INVITE that announces this many messages. If nothing is reserved, the quota is what may be unpaid.
-    pub(super) fn new(prices: &PriceList, model: Model, messages: u32) -> Ahead {
+    /// Demand of an INVITE that announces this many messages, and files, each of which is a message. If nothing is reserved, the quota is what may be unpaid.
+    pub(super) fn new(prices: &PriceList, model: Model, messages: u32, files: &OfferedFiles) -> Ahead {
+        if messages == 0 && !files.has_other_media && files.sized > 0 && files.unsized_files == 0 {
+            let quota = quota_of_files(prices, files);
+            return Ahead { requested: quota, request_max: quota, announced: files.sized, ..Ahead::default() };
+        }
         let mut ahead = Ahead { announced: messages, ..Ahead::default() };
         let requested = match (messages, model) {
             (0, Model::Reserve | Model::Prepay) => ahead.window_quota(prices),
             (messages, _) => reserved_quota(prices, messages.max(1)),
         };
-        (ahead.requested, ahead.request_max) = (Quota(requested), Quota(requested));
+        let requested = Quota(requested.saturating_add(quota_of_files(prices, files).0));
+        (ahead.requested, ahead.request_max) = (requested, requested);
         ahead
     }
 
@@ -105,6 +114,16 @@ impl Ahead {
 /// What is reserved for this many announced messages.
 fn reserved_quota(prices: &PriceList, messages: u32) -> u32 {
     prices.quota_of_messages(messages, RESERVED_KILOBYTES_PER_MESSAGE).0
+}
+
+/// Quota of files of stated sizes.
+fn quota_of_files(prices: &PriceList, files: &OfferedFiles) -> Quota {
+    if files.sized == 0 {
+        return Quota(0);
+    }
+    let weight = prices.weight(ContentClass::File);
+    let sizes = Weight { message: 0, ..weight }.of_kilobytes(files.kilobytes);
+    Quota(sizes.0.saturating_add(weight.message.saturating_mul(files.sized)))
 }
 
 /// Quota of what is still to be sent of this SEND's message; 0 if its size has no price.
@@ -167,7 +186,9 @@ impl Credit {
                 let reserve = reserved_quota(prices, unsent);
                 // With prices that differ, one message of the class that costs most must fit at any time.
                 let must_fit = match prices.measure().unit {
-                    QuotaUnit::AccountUnit if left <= low => reserved_quota(prices, unsent.min(1)),
+                    QuotaUnit::AccountUnit if left <= low => {
+                        reserved_quota(prices, unsent.min(1)).min(self.ahead.requested.0)
+                    }
                     _ => 0,
                 };
                 let is_short = left < to_come.saturating_add(must_fit);

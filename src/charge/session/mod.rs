@@ -135,7 +135,7 @@ impl Session {
         let policy = Policy { model: page::model(&policy, page.is_some()), ..policy };
         let ahead = match page {
             Some(page) => Ahead::of_page(page.quota),
-            None => Ahead::new(&prices, policy.model, reserve.messages),
+            None => Ahead::new(&prices, policy.model, reserve.messages, &reserve.files),
         };
         let requested = ahead.requested;
         let mut session = Session {

@@ -21,7 +21,7 @@ mod traces;
 use super::*;
 use crate::charge::ch2::{Denial, Grant, Operation, Request, Reservation, Trigger};
 use crate::charge::content::ContentClass;
-use crate::charge::event::{Direction, FailureReport, Flag, Sent, Stop, Suspended};
+use crate::charge::event::{Direction, FailureReport, Flag, OfferedFiles, Sent, Stop, Suspended};
 use crate::charge::policy::{DebitOn, OnFailure, Resend, Settle};
 use crate::charge::service::Service;
 use crate::charge::tariff::{Quota, Units};
@@ -42,6 +42,7 @@ fn invite(messages: u32) -> Reserve<'static> {
         recipients: 0,
         called: None,
         tariff: "",
+        files: OfferedFiles::default(),
         messages,
         page: None,
         suspended: Suspended { index: 1, label: 2, continuation: 3 },

@@ -11,7 +11,7 @@ use crate::wire::diameter::{
     CreditControlAnswer, CreditControlRequest, Framed, Message, ResultCode, ServiceUnits, frame,
 };
 use crate::worker::Worker;
-use crate::worker::sip_input::{Invite, InviteKey};
+use crate::worker::sip_input::{Body, Invite, InviteKey};
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::time::Instant;
@@ -62,6 +62,7 @@ impl World {
                 content: ChargedContent::Received,
                 recipients: 0,
                 tariff: b"",
+                offer: Body::default(),
                 suspended: Suspended::default(),
             });
             taken.expect("the engine runs");

@@ -4,7 +4,7 @@ use super::change::{Change, Debit, MessageRecord, NotDebited, SessionChange};
 use super::*;
 use crate::charge::ch2::{SessionKey, Trigger};
 use crate::charge::content::ContentClass;
-use crate::charge::event::{Direction, Reserve, Suspended};
+use crate::charge::event::{Direction, OfferedFiles, Reserve, Suspended};
 use crate::charge::policy::{Policy, Settle};
 use crate::charge::service::Service;
 use crate::charge::session::Rule;
@@ -54,6 +54,7 @@ fn session(call_id: &str) -> Session {
         recipients: 0,
         called: None,
         tariff: "",
+        files: OfferedFiles::default(),
         messages: 2,
         page: None,
         suspended: Suspended::default(),

@@ -137,6 +137,7 @@ unsafe fn reserve_into(message: *mut sys::sip_msg, route: &[u8], messages: c_int
     let Some(mut invite) = invite else { return InviteRefusal::Malformed as c_int };
     (invite.content, invite.recipients) = (options.content, options.recipients);
     invite.tariff = options.tariff.as_bytes();
+    invite.offer = request.body();
     invite.suspended.continuation = continuation.number();
     let Some(tm) = tm() else { return InviteRefusal::EngineDown as c_int };
     // The copy that creates the transaction is the one that is decided about. If each copy were, the first could be refused

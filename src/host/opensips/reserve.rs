@@ -103,6 +103,7 @@ unsafe fn reserve_or_refuse(
     let mut invite = invite.ok_or(malformed)?;
     (invite.content, invite.recipients) = (options.content, options.recipients);
     invite.tariff = options.tariff.as_bytes();
+    invite.offer = request.body();
     let can_reserve = with_worker(|worker| Charged::check(worker, &invite, &request.body(), is_message));
     let charged = can_reserve.unwrap_or(Err(InviteRefusal::EngineDown)).map_err(|refused| refused as c_int)?;
     let charged = charged.ok_or(FREE_CONTENT)?;

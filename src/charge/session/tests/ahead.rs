@@ -400,3 +400,32 @@ fn reservations_beyond_limit_are_not_requested() {
     }
     assert_eq!((run.session.granted(), run.pending()), (Quota(64), String::new()));
 }
+
+fn requested_for(prices: &str, messages: u32, files: OfferedFiles) -> u32 {
+    let reserve = Reserve { files, ..invite(messages) };
+    let session = Session::open(KEY, &reserve, prices.parse().expect("prices"), Policy::default(), 0, s(0));
+    session.credit.ahead.requested.0
+}
+
+#[test]
+fn files_are_reserved_by_their_stated_size() {
+    let files = |sized, kilobytes| OfferedFiles { sized, kilobytes, ..OfferedFiles::default() };
+    let table = "message:2 file=message:10+kilobyte:1";
+    for (prices, described, requested) in [
+        ("message:5", files(1, 4096), 1),
+        ("kilobyte:1", files(1, 4), 4),
+        ("kilobyte:1", files(2, 10), 10),
+        (table, files(1, 4), 14),
+        (table, files(3, 100), 130),
+        ("kilobyte:3", files(1, u64::MAX), u32::MAX),
+    ] {
+        assert_eq!(requested_for(prices, 0, described), requested, "{prices} {described:?}");
+    }
+    // Text beside the file, a stated number of messages, or an unknown size: in addition to the usual reservation.
+    let usual = requested_for(table, 0, OfferedFiles::default());
+    let beside = OfferedFiles { has_other_media: true, ..files(1, 4) };
+    assert_eq!(requested_for(table, 0, beside), usual + 14);
+    assert_eq!(requested_for(table, 0, OfferedFiles { unsized_files: 1, ..files(1, 4) }), usual + 14);
+    assert_eq!(requested_for(table, 0, OfferedFiles { unsized_files: 1, ..files(0, 0) }), usual);
+    assert_eq!(requested_for("message:5", 3, files(1, 4)), 4);
+}
