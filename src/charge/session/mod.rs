@@ -32,7 +32,7 @@
 //! |---|---|---|
 //! | `Dialog` | phase, verdict, SIP legs, connections | `dialog` |
 //! | `Credit` | reservations, grant, pending request | `credit`, `request`, `reservation`, `validity`, `ahead` |
-//! | `Messages` | messages, and the debits and refunds they lead to | `messages`, `open_message`, `ranges`, `index`, `refund`, `released` |
+//! | `Messages` | messages, and the debits and refunds they lead to | `messages`, `open_message`, `ranges`, `index`, `refund`, `released`, `settlement` |
 //! | `Page` | what is decided about a SIP MESSAGE | `page` |
 //! | `Trace` | events for `explain` | `trace`, `rule` |
 //!
@@ -66,6 +66,7 @@ mod released;
 mod request;
 mod reservation;
 mod rule;
+mod settlement;
 mod trace;
 mod validity;
 

@@ -7,8 +7,9 @@
 use super::common::Context;
 use super::credit::Credit;
 use super::messages::{Debit, Messages};
-use super::open_message::{Answer, OpenMessage, Settlement};
+use super::open_message::{Answer, OpenMessage};
 use super::rule::Rule;
+use super::settlement::Settlement;
 use crate::charge::policy::Payer;
 use crate::charge::time::Time;
 
