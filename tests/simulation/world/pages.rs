@@ -242,8 +242,8 @@ fn page_debits(page: &Page, silent: Settle, accepted: Settle, was_silent: bool) 
         None => (silence, silence),
     };
     match (page.may_be_lost, was_silent) {
-        // Nothing is known of what was lost.
-        (true, _) => (0, max.max(silence)),
+        // What was lost is unknown, and an outcome may have been written by a worker that died.
+        (true, _) => (0, 1),
         // The silence was decided before the outcome was read.
         (false, true) => (min.min(silence), max.max(silence)),
         (false, false) => (min, max),
