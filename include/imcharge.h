@@ -503,8 +503,8 @@ int32_t imcharge_on_invite(struct imcharge_worker *worker,
 //
 // Returns: IMCHARGE_OK if a verdict will follow; IMCHARGE_NOT_CHARGED if its content is free of charge: relay it, without a
 // verdict. No verdict follows IMCHARGE_INVITE_MALFORMED, IMCHARGE_INVITE_ENGINE_DOWN, IMCHARGE_INVITE_FULL,
-// IMCHARGE_MESSAGE_TOO_LARGE, IMCHARGE_INVITE_UNKNOWN_TARIFF or another error; the host decides what to do. Only in the process that attached the
-// worker, one thread at a time. Does not block.
+// IMCHARGE_MESSAGE_TOO_LARGE, IMCHARGE_INVITE_UNKNOWN_TARIFF or another error; the host decides what to do. Only in the
+// process that attached the worker, one thread at a time. Does not block.
 int32_t imcharge_on_message(struct imcharge_worker *worker,
                             const void *message,
                             size_t length,

@@ -167,8 +167,8 @@ pub unsafe extern "C" fn imcharge_on_invite(
 ///
 /// Returns: IMCHARGE_OK if a verdict will follow; IMCHARGE_NOT_CHARGED if its content is free of charge: relay it, without a
 /// verdict. No verdict follows IMCHARGE_INVITE_MALFORMED, IMCHARGE_INVITE_ENGINE_DOWN, IMCHARGE_INVITE_FULL,
-/// IMCHARGE_MESSAGE_TOO_LARGE, IMCHARGE_INVITE_UNKNOWN_TARIFF or another error; the host decides what to do. Only in the process that attached the
-/// worker, one thread at a time. Does not block.
+/// IMCHARGE_MESSAGE_TOO_LARGE, IMCHARGE_INVITE_UNKNOWN_TARIFF or another error; the host decides what to do. Only in the
+/// process that attached the worker, one thread at a time. Does not block.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn imcharge_on_message(
     worker: *mut imcharge_worker,

@@ -65,7 +65,8 @@ pub(super) struct Ahead {
 }
 
 impl Ahead {
-    /// Demand of an INVITE that announces this many messages, and files, each of which is a message. If nothing is reserved, the quota is what may be unpaid.
+    /// Demand of an INVITE that announces this many messages, and files, each of which is a message. If nothing is reserved,
+    /// the quota is what may be unpaid.
     pub(super) fn new(prices: &PriceList, model: Model, messages: u32, files: &OfferedFiles) -> Ahead {
         if messages == 0 && !files.has_other_media && files.sized > 0 && files.unsized_files == 0 {
             let quota = quota_of_files(prices, files);
