@@ -7,7 +7,7 @@ use imcharge::charge::content::ContentClass;
 use imcharge::charge::event::{ServerTransaction, Suspended};
 use imcharge::charge::service::ChargedContent;
 use imcharge::worker::Worker;
-use imcharge::worker::sip_input::{Invite, InviteKey};
+use imcharge::worker::sip_input::{Body, Invite, InviteKey};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 

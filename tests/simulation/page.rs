@@ -4,7 +4,7 @@ use imcharge::charge::ch2::SessionKey;
 use imcharge::charge::content::ContentClass;
 use imcharge::charge::event::{PageContent, ServerTransaction, Suspended};
 use imcharge::charge::service::ChargedContent;
-use imcharge::worker::sip_input::{Invite, InviteKey};
+use imcharge::worker::sip_input::{Body, Invite, InviteKey};
 use imcharge::worker::{PageOutcome, Worker};
 
 /// Transactions of a MESSAGE: its own, and that of a copy on another path. Those of INVITEs have lower numbers.
@@ -68,6 +68,7 @@ impl Page {
             content: ChargedContent::Sent,
             recipients: 0,
             tariff: b"",
+            offer: Body::default(),
             suspended: Suspended { index: self.number as u64, label: path, continuation: 0 },
         };
         worker.reserve_page(&message, PageContent { class: ContentClass::Text, octets: self.octets }).is_ok()
