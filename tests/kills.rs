@@ -390,7 +390,7 @@ fn settle(region: &Arc<Region>, progress: &[Progress]) {
         let told = commands::run("account.add", &[&account, first, first], region, &mut worker);
         let duplicate = ("duplicate", Value::Integer(1));
         let is_duplicate = |value| matches!(value, Value::Structure(fields) if fields.contains(&duplicate));
-        assert!(told.is_ok_and(is_duplicate), "a command counts twice");
+        assert!(told.clone().is_ok_and(is_duplicate), "account {account} after {number}: {told:?}");
         progress.done.store(number, Ordering::SeqCst);
     }
     wait("all sessions are closed", &mut resumers, || region.statistic(Statistic::SessionsActive) == 0);

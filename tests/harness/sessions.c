@@ -51,7 +51,7 @@ static void invite(struct worker *worker, struct session *session)
 {
     struct message message;
     imcharge_tokens tokens = {worker->index, session->party.number, ROUTE};
-    imcharge_invite charged = {session->kind->messages, IMCHARGE_CONTENT_RECEIVED, 0};
+    imcharge_invite charged = {session->kind->messages, IMCHARGE_CONTENT_RECEIVED, 0, NULL};
     sip_invite(&message, &session->party);
     int32_t got = imcharge.on_invite(
         worker->sip, message.text, message.length, &charged, &tokens, &session->name);

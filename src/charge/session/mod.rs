@@ -32,7 +32,7 @@
 //! |---|---|---|
 //! | `Dialog` | phase, verdict, SIP legs, connections | `dialog` |
 //! | `Credit` | reservations, grant, pending request | `credit`, `request`, `reservation`, `validity`, `ahead` |
-//! | `Messages` | messages, and the debits and refunds they lead to | `messages`, `open_message`, `ranges`, `index`, `refund`, `released`, `settlement` |
+//! | `Messages` | messages, their debits and refunds | `messages`, `open_message`, `settlement`, `released`, `refund`, `ranges` |
 //! | `Page` | what is decided about a SIP MESSAGE | `page` |
 //! | `Trace` | events for `explain` | `trace`, `rule` |
 //!

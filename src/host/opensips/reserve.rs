@@ -18,8 +18,8 @@ use std::ffi::{c_int, c_void};
 /// A parameter of a script function. The host passes eight.
 type P = *mut c_void;
 
-/// Script: `async(imcharge_reserve([messages][, content]), ROUTE)`. If no reservation can be requested, the host runs the route at once
-/// with a negative `$rc`.
+/// Script: `async(imcharge_reserve([messages][, content]), ROUTE)`. If no reservation can be requested, the host runs
+/// the route at once with a negative `$rc`.
 #[allow(clippy::too_many_arguments, reason = "the host's type of a function")]
 pub unsafe extern "C" fn reserve(
     message: *mut sys::sip_msg,

@@ -55,9 +55,10 @@ impl<'a> NewRecord<'a> {
         let mut statement = connection.prepare_cached(
             // The payer has sent the INVITE of a pull; if it pays for what it sends, that of a push.
             "INSERT INTO records(type, at, message_id, part, messages, octets, units, trigger, rule, cause, code, \
-             ocs_session_id, class, requested_at, method, call_id, icid, account, calling_party, called_party, service, direction, \
-             recipients, tariff) \
-             SELECT ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, opened_at, method, call_id, nullif(icid, ''), account, \
+             ocs_session_id, class, requested_at, method, call_id, icid, account, calling_party, called_party, service, \
+             direction, recipients, tariff) \
+             SELECT ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, opened_at, method, call_id, \
+             nullif(icid, ''), account, \
              nullif(iif(calls, account, other), ''), nullif(iif(calls, other, account), ''), service, \
              iif(service='sending', 'sent', 'received'), nullif(recipients, 0), tariff FROM (SELECT 1) \
              LEFT JOIN (SELECT *, (direction='pull')=(service<>'sending') AS calls FROM sessions) ON id=?1",
