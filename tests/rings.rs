@@ -395,14 +395,12 @@ fn command_of_an_earlier_instance_is_executed_without_a_reply() {
     // Fewer processes than before: there is no slot for the answer to the last one.
     let config = Config { state_dir: state.path().to_owned(), ..Config::default() };
     let region = preflight::create_region(config, 1).unwrap_or_else(|error| panic!("{error}"));
+    let attached_at = clock::now().0;
     let mut worker = Worker::attach(&region, 0).expect("not attached yet");
     with_engine(&region, || {
         assert_eq!(account(&mut worker, "balance"), 77);
-        assert_eq!(
-            region.reply_slot(0).sequence.load(Ordering::Relaxed),
-            1,
-            "only the command of this instance is answered"
-        );
+        let answered = region.reply_slot(0).sequence.load(Ordering::Relaxed);
+        assert!(answered > attached_at, "only the command of this instance is answered");
     });
 }
 

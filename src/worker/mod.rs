@@ -117,7 +117,8 @@ impl Worker {
     pub fn attach(region: &Arc<Region>, index: usize) -> Result<Worker, AttachError> {
         let ring = region.event_producer(index)?;
         region.prefault();
-        let sequence = region.reply_slot(index).sequence.load(Ordering::Acquire);
+        // Above the numbers of a process that had this index before: its commands may still be answered.
+        let sequence = region.reply_slot(index).sequence.load(Ordering::Acquire).max(clock::now().0);
         Ok(Worker { region: Arc::clone(region), ring, process: index, sequence, own_addresses: None })
     }
 

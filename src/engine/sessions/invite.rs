@@ -81,6 +81,10 @@ impl SessionTable {
             return Ok(());
         }
         let is_current = tick.is_current_instance();
+        if !is_current && reserve.page.is_some() {
+            // The host has stopped before a verdict was visible, so the MESSAGE was not relayed: nothing is owed.
+            return Ok(());
+        }
         let needs_slot = is_current && reserve.page.is_none();
         let slot = if needs_slot { self.free_slot(tick) } else { None };
         let slot_of_called = if called.is_some() && slot.is_some() { self.free_slot(tick) } else { None };

@@ -3,6 +3,7 @@
 use super::{World, print_trace};
 use crate::call::{CLIENT, Names, SERVER, Stage};
 use crate::delivery::{Charge, Part};
+use imcharge::charge::content::ContentClass;
 use imcharge::worker::FrameDecision;
 
 impl World<'_> {
@@ -28,8 +29,10 @@ impl World<'_> {
             flag => Part::Content { octets: octets as u64, is_last: flag == '$', charge: Charge::Due },
         };
         let transaction = format!("f{}x{number}", self.random.u32(..));
-        let bytes =
-            call.frame_of_server(call.ends(0), &transaction, &id, "1-*/*", ("text/plain", &"x".repeat(octets)), flag);
+        // Of the class of the message, which the first chunk decides.
+        let content_type = if call.class_of(&id) == ContentClass::File { "image/jpeg" } else { "text/plain" };
+        let body = "x".repeat(octets);
+        let bytes = call.frame_of_server(call.ends(0), &transaction, &id, "1-*/*", (content_type, &body), flag);
         // The connection of this dialog's server is known and open: no other one is accepted for it.
         let instance = self.region.as_ref().map(|region| region.instance());
         let is_known = |&(seen_in, known): &(u64, u64)| {
