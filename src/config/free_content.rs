@@ -28,7 +28,7 @@ impl Default for FreeContent {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InvalidFreeContent;
 
-/// A list with commas, of up to [`TYPES_MAX`] media types without parameters. An empty text is an empty list. A container,
+/// A list with commas, of up to `TYPES_MAX` media types without parameters. An empty text is an empty list. A container,
 /// `message/cpim` or `multipart/*`, is no type of content.
 impl FromStr for FreeContent {
     type Err = InvalidFreeContent;

@@ -7,6 +7,7 @@ use crate::worker::sip_input::{Body, Dialog, Invite, InviteKey, Method, Reply, R
 
 /// An INVITE as read from a raw message.
 #[derive(Clone, Copy, Debug)]
+#[expect(clippy::large_enum_variant, reason = "one value on the stack, for the time of a call")]
 pub enum ParsedInvite<'a> {
     /// It can open a session.
     Initial(Invite<'a>),

@@ -106,7 +106,7 @@ pub fn insert_not_debited(connection: &Connection, NotDebited { message, rule }:
     let record = NewRecord {
         message_id: Some(&message.message_id),
         rule: Some(rule.as_str()),
-        code: rule.code().into(),
+        code: rule.code(),
         class: Some(message.class.as_str()),
         ..NewRecord::new("release", message.row, message.wall_ms, octets, units)
     };
@@ -123,7 +123,7 @@ pub fn insert_refund(connection: &Connection, refund: &Refund) -> Result<()> {
         message_id: Some(message_id),
         part: Some(*part),
         rule: Some(rule.as_str()),
-        code: rule.code().into(),
+        code: rule.code(),
         ..NewRecord::new("refund", *row, *wall_ms, octets, units)
     };
     record.insert(connection)
