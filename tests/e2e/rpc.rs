@@ -329,7 +329,7 @@ fn errors_name_the_command_the_argument_the_value_and_what_is_accepted() {
         ("audit", &["reserved", "5", "id:7"], 400, "NEXT 'id:7' is not the 'next' of an answer to this command"),
         ("explain", &["none"], 404, "there is no session with the Call-ID 'none'"),
         ("outbox.resend", &["none"], 404, "no debit of the Call-ID 'none' is on hold"),
-        ("reload", &["kilobyte:0"], 400, "TARIFF 'kilobyte:0' is not message:PRICE or kilobyte:PRICE"),
+        ("reload", &["kilobyte:0"], 400, "TARIFF 'kilobyte:0' is not a tariff as in the configuration: message:PRICE"),
         ("reload", &["kilobyte:2"], 400, "'kilobyte:2' is not allowed with unit=message; accepted: message:PRICE"),
     ] {
         let refusals: Vec<_> =

@@ -224,7 +224,7 @@ fn cli() -> Option<PathBuf> {
     program.exists().then_some(program)
 }
 
-/// Parses what kamcmd prints; every value is a string. Braces with unnamed rows, or without rows, are a list.
+/// Parses what kamcmd prints; every value is a string. Braces with unnamed rows or texts, or without any, are a list.
 pub fn structures(text: &str) -> Value {
     let mut open: Vec<(Option<&str>, Value)> = vec![(None, json!([]))];
     for line in text.lines().map(|line| line.trim_start_matches('\t')) {
@@ -243,8 +243,12 @@ pub fn structures(text: &str) -> Value {
         } else if let Some(name) = line.strip_suffix('{') {
             open.push((name.strip_suffix(": "), json!([])));
         } else {
-            let (name, value) = line.split_once(": ").unwrap_or_else(|| panic!("'{line}' in {text}"));
-            add(&mut open.last_mut().expect("something is open").1, Some(name), json!(value));
+            let is_name = |name: &str| name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+            let (name, value) = match line.split_once(": ").filter(|(name, _)| is_name(name)) {
+                Some((name, value)) => (Some(name), value),
+                None => (None, line),
+            };
+            add(&mut open.last_mut().expect("something is open").1, name, json!(value));
         }
     }
     open.swap_remove(0).1[0].take()
