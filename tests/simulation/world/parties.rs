@@ -177,8 +177,10 @@ impl World<'_> {
         let is_by_size = super::setup::tariff_of(&self.config.tariffs, call.class_of(id)).kilobyte > 0;
         let delivery = call.delivered.entry(id.into()).or_default();
         let restarts = is_first && (!is_by_size || !delivery.has_content());
-        let must_stop =
-            delivery.stopped_in == Some(instance) && !restarts && !delivery.is_given_up() && !delivery.may_be_free();
+        // A refunded message is charged like a new one, from when the engine has read its REPORT.
+        let is_refunded = self.config.policy.cases.report == Settle::Release && call.reported.contains(id);
+        let may_pass = restarts || is_refunded || delivery.is_given_up() || delivery.may_be_free();
+        let must_stop = delivery.stopped_in == Some(instance) && !may_pass;
         match (passage, part) {
             (FrameDecision::Pass, Part::Content { charge: Charge::Free | Charge::Uncertain, .. }) => {
                 if call.is_aborted {
