@@ -1,8 +1,12 @@
 //! SIP (RFC 3261) over UDP, as far as an IM client and an IM server need it.
 
+use socket2::SockRef;
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::time::Duration;
+
+/// Receive buffer of a socket. The kernel grants less if its maximum (net.core.rmem_max) is lower.
+const RECEIVE_BUFFER_OCTETS: usize = 1 << 20;
 
 /// A request or a response.
 #[derive(Clone, Debug, Default)]
@@ -109,7 +113,11 @@ pub struct Transport {
 
 impl Transport {
     /// Shares the caller's socket, whose port stays bound after this is dropped.
+    ///
+    /// A proxy retransmits all its requests of a second in one burst, always in the same order: with the usual buffer, which
+    /// holds some 160 datagrams, the last ones would never arrive.
     pub fn on(socket: &UdpSocket) -> io::Result<Transport> {
+        SockRef::from(socket).set_recv_buffer_size(RECEIVE_BUFFER_OCTETS)?;
         Ok(Transport { socket: socket.try_clone()? })
     }
 
