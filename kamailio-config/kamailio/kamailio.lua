@@ -89,15 +89,16 @@ end
 
 -- Resumes the INVITE of a chat if either party has credit. Add the look-up of the called subscriber here.
 function ksr_chat_charged()
-    if KSR.pv.get("$imcharge(result)") == "granted" then
-        KSR.tm.t_relay()
-        return 1
-    end
-    return refuse()
+    return relay_if_granted()
 end
 
 -- Resumes the MESSAGE when credit is granted or refused. Runs in a resume worker.
 function ksr_message_charged()
+    return relay_if_granted()
+end
+
+-- Relays a request that has credit, and refuses any other.
+function relay_if_granted()
     if KSR.pv.get("$imcharge(result)") == "granted" then
         KSR.tm.t_relay()
         return 1

@@ -121,9 +121,8 @@ pub unsafe extern "C" fn imcharge_on_invite(
         with_worker(worker, |attached| {
             // SAFETY: pointer and length as documented above.
             let bytes = unsafe { memory::bytes(message, length, IMCHARGE_SIP_MAX) }?;
-            let tokens = NonNull::new(tokens.cast_mut());
-            // SAFETY: valid for reads, as documented above.
-            let suspended = tokens.map(|tokens| unsafe { tokens.read_unaligned() }.into()).unwrap_or_default();
+            // SAFETY: NULL or valid for reads, as documented above.
+            let suspended = unsafe { suspended(tokens) };
             // SAFETY: valid for reads, as documented above.
             let charged = NonNull::new(charged.cast_mut()).map(|charged| unsafe { charged.read_unaligned() });
             let charged = charged.unwrap_or_default();
@@ -143,10 +142,8 @@ pub unsafe extern "C" fn imcharge_on_invite(
                 None => return Err(malformed(attached, InviteRefusal::Malformed as i32)),
             };
             let key = attached.worker.reserve(&invite).map_err(|refused| refused as i32)?;
-            if let Some(place) = NonNull::new(session) {
-                // SAFETY: valid for writes, as documented above.
-                unsafe { memory::put(place, key.into()) };
-            }
+            // SAFETY: NULL or valid for writes, as documented above.
+            unsafe { put_session(session, key) };
             Ok(IMCHARGE_OK)
         })
     })
@@ -183,9 +180,8 @@ pub unsafe extern "C" fn imcharge_on_message(
         with_worker(worker, |attached| {
             // SAFETY: pointer and length as documented above.
             let bytes = unsafe { memory::bytes(message, length, IMCHARGE_SIP_MAX) }?;
-            let tokens = NonNull::new(tokens.cast_mut());
-            // SAFETY: valid for reads, as documented above.
-            let suspended = tokens.map(|tokens| unsafe { tokens.read_unaligned() }.into()).unwrap_or_default();
+            // SAFETY: NULL or valid for reads, as documented above.
+            let suspended = unsafe { suspended(tokens) };
             let Some((request, body)) = raw_sip::message(bytes, copies, suspended) else {
                 return Err(malformed(attached, InviteRefusal::Malformed as i32));
             };
@@ -196,10 +192,8 @@ pub unsafe extern "C" fn imcharge_on_message(
             let content = worker.can_reserve_page(&request, &body).map_err(|refused| refused as i32)?;
             let Some(content) = content else { return Ok(IMCHARGE_NOT_CHARGED) };
             let key = worker.reserve_page(&request, content).map_err(|refused| refused as i32)?;
-            if let Some(place) = NonNull::new(session) {
-                // SAFETY: valid for writes, as documented above.
-                unsafe { memory::put(place, key.into()) };
-            }
+            // SAFETY: NULL or valid for writes, as documented above.
+            unsafe { put_session(session, key) };
             Ok(IMCHARGE_OK)
         })
     })
@@ -471,4 +465,25 @@ pub unsafe extern "C" fn imcharge_on_disconnect(worker: *mut imcharge_worker, co
 fn malformed(attached: &Attached, result: i32) -> i32 {
     attached.region.count(Statistic::DroppedMalformed);
     result
+}
+
+/// Reads the host's numbers of a transaction; NULL stands for zeros.
+///
+/// # Safety
+/// `tokens` must be NULL or valid for reads.
+unsafe fn suspended(tokens: *const imcharge_tokens) -> Suspended {
+    let tokens = NonNull::new(tokens.cast_mut());
+    // SAFETY: guaranteed by the caller.
+    tokens.map(|tokens| unsafe { tokens.read_unaligned() }.into()).unwrap_or_default()
+}
+
+/// Writes a session identifier, unless the host does not want it.
+///
+/// # Safety
+/// `session` must be NULL or valid for writes.
+unsafe fn put_session(session: *mut imcharge_session, key: SessionKey) {
+    if let Some(place) = NonNull::new(session) {
+        // SAFETY: guaranteed by the caller.
+        unsafe { memory::put(place, key.into()) };
+    }
 }

@@ -532,18 +532,8 @@ impl Messages {
             return false;
         }
         let part = self.next_part(message.id_hash(), cx.common.policy.cases.payer).max(message.part());
-        let debit = Debit {
-            number: self.new_number(),
-            message_id: message.id().into(),
-            part,
-            octets: message.octets(),
-            class: message.class(),
-            quota: message.taken(),
-            trigger: settlement.trigger(),
-            rule: settlement.rule(),
-            is_refundable: settlement.trigger() == Trigger::Response,
-            since: message.settled_since().unwrap_or_else(|| triggered_at(&message, settlement, cx)),
-        };
+        let since = message.settled_since().unwrap_or_else(|| triggered_at(&message, settlement, cx));
+        let debit = self.debit_of(&message, part, settlement, since);
         if let Settlement::NotCharged(rule) = settlement {
             self.keep_forgotten(&debit.message_id, cx.now);
             credit.mark_not_charged(&debit, rule, cx.now, cx);
@@ -566,6 +556,22 @@ impl Messages {
             Some(settled) => self.settled[settled].parts,
             None if payer == Payer::Sender && self.settled.len() >= SETTLED_MESSAGES_MAX => self.next_number,
             None => 0,
+        }
+    }
+
+    /// Creates the debit of a message. One because of a success may be refunded by a later REPORT.
+    pub(super) fn debit_of(&mut self, message: &OpenMessage, part: u32, settlement: Settlement, since: Time) -> Debit {
+        Debit {
+            number: self.new_number(),
+            message_id: message.id().into(),
+            part,
+            octets: message.octets(),
+            class: message.class(),
+            quota: message.taken(),
+            trigger: settlement.trigger(),
+            rule: settlement.rule(),
+            is_refundable: settlement.trigger() == Trigger::Response,
+            since,
         }
     }
 

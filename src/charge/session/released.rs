@@ -6,7 +6,7 @@
 
 use super::common::Context;
 use super::credit::Credit;
-use super::messages::{Debit, Messages};
+use super::messages::Messages;
 use super::open_message::{Answer, OpenMessage};
 use super::rule::Rule;
 use super::settlement::Settlement;
@@ -68,19 +68,8 @@ impl Messages {
     ) {
         self.has_false_failures = true;
         let part = self.next_part(message.id_hash(), Payer::Sender).max(message.part());
-        let debit = Debit {
-            number: self.new_number(),
-            message_id: message.id().into(),
-            part,
-            octets: message.octets(),
-            class: message.class(),
-            quota: message.taken(),
-            trigger: settlement.trigger(),
-            rule: settlement.rule(),
-            is_refundable: true,
-            since: cx.now,
-        };
-        self.remember_paid(message, part, true, &cx.common.policy);
+        let debit = self.debit_of(message, part, settlement, cx.now);
+        self.remember_paid(message, part, debit.is_refundable, &cx.common.policy);
         self.add_debit(debit, credit, cx);
     }
 
