@@ -365,7 +365,7 @@ fn open(table: &Table<'_>, at: u32, name: u64) {
         inviting_tag: 5,
         direction: Direction::Push,
         weights: [WEIGHT; 4],
-        is_paid_by_sender: name % 2 == 0,
+        is_paid_by_sender: name.is_multiple_of(2),
         is_paired: true,
     };
     if table.claim(at, &opening) {

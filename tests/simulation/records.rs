@@ -81,7 +81,8 @@ impl Billing {
                     format!("{call} {:?} {:?} {units:?}", text(record, "message_id"), record["part"].as_i64())
                 })
                 .collect();
-            (wanted.sort(), found.sort());
+            wanted.sort();
+            found.sort();
             if wanted != found {
                 return Err(format!("records of type {kind}: {found:?}, but the ledger has {wanted:?}"));
             }
