@@ -14,6 +14,7 @@
 
 use super::media_type;
 use memchr::{memchr, memrchr};
+use std::net::Ipv6Addr;
 
 /// Maximum number of headers.
 const HEADERS_MAX: usize = 64;
@@ -397,10 +398,12 @@ impl<'a> Uri<'a> {
         use std::io::Write;
         let bare = self.host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(self.host);
         let mut rest = &mut space[..];
+        // Only IPv6 addresses have several forms.
+        let address = bare.contains(':').then(|| bare.parse::<Ipv6Addr>().ok()).flatten();
         // There is room: `Uri::parse` limits the length, and no address is longer.
-        let written = match bare.parse::<std::net::IpAddr>() {
-            Ok(address) => write!(rest, "{address}"),
-            Err(_) => rest.write_all(bare.strip_suffix('.').unwrap_or(bare).as_bytes()),
+        let written = match address {
+            Some(address) => write!(rest, "{address}"),
+            None => rest.write_all(bare.strip_suffix('.').unwrap_or(bare).as_bytes()),
         };
         let left = rest.len();
         let host = &mut space[..HOST_MAX - left];
