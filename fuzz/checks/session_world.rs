@@ -566,6 +566,7 @@ fn sent(message_id: &str, part: Part, transaction: u8, taken: u32, connection: u
         success_report: transaction.is_multiple_of(2),
         taken,
         class: ContentClass::Text,
+        free_octets: 0,
         connection,
     }
 }

@@ -275,6 +275,9 @@ pub struct Sent<'a> {
     pub taken: u32,
     /// Class of the message: that of the chunk that opened it at the gate.
     pub class: ContentClass,
+    /// Octets of the message, from the first one without a gap, that have passed as free content before this chunk, which
+    /// made the message a charged one.
+    pub free_octets: u64,
     /// The connection it arrived on; 0 if the host does not report it.
     pub connection: u64,
 }

@@ -160,6 +160,7 @@ mod tests {
             success_report: false,
             taken: 1,
             class: ContentClass::Text,
+            free_octets: 0,
             connection: 0,
         };
         session.on_event(&Event::Sent(sent), s(at));

@@ -366,10 +366,10 @@ impl Worker {
         let decision = table.decide(at, session, &chunk);
         crash_point();
         let stop = match decision {
-            ChunkDecision::Charged { amount, left, class } => {
+            ChunkDecision::Charged { amount, left, class, free_octets } => {
                 let weight = table.slots[at as usize].weight(class);
                 let urgency = if must_wake_engine(weight, left, amount) { Urgency::Now } else { Urgency::Soon };
-                self.push_event(session, Event::Sent(Sent { taken: amount, class, ..sent }), 0, urgency);
+                self.push_event(session, Event::Sent(Sent { taken: amount, class, free_octets, ..sent }), 0, urgency);
                 self.expect_response(at, frame, ends);
                 return FrameDecision::Pass;
             }
@@ -494,6 +494,7 @@ fn sent<'a>(message_id: &'a str, frame: &msrp::Frame<'a>, taken: u32, connection
         success_report: frame.success_report,
         taken,
         class: ContentClass::Other,
+        free_octets: 0,
         connection,
     }
 }

@@ -211,12 +211,12 @@ impl OpenMessage {
         self.since
     }
 
-    /// Class of its content; text until content is read.
-    /// Octets sent.
+    /// Octets sent that are charged.
     pub(super) fn octets(&self) -> u64 {
         self.octets
     }
 
+    /// Class of its content; text until content is read.
     pub(super) fn class(&self) -> ContentClass {
         self.class
     }
@@ -279,6 +279,7 @@ impl OpenMessage {
             self.class = sent.class;
             self.belongs_to(ConnectionTag::new(sent.connection));
             self.furthest = self.furthest.max(end);
+            self.add_free(sent.free_octets);
             if start <= self.contiguous.saturating_add(1) {
                 self.contiguous = self.contiguous.max(end);
             }
@@ -308,6 +309,15 @@ impl OpenMessage {
             return self.delayed_settlement();
         }
         self.completed(at, policy)
+    }
+
+    /// Notes that the first octets have passed as free content. The session does not learn of the answers to them.
+    fn add_free(&mut self, octets: u64) {
+        if octets > 0 {
+            self.acknowledged.add(1, octets);
+            self.reported.add(1, octets);
+            self.contiguous = self.contiguous.max(octets);
+        }
     }
 
     /// Notes the connection of the first content. Only the sender over that connection can abort the message: each dialog of

@@ -67,6 +67,7 @@ fn whole(message_id: &'static str, transaction: u64) -> Sent<'static> {
         success_report: false,
         taken: 1,
         class: ContentClass::Text,
+        free_octets: 0,
         connection: SERVER,
     }
 }

@@ -1,7 +1,7 @@
 //! The decision of the gate: whether a chunk of content passes, and which units it takes from the grant of its session.
 
 use super::Table;
-use super::free::FreeClaim;
+use super::free::{FreeClaim, FreeDecision};
 use super::messages::{NEW, OPEN, STATE, STOPPED, class_of, octets_of, open_word, opened_word};
 use super::slot::Slot;
 use crate::charge::ch2::SessionKey;
@@ -45,6 +45,8 @@ pub enum ChunkDecision {
         left: u32,
         /// Class of the message: that of the chunk that opened it.
         class: ContentClass,
+        /// Octets of the message that have passed as free content before it.
+        free_octets: u64,
     },
     /// Passes; the message is free.
     Free,
@@ -66,10 +68,10 @@ impl Table<'_> {
     /// If two workers decide about the same message at the same time, at most one of them takes units.
     pub fn decide(&self, at: u32, session: SessionKey, chunk: &Chunk) -> ChunkDecision {
         let Some(slot) = self.slots.get(at as usize) else { return ChunkDecision::BeyondGrant };
-        if slot.passes_free(chunk) {
+        let FreeDecision::Charged { free_octets } = slot.decide_free(chunk) else {
             let is_served = slot.is_open() && slot.session() == Some(session);
             return if is_served { ChunkDecision::Free } else { ChunkDecision::BeyondGrant };
-        }
+        };
         let Some(word) = self.word(at, slot, chunk.message) else {
             return if slot.has_left() { ChunkDecision::Full } else { ChunkDecision::BeyondGrant };
         };
@@ -96,7 +98,7 @@ impl Table<'_> {
                 let class = class_of(after);
                 return match amount {
                     0 => ChunkDecision::AlreadyPaid { class },
-                    _ => ChunkDecision::Charged { amount, left, class },
+                    _ => ChunkDecision::Charged { amount, left, class, free_octets },
                 };
             }
             slot.put_back(amount);

@@ -38,6 +38,26 @@ impl FreeClaim {
     }
 }
 
+/// Whether a chunk is one of a free message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum FreeDecision {
+    /// It passes free of charge.
+    Free,
+    /// It is charged, if the gate lets it pass.
+    Charged {
+        /// Octets of its message that have passed as free content, from the first one without a gap.
+        free_octets: u64,
+    },
+}
+
+impl FreeDecision {
+    const CHARGED: FreeDecision = FreeDecision::Charged { free_octets: 0 };
+
+    fn free_if(is_free: bool) -> FreeDecision {
+        if is_free { FreeDecision::Free } else { FreeDecision::CHARGED }
+    }
+}
+
 /// Free messages of a session between their chunks.
 #[repr(transparent)]
 #[derive(Default)]
@@ -60,36 +80,38 @@ impl FreeMessages {
         self.0[(word >> 40) as usize % FREE_MESSAGES_MAX].store(word, Ordering::Release);
     }
 
-    /// Replaces the word of a message, if there is one, by what `change` returns: whether the chunk passes, and the new word.
-    fn change(&self, message: u64, change: impl Fn(u64) -> (bool, u64)) -> bool {
+    /// Replaces the word of a message, if there is one, by what `change` returns: the decision, and the new word.
+    fn change(&self, message: u64, change: impl Fn(u64) -> (FreeDecision, u64)) -> FreeDecision {
         let is_meant = |word: u64| word != 0 && word & MESSAGE == message;
-        let Some(place) = self.0.iter().find(|word| is_meant(word.load(Ordering::Acquire))) else { return false };
+        let Some(place) = self.0.iter().find(|word| is_meant(word.load(Ordering::Acquire))) else {
+            return FreeDecision::CHARGED;
+        };
         let mut seen = place.load(Ordering::Acquire);
         while is_meant(seen) {
-            let (passes, after) = change(seen);
+            let (decision, after) = change(seen);
             match place.compare_exchange(seen, after, Ordering::AcqRel, Ordering::Acquire) {
-                Ok(_) => return passes,
+                Ok(_) => return decision,
                 Err(now) => seen = now,
             }
         }
-        false
+        FreeDecision::CHARGED
     }
 }
 
 impl Slot {
-    /// Whether a chunk is one of a free message. If not, its message is charged, and no longer free.
-    pub(super) fn passes_free(&self, chunk: &Chunk) -> bool {
+    /// Decides whether a chunk is one of a free message. If not, its message is charged, and no longer free.
+    pub(super) fn decide_free(&self, chunk: &Chunk) -> FreeDecision {
         let message = (chunk.message & MESSAGE).max(IN_CPIM << 1);
         let claim = chunk.free.filter(|claim| claim.admits(chunk.octets));
         let word = |claim: FreeClaim, octets: u64| message | if claim.in_cpim { IN_CPIM } else { 0 } | octets;
         match claim {
             Some(claim) if chunk.is_first() && !chunk.is_last => {
                 self.free.start(word(claim, chunk.octets));
-                true
+                FreeDecision::Free
             }
             _ if chunk.is_first() => {
-                self.free.change(message, |_| (false, 0));
-                claim.is_some()
+                self.free.change(message, |_| (FreeDecision::CHARGED, 0));
+                FreeDecision::free_if(claim.is_some())
             }
             _ => self.free.change(message, |seen| {
                 let before = seen & OCTETS;
@@ -98,8 +120,9 @@ impl Slot {
                     claim.in_cpim == (seen & IN_CPIM != 0) && chunk.start == before + 1 && claim.admits(after)
                 };
                 match claim.filter(continues) {
-                    Some(claim) if !chunk.is_last => (true, word(claim, after)),
-                    claim => (claim.is_some(), 0),
+                    Some(claim) if !chunk.is_last => (FreeDecision::Free, word(claim, after)),
+                    Some(_) => (FreeDecision::Free, 0),
+                    None => (FreeDecision::Charged { free_octets: before }, 0),
                 }
             }),
         }

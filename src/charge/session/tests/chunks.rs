@@ -169,3 +169,50 @@ fn unrelayed_chunk_leaves_other_chunks_charged() {
     run.event(unsent("m2", 9), s(32));
     assert_eq!(run.debits().len(), 1);
 }
+
+/// The second chunk of a message whose first 50 octets passed as free content.
+fn second_chunk_after_a_free_one() -> Sent<'static> {
+    Sent { taken: 1, free_octets: 50, ..chunk("m1", 2, 51, 50, Flag::Last) }
+}
+
+#[test]
+fn message_charged_from_its_second_chunk_is_debited_on_the_200_to_that_chunk() {
+    for debit_on in [DebitOn::Response, DebitOn::Report] {
+        let mut run = Run::open_with(8, policy(|p| p.debit_on = debit_on));
+        run.sent(Sent { success_report: true, ..second_chunk_after_a_free_one() }, s(1));
+        run.event(responded(2, 200), s(2));
+        if debit_on == DebitOn::Report {
+            assert_eq!(run.debits(), [""; 0]);
+            run.event(reported("m1", 51, Some(100), 200), s(3));
+        }
+        assert_eq!(run.debits(), ["debit m1 response"]);
+        run.accept();
+        run.timer(s(60));
+        assert_eq!(run.debits().len(), 1);
+    }
+}
+
+#[test]
+fn message_charged_from_its_second_chunk_is_released_only_if_nothing_answers() {
+    for (is_answered, debits, released) in
+        [(true, vec!["debit m1 response".to_owned()], vec![]), (false, vec![], vec!["timeout=release"])]
+    {
+        let mut run = Run::open_with(8, policy(|p| p.cases.timeout = Settle::Release));
+        run.sent(second_chunk_after_a_free_one(), s(1));
+        if is_answered {
+            run.event(responded(2, 200), s(2));
+        }
+        run.timer(s(31));
+        assert_eq!((run.debits(), run.not_charged()), (debits, released));
+    }
+}
+
+#[test]
+fn free_octets_do_not_fill_a_later_gap() {
+    let mut run = Run::open();
+    run.sent(Sent { taken: 1, free_octets: 50, ..chunk("m1", 2, 61, 40, Flag::Last) }, s(1));
+    run.event(responded(2, 200), s(2));
+    assert_eq!(run.debits(), [""; 0]);
+    run.timer(s(31));
+    assert_eq!(run.debits(), ["debit m1 timeout"]);
+}
