@@ -133,6 +133,10 @@ fn each_outcome_of_a_retrieval_is_a_record() {
     ] {
         assert!(seen.iter().any(|found| found == wanted), "{wanted} is not among {seen:?}");
     }
+    for record in records.iter().filter(|record| record["type"] == "session") {
+        let class = if record["messages"] == 0 { Value::Null } else { "text".into() };
+        assert_eq!(record["class"], class, "{record}");
+    }
     for record in &records {
         assert_eq!((&record["account"], &record["calling_party"]), (&ALICE.into(), &ALICE.into()), "{record}");
         assert_eq!((&record["service"], &record["node"]), (&"retrieval".into(), &"proxy1".into()), "{record}");

@@ -255,14 +255,17 @@ fn pages_fit_and_together_have_every_row_once() {
     let long = format!("{}\\\"\u{e9}", "x".repeat(250));
     let rows = format!(
         "WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n+1 FROM n WHERE n<{DEBITS}) \
-         INSERT INTO debits(session, call_id, message_id, part, account, octets, units, trigger, code, at) \
-         SELECT 1, ?1, n || ?2, 0, ?3, 5000000000, 1, 'timeout', 408, 1000*(n/7) FROM n"
+         INSERT INTO debits(session, call_id, message_id, part, account, class, octets, units, trigger, code, at) \
+         SELECT 1, ?1, n || ?2, 0, ?3, 'text', 5000000000, 1, 'timeout', 408, 1000*(n/7) FROM n"
     );
     ledger.execute(&rows, (&long, &long[..30], ALICE)).expect("debits");
     let free = rows
-        .replace("debits(session, call_id, message_id, part, account, octets, units, trigger, code, at)", "undebited")
         .replace(
-            "SELECT 1, ?1, n || ?2, 0, ?3, 5000000000, 1, 'timeout', 408, 1000*(n/7)",
+            "debits(session, call_id, message_id, part, account, class, octets, units, trigger, code, at)",
+            "undebited",
+        )
+        .replace(
+            "SELECT 1, ?1, n || ?2, 0, ?3, 'text', 5000000000, 1, 'timeout', 408, 1000*(n/7)",
             "SELECT 1, n || ?2, ?1, ?3, 7, n%5, '5xx=release', 506, 1000*(n/7)",
         );
     ledger.execute(&free, (&long, &long[..30], ALICE)).expect("messages");

@@ -66,8 +66,8 @@ CREATE TABLE state_parts(
 -- timeout, close or prepay. refunded_at: UNIX milliseconds, NULL without a refund.
 CREATE TABLE debits(
   id INTEGER PRIMARY KEY, session INTEGER NOT NULL, call_id TEXT NOT NULL, message_id TEXT NOT NULL,
-  part INTEGER NOT NULL, account TEXT NOT NULL, octets INTEGER NOT NULL, units INTEGER NOT NULL, trigger TEXT NOT NULL,
-  code INTEGER NOT NULL, at INTEGER NOT NULL, refunded_at INTEGER,
+  part INTEGER NOT NULL, account TEXT NOT NULL, class TEXT NOT NULL, octets INTEGER NOT NULL, units INTEGER NOT NULL,
+  trigger TEXT NOT NULL, code INTEGER NOT NULL, at INTEGER NOT NULL, refunded_at INTEGER,
   UNIQUE(session, message_id, part));
 CREATE INDEX debits_account ON debits(account);
 CREATE INDEX debits_undelivered ON debits(at, units)

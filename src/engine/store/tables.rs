@@ -261,14 +261,15 @@ fn write_refund(connection: &Connection, refund: &Refund) -> Result<bool> {
 fn write_debit(connection: &Connection, Debit { message, part, trigger, .. }: &Debit) -> Result<bool> {
     has_changed(
         connection,
-        "INSERT OR IGNORE INTO debits(session, call_id, message_id, part, account, octets, units, trigger, code, at) \
-         VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+        "INSERT OR IGNORE INTO debits(session, call_id, message_id, part, account, class, octets, units, trigger, \
+         code, at) VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
         params![
             message.row,
             message.call_id,
             message.message_id,
             part,
             message.account,
+            message.class.as_str(),
             signed(message.octets),
             signed(message.units),
             trigger.as_str(),

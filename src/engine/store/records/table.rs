@@ -116,29 +116,33 @@ pub fn insert_not_debited(connection: &Connection, NotDebited { message, rule }:
 /// Adds the record of a refund.
 pub fn insert_refund(connection: &Connection, refund: &Refund) -> Result<()> {
     let Refund { row, message_id, part, rule, wall_ms } = refund;
-    let sql = "SELECT octets, units FROM debits WHERE session=?1 AND message_id=?2 AND part=?3";
+    let sql = "SELECT octets, units, class FROM debits WHERE session=?1 AND message_id=?2 AND part=?3";
     let debit = connection.prepare_cached(sql)?.query_row(params![row, message_id, part], |row| row.try_into());
-    let (octets, units) = debit.optional()?.unwrap_or_default();
+    let (octets, units, class): (i64, i64, Option<String>) = debit.optional()?.unwrap_or_default();
     let record = NewRecord {
         message_id: Some(message_id),
         part: Some(*part),
         rule: Some(rule.as_str()),
         code: rule.code(),
+        class: class.as_deref(),
         ..NewRecord::new("refund", *row, *wall_ms, octets, units)
     };
     record.insert(connection)
 }
 
-/// Adds the record of a session that has been closed, with what it has paid until then.
+/// Adds the record of a session that has been closed, with what it has paid until then, and the content class if all of that
+/// has the same.
 pub fn insert_session(connection: &Connection, row: i64, closed_at: i64, summary: Option<Summary>) -> Result<()> {
-    let sql = "SELECT count(DISTINCT message_id), coalesce(sum(octets), 0), coalesce(sum(units), 0) FROM debits \
+    let sql = "SELECT count(DISTINCT message_id), coalesce(sum(octets), 0), coalesce(sum(units), 0), \
+               iif(min(class)=max(class), min(class), NULL) FROM debits \
                WHERE session=?1 AND refunded_at IS NULL";
     let sums = connection.prepare_cached(sql)?.query_row([row], |row| row.try_into());
-    let (messages, octets, units): (i64, i64, i64) = sums?;
+    let (messages, octets, units, class): (i64, i64, i64, Option<String>) = sums?;
     let record = NewRecord {
         messages: Some(messages),
         cause: summary.and_then(|summary| summary.cause),
         code: summary.map_or(0, |summary| summary.code),
+        class: class.as_deref(),
         ..NewRecord::new("session", row, closed_at, octets, units)
     };
     record.insert(connection)

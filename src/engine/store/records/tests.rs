@@ -101,6 +101,7 @@ fn each_debit_release_and_closed_session_is_a_json_line() {
     let session = &lines[3];
     assert_eq!(session["at"], "2027-01-15T08:01:00.000Z");
     assert_eq!((&session["messages"], &session["octets"], &session["units"]), (&2.into(), &20.into(), &10.into()));
+    assert_eq!(session["class"], "text");
 }
 
 #[test]
@@ -141,6 +142,7 @@ fn refund_is_a_record_of_its_debit() {
     let refunds: Vec<&Value> = records.iter().filter(|line| line["type"] == "refund").collect();
     assert_eq!(refunds.len(), 1, "{records:?}");
     assert_eq!((&refunds[0]["message_id"], &refunds[0]["units"]), (&"m0".into(), &5.into()));
+    assert_eq!(refunds[0]["class"], "text");
     assert_eq!((&refunds[0]["rule"], &refunds[0]["code"]), (&"report=release".into(), &413.into()));
 }
 
