@@ -7,7 +7,9 @@ use crate::admin::commands::{ALL, Call, CommandError, Value, integer};
 use crate::charge::session::{Session, UnsettledItem};
 use crate::engine::store::read_session;
 use crate::shm::clock;
+use crate::shm::statistic::Statistic;
 use rusqlite::{Row, params};
+use std::sync::atomic::Ordering;
 
 /// Argument that selects each list, and its name in the answer.
 const LISTS: [(&str, &str); 5] = [
@@ -187,10 +189,13 @@ impl Reader {
                 "accounts" => self.unbalanced(&mut list, next),
                 _ => self.unanswered(&mut list, next, now, |session| session.unacknowledged().collect()),
             };
-            match filled.map_err(|error| self.cannot_read(error))? {
-                true => Ok((*name, list.value())),
-                false => Err(call.no_cursor(2)),
+            if !filled.map_err(|error| self.cannot_read(error))? {
+                return Err(call.no_cursor(2));
             }
+            if let ("accounts", Some((count, _))) = (*word, list.totals) {
+                call.region().counter(Statistic::AccountsUnbalanced).store(count, Ordering::Relaxed);
+            }
+            Ok((*name, list.value()))
         };
         wanted.iter().map(list).collect::<Result<_, _>>().map(Value::Structure)
     }

@@ -296,6 +296,10 @@ pub(crate) struct Call<'a> {
 }
 
 impl Call<'_> {
+    pub(super) fn region(&self) -> &Region {
+        self.region
+    }
+
     /// Returns an argument as given; empty: omitted.
     pub(super) fn text(&self, at: usize) -> &str {
         self.arguments.get(at).copied().unwrap_or_default()

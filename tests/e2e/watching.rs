@@ -23,14 +23,8 @@ use std::time::Duration;
 const SOON: Duration = Duration::from_secs(30);
 
 /// Panels whose values are all above zero after [`retrievals`].
-const MOVED: &[&str] = &[
-    "Reservations",
-    "Refused",
-    "Debits by what fired them",
-    "INVITE to verdict",
-    "Trigger to debit",
-    "Request to answer",
-];
+const MOVED: &[&str] =
+    &["Reservations", "Refused", "Debits by trigger", "INVITE to verdict", "Trigger to debit", "Request to answer"];
 
 /// Runs promtool. Returns its output as the error if it finds a problem.
 fn promtool(arguments: &[&str], folder: &Path, input: &str) -> Result<(), String> {

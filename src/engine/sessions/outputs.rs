@@ -140,6 +140,9 @@ impl SessionEntry {
             record_debit(tick, self, message, (*trigger, Some(*rule)), *opened_by);
         }
         count_debit(tick, *trigger);
+        if *rule == Rule::LateSuccess {
+            tick.count(Statistic::FailuresContradicted);
+        }
         tick.add(Statistic::of_units(self.session.service(), *class), units.0);
         notify_debit(tick, &self.session, message_id, units.0, *trigger, *balance);
     }
