@@ -40,9 +40,14 @@ impl Worker {
     ) -> Result<Option<PageContent>, InviteRefusal> {
         let call_id = super::invites::call_id_of(message)?;
         self.tariff_of(message)?;
-        let octets = body.bytes.len() as u64;
-        if octets > self.region.config.message_max.into() {
+        let (octets, octets_max) = (body.bytes.len() as u64, self.region.config.message_max);
+        if octets > octets_max.into() {
             self.region.count(Statistic::DroppedTooLarge);
+            log::warn!(
+                target: ONE_A_MINUTE,
+                "call {call_id}: the MESSAGE was refused: its body has {octets} octets, more than message_max={octets_max} \
+                 (dropped_too_large)"
+            );
             return Err(InviteRefusal::TooLarge);
         }
         let content = Content::of_message(&self.region.config, body.content_type, body.bytes);

@@ -104,10 +104,18 @@ pub fn bad_messages_have_named_outcomes() {
     assert_eq!(sender.text(&to("bob"), &"x".repeat(1001)), 413);
     assert_eq!(receiver.count(), 0);
     assert_eq!(stage.proxy.statistic("dropped_too_large"), 1);
+    assert_eq!(stage.proxy.log().matches("1001 octets, more than message_max=1000").count(), 1);
     assert_eq!(stage.proxy.count("SELECT count(*) FROM sessions WHERE account=''"), 1);
     assert_eq!(sender.text(&to("bob"), &"x".repeat(1000)), 200);
     assert_eq!(sender.text(&to("bob"), ""), 200);
-    stage.expect(ALICE, 98, 0, 2);
+    // CPIM headers that break off are charged as content of unknown type.
+    let mut cpim = sender.message(&to("bob"), "From: <im:a@example.org>\r\n\r\nContent-type: message/imdn");
+    let content_type = cpim.headers.iter_mut().find(|(name, _)| name == "Content-Type").expect("a Content-Type");
+    content_type.1 = "message/cpim".into();
+    assert_eq!(sender.request(&cpim, SOON), 200, "{}", stage.proxy.log());
+    assert_eq!(stage.proxy.statistic("messages_unclassified"), 1);
+    assert_eq!(stage.proxy.log().matches("(messages_unclassified)").count(), 1);
+    stage.expect(ALICE, 97, 0, 3);
 }
 
 #[test]
