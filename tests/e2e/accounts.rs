@@ -1,5 +1,6 @@
 //! Accounts: top-ups that are repeated, credit limits, the history, and the low-balance event.
 
+use super::sessions::in_lua;
 use super::{ALICE, HOST, Stage};
 use imcharge_testkit::eventually;
 use imcharge_testkit::parties::client::Reaction;
@@ -218,5 +219,43 @@ pub fn script_has_balance_and_held_units_of_a_refused_and_of_a_granted_invite() 
     assert_eq!(first.invite(), 200);
     assert_eq!(stage.client(ALICE, |_| {}).invite(), 402);
     let expected = "refused: no-credit 4012 balance 0 held 1";
+    assert!(eventually(SOON, || stage.proxy.log().contains(expected)), "{}", stage.proxy.log());
+}
+
+#[test]
+fn low_balance_event_runs_once_per_crossing_in_lua() {
+    let stage = Stage::new(|setup| in_lua(setup).parameter("low_balance", "\"50%\""));
+    stage.proxy.set_account(ALICE, 4);
+    let _server = stage.server(&["one", "two", "three"], |_| {});
+    let mut client = stage.bound(|_| {});
+    assert_eq!(client.take(3, Reaction::Answer(200)).len(), 3);
+    stage.until_debited(ALICE, 3);
+    client.bye();
+    stage.expect(ALICE, 1, 0, 3);
+    assert!(eventually(SOON, || notices(&stage) == 1), "{}", stage.proxy.log());
+    assert!(command(&stage, "add", &[ALICE, "9", "payment"]).is_ok());
+    assert!(command(&stage, "add", &[ALICE, "-7", "fee"]).is_ok());
+    let second = format!("{ALICE} is low: balance 3, held 0");
+    assert!(eventually(SOON, || stage.proxy.log().contains(&second)), "{}", stage.proxy.log());
+    assert_eq!((stage.proxy.statistic("low_balances"), notices(&stage)), (2, 2));
+}
+
+#[test]
+fn lua_script_has_balance_and_held_units_of_a_refused_invite() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let shipped = concat!(env!("CARGO_MANIFEST_DIR"), "/kamailio-config/kamailio/kamailio.lua");
+    let (shipped, reason) = (std::fs::read_to_string(shipped).expect("the shipped script"), "\" refused: \" .. reason");
+    assert!(shipped.contains(reason));
+    let shown =
+        "\" balance \" .. KSR.pv.gete(\"$imcharge(balance)\") .. \" held \" .. KSR.pv.gete(\"$imcharge(held)\")";
+    let script = folder.path().join("changed.lua");
+    std::fs::write(&script, shipped.replace(reason, &format!("{shown} .. {reason}"))).expect("a script");
+    let stage = Stage::new(|setup| in_lua(setup).defined("LUA_SCRIPT", format!("\"{}\"", script.display())));
+    stage.proxy.set_account(ALICE, 1);
+    let _server = stage.server(&[], |_| {});
+    let mut first = stage.client(ALICE, |_| {});
+    assert_eq!(first.invite(), 200, "{}", stage.proxy.log());
+    assert_eq!(stage.client(ALICE, |_| {}).invite(), 402);
+    let expected = "balance 0 held 1 refused: no-credit 4012";
     assert!(eventually(SOON, || stage.proxy.log().contains(expected)), "{}", stage.proxy.log());
 }

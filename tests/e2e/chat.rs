@@ -1,6 +1,9 @@
 //! Content that its sender pays for: chat, in which each party pays for what it sends, and large messages of the inviting
 //! party.
 
+mod dialogs;
+mod ocs;
+
 use super::{ALICE, Stage};
 use imcharge_testkit::eventually;
 use imcharge_testkit::parties::client::{ImClient, Reaction};
@@ -104,23 +107,30 @@ pub fn chat_of_two_parties_without_credit_is_refused() {
     assert_eq!(caller(&stage).invite(), 402, "{}", stage.proxy.log());
 }
 
-#[test]
-pub fn long_chat_is_charged_to_the_last_message() {
-    const EACH: usize = 200;
-    let stage = stage("both", [1000, 1000]);
-    let texts: Vec<String> = (0..EACH).map(|n| format!("bob {n}")).collect();
+/// Messages of each party in a long chat.
+const LONG: usize = 1000;
+
+/// Alice and Bob send messages in turns and end the call.
+fn long_chat(stage: &Stage) {
+    let texts: Vec<String> = (0..LONG).map(|n| format!("bob {n}")).collect();
     let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
-    let _bob = bob(&stage, &texts, |_| {});
-    let mut alice = call(&stage);
-    for n in 0..EACH {
-        assert_eq!(alice.deliver(&format!("alice{n}"), b"from alice"), 200, "{}", stage.proxy.log());
+    let _bob = bob(stage, &texts, |_| {});
+    let mut alice = call(stage);
+    for n in 0..LONG {
+        assert_eq!(alice.deliver(&format!("alice{n}"), b"from alice"), 200, "message {n}\n{}", stage.proxy.log());
         assert_eq!(alice.take(1, Reaction::Answer(200)).len(), 1, "message {n}");
     }
-    stage.until_debited(ALICE, EACH);
-    stage.until_debited(BOB, EACH);
+    stage.until_debited(ALICE, LONG);
+    stage.until_debited(BOB, LONG);
     assert_eq!(alice.bye(), 200);
-    stage.expect(ALICE, 800, 0, 200);
-    stage.expect(BOB, 800, 0, 200);
+}
+
+#[test]
+pub fn long_chat_is_charged_to_the_last_message() {
+    let stage = stage("both", [1200, 1100]);
+    long_chat(&stage);
+    stage.expect(ALICE, 200, 0, 1000);
+    stage.expect(BOB, 100, 0, 1000);
 }
 
 #[test]
@@ -246,6 +256,7 @@ fn failure_in_the_receivers_name_does_not_make_a_message_free() {
     bob.write_raw(response("trother", 200).as_bytes()).expect("the relay reads");
     stage.until_debited(ALICE, 2);
     assert_eq!(stage.triggers(ALICE), ["response", "timeout"], "in the order of the debits");
+    assert_eq!(stage.proxy.statistic("failures_contradicted"), 1);
     assert_eq!(alice.bye(), 200);
     stage.expect(ALICE, 98, 0, 2);
 }

@@ -23,18 +23,18 @@ struct Endpoint {
 }
 
 /// A user agent that the test drives step by step: one SIP socket and one MSRP connection to the relay.
-struct Agent {
-    transport: Transport,
+pub struct Agent {
+    pub transport: Transport,
     reader: Reader,
     writer: Writer,
     relay: SocketAddr,
-    proxy: SocketAddr,
+    pub proxy: SocketAddr,
     own: SocketAddr,
     endpoint: Endpoint,
 }
 
 impl Agent {
-    fn new(stage: &Stage, socket: &UdpSocket) -> Agent {
+    pub fn new(stage: &Stage, socket: &UdpSocket) -> Agent {
         let stream = TcpStream::connect(stage.proxy.msrp).expect("the relay listens");
         let (reader, writer) = connection(stream).expect("a connection");
         let own = reader.local_address().expect("connected");
@@ -46,7 +46,7 @@ impl Agent {
         agent
     }
 
-    fn anywhere(stage: &Stage) -> Agent {
+    pub fn anywhere(stage: &Stage) -> Agent {
         Agent::new(stage, &UdpSocket::bind("127.0.0.1:0").expect("a free port"))
     }
 
@@ -55,7 +55,7 @@ impl Agent {
     }
 
     /// Path in its SDP: OpenSIPS relays only for clients that have requested a relay URI (RFC 4976).
-    fn path(&self) -> String {
+    pub fn path(&self) -> String {
         match HOST.get() {
             Host::Kamailio => self.uri(),
             Host::OpenSips => format!("{} {}", self.endpoint.relay, self.uri()),
@@ -63,7 +63,7 @@ impl Agent {
     }
 
     /// A new endpoint on the same connection.
-    fn move_on(&mut self) {
+    pub fn move_on(&mut self) {
         self.move_to(format!("s{}", unique()));
     }
 
@@ -74,7 +74,7 @@ impl Agent {
         }
     }
 
-    fn description(&self) -> String {
+    pub fn description(&self) -> String {
         description(&self.path())
     }
 
@@ -82,7 +82,7 @@ impl Agent {
         format!("<sip:ua@{}>", self.transport.address())
     }
 
-    fn send(&self, message: &Message, to: SocketAddr) {
+    pub fn send(&self, message: &Message, to: SocketAddr) {
         self.transport.send(message, to).expect("sent");
     }
 
@@ -107,23 +107,28 @@ impl Agent {
     }
 
     #[track_caller]
-    fn expect_reply(&self, code: u16, cseq: u32, method: &str) -> Message {
+    pub fn expect_reply(&self, code: u16, cseq: u32, method: &str) -> Message {
         let of_it =
             |message: &Message| message.status() == code && message.header("CSeq") == format!("{cseq} {method}");
         self.expect(&format!("{code} to {method}"), of_it)
     }
 
     /// Sends a message to another user agent and returns the relay's answer.
-    fn deliver(&mut self, to: &str, text: &str) -> u16 {
-        let (id, octets) = (format!("tr{}", unique()), text.len());
+    pub fn deliver(&mut self, to: &str, text: &str) -> u16 {
+        let id = format!("tr{}", unique());
+        self.send_text(to, (&id, &format!("m{}", unique())), text);
+        self.next(|frame| frame.id == id).map_or(0, |frame| frame.status())
+    }
+
+    /// Sends a message with this transaction id and Message-ID to another user agent.
+    pub fn send_text(&self, to: &str, (id, message_id): (&str, &str), text: &str) {
+        let octets = text.len();
         let lines = format!(
-            "To-Path: {} {to}\r\nFrom-Path: {}\r\nMessage-ID: m{}\r\nByte-Range: 1-{octets}/{octets}\r\n",
+            "To-Path: {} {to}\r\nFrom-Path: {}\r\nMessage-ID: {message_id}\r\nByte-Range: 1-{octets}/{octets}\r\n",
             self.endpoint.relay,
             self.uri(),
-            unique()
         );
-        self.writer.request(&id, "SEND", &lines, Some(text.as_bytes()), '$').expect("the relay takes it");
-        self.next(|frame| frame.id == id).map_or(0, |frame| frame.status())
+        self.writer.request(id, "SEND", &lines, Some(text.as_bytes()), '$').expect("the relay takes it");
     }
 
     fn next(&mut self, wanted: impl Fn(&Frame) -> bool) -> Option<Frame> {
@@ -137,7 +142,7 @@ impl Agent {
     }
 
     /// Takes the next message and answers 200.
-    fn take(&mut self) -> Option<String> {
+    pub fn take(&mut self) -> Option<String> {
         let frame = self.next(Frame::is_content)?;
         let own = frame.header("To-Path").rsplit(' ').next().unwrap_or_default().to_owned();
         self.writer.answer(&frame, 200, &own, false).expect("the relay takes it");
@@ -147,17 +152,17 @@ impl Agent {
 
 /// Sender of a request.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum From {
+pub enum From {
     Client,
     Server,
 }
 
 /// A call between a client and a server.
-struct Call<'a> {
+pub struct Call<'a> {
     stage: &'a Stage,
-    client: Agent,
-    server: Agent,
-    invite: Message,
+    pub client: Agent,
+    pub server: Agent,
+    pub invite: Message,
     /// As the server has got it.
     received: Message,
     /// The answers that made its dialogs, by To tag.
@@ -166,7 +171,7 @@ struct Call<'a> {
 }
 
 impl<'a> Call<'a> {
-    fn new(stage: &'a Stage) -> Call<'a> {
+    pub fn new(stage: &'a Stage) -> Call<'a> {
         let (client, server) = (Agent::anywhere(stage), Agent::new(stage, &stage.place));
         Call::between(stage, client, server)
     }
@@ -187,8 +192,16 @@ impl<'a> Call<'a> {
         Call { stage, client, server, invite, received, answers: Vec::new(), cseq: [1, 100] }
     }
 
+    /// The same call to another URI.
+    pub fn to(mut self, uri: &str) -> Call<'a> {
+        self.invite.start = format!("INVITE {uri} SIP/2.0");
+        let to = self.invite.headers.iter_mut().find(|(name, _)| name == "To").expect("a To header");
+        to.1 = format!("<{uri}>");
+        self
+    }
+
     /// The client invites with its description.
-    fn invite(&mut self) {
+    pub fn invite(&mut self) {
         self.invite_with(&self.client.description());
     }
 
@@ -200,7 +213,7 @@ impl<'a> Call<'a> {
     }
 
     /// A reply to the INVITE, in the dialog of this tag.
-    fn reply(&mut self, code: u16, tag: &str, body: &str) -> Message {
+    pub fn reply(&mut self, code: u16, tag: &str, body: &str) -> Message {
         let mut reply = self.received.answer(code, "-", tag).with("Contact", self.server.contact());
         if code == 183 {
             reply = reply.with("Require", "100rel").with("RSeq", "1");
@@ -215,12 +228,12 @@ impl<'a> Call<'a> {
     }
 
     /// A whole 200 with the server's description, and its ACK.
-    fn answer(&mut self, tag: &str) {
+    pub fn answer(&mut self, tag: &str) {
         self.reply(200, tag, &self.server.description());
         self.acknowledge(tag, "");
     }
 
-    fn acknowledge(&mut self, tag: &str, body: &str) {
+    pub fn acknowledge(&mut self, tag: &str, body: &str) {
         let mut ack = self.request(From::Client, "ACK", tag, 1);
         ack.body = body.into();
         self.client.send(&ack, self.client.proxy);
@@ -262,7 +275,7 @@ impl<'a> Call<'a> {
 
     /// A whole transaction in a dialog: a request with this body, and its 200 with that one.
     #[track_caller]
-    fn transact(&mut self, from: From, method: &str, tag: &str, offer: &str, answer: &str) {
+    pub fn transact(&mut self, from: From, method: &str, tag: &str, offer: &str, answer: &str) {
         let cseq = self.next_cseq(from);
         let mut request = self.request(from, method, tag, cseq);
         request.body = offer.into();
@@ -302,7 +315,7 @@ impl<'a> Call<'a> {
     }
 
     #[track_caller]
-    fn bye(&mut self, from: From, tag: &str) {
+    pub fn bye(&mut self, from: From, tag: &str) {
         self.transact(from, "BYE", tag, "", "");
     }
 }

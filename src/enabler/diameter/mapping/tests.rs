@@ -425,6 +425,27 @@ fn money_and_octets_are_converted_to_quota() {
 }
 
 #[test]
+fn units_cover_all_recipients() {
+    for (unit, recipients, quota, count) in [
+        (Unit::Message, 0, 1, 1),
+        (Unit::Message, 12, 12, 12),
+        (Unit::Octets, 0, 1, 1000),
+        (Unit::Octets, 12, 12, 12_000),
+        (Unit::Money, 12, 12, 12 * 25),
+    ] {
+        let mut operation = debit();
+        if let Operation::Debit { quota: used, .. } = &mut operation {
+            *used = Quota(quota);
+        }
+        let request = Request { recipients, ..request(5, Reservation::None, operation) };
+        let used = Plan::new(&request).units(&settings(Profile::Rfc8506, unit), request.measure);
+        let units = used.requested.expect("an event requests what it debits");
+        let money = units.money.map(|money| u64::try_from(money.unit_value.digits).expect("a price"));
+        assert_eq!(units.service_specific.or(units.total_octets).or(money), Some(count), "{unit:?}");
+    }
+}
+
+#[test]
 fn result_codes_are_mapped() {
     let rfc = settings(Profile::Rfc8506, Unit::Message);
     let of = |code, reservation, operation| response(&rfc, &request(5, reservation, operation), answer(code, None));
