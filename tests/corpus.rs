@@ -92,6 +92,7 @@ targets! {
     diameter_peer
     msrp_frame
     cpim
+    rcs_file
     ring_contents
     sdp
     session_events

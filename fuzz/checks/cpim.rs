@@ -1,7 +1,7 @@
 //! CPIM messages (RFC 3862): the type that the codec finds is the only one that another reader can find.
 
 use super::lies_in;
-use imcharge::wire::cpim::{CpimError, media_type};
+use imcharge::wire::cpim::{CpimError, content, media_type};
 use imcharge::wire::media_type::{is_media_type, of_value};
 
 /// Reads a message, compares the type with that of [`plain`], and reads truncated and extended copies.
@@ -9,6 +9,7 @@ pub fn check(bytes: &[u8]) {
     let _ = std::str::from_utf8(bytes).map(of_value);
     let Ok(found) = media_type(bytes) else { return };
     assert!(lies_in(found.as_bytes(), bytes) && is_media_type(found));
+    assert!(content(bytes).is_ok_and(|(same, rest)| same == found && bytes.ends_with(rest)));
     let (group, rest) = group(bytes).expect("an accepted message has a group of headers");
     let types = |group: &[Vec<u8>]| -> Vec<String> { group.iter().filter_map(|header| content_type(header)).collect() };
     let first = types(&group);

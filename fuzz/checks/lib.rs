@@ -9,6 +9,7 @@ pub mod diameter_peer;
 pub mod fake_peer;
 pub mod msrp_frame;
 pub mod peers_world;
+pub mod rcs_file;
 pub mod ring_contents;
 pub mod sdp;
 pub mod session_enabler;

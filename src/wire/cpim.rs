@@ -41,11 +41,17 @@ pub enum CpimError {
 /// Returns the media type of the message in `bytes`, which start with its first header: `type/subtype`, as written. Reads the
 /// headers alone.
 pub fn media_type(bytes: &[u8]) -> Result<&str, CpimError> {
+    content(bytes).map(|(media_type, _)| media_type)
+}
+
+/// Returns the media type of the message in `bytes` and its content, as far as `bytes` contain it.
+pub fn content(bytes: &[u8]) -> Result<(&str, &[u8]), CpimError> {
     let mut lines = Lines { rest: bytes, so_far: 0, count: 0 };
     if let Some(media_type) = lines.group()? {
-        return lines.is_content().map(|()| media_type);
+        return lines.is_content().map(|()| (media_type, lines.rest));
     }
-    lines.group()?.ok_or(CpimError::ContentType)
+    let media_type = lines.group()?.ok_or(CpimError::ContentType)?;
+    Ok((media_type, lines.rest))
 }
 
 /// Reads lines that end with CRLF.

@@ -5,5 +5,6 @@ pub mod diameter;
 pub mod identity;
 pub mod media_type;
 pub mod msrp;
+pub mod rcs_file;
 pub mod sdp;
 pub mod sip;
