@@ -379,7 +379,9 @@ impl World {
                 self.call(|session| session.on_event(&Event::Sent(sent.clone()), at));
             }
             Ring::Stopped => {
-                self.call(|session| session.on_event(&Event::Stopped { message_id: "x", why: Stop::Beyond }, at));
+                self.call(|session| {
+                    session.on_event(&Event::Stopped { message_id: "x", why: Stop::Beyond, quota: 0 }, at)
+                });
             }
             Ring::Other(Act::Report { message, end, code }) => {
                 let message_id = id(message);
@@ -560,6 +562,7 @@ fn sent(message_id: &str, part: Part, transaction: u8, taken: u32, connection: u
         transaction: transaction.into(),
         start,
         octets,
+        file_octets: 0,
         total: None,
         flag,
         failure_report: FailureReport::Yes,

@@ -82,6 +82,8 @@ pub enum Event<'a> {
         message_id: &'a str,
         /// Why it was stopped.
         why: Stop,
+        /// What the frame would have taken from the grant at most; 0: not known.
+        quota: u32,
     },
     /// An MSRP response of the client's side.
     Responded {
@@ -263,6 +265,8 @@ pub struct Sent<'a> {
     pub start: u64,
     /// Octets of content in the chunk.
     pub octets: u64,
+    /// Octets that a new message counts for in addition: a document about a file counts as that file.
+    pub file_octets: u64,
     /// Total of Byte-Range; `None` if absent or `*`.
     pub total: Option<u64>,
     /// Continuation flag of the end-line.

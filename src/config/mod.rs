@@ -79,6 +79,8 @@ pub struct Config {
     pub free_content: FreeContent,
     /// Maximum octets of a message that is free by its type.
     pub free_content_max: u32,
+    /// Largest size of a file that is believed, octets.
+    pub file_size_max: u32,
     /// The charging policy.
     pub policy: Policy,
     /// Host processes that run resume routes.
@@ -205,6 +207,7 @@ impl Default for Config {
             unit: Unit::Message,
             free_content: FreeContent::default(),
             free_content_max: 16_384,
+            file_size_max: 104_857_600,
             policy: Policy::default(),
             resume_workers: 2,
             event_workers: 1,

@@ -203,6 +203,14 @@ pub const PARAMETERS: &[Parameter] = &[
         |config, text| store(&mut config.free_content_max, number(text, 1..=1_048_576)),
     ),
     Parameter::new(
+        c"file_size_max",
+        Integer,
+        Some("104857600"),
+        "a whole number from 1 to 2147483647",
+        "Octets up to which the stated size of a file is believed; a larger one counts as not stated.",
+        |config, text| store(&mut config.file_size_max, number(text, 1..=2_147_483_647)),
+    ),
+    Parameter::new(
         c"response_timeout",
         Integer,
         Some("30"),
@@ -501,6 +509,7 @@ mod tests {
         ("unit", "octets"),
         ("free_content", "message/imdn+xml"),
         ("free_content_max", "1048576"),
+        ("file_size_max", "2147483647"),
         ("response_timeout", "3600"),
         ("hold_timeout", "86400"),
         ("resume_workers", "64"),
@@ -579,6 +588,8 @@ mod tests {
         for (name, wrong) in [
             ("free_content_max", "0"),
             ("free_content_max", "1048577"),
+            ("file_size_max", "0"),
+            ("file_size_max", "2147483648"),
             ("response_timeout", "0"),
             ("response_timeout", "3601"),
             ("hold_timeout", "86401"),

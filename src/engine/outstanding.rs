@@ -154,6 +154,7 @@ mod tests {
             transaction,
             start: 1,
             octets: 10,
+            file_octets: 0,
             total: None,
             flag: Flag::Last,
             failure_report: FailureReport::Yes,

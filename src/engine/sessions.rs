@@ -227,7 +227,7 @@ impl SessionTable {
         if let Event::Failed { .. } | Event::Cancelled { .. } = event {
             entry.recall_answer(tick.region, at);
         }
-        if let Event::Stopped { message_id, why } = event {
+        if let Event::Stopped { message_id, why, .. } = event {
             stops::log(entry.session.call_id(), message_id, *why);
         }
         entry.session.on_event(event, at);

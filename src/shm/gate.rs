@@ -77,6 +77,8 @@ pub struct Bound {
     pub leg: u64,
     /// Side that sent the frame, according to its From-Path.
     pub side: Side,
+    /// Whether its stream carries a file (RFC 5547).
+    pub is_file: bool,
 }
 
 /// The session that the endpoints of a frame belong to.
@@ -281,8 +283,8 @@ impl Table<'_> {
 
     fn bound_at(&self, at: u32, side: Side, fits: impl Fn(&Stream) -> bool) -> Option<Bound> {
         let session = self.session_at(at)?;
-        let leg = self.find_stream(at, fits)?.leg;
-        Some(Bound { at, session, leg, side })
+        let Stream { leg, is_file, .. } = self.find_stream(at, fits)?;
+        Some(Bound { at, session, leg, side, is_file })
     }
 
     /// Worker: records that the receiver, or a relay near it, will answer this transaction, a hash of the responder's URI and
@@ -303,9 +305,11 @@ impl Table<'_> {
 
     /// Returns the sessions that may be waiting for the response to a transaction.
     pub fn expecting(&self, transaction: u64) -> impl Iterator<Item = Bound> {
-        self.transactions
-            .find(transaction)
-            .filter_map(|at| self.session_at(at).map(|session| Bound { at, session, leg: 0, side: Side::Receiver }))
+        let bound = |at| {
+            let session = self.session_at(at)?;
+            Some(Bound { at, session, leg: 0, side: Side::Receiver, is_file: false })
+        };
+        self.transactions.find(transaction).filter_map(bound)
     }
 }
 

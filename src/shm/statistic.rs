@@ -115,6 +115,8 @@ statistics! {
     FramesFree "frames_free" Counter "MSRP frames with content that was not charged, because its type is in free_content.",
     FramesUnclassified "frames_unclassified" Counter "MSRP messages whose media type is unknown: a Content-Type that is missing, repeated or malformed, or CPIM headers that are malformed or not in the first chunk. They were charged.",
     FilesUnsized "files_unsized" Counter "Files in INVITEs whose a=file-selector has no valid size.",
+    FilesOversized "files_oversized" Counter "Files whose stated size is larger than file_size_max, in INVITEs or in documents of file transfer over HTTP. The size was ignored.",
+    FilesUnread "files_unread" Counter "Documents of file transfer over HTTP, of a price by size, that do not tell the size of the file or span several chunks. They were charged by their own size.",
     AnswersForeign "answers_foreign" Counter "SIP offers and answers within a dialog that were not bound: not exchanged with the dialog's server.",
     PathsWithoutRelay "paths_without_relay" Counter "Session descriptions of clients whose a=path bypasses this relay.",
     DroppedRingFull "dropped_ring_full" Counter "Events refused because the event ring of the process was full.",

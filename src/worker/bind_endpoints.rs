@@ -19,6 +19,12 @@ pub(crate) struct Endpoint {
     pub position: u8,
     /// Hash of its URI.
     pub uri: u64,
+    /// Whether its description has `a=file-selector` (RFC 5547).
+    pub is_file: bool,
+}
+
+impl Endpoint {
+    const UNKNOWN: Endpoint = Endpoint { position: 0, uri: 0, is_file: false };
 }
 
 /// Why an offer or answer is not bound.
@@ -56,7 +62,7 @@ pub(crate) fn waiting_offer(streams: &Streams, leg: u64) -> Option<(Side, Vec<En
         let StreamState::Offered(by) = stream.state else { return None };
         side = Some(by);
         let uri = if by == Side::Sender { stream.sender } else { stream.receiver };
-        Some(Endpoint { position: stream.position, uri })
+        Some(Endpoint { position: stream.position, uri, is_file: stream.is_file })
     });
     let offered: Vec<_> = offered.collect();
     side.map(|side| (side, offered))
@@ -89,9 +95,9 @@ pub(crate) fn answer(
             continue;
         }
         let stream = match offered {
-            Some(offered) => stream(leg, side, offered.uri, answered),
+            Some(offered) => stream(leg, side, offered, answered),
             // The receiver's offer is unknown: content from this endpoint is paid for, whatever its destination.
-            None if side == Side::Receiver => stream(leg, side, 0, answered),
+            None if side == Side::Receiver => stream(leg, side, &Endpoint::UNKNOWN, answered),
             None => continue,
         };
         if !streams.push(stream) {
@@ -122,12 +128,15 @@ fn check(streams: &Streams, side: Side, endpoints: &[Endpoint]) -> Result<(), Re
     if endpoints.iter().any(is_others) { Err(Refusal::OthersEndpoint) } else { Ok(()) }
 }
 
-fn stream(leg: u64, offering: Side, offered: u64, answered: &Endpoint) -> Stream {
+/// Binds two endpoints. What the stream carries is what the sender describes: it also writes Content-Type, while the
+/// receiver, which may pay, could choose its own price.
+fn stream(leg: u64, offering: Side, offered: &Endpoint, answered: &Endpoint) -> Stream {
     let (sender, receiver) = match offering {
-        Side::Sender => (offered, answered.uri),
-        Side::Receiver => (answered.uri, offered),
+        Side::Sender => (offered, answered),
+        Side::Receiver => (answered, offered),
     };
-    Stream { leg, position: answered.position, state: StreamState::Bound, sender, receiver }
+    let (position, is_file) = (answered.position, sender.is_file);
+    Stream { leg, position, state: StreamState::Bound, sender: sender.uri, receiver: receiver.uri, is_file }
 }
 
 fn offered_stream(leg: u64, side: Side, endpoint: &Endpoint) -> Stream {
@@ -135,7 +144,8 @@ fn offered_stream(leg: u64, side: Side, endpoint: &Endpoint) -> Stream {
         Side::Sender => (endpoint.uri, 0),
         Side::Receiver => (0, endpoint.uri),
     };
-    Stream { leg, position: endpoint.position, state: StreamState::Offered(side), sender, receiver }
+    let (position, is_file) = (endpoint.position, endpoint.is_file);
+    Stream { leg, position, state: StreamState::Offered(side), sender, receiver, is_file }
 }
 
 #[cfg(test)]
@@ -146,7 +156,7 @@ mod tests {
     const LEG: u64 = 7;
 
     fn endpoints(list: &[(u8, u64)]) -> Vec<Endpoint> {
-        list.iter().map(|&(position, uri)| Endpoint { position, uri }).collect()
+        list.iter().map(|&(position, uri)| Endpoint { position, uri, is_file: false }).collect()
     }
 
     /// Leg, position, sender and receiver of each bound stream.
@@ -229,6 +239,23 @@ mod tests {
         let mut streams = Streams::default();
         answer(&mut streams, LEG, Sender, &[], &endpoints(&[(0, 10)])).expect("an answer");
         assert!(streams.is_empty());
+    }
+
+    #[test]
+    fn stream_is_a_files_if_its_sender_says_so() {
+        let one = |uri, is_file| [Endpoint { position: 0, uri, is_file }];
+        for side in [Sender, Receiver] {
+            for (of_sender, of_receiver) in [(true, true), (true, false), (false, true), (false, false)] {
+                let is_file = |of: Side| if of == Sender { of_sender } else { of_receiver };
+                let mut streams = Streams::default();
+                keep_offer(&mut streams, side, &one(1, is_file(side))).expect("room");
+                let (offering, offered) = kept_offer(&streams).expect("an offer");
+                let answered = one(10, is_file(side.other()));
+                answer(&mut streams, LEG, offering, &offered, &answered).expect("an answer");
+                let bound: Vec<bool> = streams.iter().filter(|one| one.is_bound()).map(|one| one.is_file).collect();
+                assert_eq!(bound, [of_sender], "offer of {side:?}");
+            }
+        }
     }
 
     #[test]

@@ -3,7 +3,13 @@
 use crate::charge::content::ContentClass;
 use crate::config::Config;
 use crate::shm::gate::FreeClaim;
-use crate::wire::{cpim, media_type, msrp};
+use crate::shm::log_limit::ONE_A_MINUTE;
+use crate::shm::region::Region;
+use crate::shm::statistic::Statistic;
+use crate::wire::{cpim, media_type, msrp, rcs_file};
+
+/// Media type of a document about a file that is transferred over HTTP.
+const FILE_OVER_HTTP: &str = "application/vnd.gsma.rcs-ft-http+xml";
 
 /// Content of a message or chunk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,6 +20,22 @@ pub struct Content {
     pub is_free: bool,
     /// Why its media type is unknown. Such content is charged.
     pub unknown: Option<UnknownType>,
+    /// If it is a document about a file over HTTP: the size of that file, octets.
+    pub file: Option<Result<u64, UnknownSize>>,
+}
+
+/// Why the size of a file is unknown. The document is charged by its own size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum UnknownSize {
+    /// The document has more than one chunk.
+    #[error("its document has more than one chunk")]
+    Chunks,
+    /// The document does not tell it.
+    #[error(transparent)]
+    Document(#[from] rcs_file::RcsFileError),
+    /// It is larger than the parameter `file_size_max`.
+    #[error("the file-size is larger than file_size_max")]
+    TooLarge,
 }
 
 /// Why a media type is unknown.
@@ -31,7 +53,9 @@ impl Content {
     /// Returns what the body of a SIP MESSAGE is. `content_type`: value of Content-Type, empty if absent.
     pub fn of_message(config: &Config, content_type: &[u8], body: &[u8]) -> Content {
         let media_type = std::str::from_utf8(content_type).ok().and_then(media_type::of_value);
-        Content::new(config, encapsulated_type(media_type, body), body.len() as u64)
+        let found = encapsulated(media_type, body);
+        let file = found.ok().and_then(|(media_type, document)| file_of(config, media_type, Ok(document)));
+        Content { file, ..Content::new(config, found.map(|(media_type, _)| media_type), body.len() as u64) }
     }
 
     /// Returns what the content of an MSRP frame is, and its claim to be free. A chunk that is not the first one does not
@@ -41,10 +65,42 @@ impl Content {
         let in_cpim = frame.media_type.is_some_and(is_cpim);
         let claim = FreeClaim { in_cpim, octets_max: config.free_content_max };
         if in_cpim && !is_first {
-            return (Content { class: ContentClass::Other, is_free: false, unknown: None }, Some(claim));
+            return (Content { class: ContentClass::Other, is_free: false, unknown: None, file: None }, Some(claim));
         }
-        let content = Content::new(config, encapsulated_type(frame.media_type, body), octets);
+        let found = encapsulated(frame.media_type, body).map(|(media_type, _)| media_type);
+        let content = Content::new(config, found, octets);
         (content, content.is_free.then_some(claim))
+    }
+
+    /// Returns the size of the file that an MSRP frame announces, octets; `None`: it starts no such document.
+    pub fn file_of_frame(config: &Config, frame: &msrp::Frame<'_>) -> Option<Result<u64, UnknownSize>> {
+        let range = frame.byte_range;
+        if range.is_some_and(|range| range.start > 1) {
+            return None;
+        }
+        let (media_type, document) = encapsulated(frame.media_type, frame.body.unwrap_or_default()).ok()?;
+        let total = range.and_then(|range| range.total);
+        let is_whole = frame.flag == msrp::Flag::Last && total.is_none_or(|total| total == frame.content_octets());
+        file_of(config, media_type, if is_whole { Ok(document) } else { Err(UnknownSize::Chunks) })
+    }
+
+    /// Returns the octets that a document counts for beyond its own ones; counts and logs a file of unknown size. `what`: the
+    /// message, for the log.
+    pub fn extra_octets(region: &Region, file: Result<u64, UnknownSize>, octets: u64, what: &str) -> u64 {
+        let why = match file {
+            Ok(size) => return size.saturating_sub(octets),
+            Err(why) => why,
+        };
+        let (statistic, name) = match why {
+            UnknownSize::TooLarge => (Statistic::FilesOversized, "files_oversized"),
+            UnknownSize::Chunks | UnknownSize::Document(_) => (Statistic::FilesUnread, "files_unread"),
+        };
+        region.count(statistic);
+        log::warn!(
+            target: ONE_A_MINUTE,
+            "{what} announces a file of unknown size and is charged by its own size: {why} ({name})"
+        );
+        0
     }
 
     fn new(config: &Config, media_type: Result<&str, UnknownType>, octets: u64) -> Content {
@@ -53,8 +109,9 @@ impl Content {
                 class: ContentClass::from_media_type(media_type),
                 is_free: config.free_content.contains(media_type) && octets <= config.free_content_max.into(),
                 unknown: None,
+                file: None,
             },
-            Err(why) => Content { class: ContentClass::Other, is_free: false, unknown: Some(why) },
+            Err(why) => Content { class: ContentClass::Other, is_free: false, unknown: Some(why), file: None },
         }
     }
 }
@@ -63,12 +120,25 @@ fn is_cpim(media_type: &str) -> bool {
     media_type.eq_ignore_ascii_case("message/cpim")
 }
 
-/// Returns the media type of content; of `message/cpim`, that of the message in it.
-fn encapsulated_type<'a>(media_type: Option<&'a str>, body: &'a [u8]) -> Result<&'a str, UnknownType> {
+/// Returns the media type of content, and the content; of `message/cpim`, those of the message in it.
+fn encapsulated<'a>(media_type: Option<&'a str>, body: &'a [u8]) -> Result<(&'a str, &'a [u8]), UnknownType> {
     match media_type.ok_or(UnknownType::ContentType)? {
-        outer if is_cpim(outer) => Ok(cpim::media_type(body)?),
-        outer => Ok(outer),
+        outer if is_cpim(outer) => Ok(cpim::content(body)?),
+        outer => Ok((outer, body)),
     }
+}
+
+/// Returns the size of the file that a document announces; `None`: it is of another type.
+fn file_of(
+    config: &Config,
+    media_type: &str,
+    document: Result<&[u8], UnknownSize>,
+) -> Option<Result<u64, UnknownSize>> {
+    let size = || match rcs_file::file_octets(document?)? {
+        size if size > config.file_size_max.into() => Err(UnknownSize::TooLarge),
+        size => Ok(size),
+    };
+    media_type.eq_ignore_ascii_case(FILE_OVER_HTTP).then(size)
 }
 
 #[cfg(test)]
@@ -78,6 +148,55 @@ mod tests {
 
     const IMDN: &str = "From: <im:b@x>\r\n\r\nContent-type: message/imdn+xml\r\n\r\n<imdn/>";
     const TEXT: &str = "From: <im:b@x>\r\n\r\nContent-type: text/plain\r\n\r\nmessage/imdn+xml is free";
+
+    fn new(class: ContentClass, is_free: bool, unknown: Option<UnknownType>) -> Content {
+        Content { class, is_free, unknown, file: None }
+    }
+
+    const FILE: &str = "<file><file-info type=\"thumbnail\"><file-size>9</file-size></file-info>\
+        <file-info type=\"file\"><file-size>5000</file-size></file-info></file>";
+
+    #[test]
+    fn document_about_a_file_has_the_size_of_the_file() {
+        let config = Config { file_size_max: 5000, ..Config::default() };
+        let file = |content_type: &str, body: &str| {
+            Content::of_message(&config, content_type.as_bytes(), body.as_bytes()).file
+        };
+        let in_cpim = |body: &str| format!("From: <im:b@x>\r\n\r\nContent-type: {FILE_OVER_HTTP}\r\n\r\n{body}");
+        assert_eq!(file(FILE_OVER_HTTP, FILE), Some(Ok(5000)));
+        assert_eq!(file("Application/vnd.GSMA.rcs-ft-http+xml;charset=utf-8", FILE), Some(Ok(5000)));
+        assert_eq!(file("message/cpim", &in_cpim(FILE)), Some(Ok(5000)));
+        assert_eq!(file(FILE_OVER_HTTP, &FILE.replace("5000", "5001")), Some(Err(UnknownSize::TooLarge)));
+        let size = |error| Some(Err(UnknownSize::Document(error)));
+        assert_eq!(file(FILE_OVER_HTTP, &FILE.replace("5000", "-5")), size(rcs_file::RcsFileError::Size));
+        assert_eq!(file("message/cpim", &in_cpim(&FILE[..FILE.len() - 1])), size(rcs_file::RcsFileError::Xml));
+        assert_eq!(file("text/xml", FILE), None);
+        assert_eq!(file("", FILE), None);
+    }
+
+    #[test]
+    fn document_about_a_file_is_read_only_if_it_is_whole() {
+        let frame = |range: &str, flag: char| {
+            let head = "From-Path: msrp://a.example:1/a;tcp\r\nMessage-ID: m1\r\n";
+            format!(
+                "MSRP x1y2 SEND\r\nTo-Path: msrp://b.example:1/b;tcp\r\n{head}Byte-Range: {range}\r\n\
+                 Content-Type: {FILE_OVER_HTTP}\r\n\r\n{FILE}\r\n-------x1y2{flag}\r\n"
+            )
+        };
+        let (config, octets) = (Config::default(), FILE.len());
+        for (range, flag, file) in [
+            (format!("1-{octets}/{octets}"), '$', Some(Ok(5000))),
+            (format!("1-*/{octets}"), '$', Some(Ok(5000))),
+            ("1-*/*".into(), '$', Some(Ok(5000))),
+            (format!("1-{octets}/{octets}"), '+', Some(Err(UnknownSize::Chunks))),
+            (format!("1-{octets}/9999"), '$', Some(Err(UnknownSize::Chunks))),
+            (format!("2-{}/*", octets + 1), '$', None),
+        ] {
+            let frame = frame(&range, flag);
+            let parsed = msrp::Frame::parse(frame.as_bytes()).expect("a frame");
+            assert_eq!(Content::file_of_frame(&config, &parsed), file, "{range} {flag}");
+        }
+    }
 
     #[test]
     fn body_of_a_sip_message_has_its_class() {
@@ -98,7 +217,7 @@ mod tests {
             ),
         ] {
             let content = Content::of_message(&config, content_type.as_bytes(), body.as_bytes());
-            assert_eq!(content, Content { class, is_free, unknown: None }, "{content_type}: {body}");
+            assert_eq!(content, Content { file: content.file, ..new(class, is_free, None) }, "{content_type}: {body}");
         }
     }
 
@@ -111,7 +230,7 @@ mod tests {
             ("message/cpim", &IMDN[..40], UnknownType::Cpim(cpim::CpimError::Incomplete)),
         ] {
             let content = Content::of_message(&config, content_type.as_bytes(), body.as_bytes());
-            assert_eq!(content, Content { class: Other, is_free: false, unknown: Some(why) }, "{content_type}: {body}");
+            assert_eq!(content, new(Other, false, Some(why)), "{content_type}: {body}");
         }
     }
 
@@ -147,7 +266,7 @@ mod tests {
 
     #[test]
     fn chunks_claim_to_be_free_by_their_own_headers() {
-        let known = |class, is_free| Content { class, is_free, unknown: None };
+        let known = |class, is_free| new(class, is_free, None);
         let cpim = "Content-Type: message/cpim\r\n";
         let imdn = "CONTENT-TYPE:MESSAGE/IMDN+XML\r\n";
         for is_first in [true, false] {

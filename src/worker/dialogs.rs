@@ -474,7 +474,7 @@ impl Worker {
         let open = media.into_iter().filter(|media| !media.is_refused);
         let endpoint = |media: sdp::Media<'_>| {
             let uri = self.hash_of_endpoint(&media.path?.endpoint());
-            Some(Endpoint { position: media.position, uri })
+            Some(Endpoint { position: media.position, uri, is_file: media.file.is_some() })
         };
         Some(open.filter_map(endpoint).collect())
     }

@@ -345,7 +345,8 @@ impl Worker {
     /// Reports a stopped frame to the engine, at a limited rate for each session.
     fn report_stop(&mut self, at: u32, session: SessionKey, message_id: Option<&str>, why: Stop) {
         if self.region.table().slots[at as usize].may_report(second()) {
-            self.push_event(session, Event::Stopped { message_id: message_id.unwrap_or(""), why }, 0, Urgency::Soon);
+            let message_id = message_id.unwrap_or("");
+            self.push_event(session, Event::Stopped { message_id, why, quota: 0 }, 0, Urgency::Soon);
         }
     }
 
@@ -361,8 +362,8 @@ impl Worker {
         }
         let region = Arc::clone(&self.region);
         let (table, Bound { at, session, .. }) = (region.table(), bound);
-        let sent = sent(message_id, frame, 0, connection);
-        let chunk = self.chunk(session, message_id, frame);
+        let chunk = self.chunk(bound, message_id, frame);
+        let sent = Sent { file_octets: chunk.file_octets, ..sent(message_id, frame, 0, connection) };
         let decision = table.decide(at, session, &chunk);
         crash_point();
         let stop = match decision {
@@ -387,9 +388,13 @@ impl Worker {
             ChunkDecision::MessageStopped => Stop::Message,
             ChunkDecision::Full => Stop::Share,
         };
+        let quota = match stop {
+            Stop::Beyond => table.slots[at as usize].weight(chunk.class).of_octets(chunk.octets + chunk.file_octets).0,
+            _ => 0,
+        };
         // The first stop of a message may end it, so it is reported however many others were.
         if stop != Stop::Message || table.slots[at as usize].may_report(second()) {
-            self.push_event(session, Event::Stopped { message_id, why: stop }, spare, Urgency::Now);
+            self.push_event(session, Event::Stopped { message_id, why: stop, quota }, spare, Urgency::Now);
         }
         match stop {
             Stop::Share => {
@@ -400,11 +405,17 @@ impl Worker {
         }
     }
 
-    /// Describes a SEND with content to the gate. Counts it if its media type is unknown.
-    fn chunk(&self, session: SessionKey, message_id: &str, frame: &msrp::Frame<'_>) -> Chunk {
-        let start = first_octet(frame);
+    /// Describes a SEND with content to the gate. Content of a file's stream is of the class `file`, whatever its media type.
+    /// Counts it if its media type, or the size of the file that it announces, is unknown.
+    fn chunk(&self, bound: Bound, message_id: &str, frame: &msrp::Frame<'_>) -> Chunk {
+        let Bound { at, session, is_file, .. } = bound;
+        let (start, octets) = (first_octet(frame), frame.content_octets());
         let (content, free) = Content::of_frame(&self.region.config, frame, start == 1);
-        if let (1, Some(why)) = (start, content.unknown) {
+        let is_by_size = self.region.table().slots[at as usize].is_by_size();
+        let is_document = !is_file && content.class == ContentClass::File && is_by_size;
+        let file = if is_document { Content::file_of_frame(&self.region.config, frame) } else { None };
+        let extra = |file| Content::extra_octets(&self.region, file, octets, &format!("message {message_id}"));
+        if let (1, Some(why), false) = (start, content.unknown, is_file) {
             self.region.count(Statistic::FramesUnclassified);
             log::warn!(
                 target: ONE_A_MINUTE,
@@ -414,9 +425,10 @@ impl Worker {
         Chunk {
             message: self.region.hash_of_message(session, message_id),
             start,
-            octets: frame.content_octets(),
+            octets,
+            file_octets: file.map_or(0, extra),
             is_last: frame.flag != msrp::Flag::More,
-            class: content.class,
+            class: if is_file { ContentClass::File } else { content.class },
             free: free.filter(|_| !is_injected(InjectedBug::FreeContentCharged)),
         }
     }
@@ -476,6 +488,7 @@ fn sent<'a>(message_id: &'a str, frame: &msrp::Frame<'a>, taken: u32, connection
         transaction: transaction_hash(frame.transaction_id.as_bytes()),
         start,
         octets: frame.content_octets() + if is_injected(InjectedBug::QuantityByPosition) { start - 1 } else { 0 },
+        file_octets: 0,
         total: frame
             .byte_range
             .and_then(|range| range.total)

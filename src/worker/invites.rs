@@ -114,14 +114,16 @@ impl Worker {
         Err(InviteRefusal::UnknownTariff)
     }
 
-    /// Returns the files that a session description offers or requests; counts those without a size.
+    /// Returns the files that a session description offers or requests; counts those without a size, and those whose size is
+    /// not believed.
     fn offered_files(&self, offer: &Body<'_>) -> OfferedFiles {
-        let mut files = OfferedFiles::default();
+        let (mut files, mut oversized) = (OfferedFiles::default(), 0u32);
         let media = sdp::msrp_media(offer.content_type, offer.bytes).unwrap_or_default();
         for media in media.iter().filter(|media| !media.is_refused) {
             match media.file.map(|file| file.size) {
                 None => files.has_other_media = true,
                 Some(None) => files.unsized_files += 1,
+                Some(Some(octets)) if octets > self.region.config.file_size_max.into() => oversized += 1,
                 Some(Some(octets)) => {
                     files.sized += 1;
                     files.kilobytes = files.kilobytes.saturating_add(octets.div_ceil(1024).max(1));
@@ -135,6 +137,15 @@ impl Worker {
                 "an INVITE describes a file without a valid size in a=file-selector; credit is reserved as for other \
                  messages (files_unsized)"
             );
+        }
+        if oversized > 0 {
+            self.region.counter(Statistic::FilesOversized).fetch_add(oversized.into(), Ordering::Relaxed);
+            log::warn!(
+                target: ONE_A_MINUTE,
+                "an INVITE describes a file larger than file_size_max; credit is reserved as for other messages \
+                 (files_oversized)"
+            );
+            files.unsized_files += oversized;
         }
         files
     }

@@ -62,6 +62,8 @@ impl Worker {
                 "call {call_id}: the MESSAGE is charged as content of unknown type: {why} (messages_unclassified)"
             );
         }
+        let extra = |file| Content::extra_octets(&self.region, file, octets, &format!("call {call_id}: the MESSAGE"));
+        let octets = octets + content.file.map_or(0, extra);
         let content = PageContent { class: content.class, octets };
         self.check_engine()?;
         self.ring.has_room(self.ring.size() / 4).then_some(Some(content)).ok_or(InviteRefusal::Full)

@@ -154,15 +154,16 @@ impl Credit {
         }
     }
 
-    /// Requests more for a SEND that was stopped at the gate.
-    pub(super) fn want_beyond(&mut self, messages: &Messages, cx: &Context<'_>) {
+    /// Requests more for a SEND that was stopped at the gate. `quota`: what it takes, if known.
+    pub(super) fn want_beyond(&mut self, quota: u32, messages: &Messages, cx: &Context<'_>) {
         let prices = &cx.common.prices;
         let so_far = self.announced_so_far(messages, cx.common);
         if self.ahead.announced > 0 && so_far >= self.ahead.announced {
             self.ahead.announced = 0;
             self.ahead.request_max = Quota(self.ahead.window_quota(prices));
         }
-        let least = reserved_quota(prices, 1);
+        let left = self.granted().0.saturating_sub(self.taken());
+        let least = reserved_quota(prices, 1).max(quota.saturating_sub(left));
         let missing = self.missing(least, messages, cx.common);
         self.want(Quota(missing.min(self.ahead.request_max.0).max(least)), Rule::BeyondGrant, cx);
     }

@@ -91,7 +91,7 @@ impl Credit {
     /// Handles an event that concerns credit.
     pub(super) fn on_event(&mut self, event: &Event<'_>, messages: &Messages, cx: &mut Context<'_>) {
         match event {
-            Event::Stopped { why: Stop::Beyond, .. } => self.on_stopped_beyond(messages, cx),
+            Event::Stopped { why: Stop::Beyond, quota, .. } => self.on_stopped_beyond(*quota, messages, cx),
             Event::Reauthorize { opened_by } => self.on_reauthorize(*opened_by, cx),
             _ => {}
         }
@@ -186,11 +186,11 @@ impl Credit {
     }
 
     /// Asks for more after a SEND was stopped at the gate: the account may have been topped up since the last refusal.
-    fn on_stopped_beyond(&mut self, messages: &Messages, cx: &mut Context<'_>) {
+    fn on_stopped_beyond(&mut self, quota: u32, messages: &Messages, cx: &mut Context<'_>) {
         let is_refused = self.refused_at.is_some_and(|at| cx.now < at.after_seconds(REFUSED_RETRY_SECONDS));
         // After final units the enabler grants nothing until it asks for a renewal (RFC 8506, 5.6).
         if !is_refused && !self.is_last_grant && cx.common.policy.model == Model::Reserve {
-            self.want_beyond(messages, cx);
+            self.want_beyond(quota, messages, cx);
         }
     }
 

@@ -140,7 +140,7 @@ impl Messages {
     pub(super) fn on_event(&mut self, event: &Event<'_>, credit: &mut Credit, cx: &mut Context<'_>) {
         match event {
             Event::Sent(sent) => self.on_sent(sent, credit, cx),
-            Event::Stopped { message_id, why } => self.on_stopped(message_id, *why, credit, cx),
+            Event::Stopped { message_id, why, .. } => self.on_stopped(message_id, *why, credit, cx),
             Event::Responded { transaction, code, .. } => {
                 self.on_answer(Answer::Response { transaction: *transaction, code: *code }, credit, cx);
             }

@@ -270,7 +270,8 @@ impl OpenMessage {
     /// Handles a chunk that passed the gate. `has_room`: its transaction may be kept.
     pub(super) fn send(&mut self, sent: &Sent<'_>, at: Time, has_room: bool, policy: &Policy) -> Option<Settlement> {
         let (start, end) = range_of(sent);
-        self.octets = self.octets.saturating_add(sent.octets);
+        let file_octets = if self.octets == 0 { sent.file_octets } else { 0 };
+        self.octets = self.octets.saturating_add(sent.octets).saturating_add(file_octets);
         self.taken = self.taken.saturating_add(sent.taken);
         self.wants_success_report |= sent.success_report;
         self.is_unconfirmed |= sent.failure_report != FailureReport::Yes;

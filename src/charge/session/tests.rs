@@ -61,6 +61,7 @@ fn whole(message_id: &'static str, transaction: u64) -> Sent<'static> {
         transaction,
         start: 1,
         octets: 100,
+        file_octets: 0,
         total: Some(100),
         flag: Flag::Last,
         failure_report: FailureReport::Yes,

@@ -19,6 +19,8 @@ pub struct Chunk {
     pub start: u64,
     /// Octets of content.
     pub octets: u64,
+    /// Octets that a new message counts for in addition: a document about a file counts as that file.
+    pub file_octets: u64,
     /// Whether no chunk of the message follows: it is the last one, or the message is aborted.
     pub is_last: bool,
     /// Class of the message, as far as the chunk shows it.
@@ -122,7 +124,7 @@ fn charge(slot: &Slot, word: u64, chunk: &Chunk) -> Option<(u32, u64)> {
     if !slot.is_by_size() {
         return Some((if is_new { weight.message } else { 0 }, opened_word(word, class)));
     }
-    let before = if is_new { 0 } else { octets_of(word) };
+    let before = if is_new { chunk.file_octets } else { octets_of(word) };
     let after = before.checked_add(chunk.octets)?;
     let paid = if is_new { 0 } else { weight.of_octets(before).0 };
     Some((price_of(weight, after)? - paid, open_word(class, after)?))

@@ -16,6 +16,9 @@ pub const STREAMS_MAX: usize = bound(32, 2);
 /// list. Further ones come from a common pool.
 pub const OWN_RECORDS: usize = bound(4, 2);
 
+/// Bit of the kind of a stream: [`Stream::is_file`].
+const FILE: u64 = 1 << 10;
+
 /// Number of records of the pool that are tried to find a free one.
 const PROBES: usize = 256;
 
@@ -42,6 +45,8 @@ pub struct Stream {
     pub sender: u64,
     /// Hash of the URI of the receiver's endpoint; 0 while only the sender has offered.
     pub receiver: u64,
+    /// Whether the sender's description is about a file (RFC 5547); while it is offered, that of the offering side.
+    pub is_file: bool,
 }
 
 impl Stream {
@@ -104,7 +109,7 @@ pub struct StreamRecord {
     leg: AtomicU64,
     sender: AtomicU64,
     receiver: AtomicU64,
-    /// Position (8 bits) and state (2 bits above).
+    /// Position (8 bits), state (2 bits above) and [`FILE`].
     kind: AtomicU64,
 }
 
@@ -114,13 +119,14 @@ impl StreamRecord {
         Stream {
             leg: self.leg.load(Ordering::Acquire),
             position: kind as u8,
-            state: match kind >> 8 {
+            state: match (kind >> 8) & 0b11 {
                 1 => StreamState::Offered(Side::Sender),
                 2 => StreamState::Offered(Side::Receiver),
                 _ => StreamState::Bound,
             },
             sender: self.sender.load(Ordering::Acquire),
             receiver: self.receiver.load(Ordering::Acquire),
+            is_file: kind & FILE != 0,
         }
     }
 
@@ -133,7 +139,8 @@ impl StreamRecord {
         self.leg.store(stream.leg, Ordering::Release);
         self.sender.store(stream.sender, Ordering::Release);
         self.receiver.store(stream.receiver, Ordering::Release);
-        self.kind.store(u64::from(stream.position) | state << 8, Ordering::Release);
+        let file = if stream.is_file { FILE } else { 0 };
+        self.kind.store(u64::from(stream.position) | state << 8 | file, Ordering::Release);
         self.next.store(next, Ordering::Release);
     }
 }

@@ -60,7 +60,7 @@ fn open(table: &Table<'_>, at: u32, opening: &Opening) -> SessionKey {
 }
 
 fn stream(leg: u64, sender: u64, receiver: u64) -> Stream {
-    Stream { leg, position: 0, state: StreamState::Bound, sender, receiver }
+    Stream { leg, position: 0, state: StreamState::Bound, sender, receiver, is_file: false }
 }
 
 /// Gives a session one stream more.
@@ -78,7 +78,15 @@ fn side(table: &Table<'_>, from: u64, to: u64) -> Option<(u32, Side)> {
 }
 
 fn chunk(message: u64, octets: u64) -> Chunk {
-    Chunk { message: hash(message), start: 1, octets, is_last: true, class: ContentClass::Text, free: None }
+    Chunk {
+        message: hash(message),
+        start: 1,
+        octets,
+        file_octets: 0,
+        is_last: true,
+        class: ContentClass::Text,
+        free: None,
+    }
 }
 
 fn is_empty(table: &Table<'_>) -> bool {
@@ -404,6 +412,21 @@ fn message_that_was_not_charged_is_charged_like_a_new_one() {
 }
 
 #[test]
+fn file_octets_count_once_for_a_message() {
+    let table = table(64);
+    let session = open(&table, 9, &Opening { weights: BY_KILOBYTE, ..opening(5) });
+    table.slots[9].set_granted(5);
+    let document = Chunk { file_octets: 4000, ..chunk(1, 100) };
+    let beyond = Chunk { file_octets: 6000, ..chunk(2, 100) };
+    assert_eq!(table.decide(9, session, &beyond), ChunkDecision::BeyondGrant);
+    assert!(matches!(table.decide(9, session, &document), ChunkDecision::Charged { amount: 5, left: 0, .. }));
+    assert!(matches!(table.decide(9, session, &Chunk { octets: 1000, ..document }), PAID));
+    table.slots[9].set_granted(11);
+    // Nothing of the other one has passed, so it is sent again from its beginning.
+    assert!(matches!(table.decide(9, session, &beyond), ChunkDecision::Charged { amount: 6, left: 0, .. }));
+}
+
+#[test]
 fn kilobytes_are_counted_from_the_octets_that_passed() {
     for size in [1u64, 100, 1023, 1024, 1025, 2048, 5000] {
         let table = table(64);
@@ -569,7 +592,10 @@ fn transaction_of_another_relay_leads_to_its_session() {
     let table = table(64);
     let session = open(&table, 9, &opening(5));
     table.expect_response(9, hash(1));
-    assert_eq!(table.expecting(hash(1)).collect::<Vec<_>>(), [Bound { at: 9, session, leg: 0, side: Side::Receiver }]);
+    assert_eq!(
+        table.expecting(hash(1)).collect::<Vec<_>>(),
+        [Bound { at: 9, session, leg: 0, side: Side::Receiver, is_file: false }]
+    );
     assert_eq!(table.expecting(hash(2)).count(), 0);
     // However many there are, the last one is known.
     for n in 0..10_000 {

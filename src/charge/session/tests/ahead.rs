@@ -61,12 +61,19 @@ fn message_beyond_announced_number_switches_to_window() {
     let mut run = Run::open_with(1, Policy::default());
     send(&mut run, 1, 1, s(1));
     assert_eq!(run.pending(), "");
-    run.event(Event::Stopped { message_id: "m2", why: Stop::Beyond }, s(2));
+    run.event(Event::Stopped { message_id: "m2", why: Stop::Beyond, quota: 0 }, s(2));
     assert_eq!(pending_operation(&run), (Operation::Reserve { quota: Quota(128) }, Reservation::None));
     run.accept();
     assert_eq!(run.session.granted(), Quota(129));
     run.event(responded(1, 200), s(2));
     assert_eq!(requests_from(&run, 2), ["debit m1 response ends 0"], "each reservation is ended by its last debit");
+}
+
+#[test]
+fn price_of_a_message_beyond_the_grant_is_requested_in_full() {
+    let mut run = Run::open_with(1, Policy::default());
+    run.event(Event::Stopped { message_id: "m1", why: Stop::Beyond, quota: 3000 }, s(1));
+    assert_eq!(pending_operation(&run), (Operation::Reserve { quota: Quota(2999) }, Reservation::None));
 }
 
 #[test]
@@ -155,11 +162,11 @@ fn refused_request_is_retried_once_per_second() {
     run.event(Event::Answered { leg: 1 }, s(0));
     send(&mut run, 1, 1, s(0));
     run.answer(denied(Denial::NoCredit));
-    run.event(Event::Stopped { message_id: "m9", why: Stop::Beyond }, Time(s(1).0 - 1));
+    run.event(Event::Stopped { message_id: "m9", why: Stop::Beyond, quota: 0 }, Time(s(1).0 - 1));
     run.event(responded(1, 200), s(0));
     run.accept();
     assert_eq!(run.pending(), "");
-    run.event(Event::Stopped { message_id: "m9", why: Stop::Beyond }, s(1));
+    run.event(Event::Stopped { message_id: "m9", why: Stop::Beyond, quota: 0 }, s(1));
     assert_eq!(run.pending(), "reserve 127");
     run.answer(denied(Denial::NoCredit));
     send(&mut run, 2, 2, s(2));
@@ -230,7 +237,7 @@ fn large_message_by_kilobyte_requests_its_size_and_last_debit_returns_rest() {
 fn stopped_frame_by_kilobyte_requests_whole_frame() {
     let mut run = Run::new(1, "kilobyte:3", Policy::default());
     run.accept();
-    run.event(Event::Stopped { message_id: "m1", why: Stop::Beyond }, s(1));
+    run.event(Event::Stopped { message_id: "m1", why: Stop::Beyond, quota: 0 }, s(1));
     assert_eq!(run.pending(), "reserve 16");
 }
 

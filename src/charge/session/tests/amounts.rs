@@ -46,6 +46,19 @@ fn refunded(run: &Run) -> Vec<(&str, u32)> {
 }
 
 #[test]
+fn document_about_a_file_is_debited_with_the_size_of_the_file() {
+    let mut run = by_kilobyte(Policy::default());
+    let document = |transaction, taken| Sent { file_octets: 4000, taken, ..whole("m1", transaction) };
+    run.sent(document(1, 5), s(1));
+    run.event(responded(1, 200), s(1));
+    run.accept();
+    assert_eq!(paid(&run), [("m1", 0, 4100, 15)]);
+    // Sent again it is paid, except for its own octets.
+    run.sent(document(2, 0), s(2));
+    assert_eq!(paid(&run).len(), 1);
+}
+
+#[test]
 fn msrp_413_for_first_chunk_stops_rest() {
     let mut run = by_kilobyte(Policy::default());
     run.sent(kilobytes("m1", 0, Flag::More), s(1));
@@ -299,7 +312,7 @@ fn stopped_message_is_settled_when_passed_chunks_are_answered() {
     let mut run = by_kilobyte(Policy::default());
     run.sent(kilobytes("m1", 0, Flag::More), s(1));
     run.sent(kilobytes("m1", 1, Flag::More), s(1));
-    run.event(Event::Stopped { message_id: "m1", why: Stop::Beyond }, s(1));
+    run.event(Event::Stopped { message_id: "m1", why: Stop::Beyond, quota: 0 }, s(1));
     run.answer(Response::Denied(Denial::NoCredit));
     run.event(responded(1, 200), s(2));
     assert_eq!(run.debits(), [""; 0]);
@@ -313,7 +326,7 @@ fn stopped_message_is_settled_when_passed_chunks_are_answered() {
 fn stopped_message_is_settled_by_timeout() {
     let mut run = by_kilobyte(Policy::default());
     run.sent(kilobytes("m1", 0, Flag::More), s(1));
-    run.event(Event::Stopped { message_id: "m1", why: Stop::Beyond }, s(1));
+    run.event(Event::Stopped { message_id: "m1", why: Stop::Beyond, quota: 0 }, s(1));
     run.answer(Response::Denied(Denial::NoCredit));
     run.timer(s(31));
     assert_eq!(run.debits(), ["debit m1 timeout"]);
@@ -464,8 +477,9 @@ impl World {
                 let octets = if flag == Flag::Aborted { 0 } else { octets };
                 let taken = if octets == 0 { Some(0) } else { self.pass(id, octets) };
                 let sent = |taken| Sent { octets, flag, taken, total: None, class: class_of(id), ..whole(id, number) };
-                let event = taken
-                    .map_or(Event::Stopped { message_id: id, why: Stop::Beyond }, |taken| Event::Sent(sent(taken)));
+                let event = taken.map_or(Event::Stopped { message_id: id, why: Stop::Beyond, quota: 0 }, |taken| {
+                    Event::Sent(sent(taken))
+                });
                 self.rings[ring].push((event, at));
             }
             Act::Answer { transaction, code, ring } => self.rings[ring].push((responded(transaction, code), at)),

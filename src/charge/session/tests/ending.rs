@@ -118,12 +118,12 @@ fn closed_session_with_living_dialog_keeps_gate_closed() {
     run.settle();
     run.timer(s(40));
     assert_ne!(run.out.last(), Some(&Output::Forget), "messages would pass unpaid");
-    run.event(Event::Stopped { message_id: "m1", why: Stop::Beyond }, s(3000));
+    run.event(Event::Stopped { message_id: "m1", why: Stop::Beyond, quota: 0 }, s(3000));
     run.timer(s(3601));
     assert_ne!(run.out.last(), Some(&Output::Forget), "SENDs still arrive");
     run.event(Event::Bye { leg: 1 }, s(3700));
     run.event(Event::DialogOver { leg: 1 }, s(3700));
-    run.event(Event::Stopped { message_id: "m1", why: Stop::Beyond }, s(3710));
+    run.event(Event::Stopped { message_id: "m1", why: Stop::Beyond, quota: 0 }, s(3710));
     run.timer(s(3741));
     assert_ne!(run.out.last(), Some(&Output::Forget), "late frames must find a closed gate");
     run.timer(s(3742));

@@ -143,11 +143,11 @@ fn session_continues_while_debit_is_retried() {
         run.event(responded(1, 200), s(1));
         run.answer(Response::Failed(Failure::Unreachable));
         run.sent(whole("m2", 2), s(1));
-        run.event(Event::Stopped { message_id: "m3", why: Stop::Beyond }, s(1));
+        run.event(Event::Stopped { message_id: "m3", why: Stop::Beyond, quota: 0 }, s(1));
         // No more is granted beyond the cap.
         assert_eq!(run.session.granted(), Quota(granted));
         assert_eq!(run.session.uncovered(), Quota(granted - 2));
-        run.event(Event::Stopped { message_id: "m9", why: Stop::Beyond }, s(2));
+        run.event(Event::Stopped { message_id: "m9", why: Stop::Beyond, quota: 0 }, s(2));
         assert_eq!(run.session.granted(), Quota(granted));
     }
 }

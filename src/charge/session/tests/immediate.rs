@@ -40,11 +40,11 @@ fn immediate_model_ends_session_on_refused_debit() {
 fn immediate_model_limits_unpaid_messages() {
     let mut run = immediate(1);
     run.sent(whole("m1", 1), s(1));
-    run.event(Event::Stopped { message_id: "m2", why: Stop::Beyond }, s(3));
+    run.event(Event::Stopped { message_id: "m2", why: Stop::Beyond, quota: 0 }, s(3));
     assert_eq!(run.session.granted(), Quota(1), "nothing is answered");
     run.event(responded(1, 200), s(4));
     run.answer(Response::Failed(Failure::Silent));
-    run.event(Event::Stopped { message_id: "m2", why: Stop::Beyond }, s(5));
+    run.event(Event::Stopped { message_id: "m2", why: Stop::Beyond, quota: 0 }, s(5));
     assert_eq!(run.session.granted(), Quota(1), "the debit is not acknowledged");
     run.timer(s(60));
     run.accept();

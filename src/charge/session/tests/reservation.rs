@@ -175,7 +175,7 @@ fn final_units_stop_further_requests() {
     run.event(Event::Answered { leg: 1 }, s(0));
     run.sent(whole("m1", 1), s(1));
     assert!(run.request.is_none(), "no more is granted after final units");
-    run.event(Event::Stopped { message_id: "m2", why: Stop::Beyond }, s(2));
+    run.event(Event::Stopped { message_id: "m2", why: Stop::Beyond, quota: 0 }, s(2));
     assert!(run.request.is_none(), "a stopped message requests nothing");
     // The account was topped up, and the enabler requests a renewal.
     run.event(Event::Reauthorize { opened_by: 0 }, s(3));

@@ -205,7 +205,7 @@ fn denial_names_reason_of_enabler() {
 #[test]
 fn stopped_message_requests_beyond_grant() {
     let mut run = Run::open();
-    run.event(Event::Stopped { message_id: "m9", why: Stop::Beyond }, s(1));
+    run.event(Event::Stopped { message_id: "m9", why: Stop::Beyond, quota: 0 }, s(1));
     assert_eq!(run.of(TraceEventKind::Stopped), ["stopped beyond-grant"]);
     assert_eq!(run.last(TraceEventKind::Stopped).message_id.as_deref(), Some("m9"));
     assert_eq!(run.of(TraceEventKind::Reserve), ["reserve invite", "reserve beyond-grant"]);
@@ -308,7 +308,7 @@ fn trace_limits_keep_money_events_and_count_dropped() {
     // The 2xx to the INVITE, and a SEND and a response for each message.
     assert_eq!((traffic, run.session.trace_events_dropped() as usize), (most, 1 + 2 * messages as usize - most));
     for number in 0..400 {
-        run.event(Event::Stopped { message_id: "m", why: Stop::Beyond }, s(2 + number));
+        run.event(Event::Stopped { message_id: "m", why: Stop::Beyond, quota: 0 }, s(2 + number));
     }
     assert_eq!(run.of(TraceEventKind::Stopped).len(), TraceClass::Repeated.events_max() as usize);
     run.event(Event::Bye { leg: 1 }, s(1000));
