@@ -16,6 +16,7 @@ mod dialogs;
 mod diameter;
 mod explain;
 mod failover;
+mod files;
 mod foreign;
 mod forged;
 mod hostile;

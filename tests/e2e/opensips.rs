@@ -10,7 +10,7 @@ mod waits;
 
 use super::{
     ALICE, Stage, accounts, ahead, bad_input, before, chat, connections, content, crashes, delivered, dialogs,
-    diameter, forged, logs, manual, outcomes, page, payer, recovery, resume, sessions,
+    diameter, files, forged, logs, manual, outcomes, page, payer, recovery, resume, sessions,
 };
 use imcharge_testkit::eventually;
 use imcharge_testkit::parties::client::Reaction;
@@ -53,6 +53,7 @@ cases! {
     content::{notifications_cost_nothing_in_a_retrieval, notifications_cost_nothing_in_a_push, content_in_the_clothes_of_a_notification_is_charged}
     crashes::{a_killed_engine_is_back_within_a_second_and_nothing_is_lost, after_kill_9_of_everything_each_open_session_is_settled_once, sigterm_ends_it_within_five_seconds_and_settles_what_is_open}
     forged::{a_client_cannot_take_a_message_back_by_forged_frames, a_client_cannot_take_a_message_back_where_other_msrp_is_relayed, a_client_cannot_pass_its_frames_off_as_those_of_the_relay, with_im_server_frames_of_other_addresses_are_never_the_servers, many_sessions_on_one_server_connection_survive_its_reconnect, a_client_that_leaves_the_relay_out_is_counted_and_refused_where_the_operator_says_so}
+    files::{pushed_file_costs_its_class_and_size_whatever_its_content_type, fetched_file_is_charged_to_the_party_that_fetches_it, document_about_a_file_costs_the_file_in_a_sip_message}
     manual::{the_routes_of_the_manual_charge_a_retrieval}
     logs::{a_killed_engine_has_a_line_at_the_default_log_level, an_answered_call_does_not_end_as_a_failed_invite}
     recovery::{copies_of_a_refused_invite_reserve_nothing_once_the_engine_is_back, a_hanging_engine_is_replaced_and_so_is_its_successor, a_pause_of_15_seconds_ends_nothing}

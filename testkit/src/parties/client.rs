@@ -2,7 +2,7 @@
 
 use super::auth::use_path;
 use super::msrp::{Frame, Reader, Writer, connection};
-use super::sip::{Message, Transport, description, path_of, uri_of};
+use super::sip::{Message, Transport, description_of, path_of, uri_of};
 use crate::{CLIENT, Events, PROXY, unique};
 use std::collections::VecDeque;
 use std::net::{SocketAddr, TcpStream, UdpSocket};
@@ -38,6 +38,8 @@ pub struct Options {
     pub number: Option<u64>,
     /// Call-ID; `None`: derived from `number`.
     pub call_id: Option<String>,
+    /// `a=file-selector` of the offer.
+    pub file_selector: Option<String>,
     /// Additional headers of the INVITE.
     pub headers: Vec<(String, String)>,
 }
@@ -59,6 +61,7 @@ impl Options {
             acknowledges_after: Duration::ZERO,
             number: None,
             call_id: None,
+            file_selector: None,
             headers: Vec::new(),
         }
     }
@@ -186,7 +189,7 @@ impl ImClient {
         for (name, value) in &options.headers {
             invite = invite.with(name, value);
         }
-        invite.body = description(&own_path);
+        invite.body = description_of(&own_path, options.file_selector.as_deref());
         Ok(ImClient {
             options,
             events,
@@ -325,7 +328,7 @@ impl ImClient {
     /// Sends a re-INVITE with another `a=path`. Returns the status of the response.
     pub fn reinvite_with_path(&mut self, path: &str) -> u16 {
         path.clone_into(&mut self.own_path);
-        self.invite.body = description(path);
+        self.invite.body = description_of(path, self.options.file_selector.as_deref());
         self.reinvite()
     }
 

@@ -2,7 +2,7 @@
 
 use super::auth::use_path;
 use super::msrp::{Reader, Writer, connection};
-use super::sip::{Message, Transport, description, path_of};
+use super::sip::{Message, Transport, description_of, path_of};
 use crate::{Events, PROXY, SERVER, unique};
 use std::collections::{HashMap, HashSet};
 use std::fs;
@@ -29,6 +29,8 @@ pub struct Options {
     pub messages: Vec<(String, Vec<u8>)>,
     /// Content-Type of each message; those without one are `text/plain`.
     pub content_types: Vec<&'static str>,
+    /// `a=file-selector` of the answer.
+    pub file_selector: Option<&'static str>,
     /// Maximum octets per chunk. Kamailio relays frames of up to 14 KB.
     pub chunk: usize,
     /// Failure-Report header of every SEND.
@@ -62,6 +64,7 @@ impl Options {
             relay_name: relay.to_string(),
             messages: messages.collect(),
             content_types: Vec::new(),
+            file_selector: None,
             chunk: 10_000,
             failure_report: None,
             success_report: false,
@@ -275,7 +278,8 @@ impl Shared {
         let client_path = path_of(&invite.body);
         let relay = self.open(&id, client_path);
         let mut answer = invite.answer(200, "OK", &format!("t{id}"));
-        answer.body = description(&format!("{relay} {}", self.own_uri(&id)));
+        let path = format!("{relay} {}", self.own_uri(&id));
+        answer.body = description_of(&path, self.options.file_selector.as_deref());
         answer
     }
 

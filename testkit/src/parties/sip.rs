@@ -156,6 +156,12 @@ pub fn description(path: &str) -> String {
     )
 }
 
+/// Returns an SDP description as [`description`] does, with `a=file-selector` if it is about a file (RFC 5547).
+pub fn description_of(path: &str, file_selector: Option<&str>) -> String {
+    let selector = file_selector.map_or(String::new(), |selector| format!("a=file-selector:{selector}\r\n"));
+    description(path) + &selector
+}
+
 /// Returns the `a=path` value of an SDP description.
 pub fn path_of(description: &str) -> String {
     let line = description.lines().find_map(|line| line.strip_prefix("a=path:"));
