@@ -6,7 +6,7 @@ use crate::shm::sync::{AtomicU32, AtomicU64, Ordering};
 use crate::shm::wakeup::EngineWaker;
 
 /// Identifies the layout: a file with another value is not read. Its last digit counts the layouts.
-pub const MAGIC: u64 = 0x696d_6368_6172_0014;
+pub const MAGIC: u64 = 0x696d_6368_6172_0015;
 
 #[repr(C, align(64))]
 pub(crate) struct Header {
