@@ -2,11 +2,13 @@
 
 pub mod free_content;
 pub mod im_servers;
+mod parameter;
 mod parameters;
 mod records;
 pub mod tariffs;
 
-pub use parameters::{PARAMETERS, Parameter, ParameterHost, ParameterType};
+pub use parameter::{Parameter, ParameterHost, ParameterType};
+pub use parameters::PARAMETERS;
 pub use records::{RecordFormat, RecordSettings};
 
 use crate::charge::policy::{Model, Policy};

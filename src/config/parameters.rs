@@ -1,92 +1,16 @@
 //! The one table of parameters: `modparam`, the C ABI, the checks and the manual's tests read it.
 
+use super::parameter::ParameterType::{Format, Integer, Text};
+use super::parameter::{Parameter, ParameterHost};
 use super::records::{self, RecordFormat};
-use super::{BALANCE_MAX, Bypass, Config, ConfigError, DirectionRule, NoSession, Subscriber};
+use super::{BALANCE_MAX, Bypass, DirectionRule, NoSession, Subscriber};
 use crate::charge::policy::{DebitOn, Model, OnFailure, Resend};
 use crate::enabler::Binding;
 use crate::enabler::diameter;
 use crate::wire::identity::{self, Preference};
-use std::ffi::CStr;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::str::FromStr;
-
-/// Type of a parameter in a proxy's configuration.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ParameterType {
-    /// A string.
-    Text,
-    /// A whole number; a string of digits is accepted as well.
-    Integer,
-    /// A string that may hold the host's pseudo-variables, evaluated for each INVITE.
-    Format,
-}
-
-/// The hosts that have a parameter.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ParameterHost {
-    /// Every host.
-    Any,
-    /// Kamailio only.
-    Kamailio,
-    /// OpenSIPS only.
-    OpenSips,
-}
-
-/// A row of the table.
-#[derive(Clone, Copy, Debug)]
-pub struct Parameter {
-    c_name: &'static CStr,
-    /// Type in the proxy's configuration.
-    pub kind: ParameterType,
-    /// Which hosts have it.
-    pub host: ParameterHost,
-    /// The default as it would be written; `None`: not set.
-    pub default: Option<&'static str>,
-    /// The accepted values, as an error names them.
-    pub accepted: &'static str,
-    /// What it sets, one sentence.
-    pub doc: &'static str,
-    /// Stores the value; `None`: not one of the accepted values, and nothing was stored.
-    store: fn(&mut Config, &str) -> Option<()>,
-}
-
-impl Parameter {
-    /// Returns the parameter of this name, of any host.
-    pub fn find(name: &str) -> Option<&'static Parameter> {
-        PARAMETERS.iter().find(|parameter| parameter.name() == name)
-    }
-
-    /// Returns the name.
-    pub fn name(&self) -> &'static str {
-        self.c_name.to_str().unwrap_or_default()
-    }
-
-    /// Returns the name as a C string, for the hosts' tables.
-    pub const fn c_name(&self) -> &'static CStr {
-        self.c_name
-    }
-
-    /// Sets it in `config`. The error names the parameter, the value and the accepted values.
-    pub fn set(&self, config: &mut Config, value: &str) -> Result<(), ConfigError> {
-        (self.store)(config, value).ok_or_else(|| ConfigError::new(self.name(), value, self.accepted))
-    }
-
-    const fn new(
-        c_name: &'static CStr,
-        kind: ParameterType,
-        default: Option<&'static str>,
-        accepted: &'static str,
-        doc: &'static str,
-        store: fn(&mut Config, &str) -> Option<()>,
-    ) -> Parameter {
-        Parameter { c_name, kind, host: ParameterHost::Any, default, accepted, doc, store }
-    }
-
-    const fn only(self, host: ParameterHost) -> Parameter {
-        Parameter { host, ..self }
-    }
-}
 
 /// Stores a parsed value; `None` if there is none.
 fn store<T>(place: &mut T, value: Option<T>) -> Option<()> {
@@ -123,8 +47,6 @@ fn direction(text: &str) -> Option<DirectionRule> {
 const IDENTITY: &str = "a DiameterIdentity: a domain name like ocs.example.org";
 const PEM_FILE: &str = "the absolute path of a PEM file";
 const UNSIGNED32: &str = "a whole number from 0 to 4294967295";
-
-use ParameterType::{Format, Integer, Text};
 
 /// Every parameter, in the order of the manual.
 pub const PARAMETERS: &[Parameter] = &[
@@ -497,6 +419,7 @@ pub const PARAMETERS: &[Parameter] = &[
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Config;
 
     /// An accepted value of each parameter that differs from its default.
     const OTHER: &[(&str, &str)] = &[

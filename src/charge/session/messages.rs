@@ -14,9 +14,10 @@ use super::open_message::{Answer, OpenMessage};
 use super::output::{EndReason, Output};
 use super::parts::Numbered;
 use super::rule::{CloseCause, Rule};
+use super::settled::{ForgottenMessage, SettledMessage, forget_at_gate};
 use super::settlement::Settlement;
 use super::trace::{TraceEvent, TraceEventKind};
-use super::{RING_SKEW_SECONDS, ahead, take_first};
+use super::{ahead, take_first};
 use crate::charge::ch2::Trigger;
 use crate::charge::content::ContentClass;
 use crate::charge::event::{Event, Flag, Sent, Stop};
@@ -28,14 +29,6 @@ use thin_vec::ThinVec;
 
 /// Messages of a session that may wait for answers at once; one more ends the session.
 pub(super) const OPEN_MESSAGES_MAX: usize = 4096;
-
-/// Settled messages that a session remembers. An older one that is sent again is detected by the enabler's unique
-/// (session, Message-ID).
-pub(super) const SETTLED_MESSAGES_MAX: usize = 4096;
-
-/// Messages that were not charged, kept for [`RING_SKEW_SECONDS`]: chunks that passed as paid are charged with the message
-/// that follows under the same Message-ID.
-const FORGOTTEN_MESSAGES_MAX: usize = 64;
 
 /// Transactions over all messages of a session whose answers are recognised; for others the deadline counts.
 const TRANSACTIONS_MAX: u32 = 8192;
@@ -62,33 +55,6 @@ pub(super) struct Debit {
     pub(super) is_refundable: bool,
     /// Time of the event that triggered it.
     pub(super) since: Time,
-}
-
-/// A message of which something was debited.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct SettledMessage {
-    /// Number among all items that the session stores in parts: that of its message.
-    pub(super) number: u32,
-    /// [`OpenMessage::hash_of`] its Message-ID.
-    pub(super) hash: u64,
-    /// Debits so far.
-    parts: u32,
-    /// Octets that have passed of it.
-    octets: u64,
-    /// Octets that are in no debit: they fit into the last kilobyte that is paid for.
-    octets_not_in_debits: u64,
-    class: ContentClass,
-    /// Whether it is paid; false once it is to be refunded.
-    is_paid: bool,
-    /// [`Debit::is_refundable`] of its debits.
-    is_refundable: bool,
-}
-
-/// A message that was not charged, shortly after its end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct ForgottenMessage {
-    hash: u64,
-    at: Time,
 }
 
 /// An answer whose SEND has not been read yet.
@@ -124,7 +90,8 @@ pub(super) struct Messages {
     pub(super) changed_parts: ThinVec<u32>,
     /// Number of the next item of these lists.
     pub(super) next_number: u32,
-    forgotten: ThinVec<ForgottenMessage>,
+    /// Messages that were not charged.
+    pub(super) forgotten: ThinVec<ForgottenMessage>,
     /// Messages of a paying sender that were not charged; see `released`.
     pub(super) released: ThinVec<Box<OpenMessage>>,
     /// A 200 has contradicted a failure: the session believes no failure any more.
@@ -339,9 +306,7 @@ impl Messages {
             credit.return_to_grant(Quota(taken - least.0), cx);
             self.change(place, &policy, |message| message.set_taken(least));
         } else if taken == 0 && message.has_content() {
-            let hash = message.id_hash();
-            self.forgotten.retain(|forgotten| cx.now < forgotten.at.after_seconds(RING_SKEW_SECONDS));
-            if self.forgotten.iter().any(|forgotten| forgotten.hash == hash) {
+            if self.is_forgotten(message.id_hash(), cx.now) {
                 credit.take_from_grant(least, cx);
                 self.change(place, &policy, |message| message.set_taken(least));
             }
@@ -357,38 +322,6 @@ impl Messages {
             credit.correct_grant(taken, due, cx);
             self.change(place, &policy, |message| message.set_taken(due));
         }
-    }
-
-    /// A chunk of a paid message. It is debited with what it adds to the price of the message. The gate may have taken
-    /// another amount for it, because chunks are not always read in the order in which they passed.
-    fn on_chunk_of_paid(&mut self, place: usize, sent: &Sent<'_>, credit: &mut Credit, cx: &mut Context<'_>) {
-        let message = &mut self.settled[place];
-        let weight = cx.common.prices.weight(message.class);
-        let before = weight.of_octets(message.octets);
-        message.octets = message.octets.saturating_add(sent.octets);
-        message.octets_not_in_debits = message.octets_not_in_debits.saturating_add(sent.octets);
-        let quota = Quota(weight.of_octets(message.octets).0 - before.0);
-        let SettledMessage { number, parts: part, octets_not_in_debits: octets, class, is_refundable, .. } = *message;
-        self.touch(number);
-        credit.correct_grant(Quota(sent.taken), quota, cx);
-        if quota.0 == 0 {
-            return;
-        }
-        self.settled[place] =
-            SettledMessage { parts: part.saturating_add(1), octets_not_in_debits: 0, ..self.settled[place] };
-        let debit = Debit {
-            number: self.new_number(),
-            message_id: sent.message_id.into(),
-            part,
-            octets,
-            class,
-            quota,
-            trigger: Trigger::Close,
-            rule: Rule::LateChunk,
-            is_refundable,
-            since: cx.now,
-        };
-        self.add_debit(debit, credit, cx);
     }
 
     /// The gate has stopped a frame. After a stopped chunk nothing more of its message passes.
@@ -471,7 +404,7 @@ impl Messages {
 /// Settlement.
 impl Messages {
     /// Settles all open messages once every SEND that passed the gate before it closed has been read, after
-    /// [`RING_SKEW_SECONDS`] at the latest.
+    /// [`RING_SKEW_SECONDS`](super::RING_SKEW_SECONDS) at the latest.
     pub(super) fn settle_when_drained(&mut self, credit: &mut Credit, cx: &mut Context<'_>) {
         if cx.dialog.settle_when_drained(credit.taken(), cx.now) {
             self.close_all(cx.dialog.close_cause(), credit, cx);
@@ -549,16 +482,6 @@ impl Messages {
         false
     }
 
-    /// Returns the number of the next debit of a message. A paying sender may use a Message-ID again that is not remembered
-    /// any more; the number of an item is above those of all earlier debits.
-    pub(super) fn next_part(&self, hash: u64, payer: Payer) -> u32 {
-        match self.place_of_settled(hash) {
-            Some(settled) => self.settled[settled].parts,
-            None if payer == Payer::Sender && self.settled.len() >= SETTLED_MESSAGES_MAX => self.next_number,
-            None => 0,
-        }
-    }
-
     /// Creates the debit of a message. One because of a success may be refunded by a later REPORT.
     pub(super) fn debit_of(&mut self, message: &OpenMessage, part: u32, settlement: Settlement, since: Time) -> Debit {
         Debit {
@@ -573,51 +496,6 @@ impl Messages {
             is_refundable: settlement.trigger() == Trigger::Response,
             since,
         }
-    }
-
-    /// Remembers a message whose debit has this number among its debits.
-    pub(super) fn remember_paid(&mut self, message: &OpenMessage, part: u32, is_refundable: bool, policy: &Policy) {
-        let (number, hash) = (message.number(), message.id_hash());
-        let (parts, octets) = (part.saturating_add(1), message.octets());
-        let (octets_not_in_debits, class, is_paid) = (0, message.class(), true);
-        let settled =
-            SettledMessage { number, hash, parts, octets, octets_not_in_debits, class, is_paid, is_refundable };
-        if let Some(known) = self.place_of_settled(hash) {
-            self.settled[known] = SettledMessage { number: self.settled[known].number, ..settled };
-            return self.touch(self.settled[known].number);
-        }
-        if self.settled.len() >= SETTLED_MESSAGES_MAX {
-            let oldest = self.settled.remove(0);
-            self.unindex_settled(oldest.hash);
-            self.touch(oldest.number);
-        }
-        let place = self.settled.partition_point(|settled| settled.number() < number);
-        self.settled.insert(place, settled);
-        self.index_if_large(policy);
-        self.index_settled(hash, number);
-    }
-
-    /// A debit is to be refunded or was cancelled: the same Message-ID is charged like a new one.
-    pub(super) fn charge_anew(&mut self, message_id: &str, cx: &mut Context<'_>) {
-        if let Some(known) = self.place_of_settled(OpenMessage::hash_of(message_id)) {
-            self.settled[known].is_paid = false;
-            self.touch(self.settled[known].number);
-        }
-        forget_at_gate(message_id, cx);
-    }
-
-    /// Remembers a message that was not charged: its chunks may have passed as paid until the gate forgets it.
-    fn keep_forgotten(&mut self, message_id: &str, at: Time) {
-        if self.forgotten.len() >= FORGOTTEN_MESSAGES_MAX {
-            self.forgotten.remove(0);
-        }
-        self.forgotten.push(ForgottenMessage { hash: OpenMessage::hash_of(message_id), at });
-    }
-}
-
-fn forget_at_gate(message_id: &str, cx: &mut Context<'_>) {
-    if cx.dialog.is_served() {
-        cx.push(Output::ForgetMessage { message_id: message_id.into() });
     }
 }
 

@@ -26,13 +26,13 @@
 //!                                     Gone
 //! ```
 //!
-//! [`Session`] routes events, answers and timers between four machines, each with its own state and file:
+//! [`Session`] routes events, answers and timers between machines, each with its own state and files:
 //!
 //! | machine | owns | files |
 //! |---|---|---|
 //! | `Dialog` | phase, verdict, SIP legs, connections | `dialog` |
 //! | `Credit` | reservations, grant, pending request | `credit`, `request`, `reservation`, `validity`, `ahead` |
-//! | `Messages` | messages, their debits and refunds | `messages`, `open_message`, `settlement`, `released`, `refund`, `ranges` |
+//! | `Messages` | messages and debits | `messages`, `settled`, `released`, `refund`, `open_message`, `settlement`, `ranges` |
 //! | `Page` | what is decided about a SIP MESSAGE | `page` |
 //! | `Trace` | events for `explain` | `trace`, `rule` |
 //!
@@ -66,6 +66,7 @@ mod released;
 mod request;
 mod reservation;
 mod rule;
+mod settled;
 mod settlement;
 mod trace;
 mod validity;

@@ -5,8 +5,9 @@
 //! the head, which is all that most sessions have; each further part holds [`PART_ITEMS`] numbers.
 
 use super::Session;
-use super::messages::{Debit, Messages, SettledMessage};
+use super::messages::{Debit, Messages};
 use super::open_message::OpenMessage;
+use super::settled::SettledMessage;
 use thin_vec::ThinVec;
 
 /// Numbers in a part.

@@ -13,7 +13,7 @@ fn settled_messages_are_remembered_up_to_limit() {
             run.accept();
         }
     }
-    assert_eq!(run.session.messages.settled.len(), messages::SETTLED_MESSAGES_MAX);
+    assert_eq!(run.session.messages.settled.len(), settled::SETTLED_MESSAGES_MAX);
     assert_eq!(run.session.counts().debited, 5000);
 }
 
