@@ -22,7 +22,7 @@ use memchr::memchr;
 const HEADERS_MAX: usize = 64;
 
 /// Maximum length of both groups of headers, octets.
-const HEAD_MAX: usize = 8 * 1024;
+pub const HEAD_MAX: usize = 8 * 1024;
 
 /// Why the media type of the encapsulated message is unknown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

@@ -8,3 +8,4 @@ pub mod msrp;
 pub mod rcs_file;
 pub mod sdp;
 pub mod sip;
+pub mod zlib;

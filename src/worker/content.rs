@@ -6,10 +6,13 @@ use crate::shm::gate::FreeClaim;
 use crate::shm::log_limit::ONE_A_MINUTE;
 use crate::shm::region::Region;
 use crate::shm::statistic::Statistic;
-use crate::wire::{cpim, media_type, msrp, rcs_file};
+use crate::wire::{cpim, media_type, msrp, rcs_file, zlib};
 
 /// Media type of a document about a file that is transferred over HTTP.
 const FILE_OVER_HTTP: &str = "application/vnd.gsma.rcs-ft-http+xml";
+
+/// Octets of a compressed message that are read at most, unless `free_content_max` is larger: its headers and such a document.
+const INFLATED_MAX: usize = cpim::HEAD_MAX + rcs_file::DOCUMENT_MAX + 1;
 
 /// Content of a message or chunk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,8 +54,14 @@ pub enum UnknownType {
 
 impl Content {
     /// Returns what the body of a SIP MESSAGE is. `content_type`: value of Content-Type, empty if absent.
+    ///
+    /// A CPIM message may be compressed: Linphone sends its notifications with `Content-Encoding: deflate`. The octets show it,
+    /// because a CPIM message cannot be in the zlib format by accident. What is limited is then the inflated length.
     pub fn of_message(config: &Config, content_type: &[u8], body: &[u8]) -> Content {
         let media_type = std::str::from_utf8(content_type).ok().and_then(media_type::of_value);
+        let octets_max = INFLATED_MAX.max(config.free_content_max as usize + 1);
+        let inflated = media_type.filter(|outer| is_cpim(outer)).and_then(|_| zlib::inflate(body, octets_max));
+        let body = inflated.as_deref().unwrap_or(body);
         let found = encapsulated(media_type, body);
         let file = found.ok().and_then(|(media_type, document)| file_of(config, media_type, Ok(document)));
         Content { file, ..Content::new(config, found.map(|(media_type, _)| media_type), body.len() as u64) }
@@ -241,6 +250,22 @@ mod tests {
             let content = Content::of_message(&config, b"message/imdn+xml", &b"x".repeat(octets));
             assert_eq!((content.class, content.is_free), (Notification, is_free), "{octets} octets");
         }
+    }
+
+    #[test]
+    fn compressed_cpim_message_has_the_class_of_its_content() {
+        let of = |content_type: &str, body: &[u8]| {
+            let body = miniz_oxide::deflate::compress_to_vec_zlib(body, 6);
+            Content::of_message(&Config::default(), content_type.as_bytes(), &body)
+        };
+        let known = |class, is_free| new(class, is_free, None);
+        assert_eq!(of("message/cpim", IMDN.as_bytes()), known(Notification, true));
+        assert_eq!(of("message/cpim", TEXT.as_bytes()), known(Text, false));
+        assert_eq!(of("message/imdn+xml", b"<imdn/>"), known(Notification, true));
+        let large = format!("{IMDN}{}", "x".repeat(16_384));
+        assert_eq!(of("message/cpim", large.as_bytes()), known(Notification, false), "its inflated length counts");
+        let why = of("message/cpim", b"not CPIM").unknown;
+        assert_eq!(why, Some(UnknownType::Cpim(cpim::CpimError::Incomplete)));
     }
 
     #[test]
