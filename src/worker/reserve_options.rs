@@ -52,9 +52,25 @@ impl<'a> ReserveOptions<'a> {
     }
 }
 
+/// Reads the second parameter of `imcharge_reserve`, 0 if the script does not know the number; logs an invalid one, which may
+/// come from a computation of the script.
+pub fn number_of_messages(number: i32) -> Option<u32> {
+    if number < 0 {
+        log::error!("imcharge_reserve: the number of messages is {number}; accepted is 0 (not known) and more");
+    }
+    u32::try_from(number).ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn negative_number_of_messages_is_refused() {
+        for (number, read) in [(0, Some(0)), (i32::MAX, Some(i32::MAX as u32)), (-1, None), (i32::MIN, None)] {
+            assert_eq!(number_of_messages(number), read);
+        }
+    }
 
     #[test]
     fn options_are_read_in_any_order() {

@@ -12,7 +12,7 @@ use super::transaction::{CurrentRequest, Transaction};
 use super::{bindings as sys, callbacks, with_worker};
 use crate::guard::guard;
 use crate::worker::InviteRefusal;
-use crate::worker::reserve_options::ReserveOptions;
+use crate::worker::reserve_options::{ReserveOptions, number_of_messages};
 use crate::worker::sip_input::Invite;
 use std::ffi::{c_char, c_int, c_void};
 
@@ -129,7 +129,7 @@ unsafe fn reserve_into(message: *mut sys::sip_msg, route: &[u8], messages: c_int
     // SAFETY: `message` is the host's current request.
     let Some(choice) = (unsafe { ScriptChoice::evaluate(message) }) else { return InviteRefusal::Malformed as c_int };
     let Some(edited) = EditedRequest::new(request) else { return UNREADABLE_EDITS };
-    let messages = u32::try_from(messages).unwrap_or(0);
+    let Some(messages) = number_of_messages(messages) else { return InviteRefusal::Malformed as c_int };
     let invite = match is_message {
         true => request.charged_request(edited.message(), &choice, messages),
         false => request.invite(edited.message(), &choice, messages),

@@ -11,7 +11,7 @@ use super::transaction::{CurrentRequest, Transaction};
 use super::{bindings as sys, callbacks, waiting, with_worker};
 use crate::guard::guard;
 use crate::worker::InviteRefusal;
-use crate::worker::reserve_options::ReserveOptions;
+use crate::worker::reserve_options::{ReserveOptions, number_of_messages};
 use crate::worker::sip_input::Invite;
 use std::ffi::{c_int, c_void};
 
@@ -35,7 +35,8 @@ pub unsafe extern "C" fn reserve(
 ) -> c_int {
     // SAFETY: the host passes its request and context, a number or NULL, and a text or NULL.
     let reserved = guard(Err(InviteRefusal::Malformed as c_int), || unsafe {
-        let messages = messages.cast::<c_int>().as_ref().map_or(0, |number| u32::try_from(*number).unwrap_or(0));
+        let messages = messages.cast::<c_int>().as_ref().map_or(Some(0), |number| number_of_messages(*number));
+        let messages = messages.ok_or(InviteRefusal::Malformed as c_int)?;
         let content = content.cast::<sys::_str>().as_ref().map_or(&b""[..], |content| bytes(content));
         reserve_or_refuse(message, context, messages, content)
     });
