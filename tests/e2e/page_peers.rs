@@ -75,8 +75,8 @@ fn sipp(folder: &Path, name: &str, scenario: &str, port: u16) -> Command {
     command
 }
 
-/// A free UDP port of loopback.
-fn free_port() -> u16 {
+/// Returns a free UDP port of loopback.
+pub fn free_port() -> u16 {
     let socket = UdpSocket::bind("127.0.0.1:0").expect("a free port");
     socket.local_addr().expect("a bound socket has an address").port()
 }

@@ -131,10 +131,15 @@ impl PageReceiver {
 
     /// Returns the received texts, without retransmissions.
     pub fn texts(&self) -> Vec<String> {
+        self.messages().into_iter().map(|message| message.body).collect()
+    }
+
+    /// Returns the received messages, without retransmissions.
+    pub fn messages(&self) -> Vec<Message> {
         let received = self.received.lock().expect("no holder panics");
         let mut branches = std::collections::HashSet::new();
         let is_first = |message: &&Message| branches.insert(branch_of(message).to_owned());
-        received.iter().filter(is_first).map(|message| message.body.clone()).collect()
+        received.iter().filter(is_first).cloned().collect()
     }
 }
 
