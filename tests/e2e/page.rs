@@ -265,37 +265,72 @@ pub fn called_party_pays_for_messages_of_the_store() {
     assert_eq!(service, 1);
 }
 
-/// Sends this many messages to users that do not answer, each over its own socket.
-fn outstanding(stage: &Stage, count: usize) -> Vec<PageSender> {
-    let senders: Vec<PageSender> = (0..count).map(|_| PageSender::new(stage.proxy.sip, ALICE)).collect();
-    let messages: Vec<_> = senders.iter().map(|sender| sender.message(&to("silent"), "hello")).collect();
-    let all_reserved = || {
-        senders.iter().zip(&messages).for_each(|(sender, message)| sender.send(message));
-        eventually(Duration::from_secs(2), || stage.proxy.statistic("sessions_active") >= count as i64)
+/// Number of messages that are outstanding when a process is killed.
+const OUTSTANDING: usize = 1000;
+
+/// Gives `OUTSTANDING` messages the time to be outstanding together.
+fn patient(setup: Setup) -> Setup {
+    let seconds = 60;
+    let line = match setup.host {
+        Host::Kamailio => format!("modparam(\"tm\", \"fr_timer\", {seconds}000)"),
+        Host::OpenSips => format!("modparam(\"tm\", \"fr_timeout\", {seconds})"),
     };
-    assert!(eventually(SOON, all_reserved), "{}", stage.proxy.log());
-    senders
+    setup.changed("loadmodule \"imcharge.so\"", &format!("loadmodule \"imcharge.so\"\n{line}"))
+}
+
+/// Sends `OUTSTANDING` messages to users that do not answer, and waits until the receiver has all of them.
+#[track_caller]
+fn outstanding(stage: &Stage, receiver: &PageReceiver) -> PageSender {
+    // The proxy's socket drops a larger burst.
+    const BURST: usize = 50;
+    let sender = PageSender::new(stage.proxy.sip, ALICE);
+    let messages: Vec<_> = (0..OUTSTANDING).map(|_| sender.message(&to("silent"), "hello")).collect();
+    for (number, burst) in messages.chunks(BURST).enumerate() {
+        let sent = ((number + 1) * BURST) as i64;
+        let are_reserved = || {
+            burst.iter().for_each(|message| sender.send(message));
+            eventually(Duration::from_secs(2), || stage.proxy.statistic("sessions_active") >= sent)
+        };
+        assert!(eventually(SOON, are_reserved), "{sent}\n{}", stage.proxy.log());
+    }
+    let all = eventually(4 * SOON, || receiver.texts().len() >= OUTSTANDING);
+    assert!(all, "{} of {OUTSTANDING}\n{}", receiver.texts().len(), stage.proxy.log());
+    sender
 }
 
 #[test]
 pub fn after_kill_9_of_everything_each_outstanding_message_is_settled_once() {
-    const MESSAGES: usize = 300;
-    let policies = [("debit", MESSAGES as i64), ("release", 0)];
-    for (choice, debited) in policies {
+    for (choice, debited) in [("debit", OUTSTANDING as i64), ("release", 0)] {
         let policy = format!("\"message-timeout={choice}\"");
-        let mut stage = Stage::new(|setup| setup.parameter("policy", &policy));
-        stage.proxy.set_account(ALICE, 1000);
+        let mut stage = Stage::new(|setup| patient(setup).parameter("policy", &policy));
+        stage.proxy.set_account(ALICE, 2000);
         let receiver = PageReceiver::start(&stage.place);
-        let _senders = outstanding(&stage, MESSAGES);
-        let all = eventually(4 * SOON, || receiver.texts().len() >= MESSAGES);
-        assert!(all, "{} of {MESSAGES}\n{}", receiver.texts().len(), stage.proxy.log());
+        let _sender = outstanding(&stage, &receiver);
+        stage.expect(ALICE, 2000 - OUTSTANDING as i64, OUTSTANDING as i64, 0);
         stage.proxy.kill_all();
         stage.proxy.restart().unwrap_or_else(|error| panic!("{error}"));
-        stage.expect(ALICE, 1000 - debited, 0, debited);
+        stage.expect(ALICE, 2000 - debited, 0, debited);
         assert_eq!(stage.proxy.count("SELECT count(*) FROM debits"), debited);
         assert_eq!(stage.proxy.count("SELECT count(*) FROM holds"), 0);
         assert_eq!(stage.proxy.statistic("sessions_active"), 0);
     }
+}
+
+#[test]
+fn after_kill_9_of_the_engine_each_outstanding_message_is_debited_once() {
+    // The proxy itself lives on, and ends each message with 408.
+    let stage = Stage::new(patient);
+    stage.proxy.set_account(ALICE, 2000);
+    let receiver = PageReceiver::start(&stage.place);
+    let _sender = outstanding(&stage, &receiver);
+    let engine = stage.proxy.engine_pid();
+    stage.proxy.signal("KILL", engine);
+    assert!(eventually(SOON, || stage.proxy.engine_pid().is_some_and(|pid| Some(pid) != engine)));
+    stage.expect(ALICE, 2000 - OUTSTANDING as i64, OUTSTANDING as i64, 0);
+    let are_settled = || stage.proxy.statistic("sessions_active") == 0;
+    assert!(eventually(8 * SOON, are_settled), "{}", stage.proxy.log());
+    stage.expect(ALICE, 2000 - OUTSTANDING as i64, 0, OUTSTANDING as i64);
+    assert_eq!(stage.proxy.count("SELECT count(*) FROM debits"), OUTSTANDING as i64);
 }
 
 #[test]
@@ -385,19 +420,19 @@ fn an_ocs_of_events_is_asked_before_delivery_and_refunds_failures() {
 
 #[test]
 fn a_killed_proxy_leaves_one_debit_for_each_outstanding_message_at_the_ocs() {
-    const MESSAGES: usize = 60;
     for model in ["reserve", "prepay"] {
-        let charged = Charged::new(&[], |setup| {
+        let mut charged = Charged::new(&[], |setup| {
+            let setup = patient(setup);
             if model == "reserve" { setup } else { setup.parameter("model", &format!("\"{model}\"")) }
-        });
-        let mut charged = charged;
+        })
+        .unjudged();
+        charged.ocs.command(&format!("account {ALICE}=2000"));
         let receiver = PageReceiver::start(&charged.stage.place);
-        let _senders = outstanding(&charged.stage, MESSAGES);
-        assert!(eventually(SOON, || receiver.texts().len() >= MESSAGES), "{}", charged.stage.proxy.log());
+        let _sender = outstanding(&charged.stage, &receiver);
         charged.stage.proxy.kill_all();
         charged.stage.proxy.restart().unwrap_or_else(|error| panic!("{error}"));
-        charged.expect(100 - MESSAGES as i64, 0, MESSAGES as i64);
+        charged.expect(2000 - OUTSTANDING as i64, 0, OUTSTANDING as i64);
         charged.expect_marked();
-        assert_eq!(charged.stage.proxy.count("SELECT count(*) FROM debits"), MESSAGES as i64);
+        assert_eq!(charged.stage.proxy.count("SELECT count(*) FROM debits"), OUTSTANDING as i64);
     }
 }
