@@ -104,15 +104,17 @@ pub fn on_the_ledger_nothing_is_held_after_the_last_told_debit() {
 #[test]
 pub fn a_message_beyond_the_told_number_is_stopped_and_then_the_session_goes_on_as_without_one() {
     let stage = Stage::new(|setup| told(setup, Some(1)));
-    stage.proxy.set_account(ALICE, 500);
+    stage.proxy.set_account(ALICE, 2000);
     let server = stage.server(&["one", "two"], |_| {});
     let mut client = stage.bound(|_| {});
     assert_eq!(client.take(1, Reaction::Answer(200)).len(), 1, "{}", stage.proxy.log());
     assert!(eventually(SOON, || server.refused() == 1), "{}", stage.proxy.log());
+    // 128 messages are granted ahead, up to 1024 if the grant of the first one took long: on a busy machine it does.
     let granted = || stage.proxy.count("SELECT granted FROM sessions");
-    assert!(eventually(SOON, || granted() == 129), "{} granted\n{}", granted(), stage.proxy.log());
+    let is_ahead = || (1 + 128..=1 + 1024).contains(&granted());
+    assert!(eventually(SOON, is_ahead), "{} granted\n{}", granted(), stage.proxy.log());
     client.bye();
-    stage.expect(ALICE, 499, 0, 1);
+    stage.expect(ALICE, 1999, 0, 1);
 }
 
 #[test]
