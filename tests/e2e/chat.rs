@@ -4,6 +4,7 @@
 mod dialogs;
 mod ocs;
 
+use super::sessions::in_lua;
 use super::{ALICE, Stage};
 use imcharge_testkit::eventually;
 use imcharge_testkit::parties::client::{ImClient, Reaction};
@@ -64,6 +65,21 @@ pub fn each_party_pays_for_what_it_sends() {
 }
 
 #[test]
+fn each_party_pays_for_what_it_sends_in_lua() {
+    let stage = Stage::new(|setup| in_lua(setup).defined("WITH_CHAT", "1"));
+    [ALICE, BOB].iter().for_each(|account| stage.proxy.set_account(account, 100));
+    let _bob = bob(&stage, &["from bob"], |_| {});
+    let mut alice = call(&stage);
+    assert_eq!(alice.take(1, Reaction::Answer(200)).len(), 1, "{}", stage.proxy.log());
+    assert_eq!(alice.deliver("alice1", b"from alice"), 200, "{}", stage.proxy.log());
+    stage.until_debited(ALICE, 1);
+    stage.until_debited(BOB, 1);
+    assert_eq!(alice.bye(), 200);
+    stage.expect(ALICE, 99, 0, 1);
+    stage.expect(BOB, 99, 0, 1);
+}
+
+#[test]
 pub fn equal_message_ids_of_both_parties_are_different_messages() {
     let stage = stage("both", [100, 100]);
     let same = |options: &mut ServerOptions| options.messages = vec![("same".into(), b"from bob".to_vec())];
@@ -110,11 +126,11 @@ pub fn chat_of_two_parties_without_credit_is_refused() {
 /// Messages of each party in a long chat.
 const LONG: usize = 1000;
 
-/// Alice and Bob send messages in turns and end the call.
+/// Alice and Bob send messages in turns and end the call. No faster than the engine can grant credit ahead.
 fn long_chat(stage: &Stage) {
     let texts: Vec<String> = (0..LONG).map(|n| format!("bob {n}")).collect();
     let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
-    let _bob = bob(stage, &texts, |_| {});
+    let _bob = bob(stage, &texts, |options| options.pace = Duration::from_millis(5));
     let mut alice = call(stage);
     for n in 0..LONG {
         assert_eq!(alice.deliver(&format!("alice{n}"), b"from alice"), 200, "message {n}\n{}", stage.proxy.log());

@@ -119,6 +119,22 @@ pub fn bad_messages_have_named_outcomes() {
 }
 
 #[test]
+fn message_with_an_unknown_tariff_is_refused_counted_and_logged() {
+    let chosen = "imcharge_reserve(\"MESSAGE_CHARGED\", 0, \"tariff=$rU\");";
+    let (stage, receiver, sender) = paging(|setup| {
+        let setup = setup.changed("imcharge_reserve(\"MESSAGE_CHARGED\");", chosen);
+        setup.parameter("tariff", "\"message:7;name=night\"")
+    });
+    assert_eq!(statuses(&sender, ["bob", "night", "bob"]), [503, 200, 503], "{}", stage.proxy.log());
+    assert!(is_settled(&stage));
+    assert_eq!(receiver.count(), 1);
+    assert_eq!(stage.proxy.statistic("dropped_unknown_tariff"), 2);
+    // Each process logs it once a minute.
+    assert!(stage.proxy.log().contains("there is no tariff 'bob'"), "{}", stage.proxy.log());
+    stage.expect(ALICE, 93, 0, 7);
+}
+
+#[test]
 pub fn retransmissions_are_one_message() {
     let (stage, receiver, sender) = paging(|setup| setup);
     for user in ["bob", "404"] {

@@ -144,6 +144,47 @@ fn each_outcome_of_a_retrieval_is_a_record() {
 }
 
 #[test]
+fn records_of_a_chat_name_payer_parties_and_class() {
+    const BOB: &str = "sip:bob@127.0.0.1";
+    let folder = tempfile::tempdir().expect("a folder");
+    let stage = Stage::new(|setup| with_records(setup, folder.path()).defined("WITH_CHAT", "1"));
+    [ALICE, BOB].iter().for_each(|account| stage.proxy.set_account(account, 100));
+    let billing = Billing::new(folder.path());
+    let _bob = stage.server(&["from bob"], |_| {});
+    let port = stage.place.local_addr().expect("a bound socket has an address").port();
+    let mut alice = stage.client(ALICE, |options| options.request_uri = format!("{BOB}:{port}"));
+    assert_eq!(alice.invite(), 200, "{}", stage.proxy.log());
+    alice.bind();
+    assert_eq!(alice.take(1, Reaction::Answer(200)).len(), 1, "{}", stage.proxy.log());
+    assert_eq!(alice.deliver("text0", b"hello"), 200);
+    assert_eq!(alice.deliver_in_chunks("picture", "image/jpeg", &[b'x'; 3000], 2), 200);
+    stage.until_debited(ALICE, 2);
+    stage.until_debited(BOB, 1);
+    assert_eq!(alice.bye(), 200);
+    assert!(eventually(SOON, || stage.proxy.statistic("sessions_active") == 0), "{}", stage.proxy.log());
+    billing.expect_agreement(&stage.proxy);
+    let records = billing.records();
+    for (kind, account, classes) in [
+        ("debit", ALICE, vec!["file", "text"]),
+        ("debit", BOB, vec!["text"]),
+        ("session", ALICE, vec!["-"]),
+        ("session", BOB, vec!["text"]),
+    ] {
+        let mut found: Vec<&str> = records
+            .iter()
+            .filter(|record| record["type"] == kind && record["account"] == account)
+            .map(|record| record["class"].as_str().unwrap_or("-"))
+            .collect();
+        found.sort_unstable();
+        assert_eq!(found, classes, "{kind} {account}");
+    }
+    for record in &records {
+        assert_eq!((&record["calling_party"], &record["called_party"]), (&ALICE.into(), &BOB.into()), "{record}");
+        assert_eq!((&record["service"], &record["direction"]), (&"sending".into(), &"sent".into()), "{record}");
+    }
+}
+
+#[test]
 fn records_name_the_session_at_the_ocs() {
     let folder = tempfile::tempdir().expect("a folder");
     let charged = Charged::new(&[], |setup| with_records(setup, folder.path()).parameter("cdr_format", "\"csv\""));
