@@ -254,7 +254,7 @@ fn endpoints(number: u64) -> [u64; 2] {
 
 fn stream(number: u64, leg: u64) -> Stream {
     let [sender, receiver] = endpoints(number);
-    Stream { leg, position: 0, state: StreamState::Bound, sender, receiver }
+    Stream { leg, position: 0, state: StreamState::Bound, sender, receiver, is_file: false }
 }
 
 /// Gives session `number` in the first slot a stream.
@@ -276,7 +276,15 @@ fn attributed(memory: &TableMemory, number: u64) -> Option<Bound> {
 
 /// A message of some session.
 fn message(number: u64) -> Chunk {
-    Chunk { message: number << 40, start: 1, octets: 5, is_last: false, class: ContentClass::Text, free: None }
+    Chunk {
+        message: number << 40,
+        start: 1,
+        octets: 5,
+        file_octets: 0,
+        is_last: false,
+        class: ContentClass::Text,
+        free: None,
+    }
 }
 
 /// What became of it in the first slot, of session 1.
@@ -473,7 +481,7 @@ fn session_is_found_complete_or_not_at_all() {
         let worker = Arc::clone(&memory);
         let worker = thread::spawn(move || {
             let Opening { session, name, .. } = opening(1);
-            let whole = Bound { at: 0, session, leg: 7, side: Side::Sender };
+            let whole = Bound { at: 0, session, leg: 7, side: Side::Sender, is_file: false };
             if let Some(at) = worker.table().slot_of_session(name, session) {
                 assert_eq!(worker.slots[at as usize].session(), Some(session));
                 assert!(bind(&worker, 1, 7));

@@ -266,7 +266,7 @@ fn file_stops_where_the_credit_of_the_ledger_ends() {
 #[test]
 fn file_stops_where_the_credit_of_a_charging_system_ends() {
     for (balance, later, statuses, units) in [(14, 14, [200, 200, 403, 403], 14), (14, 100, [200; 4], 18)] {
-        let charged = Charged::new(&[], |setup| sent(priced(setup, PRICE)));
+        let charged = Charged::new(&["--money-exponent", "-2"], |setup| sent(priced(setup, PRICE)));
         charged.ocs.command(&format!("account {ALICE}={balance}"));
         let _bob = charged.stage.server(&[], |_| {});
         let mut alice = offering(&charged.stage, "name:\"a.txt\" size:8000");
