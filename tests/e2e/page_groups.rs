@@ -37,7 +37,7 @@ fn with_rooms(setup: Setup, folder: &Path, outbound: &str) -> Setup {
         .changed("route[REFUSED] {", &format!("{routes}\nroute[REFUSED] {{"))
 }
 
-/// A room of Alice and three others, behind one receiver.
+/// A room of Alice and three others, all of whom one receiver serves.
 struct Room {
     stage: Stage,
     receiver: PageReceiver,
@@ -123,17 +123,17 @@ fn copies_of_imc_that_pass_the_proxy_again_are_charged_once() {
 }
 
 #[test]
-fn message_of_a_stranger_to_a_room_costs_nothing() {
+fn message_of_an_outsider_to_a_room_costs_nothing() {
     let room = Room::new(|setup, folder| {
         let outbound = format!("sip:{}", setup.server);
         with_rooms(setup, folder, &outbound)
     });
-    let stranger = "sip:stranger@example.org";
-    room.stage.proxy.set_account(stranger, 10);
-    let sender = PageSender::new(room.stage.proxy.sip, stranger);
+    let outsider = "sip:outsider@example.org";
+    room.stage.proxy.set_account(outsider, 10);
+    let sender = PageSender::new(room.stage.proxy.sip, outsider);
     assert_eq!(sender.text(ROOM, "from outside"), 500, "{}", room.stage.proxy.log());
-    room.stage.expect(stranger, 10, 0, 0);
+    room.stage.expect(outsider, 10, 0, 0);
     assert!(room.receivers("from outside").is_empty());
     assert_eq!(sender.text("sip:chat-none@im.example.org", "to no room"), 404, "{}", room.stage.proxy.log());
-    room.stage.expect(stranger, 10, 0, 0);
+    room.stage.expect(outsider, 10, 0, 0);
 }
